@@ -1,0 +1,320 @@
+//! What is asked: a path in its normal form becomes a title's file, or an open one.
+//!
+//! Called by the server. It calls nothing of ours but the vocabulary. The path at the origin is rebuilt from the
+//! parts that a pattern named, never copied from the request; and only the catalog makes an [`OpenFile`].
+
+mod template;
+
+use matchit::Router;
+
+use crate::loan::Isbn;
+use crate::path::{FilePath, RequestPath};
+use crate::problem::Problem;
+use template::Template;
+
+/// One `[[routes]]`.
+#[derive(Clone, Debug)]
+pub struct Route {
+    /// The pattern as written, such as `/files/{isbn}/{*file}`.
+    pub path: String,
+    /// The origin's name.
+    pub origin: String,
+    /// Where the file is there, such as `{isbn}/{file}`.
+    pub to: String,
+    /// Whether it needs no loan.
+    pub open: bool,
+    /// Whether only an explicit request begins a loan.
+    pub explicit: bool,
+}
+
+/// The routes, in the order of the file.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The routes.
+    pub routes: Vec<Route>,
+}
+
+/// Why a route cannot be used.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("{sentence}")]
+pub struct RouteError {
+    /// Which of the routes.
+    pub route: usize,
+    /// Which of its keys: `path`, `to` or `origin`.
+    pub key: &'static str,
+    /// What is wrong and what to write instead.
+    pub sentence: String,
+}
+
+/// A file at an origin.
+#[derive(Clone, Debug)]
+pub struct File {
+    /// Which of the origins.
+    pub origin: usize,
+    /// Where it is there.
+    pub path: FilePath,
+    /// Which of the routes led to it.
+    pub route: usize,
+}
+
+/// A file of an open route.
+#[derive(Debug)]
+pub struct OpenFile(File);
+
+impl OpenFile {
+    /// The file.
+    pub fn file(&self) -> &File {
+        &self.0
+    }
+}
+
+/// What a path leads to.
+#[derive(Debug)]
+pub enum Target {
+    /// A title's file, which needs a loan.
+    Loanable {
+        /// The title.
+        isbn: Isbn,
+        /// The file.
+        file: File,
+        /// Whether only an explicit request begins the loan.
+        explicit: bool,
+    },
+    /// A file that needs none.
+    Open(OpenFile),
+}
+
+/// The routes, ready to be asked.
+#[derive(Debug)]
+pub struct Catalog {
+    router: Router<usize>,
+    routes: Vec<Built>,
+}
+
+#[derive(Debug)]
+struct Built {
+    settings: Route,
+    origin: usize,
+    to: Template,
+}
+
+impl Catalog {
+    /// The routes over the origins of these names.
+    ///
+    /// # Errors
+    /// Every mistake in every route.
+    pub fn new(settings: &Settings, origins: &[String]) -> Result<Catalog, Vec<RouteError>> {
+        let mut catalog = Catalog {
+            router: Router::new(),
+            routes: Vec::new(),
+        };
+        let mut mistakes = Vec::new();
+        for (route, written) in settings.routes.iter().enumerate() {
+            match build(written, origins) {
+                Ok(built) => {
+                    if let Err(error) = catalog.router.insert(&written.path, catalog.routes.len()) {
+                        let sentence = format!(
+                            "the pattern cannot be used: {error}. Write one like /files/{{isbn}}/{{*file}}"
+                        );
+                        mistakes.push(RouteError {
+                            route,
+                            key: "path",
+                            sentence,
+                        });
+                    }
+                    catalog.routes.push(built);
+                }
+                Err(wrong) => {
+                    mistakes.extend(wrong.into_iter().map(|(key, sentence)| RouteError {
+                        route,
+                        key,
+                        sentence,
+                    }));
+                }
+            }
+        }
+        if mistakes.is_empty() {
+            Ok(catalog)
+        } else {
+            Err(mistakes)
+        }
+    }
+
+    /// What the path leads to.
+    ///
+    /// # Errors
+    /// `title-not-found` where no route has it, or its title is no ISBN.
+    pub fn resolve(&self, path: &RequestPath) -> Result<Target, Problem> {
+        let decoded = decoded(path);
+        let found = self.router.at(&decoded).map_err(|_| Problem::TitleNotFound)?;
+        let route = *found.value;
+        let built = self.routes.get(route).ok_or(Problem::TitleNotFound)?;
+        let file = File {
+            origin: built.origin,
+            path: built.to.fill(&found.params),
+            route,
+        };
+        if built.settings.open {
+            return Ok(Target::Open(OpenFile(file)));
+        }
+        let isbn = found
+            .params
+            .get("isbn")
+            .and_then(|text| text.parse().ok())
+            .ok_or(Problem::TitleNotFound)?;
+        Ok(Target::Loanable {
+            isbn,
+            file,
+            explicit: built.settings.explicit,
+        })
+    }
+
+    /// The pattern of a route, for logs.
+    pub fn route_name(&self, route: usize) -> &str {
+        self.routes.get(route).map_or("?", |built| &built.settings.path)
+    }
+
+    /// The paths under which a title's files lie: each gated route up to its first part that is not the title.
+    pub fn files_of(&self, isbn: Isbn) -> Vec<String> {
+        let gated = self.routes.iter().filter(|built| !built.settings.open);
+        gated
+            .map(|built| {
+                let path = built.settings.path.replace("{isbn}", &isbn.to_string());
+                path.split('{').next().unwrap_or_default().to_owned()
+            })
+            .collect()
+    }
+}
+
+/// The path with its segments decoded. None of them can hold a slash, so that the join is unambiguous.
+fn decoded(path: &RequestPath) -> String {
+    let mut text = String::with_capacity(64);
+    for segment in path.segments() {
+        text.push('/');
+        text.push_str(segment);
+    }
+    text
+}
+
+fn build(route: &Route, origins: &[String]) -> Result<Built, Vec<(&'static str, String)>> {
+    let mut mistakes = Vec::new();
+    if !route.path.starts_with('/') {
+        mistakes.push((
+            "path",
+            "a pattern starts with a slash. Write one like /files/{isbn}/{*file}".to_owned(),
+        ));
+    }
+    if route.path == "/loans" || route.path.starts_with("/loans/") || route.path.starts_with("/~") {
+        mistakes.push((
+            "path",
+            "/loans and /~ belong to the gate itself. Choose another first segment".to_owned(),
+        ));
+    }
+    if !route.open && !route.path.contains("{isbn}") {
+        mistakes.push((
+            "path",
+            "a gated route needs {isbn}, which names the title. Add it, or write open = true".to_owned(),
+        ));
+    }
+    let origin = origins.iter().position(|name| *name == route.origin);
+    if origin.is_none() {
+        let known = origins.join(", ");
+        mistakes.push((
+            "origin",
+            format!("there is no origin named {}. Write one of: {known}", route.origin),
+        ));
+    }
+    let to = Template::parse(&route.to, &route.path).map_err(|sentence| mistakes.push(("to", sentence)));
+    match (origin, to) {
+        (Some(origin), Ok(to)) if mistakes.is_empty() => Ok(Built {
+            settings: route.clone(),
+            origin,
+            to,
+        }),
+        _ => Err(mistakes),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn route(path: &str, to: &str, open: bool) -> Route {
+        Route {
+            path: path.into(),
+            origin: "files".into(),
+            to: to.into(),
+            open,
+            explicit: false,
+        }
+    }
+
+    fn catalog() -> Catalog {
+        let routes = vec![
+            route("/files/{isbn}/{*file}", "{isbn}/{file}", false),
+            route("/covers/{*file}", "covers/{file}", true),
+            route("/books/{isbn}", "books/{isbn}.epub", false),
+        ];
+        Catalog::new(&Settings { routes }, &["files".to_owned()]).unwrap()
+    }
+
+    #[test]
+    fn a_path_leads_to_a_titles_file_that_is_rebuilt_from_its_parts() {
+        let resolve = |path: &str| catalog().resolve(&RequestPath::parse(path).unwrap());
+        for (path, at_origin) in [
+            (
+                "/files/9780306406157/part%201/b%C3%B8k.mp3",
+                "9780306406157/part%201/b%C3%B8k.mp3",
+            ),
+            ("/books/9780306406157", "books/9780306406157.epub"),
+        ] {
+            let Ok(Target::Loanable { isbn, file, .. }) = resolve(path) else {
+                panic!("{path}")
+            };
+            assert_eq!(
+                (isbn.to_string().as_str(), file.path.as_str()),
+                ("9780306406157", at_origin)
+            );
+        }
+        assert!(matches!(resolve("/covers/a.png"), Ok(Target::Open(_))));
+        for path in [
+            "/files/9780306406158/a",
+            "/files/x/a",
+            "/files/9780306406157",
+            "/other",
+            "/",
+        ] {
+            assert_eq!(resolve(path).unwrap_err(), Problem::TitleNotFound, "{path}");
+        }
+    }
+
+    #[test]
+    fn every_mistake_in_every_route_is_named() {
+        let mut elsewhere = route("/a/{isbn}", "{isbn}", false);
+        elsewhere.origin = "nowhere".into();
+        let routes = vec![
+            route("/files/{*file}", "{file}", false),
+            route("/loans/{isbn}", "{isbn}", false),
+            elsewhere,
+            route("/b/{isbn}", "{isbn}/{name}", false),
+            route("/c/{isbn}", "../{isbn}", false),
+            route("/d/{isbn", "x", true),
+        ];
+        let mistakes = Catalog::new(&Settings { routes }, &["files".to_owned()]).unwrap_err();
+        let places: Vec<_> = mistakes
+            .iter()
+            .map(|mistake| (mistake.route, mistake.key))
+            .collect();
+        assert_eq!(
+            places,
+            [
+                (0, "path"),
+                (1, "path"),
+                (2, "origin"),
+                (3, "to"),
+                (4, "to"),
+                (5, "path")
+            ]
+        );
+    }
+}

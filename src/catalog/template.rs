@@ -1,0 +1,70 @@
+//! Where a file is at its origin: a template of fixed text and of the parts that the pattern names.
+
+use matchit::Params;
+
+use crate::path::FilePath;
+
+/// A template, segment by segment.
+#[derive(Debug)]
+pub(super) struct Template {
+    segments: Vec<Vec<Part>>,
+}
+
+#[derive(Debug)]
+enum Part {
+    Text(String),
+    Named(String),
+}
+
+impl Template {
+    /// Reads a template whose names must all be in the pattern.
+    pub(super) fn parse(to: &str, pattern: &str) -> Result<Template, String> {
+        let segments: Result<Vec<_>, String> = to.split('/').map(|segment| parts(segment, pattern)).collect();
+        Ok(Template { segments: segments? })
+    }
+
+    /// The path at the origin. A part that spans segments stays so.
+    pub(super) fn fill(&self, params: &Params<'_, '_>) -> FilePath {
+        let filled: Vec<String> = self
+            .segments
+            .iter()
+            .map(|parts| {
+                parts
+                    .iter()
+                    .map(|part| match part {
+                        Part::Text(text) => text.as_str(),
+                        Part::Named(name) => params.get(name).unwrap_or_default(),
+                    })
+                    .collect()
+            })
+            .collect();
+        FilePath::from_segments(filled.iter().flat_map(|segment| segment.split('/')))
+    }
+}
+
+fn parts(segment: &str, pattern: &str) -> Result<Vec<Part>, String> {
+    if segment.is_empty() || segment == "." || segment == ".." {
+        return Err("a segment is empty, . or ... Write a path like {isbn}/{file}".to_owned());
+    }
+    let mut parts = Vec::new();
+    let mut rest = segment;
+    while let Some((text, after)) = rest.split_once('{') {
+        let (name, after) = after
+            .split_once('}')
+            .ok_or("a { has no }. Write a path like {isbn}/{file}")?;
+        if !pattern.contains(&format!("{{{name}}}")) && !pattern.contains(&format!("{{*{name}}}")) {
+            return Err(format!(
+                "{{{name}}} is not in the route's path. Write a name that is"
+            ));
+        }
+        if !text.is_empty() {
+            parts.push(Part::Text(text.to_owned()));
+        }
+        parts.push(Part::Named(name.to_owned()));
+        rest = after;
+    }
+    if !rest.is_empty() {
+        parts.push(Part::Text(rest.to_owned()));
+    }
+    Ok(parts)
+}

@@ -1,0 +1,229 @@
+//! Carrying an undecided loan to its decision: one task for each, which outlives whoever asked.
+//!
+//! [`Circulation::follow`] finds the task or starts it. The task sends the begin, asks while the loan is
+//! pending, and settles what is unknown; the ledger has each step before the next is taken.
+
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::{Circulation, Outcome, log_ledger_failure, settle};
+use crate::clock;
+use crate::ledger::{Cause, LedgerError};
+use crate::lending::{Begin, CallError, RemoteLoan, Standing};
+use crate::loan::{Event, Loan, LoanId, LoanState, Refusal};
+
+/// How long to wait between two questions about a pending loan, where Bokbasen names no time: the first, and
+/// the longest that it doubles up to. A loan is mostly decided within a second or two.
+const FIRST_POLL: Duration = Duration::from_millis(100);
+const LAST_POLL: Duration = Duration::from_secs(2);
+/// When a reader should come back whose begin could not be sent and whom nobody gave a time.
+const RETRY: Duration = Duration::from_secs(5);
+
+impl Circulation {
+    /// Waits for what becomes of a loan; carries it if nobody does.
+    pub(super) async fn follow(&self, loan: Loan) -> Outcome {
+        let mut landing = self.carried(loan);
+        match landing.wait_for(Option::is_some).await {
+            Ok(outcome) => outcome.clone().unwrap_or(Outcome::Unsure),
+            // The task went without a word: the process is stopping.
+            Err(_) => Outcome::Unsure,
+        }
+    }
+
+    /// As [`Circulation::follow`], for a loan that another request or a former process began.
+    pub async fn join(&self, loan: Loan) -> Outcome {
+        match self.outcome_of(&loan) {
+            Some(outcome) => outcome,
+            None => self.follow(loan).await,
+        }
+    }
+
+    /// The task that carries this loan, found or started.
+    pub(super) fn carried(&self, loan: Loan) -> watch::Receiver<Option<Outcome>> {
+        let mut carried = self.inner.carried.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if let Some(landing) = carried.get(&loan.id) {
+            return landing.clone();
+        }
+        let (land, landing) = watch::channel(None);
+        carried.insert(loan.id, landing.clone());
+        let guard = Carrying { circulation: self.clone(), loan: loan.id };
+        let circulation = self.clone();
+        self.spawn(async move {
+            let outcome = carry(&circulation, loan).await;
+            // First the word, then the name off the list: whoever looks in between still finds the word.
+            land.send_replace(Some(outcome));
+            drop(guard);
+        });
+        landing
+    }
+
+    /// Writes what happened, until the ledger takes it. Gives nothing when the process stops before that, or
+    /// when the loan went another way meanwhile and the event no longer fits.
+    pub(super) async fn record(&self, id: LoanId, event: Event, cause: Cause) -> Option<Loan> {
+        let mut wait = FIRST_POLL;
+        loop {
+            match self.inner.ledger.apply(id, event.clone(), cause.clone()).await {
+                Ok(loan) => return Some(loan),
+                Err(error @ (LedgerError::Illegal(_) | LedgerError::NoSuchLoan(_) | LedgerError::Closed)) => {
+                    tracing::warn!(loan = %id, event = event.name(), %error, "an event came too late");
+                    return None;
+                }
+                Err(error) => log_ledger_failure("writing what Bokbasen said", &error),
+            }
+            if !self.pause(wait).await {
+                return None;
+            }
+            wait = (wait * 2).min(LAST_POLL);
+        }
+    }
+
+    /// The loan as the ledger has it, when an event did not fit.
+    async fn reread(&self, id: LoanId) -> Option<Loan> {
+        self.inner.ledger.loan(id).await.ok().flatten()
+    }
+}
+
+/// Takes the loan off the list of those being carried, also when its task dies.
+struct Carrying {
+    circulation: Circulation,
+    loan: LoanId,
+}
+
+impl Drop for Carrying {
+    fn drop(&mut self) {
+        let mut carried =
+            self.circulation.inner.carried.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        carried.remove(&self.loan);
+    }
+}
+
+async fn carry(circulation: &Circulation, mut loan: Loan) -> Outcome {
+    let mut unavailable = None;
+    // The begin of a former process can have left at the latest when this one started (bokbasen-api §4).
+    let mut left = circulation.inner.started;
+    loop {
+        let step = match loan.state {
+            LoanState::Intended => {
+                let next = send_begin(circulation, &loan, &mut unavailable).await;
+                left = Instant::now();
+                next
+            }
+            LoanState::Pending => poll(circulation, &loan).await,
+            LoanState::Unknown => settle::settle(circulation, &loan, left).await,
+            LoanState::Accepted | LoanState::Refused | LoanState::Ending | LoanState::Ended => None,
+        };
+        match step {
+            Some(next) => loan = next,
+            None if circulation.inner.stopping.is_cancelled() => return Outcome::Unsure,
+            None => {
+                loan = match circulation.reread(loan.id).await {
+                    Some(loan) => loan,
+                    None => return Outcome::Unsure,
+                };
+                if let Some(outcome) = circulation.outcome_of(&loan) {
+                    return unavailable.map_or(outcome, |retry_after| Outcome::Unavailable { retry_after });
+                }
+            }
+        }
+    }
+}
+
+/// Sends the begin of an intent, once.
+async fn send_begin(circulation: &Circulation, loan: &Loan, unavailable: &mut Option<Duration>) -> Option<Loan> {
+    let begin = Begin {
+        library: loan.key.library,
+        isbn: loan.key.isbn,
+        borrower: loan.key.borrower,
+        licence_id: None,
+        reference: loan.reference.clone(),
+        begin: loan.begun,
+    };
+    let answer = circulation.inner.lending.begin(&begin).await;
+    let (event, detail) = match answer {
+        Ok(remote) => (event_of(&remote).unwrap_or(Event::Begun { lending_id: remote.lending_id }), None),
+        Err(CallError::NotSent(why)) => {
+            *unavailable = Some(RETRY);
+            (Event::NotSent, Some(why))
+        }
+        Err(CallError::Unknown(why)) => (Event::Lost, Some(why)),
+        Err(error @ CallError::Rejected { .. }) => rejected(error, unavailable),
+    };
+    circulation.record(loan.id, event, Cause { by: "begin", detail }).await
+}
+
+/// What a begin means that Bokbasen answered with an error: nothing was made, and either this loan is
+/// refused (no contract, no such title) or the call itself was at fault (our credentials, too many calls).
+fn rejected(error: CallError, unavailable: &mut Option<Duration>) -> (Event, Option<String>) {
+    let detail = Some(error.to_string());
+    match error {
+        CallError::Rejected { status: 403 | 404 | 409, code, message, .. } => {
+            let refusal = Refusal { code, message, retry_at: None };
+            (Event::Refused { lending_id: None, refusal }, detail)
+        }
+        CallError::Rejected { retry_after, .. } => {
+            *unavailable = Some(retry_after.unwrap_or(RETRY));
+            (Event::NotSent, detail)
+        }
+        CallError::NotSent(_) | CallError::Unknown(_) => (Event::Lost, detail),
+    }
+}
+
+/// Asks about a pending loan until Bokbasen has decided.
+async fn poll(circulation: &Circulation, loan: &Loan) -> Option<Loan> {
+    let lending_id = loan.lending_id.as_deref()?;
+    let mut wait = FIRST_POLL;
+    loop {
+        let named = match circulation.inner.lending.loan(lending_id).await {
+            Ok(Some(remote)) => match event_of(&remote) {
+                Some(event) => {
+                    return circulation.record(loan.id, event, Cause { by: "poll", detail: None }).await;
+                }
+                None => wait_named(&remote),
+            },
+            Ok(None) => {
+                let detail = Some("Bokbasen no longer knows the loan".to_owned());
+                return circulation.record(loan.id, Event::Vanished, Cause { by: "poll", detail }).await;
+            }
+            Err(error) => {
+                tracing::warn!(loan = %loan.id, %error, "could not ask about a pending loan");
+                None
+            }
+        };
+        if !circulation.pause(named.unwrap_or(wait).min(Duration::from_secs(30))).await {
+            return None;
+        }
+        wait = (wait * 2).min(LAST_POLL);
+        // Somebody may have cancelled it here meanwhile.
+        if circulation.reread(loan.id).await.is_some_and(|now| now.state != LoanState::Pending) {
+            return None;
+        }
+    }
+}
+
+fn wait_named(remote: &RemoteLoan) -> Option<Duration> {
+    match remote.standing {
+        Standing::Pending { retry_after } => retry_after,
+        Standing::Accepted(_) | Standing::Refused(_) | Standing::Ended(_) | Standing::Unrecognised(_) => None,
+    }
+}
+
+/// What Bokbasen's word about a loan means to the machine; none while it has not decided, and for a status
+/// that we do not know, which counts as not accepted (bokbasen-api §4).
+pub(super) fn event_of(remote: &RemoteLoan) -> Option<Event> {
+    let lending_id = remote.lending_id.clone();
+    match &remote.standing {
+        Standing::Pending { .. } | Standing::Unrecognised(_) => None,
+        Standing::Accepted(terms) => Some(Event::Accepted { lending_id, terms: terms.clone() }),
+        Standing::Refused(refusal) => {
+            Some(Event::Refused { lending_id: Some(lending_id), refusal: refusal.clone() })
+        }
+        Standing::Ended(reason) => Some(Event::EndedThere { reason: *reason }),
+    }
+}
+
+/// As long as it takes for `clock` to reach the moment, for waits that must follow a clock moved by hand.
+pub(super) fn wait_until(circulation: &Circulation, at: jiff::Timestamp, longest: Duration) -> Duration {
+    clock::until(circulation.inner.clock.now(), at).min(longest)
+}

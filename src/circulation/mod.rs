@@ -1,0 +1,196 @@
+//! The loan's life: begun, carried to a decision, ended. The only writer of loan states.
+//!
+//! The gate asks it for a loan ([`Circulation::standing`], [`Circulation::begin`]), and everybody who wants a
+//! loan ended comes here. It calls the ledger and the lending client, tells its one listener of every end
+//! before Bokbasen hears of it, and never calls upward. Every loan that is undecided is *carried* by exactly
+//! one task of this process, which outlives whoever asked; [`Circulation::stop`] waits for all of them.
+//!
+//! What it promises (the invariants of the loan): an intent is durable before its begin leaves; after an
+//! outcome that is not known, Bokbasen is asked for the reference before anything is begun again; an end is
+//! durable here, and the listener told, before it is sent, and it is sent until it is acknowledged.
+
+mod begin;
+mod carry;
+mod end;
+mod outbox;
+mod reconcile;
+mod settle;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::clock::Clock;
+use crate::ledger::{Ledger, LedgerError};
+use crate::lending::Bokbasen;
+use crate::loan::{LoanId, LoanKey, Refusal};
+use crate::telemetry::Metrics;
+
+pub use begin::{Asker, Standing};
+pub use end::EndError;
+
+/// How the loan's life is timed.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// `lending.settle`: how long after a begin could last have left us Bokbasen's listing can be believed.
+    pub settle: Duration,
+    /// `gate.refusal_ttl`: how long a refusal holds for which Bokbasen names no time.
+    pub refusal_ttl: Duration,
+}
+
+/// What became of a loan that somebody waited for.
+#[derive(Clone, Debug)]
+pub enum Outcome {
+    /// It is accepted, and the ledger has it.
+    Accepted {
+        /// The loan.
+        loan: LoanId,
+        /// When it is due.
+        until: Timestamp,
+    },
+    /// Bokbasen refused it.
+    Refused {
+        /// In these words.
+        refusal: Refusal,
+        /// Until when that holds.
+        until: Timestamp,
+    },
+    /// Nothing came of it, and nothing of it is left at Bokbasen: it may be begun anew.
+    NothingMade,
+    /// Bokbasen cannot be asked now; nothing was begun.
+    Unavailable {
+        /// When to try again.
+        retry_after: Duration,
+    },
+    /// A loan of this reader and title has ended.
+    Ended {
+        /// When.
+        at: Timestamp,
+    },
+    /// The ledger failed, or the gate is stopping: nothing can be said.
+    Unsure,
+}
+
+/// A loan's files stopped being open: what the listener is told.
+#[derive(Clone, Copy, Debug)]
+pub struct Closed {
+    /// The loan.
+    pub loan: LoanId,
+    /// Whose and of what.
+    pub key: LoanKey,
+    /// When it ended.
+    pub at: Timestamp,
+}
+
+type Listener = Box<dyn Fn(Closed) + Send + Sync>;
+
+/// The loan's life, on the slow runtime. Clones share everything.
+#[derive(Clone)]
+pub struct Circulation {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    ledger: Ledger,
+    lending: Bokbasen,
+    clock: Clock,
+    settings: Settings,
+    metrics: Metrics,
+    slow: Handle,
+    /// When this process began: loans that another left half-way settle from here (bokbasen-api §4).
+    started: Instant,
+    listener: OnceLock<Listener>,
+    carried: Mutex<HashMap<LoanId, watch::Receiver<Option<Outcome>>>>,
+    ends_waiting: Notify,
+    tasks: TaskTracker,
+    stopping: CancellationToken,
+}
+
+impl fmt::Debug for Circulation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Circulation").field("settings", &self.inner.settings).finish_non_exhaustive()
+    }
+}
+
+impl Circulation {
+    /// The loan's life over this ledger and this client; its tasks run on `slow`. Nothing runs yet.
+    pub fn new(
+        settings: Settings,
+        ledger: Ledger,
+        lending: Bokbasen,
+        clock: Clock,
+        metrics: Metrics,
+        slow: Handle,
+    ) -> Circulation {
+        let inner = Inner {
+            ledger,
+            lending,
+            clock,
+            settings,
+            metrics,
+            slow,
+            started: Instant::now(),
+            listener: OnceLock::new(),
+            carried: Mutex::default(),
+            ends_waiting: Notify::new(),
+            tasks: TaskTracker::new(),
+            stopping: CancellationToken::new(),
+        };
+        Circulation { inner: Arc::new(inner) }
+    }
+
+    /// Names the one who is told of every end before Bokbasen is; the first call counts.
+    pub fn on_closed(&self, listener: impl Fn(Closed) + Send + Sync + 'static) {
+        let _ = self.inner.listener.set(Box::new(listener));
+    }
+
+    /// Starts the tasks in the background: settling what another process left, expiring, sending ends.
+    pub fn start(&self) {
+        self.spawn(reconcile::adopt_orphans(self.clone()));
+        self.spawn(end::expire_when_due(self.clone()));
+        self.spawn(outbox::send_ends(self.clone()));
+    }
+
+    /// Stops the tasks and waits for them, `patience` long at most. What they leave undone stands in the
+    /// ledger, and is taken up at the next start.
+    pub async fn stop(&self, patience: Duration) {
+        self.inner.stopping.cancel();
+        self.inner.tasks.close();
+        if tokio::time::timeout(patience, self.inner.tasks.wait()).await.is_err() {
+            let left = self.inner.tasks.len();
+            tracing::warn!(left, "stopped with loans half-way; they are settled at the next start");
+        }
+        self.inner.lending.close().await;
+    }
+
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.inner.tasks.spawn_on(task, &self.inner.slow);
+    }
+
+    fn announce(&self, closed: Closed) {
+        if let Some(listener) = self.inner.listener.get() {
+            listener(closed);
+        }
+    }
+
+    /// Waits, unless the process is stopping: then false, at once.
+    async fn pause(&self, wait: Duration) -> bool {
+        tokio::select! {
+            () = tokio::time::sleep(wait) => true,
+            () = self.inner.stopping.cancelled() => false,
+        }
+    }
+}
+
+/// A ledger's failure, logged where it is met; to whoever waits it is [`Outcome::Unsure`].
+fn log_ledger_failure(doing: &'static str, error: &LedgerError) {
+    tracing::error!(%error, doing, "the ledger failed");
+}

@@ -1,0 +1,152 @@
+//! The cache of decisions: what the hot path looks up, and nothing else.
+//!
+//! Every hit compares the decision's end with the project's clock. moka's own expiry is housekeeping: it counts
+//! a private clock that stands still while the machine sleeps. A loan that closes is remembered for a while,
+//! so that a flight which read it as open a moment before cannot put it back.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use moka::Expiry;
+use moka::sync::Cache;
+
+use crate::circulation::Closed;
+use crate::clock::{self, Clock};
+use crate::loan::{LoanId, LoanKey};
+
+/// How many decisions are kept; about 200 bytes each.
+const DECISIONS: u64 = 1_000_000;
+/// How long an end is kept to answer an old credential without the ledger.
+const END_KEPT: Duration = Duration::from_secs(600);
+/// How long a closed loan is remembered: far longer than any flight takes.
+const CLOSED_KEPT: Duration = Duration::from_secs(600);
+/// How long an entry may stay that never ends by itself.
+const LONGEST: Duration = Duration::from_secs(86_400);
+
+/// What the gate has decided about a reader and a title.
+#[derive(Clone, Debug)]
+pub(super) enum Decision {
+    /// A loan opens the title until then.
+    Accepted { loan: LoanId, until: Timestamp },
+    /// Bokbasen refused, and is not asked again until then.
+    Refused { reason: Arc<str>, until: Timestamp },
+    /// The last loan ended then; only a later credential is worth a look in the ledger.
+    Ended { at: Timestamp },
+}
+
+/// The decisions, and the loans that have closed lately.
+#[derive(Debug)]
+pub(super) struct Decisions {
+    decided: Cache<LoanKey, Decision>,
+    closed: Cache<LoanId, ()>,
+}
+
+impl Decisions {
+    pub(super) fn new(clock: Clock) -> Decisions {
+        let decided = Cache::builder().max_capacity(DECISIONS).expire_after(Housekeeping { clock }).build();
+        let closed = Cache::builder().max_capacity(DECISIONS).time_to_live(CLOSED_KEPT).build();
+        Decisions { decided, closed }
+    }
+
+    /// What is decided and still holds at `now`.
+    pub(super) fn find(&self, key: &LoanKey, now: Timestamp) -> Option<Decision> {
+        let decision = self.decided.get(key)?;
+        let holds = match &decision {
+            Decision::Accepted { until, .. } | Decision::Refused { until, .. } => *until > now,
+            Decision::Ended { .. } => true,
+        };
+        holds.then_some(decision)
+    }
+
+    /// Keeps a decision; an acceptance only where its loan has not closed, before or meanwhile.
+    pub(super) fn keep(&self, key: LoanKey, decision: Decision) {
+        let loan = match &decision {
+            Decision::Accepted { loan, .. } => Some(*loan),
+            Decision::Refused { .. } | Decision::Ended { .. } => None,
+        };
+        let ended = matches!(decision, Decision::Ended { .. });
+        if ended && matches!(self.decided.get(&key), Some(Decision::Accepted { .. })) {
+            return; // a flight that read before the new loan was begun
+        }
+        self.decided.insert(key, decision);
+        // Looked up after the insertion, as `close` notes before it removes: one of the two sees the other.
+        if loan.is_some_and(|loan| self.is_closed(loan)) {
+            self.decided.invalidate(&key);
+        }
+    }
+
+    /// Whether this loan has closed lately.
+    pub(super) fn is_closed(&self, loan: LoanId) -> bool {
+        self.closed.contains_key(&loan)
+    }
+
+    /// Forgets what a loan opened.
+    pub(super) fn close(&self, closed: &Closed) {
+        self.closed.insert(closed.loan, ());
+        self.decided.invalidate(&closed.key);
+    }
+}
+
+/// Lets moka drop what no longer holds, roughly.
+#[derive(Debug)]
+struct Housekeeping {
+    clock: Clock,
+}
+
+impl Expiry<LoanKey, Decision> for Housekeeping {
+    fn expire_after_create(&self, _key: &LoanKey, decision: &Decision, _now: Instant) -> Option<Duration> {
+        let now = self.clock.now();
+        Some(match decision {
+            Decision::Accepted { until, .. } | Decision::Refused { until, .. } => {
+                clock::until(now, *until).min(LONGEST)
+            }
+            Decision::Ended { .. } => END_KEPT,
+        })
+    }
+
+    fn expire_after_update(
+        &self,
+        key: &LoanKey,
+        decision: &Decision,
+        now: Instant,
+        _left: Option<Duration>,
+    ) -> Option<Duration> {
+        self.expire_after_create(key, decision, now)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::loan::Borrower;
+
+    fn key() -> LoanKey {
+        LoanKey {
+            library: "NO-0301000".parse().unwrap(),
+            borrower: Borrower::from_bytes([1; 16]),
+            isbn: "9780306406157".parse().unwrap(),
+        }
+    }
+
+    #[test]
+    fn an_acceptance_ends_by_the_projects_clock() {
+        let clock = Clock::movable(Timestamp::UNIX_EPOCH);
+        let decisions = Decisions::new(clock.clone());
+        let until = clock::after(clock.now(), Duration::from_secs(60));
+        decisions.keep(key(), Decision::Accepted { loan: LoanId::fresh(), until });
+        assert!(decisions.find(&key(), clock.now()).is_some());
+        clock.advance(Duration::from_secs(60));
+        assert!(decisions.find(&key(), clock.now()).is_none());
+    }
+
+    #[test]
+    fn a_flight_that_read_before_the_end_cannot_put_the_loan_back() {
+        let clock = Clock::movable(Timestamp::UNIX_EPOCH);
+        let decisions = Decisions::new(clock.clone());
+        let (loan, until) = (LoanId::fresh(), clock::after(clock.now(), Duration::from_secs(60)));
+        decisions.close(&Closed { loan, key: key(), at: clock.now() });
+        decisions.keep(key(), Decision::Accepted { loan, until });
+        assert!(decisions.find(&key(), clock.now()).is_none());
+    }
+}

@@ -1,0 +1,143 @@
+//! May they? The gate's one question, and the [`Permit`] that is its yes.
+//!
+//! [`Gate::admit`] is called by the server for every request of a gated file. It looks in the cache of
+//! decisions; on a miss it joins the flight of that reader and title, or starts it, on the slow runtime. It
+//! calls circulation and nothing else. It promises that a permit is made only for a loan that the ledger
+//! durably holds as accepted and whose end lies ahead, and that a hit does no I/O and waits for nobody.
+
+mod cache;
+mod flight;
+mod permit;
+mod rules;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::runtime::Handle;
+
+use crate::circulation::{Asker, Circulation};
+use crate::clock::{self, Clock};
+use crate::loan::LoanKey;
+use crate::problem::Problem;
+use crate::telemetry::Via;
+
+use cache::{Decision, Decisions};
+use flight::{Flights, Landing, Stage};
+pub use permit::Permit;
+
+/// The keys of `[gate]`.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// How long a request waits for a decision before it is sent away with `loan-pending`. Reading apps
+    /// remember a failure and ignore Retry-After, so that an early answer is a broken book.
+    pub patience: Duration,
+    /// How long a refusal holds when Bokbasen names no time.
+    pub refusal_ttl: Duration,
+    /// How long a cached acceptance is believed where several nodes share a ledger.
+    pub freshness: Duration,
+}
+
+/// Who asks for which title, and how.
+#[derive(Clone, Copy, Debug)]
+pub struct Request {
+    /// The reader's library and pseudonym, and the title.
+    pub key: LoanKey,
+    /// When the credential was issued; none counts as old.
+    pub issued: Option<Timestamp>,
+    /// Whether this request goes on with a download: such a one never begins a loan (invariant 7).
+    pub continues: bool,
+    /// Whether this route's loans are begun by an explicit request only.
+    pub explicit: bool,
+}
+
+/// When to come back for a loan that is not decided yet.
+const COME_BACK: Duration = Duration::from_secs(2);
+
+/// The gate. Clones share everything, over all worker threads.
+#[derive(Clone, Debug)]
+pub struct Gate {
+    decisions: Arc<Decisions>,
+    flights: Flights,
+    clock: Clock,
+    settings: Settings,
+}
+
+impl Gate {
+    /// A gate over this loan's life; it subscribes to the ends of loans. Flights run on `slow`.
+    pub fn new(settings: &Settings, circulation: Circulation, clock: Clock, slow: Handle) -> Gate {
+        let decisions = Arc::new(Decisions::new(clock.clone()));
+        let closing = decisions.clone();
+        circulation.on_closed(move |closed| closing.close(&closed));
+        let flights = Flights::new(circulation, decisions.clone(), slow);
+        Gate { decisions, flights, clock, settings: settings.clone() }
+    }
+
+    /// A permit for this reader and title, and where it came from; or why not.
+    ///
+    /// # Errors
+    /// [`Problem`]: `loan-refused`, `loan-ended`, `loan-pending`, `lending-unavailable`, `ledger-unavailable`.
+    pub async fn admit(&self, request: &Request) -> (Result<Permit, Problem>, Via) {
+        let now = self.clock.now();
+        match self.decisions.find(&request.key, now) {
+            Some(Decision::Accepted { loan, until }) => {
+                (Ok(Permit::new(loan, request.key, until)), Via::Cache)
+            }
+            Some(Decision::Refused { reason, until }) => {
+                (Err(refused(reason.to_string(), now, until)), Via::Cache)
+            }
+            Some(Decision::Ended { at }) if rules::is_old(request.issued, at) => {
+                (Err(Problem::LoanEnded), Via::Cache)
+            }
+            Some(Decision::Ended { .. }) | None => Box::pin(self.fly(request)).await,
+        }
+    }
+
+    /// Waits for the flights of a request that the cache does not answer, for as long as patience lasts.
+    async fn fly(&self, request: &Request) -> (Result<Permit, Problem>, Via) {
+        match tokio::time::timeout(self.settings.patience, self.land(request)).await {
+            Ok((landing, via)) => (self.answer(request, landing), via),
+            Err(_) => (Err(Problem::LoanPending { retry_after: COME_BACK }), Via::None),
+        }
+    }
+
+    /// First asks the ledger; then, where a loan may be begun for this request, begins it.
+    async fn land(&self, request: &Request) -> (Landing, Via) {
+        let asker = Asker { key: request.key, issued: request.issued };
+        let found = self.flights.join(asker, Stage::Look).await;
+        let may_begin = match &found {
+            Landing::Nothing => rules::may_begin(request, None),
+            Landing::Ended { at, settled: true } => rules::may_begin(request, Some(*at)),
+            _ => return (found, Via::Ledger),
+        };
+        match may_begin {
+            Ok(()) => (self.flights.join(asker, Stage::Begin).await, Via::Registered),
+            Err(reason) => (reason, Via::Ledger),
+        }
+    }
+
+    fn answer(&self, request: &Request, landing: Landing) -> Result<Permit, Problem> {
+        let now = self.clock.now();
+        match landing {
+            Landing::Open { loan, until } if until > now && !self.decisions.is_closed(loan) => {
+                Ok(Permit::new(loan, request.key, until))
+            }
+            Landing::Open { .. } => Err(Problem::LoanEnded),
+            Landing::Refused { reason, until } => Err(refused(reason.to_string(), now, until)),
+            Landing::Forbidden(reason) => {
+                Err(Problem::LoanRefused { reason: reason.to_owned(), retry_after: None })
+            }
+            Landing::Ended { at, .. } if rules::is_old(request.issued, at) => Err(Problem::LoanEnded),
+            // A later credential, but the end has not been acknowledged yet, or another came first.
+            Landing::Ended { .. } | Landing::Undecided | Landing::Nothing => {
+                Err(Problem::LoanPending { retry_after: COME_BACK })
+            }
+            Landing::Unavailable { retry_after } => Err(Problem::LendingUnavailable { retry_after }),
+            Landing::Unsure => Err(Problem::LedgerUnavailable),
+        }
+    }
+}
+
+fn refused(reason: String, now: Timestamp, until: Timestamp) -> Problem {
+    Problem::LoanRefused { reason, retry_after: Some(clock::until(now, until)) }
+}

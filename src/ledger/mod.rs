@@ -1,0 +1,162 @@
+//! The durable record of loans, in SQLite.
+//!
+//! Circulation writes it, admin reads it; it calls nothing of ours but the vocabulary. The contract: when
+//! [`Ledger::intend`] or [`Ledger::apply`] returns, what it says is on disk (WAL, `synchronous = FULL`); a
+//! caller who hangs up undoes nothing; and at most one live loan stands for a library, a borrower and a title,
+//! by a unique index. All writes go through one task that commits whatever is waiting in one transaction.
+
+mod error;
+mod open;
+mod process;
+mod read;
+mod row;
+mod write;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use sqlx::SqlitePool;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::loan::{Borrower, Event, Isbn, LibraryId, Loan, LoanId, LoanState};
+
+pub use error::LedgerError;
+use process::Process;
+use write::Command;
+
+/// The keys of `[ledger]`.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The SQLite file; its directory is made where it is missing.
+    pub file: PathBuf,
+}
+
+/// What came of writing an intent.
+#[derive(Clone, Debug)]
+pub enum Intended {
+    /// It is durable; the begin may be sent.
+    Written(Loan),
+    /// A live loan of this reader and title stands already; nothing was written.
+    Live(Loan),
+    /// An accepted loan ended at or after the credential was issued (invariant 7); nothing was written.
+    EndedSince(Timestamp),
+}
+
+/// Why a loan changed, for its history: what did it, and Bokbasen's own words where there are any.
+#[derive(Clone, Debug)]
+pub struct Cause {
+    /// A short slug: `reader`, `expiry`, `settle`, `admin`, `poll`.
+    pub by: &'static str,
+    /// Words for support; never a borrower, a token or a secret.
+    pub detail: Option<String>,
+}
+
+/// One transition of a loan.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct HistoryRow {
+    /// When.
+    pub at: Timestamp,
+    /// The state before; none for the intent.
+    pub from: Option<LoanState>,
+    /// The state after.
+    pub to: LoanState,
+    /// What did it.
+    pub cause: String,
+    /// Words for support.
+    pub detail: Option<String>,
+}
+
+/// Which loans a listing gives.
+#[derive(Clone, Debug, Default)]
+pub struct Filter {
+    /// Of this library.
+    pub library: Option<LibraryId>,
+    /// Of this title.
+    pub isbn: Option<Isbn>,
+    /// In this state.
+    pub state: Option<LoanState>,
+    /// Of this borrower.
+    pub borrower: Option<Borrower>,
+    /// Begun at this moment or later.
+    pub since: Option<Timestamp>,
+    /// Only loans after this one in the order of the listing, newest first.
+    pub after: Option<LoanId>,
+    /// At most so many.
+    pub limit: u32,
+}
+
+/// The record of loans. Clones share everything.
+#[derive(Clone, Debug)]
+pub struct Ledger {
+    file: Arc<PathBuf>,
+    commands: mpsc::Sender<Command>,
+    readers: SqlitePool,
+    process: Arc<Process>,
+}
+
+impl Ledger {
+    /// Writes an intent, unless a live loan of its reader and title stands, or an accepted one ended no
+    /// earlier than the credential was `issued`.
+    ///
+    /// # Errors
+    /// [`LedgerError`]; nothing was written.
+    pub async fn intend(
+        &self,
+        loan: Loan,
+        issued: Option<Timestamp>,
+        cause: Cause,
+    ) -> Result<Intended, LedgerError> {
+        let (answer, answered) = oneshot::channel();
+        self.send(Command::Intend {
+            loan: Box::new(loan),
+            issued,
+            cause,
+            answer,
+        })
+        .await?;
+        answered.await.map_err(|_| LedgerError::Closed)?
+    }
+
+    /// Applies an event by the pure machine, within the transaction that reads and writes the loan.
+    ///
+    /// # Errors
+    /// [`LedgerError`]; the loan is then as it was.
+    pub async fn apply(&self, id: LoanId, event: Event, cause: Cause) -> Result<Loan, LedgerError> {
+        let (answer, answered) = oneshot::channel();
+        self.send(Command::Apply {
+            id,
+            event,
+            cause,
+            answer,
+        })
+        .await?;
+        answered.await.map_err(|_| LedgerError::Closed)?
+    }
+
+    /// Takes over a loan of a process that has died: true where this process now owns it.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub async fn adopt(&self, id: LoanId) -> Result<bool, LedgerError> {
+        let (answer, answered) = oneshot::channel();
+        self.send(Command::Adopt { id, answer }).await?;
+        answered.await.map_err(|_| LedgerError::Closed)?
+    }
+
+    /// Writes what is waiting, folds the log into the file, and closes.
+    pub async fn close(&self) {
+        let (answer, answered) = oneshot::channel();
+        if self.commands.send(Command::Close { answer }).await.is_ok() {
+            let _ = answered.await;
+        }
+        self.readers.close().await;
+    }
+
+    async fn send(&self, command: Command) -> Result<(), LedgerError> {
+        self.commands.send(command).await.map_err(|_| LedgerError::Closed)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,123 @@
+//! Opening the ledger: the file, the schema, the key's fingerprint, and the task that writes.
+
+use std::fs::{self, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::migrate::{MigrateError, Migrator};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::{ConnectOptions, Connection, SqliteConnection};
+use tokio::sync::mpsc;
+
+use super::process::Process;
+use super::write::{self, Writer};
+use super::{Ledger, LedgerError, Settings};
+use crate::clock::Clock;
+use crate::telemetry::Metrics;
+
+static MIGRATIONS: Migrator = sqlx::migrate!("src/ledger/migrations");
+
+/// How long a write waits for another process's, as during an upgrade.
+const BUSY: Duration = Duration::from_secs(10);
+/// How many commands may wait for the writer.
+const QUEUE: usize = 4096;
+/// Connections that only read.
+const READERS: u32 = 4;
+
+impl Ledger {
+    /// Opens the ledger, makes it where there is none, and brings its schema up to date.
+    ///
+    /// `key_fingerprint` is written at the first opening and compared at every later one.
+    ///
+    /// # Errors
+    /// [`LedgerError`], in a sentence that names the file; the gate must then not start.
+    pub async fn open(
+        settings: &Settings,
+        key_fingerprint: &[u8; 32],
+        clock: Clock,
+        metrics: Metrics,
+    ) -> Result<Ledger, LedgerError> {
+        let file = settings.file.as_path();
+        make(file).map_err(|source| LedgerError::File {
+            file: file.to_owned(),
+            source,
+        })?;
+        let failed = |source| LedgerError::Database {
+            file: file.to_owned(),
+            source,
+        };
+        let options = SqliteConnectOptions::new()
+            .filename(file)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full)
+            .foreign_keys(true)
+            .busy_timeout(BUSY)
+            .statement_cache_capacity(64)
+            .disable_statement_logging();
+        let mut connection = SqliteConnection::connect_with(&options).await.map_err(failed)?;
+        migrate(&mut connection).await.map_err(|error| match error {
+            MigrateError::VersionMissing(_) | MigrateError::VersionTooNew(..) => LedgerError::NewerSchema,
+            other => failed(sqlx::Error::Migrate(Box::new(other))),
+        })?;
+        check_fingerprint(&mut connection, key_fingerprint)
+            .await
+            .map_err(failed)?
+            .then_some(())
+            .ok_or(LedgerError::OtherPseudonymKey)?;
+        let readers = SqlitePoolOptions::new()
+            .max_connections(READERS)
+            .connect_with(options.read_only(true))
+            .await
+            .map_err(failed)?;
+        let process = Process::enter(file).map_err(|source| LedgerError::File {
+            file: file.to_owned(),
+            source,
+        })?;
+        let process = Arc::new(process);
+        let (commands, waiting) = mpsc::channel(QUEUE);
+        let writer = Writer {
+            connection,
+            clock,
+            metrics,
+            process: process.clone(),
+        };
+        tokio::spawn(write::run(writer, waiting));
+        Ok(Ledger {
+            file: Arc::new(file.to_owned()),
+            commands,
+            readers,
+            process,
+        })
+    }
+}
+
+/// Makes the file for its owner alone: it tells who reads what.
+fn make(file: &Path) -> std::io::Result<()> {
+    if let Some(directory) = file.parent() {
+        fs::create_dir_all(directory)?;
+    }
+    OpenOptions::new()
+        .create(true)
+        .append(true)
+        .mode(0o600)
+        .open(file)
+        .map(drop)
+}
+
+async fn migrate(connection: &mut SqliteConnection) -> Result<(), MigrateError> {
+    MIGRATIONS.run(connection).await
+}
+
+/// Whether the ledger is of this pseudonym key; a new one becomes so.
+async fn check_fingerprint(connection: &mut SqliteConnection, key: &[u8; 32]) -> Result<bool, sqlx::Error> {
+    sqlx::query("INSERT INTO meta (name, value) VALUES ('pseudonym key', ?) ON CONFLICT DO NOTHING")
+        .bind(key.as_slice())
+        .execute(&mut *connection)
+        .await?;
+    let kept: Vec<u8> = sqlx::query_scalar("SELECT value FROM meta WHERE name = 'pseudonym key'")
+        .fetch_one(connection)
+        .await?;
+    Ok(kept == key)
+}

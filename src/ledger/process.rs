@@ -1,0 +1,85 @@
+//! Which process wrote an intent, and whether it still lives.
+//!
+//! Each process holds a lock on a file of its own beside the ledger for as long as it lives. The system lets
+//! the lock go at the moment the process dies, however it dies; so unlike a heartbeat this cannot take a
+//! process that was merely stopped for a while for a dead one and let its begin be sent after all.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use uuid::Uuid;
+
+/// This process, by the name under which it writes.
+#[derive(Debug)]
+pub(super) struct Process {
+    name: String,
+    directory: PathBuf,
+    /// Held until the process ends.
+    _lock: File,
+}
+
+impl Process {
+    /// Takes a fresh name and its lock, in a directory beside the ledger.
+    pub(super) fn enter(ledger: &Path) -> io::Result<Process> {
+        let mut directory = ledger.as_os_str().to_owned();
+        directory.push(".processes");
+        let directory = PathBuf::from(directory);
+        fs::create_dir_all(&directory)?;
+        let name = Uuid::new_v4().simple().to_string();
+        let lock = File::create_new(directory.join(&name))?;
+        lock.try_lock().map_err(io::Error::from)?;
+        Ok(Process {
+            name,
+            directory,
+            _lock: lock,
+        })
+    }
+
+    /// The name.
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Whether the process of this name has died. In doubt it lives.
+    pub(super) fn is_dead(&self, name: &str) -> bool {
+        let is_a_name = name.bytes().all(|byte| byte.is_ascii_hexdigit());
+        if name == self.name || !is_a_name {
+            return false;
+        }
+        let file = self.directory.join(name);
+        match OpenOptions::new().write(true).open(&file) {
+            Err(error) => error.kind() == io::ErrorKind::NotFound,
+            Ok(opened) => match opened.try_lock() {
+                Ok(()) => {
+                    let _ = fs::remove_file(&file);
+                    true
+                }
+                Err(TryLockError::WouldBlock | TryLockError::Error(_)) => false,
+            },
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(self.directory.join(&self.name));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_is_dead_when_its_lock_is_free() {
+        let directory = tempfile::tempdir().unwrap();
+        let ledger = directory.path().join("loans.db");
+        let (mine, other) = (Process::enter(&ledger).unwrap(), Process::enter(&ledger).unwrap());
+        assert!(!mine.is_dead(mine.name()) && !mine.is_dead(other.name()));
+        let name = other.name().to_owned();
+        drop(other);
+        assert!(mine.is_dead(&name));
+        assert!(!mine.is_dead("../other"), "in doubt it lives");
+    }
+}

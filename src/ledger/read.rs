@@ -1,0 +1,195 @@
+//! Questions to the ledger. They see everything that was committed before they were asked.
+
+use jiff::Timestamp;
+use sqlx::sqlite::SqliteRow;
+use sqlx::{AssertSqlSafe, QueryBuilder, Sqlite};
+
+use super::row::{COLUMNS, history_of, loan_of};
+use super::{Filter, HistoryRow, Ledger, LedgerError};
+use crate::loan::{Loan, LoanId, LoanKey};
+
+impl Ledger {
+    /// The live loan of this reader and title, or else the newest that there was.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub async fn newest(&self, key: &LoanKey) -> Result<Option<Loan>, LedgerError> {
+        // Ids follow the clock, which may have been set back: the live one first, whatever its id.
+        let sql = format!(
+            "SELECT {COLUMNS} FROM loans WHERE library = ? AND borrower = ? AND isbn = ? \
+             ORDER BY state IN ('intended', 'pending', 'accepted', 'unknown', 'ending') DESC, id DESC LIMIT 1"
+        );
+        let row = sqlx::query(AssertSqlSafe(sql))
+            .bind(key.library.as_str())
+            .bind(key.borrower.as_bytes().as_slice())
+            .bind(i64::try_from(key.isbn.number()).unwrap_or_default())
+            .fetch_optional(&self.readers)
+            .await
+            .map_err(|source| self.failed(source))?;
+        row.as_ref().map(loan_of).transpose()
+    }
+
+    /// When the last accepted loan of this reader and title ended; none if there was none (invariant 7).
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub async fn last_end(&self, key: &LoanKey) -> Result<Option<Timestamp>, LedgerError> {
+        let millis: Option<i64> = sqlx::query_scalar(super::write::LAST_END)
+            .bind(key.library.as_str())
+            .bind(key.borrower.as_bytes().as_slice())
+            .bind(i64::try_from(key.isbn.number()).unwrap_or_default())
+            .fetch_one(&self.readers)
+            .await
+            .map_err(|source| self.failed(source))?;
+        Ok(millis.and_then(|millis| Timestamp::from_millisecond(millis).ok()))
+    }
+
+    /// The loan of this id.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub async fn loan(&self, id: LoanId) -> Result<Option<Loan>, LedgerError> {
+        let sql = format!("SELECT {COLUMNS} FROM loans WHERE id = ?");
+        let query = sqlx::query(AssertSqlSafe(sql)).bind(id.to_string());
+        let row = query
+            .fetch_optional(&self.readers)
+            .await
+            .map_err(|source| self.failed(source))?;
+        row.as_ref().map(loan_of).transpose()
+    }
+
+    /// A loan's transitions, the oldest first.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub async fn history(&self, id: LoanId) -> Result<Vec<HistoryRow>, LedgerError> {
+        let rows = sqlx::query("SELECT * FROM history WHERE loan = ? ORDER BY seq")
+            .bind(id.to_string())
+            .fetch_all(&self.readers)
+            .await
+            .map_err(|source| self.failed(source))?;
+        rows.iter().map(history_of).collect()
+    }
+
+    /// A listing, the newest first.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub async fn page(&self, filter: &Filter) -> Result<Vec<Loan>, LedgerError> {
+        let mut query: QueryBuilder<Sqlite> =
+            QueryBuilder::new(format!("SELECT {COLUMNS} FROM loans WHERE 1"));
+        if let Some(library) = &filter.library {
+            query
+                .push(" AND library = ")
+                .push_bind(library.as_str().to_owned());
+        }
+        if let Some(borrower) = &filter.borrower {
+            query
+                .push(" AND borrower = ")
+                .push_bind(borrower.as_bytes().to_vec());
+        }
+        if let Some(isbn) = filter.isbn {
+            query
+                .push(" AND isbn = ")
+                .push_bind(i64::try_from(isbn.number()).unwrap_or_default());
+        }
+        if let Some(state) = filter.state {
+            query.push(" AND state = ").push_bind(state.name());
+        }
+        if let Some(since) = filter.since {
+            query.push(" AND begun >= ").push_bind(since.as_millisecond());
+        }
+        if let Some(after) = filter.after {
+            query.push(" AND id < ").push_bind(after.to_string());
+        }
+        query
+            .push(" ORDER BY id DESC LIMIT ")
+            .push_bind(i64::from(filter.limit));
+        let rows = query
+            .build()
+            .fetch_all(&self.readers)
+            .await
+            .map_err(|source| self.failed(source))?;
+        rows.iter().map(loan_of).collect()
+    }
+
+    /// Loans left half-way (intended, unknown, pending) by processes that have died.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub async fn orphans(&self) -> Result<Vec<Loan>, LedgerError> {
+        const OWNERS: &str =
+            "SELECT DISTINCT owner FROM loans WHERE state IN ('intended', 'pending', 'unknown')";
+        let owners: Vec<String> = sqlx::query_scalar(OWNERS)
+            .fetch_all(&self.readers)
+            .await
+            .map_err(|source| self.failed(source))?;
+        let mut orphans = Vec::new();
+        for dead in owners.iter().filter(|owner| self.process.is_dead(owner)) {
+            let condition = "state IN ('intended', 'pending', 'unknown') AND owner = ? ORDER BY id";
+            orphans.extend(self.several(condition, dead.clone()).await?);
+        }
+        Ok(orphans)
+    }
+
+    /// Accepted loans that are due at this moment, the earliest first.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub async fn due(&self, at: Timestamp, limit: u32) -> Result<Vec<Loan>, LedgerError> {
+        let condition = format!("state = 'accepted' AND due <= ? ORDER BY due LIMIT {limit}");
+        self.several(&condition, at.as_millisecond()).await
+    }
+
+    /// When the next accepted loan is due.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub async fn next_due(&self) -> Result<Option<Timestamp>, LedgerError> {
+        let due: Option<i64> = sqlx::query_scalar("SELECT min(due) FROM loans WHERE state = 'accepted'")
+            .fetch_one(&self.readers)
+            .await
+            .map_err(|source| self.failed(source))?;
+        Ok(due.and_then(|due| Timestamp::from_millisecond(due).ok()))
+    }
+
+    /// Loans whose end has not been acknowledged, the longest waiting first.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub async fn ending(&self, limit: u32) -> Result<Vec<Loan>, LedgerError> {
+        self.several("state = 'ending' ORDER BY ended LIMIT ?", i64::from(limit))
+            .await
+    }
+
+    /// Whether the ledger can be read now.
+    ///
+    /// # Errors
+    /// [`LedgerError`], where it cannot.
+    pub async fn check(&self) -> Result<(), LedgerError> {
+        let one = sqlx::query("SELECT value FROM meta LIMIT 1")
+            .fetch_one(&self.readers)
+            .await;
+        one.map(drop).map_err(|source| self.failed(source))
+    }
+
+    async fn several<'q, T>(&self, condition: &str, value: T) -> Result<Vec<Loan>, LedgerError>
+    where
+        T: 'q + sqlx::Encode<'q, Sqlite> + sqlx::Type<Sqlite> + Send,
+    {
+        let sql = format!("SELECT {COLUMNS} FROM loans WHERE {condition}");
+        let query = sqlx::query(AssertSqlSafe(sql)).bind(value);
+        let rows: Vec<SqliteRow> = query
+            .fetch_all(&self.readers)
+            .await
+            .map_err(|source| self.failed(source))?;
+        rows.iter().map(loan_of).collect()
+    }
+
+    fn failed(&self, source: sqlx::Error) -> LedgerError {
+        LedgerError::Database {
+            file: self.file.as_ref().clone(),
+            source,
+        }
+    }
+}

@@ -1,0 +1,312 @@
+//! The one task that writes: it takes what is waiting, commits it together, and only then answers.
+//!
+//! A commit costs a sync of the disk, whatever is in it; so a hundred registrations at once cost one sync and
+//! not a hundred. Commands of one batch see one another's rows; one that fails by a rule (an illegal
+//! transition, a live loan) writes nothing and leaves the others alone, since rules are looked at before
+//! anything is written. Where the database itself fails, the whole batch is rolled back and everyone told.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use jiff::Timestamp;
+use sqlx::{AssertSqlSafe, Connection, SqliteConnection};
+use tokio::sync::{mpsc, oneshot};
+
+use super::process::Process;
+use super::row::{COLUMNS, loan_of, save};
+use super::{Cause, Intended, LedgerError};
+use crate::clock::Clock;
+use crate::loan::{Event, Loan, LoanId, LoanKey, LoanState};
+use crate::telemetry::Metrics;
+
+/// How many commands one transaction takes at most.
+const BATCH: usize = 512;
+
+/// When the last accepted loan of a reader and a title ended.
+pub(super) const LAST_END: &str = "SELECT max(ended) FROM loans \
+     WHERE library = ? AND borrower = ? AND isbn = ? AND accepted IS NOT NULL AND ended IS NOT NULL";
+
+type Answer<T> = oneshot::Sender<Result<T, LedgerError>>;
+
+/// Something to write, and whom to tell.
+pub(super) enum Command {
+    Intend {
+        loan: Box<Loan>,
+        issued: Option<Timestamp>,
+        cause: Cause,
+        answer: Answer<Intended>,
+    },
+    Apply {
+        id: LoanId,
+        event: Event,
+        cause: Cause,
+        answer: Answer<Loan>,
+    },
+    Adopt {
+        id: LoanId,
+        answer: Answer<bool>,
+    },
+    Close {
+        answer: oneshot::Sender<()>,
+    },
+}
+
+/// What a command gave, to be told once it is durable.
+enum Done {
+    Intended(Result<Intended, LedgerError>, Answer<Intended>),
+    Applied(Result<Loan, LedgerError>, &'static str, Answer<Loan>),
+    Adopted(Result<bool, LedgerError>, Answer<bool>),
+}
+
+/// What the writing task has.
+pub(super) struct Writer {
+    pub(super) connection: SqliteConnection,
+    pub(super) clock: Clock,
+    pub(super) metrics: Metrics,
+    pub(super) process: Arc<Process>,
+}
+
+/// Writes until told to close, or until nobody is left to write for.
+pub(super) async fn run(mut writer: Writer, mut waiting: mpsc::Receiver<Command>) {
+    let mut batch = Vec::with_capacity(BATCH);
+    while waiting.recv_many(&mut batch, BATCH).await > 0 {
+        let closing = writer.take(std::mem::take(&mut batch)).await;
+        if let Some(answer) = closing {
+            waiting.close();
+            writer.fold().await;
+            let _ = answer.send(());
+            return;
+        }
+    }
+}
+
+impl Writer {
+    /// Writes one batch; gives the one to tell when a close was in it. What came after that is not written.
+    async fn take(&mut self, batch: Vec<Command>) -> Option<oneshot::Sender<()>> {
+        let began = Instant::now();
+        let mut closing = None;
+        let mut commands = Vec::with_capacity(batch.len());
+        for command in batch {
+            match command {
+                Command::Close { answer } => closing = Some(answer),
+                _ if closing.is_some() => {} // dropping it says `Closed`
+                command => commands.push(command),
+            }
+        }
+        if !commands.is_empty() {
+            let count = commands.len();
+            self.commit(commands).await;
+            self.metrics.ledger_batch(count, began.elapsed());
+        }
+        closing
+    }
+
+    async fn commit(&mut self, commands: Vec<Command>) {
+        let mut done = Vec::with_capacity(commands.len());
+        let outcome = self.write(commands, &mut done).await;
+        match outcome {
+            Ok(()) => done.into_iter().for_each(|done| self.tell(done)),
+            Err(error) => {
+                let why = error.to_string();
+                tracing::error!(%error, commands = done.len(), "the ledger could not commit");
+                done.into_iter().for_each(|done| fail(done, &why));
+            }
+        }
+    }
+
+    /// Runs the commands in one transaction. Those that were not come to are dropped unanswered, which says
+    /// `Closed`; the others are told by the caller.
+    async fn write(&mut self, commands: Vec<Command>, done: &mut Vec<Done>) -> Result<(), sqlx::Error> {
+        let now = self.clock.now();
+        let owner = self.process.name().to_owned();
+        let mut transaction = self.connection.begin_with("BEGIN IMMEDIATE").await?;
+        for command in commands {
+            match command {
+                Command::Intend {
+                    loan,
+                    issued,
+                    cause,
+                    answer,
+                } => {
+                    let result = intend(&mut transaction, *loan, issued, &cause, &owner).await;
+                    done.push(Done::Intended(rule(result)?, answer));
+                }
+                Command::Apply {
+                    id,
+                    event,
+                    cause,
+                    answer,
+                } => {
+                    let result = apply(&mut transaction, id, &event, &cause, now, &owner).await;
+                    done.push(Done::Applied(rule(result)?, event.name(), answer));
+                }
+                Command::Adopt { id, answer } => {
+                    let result = adopt(&mut transaction, id, &owner, &self.process).await;
+                    done.push(Done::Adopted(rule(result)?, answer));
+                }
+                Command::Close { .. } => {}
+            }
+        }
+        transaction.commit().await
+    }
+
+    fn tell(&self, done: Done) {
+        match done {
+            Done::Intended(result, answer) => {
+                if matches!(result, Ok(Intended::Written(_))) {
+                    self.metrics.loan("intended");
+                }
+                let _ = answer.send(result);
+            }
+            Done::Applied(result, event, answer) => {
+                if result.is_ok() {
+                    self.metrics.loan(event);
+                }
+                let _ = answer.send(result);
+            }
+            Done::Adopted(result, answer) => {
+                let _ = answer.send(result);
+            }
+        }
+    }
+
+    /// Folds the write-ahead log into the file, so that a copy of the file alone is whole.
+    async fn fold(&mut self) {
+        for statement in ["PRAGMA optimize", "PRAGMA wal_checkpoint(TRUNCATE)"] {
+            if let Err(error) = sqlx::query(statement).execute(&mut self.connection).await {
+                tracing::warn!(%error, statement, "the ledger could not be tidied on closing");
+            }
+        }
+    }
+}
+
+fn fail(done: Done, why: &str) {
+    let error = || LedgerError::Commit(why.to_owned());
+    match done {
+        Done::Intended(_, answer) => drop(answer.send(Err(error()))),
+        Done::Applied(_, _, answer) => drop(answer.send(Err(error()))),
+        Done::Adopted(_, answer) => drop(answer.send(Err(error()))),
+    }
+}
+
+/// Tells an error by a rule, which concerns one command, from one of the database, which concerns all.
+fn rule<T>(result: Result<T, LedgerError>) -> Result<Result<T, LedgerError>, sqlx::Error> {
+    match result {
+        Err(LedgerError::Database { source, .. }) => Err(source),
+        result => Ok(result),
+    }
+}
+
+/// The file's name is added where the error is told of as a whole.
+fn database(source: sqlx::Error) -> LedgerError {
+    LedgerError::Database {
+        file: std::path::PathBuf::new(),
+        source,
+    }
+}
+
+async fn intend(
+    connection: &mut SqliteConnection,
+    loan: Loan,
+    issued: Option<Timestamp>,
+    cause: &Cause,
+    owner: &str,
+) -> Result<Intended, LedgerError> {
+    if let Some(live) = live(connection, &loan.key).await? {
+        return Ok(Intended::Live(live));
+    }
+    let last_end: Option<i64> = sqlx::query_scalar(LAST_END)
+        .bind(loan.key.library.as_str())
+        .bind(loan.key.borrower.as_bytes().as_slice())
+        .bind(i64::try_from(loan.key.isbn.number()).unwrap_or_default())
+        .fetch_one(&mut *connection)
+        .await
+        .map_err(database)?;
+    if let Some(end) = last_end.and_then(|millis| Timestamp::from_millisecond(millis).ok())
+        && issued.is_none_or(|issued| issued <= end)
+    {
+        return Ok(Intended::EndedSince(end));
+    }
+    save(connection, &loan, owner).await.map_err(database)?;
+    note(connection, &loan, None, cause).await.map_err(database)?;
+    Ok(Intended::Written(loan))
+}
+
+async fn live(connection: &mut SqliteConnection, key: &LoanKey) -> Result<Option<Loan>, LedgerError> {
+    let sql = format!(
+        "SELECT {COLUMNS} FROM loans WHERE library = ? AND borrower = ? AND isbn = ? \
+         AND state IN ('intended', 'pending', 'accepted', 'unknown', 'ending')"
+    );
+    let row = sqlx::query(AssertSqlSafe(sql))
+        .bind(key.library.as_str())
+        .bind(key.borrower.as_bytes().as_slice())
+        .bind(i64::try_from(key.isbn.number()).unwrap_or_default())
+        .fetch_optional(connection)
+        .await
+        .map_err(database)?;
+    row.as_ref().map(loan_of).transpose()
+}
+
+async fn apply(
+    connection: &mut SqliteConnection,
+    id: LoanId,
+    event: &Event,
+    cause: &Cause,
+    now: Timestamp,
+    owner: &str,
+) -> Result<Loan, LedgerError> {
+    let sql = format!("SELECT {COLUMNS} FROM loans WHERE id = ?");
+    let query = sqlx::query(AssertSqlSafe(sql)).bind(id.to_string());
+    let row = query.fetch_optional(&mut *connection).await.map_err(database)?;
+    let before = loan_of(&row.ok_or(LedgerError::NoSuchLoan(id))?)?;
+    let after = before.apply(event, now)?;
+    save(connection, &after, owner).await.map_err(database)?;
+    note(connection, &after, Some(before.state), cause)
+        .await
+        .map_err(database)?;
+    Ok(after)
+}
+
+async fn note(
+    connection: &mut SqliteConnection,
+    loan: &Loan,
+    from: Option<LoanState>,
+    cause: &Cause,
+) -> Result<(), sqlx::Error> {
+    const NOTE: &str = "INSERT INTO history (loan, seq, at, from_state, to_state, cause, detail) \
+         VALUES (?1, (SELECT count(*) FROM history WHERE loan = ?1), ?2, ?3, ?4, ?5, ?6)";
+    sqlx::query(NOTE)
+        .bind(loan.id.to_string())
+        .bind(loan.changed.as_millisecond())
+        .bind(from.map(LoanState::name))
+        .bind(loan.state.name())
+        .bind(cause.by)
+        .bind(cause.detail.as_deref())
+        .execute(connection)
+        .await
+        .map(drop)
+}
+
+async fn adopt(
+    connection: &mut SqliteConnection,
+    id: LoanId,
+    owner: &str,
+    process: &Process,
+) -> Result<bool, LedgerError> {
+    let former: Option<String> = sqlx::query_scalar("SELECT owner FROM loans WHERE id = ?")
+        .bind(id.to_string())
+        .fetch_optional(&mut *connection)
+        .await
+        .map_err(database)?;
+    let Some(former) = former.filter(|former| process.is_dead(former)) else {
+        return Ok(false);
+    };
+    let update = sqlx::query("UPDATE loans SET owner = ? WHERE id = ? AND owner = ?")
+        .bind(owner)
+        .bind(id.to_string())
+        .bind(former)
+        .execute(connection)
+        .await
+        .map_err(database)?;
+    Ok(update.rows_affected() == 1)
+}

@@ -1,0 +1,10 @@
+//! The domain: titles, libraries, borrowers, and the loan with its states.
+//!
+//! Everyone may use it; it calls nothing of ours, does no I/O and never waits. A [`Loan`] changes only
+//! through [`Loan::apply`], a pure function, so an illegal transition cannot be written elsewhere.
+
+mod names;
+mod state;
+
+pub use names::{Borrower, Isbn, LibraryId, LoanId, LoanKey, NameError, Reference};
+pub use state::{EndReason, Event, IllegalTransition, Loan, LoanRecord, LoanState, Refusal, Terms};

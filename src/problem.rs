@@ -1,0 +1,285 @@
+//! Every refusal that a reader's request can meet, as a problem document of RFC 9457.
+//!
+//! Each step of the line turns its own error into a [`Problem`]; only `server` writes one as bytes. A problem
+//! names no borrower, origin, key or token: its sentences are fixed, but for Bokbasen's own refusal code.
+//! It calls nothing of ours.
+
+use std::time::Duration;
+
+use http::StatusCode;
+use serde::Serialize;
+
+/// Why a request is refused.
+#[derive(Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum Problem {
+    /// The request is not in a form that the gate reads; the sentence says what is wrong.
+    RequestMalformed(&'static str),
+    /// Nobody could be made out, or the credential is no longer good; the sentence says which.
+    ReaderUnauthenticated(&'static str),
+    /// The loan was refused, by Bokbasen or by a rule here.
+    LoanRefused {
+        /// Bokbasen's code word for word, or the slug of our rule.
+        reason: String,
+        /// After how long it can be asked for again.
+        retry_after: Option<Duration>,
+    },
+    /// A loan of this title has ended, and this credential was issued before that (invariant 7).
+    LoanEnded,
+    /// No route has this path, or no file is there.
+    TitleNotFound,
+    /// The method has no meaning here; these have.
+    MethodNotAllowed(&'static str),
+    /// A condition of RFC 9110 §13 does not hold.
+    PreconditionFailed,
+    /// No asked range lies within the representation.
+    RangeNotSatisfiable {
+        /// The representation's length in bytes.
+        complete_length: u64,
+    },
+    /// The request is for an authority that this gate does not answer for.
+    MisdirectedRequest,
+    /// Too much was asked at once.
+    TooManyRequests {
+        /// Which limit, such as `brake`.
+        reason: &'static str,
+        /// When to come back.
+        retry_after: Duration,
+    },
+    /// The origin failed, or answered what cannot be passed on.
+    OriginFailed,
+    /// The origin took too long.
+    OriginTimeout,
+    /// Bokbasen cannot be reached or does not answer as it should.
+    LendingUnavailable {
+        /// When to come back.
+        retry_after: Duration,
+    },
+    /// The ledger cannot be read or written.
+    LedgerUnavailable,
+    /// Bokbasen has not decided yet.
+    LoanPending {
+        /// When to come back.
+        retry_after: Duration,
+    },
+    /// The gate has too much to do, or is stopping.
+    Overloaded,
+}
+
+/// A problem document as it is sent (RFC 9457 §3), with the members of our own that some problems add.
+#[derive(Clone, Debug, Serialize)]
+pub struct Document<'a> {
+    /// The stable slug.
+    #[serde(rename = "type")]
+    pub kind: &'static str,
+    /// The slug as words.
+    pub title: &'static str,
+    /// The HTTP status.
+    pub status: u16,
+    /// What is wrong and what to do.
+    pub detail: &'a str,
+    /// Which refusal or limit it was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<&'a str>,
+    /// After how many seconds to come back.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retry_after: Option<u64>,
+}
+
+impl Problem {
+    /// The HTTP status.
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Problem::RequestMalformed(_) => StatusCode::BAD_REQUEST,
+            Problem::ReaderUnauthenticated(_) => StatusCode::UNAUTHORIZED,
+            Problem::LoanRefused { .. } | Problem::LoanEnded => StatusCode::FORBIDDEN,
+            Problem::TitleNotFound => StatusCode::NOT_FOUND,
+            Problem::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
+            Problem::PreconditionFailed => StatusCode::PRECONDITION_FAILED,
+            Problem::RangeNotSatisfiable { .. } => StatusCode::RANGE_NOT_SATISFIABLE,
+            Problem::MisdirectedRequest => StatusCode::MISDIRECTED_REQUEST,
+            Problem::TooManyRequests { .. } => StatusCode::TOO_MANY_REQUESTS,
+            Problem::OriginFailed => StatusCode::BAD_GATEWAY,
+            Problem::OriginTimeout => StatusCode::GATEWAY_TIMEOUT,
+            Problem::LendingUnavailable { .. }
+            | Problem::LedgerUnavailable
+            | Problem::LoanPending { .. }
+            | Problem::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+
+    /// The stable slug: the document's `type`, and the `outcome` of logs and metrics.
+    pub fn slug(&self) -> &'static str {
+        match self {
+            Problem::RequestMalformed(_) => "request-malformed",
+            Problem::ReaderUnauthenticated(_) => "reader-unauthenticated",
+            Problem::LoanRefused { .. } => "loan-refused",
+            Problem::LoanEnded => "loan-ended",
+            Problem::TitleNotFound => "title-not-found",
+            Problem::MethodNotAllowed(_) => "method-not-allowed",
+            Problem::PreconditionFailed => "precondition-failed",
+            Problem::RangeNotSatisfiable { .. } => "range-not-satisfiable",
+            Problem::MisdirectedRequest => "misdirected-request",
+            Problem::TooManyRequests { .. } => "too-many-requests",
+            Problem::OriginFailed => "origin-failed",
+            Problem::OriginTimeout => "origin-timeout",
+            Problem::LendingUnavailable { .. } => "lending-unavailable",
+            Problem::LedgerUnavailable => "ledger-unavailable",
+            Problem::LoanPending { .. } => "loan-pending",
+            Problem::Overloaded => "overloaded",
+        }
+    }
+
+    /// When to come back, for the field Retry-After, in whole seconds and never zero.
+    pub fn retry_after(&self) -> Option<u64> {
+        let wait = match self {
+            Problem::LoanRefused { retry_after, .. } => (*retry_after)?,
+            Problem::TooManyRequests { retry_after, .. }
+            | Problem::LendingUnavailable { retry_after }
+            | Problem::LoanPending { retry_after } => *retry_after,
+            Problem::LedgerUnavailable | Problem::Overloaded => Duration::from_secs(5),
+            Problem::RequestMalformed(_)
+            | Problem::ReaderUnauthenticated(_)
+            | Problem::LoanEnded
+            | Problem::TitleNotFound
+            | Problem::MethodNotAllowed(_)
+            | Problem::PreconditionFailed
+            | Problem::RangeNotSatisfiable { .. }
+            | Problem::MisdirectedRequest
+            | Problem::OriginFailed
+            | Problem::OriginTimeout => return None,
+        };
+        Some(
+            wait.as_millis()
+                .div_ceil(1000)
+                .max(1)
+                .try_into()
+                .unwrap_or(u64::MAX),
+        )
+    }
+
+    /// The document to send.
+    pub fn document(&self) -> Document<'_> {
+        Document {
+            kind: self.slug(),
+            title: self.title(),
+            status: self.status().as_u16(),
+            detail: self.detail(),
+            reason: match self {
+                Problem::LoanRefused { reason, .. } => Some(reason),
+                Problem::TooManyRequests { reason, .. } => Some(reason),
+                _ => None,
+            },
+            retry_after: self.retry_after(),
+        }
+    }
+
+    fn title(&self) -> &'static str {
+        match self {
+            Problem::RequestMalformed(_) => "Request malformed",
+            Problem::ReaderUnauthenticated(_) => "Reader unauthenticated",
+            Problem::LoanRefused { .. } => "Loan refused",
+            Problem::LoanEnded => "Loan ended",
+            Problem::TitleNotFound => "Title not found",
+            Problem::MethodNotAllowed(_) => "Method not allowed",
+            Problem::PreconditionFailed => "Precondition failed",
+            Problem::RangeNotSatisfiable { .. } => "Range not satisfiable",
+            Problem::MisdirectedRequest => "Misdirected request",
+            Problem::TooManyRequests { .. } => "Too many requests",
+            Problem::OriginFailed => "Origin failed",
+            Problem::OriginTimeout => "Origin timeout",
+            Problem::LendingUnavailable { .. } => "Lending unavailable",
+            Problem::LedgerUnavailable => "Ledger unavailable",
+            Problem::LoanPending { .. } => "Loan pending",
+            Problem::Overloaded => "Overloaded",
+        }
+    }
+
+    fn detail(&self) -> &str {
+        match self {
+            Problem::RequestMalformed(sentence) | Problem::ReaderUnauthenticated(sentence) => sentence,
+            Problem::LoanRefused { reason, .. } => refusal_sentence(reason),
+            Problem::LoanEnded => {
+                "The loan of this title has ended. To borrow it again, sign in anew and open the title from the start."
+            }
+            Problem::TitleNotFound => "There is no such file here. Check the path and the ISBN in it.",
+            Problem::MethodNotAllowed(_) => {
+                "This method has no meaning here. The field Allow lists those that have."
+            }
+            Problem::PreconditionFailed => {
+                "The file is no longer the one that the request's condition names. Fetch it from the start."
+            }
+            Problem::RangeNotSatisfiable { .. } => {
+                "The range lies past the end of the file. The field Content-Range gives the file's length."
+            }
+            Problem::MisdirectedRequest => {
+                "This gate does not answer for that host name. Connect to the host that the request names."
+            }
+            Problem::TooManyRequests { .. } => {
+                "A limit is reached. Wait for as long as Retry-After says and try again."
+            }
+            Problem::OriginFailed => {
+                "The storage did not deliver the file. Try again; if it goes on, tell the operator."
+            }
+            Problem::OriginTimeout => "The storage did not answer in time. Try again in a while.",
+            Problem::LendingUnavailable { .. } => {
+                "The lending platform cannot be reached, so that no new loan can be made. Try again after Retry-After."
+            }
+            Problem::LedgerUnavailable => {
+                "The gate cannot reach its record of loans, so that it can decide nothing. Try again after Retry-After."
+            }
+            Problem::LoanPending { .. } => {
+                "The lending platform has not yet decided about this loan. Ask again after Retry-After; nothing is lost."
+            }
+            Problem::Overloaded => "The gate has too much to do at the moment. Try again after Retry-After.",
+        }
+    }
+}
+
+/// What a reader can do about a refusal. The codes are Bokbasen's (assumed), but for our own slugs at the end.
+fn refusal_sentence(reason: &str) -> &'static str {
+    match reason {
+        "NO_FREE_LICENSE" => {
+            "All copies that the library has of this title are on loan. Try again later or reserve it."
+        }
+        "BUDGET_EXCEEDED" => "The library's budget for loans is used up for now. Ask the library.",
+        "BORROWER_LIMIT" => "The reader has as many loans as the library allows. Return one and try again.",
+        "TITLE_NOT_LENDABLE" => "The library does not lend this title. Ask the library.",
+        "LIBRARY_NOT_ACTIVE" => "The library is not active on the lending platform. Ask the library.",
+        "LICENSE_NOT_FOUND" => "The library has no licence of this title. Ask the library.",
+        "explicit-begin-required" => {
+            "This title is lent only on request. Begin the loan with PUT /loans/{isbn} first."
+        }
+        "continues-download" => {
+            "There is no live loan, and a request that continues a download never begins one. Open the title from the start."
+        }
+        _ => "The lending platform refused this loan. The member reason gives its code; ask the library.",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_document_has_its_slug_sentence_and_wait() {
+        let problem = Problem::LoanRefused {
+            reason: "NO_FREE_LICENSE".into(),
+            retry_after: Some(Duration::from_millis(1500)),
+        };
+        let json = serde_json::to_value(problem.document()).unwrap();
+        assert_eq!(json["type"], "loan-refused");
+        assert_eq!(json["status"], 403);
+        assert_eq!(json["reason"], "NO_FREE_LICENSE");
+        assert_eq!(json["retry_after"], 2);
+        assert!(json["detail"].as_str().unwrap().contains("on loan"));
+    }
+
+    #[test]
+    fn a_wait_is_never_zero() {
+        let problem = Problem::LoanPending {
+            retry_after: Duration::ZERO,
+        };
+        assert_eq!(problem.retry_after(), Some(1));
+    }
+}

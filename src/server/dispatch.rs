@@ -1,0 +1,213 @@
+//! The line that a request walks: reader, catalog, gate, delivery.
+//!
+//! [`dispatch`] is the outer function: whatever happens, it gives a response, counts it, and sees to the one
+//! line that is logged for it, which is written when the body is over. [`walk`] is the inner one, and reads
+//! like the line; it may end anywhere with a [`Problem`].
+
+use std::time::Instant;
+
+use http::header::{CONTENT_LENGTH, HOST, IF_MATCH, IF_RANGE, RANGE, TRANSFER_ENCODING};
+use http::request::Parts;
+use http::{HeaderMap, Method, Request, Response};
+use http_body::Body as _;
+use hyper::body::Incoming;
+
+use super::{Line, respond};
+use crate::catalog::Target;
+use crate::delivery::{Body, Delivered, Delivery, Pass};
+use crate::gate;
+use crate::loan::{Isbn, LoanKey};
+use crate::path::RequestPath;
+use crate::problem::Problem;
+use crate::reader::Reader;
+use crate::telemetry::{RequestLine, Via};
+
+const FILE_METHODS: &str = "GET, HEAD";
+
+/// Answers one request. `server_name` is the name by which the reader asked for this server (SNI).
+pub(super) async fn dispatch(
+    line: &Line,
+    delivery: &Delivery,
+    server_name: Option<&str>,
+    request: Request<Incoming>,
+) -> Response<Body> {
+    let began = Instant::now();
+    let (parts, body) = request.into_parts();
+    let mut log = RequestLine::start(&parts.method, parts.version);
+    let mut via = Via::None;
+    let has_body = !body.is_end_stream();
+    let answer = walk(line, delivery, server_name, &parts, has_body, &mut log, &mut via).await;
+    match answer {
+        Ok(response) => {
+            line.metrics.request("ok", via, began.elapsed());
+            response
+        }
+        Err(problem) => {
+            line.metrics.request(problem.slug(), via, began.elapsed());
+            log.via(via).outcome(problem.status().as_u16(), problem.slug());
+            log.finish(0, "complete", began.elapsed());
+            respond::problem(&problem, &parts.method, parts.version)
+        }
+    }
+}
+
+async fn walk(
+    line: &Line,
+    delivery: &Delivery,
+    server_name: Option<&str>,
+    request: &Parts,
+    has_body: bool,
+    log: &mut RequestLine,
+    via: &mut Via,
+) -> Result<Response<Body>, Problem> {
+    let path = RequestPath::parse(request.uri.path()).map_err(|error| Problem::RequestMalformed(error.0))?;
+    check_authority(request, server_name)?;
+    let (token, path) = path.split_token();
+    let target = line.catalog.resolve(&path)?;
+    log.range(request.headers.get(RANGE));
+    check_shape(request, has_body)?;
+    let pass = match target {
+        Target::Open(file) => {
+            *via = Via::Open;
+            log.route(line.catalog.route_name(file.file().route));
+            Pass::Open(file)
+        }
+        Target::Loanable { isbn, file, explicit } => {
+            log.route(line.catalog.route_name(file.route)).isbn(isbn);
+            let reader = line.readers.authenticate(&request.headers, request.uri.query(), token.as_deref())?;
+            if !reader.opens(Some(isbn), &path) {
+                return Err(outside_of_link());
+            }
+            let (permit, from) = line.gate.admit(&ask(&reader, isbn, explicit, &request.headers)).await;
+            *via = from;
+            Pass::Loan(permit?, file)
+        }
+    };
+    log.via(*via);
+    let log = log.clone();
+    let on_end = Box::new(move |delivered: Delivered| write_line(log, &delivered));
+    delivery.deliver(pass, &request.method, &request.headers, on_end).await
+}
+
+fn write_line(mut log: RequestLine, delivered: &Delivered) {
+    log.outcome(delivered.status.as_u16(), "ok");
+    let head = delivered.opened.duration_since(log.began());
+    log.finish(delivered.bytes, delivered.end.name(), head);
+}
+
+fn ask(reader: &Reader, isbn: Isbn, explicit: bool, headers: &HeaderMap) -> gate::Request {
+    let key = LoanKey { library: reader.library, borrower: reader.borrower, isbn };
+    gate::Request { key, issued: reader.issued, continues: continues_download(headers), explicit }
+}
+
+/// Whether a request goes on with a download: If-Range, If-Match, or a Range that does not start at 0.
+/// Such a request never begins a loan (invariant 7).
+fn continues_download(headers: &HeaderMap) -> bool {
+    headers.contains_key(IF_RANGE)
+        || headers.contains_key(IF_MATCH)
+        || headers.get(RANGE).is_some_and(|range| !starts_at_the_start(range.as_bytes()))
+}
+
+/// Whether a Range field asks for the first byte first. One that is malformed is ignored later on, and
+/// taken here for one that does not: what is in doubt begins nothing.
+fn starts_at_the_start(range: &[u8]) -> bool {
+    let Some((unit, set)) = range.split_first_chunk::<6>() else { return false };
+    unit.eq_ignore_ascii_case(b"bytes=") && matches!(set.trim_ascii_start(), [b'0', b'-', ..])
+}
+
+/// What is asked of a file is a GET or a HEAD without a body.
+fn check_shape(request: &Parts, has_body: bool) -> Result<(), Problem> {
+    if request.method != Method::GET && request.method != Method::HEAD {
+        return Err(Problem::MethodNotAllowed(FILE_METHODS));
+    }
+    let length = request.headers.get(CONTENT_LENGTH).is_some_and(|length| length.as_bytes() != b"0");
+    if has_body || length || request.headers.contains_key(TRANSFER_ENCODING) {
+        return Err(Problem::RequestMalformed("A request for a file has no body. Send it without one."));
+    }
+    Ok(())
+}
+
+/// RFC 9110 §7.4: a request for another authority than the connection was made for is misdirected, and one
+/// that names two is malformed (RFC 9112 §3.2, RFC 9113 §8.3.1).
+fn check_authority(request: &Parts, server_name: Option<&str>) -> Result<(), Problem> {
+    const NO_HOST: Problem =
+        Problem::RequestMalformed("The request names no host, or more than one. Send one field Host.");
+    let mut fields = request.headers.get_all(HOST).iter();
+    let field = match (fields.next(), fields.next()) {
+        (_, Some(_)) => return Err(NO_HOST),
+        (Some(field), None) => Some(field.to_str().map_err(|_| NO_HOST)?),
+        (None, None) => None,
+    };
+    let authority = request.uri.authority().map(http::uri::Authority::as_str);
+    let named = match (authority, field) {
+        (Some(authority), Some(field)) if !authority.eq_ignore_ascii_case(field) => return Err(NO_HOST),
+        (Some(named), _) | (None, Some(named)) => named,
+        (None, None) => return Err(NO_HOST),
+    };
+    match server_name {
+        Some(server_name) if !host_of(named).eq_ignore_ascii_case(server_name) => {
+            Err(Problem::MisdirectedRequest)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// An authority without its port.
+fn host_of(authority: &str) -> &str {
+    match authority.rsplit_once(':') {
+        Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host,
+        _ => authority,
+    }
+}
+
+fn outside_of_link() -> Problem {
+    Problem::LoanRefused { reason: "outside-of-link".to_owned(), retry_after: None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_request_from_the_start_may_begin_a_loan() {
+        for (name, value, continues) in [
+            ("accept", "*/*", false),
+            ("range", "bytes=0-", false),
+            ("range", "bytes=0-1", false),
+            ("range", "Bytes=0-99", false),
+            ("range", "bytes= 0-99", false),
+            ("range", "bytes=1-", true),
+            ("range", "bytes=00-", true),
+            ("range", "bytes=-500", true),
+            ("range", "bytes=", true),
+            ("range", "chapters=0-1", true),
+            ("if-range", "\"v\"", true),
+            ("if-match", "*", true),
+            ("if-none-match", "\"v\"", false),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(name, value.parse().unwrap());
+            assert_eq!(continues_download(&headers), continues, "{name}: {value}");
+        }
+    }
+
+    #[test]
+    fn a_request_names_one_host_and_the_one_that_was_connected_to() {
+        let check = |uri: &str, hosts: &[&str], name: Option<&str>| {
+            let mut request = Request::builder().uri(uri);
+            for host in hosts {
+                request = request.header(HOST, *host);
+            }
+            check_authority(&request.body(()).unwrap().into_parts().0, name)
+        };
+        assert_eq!(check("/f", &["a.no:8443"], Some("a.no")), Ok(()));
+        assert_eq!(check("/f", &["A.no"], Some("a.no")), Ok(()));
+        assert_eq!(check("https://a.no/f", &[], Some("a.no")), Ok(()));
+        assert_eq!(check("/f", &["127.0.0.1:8443"], None), Ok(()));
+        assert_eq!(check("/f", &["[::1]:8443"], None), Ok(()));
+        assert_eq!(check("/f", &["b.no"], Some("a.no")), Err(Problem::MisdirectedRequest));
+        assert!(matches!(check("/f", &[], None), Err(Problem::RequestMalformed(_))));
+        assert!(matches!(check("/f", &["a.no", "b.no"], None), Err(Problem::RequestMalformed(_))));
+        assert!(matches!(check("https://a.no/f", &["b.no"], None), Err(Problem::RequestMalformed(_))));
+    }
+}

@@ -1,0 +1,173 @@
+//! The public listener: HTTPS over HTTP/1.1 and HTTP/2, on one single-threaded runtime per core.
+//!
+//! Called by the command line, which builds the [`Line`]. Each worker thread has its own listening socket
+//! (SO_REUSEPORT) and its own connections to the origins; what they share is the line. Every connection is a
+//! task of its worker; [`Running::drain`] ends them: it stops accepting, lets running bodies go on for as long
+//! as `server.drain` says, and cuts the rest, telling how many those were.
+
+mod connection;
+mod dispatch;
+mod listen;
+mod respond;
+mod tls;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::catalog::Catalog;
+use crate::delivery::Delivery;
+use crate::gate::Gate;
+use crate::reader::Readers;
+use crate::telemetry::Metrics;
+
+pub use tls::{Certificates, TlsError};
+
+/// A certificate chain and its key, as files in PEM.
+#[derive(Clone, Debug)]
+pub struct Certificate {
+    /// The chain, the server's own certificate first.
+    pub certificate: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
+}
+
+/// The keys of `[listen] public`, `[tls]` and `[server]`.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Where readers connect.
+    pub listen: SocketAddr,
+    /// The certificate for names that no other has.
+    pub certificate: Certificate,
+    /// `[[tls.extra]]`: more certificates, chosen by SNI.
+    pub extra: Vec<Certificate>,
+    /// How long running downloads may go on after the signal to stop.
+    pub drain: Duration,
+    /// What all streams together may buffer, in bytes.
+    pub buffers: u64,
+}
+
+/// Everything that a request walks through, shared by all workers.
+#[derive(Debug)]
+pub struct Line {
+    /// Who asks.
+    pub readers: Arc<Readers>,
+    /// What is asked.
+    pub catalog: Arc<Catalog>,
+    /// May they.
+    pub gate: Gate,
+    /// What is counted.
+    pub metrics: Metrics,
+}
+
+/// Why the server did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// The address cannot be listened on.
+    #[error("cannot listen on {address}: {source}; is another program there, or is the port below 1024?")]
+    Listen {
+        /// The address as configured.
+        address: SocketAddr,
+        /// The system's word.
+        source: std::io::Error,
+    },
+    /// The certificate is not usable.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// A worker thread could not be made.
+    #[error("cannot start a worker thread: {0}")]
+    Worker(std::io::Error),
+}
+
+/// A server that answers.
+#[derive(Debug)]
+pub struct Running {
+    /// Where it answers, with the port that it really has.
+    pub address: SocketAddr,
+    drain: Duration,
+    stopping: Stopping,
+    workers: Vec<JoinHandle<()>>,
+}
+
+/// How a worker and its connections are told to stop.
+#[derive(Clone, Debug, Default)]
+struct Stopping {
+    /// No new connections; the open ones finish what they are doing.
+    drain: CancellationToken,
+    /// The open ones are cut.
+    cut: CancellationToken,
+    connections: TaskTracker,
+}
+
+/// One core's part of the server.
+#[derive(Debug)]
+struct Worker {
+    line: Arc<Line>,
+    delivery: Delivery,
+    certificates: Arc<Certificates>,
+    stopping: Stopping,
+}
+
+/// Starts one worker for each core, or `workers` of them.
+///
+/// `delivery` makes each worker's own way to the origins.
+///
+/// # Errors
+/// [`ServerError`]; nothing is left running.
+pub fn start(
+    settings: &Settings,
+    workers: usize,
+    line: Arc<Line>,
+    certificates: Arc<Certificates>,
+    mut delivery: impl FnMut() -> Delivery,
+) -> Result<Running, ServerError> {
+    let listen_error = |source| ServerError::Listen { address: settings.listen, source };
+    let first = listen::bind(settings.listen).map_err(listen_error)?;
+    let address = first.local_addr().map_err(listen_error)?;
+    let mut sockets = vec![first];
+    for _ in 1..workers {
+        sockets.push(listen::bind(address).map_err(listen_error)?);
+    }
+    let stopping = Stopping::default();
+    let mut threads = Vec::with_capacity(workers);
+    for (number, socket) in sockets.into_iter().enumerate() {
+        let worker = Worker {
+            line: line.clone(),
+            delivery: delivery(),
+            certificates: certificates.clone(),
+            stopping: stopping.clone(),
+        };
+        let thread = listen::spawn(number, socket, worker).map_err(|error| {
+            stopping.drain.cancel();
+            ServerError::Worker(error)
+        })?;
+        threads.push(thread);
+    }
+    Ok(Running { address, drain: settings.drain, stopping, workers: threads })
+}
+
+impl Running {
+    /// Stops accepting, waits for running requests, then cuts what is left. Returns how many were cut.
+    pub async fn drain(self) -> usize {
+        self.stopping.drain.cancel();
+        self.stopping.connections.close();
+        let finished = tokio::time::timeout(self.drain, self.stopping.connections.wait()).await;
+        let left = if finished.is_ok() { 0 } else { self.stopping.connections.len() };
+        self.stopping.cut.cancel();
+        let workers = self.workers;
+        let _ = tokio::task::spawn_blocking(move || {
+            for worker in workers {
+                if worker.join().is_err() {
+                    tracing::error!("a worker thread had died");
+                }
+            }
+        })
+        .await;
+        left
+    }
+}

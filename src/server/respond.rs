@@ -1,0 +1,59 @@
+//! Where a [`Problem`] becomes bytes, and nowhere else.
+//!
+//! Called by the dispatcher. The body is the problem document (RFC 9457), the fields are those that the status
+//! asks for (RFC 9110), and nothing of it may be stored.
+
+use bytes::Bytes;
+use http::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_RANGE, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::{HeaderValue, Method, Response, Version};
+use http_body_util::{BodyExt, Empty, Full};
+
+use crate::delivery::Body;
+use crate::problem::Problem;
+
+/// The response to a request that met this problem.
+pub(super) fn problem(problem: &Problem, method: &Method, version: Version) -> Response<Body> {
+    let document = serde_json::to_vec(&problem.document()).unwrap_or_default();
+    let length = document.len();
+    let mut response = Response::new(if method == Method::HEAD { empty() } else { full(document) });
+    *response.status_mut() = problem.status();
+    let fields = response.headers_mut();
+    fields.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+    fields.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    fields.insert("x-content-type-options", HeaderValue::from_static("nosniff"));
+    if method == Method::HEAD {
+        fields.insert(http::header::CONTENT_LENGTH, HeaderValue::from(length));
+    }
+    if let Some(seconds) = problem.retry_after() {
+        fields.insert(RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    match problem {
+        Problem::ReaderUnauthenticated(_) => {
+            fields.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        Problem::MethodNotAllowed(methods) => {
+            fields.insert(ALLOW, HeaderValue::from_static(methods));
+        }
+        Problem::RangeNotSatisfiable { complete_length } => {
+            if let Ok(value) = HeaderValue::try_from(format!("bytes */{complete_length}")) {
+                fields.insert(CONTENT_RANGE, value);
+            }
+        }
+        // A body may follow that nobody reads: over HTTP/1.1 the connection cannot be used again.
+        Problem::RequestMalformed(_) if version < Version::HTTP_2 => {
+            fields.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        _ => {}
+    }
+    response
+}
+
+/// A whole body.
+pub(super) fn full(bytes: impl Into<Bytes>) -> Body {
+    Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
+}
+
+/// No body.
+pub(super) fn empty() -> Body {
+    Empty::new().map_err(|never| match never {}).boxed_unsync()
+}

@@ -1,0 +1,303 @@
+//! Every metric, with its name, unit and meaning: the one place where they are named.
+//!
+//! Handles of the hot path are made at the start, so that counting is one atomic addition. Each gate has a
+//! registry of its own, so that two in one process do not count into each other.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use metrics::{
+    Counter, Gauge, Histogram, Key, KeyName, Label, Level, Metadata, Recorder, SharedString, Unit,
+};
+use metrics_exporter_prometheus::{BuildError, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+
+use super::Via;
+
+const SECONDS: [f64; 12] = [
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0,
+];
+const METADATA: Metadata<'static> = Metadata::new("loangate", Level::INFO, None);
+
+/// Name, unit and meaning of every counter.
+const COUNTERS: [(&str, Unit, &str); 9] = [
+    (
+        "loangate_requests_total",
+        Unit::Count,
+        "Requests, by outcome (ok or the problem's slug) and via",
+    ),
+    (
+        "loangate_delivered_bytes_total",
+        Unit::Bytes,
+        "Body bytes that left towards readers",
+    ),
+    (
+        "loangate_streams_closed_total",
+        Unit::Count,
+        "Bodies that are over, by how they ended",
+    ),
+    (
+        "loangate_handshakes_total",
+        Unit::Count,
+        "TLS handshakes, by outcome",
+    ),
+    (
+        "loangate_connections_total",
+        Unit::Count,
+        "Connections whose handshake succeeded",
+    ),
+    (
+        "loangate_loan_events_total",
+        Unit::Count,
+        "Events of loans that were written to the ledger",
+    ),
+    (
+        "loangate_lending_calls_total",
+        Unit::Count,
+        "Calls to Bokbasen, by call and outcome",
+    ),
+    (
+        "loangate_origin_requests_total",
+        Unit::Count,
+        "Requests to origins, by origin and outcome",
+    ),
+    (
+        "loangate_ledger_commands_total",
+        Unit::Count,
+        "Commands that the ledger committed",
+    ),
+];
+/// Name, unit and meaning of every gauge.
+const GAUGES: [(&str, Unit, &str); 3] = [
+    ("loangate_streams", Unit::Count, "Bodies on their way to readers"),
+    ("loangate_connections", Unit::Count, "Open connections"),
+    (
+        "loangate_lending_breaker_open",
+        Unit::Count,
+        "1 while calls to Bokbasen are held back",
+    ),
+];
+/// Name, unit and meaning of every histogram.
+const HISTOGRAMS: [(&str, Unit, &str); 4] = [
+    (
+        "loangate_head_seconds",
+        Unit::Seconds,
+        "From a request to the head of its answer",
+    ),
+    (
+        "loangate_lending_call_seconds",
+        Unit::Seconds,
+        "How long a call to Bokbasen took",
+    ),
+    (
+        "loangate_origin_first_byte_seconds",
+        Unit::Seconds,
+        "From a request to an origin to the head of its answer",
+    ),
+    (
+        "loangate_ledger_commit_seconds",
+        Unit::Seconds,
+        "How long a commit of the ledger took",
+    ),
+];
+
+/// The handles that the other modules count with. Cheap to clone.
+#[derive(Clone)]
+pub struct Metrics {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    recorder: PrometheusRecorder,
+    handle: PrometheusHandle,
+    ok: HashMap<&'static str, Counter>,
+    head: Histogram,
+    delivered: Counter,
+    streams: Gauge,
+    connections: Gauge,
+    connections_total: Counter,
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Metrics")
+    }
+}
+
+impl Metrics {
+    /// A registry of its own.
+    ///
+    /// # Errors
+    /// Where the histogram's buckets are not accepted.
+    pub fn new() -> Result<Metrics, BuildError> {
+        let recorder = PrometheusBuilder::new().set_buckets(&SECONDS)?.build_recorder();
+        for (name, unit, help) in COUNTERS {
+            recorder.describe_counter(KeyName::from(name), Some(unit), SharedString::const_str(help));
+        }
+        for (name, unit, help) in GAUGES {
+            recorder.describe_gauge(KeyName::from(name), Some(unit), SharedString::const_str(help));
+        }
+        for (name, unit, help) in HISTOGRAMS {
+            recorder.describe_histogram(KeyName::from(name), Some(unit), SharedString::const_str(help));
+        }
+        let counter = |name: &'static str| recorder.register_counter(&Key::from_static_name(name), &METADATA);
+        let gauge = |name: &'static str| recorder.register_gauge(&Key::from_static_name(name), &METADATA);
+        let ok = Via::ALL.map(|via| {
+            let labels = vec![Label::new("outcome", "ok"), Label::new("via", via.name())];
+            let key = Key::from_parts("loangate_requests_total", labels);
+            (via.name(), recorder.register_counter(&key, &METADATA))
+        });
+        let inner = Inner {
+            handle: recorder.handle(),
+            ok: ok.into(),
+            head: recorder.register_histogram(&Key::from_static_name("loangate_head_seconds"), &METADATA),
+            delivered: counter("loangate_delivered_bytes_total"),
+            streams: gauge("loangate_streams"),
+            connections: gauge("loangate_connections"),
+            connections_total: counter("loangate_connections_total"),
+            recorder,
+        };
+        Ok(Metrics {
+            inner: Arc::new(inner),
+        })
+    }
+
+    /// The text that Prometheus reads.
+    pub fn render(&self) -> String {
+        self.inner.handle.run_upkeep();
+        self.inner.handle.render()
+    }
+
+    fn count(&self, name: &'static str, labels: &[(&'static str, &str)]) {
+        let labels: Vec<Label> = labels
+            .iter()
+            .map(|(key, value)| Label::new(*key, (*value).to_owned()))
+            .collect();
+        self.inner
+            .recorder
+            .register_counter(&Key::from_parts(name, labels), &METADATA)
+            .increment(1);
+    }
+
+    fn took(&self, name: &'static str, took: Duration) {
+        self.inner
+            .recorder
+            .register_histogram(&Key::from_static_name(name), &METADATA)
+            .record(took.as_secs_f64());
+    }
+
+    /// A request was decided, and its head is ready.
+    pub fn request(&self, outcome: &'static str, via: Via, head: Duration) {
+        self.inner.head.record(head.as_secs_f64());
+        match self.inner.ok.get(via.name()) {
+            Some(counter) if outcome == "ok" => counter.increment(1),
+            _ => self.count(
+                "loangate_requests_total",
+                &[("outcome", outcome), ("via", via.name())],
+            ),
+        }
+    }
+
+    /// Body bytes left towards a reader.
+    pub fn delivered(&self, bytes: u64) {
+        self.inner.delivered.increment(bytes);
+    }
+
+    /// A body began.
+    pub fn stream_opened(&self) {
+        self.inner.streams.increment(1.0);
+    }
+
+    /// A body is over.
+    pub fn stream_closed(&self, end: &'static str) {
+        self.inner.streams.decrement(1.0);
+        self.count("loangate_streams_closed_total", &[("end", end)]);
+    }
+
+    /// A handshake succeeded or failed.
+    pub fn handshake(&self, succeeded: bool) {
+        self.count(
+            "loangate_handshakes_total",
+            &[("outcome", if succeeded { "ok" } else { "failed" })],
+        );
+    }
+
+    /// A connection is open.
+    pub fn connection_opened(&self) {
+        self.inner.connections_total.increment(1);
+        self.inner.connections.increment(1.0);
+    }
+
+    /// A connection is closed.
+    pub fn connection_closed(&self) {
+        self.inner.connections.decrement(1.0);
+    }
+
+    /// An event of a loan was written.
+    pub fn loan(&self, event: &'static str) {
+        self.count("loangate_loan_events_total", &[("event", event)]);
+    }
+
+    /// A call to Bokbasen came back, or did not.
+    pub fn lending_call(&self, call: &'static str, outcome: &'static str, took: Duration) {
+        self.count(
+            "loangate_lending_calls_total",
+            &[("call", call), ("outcome", outcome)],
+        );
+        self.took("loangate_lending_call_seconds", took);
+    }
+
+    /// Calls to Bokbasen are held back, or let through again.
+    pub fn lending_breaker(&self, open: bool) {
+        let key = Key::from_static_name("loangate_lending_breaker_open");
+        self.inner
+            .recorder
+            .register_gauge(&key, &METADATA)
+            .set(if open { 1.0 } else { 0.0 });
+    }
+
+    /// An origin answered, or did not.
+    pub fn origin_request(&self, origin: &str, outcome: &'static str, first_byte: Duration) {
+        self.count(
+            "loangate_origin_requests_total",
+            &[("origin", origin), ("outcome", outcome)],
+        );
+        self.took("loangate_origin_first_byte_seconds", first_byte);
+    }
+
+    /// The ledger committed so many commands together.
+    pub fn ledger_batch(&self, commands: usize, took: Duration) {
+        let key = Key::from_static_name("loangate_ledger_commands_total");
+        let commands = u64::try_from(commands).unwrap_or(u64::MAX);
+        self.inner
+            .recorder
+            .register_counter(&key, &METADATA)
+            .increment(commands);
+        self.took("loangate_ledger_commit_seconds", took);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_counted_can_be_read() {
+        let metrics = Metrics::new().unwrap();
+        metrics.request("ok", Via::Cache, Duration::from_millis(1));
+        metrics.request("loan-refused", Via::Ledger, Duration::from_millis(1));
+        metrics.delivered(1000);
+        let text = metrics.render();
+        assert!(
+            text.contains(r#"loangate_requests_total{outcome="ok",via="cache"} 1"#),
+            "{text}"
+        );
+        assert!(
+            text.contains(r#"outcome="loan-refused",via="ledger"} 1"#),
+            "{text}"
+        );
+        assert!(text.contains("loangate_delivered_bytes_total 1000"), "{text}");
+        assert!(text.contains("# HELP loangate_delivered_bytes_total"), "{text}");
+    }
+}
