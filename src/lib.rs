@@ -1,12 +1,12 @@
 //! loangate: a streaming HTTPS gate that hands out e-books and audiobooks only under a loan that Bokbasen, the
 //! Norwegian book trade's lending platform, has accepted.
 //!
-//! A request walks one line: `reader` (who asks) → [`catalog`] (what is asked) → `gate` (may they) → `delivery`
+//! A request walks one line: [`reader`] (who asks) → [`catalog`] (what is asked) → `gate` (may they) → `delivery`
 //! (the file, from an origin). Beside the line, `circulation` leads each loan's life, with the [`ledger`] as
 //! its memory and `lending` as its way to Bokbasen.
 //!
 //! Built so far, and documented here: the vocabulary ([`loan`], [`path`], [`problem`], [`clock`]),
-//! [`telemetry`], [`catalog`] and [`ledger`]. The README says what stands beside them.
+//! [`telemetry`], [`reader`], [`catalog`] and [`ledger`]. The README says what stands beside them.
 
 pub mod catalog;
 pub mod clock;
@@ -14,4 +14,5 @@ pub mod ledger;
 pub mod loan;
 pub mod path;
 pub mod problem;
+pub mod reader;
 pub mod telemetry;

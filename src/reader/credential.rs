@@ -1,0 +1,107 @@
+//! Where a request says who asks: the field Authorization, the query's `token`, or a token in the path.
+//!
+//! `reader/mod.rs` calls it first, on every request. It looks at the form only, allocates nothing in the usual
+//! case, and promises that what it calls a JWT came in Authorization and what it calls a link did not: the
+//! cache of verified tokens asks for no more.
+
+use std::borrow::Cow;
+
+use http::HeaderMap;
+use http::header::AUTHORIZATION;
+use percent_encoding::percent_decode_str;
+
+use super::refusal::Refusal;
+
+/// The longest JWT that is looked at, in bytes.
+const MAX_TOKEN: usize = 8 * 1024;
+
+/// The longest link token that is looked at, in characters: a path holds no more.
+pub(super) const MAX_LINK: usize = 1024;
+
+/// What a request brings, unverified.
+#[derive(Eq, PartialEq)]
+pub(super) enum Credential<'a> {
+    Token(&'a str),
+    Link(Cow<'a, str>),
+}
+
+impl Credential<'_> {
+    /// The text that its hash is made of.
+    pub(super) fn text(&self) -> &str {
+        match self {
+            Credential::Token(token) => token,
+            Credential::Link(token) => token,
+        }
+    }
+}
+
+/// Finds the one credential: Authorization before the query, the query before the path.
+pub(super) fn find<'a>(
+    headers: &'a HeaderMap,
+    query: Option<&'a str>,
+    path_token: Option<&'a str>,
+) -> Result<Credential<'a>, Refusal> {
+    if let Some(token) = bearer(headers)? {
+        return Ok(Credential::Token(token));
+    }
+    let link = match query.map(token_of_query).transpose()?.flatten() {
+        Some(link) => link,
+        None => Cow::Borrowed(path_token.ok_or(Refusal::NoCredential)?),
+    };
+    check_link(&link)?;
+    Ok(Credential::Link(link))
+}
+
+/// The bearer token of RFC 6750 §2.1; the scheme's name in any case (RFC 9110 §11.1).
+fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
+    let mut fields = headers.get_all(AUTHORIZATION).iter();
+    let Some(field) = fields.next() else {
+        return Ok(None);
+    };
+    if fields.next().is_some() {
+        return Err(Refusal::SeveralCredentials);
+    }
+    let text = field.to_str().map_err(|_| Refusal::OtherScheme)?;
+    let (scheme, token) = text.split_once(' ').ok_or(Refusal::OtherScheme)?;
+    let token = token.trim_matches(' ');
+    if !scheme.eq_ignore_ascii_case("bearer") || token.is_empty() || token.contains([' ', '\t', ',']) {
+        return Err(Refusal::OtherScheme);
+    }
+    if token.len() > MAX_TOKEN {
+        return Err(Refusal::TokenTooLong);
+    }
+    if !token.contains('.') {
+        return Err(Refusal::TokenMalformed); // a link here would be found in the cache, but not verified
+    }
+    Ok(Some(token))
+}
+
+/// The value of the one parameter `token`.
+fn token_of_query(query: &str) -> Result<Option<Cow<'_, str>>, Refusal> {
+    let mut tokens = query
+        .split('&')
+        .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
+        .filter(|(name, _)| *name == "token");
+    let Some((_, token)) = tokens.next() else {
+        return Ok(None);
+    };
+    if tokens.next().is_some() {
+        return Err(Refusal::LinkTwice);
+    }
+    percent_decode_str(token)
+        .decode_utf8()
+        .map(Some)
+        .map_err(|_| Refusal::LinkMalformed)
+}
+
+/// A link's token has base64url's characters only, so a dot makes it a JWT.
+fn check_link(link: &str) -> Result<(), Refusal> {
+    if link.contains('.') {
+        return Err(Refusal::TokenInLink);
+    }
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+    if link.is_empty() || link.len() > MAX_LINK || !link.bytes().all(allowed) {
+        return Err(Refusal::LinkMalformed);
+    }
+    Ok(())
+}

@@ -1,0 +1,114 @@
+//! The login service's public keys, from a JWKS file (RFC 7517).
+//!
+//! `reader/mod.rs` reads the file at start and on reload. Each key is bound here to the one algorithm that its
+//! own type, curve and `alg` allow, so that a token's header can never choose what a key is used for. A key for
+//! another purpose or algorithm is passed over; a key that should fit and is broken is an error.
+
+use std::path::Path;
+
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED, ED25519, UnparsedPublicKey, VerificationAlgorithm};
+use jsonwebtoken::jwk::{
+    AlgorithmParameters, EllipticCurve, Jwk, JwkSet, KeyAlgorithm, KeyOperations, PublicKeyUse,
+};
+use jsonwebtoken::{DecodingKey, DecodingKeyKind};
+
+use super::{Algorithm, JwtSettings, ReadersError};
+
+/// The largest JWKS file that is read, in bytes.
+const MAX_FILE: u64 = 1024 * 1024;
+
+/// The moduli that RS256 is verified with, in bytes: 2048 to 8192 bits.
+const RSA_MODULUS: std::ops::RangeInclusive<usize> = 256..=1024;
+
+/// A public key, and the one algorithm it is for.
+pub(super) struct VerifyKey {
+    pub(super) kid: Option<String>,
+    pub(super) algorithm: Algorithm,
+    pub(super) key: DecodingKey,
+}
+
+/// The keys of the file that fit the allowed algorithms; at least one.
+pub(super) fn read(settings: &JwtSettings) -> Result<Vec<VerifyKey>, ReadersError> {
+    let file = settings.jwks.display();
+    let text = read_file(&settings.jwks)
+        .map_err(|error| ReadersError(format!("The JWKS file {file} cannot be read: {error}.")))?;
+    let set: JwkSet = serde_json::from_str(&text).map_err(|error| {
+        ReadersError(format!(
+            "The file {file} is not a JWKS, which is JSON with a list `keys`: line {}, column {}.",
+            error.line(),
+            error.column()
+        ))
+    })?;
+    let mut keys = Vec::new();
+    for (index, jwk) in set.keys.iter().enumerate() {
+        let Some(algorithm) = algorithm_of(jwk).filter(|it| settings.algorithms.contains(it)) else {
+            continue;
+        };
+        let key = usable(jwk, algorithm).ok_or_else(|| {
+            let number = index + 1;
+            ReadersError(format!(
+                "Key number {number} in the JWKS file {file} is not a valid key for {algorithm:?}: replace it or take it out."
+            ))
+        })?;
+        let kid = jwk.common.key_id.clone();
+        keys.push(VerifyKey { kid, algorithm, key });
+    }
+    if keys.is_empty() {
+        return Err(ReadersError(format!(
+            "No key in the JWKS file {file} fits the allowed algorithms {:?}: add one, or allow its algorithm.",
+            settings.algorithms
+        )));
+    }
+    Ok(keys)
+}
+
+fn read_file(path: &Path) -> std::io::Result<String> {
+    let length = std::fs::metadata(path)?.len();
+    if length > MAX_FILE {
+        return Err(std::io::Error::other("it is larger than 1 MiB"));
+    }
+    std::fs::read_to_string(path)
+}
+
+/// What a key is for, by its type and curve (RFC 7518 §6, RFC 8037 §2), its `alg`, `use` and `key_ops`.
+fn algorithm_of(jwk: &Jwk) -> Option<Algorithm> {
+    let (algorithm, named) = match &jwk.algorithm {
+        AlgorithmParameters::OctetKeyPair(key) if key.curve == EllipticCurve::Ed25519 => {
+            (Algorithm::EdDSA, KeyAlgorithm::EdDSA)
+        }
+        AlgorithmParameters::EllipticCurve(key) if key.curve == EllipticCurve::P256 => {
+            (Algorithm::ES256, KeyAlgorithm::ES256)
+        }
+        AlgorithmParameters::RSA(_) => (Algorithm::RS256, KeyAlgorithm::RS256),
+        _ => return None,
+    };
+    let common = &jwk.common;
+    let fits = common.key_algorithm.is_none_or(|alg| alg == named)
+        && common
+            .public_key_use
+            .as_ref()
+            .is_none_or(|purpose| *purpose == PublicKeyUse::Signature)
+        && common
+            .key_operations
+            .as_ref()
+            .is_none_or(|operations| operations.contains(&KeyOperations::Verify));
+    fits.then_some(algorithm)
+}
+
+/// The key, if its bytes are one.
+fn usable(jwk: &Jwk, algorithm: Algorithm) -> Option<DecodingKey> {
+    let key = DecodingKey::from_jwk(jwk).ok()?;
+    let sound = match (key.kind(), algorithm) {
+        (DecodingKeyKind::SecretOrDer(bytes), Algorithm::EdDSA) => parses(&ED25519, bytes),
+        (DecodingKeyKind::SecretOrDer(bytes), Algorithm::ES256) => parses(&ECDSA_P256_SHA256_FIXED, bytes),
+        (DecodingKeyKind::RsaModulusExponent { n, e }, Algorithm::RS256) => {
+            RSA_MODULUS.contains(&n.len()) && !e.is_empty()
+        }
+        _ => false,
+    };
+    sound.then_some(key)
+}
+
+fn parses(algorithm: &'static dyn VerificationAlgorithm, bytes: &[u8]) -> bool {
+    UnparsedPublicKey::new(algorithm, bytes).parse().is_ok()
+}

@@ -1,0 +1,228 @@
+//! Who asks: a reader token (JWT) or a signed link becomes a library and a borrower's pseudonym.
+//!
+//! `server` calls [`Readers::authenticate`] as the first step of the line; `admin` and `cli` mint links through
+//! it. It calls the vocabulary only and reads one file, the JWKS. It promises that a credential is verified once
+//! and then found by its hash until it expires or the keys change, and that a borrower's own id is gone when it
+//! returns: no log, error, cache or `Debug` has it.
+
+mod credential;
+mod jwks;
+mod jwt;
+mod link;
+mod pseudonym;
+mod refusal;
+mod scope;
+mod settings;
+#[cfg(test)]
+mod tests;
+mod verified;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use http::HeaderMap;
+use jiff::Timestamp;
+
+use self::credential::Credential;
+use self::jwt::{LEEWAY, Tokens};
+use self::link::LinkKeys;
+use self::pseudonym::Pseudonyms;
+use self::refusal::Refusal;
+use self::verified::{TokenHash, Verified, VerifiedTokens};
+use crate::clock::{self, Clock};
+use crate::loan::{Borrower, LibraryId};
+use crate::problem::Problem;
+
+pub use self::scope::{Reader, Scope};
+pub use self::settings::{Algorithm, JwtSettings, LinkKey, Settings};
+
+/// Readers, ready to authenticate requests. `Debug` shows no key and no reader.
+pub struct Readers {
+    clock: Clock,
+    pseudonyms: Pseudonyms,
+    keys: ArcSwap<Keys>,
+}
+
+/// Everything that a reload replaces: the keys, and what was verified with them.
+struct Keys {
+    settings: Settings,
+    tokens: Option<Tokens>,
+    links: LinkKeys,
+    verified: VerifiedTokens,
+}
+
+impl Readers {
+    /// Reads the JWKS and the keys.
+    ///
+    /// # Errors
+    /// Where the JWKS file is missing, broken or has no key for the allowed algorithms, and where a secret is
+    /// shorter than 32 bytes or two link keys share an id.
+    pub fn new(settings: &Settings, clock: Clock) -> Result<Readers, ReadersError> {
+        Ok(Readers {
+            pseudonyms: Pseudonyms::new(&settings.pseudonym_key)?,
+            keys: ArcSwap::from_pointee(Keys::read(settings.clone(), &clock)?),
+            clock,
+        })
+    }
+
+    /// Reads the JWKS file anew and forgets every verified token. On an error all stays as it was.
+    ///
+    /// # Errors
+    /// As [`Readers::new`].
+    pub fn reload(&self) -> Result<(), ReadersError> {
+        let settings = self.keys.load().settings.clone();
+        self.reload_with(&settings)
+    }
+
+    /// Takes over new settings, link keys included, and forgets every verified token and link. On an error all
+    /// stays as it was.
+    ///
+    /// # Errors
+    /// As [`Readers::new`], and where the pseudonym key is another one: every reader would become a stranger.
+    pub fn reload_with(&self, settings: &Settings) -> Result<(), ReadersError> {
+        if Pseudonyms::new(&settings.pseudonym_key)?.fingerprint() != self.key_fingerprint() {
+            return Err(ReadersError(
+                "The pseudonym key has changed, which a reload cannot do: put the old one back.".to_owned(),
+            ));
+        }
+        let keys = Keys::read(settings.clone(), &self.clock)?;
+        self.keys.store(Arc::new(keys));
+        Ok(())
+    }
+
+    /// Who asks: from Authorization, else the link in the query (`token`), else the path prefix token (`~…`, given by the caller without the tilde).
+    ///
+    /// The hot path: a verified token is found by its hash, without a signature check and without an allocation.
+    ///
+    /// # Errors
+    /// [`Problem::RequestMalformed`] for a link that cannot be read, [`Problem::ReaderUnauthenticated`] for every
+    /// other credential that is missing or not good.
+    pub fn authenticate(
+        &self,
+        headers: &HeaderMap,
+        query: Option<&str>,
+        path_token: Option<&str>,
+    ) -> Result<Arc<Reader>, Problem> {
+        credential::find(headers, query, path_token)
+            .and_then(|credential| self.verified(&credential))
+            .map_err(Refusal::problem)
+    }
+
+    fn verified(&self, credential: &Credential<'_>) -> Result<Arc<Reader>, Refusal> {
+        let keys = self.keys.load();
+        let now = self.clock.now();
+        let hash = TokenHash::of(credential.text());
+        if let Some(reader) = keys.verified.get(&hash, now) {
+            return Ok(reader);
+        }
+        let (reader, until) = match credential {
+            Credential::Token(token) => {
+                let tokens = keys.tokens.as_ref().ok_or(Refusal::NoTokensHere)?;
+                let reader = tokens.verify(token, &self.pseudonyms, now)?;
+                let until = clock::after(reader.expires, LEEWAY);
+                (reader, until)
+            }
+            Credential::Link(token) => {
+                let reader = keys.read_link(token)?;
+                check_link_times(&reader, now)?;
+                let until = reader.expires;
+                (reader, until)
+            }
+        };
+        let reader = Arc::new(reader);
+        let entry = Verified {
+            reader: Arc::clone(&reader),
+            until,
+        };
+        keys.verified.remember(hash, entry);
+        Ok(reader)
+    }
+
+    /// The pseudonym of a borrower's own id, which is not kept.
+    pub fn pseudonym(&self, library: LibraryId, borrower: &str) -> Borrower {
+        self.pseudonyms.of(library, borrower)
+    }
+
+    /// For the ledger: a one-way fingerprint of the pseudonym key.
+    pub fn key_fingerprint(&self) -> [u8; 32] {
+        self.pseudonyms.fingerprint()
+    }
+
+    /// Mints a link token, good for `ttl` from now: text safe in a query and in a path segment, and its expiry.
+    ///
+    /// None where no link key is configured, and for what no link may open: [`Scope::All`], or a prefix without
+    /// segments or too long for a URL.
+    pub fn mint_link(
+        &self,
+        library: LibraryId,
+        borrower: Borrower,
+        scope: &Scope,
+        ttl: Duration,
+    ) -> Option<(String, Timestamp)> {
+        let now = whole_seconds(self.clock.now());
+        let expires = whole_seconds(clock::after(now, ttl));
+        let reader = Reader {
+            library,
+            borrower,
+            issued: Some(now),
+            expires,
+            scope: scope.clone(),
+        };
+        Some((self.keys.load().links.mint(&reader)?, expires))
+    }
+
+    #[cfg(test)]
+    fn remembered(&self) -> u64 {
+        self.keys.load().verified.len()
+    }
+}
+
+impl fmt::Debug for Readers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Readers").finish_non_exhaustive()
+    }
+}
+
+impl Keys {
+    fn read(settings: Settings, clock: &Clock) -> Result<Keys, ReadersError> {
+        Ok(Keys {
+            tokens: settings.jwt.as_ref().map(Tokens::new).transpose()?,
+            links: LinkKeys::new(&settings.link_keys)?,
+            verified: VerifiedTokens::new(clock.clone()),
+            settings,
+        })
+    }
+
+    fn read_link(&self, token: &str) -> Result<Reader, Refusal> {
+        if self.links.is_empty() {
+            return Err(Refusal::NoLinksHere);
+        }
+        self.links.read(token)
+    }
+}
+
+/// A link is minted and read by gates of one configuration: its end needs no leeway, as a JWT's does.
+fn check_link_times(reader: &Reader, now: Timestamp) -> Result<(), Refusal> {
+    if reader
+        .issued
+        .is_some_and(|issued| issued > clock::after(now, LEEWAY))
+    {
+        return Err(Refusal::LinkIssuedAhead);
+    }
+    if now >= reader.expires {
+        return Err(Refusal::LinkExpired);
+    }
+    Ok(())
+}
+
+/// A link bears whole seconds: cut off, so that it is never later than said.
+fn whole_seconds(time: Timestamp) -> Timestamp {
+    Timestamp::from_second(time.as_second()).unwrap_or(time)
+}
+
+/// Why the readers' keys cannot be used: a sentence with file and reason, never a key.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct ReadersError(pub String);

@@ -1,0 +1,122 @@
+//! Why a request has no reader: every reason, with its sentence and its problem document.
+//!
+//! The other files of `reader` return these; `reader/mod.rs` turns one into a [`Problem`] at the end. A sentence
+//! is fixed text: it never repeats what the request said, and never names a key, a borrower or a token.
+
+use crate::problem::Problem;
+
+/// Why nobody could be made out.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Refusal {
+    NoCredential,
+    SeveralCredentials,
+    OtherScheme,
+    NoTokensHere,
+    NoLinksHere,
+    TokenInLink,
+    TokenTooLong,
+    TokenMalformed,
+    TokenAlgorithm,
+    TokenKey,
+    TokenSignature,
+    TokenIssuer,
+    TokenAudience,
+    TokenWithoutExpiry,
+    TokenExpired,
+    TokenNotYetValid,
+    TokenIssuedAhead,
+    TokenLibrary,
+    TokenBorrower,
+    LinkTwice,
+    LinkMalformed,
+    LinkKey,
+    LinkForged,
+    LinkIssuedAhead,
+    LinkExpired,
+}
+
+impl Refusal {
+    /// 400 for a link that cannot be read, 401 for everything else.
+    pub(super) fn problem(self) -> Problem {
+        match self {
+            Refusal::LinkTwice | Refusal::LinkMalformed => Problem::RequestMalformed(self.sentence()),
+            Refusal::NoCredential
+            | Refusal::SeveralCredentials
+            | Refusal::OtherScheme
+            | Refusal::NoTokensHere
+            | Refusal::NoLinksHere
+            | Refusal::TokenInLink
+            | Refusal::TokenTooLong
+            | Refusal::TokenMalformed
+            | Refusal::TokenAlgorithm
+            | Refusal::TokenKey
+            | Refusal::TokenSignature
+            | Refusal::TokenIssuer
+            | Refusal::TokenAudience
+            | Refusal::TokenWithoutExpiry
+            | Refusal::TokenExpired
+            | Refusal::TokenNotYetValid
+            | Refusal::TokenIssuedAhead
+            | Refusal::TokenLibrary
+            | Refusal::TokenBorrower
+            | Refusal::LinkKey
+            | Refusal::LinkForged
+            | Refusal::LinkIssuedAhead
+            | Refusal::LinkExpired => Problem::ReaderUnauthenticated(self.sentence()),
+        }
+    }
+
+    fn sentence(self) -> &'static str {
+        match self {
+            Refusal::NoCredential => {
+                "The request says nothing of who asks. Send Authorization: Bearer with a reader token, or use a signed link."
+            }
+            Refusal::SeveralCredentials => "There is more than one field Authorization. Send one.",
+            Refusal::OtherScheme => {
+                "The field Authorization is not of the scheme Bearer with one token. Send Authorization: Bearer and the token."
+            }
+            Refusal::NoTokensHere => "This gate takes no reader tokens. Use a signed link.",
+            Refusal::NoLinksHere => "This gate takes no signed links. Send a reader token in Authorization.",
+            Refusal::TokenInLink => {
+                "A reader token does not belong in a URL, where logs keep it. Send it in Authorization, and get a new one."
+            }
+            Refusal::TokenTooLong => "The reader token is longer than 8 KiB. Get a shorter one.",
+            Refusal::TokenMalformed => "The reader token is not a JWT that can be read. Get a new token.",
+            Refusal::TokenAlgorithm => {
+                "The reader token is signed with an algorithm that is not allowed here. Get a new token."
+            }
+            Refusal::TokenKey => {
+                "The reader token is signed with a key that is not known here. Get a new token."
+            }
+            Refusal::TokenSignature => "The signature of the reader token is wrong. Get a new token.",
+            Refusal::TokenIssuer => "The reader token is of another issuer, or names none. Get a new token.",
+            Refusal::TokenAudience => {
+                "The reader token is meant for another service. Get a token for this one."
+            }
+            Refusal::TokenWithoutExpiry => {
+                "The reader token does not say when it expires. Get one that does."
+            }
+            Refusal::TokenExpired => "The reader token has expired. Get a new token.",
+            Refusal::TokenNotYetValid => {
+                "The reader token is not valid yet. Check the clock of the login service."
+            }
+            Refusal::TokenIssuedAhead => {
+                "The reader token was issued in the future. Check the clock of the login service."
+            }
+            Refusal::TokenLibrary => {
+                "The reader token does not name its library by an ISIL. Get a new token."
+            }
+            Refusal::TokenBorrower => "The reader token does not name its borrower. Get a new token.",
+            Refusal::LinkTwice => "The query has more than one token. Use the link as it was given.",
+            Refusal::LinkMalformed => "The signed link cannot be read. Use the whole link as it was given.",
+            Refusal::LinkKey => {
+                "The signed link was signed with a key that is no longer known here. Get a new link."
+            }
+            Refusal::LinkForged => "The signature of the link is wrong. Use the link as it was given.",
+            Refusal::LinkIssuedAhead => {
+                "The signed link was issued in the future. Check the clock where it was made."
+            }
+            Refusal::LinkExpired => "The signed link has expired. Get a new link.",
+        }
+    }
+}

@@ -1,0 +1,224 @@
+//! Readers with real keys: a login service that signs with all three algorithms, and a clock that is moved.
+
+mod cache;
+mod keys;
+mod links;
+mod tokens;
+
+use std::sync::LazyLock;
+
+use data_encoding::BASE64URL_NOPAD;
+use http::HeaderValue;
+use http::header::AUTHORIZATION;
+use jsonwebtoken::jwk::Jwk;
+use jsonwebtoken::{Algorithm as Named, EncodingKey, crypto};
+use secrecy::SecretString;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use super::*;
+
+/// When all tests begin.
+const NOW: i64 = 1_800_000_000;
+const BORROWER: &str = "kari.nordmann@example.no";
+const PSEUDONYM_KEY: &str = "a pseudonym key of more than thirty-two bytes";
+const LINK_KEY: &str = "a link key of more than thirty-two bytes, first";
+
+/// A login service's key, with its public half as a JWK.
+struct Signer {
+    alg: Named,
+    key: EncodingKey,
+    jwk: Value,
+}
+
+impl Signer {
+    fn ed(kid: &str) -> Signer {
+        let pair = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
+        let x = BASE64URL_NOPAD.encode(pair.public_key_raw());
+        Signer {
+            alg: Named::EdDSA,
+            key: EncodingKey::from_ed_der(&pair.serialize_der()),
+            jwk: json!({"kty": "OKP", "crv": "Ed25519", "kid": kid, "x": x, "use": "sig", "alg": "EdDSA"}),
+        }
+    }
+
+    fn ec(kid: &str) -> Signer {
+        let pair = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
+        let (x, y) = pair.public_key_raw()[1..].split_at(32);
+        let (x, y) = (BASE64URL_NOPAD.encode(x), BASE64URL_NOPAD.encode(y));
+        Signer {
+            alg: Named::ES256,
+            key: EncodingKey::from_ec_der(&pair.serialize_der()),
+            jwk: json!({"kty": "EC", "crv": "P-256", "kid": kid, "x": x, "y": y}),
+        }
+    }
+
+    fn rsa(kid: &str) -> Signer {
+        let pair = rcgen::KeyPair::generate_for(&rcgen::PKCS_RSA_SHA256).unwrap();
+        let key = EncodingKey::from_rsa_pem(pair.serialize_pem().as_bytes()).unwrap();
+        let public = serde_json::to_value(Jwk::from_encoding_key(&key, Named::RS256).unwrap()).unwrap();
+        Signer {
+            alg: Named::RS256,
+            jwk: json!({"kty": "RSA", "kid": kid, "n": public["n"], "e": public["e"]}),
+            key,
+        }
+    }
+
+    /// A token of the usual header and these claims.
+    fn sign(&self, claims: &Value) -> String {
+        self.sign_with(
+            &json!({"alg": self.alg, "typ": "JWT", "kid": self.jwk["kid"]}),
+            claims,
+        )
+    }
+
+    /// A token whose header may lie about how it is signed.
+    fn sign_with(&self, header: &Value, claims: &Value) -> String {
+        let message = message(header, claims);
+        let signature = crypto::sign(message.as_bytes(), &self.key, self.alg).unwrap();
+        format!("{message}.{signature}")
+    }
+}
+
+fn message(header: &Value, claims: &Value) -> String {
+    let part = |value: &Value| BASE64URL_NOPAD.encode(value.to_string().as_bytes());
+    format!("{}.{}", part(header), part(claims))
+}
+
+/// The login service's keys, made once: an RSA key takes its time.
+struct Login {
+    ed: Signer,
+    ec: Signer,
+    rsa: Signer,
+    stranger: Signer,
+}
+
+static LOGIN: LazyLock<Login> = LazyLock::new(|| Login {
+    ed: Signer::ed("ed"),
+    ec: Signer::ec("ec"),
+    rsa: Signer::rsa("rsa"),
+    stranger: Signer::ed("ed"),
+});
+
+/// Readers, with their file, settings and clock.
+struct Gate {
+    dir: TempDir,
+    settings: Settings,
+    clock: Clock,
+    readers: Readers,
+}
+
+impl Gate {
+    fn start() -> Gate {
+        let dir = tempfile::tempdir().unwrap();
+        let jwks = json!({"keys": [LOGIN.ed.jwk, LOGIN.ec.jwk, LOGIN.rsa.jwk]});
+        let settings = settings(&dir, &jwks);
+        let clock = Clock::movable(Timestamp::from_second(NOW).unwrap());
+        let readers = Readers::new(&settings, clock.clone()).unwrap();
+        Gate {
+            dir,
+            settings,
+            clock,
+            readers,
+        }
+    }
+
+    /// With settings that a test changed; the clock goes on.
+    fn restart(&mut self) {
+        self.readers = Readers::new(&self.settings, self.clock.clone()).unwrap();
+    }
+
+    fn bearer(&self, token: &str) -> Result<Arc<Reader>, Problem> {
+        self.readers.authenticate(&authorization(token), None, None)
+    }
+
+    fn query(&self, query: &str) -> Result<Arc<Reader>, Problem> {
+        self.readers.authenticate(&HeaderMap::new(), Some(query), None)
+    }
+
+    fn path(&self, token: &str) -> Result<Arc<Reader>, Problem> {
+        self.readers.authenticate(&HeaderMap::new(), None, Some(token))
+    }
+
+    fn link(&self, scope: &Scope) -> String {
+        let borrower = self.readers.pseudonym(library(), BORROWER);
+        let (token, _) = self
+            .readers
+            .mint_link(library(), borrower, scope, Duration::from_secs(3600))
+            .unwrap();
+        token
+    }
+}
+
+fn settings(dir: &TempDir, jwks: &Value) -> Settings {
+    let file = dir.path().join("jwks.json");
+    std::fs::write(&file, jwks.to_string()).unwrap();
+    Settings {
+        jwt: Some(JwtSettings {
+            jwks: file,
+            algorithms: vec![Algorithm::EdDSA, Algorithm::ES256, Algorithm::RS256],
+            issuer: "https://login.example.no".to_owned(),
+            audience: "loangate".to_owned(),
+            library_claim: "library".to_owned(),
+            borrower_claim: "sub".to_owned(),
+        }),
+        link_keys: vec![link_key("k1", LINK_KEY)],
+        resume_grace: Duration::from_secs(600),
+        pseudonym_key: SecretString::from(PSEUDONYM_KEY),
+    }
+}
+
+fn link_key(id: &str, secret: &str) -> LinkKey {
+    LinkKey {
+        id: id.to_owned(),
+        secret: SecretString::from(secret),
+    }
+}
+
+fn authorization(token: &str) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    let field = HeaderValue::from_str(&format!("Bearer {token}")).unwrap();
+    headers.insert(AUTHORIZATION, field);
+    headers
+}
+
+fn library() -> LibraryId {
+    "NO-0301000".parse().unwrap()
+}
+
+/// Good claims, with some of them changed: null takes one out.
+fn claims(changes: Value) -> Value {
+    let mut claims = json!({
+        "iss": "https://login.example.no",
+        "aud": "loangate",
+        "sub": BORROWER,
+        "library": "NO-0301000",
+        "iat": NOW,
+        "exp": NOW + 3600,
+    });
+    for (name, value) in changes.as_object().unwrap() {
+        match value {
+            Value::Null => claims.as_object_mut().unwrap().remove(name),
+            value => claims
+                .as_object_mut()
+                .unwrap()
+                .insert(name.clone(), value.clone()),
+        };
+    }
+    claims
+}
+
+fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(second).unwrap()
+}
+
+/// The sentence of a 401, which ends as one.
+fn unauthenticated<T: fmt::Debug>(answer: Result<T, Problem>) -> &'static str {
+    match answer {
+        Err(Problem::ReaderUnauthenticated(sentence)) => {
+            assert!(sentence.ends_with('.'));
+            sentence
+        }
+        other => panic!("no 401: {other:?}"),
+    }
+}

@@ -1,0 +1,89 @@
+//! The tokens and links that were verified, by the hash of their text.
+//!
+//! `reader/mod.rs` asks it before it checks a signature, and remembers here what passed. Refusals are not kept:
+//! there is no end of bad tokens. Each hit compares the credential's end with the project's clock; moka's own
+//! expiry only frees memory. The memory is bounded by the number of entries.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use aws_lc_rs::digest;
+use jiff::Timestamp;
+use moka::Expiry;
+use moka::sync::Cache;
+
+use super::Reader;
+use crate::clock::{self, Clock};
+
+/// How many credentials are remembered: some 20 MB, and more readers than one gate serves at a time.
+const CAPACITY: u64 = 50_000;
+
+/// The hash of a credential's text: SHA-256, so that nobody can make two that share an entry.
+#[derive(Clone, Copy, Eq, Hash, PartialEq)]
+pub(super) struct TokenHash([u8; 32]);
+
+impl TokenHash {
+    pub(super) fn of(token: &str) -> TokenHash {
+        let mut bytes = [0; 32];
+        let hash = digest::digest(&digest::SHA256, token.as_bytes());
+        for (slot, byte) in bytes.iter_mut().zip(hash.as_ref()) {
+            *slot = *byte;
+        }
+        TokenHash(bytes)
+    }
+}
+
+/// A reader, and when the credential is no longer taken: its expiry, with the leeway that a token has.
+#[derive(Clone)]
+pub(super) struct Verified {
+    pub(super) reader: Arc<Reader>,
+    pub(super) until: Timestamp,
+}
+
+/// The cache. A change of keys brings a new one, so that what was verified under the old keys, even while they
+/// changed, is forgotten with them.
+pub(super) struct VerifiedTokens {
+    cache: Cache<TokenHash, Verified>,
+}
+
+impl VerifiedTokens {
+    pub(super) fn new(clock: Clock) -> VerifiedTokens {
+        VerifiedTokens {
+            cache: Cache::builder()
+                .max_capacity(CAPACITY)
+                .expire_after(Housekeeping { clock })
+                .build(),
+        }
+    }
+
+    /// The reader of a token that is still good at `now`.
+    pub(super) fn get(&self, hash: &TokenHash, now: Timestamp) -> Option<Arc<Reader>> {
+        let verified = self.cache.get(hash)?;
+        if now < verified.until {
+            return Some(verified.reader);
+        }
+        self.cache.invalidate(hash);
+        None
+    }
+
+    pub(super) fn remember(&self, hash: TokenHash, verified: Verified) {
+        self.cache.insert(hash, verified);
+    }
+
+    #[cfg(test)]
+    pub(super) fn len(&self) -> u64 {
+        self.cache.run_pending_tasks();
+        self.cache.entry_count()
+    }
+}
+
+/// Lets moka drop what has expired.
+struct Housekeeping {
+    clock: Clock,
+}
+
+impl Expiry<TokenHash, Verified> for Housekeeping {
+    fn expire_after_create(&self, _: &TokenHash, verified: &Verified, _: Instant) -> Option<Duration> {
+        Some(clock::until(self.clock.now(), verified.until))
+    }
+}
