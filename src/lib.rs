@@ -15,4 +15,5 @@ pub mod loan;
 pub mod path;
 pub mod problem;
 pub mod reader;
+pub mod sandbox;
 pub mod telemetry;

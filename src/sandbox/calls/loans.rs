@@ -1,0 +1,130 @@
+//! The calls about one loan: begin, get, return, cancel.
+//!
+//! Routed to by the calls' map; they call the state. Paths and bodies are assumed. Beginning is
+//! asynchronous (page "Digital lending platform": its example polls): the answer is always PENDING.
+
+mod list;
+
+use axum::body::Bytes;
+use axum::extract::{Path, State};
+use axum::response::Response;
+use http::header::{LOCATION, RETRY_AFTER};
+use http::{HeaderMap, HeaderValue, StatusCode};
+
+pub(in super::super) use self::list::list;
+use super::super::app::App;
+use super::super::faults::{Call, Plan, Subject};
+use super::super::loan::{Loan, Status};
+use super::super::rejected::Rejected;
+use super::super::wire::{Begin, Begun, Cancel, Return, ShownLoan, ShownStatus};
+
+/// The longest reference or borrower that is taken (assumed).
+const LONGEST: usize = 128;
+
+/// `POST /v1/loans`.
+pub(in super::super) async fn begin(
+    State(app): State<App>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, Rejected> {
+    app.authenticate(&headers)?;
+    let begin: Begin = super::json(&headers, &body)?;
+    for (name, text) in [("reference", &begin.reference), ("borrower", &begin.borrower.0)] {
+        if text.is_empty() || text.len() > LONGEST {
+            let message = format!("The {name} must have 1 to {LONGEST} characters.");
+            return Err(Rejected::malformed(message));
+        }
+    }
+    let plan = app.plan(Call::Begin, &headers, |_| Subject {
+        library: Some(begin.library),
+        isbns: vec![begin.isbn],
+    })?;
+    let act = move |app: &App, plan: &Plan| {
+        let mut state = app.state();
+        let now = app.now(&state);
+        let loan = state.begin(&begin, plan, now)?;
+        if plan.duplicate {
+            state.begin(&begin, plan, now)?;
+        }
+        Ok(begun(&loan, plan.unknown_status))
+    };
+    Ok(app.perform(plan, act).await)
+}
+
+fn begun(loan: &Loan, unknown_status: bool) -> Response {
+    let body = Begun {
+        loan_id: &loan.id,
+        status: ShownStatus::of(Status::Pending, unknown_status),
+    };
+    let mut response = super::answer(StatusCode::ACCEPTED, &body);
+    if let Ok(location) = HeaderValue::from_str(&format!("/v1/loans/{}", loan.id)) {
+        response.headers_mut().insert(LOCATION, location);
+    }
+    response
+}
+
+/// `GET /v1/loans/{loanId}`.
+pub(in super::super) async fn loan(
+    State(app): State<App>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+) -> Result<Response, Rejected> {
+    app.authenticate(&headers)?;
+    let plan = app.plan(Call::Get, &headers, |state| state.subject(&id))?;
+    let act = move |app: &App, plan: &Plan| {
+        let mut state = app.state();
+        let now = app.now(&state);
+        let loan = state.loan(&id, now)?;
+        let mut response = shown(&loan, plan);
+        if loan.status == Status::Pending {
+            state.books.polled(&id);
+            let wait = HeaderValue::from(state.bounds.poll_after_seconds);
+            response.headers_mut().insert(RETRY_AFTER, wait);
+        }
+        Ok(response)
+    };
+    Ok(app.perform(plan, act).await)
+}
+
+/// `POST /v1/loans/{loanId}/return`.
+pub(in super::super) async fn return_loan(
+    State(app): State<App>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, Rejected> {
+    app.authenticate(&headers)?;
+    let end: Return = super::json(&headers, &body)?;
+    let plan = app.plan(Call::Return, &headers, |state| state.subject(&id))?;
+    let act = move |app: &App, plan: &Plan| {
+        let mut state = app.state();
+        let now = app.now(&state);
+        Ok(shown(&state.return_loan(&id, &end, now)?, plan))
+    };
+    Ok(app.perform(plan, act).await)
+}
+
+/// `POST /v1/loans/{loanId}/cancel`.
+pub(in super::super) async fn cancel(
+    State(app): State<App>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, Rejected> {
+    app.authenticate(&headers)?;
+    let cancel: Cancel = super::json(&headers, &body)?;
+    if cancel.reason.is_empty() {
+        return Err(Rejected::malformed("The reason must not be empty."));
+    }
+    let plan = app.plan(Call::Cancel, &headers, |state| state.subject(&id))?;
+    let act = move |app: &App, plan: &Plan| {
+        let mut state = app.state();
+        let now = app.now(&state);
+        Ok(shown(&state.cancel(&id, now)?, plan))
+    };
+    Ok(app.perform(plan, act).await)
+}
+
+fn shown(loan: &Loan, plan: &Plan) -> Response {
+    super::answer(StatusCode::OK, &ShownLoan::of(loan, plan.unknown_status))
+}

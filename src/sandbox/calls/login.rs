@@ -1,0 +1,119 @@
+//! The two logins: OAuth 2 client credentials, and the legacy ticket (page "Authentication Service").
+//!
+//! Routed to by the calls' map; they call the tokens. Credentials are compared and forgotten. That a wrong
+//! password is 401 is assumed; the page names only 400 for bad parameters.
+
+use axum::body::Bytes;
+use axum::extract::{Path, State};
+use axum::response::{IntoResponse, Response};
+use http::{HeaderMap, HeaderValue, StatusCode};
+use secrecy::ExposeSecret;
+use serde::de::DeserializeOwned;
+
+use super::super::app::App;
+use super::super::auth::Kind;
+use super::super::faults::{Call, Plan, Subject};
+use super::super::rejected::Rejected;
+use super::super::state::later;
+use super::super::wire::{TicketRequest, TokenRequest};
+
+/// `POST /oauth/token`, as JSON or as a form.
+pub(in super::super) async fn token(
+    State(app): State<App>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, Rejected> {
+    let asked: TokenRequest = match super::media_type(&headers).as_str() {
+        "application/json" => super::json(&headers, &body)?,
+        _ => form(&headers, &body)?,
+    };
+    let plan = app.plan(Call::Token, &headers, |_| Subject::default())?;
+    let act = move |app: &App, _: &Plan| {
+        check_client(app, &asked)?;
+        let mut state = app.state();
+        let (now, seconds) = (app.now(&state), state.bounds.token_lifetime_seconds);
+        let until = later(now, seconds.saturating_mul(1_000));
+        let token = state.tokens.give_out(Kind::OAuth, now, until);
+        let body = serde_json::json!({
+            "access_token": token, "expires_in": seconds, "token_type": "Bearer",
+        });
+        Ok(super::answer(StatusCode::OK, &body))
+    };
+    Ok(app.perform(plan, act).await)
+}
+
+fn check_client(app: &App, asked: &TokenRequest) -> Result<(), Rejected> {
+    let known = &app.settings;
+    if asked.grant_type != "client_credentials" {
+        return Err(Rejected::malformed("The grant_type must be client_credentials."));
+    }
+    if asked.client_id != known.client_id
+        || asked.client_secret.expose_secret() != known.client_secret.expose_secret()
+    {
+        let message = "The client or its secret is wrong.";
+        return Err(Rejected::unauthorized("BAD_CREDENTIALS", message));
+    }
+    if asked.audience != known.audience {
+        return Err(Rejected::new(
+            StatusCode::FORBIDDEN,
+            "WRONG_AUDIENCE",
+            "The client has no access to this audience.",
+        ));
+    }
+    Ok(())
+}
+
+/// `POST /v1/tickets`, as a form.
+pub(in super::super) async fn ticket(
+    State(app): State<App>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, Rejected> {
+    let asked: TicketRequest = form(&headers, &body)?;
+    let plan = app.plan(Call::Token, &headers, |_| Subject::default())?;
+    let act = move |app: &App, _: &Plan| {
+        let known = &app.settings;
+        if asked.username != known.username
+            || asked.password.expose_secret() != known.password.expose_secret()
+        {
+            let message = "The username or the password is wrong.";
+            return Err(Rejected::unauthorized("BAD_CREDENTIALS", message));
+        }
+        let mut state = app.state();
+        let (now, seconds) = (app.now(&state), state.bounds.ticket_lifetime_seconds);
+        let until = later(now, seconds.saturating_mul(1_000));
+        let ticket = state.tokens.give_out(Kind::Ticket, now, until);
+        let mut response = StatusCode::CREATED.into_response();
+        if let Ok(value) = HeaderValue::from_str(&ticket) {
+            response.headers_mut().insert("boknett-tgt", value);
+        }
+        Ok(response)
+    };
+    Ok(app.perform(plan, act).await)
+}
+
+/// `DELETE /v1/tickets/{TGT}`.
+pub(in super::super) async fn log_out(
+    State(app): State<App>,
+    Path(ticket): Path<String>,
+) -> Result<StatusCode, Rejected> {
+    if app.state().tokens.take_back(&ticket) {
+        Ok(StatusCode::OK)
+    } else {
+        let message = "There is no such ticket.";
+        Err(Rejected::not_found("TICKET_NOT_FOUND", message))
+    }
+}
+
+fn form<T: DeserializeOwned>(headers: &HeaderMap, body: &[u8]) -> Result<T, Rejected> {
+    if super::media_type(headers) != "application/x-www-form-urlencoded" {
+        let message = "The body must be application/x-www-form-urlencoded.";
+        return Err(Rejected::malformed(message));
+    }
+    let fields: serde_json::Map<_, _> = url::form_urlencoded::parse(body)
+        .map(|(name, value)| (name.into_owned(), value.into_owned().into()))
+        .collect();
+    // The sentence names the field that is missing or unknown, never a value: those may be secrets.
+    serde_json::from_value(fields.into())
+        .map_err(|error| Rejected::malformed(format!("The form is malformed: {error}.")))
+}

@@ -1,0 +1,80 @@
+//! Bokbasen's calls over HTTP, one function each.
+//!
+//! The server sends requests here; they call the app and through it the state. The order is the same in
+//! each: who calls, what is asked, what a fault makes of it, and only then the call itself.
+
+mod loans;
+mod login;
+mod reports;
+mod titles;
+
+use axum::Router;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{delete, get, post};
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, HeaderValue, StatusCode};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::app::App;
+use super::rejected::Rejected;
+
+/// Every path of Bokbasen's.
+pub(super) fn routes() -> Router<App> {
+    Router::new()
+        .route("/oauth/token", post(login::token))
+        .route("/v1/tickets", post(login::ticket))
+        .route("/v1/tickets/{ticket}", delete(login::log_out))
+        .route("/v1/license-types", get(titles::licence_types))
+        .route("/v1/libraries/{isil}/availability", get(titles::availability))
+        .route("/v1/libraries/{isil}/inventory", get(titles::inventory))
+        .route(
+            "/v1/libraries/{isil}/titles/{isbn}/licenses",
+            get(titles::licences),
+        )
+        .route("/v1/loans", post(loans::begin).get(loans::list))
+        .route("/v1/loans/{loan}", get(loans::loan))
+        .route("/v1/loans/{loan}/return", post(loans::return_loan))
+        .route("/v1/loans/{loan}/cancel", post(loans::cancel))
+        .route("/reporting/loan/v1", post(reports::report))
+}
+
+/// 404 for a path that no page names.
+pub(super) async fn no_such_path() -> Rejected {
+    Rejected::not_found("NO_SUCH_PATH", "There is nothing at this address.")
+}
+
+/// 405 for a path with another method.
+pub(super) async fn no_such_method() -> Rejected {
+    Rejected::new(
+        StatusCode::METHOD_NOT_ALLOWED,
+        "METHOD_NOT_ALLOWED",
+        "This address does not know the method.",
+    )
+}
+
+/// The media type of a body, without its parameters.
+fn media_type(headers: &HeaderMap) -> String {
+    let value = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let essence = value.and_then(|value| value.split(';').next()).unwrap_or("");
+    essence.trim().to_ascii_lowercase()
+}
+
+/// Reads a JSON body.
+fn json<T: DeserializeOwned>(headers: &HeaderMap, body: &[u8]) -> Result<T, Rejected> {
+    if media_type(headers) != "application/json" {
+        return Err(Rejected::malformed("The body must be application/json."));
+    }
+    serde_json::from_slice(body)
+        .map_err(|error| Rejected::malformed(format!("The body is malformed: {error}.")))
+}
+
+/// Writes a JSON answer.
+fn answer(status: StatusCode, body: &impl Serialize) -> Response {
+    let text = serde_json::to_string(body).unwrap_or_default();
+    let mut response = (status, text).into_response();
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}

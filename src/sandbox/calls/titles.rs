@@ -1,0 +1,203 @@
+//! The calls about titles: licence types, availability, inventory, licences.
+//!
+//! Routed to by the calls' map; they call the scene and the pools. Paths and bodies are assumed. In an
+//! availability a title that nobody knows is one that is not available.
+
+use axum::extract::{Path, RawQuery, State};
+use axum::response::Response;
+use http::{HeaderMap, StatusCode};
+use jiff::Timestamp;
+
+use super::super::app::App;
+use super::super::faults::{Call, Plan, Subject};
+use super::super::paging::{self, Cursor, Listing};
+use super::super::rejected::Rejected;
+use super::super::scene::licences_of;
+use super::super::state::{State as Kept, unknown_title};
+use super::super::wire::{Availability, FreeLicence, InventoryEntry, ShownLicence};
+use crate::loan::{Isbn, LibraryId};
+
+/// How many titles one call may ask for.
+const MOST_TITLES: usize = 100;
+
+/// `GET /v1/license-types`.
+pub(in super::super) async fn licence_types(
+    State(app): State<App>,
+    headers: HeaderMap,
+) -> Result<Response, Rejected> {
+    app.authenticate(&headers)?;
+    let plan = app.plan(Call::Licenses, &headers, |_| Subject::default())?;
+    let act = |app: &App, _: &Plan| Ok(super::answer(StatusCode::OK, &app.state().scene.licence_types()));
+    Ok(app.perform(plan, act).await)
+}
+
+/// `GET /v1/libraries/{isil}/availability?isbn=…`.
+pub(in super::super) async fn availability(
+    State(app): State<App>,
+    Path(isil): Path<String>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Result<Response, Rejected> {
+    app.authenticate(&headers)?;
+    let library = read_library(&isil)?;
+    let parameters = paging::parameters(query.as_deref(), &["isbn"])?;
+    if parameters.is_empty() || parameters.len() > MOST_TITLES {
+        let message = format!("Ask for 1 to {MOST_TITLES} titles, each with isbn=.");
+        return Err(Rejected::malformed(message));
+    }
+    let isbns: Vec<Isbn> = parameters
+        .iter()
+        .map(|(_, text)| read_isbn(text))
+        .collect::<Result<_, _>>()?;
+    let subject = Subject {
+        library: Some(library),
+        isbns: isbns.clone(),
+    };
+    let plan = app.plan(Call::Availability, &headers, |_| subject)?;
+    let act = move |app: &App, _: &Plan| {
+        let mut state = app.state();
+        let now = app.now(&state);
+        state.scene.library(library)?;
+        let all: Vec<_> = isbns
+            .iter()
+            .map(|isbn| available(&mut state, library, *isbn, now))
+            .collect();
+        Ok(super::answer(StatusCode::OK, &all))
+    };
+    Ok(app.perform(plan, act).await)
+}
+
+fn available(state: &mut Kept, library: LibraryId, isbn: Isbn, now: Timestamp) -> Availability {
+    let title = state.scene.title(isbn);
+    let licenses: Vec<FreeLicence> = title
+        .iter()
+        .flat_map(|title| licences_of(title, library))
+        .map(|licence| {
+            let standing = state.pools.standing(library, isbn, licence, now);
+            FreeLicence {
+                license_id: licence.licence_id.clone(),
+                kind: licence.kind.clone(),
+                free: standing.free,
+                next_free: standing.next_free,
+            }
+        })
+        .collect();
+    Availability {
+        isbn,
+        available: licenses.iter().any(|licence| licence.free > 0),
+        licenses,
+    }
+}
+
+/// `GET /v1/libraries/{isil}/titles/{isbn}/licenses`.
+pub(in super::super) async fn licences(
+    State(app): State<App>,
+    Path((isil, isbn)): Path<(String, String)>,
+    headers: HeaderMap,
+) -> Result<Response, Rejected> {
+    app.authenticate(&headers)?;
+    let (library, isbn) = (read_library(&isil)?, read_isbn(&isbn)?);
+    let plan = app.plan(Call::Licenses, &headers, |_| Subject {
+        library: Some(library),
+        isbns: vec![isbn],
+    })?;
+    let act = move |app: &App, _: &Plan| {
+        let mut state = app.state();
+        let now = app.now(&state);
+        state.scene.library(library)?;
+        let licences = shown(&mut state, library, isbn, now).ok_or_else(|| unknown_title(isbn))?;
+        Ok(super::answer(StatusCode::OK, &licences))
+    };
+    Ok(app.perform(plan, act).await)
+}
+
+/// `GET /v1/libraries/{isil}/inventory?after=…` or `?next=…`.
+pub(in super::super) async fn inventory(
+    State(app): State<App>,
+    Path(isil): Path<String>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Result<Response, Rejected> {
+    app.authenticate(&headers)?;
+    let library = read_library(&isil)?;
+    let parameters = paging::parameters(query.as_deref(), &["after", "next"])?;
+    let plan = app.plan(Call::Inventory, &headers, |_| Subject {
+        library: Some(library),
+        isbns: Vec::new(),
+    })?;
+    let act = move |app: &App, _: &Plan| {
+        let mut state = app.state();
+        let now = app.now(&state);
+        state.scene.library(library)?;
+        let (cursor, from) = inventory_from(&parameters, &isil, now)?;
+        let isbns = state.scene.changed_from(from);
+        let mut entries = Vec::new();
+        for isbn in isbns
+            .iter()
+            .skip(cursor.offset)
+            .take(state.bounds.page_size.max(1))
+        {
+            let licenses = shown(&mut state, library, *isbn, now).unwrap_or_default();
+            entries.push(InventoryEntry {
+                isbn: *isbn,
+                licenses,
+            });
+        }
+        let json = serde_json::to_string(&entries).unwrap_or_default();
+        let path = format!("/v1/libraries/{library}/inventory");
+        Ok(cursor.page(&path, entries.len(), json, now))
+    };
+    Ok(app.perform(plan, act).await)
+}
+
+fn inventory_from(
+    parameters: &[(String, String)],
+    isil: &str,
+    now: Timestamp,
+) -> Result<(Cursor, Timestamp), Rejected> {
+    match (
+        paging::single(parameters, "after")?,
+        paging::single(parameters, "next")?,
+    ) {
+        (Some(text), None) => {
+            let after = paging::after(text)?;
+            let isil = isil.to_owned();
+            let listing = Listing::Inventory { isil, after };
+            Ok((Cursor::start(listing, now), after))
+        }
+        (None, Some(next)) => {
+            let cursor = Cursor::read(next, now)?;
+            match cursor.listing.clone() {
+                Listing::Inventory { isil: of, after } if of == isil => Ok((cursor, after)),
+                _ => Err(Rejected::malformed("The cursor belongs to another listing.")),
+            }
+        }
+        _ => Err(Rejected::malformed("Give after, or next alone.")),
+    }
+}
+
+fn shown(state: &mut Kept, library: LibraryId, isbn: Isbn, now: Timestamp) -> Option<Vec<ShownLicence>> {
+    let title = state.scene.title(isbn)?;
+    let licences = licences_of(&title, library).map(|licence| {
+        let standing = state.pools.standing(library, isbn, licence, now);
+        ShownLicence {
+            license_id: licence.licence_id.clone(),
+            kind: licence.kind.clone(),
+            origin: licence.origin,
+            loans_left: standing.loans_left,
+            free: standing.free,
+            expires: licence.expires,
+        }
+    });
+    Some(licences.collect())
+}
+
+fn read_library(text: &str) -> Result<LibraryId, Rejected> {
+    text.parse()
+        .map_err(|error| Rejected::malformed(format!("The library \"{text}\" is malformed: {error}.")))
+}
+
+fn read_isbn(text: &str) -> Result<Isbn, Rejected> {
+    text.parse()
+        .map_err(|error| Rejected::malformed(format!("The title \"{text}\" is malformed: {error}.")))
+}

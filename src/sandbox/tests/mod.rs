@@ -1,0 +1,147 @@
+//! The sandbox over real sockets: its states, its faults and its books.
+
+mod books;
+mod faults;
+mod states;
+
+use http::{HeaderMap, Method};
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::clock::Clock;
+
+pub(super) const LIBRARY: &str = "NO-0301000";
+pub(super) const TITLE: &str = "9780306406157";
+
+/// An answer that was read whole.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub(super) status: u16,
+    pub(super) headers: HeaderMap,
+    pub(super) body: Value,
+}
+
+impl Answer {
+    pub(super) fn code(&self) -> (u16, &str) {
+        (self.status, self.body["code"].as_str().unwrap_or(""))
+    }
+
+    pub(super) fn id(&self) -> String {
+        assert_eq!(self.status, 202, "{self:?}");
+        self.body["loanId"].as_str().unwrap().to_owned()
+    }
+}
+
+/// A sandbox, and somebody with a token who calls it.
+pub(super) struct Caller {
+    pub(super) sandbox: Running,
+    pub(super) clock: Clock,
+    pub(super) token: String,
+    pub(super) http: reqwest::Client,
+}
+
+/// Every library and title exists, and nothing waits.
+pub(super) fn permissive() -> Settings {
+    Settings {
+        world: World {
+            any_library_any_title: true,
+            ..World::default()
+        },
+        bounds: Bounds::quick(),
+        ..Settings::default()
+    }
+}
+
+impl Caller {
+    pub(super) async fn of(settings: Settings) -> Caller {
+        let clock = Clock::movable("2026-01-15T12:00:00Z".parse::<Timestamp>().unwrap());
+        let sandbox = Sandbox::start(settings, clock.clone()).await.unwrap();
+        let mut caller = Caller {
+            sandbox,
+            clock,
+            token: String::new(),
+            http: reqwest::Client::new(),
+        };
+        caller.log_in().await;
+        caller
+    }
+
+    pub(super) async fn log_in(&mut self) {
+        let known = self.sandbox.settings();
+        let body = json!({
+            "client_id": known.client_id, "client_secret": "sandbox-client-secret",
+            "audience": AUDIENCE, "grant_type": "client_credentials",
+        });
+        let answer = self.http.post(self.sandbox.token_url()).json(&body).send().await;
+        let body: Value = answer.unwrap().json().await.unwrap();
+        self.token = body["access_token"].as_str().unwrap().to_owned();
+    }
+
+    /// Calls with the token; an answer that never comes whole is an error.
+    pub(super) async fn try_call(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Value>,
+    ) -> Result<Answer, reqwest::Error> {
+        let url = format!("{}{path}", self.sandbox.url());
+        let mut request = self.http.request(method, url).bearer_auth(&self.token);
+        if let Some(body) = body {
+            request = request.json(&body);
+        }
+        let response = request.send().await?;
+        Ok(Answer {
+            status: response.status().as_u16(),
+            headers: response.headers().clone(),
+            body: serde_json::from_str(&response.text().await?).unwrap_or_default(),
+        })
+    }
+
+    pub(super) async fn get(&self, path: &str) -> Answer {
+        self.try_call(Method::GET, path, None).await.unwrap()
+    }
+
+    pub(super) async fn post(&self, path: &str, body: Value) -> Answer {
+        self.try_call(Method::POST, path, Some(body)).await.unwrap()
+    }
+
+    pub(super) async fn put(&self, path: &str, body: Value) {
+        let answer = self.try_call(Method::PUT, path, Some(body)).await.unwrap();
+        assert_eq!(answer.status, 204, "{answer:?}");
+    }
+
+    /// A begin's body under this reference.
+    pub(super) fn wanted(&self, reference: &str) -> Value {
+        json!({
+            "library": LIBRARY, "isbn": TITLE, "borrower": "somebody", "reference": reference,
+            "begin": self.clock.now(),
+        })
+    }
+
+    pub(super) async fn begin(&self, reference: &str) -> Answer {
+        self.post("/v1/loans", self.wanted(reference)).await
+    }
+
+    pub(super) async fn status(&self, id: &str) -> Value {
+        self.get(&format!("/v1/loans/{id}")).await.body["status"].clone()
+    }
+
+    pub(super) async fn end(&self, id: &str) -> Answer {
+        let body = json!({ "ended": self.clock.now(), "reason": "RETURNED" });
+        self.post(&format!("/v1/loans/{id}/return"), body).await
+    }
+
+    pub(super) async fn cancel(&self, id: &str) -> Answer {
+        self.post(
+            &format!("/v1/loans/{id}/cancel"),
+            json!({ "reason": "duplicate" }),
+        )
+        .await
+    }
+
+    pub(super) async fn loans(&self) -> Vec<Value> {
+        let books = self.get("/sandbox/books").await.body;
+        books["loans"].as_array().unwrap().clone()
+    }
+}
