@@ -6,7 +6,7 @@
 //! its memory and `lending` as its way to Bokbasen.
 //!
 //! Built so far, and documented here: the vocabulary ([`loan`], [`path`], [`problem`], [`clock`]),
-//! [`telemetry`], [`reader`], [`catalog`] and [`ledger`]. The README says what stands beside them.
+//! [`telemetry`], [`reader`], [`catalog`] and [`ledger`], and Bokbasen's stand-in, [`sandbox`]. The README says what stands beside them.
 
 pub mod catalog;
 pub mod clock;
