@@ -145,8 +145,10 @@ impl Catalog {
     /// # Errors
     /// `title-not-found` where no route has it, or its title is no ISBN.
     pub fn resolve(&self, path: &RequestPath) -> Result<Target, Problem> {
-        let decoded = decoded(path);
-        let found = self.router.at(&decoded).map_err(|_| Problem::TitleNotFound)?;
+        let found = self
+            .router
+            .at(path.decoded())
+            .map_err(|_| Problem::TitleNotFound)?;
         let route = *found.value;
         let built = self.routes.get(route).ok_or(Problem::TitleNotFound)?;
         let file = File {
@@ -184,16 +186,6 @@ impl Catalog {
             })
             .collect()
     }
-}
-
-/// The path with its segments decoded. None of them can hold a slash, so that the join is unambiguous.
-fn decoded(path: &RequestPath) -> String {
-    let mut text = String::with_capacity(64);
-    for segment in path.segments() {
-        text.push('/');
-        text.push_str(segment);
-    }
-    text
 }
 
 fn build(route: &Route, origins: &[String]) -> Result<Built, Vec<(&'static str, String)>> {
