@@ -54,8 +54,8 @@ impl Pseudonyms {
     }
 }
 
-/// The first `N` bytes of a tag, which has 32.
-fn first<const N: usize>(tag: &[u8]) -> [u8; N] {
+/// The first `N` bytes of a tag or hash, which has 32.
+pub(super) fn first<const N: usize>(tag: &[u8]) -> [u8; N] {
     let mut bytes = [0; N];
     for (slot, byte) in bytes.iter_mut().zip(tag) {
         *slot = *byte;

@@ -13,6 +13,7 @@ use moka::Expiry;
 use moka::sync::Cache;
 
 use super::Reader;
+use super::pseudonym::first;
 use crate::clock::{self, Clock};
 
 /// How many credentials are remembered: some 20 MB, and more readers than one gate serves at a time.
@@ -24,12 +25,7 @@ pub(super) struct TokenHash([u8; 32]);
 
 impl TokenHash {
     pub(super) fn of(token: &str) -> TokenHash {
-        let mut bytes = [0; 32];
-        let hash = digest::digest(&digest::SHA256, token.as_bytes());
-        for (slot, byte) in bytes.iter_mut().zip(hash.as_ref()) {
-            *slot = *byte;
-        }
-        TokenHash(bytes)
+        TokenHash(first(digest::digest(&digest::SHA256, token.as_bytes()).as_ref()))
     }
 }
 
