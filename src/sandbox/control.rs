@@ -40,8 +40,7 @@ pub(super) fn routes() -> Router<App> {
 }
 
 fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Rejected> {
-    serde_json::from_slice(body)
-        .map_err(|error| Rejected::malformed(format!("The body is malformed: {error}.")))
+    serde_json::from_slice(body).map_err(|error| Rejected::malformed_body(&error))
 }
 
 async fn books(State(app): State<App>) -> Result<Response, Rejected> {
@@ -60,13 +59,13 @@ async fn faults(State(app): State<App>) -> Response {
 }
 
 async fn replace_faults(State(app): State<App>, body: Bytes) -> Result<StatusCode, Rejected> {
-    let list = read::<OneOrMore>(&body)?.into();
+    let list = read::<OneOrMore>(&body)?.0;
     app.state().faults.replace(list);
     Ok(StatusCode::NO_CONTENT)
 }
 
 async fn add_faults(State(app): State<App>, body: Bytes) -> Result<StatusCode, Rejected> {
-    let list = read::<OneOrMore>(&body)?.into();
+    let list = read::<OneOrMore>(&body)?.0;
     app.state().faults.add(list);
     Ok(StatusCode::NO_CONTENT)
 }
@@ -88,12 +87,6 @@ impl<'de> Deserialize<'de> for OneOrMore {
         };
         let list = serde_json::from_value(list.into()).map_err(serde::de::Error::custom)?;
         Ok(OneOrMore(list))
-    }
-}
-
-impl From<OneOrMore> for Vec<Fault> {
-    fn from(faults: OneOrMore) -> Vec<Fault> {
-        faults.0
     }
 }
 
@@ -200,6 +193,5 @@ fn named<T: DeserializeOwned>(body: &[u8], key: &str, name: String) -> Result<T,
     let body = if body.is_empty() { b"{}" } else { body };
     let mut fields: serde_json::Map<String, serde_json::Value> = read(body)?;
     fields.insert(key.to_owned(), name.into());
-    serde_json::from_value(fields.into())
-        .map_err(|error| Rejected::malformed(format!("The body is malformed: {error}.")))
+    serde_json::from_value(fields.into()).map_err(|error| Rejected::malformed_body(&error))
 }

@@ -3,8 +3,9 @@
 //! Every call returns it; only here is it made into a response. It calls nothing of ours. The codes are
 //! assumed, but for those that the pages name.
 
+use axum::Json;
 use axum::response::{IntoResponse, Response};
-use http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::header::{RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderValue, StatusCode};
 
 /// A call that is not carried out.
@@ -28,6 +29,11 @@ impl Rejected {
 
     pub(super) fn malformed(message: impl Into<String>) -> Rejected {
         Rejected::new(StatusCode::BAD_REQUEST, "MALFORMED", message)
+    }
+
+    /// A JSON body that is not what the call takes.
+    pub(super) fn malformed_body(error: &serde_json::Error) -> Rejected {
+        Rejected::malformed(format!("The body is malformed: {error}."))
     }
 
     pub(super) fn unauthorized(code: &'static str, message: impl Into<String>) -> Rejected {
@@ -71,9 +77,8 @@ impl From<std::io::Error> for Rejected {
 impl IntoResponse for Rejected {
     fn into_response(self) -> Response {
         let body = serde_json::json!({ "code": self.code, "message": self.message });
-        let mut response = (self.status, body.to_string()).into_response();
+        let mut response = (self.status, Json(body)).into_response();
         let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         if self.status == StatusCode::UNAUTHORIZED {
             headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }

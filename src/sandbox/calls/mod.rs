@@ -8,11 +8,11 @@ mod login;
 mod reports;
 mod titles;
 
-use axum::Router;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
+use axum::{Json, Router};
 use http::header::CONTENT_TYPE;
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::{HeaderMap, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -65,16 +65,10 @@ fn json<T: DeserializeOwned>(headers: &HeaderMap, body: &[u8]) -> Result<T, Reje
     if media_type(headers) != "application/json" {
         return Err(Rejected::malformed("The body must be application/json."));
     }
-    serde_json::from_slice(body)
-        .map_err(|error| Rejected::malformed(format!("The body is malformed: {error}.")))
+    serde_json::from_slice(body).map_err(|error| Rejected::malformed_body(&error))
 }
 
 /// Writes a JSON answer.
 fn answer(status: StatusCode, body: &impl Serialize) -> Response {
-    let text = serde_json::to_string(body).unwrap_or_default();
-    let mut response = (status, text).into_response();
-    response
-        .headers_mut()
-        .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    response
+    (status, Json(body)).into_response()
 }
