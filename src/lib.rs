@@ -11,6 +11,7 @@
 pub mod catalog;
 pub mod clock;
 pub mod ledger;
+pub mod lending;
 pub mod loan;
 pub mod path;
 pub mod problem;

@@ -1,0 +1,210 @@
+//! Logging in at Bokbasen: by ticket (the legacy way) or by OAuth 2 client credentials.
+//!
+//! One credential is held and reused until shortly before it expires; whoever needs one while it is fetched
+//! waits for that one fetch. Source: Bokbasen's page "Authentication Service", both generations.
+
+use std::fmt;
+use std::time::Duration;
+
+use http::{HeaderName, HeaderValue, StatusCode};
+use jiff::Timestamp;
+use secrecy::{ExposeSecret, SecretString};
+use serde::{Deserialize, Serialize};
+use tokio::sync::Mutex;
+use url::Url;
+
+use super::CallError;
+use super::transport::{cause, read_body};
+use crate::clock::{self, Clock};
+
+/// The answer's field that carries a ticket.
+const TICKET: HeaderName = HeaderName::from_static("boknett-tgt");
+/// A ticket lives two hours; it is renewed as early as the published SDK does it.
+const TICKET_USED: Duration = Duration::from_secs(110 * 60);
+/// How long before its expiry a token is renewed: this, or a tenth of its life if that is shorter.
+const TOKEN_MARGIN: Duration = Duration::from_secs(60);
+
+/// How to log in.
+#[derive(Clone, Debug)]
+pub enum Auth {
+    /// A ticket for user name and password; calls then also carry the field Date.
+    Ticket {
+        /// Where tickets are given out.
+        login_url: Url,
+        /// The user.
+        username: String,
+        /// Its password.
+        password: SecretString,
+    },
+    /// OAuth 2 client credentials.
+    OAuth {
+        /// Where tokens are given out.
+        token_url: Url,
+        /// The API that the token is for.
+        audience: String,
+        /// The client.
+        client_id: String,
+        /// Its secret.
+        client_secret: SecretString,
+    },
+}
+
+/// The login, and what it holds.
+pub(super) struct Login {
+    auth: Auth,
+    held: Mutex<Option<Held>>,
+}
+
+struct Held {
+    header: HeaderValue,
+    renew: Timestamp,
+    ticket: Option<SecretString>,
+}
+
+#[derive(Serialize)]
+struct TokenRequest<'a> {
+    client_id: &'a str,
+    client_secret: &'a str,
+    audience: &'a str,
+    grant_type: &'static str,
+}
+
+#[derive(Deserialize)]
+struct Token {
+    access_token: SecretString,
+    expires_in: u64,
+}
+
+impl fmt::Debug for Login {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Login")
+            .field("auth", &self.auth)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Login {
+    pub(super) fn new(auth: Auth) -> Login {
+        Login {
+            auth,
+            held: Mutex::default(),
+        }
+    }
+
+    /// Whether calls carry the field Date.
+    pub(super) fn wants_date(&self) -> bool {
+        matches!(self.auth, Auth::Ticket { .. })
+    }
+
+    /// The value of the field Authorization; fetched where none is held, or what is held runs out.
+    pub(super) async fn authorization(
+        &self,
+        client: &reqwest::Client,
+        clock: &Clock,
+    ) -> Result<HeaderValue, CallError> {
+        let mut held = self.held.lock().await;
+        if let Some(held) = held.as_ref().filter(|held| held.renew > clock.now()) {
+            return Ok(held.header.clone());
+        }
+        let fresh = self.fetch(client, clock).await?;
+        let header = fresh.header.clone();
+        *held = Some(fresh);
+        Ok(header)
+    }
+
+    /// Forgets this credential, which Bokbasen did not take; one that was fetched meanwhile stays.
+    pub(super) async fn discard(&self, refused: &HeaderValue) {
+        let mut held = self.held.lock().await;
+        if held.as_ref().is_some_and(|held| held.header == refused) {
+            *held = None;
+        }
+    }
+
+    /// Gives a ticket back; a token cannot be given back.
+    pub(super) async fn log_out(&self, client: &reqwest::Client) {
+        let ticket = self.held.lock().await.take().and_then(|held| held.ticket);
+        if let (Auth::Ticket { login_url, .. }, Some(ticket)) = (&self.auth, ticket) {
+            let mut url = login_url.clone();
+            if let Ok(mut path) = url.path_segments_mut() {
+                path.pop_if_empty().push(ticket.expose_secret());
+            }
+            if client.delete(url).send().await.is_err() {
+                tracing::debug!("the ticket could not be given back; it runs out by itself");
+            }
+        }
+    }
+
+    async fn fetch(&self, client: &reqwest::Client, clock: &Clock) -> Result<Held, CallError> {
+        let request = match &self.auth {
+            Auth::Ticket {
+                login_url,
+                username,
+                password,
+            } => client.post(login_url.clone()).form(&[
+                ("username", username.as_str()),
+                ("password", password.expose_secret()),
+            ]),
+            Auth::OAuth {
+                token_url,
+                audience,
+                client_id,
+                client_secret,
+            } => client.post(token_url.clone()).json(&TokenRequest {
+                client_id,
+                client_secret: client_secret.expose_secret(),
+                audience,
+                grant_type: "client_credentials",
+            }),
+        };
+        let response = request.send().await.map_err(|error| no_login(&cause(error)))?;
+        match response.status() {
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::BAD_REQUEST => {
+                return Err(no_login(
+                    "Bokbasen refuses the credentials; check those in [lending]",
+                ));
+            }
+            status if !status.is_success() => return Err(no_login(&format!("it was answered {status}"))),
+            _ => {}
+        }
+        match &self.auth {
+            Auth::Ticket { .. } => held_ticket(&response, clock),
+            Auth::OAuth { .. } => {
+                held_token(&read_body(response).await.map_err(|why| no_login(&why))?, clock)
+            }
+        }
+    }
+}
+
+fn held_ticket(response: &reqwest::Response, clock: &Clock) -> Result<Held, CallError> {
+    let ticket = response
+        .headers()
+        .get(TICKET)
+        .and_then(|ticket| ticket.to_str().ok());
+    let ticket = ticket.ok_or_else(|| no_login("the answer has no ticket"))?;
+    Ok(Held {
+        header: sensitive(&format!("Boknett {ticket}"))?,
+        renew: clock::after(clock.now(), TICKET_USED),
+        ticket: Some(ticket.into()),
+    })
+}
+
+fn held_token(body: &[u8], clock: &Clock) -> Result<Held, CallError> {
+    let token: Token = serde_json::from_slice(body).map_err(|_| no_login("the answer has no token"))?;
+    let life = Duration::from_secs(token.expires_in);
+    let used = life.saturating_sub(TOKEN_MARGIN.min(life / 10));
+    Ok(Held {
+        header: sensitive(&format!("Bearer {}", token.access_token.expose_secret()))?,
+        renew: clock::after(clock.now(), used),
+        ticket: None,
+    })
+}
+
+fn sensitive(text: &str) -> Result<HeaderValue, CallError> {
+    let mut value = HeaderValue::try_from(text).map_err(|_| no_login("the credential cannot be sent"))?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+fn no_login(why: &str) -> CallError {
+    CallError::NotSent(format!("the login failed: {why}"))
+}

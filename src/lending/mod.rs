@@ -1,0 +1,239 @@
+//! Bokbasen: a pure client of its lending API, which knows nothing of ours but the vocabulary.
+//!
+//! Circulation calls it. Each call ends in an answer, or in a [`CallError`] that says whether Bokbasen may have
+//! acted on it: that is what "one loan, once" stands on. A begin is sent once; only what may be repeated is
+//! repeated. `wire` holds every path and body, so that a correction of an assumption stays in one file; `auth`
+//! the two logins; `guard` the limit and the breaker that protect Bokbasen; `transport` the one way out.
+
+mod auth;
+mod error;
+mod guard;
+mod transport;
+mod wire;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::Method;
+use jiff::{SignedDuration, Timestamp};
+use url::Url;
+
+use crate::clock::Clock;
+use crate::loan::{Borrower, EndReason, Isbn, LibraryId, Reference, Refusal, Terms};
+use crate::telemetry::Metrics;
+
+pub use auth::Auth;
+pub use error::{CallError, SetUpError};
+use transport::{Call, Transport};
+
+/// The keys of `[lending]`.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The API's address.
+    pub url: Url,
+    /// How to log in.
+    pub auth: Auth,
+    /// How long after a begin could last have left us the listing can be believed.
+    pub settle: Duration,
+    /// How many calls may be on their way at once.
+    pub concurrency: usize,
+    /// How long one call may take.
+    pub timeout: Duration,
+}
+
+/// A loan to be begun.
+#[derive(Clone, Debug)]
+pub struct Begin {
+    /// Whose licence.
+    pub library: LibraryId,
+    /// Which title.
+    pub isbn: Isbn,
+    /// For whom.
+    pub borrower: Borrower,
+    /// Under which licence; none leaves the choice to Bokbasen.
+    pub licence_id: Option<String>,
+    /// By what we find it again.
+    pub reference: Reference,
+    /// From when.
+    pub begin: Timestamp,
+}
+
+/// A loan as Bokbasen has it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct RemoteLoan {
+    /// Its name there.
+    pub lending_id: String,
+    /// The reference that it was begun with.
+    pub reference: Option<Reference>,
+    /// Whose licence.
+    pub library: Option<LibraryId>,
+    /// Which title.
+    pub isbn: Option<Isbn>,
+    /// When it began.
+    pub begin: Option<Timestamp>,
+    /// Where it stands.
+    pub standing: Standing,
+}
+
+/// Where a loan stands at Bokbasen.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Standing {
+    /// Not decided.
+    Pending {
+        /// When to ask again.
+        retry_after: Option<Duration>,
+    },
+    /// Accepted: the one standing that opens a file.
+    Accepted(Terms),
+    /// Refused.
+    Refused(Refusal),
+    /// Over.
+    Ended(EndReason),
+    /// A status that we do not know; it counts as not accepted.
+    Unrecognised(String),
+}
+
+/// What came of telling Bokbasen about an end.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Told {
+    /// It is over there.
+    Done,
+    /// It is not decided there yet, and can only be cancelled.
+    StillPending,
+    /// It can no longer be cancelled, only returned.
+    CancelWindowClosed,
+}
+
+/// The client. Clones share its connections, its login and its limits.
+#[derive(Clone)]
+pub struct Bokbasen {
+    transport: Arc<Transport>,
+}
+
+impl fmt::Debug for Bokbasen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Bokbasen").finish_non_exhaustive()
+    }
+}
+
+impl Bokbasen {
+    /// A client; nothing is sent yet.
+    ///
+    /// # Errors
+    /// Where TLS cannot be set up, or the address cannot be a base.
+    pub fn new(settings: &Settings, clock: Clock, metrics: Metrics) -> Result<Bokbasen, SetUpError> {
+        let transport = Arc::new(Transport::new(settings, clock, metrics)?);
+        Ok(Bokbasen { transport })
+    }
+
+    /// Begins a loan: sent once, whatever happens.
+    ///
+    /// # Errors
+    /// [`CallError::NotSent`] and [`CallError::Rejected`] where it is certain that no loan was made; after
+    /// [`CallError::Unknown`] ask for the reference before anything else (Bokbasen does not deduplicate).
+    pub async fn begin(&self, begin: &Begin) -> Result<RemoteLoan, CallError> {
+        let call = Call::once("begin", Method::POST, wire::loans()).body(&wire::NewLoan::from(begin));
+        let answer = self.transport.send(&call).await?;
+        wire::remote_loan(&answer, self.transport.now())
+    }
+
+    /// One loan by its name there; none where Bokbasen does not know it.
+    ///
+    /// # Errors
+    /// [`CallError`]; the question can be asked again.
+    pub async fn loan(&self, lending_id: &str) -> Result<Option<RemoteLoan>, CallError> {
+        let call = Call::repeatable("loan", Method::GET, wire::loan(lending_id));
+        match self.transport.send(&call).await {
+            Ok(answer) => wire::remote_loan(&answer, self.transport.now()).map(Some),
+            Err(error) if error.is_no_such_loan() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Every loan of a reference; more than one where a begin was carried out twice. The listing can lag
+    /// behind a begin (assumed: by 2 s at most).
+    ///
+    /// # Errors
+    /// [`CallError`]; the question can be asked again. What cannot be read is an error, and never left out.
+    pub async fn find(&self, reference: &Reference) -> Result<Vec<RemoteLoan>, CallError> {
+        let mut found = Vec::new();
+        let mut query = wire::by_reference(reference);
+        for _ in 0..wire::MOST_PAGES {
+            let call = Call::repeatable("find", Method::GET, wire::loans()).query(query);
+            let answer = self.transport.send(&call).await?;
+            let page = wire::page(&answer, self.transport.now())?;
+            let last = page.loans.is_empty();
+            found.extend(page.loans);
+            match page.next {
+                Some(next) if !last => query = wire::next_page(next),
+                _ => return Ok(found),
+            }
+        }
+        Err(CallError::Unknown(
+            "the listing of one reference has too many pages".to_owned(),
+        ))
+    }
+
+    /// Returns a loan, as given back or as expired. May be repeated.
+    ///
+    /// # Errors
+    /// [`CallError`]; the end is then to be sent again.
+    pub async fn return_loan(
+        &self,
+        lending_id: &str,
+        ended: Timestamp,
+        reason: EndReason,
+    ) -> Result<Told, CallError> {
+        let body = wire::Return::new(ended, reason);
+        let call = Call::repeatable("return", Method::POST, wire::return_of(lending_id)).body(&body);
+        told(self.transport.send(&call).await)
+    }
+
+    /// Cancels a loan, which gives its licence back. May be repeated.
+    ///
+    /// # Errors
+    /// [`CallError`]; the end is then to be sent again.
+    pub async fn cancel(&self, lending_id: &str, reason: &str) -> Result<Told, CallError> {
+        let call = Call::repeatable("cancel", Method::POST, wire::cancel_of(lending_id))
+            .body(&wire::Cancel { reason });
+        told(self.transport.send(&call).await)
+    }
+
+    /// How long no call is let out, because too many have failed; none while calls are let out.
+    pub fn closed_for(&self) -> Option<Duration> {
+        self.transport.closed_for()
+    }
+
+    /// Logs in, and says how far our clock is ahead of Bokbasen's: what `check` asks.
+    ///
+    /// # Errors
+    /// [`CallError`], where the login fails.
+    pub async fn try_login(&self) -> Result<Option<SignedDuration>, CallError> {
+        self.transport.login().await?;
+        Ok(self.transport.clock_difference())
+    }
+
+    /// Logs out, as far as the login knows that.
+    pub async fn close(&self) {
+        self.transport.log_out().await;
+    }
+}
+
+/// What an answer to an end says (assumed: a loan that is over or unknown there counts as done).
+fn told(answer: Result<transport::Answer, CallError>) -> Result<Told, CallError> {
+    match answer {
+        Ok(_) => Ok(Told::Done),
+        Err(error) if error.is_no_such_loan() => Ok(Told::Done),
+        Err(CallError::Rejected {
+            status: 409, code, ..
+        }) if code == wire::ALREADY_ENDED => Ok(Told::Done),
+        Err(CallError::Rejected {
+            status: 409, code, ..
+        }) if code == wire::LOAN_PENDING => Ok(Told::StillPending),
+        Err(CallError::Rejected {
+            status: 409, code, ..
+        }) if code == wire::CANCEL_WINDOW_CLOSED => Ok(Told::CancelWindowClosed),
+        Err(error) => Err(error),
+    }
+}

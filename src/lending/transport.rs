@@ -1,0 +1,317 @@
+//! The one way out to Bokbasen: login, deadline, limits, and what an answer or a failure means.
+//!
+//! HTTP/1.1 without redirects and without a proxy of the environment. A call that must not be repeated gets a
+//! connection of its own, so that a kept one which Bokbasen just closed cannot leave its outcome unknown.
+
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{Duration, Instant, SystemTime};
+
+use backon::{ExponentialBuilder, Retryable};
+use http::header::{AUTHORIZATION, CONTENT_TYPE, DATE, RETRY_AFTER};
+use http::{HeaderMap, Method, StatusCode};
+use jiff::{SignedDuration, Timestamp};
+use serde::Serialize;
+use url::Url;
+
+use super::auth::Login;
+use super::guard::Guard;
+use super::wire::{ErrorBody, Path, Query};
+use super::{CallError, SetUpError, Settings};
+use crate::clock::{self, Clock};
+use crate::telemetry::Metrics;
+
+/// How long a connection may take to be made.
+const CONNECT: Duration = Duration::from_secs(5);
+/// How long the kernel may go on sending what nobody acknowledges: it bounds when a call can still arrive.
+const USER_TIMEOUT: Duration = Duration::from_secs(10);
+/// The largest answer that is read.
+const LARGEST: usize = 4 * 1024 * 1024;
+/// How often a repeatable call is repeated, and how long it waits first; whoever called asks again later.
+const REPEATS: usize = 2;
+const FIRST_WAIT: Duration = Duration::from_millis(100);
+/// No difference of clocks has been seen.
+const UNSEEN: i64 = i64::MIN;
+
+/// One call.
+#[derive(Debug)]
+pub(super) struct Call {
+    name: &'static str,
+    method: Method,
+    path: Path,
+    query: Query,
+    body: Option<Vec<u8>>,
+    repeatable: bool,
+}
+
+impl Call {
+    /// A call that goes out once.
+    pub(super) fn once(name: &'static str, method: Method, path: Path) -> Call {
+        Call {
+            name,
+            method,
+            path,
+            query: Vec::new(),
+            body: None,
+            repeatable: false,
+        }
+    }
+
+    /// A call that may be repeated.
+    pub(super) fn repeatable(name: &'static str, method: Method, path: Path) -> Call {
+        Call {
+            repeatable: true,
+            ..Call::once(name, method, path)
+        }
+    }
+
+    pub(super) fn query(self, query: Query) -> Call {
+        Call { query, ..self }
+    }
+
+    pub(super) fn body(self, body: &impl Serialize) -> Call {
+        Call {
+            body: serde_json::to_vec(body).ok(),
+            ..self
+        }
+    }
+}
+
+/// A good answer.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub(super) body: Vec<u8>,
+    pub(super) retry_after: Option<Duration>,
+    /// The cursor of the next page.
+    pub(super) next: Option<String>,
+}
+
+/// The way out.
+#[derive(Debug)]
+pub(super) struct Transport {
+    base: Url,
+    kept: reqwest::Client,
+    fresh: reqwest::Client,
+    login: Login,
+    guard: Guard,
+    clock: Clock,
+    metrics: Metrics,
+    timeout: Duration,
+    /// How far our clock is ahead of Bokbasen's, in seconds.
+    ahead: AtomicI64,
+}
+
+impl Transport {
+    pub(super) fn new(settings: &Settings, clock: Clock, metrics: Metrics) -> Result<Transport, SetUpError> {
+        if settings.url.cannot_be_a_base() {
+            return Err(SetUpError(
+                "lending.url is not an address that paths can be added to".to_owned(),
+            ));
+        }
+        let client = |kept: usize| {
+            reqwest::Client::builder()
+                .http1_only()
+                .no_proxy()
+                .redirect(reqwest::redirect::Policy::none())
+                .retry(reqwest::retry::never())
+                .connect_timeout(CONNECT)
+                .timeout(settings.timeout)
+                .tcp_user_timeout(USER_TIMEOUT)
+                .pool_idle_timeout(Duration::from_secs(15))
+                .pool_max_idle_per_host(kept)
+                .user_agent(concat!("loangate/", env!("CARGO_PKG_VERSION")))
+                .build()
+                .map_err(|error| SetUpError(cause(error)))
+        };
+        Ok(Transport {
+            base: settings.url.clone(),
+            kept: client(settings.concurrency)?,
+            fresh: client(0)?,
+            login: Login::new(settings.auth.clone()),
+            guard: Guard::new(settings.concurrency),
+            clock,
+            metrics,
+            timeout: settings.timeout,
+            ahead: AtomicI64::new(UNSEEN),
+        })
+    }
+
+    pub(super) fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    pub(super) fn closed_for(&self) -> Option<Duration> {
+        self.guard.closed_for()
+    }
+
+    pub(super) async fn login(&self) -> Result<(), CallError> {
+        self.login.authorization(&self.kept, &self.clock).await.map(drop)
+    }
+
+    pub(super) async fn log_out(&self) {
+        self.login.log_out(&self.kept).await;
+    }
+
+    pub(super) fn clock_difference(&self) -> Option<SignedDuration> {
+        let seconds = self.ahead.load(Ordering::Relaxed);
+        (seconds != UNSEEN).then(|| SignedDuration::from_secs(seconds))
+    }
+
+    /// Sends a call, repeatedly where that is allowed.
+    pub(super) async fn send(&self, call: &Call) -> Result<Answer, CallError> {
+        let repeats = if call.repeatable { REPEATS } else { 0 };
+        let waits = ExponentialBuilder::default()
+            .with_min_delay(FIRST_WAIT)
+            .with_max_times(repeats)
+            .with_jitter();
+        let worth_it =
+            |error: &CallError| !matches!(error, CallError::Rejected { .. }) && self.closed_for().is_none();
+        (|| self.counted(call)).retry(waits).when(worth_it).await
+    }
+
+    async fn counted(&self, call: &Call) -> Result<Answer, CallError> {
+        let leave = self.guard.enter(self.timeout).await?;
+        let began = Instant::now();
+        let result = self.attempt(call).await;
+        drop(leave);
+        // A no is an answer: only what fails to answer is a reason to hold back.
+        let answered = matches!(result, Ok(_) | Err(CallError::Rejected { .. }));
+        if let Some(open) = self.guard.note(answered) {
+            tracing::warn!(open, "the breaker of calls to Bokbasen has changed");
+            self.metrics.lending_breaker(open);
+        }
+        let outcome = result.as_ref().map_or_else(CallError::name, |_| "ok");
+        self.metrics.lending_call(call.name, outcome, began.elapsed());
+        result
+    }
+
+    /// One sending; a second one where the first is answered that its credential is no longer good.
+    async fn attempt(&self, call: &Call) -> Result<Answer, CallError> {
+        let credential = self.login.authorization(&self.kept, &self.clock).await?;
+        let response = self.go(call, credential.clone()).await?;
+        if response.status() != StatusCode::UNAUTHORIZED {
+            return self.read(response).await;
+        }
+        self.login.discard(&credential).await;
+        let credential = self.login.authorization(&self.kept, &self.clock).await?;
+        let response = self.go(call, credential).await?;
+        self.read(response).await
+    }
+
+    async fn go(&self, call: &Call, credential: http::HeaderValue) -> Result<reqwest::Response, CallError> {
+        let client = if call.repeatable { &self.kept } else { &self.fresh };
+        let mut request = client
+            .request(call.method.clone(), self.url(call))
+            .header(AUTHORIZATION, credential);
+        if self.login.wants_date() {
+            request = request.header(DATE, http_date(self.clock.now()));
+        }
+        if let Some(body) = &call.body {
+            request = request
+                .header(CONTENT_TYPE, "application/json")
+                .body(body.clone());
+        }
+        let response = request.send().await.map_err(|error| {
+            // Without a connection nothing can have left; anything else may have.
+            if error.is_connect() {
+                CallError::NotSent(cause(error))
+            } else {
+                CallError::Unknown(cause(error))
+            }
+        })?;
+        self.note_clock(response.headers());
+        Ok(response)
+    }
+
+    fn url(&self, call: &Call) -> Url {
+        let mut url = self.base.clone();
+        if let Ok(mut path) = url.path_segments_mut() {
+            path.pop_if_empty().extend(&call.path);
+        }
+        if !call.query.is_empty() {
+            url.query_pairs_mut().extend_pairs(&call.query);
+        }
+        url
+    }
+
+    async fn read(&self, response: reqwest::Response) -> Result<Answer, CallError> {
+        let status = response.status();
+        let headers = response.headers();
+        let retry_after = retry_after(headers, self.clock.now());
+        let next = headers
+            .get("next")
+            .and_then(|next| next.to_str().ok())
+            .map(str::to_owned);
+        let body = read_body(response).await;
+        if status.is_success() {
+            let body = body.map_err(CallError::Unknown)?;
+            return Ok(Answer {
+                body,
+                retry_after,
+                next,
+            });
+        }
+        // A 408 comes from whoever waited for the rest of a request, and may not be Bokbasen's last word.
+        if !status.is_client_error() || status == StatusCode::REQUEST_TIMEOUT {
+            return Err(CallError::Unknown(format!("it was answered {status}")));
+        }
+        let error: ErrorBody = body
+            .ok()
+            .and_then(|body| serde_json::from_slice(&body).ok())
+            .unwrap_or_default();
+        Err(CallError::Rejected {
+            status: status.as_u16(),
+            code: error.code,
+            message: error.message,
+            retry_after,
+        })
+    }
+
+    fn note_clock(&self, headers: &HeaderMap) {
+        let date = headers.get(DATE).and_then(|date| date.to_str().ok());
+        let theirs = date.and_then(|date| httpdate::parse_http_date(date).ok());
+        if let Some(theirs) = theirs.and_then(|theirs| Timestamp::try_from(theirs).ok()) {
+            let ahead = self.clock.now().duration_since(theirs).as_secs();
+            self.ahead.store(ahead, Ordering::Relaxed);
+        }
+    }
+}
+
+/// A moment as HTTP writes it, to the second.
+fn http_date(at: Timestamp) -> String {
+    let since = Duration::from_secs(u64::try_from(at.as_second()).unwrap_or(0));
+    httpdate::fmt_http_date(SystemTime::UNIX_EPOCH + since)
+}
+
+/// The field Retry-After, which is in seconds or a date (RFC 9110 §10.2.3).
+fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
+    let text = headers.get(RETRY_AFTER)?.to_str().ok()?;
+    if let Ok(seconds) = text.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let at = httpdate::parse_http_date(text).ok()?;
+    Timestamp::try_from(at).ok().map(|at| clock::until(now, at))
+}
+
+/// A body up to the largest that is read.
+pub(super) async fn read_body(mut response: reqwest::Response) -> Result<Vec<u8>, String> {
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(cause)? {
+        if body.len() + chunk.len() > LARGEST {
+            return Err("the answer is too large".to_owned());
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body)
+}
+
+/// What went wrong, in the words of the innermost error and without the address.
+pub(super) fn cause(error: reqwest::Error) -> String {
+    let error = error.without_url();
+    let mut innermost: &dyn std::error::Error = &error;
+    let mut words = error.to_string();
+    while let Some(source) = innermost.source() {
+        words = source.to_string();
+        innermost = source;
+    }
+    words
+}

@@ -1,0 +1,216 @@
+//! Every path, body and code of Bokbasen's lending API, and how its answers are read.
+//!
+//! The calls' names are documented (page "Digital lending platform"); their paths and bodies are assumed, so
+//! that whoever has the contract corrects this file, and nothing else moves. Unknown fields are ignored; an
+//! unknown status counts as not accepted.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::transport::Answer;
+use super::{Begin, CallError, RemoteLoan, Standing};
+use crate::clock;
+use crate::loan::{EndReason, Reference, Refusal, Terms};
+
+pub(super) const LOAN_NOT_FOUND: &str = "LOAN_NOT_FOUND";
+pub(super) const ALREADY_ENDED: &str = "ALREADY_ENDED";
+pub(super) const LOAN_PENDING: &str = "LOAN_PENDING";
+pub(super) const CANCEL_WINDOW_CLOSED: &str = "CANCEL_WINDOW_CLOSED";
+/// A reference has one loan, and two after a mishap; a listing that goes on is not about a reference.
+pub(super) const MOST_PAGES: usize = 20;
+
+/// The path's segments below the API's address.
+pub(super) type Path = Vec<String>;
+/// The fields of a query.
+pub(super) type Query = Vec<(&'static str, String)>;
+
+fn path(segments: &[&str]) -> Path {
+    segments.iter().map(|&segment| segment.to_owned()).collect()
+}
+
+pub(super) fn loans() -> Path {
+    path(&["v1", "loans"])
+}
+
+pub(super) fn loan(lending_id: &str) -> Path {
+    path(&["v1", "loans", lending_id])
+}
+
+pub(super) fn return_of(lending_id: &str) -> Path {
+    path(&["v1", "loans", lending_id, "return"])
+}
+
+pub(super) fn cancel_of(lending_id: &str) -> Path {
+    path(&["v1", "loans", lending_id, "cancel"])
+}
+
+pub(super) fn by_reference(reference: &Reference) -> Query {
+    vec![("reference", reference.as_str().to_owned())]
+}
+
+pub(super) fn next_page(cursor: String) -> Query {
+    vec![("next", cursor)]
+}
+
+/// The body of a begin.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct NewLoan<'a> {
+    library: &'a str,
+    isbn: String,
+    borrower: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    license_id: Option<&'a str>,
+    reference: &'a str,
+    begin: Timestamp,
+}
+
+impl<'a> From<&'a Begin> for NewLoan<'a> {
+    fn from(begin: &'a Begin) -> NewLoan<'a> {
+        NewLoan {
+            library: begin.library.as_str(),
+            isbn: begin.isbn.to_string(),
+            borrower: begin.borrower.to_string(),
+            license_id: begin.licence_id.as_deref(),
+            reference: begin.reference.as_str(),
+            begin: begin.begin,
+        }
+    }
+}
+
+/// The body of a return.
+#[derive(Serialize)]
+pub(super) struct Return {
+    ended: Timestamp,
+    reason: &'static str,
+}
+
+impl Return {
+    /// What is not an expiry is a return.
+    pub(super) fn new(ended: Timestamp, reason: EndReason) -> Return {
+        let reason = match reason {
+            EndReason::Expired => "EXPIRED",
+            EndReason::Returned | EndReason::Cancelled | EndReason::Rejected => "RETURNED",
+        };
+        Return { ended, reason }
+    }
+}
+
+/// The body of a cancel.
+#[derive(Serialize)]
+pub(super) struct Cancel<'a> {
+    pub(super) reason: &'a str,
+}
+
+/// The body of an error.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+pub(super) struct ErrorBody {
+    pub(super) code: String,
+    pub(super) message: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ShownLoan {
+    loan_id: String,
+    reference: Option<String>,
+    library: Option<String>,
+    isbn: Option<String>,
+    status: String,
+    license_id: Option<String>,
+    license_type: Option<String>,
+    begin: Option<Timestamp>,
+    due: Option<Timestamp>,
+    refusal: Option<ShownRefusal>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct ShownRefusal {
+    code: String,
+    message: String,
+    retry_after: Option<RetryAfter>,
+}
+
+/// A wait in seconds, or the moment when it is over (assumed: either).
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum RetryAfter {
+    Seconds(u64),
+    At(Timestamp),
+}
+
+/// A page of a listing.
+pub(super) struct Page {
+    pub(super) loans: Vec<RemoteLoan>,
+    pub(super) next: Option<String>,
+}
+
+/// One loan as answered, also to a begin: that answer has an id and a status only.
+pub(super) fn remote_loan(answer: &Answer, now: Timestamp) -> Result<RemoteLoan, CallError> {
+    read::<ShownLoan>(answer)?.remote(answer.retry_after, now)
+}
+
+/// One page as answered: an array of loans, and the cursor in the field Next (page "Export paging").
+pub(super) fn page(answer: &Answer, now: Timestamp) -> Result<Page, CallError> {
+    let shown: Vec<ShownLoan> = read(answer)?;
+    let loans: Result<Vec<RemoteLoan>, CallError> =
+        shown.into_iter().map(|loan| loan.remote(None, now)).collect();
+    Ok(Page {
+        loans: loans?,
+        next: answer.next.clone(),
+    })
+}
+
+fn read<'a, T: Deserialize<'a>>(answer: &'a Answer) -> Result<T, CallError> {
+    serde_json::from_slice(&answer.body)
+        .map_err(|error| CallError::Unknown(format!("the answer cannot be read: {error}")))
+}
+
+impl ShownLoan {
+    fn remote(self, wait: Option<Duration>, now: Timestamp) -> Result<RemoteLoan, CallError> {
+        let unreadable = |what: &str| CallError::Unknown(format!("the answer has {what}"));
+        let library = self.library.map(|text| text.parse()).transpose();
+        let isbn = self.isbn.map(|text| text.parse()).transpose();
+        let standing = match self.status.as_str() {
+            "PENDING" => Standing::Pending { retry_after: wait },
+            "ACCEPTED" => Standing::Accepted(Terms {
+                due: self
+                    .due
+                    .ok_or_else(|| unreadable("an accepted loan without its due time"))?,
+                licence_id: self.license_id,
+                licence_type: self.license_type,
+            }),
+            "REFUSED" => Standing::Refused(self.refusal.unwrap_or_default().refusal(now)),
+            "RETURNED" => Standing::Ended(EndReason::Returned),
+            "EXPIRED" => Standing::Ended(EndReason::Expired),
+            "CANCELLED" => Standing::Ended(EndReason::Cancelled),
+            _ => Standing::Unrecognised(self.status),
+        };
+        Ok(RemoteLoan {
+            lending_id: self.loan_id,
+            reference: self.reference.map(Reference::from_text),
+            library: library.map_err(|_| unreadable("a library that is no ISIL"))?,
+            isbn: isbn.map_err(|_| unreadable("a title that is no ISBN"))?,
+            begin: self.begin,
+            standing,
+        })
+    }
+}
+
+impl ShownRefusal {
+    fn refusal(self, now: Timestamp) -> Refusal {
+        let retry_at = self.retry_after.map(|wait| match wait {
+            RetryAfter::Seconds(seconds) => clock::after(now, Duration::from_secs(seconds)),
+            RetryAfter::At(at) => at,
+        });
+        Refusal {
+            code: self.code,
+            message: self.message,
+            retry_at,
+        }
+    }
+}
