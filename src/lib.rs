@@ -9,12 +9,17 @@
 //! [`telemetry`], [`reader`], [`catalog`] and [`ledger`], and Bokbasen's stand-in, [`sandbox`]. The README says what stands beside them.
 
 pub mod catalog;
+pub mod circulation;
 pub mod clock;
+pub mod delivery;
+pub mod gate;
 pub mod ledger;
 pub mod lending;
 pub mod loan;
+pub mod origin;
 pub mod path;
 pub mod problem;
 pub mod reader;
 pub mod sandbox;
+pub mod server;
 pub mod telemetry;

@@ -211,31 +211,24 @@ pub struct FilePath(Arc<str>);
 impl FilePath {
     /// From segments (each decoded UTF-8), percent-encoding every byte outside RFC 3986's unreserved.
     ///
-    /// A segment that is empty or only dots has no safe spelling and is left out. The catalog refuses such a
-    /// path before it gets here.
-    pub fn from_segments<'a>(segments: impl IntoIterator<Item = &'a str>) -> FilePath {
+    /// None where a segment is empty or only dots: such a path has no safe spelling.
+    pub fn from_segments<'a>(segments: impl IntoIterator<Item = &'a str>) -> Option<FilePath> {
         let mut path = String::new();
         for segment in segments {
             if is_dots(segment) {
-                continue;
+                return None;
             }
             if !path.is_empty() {
                 path.push('/');
             }
             path.extend(encoded(segment));
         }
-        FilePath(path.into())
+        Some(FilePath(path.into()))
     }
 
     /// The encoded path.
     pub fn as_str(&self) -> &str {
         &self.0
-    }
-
-    /// From decoded text with slashes between the segments.
-    #[cfg(test)]
-    pub(crate) fn for_tests(path: &str) -> FilePath {
-        FilePath::from_segments(path.split('/'))
     }
 }
 

@@ -3,12 +3,13 @@
 //! Called by the server. It calls nothing of ours but the vocabulary. The path at the origin is rebuilt from the
 //! parts that a pattern named, never copied from the request; and only the catalog makes an [`OpenFile`].
 
+mod overlap;
 mod template;
 
 use matchit::Router;
 
 use crate::loan::Isbn;
-use crate::path::{FilePath, RequestPath};
+use crate::path::{self, FilePath, RequestPath};
 use crate::problem::Problem;
 use template::Template;
 
@@ -134,10 +135,35 @@ impl Catalog {
             }
         }
         if mistakes.is_empty() {
+            mistakes.extend(catalog.open_to_gated_files());
+        }
+        if mistakes.is_empty() {
             Ok(catalog)
         } else {
             Err(mistakes)
         }
+    }
+
+    /// An open route that leads to files of a gated one would hand them out without a loan.
+    fn open_to_gated_files(&self) -> Vec<RouteError> {
+        let shape = |built: &Built| built.to.shape(&built.settings.path);
+        let open = self
+            .routes
+            .iter()
+            .enumerate()
+            .filter(|(_, built)| built.settings.open);
+        open.filter_map(|(route, open)| {
+            let meets = |gated: &&Built| {
+                !gated.settings.open && gated.origin == open.origin && shape(gated).meets(&shape(open))
+            };
+            let gated = self.routes.iter().find(meets)?;
+            let sentence = format!(
+                "this open route can lead to files of {}, which need a loan. Give open files a folder of their own",
+                gated.settings.path
+            );
+            Some(RouteError { route, key: "to", sentence })
+        })
+        .collect()
     }
 
     /// What the path leads to.
@@ -153,17 +179,18 @@ impl Catalog {
         let built = self.routes.get(route).ok_or(Problem::TitleNotFound)?;
         let file = File {
             origin: built.origin,
-            path: built.to.fill(&found.params),
+            path: built.to.fill(&found.params).ok_or(Problem::TitleNotFound)?,
             route,
+        };
+        let isbn = match found.params.get("isbn").map(str::parse) {
+            Some(Ok(isbn)) => Some(isbn),
+            None => None,
+            Some(Err(_)) => return Err(Problem::TitleNotFound),
         };
         if built.settings.open {
             return Ok(Target::Open(OpenFile(file)));
         }
-        let isbn = found
-            .params
-            .get("isbn")
-            .and_then(|text| text.parse().ok())
-            .ok_or(Problem::TitleNotFound)?;
+        let isbn = isbn.ok_or(Problem::TitleNotFound)?;
         Ok(Target::Loanable {
             isbn,
             file,
@@ -202,6 +229,14 @@ fn build(route: &Route, origins: &[String]) -> Result<Built, Vec<(&'static str, 
             "/loans and /~ belong to the gate itself. Choose another first segment".to_owned(),
         ));
     }
+    if route.path.starts_with('/') && !can_match(&route.path) {
+        mistakes.push((
+            "path",
+            "no request has such a path: it ends in a slash, or has an empty segment, dots, an escape or a \
+             semicolon. Write it decoded, like /files/{isbn}/{*file}"
+                .to_owned(),
+        ));
+    }
     if !route.open && !route.path.contains("{isbn}") {
         mistakes.push((
             "path",
@@ -225,6 +260,24 @@ fn build(route: &Route, origins: &[String]) -> Result<Built, Vec<(&'static str, 
         }),
         _ => Err(mistakes),
     }
+}
+
+/// Whether a path in normal form can have this pattern: one that it would match is read and comes out the same.
+fn can_match(pattern: &str) -> bool {
+    let mut example = String::new();
+    let mut rest = pattern;
+    while let Some((text, after)) = rest.split_once('{') {
+        example.push_str(text);
+        example.push('x');
+        rest = after.split_once('}').map_or("", |(_, after)| after);
+    }
+    example.push_str(rest);
+    let raw: String = example
+        .split('/')
+        .skip(1)
+        .flat_map(|segment| std::iter::once("/").chain(path::encoded(segment)))
+        .collect();
+    RequestPath::parse(&raw).is_ok_and(|path| path.decoded() == example)
 }
 
 #[cfg(test)]
@@ -278,6 +331,52 @@ mod tests {
         ] {
             assert_eq!(resolve(path).unwrap_err(), Problem::TitleNotFound, "{path}");
         }
+    }
+
+    #[test]
+    fn an_open_route_to_gated_files_is_refused() {
+        for (to, refused) in [
+            ("{file}", true),
+            ("9780306406157/{file}", true),
+            ("97803064061{file}", true),
+            ("covers/{file}", false),
+            ("978/{file}", false),
+            ("97803064061570/{file}", false),
+        ] {
+            let routes = vec![
+                route("/files/{isbn}/{*file}", "{isbn}/{file}", false),
+                route("/covers/{*file}", to, true),
+            ];
+            let built = Catalog::new(&Settings { routes }, &["files".to_owned()]);
+            assert_eq!(built.is_err(), refused, "{to}");
+        }
+    }
+
+    #[test]
+    fn a_pattern_that_no_path_can_have_is_refused() {
+        for path in [
+            "/a/{isbn}/",
+            "/a//{isbn}",
+            "/a%20b/{isbn}",
+            "/../{isbn}",
+            "/a;b/{isbn}",
+        ] {
+            let routes = vec![route(path, "{isbn}", false)];
+            let mistakes = Catalog::new(&Settings { routes }, &["files".to_owned()]).unwrap_err();
+            assert_eq!((mistakes[0].route, mistakes[0].key), (0, "path"), "{path}");
+        }
+        let routes = vec![route("/lydbøker og mer/{isbn}", "{isbn}", false)];
+        assert!(Catalog::new(&Settings { routes }, &["files".to_owned()]).is_ok());
+    }
+
+    #[test]
+    fn a_file_name_of_dots_is_not_found() {
+        let routes = vec![route("/files/{isbn}/{name}.epub", "{isbn}/{name}", false)];
+        let Ok(catalog) = Catalog::new(&Settings { routes }, &["files".to_owned()]) else {
+            return;
+        };
+        let path = RequestPath::parse("/files/9780306406157/..epub").unwrap();
+        assert_eq!(catalog.resolve(&path).unwrap_err(), Problem::TitleNotFound);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use matchit::Params;
 
+use super::overlap::Shape;
 use crate::path::FilePath;
 
 /// A template, segment by segment.
@@ -17,14 +18,35 @@ enum Part {
 }
 
 impl Template {
+    /// What paths it can come out as.
+    pub(super) fn shape(&self, pattern: &str) -> Shape {
+        let mut shape = Shape::default();
+        for (number, parts) in self.segments.iter().enumerate() {
+            if number > 0 {
+                shape.text("/");
+            }
+            for part in parts {
+                match part {
+                    Part::Text(text) => shape.text(text),
+                    Part::Named(name) if name == "isbn" => shape.isbn(),
+                    Part::Named(name) => shape.anything(pattern.contains(&format!("{{*{name}}}"))),
+                }
+            }
+        }
+        shape
+    }
+}
+
+impl Template {
     /// Reads a template whose names must all be in the pattern.
     pub(super) fn parse(to: &str, pattern: &str) -> Result<Template, String> {
         let segments: Result<Vec<_>, String> = to.split('/').map(|segment| parts(segment, pattern)).collect();
         Ok(Template { segments: segments? })
     }
 
-    /// The path at the origin. A part that spans segments stays so.
-    pub(super) fn fill(&self, params: &Params<'_, '_>) -> FilePath {
+    /// The path at the origin. A part that spans segments stays so. None where a segment comes out empty or as
+    /// dots, which no storage could be asked for safely.
+    pub(super) fn fill(&self, params: &Params<'_, '_>) -> Option<FilePath> {
         let filled: Vec<String> = self
             .segments
             .iter()

@@ -4,7 +4,6 @@
 //! last answer is out, or the gate cuts.
 
 use std::convert::Infallible;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -95,7 +94,7 @@ async fn serve_http2(io: Io, worker: Arc<Worker>, name: Option<Arc<str>>) {
     tokio::select! {
         ended = connection.as_mut() => note(ended),
         () = drain.cancelled() => {
-            Pin::as_mut(&mut connection).graceful_shutdown();
+            connection.as_mut().graceful_shutdown();
             note(connection.await);
         }
     }

@@ -1,0 +1,231 @@
+//! The body on its way to the reader: passed on frame by frame, cut to its part, counted, and never short
+//! without an error.
+//!
+//! hyper answers a body's error by resetting the stream (HTTP/2) or the connection (HTTP/1.1), so that a reader
+//! cannot take a part for the whole. The origin is read only as fast as the reader takes.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use bytes::{Buf, Bytes};
+use http::StatusCode;
+use http_body::{Body as _, Frame, SizeHint};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Empty};
+use hyper::body::Incoming;
+use tokio::time::Sleep;
+
+use crate::telemetry::Metrics;
+
+/// A response's body.
+pub type Body = UnsyncBoxBody<Bytes, BodyError>;
+
+/// Who is told how a body ended.
+pub type OnEnd = Box<dyn FnOnce(Delivered) + Send>;
+
+/// Why a body broke off.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum BodyError {
+    /// The origin broke off, or sent another length than it had named.
+    #[error("the origin's body broke off")]
+    Origin,
+    /// The origin stood still for too long.
+    #[error("the origin's body stood still")]
+    Stalled,
+}
+
+/// How a body ended.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum End {
+    /// All of it was taken.
+    Complete,
+    /// The origin broke off or stood still.
+    OriginFailed,
+    /// The reader went away.
+    HungUp,
+}
+
+impl End {
+    /// Its name in logs and metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            End::Complete => "complete",
+            End::OriginFailed => "origin_failed",
+            End::HungUp => "hung_up",
+        }
+    }
+}
+
+/// What left, and how it ended.
+#[derive(Clone, Copy, Debug)]
+pub struct Delivered {
+    /// Body bytes that were taken to be sent.
+    pub bytes: u64,
+    /// How it ended.
+    pub end: End,
+    /// The response's status.
+    pub status: StatusCode,
+    /// When the response's head was ready.
+    pub opened: Instant,
+}
+
+/// What is to be told at the end.
+pub(super) struct Told {
+    pub(super) on_end: OnEnd,
+    pub(super) status: StatusCode,
+    pub(super) metrics: Metrics,
+}
+
+struct Measured {
+    incoming: Incoming,
+    /// Bytes of the origin's that come before the reader's part.
+    skip: u64,
+    /// Bytes that the reader still has coming; none where the origin named no length.
+    left: Option<u64>,
+    idle: Duration,
+    /// Runs while the origin lets us wait.
+    waiting: Option<Pin<Box<Sleep>>>,
+    bytes: u64,
+    opened: Instant,
+    told: Option<Told>,
+}
+
+/// No body.
+pub(super) fn empty() -> Body {
+    Empty::new().map_err(|never| match never {}).boxed_unsync()
+}
+
+/// The origin's body without its first `skip` bytes, `take` bytes long.
+pub(super) fn measured(incoming: Incoming, skip: u64, take: Option<u64>, idle: Duration, told: Told) -> Body {
+    told.metrics.stream_opened();
+    let opened = Instant::now();
+    let told = Some(told);
+    Measured {
+        incoming,
+        skip,
+        left: take,
+        idle,
+        waiting: None,
+        bytes: 0,
+        opened,
+        told,
+    }
+    .boxed_unsync()
+}
+
+impl Measured {
+    fn over(&mut self, end: End) {
+        if let Some(told) = self.told.take() {
+            told.metrics.stream_closed(end.name());
+            let delivered = Delivered {
+                bytes: self.bytes,
+                end,
+                status: told.status,
+                opened: self.opened,
+            };
+            (told.on_end)(delivered);
+        }
+    }
+
+    fn broken(&mut self, error: BodyError) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        self.over(End::OriginFailed);
+        Poll::Ready(Some(Err(error)))
+    }
+
+    /// The next bytes of the origin's, or the error that it has let us wait for too long.
+    fn poll_origin(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
+        loop {
+            match Pin::new(&mut self.incoming).poll_frame(context) {
+                Poll::Ready(Some(Ok(frame))) => {
+                    self.waiting = None;
+                    if let Ok(data) = frame.into_data() {
+                        return Poll::Ready(Some(Ok(data)));
+                    }
+                }
+                Poll::Ready(Some(Err(_))) => return Poll::Ready(Some(Err(BodyError::Origin))),
+                Poll::Ready(None) => return Poll::Ready(None),
+                Poll::Pending => {
+                    let idle = self.idle;
+                    let waiting = self
+                        .waiting
+                        .get_or_insert_with(|| Box::pin(tokio::time::sleep(idle)));
+                    ready!(waiting.as_mut().poll(context));
+                    return Poll::Ready(Some(Err(BodyError::Stalled)));
+                }
+            }
+        }
+    }
+
+    /// What of these bytes is the reader's.
+    fn cut(&mut self, mut data: Bytes) -> Bytes {
+        let skipped = usize::try_from(self.skip).map_or(data.len(), |skip| skip.min(data.len()));
+        data.advance(skipped);
+        self.skip -= skipped as u64;
+        if let Some(left) = &mut self.left {
+            let taken = usize::try_from(*left).map_or(data.len(), |left| left.min(data.len()));
+            data.truncate(taken);
+            *left -= taken as u64;
+        }
+        self.bytes += data.len() as u64;
+        if let Some(told) = &self.told {
+            told.metrics.delivered(data.len() as u64);
+        }
+        data
+    }
+}
+
+impl http_body::Body for Measured {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.get_mut();
+        loop {
+            if this.left == Some(0) {
+                this.over(End::Complete);
+                return Poll::Ready(None);
+            }
+            match ready!(this.poll_origin(context)) {
+                Some(Ok(data)) => {
+                    let data = this.cut(data);
+                    if this.left == Some(0) {
+                        this.over(End::Complete);
+                    }
+                    if !data.is_empty() {
+                        return Poll::Ready(Some(Ok(Frame::data(data))));
+                    }
+                }
+                Some(Err(error)) => return this.broken(error),
+                None if this.left.is_none() => {
+                    this.over(End::Complete);
+                    return Poll::Ready(None);
+                }
+                None => return this.broken(BodyError::Origin),
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.left == Some(0)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.left.map_or_else(SizeHint::default, SizeHint::with_exact)
+    }
+}
+
+impl Drop for Measured {
+    /// A body that is dropped before its end has lost its reader, unless nothing of it was to come.
+    fn drop(&mut self) {
+        let end = if self.left == Some(0) {
+            End::Complete
+        } else {
+            End::HungUp
+        };
+        self.over(end);
+    }
+}

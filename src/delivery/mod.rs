@@ -1,0 +1,333 @@
+//! The only door to the origins: it takes a permit or an open file, and nothing else.
+//!
+//! The dispatcher calls it. It asks the origin for the file, or the part of it, that the reader's fields mean
+//! (RFC 9110 §13 and §14), and passes the body on without holding it: `range` reads Range, `conditions` judges
+//! preconditions, `fields` is the allow-list, `body` counts what leaves and never lets a short body look whole.
+
+mod body;
+mod conditions;
+mod fields;
+mod range;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::header::{CONTENT_LENGTH, CONTENT_RANGE, RANGE};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
+use hyper::body::Incoming;
+use moka::sync::Cache;
+
+use crate::catalog::{File, OpenFile};
+use crate::gate::Permit;
+use crate::origin::{self, Origin};
+use crate::path::FilePath;
+use crate::problem::Problem;
+use crate::telemetry::Metrics;
+
+pub use body::{Body, BodyError, Delivered, End, OnEnd};
+use conditions::Verdict;
+use fields::Kind;
+use range::{Asked, Part};
+
+/// How many files' fields are kept.
+const KNOWN_FILES: u64 = 100_000;
+
+/// What opens a file.
+#[derive(Debug)]
+pub enum Pass {
+    /// A title's file, under a loan.
+    Loan(Permit, File),
+    /// A file of an open route.
+    Open(OpenFile),
+}
+
+/// The way from the origins to the readers; one worker's.
+#[derive(Clone, Debug)]
+pub struct Delivery {
+    origins: Vec<Origin>,
+    known: Vec<Known>,
+    metrics: Metrics,
+}
+
+/// The fields of an origin's files, as its answers to HEAD gave them.
+type Known = Cache<FilePath, Arc<HeaderMap>>;
+
+/// A request for a file, and what is known of it.
+struct Request<'a> {
+    origin: &'a Origin,
+    known: &'a Known,
+    path: &'a FilePath,
+    kind: Kind,
+    headers: &'a HeaderMap,
+}
+
+impl Delivery {
+    /// The way to these origins.
+    ///
+    /// # Errors
+    /// For the first that cannot be used.
+    pub fn new(origins: &[origin::Settings], metrics: Metrics) -> Result<Delivery, origin::SetUpError> {
+        let built: Result<Vec<Origin>, _> = origins
+            .iter()
+            .map(|settings| Origin::new(settings, metrics.clone()))
+            .collect();
+        let known = origins
+            .iter()
+            .map(|settings| known(settings.metadata_ttl))
+            .collect();
+        Ok(Delivery {
+            origins: built?,
+            known,
+            metrics,
+        })
+    }
+
+    /// The same, with connections of its own; what is known of files is shared.
+    ///
+    /// # Errors
+    /// As [`Delivery::new`].
+    pub fn for_worker(&self) -> Result<Delivery, origin::SetUpError> {
+        let origins: Result<Vec<Origin>, _> = self.origins.iter().map(Origin::for_worker).collect();
+        Ok(Delivery {
+            origins: origins?,
+            known: self.known.clone(),
+            metrics: self.metrics.clone(),
+        })
+    }
+
+    /// The response to a GET or HEAD. `on_end` is told how the body ended, and is not called where there is a
+    /// problem in place of a response.
+    ///
+    /// # Errors
+    /// [`Problem`]: `title-not-found`, `precondition-failed`, `range-not-satisfiable`, `origin-failed`,
+    /// `origin-timeout`.
+    pub async fn deliver(
+        &self,
+        pass: Pass,
+        method: &Method,
+        headers: &HeaderMap,
+        on_end: OnEnd,
+    ) -> Result<Response<Body>, Problem> {
+        let (file, kind) = match &pass {
+            Pass::Loan(_, file) => (file, Kind::Gated),
+            Pass::Open(open) => (open.file(), Kind::Open),
+        };
+        let (Some(origin), Some(known)) = (self.origins.get(file.origin), self.known.get(file.origin)) else {
+            return Err(Problem::TitleNotFound);
+        };
+        let request = Request {
+            origin,
+            known,
+            path: &file.path,
+            kind,
+            headers,
+        };
+        if method == Method::HEAD {
+            request.head(on_end).await
+        } else {
+            request.get(on_end, &self.metrics).await
+        }
+    }
+}
+
+fn known(believed: Duration) -> Known {
+    Cache::builder()
+        .max_capacity(KNOWN_FILES)
+        .time_to_live(believed)
+        .build()
+}
+
+impl Request<'_> {
+    /// HEAD: as GET without its body; RFC 9110 §14.2 has no ranges for it.
+    async fn head(&self, on_end: OnEnd) -> Result<Response<Body>, Problem> {
+        let file = self.file().await?;
+        let status = match conditions::judge(self.headers, &file) {
+            Verdict::Proceed => StatusCode::OK,
+            Verdict::NotModified => StatusCode::NOT_MODIFIED,
+            Verdict::Failed => return Err(Problem::PreconditionFailed),
+        };
+        Ok(self.bodiless(status, &file, on_end))
+    }
+
+    async fn get(&self, on_end: OnEnd, metrics: &Metrics) -> Result<Response<Body>, Problem> {
+        let mut asked = Asked::of(self.headers);
+        // What the reader says about the file it has can only be judged with the file's fields at hand.
+        if conditions::any(self.headers) {
+            let file = self.file().await?;
+            match conditions::judge(self.headers, &file) {
+                Verdict::Proceed => {}
+                Verdict::NotModified => return Ok(self.bodiless(StatusCode::NOT_MODIFIED, &file, on_end)),
+                Verdict::Failed => return Err(Problem::PreconditionFailed),
+            }
+            asked = asked.filter(|_| conditions::range_applies(self.headers, &file));
+        }
+        let answer = self.ask(asked).await?;
+        match conditions::judge(self.headers, answer.headers()) {
+            Verdict::Failed => return Err(self.changed()),
+            // It was judged otherwise a moment ago: the file has changed, and the reader gets the new one.
+            Verdict::Proceed | Verdict::NotModified => {}
+        }
+        let ranged = asked.is_some() && conditions::range_applies(self.headers, answer.headers());
+        if answer.status() == StatusCode::PARTIAL_CONTENT && !ranged {
+            // The part of a file that is no longer the one that If-Range means.
+            self.known.invalidate(self.path);
+            let whole = self.ask(None).await?;
+            return self.stream(whole, None, on_end, metrics);
+        }
+        self.stream(answer, asked.filter(|_| ranged), on_end, metrics)
+    }
+
+    fn changed(&self) -> Problem {
+        self.known.invalidate(self.path);
+        Problem::PreconditionFailed
+    }
+
+    /// The answer to a GET: 200 or 206, checked to be what was asked.
+    async fn ask(&self, asked: Option<Asked>) -> Result<Response<Incoming>, Problem> {
+        let mut sent = HeaderMap::new();
+        if let Some(range) = asked.and_then(Asked::field) {
+            sent.insert(RANGE, range);
+        }
+        let answer = self.origin.fetch(&Method::GET, self.path, &sent).await?;
+        match answer.status() {
+            StatusCode::OK => Ok(answer),
+            StatusCode::PARTIAL_CONTENT if asked.is_some() => Ok(answer),
+            StatusCode::RANGE_NOT_SATISFIABLE if asked.is_some() => Err(self.not_satisfiable(&answer).await),
+            StatusCode::NOT_FOUND | StatusCode::GONE => Err(Problem::TitleNotFound),
+            status => Err(self.failed(&format!("it answered {status}"))),
+        }
+    }
+
+    /// A 416 tells the file's length, which not every origin says with it.
+    async fn not_satisfiable(&self, answer: &Response<Incoming>) -> Problem {
+        let told = answer
+            .headers()
+            .get(CONTENT_RANGE)
+            .and_then(|field| field.to_str().ok());
+        let told = told.and_then(|field| field.strip_prefix("bytes */")?.parse().ok());
+        let length = match told {
+            Some(length) => Some(length),
+            None => match self.file().await {
+                Ok(file) => length_of(&file),
+                Err(problem) => return problem,
+            },
+        };
+        match length {
+            Some(complete_length) => Problem::RangeNotSatisfiable { complete_length },
+            None => self.failed("it does not tell the length of a file"),
+        }
+    }
+
+    fn stream(
+        &self,
+        answer: Response<Incoming>,
+        asked: Option<Asked>,
+        on_end: OnEnd,
+        metrics: &Metrics,
+    ) -> Result<Response<Body>, Problem> {
+        let (head, incoming) = answer.into_parts();
+        let length = length_of(&head.headers);
+        if length.is_none() && !fields::is_framed(&head.headers) {
+            return Err(
+                self.failed("its answer has no length, so that its end could not be told from a break")
+            );
+        }
+        let (part, skip) = match (head.status, asked) {
+            (StatusCode::PARTIAL_CONTENT, Some(asked)) => (Some(self.checked(&head.headers, asked)?), 0),
+            // The origin has no ranges: the part is cut out here, where the length is known.
+            (_, Some(asked)) => match length {
+                Some(complete_length) => {
+                    let part = asked.within(complete_length);
+                    let part = part.ok_or(Problem::RangeNotSatisfiable { complete_length })?;
+                    (Some(part), part.first)
+                }
+                None => (None, 0),
+            },
+            (_, None) => (None, 0),
+        };
+        let status = if part.is_some() {
+            StatusCode::PARTIAL_CONTENT
+        } else {
+            StatusCode::OK
+        };
+        let take = part.map(Part::length).or(length);
+        let told = body::Told {
+            on_end,
+            status,
+            metrics: metrics.clone(),
+        };
+        let idle = self.origin.settings().idle;
+        let mut response = Response::new(body::measured(incoming, skip, take, idle, told));
+        *response.status_mut() = status;
+        let fields = response.headers_mut();
+        fields::pass(&head.headers, self.kind, fields);
+        if let Some(take) = take {
+            fields.insert(CONTENT_LENGTH, HeaderValue::from(take));
+        }
+        if let Some(field) = part.and_then(Part::field) {
+            fields.insert(CONTENT_RANGE, field);
+        }
+        Ok(response)
+    }
+
+    /// The part that a 206 brings, which must be the one that was asked for.
+    fn checked(&self, answer: &HeaderMap, asked: Asked) -> Result<Part, Problem> {
+        let part = answer.get(CONTENT_RANGE).and_then(Part::read);
+        let part = part.filter(|part| asked.within(part.complete) == Some(*part));
+        match part {
+            Some(part) if length_of(answer).is_none_or(|length| length == part.length()) => Ok(part),
+            _ => Err(self.failed("it answered with another part than it was asked for")),
+        }
+    }
+
+    fn bodiless(&self, status: StatusCode, file: &HeaderMap, on_end: OnEnd) -> Response<Body> {
+        let mut response = Response::new(body::empty());
+        *response.status_mut() = status;
+        fields::pass(file, self.kind, response.headers_mut());
+        if let Some(length) = length_of(file).filter(|_| status == StatusCode::OK) {
+            response
+                .headers_mut()
+                .insert(CONTENT_LENGTH, HeaderValue::from(length));
+        }
+        on_end(Delivered {
+            bytes: 0,
+            end: End::Complete,
+            status,
+            opened: Instant::now(),
+        });
+        response
+    }
+
+    /// The file's fields, as known or as the origin answers HEAD.
+    async fn file(&self) -> Result<Arc<HeaderMap>, Problem> {
+        if let Some(file) = self.known.get(self.path) {
+            return Ok(file);
+        }
+        let answer = self
+            .origin
+            .fetch(&Method::HEAD, self.path, &HeaderMap::new())
+            .await?;
+        match answer.status() {
+            StatusCode::OK => {
+                let file = Arc::new(answer.into_parts().0.headers);
+                self.known.insert(self.path.clone(), file.clone());
+                Ok(file)
+            }
+            StatusCode::NOT_FOUND | StatusCode::GONE => Err(Problem::TitleNotFound),
+            status => Err(self.failed(&format!("it answered {status} to HEAD"))),
+        }
+    }
+
+    fn failed(&self, why: &str) -> Problem {
+        tracing::warn!(
+            origin = self.origin.settings().name,
+            why,
+            "an origin's answer cannot be passed on"
+        );
+        Problem::OriginFailed
+    }
+}
+
+fn length_of(headers: &HeaderMap) -> Option<u64> {
+    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
