@@ -1,0 +1,191 @@
+//! The support API's loans: a listing with filters and a cursor, and one loan with its history.
+
+use std::fmt::Display;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Path, Query, State};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::App;
+use super::refused::Refused;
+use crate::catalog::Catalog;
+use crate::ledger::{Filter, HistoryRow, LedgerError};
+use crate::loan::Loan;
+
+/// How many loans a page has where nobody says, and at most.
+const PAGE: u32 = 100;
+const LARGEST_PAGE: u32 = 1000;
+
+/// The filters as they are written. An unknown one is refused: it would else list everything.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Asked {
+    library: Option<String>,
+    isbn: Option<String>,
+    state: Option<String>,
+    borrower: Option<String>,
+    since: Option<String>,
+    limit: Option<String>,
+    cursor: Option<String>,
+}
+
+/// A page of loans, and where the next one begins.
+#[derive(Debug, Serialize)]
+pub(super) struct Page {
+    loans: Vec<Shown>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next: Option<String>,
+}
+
+/// A loan as support sees it.
+#[derive(Debug, Serialize)]
+pub(super) struct Shown {
+    id: String,
+    isbn: String,
+    state: &'static str,
+    due: Option<Timestamp>,
+    licence_type: Option<String>,
+    begun: Timestamp,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ended: Option<Timestamp>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    end_reason: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    refusal: Option<ShownRefusal>,
+    files: Vec<String>,
+    library: String,
+    /// The pseudonym.
+    borrower: String,
+    reference: String,
+    lending_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    history: Option<Vec<ShownStep>>,
+}
+
+#[derive(Debug, Serialize)]
+struct ShownRefusal {
+    code: String,
+    message: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retry_at: Option<Timestamp>,
+}
+
+#[derive(Debug, Serialize)]
+struct ShownStep {
+    at: Timestamp,
+    from: Option<&'static str>,
+    to: &'static str,
+    cause: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    detail: Option<String>,
+}
+
+/// `GET /api/v1/loans`, the newest first.
+pub(super) async fn list(
+    State(app): State<Arc<App>>,
+    asked: Result<Query<Asked>, QueryRejection>,
+) -> Result<Json<Page>, Refused> {
+    let Query(asked) = asked.map_err(|rejection| Refused::malformed(rejection.body_text()))?;
+    let mut filter = asked.filter()?;
+    let limit = filter.limit;
+    filter.limit += 1; // one more tells whether there is another page
+    let mut loans = app.parts.ledger.page(&filter).await.map_err(unreadable)?;
+    let more = loans.len() > limit as usize;
+    loans.truncate(limit as usize);
+    let next = loans.last().filter(|_| more).map(|loan| loan.id.to_string());
+    let loans = loans
+        .iter()
+        .map(|loan| Shown::of(loan, &app.parts.catalog))
+        .collect();
+    Ok(Json(Page { loans, next }))
+}
+
+/// `GET /api/v1/loans/{id}`, with its history.
+pub(super) async fn one(State(app): State<Arc<App>>, Path(id): Path<String>) -> Result<Json<Shown>, Refused> {
+    let id = id.parse().map_err(|_| Refused::NO_SUCH_LOAN)?;
+    let loan = app.parts.ledger.loan(id).await.map_err(unreadable)?;
+    let loan = loan.ok_or(Refused::NO_SUCH_LOAN)?;
+    let history = app.parts.ledger.history(id).await.map_err(unreadable)?;
+    let history = history.into_iter().map(ShownStep::from).collect();
+    Ok(Json(Shown {
+        history: Some(history),
+        ..Shown::of(&loan, &app.parts.catalog)
+    }))
+}
+
+fn unreadable(error: LedgerError) -> Refused {
+    tracing::error!(%error, "the ledger could not be read for the support API");
+    Refused::LEDGER
+}
+
+impl Asked {
+    fn filter(self) -> Result<Filter, Refused> {
+        let limit = read("limit", self.limit, "a number from 1 to 1000")?.unwrap_or(PAGE);
+        if !(1..=LARGEST_PAGE).contains(&limit) {
+            return Err(Refused::malformed(
+                "limit is out of bounds. Write a number from 1 to 1000.",
+            ));
+        }
+        Ok(Filter {
+            library: read("library", self.library, "an ISIL like NO-0301000")?,
+            isbn: read("isbn", self.isbn, "13 digits with a right check digit")?,
+            state: read("state", self.state, "a state like accepted")?,
+            borrower: read("borrower", self.borrower, "a pseudonym, as these loans show it")?,
+            since: read("since", self.since, "a time like 2026-01-31T00:00:00Z")?,
+            after: read("cursor", self.cursor, "what a page gave as next")?,
+            limit,
+        })
+    }
+}
+
+fn read<T>(name: &str, value: Option<String>, form: &str) -> Result<Option<T>, Refused>
+where
+    T: FromStr<Err: Display>,
+{
+    // The value itself is not said back: it may be a borrower's own id, typed by mistake.
+    let read = value.map(|value| value.parse()).transpose();
+    read.map_err(|_| Refused::malformed(format!("{name} cannot be read. Write {form}.")))
+}
+
+impl Shown {
+    fn of(loan: &Loan, catalog: &Catalog) -> Shown {
+        let terms = loan.terms.as_ref();
+        Shown {
+            id: loan.id.to_string(),
+            isbn: loan.key.isbn.to_string(),
+            state: loan.state.name(),
+            due: terms.map(|terms| terms.due),
+            licence_type: terms.and_then(|terms| terms.licence_type.clone()),
+            begun: loan.begun,
+            ended: loan.ended,
+            end_reason: loan.end_reason.map(|reason| reason.name()),
+            refusal: loan.refusal.as_ref().map(|refusal| ShownRefusal {
+                code: refusal.code.clone(),
+                message: refusal.message.clone(),
+                retry_at: refusal.retry_at,
+            }),
+            files: catalog.files_of(loan.key.isbn),
+            library: loan.key.library.to_string(),
+            borrower: loan.key.borrower.to_string(),
+            reference: loan.reference.to_string(),
+            lending_id: loan.lending_id.clone(),
+            history: None,
+        }
+    }
+}
+
+impl From<HistoryRow> for ShownStep {
+    fn from(row: HistoryRow) -> ShownStep {
+        ShownStep {
+            at: row.at,
+            from: row.from.map(|state| state.name()),
+            to: row.to.name(),
+            cause: row.cause,
+            detail: row.detail,
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! What operators and support staff ask: health, readiness, metrics, and which loans there are.
+//!
+//! The command line starts it, on a listener of its own and on the slow runtime, so that it never competes with a
+//! reader. It reads the ledger and writes nothing. It promises that everything but `/healthz` and `/readyz` needs the
+//! bearer token (`/metrics` unless the configuration opens it), and that beyond this machine it speaks TLS only.
+
+mod auth;
+mod listen;
+mod loans;
+mod refused;
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use http::StatusCode;
+use http::header::CONTENT_TYPE;
+use rustls::ServerConfig;
+use secrecy::SecretString;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::catalog::Catalog;
+use crate::ledger::Ledger;
+use crate::telemetry::Metrics;
+use refused::Refused;
+
+/// The keys of `[listen] admin` and `[admin]`.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Where operators connect.
+    pub listen: SocketAddr,
+    /// The bearer token.
+    pub token: SecretString,
+    /// HTTPS with the server's certificate in place of plain HTTP.
+    pub tls: bool,
+    /// Whether `/metrics` needs no token.
+    pub open_metrics: bool,
+}
+
+/// What the answers are made of.
+#[derive(Debug)]
+pub struct Parts {
+    /// Which loans there are.
+    pub ledger: Ledger,
+    /// What was counted.
+    pub metrics: Metrics,
+    /// Whether everyone can be served.
+    pub readiness: Readiness,
+    /// Where a title's files are.
+    pub catalog: Arc<Catalog>,
+    /// The server's TLS settings.
+    pub tls: Arc<ServerConfig>,
+}
+
+type Missing = Pin<Box<dyn Future<Output = Vec<String>> + Send>>;
+
+/// Tells what keeps the gate from serving everyone, as sentences; nothing when it is ready.
+pub struct Readiness(Box<dyn Fn() -> Missing + Send + Sync>);
+
+impl Readiness {
+    /// A readiness that is found out by this question.
+    pub fn new<F>(ask: impl Fn() -> F + Send + Sync + 'static) -> Readiness
+    where
+        F: Future<Output = Vec<String>> + Send + 'static,
+    {
+        Readiness(Box::new(move || Box::pin(ask())))
+    }
+}
+
+impl fmt::Debug for Readiness {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Readiness")
+    }
+}
+
+/// Why the admin listener did not start.
+#[derive(Debug, thiserror::Error)]
+#[error("the admin listener cannot listen on {address}: {source}; is another program there?")]
+pub struct AdminError {
+    address: SocketAddr,
+    source: std::io::Error,
+}
+
+/// The admin listener.
+#[derive(Debug)]
+pub struct Admin {}
+
+/// A listener that answers; all its tasks end with it.
+#[derive(Debug)]
+pub struct Running {
+    url: String,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+#[derive(Debug)]
+struct App {
+    settings: Settings,
+    parts: Parts,
+}
+
+impl Admin {
+    /// Listens, and answers on the runtime that it is called on.
+    ///
+    /// # Errors
+    /// [`AdminError`], where the address is taken.
+    pub async fn start(settings: &Settings, parts: Parts) -> Result<Running, AdminError> {
+        let failed = |source| AdminError {
+            address: settings.listen,
+            source,
+        };
+        let listener = tokio::net::TcpListener::bind(settings.listen)
+            .await
+            .map_err(failed)?;
+        let address = listener.local_addr().map_err(failed)?;
+        let tls = settings.tls.then(|| listen::acceptor(&parts.tls));
+        let scheme = if settings.tls { "https" } else { "http" };
+        let running = Running {
+            url: format!("{scheme}://{address}"),
+            tasks: TaskTracker::new(),
+            stop: CancellationToken::new(),
+        };
+        let router = router(Arc::new(App {
+            settings: settings.clone(),
+            parts,
+        }));
+        let accepting = listen::accept(listener, tls, router, running.tasks.clone(), running.stop.clone());
+        running.tasks.spawn(accepting);
+        Ok(running)
+    }
+}
+
+impl Running {
+    /// Its address, without a slash at the end.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Ends every connection and waits for that.
+    pub async fn stop(self) {
+        self.stop.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+fn router(app: Arc<App>) -> Router {
+    let guarded = Router::new()
+        .route("/api/v1/loans", get(loans::list))
+        .route("/api/v1/loans/{id}", get(loans::one))
+        .fallback(async || Refused::NOT_FOUND)
+        .method_not_allowed_fallback(async || Refused::METHOD)
+        .layer(middleware::from_fn_with_state(app.clone(), guard));
+    Router::new()
+        .route("/healthz", get(async || "ok\n"))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(metrics))
+        .merge(guarded)
+        .with_state(app)
+}
+
+/// Lets nobody through without the token, also where there is nothing behind it.
+async fn guard(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+    match auth::check(request.headers(), &app.settings.token) {
+        Ok(()) => next.run(request).await,
+        Err(refused) => refused.into_response(),
+    }
+}
+
+async fn ready(State(app): State<Arc<App>>) -> Response {
+    let missing = (app.parts.readiness.0)().await;
+    let status = if missing.is_empty() {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    (
+        status,
+        Json(serde_json::json!({ "ready": missing.is_empty(), "missing": missing })),
+    )
+        .into_response()
+}
+
+async fn metrics(State(app): State<Arc<App>>, request: Request) -> Result<Response, Refused> {
+    if !app.settings.open_metrics {
+        auth::check(request.headers(), &app.settings.token)?;
+    }
+    let fields = [(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
+    Ok((fields, app.parts.metrics.render()).into_response())
+}

@@ -1,0 +1,97 @@
+//! What the admin listener refuses, as problem documents (RFC 9457).
+
+use std::borrow::Cow;
+
+use axum::response::{IntoResponse, Response};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, WWW_AUTHENTICATE};
+use http::{HeaderValue, StatusCode};
+
+use crate::problem::Document;
+
+/// A refusal: its slug, its status, and a sentence.
+#[derive(Clone, Debug)]
+pub(super) struct Refused {
+    kind: &'static str,
+    title: &'static str,
+    status: StatusCode,
+    detail: Cow<'static, str>,
+}
+
+impl Refused {
+    pub(super) const UNAUTHENTICATED: Refused = Refused::fixed(
+        "operator-unauthenticated",
+        "Operator unauthenticated",
+        StatusCode::UNAUTHORIZED,
+        "This needs the admin token. Send it as Authorization: Bearer TOKEN.",
+    );
+    pub(super) const NOT_FOUND: Refused = Refused::fixed(
+        "not-found",
+        "Not found",
+        StatusCode::NOT_FOUND,
+        "There is nothing at this address. Check the path.",
+    );
+    pub(super) const NO_SUCH_LOAN: Refused = Refused::fixed(
+        "loan-not-found",
+        "Loan not found",
+        StatusCode::NOT_FOUND,
+        "There is no loan of this id in the ledger. Look for it in /api/v1/loans.",
+    );
+    pub(super) const METHOD: Refused = Refused::fixed(
+        "method-not-allowed",
+        "Method not allowed",
+        StatusCode::METHOD_NOT_ALLOWED,
+        "This method has no meaning here. Send GET.",
+    );
+    pub(super) const LEDGER: Refused = Refused::fixed(
+        "ledger-unavailable",
+        "Ledger unavailable",
+        StatusCode::SERVICE_UNAVAILABLE,
+        "The ledger cannot be read; the log says why. Try again in a while.",
+    );
+
+    const fn fixed(
+        kind: &'static str,
+        title: &'static str,
+        status: StatusCode,
+        detail: &'static str,
+    ) -> Refused {
+        Refused {
+            kind,
+            title,
+            status,
+            detail: Cow::Borrowed(detail),
+        }
+    }
+
+    /// A request that cannot be read, for this reason.
+    pub(super) fn malformed(detail: impl Into<Cow<'static, str>>) -> Refused {
+        Refused {
+            kind: "request-malformed",
+            title: "Request malformed",
+            status: StatusCode::BAD_REQUEST,
+            detail: detail.into(),
+        }
+    }
+}
+
+impl IntoResponse for Refused {
+    fn into_response(self) -> Response {
+        let document = Document {
+            kind: self.kind,
+            title: self.title,
+            status: self.status.as_u16(),
+            detail: &self.detail,
+            reason: None,
+            retry_after: None,
+        };
+        let body = serde_json::to_vec(&document).unwrap_or_default();
+        let mut response = (self.status, body).into_response();
+        let fields = response.headers_mut();
+        fields.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        fields.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if self.status == StatusCode::UNAUTHORIZED {
+            fields.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        response
+    }
+}
