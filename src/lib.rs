@@ -8,9 +8,12 @@
 //! Built so far, and documented here: the vocabulary ([`loan`], [`path`], [`problem`], [`clock`]),
 //! [`telemetry`], [`reader`], [`catalog`] and [`ledger`], and Bokbasen's stand-in, [`sandbox`]. The README says what stands beside them.
 
+pub mod admin;
 pub mod catalog;
 pub mod circulation;
+pub mod cli;
 pub mod clock;
+pub mod config;
 pub mod delivery;
 pub mod gate;
 pub mod ledger;
@@ -20,6 +23,7 @@ pub mod origin;
 pub mod path;
 pub mod problem;
 pub mod reader;
+pub mod samples;
 pub mod sandbox;
 pub mod server;
 pub mod telemetry;

@@ -10,14 +10,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::runtime::Handle;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
 
 use super::CliError;
+use super::stop::{Signals, Wish};
 use crate::admin::{self, Admin};
 use crate::catalog::Catalog;
 use crate::circulation::{self, Circulation};
 use crate::clock::Clock;
-use crate::config::{self, Config};
+use crate::config::Config;
 use crate::delivery::Delivery;
 use crate::gate::Gate;
 use crate::ledger::Ledger;
@@ -31,66 +32,161 @@ const STOP: Duration = Duration::from_secs(15);
 
 /// A gate that serves.
 #[derive(Debug)]
-pub struct Running {
+pub(super) struct Running {
     /// Where readers connect.
-    pub public: SocketAddr,
+    pub(super) public: SocketAddr,
     /// Where operators connect.
-    pub admin: SocketAddr,
+    pub(super) admin_url: String,
+    /// Who readers are.
+    pub(super) readers: Arc<Readers>,
     server: server::Running,
-    admin_server: admin::Running,
+    admin: admin::Running,
     circulation: Circulation,
     ledger: Ledger,
-    readers: Arc<Readers>,
     certificates: Arc<Certificates>,
+    stopping: CancellationToken,
     settings: server::Settings,
 }
 
+/// Serves until a signal ends it.
+pub(super) async fn run(path: PathBuf) -> Result<(), CliError> {
+    let config = super::load(&path)?;
+    telemetry::init(&config.log).map_err(CliError::new)?;
+    let mut signals = Signals::listen()?;
+    let running = start(config, Clock::system()).await?;
+    tracing::info!(public = %running.public, admin = running.admin_url, "serving");
+    loop {
+        match signals.next().await {
+            Wish::Reload => running.reload(&path),
+            Wish::Drain => break,
+        }
+    }
+    tokio::select! {
+        () = running.stop() => tracing::info!("stopped"),
+        () = signals.drain() => tracing::warn!("stopped at once"),
+    }
+    Ok(())
+}
+
 /// Starts everything that a configuration names.
-///
-/// # Errors
-/// [`CliError`], for the first part that cannot start; nothing is left running.
-pub async fn start(config: Config, clock: Clock) -> Result<Running, CliError> {
-    let metrics = Metrics::new();
+pub(super) async fn start(config: Config, clock: Clock) -> Result<Running, CliError> {
+    let metrics = Metrics::new().map_err(CliError::new)?;
     let readers = Arc::new(Readers::new(&config.readers, clock.clone()).map_err(CliError::new)?);
     let names: Vec<String> = config.origins.iter().map(|origin| origin.name.clone()).collect();
     let catalog = Arc::new(Catalog::new(&config.catalog, &names).map_err(CliError::all)?);
     let certificates = Arc::new(Certificates::load(&config.server).map_err(CliError::new)?);
-    let delivery = Delivery::new(&config.delivery, &config.origins, metrics.clone()).map_err(CliError::new)?;
-    let ledger = Ledger::open(&config.ledger, &readers.key_fingerprint(), clock.clone(), metrics.clone())
-        .await
-        .map_err(CliError::new)?;
+    let delivery = Delivery::new(&config.origins, metrics.clone()).map_err(CliError::new)?;
+    let ledger = Ledger::open(
+        &config.ledger,
+        &readers.key_fingerprint(),
+        clock.clone(),
+        metrics.clone(),
+    )
+    .await
+    .map_err(CliError::new)?;
     let lending = Bokbasen::new(&config.lending, clock.clone(), metrics.clone()).map_err(CliError::new)?;
     let slow = Handle::current();
-    let timing = circulation::Settings { settle: config.lending.settle, refusal_ttl: config.gate.refusal_ttl };
-    let circulation =
-        Circulation::new(timing, ledger.clone(), lending, clock.clone(), metrics.clone(), slow.clone());
+    let timing = circulation::Settings {
+        settle: config.lending.settle,
+        refusal_ttl: config.gate.refusal_ttl,
+    };
+    let circulation = Circulation::new(
+        timing,
+        ledger.clone(),
+        lending.clone(),
+        clock.clone(),
+        metrics.clone(),
+        slow.clone(),
+    );
     let gate = Gate::new(&config.gate, circulation.clone(), clock, slow);
-    let line =
-        Arc::new(Line { readers: readers.clone(), catalog: catalog.clone(), gate, metrics: metrics.clone() });
-    let workers = std::thread::available_parallelism().map_or(1, NonZero::get);
-    let server = server::start(&config.server, workers, line, certificates.clone(), || delivery.for_worker())
-        .map_err(CliError::new)?;
-    circulation.start();
+    let line = Arc::new(Line {
+        readers: readers.clone(),
+        catalog: catalog.clone(),
+        gate,
+        metrics: metrics.clone(),
+    });
+    let count = std::thread::available_parallelism().map_or(1, NonZero::get);
+    let workers: Result<Vec<Delivery>, _> = (0..count).map(|_| delivery.for_worker()).collect();
+    let server = server::start(
+        &config.server,
+        line,
+        certificates.clone(),
+        workers.map_err(CliError::new)?,
+    )
+    .map_err(CliError::new)?;
+    let stopping = CancellationToken::new();
     let parts = admin::Parts {
         ledger: ledger.clone(),
         metrics,
-        readiness: readiness(&ledger, &circulation),
-        readers: readers.clone(),
-        public_base: format!("https://{}", server.address),
+        readiness: readiness(&ledger, &lending, &stopping),
         catalog,
-        end_loan: end_loan(&circulation),
-        tls: Some(certificates.config()),
+        tls: certificates.config(),
     };
-    let admin_server = Admin::start(&config.admin, parts).await.map_err(CliError::new)?;
+    let admin = Admin::start(&config.admin, parts).await.map_err(CliError::new)?;
+    circulation.start();
     Ok(Running {
         public: server.address,
-        admin: admin_server.address(),
+        admin_url: admin.url().to_owned(),
+        readers,
         server,
-        admin_server,
+        admin,
         circulation,
         ledger,
-        readers,
         certificates,
+        stopping,
         settings: config.server,
+    })
+}
+
+impl Running {
+    /// Takes certificates and readers' keys up anew; what is wrong stays as it was.
+    fn reload(&self, path: &std::path::Path) {
+        let config = match super::load(path) {
+            Ok(config) => config,
+            Err(error) => return tracing::error!(%error, "the configuration was not reloaded"),
+        };
+        if let Err(error) = self.certificates.reload(&config.server) {
+            tracing::error!(%error, "the certificates were not reloaded");
+        }
+        if let Err(error) = self.readers.reload_with(&config.readers) {
+            tracing::error!(%error, "the readers' keys were not reloaded");
+        }
+        if config.server.listen != self.settings.listen {
+            tracing::warn!("a reload takes up certificates and keys; for the rest, restart");
+        }
+        tracing::info!("reloaded certificates and readers' keys");
+    }
+
+    /// Drains, and ends every part in order.
+    pub(super) async fn stop(self) {
+        self.stopping.cancel();
+        let cut = self.server.drain().await;
+        if cut > 0 {
+            tracing::warn!(cut, "connections were cut at the end of server.drain");
+        }
+        self.circulation.stop(STOP).await;
+        self.admin.stop().await;
+        self.ledger.close().await;
+    }
+}
+
+/// What keeps the gate from serving everyone, as sentences.
+fn readiness(ledger: &Ledger, lending: &Bokbasen, stopping: &CancellationToken) -> admin::Readiness {
+    let (ledger, lending, stopping) = (ledger.clone(), lending.clone(), stopping.clone());
+    admin::Readiness::new(move || {
+        let (ledger, lending, stopping) = (ledger.clone(), lending.clone(), stopping.clone());
+        async move {
+            let mut missing = Vec::new();
+            if stopping.is_cancelled() {
+                missing.push("The gate is stopping: it takes no new connections.".to_owned());
+            }
+            if ledger.check().await.is_err() {
+                missing.push("The ledger cannot be read: nobody new gets a file.".to_owned());
+            }
+            if lending.closed_for().is_some() {
+                missing.push("Bokbasen does not answer: readers without a loan get none.".to_owned());
+            }
+            missing
+        }
     })
 }

@@ -34,8 +34,15 @@ pub struct Settings {
     pub patience: Duration,
     /// How long a refusal holds when Bokbasen names no time.
     pub refusal_ttl: Duration,
-    /// How long a cached acceptance is believed where several nodes share a ledger.
-    pub freshness: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings {
+            patience: Duration::from_secs(15),
+            refusal_ttl: Duration::from_secs(60),
+        }
+    }
 }
 
 /// Who asks for which title, and how.

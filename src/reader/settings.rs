@@ -3,7 +3,6 @@
 //! `config` builds these; only `reader` reads them. `Debug` shows no secret, since secrets are `secrecy` types.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use secrecy::SecretString;
 
@@ -51,8 +50,6 @@ pub struct Settings {
     pub jwt: Option<JwtSettings>,
     /// Keys of links; the first signs.
     pub link_keys: Vec<LinkKey>,
-    /// How long an expired link still answers a request that continues a download; nothing reads it yet.
-    pub resume_grace: Duration,
     /// `[privacy] pseudonym_key`: at least 32 bytes.
     pub pseudonym_key: SecretString,
 }

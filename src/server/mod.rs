@@ -48,8 +48,6 @@ pub struct Settings {
     pub extra: Vec<Certificate>,
     /// How long running downloads may go on after the signal to stop.
     pub drain: Duration,
-    /// What all streams together may buffer, in bytes.
-    pub buffers: u64,
 }
 
 /// Everything that a request walks through, shared by all workers.
@@ -113,18 +111,15 @@ struct Worker {
     stopping: Stopping,
 }
 
-/// Starts one worker for each core, or `workers` of them.
-///
-/// `delivery` makes each worker's own way to the origins.
+/// Starts one worker for each of these ways to the origins, of which every worker has its own.
 ///
 /// # Errors
 /// [`ServerError`]; nothing is left running.
 pub fn start(
     settings: &Settings,
-    workers: usize,
     line: Arc<Line>,
     certificates: Arc<Certificates>,
-    mut delivery: impl FnMut() -> Delivery,
+    deliveries: Vec<Delivery>,
 ) -> Result<Running, ServerError> {
     let listen_error = |source| ServerError::Listen {
         address: settings.listen,
@@ -133,15 +128,15 @@ pub fn start(
     let first = listen::bind(settings.listen).map_err(listen_error)?;
     let address = first.local_addr().map_err(listen_error)?;
     let mut sockets = vec![first];
-    for _ in 1..workers {
+    for _ in 1..deliveries.len() {
         sockets.push(listen::bind(address).map_err(listen_error)?);
     }
     let stopping = Stopping::default();
-    let mut threads = Vec::with_capacity(workers);
-    for (number, socket) in sockets.into_iter().enumerate() {
+    let mut threads = Vec::with_capacity(deliveries.len());
+    for (number, (socket, delivery)) in sockets.into_iter().zip(deliveries).enumerate() {
         let worker = Worker {
             line: line.clone(),
-            delivery: delivery(),
+            delivery,
             certificates: certificates.clone(),
             stopping: stopping.clone(),
         };

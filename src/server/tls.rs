@@ -72,6 +72,14 @@ impl Certificates {
         })
     }
 
+    /// Tries one certificate and its key, as a start would.
+    ///
+    /// # Errors
+    /// [`TlsError`], where they cannot be used.
+    pub fn try_load(files: &Certificate) -> Result<(), TlsError> {
+        load(files).map(drop)
+    }
+
     /// Takes the certificates up anew from their files; new connections get them.
     ///
     /// # Errors

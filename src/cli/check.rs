@@ -1,0 +1,40 @@
+//! `loangate check`: every mistake in a configuration, each with its line.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+use super::{CliError, say};
+use crate::config;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The configuration.
+    #[arg(long, default_value = "config.toml")]
+    config: PathBuf,
+    /// Ask Bokbasen too: whether it lets us in, and how far our clocks are apart.
+    #[arg(long)]
+    online: bool,
+}
+
+pub(super) async fn run(args: Args) -> Result<(), CliError> {
+    let checked = config::check(&args.config, args.online).await;
+    let mut text = String::new();
+    for warning in &checked.warnings {
+        let _ = writeln!(text, "warning: {warning}");
+    }
+    if let Some(ahead) = checked.clock_ahead {
+        let _ = writeln!(
+            text,
+            "this machine's clock is {} s ahead of Bokbasen's",
+            ahead.as_secs()
+        );
+    }
+    if checked.mistakes.is_empty() {
+        let _ = write!(text, "{} is good", args.config.display());
+        return say(&text);
+    }
+    if !text.is_empty() {
+        say(text.trim_end())?;
+    }
+    Err(CliError::all(checked.mistakes))
+}

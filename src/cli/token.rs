@@ -1,0 +1,125 @@
+//! `loangate token`: a reader's token, signed with the development key that `init` makes, or a signed link.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use serde::Serialize;
+
+use super::{CliError, say};
+use crate::clock::{self, Clock};
+use crate::config::Config;
+use crate::loan::{Isbn, LibraryId};
+use crate::reader::{JwtSettings, Readers, Scope};
+
+/// The private key that `init` writes beside the key set.
+pub(super) const PRIVATE_KEY: &str = "jwt.key";
+
+#[derive(Debug, clap::Subcommand)]
+pub(super) enum Kind {
+    /// A reader's token, for the field Authorization. For development: it is signed with the key beside the key
+    /// set, which in production only the login has.
+    Reader {
+        #[command(flatten)]
+        who: Who,
+    },
+    /// A link's token, for the query (?token=…) or the path (/~…/).
+    Link {
+        #[command(flatten)]
+        who: Who,
+        /// The title that it opens.
+        #[arg(long, conflicts_with = "prefix")]
+        isbn: Option<Isbn>,
+        /// Or the start of the paths that it opens.
+        #[arg(long, required_unless_present = "isbn")]
+        prefix: Option<String>,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Who {
+    /// The configuration whose keys sign.
+    #[arg(long, default_value = "config.toml")]
+    config: PathBuf,
+    /// The library's ISIL, such as NO-0301000.
+    #[arg(long)]
+    library: LibraryId,
+    /// The borrower's id, as the login knows it.
+    #[arg(long)]
+    borrower: String,
+    /// How long it is good for.
+    #[arg(long, default_value = "8h")]
+    ttl: humantime::Duration,
+}
+
+pub(super) fn run(kind: Kind) -> Result<(), CliError> {
+    match kind {
+        Kind::Reader { who } => {
+            let config = super::load(&who.config)?;
+            let jwt = config.readers.jwt.as_ref();
+            let jwt = jwt.ok_or_else(|| CliError::new("this configuration has no [readers.jwt]"))?;
+            say(&reader(jwt, &who.library, &who.borrower, *who.ttl)?)
+        }
+        Kind::Link { who, isbn, prefix } => {
+            let config = super::load(&who.config)?;
+            say(&link(&config, &who, isbn, prefix)?)
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Claims<'a> {
+    iss: &'a str,
+    aud: &'a str,
+    iat: i64,
+    exp: i64,
+    #[serde(flatten)]
+    who: std::collections::BTreeMap<&'a str, &'a str>,
+}
+
+/// A reader's token, signed with the private key beside the key set.
+pub(super) fn reader(
+    jwt: &JwtSettings,
+    library: &LibraryId,
+    borrower: &str,
+    ttl: Duration,
+) -> Result<String, CliError> {
+    let file = jwt.jwks.parent().unwrap_or(Path::new(".")).join(PRIVATE_KEY);
+    let pem = std::fs::read(&file).map_err(|error| {
+        CliError::new(format!(
+            "{} cannot be read: {error}; loangate init makes it",
+            file.display()
+        ))
+    })?;
+    let key = EncodingKey::from_ed_pem(&pem).map_err(CliError::new)?;
+    let now = Clock::system().now();
+    let claims = Claims {
+        iss: &jwt.issuer,
+        aud: &jwt.audience,
+        iat: now.as_second(),
+        exp: clock::after(now, ttl).as_second(),
+        who: [
+            (jwt.library_claim.as_str(), library.as_str()),
+            (jwt.borrower_claim.as_str(), borrower),
+        ]
+        .into(),
+    };
+    let header = Header {
+        kid: Some(super::init::KEY_ID.to_owned()),
+        ..Header::new(Algorithm::EdDSA)
+    };
+    jsonwebtoken::encode(&header, &claims, &key).map_err(CliError::new)
+}
+
+fn link(config: &Config, who: &Who, isbn: Option<Isbn>, prefix: Option<String>) -> Result<String, CliError> {
+    let readers = Readers::new(&config.readers, Clock::system()).map_err(CliError::new)?;
+    let scope = match (isbn, prefix) {
+        (Some(isbn), _) => Scope::Title(isbn),
+        (None, prefix) => Scope::prefix(&prefix.unwrap_or_default()).map_err(CliError::new)?,
+    };
+    let borrower = readers.pseudonym(who.library, &who.borrower);
+    let (token, _) = readers
+        .mint_link(who.library, borrower, &scope, *who.ttl)
+        .ok_or_else(|| CliError::new("no link can be made: the configuration has no [readers.links] keys"))?;
+    Ok(token)
+}

@@ -1,0 +1,140 @@
+//! Looking deeper than the file: what it names is opened and tried, so that a start will not fail.
+//!
+//! The command line calls it for `loangate check`. It lets the modules themselves open their files, so that the
+//! sentences are those of a start, and puts to each the line that named it.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use jiff::SignedDuration;
+
+use super::{Loaded, Mistake, load};
+use crate::clock::Clock;
+use crate::lending::Bokbasen;
+use crate::reader::Readers;
+use crate::server::Certificates;
+use crate::telemetry::Metrics;
+
+/// The farthest that our clock may be from Bokbasen's (page "Authentication Service").
+const CLOCKS_APART: SignedDuration = SignedDuration::from_mins(15);
+
+/// What was found.
+#[derive(Debug, Default)]
+pub struct Checked {
+    /// What keeps the gate from working.
+    pub mistakes: Vec<Mistake>,
+    /// What is allowed and not advisable.
+    pub warnings: Vec<Mistake>,
+    /// How far our clock is ahead of Bokbasen's, where it was asked.
+    pub clock_ahead: Option<SignedDuration>,
+}
+
+/// Checks a configuration and everything on this machine that it names; with `online`, also whether Bokbasen lets
+/// us in and whether its clock agrees with ours.
+pub async fn check(file: &Path, online: bool) -> Checked {
+    let loaded = match load(file) {
+        Ok(loaded) => loaded,
+        Err(mistakes) => {
+            return Checked {
+                mistakes,
+                ..Checked::default()
+            };
+        }
+    };
+    let mut look = Look {
+        file,
+        loaded: &loaded,
+        checked: Checked::default(),
+    };
+    look.certificates();
+    look.readers();
+    look.private_files();
+    if online {
+        look.lending().await;
+    }
+    let mut checked = look.checked;
+    checked.warnings.extend(loaded.warnings);
+    checked.warnings.sort_by_key(|warning| warning.line);
+    checked.mistakes.sort_by_key(|mistake| mistake.line);
+    checked
+}
+
+struct Look<'a> {
+    file: &'a Path,
+    loaded: &'a Loaded,
+    checked: Checked,
+}
+
+impl Look<'_> {
+    fn at(&self, key: &str, sentence: String) -> Mistake {
+        let line = self.loaded.lines.of(key);
+        Mistake {
+            file: self.file.to_owned(),
+            line,
+            key: key.to_owned(),
+            sentence,
+        }
+    }
+
+    fn certificates(&mut self) {
+        let settings = &self.loaded.config.server;
+        let extra = settings.extra.iter().enumerate();
+        let named = std::iter::once(("tls.certificate".to_owned(), &settings.certificate))
+            .chain(extra.map(|(number, files)| (format!("tls.extra[{number}].certificate"), files)));
+        for (key, files) in named {
+            if let Err(error) = Certificates::try_load(files) {
+                self.checked.mistakes.push(self.at(&key, error.to_string()));
+            }
+        }
+    }
+
+    fn readers(&mut self) {
+        if let Err(error) = Readers::new(&self.loaded.config.readers, Clock::system()) {
+            self.checked
+                .mistakes
+                .push(self.at("readers.jwt.jwks", error.to_string()));
+        }
+    }
+
+    /// A key that everyone on the machine may read is no secret.
+    fn private_files(&mut self) {
+        let settings = &self.loaded.config.server;
+        let keys = std::iter::once(&settings.certificate)
+            .chain(&settings.extra)
+            .map(|files| &files.key);
+        for key in keys {
+            let mode = std::fs::metadata(key).map_or(0, |metadata| metadata.permissions().mode());
+            if mode & 0o007 != 0 {
+                let shown = key.display();
+                let sentence =
+                    format!("everyone on this machine may read or write {shown}. Run chmod 600 {shown}");
+                self.checked.warnings.push(self.at("tls.key", sentence));
+            }
+        }
+    }
+
+    async fn lending(&mut self) {
+        let asked = match Metrics::new() {
+            Ok(metrics) => Bokbasen::new(&self.loaded.config.lending, Clock::system(), metrics)
+                .map_err(|error| error.to_string()),
+            Err(error) => Err(error.to_string()),
+        };
+        let answer = match asked {
+            Ok(bokbasen) => bokbasen.try_login().await.map_err(|error| error.to_string()),
+            Err(error) => Err(error),
+        };
+        match answer {
+            Ok(ahead) => {
+                self.checked.clock_ahead = ahead;
+                if ahead.is_some_and(|ahead| ahead.abs() > CLOCKS_APART) {
+                    let sentence = "this machine's clock is more than 15 minutes from Bokbasen's, which then refuses \
+                                    every call. Set it by NTP";
+                    self.checked
+                        .mistakes
+                        .push(self.at("lending.url", sentence.to_owned()));
+                }
+            }
+            Err(error) => self.checked.mistakes.push(self.at("lending.url", error)),
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! The lists `[[origins]]` and `[[routes]]`: where the files are, and which paths lead to them.
+
+use std::time::Duration;
+
+use super::table::Table;
+use super::values::{boolean, number, one_of, text, url, wait};
+use crate::catalog::{self, Catalog, Route};
+use crate::origin;
+
+pub(super) fn origins(root: &mut Table<'_>) -> Vec<origin::Settings> {
+    let mut origins: Vec<origin::Settings> = Vec::new();
+    for mut table in root.tables("origins") {
+        let name = table.required("name", "name = \"files\"", text);
+        if name
+            .as_ref()
+            .is_some_and(|name| origins.iter().any(|other| other.name == *name))
+        {
+            table.mistake("name", "another origin has this name. Give each its own");
+        }
+        origins.extend(origin(&mut table, name));
+        table.finish();
+    }
+    if !root.has("origins") {
+        let _: Option<()> = root.required("origins", "[[origins]] with name and url", |_| Ok(()));
+    }
+    origins
+}
+
+fn origin(table: &mut Table<'_>, name: Option<String>) -> Option<origin::Settings> {
+    if table.has("urls") {
+        table.mistake(
+            "urls",
+            "this version reads an origin from one address. Write url = \"https://…\"",
+        );
+    }
+    let url = table.required("url", "url = \"https://files.example.no/\"", url);
+    let connect_timeout = table.or("connect_timeout", Duration::from_secs(5), wait);
+    let first_byte = table.or("first_byte", Duration::from_secs(15), wait);
+    let idle = table.or("idle", Duration::from_secs(30), wait);
+    let metadata_ttl = table.or("metadata_ttl", Duration::from_secs(60), wait);
+    table.later("resumes", 5, number(0, 1000));
+    Some(origin::Settings {
+        name: name?,
+        url: url?,
+        connect_timeout,
+        first_byte,
+        idle,
+        metadata_ttl,
+    })
+}
+
+pub(super) fn routes(root: &mut Table<'_>, origins: &[origin::Settings]) -> catalog::Settings {
+    let mut tables = root.tables("routes");
+    let routes: Vec<Option<Route>> = tables.iter_mut().map(route).collect();
+    if tables.is_empty() && !root.has("routes") {
+        let _: Option<()> = root.required("routes", "[[routes]] with path, origin and to", |_| Ok(()));
+    }
+    // What only the routes together show can be looked at once each can be read.
+    if let Some(routes) = routes.into_iter().collect::<Option<Vec<Route>>>() {
+        let settings = catalog::Settings { routes };
+        let names: Vec<String> = origins.iter().map(|origin| origin.name.clone()).collect();
+        for error in Catalog::new(&settings, &names).err().unwrap_or_default() {
+            if let Some(table) = tables.get_mut(error.route) {
+                table.mistake(error.key, error.sentence);
+            }
+        }
+        tables.into_iter().for_each(Table::finish);
+        return settings;
+    }
+    tables.into_iter().for_each(Table::finish);
+    catalog::Settings { routes: Vec::new() }
+}
+
+fn route(table: &mut Table<'_>) -> Option<Route> {
+    let path = table.required("path", "path = \"/files/{isbn}/{*file}\"", text);
+    let origin = table.required("origin", "origin = \"files\"", text);
+    let to = table.required("to", "to = \"{isbn}/{file}\"", text);
+    let open = table.or("open", false, boolean);
+    let registration = one_of(&[("on-miss", false), ("explicit", true)]);
+    let explicit = table.optional("registration", registration);
+    if open && explicit.is_some() {
+        table.mistake(
+            "registration",
+            "an open route registers no loan. Take it out, or write open = false",
+        );
+    }
+    Some(Route {
+        path: path?,
+        origin: origin?,
+        to: to?,
+        open,
+        explicit: explicit.unwrap_or(false),
+    })
+}

@@ -1,0 +1,76 @@
+//! The table `[lending]`: where Bokbasen is, and how to log in there.
+
+use std::time::Duration;
+
+use super::table::Table;
+use super::values::{confidential_url, number, one_of, text, wait};
+use crate::lending::{Auth, Settings};
+
+/// Within what time a begin that has left takes effect and shows in listings, by bokbasen-api §4 (assumed): 10 s
+/// for the kernel to go on sending, 10 s to take effect, 2 s for the listing's lag.
+const SETTLED: Duration = Duration::from_secs(22);
+
+pub(super) fn lending(root: &mut Table<'_>) -> Option<Settings> {
+    let mut table = root.required_table(
+        "lending",
+        "url, auth = \"oauth\", token_url, audience, client_id and client_secret",
+    )?;
+    let url = table.required("url", "url = \"https://api.loan.boknett.no\"", confidential_url);
+    let auth = match table.or("auth", true, one_of(&[("oauth", true), ("ticket", false)])) {
+        true => oauth(&mut table),
+        false => ticket(&mut table),
+    };
+    let settle = table.or("settle", Duration::from_secs(30), wait);
+    let on_this_machine = url.as_ref().is_some_and(|url| url.scheme() == "http");
+    if settle < SETTLED && !on_this_machine {
+        let sentence = "it is shorter than the 22s in which a begin may still take effect and show in a listing, so \
+                        that a loan could be registered twice. Write \"30s\"";
+        table.mistake("settle", sentence);
+    }
+    let concurrency = table.or("concurrency", 32, number(1, 1000));
+    let timeout = table.or("timeout", Duration::from_secs(10), wait);
+    table.later("availability_ttl", Duration::from_secs(60), wait);
+    table.finish();
+    Some(Settings {
+        url: url?,
+        auth: auth?,
+        settle,
+        concurrency: usize::try_from(concurrency).unwrap_or(32),
+        timeout,
+    })
+}
+
+fn oauth(table: &mut Table<'_>) -> Option<Auth> {
+    let token_url = table.required(
+        "token_url",
+        "token_url = \"https://auth.bokbasen.io/oauth/token\"",
+        confidential_url,
+    );
+    let audience = table.required("audience", "audience = \"https://api.bokbasen.io/loan/\"", text);
+    let client_id = table.required("client_id", "the client_id that Bokbasen gave you", text);
+    let client_secret = table.secret(
+        "client_secret",
+        "client_secret = { env = \"BOKBASEN_CLIENT_SECRET\" }",
+    );
+    Some(Auth::OAuth {
+        token_url: token_url?,
+        audience: audience?,
+        client_id: client_id?,
+        client_secret: client_secret?,
+    })
+}
+
+fn ticket(table: &mut Table<'_>) -> Option<Auth> {
+    let login_url = table.required(
+        "login_url",
+        "login_url = \"https://login.boknett.no/v1/tickets\"",
+        confidential_url,
+    );
+    let username = table.required("username", "the username that Bokbasen gave you", text);
+    let password = table.secret("password", "password = { env = \"BOKBASEN_PASSWORD\" }");
+    Some(Auth::Ticket {
+        login_url: login_url?,
+        username: username?,
+        password: password?,
+    })
+}

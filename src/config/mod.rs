@@ -1,0 +1,170 @@
+//! The configuration: one TOML file becomes the Settings of every module, or a list of every mistake in it.
+//!
+//! The command line calls [`load`] to serve and [`check`] to look deeper. It builds every module's Settings and
+//! calls nothing else of theirs, but for `check`, which lets the modules open what the file names. The file's shape
+//! is not the program's shape: `table` walks what was written and notes where, `values` reads one value, and the
+//! files named after the sections say what they mean. It promises that no mistake hides another.
+
+mod check;
+mod files;
+mod lending;
+mod readers;
+mod service;
+mod table;
+#[cfg(test)]
+mod tests;
+mod values;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use crate::{admin, catalog, gate, ledger, lending as bokbasen, origin, reader, server, telemetry};
+
+pub use check::{Checked, check};
+use table::{Source, Table};
+
+/// Everything that a gate is started with.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// `[listen] public`, `[tls]`, `[server]`.
+    pub server: server::Settings,
+    /// `[listen] admin`, `[admin]`.
+    pub admin: admin::Settings,
+    /// `[readers]`, `[privacy]`.
+    pub readers: reader::Settings,
+    /// `[lending]`.
+    pub lending: bokbasen::Settings,
+    /// `[ledger]`.
+    pub ledger: ledger::Settings,
+    /// `[[origins]]`.
+    pub origins: Vec<origin::Settings>,
+    /// `[[routes]]`.
+    pub catalog: catalog::Settings,
+    /// `[gate]`.
+    pub gate: gate::Settings,
+    /// `[log]`.
+    pub log: telemetry::Settings,
+}
+
+/// A configuration without mistakes.
+#[derive(Debug)]
+pub struct Loaded {
+    /// What it says.
+    pub config: Config,
+    /// What is allowed and not advisable.
+    pub warnings: Vec<Mistake>,
+    /// Where each key stands.
+    lines: Lines,
+}
+
+/// Something wrong in a configuration: where, and a sentence that says what is wrong and what to write instead.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Mistake {
+    /// The file, as it was named.
+    pub file: PathBuf,
+    /// The line, counted from 1.
+    pub line: usize,
+    /// The key with its tables, such as `lending.timeout`.
+    pub key: String,
+    /// What is wrong, and what to write instead.
+    pub sentence: String,
+}
+
+impl fmt::Display for Mistake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}: ", self.file.display(), self.line)?;
+        if !self.key.is_empty() {
+            write!(f, "{}: ", self.key)?;
+        }
+        f.write_str(&self.sentence)
+    }
+}
+
+/// The line of every key that was written.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Lines(std::collections::BTreeMap<String, usize>);
+
+impl Lines {
+    fn note(&mut self, key: String, line: usize) {
+        self.0.insert(key, line);
+    }
+
+    /// The line of a key, or of the table that it belongs to.
+    fn of(&self, key: &str) -> usize {
+        let mut name = key;
+        loop {
+            if let Some(line) = self.0.get(name) {
+                return *line;
+            }
+            match name.rsplit_once('.') {
+                Some((table, _)) => name = table,
+                None => return 1,
+            }
+        }
+    }
+}
+
+/// Loads a configuration: the file itself and the secrets that it names.
+///
+/// # Errors
+/// Every mistake, in the order of their lines.
+pub fn load(file: &Path) -> Result<Loaded, Vec<Mistake>> {
+    let text = std::fs::read_to_string(file).map_err(|error| {
+        let sentence = format!("the configuration cannot be read: {error}. `loangate init` writes one");
+        vec![Mistake {
+            file: file.to_owned(),
+            line: 1,
+            key: String::new(),
+            sentence,
+        }]
+    })?;
+    read(file, &text)
+}
+
+/// Reads a configuration from its text; paths in it are relative to the directory of `file`.
+///
+/// # Errors
+/// As [`load`].
+pub fn read(file: &Path, text: &str) -> Result<Loaded, Vec<Mistake>> {
+    let (document, errors) = toml::de::DeTable::parse_recoverable(text);
+    let source = Source::new(file, text);
+    errors.iter().for_each(|error| source.not_toml(error));
+    let root = Table::root(&source, document.get_ref());
+    let config = sections(root);
+    let report = source.finish();
+    match config {
+        Some(config) if report.mistakes.is_empty() => Ok(Loaded {
+            config,
+            warnings: report.warnings,
+            lines: report.lines,
+        }),
+        _ => Err(report.mistakes),
+    }
+}
+
+/// Every table is read, whatever was wrong in those before it.
+fn sections(mut root: Table<'_>) -> Option<Config> {
+    let listen = service::listen(&mut root);
+    let server = service::server(&mut root, listen.public);
+    let admin = service::admin(&mut root, listen.admin);
+    let readers = readers::readers(&mut root);
+    let lending = lending::lending(&mut root);
+    let ledger = service::ledger(&mut root);
+    let origins = files::origins(&mut root);
+    let catalog = files::routes(&mut root, &origins);
+    let gate = service::gate(&mut root);
+    let log = service::log(&mut root);
+    service::not_in_force_yet(&mut root);
+    root.finish();
+    Some(Config {
+        server: server?,
+        admin: admin?,
+        readers: readers?,
+        lending: lending?,
+        ledger: ledger?,
+        origins,
+        catalog,
+        gate,
+        log,
+    })
+}

@@ -1,0 +1,190 @@
+//! The tables of the service itself: listen, tls, server, admin, ledger, gate, log, and what later versions act on.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::table::Table;
+use super::values::{self, address, boolean, duration, list, number, one_of, size, wait};
+use crate::{admin, gate, ledger, server, telemetry};
+
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// `[listen]`.
+#[derive(Debug, Default)]
+pub(super) struct Listen {
+    pub(super) public: Option<SocketAddr>,
+    pub(super) admin: Option<SocketAddr>,
+}
+
+pub(super) fn listen(root: &mut Table<'_>) -> Listen {
+    let Some(mut table) = root.required_table(
+        "listen",
+        "public = \"0.0.0.0:8443\" and admin = \"127.0.0.1:9443\"",
+    ) else {
+        return Listen::default();
+    };
+    let public = table.required("public", "public = \"0.0.0.0:8443\"", address);
+    let admin = table.required("admin", "admin = \"127.0.0.1:9443\"", address);
+    if public.is_some_and(|public| public.port() != 0 && Some(public) == admin) {
+        table.mistake("admin", "it is the same address as public. Write another port");
+    }
+    table.finish();
+    Listen { public, admin }
+}
+
+pub(super) fn server(root: &mut Table<'_>, listen: Option<SocketAddr>) -> Option<server::Settings> {
+    let mut drain = Duration::from_secs(60);
+    if let Some(mut table) = root.table("server") {
+        drain = table.or("drain", drain, duration);
+        table.later("buffers", 256 << 20, size);
+        table.finish();
+    }
+    let mut tls = root.required_table(
+        "tls",
+        "certificate = \"certs/server.pem\" and key = \"certs/server.key\"",
+    )?;
+    let certificate = certificate(&mut tls);
+    let mut extra = Vec::new();
+    for mut table in tls.tables("extra") {
+        extra.extend(self::certificate(&mut table));
+        table.finish();
+    }
+    tls.finish();
+    Some(server::Settings {
+        listen: listen?,
+        certificate: certificate?,
+        extra,
+        drain,
+    })
+}
+
+fn certificate(table: &mut Table<'_>) -> Option<server::Certificate> {
+    let certificate = table.path("certificate", "certificate = \"certs/server.pem\"");
+    let key = table.path("key", "key = \"certs/server.key\"");
+    Some(server::Certificate {
+        certificate: certificate?,
+        key: key?,
+    })
+}
+
+pub(super) fn admin(root: &mut Table<'_>, listen: Option<SocketAddr>) -> Option<admin::Settings> {
+    let mut table = root.required_table("admin", "token = { file = \"certs/admin.token\" }")?;
+    let token = table.secret("token", "token = { file = \"certs/admin.token\" }");
+    let tls = table.or("tls", false, boolean);
+    let open_metrics = table.or("open_metrics", false, boolean);
+    table.finish();
+    let listen = listen?;
+    // Beyond this machine the token and the loans travel only under TLS.
+    let tls = tls || !listen.ip().is_loopback();
+    Some(admin::Settings {
+        listen,
+        token: token?,
+        tls,
+        open_metrics,
+    })
+}
+
+pub(super) fn ledger(root: &mut Table<'_>) -> Option<ledger::Settings> {
+    let mut table = root.required_table("ledger", "url = \"sqlite:data/loangate.db\"")?;
+    let source = table.source();
+    let file = table.required("url", "url = \"sqlite:data/loangate.db\"", |value| {
+        let url = values::text(value)?;
+        let file = url.strip_prefix("sqlite:").ok_or_else(|| {
+            format!("{url:?} is not a ledger of this version, which keeps it in SQLite. Write \"sqlite:data/loangate.db\"")
+        })?;
+        match file.strip_prefix("//").unwrap_or(file) {
+            "" | ":memory:" => Err("a ledger needs a file, so that it outlives the process. \
+                                    Write \"sqlite:data/loangate.db\""
+                .to_owned()),
+            file => Ok(source.path(file)),
+        }
+    });
+    table.finish();
+    Some(ledger::Settings { file: file? })
+}
+
+pub(super) fn gate(root: &mut Table<'_>) -> gate::Settings {
+    let mut settings = gate::Settings::default();
+    if let Some(mut table) = root.table("gate") {
+        settings.patience = table.or("patience", settings.patience, wait);
+        settings.refusal_ttl = table.or("refusal_ttl", settings.refusal_ttl, duration);
+        // It matters only where several nodes share a ledger.
+        table.later("freshness", Duration::from_secs(30), wait);
+        table.finish();
+    }
+    settings
+}
+
+pub(super) fn log(root: &mut Table<'_>) -> telemetry::Settings {
+    use tracing::Level;
+    let mut settings = telemetry::Settings {
+        level: Level::INFO,
+        json: false,
+    };
+    if let Some(mut table) = root.table("log") {
+        let levels = [
+            ("error", Level::ERROR),
+            ("warn", Level::WARN),
+            ("info", Level::INFO),
+            ("debug", Level::DEBUG),
+            ("trace", Level::TRACE),
+        ];
+        settings.level = table.or("level", settings.level, one_of(&levels));
+        settings.json = table.or(
+            "format",
+            settings.json,
+            one_of(&[("text", false), ("json", true)]),
+        );
+        table.finish();
+    }
+    settings
+}
+
+/// Tables that later versions act on: they are read and checked, and whoever sets them is told.
+pub(super) fn not_in_force_yet(root: &mut Table<'_>) {
+    if let Some(mut table) = root.table("licences") {
+        table.later("order", Vec::new(), list(values::text));
+        if let Some(never) = table.table("never")
+            && never.is_filled()
+        {
+            table.warn(
+                "never",
+                "this version does not act on it yet: any type of licence may be used",
+            );
+        }
+        table.finish();
+    }
+    if let Some(mut table) = root.table("brake") {
+        table.later(
+            "mode",
+            "off",
+            one_of(&[("off", "off"), ("shadow", "shadow"), ("enforce", "enforce")]),
+        );
+        for key in ["library_per_hour", "library_per_day", "borrower_per_hour"] {
+            table.later(key, 0, number(0, u64::from(u32::MAX)));
+        }
+        table.finish();
+    }
+    if let Some(mut table) = root.table("delivery") {
+        table.later("max_ranges", 16, number(1, 1000));
+        table.later("idle", Duration::from_secs(600), wait);
+        table.later("min_rate", 0, size);
+        table.later("min_rate_grace", Duration::from_secs(60), duration);
+        table.later("streams_per_borrower", 0, number(0, 10_000));
+        table.later("rate_per_borrower", 0, size);
+        table.finish();
+    }
+    if let Some(mut table) = root.table("metering") {
+        table.later("flush", Duration::from_secs(5), wait);
+        table.finish();
+    }
+    if let Some(mut table) = root.table("cors") {
+        table.later("origins", Vec::new(), list(values::text));
+        table.finish();
+    }
+}
+
+/// `[privacy] retention`, which later versions act on.
+pub(super) fn retention(privacy: &mut Table<'_>) {
+    privacy.later("retention", 400 * DAY, wait);
+}

@@ -1,0 +1,214 @@
+//! Reading one value: its type and its meaning, or a sentence that says what to write.
+//!
+//! The walk calls it with a value at a time.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::str::FromStr;
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use secrecy::SecretString;
+use toml::de::DeValue;
+use url::{Host, Url};
+
+use super::table::Source;
+
+/// What kind of value this is, for a sentence.
+pub(super) fn kind(value: &DeValue<'_>) -> &'static str {
+    match value {
+        DeValue::String(_) => "a string",
+        DeValue::Integer(_) => "a number",
+        DeValue::Float(_) => "a fraction",
+        DeValue::Boolean(_) => "true or false",
+        DeValue::Datetime(_) => "a date",
+        DeValue::Array(_) => "a list",
+        DeValue::Table(_) => "a table",
+    }
+}
+
+fn string<'v>(value: &'v DeValue<'_>, example: &str) -> Result<&'v str, String> {
+    match value {
+        DeValue::String(text) => Ok(text),
+        other => Err(format!("this is {}. Write a string like {example}", kind(other))),
+    }
+}
+
+/// A text that is not empty.
+pub(super) fn text(value: &DeValue<'_>) -> Result<String, String> {
+    match string(value, "\"…\"")? {
+        "" => Err("the text is empty. Write one, or take the key out".to_owned()),
+        text => Ok(text.to_owned()),
+    }
+}
+
+pub(super) fn boolean(value: &DeValue<'_>) -> Result<bool, String> {
+    match value {
+        DeValue::Boolean(value) => Ok(*value),
+        other => Err(format!(
+            "this is {}. Write true or false, without quotes",
+            kind(other)
+        )),
+    }
+}
+
+/// A whole number between two bounds, both included.
+pub(super) fn number(least: u64, most: u64) -> impl FnOnce(&DeValue<'_>) -> Result<u64, String> {
+    move |value| match value {
+        DeValue::Integer(written) => u64::from_str_radix(written.as_str(), written.radix())
+            .ok()
+            .filter(|number| (least..=most).contains(number))
+            .ok_or_else(|| format!("{written} is out of bounds. Write a number from {least} to {most}")),
+        other => Err(format!(
+            "this is {}. Write a number from {least} to {most}",
+            kind(other)
+        )),
+    }
+}
+
+/// A length of time.
+pub(super) fn duration(value: &DeValue<'_>) -> Result<Duration, String> {
+    const EXAMPLE: &str = "\"15s\", \"10m\" or \"400d\"";
+    let text = string(value, EXAMPLE)?;
+    humantime::parse_duration(text)
+        .map_err(|_| format!("{text:?} is not a duration. Write one like {EXAMPLE}"))
+}
+
+/// A length of time that is not nothing.
+pub(super) fn wait(value: &DeValue<'_>) -> Result<Duration, String> {
+    match duration(value)? {
+        Duration::ZERO => Err("it must be longer than nothing. Write a duration like \"15s\"".to_owned()),
+        wait => Ok(wait),
+    }
+}
+
+/// A size in bytes.
+pub(super) fn size(value: &DeValue<'_>) -> Result<u64, String> {
+    const EXAMPLE: &str = "\"64KiB\" or \"256MiB\"";
+    let text = string(value, EXAMPLE)?;
+    let size = ByteSize::from_str(text);
+    size.map(|size| size.as_u64())
+        .map_err(|_| format!("{text:?} is not a size. Write one like {EXAMPLE}"))
+}
+
+/// An address to listen on.
+pub(super) fn address(value: &DeValue<'_>) -> Result<SocketAddr, String> {
+    const EXAMPLE: &str = "\"0.0.0.0:8443\" or \"[::1]:9443\"";
+    let text = string(value, EXAMPLE)?;
+    text.parse()
+        .map_err(|_| format!("{text:?} is not an address with a port. Write one like {EXAMPLE}"))
+}
+
+/// One of several words.
+pub(super) fn one_of<T: Copy>(choices: &[(&str, T)]) -> impl Fn(&DeValue<'_>) -> Result<T, String> {
+    move |value| {
+        let words: Vec<String> = choices.iter().map(|(word, _)| format!("{word:?}")).collect();
+        let words = words.join(" or ");
+        let text = match value {
+            DeValue::String(text) => text.as_ref(),
+            other => return Err(format!("this is {}. Write {words}", kind(other))),
+        };
+        let chosen = choices
+            .iter()
+            .find(|(word, _)| *word == text)
+            .map(|(_, value)| *value);
+        chosen.ok_or_else(|| format!("{text:?} is not known. Write {words}"))
+    }
+}
+
+/// A list, each of whose entries is read alike.
+pub(super) fn list<T>(
+    read: impl Fn(&DeValue<'_>) -> Result<T, String>,
+) -> impl FnOnce(&DeValue<'_>) -> Result<Vec<T>, String> {
+    move |value| match value {
+        DeValue::Array(list) => list.iter().map(|entry| read(entry.get_ref())).collect(),
+        other => Err(format!("this is {}. Write a list: [ … ]", kind(other))),
+    }
+}
+
+/// The address of an HTTP service, without user, query or fragment.
+pub(super) fn url(value: &DeValue<'_>) -> Result<Url, String> {
+    const EXAMPLE: &str = "\"https://files.example.no/\"";
+    let text = string(value, EXAMPLE)?;
+    let url = Url::parse(text)
+        .map_err(|error| format!("{text:?} is not a URL: {error}. Write one like {EXAMPLE}"))?;
+    if !matches!(url.scheme(), "http" | "https") {
+        let scheme = url.scheme();
+        return Err(format!(
+            "this version cannot speak {scheme}. Write a URL that starts with https:// or http://"
+        ));
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err("a URL must not carry a user or a password. Take them out".to_owned());
+    }
+    if url.query().is_some() || url.fragment().is_some() {
+        return Err("a URL here has no query and no fragment. Take out what stands after ? or #".to_owned());
+    }
+    Ok(url)
+}
+
+/// As [`url`], for what a secret is sent to: in the clear only on this machine.
+pub(super) fn confidential_url(value: &DeValue<'_>) -> Result<Url, String> {
+    let url = url(value)?;
+    if url.scheme() == "http" && !is_loopback(&url) {
+        return Err("a secret would be sent in the clear. Write https://".to_owned());
+    }
+    Ok(url)
+}
+
+fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Domain(name)) => name == "localhost",
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        None => false,
+    }
+}
+
+/// A secret, and whether it stood in the configuration itself.
+pub(super) enum Secret {
+    Elsewhere(SecretString),
+    Literal(SecretString),
+}
+
+/// Reads a secret from where the value says that it is. No sentence shows it.
+pub(super) fn secret(value: &DeValue<'_>, source: &Source<'_>) -> Result<Secret, String> {
+    const FORM: &str = "{ file = \"certs/…\" } or { env = \"NAME\" }";
+    match value {
+        DeValue::String(text) if text.is_empty() => Err(format!("the secret is empty. Write {FORM}")),
+        DeValue::String(text) => Ok(Secret::Literal(text.as_ref().into())),
+        DeValue::Table(table) => {
+            let mut entries = table.iter();
+            let (Some((key, value)), None) = (entries.next(), entries.next()) else {
+                return Err(format!("a secret is named in one way. Write {FORM}"));
+            };
+            let name = text(value.get_ref())?;
+            match key.get_ref().as_ref() {
+                "file" => from_file(&source.path(&name)),
+                "env" => from_environment(&name),
+                other => Err(format!("a secret cannot come from {other:?}. Write {FORM}")),
+            }
+        }
+        other => Err(format!("this is {}. Write {FORM}", kind(other))),
+    }
+}
+
+fn from_file(file: &Path) -> Result<Secret, String> {
+    let shown = file.display();
+    let text = std::fs::read_to_string(file).map_err(|error| {
+        format!("the file {shown} cannot be read: {error}. Make it, or name another; `loangate init` makes keys for development")
+    })?;
+    match text.trim_end_matches(['\r', '\n']) {
+        "" => Err(format!("the file {shown} is empty. Write the secret into it")),
+        secret => Ok(Secret::Elsewhere(secret.into())),
+    }
+}
+
+fn from_environment(name: &str) -> Result<Secret, String> {
+    match std::env::var(name) {
+        Ok(secret) if !secret.is_empty() => Ok(Secret::Elsewhere(secret.into())),
+        Ok(_) | Err(_) => Err(format!(
+            "the environment has no {name}, or it is empty. Set it before the start"
+        )),
+    }
+}
