@@ -24,9 +24,7 @@ impl Clock {
 
     /// A clock that stands still at `start` until it is moved, to the millisecond.
     pub fn movable(start: Timestamp) -> Clock {
-        Clock {
-            by_hand: Some(Arc::new(AtomicI64::new(start.as_millisecond()))),
-        }
+        Clock { by_hand: Some(Arc::new(AtomicI64::new(start.as_millisecond()))) }
     }
 
     /// The present moment.

@@ -17,11 +17,7 @@ mod tests;
 pub const MAX_BYTES: usize = 2048;
 
 /// Every byte but RFC 3986's unreserved (§2.3).
-const ALL_BUT_UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC
-    .remove(b'-')
-    .remove(b'.')
-    .remove(b'_')
-    .remove(b'~');
+const ALL_BUT_UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// A request path in its one normal form; made only by [`RequestPath::parse`].
 ///
@@ -76,9 +72,7 @@ impl RequestPath {
             return (None, self);
         };
         let (token, rest) = rest.split_once('/').unwrap_or((rest, ""));
-        let path = RequestPath {
-            text: format!("/{rest}"),
-        };
+        let path = RequestPath { text: format!("/{rest}") };
         (Some(token.to_owned()), path)
     }
 }
@@ -131,9 +125,7 @@ fn decode(raw: &str) -> Result<String, PathError> {
             continue;
         }
         let Some(decoded) = hex(rest.next()).zip(hex(rest.next())) else {
-            return Err(PathError(
-                "The path contains a percent sign without two hexadecimal digits.",
-            ));
+            return Err(PathError("The path contains a percent sign without two hexadecimal digits."));
         };
         match decoded.0 << 4 | decoded.1 {
             b'/' => return Err(PathError("The path contains an encoded slash.")),
@@ -166,9 +158,7 @@ fn check_characters(text: &str) -> Result<(), PathError> {
         match character {
             '\\' => return Err(PathError("The path contains a backslash.")),
             ';' => {
-                return Err(PathError(
-                    "The path contains a semicolon. There are no path parameters here.",
-                ));
+                return Err(PathError("The path contains a semicolon. There are no path parameters here."));
             }
             other if other.is_control() => {
                 return Err(PathError("The path contains a control character."));
@@ -190,9 +180,7 @@ fn check_segments(text: &str) -> Result<(), PathError> {
             ));
         }
         if is_dots(segment) {
-            return Err(PathError(
-                "The path contains a segment of dots. Send it resolved.",
-            ));
+            return Err(PathError("The path contains a segment of dots. Send it resolved."));
         }
     }
     Ok(())

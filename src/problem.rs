@@ -149,13 +149,7 @@ impl Problem {
             | Problem::OriginFailed
             | Problem::OriginTimeout => return None,
         };
-        Some(
-            wait.as_millis()
-                .div_ceil(1000)
-                .max(1)
-                .try_into()
-                .unwrap_or(u64::MAX),
-        )
+        Some(wait.as_millis().div_ceil(1000).max(1).try_into().unwrap_or(u64::MAX))
     }
 
     /// The document to send.
@@ -277,9 +271,7 @@ mod tests {
 
     #[test]
     fn a_wait_is_never_zero() {
-        let problem = Problem::LoanPending {
-            retry_after: Duration::ZERO,
-        };
+        let problem = Problem::LoanPending { retry_after: Duration::ZERO };
         assert_eq!(problem.retry_after(), Some(1));
     }
 }

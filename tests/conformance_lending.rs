@@ -1,11 +1,6 @@
 //! Plays the server's side of the conformance table to the lending client, over a bare socket: each request
 //! that arrives must be the table's, to the letter, and each answer is sent as it stands.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing
-)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 #[path = "conformance/table.rs"]
 mod table;
@@ -67,10 +62,8 @@ impl Stage {
         };
         let clock = Clock::movable(start());
         let client = Bokbasen::new(&settings, clock, Metrics::new().unwrap()).unwrap();
-        let all: BTreeMap<String, Exchange> = table::all()
-            .into_iter()
-            .map(|one| (one.name.clone(), one))
-            .collect();
+        let all: BTreeMap<String, Exchange> =
+            table::all().into_iter().map(|one| (one.name.clone(), one)).collect();
         let script: Vec<Exchange> = exchanges.iter().map(|name| all[*name].clone()).collect();
         let played = tokio::spawn(async move {
             for exchange in script {
@@ -91,32 +84,19 @@ impl Stage {
 }
 
 async fn play(socket: TcpStream, exchange: &Exchange) {
-    let kept: BTreeMap<String, String> = table::LITERALS
-        .map(|(name, value)| (name.to_owned(), value.to_owned()))
-        .into();
+    let kept: BTreeMap<String, String> =
+        table::LITERALS.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
     let mut stream = BufReader::new(socket);
     let (line, headers) = read_head(&mut stream).await;
-    let length = headers
-        .get("content-length")
-        .map_or(0, |length| length.parse().unwrap());
+    let length = headers.get("content-length").map_or(0, |length| length.parse().unwrap());
     let mut body = vec![0; length];
     stream.read_exact(&mut body).await.unwrap();
-    compare(
-        exchange,
-        &exchange.request,
-        &kept,
-        &line,
-        &headers,
-        &String::from_utf8(body).unwrap(),
-    );
+    compare(exchange, &exchange.request, &kept, &line, &headers, &String::from_utf8(body).unwrap());
     let Some(answer) = &exchange.answer else {
         return; // the connection is cut
     };
     let body = table::bytes(answer.body.as_ref());
-    let mut head = format!(
-        "HTTP/1.1 {} As-The-Table-Says\r\nconnection: close\r\n",
-        answer.status
-    );
+    let mut head = format!("HTTP/1.1 {} As-The-Table-Says\r\nconnection: close\r\n", answer.status);
     for (name, value) in &answer.headers {
         head += &format!("{name}: {}\r\n", table::filled(value, &kept));
     }
@@ -137,12 +117,7 @@ async fn read_head(stream: &mut BufReader<TcpStream>) -> (String, BTreeMap<Strin
     }
     let line = lines.remove(0).strip_suffix(" HTTP/1.1").unwrap().to_owned();
     let headers = lines.iter().map(|line| line.split_once(": ").unwrap());
-    (
-        line,
-        headers
-            .map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned()))
-            .collect(),
-    )
+    (line, headers.map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned())).collect())
 }
 
 fn compare(
@@ -156,11 +131,7 @@ fn compare(
     let name = &exchange.name;
     assert_eq!(line, table::filled(&expected.line, kept), "{name}");
     for (header, value) in &expected.headers {
-        assert_eq!(
-            headers.get(header),
-            Some(&table::filled(value, kept)),
-            "{name}: {header}"
-        );
+        assert_eq!(headers.get(header), Some(&table::filled(value, kept)), "{name}: {header}");
     }
     match &expected.body {
         None => assert_eq!(body, "", "{name}"),
@@ -193,14 +164,7 @@ async fn a_begin_is_the_tables_and_its_answer_is_pending() {
     for name in ["begin-accepted-202", "begin-with-licence-202"] {
         let stage = Stage::with(&["oauth-200", name]).await;
         let licence_id = (name == "begin-with-licence-202").then(|| "L-1".to_owned());
-        let begun = stage
-            .client
-            .begin(&Begin {
-                licence_id,
-                ..begin()
-            })
-            .await
-            .unwrap();
+        let begun = stage.client.begin(&Begin { licence_id, ..begin() }).await.unwrap();
         assert_eq!(
             (begun.lending_id.as_str(), begun.standing),
             (LOAN, Standing::Pending { retry_after: None })
@@ -211,21 +175,12 @@ async fn a_begin_is_the_tables_and_its_answer_is_pending() {
 
 #[tokio::test]
 async fn a_begin_tells_no_from_not_known_and_is_sent_once() {
-    for (name, status) in [
-        ("begin-no-contract-403", 403),
-        ("begin-unknown-title-404", 404),
-        ("429-retry-after", 429),
-    ] {
+    for (name, status) in
+        [("begin-no-contract-403", 403), ("begin-unknown-title-404", 404), ("429-retry-after", 429)]
+    {
         let stage = Stage::with(&["oauth-200", name]).await;
         let all = table::all();
-        let asked = all
-            .iter()
-            .find(|one| one.name == name)
-            .unwrap()
-            .request
-            .body
-            .clone()
-            .unwrap();
+        let asked = all.iter().find(|one| one.name == name).unwrap().request.body.clone().unwrap();
         let begin = Begin {
             library: asked["library"].as_str().unwrap().parse().unwrap(),
             isbn: asked["isbn"].as_str().unwrap().parse().unwrap(),
@@ -260,15 +215,9 @@ async fn a_loan_is_read_in_each_of_its_standings() {
                 |standing| matches!(standing, Standing::Accepted(Terms { due, licence_id: Some(_), licence_type: Some(_) }) if *due > start()),
             ),
         ),
-        (
-            "get-accepted-at-once",
-            Box::new(|standing| matches!(standing, Standing::Accepted(_))),
-        ),
+        ("get-accepted-at-once", Box::new(|standing| matches!(standing, Standing::Accepted(_)))),
         ("get-refused-borrower-limit", Box::new(refused("BORROWER_LIMIT"))),
-        (
-            "get-refused-license-not-found",
-            Box::new(refused("LICENSE_NOT_FOUND")),
-        ),
+        ("get-refused-license-not-found", Box::new(refused("LICENSE_NOT_FOUND"))),
         (
             "get-refused-no-free-license",
             Box::new(
@@ -279,10 +228,7 @@ async fn a_loan_is_read_in_each_of_its_standings() {
             "get-refused-unknown-code",
             Box::new(|standing| matches!(standing, Standing::Refused(refusal) if !refusal.code.is_empty())),
         ),
-        (
-            "get-unknown-status",
-            Box::new(|standing| matches!(standing, Standing::Unrecognised(_))),
-        ),
+        ("get-unknown-status", Box::new(|standing| matches!(standing, Standing::Unrecognised(_)))),
     ];
     for (name, expected) in cases {
         let stage = Stage::with(&["oauth-200", name]).await;
@@ -300,24 +246,13 @@ async fn a_reference_is_looked_for_over_all_pages() {
     let cases: [(&[&str], usize); 3] = [
         (&["list-by-reference-nothing"], 0),
         (&["list-by-reference", "list-empty-page-with-next"], 1),
-        (
-            &[
-                "list-by-reference-page-with-next",
-                "list-next-page",
-                "list-empty-page-with-next",
-            ],
-            2,
-        ),
+        (&["list-by-reference-page-with-next", "list-next-page", "list-empty-page-with-next"], 2),
     ];
     for (pages, count) in cases {
         let stage = Stage::with(&[&["oauth-200"], pages].concat()).await;
         let found: Vec<RemoteLoan> = stage.client.find(&Reference::from_text("ref-1")).await.unwrap();
         assert_eq!(found.len(), count, "{pages:?}");
-        assert!(
-            found
-                .iter()
-                .all(|loan| loan.reference == Some(Reference::from_text("ref-1")))
-        );
+        assert!(found.iter().all(|loan| loan.reference == Some(Reference::from_text("ref-1"))));
         stage.over().await;
     }
 }
@@ -326,14 +261,7 @@ async fn a_reference_is_looked_for_over_all_pages() {
 async fn an_end_is_told_and_what_counts_as_done_is_done() {
     let at = |exchange: &str| {
         let all = table::all();
-        let body = all
-            .iter()
-            .find(|one| one.name == exchange)
-            .unwrap()
-            .request
-            .body
-            .clone()
-            .unwrap();
+        let body = all.iter().find(|one| one.name == exchange).unwrap().request.body.clone().unwrap();
         (
             body["ended"].as_str().map(|at| at.parse::<Timestamp>().unwrap()),
             body["reason"].as_str().unwrap().to_owned(),
@@ -348,22 +276,10 @@ async fn an_end_is_told_and_what_counts_as_done_is_done() {
         ("return-loan-not-found-404", Ok(Told::Done)),
     ] {
         let (ended, reason) = at(name);
-        let reason = if reason == "EXPIRED" {
-            EndReason::Expired
-        } else {
-            EndReason::Returned
-        };
-        let loan = if name.contains("not-found") {
-            "BL99999999"
-        } else {
-            LOAN
-        };
+        let reason = if reason == "EXPIRED" { EndReason::Expired } else { EndReason::Returned };
+        let loan = if name.contains("not-found") { "BL99999999" } else { LOAN };
         let stage = Stage::with(&["oauth-200", name]).await;
-        assert_eq!(
-            stage.client.return_loan(loan, ended.unwrap(), reason).await,
-            expected,
-            "{name}"
-        );
+        assert_eq!(stage.client.return_loan(loan, ended.unwrap(), reason).await, expected, "{name}");
         stage.over().await;
     }
     for (name, expected) in [
@@ -372,11 +288,7 @@ async fn an_end_is_told_and_what_counts_as_done_is_done() {
         ("cancel-window-closed-409", Ok(Told::CancelWindowClosed)),
         ("cancel-loan-not-found-404", Ok(Told::Done)),
     ] {
-        let loan = if name.contains("not-found") {
-            "BL99999999"
-        } else {
-            LOAN
-        };
+        let loan = if name.contains("not-found") { "BL99999999" } else { LOAN };
         let stage = Stage::with(&["oauth-200", name]).await;
         assert_eq!(stage.client.cancel(loan, &at(name).1).await, expected, "{name}");
         stage.over().await;
@@ -399,14 +311,7 @@ async fn both_logins_work_and_one_credential_serves_many_calls() {
     stage.over().await;
     for refusal in ["oauth-bad-secret-401", "oauth-wrong-audience-403"] {
         let all = table::all();
-        let asked = all
-            .iter()
-            .find(|one| one.name == refusal)
-            .unwrap()
-            .request
-            .body
-            .clone()
-            .unwrap();
+        let asked = all.iter().find(|one| one.name == refusal).unwrap().request.body.clone().unwrap();
         let stage = Stage::start(&[refusal], |base| Auth::OAuth {
             token_url: format!("{base}/oauth/token").parse().unwrap(),
             audience: asked["audience"].as_str().unwrap().into(),
@@ -422,38 +327,20 @@ async fn both_logins_work_and_one_credential_serves_many_calls() {
 
 #[tokio::test]
 async fn an_expired_credential_is_renewed_once_and_the_call_repeated_once() {
-    let stage = Stage::with(&[
-        "oauth-200",
-        "401-expired-token",
-        "oauth-200",
-        "list-by-reference-nothing",
-    ])
-    .await;
-    assert_eq!(
-        stage.client.find(&Reference::from_text("ref-1")).await.unwrap(),
-        []
-    );
+    let stage =
+        Stage::with(&["oauth-200", "401-expired-token", "oauth-200", "list-by-reference-nothing"]).await;
+    assert_eq!(stage.client.find(&Reference::from_text("ref-1")).await.unwrap(), []);
     stage.over().await;
     let stage = Stage::with(&["oauth-200", "401-expired-token", "oauth-200", "401-expired-token"]).await;
-    let error = stage
-        .client
-        .find(&Reference::from_text("ref-1"))
-        .await
-        .unwrap_err();
-    assert!(
-        matches!(error, CallError::Rejected { status: 401, .. }),
-        "{error:?}"
-    );
+    let error = stage.client.find(&Reference::from_text("ref-1")).await.unwrap_err();
+    assert!(matches!(error, CallError::Rejected { status: 401, .. }), "{error:?}");
     stage.over().await;
 }
 
 #[tokio::test]
 async fn a_question_is_asked_again_after_a_failure() {
     let stage = Stage::with(&["oauth-200", "503-unavailable", "list-by-reference-nothing"]).await;
-    assert_eq!(
-        stage.client.find(&Reference::from_text("ref-1")).await.unwrap(),
-        []
-    );
+    assert_eq!(stage.client.find(&Reference::from_text("ref-1")).await.unwrap(), []);
     stage.over().await;
 }
 
@@ -478,9 +365,6 @@ async fn where_nobody_listens_nothing_was_sent() {
     for _ in 0..5 {
         assert!(matches!(client.begin(&begin()).await, Err(CallError::NotSent(_))));
     }
-    assert!(
-        client.closed_for().is_some(),
-        "five failures in a row hold calls back"
-    );
+    assert!(client.closed_for().is_some(), "five failures in a row hold calls back");
     assert!(!format!("{settings:?}").contains("secret"));
 }

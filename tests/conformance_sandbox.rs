@@ -1,10 +1,5 @@
 //! Plays every exchange of the conformance table to the sandbox, over a bare socket.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing
-)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 #[path = "conformance/table.rs"]
 mod table;
@@ -89,9 +84,7 @@ impl Player {
         if !self.played.insert(name.to_owned()) {
             return;
         }
-        let exchange = table
-            .get(name)
-            .unwrap_or_else(|| panic!("there is no exchange {name}"));
+        let exchange = table.get(name).unwrap_or_else(|| panic!("there is no exchange {name}"));
         for step in &exchange.given {
             match step {
                 Step::Play(other) => Box::pin(self.play(table, other)).await,
@@ -108,11 +101,7 @@ impl Player {
     }
 
     async fn control(&self, name: &str, line: &str, body: &Value) {
-        let request = Request {
-            line: line.to_owned(),
-            headers: BTreeMap::new(),
-            body: Some(body.clone()),
-        };
+        let request = Request { line: line.to_owned(), headers: BTreeMap::new(), body: Some(body.clone()) };
         let came = send(self.sandbox.address(), &request, &self.kept).await.unwrap();
         assert_eq!(came.0, 204, "{name}: {line}: {came:?}");
     }
@@ -136,9 +125,7 @@ impl Player {
             self.kept.insert(kept.clone(), value.unwrap().to_owned());
         }
         for (header, value) in &answer.headers {
-            let came = headers
-                .get(header)
-                .unwrap_or_else(|| panic!("{name}: no {header}"));
+            let came = headers.get(header).unwrap_or_else(|| panic!("{name}: no {header}"));
             if !varies(header) {
                 assert_eq!(*came, table::filled(value, &self.kept), "{name}: {header}");
             }
@@ -155,12 +142,10 @@ impl Player {
 /// The body that came, with the expected value wherever it may vary and is of the right type.
 fn levelled(exchange: &Exchange, expected: &Value, mut came: Value) -> Value {
     for place in exchange.varies.iter().filter(|place| place.starts_with('/')) {
-        let model = expected
-            .pointer(place)
-            .unwrap_or_else(|| panic!("{}: the table has no {place}", exchange.name));
-        let found = came
-            .pointer_mut(place)
-            .unwrap_or_else(|| panic!("{}: the answer has no {place}", exchange.name));
+        let model =
+            expected.pointer(place).unwrap_or_else(|| panic!("{}: the table has no {place}", exchange.name));
+        let found =
+            came.pointer_mut(place).unwrap_or_else(|| panic!("{}: the answer has no {place}", exchange.name));
         if std::mem::discriminant(found) == std::mem::discriminant(model) {
             *found = model.clone();
         }
@@ -170,10 +155,7 @@ fn levelled(exchange: &Exchange, expected: &Value, mut came: Value) -> Value {
 
 async fn send(address: SocketAddr, request: &Request, kept: &BTreeMap<String, String>) -> Came {
     let body = table::bytes(request.body.as_ref());
-    let mut head = format!(
-        "{} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n",
-        request.line
-    );
+    let mut head = format!("{} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n", request.line);
     for (name, value) in &request.headers {
         head += &format!("{name}: {value}\r\n");
     }

@@ -9,9 +9,7 @@ use super::refused::Refused;
 
 /// Whether the request carries the token (RFC 6750 §2.1).
 pub(super) fn check(headers: &HeaderMap, token: &SecretString) -> Result<(), Refused> {
-    let field = headers
-        .get(AUTHORIZATION)
-        .map_or(&b""[..], |field| field.as_bytes());
+    let field = headers.get(AUTHORIZATION).map_or(&b""[..], |field| field.as_bytes());
     let given = match field.split_at_checked(7) {
         Some((scheme, given)) if scheme.eq_ignore_ascii_case(b"bearer ") => given.trim_ascii(),
         _ => return Err(Refused::UNAUTHENTICATED),

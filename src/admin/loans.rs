@@ -97,10 +97,7 @@ pub(super) async fn list(
     let more = loans.len() > limit as usize;
     loans.truncate(limit as usize);
     let next = loans.last().filter(|_| more).map(|loan| loan.id.to_string());
-    let loans = loans
-        .iter()
-        .map(|loan| Shown::of(loan, &app.parts.catalog))
-        .collect();
+    let loans = loans.iter().map(|loan| Shown::of(loan, &app.parts.catalog)).collect();
     Ok(Json(Page { loans, next }))
 }
 
@@ -111,10 +108,7 @@ pub(super) async fn one(State(app): State<Arc<App>>, Path(id): Path<String>) -> 
     let loan = loan.ok_or(Refused::NO_SUCH_LOAN)?;
     let history = app.parts.ledger.history(id).await.map_err(unreadable)?;
     let history = history.into_iter().map(ShownStep::from).collect();
-    Ok(Json(Shown {
-        history: Some(history),
-        ..Shown::of(&loan, &app.parts.catalog)
-    }))
+    Ok(Json(Shown { history: Some(history), ..Shown::of(&loan, &app.parts.catalog) }))
 }
 
 fn unreadable(error: LedgerError) -> Refused {
@@ -126,9 +120,7 @@ impl Asked {
     fn filter(self) -> Result<Filter, Refused> {
         let limit = read("limit", self.limit, "a number from 1 to 1000")?.unwrap_or(PAGE);
         if !(1..=LARGEST_PAGE).contains(&limit) {
-            return Err(Refused::malformed(
-                "limit is out of bounds. Write a number from 1 to 1000.",
-            ));
+            return Err(Refused::malformed("limit is out of bounds. Write a number from 1 to 1000."));
         }
         Ok(Filter {
             library: read("library", self.library, "an ISIL like NO-0301000")?,

@@ -112,13 +112,8 @@ impl Admin {
     /// # Errors
     /// [`AdminError`], where the address is taken.
     pub async fn start(settings: &Settings, parts: Parts) -> Result<Running, AdminError> {
-        let failed = |source| AdminError {
-            address: settings.listen,
-            source,
-        };
-        let listener = tokio::net::TcpListener::bind(settings.listen)
-            .await
-            .map_err(failed)?;
+        let failed = |source| AdminError { address: settings.listen, source };
+        let listener = tokio::net::TcpListener::bind(settings.listen).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
         let tls = settings.tls.then(|| listen::acceptor(&parts.tls));
         let scheme = if settings.tls { "https" } else { "http" };
@@ -127,10 +122,7 @@ impl Admin {
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
         };
-        let router = router(Arc::new(App {
-            settings: settings.clone(),
-            parts,
-        }));
+        let router = router(Arc::new(App { settings: settings.clone(), parts }));
         let accepting = listen::accept(listener, tls, router, running.tasks.clone(), running.stop.clone());
         running.tasks.spawn(accepting);
         Ok(running)
@@ -182,16 +174,8 @@ async fn guard(State(app): State<Arc<App>>, request: Request, next: Next) -> Res
 
 async fn ready(State(app): State<Arc<App>>) -> Response {
     let missing = (app.parts.readiness.0)().await;
-    let status = if missing.is_empty() {
-        StatusCode::OK
-    } else {
-        StatusCode::SERVICE_UNAVAILABLE
-    };
-    (
-        status,
-        Json(serde_json::json!({ "ready": missing.is_empty(), "missing": missing })),
-    )
-        .into_response()
+    let status = if missing.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, Json(serde_json::json!({ "ready": missing.is_empty(), "missing": missing }))).into_response()
 }
 
 async fn metrics(State(app): State<Arc<App>>, request: Request) -> Result<Response, Refused> {

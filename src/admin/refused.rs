@@ -55,12 +55,7 @@ impl Refused {
         status: StatusCode,
         detail: &'static str,
     ) -> Refused {
-        Refused {
-            kind,
-            title,
-            status,
-            detail: Cow::Borrowed(detail),
-        }
+        Refused { kind, title, status, detail: Cow::Borrowed(detail) }
     }
 
     /// A request that cannot be read, for this reason.

@@ -105,10 +105,7 @@ impl Catalog {
     /// # Errors
     /// Every mistake in every route.
     pub fn new(settings: &Settings, origins: &[String]) -> Result<Catalog, Vec<RouteError>> {
-        let mut catalog = Catalog {
-            router: Router::new(),
-            routes: Vec::new(),
-        };
+        let mut catalog = Catalog { router: Router::new(), routes: Vec::new() };
         let mut mistakes = Vec::new();
         for (route, written) in settings.routes.iter().enumerate() {
             match build(written, origins) {
@@ -117,11 +114,7 @@ impl Catalog {
                         let sentence = format!(
                             "the pattern cannot be used: {error}. Write one like /files/{{isbn}}/{{*file}}"
                         );
-                        mistakes.push(RouteError {
-                            route,
-                            key: "path",
-                            sentence,
-                        });
+                        mistakes.push(RouteError { route, key: "path", sentence });
                     }
                     catalog.routes.push(built);
                 }
@@ -137,21 +130,13 @@ impl Catalog {
         if mistakes.is_empty() {
             mistakes.extend(catalog.open_to_gated_files());
         }
-        if mistakes.is_empty() {
-            Ok(catalog)
-        } else {
-            Err(mistakes)
-        }
+        if mistakes.is_empty() { Ok(catalog) } else { Err(mistakes) }
     }
 
     /// An open route that leads to files of a gated one would hand them out without a loan.
     fn open_to_gated_files(&self) -> Vec<RouteError> {
         let shape = |built: &Built| built.to.shape(&built.settings.path);
-        let open = self
-            .routes
-            .iter()
-            .enumerate()
-            .filter(|(_, built)| built.settings.open);
+        let open = self.routes.iter().enumerate().filter(|(_, built)| built.settings.open);
         open.filter_map(|(route, open)| {
             let meets = |gated: &&Built| {
                 !gated.settings.open && gated.origin == open.origin && shape(gated).meets(&shape(open))
@@ -171,10 +156,7 @@ impl Catalog {
     /// # Errors
     /// `title-not-found` where no route has it, or its title is no ISBN.
     pub fn resolve(&self, path: &RequestPath) -> Result<Target, Problem> {
-        let found = self
-            .router
-            .at(path.decoded())
-            .map_err(|_| Problem::TitleNotFound)?;
+        let found = self.router.at(path.decoded()).map_err(|_| Problem::TitleNotFound)?;
         let route = *found.value;
         let built = self.routes.get(route).ok_or(Problem::TitleNotFound)?;
         let file = File {
@@ -191,11 +173,7 @@ impl Catalog {
             return Ok(Target::Open(OpenFile(file)));
         }
         let isbn = isbn.ok_or(Problem::TitleNotFound)?;
-        Ok(Target::Loanable {
-            isbn,
-            file,
-            explicit: built.settings.explicit,
-        })
+        Ok(Target::Loanable { isbn, file, explicit: built.settings.explicit })
     }
 
     /// The pattern of a route, for logs.
@@ -218,10 +196,8 @@ impl Catalog {
 fn build(route: &Route, origins: &[String]) -> Result<Built, Vec<(&'static str, String)>> {
     let mut mistakes = Vec::new();
     if !route.path.starts_with('/') {
-        mistakes.push((
-            "path",
-            "a pattern starts with a slash. Write one like /files/{isbn}/{*file}".to_owned(),
-        ));
+        mistakes
+            .push(("path", "a pattern starts with a slash. Write one like /files/{isbn}/{*file}".to_owned()));
     }
     if route.path == "/loans" || route.path.starts_with("/loans/") || route.path.starts_with("/~") {
         mistakes.push((
@@ -246,18 +222,12 @@ fn build(route: &Route, origins: &[String]) -> Result<Built, Vec<(&'static str, 
     let origin = origins.iter().position(|name| *name == route.origin);
     if origin.is_none() {
         let known = origins.join(", ");
-        mistakes.push((
-            "origin",
-            format!("there is no origin named {}. Write one of: {known}", route.origin),
-        ));
+        mistakes
+            .push(("origin", format!("there is no origin named {}. Write one of: {known}", route.origin)));
     }
     let to = Template::parse(&route.to, &route.path).map_err(|sentence| mistakes.push(("to", sentence)));
     match (origin, to) {
-        (Some(origin), Ok(to)) if mistakes.is_empty() => Ok(Built {
-            settings: route.clone(),
-            origin,
-            to,
-        }),
+        (Some(origin), Ok(to)) if mistakes.is_empty() => Ok(Built { settings: route.clone(), origin, to }),
         _ => Err(mistakes),
     }
 }
@@ -285,13 +255,7 @@ mod tests {
     use super::*;
 
     fn route(path: &str, to: &str, open: bool) -> Route {
-        Route {
-            path: path.into(),
-            origin: "files".into(),
-            to: to.into(),
-            open,
-            explicit: false,
-        }
+        Route { path: path.into(), origin: "files".into(), to: to.into(), open, explicit: false }
     }
 
     fn catalog() -> Catalog {
@@ -307,28 +271,14 @@ mod tests {
     fn a_path_leads_to_a_titles_file_that_is_rebuilt_from_its_parts() {
         let resolve = |path: &str| catalog().resolve(&RequestPath::parse(path).unwrap());
         for (path, at_origin) in [
-            (
-                "/files/9780306406157/part%201/b%C3%B8k.mp3",
-                "9780306406157/part%201/b%C3%B8k.mp3",
-            ),
+            ("/files/9780306406157/part%201/b%C3%B8k.mp3", "9780306406157/part%201/b%C3%B8k.mp3"),
             ("/books/9780306406157", "books/9780306406157.epub"),
         ] {
-            let Ok(Target::Loanable { isbn, file, .. }) = resolve(path) else {
-                panic!("{path}")
-            };
-            assert_eq!(
-                (isbn.to_string().as_str(), file.path.as_str()),
-                ("9780306406157", at_origin)
-            );
+            let Ok(Target::Loanable { isbn, file, .. }) = resolve(path) else { panic!("{path}") };
+            assert_eq!((isbn.to_string().as_str(), file.path.as_str()), ("9780306406157", at_origin));
         }
         assert!(matches!(resolve("/covers/a.png"), Ok(Target::Open(_))));
-        for path in [
-            "/files/9780306406158/a",
-            "/files/x/a",
-            "/files/9780306406157",
-            "/other",
-            "/",
-        ] {
+        for path in ["/files/9780306406158/a", "/files/x/a", "/files/9780306406157", "/other", "/"] {
             assert_eq!(resolve(path).unwrap_err(), Problem::TitleNotFound, "{path}");
         }
     }
@@ -354,13 +304,7 @@ mod tests {
 
     #[test]
     fn a_pattern_that_no_path_can_have_is_refused() {
-        for path in [
-            "/a/{isbn}/",
-            "/a//{isbn}",
-            "/a%20b/{isbn}",
-            "/../{isbn}",
-            "/a;b/{isbn}",
-        ] {
+        for path in ["/a/{isbn}/", "/a//{isbn}", "/a%20b/{isbn}", "/../{isbn}", "/a;b/{isbn}"] {
             let routes = vec![route(path, "{isbn}", false)];
             let mistakes = Catalog::new(&Settings { routes }, &["files".to_owned()]).unwrap_err();
             assert_eq!((mistakes[0].route, mistakes[0].key), (0, "path"), "{path}");
@@ -392,20 +336,7 @@ mod tests {
             route("/d/{isbn", "x", true),
         ];
         let mistakes = Catalog::new(&Settings { routes }, &["files".to_owned()]).unwrap_err();
-        let places: Vec<_> = mistakes
-            .iter()
-            .map(|mistake| (mistake.route, mistake.key))
-            .collect();
-        assert_eq!(
-            places,
-            [
-                (0, "path"),
-                (1, "path"),
-                (2, "origin"),
-                (3, "to"),
-                (4, "to"),
-                (5, "path")
-            ]
-        );
+        let places: Vec<_> = mistakes.iter().map(|mistake| (mistake.route, mistake.key)).collect();
+        assert_eq!(places, [(0, "path"), (1, "path"), (2, "origin"), (3, "to"), (4, "to"), (5, "path")]);
     }
 }

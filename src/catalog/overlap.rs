@@ -27,36 +27,19 @@ pub(super) struct Shape(Vec<Place>);
 
 impl Shape {
     pub(super) fn text(&mut self, text: &str) {
-        self.0.extend(text.chars().map(|character| Place {
-            class: Class::Exactly(character),
-            repeats: false,
-        }));
+        self.0
+            .extend(text.chars().map(|character| Place { class: Class::Exactly(character), repeats: false }));
     }
 
     /// Thirteen digits.
     pub(super) fn isbn(&mut self) {
-        self.0.extend(
-            [Place {
-                class: Class::Digit,
-                repeats: false,
-            }; 13],
-        );
+        self.0.extend([Place { class: Class::Digit, repeats: false }; 13]);
     }
 
     /// One character or more.
     pub(super) fn anything(&mut self, spans_segments: bool) {
-        let class = if spans_segments {
-            Class::Anything
-        } else {
-            Class::InSegment
-        };
-        self.0.extend([
-            Place {
-                class,
-                repeats: false,
-            },
-            Place { class, repeats: true },
-        ]);
+        let class = if spans_segments { Class::Anything } else { Class::InSegment };
+        self.0.extend([Place { class, repeats: false }, Place { class, repeats: true }]);
     }
 
     /// Whether some path has both shapes.
@@ -69,10 +52,8 @@ impl Shape {
             match (here, there) {
                 (None, None) => return true,
                 (here, there) => {
-                    let (skip_a, skip_b) = (
-                        here.is_some_and(|place| place.repeats),
-                        there.is_some_and(|place| place.repeats),
-                    );
+                    let (skip_a, skip_b) =
+                        (here.is_some_and(|place| place.repeats), there.is_some_and(|place| place.repeats));
                     ways.extend(skip_a.then_some((a + 1, b)));
                     ways.extend(skip_b.then_some((a, b + 1)));
                     if let (Some(here), Some(there)) = (here, there)

@@ -71,13 +71,9 @@ fn parts(segment: &str, pattern: &str) -> Result<Vec<Part>, String> {
     let mut parts = Vec::new();
     let mut rest = segment;
     while let Some((text, after)) = rest.split_once('{') {
-        let (name, after) = after
-            .split_once('}')
-            .ok_or("a { has no }. Write a path like {isbn}/{file}")?;
+        let (name, after) = after.split_once('}').ok_or("a { has no }. Write a path like {isbn}/{file}")?;
         if !pattern.contains(&format!("{{{name}}}")) && !pattern.contains(&format!("{{*{name}}}")) {
-            return Err(format!(
-                "{{{name}}} is not in the route's path. Write a name that is"
-            ));
+            return Err(format!("{{{name}}} is not in the route's path. Write a name that is"));
         }
         if !text.is_empty() {
             parts.push(Part::Text(text.to_owned()));

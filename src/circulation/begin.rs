@@ -58,18 +58,12 @@ impl Circulation {
             LoanState::Accepted => match loan.open_until() {
                 Some(until) if until > now => Ok(Standing::Open { loan: loan.id, until }),
                 // It is due and the ender has not come to it yet.
-                Some(_) | None => Ok(Standing::Ended {
-                    at: now,
-                    settled: false,
-                }),
+                Some(_) | None => Ok(Standing::Ended { at: now, settled: false }),
             },
             LoanState::Intended | LoanState::Pending | LoanState::Unknown => {
                 Ok(Standing::Undecided(Box::new(loan)))
             }
-            LoanState::Ending => Ok(Standing::Ended {
-                at: loan.ended.unwrap_or(now),
-                settled: false,
-            }),
+            LoanState::Ending => Ok(Standing::Ended { at: loan.ended.unwrap_or(now), settled: false }),
             LoanState::Refused | LoanState::Ended => match self.refusal_that_holds(&loan, now) {
                 Some(refused) => Ok(Standing::Refused(refused)),
                 None => match self.inner.ledger.last_end(key).await? {
@@ -111,9 +105,7 @@ impl Circulation {
         let now = self.inner.clock.now();
         match loan.state {
             LoanState::Intended | LoanState::Pending | LoanState::Unknown => None,
-            LoanState::Accepted => loan
-                .open_until()
-                .map(|until| Outcome::Accepted { loan: loan.id, until }),
+            LoanState::Accepted => loan.open_until().map(|until| Outcome::Accepted { loan: loan.id, until }),
             LoanState::Refused => self.refusal_that_holds(loan, now).or(Some(Outcome::NothingMade)),
             LoanState::Ending | LoanState::Ended => match (loan.accepted, loan.ended) {
                 (Some(_), Some(at)) => Some(Outcome::Ended { at }),
@@ -124,9 +116,8 @@ impl Circulation {
 
     fn refusal_that_holds(&self, loan: &Loan, now: Timestamp) -> Option<Outcome> {
         let refusal = loan.refusal.clone()?;
-        let until = refusal
-            .retry_at
-            .unwrap_or_else(|| clock::after(loan.changed, self.inner.settings.refusal_ttl));
+        let until =
+            refusal.retry_at.unwrap_or_else(|| clock::after(loan.changed, self.inner.settings.refusal_ttl));
         (until > now).then_some(Outcome::Refused { refusal, until })
     }
 }

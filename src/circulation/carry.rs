@@ -42,20 +42,13 @@ impl Circulation {
 
     /// The task that carries this loan, found or started.
     pub(super) fn carried(&self, loan: Loan) -> watch::Receiver<Option<Outcome>> {
-        let mut carried = self
-            .inner
-            .carried
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut carried = self.inner.carried.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if let Some(landing) = carried.get(&loan.id) {
             return landing.clone();
         }
         let (land, landing) = watch::channel(None);
         carried.insert(loan.id, landing.clone());
-        let guard = Carrying {
-            circulation: self.clone(),
-            loan: loan.id,
-        };
+        let guard = Carrying { circulation: self.clone(), loan: loan.id };
         let circulation = self.clone();
         self.spawn(async move {
             let outcome = carry(&circulation, loan).await;
@@ -100,12 +93,8 @@ struct Carrying {
 
 impl Drop for Carrying {
     fn drop(&mut self) {
-        let mut carried = self
-            .circulation
-            .inner
-            .carried
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut carried =
+            self.circulation.inner.carried.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         carried.remove(&self.loan);
     }
 }
@@ -157,12 +146,7 @@ async fn send_begin(
     };
     let answer = circulation.inner.lending.begin(&begin).await;
     let (event, detail) = match answer {
-        Ok(remote) => (
-            event_of(&remote).unwrap_or(Event::Begun {
-                lending_id: remote.lending_id,
-            }),
-            None,
-        ),
+        Ok(remote) => (event_of(&remote).unwrap_or(Event::Begun { lending_id: remote.lending_id }), None),
         Err(CallError::NotSent(why)) => {
             *unavailable = Some(RETRY);
             (Event::NotSent, Some(why))
@@ -170,9 +154,7 @@ async fn send_begin(
         Err(CallError::Unknown(why)) => (Event::Lost, Some(why)),
         Err(error @ CallError::Rejected { .. }) => rejected(error, unavailable),
     };
-    circulation
-        .record(loan.id, event, Cause { by: "begin", detail })
-        .await
+    circulation.record(loan.id, event, Cause { by: "begin", detail }).await
 }
 
 /// What a begin means that Bokbasen answered with an error: nothing was made, and either this loan is
@@ -181,24 +163,9 @@ fn rejected(error: CallError, unavailable: &mut Option<Duration>) -> (Event, Opt
     let detail = Some(error.to_string());
     match error {
         // Without a code of Bokbasen's it comes from whatever stands at a wrong address.
-        CallError::Rejected {
-            status: 403 | 404 | 409,
-            code,
-            message,
-            ..
-        } if !code.is_empty() => {
-            let refusal = Refusal {
-                code,
-                message,
-                retry_at: None,
-            };
-            (
-                Event::Refused {
-                    lending_id: None,
-                    refusal,
-                },
-                detail,
-            )
+        CallError::Rejected { status: 403 | 404 | 409, code, message, .. } if !code.is_empty() => {
+            let refusal = Refusal { code, message, retry_at: None };
+            (Event::Refused { lending_id: None, refusal }, detail)
         }
         CallError::Rejected { retry_after, .. } => {
             *unavailable = Some(retry_after.unwrap_or(RETRY));
@@ -216,43 +183,25 @@ async fn poll(circulation: &Circulation, loan: &Loan) -> Option<Loan> {
         let named = match circulation.inner.lending.loan(lending_id).await {
             Ok(Some(remote)) => match event_of(&remote) {
                 Some(event) => {
-                    return circulation
-                        .record(
-                            loan.id,
-                            event,
-                            Cause {
-                                by: "poll",
-                                detail: None,
-                            },
-                        )
-                        .await;
+                    return circulation.record(loan.id, event, Cause { by: "poll", detail: None }).await;
                 }
                 None => wait_named(&remote),
             },
             Ok(None) => {
                 let detail = Some("Bokbasen no longer knows the loan".to_owned());
-                return circulation
-                    .record(loan.id, Event::Vanished, Cause { by: "poll", detail })
-                    .await;
+                return circulation.record(loan.id, Event::Vanished, Cause { by: "poll", detail }).await;
             }
             Err(error) => {
                 tracing::warn!(loan = %loan.id, %error, "could not ask about a pending loan");
                 None
             }
         };
-        if !circulation
-            .pause(named.unwrap_or(wait).min(Duration::from_secs(30)))
-            .await
-        {
+        if !circulation.pause(named.unwrap_or(wait).min(Duration::from_secs(30))).await {
             return None;
         }
         wait = (wait * 2).min(LAST_POLL);
         // Somebody may have cancelled it here meanwhile.
-        if circulation
-            .reread(loan.id)
-            .await
-            .is_some_and(|now| now.state != LoanState::Pending)
-        {
+        if circulation.reread(loan.id).await.is_some_and(|now| now.state != LoanState::Pending) {
             return None;
         }
     }
@@ -271,14 +220,10 @@ pub(super) fn event_of(remote: &RemoteLoan) -> Option<Event> {
     let lending_id = remote.lending_id.clone();
     match &remote.standing {
         Standing::Pending { .. } | Standing::Unrecognised(_) => None,
-        Standing::Accepted(terms) => Some(Event::Accepted {
-            lending_id,
-            terms: terms.clone(),
-        }),
-        Standing::Refused(refusal) => Some(Event::Refused {
-            lending_id: Some(lending_id),
-            refusal: refusal.clone(),
-        }),
+        Standing::Accepted(terms) => Some(Event::Accepted { lending_id, terms: terms.clone() }),
+        Standing::Refused(refusal) => {
+            Some(Event::Refused { lending_id: Some(lending_id), refusal: refusal.clone() })
+        }
         Standing::Ended(reason) => Some(Event::EndedThere { reason: *reason }),
     }
 }

@@ -39,11 +39,7 @@ impl Circulation {
     pub async fn end(&self, id: LoanId, reason: EndReason, cause: Cause) -> Result<Loan, EndError> {
         match self.inner.ledger.apply(id, Event::Ending { reason }, cause).await {
             Ok(loan) => {
-                self.announce(Closed {
-                    loan: loan.id,
-                    key: loan.key,
-                    at: loan.changed,
-                });
+                self.announce(Closed { loan: loan.id, key: loan.key, at: loan.changed });
                 self.inner.ends_waiting.notify_one();
                 Ok(loan)
             }
@@ -73,10 +69,7 @@ impl Circulation {
                 return Ok(ended);
             }
             let expiries = due.iter().map(|loan| {
-                let cause = Cause {
-                    by: "expiry",
-                    detail: None,
-                };
+                let cause = Cause { by: "expiry", detail: None };
                 self.end(loan.id, EndReason::Expired, cause)
             });
             for outcome in futures_util::future::join_all(expiries).await {

@@ -116,9 +116,7 @@ struct Inner {
 
 impl fmt::Debug for Circulation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Circulation")
-            .field("settings", &self.inner.settings)
-            .finish_non_exhaustive()
+        f.debug_struct("Circulation").field("settings", &self.inner.settings).finish_non_exhaustive()
     }
 }
 
@@ -146,9 +144,7 @@ impl Circulation {
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),
         };
-        Circulation {
-            inner: Arc::new(inner),
-        }
+        Circulation { inner: Arc::new(inner) }
     }
 
     /// Names the one who is told of every end before Bokbasen is; the first call counts.
@@ -168,15 +164,9 @@ impl Circulation {
     pub async fn stop(&self, patience: Duration) {
         self.inner.stopping.cancel();
         self.inner.tasks.close();
-        if tokio::time::timeout(patience, self.inner.tasks.wait())
-            .await
-            .is_err()
-        {
+        if tokio::time::timeout(patience, self.inner.tasks.wait()).await.is_err() {
             let left = self.inner.tasks.len();
-            tracing::warn!(
-                left,
-                "stopped with loans half-way; they are settled at the next start"
-            );
+            tracing::warn!(left, "stopped with loans half-way; they are settled at the next start");
         }
         self.inner.lending.close().await;
     }

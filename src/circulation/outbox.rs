@@ -58,9 +58,8 @@ async fn send_waiting(circulation: &Circulation, failed: &mut HashMap<LoanId, At
     };
     failed.retain(|id, _| waiting.iter().any(|loan| loan.id == *id));
     let now = Instant::now();
-    let ready = waiting
-        .into_iter()
-        .filter(|loan| failed.get(&loan.id).is_none_or(|attempt| attempt.next <= now));
+    let ready =
+        waiting.into_iter().filter(|loan| failed.get(&loan.id).is_none_or(|attempt| attempt.next <= now));
     let sent: Vec<(LoanId, bool)> = stream::iter(ready)
         .map(|loan| async move { (loan.id, send(circulation, &loan).await) })
         .buffer_unordered(AT_ONCE)
@@ -70,16 +69,8 @@ async fn send_waiting(circulation: &Circulation, failed: &mut HashMap<LoanId, At
         if *done {
             failed.remove(id);
         } else {
-            let wait = failed
-                .get(id)
-                .map_or(FIRST_WAIT, |attempt| (attempt.wait * 2).min(LONGEST_WAIT));
-            failed.insert(
-                *id,
-                Attempt {
-                    next: Instant::now() + wait,
-                    wait,
-                },
-            );
+            let wait = failed.get(id).map_or(FIRST_WAIT, |attempt| (attempt.wait * 2).min(LONGEST_WAIT));
+            failed.insert(*id, Attempt { next: Instant::now() + wait, wait });
         }
     }
     sent.len() == BATCH as usize && sent.iter().any(|(_, done)| *done)
@@ -89,14 +80,8 @@ async fn send_waiting(circulation: &Circulation, failed: &mut HashMap<LoanId, At
 async fn send(circulation: &Circulation, loan: &Loan) -> bool {
     match tell(circulation, loan).await {
         Ok(Told::Done) => {
-            let cause = Cause {
-                by: "outbox",
-                detail: None,
-            };
-            circulation
-                .record(loan.id, Event::EndAcknowledged, cause)
-                .await
-                .is_some()
+            let cause = Cause { by: "outbox", detail: None };
+            circulation.record(loan.id, Event::EndAcknowledged, cause).await.is_some()
         }
         Ok(told) => {
             tracing::warn!(loan = %loan.id, ?told, "Bokbasen does not take this end yet; it is sent again");

@@ -36,16 +36,7 @@ async fn adopt(circulation: &Circulation, orphan: Loan) {
     }
     let loan = if orphan.state == LoanState::Intended {
         let detail = Some("the process that wrote the intent has ended".to_owned());
-        circulation
-            .record(
-                orphan.id,
-                Event::Lost,
-                Cause {
-                    by: "restart",
-                    detail,
-                },
-            )
-            .await
+        circulation.record(orphan.id, Event::Lost, Cause { by: "restart", detail }).await
     } else {
         Some(orphan)
     };

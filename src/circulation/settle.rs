@@ -28,9 +28,7 @@ pub(super) async fn settle(circulation: &Circulation, loan: &Loan, left: Instant
     loop {
         match look(circulation, loan).await {
             Ok(Some((event, detail))) => {
-                return circulation
-                    .record(loan.id, event, Cause { by: "settle", detail })
-                    .await;
+                return circulation.record(loan.id, event, Cause { by: "settle", detail }).await;
             }
             Ok(None) => {}
             Err(error) => tracing::warn!(loan = %loan.id, %error, "could not settle a loan; asking again"),
@@ -46,10 +44,7 @@ async fn look(circulation: &Circulation, loan: &Loan) -> Result<Option<(Event, O
     let mut found = circulation.inner.lending.find(&loan.reference).await?;
     found.retain(|remote| remote.reference.as_ref() == Some(&loan.reference));
     let Some(kept) = pick(&mut found) else {
-        return Ok(Some((
-            Event::NotFound,
-            Some("Bokbasen has no loan of this reference".to_owned()),
-        )));
+        return Ok(Some((Event::NotFound, Some("Bokbasen has no loan of this reference".to_owned()))));
     };
     for extra in &found {
         give_back(circulation, extra).await?;
@@ -58,9 +53,7 @@ async fn look(circulation: &Circulation, loan: &Loan) -> Result<Option<(Event, O
         (!found.is_empty()).then(|| format!("{} more under this reference were given back", found.len()));
     let event = match (&kept.standing, event_of(&kept)) {
         (_, Some(event)) => event,
-        (Standing::Pending { .. }, None) => Event::Begun {
-            lending_id: kept.lending_id.clone(),
-        },
+        (Standing::Pending { .. }, None) => Event::Begun { lending_id: kept.lending_id.clone() },
         (_, None) => return Ok(None),
     };
     Ok(Some((event, detail)))
@@ -77,11 +70,7 @@ fn pick(found: &mut Vec<RemoteLoan>) -> Option<RemoteLoan> {
         Standing::Ended(_) => 4,
     };
     found.sort_by(|a, b| (rank(a), a.begin, &a.lending_id).cmp(&(rank(b), b.begin, &b.lending_id)));
-    if found.is_empty() {
-        None
-    } else {
-        Some(found.remove(0))
-    }
+    if found.is_empty() { None } else { Some(found.remove(0)) }
 }
 
 /// Gives one loan too many back: cancelled, or returned where the time for cancelling is over.
@@ -90,26 +79,17 @@ async fn give_back(circulation: &Circulation, extra: &RemoteLoan) -> Result<(), 
         return Ok(());
     }
     circulation.inner.metrics.loan("duplicate");
-    tracing::warn!(
-        lending_id = extra.lending_id,
-        "two loans under one reference; one is given back"
-    );
+    tracing::warn!(lending_id = extra.lending_id, "two loans under one reference; one is given back");
     let lending = &circulation.inner.lending;
-    match lending
-        .cancel(&extra.lending_id, "duplicate of one reference")
-        .await?
-    {
+    match lending.cancel(&extra.lending_id, "duplicate of one reference").await? {
         Told::Done => Ok(()),
         Told::CancelWindowClosed | Told::StillPending => {
             let now = circulation.inner.clock.now();
-            match lending
-                .return_loan(&extra.lending_id, now, EndReason::Returned)
-                .await?
-            {
+            match lending.return_loan(&extra.lending_id, now, EndReason::Returned).await? {
                 Told::Done => Ok(()),
-                Told::CancelWindowClosed | Told::StillPending => Err(CallError::Unknown(
-                    "a duplicate could neither be cancelled nor returned".to_owned(),
-                )),
+                Told::CancelWindowClosed | Told::StillPending => {
+                    Err(CallError::Unknown("a duplicate could neither be cancelled nor returned".to_owned()))
+                }
             }
         }
     }
@@ -133,11 +113,7 @@ mod tests {
 
     #[test]
     fn the_earliest_accepted_loan_stays() {
-        let terms = || Terms {
-            due: jiff::Timestamp::MAX,
-            licence_id: None,
-            licence_type: None,
-        };
+        let terms = || Terms { due: jiff::Timestamp::MAX, licence_id: None, licence_type: None };
         let mut found = vec![
             remote("3", Standing::Pending { retry_after: None }),
             remote("2", Standing::Accepted(terms())),

@@ -23,11 +23,7 @@ pub(super) async fn run(args: Args) -> Result<(), CliError> {
         let _ = writeln!(text, "warning: {warning}");
     }
     if let Some(ahead) = checked.clock_ahead {
-        let _ = writeln!(
-            text,
-            "this machine's clock is {} s ahead of Bokbasen's",
-            ahead.as_secs()
-        );
+        let _ = writeln!(text, "this machine's clock is {} s ahead of Bokbasen's", ahead.as_secs());
     }
     if checked.mistakes.is_empty() {
         let _ = write!(text, "{} is good", args.config.display());

@@ -36,11 +36,7 @@ struct Made {
 /// Makes what is missing, and gives a line for each file.
 pub(super) fn run(dir: &Path) -> Result<Vec<String>, CliError> {
     let mut lines = keys(dir)?;
-    let config = Made {
-        name: "config.toml",
-        text: CONFIG.to_owned(),
-        secret: false,
-    };
+    let config = Made { name: "config.toml", text: CONFIG.to_owned(), secret: false };
     lines.extend(group(dir, &["config.toml"], || Ok(vec![config]))?);
     Ok(lines)
 }
@@ -49,29 +45,15 @@ pub(super) fn run(dir: &Path) -> Result<Vec<String>, CliError> {
 pub(super) fn keys(dir: &Path) -> Result<Vec<String>, CliError> {
     let certs = dir.join("certs");
     fs::create_dir_all(&certs).map_err(|error| failed(&certs, &error))?;
-    let mut lines = group(
-        dir,
-        &["certs/ca.pem", "certs/server.pem", "certs/server.key"],
-        certificate,
-    )?;
+    let mut lines = group(dir, &["certs/ca.pem", "certs/server.pem", "certs/server.key"], certificate)?;
     lines.extend(group(dir, &["certs/jwks.json", "certs/jwt.key"], token_key)?);
     for name in ["certs/admin.token", "certs/pseudonym.key", "certs/link.key"] {
-        lines.extend(group(dir, &[name], || {
-            Ok(vec![Made {
-                name,
-                text: random()?,
-                secret: true,
-            }])
-        })?);
+        lines.extend(group(dir, &[name], || Ok(vec![Made { name, text: random()?, secret: true }]))?);
     }
     let name = "certs/lending.secret";
     let secret = || {
         let known = sandbox::Settings::default().client_secret;
-        Ok(vec![Made {
-            name,
-            text: known.expose_secret().to_owned(),
-            secret: true,
-        }])
+        Ok(vec![Made { name, text: known.expose_secret().to_owned(), secret: true }])
     };
     lines.extend(group(dir, &[name], secret)?);
     Ok(lines)
@@ -83,15 +65,10 @@ fn group(
     names: &[&str],
     make: impl FnOnce() -> Result<Vec<Made>, CliError>,
 ) -> Result<Vec<String>, CliError> {
-    let (there, missing): (Vec<PathBuf>, Vec<PathBuf>) = names
-        .iter()
-        .map(|name| dir.join(name))
-        .partition(|file| file.exists());
+    let (there, missing): (Vec<PathBuf>, Vec<PathBuf>) =
+        names.iter().map(|name| dir.join(name)).partition(|file| file.exists());
     if missing.is_empty() {
-        return Ok(there
-            .iter()
-            .map(|file| format!("kept  {}", file.display()))
-            .collect());
+        return Ok(there.iter().map(|file| format!("kept  {}", file.display())).collect());
     }
     if let (Some(there), Some(missing)) = (there.first(), missing.first()) {
         return Err(CliError::new(format!(
@@ -112,9 +89,7 @@ fn write(dir: &Path, made: &Made) -> Result<String, CliError> {
         .mode(mode)
         .open(&file)
         .map_err(|error| failed(&file, &error))?;
-    opened
-        .write_all(made.text.as_bytes())
-        .map_err(|error| failed(&file, &error))?;
+    opened.write_all(made.text.as_bytes()).map_err(|error| failed(&file, &error))?;
     Ok(format!("made  {}", file.display()))
 }
 
@@ -154,21 +129,9 @@ fn certificate() -> Result<Vec<Made>, CliError> {
     let key = KeyPair::generate().map_err(CliError::new)?;
     let own = own.signed_by(&key, &ca).map_err(CliError::new)?;
     Ok(vec![
-        Made {
-            name: "certs/ca.pem",
-            text: ca.pem(),
-            secret: false,
-        },
-        Made {
-            name: "certs/server.pem",
-            text: own.pem(),
-            secret: false,
-        },
-        Made {
-            name: "certs/server.key",
-            text: key.serialize_pem(),
-            secret: true,
-        },
+        Made { name: "certs/ca.pem", text: ca.pem(), secret: false },
+        Made { name: "certs/server.pem", text: own.pem(), secret: false },
+        Made { name: "certs/server.key", text: key.serialize_pem(), secret: true },
     ])
 }
 
@@ -184,15 +147,7 @@ fn token_key() -> Result<Vec<Made>, CliError> {
         "x": BASE64URL_NOPAD.encode(key.public_key_raw()),
     }] });
     Ok(vec![
-        Made {
-            name: "certs/jwks.json",
-            text: format!("{jwks:#}\n"),
-            secret: false,
-        },
-        Made {
-            name: "certs/jwt.key",
-            text: key.serialize_pem(),
-            secret: true,
-        },
+        Made { name: "certs/jwks.json", text: format!("{jwks:#}\n"), secret: false },
+        Made { name: "certs/jwt.key", text: key.serialize_pem(), secret: true },
     ])
 }

@@ -25,19 +25,9 @@ pub(super) struct Args {
 
 pub(super) async fn run(args: Args) -> Result<(), CliError> {
     let mut signals = Signals::listen()?;
-    let world = World {
-        any_library_any_title: true,
-        ..World::default()
-    };
-    let settings = Settings {
-        listen: args.listen,
-        dir: args.dir,
-        world,
-        ..Settings::default()
-    };
-    let running = Sandbox::start(settings, Clock::system())
-        .await
-        .map_err(CliError::new)?;
+    let world = World { any_library_any_title: true, ..World::default() };
+    let settings = Settings { listen: args.listen, dir: args.dir, world, ..Settings::default() };
+    let running = Sandbox::start(settings, Clock::system()).await.map_err(CliError::new)?;
     if args.json {
         say(&described(&running).to_string())?;
     } else {

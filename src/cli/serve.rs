@@ -76,20 +76,13 @@ pub(super) async fn start(config: Config, clock: Clock) -> Result<Running, CliEr
     let catalog = Arc::new(Catalog::new(&config.catalog, &names).map_err(CliError::all)?);
     let certificates = Arc::new(Certificates::load(&config.server).map_err(CliError::new)?);
     let delivery = Delivery::new(&config.origins, metrics.clone()).map_err(CliError::new)?;
-    let ledger = Ledger::open(
-        &config.ledger,
-        &readers.key_fingerprint(),
-        clock.clone(),
-        metrics.clone(),
-    )
-    .await
-    .map_err(CliError::new)?;
+    let ledger = Ledger::open(&config.ledger, &readers.key_fingerprint(), clock.clone(), metrics.clone())
+        .await
+        .map_err(CliError::new)?;
     let lending = Bokbasen::new(&config.lending, clock.clone(), metrics.clone()).map_err(CliError::new)?;
     let slow = Handle::current();
-    let timing = circulation::Settings {
-        settle: config.lending.settle,
-        refusal_ttl: config.gate.refusal_ttl,
-    };
+    let timing =
+        circulation::Settings { settle: config.lending.settle, refusal_ttl: config.gate.refusal_ttl };
     let circulation = Circulation::new(
         timing,
         ledger.clone(),
@@ -99,21 +92,12 @@ pub(super) async fn start(config: Config, clock: Clock) -> Result<Running, CliEr
         slow.clone(),
     );
     let gate = Gate::new(&config.gate, circulation.clone(), clock, slow);
-    let line = Arc::new(Line {
-        readers: readers.clone(),
-        catalog: catalog.clone(),
-        gate,
-        metrics: metrics.clone(),
-    });
+    let line =
+        Arc::new(Line { readers: readers.clone(), catalog: catalog.clone(), gate, metrics: metrics.clone() });
     let count = std::thread::available_parallelism().map_or(1, NonZero::get);
     let workers: Result<Vec<Delivery>, _> = (0..count).map(|_| delivery.for_worker()).collect();
-    let server = server::start(
-        &config.server,
-        line,
-        certificates.clone(),
-        workers.map_err(CliError::new)?,
-    )
-    .map_err(CliError::new)?;
+    let server = server::start(&config.server, line, certificates.clone(), workers.map_err(CliError::new)?)
+        .map_err(CliError::new)?;
     let stopping = CancellationToken::new();
     let parts = admin::Parts {
         ledger: ledger.clone(),

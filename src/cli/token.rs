@@ -86,10 +86,7 @@ pub(super) fn reader(
 ) -> Result<String, CliError> {
     let file = jwt.jwks.parent().unwrap_or(Path::new(".")).join(PRIVATE_KEY);
     let pem = std::fs::read(&file).map_err(|error| {
-        CliError::new(format!(
-            "{} cannot be read: {error}; loangate init makes it",
-            file.display()
-        ))
+        CliError::new(format!("{} cannot be read: {error}; loangate init makes it", file.display()))
     })?;
     let key = EncodingKey::from_ed_pem(&pem).map_err(CliError::new)?;
     let now = Clock::system().now();
@@ -98,16 +95,9 @@ pub(super) fn reader(
         aud: &jwt.audience,
         iat: now.as_second(),
         exp: clock::after(now, ttl).as_second(),
-        who: [
-            (jwt.library_claim.as_str(), library.as_str()),
-            (jwt.borrower_claim.as_str(), borrower),
-        ]
-        .into(),
+        who: [(jwt.library_claim.as_str(), library.as_str()), (jwt.borrower_claim.as_str(), borrower)].into(),
     };
-    let header = Header {
-        kid: Some(super::init::KEY_ID.to_owned()),
-        ..Header::new(Algorithm::EdDSA)
-    };
+    let header = Header { kid: Some(super::init::KEY_ID.to_owned()), ..Header::new(Algorithm::EdDSA) };
     jsonwebtoken::encode(&header, &claims, &key).map_err(CliError::new)
 }
 

@@ -35,17 +35,10 @@ pub async fn check(file: &Path, online: bool) -> Checked {
     let loaded = match load(file) {
         Ok(loaded) => loaded,
         Err(mistakes) => {
-            return Checked {
-                mistakes,
-                ..Checked::default()
-            };
+            return Checked { mistakes, ..Checked::default() };
         }
     };
-    let mut look = Look {
-        file,
-        loaded: &loaded,
-        checked: Checked::default(),
-    };
+    let mut look = Look { file, loaded: &loaded, checked: Checked::default() };
     look.certificates();
     look.readers();
     look.private_files();
@@ -68,12 +61,7 @@ struct Look<'a> {
 impl Look<'_> {
     fn at(&self, key: &str, sentence: String) -> Mistake {
         let line = self.loaded.lines.of(key);
-        Mistake {
-            file: self.file.to_owned(),
-            line,
-            key: key.to_owned(),
-            sentence,
-        }
+        Mistake { file: self.file.to_owned(), line, key: key.to_owned(), sentence }
     }
 
     fn certificates(&mut self) {
@@ -90,18 +78,14 @@ impl Look<'_> {
 
     fn readers(&mut self) {
         if let Err(error) = Readers::new(&self.loaded.config.readers, Clock::system()) {
-            self.checked
-                .mistakes
-                .push(self.at("readers.jwt.jwks", error.to_string()));
+            self.checked.mistakes.push(self.at("readers.jwt.jwks", error.to_string()));
         }
     }
 
     /// A key that everyone on the machine may read is no secret.
     fn private_files(&mut self) {
         let settings = &self.loaded.config.server;
-        let keys = std::iter::once(&settings.certificate)
-            .chain(&settings.extra)
-            .map(|files| &files.key);
+        let keys = std::iter::once(&settings.certificate).chain(&settings.extra).map(|files| &files.key);
         for key in keys {
             let mode = std::fs::metadata(key).map_or(0, |metadata| metadata.permissions().mode());
             if mode & 0o007 != 0 {
@@ -129,9 +113,7 @@ impl Look<'_> {
                 if ahead.is_some_and(|ahead| ahead.abs() > CLOCKS_APART) {
                     let sentence = "this machine's clock is more than 15 minutes from Bokbasen's, which then refuses \
                                     every call. Set it by NTP";
-                    self.checked
-                        .mistakes
-                        .push(self.at("lending.url", sentence.to_owned()));
+                    self.checked.mistakes.push(self.at("lending.url", sentence.to_owned()));
                 }
             }
             Err(error) => self.checked.mistakes.push(self.at("lending.url", error)),

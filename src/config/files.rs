@@ -11,10 +11,7 @@ pub(super) fn origins(root: &mut Table<'_>) -> Vec<origin::Settings> {
     let mut origins: Vec<origin::Settings> = Vec::new();
     for mut table in root.tables("origins") {
         let name = table.required("name", "name = \"files\"", text);
-        if name
-            .as_ref()
-            .is_some_and(|name| origins.iter().any(|other| other.name == *name))
-        {
+        if name.as_ref().is_some_and(|name| origins.iter().any(|other| other.name == *name)) {
             table.mistake("name", "another origin has this name. Give each its own");
         }
         origins.extend(origin(&mut table, name));
@@ -28,10 +25,7 @@ pub(super) fn origins(root: &mut Table<'_>) -> Vec<origin::Settings> {
 
 fn origin(table: &mut Table<'_>, name: Option<String>) -> Option<origin::Settings> {
     if table.has("urls") {
-        table.mistake(
-            "urls",
-            "this version reads an origin from one address. Write url = \"https://…\"",
-        );
+        table.mistake("urls", "this version reads an origin from one address. Write url = \"https://…\"");
     }
     let url = table.required("url", "url = \"https://files.example.no/\"", url);
     let connect_timeout = table.or("connect_timeout", Duration::from_secs(5), wait);
@@ -39,14 +33,7 @@ fn origin(table: &mut Table<'_>, name: Option<String>) -> Option<origin::Setting
     let idle = table.or("idle", Duration::from_secs(30), wait);
     let metadata_ttl = table.or("metadata_ttl", Duration::from_secs(60), wait);
     table.later("resumes", 5, number(0, 1000));
-    Some(origin::Settings {
-        name: name?,
-        url: url?,
-        connect_timeout,
-        first_byte,
-        idle,
-        metadata_ttl,
-    })
+    Some(origin::Settings { name: name?, url: url?, connect_timeout, first_byte, idle, metadata_ttl })
 }
 
 pub(super) fn routes(root: &mut Table<'_>, origins: &[origin::Settings]) -> catalog::Settings {
@@ -79,16 +66,7 @@ fn route(table: &mut Table<'_>) -> Option<Route> {
     let registration = one_of(&[("on-miss", false), ("explicit", true)]);
     let explicit = table.optional("registration", registration);
     if open && explicit.is_some() {
-        table.mistake(
-            "registration",
-            "an open route registers no loan. Take it out, or write open = false",
-        );
+        table.mistake("registration", "an open route registers no loan. Take it out, or write open = false");
     }
-    Some(Route {
-        path: path?,
-        origin: origin?,
-        to: to?,
-        open,
-        explicit: explicit.unwrap_or(false),
-    })
+    Some(Route { path: path?, origin: origin?, to: to?, open, explicit: explicit.unwrap_or(false) })
 }

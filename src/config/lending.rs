@@ -41,17 +41,11 @@ pub(super) fn lending(root: &mut Table<'_>) -> Option<Settings> {
 }
 
 fn oauth(table: &mut Table<'_>) -> Option<Auth> {
-    let token_url = table.required(
-        "token_url",
-        "token_url = \"https://auth.bokbasen.io/oauth/token\"",
-        confidential_url,
-    );
+    let token_url =
+        table.required("token_url", "token_url = \"https://auth.bokbasen.io/oauth/token\"", confidential_url);
     let audience = table.required("audience", "audience = \"https://api.bokbasen.io/loan/\"", text);
     let client_id = table.required("client_id", "the client_id that Bokbasen gave you", text);
-    let client_secret = table.secret(
-        "client_secret",
-        "client_secret = { env = \"BOKBASEN_CLIENT_SECRET\" }",
-    );
+    let client_secret = table.secret("client_secret", "client_secret = { env = \"BOKBASEN_CLIENT_SECRET\" }");
     Some(Auth::OAuth {
         token_url: token_url?,
         audience: audience?,
@@ -61,16 +55,9 @@ fn oauth(table: &mut Table<'_>) -> Option<Auth> {
 }
 
 fn ticket(table: &mut Table<'_>) -> Option<Auth> {
-    let login_url = table.required(
-        "login_url",
-        "login_url = \"https://login.boknett.no/v1/tickets\"",
-        confidential_url,
-    );
+    let login_url =
+        table.required("login_url", "login_url = \"https://login.boknett.no/v1/tickets\"", confidential_url);
     let username = table.required("username", "the username that Bokbasen gave you", text);
     let password = table.secret("password", "password = { env = \"BOKBASEN_PASSWORD\" }");
-    Some(Auth::Ticket {
-        login_url: login_url?,
-        username: username?,
-        password: password?,
-    })
+    Some(Auth::Ticket { login_url: login_url?, username: username?, password: password? })
 }

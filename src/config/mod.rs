@@ -111,12 +111,7 @@ impl Lines {
 pub fn load(file: &Path) -> Result<Loaded, Vec<Mistake>> {
     let text = std::fs::read_to_string(file).map_err(|error| {
         let sentence = format!("the configuration cannot be read: {error}. `loangate init` writes one");
-        vec![Mistake {
-            file: file.to_owned(),
-            line: 1,
-            key: String::new(),
-            sentence,
-        }]
+        vec![Mistake { file: file.to_owned(), line: 1, key: String::new(), sentence }]
     })?;
     read(file, &text)
 }
@@ -133,11 +128,9 @@ pub fn read(file: &Path, text: &str) -> Result<Loaded, Vec<Mistake>> {
     let config = sections(root);
     let report = source.finish();
     match config {
-        Some(config) if report.mistakes.is_empty() => Ok(Loaded {
-            config,
-            warnings: report.warnings,
-            lines: report.lines,
-        }),
+        Some(config) if report.mistakes.is_empty() => {
+            Ok(Loaded { config, warnings: report.warnings, lines: report.lines })
+        }
         _ => Err(report.mistakes),
     }
 }

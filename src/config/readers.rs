@@ -17,10 +17,7 @@ pub(super) fn readers(root: &mut Table<'_>) -> Option<Settings> {
     let mut table = root.required_table("readers", "a table [readers.jwt] or [readers.links]")?;
     let (has_jwt, has_links) = (table.has("jwt"), table.has("links"));
     if !has_jwt && !has_links {
-        table.mistake(
-            "jwt",
-            "nobody could be told apart. Write [readers.jwt], [readers.links] or both",
-        );
+        table.mistake("jwt", "nobody could be told apart. Write [readers.jwt], [readers.links] or both");
     }
     let jwt = jwt(&mut table);
     let link_keys = links(&mut table);
@@ -28,11 +25,7 @@ pub(super) fn readers(root: &mut Table<'_>) -> Option<Settings> {
     if has_jwt && jwt.is_none() {
         return None;
     }
-    Some(Settings {
-        jwt,
-        link_keys,
-        pseudonym_key: pseudonym_key?,
-    })
+    Some(Settings { jwt, link_keys, pseudonym_key: pseudonym_key? })
 }
 
 fn privacy(root: &mut Table<'_>) -> Option<SecretString> {
@@ -60,26 +53,17 @@ fn key(table: &mut Table<'_>, name: &'static str, example: &str) -> Option<Secre
 fn jwt(readers: &mut Table<'_>) -> Option<JwtSettings> {
     let mut table = readers.table("jwt")?;
     let jwks = if table.has("jwks_url") {
-        table.mistake(
-            "jwks_url",
-            "this version reads keys from a file. Write jwks = \"certs/jwks.json\"",
-        );
+        table.mistake("jwks_url", "this version reads keys from a file. Write jwks = \"certs/jwks.json\"");
         let _ = table.has("jwks");
         None
     } else {
         table.path("jwks", "jwks = \"certs/jwks.json\"")
     };
-    let algorithm = one_of(&[
-        ("EdDSA", Algorithm::EdDSA),
-        ("ES256", Algorithm::ES256),
-        ("RS256", Algorithm::RS256),
-    ]);
+    let algorithm =
+        one_of(&[("EdDSA", Algorithm::EdDSA), ("ES256", Algorithm::ES256), ("RS256", Algorithm::RS256)]);
     let algorithms = table.required("algorithms", "algorithms = [\"EdDSA\"]", list(algorithm));
     if algorithms.as_ref().is_some_and(Vec::is_empty) {
-        table.mistake(
-            "algorithms",
-            "without an algorithm no token is good. Write [\"EdDSA\"]",
-        );
+        table.mistake("algorithms", "without an algorithm no token is good. Write [\"EdDSA\"]");
     }
     let issuer = table.required("issuer", "issuer = \"https://login.example.no\"", text);
     let audience = table.required("audience", "audience = \"loangate\"", text);

@@ -17,10 +17,9 @@ pub(super) struct Listen {
 }
 
 pub(super) fn listen(root: &mut Table<'_>) -> Listen {
-    let Some(mut table) = root.required_table(
-        "listen",
-        "public = \"0.0.0.0:8443\" and admin = \"127.0.0.1:9443\"",
-    ) else {
+    let Some(mut table) =
+        root.required_table("listen", "public = \"0.0.0.0:8443\" and admin = \"127.0.0.1:9443\"")
+    else {
         return Listen::default();
     };
     let public = table.required("public", "public = \"0.0.0.0:8443\"", address);
@@ -39,10 +38,8 @@ pub(super) fn server(root: &mut Table<'_>, listen: Option<SocketAddr>) -> Option
         table.later("buffers", 256 << 20, size);
         table.finish();
     }
-    let mut tls = root.required_table(
-        "tls",
-        "certificate = \"certs/server.pem\" and key = \"certs/server.key\"",
-    )?;
+    let mut tls =
+        root.required_table("tls", "certificate = \"certs/server.pem\" and key = \"certs/server.key\"")?;
     let certificate = certificate(&mut tls);
     let mut extra = Vec::new();
     for mut table in tls.tables("extra") {
@@ -50,21 +47,13 @@ pub(super) fn server(root: &mut Table<'_>, listen: Option<SocketAddr>) -> Option
         table.finish();
     }
     tls.finish();
-    Some(server::Settings {
-        listen: listen?,
-        certificate: certificate?,
-        extra,
-        drain,
-    })
+    Some(server::Settings { listen: listen?, certificate: certificate?, extra, drain })
 }
 
 fn certificate(table: &mut Table<'_>) -> Option<server::Certificate> {
     let certificate = table.path("certificate", "certificate = \"certs/server.pem\"");
     let key = table.path("key", "key = \"certs/server.key\"");
-    Some(server::Certificate {
-        certificate: certificate?,
-        key: key?,
-    })
+    Some(server::Certificate { certificate: certificate?, key: key? })
 }
 
 pub(super) fn admin(root: &mut Table<'_>, listen: Option<SocketAddr>) -> Option<admin::Settings> {
@@ -76,12 +65,7 @@ pub(super) fn admin(root: &mut Table<'_>, listen: Option<SocketAddr>) -> Option<
     let listen = listen?;
     // Beyond this machine the token and the loans travel only under TLS.
     let tls = tls || !listen.ip().is_loopback();
-    Some(admin::Settings {
-        listen,
-        token: token?,
-        tls,
-        open_metrics,
-    })
+    Some(admin::Settings { listen, token: token?, tls, open_metrics })
 }
 
 pub(super) fn ledger(root: &mut Table<'_>) -> Option<ledger::Settings> {
@@ -117,10 +101,7 @@ pub(super) fn gate(root: &mut Table<'_>) -> gate::Settings {
 
 pub(super) fn log(root: &mut Table<'_>) -> telemetry::Settings {
     use tracing::Level;
-    let mut settings = telemetry::Settings {
-        level: Level::INFO,
-        json: false,
-    };
+    let mut settings = telemetry::Settings { level: Level::INFO, json: false };
     if let Some(mut table) = root.table("log") {
         let levels = [
             ("error", Level::ERROR),
@@ -130,11 +111,7 @@ pub(super) fn log(root: &mut Table<'_>) -> telemetry::Settings {
             ("trace", Level::TRACE),
         ];
         settings.level = table.or("level", settings.level, one_of(&levels));
-        settings.json = table.or(
-            "format",
-            settings.json,
-            one_of(&[("text", false), ("json", true)]),
-        );
+        settings.json = table.or("format", settings.json, one_of(&[("text", false), ("json", true)]));
         table.finish();
     }
     settings
@@ -147,19 +124,12 @@ pub(super) fn not_in_force_yet(root: &mut Table<'_>) {
         if let Some(never) = table.table("never")
             && never.is_filled()
         {
-            table.warn(
-                "never",
-                "this version does not act on it yet: any type of licence may be used",
-            );
+            table.warn("never", "this version does not act on it yet: any type of licence may be used");
         }
         table.finish();
     }
     if let Some(mut table) = root.table("brake") {
-        table.later(
-            "mode",
-            "off",
-            one_of(&[("off", "off"), ("shadow", "shadow"), ("enforce", "enforce")]),
-        );
+        table.later("mode", "off", one_of(&[("off", "off"), ("shadow", "shadow"), ("enforce", "enforce")]));
         for key in ["library_per_hour", "library_per_day", "borrower_per_hour"] {
             table.later(key, 0, number(0, u64::from(u32::MAX)));
         }

@@ -39,11 +39,7 @@ pub(super) struct Report {
 
 impl<'a> Source<'a> {
     pub(super) fn new(file: &'a Path, text: &'a str) -> Source<'a> {
-        Source {
-            file,
-            text,
-            found: RefCell::default(),
-        }
+        Source { file, text, found: RefCell::default() }
     }
 
     /// The line of a place in the text, counted from 1.
@@ -59,23 +55,14 @@ impl<'a> Source<'a> {
 
     pub(super) fn not_toml(&self, error: &toml::de::Error) {
         let line = error.span().map_or(1, |span| self.line(span.start));
-        let mistake = self.at(
-            line,
-            String::new(),
-            format!("this is not TOML: {}", error.message()),
-        );
+        let mistake = self.at(line, String::new(), format!("this is not TOML: {}", error.message()));
         let mut found = self.found.borrow_mut();
         found.broken.push(line);
         found.report.mistakes.push(mistake);
     }
 
     fn at(&self, line: usize, key: String, sentence: impl Into<String>) -> Mistake {
-        Mistake {
-            file: self.file.to_owned(),
-            line,
-            key,
-            sentence: sentence.into(),
-        }
+        Mistake { file: self.file.to_owned(), line, key, sentence: sentence.into() }
     }
 
     fn mistake(&self, line: usize, key: String, sentence: impl Into<String>) {
@@ -136,14 +123,7 @@ pub(super) struct Table<'s> {
 
 impl<'s> Table<'s> {
     pub(super) fn root(source: &'s Source<'s>, entries: &'s DeTable<'s>) -> Table<'s> {
-        Table {
-            source,
-            name: String::new(),
-            plain: String::new(),
-            line: 1,
-            entries,
-            asked: Vec::new(),
-        }
+        Table { source, name: String::new(), plain: String::new(), line: 1, entries, asked: Vec::new() }
     }
 
     pub(super) fn source(&self) -> &'s Source<'s> {
@@ -154,23 +134,11 @@ impl<'s> Table<'s> {
     fn entry(&mut self, key: &'static str) -> Option<(usize, &'s DeValue<'s>)> {
         if !self.asked.contains(&key) {
             self.asked.push(key);
-            self.source
-                .found
-                .borrow_mut()
-                .known
-                .push((self.plain.clone(), key));
+            self.source.found.borrow_mut().known.push((self.plain.clone(), key));
         }
-        let (written, value) = self
-            .entries
-            .iter()
-            .find(|(written, _)| written.get_ref() == key)?;
+        let (written, value) = self.entries.iter().find(|(written, _)| written.get_ref() == key)?;
         let line = self.source.line(written.span().start);
-        self.source
-            .found
-            .borrow_mut()
-            .report
-            .lines
-            .note(join(&self.name, key), line);
+        self.source.found.borrow_mut().report.lines.note(join(&self.name, key), line);
         Some((line, value.get_ref()))
     }
 
@@ -228,10 +196,7 @@ impl<'s> Table<'s> {
     ) {
         let written = self.optional(key, read);
         if written.is_some_and(|written| written != default) {
-            self.warn(
-                key,
-                "this version does not act on it yet: it is as if the key stood at its default",
-            );
+            self.warn(key, "this version does not act on it yet: it is as if the key stood at its default");
         }
     }
 
@@ -262,14 +227,9 @@ impl<'s> Table<'s> {
         let name = join(&self.name, key);
         let plain = join(&self.plain, key);
         match value {
-            DeValue::Table(entries) => Some(Table {
-                source: self.source,
-                name,
-                plain,
-                line,
-                entries,
-                asked: Vec::new(),
-            }),
+            DeValue::Table(entries) => {
+                Some(Table { source: self.source, name, plain, line, entries, asked: Vec::new() })
+            }
             other => {
                 let sentence = format!("this is {}. Write a table: [{name}]", values::kind(other));
                 self.source.mistake(line, name, sentence);
@@ -281,10 +241,7 @@ impl<'s> Table<'s> {
     /// As [`Table::table`], and a mistake where it is not there; `example` is what stands in it.
     pub(super) fn required_table(&mut self, key: &'static str, example: &str) -> Option<Table<'s>> {
         if self.entry(key).is_none() {
-            self.lacks(
-                key,
-                &format!("the table [{}] with {example}", join(&self.plain, key)),
-            );
+            self.lacks(key, &format!("the table [{}] with {example}", join(&self.plain, key)));
         }
         self.table(key)
     }
@@ -296,42 +253,32 @@ impl<'s> Table<'s> {
         };
         let name = join(&self.name, key);
         let DeValue::Array(list) = value else {
-            let sentence = format!(
-                "this is {}. Write a list of tables: [[{name}]]",
-                values::kind(value)
-            );
+            let sentence = format!("this is {}. Write a list of tables: [[{name}]]", values::kind(value));
             self.source.mistake(line, name, sentence);
             return Vec::new();
         };
         let plain = join(&self.plain, key);
         let each =
-            list.iter()
-                .enumerate()
-                .filter_map(|(number, value): (usize, &'s Spanned<DeValue<'s>>)| {
-                    let line = self.source.line(value.span().start);
-                    let name = format!("{name}[{number}]");
-                    self.source
-                        .found
-                        .borrow_mut()
-                        .report
-                        .lines
-                        .note(name.clone(), line);
-                    match value.get_ref() {
-                        DeValue::Table(entries) => Some(Table {
-                            source: self.source,
-                            name,
-                            plain: plain.clone(),
-                            line,
-                            entries,
-                            asked: Vec::new(),
-                        }),
-                        other => {
-                            let sentence = format!("this is {}. Write a table", values::kind(other));
-                            self.source.mistake(line, name, sentence);
-                            None
-                        }
+            list.iter().enumerate().filter_map(|(number, value): (usize, &'s Spanned<DeValue<'s>>)| {
+                let line = self.source.line(value.span().start);
+                let name = format!("{name}[{number}]");
+                self.source.found.borrow_mut().report.lines.note(name.clone(), line);
+                match value.get_ref() {
+                    DeValue::Table(entries) => Some(Table {
+                        source: self.source,
+                        name,
+                        plain: plain.clone(),
+                        line,
+                        entries,
+                        asked: Vec::new(),
+                    }),
+                    other => {
+                        let sentence = format!("this is {}. Write a table", values::kind(other));
+                        self.source.mistake(line, name, sentence);
+                        None
                     }
-                });
+                }
+            });
         each.collect()
     }
 
@@ -358,10 +305,7 @@ impl<'s> Table<'s> {
 
     /// Notes every key that nobody asked for.
     pub(super) fn finish(self) {
-        let unknown = self
-            .entries
-            .keys()
-            .filter(|key| !self.asked.contains(&key.get_ref().as_ref()));
+        let unknown = self.entries.keys().filter(|key| !self.asked.contains(&key.get_ref().as_ref()));
         for key in unknown {
             let line = self.source.line(key.span().start);
             let entry = (line, self.name.clone(), key.get_ref().to_string());
@@ -382,12 +326,7 @@ fn join(table: &str, key: &str) -> String {
 /// all that this table has.
 fn suggestion(known: &[(String, &'static str)], table: &str, key: &str) -> String {
     let plain = table.split('[').next().unwrap_or(table);
-    let here = || {
-        known
-            .iter()
-            .filter(|(table, _)| table == plain)
-            .map(|(_, key)| *key)
-    };
+    let here = || known.iter().filter(|(table, _)| table == plain).map(|(_, key)| *key);
     let near = here()
         .map(|known| (strsim::damerau_levenshtein(known, key), known))
         .filter(|(distance, known)| *distance <= 1 + known.len() / 4)
@@ -396,11 +335,7 @@ fn suggestion(known: &[(String, &'static str)], table: &str, key: &str) -> Strin
         return format!("there is no such key. Write {near}");
     }
     if let Some((other, _)) = known.iter().find(|(_, known)| *known == key) {
-        let place = if other.is_empty() {
-            format!("[{key}]")
-        } else {
-            format!("[{other}]")
-        };
+        let place = if other.is_empty() { format!("[{key}]") } else { format!("[{other}]") };
         return format!("there is no such key here. It belongs to {place}");
     }
     let mut keys: Vec<&str> = here().collect();

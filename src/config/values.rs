@@ -45,10 +45,7 @@ pub(super) fn text(value: &DeValue<'_>) -> Result<String, String> {
 pub(super) fn boolean(value: &DeValue<'_>) -> Result<bool, String> {
     match value {
         DeValue::Boolean(value) => Ok(*value),
-        other => Err(format!(
-            "this is {}. Write true or false, without quotes",
-            kind(other)
-        )),
+        other => Err(format!("this is {}. Write true or false, without quotes", kind(other))),
     }
 }
 
@@ -59,10 +56,7 @@ pub(super) fn number(least: u64, most: u64) -> impl FnOnce(&DeValue<'_>) -> Resu
             .ok()
             .filter(|number| (least..=most).contains(number))
             .ok_or_else(|| format!("{written} is out of bounds. Write a number from {least} to {most}")),
-        other => Err(format!(
-            "this is {}. Write a number from {least} to {most}",
-            kind(other)
-        )),
+        other => Err(format!("this is {}. Write a number from {least} to {most}", kind(other))),
     }
 }
 
@@ -87,16 +81,14 @@ pub(super) fn size(value: &DeValue<'_>) -> Result<u64, String> {
     const EXAMPLE: &str = "\"64KiB\" or \"256MiB\"";
     let text = string(value, EXAMPLE)?;
     let size = ByteSize::from_str(text);
-    size.map(|size| size.as_u64())
-        .map_err(|_| format!("{text:?} is not a size. Write one like {EXAMPLE}"))
+    size.map(|size| size.as_u64()).map_err(|_| format!("{text:?} is not a size. Write one like {EXAMPLE}"))
 }
 
 /// An address to listen on.
 pub(super) fn address(value: &DeValue<'_>) -> Result<SocketAddr, String> {
     const EXAMPLE: &str = "\"0.0.0.0:8443\" or \"[::1]:9443\"";
     let text = string(value, EXAMPLE)?;
-    text.parse()
-        .map_err(|_| format!("{text:?} is not an address with a port. Write one like {EXAMPLE}"))
+    text.parse().map_err(|_| format!("{text:?} is not an address with a port. Write one like {EXAMPLE}"))
 }
 
 /// One of several words.
@@ -108,10 +100,7 @@ pub(super) fn one_of<T: Copy>(choices: &[(&str, T)]) -> impl Fn(&DeValue<'_>) ->
             DeValue::String(text) => text.as_ref(),
             other => return Err(format!("this is {}. Write {words}", kind(other))),
         };
-        let chosen = choices
-            .iter()
-            .find(|(word, _)| *word == text)
-            .map(|(_, value)| *value);
+        let chosen = choices.iter().find(|(word, _)| *word == text).map(|(_, value)| *value);
         chosen.ok_or_else(|| format!("{text:?} is not known. Write {words}"))
     }
 }
@@ -207,8 +196,8 @@ fn from_file(file: &Path) -> Result<Secret, String> {
 fn from_environment(name: &str) -> Result<Secret, String> {
     match std::env::var(name) {
         Ok(secret) if !secret.is_empty() => Ok(Secret::Elsewhere(secret.into())),
-        Ok(_) | Err(_) => Err(format!(
-            "the environment has no {name}, or it is empty. Set it before the start"
-        )),
+        Ok(_) | Err(_) => {
+            Err(format!("the environment has no {name}, or it is empty. Set it before the start"))
+        }
     }
 }

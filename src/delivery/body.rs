@@ -101,29 +101,14 @@ pub(super) fn measured(incoming: Incoming, skip: u64, take: Option<u64>, idle: D
     told.metrics.stream_opened();
     let opened = Instant::now();
     let told = Some(told);
-    Measured {
-        incoming,
-        skip,
-        left: take,
-        idle,
-        waiting: None,
-        bytes: 0,
-        opened,
-        told,
-    }
-    .boxed_unsync()
+    Measured { incoming, skip, left: take, idle, waiting: None, bytes: 0, opened, told }.boxed_unsync()
 }
 
 impl Measured {
     fn over(&mut self, end: End) {
         if let Some(told) = self.told.take() {
             told.metrics.stream_closed(end.name());
-            let delivered = Delivered {
-                bytes: self.bytes,
-                end,
-                status: told.status,
-                opened: self.opened,
-            };
+            let delivered = Delivered { bytes: self.bytes, end, status: told.status, opened: self.opened };
             (told.on_end)(delivered);
         }
     }
@@ -147,9 +132,7 @@ impl Measured {
                 Poll::Ready(None) => return Poll::Ready(None),
                 Poll::Pending => {
                     let idle = self.idle;
-                    let waiting = self
-                        .waiting
-                        .get_or_insert_with(|| Box::pin(tokio::time::sleep(idle)));
+                    let waiting = self.waiting.get_or_insert_with(|| Box::pin(tokio::time::sleep(idle)));
                     ready!(waiting.as_mut().poll(context));
                     return Poll::Ready(Some(Err(BodyError::Stalled)));
                 }
@@ -221,11 +204,7 @@ impl http_body::Body for Measured {
 impl Drop for Measured {
     /// A body that is dropped before its end has lost its reader, unless nothing of it was to come.
     fn drop(&mut self) {
-        let end = if self.left == Some(0) {
-            End::Complete
-        } else {
-            End::HungUp
-        };
+        let end = if self.left == Some(0) { End::Complete } else { End::HungUp };
         self.over(end);
     }
 }

@@ -19,15 +19,9 @@ pub(super) enum Verdict {
 
 /// Whether a request has any.
 pub(super) fn any(request: &HeaderMap) -> bool {
-    [
-        IF_MATCH,
-        IF_NONE_MATCH,
-        IF_MODIFIED_SINCE,
-        IF_UNMODIFIED_SINCE,
-        IF_RANGE,
-    ]
-    .iter()
-    .any(|name| request.contains_key(name))
+    [IF_MATCH, IF_NONE_MATCH, IF_MODIFIED_SINCE, IF_UNMODIFIED_SINCE, IF_RANGE]
+        .iter()
+        .any(|name| request.contains_key(name))
 }
 
 /// Judges the conditions of a GET or HEAD against a file's fields. What cannot be read fails If-Match, and is
@@ -87,10 +81,7 @@ mod tests {
     use http::{HeaderName, HeaderValue};
 
     fn map(fields: &[(HeaderName, &'static str)]) -> HeaderMap {
-        fields
-            .iter()
-            .map(|(name, value)| (name.clone(), HeaderValue::from_static(value)))
-            .collect()
+        fields.iter().map(|(name, value)| (name.clone(), HeaderValue::from_static(value))).collect()
     }
 
     const DAY: &str = "Thu, 15 Jan 2026 12:00:00 GMT";
@@ -107,15 +98,9 @@ mod tests {
             (&[(IF_MATCH, "\"b\"")], Verdict::Failed),
             (&[(IF_MATCH, "W/\"a\"")], Verdict::Failed),
             (&[(IF_UNMODIFIED_SINCE, BEFORE)], Verdict::Failed),
-            (
-                &[(IF_MATCH, "\"a\""), (IF_UNMODIFIED_SINCE, BEFORE)],
-                Verdict::Proceed,
-            ),
+            (&[(IF_MATCH, "\"a\""), (IF_UNMODIFIED_SINCE, BEFORE)], Verdict::Proceed),
             (&[(IF_NONE_MATCH, "W/\"a\"")], Verdict::NotModified),
-            (
-                &[(IF_NONE_MATCH, "\"b\""), (IF_MODIFIED_SINCE, DAY)],
-                Verdict::Proceed,
-            ),
+            (&[(IF_NONE_MATCH, "\"b\""), (IF_MODIFIED_SINCE, DAY)], Verdict::Proceed),
             (&[(IF_MODIFIED_SINCE, DAY)], Verdict::NotModified),
             (&[(IF_MATCH, "\"b\""), (IF_NONE_MATCH, "\"a\"")], Verdict::Failed),
         ];
@@ -127,18 +112,10 @@ mod tests {
     #[test]
     fn a_range_applies_to_a_strong_validator_only() {
         let file = map(&[(ETAG, "\"a\""), (LAST_MODIFIED, DAY)]);
-        for (value, applies) in [
-            ("\"a\"", true),
-            ("\"b\"", false),
-            ("W/\"a\"", false),
-            (DAY, true),
-            (BEFORE, false),
-        ] {
-            assert_eq!(
-                range_applies(&map(&[(IF_RANGE, value)]), &file),
-                applies,
-                "{value}"
-            );
+        for (value, applies) in
+            [("\"a\"", true), ("\"b\"", false), ("W/\"a\"", false), (DAY, true), (BEFORE, false)]
+        {
+            assert_eq!(range_applies(&map(&[(IF_RANGE, value)]), &file), applies, "{value}");
         }
         let weak = map(&[(ETAG, "W/\"a\"")]);
         assert!(!range_applies(&map(&[(IF_RANGE, "W/\"a\"")]), &weak));

@@ -7,14 +7,8 @@ use http::header::{
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 /// What describes the representation (RFC 9110 §8); everything else stays behind.
-const PASSED: [HeaderName; 6] = [
-    CONTENT_TYPE,
-    CONTENT_LANGUAGE,
-    CONTENT_ENCODING,
-    CONTENT_DISPOSITION,
-    ETAG,
-    LAST_MODIFIED,
-];
+const PASSED: [HeaderName; 6] =
+    [CONTENT_TYPE, CONTENT_LANGUAGE, CONTENT_ENCODING, CONTENT_DISPOSITION, ETAG, LAST_MODIFIED];
 /// What may be stored of an open file is for its origin to say.
 const PASSED_WHEN_OPEN: [HeaderName; 2] = [CACHE_CONTROL, EXPIRES];
 
@@ -52,8 +46,6 @@ fn copy(from: &HeaderMap, names: &[HeaderName], to: &mut HeaderMap) {
 
 /// Whether a body without a length still tells its end (RFC 9112 §6.3): chunked does, a closed connection not.
 pub(super) fn is_framed(answer: &HeaderMap) -> bool {
-    let coding = answer
-        .get(TRANSFER_ENCODING)
-        .and_then(|coding| coding.to_str().ok());
+    let coding = answer.get(TRANSFER_ENCODING).and_then(|coding| coding.to_str().ok());
     coding.is_some_and(|coding| coding.trim().to_ascii_lowercase().ends_with("chunked"))
 }

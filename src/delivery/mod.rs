@@ -67,19 +67,10 @@ impl Delivery {
     /// # Errors
     /// For the first that cannot be used.
     pub fn new(origins: &[origin::Settings], metrics: Metrics) -> Result<Delivery, origin::SetUpError> {
-        let built: Result<Vec<Origin>, _> = origins
-            .iter()
-            .map(|settings| Origin::new(settings, metrics.clone()))
-            .collect();
-        let known = origins
-            .iter()
-            .map(|settings| known(settings.metadata_ttl))
-            .collect();
-        Ok(Delivery {
-            origins: built?,
-            known,
-            metrics,
-        })
+        let built: Result<Vec<Origin>, _> =
+            origins.iter().map(|settings| Origin::new(settings, metrics.clone())).collect();
+        let known = origins.iter().map(|settings| known(settings.metadata_ttl)).collect();
+        Ok(Delivery { origins: built?, known, metrics })
     }
 
     /// The same, with connections of its own; what is known of files is shared.
@@ -88,11 +79,7 @@ impl Delivery {
     /// As [`Delivery::new`].
     pub fn for_worker(&self) -> Result<Delivery, origin::SetUpError> {
         let origins: Result<Vec<Origin>, _> = self.origins.iter().map(Origin::for_worker).collect();
-        Ok(Delivery {
-            origins: origins?,
-            known: self.known.clone(),
-            metrics: self.metrics.clone(),
-        })
+        Ok(Delivery { origins: origins?, known: self.known.clone(), metrics: self.metrics.clone() })
     }
 
     /// The response to a GET or HEAD. `on_end` is told how the body ended, and is not called where there is a
@@ -115,13 +102,7 @@ impl Delivery {
         let (Some(origin), Some(known)) = (self.origins.get(file.origin), self.known.get(file.origin)) else {
             return Err(Problem::TitleNotFound);
         };
-        let request = Request {
-            origin,
-            known,
-            path: &file.path,
-            kind,
-            headers,
-        };
+        let request = Request { origin, known, path: &file.path, kind, headers };
         if method == Method::HEAD {
             request.head(on_end).await
         } else {
@@ -131,10 +112,7 @@ impl Delivery {
 }
 
 fn known(believed: Duration) -> Known {
-    Cache::builder()
-        .max_capacity(KNOWN_FILES)
-        .time_to_live(believed)
-        .build()
+    Cache::builder().max_capacity(KNOWN_FILES).time_to_live(believed).build()
 }
 
 impl Request<'_> {
@@ -200,10 +178,7 @@ impl Request<'_> {
 
     /// A 416 tells the file's length, which not every origin says with it.
     async fn not_satisfiable(&self, answer: &Response<Incoming>) -> Problem {
-        let told = answer
-            .headers()
-            .get(CONTENT_RANGE)
-            .and_then(|field| field.to_str().ok());
+        let told = answer.headers().get(CONTENT_RANGE).and_then(|field| field.to_str().ok());
         let told = told.and_then(|field| field.strip_prefix("bytes */")?.parse().ok());
         let length = match told {
             Some(length) => Some(length),
@@ -245,17 +220,9 @@ impl Request<'_> {
             },
             (_, None) => (None, 0),
         };
-        let status = if part.is_some() {
-            StatusCode::PARTIAL_CONTENT
-        } else {
-            StatusCode::OK
-        };
+        let status = if part.is_some() { StatusCode::PARTIAL_CONTENT } else { StatusCode::OK };
         let take = part.map(Part::length).or(length);
-        let told = body::Told {
-            on_end,
-            status,
-            metrics: metrics.clone(),
-        };
+        let told = body::Told { on_end, status, metrics: metrics.clone() };
         let idle = self.origin.settings().idle;
         let mut response = Response::new(body::measured(incoming, skip, take, idle, told));
         *response.status_mut() = status;
@@ -285,16 +252,9 @@ impl Request<'_> {
         *response.status_mut() = status;
         fields::pass(file, self.kind, response.headers_mut());
         if let Some(length) = length_of(file).filter(|_| status == StatusCode::OK) {
-            response
-                .headers_mut()
-                .insert(CONTENT_LENGTH, HeaderValue::from(length));
+            response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(length));
         }
-        on_end(Delivered {
-            bytes: 0,
-            end: End::Complete,
-            status,
-            opened: Instant::now(),
-        });
+        on_end(Delivered { bytes: 0, end: End::Complete, status, opened: Instant::now() });
         response
     }
 
@@ -303,10 +263,7 @@ impl Request<'_> {
         if let Some(file) = self.known.get(self.path) {
             return Ok(file);
         }
-        let answer = self
-            .origin
-            .fetch(&Method::HEAD, self.path, &HeaderMap::new())
-            .await?;
+        let answer = self.origin.fetch(&Method::HEAD, self.path, &HeaderMap::new()).await?;
         match answer.status() {
             StatusCode::OK => {
                 let file = Arc::new(answer.into_parts().0.headers);
@@ -319,11 +276,7 @@ impl Request<'_> {
     }
 
     fn failed(&self, why: &str) -> Problem {
-        tracing::warn!(
-            origin = self.origin.settings().name,
-            why,
-            "an origin's answer cannot be passed on"
-        );
+        tracing::warn!(origin = self.origin.settings().name, why, "an origin's answer cannot be passed on");
         Problem::OriginFailed
     }
 }

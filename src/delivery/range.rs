@@ -64,11 +64,7 @@ impl Asked {
             Asked::Last(0) => return None,
             Asked::Last(count) => (complete.saturating_sub(count), end),
         };
-        (first <= last).then_some(Part {
-            first,
-            last,
-            complete,
-        })
+        (first <= last).then_some(Part { first, last, complete })
     }
 }
 
@@ -77,11 +73,8 @@ impl Part {
     pub(super) fn read(field: &HeaderValue) -> Option<Part> {
         let (range, complete) = field.to_str().ok()?.strip_prefix("bytes ")?.split_once('/')?;
         let (first, last) = range.split_once('-')?;
-        let part = Part {
-            first: first.parse().ok()?,
-            last: last.parse().ok()?,
-            complete: complete.parse().ok()?,
-        };
+        let part =
+            Part { first: first.parse().ok()?, last: last.parse().ok()?, complete: complete.parse().ok()? };
         (part.first <= part.last && part.last < part.complete).then_some(part)
     }
 
@@ -136,11 +129,7 @@ mod tests {
             ("bytes 0-9/*", false),
             ("bytes */10", false),
         ] {
-            assert_eq!(
-                Part::read(&HeaderValue::from_str(text).unwrap()).is_some(),
-                right,
-                "{text}"
-            );
+            assert_eq!(Part::read(&HeaderValue::from_str(text).unwrap()).is_some(), right, "{text}");
         }
     }
 

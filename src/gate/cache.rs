@@ -44,14 +44,8 @@ pub(super) struct Decisions {
 
 impl Decisions {
     pub(super) fn new(clock: Clock) -> Decisions {
-        let decided = Cache::builder()
-            .max_capacity(DECISIONS)
-            .expire_after(Housekeeping { clock })
-            .build();
-        let closed = Cache::builder()
-            .max_capacity(DECISIONS)
-            .time_to_live(CLOSED_KEPT)
-            .build();
+        let decided = Cache::builder().max_capacity(DECISIONS).expire_after(Housekeeping { clock }).build();
+        let closed = Cache::builder().max_capacity(DECISIONS).time_to_live(CLOSED_KEPT).build();
         Decisions { decided, closed }
     }
 
@@ -140,13 +134,7 @@ mod tests {
         let clock = Clock::movable(Timestamp::UNIX_EPOCH);
         let decisions = Decisions::new(clock.clone());
         let until = clock::after(clock.now(), Duration::from_secs(60));
-        decisions.keep(
-            key(),
-            Decision::Accepted {
-                loan: LoanId::fresh(),
-                until,
-            },
-        );
+        decisions.keep(key(), Decision::Accepted { loan: LoanId::fresh(), until });
         assert!(decisions.find(&key(), clock.now()).is_some());
         clock.advance(Duration::from_secs(60));
         assert!(decisions.find(&key(), clock.now()).is_none());
@@ -156,15 +144,8 @@ mod tests {
     fn a_flight_that_read_before_the_end_cannot_put_the_loan_back() {
         let clock = Clock::movable(Timestamp::UNIX_EPOCH);
         let decisions = Decisions::new(clock.clone());
-        let (loan, until) = (
-            LoanId::fresh(),
-            clock::after(clock.now(), Duration::from_secs(60)),
-        );
-        decisions.close(&Closed {
-            loan,
-            key: key(),
-            at: clock.now(),
-        });
+        let (loan, until) = (LoanId::fresh(), clock::after(clock.now(), Duration::from_secs(60)));
+        decisions.close(&Closed { loan, key: key(), at: clock.now() });
         decisions.keep(key(), Decision::Accepted { loan, until });
         assert!(decisions.find(&key(), clock.now()).is_none());
     }

@@ -64,12 +64,7 @@ impl fmt::Debug for Flights {
 
 impl Flights {
     pub(super) fn new(circulation: Circulation, decisions: Arc<Decisions>, slow: Handle) -> Flights {
-        Flights {
-            circulation,
-            decisions,
-            slow,
-            in_the_air: Arc::default(),
-        }
+        Flights { circulation, decisions, slow, in_the_air: Arc::default() }
     }
 
     /// Waits for the flight of this reader and title, and starts it where there is none.
@@ -90,10 +85,7 @@ impl Flights {
         let (land, landing) = watch::channel(None);
         in_the_air.insert(name, landing.clone());
         drop(in_the_air);
-        let flying = Flying {
-            flights: self.clone(),
-            name,
-        };
+        let flying = Flying { flights: self.clone(), name };
         self.slow.spawn(async move {
             let landed = flying.flights.fly(asker, stage).await;
             land.send_replace(Some(landed));
@@ -146,11 +138,7 @@ struct Flying {
 
 impl Drop for Flying {
     fn drop(&mut self) {
-        let mut in_the_air = self
-            .flights
-            .in_the_air
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut in_the_air = self.flights.in_the_air.lock().unwrap_or_else(PoisonError::into_inner);
         in_the_air.remove(&self.name);
     }
 }
@@ -158,10 +146,7 @@ impl Drop for Flying {
 fn landing_of(outcome: Outcome) -> Landing {
     match outcome {
         Outcome::Accepted { loan, until } => Landing::Open { loan, until },
-        Outcome::Refused { refusal, until } => Landing::Refused {
-            reason: refusal.code.into(),
-            until,
-        },
+        Outcome::Refused { refusal, until } => Landing::Refused { reason: refusal.code.into(), until },
         Outcome::NothingMade => Landing::Nothing,
         Outcome::Unavailable { retry_after } => Landing::Unavailable { retry_after },
         Outcome::Ended { at } => Landing::Ended { at, settled: true },
@@ -172,14 +157,10 @@ fn landing_of(outcome: Outcome) -> Landing {
 /// What of a landing is worth keeping: not what may be otherwise in a moment.
 fn decision_of(landing: &Landing) -> Option<Decision> {
     match landing {
-        Landing::Open { loan, until } => Some(Decision::Accepted {
-            loan: *loan,
-            until: *until,
-        }),
-        Landing::Refused { reason, until } => Some(Decision::Refused {
-            reason: reason.clone(),
-            until: *until,
-        }),
+        Landing::Open { loan, until } => Some(Decision::Accepted { loan: *loan, until: *until }),
+        Landing::Refused { reason, until } => {
+            Some(Decision::Refused { reason: reason.clone(), until: *until })
+        }
         Landing::Ended { at, .. } => Some(Decision::Ended { at: *at }),
         Landing::Forbidden(_) | Landing::Nothing | Landing::Unavailable { .. } | Landing::Unsure => None,
     }

@@ -38,10 +38,7 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Settings {
-        Settings {
-            patience: Duration::from_secs(15),
-            refusal_ttl: Duration::from_secs(60),
-        }
+        Settings { patience: Duration::from_secs(15), refusal_ttl: Duration::from_secs(60) }
     }
 }
 
@@ -77,12 +74,7 @@ impl Gate {
         let closing = decisions.clone();
         circulation.on_closed(move |closed| closing.close(&closed));
         let flights = Flights::new(circulation, decisions.clone(), slow);
-        Gate {
-            decisions,
-            flights,
-            clock,
-            settings: settings.clone(),
-        }
+        Gate { decisions, flights, clock, settings: settings.clone() }
     }
 
     /// A permit for this reader and title, and where it came from; or why not.
@@ -109,21 +101,13 @@ impl Gate {
     async fn fly(&self, request: &Request) -> (Result<Permit, Problem>, Via) {
         match tokio::time::timeout(self.settings.patience, self.land(request)).await {
             Ok((landing, via)) => (self.answer(request, landing), via),
-            Err(_) => (
-                Err(Problem::LoanPending {
-                    retry_after: COME_BACK,
-                }),
-                Via::None,
-            ),
+            Err(_) => (Err(Problem::LoanPending { retry_after: COME_BACK }), Via::None),
         }
     }
 
     /// First asks the ledger; then, where a loan may be begun for this request, begins it.
     async fn land(&self, request: &Request) -> (Landing, Via) {
-        let asker = Asker {
-            key: request.key,
-            issued: request.issued,
-        };
+        let asker = Asker { key: request.key, issued: request.issued };
         let found = self.flights.join(asker, Stage::Look).await;
         let may_begin = match &found {
             Landing::Nothing => rules::may_begin(request, None),
@@ -144,15 +128,12 @@ impl Gate {
             }
             Landing::Open { .. } => Err(Problem::LoanEnded),
             Landing::Refused { reason, until } => Err(refused(reason.to_string(), now, until)),
-            Landing::Forbidden(reason) => Err(Problem::LoanRefused {
-                reason: reason.to_owned(),
-                retry_after: None,
-            }),
+            Landing::Forbidden(reason) => {
+                Err(Problem::LoanRefused { reason: reason.to_owned(), retry_after: None })
+            }
             Landing::Ended { at, .. } if rules::is_old(request.issued, at) => Err(Problem::LoanEnded),
             // A later credential, but the end has not been acknowledged yet, or another came first.
-            Landing::Ended { .. } | Landing::Nothing => Err(Problem::LoanPending {
-                retry_after: COME_BACK,
-            }),
+            Landing::Ended { .. } | Landing::Nothing => Err(Problem::LoanPending { retry_after: COME_BACK }),
             Landing::Unavailable { retry_after } => Err(Problem::LendingUnavailable { retry_after }),
             Landing::Unsure => Err(Problem::LedgerUnavailable),
         }
@@ -160,8 +141,5 @@ impl Gate {
 }
 
 fn refused(reason: String, now: Timestamp, until: Timestamp) -> Problem {
-    Problem::LoanRefused {
-        reason,
-        retry_after: Some(clock::until(now, until)),
-    }
+    Problem::LoanRefused { reason, retry_after: Some(clock::until(now, until)) }
 }

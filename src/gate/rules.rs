@@ -41,48 +41,23 @@ mod tests {
             isbn: "9780306406157".parse().unwrap(),
         };
         let issued = issued.map(|second| Timestamp::from_second(second).unwrap());
-        Request {
-            key,
-            issued,
-            continues: false,
-            explicit: false,
-        }
+        Request { key, issued, continues: false, explicit: false }
     }
 
     #[test]
     fn only_a_strictly_later_credential_borrows_again() {
         let end = Some(Timestamp::from_second(100).unwrap());
-        for (issued, may) in [
-            (None, false),
-            (Some(99), false),
-            (Some(100), false),
-            (Some(101), true),
-        ] {
+        for (issued, may) in [(None, false), (Some(99), false), (Some(100), false), (Some(101), true)] {
             assert_eq!(may_begin(&request(issued), end).is_ok(), may, "{issued:?}");
         }
-        assert!(
-            may_begin(&request(None), None).is_ok(),
-            "a first loan needs no issue time"
-        );
+        assert!(may_begin(&request(None), None).is_ok(), "a first loan needs no issue time");
     }
 
     #[test]
     fn a_download_that_goes_on_and_an_explicit_route_begin_nothing() {
-        let going_on = Request {
-            continues: true,
-            ..request(Some(101))
-        };
-        assert!(matches!(
-            may_begin(&going_on, None),
-            Err(Landing::Forbidden(CONTINUES))
-        ));
-        let explicit = Request {
-            explicit: true,
-            ..request(Some(101))
-        };
-        assert!(matches!(
-            may_begin(&explicit, None),
-            Err(Landing::Forbidden(EXPLICIT))
-        ));
+        let going_on = Request { continues: true, ..request(Some(101)) };
+        assert!(matches!(may_begin(&going_on, None), Err(Landing::Forbidden(CONTINUES))));
+        let explicit = Request { explicit: true, ..request(Some(101)) };
+        assert!(matches!(may_begin(&explicit, None), Err(Landing::Forbidden(EXPLICIT))));
     }
 }

@@ -108,13 +108,7 @@ impl Ledger {
         cause: Cause,
     ) -> Result<Intended, LedgerError> {
         let (answer, answered) = oneshot::channel();
-        self.send(Command::Intend {
-            loan: Box::new(loan),
-            issued,
-            cause,
-            answer,
-        })
-        .await?;
+        self.send(Command::Intend { loan: Box::new(loan), issued, cause, answer }).await?;
         answered.await.map_err(|_| LedgerError::Closed)?
     }
 
@@ -124,13 +118,7 @@ impl Ledger {
     /// [`LedgerError`]; the loan is then as it was.
     pub async fn apply(&self, id: LoanId, event: Event, cause: Cause) -> Result<Loan, LedgerError> {
         let (answer, answered) = oneshot::channel();
-        self.send(Command::Apply {
-            id,
-            event,
-            cause,
-            answer,
-        })
-        .await?;
+        self.send(Command::Apply { id, event, cause, answer }).await?;
         answered.await.map_err(|_| LedgerError::Closed)?
     }
 

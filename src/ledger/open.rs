@@ -40,14 +40,8 @@ impl Ledger {
         metrics: Metrics,
     ) -> Result<Ledger, LedgerError> {
         let file = settings.file.as_path();
-        make(file).map_err(|source| LedgerError::File {
-            file: file.to_owned(),
-            source,
-        })?;
-        let failed = |source| LedgerError::Database {
-            file: file.to_owned(),
-            source,
-        };
+        make(file).map_err(|source| LedgerError::File { file: file.to_owned(), source })?;
+        let failed = |source| LedgerError::Database { file: file.to_owned(), source };
         let options = SqliteConnectOptions::new()
             .filename(file)
             .journal_mode(SqliteJournalMode::Wal)
@@ -71,25 +65,13 @@ impl Ledger {
             .connect_with(options.read_only(true))
             .await
             .map_err(failed)?;
-        let process = Process::enter(file).map_err(|source| LedgerError::File {
-            file: file.to_owned(),
-            source,
-        })?;
+        let process =
+            Process::enter(file).map_err(|source| LedgerError::File { file: file.to_owned(), source })?;
         let process = Arc::new(process);
         let (commands, waiting) = mpsc::channel(QUEUE);
-        let writer = Writer {
-            connection,
-            clock,
-            metrics,
-            process: process.clone(),
-        };
+        let writer = Writer { connection, clock, metrics, process: process.clone() };
         tokio::spawn(write::run(writer, waiting));
-        Ok(Ledger {
-            file: Arc::new(file.to_owned()),
-            commands,
-            readers,
-            process,
-        })
+        Ok(Ledger { file: Arc::new(file.to_owned()), commands, readers, process })
     }
 }
 
@@ -98,12 +80,7 @@ fn make(file: &Path) -> std::io::Result<()> {
     if let Some(directory) = file.parent() {
         fs::create_dir_all(directory)?;
     }
-    OpenOptions::new()
-        .create(true)
-        .append(true)
-        .mode(0o600)
-        .open(file)
-        .map(drop)
+    OpenOptions::new().create(true).append(true).mode(0o600).open(file).map(drop)
 }
 
 async fn migrate(connection: &mut SqliteConnection) -> Result<(), MigrateError> {

@@ -29,11 +29,7 @@ impl Process {
         let name = Uuid::new_v4().simple().to_string();
         let lock = File::create_new(directory.join(&name))?;
         lock.try_lock().map_err(io::Error::from)?;
-        Ok(Process {
-            name,
-            directory,
-            _lock: lock,
-        })
+        Ok(Process { name, directory, _lock: lock })
     }
 
     /// The name.

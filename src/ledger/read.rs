@@ -51,10 +51,7 @@ impl Ledger {
     pub async fn loan(&self, id: LoanId) -> Result<Option<Loan>, LedgerError> {
         let sql = format!("SELECT {COLUMNS} FROM loans WHERE id = ?");
         let query = sqlx::query(AssertSqlSafe(sql)).bind(id.to_string());
-        let row = query
-            .fetch_optional(&self.readers)
-            .await
-            .map_err(|source| self.failed(source))?;
+        let row = query.fetch_optional(&self.readers).await.map_err(|source| self.failed(source))?;
         row.as_ref().map(loan_of).transpose()
     }
 
@@ -79,19 +76,13 @@ impl Ledger {
         let mut query: QueryBuilder<Sqlite> =
             QueryBuilder::new(format!("SELECT {COLUMNS} FROM loans WHERE 1"));
         if let Some(library) = &filter.library {
-            query
-                .push(" AND library = ")
-                .push_bind(library.as_str().to_owned());
+            query.push(" AND library = ").push_bind(library.as_str().to_owned());
         }
         if let Some(borrower) = &filter.borrower {
-            query
-                .push(" AND borrower = ")
-                .push_bind(borrower.as_bytes().to_vec());
+            query.push(" AND borrower = ").push_bind(borrower.as_bytes().to_vec());
         }
         if let Some(isbn) = filter.isbn {
-            query
-                .push(" AND isbn = ")
-                .push_bind(i64::try_from(isbn.number()).unwrap_or_default());
+            query.push(" AND isbn = ").push_bind(i64::try_from(isbn.number()).unwrap_or_default());
         }
         if let Some(state) = filter.state {
             query.push(" AND state = ").push_bind(state.name());
@@ -102,14 +93,8 @@ impl Ledger {
         if let Some(after) = filter.after {
             query.push(" AND id < ").push_bind(after.to_string());
         }
-        query
-            .push(" ORDER BY id DESC LIMIT ")
-            .push_bind(i64::from(filter.limit));
-        let rows = query
-            .build()
-            .fetch_all(&self.readers)
-            .await
-            .map_err(|source| self.failed(source))?;
+        query.push(" ORDER BY id DESC LIMIT ").push_bind(i64::from(filter.limit));
+        let rows = query.build().fetch_all(&self.readers).await.map_err(|source| self.failed(source))?;
         rows.iter().map(loan_of).collect()
     }
 
@@ -158,8 +143,7 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError`].
     pub async fn ending(&self, limit: u32) -> Result<Vec<Loan>, LedgerError> {
-        self.several("state = 'ending' ORDER BY ended LIMIT ?", i64::from(limit))
-            .await
+        self.several("state = 'ending' ORDER BY ended LIMIT ?", i64::from(limit)).await
     }
 
     /// Whether the ledger can be read now.
@@ -167,9 +151,7 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError`], where it cannot.
     pub async fn check(&self) -> Result<(), LedgerError> {
-        let one = sqlx::query("SELECT value FROM meta LIMIT 1")
-            .fetch_one(&self.readers)
-            .await;
+        let one = sqlx::query("SELECT value FROM meta LIMIT 1").fetch_one(&self.readers).await;
         one.map(drop).map_err(|source| self.failed(source))
     }
 
@@ -179,17 +161,12 @@ impl Ledger {
     {
         let sql = format!("SELECT {COLUMNS} FROM loans WHERE {condition}");
         let query = sqlx::query(AssertSqlSafe(sql)).bind(value);
-        let rows: Vec<SqliteRow> = query
-            .fetch_all(&self.readers)
-            .await
-            .map_err(|source| self.failed(source))?;
+        let rows: Vec<SqliteRow> =
+            query.fetch_all(&self.readers).await.map_err(|source| self.failed(source))?;
         rows.iter().map(loan_of).collect()
     }
 
     fn failed(&self, source: sqlx::Error) -> LedgerError {
-        LedgerError::Database {
-            file: self.file.as_ref().clone(),
-            source,
-        }
+        LedgerError::Database { file: self.file.as_ref().clone(), source }
     }
 }

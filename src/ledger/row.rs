@@ -19,24 +19,16 @@ pub(super) fn loan_of(row: &SqliteRow) -> Result<Loan, LedgerError> {
 }
 
 fn damaged(id: &str, why: &dyn std::fmt::Display) -> LedgerError {
-    LedgerError::Damaged {
-        id: id.to_owned(),
-        why: why.to_string(),
-    }
+    LedgerError::Damaged { id: id.to_owned(), why: why.to_string() }
 }
 
 fn record_of(row: &SqliteRow, id: &str) -> Result<LoanRecord, LedgerError> {
     let wrong = |error: &dyn std::fmt::Display| damaged(id, error);
     let text = |column: &str| row.try_get::<String, _>(column).map_err(|error| wrong(&error));
-    let optional = |column: &str| {
-        row.try_get::<Option<String>, _>(column)
-            .map_err(|error| wrong(&error))
-    };
+    let optional = |column: &str| row.try_get::<Option<String>, _>(column).map_err(|error| wrong(&error));
     let time = |column: &str| -> Result<Option<Timestamp>, LedgerError> {
         let millis: Option<i64> = row.try_get(column).map_err(|error| wrong(&error))?;
-        millis
-            .map(|millis| Timestamp::from_millisecond(millis).map_err(|error| wrong(&error)))
-            .transpose()
+        millis.map(|millis| Timestamp::from_millisecond(millis).map_err(|error| wrong(&error))).transpose()
     };
     let moment = |column: &str| time(column)?.ok_or_else(|| wrong(&"a time is missing"));
     let borrower: Vec<u8> = row.try_get("borrower").map_err(|error| wrong(&error))?;
@@ -89,9 +81,7 @@ pub(super) fn history_of(row: &SqliteRow) -> Result<HistoryRow, LedgerError> {
     let to: String = row.try_get("to_state").map_err(|error| wrong(&error))?;
     Ok(HistoryRow {
         at: Timestamp::from_millisecond(at).map_err(|error| wrong(&error))?,
-        from: from
-            .map(|from| from.parse().map_err(|error| wrong(&error)))
-            .transpose()?,
+        from: from.map(|from| from.parse().map_err(|error| wrong(&error))).transpose()?,
         to: to.parse().map_err(|error| wrong(&error))?,
         cause: row.try_get("cause").map_err(|error| wrong(&error))?,
         detail: row.try_get("detail").map_err(|error| wrong(&error))?,

@@ -12,9 +12,7 @@ use crate::telemetry::Metrics;
 const KEY: [u8; 32] = [1; 32];
 
 async fn open(directory: &Path) -> Result<Ledger, LedgerError> {
-    let settings = Settings {
-        file: directory.join("data/loans.db"),
-    };
+    let settings = Settings { file: directory.join("data/loans.db") };
     Ledger::open(&settings, &KEY, Clock::system(), Metrics::new().unwrap()).await
 }
 
@@ -35,22 +33,13 @@ fn by(by: &'static str) -> Cause {
 }
 
 fn accepted(due: i64) -> Event {
-    let terms = Terms {
-        due: second(due),
-        licence_id: Some("K1".into()),
-        licence_type: Some("PACKAGE".into()),
-    };
-    Event::Accepted {
-        lending_id: "L1".into(),
-        terms,
-    }
+    let terms =
+        Terms { due: second(due), licence_id: Some("K1".into()), licence_type: Some("PACKAGE".into()) };
+    Event::Accepted { lending_id: "L1".into(), terms }
 }
 
 async fn intend(ledger: &Ledger, borrower: u8) -> Intended {
-    ledger
-        .intend(Loan::intend(key(borrower), second(1)), None, by("reader"))
-        .await
-        .unwrap()
+    ledger.intend(Loan::intend(key(borrower), second(1)), None, by("reader")).await.unwrap()
 }
 
 async fn written(ledger: &Ledger, borrower: u8) -> LoanId {
@@ -89,24 +78,16 @@ async fn what_was_written_is_there_after_opening_again_with_its_history() {
     let id = written(&ledger, 1).await;
     let before = ledger.apply(id, accepted(100), by("begin")).await.unwrap();
     ledger.close().await;
-    assert!(matches!(
-        ledger.apply(id, Event::Lost, by("x")).await,
-        Err(LedgerError::Closed)
-    ));
+    assert!(matches!(ledger.apply(id, Event::Lost, by("x")).await, Err(LedgerError::Closed)));
 
     let ledger = open(directory.path()).await.unwrap();
     let after = ledger.newest(&key(1)).await.unwrap().unwrap();
     assert_eq!(after.terms, before.terms);
     assert_eq!((after.id, after.open_until()), (id, Some(second(100))));
     let history = ledger.history(id).await.unwrap();
-    let steps: Vec<_> = history
-        .iter()
-        .map(|row| (row.from, row.to, row.cause.as_str()))
-        .collect();
-    let expected = [
-        (None, LoanState::Intended, "reader"),
-        (Some(LoanState::Intended), LoanState::Accepted, "begin"),
-    ];
+    let steps: Vec<_> = history.iter().map(|row| (row.from, row.to, row.cause.as_str())).collect();
+    let expected =
+        [(None, LoanState::Intended, "reader"), (Some(LoanState::Intended), LoanState::Accepted, "begin")];
     assert_eq!(steps, expected);
 }
 
@@ -123,10 +104,7 @@ async fn an_illegal_event_changes_nothing_and_spoils_no_other() {
     assert!(matches!(bad, Err(LedgerError::Illegal(_))));
     assert!(matches!(none, Err(LedgerError::NoSuchLoan(_))));
     assert_eq!(good.unwrap().state, LoanState::Accepted);
-    assert_eq!(
-        ledger.loan(one).await.unwrap().unwrap().state,
-        LoanState::Intended
-    );
+    assert_eq!(ledger.loan(one).await.unwrap().unwrap().state, LoanState::Intended);
     assert_eq!(ledger.history(one).await.unwrap().len(), 1);
 }
 
@@ -136,35 +114,14 @@ async fn only_a_credential_issued_after_the_end_borrows_again() {
     let ledger = open(directory.path()).await.unwrap();
     let id = written(&ledger, 1).await;
     ledger.apply(id, accepted(100), by("begin")).await.unwrap();
-    let ending = ledger
-        .apply(
-            id,
-            Event::Ending {
-                reason: EndReason::Returned,
-            },
-            by("reader"),
-        )
-        .await
-        .unwrap();
-    assert!(
-        matches!(intend(&ledger, 1).await, Intended::Live(_)),
-        "until Bokbasen knows of the end"
-    );
-    ledger
-        .apply(id, Event::EndAcknowledged, by("outbox"))
-        .await
-        .unwrap();
+    let ending = ledger.apply(id, Event::Ending { reason: EndReason::Returned }, by("reader")).await.unwrap();
+    assert!(matches!(intend(&ledger, 1).await, Intended::Live(_)), "until Bokbasen knows of the end");
+    ledger.apply(id, Event::EndAcknowledged, by("outbox")).await.unwrap();
     let end = ledger.last_end(&key(1)).await.unwrap().unwrap();
-    assert_eq!(
-        Some(end.as_millisecond()),
-        ending.ended.map(Timestamp::as_millisecond)
-    );
+    assert_eq!(Some(end.as_millisecond()), ending.ended.map(Timestamp::as_millisecond));
     let later = crate::clock::after(end, std::time::Duration::from_millis(1));
     for (issued, may) in [(None, false), (Some(end), false), (Some(later), true)] {
-        let wish = ledger
-            .intend(Loan::intend(key(1), second(1)), issued, by("reader"))
-            .await
-            .unwrap();
+        let wish = ledger.intend(Loan::intend(key(1), second(1)), issued, by("reader")).await.unwrap();
         assert_eq!(matches!(wish, Intended::Written(_)), may, "{issued:?}");
         assert_eq!(matches!(wish, Intended::EndedSince(_)), !may, "{issued:?}");
     }
@@ -193,60 +150,15 @@ async fn listings_filter_and_go_on_after_a_loan() {
     ledger.apply(ids[2], accepted(50), by("begin")).await.unwrap();
     ids.reverse();
     let listed = async |filter: Filter| -> Vec<LoanId> {
-        ledger
-            .page(&filter)
-            .await
-            .unwrap()
-            .iter()
-            .map(|loan| loan.id)
-            .collect()
+        ledger.page(&filter).await.unwrap().iter().map(|loan| loan.id).collect()
     };
-    let all = || Filter {
-        limit: 10,
-        ..Filter::default()
-    };
+    let all = || Filter { limit: 10, ..Filter::default() };
     assert_eq!(listed(all()).await, ids);
-    assert_eq!(
-        listed(Filter {
-            limit: 2,
-            after: Some(ids[1]),
-            ..all()
-        })
-        .await,
-        ids[2..4]
-    );
-    assert_eq!(
-        listed(Filter {
-            state: Some(LoanState::Accepted),
-            ..all()
-        })
-        .await,
-        [ids[2]]
-    );
-    assert_eq!(
-        listed(Filter {
-            borrower: Some(key(5).borrower),
-            ..all()
-        })
-        .await,
-        [ids[0]]
-    );
-    assert!(
-        listed(Filter {
-            since: Some(second(2)),
-            ..all()
-        })
-        .await
-        .is_empty()
-    );
-    assert!(
-        listed(Filter {
-            library: "NO-1".parse().ok(),
-            ..all()
-        })
-        .await
-        .is_empty()
-    );
+    assert_eq!(listed(Filter { limit: 2, after: Some(ids[1]), ..all() }).await, ids[2..4]);
+    assert_eq!(listed(Filter { state: Some(LoanState::Accepted), ..all() }).await, [ids[2]]);
+    assert_eq!(listed(Filter { borrower: Some(key(5).borrower), ..all() }).await, [ids[0]]);
+    assert!(listed(Filter { since: Some(second(2)), ..all() }).await.is_empty());
+    assert!(listed(Filter { library: "NO-1".parse().ok(), ..all() }).await.is_empty());
     assert_eq!(ledger.next_due().await.unwrap(), Some(second(50)));
     assert!(ledger.due(second(49), 10).await.unwrap().is_empty());
     assert_eq!(ledger.due(second(50), 10).await.unwrap().len(), 1);
@@ -258,10 +170,7 @@ async fn loans_of_a_dead_process_are_taken_over_once() {
     let first = open(directory.path()).await.unwrap();
     let id = written(&first, 1).await;
     let second = open(directory.path()).await.unwrap();
-    assert!(
-        second.orphans().await.unwrap().is_empty(),
-        "the first still lives"
-    );
+    assert!(second.orphans().await.unwrap().is_empty(), "the first still lives");
     assert!(!second.adopt(id).await.unwrap());
     first.close().await;
     drop(first);
@@ -278,21 +187,11 @@ async fn loans_of_a_dead_process_are_taken_over_once() {
 async fn a_ledger_of_another_key_or_none_at_all_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     open(directory.path()).await.unwrap().close().await;
-    let settings = Settings {
-        file: directory.path().join("data/loans.db"),
-    };
+    let settings = Settings { file: directory.path().join("data/loans.db") };
     let other = Ledger::open(&settings, &[2; 32], Clock::system(), Metrics::new().unwrap()).await;
     assert!(matches!(other, Err(LedgerError::OtherPseudonymKey)));
-    let garbage = Settings {
-        file: directory.path().join("garbage.db"),
-    };
-    std::fs::write(
-        &garbage.file,
-        "this is no database, and never was one. ".repeat(100),
-    )
-    .unwrap();
-    let refused = Ledger::open(&garbage, &KEY, Clock::system(), Metrics::new().unwrap())
-        .await
-        .unwrap_err();
+    let garbage = Settings { file: directory.path().join("garbage.db") };
+    std::fs::write(&garbage.file, "this is no database, and never was one. ".repeat(100)).unwrap();
+    let refused = Ledger::open(&garbage, &KEY, Clock::system(), Metrics::new().unwrap()).await.unwrap_err();
     assert!(matches!(refused, LedgerError::Database { .. }), "{refused}");
 }

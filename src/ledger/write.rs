@@ -30,25 +30,10 @@ type Answer<T> = oneshot::Sender<Result<T, LedgerError>>;
 
 /// Something to write, and whom to tell.
 pub(super) enum Command {
-    Intend {
-        loan: Box<Loan>,
-        issued: Option<Timestamp>,
-        cause: Cause,
-        answer: Answer<Intended>,
-    },
-    Apply {
-        id: LoanId,
-        event: Event,
-        cause: Cause,
-        answer: Answer<Loan>,
-    },
-    Adopt {
-        id: LoanId,
-        answer: Answer<bool>,
-    },
-    Close {
-        answer: oneshot::Sender<()>,
-    },
+    Intend { loan: Box<Loan>, issued: Option<Timestamp>, cause: Cause, answer: Answer<Intended> },
+    Apply { id: LoanId, event: Event, cause: Cause, answer: Answer<Loan> },
+    Adopt { id: LoanId, answer: Answer<bool> },
+    Close { answer: oneshot::Sender<()> },
 }
 
 /// What a command gave, to be told once it is durable.
@@ -122,21 +107,11 @@ impl Writer {
         let mut transaction = self.connection.begin_with("BEGIN IMMEDIATE").await?;
         for command in commands {
             match command {
-                Command::Intend {
-                    loan,
-                    issued,
-                    cause,
-                    answer,
-                } => {
+                Command::Intend { loan, issued, cause, answer } => {
                     let result = intend(&mut transaction, *loan, issued, &cause, &owner).await;
                     done.push(Done::Intended(rule(result)?, answer));
                 }
-                Command::Apply {
-                    id,
-                    event,
-                    cause,
-                    answer,
-                } => {
+                Command::Apply { id, event, cause, answer } => {
                     let result = apply(&mut transaction, id, &event, &cause, now, &owner).await;
                     done.push(Done::Applied(rule(result)?, event.name(), answer));
                 }
@@ -199,10 +174,7 @@ fn rule<T>(result: Result<T, LedgerError>) -> Result<Result<T, LedgerError>, sql
 
 /// The file's name is added where the error is told of as a whole.
 fn database(source: sqlx::Error) -> LedgerError {
-    LedgerError::Database {
-        file: std::path::PathBuf::new(),
-        source,
-    }
+    LedgerError::Database { file: std::path::PathBuf::new(), source }
 }
 
 async fn intend(
@@ -261,9 +233,7 @@ async fn apply(
     let before = loan_of(&row.ok_or(LedgerError::NoSuchLoan(id))?)?;
     let after = before.apply(event, now)?;
     save(connection, &after, owner).await.map_err(database)?;
-    note(connection, &after, Some(before.state), cause)
-        .await
-        .map_err(database)?;
+    note(connection, &after, Some(before.state), cause).await.map_err(database)?;
     Ok(after)
 }
 

@@ -77,18 +77,13 @@ struct Token {
 
 impl fmt::Debug for Login {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Login")
-            .field("auth", &self.auth)
-            .finish_non_exhaustive()
+        f.debug_struct("Login").field("auth", &self.auth).finish_non_exhaustive()
     }
 }
 
 impl Login {
     pub(super) fn new(auth: Auth) -> Login {
-        Login {
-            auth,
-            held: Mutex::default(),
-        }
+        Login { auth, held: Mutex::default() }
     }
 
     /// Whether calls carry the field Date.
@@ -136,32 +131,22 @@ impl Login {
 
     async fn fetch(&self, client: &reqwest::Client, clock: &Clock) -> Result<Held, CallError> {
         let request = match &self.auth {
-            Auth::Ticket {
-                login_url,
-                username,
-                password,
-            } => client.post(login_url.clone()).form(&[
-                ("username", username.as_str()),
-                ("password", password.expose_secret()),
-            ]),
-            Auth::OAuth {
-                token_url,
-                audience,
-                client_id,
-                client_secret,
-            } => client.post(token_url.clone()).json(&TokenRequest {
-                client_id,
-                client_secret: client_secret.expose_secret(),
-                audience,
-                grant_type: "client_credentials",
-            }),
+            Auth::Ticket { login_url, username, password } => client
+                .post(login_url.clone())
+                .form(&[("username", username.as_str()), ("password", password.expose_secret())]),
+            Auth::OAuth { token_url, audience, client_id, client_secret } => {
+                client.post(token_url.clone()).json(&TokenRequest {
+                    client_id,
+                    client_secret: client_secret.expose_secret(),
+                    audience,
+                    grant_type: "client_credentials",
+                })
+            }
         };
         let response = request.send().await.map_err(|error| no_login(&cause(error)))?;
         match response.status() {
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::BAD_REQUEST => {
-                return Err(no_login(
-                    "Bokbasen refuses the credentials; check those in [lending]",
-                ));
+                return Err(no_login("Bokbasen refuses the credentials; check those in [lending]"));
             }
             status if !status.is_success() => return Err(no_login(&format!("it was answered {status}"))),
             _ => {}
@@ -176,10 +161,7 @@ impl Login {
 }
 
 fn held_ticket(response: &reqwest::Response, clock: &Clock) -> Result<Held, CallError> {
-    let ticket = response
-        .headers()
-        .get(TICKET)
-        .and_then(|ticket| ticket.to_str().ok());
+    let ticket = response.headers().get(TICKET).and_then(|ticket| ticket.to_str().ok());
     let ticket = ticket.ok_or_else(|| no_login("the answer has no ticket"))?;
     Ok(Held {
         header: sensitive(&format!("Boknett {ticket}"))?,

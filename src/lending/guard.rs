@@ -40,10 +40,7 @@ pub(super) struct Leave<'a> {
 
 impl Guard {
     pub(super) fn new(concurrency: usize) -> Guard {
-        Guard {
-            slots: Semaphore::new(concurrency),
-            state: Mutex::default(),
-        }
+        Guard { slots: Semaphore::new(concurrency), state: Mutex::default() }
     }
 
     /// Leave for one call, waited for as long as `patience`.

@@ -170,9 +170,7 @@ impl Bokbasen {
                 _ => return Ok(found),
             }
         }
-        Err(CallError::Unknown(
-            "the listing of one reference has too many pages".to_owned(),
-        ))
+        Err(CallError::Unknown("the listing of one reference has too many pages".to_owned()))
     }
 
     /// Returns a loan, as given back or as expired. May be repeated.
@@ -225,15 +223,13 @@ fn told(answer: Result<transport::Answer, CallError>) -> Result<Told, CallError>
     match answer {
         Ok(_) => Ok(Told::Done),
         Err(error) if error.is_no_such_loan() => Ok(Told::Done),
-        Err(CallError::Rejected {
-            status: 409, code, ..
-        }) if code == wire::ALREADY_ENDED => Ok(Told::Done),
-        Err(CallError::Rejected {
-            status: 409, code, ..
-        }) if code == wire::LOAN_PENDING => Ok(Told::StillPending),
-        Err(CallError::Rejected {
-            status: 409, code, ..
-        }) if code == wire::CANCEL_WINDOW_CLOSED => Ok(Told::CancelWindowClosed),
+        Err(CallError::Rejected { status: 409, code, .. }) if code == wire::ALREADY_ENDED => Ok(Told::Done),
+        Err(CallError::Rejected { status: 409, code, .. }) if code == wire::LOAN_PENDING => {
+            Ok(Told::StillPending)
+        }
+        Err(CallError::Rejected { status: 409, code, .. }) if code == wire::CANCEL_WINDOW_CLOSED => {
+            Ok(Told::CancelWindowClosed)
+        }
         Err(error) => Err(error),
     }
 }

@@ -46,22 +46,12 @@ pub(super) struct Call {
 impl Call {
     /// A call that goes out once.
     pub(super) fn once(name: &'static str, method: Method, path: Path) -> Call {
-        Call {
-            name,
-            method,
-            path,
-            query: Vec::new(),
-            body: None,
-            repeatable: false,
-        }
+        Call { name, method, path, query: Vec::new(), body: None, repeatable: false }
     }
 
     /// A call that may be repeated.
     pub(super) fn repeatable(name: &'static str, method: Method, path: Path) -> Call {
-        Call {
-            repeatable: true,
-            ..Call::once(name, method, path)
-        }
+        Call { repeatable: true, ..Call::once(name, method, path) }
     }
 
     pub(super) fn query(self, query: Query) -> Call {
@@ -69,10 +59,7 @@ impl Call {
     }
 
     pub(super) fn body(self, body: &impl Serialize) -> Call {
-        Call {
-            body: serde_json::to_vec(body).ok(),
-            ..self
-        }
+        Call { body: serde_json::to_vec(body).ok(), ..self }
     }
 }
 
@@ -103,9 +90,7 @@ pub(super) struct Transport {
 impl Transport {
     pub(super) fn new(settings: &Settings, clock: Clock, metrics: Metrics) -> Result<Transport, SetUpError> {
         if settings.url.cannot_be_a_base() {
-            return Err(SetUpError(
-                "lending.url is not an address that paths can be added to".to_owned(),
-            ));
+            return Err(SetUpError("lending.url is not an address that paths can be added to".to_owned()));
         }
         let client = |kept: usize| {
             reqwest::Client::builder()
@@ -159,10 +144,8 @@ impl Transport {
     /// Sends a call, repeatedly where that is allowed.
     pub(super) async fn send(&self, call: &Call) -> Result<Answer, CallError> {
         let repeats = if call.repeatable { REPEATS } else { 0 };
-        let waits = ExponentialBuilder::default()
-            .with_min_delay(FIRST_WAIT)
-            .with_max_times(repeats)
-            .with_jitter();
+        let waits =
+            ExponentialBuilder::default().with_min_delay(FIRST_WAIT).with_max_times(repeats).with_jitter();
         let worth_it =
             |error: &CallError| !matches!(error, CallError::Rejected { .. }) && self.closed_for().is_none();
         (|| self.counted(call)).retry(waits).when(worth_it).await
@@ -199,16 +182,13 @@ impl Transport {
 
     async fn go(&self, call: &Call, credential: http::HeaderValue) -> Result<reqwest::Response, CallError> {
         let client = if call.repeatable { &self.kept } else { &self.fresh };
-        let mut request = client
-            .request(call.method.clone(), self.url(call))
-            .header(AUTHORIZATION, credential);
+        let mut request =
+            client.request(call.method.clone(), self.url(call)).header(AUTHORIZATION, credential);
         if self.login.wants_date() {
             request = request.header(DATE, http_date(self.clock.now()));
         }
         if let Some(body) = &call.body {
-            request = request
-                .header(CONTENT_TYPE, "application/json")
-                .body(body.clone());
+            request = request.header(CONTENT_TYPE, "application/json").body(body.clone());
         }
         let response = request.send().await.map_err(|error| {
             // Without a connection nothing can have left; anything else may have.
@@ -237,27 +217,18 @@ impl Transport {
         let status = response.status();
         let headers = response.headers();
         let retry_after = retry_after(headers, self.clock.now());
-        let next = headers
-            .get("next")
-            .and_then(|next| next.to_str().ok())
-            .map(str::to_owned);
+        let next = headers.get("next").and_then(|next| next.to_str().ok()).map(str::to_owned);
         let body = read_body(response).await;
         if status.is_success() {
             let body = body.map_err(CallError::Unknown)?;
-            return Ok(Answer {
-                body,
-                retry_after,
-                next,
-            });
+            return Ok(Answer { body, retry_after, next });
         }
         // A 408 comes from whoever waited for the rest of a request, and may not be Bokbasen's last word.
         if !status.is_client_error() || status == StatusCode::REQUEST_TIMEOUT {
             return Err(CallError::Unknown(format!("it was answered {status}")));
         }
-        let error: ErrorBody = body
-            .ok()
-            .and_then(|body| serde_json::from_slice(&body).ok())
-            .unwrap_or_default();
+        let error: ErrorBody =
+            body.ok().and_then(|body| serde_json::from_slice(&body).ok()).unwrap_or_default();
         Err(CallError::Rejected {
             status: status.as_u16(),
             code: error.code,

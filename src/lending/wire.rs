@@ -159,10 +159,7 @@ pub(super) fn page(answer: &Answer, now: Timestamp) -> Result<Page, CallError> {
     let shown: Vec<ShownLoan> = read(answer)?;
     let loans: Result<Vec<RemoteLoan>, CallError> =
         shown.into_iter().map(|loan| loan.remote(None, now)).collect();
-    Ok(Page {
-        loans: loans?,
-        next: answer.next.clone(),
-    })
+    Ok(Page { loans: loans?, next: answer.next.clone() })
 }
 
 fn read<'a, T: Deserialize<'a>>(answer: &'a Answer) -> Result<T, CallError> {
@@ -178,9 +175,7 @@ impl ShownLoan {
         let standing = match self.status.as_str() {
             "PENDING" => Standing::Pending { retry_after: wait },
             "ACCEPTED" => Standing::Accepted(Terms {
-                due: self
-                    .due
-                    .ok_or_else(|| unreadable("an accepted loan without its due time"))?,
+                due: self.due.ok_or_else(|| unreadable("an accepted loan without its due time"))?,
                 licence_id: self.license_id,
                 licence_type: self.license_type,
             }),
@@ -207,10 +202,6 @@ impl ShownRefusal {
             RetryAfter::Seconds(seconds) => clock::after(now, Duration::from_secs(seconds)),
             RetryAfter::At(at) => at,
         });
-        Refusal {
-            code: self.code,
-            message: self.message,
-            retry_at,
-        }
+        Refusal { code: self.code, message: self.message, retry_at }
     }
 }

@@ -45,11 +45,8 @@ impl FromStr for Isbn {
             return Err(NameError("an ISBN-13 starts with 978 or 979"));
         }
         let digits = text.bytes().map(|byte| u64::from(byte - b'0'));
-        let sum: u64 = digits
-            .clone()
-            .zip([1, 3].into_iter().cycle())
-            .map(|(digit, weight)| digit * weight)
-            .sum();
+        let sum: u64 =
+            digits.clone().zip([1, 3].into_iter().cycle()).map(|(digit, weight)| digit * weight).sum();
         if !sum.is_multiple_of(10) {
             return Err(NameError("the check digit of the ISBN is wrong"));
         }
@@ -73,15 +70,8 @@ pub struct LibraryId {
 impl LibraryId {
     /// The ISIL as it was written.
     pub fn as_str(&self) -> &str {
-        let end = self
-            .text
-            .iter()
-            .position(|byte| *byte == 0)
-            .unwrap_or(self.text.len());
-        self.text
-            .get(..end)
-            .and_then(|text| std::str::from_utf8(text).ok())
-            .unwrap_or("")
+        let end = self.text.iter().position(|byte| *byte == 0).unwrap_or(self.text.len());
+        self.text.get(..end).and_then(|text| std::str::from_utf8(text).ok()).unwrap_or("")
     }
 }
 
@@ -89,19 +79,15 @@ impl FromStr for LibraryId {
     type Err = NameError;
 
     fn from_str(written: &str) -> Result<LibraryId, NameError> {
-        let (prefix, rest) = written.split_once('-').ok_or(NameError(
-            "an ISIL is a prefix, a hyphen and an identifier, like NO-0301000",
-        ))?;
+        let (prefix, rest) = written
+            .split_once('-')
+            .ok_or(NameError("an ISIL is a prefix, a hyphen and an identifier, like NO-0301000"))?;
         if prefix.is_empty() || prefix.len() > 4 || !prefix.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
-            return Err(NameError(
-                "the prefix of an ISIL is one to four letters or digits, like NO",
-            ));
+            return Err(NameError("the prefix of an ISIL is one to four letters or digits, like NO"));
         }
         let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b':' | b'/' | b'-');
         if rest.is_empty() || rest.len() > 11 || !rest.bytes().all(allowed) {
-            return Err(NameError(
-                "after its hyphen an ISIL has 1 to 11 letters, digits, ':', '/' or '-'",
-            ));
+            return Err(NameError("after its hyphen an ISIL has 1 to 11 letters, digits, ':', '/' or '-'"));
         }
         let mut text = [0; 16];
         for (slot, byte) in text.iter_mut().zip(written.bytes()) {
@@ -200,9 +186,7 @@ impl FromStr for LoanId {
     type Err = NameError;
 
     fn from_str(text: &str) -> Result<LoanId, NameError> {
-        Uuid::try_parse(text)
-            .map(LoanId)
-            .map_err(|_| NameError("a loan's id is a UUID"))
+        Uuid::try_parse(text).map(LoanId).map_err(|_| NameError("a loan's id is a UUID"))
     }
 }
 
@@ -265,16 +249,7 @@ mod tests {
         for text in ["NO-0301000", "O-ISIL/a:1-2", "NO-1"] {
             assert_eq!(text.parse::<LibraryId>().unwrap().as_str(), text);
         }
-        for text in [
-            "",
-            "NO",
-            "NO-",
-            "-0301000",
-            "NORGE-1",
-            "NO-123456789012",
-            "NO-ø",
-            "NO-03 01",
-        ] {
+        for text in ["", "NO", "NO-", "-0301000", "NORGE-1", "NO-123456789012", "NO-ø", "NO-03 01"] {
             assert!(text.parse::<LibraryId>().is_err(), "{text}");
         }
     }

@@ -88,10 +88,7 @@ impl FromStr for LoanState {
     type Err = UnknownName;
 
     fn from_str(text: &str) -> Result<LoanState, UnknownName> {
-        LoanState::ALL
-            .into_iter()
-            .find(|state| state.name() == text)
-            .ok_or(UnknownName)
+        LoanState::ALL.into_iter().find(|state| state.name() == text).ok_or(UnknownName)
     }
 }
 
@@ -115,12 +112,8 @@ pub enum EndReason {
 
 impl EndReason {
     /// Every reason.
-    pub const ALL: [EndReason; 4] = [
-        EndReason::Returned,
-        EndReason::Expired,
-        EndReason::Cancelled,
-        EndReason::Rejected,
-    ];
+    pub const ALL: [EndReason; 4] =
+        [EndReason::Returned, EndReason::Expired, EndReason::Cancelled, EndReason::Rejected];
 
     /// The reason's name, as the ledger and the APIs write it.
     pub fn name(self) -> &'static str {
@@ -143,10 +136,7 @@ impl FromStr for EndReason {
     type Err = UnknownName;
 
     fn from_str(text: &str) -> Result<EndReason, UnknownName> {
-        EndReason::ALL
-            .into_iter()
-            .find(|reason| reason.name() == text)
-            .ok_or(UnknownName)
+        EndReason::ALL.into_iter().find(|reason| reason.name() == text).ok_or(UnknownName)
     }
 }
 
@@ -294,18 +284,12 @@ impl Loan {
     pub fn restore(record: LoanRecord) -> Result<Loan, NameError> {
         let missing = match record.state {
             LoanState::Intended | LoanState::Unknown => None,
-            LoanState::Pending => record
-                .lending_id
-                .is_none()
-                .then_some("a pending loan has no lending id"),
+            LoanState::Pending => record.lending_id.is_none().then_some("a pending loan has no lending id"),
             LoanState::Accepted => {
                 (record.lending_id.is_none() || record.terms.is_none() || record.accepted.is_none())
                     .then_some("an accepted loan has no lending id, no terms or no time of acceptance")
             }
-            LoanState::Refused => record
-                .refusal
-                .is_none()
-                .then_some("a refused loan has no refusal"),
+            LoanState::Refused => record.refusal.is_none().then_some("a refused loan has no refusal"),
             LoanState::Ending => {
                 (record.lending_id.is_none() || record.end_reason.is_none() || record.ended.is_none())
                     .then_some("an ending loan has no lending id, no end or no reason")
@@ -373,10 +357,7 @@ impl Loan {
             (Ending, Event::EndAcknowledged) => next.state = LoanState::Ended,
             (Unknown | Pending | Accepted, Event::EndedThere { reason }) => end(&mut next, *reason, at),
             (from, event) => {
-                return Err(IllegalTransition {
-                    from,
-                    event: event.name(),
-                });
+                return Err(IllegalTransition { from, event: event.name() });
             }
         }
         Ok(Loan(next))
@@ -428,34 +409,18 @@ mod tests {
     }
 
     fn terms() -> Terms {
-        Terms {
-            due: at(1000),
-            licence_id: None,
-            licence_type: None,
-        }
+        Terms { due: at(1000), licence_id: None, licence_type: None }
     }
 
     fn any_event() -> impl Strategy<Value = Event> {
         let lending_id = || "L1".to_owned();
-        let refusal = || Refusal {
-            code: "NO".into(),
-            message: String::new(),
-            retry_at: None,
-        };
+        let refusal = || Refusal { code: "NO".into(), message: String::new(), retry_at: None };
         prop_oneof![
-            Just(Event::Begun {
-                lending_id: lending_id()
-            }),
+            Just(Event::Begun { lending_id: lending_id() }),
             Just(Event::NotSent),
             Just(Event::Lost),
-            Just(Event::Accepted {
-                lending_id: lending_id(),
-                terms: terms()
-            }),
-            Just(Event::Refused {
-                lending_id: None,
-                refusal: refusal()
-            }),
+            Just(Event::Accepted { lending_id: lending_id(), terms: terms() }),
+            Just(Event::Refused { lending_id: None, refusal: refusal() }),
             Just(Event::NotFound),
             Just(Event::Vanished),
             proptest::sample::select(EndReason::ALL.to_vec()).prop_map(|reason| Event::Ending { reason }),
@@ -489,39 +454,15 @@ mod tests {
     #[test]
     fn the_way_of_an_ordinary_loan() {
         let lending_id = || "L1".to_owned();
-        let pending = fresh()
-            .apply(
-                &Event::Begun {
-                    lending_id: lending_id(),
-                },
-                at(1),
-            )
-            .unwrap();
+        let pending = fresh().apply(&Event::Begun { lending_id: lending_id() }, at(1)).unwrap();
         assert_eq!(pending.state, LoanState::Pending);
-        let accepted = pending
-            .apply(
-                &Event::Accepted {
-                    lending_id: lending_id(),
-                    terms: terms(),
-                },
-                at(2),
-            )
-            .unwrap();
+        let accepted =
+            pending.apply(&Event::Accepted { lending_id: lending_id(), terms: terms() }, at(2)).unwrap();
         assert_eq!(accepted.open_until(), Some(at(1000)));
-        let ending = accepted
-            .apply(
-                &Event::Ending {
-                    reason: EndReason::Returned,
-                },
-                at(3),
-            )
-            .unwrap();
+        let ending = accepted.apply(&Event::Ending { reason: EndReason::Returned }, at(3)).unwrap();
         assert_eq!((ending.open_until(), ending.state.is_live()), (None, true));
         let ended = ending.apply(&Event::EndAcknowledged, at(4)).unwrap();
-        assert_eq!(
-            (ended.ended, ended.end_reason),
-            (Some(at(3)), Some(EndReason::Returned))
-        );
+        assert_eq!((ended.ended, ended.end_reason), (Some(at(3)), Some(EndReason::Returned)));
     }
 
     #[test]
@@ -529,12 +470,6 @@ mod tests {
         let unknown = fresh().apply(&Event::Lost, at(1)).unwrap();
         assert!(unknown.state.is_live());
         let error = unknown.apply(&Event::NotSent, at(2)).unwrap_err();
-        assert_eq!(
-            error,
-            IllegalTransition {
-                from: LoanState::Unknown,
-                event: "not-sent"
-            }
-        );
+        assert_eq!(error, IllegalTransition { from: LoanState::Unknown, event: "not-sent" });
     }
 }

@@ -87,16 +87,8 @@ impl Origin {
     pub fn new(settings: &Settings, metrics: Metrics) -> Result<Origin, SetUpError> {
         let mut base = settings.url.as_str().trim_end_matches('/').to_owned();
         base.push('/');
-        let client = client(settings).map_err(|why| SetUpError {
-            name: settings.name.clone(),
-            why,
-        })?;
-        Ok(Origin {
-            settings: settings.clone(),
-            base: base.into(),
-            client,
-            metrics,
-        })
+        let client = client(settings).map_err(|why| SetUpError { name: settings.name.clone(), why })?;
+        Ok(Origin { settings: settings.clone(), base: base.into(), client, metrics })
     }
 
     /// The same origin, with connections of its own.
@@ -140,8 +132,7 @@ impl Origin {
             Err(OriginError::Failed) => "failed",
             Err(OriginError::TimedOut) => "timed_out",
         };
-        self.metrics
-            .origin_request(&self.settings.name, outcome, began.elapsed());
+        self.metrics.origin_request(&self.settings.name, outcome, began.elapsed());
         result
     }
 
@@ -177,10 +168,7 @@ impl Origin {
         let sent = request.headers_mut();
         sent.clone_from(fields);
         sent.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-        sent.insert(
-            USER_AGENT,
-            HeaderValue::from_static(concat!("loangate/", env!("CARGO_PKG_VERSION"))),
-        );
+        sent.insert(USER_AGENT, HeaderValue::from_static(concat!("loangate/", env!("CARGO_PKG_VERSION"))));
         Ok(request)
     }
 }

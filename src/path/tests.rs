@@ -112,10 +112,7 @@ fn a_path_longer_than_two_kibibytes_is_refused() {
 fn what_is_normal_is_decoded_once() {
     for (path, segments) in [
         ("/", &[][..]),
-        (
-            "/files/9780306406157/a.epub",
-            &["files", "9780306406157", "a.epub"],
-        ),
+        ("/files/9780306406157/a.epub", &["files", "9780306406157", "a.epub"]),
         ("/%41%62c", &["Abc"]),
         ("/b%C3%B8ker/bl%c3%a5.mp3", &["bøker", "blå.mp3"]),
         ("/a%20b/c+d", &["a b", "c+d"]),
@@ -158,10 +155,7 @@ fn a_file_path_encodes_all_but_the_unreserved() {
     assert_eq!(FilePath::from_segments(["a", ".."]), None);
     assert_eq!(FilePath::from_segments(["a", ""]), None);
     assert_eq!(path.as_str(), "a%20b/%C3%A5%2Fc/100%25/~x-._/e%3Ff%23g%3Bh%5C");
-    assert_eq!(
-        FilePath::from_segments("a b/c".split('/')).unwrap().as_str(),
-        "a%20b/c"
-    );
+    assert_eq!(FilePath::from_segments("a b/c".split('/')).unwrap().as_str(), "a%20b/c");
 }
 
 /// Paths made of the pieces that tricks are made of.

@@ -88,10 +88,7 @@ fn token_of_query(query: &str) -> Result<Option<Cow<'_, str>>, Refusal> {
     if tokens.next().is_some() {
         return Err(Refusal::LinkTwice);
     }
-    percent_decode_str(token)
-        .decode_utf8()
-        .map(Some)
-        .map_err(|_| Refusal::LinkMalformed)
+    percent_decode_str(token).decode_utf8().map(Some).map_err(|_| Refusal::LinkMalformed)
 }
 
 /// A link's token has base64url's characters only, so a dot makes it a JWT.

@@ -84,10 +84,7 @@ fn algorithm_of(jwk: &Jwk) -> Option<Algorithm> {
     };
     let common = &jwk.common;
     let fits = common.key_algorithm.is_none_or(|alg| alg == named)
-        && common
-            .public_key_use
-            .as_ref()
-            .is_none_or(|purpose| *purpose == PublicKeyUse::Signature)
+        && common.public_key_use.as_ref().is_none_or(|purpose| *purpose == PublicKeyUse::Signature)
         && common
             .key_operations
             .as_ref()

@@ -46,11 +46,7 @@ impl Tokens {
         validation.set_issuer(&[&settings.issuer]);
         validation.set_audience(&[&settings.audience]);
         validation.set_required_spec_claims(&["exp", "iss", "aud"]);
-        Ok(Tokens {
-            keys: jwks::read(settings)?,
-            settings: settings.clone(),
-            validation,
-        })
+        Ok(Tokens { keys: jwks::read(settings)?, settings: settings.clone(), validation })
     }
 
     /// The reader of a token that is good at `now`.
@@ -160,9 +156,7 @@ fn time(claims: &Claims, name: &str) -> Result<Option<Timestamp>, Refusal> {
         .as_i64()
         .or_else(|| value.as_f64().map(|seconds| seconds.floor() as i64)) // saturates, and NaN is no JSON
         .ok_or(Refusal::TokenMalformed)?;
-    Timestamp::from_second(second)
-        .map(Some)
-        .map_err(|_| Refusal::TokenMalformed)
+    Timestamp::from_second(second).map(Some).map_err(|_| Refusal::TokenMalformed)
 }
 
 fn refusal_of(error: &Error) -> Refusal {

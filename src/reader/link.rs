@@ -41,9 +41,7 @@ impl LinkKeys {
                 )));
             }
             if keys.iter().any(|(other, _)| other == id) {
-                return Err(ReadersError(format!(
-                    "Two link keys have the id {id:?}: give each its own."
-                )));
+                return Err(ReadersError(format!("Two link keys have the id {id:?}: give each its own.")));
             }
             let secret = secret.expose_secret().as_bytes();
             if secret.len() < MIN_SECRET {
@@ -89,20 +87,14 @@ impl LinkKeys {
 
     /// The reader of a link whose signature is right. The caller asks whether its time is.
     pub(super) fn read(&self, token: &str) -> Result<Reader, Refusal> {
-        let signed = BASE64URL_NOPAD
-            .decode(token.as_bytes())
-            .map_err(|_| Refusal::LinkMalformed)?;
+        let signed = BASE64URL_NOPAD.decode(token.as_bytes()).map_err(|_| Refusal::LinkMalformed)?;
         let (body, mac) = signed.split_last_chunk::<MAC>().ok_or(Refusal::LinkMalformed)?;
         let mut fields = Fields(body);
         if fields.byte()? != VERSION {
             return Err(Refusal::LinkMalformed);
         }
         let id = fields.text()?;
-        let (_, key) = self
-            .keys
-            .iter()
-            .find(|(known, _)| known == id)
-            .ok_or(Refusal::LinkKey)?;
+        let (_, key) = self.keys.iter().find(|(known, _)| known == id).ok_or(Refusal::LinkKey)?;
         hmac::verify(key, &[DOMAIN, body].concat(), mac).map_err(|_| Refusal::LinkForged)?;
         fields.reader()
     }
@@ -158,9 +150,8 @@ impl<'a> Fields<'a> {
             }
             PREFIX => {
                 let count = self.byte()?;
-                let segments = (0..count)
-                    .map(|_| self.text().map(str::to_owned))
-                    .collect::<Result<_, _>>()?;
+                let segments =
+                    (0..count).map(|_| self.text().map(str::to_owned)).collect::<Result<_, _>>()?;
                 Ok(Scope::Prefix(segments))
             }
             _ => Err(Refusal::LinkMalformed),
@@ -177,12 +168,6 @@ impl<'a> Fields<'a> {
         if !self.0.is_empty() {
             return Err(Refusal::LinkMalformed);
         }
-        Ok(Reader {
-            library,
-            borrower,
-            issued: Some(issued),
-            expires,
-            scope,
-        })
+        Ok(Reader { library, borrower, issued: Some(issued), expires, scope })
     }
 }

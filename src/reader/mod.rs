@@ -132,10 +132,7 @@ impl Readers {
             }
         };
         let reader = Arc::new(reader);
-        let entry = Verified {
-            reader: Arc::clone(&reader),
-            until,
-        };
+        let entry = Verified { reader: Arc::clone(&reader), until };
         keys.verified.remember(hash, entry);
         Ok(reader)
     }
@@ -163,13 +160,7 @@ impl Readers {
     ) -> Option<(String, Timestamp)> {
         let now = whole_seconds(self.clock.now());
         let expires = whole_seconds(clock::after(now, ttl));
-        let reader = Reader {
-            library,
-            borrower,
-            issued: Some(now),
-            expires,
-            scope: scope.clone(),
-        };
+        let reader = Reader { library, borrower, issued: Some(now), expires, scope: scope.clone() };
         Some((self.keys.load().links.mint(&reader)?, expires))
     }
 
@@ -205,10 +196,7 @@ impl Keys {
 
 /// A link is minted and read by gates of one configuration: its end needs no leeway, as a JWT's does.
 fn check_link_times(reader: &Reader, now: Timestamp) -> Result<(), Refusal> {
-    if reader
-        .issued
-        .is_some_and(|issued| issued > clock::after(now, LEEWAY))
-    {
+    if reader.issued.is_some_and(|issued| issued > clock::after(now, LEEWAY)) {
         return Err(Refusal::LinkIssuedAhead);
     }
     if now >= reader.expires {

@@ -32,9 +32,7 @@ impl Pseudonyms {
                 secret.len()
             )));
         }
-        Ok(Pseudonyms {
-            key: hmac::Key::new(hmac::HMAC_SHA256, secret),
-        })
+        Ok(Pseudonyms { key: hmac::Key::new(hmac::HMAC_SHA256, secret) })
     }
 
     /// The pseudonym of a borrower. The library's length stands before it, so that no two pairs read alike.

@@ -59,10 +59,7 @@ impl Reader {
             Scope::Title(title) => isbn == Some(*title),
             Scope::Prefix(prefix) => {
                 let mut segments = path.segments();
-                !prefix.is_empty()
-                    && prefix
-                        .iter()
-                        .all(|segment| segments.next() == Some(segment.as_str()))
+                !prefix.is_empty() && prefix.iter().all(|segment| segments.next() == Some(segment.as_str()))
             }
         }
     }

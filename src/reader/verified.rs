@@ -45,10 +45,7 @@ pub(super) struct VerifiedTokens {
 impl VerifiedTokens {
     pub(super) fn new(clock: Clock) -> VerifiedTokens {
         VerifiedTokens {
-            cache: Cache::builder()
-                .max_capacity(CAPACITY)
-                .expire_after(Housekeeping { clock })
-                .build(),
+            cache: Cache::builder().max_capacity(CAPACITY).expire_after(Housekeeping { clock }).build(),
         }
     }
 

@@ -69,9 +69,7 @@ pub(super) fn about(
         .header(LAST_MODIFIED, MODIFIED)
         .header(ACCEPT_RANGES, "bytes");
     // A range has no meaning for HEAD (RFC 9110 §14.2).
-    let asked = (method == Method::GET && range_applies(file, request))
-        .then(|| asked(request))
-        .flatten();
+    let asked = (method == Method::GET && range_applies(file, request)).then(|| asked(request)).flatten();
     let Some(asked) = asked else {
         let answer = answer.header(CONTENT_TYPE, file.content_type);
         return with_body(answer, file.content.clone(), method);
@@ -117,9 +115,7 @@ fn is_meant(file: &File, request: &HeaderMap) -> bool {
     }
     let wanted: Option<IfMatch> = request.typed_get();
     let etag: Option<ETag> = file.etag().parse().ok();
-    wanted
-        .zip(etag)
-        .is_some_and(|(wanted, etag)| wanted.precondition_passes(&etag))
+    wanted.zip(etag).is_some_and(|(wanted, etag)| wanted.precondition_passes(&etag))
 }
 
 /// Whether If-Range lets the range count: none, or the file's validator to the letter.

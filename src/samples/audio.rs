@@ -19,9 +19,7 @@ const AT_LEAST: Duration = Duration::from_secs(36 * 60);
 
 /// The whole audiobook, over 17 MB.
 pub(super) fn build() -> Bytes {
-    let times = AT_LEAST
-        .as_millis()
-        .div_ceil(duration(CLIP.len()).as_millis().max(1));
+    let times = AT_LEAST.as_millis().div_ceil(duration(CLIP.len()).as_millis().max(1));
     Bytes::from(CLIP.repeat(usize::try_from(times).unwrap_or(1)))
 }
 
@@ -51,15 +49,8 @@ mod tests {
     fn the_audiobook_is_long_enough_and_no_longer_than_a_clip_more() {
         let audiobook = build();
         let lasts = duration(audiobook.len());
-        assert!(
-            lasts >= AT_LEAST && lasts < AT_LEAST + duration(CLIP.len()),
-            "{lasts:?}"
-        );
+        assert!(lasts >= AT_LEAST && lasts < AT_LEAST + duration(CLIP.len()), "{lasts:?}");
         assert!(audiobook.len() > 10_000_000);
-        assert!(
-            audiobook
-                .chunks(FRAME)
-                .all(|frame| frame.starts_with(&[0xff, 0xf3, 0x84]))
-        );
+        assert!(audiobook.chunks(FRAME).all(|frame| frame.starts_with(&[0xff, 0xf3, 0x84])));
     }
 }

@@ -71,10 +71,7 @@ fn chapters(prose: &str) -> Vec<Chapter<'_>> {
     let mut chapters: Vec<Chapter<'_>> = Vec::new();
     for line in prose.lines().filter(|line| !line.is_empty()) {
         if let Some(heading) = line.strip_prefix("# ") {
-            chapters.push(Chapter {
-                heading,
-                paragraphs: Vec::new(),
-            });
+            chapters.push(Chapter { heading, paragraphs: Vec::new() });
         } else if let Some(chapter) = chapters.last_mut() {
             chapter.paragraphs.push(line);
         }
@@ -123,15 +120,9 @@ fn navigation(chapters: &[Chapter<'_>]) -> String {
     let mut list = String::new();
     for (number, chapter) in (1..).zip(chapters) {
         let heading = escaped(chapter.heading);
-        let _ = write!(
-            list,
-            "\n<li><a href=\"chapter-{number}.xhtml\">{heading}</a></li>"
-        );
+        let _ = write!(list, "\n<li><a href=\"chapter-{number}.xhtml\">{heading}</a></li>");
     }
-    page(
-        "Innhold",
-        &format!("<nav epub:type=\"toc\">\n<h1>Innhold</h1>\n<ol>{list}\n</ol>\n</nav>"),
-    )
+    page("Innhold", &format!("<nav epub:type=\"toc\">\n<h1>Innhold</h1>\n<ol>{list}\n</ol>\n</nav>"))
 }
 
 fn text_of(chapter: &Chapter<'_>) -> String {
@@ -161,9 +152,7 @@ fn page(title: &str, body: &str) -> String {
 
 /// Text between tags.
 fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;")
-        .replace('<', "&lt;")
-        .replace('>', "&gt;")
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 
 #[cfg(test)]
@@ -181,11 +170,7 @@ mod tests {
             let file = build(&book).unwrap();
             assert_eq!(file, build(&book).unwrap());
             assert_eq!(file[8..10], [0, 0], "stored");
-            assert_eq!(
-                file[26..30],
-                [8, 0, 0, 0],
-                "a name of eight bytes and no extra field"
-            );
+            assert_eq!(file[26..30], [8, 0, 0, 0], "a name of eight bytes and no extra field");
             assert_eq!(&file[30..58], b"mimetypeapplication/epub+zip");
         }
     }
@@ -194,10 +179,8 @@ mod tests {
     fn a_book_holds_its_chapters_and_says_what_it_is() {
         for (book, chapters) in [(LENDING, 4), (KEY, 3)] {
             let mut archive = ZipArchive::new(Cursor::new(build(&book).unwrap())).unwrap();
-            let found = archive
-                .file_names()
-                .filter(|name| name.as_ref().unwrap().contains("chapter-"))
-                .count();
+            let found =
+                archive.file_names().filter(|name| name.as_ref().unwrap().contains("chapter-")).count();
             assert_eq!(found, chapters);
             assert_eq!(archive.by_name("EPUB/cover.png").is_ok(), book.cover.is_some());
             let mut package = String::new();
@@ -210,10 +193,7 @@ mod tests {
 
     #[test]
     fn text_is_escaped() {
-        let book = Book {
-            prose: "# A & B\n\nOne < two",
-            ..KEY
-        };
+        let book = Book { prose: "# A & B\n\nOne < two", ..KEY };
         let page = text_of(&chapters(book.prose)[0]);
         assert!(page.contains("<h1>A &amp; B</h1>\n<p>One &lt; two</p>"), "{page}");
     }

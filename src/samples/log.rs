@@ -29,9 +29,7 @@ impl Entry {
             at,
             method: method.to_owned(),
             path: path.to_owned(),
-            range: headers
-                .get(RANGE)
-                .map(|field| String::from_utf8_lossy(field.as_bytes()).into_owned()),
+            range: headers.get(RANGE).map(|field| String::from_utf8_lossy(field.as_bytes()).into_owned()),
         }
     }
 }

@@ -117,12 +117,7 @@ pub struct File {
 impl File {
     fn new(path: String, content: Bytes, content_type: &'static str) -> File {
         let sha256 = HEXLOWER.encode(digest::digest(&digest::SHA256, &content).as_ref());
-        File {
-            path,
-            content,
-            content_type,
-            sha256,
-        }
+        File { path, content, content_type, sha256 }
     }
 
     /// Its path at the storage.
@@ -170,10 +165,7 @@ impl Collection {
     /// # Errors
     /// [`BuildError`], which only a mistake in this module makes.
     pub fn build() -> Result<Collection, BuildError> {
-        let mut collection = Collection {
-            titles: Vec::new(),
-            files: Vec::new(),
-        };
+        let mut collection = Collection { titles: Vec::new(), files: Vec::new() };
         collection.add(LENDING.isbn.parse()?, Kind::Ebook, epub::build(&LENDING)?, 100);
         collection.add(KEY.isbn.parse()?, Kind::Ebook, epub::build(&KEY)?, 1);
         collection.add(LIGHTHOUSE.parse()?, Kind::Audiobook, audio::build(), 100);
@@ -230,9 +222,7 @@ mod tests {
         ];
         assert_eq!(listed, expected);
         for title in collection.titles() {
-            let file = collection
-                .file(title.path.strip_prefix("/files").unwrap())
-                .unwrap();
+            let file = collection.file(title.path.strip_prefix("/files").unwrap()).unwrap();
             assert_eq!(file.content().len() as u64, title.bytes);
         }
         let cover = collection.file("/covers/9788299999014.png").unwrap();

@@ -43,11 +43,7 @@ impl Storage {
     pub async fn start(listen: SocketAddr, collection: &Collection, clock: Clock) -> io::Result<Running> {
         let listener = TcpListener::bind(listen).await?;
         let address = listener.local_addr()?;
-        let shared = Arc::new(Shared {
-            collection: collection.clone(),
-            clock,
-            log: Log::default(),
-        });
+        let shared = Arc::new(Shared { collection: collection.clone(), clock, log: Log::default() });
         let running = Running {
             url: format!("http://{address}"),
             tasks: TaskTracker::new(),
@@ -122,9 +118,8 @@ async fn converse(stream: TcpStream, shared: Arc<Shared>, stop: CancellationToke
         let answer = shared.answer(&request);
         async move { answer }
     });
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .serve_connection(TokioIo::new(stream), service);
+    let connection =
+        http1::Builder::new().timer(TokioTimer::new()).serve_connection(TokioIo::new(stream), service);
     tokio::select! {
         () = stop.cancelled() => {}
         ended = connection => if let Err(error) = ended {
@@ -138,13 +133,11 @@ impl Shared {
         let (method, path) = (request.method(), request.uri().path());
         if path != REQUESTS {
             let now = self.clock.now();
-            self.log
-                .add(Entry::new(now, method.as_str(), path, request.headers()));
+            self.log.add(Entry::new(now, method.as_str(), path, request.headers()));
         }
         if !matches!(*method, Method::GET | Method::HEAD) {
-            let answer = Response::builder()
-                .status(StatusCode::METHOD_NOT_ALLOWED)
-                .header(ALLOW, "GET, HEAD");
+            let answer =
+                Response::builder().status(StatusCode::METHOD_NOT_ALLOWED).header(ALLOW, "GET, HEAD");
             return answer::with_body(answer, Bytes::new(), method);
         }
         if path == REQUESTS {
@@ -161,9 +154,8 @@ impl Shared {
         let Ok(entries) = self.log.json() else {
             return answer::blank(StatusCode::INTERNAL_SERVER_ERROR);
         };
-        let answer = Response::builder()
-            .header(CONTENT_TYPE, "application/json")
-            .header(CACHE_CONTROL, "no-store");
+        let answer =
+            Response::builder().header(CONTENT_TYPE, "application/json").header(CACHE_CONTROL, "no-store");
         answer::with_body(answer, Bytes::from(entries), method)
     }
 }

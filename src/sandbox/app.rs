@@ -96,11 +96,7 @@ impl App {
         A: FnOnce(&App, &Plan) -> Result<Response, Rejected> + Send + 'static,
     {
         match plan.end.clone() {
-            End::Status {
-                status,
-                retry_after,
-                made,
-            } => {
+            End::Status { status, retry_after, made } => {
                 self.carry_out_if(made, plan, act).await;
                 Rejected::by_fault(status, retry_after).into_response()
             }

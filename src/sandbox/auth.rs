@@ -36,8 +36,7 @@ impl fmt::Debug for Tokens {
 impl Tokens {
     /// Gives out a token until this moment, and forgets those that have expired for a day.
     pub(super) fn give_out(&mut self, kind: Kind, now: Timestamp, until: Timestamp) -> String {
-        self.0
-            .retain(|_, (_, end)| now.duration_since(*end) < SignedDuration::from_hours(24));
+        self.0.retain(|_, (_, end)| now.duration_since(*end) < SignedDuration::from_hours(24));
         let prefix = match kind {
             Kind::Ticket => "TGT-",
             Kind::OAuth => "sandbox.",
@@ -83,10 +82,7 @@ impl Tokens {
 fn credential(headers: &HeaderMap) -> Result<(Kind, &str), Rejected> {
     let mut all = headers.get_all(AUTHORIZATION).iter();
     let (Some(header), None) = (all.next(), all.next()) else {
-        return Err(Rejected::unauthorized(
-            "TOKEN_MISSING",
-            "The call needs one Authorization header.",
-        ));
+        return Err(Rejected::unauthorized("TOKEN_MISSING", "The call needs one Authorization header."));
     };
     match header.to_str().unwrap_or("").split_once(' ') {
         Some(("Boknett", ticket)) => Ok((Kind::Ticket, ticket)),

@@ -55,26 +55,17 @@ impl Books {
     }
 
     fn write(&mut self, entry: &Entry) -> io::Result<()> {
-        self.journal
-            .as_mut()
-            .map_or(Ok(()), |journal| journal.write(entry))
+        self.journal.as_mut().map_or(Ok(()), |journal| journal.write(entry))
     }
 
     fn place(&mut self, loan: Loan) {
-        if let Some(kept) = self
-            .by_id
-            .get(&loan.id)
-            .and_then(|place| self.loans.get_mut(*place))
-        {
+        if let Some(kept) = self.by_id.get(&loan.id).and_then(|place| self.loans.get_mut(*place)) {
             *kept = loan;
             return;
         }
         let place = self.loans.len();
         self.by_id.insert(loan.id.clone(), place);
-        self.by_reference
-            .entry(loan.reference.clone())
-            .or_default()
-            .push(place);
+        self.by_reference.entry(loan.reference.clone()).or_default().push(place);
         self.by_library.entry(loan.library).or_default().push(place);
         self.loans.push(loan);
     }

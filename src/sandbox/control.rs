@@ -25,13 +25,7 @@ use crate::loan::{Isbn, LibraryId};
 pub(super) fn routes() -> Router<App> {
     Router::new()
         .route("/sandbox/books", get(books))
-        .route(
-            "/sandbox/faults",
-            get(faults)
-                .put(replace_faults)
-                .post(add_faults)
-                .delete(clear_faults),
-        )
+        .route("/sandbox/faults", get(faults).put(replace_faults).post(add_faults).delete(clear_faults))
         .route("/sandbox/settings", get(settings).put(change_settings))
         .route("/sandbox/loans", post(make_loan))
         .route("/sandbox/titles/{isbn}", put(put_title))
@@ -135,9 +129,7 @@ async fn make_loan(State(app): State<App>, body: Bytes) -> Result<Response, Reje
         isbn: foreign.isbn,
         borrower: foreign.borrower.unwrap_or(Pseudonym("someone-else".to_owned())),
         license_id: foreign.license_id,
-        reference: foreign
-            .reference
-            .unwrap_or_else(|| format!("else-{}", uuid::Uuid::new_v4().simple())),
+        reference: foreign.reference.unwrap_or_else(|| format!("else-{}", uuid::Uuid::new_v4().simple())),
         begin: foreign.begin.unwrap_or(now),
     };
     let plan = Plan {

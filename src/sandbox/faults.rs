@@ -188,10 +188,7 @@ pub(super) struct Faults {
 
 impl Faults {
     pub(super) fn new(list: Vec<Fault>) -> Faults {
-        Faults {
-            list,
-            chance: 0x10a9_6a7e,
-        }
+        Faults { list, chance: 0x10a9_6a7e }
     }
 
     pub(super) fn list(&self) -> &[Fault] {
@@ -240,27 +237,15 @@ impl Plan {
                 return self.delay += long_tail(median_ms, max_ms, chance);
             }
             Effect::PendingPolls { n } => return self.pending_polls = Some(n),
-            Effect::Refuse {
-                code,
-                message,
-                retry_after,
-            } => return self.refuse = Some((code, message, retry_after)),
+            Effect::Refuse { code, message, retry_after } => {
+                return self.refuse = Some((code, message, retry_after));
+            }
             Effect::UnknownStatus {} => return self.unknown_status = true,
             Effect::ExpireToken {} => return self.expire_token = true,
             Effect::Duplicate {} => return self.duplicate = true,
-            Effect::Status {
-                status,
-                retry_after,
-                made,
-            } => End::Status {
-                status,
-                retry_after,
-                made,
-            },
+            Effect::Status { status, retry_after, made } => End::Status { status, retry_after, made },
             Effect::Hang { made } => End::Hang { made },
-            Effect::CutBefore { late_ms } => End::CutBefore {
-                late: late_ms.map(Duration::from_millis),
-            },
+            Effect::CutBefore { late_ms } => End::CutBefore { late: late_ms.map(Duration::from_millis) },
             Effect::CutAfter {} => End::CutAfter,
             Effect::Garbage {} => End::Garbage,
         };
@@ -322,10 +307,7 @@ mod tests {
         let mut faults = faults(serde_json::json!([
             {"call": "begin", "isbn": "9780306406157", "times": 2, "effect": "cut_after"},
         ]));
-        let this = Subject {
-            library: None,
-            isbns: vec![isbn],
-        };
+        let this = Subject { library: None, isbns: vec![isbn] };
         let cuts = |faults: &mut Faults, call, subject: &Subject| {
             matches!(faults.plan(call, subject).end, End::CutAfter)
         };

@@ -45,10 +45,7 @@ impl Journal {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
             Err(error) => return Err(error),
         };
-        let whole = written
-            .iter()
-            .rposition(|byte| *byte == b'\n')
-            .map_or(0, |end| end + 1);
+        let whole = written.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
         let entries = parse(written.get(..whole).unwrap_or_default())?;
         let file = OpenOptions::new().create(true).append(true).open(&path)?;
         file.set_len(u64::try_from(whole).unwrap_or(u64::MAX))?;
@@ -64,9 +61,7 @@ impl Journal {
 }
 
 fn parse(written: &[u8]) -> io::Result<Vec<Entry>> {
-    let lines = written
-        .split(|byte| *byte == b'\n')
-        .filter(|line| !line.is_empty());
+    let lines = written.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
     (1..)
         .zip(lines)
         .map(|(number, line)| {

@@ -26,16 +26,8 @@ pub(super) enum Status {
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Verdict {
-    Accept {
-        licence_id: String,
-        licence_type: String,
-        due: Timestamp,
-    },
-    Refuse {
-        code: String,
-        message: String,
-        retry_after: Option<u64>,
-    },
+    Accept { licence_id: String, licence_type: String, due: Timestamp },
+    Refuse { code: String, message: String, retry_after: Option<u64> },
 }
 
 /// A loan, as it is kept and journalled.

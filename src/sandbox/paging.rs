@@ -36,11 +36,7 @@ pub(super) enum Listing {
 impl Cursor {
     /// The start of a listing.
     pub(super) fn start(listing: Listing, now: Timestamp) -> Cursor {
-        Cursor {
-            listing,
-            offset: 0,
-            issued: now,
-        }
+        Cursor { listing, offset: 0, issued: now }
     }
 
     /// # Errors
@@ -62,11 +58,7 @@ impl Cursor {
 
     /// The page as an answer, leading on after these `count` entries.
     pub(super) fn page(self, path: &str, count: usize, json: String, now: Timestamp) -> Response {
-        let next = Cursor {
-            listing: self.listing,
-            offset: self.offset + count,
-            issued: now,
-        };
+        let next = Cursor { listing: self.listing, offset: self.offset + count, issued: now };
         let next = next.text();
         let mut response = json.into_response();
         let headers = response.headers_mut();
@@ -87,16 +79,10 @@ impl Cursor {
 /// 400 where it is not fourteen digits of a moment.
 pub(super) fn after(text: &str) -> Result<Timestamp, Rejected> {
     let digits = text.len() == 14 && text.bytes().all(|byte| byte.is_ascii_digit());
-    let moment = digits
-        .then(|| DateTime::strptime("%Y%m%d%H%M%S", text).ok())
-        .flatten();
-    moment
-        .and_then(|moment| jiff::tz::TimeZone::UTC.to_timestamp(moment).ok())
-        .ok_or_else(|| {
-            Rejected::malformed(format!(
-                "after=\"{text}\" is not a moment in the form yyyyMMddHHmmss."
-            ))
-        })
+    let moment = digits.then(|| DateTime::strptime("%Y%m%d%H%M%S", text).ok()).flatten();
+    moment.and_then(|moment| jiff::tz::TimeZone::UTC.to_timestamp(moment).ok()).ok_or_else(|| {
+        Rejected::malformed(format!("after=\"{text}\" is not a moment in the form yyyyMMddHHmmss."))
+    })
 }
 
 /// The parameters of a query, none of them unknown.
@@ -106,13 +92,8 @@ pub(super) fn after(text: &str) -> Result<Timestamp, Rejected> {
 pub(super) fn parameters(query: Option<&str>, known: &[&str]) -> Result<Vec<(String, String)>, Rejected> {
     let parse = url::form_urlencoded::parse(query.unwrap_or("").as_bytes());
     let parameters: Vec<(String, String)> = parse.into_owned().collect();
-    match parameters
-        .iter()
-        .find(|(name, _)| !known.contains(&name.as_str()))
-    {
-        Some((name, _)) => Err(Rejected::malformed(format!(
-            "The parameter {name} is unknown here."
-        ))),
+    match parameters.iter().find(|(name, _)| !known.contains(&name.as_str())) {
+        Some((name, _)) => Err(Rejected::malformed(format!("The parameter {name} is unknown here."))),
         None => Ok(parameters),
     }
 }
@@ -125,15 +106,10 @@ pub(super) fn single<'a>(
     parameters: &'a [(String, String)],
     name: &str,
 ) -> Result<Option<&'a str>, Rejected> {
-    let mut values = parameters
-        .iter()
-        .filter(|(of, _)| of == name)
-        .map(|(_, value)| value.as_str());
+    let mut values = parameters.iter().filter(|(of, _)| of == name).map(|(_, value)| value.as_str());
     match (values.next(), values.next()) {
         (None, _) => Ok(None),
         (Some(value), None) if !value.is_empty() => Ok(Some(value)),
-        _ => Err(Rejected::malformed(format!(
-            "The parameter {name} must be given once, with a value."
-        ))),
+        _ => Err(Rejected::malformed(format!("The parameter {name} must be given once, with a value."))),
     }
 }

@@ -95,16 +95,8 @@ impl Pools {
         let loans_left = licence.loans_left.map(|in_all| in_all.saturating_sub(used));
         let lapsed = licence.expires.is_some_and(|end| end <= now);
         let at_once = licence.limit().map_or(PLENTY, |limit| limit.saturating_sub(live));
-        let free = if lapsed {
-            0
-        } else {
-            at_once.min(loans_left.unwrap_or(PLENTY))
-        };
+        let free = if lapsed { 0 } else { at_once.min(loans_left.unwrap_or(PLENTY)) };
         let comes_back = free == 0 && !lapsed && loans_left != Some(0);
-        Standing {
-            free,
-            next_free: first.filter(|_| comes_back),
-            loans_left,
-        }
+        Standing { free, next_free: first.filter(|_| comes_back), loans_left }
     }
 }

@@ -19,12 +19,7 @@ pub(super) struct Rejected {
 
 impl Rejected {
     pub(super) fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Rejected {
-        Rejected {
-            status,
-            code,
-            message: message.into(),
-            retry_after: None,
-        }
+        Rejected { status, code, message: message.into(), retry_after: None }
     }
 
     pub(super) fn malformed(message: impl Into<String>) -> Rejected {
@@ -56,10 +51,7 @@ impl Rejected {
             StatusCode::SERVICE_UNAVAILABLE => "UNAVAILABLE",
             _ => "ERROR",
         };
-        Rejected {
-            retry_after,
-            ..Rejected::new(status, code, "The sandbox was told to answer so.")
-        }
+        Rejected { retry_after, ..Rejected::new(status, code, "The sandbox was told to answer so.") }
     }
 }
 

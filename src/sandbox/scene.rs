@@ -38,14 +38,8 @@ impl Scene {
         if !world.licence_types.is_empty() {
             scene.licence_types = world.licence_types;
         }
-        world
-            .libraries
-            .into_iter()
-            .for_each(|library| scene.put_library(library));
-        world
-            .titles
-            .into_iter()
-            .for_each(|title| scene.put_title(title, now));
+        world.libraries.into_iter().for_each(|library| scene.put_library(library));
+        world.titles.into_iter().for_each(|title| scene.put_title(title, now));
         for rule in world.borrowers {
             scene.put_borrower(rule.borrower.0, Some(rule.refuse));
         }
@@ -98,25 +92,16 @@ impl Scene {
     /// The code with which a loan is refused by rule: the library's before the borrower's before the title's.
     pub(super) fn refusal(&self, library: LibraryId, borrower: &str, title: &Title) -> Option<String> {
         let of_library = self.libraries.get(&library).cloned().flatten();
-        of_library
-            .or_else(|| self.borrowers.get(borrower).cloned())
-            .or_else(|| title.refuse.clone())
+        of_library.or_else(|| self.borrowers.get(borrower).cloned()).or_else(|| title.refuse.clone())
     }
 
     /// The titles that changed at this time or later, in the order of their changes.
     pub(super) fn changed_from(&self, from: Timestamp) -> Vec<Isbn> {
-        self.changes
-            .iter()
-            .filter(|(at, _)| *at >= from)
-            .map(|(_, isbn)| *isbn)
-            .collect()
+        self.changes.iter().filter(|(at, _)| *at >= from).map(|(_, isbn)| *isbn).collect()
     }
 }
 
 /// The licences of a title that a library has.
 pub(super) fn licences_of(title: &Title, library: LibraryId) -> impl Iterator<Item = &Licence> {
-    title
-        .licences
-        .iter()
-        .filter(move |licence| licence.library.is_none_or(|only| only == library))
+    title.licences.iter().filter(move |licence| licence.library.is_none_or(|only| only == library))
 }

@@ -62,18 +62,10 @@ impl Sandbox {
     /// [`SandboxError`] where the address is taken or the books cannot be read.
     pub async fn start(settings: Settings, clock: Clock) -> Result<Running, SandboxError> {
         let books = Books::open(settings.dir.as_deref()).map_err(|cause| SandboxError::Books {
-            dir: settings
-                .dir
-                .as_deref()
-                .unwrap_or("".as_ref())
-                .display()
-                .to_string(),
+            dir: settings.dir.as_deref().unwrap_or("".as_ref()).display().to_string(),
             cause,
         })?;
-        let failed = |cause| SandboxError::Listen {
-            address: settings.listen,
-            cause,
-        };
+        let failed = |cause| SandboxError::Listen { address: settings.listen, cause };
         let listener = TcpListener::bind(settings.listen).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
         let state = State {
@@ -184,9 +176,7 @@ async fn converse(stream: TcpStream, router: Router, app: App) {
     let routes = TowerToHyperService::new(router);
     let service = service_fn(|request| answered(&routes, &app, request));
     let mut server = hyper::server::conn::http1::Builder::new();
-    let connection = server
-        .timer(TokioTimer::new())
-        .serve_connection(TokioIo::new(stream), service);
+    let connection = server.timer(TokioTimer::new()).serve_connection(TokioIo::new(stream), service);
     tokio::select! {
         () = app.stop.cancelled() => {}
         ended = connection => if let Err(error) = ended {

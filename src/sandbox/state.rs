@@ -33,10 +33,7 @@ impl State {
     /// 403 without a contract, 404 for an unknown title. A refusal is no error: it shows in the loan.
     pub(super) fn begin(&mut self, begin: &Begin, plan: &Plan, now: Timestamp) -> Result<Loan, Rejected> {
         self.scene.library(begin.library)?;
-        let title = self
-            .scene
-            .title(begin.isbn)
-            .ok_or_else(|| unknown_title(begin.isbn))?;
+        let title = self.scene.title(begin.isbn).ok_or_else(|| unknown_title(begin.isbn))?;
         let verdict = match &plan.refuse {
             Some((code, message, retry_after)) => refuse(code, message.clone(), *retry_after),
             None => self.verdict(begin, &title, now),
@@ -71,11 +68,7 @@ impl State {
         let mut some = false;
         let mut next_free: Option<Timestamp> = None;
         for licence in licences_of(title, begin.library) {
-            if begin
-                .license_id
-                .as_ref()
-                .is_some_and(|wanted| *wanted != licence.licence_id)
-            {
+            if begin.license_id.as_ref().is_some_and(|wanted| *wanted != licence.licence_id) {
                 continue;
             }
             some = true;
@@ -93,11 +86,7 @@ impl State {
             (true, _) => {
                 let longest = self.bounds.no_free_retry_after_seconds;
                 let wait = next_free.map(|at| u64::try_from(at.duration_since(now).as_secs()).unwrap_or(0));
-                refuse(
-                    "NO_FREE_LICENSE",
-                    None,
-                    Some(wait.unwrap_or(longest).min(longest)),
-                )
+                refuse("NO_FREE_LICENSE", None, Some(wait.unwrap_or(longest).min(longest)))
             }
             (false, Some(_)) => refuse("LICENSE_NOT_FOUND", None, None),
             (false, None) => refuse("TITLE_NOT_LENDABLE", None, None),
@@ -110,10 +99,7 @@ impl State {
     /// 404 `LOAN_NOT_FOUND`.
     pub(super) fn loan(&mut self, id: &str, now: Timestamp) -> Result<Loan, Rejected> {
         let Some(loan) = self.books.loan(id) else {
-            return Err(Rejected::not_found(
-                "LOAN_NOT_FOUND",
-                format!("There is no loan {id}."),
-            ));
+            return Err(Rejected::not_found("LOAN_NOT_FOUND", format!("There is no loan {id}.")));
         };
         match loan.decided(now) {
             None => Ok(loan.clone()),
@@ -134,12 +120,7 @@ impl State {
 
     /// Shows every verdict whose time has come, for who reads the whole books.
     pub(super) fn decide_all(&mut self, now: Timestamp) -> Result<(), Rejected> {
-        let decided: Vec<Loan> = self
-            .books
-            .all()
-            .iter()
-            .filter_map(|loan| loan.decided(now))
-            .collect();
+        let decided: Vec<Loan> = self.books.all().iter().filter_map(|loan| loan.decided(now)).collect();
         for loan in decided {
             self.books.keep(loan)?;
         }
@@ -219,10 +200,7 @@ impl State {
 }
 
 fn about(loan: &Loan) -> Subject {
-    Subject {
-        library: Some(loan.library),
-        isbns: vec![loan.isbn],
-    }
+    Subject { library: Some(loan.library), isbns: vec![loan.isbn] }
 }
 
 pub(super) fn unknown_title(isbn: crate::loan::Isbn) -> Rejected {

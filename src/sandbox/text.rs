@@ -21,8 +21,7 @@ where
     D: Deserializer<'de>,
 {
     let text = String::deserialize(deserializer)?;
-    text.parse()
-        .map_err(|error| D::Error::custom(format!("\"{text}\": {error}")))
+    text.parse().map_err(|error| D::Error::custom(format!("\"{text}\": {error}")))
 }
 
 /// The same for a name that may be absent.

@@ -139,11 +139,7 @@ pub(super) enum ShownStatus {
 
 impl ShownStatus {
     pub(super) fn of(status: Status, unknown: bool) -> ShownStatus {
-        if unknown {
-            ShownStatus::Unknown("UNDER_REVIEW")
-        } else {
-            ShownStatus::Known(status)
-        }
+        if unknown { ShownStatus::Unknown("UNDER_REVIEW") } else { ShownStatus::Known(status) }
     }
 }
 
@@ -160,21 +156,11 @@ impl<'a> ShownLoan<'a> {
     /// The loan as it is shown; the licence only once it was accepted, the refusal once it was refused.
     pub(super) fn of(loan: &'a Loan, unknown_status: bool) -> ShownLoan<'a> {
         let (licence, refusal) = match &loan.verdict {
-            Verdict::Accept {
-                licence_id,
-                licence_type,
-                due,
-            } => (loan.accepted.map(|_| (licence_id, licence_type, *due)), None),
-            Verdict::Refuse {
-                code,
-                message,
-                retry_after,
-            } => {
-                let refusal = ShownRefusal {
-                    code,
-                    message,
-                    retry_after: *retry_after,
-                };
+            Verdict::Accept { licence_id, licence_type, due } => {
+                (loan.accepted.map(|_| (licence_id, licence_type, *due)), None)
+            }
+            Verdict::Refuse { code, message, retry_after } => {
+                let refusal = ShownRefusal { code, message, retry_after: *retry_after };
                 (None, (loan.status == Status::Refused).then_some(refusal))
             }
         };

@@ -75,15 +75,11 @@ async fn walk(
         Target::Loanable { isbn, file, explicit } => {
             log.route(line.catalog.route_name(file.route)).isbn(isbn);
             let reader =
-                line.readers
-                    .authenticate(&request.headers, request.uri.query(), token.as_deref())?;
+                line.readers.authenticate(&request.headers, request.uri.query(), token.as_deref())?;
             if !reader.opens(Some(isbn), &path) {
                 return Err(outside_of_link());
             }
-            let (permit, from) = line
-                .gate
-                .admit(&ask(&reader, isbn, explicit, &request.headers))
-                .await;
+            let (permit, from) = line.gate.admit(&ask(&reader, isbn, explicit, &request.headers)).await;
             *via = from;
             Pass::Loan(permit?, file)
         }
@@ -91,9 +87,7 @@ async fn walk(
     log.via(*via);
     let log = log.clone();
     let on_end = Box::new(move |delivered: Delivered| write_line(log, &delivered));
-    delivery
-        .deliver(pass, &request.method, &request.headers, on_end)
-        .await
+    delivery.deliver(pass, &request.method, &request.headers, on_end).await
 }
 
 fn write_line(mut log: RequestLine, delivered: &Delivered) {
@@ -103,17 +97,8 @@ fn write_line(mut log: RequestLine, delivered: &Delivered) {
 }
 
 fn ask(reader: &Reader, isbn: Isbn, explicit: bool, headers: &HeaderMap) -> gate::Request {
-    let key = LoanKey {
-        library: reader.library,
-        borrower: reader.borrower,
-        isbn,
-    };
-    gate::Request {
-        key,
-        issued: reader.issued,
-        continues: continues_download(headers),
-        explicit,
-    }
+    let key = LoanKey { library: reader.library, borrower: reader.borrower, isbn };
+    gate::Request { key, issued: reader.issued, continues: continues_download(headers), explicit }
 }
 
 /// Whether a request goes on with a download: If-Range, If-Match, or a Range that does not start at 0.
@@ -121,9 +106,7 @@ fn ask(reader: &Reader, isbn: Isbn, explicit: bool, headers: &HeaderMap) -> gate
 fn continues_download(headers: &HeaderMap) -> bool {
     headers.contains_key(IF_RANGE)
         || headers.contains_key(IF_MATCH)
-        || headers
-            .get(RANGE)
-            .is_some_and(|range| !starts_at_the_start(range.as_bytes()))
+        || headers.get(RANGE).is_some_and(|range| !starts_at_the_start(range.as_bytes()))
 }
 
 /// Whether a Range field asks for the first byte first. One that is malformed is ignored later on, and
@@ -140,14 +123,9 @@ fn check_shape(request: &Parts, has_body: bool) -> Result<(), Problem> {
     if request.method != Method::GET && request.method != Method::HEAD {
         return Err(Problem::MethodNotAllowed(FILE_METHODS));
     }
-    let length = request
-        .headers
-        .get(CONTENT_LENGTH)
-        .is_some_and(|length| length.as_bytes() != b"0");
+    let length = request.headers.get(CONTENT_LENGTH).is_some_and(|length| length.as_bytes() != b"0");
     if has_body || length || request.headers.contains_key(TRANSFER_ENCODING) {
-        return Err(Problem::RequestMalformed(
-            "A request for a file has no body. Send it without one.",
-        ));
+        return Err(Problem::RequestMalformed("A request for a file has no body. Send it without one."));
     }
     Ok(())
 }
@@ -186,10 +164,7 @@ fn host_of(authority: &str) -> &str {
 }
 
 fn outside_of_link() -> Problem {
-    Problem::LoanRefused {
-        reason: "outside-of-link".to_owned(),
-        retry_after: None,
-    }
+    Problem::LoanRefused { reason: "outside-of-link".to_owned(), retry_after: None }
 }
 
 #[cfg(test)]
@@ -233,21 +208,9 @@ mod tests {
         assert_eq!(check("https://a.no/f", &[], Some("a.no")), Ok(()));
         assert_eq!(check("/f", &["127.0.0.1:8443"], None), Ok(()));
         assert_eq!(check("/f", &["[::1]:8443"], None), Ok(()));
-        assert_eq!(
-            check("/f", &["b.no"], Some("a.no")),
-            Err(Problem::MisdirectedRequest)
-        );
-        assert!(matches!(
-            check("/f", &[], None),
-            Err(Problem::RequestMalformed(_))
-        ));
-        assert!(matches!(
-            check("/f", &["a.no", "b.no"], None),
-            Err(Problem::RequestMalformed(_))
-        ));
-        assert!(matches!(
-            check("https://a.no/f", &["b.no"], None),
-            Err(Problem::RequestMalformed(_))
-        ));
+        assert_eq!(check("/f", &["b.no"], Some("a.no")), Err(Problem::MisdirectedRequest));
+        assert!(matches!(check("/f", &[], None), Err(Problem::RequestMalformed(_))));
+        assert!(matches!(check("/f", &["a.no", "b.no"], None), Err(Problem::RequestMalformed(_))));
+        assert!(matches!(check("https://a.no/f", &["b.no"], None), Err(Problem::RequestMalformed(_))));
     }
 }

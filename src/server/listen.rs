@@ -31,19 +31,15 @@ pub(super) fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
 
 /// The thread of one worker.
 pub(super) fn spawn(number: usize, socket: TcpListener, worker: Worker) -> std::io::Result<JoinHandle<()>> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    thread::Builder::new()
-        .name(format!("worker-{number}"))
-        .spawn(move || {
-            runtime.block_on(async move {
-                match tokio::net::TcpListener::from_std(socket) {
-                    Ok(listener) => accept(listener, Arc::new(worker)).await,
-                    Err(error) => tracing::error!(%error, "a worker could not take up its socket"),
-                }
-            });
-        })
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
+        runtime.block_on(async move {
+            match tokio::net::TcpListener::from_std(socket) {
+                Ok(listener) => accept(listener, Arc::new(worker)).await,
+                Err(error) => tracing::error!(%error, "a worker could not take up its socket"),
+            }
+        });
+    })
 }
 
 async fn accept(listener: tokio::net::TcpListener, worker: Arc<Worker>) {
@@ -55,9 +51,7 @@ async fn accept(listener: tokio::net::TcpListener, worker: Arc<Worker>) {
         };
         match accepted {
             Ok((socket, _)) => {
-                stopping
-                    .connections
-                    .spawn(connection::serve(socket, worker.clone()));
+                stopping.connections.spawn(connection::serve(socket, worker.clone()));
             }
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {

@@ -121,10 +121,7 @@ pub fn start(
     certificates: Arc<Certificates>,
     deliveries: Vec<Delivery>,
 ) -> Result<Running, ServerError> {
-    let listen_error = |source| ServerError::Listen {
-        address: settings.listen,
-        source,
-    };
+    let listen_error = |source| ServerError::Listen { address: settings.listen, source };
     let first = listen::bind(settings.listen).map_err(listen_error)?;
     let address = first.local_addr().map_err(listen_error)?;
     let mut sockets = vec![first];
@@ -146,12 +143,7 @@ pub fn start(
         })?;
         threads.push(thread);
     }
-    Ok(Running {
-        address,
-        drain: settings.drain,
-        stopping,
-        workers: threads,
-    })
+    Ok(Running { address, drain: settings.drain, stopping, workers: threads })
 }
 
 impl Running {
@@ -160,11 +152,7 @@ impl Running {
         self.stopping.drain.cancel();
         self.stopping.connections.close();
         let finished = tokio::time::timeout(self.drain, self.stopping.connections.wait()).await;
-        let left = if finished.is_ok() {
-            0
-        } else {
-            self.stopping.connections.len()
-        };
+        let left = if finished.is_ok() { 0 } else { self.stopping.connections.len() };
         self.stopping.cut.cancel();
         let workers = self.workers;
         let _ = tokio::task::spawn_blocking(move || {

@@ -17,11 +17,7 @@ use crate::problem::Problem;
 pub(super) fn problem(problem: &Problem, method: &Method, version: Version) -> Response<Body> {
     let document = serde_json::to_vec(&problem.document()).unwrap_or_default();
     let length = document.len();
-    let mut response = Response::new(if method == Method::HEAD {
-        empty()
-    } else {
-        full(document)
-    });
+    let mut response = Response::new(if method == Method::HEAD { empty() } else { full(document) });
     *response.status_mut() = problem.status();
     let fields = response.headers_mut();
     fields.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
@@ -56,9 +52,7 @@ pub(super) fn problem(problem: &Problem, method: &Method, version: Version) -> R
 
 /// A whole body.
 pub(super) fn full(bytes: impl Into<Bytes>) -> Body {
-    Full::new(bytes.into())
-        .map_err(|never| match never {})
-        .boxed_unsync()
+    Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
 }
 
 /// No body.

@@ -57,19 +57,14 @@ impl Certificates {
     /// # Errors
     /// [`TlsError`], for the first that cannot be used.
     pub fn load(settings: &Settings) -> Result<Certificates, TlsError> {
-        let chosen = Arc::new(Chosen {
-            names: ArcSwap::from_pointee(load_all(settings)?),
-        });
+        let chosen = Arc::new(Chosen { names: ArcSwap::from_pointee(load_all(settings)?) });
         let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
             .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
             .with_no_client_auth()
             .with_cert_resolver(chosen.clone());
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         config.ticketer = aws_lc_rs::Ticketer::new()?;
-        Ok(Certificates {
-            chosen,
-            config: Arc::new(config),
-        })
+        Ok(Certificates { chosen, config: Arc::new(config) })
     }
 
     /// Tries one certificate and its key, as a start would.
@@ -113,9 +108,7 @@ impl ResolvesServerCert for Chosen {
         let served = self.names.load();
         let asked = hello.server_name();
         let by_name = asked.and_then(|asked| served.iter().find(|named| named.covers(asked)));
-        by_name
-            .or_else(|| served.first())
-            .map(|named| named.certified.clone())
+        by_name.or_else(|| served.first()).map(|named| named.certified.clone())
     }
 }
 
@@ -123,34 +116,23 @@ impl Named {
     /// Whether a certificate is good for this name (RFC 9525 §6.3: a wildcard stands for one whole label).
     fn covers(&self, asked: &str) -> bool {
         self.names.iter().any(|name| match name.strip_prefix("*.") {
-            Some(domain) => asked
-                .split_once('.')
-                .is_some_and(|(_, rest)| rest.eq_ignore_ascii_case(domain)),
+            Some(domain) => asked.split_once('.').is_some_and(|(_, rest)| rest.eq_ignore_ascii_case(domain)),
             None => name.eq_ignore_ascii_case(asked),
         })
     }
 }
 
 fn load_all(settings: &Settings) -> Result<Vec<Named>, TlsError> {
-    std::iter::once(&settings.certificate)
-        .chain(&settings.extra)
-        .map(load)
-        .collect()
+    std::iter::once(&settings.certificate).chain(&settings.extra).map(load).collect()
 }
 
 fn load(files: &Certificate) -> Result<Named, TlsError> {
-    let unreadable = |file: &PathBuf, why: String| TlsError::File {
-        file: file.clone(),
-        why,
-    };
+    let unreadable = |file: &PathBuf, why: String| TlsError::File { file: file.clone(), why };
     let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(&files.certificate)
         .and_then(Iterator::collect)
         .map_err(|error| unreadable(&files.certificate, error.to_string()))?;
     let Some(own) = chain.first() else {
-        return Err(unreadable(
-            &files.certificate,
-            "there is no certificate in it".to_owned(),
-        ));
+        return Err(unreadable(&files.certificate, "there is no certificate in it".to_owned()));
     };
     let names = names_of(own).map_err(|why| unreadable(&files.certificate, why))?;
     let key = PrivateKeyDer::from_pem_file(&files.key)
@@ -162,17 +144,12 @@ fn load(files: &Certificate) -> Result<Named, TlsError> {
             why: error.to_string(),
         }
     })?;
-    Ok(Named {
-        names,
-        certified: Arc::new(certified),
-    })
+    Ok(Named { names, certified: Arc::new(certified) })
 }
 
 fn names_of(own: &CertificateDer<'_>) -> Result<Vec<String>, String> {
     let (_, parsed) = X509Certificate::from_der(own).map_err(|error| error.to_string())?;
-    let alternatives = parsed
-        .subject_alternative_name()
-        .map_err(|error| error.to_string())?;
+    let alternatives = parsed.subject_alternative_name().map_err(|error| error.to_string())?;
     Ok(alternatives
         .iter()
         .flat_map(|extension| &extension.value.general_names)

@@ -34,9 +34,7 @@ pub fn init(settings: &Settings) -> Result<(), LogError> {
     } else {
         fmt::layer().with_writer(std::io::stderr).with_ansi(false).boxed()
     };
-    let _ = tracing_subscriber::registry()
-        .with(layer.with_filter(targets))
-        .try_init();
+    let _ = tracing_subscriber::registry().with(layer.with_filter(targets)).try_init();
     Ok(())
 }
 

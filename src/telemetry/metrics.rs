@@ -15,91 +15,37 @@ use metrics_exporter_prometheus::{BuildError, PrometheusBuilder, PrometheusHandl
 
 use super::Via;
 
-const SECONDS: [f64; 12] = [
-    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0,
-];
+const SECONDS: [f64; 12] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0];
 const METADATA: Metadata<'static> = Metadata::new("loangate", Level::INFO, None);
 
 /// Name, unit and meaning of every counter.
 const COUNTERS: [(&str, Unit, &str); 9] = [
-    (
-        "loangate_requests_total",
-        Unit::Count,
-        "Requests, by outcome (ok or the problem's slug) and via",
-    ),
-    (
-        "loangate_delivered_bytes_total",
-        Unit::Bytes,
-        "Body bytes that left towards readers",
-    ),
-    (
-        "loangate_streams_closed_total",
-        Unit::Count,
-        "Bodies that are over, by how they ended",
-    ),
-    (
-        "loangate_handshakes_total",
-        Unit::Count,
-        "TLS handshakes, by outcome",
-    ),
-    (
-        "loangate_connections_total",
-        Unit::Count,
-        "Connections whose handshake succeeded",
-    ),
-    (
-        "loangate_loan_events_total",
-        Unit::Count,
-        "Events of loans that were written to the ledger",
-    ),
-    (
-        "loangate_lending_calls_total",
-        Unit::Count,
-        "Calls to Bokbasen, by call and outcome",
-    ),
-    (
-        "loangate_origin_requests_total",
-        Unit::Count,
-        "Requests to origins, by origin and outcome",
-    ),
-    (
-        "loangate_ledger_commands_total",
-        Unit::Count,
-        "Commands that the ledger committed",
-    ),
+    ("loangate_requests_total", Unit::Count, "Requests, by outcome (ok or the problem's slug) and via"),
+    ("loangate_delivered_bytes_total", Unit::Bytes, "Body bytes that left towards readers"),
+    ("loangate_streams_closed_total", Unit::Count, "Bodies that are over, by how they ended"),
+    ("loangate_handshakes_total", Unit::Count, "TLS handshakes, by outcome"),
+    ("loangate_connections_total", Unit::Count, "Connections whose handshake succeeded"),
+    ("loangate_loan_events_total", Unit::Count, "Events of loans that were written to the ledger"),
+    ("loangate_lending_calls_total", Unit::Count, "Calls to Bokbasen, by call and outcome"),
+    ("loangate_origin_requests_total", Unit::Count, "Requests to origins, by origin and outcome"),
+    ("loangate_ledger_commands_total", Unit::Count, "Commands that the ledger committed"),
 ];
 /// Name, unit and meaning of every gauge.
 const GAUGES: [(&str, Unit, &str); 3] = [
     ("loangate_streams", Unit::Count, "Bodies on their way to readers"),
     ("loangate_connections", Unit::Count, "Open connections"),
-    (
-        "loangate_lending_breaker_open",
-        Unit::Count,
-        "1 while calls to Bokbasen are held back",
-    ),
+    ("loangate_lending_breaker_open", Unit::Count, "1 while calls to Bokbasen are held back"),
 ];
 /// Name, unit and meaning of every histogram.
 const HISTOGRAMS: [(&str, Unit, &str); 4] = [
-    (
-        "loangate_head_seconds",
-        Unit::Seconds,
-        "From a request to the head of its answer",
-    ),
-    (
-        "loangate_lending_call_seconds",
-        Unit::Seconds,
-        "How long a call to Bokbasen took",
-    ),
+    ("loangate_head_seconds", Unit::Seconds, "From a request to the head of its answer"),
+    ("loangate_lending_call_seconds", Unit::Seconds, "How long a call to Bokbasen took"),
     (
         "loangate_origin_first_byte_seconds",
         Unit::Seconds,
         "From a request to an origin to the head of its answer",
     ),
-    (
-        "loangate_ledger_commit_seconds",
-        Unit::Seconds,
-        "How long a commit of the ledger took",
-    ),
+    ("loangate_ledger_commit_seconds", Unit::Seconds, "How long a commit of the ledger took"),
 ];
 
 /// The handles that the other modules count with. Cheap to clone.
@@ -158,9 +104,7 @@ impl Metrics {
             connections_total: counter("loangate_connections_total"),
             recorder,
         };
-        Ok(Metrics {
-            inner: Arc::new(inner),
-        })
+        Ok(Metrics { inner: Arc::new(inner) })
     }
 
     /// The text that Prometheus reads.
@@ -170,14 +114,9 @@ impl Metrics {
     }
 
     fn count(&self, name: &'static str, labels: &[(&'static str, &str)]) {
-        let labels: Vec<Label> = labels
-            .iter()
-            .map(|(key, value)| Label::new(*key, (*value).to_owned()))
-            .collect();
-        self.inner
-            .recorder
-            .register_counter(&Key::from_parts(name, labels), &METADATA)
-            .increment(1);
+        let labels: Vec<Label> =
+            labels.iter().map(|(key, value)| Label::new(*key, (*value).to_owned())).collect();
+        self.inner.recorder.register_counter(&Key::from_parts(name, labels), &METADATA).increment(1);
     }
 
     fn took(&self, name: &'static str, took: Duration) {
@@ -192,10 +131,7 @@ impl Metrics {
         self.inner.head.record(head.as_secs_f64());
         match self.inner.ok.get(via.name()) {
             Some(counter) if outcome == "ok" => counter.increment(1),
-            _ => self.count(
-                "loangate_requests_total",
-                &[("outcome", outcome), ("via", via.name())],
-            ),
+            _ => self.count("loangate_requests_total", &[("outcome", outcome), ("via", via.name())]),
         }
     }
 
@@ -217,10 +153,7 @@ impl Metrics {
 
     /// A handshake succeeded or failed.
     pub fn handshake(&self, succeeded: bool) {
-        self.count(
-            "loangate_handshakes_total",
-            &[("outcome", if succeeded { "ok" } else { "failed" })],
-        );
+        self.count("loangate_handshakes_total", &[("outcome", if succeeded { "ok" } else { "failed" })]);
     }
 
     /// A connection is open.
@@ -241,28 +174,19 @@ impl Metrics {
 
     /// A call to Bokbasen came back, or did not.
     pub fn lending_call(&self, call: &'static str, outcome: &'static str, took: Duration) {
-        self.count(
-            "loangate_lending_calls_total",
-            &[("call", call), ("outcome", outcome)],
-        );
+        self.count("loangate_lending_calls_total", &[("call", call), ("outcome", outcome)]);
         self.took("loangate_lending_call_seconds", took);
     }
 
     /// Calls to Bokbasen are held back, or let through again.
     pub fn lending_breaker(&self, open: bool) {
         let key = Key::from_static_name("loangate_lending_breaker_open");
-        self.inner
-            .recorder
-            .register_gauge(&key, &METADATA)
-            .set(if open { 1.0 } else { 0.0 });
+        self.inner.recorder.register_gauge(&key, &METADATA).set(if open { 1.0 } else { 0.0 });
     }
 
     /// An origin answered, or did not.
     pub fn origin_request(&self, origin: &str, outcome: &'static str, first_byte: Duration) {
-        self.count(
-            "loangate_origin_requests_total",
-            &[("origin", origin), ("outcome", outcome)],
-        );
+        self.count("loangate_origin_requests_total", &[("origin", origin), ("outcome", outcome)]);
         self.took("loangate_origin_first_byte_seconds", first_byte);
     }
 
@@ -270,10 +194,7 @@ impl Metrics {
     pub fn ledger_batch(&self, commands: usize, took: Duration) {
         let key = Key::from_static_name("loangate_ledger_commands_total");
         let commands = u64::try_from(commands).unwrap_or(u64::MAX);
-        self.inner
-            .recorder
-            .register_counter(&key, &METADATA)
-            .increment(commands);
+        self.inner.recorder.register_counter(&key, &METADATA).increment(commands);
         self.took("loangate_ledger_commit_seconds", took);
     }
 }
@@ -289,14 +210,8 @@ mod tests {
         metrics.request("loan-refused", Via::Ledger, Duration::from_millis(1));
         metrics.delivered(1000);
         let text = metrics.render();
-        assert!(
-            text.contains(r#"loangate_requests_total{outcome="ok",via="cache"} 1"#),
-            "{text}"
-        );
-        assert!(
-            text.contains(r#"outcome="loan-refused",via="ledger"} 1"#),
-            "{text}"
-        );
+        assert!(text.contains(r#"loangate_requests_total{outcome="ok",via="cache"} 1"#), "{text}");
+        assert!(text.contains(r#"outcome="loan-refused",via="ledger"} 1"#), "{text}");
         assert!(text.contains("loangate_delivered_bytes_total 1000"), "{text}");
         assert!(text.contains("# HELP loangate_delivered_bytes_total"), "{text}");
     }

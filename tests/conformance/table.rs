@@ -91,7 +91,5 @@ pub(crate) fn bytes(body: Option<&Value>) -> String {
 
 /// A text with the names in braces replaced by what was kept for them.
 pub(crate) fn filled(text: &str, kept: &BTreeMap<String, String>) -> String {
-    kept.iter().fold(text.to_owned(), |text, (name, value)| {
-        text.replace(&format!("{{{name}}}"), value)
-    })
+    kept.iter().fold(text.to_owned(), |text, (name, value)| text.replace(&format!("{{{name}}}"), value))
 }

@@ -60,26 +60,10 @@ struct Person {
 /// The first may borrow everything, the next two nothing; the last one comes too late for a title whose only
 /// licence is taken.
 const PEOPLE: [Person; 4] = [
-    Person {
-        name: "kari",
-        library: "NO-0301000",
-        told: true,
-    },
-    Person {
-        name: "ola",
-        library: "NO-0301000",
-        told: true,
-    },
-    Person {
-        name: "liv",
-        library: "NO-1103000",
-        told: true,
-    },
-    Person {
-        name: "per",
-        library: "NO-0301000",
-        told: false,
-    },
+    Person { name: "kari", library: "NO-0301000", told: true },
+    Person { name: "ola", library: "NO-0301000", told: true },
+    Person { name: "liv", library: "NO-1103000", told: true },
+    Person { name: "per", library: "NO-0301000", told: false },
 ];
 /// Who has too many loans already, and whose library has spent its budget.
 const OVER_THE_LIMIT: &str = "ola";
@@ -100,11 +84,7 @@ pub(super) async fn run(args: Args) -> Result<(), CliError> {
     let mut signals = Signals::listen()?;
     let json = args.json;
     let demo = start(args).await?;
-    say(&if json {
-        demo.described().to_string()
-    } else {
-        demo.told()
-    })?;
+    say(&if json { demo.described().to_string() } else { demo.told() })?;
     signals.drain().await;
     tokio::select! {
         () = demo.stop() => {}
@@ -125,22 +105,10 @@ async fn start(args: Args) -> Result<Demo, CliError> {
     telemetry::init(&config.log).map_err(CliError::new)?;
     let tokens = write_tokens(&dir, &config)?;
     let admin_token = config.admin.token.expose_secret().to_owned();
-    write(
-        &dir,
-        "admin.header",
-        &format!("Authorization: Bearer {admin_token}\n"),
-    )?;
+    write(&dir, "admin.header", &format!("Authorization: Bearer {admin_token}\n"))?;
     let gate = serve::start(config, clock).await?;
     refuse_borrower(&sandbox, &gate).await?;
-    Ok(Demo {
-        gate,
-        sandbox,
-        storage,
-        tokens,
-        admin_token,
-        dir,
-        collection,
-    })
+    Ok(Demo { gate, sandbox, storage, tokens, admin_token, dir, collection })
 }
 
 /// At the address that was asked for, or else at the usual one, or at a free port where that is taken.
@@ -151,9 +119,9 @@ async fn start_storage(
 ) -> Result<samples::Running, CliError> {
     match Storage::start(asked.unwrap_or(STORAGE), collection, clock.clone()).await {
         Ok(running) => Ok(running),
-        Err(_) if asked.is_none() => Storage::start(free(), collection, clock.clone())
-            .await
-            .map_err(CliError::new),
+        Err(_) if asked.is_none() => {
+            Storage::start(free(), collection, clock.clone()).await.map_err(CliError::new)
+        }
         Err(error) => Err(CliError::new(format!("the storage cannot listen: {error}"))),
     }
 }
@@ -173,9 +141,7 @@ async fn start_sandbox(
     match Sandbox::start(settings(asked.unwrap_or(SANDBOX)), clock.clone()).await {
         Ok(running) => Ok(running),
         Err(sandbox::SandboxError::Listen { .. }) if asked.is_none() => {
-            Sandbox::start(settings(free()), clock.clone())
-                .await
-                .map_err(CliError::new)
+            Sandbox::start(settings(free()), clock.clone()).await.map_err(CliError::new)
         }
         Err(error) => Err(CliError::new(error)),
     }
@@ -191,33 +157,17 @@ fn world(collection: &Collection) -> World {
     isils.dedup();
     let libraries = isils.iter().filter_map(|isil| {
         let refuse = (*isil == WITHOUT_BUDGET).then(|| "BUDGET_EXCEEDED".to_owned());
-        Some(Library {
-            isil: isil.parse().ok()?,
-            refuse,
-        })
+        Some(Library { isil: isil.parse().ok()?, refuse })
     });
     let titles = collection.titles().iter().map(|title| {
-        let kind = if title.licences == 1 {
-            "EXCLUSIVE"
-        } else {
-            "PACKAGE"
-        };
+        let kind = if title.licences == 1 { "EXCLUSIVE" } else { "PACKAGE" };
         let licence = Licence {
             exclusive: title.licences == 1,
             ..Licence::new(format!("L-{}", title.isbn), kind, Some(title.licences))
         };
-        sandbox::Title {
-            isbn: title.isbn,
-            licences: vec![licence],
-            loan_days: 21,
-            refuse: None,
-        }
+        sandbox::Title { isbn: title.isbn, licences: vec![licence], loan_days: 21, refuse: None }
     });
-    World {
-        libraries: libraries.collect(),
-        titles: titles.collect(),
-        ..World::default()
-    }
+    World { libraries: libraries.collect(), titles: titles.collect(), ..World::default() }
 }
 
 /// Writes the configuration of this run, and reads it back as any gate does.
@@ -242,18 +192,11 @@ fn configure(
 
 /// A token for each reader, as the field that a request carries: `curl -H @FILE`.
 fn write_tokens(dir: &Path, config: &Config) -> Result<Vec<String>, CliError> {
-    let jwt = config
-        .readers
-        .jwt
-        .as_ref()
-        .ok_or_else(|| CliError::new("the demo's readers have no tokens"))?;
+    let jwt =
+        config.readers.jwt.as_ref().ok_or_else(|| CliError::new("the demo's readers have no tokens"))?;
     let made = PEOPLE.iter().map(|person| {
         let token = token::reader(jwt, &library(person)?, person.name, TOKENS)?;
-        write(
-            dir,
-            &format!("readers/{}", person.name),
-            &format!("Authorization: Bearer {token}\n"),
-        )?;
+        write(dir, &format!("readers/{}", person.name), &format!("Authorization: Bearer {token}\n"))?;
         Ok(token)
     });
     made.collect()
@@ -275,10 +218,7 @@ async fn refuse_borrower(sandbox: &sandbox::Running, gate: &serve::Running) -> R
         let pseudonym = gate.readers.pseudonym(library(person)?, person.name);
         let url = format!("{}/sandbox/borrowers/{pseudonym}", sandbox.url());
         let rule = serde_json::json!({ "refuse": "BORROWER_LIMIT" });
-        let client = reqwest::Client::builder()
-            .no_proxy()
-            .build()
-            .map_err(CliError::new)?;
+        let client = reqwest::Client::builder().no_proxy().build().map_err(CliError::new)?;
         let sent = client.put(url).json(&rule).send().await;
         sent.and_then(reqwest::Response::error_for_status)
             .map_err(|error| CliError::new(error.without_url()))?;

@@ -24,10 +24,7 @@ mod tests {
     #[test]
     fn the_readme_has_the_same_lines() {
         let readme = include_str!("../../../README.md");
-        for line in include_str!("tried.sh")
-            .lines()
-            .filter(|line| line.starts_with("curl"))
-        {
+        for line in include_str!("tried.sh").lines().filter(|line| line.starts_with("curl")) {
             assert!(readme.contains(line), "the README lacks: {line}");
         }
     }

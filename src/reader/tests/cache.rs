@@ -40,10 +40,7 @@ fn a_reload_forgets_what_old_keys_verified() {
     let file = gate.dir.path().join("jwks.json");
     std::fs::write(&file, "broken").unwrap();
     assert!(gate.readers.reload().is_err());
-    assert!(
-        Arc::ptr_eq(&second, &gate.bearer(&token).unwrap()),
-        "all stays as it was"
-    );
+    assert!(Arc::ptr_eq(&second, &gate.bearer(&token).unwrap()), "all stays as it was");
 
     let others = json!({"keys": [LOGIN.stranger.jwk]});
     std::fs::write(&file, others.to_string()).unwrap();

@@ -84,27 +84,16 @@ fn secrets_must_be_long_and_ids_different() {
     let gate = Gate::start();
     let long = "x".repeat(32);
     let short = "x".repeat(31);
-    let with_links = |link_keys| Settings {
-        link_keys,
-        ..gate.settings.clone()
-    };
-    let with_pseudonym_key = Settings {
-        pseudonym_key: SecretString::from(short.clone()),
-        ..gate.settings.clone()
-    };
+    let with_links = |link_keys| Settings { link_keys, ..gate.settings.clone() };
+    let with_pseudonym_key =
+        Settings { pseudonym_key: SecretString::from(short.clone()), ..gate.settings.clone() };
     for (settings, words) in [
         (with_pseudonym_key, "pseudonym key has 31 bytes"),
         (with_links(vec![link_key("k1", &short)]), "\"k1\" has 31 bytes"),
-        (
-            with_links(vec![link_key("k1", &long), link_key("k1", &long)]),
-            "Two link keys",
-        ),
+        (with_links(vec![link_key("k1", &long), link_key("k1", &long)]), "Two link keys"),
         (with_links(vec![link_key("", &long)]), "id of a link key"),
         (with_links(vec![link_key("a b", &long)]), "id of a link key"),
-        (
-            with_links(vec![link_key(&"k".repeat(65), &long)]),
-            "id of a link key",
-        ),
+        (with_links(vec![link_key(&"k".repeat(65), &long)]), "id of a link key"),
     ] {
         let sentence = refused(&settings);
         assert!(sentence.contains(words), "{sentence}");

@@ -20,15 +20,9 @@ fn a_link_says_what_it_was_minted_with() {
     gate.clock.advance(Duration::from_millis(700));
     let borrower = gate.readers.pseudonym(library(), BORROWER);
     for scope in [title(), prefix("/files/9780306406157/bl%C3%A5%20a/")] {
-        let (token, expires) = gate
-            .readers
-            .mint_link(library(), borrower, &scope, Duration::from_secs(3600))
-            .unwrap();
-        assert!(
-            token
-                .bytes()
-                .all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
-        );
+        let (token, expires) =
+            gate.readers.mint_link(library(), borrower, &scope, Duration::from_secs(3600)).unwrap();
+        assert!(token.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte)));
         assert_eq!(expires, at(NOW + 3600));
         let query = format!("a=b&token={token}&c");
         for reader in [gate.query(&query).unwrap(), gate.path(&token).unwrap()] {
@@ -43,10 +37,8 @@ fn a_link_says_what_it_was_minted_with() {
 fn a_link_to_everything_cannot_be_minted() {
     let gate = Gate::start();
     let borrower = gate.readers.pseudonym(library(), BORROWER);
-    let mint = |scope: &Scope| {
-        gate.readers
-            .mint_link(library(), borrower, scope, Duration::from_secs(u64::MAX))
-    };
+    let mint =
+        |scope: &Scope| gate.readers.mint_link(library(), borrower, scope, Duration::from_secs(u64::MAX));
     for scope in [
         Scope::All,
         Scope::Prefix(Vec::new()),
@@ -104,10 +96,7 @@ fn what_cannot_be_read_is_malformed() {
         format!("token={}", "A".repeat(1025)),
     ] {
         let problem = gate.query(&query).unwrap_err();
-        assert!(
-            matches!(problem, Problem::RequestMalformed(_)),
-            "{query}: {problem:?}"
-        );
+        assert!(matches!(problem, Problem::RequestMalformed(_)), "{query}: {problem:?}");
     }
     for token in ["", "a/b", "a b", "é"] {
         let problem = gate.path(token).unwrap_err();
@@ -129,14 +118,8 @@ fn a_link_expires_to_the_second_and_comes_from_no_future() {
     gate.clock.set(at(NOW + 3599));
     assert!(gate.path(&token).is_ok());
     gate.clock.advance(Duration::from_secs(1));
-    assert!(
-        unauthenticated(gate.path(&token)).contains("expired"),
-        "from the cache"
-    );
-    assert!(
-        unauthenticated(gate.path(&token)).contains("expired"),
-        "from the link"
-    );
+    assert!(unauthenticated(gate.path(&token)).contains("expired"), "from the cache");
+    assert!(unauthenticated(gate.path(&token)).contains("expired"), "from the link");
 }
 
 #[test]
@@ -168,10 +151,7 @@ fn a_scope_opens_what_it_names_and_nothing_beside_it() {
         (
             title(),
             vec![("/files/9780306406157/a", Some(isbn)), ("/x", Some(isbn))],
-            vec![
-                ("/files/9781861972712/a", Some(other)),
-                ("/files/9780306406157/a", None),
-            ],
+            vec![("/files/9781861972712/a", Some(other)), ("/files/9780306406157/a", None)],
         ),
         (
             prefix("/a/97/"),
@@ -188,10 +168,7 @@ fn a_scope_opens_what_it_names_and_nothing_beside_it() {
         (Scope::Prefix(Vec::new()), vec![], vec![("/", None), ("/a", None)]),
         (Scope::All, vec![("/", None), ("/a", Some(isbn))], vec![]),
     ] {
-        let reader = Reader {
-            scope,
-            ..(*gate.path(&gate.link(&title())).unwrap()).clone()
-        };
+        let reader = Reader { scope, ..(*gate.path(&gate.link(&title())).unwrap()).clone() };
         for (path, isbn) in opened {
             assert!(reader.opens(isbn, &RequestPath::parse(path).unwrap()), "{path}");
         }

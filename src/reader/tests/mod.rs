@@ -66,10 +66,7 @@ impl Signer {
 
     /// A token of the usual header and these claims.
     fn sign(&self, claims: &Value) -> String {
-        self.sign_with(
-            &json!({"alg": self.alg, "typ": "JWT", "kid": self.jwk["kid"]}),
-            claims,
-        )
+        self.sign_with(&json!({"alg": self.alg, "typ": "JWT", "kid": self.jwk["kid"]}), claims)
     }
 
     /// A token whose header may lie about how it is signed.
@@ -115,12 +112,7 @@ impl Gate {
         let settings = settings(&dir, &jwks);
         let clock = Clock::movable(Timestamp::from_second(NOW).unwrap());
         let readers = Readers::new(&settings, clock.clone()).unwrap();
-        Gate {
-            dir,
-            settings,
-            clock,
-            readers,
-        }
+        Gate { dir, settings, clock, readers }
     }
 
     /// With settings that a test changed; the clock goes on.
@@ -142,10 +134,8 @@ impl Gate {
 
     fn link(&self, scope: &Scope) -> String {
         let borrower = self.readers.pseudonym(library(), BORROWER);
-        let (token, _) = self
-            .readers
-            .mint_link(library(), borrower, scope, Duration::from_secs(3600))
-            .unwrap();
+        let (token, _) =
+            self.readers.mint_link(library(), borrower, scope, Duration::from_secs(3600)).unwrap();
         token
     }
 }
@@ -168,10 +158,7 @@ fn settings(dir: &TempDir, jwks: &Value) -> Settings {
 }
 
 fn link_key(id: &str, secret: &str) -> LinkKey {
-    LinkKey {
-        id: id.to_owned(),
-        secret: SecretString::from(secret),
-    }
+    LinkKey { id: id.to_owned(), secret: SecretString::from(secret) }
 }
 
 fn authorization(token: &str) -> HeaderMap {
@@ -198,10 +185,7 @@ fn claims(changes: Value) -> Value {
     for (name, value) in changes.as_object().unwrap() {
         match value {
             Value::Null => claims.as_object_mut().unwrap().remove(name),
-            value => claims
-                .as_object_mut()
-                .unwrap()
-                .insert(name.clone(), value.clone()),
+            value => claims.as_object_mut().unwrap().insert(name.clone(), value.clone()),
         };
     }
     claims

@@ -8,9 +8,7 @@ use super::*;
 fn each_algorithm_is_verified_and_the_claims_taken() {
     let gate = Gate::start();
     for signer in [&LOGIN.ed, &LOGIN.ec, &LOGIN.rsa] {
-        let token = signer.sign(&claims(
-            json!({"aud": ["other", "loangate"], "iat": NOW as f64 - 0.5}),
-        ));
+        let token = signer.sign(&claims(json!({"aud": ["other", "loangate"], "iat": NOW as f64 - 0.5})));
         let reader = gate.bearer(&token).unwrap();
         assert_eq!(reader.library, library());
         assert_eq!(reader.borrower, gate.readers.pseudonym(library(), BORROWER));
@@ -78,9 +76,9 @@ fn claims_that_are_wrong_are_refused() {
     }
     unauthenticated(gate.bearer(&LOGIN.ed.sign(&claims(json!({"exp": 1e300})))));
     assert_eq!(gate.readers.remembered(), 0, "no refusal is kept");
-    let token = LOGIN.ed.sign(&claims(
-        json!({"exp": NOW - 59, "nbf": NOW + 60, "iat": NOW + 60, "sub": "x".repeat(256)}),
-    ));
+    let token = LOGIN
+        .ed
+        .sign(&claims(json!({"exp": NOW - 59, "nbf": NOW + 60, "iat": NOW + 60, "sub": "x".repeat(256)})));
     assert!(gate.bearer(&token).is_ok(), "all within the leeway");
 }
 
@@ -107,11 +105,7 @@ fn a_header_cannot_choose_how_it_is_verified() {
         ("none", bare(json!({"alg": "none"})), "can be read"),
         ("None", bare(json!({"alg": "None", "kid": "ed"})), "can be read"),
         ("no alg", bare(json!({"kid": "ed"})), "can be read"),
-        (
-            "unsigned",
-            bare(json!({"alg": "EdDSA", "kid": "ed"})),
-            "signature of",
-        ),
+        ("unsigned", bare(json!({"alg": "EdDSA", "kid": "ed"})), "signature of"),
         ("hmac", hmac(public), "an algorithm"),
         ("hmac of the file", hmac(&ed.jwk.to_string()), "an algorithm"),
         ("another hash", lying(rsa, "RS512", "rsa"), "an algorithm"),
@@ -122,16 +116,8 @@ fn a_header_cannot_choose_how_it_is_verified() {
         ("alg of another type", lying(ec, "RS256", "ec"), "a key"),
         ("alg that lies", lying(ec, "EdDSA", "ed"), "signature of"),
         ("stranger", stranger.sign(&good), "signature of"),
-        (
-            "stranger without kid",
-            stranger.sign_with(&json!({"alg": "EdDSA"}), &good),
-            "signature of",
-        ),
-        (
-            "own key in the header",
-            stranger.sign_with(&own_key, &good),
-            "signature of",
-        ),
+        ("stranger without kid", stranger.sign_with(&json!({"alg": "EdDSA"}), &good), "signature of"),
+        ("own key in the header", stranger.sign_with(&own_key, &good), "signature of"),
         ("critical", ed.sign_with(&critical, &good), "can be read"),
     ] {
         let sentence = unauthenticated(gate.bearer(&token));
@@ -196,15 +182,9 @@ fn only_one_authorization_of_the_scheme_bearer_is_taken() {
     let mut headers = authorization(&token);
     headers.append(AUTHORIZATION, headers[AUTHORIZATION].clone());
     assert!(unauthenticated(gate.readers.authenticate(&headers, None, None)).contains("more than one"));
-    headers.insert(
-        AUTHORIZATION,
-        HeaderValue::from_bytes(b"Bearer \xff.a.b").unwrap(),
-    );
+    headers.insert(AUTHORIZATION, HeaderValue::from_bytes(b"Bearer \xff.a.b").unwrap());
     unauthenticated(gate.readers.authenticate(&headers, None, None));
-    headers.insert(
-        AUTHORIZATION,
-        HeaderValue::from_str(&format!("bEARER  {token}")).unwrap(),
-    );
+    headers.insert(AUTHORIZATION, HeaderValue::from_str(&format!("bEARER  {token}")).unwrap());
     assert!(gate.readers.authenticate(&headers, None, None).is_ok());
     let huge = LOGIN.ed.sign(&claims(json!({"more": "x".repeat(7000)})));
     assert!(unauthenticated(gate.bearer(&huge)).contains("8 KiB"));
@@ -216,13 +196,9 @@ fn authorization_wins_and_a_token_in_a_url_is_refused() {
     let token = LOGIN.ed.sign(&claims(json!({})));
     let link = gate.link(&Scope::Title("9780306406157".parse().unwrap()));
     let query = format!("token={link}");
-    let both = gate
-        .readers
-        .authenticate(&authorization(&token), Some(&query), Some(&link));
+    let both = gate.readers.authenticate(&authorization(&token), Some(&query), Some(&link));
     assert_eq!(both.unwrap().scope, Scope::All);
-    let bad = gate
-        .readers
-        .authenticate(&authorization("a.b.c"), Some(&query), None);
+    let bad = gate.readers.authenticate(&authorization("a.b.c"), Some(&query), None);
     unauthenticated(bad);
 
     assert!(unauthenticated(gate.query(&format!("token={token}"))).contains("URL"));

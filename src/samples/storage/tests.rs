@@ -27,9 +27,7 @@ impl Scene {
     }
 
     async fn ask(&self, method: Method, path: &str, fields: &[(&str, &str)]) -> reqwest::Response {
-        let mut request = self
-            .client
-            .request(method, format!("{}{path}", self.storage.url()));
+        let mut request = self.client.request(method, format!("{}{path}", self.storage.url()));
         for (name, value) in fields {
             request = request.header(*name, *value);
         }
@@ -42,19 +40,14 @@ impl Scene {
 }
 
 fn field<'a>(answer: &'a reqwest::Response, name: &str) -> &'a str {
-    answer
-        .headers()
-        .get(name)
-        .map_or("", |value| value.to_str().unwrap())
+    answer.headers().get(name).map_or("", |value| value.to_str().unwrap())
 }
 
 #[tokio::test]
 async fn every_file_comes_whole_with_its_fields() {
     let scene = Scene::new().await;
     for file in scene.collection.files() {
-        let head = scene
-            .ask(Method::HEAD, file.path(), &[("range", "bytes=0-1")])
-            .await;
+        let head = scene.ask(Method::HEAD, file.path(), &[("range", "bytes=0-1")]).await;
         let get = scene.get(file.path(), &[]).await;
         for answer in [&head, &get] {
             assert_eq!(answer.status(), 200);

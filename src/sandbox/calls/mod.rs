@@ -28,10 +28,7 @@ pub(super) fn routes() -> Router<App> {
         .route("/v1/license-types", get(titles::licence_types))
         .route("/v1/libraries/{isil}/availability", get(titles::availability))
         .route("/v1/libraries/{isil}/inventory", get(titles::inventory))
-        .route(
-            "/v1/libraries/{isil}/titles/{isbn}/licenses",
-            get(titles::licences),
-        )
+        .route("/v1/libraries/{isil}/titles/{isbn}/licenses", get(titles::licences))
         .route("/v1/loans", post(loans::begin).get(loans::list))
         .route("/v1/loans/{loan}", get(loans::loan))
         .route("/v1/loans/{loan}/return", post(loans::return_loan))

@@ -24,10 +24,7 @@ pub(in super::super) async fn report(
     if report.price < 0.0 {
         return Err(Rejected::malformed("The price must not be negative."));
     }
-    let plan = app.plan(Call::Report, &headers, |_| Subject {
-        library: None,
-        isbns: vec![report.isbn],
-    })?;
+    let plan = app.plan(Call::Report, &headers, |_| Subject { library: None, isbns: vec![report.isbn] })?;
     let act = move |app: &App, _: &Plan| {
         let mut state = app.state();
         let received = app.now(&state);

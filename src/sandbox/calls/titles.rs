@@ -45,23 +45,14 @@ pub(in super::super) async fn availability(
         let message = format!("Ask for 1 to {MOST_TITLES} titles, each with isbn=.");
         return Err(Rejected::malformed(message));
     }
-    let isbns: Vec<Isbn> = parameters
-        .iter()
-        .map(|(_, text)| read_isbn(text))
-        .collect::<Result<_, _>>()?;
-    let subject = Subject {
-        library: Some(library),
-        isbns: isbns.clone(),
-    };
+    let isbns: Vec<Isbn> = parameters.iter().map(|(_, text)| read_isbn(text)).collect::<Result<_, _>>()?;
+    let subject = Subject { library: Some(library), isbns: isbns.clone() };
     let plan = app.plan(Call::Availability, &headers, |_| subject)?;
     let act = move |app: &App, _: &Plan| {
         let mut state = app.state();
         let now = app.now(&state);
         state.scene.library(library)?;
-        let all: Vec<_> = isbns
-            .iter()
-            .map(|isbn| available(&mut state, library, *isbn, now))
-            .collect();
+        let all: Vec<_> = isbns.iter().map(|isbn| available(&mut state, library, *isbn, now)).collect();
         Ok(super::answer(StatusCode::OK, &all))
     };
     Ok(app.perform(plan, act).await)
@@ -82,11 +73,7 @@ fn available(state: &mut Kept, library: LibraryId, isbn: Isbn, now: Timestamp) -
             }
         })
         .collect();
-    Availability {
-        isbn,
-        available: licenses.iter().any(|licence| licence.free > 0),
-        licenses,
-    }
+    Availability { isbn, available: licenses.iter().any(|licence| licence.free > 0), licenses }
 }
 
 /// `GET /v1/libraries/{isil}/titles/{isbn}/licenses`.
@@ -97,10 +84,8 @@ pub(in super::super) async fn licences(
 ) -> Result<Response, Rejected> {
     app.authenticate(&headers)?;
     let (library, isbn) = (read_library(&isil)?, read_isbn(&isbn)?);
-    let plan = app.plan(Call::Licenses, &headers, |_| Subject {
-        library: Some(library),
-        isbns: vec![isbn],
-    })?;
+    let plan =
+        app.plan(Call::Licenses, &headers, |_| Subject { library: Some(library), isbns: vec![isbn] })?;
     let act = move |app: &App, _: &Plan| {
         let mut state = app.state();
         let now = app.now(&state);
@@ -121,10 +106,8 @@ pub(in super::super) async fn inventory(
     app.authenticate(&headers)?;
     let library = read_library(&isil)?;
     let parameters = paging::parameters(query.as_deref(), &["after", "next"])?;
-    let plan = app.plan(Call::Inventory, &headers, |_| Subject {
-        library: Some(library),
-        isbns: Vec::new(),
-    })?;
+    let plan =
+        app.plan(Call::Inventory, &headers, |_| Subject { library: Some(library), isbns: Vec::new() })?;
     let act = move |app: &App, _: &Plan| {
         let mut state = app.state();
         let now = app.now(&state);
@@ -132,16 +115,9 @@ pub(in super::super) async fn inventory(
         let (cursor, from) = inventory_from(&parameters, &isil, now)?;
         let isbns = state.scene.changed_from(from);
         let mut entries = Vec::new();
-        for isbn in isbns
-            .iter()
-            .skip(cursor.offset)
-            .take(state.bounds.page_size.max(1))
-        {
+        for isbn in isbns.iter().skip(cursor.offset).take(state.bounds.page_size.max(1)) {
             let licenses = shown(&mut state, library, *isbn, now).unwrap_or_default();
-            entries.push(InventoryEntry {
-                isbn: *isbn,
-                licenses,
-            });
+            entries.push(InventoryEntry { isbn: *isbn, licenses });
         }
         let json = serde_json::to_string(&entries).unwrap_or_default();
         let path = format!("/v1/libraries/{library}/inventory");
@@ -155,10 +131,7 @@ fn inventory_from(
     isil: &str,
     now: Timestamp,
 ) -> Result<(Cursor, Timestamp), Rejected> {
-    match (
-        paging::single(parameters, "after")?,
-        paging::single(parameters, "next")?,
-    ) {
+    match (paging::single(parameters, "after")?, paging::single(parameters, "next")?) {
         (Some(text), None) => {
             let after = paging::after(text)?;
             let isil = isil.to_owned();
@@ -198,6 +171,5 @@ fn read_library(text: &str) -> Result<LibraryId, Rejected> {
 }
 
 fn read_isbn(text: &str) -> Result<Isbn, Rejected> {
-    text.parse()
-        .map_err(|error| Rejected::malformed(format!("The title \"{text}\" is malformed: {error}.")))
+    text.parse().map_err(|error| Rejected::malformed(format!("The title \"{text}\" is malformed: {error}.")))
 }

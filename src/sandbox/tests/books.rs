@@ -5,10 +5,7 @@ use std::io::Write;
 use super::*;
 
 fn kept_in(dir: &std::path::Path) -> Settings {
-    Settings {
-        dir: Some(dir.to_owned()),
-        ..permissive()
-    }
+    Settings { dir: Some(dir.to_owned()), ..permissive() }
 }
 
 #[tokio::test]
@@ -40,9 +37,7 @@ async fn books_survive_a_restart_and_loan_ids_go_on() {
     let caller = Caller::of(kept_in(dir.path())).await;
     let ended = caller.begin("ended").await.id();
     caller.end(&ended).await;
-    caller
-        .put("/sandbox/settings", json!({ "pending_polls": 1 }))
-        .await;
+    caller.put("/sandbox/settings", json!({ "pending_polls": 1 })).await;
     let pending = caller.begin("pending").await.id();
     let before = caller.loans().await;
     caller.sandbox.stop().await;
@@ -94,9 +89,7 @@ async fn what_a_kill_left_of_the_last_line_is_dropped_and_a_broken_line_is_named
     again.begin("s").await;
     again.sandbox.stop().await;
     append("garbage\n");
-    let error = Sandbox::start(kept_in(dir.path()), Clock::system())
-        .await
-        .unwrap_err();
+    let error = Sandbox::start(kept_in(dir.path()), Clock::system()).await.unwrap_err();
     assert!(error.to_string().contains("books.jsonl"), "{error}");
 }
 
@@ -104,14 +97,9 @@ async fn what_a_kill_left_of_the_last_line_is_dropped_and_a_broken_line_is_named
 async fn two_sandboxes_never_share_books_nor_an_address() {
     let dir = tempfile::tempdir().unwrap();
     let caller = Caller::of(kept_in(dir.path())).await;
-    let error = Sandbox::start(kept_in(dir.path()), Clock::system())
-        .await
-        .unwrap_err();
+    let error = Sandbox::start(kept_in(dir.path()), Clock::system()).await.unwrap_err();
     assert!(error.to_string().contains("another sandbox"), "{error}");
-    let taken = Settings {
-        listen: caller.sandbox.address(),
-        ..permissive()
-    };
+    let taken = Settings { listen: caller.sandbox.address(), ..permissive() };
     let error = Sandbox::start(taken, Clock::system()).await.unwrap_err();
     assert!(matches!(error, SandboxError::Listen { .. }), "{error}");
 }
@@ -121,12 +109,7 @@ async fn a_stopped_sandbox_is_gone_and_no_secret_shows_in_debug() {
     let caller = Caller::of(permissive()).await;
     caller.begin("r").await;
     let shown = format!("{:?}", caller.sandbox);
-    for secret in [
-        "sandbox-client-secret",
-        "sandbox-password",
-        &caller.token,
-        "somebody",
-    ] {
+    for secret in ["sandbox-client-secret", "sandbox-password", &caller.token, "somebody"] {
         assert!(!shown.contains(secret), "{secret}");
     }
     let address = caller.sandbox.address();

@@ -66,15 +66,8 @@ async fn a_cut_after_leaves_not_a_byte_but_a_loan() {
 #[tokio::test]
 async fn a_cut_begin_may_take_effect_late() {
     let caller = Caller::of(permissive()).await;
-    caller
-        .put("/sandbox/settings", json!({ "post_bound_ms": 10 }))
-        .await;
-    fault(
-        &caller,
-        "begin",
-        json!({ "cut_before": { "late_ms": 3_600_000 } }),
-    )
-    .await;
+    caller.put("/sandbox/settings", json!({ "post_bound_ms": 10 })).await;
+    fault(&caller, "begin", json!({ "cut_before": { "late_ms": 3_600_000 } })).await;
     assert_eq!(bytes_until_end(send_begin(&caller, "r").await).await, b"");
     until_loans(&caller, 1).await;
 }
@@ -82,9 +75,7 @@ async fn a_cut_begin_may_take_effect_late() {
 #[tokio::test]
 async fn a_delayed_begin_takes_effect_within_its_bound_though_the_caller_hung_up() {
     let caller = Caller::of(permissive()).await;
-    caller
-        .put("/sandbox/settings", json!({ "post_bound_ms": 200 }))
-        .await;
+    caller.put("/sandbox/settings", json!({ "post_bound_ms": 200 })).await;
     fault(&caller, "begin", json!({ "delay": { "ms": 3_600_000 } })).await;
     let stream = send_begin(&caller, "r").await;
     // The begin has arrived once its fault is used up.
@@ -110,34 +101,19 @@ async fn a_delayed_answer_comes_all_the_same() {
     let caller = Caller::of(permissive()).await;
     fault(&caller, "begin", json!({ "delay": { "ms": 5 } })).await;
     assert_eq!(caller.begin("r").await.status, 202);
-    fault(
-        &caller,
-        "*",
-        json!({ "delay_long_tail": { "median_ms": 1, "max_ms": 5 } }),
-    )
-    .await;
+    fault(&caller, "*", json!({ "delay_long_tail": { "median_ms": 1, "max_ms": 5 } })).await;
     assert_eq!(caller.get("/v1/loans?reference=r").await.status, 200);
 }
 
 #[tokio::test]
 async fn statuses_are_answered_with_or_without_the_loan() {
     let caller = Caller::of(permissive()).await;
-    fault(
-        &caller,
-        "begin",
-        json!({ "status": { "status": 429, "retry_after": 7 } }),
-    )
-    .await;
+    fault(&caller, "begin", json!({ "status": { "status": 429, "retry_after": 7 } })).await;
     let answer = caller.begin("r").await;
     assert_eq!(answer.code(), (429, "TOO_MANY_REQUESTS"));
     assert_eq!(answer.headers["retry-after"], "7");
     assert!(caller.loans().await.is_empty());
-    fault(
-        &caller,
-        "begin",
-        json!({ "status": { "status": 502, "made": true } }),
-    )
-    .await;
+    fault(&caller, "begin", json!({ "status": { "status": 502, "made": true } })).await;
     assert_eq!(caller.begin("r").await.status, 502);
     assert_eq!(caller.loans().await.len(), 1);
 }
@@ -151,10 +127,7 @@ async fn answers_can_be_garbled_or_show_an_unknown_status() {
     let id = caller.loans().await[0]["loanId"].as_str().unwrap().to_owned();
     fault(&caller, "get", json!("unknown_status")).await;
     let status = caller.status(&id).await;
-    assert!(
-        serde_json::from_value::<loan::Status>(status.clone()).is_err(),
-        "{status}"
-    );
+    assert!(serde_json::from_value::<loan::Status>(status.clone()).is_err(), "{status}");
     assert_eq!(caller.status(&id).await, "ACCEPTED");
 }
 
@@ -165,10 +138,7 @@ async fn loans_can_be_refused_kept_pending_doubled_or_made_by_others() {
     fault(&caller, "begin", refuse).await;
     let id = caller.begin("r").await.id();
     let refused = caller.get(&format!("/v1/loans/{id}")).await.body;
-    assert_eq!(
-        refused["refusal"],
-        json!({ "code": "NEW_CODE", "message": "Nei.", "retryAfter": 9 })
-    );
+    assert_eq!(refused["refusal"], json!({ "code": "NEW_CODE", "message": "Nei.", "retryAfter": 9 }));
     fault(&caller, "begin", json!({ "pending_polls": { "n": 1 } })).await;
     let id = caller.begin("r").await.id();
     assert_eq!(caller.status(&id).await, "PENDING");
@@ -204,10 +174,7 @@ async fn a_sandbox_that_is_down_says_so_and_its_control_api_stays() {
     caller.put("/sandbox/settings", json!({ "down": false })).await;
     assert_eq!(caller.begin("r").await.status, 202);
     let wrong = json!({ "downn": true });
-    let answer = caller
-        .try_call(Method::PUT, "/sandbox/settings", Some(wrong))
-        .await
-        .unwrap();
+    let answer = caller.try_call(Method::PUT, "/sandbox/settings", Some(wrong)).await.unwrap();
     assert_eq!(answer.code(), (400, "MALFORMED"));
 }
 
@@ -225,19 +192,14 @@ async fn a_skewed_clock_shows_in_date_and_refuses_legacy_calls() {
     let ticket = answer.headers()["boknett-tgt"].to_str().unwrap().to_owned();
     let call = async || {
         let url = format!("{}/v1/loans?reference=r", caller.sandbox.url());
-        let request = caller
-            .http
-            .get(url)
-            .header("authorization", format!("Boknett {ticket}"));
+        let request = caller.http.get(url).header("authorization", format!("Boknett {ticket}"));
         let response = request.header("date", "Thu, 15 Jan 2026 12:00:00 GMT").send();
         response.await.unwrap()
     };
     let near = call().await;
     assert_eq!(near.status(), 200);
     assert_eq!(near.headers()["date"], "Thu, 15 Jan 2026 12:00:00 GMT");
-    caller
-        .put("/sandbox/settings", json!({ "clock_skew_seconds": 901 }))
-        .await;
+    caller.put("/sandbox/settings", json!({ "clock_skew_seconds": 901 })).await;
     let far = call().await;
     assert_eq!(far.status(), 401);
     assert_eq!(far.headers()["date"], "Thu, 15 Jan 2026 12:15:01 GMT");

@@ -44,10 +44,7 @@ pub(super) struct Caller {
 /// Every library and title exists, and nothing waits.
 pub(super) fn permissive() -> Settings {
     Settings {
-        world: World {
-            any_library_any_title: true,
-            ..World::default()
-        },
+        world: World { any_library_any_title: true, ..World::default() },
         bounds: Bounds::quick(),
         ..Settings::default()
     }
@@ -57,12 +54,7 @@ impl Caller {
     pub(super) async fn of(settings: Settings) -> Caller {
         let clock = Clock::movable("2026-01-15T12:00:00Z".parse::<Timestamp>().unwrap());
         let sandbox = Sandbox::start(settings, clock.clone()).await.unwrap();
-        let mut caller = Caller {
-            sandbox,
-            clock,
-            token: String::new(),
-            http: reqwest::Client::new(),
-        };
+        let mut caller = Caller { sandbox, clock, token: String::new(), http: reqwest::Client::new() };
         caller.log_in().await;
         caller
     }
@@ -133,11 +125,7 @@ impl Caller {
     }
 
     pub(super) async fn cancel(&self, id: &str) -> Answer {
-        self.post(
-            &format!("/v1/loans/{id}/cancel"),
-            json!({ "reason": "duplicate" }),
-        )
-        .await
+        self.post(&format!("/v1/loans/{id}/cancel"), json!({ "reason": "duplicate" })).await
     }
 
     pub(super) async fn loans(&self) -> Vec<Value> {

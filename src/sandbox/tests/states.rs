@@ -5,12 +5,7 @@ use super::*;
 #[tokio::test]
 async fn a_loan_pends_for_its_polls_and_can_be_returned_again_and_again() {
     let caller = Caller::of(permissive()).await;
-    caller
-        .put(
-            "/sandbox/settings",
-            json!({ "pending_polls": 2, "poll_after_seconds": 3 }),
-        )
-        .await;
+    caller.put("/sandbox/settings", json!({ "pending_polls": 2, "poll_after_seconds": 3 })).await;
     let id = caller.begin("r").await.id();
     for _ in 0..2 {
         let pending = caller.get(&format!("/v1/loans/{id}")).await;
@@ -33,9 +28,7 @@ async fn a_loan_pends_for_its_polls_and_can_be_returned_again_and_again() {
 #[tokio::test]
 async fn a_pending_loan_can_only_be_cancelled_and_is_decided_within_its_limit() {
     let caller = Caller::of(permissive()).await;
-    caller
-        .put("/sandbox/settings", json!({ "pending_polls": 1000 }))
-        .await;
+    caller.put("/sandbox/settings", json!({ "pending_polls": 1000 })).await;
     let (one, two) = (caller.begin("one").await.id(), caller.begin("two").await.id());
     assert_eq!(caller.end(&one).await.code(), (409, "LOAN_PENDING"));
     assert_eq!(caller.cancel(&one).await.body["status"], "CANCELLED");
@@ -68,12 +61,7 @@ async fn one_reference_twice_is_two_loans() {
 #[tokio::test]
 async fn the_listing_lags_and_has_pages() {
     let caller = Caller::of(permissive()).await;
-    caller
-        .put(
-            "/sandbox/settings",
-            json!({ "list_lag_ms": 2000, "page_size": 1 }),
-        )
-        .await;
+    caller.put("/sandbox/settings", json!({ "list_lag_ms": 2000, "page_size": 1 })).await;
     let first = caller.begin("r").await.id();
     caller.clock.advance(std::time::Duration::from_millis(1999));
     assert_eq!(caller.get("/v1/loans?reference=r").await.body, json!([]));
@@ -88,13 +76,9 @@ async fn the_listing_lags_and_has_pages() {
     let next = empty.headers["next"].to_str().unwrap();
     let page = caller.get(&format!("/v1/loans?next={next}")).await;
     assert_eq!(page.body[0]["loanId"], second);
-    let all = caller
-        .get(&format!("/v1/loans?library={LIBRARY}&after=20260115120001"))
-        .await;
+    let all = caller.get(&format!("/v1/loans?library={LIBRARY}&after=20260115120001")).await;
     assert_eq!(all.body[0]["loanId"], second, "the first was made before");
-    caller
-        .clock
-        .advance(std::time::Duration::from_secs(181 * 24 * 3600));
+    caller.clock.advance(std::time::Duration::from_secs(181 * 24 * 3600));
     let mut caller = caller;
     caller.log_in().await;
     let old = caller.get(&format!("/v1/loans?next={next}")).await;
@@ -104,10 +88,7 @@ async fn the_listing_lags_and_has_pages() {
 fn one_copy() -> Settings {
     let mut licence = Licence::new("only", "EXCLUSIVE", None);
     licence.exclusive = true;
-    let library = |isil: &str| Library {
-        isil: isil.parse().unwrap(),
-        refuse: None,
-    };
+    let library = |isil: &str| Library { isil: isil.parse().unwrap(), refuse: None };
     Settings {
         world: World {
             libraries: vec![library(LIBRARY), library("NO-0301001")],
@@ -160,30 +141,16 @@ async fn rules_refuse_libraries_borrowers_and_titles_and_can_change() {
     };
     assert_eq!(code("0").await, "");
     let title = format!("/sandbox/titles/{TITLE}");
-    caller
-        .put(&title, json!({ "refuse": "TITLE_NOT_LENDABLE" }))
-        .await;
+    caller.put(&title, json!({ "refuse": "TITLE_NOT_LENDABLE" })).await;
     assert_eq!(code("1").await, "TITLE_NOT_LENDABLE");
-    caller
-        .put(
-            "/sandbox/borrowers/somebody",
-            json!({ "refuse": "BORROWER_LIMIT" }),
-        )
-        .await;
+    caller.put("/sandbox/borrowers/somebody", json!({ "refuse": "BORROWER_LIMIT" })).await;
     assert_eq!(code("2").await, "BORROWER_LIMIT");
     let library = format!("/sandbox/libraries/{LIBRARY}");
     caller.put(&library, json!({ "refuse": "BUDGET_EXCEEDED" })).await;
     assert_eq!(code("3").await, "BUDGET_EXCEEDED");
     caller.put(&library, json!({})).await;
-    caller
-        .put("/sandbox/borrowers/somebody", json!({ "refuse": null }))
-        .await;
-    caller
-        .put(
-            &title,
-            json!({ "licenses": [{ "licenseId": "L", "type": "PACKAGE" }] }),
-        )
-        .await;
+    caller.put("/sandbox/borrowers/somebody", json!({ "refuse": null })).await;
+    caller.put(&title, json!({ "licenses": [{ "licenseId": "L", "type": "PACKAGE" }] })).await;
     assert_eq!(code("4").await, "");
     let mut wanted = caller.wanted("5");
     wanted["licenseId"] = json!("other");
@@ -204,20 +171,13 @@ async fn the_strict_ones_are_turned_away() {
         (with("extra", json!(1)), (400, "MALFORMED")),
         (with("isbn", json!("9780306406158")), (400, "MALFORMED")),
         (with("library", json!("Oslo")), (400, "MALFORMED")),
-        (
-            with("begin", json!("2026-01-15T13:00:00+01:00")),
-            (400, "MALFORMED"),
-        ),
+        (with("begin", json!("2026-01-15T13:00:00+01:00")), (400, "MALFORMED")),
         (with("reference", json!("")), (400, "MALFORMED")),
         (with("borrower", json!(7)), (400, "MALFORMED")),
         (with("library", json!("NO-9999999")), (403, "NO_CONTRACT")),
         (with("isbn", json!("9788203365133")), (404, "TITLE_NOT_FOUND")),
     ] {
-        assert_eq!(
-            caller.post("/v1/loans", wanted.clone()).await.code(),
-            answer,
-            "{wanted}"
-        );
+        assert_eq!(caller.post("/v1/loans", wanted.clone()).await.code(), answer, "{wanted}");
     }
     assert_eq!(caller.get("/v1/loans").await.code(), (400, "MALFORMED"));
     assert_eq!(caller.get("/v1/lones").await.code(), (404, "NO_SUCH_PATH"));

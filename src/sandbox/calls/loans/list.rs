@@ -30,19 +30,15 @@ pub(in super::super::super) async fn list(
     };
     let plan = app.plan(Call::List, &headers, |state| match &cursor.listing {
         Listing::Reference(reference) => state.subject_of_reference(reference),
-        Listing::Library { isil, .. } | Listing::Inventory { isil, .. } => Subject {
-            library: isil.parse().ok(),
-            isbns: Vec::new(),
-        },
+        Listing::Library { isil, .. } | Listing::Inventory { isil, .. } => {
+            Subject { library: isil.parse().ok(), isbns: Vec::new() }
+        }
     })?;
     let act = move |app: &App, plan: &Plan| {
         let mut state = app.state();
         let now = app.now(&state);
         let loans = page(&mut state, &cursor, now)?;
-        let shown: Vec<_> = loans
-            .iter()
-            .map(|loan| ShownLoan::of(loan, plan.unknown_status))
-            .collect();
+        let shown: Vec<_> = loans.iter().map(|loan| ShownLoan::of(loan, plan.unknown_status)).collect();
         let json = serde_json::to_string(&shown).unwrap_or_default();
         Ok(cursor.page("/v1/loans", loans.len(), json, now))
     };
@@ -58,14 +54,10 @@ fn listing(query: Option<&str>, state: &Kept, now: Timestamp) -> Result<Cursor, 
             Ok(Cursor::start(Listing::Reference(reference.to_owned()), now))
         }
         (None, Some(isil), Some(after), None) => {
-            let library: LibraryId = isil
-                .parse()
-                .map_err(|error| Rejected::malformed(format!("library=\"{isil}\": {error}.")))?;
+            let library: LibraryId =
+                isil.parse().map_err(|error| Rejected::malformed(format!("library=\"{isil}\": {error}.")))?;
             state.scene.library(library)?;
-            let listing = Listing::Library {
-                isil: isil.to_owned(),
-                after: paging::after(after)?,
-            };
+            let listing = Listing::Library { isil: isil.to_owned(), after: paging::after(after)? };
             Ok(Cursor::start(listing, now))
         }
         (None, None, None, Some(next)) => {
@@ -75,9 +67,7 @@ fn listing(query: Option<&str>, state: &Kept, now: Timestamp) -> Result<Cursor, 
                 Listing::Inventory { .. } => Err(Rejected::malformed("The cursor belongs to an inventory.")),
             }
         }
-        _ => Err(Rejected::malformed(
-            "Give reference, or library and after, or next alone.",
-        )),
+        _ => Err(Rejected::malformed("Give reference, or library and after, or next alone.")),
     }
 }
 
