@@ -61,10 +61,11 @@ async fn serve(socket: TcpStream, tls: Option<TlsAcceptor>, router: Router) {
     let _ = socket.set_nodelay(true);
     match tls {
         None => converse(socket, router).await,
-        Some(tls) => match tokio::time::timeout(PATIENCE, tls.accept(socket)).await {
-            Ok(Ok(stream)) => converse(stream, router).await,
-            Ok(Err(_)) | Err(_) => {}
-        },
+        Some(tls) => {
+            if let Ok(Ok(stream)) = tokio::time::timeout(PATIENCE, tls.accept(socket)).await {
+                converse(stream, router).await;
+            }
+        }
     }
 }
 

@@ -32,7 +32,7 @@ impl Circulation {
         }
     }
 
-    /// As [`Circulation::follow`], for a loan that another request or a former process began.
+    /// Waits for what becomes of it as well, for a loan that another request or a former process began.
     pub async fn join(&self, loan: Loan) -> Outcome {
         match self.outcome_of(&loan) {
             Some(outcome) => outcome,

@@ -6,7 +6,7 @@ mod check;
 mod demo;
 mod init;
 mod sandbox;
-mod serve;
+pub mod serve;
 mod stop;
 mod token;
 
@@ -29,11 +29,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Serve files, as the configuration says.
-    Serve {
-        /// The configuration.
-        #[arg(long, default_value = "config.toml")]
-        config: PathBuf,
-    },
+    Serve(serve::Args),
     /// Start everything at once to try it out: Bokbasen's stand-in, a small storage, and the gate before it.
     Demo(demo::Args),
     /// List every mistake in a configuration; exit with 1 where there is one.
@@ -84,7 +80,7 @@ pub fn run(cli: Cli) -> ExitCode {
 
 fn execute(command: Command) -> Result<(), CliError> {
     match command {
-        Command::Serve { config } => block_on(serve::run(config)),
+        Command::Serve(args) => block_on(serve::run(args)),
         Command::Demo(args) => block_on(demo::run(args)),
         Command::Check(args) => block_on(check::run(args)),
         Command::Init { dir } => init::run(&dir).and_then(|lines| say(&lines.join("\n"))),

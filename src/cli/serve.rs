@@ -1,6 +1,6 @@
 //! `loangate serve`: builds every part from its settings, starts them, and ends them in order.
 //!
-//! [`start`] is what the demo uses as well. The order of the end matters: readers first (drain), then the loan's
+//! [`start`] is what the demo uses as well, and tests that need a gate beside them. The order of the end matters: readers first (drain), then the loan's
 //! life, then the ledger, so that what a reader still does is still written down.
 
 use std::net::SocketAddr;
@@ -12,8 +12,8 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
-use super::CliError;
 use super::stop::{Signals, Wish};
+use super::{CliError, say};
 use crate::admin::{self, Admin};
 use crate::catalog::Catalog;
 use crate::circulation::{self, Circulation};
@@ -30,15 +30,25 @@ use crate::telemetry::{self, Metrics};
 /// How long the loan's life may take to stop: a begin that is under way is waited for.
 const STOP: Duration = Duration::from_secs(15);
 
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The configuration.
+    #[arg(long, default_value = "config.toml")]
+    config: PathBuf,
+    /// Print one line of JSON when it is ready.
+    #[arg(long)]
+    json: bool,
+}
+
 /// A gate that serves.
 #[derive(Debug)]
-pub(super) struct Running {
+pub struct Running {
     /// Where readers connect.
-    pub(super) public: SocketAddr,
+    pub public: SocketAddr,
     /// Where operators connect.
-    pub(super) admin_url: String,
+    pub admin_url: String,
     /// Who readers are.
-    pub(super) readers: Arc<Readers>,
+    pub readers: Arc<Readers>,
     server: server::Running,
     admin: admin::Running,
     circulation: Circulation,
@@ -49,17 +59,22 @@ pub(super) struct Running {
 }
 
 /// Serves until a signal ends it.
-pub(super) async fn run(path: PathBuf) -> Result<(), CliError> {
+pub(super) async fn run(args: Args) -> Result<(), CliError> {
+    let path = args.config;
     let config = super::load(&path)?;
     telemetry::init(&config.log).map_err(CliError::new)?;
     let mut signals = Signals::listen()?;
     let running = start(config, Clock::system()).await?;
     tracing::info!(public = %running.public, admin = running.admin_url, "serving");
-    loop {
-        match signals.next().await {
-            Wish::Reload => running.reload(&path),
-            Wish::Drain => break,
-        }
+    if args.json {
+        let ready = serde_json::json!({
+            "base_url": format!("https://{}", running.public),
+            "admin_url": running.admin_url,
+        });
+        say(&ready.to_string())?;
+    }
+    while let Wish::Reload = signals.next().await {
+        running.reload(&path);
     }
     tokio::select! {
         () = running.stop() => tracing::info!("stopped"),
@@ -68,8 +83,12 @@ pub(super) async fn run(path: PathBuf) -> Result<(), CliError> {
     Ok(())
 }
 
-/// Starts everything that a configuration names.
-pub(super) async fn start(config: Config, clock: Clock) -> Result<Running, CliError> {
+/// Starts everything that a configuration names, on the runtime that it is called on; readers get threads of their
+/// own.
+///
+/// # Errors
+/// [`CliError`], with the sentence of whatever could not be started.
+pub async fn start(config: Config, clock: Clock) -> Result<Running, CliError> {
     let metrics = Metrics::new().map_err(CliError::new)?;
     let readers = Arc::new(Readers::new(&config.readers, clock.clone()).map_err(CliError::new)?);
     let names: Vec<String> = config.origins.iter().map(|origin| origin.name.clone()).collect();
@@ -142,7 +161,7 @@ impl Running {
     }
 
     /// Drains, and ends every part in order.
-    pub(super) async fn stop(self) {
+    pub async fn stop(self) {
         self.stopping.cancel();
         let cut = self.server.drain().await;
         if cut > 0 {

@@ -12,7 +12,7 @@ use super::{Loaded, Mistake, load};
 use crate::clock::Clock;
 use crate::lending::Bokbasen;
 use crate::reader::Readers;
-use crate::server::Certificates;
+use crate::server::{Certificates, TlsError};
 use crate::telemetry::Metrics;
 
 /// The farthest that our clock may be from Bokbasen's (page "Authentication Service").
@@ -67,12 +67,15 @@ impl Look<'_> {
     fn certificates(&mut self) {
         let settings = &self.loaded.config.server;
         let extra = settings.extra.iter().enumerate();
-        let named = std::iter::once(("tls.certificate".to_owned(), &settings.certificate))
-            .chain(extra.map(|(number, files)| (format!("tls.extra[{number}].certificate"), files)));
-        for (key, files) in named {
-            if let Err(error) = Certificates::try_load(files) {
-                self.checked.mistakes.push(self.at(&key, error.to_string()));
-            }
+        let named = std::iter::once(("tls".to_owned(), &settings.certificate))
+            .chain(extra.map(|(number, files)| (format!("tls.extra[{number}]"), files)));
+        for (table, files) in named {
+            let Err(error) = Certificates::try_load(files) else { continue };
+            let key = match &error {
+                TlsError::File { file, .. } if *file == files.key => "key",
+                _ => "certificate",
+            };
+            self.checked.mistakes.push(self.at(&format!("{table}.{key}"), error.to_string()));
         }
     }
 

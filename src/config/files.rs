@@ -7,20 +7,23 @@ use super::values::{boolean, number, one_of, text, url, wait};
 use crate::catalog::{self, Catalog, Route};
 use crate::origin;
 
-pub(super) fn origins(root: &mut Table<'_>) -> Vec<origin::Settings> {
+/// The origins, and the names of all that are written, also of those with a mistake: a route may name them.
+pub(super) fn origins(root: &mut Table<'_>) -> (Vec<origin::Settings>, Vec<String>) {
     let mut origins: Vec<origin::Settings> = Vec::new();
+    let mut names: Vec<String> = Vec::new();
     for mut table in root.tables("origins") {
         let name = table.required("name", "name = \"files\"", text);
-        if name.as_ref().is_some_and(|name| origins.iter().any(|other| other.name == *name)) {
+        if name.as_ref().is_some_and(|name| names.contains(name)) {
             table.mistake("name", "another origin has this name. Give each its own");
         }
+        names.extend(name.clone());
         origins.extend(origin(&mut table, name));
         table.finish();
     }
     if !root.has("origins") {
         let _: Option<()> = root.required("origins", "[[origins]] with name and url", |_| Ok(()));
     }
-    origins
+    (origins, names)
 }
 
 fn origin(table: &mut Table<'_>, name: Option<String>) -> Option<origin::Settings> {
@@ -36,7 +39,7 @@ fn origin(table: &mut Table<'_>, name: Option<String>) -> Option<origin::Setting
     Some(origin::Settings { name: name?, url: url?, connect_timeout, first_byte, idle, metadata_ttl })
 }
 
-pub(super) fn routes(root: &mut Table<'_>, origins: &[origin::Settings]) -> catalog::Settings {
+pub(super) fn routes(root: &mut Table<'_>, origins: &[String]) -> catalog::Settings {
     let mut tables = root.tables("routes");
     let routes: Vec<Option<Route>> = tables.iter_mut().map(route).collect();
     if tables.is_empty() && !root.has("routes") {
@@ -45,8 +48,7 @@ pub(super) fn routes(root: &mut Table<'_>, origins: &[origin::Settings]) -> cata
     // What only the routes together show can be looked at once each can be read.
     if let Some(routes) = routes.into_iter().collect::<Option<Vec<Route>>>() {
         let settings = catalog::Settings { routes };
-        let names: Vec<String> = origins.iter().map(|origin| origin.name.clone()).collect();
-        for error in Catalog::new(&settings, &names).err().unwrap_or_default() {
+        for error in Catalog::new(&settings, origins).err().unwrap_or_default() {
             if let Some(table) = tables.get_mut(error.route) {
                 table.mistake(error.key, error.sentence);
             }
@@ -62,11 +64,11 @@ fn route(table: &mut Table<'_>) -> Option<Route> {
     let path = table.required("path", "path = \"/files/{isbn}/{*file}\"", text);
     let origin = table.required("origin", "origin = \"files\"", text);
     let to = table.required("to", "to = \"{isbn}/{file}\"", text);
-    let open = table.or("open", false, boolean);
+    let open = if table.has("open") { table.optional("open", boolean) } else { Some(false) };
     let registration = one_of(&[("on-miss", false), ("explicit", true)]);
     let explicit = table.optional("registration", registration);
-    if open && explicit.is_some() {
+    if open == Some(true) && explicit.is_some() {
         table.mistake("registration", "an open route registers no loan. Take it out, or write open = false");
     }
-    Some(Route { path: path?, origin: origin?, to: to?, open, explicit: explicit.unwrap_or(false) })
+    Some(Route { path: path?, origin: origin?, to: to?, open: open?, explicit: explicit.unwrap_or(false) })
 }

@@ -10,6 +10,10 @@ use crate::lending::{Auth, Settings};
 /// for the kernel to go on sending, 10 s to take effect, 2 s for the listing's lag.
 const SETTLED: Duration = Duration::from_secs(22);
 
+/// The keys that belong to one login only.
+const OAUTH: [&str; 4] = ["token_url", "audience", "client_id", "client_secret"];
+const TICKET: [&str; 3] = ["login_url", "username", "password"];
+
 pub(super) fn lending(root: &mut Table<'_>) -> Option<Settings> {
     let mut table = root.required_table(
         "lending",
@@ -17,8 +21,14 @@ pub(super) fn lending(root: &mut Table<'_>) -> Option<Settings> {
     )?;
     let url = table.required("url", "url = \"https://api.loan.boknett.no\"", confidential_url);
     let auth = match table.or("auth", true, one_of(&[("oauth", true), ("ticket", false)])) {
-        true => oauth(&mut table),
-        false => ticket(&mut table),
+        true => {
+            of_the_other_login(&mut table, &TICKET, "oauth", "ticket");
+            oauth(&mut table)
+        }
+        false => {
+            of_the_other_login(&mut table, &OAUTH, "ticket", "oauth");
+            ticket(&mut table)
+        }
     };
     let settle = table.or("settle", Duration::from_secs(30), wait);
     let on_this_machine = url.as_ref().is_some_and(|url| url.scheme() == "http");
@@ -38,6 +48,13 @@ pub(super) fn lending(root: &mut Table<'_>) -> Option<Settings> {
         concurrency: usize::try_from(concurrency).unwrap_or(32),
         timeout,
     })
+}
+
+fn of_the_other_login(table: &mut Table<'_>, keys: &[&'static str], this: &str, other: &str) {
+    for key in keys.iter().filter(|key| table.has(key)).copied().collect::<Vec<_>>() {
+        let sentence = format!("auth = \"{this}\" has no such key. Take it out, or write auth = \"{other}\"");
+        table.mistake(key, sentence);
+    }
 }
 
 fn oauth(table: &mut Table<'_>) -> Option<Auth> {

@@ -143,8 +143,8 @@ fn sections(mut root: Table<'_>) -> Option<Config> {
     let readers = readers::readers(&mut root);
     let lending = lending::lending(&mut root);
     let ledger = service::ledger(&mut root);
-    let origins = files::origins(&mut root);
-    let catalog = files::routes(&mut root, &origins);
+    let (origins, names) = files::origins(&mut root);
+    let catalog = files::routes(&mut root, &names);
     let gate = service::gate(&mut root);
     let log = service::log(&mut root);
     service::not_in_force_yet(&mut root);

@@ -67,12 +67,10 @@ fn jwt(readers: &mut Table<'_>) -> Option<JwtSettings> {
     }
     let issuer = table.required("issuer", "issuer = \"https://login.example.no\"", text);
     let audience = table.required("audience", "audience = \"loangate\"", text);
-    let (mut library_claim, mut borrower_claim) = ("library".to_owned(), "sub".to_owned());
-    if let Some(mut claims) = table.table("claims") {
-        library_claim = claims.or("library", library_claim, text);
-        borrower_claim = claims.or("borrower", borrower_claim, text);
-        claims.finish();
-    }
+    let mut claims = table.optional_table("claims");
+    let library_claim = claims.or("library", "library".to_owned(), text);
+    let borrower_claim = claims.or("borrower", "sub".to_owned(), text);
+    claims.finish();
     table.finish();
     Some(JwtSettings {
         jwks: jwks?,

@@ -32,12 +32,10 @@ pub(super) fn listen(root: &mut Table<'_>) -> Listen {
 }
 
 pub(super) fn server(root: &mut Table<'_>, listen: Option<SocketAddr>) -> Option<server::Settings> {
-    let mut drain = Duration::from_secs(60);
-    if let Some(mut table) = root.table("server") {
-        drain = table.or("drain", drain, duration);
-        table.later("buffers", 256 << 20, size);
-        table.finish();
-    }
+    let mut table = root.optional_table("server");
+    let drain = table.or("drain", Duration::from_secs(60), duration);
+    table.later("buffers", 256 << 20, size);
+    table.finish();
     let mut tls =
         root.required_table("tls", "certificate = \"certs/server.pem\" and key = \"certs/server.key\"")?;
     let certificate = certificate(&mut tls);
@@ -89,69 +87,59 @@ pub(super) fn ledger(root: &mut Table<'_>) -> Option<ledger::Settings> {
 
 pub(super) fn gate(root: &mut Table<'_>) -> gate::Settings {
     let mut settings = gate::Settings::default();
-    if let Some(mut table) = root.table("gate") {
-        settings.patience = table.or("patience", settings.patience, wait);
-        settings.refusal_ttl = table.or("refusal_ttl", settings.refusal_ttl, duration);
-        // It matters only where several nodes share a ledger.
-        table.later("freshness", Duration::from_secs(30), wait);
-        table.finish();
-    }
+    let mut table = root.optional_table("gate");
+    settings.patience = table.or("patience", settings.patience, wait);
+    settings.refusal_ttl = table.or("refusal_ttl", settings.refusal_ttl, duration);
+    // It matters only where several nodes share a ledger.
+    table.later("freshness", Duration::from_secs(30), wait);
+    table.finish();
     settings
 }
 
 pub(super) fn log(root: &mut Table<'_>) -> telemetry::Settings {
     use tracing::Level;
-    let mut settings = telemetry::Settings { level: Level::INFO, json: false };
-    if let Some(mut table) = root.table("log") {
-        let levels = [
-            ("error", Level::ERROR),
-            ("warn", Level::WARN),
-            ("info", Level::INFO),
-            ("debug", Level::DEBUG),
-            ("trace", Level::TRACE),
-        ];
-        settings.level = table.or("level", settings.level, one_of(&levels));
-        settings.json = table.or("format", settings.json, one_of(&[("text", false), ("json", true)]));
-        table.finish();
-    }
-    settings
+    let levels = [
+        ("error", Level::ERROR),
+        ("warn", Level::WARN),
+        ("info", Level::INFO),
+        ("debug", Level::DEBUG),
+        ("trace", Level::TRACE),
+    ];
+    let mut table = root.optional_table("log");
+    let level = table.or("level", Level::INFO, one_of(&levels));
+    let json = table.or("format", false, one_of(&[("text", false), ("json", true)]));
+    table.finish();
+    telemetry::Settings { level, json }
 }
 
 /// Tables that later versions act on: they are read and checked, and whoever sets them is told.
 pub(super) fn not_in_force_yet(root: &mut Table<'_>) {
-    if let Some(mut table) = root.table("licences") {
-        table.later("order", Vec::new(), list(values::text));
-        if let Some(never) = table.table("never")
-            && never.is_filled()
-        {
-            table.warn("never", "this version does not act on it yet: any type of licence may be used");
-        }
-        table.finish();
+    let mut licences = root.optional_table("licences");
+    licences.later("order", Vec::new(), list(values::text));
+    if licences.table("never").is_some_and(|never| never.is_filled()) {
+        licences.warn("never", "this version does not act on it yet: any type of licence may be used");
     }
-    if let Some(mut table) = root.table("brake") {
-        table.later("mode", "off", one_of(&[("off", "off"), ("shadow", "shadow"), ("enforce", "enforce")]));
-        for key in ["library_per_hour", "library_per_day", "borrower_per_hour"] {
-            table.later(key, 0, number(0, u64::from(u32::MAX)));
-        }
-        table.finish();
+    licences.finish();
+    let mut brake = root.optional_table("brake");
+    brake.later("mode", "off", one_of(&[("off", "off"), ("shadow", "shadow"), ("enforce", "enforce")]));
+    for key in ["library_per_hour", "library_per_day", "borrower_per_hour"] {
+        brake.later(key, 0, number(0, u64::from(u32::MAX)));
     }
-    if let Some(mut table) = root.table("delivery") {
-        table.later("max_ranges", 16, number(1, 1000));
-        table.later("idle", Duration::from_secs(600), wait);
-        table.later("min_rate", 0, size);
-        table.later("min_rate_grace", Duration::from_secs(60), duration);
-        table.later("streams_per_borrower", 0, number(0, 10_000));
-        table.later("rate_per_borrower", 0, size);
-        table.finish();
-    }
-    if let Some(mut table) = root.table("metering") {
-        table.later("flush", Duration::from_secs(5), wait);
-        table.finish();
-    }
-    if let Some(mut table) = root.table("cors") {
-        table.later("origins", Vec::new(), list(values::text));
-        table.finish();
-    }
+    brake.finish();
+    let mut delivery = root.optional_table("delivery");
+    delivery.later("max_ranges", 16, number(1, 1000));
+    delivery.later("idle", Duration::from_secs(600), wait);
+    delivery.later("min_rate", 0, size);
+    delivery.later("min_rate_grace", Duration::from_secs(60), duration);
+    delivery.later("streams_per_borrower", 0, number(0, 10_000));
+    delivery.later("rate_per_borrower", 0, size);
+    delivery.finish();
+    let mut metering = root.optional_table("metering");
+    metering.later("flush", Duration::from_secs(5), wait);
+    metering.finish();
+    let mut cors = root.optional_table("cors");
+    cors.later("origins", Vec::new(), list(values::text));
+    cors.finish();
 }
 
 /// `[privacy] retention`, which later versions act on.

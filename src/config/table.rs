@@ -17,6 +17,8 @@ use super::{Lines, Mistake};
 pub(super) struct Source<'a> {
     file: &'a Path,
     text: &'a str,
+    /// What an optional table has that is not written.
+    empty: DeTable<'a>,
     found: RefCell<Found>,
 }
 
@@ -39,7 +41,7 @@ pub(super) struct Report {
 
 impl<'a> Source<'a> {
     pub(super) fn new(file: &'a Path, text: &'a str) -> Source<'a> {
-        Source { file, text, found: RefCell::default() }
+        Source { file, text, empty: DeTable::new(), found: RefCell::default() }
     }
 
     /// The line of a place in the text, counted from 1.
@@ -55,7 +57,13 @@ impl<'a> Source<'a> {
 
     pub(super) fn not_toml(&self, error: &toml::de::Error) {
         let line = error.span().map_or(1, |span| self.line(span.start));
-        let mistake = self.at(line, String::new(), format!("this is not TOML: {}", error.message()));
+        let sentence = match error.message().trim_end_matches(", expected nothing") {
+            "duplicate key" => {
+                "the key or the table stands here a second time. Keep one of the two".to_owned()
+            }
+            what => format!("this is not TOML: {what}. A text stands in quotes, a table's name in brackets"),
+        };
+        let mistake = self.at(line, String::new(), sentence);
         let mut found = self.found.borrow_mut();
         found.broken.push(line);
         found.report.mistakes.push(mistake);
@@ -238,6 +246,19 @@ impl<'s> Table<'s> {
         }
     }
 
+    /// As [`Table::table`], and an empty one where it is not there: every key has its default then.
+    pub(super) fn optional_table(&mut self, key: &'static str) -> Table<'s> {
+        let empty = Table {
+            source: self.source,
+            name: join(&self.name, key),
+            plain: join(&self.plain, key),
+            line: self.line,
+            entries: &self.source.empty,
+            asked: Vec::new(),
+        };
+        self.table(key).unwrap_or(empty)
+    }
+
     /// As [`Table::table`], and a mistake where it is not there; `example` is what stands in it.
     pub(super) fn required_table(&mut self, key: &'static str, example: &str) -> Option<Table<'s>> {
         if self.entry(key).is_none() {
@@ -332,6 +353,7 @@ fn suggestion(known: &[(String, &'static str)], table: &str, key: &str) -> Strin
         .filter(|(distance, known)| *distance <= 1 + known.len() / 4)
         .min();
     if let Some((_, near)) = near {
+        let near = if table.is_empty() { format!("[{near}]") } else { near.to_owned() };
         return format!("there is no such key. Write {near}");
     }
     if let Some((other, _)) = known.iter().find(|(_, known)| *known == key) {

@@ -1,1 +1,105 @@
+//! That the reference knows every key, and tells its defaults truly. The mistakes are in `tests/config.rs`.
 
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use super::table::{Source, Table};
+use super::{read, sections};
+
+const REFERENCE: &str = include_str!("../../config.toml");
+const SHORT: &str = include_str!("../cli/init.toml");
+
+/// Secrets as they stand, so that nothing need lie on the disk.
+fn with_literal_secrets(text: &str) -> String {
+    let mut text = text.to_owned();
+    while let Some((before, after)) = text.split_once("{ file = ") {
+        let (_, after) = after.split_once(" }").unwrap();
+        text = format!("{before}\"0123456789abcdef0123456789abcdef\"{after}");
+    }
+    text
+}
+
+/// Every key that the reference names, written or commented out, with its table.
+fn named(text: &str) -> BTreeSet<(String, String)> {
+    let mut named = BTreeSet::new();
+    let mut table = String::new();
+    for line in text.lines() {
+        let line = line.strip_prefix("# ").unwrap_or(line);
+        if let Some(header) = line.strip_prefix('[') {
+            table = header.trim_start_matches('[').split(']').next().unwrap().to_owned();
+            let (above, last) = table.rsplit_once('.').unwrap_or(("", &table));
+            named.insert((above.to_owned(), last.to_owned()));
+            named.insert((String::new(), table.split('.').next().unwrap().to_owned()));
+            continue;
+        }
+        let Some((key, value)) = line.split_once(" = ") else { continue };
+        if !key.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_') {
+            continue; // prose
+        }
+        named.insert((table.clone(), key.to_owned()));
+        // Tables within the line, one level deep: `claims = { … }`, `keys = [{ … }]`.
+        let inner = value.trim_start_matches('[').strip_prefix("{ ").filter(|_| key != "never");
+        for pair in inner.into_iter().flat_map(|inner| inner.split(", ")) {
+            if let Some((name, _)) = pair.split_once(" = ")
+                && !matches!(name, "file" | "env")
+            {
+                named.insert((format!("{table}.{key}"), name.to_owned()));
+            }
+        }
+    }
+    named
+}
+
+/// Every key that the program asks for.
+fn known(text: &str) -> BTreeSet<(String, String)> {
+    let (document, errors) = toml::de::DeTable::parse_recoverable(text);
+    assert!(errors.is_empty(), "{errors:?}");
+    let source = Source::new(Path::new("config.toml"), text);
+    sections(Table::root(&source, document.get_ref()));
+    source.known().into_iter().map(|(table, key)| (table, key.to_owned())).collect()
+}
+
+#[test]
+fn the_reference_names_every_key_and_no_other() {
+    let extra = REFERENCE.replace("# [[tls.extra]]", "[[tls.extra]]").replace("# certificate", "certificate");
+    let known: BTreeSet<_> = [REFERENCE, &extra].into_iter().flat_map(known).collect();
+    let named = named(REFERENCE);
+    let missing: Vec<_> = known.difference(&named).collect();
+    let invented: Vec<_> = named.difference(&known).collect();
+    assert!(missing.is_empty() && invented.is_empty(), "missing: {missing:?}, invented: {invented:?}");
+}
+
+#[test]
+fn what_the_reference_says_of_defaults_is_true() {
+    let load = |text: &str| read(Path::new("config.toml"), &with_literal_secrets(text)).unwrap();
+    let (reference, short) = (load(REFERENCE), load(SHORT));
+    let shown = |text: String| -> String {
+        // What must be written differs; all else is a default.
+        ["0.0.0.0:8443", "127.0.0.1:8443"]
+            .into_iter()
+            .fold(text, |text, address| text.replace(address, "ADDRESS"))
+    };
+    assert_eq!(
+        shown(format!("{:#?}", reference.config.server)),
+        shown(format!("{:#?}", short.config.server))
+    );
+    assert_eq!(format!("{:#?}", reference.config.admin), format!("{:#?}", short.config.admin));
+    assert_eq!(format!("{:#?}", reference.config.readers), format!("{:#?}", short.config.readers));
+    assert_eq!(format!("{:#?}", reference.config.gate), format!("{:#?}", short.config.gate));
+    assert_eq!(format!("{:#?}", reference.config.log), format!("{:#?}", short.config.log));
+    assert_eq!(format!("{:#?}", reference.config.origins), format!("{:#?}", short.config.origins));
+    assert_eq!(format!("{:#?}", reference.config.catalog), format!("{:#?}", short.config.catalog));
+    let (one, other) = (reference.config.lending, short.config.lending);
+    assert_eq!((one.settle, one.concurrency, one.timeout), (other.settle, other.concurrency, other.timeout));
+    let later =
+        reference.warnings.iter().filter(|warning| warning.sentence.contains("act on it yet")).count();
+    assert_eq!(later, 0, "a key of a later version stands at its default: {:?}", reference.warnings);
+}
+
+#[test]
+fn debug_shows_no_secret() {
+    let text = with_literal_secrets(REFERENCE);
+    let loaded = read(Path::new("config.toml"), &text).unwrap();
+    assert!(text.contains("0123456789abcdef"));
+    assert!(!format!("{loaded:?}").contains("0123456789abcdef"));
+}

@@ -140,6 +140,12 @@ impl Gate {
     }
 }
 
+/// Bokbasen's code (assumed) for a title that it does not know: to a reader that is no refusal but a wrong path.
+const NO_SUCH_TITLE: &str = "TITLE_NOT_FOUND";
+
 fn refused(reason: String, now: Timestamp, until: Timestamp) -> Problem {
+    if reason == NO_SUCH_TITLE {
+        return Problem::TitleNotFound;
+    }
     Problem::LoanRefused { reason, retry_after: Some(clock::until(now, until)) }
 }

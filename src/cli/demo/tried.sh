@@ -5,14 +5,15 @@
 curl -sS --cacert demo/certs/ca.pem -H @demo/readers/kari https://localhost:8443/files/9788299999014/book.epub | sha256sum
 curl -sS http://127.0.0.1:9000/9788299999014/book.epub | sha256sum
 
-# 2. A player jumps into the audiobook: 206, with Content-Range.
+# 2. A player looks at the start of the audiobook, which begins the loan, and jumps into it: 206, with Content-Range.
+curl -sS --cacert demo/certs/ca.pem -H @demo/readers/kari -r 0-1 -o /dev/null -D - https://localhost:8443/files/9788299999038/audio.mp3
 curl -sS --cacert demo/certs/ca.pem -H @demo/readers/kari -r 5000000-5000999 -o /dev/null -D - https://localhost:8443/files/9788299999038/audio.mp3
 
 # 3. Past the end: 416, and Content-Range tells the size.
 curl -sS --cacert demo/certs/ca.pem -H @demo/readers/kari -r 99999999- -D - https://localhost:8443/files/9788299999038/audio.mp3
 
 # 4. Nothing new since that day: 304.
-curl -sS --cacert demo/certs/ca.pem -H @demo/readers/kari -z 2026-11-01 -o /dev/null -D - https://localhost:8443/files/9788299999014/book.epub
+curl -sS --cacert demo/certs/ca.pem -H @demo/readers/kari -z "1 Nov 2026" -o /dev/null -D - https://localhost:8443/files/9788299999014/book.epub
 
 # 5. Without a token: 401.
 curl -sS --cacert demo/certs/ca.pem https://localhost:8443/files/9788299999014/book.epub

@@ -1,8 +1,4 @@
 //! Plays every exchange of the conformance table to the sandbox, over a bare socket.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
-
-#[path = "conformance/table.rs"]
-mod table;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -14,12 +10,12 @@ use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use table::{Answer, Exchange, Request, Step};
+use crate::table::{Answer, Exchange, Request, Step};
 
 type Table = BTreeMap<String, Exchange>;
 
 fn table() -> Table {
-    let all = table::all();
+    let all = crate::table::all();
     let count = all.len();
     let table: Table = all.into_iter().map(|one| (one.name.clone(), one)).collect();
     assert_eq!(table.len(), count, "two exchanges have one name");
@@ -40,7 +36,7 @@ async fn the_sandbox_answers_every_exchange_of_the_table() {
 /// Whoever plays the server's side sends the answers as they stand: what a later exchange names must be in them.
 #[test]
 fn the_table_agrees_with_itself() {
-    let literals: BTreeMap<&str, &str> = table::LITERALS.into();
+    let literals: BTreeMap<&str, &str> = crate::table::LITERALS.into();
     for (name, exchange) in table() {
         assert!(!exchange.source.is_empty(), "{name} names no source");
         for (kept, place) in &exchange.keep {
@@ -67,9 +63,9 @@ type Came = Option<(u16, BTreeMap<String, String>, String)>;
 
 impl Player {
     async fn start() -> Player {
-        let clock = Clock::movable(table::START.parse().unwrap());
+        let clock = Clock::movable(crate::table::START.parse().unwrap());
         let settings = Settings {
-            world: serde_json::from_str(include_str!("conformance/world.json")).unwrap(),
+            world: serde_json::from_str(include_str!("../conformance/world.json")).unwrap(),
             ..Settings::default()
         };
         Player {
@@ -127,7 +123,7 @@ impl Player {
         for (header, value) in &answer.headers {
             let came = headers.get(header).unwrap_or_else(|| panic!("{name}: no {header}"));
             if !varies(header) {
-                assert_eq!(*came, table::filled(value, &self.kept), "{name}: {header}");
+                assert_eq!(*came, crate::table::filled(value, &self.kept), "{name}: {header}");
             }
         }
         match &answer.body {
@@ -154,7 +150,7 @@ fn levelled(exchange: &Exchange, expected: &Value, mut came: Value) -> Value {
 }
 
 async fn send(address: SocketAddr, request: &Request, kept: &BTreeMap<String, String>) -> Came {
-    let body = table::bytes(request.body.as_ref());
+    let body = crate::table::bytes(request.body.as_ref());
     let mut head = format!("{} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n", request.line);
     for (name, value) in &request.headers {
         head += &format!("{name}: {value}\r\n");
@@ -162,7 +158,7 @@ async fn send(address: SocketAddr, request: &Request, kept: &BTreeMap<String, St
     if request.body.is_some() {
         head += &format!("content-length: {}\r\n", body.len());
     }
-    let sent = format!("{}\r\n{body}", table::filled(&head, kept));
+    let sent = format!("{}\r\n{body}", crate::table::filled(&head, kept));
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(sent.as_bytes()).await.unwrap();
     let mut came = String::new();

@@ -1,9 +1,5 @@
 //! Plays the server's side of the conformance table to the lending client, over a bare socket: each request
 //! that arrives must be the table's, to the letter, and each answer is sent as it stands.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
-
-#[path = "conformance/table.rs"]
-mod table;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -19,7 +15,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
-use table::{Exchange, Request};
+use crate::table::{Exchange, Request};
 
 const LOAN: &str = "BL00000001";
 
@@ -63,7 +59,7 @@ impl Stage {
         let clock = Clock::movable(start());
         let client = Bokbasen::new(&settings, clock, Metrics::new().unwrap()).unwrap();
         let all: BTreeMap<String, Exchange> =
-            table::all().into_iter().map(|one| (one.name.clone(), one)).collect();
+            crate::table::all().into_iter().map(|one| (one.name.clone(), one)).collect();
         let script: Vec<Exchange> = exchanges.iter().map(|name| all[*name].clone()).collect();
         let played = tokio::spawn(async move {
             for exchange in script {
@@ -85,7 +81,7 @@ impl Stage {
 
 async fn play(socket: TcpStream, exchange: &Exchange) {
     let kept: BTreeMap<String, String> =
-        table::LITERALS.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+        crate::table::LITERALS.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
     let mut stream = BufReader::new(socket);
     let (line, headers) = read_head(&mut stream).await;
     let length = headers.get("content-length").map_or(0, |length| length.parse().unwrap());
@@ -95,10 +91,10 @@ async fn play(socket: TcpStream, exchange: &Exchange) {
     let Some(answer) = &exchange.answer else {
         return; // the connection is cut
     };
-    let body = table::bytes(answer.body.as_ref());
+    let body = crate::table::bytes(answer.body.as_ref());
     let mut head = format!("HTTP/1.1 {} As-The-Table-Says\r\nconnection: close\r\n", answer.status);
     for (name, value) in &answer.headers {
-        head += &format!("{name}: {}\r\n", table::filled(value, &kept));
+        head += &format!("{name}: {}\r\n", crate::table::filled(value, &kept));
     }
     let came = format!("{head}content-length: {}\r\n\r\n{body}", body.len());
     stream.write_all(came.as_bytes()).await.unwrap();
@@ -129,9 +125,9 @@ fn compare(
     body: &str,
 ) {
     let name = &exchange.name;
-    assert_eq!(line, table::filled(&expected.line, kept), "{name}");
+    assert_eq!(line, crate::table::filled(&expected.line, kept), "{name}");
     for (header, value) in &expected.headers {
-        assert_eq!(headers.get(header), Some(&table::filled(value, kept)), "{name}: {header}");
+        assert_eq!(headers.get(header), Some(&crate::table::filled(value, kept)), "{name}: {header}");
     }
     match &expected.body {
         None => assert_eq!(body, "", "{name}"),
@@ -141,7 +137,7 @@ fn compare(
 }
 
 fn start() -> Timestamp {
-    table::START.parse().unwrap()
+    crate::table::START.parse().unwrap()
 }
 
 fn begin() -> Begin {
@@ -179,7 +175,7 @@ async fn a_begin_tells_no_from_not_known_and_is_sent_once() {
         [("begin-no-contract-403", 403), ("begin-unknown-title-404", 404), ("429-retry-after", 429)]
     {
         let stage = Stage::with(&["oauth-200", name]).await;
-        let all = table::all();
+        let all = crate::table::all();
         let asked = all.iter().find(|one| one.name == name).unwrap().request.body.clone().unwrap();
         let begin = Begin {
             library: asked["library"].as_str().unwrap().parse().unwrap(),
@@ -260,7 +256,7 @@ async fn a_reference_is_looked_for_over_all_pages() {
 #[tokio::test]
 async fn an_end_is_told_and_what_counts_as_done_is_done() {
     let at = |exchange: &str| {
-        let all = table::all();
+        let all = crate::table::all();
         let body = all.iter().find(|one| one.name == exchange).unwrap().request.body.clone().unwrap();
         (
             body["ended"].as_str().map(|at| at.parse::<Timestamp>().unwrap()),
@@ -310,7 +306,7 @@ async fn both_logins_work_and_one_credential_serves_many_calls() {
     stage.client.close().await;
     stage.over().await;
     for refusal in ["oauth-bad-secret-401", "oauth-wrong-audience-403"] {
-        let all = table::all();
+        let all = crate::table::all();
         let asked = all.iter().find(|one| one.name == refusal).unwrap().request.body.clone().unwrap();
         let stage = Stage::start(&[refusal], |base| Auth::OAuth {
             token_url: format!("{base}/oauth/token").parse().unwrap(),

@@ -1,0 +1,468 @@
+//! Thirty and more mistaken configurations, each with the line and the sentence that `loangate check` gives.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+/// What `init` writes, and every case changes in one place.
+const GOOD: &str = include_str!("../../src/cli/init.toml");
+
+/// A name for the case, what is replaced by what, and the mistakes: line, key and sentence, in order.
+type Case = (&'static str, &'static str, &'static str, &'static [&'static str]);
+
+fn loangate(arguments: &[&str], directory: &Path) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_loangate"))
+        .args(arguments)
+        .current_dir(directory)
+        .env_remove("LOANGATE_LOG")
+        .output()
+        .unwrap()
+}
+
+fn initialised() -> tempfile::TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    let made = loangate(&["init", "--dir", "."], directory.path());
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    directory
+}
+
+fn check(directory: &Path, text: &str) -> (bool, String, String) {
+    fs::write(directory.join("case.toml"), text).unwrap();
+    let output = loangate(&["check", "--config", "case.toml"], directory);
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (output.status.success(), text(output.stdout), text(output.stderr))
+}
+
+#[test]
+fn what_init_writes_is_good() {
+    let directory = initialised();
+    let (good, said, errors) = check(directory.path(), GOOD);
+    assert!(good, "{errors}");
+    assert_eq!(said, "case.toml is good\n");
+}
+
+#[test]
+fn init_overwrites_nothing_and_says_what_it_kept() {
+    let directory = initialised();
+    let key = directory.path().join("certs/pseudonym.key");
+    let before = fs::read(&key).unwrap();
+    fs::write(directory.path().join("config.toml"), "# mine").unwrap();
+    let again = loangate(&["init", "--dir", "."], directory.path());
+    let said = String::from_utf8(again.stdout).unwrap();
+    assert!(again.status.success());
+    assert!(said.lines().all(|line| line.starts_with("kept ")), "{said}");
+    assert_eq!(fs::read(&key).unwrap(), before);
+    assert_eq!(fs::read_to_string(directory.path().join("config.toml")).unwrap(), "# mine");
+    fs::remove_file(directory.path().join("certs/server.key")).unwrap();
+    let half = loangate(&["init", "--dir", "."], directory.path());
+    assert!(!half.status.success());
+    assert!(String::from_utf8(half.stderr).unwrap().contains("without ./certs/server.key"));
+}
+
+#[test]
+fn the_reference_is_good_once_init_has_made_its_keys() {
+    let directory = initialised();
+    let (good, _, errors) = check(directory.path(), include_str!("../../config.toml"));
+    assert!(good, "{errors}");
+}
+
+#[test]
+fn keys_are_for_their_owner_alone() {
+    use std::os::unix::fs::PermissionsExt;
+    let directory = initialised();
+    for entry in fs::read_dir(directory.path().join("certs")).unwrap() {
+        let entry = entry.unwrap();
+        let name = entry.file_name().into_string().unwrap();
+        let public = ["ca.pem", "server.pem", "jwks.json"].contains(&name.as_str());
+        let mode = entry.metadata().unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode, if public { 0o644 } else { 0o600 }, "{name}");
+    }
+}
+
+#[test]
+fn a_literal_secret_is_a_warning() {
+    let directory = initialised();
+    let text = GOOD.replace("{ file = \"certs/admin.token\" }", "\"0123456789\"");
+    let (good, said, _) = check(directory.path(), &text);
+    assert!(good && said.contains("warning: case.toml:12: admin.token: the secret itself stands"), "{said}");
+    assert!(!said.contains("0123456789"));
+}
+
+#[test]
+fn a_key_that_is_not_in_force_yet_is_a_warning() {
+    let directory = initialised();
+    let (good, said, _) = check(directory.path(), &format!("{GOOD}\n[brake]\nmode = \"enforce\"\n"));
+    assert!(
+        good && said.contains("warning: case.toml:55: brake.mode: this version does not act on it"),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_file_that_is_not_there_is_told_of() {
+    let directory = initialised();
+    let output = loangate(&["check", "--config", "nowhere.toml"], directory.path());
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success() && errors.contains("nowhere.toml:1: the configuration cannot be read"));
+    let output = loangate(&["serve", "--config", "nowhere.toml"], directory.path());
+    assert!(!output.status.success(), "and serve does not start without it");
+}
+
+const CASES: &[Case] = &[
+    (
+        "no TOML",
+        "public = \"127.0.0.1:8443\"",
+        "public = 127.0.0.1:8443",
+        &["4: this is not TOML: invalid float. A text stands in quotes, a table's name in brackets"],
+    ),
+    (
+        "two mistakes of TOML",
+        "certificate = \"certs/server.pem\"\nkey = \"certs/server.key\"",
+        "certificate = certs/server.pem\nkey = \"certs/server.key",
+        &[
+            "8: this is not TOML: string values must be quoted, expected literal string. A text stands in quotes, a table's name in brackets",
+            "9: this is not TOML: invalid basic string, expected `\"`. A text stands in quotes, a table's name in brackets",
+        ],
+    ),
+    (
+        "a key twice",
+        "auth = \"oauth\"",
+        "auth = \"oauth\"\nauth = \"ticket\"",
+        &["30: the key or the table stands here a second time. Keep one of the two"],
+    ),
+    (
+        "a misspelt key",
+        "certificate =",
+        "certifcate =",
+        &[
+            "7: tls.certificate: it is missing. Write certificate = \"certs/server.pem\"",
+            "8: tls.certifcate: there is no such key. Write certificate",
+        ],
+    ),
+    (
+        "a key of another table",
+        "[ledger]",
+        "[ledger]\npatience = \"5s\"",
+        &["36: ledger.patience: there is no such key here. It belongs to [gate]"],
+    ),
+    (
+        "a key of nowhere",
+        "[ledger]",
+        "[ledger]\nwal = true",
+        &["36: ledger.wal: there is no such key. This table has url"],
+    ),
+    (
+        "a misspelt table",
+        "[ledger]",
+        "[leger]",
+        &[
+            "1: ledger: it is missing. Write the table [ledger] with url = \"sqlite:data/loangate.db\"",
+            "35: leger: there is no such key. Write [ledger]",
+        ],
+    ),
+    (
+        "an address without a port",
+        "\"127.0.0.1:8443\"",
+        "\"127.0.0.1\"",
+        &[
+            "4: listen.public: \"127.0.0.1\" is not an address with a port. Write one like \"0.0.0.0:8443\" or \"[::1]:9443\"",
+        ],
+    ),
+    (
+        "one address for both",
+        "admin = \"127.0.0.1:9443\"",
+        "admin = \"127.0.0.1:8443\"",
+        &["5: listen.admin: it is the same address as public. Write another port"],
+    ),
+    (
+        "a number for a string",
+        "admin = \"127.0.0.1:9443\"",
+        "admin = 9443",
+        &["5: listen.admin: this is a number. Write a string like \"0.0.0.0:8443\" or \"[::1]:9443\""],
+    ),
+    (
+        "a certificate that is not there",
+        "certs/server.pem",
+        "certs/other.pem",
+        &[
+            "8: tls.certificate: certs/other.pem cannot be read: I/O error: No such file or directory (os error 2); it must be PEM",
+        ],
+    ),
+    (
+        "a key that is no key",
+        "key = \"certs/server.key\"",
+        "key = \"certs/jwks.json\"",
+        &["9: tls.key: certs/jwks.json cannot be read: no items found; it must be PEM"],
+    ),
+    (
+        "a key of another certificate",
+        "key = \"certs/server.key\"",
+        "key = \"certs/jwt.key\"",
+        &[
+            "8: tls.certificate: certs/server.pem and certs/jwt.key do not belong together: keys may not be consistent: KeyMismatch",
+        ],
+    ),
+    (
+        "a secret file that is not there",
+        "certs/admin.token",
+        "certs/nothing",
+        &[
+            "12: admin.token: the file certs/nothing cannot be read: No such file or directory (os error 2). Make it, or name another; `loangate init` makes keys for development",
+        ],
+    ),
+    (
+        "a secret that the environment lacks",
+        "{ file = \"certs/admin.token\" }",
+        "{ env = \"LOANGATE_NO_SUCH\" }",
+        &[
+            "12: admin.token: the environment has no LOANGATE_NO_SUCH, or it is empty. Set it before the start",
+        ],
+    ),
+    (
+        "a secret from nowhere",
+        "{ file = \"certs/admin.token\" }",
+        "{ vault = \"x\" }",
+        &[
+            "12: admin.token: a secret cannot come from \"vault\". Write { file = \"certs/…\" } or { env = \"NAME\" }",
+        ],
+    ),
+    (
+        "a secret from two places",
+        "{ file = \"certs/admin.token\" }",
+        "{ file = \"certs/admin.token\", env = \"X\" }",
+        &[
+            "12: admin.token: a secret is named in one way. Write { file = \"certs/…\" } or { env = \"NAME\" }",
+        ],
+    ),
+    (
+        "a pseudonym key that is too short",
+        "{ file = \"certs/pseudonym.key\" }",
+        "\"short\"",
+        &[
+            "15: privacy.pseudonym_key: the key has 5 bytes and needs 32. Make one with `openssl rand -hex 32`",
+        ],
+    ),
+    (
+        "no pseudonym key",
+        "pseudonym_key = { file = \"certs/pseudonym.key\" }",
+        "",
+        &[
+            "14: privacy.pseudonym_key: it is missing. Write pseudonym_key = { file = \"certs/pseudonym.key\" }",
+        ],
+    ),
+    (
+        "an algorithm that is not allowed",
+        "[\"EdDSA\"]",
+        "[\"HS256\"]",
+        &["20: readers.jwt.algorithms: \"HS256\" is not known. Write \"EdDSA\" or \"ES256\" or \"RS256\""],
+    ),
+    (
+        "no algorithm",
+        "[\"EdDSA\"]",
+        "[]",
+        &["20: readers.jwt.algorithms: without an algorithm no token is good. Write [\"EdDSA\"]"],
+    ),
+    (
+        "a key set without a key of the algorithm",
+        "[\"EdDSA\"]",
+        "[\"ES256\"]",
+        &[
+            "19: readers.jwt.jwks: No key in the JWKS file certs/jwks.json fits the allowed algorithms [ES256]: add one, or allow its algorithm.",
+        ],
+    ),
+    (
+        "a key set that is none",
+        "jwks = \"certs/jwks.json\"",
+        "jwks = \"certs/server.pem\"",
+        &[
+            "19: readers.jwt.jwks: The file certs/server.pem is not a JWKS, which is JSON with a list `keys`: line 1, column 2.",
+        ],
+    ),
+    (
+        "keys from a URL",
+        "jwks = \"certs/jwks.json\"",
+        "jwks_url = \"https://login.example.no/jwks\"",
+        &["19: readers.jwt.jwks_url: this version reads keys from a file. Write jwks = \"certs/jwks.json\""],
+    ),
+    (
+        "two link keys of one name",
+        "keys = [{ id = \"k1\", secret = { file = \"certs/link.key\" } }]",
+        "keys = [{ id = \"k1\", secret = { file = \"certs/link.key\" } }, { id = \"k1\", secret = { file = \"certs/link.key\" } }]",
+        &["25: readers.links.keys[1].id: another key has this id. Give each its own"],
+    ),
+    (
+        "a scheme that Bokbasen does not speak",
+        "url = \"http://127.0.0.1:9100\"",
+        "url = \"ftp://127.0.0.1:9100\"",
+        &["28: lending.url: this version cannot speak ftp. Write a URL that starts with https:// or http://"],
+    ),
+    (
+        "a secret in the clear",
+        "token_url = \"http://127.0.0.1:9100/oauth/token\"",
+        "token_url = \"http://auth.example.no/oauth/token\"",
+        &["30: lending.token_url: a secret would be sent in the clear. Write https://"],
+    ),
+    (
+        "a login of no kind",
+        "auth = \"oauth\"",
+        "auth = \"basic\"",
+        &["29: lending.auth: \"basic\" is not known. Write \"oauth\" or \"ticket\""],
+    ),
+    (
+        "a login without its name",
+        "auth = \"oauth\"",
+        "auth = \"ticket\"",
+        &[
+            "27: lending.login_url: it is missing. Write login_url = \"https://login.boknett.no/v1/tickets\"",
+            "27: lending.username: it is missing. Write the username that Bokbasen gave you",
+            "27: lending.password: it is missing. Write password = { env = \"BOKBASEN_PASSWORD\" }",
+            "30: lending.token_url: auth = \"ticket\" has no such key. Take it out, or write auth = \"oauth\"",
+            "31: lending.audience: auth = \"ticket\" has no such key. Take it out, or write auth = \"oauth\"",
+            "32: lending.client_id: auth = \"ticket\" has no such key. Take it out, or write auth = \"oauth\"",
+            "33: lending.client_secret: auth = \"ticket\" has no such key. Take it out, or write auth = \"oauth\"",
+        ],
+    ),
+    (
+        "a settle time that is too short",
+        "url = \"http://127.0.0.1:9100\"",
+        "url = \"https://api.loan.boknett.no\"\nsettle = \"5s\"",
+        &[
+            "29: lending.settle: it is shorter than the 22s in which a begin may still take effect and show in a listing, so that a loan could be registered twice. Write \"30s\"",
+        ],
+    ),
+    (
+        "a timeout without a unit",
+        "auth = \"oauth\"",
+        "auth = \"oauth\"\ntimeout = \"10\"",
+        &["30: lending.timeout: \"10\" is not a duration. Write one like \"15s\", \"10m\" or \"400d\""],
+    ),
+    (
+        "a timeout of nothing",
+        "auth = \"oauth\"",
+        "auth = \"oauth\"\ntimeout = \"0s\"",
+        &["30: lending.timeout: it must be longer than nothing. Write a duration like \"15s\""],
+    ),
+    (
+        "more calls than allowed",
+        "auth = \"oauth\"",
+        "auth = \"oauth\"\nconcurrency = 0",
+        &["30: lending.concurrency: 0 is out of bounds. Write a number from 1 to 1000"],
+    ),
+    (
+        "a ledger in memory",
+        "sqlite:data/loangate.db",
+        "sqlite::memory:",
+        &[
+            "36: ledger.url: a ledger needs a file, so that it outlives the process. Write \"sqlite:data/loangate.db\"",
+        ],
+    ),
+    (
+        "a ledger of another kind",
+        "sqlite:data/loangate.db",
+        "postgres://db/loans",
+        &[
+            "36: ledger.url: \"postgres://db/loans\" is not a ledger of this version, which keeps it in SQLite. Write \"sqlite:data/loangate.db\"",
+        ],
+    ),
+    (
+        "an origin of another kind",
+        "url = \"http://127.0.0.1:9000/\"",
+        "url = \"s3://books\"",
+        &[
+            "41: origins[0].url: this version cannot speak s3. Write a URL that starts with https:// or http://",
+        ],
+    ),
+    (
+        "an origin with a password",
+        "url = \"http://127.0.0.1:9000/\"",
+        "url = \"http://a:b@127.0.0.1:9000/\"",
+        &["41: origins[0].url: a URL must not carry a user or a password. Take them out"],
+    ),
+    (
+        "a route to an origin that is not there",
+        "origin = \"files\"\nto = \"{isbn}/{file}\"",
+        "origin = \"fils\"\nto = \"{isbn}/{file}\"",
+        &["45: routes[0].origin: there is no origin named fils. Write one of: files"],
+    ),
+    (
+        "a gated route without its title",
+        "path = \"/files/{isbn}/{*file}\"",
+        "path = \"/files/{*file}\"",
+        &[
+            "44: routes[0].path: a gated route needs {isbn}, which names the title. Add it, or write open = true",
+            "46: routes[0].to: {isbn} is not in the route's path. Write a name that is",
+        ],
+    ),
+    (
+        "a route into the gate's own paths",
+        "path = \"/files/{isbn}/{*file}\"",
+        "path = \"/loans/{isbn}/{*file}\"",
+        &["44: routes[0].path: /loans and /~ belong to the gate itself. Choose another first segment"],
+    ),
+    (
+        "an open route to gated files",
+        "to = \"covers/{file}\"",
+        "to = \"{file}\"",
+        &[
+            "51: routes[1].to: this open route can lead to files of /files/{isbn}/{*file}, which need a loan. Give open files a folder of their own",
+        ],
+    ),
+    (
+        "an open route that registers",
+        "open = true",
+        "open = true\nregistration = \"explicit\"",
+        &["53: routes[1].registration: an open route registers no loan. Take it out, or write open = false"],
+    ),
+    (
+        "a truth in quotes",
+        "open = true",
+        "open = \"true\"",
+        &["52: routes[1].open: this is a string. Write true or false, without quotes"],
+    ),
+    (
+        "no route at all",
+        "[[routes]]\npath = \"/files/{isbn}/{*file}\"\norigin = \"files\"\nto = \"{isbn}/{file}\"\n\n[[routes]]\npath = \"/covers/{*file}\"\norigin = \"files\"\nto = \"covers/{file}\"\nopen = true",
+        "",
+        &["1: routes: it is missing. Write [[routes]] with path, origin and to"],
+    ),
+    (
+        "a size without sense",
+        "[ledger]",
+        "[server]\nbuffers = \"much\"\n\n[ledger]",
+        &["36: server.buffers: \"much\" is not a size. Write one like \"64KiB\" or \"256MiB\""],
+    ),
+    (
+        "a level that is none",
+        "[ledger]",
+        "[log]\nlevel = \"loud\"\n\n[ledger]",
+        &[
+            "36: log.level: \"loud\" is not known. Write \"error\" or \"warn\" or \"info\" or \"debug\" or \"trace\"",
+        ],
+    ),
+];
+
+#[test]
+fn every_mistake_has_its_line_and_its_sentence() {
+    let directory = initialised();
+    for (name, from, to, expected) in CASES {
+        assert!(GOOD.contains(from), "{name}");
+        let (good, _, errors) = check(directory.path(), &GOOD.replacen(from, to, 1));
+        let found: Vec<&str> =
+            errors.lines().map(|line| line.strip_prefix("case.toml:").unwrap_or(line)).collect();
+        assert!(!good, "{name}");
+        assert_eq!(found, *expected, "{name}");
+    }
+}
+
+#[test]
+fn all_mistakes_are_listed_and_not_the_first_alone() {
+    let directory = initialised();
+    let text = GOOD
+        .replace("\"127.0.0.1:8443\"", "8443")
+        .replace("auth = \"oauth\"", "auth = \"ouath\"")
+        .replace("origin = \"files\"\nto = \"covers", "origin = \"elsewhere\"\nto = \"covers");
+    let (good, _, errors) = check(directory.path(), &text);
+    let lines: Vec<&str> = errors.lines().map(|line| line.split(": ").nth(1).unwrap()).collect();
+    assert!(!good);
+    assert_eq!(lines, ["listen.public", "lending.auth", "routes[1].origin"]);
+}

@@ -1,0 +1,16 @@
+//! Behaviour, tried on the real thing: one binary, so that the whole gate is linked once.
+//!
+//! Most tests start a gate in this process, between the sandbox and an origin that they can script, and speak to it over
+//! TLS. Those of crashes, memory and command lines start the built program. `support` has what they share.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+#[path = "../support/mod.rs"]
+mod support;
+#[path = "../conformance/table.rs"]
+mod table;
+
+mod config;
+mod conformance_lending;
+mod conformance_sandbox;
+mod layering;
+mod main_job;

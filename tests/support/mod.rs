@@ -1,0 +1,20 @@
+//! What tests share: a gate with everything around it, an origin that misbehaves on request, and the built program.
+
+pub(crate) mod origin;
+pub(crate) mod scene;
+
+pub(crate) use origin::{File, Origin};
+pub(crate) use scene::{LIBRARY, Scene};
+
+/// Titles that tests lend; the sandbox lends any.
+pub(crate) const BOOK: &str = "9788299999014";
+pub(crate) const AUDIO: &str = "9788299999038";
+
+/// Reads Prometheus' text: the sum of all series of a name whose labels contain this text.
+pub(crate) fn metric(text: &str, name: &str, labels: &str) -> f64 {
+    text.lines()
+        .filter(|line| line.starts_with(name) && line.contains(labels))
+        .filter(|line| matches!(line.as_bytes().get(name.len()), Some(b'{' | b' ')))
+        .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
+        .sum()
+}

@@ -1,0 +1,296 @@
+//! A gate, started in this process as the program starts it, between the sandbox and a scripted origin.
+//!
+//! [`Scene::end`] compares at last what the sandbox's books, the ledger and the origin say: no reference twice, no
+//! reader and title with two live loans, nothing accepted in the ledger that the books do not have.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use loangate::cli::serve;
+use loangate::clock::Clock;
+use loangate::sandbox::{self, Bounds, Sandbox, World};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use super::Origin;
+
+/// The library of readers, where a test does not say otherwise.
+pub(crate) const LIBRARY: &str = "NO-0301000";
+
+/// How a scene is set.
+#[derive(Clone, Debug)]
+pub(crate) struct Setting {
+    pub(crate) bounds: Bounds,
+    pub(crate) world: World,
+    /// Lines that are put into the configuration: what is replaced by what.
+    pub(crate) config: Vec<(&'static str, &'static str)>,
+    pub(crate) clock: Clock,
+}
+
+impl Default for Setting {
+    /// A quick sandbox that lends anything to anyone.
+    fn default() -> Setting {
+        Setting {
+            bounds: Bounds::quick(),
+            world: World { any_library_any_title: true, ..World::default() },
+            config: Vec::new(),
+            clock: Clock::system(),
+        }
+    }
+}
+
+/// Everything around a gate, and the gate.
+#[derive(Debug)]
+pub(crate) struct Scene {
+    pub(crate) gate: Option<serve::Running>,
+    pub(crate) sandbox: Option<sandbox::Running>,
+    pub(crate) origin: Origin,
+    pub(crate) dir: TempDir,
+    pub(crate) base: String,
+    pub(crate) admin: String,
+    sandbox_url: String,
+    setting: Setting,
+}
+
+impl Scene {
+    pub(crate) async fn start() -> Scene {
+        Scene::set(Setting::default()).await
+    }
+
+    pub(crate) async fn set(setting: Setting) -> Scene {
+        let dir = initialised();
+        let origin = Origin::start().await;
+        let sandbox = start_sandbox(&setting, dir.path(), 0).await;
+        let sandbox_url = sandbox.url().to_owned();
+        let mut scene = Scene {
+            gate: None,
+            sandbox: Some(sandbox),
+            origin,
+            dir,
+            base: String::new(),
+            admin: String::new(),
+            sandbox_url,
+            setting,
+        };
+        scene.write_config();
+        scene.start_gate().await;
+        scene
+    }
+
+    /// Writes the configuration of this scene: what `init` writes, with the addresses of today.
+    fn write_config(&self) {
+        let file = self.dir.path().join("config.toml");
+        let mut text = std::fs::read_to_string(&file)
+            .unwrap()
+            .replace("127.0.0.1:8443", "127.0.0.1:0")
+            .replace("127.0.0.1:9443", "127.0.0.1:0")
+            .replace("http://127.0.0.1:9100", &self.sandbox_url)
+            .replace("http://127.0.0.1:9000/", &format!("{}/", self.origin.url))
+            .replace("[lending]", "[lending]\nsettle = \"500ms\"\ntimeout = \"2s\"");
+        for (from, to) in &self.setting.config {
+            assert!(text.contains(from), "the configuration has no {from}");
+            text = text.replacen(from, to, 1);
+        }
+        std::fs::write(file, text).unwrap();
+    }
+
+    /// The configuration's file, for the built program.
+    pub(crate) fn config_file(&self) -> std::path::PathBuf {
+        self.dir.path().join("config.toml")
+    }
+
+    pub(crate) async fn start_gate(&mut self) {
+        let loaded = loangate::config::load(&self.config_file()).unwrap();
+        let gate = serve::start(loaded.config, self.setting.clock.clone()).await.unwrap();
+        self.base = format!("https://{}", gate.public);
+        self.admin = gate.admin_url.clone();
+        self.gate = Some(gate);
+    }
+
+    pub(crate) async fn stop_gate(&mut self) {
+        self.gate.take().unwrap().stop().await;
+    }
+
+    pub(crate) async fn stop_sandbox(&mut self) {
+        self.sandbox.take().unwrap().stop().await;
+    }
+
+    /// Starts the sandbox anew at its former address, with its books.
+    pub(crate) async fn start_sandbox(&mut self) {
+        let port = self.sandbox_url.rsplit(':').next().unwrap().parse().unwrap();
+        self.sandbox = Some(start_sandbox(&self.setting, self.dir.path(), port).await);
+    }
+
+    /// A reader's token, signed as the login would.
+    pub(crate) fn token(&self, borrower: &str) -> String {
+        self.token_with(&json!({ "sub": borrower }))
+    }
+
+    /// A token with these claims over the usual ones.
+    pub(crate) fn token_with(&self, claims: &Value) -> String {
+        let now = self.setting.clock.now().as_second();
+        let mut all = json!({
+            "iss": "https://login.example.no",
+            "aud": "loangate",
+            "library": LIBRARY,
+            "iat": now,
+            "exp": now + 3600,
+        });
+        all.as_object_mut().unwrap().extend(claims.as_object().unwrap().clone());
+        let pem = std::fs::read(self.dir.path().join("certs/jwt.key")).unwrap();
+        let key = EncodingKey::from_ed_pem(&pem).unwrap();
+        jsonwebtoken::encode(&Header::new(Algorithm::EdDSA), &all, &key).unwrap()
+    }
+
+    /// A client over HTTP/1.1 that trusts this gate.
+    pub(crate) fn http1(&self) -> reqwest::Client {
+        self.client().http1_only().build().unwrap()
+    }
+
+    /// A client over HTTP/2.
+    pub(crate) fn http2(&self) -> reqwest::Client {
+        self.client().http2_prior_knowledge().build().unwrap()
+    }
+
+    fn client(&self) -> reqwest::ClientBuilder {
+        let ca = std::fs::read(self.dir.path().join("certs/ca.pem")).unwrap();
+        reqwest::Client::builder()
+            .no_proxy()
+            .tls_certs_only([reqwest::Certificate::from_pem(&ca).unwrap()])
+            .redirect(reqwest::redirect::Policy::none())
+            .timeout(Duration::from_secs(60))
+    }
+
+    /// A request for a title's file by this reader.
+    pub(crate) fn get(&self, client: &reqwest::Client, path: &str, token: &str) -> reqwest::RequestBuilder {
+        client.get(format!("{}{path}", self.base)).bearer_auth(token)
+    }
+
+    /// Every loan in the sandbox's books.
+    pub(crate) async fn books(&self) -> Vec<Value> {
+        let books: Value = self.sandbox_get("/sandbox/books").await;
+        books["loans"].as_array().unwrap().clone()
+    }
+
+    pub(crate) async fn sandbox_get(&self, path: &str) -> Value {
+        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        let answer = client.get(format!("{}{path}", self.sandbox_url)).send().await.unwrap();
+        answer.json().await.unwrap()
+    }
+
+    /// A call of the sandbox's control API.
+    pub(crate) async fn control(&self, method: &str, path: &str, body: &Value) {
+        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        let url = format!("{}{path}", self.sandbox_url);
+        let request = client.request(method.parse().unwrap(), url).json(body);
+        request.send().await.unwrap().error_for_status().unwrap();
+    }
+
+    /// Makes the sandbox misbehave.
+    pub(crate) async fn fault(&self, fault: &Value) {
+        self.control("POST", "/sandbox/faults", fault).await;
+    }
+
+    pub(crate) async fn no_faults(&self) {
+        self.control("DELETE", "/sandbox/faults", &Value::Null).await;
+    }
+
+    /// An answer of the admin listener, with the token.
+    pub(crate) async fn admin(&self, path: &str) -> reqwest::Response {
+        let token = std::fs::read_to_string(self.dir.path().join("certs/admin.token")).unwrap();
+        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        client.get(format!("{}{path}", self.admin)).bearer_auth(token).send().await.unwrap()
+    }
+
+    /// Every loan in the ledger, over the admin API, page by page.
+    pub(crate) async fn ledger(&self) -> Vec<Value> {
+        let mut loans = Vec::new();
+        let mut cursor = String::new();
+        loop {
+            let page: Value =
+                self.admin(&format!("/api/v1/loans?limit=500{cursor}")).await.json().await.unwrap();
+            loans.extend(page["loans"].as_array().unwrap().iter().cloned());
+            match page["next"].as_str() {
+                Some(next) => cursor = format!("&cursor={next}"),
+                None => return loans,
+            }
+        }
+    }
+
+    pub(crate) async fn metrics(&self) -> String {
+        self.admin("/metrics").await.text().await.unwrap()
+    }
+
+    /// Looks again and again until this holds, and fails after a while.
+    pub(crate) async fn until<F: Future<Output = bool>>(&self, what: &str, holds: impl Fn() -> F) {
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
+        while !holds().await {
+            assert!(tokio::time::Instant::now() < deadline, "it never came to this: {what}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// The end of a test: what must hold of every scene.
+    pub(crate) async fn end(mut self) {
+        if self.gate.is_some() && self.sandbox.is_some() {
+            check_books(&self.books().await, &self.ledger().await);
+        }
+        if self.gate.is_some() {
+            self.stop_gate().await;
+        }
+        if self.sandbox.is_some() {
+            self.stop_sandbox().await;
+        }
+    }
+}
+
+/// No reference has two loans that live, no reader and title either, and what the ledger has as accepted is accepted
+/// there.
+pub(crate) fn check_books(books: &[Value], ledger: &[Value]) {
+    let mut live: BTreeMap<String, usize> = BTreeMap::new();
+    for loan in books.iter().filter(|loan| matches!(loan["status"].as_str(), Some("PENDING" | "ACCEPTED"))) {
+        *live.entry(format!("reference {}", loan["reference"])).or_default() += 1;
+        let reader = format!("{} {} {}", loan["library"], loan["borrower"], loan["isbn"]);
+        *live.entry(reader).or_default() += 1;
+    }
+    let twice: Vec<_> = live.iter().filter(|(_, count)| **count > 1).collect();
+    assert!(twice.is_empty(), "live twice at Bokbasen: {twice:?}");
+    for loan in ledger.iter().filter(|loan| loan["state"] == "accepted") {
+        let there = books.iter().find(|other| other["loanId"] == loan["lending_id"]);
+        let there = there.unwrap_or_else(|| panic!("Bokbasen does not have {loan}"));
+        assert_eq!(there["status"], "ACCEPTED", "{loan}");
+        assert_eq!(there["reference"], loan["reference"], "{loan}");
+    }
+}
+
+/// A directory as `loangate init` makes it.
+pub(crate) fn initialised() -> TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let made = Command::new(env!("CARGO_BIN_EXE_loangate"))
+        .args(["init", "--dir"])
+        .arg(dir.path())
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    dir
+}
+
+async fn start_sandbox(setting: &Setting, dir: &Path, port: u16) -> sandbox::Running {
+    let settings = sandbox::Settings {
+        listen: ([127, 0, 0, 1], port).into(),
+        dir: Some(dir.join("sandbox")),
+        world: setting.world.clone(),
+        bounds: setting.bounds.clone(),
+        ..sandbox::Settings::default()
+    };
+    Sandbox::start(settings, setting.clock.clone()).await.unwrap()
+}
+
+/// A clock that a test moves, from a moment that the sandbox's world knows.
+pub(crate) fn movable() -> Clock {
+    Clock::movable(Timestamp::from_second(1_790_000_000).unwrap())
+}
