@@ -44,6 +44,11 @@ fn copy(from: &HeaderMap, names: &[HeaderName], to: &mut HeaderMap) {
     }
 }
 
+/// Whether the bytes are packed (RFC 9110 §8.4), although they were asked for as they are.
+pub(super) fn is_encoded(answer: &HeaderMap) -> bool {
+    answer.get(CONTENT_ENCODING).is_some_and(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity"))
+}
+
 /// Whether a body without a length still tells its end (RFC 9112 §6.3): chunked does, a closed connection not.
 pub(super) fn is_framed(answer: &HeaderMap) -> bool {
     let coding = answer.get(TRANSFER_ENCODING).and_then(|coding| coding.to_str().ok());

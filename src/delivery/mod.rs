@@ -207,6 +207,11 @@ impl Request<'_> {
                 self.failed("its answer has no length, so that its end could not be told from a break")
             );
         }
+        if asked.is_some() && fields::is_encoded(&head.headers) {
+            return Err(self.failed(
+                "it packed a file of which a part was asked: the part would be of the packed bytes",
+            ));
+        }
         let (part, skip) = match (head.status, asked) {
             (StatusCode::PARTIAL_CONTENT, Some(asked)) => (Some(self.checked(&head.headers, asked)?), 0),
             // The origin has no ranges: the part is cut out here, where the length is known.

@@ -12,5 +12,8 @@ mod table;
 mod config;
 mod conformance_lending;
 mod conformance_sandbox;
+mod i1_no_byte;
+mod i2_one_loan;
 mod layering;
 mod main_job;
+mod origin_faults;

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
@@ -196,7 +197,7 @@ async fn answer(state: Arc<State>, request: Request<Incoming>) -> Result<Respons
     state.asked.lock().unwrap().push(asked);
     let file = state.files.lock().unwrap().get(&path).cloned();
     let Some(file) = file else {
-        let nothing = Sent { file: File::of(0), at: 0, end: 0, sent: 0 };
+        let nothing = Sent { file: File::of(0), at: 0, end: 0, sent: 0, cut: None };
         return Ok(Response::builder().status(404).body(nothing).unwrap());
     };
     if file.silent {
@@ -226,7 +227,7 @@ async fn answer(state: Arc<State>, request: Request<Incoming>) -> Result<Respons
         response = response.header("content-length", end - at);
     }
     let end = if request.method() == Method::HEAD { at } else { end };
-    Ok(response.body(Sent { file, at, end, sent: 0 }).unwrap())
+    Ok(response.body(Sent { file, at, end, sent: 0, cut: None }).unwrap())
 }
 
 /// One range, first and last; none where it lies outside.
@@ -247,6 +248,8 @@ struct Sent {
     at: u64,
     end: u64,
     sent: u64,
+    /// Runs before the connection is cut.
+    cut: Option<Pin<Box<tokio::time::Sleep>>>,
 }
 
 /// The connection is to be cut here.
@@ -258,7 +261,10 @@ impl Body for Sent {
     type Data = Bytes;
     type Error = Cut;
 
-    fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
         let this = self.get_mut();
         if this.at >= this.end {
             return Poll::Ready(None);
@@ -266,6 +272,9 @@ impl Body for Sent {
         let mut end = this.end;
         if let Some(cut) = this.file.cut_after {
             if this.sent >= cut {
+                // What came before is sent first: hyper drops what it still holds when a body fails.
+                let pause = || Box::pin(tokio::time::sleep(Duration::from_millis(50)));
+                ready!(this.cut.get_or_insert_with(pause).as_mut().poll(context));
                 return Poll::Ready(Some(Err(Cut)));
             }
             end = end.min(this.at + cut - this.sent);

@@ -28,6 +28,8 @@ pub(crate) struct Setting {
     pub(crate) world: World,
     /// Lines that are put into the configuration: what is replaced by what.
     pub(crate) config: Vec<(&'static str, &'static str)>,
+    /// Another origin than the scripted one.
+    pub(crate) origin: Option<&'static str>,
     pub(crate) clock: Clock,
 }
 
@@ -38,6 +40,7 @@ impl Default for Setting {
             bounds: Bounds::quick(),
             world: World { any_library_any_title: true, ..World::default() },
             config: Vec::new(),
+            origin: None,
             clock: Clock::system(),
         }
     }
@@ -89,7 +92,10 @@ impl Scene {
             .replace("127.0.0.1:8443", "127.0.0.1:0")
             .replace("127.0.0.1:9443", "127.0.0.1:0")
             .replace("http://127.0.0.1:9100", &self.sandbox_url)
-            .replace("http://127.0.0.1:9000/", &format!("{}/", self.origin.url))
+            .replace(
+                "http://127.0.0.1:9000/",
+                self.setting.origin.unwrap_or(&format!("{}/", self.origin.url)),
+            )
             .replace("[lending]", "[lending]\nsettle = \"500ms\"\ntimeout = \"2s\"");
         for (from, to) in &self.setting.config {
             assert!(text.contains(from), "the configuration has no {from}");

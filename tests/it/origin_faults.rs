@@ -1,0 +1,197 @@
+//! An origin that fails: nothing short ever looks whole, nothing of the origin's leaks, nothing of the reader's is passed
+//! on.
+
+use http::StatusCode;
+use serde_json::Value;
+
+use crate::support::scene::Setting;
+use crate::support::{BOOK, File, Scene};
+
+const FILE: &str = "audio.mp3";
+
+async fn scene_with(file: File) -> Scene {
+    let setting = Setting {
+        config: vec![("name = \"files\"", "name = \"files\"\nidle = \"300ms\"\nfirst_byte = \"500ms\"")],
+        ..Setting::default()
+    };
+    let scene = Scene::set(setting).await;
+    scene.origin.put(&format!("{BOOK}/{FILE}"), file);
+    scene
+}
+
+async fn get(scene: &Scene, client: &reqwest::Client, range: Option<&str>) -> reqwest::Response {
+    let mut request = scene.get(client, &format!("/files/{BOOK}/{FILE}"), &scene.token("kari"));
+    if let Some(range) = range {
+        request = request.header("range", range);
+    }
+    request.send().await.unwrap()
+}
+
+#[tokio::test]
+async fn a_body_that_breaks_off_never_looks_whole() {
+    for (name, file) in [
+        ("cut, with its length told", File { cut_after: Some(400_000), ..File::of(1_000_000) }),
+        ("cut, chunked", File { cut_after: Some(400_000), told_length: false, ..File::of(1_000_000) }),
+        ("cut at its start", File { cut_after: Some(0), ..File::of(1_000_000) }),
+        ("stalled", File { stall_after: Some(400_000), ..File::of(1_000_000) }),
+        (
+            "cut, and a range of it is cut out here",
+            File { ranges: false, cut_after: Some(400_000), ..File::of(1_000_000) },
+        ),
+    ] {
+        for range in [None, Some("bytes=0-999999")] {
+            let scene = scene_with(file.clone()).await;
+            for client in [scene.http1(), scene.http2()] {
+                let answer = get(&scene, &client, range).await;
+                assert!(answer.status().is_success(), "{name}: {}", answer.status());
+                let body = answer.bytes().await;
+                assert!(
+                    body.is_err(),
+                    "{name}, {range:?}: {} bytes came and looked whole",
+                    body.unwrap().len()
+                );
+            }
+            scene.end().await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_range_is_cut_out_of_what_an_origin_without_ranges_sends() {
+    let file = File { ranges: false, ..File::of(3_000_000) };
+    let scene = scene_with(file.clone()).await;
+    for client in [scene.http1(), scene.http2()] {
+        for (range, part) in [
+            ("bytes=0-0", 0..1),
+            ("bytes=1000000-1999999", 1_000_000..2_000_000),
+            ("bytes=2999999-", 2_999_999..3_000_000),
+            ("bytes=-1", 2_999_999..3_000_000),
+        ] {
+            let answer = get(&scene, &client, Some(range)).await;
+            assert_eq!(answer.status(), StatusCode::PARTIAL_CONTENT, "{range}");
+            let told = format!("bytes {}-{}/3000000", part.start, part.end - 1);
+            assert_eq!(answer.headers()["content-range"], told.as_str(), "{range}");
+            assert_eq!(answer.bytes().await.unwrap(), file.part(part), "{range}");
+        }
+        let past = get(&scene, &client, Some("bytes=3000000-")).await;
+        assert_eq!(past.status(), StatusCode::RANGE_NOT_SATISFIABLE);
+        assert_eq!(past.headers()["content-range"], "bytes */3000000");
+    }
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn an_answer_that_cannot_be_passed_on_is_a_502_and_says_nothing_of_the_origin() {
+    let redirect =
+        File { status: Some(StatusCode::FOUND), ..File::of(0) }.field("location", "http://127.0.0.1:1/x");
+    for (name, file, range, status, slug) in [
+        (
+            "500",
+            File { status: Some(StatusCode::INTERNAL_SERVER_ERROR), ..File::of(10) },
+            None,
+            502,
+            "origin-failed",
+        ),
+        ("403", File { status: Some(StatusCode::FORBIDDEN), ..File::of(10) }, None, 502, "origin-failed"),
+        ("a redirect", redirect, None, 502, "origin-failed"),
+        ("404", File { status: Some(StatusCode::NOT_FOUND), ..File::of(10) }, None, 404, "title-not-found"),
+        (
+            "another part",
+            File { content_range: Some("bytes 5-14/100".into()), ..File::of(100) },
+            Some("bytes=0-9"),
+            502,
+            "origin-failed",
+        ),
+        (
+            "a part without sense",
+            File { content_range: Some("bytes 0-9/*".into()), ..File::of(100) },
+            Some("bytes=0-9"),
+            502,
+            "origin-failed",
+        ),
+        (
+            "a 206 to no range",
+            File { status: Some(StatusCode::PARTIAL_CONTENT), ..File::of(100) },
+            None,
+            502,
+            "origin-failed",
+        ),
+        (
+            "a part of packed bytes",
+            File::of(100).field("content-encoding", "gzip"),
+            Some("bytes=0-9"),
+            502,
+            "origin-failed",
+        ),
+        ("silence", File { silent: true, ..File::of(100) }, None, 504, "origin-timeout"),
+    ] {
+        let scene = scene_with(file).await;
+        let answer = get(&scene, &scene.http2(), range).await;
+        assert_eq!(answer.status(), status, "{name}");
+        let text = answer.text().await.unwrap();
+        let document: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(document["type"], slug, "{name}");
+        assert!(!text.contains("127.0.0.1"), "{text}");
+        scene.end().await;
+    }
+}
+
+#[tokio::test]
+async fn only_named_fields_pass_in_either_direction() {
+    let file = File::of(1000)
+        .field("set-cookie", "a=b")
+        .field("server", "storage/1.0")
+        .field("x-amz-request-id", "1")
+        .field("content-disposition", "attachment; filename=\"bok.mp3\"")
+        .field("cache-control", "public, max-age=86400")
+        .field("connection", "x-secret")
+        .field("x-secret", "1");
+    let scene = scene_with(file).await;
+    let path = format!("/files/{BOOK}/{FILE}?token=&q=1");
+    let request = scene.get(&scene.http1(), &path, &scene.token("kari"));
+    let request = request
+        .header("cookie", "session=1")
+        .header("x-forwarded-for", "10.0.0.1")
+        .header("accept-encoding", "gzip")
+        .header("range", "bytes=0-99");
+    let answer = request.send().await.unwrap();
+    assert_eq!(answer.status(), StatusCode::PARTIAL_CONTENT);
+    for gone in ["set-cookie", "server", "x-amz-request-id", "connection", "x-secret", "via"] {
+        assert!(!answer.headers().contains_key(gone), "{gone}");
+    }
+    assert_eq!(answer.headers()["content-disposition"], "attachment; filename=\"bok.mp3\"");
+    assert_eq!(answer.headers()["cache-control"], "private, no-store");
+    let asked = scene.origin.asked();
+    let mut names: Vec<&str> = asked[0].headers.keys().map(http::HeaderName::as_str).collect();
+    names.sort_unstable();
+    assert_eq!(names, ["accept-encoding", "host", "range", "user-agent"]);
+    assert_eq!(asked[0].headers["accept-encoding"], "identity");
+    assert_eq!(asked[0].path, format!("/{BOOK}/{FILE}"));
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn a_file_that_changes_under_a_download_is_not_mixed() {
+    let scene = scene_with(File::of(1000)).await;
+    let client = scene.http2();
+    let first = get(&scene, &client, Some("bytes=0-499")).await;
+    let etag = first.headers()["etag"].to_str().unwrap().to_owned();
+    let second = File::with(vec![7; 900]).field("etag", "\"v2\"");
+    scene.origin.put(&format!("{BOOK}/{FILE}"), second);
+    let request = scene.get(&client, &format!("/files/{BOOK}/{FILE}"), &scene.token("kari"));
+    let rest = request.header("range", "bytes=500-").header("if-range", etag).send().await.unwrap();
+    assert_eq!(rest.status(), StatusCode::OK, "the new file, whole");
+    assert_eq!(rest.bytes().await.unwrap(), vec![7; 900]);
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn an_origin_that_is_not_there_is_a_502() {
+    let setting = Setting { origin: Some("http://127.0.0.1:1/"), ..Setting::default() };
+    let scene = Scene::set(setting).await;
+    let answer = get(&scene, &scene.http2(), None).await;
+    assert_eq!(answer.status(), StatusCode::BAD_GATEWAY);
+    let text = answer.text().await.unwrap();
+    assert!(text.contains("origin-failed") && !text.contains("127.0.0.1"), "{text}");
+    scene.end().await;
+}
