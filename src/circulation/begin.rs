@@ -86,11 +86,11 @@ impl Circulation {
         let intent = Loan::intend(asker.key, self.inner.clock.now());
         let cause = Cause { by, detail: None };
         match self.inner.ledger.intend(intent, asker.issued, cause).await {
-            Ok(Intended::Written(loan)) => self.follow(loan).await,
+            Ok(Intended::Written(loan)) => self.launch(loan).await,
             Ok(Intended::Live(loan)) => match loan.open_until() {
                 Some(until) if until > self.inner.clock.now() => Outcome::Accepted { loan: loan.id, until },
                 Some(_) => Outcome::Unsure,
-                None => self.follow(loan).await,
+                None => self.join(loan).await,
             },
             Ok(Intended::EndedSince(at)) => Outcome::Ended { at },
             Err(error) => {

@@ -1,11 +1,11 @@
 //! Carrying an undecided loan to its decision: one task for each, which outlives whoever asked.
 //!
-//! [`Circulation::follow`] finds the task or starts it. The task sends the begin, asks while the loan is
-//! pending, and settles what is unknown; the ledger has each step before the next is taken.
+//! `follow` starts the task. It sends the begin, asks while the loan is pending, and settles what is unknown; the
+//! ledger has each step before the next is taken. Only the loans of this process are carried, and only the task that
+//! starts at an intent sends a begin, before anything else and once.
 
 use std::time::Duration;
 
-use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::{Circulation, Outcome, log_ledger_failure, settle};
@@ -22,43 +22,6 @@ const LAST_POLL: Duration = Duration::from_secs(2);
 const RETRY: Duration = Duration::from_secs(5);
 
 impl Circulation {
-    /// Waits for what becomes of a loan; carries it if nobody does.
-    pub(super) async fn follow(&self, loan: Loan) -> Outcome {
-        let mut landing = self.carried(loan);
-        match landing.wait_for(Option::is_some).await {
-            Ok(outcome) => outcome.clone().unwrap_or(Outcome::Unsure),
-            // The task went without a word: the process is stopping.
-            Err(_) => Outcome::Unsure,
-        }
-    }
-
-    /// Waits for what becomes of it as well, for a loan that another request or a former process began.
-    pub async fn join(&self, loan: Loan) -> Outcome {
-        match self.outcome_of(&loan) {
-            Some(outcome) => outcome,
-            None => self.follow(loan).await,
-        }
-    }
-
-    /// The task that carries this loan, found or started.
-    pub(super) fn carried(&self, loan: Loan) -> watch::Receiver<Option<Outcome>> {
-        let mut carried = self.inner.carried.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if let Some(landing) = carried.get(&loan.id) {
-            return landing.clone();
-        }
-        let (land, landing) = watch::channel(None);
-        carried.insert(loan.id, landing.clone());
-        let guard = Carrying { circulation: self.clone(), loan: loan.id };
-        let circulation = self.clone();
-        self.spawn(async move {
-            let outcome = carry(&circulation, loan).await;
-            // First the word, then the name off the list: whoever looks in between still finds the word.
-            land.send_replace(Some(outcome));
-            drop(guard);
-        });
-        landing
-    }
-
     /// Writes what happened, until the ledger takes it. Gives nothing when the process stops before that, or
     /// when the loan went another way meanwhile and the event no longer fits.
     pub(super) async fn record(&self, id: LoanId, event: Event, cause: Cause) -> Option<Loan> {
@@ -79,54 +42,51 @@ impl Circulation {
         }
     }
 
-    /// The loan as the ledger has it, when an event did not fit.
+    /// The loan as the ledger has it now.
     async fn reread(&self, id: LoanId) -> Option<Loan> {
         self.inner.ledger.loan(id).await.ok().flatten()
     }
 }
 
-/// Takes the loan off the list of those being carried, also when its task dies.
-struct Carrying {
-    circulation: Circulation,
-    loan: LoanId,
+/// Where a task takes a loan up.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum From {
+    /// At its intent, which this process has just written: the begin is sent.
+    Intent,
+    /// Half-way: no begin is ever sent.
+    HalfWay,
 }
 
-impl Drop for Carrying {
-    fn drop(&mut self) {
-        let mut carried =
-            self.circulation.inner.carried.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        carried.remove(&self.loan);
-    }
-}
-
-async fn carry(circulation: &Circulation, mut loan: Loan) -> Outcome {
+/// Carries a loan of this process to its decision.
+pub(super) async fn carry(circulation: &Circulation, mut loan: Loan, from: From) -> Outcome {
     let mut unavailable = None;
-    // The begin of a former process can have left at the latest when this one started (bokbasen-api §4).
-    let mut left = circulation.inner.started;
+    let sent = match from {
+        From::Intent => send_begin(circulation, &loan, &mut unavailable).await,
+        // What the caller knows may be old by now.
+        From::HalfWay => circulation.reread(loan.id).await,
+    };
+    // Where another sent the begin, it was dead before this process took the loan over (bokbasen-api §4).
+    let left = Instant::now();
+    let mut next = sent;
     loop {
-        let step = match loan.state {
-            LoanState::Intended => {
-                let next = send_begin(circulation, &loan, &mut unavailable).await;
-                left = Instant::now();
-                next
-            }
+        loan = match next {
+            Some(loan) => loan,
+            None if circulation.inner.stopping.is_cancelled() => return Outcome::Unsure,
+            None => match circulation.reread(loan.id).await {
+                Some(loan) => loan,
+                None => return Outcome::Unsure,
+            },
+        };
+        if let Some(outcome) = circulation.outcome_of(&loan) {
+            return unavailable.map_or(outcome, |retry_after| Outcome::Unavailable { retry_after });
+        }
+        next = match loan.state {
             LoanState::Pending => poll(circulation, &loan).await,
             LoanState::Unknown => settle::settle(circulation, &loan, left).await,
+            // An intent that is not ours to send, or whose outcome the ledger did not take.
+            LoanState::Intended => return Outcome::Unsure,
             LoanState::Accepted | LoanState::Refused | LoanState::Ending | LoanState::Ended => None,
         };
-        match step {
-            Some(next) => loan = next,
-            None if circulation.inner.stopping.is_cancelled() => return Outcome::Unsure,
-            None => {
-                loan = match circulation.reread(loan.id).await {
-                    Some(loan) => loan,
-                    None => return Outcome::Unsure,
-                };
-                if let Some(outcome) = circulation.outcome_of(&loan) {
-                    return unavailable.map_or(outcome, |retry_after| Outcome::Unavailable { retry_after });
-                }
-            }
-        }
     }
 }
 

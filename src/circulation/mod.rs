@@ -12,6 +12,7 @@
 mod begin;
 mod carry;
 mod end;
+mod follow;
 mod outbox;
 mod reconcile;
 mod settle;
@@ -24,7 +25,6 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -105,8 +105,6 @@ struct Inner {
     settings: Settings,
     metrics: Metrics,
     slow: Handle,
-    /// When this process began: loans that another left half-way settle from here (bokbasen-api §4).
-    started: Instant,
     listener: OnceLock<Listener>,
     carried: Mutex<HashMap<LoanId, watch::Receiver<Option<Outcome>>>>,
     ends_waiting: Notify,
@@ -137,7 +135,6 @@ impl Circulation {
             settings,
             metrics,
             slow,
-            started: Instant::now(),
             listener: OnceLock::new(),
             carried: Mutex::default(),
             ends_waiting: Notify::new(),

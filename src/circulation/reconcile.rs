@@ -42,6 +42,6 @@ async fn adopt(circulation: &Circulation, orphan: Loan) {
     };
     if let Some(loan) = loan {
         // The task carries on by itself; nobody here waits for it.
-        let _ = circulation.carried(loan);
+        let _ = circulation.resume(loan);
     }
 }

@@ -115,8 +115,18 @@ impl Gate {
             _ => return (found, Via::Ledger),
         };
         match may_begin {
-            Ok(()) => (self.flights.join(asker, Stage::Begin).await, Via::Registered),
+            Ok(()) => (self.begin(asker).await, Via::Registered),
             Err(reason) => (reason, Via::Ledger),
+        }
+    }
+
+    /// Begins; once more where the flight was that of an older credential, whose no is not this one's.
+    async fn begin(&self, asker: Asker) -> Landing {
+        match self.flights.join(asker, Stage::Begin).await {
+            Landing::Ended { at, .. } if !rules::is_old(asker.issued, at) => {
+                self.flights.join(asker, Stage::Begin).await
+            }
+            landed => landed,
         }
     }
 

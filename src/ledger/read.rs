@@ -55,6 +55,19 @@ impl Ledger {
         row.as_ref().map(loan_of).transpose()
     }
 
+    /// Whether this process began the loan, or took it over.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub async fn is_ours(&self, id: LoanId) -> Result<bool, LedgerError> {
+        let owner: Option<String> = sqlx::query_scalar("SELECT owner FROM loans WHERE id = ?")
+            .bind(id.to_string())
+            .fetch_optional(&self.readers)
+            .await
+            .map_err(|source| self.failed(source))?;
+        Ok(owner.as_deref() == Some(self.process.name()))
+    }
+
     /// A loan's transitions, the oldest first.
     ///
     /// # Errors
