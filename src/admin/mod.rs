@@ -59,16 +59,26 @@ pub struct Parts {
     pub tls: Arc<ServerConfig>,
 }
 
-type Missing = Pin<Box<dyn Future<Output = Vec<String>> + Send>>;
+/// What is not as it should be.
+#[derive(Clone, Debug, Default)]
+pub struct Missing {
+    /// What keeps the gate from serving anyone, as sentences.
+    pub needed: Vec<&'static str>,
+    /// What keeps some readers from being served while others are.
+    pub wanted: Vec<&'static str>,
+}
 
-/// Tells what keeps the gate from serving everyone, as sentences; nothing when it is ready.
-pub struct Readiness(Box<dyn Fn() -> Missing + Send + Sync>);
+type Answer = Pin<Box<dyn Future<Output = Missing> + Send>>;
+
+/// Tells what is missing. The gate is ready as long as nothing is that it needs: a balancer that took every gate away
+/// because Bokbasen is down would cut off the readers who have their loans.
+pub struct Readiness(Box<dyn Fn() -> Answer + Send + Sync>);
 
 impl Readiness {
     /// A readiness that is found out by this question.
     pub fn new<F>(ask: impl Fn() -> F + Send + Sync + 'static) -> Readiness
     where
-        F: Future<Output = Vec<String>> + Send + 'static,
+        F: Future<Output = Missing> + Send + 'static,
     {
         Readiness(Box::new(move || Box::pin(ask())))
     }
@@ -173,9 +183,11 @@ async fn guard(State(app): State<Arc<App>>, request: Request, next: Next) -> Res
 }
 
 async fn ready(State(app): State<Arc<App>>) -> Response {
-    let missing = (app.parts.readiness.0)().await;
-    let status = if missing.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, Json(serde_json::json!({ "ready": missing.is_empty(), "missing": missing }))).into_response()
+    let Missing { needed, wanted } = (app.parts.readiness.0)().await;
+    let ready = needed.is_empty();
+    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let missing = [needed, wanted].concat();
+    (status, Json(serde_json::json!({ "ready": ready, "missing": missing }))).into_response()
 }
 
 async fn metrics(State(app): State<Arc<App>>, request: Request) -> Result<Response, Refused> {

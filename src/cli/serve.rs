@@ -173,21 +173,21 @@ impl Running {
     }
 }
 
-/// What keeps the gate from serving everyone, as sentences.
+/// What is missing, as sentences.
 fn readiness(ledger: &Ledger, lending: &Bokbasen, stopping: &CancellationToken) -> admin::Readiness {
     let (ledger, lending, stopping) = (ledger.clone(), lending.clone(), stopping.clone());
     admin::Readiness::new(move || {
         let (ledger, lending, stopping) = (ledger.clone(), lending.clone(), stopping.clone());
         async move {
-            let mut missing = Vec::new();
+            let mut missing = admin::Missing::default();
             if stopping.is_cancelled() {
-                missing.push("The gate is stopping: it takes no new connections.".to_owned());
+                missing.needed.push("The gate is stopping: it takes no new connections.");
             }
             if ledger.check().await.is_err() {
-                missing.push("The ledger cannot be read: nobody new gets a file.".to_owned());
+                missing.needed.push("The ledger cannot be read: nobody new gets a file.");
             }
-            if lending.closed_for().is_some() {
-                missing.push("Bokbasen does not answer: readers without a loan get none.".to_owned());
+            if lending.is_failing() {
+                missing.wanted.push("Bokbasen does not answer: readers without a loan get none.");
             }
             missing
         }

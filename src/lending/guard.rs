@@ -76,6 +76,11 @@ impl Guard {
         (!left.is_zero()).then_some(left)
     }
 
+    /// Whether the last calls failed, so that calls are held back or only tried.
+    pub(super) fn is_open(&self) -> bool {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).open_until.is_some()
+    }
+
     /// Notes a call's outcome, and says whether the breaker is open now, where that changed.
     pub(super) fn note(&self, answered: bool) -> Option<bool> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);

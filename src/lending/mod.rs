@@ -203,6 +203,11 @@ impl Bokbasen {
         self.transport.closed_for()
     }
 
+    /// Whether Bokbasen has failed to answer lately: the breaker is open, or waits for the outcome of its trial.
+    pub fn is_failing(&self) -> bool {
+        self.transport.is_failing()
+    }
+
     /// Logs in, and says how far our clock is ahead of Bokbasen's: what `check` asks.
     ///
     /// # Errors

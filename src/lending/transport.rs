@@ -128,6 +128,10 @@ impl Transport {
         self.guard.closed_for()
     }
 
+    pub(super) fn is_failing(&self) -> bool {
+        self.guard.is_open()
+    }
+
     pub(super) async fn login(&self) -> Result<(), CallError> {
         self.login.authorization(&self.kept, &self.clock).await.map(drop)
     }
