@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use fastrand::Rng;
 use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize};
 
@@ -183,12 +184,12 @@ pub(super) struct Subject {
 #[derive(Debug)]
 pub(super) struct Faults {
     list: Vec<Fault>,
-    chance: u64,
+    chance: Rng,
 }
 
 impl Faults {
     pub(super) fn new(list: Vec<Fault>) -> Faults {
-        Faults { list, chance: 0x10a9_6a7e }
+        Faults { list, chance: Rng::with_seed(0x10a9_6a7e) }
     }
 
     pub(super) fn list(&self) -> &[Fault] {
@@ -208,7 +209,7 @@ impl Faults {
         let mut plan = Plan::default();
         let chance = &mut self.chance;
         self.list.retain_mut(|fault| {
-            let falls = fault.fits(call, subject) && fault.probability.is_none_or(|p| draw(chance) < p);
+            let falls = fault.fits(call, subject) && fault.probability.is_none_or(|p| chance.f64() < p);
             if falls {
                 plan.take(&fault.effect, chance);
                 fault.times = fault.times.map(|times| times.saturating_sub(1));
@@ -230,7 +231,7 @@ impl Fault {
 
 impl Plan {
     /// Adds an effect. Of two that decide the end, the first holds.
-    fn take(&mut self, effect: &Effect, chance: &mut u64) {
+    fn take(&mut self, effect: &Effect, chance: &mut Rng) {
         let end = match effect.clone() {
             Effect::Delay { ms } => return self.delay += Duration::from_millis(ms),
             Effect::DelayLongTail { median_ms, max_ms } => {
@@ -256,19 +257,10 @@ impl Plan {
 }
 
 /// A wait with a Pareto tail of index 1: half are shorter than the median, one in n longer than n/2 of it.
-fn long_tail(median_ms: u64, max_ms: u64, chance: &mut u64) -> Duration {
+fn long_tail(median_ms: u64, max_ms: u64, chance: &mut Rng) -> Duration {
     let median = Duration::from_millis(median_ms);
-    let times = 0.5 / draw(chance).max(1e-6);
+    let times = 0.5 / chance.f64().max(1e-6);
     median.mul_f64(times).min(Duration::from_millis(max_ms))
-}
-
-/// A number from 0 to 1 (splitmix64: it need not be unforeseeable).
-fn draw(state: &mut u64) -> f64 {
-    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let mut z = *state;
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    ((z ^ (z >> 31)) >> 11) as f64 / (1_u64 << 53) as f64
 }
 
 #[cfg(test)]

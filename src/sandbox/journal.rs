@@ -25,6 +25,8 @@ pub(super) enum Entry {
 #[derive(Debug)]
 pub(super) struct Journal {
     file: File,
+    /// How long the whole lines are together.
+    whole: u64,
     _lock: File,
 }
 
@@ -48,15 +50,25 @@ impl Journal {
         let whole = written.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
         let entries = parse(written.get(..whole).unwrap_or_default())?;
         let file = OpenOptions::new().create(true).append(true).open(&path)?;
-        file.set_len(u64::try_from(whole).unwrap_or(u64::MAX))?;
-        Ok((Journal { file, _lock: lock }, entries))
+        let whole = u64::try_from(whole).unwrap_or(u64::MAX);
+        file.set_len(whole)?;
+        Ok((Journal { file, whole, _lock: lock }, entries))
     }
 
-    /// Writes a line.
+    /// Writes a line, or none of it: half a line on a full disk would swallow the next one.
     pub(super) fn write(&mut self, entry: &Entry) -> io::Result<()> {
         let mut line = serde_json::to_vec(entry)?;
         line.push(b'\n');
-        self.file.write_all(&line)
+        match self.file.write_all(&line) {
+            Ok(()) => {
+                self.whole += line.len() as u64;
+                Ok(())
+            }
+            Err(error) => {
+                self.file.set_len(self.whole)?;
+                Err(error)
+            }
+        }
     }
 }
 
