@@ -6,8 +6,8 @@ use std::time::Duration;
 use http::StatusCode;
 use serde_json::{Value, json};
 
-use crate::support::scene::{Setting, movable};
-use crate::support::{BOOK, File, LIBRARY, Scene};
+use crate::support::scene::{LIBRARY, Setting, movable};
+use crate::support::{BOOK, File, Scene};
 
 const OTHER: &str = "9788299999021";
 

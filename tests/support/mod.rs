@@ -4,7 +4,7 @@ pub(crate) mod origin;
 pub(crate) mod scene;
 
 pub(crate) use origin::{File, Origin};
-pub(crate) use scene::{LIBRARY, Scene};
+pub(crate) use scene::Scene;
 
 /// Titles that tests lend; the sandbox lends any.
 pub(crate) const BOOK: &str = "9788299999014";
