@@ -55,7 +55,6 @@ pub struct Running {
     ledger: Ledger,
     certificates: Arc<Certificates>,
     stopping: CancellationToken,
-    settings: server::Settings,
 }
 
 /// Serves until a signal ends it.
@@ -137,7 +136,6 @@ pub async fn start(config: Config, clock: Clock) -> Result<Running, CliError> {
         ledger,
         certificates,
         stopping,
-        settings: config.server,
     })
 }
 
@@ -148,16 +146,15 @@ impl Running {
             Ok(config) => config,
             Err(error) => return tracing::error!(%error, "the configuration was not reloaded"),
         };
-        if let Err(error) = self.certificates.reload(&config.server) {
-            tracing::error!(%error, "the certificates were not reloaded");
+        match self.certificates.reload(&config.server) {
+            Ok(()) => tracing::info!("the certificates were reloaded"),
+            Err(error) => tracing::error!(%error, "the certificates were not reloaded; the old ones stay"),
         }
-        if let Err(error) = self.readers.reload_with(&config.readers) {
-            tracing::error!(%error, "the readers' keys were not reloaded");
+        match self.readers.reload_with(&config.readers) {
+            Ok(()) => tracing::info!("the readers' keys were reloaded"),
+            Err(error) => tracing::error!(%error, "the readers' keys were not reloaded; the old ones stay"),
         }
-        if config.server.listen != self.settings.listen {
-            tracing::warn!("a reload takes up certificates and keys; for the rest, restart");
-        }
-        tracing::info!("reloaded certificates and readers' keys");
+        tracing::info!("a reload takes up certificates and readers' keys; for anything else, restart");
     }
 
     /// Drains, and ends every part in order.

@@ -1,10 +1,12 @@
 //! What tests share: a gate with everything around it, an origin that misbehaves on request, and the built program.
 
 pub(crate) mod origin;
+pub(crate) mod process;
 pub(crate) mod scene;
 
 pub(crate) use origin::{File, Origin};
-pub(crate) use scene::Scene;
+pub(crate) use process::Process;
+pub(crate) use scene::{LIBRARY, Scene, Setting};
 
 /// Titles that tests lend; the sandbox lends any.
 pub(crate) const BOOK: &str = "9788299999014";

@@ -16,7 +16,7 @@ use loangate::sandbox::{self, Bounds, Sandbox, World};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::Origin;
+use super::{Origin, Process};
 
 /// The library of readers, where a test does not say otherwise.
 pub(crate) const LIBRARY: &str = "NO-0301000";
@@ -65,11 +65,18 @@ impl Scene {
     }
 
     pub(crate) async fn set(setting: Setting) -> Scene {
+        let mut scene = Scene::around(setting).await;
+        scene.start_gate().await;
+        scene
+    }
+
+    /// Everything around a gate that the test starts itself, as a process of its own.
+    pub(crate) async fn around(setting: Setting) -> Scene {
         let dir = initialised();
         let origin = Origin::start().await;
         let sandbox = start_sandbox(&setting, dir.path(), 0).await;
         let sandbox_url = sandbox.url().to_owned();
-        let mut scene = Scene {
+        let scene = Scene {
             gate: None,
             sandbox: Some(sandbox),
             origin,
@@ -80,7 +87,6 @@ impl Scene {
             setting,
         };
         scene.write_config();
-        scene.start_gate().await;
         scene
     }
 
@@ -115,6 +121,14 @@ impl Scene {
         self.base = format!("https://{}", gate.public);
         self.admin = gate.admin_url.clone();
         self.gate = Some(gate);
+    }
+
+    /// Starts the gate as a process of its own; requests of this scene go there from now on.
+    pub(crate) async fn spawn_gate(&mut self) -> Process {
+        let process = Process::serve(&self.config_file()).await;
+        self.base = process.told("base_url");
+        self.admin = process.told("admin_url");
+        process
     }
 
     pub(crate) async fn stop_gate(&mut self) {
@@ -240,10 +254,15 @@ impl Scene {
         }
     }
 
+    /// Compares the books with the ledger, of a gate in whatever process.
+    pub(crate) async fn check(&self) {
+        check_books(&self.books().await, &self.ledger().await);
+    }
+
     /// The end of a test: what must hold of every scene.
     pub(crate) async fn end(mut self) {
         if self.gate.is_some() && self.sandbox.is_some() {
-            check_books(&self.books().await, &self.ledger().await);
+            self.check().await;
         }
         if self.gate.is_some() {
             self.stop_gate().await;

@@ -5,8 +5,10 @@
 
 mod tried;
 
-use std::fs;
+use std::fs::{self, OpenOptions};
+use std::io::Write as _;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -206,10 +208,12 @@ fn library(person: &Person) -> Result<LibraryId, CliError> {
     person.library.parse().map_err(CliError::new)
 }
 
+/// Writes a file for its owner alone: most of them hold a token.
 fn write(dir: &Path, name: &str, text: &str) -> Result<(), CliError> {
     let file = dir.join(name);
-    fs::write(&file, text)
-        .map_err(|error| CliError::new(format!("{} cannot be written: {error}", file.display())))
+    let opened = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&file);
+    let written = opened.and_then(|mut opened| opened.write_all(text.as_bytes()));
+    written.map_err(|error| CliError::new(format!("{} cannot be written: {error}", file.display())))
 }
 
 /// Tells Bokbasen's stand-in by whose pseudonym the reader over the limit is known.

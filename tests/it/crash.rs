@@ -1,0 +1,187 @@
+//! kill -9 at any moment: a begin that had left is found again, and never made twice.
+//!
+//! The gate is a process of its own; the sandbox and the origin outlive it in this one, as Bokbasen and the storage do.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use http::StatusCode;
+use loangate::clock::Clock;
+use loangate::reader::Readers;
+use loangate::sandbox::Bounds;
+use serde_json::{Value, json};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::support::{AUDIO, BOOK, File, LIBRARY, Scene, Setting};
+
+const ROUNDS: usize = 50;
+/// How long the last of a round's readers may take to be served after the restart.
+const SERVED_WITHIN: Duration = Duration::from_secs(30);
+
+/// A reader of a round, who asks for one title.
+#[derive(Clone, Debug)]
+struct Asker {
+    path: String,
+    token: String,
+    /// The pseudonym and the title, as the sandbox's books have them.
+    booked: (String, String),
+}
+
+/// Numbers that one seed decides. It is told, so that a failure can be tried again: `LOANGATE_TEST_SEED=… cargo test`.
+fn chance() -> fastrand::Rng {
+    let given = std::env::var("LOANGATE_TEST_SEED").ok().map(|seed| seed.parse().unwrap());
+    let seed = given.unwrap_or_else(|| fastrand::u64(..));
+    println!("LOANGATE_TEST_SEED={seed}");
+    fastrand::Rng::with_seed(seed)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn fifty_kills_at_random_moments_make_no_loan_twice_and_lose_none() {
+    let mut chance = chance();
+    // Long enough after a kill for the begin to land and to show: 60 ms and 60 ms are well within the 500 ms of settle.
+    let bounds =
+        Bounds { list_lag_ms: 60, post_bound_ms: 60, pending_polls: 1, pending_ms: 20, ..Bounds::quick() };
+    let mut scene = Scene::around(Setting { bounds, ..Setting::default() }).await;
+    let file = File::of(50_000);
+    let whole = file.part(0..50_000);
+    scene.origin.put(&format!("{BOOK}/book.epub"), file.clone());
+    scene.origin.put(&format!("{AUDIO}/book.epub"), file);
+    // Of these, each begin meets its own: together they delay it by 0 to 60 ms, in steps of four.
+    let delays = [4, 8, 16, 32]
+        .map(|ms| json!({ "call": "begin", "probability": 0.5, "effect": { "delay": { "ms": ms } } }));
+    scene.fault(&json!(delays)).await;
+
+    let names = names(&scene);
+    let mut starts = Vec::new();
+    let mut served = BTreeSet::new();
+    let (mut early, mut unserved_but_there) = (0, 0);
+    let mut gate = scene.spawn_gate().await;
+    for round in 0..ROUNDS {
+        let readers: Vec<Asker> = (0..4)
+            .map(|number| {
+                let borrower = format!("reader {number} of round {round}");
+                let isbn = if number % 2 == 0 { BOOK } else { AUDIO };
+                Asker {
+                    path: format!("/files/{isbn}/book.epub"),
+                    token: scene.token(&borrower),
+                    booked: (
+                        names.pseudonym(LIBRARY.parse().unwrap(), &borrower).to_string(),
+                        isbn.to_owned(),
+                    ),
+                }
+            })
+            .collect();
+        let mut first = JoinSet::new();
+        for (number, reader) in readers.iter().enumerate() {
+            let client = if number < 2 { scene.http1() } else { scene.http2() };
+            let request = scene.get(&client, &reader.path, &reader.token);
+            let booked = reader.booked.clone();
+            // Whatever comes of it but a whole file is what a crash does to a reader.
+            first.spawn(async move {
+                let answer = request.send().await.ok().filter(|answer| answer.status() == StatusCode::OK)?;
+                answer.bytes().await.ok().map(|body| (booked, body))
+            });
+        }
+        // Not to wait for anything: this is the moment at which the kill falls.
+        tokio::time::sleep(Duration::from_millis(chance.u64(..150))).await;
+        gate.kill();
+        let before: Vec<_> = first.join_all().await.into_iter().flatten().collect();
+        let books = scene.books().await;
+        let there = in_the_books(&books, &["ACCEPTED"]);
+        for (booked, body) in &before {
+            assert_eq!(body, &whole, "a part was taken for the whole in round {round}");
+            assert!(there.contains(booked), "round {round}: served without a loan");
+        }
+        early += before.len();
+        let begun = in_the_books(&books, &["PENDING", "ACCEPTED"]);
+        unserved_but_there +=
+            readers.iter().filter(|reader| begun.contains(&reader.booked)).count() - before.len();
+
+        gate = scene.spawn_gate().await;
+        starts.push(gate.took);
+        let mut again = JoinSet::new();
+        for (number, reader) in readers.iter().enumerate() {
+            let client = if number < 2 { scene.http2() } else { scene.http1() };
+            let request = scene.get(&client, &reader.path, &reader.token);
+            again.spawn(until_served(request));
+        }
+        for body in again.join_all().await {
+            assert_eq!(body, whole);
+        }
+        served.extend(readers.into_iter().map(|reader| reader.booked));
+        let accepted = in_the_books(&scene.books().await, &["ACCEPTED"]);
+        assert_eq!(accepted, served, "round {round}: who was served has a loan there, and nobody else has");
+        scene.check().await;
+    }
+    starts.sort();
+    println!(
+        "{ROUNDS} kills: {early} readers were served before, {unserved_but_there} had a loan at Bokbasen and no file yet; \
+         a start took {:?} (median; the longest {:?})",
+        starts[ROUNDS / 2],
+        starts[ROUNDS - 1],
+    );
+    gate.terminate();
+    assert!(gate.exit().await.success());
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn a_pending_loan_is_carried_to_its_end_after_a_kill_with_no_reader_asking() {
+    let setting = Setting { bounds: Bounds { pending_polls: 1, ..Bounds::quick() }, ..Setting::default() };
+    let mut scene = Scene::around(setting).await;
+    scene.origin.put(&format!("{BOOK}/book.epub"), File::of(5000));
+    // Every question about the loan is turned away, so that it stays pending for as long as this lasts.
+    scene.fault(&json!({ "call": "get", "effect": { "status": { "status": 429 } } })).await;
+    let mut gate = scene.spawn_gate().await;
+    let request = scene.get(&scene.http1(), &format!("/files/{BOOK}/book.epub"), &scene.token("kari"));
+    let asking = tokio::spawn(request.send());
+    let state = async |scene: &Scene| scene.ledger().await.first().map(|loan| loan["state"].clone());
+    scene.until("pending in the ledger", async || state(&scene).await == Some("pending".into())).await;
+    gate.kill();
+    assert!(asking.await.unwrap().is_err(), "nobody was served");
+    let books = scene.books().await;
+    assert_eq!((books.len(), &books[0]["status"]), (1, &"PENDING".into()));
+
+    let mut gate = scene.spawn_gate().await;
+    assert_eq!(state(&scene).await, Some("pending".into()));
+    scene.no_faults().await;
+    scene.until("accepted in the ledger", async || state(&scene).await == Some("accepted".into())).await;
+    let books = scene.books().await;
+    assert_eq!((books.len(), &books[0]["status"]), (1, &"ACCEPTED".into()));
+    assert!(scene.origin.asked().is_empty(), "and no reader has asked");
+    scene.check().await;
+    gate.terminate();
+    assert!(gate.exit().await.success());
+    scene.end().await;
+}
+
+/// Asks again, as an app does, until the file comes. Nothing but a 503 may come before.
+async fn until_served(request: reqwest::RequestBuilder) -> bytes::Bytes {
+    let deadline = Instant::now() + SERVED_WITHIN;
+    loop {
+        let answer = request.try_clone().unwrap().send().await.unwrap();
+        let status = answer.status();
+        let body = answer.bytes().await.unwrap();
+        if status == StatusCode::OK {
+            return body;
+        }
+        let said = String::from_utf8_lossy(&body);
+        assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{said}");
+        assert!(Instant::now() < deadline, "not served in time: {said}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Who has which title in one of these states.
+fn in_the_books(books: &[Value], states: &[&str]) -> BTreeSet<(String, String)> {
+    let text = |loan: &Value, name: &str| loan[name].as_str().unwrap().to_owned();
+    let held = books.iter().filter(|loan| states.contains(&loan["status"].as_str().unwrap()));
+    held.map(|loan| (text(loan, "borrower"), text(loan, "isbn"))).collect()
+}
+
+/// Tells pseudonyms as the gate of this scene does.
+fn names(scene: &Scene) -> Readers {
+    let loaded = loangate::config::load(&scene.config_file()).unwrap();
+    Readers::new(&loaded.config.readers, Clock::system()).unwrap()
+}
