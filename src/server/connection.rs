@@ -24,6 +24,8 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 const HEAD: Duration = Duration::from_secs(75);
 /// The largest head that is read, in bytes: a token is at most 8 KiB.
 const HEAD_SIZE: u32 = 32 * 1024;
+/// What HTTP/1.1 may buffer for a connection, in each direction, in bytes: a head must fit.
+const BUFFER: usize = 64 * 1024;
 /// Requests at once on one HTTP/2 connection: apps open a book of many files at once.
 const STREAMS: u32 = 128;
 /// What HTTP/2 may buffer for one stream, in bytes.
@@ -68,6 +70,7 @@ async fn serve_http1(io: Io, worker: Arc<Worker>, name: Option<Arc<str>>) {
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD)
         .max_header_size(HEAD_SIZE as usize)
+        .max_buf_size(BUFFER)
         .serve_connection(io, service);
     let mut connection = std::pin::pin!(connection);
     tokio::select! {

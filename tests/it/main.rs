@@ -9,6 +9,7 @@ mod support;
 #[path = "../conformance/table.rs"]
 mod table;
 
+mod admin;
 mod config;
 mod conformance_lending;
 mod conformance_sandbox;
@@ -21,3 +22,7 @@ mod main_job;
 mod memory;
 mod origin_faults;
 mod outage;
+mod path_tricks;
+mod players;
+mod privacy;
+mod readme;

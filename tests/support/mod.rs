@@ -1,11 +1,16 @@
 //! What tests share: a gate with everything around it, an origin that misbehaves on request, and the built program.
 
+pub(crate) mod demo;
 pub(crate) mod origin;
 pub(crate) mod process;
+pub(crate) mod program;
+pub(crate) mod raw;
 pub(crate) mod scene;
 
+pub(crate) use demo::Demo;
 pub(crate) use origin::{File, Origin};
 pub(crate) use process::Process;
+pub(crate) use program::program;
 pub(crate) use scene::{LIBRARY, Scene, Setting};
 
 /// Titles that tests lend; the sandbox lends any.

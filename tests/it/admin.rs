@@ -1,0 +1,281 @@
+//! The admin listener: who may ask, what loans it shows and how they are found, and when it calls the gate ready.
+
+use std::collections::BTreeSet;
+
+use jiff::Timestamp;
+use loangate::clock::Clock;
+use serde_json::{Value, json};
+
+use crate::support::scene::Setting;
+use crate::support::{AUDIO, BOOK, File, LIBRARY, Scene};
+
+/// Another library, for filters.
+const OTHER: &str = "NO-1103000";
+
+/// The status of an answer of the admin listener to this field Authorization.
+async fn status(scene: &Scene, path: &str, authorization: Option<&str>) -> u16 {
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let mut request = client.get(format!("{}{path}", scene.admin));
+    if let Some(field) = authorization {
+        request = request.header("authorization", field);
+    }
+    request.send().await.unwrap().status().as_u16()
+}
+
+/// The loans that a query finds, on its first page.
+async fn found(scene: &Scene, query: &str) -> Vec<Value> {
+    let answer = scene.admin(&format!("/api/v1/loans?{query}")).await;
+    assert_eq!(answer.status(), 200, "{query}");
+    let page: Value = answer.json().await.unwrap();
+    page["loans"].as_array().unwrap().clone()
+}
+
+/// A loan of a title by this borrower of this library.
+async fn borrow(scene: &Scene, library: &str, borrower: &str, isbn: &str) -> u16 {
+    let token = scene.token_with(&json!({ "sub": borrower, "library": library }));
+    let path = format!("/files/{isbn}/file");
+    let answer = scene.get(&scene.http1(), &path, &token).send().await.unwrap();
+    let status = answer.status().as_u16();
+    answer.bytes().await.unwrap();
+    status
+}
+
+async fn scene_with_files(setting: Setting) -> Scene {
+    let scene = Scene::set(setting).await;
+    for isbn in [BOOK, AUDIO] {
+        scene.origin.put(&format!("{isbn}/file"), File::of(100));
+    }
+    scene
+}
+
+#[tokio::test]
+async fn all_but_health_and_readiness_needs_the_token() {
+    let scene = Scene::start().await;
+    let token = std::fs::read_to_string(scene.dir.path().join("certs/admin.token")).unwrap();
+    let (good, cut) = (format!("Bearer {token}"), format!("Bearer {}", &token[1..]));
+    let reader = format!("Bearer {}", scene.token("kari"));
+    let basic = format!("Basic {token}");
+    let id = uuid::Uuid::now_v7();
+    for (path, with_token) in [
+        ("/metrics".to_owned(), 200),
+        ("/api/v1/loans".to_owned(), 200),
+        (format!("/api/v1/loans/{id}"), 404),
+        ("/api/v1/loans/".to_owned(), 404),
+        ("/api/v1/nothing".to_owned(), 404),
+        ("/".to_owned(), 404),
+    ] {
+        for wrong in [None, Some("Bearer"), Some("Bearer x"), Some(&*cut), Some(&*reader), Some(&*basic)] {
+            assert_eq!(status(&scene, &path, wrong).await, 401, "{path}");
+        }
+        assert_eq!(status(&scene, &path, Some(&good)).await, with_token, "{path}");
+    }
+    for path in ["/healthz", "/readyz"] {
+        assert_eq!(status(&scene, path, None).await, 200, "{path}");
+        assert_eq!(status(&scene, path, Some("Bearer x")).await, 200, "{path}");
+    }
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn a_configuration_can_open_the_metrics_and_nothing_else() {
+    let config = vec![("[admin]", "[admin]\nopen_metrics = true")];
+    let scene = Scene::set(Setting { config, ..Setting::default() }).await;
+    assert_eq!(status(&scene, "/metrics", None).await, 200);
+    assert_eq!(status(&scene, "/api/v1/loans", None).await, 401);
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn loans_are_found_by_each_filter_and_by_all_together() {
+    let scene = scene_with_files(Setting::default()).await;
+    let refused = json!({ "refuse": "BUDGET_EXCEEDED" });
+    scene.control("PUT", "/sandbox/libraries/NO-5000", &refused).await;
+    assert_eq!(borrow(&scene, LIBRARY, "kari", BOOK).await, 200);
+    assert_eq!(borrow(&scene, LIBRARY, "kari", AUDIO).await, 200);
+    assert_eq!(borrow(&scene, LIBRARY, "ola", BOOK).await, 200);
+    assert_eq!(borrow(&scene, "NO-5000", "liv", BOOK).await, 403);
+    // Times are kept in milliseconds: the next loan begins in a later one.
+    let newest: Timestamp = found(&scene, "").await[0]["begun"].as_str().unwrap().parse().unwrap();
+    let later = Timestamp::from_millisecond(newest.as_millisecond() + 1).unwrap();
+    scene.until("the next millisecond", async || Clock::system().now() >= later).await;
+    assert_eq!(borrow(&scene, OTHER, "kari", BOOK).await, 200);
+
+    let all = found(&scene, "").await;
+    assert_eq!(all.len(), 5);
+    let begun: Vec<Timestamp> =
+        all.iter().map(|loan| loan["begun"].as_str().unwrap().parse().unwrap()).collect();
+    assert!(begun.is_sorted_by(|one, next| one >= next), "the newest first: {begun:?}");
+    let kari = all.iter().find(|loan| loan["isbn"] == AUDIO).unwrap()["borrower"].as_str().unwrap();
+    assert!(!all.iter().any(|loan| loan.to_string().contains("kari")), "borrowers only by pseudonym");
+    for (query, count) in [
+        (format!("library={LIBRARY}"), 3),
+        (format!("library={OTHER}"), 1),
+        ("library=NO-9".to_owned(), 0),
+        (format!("isbn={BOOK}"), 4),
+        (format!("isbn={AUDIO}"), 1),
+        ("state=accepted".to_owned(), 4),
+        ("state=refused".to_owned(), 1),
+        ("state=ended".to_owned(), 0),
+        // The same person is someone else at another library.
+        (format!("borrower={kari}"), 2),
+        (format!("since={later}"), 1),
+        ("since=2999-01-01T00:00:00Z".to_owned(), 0),
+        (format!("library={LIBRARY}&isbn={BOOK}&state=accepted&borrower={kari}"), 1),
+        (format!("library={OTHER}&borrower={kari}"), 0),
+    ] {
+        assert_eq!(found(&scene, &query).await.len(), count, "{query}");
+    }
+    let refused = &found(&scene, "state=refused").await[0];
+    assert_eq!(refused["refusal"]["code"], "BUDGET_EXCEEDED", "{refused}");
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn a_walk_through_the_pages_loses_no_loan_and_repeats_none() {
+    let scene = scene_with_files(Setting::default()).await;
+    for number in 0..25 {
+        assert_eq!(borrow(&scene, LIBRARY, &format!("reader-{number}"), BOOK).await, 200);
+    }
+    let whole: Vec<Value> = found(&scene, "limit=1000").await;
+    assert_eq!(whole.len(), 25);
+    let mut made_late = false;
+    // Some of these divide the whole: the last page must not promise another one.
+    for limit in [1, 25, 4, 2, 13, 25, 26] {
+        let (mut walked, mut turned, mut cursor) = (Vec::new(), 0, String::new());
+        loop {
+            let path = format!("/api/v1/loans?state=accepted&limit={limit}{cursor}");
+            let page: Value = scene.admin(&path).await.json().await.unwrap();
+            let loans = page["loans"].as_array().unwrap();
+            assert!((1..=limit).contains(&loans.len()), "{limit}: {page}");
+            walked.extend(loans.iter().cloned());
+            turned += 1;
+            // A loan that is made during the walk is newer than all of it, and disturbs nothing.
+            if limit == 4 && turned == 2 {
+                assert_eq!(borrow(&scene, OTHER, "late", BOOK).await, 200);
+                made_late = true;
+            }
+            match page["next"].as_str() {
+                Some(next) => cursor = format!("&cursor={next}"),
+                None => break,
+            }
+        }
+        // The late one shows in the walks after it, in front.
+        let late = walked.len() - 25;
+        assert_eq!(walked[late..], whole[..], "limit {limit}");
+        assert_eq!(late, usize::from(made_late && limit != 4), "limit {limit}");
+        assert_eq!(turned, walked.len().div_ceil(limit), "limit {limit}");
+        let ids: BTreeSet<&str> = walked.iter().map(|loan| loan["id"].as_str().unwrap()).collect();
+        assert_eq!(ids.len(), walked.len(), "limit {limit}");
+    }
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_is_refused_by_a_sentence_that_does_not_repeat_it() {
+    let scene = Scene::start().await;
+    for (query, says) in [
+        ("library=kari.nordmann", "library cannot be read"),
+        ("isbn=kari.nordmann", "isbn cannot be read"),
+        ("isbn=9788299999015", "isbn cannot be read"),
+        ("state=kari.nordmann", "state cannot be read"),
+        ("borrower=kari.nordmann", "borrower cannot be read"),
+        ("borrower=", "borrower cannot be read"),
+        ("since=kari.nordmann", "since cannot be read"),
+        ("limit=kari.nordmann", "limit cannot be read"),
+        ("limit=0", "limit is out of bounds"),
+        ("limit=1001", "limit is out of bounds"),
+        ("limit=-1", "limit cannot be read"),
+        ("cursor=kari.nordmann", "cursor cannot be read"),
+        ("library=NO-1&library=kari.nordmann", "library"),
+        // A filter of a wrong name would else list everything.
+        ("borower=kari.nordmann", "unknown"),
+        ("token=kari.nordmann", "unknown"),
+    ] {
+        let answer = scene.admin(&format!("/api/v1/loans?{query}")).await;
+        assert_eq!(answer.status(), 400, "{query}");
+        assert_eq!(answer.headers()["content-type"], "application/problem+json", "{query}");
+        let document: Value = answer.json().await.unwrap();
+        assert_eq!(document["type"], "request-malformed", "{query}");
+        let detail = document["detail"].as_str().unwrap();
+        assert!(detail.contains(says), "{query}: {detail}");
+        assert!(!document.to_string().contains("kari"), "{query}: {detail}");
+        assert!(!detail.contains("9788299999015"), "{query}: {detail}");
+    }
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn a_loan_is_shown_with_its_history_from_the_intent_to_the_acceptance() {
+    let scene = scene_with_files(Setting::default()).await;
+    assert_eq!(borrow(&scene, LIBRARY, "kari", BOOK).await, 200);
+    let listed = found(&scene, "").await.remove(0);
+    assert!(listed.get("history").is_none(), "{listed}");
+    let id = listed["id"].as_str().unwrap();
+    let loan: Value = scene.admin(&format!("/api/v1/loans/{id}")).await.json().await.unwrap();
+    let history = loan["history"].as_array().unwrap();
+    let steps: Vec<_> = history.iter().map(|step| (step["from"].as_str(), step["to"].as_str())).collect();
+    assert_eq!(steps.first(), Some(&(None, Some("intended"))), "{loan}");
+    assert_eq!(steps.last().unwrap().1, Some("accepted"), "{loan}");
+    for pair in steps.windows(2) {
+        assert_eq!(pair[0].1, pair[1].0, "each step goes on from the one before: {loan}");
+    }
+    let time = |step: &Value| step["at"].as_str().unwrap().parse::<Timestamp>().unwrap();
+    let times: Vec<Timestamp> = history.iter().map(time).collect();
+    assert!(times.is_sorted(), "{times:?}");
+    // Beside its history it is the loan of the list, and the one of the books.
+    for (name, value) in listed.as_object().unwrap() {
+        assert_eq!(&loan[name], value, "{name}");
+    }
+    let books = scene.books().await;
+    assert_eq!(books[0]["loanId"], loan["lending_id"]);
+    assert_eq!(books[0]["borrower"], loan["borrower"]);
+    assert_eq!(loan["files"], json!([format!("/files/{BOOK}/")]));
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn an_id_that_no_loan_has_is_not_found() {
+    let scene = Scene::start().await;
+    for id in [uuid::Uuid::now_v7().to_string(), "kari".to_owned(), "%00".to_owned(), "..%2floans".to_owned()]
+    {
+        let answer = scene.admin(&format!("/api/v1/loans/{id}")).await;
+        assert_eq!(answer.status(), 404, "{id}");
+        let document: Value = answer.json().await.unwrap();
+        assert_eq!(document["type"], "loan-not-found", "{id}");
+        assert!(!document.to_string().contains("kari"), "{document}");
+    }
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn readiness_says_that_bokbasen_is_missing_and_when_it_is_back() {
+    let mut scene = scene_with_files(Setting::default()).await;
+    assert_eq!(borrow(&scene, LIBRARY, "kari", BOOK).await, 200);
+    let readiness = async |scene: &Scene| {
+        let answer = scene.admin("/readyz").await;
+        let status = answer.status().as_u16();
+        (status, answer.json::<Value>().await.unwrap())
+    };
+    assert_eq!(readiness(&scene).await, (200, json!({ "ready": true, "missing": [] })));
+    scene.stop_sandbox().await;
+    // New readers run into it until the breaker opens, and it says so while it is open.
+    let (mut number, mut seen) = (0, (200, json!({ "missing": [] })));
+    while seen.1["missing"] == json!([]) {
+        assert!(number < 20, "the breaker never opens");
+        assert_eq!(borrow(&scene, LIBRARY, &format!("reader-{number}"), BOOK).await, 503);
+        seen = readiness(&scene).await;
+        number += 1;
+    }
+    // It is ready all the same: a balancer that took it away would cut off whoever has a loan.
+    assert_eq!((seen.0, &seen.1["ready"]), (200, &json!(true)), "{}", seen.1);
+    let missing = seen.1["missing"].as_array().unwrap();
+    assert_eq!(missing.len(), 1, "{missing:?}");
+    assert!(missing[0].as_str().unwrap().starts_with("Bokbasen does not answer"), "{missing:?}");
+    assert_eq!(status(&scene, "/healthz", None).await, 200, "the process itself is well");
+    assert_eq!(borrow(&scene, LIBRARY, "kari", BOOK).await, 200, "who has a loan goes on reading");
+    scene.start_sandbox().await;
+    let back = async || borrow(&scene, LIBRARY, "late", BOOK).await == 200;
+    scene.until("a new reader is served", back).await;
+    assert_eq!(readiness(&scene).await, (200, json!({ "ready": true, "missing": [] })));
+    scene.end().await;
+}

@@ -1,0 +1,134 @@
+//! What readers' programs make of files that came through the gate: epubcheck of the book, ffprobe and ffmpeg of the
+//! audiobook, over HTTPS, with a token and with a signed link.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use crate::support::{AUDIO, BOOK, Demo, LIBRARY, metric, program};
+
+/// How long the audiobook plays, in seconds.
+const PLAYS: f64 = 2181.8;
+/// What a player may move at most, in bytes, that looks at the start and plays five seconds of the middle. The file has
+/// 17 MB; three requests are broken off, each with what then lies in buffers on the way.
+const MOVED: u64 = 2_000_000;
+
+/// What runs a program, if it is there.
+fn epubcheck() -> Option<Command> {
+    let file = program("epubcheck", "epubcheck")?;
+    let works = Command::new(&file).arg("--version").output().is_ok_and(|ran| ran.status.success());
+    if works {
+        return Some(Command::new(file));
+    }
+    // Debian's is the archive itself, which only a kernel with the handler for it starts.
+    let mut java = Command::new(program("java", "default-jre-headless")?);
+    java.args(["-jar", "/usr/share/java/epubcheck.jar"]);
+    Some(java)
+}
+
+fn said(ran: &Output) -> String {
+    [&ran.stdout, &ran.stderr].map(|text| String::from_utf8_lossy(text)).concat()
+}
+
+/// The log's request lines, without the first `skip` of them.
+fn request_lines(log: &str, skip: usize) -> Vec<&str> {
+    log.lines().filter(|line| line.contains(" loangate::request: ")).skip(skip).collect()
+}
+
+/// The number in a field such as `bytes=17`, which is the last of its name: a range has that name within it.
+fn number(line: &str, name: &str) -> u64 {
+    let value = line.rsplit_once(&format!(" {name}=")).unwrap().1;
+    value.split(' ').next().unwrap().parse().unwrap()
+}
+
+#[tokio::test]
+async fn a_book_that_came_through_is_a_valid_epub() {
+    let Some(mut epubcheck) = epubcheck() else {
+        return;
+    };
+    let demo = Demo::start();
+    let url = format!("{}/files/{BOOK}/book.epub", demo.base());
+    let answer = demo.client().get(url).bearer_auth(demo.token("kari")).send().await.unwrap();
+    assert_eq!(answer.status(), 200);
+    let file = demo.dir().join("through.epub");
+    std::fs::write(&file, answer.bytes().await.unwrap()).unwrap();
+    let ran = epubcheck.arg(&file).output().unwrap();
+    assert!(ran.status.success(), "{}", said(&ran));
+    assert!(said(&ran).contains("No errors or warnings detected"), "{}", said(&ran));
+    // And it does find fault: with half of it.
+    let whole = std::fs::read(&file).unwrap();
+    std::fs::write(&file, &whole[..whole.len() / 2]).unwrap();
+    let again = Command::new(epubcheck.get_program()).args(epubcheck.get_args()).output().unwrap();
+    assert!(!again.status.success(), "{}", said(&again));
+}
+
+/// ffprobe's or ffmpeg's options that make it trust the gate; it refuses other certificates.
+fn trusting(file: &Path, ca: &Path) -> Command {
+    let mut command = Command::new(file);
+    command.args(["-v", "error", "-tls_verify", "1", "-ca_file"]).arg(ca);
+    command
+}
+
+#[tokio::test]
+async fn a_player_learns_how_long_the_audiobook_is_by_token_and_by_link() {
+    let Some(ffprobe) = program("ffprobe", "ffmpeg") else {
+        return;
+    };
+    let demo = Demo::start();
+    let field = format!("Authorization: Bearer {}\r\n", demo.token("kari"));
+    let file = format!("files/{AUDIO}/audio.mp3");
+    let link = demo.mint("link", &["--library", LIBRARY, "--borrower", "kari", "--isbn", AUDIO]);
+    let by_token = (format!("{}/{file}", demo.base()), Some(field));
+    let by_path = (format!("{}/~{link}/{file}", demo.base()), None);
+    let by_query = (format!("{}/{file}?token={link}", demo.base()), None);
+    for (url, field) in [by_token, by_path, by_query] {
+        let mut command = trusting(&ffprobe, &demo.ca());
+        if let Some(field) = field {
+            command.args(["-headers", &field]);
+        }
+        command.args(["-show_entries", "format=duration", "-of", "csv=p=0", &url]);
+        let ran = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+        assert!(ran.status.success(), "{}", said(&ran));
+        let seconds: f64 = String::from_utf8(ran.stdout).unwrap().trim().parse().unwrap();
+        assert!((seconds - PLAYS).abs() < 1.0, "{seconds}");
+    }
+}
+
+#[tokio::test]
+async fn a_player_that_jumps_into_the_middle_moves_little_more_than_it_plays() {
+    let Some(ffmpeg) = program("ffmpeg", "ffmpeg") else {
+        return;
+    };
+    let demo = Demo::start();
+    let url = format!("{}/files/{AUDIO}/audio.mp3", demo.base());
+    let token = demo.token("kari");
+    let start = demo.client().get(&url).bearer_auth(&token).header("range", "bytes=0-1").send().await;
+    assert_eq!(start.unwrap().bytes().await.unwrap().len(), 2);
+    let mut command = trusting(&ffmpeg, &demo.ca());
+    command.arg("-nostdin").args(["-headers", &format!("Authorization: Bearer {token}\r\n")]);
+    // To where the time lies at a constant bit rate, as players jump. Without fastseek ffmpeg reads any MP3 through from
+    // its start to there, and throws that away.
+    command.args(["-fflags", "+fastseek", "-ss", "1200", "-t", "5", "-i", &url]);
+    command.args(["-progress", "pipe:1", "-f", "null", "-"]);
+    let before = delivered(&demo).await;
+    let ran = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+    assert!(ran.status.success(), "{}", said(&ran));
+    // Five seconds were decoded, and nothing was said against them.
+    assert!(ran.stderr.is_empty(), "{}", said(&ran));
+    let progress = said(&ran);
+    let mut times = progress.lines().rev().filter_map(|line| line.strip_prefix("out_time_us="));
+    let played: u64 = times.next().unwrap().parse().unwrap();
+    assert!((4_900_000..=5_100_000).contains(&played), "{played} µs");
+    demo.streams_over().await;
+    let log = demo.log();
+    let lines = request_lines(&log, 1);
+    assert!(!lines.is_empty(), "{log}");
+    assert!(lines.iter().any(|line| number(line, "status") == 206), "{lines:#?}");
+    let moved: u64 = lines.iter().map(|line| number(line, "bytes")).sum();
+    assert!(moved < MOVED, "{moved} bytes:\n{}", lines.join("\n"));
+    assert_eq!(moved, delivered(&demo).await - before, "the log and the metrics count alike");
+}
+
+async fn delivered(demo: &Demo) -> u64 {
+    demo.streams_over().await;
+    metric(&demo.admin("/metrics").await, "loangate_delivered_bytes_total", "") as u64
+}

@@ -1,0 +1,191 @@
+//! The README's lines to try, each run as it stands there by a shell against a demo, and each doing what its comment
+//! says.
+
+use std::collections::BTreeMap;
+use std::process::Command;
+
+use crate::support::{Demo, program};
+
+/// A step of the README: what its comment says, and its lines.
+struct Step {
+    comment: String,
+    lines: Vec<String>,
+}
+
+/// The steps of the first shell block that has any.
+fn steps(readme: &str) -> BTreeMap<u32, Step> {
+    let blocks = readme.split("```sh\n").skip(1).map(|rest| rest.split("```").next().unwrap());
+    let block = blocks.into_iter().find(|block| block.lines().any(|line| line.starts_with("curl"))).unwrap();
+    let mut steps: BTreeMap<u32, Step> = BTreeMap::new();
+    for line in block.lines().filter(|line| !line.is_empty()) {
+        match line.strip_prefix("# ") {
+            Some(comment) => {
+                let (number, comment) = comment.split_once(". ").expect("a step has a number");
+                let step = Step { comment: comment.to_owned(), lines: Vec::new() };
+                assert!(steps.insert(number.parse().unwrap(), step).is_none(), "two steps {number}");
+            }
+            None => steps.last_entry().expect("a comment comes first").get_mut().lines.push(line.to_owned()),
+        }
+    }
+    steps
+}
+
+/// A step that is being tried: its lines are taken one after the other.
+struct Tried<'a> {
+    demo: &'a Demo,
+    step: Step,
+    line: usize,
+}
+
+impl Tried<'_> {
+    /// The next line's status and output. What the line asks is asked again for the status where it does not show it.
+    fn next(&mut self) -> (String, String) {
+        let line = self.line();
+        let output = self.run(&line);
+        if line.contains("%{http_code}") {
+            return (output.trim().to_owned(), output);
+        }
+        if let Some(status) = output.strip_prefix("HTTP/").and_then(|head| head.split(' ').nth(1)) {
+            return (status.to_owned(), output);
+        }
+        let ask = line.split(" | ").next().unwrap();
+        let status = self.run(&format!("{ask} -o /dev/null -w '%{{http_code}}'"));
+        (status, output)
+    }
+
+    /// The next line's output, where asking again would change something.
+    fn once(&mut self) -> String {
+        let line = self.line();
+        self.run(&line)
+    }
+
+    fn line(&mut self) -> String {
+        self.line += 1;
+        self.step.lines.get(self.line - 1).expect("the README has fewer lines here").clone()
+    }
+
+    fn run(&self, line: &str) -> String {
+        // As src/cli/demo/tried.rs does it for who starts a demo.
+        let line = line
+            .replace("https://localhost:8443", &self.demo.base())
+            .replace("http://127.0.0.1:9443", self.demo.told("admin_url"))
+            .replace("http://127.0.0.1:9100", self.demo.told("sandbox_url"))
+            .replace("http://127.0.0.1:9000", self.demo.told("origin_url"))
+            .replace("demo/", &format!("{}/", self.demo.dir().display()));
+        let ran = Command::new("sh").args(["-c", &line]).output().unwrap();
+        let errors = String::from_utf8_lossy(&ran.stderr);
+        assert!(ran.status.success() && errors.is_empty(), "{line}: {errors}");
+        String::from_utf8_lossy(&ran.stdout).into_owned()
+    }
+
+    /// The next line's answer is this refusal.
+    fn refused(&mut self, status: &str, words: &[&str]) {
+        let (answered, output) = self.next();
+        assert_eq!(answered, status, "{output}");
+        // A head may stand before the document.
+        let document = output.rsplit("\r\n\r\n").next().unwrap();
+        let document: serde_json::Value = serde_json::from_str(document).unwrap();
+        assert_eq!(document["status"].to_string(), status, "{document}");
+        for word in words {
+            assert!(document.to_string().contains(word), "{document} has no {word}");
+        }
+    }
+
+    fn status(&mut self, status: &str) -> String {
+        let (answered, output) = self.next();
+        assert_eq!(answered, status, "{output}");
+        output
+    }
+}
+
+/// The value of a field in a head as curl shows it.
+fn field<'a>(head: &'a str, name: &str) -> &'a str {
+    let line = head.lines().find(|line| line.to_ascii_lowercase().starts_with(&format!("{name}:")));
+    line.unwrap_or_else(|| panic!("no {name} in {head}")).split_once(':').unwrap().1.trim()
+}
+
+#[test]
+fn every_line_of_the_readme_does_what_its_comment_says() {
+    if program("curl", "curl").is_none() {
+        return;
+    }
+    let demo = Demo::start();
+    let steps = steps(include_str!("../../README.md"));
+    assert_eq!(steps.keys().copied().collect::<Vec<_>>(), (1..=10).collect::<Vec<_>>());
+    for (number, step) in steps {
+        let mut tried = Tried { demo: &demo, step, line: 0 };
+        let says: &[&str] = match number {
+            1 => {
+                let (through, there) = (tried.status("200"), tried.status("200"));
+                assert_eq!(through, there, "the same bytes as in the storage");
+                assert_eq!(through.split(' ').next().unwrap().len(), 64, "{through}");
+                &["200", "the same bytes"]
+            }
+            2 => {
+                let start = tried.status("206");
+                assert!(field(&start, "content-range").starts_with("bytes 0-1/"), "{start}");
+                let jump = tried.status("206");
+                assert!(field(&jump, "content-range").starts_with("bytes 5000000-5000999/"), "{jump}");
+                assert_eq!(field(&jump, "content-length"), "1000");
+                &["206", "Content-Range"]
+            }
+            3 => {
+                tried.refused("416", &["range-not-satisfiable"]);
+                let head = tried.run(&tried.step.lines[0]);
+                let size = field(&head, "content-range").strip_prefix("bytes */").unwrap();
+                assert!(size.parse::<u64>().unwrap() > 5_000_000, "{size}");
+                &["416", "Content-Range tells the size"]
+            }
+            4 => {
+                tried.status("304");
+                &["304"]
+            }
+            5 => {
+                tried.refused("401", &["reader-unauthenticated"]);
+                &["401"]
+            }
+            6 => {
+                tried.refused("403", &["loan-refused", "BORROWER_LIMIT"]);
+                tried.refused("403", &["loan-refused", "BUDGET_EXCEEDED"]);
+                &["403", "BORROWER_LIMIT", "BUDGET_EXCEEDED"]
+            }
+            7 => {
+                tried.status("200");
+                tried.refused("403", &["loan-refused", "NO_FREE_LICENSE"]);
+                &["(200)", "403", "NO_FREE_LICENSE"]
+            }
+            8 => {
+                tried.refused("404", &["title-not-found"]);
+                tried.status("200");
+                &["404", "200"]
+            }
+            9 => {
+                assert_eq!(tried.once(), "");
+                tried.refused("503", &["lending-unavailable", "retry_after"]);
+                tried.status("200");
+                assert_eq!(tried.once(), "");
+                let faults = tried.run("curl -sS http://127.0.0.1:9100/sandbox/faults");
+                assert_eq!(faults.trim(), "[]", "the last line ends it");
+                &["503", "200", "The last line ends it"]
+            }
+            _ => {
+                let held: serde_json::Value = serde_json::from_str(&tried.status("200")).unwrap();
+                let books: serde_json::Value = serde_json::from_str(&tried.status("200")).unwrap();
+                // Kari's three. Refused were Ola, Liv, Per, and Kari where the title is unknown; what Bokbasen turned
+                // away is neither.
+                let count = |loans: &serde_json::Value, name: &str, word: &str| {
+                    let loans = loans["loans"].as_array().unwrap().iter();
+                    loans.filter(|loan| loan[name] == word).count()
+                };
+                assert_eq!(count(&held, "state", "accepted"), 3, "{held}");
+                assert_eq!(count(&held, "state", "refused"), 4, "{held}");
+                assert_eq!(count(&books, "status", "ACCEPTED"), 3, "{books}");
+                &["What the gate holds", "Bokbasen's books"]
+            }
+        };
+        for words in says {
+            assert!(tried.step.comment.contains(words), "step {number} does not say {words}");
+        }
+        assert_eq!(tried.line, tried.step.lines.len(), "step {number} has lines that were not tried");
+    }
+}

@@ -1,0 +1,143 @@
+//! The demo, as the built program runs it: Bokbasen's stand-in, a small storage and the gate, on free ports.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// How long a start may take on a machine that is busy with other tests.
+const START: Duration = Duration::from_secs(60);
+
+/// A demo that runs, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Demo {
+    child: Child,
+    told: Value,
+    dir: TempDir,
+}
+
+impl Demo {
+    pub(crate) fn start() -> Demo {
+        Demo::start_with_log("info")
+    }
+
+    /// Starts one with this level in LOANGATE_LOG.
+    pub(crate) fn start_with_log(level: &str) -> Demo {
+        let dir = tempfile::tempdir().unwrap();
+        let mut child = Command::new(env!("CARGO_BIN_EXE_loangate"))
+            .args(["demo", "--json", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"])
+            .args(["--sandbox", "127.0.0.1:0", "--origin", "127.0.0.1:0", "--dir"])
+            .arg(dir.path().join("demo"))
+            .env("LOANGATE_LOG", level)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(File::create(dir.path().join("log")).unwrap())
+            .spawn()
+            .unwrap();
+        let mut out = BufReader::new(child.stdout.take().unwrap());
+        let mut demo = Demo { child, told: Value::Null, dir }; // from here on it is killed whatever happens
+        let (sender, line) = mpsc::channel();
+        std::thread::spawn(move || {
+            let mut line = String::new();
+            let read = out.read_line(&mut line);
+            let _ = sender.send(read.map(|_| line));
+        });
+        let line = line.recv_timeout(START).expect("the demo says nothing").unwrap();
+        demo.told = serde_json::from_str(&line)
+            .unwrap_or_else(|error| panic!("the demo said {line:?}, {error}; its log: {}", demo.log()));
+        demo
+    }
+
+    /// Where everything is that the demo makes.
+    pub(crate) fn dir(&self) -> PathBuf {
+        self.dir.path().join("demo")
+    }
+
+    /// A file below that directory, as text without white space around it.
+    pub(crate) fn text(&self, name: &str) -> String {
+        std::fs::read_to_string(self.dir().join(name)).unwrap().trim().to_owned()
+    }
+
+    pub(crate) fn ca(&self) -> PathBuf {
+        self.dir().join("certs/ca.pem")
+    }
+
+    /// A member of what it said when it was ready, such as `base_url`.
+    pub(crate) fn told(&self, name: &str) -> &str {
+        self.told[name].as_str().unwrap_or_else(|| panic!("the demo did not tell its {name}"))
+    }
+
+    /// Where the gate is, under a name that its certificate has and that is sent as SNI.
+    pub(crate) fn base(&self) -> String {
+        self.told("base_url").replace("127.0.0.1", "localhost")
+    }
+
+    /// A reader's token.
+    pub(crate) fn token(&self, reader: &str) -> String {
+        let field = self.text(&format!("readers/{reader}"));
+        field.strip_prefix("Authorization: Bearer ").unwrap().to_owned()
+    }
+
+    /// What `loangate token` prints with these arguments, with this demo's keys.
+    pub(crate) fn mint(&self, kind: &str, arguments: &[&str]) -> String {
+        let made = Command::new(env!("CARGO_BIN_EXE_loangate"))
+            .args(["token", kind, "--config"])
+            .arg(self.dir().join("config.toml"))
+            .args(arguments)
+            .output()
+            .unwrap();
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        String::from_utf8(made.stdout).unwrap().trim().to_owned()
+    }
+
+    /// Everything that it wrote to standard error so far.
+    pub(crate) fn log(&self) -> String {
+        String::from_utf8_lossy(&std::fs::read(self.dir.path().join("log")).unwrap()).into_owned()
+    }
+
+    /// A client that trusts the gate, and may speak plain HTTP to the others.
+    pub(crate) fn client(&self) -> reqwest::Client {
+        let ca = std::fs::read(self.ca()).unwrap();
+        reqwest::Client::builder()
+            .no_proxy()
+            .tls_certs_only([reqwest::Certificate::from_pem(&ca).unwrap()])
+            .redirect(reqwest::redirect::Policy::none())
+            .timeout(Duration::from_secs(60))
+            .build()
+            .unwrap()
+    }
+
+    /// An answer of the admin listener, with the token.
+    pub(crate) async fn admin(&self, path: &str) -> String {
+        let url = format!("{}{path}", self.told("admin_url"));
+        let request = self.client().get(url).bearer_auth(self.told("admin_token"));
+        request.send().await.unwrap().error_for_status().unwrap().text().await.unwrap()
+    }
+
+    /// Waits until no body is on its way to a reader any more, so that the log has a line for each.
+    pub(crate) async fn streams_over(&self) {
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
+        while super::metric(&self.admin("/metrics").await, "loangate_streams", "") != 0.0 {
+            assert!(tokio::time::Instant::now() < deadline, "a body never ends");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+impl Drop for Demo {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Every file below this directory.
+pub(crate) fn files_below(directory: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+    entries.flat_map(|path| if path.is_dir() { files_below(&path) } else { vec![path] }).collect()
+}
