@@ -3,7 +3,14 @@
 //! `cargo bench --bench serve`. nginx does half the job: TLS and proxying, and asks nobody. Both stand before the same
 //! origin and are drawn from by the same clients in turn, in one run, since these machines are noisy: only the ratio
 //! counts. All of it is on loopback, and bounded in count.
-#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::print_stdout, dead_code)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout
+)]
+#![allow(dead_code, unused_imports)] // of what tests share, it needs a part
 
 #[path = "../tests/support/mod.rs"]
 mod support;
