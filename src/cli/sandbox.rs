@@ -1,14 +1,15 @@
 //! `loangate sandbox`: Bokbasen's stand-in alone, for an integrator's own tests.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use secrecy::ExposeSecret;
+use serde::de::DeserializeOwned;
 
 use super::stop::Signals;
 use super::{CliError, say};
 use crate::clock::Clock;
-use crate::sandbox::{Running, Sandbox, Settings, World};
+use crate::sandbox::{Bounds, Fault, Running, Sandbox, Settings, World};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -18,15 +19,34 @@ pub(super) struct Args {
     /// Where its books are kept; without it they are gone when it stops.
     #[arg(long)]
     dir: Option<PathBuf>,
+    /// What it knows of libraries, titles and borrowers: a file of JSON. Without it every library has every title.
+    #[arg(long)]
+    world: Option<PathBuf>,
+    /// Times and limits, as JSON, such as '{"list_lag_ms": 0, "pending_polls": 3}'; what is left out has its default.
+    #[arg(long, value_parser = json::<Bounds>)]
+    bounds: Option<Bounds>,
+    /// A way to misbehave, as JSON, such as '{"call": "begin", "times": 2, "effect": "cut_after"}'. May be repeated.
+    #[arg(long = "fault", value_parser = json::<Fault>)]
+    faults: Vec<Fault>,
     /// Print one line of JSON when it is ready.
     #[arg(long)]
     json: bool,
 }
 
+fn json<T: DeserializeOwned>(text: &str) -> Result<T, String> {
+    serde_json::from_str(text).map_err(|error| error.to_string())
+}
+
 pub(super) async fn run(args: Args) -> Result<(), CliError> {
     let mut signals = Signals::listen()?;
-    let world = World { any_library_any_title: true, ..World::default() };
-    let settings = Settings { listen: args.listen, dir: args.dir, world, ..Settings::default() };
+    let settings = Settings {
+        listen: args.listen,
+        dir: args.dir,
+        world: world(args.world.as_deref())?,
+        bounds: args.bounds.unwrap_or_default(),
+        faults: args.faults,
+        ..Settings::default()
+    };
     let running = Sandbox::start(settings, Clock::system()).await.map_err(CliError::new)?;
     if args.json {
         say(&described(&running).to_string())?;
@@ -40,6 +60,15 @@ pub(super) async fn run(args: Args) -> Result<(), CliError> {
     signals.drain().await;
     running.stop().await;
     Ok(())
+}
+
+fn world(file: Option<&Path>) -> Result<World, CliError> {
+    let Some(file) = file else {
+        return Ok(World { any_library_any_title: true, ..World::default() });
+    };
+    let said = |error: &dyn std::fmt::Display| CliError::new(format!("{}: {error}", file.display()));
+    let text = std::fs::read_to_string(file).map_err(|error| said(&error))?;
+    serde_json::from_str(&text).map_err(|error| said(&error))
 }
 
 /// Everything that a client needs. The credentials open nothing but this stand-in.

@@ -98,6 +98,38 @@ async fn a_reader_who_hangs_up_does_not_undo_the_begin_nor_begin_twice() {
     scene.end().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_gates_on_one_ledger_as_during_an_upgrade_make_one_loan() {
+    let mut scene = Scene::start().await;
+    scene.origin.put(&format!("{BOOK}/book.epub"), File::of(1000));
+    scene.fault(&json!({ "call": "begin", "effect": { "delay": { "ms": 300 } } })).await;
+    let old = scene.base.clone();
+    let mut gate = scene.spawn_gate().await;
+    let new = scene.base.clone();
+    for round in 0..5 {
+        let token = scene.token(&format!("reader-{round}"));
+        let asking = (0..40).map(|number| {
+            let client = if number % 4 < 2 { scene.http1() } else { scene.http2() };
+            let base = if number % 2 == 0 { &old } else { &new };
+            let request = client.get(format!("{base}/files/{BOOK}/book.epub")).bearer_auth(&token);
+            tokio::spawn(async move { request.send().await.unwrap().status() })
+        });
+        for asked in asking.collect::<Vec<_>>() {
+            assert_eq!(asked.await.unwrap(), StatusCode::OK, "round {round}");
+        }
+        assert_eq!(
+            scene.books().await.len(),
+            round + 1,
+            "one loan for each reader, whichever gate begins it"
+        );
+    }
+    scene.check().await;
+    gate.terminate();
+    assert!(gate.exit().await.success());
+    scene.stop_gate().await;
+    scene.stop_sandbox().await;
+}
+
 /// The title of this number.
 fn isbn(number: u32) -> String {
     let digits = format!("97882{number:07}");

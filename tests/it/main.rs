@@ -2,7 +2,13 @@
 //!
 //! Most tests start a gate in this process, between the sandbox and an origin that they can script, and speak to it over
 //! TLS. Those of crashes, memory and command lines start the built program. `support` has what they share.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::print_stdout)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout
+)]
 
 #[path = "../support/mod.rs"]
 mod support;
@@ -26,3 +32,4 @@ mod path_tricks;
 mod players;
 mod privacy;
 mod readme;
+mod sandbox_command;
