@@ -16,11 +16,11 @@
 mod support;
 
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
-use support::{BOOK, File, Scene};
+use support::{BOOK, File, Scene, Setting};
 
 /// A kind of request: its name, the file's size, how many are sent, and how many at once.
 const LOADS: [(&str, u64, usize, usize); 3] =
@@ -30,13 +30,13 @@ const ROUNDS: usize = 3;
 
 #[tokio::main]
 async fn main() {
-    let mut scene = Scene::start().await;
+    let config = vec![("[ledger]", "[log]\nlevel = \"warn\"\n\n[ledger]")];
+    let mut scene = Scene::around(Setting { config, ..Setting::default() }).await;
     for (name, size, ..) in LOADS {
         scene.origin.put(&format!("{BOOK}/{}", file_of(name)), File::of(size));
     }
     // The gate as a process of its own, so that its time can be told from the clients'.
-    scene.stop_gate().await;
-    let gate = Gate::start(&scene);
+    let gate = scene.spawn_gate().await;
     let nginx = Nginx::start(&scene);
     println!("{:<10} {:<8} {:>14} {:>14} {:>8}", "file", "http", "loangate", "nginx", "ratio");
     for (name, size, count, at_once) in LOADS {
@@ -45,7 +45,7 @@ async fn main() {
             let path = format!("/files/{BOOK}/{}", file_of(name));
             let mut least = [f64::MAX; 2];
             for _ in 0..ROUNDS {
-                let url = format!("{}{path}", gate.base);
+                let url = format!("{}{path}", scene.base);
                 let spent = measured(gate.child.id(), draw(&client, &url, &token, count, at_once)).await;
                 least[0] = least[0].min(spent);
                 if let Some(nginx) = &nginx {
@@ -115,36 +115,6 @@ fn ticks_of(process: u32) -> u64 {
 
 fn parent_of(process: u32) -> Option<u32> {
     stat(process)?.get(1)?.parse().ok()
-}
-
-/// The built gate as a process.
-struct Gate {
-    child: Child,
-    base: String,
-}
-
-impl Gate {
-    fn start(scene: &Scene) -> Gate {
-        use std::io::BufRead;
-        let mut child = Command::new(env!("CARGO_BIN_EXE_loangate"))
-            .args(["serve", "--json", "--config"])
-            .arg(scene.config_file())
-            .env("LOANGATE_LOG", "warn")
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        std::io::BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let ready: serde_json::Value = serde_json::from_str(&line).unwrap();
-        Gate { child, base: ready["base_url"].as_str().unwrap().to_owned() }
-    }
-}
-
-impl Drop for Gate {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }
 
 /// nginx before the same origin; none where it is not installed.

@@ -18,7 +18,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// A running `loangate`.
 #[derive(Debug)]
 pub(crate) struct Process {
-    child: Child,
+    pub(crate) child: Child,
     /// What it said when it was ready.
     pub(crate) ready: Value,
     /// How long that took.
