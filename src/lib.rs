@@ -21,7 +21,7 @@
 //! | `reader`, `catalog` | |
 //! | `gate` | `circulation` |
 //! | `delivery` | `origin`, the permit of `gate`, the files of `catalog` |
-//! | `server` | `reader`, `catalog`, `gate`, `delivery` |
+//! | `server` | `reader`, `catalog`, `gate`, `delivery`, `ledger` (to read) |
 //! | `admin` | `ledger` (to read), `catalog` |
 //! | `sandbox`, `samples` | |
 //! | `config` | every module's Settings; `check` lets the modules open their files |

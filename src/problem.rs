@@ -28,6 +28,8 @@ pub enum Problem {
     LoanEnded,
     /// No route has this path, or no file is there.
     TitleNotFound,
+    /// The reader has no loan of this title, and never had.
+    LoanNotFound,
     /// The method has no meaning here; these have.
     MethodNotAllowed(&'static str),
     /// A condition of RFC 9110 §13 does not hold.
@@ -93,7 +95,7 @@ impl Problem {
             Problem::RequestMalformed(_) => StatusCode::BAD_REQUEST,
             Problem::ReaderUnauthenticated(_) => StatusCode::UNAUTHORIZED,
             Problem::LoanRefused { .. } | Problem::LoanEnded => StatusCode::FORBIDDEN,
-            Problem::TitleNotFound => StatusCode::NOT_FOUND,
+            Problem::TitleNotFound | Problem::LoanNotFound => StatusCode::NOT_FOUND,
             Problem::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
             Problem::PreconditionFailed => StatusCode::PRECONDITION_FAILED,
             Problem::RangeNotSatisfiable { .. } => StatusCode::RANGE_NOT_SATISFIABLE,
@@ -116,6 +118,7 @@ impl Problem {
             Problem::LoanRefused { .. } => "loan-refused",
             Problem::LoanEnded => "loan-ended",
             Problem::TitleNotFound => "title-not-found",
+            Problem::LoanNotFound => "loan-not-found",
             Problem::MethodNotAllowed(_) => "method-not-allowed",
             Problem::PreconditionFailed => "precondition-failed",
             Problem::RangeNotSatisfiable { .. } => "range-not-satisfiable",
@@ -142,6 +145,7 @@ impl Problem {
             | Problem::ReaderUnauthenticated(_)
             | Problem::LoanEnded
             | Problem::TitleNotFound
+            | Problem::LoanNotFound
             | Problem::MethodNotAllowed(_)
             | Problem::PreconditionFailed
             | Problem::RangeNotSatisfiable { .. }
@@ -175,6 +179,7 @@ impl Problem {
             Problem::LoanRefused { .. } => "Loan refused",
             Problem::LoanEnded => "Loan ended",
             Problem::TitleNotFound => "Title not found",
+            Problem::LoanNotFound => "Loan not found",
             Problem::MethodNotAllowed(_) => "Method not allowed",
             Problem::PreconditionFailed => "Precondition failed",
             Problem::RangeNotSatisfiable { .. } => "Range not satisfiable",
@@ -197,6 +202,9 @@ impl Problem {
                 "The loan of this title has ended. To borrow it again, sign in anew and open the title from the start."
             }
             Problem::TitleNotFound => "There is no such file here. Check the path and the ISBN in it.",
+            Problem::LoanNotFound => {
+                "There is no loan of this title. Begin one with PUT, or open the title from the start."
+            }
             Problem::MethodNotAllowed(_) => {
                 "This method has no meaning here. The field Allow lists those that have."
             }

@@ -14,7 +14,7 @@ use super::App;
 use super::refused::Refused;
 use crate::catalog::Catalog;
 use crate::ledger::{Filter, HistoryRow, LedgerError};
-use crate::loan::Loan;
+use crate::loan::{Loan, LoanView};
 
 /// How many loans a page has where nobody says, and at most.
 const PAGE: u32 = 100;
@@ -45,18 +45,12 @@ pub(super) struct Page {
 #[derive(Debug, Serialize)]
 pub(super) struct Shown {
     id: String,
-    isbn: String,
-    state: &'static str,
-    due: Option<Timestamp>,
-    licence_type: Option<String>,
-    begun: Timestamp,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    ended: Option<Timestamp>,
+    #[serde(flatten)]
+    loan: LoanView,
     #[serde(skip_serializing_if = "Option::is_none")]
     end_reason: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     refusal: Option<ShownRefusal>,
-    files: Vec<String>,
     library: String,
     /// The pseudonym.
     borrower: String,
@@ -145,22 +139,15 @@ where
 
 impl Shown {
     fn of(loan: &Loan, catalog: &Catalog) -> Shown {
-        let terms = loan.terms.as_ref();
         Shown {
             id: loan.id.to_string(),
-            isbn: loan.key.isbn.to_string(),
-            state: loan.state.name(),
-            due: terms.map(|terms| terms.due),
-            licence_type: terms.and_then(|terms| terms.licence_type.clone()),
-            begun: loan.begun,
-            ended: loan.ended,
+            loan: LoanView::of(loan, catalog.files_of(loan.key.isbn)),
             end_reason: loan.end_reason.map(|reason| reason.name()),
             refusal: loan.refusal.as_ref().map(|refusal| ShownRefusal {
                 code: refusal.code.clone(),
                 message: refusal.message.clone(),
                 retry_at: refusal.retry_at,
             }),
-            files: catalog.files_of(loan.key.isbn),
             library: loan.key.library.to_string(),
             borrower: loan.key.borrower.to_string(),
             reference: loan.reference.to_string(),

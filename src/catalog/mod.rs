@@ -67,6 +67,11 @@ impl OpenFile {
     pub fn file(&self) -> &File {
         &self.0
     }
+
+    /// The file, for whoever fetches it.
+    pub fn into_file(self) -> File {
+        self.0
+    }
 }
 
 /// What a path leads to.

@@ -78,25 +78,32 @@ impl Circulation {
     ///
     /// The loan goes on when the caller hangs up. The ledger refuses the intent where a loan of this reader
     /// and title ended at or after the asker's credential was issued (invariant 7).
-    pub async fn begin(&self, asker: &Asker, by: &'static str) -> Outcome {
+    ///
+    /// Also says whether the loan was begun by this very call: then nobody can have had a file under it before.
+    pub async fn begin(&self, asker: &Asker, by: &'static str) -> (Outcome, bool) {
         // Asked first, so that an outage does not fill the ledger with intents that could never be sent.
         if let Some(retry_after) = self.inner.lending.closed_for() {
-            return Outcome::Unavailable { retry_after };
+            return (Outcome::Unavailable { retry_after }, false);
         }
         let intent = Loan::intend(asker.key, self.inner.clock.now());
         let cause = Cause { by, detail: None };
         match self.inner.ledger.intend(intent, asker.issued, cause).await {
-            Ok(Intended::Written(loan)) => self.launch(loan).await,
-            Ok(Intended::Live(loan)) => match loan.open_until() {
-                Some(until) if until > self.inner.clock.now() => Outcome::Accepted { loan: loan.id, until },
-                Some(_) => Outcome::Unsure,
-                None => self.join(loan).await,
-            },
-            Ok(Intended::EndedSince(at)) => Outcome::Ended { at },
+            Ok(Intended::Written(loan)) => (self.launch(loan).await, true),
+            Ok(Intended::Live(loan)) => (self.live(loan).await, false),
+            Ok(Intended::EndedSince(at)) => (Outcome::Ended { at }, false),
             Err(error) => {
                 log_ledger_failure("writing an intent", &error);
-                Outcome::Unsure
+                (Outcome::Unsure, false)
             }
+        }
+    }
+
+    /// What becomes of a loan that lives already.
+    async fn live(&self, loan: Loan) -> Outcome {
+        match loan.open_until() {
+            Some(until) if until > self.inner.clock.now() => Outcome::Accepted { loan: loan.id, until },
+            Some(_) => Outcome::Unsure,
+            None => self.join(loan).await,
         }
     }
 

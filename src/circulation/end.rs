@@ -32,11 +32,19 @@ pub enum EndError {
 }
 
 impl Circulation {
-    /// Ends a loan for `reason`: when this returns, it opens nothing any more and its end is on its way.
+    /// Ends a loan for `reason`: when this returns, it opens nothing any more and its end is on its way. The history
+    /// has who wished it, and why in words.
     ///
     /// # Errors
     /// [`EndError`]; the loan is then as it was.
-    pub async fn end(&self, id: LoanId, reason: EndReason, cause: Cause) -> Result<Loan, EndError> {
+    pub async fn end(
+        &self,
+        id: LoanId,
+        reason: EndReason,
+        by: &'static str,
+        why: Option<String>,
+    ) -> Result<Loan, EndError> {
+        let cause = Cause { by, detail: why };
         match self.inner.ledger.apply(id, Event::Ending { reason }, cause).await {
             Ok(loan) => {
                 self.announce(Closed { loan: loan.id, key: loan.key, at: loan.changed });
@@ -57,6 +65,14 @@ impl Circulation {
         self.inner.ledger.newest(key).await
     }
 
+    /// The loan of this id.
+    ///
+    /// # Errors
+    /// The ledger's.
+    pub async fn loan(&self, id: LoanId) -> Result<Option<Loan>, LedgerError> {
+        self.inner.ledger.loan(id).await
+    }
+
     /// Ends every loan that is due at `now`, and says how many those were.
     ///
     /// # Errors
@@ -68,10 +84,7 @@ impl Circulation {
             if due.is_empty() {
                 return Ok(ended);
             }
-            let expiries = due.iter().map(|loan| {
-                let cause = Cause { by: "expiry", detail: None };
-                self.end(loan.id, EndReason::Expired, cause)
-            });
+            let expiries = due.iter().map(|loan| self.end(loan.id, EndReason::Expired, "expiry", None));
             for outcome in futures_util::future::join_all(expiries).await {
                 match outcome {
                     Ok(_) => ended += 1,

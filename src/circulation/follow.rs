@@ -47,6 +47,11 @@ impl Circulation {
         self.carried(loan, From::HalfWay)
     }
 
+    /// Whether this process is carrying the loan.
+    pub fn carries(&self, id: LoanId) -> bool {
+        self.find_carried(id).is_some()
+    }
+
     fn find_carried(&self, id: LoanId) -> Option<Landing> {
         self.inner.carried.lock().unwrap_or_else(PoisonError::into_inner).get(&id).cloned()
     }

@@ -110,8 +110,13 @@ pub async fn start(config: Config, clock: Clock) -> Result<Running, CliError> {
         slow.clone(),
     );
     let gate = Gate::new(&config.gate, circulation.clone(), clock, slow);
-    let line =
-        Arc::new(Line { readers: readers.clone(), catalog: catalog.clone(), gate, metrics: metrics.clone() });
+    let line = Arc::new(Line {
+        readers: readers.clone(),
+        catalog: catalog.clone(),
+        gate,
+        ledger: ledger.clone(),
+        metrics: metrics.clone(),
+    });
     let count = std::thread::available_parallelism().map_or(1, NonZero::get);
     let workers: Result<Vec<Delivery>, _> = (0..count).map(|_| delivery.for_worker()).collect();
     let server = server::start(&config.server, line, certificates.clone(), workers.map_err(CliError::new)?)

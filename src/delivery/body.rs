@@ -16,6 +16,7 @@ use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
 use tokio::time::Sleep;
 
+use crate::gate::Permit;
 use crate::telemetry::Metrics;
 
 /// A response's body.
@@ -33,6 +34,9 @@ pub enum BodyError {
     /// The origin stood still for too long.
     #[error("the origin's body stood still")]
     Stalled,
+    /// The loan ended under way.
+    #[error("the loan has ended")]
+    LoanEnded,
 }
 
 /// How a body ended.
@@ -44,6 +48,8 @@ pub enum End {
     OriginFailed,
     /// The reader went away.
     HungUp,
+    /// The loan ended, and with it the body.
+    Cut,
 }
 
 impl End {
@@ -53,6 +59,7 @@ impl End {
             End::Complete => "complete",
             End::OriginFailed => "origin_failed",
             End::HungUp => "hung_up",
+            End::Cut => "cut",
         }
     }
 }
@@ -75,6 +82,8 @@ pub(super) struct Told {
     pub(super) on_end: OnEnd,
     pub(super) status: StatusCode,
     pub(super) metrics: Metrics,
+    /// Under which it runs; none for an open file.
+    pub(super) permit: Option<Permit>,
 }
 
 struct Measured {
@@ -113,8 +122,16 @@ impl Measured {
         }
     }
 
+    /// Whether the loan has ended under way.
+    fn is_cut(&self) -> bool {
+        self.told.as_ref().and_then(|told| told.permit.as_ref()).is_some_and(Permit::is_over)
+    }
+
     fn broken(&mut self, error: BodyError) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        self.over(End::OriginFailed);
+        self.over(match error {
+            BodyError::Origin | BodyError::Stalled => End::OriginFailed,
+            BodyError::LoanEnded => End::Cut,
+        });
         Poll::Ready(Some(Err(error)))
     }
 
@@ -172,7 +189,12 @@ impl http_body::Body for Measured {
                 this.over(End::Complete);
                 return Poll::Ready(None);
             }
+            if this.is_cut() {
+                return this.broken(BodyError::LoanEnded);
+            }
             match ready!(this.poll_origin(context)) {
+                // It may have ended while the origin was waited for.
+                Some(Ok(_)) if this.is_cut() => return this.broken(BodyError::LoanEnded),
                 Some(Ok(data)) => {
                     let data = this.cut(data);
                     if this.left == Some(0) {
@@ -204,7 +226,11 @@ impl http_body::Body for Measured {
 impl Drop for Measured {
     /// A body that is dropped before its end has lost its reader, unless nothing of it was to come.
     fn drop(&mut self) {
-        let end = if self.left == Some(0) { End::Complete } else { End::HungUp };
+        let end = match self.left {
+            Some(0) => End::Complete,
+            _ if self.is_cut() => End::Cut,
+            _ => End::HungUp,
+        };
         self.over(end);
     }
 }

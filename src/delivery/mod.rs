@@ -16,6 +16,7 @@ use http::header::{CONTENT_LENGTH, CONTENT_RANGE, RANGE};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use hyper::body::Incoming;
 use moka::sync::Cache;
+use tokio_util::sync::CancellationToken;
 
 use crate::catalog::{File, OpenFile};
 use crate::gate::Permit;
@@ -52,6 +53,14 @@ pub struct Delivery {
 /// The fields of an origin's files, as its answers to HEAD gave them.
 type Known = Cache<FilePath, Arc<HeaderMap>>;
 
+/// Where a body goes: by which permit, on which connection, and who is told of its end.
+struct Towards<'a> {
+    permit: Option<Permit>,
+    connection: &'a CancellationToken,
+    on_end: OnEnd,
+    metrics: &'a Metrics,
+}
+
 /// A request for a file, and what is known of it.
 struct Request<'a> {
     origin: &'a Origin,
@@ -82,7 +91,8 @@ impl Delivery {
         Ok(Delivery { origins: origins?, known: self.known.clone(), metrics: self.metrics.clone() })
     }
 
-    /// The response to a GET or HEAD. `on_end` is told how the body ended, and is not called where there is a
+    /// The response to a GET or HEAD. `connection` is what is cut where the loan ends and the reader takes nothing, so that
+    /// the body cannot notice it. `on_end` is told how the body ended, and is not called where there is a
     /// problem in place of a response.
     ///
     /// # Errors
@@ -93,21 +103,23 @@ impl Delivery {
         pass: Pass,
         method: &Method,
         headers: &HeaderMap,
+        connection: &CancellationToken,
         on_end: OnEnd,
     ) -> Result<Response<Body>, Problem> {
-        let (file, kind) = match &pass {
-            Pass::Loan(_, file) => (file, Kind::Gated),
-            Pass::Open(open) => (open.file(), Kind::Open),
+        let (permit, file) = match pass {
+            Pass::Loan(permit, file) => (Some(permit), file),
+            Pass::Open(open) => (None, open.into_file()),
         };
+        let kind = if permit.is_some() { Kind::Gated } else { Kind::Open };
         let (Some(origin), Some(known)) = (self.origins.get(file.origin), self.known.get(file.origin)) else {
             return Err(Problem::TitleNotFound);
         };
         let request = Request { origin, known, path: &file.path, kind, headers };
         if method == Method::HEAD {
-            request.head(on_end).await
-        } else {
-            request.get(on_end, &self.metrics).await
+            return request.head(on_end).await;
         }
+        let to = Towards { permit, connection, on_end, metrics: &self.metrics };
+        request.get(to).await
     }
 }
 
@@ -127,14 +139,14 @@ impl Request<'_> {
         Ok(self.bodiless(status, &file, on_end))
     }
 
-    async fn get(&self, on_end: OnEnd, metrics: &Metrics) -> Result<Response<Body>, Problem> {
+    async fn get(&self, to: Towards<'_>) -> Result<Response<Body>, Problem> {
         let mut asked = Asked::of(self.headers);
         // What the reader says about the file it has can only be judged with the file's fields at hand.
         if conditions::any(self.headers) {
             let file = self.file().await?;
             match conditions::judge(self.headers, &file) {
                 Verdict::Proceed => {}
-                Verdict::NotModified => return Ok(self.bodiless(StatusCode::NOT_MODIFIED, &file, on_end)),
+                Verdict::NotModified => return Ok(self.bodiless(StatusCode::NOT_MODIFIED, &file, to.on_end)),
                 Verdict::Failed => return Err(Problem::PreconditionFailed),
             }
             asked = asked.filter(|_| conditions::range_applies(self.headers, &file));
@@ -150,9 +162,9 @@ impl Request<'_> {
             // The part of a file that is no longer the one that If-Range means.
             self.known.invalidate(self.path);
             let whole = self.ask(None).await?;
-            return self.stream(whole, None, on_end, metrics);
+            return self.stream(whole, None, to);
         }
-        self.stream(answer, asked.filter(|_| ranged), on_end, metrics)
+        self.stream(answer, asked.filter(|_| ranged), to)
     }
 
     fn changed(&self) -> Problem {
@@ -197,8 +209,7 @@ impl Request<'_> {
         &self,
         answer: Response<Incoming>,
         asked: Option<Asked>,
-        on_end: OnEnd,
-        metrics: &Metrics,
+        mut to: Towards<'_>,
     ) -> Result<Response<Body>, Problem> {
         let (head, incoming) = answer.into_parts();
         let length = length_of(&head.headers);
@@ -227,7 +238,11 @@ impl Request<'_> {
         };
         let status = if part.is_some() { StatusCode::PARTIAL_CONTENT } else { StatusCode::OK };
         let take = part.map(Part::length).or(length);
-        let told = body::Told { on_end, status, metrics: metrics.clone() };
+        // The loan may have ended while the origin was asked.
+        if to.permit.as_mut().is_some_and(|permit| !permit.begin_stream(to.connection)) {
+            return Err(Problem::LoanEnded);
+        }
+        let told = body::Told { on_end: to.on_end, status, metrics: to.metrics.clone(), permit: to.permit };
         let idle = self.origin.settings().idle;
         let mut response = Response::new(body::measured(incoming, skip, take, idle, told));
         *response.status_mut() = status;

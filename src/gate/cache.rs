@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use moka::Expiry;
 use moka::sync::Cache;
 
+use super::access::{Access, Accesses};
 use crate::circulation::Closed;
 use crate::clock::{self, Clock};
 use crate::loan::{LoanId, LoanKey};
@@ -28,7 +29,7 @@ const LONGEST: Duration = Duration::from_secs(86_400);
 #[derive(Clone, Debug)]
 pub(super) enum Decision {
     /// A loan opens the title until then.
-    Accepted { loan: LoanId, until: Timestamp },
+    Accepted { loan: LoanId, until: Timestamp, access: Arc<Access> },
     /// Bokbasen refused, and is not asked again until then.
     Refused { reason: Arc<str>, until: Timestamp },
     /// The last loan ended then; only a later credential is worth a look in the ledger.
@@ -40,13 +41,14 @@ pub(super) enum Decision {
 pub(super) struct Decisions {
     decided: Cache<LoanKey, Decision>,
     closed: Cache<LoanId, ()>,
+    pub(super) accesses: Accesses,
 }
 
 impl Decisions {
     pub(super) fn new(clock: Clock) -> Decisions {
         let decided = Cache::builder().max_capacity(DECISIONS).expire_after(Housekeeping { clock }).build();
         let closed = Cache::builder().max_capacity(DECISIONS).time_to_live(CLOSED_KEPT).build();
-        Decisions { decided, closed }
+        Decisions { decided, closed, accesses: Accesses::default() }
     }
 
     /// What is decided and still holds at `now`.
@@ -81,10 +83,18 @@ impl Decisions {
         self.closed.contains_key(&loan)
     }
 
-    /// Forgets what a loan opened.
-    pub(super) fn close(&self, closed: &Closed) {
+    /// Forgets what a loan opened, and gives the access under it where somebody still holds that.
+    pub(super) fn close(&self, closed: &Closed) -> Option<Arc<Access>> {
         self.closed.insert(closed.loan, ());
         self.decided.invalidate(&closed.key);
+        let access = self.accesses.find(closed.loan)?;
+        access.close();
+        Some(access)
+    }
+
+    /// Forgets what is decided about a reader and a title.
+    pub(super) fn forget(&self, key: &LoanKey) {
+        self.decided.invalidate(key);
     }
 }
 
@@ -129,12 +139,16 @@ mod tests {
         }
     }
 
+    fn accepted(decisions: &Decisions, loan: LoanId, until: Timestamp) -> Decision {
+        Decision::Accepted { loan, until, access: decisions.accesses.of(loan, true) }
+    }
+
     #[test]
     fn an_acceptance_ends_by_the_projects_clock() {
         let clock = Clock::movable(Timestamp::UNIX_EPOCH);
         let decisions = Decisions::new(clock.clone());
         let until = clock::after(clock.now(), Duration::from_secs(60));
-        decisions.keep(key(), Decision::Accepted { loan: LoanId::fresh(), until });
+        decisions.keep(key(), accepted(&decisions, LoanId::fresh(), until));
         assert!(decisions.find(&key(), clock.now()).is_some());
         clock.advance(Duration::from_secs(60));
         assert!(decisions.find(&key(), clock.now()).is_none());
@@ -146,7 +160,7 @@ mod tests {
         let decisions = Decisions::new(clock.clone());
         let (loan, until) = (LoanId::fresh(), clock::after(clock.now(), Duration::from_secs(60)));
         decisions.close(&Closed { loan, key: key(), at: clock.now() });
-        decisions.keep(key(), Decision::Accepted { loan, until });
+        decisions.keep(key(), accepted(&decisions, loan, until));
         assert!(decisions.find(&key(), clock.now()).is_none());
     }
 }

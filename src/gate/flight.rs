@@ -13,6 +13,7 @@ use jiff::Timestamp;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
+use super::access::Access;
 use super::cache::{Decision, Decisions};
 use crate::circulation::{Asker, Circulation, Outcome, Standing};
 use crate::loan::{LoanId, LoanKey};
@@ -21,7 +22,7 @@ use crate::loan::{LoanId, LoanKey};
 #[derive(Clone, Debug)]
 pub(super) enum Landing {
     /// A loan opens the title until then.
-    Open { loan: LoanId, until: Timestamp },
+    Open { loan: LoanId, until: Timestamp, access: Arc<Access> },
     /// Bokbasen refused, until then.
     Refused { reason: Arc<str>, until: Timestamp },
     /// A rule of ours forbids beginning.
@@ -50,7 +51,7 @@ type InTheAir = Mutex<HashMap<(LoanKey, Stage), watch::Receiver<Option<Landing>>
 /// The flights of this process.
 #[derive(Clone)]
 pub(super) struct Flights {
-    circulation: Circulation,
+    pub(super) circulation: Circulation,
     decisions: Arc<Decisions>,
     slow: Handle,
     in_the_air: Arc<InTheAir>,
@@ -107,9 +108,9 @@ impl Flights {
 
     async fn look(&self, asker: &Asker) -> Landing {
         match self.circulation.standing(&asker.key).await {
-            Ok(Standing::Open { loan, until }) => Landing::Open { loan, until },
-            Ok(Standing::Undecided(loan)) => landing_of(self.circulation.join(*loan).await),
-            Ok(Standing::Refused(outcome)) => landing_of(outcome),
+            Ok(Standing::Open { loan, until }) => self.open(loan, until, false),
+            Ok(Standing::Undecided(loan)) => self.landing_of(self.circulation.join(*loan).await, false),
+            Ok(Standing::Refused(outcome)) => self.landing_of(outcome, false),
             Ok(Standing::Ended { at, settled }) => Landing::Ended { at, settled },
             Ok(Standing::Nothing) => Landing::Nothing,
             Err(error) => {
@@ -122,11 +123,38 @@ impl Flights {
     /// Begins. Where the begin turns out to have come to nothing (an old intent that was never carried out),
     /// it is tried once more, since by then it is certain that nothing of it is left at Bokbasen.
     async fn begin(&self, asker: &Asker) -> Landing {
-        let first = landing_of(self.circulation.begin(asker, "reader").await);
-        match first {
-            Landing::Nothing => landing_of(self.circulation.begin(asker, "reader").await),
+        match self.begin_once(asker).await {
+            Landing::Nothing => self.begin_once(asker).await,
             landed => landed,
         }
+    }
+
+    async fn begin_once(&self, asker: &Asker) -> Landing {
+        let (outcome, is_new) = self.circulation.begin(asker, "reader").await;
+        self.landing_of(outcome, is_new)
+    }
+
+    fn landing_of(&self, outcome: Outcome, is_new: bool) -> Landing {
+        match outcome {
+            Outcome::Accepted { loan, until } => self.open(loan, until, is_new),
+            Outcome::Refused { refusal, until } => Landing::Refused { reason: refusal.code.into(), until },
+            Outcome::NothingMade => Landing::Nothing,
+            Outcome::Unavailable { retry_after } => Landing::Unavailable { retry_after },
+            Outcome::Ended { at } => Landing::Ended { at, settled: true },
+            Outcome::Unsure => Landing::Unsure,
+        }
+    }
+
+    fn open(&self, loan: LoanId, until: Timestamp, is_new: bool) -> Landing {
+        Landing::Open { loan, until, access: self.decisions.accesses.of(loan, is_new) }
+    }
+
+    /// Runs work on the slow runtime that whoever waits for it cannot undo by hanging up; none where it died.
+    pub(super) async fn run<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> Option<T> {
+        self.slow.spawn(work).await.ok()
     }
 }
 
@@ -143,21 +171,12 @@ impl Drop for Flying {
     }
 }
 
-fn landing_of(outcome: Outcome) -> Landing {
-    match outcome {
-        Outcome::Accepted { loan, until } => Landing::Open { loan, until },
-        Outcome::Refused { refusal, until } => Landing::Refused { reason: refusal.code.into(), until },
-        Outcome::NothingMade => Landing::Nothing,
-        Outcome::Unavailable { retry_after } => Landing::Unavailable { retry_after },
-        Outcome::Ended { at } => Landing::Ended { at, settled: true },
-        Outcome::Unsure => Landing::Unsure,
-    }
-}
-
 /// What of a landing is worth keeping: not what may be otherwise in a moment.
 fn decision_of(landing: &Landing) -> Option<Decision> {
     match landing {
-        Landing::Open { loan, until } => Some(Decision::Accepted { loan: *loan, until: *until }),
+        Landing::Open { loan, until, access } => {
+            Some(Decision::Accepted { loan: *loan, until: *until, access: access.clone() })
+        }
         Landing::Refused { reason, until } => {
             Some(Decision::Refused { reason: reason.clone(), until: *until })
         }

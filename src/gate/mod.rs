@@ -5,7 +5,9 @@
 //! calls circulation and nothing else. It promises that a permit is made only for a loan that the ledger
 //! durably holds as accepted and whose end lies ahead, and that a hit does no I/O and waits for nobody.
 
+mod access;
 mod cache;
+mod end;
 mod flight;
 mod permit;
 mod rules;
@@ -18,7 +20,7 @@ use tokio::runtime::Handle;
 
 use crate::circulation::{Asker, Circulation};
 use crate::clock::{self, Clock};
-use crate::loan::LoanKey;
+use crate::loan::{LoanId, LoanKey};
 use crate::problem::Problem;
 use crate::telemetry::Via;
 
@@ -72,7 +74,8 @@ impl Gate {
     pub fn new(settings: &Settings, circulation: Circulation, clock: Clock, slow: Handle) -> Gate {
         let decisions = Arc::new(Decisions::new(clock.clone()));
         let closing = decisions.clone();
-        circulation.on_closed(move |closed| closing.close(&closed));
+        let cutting = slow.clone();
+        circulation.on_closed(move |closed| end::closed(&closing, &closed, &cutting));
         let flights = Flights::new(circulation, decisions.clone(), slow);
         Gate { decisions, flights, clock, settings: settings.clone() }
     }
@@ -84,8 +87,8 @@ impl Gate {
     pub async fn admit(&self, request: &Request) -> (Result<Permit, Problem>, Via) {
         let now = self.clock.now();
         match self.decisions.find(&request.key, now) {
-            Some(Decision::Accepted { loan, until }) => {
-                (Ok(Permit::new(loan, request.key, until)), Via::Cache)
+            Some(Decision::Accepted { loan, access, .. }) if access.take() => {
+                (Ok(Permit::new(loan, access)), Via::Cache)
             }
             Some(Decision::Refused { reason, until }) => {
                 (Err(refused(reason.to_string(), now, until)), Via::Cache)
@@ -93,16 +96,40 @@ impl Gate {
             Some(Decision::Ended { at }) if rules::is_old(request.issued, at) => {
                 (Err(Problem::LoanEnded), Via::Cache)
             }
-            Some(Decision::Ended { .. }) | None => Box::pin(self.fly(request)).await,
+            Some(Decision::Accepted { .. } | Decision::Ended { .. }) | None => {
+                Box::pin(self.fly(request)).await
+            }
         }
     }
 
-    /// Waits for the flights of a request that the cache does not answer, for as long as patience lasts.
-    async fn fly(&self, request: &Request) -> (Result<Permit, Problem>, Via) {
-        match tokio::time::timeout(self.settings.patience, self.land(request)).await {
-            Ok((landing, via)) => (self.answer(request, landing), via),
-            Err(_) => (Err(Problem::LoanPending { retry_after: COME_BACK }), Via::None),
+    /// Begins a loan on the reader's explicit wish, or finds the live one: which loan, and whether it is new.
+    ///
+    /// # Errors
+    /// As [`Gate::admit`].
+    pub async fn begin(&self, request: &Request) -> Result<(LoanId, bool), Problem> {
+        let (landing, via) = self.landed(request).await?;
+        match landing {
+            Landing::Open { loan, until, .. }
+                if until > self.clock.now() && !self.decisions.is_closed(loan) =>
+            {
+                Ok((loan, via == Via::Registered))
+            }
+            other => Err(self.refusal(request, other)),
         }
+    }
+
+    /// Waits for the flights of a request that the cache does not answer.
+    async fn fly(&self, request: &Request) -> (Result<Permit, Problem>, Via) {
+        match self.landed(request).await {
+            Ok((landing, via)) => (self.answer(request, landing), via),
+            Err(problem) => (Err(problem), Via::None),
+        }
+    }
+
+    /// Waits for as long as patience lasts.
+    async fn landed(&self, request: &Request) -> Result<(Landing, Via), Problem> {
+        let landing = tokio::time::timeout(self.settings.patience, self.land(request)).await;
+        landing.map_err(|_| Problem::LoanPending { retry_after: COME_BACK })
     }
 
     /// First asks the ledger; then, where a loan may be begun for this request, begins it.
@@ -115,13 +142,13 @@ impl Gate {
             _ => return (found, Via::Ledger),
         };
         match may_begin {
-            Ok(()) => (self.begin(asker).await, Via::Registered),
+            Ok(()) => (self.begun(asker).await, Via::Registered),
             Err(reason) => (reason, Via::Ledger),
         }
     }
 
     /// Begins; once more where the flight was that of an older credential, whose no is not this one's.
-    async fn begin(&self, asker: Asker) -> Landing {
+    async fn begun(&self, asker: Asker) -> Landing {
         match self.flights.join(asker, Stage::Begin).await {
             Landing::Ended { at, .. } if !rules::is_old(asker.issued, at) => {
                 self.flights.join(asker, Stage::Begin).await
@@ -131,21 +158,30 @@ impl Gate {
     }
 
     fn answer(&self, request: &Request, landing: Landing) -> Result<Permit, Problem> {
+        match landing {
+            Landing::Open { loan, until, access }
+                if until > self.clock.now() && !self.decisions.is_closed(loan) && access.take() =>
+            {
+                Ok(Permit::new(loan, access))
+            }
+            other => Err(self.refusal(request, other)),
+        }
+    }
+
+    /// What a landing means that opens nothing.
+    fn refusal(&self, request: &Request, landing: Landing) -> Problem {
         let now = self.clock.now();
         match landing {
-            Landing::Open { loan, until } if until > now && !self.decisions.is_closed(loan) => {
-                Ok(Permit::new(loan, request.key, until))
-            }
-            Landing::Open { .. } => Err(Problem::LoanEnded),
-            Landing::Refused { reason, until } => Err(refused(reason.to_string(), now, until)),
+            Landing::Open { .. } => Problem::LoanEnded,
+            Landing::Refused { reason, until } => refused(reason.to_string(), now, until),
             Landing::Forbidden(reason) => {
-                Err(Problem::LoanRefused { reason: reason.to_owned(), retry_after: None })
+                Problem::LoanRefused { reason: reason.to_owned(), retry_after: None }
             }
-            Landing::Ended { at, .. } if rules::is_old(request.issued, at) => Err(Problem::LoanEnded),
+            Landing::Ended { at, .. } if rules::is_old(request.issued, at) => Problem::LoanEnded,
             // A later credential, but the end has not been acknowledged yet, or another came first.
-            Landing::Ended { .. } | Landing::Nothing => Err(Problem::LoanPending { retry_after: COME_BACK }),
-            Landing::Unavailable { retry_after } => Err(Problem::LendingUnavailable { retry_after }),
-            Landing::Unsure => Err(Problem::LedgerUnavailable),
+            Landing::Ended { .. } | Landing::Nothing => Problem::LoanPending { retry_after: COME_BACK },
+            Landing::Unavailable { retry_after } => Problem::LendingUnavailable { retry_after },
+            Landing::Unsure => Problem::LedgerUnavailable,
         }
     }
 }

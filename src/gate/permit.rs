@@ -1,23 +1,27 @@
 //! The permit: the only key to a gated file.
 //!
 //! Only the gate can make one; delivery's door takes nothing else for a title's file, so that "no byte without
-//! a loan" is a matter of types.
+//! a loan" is a matter of types. The body keeps it for as long as it runs, and asks it whether the loan goes on.
 
-use jiff::Timestamp;
+use std::fmt;
+use std::sync::Arc;
 
-use crate::loan::{LoanId, LoanKey};
+use tokio_util::sync::CancellationToken;
+
+use super::access::Access;
+use crate::loan::LoanId;
 
 /// The proof that this reader may have this title's files now: an accepted loan whose end lies ahead.
-#[derive(Clone, Debug)]
 pub struct Permit {
     loan: LoanId,
-    key: LoanKey,
-    until: Timestamp,
+    access: Arc<Access>,
+    stream: Option<u64>,
 }
 
 impl Permit {
-    pub(super) fn new(loan: LoanId, key: LoanKey, until: Timestamp) -> Permit {
-        Permit { loan, key, until }
+    /// A permit that has been taken.
+    pub(super) fn new(loan: LoanId, access: Arc<Access>) -> Permit {
+        Permit { loan, access, stream: None }
     }
 
     /// The loan that allows it.
@@ -25,13 +29,32 @@ impl Permit {
         self.loan
     }
 
-    /// For whom and what.
-    pub fn key(&self) -> &LoanKey {
-        &self.key
+    /// Notes that a body begins on this connection, which is cut if the loan ends and the body does not. False where
+    /// the loan has ended meanwhile.
+    pub fn begin_stream(&mut self, connection: &CancellationToken) -> bool {
+        if self.stream.is_none() {
+            self.stream = Some(self.access.enter(connection.clone()));
+        }
+        // Looked at after the body is on the list: an end either finds it there, or is seen here.
+        !self.is_over()
     }
 
-    /// When the loan is due.
-    pub fn until(&self) -> Timestamp {
-        self.until
+    /// Whether the loan has ended, so that no byte more may leave.
+    pub fn is_over(&self) -> bool {
+        self.access.is_closed()
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        if let Some(number) = self.stream {
+            self.access.leave(number);
+        }
+    }
+}
+
+impl fmt::Debug for Permit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Permit").field("loan", &self.loan).finish_non_exhaustive()
     }
 }

@@ -5,6 +5,8 @@
 
 mod names;
 mod state;
+mod view;
 
 pub use names::{Borrower, Isbn, LibraryId, LoanId, LoanKey, NameError, Reference};
 pub use state::{EndReason, Event, IllegalTransition, Loan, LoanRecord, LoanState, Refusal, Terms};
+pub use view::LoanView;

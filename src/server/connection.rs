@@ -14,6 +14,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
+use tokio_util::sync::CancellationToken;
 
 use super::{Worker, dispatch};
 use crate::delivery::Body;
@@ -36,13 +37,16 @@ type Io = TokioIo<TlsStream<TcpStream>>;
 /// Serves one connection to its end.
 pub(super) async fn serve(socket: TcpStream, worker: Arc<Worker>) {
     let stopping = worker.stopping.clone();
+    let cut = CancellationToken::new();
     tokio::select! {
-        () = shake_hands_and_serve(socket, worker) => {}
+        () = shake_hands_and_serve(socket, worker, cut.clone()) => {}
+        // The loan of a body on it has ended, and the reader takes nothing.
+        () = cut.cancelled() => {}
         () = stopping.cut.cancelled() => {}
     }
 }
 
-async fn shake_hands_and_serve(socket: TcpStream, worker: Arc<Worker>) {
+async fn shake_hands_and_serve(socket: TcpStream, worker: Arc<Worker>, cut: CancellationToken) {
     let _ = socket.set_nodelay(true);
     let acceptor = TlsAcceptor::from(worker.certificates.config());
     let shaken = tokio::time::timeout(HANDSHAKE, acceptor.accept(socket)).await;
@@ -57,15 +61,15 @@ async fn shake_hands_and_serve(socket: TcpStream, worker: Arc<Worker>) {
     let (_, tls) = stream.get_ref();
     let name: Option<Arc<str>> = tls.server_name().map(Arc::from);
     if tls.alpn_protocol() == Some(b"h2") {
-        serve_http2(TokioIo::new(stream), worker, name).await;
+        serve_http2(TokioIo::new(stream), worker, Asked { name, cut }).await;
     } else {
-        serve_http1(TokioIo::new(stream), worker, name).await;
+        serve_http1(TokioIo::new(stream), worker, Asked { name, cut }).await;
     }
 }
 
-async fn serve_http1(io: Io, worker: Arc<Worker>, name: Option<Arc<str>>) {
+async fn serve_http1(io: Io, worker: Arc<Worker>, asked: Asked) {
     let drain = worker.stopping.drain.clone();
-    let service = service_fn(move |request| answer(worker.clone(), name.clone(), request));
+    let service = service_fn(move |request| answer(worker.clone(), asked.clone(), request));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD)
@@ -82,9 +86,9 @@ async fn serve_http1(io: Io, worker: Arc<Worker>, name: Option<Arc<str>>) {
     }
 }
 
-async fn serve_http2(io: Io, worker: Arc<Worker>, name: Option<Arc<str>>) {
+async fn serve_http2(io: Io, worker: Arc<Worker>, asked: Asked) {
     let drain = worker.stopping.drain.clone();
-    let service = service_fn(move |request| answer(worker.clone(), name.clone(), request));
+    let service = service_fn(move |request| answer(worker.clone(), asked.clone(), request));
     let connection = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .max_concurrent_streams(STREAMS)
@@ -103,12 +107,21 @@ async fn serve_http2(io: Io, worker: Arc<Worker>, name: Option<Arc<str>>) {
     }
 }
 
+/// What a request's connection tells about it.
+#[derive(Clone, Debug)]
+pub(super) struct Asked {
+    /// The name by which the reader asked for this server (SNI).
+    pub(super) name: Option<Arc<str>>,
+    /// Cuts the connection.
+    pub(super) cut: CancellationToken,
+}
+
 async fn answer(
     worker: Arc<Worker>,
-    name: Option<Arc<str>>,
+    asked: Asked,
     request: http::Request<Incoming>,
 ) -> Result<http::Response<Body>, Infallible> {
-    Ok(dispatch::dispatch(&worker.line, &worker.delivery, name.as_deref(), request).await)
+    Ok(dispatch::dispatch(&worker.line, &worker.delivery, &asked, request).await)
 }
 
 /// A connection that breaks is the reader's everyday business, and tells us nothing but at debug.

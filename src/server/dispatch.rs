@@ -12,7 +12,8 @@ use http::{HeaderMap, Method, Request, Response};
 use http_body::Body as _;
 use hyper::body::Incoming;
 
-use super::{Line, respond};
+use super::connection::Asked;
+use super::{Line, loans_api, respond};
 use crate::catalog::Target;
 use crate::delivery::{Body, Delivered, Delivery, Pass};
 use crate::gate;
@@ -24,11 +25,11 @@ use crate::telemetry::{RequestLine, Via};
 
 const FILE_METHODS: &str = "GET, HEAD";
 
-/// Answers one request. `server_name` is the name by which the reader asked for this server (SNI).
+/// Answers one request.
 pub(super) async fn dispatch(
     line: &Line,
     delivery: &Delivery,
-    server_name: Option<&str>,
+    asked: &Asked,
     request: Request<Incoming>,
 ) -> Response<Body> {
     let began = Instant::now();
@@ -36,7 +37,7 @@ pub(super) async fn dispatch(
     let mut log = RequestLine::start(&parts.method, parts.version);
     let mut via = Via::None;
     let has_body = !body.is_end_stream();
-    let answer = walk(line, delivery, server_name, &parts, has_body, &mut log, &mut via).await;
+    let answer = walk(line, delivery, asked, &parts, has_body, &mut log, &mut via).await;
     match answer {
         Ok(response) => {
             line.metrics.request("ok", via, began.elapsed());
@@ -54,15 +55,19 @@ pub(super) async fn dispatch(
 async fn walk(
     line: &Line,
     delivery: &Delivery,
-    server_name: Option<&str>,
+    asked: &Asked,
     request: &Parts,
     has_body: bool,
     log: &mut RequestLine,
     via: &mut Via,
 ) -> Result<Response<Body>, Problem> {
     let path = RequestPath::parse(request.uri.path()).map_err(|error| Problem::RequestMalformed(error.0))?;
-    check_authority(request, server_name)?;
+    check_authority(request, asked.name.as_deref())?;
     let (token, path) = path.split_token();
+    if let Some(loans) = loans_api::asked(&path) {
+        log.route("/loans");
+        return answer_loans(line, request, loans?, token.as_deref(), log).await;
+    }
     let target = line.catalog.resolve(&path)?;
     log.range(request.headers.get(RANGE));
     check_shape(request, has_body)?;
@@ -87,7 +92,26 @@ async fn walk(
     log.via(*via);
     let log = log.clone();
     let on_end = Box::new(move |delivered: Delivered| write_line(log, &delivered));
-    delivery.deliver(pass, &request.method, &request.headers, on_end).await
+    delivery.deliver(pass, &request.method, &request.headers, &asked.cut, on_end).await
+}
+
+/// A request for a reader's loans, whose answer is whole when it is made.
+async fn answer_loans(
+    line: &Line,
+    request: &Parts,
+    asked: loans_api::Asked,
+    link: Option<&str>,
+    log: &RequestLine,
+) -> Result<Response<Body>, Problem> {
+    let response = loans_api::answer(line, request, asked, link).await?;
+    let mut log = log.clone();
+    if let loans_api::Asked::One(isbn) = asked {
+        log.isbn(isbn);
+    }
+    log.outcome(response.status().as_u16(), "ok");
+    let (bytes, head) = (response.body().size_hint().lower(), log.began().elapsed());
+    log.finish(bytes, "complete", head);
+    Ok(response)
 }
 
 fn write_line(mut log: RequestLine, delivered: &Delivered) {
@@ -163,7 +187,7 @@ fn host_of(authority: &str) -> &str {
     }
 }
 
-fn outside_of_link() -> Problem {
+pub(super) fn outside_of_link() -> Problem {
     Problem::LoanRefused { reason: "outside-of-link".to_owned(), retry_after: None }
 }
 

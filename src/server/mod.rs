@@ -8,6 +8,7 @@
 mod connection;
 mod dispatch;
 mod listen;
+mod loans_api;
 mod respond;
 mod tls;
 
@@ -23,6 +24,7 @@ use tokio_util::task::TaskTracker;
 use crate::catalog::Catalog;
 use crate::delivery::Delivery;
 use crate::gate::Gate;
+use crate::ledger::Ledger;
 use crate::reader::Readers;
 use crate::telemetry::Metrics;
 
@@ -59,6 +61,8 @@ pub struct Line {
     pub catalog: Arc<Catalog>,
     /// May they.
     pub gate: Gate,
+    /// Which loans a reader has.
+    pub ledger: Ledger,
     /// What is counted.
     pub metrics: Metrics,
 }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use http::header::{
     ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_RANGE, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE,
 };
-use http::{HeaderValue, Method, Response, Version};
+use http::{HeaderValue, Method, Response, StatusCode, Version};
 use http_body_util::{BodyExt, Empty, Full};
 
 use crate::delivery::Body;
@@ -47,6 +47,13 @@ pub(super) fn problem(problem: &Problem, method: &Method, version: Version) -> R
         }
         _ => {}
     }
+    response
+}
+
+/// A success without anything to say.
+pub(super) fn no_content() -> Response<Body> {
+    let mut response = Response::new(empty());
+    *response.status_mut() = StatusCode::NO_CONTENT;
     response
 }
 

@@ -18,7 +18,7 @@ const TABLE: [(&str, &[&str]); 14] = [
     ("catalog", &["telemetry"]),
     ("gate", &["circulation", "telemetry"]),
     ("delivery", &["catalog", "gate", "origin", "telemetry"]),
-    ("server", &["catalog", "delivery", "gate", "reader", "telemetry"]),
+    ("server", &["catalog", "delivery", "gate", "ledger", "reader", "telemetry"]),
     ("admin", &["catalog", "ledger", "telemetry"]),
     ("sandbox", &["telemetry"]),
     ("samples", &["telemetry"]),

@@ -1,0 +1,111 @@
+//! Ending a loan: access stops here first, and then the end goes its way.
+//!
+//! [`Gate::revoke`] is the reader's wish, [`Gate::revoke_loan`] support's; every end, also that of a loan that runs out,
+//! comes back from circulation by [`closed`]. Bodies that are being taken notice it at their next frame; those that stand
+//! still are asked by nobody, so that their connections are cut a moment later.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+
+use super::cache::Decisions;
+use super::{COME_BACK, Gate};
+use crate::circulation::{Closed, EndError};
+use crate::clock;
+use crate::loan::{EndReason, Loan, LoanId, LoanKey, LoanState};
+use crate::problem::Problem;
+
+/// How long after its acceptance a loan can be cancelled, which gives its licence back (assumed: 15 minutes). A cancel
+/// that comes too late all the same is sent as a return.
+const CANCELLED_WITHIN: Duration = Duration::from_secs(15 * 60);
+/// How long a body has to notice that its loan is over.
+const NOTICED_WITHIN: Duration = Duration::from_millis(500);
+
+/// A loan has ended: nothing of it opens any more.
+pub(super) fn closed(decisions: &Decisions, closed: &Closed, slow: &Handle) {
+    let Some(access) = decisions.close(closed) else { return };
+    let loan = closed.loan;
+    slow.spawn(async move {
+        tokio::time::sleep(NOTICED_WITHIN).await;
+        let cut = access.cut();
+        if cut > 0 {
+            tracing::info!(%loan, cut, "connections were cut whose loan has ended");
+        }
+    });
+}
+
+impl Gate {
+    /// Ends this reader's loan of this title. No loan, or one that is over, is ended already.
+    ///
+    /// # Errors
+    /// `loan-pending` while Bokbasen's word is out, `ledger-unavailable`; the loan is then as it was.
+    pub async fn revoke(&self, key: LoanKey) -> Result<(), Problem> {
+        let gate = self.clone();
+        // Whoever hangs up must not leave an end half told.
+        let ended = self.flights.run(async move {
+            match gate.flights.circulation.newest(&key).await {
+                Ok(Some(loan)) => gate.end(&loan, "reader", None).await,
+                Ok(None) => Ok(()),
+                Err(error) => Err(unreadable(&error)),
+            }
+        });
+        ended.await.unwrap_or(Err(Problem::LedgerUnavailable))
+    }
+
+    /// Ends a loan for support, with a reason in words; false where there is no such loan.
+    ///
+    /// # Errors
+    /// As [`Gate::revoke`].
+    pub async fn revoke_loan(&self, id: LoanId, why: Option<String>) -> Result<bool, Problem> {
+        let gate = self.clone();
+        let ended = self.flights.run(async move {
+            match gate.flights.circulation.loan(id).await {
+                Ok(Some(loan)) => gate.end(&loan, "admin", why).await.map(|()| true),
+                Ok(None) => Ok(false),
+                Err(error) => Err(unreadable(&error)),
+            }
+        });
+        ended.await.unwrap_or(Err(Problem::LedgerUnavailable))
+    }
+
+    async fn end(&self, loan: &Loan, by: &'static str, why: Option<String>) -> Result<(), Problem> {
+        match loan.state {
+            LoanState::Ending | LoanState::Ended | LoanState::Refused => return Ok(()),
+            LoanState::Intended | LoanState::Unknown => {
+                return Err(Problem::LoanPending { retry_after: COME_BACK });
+            }
+            LoanState::Pending | LoanState::Accepted => {}
+        }
+        let (access, reason) = self.stop_access(loan);
+        let ended = self.flights.circulation.end(loan.id, reason, by, why).await;
+        drop(access);
+        match ended {
+            // Somebody else was quicker, or Bokbasen was.
+            Ok(_) | Err(EndError::NotLive(_) | EndError::NoSuchLoan) => Ok(()),
+            Err(EndError::Ledger(error)) => {
+                self.decisions.accesses.forget(loan.id);
+                Err(unreadable(&error))
+            }
+        }
+    }
+
+    /// Stops the access, and says how the loan ends: cancelled, which gives its licence back, where it is certain that
+    /// nobody was ever given a permit; else returned.
+    fn stop_access(&self, loan: &Loan) -> (Arc<super::access::Access>, EndReason) {
+        let circulation = &self.flights.circulation;
+        let is_untaken = loan.state == LoanState::Pending && circulation.carries(loan.id);
+        let access = self.decisions.accesses.of(loan.id, is_untaken);
+        let now = self.clock.now();
+        let in_time = loan.accepted.is_none_or(|at| clock::after(at, CANCELLED_WITHIN) > now);
+        let cancelled = in_time && access.close_untaken();
+        access.close();
+        self.decisions.forget(&loan.key);
+        (access, if cancelled { EndReason::Cancelled } else { EndReason::Returned })
+    }
+}
+
+fn unreadable(error: &dyn std::fmt::Display) -> Problem {
+    tracing::error!(%error, "a loan could not be ended");
+    Problem::LedgerUnavailable
+}

@@ -1,0 +1,115 @@
+//! Readers' own loans over HTTP: listed, begun explicitly, returned; each idempotent.
+
+use http::StatusCode;
+use serde_json::{Value, json};
+
+use crate::support::scene::Setting;
+use crate::support::{AUDIO, BOOK, File, Scene};
+
+/// The status and the JSON of an answer.
+async fn ask(scene: &Scene, method: &str, path: &str, token: &str) -> (StatusCode, Value) {
+    let client = scene.http2();
+    let request = client.request(method.parse().unwrap(), format!("{}{path}", scene.base)).bearer_auth(token);
+    let answer = request.send().await.unwrap();
+    let status = answer.status();
+    let body = answer.bytes().await.unwrap();
+    let json = if body.is_empty() { Value::Null } else { serde_json::from_slice(&body).unwrap() };
+    (status, json)
+}
+
+#[tokio::test]
+async fn a_loan_is_begun_explicitly_shown_and_returned_each_as_often_as_one_likes() {
+    let scene = Scene::start().await;
+    let token = scene.token("kari");
+    let path = format!("/loans/{BOOK}");
+    assert_eq!(ask(&scene, "GET", "/loans", &token).await, (StatusCode::OK, json!({ "loans": [] })));
+    assert_eq!(ask(&scene, "GET", &path, &token).await.0, StatusCode::NOT_FOUND);
+    assert_eq!(ask(&scene, "DELETE", &path, &token).await, (StatusCode::NO_CONTENT, Value::Null));
+
+    let (status, loan) = ask(&scene, "PUT", &path, &token).await;
+    assert_eq!(status, StatusCode::CREATED, "{loan}");
+    assert_eq!((&loan["isbn"], &loan["state"]), (&BOOK.into(), &"accepted".into()));
+    assert_eq!(loan["files"], json!([format!("/files/{BOOK}/")]));
+    assert!(
+        loan["due"].is_string() && loan["begun"].is_string() && loan["licence_type"].is_string(),
+        "{loan}"
+    );
+    assert!(loan.get("borrower").is_none() && loan.get("reference").is_none(), "{loan}");
+    assert_eq!(ask(&scene, "PUT", &path, &token).await, (StatusCode::OK, loan.clone()));
+    assert_eq!(ask(&scene, "GET", &path, &token).await, (StatusCode::OK, loan.clone()));
+    assert_eq!(ask(&scene, "GET", "/loans", &token).await.1, json!({ "loans": [loan] }));
+    assert_eq!(ask(&scene, "GET", "/loans", &scene.token("ola")).await.1, json!({ "loans": [] }));
+    assert_eq!(scene.books().await.len(), 1);
+
+    for _ in 0..2 {
+        assert_eq!(ask(&scene, "DELETE", &path, &token).await, (StatusCode::NO_CONTENT, Value::Null));
+    }
+    scene.until("it is over there too", async || scene.books().await[0]["ends"] == 1).await;
+    let (_, shown) = ask(&scene, "GET", &path, &token).await;
+    assert!(shown["ended"].is_string(), "{shown}");
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn a_begin_that_bokbasen_refuses_or_has_not_decided_is_a_problem() {
+    let config = vec![("[ledger]", "[gate]\npatience = \"300ms\"\n\n[ledger]")];
+    let scene = Scene::set(Setting { config, ..Setting::default() }).await;
+    let refuse =
+        json!({ "call": "begin", "isbn": BOOK, "effect": { "refuse": { "code": "BUDGET_EXCEEDED" } } });
+    let pend = json!({ "call": "begin", "isbn": AUDIO, "effect": { "pending_polls": { "n": 1_000_000 } } });
+    scene.fault(&json!([refuse, pend])).await;
+    let token = scene.token("kari");
+    let (status, document) = ask(&scene, "PUT", &format!("/loans/{BOOK}"), &token).await;
+    assert_eq!((status, &document["reason"]), (StatusCode::FORBIDDEN, &"BUDGET_EXCEEDED".into()));
+    let (status, document) = ask(&scene, "PUT", &format!("/loans/{AUDIO}"), &token).await;
+    assert_eq!((status, &document["type"]), (StatusCode::SERVICE_UNAVAILABLE, &"loan-pending".into()));
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn who_may_not_and_what_is_no_loan_is_refused() {
+    let scene = Scene::start().await;
+    let token = scene.token("kari");
+    let link = std::process::Command::new(env!("CARGO_BIN_EXE_loangate"))
+        .args(["token", "link", "--library", "NO-0301000", "--borrower", "kari", "--isbn", BOOK, "--config"])
+        .arg(scene.config_file())
+        .output()
+        .unwrap();
+    let link = String::from_utf8(link.stdout).unwrap().trim().to_owned();
+    for (method, path, token, status, slug) in [
+        ("GET", "/loans".to_owned(), "no.token.atall", 401, "reader-unauthenticated"),
+        ("DELETE", "/loans".to_owned(), token.as_str(), 405, "method-not-allowed"),
+        ("POST", format!("/loans/{BOOK}"), token.as_str(), 405, "method-not-allowed"),
+        ("PUT", "/loans/9788299999015".to_owned(), token.as_str(), 404, "title-not-found"),
+        ("GET", format!("/loans/{BOOK}/pages"), token.as_str(), 404, "title-not-found"),
+        ("GET", format!("/loans/{BOOK}"), token.as_str(), 404, "loan-not-found"),
+    ] {
+        let (answered, document) = ask(&scene, method, &path, token).await;
+        assert_eq!((answered.as_u16(), &document["type"]), (status, &slug.into()), "{method} {path}");
+    }
+    // A link travels: it opens files and ends no loan.
+    for method in ["GET", "PUT", "DELETE"] {
+        let url = format!("{}/~{link}/loans/{BOOK}", scene.base);
+        let answer = scene.http1().request(method.parse().unwrap(), url).send().await.unwrap();
+        assert_eq!(answer.status(), StatusCode::FORBIDDEN, "{method}");
+    }
+    assert!(scene.books().await.is_empty());
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn a_route_of_explicit_loans_opens_after_a_begin() {
+    let setting = Setting {
+        config: vec![("to = \"{isbn}/{file}\"", "to = \"{isbn}/{file}\"\nregistration = \"explicit\"")],
+        ..Setting::default()
+    };
+    let scene = Scene::set(setting).await;
+    scene.origin.put(&format!("{BOOK}/book.epub"), File::of(1000));
+    let token = scene.token("kari");
+    let path = format!("/files/{BOOK}/book.epub");
+    let get = async || scene.get(&scene.http2(), &path, &token).send().await.unwrap().status();
+    assert_eq!(get().await, StatusCode::FORBIDDEN);
+    assert_eq!(ask(&scene, "PUT", &format!("/loans/{BOOK}"), &token).await.0, StatusCode::CREATED);
+    assert_eq!(get().await, StatusCode::OK);
+    scene.end().await;
+}
