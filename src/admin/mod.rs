@@ -1,10 +1,12 @@
 //! What operators and support staff ask: health, readiness, metrics, and which loans there are.
 //!
 //! The command line starts it, on a listener of its own and on the slow runtime, so that it never competes with a
-//! reader. It reads the ledger and writes nothing. It promises that everything but `/healthz` and `/readyz` needs the
+//! reader. It reads the ledger, and asks the gate to end a loan. It promises that everything but `/healthz` and `/readyz` needs the
 //! bearer token (`/metrics` unless the configuration opens it), and that beyond this machine it speaks TLS only.
 
 mod auth;
+mod ends;
+mod links;
 mod listen;
 mod loans;
 mod refused;
@@ -17,7 +19,7 @@ use std::sync::Arc;
 use axum::extract::{Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use axum::{Json, Router};
 use http::StatusCode;
 use http::header::CONTENT_TYPE;
@@ -27,7 +29,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::catalog::Catalog;
+use crate::gate::Gate;
 use crate::ledger::Ledger;
+use crate::reader::Readers;
 use crate::telemetry::Metrics;
 use refused::Refused;
 
@@ -53,6 +57,12 @@ pub struct Parts {
     pub metrics: Metrics,
     /// Whether everyone can be served.
     pub readiness: Readiness,
+    /// What ends loans.
+    pub gate: Gate,
+    /// What mints links.
+    pub readers: Arc<Readers>,
+    /// Where readers connect, as links name it: without a slash at the end.
+    pub public_base: String,
     /// Where a title's files are.
     pub catalog: Arc<Catalog>,
     /// The server's TLS settings.
@@ -162,7 +172,8 @@ impl Drop for Running {
 fn router(app: Arc<App>) -> Router {
     let guarded = Router::new()
         .route("/api/v1/loans", get(loans::list))
-        .route("/api/v1/loans/{id}", get(loans::one))
+        .route("/api/v1/loans/{id}", get(loans::one).delete(ends::end))
+        .route("/api/v1/links", post(links::mint))
         .fallback(async || Refused::NOT_FOUND)
         .method_not_allowed_fallback(async || Refused::METHOD)
         .layer(middleware::from_fn_with_state(app.clone(), guard));

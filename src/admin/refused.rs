@@ -6,7 +6,7 @@ use axum::response::{IntoResponse, Response};
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, WWW_AUTHENTICATE};
 use http::{HeaderValue, StatusCode};
 
-use crate::problem::Document;
+use crate::problem::{Document, Problem};
 
 /// A refusal: its slug, its status, and a sentence.
 #[derive(Clone, Debug)]
@@ -40,7 +40,7 @@ impl Refused {
         "method-not-allowed",
         "Method not allowed",
         StatusCode::METHOD_NOT_ALLOWED,
-        "This method has no meaning here. Send GET.",
+        "This method has no meaning here. The API's table in the README says which has.",
     );
     pub(super) const LEDGER: Refused = Refused::fixed(
         "ledger-unavailable",
@@ -65,6 +65,18 @@ impl Refused {
             title: "Request malformed",
             status: StatusCode::BAD_REQUEST,
             detail: detail.into(),
+        }
+    }
+}
+
+impl From<Problem> for Refused {
+    fn from(problem: Problem) -> Refused {
+        let document = problem.document();
+        Refused {
+            kind: document.kind,
+            title: document.title,
+            status: problem.status(),
+            detail: document.detail.to_owned().into(),
         }
     }
 }

@@ -5,6 +5,7 @@
 mod check;
 mod demo;
 mod init;
+mod loans;
 mod sandbox;
 pub mod serve;
 mod stop;
@@ -45,6 +46,9 @@ enum Command {
     /// Make a reader's token or a signed link, with the keys of a configuration.
     #[command(subcommand)]
     Token(token::Kind),
+    /// See and end the loans of a running gate.
+    #[command(subcommand)]
+    Loans(loans::Command),
 }
 
 /// Why a command failed: one sentence or several.
@@ -86,6 +90,7 @@ fn execute(command: Command) -> Result<(), CliError> {
         Command::Init { dir } => init::run(&dir).and_then(|lines| say(&lines.join("\n"))),
         Command::Sandbox(args) => block_on(sandbox::run(args)),
         Command::Token(kind) => token::run(kind),
+        Command::Loans(command) => block_on(loans::run(command)),
     }
 }
 

@@ -113,7 +113,7 @@ pub async fn start(config: Config, clock: Clock) -> Result<Running, CliError> {
     let line = Arc::new(Line {
         readers: readers.clone(),
         catalog: catalog.clone(),
-        gate,
+        gate: gate.clone(),
         ledger: ledger.clone(),
         metrics: metrics.clone(),
     });
@@ -126,6 +126,9 @@ pub async fn start(config: Config, clock: Clock) -> Result<Running, CliError> {
         ledger: ledger.clone(),
         metrics,
         readiness: readiness(&ledger, &lending, &stopping),
+        gate,
+        readers: readers.clone(),
+        public_base: public_base(&certificates, server.address),
         catalog,
         tls: certificates.config(),
     };
@@ -172,6 +175,14 @@ impl Running {
         self.circulation.stop(STOP).await;
         self.admin.stop().await;
         self.ledger.close().await;
+    }
+}
+
+/// The address that links name: by the certificate's name, since an address to listen on may be every one.
+fn public_base(certificates: &Certificates, address: SocketAddr) -> String {
+    match certificates.name() {
+        Some(name) if !name.starts_with('*') => format!("https://{name}:{}", address.port()),
+        _ => format!("https://{address}"),
     }
 }
 

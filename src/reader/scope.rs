@@ -26,7 +26,8 @@ impl Scope {
     /// # Errors
     /// Where it is not in normal form, or is the root: a link to everything is not a link.
     pub fn prefix(path: &str) -> Result<Scope, PathError> {
-        let path = RequestPath::parse(path.strip_suffix('/').unwrap_or(path))?;
+        let without = path.strip_suffix('/').filter(|without| !without.is_empty());
+        let path = RequestPath::parse(without.unwrap_or(path))?;
         let segments: Vec<String> = path.segments().map(str::to_owned).collect();
         if segments.is_empty() {
             return Err(PathError("The prefix is the root. Name at least one segment."));

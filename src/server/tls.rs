@@ -84,6 +84,11 @@ impl Certificates {
         Ok(())
     }
 
+    /// The first name of the first certificate, by which readers may ask for this server.
+    pub fn name(&self) -> Option<String> {
+        self.chosen.names.load().first()?.names.first().cloned()
+    }
+
     /// The TLS settings, with both HTTP versions by ALPN.
     pub fn config(&self) -> Arc<ServerConfig> {
         self.config.clone()

@@ -36,3 +36,4 @@ mod players;
 mod privacy;
 mod readme;
 mod sandbox_command;
+mod support_commands;

@@ -1,0 +1,42 @@
+//! Ending a loan for support: `DELETE /api/v1/loans/{id}?reason=…`.
+
+use std::sync::Arc;
+
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Path, Query, State};
+use http::StatusCode;
+use serde::Deserialize;
+
+use super::App;
+use super::refused::Refused;
+
+/// The longest reason, in characters.
+const LONGEST: usize = 200;
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Asked {
+    reason: Option<String>,
+}
+
+/// Ends a loan: access stops before this answers, and the end is on its way to Bokbasen.
+pub(super) async fn end(
+    State(app): State<Arc<App>>,
+    Path(id): Path<String>,
+    asked: Result<Query<Asked>, QueryRejection>,
+) -> Result<StatusCode, Refused> {
+    let Query(asked) = asked.map_err(|rejection| Refused::malformed(rejection.body_text()))?;
+    let reason = asked.reason.filter(|reason| !reason.trim().is_empty());
+    let reason =
+        reason.ok_or(Refused::malformed("An end needs a reason, for the loan's history. Write ?reason=…"))?;
+    if reason.chars().count() > LONGEST || reason.chars().any(char::is_control) {
+        return Err(Refused::malformed(
+            "The reason is longer than 200 characters, or has control characters.",
+        ));
+    }
+    let id = id.parse().map_err(|_| Refused::NO_SUCH_LOAN)?;
+    match app.parts.gate.revoke_loan(id, Some(reason)).await? {
+        true => Ok(StatusCode::ACCEPTED),
+        false => Err(Refused::NO_SUCH_LOAN),
+    }
+}

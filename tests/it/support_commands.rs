@@ -1,0 +1,157 @@
+//! What support does: finds a loan and ends it with a reason, by the API and by the command line; mints links.
+
+use std::process::{Command, Output};
+
+use http::StatusCode;
+use serde_json::{Value, json};
+
+use crate::support::scene::{LIBRARY, Setting};
+use crate::support::{BOOK, File, Scene};
+
+async fn scene_with_a_loan() -> Scene {
+    let scene = Scene::start().await;
+    scene.origin.put(&format!("{BOOK}/book.epub"), File::of(1000));
+    let path = format!("/files/{BOOK}/book.epub");
+    let answer = scene.get(&scene.http1(), &path, &scene.token("kari")).send().await.unwrap();
+    assert_eq!(answer.status(), StatusCode::OK);
+    scene
+}
+
+/// A call of the admin API with its token.
+async fn call(scene: &Scene, method: &str, path: &str, body: Option<&Value>) -> (StatusCode, Value) {
+    let token = std::fs::read_to_string(scene.dir.path().join("certs/admin.token")).unwrap();
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let mut request =
+        client.request(method.parse().unwrap(), format!("{}{path}", scene.admin)).bearer_auth(token);
+    if let Some(body) = body {
+        request = request.body(body.to_string());
+    }
+    let answer = request.send().await.unwrap();
+    let status = answer.status();
+    let body = answer.bytes().await.unwrap();
+    (status, if body.is_empty() { Value::Null } else { serde_json::from_slice(&body).unwrap() })
+}
+
+#[tokio::test]
+async fn support_ends_a_loan_with_a_reason_that_stands_in_its_history() {
+    let scene = scene_with_a_loan().await;
+    let id = scene.ledger().await[0]["id"].as_str().unwrap().to_owned();
+    let path = format!("/api/v1/loans/{id}");
+    for query in ["", "?reason=", "?reason=%20", "?why=x", &format!("?reason={}", "x".repeat(201))] {
+        let (status, document) = call(&scene, "DELETE", &format!("{path}{query}"), None).await;
+        assert_eq!(
+            (status, &document["type"]),
+            (StatusCode::BAD_REQUEST, &"request-malformed".into()),
+            "{query}"
+        );
+    }
+    for _ in 0..2 {
+        let ended = call(&scene, "DELETE", &format!("{path}?reason=card%20lost"), None).await;
+        assert_eq!(ended, (StatusCode::ACCEPTED, Value::Null));
+    }
+    let gone = scene.get(&scene.http1(), &format!("/files/{BOOK}/book.epub"), &scene.token("kari"));
+    assert_eq!(gone.send().await.unwrap().status(), StatusCode::FORBIDDEN);
+    scene.until("Bokbasen knows", async || scene.books().await[0]["status"] == "RETURNED").await;
+    let (_, loan) = call(&scene, "GET", &path, None).await;
+    let history = loan["history"].as_array().unwrap();
+    let end = history.iter().find(|step| step["to"] == "ending").unwrap();
+    assert_eq!((&end["cause"], &end["detail"]), (&"admin".into(), &"card lost".into()), "{loan}");
+    let nowhere = format!("/api/v1/loans/{}?reason=x", uuid::Uuid::now_v7());
+    assert_eq!(call(&scene, "DELETE", &nowhere, None).await.0, StatusCode::NOT_FOUND);
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn a_minted_link_opens_its_title_in_both_forms_and_says_nothing_of_the_borrower() {
+    let scene = scene_with_a_loan().await;
+    let wish = json!({ "library": LIBRARY, "borrower": "kari", "isbn": BOOK, "ttl": "1h" });
+    let (status, link) = call(&scene, "POST", "/api/v1/links", Some(&wish)).await;
+    assert_eq!(status, StatusCode::CREATED, "{link}");
+    assert!(!link.to_string().contains("kari"));
+    let port = scene.base.rsplit(':').next().unwrap();
+    let url = link["url"].as_str().unwrap();
+    assert!(url.starts_with(&format!("https://localhost:{port}/~")), "{url}");
+    let client = scene.http2();
+    let by_path = client.get(format!("{url}book.epub")).send().await.unwrap();
+    assert_eq!(by_path.status(), StatusCode::OK);
+    let by_query = format!("{}/files/{BOOK}/book.epub?{}", scene.base, link["query"].as_str().unwrap());
+    assert_eq!(client.get(by_query).send().await.unwrap().status(), StatusCode::OK);
+    assert_eq!(scene.books().await.len(), 1, "under the loan that the reader had");
+
+    let prefix = json!({ "library": LIBRARY, "borrower": "kari", "prefix": format!("/files/{BOOK}/") });
+    let (status, link) = call(&scene, "POST", "/api/v1/links", Some(&prefix)).await;
+    assert_eq!(status, StatusCode::CREATED, "{link}");
+    let by_path = client.get(format!("{}book.epub", link["url"].as_str().unwrap())).send().await.unwrap();
+    assert_eq!(by_path.status(), StatusCode::OK);
+
+    for (wish, says) in [
+        (json!({ "library": "kari", "borrower": "kari", "isbn": BOOK }), "library is not"),
+        (json!({ "library": LIBRARY, "borrower": "", "isbn": BOOK }), "borrower must"),
+        (json!({ "library": LIBRARY, "borrower": "kari", "isbn": "kari" }), "isbn cannot"),
+        (json!({ "library": LIBRARY, "borrower": "kari" }), "a title or a prefix"),
+        (
+            json!({ "library": LIBRARY, "borrower": "kari", "isbn": BOOK, "prefix": "/a" }),
+            "a title or a prefix",
+        ),
+        (json!({ "library": LIBRARY, "borrower": "kari", "prefix": "/" }), "root"),
+        (json!({ "library": LIBRARY, "borrower": "kari", "isbn": BOOK, "ttl": "kari" }), "ttl is not"),
+        (json!({ "library": LIBRARY, "borrower": "kari", "isbn": BOOK, "until": "kari" }), "unknown field"),
+        (json!({ "library": LIBRARY, "borrower": ["kari"], "isbn": BOOK }), "cannot be read"),
+    ] {
+        let (status, document) = call(&scene, "POST", "/api/v1/links", Some(&wish)).await;
+        assert_eq!(status, StatusCode::BAD_REQUEST, "{wish}");
+        let detail = document["detail"].as_str().unwrap();
+        assert!(detail.contains(says) && !detail.contains("kari"), "{detail}");
+    }
+    scene.end().await;
+}
+
+fn loans(scene: &Scene, arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_loangate"))
+        .arg("loans")
+        .args(arguments)
+        .arg("--config")
+        .arg(scene.config_file())
+        .output()
+        .unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_command_line_lists_shows_and_ends_loans_of_the_running_gate() {
+    // The command finds the gate by its configuration, so that the port must stand there.
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let admin: &'static str = Box::leak(format!("admin = \"127.0.0.1:{port}\"").into_boxed_str());
+    let config = vec![("admin = \"127.0.0.1:0\"", admin)];
+    let scene = Scene::set(Setting { config, ..Setting::default() }).await;
+    scene.origin.put(&format!("{BOOK}/book.epub"), File::of(1000));
+    let path = format!("/files/{BOOK}/book.epub");
+    scene.get(&scene.http1(), &path, &scene.token("kari")).send().await.unwrap();
+    let said = |output: &Output| String::from_utf8(output.stdout.clone()).unwrap();
+
+    let listed = loans(&scene, &["list", "--state", "accepted"]);
+    let table = said(&listed);
+    let lines: Vec<&str> = table.lines().collect();
+    assert!(lines[0].starts_with("id ") && lines[1].contains(BOOK) && lines.len() == 2, "{table}");
+    let json: Value = serde_json::from_slice(&loans(&scene, &["list", "--json"]).stdout).unwrap();
+    let id = json["loans"][0]["id"].as_str().unwrap().to_owned();
+    let shown = said(&loans(&scene, &["show", &id]));
+    assert!(shown.contains("state         accepted") && shown.contains("intended"), "{shown}");
+    let ended = loans(&scene, &["end", &id, "--reason", "asked by the library"]);
+    assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
+    scene.until("ended", async || scene.ledger().await[0]["state"] == "ended").await;
+    assert!(said(&loans(&scene, &["show", &id])).contains("asked by the library"));
+
+    for (arguments, says) in [
+        (&["show", "nothing"][..], "There is no loan of this id"),
+        (&["list", "--state", "gone"], "state cannot be read"),
+    ] {
+        let output = loans(&scene, arguments);
+        let errors = String::from_utf8(output.stderr).unwrap();
+        assert!(!output.status.success() && errors.contains(says), "{errors}");
+    }
+    let mut scene = scene;
+    scene.stop_gate().await;
+    let errors = String::from_utf8(loans(&scene, &["list"]).stderr).unwrap();
+    assert!(errors.contains("no gate answers at 127.0.0.1"), "{errors}");
+    scene.end().await;
+}
