@@ -91,6 +91,7 @@ impl Circulation {
             Ok(Intended::Written(loan)) => (self.launch(loan).await, true),
             Ok(Intended::Live(loan)) => (self.live(loan).await, false),
             Ok(Intended::EndedSince(at)) => (Outcome::Ended { at }, false),
+            Ok(Intended::Braked(until)) => (Outcome::Braked { until }, false),
             Err(error) => {
                 log_ledger_failure("writing an intent", &error);
                 (Outcome::Unsure, false)

@@ -70,6 +70,11 @@ pub enum Outcome {
         /// When to try again.
         retry_after: Duration,
     },
+    /// The spending brake holds; nothing was begun.
+    Braked {
+        /// Until then.
+        until: Timestamp,
+    },
     /// A loan of this reader and title has ended.
     Ended {
         /// When.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::table::Table;
 use super::values::{self, address, boolean, duration, list, number, one_of, size, wait};
+use crate::ledger::{Brake, BrakeMode};
 use crate::{admin, gate, ledger, server, telemetry};
 
 const DAY: Duration = Duration::from_secs(86_400);
@@ -67,6 +68,7 @@ pub(super) fn admin(root: &mut Table<'_>, listen: Option<SocketAddr>) -> Option<
 }
 
 pub(super) fn ledger(root: &mut Table<'_>) -> Option<ledger::Settings> {
+    let brake = brake(root);
     let mut table = root.required_table("ledger", "url = \"sqlite:data/loangate.db\"")?;
     let source = table.source();
     let file = table.required("url", "url = \"sqlite:data/loangate.db\"", |value| {
@@ -82,7 +84,28 @@ pub(super) fn ledger(root: &mut Table<'_>) -> Option<ledger::Settings> {
         }
     });
     table.finish();
-    Some(ledger::Settings { file: file? })
+    Some(ledger::Settings { file: file?, brake })
+}
+
+fn brake(root: &mut Table<'_>) -> Brake {
+    let mut table = root.optional_table("brake");
+    let modes = [("off", BrakeMode::Off), ("shadow", BrakeMode::Shadow), ("enforce", BrakeMode::Enforce)];
+    let mode = table.or("mode", BrakeMode::Off, one_of(&modes));
+    let mut limit = |key| u32::try_from(table.or(key, 0, number(0, u64::from(u32::MAX)))).unwrap_or(0);
+    let brake = Brake {
+        mode,
+        library_per_hour: limit("library_per_hour"),
+        library_per_day: limit("library_per_day"),
+        borrower_per_hour: limit("borrower_per_hour"),
+    };
+    if mode != BrakeMode::Off && brake == (Brake { mode, ..Brake::default() }) {
+        table.mistake(
+            "mode",
+            "a brake without a limit holds nothing. Write library_per_hour = 500, or mode = \"off\"",
+        );
+    }
+    table.finish();
+    brake
 }
 
 pub(super) fn gate(root: &mut Table<'_>) -> gate::Settings {
@@ -120,12 +143,6 @@ pub(super) fn not_in_force_yet(root: &mut Table<'_>) {
         licences.warn("never", "this version does not act on it yet: any type of licence may be used");
     }
     licences.finish();
-    let mut brake = root.optional_table("brake");
-    brake.later("mode", "off", one_of(&[("off", "off"), ("shadow", "shadow"), ("enforce", "enforce")]));
-    for key in ["library_per_hour", "library_per_day", "borrower_per_hour"] {
-        brake.later(key, 0, number(0, u64::from(u32::MAX)));
-    }
-    brake.finish();
     let mut delivery = root.optional_table("delivery");
     delivery.later("max_ranges", 16, number(1, 1000));
     delivery.later("idle", Duration::from_secs(600), wait);

@@ -33,6 +33,8 @@ pub(super) enum Landing {
     Nothing,
     /// Bokbasen cannot be asked.
     Unavailable { retry_after: Duration },
+    /// The spending brake holds until then.
+    Braked { until: Timestamp },
     /// The ledger failed, or the gate is stopping.
     Unsure,
 }
@@ -140,6 +142,7 @@ impl Flights {
             Outcome::Refused { refusal, until } => Landing::Refused { reason: refusal.code.into(), until },
             Outcome::NothingMade => Landing::Nothing,
             Outcome::Unavailable { retry_after } => Landing::Unavailable { retry_after },
+            Outcome::Braked { until } => Landing::Braked { until },
             Outcome::Ended { at } => Landing::Ended { at, settled: true },
             Outcome::Unsure => Landing::Unsure,
         }
@@ -181,6 +184,10 @@ fn decision_of(landing: &Landing) -> Option<Decision> {
             Some(Decision::Refused { reason: reason.clone(), until: *until })
         }
         Landing::Ended { at, .. } => Some(Decision::Ended { at: *at }),
-        Landing::Forbidden(_) | Landing::Nothing | Landing::Unavailable { .. } | Landing::Unsure => None,
+        Landing::Forbidden(_)
+        | Landing::Nothing
+        | Landing::Unavailable { .. }
+        | Landing::Braked { .. }
+        | Landing::Unsure => None,
     }
 }

@@ -181,6 +181,9 @@ impl Gate {
             // A later credential, but the end has not been acknowledged yet, or another came first.
             Landing::Ended { .. } | Landing::Nothing => Problem::LoanPending { retry_after: COME_BACK },
             Landing::Unavailable { retry_after } => Problem::LendingUnavailable { retry_after },
+            Landing::Braked { until } => {
+                Problem::TooManyRequests { reason: "brake", retry_after: clock::until(now, until) }
+            }
             Landing::Unsure => Problem::LedgerUnavailable,
         }
     }

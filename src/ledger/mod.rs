@@ -5,6 +5,7 @@
 //! caller who hangs up undoes nothing; and at most one live loan stands for a library, a borrower and a title,
 //! by a unique index. All writes go through one task that commits whatever is waiting in one transaction.
 
+mod brake;
 mod error;
 mod open;
 mod process;
@@ -21,6 +22,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::loan::{Borrower, Event, Isbn, LibraryId, Loan, LoanId, LoanState};
 
+pub use brake::{Brake, BrakeMode};
 pub use error::LedgerError;
 use process::Process;
 use write::Command;
@@ -30,6 +32,8 @@ use write::Command;
 pub struct Settings {
     /// The SQLite file; its directory is made where it is missing.
     pub file: PathBuf,
+    /// `[brake]`: what may be spent.
+    pub brake: Brake,
 }
 
 /// What came of writing an intent.
@@ -41,6 +45,8 @@ pub enum Intended {
     Live(Loan),
     /// An accepted loan ended at or after the credential was issued (invariant 7); nothing was written.
     EndedSince(Timestamp),
+    /// The spending brake holds until then; nothing was written.
+    Braked(Timestamp),
 }
 
 /// Why a loan changed, for its history: what did it, and Bokbasen's own words where there are any.

@@ -69,7 +69,7 @@ impl Ledger {
             Process::enter(file).map_err(|source| LedgerError::File { file: file.to_owned(), source })?;
         let process = Arc::new(process);
         let (commands, waiting) = mpsc::channel(QUEUE);
-        let writer = Writer { connection, clock, metrics, process: process.clone() };
+        let writer = Writer { connection, clock, metrics, process: process.clone(), brake: settings.brake };
         tokio::spawn(write::run(writer, waiting));
         Ok(Ledger { file: Arc::new(file.to_owned()), commands, readers, process })
     }

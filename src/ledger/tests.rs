@@ -12,7 +12,7 @@ use crate::telemetry::Metrics;
 const KEY: [u8; 32] = [1; 32];
 
 async fn open(directory: &Path) -> Result<Ledger, LedgerError> {
-    let settings = Settings { file: directory.join("data/loans.db") };
+    let settings = Settings { file: directory.join("data/loans.db"), brake: Brake::default() };
     Ledger::open(&settings, &KEY, Clock::system(), Metrics::new().unwrap()).await
 }
 
@@ -64,7 +64,7 @@ async fn of_two_hundred_intents_of_one_reader_and_title_one_is_written() {
         match wish.await.unwrap() {
             Intended::Written(loan) => written.push(loan.id),
             Intended::Live(loan) => live.push(loan.id),
-            Intended::EndedSince(at) => panic!("{at}"),
+            Intended::EndedSince(at) | Intended::Braked(at) => panic!("{at}"),
         }
     }
     assert_eq!((written.len(), live.len()), (1, 199));
@@ -187,10 +187,10 @@ async fn loans_of_a_dead_process_are_taken_over_once() {
 async fn a_ledger_of_another_key_or_none_at_all_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     open(directory.path()).await.unwrap().close().await;
-    let settings = Settings { file: directory.path().join("data/loans.db") };
+    let settings = Settings { file: directory.path().join("data/loans.db"), brake: Brake::default() };
     let other = Ledger::open(&settings, &[2; 32], Clock::system(), Metrics::new().unwrap()).await;
     assert!(matches!(other, Err(LedgerError::OtherPseudonymKey)));
-    let garbage = Settings { file: directory.path().join("garbage.db") };
+    let garbage = Settings { file: directory.path().join("garbage.db"), brake: Brake::default() };
     std::fs::write(&garbage.file, "this is no database, and never was one. ".repeat(100)).unwrap();
     let refused = Ledger::open(&garbage, &KEY, Clock::system(), Metrics::new().unwrap()).await.unwrap_err();
     assert!(matches!(refused, LedgerError::Database { .. }), "{refused}");

@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use sqlx::{AssertSqlSafe, Connection, SqliteConnection};
 use tokio::sync::{mpsc, oneshot};
 
+use super::brake::Brake;
 use super::process::Process;
 use super::row::{COLUMNS, loan_of, save};
 use super::{Cause, Intended, LedgerError};
@@ -49,6 +50,7 @@ pub(super) struct Writer {
     pub(super) clock: Clock,
     pub(super) metrics: Metrics,
     pub(super) process: Arc<Process>,
+    pub(super) brake: Brake,
 }
 
 /// Writes until told to close, or until nobody is left to write for.
@@ -108,7 +110,8 @@ impl Writer {
         for command in commands {
             match command {
                 Command::Intend { loan, issued, cause, answer } => {
-                    let result = intend(&mut transaction, *loan, issued, &cause, &owner).await;
+                    let brake = (self.brake, &self.metrics);
+                    let result = intend(&mut transaction, *loan, issued, &cause, &owner, brake).await;
                     done.push(Done::Intended(rule(result)?, answer));
                 }
                 Command::Apply { id, event, cause, answer } => {
@@ -183,6 +186,7 @@ async fn intend(
     issued: Option<Timestamp>,
     cause: &Cause,
     owner: &str,
+    (brake, metrics): (Brake, &Metrics),
 ) -> Result<Intended, LedgerError> {
     if let Some(live) = live(connection, &loan.key).await? {
         return Ok(Intended::Live(live));
@@ -198,6 +202,9 @@ async fn intend(
         && issued.is_none_or(|issued| issued <= end)
     {
         return Ok(Intended::EndedSince(end));
+    }
+    if let Some(until) = brake.holds(connection, &loan.key, loan.begun, metrics).await.map_err(database)? {
+        return Ok(Intended::Braked(until));
     }
     save(connection, &loan, owner).await.map_err(database)?;
     note(connection, &loan, None, cause).await.map_err(database)?;

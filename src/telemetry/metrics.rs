@@ -19,13 +19,14 @@ const SECONDS: [f64; 12] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.1, 0.5, 
 const METADATA: Metadata<'static> = Metadata::new("loangate", Level::INFO, None);
 
 /// Name, unit and meaning of every counter.
-const COUNTERS: [(&str, Unit, &str); 9] = [
+const COUNTERS: [(&str, Unit, &str); 10] = [
     ("loangate_requests_total", Unit::Count, "Requests, by outcome (ok or the problem's slug) and via"),
     ("loangate_delivered_bytes_total", Unit::Bytes, "Body bytes that left towards readers"),
     ("loangate_streams_closed_total", Unit::Count, "Bodies that are over, by how they ended"),
     ("loangate_handshakes_total", Unit::Count, "TLS handshakes, by outcome"),
     ("loangate_connections_total", Unit::Count, "Connections whose handshake succeeded"),
     ("loangate_loan_events_total", Unit::Count, "Events of loans that were written to the ledger"),
+    ("loangate_brake_total", Unit::Count, "Loans that the spending brake met, by limit and mode"),
     ("loangate_lending_calls_total", Unit::Count, "Calls to Bokbasen, by call and outcome"),
     ("loangate_origin_requests_total", Unit::Count, "Requests to origins, by origin and outcome"),
     ("loangate_ledger_commands_total", Unit::Count, "Commands that the ledger committed"),
@@ -170,6 +171,11 @@ impl Metrics {
     /// An event of a loan was written.
     pub fn loan(&self, event: &'static str) {
         self.count("loangate_loan_events_total", &[("event", event)]);
+    }
+
+    /// A loan met the spending brake.
+    pub fn brake(&self, limit: &'static str, mode: &'static str) {
+        self.count("loangate_brake_total", &[("limit", limit), ("mode", mode)]);
     }
 
     /// A call to Bokbasen came back, or did not.

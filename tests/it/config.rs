@@ -91,9 +91,9 @@ fn a_literal_secret_is_a_warning() {
 #[test]
 fn a_key_that_is_not_in_force_yet_is_a_warning() {
     let directory = initialised();
-    let (good, said, _) = check(directory.path(), &format!("{GOOD}\n[brake]\nmode = \"enforce\"\n"));
+    let (good, said, _) = check(directory.path(), &format!("{GOOD}\n[metering]\nflush = \"1s\"\n"));
     assert!(
-        good && said.contains("warning: case.toml:55: brake.mode: this version does not act on it"),
+        good && said.contains("warning: case.toml:55: metering.flush: this version does not act on it"),
         "{said}"
     );
 }
@@ -430,6 +430,14 @@ const CASES: &[Case] = &[
         "[ledger]",
         "[server]\nbuffers = \"much\"\n\n[ledger]",
         &["36: server.buffers: \"much\" is not a size. Write one like \"64KiB\" or \"256MiB\""],
+    ),
+    (
+        "a brake without a limit",
+        "[ledger]",
+        "[brake]\nmode = \"enforce\"\n\n[ledger]",
+        &[
+            "36: brake.mode: a brake without a limit holds nothing. Write library_per_hour = 500, or mode = \"off\"",
+        ],
     ),
     (
         "a level that is none",

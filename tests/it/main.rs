@@ -16,6 +16,7 @@ mod support;
 mod table;
 
 mod admin;
+mod brake;
 mod config;
 mod conformance_lending;
 mod conformance_sandbox;

@@ -1,0 +1,79 @@
+//! The spending brake: a key that is stolen, or an app that loops, empties no budget.
+
+use std::time::Duration;
+
+use http::StatusCode;
+use serde_json::{Value, json};
+
+use crate::support::scene::{Setting, movable};
+use crate::support::{BOOK, File, Scene, metric};
+
+async fn scene(brake: &'static str) -> (Scene, loangate::clock::Clock) {
+    let clock = movable();
+    let config = vec![("[ledger]", brake)];
+    let scene = Scene::set(Setting { config, clock: clock.clone(), ..Setting::default() }).await;
+    scene.origin.put(&format!("{BOOK}/book.epub"), File::of(1000));
+    (scene, clock)
+}
+
+async fn borrow(scene: &Scene, borrower: &str, library: &str) -> reqwest::Response {
+    let token = scene.token_with(&json!({ "sub": borrower, "library": library }));
+    scene.get(&scene.http1(), &format!("/files/{BOOK}/book.epub"), &token).send().await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_more_loans_than_allowed_are_begun_however_many_ask_at_once_and_after_a_restart() {
+    let (mut scene, clock) = scene("[brake]\nmode = \"enforce\"\nlibrary_per_hour = 20\n\n[ledger]").await;
+    let asked = futures_util::future::join_all((0..100).map(|number| {
+        let scene = &scene;
+        async move { borrow(scene, &format!("reader-{number}"), "NO-0301000").await }
+    }));
+    let asked = asked.await;
+    let served = asked.iter().filter(|answer| answer.status() == StatusCode::OK).count();
+    let braked = asked.iter().filter(|answer| answer.status() == StatusCode::TOO_MANY_REQUESTS).count();
+    assert_eq!((served, braked), (20, 80));
+    assert_eq!(scene.books().await.len(), 20, "nothing was begun beyond it");
+    scene.stop_gate().await;
+    scene.start_gate().await;
+    let answer = borrow(&scene, "another", "NO-0301000").await;
+    assert_eq!(answer.status(), StatusCode::TOO_MANY_REQUESTS, "it survives a restart");
+    let wait: u64 = answer.headers()["retry-after"].to_str().unwrap().parse().unwrap();
+    assert!((3500..=3600).contains(&wait), "{wait}");
+    let document: Value = answer.json().await.unwrap();
+    assert_eq!((&document["type"], &document["reason"]), (&"too-many-requests".into(), &"brake".into()));
+    assert_eq!(borrow(&scene, "reader", "NO-1103000").await.status(), StatusCode::OK, "another library");
+    clock.advance(Duration::from_secs(wait + 1));
+    assert_eq!(borrow(&scene, "another", "NO-0301000").await.status(), StatusCode::OK, "an hour later");
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn who_has_a_loan_reads_on_and_what_was_refused_counts_for_nothing() {
+    let (scene, _) = scene("[brake]\nmode = \"enforce\"\nborrower_per_hour = 1\n\n[ledger]").await;
+    let refuse =
+        json!({ "call": "begin", "times": 1, "effect": { "refuse": { "code": "NO_FREE_LICENSE" } } });
+    scene.fault(&refuse).await;
+    let other = "9788299999021";
+    scene.origin.put(&format!("{other}/book.epub"), File::of(1000));
+    let token = scene.token("kari");
+    let get = async |isbn: &str| {
+        let path = format!("/files/{isbn}/book.epub");
+        scene.get(&scene.http1(), &path, &token).send().await.unwrap().status()
+    };
+    assert_eq!(get(BOOK).await, StatusCode::FORBIDDEN);
+    assert_eq!(get(other).await, StatusCode::OK);
+    assert_eq!(get("9788299999038").await, StatusCode::TOO_MANY_REQUESTS);
+    assert_eq!(get(other).await, StatusCode::OK);
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn in_the_shadow_it_counts_and_refuses_nothing() {
+    let (scene, _) = scene("[brake]\nmode = \"shadow\"\nlibrary_per_day = 2\n\n[ledger]").await;
+    for number in 0..5 {
+        assert_eq!(borrow(&scene, &format!("reader-{number}"), "NO-0301000").await.status(), StatusCode::OK);
+    }
+    let metrics = scene.metrics().await;
+    assert_eq!(metric(&metrics, "loangate_brake_total", "limit=\"library_per_day\",mode=\"shadow\""), 3.0);
+    scene.end().await;
+}
