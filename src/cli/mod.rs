@@ -5,6 +5,7 @@
 mod check;
 mod demo;
 mod init;
+mod ledger;
 mod loans;
 mod sandbox;
 pub mod serve;
@@ -46,6 +47,9 @@ enum Command {
     /// Make a reader's token or a signed link, with the keys of a configuration.
     #[command(subcommand)]
     Token(token::Kind),
+    /// Copy and check the ledger, also of a running gate.
+    #[command(subcommand)]
+    Ledger(ledger::Command),
     /// See and end the loans of a running gate.
     #[command(subcommand)]
     Loans(loans::Command),
@@ -90,6 +94,7 @@ fn execute(command: Command) -> Result<(), CliError> {
         Command::Init { dir } => init::run(&dir).and_then(|lines| say(&lines.join("\n"))),
         Command::Sandbox(args) => block_on(sandbox::run(args)),
         Command::Token(kind) => token::run(kind),
+        Command::Ledger(command) => block_on(ledger::run(command)),
         Command::Loans(command) => block_on(loans::run(command)),
     }
 }

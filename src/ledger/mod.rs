@@ -11,6 +11,7 @@ mod open;
 mod process;
 mod read;
 mod row;
+mod upkeep;
 mod write;
 
 use std::path::PathBuf;
@@ -25,6 +26,7 @@ use crate::loan::{Borrower, Event, Isbn, LibraryId, Loan, LoanId, LoanState};
 pub use brake::{Brake, BrakeMode};
 pub use error::LedgerError;
 use process::Process;
+pub use upkeep::{backup, check};
 use write::Command;
 
 /// The keys of `[ledger]`.
