@@ -156,6 +156,55 @@ async fn a_pending_loan_is_carried_to_its_end_after_a_kill_with_no_reader_asking
     scene.end().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_return_that_was_answered_is_never_undone_by_a_kill_and_one_that_was_not_is_whole_or_nothing() {
+    let mut chance = chance();
+    let mut scene = Scene::around(Setting { bounds: Bounds::quick(), ..Setting::default() }).await;
+    scene.origin.put(&format!("{BOOK}/book.epub"), File::of(5000));
+    // Bokbasen takes its time for an end, so that some kills fall between the ledger and its word.
+    scene.fault(&json!({ "call": "return", "effect": { "delay": { "ms": 40 } } })).await;
+    let (mut answered, mut undone) = (0, 0);
+    let mut gate = scene.spawn_gate().await;
+    for round in 0..20 {
+        let token = scene.token(&format!("reader of round {round}"));
+        let (file, loan) = (format!("/files/{BOOK}/book.epub"), format!("/loans/{BOOK}"));
+        until_served(scene.get(&scene.http1(), &file, &token)).await;
+        let request = scene.http1().delete(format!("{}{loan}", scene.base)).bearer_auth(&token);
+        let returning = tokio::spawn(request.send());
+        // Not to wait for anything: this is the moment at which the kill falls.
+        tokio::time::sleep(Duration::from_millis(chance.u64(..9))).await;
+        gate.kill();
+        let returned = returning.await.unwrap().is_ok_and(|answer| answer.status() == StatusCode::NO_CONTENT);
+        answered += usize::from(returned);
+
+        gate = scene.spawn_gate().await;
+        let asked = scene.origin.asked().len();
+        let again = scene.get(&scene.http2(), &file, &token).send().await.unwrap();
+        let is_open = again.status() == StatusCode::OK;
+        assert!(!(returned && is_open), "round {round}: it was given back, and opens");
+        if is_open {
+            undone += 1;
+            continue; // the kill came first, and the loan is as it was
+        }
+        assert_eq!(again.status(), StatusCode::FORBIDDEN);
+        assert_eq!(scene.origin.asked().len(), asked, "round {round}: a byte after the end");
+        // It arrives there, once or more often, and nothing is begun by the same token.
+        let ended = async || {
+            let ends = scene.books().await.last().map(|loan| loan["ends"].as_u64().unwrap());
+            ends.is_some_and(|ends| ends > 0)
+        };
+        scene.until("the end is there", ended).await;
+        assert_eq!(scene.books().await.len(), round + 1);
+    }
+    println!(
+        "20 kills while loans were given back: {answered} were answered before, {undone} not begun with"
+    );
+    scene.check().await;
+    gate.terminate();
+    assert!(gate.exit().await.success());
+    scene.end().await;
+}
+
 /// Asks again, as an app does, until the file comes. Nothing but a 503 may come before.
 async fn until_served(request: reqwest::RequestBuilder) -> bytes::Bytes {
     let deadline = Instant::now() + SERVED_WITHIN;
