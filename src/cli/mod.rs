@@ -50,6 +50,9 @@ enum Command {
     /// Copy and check the ledger, also of a running gate.
     #[command(subcommand)]
     Ledger(ledger::Command),
+    /// Walk through the audit trail of the ledger.
+    #[command(subcommand)]
+    Audit(ledger::Audit),
     /// See and end the loans of a running gate.
     #[command(subcommand)]
     Loans(loans::Command),
@@ -95,6 +98,7 @@ fn execute(command: Command) -> Result<(), CliError> {
         Command::Sandbox(args) => block_on(sandbox::run(args)),
         Command::Token(kind) => token::run(kind),
         Command::Ledger(command) => block_on(ledger::run(command)),
+        Command::Audit(command) => block_on(ledger::audit(command)),
         Command::Loans(command) => block_on(loans::run(command)),
     }
 }

@@ -21,7 +21,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::delivery::Delivery;
 use crate::gate::Gate;
-use crate::ledger::Ledger;
+use crate::ledger::{AuditKey, Ledger};
 use crate::lending::Bokbasen;
 use crate::reader::Readers;
 use crate::server::{self, Certificates, Line};
@@ -94,9 +94,15 @@ pub async fn start(config: Config, clock: Clock) -> Result<Running, CliError> {
     let catalog = Arc::new(Catalog::new(&config.catalog, &names).map_err(CliError::all)?);
     let certificates = Arc::new(Certificates::load(&config.server).map_err(CliError::new)?);
     let delivery = Delivery::new(&config.origins, metrics.clone()).map_err(CliError::new)?;
-    let ledger = Ledger::open(&config.ledger, &readers.key_fingerprint(), clock.clone(), metrics.clone())
-        .await
-        .map_err(CliError::new)?;
+    let ledger = Ledger::open(
+        &config.ledger,
+        &readers.key_fingerprint(),
+        AuditKey::new(&readers.audit_key()),
+        clock.clone(),
+        metrics.clone(),
+    )
+    .await
+    .map_err(CliError::new)?;
     let lending = Bokbasen::new(&config.lending, clock.clone(), metrics.clone()).map_err(CliError::new)?;
     let slow = Handle::current();
     let timing =

@@ -5,6 +5,7 @@
 //! caller who hangs up undoes nothing; and at most one live loan stands for a library, a borrower and a title,
 //! by a unique index. All writes go through one task that commits whatever is waiting in one transaction.
 
+mod audit;
 mod brake;
 mod error;
 mod open;
@@ -23,6 +24,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::loan::{Borrower, Event, Isbn, LibraryId, Loan, LoanId, LoanState};
 
+pub use audit::{AuditKey, Head, Verified, verify};
 pub use brake::{Brake, BrakeMode};
 pub use error::LedgerError;
 use process::Process;

@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 
 use super::process::Process;
 use super::write::{self, Writer};
-use super::{Ledger, LedgerError, Settings};
+use super::{AuditKey, Ledger, LedgerError, Settings, audit};
 use crate::clock::Clock;
 use crate::telemetry::Metrics;
 
@@ -29,13 +29,15 @@ const READERS: u32 = 4;
 impl Ledger {
     /// Opens the ledger, makes it where there is none, and brings its schema up to date.
     ///
-    /// `key_fingerprint` is written at the first opening and compared at every later one.
+    /// `key_fingerprint` is written at the first opening and compared at every later one; `audit_key` is that of the
+    /// chain of steps.
     ///
     /// # Errors
     /// [`LedgerError`], in a sentence that names the file; the gate must then not start.
     pub async fn open(
         settings: &Settings,
         key_fingerprint: &[u8; 32],
+        audit_key: AuditKey,
         clock: Clock,
         metrics: Metrics,
     ) -> Result<Ledger, LedgerError> {
@@ -60,6 +62,7 @@ impl Ledger {
             .map_err(failed)?
             .then_some(())
             .ok_or(LedgerError::OtherPseudonymKey)?;
+        audit::fill_in(&mut connection, &audit_key).await.map_err(failed)?;
         let readers = SqlitePoolOptions::new()
             .max_connections(READERS)
             .connect_with(options.read_only(true))
@@ -69,7 +72,17 @@ impl Ledger {
             Process::enter(file).map_err(|source| LedgerError::File { file: file.to_owned(), source })?;
         let process = Arc::new(process);
         let (commands, waiting) = mpsc::channel(QUEUE);
-        let writer = Writer { connection, clock, metrics, process: process.clone(), brake: settings.brake };
+        let writer = Writer {
+            connection,
+            clock,
+            metrics,
+            process: process.clone(),
+            brake: settings.brake,
+            audit_key,
+            file: file.to_owned(),
+            head: None,
+            keep_at: tokio::time::Instant::now(),
+        };
         tokio::spawn(write::run(writer, waiting));
         Ok(Ledger { file: Arc::new(file.to_owned()), commands, readers, process })
     }

@@ -73,7 +73,7 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError`].
     pub async fn history(&self, id: LoanId) -> Result<Vec<HistoryRow>, LedgerError> {
-        let rows = sqlx::query("SELECT * FROM history WHERE loan = ? ORDER BY seq")
+        let rows = sqlx::query("SELECT * FROM history WHERE loan = ? ORDER BY number")
             .bind(id.to_string())
             .fetch_all(&self.readers)
             .await

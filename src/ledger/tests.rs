@@ -11,9 +11,13 @@ use crate::telemetry::Metrics;
 
 const KEY: [u8; 32] = [1; 32];
 
+fn audit_key() -> AuditKey {
+    AuditKey::new(&[2; 32])
+}
+
 async fn open(directory: &Path) -> Result<Ledger, LedgerError> {
     let settings = Settings { file: directory.join("data/loans.db"), brake: Brake::default() };
-    Ledger::open(&settings, &KEY, Clock::system(), Metrics::new().unwrap()).await
+    Ledger::open(&settings, &KEY, audit_key(), Clock::system(), Metrics::new().unwrap()).await
 }
 
 fn key(borrower: u8) -> LoanKey {
@@ -188,10 +192,71 @@ async fn a_ledger_of_another_key_or_none_at_all_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     open(directory.path()).await.unwrap().close().await;
     let settings = Settings { file: directory.path().join("data/loans.db"), brake: Brake::default() };
-    let other = Ledger::open(&settings, &[2; 32], Clock::system(), Metrics::new().unwrap()).await;
+    let other =
+        Ledger::open(&settings, &[2; 32], audit_key(), Clock::system(), Metrics::new().unwrap()).await;
     assert!(matches!(other, Err(LedgerError::OtherPseudonymKey)));
     let garbage = Settings { file: directory.path().join("garbage.db"), brake: Brake::default() };
     std::fs::write(&garbage.file, "this is no database, and never was one. ".repeat(100)).unwrap();
-    let refused = Ledger::open(&garbage, &KEY, Clock::system(), Metrics::new().unwrap()).await.unwrap_err();
+    let refused = Ledger::open(&garbage, &KEY, audit_key(), Clock::system(), Metrics::new().unwrap())
+        .await
+        .unwrap_err();
     assert!(matches!(refused, LedgerError::Database { .. }), "{refused}");
+}
+
+/// A ledger with some loans and all that has happened to them, closed.
+async fn with_a_history(directory: &Path) -> PathBuf {
+    let ledger = open(directory).await.unwrap();
+    for borrower in 0..4 {
+        let id = written(&ledger, borrower).await;
+        ledger.apply(id, accepted(100 + i64::from(borrower)), by("begin")).await.unwrap();
+        let end = Event::Ending { reason: EndReason::Returned };
+        ledger.apply(id, end, Cause { by: "admin", detail: Some("a word".into()) }).await.unwrap();
+    }
+    ledger.close().await;
+    directory.join("data/loans.db")
+}
+
+#[tokio::test]
+async fn the_audit_finds_what_was_changed_taken_out_swapped_or_cut_off_and_names_it() {
+    use sqlx::Connection;
+    for (damage, says) in [
+        ("SELECT 1", &[][..]),
+        ("UPDATE history SET at = at + 1 WHERE number = 5", &["step 5 (loan"]),
+        ("UPDATE history SET detail = 'a ward' WHERE number = 3", &["step 3 (loan"]),
+        ("UPDATE history SET detail = NULL WHERE number = 3", &["step 3 (loan"]),
+        ("UPDATE history SET mac = zeroblob(32) WHERE number = 7", &["step 7 (loan", "step 8 (loan"]),
+        ("DELETE FROM history WHERE number IN (6, 7)", &["steps 6 to 7 are missing"]),
+        (
+            "UPDATE history SET number = CASE number WHEN 4 THEN -1 ELSE number END; \
+             UPDATE history SET number = 4 WHERE number = 8; UPDATE history SET number = 8 WHERE number = -1",
+            &["step 4 (loan", "step 5 (loan", "step 8 (loan", "step 9 (loan"],
+        ),
+        ("DELETE FROM history WHERE number > 9", &["the end is cut off: the last step is 9"]),
+        ("DELETE FROM history", &["the end is cut off: the last step is 0"]),
+    ] {
+        let directory = tempfile::tempdir().unwrap();
+        let file = with_a_history(directory.path()).await;
+        let options = sqlx::sqlite::SqliteConnectOptions::new().filename(&file);
+        let mut connection = sqlx::SqliteConnection::connect_with(&options).await.unwrap();
+        sqlx::raw_sql(damage).execute(&mut connection).await.unwrap();
+        connection.close().await.unwrap();
+        let verified = verify(&file, &audit_key()).await.unwrap();
+        assert_eq!(verified.findings.len(), says.len(), "{damage}: {:?}", verified.findings);
+        for (found, says) in verified.findings.iter().zip(says) {
+            assert!(found.starts_with(says), "{damage}: {found}");
+        }
+        let other = verify(&file, &AuditKey::new(&[3; 32])).await.unwrap();
+        assert!(other.findings.len() >= says.len().min(1), "and under another key nothing is right");
+    }
+}
+
+#[tokio::test]
+async fn a_chain_goes_on_after_opening_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = with_a_history(directory.path()).await;
+    let ledger = open(directory.path()).await.unwrap();
+    written(&ledger, 9).await;
+    ledger.close().await;
+    let verified = verify(&file, &audit_key()).await.unwrap();
+    assert_eq!((verified.findings, verified.head.number), (Vec::<String>::new(), 13));
 }

@@ -17,10 +17,10 @@ use super::row::{COLUMNS, loan_of};
 /// How many findings are told; a broken disk makes more than anyone reads.
 const TOLD: usize = 100;
 
-/// Loans whose history does not end where they are, or does not go on from step to step.
-const HISTORY: &str = "SELECT loans.id FROM loans LEFT JOIN history ON history.loan = loans.id \
-     GROUP BY loans.id HAVING coalesce(max(CASE WHEN seq = (SELECT max(seq) FROM history WHERE loan = loans.id) \
-     THEN to_state END), '') <> loans.state OR count(history.seq) <> coalesce(max(history.seq), -1) + 1";
+/// Loans whose history does not end where they are, or does not begin with the intent.
+const HISTORY: &str = "SELECT id FROM loans WHERE state IS NOT \
+     (SELECT to_state FROM history WHERE loan = loans.id ORDER BY number DESC LIMIT 1) \
+     OR 'intended' IS NOT (SELECT to_state FROM history WHERE loan = loans.id ORDER BY number LIMIT 1)";
 
 /// Copies the ledger into a file that is not there yet, for its owner alone.
 ///
@@ -70,7 +70,7 @@ pub async fn check(ledger: &Path) -> Result<Vec<String>, LedgerError> {
 }
 
 /// A connection that only reads. A ledger that is not there is not made.
-async fn open(ledger: &Path) -> Result<SqliteConnection, LedgerError> {
+pub(super) async fn open(ledger: &Path) -> Result<SqliteConnection, LedgerError> {
     let options = SqliteConnectOptions::new().filename(ledger).read_only(true).disable_statement_logging();
     let opened = SqliteConnection::connect_with(&options).await;
     opened.map_err(|source| LedgerError::Database { file: ledger.to_owned(), source })
@@ -78,7 +78,7 @@ async fn open(ledger: &Path) -> Result<SqliteConnection, LedgerError> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Brake, Cause, Ledger, Settings};
+    use super::super::{AuditKey, Brake, Cause, Ledger, Settings};
     use super::*;
     use crate::clock::Clock;
     use crate::loan::{Borrower, Event, Loan, LoanKey};
@@ -87,7 +87,9 @@ mod tests {
     async fn with_loans(file: &Path, count: u8) -> Ledger {
         let settings = Settings { file: file.to_owned(), brake: Brake::default() };
         let metrics = Metrics::new().unwrap();
-        let ledger = Ledger::open(&settings, &[1; 32], Clock::system(), metrics).await.unwrap();
+        let ledger = Ledger::open(&settings, &[1; 32], AuditKey::new(&[2; 32]), Clock::system(), metrics)
+            .await
+            .unwrap();
         for borrower in 0..count {
             let key = LoanKey {
                 library: "NO-0301000".parse().unwrap(),
@@ -136,7 +138,7 @@ mod tests {
         for (damage, says) in [
             ("UPDATE loans SET begun = 1 WHERE 0", ""),
             ("UPDATE loans SET state = 'pending', lending_id = 'L' WHERE isbn > 0", "does not lead to"),
-            ("DELETE FROM history WHERE seq = 0", "does not lead to"),
+            ("DELETE FROM history WHERE to_state = 'intended'", "does not lead to"),
             ("UPDATE loans SET reference = 'x' || id, isbn = 7", "is damaged"),
         ] {
             let directory = tempfile::tempdir().unwrap();

@@ -5,13 +5,15 @@
 //! transition, a live loan) writes nothing and leaves the others alone, since rules are looked at before
 //! anything is written. Where the database itself fails, the whole batch is rolled back and everyone told.
 
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use sqlx::{AssertSqlSafe, Connection, SqliteConnection};
 use tokio::sync::{mpsc, oneshot};
 
+use super::audit::{self, AuditKey, Head, Step};
 use super::brake::Brake;
 use super::process::Process;
 use super::row::{COLUMNS, loan_of, save};
@@ -22,6 +24,9 @@ use crate::telemetry::Metrics;
 
 /// How many commands one transaction takes at most.
 const BATCH: usize = 512;
+
+/// How long the newest link of the audit trail may be missing in the file apart.
+const KEPT_APART_WITHIN: Duration = Duration::from_secs(1);
 
 /// When the last accepted loan of a reader and a title ended.
 pub(super) const LAST_END: &str = "SELECT max(ended) FROM loans \
@@ -51,15 +56,38 @@ pub(super) struct Writer {
     pub(super) metrics: Metrics,
     pub(super) process: Arc<Process>,
     pub(super) brake: Brake,
+    pub(super) audit_key: AuditKey,
+    /// The ledger's file.
+    pub(super) file: PathBuf,
+    /// The newest link of the audit trail, where it has not been kept apart yet.
+    pub(super) head: Option<Head>,
+    /// When it is to be.
+    pub(super) keep_at: tokio::time::Instant,
 }
 
 /// Writes until told to close, or until nobody is left to write for.
 pub(super) async fn run(mut writer: Writer, mut waiting: mpsc::Receiver<Command>) {
     let mut batch = Vec::with_capacity(BATCH);
-    while waiting.recv_many(&mut batch, BATCH).await > 0 {
+    loop {
+        let taken = match writer.head {
+            None => waiting.recv_many(&mut batch, BATCH).await,
+            Some(_) => {
+                match tokio::time::timeout_at(writer.keep_at, waiting.recv_many(&mut batch, BATCH)).await {
+                    Ok(taken) => taken,
+                    Err(_) => {
+                        writer.keep_head();
+                        continue;
+                    }
+                }
+            }
+        };
+        if taken == 0 {
+            return writer.keep_head();
+        }
         let closing = writer.take(std::mem::take(&mut batch)).await;
         if let Some(answer) = closing {
             waiting.close();
+            writer.keep_head();
             writer.fold().await;
             let _ = answer.send(());
             return;
@@ -90,42 +118,81 @@ impl Writer {
 
     async fn commit(&mut self, commands: Vec<Command>) {
         let mut done = Vec::with_capacity(commands.len());
-        let outcome = self.write(commands, &mut done).await;
-        match outcome {
-            Ok(()) => done.into_iter().for_each(|done| self.tell(done)),
+        let mut commands = commands.into_iter();
+        match self.write(&mut commands, &mut done).await {
+            Ok(head) => {
+                self.note_head(head);
+                done.into_iter().for_each(|done| self.tell(done));
+            }
             Err(error) => {
                 let why = error.to_string();
-                tracing::error!(%error, commands = done.len(), "the ledger could not commit");
+                tracing::error!(%error, commands = done.len() + commands.len(), "the ledger could not commit");
                 done.into_iter().for_each(|done| fail(done, &why));
+                commands.filter_map(unwritten).for_each(|done| fail(done, &why));
             }
         }
     }
 
-    /// Runs the commands in one transaction. Those that were not come to are dropped unanswered, which says
-    /// `Closed`; the others are told by the caller.
-    async fn write(&mut self, commands: Vec<Command>, done: &mut Vec<Done>) -> Result<(), sqlx::Error> {
+    /// Runs the commands in one transaction, and gives the newest link of the audit trail. Where the database fails, the
+    /// rest of the commands is left, and everyone is told by the caller.
+    async fn write(
+        &mut self,
+        commands: &mut impl Iterator<Item = Command>,
+        done: &mut Vec<Done>,
+    ) -> Result<Head, sqlx::Error> {
         let now = self.clock.now();
         let owner = self.process.name().to_owned();
         let mut transaction = self.connection.begin_with("BEGIN IMMEDIATE").await?;
+        // Read anew in each transaction: another process may have written since.
+        let mut trail = Trail { head: Head::read(&mut transaction).await?, key: &self.audit_key };
         for command in commands {
-            match command {
+            let broken = match command {
                 Command::Intend { loan, issued, cause, answer } => {
                     let brake = (self.brake, &self.metrics);
-                    let result = intend(&mut transaction, *loan, issued, &cause, &owner, brake).await;
-                    done.push(Done::Intended(rule(result)?, answer));
+                    let result =
+                        intend(&mut transaction, *loan, issued, &cause, &owner, brake, &mut trail).await;
+                    let (result, broken) = rule(result);
+                    done.push(Done::Intended(result, answer));
+                    broken
                 }
                 Command::Apply { id, event, cause, answer } => {
-                    let result = apply(&mut transaction, id, &event, &cause, now, &owner).await;
-                    done.push(Done::Applied(rule(result)?, event.name(), answer));
+                    let result = apply(&mut transaction, id, &event, &cause, now, &owner, &mut trail).await;
+                    let (result, broken) = rule(result);
+                    done.push(Done::Applied(result, event.name(), answer));
+                    broken
                 }
                 Command::Adopt { id, answer } => {
-                    let result = adopt(&mut transaction, id, &owner, &self.process).await;
-                    done.push(Done::Adopted(rule(result)?, answer));
+                    let (result, broken) = rule(adopt(&mut transaction, id, &owner, &self.process).await);
+                    done.push(Done::Adopted(result, answer));
+                    broken
                 }
-                Command::Close { .. } => {}
+                Command::Close { .. } => None,
+            };
+            if let Some(source) = broken {
+                return Err(source);
             }
         }
-        transaction.commit().await
+        let head = trail.head;
+        transaction.commit().await.map(|()| head)
+    }
+
+    /// Notes that the newest link is to be kept apart, within a second.
+    fn note_head(&mut self, head: Head) {
+        if self.head.is_none() {
+            self.keep_at = tokio::time::Instant::now() + KEPT_APART_WITHIN;
+        }
+        self.head = Some(head);
+        if tokio::time::Instant::now() >= self.keep_at {
+            self.keep_head();
+        }
+    }
+
+    fn keep_head(&mut self) {
+        if let Some(head) = self.head.take()
+            && let Err(error) = audit::keep_apart(&self.file, &head)
+        {
+            tracing::warn!(%error, "the newest link of the audit trail could not be kept apart");
+        }
     }
 
     fn tell(&self, done: Done) {
@@ -167,17 +234,36 @@ fn fail(done: Done, why: &str) {
     }
 }
 
-/// Tells an error by a rule, which concerns one command, from one of the database, which concerns all.
-fn rule<T>(result: Result<T, LedgerError>) -> Result<Result<T, LedgerError>, sqlx::Error> {
-    match result {
-        Err(LedgerError::Database { source, .. }) => Err(source),
-        result => Ok(result),
+/// A command that was not come to, as one that failed; none for a close, which is answered elsewhere.
+fn unwritten(command: Command) -> Option<Done> {
+    match command {
+        Command::Intend { answer, .. } => Some(Done::Intended(Err(LedgerError::Closed), answer)),
+        Command::Apply { event, answer, .. } => {
+            Some(Done::Applied(Err(LedgerError::Closed), event.name(), answer))
+        }
+        Command::Adopt { answer, .. } => Some(Done::Adopted(Err(LedgerError::Closed), answer)),
+        Command::Close { .. } => None,
     }
+}
+
+/// Tells an error by a rule, which concerns one command, from one of the database, which concerns all: that is given
+/// apart.
+fn rule<T>(result: Result<T, LedgerError>) -> (Result<T, LedgerError>, Option<sqlx::Error>) {
+    match result {
+        Err(LedgerError::Database { source, .. }) => (Err(LedgerError::Closed), Some(source)),
+        result => (result, None),
+    }
+}
+
+/// The audit trail as far as this transaction has written it.
+struct Trail<'a> {
+    head: Head,
+    key: &'a AuditKey,
 }
 
 /// The file's name is added where the error is told of as a whole.
 fn database(source: sqlx::Error) -> LedgerError {
-    LedgerError::Database { file: std::path::PathBuf::new(), source }
+    LedgerError::Database { file: PathBuf::new(), source }
 }
 
 async fn intend(
@@ -187,6 +273,7 @@ async fn intend(
     cause: &Cause,
     owner: &str,
     (brake, metrics): (Brake, &Metrics),
+    trail: &mut Trail<'_>,
 ) -> Result<Intended, LedgerError> {
     if let Some(live) = live(connection, &loan.key).await? {
         return Ok(Intended::Live(live));
@@ -207,7 +294,7 @@ async fn intend(
         return Ok(Intended::Braked(until));
     }
     save(connection, &loan, owner).await.map_err(database)?;
-    note(connection, &loan, None, cause).await.map_err(database)?;
+    note(connection, &loan, None, cause, trail).await.map_err(database)?;
     Ok(Intended::Written(loan))
 }
 
@@ -233,6 +320,7 @@ async fn apply(
     cause: &Cause,
     now: Timestamp,
     owner: &str,
+    trail: &mut Trail<'_>,
 ) -> Result<Loan, LedgerError> {
     let sql = format!("SELECT {COLUMNS} FROM loans WHERE id = ?");
     let query = sqlx::query(AssertSqlSafe(sql)).bind(id.to_string());
@@ -240,7 +328,7 @@ async fn apply(
     let before = loan_of(&row.ok_or(LedgerError::NoSuchLoan(id))?)?;
     let after = before.apply(event, now)?;
     save(connection, &after, owner).await.map_err(database)?;
-    note(connection, &after, Some(before.state), cause).await.map_err(database)?;
+    note(connection, &after, Some(before.state), cause, trail).await.map_err(database)?;
     Ok(after)
 }
 
@@ -249,19 +337,33 @@ async fn note(
     loan: &Loan,
     from: Option<LoanState>,
     cause: &Cause,
+    trail: &mut Trail<'_>,
 ) -> Result<(), sqlx::Error> {
-    const NOTE: &str = "INSERT INTO history (loan, seq, at, from_state, to_state, cause, detail) \
-         VALUES (?1, (SELECT count(*) FROM history WHERE loan = ?1), ?2, ?3, ?4, ?5, ?6)";
+    const NOTE: &str = "INSERT INTO history (number, loan, at, from_state, to_state, cause, detail, mac) \
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?)";
+    let id = loan.id.to_string();
+    let step = Step {
+        loan: &id,
+        at: loan.changed.as_millisecond(),
+        from: from.map(LoanState::name),
+        to: loan.state.name(),
+        cause: cause.by,
+        detail: cause.detail.as_deref(),
+    };
+    let head = trail.head.next(&step, trail.key);
     sqlx::query(NOTE)
-        .bind(loan.id.to_string())
-        .bind(loan.changed.as_millisecond())
-        .bind(from.map(LoanState::name))
-        .bind(loan.state.name())
-        .bind(cause.by)
-        .bind(cause.detail.as_deref())
+        .bind(head.number)
+        .bind(step.loan)
+        .bind(step.at)
+        .bind(step.from)
+        .bind(step.to)
+        .bind(step.cause)
+        .bind(step.detail)
+        .bind(&head.mac)
         .execute(connection)
-        .await
-        .map(drop)
+        .await?;
+    trail.head = head;
+    Ok(())
 }
 
 async fn adopt(

@@ -147,6 +147,11 @@ impl Readers {
         self.pseudonyms.fingerprint()
     }
 
+    /// For the ledger: the key of its audit trail, one-way from the pseudonym key.
+    pub fn audit_key(&self) -> [u8; 32] {
+        self.pseudonyms.audit_key()
+    }
+
     /// Mints a link token, good for `ttl` from now: text safe in a query and in a path segment, and its expiry.
     ///
     /// None where no link key is configured, and for what no link may open: [`Scope::All`], or a prefix without

@@ -12,6 +12,7 @@ use crate::loan::{Borrower, LibraryId};
 
 /// What is hashed says what it is for, so that no two uses of the key can meet.
 const PSEUDONYM: &[u8] = b"loangate borrower pseudonym 1\0";
+const AUDIT: &[u8] = b"loangate audit trail 1";
 const FINGERPRINT: &[u8] = b"loangate pseudonym key fingerprint 1\0";
 
 /// The shortest secret of any kind, in bytes: as long as the hash (RFC 2104 §3).
@@ -44,6 +45,11 @@ impl Pseudonyms {
         context.update(library);
         context.update(borrower.as_bytes());
         Borrower::from_bytes(first(context.sign().as_ref()))
+    }
+
+    /// The key of the ledger's audit trail, which tells nothing of this one.
+    pub(super) fn audit_key(&self) -> [u8; 32] {
+        first(hmac::sign(&self.key, AUDIT).as_ref())
     }
 
     /// Tells two keys apart and gives away neither.

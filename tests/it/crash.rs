@@ -15,7 +15,6 @@ use tokio::time::Instant;
 
 use crate::support::{AUDIO, BOOK, File, LIBRARY, Scene, Setting};
 
-const ROUNDS: usize = 50;
 /// How long the last of a round's readers may take to be served after the restart.
 const SERVED_WITHIN: Duration = Duration::from_secs(30);
 
@@ -38,6 +37,25 @@ fn chance() -> fastrand::Rng {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn fifty_kills_at_random_moments_make_no_loan_twice_and_lose_none() {
+    kills(50, &json!([])).await;
+}
+
+/// Ten minutes: `cargo test --release --test it -- --ignored --nocapture a_thousand`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes ten minutes"]
+async fn a_thousand_kills_while_answers_are_lost_make_no_loan_twice_and_lose_none() {
+    let lost = json!([
+        { "call": "begin", "probability": 0.1, "effect": "cut_after" },
+        { "call": "begin", "probability": 0.1, "effect": { "cut_before": { "late_ms": 50 } } },
+        { "call": "begin", "probability": 0.05, "effect": "cut_before" },
+        { "call": "get", "probability": 0.1, "effect": { "status": { "status": 503 } } },
+        { "call": "list", "probability": 0.1, "effect": "garbage" },
+    ]);
+    kills(1000, &lost).await;
+}
+
+/// So many kills at random moments of first requests, each followed by a restart, while the sandbox misbehaves so.
+async fn kills(rounds: usize, faults: &Value) {
     let mut chance = chance();
     // Long enough after a kill for the begin to land and to show: 60 ms and 60 ms are well within the 500 ms of settle.
     let bounds =
@@ -51,13 +69,14 @@ async fn fifty_kills_at_random_moments_make_no_loan_twice_and_lose_none() {
     let delays = [4, 8, 16, 32]
         .map(|ms| json!({ "call": "begin", "probability": 0.5, "effect": { "delay": { "ms": ms } } }));
     scene.fault(&json!(delays)).await;
+    scene.fault(faults).await;
 
     let names = names(&scene);
     let mut starts = Vec::new();
     let mut served = BTreeSet::new();
     let (mut early, mut unserved_but_there) = (0, 0);
     let mut gate = scene.spawn_gate().await;
-    for round in 0..ROUNDS {
+    for round in 0..rounds {
         let readers: Vec<Asker> = (0..4)
             .map(|number| {
                 let borrower = format!("reader {number} of round {round}");
@@ -116,10 +135,10 @@ async fn fifty_kills_at_random_moments_make_no_loan_twice_and_lose_none() {
     }
     starts.sort();
     println!(
-        "{ROUNDS} kills: {early} readers were served before, {unserved_but_there} had a loan at Bokbasen and no file yet; \
+        "{rounds} kills: {early} readers were served before, {unserved_but_there} had a loan at Bokbasen and no file yet; \
          a start took {:?} (median; the longest {:?})",
-        starts[ROUNDS / 2],
-        starts[ROUNDS - 1],
+        starts[rounds / 2],
+        starts[rounds - 1],
     );
     gate.terminate();
     assert!(gate.exit().await.success());

@@ -155,3 +155,30 @@ async fn the_command_line_lists_shows_and_ends_loans_of_the_running_gate() {
     assert!(errors.contains("no gate answers at 127.0.0.1"), "{errors}");
     scene.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_ledger_is_copied_checked_and_audited_beside_the_running_gate() {
+    let scene = scene_with_a_loan().await;
+    let run = |arguments: &[&str]| {
+        Command::new(env!("CARGO_BIN_EXE_loangate"))
+            .args(arguments)
+            .arg("--config")
+            .arg(scene.config_file())
+            .output()
+            .unwrap()
+    };
+    let copy = scene.dir.path().join("copy.db");
+    let backup = run(&["ledger", "backup", copy.to_str().unwrap()]);
+    assert!(backup.status.success() && copy.exists(), "{}", String::from_utf8_lossy(&backup.stderr));
+    assert!(!run(&["ledger", "backup", copy.to_str().unwrap()]).status.success(), "nothing is overwritten");
+    let check = run(&["ledger", "check"]);
+    assert!(check.status.success(), "{}", String::from_utf8_lossy(&check.stderr));
+    // The newest link is kept apart within a second.
+    let verified = async || {
+        let audit = run(&["audit", "verify"]);
+        audit.status.success()
+            && String::from_utf8_lossy(&audit.stdout).contains("3 steps, each as it was written")
+    };
+    scene.until("the trail is whole", verified).await;
+    scene.end().await;
+}
