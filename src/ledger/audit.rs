@@ -104,6 +104,27 @@ pub(super) fn keep_apart(ledger: &Path, head: &Head) -> std::io::Result<()> {
     std::fs::rename(beside, file)
 }
 
+/// The newest link of a ledger that is being opened, once it is certain that the one kept apart is in its chain: else the
+/// ledger was cut off, or an older copy was put in its place, and going on would hide that for good.
+pub(super) async fn opened(connection: &mut SqliteConnection, ledger: &Path) -> Result<Head, LedgerError> {
+    let failed = |source| LedgerError::Database { file: ledger.to_owned(), source };
+    let head = Head::read(connection).await.map_err(failed)?;
+    let Ok(text) = std::fs::read_to_string(head_file(ledger)) else {
+        return Ok(head);
+    };
+    // What a power cut left of it says no more than a file that is not there.
+    let Some(apart) = Head::from_text(&text) else {
+        tracing::warn!("the link of the audit trail that was kept apart cannot be read; it is written anew");
+        return Ok(head);
+    };
+    let there = sqlx::query_scalar("SELECT mac FROM history WHERE number = ?").bind(apart.number);
+    let there: Option<Vec<u8>> = there.fetch_optional(connection).await.map_err(failed)?;
+    if there.as_ref() == Some(&apart.mac) {
+        return Ok(head);
+    }
+    Err(LedgerError::CutOff { file: ledger.to_owned(), apart: head_file(ledger) })
+}
+
 /// Fills in the hashes of steps that were written before there was a chain.
 pub(super) async fn fill_in(connection: &mut SqliteConnection, key: &AuditKey) -> Result<(), sqlx::Error> {
     let rows = sqlx::query("SELECT * FROM history WHERE mac IS NULL ORDER BY number");

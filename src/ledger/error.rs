@@ -16,6 +16,17 @@ pub enum LedgerError {
     /// A newer program has written it.
     #[error("the ledger has a schema that this program does not know; use the newer program that wrote it")]
     NewerSchema,
+    /// The newest link of the audit trail that was kept apart is not in the ledger.
+    #[error(
+        "the ledger {file} does not have the step that {apart} names: its end was cut off, or an older copy was put in its \
+         place; put the newest copy back, or, if this one is wanted, remove {apart}"
+    )]
+    CutOff {
+        /// The ledger's file.
+        file: PathBuf,
+        /// Where the newest link was kept apart.
+        apart: PathBuf,
+    },
     /// The file cannot be made or locked.
     #[error("the ledger file {file} cannot be used: {source}; check its directory and its owner")]
     File {

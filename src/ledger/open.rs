@@ -63,6 +63,7 @@ impl Ledger {
             .then_some(())
             .ok_or(LedgerError::OtherPseudonymKey)?;
         audit::fill_in(&mut connection, &audit_key).await.map_err(failed)?;
+        let head = audit::opened(&mut connection, file).await?;
         let readers = SqlitePoolOptions::new()
             .max_connections(READERS)
             .connect_with(options.read_only(true))
@@ -80,7 +81,7 @@ impl Ledger {
             brake: settings.brake,
             audit_key,
             file: file.to_owned(),
-            head: None,
+            head: (head.number > 0).then_some(head),
             keep_at: tokio::time::Instant::now(),
         };
         tokio::spawn(write::run(writer, waiting));

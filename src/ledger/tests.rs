@@ -260,3 +260,24 @@ async fn a_chain_goes_on_after_opening_again() {
     let verified = verify(&file, &audit_key()).await.unwrap();
     assert_eq!((verified.findings, verified.head.number), (Vec::<String>::new(), 13));
 }
+
+#[tokio::test]
+async fn a_ledger_that_was_cut_off_or_put_back_is_not_opened() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = with_a_history(directory.path()).await;
+    let older = directory.path().join("older.db");
+    backup(&file, &older).await.unwrap();
+    let ledger = open(directory.path()).await.unwrap();
+    written(&ledger, 9).await;
+    ledger.close().await;
+    std::fs::copy(&older, &file).unwrap();
+    let refused = open(directory.path()).await.unwrap_err();
+    assert!(
+        matches!(refused, LedgerError::CutOff { .. }) && refused.to_string().contains("remove"),
+        "{refused}"
+    );
+    // Whoever means it says so.
+    std::fs::remove_file(directory.path().join("data/loans.db.head")).unwrap();
+    open(directory.path()).await.unwrap().close().await;
+    assert!(verify(&file, &audit_key()).await.unwrap().findings.is_empty());
+}

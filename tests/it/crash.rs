@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 use loangate::clock::Clock;
+use loangate::ledger::AuditKey;
 use loangate::reader::Readers;
 use loangate::sandbox::Bounds;
 use serde_json::{Value, json};
@@ -142,6 +143,11 @@ async fn kills(rounds: usize, faults: &Value) {
     );
     gate.terminate();
     assert!(gate.exit().await.success());
+    // What every kill left is one unbroken trail, and its end is where it was kept apart.
+    let ledger = loangate::config::load(&scene.config_file()).unwrap().config.ledger.file;
+    let verified = loangate::ledger::verify(&ledger, &AuditKey::new(&names.audit_key())).await.unwrap();
+    assert_eq!(verified.findings, Vec::<String>::new());
+    assert_eq!(loangate::ledger::check(&ledger).await.unwrap(), Vec::<String>::new());
     scene.end().await;
 }
 
