@@ -6,7 +6,7 @@ use std::time::Duration;
 use http::StatusCode;
 use serde_json::{Value, json};
 
-use crate::support::scene::{LIBRARY, Setting, movable};
+use crate::support::scene::{Setting, movable};
 use crate::support::{BOOK, File, Scene};
 
 const OTHER: &str = "9788299999021";
@@ -193,16 +193,7 @@ async fn one_readers_loan_opens_nothing_for_another() {
 async fn a_link_opens_what_it_names_and_nothing_else() {
     let scene = scene_with_a_book(Setting::default()).await;
     scene.origin.put(&format!("{OTHER}/book.epub"), File::of(1000));
-    let link = |arguments: &[&str]| {
-        let made = std::process::Command::new(env!("CARGO_BIN_EXE_loangate"))
-            .args(["token", "link", "--library", LIBRARY, "--borrower", "kari", "--config"])
-            .arg(scene.config_file())
-            .args(arguments)
-            .output()
-            .unwrap();
-        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-        String::from_utf8(made.stdout).unwrap().trim().to_owned()
-    };
+    let link = |arguments: &[&str]| scene.link(arguments);
     let (title, prefix) = (link(&["--isbn", BOOK]), link(&["--prefix", &format!("/files/{BOOK}/")]));
     let short = link(&["--prefix", "/files/97882999990"]);
     let client = scene.http2();

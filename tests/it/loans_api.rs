@@ -70,12 +70,7 @@ async fn a_begin_that_bokbasen_refuses_or_has_not_decided_is_a_problem() {
 async fn who_may_not_and_what_is_no_loan_is_refused() {
     let scene = Scene::start().await;
     let token = scene.token("kari");
-    let link = std::process::Command::new(env!("CARGO_BIN_EXE_loangate"))
-        .args(["token", "link", "--library", "NO-0301000", "--borrower", "kari", "--isbn", BOOK, "--config"])
-        .arg(scene.config_file())
-        .output()
-        .unwrap();
-    let link = String::from_utf8(link.stdout).unwrap().trim().to_owned();
+    let link = scene.link(&["--isbn", BOOK]);
     for (method, path, token, status, slug) in [
         ("GET", "/loans".to_owned(), "no.token.atall", 401, "reader-unauthenticated"),
         ("DELETE", "/loans".to_owned(), token.as_str(), 405, "method-not-allowed"),

@@ -166,6 +166,18 @@ impl Scene {
         jsonwebtoken::encode(&Header::new(Algorithm::EdDSA), &all, &key).unwrap()
     }
 
+    /// A signed link's token for kari, as `loangate token link` makes it with these further arguments.
+    pub(crate) fn link(&self, arguments: &[&str]) -> String {
+        let made = Command::new(env!("CARGO_BIN_EXE_loangate"))
+            .args(["token", "link", "--library", LIBRARY, "--borrower", "kari", "--config"])
+            .arg(self.config_file())
+            .args(arguments)
+            .output()
+            .unwrap();
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        String::from_utf8(made.stdout).unwrap().trim().to_owned()
+    }
+
     /// A client over HTTP/1.1 that trusts this gate.
     pub(crate) fn http1(&self) -> reqwest::Client {
         self.client().http1_only().build().unwrap()
