@@ -41,9 +41,9 @@ async fn fifty_kills_at_random_moments_make_no_loan_twice_and_lose_none() {
     kills(50, &json!([])).await;
 }
 
-/// Ten minutes: `cargo test --release --test it -- --ignored --nocapture a_thousand`.
+/// Half an hour: `cargo test --release --test it -- --ignored --nocapture a_thousand`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "takes ten minutes"]
+#[ignore = "takes half an hour"]
 async fn a_thousand_kills_while_answers_are_lost_make_no_loan_twice_and_lose_none() {
     let lost = json!([
         { "call": "begin", "probability": 0.1, "effect": "cut_after" },
