@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tokio::runtime::Handle;
 
+use super::access::Access;
 use super::cache::Decisions;
 use super::{COME_BACK, Gate};
 use crate::circulation::{Closed, EndError};
@@ -92,7 +93,7 @@ impl Gate {
 
     /// Stops the access, and says how the loan ends: cancelled, which gives its licence back, where it is certain that
     /// nobody was ever given a permit; else returned.
-    fn stop_access(&self, loan: &Loan) -> (Arc<super::access::Access>, EndReason) {
+    fn stop_access(&self, loan: &Loan) -> (Arc<Access>, EndReason) {
         let circulation = &self.flights.circulation;
         let is_untaken = loan.state == LoanState::Pending && circulation.carries(loan.id);
         let access = self.decisions.accesses.of(loan.id, is_untaken);

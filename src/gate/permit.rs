@@ -24,11 +24,6 @@ impl Permit {
         Permit { loan, access, stream: None }
     }
 
-    /// The loan that allows it.
-    pub fn loan(&self) -> LoanId {
-        self.loan
-    }
-
     /// Notes that a body begins on this connection, which is cut if the loan ends and the body does not. False where
     /// the loan has ended meanwhile.
     pub fn begin_stream(&mut self, connection: &CancellationToken) -> bool {

@@ -5,7 +5,7 @@
 
 use jiff::Timestamp;
 
-use crate::loan::{Borrower, Isbn, LibraryId};
+use crate::loan::{Borrower, Isbn, LibraryId, LoanKey};
 use crate::path::{PathError, RequestPath};
 
 /// What a credential opens.
@@ -52,6 +52,11 @@ pub struct Reader {
 }
 
 impl Reader {
+    /// What this reader's loan of a title is known by.
+    pub fn key(&self, isbn: Isbn) -> LoanKey {
+        LoanKey { library: self.library, borrower: self.borrower, isbn }
+    }
+
     /// Whether the credential opens this: the title that the path leads to, if any, and the path without a
     /// link's token.
     pub fn opens(&self, isbn: Option<Isbn>, path: &RequestPath) -> bool {

@@ -17,7 +17,7 @@ use super::{Line, loans_api, respond};
 use crate::catalog::Target;
 use crate::delivery::{Body, Delivered, Delivery, Pass};
 use crate::gate;
-use crate::loan::{Isbn, LoanKey};
+use crate::loan::Isbn;
 use crate::path::RequestPath;
 use crate::problem::Problem;
 use crate::reader::Reader;
@@ -121,8 +121,8 @@ fn write_line(mut log: RequestLine, delivered: &Delivered) {
 }
 
 fn ask(reader: &Reader, isbn: Isbn, explicit: bool, headers: &HeaderMap) -> gate::Request {
-    let key = LoanKey { library: reader.library, borrower: reader.borrower, isbn };
-    gate::Request { key, issued: reader.issued, continues: continues_download(headers), explicit }
+    let continues = continues_download(headers);
+    gate::Request { key: reader.key(isbn), issued: reader.issued, continues, explicit }
 }
 
 /// Whether a request goes on with a download: If-Range, If-Match, or a Range that does not start at 0.

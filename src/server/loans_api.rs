@@ -12,7 +12,7 @@ use super::{Line, respond};
 use crate::delivery::Body;
 use crate::gate;
 use crate::ledger::{Filter, LedgerError};
-use crate::loan::{Isbn, Loan, LoanKey, LoanView};
+use crate::loan::{Isbn, Loan, LoanView};
 use crate::path::RequestPath;
 use crate::problem::Problem;
 use crate::reader::{Reader, Scope};
@@ -73,19 +73,15 @@ pub(super) async fn answer(
         Asked::All => list(line, &reader).await,
         Asked::One(isbn) if *method == Method::PUT => begin(line, &reader, isbn).await,
         Asked::One(isbn) if *method == Method::DELETE => {
-            line.gate.revoke(key(&reader, isbn)).await?;
+            line.gate.revoke(reader.key(isbn)).await?;
             Ok(respond::no_content())
         }
         Asked::One(isbn) => {
-            let loan = line.ledger.newest(&key(&reader, isbn)).await.map_err(unreadable)?;
+            let loan = line.ledger.newest(&reader.key(isbn)).await.map_err(unreadable)?;
             let loan = loan.ok_or(Problem::LoanNotFound)?;
             json(StatusCode::OK, &view(line, &loan))
         }
     }
-}
-
-fn key(reader: &Reader, isbn: Isbn) -> LoanKey {
-    LoanKey { library: reader.library, borrower: reader.borrower, isbn }
 }
 
 fn view(line: &Line, loan: &Loan) -> LoanView {
@@ -106,7 +102,7 @@ async fn list(line: &Line, reader: &Reader) -> Result<Response<Body>, Problem> {
 /// Begins a loan because the reader says so; idempotent. Invariant 7 holds here too: an old token borrows nothing again.
 async fn begin(line: &Line, reader: &Reader, isbn: Isbn) -> Result<Response<Body>, Problem> {
     let request =
-        gate::Request { key: key(reader, isbn), issued: reader.issued, continues: false, explicit: false };
+        gate::Request { key: reader.key(isbn), issued: reader.issued, continues: false, explicit: false };
     let (id, is_new) = line.gate.begin(&request).await?;
     let loan = line.ledger.loan(id).await.map_err(unreadable)?.ok_or(Problem::LoanNotFound)?;
     let status = if is_new { StatusCode::CREATED } else { StatusCode::OK };
