@@ -10,9 +10,8 @@ use axum::extract::{Path, Query, State};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::App;
 use super::refused::Refused;
-use crate::catalog::Catalog;
+use super::{App, Parts};
 use crate::ledger::{Filter, HistoryRow, LedgerError};
 use crate::loan::{Loan, LoanView};
 
@@ -51,6 +50,9 @@ pub(super) struct Shown {
     end_reason: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     refusal: Option<ShownRefusal>,
+    /// It ended here more than a day ago, and Bokbasen has not acknowledged that.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    end_overdue: bool,
     library: String,
     /// The pseudonym.
     borrower: String,
@@ -91,7 +93,7 @@ pub(super) async fn list(
     let more = loans.len() > limit as usize;
     loans.truncate(limit as usize);
     let next = loans.last().filter(|_| more).map(|loan| loan.id.to_string());
-    let loans = loans.iter().map(|loan| Shown::of(loan, &app.parts.catalog)).collect();
+    let loans = loans.iter().map(|loan| Shown::of(loan, &app.parts)).collect();
     Ok(Json(Page { loans, next }))
 }
 
@@ -102,7 +104,7 @@ pub(super) async fn one(State(app): State<Arc<App>>, Path(id): Path<String>) -> 
     let loan = loan.ok_or(Refused::NO_SUCH_LOAN)?;
     let history = app.parts.ledger.history(id).await.map_err(unreadable)?;
     let history = history.into_iter().map(ShownStep::from).collect();
-    Ok(Json(Shown { history: Some(history), ..Shown::of(&loan, &app.parts.catalog) }))
+    Ok(Json(Shown { history: Some(history), ..Shown::of(&loan, &app.parts) }))
 }
 
 fn unreadable(error: LedgerError) -> Refused {
@@ -138,16 +140,17 @@ where
 }
 
 impl Shown {
-    fn of(loan: &Loan, catalog: &Catalog) -> Shown {
+    fn of(loan: &Loan, parts: &Parts) -> Shown {
         Shown {
             id: loan.id.to_string(),
-            loan: LoanView::of(loan, catalog.files_of(loan.key.isbn)),
+            loan: LoanView::of(loan, parts.catalog.files_of(loan.key.isbn)),
             end_reason: loan.end_reason.map(|reason| reason.name()),
             refusal: loan.refusal.as_ref().map(|refusal| ShownRefusal {
                 code: refusal.code.clone(),
                 message: refusal.message.clone(),
                 retry_at: refusal.retry_at,
             }),
+            end_overdue: loan.end_is_overdue(parts.clock.now()),
             library: loan.key.library.to_string(),
             borrower: loan.key.borrower.to_string(),
             reference: loan.reference.to_string(),

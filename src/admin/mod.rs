@@ -29,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::catalog::Catalog;
+use crate::clock::Clock;
 use crate::gate::Gate;
 use crate::ledger::Ledger;
 use crate::reader::Readers;
@@ -65,6 +66,8 @@ pub struct Parts {
     pub public_base: String,
     /// Where a title's files are.
     pub catalog: Arc<Catalog>,
+    /// What time it is.
+    pub clock: Clock,
     /// The server's TLS settings.
     pub tls: Arc<ServerConfig>,
 }

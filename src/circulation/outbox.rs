@@ -1,95 +1,215 @@
 //! The outbox of ends: each is sent until Bokbasen has acknowledged it, across restarts.
 //!
-//! A loan in state `ending` is an end that waits; there is no other list to fall out of step with. One loan
-//! has one end, so that order within a loan is kept by itself.
+//! A loan in state `ending` is an end that waits; there is no other list to fall out of step with. What is waiting is
+//! taken in from the ledger once, and after that only what the ledger's steps tell of since; each end that fails has a
+//! wait of its own, so that one which Bokbasen will never take holds up no other. One loan has one end, so that order
+//! within a loan is kept by itself.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
-use futures_util::stream::{self, StreamExt};
-use tokio::time::Instant;
+use futures_util::future::BoxFuture;
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use tokio::time::{Instant, MissedTickBehavior};
 
 use super::{Circulation, log_ledger_failure};
-use crate::ledger::Cause;
+use crate::clock;
+use crate::ledger::{Cause, LedgerError};
 use crate::lending::{CallError, Told};
-use crate::loan::{EndReason, Event, Loan, LoanId};
+use crate::loan::{EndReason, Event, Loan, LoanId, LoanState, OVERDUE_AFTER};
 
-/// How many ends are looked at in one go.
-const BATCH: u32 = 256;
 /// How many are on their way at once; the client has a limit of its own for all calls together.
 const AT_ONCE: usize = 16;
 /// How long an end that failed waits: at first, and the longest that it doubles up to.
 const FIRST_WAIT: Duration = Duration::from_millis(500);
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
-/// How often to look when nobody calls.
+/// How often to look when nobody calls: another process of this ledger may have ended a loan.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// How often to count what is waiting.
+const COUNT_AGAIN: Duration = Duration::from_secs(5);
 
-/// When an end that failed is tried again.
-#[derive(Clone, Copy)]
-struct Attempt {
+/// What came of sending an end.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Sent {
+    /// It is acknowledged, and the ledger has that.
+    Acknowledged,
+    /// Bokbasen answered, and does not take it yet; it may name how long to wait.
+    NotTaken(Option<Duration>),
+    /// Bokbasen did not answer.
+    NoAnswer,
+}
+
+/// An end that failed.
+#[derive(Clone, Copy, Debug)]
+struct Failed {
     next: Instant,
     wait: Duration,
+    /// Whether Bokbasen did not answer: then any answer is a reason to try again at once.
+    unanswered: bool,
+}
+
+/// What the task keeps.
+#[derive(Default)]
+struct Outbox {
+    /// The ends that wait, by when they are to be sent.
+    waiting: BTreeSet<(Instant, LoanId)>,
+    failed: HashMap<LoanId, Failed>,
+    on_their_way: FuturesUnordered<BoxFuture<'static, (LoanId, Sent)>>,
+    /// The last step of the ledger that was taken in; none before the first look.
+    seen: Option<i64>,
 }
 
 /// Sends ends until the process stops.
 pub(super) async fn send_ends(circulation: Circulation) {
-    let mut failed: HashMap<LoanId, Attempt> = HashMap::new();
+    let mut outbox = Outbox::default();
+    let mut look = tokio::time::interval(LOOK_AGAIN);
+    let mut count = tokio::time::interval(COUNT_AGAIN);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    count.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        let more = send_waiting(&circulation, &mut failed).await;
-        if more {
-            continue;
-        }
+        outbox.send_ready(&circulation);
+        let wait = outbox.wait(&circulation);
         tokio::select! {
-            () = circulation.inner.ends_waiting.notified() => {}
-            () = tokio::time::sleep(LOOK_AGAIN) => {}
-            () = circulation.inner.stopping.cancelled() => return,
+            Some((id, sent)) = outbox.on_their_way.next() => outbox.note(id, sent),
+            () = circulation.inner.ends_waiting.notified() => outbox.take_in(&circulation).await,
+            _ = look.tick() => outbox.take_in(&circulation).await,
+            _ = count.tick() => count_ends(&circulation).await,
+            () = tokio::time::sleep(wait) => {}
+            () = circulation.inner.stopping.cancelled() => break,
+        }
+    }
+    while outbox.on_their_way.next().await.is_some() {}
+}
+
+impl Outbox {
+    /// Takes in what has ended since the last look; at the first look, everything that waits.
+    async fn take_in(&mut self, circulation: &Circulation) {
+        let ledger = &circulation.inner.ledger;
+        let ends = match self.seen {
+            Some(seen) => ledger.ends_after(seen).await,
+            None => ledger.ends_waiting().await,
+        };
+        match ends {
+            Ok(ends) => {
+                let now = Instant::now();
+                self.waiting.extend(ends.loans.into_iter().map(|id| (now, id)));
+                self.seen = Some(ends.step);
+            }
+            Err(error) => log_ledger_failure("looking for ends to send", &error),
+        }
+    }
+
+    /// Starts what is to be sent now, as far as there is room and Bokbasen is called at all.
+    fn send_ready(&mut self, circulation: &Circulation) {
+        let now = Instant::now();
+        while self.on_their_way.len() < AT_ONCE && circulation.inner.lending.closed_for().is_none() {
+            let Some((at, id)) = self.waiting.pop_first() else { return };
+            if at > now {
+                self.waiting.insert((at, id));
+                return;
+            }
+            let circulation = circulation.clone();
+            self.on_their_way.push(Box::pin(async move { (id, send(&circulation, id).await) }));
+        }
+    }
+
+    /// Until when there is nothing to do, but for what comes from elsewhere.
+    fn wait(&self, circulation: &Circulation) -> Duration {
+        if let Some(closed) = circulation.inner.lending.closed_for() {
+            return closed.clamp(Duration::from_millis(10), LOOK_AGAIN);
+        }
+        match self.waiting.first() {
+            Some((at, _)) if self.on_their_way.len() < AT_ONCE => {
+                at.saturating_duration_since(Instant::now()).min(LOOK_AGAIN)
+            }
+            _ => LOOK_AGAIN,
+        }
+    }
+
+    fn note(&mut self, id: LoanId, sent: Sent) {
+        if sent != Sent::NoAnswer {
+            self.hurry();
+        }
+        if sent == Sent::Acknowledged {
+            self.failed.remove(&id);
+            return;
+        }
+        let wait = self.failed.get(&id).map_or(FIRST_WAIT, |failed| (failed.wait * 2).min(LONGEST_WAIT));
+        let named = if let Sent::NotTaken(named) = sent { named.unwrap_or_default() } else { Duration::ZERO };
+        let next = Instant::now() + wait.max(named).min(LONGEST_WAIT);
+        let failed = Failed { next, wait, unanswered: sent == Sent::NoAnswer };
+        self.failed.insert(id, failed);
+        self.waiting.insert((failed.next, id));
+    }
+
+    /// Bokbasen answers: what waits only because it did not is sent at once.
+    fn hurry(&mut self) {
+        let now = Instant::now();
+        for (id, failed) in self.failed.iter_mut().filter(|(_, failed)| failed.unanswered) {
+            failed.unanswered = false;
+            if self.waiting.remove(&(failed.next, *id)) {
+                failed.next = now;
+                self.waiting.insert((now, *id));
+            }
         }
     }
 }
 
-/// One round; true where a full batch went through, so that more is probably waiting.
-async fn send_waiting(circulation: &Circulation, failed: &mut HashMap<LoanId, Attempt>) -> bool {
-    let waiting = match circulation.inner.ledger.ending(BATCH).await {
-        Ok(waiting) => waiting,
+/// Counts what waits, and what has waited for longer than anybody should have to.
+async fn count_ends(circulation: &Circulation) {
+    let inner = &circulation.inner;
+    let counted = inner.ledger.count_ends(clock::before(inner.clock.now(), OVERDUE_AFTER)).await;
+    match counted {
+        Ok((waiting, overdue)) => {
+            inner.metrics.ends_waiting(waiting, overdue);
+            if overdue > 0 {
+                tracing::error!(
+                    overdue,
+                    "Bokbasen has not acknowledged ends of loans for a day; `loangate loans list --state ending` lists them"
+                );
+            }
+        }
+        Err(error) => log_ledger_failure("counting the ends that wait", &error),
+    }
+}
+
+/// Sends one end, as the ledger has it now.
+async fn send(circulation: &Circulation, id: LoanId) -> Sent {
+    let loan = match circulation.inner.ledger.loan(id).await {
+        Ok(Some(loan)) if loan.state == LoanState::Ending => loan,
+        // Another process was quicker.
+        Ok(_) => return Sent::Acknowledged,
         Err(error) => {
-            log_ledger_failure("looking for ends to send", &error);
-            return false;
+            log_ledger_failure("reading an end to send", &error);
+            return Sent::NotTaken(None);
         }
     };
-    failed.retain(|id, _| waiting.iter().any(|loan| loan.id == *id));
-    let now = Instant::now();
-    let ready =
-        waiting.into_iter().filter(|loan| failed.get(&loan.id).is_none_or(|attempt| attempt.next <= now));
-    let sent: Vec<(LoanId, bool)> = stream::iter(ready)
-        .map(|loan| async move { (loan.id, send(circulation, &loan).await) })
-        .buffer_unordered(AT_ONCE)
-        .collect()
-        .await;
-    for (id, done) in &sent {
-        if *done {
-            failed.remove(id);
-        } else {
-            let wait = failed.get(id).map_or(FIRST_WAIT, |attempt| (attempt.wait * 2).min(LONGEST_WAIT));
-            failed.insert(*id, Attempt { next: Instant::now() + wait, wait });
-        }
-    }
-    sent.len() == BATCH as usize && sent.iter().any(|(_, done)| *done)
-}
-
-/// Sends one end; true where it is acknowledged and the ledger has that.
-async fn send(circulation: &Circulation, loan: &Loan) -> bool {
-    match tell(circulation, loan).await {
-        Ok(Told::Done) => {
-            let cause = Cause { by: "outbox", detail: None };
-            circulation.record(loan.id, Event::EndAcknowledged, cause).await.is_some()
-        }
+    match tell(circulation, &loan).await {
+        Ok(Told::Done) => acknowledged(circulation, id).await,
         Ok(told) => {
-            tracing::warn!(loan = %loan.id, ?told, "Bokbasen does not take this end yet; it is sent again");
-            false
+            tracing::warn!(loan = %id, ?told, "Bokbasen does not take this end yet; it is sent again");
+            Sent::NotTaken(None)
+        }
+        Err(error @ CallError::Rejected { retry_after, .. }) => {
+            tracing::error!(loan = %id, %error, "Bokbasen rejects this end; it is sent again");
+            Sent::NotTaken(retry_after)
         }
         Err(error) => {
-            tracing::warn!(loan = %loan.id, %error, "an end could not be sent; it is sent again");
-            false
+            tracing::warn!(loan = %id, %error, "an end could not be sent; it is sent again");
+            Sent::NoAnswer
+        }
+    }
+}
+
+/// Writes the acknowledgement; where the ledger does not take it, the end is sent again, which Bokbasen allows.
+async fn acknowledged(circulation: &Circulation, id: LoanId) -> Sent {
+    let cause = Cause { by: "outbox", detail: None };
+    match circulation.inner.ledger.apply(id, Event::EndAcknowledged, cause).await {
+        // Illegal: another process, which sent it too, has written it.
+        Ok(_) | Err(LedgerError::Illegal(_)) => Sent::Acknowledged,
+        Err(error) => {
+            log_ledger_failure("writing that an end was acknowledged", &error);
+            Sent::NotTaken(None)
         }
     }
 }
@@ -112,5 +232,29 @@ async fn tell(circulation: &Circulation, loan: &Loan) -> Result<Told, CallError>
                 told @ (Told::Done | Told::CancelWindowClosed) => Ok(told),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_hurries_what_only_waited_for_one_and_nothing_else() {
+        let mut outbox = Outbox::default();
+        let [unanswered, rejected, well] = [(); 3].map(|()| LoanId::fresh());
+        for _ in 0..3 {
+            outbox.waiting.clear();
+            outbox.note(unanswered, Sent::NoAnswer);
+        }
+        assert!(outbox.failed[&unanswered].wait > FIRST_WAIT, "it waits longer each time");
+        outbox.note(rejected, Sent::NotTaken(Some(Duration::from_secs(5))));
+        let later = outbox.failed[&rejected].next;
+        assert!(later > Instant::now() + Duration::from_secs(4), "as Bokbasen says");
+        outbox.note(well, Sent::Acknowledged);
+        let waits: Vec<(bool, LoanId)> =
+            outbox.waiting.iter().map(|(at, id)| (*at <= Instant::now(), *id)).collect();
+        assert_eq!(waits, [(true, unanswered), (false, rejected)]);
+        assert_eq!(outbox.failed[&rejected].next, later);
     }
 }

@@ -115,7 +115,7 @@ pub async fn start(config: Config, clock: Clock) -> Result<Running, CliError> {
         metrics.clone(),
         slow.clone(),
     );
-    let gate = Gate::new(&config.gate, circulation.clone(), clock, slow);
+    let gate = Gate::new(&config.gate, circulation.clone(), clock.clone(), slow);
     let line = Arc::new(Line {
         readers: readers.clone(),
         catalog: catalog.clone(),
@@ -136,6 +136,7 @@ pub async fn start(config: Config, clock: Clock) -> Result<Running, CliError> {
         readers: readers.clone(),
         public_base: public_base(&certificates, server.address),
         catalog,
+        clock,
         tls: certificates.config(),
     };
     let admin = Admin::start(&config.admin, parts).await.map_err(CliError::new)?;

@@ -77,6 +77,15 @@ pub struct HistoryRow {
     pub detail: Option<String>,
 }
 
+/// Loans that have ended and whose end waits to be acknowledged.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Ends {
+    /// The loans.
+    pub loans: Vec<LoanId>,
+    /// The last step that this knows of.
+    pub step: i64,
+}
+
 /// Which loans a listing gives.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {

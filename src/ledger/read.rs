@@ -5,7 +5,7 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{AssertSqlSafe, QueryBuilder, Sqlite};
 
 use super::row::{COLUMNS, history_of, loan_of};
-use super::{Filter, HistoryRow, Ledger, LedgerError};
+use super::{Ends, Filter, HistoryRow, Ledger, LedgerError};
 use crate::loan::{Loan, LoanId, LoanKey};
 
 impl Ledger {
@@ -151,12 +151,55 @@ impl Ledger {
         Ok(due.and_then(|due| Timestamp::from_millisecond(due).ok()))
     }
 
-    /// Loans whose end has not been acknowledged, the longest waiting first.
+    /// Every loan whose end has not been acknowledged, and the last step from which [`Ledger::ends_after`] goes on.
     ///
     /// # Errors
     /// [`LedgerError`].
-    pub async fn ending(&self, limit: u32) -> Result<Vec<Loan>, LedgerError> {
-        self.several("state = 'ending' ORDER BY ended LIMIT ?", i64::from(limit)).await
+    pub async fn ends_waiting(&self) -> Result<Ends, LedgerError> {
+        // First the step: an end that is written in between is then told twice, and not passed over.
+        let step: Option<i64> = sqlx::query_scalar("SELECT max(number) FROM history")
+            .fetch_one(&self.readers)
+            .await
+            .map_err(|source| self.failed(source))?;
+        let ids: Vec<String> =
+            sqlx::query_scalar("SELECT id FROM loans WHERE state = 'ending' ORDER BY ended")
+                .fetch_all(&self.readers)
+                .await
+                .map_err(|source| self.failed(source))?;
+        let loans = ids.iter().map(|id| read_id(id)).collect::<Result<_, _>>()?;
+        Ok(Ends { loans, step: step.unwrap_or_default() })
+    }
+
+    /// The loans that ended after this step, in the order in which they did.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub async fn ends_after(&self, step: i64) -> Result<Ends, LedgerError> {
+        let rows: Vec<(i64, String)> = sqlx::query_as(
+            "SELECT number, loan FROM history WHERE number > ? AND to_state = 'ending' ORDER BY number",
+        )
+        .bind(step)
+        .fetch_all(&self.readers)
+        .await
+        .map_err(|source| self.failed(source))?;
+        let step = rows.last().map_or(step, |(number, _)| *number);
+        let loans = rows.iter().map(|(_, id)| read_id(id)).collect::<Result<_, _>>()?;
+        Ok(Ends { loans, step })
+    }
+
+    /// How many ends have not been acknowledged, and how many of those ended before this moment.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub async fn count_ends(&self, before: Timestamp) -> Result<(u64, u64), LedgerError> {
+        let (waiting, overdue): (i64, i64) = sqlx::query_as(
+            "SELECT count(*), count(*) FILTER (WHERE ended < ?) FROM loans WHERE state = 'ending'",
+        )
+        .bind(before.as_millisecond())
+        .fetch_one(&self.readers)
+        .await
+        .map_err(|source| self.failed(source))?;
+        Ok((waiting.unsigned_abs(), overdue.unsigned_abs()))
     }
 
     /// Whether the ledger can be read now.
@@ -182,4 +225,8 @@ impl Ledger {
     fn failed(&self, source: sqlx::Error) -> LedgerError {
         LedgerError::Database { file: self.file.as_ref().clone(), source }
     }
+}
+
+fn read_id(id: &str) -> Result<LoanId, LedgerError> {
+    id.parse().map_err(|_| LedgerError::Damaged { id: id.to_owned(), why: "its id is none".to_owned() })
 }

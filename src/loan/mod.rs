@@ -8,5 +8,7 @@ mod state;
 mod view;
 
 pub use names::{Borrower, Isbn, LibraryId, LoanId, LoanKey, NameError, Reference};
-pub use state::{EndReason, Event, IllegalTransition, Loan, LoanRecord, LoanState, Refusal, Terms};
+pub use state::{
+    EndReason, Event, IllegalTransition, Loan, LoanRecord, LoanState, OVERDUE_AFTER, Refusal, Terms,
+};
 pub use view::LoanView;

@@ -23,10 +23,15 @@
 use std::fmt;
 use std::ops::Deref;
 use std::str::FromStr;
+use std::time::Duration;
 
 use jiff::Timestamp;
 
 use super::{LoanId, LoanKey, NameError, Reference};
+use crate::clock;
+
+/// After how long an end that Bokbasen has not acknowledged is an alarm.
+pub const OVERDUE_AFTER: Duration = Duration::from_secs(86_400);
 
 /// Where a loan is in its life.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -319,6 +324,12 @@ impl Loan {
             | LoanState::Ending
             | LoanState::Ended => None,
         }
+    }
+
+    /// Whether Bokbasen should have acknowledged the end long ago.
+    pub fn end_is_overdue(&self, now: Timestamp) -> bool {
+        let overdue = |ended: Timestamp| ended < clock::before(now, OVERDUE_AFTER);
+        self.state == LoanState::Ending && self.ended.is_some_and(overdue)
     }
 
     /// The loan after `event`, which happened `at` this time.

@@ -32,10 +32,12 @@ const COUNTERS: [(&str, Unit, &str); 10] = [
     ("loangate_ledger_commands_total", Unit::Count, "Commands that the ledger committed"),
 ];
 /// Name, unit and meaning of every gauge.
-const GAUGES: [(&str, Unit, &str); 3] = [
+const GAUGES: [(&str, Unit, &str); 5] = [
     ("loangate_streams", Unit::Count, "Bodies on their way to readers"),
     ("loangate_connections", Unit::Count, "Open connections"),
     ("loangate_lending_breaker_open", Unit::Count, "1 while calls to Bokbasen are held back"),
+    ("loangate_ends_waiting", Unit::Count, "Loans that have ended, whose end Bokbasen has not acknowledged"),
+    ("loangate_ends_overdue", Unit::Count, "Of those, the ones that have waited for a day: an alarm"),
 ];
 /// Name, unit and meaning of every histogram.
 const HISTOGRAMS: [(&str, Unit, &str); 4] = [
@@ -188,6 +190,14 @@ impl Metrics {
     pub fn lending_breaker(&self, open: bool) {
         let key = Key::from_static_name("loangate_lending_breaker_open");
         self.inner.recorder.register_gauge(&key, &METADATA).set(if open { 1.0 } else { 0.0 });
+    }
+
+    /// So many ends wait to be acknowledged, and so many of them for a day.
+    pub fn ends_waiting(&self, waiting: u64, overdue: u64) {
+        for (name, count) in [("loangate_ends_waiting", waiting), ("loangate_ends_overdue", overdue)] {
+            let gauge = self.inner.recorder.register_gauge(&Key::from_static_name(name), &METADATA);
+            gauge.set(f64::from(u32::try_from(count).unwrap_or(u32::MAX)));
+        }
     }
 
     /// An origin answered, or did not.

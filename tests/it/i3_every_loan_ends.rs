@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use http::StatusCode;
 use serde_json::json;
 
-use crate::support::scene::Setting;
+use crate::support::scene::{Setting, movable};
 use crate::support::{AUDIO, BOOK, File, Scene};
 
 /// After a return, within this time nothing of it may be under way any more.
@@ -141,5 +141,46 @@ async fn an_end_arrives_after_an_outage_and_a_restart() {
     assert_eq!(gone.status(), StatusCode::FORBIDDEN, "and stays so");
     scene.start_sandbox().await;
     scene.until("it arrived", async || ended(&scene).await == (1, "RETURNED".into())).await;
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn ends_that_bokbasen_never_takes_hold_up_no_other_and_are_an_alarm_after_a_day() {
+    let clock = movable();
+    let scene = Scene::set(Setting { clock: clock.clone(), ..Setting::default() }).await;
+    scene.origin.put(&format!("{BOOK}/book.epub"), File::of(1000));
+    scene.origin.put(&format!("{AUDIO}/audio.mp3"), File::of(1000));
+    // Far more than are sent at once.
+    let fails = json!({ "call": "return", "isbn": BOOK, "effect": { "status": { "status": 429 } } });
+    scene.fault(&fails).await;
+    for number in 0..40 {
+        let token = scene.token(&format!("reader-{number}"));
+        let path = format!("/files/{BOOK}/book.epub");
+        assert_eq!(scene.get(&scene.http1(), &path, &token).send().await.unwrap().status(), StatusCode::OK);
+        give_back(&scene, BOOK, &token).await;
+    }
+    let token = scene.token("kari");
+    let path = format!("/files/{AUDIO}/audio.mp3");
+    assert_eq!(scene.get(&scene.http1(), &path, &token).send().await.unwrap().status(), StatusCode::OK);
+    give_back(&scene, AUDIO, &token).await;
+    let state = async |isbn: &'static str| {
+        let ledger = scene.ledger().await;
+        ledger.into_iter().find(|loan| loan["isbn"] == isbn).unwrap()
+    };
+    scene.until("the good one is over", async || state(AUDIO).await["state"] == "ended").await;
+    let failing = state(BOOK).await;
+    assert_eq!((&failing["state"], failing.get("end_overdue")), (&"ending".into(), None), "{failing}");
+
+    clock.advance(Duration::from_secs(86_401));
+    let overdue = async || {
+        let metrics = scene.metrics().await;
+        crate::support::metric(&metrics, "loangate_ends_overdue", "") == 40.0
+    };
+    scene.until("the alarm", overdue).await;
+    assert_eq!(state(BOOK).await["end_overdue"], true);
+    scene.no_faults().await;
+    let over = async || scene.ledger().await.iter().all(|loan| loan["state"] == "ended");
+    scene.until("all are over", over).await;
+    assert!(scene.books().await.iter().all(|loan| loan["ends"].as_u64() >= Some(1)));
     scene.end().await;
 }
