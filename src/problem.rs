@@ -249,6 +249,7 @@ fn refusal_sentence(reason: &str) -> &'static str {
         "TITLE_NOT_LENDABLE" => "The library does not lend this title. Ask the library.",
         "LIBRARY_NOT_ACTIVE" => "The library is not active on the lending platform. Ask the library.",
         "LICENSE_NOT_FOUND" => "The library has no licence of this title. Ask the library.",
+        "licence-not-allowed" => "The library's rules allow no licence that this title has. Ask the library.",
         "explicit-begin-required" => {
             "This title is lent only on request. Begin the loan with PUT /loans/{isbn} first."
         }

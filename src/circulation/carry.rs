@@ -2,13 +2,15 @@
 //!
 //! `follow` starts the task. It sends the begin, asks while the loan is pending, and settles what is unknown; the
 //! ledger has each step before the next is taken. Only the loans of this process are carried, and only the task that
-//! starts at an intent sends a begin, before anything else and once.
+//! starts at an intent sends a begin: once, and again only after Bokbasen has refused the licence that the one before
+//! asked for and another may be used.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Circulation, Outcome, log_ledger_failure, settle};
+use super::licences::Tries;
+use super::{Circulation, Outcome, SOON, log_ledger_failure, settle};
 use crate::clock;
 use crate::ledger::{Cause, LedgerError};
 use crate::lending::{Begin, CallError, RemoteLoan, Standing};
@@ -18,8 +20,6 @@ use crate::loan::{Event, Loan, LoanId, LoanState, Refusal};
 /// the longest that it doubles up to. A loan is mostly decided within a second or two.
 const FIRST_POLL: Duration = Duration::from_millis(100);
 const LAST_POLL: Duration = Duration::from_secs(2);
-/// When a reader should come back whose begin could not be sent and whom nobody gave a time.
-const RETRY: Duration = Duration::from_secs(5);
 
 impl Circulation {
     /// Writes what happened, until the ledger takes it. Gives nothing when the process stops before that, or
@@ -59,15 +59,14 @@ pub(super) enum From {
 
 /// Carries a loan of this process to its decision.
 pub(super) async fn carry(circulation: &Circulation, mut loan: Loan, from: From) -> Outcome {
-    let mut unavailable = None;
-    let sent = match from {
-        From::Intent => send_begin(circulation, &loan, &mut unavailable).await,
+    let mut going = Going::default();
+    let mut next = match from {
+        From::Intent => start(circulation, &loan, &mut going).await,
         // What the caller knows may be old by now.
         From::HalfWay => circulation.reread(loan.id).await,
     };
     // Where another sent the begin, it was dead before this process took the loan over (bokbasen-api §4).
-    let left = Instant::now();
-    let mut next = sent;
+    let mut left = Instant::now();
     loop {
         loan = match next {
             Some(loan) => loan,
@@ -78,11 +77,16 @@ pub(super) async fn carry(circulation: &Circulation, mut loan: Loan, from: From)
             },
         };
         if let Some(outcome) = circulation.outcome_of(&loan) {
-            return unavailable.map_or(outcome, |retry_after| Outcome::Unavailable { retry_after });
+            return going.unavailable.map_or(outcome, |retry_after| Outcome::Unavailable { retry_after });
         }
         next = match loan.state {
-            LoanState::Pending => poll(circulation, &loan).await,
+            LoanState::Pending => poll(circulation, &loan, &mut going).await,
             LoanState::Unknown => settle::settle(circulation, &loan, left).await,
+            LoanState::Intended if going.declined => {
+                let sent = send_begin(circulation, &loan, &mut going).await;
+                left = Instant::now();
+                sent
+            }
             // An intent that is not ours to send, or whose outcome the ledger did not take.
             LoanState::Intended => return Outcome::Unsure,
             LoanState::Accepted | LoanState::Refused | LoanState::Ending | LoanState::Ended => None,
@@ -90,31 +94,104 @@ pub(super) async fn carry(circulation: &Circulation, mut loan: Loan, from: From)
     }
 }
 
-/// Sends the begin of an intent, once.
-async fn send_begin(
-    circulation: &Circulation,
-    loan: &Loan,
-    unavailable: &mut Option<Duration>,
-) -> Option<Loan> {
+/// What a task knows of the loan that it carries, beyond what the ledger has.
+#[derive(Debug, Default)]
+struct Going {
+    /// The licences that it may be begun under.
+    tries: Tries,
+    /// The ledger has that Bokbasen declined one licence, and the next begin may be sent.
+    declined: bool,
+    /// Bokbasen cannot be asked: when to come back.
+    unavailable: Option<Duration>,
+}
+
+/// Finds the licences that an intent may be begun under, and sends its first begin.
+async fn start(circulation: &Circulation, loan: &Loan, going: &mut Going) -> Option<Loan> {
+    match tries(circulation, loan, going).await {
+        Ok(tries) => {
+            going.tries = tries;
+            send_begin(circulation, loan, going).await
+        }
+        Err((event, detail)) => {
+            circulation.record(loan.id, event, Cause { by: "licences", detail: Some(detail) }).await
+        }
+    }
+}
+
+/// The licences to try, or what becomes of the loan where there are none.
+async fn tries(circulation: &Circulation, loan: &Loan, going: &mut Going) -> Result<Tries, (Event, String)> {
+    let (inner, key) = (&circulation.inner, &loan.key);
+    if !inner.settings.licences.concerns(key.library) {
+        return Ok(Tries::bokbasens());
+    }
+    let there = match inner.lending.availability(key.library, key.isbn).await {
+        Ok(there) => there,
+        Err(error) => {
+            let detail = format!("which licences are free could not be asked: {error}");
+            let CallError::Rejected { .. } = error else {
+                going.unavailable = Some(SOON);
+                return Err((Event::NotSent, detail));
+            };
+            return Err((rejected(error, &mut going.unavailable).0, detail));
+        }
+    };
+    let now = inner.clock.now();
+    let longest = clock::after(now, inner.settings.refusal_ttl);
+    inner.settings.licences.choose(key.library, there, now, longest).map_err(|refusal| {
+        let detail = refusal.message.clone();
+        (Event::Refused { lending_id: None, refusal }, detail)
+    })
+}
+
+/// Sends a begin of an intent under the next licence: once, and another only after Bokbasen has declined this one.
+async fn send_begin(circulation: &Circulation, loan: &Loan, going: &mut Going) -> Option<Loan> {
+    going.declined = false;
+    if !going.tries.next() {
+        return None;
+    }
     let begin = Begin {
         library: loan.key.library,
         isbn: loan.key.isbn,
         borrower: loan.key.borrower,
-        licence_id: None,
+        licence_id: going.tries.licence_id(),
         reference: loan.reference.clone(),
         begin: loan.begun,
     };
     let answer = circulation.inner.lending.begin(&begin).await;
     let (event, detail) = match answer {
-        Ok(remote) => (event_of(&remote).unwrap_or(Event::Begun { lending_id: remote.lending_id }), None),
+        Ok(remote) => {
+            let event = event_of(&remote).unwrap_or(Event::Begun { lending_id: remote.lending_id });
+            (event, going.tries.words())
+        }
         Err(CallError::NotSent(why)) => {
-            *unavailable = Some(RETRY);
+            going.unavailable = Some(SOON);
             (Event::NotSent, Some(why))
         }
         Err(CallError::Unknown(why)) => (Event::Lost, Some(why)),
-        Err(error @ CallError::Rejected { .. }) => rejected(error, unavailable),
+        Err(error @ CallError::Rejected { .. }) => rejected(error, &mut going.unavailable),
     };
-    circulation.record(loan.id, event, Cause { by: "begin", detail }).await
+    decided(circulation, loan, going, event, Cause { by: "begin", detail }).await
+}
+
+/// Writes Bokbasen's word on a begin: a refusal of its licence leads to the next, where there is one.
+async fn decided(
+    circulation: &Circulation,
+    loan: &Loan,
+    going: &mut Going,
+    event: Event,
+    cause: Cause,
+) -> Option<Loan> {
+    let Event::Refused { refusal, .. } = &event else {
+        return circulation.record(loan.id, event, cause).await;
+    };
+    if !going.tries.go_on_after(refusal) {
+        return circulation.record(loan.id, event, cause).await;
+    }
+    let words = going.tries.words().unwrap_or_default();
+    let detail = Some(format!("{words}, and Bokbasen answered {}: {}", refusal.code, refusal.message));
+    let declined = circulation.record(loan.id, Event::Declined, Cause { detail, ..cause }).await;
+    going.declined = declined.is_some();
+    declined
 }
 
 /// What a begin means that Bokbasen answered with an error: nothing was made, and either this loan is
@@ -128,7 +205,7 @@ fn rejected(error: CallError, unavailable: &mut Option<Duration>) -> (Event, Opt
             (Event::Refused { lending_id: None, refusal }, detail)
         }
         CallError::Rejected { retry_after, .. } => {
-            *unavailable = Some(retry_after.unwrap_or(RETRY));
+            *unavailable = Some(retry_after.unwrap_or(SOON));
             (Event::NotSent, detail)
         }
         CallError::NotSent(_) | CallError::Unknown(_) => (Event::Lost, detail),
@@ -136,14 +213,15 @@ fn rejected(error: CallError, unavailable: &mut Option<Duration>) -> (Event, Opt
 }
 
 /// Asks about a pending loan until Bokbasen has decided.
-async fn poll(circulation: &Circulation, loan: &Loan) -> Option<Loan> {
+async fn poll(circulation: &Circulation, loan: &Loan, going: &mut Going) -> Option<Loan> {
     let lending_id = loan.lending_id.as_deref()?;
     let mut wait = FIRST_POLL;
     loop {
         let named = match circulation.inner.lending.loan(lending_id).await {
             Ok(Some(remote)) => match event_of(&remote) {
                 Some(event) => {
-                    return circulation.record(loan.id, event, Cause { by: "poll", detail: None }).await;
+                    return decided(circulation, loan, going, event, Cause { by: "poll", detail: None })
+                        .await;
                 }
                 None => wait_named(&remote),
             },

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use super::carry::wait_until;
 use super::{Circulation, Closed, log_ledger_failure};
 use crate::ledger::{Cause, LedgerError};
-use crate::loan::{EndReason, Event, Loan, LoanId, LoanKey, LoanState};
+use crate::loan::{EndReason, Event, Loan, LoanId, LoanKey, LoanState, Progress};
 
 /// How often to look for what is due, at least: the next due time may be a loan that was just accepted.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
@@ -71,6 +71,17 @@ impl Circulation {
     /// The ledger's.
     pub async fn loan(&self, id: LoanId) -> Result<Option<Loan>, LedgerError> {
         self.inner.ledger.loan(id).await
+    }
+
+    /// Writes how far a reader has read a title, for the newest loan of it: false where it never was accepted.
+    ///
+    /// # Errors
+    /// The ledger's.
+    pub async fn note_progress(&self, key: &LoanKey, progress: Progress) -> Result<bool, LedgerError> {
+        match self.inner.ledger.newest(key).await? {
+            Some(loan) => self.inner.ledger.note_progress(loan.id, progress).await,
+            None => Ok(false),
+        }
     }
 
     /// Ends every loan that is due at `now`, and says how many those were.

@@ -9,10 +9,12 @@
 //! outcome that is not known, Bokbasen is asked for the reference before anything is begun again; an end is
 //! durable here, and the listener told, before it is sent, and it is sent until it is acknowledged.
 
+mod availability;
 mod begin;
 mod carry;
 mod end;
 mod follow;
+mod licences;
 mod outbox;
 mod reconcile;
 mod settle;
@@ -34,8 +36,11 @@ use crate::lending::Bokbasen;
 use crate::loan::{LoanId, LoanKey, Refusal};
 use crate::telemetry::Metrics;
 
+pub use crate::lending::{Availability, FreeLicence};
+pub use availability::Unsaid;
 pub use begin::{Asker, Standing};
 pub use end::EndError;
+pub use licences::Licences;
 
 /// How the loan's life is timed.
 #[derive(Clone, Debug)]
@@ -44,7 +49,14 @@ pub struct Settings {
     pub settle: Duration,
     /// `gate.refusal_ttl`: how long a refusal holds for which Bokbasen names no time.
     pub refusal_ttl: Duration,
+    /// `lending.availability_ttl`: how long Bokbasen's word on what is free is kept for apps.
+    pub availability_ttl: Duration,
+    /// `[licences]`: which licence a loan is begun under.
+    pub licences: Licences,
 }
+
+/// When a reader should come back whom nobody gave a time.
+const SOON: Duration = Duration::from_secs(5);
 
 /// What became of a loan that somebody waited for.
 #[derive(Clone, Debug)]
@@ -111,6 +123,7 @@ struct Inner {
     metrics: Metrics,
     slow: Handle,
     listener: OnceLock<Listener>,
+    availabilities: availability::Kept,
     carried: Mutex<HashMap<LoanId, watch::Receiver<Option<Outcome>>>>,
     ends_waiting: Notify,
     tasks: TaskTracker,
@@ -134,6 +147,7 @@ impl Circulation {
         slow: Handle,
     ) -> Circulation {
         let inner = Inner {
+            availabilities: availability::Kept::new(settings.availability_ttl),
             ledger,
             lending,
             clock,

@@ -16,7 +16,7 @@ use super::stop::{Signals, Wish};
 use super::{CliError, say};
 use crate::admin::{self, Admin};
 use crate::catalog::Catalog;
-use crate::circulation::{self, Circulation};
+use crate::circulation::Circulation;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::delivery::Delivery;
@@ -105,10 +105,8 @@ pub async fn start(config: Config, clock: Clock) -> Result<Running, CliError> {
     .map_err(CliError::new)?;
     let lending = Bokbasen::new(&config.lending, clock.clone(), metrics.clone()).map_err(CliError::new)?;
     let slow = Handle::current();
-    let timing =
-        circulation::Settings { settle: config.lending.settle, refusal_ttl: config.gate.refusal_ttl };
     let circulation = Circulation::new(
-        timing,
+        config.circulation,
         ledger.clone(),
         lending.clone(),
         clock.clone(),

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::table::Table;
-use super::values::{confidential_url, number, one_of, text, wait};
+use super::values::{confidential_url, duration, number, one_of, text, wait};
 use crate::lending::{Auth, Settings};
 
 /// Within what time a begin that has left takes effect and shows in listings, by bokbasen-api §4 (assumed): 10 s
@@ -14,7 +14,15 @@ const SETTLED: Duration = Duration::from_secs(22);
 const OAUTH: [&str; 4] = ["token_url", "audience", "client_id", "client_secret"];
 const TICKET: [&str; 3] = ["login_url", "username", "password"];
 
-pub(super) fn lending(root: &mut Table<'_>) -> Option<Settings> {
+/// What the table says: how the client is set up, and what the loan's life makes of its answers.
+#[derive(Debug)]
+pub(super) struct Lending {
+    pub(super) client: Option<Settings>,
+    pub(super) settle: Duration,
+    pub(super) availability_ttl: Duration,
+}
+
+pub(super) fn lending(root: &mut Table<'_>) -> Option<Lending> {
     let mut table = root.required_table(
         "lending",
         "url, auth = \"oauth\", token_url, audience, client_id and client_secret",
@@ -39,15 +47,11 @@ pub(super) fn lending(root: &mut Table<'_>) -> Option<Settings> {
     }
     let concurrency = table.or("concurrency", 32, number(1, 1000));
     let timeout = table.or("timeout", Duration::from_secs(10), wait);
-    table.later("availability_ttl", Duration::from_secs(60), wait);
+    let availability_ttl = table.or("availability_ttl", Duration::from_secs(60), duration);
     table.finish();
-    Some(Settings {
-        url: url?,
-        auth: auth?,
-        settle,
-        concurrency: usize::try_from(concurrency).unwrap_or(32),
-        timeout,
-    })
+    let concurrency = usize::try_from(concurrency).unwrap_or(32);
+    let client = url.zip(auth).map(|(url, auth)| Settings { url, auth, concurrency, timeout });
+    Some(Lending { client, settle, availability_ttl })
 }
 
 fn of_the_other_login(table: &mut Table<'_>, keys: &[&'static str], this: &str, other: &str) {

@@ -18,7 +18,9 @@ mod values;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use crate::{admin, catalog, gate, ledger, lending as bokbasen, origin, reader, server, telemetry};
+use crate::{
+    admin, catalog, circulation, gate, ledger, lending as bokbasen, origin, reader, server, telemetry,
+};
 
 pub use check::{Checked, check};
 use table::{Source, Table};
@@ -40,6 +42,8 @@ pub struct Config {
     pub origins: Vec<origin::Settings>,
     /// `[[routes]]`.
     pub catalog: catalog::Settings,
+    /// `[licences]`, and what of `[lending]` and `[gate]` times the loan's life.
+    pub circulation: circulation::Settings,
     /// `[gate]`.
     pub gate: gate::Settings,
     /// `[log]`.
@@ -145,18 +149,26 @@ fn sections(mut root: Table<'_>) -> Option<Config> {
     let ledger = service::ledger(&mut root);
     let (origins, names) = files::origins(&mut root);
     let catalog = files::routes(&mut root, &names);
+    let licences = service::licences(&mut root);
     let gate = service::gate(&mut root);
     let log = service::log(&mut root);
     service::not_in_force_yet(&mut root);
     root.finish();
+    let lending = lending?;
     Some(Config {
         server: server?,
         admin: admin?,
         readers: readers?,
-        lending: lending?,
+        lending: lending.client?,
         ledger: ledger?,
         origins,
         catalog,
+        circulation: circulation::Settings {
+            settle: lending.settle,
+            refusal_ttl: gate.refusal_ttl,
+            availability_ttl: lending.availability_ttl,
+            licences,
+        },
         gate,
         log,
     })

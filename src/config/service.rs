@@ -1,11 +1,16 @@
 //! The tables of the service itself: listen, tls, server, admin, ledger, gate, log, and what later versions act on.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use toml::de::DeValue;
+
 use super::table::Table;
 use super::values::{self, address, boolean, duration, list, number, one_of, size, wait};
+use crate::circulation::Licences;
 use crate::ledger::{Brake, BrakeMode};
+use crate::loan::LibraryId;
 use crate::{admin, gate, ledger, server, telemetry};
 
 const DAY: Duration = Duration::from_secs(86_400);
@@ -119,6 +124,34 @@ pub(super) fn gate(root: &mut Table<'_>) -> gate::Settings {
     settings
 }
 
+/// `[licences]`: which licence a loan is begun under.
+pub(super) fn licences(root: &mut Table<'_>) -> Licences {
+    let mut table = root.optional_table("licences");
+    let order = table.or("order", Vec::new(), list(licence_type));
+    let mut never = HashMap::new();
+    if let Some(libraries) = table.table("never") {
+        for (library, types) in libraries.all(list(licence_type)) {
+            match library.parse::<LibraryId>() {
+                Ok(isil) => drop(never.insert(isil, types)),
+                Err(error) => libraries.mistake_at(&library, format!("this is no library: {error}")),
+            }
+        }
+    }
+    table.finish();
+    Licences { order, never }
+}
+
+/// A type of licence, written as Bokbasen writes it.
+fn licence_type(value: &DeValue<'_>) -> Result<String, String> {
+    let text = values::text(value)?;
+    match text.bytes().all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_') {
+        true => Ok(text),
+        false => {
+            Err(format!("{text:?} is no type of licence. Write it as Bokbasen does, like \"PAY_PER_LOAN\""))
+        }
+    }
+}
+
 pub(super) fn log(root: &mut Table<'_>) -> telemetry::Settings {
     use tracing::Level;
     let levels = [
@@ -137,12 +170,6 @@ pub(super) fn log(root: &mut Table<'_>) -> telemetry::Settings {
 
 /// Tables that later versions act on: they are read and checked, and whoever sets them is told.
 pub(super) fn not_in_force_yet(root: &mut Table<'_>) {
-    let mut licences = root.optional_table("licences");
-    licences.later("order", Vec::new(), list(values::text));
-    if licences.table("never").is_some_and(|never| never.is_filled()) {
-        licences.warn("never", "this version does not act on it yet: any type of licence may be used");
-    }
-    licences.finish();
     let mut delivery = root.optional_table("delivery");
     delivery.later("max_ranges", 16, number(1, 1000));
     delivery.later("idle", Duration::from_secs(600), wait);

@@ -303,14 +303,29 @@ impl<'s> Table<'s> {
         each.collect()
     }
 
+    /// Every entry of a table whose keys are names that are not known here; what cannot be read is a mistake.
+    pub(super) fn all<T>(&self, read: impl Fn(&DeValue<'_>) -> Result<T, String>) -> Vec<(String, T)> {
+        let mut all = Vec::with_capacity(self.entries.len());
+        for (key, value) in self.entries {
+            let name = key.get_ref().to_string();
+            match read(value.get_ref()) {
+                Ok(value) => all.push((name, value)),
+                Err(sentence) => self.mistake_at(&name, sentence),
+            }
+        }
+        all
+    }
+
+    /// A mistake at a key of whatever name.
+    pub(super) fn mistake_at(&self, name: &str, sentence: impl Into<String>) {
+        let written = self.entries.keys().find(|written| written.get_ref() == name);
+        let line = written.map_or(self.line, |written| self.source.line(written.span().start));
+        self.source.mistake(line, join(&self.name, name), sentence);
+    }
+
     /// Whether a key is written at all.
     pub(super) fn has(&mut self, key: &'static str) -> bool {
         self.entry(key).is_some()
-    }
-
-    /// Whether anything stands in it, whatever its name.
-    pub(super) fn is_filled(&self) -> bool {
-        !self.entries.is_empty()
     }
 
     /// A mistake that only several keys together show.

@@ -108,7 +108,7 @@ pub(super) fn one_of<T: Copy>(choices: &[(&str, T)]) -> impl Fn(&DeValue<'_>) ->
 /// A list, each of whose entries is read alike.
 pub(super) fn list<T>(
     read: impl Fn(&DeValue<'_>) -> Result<T, String>,
-) -> impl FnOnce(&DeValue<'_>) -> Result<Vec<T>, String> {
+) -> impl Fn(&DeValue<'_>) -> Result<Vec<T>, String> {
     move |value| match value {
         DeValue::Array(list) => list.iter().map(|entry| read(entry.get_ref())).collect(),
         other => Err(format!("this is {}. Write a list: [ … ]", kind(other))),

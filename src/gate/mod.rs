@@ -11,6 +11,7 @@ mod end;
 mod flight;
 mod permit;
 mod rules;
+mod title;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,6 +25,7 @@ use crate::loan::{LoanId, LoanKey};
 use crate::problem::Problem;
 use crate::telemetry::Via;
 
+pub use crate::circulation::Availability;
 use cache::{Decision, Decisions};
 use flight::{Flights, Landing, Stage};
 pub use permit::Permit;

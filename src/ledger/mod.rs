@@ -22,7 +22,7 @@ use jiff::Timestamp;
 use sqlx::SqlitePool;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::loan::{Borrower, Event, Isbn, LibraryId, Loan, LoanId, LoanState};
+use crate::loan::{Borrower, Event, Isbn, LibraryId, Loan, LoanId, LoanState, Progress};
 
 pub use audit::{AuditKey, Head, Verified, verify};
 pub use brake::{Brake, BrakeMode};
@@ -148,6 +148,16 @@ impl Ledger {
     pub async fn adopt(&self, id: LoanId) -> Result<bool, LedgerError> {
         let (answer, answered) = oneshot::channel();
         self.send(Command::Adopt { id, answer }).await?;
+        answered.await.map_err(|_| LedgerError::Closed)?
+    }
+
+    /// Writes how far a loan has been read: false where it never was accepted.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub async fn note_progress(&self, id: LoanId, progress: Progress) -> Result<bool, LedgerError> {
+        let (answer, answered) = oneshot::channel();
+        self.send(Command::Progress { id, progress, answer }).await?;
         answered.await.map_err(|_| LedgerError::Closed)?
     }
 

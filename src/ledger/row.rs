@@ -5,11 +5,11 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, SqliteConnection};
 
 use super::{HistoryRow, LedgerError};
-use crate::loan::{Borrower, Loan, LoanRecord, Reference, Refusal, Terms};
+use crate::loan::{Borrower, Loan, LoanRecord, Progress, Reference, Refusal, Terms};
 
 /// The columns of a loan, in the order in which [`loan_of`] wants them by name.
 pub(super) const COLUMNS: &str = "id, library, borrower, isbn, reference, lending_id, state, begun, accepted, due, \
-     licence_id, licence_type, ended, end_reason, refusal_code, refusal_message, refusal_retry, changed";
+     licence_id, licence_type, ended, end_reason, refusal_code, refusal_message, refusal_retry, progress, changed";
 
 /// The loan of a row.
 pub(super) fn loan_of(row: &SqliteRow) -> Result<Loan, LedgerError> {
@@ -69,8 +69,19 @@ fn record_of(row: &SqliteRow, id: &str) -> Result<LoanRecord, LedgerError> {
             .map(|reason| reason.parse().map_err(|error| wrong(&error)))
             .transpose()?,
         refusal,
+        progress: progress_of(row, &wrong)?,
         changed: moment("changed")?,
     })
+}
+
+fn progress_of(
+    row: &SqliteRow,
+    wrong: &dyn Fn(&dyn std::fmt::Display) -> LedgerError,
+) -> Result<Option<Progress>, LedgerError> {
+    let hundredths: Option<u16> = row.try_get("progress").map_err(|error| wrong(&error))?;
+    hundredths
+        .map(|hundredths| Progress::of_hundredths(hundredths).map_err(|error| wrong(&error)))
+        .transpose()
 }
 
 /// The transition of a row.

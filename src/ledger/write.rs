@@ -19,7 +19,7 @@ use super::process::Process;
 use super::row::{COLUMNS, loan_of, save};
 use super::{Cause, Intended, LedgerError};
 use crate::clock::Clock;
-use crate::loan::{Event, Loan, LoanId, LoanKey, LoanState};
+use crate::loan::{Event, Loan, LoanId, LoanKey, LoanState, Progress};
 use crate::telemetry::Metrics;
 
 /// How many commands one transaction takes at most.
@@ -39,6 +39,7 @@ pub(super) enum Command {
     Intend { loan: Box<Loan>, issued: Option<Timestamp>, cause: Cause, answer: Answer<Intended> },
     Apply { id: LoanId, event: Event, cause: Cause, answer: Answer<Loan> },
     Adopt { id: LoanId, answer: Answer<bool> },
+    Progress { id: LoanId, progress: Progress, answer: Answer<bool> },
     Close { answer: oneshot::Sender<()> },
 }
 
@@ -46,7 +47,8 @@ pub(super) enum Command {
 enum Done {
     Intended(Result<Intended, LedgerError>, Answer<Intended>),
     Applied(Result<Loan, LedgerError>, &'static str, Answer<Loan>),
-    Adopted(Result<bool, LedgerError>, Answer<bool>),
+    /// Whether there was anything to write.
+    Written(Result<bool, LedgerError>, Answer<bool>),
 }
 
 /// What the writing task has.
@@ -163,7 +165,12 @@ impl Writer {
                 }
                 Command::Adopt { id, answer } => {
                     let (result, broken) = rule(adopt(&mut transaction, id, &owner, &self.process).await);
-                    done.push(Done::Adopted(result, answer));
+                    done.push(Done::Written(result, answer));
+                    broken
+                }
+                Command::Progress { id, progress, answer } => {
+                    let (result, broken) = rule(note_progress(&mut transaction, id, progress).await);
+                    done.push(Done::Written(result, answer));
                     broken
                 }
                 Command::Close { .. } => None,
@@ -209,7 +216,7 @@ impl Writer {
                 }
                 let _ = answer.send(result);
             }
-            Done::Adopted(result, answer) => {
+            Done::Written(result, answer) => {
                 let _ = answer.send(result);
             }
         }
@@ -230,7 +237,7 @@ fn fail(done: Done, why: &str) {
     match done {
         Done::Intended(_, answer) => drop(answer.send(Err(error()))),
         Done::Applied(_, _, answer) => drop(answer.send(Err(error()))),
-        Done::Adopted(_, answer) => drop(answer.send(Err(error()))),
+        Done::Written(_, answer) => drop(answer.send(Err(error()))),
     }
 }
 
@@ -241,7 +248,9 @@ fn unwritten(command: Command) -> Option<Done> {
         Command::Apply { event, answer, .. } => {
             Some(Done::Applied(Err(LedgerError::Closed), event.name(), answer))
         }
-        Command::Adopt { answer, .. } => Some(Done::Adopted(Err(LedgerError::Closed), answer)),
+        Command::Adopt { answer, .. } | Command::Progress { answer, .. } => {
+            Some(Done::Written(Err(LedgerError::Closed), answer))
+        }
         Command::Close { .. } => None,
     }
 }
@@ -384,6 +393,21 @@ async fn adopt(
         .bind(owner)
         .bind(id.to_string())
         .bind(former)
+        .execute(connection)
+        .await
+        .map_err(database)?;
+    Ok(update.rows_affected() == 1)
+}
+
+/// Writes how far a loan has been read, where it was ever accepted.
+async fn note_progress(
+    connection: &mut SqliteConnection,
+    id: LoanId,
+    progress: Progress,
+) -> Result<bool, LedgerError> {
+    let update = sqlx::query("UPDATE loans SET progress = ? WHERE id = ? AND accepted IS NOT NULL")
+        .bind(progress.hundredths())
+        .bind(id.to_string())
         .execute(connection)
         .await
         .map_err(database)?;

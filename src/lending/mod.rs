@@ -34,8 +34,6 @@ pub struct Settings {
     pub url: Url,
     /// How to log in.
     pub auth: Auth,
-    /// How long after a begin could last have left us the listing can be believed.
-    pub settle: Duration,
     /// How many calls may be on their way at once.
     pub concurrency: usize,
     /// How long one call may take.
@@ -92,6 +90,35 @@ pub enum Standing {
     Ended(EndReason),
     /// A status that we do not know; it counts as not accepted.
     Unrecognised(String),
+}
+
+/// What a library has of a title.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Availability {
+    /// Whether it can be borrowed now, by Bokbasen's word.
+    pub available: bool,
+    /// The licences, in Bokbasen's order.
+    pub licences: Vec<FreeLicence>,
+}
+
+/// How a licence stands.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct FreeLicence {
+    /// Its name there.
+    pub licence_id: String,
+    /// Its type, like `PACKAGE`.
+    pub kind: String,
+    /// How many loans can be begun on it now.
+    pub free: u32,
+    /// When one more can be, where none can now.
+    pub next_free: Option<Timestamp>,
+}
+
+impl Availability {
+    /// When it can be borrowed next, where it cannot now and Bokbasen says so.
+    pub fn next_free(&self) -> Option<Timestamp> {
+        if self.available { None } else { self.licences.iter().filter_map(|licence| licence.next_free).min() }
+    }
 }
 
 /// What came of telling Bokbasen about an end.
@@ -171,6 +198,16 @@ impl Bokbasen {
             }
         }
         Err(CallError::Unknown("the listing of one reference has too many pages".to_owned()))
+    }
+
+    /// What a library has of a title, and how much of it is free.
+    ///
+    /// # Errors
+    /// [`CallError`]; the question can be asked again.
+    pub async fn availability(&self, library: LibraryId, isbn: Isbn) -> Result<Availability, CallError> {
+        let call = Call::repeatable("availability", Method::GET, wire::availability_at(library));
+        let answer = self.transport.send(&call.query(wire::of_title(isbn))).await?;
+        wire::availability(&answer, isbn)
     }
 
     /// Returns a loan, as given back or as expired. May be repeated.

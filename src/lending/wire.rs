@@ -10,9 +10,9 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::transport::Answer;
-use super::{Begin, CallError, RemoteLoan, Standing};
+use super::{Availability, Begin, CallError, FreeLicence, RemoteLoan, Standing};
 use crate::clock;
-use crate::loan::{EndReason, Reference, Refusal, Terms};
+use crate::loan::{EndReason, Isbn, LibraryId, Reference, Refusal, Terms};
 
 pub(super) const LOAN_NOT_FOUND: &str = "LOAN_NOT_FOUND";
 pub(super) const ALREADY_ENDED: &str = "ALREADY_ENDED";
@@ -44,6 +44,14 @@ pub(super) fn return_of(lending_id: &str) -> Path {
 
 pub(super) fn cancel_of(lending_id: &str) -> Path {
     path(&["v1", "loans", lending_id, "cancel"])
+}
+
+pub(super) fn availability_at(library: LibraryId) -> Path {
+    path(&["v1", "libraries", library.as_str(), "availability"])
+}
+
+pub(super) fn of_title(isbn: Isbn) -> Query {
+    vec![("isbn", isbn.to_string())]
 }
 
 pub(super) fn by_reference(reference: &Reference) -> Query {
@@ -141,6 +149,41 @@ struct ShownRefusal {
 enum RetryAfter {
     Seconds(u64),
     At(Timestamp),
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ShownAvailability {
+    isbn: String,
+    available: bool,
+    #[serde(default)]
+    licenses: Vec<ShownLicence>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ShownLicence {
+    license_id: String,
+    #[serde(rename = "type")]
+    kind: String,
+    free: u32,
+    next_free: Option<Timestamp>,
+}
+
+/// What is available of one title; one that the answer does not name is not.
+pub(super) fn availability(answer: &Answer, isbn: Isbn) -> Result<Availability, CallError> {
+    let shown: Vec<ShownAvailability> = read(answer)?;
+    let title = isbn.to_string();
+    let Some(shown) = shown.into_iter().find(|shown| shown.isbn == title) else {
+        return Ok(Availability::default());
+    };
+    let licences = shown.licenses.into_iter().map(|shown| FreeLicence {
+        licence_id: shown.license_id,
+        kind: shown.kind,
+        free: shown.free,
+        next_free: shown.next_free,
+    });
+    Ok(Availability { available: shown.available, licences: licences.collect() })
 }
 
 /// A page of a listing.

@@ -4,10 +4,12 @@
 //! through [`Loan::apply`], a pure function, so an illegal transition cannot be written elsewhere.
 
 mod names;
+mod progress;
 mod state;
 mod view;
 
 pub use names::{Borrower, Isbn, LibraryId, LoanId, LoanKey, NameError, Reference};
+pub use progress::Progress;
 pub use state::{
     EndReason, Event, IllegalTransition, Loan, LoanRecord, LoanState, OVERDUE_AFTER, Refusal, Terms,
 };

@@ -17,6 +17,9 @@
 //!                                     ended (returned, expired, cancelled)
 //! ```
 //!
+//! `Declined` leads from `pending`, or from an intent whose begin was refused at once, back to `intended`: Bokbasen
+//! refused the licence that was asked for, and the next that the policy allows is tried.
+//!
 //! Only `accepted` opens a file. `intended`, `unknown`, `pending`, `accepted` and `ending` are *live*: while one
 //! of them stands, nothing may be begun for the same library, borrower and title.
 
@@ -27,7 +30,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::{LoanId, LoanKey, NameError, Reference};
+use super::{LoanId, LoanKey, NameError, Progress, Reference};
 use crate::clock;
 
 /// After how long an end that Bokbasen has not acknowledged is an alarm.
@@ -177,6 +180,8 @@ pub enum Event {
     },
     /// It is certain that the begin never left.
     NotSent,
+    /// Bokbasen refused it for want of the licence that it was begun under, and it is to be begun under another.
+    Declined,
     /// The begin may have left and no answer came, or the process that sent it died.
     Lost,
     /// Bokbasen accepted the loan.
@@ -236,6 +241,8 @@ pub struct LoanRecord {
     pub end_reason: Option<EndReason>,
     /// Why it was refused.
     pub refusal: Option<Refusal>,
+    /// How far the borrower has read, as the app last said.
+    pub progress: Option<Progress>,
     /// When it last changed.
     pub changed: Timestamp,
 }
@@ -277,6 +284,7 @@ impl Loan {
             ended: None,
             end_reason: None,
             refusal: None,
+            progress: None,
             changed: at,
         })
     }
@@ -346,6 +354,10 @@ impl Loan {
                 next.lending_id = Some(lending_id.clone());
             }
             (Intended, Event::Lost) => next.state = Unknown,
+            (Intended | Pending, Event::Declined) => {
+                next.state = Intended;
+                next.lending_id = None;
+            }
             (Intended | Unknown | Pending, Event::Accepted { lending_id, terms }) => {
                 next.state = Accepted;
                 next.lending_id = Some(lending_id.clone());
@@ -388,6 +400,7 @@ impl Event {
             Event::Begun { .. } => "begun",
             Event::NotSent => "not-sent",
             Event::Lost => "lost",
+            Event::Declined => "declined",
             Event::Accepted { .. } => "accepted",
             Event::Refused { .. } => "refused",
             Event::NotFound => "not-found",
@@ -430,6 +443,7 @@ mod tests {
             Just(Event::Begun { lending_id: lending_id() }),
             Just(Event::NotSent),
             Just(Event::Lost),
+            Just(Event::Declined),
             Just(Event::Accepted { lending_id: lending_id(), terms: terms() }),
             Just(Event::Refused { lending_id: None, refusal: refusal() }),
             Just(Event::NotFound),
@@ -451,7 +465,10 @@ mod tests {
                 prop_assert_eq!(next.key, loan.key);
                 prop_assert!(loan.accepted.is_none() || next.accepted == loan.accepted);
                 prop_assert!(loan.ended.is_none() || next.ended == loan.ended, "an end does not move");
-                prop_assert!(next.state != LoanState::Intended, "an intent is written once");
+                if next.state == LoanState::Intended {
+                    prop_assert_eq!(event, &Event::Declined, "only a refused licence leads back to the intent");
+                    prop_assert!(next.lending_id.is_none());
+                }
                 if next.state == LoanState::Accepted {
                     prop_assert!(loan.ended.is_none(), "what has ended is never accepted again");
                 }

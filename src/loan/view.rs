@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::Loan;
+use super::{Loan, Progress};
 
 /// What both the readers' and the support API tell of a loan.
 #[derive(Clone, Debug, Serialize)]
@@ -21,6 +21,9 @@ pub struct LoanView {
     /// When it ended.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ended: Option<Timestamp>,
+    /// How far the borrower has read, from 0 to 1, as the app last said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub progress: Option<f64>,
     /// The paths under which the title's files lie.
     pub files: Vec<String>,
 }
@@ -36,6 +39,7 @@ impl LoanView {
             licence_type: terms.and_then(|terms| terms.licence_type.clone()),
             begun: loan.begun,
             ended: loan.ended,
+            progress: loan.progress.map(Progress::fraction),
             files,
         }
     }

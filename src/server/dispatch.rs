@@ -36,8 +36,7 @@ pub(super) async fn dispatch(
     let (parts, body) = request.into_parts();
     let mut log = RequestLine::start(&parts.method, parts.version);
     let mut via = Via::None;
-    let has_body = !body.is_end_stream();
-    let answer = walk(line, delivery, asked, &parts, has_body, &mut log, &mut via).await;
+    let answer = walk(line, delivery, asked, &parts, body, &mut log, &mut via).await;
     match answer {
         Ok(response) => {
             line.metrics.request("ok", via, began.elapsed());
@@ -57,7 +56,7 @@ async fn walk(
     delivery: &Delivery,
     asked: &Asked,
     request: &Parts,
-    has_body: bool,
+    body: Incoming,
     log: &mut RequestLine,
     via: &mut Via,
 ) -> Result<Response<Body>, Problem> {
@@ -66,11 +65,12 @@ async fn walk(
     let (token, path) = path.split_token();
     if let Some(loans) = loans_api::asked(&path) {
         log.route("/loans");
-        return answer_loans(line, request, loans?, token.as_deref(), log).await;
+        return answer_loans(line, request, body, loans?, token.as_deref(), log).await;
     }
     let target = line.catalog.resolve(&path)?;
     log.range(request.headers.get(RANGE));
-    check_shape(request, has_body)?;
+    check_shape(request, !body.is_end_stream())?;
+    drop(body);
     let pass = match target {
         Target::Open(file) => {
             *via = Via::Open;
@@ -99,13 +99,14 @@ async fn walk(
 async fn answer_loans(
     line: &Line,
     request: &Parts,
+    body: Incoming,
     asked: loans_api::Asked,
     link: Option<&str>,
     log: &RequestLine,
 ) -> Result<Response<Body>, Problem> {
-    let response = loans_api::answer(line, request, asked, link).await?;
+    let response = loans_api::answer(line, request, body, asked, link).await?;
     let mut log = log.clone();
-    if let loans_api::Asked::One(isbn) = asked {
+    if let Some(isbn) = asked.isbn() {
         log.isbn(isbn);
     }
     log.outcome(response.status().as_u16(), "ok");

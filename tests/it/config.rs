@@ -331,6 +331,16 @@ const CASES: &[Case] = &[
         ],
     ),
     (
+        "licences of a library that is none, and a type that is none",
+        "[ledger]",
+        "[licences]\norder = [\"pay per loan\"]\nnever = { \"Deichman\" = [\"PACKAGE\"], \"NO-1\" = \"PACKAGE\" }\n\n[ledger]",
+        &[
+            "36: licences.order: \"pay per loan\" is no type of licence. Write it as Bokbasen does, like \"PAY_PER_LOAN\"",
+            "37: licences.never.NO-1: this is a string. Write a list: [ … ]",
+            "37: licences.never.Deichman: this is no library: an ISIL is a prefix, a hyphen and an identifier, like NO-0301000",
+        ],
+    ),
+    (
         "a timeout without a unit",
         "auth = \"oauth\"",
         "auth = \"oauth\"\ntimeout = \"10\"",

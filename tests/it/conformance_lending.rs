@@ -52,7 +52,6 @@ impl Stage {
         let settings = Settings {
             url: base.parse().unwrap(),
             auth: auth(base.clone()),
-            settle: Duration::from_secs(30),
             concurrency: 4,
             timeout: Duration::from_secs(10),
         };
@@ -353,7 +352,6 @@ async fn where_nobody_listens_nothing_was_sent() {
             username: "user".into(),
             password: "secret".into(),
         },
-        settle: Duration::from_secs(30),
         concurrency: 4,
         timeout: Duration::from_secs(10),
     };

@@ -22,7 +22,21 @@ const TABLE: [(&str, &[&str]); 14] = [
     ("admin", &["catalog", "gate", "ledger", "reader", "telemetry"]),
     ("sandbox", &["telemetry"]),
     ("samples", &["telemetry"]),
-    ("config", &["admin", "catalog", "gate", "ledger", "lending", "origin", "reader", "server", "telemetry"]),
+    (
+        "config",
+        &[
+            "admin",
+            "catalog",
+            "circulation",
+            "gate",
+            "ledger",
+            "lending",
+            "origin",
+            "reader",
+            "server",
+            "telemetry",
+        ],
+    ),
 ];
 
 /// The command line, which may call everything.

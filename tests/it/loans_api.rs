@@ -93,6 +93,50 @@ async fn who_may_not_and_what_is_no_loan_is_refused() {
 }
 
 #[tokio::test]
+async fn how_far_a_title_was_read_is_kept_and_what_is_no_fraction_is_refused() {
+    let mut scene = Scene::start().await;
+    let token = scene.token("kari");
+    let path = format!("/loans/{BOOK}");
+    let put = async |scene: &Scene, body: &str, token: &str| {
+        let url = format!("{}{path}/progress", scene.base);
+        let answer = scene.http2().put(url).bearer_auth(token).body(body.to_owned()).send().await.unwrap();
+        let (status, body) = (answer.status().as_u16(), answer.bytes().await.unwrap());
+        let json: Value = serde_json::from_slice(&body).unwrap_or_default();
+        (status, json["type"].as_str().map(str::to_owned))
+    };
+    let no_loan = (404, Some("loan-not-found".to_owned()));
+    assert_eq!(put(&scene, r#"{"fraction": 0.4}"#, &token).await, no_loan);
+    let (_, loan) = ask(&scene, "PUT", &path, &token).await;
+    assert!(loan.get("progress").is_none(), "{loan}");
+    for fraction in [0.4, 0.4, 1.0, 0.29] {
+        assert_eq!(put(&scene, &json!({ "fraction": fraction }).to_string(), &token).await, (204, None));
+        assert_eq!(ask(&scene, "GET", &path, &token).await.1["progress"], fraction);
+    }
+    let malformed = (400, Some("request-malformed".to_owned()));
+    let long = format!("{{\"fraction\": 0.5{}}}", " ".repeat(2000));
+    for body in ["", "0.4", "{}", r#"{"fraction": "0.4"}"#, r#"{"fraction": 1.1}"#, r#"{"fraction": -0.1}"#] {
+        assert_eq!(put(&scene, body, &token).await, malformed, "{body}");
+    }
+    assert_eq!(put(&scene, &long, &token).await, malformed);
+    assert_eq!(put(&scene, r#"{"fraction": 0.4, "page": 3}"#, &token).await, malformed);
+    assert_eq!(put(&scene, r#"{"fraction": 0.4}"#, &scene.token("ola")).await, no_loan, "nobody else's");
+
+    scene.stop_gate().await;
+    scene.start_gate().await;
+    assert_eq!(scene.ledger().await[0]["progress"], 0.29, "support sees it");
+    // An app that was away tells of it after the end.
+    assert_eq!(ask(&scene, "DELETE", &path, &token).await.0, StatusCode::NO_CONTENT);
+    assert_eq!(put(&scene, r#"{"fraction": 0.5}"#, &token).await, (204, None));
+    let (_, loan) = ask(&scene, "GET", &path, &token).await;
+    assert_eq!((&loan["progress"], loan["ended"].is_string()), (&0.5.into(), true), "{loan}");
+    assert_eq!(
+        ask(&scene, "GET", &format!("{path}/progress"), &token).await.0,
+        StatusCode::METHOD_NOT_ALLOWED
+    );
+    scene.end().await;
+}
+
+#[tokio::test]
 async fn a_route_of_explicit_loans_opens_after_a_begin() {
     let setting = Setting {
         config: vec![("to = \"{isbn}/{file}\"", "to = \"{isbn}/{file}\"\nregistration = \"explicit\"")],

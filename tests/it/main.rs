@@ -27,6 +27,7 @@ mod i2_one_loan;
 mod i3_every_loan_ends;
 mod i7_an_end_is_final;
 mod layering;
+mod licences;
 mod loans_api;
 mod main_job;
 mod memory;

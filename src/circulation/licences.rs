@@ -1,0 +1,209 @@
+//! Which licence a loan is begun under: the policy of `[licences]`, as pure functions, and what it asks for.
+//!
+//! Without a policy Bokbasen chooses, and nothing is asked before a begin. With one, Bokbasen's availability is asked
+//! first, and the licences that may be used are tried in the policy's order: a refusal for want of one leads to the next.
+
+use std::collections::{HashMap, VecDeque};
+
+use jiff::Timestamp;
+
+use crate::clock;
+use crate::lending::{Availability, FreeLicence};
+use crate::loan::{LibraryId, Refusal};
+
+/// The reason of a refusal where the policy forbids every licence that the title has.
+const NOT_ALLOWED: &str = "licence-not-allowed";
+/// Bokbasen's codes (assumed) of refusals for want of a licence.
+const NO_FREE_LICENCE: &str = "NO_FREE_LICENSE";
+const LICENCE_NOT_FOUND: &str = "LICENSE_NOT_FOUND";
+
+/// The keys of `[licences]`.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Licences {
+    /// Types of licences, the one to be used first in front; others come after them, as Bokbasen lists them.
+    pub order: Vec<String>,
+    /// Types that a library's loans never use.
+    pub never: HashMap<LibraryId, Vec<String>>,
+}
+
+/// The licences that a loan may be begun under, the next one in front.
+#[derive(Debug, Default)]
+pub(super) struct Tries {
+    /// None is a begin that names no licence: Bokbasen chooses.
+    left: VecDeque<Option<FreeLicence>>,
+    current: Option<FreeLicence>,
+}
+
+impl Licences {
+    /// Whether the policy says anything about this library's loans.
+    pub(super) fn concerns(&self, library: LibraryId) -> bool {
+        !self.order.is_empty() || self.forbids_some(library)
+    }
+
+    fn forbids_some(&self, library: LibraryId) -> bool {
+        self.never.get(&library).is_some_and(|never| !never.is_empty())
+    }
+
+    fn allows(&self, library: LibraryId, kind: &str) -> bool {
+        !self.never.get(&library).is_some_and(|never| never.iter().any(|other| other == kind))
+    }
+
+    /// What is there of a title for this library, without what the policy forbids.
+    pub(super) fn visible(&self, library: LibraryId, mut there: Availability) -> Availability {
+        if self.forbids_some(library) {
+            there.licences.retain(|licence| self.allows(library, &licence.kind));
+            there.available = there.licences.iter().any(|licence| licence.free > 0);
+        }
+        there
+    }
+
+    /// The licences to try for a loan.
+    ///
+    /// # Errors
+    /// A refusal of our own where none may be used, or none is free.
+    pub(super) fn choose(
+        &self,
+        library: LibraryId,
+        there: Availability,
+        now: Timestamp,
+        longest: Timestamp,
+    ) -> Result<Tries, Refusal> {
+        // Bokbasen's own words for a title without a licence are better than ours.
+        if there.licences.is_empty() && !self.forbids_some(library) {
+            return Ok(Tries::bokbasens());
+        }
+        let (had, visible) = (!there.licences.is_empty(), self.visible(library, there));
+        let mut free: Vec<FreeLicence> =
+            visible.licences.iter().filter(|licence| licence.free > 0).cloned().collect();
+        if !free.is_empty() {
+            let place = |kind: &str| self.order.iter().position(|other| other == kind);
+            free.sort_by_key(|licence| place(&licence.kind).unwrap_or(usize::MAX));
+            return Ok(Tries { left: free.into_iter().map(Some).collect(), current: None });
+        }
+        if visible.licences.is_empty() && had {
+            let message = "the policy of [licences] forbids every licence of this title".to_owned();
+            return Err(Refusal { code: NOT_ALLOWED.to_owned(), message, retry_at: None });
+        }
+        let message = "no licence that may be used is free".to_owned();
+        // Loans come back before they are due: the reader need not wait for the last moment.
+        let retry_at = visible.next_free().map(|at| at.min(longest).max(clock::after(now, super::SOON)));
+        Err(Refusal { code: NO_FREE_LICENCE.to_owned(), message, retry_at })
+    }
+}
+
+impl Tries {
+    /// One begin that leaves the choice to Bokbasen.
+    pub(super) fn bokbasens() -> Tries {
+        Tries { left: VecDeque::from([None]), current: None }
+    }
+
+    /// Goes on to the next licence, and gives its id; false where there is none left.
+    pub(super) fn next(&mut self) -> bool {
+        match self.left.pop_front() {
+            Some(licence) => {
+                self.current = licence;
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// The id of the licence that is being tried; none where Bokbasen chooses.
+    pub(super) fn licence_id(&self) -> Option<String> {
+        self.current.as_ref().map(|licence| licence.licence_id.clone())
+    }
+
+    /// What is being tried, for the history.
+    pub(super) fn words(&self) -> Option<String> {
+        self.current
+            .as_ref()
+            .map(|licence| format!("asked for the {} licence {}", licence.kind, licence.licence_id))
+    }
+
+    /// Whether this refusal is one of the licence, and another is left to try.
+    pub(super) fn go_on_after(&self, refusal: &Refusal) -> bool {
+        let of_the_licence = matches!(refusal.code.as_str(), NO_FREE_LICENCE | LICENCE_NOT_FOUND);
+        of_the_licence && self.current.is_some() && !self.left.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MINUTE: i64 = 60;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    fn library() -> LibraryId {
+        "NO-0301000".parse().unwrap()
+    }
+
+    fn there(licences: &[(&str, u32)]) -> Availability {
+        let licence = |(number, (kind, free)): (usize, &(&str, u32))| FreeLicence {
+            licence_id: format!("L{number}"),
+            kind: (*kind).to_owned(),
+            free: *free,
+            next_free: (*free == 0).then(|| at(1000)),
+        };
+        Availability {
+            available: licences.iter().any(|(_, free)| *free > 0),
+            licences: licences.iter().enumerate().map(licence).collect(),
+        }
+    }
+
+    fn tried(policy: &Licences, licences: &[(&str, u32)]) -> Result<Vec<Option<String>>, Refusal> {
+        let mut tries = policy.choose(library(), there(licences), at(0), at(MINUTE))?;
+        let mut ids = Vec::new();
+        while tries.next() {
+            ids.push(tries.licence_id());
+        }
+        Ok(ids)
+    }
+
+    fn policy(order: &[&str], never: &[&str]) -> Licences {
+        let texts = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
+        Licences { order: texts(order), never: [(library(), texts(never))].into() }
+    }
+
+    #[test]
+    fn licences_are_tried_in_the_policys_order_and_the_others_after_them() {
+        let some = |ids: &[&str]| Ok(ids.iter().map(|id| Some((*id).to_owned())).collect());
+        let all = [("PAY_PER_LOAN", 9), ("OTHER", 1), ("PACKAGE", 2), ("IMPORTED", 0), ("PACKAGE", 1)];
+        let order = ["IMPORTED", "PACKAGE", "PAY_PER_LOAN"];
+        assert_eq!(tried(&policy(&order, &[]), &all), some(&["L2", "L4", "L0", "L1"]));
+        assert_eq!(tried(&policy(&[], &["PAY_PER_LOAN", "OTHER"]), &all), some(&["L2", "L4"]));
+        assert_eq!(tried(&policy(&order, &["PACKAGE"]), &all), some(&["L0", "L1"]));
+        assert_eq!(tried(&policy(&order, &[]), &[]), Ok(vec![None]), "Bokbasen has its say");
+    }
+
+    #[test]
+    fn what_is_forbidden_is_never_tried_and_what_is_not_free_is_refused_here() {
+        let code = |never: &[&str], there: &[(&str, u32)]| {
+            tried(&policy(&["PACKAGE"], never), there).map_err(|refusal| (refusal.code, refusal.retry_at))
+        };
+        let pay = [("PAY_PER_LOAN", 9)];
+        assert_eq!(code(&["PAY_PER_LOAN"], &pay), Err((NOT_ALLOWED.to_owned(), None)));
+        let none_free = code(&["PAY_PER_LOAN"], &[("PAY_PER_LOAN", 9), ("PACKAGE", 0)]);
+        assert_eq!(none_free, Err((NO_FREE_LICENCE.to_owned(), Some(at(MINUTE)))));
+        assert!(code(&["PAY_PER_LOAN"], &[]).is_err(), "without a word on its type none is used");
+    }
+
+    #[test]
+    fn only_a_refusal_of_the_licence_leads_to_the_next() {
+        let refusal = |code: &str| Refusal { code: code.to_owned(), message: String::new(), retry_at: None };
+        let two = there(&[("PACKAGE", 1), ("IMPORTED", 1)]);
+        let mut tries = policy(&["PACKAGE"], &[]).choose(library(), two, at(0), at(1)).unwrap();
+        tries.next();
+        assert!(
+            tries.go_on_after(&refusal(NO_FREE_LICENCE)) && tries.go_on_after(&refusal(LICENCE_NOT_FOUND))
+        );
+        assert!(!tries.go_on_after(&refusal("BUDGET_EXCEEDED")));
+        tries.next();
+        assert!(!tries.go_on_after(&refusal(NO_FREE_LICENCE)), "none is left");
+        let mut bokbasens = Tries::bokbasens();
+        assert!(bokbasens.next() && !bokbasens.go_on_after(&refusal(NO_FREE_LICENCE)) && !bokbasens.next());
+    }
+}

@@ -1,0 +1,47 @@
+//! What else a reader asks about a title: how far it was read, and whether it can be had.
+
+use crate::circulation::{Availability, Unsaid};
+use crate::loan::{Isbn, LibraryId, LoanKey, Progress};
+use crate::problem::Problem;
+
+use super::Gate;
+
+impl Gate {
+    /// Writes how far this reader has read this title, for the newest loan of it.
+    ///
+    /// # Errors
+    /// `loan-not-found` where it never was lent, `ledger-unavailable`.
+    pub async fn note_progress(&self, key: LoanKey, progress: Progress) -> Result<(), Problem> {
+        let circulation = self.flights.circulation.clone();
+        let noted = self.flights.run(async move { circulation.note_progress(&key, progress).await });
+        match noted.await {
+            Some(Ok(true)) => Ok(()),
+            Some(Ok(false)) => Err(Problem::LoanNotFound),
+            Some(Err(error)) => {
+                tracing::error!(%error, "a progress could not be written");
+                Err(Problem::LedgerUnavailable)
+            }
+            None => Err(Problem::LedgerUnavailable),
+        }
+    }
+
+    /// What a library has of a title that its loans may use.
+    ///
+    /// # Errors
+    /// `loan-refused` or `title-not-found` by Bokbasen's word, `lending-unavailable`.
+    pub async fn availability(&self, library: LibraryId, isbn: Isbn) -> Result<Availability, Problem> {
+        let circulation = self.flights.circulation.clone();
+        let asked = self.flights.run(async move { circulation.availability(library, isbn).await });
+        match asked.await {
+            Some(Ok(there)) => Ok(there),
+            Some(Err(Unsaid::Refused(reason))) if reason == super::NO_SUCH_TITLE => {
+                Err(Problem::TitleNotFound)
+            }
+            Some(Err(Unsaid::Refused(reason))) => Err(Problem::LoanRefused { reason, retry_after: None }),
+            Some(Err(Unsaid::Unavailable { retry_after })) => {
+                Err(Problem::LendingUnavailable { retry_after })
+            }
+            None => Err(Problem::LendingUnavailable { retry_after: super::COME_BACK }),
+        }
+    }
+}
