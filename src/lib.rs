@@ -22,7 +22,7 @@
 //! | `gate` | `circulation` |
 //! | `delivery` | `origin`, the permit of `gate`, the files of `catalog` |
 //! | `server` | `reader`, `catalog`, `gate`, `delivery`, `ledger` (to read) |
-//! | `admin` | `ledger` (to read), `gate` (to end), `reader` (to mint links), `catalog` |
+//! | `admin` | `ledger` (to read), `gate` (to end), `circulation` (to balance), `reader` (to mint links), `catalog` |
 //! | `sandbox`, `samples` | |
 //! | `config` | every module's Settings; `check` lets the modules open their files |
 //! | `cli` | everything |

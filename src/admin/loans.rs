@@ -107,7 +107,7 @@ pub(super) async fn one(State(app): State<Arc<App>>, Path(id): Path<String>) -> 
     Ok(Json(Shown { history: Some(history), ..Shown::of(&loan, &app.parts) }))
 }
 
-fn unreadable(error: LedgerError) -> Refused {
+pub(super) fn unreadable(error: LedgerError) -> Refused {
     tracing::error!(%error, "the ledger could not be read for the support API");
     Refused::LEDGER
 }
@@ -130,7 +130,7 @@ impl Asked {
     }
 }
 
-fn read<T>(name: &str, value: Option<String>, form: &str) -> Result<Option<T>, Refused>
+pub(super) fn read<T>(name: &str, value: Option<String>, form: &str) -> Result<Option<T>, Refused>
 where
     T: FromStr<Err: Display>,
 {

@@ -1,10 +1,11 @@
 //! What operators and support staff ask: health, readiness, metrics, and which loans there are.
 //!
 //! The command line starts it, on a listener of its own and on the slow runtime, so that it never competes with a
-//! reader. It reads the ledger, and asks the gate to end a loan. It promises that everything but `/healthz` and `/readyz` needs the
+//! reader. It reads the ledger, asks the gate to end a loan, and circulation to balance the books. It promises that everything but `/healthz` and `/readyz` needs the
 //! bearer token (`/metrics` unless the configuration opens it), and that beyond this machine it speaks TLS only.
 
 mod auth;
+mod balance;
 mod ends;
 mod links;
 mod listen;
@@ -29,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::catalog::Catalog;
+use crate::circulation::Circulation;
 use crate::clock::Clock;
 use crate::gate::Gate;
 use crate::ledger::Ledger;
@@ -60,6 +62,8 @@ pub struct Parts {
     pub readiness: Readiness,
     /// What ends loans.
     pub gate: Gate,
+    /// What balances the books.
+    pub circulation: Circulation,
     /// What mints links.
     pub readers: Arc<Readers>,
     /// Where readers connect, as links name it: without a slash at the end.
@@ -177,6 +181,7 @@ fn router(app: Arc<App>) -> Router {
         .route("/api/v1/loans", get(loans::list))
         .route("/api/v1/loans/{id}", get(loans::one).delete(ends::end))
         .route("/api/v1/links", post(links::mint))
+        .route("/api/v1/balance", post(balance::balance))
         .fallback(async || Refused::NOT_FOUND)
         .method_not_allowed_fallback(async || Refused::METHOD)
         .layer(middleware::from_fn_with_state(app.clone(), guard));

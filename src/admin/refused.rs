@@ -42,6 +42,12 @@ impl Refused {
         StatusCode::METHOD_NOT_ALLOWED,
         "This method has no meaning here. The API's table in the README says which has.",
     );
+    pub(super) const UNDER_WAY: Refused = Refused::fixed(
+        "balance-under-way",
+        "Balance under way",
+        StatusCode::CONFLICT,
+        "The books are being balanced already. Wait until that is done and ask again.",
+    );
     pub(super) const LEDGER: Refused = Refused::fixed(
         "ledger-unavailable",
         "Ledger unavailable",

@@ -10,6 +10,7 @@
 //! durable here, and the listener told, before it is sent, and it is sent until it is acknowledged.
 
 mod availability;
+mod balance;
 mod begin;
 mod carry;
 mod end;
@@ -38,6 +39,7 @@ use crate::telemetry::Metrics;
 
 pub use crate::lending::{Availability, FreeLicence};
 pub use availability::Unsaid;
+pub use balance::{BalanceError, Compared, Done, Finding, Kind, Report};
 pub use begin::{Asker, Standing};
 pub use end::EndError;
 pub use licences::Licences;
@@ -57,6 +59,8 @@ pub struct Settings {
 
 /// When a reader should come back whom nobody gave a time.
 const SOON: Duration = Duration::from_secs(5);
+/// How often whoever waits for a moment looks at the clock, which may have been set.
+const LOOK_AT_CLOCK: Duration = Duration::from_secs(5);
 
 /// What became of a loan that somebody waited for.
 #[derive(Clone, Debug)]
@@ -126,6 +130,7 @@ struct Inner {
     availabilities: availability::Kept,
     carried: Mutex<HashMap<LoanId, watch::Receiver<Option<Outcome>>>>,
     ends_waiting: Notify,
+    balancing: tokio::sync::Mutex<()>,
     tasks: TaskTracker,
     stopping: CancellationToken,
 }
@@ -157,6 +162,7 @@ impl Circulation {
             listener: OnceLock::new(),
             carried: Mutex::default(),
             ends_waiting: Notify::new(),
+            balancing: tokio::sync::Mutex::default(),
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),
         };
@@ -173,6 +179,7 @@ impl Circulation {
         self.spawn(reconcile::adopt_orphans(self.clone()));
         self.spawn(end::expire_when_due(self.clone()));
         self.spawn(outbox::send_ends(self.clone()));
+        self.spawn(balance::each_night(self.clone()));
     }
 
     /// Stops the tasks and waits for them, `patience` long at most. What they leave undone stands in the

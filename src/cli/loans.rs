@@ -1,14 +1,11 @@
 //! `loangate loans`: what the running gate holds, by its admin API.
-//!
-//! The address and the token come from the configuration.
 
 use std::fmt::Write as _;
-use std::path::PathBuf;
 
-use reqwest::{Method, RequestBuilder, Response};
-use secrecy::ExposeSecret;
+use reqwest::Method;
 use serde_json::Value;
 
+use super::ask::{Where, call, read};
 use super::{CliError, say};
 
 #[derive(Debug, clap::Subcommand)]
@@ -37,16 +34,15 @@ pub(super) enum Command {
         #[arg(long)]
         reason: String,
     },
-}
-
-#[derive(Debug, clap::Args)]
-pub(super) struct Where {
-    /// The configuration of the running gate.
-    #[arg(long, default_value = "config.toml")]
-    config: PathBuf,
-    /// Print what the API answers, as JSON.
-    #[arg(long)]
-    json: bool,
+    /// Compare the ledger with Bokbasen's books, repair what a rule allows, and report; exit with 1 where something is left
+    /// for a person to look at.
+    Balance {
+        #[command(flatten)]
+        gate: Where,
+        /// Also loans that were begun earlier than usual, from then on, like 2026-01-31T00:00:00Z.
+        #[arg(long)]
+        since: Option<String>,
+    },
 }
 
 #[derive(Debug, clap::Args)]
@@ -77,17 +73,29 @@ const COLUMNS: [&str; 6] = ["id", "state", "isbn", "library", "begun", "due"];
 pub(super) async fn run(command: Command) -> Result<(), CliError> {
     match command {
         Command::List { gate, filters } => {
-            let answer = call(&gate, Method::GET, "", |request| request.query(&filters.pairs())).await?;
+            let answer =
+                call(&gate, Method::GET, &["loans"], |request| request.query(&filters.pairs())).await?;
             let page = read(answer).await?;
             say(&if gate.json { format!("{page:#}") } else { table(&page) })
         }
         Command::Show { gate, id } => {
-            let loan = read(call(&gate, Method::GET, &id, |request| request).await?).await?;
+            let loan = read(call(&gate, Method::GET, &["loans", &id], |request| request).await?).await?;
             say(&if gate.json { format!("{loan:#}") } else { shown(&loan) })
         }
         Command::End { gate, id, reason } => {
-            call(&gate, Method::DELETE, &id, |request| request.query(&[("reason", reason)])).await?;
+            call(&gate, Method::DELETE, &["loans", &id], |request| request.query(&[("reason", reason)]))
+                .await?;
             say(&format!("ended; `loangate loans show {id}` tells when Bokbasen has acknowledged it"))
+        }
+        Command::Balance { gate, since } => {
+            let since: Vec<_> = since.map(|since| ("since", since)).into_iter().collect();
+            let answer = call(&gate, Method::POST, &["balance"], |request| request.query(&since)).await?;
+            let report = read(answer).await?;
+            say(&if gate.json { format!("{report:#}") } else { balance(&report) })?;
+            match report.get("balanced").and_then(Value::as_bool) {
+                Some(true) => Ok(()),
+                _ => Err(CliError::new("the books do not balance: look at what was only reported")),
+            }
         }
     }
 }
@@ -106,39 +114,6 @@ impl Filters {
         pairs.push(("limit", self.limit.to_string()));
         pairs
     }
-}
-
-async fn call(
-    gate: &Where,
-    method: Method,
-    id: &str,
-    with: impl FnOnce(RequestBuilder) -> RequestBuilder,
-) -> Result<Response, CliError> {
-    let config = super::load(&gate.config)?;
-    let scheme = if config.admin.tls { "https" } else { "http" };
-    let mut url = url::Url::parse(&format!("{scheme}://{}/api/v1/loans", config.admin.listen))
-        .map_err(CliError::new)?;
-    if let (false, Ok(mut path)) = (id.is_empty(), url.path_segments_mut()) {
-        path.push(id);
-    }
-    let client = reqwest::Client::builder().no_proxy().build().map_err(CliError::new)?;
-    let request = with(client.request(method, url)).bearer_auth(config.admin.token.expose_secret());
-    let answer = request.send().await.map_err(|error| {
-        let address = config.admin.listen;
-        CliError::new(format!("no gate answers at {address}: {}; is it running?", error.without_url()))
-    })?;
-    if answer.status().is_success() {
-        return Ok(answer);
-    }
-    let status = answer.status();
-    let document: Value = answer.json().await.unwrap_or_default();
-    let detail =
-        document.get("detail").and_then(Value::as_str).map_or_else(|| status.to_string(), str::to_owned);
-    Err(CliError::new(detail))
-}
-
-async fn read(answer: Response) -> Result<Value, CliError> {
-    answer.json().await.map_err(|error| CliError::new(error.without_url()))
 }
 
 fn text<'a>(loan: &'a Value, name: &str) -> &'a str {
@@ -163,6 +138,37 @@ fn table(page: &Value) -> String {
     }
     if page.get("next").is_some() {
         lines.push_str("… and more: raise --limit, or filter\n");
+    }
+    lines.trim_end().to_owned()
+}
+
+/// A balance: a line for each library, and one for each difference.
+fn balance(report: &Value) -> String {
+    let all = |name: &str| report.get(name).and_then(Value::as_array).into_iter().flatten();
+    let number = |of: &Value, name: &str| of.get(name).and_then(Value::as_u64).unwrap_or_default();
+    let mut lines = String::new();
+    for library in all("libraries") {
+        let (there, here) = (number(library, "there"), number(library, "accepted_here"));
+        let (foreign, young) = (number(library, "foreign"), number(library, "young"));
+        let (name, since) = (text(library, "library"), text(library, "since"));
+        let _ = writeln!(
+            lines,
+            "{name}: since {since} Bokbasen lists {there} loans ({foreign} of others, {young} too new to compare); \
+             {here} are accepted here"
+        );
+        if let Some(failed) = library.get("failed").and_then(Value::as_str) {
+            let _ = writeln!(lines, "{name}: could not be compared to the end: {failed}");
+        }
+    }
+    for finding in all("findings") {
+        let [kind, done, isbn] = ["kind", "done", "isbn"].map(|name| text(finding, name));
+        let [loan, lending_id, detail] = ["loan", "lending_id", "detail"].map(|name| text(finding, name));
+        let _ = writeln!(lines, "{kind:13} {done:11} {isbn} loan {loan}, at Bokbasen {lending_id}: {detail}");
+    }
+    match (all("findings").count(), number(report, "more")) {
+        (0, _) => lines.push_str("nothing differs"),
+        (_, 0) => {}
+        (_, more) => drop(writeln!(lines, "… and {more} more")),
     }
     lines.trim_end().to_owned()
 }

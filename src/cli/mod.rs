@@ -2,6 +2,7 @@
 //!
 //! Each command is a file; each ends in success or in a [`CliError`], whose sentences go to standard error.
 
+mod ask;
 mod check;
 mod demo;
 mod init;

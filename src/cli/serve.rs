@@ -131,6 +131,7 @@ pub async fn start(config: Config, clock: Clock) -> Result<Running, CliError> {
         metrics,
         readiness: readiness(&ledger, &lending, &stopping),
         gate,
+        circulation: circulation.clone(),
         readers: readers.clone(),
         public_base: public_base(&certificates, server.address),
         catalog,

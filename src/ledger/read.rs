@@ -6,7 +6,7 @@ use sqlx::{AssertSqlSafe, QueryBuilder, Sqlite};
 
 use super::row::{COLUMNS, history_of, loan_of};
 use super::{Ends, Filter, HistoryRow, Ledger, LedgerError};
-use crate::loan::{Loan, LoanId, LoanKey};
+use crate::loan::{LibraryId, Loan, LoanId, LoanKey, Reference};
 
 impl Ledger {
     /// The live loan of this reader and title, or else the newest that there was.
@@ -53,6 +53,47 @@ impl Ledger {
         let query = sqlx::query(AssertSqlSafe(sql)).bind(id.to_string());
         let row = query.fetch_optional(&self.readers).await.map_err(|source| self.failed(source))?;
         row.as_ref().map(loan_of).transpose()
+    }
+
+    /// The loan of this reference.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub async fn by_reference(&self, reference: &Reference) -> Result<Option<Loan>, LedgerError> {
+        let sql = format!("SELECT {COLUMNS} FROM loans WHERE reference = ?");
+        let query = sqlx::query(AssertSqlSafe(sql)).bind(reference.as_str());
+        let row = query.fetch_optional(&self.readers).await.map_err(|source| self.failed(source))?;
+        row.as_ref().map(loan_of).transpose()
+    }
+
+    /// Every library that has lent.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub async fn libraries(&self) -> Result<Vec<LibraryId>, LedgerError> {
+        let names: Vec<String> = sqlx::query_scalar("SELECT DISTINCT library FROM loans ORDER BY library")
+            .fetch_all(&self.readers)
+            .await
+            .map_err(|source| self.failed(source))?;
+        let read = |name: String| {
+            name.parse().map_err(|_| LedgerError::Damaged { id: name, why: "its library is none".to_owned() })
+        };
+        names.into_iter().map(read).collect()
+    }
+
+    /// When the oldest loan of a library was begun that lives.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub async fn oldest_live(&self, library: LibraryId) -> Result<Option<Timestamp>, LedgerError> {
+        const OLDEST: &str = "SELECT min(begun) FROM loans WHERE library = ? \
+             AND state IN ('intended', 'pending', 'accepted', 'unknown', 'ending')";
+        let millis: Option<i64> = sqlx::query_scalar(OLDEST)
+            .bind(library.as_str())
+            .fetch_one(&self.readers)
+            .await
+            .map_err(|source| self.failed(source))?;
+        Ok(millis.and_then(|millis| Timestamp::from_millisecond(millis).ok()))
     }
 
     /// Whether this process began the loan, or took it over.

@@ -210,6 +210,11 @@ impl Bokbasen {
         wire::availability(&answer, isbn)
     }
 
+    /// Every loan of a library that Bokbasen has from this moment on, page by page.
+    pub fn listing(&self, library: LibraryId, after: Timestamp) -> Listing<'_> {
+        Listing { bokbasen: self, query: Some(wire::of_library(library, after)) }
+    }
+
     /// Returns a loan, as given back or as expired. May be repeated.
     ///
     /// # Errors
@@ -257,6 +262,29 @@ impl Bokbasen {
     /// Logs out, as far as the login knows that.
     pub async fn close(&self) {
         self.transport.log_out().await;
+    }
+}
+
+/// A listing that is being read.
+#[derive(Debug)]
+pub struct Listing<'a> {
+    bokbasen: &'a Bokbasen,
+    /// What the next page is asked for with; none at the end.
+    query: Option<wire::Query>,
+}
+
+impl Listing<'_> {
+    /// The next page; none at the end. An empty page with a cursor says that there is nothing new yet.
+    ///
+    /// # Errors
+    /// [`CallError`]; the listing is then not whole.
+    pub async fn next(&mut self) -> Result<Option<Vec<RemoteLoan>>, CallError> {
+        let Some(query) = self.query.take() else { return Ok(None) };
+        let transport = &self.bokbasen.transport;
+        let call = Call::repeatable("list", Method::GET, wire::loans()).query(query);
+        let page = wire::page(&transport.send(&call).await?, transport.now())?;
+        self.query = page.next.filter(|_| !page.loans.is_empty()).map(wire::next_page);
+        Ok(Some(page.loans))
     }
 }
 

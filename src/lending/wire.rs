@@ -58,6 +58,12 @@ pub(super) fn by_reference(reference: &Reference) -> Query {
     vec![("reference", reference.as_str().to_owned())]
 }
 
+/// `after` is written in whole seconds, UTC (page "Export paging").
+pub(super) fn of_library(library: LibraryId, after: Timestamp) -> Query {
+    let after = after.strftime("%Y%m%d%H%M%S").to_string();
+    vec![("library", library.as_str().to_owned()), ("after", after)]
+}
+
 pub(super) fn next_page(cursor: String) -> Query {
     vec![("next", cursor)]
 }

@@ -211,6 +211,11 @@ impl Reference {
         Reference(text.into())
     }
 
+    /// Whether it has the form of those that this program makes.
+    pub fn looks_ours(&self) -> bool {
+        self.0.strip_prefix("lg-").is_some_and(|rest| Uuid::try_parse(rest).is_ok())
+    }
+
     /// The text.
     pub fn as_str(&self) -> &str {
         &self.0

@@ -8,6 +8,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use metrics::{
     Counter, Gauge, Histogram, Key, KeyName, Label, Level, Metadata, Recorder, SharedString, Unit,
 };
@@ -19,7 +20,7 @@ const SECONDS: [f64; 12] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.1, 0.5, 
 const METADATA: Metadata<'static> = Metadata::new("loangate", Level::INFO, None);
 
 /// Name, unit and meaning of every counter.
-const COUNTERS: [(&str, Unit, &str); 10] = [
+const COUNTERS: [(&str, Unit, &str); 11] = [
     ("loangate_requests_total", Unit::Count, "Requests, by outcome (ok or the problem's slug) and via"),
     ("loangate_delivered_bytes_total", Unit::Bytes, "Body bytes that left towards readers"),
     ("loangate_streams_closed_total", Unit::Count, "Bodies that are over, by how they ended"),
@@ -27,15 +28,26 @@ const COUNTERS: [(&str, Unit, &str); 10] = [
     ("loangate_connections_total", Unit::Count, "Connections whose handshake succeeded"),
     ("loangate_loan_events_total", Unit::Count, "Events of loans that were written to the ledger"),
     ("loangate_brake_total", Unit::Count, "Loans that the spending brake met, by limit and mode"),
+    (
+        "loangate_balance_findings_total",
+        Unit::Count,
+        "Differences from Bokbasen's books, by kind and what was done",
+    ),
     ("loangate_lending_calls_total", Unit::Count, "Calls to Bokbasen, by call and outcome"),
     ("loangate_origin_requests_total", Unit::Count, "Requests to origins, by origin and outcome"),
     ("loangate_ledger_commands_total", Unit::Count, "Commands that the ledger committed"),
 ];
 /// Name, unit and meaning of every gauge.
-const GAUGES: [(&str, Unit, &str); 5] = [
+const GAUGES: [(&str, Unit, &str); 7] = [
     ("loangate_streams", Unit::Count, "Bodies on their way to readers"),
     ("loangate_connections", Unit::Count, "Open connections"),
     ("loangate_lending_breaker_open", Unit::Count, "1 while calls to Bokbasen are held back"),
+    ("loangate_balance_last_seconds", Unit::Seconds, "When the books were last balanced, since the epoch"),
+    (
+        "loangate_balance_unbalanced",
+        Unit::Count,
+        "1 where the last balance left something for a person to look at",
+    ),
     ("loangate_ends_waiting", Unit::Count, "Loans that have ended, whose end Bokbasen has not acknowledged"),
     ("loangate_ends_overdue", Unit::Count, "Of those, the ones that have waited for a day: an alarm"),
 ];
@@ -197,6 +209,21 @@ impl Metrics {
         for (name, count) in [("loangate_ends_waiting", waiting), ("loangate_ends_overdue", overdue)] {
             let gauge = self.inner.recorder.register_gauge(&Key::from_static_name(name), &METADATA);
             gauge.set(f64::from(u32::try_from(count).unwrap_or(u32::MAX)));
+        }
+    }
+
+    /// A balance met a difference, and did this about it.
+    pub fn balance(&self, kind: &'static str, done: &'static str) {
+        self.count("loangate_balance_findings_total", &[("kind", kind), ("done", done)]);
+    }
+
+    /// The books were balanced, and nothing or something is left.
+    pub fn balanced(&self, at: Timestamp, balanced: bool) {
+        let last = at.duration_since(Timestamp::UNIX_EPOCH).as_secs_f64();
+        let left = if balanced { 0.0 } else { 1.0 };
+        for (name, value) in [("loangate_balance_last_seconds", last), ("loangate_balance_unbalanced", left)]
+        {
+            self.inner.recorder.register_gauge(&Key::from_static_name(name), &METADATA).set(value);
         }
     }
 

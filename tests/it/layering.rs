@@ -19,7 +19,7 @@ const TABLE: [(&str, &[&str]); 14] = [
     ("gate", &["circulation", "telemetry"]),
     ("delivery", &["catalog", "gate", "origin", "telemetry"]),
     ("server", &["catalog", "delivery", "gate", "ledger", "reader", "telemetry"]),
-    ("admin", &["catalog", "gate", "ledger", "reader", "telemetry"]),
+    ("admin", &["catalog", "circulation", "gate", "ledger", "reader", "telemetry"]),
     ("sandbox", &["telemetry"]),
     ("samples", &["telemetry"]),
     (

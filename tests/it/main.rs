@@ -16,6 +16,7 @@ mod support;
 mod table;
 
 mod admin;
+mod balance;
 mod brake;
 mod config;
 mod conformance_lending;
