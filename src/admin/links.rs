@@ -17,9 +17,8 @@ use super::refused::Refused;
 use crate::loan::{Isbn, LibraryId};
 use crate::reader::Scope;
 
-/// How long a link is good for where nobody says, and at most.
+/// How long a link is good for where nobody says.
 const TTL: Duration = Duration::from_secs(8 * 3600);
-const LONGEST: Duration = Duration::from_secs(400 * 86_400);
 
 /// No `Debug`: it holds a borrower's own id.
 #[derive(Deserialize)]
@@ -58,9 +57,11 @@ pub(super) async fn mint(
     }
     let (scope, below) = scope(&app, wish.isbn.as_deref(), wish.prefix.as_deref())?;
     let ttl = wish.ttl.as_deref().map_or(Ok(TTL), humantime::parse_duration);
-    let ttl = ttl.ok().filter(|ttl| !ttl.is_zero() && *ttl <= LONGEST);
-    let ttl = ttl.ok_or(Refused::malformed("ttl is not a duration up to 400 days. Write one like 8h."))?;
     let readers = &app.parts.readers;
+    let ttl = ttl.ok().filter(|ttl| !ttl.is_zero() && *ttl <= readers.max_lifetime());
+    let ttl = ttl.ok_or(Refused::malformed(
+        "ttl is not a duration up to the configuration's readers.max_lifetime. Write one like 8h.",
+    ))?;
     let borrower = readers.pseudonym(library, &wish.borrower);
     let minted = readers.mint_link(library, borrower, &scope, ttl);
     let (token, expires) = minted.ok_or(Refused::malformed(

@@ -53,6 +53,9 @@ pub(super) struct Shown {
     /// It ended here more than a day ago, and Bokbasen has not acknowledged that.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     end_overdue: bool,
+    /// When its borrower was forgotten: `borrower` is a random value since.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    forgotten: Option<Timestamp>,
     library: String,
     /// The pseudonym.
     borrower: String,
@@ -151,6 +154,7 @@ impl Shown {
                 retry_at: refusal.retry_at,
             }),
             end_overdue: loan.end_is_overdue(parts.clock.now()),
+            forgotten: loan.forgotten,
             library: loan.key.library.to_string(),
             borrower: loan.key.borrower.to_string(),
             reference: loan.reference.to_string(),

@@ -15,6 +15,7 @@ mod begin;
 mod carry;
 mod end;
 mod follow;
+mod forget;
 mod licences;
 mod outbox;
 mod reconcile;
@@ -53,6 +54,8 @@ pub struct Settings {
     pub refusal_ttl: Duration,
     /// `lending.availability_ttl`: how long Bokbasen's word on what is free is kept for apps.
     pub availability_ttl: Duration,
+    /// `privacy.retention`: how long after its end a loan's borrower is known.
+    pub retention: Duration,
     /// `[licences]`: which licence a loan is begun under.
     pub licences: Licences,
 }
@@ -180,6 +183,7 @@ impl Circulation {
         self.spawn(end::expire_when_due(self.clone()));
         self.spawn(outbox::send_ends(self.clone()));
         self.spawn(balance::each_night(self.clone()));
+        self.spawn(forget::forget_in_time(self.clone()));
     }
 
     /// Stops the tasks and waits for them, `patience` long at most. What they leave undone stands in the

@@ -56,15 +56,28 @@ pub(super) fn run(kind: Kind) -> Result<(), CliError> {
     match kind {
         Kind::Reader { who } => {
             let config = super::load(&who.config)?;
+            check_ttl(&config, *who.ttl)?;
             let jwt = config.readers.jwt.as_ref();
             let jwt = jwt.ok_or_else(|| CliError::new("this configuration has no [readers.jwt]"))?;
             say(&reader(jwt, &who.library, &who.borrower, *who.ttl)?)
         }
         Kind::Link { who, isbn, prefix } => {
             let config = super::load(&who.config)?;
+            check_ttl(&config, *who.ttl)?;
             say(&link(&config, &who, isbn, prefix)?)
         }
     }
+}
+
+fn check_ttl(config: &Config, ttl: Duration) -> Result<(), CliError> {
+    let longest = config.readers.max_lifetime;
+    if ttl <= longest {
+        return Ok(());
+    }
+    let longest = humantime::format_duration(longest);
+    Err(CliError::new(format!(
+        "the gate takes nothing that lives longer than {longest} (readers.max_lifetime); write a shorter --ttl"
+    )))
 }
 
 #[derive(Serialize)]

@@ -144,7 +144,7 @@ fn sections(mut root: Table<'_>) -> Option<Config> {
     let listen = service::listen(&mut root);
     let server = service::server(&mut root, listen.public);
     let admin = service::admin(&mut root, listen.admin);
-    let readers = readers::readers(&mut root);
+    let who = readers::who(&mut root);
     let lending = lending::lending(&mut root);
     let ledger = service::ledger(&mut root);
     let (origins, names) = files::origins(&mut root);
@@ -158,7 +158,7 @@ fn sections(mut root: Table<'_>) -> Option<Config> {
     Some(Config {
         server: server?,
         admin: admin?,
-        readers: readers?,
+        readers: who.readers?,
         lending: lending.client?,
         ledger: ledger?,
         origins,
@@ -167,6 +167,7 @@ fn sections(mut root: Table<'_>) -> Option<Config> {
             settle: lending.settle,
             refusal_ttl: gate.refusal_ttl,
             availability_ttl: lending.availability_ttl,
+            retention: who.retention,
             licences,
         },
         gate,

@@ -4,16 +4,46 @@ use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
 
-use super::service;
 use super::table::Table;
-use super::values::{duration, list, one_of, text};
+use super::values::{duration, list, one_of, text, wait};
 use crate::reader::{Algorithm, JwtSettings, LinkKey, Settings};
 
 /// The shortest key, in bytes.
 const KEY: usize = 32;
 
-pub(super) fn readers(root: &mut Table<'_>) -> Option<Settings> {
-    let pseudonym_key = privacy(root);
+/// The longest that a token or a link may live, where nothing else is written.
+const MAX_LIFETIME: Duration = Duration::from_secs(365 * 86_400);
+/// How long a loan's borrower is known after its end, where nothing else is written.
+const RETENTION: Duration = Duration::from_secs(400 * 86_400);
+
+/// What the tables say: who readers are, and how long it is known who borrowed.
+#[derive(Debug)]
+pub(super) struct Who {
+    pub(super) readers: Option<Settings>,
+    pub(super) retention: Duration,
+}
+
+pub(super) fn who(root: &mut Table<'_>) -> Who {
+    let credentials = credentials(root);
+    let max_lifetime = credentials.as_ref().map_or(MAX_LIFETIME, |credentials| credentials.max_lifetime);
+    let (pseudonym_key, retention) = privacy(root, max_lifetime);
+    let readers = credentials.zip(pseudonym_key).map(|(credentials, pseudonym_key)| Settings {
+        jwt: credentials.jwt,
+        link_keys: credentials.link_keys,
+        max_lifetime,
+        pseudonym_key,
+    });
+    Who { readers, retention }
+}
+
+/// `[readers]`.
+struct Credentials {
+    jwt: Option<JwtSettings>,
+    link_keys: Vec<LinkKey>,
+    max_lifetime: Duration,
+}
+
+fn credentials(root: &mut Table<'_>) -> Option<Credentials> {
     let mut table = root.required_table("readers", "a table [readers.jwt] or [readers.links]")?;
     let (has_jwt, has_links) = (table.has("jwt"), table.has("links"));
     if !has_jwt && !has_links {
@@ -21,20 +51,29 @@ pub(super) fn readers(root: &mut Table<'_>) -> Option<Settings> {
     }
     let jwt = jwt(&mut table);
     let link_keys = links(&mut table);
+    let max_lifetime = table.or("max_lifetime", MAX_LIFETIME, wait);
     table.finish();
-    if has_jwt && jwt.is_none() {
-        return None;
-    }
-    Some(Settings { jwt, link_keys, pseudonym_key: pseudonym_key? })
+    (!has_jwt || jwt.is_some()).then_some(Credentials { jwt, link_keys, max_lifetime })
 }
 
-fn privacy(root: &mut Table<'_>) -> Option<SecretString> {
+/// `[privacy]`: the key of pseudonyms, and how long a loan's borrower is known after its end.
+fn privacy(root: &mut Table<'_>, max_lifetime: Duration) -> (Option<SecretString>, Duration) {
     const EXAMPLE: &str = "pseudonym_key = { file = \"certs/pseudonym.key\" }";
-    let mut table = root.required_table("privacy", EXAMPLE)?;
+    let Some(mut table) = root.required_table("privacy", EXAMPLE) else {
+        return (None, RETENTION);
+    };
     let key = key(&mut table, "pseudonym_key", EXAMPLE);
-    service::retention(&mut table);
+    let retention = table.or("retention", RETENTION, wait);
+    if retention <= max_lifetime {
+        let days = max_lifetime.as_secs().div_ceil(86_400);
+        let sentence = format!(
+            "a token or a link may live for {days} days, so that an old one could borrow again what was forgotten. Write a \
+             longer time here, or a shorter max_lifetime in [readers]"
+        );
+        table.mistake("retention", sentence);
+    }
     table.finish();
-    key
+    (key, retention)
 }
 
 /// A key that is long enough.

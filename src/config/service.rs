@@ -13,8 +13,6 @@ use crate::ledger::{Brake, BrakeMode};
 use crate::loan::LibraryId;
 use crate::{admin, gate, ledger, server, telemetry};
 
-const DAY: Duration = Duration::from_secs(86_400);
-
 /// `[listen]`.
 #[derive(Debug, Default)]
 pub(super) struct Listen {
@@ -184,9 +182,4 @@ pub(super) fn not_in_force_yet(root: &mut Table<'_>) {
     let mut cors = root.optional_table("cors");
     cors.later("origins", Vec::new(), list(values::text));
     cors.finish();
-}
-
-/// `[privacy] retention`, which later versions act on.
-pub(super) fn retention(privacy: &mut Table<'_>) {
-    privacy.later("retention", 400 * DAY, wait);
 }

@@ -161,6 +161,17 @@ impl Ledger {
         answered.await.map_err(|_| LedgerError::Closed)?
     }
 
+    /// Replaces the pseudonym of loans that ended before this moment by a random value, `limit` of them at most, and
+    /// says how many those were.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub async fn forget(&self, before: Timestamp, limit: u32) -> Result<u64, LedgerError> {
+        let (answer, answered) = oneshot::channel();
+        self.send(Command::Forget { before, limit, answer }).await?;
+        answered.await.map_err(|_| LedgerError::Closed)?
+    }
+
     /// Writes what is waiting, folds the log into the file, and closes.
     pub async fn close(&self) {
         let (answer, answered) = oneshot::channel();

@@ -49,6 +49,8 @@ impl Ledger {
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
             .foreign_keys(true)
+            // What is forgotten is overwritten, and does not stay behind in free pages.
+            .pragma("secure_delete", "ON")
             .busy_timeout(BUSY)
             .statement_cache_capacity(64)
             .disable_statement_logging();

@@ -243,6 +243,17 @@ impl Ledger {
         Ok((waiting.unsigned_abs(), overdue.unsigned_abs()))
     }
 
+    /// Whether a loan ended before this moment whose borrower is still known.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub async fn has_to_forget(&self, before: Timestamp) -> Result<bool, LedgerError> {
+        const ANY: &str = "SELECT EXISTS (SELECT 1 FROM loans WHERE state IN ('refused', 'ended') \
+             AND forgotten IS NULL AND coalesce(ended, changed) < ?)";
+        let any = sqlx::query_scalar(ANY).bind(before.as_millisecond()).fetch_one(&self.readers).await;
+        any.map_err(|source| self.failed(source))
+    }
+
     /// Whether the ledger can be read now.
     ///
     /// # Errors

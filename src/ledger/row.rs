@@ -9,7 +9,7 @@ use crate::loan::{Borrower, Loan, LoanRecord, Progress, Reference, Refusal, Term
 
 /// The columns of a loan, in the order in which [`loan_of`] wants them by name.
 pub(super) const COLUMNS: &str = "id, library, borrower, isbn, reference, lending_id, state, begun, accepted, due, \
-     licence_id, licence_type, ended, end_reason, refusal_code, refusal_message, refusal_retry, progress, changed";
+     licence_id, licence_type, ended, end_reason, refusal_code, refusal_message, refusal_retry, progress, forgotten, changed";
 
 /// The loan of a row.
 pub(super) fn loan_of(row: &SqliteRow) -> Result<Loan, LedgerError> {
@@ -70,6 +70,7 @@ fn record_of(row: &SqliteRow, id: &str) -> Result<LoanRecord, LedgerError> {
             .transpose()?,
         refusal,
         progress: progress_of(row, &wrong)?,
+        forgotten: time("forgotten")?,
         changed: moment("changed")?,
     })
 }

@@ -40,6 +40,7 @@ pub(super) enum Command {
     Apply { id: LoanId, event: Event, cause: Cause, answer: Answer<Loan> },
     Adopt { id: LoanId, answer: Answer<bool> },
     Progress { id: LoanId, progress: Progress, answer: Answer<bool> },
+    Forget { before: Timestamp, limit: u32, answer: Answer<u64> },
     Close { answer: oneshot::Sender<()> },
 }
 
@@ -49,6 +50,7 @@ enum Done {
     Applied(Result<Loan, LedgerError>, &'static str, Answer<Loan>),
     /// Whether there was anything to write.
     Written(Result<bool, LedgerError>, Answer<bool>),
+    Forgotten(Result<u64, LedgerError>, Answer<u64>),
 }
 
 /// What the writing task has.
@@ -173,6 +175,11 @@ impl Writer {
                     done.push(Done::Written(result, answer));
                     broken
                 }
+                Command::Forget { before, limit, answer } => {
+                    let (result, broken) = rule(forget(&mut transaction, before, limit, now).await);
+                    done.push(Done::Forgotten(result, answer));
+                    broken
+                }
                 Command::Close { .. } => None,
             };
             if let Some(source) = broken {
@@ -219,6 +226,9 @@ impl Writer {
             Done::Written(result, answer) => {
                 let _ = answer.send(result);
             }
+            Done::Forgotten(result, answer) => {
+                let _ = answer.send(result);
+            }
         }
     }
 
@@ -238,6 +248,7 @@ fn fail(done: Done, why: &str) {
         Done::Intended(_, answer) => drop(answer.send(Err(error()))),
         Done::Applied(_, _, answer) => drop(answer.send(Err(error()))),
         Done::Written(_, answer) => drop(answer.send(Err(error()))),
+        Done::Forgotten(_, answer) => drop(answer.send(Err(error()))),
     }
 }
 
@@ -251,6 +262,7 @@ fn unwritten(command: Command) -> Option<Done> {
         Command::Adopt { answer, .. } | Command::Progress { answer, .. } => {
             Some(Done::Written(Err(LedgerError::Closed), answer))
         }
+        Command::Forget { answer, .. } => Some(Done::Forgotten(Err(LedgerError::Closed), answer)),
         Command::Close { .. } => None,
     }
 }
@@ -412,4 +424,25 @@ async fn note_progress(
         .await
         .map_err(database)?;
     Ok(update.rows_affected() == 1)
+}
+
+/// Forgets who borrowed, of so many loans that ended before this moment.
+async fn forget(
+    connection: &mut SqliteConnection,
+    before: Timestamp,
+    limit: u32,
+    now: Timestamp,
+) -> Result<u64, LedgerError> {
+    // Another value for each loan: those of one borrower are not to be told together either.
+    const FORGET: &str = "UPDATE loans SET borrower = randomblob(16), forgotten = ? WHERE id IN \
+         (SELECT id FROM loans WHERE state IN ('refused', 'ended') AND forgotten IS NULL \
+          AND coalesce(ended, changed) < ? LIMIT ?)";
+    let update = sqlx::query(FORGET)
+        .bind(now.as_millisecond())
+        .bind(before.as_millisecond())
+        .bind(limit)
+        .execute(connection)
+        .await
+        .map_err(database)?;
+    Ok(update.rows_affected())
 }

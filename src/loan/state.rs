@@ -243,6 +243,8 @@ pub struct LoanRecord {
     pub refusal: Option<Refusal>,
     /// How far the borrower has read, as the app last said.
     pub progress: Option<Progress>,
+    /// When its borrower was forgotten: since then the pseudonym in its key is nobody's.
+    pub forgotten: Option<Timestamp>,
     /// When it last changed.
     pub changed: Timestamp,
 }
@@ -285,6 +287,7 @@ impl Loan {
             end_reason: None,
             refusal: None,
             progress: None,
+            forgotten: None,
             changed: at,
         })
     }

@@ -131,6 +131,7 @@ impl Readers {
                 (reader, until)
             }
         };
+        check_lifetime(&reader, now, keys.settings.max_lifetime, credential)?;
         let reader = Arc::new(reader);
         let entry = Verified { reader: Arc::clone(&reader), until };
         keys.verified.remember(hash, entry);
@@ -140,6 +141,11 @@ impl Readers {
     /// The pseudonym of a borrower's own id, which is not kept.
     pub fn pseudonym(&self, library: LibraryId, borrower: &str) -> Borrower {
         self.pseudonyms.of(library, borrower)
+    }
+
+    /// The longest that a token or a link may live.
+    pub fn max_lifetime(&self) -> Duration {
+        self.keys.load().settings.max_lifetime
     }
 
     /// For the ledger: a one-way fingerprint of the pseudonym key.
@@ -154,8 +160,8 @@ impl Readers {
 
     /// Mints a link token, good for `ttl` from now: text safe in a query and in a path segment, and its expiry.
     ///
-    /// None where no link key is configured, and for what no link may open: [`Scope::All`], or a prefix without
-    /// segments or too long for a URL.
+    /// None where no link key is configured, for a longer life than a link may have, and for what no link may open:
+    /// [`Scope::All`], or a prefix without segments or too long for a URL.
     pub fn mint_link(
         &self,
         library: LibraryId,
@@ -163,6 +169,9 @@ impl Readers {
         scope: &Scope,
         ttl: Duration,
     ) -> Option<(String, Timestamp)> {
+        if ttl > self.max_lifetime() {
+            return None;
+        }
         let now = whole_seconds(self.clock.now());
         let expires = whole_seconds(clock::after(now, ttl));
         let reader = Reader { library, borrower, issued: Some(now), expires, scope: scope.clone() };
@@ -197,6 +206,24 @@ impl Keys {
         }
         self.links.read(token)
     }
+}
+
+/// A credential that could outlive the memory of an end could borrow again what had ended (invariant 7). Where it does
+/// not say when it was issued, that can have been now at the latest.
+fn check_lifetime(
+    reader: &Reader,
+    now: Timestamp,
+    longest: Duration,
+    credential: &Credential<'_>,
+) -> Result<(), Refusal> {
+    let issued = reader.issued.unwrap_or(now);
+    if clock::until(issued, reader.expires) <= longest {
+        return Ok(());
+    }
+    Err(match credential {
+        Credential::Token(_) => Refusal::TokenLivesTooLong,
+        Credential::Link(_) => Refusal::LinkLivesTooLong,
+    })
 }
 
 /// A link is minted and read by gates of one configuration: its end needs no leeway, as a JWT's does.

@@ -25,6 +25,7 @@ pub(super) enum Refusal {
     TokenExpired,
     TokenNotYetValid,
     TokenIssuedAhead,
+    TokenLivesTooLong,
     TokenLibrary,
     TokenBorrower,
     LinkTwice,
@@ -33,6 +34,7 @@ pub(super) enum Refusal {
     LinkForged,
     LinkIssuedAhead,
     LinkExpired,
+    LinkLivesTooLong,
 }
 
 impl Refusal {
@@ -57,12 +59,14 @@ impl Refusal {
             | Refusal::TokenExpired
             | Refusal::TokenNotYetValid
             | Refusal::TokenIssuedAhead
+            | Refusal::TokenLivesTooLong
             | Refusal::TokenLibrary
             | Refusal::TokenBorrower
             | Refusal::LinkKey
             | Refusal::LinkForged
             | Refusal::LinkIssuedAhead
-            | Refusal::LinkExpired => Problem::ReaderUnauthenticated(self.sentence()),
+            | Refusal::LinkExpired
+            | Refusal::LinkLivesTooLong => Problem::ReaderUnauthenticated(self.sentence()),
         }
     }
 
@@ -103,6 +107,9 @@ impl Refusal {
             Refusal::TokenIssuedAhead => {
                 "The reader token was issued in the future. Check the clock of the login service."
             }
+            Refusal::TokenLivesTooLong => {
+                "The reader token is good for longer than this gate allows. Get one that expires sooner."
+            }
             Refusal::TokenLibrary => {
                 "The reader token does not name its library by an ISIL. Get a new token."
             }
@@ -117,6 +124,9 @@ impl Refusal {
                 "The signed link was issued in the future. Check the clock where it was made."
             }
             Refusal::LinkExpired => "The signed link has expired. Get a new link.",
+            Refusal::LinkLivesTooLong => {
+                "The signed link is good for longer than this gate allows. Get one that expires sooner."
+            }
         }
     }
 }

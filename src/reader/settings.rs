@@ -3,6 +3,7 @@
 //! `config` builds these; only `reader` reads them. `Debug` shows no secret, since secrets are `secrecy` types.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use secrecy::SecretString;
 
@@ -50,6 +51,8 @@ pub struct Settings {
     pub jwt: Option<JwtSettings>,
     /// Keys of links; the first signs.
     pub link_keys: Vec<LinkKey>,
+    /// The longest that a token or a link may live, from its issue to its expiry.
+    pub max_lifetime: Duration,
     /// `[privacy] pseudonym_key`: at least 32 bytes.
     pub pseudonym_key: SecretString,
 }

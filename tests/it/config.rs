@@ -341,6 +341,14 @@ const CASES: &[Case] = &[
         ],
     ),
     (
+        "a borrower who is forgotten before a token is",
+        "pseudonym_key = { file = \"certs/pseudonym.key\" }",
+        "pseudonym_key = { file = \"certs/pseudonym.key\" }\nretention = \"90d\"",
+        &[
+            "16: privacy.retention: a token or a link may live for 365 days, so that an old one could borrow again what was forgotten. Write a longer time here, or a shorter max_lifetime in [readers]",
+        ],
+    ),
+    (
         "a timeout without a unit",
         "auth = \"oauth\"",
         "auth = \"oauth\"\ntimeout = \"10\"",

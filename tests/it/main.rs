@@ -38,5 +38,6 @@ mod path_tricks;
 mod players;
 mod privacy;
 mod readme;
+mod retention;
 mod sandbox_command;
 mod support_commands;

@@ -1,0 +1,94 @@
+//! Who borrowed is forgotten in time: afterwards nothing in the ledger's file links a loan to its borrower, or one loan to
+//! another, while the audit trail verifies and an old token still borrows nothing.
+
+use std::collections::BTreeSet;
+use std::process::Command;
+use std::time::Duration;
+
+use http::StatusCode;
+use serde_json::Value;
+
+use crate::support::demo::files_below;
+use crate::support::scene::{Setting, movable};
+use crate::support::{AUDIO, BOOK, File, Scene};
+
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// Whether these bytes stand anywhere in the files of the ledger.
+fn is_in_the_ledger(scene: &Scene, bytes: &[u8]) -> bool {
+    let files = files_below(&scene.dir.path().join("data"));
+    assert!(files.iter().any(|file| file.extension().is_some_and(|extension| extension == "db")));
+    files.iter().any(|file| {
+        let content = std::fs::read(file).unwrap();
+        content.windows(bytes.len()).any(|window| window == bytes)
+    })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_borrower_is_forgotten_after_the_retention_and_not_before() {
+    let clock = movable();
+    let config = vec![
+        ("[readers.jwt]", "[readers]\nmax_lifetime = \"2d\"\n\n[readers.jwt]"),
+        ("[privacy]", "[privacy]\nretention = \"30d\""),
+    ];
+    let mut scene = Scene::set(Setting { config, clock: clock.clone(), ..Setting::default() }).await;
+    for isbn in [BOOK, AUDIO] {
+        scene.origin.put(&format!("{isbn}/file"), File::of(1000));
+    }
+    let token = scene.token("kari");
+    let get = async |scene: &Scene, isbn: &str, token: &str| {
+        scene.get(&scene.http1(), &format!("/files/{isbn}/file"), token).send().await.unwrap().status()
+    };
+    for isbn in [BOOK, AUDIO] {
+        assert_eq!(get(&scene, isbn, &token).await, StatusCode::OK);
+        let url = format!("{}/loans/{isbn}", scene.base);
+        scene.http1().delete(url).bearer_auth(&token).send().await.unwrap();
+    }
+    let ended = async || scene.ledger().await.iter().all(|loan| loan["state"] == "ended");
+    scene.until("both are over", ended).await;
+    let before = scene.ledger().await;
+    let pseudonym = before[0]["borrower"].as_str().unwrap().to_owned();
+    assert_eq!(before[1]["borrower"], pseudonym.as_str());
+    let borrower: loangate::loan::Borrower = pseudonym.parse().unwrap();
+
+    clock.advance(29 * DAY);
+    // A loan that lives is never forgotten, and by the same reader.
+    let fresh = scene.token("kari");
+    assert_eq!(get(&scene, BOOK, &fresh).await, StatusCode::OK);
+    clock.advance(2 * DAY);
+    let forgotten =
+        async || scene.ledger().await.iter().filter(|loan| loan["forgotten"].is_string()).count() == 2;
+    scene.until("both are forgotten", forgotten).await;
+    let after = scene.ledger().await;
+    let borrowers: BTreeSet<&str> = after.iter().map(|loan| loan["borrower"].as_str().unwrap()).collect();
+    assert_eq!(borrowers.len(), 3, "each is somebody else's now: {after:?}");
+    assert!(borrowers.contains(pseudonym.as_str()), "but for the one that lives");
+    assert_eq!(get(&scene, BOOK, &scene.token("kari")).await, StatusCode::OK, "and is read on");
+    assert_eq!(get(&scene, BOOK, &token).await, StatusCode::UNAUTHORIZED, "no old token outlives it");
+
+    // The last one too: then nothing in the files bears the pseudonym.
+    let url = format!("{}/loans/{BOOK}", scene.base);
+    scene.http1().delete(url).bearer_auth(scene.token("kari")).send().await.unwrap();
+    let ended = async || scene.ledger().await.iter().all(|loan| loan["state"] == "ended");
+    scene.until("it is over", ended).await;
+    assert!(is_in_the_ledger(&scene, borrower.as_bytes()), "what is looked for is where it is looked for");
+    clock.advance(31 * DAY);
+    let forgotten = async || scene.ledger().await.iter().all(|loan| loan["forgotten"].is_string());
+    scene.until("all are forgotten", forgotten).await;
+    scene.stop_gate().await;
+    assert!(!is_in_the_ledger(&scene, borrower.as_bytes()), "not even in a free page");
+    for arguments in [["audit", "verify"], ["ledger", "check"]] {
+        let run = Command::new(env!("CARGO_BIN_EXE_loangate"))
+            .args(arguments)
+            .arg("--config")
+            .arg(scene.config_file())
+            .output()
+            .unwrap();
+        assert!(run.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&run.stderr));
+    }
+    scene.start_gate().await;
+    let listed: Value =
+        scene.admin(&format!("/api/v1/loans?borrower={pseudonym}")).await.json().await.unwrap();
+    assert_eq!(listed["loans"], serde_json::json!([]));
+    scene.end().await;
+}
