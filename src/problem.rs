@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 use serde::Serialize;
+use utoipa::{ToResponse, ToSchema};
 
 /// Why a request is refused.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -69,10 +70,12 @@ pub enum Problem {
 }
 
 /// A problem document as it is sent (RFC 9457 §3), with the members of our own that some problems add.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
+#[schema(as = Problem)]
 pub struct Document<'a> {
     /// The stable slug.
     #[serde(rename = "type")]
+    #[schema(example = "loan-refused")]
     pub kind: &'static str,
     /// The slug as words.
     pub title: &'static str,
@@ -82,11 +85,18 @@ pub struct Document<'a> {
     pub detail: &'a str,
     /// Which refusal or limit it was.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = String, required = false)]
     pub reason: Option<&'a str>,
     /// After how many seconds to come back.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = u64, required = false)]
     pub retry_after: Option<u64>,
 }
+
+/// A refusal, in the description of the APIs.
+#[derive(Debug, ToResponse)]
+#[response(description = "A refusal: its `type` says which", content_type = "application/problem+json")]
+pub struct Refused(#[allow(dead_code)] Document<'static>);
 
 impl Problem {
     /// The HTTP status.

@@ -6,19 +6,29 @@ use axum::Json;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use serde::Deserialize;
+use utoipa::IntoParams;
 
 use super::App;
 use super::loans::{read, unreadable};
 use super::refused::Refused;
 use crate::circulation::{BalanceError, Report};
+use crate::problem;
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, IntoParams)]
 #[serde(default, deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(super) struct Asked {
+    /// Loans that were begun earlier are not looked at; else all that can live, and those of the last 60 days.
+    #[param(format = DateTime)]
     since: Option<String>,
 }
 
 /// Compares the ledger with Bokbasen's books, repairs what a rule allows, and reports.
+#[utoipa::path(post, path = "/api/v1/balance", tag = "support", params(Asked), responses(
+    (status = 200, description = "What differed, and what was done about it", body = Report),
+    (status = 400, response = inline(problem::Refused)), (status = 401, response = inline(problem::Refused)),
+    (status = 409, response = inline(problem::Refused)), (status = 503, response = inline(problem::Refused)),
+))]
 pub(super) async fn balance(
     State(app): State<Arc<App>>,
     asked: Result<Query<Asked>, QueryRejection>,

@@ -6,20 +6,31 @@ use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
 use http::StatusCode;
 use serde::Deserialize;
+use utoipa::IntoParams;
 
 use super::App;
 use super::refused::Refused;
+use crate::problem;
 
 /// The longest reason, in characters.
 const LONGEST: usize = 200;
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(super) struct Asked {
+    /// Why, in words for the history: up to 200 characters.
+    #[param(required, value_type = String)]
     reason: Option<String>,
 }
 
-/// Ends a loan: access stops before this answers, and the end is on its way to Bokbasen.
+/// Ends a loan: access stops before this answers, and the end is on its way to Bokbasen. Idempotent.
+#[utoipa::path(delete, path = "/api/v1/loans/{id}", operation_id = "support_end", tag = "support",
+    params(("id" = String, Path), Asked), responses(
+    (status = 202, description = "Access has stopped"),
+    (status = 400, response = inline(problem::Refused)), (status = 401, response = inline(problem::Refused)),
+    (status = 404, response = inline(problem::Refused)), (status = 503, response = inline(problem::Refused)),
+))]
 pub(super) async fn end(
     State(app): State<Arc<App>>,
     Path(id): Path<String>,

@@ -11,36 +11,53 @@ use axum::extract::State;
 use http::StatusCode;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::App;
 use super::refused::Refused;
 use crate::loan::{Isbn, LibraryId};
+use crate::problem;
 use crate::reader::Scope;
 
 /// How long a link is good for where nobody says.
 const TTL: Duration = Duration::from_secs(8 * 3600);
 
 /// No `Debug`: it holds a borrower's own id.
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct Wish {
+#[schema(as = LinkWish)]
+pub(super) struct Wish {
+    /// An ISIL.
+    #[schema(example = "NO-0301000")]
     library: String,
+    /// The borrower's own id, which becomes a pseudonym at once.
     borrower: String,
+    /// The title that it opens; or else a prefix.
     isbn: Option<String>,
+    /// The path below which it opens everything; or else a title.
     prefix: Option<String>,
+    /// How long it is good for; else 8 hours.
+    #[schema(example = "8h")]
     ttl: Option<String>,
 }
 
 /// A link that was minted.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Link)]
 pub(super) struct Minted {
     /// In the path form: relative links below it keep the token.
     url: String,
     /// In the query form: to be put after a file's path and a question mark.
     query: String,
+    #[schema(value_type = String, format = DateTime)]
     expires: Timestamp,
 }
 
+/// Mints a signed link.
+#[utoipa::path(post, path = "/api/v1/links", tag = "support", request_body = Wish, responses(
+    (status = 201, description = "The link, in both forms", body = Minted),
+    (status = 400, response = inline(problem::Refused)), (status = 401, response = inline(problem::Refused)),
+))]
 pub(super) async fn mint(
     State(app): State<Arc<App>>,
     body: Bytes,

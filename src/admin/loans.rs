@@ -9,81 +9,118 @@ use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 
 use super::refused::Refused;
 use super::{App, Parts};
 use crate::ledger::{Filter, HistoryRow, LedgerError};
-use crate::loan::{Loan, LoanView};
+use crate::loan::{Loan, LoanView, state_schema};
+use crate::problem;
 
 /// How many loans a page has where nobody says, and at most.
 const PAGE: u32 = 100;
 const LARGEST_PAGE: u32 = 1000;
 
 /// The filters as they are written. An unknown one is refused: it would else list everything.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, IntoParams)]
 #[serde(default, deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(super) struct Asked {
+    /// Of this library, by its ISIL.
     library: Option<String>,
+    /// Of this title.
     isbn: Option<String>,
+    /// In this state.
+    #[param(schema_with = state_schema)]
     state: Option<String>,
+    /// Of this borrower, by pseudonym.
     borrower: Option<String>,
+    /// Begun at this time or later.
+    #[param(format = DateTime)]
     since: Option<String>,
+    /// At most so many, from 1 to 1000; else 100.
+    #[param(value_type = u32, minimum = 1, maximum = 1000)]
     limit: Option<String>,
+    /// What a page gave as `next`.
     cursor: Option<String>,
 }
 
 /// A page of loans, and where the next one begins.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Page {
     loans: Vec<Shown>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = String, required = false)]
     next: Option<String>,
 }
 
 /// A loan as support sees it.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = SupportLoan)]
 pub(super) struct Shown {
+    #[schema(format = "uuid")]
     id: String,
     #[serde(flatten)]
     loan: LoanView,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = String, required = false)]
     end_reason: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = ShownRefusal, required = false)]
     refusal: Option<ShownRefusal>,
     /// It ended here more than a day ago, and Bokbasen has not acknowledged that.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
+    #[schema(required = false)]
     end_overdue: bool,
     /// When its borrower was forgotten: `borrower` is a random value since.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = String, required = false, format = DateTime)]
     forgotten: Option<Timestamp>,
     library: String,
     /// The pseudonym.
     borrower: String,
     reference: String,
+    #[schema(required)]
     lending_id: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Vec<ShownStep>, required = false)]
     history: Option<Vec<ShownStep>>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Refusal)]
 struct ShownRefusal {
     code: String,
     message: String,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = String, required = false, format = DateTime)]
     retry_at: Option<Timestamp>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Step)]
 struct ShownStep {
+    #[schema(value_type = String, format = DateTime)]
     at: Timestamp,
+    /// None for the intent, with which a loan begins.
+    #[schema(required)]
     from: Option<&'static str>,
+    #[schema(schema_with = state_schema)]
     to: &'static str,
+    /// What did it, in a word.
     cause: String,
+    /// In words, Bokbasen's own where there are any.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = String, required = false)]
     detail: Option<String>,
 }
 
-/// `GET /api/v1/loans`, the newest first.
+/// Loans, the newest first.
+#[utoipa::path(get, path = "/api/v1/loans", operation_id = "support_list", tag = "support", params(Asked), responses(
+    (status = 200, description = "A page of loans", body = Page),
+    (status = 400, response = inline(problem::Refused)), (status = 401, response = inline(problem::Refused)),
+    (status = 503, response = inline(problem::Refused)),
+))]
 pub(super) async fn list(
     State(app): State<Arc<App>>,
     asked: Result<Query<Asked>, QueryRejection>,
@@ -100,7 +137,13 @@ pub(super) async fn list(
     Ok(Json(Page { loans, next }))
 }
 
-/// `GET /api/v1/loans/{id}`, with its history.
+/// A loan with its history.
+#[utoipa::path(get, path = "/api/v1/loans/{id}", operation_id = "support_show", tag = "support",
+    params(("id" = String, Path)), responses(
+    (status = 200, description = "The loan", body = Shown),
+    (status = 401, response = inline(problem::Refused)), (status = 404, response = inline(problem::Refused)),
+    (status = 503, response = inline(problem::Refused)),
+))]
 pub(super) async fn one(State(app): State<Arc<App>>, Path(id): Path<String>) -> Result<Json<Shown>, Refused> {
     let id = id.parse().map_err(|_| Refused::NO_SUCH_LOAN)?;
     let loan = app.parts.ledger.loan(id).await.map_err(unreadable)?;

@@ -5,11 +5,15 @@
 //! bearer token (`/metrics` unless the configuration opens it), and that beyond this machine it speaks TLS only.
 
 mod auth;
+#[allow(unused_qualifications, reason = "utoipa's macros write them")]
 mod balance;
+#[allow(unused_qualifications, reason = "utoipa's macros write them")]
 mod ends;
 mod links;
 mod listen;
+#[allow(unused_qualifications, reason = "utoipa's macros write them")]
 mod loans;
+mod openapi;
 mod refused;
 
 use std::fmt;
@@ -52,7 +56,6 @@ pub struct Settings {
 }
 
 /// What the answers are made of.
-#[derive(Debug)]
 pub struct Parts {
     /// Which loans there are.
     pub ledger: Ledger,
@@ -72,8 +75,16 @@ pub struct Parts {
     pub catalog: Arc<Catalog>,
     /// What time it is.
     pub clock: Clock,
+    /// The description of the readers' API.
+    pub readers_api: utoipa::openapi::OpenApi,
     /// The server's TLS settings.
     pub tls: Arc<ServerConfig>,
+}
+
+impl fmt::Debug for Parts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Parts").field("public_base", &self.public_base).finish_non_exhaustive()
+    }
 }
 
 /// What is not as it should be.
@@ -127,10 +138,10 @@ pub struct Running {
     stop: CancellationToken,
 }
 
-#[derive(Debug)]
 struct App {
     settings: Settings,
     parts: Parts,
+    description: utoipa::openapi::OpenApi,
 }
 
 impl Admin {
@@ -149,7 +160,8 @@ impl Admin {
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
         };
-        let router = router(Arc::new(App { settings: settings.clone(), parts }));
+        let description = openapi::description(parts.readers_api.clone());
+        let router = router(Arc::new(App { settings: settings.clone(), parts, description }));
         let accepting = listen::accept(listener, tls, router, running.tasks.clone(), running.stop.clone());
         running.tasks.spawn(accepting);
         Ok(running)
@@ -182,6 +194,7 @@ fn router(app: Arc<App>) -> Router {
         .route("/api/v1/loans/{id}", get(loans::one).delete(ends::end))
         .route("/api/v1/links", post(links::mint))
         .route("/api/v1/balance", post(balance::balance))
+        .route("/openapi.json", get(openapi::describe))
         .fallback(async || Refused::NOT_FOUND)
         .method_not_allowed_fallback(async || Refused::METHOD)
         .layer(middleware::from_fn_with_state(app.clone(), guard));

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
+use utoipa::OpenApi;
 
 use super::stop::{Signals, Wish};
 use super::{CliError, say};
@@ -136,6 +137,7 @@ pub async fn start(config: Config, clock: Clock) -> Result<Running, CliError> {
         public_base: public_base(&certificates, server.address),
         catalog,
         clock,
+        readers_api: server::Api::openapi(),
         tls: certificates.config(),
     };
     let admin = Admin::start(&config.admin, parts).await.map_err(CliError::new)?;

@@ -13,4 +13,4 @@ pub use progress::Progress;
 pub use state::{
     EndReason, Event, IllegalTransition, Loan, LoanRecord, LoanState, OVERDUE_AFTER, Refusal, Terms,
 };
-pub use view::LoanView;
+pub use view::{LoanView, state_schema};

@@ -2,27 +2,37 @@
 
 use jiff::Timestamp;
 use serde::Serialize;
+use utoipa::ToSchema;
+use utoipa::openapi::schema::{ObjectBuilder, SchemaType, Type};
 
-use super::{Loan, Progress};
+use super::{Loan, LoanState, Progress};
 
 /// What both the readers' and the support API tell of a loan.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
+#[schema(as = Loan)]
 pub struct LoanView {
-    /// The title.
+    /// The title: an ISBN of 13 digits.
+    #[schema(example = "9788299999014", pattern = "^97[89][0-9]{10}$")]
     pub isbn: String,
-    /// The state, by its name.
+    /// The state.
+    #[schema(schema_with = state_schema)]
     pub state: &'static str,
     /// When it ends by itself, once it is accepted.
+    #[schema(required, value_type = Option<String>, format = DateTime)]
     pub due: Option<Timestamp>,
     /// The kind of licence, where Bokbasen names it.
+    #[schema(required, example = "PACKAGE")]
     pub licence_type: Option<String>,
     /// When it was begun.
+    #[schema(value_type = String, format = DateTime)]
     pub begun: Timestamp,
     /// When it ended.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = String, required = false, format = DateTime)]
     pub ended: Option<Timestamp>,
     /// How far the borrower has read, from 0 to 1, as the app last said.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = f64, required = false, minimum = 0, maximum = 1, example = 0.4)]
     pub progress: Option<f64>,
     /// The paths under which the title's files lie.
     pub files: Vec<String>,
@@ -43,4 +53,10 @@ impl LoanView {
             files,
         }
     }
+}
+
+/// The names of the states, for the description of the APIs.
+pub fn state_schema() -> ObjectBuilder {
+    let states = LoanState::ALL.map(LoanState::name);
+    ObjectBuilder::new().schema_type(SchemaType::Type(Type::String)).enum_values(Some(states))
 }

@@ -10,6 +10,7 @@ use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::{Line, respond};
 use crate::delivery::Body;
@@ -17,7 +18,7 @@ use crate::gate::{self, Availability};
 use crate::ledger::{Filter, LedgerError};
 use crate::loan::{Isbn, Loan, LoanView, Progress};
 use crate::path::RequestPath;
-use crate::problem::Problem;
+use crate::problem::{Problem, Refused};
 use crate::reader::{Reader, Scope};
 
 /// How many loans a reader is shown, the newest.
@@ -60,33 +61,44 @@ impl Asked {
     }
 }
 
-#[derive(Serialize)]
-struct List {
+/// A reader's loans, the newest first.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Loans {
     loans: Vec<LoanView>,
 }
 
 /// What an app says of how far a title was read.
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct Read {
+#[schema(as = Progress)]
+pub(super) struct Read {
+    /// The part of the title that was read.
+    #[schema(minimum = 0, maximum = 1, example = 0.4)]
     fraction: f64,
 }
 
 /// Whether a title can be had.
-#[derive(Serialize)]
-struct ShownAvailability {
+#[derive(Serialize, ToSchema)]
+#[schema(as = Availability)]
+pub(super) struct ShownAvailability {
     isbn: String,
+    /// Whether it can be borrowed now.
     available: bool,
+    /// When it can be borrowed next, where it cannot now and that is known.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = String, required = false, format = DateTime)]
     next_free: Option<Timestamp>,
     licences: Vec<ShownLicences>,
 }
 
 /// The licences of one type, taken together.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Licences)]
 struct ShownLicences {
     #[serde(rename = "type")]
+    #[schema(example = "PACKAGE")]
     kind: String,
+    /// How many loans can be begun under them now.
     free: u32,
 }
 
@@ -129,23 +141,10 @@ pub(super) async fn answer(
     match asked {
         Asked::All => list(line, &reader).await,
         Asked::One(isbn) if *method == Method::PUT => begin(line, &reader, isbn).await,
-        Asked::One(isbn) if *method == Method::DELETE => {
-            line.gate.revoke(reader.key(isbn)).await?;
-            Ok(respond::no_content())
-        }
-        Asked::One(isbn) => {
-            let loan = line.ledger.newest(&reader.key(isbn)).await.map_err(unreadable)?;
-            let loan = loan.ok_or(Problem::LoanNotFound)?;
-            json(StatusCode::OK, &view(line, &loan))
-        }
-        Asked::Progress(isbn) => {
-            line.gate.note_progress(reader.key(isbn), read(body).await?).await?;
-            Ok(respond::no_content())
-        }
-        Asked::Availability(isbn) => {
-            let there = line.gate.availability(reader.library, isbn).await?;
-            json(StatusCode::OK, &ShownAvailability::of(isbn, &there))
-        }
+        Asked::One(isbn) if *method == Method::DELETE => give_back(line, &reader, isbn).await,
+        Asked::One(isbn) => show(line, &reader, isbn).await,
+        Asked::Progress(isbn) => progress(line, &reader, isbn, body).await,
+        Asked::Availability(isbn) => availability(line, &reader, isbn).await,
     }
 }
 
@@ -153,7 +152,12 @@ fn view(line: &Line, loan: &Loan) -> LoanView {
     LoanView::of(loan, line.catalog.files_of(loan.key.isbn))
 }
 
-async fn list(line: &Line, reader: &Reader) -> Result<Response<Body>, Problem> {
+/// The reader's own loans, the newest 200.
+#[utoipa::path(get, path = "/loans", tag = "reader", responses(
+    (status = 200, description = "The loans", body = Loans),
+    (status = 401, response = inline(Refused)), (status = 503, response = inline(Refused)),
+))]
+pub(super) async fn list(line: &Line, reader: &Reader) -> Result<Response<Body>, Problem> {
     let filter = Filter {
         library: Some(reader.library),
         borrower: Some(reader.borrower),
@@ -161,11 +165,74 @@ async fn list(line: &Line, reader: &Reader) -> Result<Response<Body>, Problem> {
         ..Filter::default()
     };
     let loans = line.ledger.page(&filter).await.map_err(unreadable)?;
-    json(StatusCode::OK, &List { loans: loans.iter().map(|loan| view(line, loan)).collect() })
+    json(StatusCode::OK, &Loans { loans: loans.iter().map(|loan| view(line, loan)).collect() })
 }
 
-/// Begins a loan because the reader says so; idempotent. Invariant 7 holds here too: an old token borrows nothing again.
-async fn begin(line: &Line, reader: &Reader, isbn: Isbn) -> Result<Response<Body>, Problem> {
+/// The reader's loan of a title: the one that lives, or else the newest that there was.
+#[utoipa::path(get, path = "/loans/{isbn}", tag = "reader", params(("isbn" = String, Path)), responses(
+    (status = 200, description = "The loan", body = LoanView),
+    (status = 401, response = inline(Refused)), (status = 404, response = inline(Refused)),
+    (status = 503, response = inline(Refused)),
+))]
+pub(super) async fn show(line: &Line, reader: &Reader, isbn: Isbn) -> Result<Response<Body>, Problem> {
+    let loan = line.ledger.newest(&reader.key(isbn)).await.map_err(unreadable)?;
+    json(StatusCode::OK, &view(line, &loan.ok_or(Problem::LoanNotFound)?))
+}
+
+/// Gives a loan back. Idempotent, also where there is none; streams that run are cut within a second.
+#[utoipa::path(delete, path = "/loans/{isbn}", tag = "reader", params(("isbn" = String, Path)), responses(
+    (status = 204, description = "There is no live loan any more"),
+    (status = 401, response = inline(Refused)), (status = 404, response = inline(Refused)),
+    (status = 503, response = inline(Refused)),
+))]
+pub(super) async fn give_back(line: &Line, reader: &Reader, isbn: Isbn) -> Result<Response<Body>, Problem> {
+    line.gate.revoke(reader.key(isbn)).await?;
+    Ok(respond::no_content())
+}
+
+/// Says how far a title was read, for the newest loan of it, also after its end. Idempotent.
+#[utoipa::path(
+    put, path = "/loans/{isbn}/progress", tag = "reader", params(("isbn" = String, Path)), request_body = Read,
+    responses(
+        (status = 204, description = "It is kept"),
+        (status = 400, response = inline(Refused)), (status = 401, response = inline(Refused)),
+        (status = 404, response = inline(Refused)), (status = 503, response = inline(Refused)),
+    )
+)]
+pub(super) async fn progress(
+    line: &Line,
+    reader: &Reader,
+    isbn: Isbn,
+    body: Incoming,
+) -> Result<Response<Body>, Problem> {
+    line.gate.note_progress(reader.key(isbn), read(body).await?).await?;
+    Ok(respond::no_content())
+}
+
+/// Whether the reader's library can lend a title now; up to `lending.availability_ttl` old.
+#[utoipa::path(get, path = "/loans/{isbn}/availability", tag = "reader", params(("isbn" = String, Path)), responses(
+    (status = 200, description = "What is free", body = ShownAvailability),
+    (status = 401, response = inline(Refused)), (status = 403, response = inline(Refused)),
+    (status = 404, response = inline(Refused)), (status = 503, response = inline(Refused)),
+))]
+pub(super) async fn availability(
+    line: &Line,
+    reader: &Reader,
+    isbn: Isbn,
+) -> Result<Response<Body>, Problem> {
+    let there = line.gate.availability(reader.library, isbn).await?;
+    json(StatusCode::OK, &ShownAvailability::of(isbn, &there))
+}
+
+/// Begins a loan because the reader says so. Idempotent; an old token borrows nothing again that has ended.
+#[utoipa::path(put, path = "/loans/{isbn}", tag = "reader", params(("isbn" = String, Path)), responses(
+    (status = 201, description = "The loan, which was begun", body = LoanView),
+    (status = 200, description = "The loan, which lives already", body = LoanView),
+    (status = 401, response = inline(Refused)), (status = 403, response = inline(Refused)),
+    (status = 404, response = inline(Refused)), (status = 429, response = inline(Refused)),
+    (status = 503, response = inline(Refused)),
+))]
+pub(super) async fn begin(line: &Line, reader: &Reader, isbn: Isbn) -> Result<Response<Body>, Problem> {
     let request =
         gate::Request { key: reader.key(isbn), issued: reader.issued, continues: false, explicit: false };
     let (id, is_new) = line.gate.begin(&request).await?;

@@ -115,6 +115,18 @@ struct Worker {
     stopping: Stopping,
 }
 
+/// The description of the readers' API, in OpenAPI 3.1.
+#[derive(Debug, utoipa::OpenApi)]
+#[openapi(paths(
+    loans_api::list,
+    loans_api::show,
+    loans_api::begin,
+    loans_api::give_back,
+    loans_api::progress,
+    loans_api::availability
+))]
+pub struct Api;
+
 /// Starts one worker for each of these ways to the origins, of which every worker has its own.
 ///
 /// # Errors

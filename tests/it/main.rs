@@ -32,6 +32,7 @@ mod licences;
 mod loans_api;
 mod main_job;
 mod memory;
+mod openapi;
 mod origin_faults;
 mod outage;
 mod path_tricks;

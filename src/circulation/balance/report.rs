@@ -2,14 +2,16 @@
 
 use jiff::Timestamp;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 /// How many findings are told one by one; what went wrong wholesale is told by its count.
 const TOLD: usize = 1000;
 
 /// The ledger beside Bokbasen's listing.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Report {
     /// When it was begun.
+    #[schema(value_type = String, format = DateTime)]
     pub at: Timestamp,
     /// Whether every library could be compared, and nothing is left that was not repaired.
     pub balanced: bool,
@@ -22,11 +24,12 @@ pub struct Report {
 }
 
 /// One library's part.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Compared {
     /// Its ISIL.
     pub library: String,
     /// Loans that were begun earlier were not looked at.
+    #[schema(value_type = String, format = DateTime)]
     pub since: Timestamp,
     /// How many loans Bokbasen lists.
     pub there: usize,
@@ -38,11 +41,12 @@ pub struct Compared {
     pub accepted_here: usize,
     /// Why it could not be compared to the end.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = String, required = false)]
     pub failed: Option<String>,
 }
 
 /// One difference.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Finding {
     /// What differs.
     pub kind: Kind,
@@ -52,22 +56,26 @@ pub struct Finding {
     pub library: String,
     /// Of which title, where that is known.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = String, required = false)]
     pub isbn: Option<String>,
     /// Its id in the ledger, where it is there.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = String, required = false)]
     pub loan: Option<String>,
     /// The reference that it was begun with.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = String, required = false)]
     pub reference: Option<String>,
     /// Bokbasen's id.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = String, required = false)]
     pub lending_id: Option<String>,
     /// In words.
     pub detail: String,
 }
 
 /// What differs.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {
     /// It bears a reference of this program, and the ledger does not have it.
@@ -99,7 +107,7 @@ impl Kind {
 }
 
 /// What was done about a difference.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Done {
     /// Nothing: a person has to look.

@@ -1,0 +1,50 @@
+//! `GET /openapi.json`: both HTTP APIs, the readers' and support's, described from the code that answers.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use utoipa::OpenApi;
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
+use utoipa::openapi::{OpenApi as Description, SecurityRequirement};
+
+use super::{App, balance, ends, links, loans};
+use crate::problem::Document;
+
+#[derive(OpenApi)]
+#[openapi(
+    info(title = "loangate", description = "Files under loans that Bokbasen has accepted."),
+    tags(
+        (name = "reader", description = "On the public listener, with a reader's token: the reader's own loans."),
+        (name = "support", description = "On the admin listener, with the admin token."),
+    ),
+    paths(loans::list, loans::one, ends::end, links::mint, balance::balance),
+    components(schemas(Document<'static>))
+)]
+struct Support;
+
+pub(super) async fn describe(State(app): State<Arc<App>>) -> Json<Description> {
+    Json(app.description.clone())
+}
+
+/// The description of both, with the tokens that they need.
+pub(super) fn description(readers: Description) -> Description {
+    let bearer = |words: &str| {
+        let scheme = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).description(Some(words));
+        SecurityScheme::Http(scheme.build())
+    };
+    let mut all = Support::openapi();
+    all.merge(readers);
+    let components = all.components.get_or_insert_default();
+    components.add_security_scheme("reader", bearer("A reader's token: a JWT of the login service."));
+    components.add_security_scheme("support", bearer("The admin token of the configuration."));
+    for path in all.paths.paths.values_mut() {
+        let operations = [&mut path.get, &mut path.put, &mut path.post, &mut path.delete];
+        for operation in operations.into_iter().flatten() {
+            // The tag says who asks, and the scheme of the same name what they show.
+            let scheme = operation.tags.iter().flatten().next().cloned().unwrap_or_default();
+            operation.security = Some(vec![SecurityRequirement::new::<_, [&str; 0], &str>(scheme, [])]);
+        }
+    }
+    all
+}

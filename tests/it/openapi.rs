@@ -1,0 +1,220 @@
+//! The description of the HTTP APIs is true: every operation in it is asked for, and what is answered is what it says, to
+//! the last member; and every refusal is a problem document with a status that it lists.
+
+use std::collections::BTreeSet;
+
+use http::StatusCode;
+use serde_json::{Value, json};
+
+use crate::support::scene::Setting;
+use crate::support::{BOOK, LIBRARY, Scene};
+
+/// A call: method, path, body, the status that it must have.
+type Asked = (&'static str, String, Option<Value>, u16);
+
+/// The description, and what of it was seen.
+struct Described {
+    document: Value,
+    seen: BTreeSet<String>,
+}
+
+impl Described {
+    /// The operation of a path: its template, and what is described of it.
+    fn operation(&self, method: &str, path: &str) -> (String, Value) {
+        let path = path.split('?').next().unwrap();
+        let fits = |template: &str| {
+            let (template, path): (Vec<_>, Vec<_>) =
+                (template.split('/').collect(), path.split('/').collect());
+            template.len() == path.len()
+                && template.iter().zip(&path).all(|(one, other)| one == other || one.starts_with('{'))
+        };
+        let paths = self.document["paths"].as_object().unwrap();
+        let (template, item) =
+            paths.iter().find(|(template, _)| fits(template)).unwrap_or_else(|| panic!("{path}"));
+        let operation = item[method.to_lowercase()].clone();
+        assert!(operation.is_object(), "{method} {template} is not described");
+        (template.clone(), operation)
+    }
+
+    /// Compares an answer with what is described of it.
+    fn check(&mut self, method: &str, path: &str, status: StatusCode, kind: &str, body: &[u8]) {
+        let (template, operation) = self.operation(method, path);
+        let response = &operation["responses"][status.as_str()];
+        let response = match response["$ref"].as_str() {
+            Some(reference) => self.document.pointer(reference.trim_start_matches('#')).unwrap(),
+            None => response,
+        };
+        assert!(response.is_object(), "{method} {template} answered {status}, which is not described");
+        let content = &response["content"];
+        if body.is_empty() {
+            assert!(content.is_null(), "{method} {template} {status} has no body");
+        } else {
+            let schema = &content[kind]["schema"];
+            assert!(
+                schema.is_object(),
+                "{method} {template} {status}: {kind} is not described: {response:#}"
+            );
+            let body: Value = serde_json::from_slice(body).unwrap();
+            self.valid(schema, &body);
+            self.documented(schema, &body, &template);
+        }
+        self.seen.insert(format!("{method} {template}"));
+    }
+
+    fn valid(&self, schema: &Value, body: &Value) {
+        let mut whole = json!({ "components": self.document["components"] });
+        whole.as_object_mut().unwrap().extend(schema.as_object().unwrap().clone());
+        let validator = jsonschema::options().should_validate_formats(true).build(&whole).unwrap();
+        let errors: Vec<String> = validator.iter_errors(body).map(|error| error.to_string()).collect();
+        assert!(errors.is_empty(), "{errors:?}: {body:#}");
+    }
+
+    /// A schema with all its parts: what it refers to, and what it is put together of.
+    fn parts<'a>(&'a self, schema: &'a Value, parts: &mut Vec<&'a Value>) {
+        if let Some(reference) = schema["$ref"].as_str() {
+            return self.parts(self.document.pointer(reference.trim_start_matches('#')).unwrap(), parts);
+        }
+        parts.push(schema);
+        for several in ["allOf", "oneOf", "anyOf"] {
+            for part in schema[several].as_array().into_iter().flatten() {
+                self.parts(part, parts);
+            }
+        }
+    }
+
+    /// No member is answered that is not described.
+    fn documented(&self, schema: &Value, body: &Value, at: &str) {
+        let mut parts = Vec::new();
+        self.parts(schema, &mut parts);
+        match body {
+            Value::Array(list) => {
+                let items = parts.iter().find_map(|part| part.get("items")).unwrap_or_else(|| panic!("{at}"));
+                list.iter().for_each(|entry| self.documented(items, entry, at));
+            }
+            Value::Object(members) => {
+                for (name, value) in members {
+                    let described = parts.iter().find_map(|part| part["properties"].get(name));
+                    let described = described.unwrap_or_else(|| panic!("{at}: {name} is not described"));
+                    self.documented(described, value, &format!("{at} {name}"));
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Makes a call, at the listener that its path belongs to, and compares the answer.
+async fn call(scene: &Scene, described: &mut Described, asked: &Asked, token: &str) -> Value {
+    let (method, path, body, expected) = asked;
+    let admin = std::fs::read_to_string(scene.dir.path().join("certs/admin.token")).unwrap();
+    let support = path.starts_with("/api/");
+    let (base, token) = if support { (&scene.admin, admin.as_str()) } else { (&scene.base, token) };
+    let client = if support { reqwest::Client::builder().no_proxy().build().unwrap() } else { scene.http1() };
+    let mut request = client.request(method.parse().unwrap(), format!("{base}{path}")).bearer_auth(token);
+    if let Some(body) = body {
+        request = request.body(body.to_string());
+    }
+    let answer = request.send().await.unwrap();
+    let status = answer.status();
+    let kind = answer.headers().get("content-type").map_or("", |kind| kind.to_str().unwrap()).to_owned();
+    let body = answer.bytes().await.unwrap();
+    assert_eq!(status.as_u16(), *expected, "{method} {path}: {}", String::from_utf8_lossy(&body));
+    assert!(status.is_success() || kind == "application/problem+json", "{method} {path}: {kind}");
+    described.check(method, path, status, &kind, &body);
+    serde_json::from_slice(&body).unwrap_or_default()
+}
+
+#[tokio::test]
+async fn every_operation_answers_as_it_is_described_and_none_is_left_out() {
+    let scene = Scene::set(Setting::default()).await;
+    assert_eq!(reqwest::get(format!("{}/openapi.json", scene.admin)).await.unwrap().status(), 401);
+    let document: Value = scene.admin("/openapi.json").await.json().await.unwrap();
+    assert!(document["openapi"].as_str().unwrap().starts_with("3.1"), "{document:#}");
+    let mut described = Described { document, seen: BTreeSet::new() };
+    let token = scene.token("kari");
+    let (loan, other) = (format!("/loans/{BOOK}"), "/loans/9788299999021".to_owned());
+    scene
+        .fault(&json!({ "call": "begin", "isbn": "9788299999021",
+            "effect": { "refuse": { "code": "NO_FREE_LICENSE", "retry_after": 60 } } }))
+        .await;
+    let nowhere = format!("/api/v1/loans/{}", uuid::Uuid::now_v7());
+    let wish = json!({ "library": LIBRARY, "borrower": "kari", "isbn": BOOK });
+    let calls: [Asked; 30] = [
+        ("GET", "/loans".into(), None, 200),
+        ("GET", loan.clone(), None, 404),
+        ("PUT", format!("{loan}/progress"), Some(json!({ "fraction": 0.4 })), 404),
+        ("DELETE", loan.clone(), None, 204),
+        ("PUT", loan.clone(), None, 201),
+        ("PUT", loan.clone(), None, 200),
+        ("PUT", other.clone(), None, 403),
+        ("PUT", "/loans/9788299999015".into(), None, 404),
+        ("GET", loan.clone(), None, 200),
+        ("PUT", format!("{loan}/progress"), Some(json!({ "fraction": 0.4 })), 204),
+        ("PUT", format!("{loan}/progress"), Some(json!({ "fraction": 4 })), 400),
+        ("GET", format!("{loan}/availability"), None, 200),
+        ("GET", "/loans".into(), None, 200),
+        ("GET", "/api/v1/loans".into(), None, 200),
+        ("GET", "/api/v1/loans?limit=1".into(), None, 200),
+        ("GET", "/api/v1/loans?state=refused".into(), None, 200),
+        ("GET", "/api/v1/loans?cursor=kari".into(), None, 400),
+        ("GET", "/api/v1/loans?colour=red".into(), None, 400),
+        ("GET", nowhere.clone(), None, 404),
+        ("DELETE", format!("{nowhere}?reason=x"), None, 404),
+        ("DELETE", nowhere, None, 400),
+        ("POST", "/api/v1/links".into(), Some(wish), 201),
+        ("POST", "/api/v1/links".into(), Some(json!({ "library": LIBRARY })), 400),
+        ("POST", "/api/v1/links".into(), Some(json!("kari")), 400),
+        ("POST", "/api/v1/balance".into(), None, 200),
+        ("POST", "/api/v1/balance?since=now".into(), None, 400),
+        ("POST", "/api/v1/balance?until=now".into(), None, 400),
+        ("DELETE", loan.clone(), None, 204),
+        ("PUT", loan.clone(), None, 403),
+        ("GET", loan.clone(), None, 200),
+    ];
+    for asked in &calls {
+        call(&scene, &mut described, asked, &token).await;
+    }
+    let page = call(&scene, &mut described, &("GET", "/api/v1/loans".into(), None, 200), &token).await;
+    for loan in page["loans"].as_array().unwrap() {
+        let path = format!("/api/v1/loans/{}", loan["id"].as_str().unwrap());
+        call(&scene, &mut described, &("GET", path.clone(), None, 200), &token).await;
+        call(&scene, &mut described, &("DELETE", format!("{path}?reason=x"), None, 202), &token).await;
+    }
+    // Nobody is let in without a token, and that is described of every operation.
+    let paths = described.document["paths"].as_object().unwrap().clone();
+    let mut all = BTreeSet::new();
+    for (template, item) in &paths {
+        for (method, operation) in item.as_object().unwrap() {
+            let method = method.to_uppercase();
+            let path = template.replace("{isbn}", BOOK).replace("{id}", &uuid::Uuid::now_v7().to_string());
+            let base = if path.starts_with("/api/") { &scene.admin } else { &scene.base };
+            let client = scene.http1();
+            let client = if path.starts_with("/api/") { reqwest::Client::new() } else { client };
+            let answer =
+                client.request(method.parse().unwrap(), format!("{base}{path}")).send().await.unwrap();
+            assert_eq!(answer.status(), StatusCode::UNAUTHORIZED, "{method} {path}");
+            assert!(operation["responses"]["401"].is_object() && operation["security"][0].is_object());
+            all.insert(format!("{method} {template}"));
+        }
+    }
+    assert_eq!(described.seen, all, "every operation was asked for");
+    // What the README names is described.
+    assert_eq!(all.len(), 11);
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn an_outage_is_described_too() {
+    let mut scene = Scene::set(Setting::default()).await;
+    let document: Value = scene.admin("/openapi.json").await.json().await.unwrap();
+    let mut described = Described { document, seen: BTreeSet::new() };
+    scene.stop_sandbox().await;
+    let token = scene.token("kari");
+    for path in [format!("/loans/{BOOK}"), format!("/loans/{BOOK}/availability")] {
+        let method = if path.ends_with("availability") { "GET" } else { "PUT" };
+        let document = call(&scene, &mut described, &(method, path, None, 503), &token).await;
+        assert_eq!(document["type"], "lending-unavailable");
+        assert!(document["retry_after"].as_u64().is_some());
+    }
+    scene.end().await;
+}
