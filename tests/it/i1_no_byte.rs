@@ -128,7 +128,7 @@ async fn a_refusal_that_no_longer_holds_can_be_asked_for_again() {
 async fn a_loan_that_is_over_opens_nothing_and_an_old_token_does_not_borrow_again() {
     let clock = movable();
     let scene = scene_with_a_book(Setting { clock: clock.clone(), ..Setting::default() }).await;
-    let far = clock.now().as_second() + 400 * 86_400;
+    let far = clock.now().as_second() + 300 * 86_400;
     let old = scene.token_with(&json!({ "sub": "kari", "exp": far }));
     let ageless = {
         let now = clock.now().as_second();
