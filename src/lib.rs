@@ -11,7 +11,7 @@
 //!
 //! # Who may call whom
 //!
-//! The vocabulary ([`loan`], [`path`], [`problem`], [`clock`]) calls nothing else of ours, and everyone may call it and
+//! The vocabulary ([`loan`], [`path`], [`problem`], [`clock`], and `crash`, where tests let it die) calls nothing else of ours, and everyone may call it and
 //! [`telemetry`]. Besides, and nothing upwards; a test reads the sources against this table:
 //!
 //! | module | may call |
@@ -45,6 +45,7 @@ pub mod circulation;
 pub mod cli;
 pub mod clock;
 pub mod config;
+mod crash;
 pub mod delivery;
 pub mod gate;
 pub mod ledger;

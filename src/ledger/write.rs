@@ -19,6 +19,7 @@ use super::process::Process;
 use super::row::{COLUMNS, loan_of, save};
 use super::{Cause, Intended, LedgerError};
 use crate::clock::Clock;
+use crate::crash::{self, Edge};
 use crate::loan::{Event, Loan, LoanId, LoanKey, LoanState, Progress};
 use crate::telemetry::Metrics;
 
@@ -48,9 +49,21 @@ pub(super) enum Command {
 enum Done {
     Intended(Result<Intended, LedgerError>, Answer<Intended>),
     Applied(Result<Loan, LedgerError>, &'static str, Answer<Loan>),
-    /// Whether there was anything to write.
-    Written(Result<bool, LedgerError>, Answer<bool>),
+    /// By its name, whether there was anything to write.
+    Written(Result<bool, LedgerError>, &'static str, Answer<bool>),
     Forgotten(Result<u64, LedgerError>, Answer<u64>),
+}
+
+impl Done {
+    /// What was done, for those who let it crash there.
+    fn name(&self) -> &'static str {
+        match self {
+            Done::Intended(..) => "intended",
+            Done::Applied(_, event, _) => event,
+            Done::Written(_, name, _) => name,
+            Done::Forgotten(..) => "forgotten",
+        }
+    }
 }
 
 /// What the writing task has.
@@ -167,12 +180,12 @@ impl Writer {
                 }
                 Command::Adopt { id, answer } => {
                     let (result, broken) = rule(adopt(&mut transaction, id, &owner, &self.process).await);
-                    done.push(Done::Written(result, answer));
+                    done.push(Done::Written(result, "adopted", answer));
                     broken
                 }
                 Command::Progress { id, progress, answer } => {
                     let (result, broken) = rule(note_progress(&mut transaction, id, progress).await);
-                    done.push(Done::Written(result, answer));
+                    done.push(Done::Written(result, "progress", answer));
                     broken
                 }
                 Command::Forget { before, limit, answer } => {
@@ -187,7 +200,10 @@ impl Writer {
             }
         }
         let head = trail.head;
-        transaction.commit().await.map(|()| head)
+        done.iter().for_each(|done| crash::point("commit", done.name(), Edge::Before));
+        transaction.commit().await?;
+        done.iter().for_each(|done| crash::point("commit", done.name(), Edge::After));
+        Ok(head)
     }
 
     /// Notes that the newest link is to be kept apart, within a second.
@@ -223,7 +239,7 @@ impl Writer {
                 }
                 let _ = answer.send(result);
             }
-            Done::Written(result, answer) => {
+            Done::Written(result, _, answer) => {
                 let _ = answer.send(result);
             }
             Done::Forgotten(result, answer) => {
@@ -247,7 +263,7 @@ fn fail(done: Done, why: &str) {
     match done {
         Done::Intended(_, answer) => drop(answer.send(Err(error()))),
         Done::Applied(_, _, answer) => drop(answer.send(Err(error()))),
-        Done::Written(_, answer) => drop(answer.send(Err(error()))),
+        Done::Written(_, _, answer) => drop(answer.send(Err(error()))),
         Done::Forgotten(_, answer) => drop(answer.send(Err(error()))),
     }
 }
@@ -259,9 +275,8 @@ fn unwritten(command: Command) -> Option<Done> {
         Command::Apply { event, answer, .. } => {
             Some(Done::Applied(Err(LedgerError::Closed), event.name(), answer))
         }
-        Command::Adopt { answer, .. } | Command::Progress { answer, .. } => {
-            Some(Done::Written(Err(LedgerError::Closed), answer))
-        }
+        Command::Adopt { answer, .. } => Some(Done::Written(Err(LedgerError::Closed), "adopted", answer)),
+        Command::Progress { answer, .. } => Some(Done::Written(Err(LedgerError::Closed), "progress", answer)),
         Command::Forget { answer, .. } => Some(Done::Forgotten(Err(LedgerError::Closed), answer)),
         Command::Close { .. } => None,
     }

@@ -18,6 +18,7 @@ use super::guard::Guard;
 use super::wire::{ErrorBody, Path, Query};
 use super::{CallError, SetUpError, Settings};
 use crate::clock::{self, Clock};
+use crate::crash::{self, Edge};
 use crate::telemetry::Metrics;
 
 /// How long a connection may take to be made.
@@ -194,7 +195,10 @@ impl Transport {
         if let Some(body) = &call.body {
             request = request.header(CONTENT_TYPE, "application/json").body(body.clone());
         }
-        let response = request.send().await.map_err(|error| {
+        crash::point("send", call.name, Edge::Before);
+        let answered = request.send().await;
+        crash::point("send", call.name, Edge::After);
+        let response = answered.map_err(|error| {
             // Without a connection nothing can have left; anything else may have.
             if error.is_connect() {
                 CallError::NotSent(cause(error))

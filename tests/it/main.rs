@@ -1,7 +1,7 @@
 //! Behaviour, tried on the real thing: one binary, so that the whole gate is linked once.
 //!
 //! Most tests start a gate in this process, between the sandbox and an origin that they can script, and speak to it over
-//! TLS. Those of crashes, memory and command lines start the built program. `support` has what they share.
+//! TLS. Those of memory and command lines start the built program, and those of crashes are a binary of their own. `support` has what they share.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -10,6 +10,8 @@
     clippy::print_stdout
 )]
 
+// Shared with `tests/crash`, which uses another part of it.
+#[allow(dead_code)]
 #[path = "../support/mod.rs"]
 mod support;
 #[path = "../conformance/table.rs"]
@@ -21,7 +23,6 @@ mod brake;
 mod config;
 mod conformance_lending;
 mod conformance_sandbox;
-mod crash;
 mod drain;
 mod i1_no_byte;
 mod i2_one_loan;

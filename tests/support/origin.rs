@@ -13,6 +13,8 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use jiff::Timestamp;
+use loangate::clock::Clock;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -123,6 +125,7 @@ pub(crate) struct Asked {
     pub(crate) method: Method,
     pub(crate) path: String,
     pub(crate) headers: HeaderMap,
+    pub(crate) at: Timestamp,
 }
 
 #[derive(Debug, Default)]
@@ -192,8 +195,12 @@ async fn accept(listener: TcpListener, state: Arc<State>, stop: CancellationToke
 
 async fn answer(state: Arc<State>, request: Request<Incoming>) -> Result<Response<Sent>, Infallible> {
     let path = request.uri().path().to_owned();
-    let asked =
-        Asked { method: request.method().clone(), path: path.clone(), headers: request.headers().clone() };
+    let asked = Asked {
+        method: request.method().clone(),
+        path: path.clone(),
+        headers: request.headers().clone(),
+        at: Clock::system().now(),
+    };
     state.asked.lock().unwrap().push(asked);
     let file = state.files.lock().unwrap().get(&path).cloned();
     let Some(file) = file else {

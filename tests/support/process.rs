@@ -37,6 +37,33 @@ impl Process {
         Process::start(command, config.with_file_name("serve.log")).await
     }
 
+    /// As [`Process::serve`], to end itself at this place (`src/crash.rs`).
+    pub(crate) async fn serve_until(config: &Path, place: &str) -> Process {
+        let mut command = program("serve");
+        command.arg("--config").arg(config).env("LOANGATE_CRASH", place);
+        Process::start(command, config.with_file_name("serve.log")).await
+    }
+
+    /// As [`Process::serve_until`], for a place that it comes to by itself: how it ended.
+    pub(crate) async fn serve_until_death(config: &Path, place: &str) -> ExitStatus {
+        let mut command = program("serve");
+        let errors = OpenOptions::new().create(true).append(true).open(config.with_file_name("serve.log"));
+        command.arg("--config").arg(config).env("LOANGATE_CRASH", place);
+        let mut child =
+            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(errors.unwrap()).spawn().unwrap();
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = child.try_wait().unwrap() {
+                return status;
+            }
+            if Instant::now() > deadline {
+                let _ = child.kill();
+                return child.wait().unwrap();
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
     /// Starts it and waits for its ready line.
     async fn start(mut command: Command, log: PathBuf) -> Process {
         // Appended, so that the log of a process that was killed before is there as well.

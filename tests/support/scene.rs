@@ -131,6 +131,14 @@ impl Scene {
         process
     }
 
+    /// As [`Scene::spawn_gate`], with a process that ends itself at this place.
+    pub(crate) async fn spawn_gate_until(&mut self, place: &str) -> Process {
+        let process = Process::serve_until(&self.config_file(), place).await;
+        self.base = process.told("base_url");
+        self.admin = process.told("admin_url");
+        process
+    }
+
     pub(crate) async fn stop_gate(&mut self) {
         self.gate.take().unwrap().stop().await;
     }

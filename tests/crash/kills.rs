@@ -1,11 +1,10 @@
-//! kill -9 at any moment: a begin that had left is found again, and never made twice.
-//!
-//! The gate is a process of its own; the sandbox and the origin outlive it in this one, as Bokbasen and the storage do.
+//! kill -9 at any moment: a begin that had left is found again and never made twice, and an end arrives.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use http::StatusCode;
+use jiff::Timestamp;
 use loangate::clock::Clock;
 use loangate::ledger::AuditKey;
 use loangate::reader::Readers;
@@ -23,6 +22,8 @@ const SERVED_WITHIN: Duration = Duration::from_secs(30);
 #[derive(Clone, Debug)]
 struct Asker {
     path: String,
+    /// Where its loan is asked for.
+    loan: String,
     token: String,
     /// The pseudonym and the title, as the sandbox's books have them.
     booked: (String, String),
@@ -41,7 +42,7 @@ async fn fifty_kills_at_random_moments_make_no_loan_twice_and_lose_none() {
     kills(50, &json!([])).await;
 }
 
-/// Half an hour: `cargo test --release --test it -- --ignored --nocapture a_thousand`.
+/// Half an hour: `cargo test --release --test crash -- --ignored --nocapture`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "takes half an hour"]
 async fn a_thousand_kills_while_answers_are_lost_make_no_loan_twice_and_lose_none() {
@@ -51,21 +52,22 @@ async fn a_thousand_kills_while_answers_are_lost_make_no_loan_twice_and_lose_non
         { "call": "begin", "probability": 0.05, "effect": "cut_before" },
         { "call": "get", "probability": 0.1, "effect": { "status": { "status": 503 } } },
         { "call": "list", "probability": 0.1, "effect": "garbage" },
+        { "call": "return", "probability": 0.1, "effect": "cut_after" },
+        { "call": "return", "probability": 0.1, "effect": "cut_before" },
+        { "call": "cancel", "probability": 0.1, "effect": "cut_after" },
     ]);
     kills(1000, &lost).await;
 }
 
-/// So many kills at random moments of first requests, each followed by a restart, while the sandbox misbehaves so.
+/// So many kills at random moments of first requests and returns, each followed by a restart, while the sandbox
+/// misbehaves so.
 async fn kills(rounds: usize, faults: &Value) {
     let mut chance = chance();
     // Long enough after a kill for the begin to land and to show: 60 ms and 60 ms are well within the 500 ms of settle.
     let bounds =
         Bounds { list_lag_ms: 60, post_bound_ms: 60, pending_polls: 1, pending_ms: 20, ..Bounds::quick() };
     let mut scene = Scene::around(Setting { bounds, ..Setting::default() }).await;
-    let file = File::of(50_000);
-    let whole = file.part(0..50_000);
-    scene.origin.put(&format!("{BOOK}/book.epub"), file.clone());
-    scene.origin.put(&format!("{AUDIO}/book.epub"), file);
+    let whole = File::of(50_000).part(0..50_000);
     // Of these, each begin meets its own: together they delay it by 0 to 60 ms, in steps of four.
     let delays = [4, 8, 16, 32]
         .map(|ms| json!({ "call": "begin", "probability": 0.5, "effect": { "delay": { "ms": ms } } }));
@@ -74,7 +76,8 @@ async fn kills(rounds: usize, faults: &Value) {
 
     let names = names(&scene);
     let mut starts = Vec::new();
-    let mut served = BTreeSet::new();
+    let (mut served, mut given_back) = (BTreeSet::new(), BTreeSet::new());
+    let mut former: Vec<Asker> = Vec::new();
     let (mut early, mut unserved_but_there) = (0, 0);
     let mut gate = scene.spawn_gate().await;
     for round in 0..rounds {
@@ -82,8 +85,11 @@ async fn kills(rounds: usize, faults: &Value) {
             .map(|number| {
                 let borrower = format!("reader {number} of round {round}");
                 let isbn = if number % 2 == 0 { BOOK } else { AUDIO };
+                // A file for each, so that the origin's log tells who was served.
+                scene.origin.put(&format!("{isbn}/{round}-{number}.epub"), File::of(50_000));
                 Asker {
-                    path: format!("/files/{isbn}/book.epub"),
+                    path: format!("/files/{isbn}/{round}-{number}.epub"),
+                    loan: format!("/loans/{isbn}"),
                     token: scene.token(&borrower),
                     booked: (
                         names.pseudonym(LIBRARY.parse().unwrap(), &borrower).to_string(),
@@ -102,6 +108,12 @@ async fn kills(rounds: usize, faults: &Value) {
                 let answer = request.send().await.ok().filter(|answer| answer.status() == StatusCode::OK)?;
                 answer.bytes().await.ok().map(|body| (booked, body))
             });
+        }
+        // Two of the readers before give theirs back meanwhile.
+        let returning: Vec<Asker> = former.drain(..).take(2).collect();
+        let mut returns = JoinSet::new();
+        for reader in &returning {
+            returns.spawn(give_back(&scene, reader).send());
         }
         // Not to wait for anything: this is the moment at which the kill falls.
         tokio::time::sleep(Duration::from_millis(chance.u64(..150))).await;
@@ -129,9 +141,20 @@ async fn kills(rounds: usize, faults: &Value) {
         for body in again.join_all().await {
             assert_eq!(body, whole);
         }
-        served.extend(readers.into_iter().map(|reader| reader.booked));
-        let accepted = in_the_books(&scene.books().await, &["ACCEPTED"]);
-        assert_eq!(accepted, served, "round {round}: who was served has a loan there, and nobody else has");
+        returns.join_all().await;
+        for reader in &returning {
+            until_given_back(give_back(&scene, reader)).await;
+            let again = scene.get(&scene.http1(), &reader.path, &reader.token).send().await.unwrap();
+            assert_eq!(again.status(), StatusCode::FORBIDDEN, "round {round}: the old token starts nothing");
+            served.remove(&reader.booked);
+            given_back.insert(reader.booked.clone());
+        }
+        served.extend(readers.iter().map(|reader| reader.booked.clone()));
+        former = readers;
+        let accepted = async || in_the_books(&scene.books().await, &["ACCEPTED"]) == served;
+        scene.until("who was served has a loan there, and nobody else has", accepted).await;
+        let over = in_the_books(&scene.books().await, &["RETURNED"]);
+        assert!(given_back.is_subset(&over), "round {round}: what has ended here has ended there");
         scene.check().await;
     }
     starts.sort();
@@ -141,6 +164,7 @@ async fn kills(rounds: usize, faults: &Value) {
         starts[rounds / 2],
         starts[rounds - 1],
     );
+    no_byte_without_a_loan(&scene, &names).await;
     gate.terminate();
     assert!(gate.exit().await.success());
     // What every kill left is one unbroken trail, and its end is where it was kept apart.
@@ -231,7 +255,7 @@ async fn a_return_that_was_answered_is_never_undone_by_a_kill_and_one_that_was_n
 }
 
 /// Asks again, as an app does, until the file comes. Nothing but a 503 may come before.
-async fn until_served(request: reqwest::RequestBuilder) -> bytes::Bytes {
+pub(crate) async fn until_served(request: reqwest::RequestBuilder) -> bytes::Bytes {
     let deadline = Instant::now() + SERVED_WITHIN;
     loop {
         let answer = request.try_clone().unwrap().send().await.unwrap();
@@ -244,6 +268,41 @@ async fn until_served(request: reqwest::RequestBuilder) -> bytes::Bytes {
         assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{said}");
         assert!(Instant::now() < deadline, "not served in time: {said}");
         tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+fn give_back(scene: &Scene, reader: &Asker) -> reqwest::RequestBuilder {
+    scene.http1().delete(format!("{}{}", scene.base, reader.loan)).bearer_auth(&reader.token)
+}
+
+/// Asks again until it is answered that the loan is over.
+async fn until_given_back(request: reqwest::RequestBuilder) {
+    let deadline = Instant::now() + SERVED_WITHIN;
+    while request.try_clone().unwrap().send().await.unwrap().status() != StatusCode::NO_CONTENT {
+        assert!(Instant::now() < deadline, "not given back in time");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Compares the origin's log with the books: whenever a file was fetched, its reader had an accepted loan of it there.
+async fn no_byte_without_a_loan(scene: &Scene, names: &Readers) {
+    let books = scene.books().await;
+    let time = |loan: &Value, name: &str| loan[name].as_str().map(|at| at.parse::<Timestamp>().unwrap());
+    let asked = scene.origin.asked();
+    assert!(!asked.is_empty());
+    for asked in asked {
+        let mut segments = asked.path.trim_start_matches('/').split('/');
+        let (isbn, file) = (segments.next().unwrap(), segments.next().unwrap());
+        let (round, number) = file.trim_end_matches(".epub").split_once('-').unwrap();
+        let borrower = format!("reader {number} of round {round}");
+        let pseudonym = names.pseudonym(LIBRARY.parse().unwrap(), &borrower).to_string();
+        let held = books.iter().any(|loan| {
+            loan["isbn"] == isbn
+                && loan["borrower"] == pseudonym.as_str()
+                && time(loan, "accepted").is_some_and(|accepted| accepted <= asked.at)
+                && time(loan, "ended").is_none_or(|ended| asked.at <= ended)
+        });
+        assert!(held, "{} was fetched at {} without a loan", asked.path, asked.at);
     }
 }
 
