@@ -281,3 +281,46 @@ async fn a_ledger_that_was_cut_off_or_put_back_is_not_opened() {
     open(directory.path()).await.unwrap().close().await;
     assert!(verify(&file, &audit_key()).await.unwrap().findings.is_empty());
 }
+
+#[tokio::test]
+async fn the_file_itself_refuses_a_second_live_loan_and_states_that_are_not_borne_out() {
+    use sqlx::sqlite::SqliteConnectOptions;
+    use sqlx::{AssertSqlSafe, ConnectOptions};
+    let directory = tempfile::tempdir().unwrap();
+    let ledger = open(directory.path()).await.unwrap();
+    let id = written(&ledger, 1).await;
+    ledger.apply(id, accepted(100), by("begin")).await.unwrap();
+    ledger.close().await;
+    let file = directory.path().join("data/loans.db");
+    let mut connection = SqliteConnectOptions::new().filename(file).connect().await.unwrap();
+    let copy = |state: &str, borrower: u8| {
+        let borrower = format!("x'{}'", format!("{borrower:02x}").repeat(16));
+        format!(
+            "INSERT INTO loans SELECT * FROM (SELECT hex(randomblob(16)), library, {borrower}, isbn, \
+             hex(randomblob(8)), lending_id, '{state}', begun, accepted, due, licence_id, licence_type, ended, \
+             end_reason, refusal_code, refusal_message, refusal_retry, changed, owner, progress, forgotten \
+             FROM loans LIMIT 1)"
+        )
+    };
+    for state in LoanState::ALL.into_iter().filter(|state| state.is_live() && *state != LoanState::Ending) {
+        let twice = sqlx::query(AssertSqlSafe(copy(state.name(), 1))).execute(&mut connection).await;
+        let error = twice.unwrap_err().to_string();
+        assert!(error.contains("UNIQUE constraint failed"), "{state}: {error}");
+        let other = sqlx::query(AssertSqlSafe(copy(state.name(), 2 + state as u8)));
+        other.execute(&mut connection).await.unwrap();
+    }
+    for (state, what) in
+        [("ending", "an end"), ("ended", "an end"), ("refused", "a refusal"), ("lent", "a state")]
+    {
+        let wrong = sqlx::query(AssertSqlSafe(copy(state, 90))).execute(&mut connection).await;
+        let error = wrong.unwrap_err().to_string();
+        assert!(error.contains("CHECK constraint failed"), "{state} without {what}: {error}");
+    }
+    for damage in
+        ["lending_id = NULL", "due = NULL", "accepted = NULL", "borrower = x'01'", "progress = 10001"]
+    {
+        let sql = format!("UPDATE loans SET {damage} WHERE state = 'accepted'");
+        let error = sqlx::query(AssertSqlSafe(sql)).execute(&mut connection).await.unwrap_err().to_string();
+        assert!(error.contains("CHECK constraint failed"), "{damage}: {error}");
+    }
+}
