@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use super::{Circulation, Outcome, log_ledger_failure};
 use crate::clock;
 use crate::ledger::{Cause, Intended, LedgerError};
-use crate::loan::{Loan, LoanId, LoanKey, LoanState};
+use crate::loan::{EndReason, Loan, LoanId, LoanKey, LoanState};
 
 /// For whom a loan may be begun, and on which word.
 #[derive(Clone, Copy, Debug)]
@@ -117,7 +117,8 @@ impl Circulation {
             LoanState::Refused => self.refusal_that_holds(loan, now).or(Some(Outcome::NothingMade)),
             LoanState::Ending | LoanState::Ended => match (loan.accepted, loan.ended) {
                 (Some(_), Some(at)) => Some(Outcome::Ended { at }),
-                _ => Some(Outcome::NothingMade),
+                _ if loan.end_reason == Some(EndReason::Rejected) => Some(Outcome::NothingMade),
+                _ => Some(Outcome::TakenBack),
             },
         }
     }

@@ -84,6 +84,8 @@ pub enum Outcome {
     },
     /// Nothing came of it, and nothing of it is left at Bokbasen: it may be begun anew.
     NothingMade,
+    /// It was ended before Bokbasen had accepted it, by the reader or there: nobody who waited for it wants it any more.
+    TakenBack,
     /// Bokbasen cannot be asked now; nothing was begun.
     Unavailable {
         /// When to try again.

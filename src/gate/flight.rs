@@ -31,6 +31,8 @@ pub(super) enum Landing {
     Ended { at: Timestamp, settled: bool },
     /// There is no loan.
     Nothing,
+    /// The loan that was waited for was ended before it was accepted: it is begun again only for a later request.
+    TakenBack,
     /// Bokbasen cannot be asked.
     Unavailable { retry_after: Duration },
     /// The spending brake holds until then.
@@ -141,6 +143,7 @@ impl Flights {
             Outcome::Accepted { loan, until } => self.open(loan, until, is_new),
             Outcome::Refused { refusal, until } => Landing::Refused { reason: refusal.code.into(), until },
             Outcome::NothingMade => Landing::Nothing,
+            Outcome::TakenBack => Landing::TakenBack,
             Outcome::Unavailable { retry_after } => Landing::Unavailable { retry_after },
             Outcome::Braked { until } => Landing::Braked { until },
             Outcome::Ended { at } => Landing::Ended { at, settled: true },
@@ -186,6 +189,7 @@ fn decision_of(landing: &Landing) -> Option<Decision> {
         Landing::Ended { at, .. } => Some(Decision::Ended { at: *at }),
         Landing::Forbidden(_)
         | Landing::Nothing
+        | Landing::TakenBack
         | Landing::Unavailable { .. }
         | Landing::Braked { .. }
         | Landing::Unsure => None,

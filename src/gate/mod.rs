@@ -174,7 +174,7 @@ impl Gate {
     fn refusal(&self, request: &Request, landing: Landing) -> Problem {
         let now = self.clock.now();
         match landing {
-            Landing::Open { .. } => Problem::LoanEnded,
+            Landing::Open { .. } | Landing::TakenBack => Problem::LoanEnded,
             Landing::Refused { reason, until } => refused(reason.to_string(), now, until),
             Landing::Forbidden(reason) => {
                 Problem::LoanRefused { reason: reason.to_owned(), retry_after: None }

@@ -125,6 +125,32 @@ async fn a_loan_can_be_taken_back_while_bokbasen_has_not_decided() {
 }
 
 #[tokio::test]
+async fn what_is_taken_back_while_a_request_waits_for_it_is_not_begun_again_for_that_request() {
+    let scene = Scene::start().await;
+    scene.origin.put(&format!("{BOOK}/book.epub"), File::of(1000));
+    scene.fault(&json!({ "call": "begin", "effect": { "pending_polls": { "n": 1_000_000 } } })).await;
+    // The question on its way about the pending loan is answered only when the end has long been acknowledged.
+    scene.fault(&json!({ "call": "get", "effect": { "delay": { "ms": 500 } } })).await;
+    let token = scene.token("kari");
+    let path = format!("/files/{BOOK}/book.epub");
+    let waiting = tokio::spawn(scene.get(&scene.http1(), &path, &token).send());
+    scene.until("pending", async || scene.ledger().await.iter().any(|loan| loan["state"] == "pending")).await;
+    give_back(&scene, BOOK, &token).await;
+    let answer = waiting.await.unwrap().unwrap();
+    assert_eq!(scene.books().await.len(), 1, "begun again although nobody asked since");
+    assert_eq!(answer.status(), StatusCode::FORBIDDEN);
+    assert_eq!(answer.json::<serde_json::Value>().await.unwrap()["type"], "loan-ended");
+    scene.until("cancelled", async || scene.books().await[0]["status"] == "CANCELLED").await;
+    assert_eq!((scene.books().await.len(), scene.ledger().await.len()), (1, 1));
+
+    // It was never accepted, so that the same token may ask for it again (invariant 7).
+    scene.no_faults().await;
+    let again = scene.get(&scene.http1(), &path, &token).send().await.unwrap();
+    assert_eq!(again.status(), StatusCode::OK);
+    scene.end().await;
+}
+
+#[tokio::test]
 async fn an_end_arrives_after_an_outage_and_a_restart() {
     let mut scene = Scene::start().await;
     scene.origin.put(&format!("{BOOK}/book.epub"), File::of(1000));
