@@ -1,0 +1,183 @@
+//! How many loans a second a gate registers: intent durable, begun at the sandbox over HTTP, asked about, acceptance
+//! durable, answered.
+//!
+//! `cargo bench --bench registrations`, or `cargo bench --bench registrations -- 5000` for a quick run of so many loans.
+//! The gate is in this process, with its two threads of slow work and a ledger in a real file; the sandbox is a process of
+//! its own beside it, on the same cores, with its books in memory. First a closed loop: so many callers, each with its
+//! next loan at once. Then an open one: a loan is wished for every millisecond, whether or not the gate keeps up, and what
+//! it waits for counts from the wish. All of it is on loopback.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::print_stdout, unreachable_pub, missing_docs)]
+#![allow(dead_code)] // of what benches share, it needs a part
+
+mod shared;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use loangate::circulation::{self, Circulation};
+use loangate::clock::Clock;
+use loangate::gate::{self, Gate, Request};
+use loangate::ledger::{self, AuditKey, Brake, Ledger};
+use loangate::lending::Bokbasen;
+use loangate::loan::{Borrower, LoanKey};
+use loangate::telemetry::Metrics;
+use shared::{Sandbox, Waits, spent_alone};
+use tempfile::TempDir;
+use tokio::runtime::Handle;
+use tokio::time::Instant;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// How many loans are begun in the closed loop, for each number of callers.
+const LOANS: u64 = 100_000;
+const CALLERS: [u64; 2] = [128, 512];
+/// How many loans are wished for in a second of the open loop, and for how many seconds.
+const OFFERED: u64 = 1_000;
+const SECONDS: u64 = 30;
+
+#[tokio::main(worker_threads = 2)]
+async fn main() {
+    let asked = std::env::args().skip(1).find_map(|argument| argument.parse().ok());
+    let loans = asked.unwrap_or(LOANS);
+    println!("{:<22} {:>8} {:>10} {:>10} {:>10}   CPU s per 1000: gate, sandbox", "", "loans/s", "median", "p99", "max");
+    for callers in CALLERS {
+        let scene = Scene::set().await;
+        let measured = Measured::begin(&scene);
+        let waits = closed(&scene.gate, callers, loans).await;
+        measured.tell(&format!("closed, {callers} callers"), waits);
+        scene.end().await;
+    }
+    let scene = Scene::set().await;
+    let measured = Measured::begin(&scene);
+    let waits = open(&scene.gate, loans.min(OFFERED * SECONDS)).await;
+    measured.tell(&format!("open, {OFFERED} a second"), waits);
+    scene.end().await;
+}
+
+/// A gate with everything behind it.
+struct Scene {
+    gate: Gate,
+    circulation: Circulation,
+    ledger: Ledger,
+    sandbox: Sandbox,
+    _dir: TempDir,
+}
+
+impl Scene {
+    async fn set() -> Scene {
+        let dir = tempfile::tempdir().unwrap();
+        let sandbox = Sandbox::start(None);
+        let (clock, metrics) = (Clock::system(), Metrics::new().unwrap());
+        let settings = ledger::Settings { file: dir.path().join("loans.db"), brake: Brake::default() };
+        let key = AuditKey::new(&[2; 32]);
+        let ledger = Ledger::open(&settings, &[1; 32], key, clock.clone(), metrics.clone()).await.unwrap();
+        let lending = sandbox.lending();
+        let timing = circulation::Settings { settle: lending.settle, refusal_ttl: Duration::from_secs(60) };
+        let lending = Bokbasen::new(&lending, clock.clone(), metrics.clone()).unwrap();
+        let slow = Handle::current();
+        let circulation =
+            Circulation::new(timing, ledger.clone(), lending, clock.clone(), metrics, slow.clone());
+        let gate = Gate::new(&gate::Settings::default(), circulation.clone(), clock, slow);
+        circulation.start();
+        Scene { gate, circulation, ledger, sandbox, _dir: dir }
+    }
+
+    async fn end(self) {
+        self.circulation.stop(Duration::from_secs(5)).await;
+        self.ledger.close().await;
+    }
+}
+
+/// What a run costs.
+struct Measured {
+    sandbox: u32,
+    began: Instant,
+    spent: [f64; 2],
+}
+
+impl Measured {
+    fn begin(scene: &Scene) -> Measured {
+        let sandbox = scene.sandbox.process();
+        Measured { sandbox, began: Instant::now(), spent: spent_by(sandbox) }
+    }
+
+    fn tell(&self, what: &str, waits: Vec<Duration>) {
+        let (count, took) = (waits.len() as f64, self.began.elapsed().as_secs_f64());
+        let (before, after) = (self.spent, spent_by(self.sandbox));
+        let cost = |index: usize| (after[index] - before[index]) / count * 1000.0;
+        let waits = Waits::of(waits);
+        println!(
+            "{what:<22} {:>8.0} {:>10.1?} {:>10.1?} {:>10.1?}   {:.3}, {:.3}",
+            count / took,
+            waits.at(0.5),
+            waits.at(0.99),
+            waits.at(1.0),
+            cost(0),
+            cost(1)
+        );
+    }
+}
+
+fn spent_by(sandbox: u32) -> [f64; 2] {
+    [std::process::id(), sandbox].map(spent_alone)
+}
+
+/// So many callers, each of whom begins the next loan when it has one, until there are enough.
+async fn closed(gate: &Gate, callers: u64, loans: u64) -> Vec<Duration> {
+    let next = Arc::new(AtomicU64::new(0));
+    let tasks: Vec<_> = (0..callers)
+        .map(|_| {
+            let (gate, next) = (gate.clone(), next.clone());
+            tokio::spawn(async move {
+                let mut waits = Vec::new();
+                loop {
+                    let number = next.fetch_add(1, Ordering::Relaxed);
+                    if number >= loans {
+                        return waits;
+                    }
+                    waits.push(register(&gate, number, Instant::now()).await);
+                }
+            })
+        })
+        .collect();
+    let mut waits = Vec::new();
+    for task in tasks {
+        waits.extend(task.await.unwrap());
+    }
+    waits
+}
+
+/// A loan is wished for at equal distances, whatever became of those before.
+async fn open(gate: &Gate, loans: u64) -> Vec<Duration> {
+    let began = Instant::now();
+    let mut tasks = Vec::new();
+    for number in 0..loans {
+        let wished = began + Duration::from_micros(1_000_000 / OFFERED * number);
+        tokio::time::sleep_until(wished).await;
+        let gate = gate.clone();
+        tasks.push(tokio::spawn(async move { register(&gate, number, wished).await }));
+    }
+    let mut waits = Vec::new();
+    for task in tasks {
+        waits.push(task.await.unwrap());
+    }
+    waits
+}
+
+/// Begins a loan of a reader of its own, and tells how long after the wish it was there.
+async fn register(gate: &Gate, number: u64, wished: Instant) -> Duration {
+    let mut borrower = [0; 16];
+    // Spread over the index as pseudonyms are, which are hashes.
+    borrower[..8].copy_from_slice(&number.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes());
+    let key = LoanKey {
+        library: "NO-0301000".parse().unwrap(),
+        borrower: Borrower::from_bytes(borrower),
+        isbn: "9788299999014".parse().unwrap(),
+    };
+    let request = Request { key, issued: Some(Clock::system().now()), continues: false, explicit: false };
+    let (_, is_new) = gate.begin(&request).await.unwrap();
+    assert!(is_new);
+    wished.elapsed()
+}

@@ -1,0 +1,111 @@
+//! What benches share: the built program's stand-in for Bokbasen, what processes cost, and how long things took.
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use loangate::lending::{self, Auth};
+use loangate::sandbox::{AUDIENCE, Bounds};
+use serde_json::Value;
+
+/// `loangate sandbox`, a process of its own that answers at once; killed when it is dropped.
+pub struct Sandbox {
+    child: Child,
+    told: Value,
+}
+
+impl Sandbox {
+    /// Starts it with books in memory, or in this directory.
+    pub fn start(books: Option<&Path>) -> Sandbox {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_loangate"));
+        command.args(["sandbox", "--json", "--listen", "127.0.0.1:0", "--bounds"]);
+        command.arg(serde_json::to_string(&Bounds::quick()).unwrap());
+        if let Some(books) = books {
+            command.arg("--dir").arg(books);
+        }
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        Sandbox { child, told: serde_json::from_str(&line).unwrap() }
+    }
+
+    pub fn process(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn told(&self, name: &str) -> String {
+        self.told[name].as_str().unwrap().to_owned()
+    }
+
+    /// `[lending]` as a gate has it that speaks to this one.
+    pub fn lending(&self) -> lending::Settings {
+        lending::Settings {
+            url: self.told("url").parse().unwrap(),
+            auth: Auth::OAuth {
+                token_url: self.told("token_url").parse().unwrap(),
+                audience: AUDIENCE.to_owned(),
+                client_id: self.told("client_id"),
+                client_secret: self.told("client_secret").into(),
+            },
+            settle: Duration::from_secs(30),
+            concurrency: 32,
+            timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+impl Drop for Sandbox {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The CPU seconds that a process has spent, and those of its children that still run.
+pub fn spent(process: u32) -> f64 {
+    let mut ticks = ticks_of(process);
+    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+        let Ok(other) = entry.file_name().to_string_lossy().parse::<u32>() else { continue };
+        if parent_of(other) == Some(process) {
+            ticks += ticks_of(other);
+        }
+    }
+    ticks as f64 / 100.0
+}
+
+/// The CPU seconds that a process alone has spent.
+pub fn spent_alone(process: u32) -> f64 {
+    ticks_of(process) as f64 / 100.0
+}
+
+/// The fields of /proc/PID/stat after the name, which may itself contain spaces.
+fn stat(process: u32) -> Option<Vec<String>> {
+    let text = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+    let (_, after) = text.rsplit_once(") ")?;
+    Some(after.split(' ').map(str::to_owned).collect())
+}
+
+fn ticks_of(process: u32) -> u64 {
+    let fields = stat(process);
+    fields.map_or(0, |fields| fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap())
+}
+
+fn parent_of(process: u32) -> Option<u32> {
+    stat(process)?.get(1)?.parse().ok()
+}
+
+/// Waits in order, to be asked for their parts.
+pub struct Waits(Vec<Duration>);
+
+impl Waits {
+    pub fn of(mut waits: Vec<Duration>) -> Waits {
+        waits.sort();
+        Waits(waits)
+    }
+
+    /// The wait that so large a part of them does not exceed.
+    pub fn at(&self, part: f64) -> Duration {
+        self.0[((self.0.len() - 1) as f64 * part) as usize]
+    }
+}
