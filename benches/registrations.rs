@@ -41,7 +41,10 @@ const SECONDS: u64 = 30;
 async fn main() {
     let asked = std::env::args().skip(1).find_map(|argument| argument.parse().ok());
     let loans = asked.unwrap_or(LOANS);
-    println!("{:<22} {:>8} {:>10} {:>10} {:>10}   CPU s per 1000: gate, sandbox", "", "loans/s", "median", "p99", "max");
+    println!(
+        "{:<22} {:>8} {:>10} {:>10} {:>10}   CPU s per 1000: gate, sandbox",
+        "", "loans/s", "median", "p99", "max"
+    );
     for callers in CALLERS {
         let scene = Scene::set().await;
         let measured = Measured::begin(&scene);

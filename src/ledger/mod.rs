@@ -7,6 +7,7 @@
 
 mod audit;
 mod brake;
+mod draft;
 mod error;
 mod open;
 mod process;

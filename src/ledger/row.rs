@@ -2,12 +2,12 @@
 
 use jiff::Timestamp;
 use sqlx::sqlite::SqliteRow;
-use sqlx::{Row, SqliteConnection};
+use sqlx::{QueryBuilder, Row, Sqlite};
 
 use super::{HistoryRow, LedgerError};
 use crate::loan::{Borrower, Loan, LoanRecord, Progress, Reference, Refusal, Terms};
 
-/// The columns of a loan, in the order in which [`loan_of`] wants them by name.
+/// The columns of a loan, in the order in which [`push_loans`] binds them; [`loan_of`] wants them by name.
 pub(super) const COLUMNS: &str = "id, library, borrower, isbn, reference, lending_id, state, begun, accepted, due, \
      licence_id, licence_type, ended, end_reason, refusal_code, refusal_message, refusal_retry, progress, forgotten, changed";
 
@@ -100,42 +100,44 @@ pub(super) fn history_of(row: &SqliteRow) -> Result<HistoryRow, LedgerError> {
     })
 }
 
-const INSERT: &str = "INSERT INTO loans (id, library, borrower, isbn, reference, lending_id, state, begun, accepted, \
-     due, licence_id, licence_type, ended, end_reason, refusal_code, refusal_message, refusal_retry, changed, owner) \
-     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19) \
-     ON CONFLICT (id) DO UPDATE SET lending_id = ?6, state = ?7, accepted = ?9, due = ?10, licence_id = ?11, \
-     licence_type = ?12, ended = ?13, end_reason = ?14, refusal_code = ?15, refusal_message = ?16, \
-     refusal_retry = ?17, changed = ?18";
+/// The columns that a step can change: the owner stays who it was, and a progress as the app last said it.
+const CHANGES: &str = " ON CONFLICT (id) DO UPDATE SET lending_id = excluded.lending_id, state = excluded.state, \
+     accepted = excluded.accepted, due = excluded.due, licence_id = excluded.licence_id, \
+     licence_type = excluded.licence_type, ended = excluded.ended, end_reason = excluded.end_reason, \
+     refusal_code = excluded.refusal_code, refusal_message = excluded.refusal_message, \
+     refusal_retry = excluded.refusal_retry, changed = excluded.changed";
 
-/// Writes a loan as it is now: a new row, or the columns that can change. The owner stays who it was.
-pub(super) async fn save(
-    connection: &mut SqliteConnection,
-    loan: &Loan,
+/// Adds to a query what writes these loans as they are now, new rows or changed ones; one loan at the least.
+pub(super) fn push_loans<'a>(
+    query: &mut QueryBuilder<Sqlite>,
+    loans: impl Iterator<Item = &'a Loan>,
     owner: &str,
-) -> Result<(), sqlx::Error> {
+) {
     let millis = |time: Option<Timestamp>| time.map(Timestamp::as_millisecond);
-    let (terms, refusal) = (loan.terms.as_ref(), loan.refusal.as_ref());
-    sqlx::query(INSERT)
-        .bind(loan.id.to_string())
-        .bind(loan.key.library.as_str())
-        .bind(loan.key.borrower.as_bytes().as_slice())
-        .bind(i64::try_from(loan.key.isbn.number()).unwrap_or_default())
-        .bind(loan.reference.as_str())
-        .bind(loan.lending_id.as_deref())
-        .bind(loan.state.name())
-        .bind(loan.begun.as_millisecond())
-        .bind(millis(loan.accepted))
-        .bind(millis(terms.map(|terms| terms.due)))
-        .bind(terms.and_then(|terms| terms.licence_id.as_deref()))
-        .bind(terms.and_then(|terms| terms.licence_type.as_deref()))
-        .bind(millis(loan.ended))
-        .bind(loan.end_reason.map(crate::loan::EndReason::name))
-        .bind(refusal.map(|refusal| refusal.code.as_str()))
-        .bind(refusal.map(|refusal| refusal.message.as_str()))
-        .bind(millis(refusal.and_then(|refusal| refusal.retry_at)))
-        .bind(loan.changed.as_millisecond())
-        .bind(owner)
-        .execute(connection)
-        .await
-        .map(drop)
+    query.push(format!("INSERT INTO loans ({COLUMNS}, owner) "));
+    query.push_values(loans, |mut row, loan| {
+        let (terms, refusal) = (loan.terms.as_ref(), loan.refusal.as_ref());
+        row.push_bind(loan.id.to_string());
+        row.push_bind(loan.key.library.as_str());
+        row.push_bind(loan.key.borrower.as_bytes().as_slice());
+        row.push_bind(i64::try_from(loan.key.isbn.number()).unwrap_or_default());
+        row.push_bind(loan.reference.as_str());
+        row.push_bind(loan.lending_id.as_deref());
+        row.push_bind(loan.state.name());
+        row.push_bind(loan.begun.as_millisecond());
+        row.push_bind(millis(loan.accepted));
+        row.push_bind(millis(terms.map(|terms| terms.due)));
+        row.push_bind(terms.and_then(|terms| terms.licence_id.as_deref()));
+        row.push_bind(terms.and_then(|terms| terms.licence_type.as_deref()));
+        row.push_bind(millis(loan.ended));
+        row.push_bind(loan.end_reason.map(crate::loan::EndReason::name));
+        row.push_bind(refusal.map(|refusal| refusal.code.as_str()));
+        row.push_bind(refusal.map(|refusal| refusal.message.as_str()));
+        row.push_bind(millis(refusal.and_then(|refusal| refusal.retry_at)));
+        row.push_bind(loan.progress.map(Progress::hundredths));
+        row.push_bind(millis(loan.forgotten));
+        row.push_bind(loan.changed.as_millisecond());
+        row.push_bind(owner);
+    });
+    query.push(CHANGES);
 }

@@ -10,17 +10,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use sqlx::{AssertSqlSafe, Connection, SqliteConnection};
+use sqlx::{Connection, SqliteConnection};
 use tokio::sync::{mpsc, oneshot};
 
-use super::audit::{self, AuditKey, Head, Step};
-use super::brake::Brake;
+use super::audit::{self, AuditKey, Head};
+use super::brake::{Brake, BrakeMode};
+use super::draft::{Draft, database};
 use super::process::Process;
-use super::row::{COLUMNS, loan_of, save};
 use super::{Cause, Intended, LedgerError};
 use crate::clock::Clock;
 use crate::crash::{self, Edge};
-use crate::loan::{Event, Loan, LoanId, LoanKey, LoanState, Progress};
+use crate::loan::{Event, Loan, LoanId, Progress};
 use crate::telemetry::Metrics;
 
 /// How many commands one transaction takes at most.
@@ -154,42 +154,41 @@ impl Writer {
     /// rest of the commands is left, and everyone is told by the caller.
     async fn write(
         &mut self,
-        commands: &mut impl Iterator<Item = Command>,
+        commands: &mut std::vec::IntoIter<Command>,
         done: &mut Vec<Done>,
     ) -> Result<Head, sqlx::Error> {
         let now = self.clock.now();
         let owner = self.process.name().to_owned();
         let mut transaction = self.connection.begin_with("BEGIN IMMEDIATE").await?;
-        // Read anew in each transaction: another process may have written since.
-        let mut trail = Trail { head: Head::read(&mut transaction).await?, key: &self.audit_key };
+        let mut draft = Draft::begin(&mut transaction, &owner, &self.audit_key).await?;
+        read_ahead(&mut draft, commands.as_slice()).await?;
         for command in commands {
             let broken = match command {
                 Command::Intend { loan, issued, cause, answer } => {
                     let brake = (self.brake, &self.metrics);
-                    let result =
-                        intend(&mut transaction, *loan, issued, &cause, &owner, brake, &mut trail).await;
+                    let result = intend(&mut draft, *loan, issued, &cause, brake).await;
                     let (result, broken) = rule(result);
                     done.push(Done::Intended(result, answer));
                     broken
                 }
                 Command::Apply { id, event, cause, answer } => {
-                    let result = apply(&mut transaction, id, &event, &cause, now, &owner, &mut trail).await;
+                    let result = apply(&mut draft, id, &event, &cause, now).await;
                     let (result, broken) = rule(result);
                     done.push(Done::Applied(result, event.name(), answer));
                     broken
                 }
                 Command::Adopt { id, answer } => {
-                    let (result, broken) = rule(adopt(&mut transaction, id, &owner, &self.process).await);
+                    let (result, broken) = rule(adopt(&mut draft, id, &owner, &self.process).await);
                     done.push(Done::Written(result, "adopted", answer));
                     broken
                 }
                 Command::Progress { id, progress, answer } => {
-                    let (result, broken) = rule(note_progress(&mut transaction, id, progress).await);
+                    let (result, broken) = rule(note_progress(&mut draft, id, progress).await);
                     done.push(Done::Written(result, "progress", answer));
                     broken
                 }
                 Command::Forget { before, limit, answer } => {
-                    let (result, broken) = rule(forget(&mut transaction, before, limit, now).await);
+                    let (result, broken) = rule(forget(&mut draft, before, limit, now).await);
                     done.push(Done::Forgotten(result, answer));
                     broken
                 }
@@ -199,7 +198,7 @@ impl Writer {
                 return Err(source);
             }
         }
-        let head = trail.head;
+        let head = draft.end().await?;
         done.iter().for_each(|done| crash::point("commit", done.name(), Edge::Before));
         transaction.commit().await?;
         done.iter().for_each(|done| crash::point("commit", done.name(), Edge::After));
@@ -268,6 +267,18 @@ fn fail(done: Done, why: &str) {
     }
 }
 
+/// Reads what these commands will ask for.
+async fn read_ahead(draft: &mut Draft<'_>, commands: &[Command]) -> Result<(), sqlx::Error> {
+    let ids: Vec<LoanId> = commands
+        .iter()
+        .filter_map(|command| if let Command::Apply { id, .. } = command { Some(*id) } else { None })
+        .collect();
+    let keys = commands
+        .iter()
+        .filter_map(|command| if let Command::Intend { loan, .. } = command { Some(loan.key) } else { None });
+    draft.read_ahead(&ids, keys).await
+}
+
 /// A command that was not come to, as one that failed; none for a close, which is answered elsewhere.
 fn unwritten(command: Command) -> Option<Done> {
     match command {
@@ -291,123 +302,53 @@ fn rule<T>(result: Result<T, LedgerError>) -> (Result<T, LedgerError>, Option<sq
     }
 }
 
-/// The audit trail as far as this transaction has written it.
-struct Trail<'a> {
-    head: Head,
-    key: &'a AuditKey,
-}
-
-/// The file's name is added where the error is told of as a whole.
-fn database(source: sqlx::Error) -> LedgerError {
-    LedgerError::Database { file: PathBuf::new(), source }
-}
-
 async fn intend(
-    connection: &mut SqliteConnection,
+    draft: &mut Draft<'_>,
     loan: Loan,
     issued: Option<Timestamp>,
     cause: &Cause,
-    owner: &str,
     (brake, metrics): (Brake, &Metrics),
-    trail: &mut Trail<'_>,
 ) -> Result<Intended, LedgerError> {
-    if let Some(live) = live(connection, &loan.key).await? {
+    let standing = draft.standing(&loan.key).await?;
+    if let Some(live) = standing.live {
         return Ok(Intended::Live(live));
     }
-    let last_end: Option<i64> = sqlx::query_scalar(LAST_END)
-        .bind(loan.key.library.as_str())
-        .bind(loan.key.borrower.as_bytes().as_slice())
-        .bind(i64::try_from(loan.key.isbn.number()).unwrap_or_default())
-        .fetch_one(&mut *connection)
-        .await
-        .map_err(database)?;
-    if let Some(end) = last_end.and_then(|millis| Timestamp::from_millisecond(millis).ok())
+    if let Some(end) = standing.last_end
         && issued.is_none_or(|issued| issued <= end)
     {
         return Ok(Intended::EndedSince(end));
     }
-    if let Some(until) = brake.holds(connection, &loan.key, loan.begun, metrics).await.map_err(database)? {
-        return Ok(Intended::Braked(until));
+    if brake.mode != BrakeMode::Off {
+        let connection = draft.connection().await.map_err(database)?;
+        let held = brake.holds(connection, &loan.key, loan.begun, metrics).await.map_err(database)?;
+        if let Some(until) = held {
+            return Ok(Intended::Braked(until));
+        }
     }
-    save(connection, &loan, owner).await.map_err(database)?;
-    note(connection, &loan, None, cause, trail).await.map_err(database)?;
+    draft.note(&loan, None, cause);
     Ok(Intended::Written(loan))
 }
 
-async fn live(connection: &mut SqliteConnection, key: &LoanKey) -> Result<Option<Loan>, LedgerError> {
-    let sql = format!(
-        "SELECT {COLUMNS} FROM loans WHERE library = ? AND borrower = ? AND isbn = ? \
-         AND state IN ('intended', 'pending', 'accepted', 'unknown', 'ending')"
-    );
-    let row = sqlx::query(AssertSqlSafe(sql))
-        .bind(key.library.as_str())
-        .bind(key.borrower.as_bytes().as_slice())
-        .bind(i64::try_from(key.isbn.number()).unwrap_or_default())
-        .fetch_optional(connection)
-        .await
-        .map_err(database)?;
-    row.as_ref().map(loan_of).transpose()
-}
-
 async fn apply(
-    connection: &mut SqliteConnection,
+    draft: &mut Draft<'_>,
     id: LoanId,
     event: &Event,
     cause: &Cause,
     now: Timestamp,
-    owner: &str,
-    trail: &mut Trail<'_>,
 ) -> Result<Loan, LedgerError> {
-    let sql = format!("SELECT {COLUMNS} FROM loans WHERE id = ?");
-    let query = sqlx::query(AssertSqlSafe(sql)).bind(id.to_string());
-    let row = query.fetch_optional(&mut *connection).await.map_err(database)?;
-    let before = loan_of(&row.ok_or(LedgerError::NoSuchLoan(id))?)?;
+    let before = draft.loan(id).await?;
     let after = before.apply(event, now)?;
-    save(connection, &after, owner).await.map_err(database)?;
-    note(connection, &after, Some(before.state), cause, trail).await.map_err(database)?;
+    draft.note(&after, Some(before.state), cause);
     Ok(after)
 }
 
-async fn note(
-    connection: &mut SqliteConnection,
-    loan: &Loan,
-    from: Option<LoanState>,
-    cause: &Cause,
-    trail: &mut Trail<'_>,
-) -> Result<(), sqlx::Error> {
-    const NOTE: &str = "INSERT INTO history (number, loan, at, from_state, to_state, cause, detail, mac) \
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?)";
-    let id = loan.id.to_string();
-    let step = Step {
-        loan: &id,
-        at: loan.changed.as_millisecond(),
-        from: from.map(LoanState::name),
-        to: loan.state.name(),
-        cause: cause.by,
-        detail: cause.detail.as_deref(),
-    };
-    let head = trail.head.next(&step, trail.key);
-    sqlx::query(NOTE)
-        .bind(head.number)
-        .bind(step.loan)
-        .bind(step.at)
-        .bind(step.from)
-        .bind(step.to)
-        .bind(step.cause)
-        .bind(step.detail)
-        .bind(&head.mac)
-        .execute(connection)
-        .await?;
-    trail.head = head;
-    Ok(())
-}
-
 async fn adopt(
-    connection: &mut SqliteConnection,
+    draft: &mut Draft<'_>,
     id: LoanId,
     owner: &str,
     process: &Process,
 ) -> Result<bool, LedgerError> {
+    let connection = draft.connection().await.map_err(database)?;
     let former: Option<String> = sqlx::query_scalar("SELECT owner FROM loans WHERE id = ?")
         .bind(id.to_string())
         .fetch_optional(&mut *connection)
@@ -428,10 +369,11 @@ async fn adopt(
 
 /// Writes how far a loan has been read, where it was ever accepted.
 async fn note_progress(
-    connection: &mut SqliteConnection,
+    draft: &mut Draft<'_>,
     id: LoanId,
     progress: Progress,
 ) -> Result<bool, LedgerError> {
+    let connection = draft.connection().await.map_err(database)?;
     let update = sqlx::query("UPDATE loans SET progress = ? WHERE id = ? AND accepted IS NOT NULL")
         .bind(progress.hundredths())
         .bind(id.to_string())
@@ -443,7 +385,7 @@ async fn note_progress(
 
 /// Forgets who borrowed, of so many loans that ended before this moment.
 async fn forget(
-    connection: &mut SqliteConnection,
+    draft: &mut Draft<'_>,
     before: Timestamp,
     limit: u32,
     now: Timestamp,
@@ -452,6 +394,7 @@ async fn forget(
     const FORGET: &str = "UPDATE loans SET borrower = randomblob(16), forgotten = ? WHERE id IN \
          (SELECT id FROM loans WHERE state IN ('refused', 'ended') AND forgotten IS NULL \
           AND coalesce(ended, changed) < ? LIMIT ?)";
+    let connection = draft.connection().await.map_err(database)?;
     let update = sqlx::query(FORGET)
         .bind(now.as_millisecond())
         .bind(before.as_millisecond())
