@@ -1,0 +1,336 @@
+//! What a gate costs whose ledger has a million loans, three hundred thousand of them live.
+//!
+//! `cargo bench --bench million`, or `cargo bench --bench million -- 10` for windows of ten seconds instead of thirty. The
+//! ledger is built at the first run, which takes some minutes, and kept under the target directory; each run has a copy.
+//! The gate is the built program; the sandbox, the origin and the clients are in this process, on the same cores. Told
+//! are: the time until it is ready, with the file in the page cache and without; its memory; what a look-up and a whole
+//! first request take; and what becomes of readers' cache hits while ten thousand loans fall due at one moment, beside
+//! windows in which nothing does. All of it is on loopback, and bounded in count and time.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    unreachable_pub,
+    missing_docs
+)]
+#![allow(dead_code, unused_imports)] // of what tests and benches share, it needs a part
+
+#[path = "shared/built.rs"]
+mod built;
+mod shared;
+#[path = "../tests/support/mod.rs"]
+mod support;
+
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use shared::{Waits, spent_alone};
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{ConnectOptions, Connection};
+use support::{BOOK, File, Process, Scene, Setting, metric};
+use tokio::time::Instant;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// How many look-ups, and how many first requests, are timed.
+const LOOK_UPS: u64 = 20_000;
+const FIRST_REQUESTS: u64 = 5_000;
+/// How many connections ask for what is in the cache.
+const READERS_AT_ONCE: usize = 16;
+const FILE: &str = "1KiB";
+
+#[tokio::main]
+async fn main() {
+    let window = std::env::args().skip(1).find_map(|argument| argument.parse().ok()).unwrap_or(30);
+    let window = Duration::from_secs(window);
+    let scene = scene().await;
+    let mut gate = start(scene, true).await;
+    gate.tell("ready, file not in the page cache");
+    gate = start(gate.stopped().await, false).await;
+    gate.tell("ready");
+    look_ups(gate.scene.dir.path()).await;
+    first_requests(&gate).await;
+    gate.tell_memory("after them");
+    expiries(&gate, window).await;
+    gate.tell_memory("at the end");
+    let most = gate.process.most_memory() as f64 / 1024.0;
+    println!("{:<52} {most:>8.1} MiB", "memory at most");
+    let mut scene = gate.stopped().await;
+    scene.stop_sandbox().await;
+}
+
+/// Everything around a gate, with a copy of the ledger and its keys.
+async fn scene() -> Scene {
+    let from = built::directory().await;
+    let config = vec![("[ledger]", "[log]\nlevel = \"warn\"\n\n[ledger]")];
+    let scene = Scene::around(Setting { config, ..Setting::default() }).await;
+    for part in ["certs", "data"] {
+        std::fs::create_dir_all(scene.dir.path().join(part)).unwrap();
+        for entry in std::fs::read_dir(from.join(part)).unwrap().map(Result::unwrap) {
+            if entry.file_type().unwrap().is_file() {
+                std::fs::copy(entry.path(), scene.dir.path().join(part).join(entry.file_name())).unwrap();
+            }
+        }
+    }
+    let size = std::fs::metadata(ledger_file(scene.dir.path())).unwrap().len() as f64 / 1e6;
+    println!("{:<52} {size:>8.0} MB", format!("{} loans, {} live", built::LOANS, built::LIVE));
+    put_into_books(&scene).await;
+    scene
+}
+
+fn ledger_file(directory: &Path) -> std::path::PathBuf {
+    built::config(directory).ledger.file
+}
+
+/// The loans that will fall due, as the sandbox knows them; in order, since it numbers them.
+async fn put_into_books(scene: &Scene) {
+    let readers = built::readers(scene.dir.path());
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let url = format!("{}/sandbox/loans", scene.sandbox.as_ref().unwrap().url());
+    for number in built::first_of(0)..built::first_of(built::GROUPS) {
+        let loan = json!({
+            "library": built::LIBRARY,
+            "isbn": built::isbn_of(number).to_string(),
+            "borrower": built::key_of(&readers, number).borrower.to_string(),
+            "reference": built::reference_of(number),
+        });
+        let answer = client.post(&url).json(&loan).send().await.unwrap();
+        let answer: Value = answer.error_for_status().unwrap().json().await.unwrap();
+        assert_eq!(answer["loanId"], built::lending_id_of(number).as_str());
+    }
+}
+
+/// A gate as a process, and all around it.
+struct Gate {
+    scene: Scene,
+    process: Process,
+}
+
+async fn start(mut scene: Scene, cold: bool) -> Gate {
+    if cold {
+        forget_pages(&ledger_file(scene.dir.path()));
+    }
+    let process = scene.spawn_gate().await;
+    Gate { scene, process }
+}
+
+/// Has the system write the file out and drop it from its page cache.
+fn forget_pages(file: &Path) {
+    std::fs::File::open(file).unwrap().sync_all().unwrap();
+    let named = format!("if={}", file.display());
+    let dropped = Command::new("dd").args([&named, "iflag=nocache", "count=0", "status=none"]).status();
+    assert!(dropped.unwrap().success());
+}
+
+impl Gate {
+    fn tell(&self, what: &str) {
+        println!("{what:<52} {:>8.0} ms", self.process.took.as_secs_f64() * 1e3);
+        self.tell_memory("memory then");
+    }
+
+    fn tell_memory(&self, what: &str) {
+        println!("{what:<52} {:>8.1} MiB", self.process.memory() as f64 / 1024.0);
+    }
+
+    async fn stopped(mut self) -> Scene {
+        self.process.terminate();
+        assert!(self.process.exit().await.success());
+        self.scene
+    }
+
+    /// How many ends Bokbasen has acknowledged, as this gate counts.
+    async fn acknowledged(&self) -> f64 {
+        metric(&self.scene.metrics().await, "loangate_loan_events_total", "end-acknowledged")
+    }
+}
+
+fn tell_waits(what: &str, waits: Vec<Duration>) {
+    let waits = Waits::of(waits);
+    let [median, p99, most] = [0.5, 0.99, 1.0].map(|part| waits.at(part).as_secs_f64() * 1e3);
+    println!("{what:<52} {median:>8.3} ms median, {p99:.3} ms p99, {most:.3} ms max");
+}
+
+/// A number of a loan, anywhere among all.
+fn anywhere(turn: u64, of: u64) -> u64 {
+    turn.wrapping_mul(0x9e37_79b9_7f4a_7c15) % of
+}
+
+/// The gate's question on a cache miss, by a ledger that is opened beside the gate's.
+async fn look_ups(directory: &Path) {
+    let (readers, ledger) = (built::readers(directory), built::open(directory).await);
+    let mut waits = Vec::new();
+    for turn in 0..LOOK_UPS {
+        let key = built::key_of(&readers, anywhere(turn, built::LOANS));
+        let began = Instant::now();
+        assert!(ledger.newest(&key).await.unwrap().is_some());
+        waits.push(began.elapsed());
+    }
+    tell_waits("look-ups in the ledger, one after the other", waits);
+    ledger.close().await;
+}
+
+/// The first request of a reader under a loan of the ledger's: token, look-up, origin.
+async fn first_requests(gate: &Gate) {
+    let client = gate.scene.http1();
+    let mut waits = Vec::new();
+    for turn in 0..FIRST_REQUESTS {
+        let left = built::LIVE - built::GROUPS * built::GROUP;
+        let number = built::first_of(built::GROUPS) + anywhere(turn, left);
+        let path = format!("{}/{FILE}", built::isbn_of(number));
+        gate.scene.origin.put(&path, File::of(1 << 10));
+        let token = gate.scene.token(&built::reader_of(number));
+        let request = gate.scene.get(&client, &format!("/files/{path}"), &token);
+        let began = Instant::now();
+        let answer = request.send().await.unwrap();
+        assert!(answer.status().is_success(), "{path}: {}", answer.status());
+        answer.bytes().await.unwrap();
+        waits.push(began.elapsed());
+    }
+    tell_waits("first requests, one after the other", waits);
+}
+
+/// What happened in a window.
+#[derive(Clone, Copy, Debug)]
+struct Window {
+    hits: f64,
+    /// The fewest in a second.
+    worst: f64,
+    spent: f64,
+}
+
+/// Windows in which a group falls due, each beside one in which nothing does, in turn the first.
+async fn expiries(gate: &Gate, window: Duration) {
+    gate.scene.origin.put(&format!("{BOOK}/{FILE}"), File::of(1 << 10));
+    hits(gate, Duration::from_secs(3)).await; // everything is warm after that
+    let (mut quiet, mut busy, mut took) = (Vec::new(), Vec::new(), Vec::new());
+    for group in 0..built::GROUPS {
+        if group % 2 == 0 {
+            quiet.push(hits(gate, window).await);
+        }
+        let before = gate.acknowledged().await;
+        let due = fall_due(gate, group).await;
+        let (counted, acknowledged) = tokio::join!(hits(gate, window), until_acknowledged(gate, before, due));
+        busy.push(counted);
+        took.push(acknowledged);
+        if group % 2 == 1 {
+            quiet.push(hits(gate, window).await);
+        }
+    }
+    let ends = format!("{} loans that fall due together, acknowledged within", built::GROUP);
+    println!("{ends:<52} {}", joined(took.iter().map(|took| format!("{:.1} s", took.as_secs_f64()))));
+    tell_hits("hits while nothing falls due", &quiet, window);
+    tell_hits("hits while they do", &busy, window);
+    for (what, part) in [
+        ("hits a second", (|window| window.hits) as fn(&Window) -> f64),
+        ("hits for a CPU second of the gate", |window| window.hits / window.spent),
+    ] {
+        let ratio = 100.0 * (median(&busy, part) / median(&quiet, part) - 1.0);
+        println!("{:<52} {ratio:>+8.1} %", format!("{what}, against the quiet windows"));
+    }
+    // What the busy windows cost beyond their hits.
+    let hit = median(&quiet, |window| window.spent / window.hits);
+    let ends = median(&busy, |window| window.spent - window.hits * hit) / built::GROUP as f64 * 1e3;
+    println!("{:<52} {ends:>8.3} CPU s of the gate for 1,000", "ends");
+    check_books(gate).await;
+}
+
+fn tell_hits(what: &str, windows: &[Window], length: Duration) {
+    let seconds = length.as_secs_f64();
+    println!(
+        "{what:<52} {:>8.0}/s, {:.0} in the worst second, {:.0} for a CPU second; medians of {}",
+        median(windows, |window| window.hits) / seconds,
+        median(windows, |window| window.worst),
+        median(windows, |window| window.hits / window.spent),
+        windows.len(),
+    );
+}
+
+fn joined(texts: impl Iterator<Item = String>) -> String {
+    texts.collect::<Vec<_>>().join(", ")
+}
+
+fn median(windows: &[Window], part: impl Fn(&Window) -> f64) -> f64 {
+    let mut parts: Vec<f64> = windows.iter().map(part).collect();
+    parts.sort_by(f64::total_cmp);
+    parts[parts.len() / 2]
+}
+
+/// Has a group fall due in two seconds from now, all at one moment.
+async fn fall_due(gate: &Gate, group: u64) -> Instant {
+    let file = ledger_file(gate.scene.dir.path());
+    let options = SqliteConnectOptions::new().filename(file).busy_timeout(Duration::from_secs(10));
+    let mut connection = options.connect().await.unwrap();
+    let soon = Duration::from_secs(2);
+    let due = loangate::clock::after(loangate::clock::Clock::system().now(), soon);
+    let update = sqlx::query("UPDATE loans SET due = ? WHERE state = 'accepted' AND due = ?");
+    let update = update.bind(due.as_millisecond()).bind(built::due_of(Some(group)));
+    let changed = update.execute(&mut connection).await.unwrap().rows_affected();
+    assert_eq!(changed, built::GROUP);
+    connection.close().await.unwrap();
+    Instant::now() + loangate::clock::until(loangate::clock::Clock::system().now(), due)
+}
+
+async fn until_acknowledged(gate: &Gate, before: f64, due: Instant) -> Duration {
+    while gate.acknowledged().await - before < built::GROUP as f64 {
+        assert!(due.elapsed() < Duration::from_secs(600), "the ends do not get through");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    due.elapsed()
+}
+
+/// Asks for what is in the cache, on some connections without a pause.
+async fn hits(gate: &Gate, length: Duration) -> Window {
+    let token = gate.scene.token("kari");
+    let client = gate.scene.http1();
+    let (count, over) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
+    let tasks: Vec<_> = (0..READERS_AT_ONCE)
+        .map(|_| {
+            let request = gate.scene.get(&client, &format!("/files/{BOOK}/{FILE}"), &token).build().unwrap();
+            tokio::spawn(ask(client.clone(), request, count.clone(), over.clone()))
+        })
+        .collect();
+    let before = spent_alone(gate.process.child.id());
+    let (began, mut last, mut worst) = (Instant::now(), 0, f64::MAX);
+    while began.elapsed() < length {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let now = count.load(Ordering::Relaxed);
+        worst = worst.min((now - last) as f64);
+        last = now;
+    }
+    let spent = spent_alone(gate.process.child.id()) - before;
+    let hits = count.load(Ordering::Relaxed) as f64 * length.as_secs_f64() / began.elapsed().as_secs_f64();
+    over.store(true, Ordering::Relaxed);
+    for task in tasks {
+        task.await.unwrap();
+    }
+    Window { hits, worst, spent }
+}
+
+async fn ask(
+    client: reqwest::Client,
+    request: reqwest::Request,
+    count: Arc<AtomicU64>,
+    over: Arc<AtomicBool>,
+) {
+    while !over.load(Ordering::Relaxed) {
+        let answer = client.execute(request.try_clone().unwrap()).await.unwrap();
+        assert!(answer.status().is_success(), "{}", answer.status());
+        answer.bytes().await.unwrap();
+        count.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Every loan that fell due is over in the sandbox's books.
+async fn check_books(gate: &Gate) {
+    let books = gate.scene.books().await;
+    let fell_due = usize::try_from(built::GROUPS * built::GROUP).unwrap();
+    let expired = books.iter().filter(|loan| loan["status"] == "EXPIRED").count();
+    assert_eq!(expired, fell_due, "in the books");
+}

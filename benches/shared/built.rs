@@ -1,0 +1,270 @@
+//! A ledger of a million loans, built once and kept under the target directory.
+//!
+//! The rows are put in by SQL, since the ledger's own way syncs every step, and its indexes are made at the end. The chain
+//! of steps is linked here anew, by what `ledger/audit.rs` says of it; `loangate audit verify` and `loangate ledger
+//! check` are run over the result, so that a mistake here cannot pass for a measurement.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use aws_lc_rs::hmac;
+use jiff::{SignedDuration, Timestamp};
+use loangate::clock::Clock;
+use loangate::ledger::{AuditKey, Ledger};
+use loangate::loan::{Borrower, Isbn, LibraryId, LoanKey};
+use loangate::reader::Readers;
+use loangate::telemetry::Metrics;
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, QueryBuilder, Row, Sqlite, SqliteConnection};
+use uuid::Uuid;
+
+/// To be counted up when other rows are made.
+const BUILD: u32 = 1;
+pub const LOANS: u64 = 1_000_000;
+/// The newest are live.
+pub const LIVE: u64 = 300_000;
+/// How many readers share them; each has a title at a time once only.
+const READERS: u64 = 250_000;
+/// Live loans in so many groups can be made to fall due.
+pub const GROUPS: u64 = 3;
+pub const GROUP: u64 = 10_000;
+pub const LIBRARY: &str = "NO-0301000";
+const ROWS_AT_ONCE: usize = 500;
+const LOAN_TIME: SignedDuration = SignedDuration::from_hours(21 * 24);
+
+/// The reader of a loan.
+pub fn reader_of(number: u64) -> String {
+    format!("reader-{}", number % READERS)
+}
+
+/// The title of a loan: one of a thousand.
+pub fn isbn_of(number: u64) -> Isbn {
+    let digits = format!("978829999{:03}", number / READERS * 250 + number % READERS % 250);
+    let sum: u32 = digits.bytes().zip([1, 3].into_iter().cycle()).map(|(d, w)| u32::from(d - b'0') * w).sum();
+    format!("{digits}{}", (10 - sum % 10) % 10).parse().unwrap()
+}
+
+pub fn key_of(readers: &Readers, number: u64) -> LoanKey {
+    let library: LibraryId = LIBRARY.parse().unwrap();
+    let borrower = readers.pseudonym(library, &reader_of(number));
+    LoanKey { library, borrower, isbn: isbn_of(number) }
+}
+
+/// The number of the first live loan of a group.
+pub fn first_of(group: u64) -> u64 {
+    LOANS - LIVE + group * GROUP
+}
+
+/// Bokbasen's name of a loan: those of the groups are the first that a sandbox gives out.
+pub fn lending_id_of(number: u64) -> String {
+    let place = (number + LIVE).checked_sub(LOANS).filter(|place| *place < GROUPS * GROUP);
+    place.map_or_else(|| format!("FAR{number:08}"), |place| format!("BL{:08}", place + 1))
+}
+
+pub fn reference_of(number: u64) -> String {
+    format!("lg-{number:032x}")
+}
+
+/// A time beyond any run, by which a group is told: a loan that lives long after it was built.
+pub fn due_of(group: Option<u64>) -> i64 {
+    4_000_000_000_000 + group.map_or(GROUPS, |group| group) as i64
+}
+
+/// The directory with such a ledger and the keys that go with it; built where it is not there yet.
+pub async fn directory() -> PathBuf {
+    let migrations = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/ledger/migrations");
+    let newest =
+        std::fs::read_dir(migrations).unwrap().map(|entry| entry.unwrap().file_name()).max().unwrap();
+    let schema = newest.to_str().unwrap().split_once('_').unwrap().0.to_owned();
+    let built = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("million-{schema}-{BUILD}"));
+    if !built.exists() {
+        let part = built.with_extension("part");
+        let _ = std::fs::remove_dir_all(&part);
+        let began = std::time::Instant::now();
+        println!("building a ledger of {LOANS} loans in {}", built.display());
+        build(&part).await;
+        std::fs::rename(&part, &built).unwrap();
+        println!("built in {:.0?}", began.elapsed());
+    }
+    built
+}
+
+pub fn config(directory: &Path) -> loangate::config::Config {
+    loangate::config::load(&directory.join("config.toml")).unwrap().config
+}
+
+pub fn readers(directory: &Path) -> Readers {
+    Readers::new(&config(directory).readers, Clock::system()).unwrap()
+}
+
+/// Opens the ledger of a directory beside whoever else has it open.
+pub async fn open(directory: &Path) -> Ledger {
+    let readers = readers(directory);
+    let settings = config(directory).ledger;
+    let key = AuditKey::new(&readers.audit_key());
+    Ledger::open(&settings, &readers.key_fingerprint(), key, Clock::system(), Metrics::new().unwrap())
+        .await
+        .unwrap()
+}
+
+async fn build(directory: &Path) {
+    loangate(&["init", "--dir", directory.to_str().unwrap()]);
+    open(directory).await.close().await; // makes the tables
+    let file = config(directory).ledger.file;
+    let mut connection =
+        SqliteConnectOptions::new().filename(&file).foreign_keys(false).connect().await.unwrap();
+    for pragma in ["journal_mode = OFF", "synchronous = OFF", "cache_size = -1000000"] {
+        run(&mut connection, &format!("PRAGMA {pragma}")).await;
+    }
+    let indexes = "SELECT name, sql FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL";
+    let indexes = sqlx::query(indexes).fetch_all(&mut connection).await.unwrap();
+    for index in &indexes {
+        run(&mut connection, &format!("DROP INDEX {}", index.get::<String, _>("name"))).await;
+    }
+    fill(&mut connection, &readers(directory)).await;
+    for index in &indexes {
+        run(&mut connection, index.get("sql")).await;
+    }
+    run(&mut connection, "PRAGMA journal_mode = WAL").await;
+    connection.close().await.unwrap();
+    open(directory).await.close().await; // keeps the newest link apart
+    let config = directory.join("config.toml");
+    for command in [["ledger", "check"], ["audit", "verify"]] {
+        loangate(&[command[0], command[1], "--config", config.to_str().unwrap()]);
+    }
+}
+
+fn loangate(arguments: &[&str]) {
+    let done = Command::new(env!("CARGO_BIN_EXE_loangate")).args(arguments).output().unwrap();
+    assert!(done.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&done.stderr));
+}
+
+async fn run(connection: &mut SqliteConnection, statement: &str) {
+    sqlx::raw_sql(AssertSqlSafe(statement)).execute(connection).await.unwrap();
+}
+
+struct Made {
+    number: u64,
+    id: String,
+    borrower: Borrower,
+    begun: i64,
+}
+
+struct Step {
+    loan: String,
+    at: i64,
+    from: Option<&'static str>,
+    to: &'static str,
+    cause: &'static str,
+}
+
+async fn fill(connection: &mut SqliteConnection, readers: &Readers) {
+    let key = hmac::Key::new(hmac::HMAC_SHA256, &readers.audit_key());
+    let (mut number, mut mac) = (0_i64, Vec::new());
+    let built = Clock::system().now();
+    // Over the last four hundred days, in order.
+    let apart = SignedDuration::from_hours(400 * 24).as_millis() / i128::from(LOANS);
+    let numbers: Vec<u64> = (0..LOANS).collect();
+    run(connection, "BEGIN").await;
+    for numbers in numbers.chunks(ROWS_AT_ONCE) {
+        let rows: Vec<Made> = numbers
+            .iter()
+            .map(|number| {
+                let age = i64::try_from(apart * i128::from(LOANS - number)).unwrap();
+                let begun = built.as_millisecond() - age;
+                let (second, nanos) = (begun / 1000, begun % 1000 * 1_000_000);
+                let stamp = uuid::Timestamp::from_unix(uuid::NoContext, second as u64, nanos as u32);
+                let id = Uuid::new_v7(stamp).to_string();
+                Made { number: *number, id, borrower: key_of(readers, *number).borrower, begun }
+            })
+            .collect();
+        insert_loans(connection, &rows).await;
+        let steps: Vec<Step> = rows.iter().flat_map(steps_of).collect();
+        for steps in steps.chunks(ROWS_AT_ONCE) {
+            insert_steps(connection, steps, &key, &mut number, &mut mac).await;
+        }
+    }
+    run(connection, "COMMIT").await;
+}
+
+fn is_live(row: &Made) -> bool {
+    row.number >= LOANS - LIVE
+}
+
+fn ended(row: &Made) -> i64 {
+    row.begun + i64::try_from(LOAN_TIME.as_millis()).unwrap()
+}
+
+async fn insert_loans(connection: &mut SqliteConnection, rows: &[Made]) {
+    let mut query = QueryBuilder::<Sqlite>::new(
+        "INSERT INTO loans (id, library, borrower, isbn, reference, lending_id, state, begun, accepted, due, licence_id, \
+         licence_type, ended, end_reason, changed, owner) ",
+    );
+    query.push_values(rows, |mut values, row| {
+        let live = is_live(row);
+        let group = (row.number + LIVE).checked_sub(LOANS).map(|place| place / GROUP);
+        values.push_bind(row.id.as_str()).push_bind(LIBRARY).push_bind(row.borrower.as_bytes().as_slice());
+        values.push_bind(i64::try_from(isbn_of(row.number).number()).unwrap());
+        values.push_bind(reference_of(row.number)).push_bind(lending_id_of(row.number));
+        values.push_bind(if live { "accepted" } else { "ended" });
+        values.push_bind(row.begun).push_bind(row.begun + 200);
+        values.push_bind(if live { due_of(group.filter(|group| *group < GROUPS)) } else { ended(row) });
+        values.push_bind("L1").push_bind("PACKAGE");
+        values.push_bind((!live).then(|| ended(row))).push_bind((!live).then_some("expired"));
+        values.push_bind(if live { row.begun + 200 } else { ended(row) + 300 });
+        values.push_bind("00000000000000000000000000000000");
+    });
+    query.build().execute(connection).await.unwrap();
+}
+
+fn steps_of(row: &Made) -> Vec<Step> {
+    let mut before = None;
+    let mut step = |at, to, cause| Step { loan: row.id.clone(), at, from: before.replace(to), to, cause };
+    let mut steps = vec![
+        step(row.begun, "intended", "reader"),
+        step(row.begun + 100, "pending", "begin"),
+        step(row.begun + 200, "accepted", "poll"),
+    ];
+    if !is_live(row) {
+        steps.push(step(ended(row), "ending", "expiry"));
+        steps.push(step(ended(row) + 300, "ended", "outbox"));
+    }
+    steps
+}
+
+async fn insert_steps(
+    connection: &mut SqliteConnection,
+    steps: &[Step],
+    key: &hmac::Key,
+    number: &mut i64,
+    mac: &mut Vec<u8>,
+) {
+    let mut query = QueryBuilder::<Sqlite>::new(
+        "INSERT INTO history (number, loan, at, from_state, to_state, cause, detail, mac) ",
+    );
+    query.push_values(steps, |mut values, step| {
+        *number += 1;
+        *mac = linked(key, mac, *number, step);
+        values.push_bind(*number).push_bind(step.loan.as_str()).push_bind(step.at).push_bind(step.from);
+        values.push_bind(step.to).push_bind(step.cause).push_bind(None::<String>).push_bind(mac.as_slice());
+    });
+    query.build().execute(connection).await.unwrap();
+}
+
+/// The hash of a step and of the one before it: each part with its length, and one that is missing with the largest.
+fn linked(key: &hmac::Key, before: &[u8], number: i64, step: &Step) -> Vec<u8> {
+    let mut context = hmac::Context::with_key(key);
+    let mut part = |bytes: Option<&[u8]>| {
+        context.update(&bytes.map_or(u64::MAX, |bytes| bytes.len() as u64).to_be_bytes());
+        context.update(bytes.unwrap_or_default());
+    };
+    part(Some(before));
+    part(Some(&number.to_be_bytes()));
+    part(Some(step.loan.as_bytes()));
+    part(Some(&step.at.to_be_bytes()));
+    part(step.from.map(str::as_bytes));
+    part(Some(step.to.as_bytes()));
+    part(Some(step.cause.as_bytes()));
+    part(None);
+    context.sign().as_ref().to_vec()
+}
