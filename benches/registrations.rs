@@ -77,7 +77,13 @@ impl Scene {
         let key = AuditKey::new(&[2; 32]);
         let ledger = Ledger::open(&settings, &[1; 32], key, clock.clone(), metrics.clone()).await.unwrap();
         let lending = sandbox.lending();
-        let timing = circulation::Settings { settle: lending.settle, refusal_ttl: Duration::from_secs(60) };
+        let timing = circulation::Settings {
+            settle: Duration::from_secs(30),
+            refusal_ttl: Duration::from_secs(60),
+            availability_ttl: Duration::from_secs(60),
+            retention: Duration::from_secs(400 * 86_400),
+            licences: circulation::Licences::default(),
+        };
         let lending = Bokbasen::new(&lending, clock.clone(), metrics.clone()).unwrap();
         let slow = Handle::current();
         let circulation =

@@ -48,7 +48,6 @@ impl Sandbox {
                 client_id: self.told("client_id"),
                 client_secret: self.told("client_secret").into(),
             },
-            settle: Duration::from_secs(30),
             concurrency: 32,
             timeout: Duration::from_secs(10),
         }

@@ -368,11 +368,7 @@ async fn adopt(
 }
 
 /// Writes how far a loan has been read, where it was ever accepted.
-async fn note_progress(
-    draft: &mut Draft<'_>,
-    id: LoanId,
-    progress: Progress,
-) -> Result<bool, LedgerError> {
+async fn note_progress(draft: &mut Draft<'_>, id: LoanId, progress: Progress) -> Result<bool, LedgerError> {
     let connection = draft.connection().await.map_err(database)?;
     let update = sqlx::query("UPDATE loans SET progress = ? WHERE id = ? AND accepted IS NOT NULL")
         .bind(progress.hundredths())
