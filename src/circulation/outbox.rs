@@ -8,8 +8,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
-use futures_util::stream::{FuturesUnordered, StreamExt};
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::{Circulation, log_ledger_failure};
@@ -54,7 +53,8 @@ struct Outbox {
     /// The ends that wait, by when they are to be sent.
     waiting: BTreeSet<(Instant, LoanId)>,
     failed: HashMap<LoanId, Failed>,
-    on_their_way: FuturesUnordered<BoxFuture<'static, (LoanId, Sent)>>,
+    /// Tasks of their own: futures that only this task polls would hold the ledger's connections while it asks it itself.
+    on_their_way: JoinSet<(LoanId, Sent)>,
     /// The last step of the ledger that was taken in; none before the first look.
     seen: Option<i64>,
 }
@@ -70,7 +70,7 @@ pub(super) async fn send_ends(circulation: Circulation) {
         outbox.send_ready(&circulation);
         let wait = outbox.wait(&circulation);
         tokio::select! {
-            Some((id, sent)) = outbox.on_their_way.next() => outbox.note(id, sent),
+            Some(sent) = outbox.on_their_way.join_next() => outbox.joined(sent),
             () = circulation.inner.ends_waiting.notified() => outbox.take_in(&circulation).await,
             _ = look.tick() => outbox.take_in(&circulation).await,
             _ = count.tick() => count_ends(&circulation).await,
@@ -78,7 +78,7 @@ pub(super) async fn send_ends(circulation: Circulation) {
             () = circulation.inner.stopping.cancelled() => break,
         }
     }
-    while outbox.on_their_way.next().await.is_some() {}
+    while outbox.on_their_way.join_next().await.is_some() {}
 }
 
 impl Outbox {
@@ -109,7 +109,7 @@ impl Outbox {
                 return;
             }
             let circulation = circulation.clone();
-            self.on_their_way.push(Box::pin(async move { (id, send(&circulation, id).await) }));
+            self.on_their_way.spawn(async move { (id, send(&circulation, id).await) });
         }
     }
 
@@ -123,6 +123,14 @@ impl Outbox {
                 at.saturating_duration_since(Instant::now()).min(LOOK_AGAIN)
             }
             _ => LOOK_AGAIN,
+        }
+    }
+
+    fn joined(&mut self, sent: Result<(LoanId, Sent), JoinError>) {
+        match sent {
+            Ok((id, sent)) => self.note(id, sent),
+            // Its task died: everything that waits is taken in anew.
+            Err(_) => self.seen = None,
         }
     }
 

@@ -31,6 +31,7 @@ mod i7_an_end_is_final;
 mod layering;
 mod licences;
 mod loans_api;
+mod long_outage;
 mod main_job;
 mod memory;
 mod openapi;
