@@ -1,0 +1,369 @@
+//! What may happen, told without the gate's code: what the readers were given, and what the ledger and the books may
+//! say after that.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use http::StatusCode;
+use jiff::{SignedDuration, Timestamp};
+use serde_json::Value;
+
+use super::stage::Seen;
+
+/// The readers' own ids.
+pub(super) const BORROWERS: [&str; 2] = ["kari", "ola"];
+/// Every reader with every title.
+pub(super) const KEYS: [Key; 4] = [(0, 0), (0, 1), (1, 0), (1, 1)];
+/// How large a title's file is.
+pub(super) const SIZE: usize = 3000;
+/// How far ahead a token may have been issued.
+const LEEWAY: i64 = 60;
+
+/// A reader and a title, by their numbers.
+pub(super) type Key = (usize, usize);
+/// How often what has happened.
+pub(super) type Tally = BTreeMap<&'static str, usize>;
+
+/// What a reader asks for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum What {
+    /// The file from its start.
+    Read,
+    /// The rest of a download.
+    Continue,
+    /// PUT of the loan.
+    Begin,
+    /// DELETE of the loan.
+    Return,
+}
+
+/// A request.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ask {
+    pub(super) reader: usize,
+    pub(super) title: usize,
+    pub(super) what: What,
+    /// How many tokens ago the one was issued that it brings; 0 is the newest.
+    pub(super) token_back: usize,
+    pub(super) http2: bool,
+}
+
+/// A reader's token, by the second in which it was issued.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Token {
+    pub(super) issued: i64,
+}
+
+impl Token {
+    fn is_later_than(self, end: Option<Timestamp>) -> bool {
+        end.is_none_or(|end| Timestamp::from_second(self.issued).unwrap() > end)
+    }
+}
+
+/// A request, and what came of it. Without a status, the gate died before one came.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Answered {
+    pub(super) ask: Ask,
+    pub(super) token: Token,
+    pub(super) status: Option<StatusCode>,
+    /// How many bytes of the title came.
+    pub(super) bytes: usize,
+}
+
+impl Answered {
+    fn key(&self) -> Key {
+        (self.ask.reader, self.ask.title)
+    }
+
+    /// Whether the reader was told that there is a loan, or given some of the file.
+    fn is_served(&self) -> bool {
+        match self.ask.what {
+            What::Read | What::Continue => self.bytes > 0,
+            What::Begin => matches!(self.status, Some(StatusCode::OK | StatusCode::CREATED)),
+            What::Return => false,
+        }
+    }
+}
+
+/// A text of a JSON object.
+pub(super) fn text<'a>(object: &'a Value, name: &str) -> &'a str {
+    object[name].as_str().unwrap_or_else(|| panic!("no {name} in {object}"))
+}
+
+/// A moment of a JSON object, where it has one.
+pub(super) fn moment(object: &Value, name: &str) -> Option<Timestamp> {
+    object[name].as_str().map(|text| text.parse().unwrap())
+}
+
+fn has_ended(row: &Value) -> bool {
+    matches!(text(row, "state"), "ending" | "ended")
+}
+
+/// Whether the ledger ever had the loan as accepted: only then was anything granted.
+fn was_accepted(row: &Value) -> bool {
+    moment(row, "due").is_some()
+}
+
+/// What the test knows of its readers.
+#[derive(Debug)]
+pub(super) struct Model {
+    /// Each reader's, the newest last.
+    tokens: [Vec<Token>; 2],
+    /// The latest moment that the clock has shown.
+    pub(super) latest: Timestamp,
+    /// Requests that were sent away before their loan was decided: one that comes to nothing is tried once more, when
+    /// nobody asks any longer.
+    waiting: BTreeMap<Key, Vec<Token>>,
+    /// The loans under which a byte has left.
+    delivered: BTreeSet<String>,
+    pub(super) tally: Tally,
+}
+
+impl Model {
+    pub(super) fn new(now: Timestamp) -> Model {
+        let first = vec![Token { issued: now.as_second() }];
+        Model {
+            tokens: [first.clone(), first],
+            latest: now,
+            waiting: BTreeMap::new(),
+            delivered: BTreeSet::new(),
+            tally: Tally::new(),
+        }
+    }
+
+    /// A reader's app has a new token.
+    pub(super) fn issue(&mut self, reader: usize, now: Timestamp) {
+        self.tokens[reader].push(Token { issued: now.as_second() });
+    }
+
+    /// The token that a request brings.
+    pub(super) fn token(&self, ask: &Ask) -> Token {
+        let tokens = &self.tokens[ask.reader];
+        tokens[(tokens.len() - 1).saturating_sub(ask.token_back)]
+    }
+
+    /// Holds a step against the rules. `times` are the earliest and the latest that the clock showed meanwhile.
+    pub(super) fn judge(
+        &mut self,
+        before: &Seen,
+        after: &Seen,
+        answered: &[Answered],
+        times: (Timestamp, Timestamp),
+        crashed: bool,
+        step: &str,
+    ) {
+        self.latest = self.latest.max(times.1);
+        let context = format!("{step}\nanswered {answered:#?}\nbefore {before:#?}\nafter {after:#?}");
+        for answer in answered {
+            let usual = matches!(
+                answer.status.map(|status| status.as_u16()),
+                Some(200 | 201 | 204 | 206 | 401 | 403 | 503)
+            );
+            assert!(usual || crashed, "an answer that nothing here explains: {context}");
+            self.count(answer);
+        }
+        ends_stay(before, after, &context);
+        intents_stand_behind_the_books(after, &context);
+        for key in KEYS {
+            let asked: Vec<_> = answered.iter().filter(|answer| answer.key() == key).copied().collect();
+            self.begins_are_allowed(key, before, after, &asked, (times.0, crashed), &context);
+            for answer in asked.iter().filter(|answer| answer.is_served()) {
+                let loan = lent_to(key, before, after, times, &context);
+                if answer.bytes > 0 {
+                    self.delivered.insert(loan);
+                }
+            }
+            if let ([answer], false) = (&asked[..], crashed) {
+                self.alone(answer, before, after, times, &context);
+            }
+        }
+        if crashed {
+            *self.tally.entry("crash").or_default() += 1;
+        }
+    }
+
+    fn count(&mut self, answer: &Answered) {
+        let what = match (answer.is_served(), answer.ask.what, answer.status.map(|status| status.as_u16())) {
+            (true, What::Read, _) => "read",
+            (true, What::Continue, _) => "continued",
+            (true, _, Some(201)) => "begun by PUT",
+            (true, ..) => "found by PUT",
+            (_, What::Return, Some(204)) => "returned",
+            (_, _, Some(403)) => "refused",
+            (_, _, Some(401)) => "token from ahead",
+            (_, _, Some(503)) => "to come back",
+            _ => "cut off",
+        };
+        *self.tally.entry(what).or_default() += 1;
+    }
+
+    /// A loan was begun only for a request that may begin one: from the start or an explicit one, and with a token that
+    /// is later than every end of an accepted loan of this reader and title (invariant 7).
+    fn begins_are_allowed(
+        &mut self,
+        key: Key,
+        before: &Seen,
+        after: &Seen,
+        asked: &[Answered],
+        (now, crashed): (Timestamp, bool),
+        context: &str,
+    ) {
+        let is_new = |row: &Value| before.row(&row["id"]).is_none();
+        let begun: Vec<_> = after.of(key).filter(|row| is_new(row)).collect();
+        // As they ended, also in this very step: while one of them lived nothing else could be begun.
+        let earlier = after.of(key).filter(|row| !is_new(row) && was_accepted(row));
+        let last_end = earlier.filter_map(|row| moment(row, "ended")).max();
+        let waiting = self.waiting.entry(key).or_default();
+        let asking = asked.iter().filter(|answer| matches!(answer.ask.what, What::Read | What::Begin));
+        waiting.extend(asking.clone().map(|answer| answer.token));
+        // One from ahead of the clock is later than the end of a loan that it has itself begun, and may begin another.
+        let times = |token: &Token| if token.issued > now.as_second() { 2 } else { 1 };
+        let may: usize = waiting.iter().filter(|token| token.is_later_than(last_end)).map(times).sum();
+        let left = begun.iter().filter(|row| row["end_reason"] != "rejected").count();
+        let fits = left <= may && (may > 0 || begun.is_empty());
+        assert!(fits, "{begun:?} for {key:?} where {may} requests might begin: {context}");
+        // Where the newest came to something, nothing of what was asked before is on its way any more.
+        let is_over = |row: &Value| was_accepted(row) || row["state"] == "refused";
+        if crashed || after.of(key).next().is_none_or(is_over) {
+            let sent_away = |answer: &&Answered| answer.status == Some(StatusCode::SERVICE_UNAVAILABLE);
+            *waiting = asking.filter(sent_away).filter(|_| !crashed).map(|answer| answer.token).collect();
+        }
+    }
+
+    /// What must come of a request that was the only one for its title, and was not cut off.
+    fn alone(
+        &self,
+        answer: &Answered,
+        before: &Seen,
+        after: &Seen,
+        times: (Timestamp, Timestamp),
+        context: &str,
+    ) {
+        let is_good = answer.token.issued <= times.0.as_second() + LEEWAY;
+        let open = |seen: &Seen| {
+            seen.of(answer.key()).find(|row| row["state"] == "accepted").map(|row| row["id"].clone())
+        };
+        match answer.ask.what {
+            What::Return if answer.status == Some(StatusCode::NO_CONTENT) => {
+                for row in after.of(answer.key()).filter(|row| was_live(before, row)) {
+                    let in_time = |ended| (times.0..=times.1).contains(&ended);
+                    let ended = moment(row, "ended").is_some_and(in_time);
+                    assert!(ended, "it was given back, and did not end then: {context}");
+                }
+            }
+            What::Return => {}
+            What::Read | What::Continue | What::Begin => {
+                // Once the clock was past its due time, it may be over for some and not for others until it is ended.
+                let ahead = before.due(answer.key()).is_some_and(|due| due > self.latest);
+                if is_good && ahead && open(before) == open(after) {
+                    // The scene's patience is short, and a machine may have much to do.
+                    let comes_back = answer.status == Some(StatusCode::SERVICE_UNAVAILABLE);
+                    assert!(
+                        answer.is_served() || comes_back,
+                        "a loan, and the reader was sent away: {context}"
+                    );
+                }
+            }
+        }
+    }
+
+    /// When everything has come to rest: the ledger and the books tell of the same loans, and of the same ends.
+    pub(super) fn judge_rest(&mut self, seen: &Seen) {
+        for loan in &seen.books {
+            let row = seen.ledger.iter().find(|row| row["reference"] == loan["reference"]);
+            let row = row.unwrap_or_else(|| panic!("nobody knows {loan}: {seen:#?}"));
+            let (status, state) = (text(loan, "status"), text(row, "state"));
+            let is_live = matches!(status, "PENDING" | "ACCEPTED");
+            assert_eq!(is_live, state == "accepted", "{loan} and {row}: {seen:#?}");
+            if was_accepted(row) && matches!(status, "RETURNED" | "EXPIRED") {
+                assert_eq!(moment(loan, "ended"), moment(row, "ended"), "{loan} {row}");
+            }
+            let delivered = self.delivered.contains(text(loan, "loanId"));
+            assert!(!(delivered && status == "CANCELLED"), "a byte had left: {loan} {row}");
+        }
+        for row in seen.ledger.iter().filter(|row| has_ended(row) && !row["lending_id"].is_null()) {
+            let loan = seen.booked(row).unwrap_or_else(|| panic!("Bokbasen does not have {row}"));
+            let fits = match (text(row, "end_reason"), text(loan, "status")) {
+                ("returned", "RETURNED")
+                | ("expired", "EXPIRED")
+                | ("cancelled", "CANCELLED" | "RETURNED") => true,
+                // Ended here while it was pending there, where it can only be cancelled.
+                ("returned", "CANCELLED") => !was_accepted(row),
+                _ => false,
+            };
+            assert!(fits && loan["ends"].as_u64() > Some(0), "{row} ended as {loan}");
+        }
+    }
+
+    /// Counts how the loans of a case ended.
+    pub(super) fn count_ends(&mut self, seen: &Seen) {
+        for row in &seen.ledger {
+            let how = match row["end_reason"].as_str() {
+                None => "loans that live",
+                Some("returned") => "loans returned",
+                Some("expired") => "loans expired",
+                Some("cancelled") => "loans cancelled",
+                Some(_) => "begins that came to nothing",
+            };
+            *self.tally.entry(how).or_default() += 1;
+        }
+        let again = seen.books.iter().filter(|loan| loan["ends"].as_u64() > Some(1)).count();
+        *self.tally.entry("ends told more than once").or_default() += again;
+    }
+
+    /// Every reader was served every title: under the loan that was there, or else under exactly one new one.
+    pub(super) fn judge_served_again(&self, before: &Seen, after: &Seen) {
+        for key in KEYS {
+            let count = |seen: &Seen| seen.books.iter().filter(|loan| seen.key(loan) == key).count();
+            let had_one = before.due(key).is_some();
+            assert_eq!(count(after) - count(before), usize::from(!had_one), "{before:#?} {after:#?}");
+            assert!(after.due(key).is_some(), "served without a loan: {after:#?}");
+        }
+    }
+}
+
+/// Whether a row of a later look was there before and had not ended.
+fn was_live(before: &Seen, row: &Value) -> bool {
+    before.row(&row["id"]).is_some_and(|row| !has_ended(row) && row["state"] != "refused")
+}
+
+/// What has ended stays ended, when and why it did (invariant 7).
+fn ends_stay(before: &Seen, after: &Seen, context: &str) {
+    for row in before.ledger.iter().filter(|row| has_ended(row)) {
+        let now = after.row(&row["id"]).unwrap_or_else(|| panic!("{row} is gone: {context}"));
+        assert!(has_ended(now), "{row} lives again: {context}");
+        assert_eq!((&now["ended"], &now["end_reason"]), (&row["ended"], &row["end_reason"]), "{context}");
+    }
+}
+
+/// Every loan in the books was written down here first, and each reference was used once (invariant 2).
+fn intents_stand_behind_the_books(after: &Seen, context: &str) {
+    let mut used = BTreeSet::new();
+    for loan in &after.books {
+        let row = after.ledger.iter().find(|row| row["reference"] == loan["reference"]);
+        let row = row.unwrap_or_else(|| panic!("begun without an intent: {loan}: {context}"));
+        assert_eq!(after.key(row), after.key(loan), "begun for another: {context}");
+        assert!(used.insert(text(loan, "reference")), "begun twice: {loan}: {context}");
+    }
+}
+
+/// The loan under which a reader was served: accepted in the books, not ended by the time the step began, and due later
+/// than the clock showed (invariant 1). Where it is not accepted any more, then because it has ended here since.
+fn lent_to(key: Key, before: &Seen, after: &Seen, times: (Timestamp, Timestamp), context: &str) -> String {
+    let mut loans = after.of(key).filter(|row| {
+        let over_before = before.row(&row["id"]).is_some_and(has_ended);
+        let accepted = after.booked(row).is_some_and(|loan| {
+            !loan["accepted"].is_null() && (loan["status"] == "ACCEPTED" || has_ended(row))
+        });
+        !over_before && accepted && moment(row, "due") > Some(times.0)
+    });
+    let loan = loans.next().unwrap_or_else(|| panic!("served without a loan: {context}"));
+    text(loan, "lending_id").to_owned()
+}
+
+#[test]
+fn a_token_of_the_very_second_of_an_end_is_not_later_than_it() {
+    let end = Timestamp::from_second(100).unwrap();
+    assert!(!Token { issued: 100 }.is_later_than(Some(end)));
+    assert!(!Token { issued: 100 }.is_later_than(Some(end + SignedDuration::from_millis(500))));
+    assert!(Token { issued: 101 }.is_later_than(Some(end + SignedDuration::from_millis(500))));
+}
