@@ -1,0 +1,195 @@
+//! The machine: every way there is and that there is no other, what each path keeps, and whole lives beside Bokbasen.
+
+mod lives;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::loan::Borrower;
+
+fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(second).unwrap()
+}
+
+fn fresh() -> Loan {
+    let key = LoanKey {
+        library: "NO-0301000".parse().unwrap(),
+        borrower: Borrower::from_bytes([7; 16]),
+        isbn: "9780306406157".parse().unwrap(),
+    };
+    Loan::intend(key, at(0))
+}
+
+fn terms() -> Terms {
+    Terms { due: at(1000), licence_id: None, licence_type: None }
+}
+
+fn refusal() -> Refusal {
+    Refusal { code: "NO".into(), message: String::new(), retry_at: None }
+}
+
+fn lending_id() -> String {
+    "L1".to_owned()
+}
+
+/// Every event, and of those with a reason one for each.
+fn every_event() -> Vec<Event> {
+    let mut events = vec![
+        Event::Begun { lending_id: lending_id() },
+        Event::NotSent,
+        Event::Lost,
+        Event::Declined,
+        Event::Accepted { lending_id: lending_id(), terms: terms() },
+        Event::Refused { lending_id: None, refusal: refusal() },
+        Event::Refused { lending_id: Some(lending_id()), refusal: refusal() },
+        Event::NotFound,
+        Event::Vanished,
+        Event::EndAcknowledged,
+    ];
+    events.extend(EndReason::ALL.map(|reason| Event::Ending { reason }));
+    events.extend(EndReason::ALL.map(|reason| Event::EndedThere { reason }));
+    events
+}
+
+fn any_event() -> impl Strategy<Value = Event> {
+    proptest::sample::select(every_event())
+}
+
+proptest! {
+    #[test]
+    fn every_path_keeps_what_a_loan_promises(events in proptest::collection::vec(any_event(), 0..12)) {
+        let mut loan = fresh();
+        for (second, event) in (1..).zip(&events) {
+            let Ok(next) = loan.apply(event, at(second)) else { continue };
+            prop_assert!(loan.state.is_live(), "a loan that is over never changes");
+            prop_assert_eq!(&next.reference, &loan.reference);
+            prop_assert_eq!(next.key, loan.key);
+            prop_assert!(loan.accepted.is_none() || next.accepted == loan.accepted);
+            prop_assert!(loan.ended.is_none() || next.ended == loan.ended, "an end does not move");
+            if next.state == LoanState::Intended {
+                prop_assert_eq!(event, &Event::Declined, "only a refused licence leads back to the intent");
+            }
+            if next.state == LoanState::Accepted {
+                prop_assert!(loan.ended.is_none(), "what has ended is never accepted again");
+            }
+            prop_assert_eq!(next.open_until().is_some(), next.state == LoanState::Accepted);
+            prop_assert_eq!(Loan::restore(next.record().clone()), Ok(next.clone()));
+            loan = next;
+        }
+    }
+}
+
+/// A loan in this state, by the shortest way there.
+fn loan_in(state: LoanState) -> Loan {
+    let accepted = || Event::Accepted { lending_id: lending_id(), terms: terms() };
+    let ending = || Event::Ending { reason: EndReason::Returned };
+    let way = match state {
+        LoanState::Intended => vec![],
+        LoanState::Pending => vec![Event::Begun { lending_id: lending_id() }],
+        LoanState::Accepted => vec![accepted()],
+        LoanState::Unknown => vec![Event::Lost],
+        LoanState::Refused => vec![Event::Refused { lending_id: None, refusal: refusal() }],
+        LoanState::Ending => vec![accepted(), ending()],
+        LoanState::Ended => vec![accepted(), ending(), Event::EndAcknowledged],
+    };
+    let loan = way.iter().fold(fresh(), |loan, event| loan.apply(event, at(1)).unwrap());
+    assert_eq!(loan.state, state);
+    loan
+}
+
+/// Every way there is, by the event's name. None leaves `refused` or `ended`.
+const WAYS: [(LoanState, &str, LoanState); 20] = {
+    use LoanState::{Accepted, Ended, Ending, Intended, Pending, Refused, Unknown};
+    [
+        (Intended, "begun", Pending),
+        (Intended, "not-sent", Ended),
+        (Intended, "lost", Unknown),
+        (Intended, "declined", Intended),
+        (Intended, "accepted", Accepted),
+        (Intended, "refused", Refused),
+        (Pending, "accepted", Accepted),
+        (Pending, "refused", Refused),
+        (Pending, "declined", Intended),
+        (Pending, "vanished", Ended),
+        (Pending, "ending", Ending),
+        (Pending, "ended-there", Ended),
+        (Unknown, "begun", Pending),
+        (Unknown, "accepted", Accepted),
+        (Unknown, "refused", Refused),
+        (Unknown, "not-found", Ended),
+        (Unknown, "ended-there", Ended),
+        (Accepted, "ending", Ending),
+        (Accepted, "ended-there", Ended),
+        (Ending, "end-acknowledged", Ended),
+    ]
+};
+
+#[test]
+fn there_are_these_ways_and_no_others() {
+    let mut walked = Vec::new();
+    let all = LoanState::ALL
+        .into_iter()
+        .flat_map(|state| every_event().into_iter().map(move |event| (state, event)));
+    for (state, event) in all {
+        let loan = loan_in(state);
+        let before = loan.clone();
+        let way = WAYS.iter().find(|(from, name, _)| (*from, *name) == (state, event.name()));
+        match (way, loan.apply(&event, at(9))) {
+            (Some(way), Ok(next)) => {
+                assert_eq!((next.state, next.changed), (way.2, at(9)), "{way:?}");
+                writes_what_it_tells(&before, &event, &next);
+                walked.push(*way);
+            }
+            (None, Err(refused)) => {
+                assert_eq!(refused, IllegalTransition { from: state, event: event.name() });
+            }
+            (way, result) => panic!("{state}, {event:?}: {way:?} and {result:?}"),
+        }
+        assert_eq!(loan, before, "whatever came of it, the loan that was asked stays as it was");
+    }
+    assert!(WAYS.iter().all(|way| walked.contains(way)), "a way that no event takes");
+}
+
+/// What an event changes, and that it changes nothing else.
+fn writes_what_it_tells(before: &Loan, event: &Event, next: &Loan) {
+    let mut wanted = before.record().clone();
+    (wanted.state, wanted.changed) = (next.state, at(9));
+    let mut ended = |reason| (wanted.ended, wanted.end_reason) = (Some(at(9)), Some(reason));
+    match event {
+        Event::NotSent | Event::NotFound | Event::Vanished => ended(EndReason::Rejected),
+        Event::Ending { reason } | Event::EndedThere { reason } => ended(*reason),
+        Event::Begun { lending_id } => wanted.lending_id = Some(lending_id.clone()),
+        Event::Accepted { lending_id, terms } => {
+            (wanted.lending_id, wanted.terms) = (Some(lending_id.clone()), Some(terms.clone()));
+            wanted.accepted = Some(at(9));
+        }
+        Event::Refused { lending_id, refusal } => {
+            wanted.refusal = Some(refusal.clone());
+            wanted.lending_id = lending_id.clone().or(wanted.lending_id);
+        }
+        Event::Declined => wanted.lending_id = None,
+        Event::Lost | Event::EndAcknowledged => {}
+    }
+    assert_eq!(next.record(), &wanted, "{event:?}");
+}
+
+#[test]
+fn the_way_of_an_ordinary_loan() {
+    let pending = fresh().apply(&Event::Begun { lending_id: lending_id() }, at(1)).unwrap();
+    assert_eq!(pending.state, LoanState::Pending);
+    let accepted =
+        pending.apply(&Event::Accepted { lending_id: lending_id(), terms: terms() }, at(2)).unwrap();
+    assert_eq!(accepted.open_until(), Some(at(1000)));
+    let ending = accepted.apply(&Event::Ending { reason: EndReason::Returned }, at(3)).unwrap();
+    assert_eq!((ending.open_until(), ending.state.is_live()), (None, true));
+    let ended = ending.apply(&Event::EndAcknowledged, at(4)).unwrap();
+    assert_eq!((ended.ended, ended.end_reason), (Some(at(3)), Some(EndReason::Returned)));
+}
+
+#[test]
+fn an_answer_that_was_lost_is_never_taken_for_one_that_was_not_sent() {
+    let unknown = fresh().apply(&Event::Lost, at(1)).unwrap();
+    assert!(unknown.state.is_live());
+    let error = unknown.apply(&Event::NotSent, at(2)).unwrap_err();
+    assert_eq!(error, IllegalTransition { from: LoanState::Unknown, event: "not-sent" });
+}
