@@ -233,7 +233,7 @@ impl Stage {
 
     fn request(&self, ask: Ask, token: Token) -> reqwest::RequestBuilder {
         // They last for longer than any loan, so that what is too old about a token is only when it was issued.
-        let lasts = token.issued + 366 * 86_400;
+        let lasts = token.issued + 360 * 86_400;
         let claims = json!({ "sub": BORROWERS[ask.reader], "iat": token.issued, "exp": lasts });
         let title = TITLES[ask.title];
         let path = match ask.what {
