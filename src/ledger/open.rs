@@ -68,6 +68,8 @@ impl Ledger {
         let head = audit::opened(&mut connection, file).await?;
         let readers = SqlitePoolOptions::new()
             .max_connections(READERS)
+            // A file does not hang up; the question would double the ways to the connection's thread.
+            .test_before_acquire(false)
             .connect_with(options.read_only(true))
             .await
             .map_err(failed)?;
