@@ -21,6 +21,9 @@ static MIGRATIONS: Migrator = sqlx::migrate!("src/ledger/migrations");
 
 /// How long a write waits for another process's, as during an upgrade.
 const BUSY: Duration = Duration::from_secs(10);
+/// After how many pages of 4 KiB the write-ahead log is folded into the file. The same pages change again and again, and
+/// the longer the log, the fewer of them are written twice; at 16 MB it is still read within a moment after a kill.
+const FOLDED_AT: &str = "4000";
 /// How many commands may wait for the writer.
 const QUEUE: usize = 4096;
 /// Connections that only read.
@@ -52,6 +55,7 @@ impl Ledger {
             // What is forgotten is overwritten, and does not stay behind in free pages.
             .pragma("secure_delete", "ON")
             .busy_timeout(BUSY)
+            .pragma("wal_autocheckpoint", FOLDED_AT)
             .statement_cache_capacity(64)
             .disable_statement_logging();
         let mut connection = SqliteConnection::connect_with(&options).await.map_err(failed)?;
