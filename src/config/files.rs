@@ -35,8 +35,16 @@ fn origin(table: &mut Table<'_>, name: Option<String>) -> Option<origin::Setting
     let first_byte = table.or("first_byte", Duration::from_secs(15), wait);
     let idle = table.or("idle", Duration::from_secs(30), wait);
     let metadata_ttl = table.or("metadata_ttl", Duration::from_secs(60), wait);
-    table.later("resumes", 5, number(0, 1000));
-    Some(origin::Settings { name: name?, url: url?, connect_timeout, first_byte, idle, metadata_ttl })
+    let resumes = u32::try_from(table.or("resumes", 5, number(0, 1000))).unwrap_or(5);
+    Some(origin::Settings {
+        name: name?,
+        url: url?,
+        connect_timeout,
+        first_byte,
+        idle,
+        resumes,
+        metadata_ttl,
+    })
 }
 
 pub(super) fn routes(root: &mut Table<'_>, origins: &[String]) -> catalog::Settings {

@@ -1,5 +1,5 @@
 //! The body on its way to the reader: passed on frame by frame, cut to its part, counted, and never short
-//! without an error.
+//! without an error. Where the origin breaks off, the body goes on with what `resume` gets of it.
 //!
 //! hyper answers a body's error by resetting the stream (HTTP/2) or the connection (HTTP/1.1), so that a reader
 //! cannot take a part for the whole. The origin is read only as fast as the reader takes.
@@ -16,6 +16,7 @@ use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
 use tokio::time::Sleep;
 
+use super::resume::{Answer, Asking, Rest};
 use crate::gate::Permit;
 use crate::telemetry::Metrics;
 
@@ -34,6 +35,9 @@ pub enum BodyError {
     /// The origin stood still for too long.
     #[error("the origin's body stood still")]
     Stalled,
+    /// The origin has another file now.
+    #[error("the file has changed at the origin")]
+    Changed,
     /// The loan ended under way.
     #[error("the loan has ended")]
     LoanEnded,
@@ -75,6 +79,8 @@ pub struct Delivered {
     pub status: StatusCode,
     /// When the response's head was ready.
     pub opened: Instant,
+    /// How often an origin that broke off was gone on with.
+    pub resumes: u32,
 }
 
 /// What is to be told at the end.
@@ -87,7 +93,11 @@ pub(super) struct Told {
 }
 
 struct Measured {
-    incoming: Incoming,
+    /// The origin's body; none while it is asked for the rest.
+    incoming: Option<Incoming>,
+    asking: Option<Asking>,
+    /// What is to come, where it can be asked for again.
+    rest: Option<Rest>,
     /// Bytes of the origin's that come before the reader's part.
     skip: u64,
     /// Bytes that the reader still has coming; none where the origin named no length.
@@ -105,19 +115,28 @@ pub(super) fn empty() -> Body {
     Empty::new().map_err(|never| match never {}).boxed_unsync()
 }
 
-/// The origin's body without its first `skip` bytes, `take` bytes long.
-pub(super) fn measured(incoming: Incoming, skip: u64, take: Option<u64>, idle: Duration, told: Told) -> Body {
+/// The origin's body without its first `skip` bytes, `take` bytes long; where it breaks, its `rest` is asked for.
+pub(super) fn measured(
+    incoming: Incoming,
+    skip: u64,
+    take: Option<u64>,
+    idle: Duration,
+    rest: Option<Rest>,
+    told: Told,
+) -> Body {
     told.metrics.stream_opened();
-    let opened = Instant::now();
-    let told = Some(told);
-    Measured { incoming, skip, left: take, idle, waiting: None, bytes: 0, opened, told }.boxed_unsync()
+    let (incoming, told, opened) = (Some(incoming), Some(told), Instant::now());
+    let (asking, waiting, bytes) = (None, None, 0);
+    Measured { incoming, asking, rest, skip, left: take, idle, waiting, bytes, opened, told }.boxed_unsync()
 }
 
 impl Measured {
     fn over(&mut self, end: End) {
         if let Some(told) = self.told.take() {
             told.metrics.stream_closed(end.name());
-            let delivered = Delivered { bytes: self.bytes, end, status: told.status, opened: self.opened };
+            let resumes = self.rest.as_ref().map_or(0, Rest::resumed);
+            let (bytes, status, opened) = (self.bytes, told.status, self.opened);
+            let delivered = Delivered { bytes, end, status, opened, resumes };
             (told.on_end)(delivered);
         }
     }
@@ -129,16 +148,66 @@ impl Measured {
 
     fn broken(&mut self, error: BodyError) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         self.over(match error {
-            BodyError::Origin | BodyError::Stalled => End::OriginFailed,
+            BodyError::Origin | BodyError::Stalled | BodyError::Changed => End::OriginFailed,
             BodyError::LoanEnded => End::Cut,
         });
         Poll::Ready(Some(Err(error)))
     }
 
-    /// The next bytes of the origin's, or the error that it has let us wait for too long.
-    fn poll_origin(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
+    /// The next bytes of the origin's, from wherever they come, or the error that ends it.
+    fn poll_bytes(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
         loop {
-            match Pin::new(&mut self.incoming).poll_frame(context) {
+            if let Some(asking) = &mut self.asking {
+                let answer = ready!(asking.as_mut().poll(context));
+                self.asking = None;
+                if let Some(error) = self.take_up(answer) {
+                    return Poll::Ready(Some(Err(error)));
+                }
+                continue;
+            }
+            let error = match ready!(self.poll_origin(context)) {
+                Some(Ok(data)) => return Poll::Ready(Some(Ok(data))),
+                None if self.left.is_none() => return Poll::Ready(None),
+                None => BodyError::Origin,
+                Some(Err(error)) => error,
+            };
+            if !self.ask_again() {
+                return Poll::Ready(Some(Err(error)));
+            }
+        }
+    }
+
+    /// Asks for the rest, where that can be; the broken body is let go.
+    fn ask_again(&mut self) -> bool {
+        self.asking = self.rest.as_mut().and_then(Rest::ask);
+        if self.asking.is_some() {
+            (self.incoming, self.waiting) = (None, None);
+        }
+        self.asking.is_some()
+    }
+
+    /// Goes on with what an origin answered that was asked for the rest, or tells why the body ends here.
+    fn take_up(&mut self, answer: Answer) -> Option<BodyError> {
+        if let Some(rest) = &mut self.rest {
+            rest.note(&answer);
+        }
+        match answer {
+            Answer::Rest(incoming, skip) => {
+                (self.incoming, self.skip) = (Some(incoming), skip);
+                None
+            }
+            Answer::Failed => (!self.ask_again()).then_some(BodyError::Origin),
+            Answer::Changed => Some(BodyError::Changed),
+        }
+    }
+
+    /// The next bytes of the origin's body, or the error that it has let us wait for too long.
+    fn poll_origin(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
+        let Some(incoming) = &mut self.incoming else {
+            return Poll::Ready(Some(Err(BodyError::Origin)));
+        };
+        loop {
+            match Pin::new(&mut *incoming).poll_frame(context) {
                 Poll::Ready(Some(Ok(frame))) => {
                     self.waiting = None;
                     if let Ok(data) = frame.into_data() {
@@ -168,6 +237,9 @@ impl Measured {
             *left -= taken as u64;
         }
         self.bytes += data.len() as u64;
+        if let Some(rest) = self.rest.as_mut().filter(|_| !data.is_empty()) {
+            rest.advance(data.len());
+        }
         if let Some(told) = &self.told {
             told.metrics.delivered(data.len() as u64);
         }
@@ -192,7 +264,7 @@ impl http_body::Body for Measured {
             if this.is_cut() {
                 return this.broken(BodyError::LoanEnded);
             }
-            match ready!(this.poll_origin(context)) {
+            match ready!(this.poll_bytes(context)) {
                 // It may have ended while the origin was waited for.
                 Some(Ok(_)) if this.is_cut() => return this.broken(BodyError::LoanEnded),
                 Some(Ok(data)) => {
@@ -205,11 +277,10 @@ impl http_body::Body for Measured {
                     }
                 }
                 Some(Err(error)) => return this.broken(error),
-                None if this.left.is_none() => {
+                None => {
                     this.over(End::Complete);
                     return Poll::Ready(None);
                 }
-                None => return this.broken(BodyError::Origin),
             }
         }
     }

@@ -2,12 +2,14 @@
 //!
 //! The dispatcher calls it. It asks the origin for the file, or the part of it, that the reader's fields mean
 //! (RFC 9110 §13 and §14), and passes the body on without holding it: `range` reads Range, `conditions` judges
-//! preconditions, `fields` is the allow-list, `body` counts what leaves and never lets a short body look whole.
+//! preconditions, `fields` is the allow-list, `body` counts what leaves and never lets a short body look whole, `resume`
+//! goes on where an origin broke off.
 
 mod body;
 mod conditions;
 mod fields;
 mod range;
+mod resume;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -29,6 +31,7 @@ pub use body::{Body, BodyError, Delivered, End, OnEnd};
 use conditions::Verdict;
 use fields::Kind;
 use range::{Asked, Part};
+use resume::Rest;
 
 /// How many files' fields are kept.
 const KNOWN_FILES: u64 = 100_000;
@@ -45,7 +48,7 @@ pub enum Pass {
 /// The way from the origins to the readers; one worker's.
 #[derive(Clone, Debug)]
 pub struct Delivery {
-    origins: Vec<Origin>,
+    origins: Vec<Arc<Origin>>,
     known: Vec<Known>,
     metrics: Metrics,
 }
@@ -63,7 +66,7 @@ struct Towards<'a> {
 
 /// A request for a file, and what is known of it.
 struct Request<'a> {
-    origin: &'a Origin,
+    origin: &'a Arc<Origin>,
     known: &'a Known,
     path: &'a FilePath,
     kind: Kind,
@@ -76,8 +79,8 @@ impl Delivery {
     /// # Errors
     /// For the first that cannot be used.
     pub fn new(origins: &[origin::Settings], metrics: Metrics) -> Result<Delivery, origin::SetUpError> {
-        let built: Result<Vec<Origin>, _> =
-            origins.iter().map(|settings| Origin::new(settings, metrics.clone())).collect();
+        let built: Result<Vec<Arc<Origin>>, _> =
+            origins.iter().map(|settings| Origin::new(settings, metrics.clone()).map(Arc::new)).collect();
         let known = origins.iter().map(|settings| known(settings.metadata_ttl)).collect();
         Ok(Delivery { origins: built?, known, metrics })
     }
@@ -87,7 +90,8 @@ impl Delivery {
     /// # Errors
     /// As [`Delivery::new`].
     pub fn for_worker(&self) -> Result<Delivery, origin::SetUpError> {
-        let origins: Result<Vec<Origin>, _> = self.origins.iter().map(Origin::for_worker).collect();
+        let origins: Result<Vec<Arc<Origin>>, _> =
+            self.origins.iter().map(|origin| origin.for_worker().map(Arc::new)).collect();
         Ok(Delivery { origins: origins?, known: self.known.clone(), metrics: self.metrics.clone() })
     }
 
@@ -178,7 +182,7 @@ impl Request<'_> {
         if let Some(range) = asked.and_then(Asked::field) {
             sent.insert(RANGE, range);
         }
-        let answer = self.origin.fetch(&Method::GET, self.path, &sent).await?;
+        let answer = self.fetch(&Method::GET, &sent).await?;
         match answer.status() {
             StatusCode::OK => Ok(answer),
             StatusCode::PARTIAL_CONTENT if asked.is_some() => Ok(answer),
@@ -243,8 +247,11 @@ impl Request<'_> {
             return Err(Problem::LoanEnded);
         }
         let told = body::Told { on_end: to.on_end, status, metrics: to.metrics.clone(), permit: to.permit };
+        let first = part.map_or(0, |part| part.first);
+        let last = take.and_then(|take| (first + take).checked_sub(1));
+        let rest = Rest::of(self.origin, self.path, to.metrics, &head.headers, (first, last));
         let idle = self.origin.settings().idle;
-        let mut response = Response::new(body::measured(incoming, skip, take, idle, told));
+        let mut response = Response::new(body::measured(incoming, skip, take, idle, rest, told));
         *response.status_mut() = status;
         let fields = response.headers_mut();
         fields::pass(&head.headers, self.kind, fields);
@@ -274,7 +281,7 @@ impl Request<'_> {
         if let Some(length) = length_of(file).filter(|_| status == StatusCode::OK) {
             response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(length));
         }
-        on_end(Delivered { bytes: 0, end: End::Complete, status, opened: Instant::now() });
+        on_end(Delivered { bytes: 0, end: End::Complete, status, opened: Instant::now(), resumes: 0 });
         response
     }
 
@@ -283,7 +290,7 @@ impl Request<'_> {
         if let Some(file) = self.known.get(self.path) {
             return Ok(file);
         }
-        let answer = self.origin.fetch(&Method::HEAD, self.path, &HeaderMap::new()).await?;
+        let answer = self.fetch(&Method::HEAD, &HeaderMap::new()).await?;
         match answer.status() {
             StatusCode::OK => {
                 let file = Arc::new(answer.into_parts().0.headers);
@@ -292,6 +299,19 @@ impl Request<'_> {
             }
             StatusCode::NOT_FOUND | StatusCode::GONE => Err(Problem::TitleNotFound),
             status => Err(self.failed(&format!("it answered {status} to HEAD"))),
+        }
+    }
+
+    /// Asks the origin, and again where it answers that something is wrong with itself: mostly that is over in a moment.
+    async fn fetch(&self, method: &Method, sent: &HeaderMap) -> Result<Response<Incoming>, Problem> {
+        let mut vain = 0;
+        loop {
+            let answer = self.origin.fetch(method, self.path, sent).await?;
+            if !answer.status().is_server_error() || vain == self.origin.settings().resumes {
+                return Ok(answer);
+            }
+            tokio::time::sleep(resume::wait(vain)).await;
+            vain += 1;
         }
     }
 

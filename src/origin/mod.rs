@@ -40,6 +40,8 @@ pub struct Settings {
     pub first_byte: Duration,
     /// How long a body may stand still on the origin's side.
     pub idle: Duration,
+    /// How often in a row a body that broke is asked for again without a byte of it coming; 0 is never.
+    pub resumes: u32,
     /// How long a file's size, type and validator are believed.
     pub metadata_ttl: Duration,
 }

@@ -45,7 +45,7 @@ pub(super) async fn dispatch(
         Err(problem) => {
             line.metrics.request(problem.slug(), via, began.elapsed());
             log.via(via).outcome(problem.status().as_u16(), problem.slug());
-            log.finish(0, "complete", began.elapsed());
+            log.finish(0, 0, "complete", began.elapsed());
             respond::problem(&problem, &parts.method, parts.version)
         }
     }
@@ -111,14 +111,14 @@ async fn answer_loans(
     }
     log.outcome(response.status().as_u16(), "ok");
     let (bytes, head) = (response.body().size_hint().lower(), log.began().elapsed());
-    log.finish(bytes, "complete", head);
+    log.finish(bytes, 0, "complete", head);
     Ok(response)
 }
 
 fn write_line(mut log: RequestLine, delivered: &Delivered) {
     log.outcome(delivered.status.as_u16(), "ok");
     let head = delivered.opened.duration_since(log.began());
-    log.finish(delivered.bytes, delivered.end.name(), head);
+    log.finish(delivered.bytes, delivered.resumes, delivered.end.name(), head);
 }
 
 fn ask(reader: &Reader, isbn: Isbn, explicit: bool, headers: &HeaderMap) -> gate::Request {

@@ -20,7 +20,7 @@ const SECONDS: [f64; 12] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.1, 0.5, 
 const METADATA: Metadata<'static> = Metadata::new("loangate", Level::INFO, None);
 
 /// Name, unit and meaning of every counter.
-const COUNTERS: [(&str, Unit, &str); 11] = [
+const COUNTERS: [(&str, Unit, &str); 12] = [
     ("loangate_requests_total", Unit::Count, "Requests, by outcome (ok or the problem's slug) and via"),
     ("loangate_delivered_bytes_total", Unit::Bytes, "Body bytes that left towards readers"),
     ("loangate_streams_closed_total", Unit::Count, "Bodies that are over, by how they ended"),
@@ -35,6 +35,11 @@ const COUNTERS: [(&str, Unit, &str); 11] = [
     ),
     ("loangate_lending_calls_total", Unit::Count, "Calls to Bokbasen, by call and outcome"),
     ("loangate_origin_requests_total", Unit::Count, "Requests to origins, by origin and outcome"),
+    (
+        "loangate_origin_resumes_total",
+        Unit::Count,
+        "Broken bodies that an origin was asked to go on with, by outcome",
+    ),
     ("loangate_ledger_commands_total", Unit::Count, "Commands that the ledger committed"),
 ];
 /// Name, unit and meaning of every gauge.
@@ -231,6 +236,11 @@ impl Metrics {
     pub fn origin_request(&self, origin: &str, outcome: &'static str, first_byte: Duration) {
         self.count("loangate_origin_requests_total", &[("origin", origin), ("outcome", outcome)]);
         self.took("loangate_origin_first_byte_seconds", first_byte);
+    }
+
+    /// An origin was asked to go on with a body that broke.
+    pub fn origin_resume(&self, origin: &str, outcome: &'static str) {
+        self.count("loangate_origin_resumes_total", &[("origin", origin), ("outcome", outcome)]);
     }
 
     /// The ledger committed so many commands together.

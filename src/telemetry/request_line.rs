@@ -87,8 +87,9 @@ impl RequestLine {
         self
     }
 
-    /// Writes the line: the bytes of the body that left, how the body ended, and when its head was ready.
-    pub fn finish(self, bytes: u64, end: &'static str, head: Duration) {
+    /// Writes the line: the bytes of the body that left, how often the origin was gone on with, how the body ended, and when
+    /// its head was ready.
+    pub fn finish(self, bytes: u64, resumes: u32, end: &'static str, head: Duration) {
         if !self.enabled {
             return;
         }
@@ -104,6 +105,7 @@ impl RequestLine {
             via = self.via.name(),
             range = self.range.as_deref(),
             bytes,
+            resumes = (resumes > 0).then_some(resumes),
             end,
             head_us = u64::try_from(head.as_micros()).unwrap_or(u64::MAX),
             total_us = u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX),

@@ -24,6 +24,7 @@ mod config;
 mod conformance_lending;
 mod conformance_sandbox;
 mod drain;
+mod healing;
 mod i1_no_byte;
 mod i2_one_loan;
 mod i3_every_loan_ends;

@@ -41,6 +41,10 @@ pub(crate) struct File {
     pub(crate) stall_after: Option<u64>,
     /// No head of an answer ever comes.
     pub(crate) silent: bool,
+    /// Each answer breaks off after a random count of bytes below this.
+    pub(crate) breaks_within: Option<u64>,
+    /// One answer in so many is a 500.
+    pub(crate) fails_one_in: Option<u32>,
 }
 
 impl File {
@@ -60,6 +64,8 @@ impl File {
             cut_after: None,
             stall_after: None,
             silent: false,
+            breaks_within: None,
+            fails_one_in: None,
         }
     }
 
@@ -203,10 +209,16 @@ async fn answer(state: Arc<State>, request: Request<Incoming>) -> Result<Respons
     };
     state.asked.lock().unwrap().push(asked);
     let file = state.files.lock().unwrap().get(&path).cloned();
-    let Some(file) = file else {
+    let Some(mut file) = file else {
         let nothing = Sent { file: File::of(0), at: 0, end: 0, sent: 0, cut: None };
         return Ok(Response::builder().status(404).body(nothing).unwrap());
     };
+    if file.fails_one_in.is_some_and(|one_in| fastrand::u32(..one_in) == 0) {
+        file.status = Some(StatusCode::INTERNAL_SERVER_ERROR);
+    }
+    if let Some(within) = file.breaks_within {
+        file.cut_after = Some(fastrand::u64(..within));
+    }
     if file.silent {
         std::future::pending::<()>().await;
     }
