@@ -94,7 +94,7 @@ pub async fn start(config: Config, clock: Clock) -> Result<Running, CliError> {
     let names: Vec<String> = config.origins.iter().map(|origin| origin.name.clone()).collect();
     let catalog = Arc::new(Catalog::new(&config.catalog, &names).map_err(CliError::all)?);
     let certificates = Arc::new(Certificates::load(&config.server).map_err(CliError::new)?);
-    let delivery = Delivery::new(&config.origins, metrics.clone()).map_err(CliError::new)?;
+    let delivery = Delivery::new(config.delivery, &config.origins, metrics.clone()).map_err(CliError::new)?;
     let ledger = Ledger::open(
         &config.ledger,
         &readers.key_fingerprint(),

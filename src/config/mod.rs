@@ -19,7 +19,8 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use crate::{
-    admin, catalog, circulation, gate, ledger, lending as bokbasen, origin, reader, server, telemetry,
+    admin, catalog, circulation, delivery, gate, ledger, lending as bokbasen, origin, reader, server,
+    telemetry,
 };
 
 pub use check::{Checked, check};
@@ -38,6 +39,8 @@ pub struct Config {
     pub lending: bokbasen::Settings,
     /// `[ledger]`.
     pub ledger: ledger::Settings,
+    /// `[delivery]`.
+    pub delivery: delivery::Settings,
     /// `[[origins]]`.
     pub origins: Vec<origin::Settings>,
     /// `[[routes]]`.
@@ -150,6 +153,7 @@ fn sections(mut root: Table<'_>) -> Option<Config> {
     let (origins, names) = files::origins(&mut root);
     let catalog = files::routes(&mut root, &names);
     let licences = service::licences(&mut root);
+    let delivery = service::delivery(&mut root);
     let gate = service::gate(&mut root);
     let log = service::log(&mut root);
     service::not_in_force_yet(&mut root);
@@ -161,6 +165,7 @@ fn sections(mut root: Table<'_>) -> Option<Config> {
         readers: who.readers?,
         lending: lending.client?,
         ledger: ledger?,
+        delivery,
         origins,
         catalog,
         circulation: circulation::Settings {

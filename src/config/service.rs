@@ -11,7 +11,7 @@ use super::values::{self, address, boolean, duration, list, number, one_of, size
 use crate::circulation::Licences;
 use crate::ledger::{Brake, BrakeMode};
 use crate::loan::LibraryId;
-use crate::{admin, gate, ledger, server, telemetry};
+use crate::{admin, delivery, gate, ledger, server, telemetry};
 
 /// `[listen]`.
 #[derive(Debug, Default)]
@@ -168,18 +168,23 @@ pub(super) fn log(root: &mut Table<'_>) -> telemetry::Settings {
 
 /// Tables that later versions act on: they are read and checked, and whoever sets them is told.
 pub(super) fn not_in_force_yet(root: &mut Table<'_>) {
-    let mut delivery = root.optional_table("delivery");
-    delivery.later("max_ranges", 16, number(1, 1000));
-    delivery.later("idle", Duration::from_secs(600), wait);
-    delivery.later("min_rate", 0, size);
-    delivery.later("min_rate_grace", Duration::from_secs(60), duration);
-    delivery.later("streams_per_borrower", 0, number(0, 10_000));
-    delivery.later("rate_per_borrower", 0, size);
-    delivery.finish();
     let mut metering = root.optional_table("metering");
     metering.later("flush", Duration::from_secs(5), wait);
     metering.finish();
     let mut cors = root.optional_table("cors");
     cors.later("origins", Vec::new(), list(values::text));
     cors.finish();
+}
+
+/// `[delivery]`, of which a part is not in force yet.
+pub(super) fn delivery(root: &mut Table<'_>) -> delivery::Settings {
+    let mut delivery = root.optional_table("delivery");
+    let max_ranges = delivery.or("max_ranges", 16, number(1, 1000));
+    delivery.later("idle", Duration::from_secs(600), wait);
+    delivery.later("min_rate", 0, size);
+    delivery.later("min_rate_grace", Duration::from_secs(60), duration);
+    delivery.later("streams_per_borrower", 0, number(0, 10_000));
+    delivery.later("rate_per_borrower", 0, size);
+    delivery.finish();
+    delivery::Settings { max_ranges: usize::try_from(max_ranges).unwrap_or(16) }
 }

@@ -1,22 +1,20 @@
 //! The body on its way to the reader: passed on frame by frame, cut to its part, counted, and never short
-//! without an error. Where the origin breaks off, the body goes on with what `resume` gets of it.
+//! without an error.
 //!
 //! hyper answers a body's error by resetting the stream (HTTP/2) or the connection (HTTP/1.1), so that a reader
 //! cannot take a part for the whole. The origin is read only as fast as the reader takes.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use http::StatusCode;
-use http_body::{Body as _, Frame, SizeHint};
+use http_body::{Frame, SizeHint};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Empty};
-use hyper::body::Incoming;
-use tokio::time::Sleep;
 
-use super::resume::{Answer, Asking, Rest};
+use super::flow::Flow;
 use crate::gate::Permit;
 use crate::telemetry::Metrics;
 
@@ -93,18 +91,9 @@ pub(super) struct Told {
 }
 
 struct Measured {
-    /// The origin's body; none while it is asked for the rest.
-    incoming: Option<Incoming>,
-    asking: Option<Asking>,
-    /// What is to come, where it can be asked for again.
-    rest: Option<Rest>,
-    /// Bytes of the origin's that come before the reader's part.
-    skip: u64,
+    flow: Flow,
     /// Bytes that the reader still has coming; none where the origin named no length.
     left: Option<u64>,
-    idle: Duration,
-    /// Runs while the origin lets us wait.
-    waiting: Option<Pin<Box<Sleep>>>,
     bytes: u64,
     opened: Instant,
     told: Option<Told>,
@@ -115,28 +104,18 @@ pub(super) fn empty() -> Body {
     Empty::new().map_err(|never| match never {}).boxed_unsync()
 }
 
-/// The origin's body without its first `skip` bytes, `take` bytes long; where it breaks, its `rest` is asked for.
-pub(super) fn measured(
-    incoming: Incoming,
-    skip: u64,
-    take: Option<u64>,
-    idle: Duration,
-    rest: Option<Rest>,
-    told: Told,
-) -> Body {
+/// What flows to the reader, `take` bytes of it, counted and told of at its end.
+pub(super) fn measured(flow: Flow, take: Option<u64>, told: Told) -> Body {
     told.metrics.stream_opened();
-    let (incoming, told, opened) = (Some(incoming), Some(told), Instant::now());
-    let (asking, waiting, bytes) = (None, None, 0);
-    Measured { incoming, asking, rest, skip, left: take, idle, waiting, bytes, opened, told }.boxed_unsync()
+    Measured { flow, left: take, bytes: 0, opened: Instant::now(), told: Some(told) }.boxed_unsync()
 }
 
 impl Measured {
     fn over(&mut self, end: End) {
         if let Some(told) = self.told.take() {
             told.metrics.stream_closed(end.name());
-            let resumes = self.rest.as_ref().map_or(0, Rest::resumed);
             let (bytes, status, opened) = (self.bytes, told.status, self.opened);
-            let delivered = Delivered { bytes, end, status, opened, resumes };
+            let delivered = Delivered { bytes, end, status, opened, resumes: self.flow.resumes() };
             (told.on_end)(delivered);
         }
     }
@@ -154,92 +133,14 @@ impl Measured {
         Poll::Ready(Some(Err(error)))
     }
 
-    /// The next bytes of the origin's, from wherever they come, or the error that ends it.
-    fn poll_bytes(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
-        loop {
-            if let Some(asking) = &mut self.asking {
-                let answer = ready!(asking.as_mut().poll(context));
-                self.asking = None;
-                if let Some(error) = self.take_up(answer) {
-                    return Poll::Ready(Some(Err(error)));
-                }
-                continue;
-            }
-            let error = match ready!(self.poll_origin(context)) {
-                Some(Ok(data)) => return Poll::Ready(Some(Ok(data))),
-                None if self.left.is_none() => return Poll::Ready(None),
-                None => BodyError::Origin,
-                Some(Err(error)) => error,
-            };
-            if !self.ask_again() {
-                return Poll::Ready(Some(Err(error)));
-            }
-        }
-    }
-
-    /// Asks for the rest, where that can be; the broken body is let go.
-    fn ask_again(&mut self) -> bool {
-        self.asking = self.rest.as_mut().and_then(Rest::ask);
-        if self.asking.is_some() {
-            (self.incoming, self.waiting) = (None, None);
-        }
-        self.asking.is_some()
-    }
-
-    /// Goes on with what an origin answered that was asked for the rest, or tells why the body ends here.
-    fn take_up(&mut self, answer: Answer) -> Option<BodyError> {
-        if let Some(rest) = &mut self.rest {
-            rest.note(&answer);
-        }
-        match answer {
-            Answer::Rest(incoming, skip) => {
-                (self.incoming, self.skip) = (Some(incoming), skip);
-                None
-            }
-            Answer::Failed => (!self.ask_again()).then_some(BodyError::Origin),
-            Answer::Changed => Some(BodyError::Changed),
-        }
-    }
-
-    /// The next bytes of the origin's body, or the error that it has let us wait for too long.
-    fn poll_origin(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
-        let Some(incoming) = &mut self.incoming else {
-            return Poll::Ready(Some(Err(BodyError::Origin)));
-        };
-        loop {
-            match Pin::new(&mut *incoming).poll_frame(context) {
-                Poll::Ready(Some(Ok(frame))) => {
-                    self.waiting = None;
-                    if let Ok(data) = frame.into_data() {
-                        return Poll::Ready(Some(Ok(data)));
-                    }
-                }
-                Poll::Ready(Some(Err(_))) => return Poll::Ready(Some(Err(BodyError::Origin))),
-                Poll::Ready(None) => return Poll::Ready(None),
-                Poll::Pending => {
-                    let idle = self.idle;
-                    let waiting = self.waiting.get_or_insert_with(|| Box::pin(tokio::time::sleep(idle)));
-                    ready!(waiting.as_mut().poll(context));
-                    return Poll::Ready(Some(Err(BodyError::Stalled)));
-                }
-            }
-        }
-    }
-
-    /// What of these bytes is the reader's.
-    fn cut(&mut self, mut data: Bytes) -> Bytes {
-        let skipped = usize::try_from(self.skip).map_or(data.len(), |skip| skip.min(data.len()));
-        data.advance(skipped);
-        self.skip -= skipped as u64;
+    /// Counts what leaves; never more than was told.
+    fn count(&mut self, mut data: Bytes) -> Bytes {
         if let Some(left) = &mut self.left {
             let taken = usize::try_from(*left).map_or(data.len(), |left| left.min(data.len()));
             data.truncate(taken);
             *left -= taken as u64;
         }
         self.bytes += data.len() as u64;
-        if let Some(rest) = self.rest.as_mut().filter(|_| !data.is_empty()) {
-            rest.advance(data.len());
-        }
         if let Some(told) = &self.told {
             told.metrics.delivered(data.len() as u64);
         }
@@ -264,11 +165,11 @@ impl http_body::Body for Measured {
             if this.is_cut() {
                 return this.broken(BodyError::LoanEnded);
             }
-            match ready!(this.poll_bytes(context)) {
+            match ready!(this.flow.poll_bytes(context)) {
                 // It may have ended while the origin was waited for.
                 Some(Ok(_)) if this.is_cut() => return this.broken(BodyError::LoanEnded),
                 Some(Ok(data)) => {
-                    let data = this.cut(data);
+                    let data = this.count(data);
                     if this.left == Some(0) {
                         this.over(End::Complete);
                     }
@@ -277,6 +178,7 @@ impl http_body::Body for Measured {
                     }
                 }
                 Some(Err(error)) => return this.broken(error),
+                None if this.left.is_some() => return this.broken(BodyError::Origin),
                 None => {
                     this.over(End::Complete);
                     return Poll::Ready(None);

@@ -8,13 +8,15 @@
 mod body;
 mod conditions;
 mod fields;
+mod flow;
+mod multipart;
 mod range;
 mod resume;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::header::{CONTENT_LENGTH, CONTENT_RANGE, RANGE};
+use http::header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, RANGE};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use hyper::body::Incoming;
 use moka::sync::Cache;
@@ -30,11 +32,20 @@ use crate::telemetry::Metrics;
 pub use body::{Body, BodyError, Delivered, End, OnEnd};
 use conditions::Verdict;
 use fields::Kind;
-use range::{Asked, Part};
+use flow::{Flow, Piece, Stretch};
+use multipart::Several;
+use range::{Asked, Part, Parts, Wanted};
 use resume::Rest;
 
 /// How many files' fields are kept.
 const KNOWN_FILES: u64 = 100_000;
+
+/// The keys of `[delivery]`.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Settings {
+    /// How many ranges one answer may have.
+    pub max_ranges: usize,
+}
 
 /// What opens a file.
 #[derive(Debug)]
@@ -50,6 +61,7 @@ pub enum Pass {
 pub struct Delivery {
     origins: Vec<Arc<Origin>>,
     known: Vec<Known>,
+    settings: Settings,
     metrics: Metrics,
 }
 
@@ -71,6 +83,7 @@ struct Request<'a> {
     path: &'a FilePath,
     kind: Kind,
     headers: &'a HeaderMap,
+    max_ranges: usize,
 }
 
 impl Delivery {
@@ -78,11 +91,15 @@ impl Delivery {
     ///
     /// # Errors
     /// For the first that cannot be used.
-    pub fn new(origins: &[origin::Settings], metrics: Metrics) -> Result<Delivery, origin::SetUpError> {
+    pub fn new(
+        settings: Settings,
+        origins: &[origin::Settings],
+        metrics: Metrics,
+    ) -> Result<Delivery, origin::SetUpError> {
         let built: Result<Vec<Arc<Origin>>, _> =
             origins.iter().map(|settings| Origin::new(settings, metrics.clone()).map(Arc::new)).collect();
         let known = origins.iter().map(|settings| known(settings.metadata_ttl)).collect();
-        Ok(Delivery { origins: built?, known, metrics })
+        Ok(Delivery { origins: built?, known, settings, metrics })
     }
 
     /// The same, with connections of its own; what is known of files is shared.
@@ -92,7 +109,8 @@ impl Delivery {
     pub fn for_worker(&self) -> Result<Delivery, origin::SetUpError> {
         let origins: Result<Vec<Arc<Origin>>, _> =
             self.origins.iter().map(|origin| origin.for_worker().map(Arc::new)).collect();
-        Ok(Delivery { origins: origins?, known: self.known.clone(), metrics: self.metrics.clone() })
+        let (known, settings, metrics) = (self.known.clone(), self.settings, self.metrics.clone());
+        Ok(Delivery { origins: origins?, known, settings, metrics })
     }
 
     /// The response to a GET or HEAD. `connection` is what is cut where the loan ends and the reader takes nothing, so that
@@ -118,7 +136,8 @@ impl Delivery {
         let (Some(origin), Some(known)) = (self.origins.get(file.origin), self.known.get(file.origin)) else {
             return Err(Problem::TitleNotFound);
         };
-        let request = Request { origin, known, path: &file.path, kind, headers };
+        let max_ranges = self.settings.max_ranges;
+        let request = Request { origin, known, path: &file.path, kind, headers, max_ranges };
         if method == Method::HEAD {
             return request.head(on_end).await;
         }
@@ -144,7 +163,7 @@ impl Request<'_> {
     }
 
     async fn get(&self, to: Towards<'_>) -> Result<Response<Body>, Problem> {
-        let mut asked = Asked::of(self.headers);
+        let mut wanted = Wanted::of(self.headers);
         // What the reader says about the file it has can only be judged with the file's fields at hand.
         if conditions::any(self.headers) {
             let file = self.file().await?;
@@ -153,8 +172,20 @@ impl Request<'_> {
                 Verdict::NotModified => return Ok(self.bodiless(StatusCode::NOT_MODIFIED, &file, to.on_end)),
                 Verdict::Failed => return Err(Problem::PreconditionFailed),
             }
-            asked = asked.filter(|_| conditions::range_applies(self.headers, &file));
+            if !conditions::range_applies(self.headers, &file) {
+                wanted = Wanted::Whole;
+            }
         }
+        let asked = match wanted {
+            Wanted::Whole => None,
+            Wanted::One(asked) => Some(asked),
+            Wanted::Several(ranges) => match self.parts(&ranges).await? {
+                Some(parts) if parts.len() > 1 => return self.several(&parts, to).await,
+                parts => {
+                    parts.and_then(|parts| parts.first().map(|part| Asked::Between(part.first, part.last)))
+                }
+            },
+        };
         let answer = self.ask(asked).await?;
         match conditions::judge(self.headers, answer.headers()) {
             Verdict::Failed => return Err(self.changed()),
@@ -246,12 +277,13 @@ impl Request<'_> {
         if to.permit.as_mut().is_some_and(|permit| !permit.begin_stream(to.connection)) {
             return Err(Problem::LoanEnded);
         }
-        let told = body::Told { on_end: to.on_end, status, metrics: to.metrics.clone(), permit: to.permit };
         let first = part.map_or(0, |part| part.first);
         let last = take.and_then(|take| (first + take).checked_sub(1));
         let rest = Rest::of(self.origin, self.path, to.metrics, &head.headers, (first, last));
-        let idle = self.origin.settings().idle;
-        let mut response = Response::new(body::measured(incoming, skip, take, idle, rest, told));
+        let stretch = Stretch::coming(incoming, skip, take, self.origin.settings().idle, rest);
+        let told = body::Told { on_end: to.on_end, status, metrics: to.metrics.clone(), permit: to.permit };
+        let flow = Flow::of([Piece::File(stretch)]);
+        let mut response = Response::new(body::measured(flow, take, told));
         *response.status_mut() = status;
         let fields = response.headers_mut();
         fields::pass(&head.headers, self.kind, fields);
@@ -261,6 +293,66 @@ impl Request<'_> {
         if let Some(field) = part.and_then(Part::field) {
             fields.insert(CONTENT_RANGE, field);
         }
+        Ok(response)
+    }
+
+    /// What several ranges come to; none where the whole file is answered.
+    async fn parts(&self, ranges: &[Asked]) -> Result<Option<Vec<Part>>, Problem> {
+        let file = self.file().await?;
+        let Some(complete_length) = length_of(&file) else { return Ok(None) };
+        match range::parts(ranges, complete_length, self.max_ranges) {
+            Parts::These(parts) => Ok(Some(parts)),
+            Parts::Whole => Ok(None),
+            Parts::None => Err(Problem::RangeNotSatisfiable { complete_length }),
+        }
+    }
+
+    /// Several parts in one answer (RFC 9110 §14.6), put together here, since hardly any storage does it. Only of a file of
+    /// which a strong entity tag says that all parts are of it; another is answered whole.
+    async fn several(&self, parts: &[Part], mut to: Towards<'_>) -> Result<Response<Body>, Problem> {
+        let Some(first) = parts.first() else { return Err(self.failed("no part was asked for")) };
+        let asked = Asked::Between(first.first, first.last);
+        let answer = self.ask(Some(asked)).await?;
+        let bounds = (first.first, Some(first.last));
+        let rest = Rest::of(self.origin, self.path, to.metrics, answer.headers(), bounds);
+        let rest = rest.filter(|_| conditions::range_applies(self.headers, answer.headers()));
+        let is_part = answer.status() == StatusCode::PARTIAL_CONTENT
+            && self.checked(answer.headers(), asked).is_ok_and(|part| part == *first);
+        let (Some(rest), true) = (rest, is_part) else {
+            self.known.invalidate(self.path);
+            drop(answer);
+            let whole = self.ask(None).await?;
+            return self.stream(whole, None, to);
+        };
+        if to.permit.as_mut().is_some_and(|permit| !permit.begin_stream(to.connection)) {
+            return Err(Problem::LoanEnded);
+        }
+        let (head, incoming) = answer.into_parts();
+        let mut response = Response::new(body::empty());
+        *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+        fields::pass(&head.headers, self.kind, response.headers_mut());
+        let several = Several::new(response.headers().get(CONTENT_TYPE));
+        let idle = self.origin.settings().idle;
+        let mut incoming = Some(incoming);
+        let mut pieces = Vec::with_capacity(2 * parts.len() + 1);
+        for part in parts {
+            pieces.push(Piece::Text(several.before(*part)));
+            let rest = rest.of_part(*part);
+            pieces.push(Piece::File(match incoming.take() {
+                Some(incoming) => Stretch::coming(incoming, 0, Some(part.length()), idle, Some(rest)),
+                None => Stretch::to_ask_for(rest, part.length(), idle),
+            }));
+        }
+        pieces.push(Piece::Text(several.end()));
+        let texts =
+            pieces.iter().map(|piece| if let Piece::Text(text) = piece { text.len() as u64 } else { 0 });
+        let take = texts.sum::<u64>() + parts.iter().map(|part| part.length()).sum::<u64>();
+        let fields = response.headers_mut();
+        fields.insert(CONTENT_TYPE, several.kind());
+        fields.insert(CONTENT_LENGTH, HeaderValue::from(take));
+        let status = StatusCode::PARTIAL_CONTENT;
+        let told = body::Told { on_end: to.on_end, status, metrics: to.metrics.clone(), permit: to.permit };
+        *response.body_mut() = body::measured(Flow::of(pieces), Some(take), told);
         Ok(response)
     }
 

@@ -1,6 +1,8 @@
 //! The field Range (RFC 9110 §14.2), and which bytes of a file it means.
 //!
-//! One range is honoured. Several are ignored as the RFC allows, as is what is malformed or of another unit.
+//! What is malformed or of another unit is ignored, as the RFC has it. Several ranges are sorted, and put together where they
+//! overlap or nearly touch; where they are still too many, or no shorter than the file, the field is ignored too, as is one of
+//! more than a hundred ranges, which nobody means well by.
 
 use http::header::RANGE;
 use http::{HeaderMap, HeaderValue};
@@ -17,6 +19,31 @@ pub(super) enum Asked {
     Last(u64),
 }
 
+/// What a request asks for.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) enum Wanted {
+    /// All of it.
+    Whole,
+    /// One range.
+    One(Asked),
+    /// Several.
+    Several(Vec<Asked>),
+}
+
+/// What several ranges come to in a file of known length.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) enum Parts {
+    /// None of them lies within it.
+    None,
+    /// They are too many, or not worth it: the file is answered whole.
+    Whole,
+    /// These, in order and apart from each other; at least one.
+    These(Vec<Part>),
+}
+
+/// Two parts with fewer bytes than these between them are one: the head of a part costs about as many.
+const NEARLY: u64 = 100;
+
 /// A part of a file of known length; never empty.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct Part {
@@ -25,9 +52,17 @@ pub(super) struct Part {
     pub(super) complete: u64,
 }
 
-impl Asked {
-    /// The range that the request asks for; none where there is none that is honoured.
-    pub(super) fn of(headers: &HeaderMap) -> Option<Asked> {
+impl Wanted {
+    /// What the request asks for.
+    pub(super) fn of(headers: &HeaderMap) -> Wanted {
+        match Wanted::ranges(headers).as_deref() {
+            None | Some([]) => Wanted::Whole,
+            Some([one]) => Wanted::One(*one),
+            Some(several) => Wanted::Several(several.to_vec()),
+        }
+    }
+
+    fn ranges(headers: &HeaderMap) -> Option<Vec<Asked>> {
         let mut fields = headers.get_all(RANGE).iter();
         let (Some(field), None) = (fields.next(), fields.next()) else {
             return None;
@@ -37,11 +72,38 @@ impl Asked {
             return None;
         }
         let parsed = parse_range_header(&format!("bytes={}", set.trim())).ok()?;
-        match parsed.into_ranges().as_slice() {
-            [SyntacticallyCorrectRange::FromStart(first)] => Some(Asked::From(*first)),
-            [SyntacticallyCorrectRange::Indexed(first, last)] => Some(Asked::Between(*first, *last)),
-            [SyntacticallyCorrectRange::FromLast(count)] => Some(Asked::Last(*count)),
-            _ => None,
+        Some(parsed.into_ranges().iter().map(Asked::read).collect())
+    }
+}
+
+/// What these ranges come to in a file of this length, in at most so many parts.
+pub(super) fn parts(ranges: &[Asked], complete: u64, most: usize) -> Parts {
+    let mut within: Vec<Part> = ranges.iter().filter_map(|asked| asked.within(complete)).collect();
+    within.sort_unstable_by_key(|part| (part.first, part.last));
+    let mut apart: Vec<Part> = Vec::with_capacity(within.len());
+    for part in within {
+        match apart.last_mut() {
+            Some(last) if part.first <= last.last.saturating_add(NEARLY) => {
+                last.last = last.last.max(part.last)
+            }
+            _ => apart.push(part),
+        }
+    }
+    let bytes: u64 = apart.iter().map(|part| part.length() + NEARLY).sum();
+    match apart.len() {
+        0 => Parts::None,
+        1 => Parts::These(apart),
+        count if count > most || bytes >= complete => Parts::Whole,
+        _ => Parts::These(apart),
+    }
+}
+
+impl Asked {
+    fn read(range: &SyntacticallyCorrectRange) -> Asked {
+        match range {
+            SyntacticallyCorrectRange::FromStart(first) => Asked::From(*first),
+            SyntacticallyCorrectRange::Indexed(first, last) => Asked::Between(*first, *last),
+            SyntacticallyCorrectRange::FromLast(count) => Asked::Last(*count),
         }
     }
 
@@ -95,13 +157,49 @@ mod tests {
     use proptest::prelude::*;
 
     fn asked(value: &str) -> Option<Asked> {
+        match wanted(value) {
+            Wanted::One(asked) => Some(asked),
+            Wanted::Whole | Wanted::Several(_) => None,
+        }
+    }
+
+    fn wanted(value: &str) -> Wanted {
         let mut headers = HeaderMap::new();
         headers.insert(RANGE, HeaderValue::from_str(value).unwrap());
-        Asked::of(&headers)
+        Wanted::of(&headers)
     }
 
     #[test]
-    fn one_range_in_its_three_forms_is_honoured_and_nothing_else() {
+    fn several_ranges_are_sorted_put_together_and_not_honoured_where_they_are_not_worth_it() {
+        let told = |value: &str| {
+            let Wanted::Several(ranges) = wanted(value) else { panic!("{value}") };
+            match parts(&ranges, 10_000, 4) {
+                Parts::These(parts) => Some(parts.iter().map(|part| (part.first, part.last)).collect()),
+                Parts::None => None,
+                Parts::Whole => Some(Vec::new()),
+            }
+        };
+        for (value, expected) in [
+            ("bytes=0-9,5000-5009", Some(vec![(0, 9), (5000, 5009)])),
+            ("bytes=5000-5009, 0-9", Some(vec![(0, 9), (5000, 5009)])),
+            ("bytes=0-99,50-149", Some(vec![(0, 149)])),
+            ("bytes=0-99,150-199", Some(vec![(0, 199)])),
+            ("bytes=0-9,-10", Some(vec![(0, 9), (9990, 9999)])),
+            ("bytes=0-9,20000-", Some(vec![(0, 9)])),
+            ("bytes=20000-,10000-", None),
+            ("bytes=0-,0-", Some(vec![(0, 9999)])),
+            ("bytes=0-4999,5200-", Some(Vec::new())),
+            ("bytes=0-0,1000-1000,2000-2000,3000-3000,4000-4000", Some(Vec::new())),
+        ] {
+            assert_eq!(told(value), expected, "{value}");
+        }
+        for malformed in ["bytes=0-1,5-4", "bytes=0-1,a-b"] {
+            assert_eq!(wanted(malformed), Wanted::Whole, "{malformed}");
+        }
+    }
+
+    #[test]
+    fn one_range_in_its_three_forms_is_read_and_nothing_malformed() {
         for (value, expected) in [
             ("bytes=0-", Some(Asked::From(0))),
             ("Bytes=0-1", Some(Asked::Between(0, 1))),

@@ -69,6 +69,13 @@ impl Rest {
         Some(Rest { origin, path, metrics, validator, next, last, vain: 0, resumed: 0 })
     }
 
+    /// Another part of the same file.
+    pub(super) fn of_part(&self, part: Part) -> Rest {
+        let (origin, path, metrics) = (self.origin.clone(), self.path.clone(), self.metrics.clone());
+        let (validator, next, last) = (self.validator.clone(), part.first, Some(part.last));
+        Rest { origin, path, metrics, validator, next, last, vain: 0, resumed: 0 }
+    }
+
     /// Bytes have been delivered.
     pub(super) fn advance(&mut self, bytes: usize) {
         self.next += bytes as u64;

@@ -28,6 +28,7 @@ const TABLE: [(&str, &[&str]); 14] = [
             "admin",
             "catalog",
             "circulation",
+            "delivery",
             "gate",
             "ledger",
             "lending",

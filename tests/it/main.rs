@@ -45,4 +45,5 @@ mod privacy;
 mod readme;
 mod retention;
 mod sandbox_command;
+mod several_ranges;
 mod support_commands;

@@ -1,0 +1,198 @@
+//! The bytes of a response as they come from an origin: one part of a file, or several with what stands between them.
+//!
+//! `body` draws from it. Each part is cut out where the origin sends more than was asked, and gone on with where the origin
+//! breaks off (`resume`); a part that nobody has asked for yet is asked for when its turn comes. Nothing is held but what
+//! is on its way.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Buf, Bytes};
+use http_body::Body as _;
+use hyper::body::Incoming;
+use tokio::time::Sleep;
+
+use super::body::BodyError;
+use super::resume::{Answer, Asking, Rest};
+
+/// What comes next.
+pub(super) enum Piece {
+    /// These bytes, which are not the file's.
+    Text(Bytes),
+    /// A part of the file.
+    File(Stretch),
+}
+
+/// A part of a file on its way.
+pub(super) struct Stretch {
+    /// The origin's body; none while it is asked for it.
+    incoming: Option<Incoming>,
+    asking: Option<Asking>,
+    /// What is to come, where it can be asked for again.
+    rest: Option<Rest>,
+    /// Bytes of the origin's that come before the part.
+    skip: u64,
+    /// Bytes of the part that are to come; none where the file's end is not known.
+    left: Option<u64>,
+    idle: Duration,
+    /// Runs while the origin lets us wait.
+    waiting: Option<Pin<Box<Sleep>>>,
+}
+
+/// All that comes, the next piece in front.
+pub(super) struct Flow {
+    pieces: VecDeque<Piece>,
+    /// How often the pieces that are over were gone on with.
+    resumed: u32,
+}
+
+impl Stretch {
+    /// The part that begins after `skip` bytes of this body, `left` bytes long.
+    pub(super) fn coming(
+        incoming: Incoming,
+        skip: u64,
+        left: Option<u64>,
+        idle: Duration,
+        rest: Option<Rest>,
+    ) -> Stretch {
+        Stretch { incoming: Some(incoming), asking: None, rest, skip, left, idle, waiting: None }
+    }
+
+    /// A part that is asked for when its turn comes, `left` bytes long.
+    pub(super) fn to_ask_for(rest: Rest, left: u64, idle: Duration) -> Stretch {
+        let (incoming, asking, rest) = (None, None, Some(rest));
+        Stretch { incoming, asking, rest, skip: 0, left: Some(left), idle, waiting: None }
+    }
+
+    /// The next bytes of the part, or the error that ends it.
+    fn poll_bytes(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
+        loop {
+            if self.left == Some(0) {
+                return Poll::Ready(None);
+            }
+            if let Some(asking) = &mut self.asking {
+                let answer = ready!(asking.as_mut().poll(context));
+                self.asking = None;
+                if let Some(error) = self.take_up(answer) {
+                    return Poll::Ready(Some(Err(error)));
+                }
+                continue;
+            }
+            let error = match ready!(self.poll_origin(context)) {
+                Some(Ok(data)) => match self.cut(data) {
+                    data if data.is_empty() => continue,
+                    data => return Poll::Ready(Some(Ok(data))),
+                },
+                None if self.left.is_none() => return Poll::Ready(None),
+                None => BodyError::Origin,
+                Some(Err(error)) => error,
+            };
+            if !self.ask_again() {
+                return Poll::Ready(Some(Err(error)));
+            }
+        }
+    }
+
+    /// Asks for the rest, where that can be; the broken body is let go.
+    fn ask_again(&mut self) -> bool {
+        self.asking = self.rest.as_mut().and_then(Rest::ask);
+        if self.asking.is_some() {
+            (self.incoming, self.waiting) = (None, None);
+        }
+        self.asking.is_some()
+    }
+
+    /// Goes on with what an origin answered that was asked for the rest, or tells why the part ends here.
+    fn take_up(&mut self, answer: Answer) -> Option<BodyError> {
+        if let Some(rest) = &mut self.rest {
+            rest.note(&answer);
+        }
+        match answer {
+            Answer::Rest(incoming, skip) => {
+                (self.incoming, self.skip) = (Some(incoming), skip);
+                None
+            }
+            Answer::Failed => (!self.ask_again()).then_some(BodyError::Origin),
+            Answer::Changed => Some(BodyError::Changed),
+        }
+    }
+
+    /// The next bytes of the origin's body, or the error that it has let us wait for too long.
+    fn poll_origin(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
+        let Some(incoming) = &mut self.incoming else {
+            return Poll::Ready(Some(Err(BodyError::Origin)));
+        };
+        loop {
+            match Pin::new(&mut *incoming).poll_frame(context) {
+                Poll::Ready(Some(Ok(frame))) => {
+                    self.waiting = None;
+                    if let Ok(data) = frame.into_data() {
+                        return Poll::Ready(Some(Ok(data)));
+                    }
+                }
+                Poll::Ready(Some(Err(_))) => return Poll::Ready(Some(Err(BodyError::Origin))),
+                Poll::Ready(None) => return Poll::Ready(None),
+                Poll::Pending => {
+                    let idle = self.idle;
+                    let waiting = self.waiting.get_or_insert_with(|| Box::pin(tokio::time::sleep(idle)));
+                    ready!(waiting.as_mut().poll(context));
+                    return Poll::Ready(Some(Err(BodyError::Stalled)));
+                }
+            }
+        }
+    }
+
+    /// What of these bytes is the part's.
+    fn cut(&mut self, mut data: Bytes) -> Bytes {
+        let skipped = usize::try_from(self.skip).map_or(data.len(), |skip| skip.min(data.len()));
+        data.advance(skipped);
+        self.skip -= skipped as u64;
+        if let Some(left) = &mut self.left {
+            let taken = usize::try_from(*left).map_or(data.len(), |left| left.min(data.len()));
+            data.truncate(taken);
+            *left -= taken as u64;
+        }
+        if let Some(rest) = self.rest.as_mut().filter(|_| !data.is_empty()) {
+            rest.advance(data.len());
+        }
+        data
+    }
+}
+
+impl Flow {
+    /// What flows in these pieces.
+    pub(super) fn of(pieces: impl Into<VecDeque<Piece>>) -> Flow {
+        Flow { pieces: pieces.into(), resumed: 0 }
+    }
+
+    /// How often an origin that broke off was gone on with.
+    pub(super) fn resumes(&self) -> u32 {
+        match self.pieces.front() {
+            Some(Piece::File(stretch)) => self.resumed + stretch.rest.as_ref().map_or(0, Rest::resumed),
+            _ => self.resumed,
+        }
+    }
+
+    /// The next bytes, or the error that ends it all.
+    pub(super) fn poll_bytes(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
+        loop {
+            match self.pieces.front_mut() {
+                None => return Poll::Ready(None),
+                Some(Piece::Text(text)) => {
+                    let text = std::mem::take(text);
+                    self.pieces.pop_front();
+                    return Poll::Ready(Some(Ok(text)));
+                }
+                Some(Piece::File(stretch)) => match ready!(stretch.poll_bytes(context)) {
+                    Some(bytes) => return Poll::Ready(Some(bytes)),
+                    None => {
+                        self.resumed = self.resumes();
+                        self.pieces.pop_front();
+                    }
+                },
+            }
+        }
+    }
+}
