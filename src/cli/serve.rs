@@ -120,6 +120,7 @@ pub async fn start(config: Config, clock: Clock) -> Result<Running, CliError> {
         catalog: catalog.clone(),
         gate: gate.clone(),
         ledger: ledger.clone(),
+        cors: config.server.cors.clone(),
         metrics: metrics.clone(),
     });
     let count = std::thread::available_parallelism().map_or(1, NonZero::get);

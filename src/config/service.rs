@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use http::HeaderValue;
 use toml::de::DeValue;
 
 use super::table::Table;
@@ -49,7 +50,28 @@ pub(super) fn server(root: &mut Table<'_>, listen: Option<SocketAddr>) -> Option
         table.finish();
     }
     tls.finish();
-    Some(server::Settings { listen: listen?, certificate: certificate?, extra, drain })
+    let cors = cors(root);
+    Some(server::Settings { listen: listen?, certificate: certificate?, extra, drain, cors })
+}
+
+/// `[cors]`: which web pages may ask.
+fn cors(root: &mut Table<'_>) -> server::Cors {
+    let mut table = root.optional_table("cors");
+    let origins = table.or("origins", Vec::new(), list(web_origin));
+    table.finish();
+    server::Cors { origins }
+}
+
+/// An origin as browsers write it (RFC 6454 §6.2): a scheme, a host and a port that is not the scheme's own.
+fn web_origin(value: &DeValue<'_>) -> Result<HeaderValue, String> {
+    let text = values::text(value)?;
+    let origin = url::Url::parse(&text).ok().map(|url| url.origin().ascii_serialization());
+    match origin.filter(|origin| *origin == text).and_then(|origin| HeaderValue::try_from(origin).ok()) {
+        Some(origin) => Ok(origin),
+        None => Err(format!(
+            "{text:?} is no origin of a web page. Write it as browsers do, like \"https://reader.example.no\""
+        )),
+    }
 }
 
 fn certificate(table: &mut Table<'_>) -> Option<server::Certificate> {
@@ -171,9 +193,6 @@ pub(super) fn not_in_force_yet(root: &mut Table<'_>) {
     let mut metering = root.optional_table("metering");
     metering.later("flush", Duration::from_secs(5), wait);
     metering.finish();
-    let mut cors = root.optional_table("cors");
-    cors.later("origins", Vec::new(), list(values::text));
-    cors.finish();
 }
 
 /// `[delivery]`, of which a part is not in force yet.

@@ -36,8 +36,12 @@ pub(super) async fn dispatch(
     let (parts, body) = request.into_parts();
     let mut log = RequestLine::start(&parts.method, parts.version);
     let mut via = Via::None;
+    if let Some(response) = line.cors.preflight(&parts.method, &parts.headers) {
+        line.metrics.request("preflight", via, began.elapsed());
+        return response;
+    }
     let answer = walk(line, delivery, asked, &parts, body, &mut log, &mut via).await;
-    match answer {
+    let mut response = match answer {
         Ok(response) => {
             line.metrics.request("ok", via, began.elapsed());
             response
@@ -48,7 +52,9 @@ pub(super) async fn dispatch(
             log.finish(0, 0, "complete", began.elapsed());
             respond::problem(&problem, &parts.method, parts.version)
         }
-    }
+    };
+    line.cors.tell(&parts.headers, &mut response);
+    response
 }
 
 async fn walk(

@@ -6,6 +6,7 @@
 //! as `server.drain` says, and cuts the rest, telling how many those were.
 
 mod connection;
+mod cors;
 mod dispatch;
 mod listen;
 mod loans_api;
@@ -28,6 +29,7 @@ use crate::ledger::Ledger;
 use crate::reader::Readers;
 use crate::telemetry::Metrics;
 
+pub use cors::Cors;
 pub use tls::{Certificates, TlsError};
 
 /// A certificate chain and its key, as files in PEM.
@@ -50,6 +52,8 @@ pub struct Settings {
     pub extra: Vec<Certificate>,
     /// How long running downloads may go on after the signal to stop.
     pub drain: Duration,
+    /// `[cors]`: which web pages may ask.
+    pub cors: Cors,
 }
 
 /// Everything that a request walks through, shared by all workers.
@@ -63,6 +67,8 @@ pub struct Line {
     pub gate: Gate,
     /// Which loans a reader has.
     pub ledger: Ledger,
+    /// Which web pages may ask.
+    pub cors: Cors,
     /// What is counted.
     pub metrics: Metrics,
 }

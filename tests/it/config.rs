@@ -349,6 +349,14 @@ const CASES: &[Case] = &[
         ],
     ),
     (
+        "pages of origins that browsers do not write so",
+        "[ledger]",
+        "[cors]\norigins = [\"https://reader.example.no/\"]\n\n[ledger]",
+        &[
+            "36: cors.origins: \"https://reader.example.no/\" is no origin of a web page. Write it as browsers do, like \"https://reader.example.no\"",
+        ],
+    ),
+    (
         "a timeout without a unit",
         "auth = \"oauth\"",
         "auth = \"oauth\"\ntimeout = \"10\"",

@@ -23,6 +23,7 @@ mod brake;
 mod config;
 mod conformance_lending;
 mod conformance_sandbox;
+mod cors;
 mod drain;
 mod healing;
 mod i1_no_byte;
