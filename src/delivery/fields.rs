@@ -6,6 +6,9 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderName, HeaderValue};
 
+use super::kinds;
+use crate::path::FilePath;
+
 /// What describes the representation (RFC 9110 §8); everything else stays behind.
 const PASSED: [HeaderName; 6] =
     [CONTENT_TYPE, CONTENT_LANGUAGE, CONTENT_ENCODING, CONTENT_DISPOSITION, ETAG, LAST_MODIFIED];
@@ -19,8 +22,8 @@ pub(super) enum Kind {
     Open,
 }
 
-/// Passes the fields of an origin's answer on.
-pub(super) fn pass(from: &HeaderMap, kind: Kind, to: &mut HeaderMap) {
+/// Passes the fields of an origin's answer on; a type that says nothing gives way to what the file's name says.
+pub(super) fn pass(from: &HeaderMap, kind: Kind, path: &FilePath, to: &mut HeaderMap) {
     to.reserve(10);
     copy(from, &PASSED, to);
     match kind {
@@ -29,8 +32,10 @@ pub(super) fn pass(from: &HeaderMap, kind: Kind, to: &mut HeaderMap) {
         }
         Kind::Open => copy(from, &PASSED_WHEN_OPEN, to),
     }
-    if !to.contains_key(CONTENT_TYPE) {
-        to.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+    if to.get(CONTENT_TYPE).is_none_or(kinds::says_nothing) {
+        let by_name = kinds::by_name(path.as_str());
+        let kind = by_name.unwrap_or(HeaderValue::from_static("application/octet-stream"));
+        to.insert(CONTENT_TYPE, kind);
     }
     to.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
     to.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));

@@ -9,6 +9,7 @@ mod body;
 mod conditions;
 mod fields;
 mod flow;
+mod kinds;
 mod multipart;
 mod range;
 mod resume;
@@ -286,7 +287,7 @@ impl Request<'_> {
         let mut response = Response::new(body::measured(flow, take, told));
         *response.status_mut() = status;
         let fields = response.headers_mut();
-        fields::pass(&head.headers, self.kind, fields);
+        fields::pass(&head.headers, self.kind, self.path, fields);
         if let Some(take) = take {
             fields.insert(CONTENT_LENGTH, HeaderValue::from(take));
         }
@@ -330,7 +331,7 @@ impl Request<'_> {
         let (head, incoming) = answer.into_parts();
         let mut response = Response::new(body::empty());
         *response.status_mut() = StatusCode::PARTIAL_CONTENT;
-        fields::pass(&head.headers, self.kind, response.headers_mut());
+        fields::pass(&head.headers, self.kind, self.path, response.headers_mut());
         let several = Several::new(response.headers().get(CONTENT_TYPE));
         let idle = self.origin.settings().idle;
         let mut incoming = Some(incoming);
@@ -369,7 +370,7 @@ impl Request<'_> {
     fn bodiless(&self, status: StatusCode, file: &HeaderMap, on_end: OnEnd) -> Response<Body> {
         let mut response = Response::new(body::empty());
         *response.status_mut() = status;
-        fields::pass(file, self.kind, response.headers_mut());
+        fields::pass(file, self.kind, self.path, response.headers_mut());
         if let Some(length) = length_of(file).filter(|_| status == StatusCode::OK) {
             response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(length));
         }

@@ -172,6 +172,30 @@ async fn only_named_fields_pass_in_either_direction() {
 }
 
 #[tokio::test]
+async fn a_type_that_says_nothing_gives_way_to_the_files_name_and_any_other_stays() {
+    for (told, kind) in [
+        ("application/octet-stream", "audio/mpeg"),
+        ("binary/octet-stream", "audio/mpeg"),
+        ("", "audio/mpeg"),
+        ("audio/x-own", "audio/x-own"),
+    ] {
+        let scene = scene_with(File::of(1000).field("content-type", told)).await;
+        for range in [None, Some("bytes=0-9"), Some("bytes=0-9,500-509")] {
+            let answer = get(&scene, &scene.http1(), range).await;
+            let several = range.is_some_and(|range| range.contains(','));
+            if several {
+                assert!(
+                    answer.text().await.unwrap_or_default().contains(&format!("Content-Type: {kind}\r\n"))
+                );
+            } else {
+                assert_eq!(answer.headers()["content-type"], kind, "{told}, {range:?}");
+            }
+        }
+        scene.end().await;
+    }
+}
+
+#[tokio::test]
 async fn a_file_that_changes_under_a_download_is_not_mixed() {
     let scene = scene_with(File::of(1000)).await;
     let client = scene.http2();
