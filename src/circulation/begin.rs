@@ -58,7 +58,10 @@ impl Circulation {
             LoanState::Accepted => match loan.open_until() {
                 Some(until) if until > now => Ok(Standing::Open { loan: loan.id, until }),
                 // It is due and the ender has not come to it yet.
-                Some(_) | None => Ok(Standing::Ended { at: now, settled: false }),
+                Some(_) | None => {
+                    self.expire_now(loan.id);
+                    Ok(Standing::Ended { at: now, settled: false })
+                }
             },
             LoanState::Intended | LoanState::Pending | LoanState::Unknown => {
                 Ok(Standing::Undecided(Box::new(loan)))

@@ -14,8 +14,12 @@ use crate::loan::{EndReason, Event, Loan, LoanId, LoanKey, LoanState, Progress};
 
 /// How often to look for what is due, at least: the next due time may be a loan that was just accepted.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
-/// How many due loans are ended in one go.
-const BATCH: u32 = 500;
+/// How often loans are ended where many are due together, and how many of them at least.
+const TICK: Duration = Duration::from_millis(250);
+const AT_LEAST: u32 = 30;
+/// In so many ticks all are ended that are due now: within a minute and a half. They open nothing since the moment that
+/// they fell due; so what is left is work, which must not slow the readers of other loans.
+const TICKS: u32 = 360;
 
 /// Why a loan could not be ended.
 #[derive(Debug, thiserror::Error)]
@@ -84,46 +88,60 @@ impl Circulation {
         }
     }
 
-    /// Ends every loan that is due at `now`, and says how many those were.
+    /// Ends loans that are due at `now`, a share of them where they are many, and says whether more are left.
     ///
     /// # Errors
     /// The ledger's; what was ended until then stays ended.
-    pub async fn expire(&self, now: Timestamp) -> Result<usize, LedgerError> {
-        let mut ended = 0;
-        loop {
-            let due = self.inner.ledger.due(now, BATCH).await?;
-            if due.is_empty() {
-                return Ok(ended);
-            }
-            let expiries = due.iter().map(|loan| self.end(loan.id, EndReason::Expired, "expiry", None));
-            for outcome in futures_util::future::join_all(expiries).await {
-                match outcome {
-                    Ok(_) => ended += 1,
-                    Err(EndError::Ledger(error)) => return Err(error),
-                    // Returned between the question and now.
-                    Err(EndError::NotLive(_) | EndError::NoSuchLoan) => {}
-                }
+    async fn expire(&self, now: Timestamp) -> Result<bool, LedgerError> {
+        let waiting = self.inner.ledger.count_due(now).await?;
+        if waiting == 0 {
+            return Ok(false);
+        }
+        let share = u32::try_from(waiting).unwrap_or(u32::MAX).div_ceil(TICKS).max(AT_LEAST);
+        let due = self.inner.ledger.due(now, share).await?;
+        let expiries = due.iter().map(|loan| self.end(loan.id, EndReason::Expired, "expiry", None));
+        for outcome in futures_util::future::join_all(expiries).await {
+            match outcome {
+                // Otherwise it was returned between the question and now.
+                Ok(_) | Err(EndError::NotLive(_) | EndError::NoSuchLoan) => {}
+                Err(EndError::Ledger(error)) => return Err(error),
             }
         }
+        Ok(waiting > u64::from(share))
+    }
+
+    /// Ends a loan at once whose turn has not come yet, since its reader asks: another can be begun the sooner.
+    pub(super) fn expire_now(&self, id: LoanId) {
+        let circulation = self.clone();
+        self.spawn(async move {
+            if let Err(EndError::Ledger(error)) =
+                circulation.end(id, EndReason::Expired, "expiry", None).await
+            {
+                log_ledger_failure("ending what is due", &error);
+            }
+        });
     }
 }
 
 /// Ends what is due, until the process stops.
 pub(super) async fn expire_when_due(circulation: Circulation) {
+    let mut more = false;
     loop {
         let wait = match circulation.inner.ledger.next_due().await {
-            Ok(Some(due)) => wait_until(&circulation, due, LOOK_AGAIN),
+            _ if more => TICK,
+            Ok(Some(due)) => wait_until(&circulation, due, LOOK_AGAIN).max(Duration::from_millis(10)),
             Ok(None) => LOOK_AGAIN,
             Err(error) => {
                 log_ledger_failure("looking for the next due loan", &error);
                 LOOK_AGAIN
             }
         };
-        if !circulation.pause(wait.max(Duration::from_millis(10))).await {
+        if !circulation.pause(wait).await {
             return;
         }
-        if let Err(error) = circulation.expire(circulation.inner.clock.now()).await {
+        more = circulation.expire(circulation.inner.clock.now()).await.unwrap_or_else(|error| {
             log_ledger_failure("ending what is due", &error);
-        }
+            true
+        });
     }
 }

@@ -180,6 +180,20 @@ impl Ledger {
         self.several(&condition, at.as_millisecond()).await
     }
 
+    /// How many accepted loans are due at this moment.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub async fn count_due(&self, at: Timestamp) -> Result<u64, LedgerError> {
+        let count: i64 =
+            sqlx::query_scalar("SELECT count(*) FROM loans WHERE state = 'accepted' AND due <= ?")
+                .bind(at.as_millisecond())
+                .fetch_one(&self.readers)
+                .await
+                .map_err(|source| self.failed(source))?;
+        Ok(count.unsigned_abs())
+    }
+
     /// When the next accepted loan is due.
     ///
     /// # Errors
