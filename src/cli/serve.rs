@@ -31,6 +31,9 @@ use crate::telemetry::{self, Metrics};
 /// How long the loan's life may take to stop: a begin that is under way is waited for.
 const STOP: Duration = Duration::from_secs(15);
 
+/// How often the metrics are folded.
+const FOLD: Duration = Duration::from_secs(5);
+
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// The configuration.
@@ -128,6 +131,7 @@ pub async fn start(config: Config, clock: Clock) -> Result<Running, CliError> {
     let server = server::start(&config.server, line, certificates.clone(), workers.map_err(CliError::new)?)
         .map_err(CliError::new)?;
     let stopping = CancellationToken::new();
+    tokio::spawn(fold(metrics.clone(), stopping.clone()));
     let parts = admin::Parts {
         ledger: ledger.clone(),
         metrics,
@@ -184,6 +188,13 @@ impl Running {
         self.circulation.stop(STOP).await;
         self.admin.stop().await;
         self.ledger.close().await;
+    }
+}
+
+/// Folds the metrics now and then, so that they take no more room where nobody reads them.
+async fn fold(metrics: Metrics, stopping: CancellationToken) {
+    while tokio::time::timeout(FOLD, stopping.cancelled()).await.is_err() {
+        metrics.fold();
     }
 }
 

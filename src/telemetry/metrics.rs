@@ -133,6 +133,11 @@ impl Metrics {
         self.inner.handle.render()
     }
 
+    /// Folds what the histograms have noted. Without it they keep every value until somebody reads them.
+    pub fn fold(&self) {
+        self.inner.handle.run_upkeep();
+    }
+
     fn count(&self, name: &'static str, labels: &[(&'static str, &str)]) {
         let labels: Vec<Label> =
             labels.iter().map(|(key, value)| Label::new(*key, (*value).to_owned())).collect();
