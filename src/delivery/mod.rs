@@ -151,6 +151,17 @@ fn known(believed: Duration) -> Known {
     Cache::builder().max_capacity(KNOWN_FILES).time_to_live(believed).build()
 }
 
+impl Towards<'_> {
+    /// Begins the stream, unless the loan has ended while the origin was asked.
+    fn open(mut self, status: StatusCode) -> Result<body::Told, Problem> {
+        if self.permit.as_mut().is_some_and(|permit| !permit.begin_stream(self.connection)) {
+            return Err(Problem::LoanEnded);
+        }
+        let (on_end, permit, metrics) = (self.on_end, self.permit, self.metrics.clone());
+        Ok(body::Told { on_end, status, metrics, permit })
+    }
+}
+
 impl Request<'_> {
     /// HEAD: as GET without its body; RFC 9110 §14.2 has no ranges for it.
     async fn head(&self, on_end: OnEnd) -> Result<Response<Body>, Problem> {
@@ -187,12 +198,7 @@ impl Request<'_> {
                 }
             },
         };
-        let answer = self.ask(asked).await?;
-        match conditions::judge(self.headers, answer.headers()) {
-            Verdict::Failed => return Err(self.changed()),
-            // It was judged otherwise a moment ago: the file has changed, and the reader gets the new one.
-            Verdict::Proceed | Verdict::NotModified => {}
-        }
+        let answer = self.ask_judged(asked).await?;
         let ranged = asked.is_some() && conditions::range_applies(self.headers, answer.headers());
         if answer.status() == StatusCode::PARTIAL_CONTENT && !ranged {
             // The part of a file that is no longer the one that If-Range means.
@@ -203,9 +209,17 @@ impl Request<'_> {
         self.stream(answer, asked.filter(|_| ranged), to)
     }
 
-    fn changed(&self) -> Problem {
-        self.known.invalidate(self.path);
-        Problem::PreconditionFailed
+    /// As [`Request::ask`], with the reader's conditions judged by what comes: the file may have changed since they were.
+    async fn ask_judged(&self, asked: Option<Asked>) -> Result<Response<Incoming>, Problem> {
+        let answer = self.ask(asked).await?;
+        match conditions::judge(self.headers, answer.headers()) {
+            Verdict::Failed => {
+                self.known.invalidate(self.path);
+                Err(Problem::PreconditionFailed)
+            }
+            // It was judged otherwise a moment ago: the reader gets the new one.
+            Verdict::Proceed | Verdict::NotModified => Ok(answer),
+        }
     }
 
     /// The answer to a GET: 200 or 206, checked to be what was asked.
@@ -245,7 +259,7 @@ impl Request<'_> {
         &self,
         answer: Response<Incoming>,
         asked: Option<Asked>,
-        mut to: Towards<'_>,
+        to: Towards<'_>,
     ) -> Result<Response<Body>, Problem> {
         let (head, incoming) = answer.into_parts();
         let length = length_of(&head.headers);
@@ -274,15 +288,11 @@ impl Request<'_> {
         };
         let status = if part.is_some() { StatusCode::PARTIAL_CONTENT } else { StatusCode::OK };
         let take = part.map(Part::length).or(length);
-        // The loan may have ended while the origin was asked.
-        if to.permit.as_mut().is_some_and(|permit| !permit.begin_stream(to.connection)) {
-            return Err(Problem::LoanEnded);
-        }
+        let told = to.open(status)?;
         let first = part.map_or(0, |part| part.first);
         let last = take.and_then(|take| (first + take).checked_sub(1));
-        let rest = Rest::of(self.origin, self.path, to.metrics, &head.headers, (first, last));
+        let rest = Rest::of(self.origin, self.path, &told.metrics, &head.headers, (first, last));
         let stretch = Stretch::coming(incoming, skip, take, self.origin.settings().idle, rest);
-        let told = body::Told { on_end: to.on_end, status, metrics: to.metrics.clone(), permit: to.permit };
         let flow = Flow::of([Piece::File(stretch)]);
         let mut response = Response::new(body::measured(flow, take, told));
         *response.status_mut() = status;
@@ -310,27 +320,28 @@ impl Request<'_> {
 
     /// Several parts in one answer (RFC 9110 §14.6), put together here, since hardly any storage does it. Only of a file of
     /// which a strong entity tag says that all parts are of it; another is answered whole.
-    async fn several(&self, parts: &[Part], mut to: Towards<'_>) -> Result<Response<Body>, Problem> {
+    async fn several(&self, parts: &[Part], to: Towards<'_>) -> Result<Response<Body>, Problem> {
         let Some(first) = parts.first() else { return Err(self.failed("no part was asked for")) };
         let asked = Asked::Between(first.first, first.last);
-        let answer = self.ask(Some(asked)).await?;
+        let answer = self.ask_judged(Some(asked)).await?;
+        if answer.status() == StatusCode::OK {
+            return self.stream(answer, None, to);
+        }
         let bounds = (first.first, Some(first.last));
         let rest = Rest::of(self.origin, self.path, to.metrics, answer.headers(), bounds);
         let rest = rest.filter(|_| conditions::range_applies(self.headers, answer.headers()));
-        let is_part = answer.status() == StatusCode::PARTIAL_CONTENT
-            && self.checked(answer.headers(), asked).is_ok_and(|part| part == *first);
+        let is_part = self.checked(answer.headers(), asked).is_ok_and(|part| part == *first);
         let (Some(rest), true) = (rest, is_part) else {
             self.known.invalidate(self.path);
             drop(answer);
             let whole = self.ask(None).await?;
             return self.stream(whole, None, to);
         };
-        if to.permit.as_mut().is_some_and(|permit| !permit.begin_stream(to.connection)) {
-            return Err(Problem::LoanEnded);
-        }
+        let status = StatusCode::PARTIAL_CONTENT;
+        let told = to.open(status)?;
         let (head, incoming) = answer.into_parts();
         let mut response = Response::new(body::empty());
-        *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+        *response.status_mut() = status;
         fields::pass(&head.headers, self.kind, self.path, response.headers_mut());
         let several = Several::new(response.headers().get(CONTENT_TYPE));
         let idle = self.origin.settings().idle;
@@ -351,8 +362,6 @@ impl Request<'_> {
         let fields = response.headers_mut();
         fields.insert(CONTENT_TYPE, several.kind());
         fields.insert(CONTENT_LENGTH, HeaderValue::from(take));
-        let status = StatusCode::PARTIAL_CONTENT;
-        let told = body::Told { on_end: to.on_end, status, metrics: to.metrics.clone(), permit: to.permit };
         *response.body_mut() = body::measured(Flow::of(pieces), Some(take), told);
         Ok(response)
     }

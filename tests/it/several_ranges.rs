@@ -148,6 +148,25 @@ async fn parts_are_of_one_file_or_the_file_comes_whole() {
     }
 }
 
+#[tokio::test]
+async fn parts_of_another_file_than_the_reader_means_are_refused_also_where_it_was_replaced_a_moment_ago() {
+    let scene = scene_with(File::of(SIZE)).await;
+    let ask = async || {
+        let request = scene.get(&scene.http2(), PATH, &scene.token("kari"));
+        request
+            .header("range", "bytes=0-9,2000-2009")
+            .header("if-match", "\"v1\"")
+            .send()
+            .await
+            .unwrap()
+            .status()
+    };
+    assert_eq!(ask().await, StatusCode::PARTIAL_CONTENT, "and the file's fields are known from now on");
+    scene.origin.put(&format!("{BOOK}/audio.mp3"), File::of(SIZE).field("etag", "\"v2\""));
+    assert_eq!(ask().await, StatusCode::PRECONDITION_FAILED);
+    scene.end().await;
+}
+
 /// What a set of ranges means, by the RFC and nothing else.
 fn meant(ranges: &[(u64, Option<u64>)]) -> Vec<bool> {
     let mut bytes = vec![false; SIZE as usize];
