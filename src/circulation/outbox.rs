@@ -229,10 +229,9 @@ async fn tell(circulation: &Circulation, loan: &Loan) -> Result<Told, CallError>
         return Ok(Told::Done); // it never was there
     };
     match reason {
-        EndReason::Cancelled => match lending.cancel(lending_id, "cancelled by the reader").await? {
-            Told::CancelWindowClosed => lending.return_loan(lending_id, ended, EndReason::Returned).await,
-            told @ (Told::Done | Told::StillPending) => Ok(told),
-        },
+        EndReason::Cancelled => {
+            lending.give_back(lending_id, ended, EndReason::Returned, "cancelled by the reader").await
+        }
         EndReason::Returned | EndReason::Expired | EndReason::Rejected => {
             match lending.return_loan(lending_id, ended, reason).await? {
                 // A loan ended here while it was pending there can only be cancelled.

@@ -80,17 +80,12 @@ async fn give_back(circulation: &Circulation, extra: &RemoteLoan) -> Result<(), 
     }
     circulation.inner.metrics.loan("duplicate");
     tracing::warn!(lending_id = extra.lending_id, "two loans under one reference; one is given back");
-    let lending = &circulation.inner.lending;
-    match lending.cancel(&extra.lending_id, "duplicate of one reference").await? {
+    let (lending, now) = (&circulation.inner.lending, circulation.inner.clock.now());
+    let why = "duplicate of one reference";
+    match lending.give_back(&extra.lending_id, now, EndReason::Returned, why).await? {
         Told::Done => Ok(()),
         Told::CancelWindowClosed | Told::StillPending => {
-            let now = circulation.inner.clock.now();
-            match lending.return_loan(&extra.lending_id, now, EndReason::Returned).await? {
-                Told::Done => Ok(()),
-                Told::CancelWindowClosed | Told::StillPending => {
-                    Err(CallError::Unknown("a duplicate could neither be cancelled nor returned".to_owned()))
-                }
-            }
+            Err(CallError::Unknown("a duplicate could neither be cancelled nor returned".to_owned()))
         }
     }
 }

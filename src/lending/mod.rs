@@ -240,6 +240,23 @@ impl Bokbasen {
         told(self.transport.send(&call).await)
     }
 
+    /// Gives a loan back: cancelled where it still can be, which gives the licence back too, else returned. May be repeated.
+    ///
+    /// # Errors
+    /// [`CallError`]; the end is then to be sent again.
+    pub async fn give_back(
+        &self,
+        lending_id: &str,
+        ended: Timestamp,
+        reason: EndReason,
+        why: &str,
+    ) -> Result<Told, CallError> {
+        match self.cancel(lending_id, why).await? {
+            Told::CancelWindowClosed => self.return_loan(lending_id, ended, reason).await,
+            told @ (Told::Done | Told::StillPending) => Ok(told),
+        }
+    }
+
     /// How long no call is let out, because too many have failed; none while calls are let out.
     pub fn closed_for(&self) -> Option<Duration> {
         self.transport.closed_for()

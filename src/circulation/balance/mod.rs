@@ -128,7 +128,7 @@ struct Balance<'a> {
     report: &'a mut Report,
     /// Bokbasen's ids that were listed.
     seen: HashSet<String>,
-    /// The ids that live there under each of our references.
+    /// The loans that live there under each of our references.
     live: HashMap<Reference, Vec<RemoteLoan>>,
 }
 
@@ -208,7 +208,7 @@ impl<'a> Balance<'a> {
         let ended = loan.ended.unwrap_or(loan.changed);
         let reason = loan.end_reason.unwrap_or(EndReason::Returned);
         let detail = format!("it is {} here since {ended}, and lives there", loan.state);
-        self.end_there(Kind::LiveThere, Some(loan), remote, ended, reason, detail).await
+        self.end_there(Kind::LiveThere, loan, remote, ended, reason, detail).await
     }
 
     /// Accepted here, and there something else.
@@ -233,7 +233,7 @@ impl<'a> Balance<'a> {
         Ok(())
     }
 
-    /// Of several that live under one reference, the one that the ledger has stays; without one, the earliest.
+    /// Of several that live under one reference, the one that the ledger has as accepted stays.
     async fn twice_there(&mut self) -> Result<(), Stopped> {
         for (reference, mut several) in std::mem::take(&mut self.live) {
             if several.len() < 2 {
@@ -248,8 +248,7 @@ impl<'a> Balance<'a> {
             for extra in several {
                 self.circulation.inner.metrics.loan("duplicate");
                 let detail = "another loan of this reference is the one that is used".to_owned();
-                self.end_there(Kind::TwiceThere, Some(&loan), &extra, now, EndReason::Cancelled, detail)
-                    .await?;
+                self.end_there(Kind::TwiceThere, &loan, &extra, now, EndReason::Cancelled, detail).await?;
             }
         }
         Ok(())
@@ -327,24 +326,23 @@ impl<'a> Balance<'a> {
     async fn end_there(
         &mut self,
         kind: Kind,
-        loan: Option<&Loan>,
+        loan: &Loan,
         remote: &RemoteLoan,
         ended: Timestamp,
         reason: EndReason,
         detail: String,
     ) -> Result<(), Stopped> {
         let lending = &self.circulation.inner.lending;
-        let never_used = loan.is_none_or(|loan| loan.accepted.is_none()) || kind == Kind::TwiceThere;
+        let never_used = loan.accepted.is_none() || kind == Kind::TwiceThere;
         let is_pending = matches!(remote.standing, Standing::Pending { .. });
-        let mut told = Told::CancelWindowClosed;
-        if never_used || is_pending {
-            told = lending.cancel(&remote.lending_id, "it has ended in the books of the lender").await?;
-        }
-        if told == Told::CancelWindowClosed {
-            told = lending.return_loan(&remote.lending_id, ended, reason).await?;
-        }
+        let told = if never_used || is_pending {
+            let why = "it has ended in the books of the lender";
+            lending.give_back(&remote.lending_id, ended, reason, why).await?
+        } else {
+            lending.return_loan(&remote.lending_id, ended, reason).await?
+        };
         let done = if told == Told::Done { Done::EndedThere } else { Done::Reported };
-        self.note(kind, done, loan, Some(remote), detail);
+        self.note(kind, done, Some(loan), Some(remote), detail);
         Ok(())
     }
 
@@ -356,7 +354,6 @@ impl<'a> Balance<'a> {
         remote: Option<&RemoteLoan>,
         detail: String,
     ) {
-        let loan_s = |loan: &Loan| loan.id.to_string();
         let isbn = loan.map(|loan| loan.key.isbn).or(remote.and_then(|remote| remote.isbn));
         let reference =
             loan.map(|loan| &loan.reference).or(remote.and_then(|remote| remote.reference.as_ref()));
@@ -369,7 +366,7 @@ impl<'a> Balance<'a> {
             done,
             library: self.library.to_string(),
             isbn: isbn.map(|isbn| isbn.to_string()),
-            loan: loan.map(loan_s),
+            loan: loan.map(|loan| loan.id.to_string()),
             reference: reference.map(|reference| reference.as_str().to_owned()),
             lending_id: lending_id.cloned(),
             detail,
