@@ -11,9 +11,7 @@
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
-    clippy::print_stdout,
-    unreachable_pub,
-    missing_docs
+    clippy::print_stdout
 )]
 #![allow(dead_code, unused_imports)] // of what tests and benches share, it needs a part
 

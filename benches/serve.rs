@@ -12,6 +12,7 @@
 )]
 #![allow(dead_code, unused_imports)] // of what tests share, it needs a part
 
+mod shared;
 #[path = "../tests/support/mod.rs"]
 mod support;
 
@@ -20,6 +21,7 @@ use std::process::{Child, Command};
 use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
+use shared::spent;
 use support::{BOOK, File, Scene, Setting};
 
 /// A kind of request: its name, the file's size, how many are sent, and how many at once.
@@ -88,33 +90,6 @@ async fn measured(process: u32, work: impl Future<Output = ()>) -> f64 {
     let before = spent(process);
     work.await;
     spent(process) - before
-}
-
-fn spent(process: u32) -> f64 {
-    let mut ticks = ticks_of(process);
-    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
-        let Ok(other) = entry.file_name().to_string_lossy().parse::<u32>() else { continue };
-        if parent_of(other) == Some(process) {
-            ticks += ticks_of(other);
-        }
-    }
-    ticks as f64 / 100.0
-}
-
-/// The fields of /proc/PID/stat after the name, which may itself contain spaces.
-fn stat(process: u32) -> Option<Vec<String>> {
-    let text = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
-    let (_, after) = text.rsplit_once(") ")?;
-    Some(after.split(' ').map(str::to_owned).collect())
-}
-
-fn ticks_of(process: u32) -> u64 {
-    let fields = stat(process);
-    fields.map_or(0, |fields| fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap())
-}
-
-fn parent_of(process: u32) -> Option<u32> {
-    stat(process)?.get(1)?.parse().ok()
 }
 
 /// nginx before the same origin; none where it is not installed.

@@ -20,58 +20,58 @@ use uuid::Uuid;
 
 /// To be counted up when other rows are made.
 const BUILD: u32 = 2;
-pub const LOANS: u64 = 1_000_000;
+pub(crate) const LOANS: u64 = 1_000_000;
 /// The newest are live.
-pub const LIVE: u64 = 300_000;
+pub(crate) const LIVE: u64 = 300_000;
 /// How many readers share them; each has a title at a time once only.
 const READERS: u64 = 250_000;
 /// Live loans in so many groups can be made to fall due.
-pub const GROUPS: u64 = 4;
-pub const GROUP: u64 = 10_000;
-pub const LIBRARY: &str = "NO-0301000";
+pub(crate) const GROUPS: u64 = 4;
+pub(crate) const GROUP: u64 = 10_000;
+pub(crate) const LIBRARY: &str = "NO-0301000";
 const ROWS_AT_ONCE: usize = 500;
 const LOAN_TIME: SignedDuration = SignedDuration::from_hours(21 * 24);
 
 /// The reader of a loan.
-pub fn reader_of(number: u64) -> String {
+pub(crate) fn reader_of(number: u64) -> String {
     format!("reader-{}", number % READERS)
 }
 
 /// The title of a loan: one of a thousand.
-pub fn isbn_of(number: u64) -> Isbn {
+pub(crate) fn isbn_of(number: u64) -> Isbn {
     let digits = format!("978829999{:03}", number / READERS * 250 + number % READERS % 250);
     let sum: u32 = digits.bytes().zip([1, 3].into_iter().cycle()).map(|(d, w)| u32::from(d - b'0') * w).sum();
     format!("{digits}{}", (10 - sum % 10) % 10).parse().unwrap()
 }
 
-pub fn key_of(readers: &Readers, number: u64) -> LoanKey {
+pub(crate) fn key_of(readers: &Readers, number: u64) -> LoanKey {
     let library: LibraryId = LIBRARY.parse().unwrap();
     let borrower = readers.pseudonym(library, &reader_of(number));
     LoanKey { library, borrower, isbn: isbn_of(number) }
 }
 
 /// The number of the first live loan of a group.
-pub fn first_of(group: u64) -> u64 {
+pub(crate) fn first_of(group: u64) -> u64 {
     LOANS - LIVE + group * GROUP
 }
 
 /// Bokbasen's name of a loan: those of the groups are the first that a sandbox gives out.
-pub fn lending_id_of(number: u64) -> String {
+pub(crate) fn lending_id_of(number: u64) -> String {
     let place = (number + LIVE).checked_sub(LOANS).filter(|place| *place < GROUPS * GROUP);
     place.map_or_else(|| format!("FAR{number:08}"), |place| format!("BL{:08}", place + 1))
 }
 
-pub fn reference_of(number: u64) -> String {
+pub(crate) fn reference_of(number: u64) -> String {
     format!("lg-{number:032x}")
 }
 
 /// A time beyond any run, by which a group is told: a loan that lives long after it was built.
-pub fn due_of(group: Option<u64>) -> i64 {
+pub(crate) fn due_of(group: Option<u64>) -> i64 {
     4_000_000_000_000 + group.map_or(GROUPS, |group| group) as i64
 }
 
 /// The directory with such a ledger and the keys that go with it; built where it is not there yet.
-pub async fn directory() -> PathBuf {
+pub(crate) async fn directory() -> PathBuf {
     let migrations = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/ledger/migrations");
     let newest =
         std::fs::read_dir(migrations).unwrap().map(|entry| entry.unwrap().file_name()).max().unwrap();
@@ -89,16 +89,16 @@ pub async fn directory() -> PathBuf {
     built
 }
 
-pub fn config(directory: &Path) -> loangate::config::Config {
+pub(crate) fn config(directory: &Path) -> loangate::config::Config {
     loangate::config::load(&directory.join("config.toml")).unwrap().config
 }
 
-pub fn readers(directory: &Path) -> Readers {
+pub(crate) fn readers(directory: &Path) -> Readers {
     Readers::new(&config(directory).readers, Clock::system()).unwrap()
 }
 
 /// Opens the ledger of a directory beside whoever else has it open.
-pub async fn open(directory: &Path) -> Ledger {
+pub(crate) async fn open(directory: &Path) -> Ledger {
     let readers = readers(directory);
     let settings = config(directory).ledger;
     let key = AuditKey::new(&readers.audit_key());

@@ -10,14 +10,14 @@ use loangate::sandbox::{AUDIENCE, Bounds};
 use serde_json::Value;
 
 /// `loangate sandbox`, a process of its own that answers at once; killed when it is dropped.
-pub struct Sandbox {
+pub(crate) struct Sandbox {
     child: Child,
     told: Value,
 }
 
 impl Sandbox {
     /// Starts it with books in memory, or in this directory.
-    pub fn start(books: Option<&Path>) -> Sandbox {
+    pub(crate) fn start(books: Option<&Path>) -> Sandbox {
         let mut command = Command::new(env!("CARGO_BIN_EXE_loangate"));
         command.args(["sandbox", "--json", "--listen", "127.0.0.1:0", "--bounds"]);
         command.arg(serde_json::to_string(&Bounds::quick()).unwrap());
@@ -30,16 +30,16 @@ impl Sandbox {
         Sandbox { child, told: serde_json::from_str(&line).unwrap() }
     }
 
-    pub fn process(&self) -> u32 {
+    pub(crate) fn process(&self) -> u32 {
         self.child.id()
     }
 
-    pub fn told(&self, name: &str) -> String {
+    pub(crate) fn told(&self, name: &str) -> String {
         self.told[name].as_str().unwrap().to_owned()
     }
 
     /// `[lending]` as a gate has it that speaks to this one.
-    pub fn lending(&self) -> lending::Settings {
+    pub(crate) fn lending(&self) -> lending::Settings {
         lending::Settings {
             url: self.told("url").parse().unwrap(),
             auth: Auth::OAuth {
@@ -62,7 +62,7 @@ impl Drop for Sandbox {
 }
 
 /// The CPU seconds that a process has spent, and those of its children that still run.
-pub fn spent(process: u32) -> f64 {
+pub(crate) fn spent(process: u32) -> f64 {
     let mut ticks = ticks_of(process);
     for entry in std::fs::read_dir("/proc").unwrap().flatten() {
         let Ok(other) = entry.file_name().to_string_lossy().parse::<u32>() else { continue };
@@ -74,7 +74,7 @@ pub fn spent(process: u32) -> f64 {
 }
 
 /// The CPU seconds that a process alone has spent.
-pub fn spent_alone(process: u32) -> f64 {
+pub(crate) fn spent_alone(process: u32) -> f64 {
     ticks_of(process) as f64 / 100.0
 }
 
@@ -95,16 +95,16 @@ fn parent_of(process: u32) -> Option<u32> {
 }
 
 /// Waits in order, to be asked for their parts.
-pub struct Waits(Vec<Duration>);
+pub(crate) struct Waits(Vec<Duration>);
 
 impl Waits {
-    pub fn of(mut waits: Vec<Duration>) -> Waits {
+    pub(crate) fn of(mut waits: Vec<Duration>) -> Waits {
         waits.sort();
         Waits(waits)
     }
 
     /// The wait that so large a part of them does not exceed.
-    pub fn at(&self, part: f64) -> Duration {
+    pub(crate) fn at(&self, part: f64) -> Duration {
         self.0[((self.0.len() - 1) as f64 * part) as usize]
     }
 }

@@ -127,15 +127,7 @@ impl Circulation {
 pub(super) async fn expire_when_due(circulation: Circulation) {
     let mut more = false;
     loop {
-        let wait = match circulation.inner.ledger.next_due().await {
-            _ if more => TICK,
-            Ok(Some(due)) => wait_until(&circulation, due, LOOK_AGAIN).max(Duration::from_millis(10)),
-            Ok(None) => LOOK_AGAIN,
-            Err(error) => {
-                log_ledger_failure("looking for the next due loan", &error);
-                LOOK_AGAIN
-            }
-        };
+        let wait = if more { TICK } else { until_next_due(&circulation).await };
         if !circulation.pause(wait).await {
             return;
         }
@@ -143,5 +135,17 @@ pub(super) async fn expire_when_due(circulation: Circulation) {
             log_ledger_failure("ending what is due", &error);
             true
         });
+    }
+}
+
+/// How long to wait for the next loan that falls due.
+async fn until_next_due(circulation: &Circulation) -> Duration {
+    match circulation.inner.ledger.next_due().await {
+        Ok(Some(due)) => wait_until(circulation, due, LOOK_AGAIN).max(Duration::from_millis(10)),
+        Ok(None) => LOOK_AGAIN,
+        Err(error) => {
+            log_ledger_failure("looking for the next due loan", &error);
+            LOOK_AGAIN
+        }
     }
 }

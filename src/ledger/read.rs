@@ -34,7 +34,9 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError`].
     pub async fn last_end(&self, key: &LoanKey) -> Result<Option<Timestamp>, LedgerError> {
-        let millis: Option<i64> = sqlx::query_scalar(super::write::LAST_END)
+        const LAST_END: &str = "SELECT max(ended) FROM loans \
+             WHERE library = ? AND borrower = ? AND isbn = ? AND accepted IS NOT NULL AND ended IS NOT NULL";
+        let millis: Option<i64> = sqlx::query_scalar(LAST_END)
             .bind(key.library.as_str())
             .bind(key.borrower.as_bytes().as_slice())
             .bind(i64::try_from(key.isbn.number()).unwrap_or_default())

@@ -29,10 +29,6 @@ const BATCH: usize = 512;
 /// How long the newest link of the audit trail may be missing in the file apart.
 const KEPT_APART_WITHIN: Duration = Duration::from_secs(1);
 
-/// When the last accepted loan of a reader and a title ended.
-pub(super) const LAST_END: &str = "SELECT max(ended) FROM loans \
-     WHERE library = ? AND borrower = ? AND isbn = ? AND accepted IS NOT NULL AND ended IS NOT NULL";
-
 type Answer<T> = oneshot::Sender<Result<T, LedgerError>>;
 
 /// Something to write, and whom to tell.

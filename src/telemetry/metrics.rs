@@ -129,7 +129,7 @@ impl Metrics {
 
     /// The text that Prometheus reads.
     pub fn render(&self) -> String {
-        self.inner.handle.run_upkeep();
+        self.fold();
         self.inner.handle.render()
     }
 

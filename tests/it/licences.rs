@@ -19,16 +19,9 @@ async fn scene(licences: &[(&str, &str, Option<u32>)], policy: &'static str) -> 
     scene
 }
 
-async fn ask(scene: &Scene, method: &str, path: &str, token: &str, body: &str) -> (StatusCode, Value) {
-    let request = scene.http2().request(method.parse().unwrap(), format!("{}{path}", scene.base));
-    let answer = request.bearer_auth(token).body(body.to_owned()).send().await.unwrap();
-    let (status, body) = (answer.status(), answer.bytes().await.unwrap());
-    (status, if body.is_empty() { Value::Null } else { serde_json::from_slice(&body).unwrap() })
-}
-
 async fn borrow(scene: &Scene, borrower: &str, library: &str) -> (StatusCode, Value) {
     let token = scene.token_with(&json!({ "sub": borrower, "library": library }));
-    ask(scene, "PUT", &format!("/loans/{BOOK}"), &token, "").await
+    scene.ask("PUT", &format!("/loans/{BOOK}"), &token, "").await
 }
 
 /// How often the sandbox was asked for something, by the gate's own count.
@@ -95,7 +88,7 @@ async fn what_a_library_never_uses_is_never_asked_for() {
     assert!(scene.books().await.is_empty(), "nothing was begun");
     let path = format!("/loans/{BOOK}/availability");
     let nothing = json!({ "isbn": BOOK, "available": false, "licences": [] });
-    assert_eq!(ask(&scene, "GET", &path, &scene.token("kari"), "").await, (StatusCode::OK, nothing));
+    assert_eq!(scene.ask("GET", &path, &scene.token("kari"), "").await, (StatusCode::OK, nothing));
 
     assert_eq!(borrow(&scene, "kari", "NO-1103000").await.0, StatusCode::CREATED, "another library may");
     assert_eq!(calls(&scene, "availability").await, 2.0, "and nothing was asked before its begin");
@@ -147,13 +140,13 @@ async fn an_app_is_told_what_is_free_and_bokbasen_asked_once() {
     let token = scene.token("kari");
     let there = json!({ "isbn": BOOK, "available": true,
         "licences": [{ "type": "PACKAGE", "free": 3 }, { "type": "IMPORTED", "free": 1 }] });
-    let asked = futures_util::future::join_all((0..20).map(|_| ask(&scene, "GET", &path, &token, ""))).await;
+    let asked = futures_util::future::join_all((0..20).map(|_| scene.ask("GET", &path, &token, ""))).await;
     assert!(asked.iter().all(|answer| *answer == (StatusCode::OK, there.clone())), "{asked:?}");
     assert_eq!(calls(&scene, "availability").await, 1.0, "once for all who wait, and kept");
     let unknown = json!({ "isbn": "9788299999021", "available": false, "licences": [] });
     let other = "/loans/9788299999021/availability";
-    assert_eq!(ask(&scene, "GET", other, &token, "").await, (StatusCode::OK, unknown));
-    assert_eq!(ask(&scene, "PUT", &path, &token, "").await.0, StatusCode::METHOD_NOT_ALLOWED);
+    assert_eq!(scene.ask("GET", other, &token, "").await, (StatusCode::OK, unknown));
+    assert_eq!(scene.ask("PUT", &path, &token, "").await.0, StatusCode::METHOD_NOT_ALLOWED);
     scene.end().await;
 }
 
@@ -164,12 +157,12 @@ async fn a_title_that_is_out_says_when_it_comes_back_and_an_outage_is_a_problem(
     assert_eq!(borrow(&scene, "ola", LIBRARY).await.0, StatusCode::CREATED);
     let path = format!("/loans/{BOOK}/availability");
     let token = scene.token("kari");
-    let (_, there) = ask(&scene, "GET", &path, &token, "").await;
+    let (_, there) = scene.ask("GET", &path, &token, "").await;
     assert_eq!((&there["available"], &there["licences"][0]["free"]), (&false.into(), &0.into()));
     let next: jiff::Timestamp = there["next_free"].as_str().unwrap().parse().unwrap();
     assert!(next > loangate::clock::Clock::system().now(), "{there}");
     scene.fault(&json!({ "call": "availability", "effect": { "status": { "status": 500 } } })).await;
-    let (status, document) = ask(&scene, "GET", &path, &token, "").await;
+    let (status, document) = scene.ask("GET", &path, &token, "").await;
     assert_eq!((status, &document["type"]), (StatusCode::SERVICE_UNAVAILABLE, &"lending-unavailable".into()));
     scene.end().await;
 }

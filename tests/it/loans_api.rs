@@ -6,15 +6,9 @@ use serde_json::{Value, json};
 use crate::support::scene::Setting;
 use crate::support::{AUDIO, BOOK, File, Scene};
 
-/// The status and the JSON of an answer.
+/// A request without a body.
 async fn ask(scene: &Scene, method: &str, path: &str, token: &str) -> (StatusCode, Value) {
-    let client = scene.http2();
-    let request = client.request(method.parse().unwrap(), format!("{}{path}", scene.base)).bearer_auth(token);
-    let answer = request.send().await.unwrap();
-    let status = answer.status();
-    let body = answer.bytes().await.unwrap();
-    let json = if body.is_empty() { Value::Null } else { serde_json::from_slice(&body).unwrap() };
-    (status, json)
+    scene.ask(method, path, token, "").await
 }
 
 #[tokio::test]

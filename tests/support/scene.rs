@@ -8,6 +8,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use http::StatusCode;
 use jiff::Timestamp;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use loangate::cli::serve;
@@ -208,6 +209,14 @@ impl Scene {
     /// A request for a title's file by this reader.
     pub(crate) fn get(&self, client: &reqwest::Client, path: &str, token: &str) -> reqwest::RequestBuilder {
         client.get(format!("{}{path}", self.base)).bearer_auth(token)
+    }
+
+    /// A request of the readers' API: its status, and its JSON where it has any.
+    pub(crate) async fn ask(&self, method: &str, path: &str, token: &str, body: &str) -> (StatusCode, Value) {
+        let request = self.http2().request(method.parse().unwrap(), format!("{}{path}", self.base));
+        let answer = request.bearer_auth(token).body(body.to_owned()).send().await.unwrap();
+        let (status, body) = (answer.status(), answer.bytes().await.unwrap());
+        (status, if body.is_empty() { Value::Null } else { serde_json::from_slice(&body).unwrap() })
     }
 
     /// Every loan in the sandbox's books.
