@@ -254,8 +254,9 @@ async fn expiries(gate: &Gate, window: Duration) {
         ("hits a second", (|window| window.hits) as fn(&Window) -> f64),
         ("hits for a CPU second of the gate", |window| window.hits / window.spent),
     ] {
-        let ratio = 100.0 * (median(&busy, part) / median(&quiet, part) - 1.0);
-        println!("{:<52} {ratio:>+8.1} %", format!("{what}, against the quiet windows"));
+        let pairs = busy.iter().zip(&quiet).map(|(busy, quiet)| 100.0 * (part(busy) / part(quiet) - 1.0));
+        let what = format!("{what}, against the quiet window beside");
+        println!("{what:<52} {}", joined(pairs.map(|ratio| format!("{ratio:+.1} %"))));
     }
     check_books(gate).await;
 }

@@ -14,12 +14,13 @@ use crate::loan::{EndReason, Event, Loan, LoanId, LoanKey, LoanState, Progress};
 
 /// How often to look for what is due, at least: the next due time may be a loan that was just accepted.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
-/// How often loans are ended where many are due together, and how many of them at least.
-const TICK: Duration = Duration::from_millis(250);
-const AT_LEAST: u32 = 30;
+/// How often loans are ended where many are due together, and how many of them at least: a commit costs much the same
+/// whatever is in it.
+const TICK: Duration = Duration::from_secs(1);
+const AT_LEAST: u32 = 120;
 /// In so many ticks all are ended that are due now: within a minute and a half. They open nothing since the moment that
 /// they fell due; so what is left is work, which must not slow the readers of other loans.
-const TICKS: u32 = 360;
+const TICKS: u32 = 90;
 
 /// Why a loan could not be ended.
 #[derive(Debug, thiserror::Error)]

@@ -4,10 +4,14 @@
 //! taken in from the ledger once, and after that only what the ledger's steps tell of since; each end that fails has a
 //! wait of its own, so that one which Bokbasen will never take holds up no other. One loan has one end, so that order
 //! within a loan is kept by itself.
+//!
+//! Many ends come together, and must not cost the readers of other loans much: they are read many at a time, and
+//! acknowledgements that come soon after one another are written together.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior};
 
@@ -19,6 +23,10 @@ use crate::loan::{EndReason, Event, Loan, LoanId, LoanState, OVERDUE_AFTER};
 
 /// How many are on their way at once; the client has a limit of its own for all calls together.
 const AT_ONCE: usize = 16;
+/// How many ends are read from the ledger by one question, and how many acknowledgements are written together at most.
+const TOGETHER: usize = 128;
+/// How long an acknowledgement waits for others, while any are to be expected.
+const LINGER: Duration = Duration::from_millis(250);
 /// How long an end that failed waits: at first, and the longest that it doubles up to.
 const FIRST_WAIT: Duration = Duration::from_millis(500);
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
@@ -30,7 +38,7 @@ const COUNT_AGAIN: Duration = Duration::from_secs(5);
 /// What came of sending an end.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Sent {
-    /// It is acknowledged, and the ledger has that.
+    /// It is acknowledged, which the ledger is still to be told.
     Acknowledged,
     /// Bokbasen answered, and does not take it yet; it may name how long to wait.
     NotTaken(Option<Duration>),
@@ -52,9 +60,15 @@ struct Failed {
 struct Outbox {
     /// The ends that wait, by when they are to be sent.
     waiting: BTreeSet<(Instant, LoanId)>,
+    /// Ends whose time has come, as they were in the ledger a moment ago.
+    next: VecDeque<Loan>,
     failed: HashMap<LoanId, Failed>,
     /// Tasks of their own: futures that only this task polls would hold the ledger's connections while it asks it itself.
     on_their_way: JoinSet<(LoanId, Sent)>,
+    /// What Bokbasen has acknowledged and the ledger does not know yet.
+    acknowledged: Vec<LoanId>,
+    /// Since when the first of them waits.
+    since: Option<Instant>,
     /// The last step of the ledger that was taken in; none before the first look.
     seen: Option<i64>,
 }
@@ -67,7 +81,8 @@ pub(super) async fn send_ends(circulation: Circulation) {
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     count.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        outbox.send_ready(&circulation);
+        outbox.send_ready(&circulation).await;
+        outbox.write_acknowledged(&circulation).await;
         let wait = outbox.wait(&circulation);
         tokio::select! {
             Some(sent) = outbox.on_their_way.join_next() => outbox.joined(sent),
@@ -78,7 +93,10 @@ pub(super) async fn send_ends(circulation: Circulation) {
             () = circulation.inner.stopping.cancelled() => break,
         }
     }
-    while outbox.on_their_way.join_next().await.is_some() {}
+    while let Some(sent) = outbox.on_their_way.join_next().await {
+        outbox.joined(sent);
+    }
+    outbox.write_acknowledged(&circulation).await;
 }
 
 impl Outbox {
@@ -100,30 +118,96 @@ impl Outbox {
     }
 
     /// Starts what is to be sent now, as far as there is room and Bokbasen is called at all.
-    fn send_ready(&mut self, circulation: &Circulation) {
-        let now = Instant::now();
+    async fn send_ready(&mut self, circulation: &Circulation) {
         while self.on_their_way.len() < AT_ONCE && circulation.inner.lending.closed_for().is_none() {
-            let Some((at, id)) = self.waiting.pop_first() else { return };
+            let Some(loan) = self.next.pop_front() else {
+                if self.read_next(circulation).await {
+                    continue;
+                } else {
+                    return;
+                };
+            };
+            let circulation = circulation.clone();
+            self.on_their_way.spawn(async move { (loan.id, send(&circulation, &loan).await) });
+        }
+    }
+
+    /// Reads the ends whose time has come, as the ledger has them now; whether there were any.
+    async fn read_next(&mut self, circulation: &Circulation) -> bool {
+        let now = Instant::now();
+        let mut ready = Vec::new();
+        while ready.len() < TOGETHER
+            && let Some((at, id)) = self.waiting.pop_first()
+        {
             if at > now {
                 self.waiting.insert((at, id));
-                return;
+                break;
             }
-            let circulation = circulation.clone();
-            self.on_their_way.spawn(async move { (id, send(&circulation, id).await) });
+            ready.push(id);
+        }
+        if ready.is_empty() {
+            return false;
+        }
+        match circulation.inner.ledger.loans(&ready).await {
+            // Of those that are over already, another process was the quicker sender.
+            Ok(loans) => self.next.extend(loans.into_iter().filter(|loan| loan.state == LoanState::Ending)),
+            // One that cannot be read must not keep the others from being sent.
+            Err(_) if ready.len() > 1 => self.read_apart(circulation, ready).await,
+            Err(error) => self.not_read(&ready, &error),
+        }
+        true
+    }
+
+    async fn read_apart(&mut self, circulation: &Circulation, ready: Vec<LoanId>) {
+        for id in ready {
+            match circulation.inner.ledger.loan(id).await {
+                Ok(loan) => self.next.extend(loan.filter(|loan| loan.state == LoanState::Ending)),
+                Err(error) => self.not_read(&[id], &error),
+            }
+        }
+    }
+
+    fn not_read(&mut self, ids: &[LoanId], error: &LedgerError) {
+        log_ledger_failure("reading an end to send", error);
+        ids.iter().for_each(|id| self.note(*id, Sent::NotTaken(None)));
+    }
+
+    /// Writes what is acknowledged, unless more of it is to be expected within a moment. Where the ledger does not take
+    /// it, the end is sent again, which Bokbasen allows.
+    async fn write_acknowledged(&mut self, circulation: &Circulation) {
+        let more = !self.on_their_way.is_empty() && self.acknowledged.len() < TOGETHER;
+        if self.acknowledged.is_empty() || more && self.since.is_some_and(|since| since.elapsed() < LINGER) {
+            return;
+        }
+        self.since = None;
+        let acknowledged = std::mem::take(&mut self.acknowledged);
+        let written = acknowledged.iter().map(|id| {
+            let cause = Cause { by: "outbox", detail: None };
+            circulation.inner.ledger.apply(*id, Event::EndAcknowledged, cause)
+        });
+        for (id, written) in acknowledged.iter().zip(join_all(written).await) {
+            match written {
+                // Illegal: another process, which sent it too, has written it.
+                Ok(_) | Err(LedgerError::Illegal(_)) => drop(self.failed.remove(id)),
+                Err(error) => {
+                    log_ledger_failure("writing that an end was acknowledged", &error);
+                    self.note(*id, Sent::NotTaken(None));
+                }
+            }
         }
     }
 
     /// Until when there is nothing to do, but for what comes from elsewhere.
     fn wait(&self, circulation: &Circulation) -> Duration {
-        if let Some(closed) = circulation.inner.lending.closed_for() {
-            return closed.clamp(Duration::from_millis(10), LOOK_AGAIN);
-        }
-        match self.waiting.first() {
-            Some((at, _)) if self.on_their_way.len() < AT_ONCE => {
-                at.saturating_duration_since(Instant::now()).min(LOOK_AGAIN)
+        let send = match (circulation.inner.lending.closed_for(), self.waiting.first()) {
+            (Some(closed), _) => closed.max(Duration::from_millis(10)),
+            (None, Some((at, _))) if self.on_their_way.len() < AT_ONCE => {
+                at.saturating_duration_since(Instant::now())
             }
-            _ => LOOK_AGAIN,
-        }
+            (None, _) => LOOK_AGAIN,
+        };
+        let write = self.since.map_or(LOOK_AGAIN, |since| LINGER.saturating_sub(since.elapsed()));
+        send.min(write).min(LOOK_AGAIN)
     }
 
     fn joined(&mut self, sent: Result<(LoanId, Sent), JoinError>) {
@@ -139,7 +223,8 @@ impl Outbox {
             self.hurry();
         }
         if sent == Sent::Acknowledged {
-            self.failed.remove(&id);
+            self.acknowledged.push(id);
+            self.since.get_or_insert_with(Instant::now);
             return;
         }
         let wait = self.failed.get(&id).map_or(FIRST_WAIT, |failed| (failed.wait * 2).min(LONGEST_WAIT));
@@ -181,19 +266,11 @@ async fn count_ends(circulation: &Circulation) {
     }
 }
 
-/// Sends one end, as the ledger has it now.
-async fn send(circulation: &Circulation, id: LoanId) -> Sent {
-    let loan = match circulation.inner.ledger.loan(id).await {
-        Ok(Some(loan)) if loan.state == LoanState::Ending => loan,
-        // Another process was quicker.
-        Ok(_) => return Sent::Acknowledged,
-        Err(error) => {
-            log_ledger_failure("reading an end to send", &error);
-            return Sent::NotTaken(None);
-        }
-    };
-    match tell(circulation, &loan).await {
-        Ok(Told::Done) => acknowledged(circulation, id).await,
+/// Sends one end.
+async fn send(circulation: &Circulation, loan: &Loan) -> Sent {
+    let id = loan.id;
+    match tell(circulation, loan).await {
+        Ok(Told::Done) => Sent::Acknowledged,
         Ok(told) => {
             tracing::warn!(loan = %id, ?told, "Bokbasen does not take this end yet; it is sent again");
             Sent::NotTaken(None)
@@ -205,19 +282,6 @@ async fn send(circulation: &Circulation, id: LoanId) -> Sent {
         Err(error) => {
             tracing::warn!(loan = %id, %error, "an end could not be sent; it is sent again");
             Sent::NoAnswer
-        }
-    }
-}
-
-/// Writes the acknowledgement; where the ledger does not take it, the end is sent again, which Bokbasen allows.
-async fn acknowledged(circulation: &Circulation, id: LoanId) -> Sent {
-    let cause = Cause { by: "outbox", detail: None };
-    match circulation.inner.ledger.apply(id, Event::EndAcknowledged, cause).await {
-        // Illegal: another process, which sent it too, has written it.
-        Ok(_) | Err(LedgerError::Illegal(_)) => Sent::Acknowledged,
-        Err(error) => {
-            log_ledger_failure("writing that an end was acknowledged", &error);
-            Sent::NotTaken(None)
         }
     }
 }

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use sqlx::{QueryBuilder, Sqlite, SqliteConnection};
 
 use super::audit::{AuditKey, Head, Step};
-use super::row::{COLUMNS, loan_of, push_loans};
+use super::row::{COLUMNS, by_ids, loan_of, push_loans};
 use super::{Cause, LedgerError};
 use crate::loan::{Loan, LoanId, LoanKey, LoanState};
 
@@ -101,12 +101,7 @@ impl<'a> Draft<'a> {
         if ids.is_empty() {
             return Ok(());
         }
-        let mut query = QueryBuilder::<Sqlite>::new(format!("SELECT {COLUMNS} FROM loans WHERE id IN ("));
-        let mut list = query.separated(", ");
-        for id in ids {
-            list.push_bind(id.to_string());
-        }
-        query.push(")");
+        let mut query = by_ids(ids);
         let query = query.build().persistent(ids.len() <= KEPT_PREPARED);
         for row in query.fetch_all(&mut *self.connection).await.map_err(database)? {
             let loan = loan_of(&row)?;

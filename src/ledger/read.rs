@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{AssertSqlSafe, QueryBuilder, Sqlite};
 
-use super::row::{COLUMNS, history_of, loan_of};
+use super::row::{COLUMNS, by_ids, history_of, loan_of};
 use super::{Ends, Filter, HistoryRow, Ledger, LedgerError};
 use crate::loan::{LibraryId, Loan, LoanId, LoanKey, Reference};
 
@@ -55,6 +55,17 @@ impl Ledger {
         let query = sqlx::query(AssertSqlSafe(sql)).bind(id.to_string());
         let row = query.fetch_optional(&self.readers).await.map_err(|source| self.failed(source))?;
         row.as_ref().map(loan_of).transpose()
+    }
+
+    /// The loans of these ids, in an order of their own.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub async fn loans(&self, ids: &[LoanId]) -> Result<Vec<Loan>, LedgerError> {
+        let mut query = by_ids(ids);
+        let query = query.build().persistent(false);
+        let rows = query.fetch_all(&self.readers).await.map_err(|source| self.failed(source))?;
+        rows.iter().map(loan_of).collect()
     }
 
     /// The loan of this reference.

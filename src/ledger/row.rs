@@ -5,11 +5,22 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{QueryBuilder, Row, Sqlite};
 
 use super::{HistoryRow, LedgerError};
-use crate::loan::{Borrower, Loan, LoanRecord, Progress, Reference, Refusal, Terms};
+use crate::loan::{Borrower, Loan, LoanId, LoanRecord, Progress, Reference, Refusal, Terms};
 
 /// The columns of a loan, in the order in which [`push_loans`] binds them; [`loan_of`] wants them by name.
 pub(super) const COLUMNS: &str = "id, library, borrower, isbn, reference, lending_id, state, begun, accepted, due, \
      licence_id, licence_type, ended, end_reason, refusal_code, refusal_message, refusal_retry, progress, forgotten, changed";
+
+/// A query of the loans of these ids.
+pub(super) fn by_ids(ids: &[LoanId]) -> QueryBuilder<Sqlite> {
+    let mut query = QueryBuilder::new(format!("SELECT {COLUMNS} FROM loans WHERE id IN ("));
+    let mut list = query.separated(", ");
+    for id in ids {
+        list.push_bind(id.to_string());
+    }
+    query.push(")");
+    query
+}
 
 /// The loan of a row.
 pub(super) fn loan_of(row: &SqliteRow) -> Result<Loan, LedgerError> {
