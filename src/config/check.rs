@@ -11,6 +11,7 @@ use jiff::SignedDuration;
 use super::{Loaded, Mistake, load};
 use crate::clock::Clock;
 use crate::lending::Bokbasen;
+use crate::origin::Origin;
 use crate::reader::Readers;
 use crate::server::{Certificates, TlsError};
 use crate::telemetry::Metrics;
@@ -41,6 +42,7 @@ pub async fn check(file: &Path, online: bool) -> Checked {
     let mut look = Look { file, loaded: &loaded, checked: Checked::default() };
     look.certificates();
     look.readers();
+    look.origins();
     look.private_files();
     if online {
         look.lending().await;
@@ -82,6 +84,15 @@ impl Look<'_> {
     fn readers(&mut self) {
         if let Err(error) = Readers::new(&self.loaded.config.readers, Clock::system()) {
             self.checked.mistakes.push(self.at("readers.jwt.jwks", error.to_string()));
+        }
+    }
+
+    fn origins(&mut self) {
+        let Ok(metrics) = Metrics::new() else { return };
+        for (number, settings) in self.loaded.config.origins.iter().enumerate() {
+            if let Err(error) = Origin::new(settings, metrics.clone()) {
+                self.checked.mistakes.push(self.at(&format!("origins[{number}].url"), error.to_string()));
+            }
         }
     }
 

@@ -6,9 +6,10 @@
 //! files named after the sections say what they mean. It promises that no mistake hides another.
 
 mod check;
-mod files;
 mod lending;
+mod origins;
 mod readers;
+mod routes;
 mod service;
 mod table;
 #[cfg(test)]
@@ -150,8 +151,8 @@ fn sections(mut root: Table<'_>) -> Option<Config> {
     let who = readers::who(&mut root);
     let lending = lending::lending(&mut root);
     let ledger = service::ledger(&mut root);
-    let (origins, names) = files::origins(&mut root);
-    let catalog = files::routes(&mut root, &names);
+    let (origins, names) = origins::origins(&mut root);
+    let catalog = routes::routes(&mut root, &names);
     let licences = service::licences(&mut root);
     let delivery = service::delivery(&mut root);
     let gate = service::gate(&mut root);

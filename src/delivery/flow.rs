@@ -11,11 +11,11 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use http_body::Body as _;
-use hyper::body::Incoming;
 use tokio::time::Sleep;
 
 use super::body::BodyError;
 use super::resume::{Answer, Asking, Rest};
+use crate::origin;
 
 /// What comes next.
 pub(super) enum Piece {
@@ -28,7 +28,7 @@ pub(super) enum Piece {
 /// A part of a file on its way.
 pub(super) struct Stretch {
     /// The origin's body; none while it is asked for it.
-    incoming: Option<Incoming>,
+    incoming: Option<origin::Body>,
     asking: Option<Asking>,
     /// What is to come, where it can be asked for again.
     rest: Option<Rest>,
@@ -51,7 +51,7 @@ pub(super) struct Flow {
 impl Stretch {
     /// The part that begins after `skip` bytes of this body, `left` bytes long.
     pub(super) fn coming(
-        incoming: Incoming,
+        incoming: origin::Body,
         skip: u64,
         left: Option<u64>,
         idle: Duration,

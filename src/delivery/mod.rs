@@ -17,15 +17,14 @@ mod resume;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, RANGE};
+use http::header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
-use hyper::body::Incoming;
 use moka::sync::Cache;
 use tokio_util::sync::CancellationToken;
 
 use crate::catalog::{File, OpenFile};
 use crate::gate::Permit;
-use crate::origin::{self, Origin};
+use crate::origin::{self, Ask, Asked, Origin};
 use crate::path::FilePath;
 use crate::problem::Problem;
 use crate::telemetry::Metrics;
@@ -35,7 +34,7 @@ use conditions::Verdict;
 use fields::Kind;
 use flow::{Flow, Piece, Stretch};
 use multipart::Several;
-use range::{Asked, Part, Parts, Wanted};
+use range::{Part, Parts, Wanted};
 use resume::Rest;
 
 /// How many files' fields are kept.
@@ -210,7 +209,7 @@ impl Request<'_> {
     }
 
     /// As [`Request::ask`], with the reader's conditions judged by what comes: the file may have changed since they were.
-    async fn ask_judged(&self, asked: Option<Asked>) -> Result<Response<Incoming>, Problem> {
+    async fn ask_judged(&self, asked: Option<Asked>) -> Result<Response<origin::Body>, Problem> {
         let answer = self.ask(asked).await?;
         match conditions::judge(self.headers, answer.headers()) {
             Verdict::Failed => {
@@ -223,23 +222,19 @@ impl Request<'_> {
     }
 
     /// The answer to a GET: 200 or 206, checked to be what was asked.
-    async fn ask(&self, asked: Option<Asked>) -> Result<Response<Incoming>, Problem> {
-        let mut sent = HeaderMap::new();
-        if let Some(range) = asked.and_then(Asked::field) {
-            sent.insert(RANGE, range);
-        }
-        let answer = self.fetch(&Method::GET, &sent).await?;
+    async fn ask(&self, asked: Option<Asked>) -> Result<Response<origin::Body>, Problem> {
+        let answer = self.fetch(&Ask::get(asked)).await?;
         match answer.status() {
             StatusCode::OK => Ok(answer),
             StatusCode::PARTIAL_CONTENT if asked.is_some() => Ok(answer),
             StatusCode::RANGE_NOT_SATISFIABLE if asked.is_some() => Err(self.not_satisfiable(&answer).await),
             StatusCode::NOT_FOUND | StatusCode::GONE => Err(Problem::TitleNotFound),
-            status => Err(self.failed(&format!("it answered {status}"))),
+            status => Err(self.failed(&unexpected(status))),
         }
     }
 
     /// A 416 tells the file's length, which not every origin says with it.
-    async fn not_satisfiable(&self, answer: &Response<Incoming>) -> Problem {
+    async fn not_satisfiable(&self, answer: &Response<origin::Body>) -> Problem {
         let told = answer.headers().get(CONTENT_RANGE).and_then(|field| field.to_str().ok());
         let told = told.and_then(|field| field.strip_prefix("bytes */")?.parse().ok());
         let length = match told {
@@ -257,7 +252,7 @@ impl Request<'_> {
 
     fn stream(
         &self,
-        answer: Response<Incoming>,
+        answer: Response<origin::Body>,
         asked: Option<Asked>,
         to: Towards<'_>,
     ) -> Result<Response<Body>, Problem> {
@@ -278,7 +273,7 @@ impl Request<'_> {
             // The origin has no ranges: the part is cut out here, where the length is known.
             (_, Some(asked)) => match length {
                 Some(complete_length) => {
-                    let part = asked.within(complete_length);
+                    let part = Part::of(asked, complete_length);
                     let part = part.ok_or(Problem::RangeNotSatisfiable { complete_length })?;
                     (Some(part), part.first)
                 }
@@ -369,7 +364,7 @@ impl Request<'_> {
     /// The part that a 206 brings, which must be the one that was asked for.
     fn checked(&self, answer: &HeaderMap, asked: Asked) -> Result<Part, Problem> {
         let part = answer.get(CONTENT_RANGE).and_then(Part::read);
-        let part = part.filter(|part| asked.within(part.complete) == Some(*part));
+        let part = part.filter(|part| Part::of(asked, part.complete) == Some(*part));
         match part {
             Some(part) if length_of(answer).is_none_or(|length| length == part.length()) => Ok(part),
             _ => Err(self.failed("it answered with another part than it was asked for")),
@@ -392,7 +387,7 @@ impl Request<'_> {
         if let Some(file) = self.known.get(self.path) {
             return Ok(file);
         }
-        let answer = self.fetch(&Method::HEAD, &HeaderMap::new()).await?;
+        let answer = self.fetch(&Ask::head()).await?;
         match answer.status() {
             StatusCode::OK => {
                 let file = Arc::new(answer.into_parts().0.headers);
@@ -400,15 +395,15 @@ impl Request<'_> {
                 Ok(file)
             }
             StatusCode::NOT_FOUND | StatusCode::GONE => Err(Problem::TitleNotFound),
-            status => Err(self.failed(&format!("it answered {status} to HEAD"))),
+            status => Err(self.failed(&unexpected(status))),
         }
     }
 
     /// Asks the origin, and again where it answers that something is wrong with itself: mostly that is over in a moment.
-    async fn fetch(&self, method: &Method, sent: &HeaderMap) -> Result<Response<Incoming>, Problem> {
+    async fn fetch(&self, ask: &Ask) -> Result<Response<origin::Body>, Problem> {
         let mut vain = 0;
         loop {
-            let answer = self.origin.fetch(method, self.path, sent).await?;
+            let answer = self.origin.fetch(self.path, ask).await?;
             if !answer.status().is_server_error() || vain == self.origin.settings().resumes {
                 return Ok(answer);
             }
@@ -420,6 +415,17 @@ impl Request<'_> {
     fn failed(&self, why: &str) -> Problem {
         tracing::warn!(origin = self.origin.settings().name, why, "an origin's answer cannot be passed on");
         Problem::OriginFailed
+    }
+}
+
+/// What an origin answers that gives no file, in words for whoever runs the gate.
+fn unexpected(status: StatusCode) -> String {
+    match status {
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => format!(
+            "it answered {status}: it does not know our credentials, or they do not open this file. \
+             Look at the keys in [[origins]], and at what they may read"
+        ),
+        status => format!("it answered {status}"),
     }
 }
 

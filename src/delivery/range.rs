@@ -8,16 +8,7 @@ use http::header::RANGE;
 use http::{HeaderMap, HeaderValue};
 use http_range_header::{SyntacticallyCorrectRange, parse_range_header};
 
-/// The one range that a request asks for.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Asked {
-    /// From this byte to the end.
-    From(u64),
-    /// From the first to the second, both included.
-    Between(u64, u64),
-    /// The last so many.
-    Last(u64),
-}
+use crate::origin::Asked;
 
 /// What a request asks for.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -72,13 +63,13 @@ impl Wanted {
             return None;
         }
         let parsed = parse_range_header(&format!("bytes={}", set.trim())).ok()?;
-        Some(parsed.into_ranges().iter().map(Asked::read).collect())
+        Some(parsed.into_ranges().iter().map(asked).collect())
     }
 }
 
 /// What these ranges come to in a file of this length, in at most so many parts.
 pub(super) fn parts(ranges: &[Asked], complete: u64, most: usize) -> Parts {
-    let mut within: Vec<Part> = ranges.iter().filter_map(|asked| asked.within(complete)).collect();
+    let mut within: Vec<Part> = ranges.iter().filter_map(|asked| Part::of(*asked, complete)).collect();
     within.sort_unstable_by_key(|part| (part.first, part.last));
     let mut apart: Vec<Part> = Vec::with_capacity(within.len());
     for part in within {
@@ -98,39 +89,20 @@ pub(super) fn parts(ranges: &[Asked], complete: u64, most: usize) -> Parts {
     }
 }
 
-impl Asked {
-    fn read(range: &SyntacticallyCorrectRange) -> Asked {
-        match range {
-            SyntacticallyCorrectRange::FromStart(first) => Asked::From(*first),
-            SyntacticallyCorrectRange::Indexed(first, last) => Asked::Between(*first, *last),
-            SyntacticallyCorrectRange::FromLast(count) => Asked::Last(*count),
-        }
-    }
-
-    /// As the origin is asked.
-    pub(super) fn field(self) -> Option<HeaderValue> {
-        let text = match self {
-            Asked::From(first) => format!("bytes={first}-"),
-            Asked::Between(first, last) => format!("bytes={first}-{last}"),
-            Asked::Last(count) => format!("bytes=-{count}"),
-        };
-        HeaderValue::try_from(text).ok()
-    }
-
-    /// Which bytes that is of a file of this length; none where it lies outside.
-    pub(super) fn within(self, complete: u64) -> Option<Part> {
-        let end = complete.checked_sub(1)?;
-        let (first, last) = match self {
-            Asked::From(first) => (first, end),
-            Asked::Between(first, last) => (first, last.min(end)),
-            Asked::Last(0) => return None,
-            Asked::Last(count) => (complete.saturating_sub(count), end),
-        };
-        (first <= last).then_some(Part { first, last, complete })
+fn asked(range: &SyntacticallyCorrectRange) -> Asked {
+    match range {
+        SyntacticallyCorrectRange::FromStart(first) => Asked::From(*first),
+        SyntacticallyCorrectRange::Indexed(first, last) => Asked::Between(*first, *last),
+        SyntacticallyCorrectRange::FromLast(count) => Asked::Last(*count),
     }
 }
 
 impl Part {
+    /// Which part that is of a file of this length; none where it lies outside.
+    pub(super) fn of(asked: Asked, complete: u64) -> Option<Part> {
+        asked.within(complete).map(|(first, last)| Part { first, last, complete })
+    }
+
     /// Reads a field Content-Range that tells all three numbers, and tells them rightly.
     pub(super) fn read(field: &HeaderValue) -> Option<Part> {
         let (range, complete) = field.to_str().ok()?.strip_prefix("bytes ")?.split_once('/')?;
@@ -156,7 +128,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn asked(value: &str) -> Option<Asked> {
+    fn one(value: &str) -> Option<Asked> {
         match wanted(value) {
             Wanted::One(asked) => Some(asked),
             Wanted::Whole | Wanted::Several(_) => None,
@@ -214,7 +186,7 @@ mod tests {
             ("bytes 0-1", None),
             ("bytes=18446744073709551616-", Some(Asked::From(u64::MAX))),
         ] {
-            assert_eq!(asked(value), expected, "{value}");
+            assert_eq!(one(value), expected, "{value}");
         }
     }
 
@@ -235,7 +207,7 @@ mod tests {
         #[test]
         fn a_part_lies_within_its_file(first in 0u64..50, last in 0u64..50, complete in 0u64..50) {
             for asked in [Asked::From(first), Asked::Between(first, last.max(first)), Asked::Last(first)] {
-                if let Some(part) = asked.within(complete) {
+                if let Some(part) = Part::of(asked, complete) {
                     prop_assert!(part.first <= part.last && part.last < complete);
                     prop_assert!(part.length() <= complete);
                     prop_assert_eq!(Part::read(&part.field().unwrap()), Some(part));

@@ -7,13 +7,12 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{ETAG, IF_RANGE, RANGE};
-use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
-use hyper::body::Incoming;
+use http::header::ETAG;
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
 use super::fields;
 use super::range::Part;
-use crate::origin::Origin;
+use crate::origin::{self, Ask, Asked, Origin};
 use crate::path::FilePath;
 use crate::telemetry::Metrics;
 
@@ -24,7 +23,7 @@ const LONGEST_WAIT: Duration = Duration::from_secs(5);
 /// What came of asking for the rest.
 pub(super) enum Answer {
     /// It comes, after so many bytes that were delivered already.
-    Rest(Incoming, u64),
+    Rest(origin::Body, u64),
     /// Nothing came of it this time.
     Failed,
     /// It is another file now.
@@ -111,10 +110,9 @@ impl Rest {
         let (validator, next, last) = (self.validator.clone(), self.next, self.last);
         Some(Box::pin(async move {
             tokio::time::sleep(wait).await;
-            let range = last.map_or_else(|| format!("bytes={next}-"), |last| format!("bytes={next}-{last}"));
-            let Ok(range) = HeaderValue::try_from(range) else { return Answer::Failed };
-            let sent = HeaderMap::from_iter([(RANGE, range), (IF_RANGE, validator.clone())]);
-            match origin.fetch(&Method::GET, &path, &sent).await {
+            let range = last.map_or(Asked::From(next), |last| Asked::Between(next, last));
+            let ask = Ask { head: false, range: Some(range), only_if: Some(validator.clone()) };
+            match origin.fetch(&path, &ask).await {
                 Ok(answer) => read(answer, &validator, next, last),
                 Err(_) => Answer::Failed,
             }
@@ -131,12 +129,13 @@ pub(super) fn wait(vain: u32) -> Duration {
 }
 
 /// What an origin's answer is that was asked for the rest of a file.
-fn read(answer: Response<Incoming>, validator: &HeaderValue, next: u64, last: Option<u64>) -> Answer {
+fn read(answer: Response<origin::Body>, validator: &HeaderValue, next: u64, last: Option<u64>) -> Answer {
     let (head, incoming) = answer.into_parts();
     let is_a_file = matches!(head.status, StatusCode::OK | StatusCode::PARTIAL_CONTENT);
     if !is_a_file {
-        // A 404 is a file that is gone; what it answers besides may be otherwise in a moment.
-        return if head.status == StatusCode::NOT_FOUND { Answer::Changed } else { Answer::Failed };
+        // A 404 is a file that is gone, a 412 is another one; what it answers besides may be otherwise in a moment.
+        let is_another = matches!(head.status, StatusCode::NOT_FOUND | StatusCode::PRECONDITION_FAILED);
+        return if is_another { Answer::Changed } else { Answer::Failed };
     }
     if head.headers.get(ETAG) != Some(validator) || fields::is_encoded(&head.headers) {
         return Answer::Changed;

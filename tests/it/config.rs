@@ -393,9 +393,9 @@ const CASES: &[Case] = &[
     (
         "an origin of another kind",
         "url = \"http://127.0.0.1:9000/\"",
-        "url = \"s3://books\"",
+        "url = \"ftp://books\"",
         &[
-            "41: origins[0].url: this version cannot speak s3. Write a URL that starts with https:// or http://",
+            "41: origins[0].url: an origin cannot be of ftp. Write an address that starts with https://, http://, s3://, gs://, az:// or file:",
         ],
     ),
     (
@@ -403,6 +403,33 @@ const CASES: &[Case] = &[
         "url = \"http://127.0.0.1:9000/\"",
         "url = \"http://a:b@127.0.0.1:9000/\"",
         &["41: origins[0].url: a URL must not carry a user or a password. Take them out"],
+    ),
+    (
+        "an origin with several addresses and one",
+        "url = \"http://127.0.0.1:9000/\"",
+        "url = \"http://127.0.0.1:9000/\"\nurls = [\"http://127.0.0.1:9001/\"]",
+        &["41: origins[0].url: urls stands here too. Keep one of the two"],
+    ),
+    (
+        "a bucket of no name",
+        "url = \"http://127.0.0.1:9000/\"",
+        "url = \"s3://\"",
+        &["41: origins[0].url: this names no bucket. Write it like \"s3://books/path\""],
+    ),
+    (
+        "half a key of S3, and a table for nothing",
+        "url = \"http://127.0.0.1:9000/\"",
+        "url = \"s3://books\"\ns3 = { access_key_id = \"a\" }\nazure = { account = \"b\" }",
+        &[
+            "42: origins[0].s3.access_key_id: its secret is missing. Write secret_access_key = { file = \"certs/s3.key\" }",
+            "43: origins[0].azure: no address of this origin starts with az://. Take the table out",
+        ],
+    ),
+    (
+        "a container of nobody",
+        "url = \"http://127.0.0.1:9000/\"",
+        "url = \"az://books\"",
+        &["39: origins[0].azure.account: it is missing. Write account = \"books\""],
     ),
     (
         "a route to an origin that is not there",

@@ -47,4 +47,5 @@ mod readme;
 mod retention;
 mod sandbox_command;
 mod several_ranges;
+mod storages;
 mod support_commands;

@@ -6,6 +6,7 @@ pub(crate) mod process;
 pub(crate) mod program;
 pub(crate) mod raw;
 pub(crate) mod scene;
+pub(crate) mod storage;
 
 pub(crate) use demo::Demo;
 pub(crate) use origin::{File, Origin};

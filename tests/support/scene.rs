@@ -111,6 +111,13 @@ impl Scene {
         std::fs::write(file, text).unwrap();
     }
 
+    /// Puts lines into the configuration of a gate that is not started yet.
+    pub(crate) fn replace_in_config(&self, from: &str, to: &str) {
+        let text = std::fs::read_to_string(self.config_file()).unwrap();
+        assert!(text.contains(from), "the configuration has no {from}");
+        std::fs::write(self.config_file(), text.replacen(from, to, 1)).unwrap();
+    }
+
     /// The configuration's file, for the built program.
     pub(crate) fn config_file(&self) -> std::path::PathBuf {
         self.dir.path().join("config.toml")

@@ -1,0 +1,182 @@
+//! The list `[[origins]]`: where the files are.
+
+use std::time::Duration;
+
+use secrecy::SecretString;
+use toml::de::DeValue;
+use url::Url;
+
+use super::table::{Source, Table};
+use super::values::{self, boolean, confidential_url, list, number, text, wait};
+use crate::origin::{self, Azure, Bucket, Google, S3, Where};
+
+/// The origins, and the names of all that are written, also of those with a mistake: a route may name them.
+pub(super) fn origins(root: &mut Table<'_>) -> (Vec<origin::Settings>, Vec<String>) {
+    let mut origins: Vec<origin::Settings> = Vec::new();
+    let mut names: Vec<String> = Vec::new();
+    for mut table in root.tables("origins") {
+        let name = table.required("name", "name = \"files\"", text);
+        if name.as_ref().is_some_and(|name| names.contains(name)) {
+            table.mistake("name", "another origin has this name. Give each its own");
+        }
+        names.extend(name.clone());
+        origins.extend(origin(&mut table, name));
+        table.finish();
+    }
+    if !root.has("origins") {
+        let _: Option<()> = root.required("origins", "[[origins]] with name and url", |_| Ok(()));
+    }
+    (origins, names)
+}
+
+fn origin(table: &mut Table<'_>, name: Option<String>) -> Option<origin::Settings> {
+    let places = places(table);
+    let connect_timeout = table.or("connect_timeout", Duration::from_secs(5), wait);
+    let first_byte = table.or("first_byte", Duration::from_secs(15), wait);
+    let idle = table.or("idle", Duration::from_secs(30), wait);
+    let metadata_ttl = table.or("metadata_ttl", Duration::from_secs(60), wait);
+    let resumes = u32::try_from(table.or("resumes", 5, number(0, 1000))).unwrap_or(5);
+    let (name, places) = (name?, places?);
+    Some(origin::Settings { name, places, connect_timeout, first_byte, idle, resumes, metadata_ttl })
+}
+
+/// The address of a place as it is written.
+enum Address {
+    Http(Url),
+    Directory(std::path::PathBuf),
+    S3(Bucket),
+    Google(Bucket),
+    Azure(Bucket),
+}
+
+fn places(table: &mut Table<'_>) -> Option<Vec<Where>> {
+    let source = table.source();
+    let address = |value: &DeValue<'_>| address(value, source);
+    let addresses = if table.has("urls") {
+        if table.has("url") {
+            table.mistake("url", "urls stands here too. Keep one of the two");
+        }
+        match table.optional("urls", list(address)) {
+            Some(none) if none.is_empty() => {
+                table.mistake(
+                    "urls",
+                    "the list is empty. Write urls = [\"https://a.example.no/\", \"https://b.example.no/\"]",
+                );
+                None
+            }
+            addresses => addresses,
+        }
+    } else {
+        table.required("url", "url = \"https://files.example.no/\"", address).map(|address| vec![address])
+    };
+    let is_there = |wanted: fn(&Address) -> bool| addresses.as_deref().unwrap_or_default().iter().any(wanted);
+    let s3 = s3(table, is_there(|address| matches!(address, Address::S3(_))));
+    let google = google(table, is_there(|address| matches!(address, Address::Google(_))));
+    let azure = azure(table, is_there(|address| matches!(address, Address::Azure(_))));
+    let place = |address| {
+        Some(match address {
+            Address::Http(url) => Where::Http(url),
+            Address::Directory(directory) => Where::Directory(directory),
+            Address::S3(bucket) => Where::S3(S3 { bucket, ..s3.clone()? }),
+            Address::Google(bucket) => Where::Google(Google { bucket, ..google.clone()? }),
+            Address::Azure(bucket) => Where::Azure(Azure { bucket, ..azure.clone()? }),
+        })
+    };
+    addresses?.into_iter().map(place).collect()
+}
+
+fn address(value: &DeValue<'_>, source: &Source<'_>) -> Result<Address, String> {
+    let written = text(value)?;
+    if let Some(directory) = written.strip_prefix("file:") {
+        return match directory.strip_prefix("//").unwrap_or(directory) {
+            "" => Err("it names no directory. Write one like \"file:///srv/books\"".to_owned()),
+            directory => Ok(Address::Directory(source.path(directory))),
+        };
+    }
+    match written.split_once("://") {
+        Some(("s3", rest)) => bucket(rest, "s3").map(Address::S3),
+        Some(("gs", rest)) => bucket(rest, "gs").map(Address::Google),
+        Some(("az", rest)) => bucket(rest, "az").map(Address::Azure),
+        _ => http(value).map(Address::Http),
+    }
+}
+
+/// An address of HTTP; of any other kind is none of those that were looked for before.
+fn http(value: &DeValue<'_>) -> Result<Url, String> {
+    let written = text(value)?;
+    match written.split_once("://") {
+        Some((scheme, _)) if !matches!(scheme, "http" | "https") => Err(format!(
+            "an origin cannot be of {scheme}. Write an address that starts with https://, http://, s3://, gs://, az:// or file:"
+        )),
+        _ => values::url(value),
+    }
+}
+
+fn bucket(written: &str, scheme: &str) -> Result<Bucket, String> {
+    let (name, prefix) = written.split_once('/').unwrap_or((written, ""));
+    let prefix = prefix.trim_matches('/');
+    let is_plain =
+        |text: &str| !text.contains(['?', '#', '@', '%', ' ']) && !text.split('/').any(|part| part == "..");
+    if name.is_empty() || !is_plain(written) {
+        return Err(format!("this names no bucket. Write it like \"{scheme}://books/path\""));
+    }
+    Ok(Bucket { name: name.to_owned(), prefix: prefix.to_owned() })
+}
+
+/// The table of a kind of storage, empty where it is not written; a mistake where no address is of that kind.
+fn kind<'s>(table: &mut Table<'s>, key: &'static str, scheme: &str, is_there: bool) -> Table<'s> {
+    if table.has(key) && !is_there {
+        table.mistake(key, format!("no address of this origin starts with {scheme}. Take the table out"));
+    }
+    table.optional_table(key)
+}
+
+fn nowhere() -> Bucket {
+    Bucket { name: String::new(), prefix: String::new() }
+}
+
+fn secret(table: &mut Table<'_>, key: &'static str, example: &str) -> Option<SecretString> {
+    if table.has(key) { table.secret(key, example) } else { None }
+}
+
+fn s3(table: &mut Table<'_>, is_there: bool) -> Option<S3> {
+    let mut table = kind(table, "s3", "s3://", is_there);
+    let region = table.optional("region", text);
+    let endpoint = table.optional("endpoint", values::url);
+    // Storages of one's own seldom have a name for each bucket.
+    let path_style = table.or("path_style", endpoint.is_some(), boolean);
+    let id = table.optional("access_key_id", text);
+    let secret = secret(&mut table, "secret_access_key", "secret_access_key = { file = \"certs/s3.key\" }");
+    match (&id, table.has("secret_access_key")) {
+        (Some(_), false) => table.mistake(
+            "access_key_id",
+            "its secret is missing. Write secret_access_key = { file = \"certs/s3.key\" }",
+        ),
+        (None, true) => table.mistake("secret_access_key", "its id is missing. Write access_key_id = \"…\""),
+        _ => {}
+    }
+    table.finish();
+    Some(S3 { bucket: nowhere(), region, endpoint, path_style, keys: id.zip(secret) })
+}
+
+fn google(table: &mut Table<'_>, is_there: bool) -> Option<Google> {
+    let mut table = kind(table, "google", "gs://", is_there);
+    let service_account =
+        secret(&mut table, "service_account", "service_account = { file = \"certs/google.json\" }");
+    // What is sent there is a bearer token.
+    let endpoint = table.optional("endpoint", confidential_url);
+    table.finish();
+    Some(Google { bucket: nowhere(), service_account, endpoint })
+}
+
+fn azure(table: &mut Table<'_>, is_there: bool) -> Option<Azure> {
+    let mut table = kind(table, "azure", "az://", is_there);
+    let account = match is_there {
+        true => table.required("account", "account = \"books\"", text),
+        false => table.optional("account", text).or_else(|| Some(String::new())),
+    };
+    let access_key = secret(&mut table, "access_key", "access_key = { file = \"certs/azure.key\" }");
+    let endpoint = table.optional("endpoint", confidential_url);
+    table.finish();
+    Some(Azure { bucket: nowhere(), account: account?, access_key, endpoint })
+}

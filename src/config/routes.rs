@@ -1,0 +1,39 @@
+//! The list `[[routes]]`: which paths lead to which files.
+
+use super::table::Table;
+use super::values::{boolean, one_of, text};
+use crate::catalog::{self, Catalog, Route};
+
+pub(super) fn routes(root: &mut Table<'_>, origins: &[String]) -> catalog::Settings {
+    let mut tables = root.tables("routes");
+    let routes: Vec<Option<Route>> = tables.iter_mut().map(route).collect();
+    if tables.is_empty() && !root.has("routes") {
+        let _: Option<()> = root.required("routes", "[[routes]] with path, origin and to", |_| Ok(()));
+    }
+    // What only the routes together show can be looked at once each can be read.
+    if let Some(routes) = routes.into_iter().collect::<Option<Vec<Route>>>() {
+        let settings = catalog::Settings { routes };
+        for error in Catalog::new(&settings, origins).err().unwrap_or_default() {
+            if let Some(table) = tables.get_mut(error.route) {
+                table.mistake(error.key, error.sentence);
+            }
+        }
+        tables.into_iter().for_each(Table::finish);
+        return settings;
+    }
+    tables.into_iter().for_each(Table::finish);
+    catalog::Settings { routes: Vec::new() }
+}
+
+fn route(table: &mut Table<'_>) -> Option<Route> {
+    let path = table.required("path", "path = \"/files/{isbn}/{*file}\"", text);
+    let origin = table.required("origin", "origin = \"files\"", text);
+    let to = table.required("to", "to = \"{isbn}/{file}\"", text);
+    let open = if table.has("open") { table.optional("open", boolean) } else { Some(false) };
+    let registration = one_of(&[("on-miss", false), ("explicit", true)]);
+    let explicit = table.optional("registration", registration);
+    if open == Some(true) && explicit.is_some() {
+        table.mistake("registration", "an open route registers no loan. Take it out, or write open = false");
+    }
+    Some(Route { path: path?, origin: origin?, to: to?, open: open?, explicit: explicit.unwrap_or(false) })
+}

@@ -1,0 +1,61 @@
+//! What an origin is asked: a file or a part of it, in one form for every kind of origin.
+
+use http::HeaderValue;
+
+/// One question.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Ask {
+    /// Only the fields, as HEAD has them.
+    pub head: bool,
+    /// The part that is wanted; none for the whole file.
+    pub range: Option<Asked>,
+    /// Only of the file that has this strong entity tag: of another one nothing, or all of it.
+    pub only_if: Option<HeaderValue>,
+}
+
+/// One range (RFC 9110 §14.1.1).
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Asked {
+    /// From this byte to the end.
+    From(u64),
+    /// From the first to the second, both included.
+    Between(u64, u64),
+    /// The last so many.
+    Last(u64),
+}
+
+impl Ask {
+    /// The fields of a file.
+    pub fn head() -> Ask {
+        Ask { head: true, ..Ask::default() }
+    }
+
+    /// A part of a file, or the whole.
+    pub fn get(range: Option<Asked>) -> Ask {
+        Ask { range, ..Ask::default() }
+    }
+}
+
+impl Asked {
+    /// As the field Range says it.
+    pub(super) fn field(self) -> Option<HeaderValue> {
+        let text = match self {
+            Asked::From(first) => format!("bytes={first}-"),
+            Asked::Between(first, last) => format!("bytes={first}-{last}"),
+            Asked::Last(count) => format!("bytes=-{count}"),
+        };
+        HeaderValue::try_from(text).ok()
+    }
+
+    /// The first and the last byte in a file of this length; none where it lies outside.
+    pub fn within(self, complete: u64) -> Option<(u64, u64)> {
+        let end = complete.checked_sub(1)?;
+        let (first, last) = match self {
+            Asked::From(first) => (first, end),
+            Asked::Between(first, last) => (first, last.min(end)),
+            Asked::Last(0) => return None,
+            Asked::Last(count) => (complete.saturating_sub(count), end),
+        };
+        (first <= last).then_some((first, last))
+    }
+}

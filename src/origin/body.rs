@@ -1,0 +1,64 @@
+//! The bytes of an answer, whichever kind of origin gives it.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http_body::Frame;
+use hyper::body::Incoming;
+
+use super::directory::Reading;
+
+/// A body that comes from an origin.
+#[derive(Debug)]
+pub struct Body(Kind);
+
+#[derive(Debug)]
+enum Kind {
+    Empty,
+    Incoming(Incoming),
+    File(Reading),
+}
+
+/// The body broke off before its end; why is logged where it is known.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("the origin's body broke off")]
+pub struct Broken;
+
+impl Body {
+    pub(super) fn empty() -> Body {
+        Body(Kind::Empty)
+    }
+
+    pub(super) fn file(reading: Reading) -> Body {
+        Body(Kind::File(reading))
+    }
+}
+
+impl From<Incoming> for Body {
+    fn from(incoming: Incoming) -> Body {
+        Body(Kind::Incoming(incoming))
+    }
+}
+
+impl http_body::Body for Body {
+    type Data = Bytes;
+    type Error = Broken;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        match &mut self.get_mut().0 {
+            Kind::Empty => Poll::Ready(None),
+            Kind::Incoming(incoming) => {
+                let frame = ready!(Pin::new(incoming).poll_frame(context));
+                Poll::Ready(frame.map(|frame| frame.map_err(|_| Broken)))
+            }
+            Kind::File(reading) => {
+                let bytes = ready!(reading.poll_bytes(context));
+                Poll::Ready(bytes.map(|bytes| bytes.map(Frame::data)))
+            }
+        }
+    }
+}

@@ -1,0 +1,299 @@
+//! A place in an object storage: S3 and what speaks its language, Google Cloud Storage, Azure Blob Storage.
+//!
+//! The crate `object_store` knows who we are to each of them: credentials, signatures, addresses. What they answer is HTTP as
+//! any other, and is taken as it comes, from under it: so there is one way for bytes, and one way to go on where they break off.
+
+use std::error::Error;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use http::header::{CONTENT_LENGTH, ETAG};
+use http::{Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use object_store::aws::AmazonS3Builder;
+use object_store::azure::MicrosoftAzureBuilder;
+use object_store::client::{
+    HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpResponse, HttpResponseBody,
+    HttpService,
+};
+use object_store::gcp::GoogleCloudStorageBuilder;
+use object_store::{ClientOptions, GetOptions, GetRange, ObjectStore, RetryConfig};
+use secrecy::{ExposeSecret, SecretString};
+use url::Url;
+
+use super::Settings;
+use super::ask::{Ask, Asked};
+use super::body::Body;
+use super::connections::{Connections, innermost};
+use super::directory::not_satisfiable;
+use crate::path::FilePath;
+
+/// How often a credential is asked for again where that failed; files are asked for again elsewhere.
+const REPEATS: usize = 2;
+
+/// The largest number that every storage reads: no file is as long.
+const LARGEST: u64 = i64::MAX as u64;
+
+/// A bucket, or a container as Azure calls it, and the path in it under which the files are.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Bucket {
+    /// Its name.
+    pub name: String,
+    /// The path, without a slash at either end; empty for the root.
+    pub prefix: String,
+}
+
+impl fmt::Display for Bucket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.name, self.prefix)
+    }
+}
+
+/// What speaks S3.
+#[derive(Clone, Debug)]
+pub struct S3 {
+    /// Where the files are.
+    pub bucket: Bucket,
+    /// The region for which requests are signed.
+    pub region: Option<String>,
+    /// The address, where it is not Amazon's own.
+    pub endpoint: Option<Url>,
+    /// Whether the bucket is named in the path and not in the host.
+    pub path_style: bool,
+    /// The access key's id and its secret; without, this machine's own credentials are used.
+    pub keys: Option<(String, SecretString)>,
+}
+
+/// Google Cloud Storage.
+#[derive(Clone, Debug)]
+pub struct Google {
+    /// Where the files are.
+    pub bucket: Bucket,
+    /// The key of a service account, as its JSON; without, this machine's own credentials are used.
+    pub service_account: Option<SecretString>,
+    /// The address, where it is not Google's own.
+    pub endpoint: Option<Url>,
+}
+
+/// Azure Blob Storage.
+#[derive(Clone, Debug)]
+pub struct Azure {
+    /// The container.
+    pub bucket: Bucket,
+    /// The storage account.
+    pub account: String,
+    /// Its key; without, this machine's own credentials are used.
+    pub access_key: Option<SecretString>,
+    /// The address, where it is not Azure's own.
+    pub endpoint: Option<Url>,
+}
+
+#[derive(Debug)]
+pub(super) struct Store {
+    store: Arc<dyn ObjectStore>,
+    prefix: String,
+    /// Azure Blob Storage cannot be asked for the last bytes of a file.
+    has_suffixes: bool,
+}
+
+impl Store {
+    pub(super) fn s3(settings: &Settings, s3: &S3) -> Result<Store, String> {
+        let mut builder = match &s3.keys {
+            Some((id, secret)) => {
+                AmazonS3Builder::new().with_access_key_id(id).with_secret_access_key(secret.expose_secret())
+            }
+            None => AmazonS3Builder::from_env(),
+        };
+        builder = builder
+            .with_bucket_name(&s3.bucket.name)
+            .with_virtual_hosted_style_request(!s3.path_style)
+            .with_retry(retry(settings))
+            .with_http_connector(connector(settings, s3.endpoint.as_ref(), s3.keys.is_some())?);
+        if let Some(region) = &s3.region {
+            builder = builder.with_region(region);
+        }
+        if let Some(endpoint) = &s3.endpoint {
+            builder = builder.with_endpoint(plain(endpoint)).with_allow_http(endpoint.scheme() == "http");
+        }
+        Store::new(builder.build(), &s3.bucket, true)
+    }
+
+    pub(super) fn google(settings: &Settings, google: &Google) -> Result<Store, String> {
+        let known = google.service_account.as_ref();
+        let mut builder = match known {
+            Some(key) => GoogleCloudStorageBuilder::new().with_service_account_key(key.expose_secret()),
+            None => GoogleCloudStorageBuilder::from_env(),
+        };
+        builder = builder
+            .with_bucket_name(&google.bucket.name)
+            .with_retry(retry(settings))
+            .with_http_connector(connector(settings, google.endpoint.as_ref(), false)?);
+        if let Some(endpoint) = &google.endpoint {
+            builder = builder.with_base_url(&plain(endpoint));
+        }
+        Store::new(builder.build(), &google.bucket, true)
+    }
+
+    pub(super) fn azure(settings: &Settings, azure: &Azure) -> Result<Store, String> {
+        let mut builder = match &azure.access_key {
+            Some(key) => MicrosoftAzureBuilder::new().with_access_key(key.expose_secret()),
+            None => MicrosoftAzureBuilder::from_env(),
+        };
+        builder = builder
+            .with_account(&azure.account)
+            .with_container_name(&azure.bucket.name)
+            .with_retry(retry(settings))
+            .with_http_connector(connector(settings, azure.endpoint.as_ref(), azure.access_key.is_some())?);
+        if let Some(endpoint) = &azure.endpoint {
+            builder = builder.with_endpoint(plain(endpoint)).with_allow_http(endpoint.scheme() == "http");
+        }
+        Store::new(builder.build(), &azure.bucket, false)
+    }
+
+    fn new(
+        built: object_store::Result<impl ObjectStore>,
+        bucket: &Bucket,
+        has_suffixes: bool,
+    ) -> Result<Store, String> {
+        let store = built.map_err(|error| innermost(&error))?;
+        let prefix = if bucket.prefix.is_empty() { String::new() } else { format!("{}/", bucket.prefix) };
+        Ok(Store { store: Arc::new(store), prefix, has_suffixes })
+    }
+
+    pub(super) async fn ask(&self, path: &FilePath, ask: &Ask) -> Result<Response<Body>, String> {
+        match ask.range {
+            Some(Asked::Last(_)) if !self.has_suffixes => self.ask_by_length(path, ask).await,
+            Some(Asked::Last(_)) => {
+                let answer = self.go(path, ask).await?;
+                // Not all that speaks S3 knows the end of a file, or knows it only where it is shorter than the file.
+                if answer.status().is_server_error() || answer.status() == StatusCode::RANGE_NOT_SATISFIABLE {
+                    return self.ask_by_length(path, ask).await;
+                }
+                Ok(answer)
+            }
+            Some(Asked::From(first) | Asked::Between(first, _)) if first > LARGEST => {
+                self.ask_by_length(path, ask).await
+            }
+            _ => self.go(path, ask).await,
+        }
+    }
+
+    /// A part of a file by its length, for what the storage would not understand.
+    async fn ask_by_length(&self, path: &FilePath, ask: &Ask) -> Result<Response<Body>, String> {
+        let answer = self.go(path, &Ask { head: true, range: None, only_if: ask.only_if.clone() }).await?;
+        let length =
+            answer.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+        let (true, Some(complete)) = (answer.status().is_success(), length) else {
+            return Ok(answer);
+        };
+        match ask.range.and_then(|asked| asked.within(complete)) {
+            Some((first, last)) => {
+                let range = Some(Asked::Between(first, last));
+                // The file whose length this is, and no other.
+                let only_if = answer.headers().get(ETAG).cloned();
+                self.go(path, &Ask { head: ask.head, range, only_if }).await
+            }
+            None => Ok(not_satisfiable(complete)),
+        }
+    }
+
+    async fn go(&self, path: &FilePath, ask: &Ask) -> Result<Response<Body>, String> {
+        let location = object_store::path::Path::from_url_path(format!("{}{}", self.prefix, path.as_str()))
+            .map_err(|error| error.to_string())?;
+        let slot = Slot::default();
+        let mut options = GetOptions { head: ask.head, range: ask.range.map(range), ..GetOptions::default() };
+        options.if_match = ask.only_if.as_ref().and_then(|tag| tag.to_str().ok()).map(str::to_owned);
+        options.extensions.insert(slot.clone());
+        let got = self.store.get_opts(&location, options).await;
+        match (slot.take(), got) {
+            (Some(answered), _) => answered.map(|answer| answer.map(Body::from)),
+            // It did not come to a request: there is no credential.
+            (None, Err(error)) => Err(format!("no credential could be had: {}", innermost(&error))),
+            (None, Ok(_)) => Err("the storage was not asked".to_owned()),
+        }
+    }
+}
+
+fn range(asked: Asked) -> GetRange {
+    match asked {
+        Asked::From(first) => GetRange::Offset(first),
+        Asked::Between(first, last) if last >= LARGEST => GetRange::Offset(first),
+        Asked::Between(first, last) => GetRange::Bounded(first..last.saturating_add(1)),
+        Asked::Last(count) => GetRange::Suffix(count),
+    }
+}
+
+fn plain(url: &Url) -> String {
+    url.as_str().trim_end_matches('/').to_owned()
+}
+
+fn retry(settings: &Settings) -> RetryConfig {
+    RetryConfig { max_retries: REPEATS, retry_timeout: settings.first_byte, ..RetryConfig::default() }
+}
+
+/// Connections in the clear are enough where the storage is asked so and the credential is at hand.
+fn connector(settings: &Settings, endpoint: Option<&Url>, has_keys: bool) -> Result<Connector, String> {
+    let in_the_clear = has_keys && endpoint.is_some_and(|endpoint| endpoint.scheme() == "http");
+    Ok(Connector(Connections::new(settings.connect_timeout, !in_the_clear)?))
+}
+
+/// An answer, or why there is none.
+type Answered = Result<Response<Incoming>, String>;
+
+/// Where a file's answer is put on its way up.
+#[derive(Clone, Default)]
+struct Slot(Arc<Mutex<Option<Answered>>>);
+
+impl Slot {
+    fn put(&self, answer: Answered) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(answer);
+    }
+
+    fn take(&self) -> Option<Answered> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+/// What `object_store` is told in place of an answer that went another way.
+#[derive(Debug)]
+struct Taken;
+
+impl fmt::Display for Taken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the answer was taken")
+    }
+}
+
+impl Error for Taken {}
+
+/// A request for a credential that failed.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Failed(String);
+
+#[derive(Clone, Debug)]
+struct Connector(Connections);
+
+impl HttpConnector for Connector {
+    fn connect(&self, _: &ClientOptions) -> object_store::Result<HttpClient> {
+        Ok(HttpClient::new(self.clone()))
+    }
+}
+
+#[async_trait::async_trait]
+impl HttpService for Connector {
+    async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
+        let (mut head, body) = request.into_parts();
+        let slot = head.extensions.remove::<Slot>();
+        let body = body.collect().await?.to_bytes();
+        let answered = self.0.ask(Request::from_parts(head, Full::new(body))).await;
+        if let Some(slot) = slot {
+            slot.put(answered);
+            return Err(HttpError::new(HttpErrorKind::Unknown, Taken));
+        }
+        let answer = answered.map_err(|why| HttpError::new(HttpErrorKind::Connect, Failed(why)))?;
+        let unreadable = |error| HttpError::new(HttpErrorKind::Interrupted, error);
+        Ok(answer.map(|body: Incoming| HttpResponseBody::new(body.map_err(unreadable))))
+    }
+}

@@ -1,0 +1,233 @@
+//! Storages of other kinds than HTTP, and several places for one origin.
+
+use std::time::Duration;
+
+use http::StatusCode;
+use tokio_util::sync::CancellationToken;
+
+use crate::support::scene::Setting;
+use crate::support::storage::{KEY_ID, Kind, SECRET, Storage, breaking};
+use crate::support::{BOOK, File, Origin, Process, Scene};
+
+const PATH: &str = "/files/9788299999014/audio.mp3";
+
+fn at_origin() -> String {
+    format!("{BOOK}/audio.mp3")
+}
+
+async fn get(scene: &Scene, range: Option<&str>) -> reqwest::Response {
+    let mut request = scene.get(&scene.http2(), PATH, &scene.token("kari"));
+    if let Some(range) = range {
+        request = request.header("range", range);
+    }
+    request.send().await.unwrap()
+}
+
+#[tokio::test]
+async fn a_file_and_any_part_of_it_comes_from_every_kind_of_storage() {
+    for kind in Kind::ALL {
+        let (scene, storage) = Storage::scene(kind).await;
+        let file = File::of(300_000);
+        storage.put(&scene, &at_origin(), &file);
+        storage.put(&scene, &format!("{BOOK}/tom.epub"), &File::of(0));
+        storage.put(&scene, &format!("{BOOK}/Å være #1 + 50%.mp3"), &File::of(10));
+        let whole = get(&scene, None).await;
+        assert_eq!(whole.status(), StatusCode::OK, "{kind:?}");
+        assert!(whole.headers()["etag"].to_str().unwrap().starts_with('"'), "{kind:?}: a strong one");
+        assert!(whole.headers().contains_key("last-modified"), "{kind:?}");
+        assert_eq!(whole.headers()["content-length"], "300000");
+        assert_eq!(whole.headers()["content-type"], "audio/mpeg", "{kind:?}: by its name where need be");
+        assert_eq!(whole.bytes().await.unwrap(), file.part(0..300_000), "{kind:?}");
+        for (range, first, last) in [
+            ("bytes=0-0", 0, 0),
+            ("bytes=1000-99999", 1000, 99_999),
+            ("bytes=299000-", 299_000, 299_999),
+            ("bytes=-10", 299_990, 299_999),
+            ("bytes=-400000", 0, 299_999),
+            ("bytes=5-18446744073709551615", 5, 299_999),
+        ] {
+            let part = get(&scene, Some(range)).await;
+            assert_eq!(part.status(), StatusCode::PARTIAL_CONTENT, "{kind:?} {range}");
+            assert_eq!(part.headers()["content-range"], format!("bytes {first}-{last}/300000"), "{kind:?}");
+            assert_eq!(part.bytes().await.unwrap(), file.part(first..last + 1), "{kind:?} {range}");
+        }
+        for range in ["bytes=300000-", "bytes=-0", "bytes=18446744073709551615-"] {
+            let outside = get(&scene, Some(range)).await;
+            assert_eq!(outside.status(), StatusCode::RANGE_NOT_SATISFIABLE, "{kind:?} {range}");
+            assert_eq!(outside.headers()["content-range"], "bytes */300000", "{kind:?} {range}");
+        }
+        for (name, status, length) in [
+            ("tom.epub", StatusCode::OK, 0),
+            ("%C3%85%20v%C3%A6re%20%231%20%2B%2050%25.mp3", StatusCode::OK, 10),
+            ("nothing.mp3", StatusCode::NOT_FOUND, 0),
+            ("audio.mp3/below", StatusCode::NOT_FOUND, 0),
+        ] {
+            let path = format!("/files/{BOOK}/{name}");
+            let answer = scene.get(&scene.http1(), &path, &scene.token("kari")).send().await.unwrap();
+            assert_eq!(answer.status(), status, "{kind:?} {name}");
+            if status == StatusCode::OK {
+                assert_eq!(answer.bytes().await.unwrap().len(), length, "{kind:?} {name}");
+            }
+        }
+        scene.end().await;
+    }
+}
+
+#[tokio::test]
+async fn a_storage_that_breaks_off_again_and_again_is_gone_on_with() {
+    let (mut scene, storage) = Storage::around(Kind::S3, Setting::default()).await;
+    let stop = CancellationToken::new();
+    let through = breaking(storage.address.clone(), 400_000, stop.clone()).await;
+    scene.replace_in_config(&storage.address, &through);
+    scene.start_gate().await;
+    let file = File::of(3_000_000);
+    storage.put(&scene, &at_origin(), &file);
+    for _ in 0..5 {
+        let whole = get(&scene, None).await;
+        assert_eq!(whole.status(), StatusCode::OK);
+        assert!(whole.bytes().await.unwrap() == file.part(0..3_000_000));
+    }
+    stop.cancel();
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn a_wrong_credential_is_a_clear_failure_and_is_shown_nowhere() {
+    let scene = Scene::around(Setting::default()).await;
+    let storage = Storage::start(Kind::S3, &scene).await;
+    storage.lead_to(&scene, &storage.lines(&storage.address, "another-secret-altogether"));
+    storage.put(&scene, &at_origin(), &File::of(1000));
+    let mut process = Process::serve(&scene.config_file()).await;
+    let base = process.told("base_url");
+    let client = scene.http2();
+    let answer = client.get(format!("{base}{PATH}")).bearer_auth(scene.token("kari")).send().await.unwrap();
+    assert_eq!(answer.status(), StatusCode::BAD_GATEWAY);
+    let problem: serde_json::Value = answer.json().await.unwrap();
+    assert_eq!(problem["type"], "origin-failed");
+    process.terminate();
+    process.exit().await;
+    let log = std::fs::read_to_string(&process.log).unwrap();
+    assert!(log.contains("it does not know our credentials"), "{log}");
+    let shown = format!("{problem}{log}");
+    for secret in ["another-secret-altogether", SECRET, KEY_ID, "Signature", "AWS4"] {
+        assert!(!shown.contains(secret), "{secret} is shown: {shown}");
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_is_written_to_while_it_is_read_breaks_the_download() {
+    let (scene, storage) = Storage::scene(Kind::Directory).await;
+    let file = File::of(20_000_000);
+    storage.put(&scene, &at_origin(), &file);
+    for in_place in [true, false] {
+        let mut answer = get(&scene, None).await;
+        let mut got = answer.chunk().await.unwrap().unwrap().to_vec();
+        let place = storage.place(&at_origin());
+        if in_place {
+            std::fs::write(&place, vec![b'x'; 20_000_000]).unwrap();
+        } else {
+            storage.put(&scene, &at_origin(), &File::of(5));
+        }
+        let end = loop {
+            match answer.chunk().await {
+                Ok(Some(bytes)) => got.extend_from_slice(&bytes),
+                Ok(None) => break Ok(()),
+                Err(error) => break Err(error),
+            }
+        };
+        // Whoever has begun on a file that another took the place of gets all of the old one.
+        assert_eq!(end.is_ok(), !in_place, "{end:?}");
+        assert!(got == file.part(0..got.len() as u64), "bytes of both files");
+        storage.put(&scene, &at_origin(), &file);
+    }
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn of_several_places_the_first_that_answers_is_asked() {
+    let mut scene = Scene::around(Setting::default()).await;
+    let second = Origin::start().await;
+    // Nobody listens at the first for now; the second has what the third, a directory, has not.
+    let reserved = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let first = reserved.local_addr().unwrap();
+    drop(reserved);
+    let directory = Storage::start(Kind::Directory, &scene).await;
+    let place = directory.place("");
+    scene.replace_in_config(
+        &format!("url = \"{}/\"", scene.origin.url),
+        &format!("urls = [\"http://{first}/\", \"{}/\", \"file://{}\"]", second.url, place.display()),
+    );
+    scene.start_gate().await;
+    let file = File::of(200_000);
+    second.put(&at_origin(), file.clone());
+    assert_eq!(get(&scene, None).await.bytes().await.unwrap(), file.part(0..200_000));
+    // What is wrong with a place itself leads on, also under way; what is not there is not there.
+    second.put(&at_origin(), File { status: Some(StatusCode::BAD_GATEWAY), ..file.clone() });
+    directory.put(&scene, &at_origin(), &file);
+    let answer = get(&scene, None).await;
+    assert_eq!(answer.status(), StatusCode::OK, "the third has it");
+    assert_eq!(answer.bytes().await.unwrap(), file.part(0..200_000));
+    let none = format!("/files/{BOOK}/none.mp3");
+    let answer = scene.get(&scene.http1(), &none, &scene.token("kari")).send().await.unwrap();
+    assert_eq!(answer.status(), StatusCode::NOT_FOUND);
+    assert!(second.asked().len() < 20, "{}", second.asked().len());
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn a_stream_is_gone_on_with_from_the_next_place() {
+    let mut scene = Scene::around(Setting::default()).await;
+    let second = Origin::start().await;
+    scene.replace_in_config(
+        &format!("url = \"{}/\"", scene.origin.url),
+        &format!("urls = [\"{}/\", \"{}/\"]\nidle = \"200ms\"", scene.origin.url, second.url),
+    );
+    scene.start_gate().await;
+    let file = File::of(2_000_000);
+    second.put(&at_origin(), file.clone());
+    for broken in [
+        File { cut_after: Some(700_000), ..file.clone() },
+        File { stall_after: Some(700_000), ..file.clone() },
+    ] {
+        scene.origin.put(&at_origin(), broken);
+        let mut answer = get(&scene, None).await;
+        let first = answer.chunk().await.unwrap().unwrap();
+        // From now on the first place answers nothing but that something is wrong with it.
+        scene
+            .origin
+            .put(&at_origin(), File { status: Some(StatusCode::SERVICE_UNAVAILABLE), ..file.clone() });
+        let mut got = first.to_vec();
+        while let Some(bytes) =
+            tokio::time::timeout(Duration::from_secs(20), answer.chunk()).await.unwrap().unwrap()
+        {
+            got.extend_from_slice(&bytes);
+        }
+        assert!(got == file.part(0..2_000_000));
+    }
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn check_finds_a_directory_that_is_not_there_and_a_key_that_is_none() {
+    let scene = Scene::around(Setting::default()).await;
+    let url = format!("url = \"{}/\"", scene.origin.url);
+    for (lines, sentence) in [
+        ("url = \"file:///nowhere/books\"", "/nowhere/books is no directory that can be read"),
+        (
+            "url = \"gs://books\"\ngoogle = { service_account = \"not-json-at-all\" }",
+            "origin files cannot be used",
+        ),
+        (
+            "url = \"az://books\"\nazure = { account = \"a\", access_key = \"not base64!\" }",
+            "origin files cannot be used",
+        ),
+    ] {
+        scene.replace_in_config(&url, lines);
+        let checked = loangate::config::check(&scene.config_file(), false).await;
+        scene.replace_in_config(lines, &url);
+        let [mistake] = checked.mistakes.as_slice() else { panic!("{:?}", checked.mistakes) };
+        assert_eq!(mistake.key, "origins[0].url");
+        assert!(mistake.sentence.contains(sentence), "{mistake:?}");
+        assert!(!mistake.sentence.contains("not-json-at-all"), "{mistake:?}");
+    }
+}
