@@ -126,6 +126,7 @@ pub async fn start(config: Config, clock: Clock) -> Result<Running, CliError> {
         cors: config.server.cors.clone(),
         metrics: metrics.clone(),
     });
+    tokio::spawn(delivery.watch_readers());
     let count = std::thread::available_parallelism().map_or(1, NonZero::get);
     let workers: Result<Vec<Delivery>, _> = (0..count).map(|_| delivery.for_worker()).collect();
     let server = server::start(&config.server, line, certificates.clone(), workers.map_err(CliError::new)?)

@@ -195,15 +195,25 @@ pub(super) fn not_in_force_yet(root: &mut Table<'_>) {
     metering.finish();
 }
 
-/// `[delivery]`, of which a part is not in force yet.
+/// `[delivery]`: what one answer and one reader may have.
 pub(super) fn delivery(root: &mut Table<'_>) -> delivery::Settings {
-    let mut delivery = root.optional_table("delivery");
-    let max_ranges = delivery.or("max_ranges", 16, number(1, 1000));
-    delivery.later("idle", Duration::from_secs(600), wait);
-    delivery.later("min_rate", 0, size);
-    delivery.later("min_rate_grace", Duration::from_secs(60), duration);
-    delivery.later("streams_per_borrower", 0, number(0, 10_000));
-    delivery.later("rate_per_borrower", 0, size);
-    delivery.finish();
-    delivery::Settings { max_ranges: usize::try_from(max_ranges).unwrap_or(16) }
+    let default = delivery::Settings::default();
+    let mut table = root.optional_table("delivery");
+    let count = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
+    let settings = delivery::Settings {
+        max_ranges: table.or("max_ranges", 16, number(1, 1000)).try_into().unwrap_or(16),
+        idle: table.or("idle", default.idle, wait),
+        min_rate: table.or("min_rate", default.min_rate, size),
+        min_rate_grace: table.or("min_rate_grace", default.min_rate_grace, wait),
+        streams_per_borrower: count(table.or("streams_per_borrower", 0, number(0, 10_000))),
+        rate_per_borrower: table.or("rate_per_borrower", default.rate_per_borrower, size),
+    };
+    if settings.rate_per_borrower > 0 && settings.rate_per_borrower <= settings.min_rate {
+        table.mistake(
+            "min_rate",
+            "nobody could take as much, since rate_per_borrower allows no more. Write a lower one",
+        );
+    }
+    table.finish();
+    settings
 }

@@ -5,6 +5,7 @@
 //! cannot take a part for the whole. The origin is read only as fast as the reader takes.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
@@ -13,8 +14,11 @@ use http::StatusCode;
 use http_body::{Frame, SizeHint};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Empty};
+use tokio_util::sync::CancellationToken;
 
 use super::flow::Flow;
+use super::share::Share;
+use super::watch::{Pace, Watch};
 use crate::gate::Permit;
 use crate::telemetry::Metrics;
 
@@ -52,6 +56,8 @@ pub enum End {
     HungUp,
     /// The loan ended, and with it the body.
     Cut,
+    /// The reader took nothing, or too little.
+    TooSlow,
 }
 
 impl End {
@@ -62,6 +68,7 @@ impl End {
             End::OriginFailed => "origin_failed",
             End::HungUp => "hung_up",
             End::Cut => "cut",
+            End::TooSlow => "too_slow",
         }
     }
 }
@@ -88,6 +95,15 @@ pub(super) struct Told {
     pub(super) metrics: Metrics,
     /// Under which it runs; none for an open file.
     pub(super) permit: Option<Permit>,
+    pub(super) reader: Reader,
+}
+
+/// The reader's side of a body.
+pub(super) struct Reader {
+    pub(super) connection: CancellationToken,
+    pub(super) watch: Watch,
+    /// What the borrower may take, where that is bounded.
+    pub(super) share: Option<Share>,
 }
 
 struct Measured {
@@ -97,6 +113,8 @@ struct Measured {
     bytes: u64,
     opened: Instant,
     told: Option<Told>,
+    /// Where the reader is watched: from the first bytes on that are not the last.
+    pace: Option<Arc<Pace>>,
 }
 
 /// No body.
@@ -107,7 +125,8 @@ pub(super) fn empty() -> Body {
 /// What flows to the reader, `take` bytes of it, counted and told of at its end.
 pub(super) fn measured(flow: Flow, take: Option<u64>, told: Told) -> Body {
     told.metrics.stream_opened();
-    Measured { flow, left: take, bytes: 0, opened: Instant::now(), told: Some(told) }.boxed_unsync()
+    let (opened, told) = (Instant::now(), Some(told));
+    Measured { flow, left: take, bytes: 0, opened, told, pace: None }.boxed_unsync()
 }
 
 impl Measured {
@@ -141,10 +160,27 @@ impl Measured {
             *left -= taken as u64;
         }
         self.bytes += data.len() as u64;
-        if let Some(told) = &self.told {
+        if let Some(told) = &mut self.told {
             told.metrics.delivered(data.len() as u64);
+            if let Some(share) = &mut told.reader.share {
+                share.owe(data.len());
+            }
+            if self.left != Some(0) {
+                let pace =
+                    self.pace.get_or_insert_with(|| told.reader.watch.enter(told.reader.connection.clone()));
+                pace.took(self.bytes);
+            }
         }
         data
+    }
+
+    /// The next bytes, once what the borrower has taken before allows it.
+    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
+        let share = self.told.as_mut().and_then(|told| told.reader.share.as_mut());
+        if let Some(share) = share {
+            ready!(share.poll_paid(context));
+        }
+        self.flow.poll_bytes(context)
     }
 }
 
@@ -165,7 +201,11 @@ impl http_body::Body for Measured {
             if this.is_cut() {
                 return this.broken(BodyError::LoanEnded);
             }
-            match ready!(this.flow.poll_bytes(context)) {
+            let polled = this.poll_next(context);
+            if let Some(pace) = &this.pace {
+                pace.waits(polled.is_pending());
+            }
+            match ready!(polled) {
                 // It may have ended while the origin was waited for.
                 Some(Ok(_)) if this.is_cut() => return this.broken(BodyError::LoanEnded),
                 Some(Ok(data)) => {
@@ -202,6 +242,7 @@ impl Drop for Measured {
         let end = match self.left {
             Some(0) => End::Complete,
             _ if self.is_cut() => End::Cut,
+            _ if self.pace.as_ref().is_some_and(|pace| pace.is_cut()) => End::TooSlow,
             _ => End::HungUp,
         };
         self.over(end);

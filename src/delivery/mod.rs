@@ -3,7 +3,7 @@
 //! The dispatcher calls it. It asks the origin for the file, or the part of it, that the reader's fields mean
 //! (RFC 9110 §13 and §14), and passes the body on without holding it: `range` reads Range, `conditions` judges
 //! preconditions, `fields` is the allow-list, `body` counts what leaves and never lets a short body look whole, `resume`
-//! goes on where an origin broke off.
+//! goes on where an origin broke off, `watch` and `share` bound what one reader costs.
 
 mod body;
 mod conditions;
@@ -13,6 +13,8 @@ mod kinds;
 mod multipart;
 mod range;
 mod resume;
+mod share;
+mod watch;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -36,6 +38,8 @@ use flow::{Flow, Piece, Stretch};
 use multipart::Several;
 use range::{Part, Parts, Wanted};
 use resume::Rest;
+use share::{Share, Shares};
+use watch::Watch;
 
 /// How many files' fields are kept.
 const KNOWN_FILES: u64 = 100_000;
@@ -45,7 +49,34 @@ const KNOWN_FILES: u64 = 100_000;
 pub struct Settings {
     /// How many ranges one answer may have.
     pub max_ranges: usize,
+    /// How long a reader may take nothing of what it has asked for.
+    pub idle: Duration,
+    /// How many bytes a second a reader must take; 0 is any.
+    pub min_rate: u64,
+    /// Over how long that is measured.
+    pub min_rate_grace: Duration,
+    /// How many streams a borrower may have at once; 0 is any.
+    pub streams_per_borrower: usize,
+    /// How many bytes a second a borrower may take, over all streams together; 0 is any.
+    pub rate_per_borrower: u64,
 }
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings {
+            max_ranges: 16,
+            idle: Duration::from_secs(600),
+            min_rate: 0,
+            min_rate_grace: Duration::from_secs(60),
+            streams_per_borrower: 0,
+            rate_per_borrower: 0,
+        }
+    }
+}
+
+/// A stream may end at any moment.
+const TOO_MANY_STREAMS: Problem =
+    Problem::TooManyRequests { reason: "streams", retry_after: Duration::from_secs(2) };
 
 /// What opens a file.
 #[derive(Debug)]
@@ -62,6 +93,8 @@ pub struct Delivery {
     origins: Vec<Arc<Origin>>,
     known: Vec<Known>,
     settings: Settings,
+    watch: Watch,
+    shares: Shares,
     metrics: Metrics,
 }
 
@@ -74,6 +107,8 @@ struct Towards<'a> {
     connection: &'a CancellationToken,
     on_end: OnEnd,
     metrics: &'a Metrics,
+    watch: &'a Watch,
+    share: Option<Share>,
 }
 
 /// A request for a file, and what is known of it.
@@ -99,7 +134,8 @@ impl Delivery {
         let built: Result<Vec<Arc<Origin>>, _> =
             origins.iter().map(|settings| Origin::new(settings, metrics.clone()).map(Arc::new)).collect();
         let known = origins.iter().map(|settings| known(settings.metadata_ttl)).collect();
-        Ok(Delivery { origins: built?, known, settings, metrics })
+        let (watch, shares) = (Watch::new(settings), Shares::new(&settings));
+        Ok(Delivery { origins: built?, known, settings, watch, shares, metrics })
     }
 
     /// The same, with connections of its own; what is known of files is shared.
@@ -109,8 +145,12 @@ impl Delivery {
     pub fn for_worker(&self) -> Result<Delivery, origin::SetUpError> {
         let origins: Result<Vec<Arc<Origin>>, _> =
             self.origins.iter().map(|origin| origin.for_worker().map(Arc::new)).collect();
-        let (known, settings, metrics) = (self.known.clone(), self.settings, self.metrics.clone());
-        Ok(Delivery { origins: origins?, known, settings, metrics })
+        Ok(Delivery { origins: origins?, ..self.clone() })
+    }
+
+    /// Cuts readers who take too little, for as long as anything is delivered; a task of its own.
+    pub fn watch_readers(&self) -> impl Future<Output = ()> + Send + use<> {
+        self.watch.clone().look()
     }
 
     /// The response to a GET or HEAD. `connection` is what is cut where the loan ends and the reader takes nothing, so that
@@ -119,7 +159,7 @@ impl Delivery {
     ///
     /// # Errors
     /// [`Problem`]: `title-not-found`, `precondition-failed`, `range-not-satisfiable`, `origin-failed`,
-    /// `origin-timeout`.
+    /// `origin-timeout`, `too-many-requests`.
     pub async fn deliver(
         &self,
         pass: Pass,
@@ -141,7 +181,10 @@ impl Delivery {
         if method == Method::HEAD {
             return request.head(on_end).await;
         }
-        let to = Towards { permit, connection, on_end, metrics: &self.metrics };
+        let share = permit.as_ref().map_or(Some(None), |permit| self.shares.take(permit.key()));
+        let share = share.ok_or(TOO_MANY_STREAMS)?;
+        let (metrics, watch) = (&self.metrics, &self.watch);
+        let to = Towards { permit, connection, on_end, metrics, watch, share };
         request.get(to).await
     }
 }
@@ -156,8 +199,9 @@ impl Towards<'_> {
         if self.permit.as_mut().is_some_and(|permit| !permit.begin_stream(self.connection)) {
             return Err(Problem::LoanEnded);
         }
-        let (on_end, permit, metrics) = (self.on_end, self.permit, self.metrics.clone());
-        Ok(body::Told { on_end, status, metrics, permit })
+        let (on_end, permit, share, metrics) = (self.on_end, self.permit, self.share, self.metrics.clone());
+        let reader = body::Reader { connection: self.connection.clone(), watch: self.watch.clone(), share };
+        Ok(body::Told { on_end, status, metrics, permit, reader })
     }
 }
 

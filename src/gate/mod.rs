@@ -90,7 +90,7 @@ impl Gate {
         let now = self.clock.now();
         match self.decisions.find(&request.key, now) {
             Some(Decision::Accepted { loan, access, .. }) if access.take() => {
-                (Ok(Permit::new(loan, access)), Via::Cache)
+                (Ok(Permit::new(loan, request.key, access)), Via::Cache)
             }
             Some(Decision::Refused { reason, until }) => {
                 (Err(refused(reason.to_string(), now, until)), Via::Cache)
@@ -164,7 +164,7 @@ impl Gate {
             Landing::Open { loan, until, access }
                 if until > self.clock.now() && !self.decisions.is_closed(loan) && access.take() =>
             {
-                Ok(Permit::new(loan, access))
+                Ok(Permit::new(loan, request.key, access))
             }
             other => Err(self.refusal(request, other)),
         }

@@ -9,19 +9,25 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 use super::access::Access;
-use crate::loan::LoanId;
+use crate::loan::{LoanId, LoanKey};
 
 /// The proof that this reader may have this title's files now: an accepted loan whose end lies ahead.
 pub struct Permit {
     loan: LoanId,
+    key: LoanKey,
     access: Arc<Access>,
     stream: Option<u64>,
 }
 
 impl Permit {
     /// A permit that has been taken.
-    pub(super) fn new(loan: LoanId, access: Arc<Access>) -> Permit {
-        Permit { loan, access, stream: None }
+    pub(super) fn new(loan: LoanId, key: LoanKey, access: Arc<Access>) -> Permit {
+        Permit { loan, key, access, stream: None }
+    }
+
+    /// Whose loan, and of which title.
+    pub fn key(&self) -> &LoanKey {
+        &self.key
     }
 
     /// Notes that a body begins on this connection, which is cut if the loan ends and the body does not. False where

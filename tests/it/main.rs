@@ -47,5 +47,6 @@ mod readme;
 mod retention;
 mod sandbox_command;
 mod several_ranges;
+mod slow_readers;
 mod storages;
 mod support_commands;

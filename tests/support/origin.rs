@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -141,6 +142,27 @@ pub(crate) struct Asked {
 struct State {
     files: Mutex<BTreeMap<String, File>>,
     asked: Mutex<Vec<Asked>>,
+    /// Bodies that are on their way.
+    bodies: AtomicUsize,
+    /// Bytes of bodies so far.
+    sent: AtomicU64,
+}
+
+/// Counts a body for as long as it is on its way.
+#[derive(Debug)]
+struct Counted(Arc<State>);
+
+impl Counted {
+    fn of(state: &Arc<State>) -> Counted {
+        state.bodies.fetch_add(1, Ordering::Relaxed);
+        Counted(state.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.bodies.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl State {
@@ -173,6 +195,16 @@ impl Origin {
     /// Serves this file at this path, which has no leading slash.
     pub(crate) fn put(&self, path: &str, file: File) {
         self.state.files.lock().unwrap().insert(format!("/{path}"), file);
+    }
+
+    /// How many bodies are on their way now: each holds a connection.
+    pub(crate) fn bodies(&self) -> usize {
+        self.state.bodies.load(Ordering::Relaxed)
+    }
+
+    /// How many bytes of bodies have been sent so far.
+    pub(crate) fn sent(&self) -> u64 {
+        self.state.sent.load(Ordering::Relaxed)
     }
 
     /// Every request so far.
@@ -223,7 +255,8 @@ async fn answer(state: Arc<State>, request: Request<Incoming>) -> Result<Respons
     state.remember(asked);
     let file = state.files.lock().unwrap().get(&path).cloned();
     let Some(mut file) = file else {
-        let nothing = Sent { file: File::of(0), at: 0, end: 0, sent: 0, cut: None };
+        let nothing =
+            Sent { file: File::of(0), at: 0, end: 0, sent: 0, cut: None, counted: Counted::of(&state) };
         return Ok(Response::builder().status(404).body(nothing).unwrap());
     };
     if file.fails_one_in.is_some_and(|one_in| fastrand::u32(..one_in) == 0) {
@@ -259,7 +292,7 @@ async fn answer(state: Arc<State>, request: Request<Incoming>) -> Result<Respons
         response = response.header("content-length", end - at);
     }
     let end = if request.method() == Method::HEAD { at } else { end };
-    Ok(response.body(Sent { file, at, end, sent: 0, cut: None }).unwrap())
+    Ok(response.body(Sent { file, at, end, sent: 0, cut: None, counted: Counted::of(&state) }).unwrap())
 }
 
 /// One range, first and last; none where it lies outside.
@@ -282,6 +315,7 @@ struct Sent {
     sent: u64,
     /// Runs before the connection is cut.
     cut: Option<Pin<Box<tokio::time::Sleep>>>,
+    counted: Counted,
 }
 
 /// The connection is to be cut here.
@@ -320,6 +354,7 @@ impl Body for Sent {
         let slice = this.file.slice(this.at, end);
         this.at += slice.len() as u64;
         this.sent += slice.len() as u64;
+        this.counted.0.sent.fetch_add(slice.len() as u64, Ordering::Relaxed);
         Poll::Ready(Some(Ok(Frame::data(slice))))
     }
 

@@ -1,0 +1,115 @@
+//! What one borrower may take at once: `delivery.streams_per_borrower` and `delivery.rate_per_borrower`.
+//!
+//! Both hold in this process, over all of a borrower's titles and connections. Where neither is set, nothing is looked up.
+
+use std::collections::HashMap;
+use std::num::NonZeroU32;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::task::{Context, Poll, ready};
+
+use governor::clock::{Clock, MonotonicClock};
+use governor::middleware::NoOpMiddleware;
+use governor::state::{InMemoryState, NotKeyed};
+use governor::{Quota, RateLimiter};
+use tokio::time::Sleep;
+
+use super::Settings;
+use crate::loan::{Borrower, LibraryId, LoanKey};
+
+type Bucket = RateLimiter<NotKeyed, InMemoryState, MonotonicClock, NoOpMiddleware<std::time::Instant>>;
+
+/// By whom they are held: gone with the last stream.
+type Held = HashMap<(LibraryId, Borrower), Weak<Option<Bucket>>>;
+
+/// How many entries may be added before those are looked for that nobody holds any more.
+const TIDIED_AT: usize = 1024;
+
+/// The shares of all borrowers who take something now.
+#[derive(Clone, Debug)]
+pub(super) struct Shares(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    streams: usize,
+    rate: Option<NonZeroU32>,
+    borrowers: Mutex<Held>,
+}
+
+/// One stream of a borrower's: held for as long as it runs.
+#[derive(Debug)]
+pub(super) struct Share {
+    bucket: Arc<Option<Bucket>>,
+    /// What the bucket holds at once.
+    most: u64,
+    /// Bytes that were taken and not paid for.
+    owed: u64,
+    waiting: Option<Pin<Box<Sleep>>>,
+}
+
+impl Shares {
+    pub(super) fn new(settings: &Settings) -> Shares {
+        let rate = NonZeroU32::new(u32::try_from(settings.rate_per_borrower).unwrap_or(u32::MAX));
+        Shares(Arc::new(Inner { streams: settings.streams_per_borrower, rate, borrowers: Mutex::default() }))
+    }
+
+    /// A share for one stream more; none where the borrower has all that it may have. Without limits there is nothing to
+    /// share.
+    pub(super) fn take(&self, key: &LoanKey) -> Option<Option<Share>> {
+        if self.0.streams == 0 && self.0.rate.is_none() {
+            return Some(None);
+        }
+        let mut borrowers = self.0.borrowers.lock().unwrap_or_else(PoisonError::into_inner);
+        if borrowers.len() % TIDIED_AT == TIDIED_AT - 1 {
+            borrowers.retain(|_, bucket| bucket.strong_count() > 0);
+        }
+        let held = borrowers.entry((key.library, key.borrower)).or_default();
+        let streams = held.strong_count();
+        if self.0.streams > 0 && streams >= self.0.streams {
+            return None;
+        }
+        let bucket = held.upgrade().unwrap_or_else(|| {
+            let bucket = self.0.rate.map(|rate| RateLimiter::direct_with_clock(quota(rate), MonotonicClock));
+            let bucket = Arc::new(bucket);
+            *held = Arc::downgrade(&bucket);
+            bucket
+        });
+        let most = self.0.rate.map_or(0, |rate| u64::from(rate.get()));
+        Some(Some(Share { bucket, most, owed: 0, waiting: None }))
+    }
+}
+
+/// So many bytes a second, and as many at once.
+fn quota(rate: NonZeroU32) -> Quota {
+    Quota::per_second(rate).allow_burst(rate)
+}
+
+impl Share {
+    /// So many bytes were taken.
+    pub(super) fn owe(&mut self, bytes: usize) {
+        if self.bucket.is_some() {
+            self.owed += bytes as u64;
+        }
+    }
+
+    /// Ready when what was taken is paid for, so that more may be.
+    pub(super) fn poll_paid(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let Some(bucket) = self.bucket.as_ref() else { return Poll::Ready(()) };
+        loop {
+            if let Some(waiting) = &mut self.waiting {
+                ready!(waiting.as_mut().poll(context));
+                self.waiting = None;
+            }
+            let part = u32::try_from(self.owed.min(self.most)).unwrap_or(u32::MAX);
+            let Some(part) = NonZeroU32::new(part) else { return Poll::Ready(()) };
+            match bucket.check_n(part) {
+                Ok(Ok(())) => self.owed -= u64::from(part.get()),
+                Ok(Err(too_early)) => {
+                    let wait = too_early.wait_time_from(MonotonicClock.now());
+                    self.waiting = Some(Box::pin(tokio::time::sleep(wait)));
+                }
+                Err(_) => return Poll::Ready(()),
+            }
+        }
+    }
+}
