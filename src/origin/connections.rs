@@ -13,15 +13,15 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use rustls::crypto::aws_lc_rs;
 
-/// How much of an answer is read at once, at most; hyper grows up to it while the reader takes all it gets.
-const READ_BUFFER: usize = 256 * 1024;
+use super::reads::{Connector, MOST};
+
 /// How long a connection is kept that nobody uses.
 const KEPT: Duration = Duration::from_secs(30);
 
 const OUR_NAME: HeaderValue = HeaderValue::from_static(concat!("loangate/", env!("CARGO_PKG_VERSION")));
 
 #[derive(Clone, Debug)]
-pub(super) struct Connections(Client<HttpsConnector<HttpConnector>, Full<Bytes>>);
+pub(super) struct Connections(Client<HttpsConnector<Connector>, Full<Bytes>>);
 
 impl Connections {
     /// Connections, also under TLS where `secure`: only then are this machine's root certificates read.
@@ -43,11 +43,11 @@ impl Connections {
             HttpsConnectorBuilder::new()
                 .with_tls_config(config.with_root_certificates(nobody).with_no_client_auth())
         };
-        let connector = builder.https_or_http().enable_http1().wrap_connector(connector);
+        let connector = builder.https_or_http().enable_http1().wrap_connector(Connector(connector));
         let client = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(KEPT)
-            .http1_max_buf_size(READ_BUFFER)
+            .http1_max_buf_size(MOST)
             .build(connector);
         Ok(Connections(client))
     }

@@ -11,6 +11,7 @@ mod connections;
 mod directory;
 mod http;
 mod place;
+mod reads;
 mod store;
 
 use std::fmt;

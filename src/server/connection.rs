@@ -24,9 +24,11 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 /// How long a request's head may take, the wait of a kept connection included.
 const HEAD: Duration = Duration::from_secs(75);
 /// The largest head that is read, in bytes: a token is at most 8 KiB.
-const HEAD_SIZE: u32 = 32 * 1024;
+const HEAD_SIZE: u32 = 24 * 1024;
 /// What HTTP/1.1 may buffer for a connection, in each direction, in bytes: a head must fit.
-const BUFFER: usize = 64 * 1024;
+const BUFFER: usize = 24 * 1024;
+/// What may be sealed and not sent yet, in bytes.
+const SEALED: usize = 32 * 1024;
 /// Requests at once on one HTTP/2 connection: apps open a book of many files at once.
 const STREAMS: u32 = 128;
 /// What HTTP/2 may buffer for one stream, in bytes.
@@ -49,7 +51,8 @@ pub(super) async fn serve(socket: TcpStream, worker: Arc<Worker>) {
 async fn shake_hands_and_serve(socket: TcpStream, worker: Arc<Worker>, cut: CancellationToken) {
     let _ = socket.set_nodelay(true);
     let acceptor = TlsAcceptor::from(worker.certificates.config());
-    let shaken = tokio::time::timeout(HANDSHAKE, acceptor.accept(socket)).await;
+    let accepted = acceptor.accept_with(socket, |session| session.set_buffer_limit(Some(SEALED)));
+    let shaken = tokio::time::timeout(HANDSHAKE, accepted).await;
     let metrics = &worker.line.metrics;
     let Ok(Ok(stream)) = shaken else {
         metrics.handshake(false);
