@@ -14,8 +14,9 @@ use http_body::{Frame, SizeHint};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Empty};
 
-use super::flow::Flow;
+use super::flow::{Came, Flow};
 use crate::gate::Permit;
+use crate::metering::Metered;
 use crate::telemetry::Metrics;
 
 /// A response's body.
@@ -88,6 +89,8 @@ pub(super) struct Told {
     pub(super) metrics: Metrics,
     /// Under which it runs; none for an open file.
     pub(super) permit: Option<Permit>,
+    /// Where it is counted under its loan; nowhere for an open file.
+    pub(super) metered: Option<Metered>,
 }
 
 struct Measured {
@@ -113,6 +116,7 @@ pub(super) fn measured(flow: Flow, take: Option<u64>, told: Told) -> Body {
 impl Measured {
     fn over(&mut self, end: End) {
         if let Some(told) = self.told.take() {
+            drop(told.metered);
             told.metrics.stream_closed(end.name());
             let (bytes, status, opened) = (self.bytes, told.status, self.opened);
             let delivered = Delivered { bytes, end, status, opened, resumes: self.flow.resumes() };
@@ -134,15 +138,20 @@ impl Measured {
     }
 
     /// Counts what leaves; never more than was told.
-    fn count(&mut self, mut data: Bytes) -> Bytes {
+    fn count(&mut self, came: Came) -> Bytes {
+        let mut data = came.data;
         if let Some(left) = &mut self.left {
             let taken = usize::try_from(*left).map_or(data.len(), |left| left.min(data.len()));
             data.truncate(taken);
             *left -= taken as u64;
         }
-        self.bytes += data.len() as u64;
-        if let Some(told) = &self.told {
-            told.metrics.delivered(data.len() as u64);
+        let count = data.len() as u64;
+        self.bytes += count;
+        if let Some(told) = &mut self.told {
+            told.metrics.delivered(count);
+            if let (Some(metered), Some(at)) = (&mut told.metered, came.at) {
+                metered.sent(at, count);
+            }
         }
         data
     }
@@ -168,8 +177,8 @@ impl http_body::Body for Measured {
             match ready!(this.flow.poll_bytes(context)) {
                 // It may have ended while the origin was waited for.
                 Some(Ok(_)) if this.is_cut() => return this.broken(BodyError::LoanEnded),
-                Some(Ok(data)) => {
-                    let data = this.count(data);
+                Some(Ok(came)) => {
+                    let data = this.count(came);
                     if this.left == Some(0) {
                         this.over(End::Complete);
                     }

@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::catalog::{File, OpenFile};
 use crate::gate::Permit;
+use crate::metering::{Meter, Metered};
 use crate::origin::{self, Origin};
 use crate::path::FilePath;
 use crate::problem::Problem;
@@ -63,6 +64,7 @@ pub struct Delivery {
     origins: Vec<Arc<Origin>>,
     known: Vec<Known>,
     settings: Settings,
+    meter: Meter,
     metrics: Metrics,
 }
 
@@ -72,6 +74,8 @@ type Known = Cache<FilePath, Arc<HeaderMap>>;
 /// Where a body goes: by which permit, on which connection, and who is told of its end.
 struct Towards<'a> {
     permit: Option<Permit>,
+    /// Where it is counted; nowhere for an open file.
+    metered: Option<Metered>,
     connection: &'a CancellationToken,
     on_end: OnEnd,
     metrics: &'a Metrics,
@@ -88,19 +92,20 @@ struct Request<'a> {
 }
 
 impl Delivery {
-    /// The way to these origins.
+    /// The way to these origins; what is delivered under loans is counted by this meter.
     ///
     /// # Errors
     /// For the first that cannot be used.
     pub fn new(
         settings: Settings,
         origins: &[origin::Settings],
+        meter: Meter,
         metrics: Metrics,
     ) -> Result<Delivery, origin::SetUpError> {
         let built: Result<Vec<Arc<Origin>>, _> =
             origins.iter().map(|settings| Origin::new(settings, metrics.clone()).map(Arc::new)).collect();
         let known = origins.iter().map(|settings| known(settings.metadata_ttl)).collect();
-        Ok(Delivery { origins: built?, known, settings, metrics })
+        Ok(Delivery { origins: built?, known, settings, meter, metrics })
     }
 
     /// The same, with connections of its own; what is known of files is shared.
@@ -111,7 +116,7 @@ impl Delivery {
         let origins: Result<Vec<Arc<Origin>>, _> =
             self.origins.iter().map(|origin| origin.for_worker().map(Arc::new)).collect();
         let (known, settings, metrics) = (self.known.clone(), self.settings, self.metrics.clone());
-        Ok(Delivery { origins: origins?, known, settings, metrics })
+        Ok(Delivery { origins: origins?, known, settings, meter: self.meter.for_worker(), metrics })
     }
 
     /// The response to a GET or HEAD. `connection` is what is cut where the loan ends and the reader takes nothing, so that
@@ -142,7 +147,8 @@ impl Delivery {
         if method == Method::HEAD {
             return request.head(on_end).await;
         }
-        let to = Towards { permit, connection, on_end, metrics: &self.metrics };
+        let metered = permit.as_ref().map(|permit| self.meter.of(permit.loan(), file.name.clone()));
+        let to = Towards { permit, metered, connection, on_end, metrics: &self.metrics };
         request.get(to).await
     }
 }
@@ -157,8 +163,8 @@ impl Towards<'_> {
         if self.permit.as_mut().is_some_and(|permit| !permit.begin_stream(self.connection)) {
             return Err(Problem::LoanEnded);
         }
-        let (on_end, permit, metrics) = (self.on_end, self.permit, self.metrics.clone());
-        Ok(body::Told { on_end, status, metrics, permit })
+        let (on_end, permit, metered) = (self.on_end, self.permit, self.metered);
+        Ok(body::Told { on_end, status, metrics: self.metrics.clone(), permit, metered })
     }
 }
 
@@ -288,11 +294,14 @@ impl Request<'_> {
         };
         let status = if part.is_some() { StatusCode::PARTIAL_CONTENT } else { StatusCode::OK };
         let take = part.map(Part::length).or(length);
-        let told = to.open(status)?;
+        let mut told = to.open(status)?;
+        if fields::is_encoded(&head.headers) {
+            told.metered.iter_mut().for_each(Metered::without_places);
+        }
         let first = part.map_or(0, |part| part.first);
         let last = take.and_then(|take| (first + take).checked_sub(1));
         let rest = Rest::of(self.origin, self.path, &told.metrics, &head.headers, (first, last));
-        let stretch = Stretch::coming(incoming, skip, take, self.origin.settings().idle, rest);
+        let stretch = Stretch::coming(incoming, skip, (first, take), self.origin.settings().idle, rest);
         let flow = Flow::of([Piece::File(stretch)]);
         let mut response = Response::new(body::measured(flow, take, told));
         *response.status_mut() = status;
@@ -351,8 +360,10 @@ impl Request<'_> {
             pieces.push(Piece::Text(several.before(*part)));
             let rest = rest.of_part(*part);
             pieces.push(Piece::File(match incoming.take() {
-                Some(incoming) => Stretch::coming(incoming, 0, Some(part.length()), idle, Some(rest)),
-                None => Stretch::to_ask_for(rest, part.length(), idle),
+                Some(incoming) => {
+                    Stretch::coming(incoming, 0, (part.first, Some(part.length())), idle, Some(rest))
+                }
+                None => Stretch::to_ask_for(rest, *part, idle),
             }));
         }
         pieces.push(Piece::Text(several.end()));
