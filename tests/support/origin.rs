@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::ops::Range;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -86,7 +88,7 @@ impl File {
     }
 
     /// What this part of it is.
-    pub(crate) fn part(&self, range: std::ops::Range<u64>) -> Vec<u8> {
+    pub(crate) fn part(&self, range: Range<u64>) -> Vec<u8> {
         let mut part = Vec::new();
         let mut at = range.start;
         while at < range.end {
@@ -141,6 +143,9 @@ pub(crate) struct Asked {
 struct State {
     files: Mutex<BTreeMap<String, File>>,
     asked: Mutex<Vec<Asked>>,
+    sent: Mutex<Vec<(String, Range<u64>)>>,
+    /// Bodies that are on their way.
+    bodies: AtomicUsize,
 }
 
 impl State {
@@ -178,6 +183,20 @@ impl Origin {
     /// Every request so far.
     pub(crate) fn asked(&self) -> Vec<Asked> {
         self.state.asked.lock().unwrap().clone()
+    }
+
+    /// Which parts of the file at this path were sent so far, of bodies that are over: to the last byte that was taken.
+    pub(crate) fn sent(&self, path: &str) -> Vec<Range<u64>> {
+        let sent = self.state.sent.lock().unwrap();
+        sent.iter()
+            .filter(|(other, _)| other.trim_start_matches('/') == path)
+            .map(|(_, part)| part.clone())
+            .collect()
+    }
+
+    /// How many bodies are on their way.
+    pub(crate) fn bodies(&self) -> usize {
+        self.state.bodies.load(Ordering::SeqCst)
     }
 
     /// How many requests so far were for a path that starts so.
@@ -223,7 +242,7 @@ async fn answer(state: Arc<State>, request: Request<Incoming>) -> Result<Respons
     state.remember(asked);
     let file = state.files.lock().unwrap().get(&path).cloned();
     let Some(mut file) = file else {
-        let nothing = Sent { file: File::of(0), at: 0, end: 0, sent: 0, cut: None };
+        let nothing = Sent { file: File::of(0), at: 0, end: 0, sent: 0, cut: None, log: None };
         return Ok(Response::builder().status(404).body(nothing).unwrap());
     };
     if file.fails_one_in.is_some_and(|one_in| fastrand::u32(..one_in) == 0) {
@@ -259,7 +278,8 @@ async fn answer(state: Arc<State>, request: Request<Incoming>) -> Result<Respons
         response = response.header("content-length", end - at);
     }
     let end = if request.method() == Method::HEAD { at } else { end };
-    Ok(response.body(Sent { file, at, end, sent: 0, cut: None }).unwrap())
+    state.bodies.fetch_add(1, Ordering::SeqCst);
+    Ok(response.body(Sent { file, at, end, sent: 0, cut: None, log: Some((path, state)) }).unwrap())
 }
 
 /// One range, first and last; none where it lies outside.
@@ -282,6 +302,19 @@ struct Sent {
     sent: u64,
     /// Runs before the connection is cut.
     cut: Option<Pin<Box<tokio::time::Sleep>>>,
+    /// Where it is noted what was sent of which path.
+    log: Option<(String, Arc<State>)>,
+}
+
+impl Drop for Sent {
+    fn drop(&mut self) {
+        let Some((path, state)) = self.log.take() else { return };
+        let mut sent = state.sent.lock().unwrap();
+        if self.sent > 0 && sent.len() < MOST_ASKED {
+            sent.push((path, self.at - self.sent..self.at));
+        }
+        state.bodies.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 /// The connection is to be cut here.
