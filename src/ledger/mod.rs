@@ -1,6 +1,6 @@
 //! The durable record of loans, in SQLite.
 //!
-//! Circulation writes it, admin reads it; it calls nothing of ours but the vocabulary. The contract: when
+//! Circulation and metering write it, admin reads it; it calls nothing of ours but the vocabulary. The contract: when
 //! [`Ledger::intend`] or [`Ledger::apply`] returns, what it says is on disk (WAL, `synchronous = FULL`); a
 //! caller who hangs up undoes nothing; and at most one live loan stands for a library, a borrower and a title,
 //! by a unique index. All writes go through one task that commits whatever is waiting in one transaction.

@@ -4,6 +4,7 @@
 //! there are more, the shortest are forgotten. So it may say less than was delivered, and never that something was which
 //! was not.
 
+use std::iter;
 use std::ops::Range;
 
 /// What was delivered of a file under a loan.
@@ -53,7 +54,7 @@ impl Ranges {
         let met = self.0.get(from..to).unwrap_or_default();
         let start = met.first().map_or(new.start, |first| first.start.min(new.start));
         let end = met.last().map_or(new.end, |last| last.end.max(new.end));
-        drop(self.0.splice(from..to, [start..end]));
+        drop(self.0.splice(from..to, iter::once(start..end)));
     }
 
     fn forget_the_shortest(&mut self) {

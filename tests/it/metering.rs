@@ -86,7 +86,7 @@ struct Outcome {
 fn plans(chance: &mut fastrand::Rng, count: usize) -> Vec<Plan> {
     let plan = |number: usize| {
         let file = ["plain.mp3", "no-ranges.mp3", "breaks.mp3"][chance.usize(..3)];
-        let several = number % 5 == 0;
+        let several = number.is_multiple_of(5);
         let hang_up = (number % 4 == 1).then(|| chance.u32(0..6));
         let far = if hang_up.is_some() { SIZE } else { 150_000 };
         let range = |chance: &mut fastrand::Rng| {
@@ -175,13 +175,13 @@ async fn after_random_requests_and_hang_ups_the_union_is_what_was_received_but_f
             "{name}: never sent"
         );
         // Of a body that the reader took whole, that is all; of one that was broken off, what was asked may have left.
-        let may = |outcome: &&Outcome| match (outcome.plan.hang_up, outcome.plan.ranges.as_slice()) {
-            (None, _) => outcome.received.clone(),
-            (Some(_), []) => vec![0..SIZE],
-            (Some(_), asked) => vec![
-                asked.iter().map(|range| range.start).min().unwrap()
-                    ..asked.iter().map(|range| range.end).max().unwrap(),
-            ],
+        let may = |outcome: &&Outcome| {
+            outcome.plan.hang_up.map_or(outcome.received.clone(), |_| {
+                let asked = &outcome.plan.ranges;
+                let first = asked.iter().map(|range| range.start).min().unwrap_or(0);
+                let next = asked.iter().map(|range| range.end).max().unwrap_or(SIZE);
+                std::iter::once(first..next).collect()
+            })
         };
         assert_eq!(union.beyond(&Set::of(of_file.iter().flat_map(may))), None, "{name}: not asked for");
         let count: u64 =
