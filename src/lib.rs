@@ -7,7 +7,8 @@
 //! (may they) → [`delivery`] (the bytes, from an [`origin`]). The gate looks in its cache; on a miss it asks
 //! [`circulation`], which leads each loan's life with the [`ledger`] as its memory and [`lending`] as its way to
 //! Bokbasen, on a runtime of its own. Beside the line stand [`admin`] for operators, [`sandbox`], Bokbasen's
-//! stand-in, and [`samples`], something to lend. [`config`] builds every module's Settings; [`cli`] starts it all.
+//! stand-in, and [`samples`], something to lend; [`metering`] notes what was delivered under each loan. [`config`]
+//! builds every module's Settings; [`cli`] starts it all.
 //!
 //! # Who may call whom
 //!
@@ -19,8 +20,9 @@
 //! | `ledger`, `lending`, `origin` | |
 //! | `circulation` | `ledger`, `lending` |
 //! | `reader`, `catalog` | |
+//! | `metering` | `ledger` |
 //! | `gate` | `circulation` |
-//! | `delivery` | `origin`, the permit of `gate`, the files of `catalog` |
+//! | `delivery` | `origin`, `metering`, the permit of `gate`, the files of `catalog` |
 //! | `server` | `reader`, `catalog`, `gate`, `delivery`, `ledger` (to read) |
 //! | `admin` | `ledger` (to read), `gate` (to end), `circulation` (to balance), `reader` (to mint links), `catalog` |
 //! | `sandbox`, `samples` | |
@@ -51,6 +53,7 @@ pub mod gate;
 pub mod ledger;
 pub mod lending;
 pub mod loan;
+pub mod metering;
 pub mod origin;
 pub mod path;
 pub mod problem;

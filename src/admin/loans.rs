@@ -1,5 +1,6 @@
 //! The support API's loans: a listing with filters and a cursor, and one loan with its history.
 
+use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::refused::Refused;
 use super::{App, Parts};
 use crate::ledger::{Filter, HistoryRow, LedgerError};
-use crate::loan::{Loan, LoanView, state_schema};
+use crate::loan::{Loan, LoanId, LoanView, Tally, state_schema};
 use crate::problem;
 
 /// How many loans a page has where nobody says, and at most.
@@ -82,9 +83,23 @@ pub(super) struct Shown {
     reference: String,
     #[schema(required)]
     lending_id: Option<String>,
+    /// What was delivered under it, by the path of each file; what came in the last `metering.flush` may be missing.
+    delivered: BTreeMap<String, ShownTally>,
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Vec<ShownStep>, required = false)]
     history: Option<Vec<ShownStep>>,
+}
+
+/// What was delivered of a file under a loan.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Delivered)]
+struct ShownTally {
+    /// All bytes of it that were sent, also those that were sent again.
+    bytes: u64,
+    /// Which of them, each once: the first and the last byte of each range, in their order. There is room for 512; of
+    /// more, the shortest are left out.
+    #[schema(value_type = Vec<[u64; 2]>)]
+    ranges: Vec<[u64; 2]>,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -133,7 +148,10 @@ pub(super) async fn list(
     let more = loans.len() > limit as usize;
     loans.truncate(limit as usize);
     let next = loans.last().filter(|_| more).map(|loan| loan.id.to_string());
-    let loans = loans.iter().map(|loan| Shown::of(loan, &app.parts)).collect();
+    let ids: Vec<LoanId> = loans.iter().map(|loan| loan.id).collect();
+    let mut delivered = app.parts.ledger.delivered(&ids).await.map_err(unreadable)?;
+    let shown = |loan: &Loan| Shown::of(loan, delivered.remove(&loan.id).unwrap_or_default(), &app.parts);
+    let loans = loans.iter().map(shown).collect();
     Ok(Json(Page { loans, next }))
 }
 
@@ -150,7 +168,9 @@ pub(super) async fn one(State(app): State<Arc<App>>, Path(id): Path<String>) -> 
     let loan = loan.ok_or(Refused::NO_SUCH_LOAN)?;
     let history = app.parts.ledger.history(id).await.map_err(unreadable)?;
     let history = history.into_iter().map(ShownStep::from).collect();
-    Ok(Json(Shown { history: Some(history), ..Shown::of(&loan, &app.parts) }))
+    let delivered = app.parts.ledger.delivered(&[id]).await.map_err(unreadable)?;
+    let delivered = delivered.into_values().next().unwrap_or_default();
+    Ok(Json(Shown { history: Some(history), ..Shown::of(&loan, delivered, &app.parts) }))
 }
 
 pub(super) fn unreadable(error: LedgerError) -> Refused {
@@ -186,7 +206,7 @@ where
 }
 
 impl Shown {
-    fn of(loan: &Loan, parts: &Parts) -> Shown {
+    fn of(loan: &Loan, delivered: BTreeMap<String, Tally>, parts: &Parts) -> Shown {
         Shown {
             id: loan.id.to_string(),
             loan: LoanView::of(loan, parts.catalog.files_of(loan.key.isbn)),
@@ -202,8 +222,15 @@ impl Shown {
             borrower: loan.key.borrower.to_string(),
             reference: loan.reference.to_string(),
             lending_id: loan.lending_id.clone(),
+            delivered: delivered.into_iter().map(|(file, tally)| (file, ShownTally::from(&tally))).collect(),
             history: None,
         }
+    }
+}
+
+impl From<&Tally> for ShownTally {
+    fn from(tally: &Tally) -> ShownTally {
+        ShownTally { bytes: tally.bytes, ranges: tally.ranges.pairs().collect() }
     }
 }
 

@@ -6,6 +6,8 @@
 mod overlap;
 mod template;
 
+use std::sync::Arc;
+
 use matchit::Router;
 
 use crate::loan::Isbn;
@@ -56,6 +58,8 @@ pub struct File {
     pub path: FilePath,
     /// Which of the routes led to it.
     pub route: usize,
+    /// The path that readers ask for, decoded and without a link's token: its name in what is told of deliveries.
+    pub name: Arc<str>,
 }
 
 /// A file of an open route.
@@ -168,6 +172,7 @@ impl Catalog {
             origin: built.origin,
             path: built.to.fill(&found.params).ok_or(Problem::TitleNotFound)?,
             route,
+            name: path.decoded().into(),
         };
         let isbn = match found.params.get("isbn").map(str::parse) {
             Some(Ok(isbn)) => Some(isbn),

@@ -180,6 +180,11 @@ fn shown(loan: &Value) -> String {
     for name in names.into_iter().chain(["licence_type", "reference", "lending_id"]) {
         let _ = writeln!(lines, "{name:13} {}", text(loan, name));
     }
+    for (file, tally) in loan.get("delivered").and_then(Value::as_object).into_iter().flatten() {
+        let bytes = tally.get("bytes").and_then(Value::as_u64).unwrap_or_default();
+        let ranges = tally.get("ranges").and_then(Value::as_array).map_or(0, Vec::len);
+        let _ = writeln!(lines, "{:13} {file}: {bytes} bytes, ranges: {ranges}", "delivered");
+    }
     for step in loan.get("history").and_then(Value::as_array).into_iter().flatten() {
         let (at, to, cause) = (text(step, "at"), text(step, "to"), text(step, "cause"));
         let _ = writeln!(lines, "{at:27} {to:10} {cause:10} {}", text(step, "detail"));

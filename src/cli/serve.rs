@@ -1,7 +1,7 @@
 //! `loangate serve`: builds every part from its settings, starts them, and ends them in order.
 //!
 //! [`start`] is what the demo uses as well, and tests that need a gate beside them. The order of the end matters: readers
-//! first (drain), then the loan's life, then the ledger, so that what a reader still does is still written down.
+//! first (drain), then what was delivered to them and the loan's life, then the ledger, so that what a reader still does is still written down.
 
 use std::net::SocketAddr;
 use std::num::NonZero;
@@ -24,6 +24,7 @@ use crate::delivery::Delivery;
 use crate::gate::Gate;
 use crate::ledger::{AuditKey, Ledger};
 use crate::lending::Bokbasen;
+use crate::metering::{Flusher, Meter};
 use crate::reader::Readers;
 use crate::server::{self, Certificates, Line};
 use crate::telemetry::{self, Metrics};
@@ -56,6 +57,7 @@ pub struct Running {
     server: server::Running,
     admin: admin::Running,
     circulation: Circulation,
+    flusher: Flusher,
     ledger: Ledger,
     certificates: Arc<Certificates>,
     stopping: CancellationToken,
@@ -97,7 +99,9 @@ pub async fn start(config: Config, clock: Clock) -> Result<Running, CliError> {
     let names: Vec<String> = config.origins.iter().map(|origin| origin.name.clone()).collect();
     let catalog = Arc::new(Catalog::new(&config.catalog, &names).map_err(CliError::all)?);
     let certificates = Arc::new(Certificates::load(&config.server).map_err(CliError::new)?);
-    let delivery = Delivery::new(config.delivery, &config.origins, metrics.clone()).map_err(CliError::new)?;
+    let meter = Meter::new();
+    let delivery = Delivery::new(config.delivery, &config.origins, meter.clone(), metrics.clone())
+        .map_err(CliError::new)?;
     let ledger = Ledger::open(
         &config.ledger,
         &readers.key_fingerprint(),
@@ -133,6 +137,7 @@ pub async fn start(config: Config, clock: Clock) -> Result<Running, CliError> {
         .map_err(CliError::new)?;
     let stopping = CancellationToken::new();
     tokio::spawn(fold(metrics.clone(), stopping.clone()));
+    let flusher = Flusher::start(config.metering, meter, ledger.clone(), metrics.clone());
     let parts = admin::Parts {
         ledger: ledger.clone(),
         metrics,
@@ -155,6 +160,7 @@ pub async fn start(config: Config, clock: Clock) -> Result<Running, CliError> {
         server,
         admin,
         circulation,
+        flusher,
         ledger,
         certificates,
         stopping,
@@ -186,6 +192,7 @@ impl Running {
         if cut > 0 {
             tracing::warn!(cut, "connections were cut at the end of server.drain");
         }
+        self.flusher.stop().await;
         self.circulation.stop(STOP).await;
         self.admin.stop().await;
         self.ledger.close().await;

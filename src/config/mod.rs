@@ -20,8 +20,8 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use crate::{
-    admin, catalog, circulation, delivery, gate, ledger, lending as bokbasen, origin, reader, server,
-    telemetry,
+    admin, catalog, circulation, delivery, gate, ledger, lending as bokbasen, metering, origin, reader,
+    server, telemetry,
 };
 
 pub use check::{Checked, check};
@@ -42,6 +42,8 @@ pub struct Config {
     pub ledger: ledger::Settings,
     /// `[delivery]`.
     pub delivery: delivery::Settings,
+    /// `[metering]`.
+    pub metering: metering::Settings,
     /// `[[origins]]`.
     pub origins: Vec<origin::Settings>,
     /// `[[routes]]`.
@@ -157,7 +159,7 @@ fn sections(mut root: Table<'_>) -> Option<Config> {
     let delivery = service::delivery(&mut root);
     let gate = service::gate(&mut root);
     let log = service::log(&mut root);
-    service::not_in_force_yet(&mut root);
+    let metering = service::metering(&mut root);
     root.finish();
     let lending = lending?;
     Some(Config {
@@ -167,6 +169,7 @@ fn sections(mut root: Table<'_>) -> Option<Config> {
         lending: lending.client?,
         ledger: ledger?,
         delivery,
+        metering,
         origins,
         catalog,
         circulation: circulation::Settings {

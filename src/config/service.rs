@@ -1,4 +1,4 @@
-//! The tables of the service itself: listen, tls, server, admin, ledger, gate, log, and what later versions act on.
+//! The tables of the service itself: listen, tls, server, admin, ledger, gate, metering, log.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -12,7 +12,7 @@ use super::values::{self, address, boolean, duration, list, number, one_of, size
 use crate::circulation::Licences;
 use crate::ledger::{Brake, BrakeMode};
 use crate::loan::LibraryId;
-use crate::{admin, delivery, gate, ledger, server, telemetry};
+use crate::{admin, delivery, gate, ledger, metering, server, telemetry};
 
 /// `[listen]`.
 #[derive(Debug, Default)]
@@ -188,11 +188,12 @@ pub(super) fn log(root: &mut Table<'_>) -> telemetry::Settings {
     telemetry::Settings { level, json }
 }
 
-/// Tables that later versions act on: they are read and checked, and whoever sets them is told.
-pub(super) fn not_in_force_yet(root: &mut Table<'_>) {
-    let mut metering = root.optional_table("metering");
-    metering.later("flush", Duration::from_secs(5), wait);
-    metering.finish();
+/// `[metering]`: how often what was delivered is written down.
+pub(super) fn metering(root: &mut Table<'_>) -> metering::Settings {
+    let mut table = root.optional_table("metering");
+    let flush = table.or("flush", Duration::from_secs(5), wait);
+    table.finish();
+    metering::Settings { flush }
 }
 
 /// `[delivery]`: what one answer and one reader may have.

@@ -86,6 +86,7 @@ fn what_the_reference_says_of_defaults_is_true() {
     assert_eq!(format!("{:#?}", reference.config.admin), format!("{:#?}", short.config.admin));
     assert_eq!(format!("{:#?}", reference.config.readers), format!("{:#?}", short.config.readers));
     assert_eq!(format!("{:#?}", reference.config.gate), format!("{:#?}", short.config.gate));
+    assert_eq!(reference.config.metering, short.config.metering);
     assert_eq!(format!("{:#?}", reference.config.log), format!("{:#?}", short.config.log));
     assert_eq!(format!("{:#?}", reference.config.origins), format!("{:#?}", short.config.origins));
     assert_eq!(format!("{:#?}", reference.config.catalog), format!("{:#?}", short.config.catalog));

@@ -16,10 +16,11 @@ use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Empty};
 use tokio_util::sync::CancellationToken;
 
-use super::flow::Flow;
+use super::flow::{Came, Flow};
 use super::share::Share;
 use super::watch::{Pace, Watch};
 use crate::gate::Permit;
+use crate::metering::Metered;
 use crate::telemetry::Metrics;
 
 /// A response's body.
@@ -95,6 +96,8 @@ pub(super) struct Told {
     pub(super) metrics: Metrics,
     /// Under which it runs; none for an open file.
     pub(super) permit: Option<Permit>,
+    /// Where it is counted under its loan; nowhere for an open file.
+    pub(super) metered: Option<Metered>,
     pub(super) reader: Reader,
 }
 
@@ -132,6 +135,7 @@ pub(super) fn measured(flow: Flow, take: Option<u64>, told: Told) -> Body {
 impl Measured {
     fn over(&mut self, end: End) {
         if let Some(told) = self.told.take() {
+            drop(told.metered);
             told.metrics.stream_closed(end.name());
             let (bytes, status, opened) = (self.bytes, told.status, self.opened);
             let delivered = Delivered { bytes, end, status, opened, resumes: self.flow.resumes() };
@@ -153,17 +157,22 @@ impl Measured {
     }
 
     /// Counts what leaves; never more than was told.
-    fn count(&mut self, mut data: Bytes) -> Bytes {
+    fn count(&mut self, came: Came) -> Bytes {
+        let mut data = came.data;
         if let Some(left) = &mut self.left {
             let taken = usize::try_from(*left).map_or(data.len(), |left| left.min(data.len()));
             data.truncate(taken);
             *left -= taken as u64;
         }
-        self.bytes += data.len() as u64;
+        let count = data.len() as u64;
+        self.bytes += count;
         if let Some(told) = &mut self.told {
-            told.metrics.delivered(data.len() as u64);
+            told.metrics.delivered(count);
+            if let (Some(metered), Some(at)) = (&mut told.metered, came.at) {
+                metered.sent(at, count);
+            }
             if let Some(share) = &mut told.reader.share {
-                share.owe(data.len());
+                share.owe(count);
             }
             if self.left != Some(0) {
                 let pace =
@@ -175,7 +184,7 @@ impl Measured {
     }
 
     /// The next bytes, once what the borrower has taken before allows it.
-    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
+    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Came, BodyError>>> {
         let share = self.told.as_mut().and_then(|told| told.reader.share.as_mut());
         if let Some(share) = share {
             ready!(share.poll_paid(context));
@@ -208,8 +217,8 @@ impl http_body::Body for Measured {
             match ready!(polled) {
                 // It may have ended while the origin was waited for.
                 Some(Ok(_)) if this.is_cut() => return this.broken(BodyError::LoanEnded),
-                Some(Ok(data)) => {
-                    let data = this.count(data);
+                Some(Ok(came)) => {
+                    let data = this.count(came);
                     if this.left == Some(0) {
                         this.over(End::Complete);
                     }

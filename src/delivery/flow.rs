@@ -14,6 +14,7 @@ use http_body::Body as _;
 use tokio::time::Sleep;
 
 use super::body::BodyError;
+use super::range::Part;
 use super::resume::{Answer, Asking, Rest};
 use crate::origin;
 
@@ -25,6 +26,13 @@ pub(super) enum Piece {
     File(Stretch),
 }
 
+/// Bytes that came.
+pub(super) struct Came {
+    pub(super) data: Bytes,
+    /// Where in the file the first of them is; none where they are not the file's.
+    pub(super) at: Option<u64>,
+}
+
 /// A part of a file on its way.
 pub(super) struct Stretch {
     /// The origin's body; none while it is asked for it.
@@ -34,6 +42,8 @@ pub(super) struct Stretch {
     rest: Option<Rest>,
     /// Bytes of the origin's that come before the part.
     skip: u64,
+    /// The byte of the file that comes next.
+    next: u64,
     /// Bytes of the part that are to come; none where the file's end is not known.
     left: Option<u64>,
     idle: Duration,
@@ -49,25 +59,25 @@ pub(super) struct Flow {
 }
 
 impl Stretch {
-    /// The part that begins after `skip` bytes of this body, `left` bytes long.
+    /// The part that begins after `skip` bytes of this body: from byte `next` of the file on, `left` bytes long.
     pub(super) fn coming(
         incoming: origin::Body,
         skip: u64,
-        left: Option<u64>,
+        (next, left): (u64, Option<u64>),
         idle: Duration,
         rest: Option<Rest>,
     ) -> Stretch {
-        Stretch { incoming: Some(incoming), asking: None, rest, skip, left, idle, waiting: None }
+        Stretch { incoming: Some(incoming), asking: None, rest, skip, next, left, idle, waiting: None }
     }
 
-    /// A part that is asked for when its turn comes, `left` bytes long.
-    pub(super) fn to_ask_for(rest: Rest, left: u64, idle: Duration) -> Stretch {
-        let (incoming, asking, rest) = (None, None, Some(rest));
-        Stretch { incoming, asking, rest, skip: 0, left: Some(left), idle, waiting: None }
+    /// A part that is asked for when its turn comes.
+    pub(super) fn to_ask_for(rest: Rest, part: Part, idle: Duration) -> Stretch {
+        let (incoming, asking, rest, left) = (None, None, Some(rest), Some(part.length()));
+        Stretch { incoming, asking, rest, skip: 0, next: part.first, left, idle, waiting: None }
     }
 
     /// The next bytes of the part, or the error that ends it.
-    fn poll_bytes(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
+    fn poll_bytes(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Came, BodyError>>> {
         loop {
             if self.left == Some(0) {
                 return Poll::Ready(None);
@@ -82,8 +92,8 @@ impl Stretch {
             }
             let error = match ready!(self.poll_origin(context)) {
                 Some(Ok(data)) => match self.cut(data) {
-                    data if data.is_empty() => continue,
-                    data => return Poll::Ready(Some(Ok(data))),
+                    came if came.data.is_empty() => continue,
+                    came => return Poll::Ready(Some(Ok(came))),
                 },
                 None if self.left.is_none() => return Poll::Ready(None),
                 None => BodyError::Origin,
@@ -145,7 +155,7 @@ impl Stretch {
     }
 
     /// What of these bytes is the part's.
-    fn cut(&mut self, mut data: Bytes) -> Bytes {
+    fn cut(&mut self, mut data: Bytes) -> Came {
         let skipped = usize::try_from(self.skip).map_or(data.len(), |skip| skip.min(data.len()));
         data.advance(skipped);
         self.skip -= skipped as u64;
@@ -157,7 +167,9 @@ impl Stretch {
         if let Some(rest) = self.rest.as_mut().filter(|_| !data.is_empty()) {
             rest.advance(data.len());
         }
-        data
+        let at = self.next;
+        self.next += data.len() as u64;
+        Came { data, at: Some(at) }
     }
 }
 
@@ -176,17 +188,17 @@ impl Flow {
     }
 
     /// The next bytes, or the error that ends it all.
-    pub(super) fn poll_bytes(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
+    pub(super) fn poll_bytes(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Came, BodyError>>> {
         loop {
             match self.pieces.front_mut() {
                 None => return Poll::Ready(None),
                 Some(Piece::Text(text)) => {
-                    let text = std::mem::take(text);
+                    let data = std::mem::take(text);
                     self.pieces.pop_front();
-                    return Poll::Ready(Some(Ok(text)));
+                    return Poll::Ready(Some(Ok(Came { data, at: None })));
                 }
                 Some(Piece::File(stretch)) => match ready!(stretch.poll_bytes(context)) {
-                    Some(bytes) => return Poll::Ready(Some(bytes)),
+                    Some(came) => return Poll::Ready(Some(came)),
                     None => {
                         self.resumed = self.resumes();
                         self.pieces.pop_front();

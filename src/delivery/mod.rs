@@ -26,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::catalog::{File, OpenFile};
 use crate::gate::Permit;
+use crate::metering::{Meter, Metered};
 use crate::origin::{self, Ask, Asked, Origin};
 use crate::path::FilePath;
 use crate::problem::Problem;
@@ -95,6 +96,7 @@ pub struct Delivery {
     settings: Settings,
     watch: Watch,
     shares: Shares,
+    meter: Meter,
     metrics: Metrics,
 }
 
@@ -104,6 +106,8 @@ type Known = Cache<FilePath, Arc<HeaderMap>>;
 /// Where a body goes: by which permit, on which connection, and who is told of its end.
 struct Towards<'a> {
     permit: Option<Permit>,
+    /// Where it is counted; nowhere for an open file.
+    metered: Option<Metered>,
     connection: &'a CancellationToken,
     on_end: OnEnd,
     metrics: &'a Metrics,
@@ -122,20 +126,21 @@ struct Request<'a> {
 }
 
 impl Delivery {
-    /// The way to these origins.
+    /// The way to these origins; what is delivered under loans is counted by this meter.
     ///
     /// # Errors
     /// For the first that cannot be used.
     pub fn new(
         settings: Settings,
         origins: &[origin::Settings],
+        meter: Meter,
         metrics: Metrics,
     ) -> Result<Delivery, origin::SetUpError> {
         let built: Result<Vec<Arc<Origin>>, _> =
             origins.iter().map(|settings| Origin::new(settings, metrics.clone()).map(Arc::new)).collect();
         let known = origins.iter().map(|settings| known(settings.metadata_ttl)).collect();
         let (watch, shares) = (Watch::new(settings), Shares::new(&settings));
-        Ok(Delivery { origins: built?, known, settings, watch, shares, metrics })
+        Ok(Delivery { origins: built?, known, settings, watch, shares, meter, metrics })
     }
 
     /// The same, with connections of its own; what is known of files is shared.
@@ -145,7 +150,7 @@ impl Delivery {
     pub fn for_worker(&self) -> Result<Delivery, origin::SetUpError> {
         let origins: Result<Vec<Arc<Origin>>, _> =
             self.origins.iter().map(|origin| origin.for_worker().map(Arc::new)).collect();
-        Ok(Delivery { origins: origins?, ..self.clone() })
+        Ok(Delivery { origins: origins?, meter: self.meter.for_worker(), ..self.clone() })
     }
 
     /// Cuts readers who take too little, for as long as anything is delivered; a task of its own.
@@ -183,8 +188,9 @@ impl Delivery {
         }
         let share = permit.as_ref().map_or(Some(None), |permit| self.shares.take(permit.key()));
         let share = share.ok_or(TOO_MANY_STREAMS)?;
+        let metered = permit.as_ref().map(|permit| self.meter.of(permit.loan(), file.name.clone()));
         let (metrics, watch) = (&self.metrics, &self.watch);
-        let to = Towards { permit, connection, on_end, metrics, watch, share };
+        let to = Towards { permit, metered, connection, on_end, metrics, watch, share };
         request.get(to).await
     }
 }
@@ -199,9 +205,14 @@ impl Towards<'_> {
         if self.permit.as_mut().is_some_and(|permit| !permit.begin_stream(self.connection)) {
             return Err(Problem::LoanEnded);
         }
-        let (on_end, permit, share, metrics) = (self.on_end, self.permit, self.share, self.metrics.clone());
-        let reader = body::Reader { connection: self.connection.clone(), watch: self.watch.clone(), share };
-        Ok(body::Told { on_end, status, metrics, permit, reader })
+        let (on_end, permit, metered, metrics) =
+            (self.on_end, self.permit, self.metered, self.metrics.clone());
+        let reader = body::Reader {
+            connection: self.connection.clone(),
+            watch: self.watch.clone(),
+            share: self.share,
+        };
+        Ok(body::Told { on_end, status, metrics, permit, metered, reader })
     }
 }
 
@@ -327,11 +338,14 @@ impl Request<'_> {
         };
         let status = if part.is_some() { StatusCode::PARTIAL_CONTENT } else { StatusCode::OK };
         let take = part.map(Part::length).or(length);
-        let told = to.open(status)?;
+        let mut told = to.open(status)?;
+        if fields::is_encoded(&head.headers) {
+            told.metered.iter_mut().for_each(Metered::without_places);
+        }
         let first = part.map_or(0, |part| part.first);
         let last = take.and_then(|take| (first + take).checked_sub(1));
         let rest = Rest::of(self.origin, self.path, &told.metrics, &head.headers, (first, last));
-        let stretch = Stretch::coming(incoming, skip, take, self.origin.settings().idle, rest);
+        let stretch = Stretch::coming(incoming, skip, (first, take), self.origin.settings().idle, rest);
         let flow = Flow::of([Piece::File(stretch)]);
         let mut response = Response::new(body::measured(flow, take, told));
         *response.status_mut() = status;
@@ -390,8 +404,10 @@ impl Request<'_> {
             pieces.push(Piece::Text(several.before(*part)));
             let rest = rest.of_part(*part);
             pieces.push(Piece::File(match incoming.take() {
-                Some(incoming) => Stretch::coming(incoming, 0, Some(part.length()), idle, Some(rest)),
-                None => Stretch::to_ask_for(rest, part.length(), idle),
+                Some(incoming) => {
+                    Stretch::coming(incoming, 0, (part.first, Some(part.length())), idle, Some(rest))
+                }
+                None => Stretch::to_ask_for(rest, *part, idle),
             }));
         }
         pieces.push(Piece::Text(several.end()));

@@ -86,9 +86,9 @@ fn quota(rate: NonZeroU32) -> Quota {
 
 impl Share {
     /// So many bytes were taken.
-    pub(super) fn owe(&mut self, bytes: usize) {
+    pub(super) fn owe(&mut self, bytes: u64) {
         if self.bucket.is_some() {
-            self.owed += bytes as u64;
+            self.owed += bytes;
         }
     }
 

@@ -40,6 +40,11 @@ impl Permit {
         !self.is_over()
     }
 
+    /// The loan that it stands for.
+    pub fn loan(&self) -> LoanId {
+        self.loan
+    }
+
     /// Whether the loan has ended, so that no byte more may leave.
     pub fn is_over(&self) -> bool {
         self.access.is_closed()

@@ -16,7 +16,7 @@ use super::{Cause, LedgerError};
 use crate::loan::{Loan, LoanId, LoanKey, LoanState};
 
 /// Up to how many rows a query is kept prepared; there is one for each number of rows.
-const KEPT_PREPARED: usize = 2;
+pub(super) const KEPT_PREPARED: usize = 2;
 
 /// Where a reader and a title stand.
 #[derive(Clone, Debug, Default)]

@@ -1,12 +1,13 @@
 //! The durable record of loans, in SQLite.
 //!
-//! Circulation writes it, admin reads it; it calls nothing of ours but the vocabulary. The contract: when
+//! Circulation and metering write it, admin reads it; it calls nothing of ours but the vocabulary. The contract: when
 //! [`Ledger::intend`] or [`Ledger::apply`] returns, what it says is on disk (WAL, `synchronous = FULL`); a
 //! caller who hangs up undoes nothing; and at most one live loan stands for a library, a borrower and a title,
 //! by a unique index. All writes go through one task that commits whatever is waiting in one transaction.
 
 mod audit;
 mod brake;
+mod delivered;
 mod draft;
 mod error;
 mod open;
@@ -27,6 +28,7 @@ use crate::loan::{Borrower, Event, Isbn, LibraryId, Loan, LoanId, LoanState, Pro
 
 pub use audit::{AuditKey, Head, Verified, verify};
 pub use brake::{Brake, BrakeMode};
+pub use delivered::Delivered;
 pub use error::LedgerError;
 use process::Process;
 pub use upkeep::{backup, check};
@@ -160,6 +162,16 @@ impl Ledger {
         let (answer, answered) = oneshot::channel();
         self.send(Command::Progress { id, progress, answer }).await?;
         answered.await.map_err(|_| LedgerError::Closed)?
+    }
+
+    /// Adds to what was delivered before: durable, all of it, when this returns. A loan that is not there is passed over.
+    ///
+    /// # Errors
+    /// [`LedgerError`]; nothing was written, but after [`LedgerError::Closed`] that is not certain.
+    pub async fn note_delivered(&self, delivered: Arc<[Delivered]>) -> Result<(), LedgerError> {
+        let (answer, answered) = oneshot::channel();
+        self.send(Command::Delivered { delivered, answer }).await?;
+        answered.await.map_err(|_| LedgerError::Closed)?.map(drop)
     }
 
     /// Replaces the pseudonym of loans that ended before this moment by a random value, `limit` of them at most, and

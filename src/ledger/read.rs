@@ -301,7 +301,7 @@ impl Ledger {
         rows.iter().map(loan_of).collect()
     }
 
-    fn failed(&self, source: sqlx::Error) -> LedgerError {
+    pub(super) fn failed(&self, source: sqlx::Error) -> LedgerError {
         LedgerError::Database { file: self.file.as_ref().clone(), source }
     }
 }

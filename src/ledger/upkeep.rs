@@ -11,8 +11,8 @@ use futures_util::TryStreamExt;
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Row, SqliteConnection};
 
-use super::LedgerError;
 use super::row::{COLUMNS, loan_of};
+use super::{LedgerError, delivered};
 
 /// How many findings are told; a broken disk makes more than anyone reads.
 const TOLD: usize = 100;
@@ -57,6 +57,13 @@ pub async fn check(ledger: &Path) -> Result<Vec<String>, LedgerError> {
     let mut rows = sqlx::query(AssertSqlSafe(sql)).fetch(&mut *reading);
     while let Some(row) = rows.try_next().await.map_err(failed)? {
         if let Err(error) = loan_of(&row) {
+            found.push(error.to_string());
+        }
+    }
+    drop(rows);
+    let mut rows = sqlx::query("SELECT loan, file, bytes, ranges FROM delivered").fetch(&mut *reading);
+    while let Some(row) = rows.try_next().await.map_err(failed)? {
+        if let Err(error) = delivered::kept(&row) {
             found.push(error.to_string());
         }
     }

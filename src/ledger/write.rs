@@ -17,7 +17,7 @@ use super::audit::{self, AuditKey, Head};
 use super::brake::{Brake, BrakeMode};
 use super::draft::{Draft, database};
 use super::process::Process;
-use super::{Cause, Intended, LedgerError};
+use super::{Cause, Delivered, Intended, LedgerError, delivered};
 use crate::clock::Clock;
 use crate::crash::{self, Edge};
 use crate::loan::{Event, Loan, LoanId, Progress};
@@ -37,6 +37,7 @@ pub(super) enum Command {
     Apply { id: LoanId, event: Event, cause: Cause, answer: Answer<Loan> },
     Adopt { id: LoanId, answer: Answer<bool> },
     Progress { id: LoanId, progress: Progress, answer: Answer<bool> },
+    Delivered { delivered: Arc<[Delivered]>, answer: Answer<bool> },
     Forget { before: Timestamp, limit: u32, answer: Answer<u64> },
     Close { answer: oneshot::Sender<()> },
 }
@@ -183,6 +184,12 @@ impl Writer {
                     done.push(Done::Written(result, "progress", answer));
                     broken
                 }
+                Command::Delivered { delivered, answer } => {
+                    let written = delivered::add(&mut draft, &delivered).await;
+                    let (result, broken) = rule(written.map(|()| true).map_err(database));
+                    done.push(Done::Written(result, "delivered", answer));
+                    broken
+                }
                 Command::Forget { before, limit, answer } => {
                     let (result, broken) = rule(forget(&mut draft, before, limit, now).await);
                     done.push(Done::Forgotten(result, answer));
@@ -284,6 +291,9 @@ fn unwritten(command: Command) -> Option<Done> {
         }
         Command::Adopt { answer, .. } => Some(Done::Written(Err(LedgerError::Closed), "adopted", answer)),
         Command::Progress { answer, .. } => Some(Done::Written(Err(LedgerError::Closed), "progress", answer)),
+        Command::Delivered { answer, .. } => {
+            Some(Done::Written(Err(LedgerError::Closed), "delivered", answer))
+        }
         Command::Forget { answer, .. } => Some(Done::Forgotten(Err(LedgerError::Closed), answer)),
         Command::Close { .. } => None,
     }

@@ -5,11 +5,13 @@
 
 mod names;
 mod progress;
+mod ranges;
 mod state;
 mod view;
 
 pub use names::{Borrower, Isbn, LibraryId, LoanId, LoanKey, NameError, Reference};
 pub use progress::Progress;
+pub use ranges::{Ranges, Tally};
 pub use state::{
     EndReason, Event, IllegalTransition, Loan, LoanRecord, LoanState, OVERDUE_AFTER, Refusal, Terms,
 };

@@ -20,7 +20,7 @@ const SECONDS: [f64; 12] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.1, 0.5, 
 const METADATA: Metadata<'static> = Metadata::new("loangate", Level::INFO, None);
 
 /// Name, unit and meaning of every counter.
-const COUNTERS: [(&str, Unit, &str); 12] = [
+const COUNTERS: [(&str, Unit, &str); 13] = [
     ("loangate_requests_total", Unit::Count, "Requests, by outcome (ok or the problem's slug) and via"),
     ("loangate_delivered_bytes_total", Unit::Bytes, "Body bytes that left towards readers"),
     ("loangate_streams_closed_total", Unit::Count, "Bodies that are over, by how they ended"),
@@ -39,6 +39,11 @@ const COUNTERS: [(&str, Unit, &str); 12] = [
         "loangate_origin_resumes_total",
         Unit::Count,
         "Broken bodies that an origin was asked to go on with, by outcome",
+    ),
+    (
+        "loangate_metering_flushes_total",
+        Unit::Count,
+        "How often what was delivered under loans was written to the ledger, by outcome",
     ),
     ("loangate_ledger_commands_total", Unit::Count, "Commands that the ledger committed"),
 ];
@@ -246,6 +251,12 @@ impl Metrics {
     /// An origin was asked to go on with a body that broke.
     pub fn origin_resume(&self, origin: &str, outcome: &'static str) {
         self.count("loangate_origin_resumes_total", &[("origin", origin), ("outcome", outcome)]);
+    }
+
+    /// What was delivered under loans was written to the ledger, or could not be.
+    pub fn metering_flush(&self, written: bool) {
+        let outcome = if written { "written" } else { "failed" };
+        self.count("loangate_metering_flushes_total", &[("outcome", outcome)]);
     }
 
     /// The ledger committed so many commands together.

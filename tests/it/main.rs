@@ -37,6 +37,7 @@ mod loans_api;
 mod long_outage;
 mod main_job;
 mod memory;
+mod metering;
 mod openapi;
 mod origin_faults;
 mod outage;

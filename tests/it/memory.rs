@@ -46,7 +46,7 @@ async fn a_thousand_readers_who_stand_still_hold_less_than_200_megabytes() {
         let (last, looks) = (Cell::new(0), Cell::new(0));
         scene
             .until("it has all come to rest", async || {
-                let sent = scene.origin.sent();
+                let sent = scene.origin.bytes();
                 looks.set(if last.replace(sent) == sent { looks.get() + 1 } else { 0 });
                 looks.get() == 20
             })

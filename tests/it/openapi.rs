@@ -7,7 +7,7 @@ use http::StatusCode;
 use serde_json::{Value, json};
 
 use crate::support::scene::Setting;
-use crate::support::{BOOK, LIBRARY, Scene};
+use crate::support::{BOOK, File, LIBRARY, Scene};
 
 /// A call: method, path, body, the status that it must have.
 type Asked = (&'static str, String, Option<Value>, u16);
@@ -86,6 +86,8 @@ impl Described {
     fn documented(&self, schema: &Value, body: &Value, at: &str) {
         let mut parts = Vec::new();
         self.parts(schema, &mut parts);
+        // A map has the same description for every member.
+        let each = parts.iter().find_map(|part| part.get("additionalProperties"));
         match body {
             Value::Array(list) => {
                 let items = parts.iter().find_map(|part| part.get("items")).unwrap_or_else(|| panic!("{at}"));
@@ -93,7 +95,7 @@ impl Described {
             }
             Value::Object(members) => {
                 for (name, value) in members {
-                    let described = parts.iter().find_map(|part| part["properties"].get(name));
+                    let described = parts.iter().find_map(|part| part["properties"].get(name)).or(each);
                     let described = described.unwrap_or_else(|| panic!("{at}: {name} is not described"));
                     self.documented(described, value, &format!("{at} {name}"));
                 }
@@ -124,9 +126,14 @@ async fn call(scene: &Scene, described: &mut Described, asked: &Asked, token: &s
     serde_json::from_slice(&body).unwrap_or_default()
 }
 
+/// After which of the calls below there is a loan.
+const LENT: usize = 4;
+
 #[tokio::test]
 async fn every_operation_answers_as_it_is_described_and_none_is_left_out() {
-    let scene = Scene::set(Setting::default()).await;
+    let config = vec![("[ledger]", "[metering]\nflush = \"50ms\"\n\n[ledger]")];
+    let scene = Scene::set(Setting { config, ..Setting::default() }).await;
+    scene.origin.put(&format!("{BOOK}/book.epub"), File::of(5000));
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
     let without_token = client.get(format!("{}/openapi.json", scene.admin)).send().await.unwrap();
     assert_eq!(without_token.status(), StatusCode::UNAUTHORIZED);
@@ -173,10 +180,19 @@ async fn every_operation_answers_as_it_is_described_and_none_is_left_out() {
         ("PUT", loan.clone(), None, 403),
         ("GET", loan.clone(), None, 200),
     ];
-    for asked in &calls {
+    let file = format!("/files/{BOOK}/book.epub");
+    for (number, asked) in calls.iter().enumerate() {
         call(&scene, &mut described, asked, &token).await;
+        // Once a loan is begun, something is delivered under it, so that this is there to be compared too.
+        if number == LENT {
+            let answer = scene.get(&scene.http1(), &file, &token).send().await.unwrap();
+            assert_eq!(answer.bytes().await.unwrap().len(), 5000);
+            let noted = async || scene.ledger().await.iter().any(|loan| !loan["delivered"][&file].is_null());
+            scene.until("it is told what was delivered", noted).await;
+        }
     }
     let page = call(&scene, &mut described, &("GET", "/api/v1/loans".into(), None, 200), &token).await;
+    assert!(page["loans"].as_array().unwrap().iter().any(|loan| loan["delivered"][&file]["bytes"] == 5000));
     for loan in page["loans"].as_array().unwrap() {
         let path = format!("/api/v1/loans/{}", loan["id"].as_str().unwrap());
         call(&scene, &mut described, &("GET", path.clone(), None, 200), &token).await;

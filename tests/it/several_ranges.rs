@@ -33,7 +33,7 @@ async fn get(
 }
 
 /// The parts of an answer: first, last, complete length, and the bytes. Read by the letter of RFC 2046.
-async fn parts(answer: reqwest::Response) -> Vec<(u64, u64, u64, Vec<u8>)> {
+pub(crate) async fn parts(answer: reqwest::Response) -> Vec<(u64, u64, u64, Vec<u8>)> {
     assert_eq!(answer.status(), StatusCode::PARTIAL_CONTENT);
     assert!(!answer.headers().contains_key("content-range"), "it is the parts' own (RFC 9110 §14.6)");
     let kind = answer.headers()["content-type"].to_str().unwrap().to_owned();

@@ -121,11 +121,15 @@ async fn the_command_line_lists_shows_and_ends_loans_of_the_running_gate() {
     // The command finds the gate by its configuration, so that the port must stand there.
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let admin: &'static str = Box::leak(format!("admin = \"127.0.0.1:{port}\"").into_boxed_str());
-    let config = vec![("admin = \"127.0.0.1:0\"", admin)];
+    let flush = ("[ledger]", "[metering]\nflush = \"50ms\"\n\n[ledger]");
+    let config = vec![("admin = \"127.0.0.1:0\"", admin), flush];
     let scene = Scene::set(Setting { config, ..Setting::default() }).await;
     scene.origin.put(&format!("{BOOK}/book.epub"), File::of(1000));
     let path = format!("/files/{BOOK}/book.epub");
-    scene.get(&scene.http1(), &path, &scene.token("kari")).send().await.unwrap();
+    let answer = scene.get(&scene.http1(), &path, &scene.token("kari")).send().await.unwrap();
+    assert_eq!(answer.bytes().await.unwrap().len(), 1000);
+    let noted = async || scene.ledger().await.iter().any(|loan| !loan["delivered"][&path].is_null());
+    scene.until("it is told what was delivered", noted).await;
     let said = |output: &Output| String::from_utf8(output.stdout.clone()).unwrap();
 
     let listed = loans(&scene, &["list", "--state", "accepted"]);
@@ -136,6 +140,7 @@ async fn the_command_line_lists_shows_and_ends_loans_of_the_running_gate() {
     let id = json["loans"][0]["id"].as_str().unwrap().to_owned();
     let shown = said(&loans(&scene, &["show", &id]));
     assert!(shown.contains("state         accepted") && shown.contains("intended"), "{shown}");
+    assert!(shown.contains(&format!("delivered     {path}: 1000 bytes, ranges: 1\n")), "{shown}");
     let ended = loans(&scene, &["end", &id, "--reason", "asked by the library"]);
     assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
     scene.until("ended", async || scene.ledger().await[0]["state"] == "ended").await;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::ops::Range;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -87,7 +88,7 @@ impl File {
     }
 
     /// What this part of it is.
-    pub(crate) fn part(&self, range: std::ops::Range<u64>) -> Vec<u8> {
+    pub(crate) fn part(&self, range: Range<u64>) -> Vec<u8> {
         let mut part = Vec::new();
         let mut at = range.start;
         while at < range.end {
@@ -142,27 +143,11 @@ pub(crate) struct Asked {
 struct State {
     files: Mutex<BTreeMap<String, File>>,
     asked: Mutex<Vec<Asked>>,
+    sent: Mutex<Vec<(String, Range<u64>)>>,
     /// Bodies that are on their way.
     bodies: AtomicUsize,
     /// Bytes of bodies so far.
-    sent: AtomicU64,
-}
-
-/// Counts a body for as long as it is on its way.
-#[derive(Debug)]
-struct Counted(Arc<State>);
-
-impl Counted {
-    fn of(state: &Arc<State>) -> Counted {
-        state.bodies.fetch_add(1, Ordering::Relaxed);
-        Counted(state.clone())
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.bodies.fetch_sub(1, Ordering::Relaxed);
-    }
+    bytes: AtomicU64,
 }
 
 impl State {
@@ -203,13 +188,22 @@ impl Origin {
     }
 
     /// How many bytes of bodies have been sent so far.
-    pub(crate) fn sent(&self) -> u64 {
-        self.state.sent.load(Ordering::Relaxed)
+    pub(crate) fn bytes(&self) -> u64 {
+        self.state.bytes.load(Ordering::Relaxed)
     }
 
     /// Every request so far.
     pub(crate) fn asked(&self) -> Vec<Asked> {
         self.state.asked.lock().unwrap().clone()
+    }
+
+    /// Which parts of the file at this path were sent so far, of bodies that are over: to the last byte that was taken.
+    pub(crate) fn sent(&self, path: &str) -> Vec<Range<u64>> {
+        let sent = self.state.sent.lock().unwrap();
+        sent.iter()
+            .filter(|(other, _)| other.trim_start_matches('/') == path)
+            .map(|(_, part)| part.clone())
+            .collect()
     }
 
     /// How many requests so far were for a path that starts so.
@@ -255,8 +249,7 @@ async fn answer(state: Arc<State>, request: Request<Incoming>) -> Result<Respons
     state.remember(asked);
     let file = state.files.lock().unwrap().get(&path).cloned();
     let Some(mut file) = file else {
-        let nothing =
-            Sent { file: File::of(0), at: 0, end: 0, sent: 0, cut: None, counted: Counted::of(&state) };
+        let nothing = Sent { file: File::of(0), at: 0, end: 0, sent: 0, cut: None, log: None };
         return Ok(Response::builder().status(404).body(nothing).unwrap());
     };
     if file.fails_one_in.is_some_and(|one_in| fastrand::u32(..one_in) == 0) {
@@ -292,7 +285,8 @@ async fn answer(state: Arc<State>, request: Request<Incoming>) -> Result<Respons
         response = response.header("content-length", end - at);
     }
     let end = if request.method() == Method::HEAD { at } else { end };
-    Ok(response.body(Sent { file, at, end, sent: 0, cut: None, counted: Counted::of(&state) }).unwrap())
+    state.bodies.fetch_add(1, Ordering::SeqCst);
+    Ok(response.body(Sent { file, at, end, sent: 0, cut: None, log: Some((path, state)) }).unwrap())
 }
 
 /// One range, first and last; none where it lies outside.
@@ -315,7 +309,19 @@ struct Sent {
     sent: u64,
     /// Runs before the connection is cut.
     cut: Option<Pin<Box<tokio::time::Sleep>>>,
-    counted: Counted,
+    /// Where it is noted what was sent of which path.
+    log: Option<(String, Arc<State>)>,
+}
+
+impl Drop for Sent {
+    fn drop(&mut self) {
+        let Some((path, state)) = self.log.take() else { return };
+        let mut sent = state.sent.lock().unwrap();
+        if self.sent > 0 && sent.len() < MOST_ASKED {
+            sent.push((path, self.at - self.sent..self.at));
+        }
+        state.bodies.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 /// The connection is to be cut here.
@@ -354,7 +360,9 @@ impl Body for Sent {
         let slice = this.file.slice(this.at, end);
         this.at += slice.len() as u64;
         this.sent += slice.len() as u64;
-        this.counted.0.sent.fetch_add(slice.len() as u64, Ordering::Relaxed);
+        if let Some((_, state)) = &this.log {
+            state.bytes.fetch_add(slice.len() as u64, Ordering::Relaxed);
+        }
         Poll::Ready(Some(Ok(Frame::data(slice))))
     }
 

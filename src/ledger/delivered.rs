@@ -1,0 +1,214 @@
+//! What was delivered under each loan: added to by the writing task, read by the support API.
+//!
+//! New counts are added to the row inside the transaction that reads it, so that two processes on one ledger lose none of
+//! one another's. A row names a loan and a file, and no person: it stays when a borrower is forgotten.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use sqlx::sqlite::SqliteRow;
+use sqlx::{QueryBuilder, Row, Sqlite};
+
+use super::draft::{Draft, KEPT_PREPARED};
+use super::{Ledger, LedgerError};
+use crate::loan::{LoanId, Ranges, Tally};
+
+/// What was delivered of a file under a loan, since that was last written.
+#[derive(Clone, Debug)]
+pub struct Delivered {
+    /// Under which loan.
+    pub loan: LoanId,
+    /// The path under which readers ask for the file.
+    pub file: Arc<str>,
+    /// How much of it, and which.
+    pub tally: Tally,
+}
+
+/// A row, and how much was delivered.
+type Kept = (String, String, Tally);
+
+impl Ledger {
+    /// What was delivered under these loans, by the path of each file.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub async fn delivered(
+        &self,
+        loans: &[LoanId],
+    ) -> Result<HashMap<LoanId, BTreeMap<String, Tally>>, LedgerError> {
+        let mut found: HashMap<LoanId, BTreeMap<String, Tally>> = HashMap::new();
+        if loans.is_empty() {
+            return Ok(found);
+        }
+        let mut query =
+            QueryBuilder::<Sqlite>::new("SELECT loan, file, bytes, ranges FROM delivered WHERE loan IN (");
+        let mut list = query.separated(", ");
+        for loan in loans {
+            list.push_bind(loan.to_string());
+        }
+        query.push(")");
+        let query = query.build().persistent(loans.len() <= KEPT_PREPARED);
+        for row in query.fetch_all(&self.readers).await.map_err(|source| self.failed(source))? {
+            let (loan, file, tally) = kept(&row)?;
+            let id = loan.parse().map_err(|_| damaged(&loan, "its id is none"))?;
+            found.entry(id).or_default().insert(file, tally);
+        }
+        Ok(found)
+    }
+}
+
+/// Adds to what was delivered before. A loan that is not there is passed over.
+pub(super) async fn add(draft: &mut Draft<'_>, all: &[Delivered]) -> Result<(), sqlx::Error> {
+    if all.is_empty() {
+        return Ok(());
+    }
+    let connection = draft.connection().await?;
+    let mut query = QueryBuilder::<Sqlite>::new("WITH wanted (loan, file) AS (");
+    query.push_values(all, |mut row, delivered| {
+        row.push_bind(delivered.loan.to_string());
+        row.push_bind(delivered.file.as_ref());
+    });
+    // Cross joins keep the order: each loan and each row is looked up by its key.
+    query.push(
+        ") SELECT wanted.loan, wanted.file, coalesce(bytes, 0) AS bytes, coalesce(ranges, x'') AS ranges \
+         FROM wanted CROSS JOIN loans ON loans.id = wanted.loan \
+         LEFT JOIN delivered ON delivered.loan = wanted.loan AND delivered.file = wanted.file",
+    );
+    let query = query.build().persistent(all.len() <= KEPT_PREPARED);
+    let mut rows = HashMap::with_capacity(all.len());
+    for row in query.fetch_all(&mut *connection).await? {
+        let key: (String, String) = (row.try_get("loan")?, row.try_get("file")?);
+        // What cannot be read is begun anew, which claims too little; `ledger check` tells of it before.
+        let tally = kept(&row).map_or_else(|_| Tally::default(), |(_, _, tally)| tally);
+        rows.insert(key, tally);
+    }
+    for delivered in all {
+        if let Some(tally) = rows.get_mut(&(delivered.loan.to_string(), delivered.file.as_ref().to_owned())) {
+            tally.add(&delivered.tally);
+        }
+    }
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let count = rows.len();
+    let mut query = QueryBuilder::<Sqlite>::new("INSERT INTO delivered (loan, file, bytes, ranges) ");
+    query.push_values(rows, |mut row, ((loan, file), tally)| {
+        row.push_bind(loan);
+        row.push_bind(file);
+        row.push_bind(i64::try_from(tally.bytes).unwrap_or(i64::MAX));
+        row.push_bind(tally.ranges.to_bytes());
+    });
+    query.push(" ON CONFLICT (loan, file) DO UPDATE SET bytes = excluded.bytes, ranges = excluded.ranges");
+    query.build().persistent(count <= KEPT_PREPARED).execute(connection).await.map(drop)
+}
+
+/// A row as it is kept.
+pub(super) fn kept(row: &SqliteRow) -> Result<Kept, LedgerError> {
+    let loan: String = row.try_get("loan").map_err(|error| damaged("?", &error.to_string()))?;
+    let wrong = |error: sqlx::Error| damaged(&loan, &error.to_string());
+    let (file, bytes): (String, i64) =
+        (row.try_get("file").map_err(wrong)?, row.try_get("bytes").map_err(wrong)?);
+    let ranges: Vec<u8> = row.try_get("ranges").map_err(wrong)?;
+    let ranges = Ranges::from_bytes(&ranges)
+        .ok_or_else(|| damaged(&loan, "what was delivered of a file cannot be read"))?;
+    Ok((loan, file, Tally { bytes: bytes.unsigned_abs(), ranges }))
+}
+
+fn damaged(loan: &str, why: &str) -> LedgerError {
+    LedgerError::Damaged { id: loan.to_owned(), why: why.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use sqlx::sqlite::SqliteConnectOptions;
+    use sqlx::{ConnectOptions, Connection};
+
+    use super::super::{AuditKey, Brake, Cause, Settings, check};
+    use super::*;
+    use crate::clock::Clock;
+    use crate::loan::{Borrower, Loan, LoanKey};
+    use crate::telemetry::Metrics;
+
+    async fn open(file: &Path) -> Ledger {
+        let settings = Settings { file: file.to_owned(), brake: Brake::default() };
+        let (key, metrics) = (AuditKey::new(&[2; 32]), Metrics::new().unwrap());
+        Ledger::open(&settings, &[1; 32], key, Clock::system(), metrics).await.unwrap()
+    }
+
+    async fn loan(ledger: &Ledger, borrower: u8) -> LoanId {
+        let key = LoanKey {
+            library: "NO-0301000".parse().unwrap(),
+            borrower: Borrower::from_bytes([borrower; 16]),
+            isbn: "9780306406157".parse().unwrap(),
+        };
+        let loan = Loan::intend(key, Clock::system().now());
+        let id = loan.id;
+        ledger.intend(loan, None, Cause { by: "reader", detail: None }).await.unwrap();
+        id
+    }
+
+    fn delivered(loan: LoanId, file: &str, first: u64, next: u64) -> Delivered {
+        let mut tally = Tally { bytes: next - first, ..Tally::default() };
+        tally.ranges.insert(first..next);
+        Delivered { loan, file: file.into(), tally }
+    }
+
+    async fn kept_of(ledger: &Ledger, loan: LoanId) -> Vec<(String, u64, Vec<[u64; 2]>)> {
+        let all = ledger.delivered(&[loan]).await.unwrap().remove(&loan).unwrap_or_default();
+        all.into_iter().map(|(file, tally)| (file, tally.bytes, tally.ranges.pairs().collect())).collect()
+    }
+
+    #[tokio::test]
+    async fn what_two_processes_deliver_at_once_is_added_up_and_survives() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("loans.db");
+        let (one, other) = (open(&file).await, open(&file).await);
+        let (first, second) = (loan(&one, 1).await, loan(&one, 2).await);
+        for step in 0..20 {
+            let (at, far) = (100 * step, 10_000 + 100 * step);
+            let (here, there) = tokio::join!(
+                one.note_delivered(
+                    [delivered(first, "/a", at, at + 100), delivered(second, "/a", 0, 10)].into()
+                ),
+                other.note_delivered(
+                    [delivered(first, "/a", far, far + 100), delivered(first, "/b", 0, 1)].into()
+                ),
+            );
+            here.and(there).unwrap();
+        }
+        one.close().await;
+        other.close().await;
+        let ledger = open(&file).await;
+        let wanted =
+            [("/a".into(), 4000, vec![[0, 1999], [10_000, 11_999]]), ("/b".into(), 20, vec![[0, 0]])];
+        assert_eq!(kept_of(&ledger, first).await, wanted);
+        assert_eq!(kept_of(&ledger, second).await, [("/a".into(), 200, vec![[0, 9]])]);
+        // A loan that is not there keeps nothing of the others back.
+        let all = [delivered(LoanId::fresh(), "/a", 0, 1), delivered(second, "/c", 0, 1)];
+        ledger.note_delivered(all.into()).await.unwrap();
+        assert_eq!(kept_of(&ledger, second).await.len(), 2);
+        ledger.close().await;
+        assert_eq!(check(&file).await.unwrap(), Vec::<String>::new());
+    }
+
+    #[tokio::test]
+    async fn a_damaged_row_is_told_of_and_begun_anew_and_claims_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("loans.db");
+        let ledger = open(&file).await;
+        let id = loan(&ledger, 1).await;
+        ledger.note_delivered([delivered(id, "/a", 0, 100)].into()).await.unwrap();
+        let mut connection = SqliteConnectOptions::new().filename(&file).connect().await.unwrap();
+        sqlx::query("UPDATE delivered SET ranges = x'ff'").execute(&mut connection).await.unwrap();
+        connection.close().await.unwrap();
+        assert!(matches!(ledger.delivered(&[id]).await, Err(LedgerError::Damaged { .. })));
+        assert!(
+            check(&file).await.unwrap().join("\n").contains("what was delivered of a file cannot be read")
+        );
+        ledger.note_delivered([delivered(id, "/a", 50, 60)].into()).await.unwrap();
+        assert_eq!(kept_of(&ledger, id).await, [("/a".into(), 10, vec![[50, 59]])]);
+        ledger.close().await;
+    }
+}
