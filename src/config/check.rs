@@ -9,6 +9,7 @@ use std::path::Path;
 use jiff::SignedDuration;
 
 use super::{Loaded, Mistake, load};
+use crate::catalog::Catalog;
 use crate::clock::Clock;
 use crate::lending::Bokbasen;
 use crate::reader::Readers;
@@ -41,6 +42,7 @@ pub async fn check(file: &Path, online: bool) -> Checked {
     let mut look = Look { file, loaded: &loaded, checked: Checked::default() };
     look.certificates();
     look.readers();
+    look.titles();
     look.private_files();
     if online {
         look.lending().await;
@@ -48,7 +50,8 @@ pub async fn check(file: &Path, online: bool) -> Checked {
     let mut checked = look.checked;
     checked.warnings.extend(loaded.warnings);
     checked.warnings.sort_by_key(|warning| warning.line);
-    checked.mistakes.sort_by_key(|mistake| mistake.line);
+    // Those in the file itself before those in the tables that it names.
+    checked.mistakes.sort_by_cached_key(|mistake| (mistake.file != file, mistake.file.clone(), mistake.line));
     checked
 }
 
@@ -82,6 +85,22 @@ impl Look<'_> {
     fn readers(&mut self) {
         if let Err(error) = Readers::new(&self.loaded.config.readers, Clock::system()) {
             self.checked.mistakes.push(self.at("readers.jwt.jwks", error.to_string()));
+        }
+    }
+
+    /// The tables of titles. What is wrong with the routes themselves has been said before.
+    fn titles(&mut self) {
+        let config = &self.loaded.config;
+        let names: Vec<String> = config.origins.iter().map(|origin| origin.name.clone()).collect();
+        let read = Catalog::new(&config.catalog, &names).map(|catalog| catalog.read_tables());
+        for error in read.ok().and_then(Result::err).unwrap_or_default() {
+            let mistake = match error.line {
+                Some(line) => {
+                    Mistake { file: error.file, line, key: String::new(), sentence: error.sentence }
+                }
+                None => self.at(&format!("routes[{}].title.table", error.route), error.sentence),
+            };
+            self.checked.mistakes.push(mistake);
         }
     }
 

@@ -1,5 +1,6 @@
 //! The lists `[[origins]]` and `[[routes]]`: where the files are, and which paths lead to them.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::table::Table;
@@ -78,5 +79,17 @@ fn route(table: &mut Table<'_>) -> Option<Route> {
     if open == Some(true) && explicit.is_some() {
         table.mistake("registration", "an open route registers no loan. Take it out, or write open = false");
     }
-    Some(Route { path: path?, origin: origin?, to: to?, open: open?, explicit: explicit.unwrap_or(false) })
+    let titles = titles(table);
+    let explicit = explicit.unwrap_or(false);
+    Some(Route { path: path?, origin: origin?, to: to?, open: open?, explicit, table: titles? })
+}
+
+/// The file of a route's table of titles: none where it has none, and nothing where that cannot be read.
+fn titles(route: &mut Table<'_>) -> Option<Option<PathBuf>> {
+    let written = route.has("title");
+    let mut title = route.optional_table("title");
+    let _ = title.has("table"); // known, also where no route has one
+    let file = if written { title.path("table", "title = { table = \"titles.csv\" }") } else { None };
+    title.finish();
+    if written { file.map(Some) } else { Some(None) }
 }

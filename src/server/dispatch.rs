@@ -14,7 +14,7 @@ use hyper::body::Incoming;
 
 use super::connection::Asked;
 use super::{Line, loans_api, respond};
-use crate::catalog::Target;
+use crate::catalog::{Target, Titles};
 use crate::delivery::{Body, Delivered, Delivery, Pass};
 use crate::gate;
 use crate::loan::Isbn;
@@ -83,16 +83,16 @@ async fn walk(
             log.route(line.catalog.route_name(file.file().route));
             Pass::Open(file)
         }
-        Target::Loanable { isbn, file, explicit } => {
-            log.route(line.catalog.route_name(file.route)).isbn(isbn);
+        Target::Loanable { titles, file, explicit } => {
+            log.route(line.catalog.route_name(file.route)).isbn(titles.first());
             let reader =
                 line.readers.authenticate(&request.headers, request.uri.query(), token.as_deref())?;
-            if !reader.opens(Some(isbn), &path) {
-                return Err(outside_of_link());
-            }
-            let (permit, from) = line.gate.admit(&ask(&reader, isbn, explicit, &request.headers)).await;
-            *via = from;
-            Pass::Loan(permit?, file)
+            let wish =
+                ask(&reader, &titles, &path, explicit, &request.headers).ok_or_else(outside_of_link)?;
+            let answer = line.gate.admit(&wish).await;
+            *via = answer.via;
+            log.isbn(answer.isbn);
+            Pass::Loan(answer.permit?, file)
         }
     };
     log.via(*via);
@@ -127,9 +127,26 @@ fn write_line(mut log: RequestLine, delivered: &Delivered) {
     log.finish(delivered.bytes, delivered.resumes, delivered.end.name(), head);
 }
 
-fn ask(reader: &Reader, isbn: Isbn, explicit: bool, headers: &HeaderMap) -> gate::Request {
-    let continues = continues_download(headers);
-    gate::Request { key: reader.key(isbn), issued: reader.issued, continues, explicit }
+/// What the gate is asked for a file of these titles; none where the credential opens it under no title.
+fn ask<'a>(
+    reader: &Reader,
+    titles: &'a Titles,
+    path: &RequestPath,
+    explicit: bool,
+    headers: &HeaderMap,
+) -> Option<gate::Request<'a>> {
+    let opens = |isbn: &Isbn| reader.opens(Some(*isbn), path);
+    let (first, further) = (titles.first(), titles.further());
+    let (isbn, further, explicit) = if !opens(&first) {
+        // A link to a title that is not named first: its loan opens the file, and no request for the file begins it.
+        (*further.iter().find(|isbn| opens(isbn))?, &[][..], true)
+    } else if further.iter().all(opens) {
+        (first, further, explicit)
+    } else {
+        (first, &[][..], explicit)
+    };
+    let (key, issued) = (reader.key(isbn), reader.issued);
+    Some(gate::Request { key, further, issued, continues: continues_download(headers), explicit })
 }
 
 /// Whether a request goes on with a download: If-Range, If-Match, or a Range that does not start at 0.

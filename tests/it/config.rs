@@ -415,7 +415,7 @@ const CASES: &[Case] = &[
         "path = \"/files/{isbn}/{*file}\"",
         "path = \"/files/{*file}\"",
         &[
-            "44: routes[0].path: a gated route needs {isbn}, which names the title. Add it, or write open = true",
+            "44: routes[0].path: a gated route needs {isbn}, which names the title, or a table of titles. Add one, or write open = true",
             "46: routes[0].to: {isbn} is not in the route's path. Write a name that is",
         ],
     ),
