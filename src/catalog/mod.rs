@@ -408,6 +408,46 @@ mod tests {
     }
 
     #[test]
+    fn a_table_names_the_titles_once_it_is_read_and_keeps_to_them_where_it_cannot_be() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("titles.csv");
+        let media = Route { table: Some(file.clone()), ..route("/my media/{*file}", "m/{file}", false) };
+        let routes = vec![route("/files/{isbn}/{*file}", "{isbn}/{file}", false), media];
+        let catalog = Catalog::new(&Settings { routes }, &["files".to_owned()]).unwrap();
+        let resolve = || catalog.resolve(&RequestPath::parse("/my%20media/lyd/%C3%A5.mp3").unwrap());
+        assert_eq!(resolve().unwrap_err(), Problem::TitleNotFound);
+        assert_eq!(catalog.read_tables().unwrap_err()[0].line, None);
+
+        std::fs::write(&file, "lyd/å.mp3,9780306406157,9788299999014\n").unwrap();
+        assert_eq!(catalog.read_tables(), Ok(vec![1]));
+        std::fs::write(&file, "\nlyd/å.mp3,9780306406158\n").unwrap();
+        let mistakes = catalog.read_tables().unwrap_err();
+        assert_eq!((mistakes.len(), mistakes[0].route, mistakes[0].line), (1, 1, Some(2)));
+        let Ok(Target::Loanable { titles, file, .. }) = resolve() else { panic!() };
+        assert_eq!((titles.first().to_string().as_str(), titles.further().len()), ("9780306406157", 1));
+        assert_eq!(file.path.as_str(), "m/lyd/%C3%A5.mp3");
+        let files = |isbn: &str| catalog.files_of(isbn.parse().unwrap());
+        assert_eq!(files("9788299999014"), ["/my%20media/lyd/%C3%A5.mp3", "/files/9788299999014/"]);
+        assert_eq!(files("9788299999038"), ["/files/9788299999038/"]);
+    }
+
+    #[test]
+    fn a_table_needs_a_route_whose_one_part_is_the_rest() {
+        for (path, open, key) in [
+            ("/files/{isbn}/{*file}", false, "title"),
+            ("/media/{*file}", true, "title"),
+            ("/media/{file}", false, "path"),
+            ("/media/{shelf}/{*file}", false, "path"),
+            ("/media", false, "path"),
+        ] {
+            let media = Route { table: Some("titles.csv".into()), ..route(path, "m", open) };
+            let built = Catalog::new(&Settings { routes: vec![media] }, &["files".to_owned()]);
+            let mistakes = built.unwrap_err();
+            assert_eq!((mistakes.len(), mistakes[0].key), (1, key), "{path}");
+        }
+    }
+
+    #[test]
     fn every_mistake_in_every_route_is_named() {
         let mut elsewhere = route("/a/{isbn}", "{isbn}", false);
         elsewhere.origin = "nowhere".into();

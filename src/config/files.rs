@@ -86,10 +86,13 @@ fn route(table: &mut Table<'_>) -> Option<Route> {
 
 /// The file of a route's table of titles: none where it has none, and nothing where that cannot be read.
 fn titles(route: &mut Table<'_>) -> Option<Option<PathBuf>> {
-    let written = route.has("title");
-    let mut title = route.optional_table("title");
-    let _ = title.has("table"); // known, also where no route has one
-    let file = if written { title.path("table", "title = { table = \"titles.csv\" }") } else { None };
+    if !route.has("title") {
+        // A key that nobody wrote is known all the same.
+        let _ = route.optional_table("title").has("table");
+        return Some(None);
+    }
+    let mut title = route.table("title")?;
+    let file = title.path("table", "title = { table = \"titles.csv\" }");
     title.finish();
-    if written { file.map(Some) } else { Some(None) }
+    file.map(Some)
 }

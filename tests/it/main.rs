@@ -48,3 +48,4 @@ mod retention;
 mod sandbox_command;
 mod several_ranges;
 mod support_commands;
+mod titles;
