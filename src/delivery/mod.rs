@@ -53,6 +53,9 @@ pub struct Settings {
 pub enum Pass {
     /// A title's file, under a loan.
     Loan(Permit, File),
+    /// A title's file, under a loan, of which no more may leave than one part that does not start with its first byte,
+    /// and that only where the request's validators say that the reader has begun this very file.
+    Rest(Permit, File),
     /// A file of an open route.
     Open(OpenFile),
 }
@@ -85,6 +88,8 @@ struct Request<'a> {
     kind: Kind,
     headers: &'a HeaderMap,
     max_ranges: usize,
+    /// [`Pass::Rest`]: what would be answered otherwise is a failed precondition.
+    only_rest: bool,
 }
 
 impl Delivery {
@@ -129,8 +134,9 @@ impl Delivery {
         connection: &CancellationToken,
         on_end: OnEnd,
     ) -> Result<Response<Body>, Problem> {
+        let only_rest = matches!(pass, Pass::Rest(..));
         let (permit, file) = match pass {
-            Pass::Loan(permit, file) => (Some(permit), file),
+            Pass::Loan(permit, file) | Pass::Rest(permit, file) => (Some(permit), file),
             Pass::Open(open) => (None, open.into_file()),
         };
         let kind = if permit.is_some() { Kind::Gated } else { Kind::Open };
@@ -138,7 +144,7 @@ impl Delivery {
             return Err(Problem::TitleNotFound);
         };
         let max_ranges = self.settings.max_ranges;
-        let request = Request { origin, known, path: &file.path, kind, headers, max_ranges };
+        let request = Request { origin, known, path: &file.path, kind, headers, max_ranges, only_rest };
         if method == Method::HEAD {
             return request.head(on_end).await;
         }
@@ -181,12 +187,16 @@ impl Request<'_> {
             let file = self.file().await?;
             match conditions::judge(self.headers, &file) {
                 Verdict::Proceed => {}
+                Verdict::NotModified if self.only_rest => return Err(Problem::PreconditionFailed),
                 Verdict::NotModified => return Ok(self.bodiless(StatusCode::NOT_MODIFIED, &file, to.on_end)),
                 Verdict::Failed => return Err(Problem::PreconditionFailed),
             }
             if !conditions::range_applies(self.headers, &file) {
                 wanted = Wanted::Whole;
             }
+        }
+        if self.only_rest && !matches!(wanted, Wanted::One(_)) {
+            return Err(Problem::PreconditionFailed);
         }
         let asked = match wanted {
             Wanted::Whole => None,
@@ -286,6 +296,10 @@ impl Request<'_> {
             },
             (_, None) => (None, 0),
         };
+        // Looked at here, where it is certain what leaves: the file may have changed since it was judged.
+        if self.only_rest && part.is_none_or(|part| part.first == 0) {
+            return Err(Problem::PreconditionFailed);
+        }
         let status = if part.is_some() { StatusCode::PARTIAL_CONTENT } else { StatusCode::OK };
         let take = part.map(Part::length).or(length);
         let told = to.open(status)?;

@@ -420,6 +420,14 @@ const CASES: &[Case] = &[
         ],
     ),
     (
+        "a grace of links without end",
+        "[readers.links]",
+        "[readers.links]\nresume_grace = \"30d\"",
+        &[
+            "25: readers.links.resume_grace: it is longer than a day. Write a shorter time, and mint links that live longer",
+        ],
+    ),
+    (
         "a table of titles that is not there",
         "path = \"/files/{isbn}/{*file}\"\norigin = \"files\"\nto = \"{isbn}/{file}\"",
         "path = \"/files/{*file}\"\norigin = \"files\"\nto = \"m/{file}\"\ntitle = { table = \"titles.csv\" }",

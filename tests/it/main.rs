@@ -33,6 +33,7 @@ mod i7_an_end_is_final;
 mod interleavings;
 mod layering;
 mod licences;
+mod links;
 mod loans_api;
 mod long_outage;
 mod main_job;
