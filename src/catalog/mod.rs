@@ -36,6 +36,17 @@ pub struct Route {
     pub explicit: bool,
     /// The file of the table that names the titles, in place of `{isbn}` in the path.
     pub table: Option<PathBuf>,
+    /// Whether and how the answers say under which name the file is saved; none: as the origin does.
+    pub disposition: Option<Disposition>,
+}
+
+/// What a reader's program is told to do with a file (RFC 6266 §4.2).
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Disposition {
+    /// Save it.
+    Attachment,
+    /// Show it, where it can.
+    Inline,
 }
 
 /// The routes, in the order of the file.
@@ -66,6 +77,8 @@ pub struct File {
     pub path: FilePath,
     /// Which of the routes led to it.
     pub route: usize,
+    /// What its route says of saving it.
+    pub disposition: Option<Disposition>,
 }
 
 /// A file of an open route.
@@ -188,6 +201,7 @@ impl Catalog {
             origin: built.origin,
             path: built.to.fill(&found.params).ok_or(Problem::TitleNotFound)?,
             route,
+            disposition: built.settings.disposition,
         };
         let isbn: Option<Isbn> =
             found.params.get("isbn").map(str::parse).transpose().map_err(|_| Problem::TitleNotFound)?;
@@ -338,7 +352,15 @@ mod tests {
     use super::*;
 
     fn route(path: &str, to: &str, open: bool) -> Route {
-        Route { path: path.into(), origin: "files".into(), to: to.into(), open, explicit: false, table: None }
+        Route {
+            path: path.into(),
+            origin: "files".into(),
+            to: to.into(),
+            open,
+            explicit: false,
+            table: None,
+            disposition: None,
+        }
     }
 
     fn catalog() -> Catalog {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::table::Table;
 use super::values::{boolean, number, one_of, text, url, wait};
-use crate::catalog::{self, Catalog, Route};
+use crate::catalog::{self, Catalog, Disposition, Route};
 use crate::origin;
 
 /// The origins, and the names of all that are written, also of those with a mistake: a route may name them.
@@ -80,8 +80,10 @@ fn route(table: &mut Table<'_>) -> Option<Route> {
         table.mistake("registration", "an open route registers no loan. Take it out, or write open = false");
     }
     let titles = titles(table);
+    let dispositions = one_of(&[("attachment", Disposition::Attachment), ("inline", Disposition::Inline)]);
+    let disposition = table.optional("disposition", dispositions);
     let explicit = explicit.unwrap_or(false);
-    Some(Route { path: path?, origin: origin?, to: to?, open: open?, explicit, table: titles? })
+    Some(Route { path: path?, origin: origin?, to: to?, open: open?, explicit, table: titles?, disposition })
 }
 
 /// The file of a route's table of titles: none where it has none, and nothing where that cannot be read.

@@ -7,6 +7,7 @@
 
 mod body;
 mod conditions;
+mod disposition;
 mod fields;
 mod flow;
 mod kinds;
@@ -17,7 +18,7 @@ mod resume;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, RANGE};
+use http::header::{CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, RANGE};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use hyper::body::Incoming;
 use moka::sync::Cache;
@@ -145,11 +146,17 @@ impl Delivery {
         };
         let max_ranges = self.settings.max_ranges;
         let request = Request { origin, known, path: &file.path, kind, headers, max_ranges, only_rest };
-        if method == Method::HEAD {
-            return request.head(on_end).await;
+        let mut response = if method == Method::HEAD {
+            request.head(on_end).await?
+        } else {
+            let to = Towards { permit, connection, on_end, metrics: &self.metrics };
+            request.get(to).await?
+        };
+        let named = file.disposition.and_then(|disposition| disposition::field(disposition, &file.path));
+        if let Some(named) = named {
+            response.headers_mut().insert(CONTENT_DISPOSITION, named);
         }
-        let to = Towards { permit, connection, on_end, metrics: &self.metrics };
-        request.get(to).await
+        Ok(response)
     }
 }
 

@@ -428,6 +428,12 @@ const CASES: &[Case] = &[
         ],
     ),
     (
+        "a disposition that is none",
+        "to = \"{isbn}/{file}\"",
+        "to = \"{isbn}/{file}\"\ndisposition = \"download\"",
+        &["47: routes[0].disposition: \"download\" is not known. Write \"attachment\" or \"inline\""],
+    ),
+    (
         "a table of titles that is not there",
         "path = \"/files/{isbn}/{*file}\"\norigin = \"files\"\nto = \"{isbn}/{file}\"",
         "path = \"/files/{*file}\"\norigin = \"files\"\nto = \"m/{file}\"\ntitle = { table = \"titles.csv\" }",

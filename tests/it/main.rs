@@ -24,6 +24,7 @@ mod config;
 mod conformance_lending;
 mod conformance_sandbox;
 mod cors;
+mod dispositions;
 mod drain;
 mod healing;
 mod i1_no_byte;
