@@ -6,7 +6,7 @@ use http::StatusCode;
 use serde_json::{Value, json};
 
 use crate::support::scene::{Setting, movable};
-use crate::support::{AUDIO, BOOK, File, Scene};
+use crate::support::{AUDIO, BOOK, File, LIBRARY, Scene, raw};
 
 const SIZE: u64 = 100_000;
 /// Belongs to the book and to the audiobook, in this order.
@@ -234,6 +234,58 @@ async fn a_link_opens_the_file_by_a_title_that_it_covers_and_by_no_other() {
     // A link to the first: the loan of the other does not count for it.
     assert_eq!(by(&book, BOTH).await.0, StatusCode::OK);
     assert_eq!(begun(&scene).await, [BOOK, AUDIO]);
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn no_trick_with_a_path_leads_to_another_title_or_past_a_links_prefix() {
+    let scene = start(Setting::default()).await;
+    scene.origin.put("m/lyd/13/kap.mp3", File::of(SIZE));
+    let token = scene.token("kari");
+    put(&scene, AUDIO, &token).await;
+    let link = scene.link(&["--prefix", "/media/lyd/1/"]);
+    let (address, ca) = (scene.gate.as_ref().unwrap().public, scene.dir.path().join("certs/ca.pem"));
+    let before = scene.origin.asked().len();
+    for (target, status) in [
+        (format!("/~{link}/media/lyd/12/kap%202.mp3"), 403),
+        (format!("/~{link}/media/lyd/1/../12/kap%202.mp3"), 400),
+        (format!("/~{link}/media/lyd/1/%2e%2e/12/kap%202.mp3"), 400),
+        (format!("/~{link}/media/lyd/1%2f..%2f12/kap%202.mp3"), 400),
+        (format!("/~{link}/media/lyd/1//kap%202.mp3"), 400),
+        // The reader has the audiobook: what lies beside its prefix is not opened by it.
+        ("/media/lyd/12/../13/kap.mp3".to_owned(), 400),
+        ("/media/lyd/12%2f..%2f13/kap.mp3".to_owned(), 400),
+        ("/media/lyd/12\\13/kap.mp3".to_owned(), 400),
+        ("/media/lyd/12;/13/kap.mp3".to_owned(), 400),
+        ("/media/lyd/13/kap.mp3".to_owned(), 404),
+        ("/media/LYD/12/kap%202.mp3".to_owned(), 404),
+    ] {
+        let mut head = format!("GET {target} HTTP/1.1\r\nHost: localhost:{}\r\n", address.port());
+        if !target.starts_with("/~") {
+            head.push_str(&format!("Authorization: Bearer {token}\r\n"));
+        }
+        head.push_str("Connection: close\r\n\r\n");
+        let (answered, _) = raw::exchange(address, &ca, "localhost", head.as_bytes()).await;
+        assert_eq!(answered, status, "{target}");
+    }
+    assert_eq!(scene.origin.asked().len(), before, "nothing was asked of the storage");
+    assert_eq!(begun(&scene).await, [AUDIO]);
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn operators_see_a_titles_paths_and_mint_a_link_to_it() {
+    let scene = start(Setting::default()).await;
+    put(&scene, BOOK, &scene.token("kari")).await;
+    assert_eq!(scene.ledger().await[0]["files"], json!([BOTH]));
+    let admin_token = fs::read_to_string(scene.dir.path().join("certs/admin.token")).unwrap();
+    let wish = json!({ "library": LIBRARY, "borrower": "kari", "isbn": BOOK });
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let minted = client.post(format!("{}/api/v1/links", scene.admin)).bearer_auth(admin_token).json(&wish);
+    let minted: Value = minted.send().await.unwrap().json().await.unwrap();
+    let url = minted["url"].as_str().unwrap();
+    assert!(url.ends_with(BOTH), "{url}");
+    assert_eq!(answer(scene.http2().get(url)).await.0, StatusCode::OK);
     scene.end().await;
 }
 
