@@ -185,7 +185,8 @@ async fn register(gate: &Gate, number: u64, wished: Instant) -> Duration {
         borrower: Borrower::from_bytes(borrower),
         isbn: "9788299999014".parse().unwrap(),
     };
-    let request = Request { key, issued: Some(Clock::system().now()), continues: false, explicit: false };
+    let request =
+        Request { key, further: &[], issued: Some(Clock::system().now()), continues: false, explicit: false };
     let (_, is_new) = gate.begin(&request).await.unwrap();
     assert!(is_new);
     wished.elapsed()

@@ -56,6 +56,19 @@ impl RequestPath {
         Ok(RequestPath { text })
     }
 
+    /// The path that is this text once it is decoded, a slash at its front.
+    ///
+    /// # Errors
+    /// Where no request can have it: as [`RequestPath::parse`].
+    pub fn of_decoded(text: &str) -> Result<RequestPath, PathError> {
+        let Some(below) = text.strip_prefix('/') else {
+            return Err(PathError("The path does not start with a slash."));
+        };
+        let raw: String =
+            below.split('/').flat_map(|segment| std::iter::once("/").chain(encoded(segment))).collect();
+        RequestPath::parse(&raw)
+    }
+
     /// The decoded segments; none for the root.
     pub fn segments(&self) -> impl Iterator<Item = &str> {
         segments_of(&self.text)

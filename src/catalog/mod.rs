@@ -1,19 +1,26 @@
 //! What is asked: a path in its normal form becomes a title's file, or an open one.
 //!
 //! Called by the server. It calls nothing of ours but the vocabulary. The path at the origin is rebuilt from the
-//! parts that a pattern named, never copied from the request; and only the catalog makes an [`OpenFile`].
+//! parts that a pattern named, never copied from the request; and only the catalog makes an [`OpenFile`]. Where paths
+//! do not name their title, a table does, which is read apart and anew while requests go on.
 
 mod overlap;
 mod template;
+mod titles;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use matchit::Router;
 
 use crate::loan::Isbn;
 use crate::path::{self, FilePath, RequestPath};
 use crate::problem::Problem;
 use template::Template;
+use titles::Table;
+
+pub use titles::{TableError, Titles};
 
 /// One `[[routes]]`.
 #[derive(Clone, Debug)]
@@ -28,6 +35,19 @@ pub struct Route {
     pub open: bool,
     /// Whether only an explicit request begins a loan.
     pub explicit: bool,
+    /// The file of the table that names the titles, in place of `{isbn}` in the path.
+    pub table: Option<PathBuf>,
+    /// Whether and how the answers say under which name the file is saved; none: as the origin does.
+    pub disposition: Option<Disposition>,
+}
+
+/// What a reader's program is told to do with a file (RFC 6266 §4.2).
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Disposition {
+    /// Save it.
+    Attachment,
+    /// Show it, where it can.
+    Inline,
 }
 
 /// The routes, in the order of the file.
@@ -43,7 +63,7 @@ pub struct Settings {
 pub struct RouteError {
     /// Which of the routes.
     pub route: usize,
-    /// Which of its keys: `path`, `to` or `origin`.
+    /// Which of its keys: `path`, `to`, `origin` or `title`.
     pub key: &'static str,
     /// What is wrong and what to write instead.
     pub sentence: String,
@@ -60,6 +80,8 @@ pub struct File {
     pub route: usize,
     /// The path that readers ask for, decoded and without a link's token: its name in what is told of deliveries.
     pub name: Arc<str>,
+    /// What its route says of saving it.
+    pub disposition: Option<Disposition>,
 }
 
 /// A file of an open route.
@@ -83,11 +105,11 @@ impl OpenFile {
 pub enum Target {
     /// A title's file, which needs a loan.
     Loanable {
-        /// The title.
-        isbn: Isbn,
+        /// The titles that the file belongs to.
+        titles: Titles,
         /// The file.
         file: File,
-        /// Whether only an explicit request begins the loan.
+        /// Whether only an explicit request begins a loan.
         explicit: bool,
     },
     /// A file that needs none.
@@ -106,10 +128,20 @@ struct Built {
     settings: Route,
     origin: usize,
     to: Template,
+    table: Option<TitlesOfRoute>,
+}
+
+/// The table of a route, and what it is asked for.
+#[derive(Debug)]
+struct TitlesOfRoute {
+    file: PathBuf,
+    /// The name of the part of the pattern that the table's paths stand for.
+    part: String,
+    table: ArcSwap<Table>,
 }
 
 impl Catalog {
-    /// The routes over the origins of these names.
+    /// The routes over the origins of these names. No table is read yet: [`Catalog::read_tables`] does that.
     ///
     /// # Errors
     /// Every mistake in every route.
@@ -173,17 +205,39 @@ impl Catalog {
             path: built.to.fill(&found.params).ok_or(Problem::TitleNotFound)?,
             route,
             name: path.decoded().into(),
+            disposition: built.settings.disposition,
         };
-        let isbn = match found.params.get("isbn").map(str::parse) {
-            Some(Ok(isbn)) => Some(isbn),
-            None => None,
-            Some(Err(_)) => return Err(Problem::TitleNotFound),
-        };
+        let isbn: Option<Isbn> =
+            found.params.get("isbn").map(str::parse).transpose().map_err(|_| Problem::TitleNotFound)?;
         if built.settings.open {
             return Ok(Target::Open(OpenFile(file)));
         }
-        let isbn = isbn.ok_or(Problem::TitleNotFound)?;
-        Ok(Target::Loanable { isbn, file, explicit: built.settings.explicit })
+        let titles = match &built.table {
+            None => isbn.map(Titles::one),
+            Some(by) => found.params.get(&by.part).and_then(|path| by.table.load().titles(path).cloned()),
+        };
+        let titles = titles.ok_or(Problem::TitleNotFound)?;
+        Ok(Target::Loanable { titles, file, explicit: built.settings.explicit })
+    }
+
+    /// Reads the tables of all routes, also anew while requests go on; how many lines each has. A table with a
+    /// mistake stays as it was.
+    ///
+    /// # Errors
+    /// Every mistake in every table.
+    pub fn read_tables(&self) -> Result<Vec<usize>, Vec<TableError>> {
+        let (mut lines, mut wrong) = (Vec::new(), Vec::new());
+        for (route, built) in self.routes.iter().enumerate() {
+            let Some(by) = &built.table else { continue };
+            match Table::read(route, &by.file) {
+                Ok(table) => {
+                    lines.push(table.len());
+                    by.table.store(table.into());
+                }
+                Err(mistakes) => wrong.extend(mistakes),
+            }
+        }
+        if wrong.is_empty() { Ok(lines) } else { Err(wrong) }
     }
 
     /// The pattern of a route, for logs.
@@ -191,16 +245,35 @@ impl Catalog {
         self.routes.get(route).map_or("?", |built| &built.settings.path)
     }
 
-    /// The paths under which a title's files lie: each gated route up to its first part that is not the title.
+    /// The paths under which a title's files lie, as they are asked for: those that a table names, and each gated
+    /// route with `{isbn}` up to its first part that is not the title.
     pub fn files_of(&self, isbn: Isbn) -> Vec<String> {
-        let gated = self.routes.iter().filter(|built| !built.settings.open);
-        gated
-            .map(|built| {
-                let path = built.settings.path.replace("{isbn}", &isbn.to_string());
-                path.split('{').next().unwrap_or_default().to_owned()
-            })
-            .collect()
+        let gated = || self.routes.iter().filter(|built| !built.settings.open);
+        // What a table says of a title is certain; whether a route has it, only the storage knows.
+        let named = gated().flat_map(|built| built.paths_in_table(isbn));
+        let by_isbn = gated().filter(|built| built.table.is_none()).map(|built| {
+            let path = built.settings.path.replace("{isbn}", &isbn.to_string());
+            as_asked_for(path.split('{').next().unwrap_or_default())
+        });
+        named.chain(by_isbn).collect()
     }
+}
+
+impl Built {
+    fn paths_in_table(&self, isbn: Isbn) -> Vec<String> {
+        let Some(by) = &self.table else { return Vec::new() };
+        let before = self.settings.path.split('{').next().unwrap_or_default();
+        let table = by.table.load();
+        table.paths(isbn).iter().map(|path| as_asked_for(&format!("{before}{path}"))).collect()
+    }
+}
+
+/// A decoded path as it stands in a request.
+fn as_asked_for(path: &str) -> String {
+    path.split('/')
+        .enumerate()
+        .flat_map(|(number, segment)| (number > 0).then_some("/").into_iter().chain(path::encoded(segment)))
+        .collect()
 }
 
 fn build(route: &Route, origins: &[String]) -> Result<Built, Vec<(&'static str, String)>> {
@@ -223,12 +296,7 @@ fn build(route: &Route, origins: &[String]) -> Result<Built, Vec<(&'static str, 
                 .to_owned(),
         ));
     }
-    if !route.open && !route.path.contains("{isbn}") {
-        mistakes.push((
-            "path",
-            "a gated route needs {isbn}, which names the title. Add it, or write open = true".to_owned(),
-        ));
-    }
+    let table = title_of(route).map_err(|(key, sentence)| mistakes.push((key, sentence.to_owned())));
     let origin = origins.iter().position(|name| *name == route.origin);
     if origin.is_none() {
         let known = origins.join(", ");
@@ -236,11 +304,39 @@ fn build(route: &Route, origins: &[String]) -> Result<Built, Vec<(&'static str, 
             .push(("origin", format!("there is no origin named {}. Write one of: {known}", route.origin)));
     }
     let to = Template::parse(&route.to, &route.path).map_err(|sentence| mistakes.push(("to", sentence)));
-    match (origin, to) {
-        (Some(origin), Ok(to)) if mistakes.is_empty() => Ok(Built { settings: route.clone(), origin, to }),
+    match (origin, to, table) {
+        (Some(origin), Ok(to), Ok(table)) if mistakes.is_empty() => {
+            Ok(Built { settings: route.clone(), origin, to, table })
+        }
         _ => Err(mistakes),
     }
 }
+
+/// How a route names its titles: the table, where not by `{isbn}`.
+fn title_of(route: &Route) -> Result<Option<TitlesOfRoute>, (&'static str, &'static str)> {
+    let by_isbn = route.path.contains("{isbn}");
+    let Some(file) = route.table.clone() else {
+        let names_none = !route.open && !by_isbn;
+        return if names_none { Err(("path", NO_TITLE)) } else { Ok(None) };
+    };
+    if route.open {
+        return Err(("title", "an open file is lent under no title. Take it out, or write open = false"));
+    }
+    if by_isbn {
+        return Err(("title", "the path names the title already, by {isbn}. Take one of the two out"));
+    }
+    // A table's path must mean one file: it could not where another part of the pattern chose among several.
+    let part = route.path.split_once('{').and_then(|(_, rest)| rest.strip_prefix('*')?.strip_suffix('}'));
+    let part = part.filter(|part| !part.contains('{'));
+    let part = part.ok_or((
+        "path",
+        "with a table of titles its one part is {*file}. Write a path like /media/{*file}",
+    ))?;
+    Ok(Some(TitlesOfRoute { file, part: part.to_owned(), table: ArcSwap::default() }))
+}
+
+const NO_TITLE: &str =
+    "a gated route needs {isbn}, which names the title, or a table of titles. Add one, or write open = true";
 
 /// Whether a path in normal form can have this pattern: one that it would match is read and comes out the same.
 fn can_match(pattern: &str) -> bool {
@@ -252,12 +348,7 @@ fn can_match(pattern: &str) -> bool {
         rest = after.split_once('}').map_or("", |(_, after)| after);
     }
     example.push_str(rest);
-    let raw: String = example
-        .split('/')
-        .skip(1)
-        .flat_map(|segment| std::iter::once("/").chain(path::encoded(segment)))
-        .collect();
-    RequestPath::parse(&raw).is_ok_and(|path| path.decoded() == example)
+    RequestPath::of_decoded(&example).is_ok_and(|path| path.decoded() == example)
 }
 
 #[cfg(test)]
@@ -265,7 +356,15 @@ mod tests {
     use super::*;
 
     fn route(path: &str, to: &str, open: bool) -> Route {
-        Route { path: path.into(), origin: "files".into(), to: to.into(), open, explicit: false }
+        Route {
+            path: path.into(),
+            origin: "files".into(),
+            to: to.into(),
+            open,
+            explicit: false,
+            table: None,
+            disposition: None,
+        }
     }
 
     fn catalog() -> Catalog {
@@ -284,8 +383,9 @@ mod tests {
             ("/files/9780306406157/part%201/b%C3%B8k.mp3", "9780306406157/part%201/b%C3%B8k.mp3"),
             ("/books/9780306406157", "books/9780306406157.epub"),
         ] {
-            let Ok(Target::Loanable { isbn, file, .. }) = resolve(path) else { panic!("{path}") };
-            assert_eq!((isbn.to_string().as_str(), file.path.as_str()), ("9780306406157", at_origin));
+            let Ok(Target::Loanable { titles, file, .. }) = resolve(path) else { panic!("{path}") };
+            assert_eq!(titles, Titles::one("9780306406157".parse().unwrap()));
+            assert_eq!(file.path.as_str(), at_origin);
         }
         assert!(matches!(resolve("/covers/a.png"), Ok(Target::Open(_))));
         for path in ["/files/9780306406158/a", "/files/x/a", "/files/9780306406157", "/other", "/"] {
@@ -331,6 +431,46 @@ mod tests {
         };
         let path = RequestPath::parse("/files/9780306406157/..epub").unwrap();
         assert_eq!(catalog.resolve(&path).unwrap_err(), Problem::TitleNotFound);
+    }
+
+    #[test]
+    fn a_table_names_the_titles_once_it_is_read_and_keeps_to_them_where_it_cannot_be() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("titles.csv");
+        let media = Route { table: Some(file.clone()), ..route("/my media/{*file}", "m/{file}", false) };
+        let routes = vec![route("/files/{isbn}/{*file}", "{isbn}/{file}", false), media];
+        let catalog = Catalog::new(&Settings { routes }, &["files".to_owned()]).unwrap();
+        let resolve = || catalog.resolve(&RequestPath::parse("/my%20media/lyd/%C3%A5.mp3").unwrap());
+        assert_eq!(resolve().unwrap_err(), Problem::TitleNotFound);
+        assert_eq!(catalog.read_tables().unwrap_err()[0].line, None);
+
+        std::fs::write(&file, "lyd/å.mp3,9780306406157,9788299999014\n").unwrap();
+        assert_eq!(catalog.read_tables(), Ok(vec![1]));
+        std::fs::write(&file, "\nlyd/å.mp3,9780306406158\n").unwrap();
+        let mistakes = catalog.read_tables().unwrap_err();
+        assert_eq!((mistakes.len(), mistakes[0].route, mistakes[0].line), (1, 1, Some(2)));
+        let Ok(Target::Loanable { titles, file, .. }) = resolve() else { panic!() };
+        assert_eq!((titles.first().to_string().as_str(), titles.further().len()), ("9780306406157", 1));
+        assert_eq!(file.path.as_str(), "m/lyd/%C3%A5.mp3");
+        let files = |isbn: &str| catalog.files_of(isbn.parse().unwrap());
+        assert_eq!(files("9788299999014"), ["/my%20media/lyd/%C3%A5.mp3", "/files/9788299999014/"]);
+        assert_eq!(files("9788299999038"), ["/files/9788299999038/"]);
+    }
+
+    #[test]
+    fn a_table_needs_a_route_whose_one_part_is_the_rest() {
+        for (path, open, key) in [
+            ("/files/{isbn}/{*file}", false, "title"),
+            ("/media/{*file}", true, "title"),
+            ("/media/{file}", false, "path"),
+            ("/media/{shelf}/{*file}", false, "path"),
+            ("/media", false, "path"),
+        ] {
+            let media = Route { table: Some("titles.csv".into()), ..route(path, "m", open) };
+            let built = Catalog::new(&Settings { routes: vec![media] }, &["files".to_owned()]);
+            let mistakes = built.unwrap_err();
+            assert_eq!((mistakes.len(), mistakes[0].key), (1, key), "{path}");
+        }
     }
 
     #[test]

@@ -32,6 +32,9 @@ use crate::telemetry::{self, Metrics};
 /// How long the loan's life may take to stop: a begin that is under way is waited for.
 const STOP: Duration = Duration::from_secs(15);
 
+/// How many mistakes in tables of titles are logged at a reload; `loangate check` lists them all.
+const TOLD: usize = 10;
+
 /// How often the metrics are folded.
 const FOLD: Duration = Duration::from_secs(5);
 
@@ -59,6 +62,7 @@ pub struct Running {
     circulation: Circulation,
     flusher: Flusher,
     ledger: Ledger,
+    catalog: Arc<Catalog>,
     certificates: Arc<Certificates>,
     stopping: CancellationToken,
 }
@@ -98,6 +102,7 @@ pub async fn start(config: Config, clock: Clock) -> Result<Running, CliError> {
     let readers = Arc::new(Readers::new(&config.readers, clock.clone()).map_err(CliError::new)?);
     let names: Vec<String> = config.origins.iter().map(|origin| origin.name.clone()).collect();
     let catalog = Arc::new(Catalog::new(&config.catalog, &names).map_err(CliError::all)?);
+    catalog.read_tables().map_err(CliError::all)?;
     let certificates = Arc::new(Certificates::load(&config.server).map_err(CliError::new)?);
     let meter = Meter::new();
     let delivery = Delivery::new(config.delivery, &config.origins, meter.clone(), metrics.clone())
@@ -146,7 +151,7 @@ pub async fn start(config: Config, clock: Clock) -> Result<Running, CliError> {
         circulation: circulation.clone(),
         readers: readers.clone(),
         public_base: public_base(&certificates, server.address),
-        catalog,
+        catalog: catalog.clone(),
         clock,
         readers_api: server::Api::openapi(),
         tls: certificates.config(),
@@ -162,14 +167,16 @@ pub async fn start(config: Config, clock: Clock) -> Result<Running, CliError> {
         circulation,
         flusher,
         ledger,
+        catalog,
         certificates,
         stopping,
     })
 }
 
 impl Running {
-    /// Takes certificates and readers' keys up anew; what is wrong stays as it was.
+    /// Takes tables of titles, certificates and readers' keys up anew; what is wrong stays as it was.
     fn reload(&self, path: &std::path::Path) {
+        self.reload_titles();
         let config = match super::load(path) {
             Ok(config) => config,
             Err(error) => return tracing::error!(%error, "the configuration was not reloaded"),
@@ -182,7 +189,24 @@ impl Running {
             Ok(()) => tracing::info!("the readers' keys were reloaded"),
             Err(error) => tracing::error!(%error, "the readers' keys were not reloaded; the old ones stay"),
         }
-        tracing::info!("a reload takes up certificates and readers' keys; for anything else, restart");
+        tracing::info!(
+            "a reload takes up tables of titles, certificates and readers' keys; for anything else, restart"
+        );
+    }
+
+    /// Reads the tables of titles again, where they lay at the start.
+    fn reload_titles(&self) {
+        match self.catalog.read_tables() {
+            Ok(lines) => {
+                lines.iter().for_each(|lines| tracing::info!(lines, "a table of titles was reloaded"))
+            }
+            Err(errors) => {
+                let mistakes = errors.len();
+                for error in errors.iter().take(TOLD) {
+                    tracing::error!(%error, mistakes, "a table of titles was not reloaded; the old one stays");
+                }
+            }
+        }
     }
 
     /// Drains, and ends every part in order.

@@ -9,6 +9,7 @@ use std::path::Path;
 use jiff::SignedDuration;
 
 use super::{Loaded, Mistake, load};
+use crate::catalog::Catalog;
 use crate::clock::Clock;
 use crate::lending::Bokbasen;
 use crate::origin::Origin;
@@ -43,6 +44,7 @@ pub async fn check(file: &Path, online: bool) -> Checked {
     look.certificates();
     look.readers();
     look.origins();
+    look.titles();
     look.private_files();
     if online {
         look.lending().await;
@@ -50,7 +52,8 @@ pub async fn check(file: &Path, online: bool) -> Checked {
     let mut checked = look.checked;
     checked.warnings.extend(loaded.warnings);
     checked.warnings.sort_by_key(|warning| warning.line);
-    checked.mistakes.sort_by_key(|mistake| mistake.line);
+    // Those in the file itself before those in the tables that it names.
+    checked.mistakes.sort_by_cached_key(|mistake| (mistake.file != file, mistake.file.clone(), mistake.line));
     checked
 }
 
@@ -93,6 +96,22 @@ impl Look<'_> {
             if let Err(error) = Origin::new(settings, metrics.clone()) {
                 self.checked.mistakes.push(self.at(&format!("origins[{number}].url"), error.to_string()));
             }
+        }
+    }
+
+    /// The tables of titles. What is wrong with the routes themselves has been said before.
+    fn titles(&mut self) {
+        let config = &self.loaded.config;
+        let names: Vec<String> = config.origins.iter().map(|origin| origin.name.clone()).collect();
+        let read = Catalog::new(&config.catalog, &names).map(|catalog| catalog.read_tables());
+        for error in read.ok().and_then(Result::err).unwrap_or_default() {
+            let mistake = match error.line {
+                Some(line) => {
+                    Mistake { file: error.file, line, key: String::new(), sentence: error.sentence }
+                }
+                None => self.at(&format!("routes[{}].title.table", error.route), error.sentence),
+            };
+            self.checked.mistakes.push(mistake);
         }
     }
 

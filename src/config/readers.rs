@@ -13,6 +13,10 @@ const KEY: usize = 32;
 
 /// The longest that a token or a link may live, where nothing else is written.
 const MAX_LIFETIME: Duration = Duration::from_secs(365 * 86_400);
+/// How long an expired link continues a download, where nothing else is written, and at most: it is for apps that resume
+/// in the background, and a link that opens files for longer should say so itself.
+const RESUME_GRACE: Duration = Duration::from_secs(600);
+const LONGEST_GRACE: Duration = Duration::from_secs(86_400);
 /// How long a loan's borrower is known after its end, where nothing else is written.
 const RETENTION: Duration = Duration::from_secs(400 * 86_400);
 
@@ -30,6 +34,7 @@ pub(super) fn who(root: &mut Table<'_>) -> Who {
     let readers = credentials.zip(pseudonym_key).map(|(credentials, pseudonym_key)| Settings {
         jwt: credentials.jwt,
         link_keys: credentials.link_keys,
+        resume_grace: credentials.resume_grace,
         max_lifetime,
         pseudonym_key,
     });
@@ -40,6 +45,7 @@ pub(super) fn who(root: &mut Table<'_>) -> Who {
 struct Credentials {
     jwt: Option<JwtSettings>,
     link_keys: Vec<LinkKey>,
+    resume_grace: Duration,
     max_lifetime: Duration,
 }
 
@@ -50,10 +56,10 @@ fn credentials(root: &mut Table<'_>) -> Option<Credentials> {
         table.mistake("jwt", "nobody could be told apart. Write [readers.jwt], [readers.links] or both");
     }
     let jwt = jwt(&mut table);
-    let link_keys = links(&mut table);
+    let (link_keys, resume_grace) = links(&mut table);
     let max_lifetime = table.or("max_lifetime", MAX_LIFETIME, wait);
     table.finish();
-    (!has_jwt || jwt.is_some()).then_some(Credentials { jwt, link_keys, max_lifetime })
+    (!has_jwt || jwt.is_some()).then_some(Credentials { jwt, link_keys, resume_grace, max_lifetime })
 }
 
 /// `[privacy]`: the key of pseudonyms, and how long a loan's borrower is known after its end.
@@ -64,6 +70,7 @@ fn privacy(root: &mut Table<'_>, max_lifetime: Duration) -> (Option<SecretString
     };
     let key = key(&mut table, "pseudonym_key", EXAMPLE);
     let retention = table.or("retention", RETENTION, wait);
+    // The grace of links is not added to their lives: in it they borrow nothing.
     if retention <= max_lifetime {
         let days = max_lifetime.as_secs().div_ceil(86_400);
         let sentence = format!(
@@ -121,9 +128,10 @@ fn jwt(readers: &mut Table<'_>) -> Option<JwtSettings> {
     })
 }
 
-fn links(readers: &mut Table<'_>) -> Vec<LinkKey> {
+/// The keys of links, and the grace after their expiry.
+fn links(readers: &mut Table<'_>) -> (Vec<LinkKey>, Duration) {
     let Some(mut table) = readers.table("links") else {
-        return Vec::new();
+        return (Vec::new(), RESUME_GRACE);
     };
     let mut keys: Vec<LinkKey> = Vec::new();
     for mut entry in table.tables("keys") {
@@ -142,7 +150,13 @@ fn links(readers: &mut Table<'_>) -> Vec<LinkKey> {
             |_| Ok(()),
         );
     }
-    table.later("resume_grace", Duration::from_secs(600), duration);
+    let grace = table.or("resume_grace", RESUME_GRACE, duration);
+    if grace > LONGEST_GRACE {
+        table.mistake(
+            "resume_grace",
+            "it is longer than a day. Write a shorter time, and mint links that live longer",
+        );
+    }
     table.finish();
-    keys
+    (keys, grace)
 }

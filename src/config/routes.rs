@@ -1,8 +1,10 @@
 //! The list `[[routes]]`: which paths lead to which files.
 
+use std::path::PathBuf;
+
 use super::table::Table;
 use super::values::{boolean, one_of, text};
-use crate::catalog::{self, Catalog, Route};
+use crate::catalog::{self, Catalog, Disposition, Route};
 
 pub(super) fn routes(root: &mut Table<'_>, origins: &[String]) -> catalog::Settings {
     let mut tables = root.tables("routes");
@@ -35,5 +37,22 @@ fn route(table: &mut Table<'_>) -> Option<Route> {
     if open == Some(true) && explicit.is_some() {
         table.mistake("registration", "an open route registers no loan. Take it out, or write open = false");
     }
-    Some(Route { path: path?, origin: origin?, to: to?, open: open?, explicit: explicit.unwrap_or(false) })
+    let titles = titles(table);
+    let dispositions = one_of(&[("attachment", Disposition::Attachment), ("inline", Disposition::Inline)]);
+    let disposition = table.optional("disposition", dispositions);
+    let explicit = explicit.unwrap_or(false);
+    Some(Route { path: path?, origin: origin?, to: to?, open: open?, explicit, table: titles?, disposition })
+}
+
+/// The file of a route's table of titles: none where it has none, and nothing where that cannot be read.
+fn titles(route: &mut Table<'_>) -> Option<Option<PathBuf>> {
+    if !route.has("title") {
+        // A key that nobody wrote is known all the same.
+        let _ = route.optional_table("title").has("table");
+        return Some(None);
+    }
+    let mut title = route.table("title")?;
+    let file = title.path("table", "title = { table = \"titles.csv\" }");
+    title.finish();
+    file.map(Some)
 }

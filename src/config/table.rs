@@ -361,8 +361,10 @@ fn join(table: &str, key: &str) -> String {
 /// What may have been meant by a key that does not exist: one spelt like it, the same in another table, or else
 /// all that this table has.
 fn suggestion(known: &[(String, &'static str)], table: &str, key: &str) -> String {
-    let plain = table.split('[').next().unwrap_or(table);
-    let here = || known.iter().filter(|(table, _)| table == plain).map(|(_, key)| *key);
+    // Without the numbers of lists: `routes[0].title` has the keys of `routes.title`.
+    let plain: String =
+        table.split('[').map(|part| part.split_once(']').map_or(part, |(_, after)| after)).collect();
+    let here = || known.iter().filter(|(table, _)| *table == plain).map(|(_, key)| *key);
     let near = here()
         .map(|known| (strsim::damerau_levenshtein(known, key), known))
         .filter(|(distance, known)| *distance <= 1 + known.len() / 4)

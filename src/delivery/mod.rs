@@ -7,6 +7,7 @@
 
 mod body;
 mod conditions;
+mod disposition;
 mod fields;
 mod flow;
 mod kinds;
@@ -19,7 +20,7 @@ mod watch;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE};
+use http::header::{CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use moka::sync::Cache;
 use tokio_util::sync::CancellationToken;
@@ -84,6 +85,9 @@ const TOO_MANY_STREAMS: Problem =
 pub enum Pass {
     /// A title's file, under a loan.
     Loan(Permit, File),
+    /// A title's file, under a loan, of which no more may leave than one part that does not start with its first byte,
+    /// and that only where the request's validators say that the reader has begun this very file.
+    Rest(Permit, File),
     /// A file of an open route.
     Open(OpenFile),
 }
@@ -123,6 +127,8 @@ struct Request<'a> {
     kind: Kind,
     headers: &'a HeaderMap,
     max_ranges: usize,
+    /// [`Pass::Rest`]: what would be answered otherwise is a failed precondition.
+    only_rest: bool,
 }
 
 impl Delivery {
@@ -173,8 +179,9 @@ impl Delivery {
         connection: &CancellationToken,
         on_end: OnEnd,
     ) -> Result<Response<Body>, Problem> {
+        let only_rest = matches!(pass, Pass::Rest(..));
         let (permit, file) = match pass {
-            Pass::Loan(permit, file) => (Some(permit), file),
+            Pass::Loan(permit, file) | Pass::Rest(permit, file) => (Some(permit), file),
             Pass::Open(open) => (None, open.into_file()),
         };
         let kind = if permit.is_some() { Kind::Gated } else { Kind::Open };
@@ -182,16 +189,22 @@ impl Delivery {
             return Err(Problem::TitleNotFound);
         };
         let max_ranges = self.settings.max_ranges;
-        let request = Request { origin, known, path: &file.path, kind, headers, max_ranges };
-        if method == Method::HEAD {
-            return request.head(on_end).await;
+        let request = Request { origin, known, path: &file.path, kind, headers, max_ranges, only_rest };
+        let mut response = if method == Method::HEAD {
+            request.head(on_end).await?
+        } else {
+            let share = permit.as_ref().map_or(Some(None), |permit| self.shares.take(permit.key()));
+            let share = share.ok_or(TOO_MANY_STREAMS)?;
+            let metered = permit.as_ref().map(|permit| self.meter.of(permit.loan(), file.name.clone()));
+            let (metrics, watch) = (&self.metrics, &self.watch);
+            let to = Towards { permit, metered, connection, on_end, metrics, watch, share };
+            request.get(to).await?
+        };
+        let named = file.disposition.and_then(|disposition| disposition::field(disposition, &file.path));
+        if let Some(named) = named {
+            response.headers_mut().insert(CONTENT_DISPOSITION, named);
         }
-        let share = permit.as_ref().map_or(Some(None), |permit| self.shares.take(permit.key()));
-        let share = share.ok_or(TOO_MANY_STREAMS)?;
-        let metered = permit.as_ref().map(|permit| self.meter.of(permit.loan(), file.name.clone()));
-        let (metrics, watch) = (&self.metrics, &self.watch);
-        let to = Towards { permit, metered, connection, on_end, metrics, watch, share };
-        request.get(to).await
+        Ok(response)
     }
 }
 
@@ -235,12 +248,16 @@ impl Request<'_> {
             let file = self.file().await?;
             match conditions::judge(self.headers, &file) {
                 Verdict::Proceed => {}
+                Verdict::NotModified if self.only_rest => return Err(Problem::PreconditionFailed),
                 Verdict::NotModified => return Ok(self.bodiless(StatusCode::NOT_MODIFIED, &file, to.on_end)),
                 Verdict::Failed => return Err(Problem::PreconditionFailed),
             }
             if !conditions::range_applies(self.headers, &file) {
                 wanted = Wanted::Whole;
             }
+        }
+        if self.only_rest && !matches!(wanted, Wanted::One(_)) {
+            return Err(Problem::PreconditionFailed);
         }
         let asked = match wanted {
             Wanted::Whole => None,
@@ -336,6 +353,10 @@ impl Request<'_> {
             },
             (_, None) => (None, 0),
         };
+        // Looked at here, where it is certain what leaves: the file may have changed since it was judged.
+        if self.only_rest && part.is_none_or(|part| part.first == 0) {
+            return Err(Problem::PreconditionFailed);
+        }
         let status = if part.is_some() { StatusCode::PARTIAL_CONTENT } else { StatusCode::OK };
         let take = part.map(Part::length).or(length);
         let mut told = to.open(status)?;

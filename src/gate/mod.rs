@@ -11,6 +11,7 @@ mod end;
 mod flight;
 mod permit;
 mod rules;
+mod several;
 mod title;
 
 use std::sync::Arc;
@@ -18,10 +19,11 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::runtime::Handle;
+use tokio::time::Instant;
 
 use crate::circulation::{Asker, Circulation};
 use crate::clock::{self, Clock};
-use crate::loan::{LoanId, LoanKey};
+use crate::loan::{Isbn, LoanId, LoanKey};
 use crate::problem::Problem;
 use crate::telemetry::Via;
 
@@ -48,15 +50,35 @@ impl Default for Settings {
 
 /// Who asks for which title, and how.
 #[derive(Clone, Copy, Debug)]
-pub struct Request {
+pub struct Request<'a> {
     /// The reader's library and pseudonym, and the title.
     pub key: LoanKey,
+    /// The other titles whose loans would do as well, of which none is ever begun.
+    pub further: &'a [Isbn],
     /// When the credential was issued; none counts as old.
     pub issued: Option<Timestamp>,
     /// Whether this request goes on with a download: such a one never begins a loan (invariant 7).
     pub continues: bool,
     /// Whether this route's loans are begun by an explicit request only.
     pub explicit: bool,
+}
+
+/// The gate's answer.
+#[derive(Debug)]
+pub struct Answer {
+    /// The permit; or why not.
+    pub permit: Result<Permit, Problem>,
+    /// The title whose loan opens the file, or does not.
+    pub isbn: Isbn,
+    /// Where that is known from.
+    pub via: Via,
+}
+
+/// What the cache says of a reader and a title.
+enum Known {
+    Open(Permit),
+    Closed(Problem),
+    Nothing,
 }
 
 /// When to come back for a loan that is not decided yet.
@@ -82,25 +104,31 @@ impl Gate {
         Gate { decisions, flights, clock, settings: settings.clone() }
     }
 
-    /// A permit for this reader and title, and where it came from; or why not.
+    /// A permit for this reader and one of the titles, or why there is none.
     ///
-    /// # Errors
-    /// [`Problem`]: `loan-refused`, `loan-ended`, `loan-pending`, `lending-unavailable`, `ledger-unavailable`.
-    pub async fn admit(&self, request: &Request) -> (Result<Permit, Problem>, Via) {
+    /// The permit's errors: `loan-refused`, `loan-ended`, `loan-pending`, `lending-unavailable`, `ledger-unavailable`.
+    pub async fn admit(&self, request: &Request<'_>) -> Answer {
         let now = self.clock.now();
-        match self.decisions.find(&request.key, now) {
+        let (isbn, via) = (request.key.isbn, Via::Cache);
+        match self.known(&request.key, request.issued, now) {
+            Known::Open(permit) => Answer { permit: Ok(permit), isbn, via },
+            known if !request.further.is_empty() => Box::pin(self.admit_among(request, known, now)).await,
+            Known::Closed(problem) => Answer { permit: Err(problem), isbn, via },
+            Known::Nothing => Box::pin(self.fly(request, self.patience())).await,
+        }
+    }
+
+    /// What the cache says.
+    fn known(&self, key: &LoanKey, issued: Option<Timestamp>, now: Timestamp) -> Known {
+        match self.decisions.find(key, now) {
             Some(Decision::Accepted { loan, access, .. }) if access.take() => {
-                (Ok(Permit::new(loan, request.key, access)), Via::Cache)
+                Known::Open(Permit::new(loan, *key, access))
             }
             Some(Decision::Refused { reason, until }) => {
-                (Err(refused(reason.to_string(), now, until)), Via::Cache)
+                Known::Closed(refused(reason.to_string(), now, until))
             }
-            Some(Decision::Ended { at }) if rules::is_old(request.issued, at) => {
-                (Err(Problem::LoanEnded), Via::Cache)
-            }
-            Some(Decision::Accepted { .. } | Decision::Ended { .. }) | None => {
-                Box::pin(self.fly(request)).await
-            }
+            Some(Decision::Ended { at }) if rules::is_old(issued, at) => Known::Closed(Problem::LoanEnded),
+            Some(Decision::Accepted { .. } | Decision::Ended { .. }) | None => Known::Nothing,
         }
     }
 
@@ -108,8 +136,8 @@ impl Gate {
     ///
     /// # Errors
     /// As [`Gate::admit`].
-    pub async fn begin(&self, request: &Request) -> Result<(LoanId, bool), Problem> {
-        let (landing, via) = self.landed(request).await?;
+    pub async fn begin(&self, request: &Request<'_>) -> Result<(LoanId, bool), Problem> {
+        let (landing, via) = self.landed(request, self.patience()).await?;
         match landing {
             Landing::Open { loan, until, .. }
                 if until > self.clock.now() && !self.decisions.is_closed(loan) =>
@@ -121,21 +149,27 @@ impl Gate {
     }
 
     /// Waits for the flights of a request that the cache does not answer.
-    async fn fly(&self, request: &Request) -> (Result<Permit, Problem>, Via) {
-        match self.landed(request).await {
-            Ok((landing, via)) => (self.answer(request, landing), via),
+    async fn fly(&self, request: &Request<'_>, until: Instant) -> Answer {
+        let (permit, via) = match self.landed(request, until).await {
+            Ok((landing, via)) => (self.answer(request, &request.key, landing), via),
             Err(problem) => (Err(problem), Via::None),
-        }
+        };
+        Answer { permit, isbn: request.key.isbn, via }
+    }
+
+    /// Until when a request that comes now waits.
+    fn patience(&self) -> Instant {
+        Instant::now() + self.settings.patience
     }
 
     /// Waits for as long as patience lasts.
-    async fn landed(&self, request: &Request) -> Result<(Landing, Via), Problem> {
-        let landing = tokio::time::timeout(self.settings.patience, self.land(request)).await;
+    async fn landed(&self, request: &Request<'_>, until: Instant) -> Result<(Landing, Via), Problem> {
+        let landing = tokio::time::timeout_at(until, self.land(request)).await;
         landing.map_err(|_| Problem::LoanPending { retry_after: COME_BACK })
     }
 
     /// First asks the ledger; then, where a loan may be begun for this request, begins it.
-    async fn land(&self, request: &Request) -> (Landing, Via) {
+    async fn land(&self, request: &Request<'_>) -> (Landing, Via) {
         let asker = Asker { key: request.key, issued: request.issued };
         let found = self.flights.join(asker, Stage::Look).await;
         let may_begin = match &found {
@@ -159,19 +193,19 @@ impl Gate {
         }
     }
 
-    fn answer(&self, request: &Request, landing: Landing) -> Result<Permit, Problem> {
+    fn answer(&self, request: &Request<'_>, key: &LoanKey, landing: Landing) -> Result<Permit, Problem> {
         match landing {
             Landing::Open { loan, until, access }
                 if until > self.clock.now() && !self.decisions.is_closed(loan) && access.take() =>
             {
-                Ok(Permit::new(loan, request.key, access))
+                Ok(Permit::new(loan, *key, access))
             }
             other => Err(self.refusal(request, other)),
         }
     }
 
     /// What a landing means that opens nothing.
-    fn refusal(&self, request: &Request, landing: Landing) -> Problem {
+    fn refusal(&self, request: &Request<'_>, landing: Landing) -> Problem {
         let now = self.clock.now();
         match landing {
             Landing::Open { .. } | Landing::TakenBack => Problem::LoanEnded,

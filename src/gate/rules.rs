@@ -20,7 +20,7 @@ pub(super) fn is_old(issued: Option<Timestamp>, ended: Timestamp) -> bool {
 }
 
 /// Whether this request may begin a loan, where the last one of this reader and title ended at `last_end`.
-pub(super) fn may_begin(request: &Request, last_end: Option<Timestamp>) -> Result<(), Landing> {
+pub(super) fn may_begin(request: &Request<'_>, last_end: Option<Timestamp>) -> Result<(), Landing> {
     match last_end {
         Some(at) if is_old(request.issued, at) => Err(Landing::Ended { at, settled: true }),
         _ if request.explicit => Err(Landing::Forbidden(EXPLICIT)),
@@ -34,14 +34,14 @@ mod tests {
     use super::*;
     use crate::loan::{Borrower, LoanKey};
 
-    fn request(issued: Option<i64>) -> Request {
+    fn request(issued: Option<i64>) -> Request<'static> {
         let key = LoanKey {
             library: "NO-0301000".parse().unwrap(),
             borrower: Borrower::from_bytes([1; 16]),
             isbn: "9780306406157".parse().unwrap(),
         };
         let issued = issued.map(|second| Timestamp::from_second(second).unwrap());
-        Request { key, issued, continues: false, explicit: false }
+        Request { key, further: &[], issued, continues: false, explicit: false }
     }
 
     #[test]

@@ -105,37 +105,68 @@ impl Readers {
         query: Option<&str>,
         path_token: Option<&str>,
     ) -> Result<Arc<Reader>, Problem> {
-        credential::find(headers, query, path_token)
-            .and_then(|credential| self.verified(&credential))
-            .map_err(Refusal::problem)
+        match self.find(headers, query, path_token) {
+            Ok((reader, false)) => Ok(reader),
+            Ok((_, true)) => Err(Readers::expired()),
+            Err(refusal) => Err(refusal.problem()),
+        }
     }
 
-    fn verified(&self, credential: &Credential<'_>) -> Result<Arc<Reader>, Refusal> {
-        let keys = self.keys.load();
+    /// As [`Readers::authenticate`], for a request that continues a download: it is told apart, by true, whether the
+    /// link has expired and this is its grace. Then nothing may be opened but the rest of a file that the request
+    /// shows to be the one that the reader has begun, and no loan be begun; else it is refused by [`Readers::expired`].
+    ///
+    /// # Errors
+    /// As [`Readers::authenticate`].
+    pub fn authenticate_late(
+        &self,
+        headers: &HeaderMap,
+        query: Option<&str>,
+        path_token: Option<&str>,
+    ) -> Result<(Arc<Reader>, bool), Problem> {
+        self.find(headers, query, path_token).map_err(Refusal::problem)
+    }
+
+    /// The refusal of a link that has expired.
+    pub fn expired() -> Problem {
+        Refusal::LinkExpired.problem()
+    }
+
+    fn find(
+        &self,
+        headers: &HeaderMap,
+        query: Option<&str>,
+        path_token: Option<&str>,
+    ) -> Result<(Arc<Reader>, bool), Refusal> {
         let now = self.clock.now();
+        let credential = credential::find(headers, query, path_token)?;
+        let verified = self.verified(&credential, now)?;
+        Ok((verified.reader, now >= verified.until))
+    }
+
+    fn verified(&self, credential: &Credential<'_>, now: Timestamp) -> Result<Verified, Refusal> {
+        let keys = self.keys.load();
         let hash = TokenHash::of(credential.text());
-        if let Some(reader) = keys.verified.get(&hash, now) {
-            return Ok(reader);
+        if let Some(verified) = keys.verified.get(&hash, now) {
+            return Ok(verified);
         }
-        let (reader, until) = match credential {
+        let (reader, leeway, grace) = match credential {
             Credential::Token(token) => {
                 let tokens = keys.tokens.as_ref().ok_or(Refusal::NoTokensHere)?;
-                let reader = tokens.verify(token, &self.pseudonyms, now)?;
-                let until = clock::after(reader.expires, LEEWAY);
-                (reader, until)
+                (tokens.verify(token, &self.pseudonyms, now)?, LEEWAY, Duration::ZERO)
             }
-            Credential::Link(token) => {
-                let reader = keys.read_link(token)?;
-                check_link_times(&reader, now)?;
-                let until = reader.expires;
-                (reader, until)
-            }
+            // A link is minted and read by gates of one configuration: its end needs no leeway, as a JWT's does.
+            Credential::Link(token) => (keys.read_link(token)?, Duration::ZERO, keys.settings.resume_grace),
         };
+        let until = clock::after(reader.expires, leeway);
+        let late_until = clock::after(until, grace);
+        if matches!(credential, Credential::Link(_)) {
+            check_link_times(&reader, now, late_until)?;
+        }
         check_lifetime(&reader, now, keys.settings.max_lifetime, credential)?;
-        let reader = Arc::new(reader);
-        let entry = Verified { reader: Arc::clone(&reader), until };
-        keys.verified.remember(hash, entry);
-        Ok(reader)
+        let verified = Verified { reader: Arc::new(reader), until, late_until };
+        keys.verified.remember(hash, verified.clone());
+        Ok(verified)
     }
 
     /// The pseudonym of a borrower's own id, which is not kept.
@@ -209,7 +240,7 @@ impl Keys {
 }
 
 /// A credential that could outlive the memory of an end could borrow again what had ended (invariant 7). Where it does
-/// not say when it was issued, that can have been now at the latest.
+/// not say when it was issued, that can have been now at the latest. A link's grace does not count: it borrows nothing.
 fn check_lifetime(
     reader: &Reader,
     now: Timestamp,
@@ -226,12 +257,11 @@ fn check_lifetime(
     })
 }
 
-/// A link is minted and read by gates of one configuration: its end needs no leeway, as a JWT's does.
-fn check_link_times(reader: &Reader, now: Timestamp) -> Result<(), Refusal> {
+fn check_link_times(reader: &Reader, now: Timestamp, late_until: Timestamp) -> Result<(), Refusal> {
     if reader.issued.is_some_and(|issued| issued > clock::after(now, LEEWAY)) {
         return Err(Refusal::LinkIssuedAhead);
     }
-    if now >= reader.expires {
+    if now >= late_until {
         return Err(Refusal::LinkExpired);
     }
     Ok(())

@@ -51,6 +51,8 @@ pub struct Settings {
     pub jwt: Option<JwtSettings>,
     /// Keys of links; the first signs.
     pub link_keys: Vec<LinkKey>,
+    /// `[readers.links] resume_grace`: how long after its expiry a link continues a download that has begun.
+    pub resume_grace: Duration,
     /// The longest that a token or a link may live, from its issue to its expiry.
     pub max_lifetime: Duration,
     /// `[privacy] pseudonym_key`: at least 32 bytes.

@@ -29,11 +29,14 @@ impl TokenHash {
     }
 }
 
-/// A reader, and when the credential is no longer taken: its expiry, with the leeway that a token has.
+/// A reader, and when the credential is no longer taken.
 #[derive(Clone)]
 pub(super) struct Verified {
     pub(super) reader: Arc<Reader>,
+    /// Its expiry, with the leeway that a token has.
     pub(super) until: Timestamp,
+    /// The end of a link's grace; of a token, its expiry.
+    pub(super) late_until: Timestamp,
 }
 
 /// The cache. A change of keys brings a new one, so that what was verified under the old keys, even while they
@@ -49,11 +52,11 @@ impl VerifiedTokens {
         }
     }
 
-    /// The reader of a token that is still good at `now`.
-    pub(super) fn get(&self, hash: &TokenHash, now: Timestamp) -> Option<Arc<Reader>> {
+    /// The reader of a token that is still good at `now`, or in its grace.
+    pub(super) fn get(&self, hash: &TokenHash, now: Timestamp) -> Option<Verified> {
         let verified = self.cache.get(hash)?;
-        if now < verified.until {
-            return Some(verified.reader);
+        if now < verified.late_until {
+            return Some(verified);
         }
         self.cache.invalidate(hash);
         None
@@ -77,6 +80,6 @@ struct Housekeeping {
 
 impl Expiry<TokenHash, Verified> for Housekeeping {
     fn expire_after_create(&self, _: &TokenHash, verified: &Verified, _: Instant) -> Option<Duration> {
-        Some(clock::until(self.clock.now(), verified.until))
+        Some(clock::until(self.clock.now(), verified.late_until))
     }
 }

@@ -4,23 +4,24 @@
 //! line that is logged for it, which is written when the body is over. [`walk`] is the inner one, and reads
 //! like the line; it may end anywhere with a [`Problem`].
 
+use std::sync::Arc;
 use std::time::Instant;
 
-use http::header::{CONTENT_LENGTH, HOST, IF_MATCH, IF_RANGE, RANGE, TRANSFER_ENCODING};
+use http::header::{CONTENT_LENGTH, HOST, RANGE, TRANSFER_ENCODING};
 use http::request::Parts;
-use http::{HeaderMap, Method, Request, Response};
+use http::{Method, Request, Response};
 use http_body::Body as _;
 use hyper::body::Incoming;
 
 use super::connection::Asked;
-use super::{Line, loans_api, respond};
-use crate::catalog::Target;
+use super::{Line, continuation, loans_api, respond};
+use crate::catalog::{Target, Titles};
 use crate::delivery::{Body, Delivered, Delivery, Pass};
 use crate::gate;
 use crate::loan::Isbn;
 use crate::path::RequestPath;
 use crate::problem::Problem;
-use crate::reader::Reader;
+use crate::reader::{Reader, Readers};
 use crate::telemetry::{RequestLine, Via};
 
 const FILE_METHODS: &str = "GET, HEAD";
@@ -83,22 +84,46 @@ async fn walk(
             log.route(line.catalog.route_name(file.file().route));
             Pass::Open(file)
         }
-        Target::Loanable { isbn, file, explicit } => {
-            log.route(line.catalog.route_name(file.route)).isbn(isbn);
-            let reader =
-                line.readers.authenticate(&request.headers, request.uri.query(), token.as_deref())?;
-            if !reader.opens(Some(isbn), &path) {
-                return Err(outside_of_link());
+        Target::Loanable { titles, file, explicit } => {
+            log.route(line.catalog.route_name(file.route)).isbn(titles.first());
+            let (reader, is_late) = authenticate(line, request, token.as_deref())?;
+            let continues = continuation::continues(&request.headers);
+            let wish = ask(&reader, &titles, &path, explicit, continues).ok_or_else(outside_of_link)?;
+            let answer = line.gate.admit(&wish).await;
+            *via = answer.via;
+            log.isbn(answer.isbn);
+            match answer.permit {
+                Ok(permit) if is_late => Pass::Rest(permit, file),
+                Ok(permit) => Pass::Loan(permit, file),
+                Err(problem) => return Err(if is_late { told_late(problem) } else { problem }),
             }
-            let (permit, from) = line.gate.admit(&ask(&reader, isbn, explicit, &request.headers)).await;
-            *via = from;
-            Pass::Loan(permit?, file)
         }
     };
     log.via(*via);
     let log = log.clone();
     let on_end = Box::new(move |delivered: Delivered| write_line(log, &delivered));
-    delivery.deliver(pass, &request.method, &request.headers, &asked.cut, on_end).await
+    let is_late = matches!(pass, Pass::Rest(..));
+    let delivered = delivery.deliver(pass, &request.method, &request.headers, &asked.cut, on_end).await;
+    delivered.map_err(|problem| if is_late { told_late(problem) } else { problem })
+}
+
+/// Who asks for a file, and whether by a link in the grace after its expiry, which only a request has that shows what it
+/// goes on with.
+fn authenticate(line: &Line, request: &Parts, token: Option<&str>) -> Result<(Arc<Reader>, bool), Problem> {
+    let (headers, query) = (&request.headers, request.uri.query());
+    if continuation::shows_a_part(&request.method, headers) {
+        return line.readers.authenticate_late(headers, query, token);
+    }
+    Ok((line.readers.authenticate(headers, query, token)?, false))
+}
+
+/// What is said where an expired link is of no more use: the grace is only for the rest of a file that is still the same,
+/// under a loan that lives. That a loan has ended is for a reader to know; all else a new link will tell.
+fn told_late(problem: Problem) -> Problem {
+    match problem {
+        Problem::PreconditionFailed | Problem::LoanRefused { .. } => Readers::expired(),
+        other => other,
+    }
 }
 
 /// A request for a reader's loans, whose answer is whole when it is made.
@@ -127,26 +152,26 @@ fn write_line(mut log: RequestLine, delivered: &Delivered) {
     log.finish(delivered.bytes, delivered.resumes, delivered.end.name(), head);
 }
 
-fn ask(reader: &Reader, isbn: Isbn, explicit: bool, headers: &HeaderMap) -> gate::Request {
-    let continues = continues_download(headers);
-    gate::Request { key: reader.key(isbn), issued: reader.issued, continues, explicit }
-}
-
-/// Whether a request goes on with a download: If-Range, If-Match, or a Range that does not start at 0.
-/// Such a request never begins a loan (invariant 7).
-fn continues_download(headers: &HeaderMap) -> bool {
-    headers.contains_key(IF_RANGE)
-        || headers.contains_key(IF_MATCH)
-        || headers.get(RANGE).is_some_and(|range| !starts_at_the_start(range.as_bytes()))
-}
-
-/// Whether a Range field asks for the first byte first. One that is malformed is ignored later on, and
-/// taken here for one that does not: what is in doubt begins nothing.
-fn starts_at_the_start(range: &[u8]) -> bool {
-    let Some((unit, set)) = range.split_first_chunk::<6>() else {
-        return false;
+/// What the gate is asked for a file of these titles; none where the credential opens it under no title.
+fn ask<'a>(
+    reader: &Reader,
+    titles: &'a Titles,
+    path: &RequestPath,
+    explicit: bool,
+    continues: bool,
+) -> Option<gate::Request<'a>> {
+    let opens = |isbn: &Isbn| reader.opens(Some(*isbn), path);
+    let (first, further) = (titles.first(), titles.further());
+    let (isbn, further, explicit) = if !opens(&first) {
+        // A link to a title that is not named first: its loan opens the file, and no request for the file begins it.
+        (*further.iter().find(|isbn| opens(isbn))?, &[][..], true)
+    } else if further.iter().all(opens) {
+        (first, further, explicit)
+    } else {
+        (first, &[][..], explicit)
     };
-    unit.eq_ignore_ascii_case(b"bytes=") && matches!(set.trim_ascii_start(), [b'0', b'-', ..])
+    let (key, issued) = (reader.key(isbn), reader.issued);
+    Some(gate::Request { key, further, issued, continues, explicit })
 }
 
 /// What is asked of a file is a GET or a HEAD without a body.
@@ -201,29 +226,6 @@ pub(super) fn outside_of_link() -> Problem {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn only_a_request_from_the_start_may_begin_a_loan() {
-        for (name, value, continues) in [
-            ("accept", "*/*", false),
-            ("range", "bytes=0-", false),
-            ("range", "bytes=0-1", false),
-            ("range", "Bytes=0-99", false),
-            ("range", "bytes= 0-99", false),
-            ("range", "bytes=1-", true),
-            ("range", "bytes=00-", true),
-            ("range", "bytes=-500", true),
-            ("range", "bytes=", true),
-            ("range", "chapters=0-1", true),
-            ("if-range", "\"v\"", true),
-            ("if-match", "*", true),
-            ("if-none-match", "\"v\"", false),
-        ] {
-            let mut headers = HeaderMap::new();
-            headers.insert(name, value.parse().unwrap());
-            assert_eq!(continues_download(&headers), continues, "{name}: {value}");
-        }
-    }
 
     #[test]
     fn a_request_names_one_host_and_the_one_that_was_connected_to() {

@@ -233,8 +233,8 @@ pub(super) async fn availability(
     (status = 503, response = inline(Refused)),
 ))]
 pub(super) async fn begin(line: &Line, reader: &Reader, isbn: Isbn) -> Result<Response<Body>, Problem> {
-    let request =
-        gate::Request { key: reader.key(isbn), issued: reader.issued, continues: false, explicit: false };
+    let (key, issued) = (reader.key(isbn), reader.issued);
+    let request = gate::Request { key, further: &[], issued, continues: false, explicit: false };
     let (id, is_new) = line.gate.begin(&request).await?;
     let loan = line.ledger.loan(id).await.map_err(unreadable)?.ok_or(Problem::LoanNotFound)?;
     let status = if is_new { StatusCode::CREATED } else { StatusCode::OK };

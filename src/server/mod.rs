@@ -6,6 +6,7 @@
 //! as `server.drain` says, and cuts the rest, telling how many those were.
 
 mod connection;
+mod continuation;
 mod cors;
 mod dispatch;
 mod listen;

@@ -442,8 +442,51 @@ const CASES: &[Case] = &[
         "path = \"/files/{isbn}/{*file}\"",
         "path = \"/files/{*file}\"",
         &[
-            "44: routes[0].path: a gated route needs {isbn}, which names the title. Add it, or write open = true",
+            "44: routes[0].path: a gated route needs {isbn}, which names the title, or a table of titles. Add one, or write open = true",
             "46: routes[0].to: {isbn} is not in the route's path. Write a name that is",
+        ],
+    ),
+    (
+        "a grace of links without end",
+        "[readers.links]",
+        "[readers.links]\nresume_grace = \"30d\"",
+        &[
+            "25: readers.links.resume_grace: it is longer than a day. Write a shorter time, and mint links that live longer",
+        ],
+    ),
+    (
+        "a disposition that is none",
+        "to = \"{isbn}/{file}\"",
+        "to = \"{isbn}/{file}\"\ndisposition = \"download\"",
+        &["47: routes[0].disposition: \"download\" is not known. Write \"attachment\" or \"inline\""],
+    ),
+    (
+        "a table of titles that is not there",
+        "path = \"/files/{isbn}/{*file}\"\norigin = \"files\"\nto = \"{isbn}/{file}\"",
+        "path = \"/files/{*file}\"\norigin = \"files\"\nto = \"m/{file}\"\ntitle = { table = \"titles.csv\" }",
+        &[
+            "47: routes[0].title.table: the table titles.csv cannot be read: No such file or directory (os error 2). Make it, or name another",
+        ],
+    ),
+    (
+        "a title by table and by path",
+        "to = \"{isbn}/{file}\"",
+        "to = \"{isbn}/{file}\"\ntitle = { table = \"titles.csv\" }",
+        &["47: routes[0].title: the path names the title already, by {isbn}. Take one of the two out"],
+    ),
+    (
+        "a title that is no table",
+        "path = \"/files/{isbn}/{*file}\"\norigin = \"files\"\nto = \"{isbn}/{file}\"",
+        "path = \"/files/{*file}\"\norigin = \"files\"\nto = \"m/{file}\"\ntitle = \"titles.csv\"",
+        &["47: routes[0].title: this is a string. Write a table: [routes[0].title]"],
+    ),
+    (
+        "a title without its table",
+        "path = \"/files/{isbn}/{*file}\"\norigin = \"files\"\nto = \"{isbn}/{file}\"",
+        "path = \"/files/{*file}\"\norigin = \"files\"\nto = \"m/{file}\"\ntitle = { tabel = \"titles.csv\" }",
+        &[
+            "47: routes[0].title.table: it is missing. Write title = { table = \"titles.csv\" }",
+            "47: routes[0].title.tabel: there is no such key. Write table",
         ],
     ),
     (
@@ -513,6 +556,40 @@ fn every_mistake_has_its_line_and_its_sentence() {
         assert!(!good, "{name}");
         assert_eq!(found, *expected, "{name}");
     }
+}
+
+#[test]
+fn every_mistake_in_a_table_of_titles_has_its_line() {
+    let directory = initialised();
+    let text = GOOD.replace(
+        "path = \"/files/{isbn}/{*file}\"\norigin = \"files\"\nto = \"{isbn}/{file}\"",
+        "path = \"/files/{*file}\"\norigin = \"files\"\nto = \"m/{file}\"\ntitle = { table = \"titles.csv\" }",
+    );
+    let table = |rows: &str| fs::write(directory.path().join("titles.csv"), rows).unwrap();
+    table("path,isbn\nlyd/12/,9788299999038\nlyd/13.mp3,9788299999014,9788299999038\n");
+    assert!(check(directory.path(), &text).0);
+    table(
+        "# ours\nlyd/12/,9788299999039\n\nlyd/12/,9788299999038\nb%C3%B8k,9788299999038\nlyd/12/,9788299999014\nx\n",
+    );
+    let (good, _, errors) = check(directory.path(), &text.replace("certs/server.key", "certs/jwks.json"));
+    assert!(!good);
+    assert_eq!(
+        errors.lines().collect::<Vec<_>>(),
+        [
+            "case.toml:9: tls.key: certs/jwks.json cannot be read: no items found; it must be PEM",
+            "titles.csv:2: \"9788299999039\" is no title: the check digit of the ISBN is wrong",
+            "titles.csv:5: no request has such a path, which is written decoded. The path is percent-encoded twice. Encode it once.",
+            "titles.csv:6: line 4 has this path already. Write all its ISBNs in one line",
+            "titles.csv:7: there is no ISBN. Write the path, a comma, and the ISBNs with commas between",
+        ]
+    );
+    // Nor does a gate start with it.
+    let output = loangate(&["serve", "--config", "case.toml"], directory.path());
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        !output.status.success() && errors.contains("titles.csv:5: no request has such a path"),
+        "{errors}"
+    );
 }
 
 #[test]

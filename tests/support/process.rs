@@ -103,8 +103,17 @@ impl Process {
 
     /// SIGTERM. The library has no safe call for it; every system has the command.
     pub(crate) fn terminate(&self) {
-        let sent = Command::new("kill").arg("-TERM").arg(self.child.id().to_string()).status().unwrap();
-        assert!(sent.success(), "SIGTERM could not be sent");
+        self.signal("-TERM");
+    }
+
+    /// SIGHUP: reload.
+    pub(crate) fn hang_up(&self) {
+        self.signal("-HUP");
+    }
+
+    fn signal(&self, signal: &str) {
+        let sent = Command::new("kill").arg(signal).arg(self.child.id().to_string()).status().unwrap();
+        assert!(sent.success(), "{signal} could not be sent");
     }
 
     /// Whether it still runs.

@@ -141,6 +141,37 @@ fn a_link_expires_to_the_second_and_comes_from_no_future() {
 }
 
 #[test]
+fn a_link_has_a_grace_only_for_who_asks_for_it_and_a_token_has_none() {
+    let mut gate = Gate::start();
+    let (link, token) = (gate.link(&title()), LOGIN.ed.sign(&claims(json!({}))));
+    let late = |gate: &Gate| gate.readers.authenticate_late(&HeaderMap::new(), None, Some(&link));
+    let late = |gate: &Gate| late(gate).map(|(_, is_late)| is_late);
+    assert_eq!(late(&gate), Ok(false));
+    for from in ["the cache", "the link"] {
+        gate.clock.set(at(NOW + 3599));
+        assert_eq!(late(&gate), Ok(false), "{from}");
+        for second in [3600, 4199] {
+            gate.clock.set(at(NOW + second));
+            assert_eq!(late(&gate), Ok(true), "{from}");
+            assert!(unauthenticated(gate.path(&link)).contains("expired"), "{from}");
+        }
+        gate.restart();
+    }
+    gate.clock.set(at(NOW + 4200));
+    assert!(unauthenticated(late(&gate)).contains("expired"));
+    assert!(
+        unauthenticated(gate.readers.authenticate_late(&authorization(&token), None, None))
+            .contains("expired")
+    );
+    assert_eq!(Readers::expired(), gate.path(&link).unwrap_err());
+
+    gate.clock.set(at(NOW + 3600));
+    gate.settings.resume_grace = Duration::ZERO;
+    gate.readers.reload_with(&gate.settings).unwrap();
+    assert!(unauthenticated(late(&gate)).contains("expired"));
+}
+
+#[test]
 fn keys_rotate_by_their_id() {
     let mut gate = Gate::start();
     let old = gate.link(&title());

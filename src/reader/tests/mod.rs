@@ -153,6 +153,7 @@ fn settings(dir: &TempDir, jwks: &Value) -> Settings {
             borrower_claim: "sub".to_owned(),
         }),
         link_keys: vec![link_key("k1", LINK_KEY)],
+        resume_grace: Duration::from_secs(600),
         max_lifetime: Duration::from_secs(365 * 86_400),
         pseudonym_key: SecretString::from(PSEUDONYM_KEY),
     }
