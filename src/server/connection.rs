@@ -24,9 +24,9 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 /// How long a request's head may take, the wait of a kept connection included.
 const HEAD: Duration = Duration::from_secs(75);
 /// The largest head that is read, in bytes: a token is at most 8 KiB.
-const HEAD_SIZE: u32 = 24 * 1024;
+const HEAD_SIZE: u32 = 32 * 1024;
 /// What HTTP/1.1 may buffer for a connection, in each direction, in bytes: a head must fit.
-const BUFFER: usize = 24 * 1024;
+const BUFFER: usize = 32 * 1024;
 /// What may be sealed and not sent yet, in bytes.
 const SEALED: usize = 32 * 1024;
 /// Requests at once on one HTTP/2 connection: apps open a book of many files at once.

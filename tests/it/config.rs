@@ -91,9 +91,9 @@ fn a_literal_secret_is_a_warning() {
 #[test]
 fn a_key_that_is_not_in_force_yet_is_a_warning() {
     let directory = initialised();
-    let (good, said, _) = check(directory.path(), &format!("{GOOD}\n[delivery]\nidle = \"1s\"\n"));
+    let (good, said, _) = check(directory.path(), &format!("{GOOD}\n[server]\nbuffers = \"1MiB\"\n"));
     assert!(
-        good && said.contains("warning: case.toml:55: delivery.idle: this version does not act on it"),
+        good && said.contains("warning: case.toml:55: server.buffers: this version does not act on it"),
         "{said}"
     );
 }

@@ -72,7 +72,8 @@ async fn what_breaks_off_or_stands_still_is_gone_on_with_from_the_next_byte() {
 
 #[tokio::test]
 async fn an_origin_without_ranges_is_gone_on_with_by_passing_over_what_came_before() {
-    let file = File { ranges: false, breaks_within: Some(3 * SIZE), ..File::of(SIZE) };
+    // Now and then it breaks off before what is new, but hardly five times in a row.
+    let file = File { ranges: false, breaks_within: Some(8 * SIZE), ..File::of(SIZE) };
     let scene = scene_with(file.clone()).await;
     assert_eq!(
         get(&scene, false, Some("bytes=0-0")).await.status(),
@@ -80,7 +81,7 @@ async fn an_origin_without_ranges_is_gone_on_with_by_passing_over_what_came_befo
         "a loan begins"
     );
     for http2 in [false, true] {
-        for _ in 0..5 {
+        for _ in 0..15 {
             let answer = get(&scene, http2, Some("bytes=500000-")).await;
             assert_eq!(answer.status(), StatusCode::PARTIAL_CONTENT);
             let body = answer.bytes().await.unwrap();

@@ -56,8 +56,7 @@ async fn a_thousand_readers_who_stand_still_hold_less_than_200_megabytes() {
     }
     let most = gate.most_memory();
     println!("{STALLED} of them: {:.1} MB at most, idle {:.1}", most as f64 / 1024.0, idle as f64 / 1024.0);
-    // In a release build all of it is below 200 MB; the program itself is larger in others.
-    assert!(most - idle < 200 * 1024, "{most} KiB");
+    assert!(most < 200 * 1024, "{most} KiB");
     drop(stalled);
     gate.terminate();
     assert!(gate.exit().await.success());
