@@ -269,7 +269,16 @@ impl Request<'_> {
                 }
             },
         };
-        let answer = self.ask_judged(asked).await?;
+        let answer = match (self.ask_judged(asked).await, asked) {
+            // All of an empty file: there is no part that a 206 could tell of.
+            (Err(Problem::RangeNotSatisfiable { complete_length }), Some(asked))
+                if asked.is_satisfiable(complete_length) =>
+            {
+                let whole = self.ask(None).await?;
+                return self.stream(whole, None, to);
+            }
+            (answer, _) => answer?,
+        };
         let ranged = asked.is_some() && conditions::range_applies(self.headers, answer.headers());
         if answer.status() == StatusCode::PARTIAL_CONTENT && !ranged {
             // The part of a file that is no longer the one that If-Range means.
@@ -344,11 +353,11 @@ impl Request<'_> {
             (StatusCode::PARTIAL_CONTENT, Some(asked)) => (Some(self.checked(&head.headers, asked)?), 0),
             // The origin has no ranges: the part is cut out here, where the length is known.
             (_, Some(asked)) => match length {
-                Some(complete_length) => {
-                    let part = Part::of(asked, complete_length);
-                    let part = part.ok_or(Problem::RangeNotSatisfiable { complete_length })?;
-                    (Some(part), part.first)
-                }
+                Some(complete_length) => match Part::of(asked, complete_length) {
+                    Some(part) => (Some(part), part.first),
+                    None if asked.is_satisfiable(complete_length) => (None, 0),
+                    None => return Err(Problem::RangeNotSatisfiable { complete_length }),
+                },
                 None => (None, 0),
             },
             (_, None) => (None, 0),

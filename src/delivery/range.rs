@@ -82,6 +82,7 @@ pub(super) fn parts(ranges: &[Asked], complete: u64, most: usize) -> Parts {
     }
     let bytes: u64 = apart.iter().map(|part| part.length() + NEARLY).sum();
     match apart.len() {
+        0 if ranges.iter().any(|asked| asked.is_satisfiable(complete)) => Parts::Whole,
         0 => Parts::None,
         1 => Parts::These(apart),
         count if count > most || bytes >= complete => Parts::Whole,

@@ -47,6 +47,15 @@ impl Asked {
         HeaderValue::try_from(text).ok()
     }
 
+    /// Whether it means anything of a file of this length (RFC 9110 §14.1.2): the end of an empty file is all of it, although
+    /// that is no byte.
+    pub fn is_satisfiable(self, complete: u64) -> bool {
+        match self {
+            Asked::From(first) | Asked::Between(first, _) => first < complete,
+            Asked::Last(count) => count > 0,
+        }
+    }
+
     /// The first and the last byte in a file of this length; none where it lies outside.
     pub fn within(self, complete: u64) -> Option<(u64, u64)> {
         let end = complete.checked_sub(1)?;

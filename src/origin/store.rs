@@ -164,14 +164,10 @@ impl Store {
     pub(super) async fn ask(&self, path: &FilePath, ask: &Ask) -> Result<Response<Body>, String> {
         match ask.range {
             Some(Asked::Last(_)) if !self.has_suffixes => self.ask_by_length(path, ask).await,
-            Some(Asked::Last(_)) => {
-                let answer = self.go(path, ask).await?;
-                // Not all that speaks S3 knows the end of a file, or knows it only where it is shorter than the file.
-                if answer.status().is_server_error() || answer.status() == StatusCode::RANGE_NOT_SATISFIABLE {
-                    return self.ask_by_length(path, ask).await;
-                }
-                Ok(answer)
-            }
+            Some(Asked::Last(_)) => match self.go(path, ask).await {
+                Ok(answer) if knows_suffixes(answer.status()) => Ok(answer),
+                _ => self.ask_by_length(path, ask).await,
+            },
             Some(Asked::From(first) | Asked::Between(first, _)) if first > LARGEST => {
                 self.ask_by_length(path, ask).await
             }
@@ -213,6 +209,12 @@ impl Store {
             (None, Ok(_)) => Err("the storage was not asked".to_owned()),
         }
     }
+}
+
+/// Whether this answers a question for the end of a file. Not all that speaks S3 knows such a question, or only where the
+/// file is longer.
+fn knows_suffixes(status: StatusCode) -> bool {
+    !status.is_server_error() && status != StatusCode::RANGE_NOT_SATISFIABLE
 }
 
 fn range(asked: Asked) -> GetRange {

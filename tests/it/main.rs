@@ -48,6 +48,7 @@ mod players;
 mod privacy;
 mod readme;
 mod retention;
+mod rfc9110;
 mod sandbox_command;
 mod several_ranges;
 mod slow_readers;

@@ -8,7 +8,7 @@ use futures_util::{StreamExt, stream};
 use http::StatusCode;
 use serde_json::Value;
 
-use crate::several_ranges::parts;
+use crate::support::multipart::parts;
 use crate::support::scene::Setting;
 use crate::support::{AUDIO, BOOK, File, Scene, metric};
 

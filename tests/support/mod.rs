@@ -1,6 +1,7 @@
 //! What tests share: a gate with everything around it, an origin that misbehaves on request, and the built program.
 
 pub(crate) mod demo;
+pub(crate) mod multipart;
 pub(crate) mod origin;
 pub(crate) mod process;
 pub(crate) mod program;

@@ -291,11 +291,13 @@ async fn answer(state: Arc<State>, request: Request<Incoming>) -> Result<Respons
 
 /// One range, first and last; none where it lies outside.
 fn part_of(range: &str, size: u64) -> Option<(u64, u64)> {
+    let end = size.checked_sub(1)?;
     let (first, last) = range.strip_prefix("bytes=").unwrap().split_once('-').unwrap();
     let (first, last) = match (first, last) {
-        ("", last) => (size.saturating_sub(last.parse().unwrap()), size - 1),
-        (first, "") => (first.parse().unwrap(), size - 1),
-        (first, last) => (first.parse().unwrap(), last.parse::<u64>().unwrap().min(size - 1)),
+        ("", "0") => return None,
+        ("", last) => (size.saturating_sub(last.parse().unwrap()), end),
+        (first, "") => (first.parse().unwrap(), end),
+        (first, last) => (first.parse().unwrap(), last.parse::<u64>().unwrap().min(end)),
     };
     (first <= last).then_some((first, last))
 }
