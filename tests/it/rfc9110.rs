@@ -52,6 +52,8 @@ impl Expected {
 }
 
 type Fields = Vec<(&'static str, String)>;
+/// The section, the fields of the request, and what is to be answered.
+type Row<'a> = (&'a str, Vec<(&'a str, &'a str)>, Expected);
 
 async fn known(scene: &Scene, storage: &Storage, name: &str, file: &File) -> Known {
     storage.put(scene, &format!("{BOOK}/{name}"), file);
@@ -131,7 +133,7 @@ async fn every_row_holds_over_both_versions_and_every_kind_of_storage() {
         let (etag, modified) = (known_file.etag.as_str(), known_file.modified.as_str());
         let weak = format!("W/{etag}");
         let others = format!("\"x\", {etag}");
-        let rows: Vec<(&str, Vec<(&str, &str)>, Expected)> = vec![
+        let rows: Vec<Row<'_>> = vec![
             ("§9.3.1", vec![], Expected::Whole),
             ("§14.2: one range", vec![("range", "bytes=0-9")], part(0..10)),
             ("§14.1.2: to the end", vec![("range", "bytes=0-")], part(0..SIZE)),

@@ -231,3 +231,30 @@ async fn check_finds_a_directory_that_is_not_there_and_a_key_that_is_none() {
         assert!(!mistake.sentence.contains("not-json-at-all"), "{mistake:?}");
     }
 }
+
+#[tokio::test]
+async fn what_a_file_is_is_asked_once_for_many_answers() {
+    let scene = Scene::start().await;
+    scene.origin.put(&at_origin(), File::of(1000));
+    assert_eq!(get(&scene, Some("bytes=2000-")).await.status(), StatusCode::FORBIDDEN, "it begins no loan");
+    assert_eq!(get(&scene, None).await.status(), StatusCode::OK);
+    let client = scene.http2();
+    let asked = |field: &'static str, value: &'static str| {
+        scene.get(&client, PATH, &scene.token("kari")).header(field, value)
+    };
+    let head = || client.head(format!("{}{PATH}", scene.base)).bearer_auth(scene.token("kari"));
+    for _ in 0..3 {
+        assert_eq!(head().send().await.unwrap().status(), StatusCode::OK);
+        for (field, value, status) in [
+            ("range", "bytes=1000-", StatusCode::RANGE_NOT_SATISFIABLE),
+            ("range", "bytes=5000-6000,7000-", StatusCode::RANGE_NOT_SATISFIABLE),
+            ("if-none-match", "\"v1\"", StatusCode::NOT_MODIFIED),
+            ("if-match", "\"v0\"", StatusCode::PRECONDITION_FAILED),
+        ] {
+            assert_eq!(asked(field, value).send().await.unwrap().status(), status, "{field}: {value}");
+        }
+    }
+    let methods: Vec<_> = scene.origin.asked().into_iter().map(|asked| asked.method).collect();
+    assert_eq!(methods, [http::Method::GET, http::Method::HEAD]);
+    scene.end().await;
+}

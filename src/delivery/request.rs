@@ -1,0 +1,286 @@
+//! One request for a file: which of it is answered, by the reader's conditions and ranges (RFC 9110 §13 and §14).
+//!
+//! The door makes it; what the origin says comes by `asking`.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use http::header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE};
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use tokio_util::sync::CancellationToken;
+
+use super::asking::{Known, length_of};
+use super::body::{self, Body, Delivered, End, OnEnd};
+use super::conditions::{self, Verdict};
+use super::fields::{self, Kind};
+use super::flow::{Flow, Piece, Stretch};
+use super::multipart::Several;
+use super::range::{self, Part, Parts, Wanted};
+use super::resume::Rest;
+use super::share::Share;
+use super::watch::Watch;
+use crate::gate::Permit;
+use crate::metering::Metered;
+use crate::origin::{self, Asked, Origin};
+use crate::path::FilePath;
+use crate::problem::Problem;
+use crate::telemetry::Metrics;
+
+/// Where a body goes: by which permit, on which connection, and who is told of its end.
+pub(super) struct Towards<'a> {
+    pub(super) permit: Option<Permit>,
+    /// Where it is counted; nowhere for an open file.
+    pub(super) metered: Option<Metered>,
+    pub(super) connection: &'a CancellationToken,
+    pub(super) on_end: OnEnd,
+    pub(super) metrics: &'a Metrics,
+    pub(super) watch: &'a Watch,
+    pub(super) share: Option<Share>,
+}
+
+/// A request for a file, and what is known of it.
+pub(super) struct Request<'a> {
+    pub(super) origin: &'a Arc<Origin>,
+    pub(super) known: &'a Known,
+    pub(super) path: &'a FilePath,
+    pub(super) kind: Kind,
+    pub(super) headers: &'a HeaderMap,
+    pub(super) max_ranges: usize,
+    /// [`Pass::Rest`]: what would be answered otherwise is a failed precondition.
+    pub(super) only_rest: bool,
+}
+
+impl Towards<'_> {
+    /// Begins the stream, unless the loan has ended while the origin was asked.
+    fn open(mut self, status: StatusCode) -> Result<body::Told, Problem> {
+        if self.permit.as_mut().is_some_and(|permit| !permit.begin_stream(self.connection)) {
+            return Err(Problem::LoanEnded);
+        }
+        let (on_end, permit, metered, metrics) =
+            (self.on_end, self.permit, self.metered, self.metrics.clone());
+        let reader = body::Reader {
+            connection: self.connection.clone(),
+            watch: self.watch.clone(),
+            share: self.share,
+        };
+        Ok(body::Told { on_end, status, metrics, permit, metered, reader })
+    }
+}
+
+impl Request<'_> {
+    /// HEAD: as GET without its body; RFC 9110 §14.2 has no ranges for it.
+    pub(super) async fn head(&self, on_end: OnEnd) -> Result<Response<Body>, Problem> {
+        let file = self.file().await?;
+        let status = match conditions::judge(self.headers, &file) {
+            Verdict::Proceed => StatusCode::OK,
+            Verdict::NotModified => StatusCode::NOT_MODIFIED,
+            Verdict::Failed => return Err(Problem::PreconditionFailed),
+        };
+        Ok(self.bodiless(status, &file, on_end))
+    }
+
+    pub(super) async fn get(&self, to: Towards<'_>) -> Result<Response<Body>, Problem> {
+        let mut wanted = Wanted::of(self.headers);
+        // What the reader says about the file it has can only be judged with the file's fields at hand.
+        if conditions::any(self.headers) {
+            let file = self.file().await?;
+            match conditions::judge(self.headers, &file) {
+                Verdict::Proceed => {}
+                Verdict::NotModified if self.only_rest => return Err(Problem::PreconditionFailed),
+                Verdict::NotModified => return Ok(self.bodiless(StatusCode::NOT_MODIFIED, &file, to.on_end)),
+                Verdict::Failed => return Err(Problem::PreconditionFailed),
+            }
+            if !conditions::range_applies(self.headers, &file) {
+                wanted = Wanted::Whole;
+            }
+        }
+        if self.only_rest && !matches!(wanted, Wanted::One(_)) {
+            return Err(Problem::PreconditionFailed);
+        }
+        let asked = match wanted {
+            Wanted::Whole => None,
+            Wanted::One(asked) => Some(asked),
+            Wanted::Several(ranges) => match self.parts(&ranges).await? {
+                Some(parts) if parts.len() > 1 => return self.several(&parts, to).await,
+                parts => {
+                    parts.and_then(|parts| parts.first().map(|part| Asked::Between(part.first, part.last)))
+                }
+            },
+        };
+        if let Some(outside) = asked.and_then(|asked| self.is_outside(asked)) {
+            return Err(outside);
+        }
+        let answer = match (self.ask_judged(asked).await, asked) {
+            // All of an empty file: there is no part that a 206 could tell of.
+            (Err(Problem::RangeNotSatisfiable { complete_length }), Some(asked))
+                if asked.is_satisfiable(complete_length) =>
+            {
+                let whole = self.ask(None).await?;
+                return self.stream(whole, None, to);
+            }
+            (answer, _) => answer?,
+        };
+        let ranged = asked.is_some() && conditions::range_applies(self.headers, answer.headers());
+        if answer.status() == StatusCode::PARTIAL_CONTENT && !ranged {
+            // The part of a file that is no longer the one that If-Range means.
+            self.known.invalidate(self.path);
+            let whole = self.ask(None).await?;
+            return self.stream(whole, None, to);
+        }
+        self.stream(answer, asked.filter(|_| ranged), to)
+    }
+
+    /// As [`Request::ask`], with the reader's conditions judged by what comes: the file may have changed since they were.
+    async fn ask_judged(&self, asked: Option<Asked>) -> Result<Response<origin::Body>, Problem> {
+        let answer = self.ask(asked).await?;
+        match conditions::judge(self.headers, answer.headers()) {
+            Verdict::Failed => {
+                self.known.invalidate(self.path);
+                Err(Problem::PreconditionFailed)
+            }
+            // It was judged otherwise a moment ago: the reader gets the new one.
+            Verdict::Proceed | Verdict::NotModified => Ok(answer),
+        }
+    }
+
+    fn stream(
+        &self,
+        answer: Response<origin::Body>,
+        asked: Option<Asked>,
+        to: Towards<'_>,
+    ) -> Result<Response<Body>, Problem> {
+        let (head, incoming) = answer.into_parts();
+        let length = length_of(&head.headers);
+        if length.is_none() && !fields::is_framed(&head.headers) {
+            return Err(
+                self.failed("its answer has no length, so that its end could not be told from a break")
+            );
+        }
+        if asked.is_some() && fields::is_encoded(&head.headers) {
+            return Err(self.failed(
+                "it packed a file of which a part was asked: the part would be of the packed bytes",
+            ));
+        }
+        let (part, skip) = match (head.status, asked) {
+            (StatusCode::PARTIAL_CONTENT, Some(asked)) => (Some(self.checked(&head.headers, asked)?), 0),
+            // The origin has no ranges: the part is cut out here, where the length is known.
+            (_, Some(asked)) => match length {
+                Some(complete_length) => match Part::of(asked, complete_length) {
+                    Some(part) => (Some(part), part.first),
+                    None if asked.is_satisfiable(complete_length) => (None, 0),
+                    None => return Err(Problem::RangeNotSatisfiable { complete_length }),
+                },
+                None => (None, 0),
+            },
+            (_, None) => (None, 0),
+        };
+        // Looked at here, where it is certain what leaves: the file may have changed since it was judged.
+        if self.only_rest && part.is_none_or(|part| part.first == 0) {
+            return Err(Problem::PreconditionFailed);
+        }
+        let status = if part.is_some() { StatusCode::PARTIAL_CONTENT } else { StatusCode::OK };
+        let take = part.map(Part::length).or(length);
+        let mut told = to.open(status)?;
+        if fields::is_encoded(&head.headers) {
+            told.metered.iter_mut().for_each(Metered::without_places);
+        }
+        let first = part.map_or(0, |part| part.first);
+        let last = take.and_then(|take| (first + take).checked_sub(1));
+        let rest = Rest::of(self.origin, self.path, &told.metrics, &head.headers, (first, last));
+        let stretch = Stretch::coming(incoming, skip, (first, take), self.origin.settings().idle, rest);
+        let flow = Flow::of([Piece::File(stretch)]);
+        let mut response = Response::new(body::measured(flow, take, told));
+        *response.status_mut() = status;
+        let fields = response.headers_mut();
+        fields::pass(&head.headers, self.kind, self.path, fields);
+        if let Some(take) = take {
+            fields.insert(CONTENT_LENGTH, HeaderValue::from(take));
+        }
+        if let Some(field) = part.and_then(Part::field) {
+            fields.insert(CONTENT_RANGE, field);
+        }
+        Ok(response)
+    }
+
+    /// What several ranges come to; none where the whole file is answered.
+    async fn parts(&self, ranges: &[Asked]) -> Result<Option<Vec<Part>>, Problem> {
+        let file = self.file().await?;
+        let Some(complete_length) = length_of(&file) else { return Ok(None) };
+        match range::parts(ranges, complete_length, self.max_ranges) {
+            Parts::These(parts) => Ok(Some(parts)),
+            Parts::Whole => Ok(None),
+            Parts::None => Err(Problem::RangeNotSatisfiable { complete_length }),
+        }
+    }
+
+    /// Several parts in one answer (RFC 9110 §14.6), put together here, since hardly any storage does it. Only of a file of
+    /// which a strong entity tag says that all parts are of it; another is answered whole.
+    async fn several(&self, parts: &[Part], to: Towards<'_>) -> Result<Response<Body>, Problem> {
+        let Some(first) = parts.first() else { return Err(self.failed("no part was asked for")) };
+        let asked = Asked::Between(first.first, first.last);
+        let answer = self.ask_judged(Some(asked)).await?;
+        if answer.status() == StatusCode::OK {
+            return self.stream(answer, None, to);
+        }
+        let bounds = (first.first, Some(first.last));
+        let rest = Rest::of(self.origin, self.path, to.metrics, answer.headers(), bounds);
+        let rest = rest.filter(|_| conditions::range_applies(self.headers, answer.headers()));
+        let is_part = self.checked(answer.headers(), asked).is_ok_and(|part| part == *first);
+        let (Some(rest), true) = (rest, is_part) else {
+            self.known.invalidate(self.path);
+            drop(answer);
+            let whole = self.ask(None).await?;
+            return self.stream(whole, None, to);
+        };
+        let status = StatusCode::PARTIAL_CONTENT;
+        let told = to.open(status)?;
+        let (head, incoming) = answer.into_parts();
+        let mut response = Response::new(body::empty());
+        *response.status_mut() = status;
+        fields::pass(&head.headers, self.kind, self.path, response.headers_mut());
+        let several = Several::new(response.headers().get(CONTENT_TYPE));
+        let idle = self.origin.settings().idle;
+        let mut incoming = Some(incoming);
+        let mut pieces = Vec::with_capacity(2 * parts.len() + 1);
+        for part in parts {
+            pieces.push(Piece::Text(several.before(*part)));
+            let rest = rest.of_part(*part);
+            pieces.push(Piece::File(match incoming.take() {
+                Some(incoming) => {
+                    Stretch::coming(incoming, 0, (part.first, Some(part.length())), idle, Some(rest))
+                }
+                None => Stretch::to_ask_for(rest, *part, idle),
+            }));
+        }
+        pieces.push(Piece::Text(several.end()));
+        let texts =
+            pieces.iter().map(|piece| if let Piece::Text(text) = piece { text.len() as u64 } else { 0 });
+        let take = texts.sum::<u64>() + parts.iter().map(|part| part.length()).sum::<u64>();
+        let fields = response.headers_mut();
+        fields.insert(CONTENT_TYPE, several.kind());
+        fields.insert(CONTENT_LENGTH, HeaderValue::from(take));
+        *response.body_mut() = body::measured(Flow::of(pieces), Some(take), told);
+        Ok(response)
+    }
+
+    /// The part that a 206 brings, which must be the one that was asked for.
+    fn checked(&self, answer: &HeaderMap, asked: Asked) -> Result<Part, Problem> {
+        let part = answer.get(CONTENT_RANGE).and_then(Part::read);
+        let part = part.filter(|part| Part::of(asked, part.complete) == Some(*part));
+        match part {
+            Some(part) if length_of(answer).is_none_or(|length| length == part.length()) => Ok(part),
+            _ => Err(self.failed("it answered with another part than it was asked for")),
+        }
+    }
+
+    fn bodiless(&self, status: StatusCode, file: &HeaderMap, on_end: OnEnd) -> Response<Body> {
+        let mut response = Response::new(body::empty());
+        *response.status_mut() = status;
+        fields::pass(file, self.kind, self.path, response.headers_mut());
+        if let Some(length) = length_of(file).filter(|_| status == StatusCode::OK) {
+            response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(length));
+        }
+        on_end(Delivered { bytes: 0, end: End::Complete, status, opened: Instant::now(), resumes: 0 });
+        response
+    }
+}
