@@ -66,6 +66,10 @@ async fn again_and_again(name: &str, command: &mut Command, cut: &[i32], place: 
         if ran.status.success() {
             assert_eq!(there, whole.len(), "{name}: a clean end");
             assert!(run_number >= LEAST, "{name}: it was not cut");
+            // Of what is whole there is no rest: 416, which is no failure.
+            let ran = run(command).await;
+            assert!(ran.status.success(), "{name}, once more: {}", said(&ran));
+            assert_eq!(so_far(place, whole), whole.len(), "{name}, once more");
             return;
         }
         let code = ran.status.code().unwrap_or_default();
@@ -93,7 +97,8 @@ async fn curl_goes_on_where_the_download_broke() {
         for (protocol, cut) in [("--http1.1", [18, 56]), ("--http2", [18, 92])] {
             let place = scene.dir.path().join(protocol);
             let mut command = direct(&curl);
-            command.args(["-q", "-sS", "--fail", "--noproxy", "*", protocol, "--cacert"]).arg(ca(&scene));
+            // Without --fail, under which curl 7.88 takes 416 for a failure; another refusal would be other bytes.
+            command.args(["-q", "-sS", "--noproxy", "*", protocol, "--cacert"]).arg(ca(&scene));
             command.args(["-H", &authorization(&scene), "-C", "-", "-o"]).arg(&place);
             command.arg(format!("{}/files/{BOOK}/audio.mp3", scene.base));
             again_and_again(&format!("{name}, {protocol}"), &mut command, &cut, &place, &whole).await;
