@@ -1,9 +1,9 @@
 //! What readers' programs make of files that came through the gate: epubcheck of the book, ffprobe and ffmpeg of the
 //! audiobook, over HTTPS, with a token and with a signed link.
 
-use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Command;
 
+use crate::support::program::{run, said, trusting};
 use crate::support::{AUDIO, BOOK, Demo, LIBRARY, metric, program};
 
 /// How long the audiobook plays, in seconds.
@@ -23,10 +23,6 @@ fn epubcheck() -> Option<Command> {
     let mut java = Command::new(program("java", "default-jre-headless")?);
     java.args(["-jar", "/usr/share/java/epubcheck.jar"]);
     Some(java)
-}
-
-fn said(ran: &Output) -> String {
-    [&ran.stdout, &ran.stderr].map(|text| String::from_utf8_lossy(text)).concat()
 }
 
 /// The log's request lines, without the first `skip` of them.
@@ -51,21 +47,14 @@ async fn a_book_that_came_through_is_a_valid_epub() {
     assert_eq!(answer.status(), 200);
     let file = demo.dir().join("through.epub");
     std::fs::write(&file, answer.bytes().await.unwrap()).unwrap();
-    let ran = epubcheck.arg(&file).output().unwrap();
+    let ran = run(epubcheck.arg(&file)).await;
     assert!(ran.status.success(), "{}", said(&ran));
     assert!(said(&ran).contains("No errors or warnings detected"), "{}", said(&ran));
     // And it does find fault: with half of it.
     let whole = std::fs::read(&file).unwrap();
     std::fs::write(&file, &whole[..whole.len() / 2]).unwrap();
-    let again = Command::new(epubcheck.get_program()).args(epubcheck.get_args()).output().unwrap();
+    let again = run(&mut epubcheck).await;
     assert!(!again.status.success(), "{}", said(&again));
-}
-
-/// ffprobe's or ffmpeg's options that make it trust the gate; it refuses other certificates.
-fn trusting(file: &Path, ca: &Path) -> Command {
-    let mut command = Command::new(file);
-    command.args(["-v", "error", "-tls_verify", "1", "-ca_file"]).arg(ca);
-    command
 }
 
 #[tokio::test]
@@ -86,7 +75,7 @@ async fn a_player_learns_how_long_the_audiobook_is_by_token_and_by_link() {
             command.args(["-headers", &field]);
         }
         command.args(["-show_entries", "format=duration", "-of", "csv=p=0", &url]);
-        let ran = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+        let ran = run(&mut command).await;
         assert!(ran.status.success(), "{}", said(&ran));
         let seconds: f64 = String::from_utf8(ran.stdout).unwrap().trim().parse().unwrap();
         assert!((seconds - PLAYS).abs() < 1.0, "{seconds}");
@@ -110,7 +99,7 @@ async fn a_player_that_jumps_into_the_middle_moves_little_more_than_it_plays() {
     command.args(["-fflags", "+fastseek", "-ss", "1200", "-t", "5", "-i", &url]);
     command.args(["-progress", "pipe:1", "-f", "null", "-"]);
     let before = delivered(&demo).await;
-    let ran = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+    let ran = run(&mut command).await;
     assert!(ran.status.success(), "{}", said(&ran));
     // Five seconds were decoded, and nothing was said against them.
     assert!(ran.stderr.is_empty(), "{}", said(&ran));

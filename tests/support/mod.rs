@@ -1,16 +1,21 @@
-//! What tests share: a gate with everything around it, an origin that misbehaves on request, and the built program.
+//! What tests share: a gate with everything around it, an origin that misbehaves on request, the built program, and
+//! readers' programs.
 
+pub(crate) mod chromium;
 pub(crate) mod demo;
 pub(crate) mod multipart;
 pub(crate) mod origin;
+pub(crate) mod pages;
 pub(crate) mod process;
 pub(crate) mod program;
 pub(crate) mod raw;
 pub(crate) mod scene;
 pub(crate) mod storage;
 
+pub(crate) use chromium::Chromium;
 pub(crate) use demo::Demo;
 pub(crate) use origin::{File, Origin};
+pub(crate) use pages::Pages;
 pub(crate) use process::Process;
 pub(crate) use program::program;
 pub(crate) use scene::{LIBRARY, Scene, Setting};

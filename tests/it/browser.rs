@@ -1,0 +1,147 @@
+//! A browser as people have it: Chromium plays an audiobook by its signed link and jumps into it, and pages of other
+//! origins see what `[cors]` lets them see.
+
+use http::Method;
+use loangate::samples::Collection;
+use serde_json::{Value, json};
+
+use crate::support::scene::Setting;
+use crate::support::{AUDIO, BOOK, Chromium, File, Pages, Scene, program};
+
+/// Plays each of `urls` in its turn: when its length is known it jumps to the middle, and tells when it has played on
+/// from there.
+const PLAYER: &str = "
+for (const url of urls) {
+    const audio = new Audio();
+    const until = name => new Promise((done, failed) => {
+        audio.addEventListener(name, done, { once: true });
+        audio.addEventListener('error', () => failed(audio.error.message), { once: true });
+    });
+    const known = until('loadedmetadata');
+    audio.preload = 'metadata';
+    audio.src = url;
+    await known;
+    const middle = audio.duration / 2;
+    const there = until('seeked');
+    audio.currentTime = middle;
+    await there;
+    const from = audio.currentTime;
+    await audio.play();
+    while (audio.currentTime < from + 0.5) await until('timeupdate');
+    audio.pause();
+    await tell({ duration: audio.duration, from, to: audio.currentTime });
+    audio.src = '';
+}";
+
+/// Begins a loan, asks for part of a file, by a token and by a signed link, and tells what it can see of the answers.
+const ASKER: &str = "
+const ask = async (url, headers, method = 'GET') => {
+    try {
+        const answer = await fetch(url, { method, headers });
+        const body = Array.from(new Uint8Array(await answer.arrayBuffer()));
+        return { status: answer.status, fields: Object.fromEntries(answer.headers), body };
+    } catch (error) {
+        return { error: error.name };
+    }
+};
+const Range = 'bytes=100-199', Authorization = 'Bearer ' + token;
+await tell({
+    begun: await ask(loan, { Authorization }, 'PUT'),
+    token: await ask(file, { Range, Authorization }),
+    link: await ask(file + '?token=' + link, { Range }),
+    refused: await ask(file, { Range, Authorization: 'Bearer no.token.atall' }),
+});";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_audiobook_plays_by_its_link_and_a_jump_asks_for_the_middle() {
+    let Some(chromium) = program("chromium", "chromium") else {
+        return;
+    };
+    let scene = Scene::start().await;
+    let samples = Collection::build().unwrap();
+    let audio = samples.files().iter().find(|file| file.path().ends_with("audio.mp3")).unwrap();
+    let size = audio.content().len() as u64;
+    scene.origin.put(&format!("{AUDIO}/audio.mp3"), File::with(audio.content().clone()));
+    let link = scene.link(&["--isbn", AUDIO]);
+    let file = format!("files/{AUDIO}/audio.mp3");
+    let urls = [format!("{}/{file}?token={link}", scene.base), format!("{}/~{link}/{file}", scene.base)];
+    let mut pages = Pages::bind().await;
+    pages.serve(&format!("const urls = {};{PLAYER}", json!(urls)));
+    let certificate = scene.dir.path().join("certs/server.pem");
+    let mut browser = Chromium::open(&chromium, &pages.origin, &certificate);
+    let mut seen = 0;
+    for _ in urls {
+        let told = browser.told(&mut pages).await;
+        let second = |name: &str| told[name].as_f64().unwrap_or_else(|| panic!("{told}"));
+        assert!((second("duration") - 2181.8).abs() < 2.0, "{told}");
+        assert!((second("from") - second("duration") / 2.0).abs() < 1.0, "{told}");
+        assert!(second("to") >= second("from") + 0.5 && second("to") < second("from") + 60.0, "{told}");
+        let asked = scene.origin.asked();
+        let ranges = asked[seen..].iter().filter_map(|asked| asked.headers.get("range")?.to_str().ok());
+        let begins: Vec<u64> = ranges
+            .map(|range| range["bytes=".len()..].split('-').next().unwrap().parse().unwrap_or_default())
+            .collect();
+        let middle = size * 2 / 5..size * 3 / 5;
+        assert!(begins.iter().any(|begin| middle.contains(begin)), "{begins:?} of {size}");
+        seen = asked.len();
+    }
+    assert_eq!(scene.books().await.len(), 1, "one loan");
+    drop(browser);
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_page_of_a_listed_origin_sees_a_part_and_its_fields_and_another_sees_nothing() {
+    let Some(chromium) = program("chromium", "chromium") else {
+        return;
+    };
+    let (mut listed, mut stranger) = (Pages::bind().await, Pages::bind().await);
+    let mut scene = Scene::around(Setting::default()).await;
+    scene.replace_in_config("[ledger]", &format!("[cors]\norigins = [\"{}\"]\n\n[ledger]", listed.origin));
+    scene.start_gate().await;
+    let file = File::of(1000).field("content-type", "application/epub+zip");
+    scene.origin.put(&format!("{BOOK}/book.epub"), file.clone());
+    let certificate = scene.dir.path().join("certs/server.pem");
+    let script = format!(
+        "const [loan, file, token, link] = {};{ASKER}",
+        json!([
+            format!("{}/loans/{BOOK}", scene.base),
+            format!("{}/files/{BOOK}/book.epub", scene.base),
+            scene.token("kari"),
+            scene.link(&["--isbn", BOOK])
+        ])
+    );
+
+    listed.serve(&script);
+    let mut browser = Chromium::open(&chromium, &listed.origin, &certificate);
+    let told = browser.told(&mut listed).await;
+    assert_eq!(told["begun"]["status"], 201, "{told}");
+    let part: Vec<Value> = file.part(100..200).into_iter().map(Value::from).collect();
+    for way in ["token", "link"] {
+        let seen = &told[way];
+        assert_eq!(seen["status"], 206, "{way}: {told}");
+        assert!(seen["body"] == Value::from(part.clone()), "{way}: other bytes: {told}");
+        for (name, value) in
+            [("content-range", "bytes 100-199/1000"), ("etag", "\"v1\""), ("accept-ranges", "bytes")]
+        {
+            assert_eq!(seen["fields"][name], value, "{way}: {told}");
+        }
+    }
+    assert_eq!(told["refused"]["status"], 401, "{told}");
+    assert_eq!(told["refused"]["fields"]["content-type"], "application/problem+json", "{told}");
+    drop(browser);
+
+    let asked = scene.origin.asked().len();
+    stranger.serve(&script);
+    let mut browser = Chromium::open(&chromium, &stranger.origin, &certificate);
+    let told = browser.told(&mut stranger).await;
+    for way in ["begun", "token", "link", "refused"] {
+        assert_eq!(told[way], json!({ "error": "TypeError" }), "{way}: {told}");
+    }
+    // With a token the browser asks first whether it may, and then does not; with a link it asks, and keeps the answer
+    // from the page.
+    let asked = &scene.origin.asked()[asked..];
+    assert!(asked.len() == 1 && asked[0].method == Method::GET, "{asked:?}");
+    drop(browser);
+    scene.end().await;
+}
