@@ -1,5 +1,6 @@
 //! An origin that breaks off, stands still or fails for a moment: the reader notices nothing, and no two files are mixed.
 
+use std::cell::Cell;
 use std::time::Duration;
 
 use http::StatusCode;
@@ -152,32 +153,57 @@ async fn the_resumes_can_be_switched_off_and_count_what_was_in_vain() {
     }
 }
 
-/// So many downloads from an origin that breaks each answer somewhere and answers 500 one time in five.
-async fn downloads(count: usize, size: u64) {
-    let file = File { breaks_within: Some(size), fails_one_in: Some(5), ..File::of(size) };
-    let scene = scene_with(file.clone()).await;
-    let whole = file.part(0..size);
+/// An origin that breaks off each answer somewhere, or stands still there, resets its connections, answers 500 one time in
+/// five, and now and then all of the file where a range was asked.
+async fn troubled(size: u64) -> (Scene, File) {
+    let config = vec![("name = \"files\"", "name = \"files\"\nidle = \"300ms\"\nresumes = 30")];
+    let scene = Scene::set(Setting { config, ..Setting::default() }).await;
+    scene.origin.reset_connections();
+    let file = File {
+        breaks_within: Some(size),
+        fails_one_in: Some(5),
+        stalls_one_in: Some(20),
+        whole_one_in: Some(5),
+        ..File::of(size)
+    };
+    (scene, file)
+}
+
+/// Draws the file so many times, a few at once, and looks at what came: the bytes, and whether their end was clean.
+async fn draw(scene: &Scene, count: usize, before: impl Fn(usize), look: impl Fn(&[u8], bool)) {
     let mut all = JoinSet::new();
     for number in 0..count {
         if number >= 8 {
-            let body: bytes::Bytes = all.join_next().await.unwrap().unwrap();
-            assert!(body == whole, "other bytes");
+            let (body, is_whole): (Vec<u8>, bool) = all.join_next().await.unwrap().unwrap();
+            look(&body, is_whole);
         }
-        let request = scene.get(
-            &if number % 2 == 0 { scene.http1() } else { scene.http2() },
-            PATH,
-            &scene.token("kari"),
-        );
-        let request = request.timeout(Duration::from_secs(600));
+        before(number);
+        let client = if number % 2 == 0 { scene.http1() } else { scene.http2() };
+        let request = scene.get(&client, PATH, &scene.token("kari")).timeout(Duration::from_secs(600));
         all.spawn(async move {
-            let answer = request.send().await.unwrap();
+            let mut answer = request.send().await.unwrap();
             assert_eq!(answer.status(), StatusCode::OK);
-            answer.bytes().await.unwrap()
+            let mut body = Vec::new();
+            loop {
+                match answer.chunk().await {
+                    Ok(Some(chunk)) => body.extend_from_slice(&chunk),
+                    Ok(None) => return (body, true),
+                    Err(_) => return (body, false),
+                }
+            }
         });
     }
-    for body in all.join_all().await {
-        assert!(body == whole, "other bytes");
+    for (body, is_whole) in all.join_all().await {
+        look(&body, is_whole);
     }
+}
+
+async fn downloads(count: usize, size: u64) {
+    let (scene, file) = troubled(size).await;
+    put(&scene, file.clone());
+    let whole = file.part(0..size);
+    let look = |body: &[u8], is_whole: bool| assert!(is_whole && body == whole, "{} bytes", body.len());
+    draw(&scene, count, |_| {}, look).await;
     println!("{count} downloads, {} requests to the origin", scene.origin.asked().len());
     scene.end().await;
 }
@@ -192,4 +218,40 @@ async fn downloads_from_an_origin_that_breaks_every_answer_are_whole() {
 #[ignore = "draws 20 GB"]
 async fn a_thousand_downloads_from_an_origin_that_breaks_every_answer_are_whole() {
     downloads(1000, 20_000_000).await;
+}
+
+/// Draws a file that is replaced again and again while it is drawn, from that origin: how many were whole.
+async fn downloads_while_replaced(count: usize, size: u64) -> usize {
+    let (scene, file) = troubled(size).await;
+    let other = {
+        let content: Vec<u8> = file.part(0..size).iter().map(|byte| !byte).collect();
+        File { content: Some(content.into()), ..file.clone().field("etag", "\"v2\"") }
+    };
+    let contents = [file.part(0..size), other.part(0..size)];
+    let whole = Cell::new(0);
+    let replace = |number: usize| put(&scene, if number % 2 == 0 { file.clone() } else { other.clone() });
+    let look = |body: &[u8], is_whole: bool| {
+        let of = contents.iter().filter(|content| content.starts_with(body)).count();
+        assert!(of > 0, "a mixed body of {} bytes", body.len());
+        assert!(!is_whole || body.len() as u64 == size, "a clean end after {} bytes", body.len());
+        whole.set(whole.get() + usize::from(is_whole));
+    };
+    draw(&scene, count, replace, look).await;
+    scene.end().await;
+    whole.get()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_a_file_that_is_replaced_again_and_again_no_reader_gets_a_mixture() {
+    let whole = downloads_while_replaced(100, 1_000_000).await;
+    println!("{whole} of 100 were whole, the others broke off");
+    assert!(whole < 100, "none was replaced under way");
+}
+
+/// As `a_thousand_downloads`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "draws some 10 GB"]
+async fn a_thousand_downloads_while_replaced_of_a_file_are_never_a_mixture() {
+    let whole = downloads_while_replaced(1000, 20_000_000).await;
+    println!("{whole} of 1000 were whole, the others broke off");
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::ops::Range;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -50,6 +50,10 @@ pub(crate) struct File {
     pub(crate) breaks_within: Option<u64>,
     /// One answer in so many is a 500.
     pub(crate) fails_one_in: Option<u32>,
+    /// Of those that break off, one in so many stands still instead.
+    pub(crate) stalls_one_in: Option<u32>,
+    /// One question for a range in so many is answered with the whole file.
+    pub(crate) whole_one_in: Option<u32>,
 }
 
 impl File {
@@ -71,6 +75,8 @@ impl File {
             silent: false,
             breaks_within: None,
             fails_one_in: None,
+            stalls_one_in: None,
+            whole_one_in: None,
         }
     }
 
@@ -148,6 +154,8 @@ struct State {
     bodies: AtomicUsize,
     /// Bytes of bodies so far.
     bytes: AtomicU64,
+    /// Whether connections are reset when they are closed.
+    resets: AtomicBool,
 }
 
 impl State {
@@ -185,6 +193,11 @@ impl Origin {
     /// How many bodies are on their way now: each holds a connection.
     pub(crate) fn bodies(&self) -> usize {
         self.state.bodies.load(Ordering::Relaxed)
+    }
+
+    /// Has every connection from now on be reset where it would be closed, which loses what is on its way.
+    pub(crate) fn reset_connections(&self) {
+        self.state.resets.store(true, Ordering::Relaxed);
     }
 
     /// How many bytes of bodies have been sent so far.
@@ -225,6 +238,9 @@ async fn accept(listener: TcpListener, state: Arc<State>, stop: CancellationToke
             accepted = listener.accept() => accepted,
         };
         let Ok((socket, _)) = accepted else { continue };
+        if state.resets.load(Ordering::Relaxed) {
+            socket.set_zero_linger().unwrap();
+        }
         let (state, stop) = (state.clone(), stop.clone());
         tokio::spawn(async move {
             let service = service_fn(|request| answer(state.clone(), request));
@@ -252,11 +268,20 @@ async fn answer(state: Arc<State>, request: Request<Incoming>) -> Result<Respons
         let nothing = Sent { file: File::of(0), at: 0, end: 0, sent: 0, cut: None, log: None };
         return Ok(Response::builder().status(404).body(nothing).unwrap());
     };
-    if file.fails_one_in.is_some_and(|one_in| fastrand::u32(..one_in) == 0) {
+    let one_in = |many: Option<u32>| many.is_some_and(|many| fastrand::u32(..many) == 0);
+    if one_in(file.fails_one_in) {
         file.status = Some(StatusCode::INTERNAL_SERVER_ERROR);
     }
     if let Some(within) = file.breaks_within {
-        file.cut_after = Some(fastrand::u64(..within));
+        let breaks = Some(fastrand::u64(..within));
+        if one_in(file.stalls_one_in) {
+            file.stall_after = breaks;
+        } else {
+            file.cut_after = breaks;
+        }
+    }
+    if one_in(file.whole_one_in) {
+        file.ranges = false;
     }
     if file.silent {
         std::future::pending::<()>().await;
