@@ -229,7 +229,8 @@ async fn downloads_while_replaced(count: usize, size: u64) -> usize {
     };
     let contents = [file.part(0..size), other.part(0..size)];
     let whole = Cell::new(0);
-    let replace = |number: usize| put(&scene, if number % 2 == 0 { file.clone() } else { other.clone() });
+    let replace =
+        |number: usize| put(&scene, if number.is_multiple_of(2) { file.clone() } else { other.clone() });
     let look = |body: &[u8], is_whole: bool| {
         let of = contents.iter().filter(|content| content.starts_with(body)).count();
         assert!(of > 0, "a mixed body of {} bytes", body.len());

@@ -58,6 +58,7 @@ async fn a_thousand_readers_who_stand_still_hold_less_than_200_megabytes() {
     println!("{STALLED} of them: {:.1} MB at most, idle {:.1}", most as f64 / 1024.0, idle as f64 / 1024.0);
     assert!(most < 200 * 1024, "{most} KiB");
     drop(stalled);
+    scene.until("the origin is let go", async || scene.origin.bodies() == 0).await;
     gate.terminate();
     assert!(gate.exit().await.success());
     scene.end().await;

@@ -258,3 +258,48 @@ async fn what_a_file_is_is_asked_once_for_many_answers() {
     assert_eq!(methods, [http::Method::GET, http::Method::HEAD]);
     scene.end().await;
 }
+
+/// What is asked of Google and Azure, of which there is no server here: by the letter, and by whom.
+#[tokio::test]
+async fn google_and_azure_are_asked_for_the_same_parts_under_their_own_names_and_signatures() {
+    let key = "c2VjcmV0LW9mLWF6dXJl"; // base64
+    let google = "google = { service_account = { file = \"google.json\" }, endpoint = \"ORIGIN\" }";
+    let azure = format!("azure = {{ account = \"lyd\", access_key = \"{key}\", endpoint = \"ORIGIN\" }}");
+    for (url, lines, signed) in
+        [("gs://books/all", google, "Bearer"), ("az://books/all", azure.as_str(), "SharedKey lyd:")]
+    {
+        let mut scene = Scene::around(Setting::default()).await;
+        // A service account whose storage asks for no login: what remains is all but the token.
+        let account = serde_json::json!({
+            "gcs_base_url": scene.origin.url, "disable_oauth": true,
+            "client_email": "gate@example.no", "private_key": "none", "private_key_id": "none",
+        });
+        std::fs::write(scene.dir.path().join("google.json"), account.to_string()).unwrap();
+        let lines = format!("url = \"{url}\"\n{}", lines.replace("ORIGIN", &scene.origin.url));
+        scene.replace_in_config(&format!("url = \"{}/\"", scene.origin.url), &lines);
+        scene.start_gate().await;
+        let file = File::of(100_000);
+        // Google's has the name in one segment, encoded to the last point.
+        for name in [format!("all/{}", at_origin()), format!("all%2F{BOOK}%2Faudio%2Emp3")] {
+            scene.origin.put(&format!("books/{name}"), file.clone());
+        }
+        for (range, first, last) in
+            [("bytes=0-", 0, 99_999), ("bytes=500-999", 500, 999), ("bytes=-10", 99_990, 99_999)]
+        {
+            let part = get(&scene, Some(range)).await;
+            assert_eq!(part.status(), StatusCode::PARTIAL_CONTENT, "{url} {range}");
+            assert_eq!(part.headers()["content-range"], format!("bytes {first}-{last}/100000"), "{url}");
+            assert_eq!(part.bytes().await.unwrap(), file.part(first..last + 1), "{url} {range}");
+        }
+        let none = format!("/files/{BOOK}/none.mp3");
+        let answer = scene.get(&scene.http1(), &none, &scene.token("kari")).send().await.unwrap();
+        assert_eq!(answer.status(), StatusCode::NOT_FOUND, "{url}");
+        for asked in scene.origin.asked() {
+            let name = asked.path.replace("%2F", "/");
+            assert!(name.starts_with(&format!("/books/all/{BOOK}/")), "{url}: {name}");
+            let by = asked.headers.get("authorization").map_or("", |by| by.to_str().unwrap());
+            assert!(by.starts_with(signed) || (signed == "Bearer" && by.is_empty()), "{url}: {by}");
+        }
+        scene.end().await;
+    }
+}
