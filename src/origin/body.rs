@@ -17,7 +17,7 @@ pub struct Body(Kind);
 enum Kind {
     Empty,
     Incoming(Incoming),
-    File(Reading),
+    File(Box<Reading>),
 }
 
 /// The body broke off before its end; why is logged where it is known.
@@ -31,7 +31,7 @@ impl Body {
     }
 
     pub(super) fn file(reading: Reading) -> Body {
-        Body(Kind::File(reading))
+        Body(Kind::File(Box::new(reading)))
     }
 }
 

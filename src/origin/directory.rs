@@ -9,7 +9,7 @@ use std::io::{self, ErrorKind, Read, Seek, SeekFrom};
 use std::path::Path;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use std::time::SystemTime;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_RANGE, ETAG, LAST_MODIFIED};
@@ -22,6 +22,8 @@ use super::ask::Ask;
 use super::body::{Body, Broken};
 use crate::path::FilePath;
 
+/// The first second of the year 10000, since the epoch.
+const YEAR_10000: u64 = 253_402_300_800;
 /// How much is read at once: what a reader that stalls holds of a file.
 const READ: u64 = 64 * 1024;
 
@@ -45,7 +47,7 @@ impl Directory {
             return Ok(bodiless(StatusCode::NOT_FOUND));
         };
         match self.0.get_opts(&location, GetOptions::default()).await {
-            Ok(found) => answer(found, ask).await.map_err(|error| error.to_string()),
+            Ok(found) => answer(found, ask),
             Err(error) if is_no_file(&error) => Ok(bodiless(StatusCode::NOT_FOUND)),
             Err(error) => Err(error.to_string()),
         }
@@ -73,9 +75,9 @@ fn is_no_file(error: &object_store::Error) -> bool {
     matches!(error, object_store::Error::NotFound { .. } | object_store::Error::InvalidPath { .. })
 }
 
-async fn answer(found: GetResult, ask: &Ask) -> io::Result<Response<Body>> {
+fn answer(found: GetResult, ask: &Ask) -> Result<Response<Body>, String> {
     let GetResultPayload::File(file, _) = found.payload else {
-        return Err(io::Error::other("a directory gave no file"));
+        return Err("a directory gave no file".to_owned());
     };
     let complete = found.meta.size;
     let is_it = ask.only_if.as_ref().is_none_or(|tag| Some(tag.as_bytes()) == tag_of(&found.meta));
@@ -93,12 +95,20 @@ async fn answer(found: GetResult, ask: &Ask) -> io::Result<Response<Body>> {
     let fields = response.headers_mut();
     fields.insert(CONTENT_LENGTH, HeaderValue::from(length));
     fields.extend(tag_of(&found.meta).and_then(|tag| Some((ETAG, HeaderValue::from_bytes(tag).ok()?))));
-    let modified = httpdate::fmt_http_date(SystemTime::from(found.meta.last_modified));
-    fields.extend(HeaderValue::try_from(modified).ok().map(|modified| (LAST_MODIFIED, modified)));
+    let modified = SystemTime::from(found.meta.last_modified);
+    fields.extend(http_date(modified).map(|date| (LAST_MODIFIED, date)));
     if !ask.head {
-        *response.body_mut() = Body::file(Reading::of(file, first, length));
+        let stamp = (complete, modified);
+        let open = Open { file, seek: (first > 0).then_some(first), left: length, stamp };
+        *response.body_mut() = Body::file(Reading { at_rest: Some(open), under_way: None });
     }
     Ok(response)
+}
+
+/// A moment as HTTP writes it; none for one that it cannot write, which a file may have all the same.
+fn http_date(at: SystemTime) -> Option<HeaderValue> {
+    let since = at.duration_since(UNIX_EPOCH).ok().filter(|since| since.as_secs() < YEAR_10000)?;
+    HeaderValue::try_from(httpdate::fmt_http_date(UNIX_EPOCH + since)).ok()
 }
 
 fn tag_of(meta: &ObjectMeta) -> Option<&[u8]> {
@@ -130,17 +140,14 @@ pub(super) struct Reading {
 #[derive(Debug)]
 struct Open {
     file: File,
-    first: u64,
+    /// Where the next read begins, if not where the last one ended.
+    seek: Option<u64>,
     left: u64,
-    /// The file as it was when the first bytes were read.
-    stamp: Option<(u64, SystemTime)>,
+    /// The file as the head of the answer tells of it: its length, and when it was written to.
+    stamp: (u64, SystemTime),
 }
 
 impl Reading {
-    fn of(file: File, first: u64, left: u64) -> Reading {
-        Reading { at_rest: Some(Open { file, first, left, stamp: None }), under_way: None }
-    }
-
     /// The next bytes; each read has the file's state looked at, so that none of a file that has changed is given.
     pub(super) fn poll_bytes(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, Broken>>> {
         if let Some(open) = self.at_rest.take_if(|open| open.left > 0) {
@@ -165,25 +172,36 @@ impl Reading {
 
 impl Open {
     fn read(mut self) -> io::Result<(Bytes, Open)> {
-        let before = match self.stamp {
-            Some(stamp) => stamp,
-            None => {
-                self.file.seek(SeekFrom::Start(self.first))?;
-                stamp(&self.file.metadata()?)?
-            }
-        };
+        if let Some(first) = self.seek.take() {
+            self.file.seek(SeekFrom::Start(first))?;
+        }
         let wanted = self.left.min(READ);
         let mut bytes = Vec::with_capacity(usize::try_from(wanted).unwrap_or_default());
         (&self.file).take(wanted).read_to_end(&mut bytes)?;
-        if bytes.len() as u64 != wanted || stamp(&self.file.metadata()?)? != before {
+        if bytes.len() as u64 != wanted || stamp(&self.file.metadata()?)? != self.stamp {
             return Err(io::Error::other("it was written to while it was read"));
         }
         self.left -= wanted;
-        self.stamp = Some(before);
         Ok((Bytes::from(bytes), self))
     }
 }
 
 fn stamp(metadata: &Metadata) -> io::Result<(u64, SystemTime)> {
     Ok((metadata.len(), metadata.modified()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_file_of_any_date_can_be_told_of() {
+        let epoch = UNIX_EPOCH + Duration::from_secs(1_767_600_000);
+        assert_eq!(http_date(epoch).unwrap(), "Mon, 05 Jan 2026 08:00:00 GMT");
+        assert_eq!(http_date(UNIX_EPOCH - Duration::from_secs(1)), None);
+        assert_eq!(http_date(UNIX_EPOCH + Duration::from_secs(YEAR_10000)), None);
+        assert!(http_date(UNIX_EPOCH + Duration::from_secs(YEAR_10000 - 1)).is_some());
+    }
 }
