@@ -1,0 +1,136 @@
+//! Routes as they are resolved, and their mistakes.
+
+use super::*;
+
+fn route(path: &str, to: &str, open: bool) -> Route {
+    Route {
+        path: path.into(),
+        origin: "files".into(),
+        to: to.into(),
+        open,
+        explicit: false,
+        table: None,
+        disposition: None,
+    }
+}
+
+fn catalog() -> Catalog {
+    let routes = vec![
+        route("/files/{isbn}/{*file}", "{isbn}/{file}", false),
+        route("/covers/{*file}", "covers/{file}", true),
+        route("/books/{isbn}", "books/{isbn}.epub", false),
+    ];
+    Catalog::new(&Settings { routes }, &["files".to_owned()]).unwrap()
+}
+
+#[test]
+fn a_path_leads_to_a_titles_file_that_is_rebuilt_from_its_parts() {
+    let resolve = |path: &str| catalog().resolve(&RequestPath::parse(path).unwrap());
+    for (path, at_origin) in [
+        ("/files/9780306406157/part%201/b%C3%B8k.mp3", "9780306406157/part%201/b%C3%B8k.mp3"),
+        ("/books/9780306406157", "books/9780306406157.epub"),
+    ] {
+        let Ok(Target::Loanable { titles, file, .. }) = resolve(path) else { panic!("{path}") };
+        assert_eq!(titles, Titles::one("9780306406157".parse().unwrap()));
+        assert_eq!(file.path.as_str(), at_origin);
+    }
+    assert!(matches!(resolve("/covers/a.png"), Ok(Target::Open(_))));
+    for path in ["/files/9780306406158/a", "/files/x/a", "/files/9780306406157", "/other", "/"] {
+        assert_eq!(resolve(path).unwrap_err(), Problem::TitleNotFound, "{path}");
+    }
+}
+
+#[test]
+fn an_open_route_to_gated_files_is_refused() {
+    for (to, refused) in [
+        ("{file}", true),
+        ("9780306406157/{file}", true),
+        ("97803064061{file}", true),
+        ("covers/{file}", false),
+        ("978/{file}", false),
+        ("97803064061570/{file}", false),
+    ] {
+        let routes =
+            vec![route("/files/{isbn}/{*file}", "{isbn}/{file}", false), route("/covers/{*file}", to, true)];
+        let built = Catalog::new(&Settings { routes }, &["files".to_owned()]);
+        assert_eq!(built.is_err(), refused, "{to}");
+    }
+}
+
+#[test]
+fn a_pattern_that_no_path_can_have_is_refused() {
+    for path in ["/a/{isbn}/", "/a//{isbn}", "/a%20b/{isbn}", "/../{isbn}", "/a;b/{isbn}"] {
+        let routes = vec![route(path, "{isbn}", false)];
+        let mistakes = Catalog::new(&Settings { routes }, &["files".to_owned()]).unwrap_err();
+        assert_eq!((mistakes[0].route, mistakes[0].key), (0, "path"), "{path}");
+    }
+    let routes = vec![route("/lydbøker og mer/{isbn}", "{isbn}", false)];
+    assert!(Catalog::new(&Settings { routes }, &["files".to_owned()]).is_ok());
+}
+
+#[test]
+fn a_file_name_of_dots_is_not_found() {
+    let routes = vec![route("/files/{isbn}/{name}.epub", "{isbn}/{name}", false)];
+    let Ok(catalog) = Catalog::new(&Settings { routes }, &["files".to_owned()]) else {
+        return;
+    };
+    let path = RequestPath::parse("/files/9780306406157/..epub").unwrap();
+    assert_eq!(catalog.resolve(&path).unwrap_err(), Problem::TitleNotFound);
+}
+
+#[test]
+fn a_table_names_the_titles_once_it_is_read_and_keeps_to_them_where_it_cannot_be() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("titles.csv");
+    let media = Route { table: Some(file.clone()), ..route("/my media/{*file}", "m/{file}", false) };
+    let routes = vec![route("/files/{isbn}/{*file}", "{isbn}/{file}", false), media];
+    let catalog = Catalog::new(&Settings { routes }, &["files".to_owned()]).unwrap();
+    let resolve = || catalog.resolve(&RequestPath::parse("/my%20media/lyd/%C3%A5.mp3").unwrap());
+    assert_eq!(resolve().unwrap_err(), Problem::TitleNotFound);
+    assert_eq!(catalog.read_tables().unwrap_err()[0].line, None);
+
+    std::fs::write(&file, "lyd/å.mp3,9780306406157,9788299999014\n").unwrap();
+    assert_eq!(catalog.read_tables(), Ok(vec![1]));
+    std::fs::write(&file, "\nlyd/å.mp3,9780306406158\n").unwrap();
+    let mistakes = catalog.read_tables().unwrap_err();
+    assert_eq!((mistakes.len(), mistakes[0].route, mistakes[0].line), (1, 1, Some(2)));
+    let Ok(Target::Loanable { titles, file, .. }) = resolve() else { panic!() };
+    assert_eq!((titles.first().to_string().as_str(), titles.further().len()), ("9780306406157", 1));
+    assert_eq!(file.path.as_str(), "m/lyd/%C3%A5.mp3");
+    let files = |isbn: &str| catalog.files_of(isbn.parse().unwrap());
+    assert_eq!(files("9788299999014"), ["/my%20media/lyd/%C3%A5.mp3", "/files/9788299999014/"]);
+    assert_eq!(files("9788299999038"), ["/files/9788299999038/"]);
+}
+
+#[test]
+fn a_table_needs_a_route_whose_one_part_is_the_rest() {
+    for (path, open, key) in [
+        ("/files/{isbn}/{*file}", false, "title"),
+        ("/media/{*file}", true, "title"),
+        ("/media/{file}", false, "path"),
+        ("/media/{shelf}/{*file}", false, "path"),
+        ("/media", false, "path"),
+    ] {
+        let media = Route { table: Some("titles.csv".into()), ..route(path, "m", open) };
+        let built = Catalog::new(&Settings { routes: vec![media] }, &["files".to_owned()]);
+        let mistakes = built.unwrap_err();
+        assert_eq!((mistakes.len(), mistakes[0].key), (1, key), "{path}");
+    }
+}
+
+#[test]
+fn every_mistake_in_every_route_is_named() {
+    let mut elsewhere = route("/a/{isbn}", "{isbn}", false);
+    elsewhere.origin = "nowhere".into();
+    let routes = vec![
+        route("/files/{*file}", "{file}", false),
+        route("/loans/{isbn}", "{isbn}", false),
+        elsewhere,
+        route("/b/{isbn}", "{isbn}/{name}", false),
+        route("/c/{isbn}", "../{isbn}", false),
+        route("/d/{isbn", "x", true),
+    ];
+    let mistakes = Catalog::new(&Settings { routes }, &["files".to_owned()]).unwrap_err();
+    let places: Vec<_> = mistakes.iter().map(|mistake| (mistake.route, mistake.key)).collect();
+    assert_eq!(places, [(0, "path"), (1, "path"), (2, "origin"), (3, "to"), (4, "to"), (5, "path")]);
+}
