@@ -27,7 +27,14 @@ pub(super) struct Journal {
     file: File,
     /// How long the whole lines are together.
     whole: u64,
-    _lock: File,
+    lock: File,
+}
+
+impl Drop for Journal {
+    /// Lets the lock go by name: a program that this process is starting just now may hold the file for a moment more.
+    fn drop(&mut self) {
+        let _ = self.lock.unlock();
+    }
 }
 
 impl Journal {
@@ -52,7 +59,7 @@ impl Journal {
         let file = OpenOptions::new().create(true).append(true).open(&path)?;
         let whole = u64::try_from(whole).unwrap_or(u64::MAX);
         file.set_len(whole)?;
-        Ok((Journal { file, whole, _lock: lock }, entries))
+        Ok((Journal { file, whole, lock }, entries))
     }
 
     /// Writes a line, or none of it: half a line on a full disk would swallow the next one.
