@@ -120,13 +120,10 @@ impl Outbox {
     /// Starts what is to be sent now, as far as there is room and Bokbasen is called at all.
     async fn send_ready(&mut self, circulation: &Circulation) {
         while self.on_their_way.len() < AT_ONCE && circulation.inner.lending.closed_for().is_none() {
-            let Some(loan) = self.next.pop_front() else {
-                if self.read_next(circulation).await {
-                    continue;
-                } else {
-                    return;
-                };
-            };
+            if self.next.is_empty() && !self.read_next(circulation).await {
+                return;
+            }
+            let Some(loan) = self.next.pop_front() else { continue };
             let circulation = circulation.clone();
             self.on_their_way.spawn(async move { (loan.id, send(&circulation, &loan).await) });
         }

@@ -1,7 +1,8 @@
 //! `loangate serve`: builds every part from its settings, starts them, and ends them in order.
 //!
 //! [`start`] is what the demo uses as well, and tests that need a gate beside them. The order of the end matters: readers
-//! first (drain), then what was delivered to them and the loan's life, then the ledger, so that what a reader still does is still written down.
+//! first (drain), then what was delivered to them and the loan's life, then the ledger, so that what a reader still does
+//! is still written down.
 
 use std::net::SocketAddr;
 use std::num::NonZero;

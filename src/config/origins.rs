@@ -77,9 +77,9 @@ fn places(table: &mut Table<'_>) -> Option<Vec<Where>> {
         Some(match address {
             Address::Http(url) => Where::Http(url),
             Address::Directory(directory) => Where::Directory(directory),
-            Address::S3(bucket) => Where::S3(S3 { bucket, ..s3.clone()? }),
-            Address::Google(bucket) => Where::Google(Google { bucket, ..google.clone()? }),
-            Address::Azure(bucket) => Where::Azure(Azure { bucket, ..azure.clone()? }),
+            Address::S3(bucket) => Where::S3(bucket, s3.clone()),
+            Address::Google(bucket) => Where::Google(bucket, google.clone()),
+            Address::Azure(bucket) => Where::Azure(bucket, azure.clone()?),
         })
     };
     addresses?.into_iter().map(place).collect()
@@ -131,15 +131,11 @@ fn kind<'s>(table: &mut Table<'s>, key: &'static str, scheme: &str, is_there: bo
     table.optional_table(key)
 }
 
-fn nowhere() -> Bucket {
-    Bucket { name: String::new(), prefix: String::new() }
-}
-
 fn secret(table: &mut Table<'_>, key: &'static str, example: &str) -> Option<SecretString> {
     if table.has(key) { table.secret(key, example) } else { None }
 }
 
-fn s3(table: &mut Table<'_>, is_there: bool) -> Option<S3> {
+fn s3(table: &mut Table<'_>, is_there: bool) -> S3 {
     let mut table = kind(table, "s3", "s3://", is_there);
     let region = table.optional("region", text);
     let endpoint = table.optional("endpoint", values::url);
@@ -156,27 +152,28 @@ fn s3(table: &mut Table<'_>, is_there: bool) -> Option<S3> {
         _ => {}
     }
     table.finish();
-    Some(S3 { bucket: nowhere(), region, endpoint, path_style, keys: id.zip(secret) })
+    S3 { region, endpoint, path_style, keys: id.zip(secret) }
 }
 
-fn google(table: &mut Table<'_>, is_there: bool) -> Option<Google> {
+fn google(table: &mut Table<'_>, is_there: bool) -> Google {
     let mut table = kind(table, "google", "gs://", is_there);
     let service_account =
         secret(&mut table, "service_account", "service_account = { file = \"certs/google.json\" }");
     // What is sent there is a bearer token.
     let endpoint = table.optional("endpoint", confidential_url);
     table.finish();
-    Some(Google { bucket: nowhere(), service_account, endpoint })
+    Google { service_account, endpoint }
 }
 
+/// None where the account is not named; a mistake only where it is needed.
 fn azure(table: &mut Table<'_>, is_there: bool) -> Option<Azure> {
     let mut table = kind(table, "azure", "az://", is_there);
     let account = match is_there {
         true => table.required("account", "account = \"books\"", text),
-        false => table.optional("account", text).or_else(|| Some(String::new())),
+        false => table.optional("account", text),
     };
     let access_key = secret(&mut table, "access_key", "access_key = { file = \"certs/azure.key\" }");
     let endpoint = table.optional("endpoint", confidential_url);
     table.finish();
-    Some(Azure { bucket: nowhere(), account: account?, access_key, endpoint })
+    Some(Azure { account: account?, access_key, endpoint })
 }

@@ -1,10 +1,10 @@
 //! Conditional requests: RFC 9110 §13, in the order of §13.2.2.
 
 use headers::{ETag, HeaderMapExt, IfMatch, IfModifiedSince, IfNoneMatch, IfUnmodifiedSince, LastModified};
-use http::HeaderMap;
 use http::header::{
     ETAG, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, LAST_MODIFIED,
 };
+use http::{HeaderMap, HeaderValue};
 
 /// What the conditions of a request say.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -69,16 +69,21 @@ pub(super) fn range_applies(request: &HeaderMap, file: &HeaderMap) -> bool {
     let Some(wanted) = request.get(IF_RANGE) else {
         return true;
     };
-    if wanted.as_bytes().starts_with(b"\"") {
+    if is_strong(wanted) {
         return file.get(ETAG) == Some(wanted);
     }
     !wanted.as_bytes().starts_with(b"W/") && file.get(LAST_MODIFIED) == Some(wanted)
 }
 
+/// Whether a validator is a strong entity tag (RFC 9110 §8.8.3), by which alone two answers are of one file.
+pub(super) fn is_strong(validator: &HeaderValue) -> bool {
+    validator.as_bytes().starts_with(b"\"")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use http::{HeaderName, HeaderValue};
+    use http::HeaderName;
 
     fn map(fields: &[(HeaderName, &'static str)]) -> HeaderMap {
         fields.iter().map(|(name, value)| (name.clone(), HeaderValue::from_static(value))).collect()

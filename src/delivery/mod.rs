@@ -2,8 +2,9 @@
 //!
 //! The dispatcher calls it. It asks the origin for the file, or the part of it, that the reader's fields mean
 //! (RFC 9110 §13 and §14), and passes the body on without holding it: `request` decides what is answered, `range` reads
-//! Range, `conditions` judges preconditions, `asking` is the way to the origin, `fields` is the allow-list, `body` counts what leaves and never lets a short body look whole, `resume`
-//! goes on where an origin broke off, `watch` and `share` bound what one reader costs.
+//! Range, `conditions` judges preconditions, `asking` is the way to the origin, `fields` is the allow-list, `body` counts
+//! what leaves and never lets a short body look whole, `resume` goes on where an origin broke off, `watch` and `share`
+//! bound what one reader costs.
 
 mod asking;
 mod body;
@@ -69,10 +70,6 @@ impl Default for Settings {
         }
     }
 }
-
-/// A stream may end at any moment.
-const TOO_MANY_STREAMS: Problem =
-    Problem::TooManyRequests { reason: "streams", retry_after: Duration::from_secs(2) };
 
 /// What opens a file.
 #[derive(Debug)]
@@ -160,8 +157,7 @@ impl Delivery {
         let mut response = if method == Method::HEAD {
             request.head(on_end).await?
         } else {
-            let share = permit.as_ref().map_or(Some(None), |permit| self.shares.take(permit.key()));
-            let share = share.ok_or(TOO_MANY_STREAMS)?;
+            let share = permit.as_ref().map(|permit| self.shares.take(permit.key())).transpose()?.flatten();
             let metered = permit.as_ref().map(|permit| self.meter.of(permit.loan(), file.name.clone()));
             let (metrics, watch) = (&self.metrics, &self.watch);
             let to = Towards { permit, metered, connection, on_end, metrics, watch, share };

@@ -10,8 +10,8 @@ use std::time::Duration;
 use http::header::ETAG;
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
-use super::fields;
 use super::range::Part;
+use super::{conditions, fields};
 use crate::origin::{self, Ask, Asked, Origin};
 use crate::path::FilePath;
 use crate::telemetry::Metrics;
@@ -60,7 +60,7 @@ impl Rest {
         answer: &HeaderMap,
         (next, last): (u64, Option<u64>),
     ) -> Option<Rest> {
-        let validator = answer.get(ETAG).filter(|etag| etag.as_bytes().starts_with(b"\""))?.clone();
+        let validator = answer.get(ETAG).filter(|etag| conditions::is_strong(etag))?.clone();
         if origin.settings().resumes == 0 || fields::is_encoded(answer) {
             return None;
         }

@@ -7,6 +7,7 @@ use std::num::NonZeroU32;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use governor::clock::{Clock, MonotonicClock};
 use governor::middleware::NoOpMiddleware;
@@ -16,11 +17,16 @@ use tokio::time::Sleep;
 
 use super::Settings;
 use crate::loan::{Borrower, LibraryId, LoanKey};
+use crate::problem::Problem;
 
 type Bucket = RateLimiter<NotKeyed, InMemoryState, MonotonicClock, NoOpMiddleware<std::time::Instant>>;
 
 /// By whom they are held: gone with the last stream.
 type Held = HashMap<(LibraryId, Borrower), Weak<Option<Bucket>>>;
+
+/// A stream may end at any moment.
+const TOO_MANY_STREAMS: Problem =
+    Problem::TooManyRequests { reason: "streams", retry_after: Duration::from_secs(2) };
 
 /// How many entries may be added before those are looked for that nobody holds any more.
 const TIDIED_AT: usize = 1024;
@@ -53,11 +59,13 @@ impl Shares {
         Shares(Arc::new(Inner { streams: settings.streams_per_borrower, rate, borrowers: Mutex::default() }))
     }
 
-    /// A share for one stream more; none where the borrower has all that it may have. Without limits there is nothing to
-    /// share.
-    pub(super) fn take(&self, key: &LoanKey) -> Option<Option<Share>> {
+    /// A share for one stream more; none where there are no limits, and so nothing to share.
+    ///
+    /// # Errors
+    /// `too-many-requests`, where the borrower has all that it may have.
+    pub(super) fn take(&self, key: &LoanKey) -> Result<Option<Share>, Problem> {
         if self.0.streams == 0 && self.0.rate.is_none() {
-            return Some(None);
+            return Ok(None);
         }
         let mut borrowers = self.0.borrowers.lock().unwrap_or_else(PoisonError::into_inner);
         if borrowers.len() % TIDIED_AT == TIDIED_AT - 1 {
@@ -66,7 +74,7 @@ impl Shares {
         let held = borrowers.entry((key.library, key.borrower)).or_default();
         let streams = held.strong_count();
         if self.0.streams > 0 && streams >= self.0.streams {
-            return None;
+            return Err(TOO_MANY_STREAMS);
         }
         let bucket = held.upgrade().unwrap_or_else(|| {
             let bucket = self.0.rate.map(|rate| RateLimiter::direct_with_clock(quota(rate), MonotonicClock));
@@ -75,7 +83,7 @@ impl Shares {
             bucket
         });
         let most = self.0.rate.map_or(0, |rate| u64::from(rate.get()));
-        Some(Some(Share { bucket, most, owed: 0, waiting: None }))
+        Ok(Some(Share { bucket, most, owed: 0, waiting: None }))
     }
 }
 

@@ -120,32 +120,18 @@ fn damaged(loan: &str, why: &str) -> LedgerError {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use sqlx::sqlite::SqliteConnectOptions;
     use sqlx::{ConnectOptions, Connection};
 
-    use super::super::{AuditKey, Brake, Cause, Settings, check};
+    use super::super::check;
+    use super::super::support::{by, loan, open};
     use super::*;
-    use crate::clock::Clock;
-    use crate::loan::{Borrower, Loan, LoanKey};
-    use crate::telemetry::Metrics;
 
-    async fn open(file: &Path) -> Ledger {
-        let settings = Settings { file: file.to_owned(), brake: Brake::default() };
-        let (key, metrics) = (AuditKey::new(&[2; 32]), Metrics::new().unwrap());
-        Ledger::open(&settings, &[1; 32], key, Clock::system(), metrics).await.unwrap()
-    }
-
-    async fn loan(ledger: &Ledger, borrower: u8) -> LoanId {
-        let key = LoanKey {
-            library: "NO-0301000".parse().unwrap(),
-            borrower: Borrower::from_bytes([borrower; 16]),
-            isbn: "9780306406157".parse().unwrap(),
-        };
-        let loan = Loan::intend(key, Clock::system().now());
+    /// A loan that stands in the ledger.
+    async fn begun(ledger: &Ledger, borrower: u8) -> LoanId {
+        let loan = loan(borrower);
         let id = loan.id;
-        ledger.intend(loan, None, Cause { by: "reader", detail: None }).await.unwrap();
+        ledger.intend(loan, None, by("reader")).await.unwrap();
         id
     }
 
@@ -165,7 +151,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("loans.db");
         let (one, other) = (open(&file).await, open(&file).await);
-        let (first, second) = (loan(&one, 1).await, loan(&one, 2).await);
+        let (first, second) = (begun(&one, 1).await, begun(&one, 2).await);
         for step in 0..20 {
             let (at, far) = (100 * step, 10_000 + 100 * step);
             let (here, there) = tokio::join!(
@@ -198,7 +184,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("loans.db");
         let ledger = open(&file).await;
-        let id = loan(&ledger, 1).await;
+        let id = begun(&ledger, 1).await;
         ledger.note_delivered([delivered(id, "/a", 0, 100)].into()).await.unwrap();
         let mut connection = SqliteConnectOptions::new().filename(&file).connect().await.unwrap();
         sqlx::query("UPDATE delivered SET ranges = x'ff'").execute(&mut connection).await.unwrap();

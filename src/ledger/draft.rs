@@ -217,38 +217,12 @@ pub(super) fn database(source: sqlx::Error) -> LedgerError {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use sqlx::{ConnectOptions, Connection};
 
-    use super::super::{Brake, Intended, Ledger, Settings, check, verify};
+    use super::super::support::{audit_key, by, loan, open};
+    use super::super::{Intended, Ledger, check, verify};
     use super::*;
-    use crate::clock::Clock;
-    use crate::loan::{Borrower, EndReason, Event, Terms};
-    use crate::telemetry::Metrics;
-
-    fn audit_key() -> AuditKey {
-        AuditKey::new(&[2; 32])
-    }
-
-    async fn open(file: &Path) -> Ledger {
-        let settings = Settings { file: file.to_owned(), brake: Brake::default() };
-        let metrics = Metrics::new().unwrap();
-        Ledger::open(&settings, &[1; 32], audit_key(), Clock::system(), metrics).await.unwrap()
-    }
-
-    fn loan(borrower: u8) -> Loan {
-        let key = LoanKey {
-            library: "NO-0301000".parse().unwrap(),
-            borrower: Borrower::from_bytes([borrower; 16]),
-            isbn: "9780306406157".parse().unwrap(),
-        };
-        Loan::intend(key, Clock::system().now())
-    }
-
-    fn by(by: &'static str) -> Cause {
-        Cause { by, detail: None }
-    }
+    use crate::loan::{EndReason, Event, Terms};
 
     async fn ending(ledger: &Ledger, borrower: u8) -> LoanId {
         let Intended::Written(loan) = ledger.intend(loan(borrower), None, by("reader")).await.unwrap() else {

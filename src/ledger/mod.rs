@@ -200,4 +200,6 @@ impl Ledger {
 }
 
 #[cfg(test)]
+mod support;
+#[cfg(test)]
 mod tests;

@@ -4,36 +4,16 @@ use std::path::Path;
 
 use jiff::Timestamp;
 
+use super::support::{KEY, audit_key, by, key, try_open};
 use super::*;
-use crate::clock::Clock;
-use crate::loan::{EndReason, LoanKey, Terms};
-use crate::telemetry::Metrics;
-
-const KEY: [u8; 32] = [1; 32];
-
-fn audit_key() -> AuditKey {
-    AuditKey::new(&[2; 32])
-}
+use crate::loan::{EndReason, Terms};
 
 async fn open(directory: &Path) -> Result<Ledger, LedgerError> {
-    let settings = Settings { file: directory.join("data/loans.db"), brake: Brake::default() };
-    Ledger::open(&settings, &KEY, audit_key(), Clock::system(), Metrics::new().unwrap()).await
-}
-
-fn key(borrower: u8) -> LoanKey {
-    LoanKey {
-        library: "NO-0301000".parse().unwrap(),
-        borrower: Borrower::from_bytes([borrower; 16]),
-        isbn: "9780306406157".parse().unwrap(),
-    }
+    try_open(&directory.join("data/loans.db"), &KEY).await
 }
 
 fn second(second: i64) -> Timestamp {
     Timestamp::from_second(second).unwrap()
-}
-
-fn by(by: &'static str) -> Cause {
-    Cause { by, detail: None }
 }
 
 fn accepted(due: i64) -> Event {
@@ -191,15 +171,11 @@ async fn loans_of_a_dead_process_are_taken_over_once() {
 async fn a_ledger_of_another_key_or_none_at_all_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     open(directory.path()).await.unwrap().close().await;
-    let settings = Settings { file: directory.path().join("data/loans.db"), brake: Brake::default() };
-    let other =
-        Ledger::open(&settings, &[2; 32], audit_key(), Clock::system(), Metrics::new().unwrap()).await;
+    let other = try_open(&directory.path().join("data/loans.db"), &[2; 32]).await;
     assert!(matches!(other, Err(LedgerError::OtherPseudonymKey)));
-    let garbage = Settings { file: directory.path().join("garbage.db"), brake: Brake::default() };
-    std::fs::write(&garbage.file, "this is no database, and never was one. ".repeat(100)).unwrap();
-    let refused = Ledger::open(&garbage, &KEY, audit_key(), Clock::system(), Metrics::new().unwrap())
-        .await
-        .unwrap_err();
+    let garbage = directory.path().join("garbage.db");
+    std::fs::write(&garbage, "this is no database, and never was one. ".repeat(100)).unwrap();
+    let refused = try_open(&garbage, &KEY).await.unwrap_err();
     assert!(matches!(refused, LedgerError::Database { .. }), "{refused}");
 }
 

@@ -85,28 +85,17 @@ pub(super) async fn open(ledger: &Path) -> Result<SqliteConnection, LedgerError>
 
 #[cfg(test)]
 mod tests {
-    use super::super::{AuditKey, Brake, Cause, Ledger, Settings};
+    use super::super::{Ledger, support};
     use super::*;
-    use crate::clock::Clock;
-    use crate::loan::{Borrower, Event, Loan, LoanKey};
-    use crate::telemetry::Metrics;
+    use crate::loan::Event;
 
     async fn with_loans(file: &Path, count: u8) -> Ledger {
-        let settings = Settings { file: file.to_owned(), brake: Brake::default() };
-        let metrics = Metrics::new().unwrap();
-        let ledger = Ledger::open(&settings, &[1; 32], AuditKey::new(&[2; 32]), Clock::system(), metrics)
-            .await
-            .unwrap();
+        let ledger = support::open(file).await;
         for borrower in 0..count {
-            let key = LoanKey {
-                library: "NO-0301000".parse().unwrap(),
-                borrower: Borrower::from_bytes([borrower; 16]),
-                isbn: "9780306406157".parse().unwrap(),
-            };
-            let loan = Loan::intend(key, Clock::system().now());
+            let loan = support::loan(borrower);
             let id = loan.id;
-            ledger.intend(loan, None, Cause { by: "reader", detail: None }).await.unwrap();
-            ledger.apply(id, Event::Lost, Cause { by: "begin", detail: None }).await.unwrap();
+            ledger.intend(loan, None, support::by("reader")).await.unwrap();
+            ledger.apply(id, Event::Lost, support::by("begin")).await.unwrap();
         }
         ledger
     }

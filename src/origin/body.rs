@@ -4,6 +4,8 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
+use http::header::CONTENT_RANGE;
+use http::{HeaderValue, Response, StatusCode};
 use http_body::Frame;
 use hyper::body::Incoming;
 
@@ -61,4 +63,19 @@ impl http_body::Body for Body {
             }
         }
     }
+}
+
+/// An answer of an origin that tells a status and nothing more.
+pub(super) fn bodiless(status: StatusCode) -> Response<Body> {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = status;
+    response
+}
+
+/// The answer to a range that lies outside of a file of this length (RFC 9110 §15.5.17).
+pub(super) fn not_satisfiable(complete: u64) -> Response<Body> {
+    let mut response = bodiless(StatusCode::RANGE_NOT_SATISFIABLE);
+    let field = HeaderValue::try_from(format!("bytes */{complete}"));
+    response.headers_mut().extend(field.ok().map(|field| (CONTENT_RANGE, field)));
+    response
 }

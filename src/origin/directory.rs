@@ -19,7 +19,7 @@ use object_store::{GetOptions, GetResult, GetResultPayload, ObjectMeta, ObjectSt
 use tokio::task::{JoinHandle, spawn_blocking};
 
 use super::ask::Ask;
-use super::body::{Body, Broken};
+use super::body::{Body, Broken, bodiless, not_satisfiable};
 use crate::path::FilePath;
 
 /// The first second of the year 10000, since the epoch.
@@ -113,20 +113,6 @@ fn http_date(at: SystemTime) -> Option<HeaderValue> {
 
 fn tag_of(meta: &ObjectMeta) -> Option<&[u8]> {
     meta.e_tag.as_ref().map(String::as_bytes)
-}
-
-fn bodiless(status: StatusCode) -> Response<Body> {
-    let mut response = Response::new(Body::empty());
-    *response.status_mut() = status;
-    response
-}
-
-/// The answer to a range that lies outside of a file of this length (RFC 9110 §15.5.17).
-pub(super) fn not_satisfiable(complete: u64) -> Response<Body> {
-    let mut response = bodiless(StatusCode::RANGE_NOT_SATISFIABLE);
-    let field = HeaderValue::try_from(format!("bytes */{complete}"));
-    response.headers_mut().extend(field.ok().map(|field| (CONTENT_RANGE, field)));
-    response
 }
 
 /// A file that is being read.

@@ -57,11 +57,11 @@ pub enum Where {
     /// A directory of this machine.
     Directory(PathBuf),
     /// A bucket of what speaks S3.
-    S3(S3),
+    S3(Bucket, S3),
     /// A bucket of Google Cloud Storage.
-    Google(Google),
+    Google(Bucket, Google),
     /// A container of Azure Blob Storage.
-    Azure(Azure),
+    Azure(Bucket, Azure),
 }
 
 impl fmt::Display for Where {
@@ -70,9 +70,9 @@ impl fmt::Display for Where {
         match self {
             Where::Http(url) => write!(f, "{url}"),
             Where::Directory(directory) => write!(f, "file://{}", directory.display()),
-            Where::S3(s3) => write!(f, "s3://{}", s3.bucket),
-            Where::Google(google) => write!(f, "gs://{}", google.bucket),
-            Where::Azure(azure) => write!(f, "az://{}", azure.bucket),
+            Where::S3(bucket, _) => write!(f, "s3://{bucket}"),
+            Where::Google(bucket, _) => write!(f, "gs://{bucket}"),
+            Where::Azure(bucket, _) => write!(f, "az://{bucket}"),
         }
     }
 }

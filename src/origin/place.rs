@@ -37,9 +37,9 @@ impl Place {
         let kind = match place {
             Where::Http(url) => Kind::Http(Box::new(Http::new(settings, url)?)),
             Where::Directory(directory) => Kind::Directory(Directory::new(directory)?),
-            Where::S3(s3) => Kind::Store(Store::s3(settings, s3)?),
-            Where::Google(google) => Kind::Store(Store::google(settings, google)?),
-            Where::Azure(azure) => Kind::Store(Store::azure(settings, azure)?),
+            Where::S3(bucket, s3) => Kind::Store(Store::s3(settings, bucket, s3)?),
+            Where::Google(bucket, google) => Kind::Store(Store::google(settings, bucket, google)?),
+            Where::Azure(bucket, azure) => Kind::Store(Store::azure(settings, bucket, azure)?),
         };
         Ok(Place { kind, name: place.to_string(), made: Instant::now(), ill_until: AtomicU64::new(0) })
     }

@@ -24,9 +24,8 @@ use url::Url;
 
 use super::Settings;
 use super::ask::{Ask, Asked};
-use super::body::Body;
+use super::body::{Body, not_satisfiable};
 use super::connections::{Connections, innermost};
-use super::directory::not_satisfiable;
 use crate::path::FilePath;
 
 /// How often a credential is asked for again where that failed; files are asked for again elsewhere.
@@ -50,11 +49,9 @@ impl fmt::Display for Bucket {
     }
 }
 
-/// What speaks S3.
+/// How a bucket is asked for of what speaks S3.
 #[derive(Clone, Debug)]
 pub struct S3 {
-    /// Where the files are.
-    pub bucket: Bucket,
     /// The region for which requests are signed.
     pub region: Option<String>,
     /// The address, where it is not Amazon's own.
@@ -65,22 +62,18 @@ pub struct S3 {
     pub keys: Option<(String, SecretString)>,
 }
 
-/// Google Cloud Storage.
+/// How a bucket is asked for of Google Cloud Storage.
 #[derive(Clone, Debug)]
 pub struct Google {
-    /// Where the files are.
-    pub bucket: Bucket,
     /// The key of a service account, as its JSON; without, this machine's own credentials are used.
     pub service_account: Option<SecretString>,
     /// The address, where it is not Google's own.
     pub endpoint: Option<Url>,
 }
 
-/// Azure Blob Storage.
+/// How a container is asked for of Azure Blob Storage.
 #[derive(Clone, Debug)]
 pub struct Azure {
-    /// The container.
-    pub bucket: Bucket,
     /// The storage account.
     pub account: String,
     /// Its key; without, this machine's own credentials are used.
@@ -98,7 +91,7 @@ pub(super) struct Store {
 }
 
 impl Store {
-    pub(super) fn s3(settings: &Settings, s3: &S3) -> Result<Store, String> {
+    pub(super) fn s3(settings: &Settings, bucket: &Bucket, s3: &S3) -> Result<Store, String> {
         let mut builder = match &s3.keys {
             Some((id, secret)) => {
                 AmazonS3Builder::new().with_access_key_id(id).with_secret_access_key(secret.expose_secret())
@@ -106,7 +99,7 @@ impl Store {
             None => AmazonS3Builder::from_env(),
         };
         builder = builder
-            .with_bucket_name(&s3.bucket.name)
+            .with_bucket_name(&bucket.name)
             .with_virtual_hosted_style_request(!s3.path_style)
             .with_retry(retry(settings))
             .with_http_connector(connector(settings, s3.endpoint.as_ref(), s3.keys.is_some())?);
@@ -116,40 +109,40 @@ impl Store {
         if let Some(endpoint) = &s3.endpoint {
             builder = builder.with_endpoint(plain(endpoint)).with_allow_http(endpoint.scheme() == "http");
         }
-        Store::new(builder.build(), &s3.bucket, true)
+        Store::new(builder.build(), bucket, true)
     }
 
-    pub(super) fn google(settings: &Settings, google: &Google) -> Result<Store, String> {
+    pub(super) fn google(settings: &Settings, bucket: &Bucket, google: &Google) -> Result<Store, String> {
         let known = google.service_account.as_ref();
         let mut builder = match known {
             Some(key) => GoogleCloudStorageBuilder::new().with_service_account_key(key.expose_secret()),
             None => GoogleCloudStorageBuilder::from_env(),
         };
         builder = builder
-            .with_bucket_name(&google.bucket.name)
+            .with_bucket_name(&bucket.name)
             .with_retry(retry(settings))
             // What stands in for Google in the clear asks for no login of Google's, which would be under TLS.
             .with_http_connector(connector(settings, google.endpoint.as_ref(), true)?);
         if let Some(endpoint) = &google.endpoint {
             builder = builder.with_base_url(&plain(endpoint));
         }
-        Store::new(builder.build(), &google.bucket, true)
+        Store::new(builder.build(), bucket, true)
     }
 
-    pub(super) fn azure(settings: &Settings, azure: &Azure) -> Result<Store, String> {
+    pub(super) fn azure(settings: &Settings, bucket: &Bucket, azure: &Azure) -> Result<Store, String> {
         let mut builder = match &azure.access_key {
             Some(key) => MicrosoftAzureBuilder::new().with_access_key(key.expose_secret()),
             None => MicrosoftAzureBuilder::from_env(),
         };
         builder = builder
             .with_account(&azure.account)
-            .with_container_name(&azure.bucket.name)
+            .with_container_name(&bucket.name)
             .with_retry(retry(settings))
             .with_http_connector(connector(settings, azure.endpoint.as_ref(), azure.access_key.is_some())?);
         if let Some(endpoint) = &azure.endpoint {
             builder = builder.with_endpoint(plain(endpoint)).with_allow_http(endpoint.scheme() == "http");
         }
-        Store::new(builder.build(), &azure.bucket, false)
+        Store::new(builder.build(), bucket, false)
     }
 
     fn new(

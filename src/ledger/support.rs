@@ -1,0 +1,42 @@
+//! What the tests of the ledger's modules share: a ledger on a real file, readers with a title, and causes.
+
+use std::path::Path;
+
+use super::{AuditKey, Brake, Cause, Ledger, LedgerError, Settings};
+use crate::clock::Clock;
+use crate::loan::{Borrower, Loan, LoanKey};
+use crate::telemetry::Metrics;
+
+/// The fingerprint of the pseudonym key.
+pub(super) const KEY: [u8; 32] = [1; 32];
+
+pub(super) fn audit_key() -> AuditKey {
+    AuditKey::new(&[2; 32])
+}
+
+/// The ledger of this file, under the key of this fingerprint.
+pub(super) async fn try_open(file: &Path, fingerprint: &[u8; 32]) -> Result<Ledger, LedgerError> {
+    let settings = Settings { file: file.to_owned(), brake: Brake::default() };
+    Ledger::open(&settings, fingerprint, audit_key(), Clock::system(), Metrics::new().unwrap()).await
+}
+
+pub(super) async fn open(file: &Path) -> Ledger {
+    try_open(file, &KEY).await.unwrap()
+}
+
+pub(super) fn key(borrower: u8) -> LoanKey {
+    LoanKey {
+        library: "NO-0301000".parse().unwrap(),
+        borrower: Borrower::from_bytes([borrower; 16]),
+        isbn: "9780306406157".parse().unwrap(),
+    }
+}
+
+/// A new loan of this borrower.
+pub(super) fn loan(borrower: u8) -> Loan {
+    Loan::intend(key(borrower), Clock::system().now())
+}
+
+pub(super) fn by(by: &'static str) -> Cause {
+    Cause { by, detail: None }
+}
