@@ -17,6 +17,7 @@ use utoipa::OpenApi;
 use super::stop::{Signals, Wish};
 use super::{CliError, say};
 use crate::admin::{self, Admin};
+use crate::buffers::Buffers;
 use crate::catalog::Catalog;
 use crate::circulation::Circulation;
 use crate::clock::Clock;
@@ -106,8 +107,10 @@ pub async fn start(config: Config, clock: Clock) -> Result<Running, CliError> {
     catalog.read_tables().map_err(CliError::all)?;
     let certificates = Arc::new(Certificates::load(&config.server).map_err(CliError::new)?);
     let meter = Meter::new();
-    let delivery = Delivery::new(config.delivery, &config.origins, meter.clone(), metrics.clone())
-        .map_err(CliError::new)?;
+    let buffers = Buffers::new(config.server.buffers);
+    let delivery =
+        Delivery::new(config.delivery, &config.origins, buffers.clone(), meter.clone(), metrics.clone())
+            .map_err(CliError::new)?;
     let ledger = Ledger::open(
         &config.ledger,
         &readers.key_fingerprint(),
@@ -134,6 +137,7 @@ pub async fn start(config: Config, clock: Clock) -> Result<Running, CliError> {
         gate: gate.clone(),
         ledger: ledger.clone(),
         cors: config.server.cors.clone(),
+        buffers: buffers.clone(),
         metrics: metrics.clone(),
     });
     tokio::spawn(delivery.watch_readers());

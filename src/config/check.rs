@@ -9,6 +9,7 @@ use std::path::Path;
 use jiff::SignedDuration;
 
 use super::{Loaded, Mistake, load};
+use crate::buffers::Buffers;
 use crate::catalog::Catalog;
 use crate::clock::Clock;
 use crate::lending::Bokbasen;
@@ -93,7 +94,9 @@ impl Look<'_> {
     fn origins(&mut self) {
         let Ok(metrics) = Metrics::new() else { return };
         for (number, settings) in self.loaded.config.origins.iter().enumerate() {
-            if let Err(error) = Origin::new(settings, metrics.clone()) {
+            if let Err(error) =
+                Origin::new(settings, &Buffers::new(self.loaded.config.server.buffers), metrics.clone())
+            {
                 self.checked.mistakes.push(self.at(&format!("origins[{number}].url"), error.to_string()));
             }
         }

@@ -39,7 +39,7 @@ pub(super) fn listen(root: &mut Table<'_>) -> Listen {
 pub(super) fn server(root: &mut Table<'_>, listen: Option<SocketAddr>) -> Option<server::Settings> {
     let mut table = root.optional_table("server");
     let drain = table.or("drain", Duration::from_secs(60), duration);
-    table.later("buffers", 256 << 20, size);
+    let buffers = table.or("buffers", 256 << 20, buffers);
     table.finish();
     let mut tls =
         root.required_table("tls", "certificate = \"certs/server.pem\" and key = \"certs/server.key\"")?;
@@ -51,7 +51,18 @@ pub(super) fn server(root: &mut Table<'_>, listen: Option<SocketAddr>) -> Option
     }
     tls.finish();
     let cors = cors(root);
-    Some(server::Settings { listen: listen?, certificate: certificate?, extra, drain, cors })
+    Some(server::Settings { listen: listen?, certificate: certificate?, extra, drain, buffers, cors })
+}
+
+/// The budget of all streams. With less than this a single fast reader would have no use of it.
+fn buffers(value: &DeValue<'_>) -> Result<usize, String> {
+    const LEAST: u64 = 1 << 20;
+    match usize::try_from(size(value)?) {
+        Ok(size) if size as u64 >= LEAST => Ok(size),
+        _ => {
+            Err("it is too little for one fast reader. Write at least \"1MiB\", better \"256MiB\"".to_owned())
+        }
+    }
 }
 
 /// `[cors]`: which web pages may ask.

@@ -14,11 +14,11 @@ use http::StatusCode;
 use http_body::{Frame, SizeHint};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Empty};
-use tokio_util::sync::CancellationToken;
 
 use super::flow::{Came, Flow};
 use super::share::Share;
 use super::watch::{Pace, Watch};
+use crate::connection::Connection;
 use crate::gate::Permit;
 use crate::metering::Metered;
 use crate::telemetry::Metrics;
@@ -103,7 +103,7 @@ pub(super) struct Told {
 
 /// The reader's side of a body.
 pub(super) struct Reader {
-    pub(super) connection: CancellationToken,
+    pub(super) connection: Connection,
     pub(super) watch: Watch,
     /// What the borrower may take, where that is bounded.
     pub(super) share: Option<Share>,
@@ -183,6 +183,16 @@ impl Measured {
         data
     }
 
+    /// Whether the reader is to take first what it has been given.
+    fn is_held_up(&self, context: &Context<'_>) -> bool {
+        let Some(told) = &self.told else { return false };
+        let is_held_up = told.reader.connection.poll_takes(context).is_pending();
+        if let Some(pace) = self.pace.as_ref().filter(|_| is_held_up) {
+            pace.waits(false);
+        }
+        is_held_up
+    }
+
     /// The next bytes, once what the borrower has taken before allows it.
     fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Came, BodyError>>> {
         let share = self.told.as_mut().and_then(|told| told.reader.share.as_mut());
@@ -209,6 +219,10 @@ impl http_body::Body for Measured {
             }
             if this.is_cut() {
                 return this.broken(BodyError::LoanEnded);
+            }
+            // What the reader cannot take yet is not fetched: it would only lie here.
+            if this.is_held_up(context) {
+                return Poll::Pending;
             }
             let polled = this.poll_next(context);
             if let Some(pace) = &this.pace {

@@ -25,9 +25,10 @@ use std::time::Duration;
 
 use http::header::CONTENT_DISPOSITION;
 use http::{HeaderMap, Method, Response};
-use tokio_util::sync::CancellationToken;
 
+use crate::buffers::Buffers;
 use crate::catalog::{File, OpenFile};
+use crate::connection::Connection;
 use crate::gate::Permit;
 use crate::metering::Meter;
 use crate::origin::{self, Origin};
@@ -96,18 +97,22 @@ pub struct Delivery {
 }
 
 impl Delivery {
-    /// The way to these origins; what is delivered under loans is counted by this meter.
+    /// The way to these origins, whose bodies hold what these buffers allow; what is delivered under loans is counted by
+    /// this meter.
     ///
     /// # Errors
     /// For the first that cannot be used.
     pub fn new(
         settings: Settings,
         origins: &[origin::Settings],
+        buffers: Buffers,
         meter: Meter,
         metrics: Metrics,
     ) -> Result<Delivery, origin::SetUpError> {
-        let built: Result<Vec<Arc<Origin>>, _> =
-            origins.iter().map(|settings| Origin::new(settings, metrics.clone()).map(Arc::new)).collect();
+        let built: Result<Vec<Arc<Origin>>, _> = origins
+            .iter()
+            .map(|settings| Origin::new(settings, &buffers, metrics.clone()).map(Arc::new))
+            .collect();
         let known = origins.iter().map(|settings| asking::known(settings.metadata_ttl)).collect();
         let (watch, shares) = (Watch::new(settings), Shares::new(&settings));
         Ok(Delivery { origins: built?, known, settings, watch, shares, meter, metrics })
@@ -140,7 +145,7 @@ impl Delivery {
         pass: Pass,
         method: &Method,
         headers: &HeaderMap,
-        connection: &CancellationToken,
+        connection: &Connection,
         on_end: OnEnd,
     ) -> Result<Response<Body>, Problem> {
         let only_rest = matches!(pass, Pass::Rest(..));

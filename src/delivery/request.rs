@@ -7,7 +7,6 @@ use std::time::Instant;
 
 use http::header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
-use tokio_util::sync::CancellationToken;
 
 use super::asking::{Known, length_of};
 use super::body::{self, Body, Delivered, End, OnEnd};
@@ -19,6 +18,7 @@ use super::range::{self, Part, Parts, Wanted};
 use super::resume::Rest;
 use super::share::Share;
 use super::watch::Watch;
+use crate::connection::Connection;
 use crate::gate::Permit;
 use crate::metering::Metered;
 use crate::origin::{self, Asked, Origin};
@@ -31,7 +31,7 @@ pub(super) struct Towards<'a> {
     pub(super) permit: Option<Permit>,
     /// Where it is counted; nowhere for an open file.
     pub(super) metered: Option<Metered>,
-    pub(super) connection: &'a CancellationToken,
+    pub(super) connection: &'a Connection,
     pub(super) on_end: OnEnd,
     pub(super) metrics: &'a Metrics,
     pub(super) watch: &'a Watch,

@@ -10,9 +10,9 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
 use super::Settings;
+use crate::connection::Connection;
 
 /// How often to look, at least and at most.
 const SELDOMEST: Duration = Duration::from_secs(1);
@@ -25,7 +25,7 @@ pub(super) struct Pace {
     /// Whether what is to come is not there yet, so that the reader cannot take it.
     waits: AtomicBool,
     cut: AtomicBool,
-    connection: CancellationToken,
+    connection: Connection,
 }
 
 impl Pace {
@@ -46,7 +46,7 @@ impl Pace {
 
     fn cut(&self) {
         self.cut.store(true, Ordering::Relaxed);
-        self.connection.cancel();
+        self.connection.cut();
     }
 }
 
@@ -77,7 +77,7 @@ impl Watch {
     }
 
     /// Watches a body on this connection for as long as somebody holds its pace.
-    pub(super) fn enter(&self, connection: CancellationToken) -> Arc<Pace> {
+    pub(super) fn enter(&self, connection: Connection) -> Arc<Pace> {
         let (taken, waits, cut) = (AtomicU64::new(0), AtomicBool::new(false), AtomicBool::new(false));
         let pace = Arc::new(Pace { taken, waits, cut, connection });
         let now = Instant::now();
@@ -158,14 +158,14 @@ mod tests {
     /// What becomes of a body that has taken so much, and waits or not, at each second.
     fn cut_at(settings: Settings, seconds: &[(u64, bool)]) -> Option<usize> {
         let watch = Watch::new(settings);
-        let connection = CancellationToken::new();
+        let connection = Connection::new();
         let pace = watch.enter(connection.clone());
         let began = Instant::now();
         seconds.iter().enumerate().find_map(|(second, (taken, waits))| {
             pace.took(*taken);
             pace.waits(*waits);
             watch.0.look_once(began + Duration::from_secs(second as u64));
-            assert_eq!(pace.is_cut(), connection.is_cancelled());
+            assert_eq!(pace.is_cut(), connection.is_cut());
             pace.is_cut().then_some(second)
         })
     }
@@ -191,8 +191,8 @@ mod tests {
     #[test]
     fn a_body_that_is_over_is_forgotten() {
         let watch = Watch::new(settings());
-        drop(watch.enter(CancellationToken::new()));
-        let _lives = watch.enter(CancellationToken::new());
+        drop(watch.enter(Connection::new()));
+        let _lives = watch.enter(Connection::new());
         watch.0.look_once(Instant::now());
         assert_eq!(watch.0.bodies.lock().unwrap().len(), 1);
     }

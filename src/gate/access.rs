@@ -7,8 +7,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use tokio_util::sync::CancellationToken;
-
+use crate::connection::Connection;
 use crate::loan::LoanId;
 
 const UNTAKEN: u8 = 0;
@@ -26,7 +25,7 @@ pub(super) struct Access {
 #[derive(Debug, Default)]
 struct Streams {
     last: u64,
-    connections: Vec<(u64, CancellationToken)>,
+    connections: Vec<(u64, Connection)>,
 }
 
 impl Access {
@@ -57,7 +56,7 @@ impl Access {
     }
 
     /// Notes that a body runs on this connection, and gives its number.
-    pub(super) fn enter(&self, connection: CancellationToken) -> u64 {
+    pub(super) fn enter(&self, connection: Connection) -> u64 {
         let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
         streams.last += 1;
         let number = streams.last;
@@ -73,7 +72,7 @@ impl Access {
     /// Cuts every connection on which a body of the loan still runs, and says how many.
     pub(super) fn cut(&self) -> usize {
         let streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
-        streams.connections.iter().for_each(|(_, connection)| connection.cancel());
+        streams.connections.iter().for_each(|(_, connection)| connection.cut());
         streams.connections.len()
     }
 }
@@ -135,12 +134,12 @@ mod tests {
     #[test]
     fn an_end_reaches_the_connections_on_which_bodies_run() {
         let access = Access::new(TAKEN);
-        let (one, other) = (CancellationToken::new(), CancellationToken::new());
+        let (one, other) = (Connection::new(), Connection::new());
         let number = access.enter(one.clone());
         access.enter(other.clone());
         access.leave(number);
         assert_eq!(access.cut(), 1);
-        assert!(!one.is_cancelled() && other.is_cancelled());
+        assert!(!one.is_cut() && other.is_cut());
     }
 
     #[test]

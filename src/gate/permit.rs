@@ -6,9 +6,8 @@
 use std::fmt;
 use std::sync::Arc;
 
-use tokio_util::sync::CancellationToken;
-
 use super::access::Access;
+use crate::connection::Connection;
 use crate::loan::{LoanId, LoanKey};
 
 /// The proof that this reader may have this title's files now: an accepted loan whose end lies ahead.
@@ -32,7 +31,7 @@ impl Permit {
 
     /// Notes that a body begins on this connection, which is cut if the loan ends and the body does not. False where
     /// the loan has ended meanwhile.
-    pub fn begin_stream(&mut self, connection: &CancellationToken) -> bool {
+    pub fn begin_stream(&mut self, connection: &Connection) -> bool {
         if self.stream.is_none() {
             self.stream = Some(self.access.enter(connection.clone()));
         }

@@ -38,13 +38,12 @@ impl Ask {
 
 impl Asked {
     /// As the field Range says it.
-    pub(super) fn field(self) -> Option<HeaderValue> {
-        let text = match self {
+    pub(super) fn text(self) -> String {
+        match self {
             Asked::From(first) => format!("bytes={first}-"),
             Asked::Between(first, last) => format!("bytes={first}-{last}"),
             Asked::Last(count) => format!("bytes=-{count}"),
-        };
-        HeaderValue::try_from(text).ok()
+        }
     }
 
     /// Whether it means anything of a file of this length (RFC 9110 §14.1.2): the end of an empty file is all of it, although

@@ -7,9 +7,9 @@ use bytes::Bytes;
 use http::header::CONTENT_RANGE;
 use http::{HeaderValue, Response, StatusCode};
 use http_body::Frame;
-use hyper::body::Incoming;
 
 use super::directory::Reading;
+use super::exchange::Incoming;
 
 /// A body that comes from an origin.
 #[derive(Debug)]
@@ -18,7 +18,7 @@ pub struct Body(Kind);
 #[derive(Debug)]
 enum Kind {
     Empty,
-    Incoming(Incoming),
+    Incoming(Box<Incoming>),
     File(Box<Reading>),
 }
 
@@ -39,7 +39,7 @@ impl Body {
 
 impl From<Incoming> for Body {
     fn from(incoming: Incoming) -> Body {
-        Body(Kind::Incoming(incoming))
+        Body(Kind::Incoming(Box::new(incoming)))
     }
 }
 
@@ -53,10 +53,7 @@ impl http_body::Body for Body {
     ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         match &mut self.get_mut().0 {
             Kind::Empty => Poll::Ready(None),
-            Kind::Incoming(incoming) => {
-                let frame = ready!(Pin::new(incoming).poll_frame(context));
-                Poll::Ready(frame.map(|frame| frame.map_err(|_| Broken)))
-            }
+            Kind::Incoming(incoming) => Pin::new(incoming).poll_frame(context),
             Kind::File(reading) => {
                 let bytes = ready!(reading.poll_bytes(context));
                 Poll::Ready(bytes.map(|bytes| bytes.map(Frame::data)))

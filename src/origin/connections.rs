@@ -1,67 +1,118 @@
-//! Connections to an HTTP server, one worker's: for HTTP origins, and under object storages.
+//! Connections to HTTP servers, one worker's: for HTTP origins, and under object storages.
+//!
+//! An HTTP/1.1 client of the gate's own: `pool` keeps connections, `exchange` is a request and its answer on one of them,
+//! `head` and `framing` read what comes, `socket` is where it comes from.
 
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::header::USER_AGENT;
-use http::{HeaderValue, Request, Response};
-use http_body_util::Full;
-use hyper::body::Incoming;
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
+use bytes::{BufMut, Bytes};
+use http::header::{CONTENT_LENGTH, HOST, USER_AGENT};
+use http::{Method, Request, Response, Uri};
 use rustls::crypto::aws_lc_rs;
+use rustls::{ClientConfig, RootCertStore};
+use tokio_rustls::TlsConnector;
 
-use super::reads::{Connector, MOST};
+use super::exchange::Incoming;
+use super::pool::{Pool, Ways};
+use super::socket::Server;
+use crate::buffers::Buffers;
 
-/// How long a connection is kept that nobody uses.
-const KEPT: Duration = Duration::from_secs(30);
+/// How the gate calls itself.
+pub(super) const OUR_NAME: &str = concat!("loangate/", env!("CARGO_PKG_VERSION"));
 
-const OUR_NAME: HeaderValue = HeaderValue::from_static(concat!("loangate/", env!("CARGO_PKG_VERSION")));
-
-#[derive(Clone, Debug)]
-pub(super) struct Connections(Client<HttpsConnector<Connector>, Full<Bytes>>);
+/// The ways to all servers that are asked under one configuration.
+#[derive(Clone)]
+pub(super) struct Connections {
+    ways: Ways,
+    pools: Arc<Mutex<HashMap<Server, Arc<Pool>>>>,
+}
 
 impl Connections {
     /// Connections, also under TLS where `secure`: only then are this machine's root certificates read.
-    pub(super) fn new(connect_timeout: Duration, secure: bool) -> Result<Connections, String> {
-        let mut connector = HttpConnector::new();
-        connector.enforce_http(false);
-        connector.set_nodelay(true);
-        connector.set_connect_timeout(Some(connect_timeout));
-        let provider = aws_lc_rs::default_provider();
-        let builder = if secure {
-            HttpsConnectorBuilder::new()
-                .with_provider_and_native_roots(provider)
-                .map_err(|error| error.to_string())?
-        } else {
-            let config = rustls::ClientConfig::builder_with_provider(provider.into())
-                .with_safe_default_protocol_versions()
-                .map_err(|error| error.to_string())?;
-            let nobody = rustls::RootCertStore::empty();
-            HttpsConnectorBuilder::new()
-                .with_tls_config(config.with_root_certificates(nobody).with_no_client_auth())
-        };
-        let connector = builder.https_or_http().enable_http1().wrap_connector(Connector(connector));
-        let client = Client::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(KEPT)
-            .http1_max_buf_size(MOST)
-            .build(connector);
-        Ok(Connections(client))
+    pub(super) fn new(
+        connect_timeout: Duration,
+        secure: bool,
+        buffers: &Buffers,
+    ) -> Result<Connections, String> {
+        let roots = if secure { machines_roots()? } else { RootCertStore::empty() };
+        let mut config = ClientConfig::builder_with_provider(aws_lc_rs::default_provider().into())
+            .with_safe_default_protocol_versions()
+            .map_err(|error| error.to_string())?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        let tls = TlsConnector::from(Arc::new(config));
+        let ways = Ways { tls, connect_timeout, buffers: buffers.clone() };
+        Ok(Connections { ways, pools: Arc::default() })
     }
 
-    /// Once, and once more where a kept connection broke before an answer: for what changes nothing.
-    pub(super) async fn ask(&self, mut request: Request<Full<Bytes>>) -> Result<Response<Incoming>, String> {
-        request.headers_mut().insert(USER_AGENT, OUR_NAME);
-        let again = request.clone();
-        match self.0.request(request).await {
-            Ok(response) => Ok(response),
-            Err(error) if error.is_connect() => Err(innermost(&error)),
-            Err(_) => self.0.request(again).await.map_err(|error| innermost(&error)),
-        }
+    /// The way to a server.
+    pub(super) fn to(&self, server: Server) -> Arc<Pool> {
+        let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
+        pools.entry(server).or_insert_with_key(|server| Pool::new(server.clone(), self.ways.clone())).clone()
     }
+
+    /// Sends a request as it stands.
+    pub(super) async fn ask(&self, request: Request<Bytes>) -> Result<Response<Incoming>, String> {
+        let pool = self.to(server_of(request.uri())?);
+        pool.ask(&written(&request), request.method() == Method::HEAD).await
+    }
+}
+
+impl std::fmt::Debug for Connections {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Connections")
+    }
+}
+
+fn machines_roots() -> Result<RootCertStore, String> {
+    let loaded = rustls_native_certs::load_native_certs();
+    let mut roots = RootCertStore::empty();
+    let (added, _) = roots.add_parsable_certificates(loaded.certs);
+    if added == 0 {
+        return Err(format!(
+            "this machine has no root certificates, by which a server is known: install ca-certificates ({:?})",
+            loaded.errors
+        ));
+    }
+    Ok(roots)
+}
+
+/// The server that an address names.
+pub(super) fn server_of(uri: &Uri) -> Result<Server, String> {
+    let secure = uri.scheme_str() == Some("https");
+    let host = uri.host().ok_or("the address names no server")?.to_ascii_lowercase();
+    let port = uri.port_u16().unwrap_or(if secure { 443 } else { 80 });
+    Ok(Server { secure, host, port })
+}
+
+/// A request as it is sent (RFC 9112 §3).
+fn written(request: &Request<Bytes>) -> Vec<u8> {
+    let (uri, fields) = (request.uri(), request.headers());
+    let target = uri.path_and_query().map_or("/", |target| target.as_str());
+    let mut text = Vec::with_capacity(1024 + request.body().len());
+    let mut line = |parts: &[&[u8]]| {
+        parts.iter().for_each(|part| text.put_slice(part));
+        text.put_slice(b"\r\n");
+    };
+    line(&[request.method().as_str().as_bytes(), b" ", target.as_bytes(), b" HTTP/1.1"]);
+    if !fields.contains_key(HOST) {
+        let authority = uri.authority().map_or("", |authority| authority.as_str());
+        line(&[b"host: ", authority.rsplit('@').next().unwrap_or_default().as_bytes()]);
+    }
+    let own = |name: &http::HeaderName| name == USER_AGENT || name == CONTENT_LENGTH;
+    for (name, value) in fields.iter().filter(|(name, _)| !own(name)) {
+        line(&[name.as_str().as_bytes(), b": ", value.as_bytes()]);
+    }
+    line(&[b"user-agent: ", OUR_NAME.as_bytes()]);
+    if !request.body().is_empty() || request.method() == Method::POST || request.method() == Method::PUT {
+        line(&[b"content-length: ", request.body().len().to_string().as_bytes()]);
+    }
+    line(&[]);
+    text.put_slice(request.body());
+    text
 }
 
 /// The words of the innermost error, which say what happened.

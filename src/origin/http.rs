@@ -1,54 +1,71 @@
 //! A place that speaks HTTP or HTTPS.
 
-use bytes::Bytes;
-use http::header::{ACCEPT_ENCODING, IF_RANGE, RANGE};
-use http::{HeaderValue, Method, Request, Response, Uri};
-use http_body_util::Full;
+use std::sync::Arc;
+
+use bytes::BufMut;
+use http::{Response, Uri};
 use url::Url;
 
 use super::Settings;
-use super::ask::{Ask, Asked};
+use super::ask::Ask;
 use super::body::Body;
-use super::connections::Connections;
+use super::connections::{Connections, OUR_NAME, server_of};
+use super::pool::Pool;
+use crate::buffers::Buffers;
 use crate::path::FilePath;
 
 #[derive(Debug)]
 pub(super) struct Http {
+    /// What stands before every file's path.
     base: Box<str>,
-    connections: Connections,
+    /// The lines that every request has after its first one.
+    fields: Box<str>,
+    pool: Arc<Pool>,
 }
 
 impl Http {
-    pub(super) fn new(settings: &Settings, url: &Url) -> Result<Http, String> {
+    pub(super) fn new(settings: &Settings, url: &Url, buffers: &Buffers) -> Result<Http, String> {
         if !matches!(url.scheme(), "http" | "https") || url.cannot_be_a_base() {
             return Err("its url must start with http:// or https://".to_owned());
         }
-        let mut base = url.as_str().trim_end_matches('/').to_owned();
+        let uri = Uri::try_from(url.as_str()).map_err(|error| error.to_string())?;
+        let mut base = uri.path().trim_end_matches('/').to_owned();
         base.push('/');
-        let connections = Connections::new(settings.connect_timeout, url.scheme() == "https")?;
-        Ok(Http { base: base.into(), connections })
+        // Without a name or a password: those of a url are for nobody else.
+        let host = match (url.host_str().unwrap_or_default(), url.port()) {
+            (host, Some(port)) => format!("{host}:{port}"),
+            (host, None) => host.to_owned(),
+        };
+        let fields =
+            format!(" HTTP/1.1\r\nhost: {host}\r\nuser-agent: {OUR_NAME}\r\naccept-encoding: identity\r\n");
+        let connections = Connections::new(settings.connect_timeout, url.scheme() == "https", buffers)?;
+        let pool = connections.to(server_of(&uri)?);
+        Ok(Http { base: base.into(), fields: fields.into(), pool })
     }
 
     pub(super) async fn ask(&self, path: &FilePath, ask: &Ask) -> Result<Response<Body>, String> {
-        let answer = self.connections.ask(self.request(path, ask)?).await?;
+        let answer = self.pool.ask(&self.request(path, ask), ask.head).await?;
         Ok(answer.map(Body::from))
     }
 
-    fn request(&self, path: &FilePath, ask: &Ask) -> Result<Request<Full<Bytes>>, String> {
-        let mut address = String::with_capacity(self.base.len() + path.as_str().len());
-        address.push_str(&self.base);
-        address.push_str(path.as_str());
-        let mut request = Request::new(Full::default());
-        *request.method_mut() = if ask.head { Method::HEAD } else { Method::GET };
-        *request.uri_mut() = Uri::try_from(address).map_err(|error| error.to_string())?;
-        let fields = request.headers_mut();
-        fields.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-        if let Some(range) = ask.range.and_then(Asked::field) {
-            fields.insert(RANGE, range);
+    fn request(&self, path: &FilePath, ask: &Ask) -> Vec<u8> {
+        let length = self.base.len() + path.as_str().len() + self.fields.len();
+        let mut text = Vec::with_capacity(length + 160);
+        text.put_slice(if ask.head { b"HEAD " } else { b"GET " });
+        text.put_slice(self.base.as_bytes());
+        text.put_slice(path.as_str().as_bytes());
+        text.put_slice(self.fields.as_bytes());
+        if let Some(range) = ask.range {
+            text.put_slice(b"range: ");
+            text.put_slice(range.text().as_bytes());
+            text.put_slice(b"\r\n");
         }
         if let Some(tag) = &ask.only_if {
-            fields.insert(IF_RANGE, tag.clone());
+            text.put_slice(b"if-range: ");
+            text.put_slice(tag.as_bytes());
+            text.put_slice(b"\r\n");
         }
-        Ok(request)
+        text.put_slice(b"\r\n");
+        text
     }
 }

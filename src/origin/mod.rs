@@ -9,9 +9,13 @@ mod ask;
 mod body;
 mod connections;
 mod directory;
+mod exchange;
+mod framing;
+mod head;
 mod http;
 mod place;
-mod reads;
+mod pool;
+mod socket;
 mod store;
 
 use std::fmt;
@@ -21,6 +25,7 @@ use std::time::{Duration, Instant};
 use ::http::{Response, StatusCode};
 use url::Url;
 
+use crate::buffers::Buffers;
 use crate::path::FilePath;
 use crate::problem::Problem;
 use crate::telemetry::Metrics;
@@ -108,20 +113,21 @@ impl From<OriginError> for Problem {
 pub struct Origin {
     settings: Settings,
     places: Vec<Place>,
+    buffers: Buffers,
     metrics: Metrics,
 }
 
 impl Origin {
-    /// A way to an origin; nothing is sent yet.
+    /// A way to an origin, whose bodies hold what these buffers allow; nothing is sent yet.
     ///
     /// # Errors
     /// Where a place cannot be one, or this machine's root certificates cannot be read.
-    pub fn new(settings: &Settings, metrics: Metrics) -> Result<Origin, SetUpError> {
-        let places = settings.places.iter().map(|place| Place::new(settings, place));
+    pub fn new(settings: &Settings, buffers: &Buffers, metrics: Metrics) -> Result<Origin, SetUpError> {
+        let places = settings.places.iter().map(|place| Place::new(settings, place, buffers));
         let places = places
             .collect::<Result<Vec<Place>, String>>()
             .map_err(|why| SetUpError { name: settings.name.clone(), why })?;
-        Ok(Origin { settings: settings.clone(), places, metrics })
+        Ok(Origin { settings: settings.clone(), places, buffers: buffers.clone(), metrics })
     }
 
     /// The same origin, with connections of its own.
@@ -129,7 +135,7 @@ impl Origin {
     /// # Errors
     /// As [`Origin::new`].
     pub fn for_worker(&self) -> Result<Origin, SetUpError> {
-        Origin::new(&self.settings, self.metrics.clone())
+        Origin::new(&self.settings, &self.buffers, self.metrics.clone())
     }
 
     /// Its settings.

@@ -11,6 +11,7 @@ use super::directory::Directory;
 use super::http::Http;
 use super::store::Store;
 use super::{Settings, Where};
+use crate::buffers::Buffers;
 use crate::path::FilePath;
 
 /// How long a place that failed is asked after the others only; then one request tries it.
@@ -33,13 +34,13 @@ enum Kind {
 }
 
 impl Place {
-    pub(super) fn new(settings: &Settings, place: &Where) -> Result<Place, String> {
+    pub(super) fn new(settings: &Settings, place: &Where, buffers: &Buffers) -> Result<Place, String> {
         let kind = match place {
-            Where::Http(url) => Kind::Http(Box::new(Http::new(settings, url)?)),
+            Where::Http(url) => Kind::Http(Box::new(Http::new(settings, url, buffers)?)),
             Where::Directory(directory) => Kind::Directory(Directory::new(directory)?),
-            Where::S3(bucket, s3) => Kind::Store(Store::s3(settings, bucket, s3)?),
-            Where::Google(bucket, google) => Kind::Store(Store::google(settings, bucket, google)?),
-            Where::Azure(bucket, azure) => Kind::Store(Store::azure(settings, bucket, azure)?),
+            Where::S3(bucket, s3) => Kind::Store(Store::s3(settings, bucket, s3, buffers)?),
+            Where::Google(bucket, google) => Kind::Store(Store::google(settings, bucket, google, buffers)?),
+            Where::Azure(bucket, azure) => Kind::Store(Store::azure(settings, bucket, azure, buffers)?),
         };
         Ok(Place { kind, name: place.to_string(), made: Instant::now(), ill_until: AtomicU64::new(0) })
     }

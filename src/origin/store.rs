@@ -9,8 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use http::header::{CONTENT_LENGTH, ETAG};
 use http::{Request, Response, StatusCode};
-use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
+use http_body_util::BodyExt;
 use object_store::aws::AmazonS3Builder;
 use object_store::azure::MicrosoftAzureBuilder;
 use object_store::client::{
@@ -26,6 +25,8 @@ use super::Settings;
 use super::ask::{Ask, Asked};
 use super::body::{Body, not_satisfiable};
 use super::connections::{Connections, innermost};
+use super::exchange::Incoming;
+use crate::buffers::Buffers;
 use crate::path::FilePath;
 
 /// How often a credential is asked for again where that failed; files are asked for again elsewhere.
@@ -91,7 +92,12 @@ pub(super) struct Store {
 }
 
 impl Store {
-    pub(super) fn s3(settings: &Settings, bucket: &Bucket, s3: &S3) -> Result<Store, String> {
+    pub(super) fn s3(
+        settings: &Settings,
+        bucket: &Bucket,
+        s3: &S3,
+        buffers: &Buffers,
+    ) -> Result<Store, String> {
         let mut builder = match &s3.keys {
             Some((id, secret)) => {
                 AmazonS3Builder::new().with_access_key_id(id).with_secret_access_key(secret.expose_secret())
@@ -102,7 +108,7 @@ impl Store {
             .with_bucket_name(&bucket.name)
             .with_virtual_hosted_style_request(!s3.path_style)
             .with_retry(retry(settings))
-            .with_http_connector(connector(settings, s3.endpoint.as_ref(), s3.keys.is_some())?);
+            .with_http_connector(connector(settings, s3.endpoint.as_ref(), s3.keys.is_some(), buffers)?);
         if let Some(region) = &s3.region {
             builder = builder.with_region(region);
         }
@@ -112,7 +118,12 @@ impl Store {
         Store::new(builder.build(), bucket, true)
     }
 
-    pub(super) fn google(settings: &Settings, bucket: &Bucket, google: &Google) -> Result<Store, String> {
+    pub(super) fn google(
+        settings: &Settings,
+        bucket: &Bucket,
+        google: &Google,
+        buffers: &Buffers,
+    ) -> Result<Store, String> {
         let known = google.service_account.as_ref();
         let mut builder = match known {
             Some(key) => GoogleCloudStorageBuilder::new().with_service_account_key(key.expose_secret()),
@@ -122,14 +133,19 @@ impl Store {
             .with_bucket_name(&bucket.name)
             .with_retry(retry(settings))
             // What stands in for Google in the clear asks for no login of Google's, which would be under TLS.
-            .with_http_connector(connector(settings, google.endpoint.as_ref(), true)?);
+            .with_http_connector(connector(settings, google.endpoint.as_ref(), true, buffers)?);
         if let Some(endpoint) = &google.endpoint {
             builder = builder.with_base_url(&plain(endpoint));
         }
         Store::new(builder.build(), bucket, true)
     }
 
-    pub(super) fn azure(settings: &Settings, bucket: &Bucket, azure: &Azure) -> Result<Store, String> {
+    pub(super) fn azure(
+        settings: &Settings,
+        bucket: &Bucket,
+        azure: &Azure,
+        buffers: &Buffers,
+    ) -> Result<Store, String> {
         let mut builder = match &azure.access_key {
             Some(key) => MicrosoftAzureBuilder::new().with_access_key(key.expose_secret()),
             None => MicrosoftAzureBuilder::from_env(),
@@ -138,7 +154,12 @@ impl Store {
             .with_account(&azure.account)
             .with_container_name(&bucket.name)
             .with_retry(retry(settings))
-            .with_http_connector(connector(settings, azure.endpoint.as_ref(), azure.access_key.is_some())?);
+            .with_http_connector(connector(
+                settings,
+                azure.endpoint.as_ref(),
+                azure.access_key.is_some(),
+                buffers,
+            )?);
         if let Some(endpoint) = &azure.endpoint {
             builder = builder.with_endpoint(plain(endpoint)).with_allow_http(endpoint.scheme() == "http");
         }
@@ -229,9 +250,14 @@ fn retry(settings: &Settings) -> RetryConfig {
 }
 
 /// Connections in the clear are enough where the storage is asked so and the credential is at hand.
-fn connector(settings: &Settings, endpoint: Option<&Url>, has_keys: bool) -> Result<Connector, String> {
+fn connector(
+    settings: &Settings,
+    endpoint: Option<&Url>,
+    has_keys: bool,
+    buffers: &Buffers,
+) -> Result<Connector, String> {
     let in_the_clear = has_keys && endpoint.is_some_and(|endpoint| endpoint.scheme() == "http");
-    Ok(Connector(Connections::new(settings.connect_timeout, !in_the_clear)?))
+    Ok(Connector(Connections::new(settings.connect_timeout, !in_the_clear, buffers)?))
 }
 
 /// An answer, or why there is none.
@@ -283,7 +309,7 @@ impl HttpService for Connector {
         let (mut head, body) = request.into_parts();
         let slot = head.extensions.remove::<Slot>();
         let body = body.collect().await?.to_bytes();
-        let answered = self.0.ask(Request::from_parts(head, Full::new(body))).await;
+        let answered = self.0.ask(Request::from_parts(head, body)).await;
         if let Some(slot) = slot {
             slot.put(answered);
             return Err(HttpError::new(HttpErrorKind::Unknown, Taken));

@@ -103,7 +103,8 @@ async fn walk(
     let log = log.clone();
     let on_end = Box::new(move |delivered: Delivered| write_line(log, &delivered));
     let is_late = matches!(pass, Pass::Rest(..));
-    let delivered = delivery.deliver(pass, &request.method, &request.headers, &asked.cut, on_end).await;
+    let delivered =
+        delivery.deliver(pass, &request.method, &request.headers, &asked.connection, on_end).await;
     delivered.map_err(|problem| if is_late { told_late(problem) } else { problem })
 }
 

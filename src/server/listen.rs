@@ -65,6 +65,7 @@ async fn accept(listener: tokio::net::TcpListener, worker: Arc<Worker>) {
         }
     }
     drop(listener);
+    worker.open.drain();
     // The tracker counts the connections of all workers; this one's run on as long as any does.
     tokio::select! {
         () = stopping.connections.wait() => {}

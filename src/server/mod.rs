@@ -11,8 +11,10 @@ mod cors;
 mod dispatch;
 mod listen;
 mod loans_api;
+mod open;
 mod respond;
 mod tls;
+mod wire;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -23,6 +25,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::buffers::Buffers;
 use crate::catalog::Catalog;
 use crate::delivery::Delivery;
 use crate::gate::Gate;
@@ -31,6 +34,7 @@ use crate::reader::Readers;
 use crate::telemetry::Metrics;
 
 pub use cors::Cors;
+use open::Open;
 pub use tls::{Certificates, TlsError};
 
 /// A certificate chain and its key, as files in PEM.
@@ -53,6 +57,8 @@ pub struct Settings {
     pub extra: Vec<Certificate>,
     /// How long running downloads may go on after the signal to stop.
     pub drain: Duration,
+    /// How many bytes all streams together may hold, beyond the least for each.
+    pub buffers: usize,
     /// `[cors]`: which web pages may ask.
     pub cors: Cors,
 }
@@ -70,6 +76,8 @@ pub struct Line {
     pub ledger: Ledger,
     /// Which web pages may ask.
     pub cors: Cors,
+    /// What all streams together may hold.
+    pub buffers: Buffers,
     /// What is counted.
     pub metrics: Metrics,
 }
@@ -119,6 +127,7 @@ struct Worker {
     line: Arc<Line>,
     delivery: Delivery,
     certificates: Arc<Certificates>,
+    open: Open,
     stopping: Stopping,
 }
 
@@ -158,6 +167,7 @@ pub fn start(
             line: line.clone(),
             delivery,
             certificates: certificates.clone(),
+            open: Open::default(),
             stopping: stopping.clone(),
         };
         let thread = listen::spawn(number, socket, worker).map_err(|error| {

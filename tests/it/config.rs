@@ -91,11 +91,9 @@ fn a_literal_secret_is_a_warning() {
 #[test]
 fn a_key_that_is_not_in_force_yet_is_a_warning() {
     let directory = initialised();
-    let (good, said, _) = check(directory.path(), &format!("{GOOD}\n[server]\nbuffers = \"1MiB\"\n"));
-    assert!(
-        good && said.contains("warning: case.toml:55: server.buffers: this version does not act on it"),
-        "{said}"
-    );
+    let text = GOOD.replacen("[gate]\n", "", 1) + "\n[gate]\nfreshness = \"1s\"\n";
+    let (good, said, _) = check(directory.path(), &text);
+    assert!(good && said.contains("gate.freshness: this version does not act on it"), "{said}");
 }
 
 #[test]

@@ -1,0 +1,171 @@
+//! One request and its answer on a connection to a server; the answer's body keeps the connection until it is over.
+//!
+//! There is no task behind it: whoever waits for the answer reads the socket itself, and so does whoever takes the body.
+//! A byte wakes nobody but the one that it is for.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Instant;
+
+use bytes::{Bytes, BytesMut};
+use http::Response;
+use http_body::{Frame, SizeHint};
+
+use super::body::Broken;
+use super::framing::{Framing, Taken};
+use super::head::{self, Head};
+use super::pool::Pool;
+use super::socket::Socket;
+use crate::buffers::Size;
+
+/// What is read at once of an answer's beginning: a small file comes whole with its head.
+const BEGINNING: usize = 68 * 1024;
+/// The most that is read at once.
+const MOST: usize = 1024 * 1024;
+
+/// A connection between requests.
+#[derive(Debug)]
+pub(super) struct Connection(pub(super) Socket);
+
+/// Why there is no answer.
+#[derive(Debug)]
+pub(super) struct Failure {
+    pub(super) why: String,
+    /// Whether nothing had come of an answer.
+    pub(super) unanswered: bool,
+}
+
+impl Connection {
+    /// Sends a request, and gives its answer when the head is there.
+    pub(super) async fn ask(
+        mut self,
+        request: &[u8],
+        to_head: bool,
+        pool: &Arc<Pool>,
+    ) -> Result<Response<Incoming>, Failure> {
+        let mut buffer = BytesMut::new();
+        let written = self.0.write_all(request).await;
+        // A server may have answered before it closed: that it did not take all of the request says less.
+        let head = match self.read_head(&mut buffer, to_head).await {
+            Ok(head) => head,
+            Err(why) => {
+                let why = written.err().map_or(why, |error| error.to_string());
+                return Err(Failure { why, unanswered: buffer.is_empty() });
+            }
+        };
+        let mut response = Response::new(());
+        *response.status_mut() = head.status;
+        *response.version_mut() = head.version;
+        *response.headers_mut() = head.fields;
+        let (framing, keeps) = (head.framing, head.keeps);
+        let mut body =
+            Incoming { connection: Some(self), buffer, framing, keeps, size: None, pool: pool.clone() };
+        body.give_back_if_over();
+        Ok(response.map(|()| body))
+    }
+
+    async fn read_head(&mut self, buffer: &mut BytesMut, to_head: bool) -> Result<Head, String> {
+        loop {
+            let most = BEGINNING.max(buffer.len() + 1) - buffer.len();
+            let read = poll_fn(|context| self.0.poll_fill(context, buffer, most)).await;
+            if read.map_err(|error| error.to_string())? == 0 {
+                return Err("it closed the connection before it had answered".to_owned());
+            }
+            if let Some(head) = head::take(buffer, to_head)? {
+                return Ok(head);
+            }
+        }
+    }
+}
+
+/// The body of an answer.
+#[derive(Debug)]
+pub(super) struct Incoming {
+    /// None once the body is over or broken: then it is in the pool, or closed.
+    connection: Option<Connection>,
+    /// What was read and not taken.
+    buffer: BytesMut,
+    framing: Framing,
+    keeps: bool,
+    /// How much to read; none while nothing was read but the answer's beginning.
+    size: Option<Size>,
+    pool: Arc<Pool>,
+}
+
+impl Incoming {
+    /// The next bytes: what was read into one buffer at once, as it is.
+    fn poll_bytes(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, Broken>>> {
+        loop {
+            match self.framing.take(&mut self.buffer) {
+                Ok(Taken::Data(data)) => {
+                    self.give_back_if_over();
+                    return Poll::Ready(Some(Ok(data)));
+                }
+                Ok(Taken::Over) => {
+                    self.give_back_if_over();
+                    return Poll::Ready(None);
+                }
+                Ok(Taken::Nothing) => {}
+                Err(Broken) => return self.broken(),
+            }
+            match ready!(self.poll_fill(context)) {
+                Some(0) if self.framing.may_close() => {
+                    self.connection = None;
+                    return Poll::Ready(None);
+                }
+                None | Some(0) => return self.broken(),
+                Some(_) => {}
+            }
+        }
+    }
+
+    /// Reads as much as the reader is worth; none where the connection broke.
+    fn poll_fill(&mut self, context: &mut Context<'_>) -> Poll<Option<usize>> {
+        let Some(connection) = &mut self.connection else { return Poll::Ready(None) };
+        let size = self.size.get_or_insert_with(|| Size::new(self.pool.buffers(), MOST));
+        let left = self.framing.left().and_then(|left| usize::try_from(left).ok());
+        let most = size.next(Instant::now()).min(left.unwrap_or(MOST));
+        let read = ready!(connection.0.poll_fill(context, &mut self.buffer, most));
+        Poll::Ready(read.ok().inspect(|read| size.came(*read, Instant::now())))
+    }
+
+    fn broken(&mut self) -> Poll<Option<Result<Bytes, Broken>>> {
+        self.connection = None;
+        Poll::Ready(Some(Err(Broken)))
+    }
+
+    /// Lets the connection serve others as soon as the body is over; it ends where something came behind the body.
+    fn give_back_if_over(&mut self) {
+        if !self.framing.is_over() {
+            return;
+        }
+        let is_good = self.keeps && self.buffer.is_empty();
+        if let Some(connection) = self.connection.take().filter(|_| is_good) {
+            self.pool.put(connection);
+        }
+        (self.buffer, self.size) = (BytesMut::new(), None);
+    }
+}
+
+impl http_body::Body for Incoming {
+    type Data = Bytes;
+    type Error = Broken;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        let bytes = ready!(self.get_mut().poll_bytes(context));
+        Poll::Ready(bytes.map(|bytes| bytes.map(Frame::data)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.framing.is_over()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.framing.left().map_or_else(SizeHint::default, SizeHint::with_exact)
+    }
+}

@@ -1,0 +1,226 @@
+//! Where a body ends (RFC 9112 §6 and §7): by its length, by chunks, or with the connection.
+
+use bytes::{Buf, Bytes, BytesMut};
+
+use super::body::Broken;
+
+/// The longest line between chunks that is read, and the longest trailer section.
+const LONGEST_LINE: usize = 4 * 1024;
+const LONGEST_TRAILERS: usize = 16 * 1024;
+
+/// How a body is framed, and how far it has come.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Framing {
+    /// So many bytes are to come.
+    Length(u64),
+    Chunked(Chunk),
+    /// Until the server closes the connection.
+    UntilClose,
+}
+
+/// What comes next of a chunked body.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Chunk {
+    /// The line that tells how long the next chunk is.
+    Size,
+    /// So many bytes of it.
+    Data(u64),
+    /// The end of its line.
+    End,
+    /// Trailers, of which so many bytes have been read.
+    Trailers(usize),
+    Over,
+}
+
+/// What a look at what has come gives.
+#[derive(Debug, Eq, PartialEq)]
+pub(super) enum Taken {
+    Data(Bytes),
+    /// More is to be read first.
+    Nothing,
+    /// The body is over.
+    Over,
+}
+
+impl Framing {
+    /// Whether the body is over.
+    pub(super) fn is_over(self) -> bool {
+        matches!(self, Framing::Length(0) | Framing::Chunked(Chunk::Over))
+    }
+
+    /// How many bytes are to come, where that is known.
+    pub(super) fn left(self) -> Option<u64> {
+        match self {
+            Framing::Length(left) => Some(left),
+            Framing::Chunked(Chunk::Over) => Some(0),
+            Framing::Chunked(_) | Framing::UntilClose => None,
+        }
+    }
+
+    /// The body's next bytes of what has come.
+    pub(super) fn take(&mut self, buffer: &mut BytesMut) -> Result<Taken, Broken> {
+        match self {
+            Framing::Length(left) => Ok(take(left, buffer)),
+            Framing::UntilClose if buffer.is_empty() => Ok(Taken::Nothing),
+            Framing::UntilClose => Ok(Taken::Data(buffer.split().freeze())),
+            Framing::Chunked(chunk) => chunk.take(buffer),
+        }
+    }
+
+    /// Whether the body is whole if the server closes the connection now.
+    pub(super) fn may_close(self) -> bool {
+        self == Framing::UntilClose || self.is_over()
+    }
+}
+
+fn take(left: &mut u64, buffer: &mut BytesMut) -> Taken {
+    if *left == 0 {
+        return Taken::Over;
+    }
+    let count = usize::try_from(*left).map_or(buffer.len(), |left| left.min(buffer.len()));
+    if count == 0 {
+        return Taken::Nothing;
+    }
+    *left -= count as u64;
+    Taken::Data(if count == buffer.len() { buffer.split() } else { buffer.split_to(count) }.freeze())
+}
+
+impl Chunk {
+    fn take(&mut self, buffer: &mut BytesMut) -> Result<Taken, Broken> {
+        loop {
+            match self {
+                // The parser takes a line without a digit for the last chunk's.
+                Chunk::Size if buffer.first().is_some_and(|digit| !digit.is_ascii_hexdigit()) => {
+                    return Err(Broken);
+                }
+                Chunk::Size => match httparse::parse_chunk_size(buffer).map_err(|_| Broken)? {
+                    httparse::Status::Partial => return bounded(buffer, LONGEST_LINE),
+                    httparse::Status::Complete((line, size)) => {
+                        buffer.advance(line);
+                        *self = if size == 0 { Chunk::Trailers(0) } else { Chunk::Data(size) };
+                    }
+                },
+                Chunk::Data(left) => match take(left, buffer) {
+                    Taken::Over => *self = Chunk::End,
+                    taken => return Ok(taken),
+                },
+                Chunk::End => match buffer.get(..2) {
+                    Some(b"\r\n") => {
+                        buffer.advance(2);
+                        *self = Chunk::Size;
+                    }
+                    Some(_) => return Err(Broken),
+                    None => return Ok(Taken::Nothing),
+                },
+                Chunk::Trailers(read) => {
+                    let Some(line) = buffer.windows(2).position(|two| two == b"\r\n") else {
+                        return bounded(buffer, LONGEST_TRAILERS - *read);
+                    };
+                    buffer.advance(line + 2);
+                    *read += line + 2;
+                    if *read > LONGEST_TRAILERS {
+                        return Err(Broken);
+                    }
+                    if line == 0 {
+                        *self = Chunk::Over;
+                    }
+                }
+                Chunk::Over => return Ok(Taken::Over),
+            }
+        }
+    }
+}
+
+/// More is to be read, unless too much has come already.
+fn bounded(buffer: &BytesMut, most: usize) -> Result<Taken, Broken> {
+    if buffer.len() < most { Ok(Taken::Nothing) } else { Err(Broken) }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Reads a body that comes in these pieces: what it is, whether it is over, and what is left over behind it.
+    fn read(mut framing: Framing, pieces: &[&[u8]]) -> Result<(Vec<u8>, bool, Vec<u8>), Broken> {
+        let (mut buffer, mut body, mut is_over) = (BytesMut::new(), Vec::new(), false);
+        for piece in pieces {
+            buffer.extend_from_slice(piece);
+            loop {
+                match framing.take(&mut buffer)? {
+                    Taken::Data(data) => body.extend_from_slice(&data),
+                    Taken::Nothing => break,
+                    Taken::Over => {
+                        is_over = true;
+                        break;
+                    }
+                }
+            }
+        }
+        assert!(!is_over || framing.is_over());
+        Ok((body, is_over, buffer.to_vec()))
+    }
+
+    const CHUNKED: Framing = Framing::Chunked(Chunk::Size);
+
+    #[test]
+    fn a_body_ends_where_its_framing_says() {
+        let good: [(Framing, &str, &str, bool, &str); 9] = [
+            (Framing::Length(5), "hello", "hello", true, ""),
+            (Framing::Length(5), "hello, you", "hello", true, ", you"),
+            (Framing::Length(5), "hell", "hell", false, ""),
+            (Framing::Length(0), "", "", true, ""),
+            (Framing::UntilClose, "hello", "hello", false, ""),
+            (CHUNKED, "5\r\nhello\r\n0\r\n\r\n", "hello", true, ""),
+            (
+                CHUNKED,
+                "5;a=\"b\"\r\nhello\r\nA\r\n0123456789\r\n0\r\nx: y\r\n\r\nHTTP",
+                "hello0123456789",
+                true,
+                "HTTP",
+            ),
+            (CHUNKED, "5\r\nhel", "hel", false, ""),
+            (CHUNKED, "5\r\nhello\r\n0\r\n", "hello", false, ""),
+        ];
+        for (framing, sent, body, is_over, rest) in good {
+            let wanted = Ok((body.as_bytes().to_vec(), is_over, rest.as_bytes().to_vec()));
+            assert_eq!(read(framing, &[sent.as_bytes()]), wanted, "{sent:?}");
+            let bytes: Vec<&[u8]> = sent.as_bytes().chunks(1).chain([&b""[..]]).collect();
+            let (by_bytes, over, _) = read(framing, &bytes).unwrap();
+            assert_eq!((by_bytes, over), (body.as_bytes().to_vec(), is_over), "{sent:?} byte by byte");
+        }
+        for sent in ["hello\r\n", "-5\r\nhello", "5\r\nhelloXX", "fffffffffffffffff\r\n", "\r\n\r\n"] {
+            assert_eq!(read(CHUNKED, &[sent.as_bytes()]), Err(Broken), "{sent:?}");
+        }
+        let endless = format!("0\r\n{}", "a: b\r\n".repeat(4000));
+        assert_eq!(read(CHUNKED, &[endless.as_bytes()]), Err(Broken));
+        assert_eq!(read(CHUNKED, &[format!("5;{}", "x".repeat(5000)).as_bytes()]), Err(Broken));
+    }
+
+    proptest! {
+        #[test]
+        fn chunks_cut_anywhere_are_the_body_again(
+            chunks in prop::collection::vec(prop::collection::vec(any::<u8>(), 1..300), 0..8),
+            cuts in prop::collection::vec(1_usize..80, 1..20),
+        ) {
+            let mut sent = Vec::new();
+            for chunk in &chunks {
+                sent.extend_from_slice(format!("{:x}\r\n", chunk.len()).as_bytes());
+                sent.extend_from_slice(chunk);
+                sent.extend_from_slice(b"\r\n");
+            }
+            sent.extend_from_slice(b"0\r\n\r\n");
+            let (mut pieces, mut rest) = (Vec::new(), sent.as_slice());
+            for cut in cuts.iter().cycle() {
+                if rest.is_empty() {
+                    break;
+                }
+                let (piece, after) = rest.split_at((*cut).min(rest.len()));
+                pieces.push(piece);
+                rest = after;
+            }
+            prop_assert_eq!(read(CHUNKED, &pieces), Ok((chunks.concat(), true, Vec::new())));
+        }
+    }
+}

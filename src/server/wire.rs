@@ -1,0 +1,371 @@
+//! A connection's own bytes: TLS between HTTP and the socket.
+//!
+//! `connection` makes a [`Wire`] of a socket whose handshake is over, lends it to hyper, and looks after it: hyper writes
+//! plaintext in pieces as they come, but a record costs the same whether it is full or not, and a system call costs
+//! more than what it moves. So whole records are made of what hyper writes, and go out many at once: when so much has
+//! gathered as may be held, or when the round is over. How much may be held follows the reader.
+
+use std::io::{self, BufRead, IoSlice, Read, Write};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::Instant;
+
+use bytes::Bytes;
+use rustls::ServerConnection;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+use crate::buffers::Size;
+use crate::connection::Connection;
+
+/// The plaintext of a full record (RFC 8446 §5.1).
+const RECORD: usize = 16 * 1024;
+/// What a record is longer than its plaintext, at the most, in TLS 1.3 with AES-GCM.
+const OVERHEAD: usize = 22;
+/// The most that is sealed and not sent: more would not stay in the core's own cache until the system copies it.
+pub(super) const MOST: usize = 128 * 1024;
+/// What may be sealed at once of an answer to what has just been read: so much the system takes in any case.
+const AT_ONCE: usize = 80 * 1024;
+/// Of what does not fill a record, so much is kept for the next one, which costs less to copy than a record of its own.
+const KEPT: usize = 4 * 1024;
+
+/// A connection after its handshake. Clones are the same one: hyper's, and that of whoever looks after it.
+#[derive(Clone, Debug)]
+pub(super) struct Wire {
+    inner: Arc<Mutex<Sealed>>,
+    /// Whether what hyper flushes waits for [`Wire::poll_send`]. HTTP/2 flushes after each frame.
+    gathers: bool,
+}
+
+#[derive(Debug)]
+struct Sealed {
+    socket: TcpStream,
+    session: ServerConnection,
+    connection: Connection,
+    /// Read before, to be read again.
+    unread: Bytes,
+    /// Whether something came that is no request yet.
+    heard: bool,
+    /// Whether the reader has closed its side.
+    ended: bool,
+    /// Plaintext that does not fill a record yet.
+    tail: Vec<u8>,
+    /// About how much is sealed and not sent.
+    sealed: usize,
+    size: Size,
+    /// How much of [`AT_ONCE`] is left.
+    at_once: usize,
+    closing: bool,
+}
+
+impl Wire {
+    pub(super) fn new(
+        socket: TcpStream,
+        session: ServerConnection,
+        connection: Connection,
+        size: Size,
+        gathers: bool,
+    ) -> Wire {
+        let sealed = Sealed {
+            socket,
+            session,
+            connection,
+            unread: Bytes::new(),
+            heard: false,
+            ended: false,
+            tail: Vec::new(),
+            sealed: 0,
+            size,
+            at_once: 0,
+            closing: false,
+        };
+        Wire { inner: Arc::new(Mutex::new(sealed)), gathers }
+    }
+
+    /// Sends what was handed over; ready when all of it is with the system.
+    pub(super) fn poll_send(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.lock().poll_send(context)
+    }
+
+    /// Ready when there is something to read, or the reader has gone. Nothing is held meanwhile.
+    pub(super) fn poll_readable(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.lock();
+        if !this.unread.is_empty() || !this.session.wants_read() {
+            return Poll::Ready(Ok(()));
+        }
+        this.socket.poll_read_ready(context)
+    }
+
+    /// Whether all that was handed over is with the system.
+    pub(super) fn is_sent(&self) -> bool {
+        let this = self.lock();
+        this.tail.is_empty() && !this.session.wants_write()
+    }
+
+    /// Whether anything was heard of the reader since [`Wire::forget_heard`].
+    pub(super) fn was_heard(&self) -> bool {
+        self.lock().heard
+    }
+
+    /// What was heard has become a request.
+    pub(super) fn forget_heard(&self) {
+        self.lock().heard = false;
+    }
+
+    /// Whether it gathers what hyper writes.
+    pub(super) fn gathers(&self) -> bool {
+        self.gathers
+    }
+
+    /// Has this read before anything else.
+    pub(super) fn put_back(&self, unread: Bytes) {
+        self.lock().unread = unread;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Sealed> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl AsyncRead for Wire {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.lock().poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Wire {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.lock().poll_write(context, &[IoSlice::new(bytes)])
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.lock().poll_write(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.gathers { Poll::Ready(Ok(())) } else { self.lock().poll_send(context) }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.lock().poll_close(context)
+    }
+}
+
+impl Sealed {
+    fn poll_read(&mut self, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if !self.unread.is_empty() {
+            let length = self.unread.len().min(buffer.remaining());
+            buffer.put_slice(&self.unread.split_to(length));
+            self.heard = true;
+            return Poll::Ready(Ok(()));
+        }
+        let mut is_waiting = false;
+        while !self.ended && self.session.wants_read() && !is_waiting {
+            match self.poll_hear(context) {
+                Poll::Ready(heard) => self.ended = heard? == 0,
+                Poll::Pending => is_waiting = true,
+            }
+        }
+        let mut reader = self.session.reader();
+        let plain = match reader.fill_buf() {
+            Ok(plain) => plain,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && is_waiting => return Poll::Pending,
+            Err(error) => return Poll::Ready(Err(error)),
+        };
+        let length = plain.len().min(buffer.remaining());
+        buffer.put_slice(plain.get(..length).unwrap_or_default());
+        reader.consume(length);
+        self.heard |= length > 0;
+        self.at_once = AT_ONCE;
+        Poll::Ready(Ok(()))
+    }
+
+    /// Takes up what the socket has; 0 where the reader has closed its side.
+    fn poll_hear(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let mut socket = Socket { socket: &mut self.socket, context };
+        let heard = match self.session.read_tls(&mut socket) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Poll::Pending,
+            heard => heard?,
+        };
+        if let Err(error) = self.session.process_new_packets() {
+            // The reader is told why, where it still listens.
+            let _ = self.session.write_tls(&mut Socket { socket: &mut self.socket, context });
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, error)));
+        }
+        Poll::Ready(Ok(heard))
+    }
+
+    fn poll_write(&mut self, context: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        loop {
+            let room = self.room();
+            if room > 0 {
+                return Poll::Ready(self.take(slices, room));
+            }
+            ready!(self.poll_send_some(context))?;
+        }
+    }
+
+    /// How much may be sealed now, in whole records.
+    fn room(&mut self) -> usize {
+        let may_hold = if self.at_once > 0 { self.at_once } else { self.size.next(Instant::now()) };
+        match may_hold.saturating_sub(self.sealed) {
+            0 => 0,
+            // What was sent in part leaves less than a record's room: it is not worth a record of its own.
+            room if self.sealed == 0 => (room / RECORD).max(1) * RECORD,
+            room => room / RECORD * RECORD,
+        }
+    }
+
+    /// Makes whole records of what is kept and of these, and tells how much of these was taken.
+    fn take(&mut self, slices: &[IoSlice<'_>], room: usize) -> io::Result<usize> {
+        let offered: usize = slices.iter().map(|slice| slice.len()).sum();
+        let all = self.tail.len() + offered;
+        if all < RECORD && offered <= KEPT {
+            slices.iter().for_each(|slice| self.tail.extend_from_slice(slice));
+            return Ok(offered);
+        }
+        let sealed = if all <= room { all - self.left_over(all) } else { room };
+        let mut taken = sealed.saturating_sub(self.tail.len());
+        self.seal(slices, taken)?;
+        // What is left over of all that there is waits for the next record.
+        if all <= room {
+            copy(slices, taken, &mut self.tail);
+            taken = offered;
+        }
+        Ok(taken)
+    }
+
+    /// How much of so many bytes is kept for the next record.
+    fn left_over(&self, all: usize) -> usize {
+        let left_over = all % RECORD;
+        if left_over <= KEPT && all > RECORD { left_over } else { 0 }
+    }
+
+    /// Seals what is kept and so much of these.
+    fn seal(&mut self, slices: &[IoSlice<'_>], count: usize) -> io::Result<()> {
+        let mut parts = Vec::with_capacity(1 + slices.len());
+        parts.push(IoSlice::new(&self.tail));
+        let mut left = count;
+        for slice in slices {
+            let part = slice.get(..left.min(slice.len())).unwrap_or_default();
+            left -= part.len();
+            parts.push(IoSlice::new(part));
+        }
+        parts.retain(|part| !part.is_empty());
+        let length = self.tail.len() + count;
+        let sealed = self.session.writer().write_vectored(&parts)?;
+        if sealed != length {
+            return Err(io::Error::other("TLS did not take what it was given"));
+        }
+        self.sealed += length + length.div_ceil(RECORD) * OVERHEAD;
+        self.at_once = self.at_once.saturating_sub(length);
+        self.tail.clear();
+        Ok(())
+    }
+
+    /// Hands some of what is sealed to the system.
+    fn poll_send_some(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.session.write_tls(&mut Socket { socket: &mut self.socket, context }) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.connection.held_up(true);
+                Poll::Pending
+            }
+            Ok(0) => Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+            Ok(sent) => {
+                let is_all = !self.session.wants_write();
+                self.sealed = if is_all { 0 } else { self.sealed.saturating_sub(sent) };
+                if self.at_once == 0 {
+                    self.size.came(sent, Instant::now());
+                }
+                self.connection.held_up(false);
+                Poll::Ready(Ok(()))
+            }
+            Err(error) => Poll::Ready(Err(error)),
+        }
+    }
+
+    fn poll_send(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !self.tail.is_empty() {
+            self.seal(&[], 0)?;
+            self.tail = Vec::new();
+        }
+        while self.session.wants_write() {
+            ready!(self.poll_send_some(context))?;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_close(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !std::mem::replace(&mut self.closing, true) {
+            if !self.tail.is_empty() {
+                self.seal(&[], 0)?;
+            }
+            self.session.send_close_notify();
+        }
+        ready!(self.poll_send(context))?;
+        match ready!(Pin::new(&mut self.socket).poll_shutdown(context)) {
+            Err(error) if error.kind() != io::ErrorKind::NotConnected => Poll::Ready(Err(error)),
+            _ => Poll::Ready(Ok(())),
+        }
+    }
+}
+
+/// Appends what these hold after the first so many bytes.
+fn copy(slices: &[IoSlice<'_>], mut skip: usize, to: &mut Vec<u8>) {
+    for slice in slices {
+        let skipped = skip.min(slice.len());
+        to.extend_from_slice(slice.get(skipped..).unwrap_or_default());
+        skip -= skipped;
+    }
+}
+
+/// The socket as TLS reads and writes it, within a task.
+struct Socket<'a, 'b> {
+    socket: &'a mut TcpStream,
+    context: &'a mut Context<'b>,
+}
+
+fn or_would_block<T>(polled: Poll<io::Result<T>>) -> io::Result<T> {
+    match polled {
+        Poll::Ready(done) => done,
+        Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
+    }
+}
+
+impl Read for Socket<'_, '_> {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        let mut buffer = ReadBuf::new(bytes);
+        or_would_block(Pin::new(&mut *self.socket).poll_read(self.context, &mut buffer))?;
+        Ok(buffer.filled().len())
+    }
+}
+
+impl Write for Socket<'_, '_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        or_would_block(Pin::new(&mut *self.socket).poll_write(self.context, bytes))
+    }
+
+    fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        or_would_block(Pin::new(&mut *self.socket).poll_write_vectored(self.context, slices))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;
