@@ -184,11 +184,12 @@ impl Measured {
     }
 
     /// Whether the reader is to take first what it has been given.
-    fn is_held_up(&self, context: &Context<'_>) -> bool {
+    fn is_held_up(&mut self, context: &Context<'_>) -> bool {
         let Some(told) = &self.told else { return false };
         let is_held_up = told.reader.connection.poll_takes(context).is_pending();
-        if let Some(pace) = self.pace.as_ref().filter(|_| is_held_up) {
-            pace.waits(false);
+        if is_held_up {
+            self.flow.release();
+            self.pace.iter().for_each(|pace| pace.waits(false));
         }
         is_held_up
     }

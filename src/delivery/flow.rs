@@ -187,6 +187,13 @@ impl Flow {
         }
     }
 
+    /// Holds no more than it must while nobody asks for bytes.
+    pub(super) fn release(&mut self) {
+        if let Some(Piece::File(Stretch { incoming: Some(incoming), .. })) = self.pieces.front_mut() {
+            incoming.release();
+        }
+    }
+
     /// The next bytes, or the error that ends it all.
     pub(super) fn poll_bytes(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Came, BodyError>>> {
         loop {

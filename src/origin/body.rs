@@ -32,6 +32,13 @@ impl Body {
         Body(Kind::Empty)
     }
 
+    /// Holds no more than it must while nobody asks for bytes.
+    pub fn release(&mut self) {
+        if let Kind::Incoming(incoming) = &mut self.0 {
+            incoming.release();
+        }
+    }
+
     pub(super) fn file(reading: Reading) -> Body {
         Body(Kind::File(Box::new(reading)))
     }

@@ -27,7 +27,11 @@ const MOST: usize = 1024 * 1024;
 
 /// A connection between requests.
 #[derive(Debug)]
-pub(super) struct Connection(pub(super) Socket);
+pub(super) struct Connection {
+    socket: Socket,
+    /// An empty buffer that an answer has been read into before.
+    spare: BytesMut,
+}
 
 /// Why there is no answer.
 #[derive(Debug)]
@@ -38,6 +42,15 @@ pub(super) struct Failure {
 }
 
 impl Connection {
+    pub(super) fn new(socket: Socket) -> Connection {
+        Connection { socket, spare: BytesMut::new() }
+    }
+
+    /// Whether nothing has come that nobody asked for, nor its end.
+    pub(super) fn is_quiet(&mut self) -> bool {
+        self.socket.is_quiet()
+    }
+
     /// Sends a request, and gives its answer when the head is there.
     pub(super) async fn ask(
         mut self,
@@ -45,8 +58,8 @@ impl Connection {
         to_head: bool,
         pool: &Arc<Pool>,
     ) -> Result<Response<Incoming>, Failure> {
-        let mut buffer = BytesMut::new();
-        let written = self.0.write_all(request).await;
+        let mut buffer = std::mem::take(&mut self.spare);
+        let written = self.socket.write_all(request).await;
         // A server may have answered before it closed: that it did not take all of the request says less.
         let head = match self.read_head(&mut buffer, to_head).await {
             Ok(head) => head,
@@ -69,7 +82,7 @@ impl Connection {
     async fn read_head(&mut self, buffer: &mut BytesMut, to_head: bool) -> Result<Head, String> {
         loop {
             let most = BEGINNING.max(buffer.len() + 1) - buffer.len();
-            let read = poll_fn(|context| self.0.poll_fill(context, buffer, most)).await;
+            let read = poll_fn(|context| self.socket.poll_fill(context, buffer, most)).await;
             if read.map_err(|error| error.to_string())? == 0 {
                 return Err("it closed the connection before it had answered".to_owned());
             }
@@ -127,8 +140,15 @@ impl Incoming {
         let size = self.size.get_or_insert_with(|| Size::new(self.pool.buffers(), MOST));
         let left = self.framing.left().and_then(|left| usize::try_from(left).ok());
         let most = size.next(Instant::now()).min(left.unwrap_or(MOST));
-        let read = ready!(connection.0.poll_fill(context, &mut self.buffer, most));
+        let read = ready!(connection.socket.poll_fill(context, &mut self.buffer, most));
         Poll::Ready(read.ok().inspect(|read| size.came(*read, Instant::now())))
+    }
+
+    /// Lets go of a buffer that could be read into again.
+    pub(super) fn release(&mut self) {
+        if self.buffer.is_empty() {
+            self.buffer = BytesMut::new();
+        }
     }
 
     fn broken(&mut self) -> Poll<Option<Result<Bytes, Broken>>> {
@@ -142,10 +162,15 @@ impl Incoming {
             return;
         }
         let is_good = self.keeps && self.buffer.is_empty();
-        if let Some(connection) = self.connection.take().filter(|_| is_good) {
+        // A small answer's buffer serves the next one, once the reader has taken what was in it.
+        let spare = std::mem::take(&mut self.buffer);
+        if let Some(mut connection) = self.connection.take().filter(|_| is_good) {
+            if self.size.is_none() {
+                connection.spare = spare;
+            }
             self.pool.put(connection);
         }
-        (self.buffer, self.size) = (BytesMut::new(), None);
+        self.size = None;
     }
 }
 

@@ -28,7 +28,7 @@ use url::Url;
 use crate::buffers::Buffers;
 use crate::path::FilePath;
 use crate::problem::Problem;
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, OriginMetrics};
 
 pub use ask::{Ask, Asked};
 pub use body::{Body, Broken};
@@ -115,6 +115,7 @@ pub struct Origin {
     places: Vec<Place>,
     buffers: Buffers,
     metrics: Metrics,
+    counts: OriginMetrics,
 }
 
 impl Origin {
@@ -127,7 +128,8 @@ impl Origin {
         let places = places
             .collect::<Result<Vec<Place>, String>>()
             .map_err(|why| SetUpError { name: settings.name.clone(), why })?;
-        Ok(Origin { settings: settings.clone(), places, buffers: buffers.clone(), metrics })
+        let counts = metrics.origin(&settings.name);
+        Ok(Origin { settings: settings.clone(), places, buffers: buffers.clone(), metrics, counts })
     }
 
     /// The same origin, with connections of its own.
@@ -194,7 +196,7 @@ impl Origin {
             Err(OriginError::Failed) => "failed",
             Err(OriginError::TimedOut) => "timed_out",
         };
-        self.metrics.origin_request(origin, outcome, began.elapsed());
+        self.counts.request(outcome, began.elapsed());
         result
     }
 }

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use http::Response;
 use tokio::runtime::Handle;
@@ -14,6 +14,7 @@ use crate::buffers::Buffers;
 
 /// How long a connection is kept that nobody uses, and how many are.
 const KEPT: Duration = Duration::from_secs(30);
+const SWEEPS: u64 = 4;
 const MOST: usize = 1024;
 
 /// How connections are made.
@@ -33,8 +34,9 @@ pub(super) struct Pool {
 
 #[derive(Default)]
 struct Idle {
-    /// The one that was used last is the last one.
-    connections: Vec<(Instant, Connection)>,
+    /// The one that was used last is the last one. Each with the number of sweeps there had been.
+    connections: Vec<(u64, Connection)>,
+    sweeps: u64,
     /// Whether somebody looks for those that are too old.
     is_swept: bool,
 }
@@ -68,14 +70,14 @@ impl Pool {
 
     async fn connect(&self) -> io::Result<Connection> {
         let Ways { tls, connect_timeout, .. } = &self.ways;
-        Socket::connect(&self.server, tls, *connect_timeout).await.map(Connection)
+        Socket::connect(&self.server, tls, *connect_timeout).await.map(Connection::new)
     }
 
     /// The connection that was used last and on which nothing has come since.
     fn take(&self) -> Option<Connection> {
         loop {
-            let (since, mut connection) = self.idle().connections.pop()?;
-            if since.elapsed() < KEPT && connection.0.is_quiet() {
+            let (_, mut connection) = self.idle().connections.pop()?;
+            if connection.is_quiet() {
                 return Some(connection);
             }
         }
@@ -85,7 +87,8 @@ impl Pool {
     pub(super) fn put(self: &Arc<Pool>, connection: Connection) {
         let mut idle = self.idle();
         if idle.connections.len() < MOST {
-            idle.connections.push((Instant::now(), connection));
+            let sweeps = idle.sweeps;
+            idle.connections.push((sweeps, connection));
         }
         let Some(runtime) = Handle::try_current().ok().filter(|_| !idle.is_swept) else { return };
         idle.is_swept = true;
@@ -96,8 +99,9 @@ impl Pool {
     /// Closes those that are too old; false where none is left.
     fn close_old(&self) -> bool {
         let mut idle = self.idle();
-        let now = Instant::now();
-        let young = idle.connections.partition_point(|(since, _)| now.duration_since(*since) >= KEPT);
+        idle.sweeps += 1;
+        let oldest = idle.sweeps.saturating_sub(SWEEPS);
+        let young = idle.connections.partition_point(|(since, _)| *since < oldest);
         let old: Vec<_> = idle.connections.drain(..young).collect();
         idle.is_swept = !idle.connections.is_empty();
         let is_swept = idle.is_swept;
@@ -114,7 +118,7 @@ impl Pool {
 /// Closes what is too old, for as long as any connection is idle.
 async fn sweep(pool: Weak<Pool>) {
     loop {
-        tokio::time::sleep(KEPT / 4).await;
+        tokio::time::sleep(KEPT.div_f64(SWEEPS as f64)).await;
         match pool.upgrade() {
             Some(pool) if pool.close_old() => {}
             _ => return,

@@ -64,7 +64,10 @@ fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
     let text = field.to_str().map_err(|_| Refusal::OtherScheme)?;
     let (scheme, token) = text.split_once(' ').ok_or(Refusal::OtherScheme)?;
     let token = token.trim_matches(' ');
-    if !scheme.eq_ignore_ascii_case("bearer") || token.is_empty() || token.contains([' ', '\t', ',']) {
+    if !scheme.eq_ignore_ascii_case("bearer")
+        || token.is_empty()
+        || token.bytes().any(|byte| matches!(byte, b' ' | b'\t' | b','))
+    {
         return Err(Refusal::OtherScheme);
     }
     if token.len() > MAX_TOKEN {

@@ -3,7 +3,6 @@
 //! Handles of the hot path are made at the start, so that counting is one atomic addition. Each gate has a
 //! registry of its own, so that two in one process do not count into each other.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -73,6 +72,16 @@ const HISTOGRAMS: [(&str, Unit, &str); 4] = [
     ("loangate_ledger_commit_seconds", Unit::Seconds, "How long a commit of the ledger took"),
 ];
 
+/// Counters of one name, by the value of their one label that tells them apart: few, and found without a hash.
+type Labelled = Vec<(&'static str, Counter)>;
+
+const ENDS: [&str; 5] = ["complete", "origin_failed", "hung_up", "cut", "too_slow"];
+const ANSWERS: [&str; 6] = ["2xx", "3xx", "4xx", "5xx", "failed", "timed_out"];
+
+/// What is counted of one origin.
+#[derive(Clone)]
+pub struct OriginMetrics(Arc<(Labelled, Histogram)>);
+
 /// The handles that the other modules count with. Cheap to clone.
 #[derive(Clone)]
 pub struct Metrics {
@@ -82,8 +91,12 @@ pub struct Metrics {
 struct Inner {
     recorder: PrometheusRecorder,
     handle: PrometheusHandle,
-    ok: HashMap<&'static str, Counter>,
+    /// By via.
+    ok: [Counter; Via::ALL.len()],
     head: Histogram,
+    /// By how they ended.
+    closed: Labelled,
+    handshakes: Labelled,
     delivered: Counter,
     streams: Gauge,
     connections: Gauge,
@@ -114,14 +127,19 @@ impl Metrics {
         }
         let counter = |name: &'static str| recorder.register_counter(&Key::from_static_name(name), &METADATA);
         let gauge = |name: &'static str| recorder.register_gauge(&Key::from_static_name(name), &METADATA);
-        let ok = Via::ALL.map(|via| {
-            let labels = vec![Label::new("outcome", "ok"), Label::new("via", via.name())];
-            let key = Key::from_parts("loangate_requests_total", labels);
-            (via.name(), recorder.register_counter(&key, &METADATA))
-        });
+        let labelled = |name: &'static str, labels: &[(&'static str, &'static str)]| {
+            let labels: Vec<Label> = labels.iter().map(|(key, value)| Label::new(*key, *value)).collect();
+            recorder.register_counter(&Key::from_parts(name, labels), &METADATA)
+        };
+        let ok = Via::ALL
+            .map(|via| labelled("loangate_requests_total", &[("outcome", "ok"), ("via", via.name())]));
         let inner = Inner {
             handle: recorder.handle(),
-            ok: ok.into(),
+            ok,
+            closed: ENDS.map(|end| (end, labelled("loangate_streams_closed_total", &[("end", end)]))).into(),
+            handshakes: ["ok", "failed"]
+                .map(|outcome| (outcome, labelled("loangate_handshakes_total", &[("outcome", outcome)])))
+                .into(),
             head: recorder.register_histogram(&Key::from_static_name("loangate_head_seconds"), &METADATA),
             delivered: counter("loangate_delivered_bytes_total"),
             streams: gauge("loangate_streams"),
@@ -159,7 +177,7 @@ impl Metrics {
     /// A request was decided, and its head is ready.
     pub fn request(&self, outcome: &'static str, via: Via, head: Duration) {
         self.inner.head.record(head.as_secs_f64());
-        match self.inner.ok.get(via.name()) {
+        match self.inner.ok.get(via as usize) {
             Some(counter) if outcome == "ok" => counter.increment(1),
             _ => self.count("loangate_requests_total", &[("outcome", outcome), ("via", via.name())]),
         }
@@ -178,12 +196,12 @@ impl Metrics {
     /// A body is over.
     pub fn stream_closed(&self, end: &'static str) {
         self.inner.streams.decrement(1.0);
-        self.count("loangate_streams_closed_total", &[("end", end)]);
+        count_by(&self.inner.closed, end);
     }
 
     /// A handshake succeeded or failed.
     pub fn handshake(&self, succeeded: bool) {
-        self.count("loangate_handshakes_total", &[("outcome", if succeeded { "ok" } else { "failed" })]);
+        count_by(&self.inner.handshakes, if succeeded { "ok" } else { "failed" });
     }
 
     /// A connection is open.
@@ -242,10 +260,16 @@ impl Metrics {
         }
     }
 
-    /// An origin answered, or did not.
-    pub fn origin_request(&self, origin: &str, outcome: &'static str, first_byte: Duration) {
-        self.count("loangate_origin_requests_total", &[("origin", origin), ("outcome", outcome)]);
-        self.took("loangate_origin_first_byte_seconds", first_byte);
+    /// What counts the requests to the origin of this name.
+    pub fn origin(&self, name: &str) -> OriginMetrics {
+        let recorder = &self.inner.recorder;
+        let answers = ANSWERS.map(|outcome| {
+            let labels = vec![Label::new("origin", name.to_owned()), Label::new("outcome", outcome)];
+            let key = Key::from_parts("loangate_origin_requests_total", labels);
+            (outcome, recorder.register_counter(&key, &METADATA))
+        });
+        let first_byte = Key::from_static_name("loangate_origin_first_byte_seconds");
+        OriginMetrics(Arc::new((answers.into(), recorder.register_histogram(&first_byte, &METADATA))))
     }
 
     /// An origin was asked to go on with a body that broke.
@@ -265,6 +289,27 @@ impl Metrics {
         let commands = u64::try_from(commands).unwrap_or(u64::MAX);
         self.inner.recorder.register_counter(&key, &METADATA).increment(commands);
         self.took("loangate_ledger_commit_seconds", took);
+    }
+}
+
+impl OriginMetrics {
+    /// It answered, or did not.
+    pub fn request(&self, outcome: &'static str, first_byte: Duration) {
+        let (answers, first_bytes) = &*self.0;
+        count_by(answers, outcome);
+        first_bytes.record(first_byte.as_secs_f64());
+    }
+}
+
+impl fmt::Debug for OriginMetrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("OriginMetrics")
+    }
+}
+
+fn count_by(counters: &Labelled, label: &str) {
+    if let Some((_, counter)) = counters.iter().find(|(name, _)| *name == label) {
+        counter.increment(1);
     }
 }
 

@@ -8,7 +8,7 @@ mod metrics;
 mod request_line;
 
 pub use log::{LogError, init};
-pub use metrics::Metrics;
+pub use metrics::{Metrics, OriginMetrics};
 pub use request_line::RequestLine;
 
 /// The keys of `[log]`.
