@@ -73,7 +73,7 @@ pub struct Size {
 impl Size {
     /// A little at first, up to `most` later, which is at least 64 KiB.
     pub fn new(buffers: &Buffers, most: usize) -> Size {
-        let is_quiet = buffers.take(FIRST - LEAST, buffers.0.total / 8);
+        let is_quiet = buffers.take(FIRST - LEAST, buffers.0.total / 16);
         let bytes = if is_quiet { FIRST } else { LEAST };
         Size { buffers: buffers.clone(), most, bytes, moved: 0, full: 0, came: None }
     }

@@ -1,5 +1,9 @@
 //! What benches share: the built program's stand-in for Bokbasen, what processes cost, and how long things took.
 
+pub(crate) mod cost;
+pub(crate) mod load;
+pub(crate) mod origin;
+
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};

@@ -57,11 +57,11 @@ impl Socket {
             Socket::Plain(socket) => {
                 // Only then is there need of room: who waits holds none.
                 ready!(socket.poll_read_ready(context))?;
-                buffer.reserve(most);
+                make_room(buffer, most);
                 poll_read_buf(Pin::new(socket), context, &mut buffer.limit(most))
             }
             Socket::Secure(socket) => {
-                buffer.reserve(most);
+                make_room(buffer, most);
                 poll_read_buf(Pin::new(socket.as_mut()), context, &mut buffer.limit(most))
             }
         }
@@ -86,6 +86,14 @@ impl Socket {
             }
         }
     }
+}
+
+/// Makes room for so many bytes more. A new buffer where it is empty: an old one's would be as large as it ever was.
+fn make_room(buffer: &mut BytesMut, most: usize) {
+    if buffer.is_empty() && buffer.capacity() < most {
+        *buffer = BytesMut::with_capacity(most);
+    }
+    buffer.reserve(most);
 }
 
 async fn write_all<S: AsyncWrite + Unpin>(socket: &mut S, bytes: &[u8]) -> io::Result<()> {

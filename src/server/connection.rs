@@ -34,9 +34,10 @@ const HEAD: Duration = Duration::from_secs(75);
 /// How often to look whether a connection over HTTP/1.1 can be parked.
 const LOOK: Duration = Duration::from_secs(1);
 /// The largest head that is read, in bytes: a token is at most 8 KiB.
-const HEAD_SIZE: u32 = 32 * 1024;
-/// What HTTP/1.1 may buffer for a connection, in each direction, in bytes: a head must fit.
-const BUFFER: usize = 32 * 1024;
+const HEAD_SIZE: u32 = 16 * 1024;
+/// What HTTP/1.1 may buffer for a connection, in each direction, in bytes: a head must fit, and of a body no more is to
+/// lie here than [`crate::buffers::LEAST`].
+const BUFFER: usize = 16 * 1024;
 /// Requests at once on one HTTP/2 connection: apps open a book of many files at once.
 const STREAMS: u32 = 128;
 /// What HTTP/2 may buffer for one stream, in bytes.

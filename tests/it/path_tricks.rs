@@ -270,7 +270,7 @@ async fn a_path_that_is_too_long_is_refused_however_long() {
     let stage = stage().await;
     let before = stage.scene.origin.asked().len();
     // The last one is longer than a whole head may be.
-    for (length, expected) in [(2048, 400), (20_000, 400), (40_000, 431)] {
+    for (length, expected) in [(2048, 400), (10_000, 400), (20_000, 431)] {
         let target = format!("/files/{BOOK}/{}", "a".repeat(length));
         let (status, _) = stage.send(&stage.head(target.as_bytes())).await;
         assert_eq!(status, expected, "{length}");

@@ -1,0 +1,154 @@
+//! What is measured: each row's name, its unit, what the gate may cost of a peer's cost, and the load.
+
+use std::time::Duration;
+
+use http::Version;
+
+use crate::shared::cost;
+use crate::shared::load::{Client, Crowd, Target};
+
+/// Connections that stand by when memory is measured.
+const IDLE: usize = 2000;
+/// The rate of the row at a fixed one, a second, and for how long.
+const RATE: u32 = 2000;
+const DURING: Duration = Duration::from_secs(4);
+
+/// What a row's figure is of.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Load {
+    /// CPU of each request, in microseconds: the file's size, how many requests.
+    Requests(u64, usize, Crowd),
+    /// CPU of a gigabyte, in seconds: how many files of 100 MiB.
+    Bytes(usize, Crowd),
+    /// CPU of a full handshake, in milliseconds.
+    Handshakes(usize),
+    /// CPU of a connection that takes up its session again, with a request on it, in milliseconds.
+    Resumptions(usize),
+    /// CPU of each request at a fixed rate, in microseconds.
+    Rate,
+    /// The 99th percentile of the same run's waits, in milliseconds.
+    Wait,
+    /// Memory of a connection at rest, in KiB.
+    Idle(Version),
+}
+
+/// A row of the table.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Row {
+    pub(crate) key: &'static str,
+    pub(crate) name: &'static str,
+    pub(crate) unit: &'static str,
+    pub(crate) load: Load,
+    /// With a line in a file for each request.
+    pub(crate) lines: bool,
+    /// The most that the gate may cost of what nginx and HAProxy cost, where the project holds itself to it.
+    pub(crate) bound: [Option<f64>; 2],
+}
+
+const fn crowd(version: Version, connections: usize, streams: usize) -> Crowd {
+    Crowd { version, connections, streams }
+}
+
+const H1: Version = Version::HTTP_11;
+const H2: Version = Version::HTTP_2;
+
+#[rustfmt::skip]
+pub(crate) const ROWS: [Row; 14] = [
+    row("1k-h1", "1 KiB, HTTP/1.1", "µs/request", Load::Requests(1 << 10, 24_000, crowd(H1, 32, 1)), [0.90, 0.95]),
+    row("1k-h2", "1 KiB, HTTP/2", "µs/request", Load::Requests(1 << 10, 24_000, crowd(H2, 8, 8)), [0.90, 1.25]),
+    row("64k-h1", "64 KiB, HTTP/1.1", "µs/request", Load::Requests(64 << 10, 10_000, crowd(H1, 32, 1)), [0.68, 0.68]),
+    row("64k-h2", "64 KiB, HTTP/2", "µs/request", Load::Requests(64 << 10, 10_000, crowd(H2, 8, 4)), [0.72, 0.82]),
+    row("100m-h1", "100 MiB, HTTP/1.1", "s/GB", Load::Bytes(12, crowd(H1, 4, 1)), [0.66, 0.40]),
+    row("100m-h2", "100 MiB, HTTP/2", "s/GB", Load::Bytes(12, crowd(H2, 4, 1)), [0.85, 0.60]),
+    row("handshake", "full TLS handshake", "ms", Load::Handshakes(2000), [0.60, 0.55]),
+    Row { bound: [None; 2], ..row("resumed", "resumed TLS session, one request", "ms", Load::Resumptions(1500), [0.0; 2]) },
+    row("rate", "1 KiB, HTTP/1.1, 2,000/s", "µs/request", Load::Rate, [1.05, 1.05]),
+    row("wait", "the same: p99 of the wait", "ms", Load::Wait, [1.15, 1.2]),
+    row("idle-h1", "idle TLS connection, HTTP/1.1", "KiB", Load::Idle(H1), [1.6, 1.7]),
+    row("idle-h2", "idle TLS connection, HTTP/2", "KiB", Load::Idle(H2), [2.8, 2.4]),
+    Row { bound: [None; 2], lines: true,
+          ..row("1k-h1-lines", "1 KiB, HTTP/1.1, access lines on", "µs/request", Load::Requests(1 << 10, 24_000, crowd(H1, 32, 1)), [0.0; 2]) },
+    Row { bound: [None; 2], lines: true,
+          ..row("1k-h2-lines", "1 KiB, HTTP/2, access lines on", "µs/request", Load::Requests(1 << 10, 24_000, crowd(H2, 8, 8)), [0.0; 2]) },
+];
+
+const fn row(key: &'static str, name: &'static str, unit: &'static str, load: Load, bound: [f64; 2]) -> Row {
+    Row { key, name, unit, load, lines: false, bound: [Some(bound[0]), Some(bound[1])] }
+}
+
+impl Load {
+    /// Whether a process must be new for it: memory that was used before would be used again.
+    pub(crate) fn wants_new(self) -> bool {
+        matches!(self, Load::Idle(_))
+    }
+
+    fn file(self) -> u64 {
+        match self {
+            Load::Requests(size, ..) => size,
+            Load::Bytes(..) => 100 << 20,
+            _ => 1 << 10,
+        }
+    }
+
+    /// Puts the load on a proxy: the figures, the second of which belongs to the row after this one where there is one.
+    pub(crate) async fn figures(self, client: &Client, to: &Target, process: u32) -> (f64, Option<f64>) {
+        let size = self.file();
+        let to = Target { path: format!("{}/{size}", to.path), size, ..to.clone() };
+        let before = cost::cpu(process);
+        let spent = || cost::cpu(process) - before;
+        match self {
+            Load::Requests(_, requests, crowd) => {
+                client.closed(&to, crowd, requests).await;
+                (spent() / sent(requests, crowd) * 1e6, None)
+            }
+            Load::Bytes(files, crowd) => {
+                client.closed(&to, crowd, files).await;
+                (spent() / (sent(files, crowd) * size as f64) * 1e9, None)
+            }
+            Load::Handshakes(count) => {
+                client.handshakes(to.port, 4, count / 4).await;
+                (spent() / count as f64 * 1e3, None)
+            }
+            Load::Resumptions(count) => {
+                client.resumptions(&to, 4, count / 4).await;
+                (spent() / count as f64 * 1e3, None)
+            }
+            Load::Rate | Load::Wait => {
+                let mut waits = client.at_rate(&to, crowd(H1, 50, 1), RATE, DURING).await;
+                waits.sort();
+                let p99 = waits[waits.len() * 99 / 100].as_secs_f64() * 1e3;
+                (spent() / waits.len() as f64 * 1e6, Some(p99))
+            }
+            Load::Idle(version) => {
+                // One first, so that what every process has once is not counted as a connection's.
+                drop(client.idle(&to, version, 20).await);
+                let before = cost::memory(process);
+                let open = client.idle(&to, version, IDLE).await;
+                let after = steady(process).await;
+                drop(open);
+                (after.saturating_sub(before) as f64 / IDLE as f64, None)
+            }
+        }
+    }
+}
+
+/// How many requests a crowd sends when it is asked for so many.
+fn sent(requests: usize, crowd: Crowd) -> f64 {
+    let lanes = crowd.connections * crowd.streams;
+    (requests.div_ceil(lanes) * lanes) as f64
+}
+
+/// The memory once it has stood still for three seconds, or after twenty.
+async fn steady(process: u32) -> u64 {
+    let (mut last, mut still) = (cost::memory(process), 0);
+    for _ in 0..40 {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let now = cost::memory(process);
+        still = if now.abs_diff(last) * 200 <= last { still + 1 } else { 0 };
+        last = now;
+        if still == 6 {
+            break;
+        }
+    }
+    last
+}

@@ -1,0 +1,57 @@
+//! What a process and its children cost: CPU to the nanosecond, and memory.
+
+use std::fs;
+
+/// The CPU seconds of a process and its children so far, of the threads that still run. The kernel counts them in
+/// nanoseconds, where /proc/PID/stat has ticks of ten milliseconds.
+pub(crate) fn cpu(process: u32) -> f64 {
+    family(process).iter().flat_map(|process| threads(*process)).map(|thread| thread.cpu).sum()
+}
+
+/// A thread's name and its CPU seconds so far.
+#[derive(Clone, Debug)]
+pub(crate) struct Thread {
+    pub(crate) name: String,
+    pub(crate) cpu: f64,
+}
+
+/// The threads of a process.
+pub(crate) fn threads(process: u32) -> Vec<Thread> {
+    let Ok(all) = fs::read_dir(format!("/proc/{process}/task")) else { return Vec::new() };
+    all.flatten()
+        .filter_map(|entry| {
+            let spent = fs::read_to_string(entry.path().join("schedstat")).ok()?;
+            let nanoseconds: f64 = spent.split(' ').next()?.parse().ok()?;
+            let name = fs::read_to_string(entry.path().join("comm")).ok()?.trim().to_owned();
+            Some(Thread { name, cpu: nanoseconds / 1e9 })
+        })
+        .collect()
+}
+
+/// The resident memory of a process and its children, in KiB; what they share is counted once for each.
+pub(crate) fn memory(process: u32) -> u64 {
+    family(process)
+        .iter()
+        .filter_map(|process| {
+            let status = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+            let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+            line.trim().trim_end_matches(" kB").parse::<u64>().ok()
+        })
+        .sum()
+}
+
+/// A process and its children.
+fn family(process: u32) -> Vec<u32> {
+    let children = fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| {
+        let other: u32 = entry.file_name().to_string_lossy().parse().ok()?;
+        (super::parent_of(other) == Some(process)).then_some(other)
+    });
+    std::iter::once(process).chain(children).collect()
+}
+
+/// How many files a process may have open, with the system's bound of it.
+pub(crate) fn open_files() -> usize {
+    let limits = fs::read_to_string("/proc/self/limits").unwrap_or_default();
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"));
+    line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or(1024)
+}

@@ -1,0 +1,282 @@
+//! The load that benches put on a proxy: requests as fast as they are answered, requests at a rate, handshakes, and
+//! connections that stand by. It runs on a thread of its own, and every answer is looked at.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures_util::future::join_all;
+use http::{Request, StatusCode, Version};
+use http_body_util::{BodyExt, Empty};
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+/// How long any one answer may take: a bench that hangs ends.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// What a client over HTTP/2 lets a server send ahead of it.
+const STREAM_WINDOW: u32 = 16 << 20;
+const CONNECTION_WINDOW: u32 = 32 << 20;
+
+/// What is asked for, of whom.
+#[derive(Clone, Debug)]
+pub(crate) struct Target {
+    pub(crate) port: u16,
+    pub(crate) path: String,
+    pub(crate) token: String,
+    pub(crate) size: u64,
+}
+
+/// So many connections, each with so many requests on it at once.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Crowd {
+    pub(crate) version: Version,
+    pub(crate) connections: usize,
+    pub(crate) streams: usize,
+}
+
+/// Trusts a scene's certificate; speaks TLS 1.3 with one cipher, so that every peer does the same work.
+#[derive(Clone)]
+pub(crate) struct Client {
+    http1: TlsConnector,
+    http2: TlsConnector,
+    /// Takes up no session again: each handshake is a full one.
+    fresh: TlsConnector,
+}
+
+impl Client {
+    pub(crate) fn new(ca: &Path) -> Client {
+        let mut provider = rustls::crypto::aws_lc_rs::default_provider();
+        provider.cipher_suites = vec![rustls::crypto::aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256];
+        let provider = Arc::new(provider);
+        let mut roots = RootCertStore::empty();
+        for certificate in CertificateDer::pem_file_iter(ca).unwrap() {
+            roots.add(certificate.unwrap()).unwrap();
+        }
+        let speaking = |protocol: &[u8]| {
+            let mut config = ClientConfig::builder_with_provider(provider.clone())
+                .with_protocol_versions(&[&rustls::version::TLS13])
+                .unwrap()
+                .with_root_certificates(roots.clone())
+                .with_no_client_auth();
+            config.alpn_protocols = vec![protocol.to_vec()];
+            config
+        };
+        let mut fresh = speaking(b"http/1.1");
+        fresh.resumption = rustls::client::Resumption::disabled();
+        let connector = |config| TlsConnector::from(Arc::new(config));
+        Client {
+            http1: connector(speaking(b"http/1.1")),
+            http2: connector(speaking(b"h2")),
+            fresh: connector(fresh),
+        }
+    }
+
+    /// The cipher that a server takes, by its name in the registry of TLS.
+    pub(crate) async fn cipher(&self, port: u16, version: Version) -> String {
+        let stream = connect(self.connector(version), port).await;
+        format!("{:?}", stream.get_ref().1.negotiated_cipher_suite().unwrap().suite())
+    }
+
+    fn connector(&self, version: Version) -> &TlsConnector {
+        if version == Version::HTTP_2 { &self.http2 } else { &self.http1 }
+    }
+
+    pub(crate) async fn open(&self, target: &Target, version: Version) -> Opened {
+        let stream = TokioIo::new(connect(self.connector(version), target.port).await);
+        if version == Version::HTTP_2 {
+            let (sender, connection) = http2::Builder::new(TokioExecutor::new())
+                .initial_stream_window_size(STREAM_WINDOW)
+                .initial_connection_window_size(CONNECTION_WINDOW)
+                .handshake(stream)
+                .await
+                .unwrap();
+            tokio::spawn(connection);
+            Opened::Http2(sender)
+        } else {
+            let (sender, connection) = http1::handshake(stream).await.unwrap();
+            tokio::spawn(connection);
+            Opened::Http1(sender)
+        }
+    }
+
+    async fn open_all(&self, target: &Target, crowd: Crowd) -> Vec<Opened> {
+        let mut opened = Vec::new();
+        for _ in 0..crowd.connections {
+            opened.push(self.open(target, crowd.version).await);
+        }
+        opened
+    }
+
+    /// So many requests in all, each connection's next as soon as one is answered.
+    pub(crate) async fn closed(&self, target: &Target, crowd: Crowd, requests: usize) {
+        let opened = self.open_all(target, crowd).await;
+        let each = requests.div_ceil(crowd.connections * crowd.streams);
+        join_all(opened.into_iter().map(|opened| tokio::spawn(draw(opened, target.clone(), crowd, each))))
+            .await
+            .into_iter()
+            .for_each(|done| done.unwrap());
+    }
+
+    /// Requests at a rate for this long, spread over the connections; how long each took from the moment at which it
+    /// was due, however late it could be sent.
+    pub(crate) async fn at_rate(
+        &self,
+        target: &Target,
+        crowd: Crowd,
+        rate: u32,
+        during: Duration,
+    ) -> Vec<Duration> {
+        let (mut lanes, mut all) = (Vec::new(), Vec::new());
+        for mut opened in self.open_all(target, crowd).await {
+            let (lane, mut due) = mpsc::unbounded_channel::<Instant>();
+            let target = target.clone();
+            lanes.push(lane);
+            all.push(tokio::spawn(async move {
+                let mut took = Vec::new();
+                while let Some(due) = due.recv().await {
+                    opened.get(&target).await;
+                    took.push(due.elapsed());
+                }
+                took
+            }));
+        }
+        // A thread keeps time: the runtime's own clock ticks in milliseconds.
+        std::thread::spawn(move || {
+            let (began, apart) = (Instant::now(), Duration::from_secs(1) / rate);
+            for number in 0..(during.as_secs_f64() * f64::from(rate)) as u32 {
+                let due = began + apart * number;
+                std::thread::sleep(due.saturating_duration_since(Instant::now()));
+                let _ = lanes[number as usize % lanes.len()].send(due);
+            }
+        });
+        join_all(all).await.into_iter().flat_map(|took| took.unwrap()).collect()
+    }
+
+    /// So many handshakes, some at once, each with a key exchange and a signature of its own, and nothing after it.
+    pub(crate) async fn handshakes(&self, port: u16, at_once: usize, each: usize) {
+        let all = (0..at_once).map(|_| {
+            let fresh = self.fresh.clone();
+            tokio::spawn(async move {
+                for _ in 0..each {
+                    drop(connect(&fresh, port).await);
+                }
+            })
+        });
+        join_all(all).await.into_iter().for_each(|done| done.unwrap());
+    }
+
+    /// Handshakes that take up a session again, after a first one.
+    pub(crate) async fn resumptions(&self, target: &Target, at_once: usize, each: usize) {
+        let all = (0..at_once).map(|_| {
+            let (client, target) = (self.clone(), target.clone());
+            tokio::spawn(async move {
+                for _ in 0..each {
+                    client.resumed(&target).await;
+                }
+            })
+        });
+        join_all(all).await.into_iter().for_each(|done| done.unwrap());
+    }
+
+    async fn resumed(&self, target: &Target) -> bool {
+        let stream = connect(&self.http1, target.port).await;
+        let kind = stream.get_ref().1.handshake_kind();
+        // The ticket for the next one comes after the handshake: an answer is read to have it.
+        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
+        tokio::spawn(connection);
+        Opened::Http1(sender).get(target).await;
+        kind == Some(rustls::HandshakeKind::Resumed)
+    }
+
+    /// Whether a server takes up a session that it gave a ticket for.
+    pub(crate) async fn resumes(&self, target: &Target) -> bool {
+        self.resumed(target).await;
+        self.resumed(target).await
+    }
+
+    /// Connections that have been used once and stand by while they are kept.
+    pub(crate) async fn idle(&self, target: &Target, version: Version, count: usize) -> Vec<Opened> {
+        let mut all = Vec::with_capacity(count);
+        for _ in 0..count {
+            let mut opened = self.open(target, version).await;
+            opened.get(target).await;
+            all.push(opened);
+        }
+        all
+    }
+}
+
+async fn connect(connector: &TlsConnector, port: u16) -> TlsStream<TcpStream> {
+    let stream = TcpStream::connect(SocketAddr::from(([127, 0, 0, 1], port))).await.unwrap();
+    stream.set_nodelay(true).unwrap();
+    let name = ServerName::try_from("localhost").unwrap();
+    tokio::time::timeout(PATIENCE, connector.connect(name, stream)).await.expect("no handshake").unwrap()
+}
+
+async fn draw(opened: Opened, target: Target, crowd: Crowd, each: usize) {
+    match opened {
+        Opened::Http2(sender) => {
+            let streams = (0..crowd.streams).map(|_| {
+                let (mut opened, target) = (Opened::Http2(sender.clone()), target.clone());
+                tokio::spawn(async move {
+                    for _ in 0..each {
+                        opened.get(&target).await;
+                    }
+                })
+            });
+            join_all(streams).await.into_iter().for_each(|done| done.unwrap());
+        }
+        mut opened @ Opened::Http1(_) => {
+            for _ in 0..each {
+                opened.get(&target).await;
+            }
+        }
+    }
+}
+
+/// A connection to ask over.
+pub(crate) enum Opened {
+    Http1(http1::SendRequest<Empty<Bytes>>),
+    Http2(http2::SendRequest<Empty<Bytes>>),
+}
+
+impl Opened {
+    /// Asks, and reads the answer to its end.
+    pub(crate) async fn get(&mut self, target: &Target) {
+        tokio::time::timeout(PATIENCE, self.ask(target)).await.expect("no answer in a minute");
+    }
+
+    async fn ask(&mut self, target: &Target) {
+        let request = match self {
+            Opened::Http1(_) => Request::get(&target.path).header("host", "localhost"),
+            Opened::Http2(_) => Request::get(format!("https://localhost{}", target.path)),
+        };
+        let request = request.header("authorization", &target.token).body(Empty::new()).unwrap();
+        let answer = match self {
+            Opened::Http1(sender) => {
+                sender.ready().await.unwrap();
+                sender.send_request(request).await
+            }
+            Opened::Http2(sender) => {
+                sender.ready().await.unwrap();
+                sender.send_request(request).await
+            }
+        };
+        let mut answer = answer.unwrap();
+        assert_eq!(answer.status(), StatusCode::OK, "{}", target.path);
+        let mut length = 0;
+        while let Some(frame) = answer.frame().await {
+            length += frame.unwrap().into_data().map_or(0, |data| data.len() as u64);
+        }
+        assert_eq!(length, target.size, "the answer to {} is not whole", target.path);
+    }
+}

@@ -1,0 +1,55 @@
+//! The storage behind every proxy: files in memory, on a thread of their own.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpListener;
+
+/// What is there: by path, with its leading slash.
+pub(crate) type Files = BTreeMap<String, Bytes>;
+
+/// Serves these files until the program ends: the port.
+pub(crate) fn serve(files: Files) -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(accept(listener, Arc::new(files)));
+    });
+    port
+}
+
+async fn accept(listener: std::net::TcpListener, files: Arc<Files>) {
+    let listener = TcpListener::from_std(listener).unwrap();
+    loop {
+        let (socket, _) = listener.accept().await.unwrap();
+        socket.set_nodelay(true).unwrap();
+        let files = files.clone();
+        tokio::spawn(async move {
+            let service = service_fn(|request| std::future::ready(answer(&files, &request)));
+            let _ = http1::Builder::new().serve_connection(TokioIo::new(socket), service).await;
+        });
+    }
+}
+
+fn answer(files: &Files, request: &Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+    let answer = match files.get(request.uri().path()) {
+        Some(file) => Response::builder()
+            .header("content-type", "audio/mpeg")
+            .header("etag", "\"v1\"")
+            .header("last-modified", "Mon, 05 Jan 2026 08:00:00 GMT")
+            .header("accept-ranges", "bytes")
+            .body(Full::new(file.clone())),
+        None => Response::builder().status(StatusCode::NOT_FOUND).body(Full::default()),
+    };
+    Ok(answer.unwrap())
+}
