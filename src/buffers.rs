@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-/// What every stream may hold, whatever the others do, in bytes: a full TLS record.
-pub const LEAST: usize = 16 * 1024;
+/// What every stream may hold, whatever the others do, in bytes: what makes a TLS record of 16 KiB in all.
+pub const LEAST: usize = 16 * 1024 - 32;
 /// What it holds at first while few others hold more than the least: it makes short files cheap.
 const FIRST: usize = 64 * 1024;
 /// After how many bytes it may hold more: what a reader takes at first may lie in the buffers of both systems, or in an
@@ -73,7 +73,7 @@ pub struct Size {
 impl Size {
     /// A little at first, up to `most` later, which is at least 64 KiB.
     pub fn new(buffers: &Buffers, most: usize) -> Size {
-        let is_quiet = buffers.take(FIRST - LEAST, buffers.0.total / 16);
+        let is_quiet = buffers.take(FIRST - LEAST, buffers.0.total / 32);
         let bytes = if is_quiet { FIRST } else { LEAST };
         Size { buffers: buffers.clone(), most, bytes, moved: 0, full: 0, came: None }
     }

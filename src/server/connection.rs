@@ -32,7 +32,7 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 /// How long a request's head may take, the wait of a kept connection included.
 const HEAD: Duration = Duration::from_secs(75);
 /// How often to look whether a connection over HTTP/1.1 can be parked.
-const LOOK: Duration = Duration::from_secs(1);
+const LOOK: Duration = Duration::from_millis(200);
 /// The largest head that is read, in bytes: a token is at most 8 KiB.
 const HEAD_SIZE: u32 = 16 * 1024;
 /// What HTTP/1.1 may buffer for a connection, in each direction, in bytes: a head must fit, and of a body no more is to
@@ -127,7 +127,8 @@ async fn answer_http1(wire: &Wire, worker: &Arc<Worker>, asked: &Asked) -> Optio
         move |request: http::Request<Incoming>| {
             requests.note(&request);
             wire.forget_heard();
-            answer(worker.clone(), asked.clone(), request)
+            // In a box, which is let go of when the head is out: hyper keeps the room of a bare future until the end.
+            Box::pin(answer(worker.clone(), asked.clone(), request))
         }
     });
     let mut served = http1::Builder::new()
@@ -221,7 +222,7 @@ impl<'a> Rest<'a> {
 /// HTTP/2 to its end.
 async fn serve_http2(wire: Wire, worker: &Arc<Worker>, asked: Asked) {
     let (worker, connection) = (worker.clone(), asked.connection.clone());
-    let service = service_fn(move |request| answer(worker.clone(), asked.clone(), request));
+    let service = service_fn(move |request| Box::pin(answer(worker.clone(), asked.clone(), request)));
     let served = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .max_concurrent_streams(STREAMS)

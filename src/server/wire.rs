@@ -223,8 +223,8 @@ impl Sealed {
         let may_hold = if self.at_once > 0 { self.at_once } else { self.size.next(Instant::now()) };
         match may_hold.saturating_sub(self.sealed) {
             0 => 0,
+            room if room < RECORD && self.sealed == 0 => room,
             // What was sent in part leaves less than a record's room: it is not worth a record of its own.
-            room if self.sealed == 0 => (room / RECORD).max(1) * RECORD,
             room => room / RECORD * RECORD,
         }
     }
