@@ -24,6 +24,7 @@ mod shared;
 mod support;
 
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::path::PathBuf;
 
 use bytes::Bytes;
@@ -73,9 +74,13 @@ async fn main() {
     let ciphers = bench.ciphers(&kinds).await;
     let mut samples = Samples::default();
     for round in 0..=arguments.rounds {
-        println!("round {round} of {}", arguments.rounds);
         for row in &rows {
             for kind in &kinds {
+                print!(
+                    "\r{:<60}",
+                    format!("round {round} of {}: {}, {}", arguments.rounds, row.name, kind.name())
+                );
+                std::io::stdout().flush().unwrap();
                 let figures = bench.measure(*row, *kind).await;
                 if round > 0 {
                     samples.add(row.key, *kind, figures);
@@ -83,6 +88,7 @@ async fn main() {
             }
         }
     }
+    println!();
     drop(bench);
     let report = Report::of(&kinds, &rows, samples, ciphers);
     println!("{}", report.text());

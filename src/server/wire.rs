@@ -16,7 +16,7 @@ use rustls::ServerConnection;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-use crate::buffers::Size;
+use crate::buffers::{LEAST, Size};
 use crate::connection::Connection;
 
 /// The plaintext of a full record (RFC 8446 §5.1).
@@ -223,7 +223,9 @@ impl Sealed {
         let may_hold = if self.at_once > 0 { self.at_once } else { self.size.next(Instant::now()) };
         match may_hold.saturating_sub(self.sealed) {
             0 => 0,
-            room if room < RECORD && self.sealed == 0 => room,
+            // So little that it is no whole record is still worth one, where it is all that may ever be held.
+            room if self.sealed == 0 && may_hold == LEAST => room,
+            room if self.sealed == 0 => (room / RECORD).max(1) * RECORD,
             // What was sent in part leaves less than a record's room: it is not worth a record of its own.
             room => room / RECORD * RECORD,
         }
@@ -237,6 +239,8 @@ impl Sealed {
             slices.iter().for_each(|slice| self.tail.extend_from_slice(slice));
             return Ok(offered);
         }
+        // What is kept may be more than the room: something of these goes with it, or it would seem that nothing can.
+        let room = room.max(self.tail.len() + 1);
         let sealed = if all <= room { all - self.left_over(all) } else { room };
         let mut taken = sealed.saturating_sub(self.tail.len());
         self.seal(slices, taken)?;
