@@ -64,8 +64,8 @@ impl Proxy {
         let program = kind.program().unwrap();
         match kind {
             Kind::Gate => gate(scene, lines).await,
-            Kind::Nginx => nginx(&program, scene, origin, lines),
-            Kind::Haproxy => haproxy(&program, scene, origin, lines),
+            Kind::Nginx => nginx(&program, scene, origin, lines).await,
+            Kind::Haproxy => haproxy(&program, scene, origin, lines).await,
         }
     }
 
@@ -114,7 +114,7 @@ fn place(scene: &Scene, name: &str) -> (PathBuf, u16) {
 
 /// nginx at its best for this work: a cached answer of auth_request by the reader's token, files' heads in memory,
 /// buffers as large as the gate's reads.
-fn nginx(program: &Path, scene: &Scene, origin: u16, lines: bool) -> Proxy {
+async fn nginx(program: &Path, scene: &Scene, origin: u16, lines: bool) -> Proxy {
     let (dir, port) = place(scene, "nginx");
     let certs = scene.dir.path().join("certs");
     let (dir, certs) = (dir.display(), certs.display());
@@ -149,11 +149,11 @@ http {{
     std::fs::write(&file, text).unwrap();
     let mut command = Command::new(program);
     command.args(["-c", &file, "-p", &dir.to_string()]).stdout(Stdio::null());
-    started(command, port)
+    started(command, port).await
 }
 
 /// HAProxy as it comes: TLS and proxying, and it asks nobody.
-fn haproxy(program: &Path, scene: &Scene, origin: u16, lines: bool) -> Proxy {
+async fn haproxy(program: &Path, scene: &Scene, origin: u16, lines: bool) -> Proxy {
     let (dir, port) = place(scene, "haproxy");
     let certs = scene.dir.path().join("certs");
     let both = ["server.pem", "server.key"].map(|name| std::fs::read_to_string(certs.join(name)).unwrap());
@@ -187,21 +187,21 @@ backend origin
     std::fs::write(&file, text).unwrap();
     let mut command = Command::new(program);
     command.arg("-db").arg("-f").arg(&file).stdout(File::create(dir.join("access.log")).unwrap());
-    started(command, port)
+    started(command, port).await
 }
 
 fn runs_as_root() -> bool {
     std::fs::metadata("/proc/self").is_ok_and(|of| std::os::unix::fs::MetadataExt::uid(&of) == 0)
 }
 
-fn started(mut command: Command, port: u16) -> Proxy {
+async fn started(mut command: Command, port: u16) -> Proxy {
     let mut proxy = Proxy { port, child: Running::Peer(command.stdin(Stdio::null()).spawn().unwrap()) };
     let deadline = Instant::now() + Duration::from_secs(10);
     while TcpStream::connect(("127.0.0.1", port)).is_err() {
         let Running::Peer(child) = &mut proxy.child else { return proxy };
         assert!(child.try_wait().unwrap().is_none(), "{command:?} ended at once");
         assert!(Instant::now() < deadline, "{command:?} did not start");
-        std::thread::sleep(Duration::from_millis(10));
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
     proxy
 }

@@ -1,5 +1,6 @@
 //! The load that benches put on a proxy: requests as fast as they are answered, requests at a rate, handshakes, and
 //! connections that stand by. It runs on a thread of its own, and every answer is looked at.
+#![allow(clippy::expect_used)]
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -150,6 +151,7 @@ impl Client {
             }));
         }
         // A thread keeps time: the runtime's own clock ticks in milliseconds.
+        #[allow(clippy::disallowed_methods)]
         std::thread::spawn(move || {
             let (began, apart) = (Instant::now(), Duration::from_secs(1) / rate);
             for number in 0..(during.as_secs_f64() * f64::from(rate)) as u32 {
