@@ -81,7 +81,7 @@ async fn what_comes_to_one_part_is_no_multipart_and_what_is_not_worth_it_is_the_
         );
         assert_eq!(answer.bytes().await.unwrap(), file.part(part), "{range}");
     }
-    let many: String = (0..2000).map(|number| format!("{}-{},", number * 150, number * 150)).collect();
+    let many: String = (0..1000).map(|number| format!("{}-{},", number * 150, number * 150)).collect();
     let many = format!("bytes={}", many.trim_end_matches(','));
     let overlapping = format!("bytes={}", vec!["0-"; 100].join(","));
     for range in [many.as_str(), "bytes=0-149900,150010-", "bytes=0-9,x-y", "bytes=9-0,0-9"] {
