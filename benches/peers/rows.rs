@@ -110,7 +110,8 @@ impl Load {
                 (spent() / count as f64 * 1e3, None)
             }
             Load::Resumptions(count) => {
-                client.resumptions(&to, 4, count / 4).await;
+                let resumed = client.resumptions(&to, 4, count / 4).await;
+                assert!(resumed * 10 >= count * 9, "only {resumed} of {count} sessions were taken up again");
                 (spent() / count as f64 * 1e3, None)
             }
             Load::Rate | Load::Wait => {

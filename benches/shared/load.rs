@@ -1,5 +1,5 @@
 //! The load that benches put on a proxy: requests as fast as they are answered, requests at a rate, handshakes, and
-//! connections that stand by. It runs on a thread of its own, and every answer is looked at.
+//! connections that stand by. Every answer is looked at.
 #![allow(clippy::expect_used)]
 
 use std::net::SocketAddr;
@@ -176,17 +176,19 @@ impl Client {
         join_all(all).await.into_iter().for_each(|done| done.unwrap());
     }
 
-    /// Handshakes that take up a session again, after a first one.
-    pub(crate) async fn resumptions(&self, target: &Target, at_once: usize, each: usize) {
+    /// Handshakes that take up a session again, after a first one; how many did.
+    pub(crate) async fn resumptions(&self, target: &Target, at_once: usize, each: usize) -> usize {
         let all = (0..at_once).map(|_| {
             let (client, target) = (self.clone(), target.clone());
             tokio::spawn(async move {
+                let mut resumed = 0;
                 for _ in 0..each {
-                    client.resumed(&target).await;
+                    resumed += usize::from(client.resumed(&target).await);
                 }
+                resumed
             })
         });
-        join_all(all).await.into_iter().for_each(|done| done.unwrap());
+        join_all(all).await.into_iter().map(|resumed| resumed.unwrap()).sum()
     }
 
     async fn resumed(&self, target: &Target) -> bool {
@@ -197,12 +199,6 @@ impl Client {
         tokio::spawn(connection);
         Opened::Http1(sender).get(target).await;
         kind == Some(rustls::HandshakeKind::Resumed)
-    }
-
-    /// Whether a server takes up a session that it gave a ticket for.
-    pub(crate) async fn resumes(&self, target: &Target) -> bool {
-        self.resumed(target).await;
-        self.resumed(target).await
     }
 
     /// Connections that have been used once and stand by while they are kept.

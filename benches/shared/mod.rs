@@ -65,18 +65,6 @@ impl Drop for Sandbox {
     }
 }
 
-/// The CPU seconds that a process has spent, and those of its children that still run.
-pub(crate) fn spent(process: u32) -> f64 {
-    let mut ticks = ticks_of(process);
-    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
-        let Ok(other) = entry.file_name().to_string_lossy().parse::<u32>() else { continue };
-        if parent_of(other) == Some(process) {
-            ticks += ticks_of(other);
-        }
-    }
-    ticks as f64 / 100.0
-}
-
 /// The CPU seconds that a process alone has spent.
 pub(crate) fn spent_alone(process: u32) -> f64 {
     ticks_of(process) as f64 / 100.0
