@@ -43,6 +43,11 @@ impl Buffers {
         self.0.held.load(Ordering::Relaxed)
     }
 
+    /// How many bytes it has.
+    pub fn total(&self) -> usize {
+        self.0.total
+    }
+
     /// Takes so many bytes, where no more than `total` are taken then.
     fn take(&self, bytes: usize, total: usize) -> bool {
         let held = self.0.held.fetch_add(bytes, Ordering::Relaxed) + bytes;

@@ -33,6 +33,7 @@ use secrecy::SecretString;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::buffers::Buffers;
 use crate::catalog::Catalog;
 use crate::circulation::Circulation;
 use crate::clock::Clock;
@@ -61,6 +62,8 @@ pub struct Parts {
     pub ledger: Ledger,
     /// What was counted.
     pub metrics: Metrics,
+    /// What readers' streams hold.
+    pub buffers: Buffers,
     /// Whether everyone can be served.
     pub readiness: Readiness,
     /// What ends loans.
@@ -226,6 +229,7 @@ async fn metrics(State(app): State<Arc<App>>, request: Request) -> Result<Respon
     if !app.settings.open_metrics {
         auth::check(request.headers(), &app.settings.token)?;
     }
+    app.parts.metrics.buffers(app.parts.buffers.held(), app.parts.buffers.total());
     let fields = [(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
     Ok((fields, app.parts.metrics.render()).into_response())
 }

@@ -151,6 +151,7 @@ pub async fn start(config: Config, clock: Clock) -> Result<Running, CliError> {
     let parts = admin::Parts {
         ledger: ledger.clone(),
         metrics,
+        buffers,
         readiness: readiness(&ledger, &lending, &stopping),
         gate,
         circulation: circulation.clone(),

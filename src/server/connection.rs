@@ -22,6 +22,7 @@ use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 
 use super::wire::{self, Wire};
+use super::workers::Seat;
 use super::{Worker, dispatch};
 use crate::buffers::Size;
 use crate::connection::Connection;
@@ -52,14 +53,14 @@ pub(super) struct Asked {
     pub(super) connection: Connection,
 }
 
-/// Serves one connection to its end.
-pub(super) async fn serve(socket: TcpStream, worker: Arc<Worker>) {
+/// Serves one connection to its end, in its seat at this worker.
+pub(super) async fn serve(socket: TcpStream, worker: Arc<Worker>, _seat: Seat) {
     let connection = Connection::new();
     let _listed = worker.open.enter(&connection);
     let shaken = unless_cut(&connection, Box::pin(shake_hands(socket, &worker, &connection))).await;
     let Some((wire, asked)) = shaken.flatten() else { return worker.line.metrics.handshake(false) };
     worker.line.metrics.handshake(true);
-    worker.line.metrics.connection_opened();
+    worker.line.metrics.connection_opened(worker.number);
     let _closed = Opened(worker.clone());
     if wire.gathers() {
         Box::pin(serve_http2(wire, &worker, asked)).await;
@@ -273,6 +274,6 @@ struct Opened(Arc<Worker>);
 
 impl Drop for Opened {
     fn drop(&mut self) {
-        self.0.line.metrics.connection_closed();
+        self.0.line.metrics.connection_closed(self.0.number);
     }
 }

@@ -9,7 +9,11 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::TcpStream;
+use tokio::runtime::Runtime;
+use tokio::sync::mpsc::UnboundedReceiver;
 
+use super::workers::Arrival;
 use super::{Worker, connection};
 
 /// How many connections may wait to be accepted.
@@ -33,44 +37,85 @@ pub(super) fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
     Ok(socket.into())
 }
 
-/// The thread of one worker.
-pub(super) fn spawn(number: usize, socket: TcpListener, worker: Worker) -> std::io::Result<JoinHandle<()>> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
+/// The runtime of one worker.
+pub(super) fn runtime() -> std::io::Result<Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()
+}
+
+/// The thread of one worker, and where others hand connections to it.
+pub(super) fn spawn(
+    runtime: Runtime,
+    socket: TcpListener,
+    worker: Worker,
+    inbox: UnboundedReceiver<Arrival>,
+) -> std::io::Result<JoinHandle<()>> {
+    thread::Builder::new().name(format!("worker-{}", worker.number)).spawn(move || {
         runtime.block_on(async move {
             match tokio::net::TcpListener::from_std(socket) {
-                Ok(listener) => accept(listener, Arc::new(worker)).await,
+                Ok(listener) => work(listener, inbox, Arc::new(worker)).await,
                 Err(error) => tracing::error!(%error, "a worker could not take up its socket"),
             }
         });
     })
 }
 
-async fn accept(listener: tokio::net::TcpListener, worker: Arc<Worker>) {
+/// Serves what is accepted here and what others hand over, until the gate drains and the last connection has gone.
+async fn work(listener: tokio::net::TcpListener, mut inbox: UnboundedReceiver<Arrival>, worker: Arc<Worker>) {
     let stopping = worker.stopping.clone();
     loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((socket, _)) => place(socket, &worker),
+                Err(error) if is_of_one_connection(&error) => {}
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept connections");
+                    tokio::time::sleep(ACCEPT_AGAIN).await;
+                }
+            },
+            Some(arrival) = inbox.recv() => take(arrival, &worker),
             () = stopping.drain.cancelled() => break,
-        };
-        match accepted {
-            Ok((socket, _)) => {
-                stopping.connections.spawn(connection::serve(socket, worker.clone()));
-            }
-            Err(error) if is_of_one_connection(&error) => {}
-            Err(error) => {
-                tracing::warn!(%error, "cannot accept connections");
-                tokio::time::sleep(ACCEPT_AGAIN).await;
-            }
         }
     }
     drop(listener);
+    inbox.close();
+    while let Some(arrival) = inbox.recv().await {
+        take(arrival, &worker);
+    }
     worker.open.drain();
     // The tracker counts the connections of all workers; this one's run on as long as any does.
     tokio::select! {
         () = stopping.connections.wait() => {}
         () = stopping.cut.cancelled() => {}
     }
+}
+
+/// Serves a connection here, or hands it to a worker that is less busy.
+fn place(socket: TcpStream, worker: &Arc<Worker>) {
+    let seat = worker.workers.seat(worker.number);
+    if seat.is_at(worker.number) {
+        worker.stopping.connections.spawn(connection::serve(socket, worker.clone(), seat));
+        return;
+    }
+    match socket.into_std() {
+        Ok(socket) => {
+            let counted = worker.stopping.connections.token();
+            if let Err(unsent) = worker.workers.hand_over(Arrival { socket, seat, counted }) {
+                take(unsent, worker);
+            }
+        }
+        Err(error) => tracing::warn!(%error, "a connection could not be handed to another worker"),
+    }
+}
+
+/// Serves a connection that another worker accepted.
+fn take(arrival: Arrival, worker: &Arc<Worker>) {
+    match TcpStream::from_std(arrival.socket) {
+        Ok(socket) => {
+            worker.stopping.connections.spawn(connection::serve(socket, worker.clone(), arrival.seat));
+        }
+        Err(error) => tracing::warn!(%error, "a connection of another worker could not be taken up"),
+    }
+    drop(arrival.counted); // its task counts from here on
 }
 
 /// Whether the error tells of one connection that went away before it was accepted.

@@ -2,7 +2,7 @@
 //!
 //! Called by the command line, which builds the [`Line`]. Each worker thread has its own listening socket
 //! (SO_REUSEPORT) and its own connections to the origins; what they share is the line. Every connection is a
-//! task of its worker; [`Running::drain`] ends them: it stops accepting, lets running bodies go on for as long
+//! task of the worker that was least busy when it came; [`Running::drain`] ends them: it stops accepting, lets running bodies go on for as long
 //! as `server.drain` says, and cuts the rest, telling how many those were.
 
 mod connection;
@@ -15,6 +15,7 @@ mod open;
 mod respond;
 mod tls;
 mod wire;
+mod workers;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -22,6 +23,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -36,6 +38,7 @@ use crate::telemetry::Metrics;
 pub use cors::Cors;
 use open::Open;
 pub use tls::{Certificates, TlsError};
+use workers::Workers;
 
 /// A certificate chain and its key, as files in PEM.
 #[derive(Clone, Debug)]
@@ -124,6 +127,8 @@ struct Stopping {
 /// One core's part of the server.
 #[derive(Debug)]
 struct Worker {
+    number: usize,
+    workers: Workers,
     line: Arc<Line>,
     delivery: Delivery,
     certificates: Arc<Certificates>,
@@ -143,7 +148,8 @@ struct Worker {
 ))]
 pub struct Api;
 
-/// Starts one worker for each of these ways to the origins, of which every worker has its own.
+/// Starts one worker for each of these ways to the origins, of which every worker has its own. To be called on a
+/// runtime, which looks now and then how busy they are.
 ///
 /// # Errors
 /// [`ServerError`]; nothing is left running.
@@ -160,22 +166,33 @@ pub fn start(
     for _ in 1..deliveries.len() {
         sockets.push(listen::bind(address).map_err(listen_error)?);
     }
+    let runtimes: Vec<Runtime> = deliveries
+        .iter()
+        .map(|_| listen::runtime())
+        .collect::<Result<_, _>>()
+        .map_err(ServerError::Worker)?;
+    let (workers, inboxes) = Workers::new(runtimes.iter().map(|runtime| runtime.handle().clone()).collect());
     let stopping = Stopping::default();
     let mut threads = Vec::with_capacity(deliveries.len());
-    for (number, (socket, delivery)) in sockets.into_iter().zip(deliveries).enumerate() {
+    let parts = sockets.into_iter().zip(deliveries).zip(runtimes.into_iter().zip(inboxes));
+    for (number, ((socket, delivery), (runtime, inbox))) in parts.enumerate() {
         let worker = Worker {
+            number,
+            workers: workers.clone(),
             line: line.clone(),
             delivery,
             certificates: certificates.clone(),
             open: Open::default(),
             stopping: stopping.clone(),
         };
-        let thread = listen::spawn(number, socket, worker).map_err(|error| {
+        let thread = listen::spawn(runtime, socket, worker, inbox).map_err(|error| {
             stopping.drain.cancel();
             ServerError::Worker(error)
         })?;
         threads.push(thread);
     }
+    let drained = stopping.drain.clone();
+    tokio::spawn(async move { drained.run_until_cancelled(workers.watch()).await });
     Ok(Running { address, drain: settings.drain, stopping, workers: threads })
 }
 

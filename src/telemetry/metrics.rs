@@ -47,9 +47,11 @@ const COUNTERS: [(&str, Unit, &str); 13] = [
     ("loangate_ledger_commands_total", Unit::Count, "Commands that the ledger committed"),
 ];
 /// Name, unit and meaning of every gauge.
-const GAUGES: [(&str, Unit, &str); 7] = [
+const GAUGES: [(&str, Unit, &str); 9] = [
     ("loangate_streams", Unit::Count, "Bodies on their way to readers"),
-    ("loangate_connections", Unit::Count, "Open connections"),
+    ("loangate_connections", Unit::Count, "Open connections, by worker thread"),
+    ("loangate_buffers_held_bytes", Unit::Bytes, "What streams hold beyond the least for each"),
+    ("loangate_buffers_bytes", Unit::Bytes, "What they may hold together (server.buffers)"),
     ("loangate_lending_breaker_open", Unit::Count, "1 while calls to Bokbasen are held back"),
     ("loangate_balance_last_seconds", Unit::Seconds, "When the books were last balanced, since the epoch"),
     (
@@ -99,7 +101,6 @@ struct Inner {
     handshakes: Labelled,
     delivered: Counter,
     streams: Gauge,
-    connections: Gauge,
     connections_total: Counter,
 }
 
@@ -143,7 +144,6 @@ impl Metrics {
             head: recorder.register_histogram(&Key::from_static_name("loangate_head_seconds"), &METADATA),
             delivered: counter("loangate_delivered_bytes_total"),
             streams: gauge("loangate_streams"),
-            connections: gauge("loangate_connections"),
             connections_total: counter("loangate_connections_total"),
             recorder,
         };
@@ -204,15 +204,28 @@ impl Metrics {
         count_by(&self.inner.handshakes, if succeeded { "ok" } else { "failed" });
     }
 
-    /// A connection is open.
-    pub fn connection_opened(&self) {
+    /// A connection is open at this worker.
+    pub fn connection_opened(&self, worker: usize) {
         self.inner.connections_total.increment(1);
-        self.inner.connections.increment(1.0);
+        self.connections(worker).increment(1.0);
     }
 
     /// A connection is closed.
-    pub fn connection_closed(&self) {
-        self.inner.connections.decrement(1.0);
+    pub fn connection_closed(&self, worker: usize) {
+        self.connections(worker).decrement(1.0);
+    }
+
+    fn connections(&self, worker: usize) -> Gauge {
+        let key = Key::from_parts("loangate_connections", vec![Label::new("worker", worker.to_string())]);
+        self.inner.recorder.register_gauge(&key, &METADATA)
+    }
+
+    /// Streams hold so many bytes of what they may hold together.
+    pub fn buffers(&self, held: usize, total: usize) {
+        for (name, bytes) in [("loangate_buffers_held_bytes", held), ("loangate_buffers_bytes", total)] {
+            let gauge = self.inner.recorder.register_gauge(&Key::from_static_name(name), &METADATA);
+            gauge.set(bytes as f64);
+        }
     }
 
     /// An event of a loan was written.

@@ -58,3 +58,4 @@ mod slow_readers;
 mod storages;
 mod support_commands;
 mod titles;
+mod workers;

@@ -109,6 +109,26 @@ async fn a_reader_below_the_least_rate_is_cut_and_one_whom_the_origin_lets_wait_
 }
 
 #[tokio::test]
+async fn what_a_fast_reader_holds_can_be_read_and_is_given_back() {
+    let scene = scene_with("[server]\nbuffers = \"32MiB\"\n\n[ledger]", File::of(GIB)).await;
+    let held = async || metric(&scene.metrics().await, "loangate_buffers_held_bytes", "");
+    for client in [scene.http1(), scene.http2()] {
+        let mut answer = ask(&scene, &client, "kari").await;
+        let mut taken = 0;
+        while held().await <= 64.0 * 1024.0 {
+            for _ in 0..100 {
+                taken += answer.chunk().await.unwrap().unwrap().len() as u64;
+            }
+            assert!(taken < GIB / 4, "it holds no more than at first");
+        }
+        assert_eq!(metric(&scene.metrics().await, "loangate_buffers_bytes", ""), 32.0 * 1024.0 * 1024.0);
+        drop((answer, client));
+        scene.until("all is given back", async || held().await == 0.0).await;
+    }
+    scene.end().await;
+}
+
+#[tokio::test]
 async fn a_borrower_has_so_many_streams_at_once_over_all_connections() {
     let scene = scene_with("[delivery]\nstreams_per_borrower = 2\n\n[ledger]", File::of(GIB)).await;
     let one = ask(&scene, &scene.http1(), "kari").await;
