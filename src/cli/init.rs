@@ -47,7 +47,7 @@ pub(super) fn keys(dir: &Path) -> Result<Vec<String>, CliError> {
     fs::create_dir_all(&certs).map_err(|error| failed(&certs, &error))?;
     let mut lines = group(dir, &["certs/ca.pem", "certs/server.pem", "certs/server.key"], certificate)?;
     lines.extend(group(dir, &["certs/jwks.json", "certs/jwt.key"], token_key)?);
-    for name in ["certs/admin.token", "certs/pseudonym.key", "certs/link.key"] {
+    for name in ["certs/admin.token", "certs/pseudonym.key", "certs/link.key", "certs/ticket.key"] {
         lines.extend(group(dir, &[name], || Ok(vec![Made { name, text: random()?, secret: true }]))?);
     }
     let name = "certs/lending.secret";

@@ -105,7 +105,7 @@ pub async fn start(config: Config, clock: Clock) -> Result<Running, CliError> {
     let names: Vec<String> = config.origins.iter().map(|origin| origin.name.clone()).collect();
     let catalog = Arc::new(Catalog::new(&config.catalog, &names).map_err(CliError::all)?);
     catalog.read_tables().map_err(CliError::all)?;
-    let certificates = Arc::new(Certificates::load(&config.server).map_err(CliError::new)?);
+    let certificates = Arc::new(Certificates::load(&config.server, clock.clone()).map_err(CliError::new)?);
     let meter = Meter::new();
     let buffers = Buffers::new(config.server.buffers);
     let delivery =
@@ -180,7 +180,7 @@ pub async fn start(config: Config, clock: Clock) -> Result<Running, CliError> {
 }
 
 impl Running {
-    /// Takes tables of titles, certificates and readers' keys up anew; what is wrong stays as it was.
+    /// Takes tables of titles, certificates, keys of tickets and readers' keys up anew; what is wrong stays as it was.
     fn reload(&self, path: &std::path::Path) {
         self.reload_titles();
         let config = match super::load(path) {
@@ -188,7 +188,7 @@ impl Running {
             Err(error) => return tracing::error!(%error, "the configuration was not reloaded"),
         };
         match self.certificates.reload(&config.server) {
-            Ok(()) => tracing::info!("the certificates were reloaded"),
+            Ok(()) => tracing::info!("the certificates and the keys of tickets were reloaded"),
             Err(error) => tracing::error!(%error, "the certificates were not reloaded; the old ones stay"),
         }
         match self.readers.reload_with(&config.readers) {
@@ -196,7 +196,7 @@ impl Running {
             Err(error) => tracing::error!(%error, "the readers' keys were not reloaded; the old ones stay"),
         }
         tracing::info!(
-            "a reload takes up tables of titles, certificates and readers' keys; for anything else, restart"
+            "a reload takes up tables of titles, certificates, keys of tickets and readers' keys; for anything else, restart"
         );
     }
 

@@ -2,14 +2,11 @@
 
 use std::time::Duration;
 
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::SecretString;
 
 use super::table::Table;
-use super::values::{duration, list, one_of, text, wait};
+use super::values::{duration, list, long_enough, one_of, text, wait};
 use crate::reader::{Algorithm, JwtSettings, LinkKey, Settings};
-
-/// The shortest key, in bytes.
-const KEY: usize = 32;
 
 /// The longest that a token or a link may live, where nothing else is written.
 const MAX_LIFETIME: Duration = Duration::from_secs(365 * 86_400);
@@ -86,10 +83,7 @@ fn privacy(root: &mut Table<'_>, max_lifetime: Duration) -> (Option<SecretString
 /// A key that is long enough.
 fn key(table: &mut Table<'_>, name: &'static str, example: &str) -> Option<SecretString> {
     let key = table.secret(name, example)?;
-    let length = key.expose_secret().len();
-    if length < KEY {
-        let sentence =
-            format!("the key has {length} bytes and needs {KEY}. Make one with `openssl rand -hex 32`");
+    if let Err(sentence) = long_enough(&key) {
         table.mistake(name, sentence);
         return None;
     }

@@ -44,6 +44,7 @@ pub(super) fn server(root: &mut Table<'_>, listen: Option<SocketAddr>) -> Option
     let mut tls =
         root.required_table("tls", "certificate = \"certs/server.pem\" and key = \"certs/server.key\"")?;
     let certificate = certificate(&mut tls);
+    let ticket_keys = tls.keys("ticket_keys");
     let mut extra = Vec::new();
     for mut table in tls.tables("extra") {
         extra.extend(self::certificate(&mut table));
@@ -51,7 +52,8 @@ pub(super) fn server(root: &mut Table<'_>, listen: Option<SocketAddr>) -> Option
     }
     tls.finish();
     let cors = cors(root);
-    Some(server::Settings { listen: listen?, certificate: certificate?, extra, drain, buffers, cors })
+    let (listen, certificate) = (listen?, certificate?);
+    Some(server::Settings { listen, certificate, extra, ticket_keys, drain, buffers, cors })
 }
 
 /// The budget of all streams. With less than this a single fast reader would have no use of it.

@@ -212,13 +212,29 @@ impl<'s> Table<'s> {
     pub(super) fn secret(&mut self, key: &'static str, example: &str) -> Option<SecretString> {
         let source = self.source;
         let secret = self.required(key, example, |value| values::secret(value, source))?;
+        Some(self.warned(key, secret))
+    }
+
+    /// A list of secrets that are to be keys; none where it is not there.
+    pub(super) fn keys(&mut self, key: &'static str) -> Vec<SecretString> {
+        let source = self.source;
+        let read = values::list(|value| {
+            let secret = values::secret(value, source)?;
+            values::long_enough(secret.inner())?;
+            Ok(secret)
+        });
+        let secrets = self.optional(key, read).unwrap_or_default();
+        secrets.into_iter().map(|secret| self.warned(key, secret)).collect()
+    }
+
+    fn warned(&mut self, key: &'static str, secret: Secret) -> SecretString {
         match secret {
-            Secret::Elsewhere(secret) => Some(secret),
+            Secret::Elsewhere(secret) => secret,
             Secret::Literal(secret) => {
                 let sentence = "the secret itself stands in the configuration, where everyone who reads it sees it. \
                                 Write { file = \"certs/…\" } or { env = \"NAME\" }";
                 self.warn(key, sentence);
-                Some(secret)
+                secret
             }
         }
     }

@@ -8,7 +8,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use toml::de::DeValue;
 use url::{Host, Url};
 
@@ -158,6 +158,27 @@ fn is_loopback(url: &Url) -> bool {
 pub(super) enum Secret {
     Elsewhere(SecretString),
     Literal(SecretString),
+}
+
+impl Secret {
+    pub(super) fn inner(&self) -> &SecretString {
+        match self {
+            Secret::Elsewhere(secret) | Secret::Literal(secret) => secret,
+        }
+    }
+}
+
+/// The shortest key, in bytes.
+const KEY: usize = 32;
+
+/// A secret that is to be a key: long enough not to be guessed.
+pub(super) fn long_enough(key: &SecretString) -> Result<(), String> {
+    match key.expose_secret().len() {
+        KEY.. => Ok(()),
+        length => {
+            Err(format!("the key has {length} bytes and needs {KEY}. Make one with `openssl rand -hex 32`"))
+        }
+    }
 }
 
 /// Reads a secret from where the value says that it is. No sentence shows it.

@@ -13,6 +13,7 @@ mod listen;
 mod loans_api;
 mod open;
 mod respond;
+mod tickets;
 mod tls;
 mod wire;
 mod workers;
@@ -23,6 +24,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use secrecy::SecretString;
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -58,6 +60,9 @@ pub struct Settings {
     pub certificate: Certificate,
     /// `[[tls.extra]]`: more certificates, chosen by SNI.
     pub extra: Vec<Certificate>,
+    /// `tls.ticket_keys`: what session tickets are sealed with, by the first, and opened; at least 32 bytes each.
+    /// Without any the keys are random ones of the process.
+    pub ticket_keys: Vec<SecretString>,
     /// How long running downloads may go on after the signal to stop.
     pub drain: Duration,
     /// How many bytes all streams together may hold, beyond the least for each.

@@ -16,7 +16,9 @@ use rustls::sign::CertifiedKey;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+use super::tickets::Tickets;
 use super::{Certificate, Settings};
+use crate::clock::Clock;
 
 /// Why a certificate cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -48,6 +50,7 @@ pub enum TlsError {
 #[derive(Debug)]
 pub struct Certificates {
     chosen: Arc<Chosen>,
+    tickets: Arc<Tickets>,
     config: Arc<ServerConfig>,
 }
 
@@ -56,15 +59,17 @@ impl Certificates {
     ///
     /// # Errors
     /// [`TlsError`], for the first that cannot be used.
-    pub fn load(settings: &Settings) -> Result<Certificates, TlsError> {
+    pub fn load(settings: &Settings, clock: Clock) -> Result<Certificates, TlsError> {
         let chosen = Arc::new(Chosen { names: ArcSwap::from_pointee(load_all(settings)?) });
         let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
             .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
             .with_no_client_auth()
             .with_cert_resolver(chosen.clone());
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        config.ticketer = aws_lc_rs::Ticketer::new()?;
-        Ok(Certificates { chosen, config: Arc::new(config) })
+        // The order of ciphers is the reader's: it knows what its machine does fast.
+        let tickets = Arc::new(Tickets::new(&settings.ticket_keys, clock)?);
+        config.ticketer = tickets.clone();
+        Ok(Certificates { chosen, tickets, config: Arc::new(config) })
     }
 
     /// Tries one certificate and its key, as a start would.
@@ -75,12 +80,14 @@ impl Certificates {
         load(files).map(drop)
     }
 
-    /// Takes the certificates up anew from their files; new connections get them.
+    /// Takes the certificates up anew from their files, and the keys of tickets; new connections get them.
     ///
     /// # Errors
     /// [`TlsError`]; the old ones then stay.
     pub fn reload(&self, settings: &Settings) -> Result<(), TlsError> {
-        self.chosen.names.store(Arc::new(load_all(settings)?));
+        let names = load_all(settings)?;
+        self.tickets.change(&settings.ticket_keys)?;
+        self.chosen.names.store(Arc::new(names));
         Ok(())
     }
 

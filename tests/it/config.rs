@@ -84,7 +84,7 @@ fn a_literal_secret_is_a_warning() {
     let directory = initialised();
     let text = GOOD.replace("{ file = \"certs/admin.token\" }", "\"0123456789\"");
     let (good, said, _) = check(directory.path(), &text);
-    assert!(good && said.contains("warning: case.toml:12: admin.token: the secret itself stands"), "{said}");
+    assert!(good && said.contains("warning: case.toml:13: admin.token: the secret itself stands"), "{said}");
     assert!(!said.contains("0123456789"));
 }
 
@@ -126,7 +126,7 @@ const CASES: &[Case] = &[
         "a key twice",
         "auth = \"oauth\"",
         "auth = \"oauth\"\nauth = \"ticket\"",
-        &["30: the key or the table stands here a second time. Keep one of the two"],
+        &["31: the key or the table stands here a second time. Keep one of the two"],
     ),
     (
         "a misspelt key",
@@ -141,13 +141,13 @@ const CASES: &[Case] = &[
         "a key of another table",
         "[ledger]",
         "[ledger]\npatience = \"5s\"",
-        &["36: ledger.patience: there is no such key here. It belongs to [gate]"],
+        &["37: ledger.patience: there is no such key here. It belongs to [gate]"],
     ),
     (
         "a key of nowhere",
         "[ledger]",
         "[ledger]\nwal = true",
-        &["36: ledger.wal: there is no such key. This table has url"],
+        &["37: ledger.wal: there is no such key. This table has url"],
     ),
     (
         "a misspelt table",
@@ -155,7 +155,7 @@ const CASES: &[Case] = &[
         "[leger]",
         &[
             "1: ledger: it is missing. Write the table [ledger] with url = \"sqlite:data/loangate.db\"",
-            "35: leger: there is no such key. Write [ledger]",
+            "36: leger: there is no such key. Write [ledger]",
         ],
     ),
     (
@@ -205,7 +205,7 @@ const CASES: &[Case] = &[
         "certs/admin.token",
         "certs/nothing",
         &[
-            "12: admin.token: the file certs/nothing cannot be read: No such file or directory (os error 2). Make it, or name another; `loangate init` makes keys for development",
+            "13: admin.token: the file certs/nothing cannot be read: No such file or directory (os error 2). Make it, or name another; `loangate init` makes keys for development",
         ],
     ),
     (
@@ -213,7 +213,7 @@ const CASES: &[Case] = &[
         "{ file = \"certs/admin.token\" }",
         "{ env = \"LOANGATE_NO_SUCH\" }",
         &[
-            "12: admin.token: the environment has no LOANGATE_NO_SUCH, or it is empty. Set it before the start",
+            "13: admin.token: the environment has no LOANGATE_NO_SUCH, or it is empty. Set it before the start",
         ],
     ),
     (
@@ -221,7 +221,7 @@ const CASES: &[Case] = &[
         "{ file = \"certs/admin.token\" }",
         "{ vault = \"x\" }",
         &[
-            "12: admin.token: a secret cannot come from \"vault\". Write { file = \"certs/…\" } or { env = \"NAME\" }",
+            "13: admin.token: a secret cannot come from \"vault\". Write { file = \"certs/…\" } or { env = \"NAME\" }",
         ],
     ),
     (
@@ -229,15 +229,27 @@ const CASES: &[Case] = &[
         "{ file = \"certs/admin.token\" }",
         "{ file = \"certs/admin.token\", env = \"X\" }",
         &[
-            "12: admin.token: a secret is named in one way. Write { file = \"certs/…\" } or { env = \"NAME\" }",
+            "13: admin.token: a secret is named in one way. Write { file = \"certs/…\" } or { env = \"NAME\" }",
         ],
+    ),
+    (
+        "a ticket key that is too short",
+        "ticket_keys = [{ file = \"certs/ticket.key\" }]",
+        "ticket_keys = [{ file = \"certs/ticket.key\" }, \"short\"]",
+        &["10: tls.ticket_keys: the key has 5 bytes and needs 32. Make one with `openssl rand -hex 32`"],
+    ),
+    (
+        "ticket keys that are no list",
+        "ticket_keys = [{ file = \"certs/ticket.key\" }]",
+        "ticket_keys = { file = \"certs/ticket.key\" }",
+        &["10: tls.ticket_keys: this is a table. Write a list: [ … ]"],
     ),
     (
         "a pseudonym key that is too short",
         "{ file = \"certs/pseudonym.key\" }",
         "\"short\"",
         &[
-            "15: privacy.pseudonym_key: the key has 5 bytes and needs 32. Make one with `openssl rand -hex 32`",
+            "16: privacy.pseudonym_key: the key has 5 bytes and needs 32. Make one with `openssl rand -hex 32`",
         ],
     ),
     (
@@ -245,27 +257,27 @@ const CASES: &[Case] = &[
         "pseudonym_key = { file = \"certs/pseudonym.key\" }",
         "",
         &[
-            "14: privacy.pseudonym_key: it is missing. Write pseudonym_key = { file = \"certs/pseudonym.key\" }",
+            "15: privacy.pseudonym_key: it is missing. Write pseudonym_key = { file = \"certs/pseudonym.key\" }",
         ],
     ),
     (
         "an algorithm that is not allowed",
         "[\"EdDSA\"]",
         "[\"HS256\"]",
-        &["20: readers.jwt.algorithms: \"HS256\" is not known. Write \"EdDSA\" or \"ES256\" or \"RS256\""],
+        &["21: readers.jwt.algorithms: \"HS256\" is not known. Write \"EdDSA\" or \"ES256\" or \"RS256\""],
     ),
     (
         "no algorithm",
         "[\"EdDSA\"]",
         "[]",
-        &["20: readers.jwt.algorithms: without an algorithm no token is good. Write [\"EdDSA\"]"],
+        &["21: readers.jwt.algorithms: without an algorithm no token is good. Write [\"EdDSA\"]"],
     ),
     (
         "a key set without a key of the algorithm",
         "[\"EdDSA\"]",
         "[\"ES256\"]",
         &[
-            "19: readers.jwt.jwks: No key in the JWKS file certs/jwks.json fits the allowed algorithms [ES256]: add one, or allow its algorithm.",
+            "20: readers.jwt.jwks: No key in the JWKS file certs/jwks.json fits the allowed algorithms [ES256]: add one, or allow its algorithm.",
         ],
     ),
     (
@@ -273,51 +285,51 @@ const CASES: &[Case] = &[
         "jwks = \"certs/jwks.json\"",
         "jwks = \"certs/server.pem\"",
         &[
-            "19: readers.jwt.jwks: The file certs/server.pem is not a JWKS, which is JSON with a list `keys`: line 1, column 2.",
+            "20: readers.jwt.jwks: The file certs/server.pem is not a JWKS, which is JSON with a list `keys`: line 1, column 2.",
         ],
     ),
     (
         "keys from a URL",
         "jwks = \"certs/jwks.json\"",
         "jwks_url = \"https://login.example.no/jwks\"",
-        &["19: readers.jwt.jwks_url: this version reads keys from a file. Write jwks = \"certs/jwks.json\""],
+        &["20: readers.jwt.jwks_url: this version reads keys from a file. Write jwks = \"certs/jwks.json\""],
     ),
     (
         "two link keys of one name",
         "keys = [{ id = \"k1\", secret = { file = \"certs/link.key\" } }]",
         "keys = [{ id = \"k1\", secret = { file = \"certs/link.key\" } }, { id = \"k1\", secret = { file = \"certs/link.key\" } }]",
-        &["25: readers.links.keys[1].id: another key has this id. Give each its own"],
+        &["26: readers.links.keys[1].id: another key has this id. Give each its own"],
     ),
     (
         "a scheme that Bokbasen does not speak",
         "url = \"http://127.0.0.1:9100\"",
         "url = \"ftp://127.0.0.1:9100\"",
-        &["28: lending.url: this version cannot speak ftp. Write a URL that starts with https:// or http://"],
+        &["29: lending.url: this version cannot speak ftp. Write a URL that starts with https:// or http://"],
     ),
     (
         "a secret in the clear",
         "token_url = \"http://127.0.0.1:9100/oauth/token\"",
         "token_url = \"http://auth.example.no/oauth/token\"",
-        &["30: lending.token_url: a secret would be sent in the clear. Write https://"],
+        &["31: lending.token_url: a secret would be sent in the clear. Write https://"],
     ),
     (
         "a login of no kind",
         "auth = \"oauth\"",
         "auth = \"basic\"",
-        &["29: lending.auth: \"basic\" is not known. Write \"oauth\" or \"ticket\""],
+        &["30: lending.auth: \"basic\" is not known. Write \"oauth\" or \"ticket\""],
     ),
     (
         "a login without its name",
         "auth = \"oauth\"",
         "auth = \"ticket\"",
         &[
-            "27: lending.login_url: it is missing. Write login_url = \"https://login.boknett.no/v1/tickets\"",
-            "27: lending.username: it is missing. Write the username that Bokbasen gave you",
-            "27: lending.password: it is missing. Write password = { env = \"BOKBASEN_PASSWORD\" }",
-            "30: lending.token_url: auth = \"ticket\" has no such key. Take it out, or write auth = \"oauth\"",
-            "31: lending.audience: auth = \"ticket\" has no such key. Take it out, or write auth = \"oauth\"",
-            "32: lending.client_id: auth = \"ticket\" has no such key. Take it out, or write auth = \"oauth\"",
-            "33: lending.client_secret: auth = \"ticket\" has no such key. Take it out, or write auth = \"oauth\"",
+            "28: lending.login_url: it is missing. Write login_url = \"https://login.boknett.no/v1/tickets\"",
+            "28: lending.username: it is missing. Write the username that Bokbasen gave you",
+            "28: lending.password: it is missing. Write password = { env = \"BOKBASEN_PASSWORD\" }",
+            "31: lending.token_url: auth = \"ticket\" has no such key. Take it out, or write auth = \"oauth\"",
+            "32: lending.audience: auth = \"ticket\" has no such key. Take it out, or write auth = \"oauth\"",
+            "33: lending.client_id: auth = \"ticket\" has no such key. Take it out, or write auth = \"oauth\"",
+            "34: lending.client_secret: auth = \"ticket\" has no such key. Take it out, or write auth = \"oauth\"",
         ],
     ),
     (
@@ -325,7 +337,7 @@ const CASES: &[Case] = &[
         "url = \"http://127.0.0.1:9100\"",
         "url = \"https://api.loan.boknett.no\"\nsettle = \"5s\"",
         &[
-            "29: lending.settle: it is shorter than the 22s in which a begin may still take effect and show in a listing, so that a loan could be registered twice. Write \"30s\"",
+            "30: lending.settle: it is shorter than the 22s in which a begin may still take effect and show in a listing, so that a loan could be registered twice. Write \"30s\"",
         ],
     ),
     (
@@ -333,9 +345,9 @@ const CASES: &[Case] = &[
         "[ledger]",
         "[licences]\norder = [\"pay per loan\"]\nnever = { \"Deichman\" = [\"PACKAGE\"], \"NO-1\" = \"PACKAGE\" }\n\n[ledger]",
         &[
-            "36: licences.order: \"pay per loan\" is no type of licence. Write it as Bokbasen does, like \"PAY_PER_LOAN\"",
-            "37: licences.never.NO-1: this is a string. Write a list: [ … ]",
-            "37: licences.never.Deichman: this is no library: an ISIL is a prefix, a hyphen and an identifier, like NO-0301000",
+            "37: licences.order: \"pay per loan\" is no type of licence. Write it as Bokbasen does, like \"PAY_PER_LOAN\"",
+            "38: licences.never.NO-1: this is a string. Write a list: [ … ]",
+            "38: licences.never.Deichman: this is no library: an ISIL is a prefix, a hyphen and an identifier, like NO-0301000",
         ],
     ),
     (
@@ -343,7 +355,7 @@ const CASES: &[Case] = &[
         "pseudonym_key = { file = \"certs/pseudonym.key\" }",
         "pseudonym_key = { file = \"certs/pseudonym.key\" }\nretention = \"90d\"",
         &[
-            "16: privacy.retention: a token or a link may live for 365 days, so that an old one could borrow again what was forgotten. Write a longer time here, or a shorter max_lifetime in [readers]",
+            "17: privacy.retention: a token or a link may live for 365 days, so that an old one could borrow again what was forgotten. Write a longer time here, or a shorter max_lifetime in [readers]",
         ],
     ),
     (
@@ -351,33 +363,33 @@ const CASES: &[Case] = &[
         "[ledger]",
         "[cors]\norigins = [\"https://reader.example.no/\"]\n\n[ledger]",
         &[
-            "36: cors.origins: \"https://reader.example.no/\" is no origin of a web page. Write it as browsers do, like \"https://reader.example.no\"",
+            "37: cors.origins: \"https://reader.example.no/\" is no origin of a web page. Write it as browsers do, like \"https://reader.example.no\"",
         ],
     ),
     (
         "a timeout without a unit",
         "auth = \"oauth\"",
         "auth = \"oauth\"\ntimeout = \"10\"",
-        &["30: lending.timeout: \"10\" is not a duration. Write one like \"15s\", \"10m\" or \"400d\""],
+        &["31: lending.timeout: \"10\" is not a duration. Write one like \"15s\", \"10m\" or \"400d\""],
     ),
     (
         "a timeout of nothing",
         "auth = \"oauth\"",
         "auth = \"oauth\"\ntimeout = \"0s\"",
-        &["30: lending.timeout: it must be longer than nothing. Write a duration like \"15s\""],
+        &["31: lending.timeout: it must be longer than nothing. Write a duration like \"15s\""],
     ),
     (
         "more calls than allowed",
         "auth = \"oauth\"",
         "auth = \"oauth\"\nconcurrency = 0",
-        &["30: lending.concurrency: 0 is out of bounds. Write a number from 1 to 1000"],
+        &["31: lending.concurrency: 0 is out of bounds. Write a number from 1 to 1000"],
     ),
     (
         "a ledger in memory",
         "sqlite:data/loangate.db",
         "sqlite::memory:",
         &[
-            "36: ledger.url: a ledger needs a file, so that it outlives the process. Write \"sqlite:data/loangate.db\"",
+            "37: ledger.url: a ledger needs a file, so that it outlives the process. Write \"sqlite:data/loangate.db\"",
         ],
     ),
     (
@@ -385,7 +397,7 @@ const CASES: &[Case] = &[
         "sqlite:data/loangate.db",
         "postgres://db/loans",
         &[
-            "36: ledger.url: \"postgres://db/loans\" is not a ledger of this version, which keeps it in SQLite. Write \"sqlite:data/loangate.db\"",
+            "37: ledger.url: \"postgres://db/loans\" is not a ledger of this version, which keeps it in SQLite. Write \"sqlite:data/loangate.db\"",
         ],
     ),
     (
@@ -393,55 +405,55 @@ const CASES: &[Case] = &[
         "url = \"http://127.0.0.1:9000/\"",
         "url = \"ftp://books\"",
         &[
-            "41: origins[0].url: an origin cannot be of ftp. Write an address that starts with https://, http://, s3://, gs://, az:// or file:",
+            "42: origins[0].url: an origin cannot be of ftp. Write an address that starts with https://, http://, s3://, gs://, az:// or file:",
         ],
     ),
     (
         "an origin with a password",
         "url = \"http://127.0.0.1:9000/\"",
         "url = \"http://a:b@127.0.0.1:9000/\"",
-        &["41: origins[0].url: a URL must not carry a user or a password. Take them out"],
+        &["42: origins[0].url: a URL must not carry a user or a password. Take them out"],
     ),
     (
         "an origin with several addresses and one",
         "url = \"http://127.0.0.1:9000/\"",
         "url = \"http://127.0.0.1:9000/\"\nurls = [\"http://127.0.0.1:9001/\"]",
-        &["41: origins[0].url: urls stands here too. Keep one of the two"],
+        &["42: origins[0].url: urls stands here too. Keep one of the two"],
     ),
     (
         "a bucket of no name",
         "url = \"http://127.0.0.1:9000/\"",
         "url = \"s3://\"",
-        &["41: origins[0].url: this names no bucket. Write it like \"s3://books/path\""],
+        &["42: origins[0].url: this names no bucket. Write it like \"s3://books/path\""],
     ),
     (
         "half a key of S3, and a table for nothing",
         "url = \"http://127.0.0.1:9000/\"",
         "url = \"s3://books\"\ns3 = { access_key_id = \"a\" }\nazure = { account = \"b\" }",
         &[
-            "42: origins[0].s3.access_key_id: its secret is missing. Write secret_access_key = { file = \"certs/s3.key\" }",
-            "43: origins[0].azure: no address of this origin starts with az://. Take the table out",
+            "43: origins[0].s3.access_key_id: its secret is missing. Write secret_access_key = { file = \"certs/s3.key\" }",
+            "44: origins[0].azure: no address of this origin starts with az://. Take the table out",
         ],
     ),
     (
         "a container of nobody",
         "url = \"http://127.0.0.1:9000/\"",
         "url = \"az://books\"",
-        &["39: origins[0].azure.account: it is missing. Write account = \"books\""],
+        &["40: origins[0].azure.account: it is missing. Write account = \"books\""],
     ),
     (
         "a route to an origin that is not there",
         "origin = \"files\"\nto = \"{isbn}/{file}\"",
         "origin = \"fils\"\nto = \"{isbn}/{file}\"",
-        &["45: routes[0].origin: there is no origin named fils. Write one of: files"],
+        &["46: routes[0].origin: there is no origin named fils. Write one of: files"],
     ),
     (
         "a gated route without its title",
         "path = \"/files/{isbn}/{*file}\"",
         "path = \"/files/{*file}\"",
         &[
-            "44: routes[0].path: a gated route needs {isbn}, which names the title, or a table of titles. Add one, or write open = true",
-            "46: routes[0].to: {isbn} is not in the route's path. Write a name that is",
+            "45: routes[0].path: a gated route needs {isbn}, which names the title, or a table of titles. Add one, or write open = true",
+            "47: routes[0].to: {isbn} is not in the route's path. Write a name that is",
         ],
     ),
     (
@@ -449,69 +461,69 @@ const CASES: &[Case] = &[
         "[readers.links]",
         "[readers.links]\nresume_grace = \"30d\"",
         &[
-            "25: readers.links.resume_grace: it is longer than a day. Write a shorter time, and mint links that live longer",
+            "26: readers.links.resume_grace: it is longer than a day. Write a shorter time, and mint links that live longer",
         ],
     ),
     (
         "a disposition that is none",
         "to = \"{isbn}/{file}\"",
         "to = \"{isbn}/{file}\"\ndisposition = \"download\"",
-        &["47: routes[0].disposition: \"download\" is not known. Write \"attachment\" or \"inline\""],
+        &["48: routes[0].disposition: \"download\" is not known. Write \"attachment\" or \"inline\""],
     ),
     (
         "a table of titles that is not there",
         "path = \"/files/{isbn}/{*file}\"\norigin = \"files\"\nto = \"{isbn}/{file}\"",
         "path = \"/files/{*file}\"\norigin = \"files\"\nto = \"m/{file}\"\ntitle = { table = \"titles.csv\" }",
         &[
-            "47: routes[0].title.table: the table titles.csv cannot be read: No such file or directory (os error 2). Make it, or name another",
+            "48: routes[0].title.table: the table titles.csv cannot be read: No such file or directory (os error 2). Make it, or name another",
         ],
     ),
     (
         "a title by table and by path",
         "to = \"{isbn}/{file}\"",
         "to = \"{isbn}/{file}\"\ntitle = { table = \"titles.csv\" }",
-        &["47: routes[0].title: the path names the title already, by {isbn}. Take one of the two out"],
+        &["48: routes[0].title: the path names the title already, by {isbn}. Take one of the two out"],
     ),
     (
         "a title that is no table",
         "path = \"/files/{isbn}/{*file}\"\norigin = \"files\"\nto = \"{isbn}/{file}\"",
         "path = \"/files/{*file}\"\norigin = \"files\"\nto = \"m/{file}\"\ntitle = \"titles.csv\"",
-        &["47: routes[0].title: this is a string. Write a table: [routes[0].title]"],
+        &["48: routes[0].title: this is a string. Write a table: [routes[0].title]"],
     ),
     (
         "a title without its table",
         "path = \"/files/{isbn}/{*file}\"\norigin = \"files\"\nto = \"{isbn}/{file}\"",
         "path = \"/files/{*file}\"\norigin = \"files\"\nto = \"m/{file}\"\ntitle = { tabel = \"titles.csv\" }",
         &[
-            "47: routes[0].title.table: it is missing. Write title = { table = \"titles.csv\" }",
-            "47: routes[0].title.tabel: there is no such key. Write table",
+            "48: routes[0].title.table: it is missing. Write title = { table = \"titles.csv\" }",
+            "48: routes[0].title.tabel: there is no such key. Write table",
         ],
     ),
     (
         "a route into the gate's own paths",
         "path = \"/files/{isbn}/{*file}\"",
         "path = \"/loans/{isbn}/{*file}\"",
-        &["44: routes[0].path: /loans and /~ belong to the gate itself. Choose another first segment"],
+        &["45: routes[0].path: /loans and /~ belong to the gate itself. Choose another first segment"],
     ),
     (
         "an open route to gated files",
         "to = \"covers/{file}\"",
         "to = \"{file}\"",
         &[
-            "51: routes[1].to: this open route can lead to files of /files/{isbn}/{*file}, which need a loan. Give open files a folder of their own",
+            "52: routes[1].to: this open route can lead to files of /files/{isbn}/{*file}, which need a loan. Give open files a folder of their own",
         ],
     ),
     (
         "an open route that registers",
         "open = true",
         "open = true\nregistration = \"explicit\"",
-        &["53: routes[1].registration: an open route registers no loan. Take it out, or write open = false"],
+        &["54: routes[1].registration: an open route registers no loan. Take it out, or write open = false"],
     ),
     (
         "a truth in quotes",
         "open = true",
         "open = \"true\"",
-        &["52: routes[1].open: this is a string. Write true or false, without quotes"],
+        &["53: routes[1].open: this is a string. Write true or false, without quotes"],
     ),
     (
         "no route at all",
@@ -523,14 +535,14 @@ const CASES: &[Case] = &[
         "a size without sense",
         "[ledger]",
         "[server]\nbuffers = \"much\"\n\n[ledger]",
-        &["36: server.buffers: \"much\" is not a size. Write one like \"64KiB\" or \"256MiB\""],
+        &["37: server.buffers: \"much\" is not a size. Write one like \"64KiB\" or \"256MiB\""],
     ),
     (
         "a brake without a limit",
         "[ledger]",
         "[brake]\nmode = \"enforce\"\n\n[ledger]",
         &[
-            "36: brake.mode: a brake without a limit holds nothing. Write library_per_hour = 500, or mode = \"off\"",
+            "37: brake.mode: a brake without a limit holds nothing. Write library_per_hour = 500, or mode = \"off\"",
         ],
     ),
     (
@@ -538,7 +550,7 @@ const CASES: &[Case] = &[
         "[ledger]",
         "[log]\nlevel = \"loud\"\n\n[ledger]",
         &[
-            "36: log.level: \"loud\" is not known. Write \"error\" or \"warn\" or \"info\" or \"debug\" or \"trace\"",
+            "37: log.level: \"loud\" is not known. Write \"error\" or \"warn\" or \"info\" or \"debug\" or \"trace\"",
         ],
     ),
 ];

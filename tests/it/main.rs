@@ -57,5 +57,6 @@ mod several_ranges;
 mod slow_readers;
 mod storages;
 mod support_commands;
+mod tickets;
 mod titles;
 mod workers;

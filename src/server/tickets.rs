@@ -1,0 +1,269 @@
+//! Session tickets: a reader who comes back need not shake hands in full, at whichever node and after a restart.
+//!
+//! TLS calls it for each handshake. With keys from `tls.ticket_keys` every node that has them opens what another sealed.
+//! From each of them another key is derived every six hours, so that a ticket ends with its key, without a word
+//! between the nodes. Without them the keys are random and the process's own.
+
+use std::fmt;
+use std::sync::Arc;
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
+use aws_lc_rs::error::Unspecified;
+use aws_lc_rs::hmac;
+use rustls::server::ProducesTickets;
+use secrecy::{ExposeSecret, SecretString};
+
+use crate::clock::Clock;
+
+/// How long a key seals, in seconds; it opens for as long again. So a ticket is good for this long at least, and for
+/// twice as long at most.
+const PERIOD: u32 = 6 * 60 * 60;
+/// What is hashed says what it is for, so that no two uses of a secret can meet.
+const KEY: &[u8] = b"loangate session ticket key 1\0";
+const NAME: &[u8] = b"loangate session ticket key name 1\0";
+/// The length of a key's name, as RFC 5077 §4 has it.
+const NAME_LEN: usize = 16;
+/// The longest that is opened, in bytes; ours have some 300.
+const LONGEST: usize = 4096;
+
+type Name = [u8; NAME_LEN];
+
+/// Makes and opens the tickets of a server.
+pub(super) struct Tickets {
+    clock: Clock,
+    /// With keys that several nodes share.
+    shared: ArcSwapOption<Shared>,
+    /// With random ones, where no others are configured.
+    own: Arc<dyn ProducesTickets>,
+}
+
+impl Tickets {
+    /// With these keys, of which the first seals and all open.
+    pub(super) fn new(keys: &[SecretString], clock: Clock) -> Result<Tickets, rustls::Error> {
+        let tickets = Tickets {
+            clock,
+            shared: ArcSwapOption::empty(),
+            own: rustls::crypto::aws_lc_rs::Ticketer::new()?,
+        };
+        tickets.change(keys)?;
+        Ok(tickets)
+    }
+
+    /// Seals and opens with these keys from now on; on an error with those from before.
+    pub(super) fn change(&self, keys: &[SecretString]) -> Result<(), rustls::Error> {
+        let shared = match keys {
+            [] => None,
+            keys => {
+                let shared = Shared::new(keys, self.period());
+                Some(Arc::new(shared.map_err(|_| rustls::Error::General("no ticket key".to_owned()))?))
+            }
+        };
+        self.shared.store(shared);
+        Ok(())
+    }
+
+    /// Which period this is, since the epoch.
+    fn period(&self) -> i64 {
+        self.clock.now().as_second().div_euclid(i64::from(PERIOD))
+    }
+}
+
+impl ProducesTickets for Tickets {
+    fn enabled(&self) -> bool {
+        true
+    }
+
+    fn lifetime(&self) -> u32 {
+        match &*self.shared.load() {
+            Some(_) => PERIOD,
+            None => self.own.lifetime(),
+        }
+    }
+
+    fn encrypt(&self, plain: &[u8]) -> Option<Vec<u8>> {
+        match &*self.shared.load() {
+            Some(shared) => shared.at(self.period())?.seal(plain),
+            None => self.own.encrypt(plain),
+        }
+    }
+
+    fn decrypt(&self, ticket: &[u8]) -> Option<Vec<u8>> {
+        match &*self.shared.load() {
+            Some(shared) => shared.at(self.period())?.open(ticket),
+            None => self.own.decrypt(ticket),
+        }
+    }
+}
+
+impl fmt::Debug for Tickets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Tickets")
+    }
+}
+
+/// What is configured, and the keys that are made of it for now.
+struct Shared {
+    secrets: Vec<hmac::Key>,
+    now: ArcSwap<Keys>,
+}
+
+impl Shared {
+    fn new(secrets: &[SecretString], period: i64) -> Result<Shared, Unspecified> {
+        let secrets: Vec<hmac::Key> = secrets
+            .iter()
+            .map(|secret| hmac::Key::new(hmac::HMAC_SHA256, secret.expose_secret().as_bytes()))
+            .collect();
+        let now = ArcSwap::from_pointee(Keys::derive(&secrets, period)?);
+        Ok(Shared { secrets, now })
+    }
+
+    /// The keys of this period, made anew where those at hand are of another.
+    fn at(&self, period: i64) -> Option<Arc<Keys>> {
+        let now = self.now.load_full();
+        if now.period == period {
+            return Some(now);
+        }
+        let derived = Arc::new(Keys::derive(&self.secrets, period).ok()?);
+        self.now.store(derived.clone());
+        Some(derived)
+    }
+}
+
+/// The keys of one period.
+struct Keys {
+    period: i64,
+    /// By name. The first seals. Of each secret there is the key of this period, of the one before, and of the next,
+    /// since another node's clock may be ahead.
+    keys: Vec<(Name, RandomizedNonceKey)>,
+}
+
+impl Keys {
+    fn derive(secrets: &[hmac::Key], period: i64) -> Result<Keys, Unspecified> {
+        let periods = [0, -1, 1].map(|away| period.saturating_add(away));
+        let all = secrets.iter().flat_map(|secret| periods.map(|period| (secret, period)));
+        let keys: Result<Vec<_>, Unspecified> = all
+            .map(|(secret, period)| {
+                let name = labelled(secret, NAME, period);
+                let key = RandomizedNonceKey::new(&AES_256_GCM, labelled(secret, KEY, period).as_ref())?;
+                Ok((*name.as_ref().first_chunk().ok_or(Unspecified)?, key))
+            })
+            .collect();
+        Ok(Keys { period, keys: keys? })
+    }
+
+    /// The key's name, a nonce, and what is sealed with its tag.
+    fn seal(&self, plain: &[u8]) -> Option<Vec<u8>> {
+        let (name, key) = self.keys.first()?;
+        let mut sealed = plain.to_vec();
+        let nonce = key.seal_in_place_append_tag(Aad::from(name), &mut sealed).ok()?;
+        Some([name, nonce.as_ref().as_slice(), &sealed].concat())
+    }
+
+    fn open(&self, ticket: &[u8]) -> Option<Vec<u8>> {
+        if ticket.len() > LONGEST {
+            return None;
+        }
+        let (name, rest) = ticket.split_first_chunk::<NAME_LEN>()?;
+        let (nonce, sealed) = rest.split_first_chunk::<NONCE_LEN>()?;
+        let (name, key) = self.keys.iter().find(|(known, _)| known == name)?;
+        let mut opened = sealed.to_vec();
+        let nonce = Nonce::assume_unique_for_key(*nonce);
+        let length = key.open_in_place(nonce, Aad::from(name), &mut opened).ok()?.len();
+        opened.truncate(length);
+        Some(opened)
+    }
+}
+
+fn labelled(secret: &hmac::Key, label: &[u8], period: i64) -> hmac::Tag {
+    let mut context = hmac::Context::with_key(secret);
+    context.update(label);
+    context.update(&period.to_be_bytes());
+    context.sign()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn secret(text: &str) -> SecretString {
+        SecretString::from(format!("{text}: a ticket key of more than thirty-two bytes"))
+    }
+
+    fn tickets(keys: &[&str], clock: &Clock) -> Tickets {
+        let keys: Vec<SecretString> = keys.iter().map(|key| secret(key)).collect();
+        Tickets::new(&keys, clock.clone()).unwrap()
+    }
+
+    fn clock() -> Clock {
+        Clock::movable("2026-11-25T12:00:00Z".parse().unwrap()) // where a period begins
+    }
+
+    #[test]
+    fn another_node_with_the_key_opens_a_ticket_and_one_without_does_not() {
+        let clock = clock();
+        let (one, other) = (tickets(&["a"], &clock), tickets(&["b", "a"], &clock));
+        let ticket = one.encrypt(b"a session").unwrap();
+        assert_eq!(other.decrypt(&ticket).unwrap(), b"a session");
+        assert_eq!(one.decrypt(&other.encrypt(b"a session").unwrap()), None, "it is sealed with the first");
+        assert_eq!(tickets(&[], &clock).decrypt(&ticket), None);
+        assert_ne!(ticket, one.encrypt(b"a session").unwrap(), "no two tickets are alike");
+    }
+
+    #[test]
+    fn a_ticket_is_good_for_six_hours_at_least_and_twelve_at_most() {
+        for minutes_in in [0, 1, 200, 359] {
+            let clock = clock();
+            let tickets = tickets(&["a"], &clock);
+            clock.advance(Duration::from_secs(60 * minutes_in));
+            let ticket = tickets.encrypt(b"a session").unwrap();
+            clock.advance(Duration::from_secs(6 * 60 * 60));
+            assert!(tickets.decrypt(&ticket).is_some(), "sealed {minutes_in} minutes into a period");
+            clock.advance(Duration::from_secs(6 * 60 * 60));
+            assert!(tickets.decrypt(&ticket).is_none(), "sealed {minutes_in} minutes into a period");
+        }
+    }
+
+    #[test]
+    fn a_node_whose_clock_is_behind_opens_what_the_next_period_sealed() {
+        let (behind, ahead) = (clock(), clock());
+        ahead.advance(Duration::from_secs(u64::from(PERIOD)));
+        let ticket = tickets(&["a"], &ahead).encrypt(b"a session").unwrap();
+        assert!(tickets(&["a"], &behind).decrypt(&ticket).is_some());
+    }
+
+    #[test]
+    fn changed_keys_count_at_once() {
+        let clock = clock();
+        let tickets = tickets(&["a"], &clock);
+        let ticket = tickets.encrypt(b"a session").unwrap();
+        tickets.change(&[secret("b"), secret("a")]).unwrap();
+        assert!(tickets.decrypt(&ticket).is_some(), "the old one still opens");
+        tickets.change(&[secret("b")]).unwrap();
+        assert!(tickets.decrypt(&ticket).is_none());
+        assert_eq!(format!("{tickets:?}"), "Tickets");
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_but_a_whole_ticket_is_opened(
+            plain in prop::collection::vec(any::<u8>(), 0..500),
+            at in any::<prop::sample::Index>(),
+            change in 1..=255_u8,
+            noise in prop::collection::vec(any::<u8>(), 0..5000),
+        ) {
+            let tickets = tickets(&["a", "b"], &clock());
+            let mut ticket = tickets.encrypt(&plain).unwrap();
+            prop_assert_eq!(tickets.decrypt(&ticket), Some(plain));
+            let at = at.index(ticket.len());
+            prop_assert_eq!(tickets.decrypt(&ticket[..at]), None);
+            ticket[at] ^= change;
+            prop_assert_eq!(tickets.decrypt(&ticket), None);
+            prop_assert_eq!(tickets.decrypt(&noise), None);
+        }
+    }
+}
