@@ -15,9 +15,11 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 
 /// How often to look how busy the workers were. A window much shorter sees single requests, a longer one lags behind.
 const LOOK: Duration = Duration::from_millis(100);
-/// How busy a worker is taken to be with a connection that came after the last look, in tenths of its time. A burst
-/// spreads by it, since what it costs is not yet seen.
-const NEW: u32 = 4;
+/// How much of its time a worker is expected to be busy with a new connection, in percent. A burst spreads by it, since
+/// what it costs is not yet seen.
+const NEW: u32 = 40;
+/// Workers that are as busy as each other but for so much, in percent, are told apart by their connections.
+const ALIKE: u32 = 10;
 
 /// A connection on its way to the worker that serves it.
 pub(super) struct Arrival {
@@ -36,10 +38,9 @@ pub(super) struct Workers(Arc<[State]>);
 struct State {
     runtime: Handle,
     inbox: mpsc::UnboundedSender<Arrival>,
-    /// Tenths of its time in which it was busy, at the last look.
+    /// How much of its time it is expected to be busy, in percent. Each look brings it half the way to what was seen: one
+    /// alone is full of chance.
     busy: AtomicU32,
-    /// Connections that were placed here since.
-    new: AtomicU32,
     open: AtomicUsize,
 }
 
@@ -47,7 +48,6 @@ struct State {
 #[derive(Clone, Copy, Debug)]
 struct Load {
     busy: u32,
-    new: u32,
     open: usize,
 }
 
@@ -65,13 +65,7 @@ impl Workers {
         let state = runtimes.into_iter().map(|runtime| {
             let (inbox, taken) = mpsc::unbounded_channel();
             inboxes.push(taken);
-            State {
-                runtime,
-                inbox,
-                busy: AtomicU32::new(0),
-                new: AtomicU32::new(0),
-                open: AtomicUsize::new(0),
-            }
+            State { runtime, inbox, busy: AtomicU32::new(0), open: AtomicUsize::new(0) }
         });
         (Workers(state.collect()), inboxes)
     }
@@ -80,7 +74,7 @@ impl Workers {
     pub(super) fn seat(&self, asking: usize) -> Seat {
         let number = least_busy(self.0.iter().map(State::load), asking);
         if let Some(state) = self.0.get(number) {
-            state.new.fetch_add(1, Ordering::Relaxed);
+            state.busy.fetch_add(NEW, Ordering::Relaxed);
             state.open.fetch_add(1, Ordering::Relaxed);
         }
         Seat { workers: self.clone(), number }
@@ -109,8 +103,7 @@ impl Workers {
             let elapsed = std::mem::replace(&mut looked, Instant::now()).elapsed();
             for (state, before) in self.0.iter().zip(&mut before) {
                 let busy = state.busy_in_all();
-                state.busy.store(tenths(busy.saturating_sub(*before), elapsed), Ordering::Relaxed);
-                state.new.store(0, Ordering::Relaxed);
+                state.saw(percent(busy.saturating_sub(*before), elapsed));
                 *before = busy;
             }
         }
@@ -119,11 +112,16 @@ impl Workers {
 
 impl State {
     fn load(&self) -> Load {
-        Load {
-            busy: self.busy.load(Ordering::Relaxed),
-            new: self.new.load(Ordering::Relaxed),
-            open: self.open.load(Ordering::Relaxed),
-        }
+        Load { busy: self.busy.load(Ordering::Relaxed), open: self.open.load(Ordering::Relaxed) }
+    }
+
+    /// It was busy for so much of its time since the last look, in percent.
+    fn saw(&self, busy: u32) {
+        let expected = self.busy.load(Ordering::Relaxed);
+        // What is placed here meanwhile counts in full.
+        let (fewer, more) = (expected.saturating_sub(busy) / 2, busy.saturating_sub(expected).div_ceil(2));
+        self.busy.fetch_sub(fewer, Ordering::Relaxed);
+        self.busy.fetch_add(more, Ordering::Relaxed);
     }
 
     fn busy_in_all(&self) -> Duration {
@@ -148,57 +146,68 @@ impl Drop for Seat {
 
 /// Which worker has the least to do: who was less busy, then who has fewer connections, then the one that asks.
 fn least_busy(loads: impl Iterator<Item = Load>, asking: usize) -> usize {
-    let weighed = loads.enumerate().map(|(number, load)| {
-        let weight = load.busy.saturating_add(load.new.saturating_mul(NEW));
-        (weight, load.open, number != asking, number)
-    });
+    let weighed =
+        loads.enumerate().map(|(number, load)| (load.busy / ALIKE, load.open, number != asking, number));
     weighed.min().map_or(asking, |(.., number)| number)
 }
 
-/// How many tenths of the time that went by were busy, rounded.
-fn tenths(busy: Duration, elapsed: Duration) -> u32 {
-    let tenths = busy.as_micros() * 10 + elapsed.as_micros() / 2;
-    tenths.checked_div(elapsed.as_micros()).and_then(|tenths| u32::try_from(tenths).ok()).unwrap_or(0).min(10)
+/// How much of the time that went by was busy, in percent.
+fn percent(busy: Duration, elapsed: Duration) -> u32 {
+    let percent = (busy.as_micros() * 100).checked_div(elapsed.as_micros());
+    percent.and_then(|percent| u32::try_from(percent).ok()).unwrap_or(0).min(100)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn chosen(loads: &[(u32, u32, usize)], asking: usize) -> usize {
-        let loads = loads.iter().map(|&(busy, new, open)| Load { busy, new, open });
-        least_busy(loads, asking)
+    fn chosen(loads: &[(u32, usize)], asking: usize) -> usize {
+        least_busy(loads.iter().map(|&(busy, open)| Load { busy, open }), asking)
     }
 
     #[test]
     fn a_connection_goes_where_there_is_least_to_do() {
-        assert_eq!(chosen(&[(9, 0, 1), (0, 0, 500)], 0), 1, "who idles, however many are connected there");
-        assert_eq!(chosen(&[(0, 0, 1), (0, 0, 0)], 0), 1, "who has fewer");
-        assert_eq!(chosen(&[(0, 0, 3), (0, 0, 3), (0, 0, 3)], 1), 1, "the one that asks");
-        assert_eq!(chosen(&[(0, 1, 1), (0, 0, 1)], 0), 1, "who got none since the last look");
-        assert_eq!(chosen(&[(2, 0, 0), (0, 3, 0)], 1), 0, "a burst spreads, also to one that does something");
+        assert_eq!(chosen(&[(90, 1), (0, 500)], 0), 1, "who idles, however many are connected there");
+        assert_eq!(chosen(&[(0, 1), (0, 0)], 0), 1, "who has fewer");
+        assert_eq!(chosen(&[(3, 0), (9, 3)], 1), 0, "who has fewer, where they are as busy as each other");
+        assert_eq!(chosen(&[(0, 3), (0, 3), (0, 3)], 1), 1, "the one that asks");
         assert_eq!(chosen(&[], 7), 7);
     }
 
-    #[test]
-    fn what_a_worker_did_is_told_in_tenths_of_the_time() {
+    #[tokio::test]
+    async fn what_is_expected_follows_what_is_seen() {
         let millis = Duration::from_millis;
-        assert_eq!(tenths(millis(0), millis(100)), 0);
-        assert_eq!(tenths(millis(4), millis(100)), 0, "next to nothing is nothing");
-        assert_eq!(tenths(millis(5), millis(100)), 1);
-        assert_eq!(tenths(millis(300), millis(100)), 10);
-        assert_eq!(tenths(millis(3), millis(0)), 0);
+        let seen = [(0, 100), (5, 100), (300, 100), (3, 0)];
+        assert_eq!(seen.map(|(busy, of)| percent(millis(busy), millis(of))), [0, 5, 100, 0]);
+        let (workers, _inboxes) = pair();
+        let state = &workers.0[0];
+        let _seats = [(); 2].map(|()| workers.seat(0));
+        assert_eq!(state.load().busy, NEW, "each got one");
+        state.saw(100);
+        assert_eq!(state.load().busy, 70);
+        for _ in 0..10 {
+            state.saw(0);
+        }
+        assert!(state.load().busy < ALIKE, "and nothing is left of it after a second");
+        for _ in 0..10 {
+            state.saw(100);
+        }
+        assert_eq!(state.load().busy, 100);
+    }
+
+    fn pair() -> (Workers, Vec<mpsc::UnboundedReceiver<Arrival>>) {
+        Workers::new(vec![Handle::current(); 2])
     }
 
     #[tokio::test]
     async fn seats_are_taken_in_turn_and_given_up_again() {
-        let (workers, _inboxes) = Workers::new(vec![Handle::current(); 2]);
+        let (workers, _inboxes) = pair();
         let first = workers.seat(0);
         let second = workers.seat(0);
         assert!(first.is_at(0) && second.is_at(1));
         drop(first);
-        for state in workers.0.iter() {
-            state.new.store(0, Ordering::Relaxed); // as a look does
+        for _ in 0..10 {
+            workers.0.iter().for_each(|state| state.saw(0)); // as a second without work brings
         }
         assert!(workers.seat(1).is_at(0), "the seat that was given up is free");
     }
