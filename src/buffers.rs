@@ -98,6 +98,11 @@ impl Size {
         self.bytes
     }
 
+    /// Whether it is as much as it may ever be: the reader keeps up.
+    pub fn is_most(&self) -> bool {
+        self.bytes == self.most
+    }
+
     /// Notes that so much has come.
     pub fn came(&mut self, bytes: usize, now: Instant) {
         self.came = Some(now);

@@ -14,13 +14,10 @@ use tokio::runtime::Runtime;
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::workers::Arrival;
-use super::{Worker, connection};
+use super::{Worker, connection, wire};
 
 /// How many connections may wait to be accepted.
 const BACKLOG: i32 = 4096;
-/// How much may wait in the kernel that has not been sent, in bytes; what is on its way and not yet acknowledged comes
-/// on top. Without a bound it is megabytes: a player that jumps leaves them behind, read from the origin for nobody.
-const UNSENT: u32 = 128 * 1024;
 /// How long to wait after an accept that failed for want of something, such as file descriptors: a retry at
 /// once would only spin.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
@@ -31,7 +28,7 @@ pub(super) fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(true)?;
     socket.set_nonblocking(true)?;
-    socket.set_tcp_notsent_lowat(UNSENT)?; // accepted sockets inherit it
+    socket.set_tcp_notsent_lowat(wire::UNSENT)?; // accepted sockets inherit it
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())

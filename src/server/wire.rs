@@ -13,6 +13,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use rustls::ServerConnection;
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
@@ -25,6 +26,12 @@ const RECORD: usize = 16 * 1024;
 const OVERHEAD: usize = 22;
 /// The most that is sealed and not sent: more would not stay in the core's own cache until the system copies it.
 pub(super) const MOST: usize = 128 * 1024;
+/// How much may wait in the system that has not been sent, in bytes; what is on its way and not yet acknowledged comes
+/// on top. Without a bound it is megabytes for each reader who stands still, and a player that jumps leaves them behind,
+/// read from the origin for nobody.
+pub(super) const UNSENT: u32 = 64 * 1024;
+/// The same for a reader who keeps up: fewer wake-ups, each for more.
+const UNSENT_FAST: u32 = 512 * 1024;
 /// What may be sealed at once of an answer to what has just been read: so much the system takes in any case.
 const AT_ONCE: usize = 80 * 1024;
 /// Of what does not fill a record, so much is kept for the next one, which costs less to copy than a record of its own.
@@ -54,6 +61,8 @@ struct Sealed {
     /// About how much is sealed and not sent.
     sealed: usize,
     size: Size,
+    /// How much may wait in the system.
+    unsent: u32,
     /// How much of [`AT_ONCE`] is left.
     at_once: usize,
     closing: bool,
@@ -77,6 +86,7 @@ impl Wire {
             tail: Vec::new(),
             sealed: 0,
             size,
+            unsent: UNSENT,
             at_once: 0,
             closing: false,
         };
@@ -294,10 +304,21 @@ impl Sealed {
                 if self.at_once == 0 {
                     self.size.came(sent, Instant::now());
                 }
+                self.follow();
                 self.connection.held_up(false);
                 Poll::Ready(Ok(()))
             }
             Err(error) => Poll::Ready(Err(error)),
+        }
+    }
+
+    /// Has the system hold what suits this reader.
+    fn follow(&mut self) {
+        let unsent = if self.size.is_most() { UNSENT_FAST } else { UNSENT };
+        if unsent != self.unsent {
+            self.unsent = unsent;
+            // Where it cannot be set it is as it was.
+            let _ = SockRef::from(&self.socket).set_tcp_notsent_lowat(unsent);
         }
     }
 
