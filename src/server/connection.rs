@@ -34,6 +34,8 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 const HEAD: Duration = Duration::from_secs(75);
 /// How often to look whether a connection over HTTP/1.1 can be parked.
 const LOOK: Duration = Duration::from_millis(200);
+/// How often while an answer is under way: thousands of readers who stand still are not to be looked at all the time.
+const LOOK_AT_WORK: Duration = Duration::from_secs(10);
 /// The largest head that is read, in bytes: a token is at most 8 KiB.
 const HEAD_SIZE: u32 = 16 * 1024;
 /// What HTTP/1.1 may buffer for a connection, in each direction, in bytes: a head must fit, and of a body no more is to
@@ -138,7 +140,8 @@ async fn answer_http1(wire: &Wire, worker: &Arc<Worker>, asked: &Asked) -> Optio
         .max_buf_size(BUFFER)
         .serve_connection(TokioIo::new(wire.clone()), service);
     let mut rest = Rest::new(wire, &asked.connection, &requests);
-    let (mut look, mut is_ending) = (pin!(tokio::time::sleep(LOOK)), false);
+    let mut look = pin!(tokio::time::sleep(LOOK));
+    let (mut is_at_work, mut is_ending) = (false, false);
     let is_parked = poll_fn(|context| {
         asked.connection.listen(context);
         if asked.connection.is_cut() {
@@ -151,9 +154,20 @@ async fn answer_http1(wire: &Wire, worker: &Arc<Worker>, asked: &Asked) -> Optio
             note(ended);
             return Poll::Ready(false);
         }
+        if is_at_work && rest.is_at_rest() {
+            is_at_work = false;
+            look.as_mut().reset(Instant::now() + LOOK);
+        }
         while look.as_mut().poll(context).is_ready() {
             match rest.look(Instant::now()) {
-                Look::AtWork => look.as_mut().reset(Instant::now() + LOOK),
+                Look::AtWork => {
+                    is_at_work = true;
+                    // The body is asked once more, so that it lets go of what it need not hold where the reader stands
+                    // still.
+                    context.waker().wake_by_ref();
+                    look.as_mut().reset(Instant::now() + LOOK_AT_WORK);
+                }
+                Look::Again => look.as_mut().reset(Instant::now() + LOOK),
                 Look::Parks => return Poll::Ready(!is_ending),
                 Look::TooLong => return Poll::Ready(false),
             }
@@ -192,7 +206,9 @@ struct Rest<'a> {
 
 /// What a look at a connection tells.
 enum Look {
+    /// An answer is under way.
     AtWork,
+    Again,
     Parks,
     TooLong,
 }
@@ -203,19 +219,23 @@ impl<'a> Rest<'a> {
         Rest { wire, connection, requests, holders, seen: 0, since }
     }
 
+    fn is_at_rest(&self) -> bool {
+        self.connection.holders() == self.holders && self.wire.is_sent()
+    }
+
     fn look(&mut self, now: Instant) -> Look {
         let count = self.requests.count.load(Ordering::Relaxed);
-        let is_at_rest = self.connection.holders() == self.holders && self.wire.is_sent();
+        let is_at_rest = self.is_at_rest();
         if !is_at_rest || std::mem::replace(&mut self.seen, count) != count {
             self.since = now;
-            return Look::AtWork;
+            return if is_at_rest { Look::Again } else { Look::AtWork };
         }
         // hyper may still have something to read of a request's body: what comes must not be taken for a request.
         let can_park = !self.wire.was_heard() && !self.requests.with_body.load(Ordering::Relaxed);
         match can_park {
             true => Look::Parks,
             false if now.duration_since(self.since) >= HEAD => Look::TooLong,
-            false => Look::AtWork,
+            false => Look::Again,
         }
     }
 }
