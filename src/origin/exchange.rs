@@ -18,7 +18,7 @@ use super::framing::{Framing, Taken};
 use super::head::{self, Head};
 use super::pool::Pool;
 use super::socket::Socket;
-use crate::buffers::Size;
+use crate::buffers::{LEAST, Size};
 
 /// What is read at once of an answer's beginning: a small file comes whole with its head.
 const BEGINNING: usize = 68 * 1024;
@@ -114,6 +114,7 @@ impl Incoming {
             match self.framing.take(&mut self.buffer) {
                 Ok(Taken::Data(data)) => {
                     self.give_back_if_over();
+                    self.let_go_of_rest();
                     return Poll::Ready(Some(Ok(data)));
                 }
                 Ok(Taken::Over) => {
@@ -142,6 +143,14 @@ impl Incoming {
         let most = size.next(Instant::now()).min(left.unwrap_or(MOST));
         let read = ready!(connection.socket.poll_fill(context, &mut self.buffer, most));
         Poll::Ready(read.ok().inspect(|read| size.came(*read, Instant::now())))
+    }
+
+    /// What a read has left of its buffer is too little for the next one, and would keep all of it for as long as the
+    /// reader stands still.
+    fn let_go_of_rest(&mut self) {
+        if self.size.is_some() && self.buffer.capacity() < LEAST {
+            self.release();
+        }
     }
 
     /// Lets go of a buffer that could be read into again.
