@@ -25,7 +25,7 @@ const ALL_BUT_UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.'
 #[derive(Clone, Eq, PartialEq)]
 pub struct RequestPath {
     /// A slash, then the decoded segments with a slash between them: no decoded segment contains one.
-    text: String,
+    text: Arc<str>,
 }
 
 /// What is wrong with a path: a sentence.
@@ -49,11 +49,16 @@ impl RequestPath {
         if !raw.starts_with('/') {
             return Err(PathError("The path does not start with a slash."));
         }
+        // In most paths there is nothing to decode and nothing that could be wrong.
+        if raw.bytes().all(is_plain) {
+            check_segments(raw)?;
+            return Ok(RequestPath { text: raw.into() });
+        }
         check_raw(raw)?;
         let text = decode(raw)?;
         check_characters(&text)?;
         check_segments(&text)?;
-        Ok(RequestPath { text })
+        Ok(RequestPath { text: text.into() })
     }
 
     /// The path that is this text once it is decoded, a slash at its front.
@@ -79,13 +84,18 @@ impl RequestPath {
         &self.text
     }
 
+    /// The same, for whoever keeps it.
+    pub fn shared(&self) -> Arc<str> {
+        self.text.clone()
+    }
+
     /// Splits off a first segment that starts with `~` (a link's token, without the tilde) and gives the rest.
     pub fn split_token(self) -> (Option<String>, RequestPath) {
         let Some(rest) = self.text.strip_prefix("/~") else {
             return (None, self);
         };
         let (token, rest) = rest.split_once('/').unwrap_or((rest, ""));
-        let path = RequestPath { text: format!("/{rest}") };
+        let path = RequestPath { text: format!("/{rest}").into() };
         (Some(token.to_owned()), path)
     }
 }
@@ -104,6 +114,11 @@ impl fmt::Debug for RequestPath {
 
 fn segments_of(text: &str) -> impl Iterator<Item = &str> {
     text.split('/').skip(1).filter(|segment| !segment.is_empty())
+}
+
+/// RFC 3986's unreserved (§2.3), and the slash.
+fn is_plain(byte: u8) -> bool {
+    matches!(byte, b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'/')
 }
 
 /// What may not even be sent (RFC 3986 §3.3). Brackets and bars may not either, but browsers send them.
@@ -210,15 +225,18 @@ fn is_dots(segment: &str) -> bool {
 pub struct FilePath(Arc<str>);
 
 impl FilePath {
-    /// From segments (each decoded UTF-8), percent-encoding every byte outside RFC 3986's unreserved.
+    /// From decoded segments with a slash between them, percent-encoding every byte outside RFC 3986's unreserved.
     ///
     /// None where a segment is empty or only dots: such a path has no safe spelling.
-    pub fn from_segments<'a>(segments: impl IntoIterator<Item = &'a str>) -> Option<FilePath> {
-        let mut path = String::new();
-        for segment in segments {
-            if is_dots(segment) {
-                return None;
-            }
+    pub fn of_decoded(text: &str) -> Option<FilePath> {
+        if text.split('/').any(is_dots) {
+            return None;
+        }
+        if text.bytes().all(is_plain) {
+            return Some(FilePath(text.into()));
+        }
+        let mut path = String::with_capacity(text.len() * 2);
+        for segment in text.split('/') {
             if !path.is_empty() {
                 path.push('/');
             }

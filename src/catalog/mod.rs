@@ -204,7 +204,7 @@ impl Catalog {
             origin: built.origin,
             path: built.to.fill(&found.params).ok_or(Problem::TitleNotFound)?,
             route,
-            name: path.decoded().into(),
+            name: path.shared(),
             disposition: built.settings.disposition,
         };
         let isbn: Option<Isbn> =

@@ -5,6 +5,9 @@ use matchit::Params;
 use super::overlap::Shape;
 use crate::path::FilePath;
 
+/// Room for most paths at an origin.
+const LENGTH: usize = 128;
+
 /// A template, segment by segment.
 #[derive(Debug)]
 pub(super) struct Template {
@@ -47,20 +50,17 @@ impl Template {
     /// The path at the origin. A part that spans segments stays so. None where a segment comes out empty or as
     /// dots, which no storage could be asked for safely.
     pub(super) fn fill(&self, params: &Params<'_, '_>) -> Option<FilePath> {
-        let filled: Vec<String> = self
-            .segments
-            .iter()
-            .map(|parts| {
-                parts
-                    .iter()
-                    .map(|part| match part {
-                        Part::Text(text) => text.as_str(),
-                        Part::Named(name) => params.get(name).unwrap_or_default(),
-                    })
-                    .collect()
-            })
-            .collect();
-        FilePath::from_segments(filled.iter().flat_map(|segment| segment.split('/')))
+        let mut filled = String::with_capacity(LENGTH);
+        for (number, parts) in self.segments.iter().enumerate() {
+            if number > 0 {
+                filled.push('/');
+            }
+            filled.extend(parts.iter().map(|part| match part {
+                Part::Text(text) => text.as_str(),
+                Part::Named(name) => params.get(name).unwrap_or_default(),
+            }));
+        }
+        FilePath::of_decoded(&filled)
     }
 }
 

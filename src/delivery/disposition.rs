@@ -113,7 +113,7 @@ mod tests {
             let expected = format!("attachment; filename=\"{fallback}\"; filename*=UTF-8''{whole}");
             assert_eq!(attachment(segment), expected, "{segment:?}");
         }
-        let path = FilePath::from_segments(["lyd", "a b.mp3"]).unwrap();
+        let path = FilePath::of_decoded("lyd/a b.mp3").unwrap();
         let field = field(Disposition::Inline, &path).unwrap();
         assert_eq!(field, "inline; filename=\"a b.mp3\"; filename*=UTF-8''a%20b.mp3");
     }
