@@ -24,7 +24,7 @@ use tokio_rustls::TlsAcceptor;
 use super::wire::{self, Wire};
 use super::workers::Seat;
 use super::{Worker, dispatch};
-use crate::buffers::Size;
+use crate::buffers::{LEAST, Size};
 use crate::connection::Connection;
 use crate::delivery::Body;
 
@@ -39,8 +39,8 @@ const LOOK_AT_WORK: Duration = Duration::from_secs(10);
 /// The largest head that is read, in bytes: a token is at most 8 KiB.
 const HEAD_SIZE: u32 = 16 * 1024;
 /// What HTTP/1.1 may buffer for a connection, in each direction, in bytes: a head must fit, and of a body no more is to
-/// lie here than [`crate::buffers::LEAST`].
-const BUFFER: usize = 16 * 1024;
+/// lie here than one piece for a reader who is slow.
+const BUFFER: usize = LEAST;
 /// Requests at once on one HTTP/2 connection: apps open a book of many files at once.
 const STREAMS: u32 = 128;
 /// What HTTP/2 may buffer for one stream, in bytes.
