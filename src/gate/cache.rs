@@ -1,15 +1,15 @@
 //! The cache of decisions: what the hot path looks up, and nothing else.
 //!
-//! Every hit compares the decision's end with the project's clock. moka's own expiry is housekeeping: it counts
-//! a private clock that stands still while the machine sleeps. A loan that closes is remembered for a while,
-//! so that a flight which read it as open a moment before cannot put it back.
+//! Every hit compares the end of what is kept with the project's clock; what ends without being asked for again gives way
+//! to others once the cache is full. A loan that closes is remembered for a while, so that a flight which read it as
+//! open a moment before cannot put it back.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use jiff::Timestamp;
-use moka::Expiry;
-use moka::sync::Cache;
+use quick_cache::UnitWeighter;
+use quick_cache::sync::Cache;
 
 use super::access::{Access, Accesses};
 use crate::circulation::Closed;
@@ -17,12 +17,14 @@ use crate::clock::{self, Clock};
 use crate::loan::{LoanId, LoanKey};
 
 /// How many decisions are kept; about 200 bytes each.
-const DECISIONS: u64 = 1_000_000;
+const DECISIONS: usize = 1_000_000;
+/// For how many there is room at once; more is made as they come.
+const ROOM: usize = 10_000;
 /// How long an end is kept to answer an old credential without the ledger.
 const END_KEPT: Duration = Duration::from_secs(600);
 /// How long a closed loan is remembered: far longer than any flight takes.
 const CLOSED_KEPT: Duration = Duration::from_secs(600);
-/// How long an entry may stay that never ends by itself.
+/// How long anything is kept: a day after it was read from the ledger it is read anew.
 const LONGEST: Duration = Duration::from_secs(86_400);
 
 /// What the gate has decided about a reader and a title.
@@ -36,45 +38,52 @@ pub(super) enum Decision {
     Ended { at: Timestamp },
 }
 
+/// A decision, and until when it is kept.
+#[derive(Clone, Debug)]
+struct Kept {
+    decision: Decision,
+    until: Timestamp,
+}
+
 /// The decisions, and the loans that have closed lately.
 #[derive(Debug)]
 pub(super) struct Decisions {
-    decided: Cache<LoanKey, Decision>,
-    closed: Cache<LoanId, ()>,
+    decided: Cache<LoanKey, Kept>,
+    closed: moka::sync::Cache<LoanId, ()>,
     pub(super) accesses: Accesses,
+    clock: Clock,
 }
 
 impl Decisions {
     pub(super) fn new(clock: Clock) -> Decisions {
-        let decided = Cache::builder().max_capacity(DECISIONS).expire_after(Housekeeping { clock }).build();
-        let closed = Cache::builder().max_capacity(DECISIONS).time_to_live(CLOSED_KEPT).build();
-        Decisions { decided, closed, accesses: Accesses::default() }
+        let decided = Cache::with_weighter(ROOM, DECISIONS as u64, UnitWeighter);
+        let closed = moka::sync::Cache::builder();
+        let closed = closed.max_capacity(DECISIONS as u64).time_to_live(CLOSED_KEPT).build();
+        Decisions { decided, closed, accesses: Accesses::default(), clock }
     }
 
     /// What is decided and still holds at `now`.
     pub(super) fn find(&self, key: &LoanKey, now: Timestamp) -> Option<Decision> {
-        let decision = self.decided.get(key)?;
-        let holds = match &decision {
-            Decision::Accepted { until, .. } | Decision::Refused { until, .. } => *until > now,
-            Decision::Ended { .. } => true,
-        };
-        holds.then_some(decision)
+        let kept = self.decided.get(key)?;
+        (kept.until > now).then_some(kept.decision)
     }
 
     /// Keeps a decision; an acceptance only where its loan has not closed, before or meanwhile.
     pub(super) fn keep(&self, key: LoanKey, decision: Decision) {
-        let loan = match &decision {
-            Decision::Accepted { loan, .. } => Some(*loan),
-            Decision::Refused { .. } | Decision::Ended { .. } => None,
+        let now = self.clock.now();
+        let (loan, end) = match &decision {
+            Decision::Accepted { loan, until, .. } => (Some(*loan), *until),
+            Decision::Refused { until, .. } => (None, *until),
+            Decision::Ended { .. } => (None, clock::after(now, END_KEPT)),
         };
         let ended = matches!(decision, Decision::Ended { .. });
-        if ended && matches!(self.decided.get(&key), Some(Decision::Accepted { .. })) {
+        if ended && matches!(self.find(&key, now), Some(Decision::Accepted { .. })) {
             return; // a flight that read before the new loan was begun
         }
-        self.decided.insert(key, decision);
+        self.decided.insert(key, Kept { decision, until: end.min(clock::after(now, LONGEST)) });
         // Looked up after the insertion, as `close` notes before it removes: one of the two sees the other.
         if loan.is_some_and(|loan| self.is_closed(loan)) {
-            self.decided.invalidate(&key);
+            self.forget(&key);
         }
     }
 
@@ -86,7 +95,7 @@ impl Decisions {
     /// Forgets what a loan opened, and gives the access under it where somebody still holds that.
     pub(super) fn close(&self, closed: &Closed) -> Option<Arc<Access>> {
         self.closed.insert(closed.loan, ());
-        self.decided.invalidate(&closed.key);
+        self.forget(&closed.key);
         let access = self.accesses.find(closed.loan)?;
         access.close();
         Some(access)
@@ -94,35 +103,7 @@ impl Decisions {
 
     /// Forgets what is decided about a reader and a title.
     pub(super) fn forget(&self, key: &LoanKey) {
-        self.decided.invalidate(key);
-    }
-}
-
-/// Lets moka drop what no longer holds, roughly.
-#[derive(Debug)]
-struct Housekeeping {
-    clock: Clock,
-}
-
-impl Expiry<LoanKey, Decision> for Housekeeping {
-    fn expire_after_create(&self, _key: &LoanKey, decision: &Decision, _now: Instant) -> Option<Duration> {
-        let now = self.clock.now();
-        Some(match decision {
-            Decision::Accepted { until, .. } | Decision::Refused { until, .. } => {
-                clock::until(now, *until).min(LONGEST)
-            }
-            Decision::Ended { .. } => END_KEPT,
-        })
-    }
-
-    fn expire_after_update(
-        &self,
-        key: &LoanKey,
-        decision: &Decision,
-        now: Instant,
-        _left: Option<Duration>,
-    ) -> Option<Duration> {
-        self.expire_after_create(key, decision, now)
+        self.decided.remove(key);
     }
 }
 

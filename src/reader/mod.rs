@@ -62,7 +62,7 @@ impl Readers {
     pub fn new(settings: &Settings, clock: Clock) -> Result<Readers, ReadersError> {
         Ok(Readers {
             pseudonyms: Pseudonyms::new(&settings.pseudonym_key)?,
-            keys: ArcSwap::from_pointee(Keys::read(settings.clone(), &clock)?),
+            keys: ArcSwap::from_pointee(Keys::read(settings.clone())?),
             clock,
         })
     }
@@ -87,7 +87,7 @@ impl Readers {
                 "The pseudonym key has changed, which a reload cannot do: put the old one back.".to_owned(),
             ));
         }
-        let keys = Keys::read(settings.clone(), &self.clock)?;
+        let keys = Keys::read(settings.clone())?;
         self.keys.store(Arc::new(keys));
         Ok(())
     }
@@ -210,7 +210,7 @@ impl Readers {
     }
 
     #[cfg(test)]
-    fn remembered(&self) -> u64 {
+    fn remembered(&self) -> usize {
         self.keys.load().verified.len()
     }
 }
@@ -222,11 +222,11 @@ impl fmt::Debug for Readers {
 }
 
 impl Keys {
-    fn read(settings: Settings, clock: &Clock) -> Result<Keys, ReadersError> {
+    fn read(settings: Settings) -> Result<Keys, ReadersError> {
         Ok(Keys {
             tokens: settings.jwt.as_ref().map(Tokens::new).transpose()?,
             links: LinkKeys::new(&settings.link_keys)?,
-            verified: VerifiedTokens::new(clock.clone()),
+            verified: VerifiedTokens::new(),
             settings,
         })
     }

@@ -1,23 +1,23 @@
 //! The tokens and links that were verified, by the hash of their text.
 //!
 //! `reader/mod.rs` asks it before it checks a signature, and remembers here what passed. Refusals are not kept:
-//! there is no end of bad tokens. Each hit compares the credential's end with the project's clock; moka's own
-//! expiry only frees memory. The memory is bounded by the number of entries.
+//! there is no end of bad tokens. Each hit compares the credential's end with the project's clock. The memory is
+//! bounded by the number of entries; one that has ended gives way where it is asked for again, or to others.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use aws_lc_rs::digest;
 use jiff::Timestamp;
-use moka::Expiry;
-use moka::sync::Cache;
+use quick_cache::UnitWeighter;
+use quick_cache::sync::Cache;
 
 use super::Reader;
 use super::pseudonym::first;
-use crate::clock::{self, Clock};
 
 /// How many credentials are remembered: some 20 MB, and more readers than one gate serves at a time.
 const CAPACITY: u64 = 50_000;
+/// For how many there is room at once; more is made as they come.
+const ROOM: usize = 1000;
 
 /// The hash of a credential's text: SHA-256, so that nobody can make two that share an entry.
 #[derive(Clone, Copy, Eq, Hash, PartialEq)]
@@ -46,10 +46,8 @@ pub(super) struct VerifiedTokens {
 }
 
 impl VerifiedTokens {
-    pub(super) fn new(clock: Clock) -> VerifiedTokens {
-        VerifiedTokens {
-            cache: Cache::builder().max_capacity(CAPACITY).expire_after(Housekeeping { clock }).build(),
-        }
+    pub(super) fn new() -> VerifiedTokens {
+        VerifiedTokens { cache: Cache::with_weighter(ROOM, CAPACITY, UnitWeighter) }
     }
 
     /// The reader of a token that is still good at `now`, or in its grace.
@@ -58,7 +56,7 @@ impl VerifiedTokens {
         if now < verified.late_until {
             return Some(verified);
         }
-        self.cache.invalidate(hash);
+        self.cache.remove(hash);
         None
     }
 
@@ -67,19 +65,7 @@ impl VerifiedTokens {
     }
 
     #[cfg(test)]
-    pub(super) fn len(&self) -> u64 {
-        self.cache.run_pending_tasks();
-        self.cache.entry_count()
-    }
-}
-
-/// Lets moka drop what has expired.
-struct Housekeeping {
-    clock: Clock,
-}
-
-impl Expiry<TokenHash, Verified> for Housekeeping {
-    fn expire_after_create(&self, _: &TokenHash, verified: &Verified, _: Instant) -> Option<Duration> {
-        Some(clock::until(self.clock.now(), verified.late_until))
+    pub(super) fn len(&self) -> usize {
+        self.cache.len()
     }
 }
