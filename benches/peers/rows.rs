@@ -125,7 +125,7 @@ impl Load {
                 drop(client.idle(&to, version, 20).await);
                 let before = cost::memory(process);
                 let open = client.idle(&to, version, IDLE).await;
-                let after = steady(process).await;
+                let after = cost::steady(process).await;
                 drop(open);
                 (after.saturating_sub(before) as f64 / IDLE as f64, None)
             }
@@ -137,19 +137,4 @@ impl Load {
 fn sent(requests: usize, crowd: Crowd) -> f64 {
     let lanes = crowd.connections * crowd.streams;
     (requests.div_ceil(lanes) * lanes) as f64
-}
-
-/// The memory once it has stood still for three seconds, or after twenty.
-async fn steady(process: u32) -> u64 {
-    let (mut last, mut still) = (cost::memory(process), 0);
-    for _ in 0..40 {
-        tokio::time::sleep(Duration::from_millis(500)).await;
-        let now = cost::memory(process);
-        still = if now.abs_diff(last) * 200 <= last { still + 1 } else { 0 };
-        last = now;
-        if still == 6 {
-            break;
-        }
-    }
-    last
 }

@@ -1,6 +1,7 @@
 //! What a process and its children cost: CPU to the nanosecond, and memory.
 
 use std::fs;
+use std::time::Duration;
 
 /// The CPU seconds of a process and its children so far, of the threads that still run. The kernel counts them in
 /// nanoseconds, where /proc/PID/stat has ticks of ten milliseconds.
@@ -38,6 +39,30 @@ pub(crate) fn memory(process: u32) -> u64 {
             line.trim().trim_end_matches(" kB").parse::<u64>().ok()
         })
         .sum()
+}
+
+/// What the system holds for all TCP connections, in megabytes.
+pub(crate) fn memory_of_tcp() -> f64 {
+    const PAGE: f64 = 4096.0;
+    let text = fs::read_to_string("/proc/net/sockstat").unwrap_or_default();
+    let line = text.lines().find(|line| line.starts_with("TCP:"));
+    let pages = line.and_then(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
+    pages.unwrap_or(0.0) * PAGE / 1e6
+}
+
+/// The memory once it has stood still for three seconds, or after twenty.
+pub(crate) async fn steady(process: u32) -> u64 {
+    let (mut last, mut still) = (memory(process), 0);
+    for _ in 0..40 {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let now = memory(process);
+        still = if now.abs_diff(last) * 200 <= last { still + 1 } else { 0 };
+        last = now;
+        if still == 6 {
+            break;
+        }
+    }
+    last
 }
 
 /// A process and its children.

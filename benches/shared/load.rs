@@ -9,20 +9,26 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::future::join_all;
-use http::{Request, StatusCode, Version};
+use http::{Request, Response, StatusCode, Version};
 use http_body_util::{BodyExt, Empty};
+use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::mpsc;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 /// How long any one answer may take: a bench that hangs ends.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How long it may take until a reader stalls.
+const STALLS: Duration = Duration::from_secs(10);
+/// What the system of such a reader may hold, in bytes.
+const NARROW: u32 = 16 << 10;
 /// What a client over HTTP/2 lets a server send ahead of it.
 const STREAM_WINDOW: u32 = 16 << 20;
 const CONNECTION_WINDOW: u32 = 32 << 20;
@@ -201,6 +207,63 @@ impl Client {
         kind == Some(rustls::HandshakeKind::Resumed)
     }
 
+    /// So many requests over these connections in turn, and by these readers in turn.
+    pub(crate) async fn in_turn(
+        &self,
+        opened: &mut [Opened],
+        target: &Target,
+        tokens: &[String],
+        requests: usize,
+    ) {
+        let lanes = opened.len();
+        let all = opened.iter_mut().enumerate().map(async |(lane, opened)| {
+            for number in (lane..requests).step_by(lanes) {
+                let token = tokens[number % tokens.len()].clone();
+                opened.get(&Target { token, ..target.clone() }).await;
+            }
+        });
+        join_all(all).await;
+    }
+
+    /// A reader who takes no more after so many bytes, for as long as it is kept; none where that did not come.
+    pub(crate) async fn stalled(&self, target: &Target, version: Version, taken: usize) -> Option<Stalled> {
+        let stalls = async {
+            if version == Version::HTTP_2 {
+                self.stalled_over_http2(target, taken).await
+            } else {
+                self.stalled_over_http1(target, taken).await
+            }
+        };
+        tokio::time::timeout(STALLS, stalls).await.ok()
+    }
+
+    async fn stalled_over_http1(&self, target: &Target, taken: usize) -> Stalled {
+        let mut stream = handshake(&self.http1, narrow(target.port).await).await;
+        let Target { path, token, .. } = target;
+        let head = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nauthorization: {token}\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let mut begin = vec![0; taken];
+        stream.read_exact(&mut begin).await.unwrap();
+        assert!(begin.starts_with(b"HTTP/1.1 200 "), "{}", begin[..100].escape_ascii());
+        Stalled::Http1(Box::new(stream))
+    }
+
+    async fn stalled_over_http2(&self, target: &Target, taken: usize) -> Stalled {
+        let stream = TokioIo::new(handshake(&self.http2, narrow(target.port).await).await);
+        let (mut sender, connection) =
+            http2::Builder::new(TokioExecutor::new()).handshake::<_, Empty<Bytes>>(stream).await.unwrap();
+        tokio::spawn(connection);
+        let request = Request::get(format!("https://localhost{}", target.path));
+        let request = request.header("authorization", &target.token).body(Empty::new()).unwrap();
+        let mut answer = sender.send_request(request).await.unwrap();
+        assert_eq!(answer.status(), StatusCode::OK, "{}", target.path);
+        let mut length = 0;
+        while length < taken {
+            length += answer.frame().await.unwrap().unwrap().into_data().map_or(0, |data| data.len());
+        }
+        Stalled::Http2(sender, answer)
+    }
+
     /// Connections that have been used once and stand by while they are kept.
     pub(crate) async fn idle(&self, target: &Target, version: Version, count: usize) -> Vec<Opened> {
         let mut all = Vec::with_capacity(count);
@@ -215,6 +278,17 @@ impl Client {
 
 async fn connect(connector: &TlsConnector, port: u16) -> TlsStream<TcpStream> {
     let stream = TcpStream::connect(SocketAddr::from(([127, 0, 0, 1], port))).await.unwrap();
+    handshake(connector, stream).await
+}
+
+/// A connection whose own system holds little of what it does not take.
+async fn narrow(port: u16) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(NARROW).unwrap();
+    socket.connect(SocketAddr::from(([127, 0, 0, 1], port))).await.unwrap()
+}
+
+async fn handshake(connector: &TlsConnector, stream: TcpStream) -> TlsStream<TcpStream> {
     stream.set_nodelay(true).unwrap();
     let name = ServerName::try_from("localhost").unwrap();
     tokio::time::timeout(PATIENCE, connector.connect(name, stream)).await.expect("no handshake").unwrap()
@@ -239,6 +313,12 @@ async fn draw(opened: Opened, target: Target, crowd: Crowd, each: usize) {
             }
         }
     }
+}
+
+/// A reader who takes no more.
+pub(crate) enum Stalled {
+    Http1(Box<TlsStream<TcpStream>>),
+    Http2(http2::SendRequest<Empty<Bytes>>, Response<Incoming>),
 }
 
 /// A connection to ask over.

@@ -11,6 +11,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use socket2::SockRef;
 use tokio::net::TcpListener;
 
 /// What is there: by path, with its leading slash.
@@ -18,21 +19,33 @@ pub(crate) type Files = BTreeMap<String, Bytes>;
 
 /// Serves these files until the program ends: the port.
 pub(crate) fn serve(files: Files) -> u16 {
+    serve_with(files, None)
+}
+
+/// As [`serve`], with no more in the system than so many bytes that are not sent: for readers who take nothing.
+pub(crate) fn serve_sparingly(files: Files) -> u16 {
+    serve_with(files, Some(16 << 10))
+}
+
+fn serve_with(files: Files, unsent: Option<u32>) -> u16 {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     listener.set_nonblocking(true).unwrap();
     let port = listener.local_addr().unwrap().port();
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(accept(listener, Arc::new(files)));
+        runtime.block_on(accept(listener, Arc::new(files), unsent));
     });
     port
 }
 
-async fn accept(listener: std::net::TcpListener, files: Arc<Files>) {
+async fn accept(listener: std::net::TcpListener, files: Arc<Files>, unsent: Option<u32>) {
     let listener = TcpListener::from_std(listener).unwrap();
     loop {
         let (socket, _) = listener.accept().await.unwrap();
         socket.set_nodelay(true).unwrap();
+        if let Some(unsent) = unsent {
+            SockRef::from(&socket).set_tcp_notsent_lowat(unsent).unwrap();
+        }
         let files = files.clone();
         tokio::spawn(async move {
             let service = service_fn(|request| std::future::ready(answer(&files, &request)));

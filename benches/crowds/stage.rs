@@ -1,0 +1,81 @@
+//! The gate with everything around it, and its readers.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::shared::load::{Client, Target};
+use crate::shared::{cost, origin};
+use crate::support::{BOOK, Process, Scene, Setting};
+
+pub(crate) const SMALL: usize = 1 << 10;
+pub(crate) const LARGE: usize = 100 << 20;
+
+pub(crate) struct Stage {
+    pub(crate) scene: Scene,
+    pub(crate) gate: Process,
+    pub(crate) client: Client,
+}
+
+impl Stage {
+    pub(crate) async fn set() -> Stage {
+        let files = [SMALL, LARGE].map(|size| (format!("/{BOOK}/{size}"), Bytes::from(vec![0xa5; size])));
+        let url = format!("http://127.0.0.1:{}/", origin::serve_sparingly(files.into()));
+        let config = vec![("[ledger]", "[log]\nlevel = \"warn\"\n\n[ledger]")];
+        let setting = Setting { config, origin: Some(url.leak()), ..Setting::default() };
+        let mut scene = Scene::around(setting).await;
+        let gate = scene.spawn_gate().await;
+        let client = Client::new(&scene.dir.path().join("certs/ca.pem"));
+        Stage { scene, gate, client }
+    }
+
+    /// Ends the gate in order, and starts it anew with the same ledger.
+    pub(crate) async fn restart(&mut self) {
+        self.gate.terminate();
+        assert!(self.gate.exit().await.success());
+        self.gate = self.scene.spawn_gate().await;
+    }
+
+    /// The file of this size.
+    pub(crate) fn target(&self, size: usize) -> Target {
+        let port = self.scene.base.rsplit(':').next().unwrap().parse().unwrap();
+        let path = format!("/files/{BOOK}/{size}");
+        Target { port, path, token: self.token("kari"), size: size as u64 }
+    }
+
+    /// What this reader sends to be known.
+    pub(crate) fn token(&self, reader: &str) -> String {
+        format!("Bearer {}", self.scene.token(reader))
+    }
+
+    pub(crate) fn process(&self) -> u32 {
+        self.gate.child.id()
+    }
+
+    /// The CPU seconds of the gate so far.
+    pub(crate) fn spent(&self) -> f64 {
+        cost::cpu(self.process())
+    }
+
+    /// The CPU seconds of the gate that this takes.
+    pub(crate) async fn costs(&self, load: impl Future<Output = ()>) -> f64 {
+        let before = self.spent();
+        load.await;
+        self.spent() - before
+    }
+
+    /// As [`Stage::costs`], with what follows from it until the gate is quiet.
+    pub(crate) async fn costs_in_all(&self, load: impl Future<Output = ()>) -> f64 {
+        const QUIET: f64 = 0.005;
+        let before = self.spent();
+        load.await;
+        for _ in 0..30 {
+            let so_far = self.spent();
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            if self.spent() - so_far < QUIET {
+                break;
+            }
+        }
+        self.spent() - before
+    }
+}

@@ -1,0 +1,73 @@
+//! Readers who stand still after the first 64 KiB of a large file: what the gate holds for them, and what a fast reader
+//! costs beside them.
+
+use std::time::Duration;
+
+use http::Version;
+
+use super::stage::{LARGE, SMALL, Stage};
+use super::{Figure, median};
+use crate::shared::cost;
+use crate::shared::load::Crowd;
+
+/// After so many bytes they take no more.
+const TAKEN: usize = 64 << 10;
+const ROUNDS: usize = 5;
+/// Files of 100 MiB in a round of the fast reader.
+const FILES: usize = 8;
+
+pub(crate) async fn measure(stage: &Stage, version: Version, wanted: usize) -> Vec<Figure> {
+    let target = stage.target(LARGE);
+    let fast = async || {
+        let crowd = Crowd { version, connections: 1, streams: 1 };
+        stage.costs(stage.client.closed(&target, crowd, FILES)).await / (FILES * LARGE) as f64 * 1e9
+    };
+    let rounds = async || {
+        let mut all = Vec::new();
+        for _ in 0..ROUNDS {
+            all.push(fast().await);
+        }
+        all
+    };
+    let mut alone = rounds().await;
+    let before = cost::memory(stage.process());
+    let mut stalled = Vec::with_capacity(wanted);
+    while stalled.len() < wanted {
+        match stage.client.stalled(&target, version, TAKEN).await {
+            Some(reader) => stalled.push(reader),
+            None => {
+                println!(
+                    "the next one waits in vain: the system has no more memory for TCP (net.ipv4.tcp_mem)"
+                );
+                break;
+            }
+        }
+    }
+    let count = stalled.len();
+    let at_once = cost::steady(stage.process()).await;
+    // Memory is given back to the system where something goes on, as it does in any gate.
+    let others = Crowd { version: Version::HTTP_11, connections: 20, streams: 1 };
+    stage.client.at_rate(&stage.target(SMALL), others, 100, Duration::from_secs(4)).await;
+    let after = cost::steady(stage.process()).await;
+    let system = cost::memory_of_tcp();
+    let beside = rounds().await;
+    drop(stalled);
+    cost::steady(stage.process()).await;
+    alone.extend(rounds().await);
+    let (beside, alone) = (median(beside), median(alone));
+    let megabytes = |kib: u64| kib as f64 * 1024.0 / 1e6;
+    let held = format!("resident with {count} stalled readers");
+    vec![
+        match version {
+            Version::HTTP_11 if count >= wanted => Figure::asked(held, megabytes(after), "MB", 250.0),
+            _ => Figure::told(held, megabytes(after), "MB"),
+        },
+        Figure::told("the same before anything else went on", megabytes(at_once), "MB"),
+        Figure::told("of it before they came", megabytes(before), "MB"),
+        Figure::told("for each", after.saturating_sub(before) as f64 / count.max(1) as f64, "KiB"),
+        Figure::told("what the system holds for TCP, both sides and the origin", system, "MB"),
+        Figure::told("a fast reader alone", alone, "CPU s/GB"),
+        Figure::told("beside them", beside, "CPU s/GB"),
+        Figure::asked("beside them, to alone", beside / alone, "", 1.1),
+    ]
+}
