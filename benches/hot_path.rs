@@ -1,0 +1,88 @@
+//! What the decision about a request costs that finds all it needs: time and allocations, with few decisions cached and
+//! with many.
+//!
+//! `cargo bench --bench hot_path`. A million loans are begun in a ledger first, which takes a minute or two. The loans of
+//! a hundred readers are asked for, and those of ten thousand in turn, whose entries the processor's caches do not hold.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout
+)]
+#![allow(dead_code, unused_imports, missing_docs)] // of what tests and benches share, it needs a part
+
+#[path = "shared/decider.rs"]
+mod decider;
+#[path = "../tests/support/mod.rs"]
+mod support;
+
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
+
+use decider::Decider;
+use divan::{AllocProfiler, Bencher};
+use http::HeaderMap;
+use loangate::path::RequestPath;
+use mimalloc::MiMalloc;
+use tokio::runtime::Runtime;
+
+#[global_allocator]
+static ALLOCATOR: AllocProfiler<MiMalloc> = AllocProfiler::new(MiMalloc);
+
+const DECISIONS: [u64; 3] = [100, 10_000, 1_000_000];
+/// Readers who ask.
+const FEW: u64 = 100;
+const MANY: u64 = 10_000;
+
+static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Runtime::new().unwrap());
+static DECIDER: LazyLock<Mutex<Decider>> = LazyLock::new(|| Mutex::new(RUNTIME.block_on(Decider::set())));
+
+fn main() {
+    divan::main();
+}
+
+/// Everything that is needed, with so many decisions cached at least.
+fn with(decisions: u64) -> MutexGuard<'static, Decider> {
+    let mut decider = DECIDER.lock().unwrap_or_else(PoisonError::into_inner);
+    RUNTIME.block_on(decider.fill(decisions));
+    decider
+}
+
+/// Has these readers ask in turn.
+fn in_turn(bencher: Bencher<'_, '_>, decisions: u64, readers: u64) {
+    let decider = with(decisions);
+    let fields = decider.fields(readers.min(decisions));
+    let mut asking = fields.iter().cycle();
+    bencher.bench_local(|| decider.decide(asking.next().unwrap()));
+}
+
+// In the order of their names, which is that of how much is cached.
+#[divan::bench(args = DECISIONS, sample_count = 50, sample_size = 2000)]
+fn a_hundred_readers(bencher: Bencher<'_, '_>, decisions: u64) {
+    in_turn(bencher, decisions, FEW);
+}
+
+#[divan::bench(args = DECISIONS, sample_count = 50, sample_size = 2000)]
+fn ten_thousand_readers(bencher: Bencher<'_, '_>, decisions: u64) {
+    in_turn(bencher, decisions, MANY);
+}
+
+#[divan::bench(sample_count = 50, sample_size = 2000)]
+fn who_asks(bencher: Bencher<'_, '_>) {
+    let decider = with(FEW);
+    let fields = decider.fields(1);
+    bencher.bench_local(|| decider.reader(&fields[0]));
+}
+
+#[divan::bench(sample_count = 50, sample_size = 2000)]
+fn for_which_title(bencher: Bencher<'_, '_>) {
+    let decider = with(FEW);
+    bencher.bench_local(|| decider.title());
+}
+
+#[divan::bench(sample_count = 50, sample_size = 2000)]
+fn may_they(bencher: Bencher<'_, '_>) {
+    let decider = with(FEW);
+    let key = decider.key(0);
+    bencher.bench_local(|| decider.permit(key));
+}

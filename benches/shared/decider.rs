@@ -1,0 +1,149 @@
+//! The decision about a request that finds all it needs, without sockets and files: who asks, for which title, and may
+//! they. As many decisions as are wished for are cached, each of a loan in a real ledger.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::join_all;
+use http::{HeaderMap, header::AUTHORIZATION};
+use loangate::catalog::{Catalog, Target};
+use loangate::circulation::Circulation;
+use loangate::clock::{self, Clock};
+use loangate::gate::{Gate, Permit, Request};
+use loangate::ledger::{AuditKey, Cause, Intended, Ledger};
+use loangate::lending::Bokbasen;
+use loangate::loan::{Event, Isbn, Loan, LoanKey, Terms};
+use loangate::path::RequestPath;
+use loangate::reader::{Reader, Readers};
+use loangate::telemetry::{Metrics, Via};
+use tokio::runtime::Handle;
+
+use crate::support::{BOOK, LIBRARY, Scene, Setting};
+
+/// How many loans are begun at once, so that many share a sync.
+const AT_ONCE: usize = 1024;
+
+pub(crate) struct Decider {
+    scene: Scene,
+    ledger: Ledger,
+    readers: Readers,
+    catalog: Catalog,
+    gate: Gate,
+    path: String,
+    /// How many decisions are cached.
+    cached: u64,
+}
+
+impl Decider {
+    pub(crate) async fn set() -> Decider {
+        let scene = Scene::around(Setting::default()).await;
+        let config = loangate::config::load(&scene.config_file()).unwrap().config;
+        let (clock, metrics) = (Clock::system(), Metrics::new().unwrap());
+        let readers = Readers::new(&config.readers, clock.clone()).unwrap();
+        let names: Vec<String> = config.origins.iter().map(|origin| origin.name.clone()).collect();
+        let catalog = Catalog::new(&config.catalog, &names).unwrap();
+        let (print, key) = (readers.key_fingerprint(), AuditKey::new(&readers.audit_key()));
+        let ledger = Ledger::open(&config.ledger, &print, key, clock.clone(), metrics.clone()).await.unwrap();
+        let lending = Bokbasen::new(&config.lending, clock.clone(), metrics.clone()).unwrap();
+        let slow = Handle::current();
+        let circulation = Circulation::new(
+            config.circulation,
+            ledger.clone(),
+            lending,
+            clock.clone(),
+            metrics,
+            slow.clone(),
+        );
+        let gate = Gate::new(&config.gate, circulation, clock, slow);
+        let path = format!("/files/{BOOK}/book.epub");
+        Decider { scene, ledger, readers, catalog, gate, path, cached: 0 }
+    }
+
+    /// Begins loans in the ledger until so many readers have one, and has the gate look each of them up.
+    pub(crate) async fn fill(&mut self, decisions: u64) {
+        let next = AtomicU64::new(self.cached);
+        let lanes = (0..AT_ONCE).map(|_| async {
+            loop {
+                let number = next.fetch_add(1, Ordering::Relaxed);
+                if number >= decisions {
+                    return;
+                }
+                self.begin(number).await;
+                let answer = self.gate.admit(&request(self.key(number))).await;
+                assert!(answer.permit.is_ok() && answer.via == Via::Ledger);
+            }
+        });
+        join_all(lanes).await;
+        self.cached = self.cached.max(decisions);
+    }
+
+    async fn begin(&self, number: u64) {
+        let now = Clock::system().now();
+        let cause = |by| Cause { by, detail: None };
+        let intended = self.ledger.intend(Loan::intend(self.key(number), now), None, cause("reader")).await;
+        let Intended::Written(loan) = intended.unwrap() else { panic!("reader {number} has a loan already") };
+        let terms = Terms {
+            due: clock::after(now, Duration::from_secs(21 * 86_400)),
+            licence_id: Some("L1".to_owned()),
+            licence_type: Some("PACKAGE".to_owned()),
+        };
+        let accepted = Event::Accepted { lending_id: format!("BL{number:08}"), terms };
+        self.ledger.apply(loan.id, accepted, cause("begin")).await.unwrap();
+    }
+
+    pub(crate) fn key(&self, number: u64) -> LoanKey {
+        let library = LIBRARY.parse().unwrap();
+        let borrower = self.readers.pseudonym(library, &name(number));
+        LoanKey { library, borrower, isbn: BOOK.parse().unwrap() }
+    }
+
+    /// What the first so many readers send to be known; each has been seen before.
+    pub(crate) fn fields(&self, readers: u64) -> Vec<HeaderMap> {
+        let fields: Vec<HeaderMap> = (0..readers)
+            .map(|number| {
+                let token = format!("Bearer {}", self.scene.token(&name(number)));
+                HeaderMap::from_iter([(AUTHORIZATION, token.parse().unwrap())])
+            })
+            .collect();
+        fields.iter().for_each(|fields| drop(self.reader(fields)));
+        fields
+    }
+
+    /// Who asks.
+    pub(crate) fn reader(&self, fields: &HeaderMap) -> Arc<Reader> {
+        self.readers.authenticate(fields, None, None).unwrap()
+    }
+
+    /// For which title.
+    pub(crate) fn title(&self) -> Isbn {
+        let (token, path) = RequestPath::parse(&self.path).unwrap().split_token();
+        assert!(token.is_none());
+        match self.catalog.resolve(&path).unwrap() {
+            Target::Loanable { titles, .. } => titles.first(),
+            Target::Open(_) => panic!("{} is open", self.path),
+        }
+    }
+
+    /// May they.
+    pub(crate) fn permit(&self, key: LoanKey) -> Permit {
+        let answer = self.gate.admit(&request(key)).now_or_never().expect("a hit waits for nothing");
+        assert_eq!(answer.via, Via::Cache);
+        answer.permit.unwrap()
+    }
+
+    /// All of it, as it is for a request.
+    pub(crate) fn decide(&self, fields: &HeaderMap) -> Permit {
+        let isbn = self.title();
+        self.permit(self.reader(fields).key(isbn))
+    }
+}
+
+fn name(number: u64) -> String {
+    format!("reader-{number}")
+}
+
+fn request(key: LoanKey) -> Request<'static> {
+    Request { key, further: &[], issued: None, continues: false, explicit: false }
+}
