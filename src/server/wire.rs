@@ -30,8 +30,9 @@ pub(super) const MOST: usize = 128 * 1024;
 /// on top. Without a bound it is megabytes for each reader who stands still, and a player that jumps leaves them behind,
 /// read from the origin for nobody.
 pub(super) const UNSENT: u32 = 64 * 1024;
-/// The same for a reader who keeps up: fewer wake-ups, each for more.
-const UNSENT_FAST: u32 = 512 * 1024;
+/// The same for a reader who keeps up: then what is read at once from the origin finds room at once, which makes a wake-up
+/// of four. It is half of what Linux itself would hold.
+const UNSENT_FAST: u32 = 2 * 1024 * 1024;
 /// What may be sealed at once of an answer to what has just been read: so much the system takes in any case.
 const AT_ONCE: usize = 80 * 1024;
 /// Of what does not fill a record, so much is kept for the next one, which costs less to copy than a record of its own.
