@@ -37,6 +37,12 @@ impl Process {
         Process::start(command, config.with_file_name("serve.log")).await
     }
 
+    /// As [`Process::serve`], by a program that runs the command it is given, as a debugger does.
+    pub(crate) async fn serve_within(mut wrapper: Command, config: &Path) -> Process {
+        wrapper.arg(env!("CARGO_BIN_EXE_loangate")).arg("serve").arg("--config").arg(config);
+        Process::start(wrapper, config.with_file_name("serve.log")).await
+    }
+
     /// As [`Process::serve`], to end itself at this place (`src/crash.rs`).
     pub(crate) async fn serve_until(config: &Path, place: &str) -> Process {
         let mut command = program("serve");
