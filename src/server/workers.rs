@@ -16,8 +16,8 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 /// How often to look how busy the workers were. A window much shorter sees single requests, a longer one lags behind.
 const LOOK: Duration = Duration::from_millis(100);
 /// How much of its time a worker is expected to be busy with a new connection, in percent. A burst spreads by it, since
-/// what it costs is not yet seen.
-const NEW: u32 = 40;
+/// what it costs is not yet seen. It is more than what one look makes of a worker whose last connection has just gone.
+const NEW: u32 = 60;
 /// Workers that are as busy as each other but for so much, in percent, are told apart by their connections.
 const ALIKE: u32 = 10;
 
@@ -74,8 +74,7 @@ impl Workers {
     pub(super) fn seat(&self, asking: usize) -> Seat {
         let number = least_busy(self.0.iter().map(State::load), asking);
         if let Some(state) = self.0.get(number) {
-            state.busy.fetch_add(NEW, Ordering::Relaxed);
-            state.open.fetch_add(1, Ordering::Relaxed);
+            state.came();
         }
         Seat { workers: self.clone(), number }
     }
@@ -117,11 +116,27 @@ impl State {
 
     /// It was busy for so much of its time since the last look, in percent.
     fn saw(&self, busy: u32) {
-        let expected = self.busy.load(Ordering::Relaxed);
-        // What is placed here meanwhile counts in full.
-        let (fewer, more) = (expected.saturating_sub(busy) / 2, busy.saturating_sub(expected).div_ceil(2));
-        self.busy.fetch_sub(fewer, Ordering::Relaxed);
-        self.busy.fetch_add(more, Ordering::Relaxed);
+        self.expect(|expected| match expected.checked_sub(busy) {
+            Some(less) => expected - less / 2,
+            None => expected + (busy - expected).div_ceil(2),
+        });
+    }
+
+    /// A connection has come.
+    fn came(&self) {
+        self.open.fetch_add(1, Ordering::Relaxed);
+        self.expect(|expected| expected.saturating_add(NEW));
+    }
+
+    /// A connection has gone, and its part of what is expected with it.
+    fn went(&self) {
+        let open = u32::try_from(self.open.fetch_sub(1, Ordering::Relaxed)).unwrap_or(u32::MAX);
+        self.expect(|expected| expected - expected / open.max(1));
+    }
+
+    fn expect(&self, change: impl Fn(u32) -> u32) {
+        // It never fails, since there is always something to change it to.
+        let _ = self.busy.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |busy| Some(change(busy)));
     }
 
     fn busy_in_all(&self) -> Duration {
@@ -139,7 +154,7 @@ impl Seat {
 impl Drop for Seat {
     fn drop(&mut self) {
         if let Some(state) = self.workers.0.get(self.number) {
-            state.open.fetch_sub(1, Ordering::Relaxed);
+            state.went();
         }
     }
 }
@@ -184,7 +199,7 @@ mod tests {
         let _seats = [(); 2].map(|()| workers.seat(0));
         assert_eq!(state.load().busy, NEW, "each got one");
         state.saw(100);
-        assert_eq!(state.load().busy, 70);
+        assert_eq!(state.load().busy, 80);
         for _ in 0..10 {
             state.saw(0);
         }
@@ -206,9 +221,9 @@ mod tests {
         let second = workers.seat(0);
         assert!(first.is_at(0) && second.is_at(1));
         drop(first);
-        for _ in 0..10 {
-            workers.0.iter().for_each(|state| state.saw(0)); // as a second without work brings
-        }
-        assert!(workers.seat(1).is_at(0), "the seat that was given up is free");
+        workers.0[0].saw(100); // what it did before is seen after
+        let third = workers.seat(1);
+        assert!(third.is_at(0), "the seat that was given up is free");
+        assert!(workers.seat(0).is_at(1), "and two that come together part");
     }
 }
