@@ -13,9 +13,9 @@ const CONNECTED: usize = 5000;
 const FEW: usize = 100;
 const MANY: usize = 10_000;
 
-pub(crate) async fn measure(stage: &Stage) -> Vec<Figure> {
-    let mut figures = decisions(stage).await;
-    figures.extend(connections(stage).await);
+pub(crate) async fn measure(stage: &Stage, small: &Stage) -> Vec<Figure> {
+    let mut figures = decisions(stage, small).await;
+    figures.extend(connections(stage, small).await);
     figures
 }
 
@@ -25,47 +25,46 @@ async fn hit(stage: &Stage, opened: &mut [Opened], tokens: &[String]) -> f64 {
     stage.costs(stage.client.in_turn(opened, &target, tokens, REQUESTS)).await / REQUESTS as f64 * 1e6
 }
 
-async fn decisions(stage: &Stage) -> Vec<Figure> {
-    let target = stage.target(SMALL);
-    let tokens: Vec<String> = (0..MANY).map(|number| stage.token(&format!("reader-{number}"))).collect();
-    let mut opened = stage.client.idle(&target, Version::HTTP_11, ACTIVE).await;
-    let mut few = Vec::new();
-    stage.costs_in_all(stage.client.in_turn(&mut opened, &target, &tokens[..FEW], FEW)).await;
+async fn decisions(stage: &Stage, small: &Stage) -> Vec<Figure> {
+    let mut opened = stage.client.idle(&stage.target(SMALL), Version::HTTP_11, ACTIVE).await;
+    let mut opened_small = small.client.idle(&small.target(SMALL), Version::HTTP_11, ACTIVE).await;
+    let (tokens, tokens_small) = (tokens(stage, MANY), tokens(small, FEW));
+    stage.costs_in_all(stage.client.in_turn(&mut opened, &stage.target(SMALL), &tokens, MANY)).await;
+    small
+        .costs_in_all(small.client.in_turn(&mut opened_small, &small.target(SMALL), &tokens_small, FEW))
+        .await;
+    let (mut few, mut same, mut many) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
-        few.push(hit(stage, &mut opened, &tokens[..FEW]).await);
-    }
-    stage.costs_in_all(stage.client.in_turn(&mut opened, &target, &tokens, MANY)).await;
-    let (mut same, mut many) = (Vec::new(), Vec::new());
-    for _ in 0..ROUNDS {
+        few.push(hit(small, &mut opened_small, &tokens_small).await);
         same.push(hit(stage, &mut opened, &tokens[..FEW]).await);
         many.push(hit(stage, &mut opened, &tokens).await);
     }
     let [few, same, many] = [few, same, many].map(median);
     vec![
-        Figure::told(format!("a hit with {FEW} decisions cached"), few, "CPU µs"),
-        Figure::told(format!("the same readers' with {MANY} cached"), same, "CPU µs"),
-        Figure::asked(format!("with {MANY} cached, to with {FEW}"), same / few, "", 1.15),
-        Figure::told(format!("a hit of {MANY} readers in turn"), many, "CPU µs"),
-        Figure::asked(format!("of {MANY} in turn, to of {FEW}"), many / few, "", 1.15),
+        Figure::told(format!("a hit of {FEW} readers with {FEW} decisions cached"), few, "CPU µs"),
+        Figure::told(format!("of {FEW} with {MANY} cached"), same, "CPU µs"),
+        Figure::asked("to that with few", same / few, "", 1.15),
+        Figure::told(format!("of {MANY} in turn"), many, "CPU µs"),
+        Figure::asked("to that with few", many / few, "", 1.15),
     ]
 }
 
-async fn connections(stage: &Stage) -> Vec<Figure> {
-    let (target, token) = (stage.target(SMALL), [stage.token("kari")]);
-    let mut active = stage.client.idle(&target, Version::HTTP_11, ACTIVE).await;
-    let rounds = async |opened: &mut [Opened]| {
-        let mut all = Vec::new();
-        for _ in 0..ROUNDS {
-            all.push(hit(stage, opened, &token).await);
-        }
-        all
-    };
-    let mut alone = rounds(&mut active).await;
-    let mut others = stage.client.idle(&target, Version::HTTP_11, CONNECTED - ACTIVE).await;
-    let beside = rounds(&mut active).await;
-    let spread = rounds(&mut others).await;
-    drop(others);
-    alone.extend(rounds(&mut active).await);
+/// What so many readers send to be known.
+fn tokens(stage: &Stage, readers: usize) -> Vec<String> {
+    (0..readers).map(|number| stage.token(&format!("reader-{number}"))).collect()
+}
+
+async fn connections(stage: &Stage, small: &Stage) -> Vec<Figure> {
+    let mut active = stage.client.idle(&stage.target(SMALL), Version::HTTP_11, ACTIVE).await;
+    let mut active_small = small.client.idle(&small.target(SMALL), Version::HTTP_11, ACTIVE).await;
+    let mut others = stage.client.idle(&stage.target(SMALL), Version::HTTP_11, CONNECTED - ACTIVE).await;
+    let (token, token_small) = ([stage.token("kari")], [small.token("kari")]);
+    let (mut alone, mut beside, mut spread) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        alone.push(hit(small, &mut active_small, &token_small).await);
+        beside.push(hit(stage, &mut active, &token).await);
+        spread.push(hit(stage, &mut others, &token).await);
+    }
     let [alone, beside, spread] = [alone, beside, spread].map(median);
     vec![
         Figure::told(format!("a hit with {ACTIVE} connections"), alone, "CPU µs"),

@@ -16,37 +16,36 @@ const RATE: u32 = 2000;
 const DURING: Duration = Duration::from_secs(4);
 const ROUNDS: usize = 5;
 
-pub(crate) async fn measure(stage: &Stage) -> Vec<Figure> {
+pub(crate) async fn measure(stage: &Stage, alone: &Stage) -> Vec<Figure> {
     let target = stage.target(SMALL);
     let crowd = Crowd { version: Version::HTTP_11, connections: ACTIVE, streams: 1 };
-    // The 99th percentile of each round, in milliseconds. A wait of a minute or an answer that is none is a panic.
-    let rounds = async || {
-        let mut all = Vec::new();
-        for _ in 0..ROUNDS {
-            let mut waits = stage.client.at_rate(&target, crowd, RATE, DURING).await;
-            waits.sort();
-            all.push(waits[waits.len() * 99 / 100].as_secs_f64() * 1e3);
-        }
-        all
+    // The 99th percentile, in milliseconds. A wait of a minute or an answer that is none is a panic.
+    let round = async |stage: &Stage| {
+        let mut waits = stage.client.at_rate(&stage.target(SMALL), crowd, RATE, DURING).await;
+        waits.sort();
+        waits[waits.len() * 99 / 100].as_secs_f64() * 1e3
     };
-    let mut alone = rounds().await;
+    round(stage).await;
+    round(alone).await;
     let before = cost::memory(stage.process());
     // Each takes a file of this process and one of the gate.
-    let count = IDLE.min(cost::open_files().saturating_sub(2 * ACTIVE));
-    let idle = stage.client.idle(&target, Version::HTTP_11, count).await;
+    let count = IDLE.min(cost::open_files().saturating_sub(4 * ACTIVE));
+    let _idle = stage.client.idle(&target, Version::HTTP_11, count).await;
     let after = cost::steady(stage.process()).await;
-    let beside = rounds().await;
-    drop(idle);
-    alone.extend(rounds().await);
-    let (beside, alone) = (median(beside), median(alone));
+    let (mut beside, mut without) = (Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        without.push(round(alone).await);
+        beside.push(round(stage).await);
+    }
+    let (beside, without) = (median(beside), median(without));
     vec![
         Figure::told(
             format!("memory of each of {count} at rest"),
             (after - before) as f64 / count as f64,
             "KiB",
         ),
-        Figure::told(format!("p99 of {ACTIVE} active alone, {RATE} requests a second"), alone, "ms"),
+        Figure::told(format!("p99 of {ACTIVE} active alone, {RATE} requests a second"), without, "ms"),
         Figure::told("p99 beside them", beside, "ms"),
-        Figure::asked("p99 beside them, to alone", beside / alone, "", 1.5),
+        Figure::asked("p99 beside them, to alone", beside / without, "", 1.5),
     ]
 }

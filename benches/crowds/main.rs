@@ -72,13 +72,14 @@ async fn main() {
     for section in SECTIONS.into_iter().filter(|name| asked.is_empty() || asked.iter().any(|one| one == name))
     {
         println!("\n{section}");
-        let mut stage = Stage::set().await;
+        // What is measured and what it is held against take turns, on a gate each: machines are noisy.
+        let (mut stage, other) = (Stage::set().await, Stage::set().await);
         let figures = match section {
-            "stalled" => stalled::measure(&stage, Version::HTTP_11, 5000).await,
-            "stalled-h2" => stalled::measure(&stage, Version::HTTP_2, 1000).await,
-            "idle" => idle::measure(&stage).await,
+            "stalled" => stalled::measure(&stage, &other, Version::HTTP_11, 5000).await,
+            "stalled-h2" => stalled::measure(&stage, &other, Version::HTTP_2, 1000).await,
+            "idle" => idle::measure(&stage, &other).await,
             "first" => first::measure(&mut stage).await,
-            "growth" => growth::measure(&stage).await,
+            "growth" => growth::measure(&stage, &other).await,
             _ => balance::measure(&stage).await,
         };
         figures.iter().for_each(|figure| println!("{figure}"));

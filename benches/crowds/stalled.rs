@@ -16,20 +16,15 @@ const ROUNDS: usize = 5;
 /// Files of 100 MiB in a round of the fast reader.
 const FILES: usize = 8;
 
-pub(crate) async fn measure(stage: &Stage, version: Version, wanted: usize) -> Vec<Figure> {
+pub(crate) async fn measure(stage: &Stage, alone: &Stage, version: Version, wanted: usize) -> Vec<Figure> {
     let target = stage.target(LARGE);
-    let fast = async || {
+    let fast = async |stage: &Stage| {
         let crowd = Crowd { version, connections: 1, streams: 1 };
+        let target = stage.target(LARGE);
         stage.costs(stage.client.closed(&target, crowd, FILES)).await / (FILES * LARGE) as f64 * 1e9
     };
-    let rounds = async || {
-        let mut all = Vec::new();
-        for _ in 0..ROUNDS {
-            all.push(fast().await);
-        }
-        all
-    };
-    let mut alone = rounds().await;
+    fast(stage).await;
+    fast(alone).await;
     let before = cost::memory(stage.process());
     let mut stalled = Vec::with_capacity(wanted);
     while stalled.len() < wanted {
@@ -50,11 +45,13 @@ pub(crate) async fn measure(stage: &Stage, version: Version, wanted: usize) -> V
     stage.client.at_rate(&stage.target(SMALL), others, 100, Duration::from_secs(4)).await;
     let after = cost::steady(stage.process()).await;
     let system = cost::memory_of_tcp();
-    let beside = rounds().await;
+    let (mut beside, mut without) = (Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        without.push(fast(alone).await);
+        beside.push(fast(stage).await);
+    }
     drop(stalled);
-    cost::steady(stage.process()).await;
-    alone.extend(rounds().await);
-    let (beside, alone) = (median(beside), median(alone));
+    let (beside, without) = (median(beside), median(without));
     let megabytes = |kib: u64| kib as f64 * 1024.0 / 1e6;
     let held = format!("resident with {count} stalled readers");
     vec![
@@ -66,8 +63,8 @@ pub(crate) async fn measure(stage: &Stage, version: Version, wanted: usize) -> V
         Figure::told("of it before they came", megabytes(before), "MB"),
         Figure::told("for each", after.saturating_sub(before) as f64 / count.max(1) as f64, "KiB"),
         Figure::told("what the system holds for TCP, both sides and the origin", system, "MB"),
-        Figure::told("a fast reader alone", alone, "CPU s/GB"),
+        Figure::told("a fast reader alone", without, "CPU s/GB"),
         Figure::told("beside them", beside, "CPU s/GB"),
-        Figure::asked("beside them, to alone", beside / alone, "", 1.1),
+        Figure::asked("beside them, to alone", beside / without, "", 1.1),
     ]
 }
