@@ -68,6 +68,7 @@ pub struct Size {
     buffers: Buffers,
     most: usize,
     bytes: usize,
+    has_begun: bool,
     /// How much has been moved since it began, or last stood still.
     moved: usize,
     full: u32,
@@ -78,13 +79,16 @@ pub struct Size {
 impl Size {
     /// A little at first, up to `most` later, which is at least 64 KiB.
     pub fn new(buffers: &Buffers, most: usize) -> Size {
-        let is_quiet = buffers.take(FIRST - LEAST, buffers.0.total / 32);
-        let bytes = if is_quiet { FIRST } else { LEAST };
-        Size { buffers: buffers.clone(), most, bytes, moved: 0, full: 0, came: None }
+        Size { buffers: buffers.clone(), most, bytes: LEAST, has_begun: false, moved: 0, full: 0, came: None }
     }
 
     /// How much to move now that the reader takes more.
     pub fn next(&mut self, now: Instant) -> usize {
+        if !std::mem::replace(&mut self.has_begun, true)
+            && self.buffers.take(FIRST - LEAST, self.buffers.0.total / 32)
+        {
+            self.bytes = FIRST;
+        }
         // Only the time in which nobody asked for more is the reader's; the storage's is not.
         match self.came.take().map(|came| now.duration_since(came)) {
             Some(waited) if waited > STANDS_STILL => {
@@ -101,6 +105,14 @@ impl Size {
     /// Whether it is as much as it may ever be: the reader keeps up.
     pub fn is_most(&self) -> bool {
         self.bytes == self.most
+    }
+
+    /// Gives back what it holds beyond the least where its reader stands still and does not ask.
+    pub fn rest(&mut self, now: Instant) {
+        if self.came.is_some_and(|came| now.duration_since(came) > STANDS_STILL) {
+            self.change(LEAST);
+            self.moved = 0;
+        }
     }
 
     /// Notes that so much has come.
@@ -167,6 +179,23 @@ mod tests {
         size.came(MOST / 2, at(9050));
         assert_eq!(size.next(at(9300)), LEAST, "the reader stands still");
         assert_eq!(moves(&mut size, GROWS_FROM, at(9300)), [LEAST], "and begins anew");
+    }
+
+    #[test]
+    fn who_stands_still_holds_nothing_beyond_the_least() {
+        let buffers = Buffers::new(64 << 20);
+        let mut size = Size::new(&buffers, MOST);
+        assert_eq!(buffers.held(), 0, "nor who has not begun");
+        let began = Instant::now();
+        moves(&mut size, 16 << 20, began);
+        size.rest(began + Duration::from_millis(100));
+        assert_eq!(buffers.held(), MOST - LEAST);
+        size.rest(began + Duration::from_millis(300));
+        assert_eq!(buffers.held(), 0);
+        moves(&mut size, 16 << 20, began);
+        size.next(began);
+        size.rest(began + Duration::from_secs(9));
+        assert_eq!(buffers.held(), MOST - LEAST, "who waits for the storage does not stand still");
     }
 
     #[test]

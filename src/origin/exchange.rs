@@ -148,15 +148,19 @@ impl Incoming {
     /// What a read has left of its buffer is too little for the next one, and would keep all of it for as long as the
     /// reader stands still.
     fn let_go_of_rest(&mut self) {
-        if self.size.is_some() && self.buffer.capacity() < LEAST {
-            self.release();
+        if self.size.is_some() && self.buffer.is_empty() && self.buffer.capacity() < LEAST {
+            self.buffer = BytesMut::new();
         }
     }
 
-    /// Lets go of a buffer that could be read into again.
+    /// The reader takes nothing now: lets go of a buffer that could be read into again, and of its part of the budget where
+    /// that lasts.
     pub(super) fn release(&mut self) {
         if self.buffer.is_empty() {
             self.buffer = BytesMut::new();
+        }
+        if let Some(size) = &mut self.size {
+            size.rest(Instant::now());
         }
     }
 

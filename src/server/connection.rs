@@ -224,6 +224,7 @@ impl<'a> Rest<'a> {
     }
 
     fn look(&mut self, now: Instant) -> Look {
+        self.wire.rest(now.into_std());
         let count = self.requests.count.load(Ordering::Relaxed);
         let is_at_rest = self.is_at_rest();
         if !is_at_rest || std::mem::replace(&mut self.seen, count) != count {

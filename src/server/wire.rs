@@ -112,6 +112,11 @@ impl Wire {
         this.socket.poll_read_ready(context)
     }
 
+    /// Gives back what is held for a reader who stands still, or rests.
+    pub(super) fn rest(&self, now: Instant) {
+        self.lock().size.rest(now);
+    }
+
     /// Whether all that was handed over is with the system.
     pub(super) fn is_sent(&self) -> bool {
         let this = self.lock();
