@@ -136,6 +136,25 @@ mod tests {
     }
 
     #[test]
+    fn what_does_not_end_soon_by_itself_is_read_anew_all_the_same() {
+        let clock = Clock::movable(Timestamp::UNIX_EPOCH);
+        let decisions = Decisions::new(clock.clone());
+        let year = clock::after(clock.now(), 365 * LONGEST);
+        let cases = [
+            (accepted(&decisions, LoanId::fresh(), year), LONGEST),
+            (Decision::Ended { at: clock.now() }, END_KEPT),
+        ];
+        for (decision, kept) in cases {
+            decisions.forget(&key());
+            decisions.keep(key(), decision);
+            clock.advance(kept - Duration::from_secs(1));
+            assert!(decisions.find(&key(), clock.now()).is_some());
+            clock.advance(Duration::from_secs(1));
+            assert!(decisions.find(&key(), clock.now()).is_none());
+        }
+    }
+
+    #[test]
     fn a_flight_that_read_before_the_end_cannot_put_the_loan_back() {
         let clock = Clock::movable(Timestamp::UNIX_EPOCH);
         let decisions = Decisions::new(clock.clone());
