@@ -37,8 +37,7 @@ async fn two_long_downloads_at_once_are_served_by_two_workers() {
         drop((one, two, clients));
         scene.until("both have gone", async || connections(&scene).await.iter().sum::<f64>() == 0.0).await;
     }
-    // By the kernel's hash alone it would be half of them, and hardly ever as many as this. A worker may be passed over
-    // that something else kept busy on this machine.
-    assert!(apart >= TRIES - 4, "only {apart} times of {TRIES}");
+    // By the kernel's hash alone it would be half of them; a worker that something else kept busy may be passed over.
+    assert!(apart >= TRIES - 2, "only {apart} times of {TRIES}");
     scene.end().await;
 }
