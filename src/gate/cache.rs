@@ -17,7 +17,7 @@ use crate::clock::{self, Clock};
 use crate::loan::{LoanId, LoanKey};
 
 /// How many decisions are kept; about 200 bytes each.
-const DECISIONS: usize = 1_000_000;
+const DECISIONS: u64 = 1_000_000;
 /// For how many there is room at once; more is made as they come.
 const ROOM: usize = 10_000;
 /// How long an end is kept to answer an old credential without the ledger.
@@ -56,9 +56,9 @@ pub(super) struct Decisions {
 
 impl Decisions {
     pub(super) fn new(clock: Clock) -> Decisions {
-        let decided = Cache::with_weighter(ROOM, DECISIONS as u64, UnitWeighter);
+        let decided = Cache::with_weighter(ROOM, DECISIONS, UnitWeighter);
         let closed = moka::sync::Cache::builder();
-        let closed = closed.max_capacity(DECISIONS as u64).time_to_live(CLOSED_KEPT).build();
+        let closed = closed.max_capacity(DECISIONS).time_to_live(CLOSED_KEPT).build();
         Decisions { decided, closed, accesses: Accesses::default(), clock }
     }
 

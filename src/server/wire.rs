@@ -39,7 +39,7 @@ const AT_ONCE: usize = 80 * 1024;
 const KEPT: usize = 4 * 1024;
 
 /// What is copied into a record at once. From about 2 KiB on, glibc copies by `rep movsb` where a processor claims to be fast
-/// at it, and on some virtual machines that takes four times as long: a third of all that a large file costs.
+/// at it, and on some virtual machines that is slow: it was a third of all that a large file cost.
 const PIECE: usize = 2 * 1024;
 
 /// A connection after its handshake. Clones are the same one: hyper's, and that of whoever looks after it.
