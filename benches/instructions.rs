@@ -20,6 +20,8 @@ mod decider;
 mod shared;
 #[path = "../tests/support/mod.rs"]
 mod support;
+#[path = "shared/surroundings.rs"]
+mod surroundings;
 
 use std::collections::BTreeMap;
 use std::hint::black_box;
@@ -30,8 +32,9 @@ use bytes::Bytes;
 use decider::Decider;
 use http::{HeaderMap, Version};
 use serde::{Deserialize, Serialize};
-use shared::load::{Client, Target};
-use support::{BOOK, Process, Scene, Setting};
+use shared::load::Target;
+use support::program::program;
+use support::{BOOK, Process};
 
 const SMALL: usize = 1 << 10;
 /// Readers with a loan each, who ask in turn.
@@ -58,14 +61,12 @@ async fn main() -> ExitCode {
         decide().await;
         return ExitCode::SUCCESS;
     }
-    let Some(with) = with() else {
-        println!("skipped: valgrind is not installed; apt-get install valgrind");
-        let all = std::env::var("LOANGATE_TEST_ALL").is_ok_and(|all| all == "1");
-        return if all { ExitCode::FAILURE } else { ExitCode::SUCCESS };
-    };
+    if program("valgrind", "valgrind").is_none() {
+        return ExitCode::SUCCESS;
+    }
     let mut instructions = gate().await;
     instructions.insert("the decision alone".to_owned(), decision());
-    let record = Record { with, instructions };
+    let record = Record { with: with(), instructions };
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/instructions.json");
     if arguments.iter().any(|argument| argument == "--record") {
         std::fs::write(&file, serde_json::to_string_pretty(&record).unwrap() + "\n").unwrap();
@@ -73,20 +74,20 @@ async fn main() -> ExitCode {
     compare(&record, &serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap())
 }
 
-/// What a count depends on, but for the code itself; none where there is no valgrind.
-fn with() -> Option<BTreeMap<String, String>> {
+/// What a count depends on, but for the code itself.
+fn with() -> BTreeMap<String, String> {
     let said = |program: &str, argument: &str| {
-        let output = Command::new(program).arg(argument).output().ok()?;
-        Some(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+        let output = Command::new(program).arg(argument).output().unwrap();
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
     };
-    let profile = Path::new(env!("CARGO_BIN_EXE_loangate")).parent()?.file_name()?;
-    Some(BTreeMap::from([
-        ("valgrind".to_owned(), said("valgrind", "--version")?),
-        ("compiler".to_owned(), said("rustc", "--version")?),
-        ("library".to_owned(), said("getconf", "GNU_LIBC_VERSION")?),
+    let profile = Path::new(env!("CARGO_BIN_EXE_loangate")).parent().and_then(Path::file_name).unwrap();
+    BTreeMap::from([
+        ("valgrind".to_owned(), said("valgrind", "--version")),
+        ("compiler".to_owned(), said("rustc", "--version")),
+        ("library".to_owned(), said("getconf", "GNU_LIBC_VERSION")),
         ("processor".to_owned(), std::env::consts::ARCH.to_owned()),
         ("profile".to_owned(), profile.to_string_lossy().into_owned()),
-    ]))
+    ])
 }
 
 fn compare(now: &Record, recorded: &Record) -> ExitCode {
@@ -153,14 +154,11 @@ fn counted<'a>(decider: &Decider, asking: impl Iterator<Item = &'a HeaderMap>) {
 /// A file of 1 KiB over each version of HTTP, asked for over one connection, in the program as it is shipped.
 async fn gate() -> BTreeMap<String, u64> {
     let files = BTreeMap::from([(format!("/{BOOK}/{SMALL}"), Bytes::from(vec![0xa5; SMALL]))]);
-    let origin = format!("http://127.0.0.1:{}/", shared::origin::serve(files));
-    let config = vec![("[ledger]", "[log]\nlevel = \"warn\"\n\n[ledger]")];
-    let scene = Scene::around(Setting { config, origin: Some(origin.leak()), ..Setting::default() }).await;
+    let (scene, client) = surroundings::around(shared::origin::serve(files)).await;
     let out = scene.dir.path().join("gate");
     let gate = Process::serve_within(callgrind(&out), &scene.config_file()).await;
-    let client = Client::new(&scene.dir.path().join("certs/ca.pem"));
     let token = format!("Bearer {}", scene.token("kari"));
-    let port = gate.told("base_url").rsplit(':').next().unwrap().parse().unwrap();
+    let port = surroundings::port_of(&gate.told("base_url"));
     let target = Target { port, path: format!("/files/{BOOK}/{SMALL}"), token, size: SMALL as u64 };
     let mut dumps = (1..).map(|number| dump(&gate, &out, number));
     let mut all = BTreeMap::new();

@@ -8,7 +8,7 @@ const READERS: usize = 2000;
 const CONNECTIONS: usize = 32;
 
 pub(crate) async fn measure(stage: &mut Stage) -> Vec<Figure> {
-    let tokens: Vec<String> = (0..READERS).map(|number| stage.token(&format!("reader-{number}"))).collect();
+    let tokens = stage.tokens(READERS);
     let registered = costs(stage, &tokens).await;
     assert_eq!(stage.scene.books().await.len(), READERS + 1, "one loan each, and the one that connects");
     stage.restart().await;

@@ -28,7 +28,7 @@ async fn hit(stage: &Stage, opened: &mut [Opened], tokens: &[String]) -> f64 {
 async fn decisions(stage: &Stage, small: &Stage) -> Vec<Figure> {
     let mut opened = stage.client.idle(&stage.target(SMALL), Version::HTTP_11, ACTIVE).await;
     let mut opened_small = small.client.idle(&small.target(SMALL), Version::HTTP_11, ACTIVE).await;
-    let (tokens, tokens_small) = (tokens(stage, MANY), tokens(small, FEW));
+    let (tokens, tokens_small) = (stage.tokens(MANY), small.tokens(FEW));
     stage.costs_in_all(stage.client.in_turn(&mut opened, &stage.target(SMALL), &tokens, MANY)).await;
     small
         .costs_in_all(small.client.in_turn(&mut opened_small, &small.target(SMALL), &tokens_small, FEW))
@@ -47,11 +47,6 @@ async fn decisions(stage: &Stage, small: &Stage) -> Vec<Figure> {
         Figure::told(format!("of {MANY} in turn"), many, "CPU µs"),
         Figure::asked("to that with few", many / few, "", 1.15),
     ]
-}
-
-/// What so many readers send to be known.
-fn tokens(stage: &Stage, readers: usize) -> Vec<String> {
-    (0..readers).map(|number| stage.token(&format!("reader-{number}"))).collect()
 }
 
 async fn connections(stage: &Stage, small: &Stage) -> Vec<Figure> {

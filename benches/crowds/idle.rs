@@ -6,8 +6,8 @@ use http::Version;
 
 use super::stage::{SMALL, Stage};
 use super::{Figure, median};
-use crate::shared::cost;
 use crate::shared::load::Crowd;
+use crate::shared::{Waits, cost};
 
 const IDLE: usize = 10_000;
 const ACTIVE: usize = 500;
@@ -21,9 +21,8 @@ pub(crate) async fn measure(stage: &Stage, alone: &Stage) -> Vec<Figure> {
     let crowd = Crowd { version: Version::HTTP_11, connections: ACTIVE, streams: 1 };
     // The 99th percentile, in milliseconds. A wait of a minute or an answer that is none is a panic.
     let round = async |stage: &Stage| {
-        let mut waits = stage.client.at_rate(&stage.target(SMALL), crowd, RATE, DURING).await;
-        waits.sort();
-        waits[waits.len() * 99 / 100].as_secs_f64() * 1e3
+        let waits = stage.client.at_rate(&stage.target(SMALL), crowd, RATE, DURING).await;
+        Waits::of(waits).at(0.99).as_secs_f64() * 1e3
     };
     round(stage).await;
     round(alone).await;

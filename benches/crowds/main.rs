@@ -23,6 +23,8 @@ mod stage;
 mod stalled;
 #[path = "../../tests/support/mod.rs"]
 mod support;
+#[path = "../shared/surroundings.rs"]
+mod surroundings;
 
 use std::fmt;
 

@@ -6,7 +6,8 @@ use bytes::Bytes;
 
 use crate::shared::load::{Client, Target};
 use crate::shared::{cost, origin};
-use crate::support::{BOOK, Process, Scene, Setting};
+use crate::support::{BOOK, Process, Scene};
+use crate::surroundings;
 
 pub(crate) const SMALL: usize = 1 << 10;
 pub(crate) const LARGE: usize = 100 << 20;
@@ -20,12 +21,8 @@ pub(crate) struct Stage {
 impl Stage {
     pub(crate) async fn set() -> Stage {
         let files = [SMALL, LARGE].map(|size| (format!("/{BOOK}/{size}"), Bytes::from(vec![0xa5; size])));
-        let url = format!("http://127.0.0.1:{}/", origin::serve_sparingly(files.into()));
-        let config = vec![("[ledger]", "[log]\nlevel = \"warn\"\n\n[ledger]")];
-        let setting = Setting { config, origin: Some(url.leak()), ..Setting::default() };
-        let mut scene = Scene::around(setting).await;
+        let (mut scene, client) = surroundings::around(origin::serve_sparingly(files.into())).await;
         let gate = scene.spawn_gate().await;
-        let client = Client::new(&scene.dir.path().join("certs/ca.pem"));
         Stage { scene, gate, client }
     }
 
@@ -38,7 +35,7 @@ impl Stage {
 
     /// The file of this size.
     pub(crate) fn target(&self, size: usize) -> Target {
-        let port = self.scene.base.rsplit(':').next().unwrap().parse().unwrap();
+        let port = surroundings::port_of(&self.scene.base);
         let path = format!("/files/{BOOK}/{size}");
         Target { port, path, token: self.token("kari"), size: size as u64 }
     }
@@ -46,6 +43,11 @@ impl Stage {
     /// What this reader sends to be known.
     pub(crate) fn token(&self, reader: &str) -> String {
         format!("Bearer {}", self.scene.token(reader))
+    }
+
+    /// The same of so many readers.
+    pub(crate) fn tokens(&self, readers: usize) -> Vec<String> {
+        (0..readers).map(|number| self.token(&format!("reader-{number}"))).collect()
     }
 
     pub(crate) fn process(&self) -> u32 {

@@ -22,6 +22,8 @@ mod rows;
 mod shared;
 #[path = "../../tests/support/mod.rs"]
 mod support;
+#[path = "../shared/surroundings.rs"]
+mod surroundings;
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -35,7 +37,7 @@ use report::{Report, Samples};
 use rows::{Load, ROWS, Row};
 use shared::load::{Client, Target};
 use shared::origin;
-use support::{BOOK, Scene, Setting};
+use support::{BOOK, Scene};
 
 /// What the gate costs beside nginx and HAProxy.
 #[derive(Debug, Parser)]
@@ -135,11 +137,7 @@ impl Bench {
         let files = sizes.map(|size| (format!("/{BOOK}/{size}"), Bytes::from(vec![0xa5; size])));
         let origin =
             origin::serve(files.into_iter().chain([("/ok".to_owned(), Bytes::from_static(b"ok"))]).collect());
-        let url = format!("http://127.0.0.1:{origin}/");
-        let config = vec![("[ledger]", "[log]\nlevel = \"warn\"\n\n[ledger]")];
-        let setting = Setting { config, origin: Some(url.leak()), ..Setting::default() };
-        let scene = Scene::around(setting).await;
-        let client = Client::new(&scene.dir.path().join("certs/ca.pem"));
+        let (scene, client) = surroundings::around(origin).await;
         let token =
             format!("Bearer {}", scene.token_with(&serde_json::json!({ "sub": "kari", "exp": far() })));
         Bench { scene, origin, client, token, running: BTreeMap::new() }

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use http::Version;
 
-use crate::shared::cost;
 use crate::shared::load::{Client, Crowd, Target};
+use crate::shared::{Waits, cost};
 
 /// Connections that stand by when memory is measured.
 const IDLE: usize = 2000;
@@ -115,10 +115,9 @@ impl Load {
                 (spent() / count as f64 * 1e3, None)
             }
             Load::Rate | Load::Wait => {
-                let mut waits = client.at_rate(&to, crowd(H1, 50, 1), RATE, DURING).await;
-                waits.sort();
-                let p99 = waits[waits.len() * 99 / 100].as_secs_f64() * 1e3;
-                (spent() / waits.len() as f64 * 1e6, Some(p99))
+                let waits = client.at_rate(&to, crowd(H1, 50, 1), RATE, DURING).await;
+                let each = spent() / waits.len() as f64 * 1e6;
+                (each, Some(Waits::of(waits).at(0.99).as_secs_f64() * 1e3))
             }
             Load::Idle(version) => {
                 // One first, so that what every process has once is not counted as a connection's.
