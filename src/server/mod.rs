@@ -9,6 +9,7 @@ mod connection;
 mod continuation;
 mod cors;
 mod dispatch;
+mod http1;
 mod listen;
 mod loans_api;
 mod open;
