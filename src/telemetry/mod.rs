@@ -4,10 +4,12 @@
 //! dependency logs below info, whatever is asked for: at trace, HTTP libraries print header fields.
 
 mod log;
+mod log_limit;
 mod metrics;
 mod request_line;
 
 pub use log::{LogError, init};
+pub use log_limit::LogLimit;
 pub use metrics::{Metrics, OriginMetrics};
 pub use request_line::RequestLine;
 

@@ -1,0 +1,81 @@
+//! A limit on how often one trouble is logged, so that a failing dependency does not fill the log.
+//!
+//! Any module that logs from a retry loop keeps one [`LogLimit`] in a `static` or in its own state.
+//! The first line of a kind passes at once; after it, one line of that kind passes per interval.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// The interval of [`LogLimit::per_minute`].
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// Lets one log line of each kind pass per interval and counts those it holds back.
+///
+/// A kind is a fixed text, such as the reason of a failure, so the number of kinds is bounded by the
+/// code. A new kind is logged at once even if another kind was logged a moment ago.
+///
+/// ```
+/// use loangate::telemetry::LogLimit;
+///
+/// static LIMIT: LogLimit = LogLimit::per_minute();
+/// if let Some(suppressed) = LIMIT.permit("refused") {
+///     tracing::warn!(suppressed, "cannot connect");
+/// }
+/// ```
+#[derive(Debug)]
+pub struct LogLimit {
+    interval: Duration,
+    kinds: Mutex<Vec<Kind>>,
+}
+
+#[derive(Debug)]
+struct Kind {
+    name: &'static str,
+    logged: Instant,
+    suppressed: u64,
+}
+
+impl LogLimit {
+    /// One line a minute for each kind.
+    pub const fn per_minute() -> LogLimit {
+        LogLimit { interval: MINUTE, kinds: Mutex::new(Vec::new()) }
+    }
+
+    /// Returns how many lines of this kind were held back since the last one, if one may pass now.
+    pub fn permit(&self, kind: &'static str) -> Option<u64> {
+        let now = Instant::now();
+        let mut kinds = self.kinds.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(known) = kinds.iter_mut().find(|known| known.name == kind) else {
+            kinds.push(Kind { name: kind, logged: now, suppressed: 0 });
+            return Some(0);
+        };
+        if now.saturating_duration_since(known.logged) < self.interval {
+            known.suppressed = known.suppressed.saturating_add(1);
+            return None;
+        }
+        known.logged = now;
+        Some(std::mem::take(&mut known.suppressed))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn one_line_of_a_kind_passes_per_minute() {
+        let limit = LogLimit::per_minute();
+        assert_eq!(limit.permit("refused"), Some(0));
+        for _ in 0..393 {
+            assert_eq!(limit.permit("refused"), None);
+        }
+        assert_eq!(limit.permit("timeout"), Some(0), "another kind passes at once");
+        tokio::time::advance(MINUTE - Duration::from_secs(1)).await;
+        assert_eq!(limit.permit("refused"), None);
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!(limit.permit("refused"), Some(394));
+        assert_eq!(limit.permit("refused"), None);
+    }
+}
