@@ -1,33 +1,37 @@
 //! The clock: the system's, and one that a test can move.
 //!
-//! Everything that compares a moment (a loan's due time, a token's expiry, a retry) asks a [`Clock`] and
-//! never the system, so that a test need not wait. It calls nothing of ours.
+//! Everything that compares a moment (a loan's due time, a token's expiry, a retry) reads a [`Clock`] and never the
+//! system, so that a test need not wait. Bokbasen sets due times by its own clock, so a clock also carries how far
+//! Bokbasen's is from ours. It calls nothing of ours.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
-/// Tells the time in UTC. Cheap to clone; clones of a movable clock move together.
+/// Reads the time in UTC. Cheap to clone; clones of a movable clock move together, and all clones share one offset
+/// to Bokbasen's clock.
 #[derive(Clone, Debug, Default)]
 pub struct Clock {
     /// Milliseconds since the epoch when the clock is moved by hand.
     by_hand: Option<Arc<AtomicI64>>,
+    /// Milliseconds by which Bokbasen's clock is ahead of ours; negative where it is behind.
+    lending_offset: Arc<AtomicI64>,
 }
 
 impl Clock {
     /// The system's clock.
     pub fn system() -> Clock {
-        Clock { by_hand: None }
+        Clock::default()
     }
 
-    /// A clock that stands still at `start` until it is moved, to the millisecond.
+    /// A clock that keeps the time `start` until a test moves it, to the millisecond.
     pub fn movable(start: Timestamp) -> Clock {
-        Clock { by_hand: Some(Arc::new(AtomicI64::new(start.as_millisecond()))) }
+        Clock { by_hand: Some(Arc::new(AtomicI64::new(start.as_millisecond()))), ..Clock::default() }
     }
 
-    /// The present moment.
+    /// The present moment by our own clock.
     #[allow(clippy::disallowed_methods)] // the one place that reads the system's clock
     pub fn now(&self) -> Timestamp {
         match &self.by_hand {
@@ -36,6 +40,23 @@ impl Clock {
             }
             None => Timestamp::now(),
         }
+    }
+
+    /// The present moment by Bokbasen's clock: what a loan's due time is compared with. It costs one atomic load more
+    /// than [`Clock::now`].
+    pub fn lending_now(&self) -> Timestamp {
+        self.now().checked_add(self.lending_offset()).unwrap_or_else(|_| self.now())
+    }
+
+    /// How far Bokbasen's clock is ahead of ours, as last measured; zero before that.
+    pub fn lending_offset(&self) -> SignedDuration {
+        SignedDuration::from_millis(self.lending_offset.load(Ordering::Relaxed))
+    }
+
+    /// Sets how far Bokbasen's clock is ahead of ours. The client of Bokbasen calls this, and bounds the value.
+    pub fn set_lending_offset(&self, ahead: SignedDuration) {
+        let millis = i64::try_from(ahead.as_millis()).unwrap_or(0);
+        self.lending_offset.store(millis, Ordering::Relaxed);
     }
 
     /// Moves a movable clock forward, and does nothing to the system's.
@@ -80,6 +101,18 @@ mod tests {
         clock.advance(Duration::from_secs(90));
         assert_eq!(other.now().as_second(), 90);
         other.set(Timestamp::UNIX_EPOCH);
+        assert_eq!(clock.now(), Timestamp::UNIX_EPOCH);
+    }
+
+    #[test]
+    fn clones_share_the_offset_to_bokbasens_clock() {
+        let clock = Clock::movable(Timestamp::UNIX_EPOCH);
+        let other = clock.clone();
+        assert_eq!(clock.lending_now(), clock.now());
+        other.set_lending_offset(SignedDuration::from_secs(90));
+        assert_eq!(clock.lending_now().as_second(), 90);
+        other.set_lending_offset(SignedDuration::from_millis(-1500));
+        assert_eq!(clock.lending_now().as_millisecond(), -1500);
         assert_eq!(clock.now(), Timestamp::UNIX_EPOCH);
     }
 
