@@ -10,7 +10,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::licences::Tries;
-use super::{Circulation, Outcome, SOON, log_ledger_failure, settle};
+use super::settle::{Search, checked};
+use super::{Circulation, Outcome, SOON, log_ledger_failure};
 use crate::clock;
 use crate::ledger::{Cause, LedgerError};
 use crate::lending::{Begin, CallError, RemoteLoan, Standing};
@@ -81,7 +82,7 @@ pub(super) async fn carry(circulation: &Circulation, mut loan: Loan, from: From)
         }
         next = match loan.state {
             LoanState::Pending => poll(circulation, &loan, &mut going).await,
-            LoanState::Unknown => settle::settle(circulation, &loan, left).await,
+            LoanState::Unknown => settle(circulation, &loan, left).await,
             LoanState::Intended if going.declined => {
                 let sent = send_begin(circulation, &loan, &mut going).await;
                 left = Instant::now();
@@ -217,7 +218,8 @@ async fn poll(circulation: &Circulation, loan: &Loan, going: &mut Going) -> Opti
     let lending_id = loan.lending_id.as_deref()?;
     let mut wait = FIRST_POLL;
     loop {
-        let named = match circulation.inner.lending.loan(lending_id).await {
+        let read = circulation.inner.lending.loan(lending_id).await;
+        let named = match read.and_then(|remote| remote.map(|remote| checked(remote, loan)).transpose()) {
             Ok(Some(remote)) => match event_of(&remote) {
                 Some(event) => {
                     return decided(circulation, loan, going, event, Cause { by: "poll", detail: None })
@@ -226,8 +228,8 @@ async fn poll(circulation: &Circulation, loan: &Loan, going: &mut Going) -> Opti
                 None => wait_named(&remote),
             },
             Ok(None) => {
-                let detail = Some("Bokbasen no longer knows the loan".to_owned());
-                return circulation.record(loan.id, Event::Vanished, Cause { by: "poll", detail }).await;
+                let detail = Some("a read by id does not show the loan that Bokbasen has named".to_owned());
+                return circulation.record(loan.id, Event::Missing, Cause { by: "poll", detail }).await;
             }
             Err(error) => {
                 tracing::warn!(loan = %loan.id, %error, "could not ask about a pending loan");
@@ -242,6 +244,26 @@ async fn poll(circulation: &Circulation, loan: &Loan, going: &mut Going) -> Opti
         if circulation.reread(loan.id).await.is_some_and(|now| now.state != LoanState::Pending) {
             return None;
         }
+    }
+}
+
+/// Settles an unknown loan. `left` is the last moment at which its begin can have left.
+async fn settle(circulation: &Circulation, loan: &Loan, left: Instant) -> Option<Loan> {
+    let (mut search, mut wait) = (Search::new(left), FIRST_POLL);
+    let is_named = loan.lending_id.is_some();
+    loop {
+        let next = search.next(is_named, Instant::now() + wait, circulation.inner.settings.settle);
+        if !circulation.pause(next.saturating_duration_since(Instant::now())).await {
+            return None;
+        }
+        match search.check(circulation, loan).await {
+            Ok(Some((event, detail))) => {
+                return circulation.record(loan.id, event, Cause { by: "settle", detail }).await;
+            }
+            Ok(None) => {}
+            Err(error) => tracing::warn!(loan = %loan.id, %error, "could not settle a loan; checking again"),
+        }
+        wait = (wait * 2).min(LAST_POLL);
     }
 }
 

@@ -268,6 +268,7 @@ async fn send(circulation: &Circulation, loan: &Loan) -> Sent {
     let id = loan.id;
     match tell(circulation, loan).await {
         Ok(Told::Done) => Sent::Acknowledged,
+        Ok(Told::NoSuchLoan) if circulation.believes_absence(loan) => Sent::Acknowledged,
         Ok(told) => {
             tracing::warn!(loan = %id, ?told, "Bokbasen does not take this end yet; it is sent again");
             Sent::NotTaken(None)
@@ -297,7 +298,7 @@ async fn tell(circulation: &Circulation, loan: &Loan) -> Result<Told, CallError>
             match lending.return_loan(lending_id, ended, reason).await? {
                 // A loan ended here while it was pending there can only be cancelled.
                 Told::StillPending => lending.cancel(lending_id, "ended before it was accepted").await,
-                told @ (Told::Done | Told::CancelWindowClosed) => Ok(told),
+                told @ (Told::Done | Told::CancelWindowClosed | Told::NoSuchLoan) => Ok(told),
             }
         }
     }

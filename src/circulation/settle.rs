@@ -1,8 +1,12 @@
-//! Settling a begin whose answer was lost, by asking Bokbasen for its reference (bokbasen-api §4).
+//! Settling a begin whose outcome is unknown, by querying Bokbasen for its reference (bokbasen-api §4).
 //!
-//! Called by the task that carries the loan. Nothing is begun again before Bokbasen has been asked, and it is
-//! asked only `lending.settle` after the last moment at which the begin could have left us. Where Bokbasen
-//! has several loans under the one reference, the earliest accepted stays and the others are given back.
+//! The driver of the loan calls it. Two kinds of loan arrive here. The begin of the first got no answer. The second was
+//! named by Bokbasen, but a read by id does not show it; reads may lag behind a begin, so that proves nothing.
+//!
+//! A loan that shows is believed at once. Absence is believed only `lending.settle` after the begin could last have
+//! left us. A loan that Bokbasen has named must be absent by reference and by id twice, `lending.settle` apart:
+//! an empty listing contradicts what Bokbasen said before. Nothing is begun again before that. Where Bokbasen has
+//! several loans under one reference, the earliest accepted stays and the others are given back.
 
 use std::time::Duration;
 
@@ -10,53 +14,111 @@ use tokio::time::Instant;
 
 use super::Circulation;
 use super::carry::event_of;
-use crate::ledger::Cause;
 use crate::lending::{CallError, RemoteLoan, Standing, Told};
 use crate::loan::{EndReason, Event, Loan};
 
-/// How long to wait before Bokbasen is asked again that did not answer: it must be found soon after an outage.
-const ASK_AGAIN: Duration = Duration::from_secs(2);
+/// What a check says about an unknown loan, and words for its history.
+pub(super) type Verdict = (Event, Option<String>);
 
-/// The loan after Bokbasen has been asked; none when the process stops first, or the loan went another way.
-///
-/// `left` is the last moment at which the begin can have left us.
-pub(super) async fn settle(circulation: &Circulation, loan: &Loan, left: Instant) -> Option<Loan> {
-    let wait = (left + circulation.inner.settings.settle).saturating_duration_since(Instant::now());
-    if !circulation.pause(wait).await {
-        return None;
+/// The search for a loan whose state at Bokbasen is unknown.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Search {
+    /// The last moment at which the begin can have left.
+    left: Instant,
+    /// When the loan was absent by reference and by id for the first time.
+    absent: Option<Instant>,
+}
+
+impl Search {
+    /// A search for the loan of a begin that left at `left` at the latest.
+    pub(super) fn new(left: Instant) -> Search {
+        Search { left, absent: None }
     }
-    loop {
-        match look(circulation, loan).await {
-            Ok(Some((event, detail))) => {
-                return circulation.record(loan.id, event, Cause { by: "settle", detail }).await;
+
+    /// Queries Bokbasen once. Returns none where the answers decide nothing yet.
+    ///
+    /// # Errors
+    /// [`CallError`]; the check can be repeated.
+    pub(super) async fn check(
+        &mut self,
+        circulation: &Circulation,
+        loan: &Loan,
+    ) -> Result<Option<Verdict>, CallError> {
+        let inner = &circulation.inner;
+        if let Some(lending_id) = &loan.lending_id
+            && let Some(remote) = inner.lending.loan(lending_id).await?
+        {
+            return Ok(verdict_of(&checked(remote, loan)?, None));
+        }
+        let now = Instant::now();
+        if now < self.left + inner.settings.settle {
+            return Ok(None);
+        }
+        match by_reference(circulation, loan).await? {
+            Found::Loan(verdict) => Ok(verdict),
+            Found::Nothing if self.is_absent(loan.lending_id.is_some(), now, inner.settings.settle) => {
+                Ok(Some((Event::NotFound, Some("Bokbasen has no loan of this reference".to_owned()))))
             }
-            Ok(None) => {}
-            Err(error) => tracing::warn!(loan = %loan.id, %error, "could not settle a loan; asking again"),
+            Found::Nothing => {
+                tracing::warn!(loan = %loan.id, "Bokbasen named a loan and shows it nowhere; checking again");
+                Ok(None)
+            }
         }
-        if !circulation.pause(ASK_AGAIN).await {
-            return None;
-        }
+    }
+
+    /// Whether the loan counts as absent, now that Bokbasen shows it neither by reference nor by id.
+    fn is_absent(&mut self, is_named: bool, now: Instant, settle: Duration) -> bool {
+        let first = *self.absent.get_or_insert(now);
+        !is_named || now >= first + settle
+    }
+
+    /// When the next check can say more than the last one. Only a named loan can be looked up by id before
+    /// `lending.settle` is over.
+    pub(super) fn next(&self, is_named: bool, soonest: Instant, settle: Duration) -> Instant {
+        if is_named { soonest } else { soonest.max(self.left + settle) }
     }
 }
 
-/// One question; none where what was found does not yet decide (an unknown status).
-async fn look(circulation: &Circulation, loan: &Loan) -> Result<Option<(Event, Option<String>)>, CallError> {
+/// What Bokbasen has under a reference.
+enum Found {
+    Nothing,
+    /// None where its status does not decide.
+    Loan(Option<Verdict>),
+}
+
+async fn by_reference(circulation: &Circulation, loan: &Loan) -> Result<Found, CallError> {
     let mut found = circulation.inner.lending.find(&loan.reference).await?;
     found.retain(|remote| remote.reference.as_ref() == Some(&loan.reference));
-    let Some(kept) = pick(&mut found) else {
-        return Ok(Some((Event::NotFound, Some("Bokbasen has no loan of this reference".to_owned()))));
-    };
+    let Some(kept) = pick(&mut found) else { return Ok(Found::Nothing) };
     for extra in &found {
         give_back(circulation, extra).await?;
     }
     let detail =
         (!found.is_empty()).then(|| format!("{} more under this reference were given back", found.len()));
-    let event = match (&kept.standing, event_of(&kept)) {
+    Ok(Found::Loan(verdict_of(&kept, detail)))
+}
+
+fn verdict_of(remote: &RemoteLoan, detail: Option<String>) -> Option<Verdict> {
+    let event = match (&remote.standing, event_of(remote)) {
         (_, Some(event)) => event,
-        (Standing::Pending { .. }, None) => Event::Begun { lending_id: kept.lending_id.clone() },
-        (_, None) => return Ok(None),
+        (Standing::Pending { .. }, None) => Event::Begun { lending_id: remote.lending_id.clone() },
+        (_, None) => return None,
     };
-    Ok(Some((event, detail)))
+    Some((event, detail))
+}
+
+/// The answer to a read by id, if it is about this loan.
+///
+/// # Errors
+/// [`CallError::Unknown`] for an answer about another loan, which must never decide this one.
+pub(super) fn checked(remote: RemoteLoan, loan: &Loan) -> Result<RemoteLoan, CallError> {
+    let is_about = remote.reference.as_ref().is_none_or(|reference| *reference == loan.reference)
+        && remote.library.is_none_or(|library| library == loan.key.library)
+        && remote.isbn.is_none_or(|isbn| isbn == loan.key.isbn);
+    if is_about {
+        return Ok(remote);
+    }
+    Err(CallError::Unknown("Bokbasen answered with another loan than the one that was named".to_owned()))
 }
 
 /// Takes the loan that stays out of those found: an accepted one before a pending one, before one of an
@@ -84,16 +146,28 @@ async fn give_back(circulation: &Circulation, extra: &RemoteLoan) -> Result<(), 
     let why = "duplicate of one reference";
     match lending.give_back(&extra.lending_id, now, EndReason::Returned, why).await? {
         Told::Done => Ok(()),
-        Told::CancelWindowClosed | Told::StillPending => {
+        // It was listed a moment ago, so that a 404 is a read that lags.
+        Told::CancelWindowClosed | Told::StillPending | Told::NoSuchLoan => {
             Err(CallError::Unknown("a duplicate could neither be cancelled nor returned".to_owned()))
         }
+    }
+}
+
+impl Circulation {
+    /// Whether 404 `LOAN_NOT_FOUND` on an end means that the loan is over. Within `lending.settle` of the moment at
+    /// which Bokbasen last showed the loan, it may be a read that lags.
+    pub(super) fn believes_absence(&self, loan: &Loan) -> bool {
+        let shown = loan.accepted.or(loan.ended).unwrap_or(loan.begun);
+        crate::clock::after(shown, self.inner.settings.settle) <= self.inner.clock.now()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::loan::Terms;
+    use crate::loan::{Borrower, LoanKey, Reference, Terms};
+
+    const SETTLE: Duration = Duration::from_secs(30);
 
     fn remote(id: &str, standing: Standing) -> RemoteLoan {
         RemoteLoan {
@@ -118,5 +192,47 @@ mod tests {
         assert_eq!(pick(&mut found).unwrap().lending_id, "1");
         assert_eq!(found.len(), 3);
         assert_eq!(pick(&mut Vec::new()), None);
+    }
+
+    #[test]
+    fn named_loan_is_absent_after_two_checks_settle_apart() {
+        let now = Instant::now();
+        let mut search = Search::new(now);
+        assert!(!search.is_absent(true, now + SETTLE, SETTLE));
+        assert!(!search.is_absent(true, now + SETTLE * 2 - Duration::from_millis(1), SETTLE));
+        assert!(search.is_absent(true, now + SETTLE * 2, SETTLE));
+        assert!(Search::new(now).is_absent(false, now + SETTLE, SETTLE), "no answer had named it");
+    }
+
+    #[test]
+    fn an_unnamed_loan_is_first_searched_for_after_settle() {
+        let now = Instant::now();
+        let search = Search::new(now);
+        assert_eq!(search.next(false, now, SETTLE), now + SETTLE);
+        assert_eq!(search.next(true, now, SETTLE), now);
+    }
+
+    #[test]
+    fn an_answer_about_another_loan_decides_nothing() {
+        let key = LoanKey {
+            library: "NO-0301000".parse().unwrap(),
+            borrower: Borrower::from_bytes([1; 16]),
+            isbn: "9780306406157".parse().unwrap(),
+        };
+        let loan = Loan::intend(key, jiff::Timestamp::UNIX_EPOCH);
+        let right = RemoteLoan {
+            reference: Some(loan.reference.clone()),
+            library: Some(key.library),
+            isbn: Some(key.isbn),
+            ..remote("1", Standing::Pending { retry_after: None })
+        };
+        assert!(checked(right.clone(), &loan).is_ok());
+        for wrong in [
+            RemoteLoan { reference: Some(Reference::fresh()), ..right.clone() },
+            RemoteLoan { library: Some("NO-0301001".parse().unwrap()), ..right.clone() },
+            RemoteLoan { isbn: Some("9788299999014".parse().unwrap()), ..right },
+        ] {
+            assert!(matches!(checked(wrong, &loan), Err(CallError::Unknown(_))));
+        }
     }
 }

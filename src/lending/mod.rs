@@ -130,6 +130,8 @@ pub enum Told {
     StillPending,
     /// It can no longer be cancelled, only returned.
     CancelWindowClosed,
+    /// 404 `LOAN_NOT_FOUND`. The loan is over there, unless it is so recent that the answer may lag.
+    NoSuchLoan,
 }
 
 /// The client. Clones share its connections, its login and its limits.
@@ -253,7 +255,7 @@ impl Bokbasen {
     ) -> Result<Told, CallError> {
         match self.cancel(lending_id, why).await? {
             Told::CancelWindowClosed => self.return_loan(lending_id, ended, reason).await,
-            told @ (Told::Done | Told::StillPending) => Ok(told),
+            told @ (Told::Done | Told::StillPending | Told::NoSuchLoan) => Ok(told),
         }
     }
 
@@ -305,11 +307,11 @@ impl Listing<'_> {
     }
 }
 
-/// What an answer to an end says (assumed: a loan that is over or unknown there counts as done).
+/// What an answer to an end says (assumed: a loan that is over there counts as done).
 fn told(answer: Result<transport::Answer, CallError>) -> Result<Told, CallError> {
     match answer {
         Ok(_) => Ok(Told::Done),
-        Err(error) if error.is_no_such_loan() => Ok(Told::Done),
+        Err(error) if error.is_no_such_loan() => Ok(Told::NoSuchLoan),
         Err(CallError::Rejected { status: 409, code, .. }) if code == wire::ALREADY_ENDED => Ok(Told::Done),
         Err(CallError::Rejected { status: 409, code, .. }) if code == wire::LOAN_PENDING => {
             Ok(Told::StillPending)

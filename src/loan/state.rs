@@ -3,7 +3,7 @@
 //! ```text
 //!             ┌── NotSent ───────────────────────────────► ended (rejected)
 //!             │                                              ▲
-//!  intended ──┼── Begun ───────► pending ──── Vanished ──────┤
+//!  intended ──┼── Begun ───────► pending                     │
 //!             │                   ▲ │ │ │                    │
 //!             ├── Refused ─► refused◄─┘ │ └─ Ending ──┐      │
 //!             │                ▲  │     │             ▼      │
@@ -18,7 +18,8 @@
 //! ```
 //!
 //! `Declined` leads from `pending`, or from an intent whose begin was refused at once, back to `intended`: Bokbasen
-//! refused the licence that was asked for, and the next that the policy allows is tried.
+//! refused the licence that was asked for, and the next that the policy allows is tried. `Missing` leads from `pending`
+//! to `unknown`: a read by id does not show a loan that Bokbasen has named, and reads may lag.
 //!
 //! Only `accepted` opens a file. `intended`, `unknown`, `pending`, `accepted` and `ending` are *live*: while one
 //! of them stands, nothing may be begun for the same library, borrower and title.
@@ -45,7 +46,8 @@ pub enum LoanState {
     Pending,
     /// Bokbasen has accepted it: the one state in which a file may be delivered.
     Accepted,
-    /// A begin left and its answer was lost; Bokbasen has to be asked for the reference.
+    /// A begin left, and its answer was lost or the loan that it named does not show. Bokbasen has to be queried for
+    /// the reference.
     Unknown,
     /// Bokbasen said no.
     Refused,
@@ -200,8 +202,8 @@ pub enum Event {
     },
     /// Asked after an unknown outcome, Bokbasen has no loan of this reference.
     NotFound,
-    /// Bokbasen no longer knows a loan that it had pending, or names it cancelled.
-    Vanished,
+    /// A read by id does not show a loan that Bokbasen had named. Reads may lag, so this proves nothing.
+    Missing,
     /// The loan ends here; from now on it opens nothing, and Bokbasen is to be told.
     Ending {
         /// Why.
@@ -356,7 +358,7 @@ impl Loan {
                 next.state = Pending;
                 next.lending_id = Some(lending_id.clone());
             }
-            (Intended, Event::Lost) => next.state = Unknown,
+            (Intended, Event::Lost) | (Pending, Event::Missing) => next.state = Unknown,
             (Intended | Pending, Event::Declined) => {
                 next.state = Intended;
                 next.lending_id = None;
@@ -372,7 +374,7 @@ impl Loan {
                 next.lending_id = lending_id.clone().or(next.lending_id);
                 next.refusal = Some(refusal.clone());
             }
-            (Intended, Event::NotSent) | (Unknown, Event::NotFound) | (Pending, Event::Vanished) => {
+            (Intended, Event::NotSent) | (Unknown, Event::NotFound) => {
                 end(&mut next, EndReason::Rejected, at);
             }
             (Pending | Accepted, Event::Ending { reason }) => {
@@ -407,7 +409,7 @@ impl Event {
             Event::Accepted { .. } => "accepted",
             Event::Refused { .. } => "refused",
             Event::NotFound => "not-found",
-            Event::Vanished => "vanished",
+            Event::Missing => "missing",
             Event::Ending { .. } => "ending",
             Event::EndAcknowledged => "end-acknowledged",
             Event::EndedThere { .. } => "ended-there",

@@ -135,6 +135,11 @@ pub enum Effect {
     Garbage {},
     /// The answer shows a status that no page names.
     UnknownStatus {},
+    /// A get, return or cancel answers 404 `LOAN_NOT_FOUND`, and a list leaves the loan out, until a loan is this old.
+    Lag {
+        /// In milliseconds.
+        ms: u64,
+    },
     /// The token that the call carries is revoked, and the call answered with 401.
     ExpireToken {},
     /// Someone else begins a second loan under the same reference.
@@ -148,6 +153,7 @@ pub(super) struct Plan {
     pub(super) pending_polls: Option<u32>,
     pub(super) refuse: Option<(String, Option<String>, Option<u64>)>,
     pub(super) unknown_status: bool,
+    pub(super) lag: Duration,
     pub(super) duplicate: bool,
     pub(super) expire_token: bool,
     pub(super) end: End,
@@ -242,6 +248,7 @@ impl Plan {
                 return self.refuse = Some((code, message, retry_after));
             }
             Effect::UnknownStatus {} => return self.unknown_status = true,
+            Effect::Lag { ms } => return self.lag = self.lag.max(Duration::from_millis(ms)),
             Effect::ExpireToken {} => return self.expire_token = true,
             Effect::Duplicate {} => return self.duplicate = true,
             Effect::Status { status, retry_after, made } => End::Status { status, retry_after, made },

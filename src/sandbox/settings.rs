@@ -64,6 +64,9 @@ impl Default for Settings {
 pub struct Bounds {
     /// How long after its begin a loan shows in listings, in milliseconds (assumed: up to 2 s).
     pub list_lag_ms: u64,
+    /// How long after its begin a GET by id answers 404 for a loan, in milliseconds. Assumed: up to 2 s. The default
+    /// of 0 keeps a first try of the sandbox quick.
+    pub get_lag_ms: u64,
     /// Within what time of its arrival a begin takes effect, in milliseconds, however long its answer
     /// is delayed (assumed: 10 s).
     pub post_bound_ms: u64,
@@ -95,6 +98,7 @@ impl Default for Bounds {
     fn default() -> Bounds {
         Bounds {
             list_lag_ms: 2_000,
+            get_lag_ms: 0,
             post_bound_ms: 10_000,
             pending_polls: 1,
             pending_ms: 0,

@@ -3,6 +3,8 @@
 //! The calls lock it, ask for one thing and let go. It calls the books, the pools, the scene and the
 //! faults. Nothing here waits or speaks HTTP; a loan is in the books when a function returns it.
 
+use std::time::Duration;
+
 use jiff::{SignedDuration, Timestamp};
 
 use super::auth::Tokens;
@@ -99,7 +101,7 @@ impl State {
     /// 404 `LOAN_NOT_FOUND`.
     pub(super) fn loan(&mut self, id: &str, now: Timestamp) -> Result<Loan, Rejected> {
         let Some(loan) = self.books.loan(id) else {
-            return Err(Rejected::not_found("LOAN_NOT_FOUND", format!("There is no loan {id}.")));
+            return Err(no_such_loan(id));
         };
         match loan.decided(now) {
             None => Ok(loan.clone()),
@@ -107,6 +109,17 @@ impl State {
                 self.books.keep(decided.clone())?;
                 Ok(decided)
             }
+        }
+    }
+
+    /// Fails as for an unknown id while the loan is younger than `lag`.
+    ///
+    /// # Errors
+    /// 404 `LOAN_NOT_FOUND`.
+    pub(super) fn check_lag(&self, id: &str, lag: Duration, now: Timestamp) -> Result<(), Rejected> {
+        match self.books.loan(id) {
+            Some(loan) if crate::clock::after(loan.made, lag) > now => Err(no_such_loan(id)),
+            Some(_) | None => Ok(()),
         }
     }
 
@@ -203,6 +216,10 @@ fn about(loan: &Loan) -> Subject {
     Subject { library: Some(loan.library), isbns: vec![loan.isbn] }
 }
 
+fn no_such_loan(id: &str) -> Rejected {
+    Rejected::not_found("LOAN_NOT_FOUND", format!("There is no loan {id}."))
+}
+
 pub(super) fn unknown_title(isbn: crate::loan::Isbn) -> Rejected {
     Rejected::not_found("TITLE_NOT_FOUND", format!("There is no title {isbn}."))
 }
@@ -226,5 +243,5 @@ fn refuse(code: &str, message: Option<String>, retry_after: Option<u64>) -> Verd
 
 /// `at` so many milliseconds later; the end of time where there is no such moment.
 pub(super) fn later(at: Timestamp, millis: u64) -> Timestamp {
-    crate::clock::after(at, std::time::Duration::from_millis(millis))
+    crate::clock::after(at, Duration::from_millis(millis))
 }

@@ -237,6 +237,17 @@ async fn a_loan_is_read_in_each_of_its_standings() {
 }
 
 #[tokio::test]
+async fn loan_named_by_its_begin_may_be_missing_and_show_later() {
+    let exchanges = ["oauth-200", "begin-accepted-202", "get-within-its-lag-404", "get-after-its-lag"];
+    let stage = Stage::with(&exchanges).await;
+    let named = stage.client.begin(&begin()).await.unwrap().lending_id;
+    assert_eq!(stage.client.loan(&named).await.unwrap(), None, "absent is an answer and no error");
+    let shown = stage.client.loan(&named).await.unwrap().unwrap();
+    assert!(matches!(shown.standing, Standing::Pending { .. }));
+    stage.over().await;
+}
+
+#[tokio::test]
 async fn a_reference_is_looked_for_over_all_pages() {
     let cases: [(&[&str], usize); 3] = [
         (&["list-by-reference-nothing"], 0),
@@ -268,7 +279,7 @@ async fn an_end_is_told_and_what_counts_as_done_is_done() {
         ("return-again", Ok(Told::Done)),
         ("return-409-loan-pending", Ok(Told::StillPending)),
         ("already-ended-409", Ok(Told::Done)),
-        ("return-loan-not-found-404", Ok(Told::Done)),
+        ("return-loan-not-found-404", Ok(Told::NoSuchLoan)),
     ] {
         let (ended, reason) = at(name);
         let reason = if reason == "EXPIRED" { EndReason::Expired } else { EndReason::Returned };
@@ -281,7 +292,7 @@ async fn an_end_is_told_and_what_counts_as_done_is_done() {
         ("cancel-200", Ok(Told::Done)),
         ("cancel-again-200", Ok(Told::Done)),
         ("cancel-window-closed-409", Ok(Told::CancelWindowClosed)),
-        ("cancel-loan-not-found-404", Ok(Told::Done)),
+        ("cancel-loan-not-found-404", Ok(Told::NoSuchLoan)),
     ] {
         let loan = if name.contains("not-found") { "BL99999999" } else { LOAN };
         let stage = Stage::with(&["oauth-200", name]).await;

@@ -35,6 +35,7 @@ mod i2_one_loan;
 mod i3_every_loan_ends;
 mod i7_an_end_is_final;
 mod interleavings;
+mod lagging_reads;
 mod layering;
 mod licences;
 mod links;

@@ -43,7 +43,7 @@ fn every_event() -> Vec<Event> {
         Event::Refused { lending_id: None, refusal: refusal() },
         Event::Refused { lending_id: Some(lending_id()), refusal: refusal() },
         Event::NotFound,
-        Event::Vanished,
+        Event::Missing,
         Event::EndAcknowledged,
     ];
     events.extend(EndReason::ALL.map(|reason| Event::Ending { reason }));
@@ -110,7 +110,7 @@ const WAYS: [(LoanState, &str, LoanState); 20] = {
         (Pending, "accepted", Accepted),
         (Pending, "refused", Refused),
         (Pending, "declined", Intended),
-        (Pending, "vanished", Ended),
+        (Pending, "missing", Unknown),
         (Pending, "ending", Ending),
         (Pending, "ended-there", Ended),
         (Unknown, "begun", Pending),
@@ -156,7 +156,7 @@ fn writes_what_it_tells(before: &Loan, event: &Event, next: &Loan) {
     (wanted.state, wanted.changed) = (next.state, at(9));
     let mut ended = |reason| (wanted.ended, wanted.end_reason) = (Some(at(9)), Some(reason));
     match event {
-        Event::NotSent | Event::NotFound | Event::Vanished => ended(EndReason::Rejected),
+        Event::NotSent | Event::NotFound => ended(EndReason::Rejected),
         Event::Ending { reason } | Event::EndedThere { reason } => ended(*reason),
         Event::Begun { lending_id } => wanted.lending_id = Some(lending_id.clone()),
         Event::Accepted { lending_id, terms } => {
@@ -168,7 +168,7 @@ fn writes_what_it_tells(before: &Loan, event: &Event, next: &Loan) {
             wanted.lending_id = lending_id.clone().or(wanted.lending_id);
         }
         Event::Declined => wanted.lending_id = None,
-        Event::Lost | Event::EndAcknowledged => {}
+        Event::Lost | Event::Missing | Event::EndAcknowledged => {}
     }
     assert_eq!(next.record(), &wanted, "{event:?}");
 }

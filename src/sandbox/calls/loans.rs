@@ -5,6 +5,8 @@
 
 mod list;
 
+use std::time::Duration;
+
 use axum::body::Bytes;
 use axum::extract::{Path, State};
 use axum::response::Response;
@@ -69,6 +71,7 @@ pub(in super::super) async fn loan(
     let act = move |app: &App, plan: &Plan| {
         let mut state = app.state();
         let now = app.now(&state);
+        state.check_lag(&id, plan.lag.max(Duration::from_millis(state.bounds.get_lag_ms)), now)?;
         let loan = state.loan(&id, now)?;
         let mut response = shown(&loan, plan);
         if loan.status == Status::Pending {
@@ -94,6 +97,7 @@ pub(in super::super) async fn return_loan(
     let act = move |app: &App, plan: &Plan| {
         let mut state = app.state();
         let now = app.now(&state);
+        state.check_lag(&id, plan.lag, now)?;
         Ok(shown(&state.return_loan(&id, &end, now)?, plan))
     };
     Ok(app.perform(plan, act).await)
@@ -115,6 +119,7 @@ pub(in super::super) async fn cancel(
     let act = move |app: &App, plan: &Plan| {
         let mut state = app.state();
         let now = app.now(&state);
+        state.check_lag(&id, plan.lag, now)?;
         Ok(shown(&state.cancel(&id, now)?, plan))
     };
     Ok(app.perform(plan, act).await)

@@ -85,6 +85,27 @@ async fn the_listing_lags_and_has_pages() {
     assert_eq!(old.code(), (400, "MALFORMED"));
 }
 
+#[tokio::test]
+async fn lagging_reads_hide_a_young_loan_by_id_and_by_reference() {
+    let caller = Caller::of(permissive()).await;
+    caller.put("/sandbox/settings", json!({ "list_lag_ms": 0, "get_lag_ms": 1000 })).await;
+    let id = caller.begin("r").await.id();
+    let shown = async |id: &str| caller.get(&format!("/v1/loans/{id}")).await.status;
+    assert_eq!((shown(&id).await, caller.cancel(&id).await.status), (404, 200), "a write does not lag");
+    caller.clock.advance(std::time::Duration::from_secs(1));
+    assert_eq!(shown(&id).await, 200);
+
+    let lag = |call: &str| json!({ "call": call, "isbn": TITLE, "effect": { "lag": { "ms": 5000 } } });
+    caller.put("/sandbox/faults", json!([lag("get"), lag("list"), lag("cancel")])).await;
+    let id = caller.begin("s").await.id();
+    for late in [false, true] {
+        let statuses = (shown(&id).await, caller.cancel(&id).await.status);
+        let listed = caller.get("/v1/loans?reference=s").await.body.as_array().unwrap().len();
+        assert_eq!((statuses, listed), if late { ((200, 200), 1) } else { ((404, 404), 0) });
+        caller.clock.advance(std::time::Duration::from_secs(5));
+    }
+}
+
 fn one_copy() -> Settings {
     let mut licence = Licence::new("only", "EXCLUSIVE", None);
     licence.exclusive = true;

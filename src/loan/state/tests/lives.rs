@@ -24,6 +24,8 @@ enum Step {
     Decide { accept: bool },
     /// Bokbasen is asked about an undecided loan, and gives an answer that may be heard late.
     Ask,
+    /// Bokbasen is queried about a pending loan by id, and the read lags.
+    Miss,
     /// The answer is heard.
     Hear,
     /// The loan ends here.
@@ -76,6 +78,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => Just(Step::TakeOver),
         2 => prop_oneof![3 => Just(true), 1 => Just(false)].prop_map(|accept| Step::Decide { accept }),
         3 => Just(Step::Ask),
+        1 => Just(Step::Miss),
         3 => Just(Step::Hear),
         2 => reason.prop_map(|reason| Step::End { reason }),
         1 => Just(Step::Expire),
@@ -172,6 +175,10 @@ impl World {
                 }
             }
             Step::Ask => self.ask(),
+            Step::Miss => {
+                let pending = self.newest(&[LoanState::Pending]);
+                self.answer = pending.map(|place| (place, Event::Missing)).or(self.answer.take());
+            }
             Step::Hear => {
                 if let Some((place, event)) = self.answer.take() {
                     self.write(place, &event);

@@ -3,6 +3,8 @@
 //! Routed to by the calls' map; it calls the books. The listing lags behind a begin, as assumed, and hides
 //! what came after a loan that does not show yet, so that a cursor never passes one over.
 
+use std::time::Duration;
+
 use axum::extract::{RawQuery, State};
 use axum::response::Response;
 use http::HeaderMap;
@@ -37,7 +39,7 @@ pub(in super::super::super) async fn list(
     let act = move |app: &App, plan: &Plan| {
         let mut state = app.state();
         let now = app.now(&state);
-        let loans = page(&mut state, &cursor, now)?;
+        let loans = page(&mut state, &cursor, plan.lag, now)?;
         let shown: Vec<_> = loans.iter().map(|loan| ShownLoan::of(loan, plan.unknown_status)).collect();
         let json = serde_json::to_string(&shown).unwrap_or_default();
         Ok(cursor.page("/v1/loans", loans.len(), json, now))
@@ -72,8 +74,9 @@ fn listing(query: Option<&str>, state: &Kept, now: Timestamp) -> Result<Cursor, 
 }
 
 /// The loans of a page.
-fn page(state: &mut Kept, cursor: &Cursor, now: Timestamp) -> Result<Vec<Loan>, Rejected> {
-    let lag = SignedDuration::from_millis(i64::try_from(state.bounds.list_lag_ms).unwrap_or(i64::MAX));
+fn page(state: &mut Kept, cursor: &Cursor, lag: Duration, now: Timestamp) -> Result<Vec<Loan>, Rejected> {
+    let lag = lag.max(Duration::from_millis(state.bounds.list_lag_ms));
+    let lag = SignedDuration::try_from(lag).unwrap_or(SignedDuration::MAX);
     let made = |place: &usize| state.books.at(*place).map(|loan| loan.made);
     let places = match &cursor.listing {
         Listing::Reference(reference) => state.books.of_reference(reference),
