@@ -16,6 +16,7 @@ mod loans;
 mod openapi;
 mod refused;
 
+use std::borrow::Cow;
 use std::fmt;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -94,9 +95,9 @@ impl fmt::Debug for Parts {
 #[derive(Clone, Debug, Default)]
 pub struct Missing {
     /// What keeps the gate from serving anyone, as sentences.
-    pub needed: Vec<&'static str>,
+    pub needed: Vec<Cow<'static, str>>,
     /// What keeps some readers from being served while others are.
-    pub wanted: Vec<&'static str>,
+    pub wanted: Vec<Cow<'static, str>>,
 }
 
 type Answer = Pin<Box<dyn Future<Output = Missing> + Send>>;

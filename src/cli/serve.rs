@@ -252,13 +252,18 @@ fn readiness(ledger: &Ledger, lending: &Bokbasen, stopping: &CancellationToken) 
         async move {
             let mut missing = admin::Missing::default();
             if stopping.is_cancelled() {
-                missing.needed.push("The gate is stopping: it takes no new connections.");
+                missing.needed.push("The gate is stopping: it takes no new connections.".into());
             }
             if ledger.check().await.is_err() {
-                missing.needed.push("The ledger cannot be read: nobody new gets a file.");
+                missing.needed.push("The ledger cannot be read: nobody new gets a file.".into());
+            } else if let Err(why) = ledger.check_writable().await {
+                missing.wanted.push(
+                    format!("The ledger cannot be written ({why}): readers without a loan get none. Check its disk.")
+                        .into(),
+                );
             }
             if lending.is_failing() {
-                missing.wanted.push("Bokbasen does not answer: readers without a loan get none.");
+                missing.wanted.push("Bokbasen does not answer: readers without a loan get none.".into());
             }
             missing
         }

@@ -4,6 +4,8 @@
 //! changed, taken out or put elsewhere. So that a tail cannot be cut off unseen, the newest link is kept apart, in a file
 //! beside the ledger that is written within a second or so; whoever wants to be sure of more copies it away.
 
+use std::fs::File;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use aws_lc_rs::hmac;
@@ -16,6 +18,9 @@ use super::{LedgerError, upkeep};
 
 /// How many findings are told.
 const TOLD: usize = 100;
+
+/// The length of a hash, in bytes.
+const MAC_LENGTH: usize = 32;
 
 /// The key of the chain. `Debug` does not show it.
 #[derive(Clone, Debug)]
@@ -83,9 +88,11 @@ impl Head {
         format!("{} {}\n", self.number, HEXLOWER.encode(&self.mac))
     }
 
+    /// None for a text that was cut short: half a hash must not pass for another hash.
     fn from_text(text: &str) -> Option<Head> {
-        let (number, mac) = text.trim_end().split_once(' ')?;
-        Some(Head { number: number.parse().ok()?, mac: HEXLOWER.decode(mac.as_bytes()).ok()? })
+        let (number, mac) = text.strip_suffix('\n')?.split_once(' ')?;
+        let mac = HEXLOWER.decode(mac.as_bytes()).ok().filter(|mac| mac.len() == MAC_LENGTH)?;
+        Some(Head { number: number.parse().ok()?, mac })
     }
 }
 
@@ -96,12 +103,38 @@ fn head_file(ledger: &Path) -> PathBuf {
     PathBuf::from(file)
 }
 
-/// Keeps the newest link apart: written beside, and put in place whole.
-pub(super) fn keep_apart(ledger: &Path, head: &Head) -> std::io::Result<()> {
+/// Stores the newest link apart. The text is on the disk before it replaces the one before: on a full disk the older
+/// link stays, and a power cut leaves one of the two. `process` keeps two processes from writing one temporary file.
+pub(super) fn keep_apart(ledger: &Path, process: &str, head: &Head) -> std::io::Result<()> {
     let file = head_file(ledger);
-    let beside = file.with_extension("head.new");
-    std::fs::write(&beside, head.text())?;
-    std::fs::rename(beside, file)
+    let beside = file.with_extension(format!("head.{process}.new"));
+    let replaced = write_durably(&beside, &head.text()).and_then(|()| std::fs::rename(&beside, file));
+    if replaced.is_err() {
+        let _ = std::fs::remove_file(beside);
+    }
+    replaced
+}
+
+fn write_durably(file: &Path, text: &str) -> std::io::Result<()> {
+    let mut file = File::create(file)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()
+}
+
+/// Removes what processes left that died while they stored a link.
+pub(super) fn remove_leftovers(ledger: &Path, is_dead: impl Fn(&str) -> bool) {
+    let head = head_file(ledger);
+    let (Some(directory), Some(name)) = (head.parent(), head.file_name().and_then(|name| name.to_str())) else {
+        return;
+    };
+    let directory = if directory.as_os_str().is_empty() { Path::new(".") } else { directory };
+    for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+        let left = entry.file_name();
+        let process = left.to_str().and_then(|left| left.strip_prefix(name)?.strip_prefix('.'));
+        if process.and_then(|rest| rest.strip_suffix(".new")).is_some_and(&is_dead) {
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
 }
 
 /// The newest link of a ledger that is being opened, once it is certain that the one kept apart is in its chain: else the

@@ -7,6 +7,7 @@
 
 mod audit;
 mod brake;
+mod connection;
 mod delivered;
 mod draft;
 mod error;
@@ -15,6 +16,7 @@ mod process;
 mod read;
 mod row;
 mod upkeep;
+mod writable;
 mod write;
 
 use std::path::PathBuf;
@@ -32,6 +34,7 @@ pub use delivered::Delivered;
 pub use error::LedgerError;
 use process::Process;
 pub use upkeep::{backup, check};
+use writable::WriteTest;
 use write::Command;
 
 /// The keys of `[ledger]`.
@@ -115,6 +118,7 @@ pub struct Ledger {
     commands: mpsc::Sender<Command>,
     readers: SqlitePool,
     process: Arc<Process>,
+    write_test: WriteTest,
 }
 
 impl Ledger {
@@ -122,7 +126,8 @@ impl Ledger {
     /// earlier than the credential was `issued`.
     ///
     /// # Errors
-    /// [`LedgerError`]; nothing was written.
+    /// [`LedgerError`]; the begin must not be sent. After [`LedgerError::Commit`] the intent may be durable all the
+    /// same; the writing task then ends it as never sent, before it takes another command.
     pub async fn intend(
         &self,
         loan: Loan,
@@ -137,7 +142,8 @@ impl Ledger {
     /// Applies an event by the pure machine, within the transaction that reads and writes the loan.
     ///
     /// # Errors
-    /// [`LedgerError`]; the loan is then as it was.
+    /// [`LedgerError`]; the loan is then as it was, except that after [`LedgerError::Commit`] and
+    /// [`LedgerError::Closed`] that is not certain.
     pub async fn apply(&self, id: LoanId, event: Event, cause: Cause) -> Result<Loan, LedgerError> {
         let (answer, answered) = oneshot::channel();
         self.send(Command::Apply { id, event, cause, answer }).await?;
@@ -167,7 +173,8 @@ impl Ledger {
     /// Adds to what was delivered before: durable, all of it, when this returns. A loan that is not there is passed over.
     ///
     /// # Errors
-    /// [`LedgerError`]; nothing was written, but after [`LedgerError::Closed`] that is not certain.
+    /// [`LedgerError`]; nothing was written, except that after [`LedgerError::Closed`], and where a commit failed in
+    /// the last step, that is not certain.
     pub async fn note_delivered(&self, delivered: Arc<[Delivered]>) -> Result<(), LedgerError> {
         let (answer, answered) = oneshot::channel();
         self.send(Command::Delivered { delivered, answer }).await?;
@@ -199,6 +206,8 @@ impl Ledger {
     }
 }
 
+#[cfg(test)]
+mod failing_disk;
 #[cfg(test)]
 mod support;
 #[cfg(test)]

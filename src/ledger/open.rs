@@ -11,7 +11,9 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, S
 use sqlx::{ConnectOptions, Connection, SqliteConnection};
 use tokio::sync::mpsc;
 
+use super::connection::{BUSY, WriteConnection};
 use super::process::Process;
+use super::writable::WriteTest;
 use super::write::{self, Writer};
 use super::{AuditKey, Ledger, LedgerError, Settings, audit};
 use crate::clock::Clock;
@@ -19,15 +21,14 @@ use crate::telemetry::Metrics;
 
 static MIGRATIONS: Migrator = sqlx::migrate!("src/ledger/migrations");
 
-/// How long a write waits for another process's, as during an upgrade.
-const BUSY: Duration = Duration::from_secs(10);
 /// After how many pages of 4 KiB the write-ahead log is folded into the file. The same pages change again and again, and
 /// the longer the log, the fewer of them are written twice; at 16 MB it is still read within a moment after a kill.
 const FOLDED_AT: &str = "4000";
 /// How many commands may wait for the writer.
 const QUEUE: usize = 4096;
-/// Connections that only read.
+/// Connections that only read, and how long a query waits for one of them.
 const READERS: u32 = 4;
+const READER_DEADLINE: Duration = Duration::from_secs(5);
 
 impl Ledger {
     /// Opens the ledger, makes it where there is none, and brings its schema up to date.
@@ -74,26 +75,35 @@ impl Ledger {
             .max_connections(READERS)
             // A file does not hang up; the question would double the ways to the connection's thread.
             .test_before_acquire(false)
-            .connect_with(options.read_only(true))
+            .acquire_timeout(READER_DEADLINE)
+            .connect_with(options.clone().read_only(true))
             .await
             .map_err(failed)?;
         let process =
             Process::enter(file).map_err(|source| LedgerError::File { file: file.to_owned(), source })?;
         let process = Arc::new(process);
         let (commands, waiting) = mpsc::channel(QUEUE);
+        audit::remove_leftovers(file, |name| process.is_dead(name));
+        metrics.ledger_writable(true);
         let writer = Writer {
-            connection,
+            connection: WriteConnection::new(options, connection),
             clock,
             metrics,
             process: process.clone(),
             brake: settings.brake,
             audit_key,
             file: file.to_owned(),
+            in_doubt: Vec::new(),
             head: (head.number > 0).then_some(head),
             keep_at: tokio::time::Instant::now(),
+            keeping: None,
+            logged_at: None,
+            #[cfg(test)]
+            fault: None,
         };
         tokio::spawn(write::run(writer, waiting));
-        Ok(Ledger { file: Arc::new(file.to_owned()), commands, readers, process })
+        let file = Arc::new(file.to_owned());
+        Ok(Ledger { file, commands, readers, process, write_test: WriteTest::default() })
     }
 }
 

@@ -1,5 +1,7 @@
 //! Questions to the ledger. They see everything that was committed before they were asked.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{AssertSqlSafe, QueryBuilder, Sqlite};
@@ -7,6 +9,9 @@ use sqlx::{AssertSqlSafe, QueryBuilder, Sqlite};
 use super::row::{COLUMNS, by_ids, history_of, loan_of};
 use super::{Ends, Filter, HistoryRow, Ledger, LedgerError};
 use crate::loan::{LibraryId, Loan, LoanId, LoanKey, Reference};
+
+/// Deadline of [`Ledger::check`].
+const CHECK_DEADLINE: Duration = Duration::from_secs(2);
 
 impl Ledger {
     /// The live loan of this reader and title, or else the newest that there was.
@@ -281,12 +286,13 @@ impl Ledger {
         any.map_err(|source| self.failed(source))
     }
 
-    /// Whether the ledger can be read now.
+    /// Reads a row, within two seconds.
     ///
     /// # Errors
-    /// [`LedgerError`], where it cannot.
+    /// [`LedgerError`], where the ledger cannot be read.
     pub async fn check(&self) -> Result<(), LedgerError> {
-        let one = sqlx::query("SELECT value FROM meta LIMIT 1").fetch_one(&self.readers).await;
+        let one = sqlx::query("SELECT value FROM meta LIMIT 1").fetch_one(&self.readers);
+        let one = tokio::time::timeout(CHECK_DEADLINE, one).await.unwrap_or(Err(sqlx::Error::PoolTimedOut));
         one.map(drop).map_err(|source| self.failed(source))
     }
 

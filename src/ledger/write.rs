@@ -3,24 +3,28 @@
 //! A commit costs a sync of the disk, whatever is in it; so a hundred registrations at once cost one sync and
 //! not a hundred. Commands of one batch see one another's rows; one that fails by a rule (an illegal
 //! transition, a live loan) writes nothing and leaves the others alone, since rules are looked at before
-//! anything is written. Where the database itself fails, the whole batch is rolled back and everyone told.
+//! anything is written. Where the database itself fails, the whole batch fails, and `connection` opens another
+//! connection; until that succeeds, commands fail at once.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use jiff::Timestamp;
-use sqlx::{Connection, SqliteConnection};
+use sqlx::Connection;
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::audit::{self, AuditKey, Head};
 use super::brake::{Brake, BrakeMode};
+use super::connection::{TRANSACTION_DEADLINE, WriteConnection, reason, write_probe};
 use super::draft::{Draft, database};
 use super::process::Process;
 use super::{Cause, Delivered, Intended, LedgerError, delivered};
 use crate::clock::Clock;
 use crate::crash::{self, Edge};
-use crate::loan::{Event, Loan, LoanId, Progress};
+use crate::loan::{Event, Loan, LoanId, LoanState, Progress};
 use crate::telemetry::Metrics;
 
 /// How many commands one transaction takes at most.
@@ -28,6 +32,10 @@ const BATCH: usize = 512;
 
 /// How long the newest link of the audit trail may be missing in the file apart.
 const KEPT_APART_WITHIN: Duration = Duration::from_secs(1);
+/// Deadline of each step of closing.
+const CLOSE_DEADLINE: Duration = Duration::from_secs(5);
+/// How often a ledger that stays unwritable is logged.
+const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
 type Answer<T> = oneshot::Sender<Result<T, LedgerError>>;
 
@@ -39,7 +47,24 @@ pub(super) enum Command {
     Progress { id: LoanId, progress: Progress, answer: Answer<bool> },
     Delivered { delivered: Arc<[Delivered]>, answer: Answer<bool> },
     Forget { before: Timestamp, limit: u32, answer: Answer<u64> },
+    /// Writes a row that means nothing, to see that the ledger can be written.
+    TestWrite { answer: Answer<bool> },
+    /// What a failing disk does, for tests.
+    #[cfg(test)]
+    Fault { fault: Fault, answer: oneshot::Sender<()> },
     Close { answer: oneshot::Sender<()> },
+}
+
+/// A fault of the disk, as SQLite shows it.
+#[cfg(test)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Fault {
+    /// The database cannot grow: SQLite itself rolls the transaction back with SQLITE_FULL.
+    Full,
+    /// The next transaction is rolled back before its commit without the knowledge of sqlx.
+    RolledBack,
+    /// The next commit succeeds, and its success is not reported.
+    CommitUnreported,
 }
 
 /// What a command gave, to be told once it is durable.
@@ -52,6 +77,14 @@ enum Done {
 }
 
 impl Done {
+    /// The intent that this wrote.
+    fn written_intent(&self) -> Option<LoanId> {
+        match self {
+            Done::Intended(Ok(Intended::Written(loan)), _) => Some(loan.id),
+            _ => None,
+        }
+    }
+
     /// What was done, for those who let it crash there.
     fn name(&self) -> &'static str {
         match self {
@@ -63,9 +96,9 @@ impl Done {
     }
 }
 
-/// What the writing task has.
+/// What the writing task owns.
 pub(super) struct Writer {
-    pub(super) connection: SqliteConnection,
+    pub(super) connection: WriteConnection,
     pub(super) clock: Clock,
     pub(super) metrics: Metrics,
     pub(super) process: Arc<Process>,
@@ -73,35 +106,55 @@ pub(super) struct Writer {
     pub(super) audit_key: AuditKey,
     /// The ledger's file.
     pub(super) file: PathBuf,
-    /// The newest link of the audit trail, where it has not been kept apart yet.
+    /// Intents whose commit failed in its last step: their callers send no begin, but the rows may be durable.
+    pub(super) in_doubt: Vec<LoanId>,
+    /// The newest committed link of the audit trail, where the file apart does not have it yet.
     pub(super) head: Option<Head>,
-    /// When it is to be.
-    pub(super) keep_at: tokio::time::Instant,
+    /// When that file is to be written next.
+    pub(super) keep_at: Instant,
+    /// The write of that file that is in progress; returns the link where it failed.
+    pub(super) keeping: Option<JoinHandle<Option<Head>>>,
+    /// When a failure was last logged.
+    pub(super) logged_at: Option<Instant>,
+    /// What the next transaction meets.
+    #[cfg(test)]
+    pub(super) fault: Option<Fault>,
+}
+
+/// A failed transaction.
+struct Failure {
+    source: sqlx::Error,
+    /// The commit itself failed, so the transaction may be durable.
+    in_doubt: bool,
+}
+
+impl From<sqlx::Error> for Failure {
+    fn from(source: sqlx::Error) -> Failure {
+        Failure { source, in_doubt: false }
+    }
 }
 
 /// Writes until told to close, or until nobody is left to write for.
 pub(super) async fn run(mut writer: Writer, mut waiting: mpsc::Receiver<Command>) {
     let mut batch = Vec::with_capacity(BATCH);
     loop {
-        let taken = match writer.head {
+        let taken = match writer.wake_at() {
             None => waiting.recv_many(&mut batch, BATCH).await,
-            Some(_) => {
-                match tokio::time::timeout_at(writer.keep_at, waiting.recv_many(&mut batch, BATCH)).await {
-                    Ok(taken) => taken,
-                    Err(_) => {
-                        writer.keep_head();
-                        continue;
-                    }
+            Some(at) => match timeout_at(at, waiting.recv_many(&mut batch, BATCH)).await {
+                Ok(taken) => taken,
+                Err(_) => {
+                    writer.wake().await;
+                    continue;
                 }
-            }
+            },
         };
         if taken == 0 {
-            return writer.keep_head();
+            return writer.finish_head().await;
         }
         let closing = writer.take(std::mem::take(&mut batch)).await;
         if let Some(answer) = closing {
             waiting.close();
-            writer.keep_head();
+            writer.finish_head().await;
             writer.fold().await;
             let _ = answer.send(());
             return;
@@ -110,7 +163,34 @@ pub(super) async fn run(mut writer: Writer, mut waiting: mpsc::Receiver<Command>
 }
 
 impl Writer {
-    /// Writes one batch; gives the one to tell when a close was in it. What came after that is not written.
+    #[cfg(test)]
+    async fn inject(&mut self, fault: Fault) {
+        match (fault, self.connection.get()) {
+            // The limit is one of this connection, and never below the pages that there are.
+            (Fault::Full, Ok(connection)) => {
+                sqlx::query("PRAGMA max_page_count = 1").execute(connection).await.unwrap();
+            }
+            _ => self.fault = Some(fault),
+        }
+    }
+
+    /// When there is work without a command: reopening the connection, or writing the newest link apart.
+    fn wake_at(&self) -> Option<Instant> {
+        let keep_at = (self.head.is_some() || self.keeping.is_some()).then_some(self.keep_at);
+        [self.connection.retry_at(), keep_at].into_iter().flatten().min()
+    }
+
+    async fn wake(&mut self) {
+        let now = Instant::now();
+        if self.connection.retry_at().is_some_and(|at| at <= now) {
+            self.reopen().await;
+        }
+        if self.keep_at <= now {
+            self.keep_head().await;
+        }
+    }
+
+    /// Writes one batch; returns the answer of a close that was in it. What follows the close is not written.
     async fn take(&mut self, batch: Vec<Command>) -> Option<oneshot::Sender<()>> {
         let began = Instant::now();
         let mut closing = None;
@@ -118,6 +198,11 @@ impl Writer {
         for command in batch {
             match command {
                 Command::Close { answer } => closing = Some(answer),
+                #[cfg(test)]
+                Command::Fault { fault, answer } => {
+                    self.inject(fault).await;
+                    let _ = answer.send(());
+                }
                 _ if closing.is_some() => {} // dropping it says `Closed`
                 command => commands.push(command),
             }
@@ -131,99 +216,185 @@ impl Writer {
     }
 
     async fn commit(&mut self, commands: Vec<Command>) {
+        if self.connection.retry_at().is_some_and(|at| at <= Instant::now()) {
+            self.reopen().await;
+        }
         let mut done = Vec::with_capacity(commands.len());
         let mut commands = commands.into_iter();
+        if let Err(why) = self.connection.get() {
+            let why = why.to_owned();
+            return commands.filter_map(unwritten).for_each(|done| fail(done, &why));
+        }
         match self.write(&mut commands, &mut done).await {
             Ok(head) => {
-                self.note_head(head);
+                self.connection.committed();
+                self.note_head(head).await;
                 done.into_iter().for_each(|done| self.tell(done));
             }
-            Err(error) => {
-                let why = error.to_string();
-                tracing::error!(%error, commands = done.len() + commands.len(), "the ledger could not commit");
+            Err(Failure { source, in_doubt }) => {
+                if in_doubt {
+                    self.in_doubt.extend(done.iter().filter_map(Done::written_intent));
+                }
+                let why = reason(&source);
+                self.failed(&why, done.len() + commands.len());
+                // Answered before the connection is closed, which may take a moment.
                 done.into_iter().for_each(|done| fail(done, &why));
                 commands.filter_map(unwritten).for_each(|done| fail(done, &why));
+                self.connection.discard(why).await;
             }
         }
     }
 
-    /// Runs the commands in one transaction, and gives the newest link of the audit trail. Where the database fails, the
-    /// rest of the commands is left, and everyone is told by the caller.
+    /// Counts a failed transaction, and logs it once a minute at most: a full disk fails every one.
+    fn failed(&mut self, why: &str, commands: usize) {
+        self.metrics.ledger_failed();
+        self.metrics.ledger_writable(false);
+        if self.logged_at.is_none_or(|at| at.elapsed() >= LOG_INTERVAL) {
+            self.logged_at = Some(Instant::now());
+            tracing::error!(error = why, commands, file = %self.file.display(), "the ledger cannot be written");
+        }
+    }
+
+    /// Opens the connection again, and ends the intents whose commit was in doubt.
+    async fn reopen(&mut self) {
+        let down = match self.connection.reopen().await {
+            Ok(down) => down,
+            Err(why) => return self.failed(&why, 0),
+        };
+        if let Err(Failure { source, .. }) = self.end_doubtful().await {
+            let why = reason(&source);
+            self.failed(&why, 0);
+            return self.connection.discard(why).await;
+        }
+        self.metrics.ledger_writable(true);
+        // So that the next failure is logged whatever the time.
+        self.logged_at = None;
+        tracing::info!(?down, "the ledger can be written again");
+    }
+
+    /// Ends the intents in doubt that turn out to be durable: their callers were told that nothing is certain, and sent
+    /// no begin. The write lock that the transaction holds proves that no older commit is still on its way.
+    async fn end_doubtful(&mut self) -> Result<(), Failure> {
+        if self.in_doubt.is_empty() {
+            return Ok(());
+        }
+        let detail = Some("the commit of the intent failed, and its begin was not sent".to_owned());
+        let cause = Cause { by: "ledger", detail };
+        let deadline = Instant::now() + TRANSACTION_DEADLINE;
+        let (now, owner) = (self.clock.now(), self.process.name().to_owned());
+        let Ok(connection) = self.connection.get() else { return Ok(()) };
+        let mut transaction = within(deadline, connection.begin_with("BEGIN IMMEDIATE")).await?;
+        let mut draft = within(deadline, Draft::begin(&mut transaction, &owner, &self.audit_key)).await?;
+        for id in &self.in_doubt {
+            let found = within_rule(deadline, draft.loan(*id)).await;
+            let (found, broken) = rule(found);
+            if let Some(source) = broken {
+                return Err(source.into());
+            }
+            let intent = found.ok().filter(|loan| loan.state == LoanState::Intended);
+            if let Some((before, Ok(after))) = intent.map(|loan| (loan.state, loan.apply(&Event::NotSent, now))) {
+                draft.note(&after, Some(before), &cause);
+            }
+        }
+        let head = within(deadline, draft.end()).await?;
+        within(deadline, transaction.commit()).await?;
+        self.in_doubt.clear();
+        self.note_head(head).await;
+        Ok(())
+    }
+
+    /// Runs the commands in one transaction, and returns the newest link of the audit trail. Where the database fails,
+    /// the rest of the commands is left, and the caller answers all of them.
     async fn write(
         &mut self,
         commands: &mut std::vec::IntoIter<Command>,
         done: &mut Vec<Done>,
-    ) -> Result<Head, sqlx::Error> {
-        let now = self.clock.now();
-        let owner = self.process.name().to_owned();
-        let mut transaction = self.connection.begin_with("BEGIN IMMEDIATE").await?;
-        let mut draft = Draft::begin(&mut transaction, &owner, &self.audit_key).await?;
-        read_ahead(&mut draft, commands.as_slice()).await?;
+    ) -> Result<Head, Failure> {
+        let deadline = Instant::now() + TRANSACTION_DEADLINE;
+        let Ok(connection) = self.connection.get() else { return Err(sqlx::Error::WorkerCrashed.into()) };
+        let work = Work {
+            now: self.clock.now(),
+            deadline,
+            owner: self.process.name(),
+            process: &self.process,
+            brake: (self.brake, &self.metrics),
+        };
+        let mut transaction = within(deadline, connection.begin_with("BEGIN IMMEDIATE")).await?;
+        let mut draft = within(deadline, Draft::begin(&mut transaction, work.owner, &self.audit_key)).await?;
+        within(deadline, read_ahead(&mut draft, commands.as_slice())).await?;
         for command in commands {
-            let broken = match command {
-                Command::Intend { loan, issued, cause, answer } => {
-                    let brake = (self.brake, &self.metrics);
-                    let result = intend(&mut draft, *loan, issued, &cause, brake).await;
-                    let (result, broken) = rule(result);
-                    done.push(Done::Intended(result, answer));
-                    broken
-                }
-                Command::Apply { id, event, cause, answer } => {
-                    let result = apply(&mut draft, id, &event, &cause, now).await;
-                    let (result, broken) = rule(result);
-                    done.push(Done::Applied(result, event.name(), answer));
-                    broken
-                }
-                Command::Adopt { id, answer } => {
-                    let (result, broken) = rule(adopt(&mut draft, id, &owner, &self.process).await);
-                    done.push(Done::Written(result, "adopted", answer));
-                    broken
-                }
-                Command::Progress { id, progress, answer } => {
-                    let (result, broken) = rule(note_progress(&mut draft, id, progress).await);
-                    done.push(Done::Written(result, "progress", answer));
-                    broken
-                }
-                Command::Delivered { delivered, answer } => {
-                    let written = delivered::add(&mut draft, &delivered).await;
-                    let (result, broken) = rule(written.map(|()| true).map_err(database));
-                    done.push(Done::Written(result, "delivered", answer));
-                    broken
-                }
-                Command::Forget { before, limit, answer } => {
-                    let (result, broken) = rule(forget(&mut draft, before, limit, now).await);
-                    done.push(Done::Forgotten(result, answer));
-                    broken
-                }
-                Command::Close { .. } => None,
-            };
+            let Some((result, broken)) = work.run(&mut draft, command).await else { continue };
+            done.push(result);
             if let Some(source) = broken {
-                return Err(source);
+                return Err(source.into());
             }
         }
-        let head = draft.end().await?;
+        let head = within(deadline, draft.end()).await?;
         done.iter().for_each(|done| crash::point("commit", done.name(), Edge::Before));
-        transaction.commit().await?;
+        #[cfg(test)]
+        let fault = self.fault.take();
+        #[cfg(test)]
+        if fault == Some(Fault::RolledBack) {
+            sqlx::raw_sql("ROLLBACK").execute(&mut *transaction).await?;
+        }
+        let committed = within(deadline, transaction.commit()).await;
+        #[cfg(test)]
+        let committed = if fault == Some(Fault::CommitUnreported) { Err(late()) } else { committed };
+        committed.map_err(|source| Failure { source, in_doubt: true })?;
         done.iter().for_each(|done| crash::point("commit", done.name(), Edge::After));
         Ok(head)
     }
 
-    /// Notes that the newest link is to be kept apart, within a second.
-    fn note_head(&mut self, head: Head) {
-        if self.head.is_none() {
-            self.keep_at = tokio::time::Instant::now() + KEPT_APART_WITHIN;
+    /// Records a committed link, which the file apart has within a second.
+    async fn note_head(&mut self, head: Head) {
+        if head.number == 0 {
+            return;
+        }
+        if self.head.is_none() && self.keeping.is_none() {
+            self.keep_at = Instant::now() + KEPT_APART_WITHIN;
         }
         self.head = Some(head);
-        if tokio::time::Instant::now() >= self.keep_at {
-            self.keep_head();
+        if Instant::now() >= self.keep_at {
+            self.keep_head().await;
         }
     }
 
-    fn keep_head(&mut self) {
-        if let Some(head) = self.head.take()
-            && let Err(error) = audit::keep_apart(&self.file, &head)
+    /// Starts to write the newest link apart, unless the write before is still in progress. On a thread of its own: a
+    /// disk that does not answer must not stop the commands.
+    async fn keep_head(&mut self) {
+        self.keep_at = Instant::now() + KEPT_APART_WITHIN;
+        if let Some(keeping) = self.keeping.take_if(|keeping| keeping.is_finished())
+            && let Ok(Some(failed)) = keeping.await
         {
-            tracing::warn!(%error, "the newest link of the audit trail could not be kept apart");
+            // Tried again a second later, unless there is a newer one by now.
+            self.head.get_or_insert(failed);
+            return;
+        }
+        if self.keeping.is_none()
+            && let Some(head) = self.head.take()
+        {
+            let (file, process) = (self.file.clone(), self.process.clone());
+            self.keeping = Some(tokio::task::spawn_blocking(move || keep_apart(&file, process.name(), head)));
+        }
+    }
+
+    /// Writes the newest link apart and waits for that, on closing.
+    async fn finish_head(&mut self) {
+        let finish = async {
+            for _ in 0..2 {
+                if let Some(keeping) = self.keeping.take()
+                    && let Ok(Some(failed)) = keeping.await
+                {
+                    self.head.get_or_insert(failed);
+                }
+                self.keep_head().await;
+            }
+            if let Some(keeping) = self.keeping.take() {
+                let _ = keeping.await;
+            }
+        };
+        if timeout(CLOSE_DEADLINE, finish).await.is_err() {
+            tracing::warn!("the newest link of the audit trail could not be stored apart in time");
         }
     }
 
@@ -252,12 +423,103 @@ impl Writer {
 
     /// Folds the write-ahead log into the file, so that a copy of the file alone is whole.
     async fn fold(&mut self) {
+        let Ok(connection) = self.connection.get() else { return };
         for statement in ["PRAGMA optimize", "PRAGMA wal_checkpoint(TRUNCATE)"] {
-            if let Err(error) = sqlx::query(statement).execute(&mut self.connection).await {
+            let deadline = Instant::now() + CLOSE_DEADLINE;
+            if let Err(error) = within(deadline, sqlx::query(statement).execute(&mut *connection)).await {
                 tracing::warn!(%error, statement, "the ledger could not be tidied on closing");
             }
         }
     }
+}
+
+/// What the commands of one transaction share.
+struct Work<'a> {
+    now: Timestamp,
+    deadline: Instant,
+    owner: &'a str,
+    process: &'a Process,
+    brake: (Brake, &'a Metrics),
+}
+
+impl Work<'_> {
+    /// Runs one command: what is to be answered once it is durable, and the error where the database failed. None for a
+    /// close, which is answered elsewhere.
+    async fn run(&self, draft: &mut Draft<'_>, command: Command) -> Option<(Done, Option<sqlx::Error>)> {
+        let by = self.deadline;
+        Some(match command {
+            Command::Intend { loan, issued, cause, answer } => {
+                let work = intend(draft, *loan, issued, &cause, self.brake);
+                let (result, broken) = rule(within_rule(by, work).await);
+                (Done::Intended(result, answer), broken)
+            }
+            Command::Apply { id, event, cause, answer } => {
+                let work = apply(draft, id, &event, &cause, self.now);
+                let (result, broken) = rule(within_rule(by, work).await);
+                (Done::Applied(result, event.name(), answer), broken)
+            }
+            Command::Adopt { id, answer } => {
+                let work = adopt(draft, id, self.owner, self.process);
+                let (result, broken) = rule(within_rule(by, work).await);
+                (Done::Written(result, "adopted", answer), broken)
+            }
+            Command::Progress { id, progress, answer } => {
+                let work = note_progress(draft, id, progress);
+                let (result, broken) = rule(within_rule(by, work).await);
+                (Done::Written(result, "progress", answer), broken)
+            }
+            Command::Delivered { delivered, answer } => {
+                let written = within(by, delivered::add(draft, &delivered)).await;
+                let (result, broken) = rule(written.map(|()| true).map_err(database));
+                (Done::Written(result, "delivered", answer), broken)
+            }
+            Command::Forget { before, limit, answer } => {
+                let work = forget(draft, before, limit, self.now);
+                let (result, broken) = rule(within_rule(by, work).await);
+                (Done::Forgotten(result, answer), broken)
+            }
+            Command::TestWrite { answer } => {
+                let written = within(by, test_write(draft, self.now)).await;
+                let (result, broken) = rule(written.map(|()| true).map_err(database));
+                (Done::Written(result, "tested", answer), broken)
+            }
+            #[cfg(test)]
+            Command::Fault { .. } => return None,
+            Command::Close { .. } => return None,
+        })
+    }
+}
+
+/// Fails at the deadline, where the disk does not answer.
+async fn within<T>(
+    deadline: Instant,
+    work: impl Future<Output = Result<T, sqlx::Error>>,
+) -> Result<T, sqlx::Error> {
+    timeout_at(deadline, work).await.unwrap_or_else(|_| Err(late()))
+}
+
+/// As [`within`], for work that a rule may refuse.
+async fn within_rule<T>(
+    deadline: Instant,
+    work: impl Future<Output = Result<T, LedgerError>>,
+) -> Result<T, LedgerError> {
+    timeout_at(deadline, work).await.unwrap_or_else(|_| Err(database(late())))
+}
+
+fn late() -> sqlx::Error {
+    let sentence = format!("the disk did not answer within {} s", TRANSACTION_DEADLINE.as_secs());
+    sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, sentence))
+}
+
+/// Returns the link where it could not be stored.
+fn keep_apart(file: &Path, process: &str, head: Head) -> Option<Head> {
+    let error = audit::keep_apart(file, process, &head).err()?;
+    tracing::warn!(%error, "the newest link of the audit trail could not be stored apart; trying again");
+    Some(head)
+}
+
+async fn test_write(draft: &mut Draft<'_>, now: Timestamp) -> Result<(), sqlx::Error> {
+    write_probe(draft.connection().await?, now.as_millisecond()).await
 }
 
 fn fail(done: Done, why: &str) {
@@ -295,6 +557,9 @@ fn unwritten(command: Command) -> Option<Done> {
             Some(Done::Written(Err(LedgerError::Closed), "delivered", answer))
         }
         Command::Forget { answer, .. } => Some(Done::Forgotten(Err(LedgerError::Closed), answer)),
+        Command::TestWrite { answer } => Some(Done::Written(Err(LedgerError::Closed), "tested", answer)),
+        #[cfg(test)]
+        Command::Fault { .. } => None,
         Command::Close { .. } => None,
     }
 }

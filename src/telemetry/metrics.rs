@@ -19,7 +19,7 @@ const SECONDS: [f64; 12] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.1, 0.5, 
 const METADATA: Metadata<'static> = Metadata::new("loangate", Level::INFO, None);
 
 /// Name, unit and meaning of every counter.
-const COUNTERS: [(&str, Unit, &str); 13] = [
+const COUNTERS: [(&str, Unit, &str); 14] = [
     ("loangate_requests_total", Unit::Count, "Requests, by outcome (ok or the problem's slug) and via"),
     ("loangate_delivered_bytes_total", Unit::Bytes, "Body bytes that left towards readers"),
     ("loangate_streams_closed_total", Unit::Count, "Bodies that are over, by how they ended"),
@@ -45,9 +45,10 @@ const COUNTERS: [(&str, Unit, &str); 13] = [
         "How often what was delivered under loans was written to the ledger, by outcome",
     ),
     ("loangate_ledger_commands_total", Unit::Count, "Commands that the ledger committed"),
+    ("loangate_ledger_failures_total", Unit::Count, "Transactions of the ledger that failed"),
 ];
 /// Name, unit and meaning of every gauge.
-const GAUGES: [(&str, Unit, &str); 9] = [
+const GAUGES: [(&str, Unit, &str); 10] = [
     ("loangate_streams", Unit::Count, "Bodies on their way to readers"),
     ("loangate_connections", Unit::Count, "Open connections, by worker thread"),
     ("loangate_buffers_held_bytes", Unit::Bytes, "What streams hold beyond the least for each"),
@@ -61,6 +62,7 @@ const GAUGES: [(&str, Unit, &str); 9] = [
     ),
     ("loangate_ends_waiting", Unit::Count, "Loans that have ended, whose end Bokbasen has not acknowledged"),
     ("loangate_ends_overdue", Unit::Count, "Of those, the ones that have waited for a day: an alarm"),
+    ("loangate_ledger_writable", Unit::Count, "0 while the ledger cannot be written: an alarm"),
 ];
 /// Name, unit and meaning of every histogram.
 const HISTOGRAMS: [(&str, Unit, &str); 4] = [
@@ -302,6 +304,17 @@ impl Metrics {
         let commands = u64::try_from(commands).unwrap_or(u64::MAX);
         self.inner.recorder.register_counter(&key, &METADATA).increment(commands);
         self.took("loangate_ledger_commit_seconds", took);
+    }
+
+    /// Records a failed transaction of the ledger.
+    pub fn ledger_failed(&self) {
+        self.count("loangate_ledger_failures_total", &[]);
+    }
+
+    /// Records whether the ledger can be written.
+    pub fn ledger_writable(&self, writable: bool) {
+        let key = Key::from_static_name("loangate_ledger_writable");
+        self.inner.recorder.register_gauge(&key, &METADATA).set(if writable { 1.0 } else { 0.0 });
     }
 }
 

@@ -28,6 +28,7 @@ mod conformance_sandbox;
 mod cors;
 mod dispositions;
 mod drain;
+mod full_disk;
 mod healing;
 mod hls;
 mod i1_no_byte;

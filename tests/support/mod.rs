@@ -3,6 +3,7 @@
 
 pub(crate) mod chromium;
 pub(crate) mod demo;
+pub(crate) mod disk;
 pub(crate) mod multipart;
 pub(crate) mod origin;
 pub(crate) mod pages;
@@ -14,6 +15,7 @@ pub(crate) mod storage;
 
 pub(crate) use chromium::Chromium;
 pub(crate) use demo::Demo;
+pub(crate) use disk::SmallDisk;
 pub(crate) use origin::{File, Origin};
 pub(crate) use pages::Pages;
 pub(crate) use process::Process;

@@ -1,0 +1,169 @@
+//! The write connection: closed after every failed transaction, and reopened with a backoff.
+//!
+//! The writing task owns it. When the disk is full or an I/O error occurs, SQLite rolls the transaction back by
+//! itself, and sqlx does not notice: its transaction depth stays at 1, and every later `BEGIN` fails. A connection
+//! that has failed once is therefore never used again. A new one counts as open only after a probe row is committed
+//! through it, so a disk that is still full costs one attempt per backoff and not one per command.
+
+use std::time::Duration;
+
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, SqliteConnection};
+use tokio::time::{Instant, timeout};
+
+/// How long a write waits for another process's transaction, for example during an upgrade.
+pub(super) const BUSY: Duration = Duration::from_secs(10);
+/// Deadline of one transaction. It exceeds [`BUSY`], so it passes only when the disk does not answer.
+pub(super) const TRANSACTION_DEADLINE: Duration = Duration::from_secs(20);
+/// Deadline of one attempt to reopen, and how long that attempt waits for another writer.
+const REOPEN_DEADLINE: Duration = Duration::from_secs(2);
+const REOPEN_BUSY: Duration = Duration::from_secs(1);
+/// Deadline for closing a failed connection; its thread ends later where the disk does not answer.
+const CLOSE_DEADLINE: Duration = Duration::from_millis(500);
+/// The wait after the second failure in a row, and the limit of its doubling. The first failure waits for nothing.
+const FIRST_BACKOFF: Duration = Duration::from_millis(50);
+const MAX_BACKOFF: Duration = Duration::from_secs(1);
+
+/// The size of the probe row.
+const PROBE_BYTES: usize = 32 << 10;
+
+/// A connection that may be closed for a while.
+pub(super) struct WriteConnection {
+    options: SqliteConnectOptions,
+    state: State,
+    /// Failures since the last committed batch.
+    failures: u32,
+}
+
+enum State {
+    Open(SqliteConnection),
+    Closed(Closed),
+}
+
+/// Why there is no connection, since when, and when to try again.
+struct Closed {
+    why: String,
+    since: Instant,
+    retry_at: Instant,
+}
+
+impl WriteConnection {
+    pub(super) fn new(options: SqliteConnectOptions, open: SqliteConnection) -> WriteConnection {
+        WriteConnection { options, state: State::Open(open), failures: 0 }
+    }
+
+    /// The connection, or why there is none.
+    pub(super) fn get(&mut self) -> Result<&mut SqliteConnection, &str> {
+        match &mut self.state {
+            State::Open(connection) => Ok(connection),
+            State::Closed(closed) => Err(&closed.why),
+        }
+    }
+
+    /// When the next attempt to reopen is due; none while the connection is open.
+    pub(super) fn retry_at(&self) -> Option<Instant> {
+        match &self.state {
+            State::Open(_) => None,
+            State::Closed(closed) => Some(closed.retry_at),
+        }
+    }
+
+    /// Records that a batch was committed: the next failure is a first one again.
+    pub(super) fn committed(&mut self) {
+        self.failures = 0;
+    }
+
+    /// Closes the connection after a failure, which releases its lock on the ledger.
+    pub(super) async fn discard(&mut self, why: String) {
+        let now = Instant::now();
+        let (since, connection) = match std::mem::replace(
+            &mut self.state,
+            State::Closed(Closed { why, since: now, retry_at: now + backoff(self.failures) }),
+        ) {
+            State::Open(connection) => (now, Some(connection)),
+            State::Closed(closed) => (closed.since, None),
+        };
+        self.failures = self.failures.saturating_add(1);
+        if let State::Closed(closed) = &mut self.state {
+            closed.since = since;
+        }
+        if let Some(connection) = connection {
+            // Dropped at the deadline: the thread of the connection then closes it when the disk answers.
+            let _ = timeout(CLOSE_DEADLINE, connection.close()).await;
+        }
+    }
+
+    /// Opens a connection and commits a probe row through it. Returns how long there was none.
+    ///
+    /// # Errors
+    /// Why it is still closed, as a phrase; the next attempt waits longer.
+    pub(super) async fn reopen(&mut self) -> Result<Duration, String> {
+        let State::Closed(closed) = &self.state else { return Ok(Duration::ZERO) };
+        let since = closed.since;
+        let opened = match timeout(REOPEN_DEADLINE, open_and_probe(&self.options)).await {
+            Ok(opened) => opened.map_err(|error| reason(&error)),
+            Err(_) => Err(format!("the disk did not answer within {} s", REOPEN_DEADLINE.as_secs())),
+        };
+        match opened {
+            Ok(connection) => {
+                self.state = State::Open(connection);
+                Ok(since.elapsed())
+            }
+            Err(why) => {
+                self.discard(why.clone()).await;
+                Err(why)
+            }
+        }
+    }
+}
+
+async fn open_and_probe(options: &SqliteConnectOptions) -> Result<SqliteConnection, sqlx::Error> {
+    let mut connection = options.clone().busy_timeout(REOPEN_BUSY).connect().await?;
+    let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
+    write_probe(&mut transaction, jiff::Timestamp::now().as_millisecond()).await?;
+    transaction.commit().await?;
+    let busy = format!("PRAGMA busy_timeout = {}", BUSY.as_millis());
+    sqlx::query(AssertSqlSafe(busy)).execute(&mut connection).await?;
+    Ok(connection)
+}
+
+/// Writes the row that shows that the ledger can be written. It is larger than what a batch of loans usually takes: the
+/// test must not succeed with the last free page where a loan then fails.
+pub(super) async fn write_probe(connection: &mut SqliteConnection, at: i64) -> Result<(), sqlx::Error> {
+    let mut value = vec![0; PROBE_BYTES];
+    value.extend_from_slice(&at.to_be_bytes());
+    sqlx::query(
+        "INSERT INTO meta (name, value) VALUES ('last write test', ?) \
+         ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+    )
+    .bind(value)
+    .execute(connection)
+    .await
+    .map(drop)
+}
+
+/// A phrase for operators. SQLite's messages carry no value of a row.
+pub(super) fn reason(error: &sqlx::Error) -> String {
+    match error {
+        sqlx::Error::Database(error) => error.message().to_owned(),
+        other => other.to_string(),
+    }
+}
+
+fn backoff(failures: u32) -> Duration {
+    match failures.checked_sub(1) {
+        None => Duration::ZERO,
+        Some(doublings) => FIRST_BACKOFF.saturating_mul(1 << doublings.min(8)).min(MAX_BACKOFF),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn backoff_starts_at_zero_and_ends_at_a_second() {
+        let waits: Vec<u128> = [0, 1, 2, 3, 6, 1000].map(|failures| backoff(failures).as_millis()).into();
+        assert_eq!(waits, [0, 50, 100, 200, 1000, 1000]);
+    }
+}

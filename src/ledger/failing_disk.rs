@@ -1,0 +1,145 @@
+//! Tests of the writing task on a disk that fails.
+
+use std::path::Path;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::support::{KEY, audit_key, by, key, loan, open};
+use super::write::{Command, Fault};
+use super::*;
+use crate::clock::Clock;
+use crate::telemetry::Metrics;
+
+async fn inject(ledger: &Ledger, fault: Fault) {
+    let (answer, answered) = oneshot::channel();
+    ledger.send(Command::Fault { fault, answer }).await.unwrap();
+    answered.await.unwrap();
+}
+
+/// Writes loans until the database has to grow, and returns the first error.
+async fn until_full(ledger: &Ledger) -> LedgerError {
+    for borrower in 0..200 {
+        if let Err(error) = ledger.intend(loan(borrower), None, by("reader")).await {
+            return error;
+        }
+    }
+    panic!("the database never had to grow");
+}
+
+async fn assert_sound(file: &Path) {
+    assert_eq!(check(file).await.unwrap(), Vec::<String>::new());
+    assert_eq!(verify(file, &audit_key()).await.unwrap().findings, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn writer_recovers_from_a_full_database() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("loans.db");
+    let ledger = open(&file).await;
+    for _ in 0..3 {
+        inject(&ledger, Fault::Full).await;
+        let error = until_full(&ledger).await;
+        assert!(matches!(&error, LedgerError::Commit(why) if why.contains("full")), "{error}");
+        // The limit was one of the connection that is closed now.
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while let Err(error) = ledger.intend(loan(201), None, by("reader")).await {
+            assert!(Instant::now() < deadline, "{error}");
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(ledger.check_writable().await, Ok(()));
+    }
+    ledger.close().await;
+    assert_sound(&file).await;
+}
+
+#[tokio::test]
+async fn writer_recovers_from_a_rollback_by_sqlite() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("loans.db");
+    let ledger = open(&file).await;
+    ledger.intend(loan(1), None, by("reader")).await.unwrap();
+    inject(&ledger, Fault::RolledBack).await;
+    let error = ledger.intend(loan(2), None, by("reader")).await.unwrap_err();
+    assert!(matches!(error, LedgerError::Commit(_)), "{error}");
+    let again = ledger.intend(loan(2), None, by("reader")).await;
+    assert!(matches!(again, Ok(Intended::Written(_))), "{again:?}");
+    ledger.close().await;
+    assert_sound(&file).await;
+}
+
+#[tokio::test]
+async fn intent_with_an_unreported_commit_is_ended_as_not_sent() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("loans.db");
+    let ledger = open(&file).await;
+    inject(&ledger, Fault::CommitUnreported).await;
+    let doubtful = loan(1);
+    let id = doubtful.id;
+    let error = ledger.intend(doubtful, None, by("reader")).await.unwrap_err();
+    assert!(matches!(error, LedgerError::Commit(_)), "{error}");
+    // Otherwise it would stay live for ever: its begin is never sent, and its process is alive.
+    let next = ledger.intend(loan(1), None, by("reader")).await.unwrap();
+    assert!(matches!(next, Intended::Written(_)), "{next:?}");
+    let ended = ledger.loan(id).await.unwrap().unwrap();
+    assert_eq!((ended.state, ended.end_reason), (LoanState::Ended, Some(crate::loan::EndReason::Rejected)));
+    assert_eq!(ledger.history(id).await.unwrap().last().unwrap().cause, "ledger");
+    ledger.close().await;
+    assert_sound(&file).await;
+}
+
+#[tokio::test]
+async fn write_test_writes_once_a_second_however_many_call() {
+    let directory = tempfile::tempdir().unwrap();
+    let settings = Settings { file: directory.path().join("loans.db"), brake: Brake::default() };
+    let metrics = Metrics::new().unwrap();
+    let opened = Ledger::open(&settings, &KEY, audit_key(), Clock::system(), metrics.clone()).await;
+    let ledger = opened.unwrap();
+    let began = Instant::now();
+    for _ in 0..20 {
+        let calls = (0..50).map(|_| ledger.check_writable());
+        let results = futures_util::future::join_all(calls).await;
+        assert!(results.iter().all(Result::is_ok), "{results:?}");
+    }
+    let allowed = began.elapsed().as_secs() + 1;
+    let text = metrics.render();
+    let line = text.lines().find(|line| line.starts_with("loangate_ledger_commands_total")).unwrap();
+    let written: u64 = line.rsplit(' ').next().unwrap().parse().unwrap();
+    assert!((1..=allowed).contains(&written), "{written} writes, {allowed} allowed");
+    assert!(ledger.newest(&key(1)).await.unwrap().is_none());
+    ledger.close().await;
+}
+
+#[tokio::test]
+async fn head_file_that_was_cut_short_does_not_stop_a_start() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("loans.db");
+    let ledger = open(&file).await;
+    ledger.intend(loan(1), None, by("reader")).await.unwrap();
+    ledger.close().await;
+    let head = directory.path().join("loans.db.head");
+    let whole = std::fs::read(&head).unwrap();
+    for length in [0, 1, 2, 3, 10, whole.len() - 3, whole.len() - 1] {
+        std::fs::write(&head, &whole[..length]).unwrap();
+        open(&file).await.close().await;
+        assert_eq!(std::fs::read(&head).unwrap(), whole, "cut at {length}, and not written again");
+    }
+}
+
+#[tokio::test]
+async fn leftovers_of_dead_processes_are_removed_at_the_start() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("loans.db");
+    let first = open(&file).await;
+    let alive = directory.path().join(format!("loans.db.head.{}.new", first.process.name()));
+    let dead = directory.path().join("loans.db.head.0123abcd.new");
+    let foreign = directory.path().join("loans.db.head.copy");
+    for left in [&alive, &dead, &foreign] {
+        std::fs::write(left, "1 ab").unwrap();
+    }
+    let second = open(&file).await;
+    assert_eq!([&alive, &dead, &foreign].map(|left| left.exists()), [true, false, true]);
+    second.close().await;
+    first.close().await;
+}
