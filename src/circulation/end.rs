@@ -89,7 +89,8 @@ impl Circulation {
         }
     }
 
-    /// Ends loans that are due at `now`, a share of them where they are many, and says whether more are left.
+    /// Ends loans that are due at `now`, a share of them where they are many, and returns whether more are left that
+    /// can be ended. A damaged row cannot; it opens nothing either, since whoever looks at it cannot read it.
     ///
     /// # Errors
     /// The ledger's; what was ended until then stays ended.
@@ -100,15 +101,18 @@ impl Circulation {
         }
         let share = u32::try_from(waiting).unwrap_or(u32::MAX).div_ceil(TICKS).max(AT_LEAST);
         let due = self.inner.ledger.due(now, share).await?;
+        let more = due.len() == share as usize;
         let expiries = due.iter().map(|loan| self.end(loan.id, EndReason::Expired, "expiry", None));
         for outcome in futures_util::future::join_all(expiries).await {
             match outcome {
-                // Otherwise it was returned between the question and now.
-                Ok(_) | Err(EndError::NotLive(_) | EndError::NoSuchLoan) => {}
+                // Otherwise it was returned meanwhile, or its row was damaged meanwhile, which the next query reports.
+                Ok(_)
+                | Err(EndError::NotLive(_) | EndError::NoSuchLoan)
+                | Err(EndError::Ledger(LedgerError::Damaged { .. })) => {}
                 Err(EndError::Ledger(error)) => return Err(error),
             }
         }
-        Ok(waiting > u64::from(share))
+        Ok(more)
     }
 
     /// Ends a loan at once whose turn has not come yet, since its reader asks: another can be begun the sooner.
@@ -127,21 +131,25 @@ impl Circulation {
 /// Ends what is due, until the process stops.
 pub(super) async fn expire_when_due(circulation: Circulation) {
     let mut more = false;
+    // Until when everything was ended that can be: what is left of that is damaged, and must not keep this task busy.
+    let mut expired = Timestamp::MIN;
     loop {
-        let wait = if more { TICK } else { until_next_due(&circulation).await };
+        let wait = if more { TICK } else { until_next_due(&circulation, expired).await };
         if !circulation.pause(wait).await {
             return;
         }
-        more = circulation.expire(circulation.inner.clock.now()).await.unwrap_or_else(|error| {
+        let now = circulation.inner.clock.now();
+        more = circulation.expire(now).await.unwrap_or_else(|error| {
             log_ledger_failure("ending what is due", &error);
             true
         });
+        expired = now;
     }
 }
 
-/// How long to wait for the next loan that falls due.
-async fn until_next_due(circulation: &Circulation) -> Duration {
-    match circulation.inner.ledger.next_due().await {
+/// How long to wait for the next loan that falls due after this moment.
+async fn until_next_due(circulation: &Circulation, after: Timestamp) -> Duration {
+    match circulation.inner.ledger.next_due(after).await {
         Ok(Some(due)) => wait_until(circulation, due, LOOK_AGAIN).max(Duration::from_millis(10)),
         Ok(None) => LOOK_AGAIN,
         Err(error) => {

@@ -8,7 +8,7 @@
 //! Many ends come together, and must not cost the readers of other loans much: they are read many at a time, and
 //! acknowledgements that come soon after one another are written together.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -147,21 +147,15 @@ impl Outbox {
         }
         match circulation.inner.ledger.loans(&ready).await {
             // Of those that are over already, another process was the quicker sender.
-            Ok(loans) => self.next.extend(loans.into_iter().filter(|loan| loan.state == LoanState::Ending)),
-            // One that cannot be read must not keep the others from being sent.
-            Err(_) if ready.len() > 1 => self.read_apart(circulation, ready).await,
+            Ok(loans) => {
+                // A row that cannot be read is tried again later: somebody may mend it.
+                let read: HashSet<LoanId> = loans.iter().map(|loan| loan.id).collect();
+                ready.iter().filter(|id| !read.contains(id)).for_each(|id| self.note(*id, Sent::NotTaken(None)));
+                self.next.extend(loans.into_iter().filter(|loan| loan.state == LoanState::Ending));
+            }
             Err(error) => self.not_read(&ready, &error),
         }
         true
-    }
-
-    async fn read_apart(&mut self, circulation: &Circulation, ready: Vec<LoanId>) {
-        for id in ready {
-            match circulation.inner.ledger.loan(id).await {
-                Ok(loan) => self.next.extend(loan.filter(|loan| loan.state == LoanState::Ending)),
-                Err(error) => self.not_read(&[id], &error),
-            }
-        }
     }
 
     fn not_read(&mut self, ids: &[LoanId], error: &LedgerError) {

@@ -262,6 +262,13 @@ fn readiness(ledger: &Ledger, lending: &Bokbasen, stopping: &CancellationToken) 
                         .into(),
                 );
             }
+            let damaged = ledger.damaged_rows();
+            if damaged > 0 {
+                missing.wanted.push(
+                    format!("{damaged} rows of the ledger are damaged and are skipped: `loangate ledger check` names them.")
+                        .into(),
+                );
+            }
             if lending.is_failing() {
                 missing.wanted.push("Bokbasen does not answer: readers without a loan get none.".into());
             }

@@ -8,6 +8,7 @@
 mod audit;
 mod brake;
 mod connection;
+mod damaged;
 mod delivered;
 mod draft;
 mod error;
@@ -30,6 +31,7 @@ use crate::loan::{Borrower, Event, Isbn, LibraryId, Loan, LoanId, LoanState, Pro
 
 pub use audit::{AuditKey, Head, Verified, verify};
 pub use brake::{Brake, BrakeMode};
+use damaged::DamagedRows;
 pub use delivered::Delivered;
 pub use error::LedgerError;
 use process::Process;
@@ -119,6 +121,7 @@ pub struct Ledger {
     readers: SqlitePool,
     process: Arc<Process>,
     write_test: WriteTest,
+    damaged: DamagedRows,
 }
 
 impl Ledger {
@@ -206,6 +209,8 @@ impl Ledger {
     }
 }
 
+#[cfg(test)]
+mod damaged_tests;
 #[cfg(test)]
 mod failing_disk;
 #[cfg(test)]

@@ -12,6 +12,7 @@ use sqlx::{ConnectOptions, Connection, SqliteConnection};
 use tokio::sync::mpsc;
 
 use super::connection::{BUSY, WriteConnection};
+use super::damaged::DamagedRows;
 use super::process::Process;
 use super::writable::WriteTest;
 use super::write::{self, Writer};
@@ -85,6 +86,7 @@ impl Ledger {
         let (commands, waiting) = mpsc::channel(QUEUE);
         audit::remove_leftovers(file, |name| process.is_dead(name));
         metrics.ledger_writable(true);
+        let damaged = DamagedRows::new(metrics.clone());
         let writer = Writer {
             connection: WriteConnection::new(options, connection),
             clock,
@@ -103,7 +105,7 @@ impl Ledger {
         };
         tokio::spawn(write::run(writer, waiting));
         let file = Arc::new(file.to_owned());
-        Ok(Ledger { file, commands, readers, process, write_test: WriteTest::default() })
+        Ok(Ledger { file, commands, readers, process, write_test: WriteTest::default(), damaged })
     }
 }
 

@@ -4,12 +4,14 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use sqlx::sqlite::SqliteRow;
-use sqlx::{AssertSqlSafe, QueryBuilder, Sqlite};
+use sqlx::{AssertSqlSafe, QueryBuilder, Row, Sqlite};
 
 use super::row::{COLUMNS, by_ids, history_of, loan_of};
 use super::{Ends, Filter, HistoryRow, Ledger, LedgerError};
 use crate::loan::{LibraryId, Loan, LoanId, LoanKey, Reference};
 
+/// How many rows a query reads at least to fill up what damaged rows left open.
+const REFILL: u32 = 500;
 /// Deadline of [`Ledger::check`].
 const CHECK_DEADLINE: Duration = Duration::from_secs(2);
 
@@ -62,7 +64,7 @@ impl Ledger {
         row.as_ref().map(loan_of).transpose()
     }
 
-    /// The loans of these ids, in an order of their own.
+    /// The loans of these ids, in no particular order, without those that do not exist or whose row is damaged.
     ///
     /// # Errors
     /// [`LedgerError`].
@@ -70,7 +72,7 @@ impl Ledger {
         let mut query = by_ids(ids);
         let query = query.build().persistent(false);
         let rows = query.fetch_all(&self.readers).await.map_err(|source| self.failed(source))?;
-        rows.iter().map(loan_of).collect()
+        Ok(rows.iter().filter_map(|row| self.damaged.loan(row)).collect())
     }
 
     /// The loan of this reference.
@@ -84,7 +86,7 @@ impl Ledger {
         row.as_ref().map(loan_of).transpose()
     }
 
-    /// Every library that has lent.
+    /// Every library that has lent, without names that are damaged.
     ///
     /// # Errors
     /// [`LedgerError`].
@@ -96,7 +98,7 @@ impl Ledger {
         let read = |name: String| {
             name.parse().map_err(|_| LedgerError::Damaged { id: name, why: "its library is none".to_owned() })
         };
-        names.into_iter().map(read).collect()
+        Ok(names.into_iter().filter_map(|name| self.damaged.skip(read(name))).collect())
     }
 
     /// When the oldest loan of a library was begun that lives.
@@ -127,7 +129,7 @@ impl Ledger {
         Ok(owner.as_deref() == Some(self.process.name()))
     }
 
-    /// A loan's transitions, the oldest first.
+    /// A loan's transitions, the oldest first, without those that are damaged.
     ///
     /// # Errors
     /// [`LedgerError`].
@@ -137,14 +139,36 @@ impl Ledger {
             .fetch_all(&self.readers)
             .await
             .map_err(|source| self.failed(source))?;
-        rows.iter().map(history_of).collect()
+        Ok(rows.iter().filter_map(|row| self.damaged.skip(history_of(id, row))).collect())
     }
 
-    /// A listing, the newest first.
+    /// A listing, the newest first. A damaged row is skipped, and the page is filled from the rows after it.
     ///
     /// # Errors
     /// [`LedgerError`].
     pub async fn page(&self, filter: &Filter) -> Result<Vec<Loan>, LedgerError> {
+        let wanted = filter.limit as usize;
+        let mut limit = filter.limit;
+        let mut after = filter.after.map(|id| id.to_string());
+        let mut loans = Vec::new();
+        loop {
+            let rows = self.page_rows(filter, after.as_deref(), limit).await?;
+            loans.extend(rows.iter().filter_map(|row| self.damaged.loan(row)));
+            after = rows.last().and_then(|row| row.try_get("id").ok());
+            if loans.len() >= wanted || rows.len() < limit as usize || after.is_none() {
+                loans.truncate(wanted);
+                return Ok(loans);
+            }
+            limit = limit.max(REFILL);
+        }
+    }
+
+    async fn page_rows(
+        &self,
+        filter: &Filter,
+        after: Option<&str>,
+        limit: u32,
+    ) -> Result<Vec<SqliteRow>, LedgerError> {
         let mut query: QueryBuilder<Sqlite> =
             QueryBuilder::new(format!("SELECT {COLUMNS} FROM loans WHERE 1"));
         if let Some(library) = &filter.library {
@@ -162,12 +186,11 @@ impl Ledger {
         if let Some(since) = filter.since {
             query.push(" AND begun >= ").push_bind(since.as_millisecond());
         }
-        if let Some(after) = filter.after {
-            query.push(" AND id < ").push_bind(after.to_string());
+        if let Some(after) = after {
+            query.push(" AND id < ").push_bind(after.to_owned());
         }
-        query.push(" ORDER BY id DESC LIMIT ").push_bind(i64::from(filter.limit));
-        let rows = query.build().fetch_all(&self.readers).await.map_err(|source| self.failed(source))?;
-        rows.iter().map(loan_of).collect()
+        query.push(" ORDER BY id DESC LIMIT ").push_bind(i64::from(limit));
+        query.build().fetch_all(&self.readers).await.map_err(|source| self.failed(source))
     }
 
     /// Loans left half-way (intended, unknown, pending) by processes that have died.
@@ -181,21 +204,45 @@ impl Ledger {
             .fetch_all(&self.readers)
             .await
             .map_err(|source| self.failed(source))?;
+        let sql = format!(
+            "SELECT {COLUMNS} FROM loans WHERE state IN ('intended', 'pending', 'unknown') AND owner = ? ORDER BY id"
+        );
         let mut orphans = Vec::new();
-        for dead in owners.iter().filter(|owner| self.process.is_dead(owner)) {
-            let condition = "state IN ('intended', 'pending', 'unknown') AND owner = ? ORDER BY id";
-            orphans.extend(self.several(condition, dead.clone()).await?);
+        for dead in owners.into_iter().filter(|owner| self.process.is_dead(owner)) {
+            let query = sqlx::query(AssertSqlSafe(sql.clone())).bind(dead);
+            let rows = query.fetch_all(&self.readers).await.map_err(|source| self.failed(source))?;
+            orphans.extend(rows.iter().filter_map(|row| self.damaged.loan(row)));
         }
         Ok(orphans)
     }
 
-    /// Accepted loans that are due at this moment, the earliest first.
+    /// Accepted loans that are due at this moment, the earliest first. A damaged row is skipped and takes no place of
+    /// `limit`, so that damaged rows cannot keep the others from being ended.
     ///
     /// # Errors
     /// [`LedgerError`].
     pub async fn due(&self, at: Timestamp, limit: u32) -> Result<Vec<Loan>, LedgerError> {
-        let condition = format!("state = 'accepted' AND due <= ? ORDER BY due LIMIT {limit}");
-        self.several(&condition, at.as_millisecond()).await
+        let sql = format!(
+            "SELECT {COLUMNS} FROM loans WHERE state = 'accepted' AND due <= ? AND (due, id) > (?, ?) \
+             ORDER BY due, id LIMIT ?"
+        );
+        let wanted = limit as usize;
+        let (mut limit, mut after) = (limit, (i64::MIN, String::new()));
+        let mut loans = Vec::new();
+        loop {
+            let query = sqlx::query(AssertSqlSafe(sql.clone())).bind(at.as_millisecond());
+            let query = query.bind(after.0).bind(after.1.clone()).bind(i64::from(limit));
+            let rows = query.fetch_all(&self.readers).await.map_err(|source| self.failed(source))?;
+            loans.extend(rows.iter().filter_map(|row| self.damaged.loan(row)));
+            let last = rows.last().and_then(|row| Some((row.try_get("due").ok()?, row.try_get("id").ok()?)));
+            match last {
+                Some(last) if loans.len() < wanted && rows.len() == limit as usize => after = last,
+                _ => break,
+            }
+            limit = limit.max(REFILL);
+        }
+        loans.truncate(wanted);
+        Ok(loans)
     }
 
     /// How many accepted loans are due at this moment.
@@ -212,12 +259,14 @@ impl Ledger {
         Ok(count.unsigned_abs())
     }
 
-    /// When the next accepted loan is due.
+    /// When the next accepted loan is due after this moment.
     ///
     /// # Errors
     /// [`LedgerError`].
-    pub async fn next_due(&self) -> Result<Option<Timestamp>, LedgerError> {
-        let due: Option<i64> = sqlx::query_scalar("SELECT min(due) FROM loans WHERE state = 'accepted'")
+    pub async fn next_due(&self, after: Timestamp) -> Result<Option<Timestamp>, LedgerError> {
+        let due = sqlx::query_scalar("SELECT min(due) FROM loans WHERE state = 'accepted' AND due > ?");
+        let due: Option<i64> = due
+            .bind(after.as_millisecond())
             .fetch_one(&self.readers)
             .await
             .map_err(|source| self.failed(source))?;
@@ -239,7 +288,7 @@ impl Ledger {
                 .fetch_all(&self.readers)
                 .await
                 .map_err(|source| self.failed(source))?;
-        let loans = ids.iter().map(|id| read_id(id)).collect::<Result<_, _>>()?;
+        let loans = ids.iter().filter_map(|id| self.damaged.skip(read_id(id))).collect();
         Ok(Ends { loans, step: step.unwrap_or_default() })
     }
 
@@ -256,7 +305,7 @@ impl Ledger {
         .await
         .map_err(|source| self.failed(source))?;
         let step = rows.last().map_or(step, |(number, _)| *number);
-        let loans = rows.iter().map(|(_, id)| read_id(id)).collect::<Result<_, _>>()?;
+        let loans = rows.iter().filter_map(|(_, id)| self.damaged.skip(read_id(id))).collect();
         Ok(Ends { loans, step })
     }
 
@@ -294,17 +343,6 @@ impl Ledger {
         let one = sqlx::query("SELECT value FROM meta LIMIT 1").fetch_one(&self.readers);
         let one = tokio::time::timeout(CHECK_DEADLINE, one).await.unwrap_or(Err(sqlx::Error::PoolTimedOut));
         one.map(drop).map_err(|source| self.failed(source))
-    }
-
-    async fn several<'q, T>(&self, condition: &str, value: T) -> Result<Vec<Loan>, LedgerError>
-    where
-        T: 'q + sqlx::Encode<'q, Sqlite> + sqlx::Type<Sqlite> + Send,
-    {
-        let sql = format!("SELECT {COLUMNS} FROM loans WHERE {condition}");
-        let query = sqlx::query(AssertSqlSafe(sql)).bind(value);
-        let rows: Vec<SqliteRow> =
-            query.fetch_all(&self.readers).await.map_err(|source| self.failed(source))?;
-        rows.iter().map(loan_of).collect()
     }
 
     pub(super) fn failed(&self, source: sqlx::Error) -> LedgerError {

@@ -97,8 +97,8 @@ fn progress_of(
 }
 
 /// The transition of a row.
-pub(super) fn history_of(row: &SqliteRow) -> Result<HistoryRow, LedgerError> {
-    let wrong = |error: &dyn std::fmt::Display| damaged("of a history", error);
+pub(super) fn history_of(loan: LoanId, row: &SqliteRow) -> Result<HistoryRow, LedgerError> {
+    let wrong = |error: &dyn std::fmt::Display| damaged(&format!("{loan} (its history)"), error);
     let at: i64 = row.try_get("at").map_err(|error| wrong(&error))?;
     let from: Option<String> = row.try_get("from_state").map_err(|error| wrong(&error))?;
     let to: String = row.try_get("to_state").map_err(|error| wrong(&error))?;

@@ -143,7 +143,8 @@ async fn listings_filter_and_go_on_after_a_loan() {
     assert_eq!(listed(Filter { borrower: Some(key(5).borrower), ..all() }).await, [ids[0]]);
     assert!(listed(Filter { since: Some(second(2)), ..all() }).await.is_empty());
     assert!(listed(Filter { library: "NO-1".parse().ok(), ..all() }).await.is_empty());
-    assert_eq!(ledger.next_due().await.unwrap(), Some(second(50)));
+    assert_eq!(ledger.next_due(second(49)).await.unwrap(), Some(second(50)));
+    assert_eq!(ledger.next_due(second(50)).await.unwrap(), None);
     assert!(ledger.due(second(49), 10).await.unwrap().is_empty());
     assert_eq!(ledger.due(second(50), 10).await.unwrap().len(), 1);
 }

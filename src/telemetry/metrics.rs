@@ -48,7 +48,7 @@ const COUNTERS: [(&str, Unit, &str); 14] = [
     ("loangate_ledger_failures_total", Unit::Count, "Transactions of the ledger that failed"),
 ];
 /// Name, unit and meaning of every gauge.
-const GAUGES: [(&str, Unit, &str); 10] = [
+const GAUGES: [(&str, Unit, &str); 11] = [
     ("loangate_streams", Unit::Count, "Bodies on their way to readers"),
     ("loangate_connections", Unit::Count, "Open connections, by worker thread"),
     ("loangate_buffers_held_bytes", Unit::Bytes, "What streams hold beyond the least for each"),
@@ -63,6 +63,7 @@ const GAUGES: [(&str, Unit, &str); 10] = [
     ("loangate_ends_waiting", Unit::Count, "Loans that have ended, whose end Bokbasen has not acknowledged"),
     ("loangate_ends_overdue", Unit::Count, "Of those, the ones that have waited for a day: an alarm"),
     ("loangate_ledger_writable", Unit::Count, "0 while the ledger cannot be written: an alarm"),
+    ("loangate_ledger_damaged_rows", Unit::Count, "Rows of the ledger that cannot be read and are skipped"),
 ];
 /// Name, unit and meaning of every histogram.
 const HISTOGRAMS: [(&str, Unit, &str); 4] = [
@@ -309,6 +310,13 @@ impl Metrics {
     /// Records a failed transaction of the ledger.
     pub fn ledger_failed(&self) {
         self.count("loangate_ledger_failures_total", &[]);
+    }
+
+    /// Records how many rows of the ledger cannot be read.
+    pub fn ledger_damaged_rows(&self, rows: usize) {
+        let key = Key::from_static_name("loangate_ledger_damaged_rows");
+        let rows = f64::from(u32::try_from(rows).unwrap_or(u32::MAX));
+        self.inner.recorder.register_gauge(&key, &METADATA).set(rows);
     }
 
     /// Records whether the ledger can be written.

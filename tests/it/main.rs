@@ -26,6 +26,7 @@ mod config;
 mod conformance_lending;
 mod conformance_sandbox;
 mod cors;
+mod damaged_rows;
 mod dispositions;
 mod drain;
 mod full_disk;
