@@ -129,14 +129,19 @@ fn brake(root: &mut Table<'_>) -> Brake {
     let mut table = root.optional_table("brake");
     let modes = [("off", BrakeMode::Off), ("shadow", BrakeMode::Shadow), ("enforce", BrakeMode::Enforce)];
     let mode = table.or("mode", BrakeMode::Off, one_of(&modes));
-    let mut limit = |key| u32::try_from(table.or(key, 0, number(0, u64::from(u32::MAX)))).unwrap_or(0);
+    let mut limit = |key, default| {
+        u32::try_from(table.or(key, default, number(0, u64::from(u32::MAX)))).unwrap_or(u32::MAX)
+    };
     let brake = Brake {
         mode,
-        library_per_hour: limit("library_per_hour"),
-        library_per_day: limit("library_per_day"),
-        borrower_per_hour: limit("borrower_per_hour"),
+        library_per_hour: limit("library_per_hour", 0),
+        library_per_day: limit("library_per_day", 0),
+        borrower_per_hour: limit("borrower_per_hour", 0),
+        attempts_per_borrower_per_hour: limit("attempts_per_borrower_per_hour", 30),
+        attempts_per_library_per_hour: limit("attempts_per_library_per_hour", 0),
     };
-    if mode != BrakeMode::Off && brake == (Brake { mode, ..Brake::default() }) {
+    let loans = [brake.library_per_hour, brake.library_per_day, brake.borrower_per_hour];
+    if mode != BrakeMode::Off && loans == [0; 3] {
         table.mistake(
             "mode",
             "a brake without a limit holds nothing. Write library_per_hour = 500, or mode = \"off\"",

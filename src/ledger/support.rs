@@ -37,6 +37,11 @@ pub(super) fn loan(borrower: u8) -> Loan {
     Loan::intend(key(borrower), Clock::system().now())
 }
 
+/// A new loan of this borrower, begun at this time.
+pub(super) fn loan_at(borrower: u8, at: jiff::Timestamp) -> Loan {
+    Loan::intend(key(borrower), at)
+}
+
 pub(super) fn by(by: &'static str) -> Cause {
     Cause { by, detail: None }
 }

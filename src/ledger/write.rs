@@ -17,7 +17,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::audit::{self, AuditKey, Head};
-use super::brake::{Brake, BrakeMode};
+use super::brake::Brake;
 use super::connection::{TRANSACTION_DEADLINE, WriteConnection, reason, write_probe};
 use super::draft::{Draft, database};
 use super::process::Process;
@@ -589,7 +589,7 @@ async fn intend(
     {
         return Ok(Intended::EndedSince(end));
     }
-    if brake.mode != BrakeMode::Off {
+    if !brake.is_idle() {
         let connection = draft.connection().await.map_err(database)?;
         let held = brake.holds(connection, &loan.key, loan.begun, metrics).await.map_err(database)?;
         if let Some(until) = held {

@@ -77,3 +77,64 @@ async fn in_the_shadow_it_counts_and_refuses_nothing() {
     assert_eq!(metric(&metrics, "loangate_brake_total", "limit=\"library_per_day\",mode=\"shadow\""), 3.0);
     scene.end().await;
 }
+
+/// Titles with a right check digit that nobody lends.
+fn random_titles(count: u32) -> Vec<String> {
+    let title = |number: u32| {
+        let digits = format!("97882{number:07}");
+        let sum: u32 = digits.bytes().zip([1, 3].iter().cycle()).map(|(d, w)| u32::from(d - b'0') * w).sum();
+        format!("{digits}{}", (10 - sum % 10) % 10)
+    };
+    (1..=count).map(title).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn begins_for_random_titles_are_limited_in_every_mode() {
+    let (scene, clock) = scene("[ledger]").await;
+    scene.fault(&json!({ "call": "begin", "times": 1000, "effect": { "refuse": { "code": "NO_SUCH" } } })).await;
+    let token = scene.token("kari");
+    let client = scene.http2();
+    let get = async |isbn: &str, token: &str| {
+        let answer = scene.get(&client, &format!("/files/{isbn}/book.epub"), token).send().await.unwrap();
+        let status = answer.status().as_u16();
+        let wait = answer.headers().get("retry-after").map(|wait| wait.to_str().unwrap().parse::<u64>().unwrap());
+        (status, wait, answer.json::<Value>().await.unwrap_or_default())
+    };
+    let titles = random_titles(200);
+    let (mut refused, mut braked) = (0, 0);
+    let answers = titles[..100].iter().map(|isbn| get(isbn, &token));
+    for (status, wait, problem) in futures_util::future::join_all(answers).await {
+        match status {
+            403 => refused += 1,
+            429 => {
+                assert_eq!((&problem["type"], &problem["reason"]), (&"too-many-requests".into(), &"brake".into()));
+                assert!(wait.is_some_and(|wait| (3500..=3600).contains(&wait)), "{wait:?}");
+                braked += 1;
+            }
+            other => panic!("{other}: {problem}"),
+        }
+    }
+    assert_eq!((refused, braked), (30, 70));
+    let metrics = scene.metrics().await;
+    assert_eq!(metric(&metrics, "loangate_lending_calls_total", "call=\"begin\""), 30.0);
+    let limit = "limit=\"attempts_per_borrower_per_hour\",mode=\"enforce\"";
+    assert!(metric(&metrics, "loangate_brake_total", limit) >= 70.0);
+    assert_eq!(get(&titles[100], &scene.token("ola")).await.0, 403, "another borrower may try");
+    clock.advance(Duration::from_secs(3601));
+    assert_eq!(get(&titles[101], &scene.token("kari")).await.0, 403, "an hour later");
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn attempts_of_a_library_are_limited_where_that_is_configured() {
+    let (scene, _) = scene("[brake]\nattempts_per_library_per_hour = 5\n\n[ledger]").await;
+    scene.fault(&json!({ "call": "begin", "times": 3, "effect": { "refuse": { "code": "NO_SUCH" } } })).await;
+    let mut statuses = Vec::new();
+    for number in 0..7 {
+        statuses.push(borrow(&scene, &format!("reader-{number}"), "NO-0301000").await.status().as_u16());
+    }
+    assert_eq!(statuses, [403, 403, 403, 200, 200, 429, 429]);
+    assert_eq!(borrow(&scene, "reader-3", "NO-0301000").await.status(), StatusCode::OK, "who has a loan reads on");
+    assert_eq!(borrow(&scene, "reader", "NO-1103000").await.status(), StatusCode::OK, "another library");
+    scene.end().await;
+}
