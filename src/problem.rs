@@ -49,8 +49,11 @@ pub enum Problem {
         /// When to come back.
         retry_after: Duration,
     },
-    /// The origin failed, or answered what cannot be passed on.
-    OriginFailed,
+    /// The origin failed, or responded with what cannot be passed on.
+    OriginFailed {
+        /// When to try again, where the origin or its circuit breaker says so.
+        retry_after: Option<Duration>,
+    },
     /// The origin took too long.
     OriginTimeout,
     /// Bokbasen cannot be reached or does not answer as it should.
@@ -111,7 +114,7 @@ impl Problem {
             Problem::RangeNotSatisfiable { .. } => StatusCode::RANGE_NOT_SATISFIABLE,
             Problem::MisdirectedRequest => StatusCode::MISDIRECTED_REQUEST,
             Problem::TooManyRequests { .. } => StatusCode::TOO_MANY_REQUESTS,
-            Problem::OriginFailed => StatusCode::BAD_GATEWAY,
+            Problem::OriginFailed { .. } => StatusCode::BAD_GATEWAY,
             Problem::OriginTimeout => StatusCode::GATEWAY_TIMEOUT,
             Problem::LendingUnavailable { .. }
             | Problem::LedgerUnavailable
@@ -134,7 +137,7 @@ impl Problem {
             Problem::RangeNotSatisfiable { .. } => "range-not-satisfiable",
             Problem::MisdirectedRequest => "misdirected-request",
             Problem::TooManyRequests { .. } => "too-many-requests",
-            Problem::OriginFailed => "origin-failed",
+            Problem::OriginFailed { .. } => "origin-failed",
             Problem::OriginTimeout => "origin-timeout",
             Problem::LendingUnavailable { .. } => "lending-unavailable",
             Problem::LedgerUnavailable => "ledger-unavailable",
@@ -146,7 +149,9 @@ impl Problem {
     /// When to come back, for the field Retry-After, in whole seconds and never zero.
     pub fn retry_after(&self) -> Option<u64> {
         let wait = match self {
-            Problem::LoanRefused { retry_after, .. } => (*retry_after)?,
+            Problem::LoanRefused { retry_after, .. } | Problem::OriginFailed { retry_after } => {
+                (*retry_after)?
+            }
             Problem::TooManyRequests { retry_after, .. }
             | Problem::LendingUnavailable { retry_after }
             | Problem::LoanPending { retry_after } => *retry_after,
@@ -160,7 +165,6 @@ impl Problem {
             | Problem::PreconditionFailed
             | Problem::RangeNotSatisfiable { .. }
             | Problem::MisdirectedRequest
-            | Problem::OriginFailed
             | Problem::OriginTimeout => return None,
         };
         Some(wait.as_millis().div_ceil(1000).max(1).try_into().unwrap_or(u64::MAX))
@@ -195,7 +199,7 @@ impl Problem {
             Problem::RangeNotSatisfiable { .. } => "Range not satisfiable",
             Problem::MisdirectedRequest => "Misdirected request",
             Problem::TooManyRequests { .. } => "Too many requests",
-            Problem::OriginFailed => "Origin failed",
+            Problem::OriginFailed { .. } => "Origin failed",
             Problem::OriginTimeout => "Origin timeout",
             Problem::LendingUnavailable { .. } => "Lending unavailable",
             Problem::LedgerUnavailable => "Ledger unavailable",
@@ -230,7 +234,7 @@ impl Problem {
             Problem::TooManyRequests { .. } => {
                 "A limit is reached. Wait for as long as Retry-After says and try again."
             }
-            Problem::OriginFailed => {
+            Problem::OriginFailed { .. } => {
                 "The storage did not deliver the file. Try again; if it goes on, tell the operator."
             }
             Problem::OriginTimeout => "The storage did not answer in time. Try again in a while.",

@@ -35,9 +35,19 @@ fn origin(table: &mut Table<'_>, name: Option<String>) -> Option<origin::Setting
     let first_byte = table.or("first_byte", Duration::from_secs(15), wait);
     let idle = table.or("idle", Duration::from_secs(30), wait);
     let metadata_ttl = table.or("metadata_ttl", Duration::from_secs(60), wait);
+    let connections = usize::try_from(table.or("connections", 256, number(1, 100_000))).unwrap_or(256);
     let resumes = u32::try_from(table.or("resumes", 5, number(0, 1000))).unwrap_or(5);
     let (name, places) = (name?, places?);
-    Some(origin::Settings { name, places, connect_timeout, first_byte, idle, resumes, metadata_ttl })
+    Some(origin::Settings {
+        name,
+        places,
+        connect_timeout,
+        first_byte,
+        idle,
+        connections,
+        resumes,
+        metadata_ttl,
+    })
 }
 
 /// The address of a place as it is written.

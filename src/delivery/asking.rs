@@ -10,7 +10,6 @@ use http::{HeaderMap, Response, StatusCode};
 use moka::sync::Cache;
 
 use super::request::Request;
-use super::resume;
 use crate::origin::{self, Ask, Asked};
 use crate::path::FilePath;
 use crate::problem::Problem;
@@ -35,7 +34,7 @@ impl Request<'_> {
             StatusCode::PARTIAL_CONTENT if asked.is_some() => Ok(answer),
             StatusCode::RANGE_NOT_SATISFIABLE if asked.is_some() => Err(self.not_satisfiable().await),
             StatusCode::NOT_FOUND | StatusCode::GONE => Err(Problem::TitleNotFound),
-            status => Err(self.failed(&unexpected(status))),
+            status => Err(self.unexpected(status, answer.headers())),
         }
     }
 
@@ -70,26 +69,24 @@ impl Request<'_> {
                 Ok(file)
             }
             StatusCode::NOT_FOUND | StatusCode::GONE => Err(Problem::TitleNotFound),
-            status => Err(self.failed(&unexpected(status))),
+            status => Err(self.unexpected(status, answer.headers())),
         }
     }
 
-    /// Asks the origin, and again where it answers that something is wrong with itself: mostly that is over in a moment.
+    /// Sends a request to the origin, and repeats it at most once for all that this reader's request needs.
     async fn fetch(&self, ask: &Ask) -> Result<Response<origin::Body>, Problem> {
-        let mut vain = 0;
-        loop {
-            let answer = self.origin.fetch(self.path, ask).await?;
-            if !answer.status().is_server_error() || vain == self.origin.settings().resumes {
-                return Ok(answer);
-            }
-            tokio::time::sleep(resume::wait(vain)).await;
-            vain += 1;
-        }
+        Ok(self.origin.fetch(self.path, ask, &self.repetition).await?)
+    }
+
+    /// The problem of a response that gives no file; the reader is told what its Retry-After says.
+    fn unexpected(&self, status: StatusCode, fields: &HeaderMap) -> Problem {
+        self.failed(&unexpected(status));
+        Problem::OriginFailed { retry_after: origin::retry_after(fields) }
     }
 
     pub(super) fn failed(&self, why: &str) -> Problem {
         tracing::warn!(origin = self.origin.settings().name, why, "an origin's answer cannot be passed on");
-        Problem::OriginFailed
+        Problem::OriginFailed { retry_after: None }
     }
 }
 

@@ -107,6 +107,9 @@ impl Stretch {
 
     /// Asks for the rest, where that can be; the broken body is let go.
     fn ask_again(&mut self) -> bool {
+        if let (Some(rest), Some(incoming)) = (&mut self.rest, &self.incoming) {
+            rest.broke(incoming);
+        }
         self.asking = self.rest.as_mut().and_then(Rest::ask);
         if self.asking.is_some() {
             (self.incoming, self.waiting) = (None, None);

@@ -31,7 +31,7 @@ use crate::catalog::{File, OpenFile};
 use crate::connection::Connection;
 use crate::gate::Permit;
 use crate::metering::Meter;
-use crate::origin::{self, Origin};
+use crate::origin::{self, Origin, Repetition};
 use crate::problem::Problem;
 use crate::telemetry::Metrics;
 
@@ -158,7 +158,8 @@ impl Delivery {
             return Err(Problem::TitleNotFound);
         };
         let max_ranges = self.settings.max_ranges;
-        let request = Request { origin, known, path: &file.path, kind, headers, max_ranges, only_rest };
+        let (path, repetition) = (&file.path, Repetition::default());
+        let request = Request { origin, known, path, kind, headers, max_ranges, only_rest, repetition };
         let mut response = if method == Method::HEAD {
             request.head(on_end).await?
         } else {

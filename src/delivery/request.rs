@@ -21,7 +21,7 @@ use super::watch::Watch;
 use crate::connection::Connection;
 use crate::gate::Permit;
 use crate::metering::Metered;
-use crate::origin::{self, Asked, Origin};
+use crate::origin::{self, Asked, Origin, Repetition};
 use crate::path::FilePath;
 use crate::problem::Problem;
 use crate::telemetry::Metrics;
@@ -48,6 +48,7 @@ pub(super) struct Request<'a> {
     pub(super) max_ranges: usize,
     /// [`Pass::Rest`]: what would be answered otherwise is a failed precondition.
     pub(super) only_rest: bool,
+    pub(super) repetition: Repetition,
 }
 
 impl Towards<'_> {

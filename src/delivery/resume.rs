@@ -1,7 +1,9 @@
-//! Going on with a file whose origin broke off or stood still: it is asked for the rest, of the very same file.
+//! Resumes a file whose origin broke off or stalled: it requests the rest of the very same file.
 //!
-//! `body` asks for it when a body breaks. Only a strong entity tag says that two answers are of one file (RFC 9110 §8.8.1);
-//! without one, or where it has changed, nothing is put together that may not belong together, and the body breaks.
+//! `flow` calls it when a body breaks. Only a strong entity tag says that two responses are of one file (RFC 9110
+//! §8.8.1); without one, or where it has changed, the body breaks. A body that broke after less than
+//! [`USEFUL_BYTES`] is a failed attempt: it costs one of the `resumes`, a part of the origin's retry budget, and counts
+//! against its address.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -12,13 +14,16 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
 use super::range::Part;
 use super::{conditions, fields};
-use crate::origin::{self, Ask, Asked, Origin};
+use crate::origin::{self, Ask, Asked, Origin, USEFUL_BYTES};
 use crate::path::FilePath;
 use crate::telemetry::Metrics;
 
-/// How long the second attempt in a row waits, and the longest that it doubles up to; the first does not wait.
+/// The pause before the second attempt in a row, and the longest that it doubles up to; the first does not wait.
 const FIRST_WAIT: Duration = Duration::from_millis(100);
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
+
+/// The first request for a part costs no retry.
+const FREE: origin::Rest = origin::Rest { progress: USEFUL_BYTES };
 
 /// What came of asking for the rest.
 pub(super) enum Answer {
@@ -45,9 +50,15 @@ pub(super) struct Rest {
     next: u64,
     /// The last byte; none where the file's end is not known.
     last: Option<u64>,
-    /// How often in a row nothing came of asking.
-    vain: u32,
-    /// How often the rest came.
+    /// Bytes that have arrived since the last break.
+    progress: u64,
+    /// The attempt that is next, or under way: 1 after a body that was of use; 0 while none broke.
+    attempt: u32,
+    /// How the next attempt is paid for.
+    payment: origin::Rest,
+    /// Whether the body that is read now was paid for out of the retry budget.
+    is_paid: bool,
+    /// How often the rest arrived.
     resumed: u32,
 }
 
@@ -65,20 +76,59 @@ impl Rest {
             return None;
         }
         let (origin, path, metrics) = (origin.clone(), path.clone(), metrics.clone());
-        Some(Rest { origin, path, metrics, validator, next, last, vain: 0, resumed: 0 })
+        Some(Rest::new(origin, path, metrics, validator, (next, last)))
+    }
+
+    fn new(
+        origin: Arc<Origin>,
+        path: FilePath,
+        metrics: Metrics,
+        validator: HeaderValue,
+        (next, last): (u64, Option<u64>),
+    ) -> Rest {
+        Rest {
+            origin,
+            path,
+            metrics,
+            validator,
+            next,
+            last,
+            progress: 0,
+            attempt: 0,
+            payment: FREE,
+            is_paid: false,
+            resumed: 0,
+        }
     }
 
     /// Another part of the same file.
     pub(super) fn of_part(&self, part: Part) -> Rest {
         let (origin, path, metrics) = (self.origin.clone(), self.path.clone(), self.metrics.clone());
         let (validator, next, last) = (self.validator.clone(), part.first, Some(part.last));
-        Rest { origin, path, metrics, validator, next, last, vain: 0, resumed: 0 }
+        Rest::new(origin, path, metrics, validator, (next, last))
     }
 
     /// Bytes have been delivered.
     pub(super) fn advance(&mut self, bytes: usize) {
         self.next += bytes as u64;
-        self.vain = 0;
+        self.progress += bytes as u64;
+        if self.is_paid && self.last.is_some_and(|last| self.next > last) {
+            self.is_paid = false;
+            self.origin.resume_completed();
+        }
+    }
+
+    /// This body broke or stalled: what [`Rest::ask`] requests next is another attempt. A body that was dropped for
+    /// another reason costs none.
+    pub(super) fn broke(&mut self, body: &origin::Body) {
+        self.payment = origin::Rest { progress: self.progress };
+        self.progress = 0;
+        if self.payment.is_free() {
+            self.attempt = 1;
+        } else {
+            self.attempt += 1;
+            self.origin.record_useless_body(&self.path, body.address());
+        }
     }
 
     /// How often the origin was gone on with.
@@ -86,33 +136,39 @@ impl Rest {
         self.resumed
     }
 
-    /// Notes what came of asking, and says whether to ask again where it was nothing.
+    /// Records what came of an attempt.
     pub(super) fn note(&mut self, answer: &Answer) {
         let outcome = match answer {
             Answer::Rest(..) => {
                 self.resumed += 1;
+                self.payment = FREE;
                 "resumed"
             }
-            Answer::Failed => "failed",
+            Answer::Failed => {
+                self.attempt += 1;
+                self.payment = origin::Rest { progress: 0 };
+                self.is_paid = false;
+                "failed"
+            }
             Answer::Changed => "changed",
         };
         self.metrics.origin_resume(&self.origin.settings().name, outcome);
     }
 
-    /// Asks for the rest; none where it was asked in vain too often.
+    /// Requests the rest; none after too many failed attempts in a row.
     pub(super) fn ask(&mut self) -> Option<Asking> {
-        if self.vain >= self.origin.settings().resumes {
+        if self.attempt > self.origin.settings().resumes {
             return None;
         }
-        let wait = wait(self.vain);
-        self.vain += 1;
+        let (wait, payment) = (wait(self.attempt), self.payment);
+        self.is_paid = !payment.is_free();
         let (origin, path) = (self.origin.clone(), self.path.clone());
         let (validator, next, last) = (self.validator.clone(), self.next, self.last);
         Some(Box::pin(async move {
             tokio::time::sleep(wait).await;
             let range = last.map_or(Asked::From(next), |last| Asked::Between(next, last));
-            let ask = Ask { head: false, range: Some(range), only_if: Some(validator.clone()) };
-            match origin.fetch(&path, &ask).await {
+            let ask = Ask { only_if: Some(validator.clone()), ..Ask::get(Some(range)) };
+            match origin.fetch_rest(&path, &ask, payment).await {
                 Ok(answer) => read(answer, &validator, next, last),
                 Err(_) => Answer::Failed,
             }
@@ -120,11 +176,15 @@ impl Rest {
     }
 }
 
-/// How long to wait before asking again, after so many times in vain.
-pub(super) fn wait(vain: u32) -> Duration {
-    match vain {
-        0 => Duration::ZERO,
-        vain => FIRST_WAIT.saturating_mul(1 << (vain - 1).min(10)).min(LONGEST_WAIT),
+/// The pause before an attempt: exponential, and a random part of it, at least half, so that streams that broke
+/// together do not return together.
+fn wait(attempt: u32) -> Duration {
+    match attempt.checked_sub(2) {
+        None => Duration::ZERO,
+        Some(doublings) => {
+            let longest = FIRST_WAIT.saturating_mul(1 << doublings.min(10)).min(LONGEST_WAIT);
+            longest.mul_f64(0.5 + 0.5 * fastrand::f64())
+        }
     }
 }
 

@@ -11,6 +11,8 @@ pub struct Ask {
     pub range: Option<Asked>,
     /// Only of the file that has this strong entity tag: of another one nothing, or all of it.
     pub only_if: Option<HeaderValue>,
+    /// On a new connection, since an idle one turned out to be closed.
+    pub fresh: bool,
 }
 
 /// One range (RFC 9110 §14.1.1).

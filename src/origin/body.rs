@@ -13,7 +13,11 @@ use super::exchange::Incoming;
 
 /// A body that comes from an origin.
 #[derive(Debug)]
-pub struct Body(Kind);
+pub struct Body {
+    kind: Kind,
+    /// [`Body::address`].
+    pub(super) address: usize,
+}
 
 #[derive(Debug)]
 enum Kind {
@@ -29,24 +33,35 @@ pub struct Broken;
 
 impl Body {
     pub(super) fn empty() -> Body {
-        Body(Kind::Empty)
+        Kind::Empty.into()
+    }
+
+    /// Which of the origin's addresses sends it.
+    pub fn address(&self) -> usize {
+        self.address
     }
 
     /// Holds no more than it must while nobody asks for bytes.
     pub fn release(&mut self) {
-        if let Kind::Incoming(incoming) = &mut self.0 {
+        if let Kind::Incoming(incoming) = &mut self.kind {
             incoming.release();
         }
     }
 
     pub(super) fn file(reading: Reading) -> Body {
-        Body(Kind::File(Box::new(reading)))
+        Kind::File(Box::new(reading)).into()
     }
 }
 
 impl From<Incoming> for Body {
     fn from(incoming: Incoming) -> Body {
-        Body(Kind::Incoming(Box::new(incoming)))
+        Kind::Incoming(Box::new(incoming)).into()
+    }
+}
+
+impl From<Kind> for Body {
+    fn from(kind: Kind) -> Body {
+        Body { kind, address: 0 }
     }
 }
 
@@ -58,7 +73,7 @@ impl http_body::Body for Body {
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
-        match &mut self.get_mut().0 {
+        match &mut self.get_mut().kind {
             Kind::Empty => Poll::Ready(None),
             Kind::Incoming(incoming) => Pin::new(incoming).poll_frame(context),
             Kind::File(reading) => {

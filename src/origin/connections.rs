@@ -5,7 +5,6 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use bytes::{BufMut, Bytes};
 use http::header::{CONTENT_LENGTH, HOST, USER_AGENT};
@@ -14,7 +13,9 @@ use rustls::crypto::aws_lc_rs;
 use rustls::{ClientConfig, RootCertStore};
 use tokio_rustls::TlsConnector;
 
-use super::exchange::Incoming;
+use super::Settings;
+use super::connection_limit::ConnectionLimits;
+use super::exchange::{Failure, Incoming};
 use super::pool::{Pool, Ways};
 use super::socket::Server;
 use crate::buffers::Buffers;
@@ -32,9 +33,10 @@ pub(super) struct Connections {
 impl Connections {
     /// Connections, also under TLS where `secure`: only then are this machine's root certificates read.
     pub(super) fn new(
-        connect_timeout: Duration,
+        settings: &Settings,
         secure: bool,
         buffers: &Buffers,
+        limits: &ConnectionLimits,
     ) -> Result<Connections, String> {
         let roots = if secure { machines_roots()? } else { RootCertStore::empty() };
         let mut config = ClientConfig::builder_with_provider(aws_lc_rs::default_provider().into())
@@ -44,7 +46,11 @@ impl Connections {
             .with_no_client_auth();
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         let tls = TlsConnector::from(Arc::new(config));
-        let ways = Ways { tls, connect_timeout, buffers: buffers.clone() };
+        let connect_timeout = settings.connect_timeout;
+        // A request that waits too long for a connection must not look like a slow origin.
+        let queue_timeout = connect_timeout.min(settings.first_byte / 2);
+        let (buffers, limits) = (buffers.clone(), limits.clone());
+        let ways = Ways { tls, connect_timeout, queue_timeout, buffers, limits };
         Ok(Connections { ways, pools: Arc::default() })
     }
 
@@ -54,10 +60,14 @@ impl Connections {
         pools.entry(server).or_insert_with_key(|server| Pool::new(server.clone(), self.ways.clone())).clone()
     }
 
-    /// Sends a request as it stands.
-    pub(super) async fn ask(&self, request: Request<Bytes>) -> Result<Response<Incoming>, String> {
-        let pool = self.to(server_of(request.uri())?);
-        pool.ask(&written(&request), request.method() == Method::HEAD).await
+    /// Sends a request as it stands; `fresh`: on a new connection.
+    pub(super) async fn ask(
+        &self,
+        request: Request<Bytes>,
+        fresh: bool,
+    ) -> Result<Response<Incoming>, Failure> {
+        let pool = self.to(server_of(request.uri()).map_err(Failure::Broken)?);
+        pool.ask(&written(&request), request.method() == Method::HEAD, fresh).await
     }
 }
 

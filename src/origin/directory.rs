@@ -20,6 +20,7 @@ use tokio::task::{JoinHandle, spawn_blocking};
 
 use super::ask::Ask;
 use super::body::{Body, Broken, bodiless, not_satisfiable};
+use super::exchange::Failure;
 use crate::path::FilePath;
 
 /// The first second of the year 10000, since the epoch.
@@ -42,14 +43,14 @@ impl Directory {
         }
     }
 
-    pub(super) async fn ask(&self, path: &FilePath, ask: &Ask) -> Result<Response<Body>, String> {
+    pub(super) async fn ask(&self, path: &FilePath, ask: &Ask) -> Result<Response<Body>, Failure> {
         let Ok(location) = object_store::path::Path::from_url_path(path.as_str()) else {
             return Ok(bodiless(StatusCode::NOT_FOUND));
         };
         match self.0.get_opts(&location, GetOptions::default()).await {
-            Ok(found) => answer(found, ask),
+            Ok(found) => answer(found, ask).map_err(Failure::Broken),
             Err(error) if is_no_file(&error) => Ok(bodiless(StatusCode::NOT_FOUND)),
-            Err(error) => Err(error.to_string()),
+            Err(error) => Err(Failure::Broken(error.to_string())),
         }
     }
 }

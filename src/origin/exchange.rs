@@ -14,6 +14,7 @@ use http::Response;
 use http_body::{Frame, SizeHint};
 
 use super::body::Broken;
+use super::connection_limit::Slot;
 use super::framing::{Framing, Taken};
 use super::head::{self, Head};
 use super::pool::Pool;
@@ -31,19 +32,38 @@ pub(super) struct Connection {
     socket: Socket,
     /// An empty buffer that an answer has been read into before.
     spare: BytesMut,
+    /// Freed when the connection is closed.
+    _slot: Slot,
+    /// Whether it has served a request before.
+    is_reused: bool,
 }
 
-/// Why there is no answer.
-#[derive(Debug)]
-pub(super) struct Failure {
-    pub(super) why: String,
-    /// Whether nothing had come of an answer.
-    pub(super) unanswered: bool,
+/// Why there is no response.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) enum Failure {
+    /// All connections are in use, and the queue for one is full or too slow.
+    Busy,
+    /// The server closed an idle connection at the moment at which a request was sent on it.
+    Stale,
+    /// No connection could be made.
+    Unreachable(String),
+    /// The connection broke, or its bytes are no response.
+    Broken(String),
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Failure::Busy => f.write_str("all connections are in use"),
+            Failure::Stale => f.write_str("the connection was closed while it was idle"),
+            Failure::Unreachable(why) | Failure::Broken(why) => f.write_str(why),
+        }
+    }
 }
 
 impl Connection {
-    pub(super) fn new(socket: Socket) -> Connection {
-        Connection { socket, spare: BytesMut::new() }
+    pub(super) fn new(socket: Socket, slot: Slot) -> Connection {
+        Connection { socket, spare: BytesMut::new(), _slot: slot, is_reused: false }
     }
 
     /// Whether nothing has come that nobody asked for, nor its end.
@@ -64,8 +84,10 @@ impl Connection {
         let head = match self.read_head(&mut buffer, to_head).await {
             Ok(head) => head,
             Err(why) => {
-                let why = written.err().map_or(why, |error| error.to_string());
-                return Err(Failure { why, unanswered: buffer.is_empty() });
+                if self.is_reused && buffer.is_empty() {
+                    return Err(Failure::Stale);
+                }
+                return Err(Failure::Broken(written.err().map_or(why, |error| error.to_string())));
             }
         };
         let mut response = Response::new(());
@@ -181,6 +203,7 @@ impl Incoming {
             if self.size.is_none() {
                 connection.spare = spare;
             }
+            connection.is_reused = true;
             self.pool.put(connection);
         }
         self.size = None;

@@ -9,7 +9,9 @@ use url::Url;
 use super::Settings;
 use super::ask::Ask;
 use super::body::Body;
+use super::connection_limit::ConnectionLimits;
 use super::connections::{Connections, OUR_NAME, server_of};
+use super::exchange::Failure;
 use super::pool::Pool;
 use crate::buffers::Buffers;
 use crate::path::FilePath;
@@ -24,7 +26,12 @@ pub(super) struct Http {
 }
 
 impl Http {
-    pub(super) fn new(settings: &Settings, url: &Url, buffers: &Buffers) -> Result<Http, String> {
+    pub(super) fn new(
+        settings: &Settings,
+        url: &Url,
+        buffers: &Buffers,
+        limits: &ConnectionLimits,
+    ) -> Result<Http, String> {
         if !matches!(url.scheme(), "http" | "https") || url.cannot_be_a_base() {
             return Err("its url must start with http:// or https://".to_owned());
         }
@@ -38,13 +45,13 @@ impl Http {
         };
         let fields =
             format!(" HTTP/1.1\r\nhost: {host}\r\nuser-agent: {OUR_NAME}\r\naccept-encoding: identity\r\n");
-        let connections = Connections::new(settings.connect_timeout, url.scheme() == "https", buffers)?;
+        let connections = Connections::new(settings, url.scheme() == "https", buffers, limits)?;
         let pool = connections.to(server_of(&uri)?);
         Ok(Http { base: base.into(), fields: fields.into(), pool })
     }
 
-    pub(super) async fn ask(&self, path: &FilePath, ask: &Ask) -> Result<Response<Body>, String> {
-        let answer = self.pool.ask(&self.request(path, ask), ask.head).await?;
+    pub(super) async fn ask(&self, path: &FilePath, ask: &Ask) -> Result<Response<Body>, Failure> {
+        let answer = self.pool.ask(&self.request(path, ask), ask.head, ask.fresh).await?;
         Ok(answer.map(Body::from))
     }
 

@@ -1,39 +1,53 @@
 //! Where the files are: HTTP and HTTPS origins, object storages, directories.
 //!
-//! Delivery calls it and nobody else; it calls nothing of ours but the vocabulary. An origin has one or more places, each of
-//! its kind (`http`, `store`, `directory`), and the first that answers is asked. All answer alike: a head as HTTP has it,
-//! and a body that has not been read. No field of the reader's goes there but what delivery names. Each worker has
-//! connections of its own.
+//! Delivery calls it and nobody else; it calls nothing of ours but the vocabulary. An origin has one or more addresses,
+//! each of its kind (`http`, `store`, `directory`). All respond alike: a head as HTTP has it, and a body that has not
+//! been read. No field of the reader's is sent there but what delivery names.
+//!
+//! `fetch` chooses the address and decides what is repeated. Each worker has connections of its own; all share, for
+//! each origin, the retry budget, and for each address, the circuit breaker and the cap on connections.
 
 mod ask;
 mod body;
+mod breaker;
+mod connection_limit;
 mod connections;
 mod directory;
 mod exchange;
+mod fetch;
 mod framing;
 mod head;
 mod http;
 mod place;
 mod pool;
+mod retry_after;
+mod retry_budget;
 mod socket;
 mod store;
 
 use std::fmt;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
-use ::http::{Response, StatusCode};
 use url::Url;
 
 use crate::buffers::Buffers;
-use crate::path::FilePath;
 use crate::problem::Problem;
 use crate::telemetry::{Metrics, OriginMetrics};
 
 pub use ask::{Ask, Asked};
 pub use body::{Body, Broken};
+use breaker::Breaker;
+use connection_limit::ConnectionLimits;
+pub use fetch::{Repetition, Rest};
 use place::Place;
+pub use retry_after::retry_after;
+use retry_budget::RetryBudget;
 pub use store::{Azure, Bucket, Google, S3};
+
+/// A body that breaks off before this many bytes were of no use: it counts as a failure of its address.
+pub const USEFUL_BYTES: u64 = 64 * 1024;
 
 /// One `[[origins]]`.
 #[derive(Clone, Debug)]
@@ -44,11 +58,13 @@ pub struct Settings {
     pub places: Vec<Where>,
     /// How long a connection may take to be made.
     pub connect_timeout: Duration,
-    /// How long the head of an answer may take.
+    /// How long a request may take until the whole head of its response has arrived.
     pub first_byte: Duration,
-    /// How long a body may stand still on the origin's side.
+    /// The longest pause between two bytes of a body.
     pub idle: Duration,
-    /// How often in a row a body that broke is asked for again without a byte of it coming; 0 is never.
+    /// The most connections to each address, over all workers. As many requests may wait for one.
+    pub connections: usize,
+    /// How often in a row a broken body is resumed while less than [`USEFUL_BYTES`] arrive each time; 0 is never.
     pub resumes: u32,
     /// How long a file's size, type and validator are believed.
     pub metadata_ttl: Duration,
@@ -90,20 +106,26 @@ pub struct SetUpError {
     why: String,
 }
 
-/// Why an origin gave no answer.
+/// Why an origin gave no response.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum OriginError {
-    /// It could not be reached, or broke off.
-    Failed,
+    /// It could not be reached, broke off, or has failed so often that it is left alone for a while.
+    Failed {
+        /// How long it is left alone.
+        retry_after: Option<Duration>,
+    },
     /// It took too long.
     TimedOut,
+    /// All connections that it may have are in use.
+    Busy,
 }
 
 impl From<OriginError> for Problem {
     fn from(error: OriginError) -> Problem {
         match error {
-            OriginError::Failed => Problem::OriginFailed,
+            OriginError::Failed { retry_after } => Problem::OriginFailed { retry_after },
             OriginError::TimedOut => Problem::OriginTimeout,
+            OriginError::Busy => Problem::Overloaded,
         }
     }
 }
@@ -116,6 +138,16 @@ pub struct Origin {
     buffers: Buffers,
     metrics: Metrics,
     counts: OriginMetrics,
+    shared: Arc<Shared>,
+}
+
+/// What all workers share of one origin.
+#[derive(Debug)]
+struct Shared {
+    /// One for each address.
+    breakers: Vec<Breaker>,
+    budget: RetryBudget,
+    limits: ConnectionLimits,
 }
 
 impl Origin {
@@ -124,12 +156,26 @@ impl Origin {
     /// # Errors
     /// Where a place cannot be one, or this machine's root certificates cannot be read.
     pub fn new(settings: &Settings, buffers: &Buffers, metrics: Metrics) -> Result<Origin, SetUpError> {
-        let places = settings.places.iter().map(|place| Place::new(settings, place, buffers));
+        let shared = Shared {
+            breakers: settings.places.iter().map(|_| Breaker::new()).collect(),
+            budget: RetryBudget::new(),
+            limits: ConnectionLimits::new(settings.connections),
+        };
+        Origin::with(settings, buffers, metrics, Arc::new(shared))
+    }
+
+    fn with(
+        settings: &Settings,
+        buffers: &Buffers,
+        metrics: Metrics,
+        shared: Arc<Shared>,
+    ) -> Result<Origin, SetUpError> {
+        let places = settings.places.iter().map(|place| Place::new(settings, place, buffers, &shared.limits));
         let places = places
             .collect::<Result<Vec<Place>, String>>()
             .map_err(|why| SetUpError { name: settings.name.clone(), why })?;
         let counts = metrics.origin(&settings.name);
-        Ok(Origin { settings: settings.clone(), places, buffers: buffers.clone(), metrics, counts })
+        Ok(Origin { settings: settings.clone(), places, buffers: buffers.clone(), metrics, counts, shared })
     }
 
     /// The same origin, with connections of its own.
@@ -137,75 +183,11 @@ impl Origin {
     /// # Errors
     /// As [`Origin::new`].
     pub fn for_worker(&self) -> Result<Origin, SetUpError> {
-        Origin::new(&self.settings, &self.buffers, self.metrics.clone())
+        Origin::with(&self.settings, &self.buffers, self.metrics.clone(), self.shared.clone())
     }
 
     /// Its settings.
     pub fn settings(&self) -> &Settings {
         &self.settings
-    }
-
-    /// Asks for a file, and gives the answer as soon as its head is there, whatever its status. Where a place does not
-    /// answer, or answers that something is wrong with itself, the next is asked.
-    ///
-    /// # Errors
-    /// [`OriginError`]; the reason is logged here, since no reader may see it.
-    pub async fn fetch(&self, path: &FilePath, ask: &Ask) -> Result<Response<Body>, OriginError> {
-        if let [only] = self.places.as_slice() {
-            return self.try_place(only, path, ask).await;
-        }
-        let now = Instant::now();
-        let is_worth: Vec<bool> = self.places.iter().map(|place| place.is_worth_asking(now)).collect();
-        let mut last = Err(OriginError::Failed);
-        // First those that are thought well, then the others: all may have come back, or gone.
-        for turn in [true, false] {
-            let places = self.places.iter().zip(&is_worth).filter(|(_, worth)| **worth == turn);
-            for (place, _) in places {
-                last = self.try_place(place, path, ask).await;
-                let is_well = last.as_ref().is_ok_and(|answer| !answer.status().is_server_error());
-                place.note(is_well);
-                if is_well {
-                    return last;
-                }
-            }
-        }
-        last
-    }
-
-    async fn try_place(
-        &self,
-        place: &Place,
-        path: &FilePath,
-        ask: &Ask,
-    ) -> Result<Response<Body>, OriginError> {
-        let began = Instant::now();
-        let (origin, place_name) = (self.settings.name.as_str(), place.name());
-        let result = match tokio::time::timeout(self.settings.first_byte, place.ask(path, ask)).await {
-            Ok(Ok(response)) => Ok(response),
-            Ok(Err(why)) => {
-                tracing::warn!(origin, place = place_name, why, "an origin failed");
-                Err(OriginError::Failed)
-            }
-            Err(_) => {
-                tracing::warn!(origin, place = place_name, "an origin did not answer in time");
-                Err(OriginError::TimedOut)
-            }
-        };
-        let outcome = match &result {
-            Ok(response) => status_class(response.status()),
-            Err(OriginError::Failed) => "failed",
-            Err(OriginError::TimedOut) => "timed_out",
-        };
-        self.counts.request(outcome, began.elapsed());
-        result
-    }
-}
-
-fn status_class(status: StatusCode) -> &'static str {
-    match status.as_u16() {
-        200..300 => "2xx",
-        300..400 => "3xx",
-        400..500 => "4xx",
-        _ => "5xx",
     }
 }

@@ -1,14 +1,19 @@
 //! The connections to one server that wait for their next request; one worker's.
+//!
+//! All workers together have no more connections to a server than its `ConnectionLimit` allows. A request without
+//! one waits in a bounded queue for a bounded time.
 
-use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use http::Response;
 use tokio::runtime::Handle;
+use tokio::sync::Notify;
 use tokio_rustls::TlsConnector;
 
-use super::exchange::{Connection, Incoming};
+use super::connection_limit::{ConnectionLimit, ConnectionLimits, Slot, enter};
+use super::exchange::{Connection, Failure, Incoming};
 use super::socket::{Server, Socket};
 use crate::buffers::Buffers;
 
@@ -22,7 +27,10 @@ const MOST: usize = 1024;
 pub(super) struct Ways {
     pub(super) tls: TlsConnector,
     pub(super) connect_timeout: Duration,
+    /// How long a request may wait for a connection while all are in use.
+    pub(super) queue_timeout: Duration,
     pub(super) buffers: Buffers,
+    pub(super) limits: ConnectionLimits,
 }
 
 /// A server, the way to it, and its idle connections.
@@ -30,6 +38,10 @@ pub(super) struct Pool {
     server: Server,
     ways: Ways,
     idle: Mutex<Idle>,
+    limit: Arc<ConnectionLimit>,
+    /// This worker's requests in the queue, and their wake-up when a connection here becomes idle.
+    waiting: AtomicUsize,
+    freed: Notify,
 }
 
 #[derive(Default)]
@@ -43,7 +55,11 @@ struct Idle {
 
 impl Pool {
     pub(super) fn new(server: Server, ways: Ways) -> Arc<Pool> {
-        Arc::new(Pool { server, ways, idle: Mutex::default() })
+        let limit = ways.limits.of(&server);
+        let (idle, waiting, freed) = (Mutex::default(), AtomicUsize::new(0), Notify::new());
+        let pool = Arc::new(Pool { server, ways, idle, limit, waiting, freed });
+        pool.limit.register(Arc::downgrade(&pool));
+        pool
     }
 
     /// What the bodies of its answers may hold.
@@ -51,26 +67,71 @@ impl Pool {
         &self.ways.buffers
     }
 
-    /// Sends a request and gives its answer. Once more, on a new connection, where a kept one broke before anything came
-    /// of an answer: so it ends when the server had closed it at that moment.
+    /// Sends a request once and returns its response; `fresh`: on a new connection.
+    ///
+    /// # Errors
+    /// [`Failure`]. [`Failure::Stale`] is worth another try on a new connection.
     pub(super) async fn ask(
         self: &Arc<Pool>,
         request: &[u8],
         to_head: bool,
-    ) -> Result<Response<Incoming>, String> {
-        if let Some(kept) = self.take() {
-            match kept.ask(request, to_head, self).await {
-                Err(failure) if failure.unanswered => {}
-                answered => return answered.map_err(|failure| failure.why),
-            }
-        }
-        let connection = self.connect().await.map_err(|error| error.to_string())?;
-        connection.ask(request, to_head, self).await.map_err(|failure| failure.why)
+        fresh: bool,
+    ) -> Result<Response<Incoming>, Failure> {
+        let kept = if fresh { None } else { self.take() };
+        let connection = match kept {
+            Some(kept) => kept,
+            None => Box::pin(self.connection(fresh)).await?,
+        };
+        connection.ask(request, to_head, self).await
     }
 
-    async fn connect(&self) -> io::Result<Connection> {
+    /// A new connection, or the next one that becomes idle unless it must be `fresh`.
+    async fn connection(&self, fresh: bool) -> Result<Connection, Failure> {
+        if let Some(slot) = self.limit.try_slot() {
+            return self.connect(slot).await;
+        }
+        let Some(_in_queue) = self.limit.queue() else {
+            self.limit.log_refusal();
+            return Err(Failure::Busy);
+        };
+        let waited = tokio::time::timeout(self.ways.queue_timeout, self.wait(fresh)).await;
+        match waited {
+            Ok(Ok(slot)) => self.connect(slot).await,
+            Ok(Err(kept)) => Ok(kept),
+            Err(_) => {
+                self.limit.log_refusal();
+                Err(Failure::Busy)
+            }
+        }
+    }
+
+    /// Waits for a slot, or else (in the error) for an idle connection.
+    async fn wait(&self, fresh: bool) -> Result<Slot, Connection> {
+        let _waiter = enter(&self.waiting);
+        loop {
+            // A connection may have become idle before this request was in the queue.
+            match if fresh { None } else { self.take() } {
+                Some(kept) => return Err(kept),
+                None => self.limit.close_idle(),
+            }
+            tokio::select! {
+                Some(slot) = self.limit.slot() => return Ok(slot),
+                () = self.freed.notified() => {}
+            }
+        }
+    }
+
+    async fn connect(&self, slot: Slot) -> Result<Connection, Failure> {
         let Ways { tls, connect_timeout, .. } = &self.ways;
-        Socket::connect(&self.server, tls, *connect_timeout).await.map(Connection::new)
+        let socket = Socket::connect(&self.server, tls, *connect_timeout).await;
+        let socket = socket.map_err(|error| Failure::Unreachable(error.to_string()))?;
+        Ok(Connection::new(socket, slot))
+    }
+
+    /// Removes the connection that has been idle for longest.
+    pub(super) fn pop_oldest(&self) -> Option<Connection> {
+        let mut idle = self.idle();
+        (!idle.connections.is_empty()).then(|| idle.connections.remove(0).1)
     }
 
     /// The connection that was used last and on which nothing has come since.
@@ -90,10 +151,25 @@ impl Pool {
             let sweeps = idle.sweeps;
             idle.connections.push((sweeps, connection));
         }
-        let Some(runtime) = Handle::try_current().ok().filter(|_| !idle.is_swept) else { return };
-        idle.is_swept = true;
+        let runtime = Handle::try_current().ok().filter(|_| !idle.is_swept);
+        idle.is_swept |= runtime.is_some();
         drop(idle);
-        runtime.spawn(sweep(Arc::downgrade(self)));
+        if let Some(runtime) = runtime {
+            runtime.spawn(sweep(Arc::downgrade(self)));
+        }
+        self.wake_waiter();
+    }
+
+    /// Hands the newest idle connection to a request of this worker's that waits, or its slot to one of another's.
+    fn wake_waiter(&self) {
+        if !self.limit.has_waiters() {
+            return;
+        }
+        if self.waiting.load(Ordering::SeqCst) > 0 {
+            self.freed.notify_one();
+        } else {
+            self.limit.close_idle();
+        }
     }
 
     /// Closes those that are too old; false where none is left.

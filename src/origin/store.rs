@@ -5,6 +5,7 @@
 
 use std::error::Error;
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use http::header::{CONTENT_LENGTH, ETAG};
@@ -24,13 +25,11 @@ use url::Url;
 use super::Settings;
 use super::ask::{Ask, Asked};
 use super::body::{Body, not_satisfiable};
+use super::connection_limit::ConnectionLimits;
 use super::connections::{Connections, innermost};
-use super::exchange::Incoming;
+use super::exchange::{Failure, Incoming};
 use crate::buffers::Buffers;
 use crate::path::FilePath;
-
-/// How often a credential is asked for again where that failed; files are asked for again elsewhere.
-const REPEATS: usize = 2;
 
 /// The largest number that every storage reads: no file is as long.
 const LARGEST: u64 = i64::MAX as u64;
@@ -87,8 +86,9 @@ pub struct Azure {
 pub(super) struct Store {
     store: Arc<dyn ObjectStore>,
     prefix: String,
-    /// Azure Blob Storage cannot be asked for the last bytes of a file.
-    has_suffixes: bool,
+    /// Whether it understands a range of the last bytes of a file. Azure Blob Storage does not; of the others, it is
+    /// so until one responds that it does not.
+    has_suffixes: AtomicBool,
 }
 
 impl Store {
@@ -96,7 +96,7 @@ impl Store {
         settings: &Settings,
         bucket: &Bucket,
         s3: &S3,
-        buffers: &Buffers,
+        shared: (&Buffers, &ConnectionLimits),
     ) -> Result<Store, String> {
         let mut builder = match &s3.keys {
             Some((id, secret)) => {
@@ -108,7 +108,7 @@ impl Store {
             .with_bucket_name(&bucket.name)
             .with_virtual_hosted_style_request(!s3.path_style)
             .with_retry(retry(settings))
-            .with_http_connector(connector(settings, s3.endpoint.as_ref(), s3.keys.is_some(), buffers)?);
+            .with_http_connector(connector(settings, s3.endpoint.as_ref(), s3.keys.is_some(), shared)?);
         if let Some(region) = &s3.region {
             builder = builder.with_region(region);
         }
@@ -122,7 +122,7 @@ impl Store {
         settings: &Settings,
         bucket: &Bucket,
         google: &Google,
-        buffers: &Buffers,
+        shared: (&Buffers, &ConnectionLimits),
     ) -> Result<Store, String> {
         let known = google.service_account.as_ref();
         let mut builder = match known {
@@ -133,7 +133,7 @@ impl Store {
             .with_bucket_name(&bucket.name)
             .with_retry(retry(settings))
             // What stands in for Google in the clear asks for no login of Google's, which would be under TLS.
-            .with_http_connector(connector(settings, google.endpoint.as_ref(), true, buffers)?);
+            .with_http_connector(connector(settings, google.endpoint.as_ref(), true, shared)?);
         if let Some(endpoint) = &google.endpoint {
             builder = builder.with_base_url(&plain(endpoint));
         }
@@ -144,7 +144,7 @@ impl Store {
         settings: &Settings,
         bucket: &Bucket,
         azure: &Azure,
-        buffers: &Buffers,
+        shared: (&Buffers, &ConnectionLimits),
     ) -> Result<Store, String> {
         let mut builder = match &azure.access_key {
             Some(key) => MicrosoftAzureBuilder::new().with_access_key(key.expose_secret()),
@@ -158,7 +158,7 @@ impl Store {
                 settings,
                 azure.endpoint.as_ref(),
                 azure.access_key.is_some(),
-                buffers,
+                shared,
             )?);
         if let Some(endpoint) = &azure.endpoint {
             builder = builder.with_endpoint(plain(endpoint)).with_allow_http(endpoint.scheme() == "http");
@@ -173,15 +173,24 @@ impl Store {
     ) -> Result<Store, String> {
         let store = built.map_err(|error| innermost(&error))?;
         let prefix = if bucket.prefix.is_empty() { String::new() } else { format!("{}/", bucket.prefix) };
-        Ok(Store { store: Arc::new(store), prefix, has_suffixes })
+        Ok(Store { store: Arc::new(store), prefix, has_suffixes: AtomicBool::new(has_suffixes) })
     }
 
-    pub(super) async fn ask(&self, path: &FilePath, ask: &Ask) -> Result<Response<Body>, String> {
+    pub(super) async fn ask(&self, path: &FilePath, ask: &Ask) -> Result<Response<Body>, Failure> {
         match ask.range {
-            Some(Asked::Last(_)) if !self.has_suffixes => self.ask_by_length(path, ask).await,
-            Some(Asked::Last(_)) => match self.go(path, ask).await {
-                Ok(answer) if knows_suffixes(answer.status()) => Ok(answer),
-                _ => self.ask_by_length(path, ask).await,
+            Some(Asked::Last(_)) if !self.has_suffixes.load(Ordering::Relaxed) => {
+                self.ask_by_length(path, ask).await
+            }
+            Some(Asked::Last(_)) => match self.go(path, ask).await? {
+                refused if refused.status() == StatusCode::NOT_IMPLEMENTED => {
+                    self.has_suffixes.store(false, Ordering::Relaxed);
+                    self.ask_by_length(path, ask).await
+                }
+                // Some understand it only where the file is longer.
+                refused if refused.status() == StatusCode::RANGE_NOT_SATISFIABLE => {
+                    self.ask_by_length(path, ask).await
+                }
+                response => Ok(response),
             },
             Some(Asked::From(first) | Asked::Between(first, _)) if first > LARGEST => {
                 self.ask_by_length(path, ask).await
@@ -191,8 +200,8 @@ impl Store {
     }
 
     /// A part of a file by its length, for what the storage would not understand.
-    async fn ask_by_length(&self, path: &FilePath, ask: &Ask) -> Result<Response<Body>, String> {
-        let answer = self.go(path, &Ask { head: true, range: None, only_if: ask.only_if.clone() }).await?;
+    async fn ask_by_length(&self, path: &FilePath, ask: &Ask) -> Result<Response<Body>, Failure> {
+        let answer = self.go(path, &Ask { head: true, range: None, ..ask.clone() }).await?;
         let length =
             answer.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
         let (true, Some(complete)) = (answer.status().is_success(), length) else {
@@ -203,16 +212,16 @@ impl Store {
                 let range = Some(Asked::Between(first, last));
                 // The file whose length this is, and no other.
                 let only_if = answer.headers().get(ETAG).cloned();
-                self.go(path, &Ask { head: ask.head, range, only_if }).await
+                self.go(path, &Ask { range, only_if, ..ask.clone() }).await
             }
             None => Ok(not_satisfiable(complete)),
         }
     }
 
-    async fn go(&self, path: &FilePath, ask: &Ask) -> Result<Response<Body>, String> {
+    async fn go(&self, path: &FilePath, ask: &Ask) -> Result<Response<Body>, Failure> {
         let location = object_store::path::Path::from_url_path(format!("{}{}", self.prefix, path.as_str()))
-            .map_err(|error| error.to_string())?;
-        let slot = Slot::default();
+            .map_err(|error| Failure::Broken(error.to_string()))?;
+        let slot = ResponseSlot { fresh: ask.fresh, ..ResponseSlot::default() };
         let mut options = GetOptions { head: ask.head, range: ask.range.map(range), ..GetOptions::default() };
         options.if_match = ask.only_if.as_ref().and_then(|tag| tag.to_str().ok()).map(str::to_owned);
         options.extensions.insert(slot.clone());
@@ -220,16 +229,12 @@ impl Store {
         match (slot.take(), got) {
             (Some(answered), _) => answered.map(|answer| answer.map(Body::from)),
             // It did not come to a request: there is no credential.
-            (None, Err(error)) => Err(format!("no credential could be had: {}", innermost(&error))),
-            (None, Ok(_)) => Err("the storage was not asked".to_owned()),
+            (None, Err(error)) => {
+                Err(Failure::Unreachable(format!("no credential could be had: {}", innermost(&error))))
+            }
+            (None, Ok(_)) => Err(Failure::Broken("the storage was not asked".to_owned())),
         }
     }
-}
-
-/// Whether this answers a question for the end of a file. Not all that speaks S3 knows such a question, or only where the
-/// file is longer.
-fn knows_suffixes(status: StatusCode) -> bool {
-    !status.is_server_error() && status != StatusCode::RANGE_NOT_SATISFIABLE
 }
 
 fn range(asked: Asked) -> GetRange {
@@ -245,8 +250,9 @@ fn plain(url: &Url) -> String {
     url.as_str().trim_end_matches('/').to_owned()
 }
 
+/// `Origin` repeats requests, also for credentials, so that there is one loop with one budget.
 fn retry(settings: &Settings) -> RetryConfig {
-    RetryConfig { max_retries: REPEATS, retry_timeout: settings.first_byte, ..RetryConfig::default() }
+    RetryConfig { max_retries: 0, retry_timeout: settings.first_byte, ..RetryConfig::default() }
 }
 
 /// Connections in the clear are enough where the storage is asked so and the credential is at hand.
@@ -254,26 +260,30 @@ fn connector(
     settings: &Settings,
     endpoint: Option<&Url>,
     has_keys: bool,
-    buffers: &Buffers,
+    (buffers, limits): (&Buffers, &ConnectionLimits),
 ) -> Result<Connector, String> {
     let in_the_clear = has_keys && endpoint.is_some_and(|endpoint| endpoint.scheme() == "http");
-    Ok(Connector(Connections::new(settings.connect_timeout, !in_the_clear, buffers)?))
+    Ok(Connector(Connections::new(settings, !in_the_clear, buffers, limits)?))
 }
 
 /// An answer, or why there is none.
-type Answered = Result<Response<Incoming>, String>;
+type Answered = Result<Response<Incoming>, Failure>;
 
-/// Where a file's answer is put on its way up.
+/// Where a file's response is put, past `object_store`.
 #[derive(Clone, Default)]
-struct Slot(Arc<Mutex<Option<Answered>>>);
+struct ResponseSlot {
+    answer: Arc<Mutex<Option<Answered>>>,
+    /// [`Ask::fresh`].
+    fresh: bool,
+}
 
-impl Slot {
+impl ResponseSlot {
     fn put(&self, answer: Answered) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(answer);
+        *self.answer.lock().unwrap_or_else(PoisonError::into_inner) = Some(answer);
     }
 
     fn take(&self) -> Option<Answered> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.answer.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
 
@@ -307,14 +317,16 @@ impl HttpConnector for Connector {
 impl HttpService for Connector {
     async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
         let (mut head, body) = request.into_parts();
-        let slot = head.extensions.remove::<Slot>();
+        let slot = head.extensions.remove::<ResponseSlot>();
         let body = body.collect().await?.to_bytes();
-        let answered = self.0.ask(Request::from_parts(head, body)).await;
+        let fresh = slot.as_ref().is_some_and(|slot| slot.fresh);
+        let answered = self.0.ask(Request::from_parts(head, body), fresh).await;
         if let Some(slot) = slot {
             slot.put(answered);
             return Err(HttpError::new(HttpErrorKind::Unknown, Taken));
         }
-        let answer = answered.map_err(|why| HttpError::new(HttpErrorKind::Connect, Failed(why)))?;
+        let answer = answered
+            .map_err(|failure| HttpError::new(HttpErrorKind::Connect, Failed(failure.to_string())))?;
         let unreadable = |error| HttpError::new(HttpErrorKind::Interrupted, error);
         Ok(answer.map(|body: Incoming| HttpResponseBody::new(body.map_err(unreadable))))
     }

@@ -81,7 +81,7 @@ const HISTOGRAMS: [(&str, Unit, &str); 4] = [
 type Labelled = Vec<(&'static str, Counter)>;
 
 const ENDS: [&str; 5] = ["complete", "origin_failed", "hung_up", "cut", "too_slow"];
-const ANSWERS: [&str; 6] = ["2xx", "3xx", "4xx", "5xx", "failed", "timed_out"];
+const ANSWERS: [&str; 8] = ["2xx", "3xx", "4xx", "5xx", "failed", "timed_out", "busy", "suspended"];
 
 /// What is counted of one origin.
 #[derive(Clone)]
@@ -327,6 +327,11 @@ impl Metrics {
 }
 
 impl OriginMetrics {
+    /// A request was not sent: all connections are `busy`, or the address is `suspended`.
+    pub fn not_sent(&self, outcome: &'static str) {
+        count_by(&self.0.0, outcome);
+    }
+
     /// It answered, or did not.
     pub fn request(&self, outcome: &'static str, first_byte: Duration) {
         let (answers, first_bytes) = &*self.0;

@@ -1,0 +1,287 @@
+//! One request to an origin: which address gets it, and whether it is repeated.
+//!
+//! This is the only loop that repeats requests. A reader's request leads to at most one repetition, and all
+//! repetitions together stay within the retry budget, so that a failing origin is not hit harder because it fails.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use http::{Response, StatusCode};
+
+use super::breaker::{Breaker, Evidence};
+use super::exchange::Failure;
+use super::{Ask, Body, Origin, OriginError, USEFUL_BYTES, retry_after};
+use crate::path::FilePath;
+
+/// The pause before a repetition at the same address: a random part of it, at least half.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// The one repetition that a reader's request may cause, over all that is asked of the origin for it.
+#[derive(Debug, Default)]
+pub struct Repetition {
+    is_used: AtomicBool,
+}
+
+impl Repetition {
+    fn take(&self) -> bool {
+        !self.is_used.swap(true, Ordering::Relaxed)
+    }
+}
+
+/// A request for the rest of a body that broke.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Rest {
+    /// How many bytes the body before had brought.
+    pub progress: u64,
+}
+
+impl Rest {
+    /// Whether the request costs nothing of the retry budget, and its failure is no evidence against the address.
+    pub fn is_free(self) -> bool {
+        self.progress >= USEFUL_BYTES
+    }
+}
+
+/// Whether to send a request again.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Verdict {
+    /// No: it is a response to pass on.
+    Final,
+    /// Yes, on a new connection: the address never saw the request.
+    Fresh,
+    /// Yes, at whichever address.
+    Anywhere,
+    /// Only at another address.
+    Elsewhere,
+}
+
+type Outcome = Result<Response<Body>, OriginError>;
+
+impl Origin {
+    /// Requests a file, and returns the response as soon as its head has arrived, whatever its status. A request
+    /// that failed is repeated if `repetition` and the retry budget allow it, at another address where there is one.
+    ///
+    /// # Errors
+    /// [`OriginError`]; the reason is logged here, since no reader may see it.
+    pub async fn fetch(&self, path: &FilePath, ask: &Ask, repetition: &Repetition) -> Outcome {
+        let first = self.choose(None).map_err(|wait| self.suspended(wait))?;
+        self.shared.budget.earn();
+        let (outcome, verdict) = self.attempt(first, path, ask, true).await;
+        if verdict == Verdict::Final {
+            return outcome;
+        }
+        // Boxed: hardly any request gets here, and each would be larger for it.
+        Box::pin(self.repeat(first, (outcome, verdict), path, ask, repetition)).await
+    }
+
+    /// Requests the rest of a body that broke, once.
+    ///
+    /// # Errors
+    /// As [`Origin::fetch`], and where the retry budget is used up.
+    pub async fn fetch_rest(&self, path: &FilePath, ask: &Ask, rest: Rest) -> Outcome {
+        if !rest.is_free() && !self.shared.budget.withdraw(Instant::now()) {
+            self.counts.not_sent("suspended");
+            return Err(OriginError::Failed { retry_after: None });
+        }
+        let address = self.choose(None).map_err(|wait| self.suspended(wait))?;
+        let is_evidence = !rest.is_free();
+        match self.attempt(address, path, ask, is_evidence).await {
+            (_, Verdict::Fresh) => {
+                self.attempt(address, path, &Ask { fresh: true, ..ask.clone() }, is_evidence).await.0
+            }
+            (outcome, _) => outcome,
+        }
+    }
+
+    /// A resume that was paid for out of the retry budget brought the whole rest.
+    pub fn resume_completed(&self) {
+        self.shared.budget.refund();
+    }
+
+    /// A body of this address broke off, or stalled, before it was of any use.
+    pub fn record_useless_body(&self, path: &FilePath, address: usize) {
+        self.record_failure(address, Evidence::File(hash(path)));
+    }
+
+    async fn repeat(
+        &self,
+        first: usize,
+        (outcome, verdict): (Outcome, Verdict),
+        path: &FilePath,
+        ask: &Ask,
+        repetition: &Repetition,
+    ) -> Outcome {
+        if verdict == Verdict::Fresh {
+            if !repetition.take() {
+                return outcome;
+            }
+            return self.attempt(first, path, &Ask { fresh: true, ..ask.clone() }, true).await.0;
+        }
+        let other = self.choose(Some(first)).ok();
+        let is_hopeless = other.is_none()
+            && (verdict == Verdict::Elsewhere || self.breaker(first).is_none_or(Breaker::is_failing));
+        if is_hopeless || !repetition.take() || !self.shared.budget.withdraw(Instant::now()) {
+            return outcome;
+        }
+        let address = match other {
+            Some(other) => other,
+            None => {
+                tokio::time::sleep(PAUSE.mul_f64(0.5 + 0.5 * fastrand::f64())).await;
+                match self.admit(first) {
+                    Ok(()) => first,
+                    Err(_) => return outcome,
+                }
+            }
+        };
+        drop(outcome);
+        let (repeated, verdict) = self.attempt(address, path, ask, true).await;
+        // A third request would be the second repetition.
+        if verdict == Verdict::Fresh { Err(OriginError::Failed { retry_after: None }) } else { repeated }
+    }
+
+    /// An address that may be sent a request: first one that has not failed recently.
+    ///
+    /// # Errors
+    /// The time until one may be tried again, where all are suspended.
+    fn choose(&self, except: Option<usize>) -> Result<usize, Duration> {
+        if self.places.len() == 1 && except.is_none() {
+            return self.admit(0).map(|()| 0);
+        }
+        let now = Instant::now();
+        let others = self.shared.breakers.iter().enumerate().filter(|(index, _)| Some(*index) != except);
+        let (preferred, avoided): (Vec<_>, Vec<_>) =
+            others.partition(|(_, breaker)| breaker.is_preferred(now));
+        let mut wait = Duration::MAX;
+        for (index, _) in preferred.into_iter().chain(avoided) {
+            match self.admit(index) {
+                Ok(()) => return Ok(index),
+                Err(until) => wait = wait.min(until),
+            }
+        }
+        Err(wait)
+    }
+
+    fn admit(&self, address: usize) -> Result<(), Duration> {
+        match self.breaker(address) {
+            Some(breaker) if !breaker.is_closed() => breaker.admit(Instant::now()),
+            _ => Ok(()),
+        }
+    }
+
+    fn breaker(&self, address: usize) -> Option<&Breaker> {
+        self.shared.breakers.get(address)
+    }
+
+    fn suspended(&self, wait: Duration) -> OriginError {
+        self.counts.not_sent("suspended");
+        OriginError::Failed { retry_after: Some(wait) }
+    }
+
+    /// Sends one request to one address and records what came of it.
+    async fn attempt(
+        &self,
+        address: usize,
+        path: &FilePath,
+        ask: &Ask,
+        is_evidence: bool,
+    ) -> (Outcome, Verdict) {
+        let Some(place) = self.places.get(address) else {
+            return (Err(OriginError::Failed { retry_after: None }), Verdict::Final);
+        };
+        let began = Instant::now();
+        let (origin, place_name) = (self.settings.name.as_str(), place.name());
+        let asked = tokio::time::timeout(self.settings.first_byte, place.ask(path, ask)).await;
+        let failed = Err(OriginError::Failed { retry_after: None });
+        let (outcome, verdict, label) = match asked {
+            Ok(Ok(mut response)) => {
+                response.body_mut().address = address;
+                let (verdict, label) = (judge(&response), status_class(response.status()));
+                (Ok(response), verdict, label)
+            }
+            Ok(Err(Failure::Busy)) => {
+                self.counts.not_sent("busy");
+                return (Err(OriginError::Busy), Verdict::Elsewhere);
+            }
+            Ok(Err(Failure::Stale)) => return (failed, Verdict::Fresh),
+            Ok(Err(failure)) => {
+                let why = failure.to_string();
+                tracing::warn!(origin, place = place_name, why, "an origin failed");
+                let is_unreachable = matches!(failure, Failure::Unreachable(_));
+                let evidence = if is_unreachable { Evidence::Address } else { Evidence::File(hash(path)) };
+                self.record_attempt(address, is_evidence.then_some(evidence));
+                self.counts.request("failed", began.elapsed());
+                return (failed, Verdict::Anywhere);
+            }
+            Err(_) => {
+                tracing::warn!(origin, place = place_name, "an origin did not answer in time");
+                (Err(OriginError::TimedOut), Verdict::Elsewhere, "timed_out")
+            }
+        };
+        let ended = Instant::now();
+        let is_fault = outcome.as_ref().map_or(true, |response| response.status().is_server_error());
+        if is_fault {
+            self.record_attempt(address, is_evidence.then(|| Evidence::File(hash(path))));
+        } else {
+            self.record_success(address, ended);
+        }
+        self.counts.request(label, ended.saturating_duration_since(began));
+        (outcome, verdict)
+    }
+
+    /// Records a failed request; without evidence, only so that other addresses are tried first.
+    fn record_attempt(&self, address: usize, evidence: Option<Evidence>) {
+        if let Some(breaker) = self.breaker(address) {
+            breaker.avoid(Instant::now());
+        }
+        if let Some(evidence) = evidence {
+            self.record_failure(address, evidence);
+        }
+    }
+
+    fn record_success(&self, address: usize, now: Instant) {
+        if self.breaker(address).is_some_and(|breaker| breaker.record_success(now)) {
+            tracing::info!(
+                origin = self.settings.name,
+                place = self.places.get(address).map(|place| place.name()),
+                "an origin address works again"
+            );
+        }
+    }
+
+    fn record_failure(&self, address: usize, evidence: Evidence) {
+        if self.breaker(address).is_some_and(|breaker| breaker.record_failure(Instant::now(), evidence)) {
+            tracing::warn!(
+                origin = self.settings.name,
+                place = self.places.get(address).map(|place| place.name()),
+                "most requests to an origin address fail; sending it a trial from time to time only"
+            );
+        }
+    }
+}
+
+fn judge(response: &Response<Body>) -> Verdict {
+    let status = response.status();
+    if status != StatusCode::TOO_MANY_REQUESTS && !status.is_server_error() {
+        return Verdict::Final;
+    }
+    // What is wrong for a moment, if the origin does not say for how long.
+    let is_brief =
+        matches!(status.as_u16(), 500 | 502 | 503 | 504) && retry_after(response.headers()).is_none();
+    if is_brief { Verdict::Anywhere } else { Verdict::Elsewhere }
+}
+
+fn status_class(status: StatusCode) -> &'static str {
+    match status.as_u16() {
+        200..300 => "2xx",
+        300..400 => "3xx",
+        400..500 => "4xx",
+        _ => "5xx",
+    }
+}
+
+fn hash(path: &FilePath) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    path.hash(&mut hasher);
+    hasher.finish()
+}
