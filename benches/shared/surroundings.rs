@@ -6,7 +6,11 @@ use crate::support::{Scene, Setting};
 /// A scene for a gate that tells of no request, before the origin at this port; and its clients.
 pub(crate) async fn around(origin: u16) -> (Scene, Client) {
     let url = format!("http://127.0.0.1:{origin}/");
-    let config = vec![("[ledger]", "[log]\nlevel = \"warn\"\n\n[ledger]")];
+    let config = vec![
+        ("[ledger]", "[log]\nlevel = \"warn\"\n\n[ledger]"),
+        // A stalled stream holds a connection to the origin.
+        ("name = \"files\"", "name = \"files\"\nconnections = 100000"),
+    ];
     let setting = Setting { config, origin: Some(url.leak()), ..Setting::default() };
     let scene = Scene::around(setting).await;
     let client = Client::new(&scene.dir.path().join("certs/ca.pem"));

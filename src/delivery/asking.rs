@@ -102,5 +102,6 @@ fn unexpected(status: StatusCode) -> String {
 }
 
 pub(super) fn length_of(headers: &HeaderMap) -> Option<u64> {
-    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+    let length = headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok();
+    length.filter(|length| *length <= origin::MAX_LENGTH)
 }

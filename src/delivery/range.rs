@@ -8,7 +8,7 @@ use http::header::RANGE;
 use http::{HeaderMap, HeaderValue};
 use http_range_header::{SyntacticallyCorrectRange, parse_range_header};
 
-use crate::origin::Asked;
+use crate::origin::{Asked, MAX_LENGTH};
 
 /// What a request asks for.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -80,7 +80,8 @@ pub(super) fn parts(ranges: &[Asked], complete: u64, most: usize) -> Parts {
             _ => apart.push(part),
         }
     }
-    let bytes: u64 = apart.iter().map(|part| part.length() + NEARLY).sum();
+    let bytes =
+        apart.iter().fold(0_u64, |sum, part| sum.saturating_add(part.length()).saturating_add(NEARLY));
     match apart.len() {
         0 if ranges.iter().any(|asked| asked.is_satisfiable(complete)) => Parts::Whole,
         0 => Parts::None,
@@ -110,7 +111,8 @@ impl Part {
         let (first, last) = range.split_once('-')?;
         let part =
             Part { first: first.parse().ok()?, last: last.parse().ok()?, complete: complete.parse().ok()? };
-        (part.first <= part.last && part.last < part.complete).then_some(part)
+        let is_good = part.first <= part.last && part.last < part.complete && part.complete <= MAX_LENGTH;
+        is_good.then_some(part)
     }
 
     /// As the reader is told.

@@ -186,7 +186,7 @@ impl Request<'_> {
             told.metered.iter_mut().for_each(Metered::without_places);
         }
         let first = part.map_or(0, |part| part.first);
-        let last = take.and_then(|take| (first + take).checked_sub(1));
+        let last = take.and_then(|take| first.checked_add(take)?.checked_sub(1));
         let rest = Rest::of(self.origin, self.path, &told.metrics, &head.headers, (first, last));
         let stretch = Stretch::coming(incoming, skip, (first, take), self.origin.settings().idle, rest);
         let flow = Flow::of([Piece::File(stretch)]);
@@ -256,7 +256,9 @@ impl Request<'_> {
         pieces.push(Piece::Text(several.end()));
         let texts =
             pieces.iter().map(|piece| if let Piece::Text(text) = piece { text.len() as u64 } else { 0 });
-        let take = texts.sum::<u64>() + parts.iter().map(|part| part.length()).sum::<u64>();
+        let lengths = texts.chain(parts.iter().map(|part| part.length()));
+        let take = lengths.fold(Some(0_u64), |sum, length| sum?.checked_add(length));
+        let take = take.ok_or_else(|| self.failed("its parts are longer than any file"))?;
         let fields = response.headers_mut();
         fields.insert(CONTENT_TYPE, several.kind());
         fields.insert(CONTENT_LENGTH, HeaderValue::from(take));

@@ -12,6 +12,7 @@ use std::time::Instant;
 use bytes::{Bytes, BytesMut};
 use http::Response;
 use http_body::{Frame, SizeHint};
+use memchr::memmem;
 
 use super::body::Broken;
 use super::connection_limit::Slot;
@@ -102,13 +103,20 @@ impl Connection {
     }
 
     async fn read_head(&mut self, buffer: &mut BytesMut, to_head: bool) -> Result<Head, String> {
+        let mut interim = 0;
         loop {
+            let before = buffer.len();
             let most = BEGINNING.max(buffer.len() + 1) - buffer.len();
             let read = poll_fn(|context| self.socket.poll_fill(context, buffer, most)).await;
             if read.map_err(|error| error.to_string())? == 0 {
                 return Err("it closed the connection before it had answered".to_owned());
             }
-            if let Some(head) = head::take(buffer, to_head)? {
+            // A head that arrives byte by byte is parsed once, not once for each byte.
+            let new = buffer.get(before.saturating_sub(3)..).unwrap_or_default();
+            if before > 0 && buffer.len() < head::LONGEST && memmem::find(new, b"\r\n\r\n").is_none() {
+                continue;
+            }
+            if let Some(head) = head::take(buffer, to_head, &mut interim)? {
                 return Ok(head);
             }
         }

@@ -11,6 +11,7 @@ use http::{Response, StatusCode};
 
 use super::breaker::{Breaker, Evidence};
 use super::exchange::Failure;
+use super::store::Repeated;
 use super::{Ask, Body, Origin, OriginError, USEFUL_BYTES, retry_after};
 use crate::path::FilePath;
 
@@ -268,7 +269,8 @@ fn judge(response: &Response<Body>) -> Verdict {
     // What is wrong for a moment, if the origin does not say for how long.
     let is_brief =
         matches!(status.as_u16(), 500 | 502 | 503 | 504) && retry_after(response.headers()).is_none();
-    if is_brief { Verdict::Anywhere } else { Verdict::Elsewhere }
+    let is_repeated = response.extensions().get::<Repeated>().is_some();
+    if is_brief && !is_repeated { Verdict::Anywhere } else { Verdict::Elsewhere }
 }
 
 fn status_class(status: StatusCode) -> &'static str {

@@ -96,6 +96,7 @@ impl Chunk {
                 Chunk::Size => match httparse::parse_chunk_size(buffer).map_err(|_| Broken)? {
                     httparse::Status::Partial => return bounded(buffer, LONGEST_LINE),
                     httparse::Status::Complete((line, size)) => {
+                        check_line(buffer.get(..line), LONGEST_LINE)?;
                         buffer.advance(line);
                         *self = if size == 0 { Chunk::Trailers(0) } else { Chunk::Data(size) };
                     }
@@ -116,6 +117,7 @@ impl Chunk {
                     let Some(line) = buffer.windows(2).position(|two| two == b"\r\n") else {
                         return bounded(buffer, LONGEST_TRAILERS - *read);
                     };
+                    check_line(buffer.get(..line + 2), LONGEST_TRAILERS)?;
                     buffer.advance(line + 2);
                     *read += line + 2;
                     if *read > LONGEST_TRAILERS {
@@ -129,6 +131,13 @@ impl Chunk {
             }
         }
     }
+}
+
+/// Refuses a line, with its CR LF, that is too long or has another LF in it: a server may have meant two lines.
+fn check_line(line: Option<&[u8]>, longest: usize) -> Result<(), Broken> {
+    let text = line.and_then(|line| line.strip_suffix(b"\r\n")).ok_or(Broken)?;
+    let is_good = text.len() <= longest && !text.contains(&b'\n') && !text.contains(&b'\r');
+    if is_good { Ok(()) } else { Err(Broken) }
 }
 
 /// More is to be read, unless too much has come already.
@@ -193,6 +202,17 @@ mod tests {
         for sent in ["hello\r\n", "-5\r\nhello", "5\r\nhelloXX", "fffffffffffffffff\r\n", "\r\n\r\n"] {
             assert_eq!(read(CHUNKED, &[sent.as_bytes()]), Err(Broken), "{sent:?}");
         }
+        for sent in [
+            "5;a\nb\r\nhello\r\n0\r\n\r\n",
+            "5\nhello\r\n0\r\n\r\n",
+            "5\r\nhello\n0\r\n\r\n",
+            "0\r\na: b\nc: d\r\n\r\n",
+            "0\r\n\n\r\n",
+        ] {
+            assert_eq!(read(CHUNKED, &[sent.as_bytes()]), Err(Broken), "{sent:?}: a bare LF");
+        }
+        let long = format!("5;{}\r\nhello\r\n0\r\n\r\n", "x".repeat(5000));
+        assert_eq!(read(CHUNKED, &[long.as_bytes()]), Err(Broken), "a long line that is whole");
         let endless = format!("0\r\n{}", "a: b\r\n".repeat(4000));
         assert_eq!(read(CHUNKED, &[endless.as_bytes()]), Err(Broken));
         assert_eq!(read(CHUNKED, &[format!("5;{}", "x".repeat(5000)).as_bytes()]), Err(Broken));

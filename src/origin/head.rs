@@ -1,4 +1,4 @@
-//! The head of an answer (RFC 9112 §4 to §6), read strictly: what could be read in two ways is refused.
+//! The head of a response (RFC 9112 §4 to §6), read strictly: what could be read in two ways is a protocol error.
 
 use std::mem::MaybeUninit;
 
@@ -7,11 +7,14 @@ use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version};
 use httparse::{EMPTY_HEADER, ParserConfig, Status};
 
+use super::MAX_LENGTH;
 use super::framing::{Chunk, Framing};
 
 /// The longest head that is read, in bytes, and the most fields in it.
 pub(super) const LONGEST: usize = 64 * 1024;
 const MOST_FIELDS: usize = 100;
+/// The most interim responses (1xx) before a final one.
+const MAX_INTERIM: usize = 16;
 
 /// A head.
 #[derive(Debug)]
@@ -25,9 +28,18 @@ pub(super) struct Head {
     pub(super) keeps: bool,
 }
 
-/// Takes the head off the buffer, with interim answers (RFC 9110 §15.2) before it; none while it is not whole.
-pub(super) fn take(buffer: &mut BytesMut, to_head: bool) -> Result<Option<Head>, &'static str> {
+/// Removes the head from the buffer, and interim responses (RFC 9110 §15.2) before it; none while it is not whole.
+/// `interim` counts those over all calls for one response.
+pub(super) fn take(
+    buffer: &mut BytesMut,
+    to_head: bool,
+    interim: &mut usize,
+) -> Result<Option<Head>, &'static str> {
     loop {
+        // The parser would skip empty lines.
+        if buffer.first().is_some_and(|first| *first != b'H') {
+            return Err(NO_HTTP);
+        }
         let Some((length, head)) = read(buffer, to_head)? else {
             let is_too_long = buffer.len() >= LONGEST;
             return if is_too_long { Err("the head of its answer is too long") } else { Ok(None) };
@@ -36,18 +48,24 @@ pub(super) fn take(buffer: &mut BytesMut, to_head: bool) -> Result<Option<Head>,
         match head.status.as_u16() {
             // Nobody asked it to change to another protocol.
             101 => return Err("it wants to speak another protocol"),
-            100..200 => {}
+            100..200 if *interim < MAX_INTERIM => *interim += 1,
+            100..200 => return Err("it sends interim responses without end"),
             _ => return Ok(Some(head)),
         }
     }
 }
 
+const NO_HTTP: &str = "what it answers is no HTTP";
+
 fn read(buffer: &[u8], to_head: bool) -> Result<Option<(usize, Head)>, &'static str> {
-    const NO_HTTP: &str = "what it answers is no HTTP";
     let mut room = [const { MaybeUninit::uninit() }; MOST_FIELDS];
     let mut answer = httparse::Response::new(&mut []);
     let parsed = ParserConfig::default().parse_response_with_uninit_headers(&mut answer, buffer, &mut room);
     let Status::Complete(length) = parsed.map_err(|_| NO_HTTP)? else { return Ok(None) };
+    // The parser takes a bare LF for the end of a line; another reader of the same bytes might not.
+    if has_bare_line_feed(buffer.get(..length).unwrap_or_default()) {
+        return Err("a line of its head ends without a carriage return");
+    }
     let status = answer.code.and_then(|code| StatusCode::from_u16(code).ok()).ok_or(NO_HTTP)?;
     let version = if answer.version == Some(1) { Version::HTTP_11 } else { Version::HTTP_10 };
     let mut fields = HeaderMap::with_capacity(answer.headers.len());
@@ -55,13 +73,21 @@ fn read(buffer: &[u8], to_head: bool) -> Result<Option<(usize, Head)>, &'static 
         let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| NO_HTTP)?;
         fields.append(name, HeaderValue::from_bytes(field.value).map_err(|_| NO_HTTP)?);
     }
-    let framing = match status.as_u16() {
-        100..200 | 204 | 304 => Framing::Length(0),
-        _ if to_head => Framing::Length(0),
-        _ => framing(&mut fields)?,
-    };
-    let keeps = keeps(version, &fields) && framing != Framing::UntilClose;
+    let has_transfer_coding = fields.contains_key(TRANSFER_ENCODING);
+    let told = framing(&mut fields)?;
+    let is_bodiless = to_head || matches!(status.as_u16(), 100..200 | 204 | 304);
+    let framing = if is_bodiless { Framing::Length(0) } else { told };
+    // A server that sends a body all the same would have it read as the next response.
+    let ends_surely = !is_bodiless && framing != Framing::UntilClose;
+    // HTTP/1.0 has no transfer codings (RFC 9112 §6.1): who forwarded it may not have understood the framing.
+    let is_understood = version == Version::HTTP_11 || !has_transfer_coding;
+    let keeps = keeps(version, &fields) && ends_surely && is_understood;
     Ok(Some((length, Head { status, version, fields, framing, keeps })))
+}
+
+fn has_bare_line_feed(head: &[u8]) -> bool {
+    memchr::memchr_iter(b'\n', head)
+        .any(|at| at.checked_sub(1).and_then(|before| head.get(before)) != Some(&b'\r'))
 }
 
 /// RFC 9112 §6.3.
@@ -87,6 +113,9 @@ fn framing(fields: &mut HeaderMap) -> Result<Framing, &'static str> {
         |word: &str| word.bytes().all(|byte| byte.is_ascii_digit()).then(|| word.parse().ok()).flatten();
     let mut lengths = words(fields, &CONTENT_LENGTH).map(digits);
     let first: u64 = lengths.next().flatten().ok_or("the length of its answer is no number")?;
+    if first > MAX_LENGTH {
+        return Err("its answer is longer than any file");
+    }
     let mut is_list = false;
     for other in lengths {
         if other != Some(first) {
@@ -119,7 +148,7 @@ mod tests {
 
     fn taken(text: &str, to_head: bool) -> Result<Option<(u16, Framing, bool, String)>, &'static str> {
         let mut buffer = BytesMut::from(text);
-        let head = take(&mut buffer, to_head)?;
+        let head = take(&mut buffer, to_head, &mut 0)?;
         let rest = String::from_utf8(buffer.to_vec()).unwrap();
         Ok(head.map(|head| (head.status.as_u16(), head.framing, head.keeps, rest)))
     }
@@ -127,7 +156,15 @@ mod tests {
     #[test]
     fn a_head_tells_how_its_body_is_framed() {
         let chunked = Framing::Chunked(Chunk::Size);
-        let good: [(&str, bool, u16, Framing, bool, &str); 14] = [
+        let good: [(&str, bool, u16, Framing, bool, &str); 15] = [
+            (
+                "HTTP/1.0 200 OK\r\nconnection: keep-alive\r\ntransfer-encoding: chunked\r\n\r\n5",
+                false,
+                200,
+                chunked,
+                false,
+                "5",
+            ),
             (
                 "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello",
                 false,
@@ -145,14 +182,14 @@ mod tests {
                 true,
                 "",
             ),
-            ("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n", true, 200, Framing::Length(0), true, ""),
-            ("HTTP/1.1 204 No Content\r\n\r\n", false, 204, Framing::Length(0), true, ""),
+            ("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n", true, 200, Framing::Length(0), false, ""),
+            ("HTTP/1.1 204 No Content\r\n\r\n", false, 204, Framing::Length(0), false, ""),
             (
                 "HTTP/1.1 304 Not Modified\r\ncontent-length: 9\r\n\r\n",
                 false,
                 304,
                 Framing::Length(0),
-                true,
+                false,
                 "",
             ),
             ("HTTP/1.1 200 OK\r\nTransfer-Encoding: Chunked\r\n\r\n5", false, 200, chunked, true, "5"),
@@ -211,6 +248,10 @@ mod tests {
             "content-length: 0x5",
             "content-length:",
             "content-length: 99999999999999999999",
+            "content-length: 18446744073709551615",
+            "content-length: 9223372036854775808",
+            "content-length: 5\ntransfer-encoding: chunked",
+            "x: a\nb: c",
             "transfer-encoding: gzip, chunked",
             "transfer-encoding: chunked\r\ntransfer-encoding: chunked",
             "transfer-encoding: identity",
@@ -225,6 +266,10 @@ mod tests {
             "HTTP/2 200 OK\r\n\r\n",
             "ICY 200 OK\r\n\r\n",
             "HTTP/1.1 101 No\r\n\r\n",
+            "HTTP/1.1 200 OK\n\r\n",
+            "HTTP/1.1 200 OK\r\n\n",
+            "HTTP/1.1 200 OK\r\na: b\n\n",
+            "\r\nHTTP/1.1 200 OK\r\n\r\n",
             "HTTP/1.1 20 OK\r\n\r\n",
         ] {
             assert!(taken(text, false).is_err(), "{text:?}");
@@ -232,5 +277,23 @@ mod tests {
         let many = format!("HTTP/1.1 200 OK\r\n{}\r\n", "a: b\r\n".repeat(MOST_FIELDS + 1));
         assert!(taken(&many, false).is_err());
         assert!(taken(&format!("HTTP/1.1 200 OK\r\na: {}", "b".repeat(LONGEST)), false).is_err());
+    }
+
+    #[test]
+    fn head_response_is_checked_like_any_other() {
+        for fields in ["content-length: 5\r\ncontent-length: 6", "content-length: 18446744073709551615"] {
+            let text = format!("HTTP/1.1 200 OK\r\n{fields}\r\n\r\n");
+            assert!(taken(&text, true).is_err(), "{fields:?}");
+        }
+    }
+
+    #[test]
+    fn interim_responses_without_end_are_an_error() {
+        let mut interim = 0;
+        let one = "HTTP/1.1 103 Early Hints\r\n\r\n";
+        let mut buffer = BytesMut::from(one.repeat(MAX_INTERIM).as_str());
+        assert!(take(&mut buffer, false, &mut interim).unwrap().is_none());
+        buffer.extend_from_slice(one.as_bytes());
+        assert!(take(&mut buffer, false, &mut interim).is_err());
     }
 }

@@ -46,6 +46,9 @@ pub use retry_after::retry_after;
 use retry_budget::RetryBudget;
 pub use store::{Azure, Bucket, Google, S3};
 
+/// The longest file: no storage has a longer one, and sums of such lengths do not overflow.
+pub const MAX_LENGTH: u64 = i64::MAX as u64;
+
 /// A body that breaks off before this many bytes were of no use: it counts as a failure of its address.
 pub const USEFUL_BYTES: u64 = 64 * 1024;
 

@@ -1,12 +1,14 @@
 //! The socket to a server that has the files: in the clear or under TLS, read in pieces of a wanted size.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::{BufMut, BytesMut};
 use rustls::pki_types::ServerName;
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -74,18 +76,27 @@ impl Socket {
         }
     }
 
-    /// Whether nothing has come since the last answer: no end, and nothing that nobody asked for.
+    /// Whether the server has sent nothing since its last response: no unsolicited bytes, and no close. It looks
+    /// into the kernel's buffer, since the runtime may not have polled the socket since.
     pub(super) fn is_quiet(&mut self) -> bool {
-        let mut byte = [0];
-        let mut buffer = tokio::io::ReadBuf::new(&mut byte);
-        let mut context = Context::from_waker(Waker::noop());
         match self {
-            Socket::Plain(socket) => Pin::new(socket).poll_read(&mut context, &mut buffer).is_pending(),
+            Socket::Plain(socket) => has_no_bytes(socket),
             Socket::Secure(socket) => {
-                Pin::new(socket.as_mut()).poll_read(&mut context, &mut buffer).is_pending()
+                let mut byte = [0];
+                let mut buffer = tokio::io::ReadBuf::new(&mut byte);
+                let mut context = Context::from_waker(Waker::noop());
+                // Decrypted bytes may lie in the TLS layer, where the kernel has none.
+                let is_pending = Pin::new(socket.as_mut()).poll_read(&mut context, &mut buffer).is_pending();
+                is_pending && has_no_bytes(socket.get_ref().0)
             }
         }
     }
+}
+
+/// Whether a peek would have to wait.
+fn has_no_bytes(socket: &TcpStream) -> bool {
+    let peeked = SockRef::from(socket).peek(&mut [MaybeUninit::uninit()]);
+    peeked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
 }
 
 /// Makes room for so many bytes more. A new buffer where it is empty: an old one's would be as large as it ever was.
@@ -100,4 +111,35 @@ async fn write_all<S: AsyncWrite + Unpin>(socket: &mut S, bytes: &[u8]) -> io::R
     use tokio::io::AsyncWriteExt;
     socket.write_all(bytes).await?;
     socket.flush().await
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::net::TcpListener;
+
+    use super::*;
+
+    async fn pair() -> (Socket, std::net::TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let socket = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        (Socket::Plain(socket), listener.accept().unwrap().0)
+    }
+
+    #[tokio::test]
+    async fn unsolicited_bytes_are_seen_before_the_runtime_polls() {
+        let (mut socket, mut server) = pair().await;
+        assert!(socket.is_quiet());
+        server.write_all(b"H").unwrap();
+        // No await in between: only the kernel knows of the byte.
+        assert!(!socket.is_quiet());
+    }
+
+    #[tokio::test]
+    async fn close_is_seen_before_the_runtime_polls() {
+        let (mut socket, server) = pair().await;
+        assert!(socket.is_quiet());
+        drop(server);
+        assert!(!socket.is_quiet());
+    }
 }

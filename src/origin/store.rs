@@ -22,17 +22,18 @@ use object_store::{ClientOptions, GetOptions, GetRange, ObjectStore, RetryConfig
 use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
-use super::Settings;
 use super::ask::{Ask, Asked};
 use super::body::{Body, not_satisfiable};
 use super::connection_limit::ConnectionLimits;
 use super::connections::{Connections, innermost};
 use super::exchange::{Failure, Incoming};
+use super::{MAX_LENGTH, Settings};
 use crate::buffers::Buffers;
 use crate::path::FilePath;
 
-/// The largest number that every storage reads: no file is as long.
-const LARGEST: u64 = i64::MAX as u64;
+/// Marks a failure for which a second request was sent already.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Repeated;
 
 /// A bucket, or a container as Azure calls it, and the path in it under which the files are.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -182,20 +183,38 @@ impl Store {
                 self.ask_by_length(path, ask).await
             }
             Some(Asked::Last(_)) => match self.go(path, ask).await? {
-                refused if refused.status() == StatusCode::NOT_IMPLEMENTED => {
-                    self.has_suffixes.store(false, Ordering::Relaxed);
-                    self.ask_by_length(path, ask).await
-                }
-                // Some understand it only where the file is longer.
-                refused if refused.status() == StatusCode::RANGE_NOT_SATISFIABLE => {
-                    self.ask_by_length(path, ask).await
+                refused if may_lack_suffixes(refused.status()) => {
+                    self.ask_in_place_of(refused, path, ask).await
                 }
                 response => Ok(response),
             },
-            Some(Asked::From(first) | Asked::Between(first, _)) if first > LARGEST => {
+            Some(Asked::From(first) | Asked::Between(first, _)) if first > MAX_LENGTH => {
                 self.ask_by_length(path, ask).await
             }
             _ => self.go(path, ask).await,
+        }
+    }
+
+    /// Requests the last bytes by their number. If that fails too, the request counts as repeated.
+    async fn ask_in_place_of(
+        &self,
+        refused: Response<Body>,
+        path: &FilePath,
+        ask: &Ask,
+    ) -> Result<Response<Body>, Failure> {
+        let is_unknown = refused.status() == StatusCode::NOT_IMPLEMENTED;
+        match self.ask_by_length(path, ask).await {
+            Ok(response) if !response.status().is_server_error() => {
+                if is_unknown {
+                    self.has_suffixes.store(false, Ordering::Relaxed);
+                }
+                Ok(response)
+            }
+            _ => {
+                let mut refused = refused;
+                refused.extensions_mut().insert(Repeated);
+                Ok(refused)
+            }
         }
     }
 
@@ -237,10 +256,18 @@ impl Store {
     }
 }
 
+/// Whether this may mean that the storage has no ranges of the last bytes, or only of longer files.
+fn may_lack_suffixes(status: StatusCode) -> bool {
+    matches!(
+        status,
+        StatusCode::NOT_IMPLEMENTED | StatusCode::RANGE_NOT_SATISFIABLE | StatusCode::INTERNAL_SERVER_ERROR
+    )
+}
+
 fn range(asked: Asked) -> GetRange {
     match asked {
         Asked::From(first) => GetRange::Offset(first),
-        Asked::Between(first, last) if last >= LARGEST => GetRange::Offset(first),
+        Asked::Between(first, last) if last >= MAX_LENGTH => GetRange::Offset(first),
         Asked::Between(first, last) => GetRange::Bounded(first..last.saturating_add(1)),
         Asked::Last(count) => GetRange::Suffix(count),
     }

@@ -51,6 +51,7 @@ mod origin_faults;
 mod outage;
 mod path_tricks;
 mod players;
+mod origin_framing;
 mod privacy;
 mod readme;
 mod retention;

@@ -28,6 +28,7 @@ async fn readers_who_go_on_for_long_need_no_more() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_thousand_readers_who_stand_still_hold_less_than_200_megabytes() {
     let mut scene = Scene::around(Setting::default()).await;
+    scene.replace_in_config("name = \"files\"", "name = \"files\"\nconnections = 2000");
     scene.origin.put(&format!("{AUDIO}/audio.mp3"), File::of(1 << 30));
     let mut gate = scene.spawn_gate().await;
     let idle = gate.memory();

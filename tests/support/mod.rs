@@ -10,6 +10,7 @@ pub(crate) mod pages;
 pub(crate) mod process;
 pub(crate) mod program;
 pub(crate) mod raw;
+pub(crate) mod raw_origin;
 pub(crate) mod scene;
 pub(crate) mod storage;
 
@@ -20,6 +21,7 @@ pub(crate) use origin::{File, Origin};
 pub(crate) use pages::Pages;
 pub(crate) use process::Process;
 pub(crate) use program::program;
+pub(crate) use raw_origin::{RawOrigin, Reply};
 pub(crate) use scene::{LIBRARY, Scene, Setting};
 
 /// Titles that tests lend; the sandbox lends any.

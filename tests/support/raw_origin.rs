@@ -1,0 +1,138 @@
+//! An origin that is written byte by byte: responses that no HTTP library would send.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
+
+/// What is done with one request.
+#[derive(Clone, Debug)]
+pub(crate) enum Reply {
+    /// These bytes are sent, and the connection waits for the next request.
+    Send(Vec<u8>),
+    /// These bytes are sent, and the connection is closed.
+    Close(Vec<u8>),
+    /// These bytes are sent without end, one time in so long.
+    Repeat(Vec<u8>, Duration),
+    /// Nothing is sent, and the connection stays open.
+    Hang,
+}
+
+impl Reply {
+    pub(crate) fn send(text: &str) -> Reply {
+        Reply::Send(text.as_bytes().to_vec())
+    }
+
+    pub(crate) fn close(text: &str) -> Reply {
+        Reply::Close(text.as_bytes().to_vec())
+    }
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    requests: AtomicUsize,
+    connections: AtomicUsize,
+    open: AtomicUsize,
+    most_open: AtomicUsize,
+}
+
+#[derive(Debug)]
+pub(crate) struct RawOrigin {
+    pub(crate) url: String,
+    counts: Arc<Counts>,
+    stop: CancellationToken,
+}
+
+impl RawOrigin {
+    /// Replies to each request by its head, and by its number, counted from 0.
+    pub(crate) async fn start(reply: impl Fn(&str, usize) -> Reply + Send + Sync + 'static) -> RawOrigin {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap());
+        let origin = RawOrigin { url, counts: Arc::default(), stop: CancellationToken::new() };
+        let (counts, stop, reply) = (origin.counts.clone(), origin.stop.clone(), Arc::new(reply));
+        tokio::spawn(async move {
+            loop {
+                let accepted = tokio::select! {
+                    () = stop.cancelled() => return,
+                    accepted = listener.accept() => accepted,
+                };
+                let Ok((socket, _)) = accepted else { continue };
+                let (counts, stop, reply) = (counts.clone(), stop.clone(), reply.clone());
+                tokio::spawn(async move {
+                    counts.connections.fetch_add(1, Ordering::SeqCst);
+                    let open = counts.open.fetch_add(1, Ordering::SeqCst) + 1;
+                    counts.most_open.fetch_max(open, Ordering::SeqCst);
+                    tokio::select! {
+                        () = stop.cancelled() => {}
+                        () = serve(socket, &counts, &*reply) => {}
+                    }
+                    counts.open.fetch_sub(1, Ordering::SeqCst);
+                });
+            }
+        });
+        origin
+    }
+
+    /// Requests so far.
+    pub(crate) fn requests(&self) -> usize {
+        self.counts.requests.load(Ordering::SeqCst)
+    }
+
+    /// Connections so far.
+    pub(crate) fn connections(&self) -> usize {
+        self.counts.connections.load(Ordering::SeqCst)
+    }
+
+    /// The most connections that were open at once.
+    pub(crate) fn most_open(&self) -> usize {
+        self.counts.most_open.load(Ordering::SeqCst)
+    }
+}
+
+impl Drop for RawOrigin {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+async fn serve(mut socket: TcpStream, counts: &Counts, reply: &(impl Fn(&str, usize) -> Reply + Sync)) {
+    let mut read = Vec::new();
+    loop {
+        let end = loop {
+            if let Some(at) = read.windows(4).position(|four| four == b"\r\n\r\n") {
+                break at + 4;
+            }
+            match socket.read_buf(&mut read).await {
+                Ok(1..) => {}
+                _ => return,
+            }
+        };
+        let head = String::from_utf8(read.drain(..end).collect()).unwrap();
+        let number = counts.requests.fetch_add(1, Ordering::SeqCst);
+        match reply(&head, number) {
+            Reply::Send(bytes) => {
+                if socket.write_all(&bytes).await.is_err() {
+                    return;
+                }
+            }
+            Reply::Close(bytes) => {
+                let _ = socket.write_all(&bytes).await;
+                return;
+            }
+            Reply::Repeat(bytes, pause) => {
+                while socket.write_all(&bytes).await.is_ok() {
+                    tokio::time::sleep(pause).await;
+                }
+                return;
+            }
+            Reply::Hang => {
+                // Until the gate closes the connection.
+                let _ = socket.read_buf(&mut read).await;
+                return;
+            }
+        }
+    }
+}
