@@ -67,6 +67,7 @@ fn places(table: &mut Table<'_>) -> Option<Vec<Where>> {
             table.mistake("url", "urls stands here too. Keep one of the two");
         }
         match table.optional("urls", list(address)) {
+    let follow_symlinks = follow_symlinks(table, places.as_deref().unwrap_or_default());
             Some(none) if none.is_empty() => {
                 table.mistake(
                     "urls",
@@ -77,10 +78,19 @@ fn places(table: &mut Table<'_>) -> Option<Vec<Where>> {
             addresses => addresses,
         }
     } else {
+        follow_symlinks,
         table.required("url", "url = \"https://files.example.no/\"", address).map(|address| vec![address])
     };
     let is_there = |wanted: fn(&Address) -> bool| addresses.as_deref().unwrap_or_default().iter().any(wanted);
     let s3 = s3(table, is_there(|address| matches!(address, Address::S3(_))));
+fn follow_symlinks(table: &mut Table<'_>, places: &[Where]) -> bool {
+    let is_directory = |place: &Where| matches!(place, Where::Directory(_));
+    if table.has("follow_symlinks") && !places.iter().any(is_directory) {
+        table.mistake("follow_symlinks", "no address of this origin starts with file:. Remove the line");
+    }
+    table.or("follow_symlinks", false, boolean)
+}
+
     let google = google(table, is_there(|address| matches!(address, Address::Google(_))));
     let azure = azure(table, is_there(|address| matches!(address, Address::Azure(_))));
     let place = |address| {

@@ -1,21 +1,29 @@
-//! A place that is a directory of this machine.
+//! An address that is a directory of this machine.
 //!
-//! Links in it are followed, wherever they lead: who may write there says what is served. A file that is written to while
-//! it is read breaks the body, so that no reader gets a part of the old one and a part of the new; a new file that is moved
-//! into its place does not.
+//! Only regular files are opened: a FIFO would block a thread, and a device may do anything. A symbolic link is
+//! followed where its target is below the directory. One that leads out of it is a missing file, unless
+//! `follow_symlinks` is set: then whoever may write in the directory decides what is served. The kernel resolves and
+//! opens in one call, so that no link can be put in between.
+//!
+//! A file that is written to while it is read breaks the body, so that no reader gets a part of the old one and a part
+//! of the new; a new file that is moved into its place does not.
 
 use std::fs::{File, Metadata};
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom};
-use std::path::Path;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_RANGE, ETAG, LAST_MODIFIED};
 use http::{HeaderValue, Response, StatusCode};
-use object_store::local::LocalFileSystem;
-use object_store::{GetOptions, GetResult, GetResultPayload, ObjectMeta, ObjectStore};
+use percent_encoding::percent_decode_str;
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat, openat2};
+use rustix::io::Errno;
 use tokio::task::{JoinHandle, spawn_blocking};
 
 use super::ask::Ask;
@@ -28,60 +36,108 @@ const YEAR_10000: u64 = 253_402_300_800;
 /// How much is read at once: what a reader that stalls holds of a file.
 const READ: u64 = 64 * 1024;
 
+/// How often the kernel is asked again while a rename elsewhere disturbs it.
+const MAX_DISTURBANCES: usize = 16;
+
 #[derive(Debug)]
-pub(super) struct Directory(LocalFileSystem);
+pub(super) struct Directory(Arc<Root>);
+
+#[derive(Debug)]
+struct Root {
+    path: PathBuf,
+    follow_symlinks: bool,
+}
 
 impl Directory {
-    pub(super) fn new(directory: &Path) -> Result<Directory, String> {
+    pub(super) fn new(directory: &Path, follow_symlinks: bool) -> Result<Directory, String> {
+        let root = Root { path: directory.to_owned(), follow_symlinks };
         let shown = directory.display();
-        if !directory.is_dir() {
-            return Err(format!("{shown} is no directory that can be read. Make it, or name another"));
-        }
-        match LocalFileSystem::new_with_prefix(directory) {
-            Ok(files) => Ok(Directory(files)),
-            Err(error) => Err(format!("{shown} cannot be used: {error}")),
-        }
+        root.open_below(Path::new(".")).map_err(|error| match Errno::from_io_error(&error) {
+            Some(Errno::NOSYS | Errno::PERM) if !follow_symlinks => format!(
+                "{shown} cannot be used: this kernel, or its container, has no openat2 (Linux 5.6), which keeps \
+                 links from leading out of a directory. Allow it, or write follow_symlinks = true if nobody but you \
+                 can make links there"
+            ),
+            _ => format!("{shown} is no directory that can be read ({error}). Make it, or name another"),
+        })?;
+        Ok(Directory(Arc::new(root)))
     }
 
     pub(super) async fn ask(&self, path: &FilePath, ask: &Ask) -> Result<Response<Body>, Failure> {
-        let Ok(location) = object_store::path::Path::from_url_path(path.as_str()) else {
+        let Ok(name) = percent_decode_str(path.as_str()).decode_utf8() else {
             return Ok(bodiless(StatusCode::NOT_FOUND));
         };
-        match self.0.get_opts(&location, GetOptions::default()).await {
-            Ok(found) => answer(found, ask).map_err(Failure::Broken),
-            Err(error) if is_no_file(&error) => Ok(bodiless(StatusCode::NOT_FOUND)),
+        let (root, name) = (self.0.clone(), PathBuf::from(name.as_ref()));
+        let opened = spawn_blocking(move || root.open_file(&name)).await;
+        match opened.unwrap_or_else(|error| Err(io::Error::other(error))) {
+            Ok(Some((file, metadata))) => {
+                answer(file, &metadata, ask).map_err(|error| Failure::Broken(error.to_string()))
+            }
+            Ok(None) => Ok(bodiless(StatusCode::NOT_FOUND)),
             Err(error) => Err(Failure::Broken(error.to_string())),
         }
     }
 }
 
-/// Whether an error says that there is no such file, in whatever way.
-fn is_no_file(error: &object_store::Error) -> bool {
-    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
-    while let Some(error) = cause {
-        let io = error.downcast_ref::<io::Error>().map(io::Error::kind);
-        if matches!(
-            io,
-            Some(
-                ErrorKind::NotFound
-                    | ErrorKind::NotADirectory
-                    | ErrorKind::InvalidFilename
-                    | ErrorKind::IsADirectory
-            )
-        ) {
-            return true;
-        }
-        cause = error.source();
+impl Root {
+    /// A regular file below the directory; none where there is none.
+    fn open_file(&self, name: &Path) -> io::Result<Option<(File, Metadata)>> {
+        let file = match self.open_below(name) {
+            Ok(file) => File::from(file),
+            Err(error) => {
+                if Errno::from_io_error(&error) == Some(Errno::XDEV) {
+                    let directory = self.path.display();
+                    tracing::warn!(
+                        %directory,
+                        "a symbolic link leads out of an origin's directory and was not followed; follow_symlinks allows it"
+                    );
+                }
+                return if is_no_file(&error) { Ok(None) } else { Err(error) };
+            }
+        };
+        let metadata = file.metadata()?;
+        Ok(metadata.is_file().then_some((file, metadata)))
     }
-    matches!(error, object_store::Error::NotFound { .. } | object_store::Error::InvalidPath { .. })
+
+    /// Opens what is below the directory by this relative path, without waiting for a writer of a FIFO.
+    fn open_below(&self, name: &Path) -> io::Result<OwnedFd> {
+        // Opened each time: another directory may have been moved or mounted there.
+        let here = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = openat(CWD, &self.path, here, Mode::empty())?;
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        if self.follow_symlinks {
+            return Ok(openat(&root, name, flags, Mode::empty())?);
+        }
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+        let mut disturbances = 0;
+        loop {
+            match openat2(&root, name, flags, Mode::empty(), resolve) {
+                Err(Errno::AGAIN) if disturbances < MAX_DISTURBANCES => disturbances += 1,
+                opened => return Ok(opened?),
+            }
+        }
+    }
 }
 
-fn answer(found: GetResult, ask: &Ask) -> Result<Response<Body>, String> {
-    let GetResultPayload::File(file, _) = found.payload else {
-        return Err("a directory gave no file".to_owned());
-    };
-    let complete = found.meta.size;
-    let is_it = ask.only_if.as_ref().is_none_or(|tag| Some(tag.as_bytes()) == tag_of(&found.meta));
+/// Whether an error says that there is no such file, in whatever way.
+fn is_no_file(error: &io::Error) -> bool {
+    let by_kind = [
+        ErrorKind::NotFound,
+        ErrorKind::NotADirectory,
+        ErrorKind::InvalidFilename,
+        ErrorKind::IsADirectory,
+        ErrorKind::InvalidInput,
+    ];
+    // Links in a circle, links that lead out, sockets, devices without a driver.
+    let by_number = [Errno::LOOP, Errno::XDEV, Errno::NXIO, Errno::NODEV, Errno::NAMETOOLONG];
+    by_kind.contains(&error.kind())
+        || Errno::from_io_error(error).is_some_and(|number| by_number.contains(&number))
+}
+
+fn answer(file: File, metadata: &Metadata, ask: &Ask) -> io::Result<Response<Body>> {
+    let stamp @ (complete, modified) = stamp(metadata)?;
+    let tag = tag_of(metadata, modified);
+    let is_it = ask.only_if.as_ref().is_none_or(|wanted| Some(wanted) == tag.as_ref());
     let mut response = Response::new(Body::empty());
     let (first, length) = match ask.range.filter(|_| is_it).map(|asked| (asked, asked.within(complete))) {
         None => (0, complete),
@@ -95,25 +151,26 @@ fn answer(found: GetResult, ask: &Ask) -> Result<Response<Body>, String> {
     };
     let fields = response.headers_mut();
     fields.insert(CONTENT_LENGTH, HeaderValue::from(length));
-    fields.extend(tag_of(&found.meta).and_then(|tag| Some((ETAG, HeaderValue::from_bytes(tag).ok()?))));
-    let modified = SystemTime::from(found.meta.last_modified);
+    fields.extend(tag.map(|tag| (ETAG, tag)));
     fields.extend(http_date(modified).map(|date| (LAST_MODIFIED, date)));
     if !ask.head {
-        let stamp = (complete, modified);
         let open = Open { file, seek: (first > 0).then_some(first), left: length, stamp };
         *response.body_mut() = Body::file(Reading { at_rest: Some(open), under_way: None });
     }
     Ok(response)
 }
 
+/// The strong entity tag of a file: another inode, time of writing or length is another file.
+fn tag_of(metadata: &Metadata, modified: SystemTime) -> Option<HeaderValue> {
+    let micros = modified.duration_since(UNIX_EPOCH).unwrap_or_default().as_micros();
+    let (inode, length) = (metadata.ino(), metadata.len());
+    HeaderValue::try_from(format!("\"{inode:x}-{micros:x}-{length:x}\"")).ok()
+}
+
 /// A moment as HTTP writes it; none for one that it cannot write, which a file may have all the same.
 fn http_date(at: SystemTime) -> Option<HeaderValue> {
     let since = at.duration_since(UNIX_EPOCH).ok().filter(|since| since.as_secs() < YEAR_10000)?;
     HeaderValue::try_from(httpdate::fmt_http_date(UNIX_EPOCH + since)).ok()
-}
-
-fn tag_of(meta: &ObjectMeta) -> Option<&[u8]> {
-    meta.e_tag.as_ref().map(String::as_bytes)
 }
 
 /// A file that is being read.

@@ -69,6 +69,8 @@ pub struct Settings {
     pub connections: usize,
     /// How often in a row a broken body is resumed while less than [`USEFUL_BYTES`] arrive each time; 0 is never.
     pub resumes: u32,
+    /// Whether symbolic links may lead out of a directory.
+    pub follow_symlinks: bool,
     /// How long a file's size, type and validator are believed.
     pub metadata_ttl: Duration,
 }

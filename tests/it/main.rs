@@ -27,6 +27,7 @@ mod conformance_lending;
 mod conformance_sandbox;
 mod cors;
 mod damaged_rows;
+mod directories;
 mod dispositions;
 mod drain;
 mod full_disk;
