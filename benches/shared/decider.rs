@@ -42,8 +42,7 @@ impl Decider {
         let config = loangate::config::load(&scene.config_file()).unwrap().config;
         let (clock, metrics) = (Clock::system(), Metrics::new().unwrap());
         let readers = Readers::new(&config.readers, clock.clone()).unwrap();
-        let names: Vec<String> = config.origins.iter().map(|origin| origin.name.clone()).collect();
-        let catalog = Catalog::new(&config.catalog, &names).unwrap();
+        let catalog = Catalog::new(&config.catalog).unwrap();
         let (print, key) = (readers.key_fingerprint(), AuditKey::new(&readers.audit_key()));
         let ledger = Ledger::open(&config.ledger, &print, key, clock.clone(), metrics.clone()).await.unwrap();
         let lending = Bokbasen::new(&config.lending, clock.clone(), metrics.clone()).unwrap();

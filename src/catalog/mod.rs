@@ -4,6 +4,7 @@
 //! parts that a pattern named, never copied from the request; and only the catalog makes an [`OpenFile`]. Where paths
 //! do not name their title, a table does, which is read apart and anew while requests go on.
 
+mod location;
 mod overlap;
 mod template;
 mod titles;
@@ -17,9 +18,11 @@ use matchit::Router;
 use crate::loan::Isbn;
 use crate::path::{self, FilePath, RequestPath};
 use crate::problem::Problem;
+use overlap::Shape;
 use template::Template;
 use titles::Table;
 
+pub use location::{Location, Storage};
 pub use titles::{TableError, Titles};
 
 /// One `[[routes]]`.
@@ -50,9 +53,11 @@ pub enum Disposition {
     Inline,
 }
 
-/// The routes, in the order of the file.
+/// The routes, in the order of the file, and the origins to which they lead.
 #[derive(Clone, Debug)]
 pub struct Settings {
+    /// The origins; a [`File`] names one by its index.
+    pub origins: Vec<Storage>,
     /// The routes.
     pub routes: Vec<Route>,
 }
@@ -67,6 +72,8 @@ pub struct RouteError {
     pub key: &'static str,
     /// What is wrong and what to write instead.
     pub sentence: String,
+    /// The route that it conflicts with.
+    pub other: Option<usize>,
 }
 
 /// A file at an origin.
@@ -141,11 +148,12 @@ struct TitlesOfRoute {
 }
 
 impl Catalog {
-    /// The routes over the origins of these names. No table is read yet: [`Catalog::read_tables`] does that.
+    /// The routes over these origins. No table is read yet: [`Catalog::read_tables`] does that.
     ///
     /// # Errors
     /// Every mistake in every route.
-    pub fn new(settings: &Settings, origins: &[String]) -> Result<Catalog, Vec<RouteError>> {
+    pub fn new(settings: &Settings) -> Result<Catalog, Vec<RouteError>> {
+        let origins = &settings.origins;
         let mut catalog = Catalog { router: Router::new(), routes: Vec::new() };
         let mut mistakes = Vec::new();
         for (route, written) in settings.routes.iter().enumerate() {
@@ -155,7 +163,7 @@ impl Catalog {
                         let sentence = format!(
                             "the pattern cannot be used: {error}. Write one like /files/{{isbn}}/{{*file}}"
                         );
-                        mistakes.push(RouteError { route, key: "path", sentence });
+                        mistakes.push(RouteError { route, key: "path", sentence, other: None });
                     }
                     catalog.routes.push(built);
                 }
@@ -164,30 +172,40 @@ impl Catalog {
                         route,
                         key,
                         sentence,
+                        other: None,
                     }));
                 }
             }
         }
         if mistakes.is_empty() {
-            mistakes.extend(catalog.open_to_gated_files());
+            mistakes.extend(catalog.open_to_gated_files(origins));
         }
         if mistakes.is_empty() { Ok(catalog) } else { Err(mistakes) }
     }
 
-    /// An open route that leads to files of a gated one would hand them out without a loan.
-    fn open_to_gated_files(&self) -> Vec<RouteError> {
-        let shape = |built: &Built| built.to.shape(&built.settings.path);
-        let open = self.routes.iter().enumerate().filter(|(_, built)| built.settings.open);
+    /// An open route that leads to files of a gated one would hand them out without a loan, also where their origins
+    /// are two names of one place, or one lies below the other.
+    fn open_to_gated_files(&self, origins: &[Storage]) -> Vec<RouteError> {
+        let shapes: Vec<Vec<(&str, Shape)>> =
+            self.routes.iter().map(|built| built.reaches(origins)).collect();
+        let meet = |one: usize, other: usize| {
+            let (Some(one), Some(other)) = (shapes.get(one), shapes.get(other)) else { return false };
+            let mut pairs = one.iter().flat_map(|one| other.iter().map(move |other| (one, other)));
+            pairs.any(|((here, one), (there, other))| here == there && one.meets(other))
+        };
+        let routes = || self.routes.iter().enumerate();
+        let open = routes().filter(|(_, built)| built.settings.open);
         open.filter_map(|(route, open)| {
-            let meets = |gated: &&Built| {
-                !gated.settings.open && gated.origin == open.origin && shape(gated).meets(&shape(open))
-            };
-            let gated = self.routes.iter().find(meets)?;
+            let mut gated = routes().filter(|(_, built)| !built.settings.open);
+            let (other, gated) = gated.find(|(gated, _)| meet(*gated, route))?;
+            let (one, two) = (&open.settings.origin, &gated.settings.origin);
+            let places =
+                if one == two { String::new() } else { format!(" (the origins {one} and {two} share a place)") };
             let sentence = format!(
-                "this open route can lead to files of {}, which need a loan. Give open files a folder of their own",
+                "this open route can lead to files of {}, which need a loan{places}. Give open files a folder of their own",
                 gated.settings.path
             );
-            Some(RouteError { route, key: "to", sentence })
+            Some(RouteError { route, key: "to", sentence, other: Some(other) })
         })
         .collect()
     }
@@ -260,6 +278,14 @@ impl Catalog {
 }
 
 impl Built {
+    /// Every server that it leads to, and the paths that it can reach there.
+    fn reaches<'a>(&self, origins: &'a [Storage]) -> Vec<(&'a str, Shape)> {
+        let locations =
+            origins.get(self.origin).map(|origin| origin.locations.as_slice()).unwrap_or_default();
+        let reach = |at: &'a Location| (at.server.as_str(), self.to.shape(&at.base, &self.settings.path));
+        locations.iter().map(reach).collect()
+    }
+
     fn paths_in_table(&self, isbn: Isbn) -> Vec<String> {
         let Some(by) = &self.table else { return Vec::new() };
         let before = self.settings.path.split('{').next().unwrap_or_default();
@@ -276,7 +302,7 @@ fn as_asked_for(path: &str) -> String {
         .collect()
 }
 
-fn build(route: &Route, origins: &[String]) -> Result<Built, Vec<(&'static str, String)>> {
+fn build(route: &Route, origins: &[Storage]) -> Result<Built, Vec<(&'static str, String)>> {
     let mut mistakes = Vec::new();
     if !route.path.starts_with('/') {
         mistakes
@@ -297,9 +323,10 @@ fn build(route: &Route, origins: &[String]) -> Result<Built, Vec<(&'static str, 
         ));
     }
     let table = title_of(route).map_err(|(key, sentence)| mistakes.push((key, sentence.to_owned())));
-    let origin = origins.iter().position(|name| *name == route.origin);
+    let origin = origins.iter().position(|origin| origin.name == route.origin);
     if origin.is_none() {
-        let known = origins.join(", ");
+        let known: Vec<&str> = origins.iter().map(|origin| origin.name.as_str()).collect();
+        let known = known.join(", ");
         mistakes
             .push(("origin", format!("there is no origin named {}. Write one of: {known}", route.origin)));
     }

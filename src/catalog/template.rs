@@ -21,9 +21,10 @@ enum Part {
 }
 
 impl Template {
-    /// What paths it can come out as.
-    pub(super) fn shape(&self, pattern: &str) -> Shape {
+    /// The paths that it can produce, below a base path.
+    pub(super) fn shape(&self, base: &str, pattern: &str) -> Shape {
         let mut shape = Shape::default();
+        shape.text(base);
         for (number, parts) in self.segments.iter().enumerate() {
             if number > 0 {
                 shape.text("/");

@@ -2,6 +2,12 @@
 
 use super::*;
 
+/// These routes over one origin.
+fn settings(routes: Vec<Route>) -> Settings {
+    let place = Location::http(&url::Url::parse("https://files.example.no/").unwrap());
+    Settings { origins: vec![Storage { name: "files".into(), locations: vec![place] }], routes }
+}
+
 fn route(path: &str, to: &str, open: bool) -> Route {
     Route {
         path: path.into(),
@@ -20,7 +26,7 @@ fn catalog() -> Catalog {
         route("/covers/{*file}", "covers/{file}", true),
         route("/books/{isbn}", "books/{isbn}.epub", false),
     ];
-    Catalog::new(&Settings { routes }, &["files".to_owned()]).unwrap()
+    Catalog::new(&settings(routes)).unwrap()
 }
 
 #[test]
@@ -52,7 +58,7 @@ fn an_open_route_to_gated_files_is_refused() {
     ] {
         let routes =
             vec![route("/files/{isbn}/{*file}", "{isbn}/{file}", false), route("/covers/{*file}", to, true)];
-        let built = Catalog::new(&Settings { routes }, &["files".to_owned()]);
+        let built = Catalog::new(&settings(routes));
         assert_eq!(built.is_err(), refused, "{to}");
     }
 }
@@ -61,17 +67,17 @@ fn an_open_route_to_gated_files_is_refused() {
 fn a_pattern_that_no_path_can_have_is_refused() {
     for path in ["/a/{isbn}/", "/a//{isbn}", "/a%20b/{isbn}", "/../{isbn}", "/a;b/{isbn}"] {
         let routes = vec![route(path, "{isbn}", false)];
-        let mistakes = Catalog::new(&Settings { routes }, &["files".to_owned()]).unwrap_err();
+        let mistakes = Catalog::new(&settings(routes)).unwrap_err();
         assert_eq!((mistakes[0].route, mistakes[0].key), (0, "path"), "{path}");
     }
     let routes = vec![route("/lydbøker og mer/{isbn}", "{isbn}", false)];
-    assert!(Catalog::new(&Settings { routes }, &["files".to_owned()]).is_ok());
+    assert!(Catalog::new(&settings(routes)).is_ok());
 }
 
 #[test]
 fn a_file_name_of_dots_is_not_found() {
     let routes = vec![route("/files/{isbn}/{name}.epub", "{isbn}/{name}", false)];
-    let Ok(catalog) = Catalog::new(&Settings { routes }, &["files".to_owned()]) else {
+    let Ok(catalog) = Catalog::new(&settings(routes)) else {
         return;
     };
     let path = RequestPath::parse("/files/9780306406157/..epub").unwrap();
@@ -84,7 +90,7 @@ fn a_table_names_the_titles_once_it_is_read_and_keeps_to_them_where_it_cannot_be
     let file = dir.path().join("titles.csv");
     let media = Route { table: Some(file.clone()), ..route("/my media/{*file}", "m/{file}", false) };
     let routes = vec![route("/files/{isbn}/{*file}", "{isbn}/{file}", false), media];
-    let catalog = Catalog::new(&Settings { routes }, &["files".to_owned()]).unwrap();
+    let catalog = Catalog::new(&settings(routes)).unwrap();
     let resolve = || catalog.resolve(&RequestPath::parse("/my%20media/lyd/%C3%A5.mp3").unwrap());
     assert_eq!(resolve().unwrap_err(), Problem::TitleNotFound);
     assert_eq!(catalog.read_tables().unwrap_err()[0].line, None);
@@ -112,7 +118,7 @@ fn a_table_needs_a_route_whose_one_part_is_the_rest() {
         ("/media", false, "path"),
     ] {
         let media = Route { table: Some("titles.csv".into()), ..route(path, "m", open) };
-        let built = Catalog::new(&Settings { routes: vec![media] }, &["files".to_owned()]);
+        let built = Catalog::new(&settings(vec![media]));
         let mistakes = built.unwrap_err();
         assert_eq!((mistakes.len(), mistakes[0].key), (1, key), "{path}");
     }
@@ -130,7 +136,7 @@ fn every_mistake_in_every_route_is_named() {
         route("/c/{isbn}", "../{isbn}", false),
         route("/d/{isbn", "x", true),
     ];
-    let mistakes = Catalog::new(&Settings { routes }, &["files".to_owned()]).unwrap_err();
+    let mistakes = Catalog::new(&settings(routes)).unwrap_err();
     let places: Vec<_> = mistakes.iter().map(|mistake| (mistake.route, mistake.key)).collect();
     assert_eq!(places, [(0, "path"), (1, "path"), (2, "origin"), (3, "to"), (4, "to"), (5, "path")]);
 }

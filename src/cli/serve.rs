@@ -102,8 +102,7 @@ pub(super) async fn run(args: Args) -> Result<(), CliError> {
 pub async fn start(config: Config, clock: Clock) -> Result<Running, CliError> {
     let metrics = Metrics::new().map_err(CliError::new)?;
     let readers = Arc::new(Readers::new(&config.readers, clock.clone()).map_err(CliError::new)?);
-    let names: Vec<String> = config.origins.iter().map(|origin| origin.name.clone()).collect();
-    let catalog = Arc::new(Catalog::new(&config.catalog, &names).map_err(CliError::all)?);
+    let catalog = Arc::new(Catalog::new(&config.catalog).map_err(CliError::all)?);
     catalog.read_tables().map_err(CliError::all)?;
     let certificates = Arc::new(Certificates::load(&config.server, clock.clone()).map_err(CliError::new)?);
     let meter = Meter::new();

@@ -105,8 +105,7 @@ impl Look<'_> {
     /// The tables of titles. What is wrong with the routes themselves has been said before.
     fn titles(&mut self) {
         let config = &self.loaded.config;
-        let names: Vec<String> = config.origins.iter().map(|origin| origin.name.clone()).collect();
-        let read = Catalog::new(&config.catalog, &names).map(|catalog| catalog.read_tables());
+        let read = Catalog::new(&config.catalog).map(|catalog| catalog.read_tables());
         for error in read.ok().and_then(Result::err).unwrap_or_default() {
             let mistake = match error.line {
                 Some(line) => {

@@ -153,8 +153,8 @@ fn sections(mut root: Table<'_>) -> Option<Config> {
     let who = readers::who(&mut root);
     let lending = lending::lending(&mut root);
     let ledger = service::ledger(&mut root);
-    let (origins, names) = origins::origins(&mut root);
-    let catalog = routes::routes(&mut root, &names);
+    let (origins, storages) = origins::origins(&mut root);
+    let catalog = routes::routes(&mut root, storages);
     let licences = service::licences(&mut root);
     let delivery = service::delivery(&mut root);
     let gate = service::gate(&mut root);

@@ -8,25 +8,56 @@ use url::Url;
 
 use super::table::{Source, Table};
 use super::values::{self, boolean, confidential_url, list, number, text, wait};
+use crate::catalog::{Location, Storage};
 use crate::origin::{self, Azure, Bucket, Google, S3, Where};
 
-/// The origins, and the names of all that are written, also of those with a mistake: a route may name them.
-pub(super) fn origins(root: &mut Table<'_>) -> (Vec<origin::Settings>, Vec<String>) {
+/// The origins, and where the files of each lie. The latter are of all that are written, also of those with a mistake:
+/// a route may name them.
+pub(super) fn origins(root: &mut Table<'_>) -> (Vec<origin::Settings>, Vec<Storage>) {
     let mut origins: Vec<origin::Settings> = Vec::new();
-    let mut names: Vec<String> = Vec::new();
+    let mut storages: Vec<Storage> = Vec::new();
     for mut table in root.tables("origins") {
         let name = table.required("name", "name = \"files\"", text);
-        if name.as_ref().is_some_and(|name| names.contains(name)) {
+        let is_taken = |name: &String| storages.iter().any(|other| other.name == *name);
+        if name.as_ref().is_some_and(is_taken) {
             table.mistake("name", "another origin has this name. Give each its own");
         }
-        names.extend(name.clone());
-        origins.extend(origin(&mut table, name));
+        let origin = origin(&mut table, name.clone());
+        let places = origin.as_ref().map(|origin| origin.places.as_slice()).unwrap_or_default();
+        let locations = places.iter().flat_map(locations).collect();
+        storages.extend(name.map(|name| Storage { name, locations }));
+        origins.extend(origin);
         table.finish();
     }
     if !root.has("origins") {
         let _: Option<()> = root.required("origins", "[[origins]] with name and url", |_| Ok(()));
     }
-    (origins, names)
+    (origins, storages)
+}
+
+/// Where the files of an address lie, in a form that can be compared.
+fn locations(place: &Where) -> Vec<Location> {
+    let bucket = |bucket: &Bucket, endpoint: &Option<Url>, public: &str, names_bucket: bool| {
+        let endpoint = endpoint.clone().or_else(|| Url::parse(public).ok());
+        let places = endpoint.map(|url| Location::bucket(&url, names_bucket, &bucket.name, &bucket.prefix));
+        places.unwrap_or_default()
+    };
+    match place {
+        Where::Http(url) => vec![Location::http(url)],
+        Where::Directory(path) => vec![Location::directory(path)],
+        // Without the path style, an address that is written names the bucket.
+        Where::S3(name, s3) => {
+            let names_bucket = s3.endpoint.is_some() && !s3.path_style;
+            bucket(name, &s3.endpoint, "https://s3.amazonaws.com", names_bucket)
+        }
+        Where::Google(name, google) => {
+            bucket(name, &google.endpoint, "https://storage.googleapis.com", false)
+        }
+        Where::Azure(name, azure) => {
+            let public = format!("https://{}.blob.core.windows.net", azure.account);
+            bucket(name, &azure.endpoint, &public, false)
+        }
+    }
 }
 
 fn origin(table: &mut Table<'_>, name: Option<String>) -> Option<origin::Settings> {
@@ -36,6 +67,7 @@ fn origin(table: &mut Table<'_>, name: Option<String>) -> Option<origin::Setting
     let idle = table.or("idle", Duration::from_secs(30), wait);
     let metadata_ttl = table.or("metadata_ttl", Duration::from_secs(60), wait);
     let connections = usize::try_from(table.or("connections", 256, number(1, 100_000))).unwrap_or(256);
+    let follow_symlinks = follow_symlinks(table, places.as_deref().unwrap_or_default());
     let resumes = u32::try_from(table.or("resumes", 5, number(0, 1000))).unwrap_or(5);
     let (name, places) = (name?, places?);
     Some(origin::Settings {
@@ -46,8 +78,17 @@ fn origin(table: &mut Table<'_>, name: Option<String>) -> Option<origin::Setting
         idle,
         connections,
         resumes,
+        follow_symlinks,
         metadata_ttl,
     })
+}
+
+fn follow_symlinks(table: &mut Table<'_>, places: &[Where]) -> bool {
+    let is_directory = |place: &Where| matches!(place, Where::Directory(_));
+    if table.has("follow_symlinks") && !places.iter().any(is_directory) {
+        table.mistake("follow_symlinks", "no address of this origin starts with file:. Remove the line");
+    }
+    table.or("follow_symlinks", false, boolean)
 }
 
 /// The address of a place as it is written.
@@ -67,7 +108,6 @@ fn places(table: &mut Table<'_>) -> Option<Vec<Where>> {
             table.mistake("url", "urls stands here too. Keep one of the two");
         }
         match table.optional("urls", list(address)) {
-    let follow_symlinks = follow_symlinks(table, places.as_deref().unwrap_or_default());
             Some(none) if none.is_empty() => {
                 table.mistake(
                     "urls",
@@ -78,19 +118,10 @@ fn places(table: &mut Table<'_>) -> Option<Vec<Where>> {
             addresses => addresses,
         }
     } else {
-        follow_symlinks,
         table.required("url", "url = \"https://files.example.no/\"", address).map(|address| vec![address])
     };
     let is_there = |wanted: fn(&Address) -> bool| addresses.as_deref().unwrap_or_default().iter().any(wanted);
     let s3 = s3(table, is_there(|address| matches!(address, Address::S3(_))));
-fn follow_symlinks(table: &mut Table<'_>, places: &[Where]) -> bool {
-    let is_directory = |place: &Where| matches!(place, Where::Directory(_));
-    if table.has("follow_symlinks") && !places.iter().any(is_directory) {
-        table.mistake("follow_symlinks", "no address of this origin starts with file:. Remove the line");
-    }
-    table.or("follow_symlinks", false, boolean)
-}
-
     let google = google(table, is_there(|address| matches!(address, Address::Google(_))));
     let azure = azure(table, is_there(|address| matches!(address, Address::Azure(_))));
     let place = |address| {

@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use super::table::Table;
 use super::values::{boolean, one_of, text};
-use crate::catalog::{self, Catalog, Disposition, Route};
+use crate::catalog::{self, Catalog, Disposition, Route, Storage};
 
-pub(super) fn routes(root: &mut Table<'_>, origins: &[String]) -> catalog::Settings {
+pub(super) fn routes(root: &mut Table<'_>, origins: Vec<Storage>) -> catalog::Settings {
     let mut tables = root.tables("routes");
     let routes: Vec<Option<Route>> = tables.iter_mut().map(route).collect();
     if tables.is_empty() && !root.has("routes") {
@@ -14,17 +14,20 @@ pub(super) fn routes(root: &mut Table<'_>, origins: &[String]) -> catalog::Setti
     }
     // What only the routes together show can be looked at once each can be read.
     if let Some(routes) = routes.into_iter().collect::<Option<Vec<Route>>>() {
-        let settings = catalog::Settings { routes };
-        for error in Catalog::new(&settings, origins).err().unwrap_or_default() {
+        let settings = catalog::Settings { origins, routes };
+        for error in Catalog::new(&settings).err().unwrap_or_default() {
+            let other = error.other.and_then(|other| tables.get(other)).map(Table::line);
+            let other =
+                other.map_or_else(String::new, |line| format!(". The other route starts in line {line}"));
             if let Some(table) = tables.get_mut(error.route) {
-                table.mistake(error.key, error.sentence);
+                table.mistake(error.key, format!("{}{other}", error.sentence));
             }
         }
         tables.into_iter().for_each(Table::finish);
         return settings;
     }
     tables.into_iter().for_each(Table::finish);
-    catalog::Settings { routes: Vec::new() }
+    catalog::Settings { origins: Vec::new(), routes: Vec::new() }
 }
 
 fn route(table: &mut Table<'_>) -> Option<Route> {

@@ -134,6 +134,11 @@ impl<'s> Table<'s> {
         Table { source, name: String::new(), plain: String::new(), line: 1, entries, asked: Vec::new() }
     }
 
+    /// The line where it starts.
+    pub(super) fn line(&self) -> usize {
+        self.line
+    }
+
     pub(super) fn source(&self) -> &'s Source<'s> {
         self.source
     }

@@ -1,0 +1,202 @@
+//! Where an origin's files lie, in a form in which one place has one name.
+//!
+//! Two origins of different names may be the same storage. Whether an open route leads to gated files is decided by
+//! these locations and not by the origins' names. `config` makes them. Names of servers that only DNS knows to be one
+//! cannot be told to be the same.
+
+use std::path::{Component, Path, PathBuf};
+
+use percent_encoding::percent_decode_str;
+use url::{Host, Url};
+
+/// An origin as the catalog knows it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Storage {
+    /// The name by which routes refer to it.
+    pub name: String,
+    /// Every place where its files lie, under each name that may be given to it.
+    pub locations: Vec<Location>,
+}
+
+/// A place below which files lie.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Location {
+    /// The server or the kind of storage, normalised.
+    pub(super) server: String,
+    /// The decoded path that stands before each file's: empty, or with a slash at its end.
+    pub(super) base: String,
+}
+
+impl Location {
+    /// The place of an HTTP address; also that of a bucket whose storage has this address.
+    pub fn http(url: &Url) -> Location {
+        let path = percent_decode_str(url.path()).decode_utf8_lossy();
+        let host = host(url);
+        if let Some((server, bucket)) = bucket_in_host(&host) {
+            return Location::new(server, &format!("{bucket}/{path}"));
+        }
+        // The usual ports of one host mostly serve the same files, with and without TLS.
+        let server = match url.port_or_known_default() {
+            Some(80 | 443) | None => host,
+            Some(port) => format!("{host}:{port}"),
+        };
+        Location::new(server, &path)
+    }
+
+    /// The places that a bucket or container has at the storage of this address. Where the address does not name the
+    /// bucket itself, the storage may serve it under a path and under a host of its own.
+    pub fn bucket(endpoint: &Url, names_bucket: bool, bucket: &str, prefix: &str) -> Vec<Location> {
+        let Location { server, base } = Location::http(endpoint);
+        if names_bucket {
+            return vec![Location::new(server, &format!("{base}{prefix}"))];
+        }
+        let in_host = Location::new(format!("{bucket}.{server}"), &format!("{base}{prefix}"));
+        vec![Location::new(server, &format!("{base}{bucket}/{prefix}")), in_host]
+    }
+
+    /// A directory of this machine, by its real path where it exists.
+    pub fn directory(path: &Path) -> Location {
+        let path = path.canonicalize().unwrap_or_else(|_| without_dots(path));
+        Location::new("file".to_owned(), &path.to_string_lossy())
+    }
+
+    fn new(server: String, path: &str) -> Location {
+        let segments = path.split('/').filter(|segment| !segment.is_empty() && *segment != ".");
+        let base = segments.flat_map(|segment| [segment, "/"]).collect();
+        Location { server, base }
+    }
+}
+
+fn host(url: &Url) -> String {
+    match url.host() {
+        Some(Host::Domain(name)) => {
+            let name = name.trim_end_matches('.').to_ascii_lowercase();
+            if name.ends_with(".localhost") { "localhost".to_owned() } else { name }
+        }
+        Some(Host::Ipv4(ip)) if ip.is_loopback() || ip.is_unspecified() => "localhost".to_owned(),
+        Some(Host::Ipv4(ip)) => ip.to_string(),
+        Some(Host::Ipv6(ip)) => match ip.to_ipv4_mapped() {
+            _ if ip.is_loopback() || ip.is_unspecified() => "localhost".to_owned(),
+            Some(ip) if ip.is_loopback() || ip.is_unspecified() => "localhost".to_owned(),
+            Some(ip) => ip.to_string(),
+            None => ip.to_string(),
+        },
+        None => String::new(),
+    }
+}
+
+/// The storage and the bucket that the host of a public cloud names: `books.s3.eu-north-1.amazonaws.com`.
+fn bucket_in_host(host: &str) -> Option<(String, String)> {
+    if let Some(bucket) = host.strip_suffix(".storage.googleapis.com") {
+        return Some(("storage.googleapis.com".to_owned(), bucket.to_owned()));
+    }
+    if host == "storage.cloud.google.com" {
+        return Some(("storage.googleapis.com".to_owned(), String::new()));
+    }
+    if let Some(account) = host.strip_suffix(".dfs.core.windows.net") {
+        return Some((format!("{account}.blob.core.windows.net"), String::new()));
+    }
+    let labels = host.strip_suffix(".cn").unwrap_or(host).strip_suffix(".amazonaws.com")?;
+    let labels: Vec<&str> = labels.split('.').collect();
+    let s3 = labels.iter().rposition(|label| *label == "s3" || label.starts_with("s3-"))?;
+    let bucket = labels.get(..s3).unwrap_or_default().join(".");
+    Some(("s3.amazonaws.com".to_owned(), bucket))
+}
+
+fn without_dots(path: &Path) -> PathBuf {
+    let mut plain = PathBuf::new();
+    for component in path.components() {
+        match component {
+            Component::ParentDir => {
+                plain.pop();
+            }
+            Component::CurDir => {}
+            other => plain.push(other),
+        }
+    }
+    plain
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn http(url: &str) -> Location {
+        Location::http(&Url::parse(url).unwrap())
+    }
+
+    #[test]
+    fn one_place_has_one_name() {
+        let place = http("https://files.example.no/books/");
+        for same in [
+            "https://FILES.example.no:443/books",
+            "http://files.example.no/books/",
+            "http://files.example.no:80//books//",
+            "https://files.example.no./b%6Foks",
+            "https://user:secret@files.example.no/x/../books",
+            "https://files.example.no/%2e/books",
+        ] {
+            assert_eq!(http(same), place, "{same}");
+        }
+        for other in [
+            "https://files.example.no:8443/books/",
+            "https://other.example.no/books/",
+            "https://files.example.no/",
+        ] {
+            assert_ne!(http(other), place, "{other}");
+        }
+        for here in [
+            "http://localhost:9000",
+            "http://127.0.0.1:9000/",
+            "http://[::1]:9000",
+            "http://127.9.9.9:9000",
+            "http://[::ffff:127.0.0.1]:9000",
+            "http://a.localhost:9000",
+        ] {
+            assert_eq!(http(here), http("http://localhost:9000/"), "{here}");
+        }
+    }
+
+    #[test]
+    fn bucket_is_one_place_however_it_is_addressed() {
+        let aws = Url::parse("https://s3.amazonaws.com").unwrap();
+        let places = Location::bucket(&aws, false, "books", "all");
+        for same in [
+            "https://books.s3.eu-north-1.amazonaws.com/all/",
+            "https://books.s3.amazonaws.com/all",
+            "https://s3.eu-north-1.amazonaws.com/books/all",
+            "https://books.s3-eu-north-1.amazonaws.com/all",
+            "https://books.s3.dualstack.eu-north-1.amazonaws.com/all",
+        ] {
+            assert!(places.contains(&http(same)), "{same}: {:?} in {places:?}", http(same));
+        }
+        let own = Url::parse("https://s3.example.no:9000/").unwrap();
+        let places = Location::bucket(&own, false, "books", "");
+        for same in ["https://s3.example.no:9000/books", "https://books.s3.example.no:9000/"] {
+            assert!(places.contains(&http(same)), "{same}");
+        }
+        let google = Url::parse("https://storage.googleapis.com").unwrap();
+        let places = Location::bucket(&google, false, "books", "all");
+        for same in [
+            "https://storage.googleapis.com/books/all",
+            "https://books.storage.googleapis.com/all",
+            "https://storage.cloud.google.com/books/all",
+        ] {
+            assert!(places.contains(&http(same)), "{same}");
+        }
+    }
+
+    #[test]
+    fn directory_is_known_by_its_real_path() {
+        let dir = tempfile::tempdir().unwrap();
+        let books = dir.path().join("books");
+        std::fs::create_dir(&books).unwrap();
+        std::os::unix::fs::symlink(&books, dir.path().join("link")).unwrap();
+        let place = Location::directory(&books);
+        for same in ["link", "books/", "./books", "x/../books"] {
+            let is_there = !same.starts_with('x');
+            let given = Location::directory(&dir.path().join(same));
+            assert!(given == place || !is_there && given.base.ends_with("/books/"), "{same}: {given:?}");
+        }
+    }
+}
