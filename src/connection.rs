@@ -22,6 +22,7 @@ struct Inner {
     /// Whoever serves it, to be told of either.
     served_by: AtomicWaker,
     held_up: AtomicBool,
+    credentials: AtomicBool,
     /// Bodies that wait for the reader.
     waiting: Mutex<Vec<Waker>>,
 }
@@ -52,6 +53,18 @@ impl Connection {
     /// Whether it is to end once nothing is under way.
     pub fn is_draining(&self) -> bool {
         self.0.draining.load(Ordering::Acquire)
+    }
+
+    /// Notes that a request on it carried accepted credentials. It is no longer closed for another connection.
+    pub fn note_credentials(&self) {
+        if !self.has_credentials() {
+            self.0.credentials.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether a request on it has carried accepted credentials.
+    pub fn has_credentials(&self) -> bool {
+        self.0.credentials.load(Ordering::Relaxed)
     }
 
     /// Has the task woken that serves it where it is cut or drained from now on.

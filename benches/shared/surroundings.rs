@@ -3,13 +3,18 @@
 use crate::shared::load::Client;
 use crate::support::{Scene, Setting};
 
+/// All readers of a bench have one address and few connections, which carry more than those of any app.
+const CONFIG: &str = "[log]\nlevel = \"warn\"\n\n[limits]\nconnections = 15000\nexempt_networks = [\"127.0.0.0/8\"]\n\
+                      requests_per_connection = 1000000000\nconnection_age = \"30d\"\n\n[ledger]";
+
 /// A scene for a gate that tells of no request, before the origin at this port; and its clients.
 pub(crate) async fn around(origin: u16) -> (Scene, Client) {
     let url = format!("http://127.0.0.1:{origin}/");
     let config = vec![
-        ("[ledger]", "[log]\nlevel = \"warn\"\n\n[ledger]"),
+        ("[ledger]", CONFIG),
         // A stalled stream holds a connection to the origin.
-        ("name = \"files\"", "name = \"files\"\nconnections = 100000"),
+        ("name = \"files\"", "name = \"files\"
+connections = 100000"),
     ];
     let setting = Setting { config, origin: Some(url.leak()), ..Setting::default() };
     let scene = Scene::around(setting).await;

@@ -9,11 +9,13 @@ mod auth;
 mod balance;
 #[allow(unused_qualifications, reason = "utoipa's macros write them")]
 mod ends;
+mod hosts;
 mod links;
 mod listen;
 #[allow(unused_qualifications, reason = "utoipa's macros write them")]
 mod loans;
 mod openapi;
+mod peers;
 mod refused;
 
 use std::borrow::Cow;
@@ -21,7 +23,9 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
+use axum::body::to_bytes;
 use axum::extract::{Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
@@ -42,6 +46,7 @@ use crate::gate::Gate;
 use crate::ledger::Ledger;
 use crate::reader::Readers;
 use crate::telemetry::Metrics;
+use auth::WrongTokenLog;
 use refused::Refused;
 
 /// The keys of `[listen] admin` and `[admin]`.
@@ -55,7 +60,12 @@ pub struct Settings {
     pub tls: bool,
     /// Whether `/metrics` needs no token.
     pub open_metrics: bool,
+    /// Names in the field Host that are answered besides those of loopback, in lower case and without a port.
+    pub hosts: Vec<String>,
 }
+
+/// File descriptors that the listener may hold.
+pub const DESCRIPTORS: u64 = (peers::MAX_CONNECTIONS + listen::RESERVE + 1) as u64;
 
 /// What the answers are made of.
 pub struct Parts {
@@ -142,8 +152,13 @@ pub struct Running {
     stop: CancellationToken,
 }
 
+/// How long a request's body may take, and how large it may be, in bytes.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+const MAX_BODY: usize = 64 * 1024;
+
 struct App {
     settings: Settings,
+    wrong_tokens: WrongTokenLog,
     parts: Parts,
     description: utoipa::openapi::OpenApi,
 }
@@ -165,7 +180,12 @@ impl Admin {
             stop: CancellationToken::new(),
         };
         let description = openapi::description(parts.readers_api.clone());
-        let router = router(Arc::new(App { settings: settings.clone(), parts, description }));
+        let router = router(Arc::new(App {
+            settings: settings.clone(),
+            wrong_tokens: WrongTokenLog::default(),
+            parts,
+            description,
+        }));
         let accepting = listen::accept(listener, tls, router, running.tasks.clone(), running.stop.clone());
         running.tasks.spawn(accepting);
         Ok(running)
@@ -202,19 +222,53 @@ fn router(app: Arc<App>) -> Router {
         .fallback(async || Refused::NOT_FOUND)
         .method_not_allowed_fallback(async || Refused::METHOD)
         .layer(middleware::from_fn_with_state(app.clone(), guard));
+    let named = Router::new()
+        .route("/metrics", get(metrics))
+        .merge(guarded)
+        .layer(middleware::from_fn_with_state(app.clone(), check_host));
     Router::new()
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(ready))
-        .route("/metrics", get(metrics))
-        .merge(guarded)
+        .merge(named)
         .with_state(app)
 }
 
-/// Lets nobody through without the token, also where there is nothing behind it.
+/// Refuses names that the listener does not answer to, before anything else is looked at.
+async fn check_host(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+    match hosts::allows(&request, &app.settings.hosts) {
+        true => next.run(request).await,
+        false => Refused::HOST.into_response(),
+    }
+}
+
+/// Lets no request pass without the token, also where there is nothing behind it.
 async fn guard(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
-    match auth::check(request.headers(), &app.settings.token) {
-        Ok(()) => next.run(request).await,
+    if let Err(refused) = authenticate(&app, &request).await {
+        return refused.into_response();
+    }
+    match with_whole_body(request).await {
+        Ok(request) => next.run(request).await,
         Err(refused) => refused.into_response(),
+    }
+}
+
+fn authenticate<'a>(
+    app: &'a App,
+    request: &'a Request,
+) -> impl Future<Output = Result<(), Refused>> + use<'a> {
+    let peer = request.extensions().get().cloned();
+    auth::authenticate(request.headers(), peer, &app.settings.token, &app.wrong_tokens)
+}
+
+/// The request with its body in memory, which has to arrive in time.
+async fn with_whole_body(request: Request) -> Result<Request, Refused> {
+    let (parts, body) = request.into_parts();
+    match tokio::time::timeout(BODY_TIMEOUT, to_bytes(body, MAX_BODY)).await {
+        Ok(Ok(body)) => Ok(Request::from_parts(parts, body.into())),
+        Ok(Err(_)) => {
+            Err(Refused::malformed("The body cannot be read, or has more than 64 KiB. Send a smaller one."))
+        }
+        Err(_) => Err(Refused::malformed("The body did not arrive within 10 seconds. Send it at once.")),
     }
 }
 
@@ -228,7 +282,7 @@ async fn ready(State(app): State<Arc<App>>) -> Response {
 
 async fn metrics(State(app): State<Arc<App>>, request: Request) -> Result<Response, Refused> {
     if !app.settings.open_metrics {
-        auth::check(request.headers(), &app.settings.token)?;
+        authenticate(&app, &request).await?;
     }
     app.parts.metrics.buffers(app.parts.buffers.held(), app.parts.buffers.total());
     let fields = [(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];

@@ -24,6 +24,18 @@ impl Refused {
         StatusCode::UNAUTHORIZED,
         "This needs the admin token. Send it as Authorization: Bearer TOKEN.",
     );
+    pub(super) const WRONG_TOKEN: Refused = Refused::fixed(
+        "operator-unauthenticated",
+        "Operator unauthenticated",
+        StatusCode::UNAUTHORIZED,
+        "The admin token is wrong. Send the one that the key token in [admin] names.",
+    );
+    pub(super) const HOST: Refused = Refused::fixed(
+        "misdirected-request",
+        "Misdirected request",
+        StatusCode::MISDIRECTED_REQUEST,
+        "The admin listener does not answer to this name. Use its address or localhost, or add the name to hosts in [admin].",
+    );
     pub(super) const NOT_FOUND: Refused = Refused::fixed(
         "not-found",
         "Not found",

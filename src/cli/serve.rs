@@ -28,7 +28,7 @@ use crate::ledger::{AuditKey, Ledger};
 use crate::lending::Bokbasen;
 use crate::metering::{Flusher, Meter};
 use crate::reader::Readers;
-use crate::server::{self, Certificates, Line};
+use crate::server::{self, Certificates, Limits, Line, SecurityHeaders};
 use crate::telemetry::{self, Metrics};
 
 /// How long the loan's life may take to stop: a begin that is under way is waited for.
@@ -36,6 +36,10 @@ const STOP: Duration = Duration::from_secs(15);
 
 /// How many mistakes in tables of titles are logged at a reload; `loangate check` lists them all.
 const TOLD: usize = 10;
+
+/// File descriptors for the ledger, the runtimes, listening sockets, standard streams, connections that are closing,
+/// and files that are opened for a moment.
+const RESERVED_DESCRIPTORS: u64 = 96;
 
 /// How often the metrics are folded.
 const FOLD: Duration = Duration::from_secs(5);
@@ -99,7 +103,8 @@ pub(super) async fn run(args: Args) -> Result<(), CliError> {
 ///
 /// # Errors
 /// [`CliError`], with the sentence of whatever could not be started.
-pub async fn start(config: Config, clock: Clock) -> Result<Running, CliError> {
+pub async fn start(mut config: Config, clock: Clock) -> Result<Running, CliError> {
+    config.server.limits = fit_limits(&config);
     let metrics = Metrics::new().map_err(CliError::new)?;
     let readers = Arc::new(Readers::new(&config.readers, clock.clone()).map_err(CliError::new)?);
     let catalog = Arc::new(Catalog::new(&config.catalog).map_err(CliError::all)?);
@@ -136,6 +141,8 @@ pub async fn start(config: Config, clock: Clock) -> Result<Running, CliError> {
         gate: gate.clone(),
         ledger: ledger.clone(),
         cors: config.server.cors.clone(),
+        security: SecurityHeaders::new(config.server.hsts),
+        body_timeout: config.server.limits.body,
         buffers: buffers.clone(),
         metrics: metrics.clone(),
     });
@@ -226,6 +233,25 @@ impl Running {
         self.admin.stop().await;
         self.ledger.close().await;
     }
+}
+
+/// Raises the limit of file descriptors, and fits the limits on connections to it.
+fn fit_limits(config: &Config) -> Limits {
+    let descriptors = server::raise_descriptor_limit();
+    let calls = u64::try_from(config.lending.concurrency).unwrap_or(u64::MAX);
+    let reserved = calls.saturating_add(admin::DESCRIPTORS).saturating_add(RESERVED_DESCRIPTORS);
+    let fitted = config.server.limits.fit(descriptors, reserved);
+    let (connections, per_address) = (fitted.connections, fitted.connections_per_address);
+    tracing::info!(connections, per_address, descriptors, reserved, "limits on connections");
+    if connections < config.server.limits.connections {
+        tracing::warn!(
+            connections,
+            configured = config.server.limits.connections,
+            descriptors,
+            "fewer connections than configured: file descriptors are too few; raise LimitNOFILE (ulimit -Hn)"
+        );
+    }
+    fitted
 }
 
 /// Folds the metrics now and then, so that they take no more room where nobody reads them.

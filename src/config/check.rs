@@ -117,17 +117,21 @@ impl Look<'_> {
         }
     }
 
-    /// A key that everyone on the machine may read is no secret.
+    /// A secret that other users of the machine can read, the group's included, is none.
     fn private_files(&mut self) {
         let settings = &self.loaded.config.server;
-        let keys = std::iter::once(&settings.certificate).chain(&settings.extra).map(|files| &files.key);
-        for key in keys {
-            let mode = std::fs::metadata(key).map_or(0, |metadata| metadata.permissions().mode());
-            if mode & 0o007 != 0 {
-                let shown = key.display();
-                let sentence =
-                    format!("everyone on this machine may read or write {shown}. Run chmod 600 {shown}");
-                self.checked.warnings.push(self.at("tls.key", sentence));
+        let extra = settings.extra.iter().enumerate();
+        let tls = std::iter::once(("tls.key".to_owned(), settings.certificate.key.clone()))
+            .chain(extra.map(|(number, files)| (format!("tls.extra[{number}].key"), files.key.clone())));
+        let secrets = self.loaded.secret_files.iter().map(|found| (found.key.clone(), found.file.clone()));
+        for (key, file) in tls.chain(secrets) {
+            let mode = std::fs::metadata(&file).map_or(0, |metadata| metadata.permissions().mode());
+            if mode & 0o077 != 0 {
+                let (shown, mode) = (file.display(), mode & 0o777);
+                let sentence = format!(
+                    "other users can read or change {shown} (mode {mode:03o}). Make it its owner's alone: chmod 600 {shown}"
+                );
+                self.checked.mistakes.push(self.at(&key, sentence));
             }
         }
     }

@@ -7,6 +7,7 @@
 
 mod check;
 mod lending;
+mod limits;
 mod origins;
 mod readers;
 mod routes;
@@ -25,12 +26,12 @@ use crate::{
 };
 
 pub use check::{Checked, check};
-use table::{Source, Table};
+use table::{Report, Source, Table};
 
 /// Everything that a gate is started with.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// `[listen] public`, `[tls]`, `[server]`.
+    /// `[listen] public`, `[tls]`, `[server]`, `[cors]`, `[limits]`.
     pub server: server::Settings,
     /// `[listen] admin`, `[admin]`.
     pub admin: admin::Settings,
@@ -65,6 +66,15 @@ pub struct Loaded {
     pub warnings: Vec<Mistake>,
     /// Where each key stands.
     lines: Lines,
+    /// The files that keys with secrets name.
+    secret_files: Vec<SecretFile>,
+}
+
+/// A file with a secret, and the key that names it.
+#[derive(Clone, Debug)]
+struct SecretFile {
+    key: String,
+    file: PathBuf,
 }
 
 /// Something wrong in a configuration: where, and a sentence that says what is wrong and what to write instead.
@@ -139,7 +149,8 @@ pub fn read(file: &Path, text: &str) -> Result<Loaded, Vec<Mistake>> {
     let report = source.finish();
     match config {
         Some(config) if report.mistakes.is_empty() => {
-            Ok(Loaded { config, warnings: report.warnings, lines: report.lines })
+            let Report { warnings, lines, secret_files, .. } = report;
+            Ok(Loaded { config, warnings, lines, secret_files })
         }
         _ => Err(report.mistakes),
     }

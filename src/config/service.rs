@@ -1,4 +1,4 @@
-//! The tables of the service itself: listen, tls, server, admin, ledger, gate, metering, log.
+//! The tables of the service itself: listen, tls, server, cors, admin, ledger, gate, metering, log.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -7,6 +7,7 @@ use std::time::Duration;
 use http::HeaderValue;
 use toml::de::DeValue;
 
+use super::limits;
 use super::table::Table;
 use super::values::{self, address, boolean, duration, list, number, one_of, size, wait};
 use crate::circulation::Licences;
@@ -40,7 +41,9 @@ pub(super) fn server(root: &mut Table<'_>, listen: Option<SocketAddr>) -> Option
     let mut table = root.optional_table("server");
     let drain = table.or("drain", Duration::from_secs(60), duration);
     let buffers = table.or("buffers", 256 << 20, buffers);
+    let hsts = table.or("hsts", Duration::from_secs(180 * 86_400), duration);
     table.finish();
+    let limits = limits::limits(root);
     let mut tls =
         root.required_table("tls", "certificate = \"certs/server.pem\" and key = \"certs/server.key\"")?;
     let certificate = certificate(&mut tls);
@@ -53,7 +56,9 @@ pub(super) fn server(root: &mut Table<'_>, listen: Option<SocketAddr>) -> Option
     tls.finish();
     let cors = cors(root);
     let (listen, certificate) = (listen?, certificate?);
-    Some(server::Settings { listen, certificate, extra, ticket_keys, drain, buffers, cors })
+    let settings =
+        server::Settings { listen, certificate, extra, ticket_keys, drain, buffers, cors, limits, hsts };
+    Some(settings)
 }
 
 /// The budget of all streams. With less than this a single fast reader would have no use of it.
@@ -96,13 +101,28 @@ fn certificate(table: &mut Table<'_>) -> Option<server::Certificate> {
 pub(super) fn admin(root: &mut Table<'_>, listen: Option<SocketAddr>) -> Option<admin::Settings> {
     let mut table = root.required_table("admin", "token = { file = \"certs/admin.token\" }")?;
     let token = table.secret("token", "token = { file = \"certs/admin.token\" }");
+    let too_short = token.as_ref().and_then(|token| values::long_enough(token).err());
+    too_short.into_iter().for_each(|sentence| table.mistake("token", sentence));
     let tls = table.or("tls", false, boolean);
     let open_metrics = table.or("open_metrics", false, boolean);
+    let hosts = table.or("hosts", Vec::new(), list(host_name));
     table.finish();
     let listen = listen?;
     // Beyond this machine the token and the loans travel only under TLS.
     let tls = tls || !listen.ip().is_loopback();
-    Some(admin::Settings { listen, token: token?, tls, open_metrics })
+    Some(admin::Settings { listen, token: token?, tls, open_metrics, hosts })
+}
+
+/// A host's name as a field Host has it, without a port.
+fn host_name(value: &DeValue<'_>) -> Result<String, String> {
+    let text = values::text(value)?.to_ascii_lowercase();
+    let is_name = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'.';
+    match text.bytes().all(is_name) {
+        true => Ok(text),
+        false => Err(format!(
+            "{text:?} is no name of a host. Write it without a scheme and a port, like \"gate.example.no\""
+        )),
+    }
 }
 
 pub(super) fn ledger(root: &mut Table<'_>) -> Option<ledger::Settings> {

@@ -10,7 +10,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::values::{self, Secret};
-use super::{Lines, Mistake};
+use super::{Lines, Mistake, SecretFile};
 
 /// The file that is being read, and what was found in it so far.
 #[derive(Debug)]
@@ -37,6 +37,7 @@ pub(super) struct Report {
     pub(super) mistakes: Vec<Mistake>,
     pub(super) warnings: Vec<Mistake>,
     pub(super) lines: Lines,
+    pub(super) secret_files: Vec<SecretFile>,
 }
 
 impl<'a> Source<'a> {
@@ -217,7 +218,7 @@ impl<'s> Table<'s> {
     pub(super) fn secret(&mut self, key: &'static str, example: &str) -> Option<SecretString> {
         let source = self.source;
         let secret = self.required(key, example, |value| values::secret(value, source))?;
-        Some(self.warned(key, secret))
+        Some(self.noted(key, secret))
     }
 
     /// A list of secrets that are to be keys; none where it is not there.
@@ -229,12 +230,18 @@ impl<'s> Table<'s> {
             Ok(secret)
         });
         let secrets = self.optional(key, read).unwrap_or_default();
-        secrets.into_iter().map(|secret| self.warned(key, secret)).collect()
+        secrets.into_iter().map(|secret| self.noted(key, secret)).collect()
     }
 
-    fn warned(&mut self, key: &'static str, secret: Secret) -> SecretString {
+    /// Notes where a secret was found.
+    fn noted(&mut self, key: &'static str, secret: Secret) -> SecretString {
         match secret {
-            Secret::Elsewhere(secret) => secret,
+            Secret::Environment(secret) => secret,
+            Secret::File(secret, file) => {
+                let found = SecretFile { key: join(&self.name, key), file };
+                self.source.found.borrow_mut().report.secret_files.push(found);
+                secret
+            }
             Secret::Literal(secret) => {
                 let sentence = "the secret itself stands in the configuration, where everyone who reads it sees it. \
                                 Write { file = \"certs/…\" } or { env = \"NAME\" }";

@@ -33,7 +33,7 @@ fn named(text: &str) -> BTreeSet<(String, String)> {
             continue;
         }
         let Some((key, value)) = line.split_once(" = ") else { continue };
-        if !key.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_') {
+        if !key.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_') {
             continue; // prose
         }
         named.insert((table.clone(), key.to_owned()));

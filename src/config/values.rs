@@ -3,7 +3,7 @@
 //! The walk calls it with a value at a time.
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -154,16 +154,18 @@ fn is_loopback(url: &Url) -> bool {
     }
 }
 
-/// A secret, and whether it stood in the configuration itself.
+/// A secret, and where it was found.
 pub(super) enum Secret {
-    Elsewhere(SecretString),
+    Environment(SecretString),
+    File(SecretString, PathBuf),
+    /// In the configuration itself.
     Literal(SecretString),
 }
 
 impl Secret {
     pub(super) fn inner(&self) -> &SecretString {
         match self {
-            Secret::Elsewhere(secret) | Secret::Literal(secret) => secret,
+            Secret::Environment(secret) | Secret::File(secret, _) | Secret::Literal(secret) => secret,
         }
     }
 }
@@ -194,7 +196,7 @@ pub(super) fn secret(value: &DeValue<'_>, source: &Source<'_>) -> Result<Secret,
             };
             let name = text(value.get_ref())?;
             match key.get_ref().as_ref() {
-                "file" => from_file(&source.path(&name)),
+                "file" => from_file(source.path(&name)),
                 "env" => from_environment(&name),
                 other => Err(format!("a secret cannot come from {other:?}. Write {FORM}")),
             }
@@ -203,20 +205,20 @@ pub(super) fn secret(value: &DeValue<'_>, source: &Source<'_>) -> Result<Secret,
     }
 }
 
-fn from_file(file: &Path) -> Result<Secret, String> {
+fn from_file(file: PathBuf) -> Result<Secret, String> {
     let shown = file.display();
-    let text = std::fs::read_to_string(file).map_err(|error| {
+    let text = std::fs::read_to_string(&file).map_err(|error| {
         format!("the file {shown} cannot be read: {error}. Make it, or name another; `loangate init` makes keys for development")
     })?;
     match text.trim_end_matches(['\r', '\n']) {
         "" => Err(format!("the file {shown} is empty. Write the secret into it")),
-        secret => Ok(Secret::Elsewhere(secret.into())),
+        secret => Ok(Secret::File(secret.into(), file)),
     }
 }
 
 fn from_environment(name: &str) -> Result<Secret, String> {
     match std::env::var(name) {
-        Ok(secret) if !secret.is_empty() => Ok(Secret::Elsewhere(secret.into())),
+        Ok(secret) if !secret.is_empty() => Ok(Secret::Environment(secret.into())),
         Ok(_) | Err(_) => {
             Err(format!("the environment has no {name}, or it is empty. Set it before the start"))
         }

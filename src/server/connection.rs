@@ -1,8 +1,7 @@
-//! One connection: the handshake, the HTTP version by ALPN, and the end of it.
+//! One connection: the handshake, the HTTP version by ALPN, and its end.
 //!
-//! A task of its worker; called by the accept loop. It goes on until the reader goes, the gate drains and the
-//! last answer is out, or somebody cuts it. Over HTTP/1.1 it holds hardly anything between requests: then it is
-//! *parked*, and hyper's part of it is built anew when something is heard.
+//! The accept loop calls it; it runs as a task of its worker. It ends when the client closes, a limit is reached, the
+//! gate drains and the last answer is sent, or another part of the gate aborts it.
 
 use std::convert::Infallible;
 use std::future::poll_fn;
@@ -16,8 +15,13 @@ use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 
+use super::deadlines::{Deadlines, Seen, Step};
+use super::limits::Limit;
+use super::open::Entry;
+use super::pending::PendingAnswers;
 use super::wire::{self, Wire};
 use super::workers::Seat;
 use super::{Worker, dispatch, http1};
@@ -25,12 +29,11 @@ use crate::buffers::Size;
 use crate::connection::Connection;
 use crate::delivery::Body;
 
-/// How long a handshake may take: a slow one holds memory and does nothing.
-const HANDSHAKE: Duration = Duration::from_secs(10);
 /// The largest head that is read, in bytes: a token is at most 8 KiB.
 pub(super) const HEAD_SIZE: u32 = 16 * 1024;
-/// Requests at once on one HTTP/2 connection: apps open a book of many files at once.
-const STREAMS: u32 = 128;
+/// Bytes that the kernel must accept to be progress on answers of which hyper shows nothing: more than a few frames
+/// that answer PINGs.
+const PROGRESS: u64 = 4096;
 /// What HTTP/2 may buffer for one stream, in bytes.
 const SEND_BUFFER: usize = 256 * 1024;
 
@@ -43,11 +46,11 @@ pub(super) struct Asked {
     pub(super) connection: Connection,
 }
 
-/// Serves one connection to its end, in its seat at this worker.
-pub(super) async fn serve(socket: TcpStream, worker: Arc<Worker>, _seat: Seat) {
-    let connection = Connection::new();
-    let _listed = worker.open.enter(&connection);
-    let shaken = unless_cut(&connection, Box::pin(shake_hands(socket, &worker, &connection))).await;
+/// Serves one connection to its end, in its seat at this worker and its place among the open ones.
+pub(super) async fn serve(socket: TcpStream, worker: Arc<Worker>, _seat: Seat, entry: Entry) {
+    let connection = entry.connection();
+    let handshake = Box::pin(shake_hands(socket, &worker, connection));
+    let shaken = unless_over(connection, true, handshake).await;
     let Some((wire, asked)) = shaken.flatten() else { return worker.line.metrics.handshake(false) };
     worker.line.metrics.handshake(true);
     worker.line.metrics.connection_opened(worker.number);
@@ -64,7 +67,11 @@ async fn shake_hands(socket: TcpStream, worker: &Worker, connection: &Connection
     let _ = socket.set_nodelay(true);
     let acceptor = TlsAcceptor::from(worker.certificates.config());
     let accepted = acceptor.accept_with(socket, |session| session.set_buffer_limit(None));
-    let stream = tokio::time::timeout(HANDSHAKE, accepted).await.ok()?.ok()?;
+    let Ok(accepted) = tokio::time::timeout(worker.limits.handshake, accepted).await else {
+        worker.line.metrics.limit_reached(Limit::Handshake.name());
+        return None;
+    };
+    let stream = accepted.ok()?;
     let (socket, session) = stream.into_inner();
     let name = session.server_name().map(Arc::from);
     let is_http2 = session.alpn_protocol() == Some(b"h2");
@@ -73,14 +80,20 @@ async fn shake_hands(socket: TcpStream, worker: &Worker, connection: &Connection
     Some((wire, Asked { name, connection: connection.clone() }))
 }
 
-/// What the future gives, unless the connection is cut before.
-pub(super) async fn unless_cut<F: Future + Unpin>(
+/// What the future returns, unless the connection is aborted before.
+pub(super) async fn unless_cut<F: Future + Unpin>(connection: &Connection, future: F) -> Option<F::Output> {
+    unless_over(connection, false, future).await
+}
+
+/// As [`unless_cut`]; with `or_draining`, a drain ends it as well.
+async fn unless_over<F: Future + Unpin>(
     connection: &Connection,
+    or_draining: bool,
     mut future: F,
 ) -> Option<F::Output> {
     poll_fn(|context| {
         connection.listen(context);
-        if connection.is_cut() {
+        if connection.is_cut() || (or_draining && connection.is_draining()) {
             return Poll::Ready(None);
         }
         Pin::new(&mut future).poll(context).map(Some)
@@ -90,23 +103,33 @@ pub(super) async fn unless_cut<F: Future + Unpin>(
 
 /// HTTP/2 to its end.
 async fn serve_http2(wire: Wire, worker: &Arc<Worker>, asked: Asked) {
-    let (worker, connection) = (worker.clone(), asked.connection.clone());
-    let service = service_fn(move |request| Box::pin(answer(worker.clone(), asked.clone(), request)));
+    let (connection, answers) = (asked.connection.clone(), PendingAnswers::default());
+    let service = service_fn({
+        let (worker, answers) = (worker.clone(), answers.clone());
+        move |request| {
+            let (answer, answers) = (answer(worker.clone(), asked.clone(), request), answers.clone());
+            Box::pin(async move { answer.await.map(|response| answers.watch(response)) })
+        }
+    });
     let served = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
-        .max_concurrent_streams(STREAMS)
+        .max_concurrent_streams(worker.limits.h2_streams)
         .max_header_list_size(HEAD_SIZE)
         .max_send_buf_size(SEND_BUFFER)
         .keep_alive_interval(Duration::from_secs(60))
         .keep_alive_timeout(Duration::from_secs(30))
         .serve_connection(TokioIo::new(wire.clone()), service);
     let (mut served, mut is_ending) = (pin!(served), false);
+    let holders = connection.holders();
+    let mut deadlines = Deadlines::new(worker.limits.clone(), Instant::now());
+    let mut next = pin!(tokio::time::sleep(Duration::ZERO));
     poll_fn(|context| {
         connection.listen(context);
         if connection.is_cut() {
             return Poll::Ready(());
         }
         if connection.is_draining() && !std::mem::replace(&mut is_ending, true) {
+            deadlines.drain(Instant::now());
             served.as_mut().graceful_shutdown();
         }
         if let Poll::Ready(ended) = served.as_mut().poll(context) {
@@ -114,12 +137,49 @@ async fn serve_http2(wire: Wire, worker: &Arc<Worker>, asked: Asked) {
             return Poll::Ready(());
         }
         // What all streams have written in this round goes out together.
-        match wire.poll_send(context) {
-            Poll::Ready(Err(_)) => Poll::Ready(()),
-            Poll::Ready(Ok(())) | Poll::Pending => Poll::Pending,
+        if let Poll::Ready(Err(_)) = wire.poll_send(context) {
+            return Poll::Ready(());
+        }
+        loop {
+            let seen = see_http2(&wire, &answers, connection.holders() > holders);
+            let until = match deadlines.look(Instant::now(), &seen) {
+                Step::Wait(until) => until,
+                Step::Finish(limit) => {
+                    worker.line.metrics.limit_reached(limit.name());
+                    served.as_mut().graceful_shutdown();
+                    context.waker().wake_by_ref();
+                    continue;
+                }
+                Step::Close(limit) => {
+                    limit.iter().for_each(|limit| worker.line.metrics.limit_reached(limit.name()));
+                    return Poll::Ready(());
+                }
+            };
+            // An earlier timer is left as it is: it only looks once more.
+            if until < next.deadline() || next.is_elapsed() {
+                next.as_mut().reset(until);
+            }
+            if next.as_mut().poll(context).is_pending() {
+                return Poll::Pending;
+            }
         }
     })
     .await;
+}
+
+/// What can be seen of an HTTP/2 connection.
+fn see_http2(wire: &Wire, answers: &PendingAnswers, running: bool) -> Seen {
+    let traffic = wire.traffic();
+    Seen {
+        awaits_preface: traffic.awaits_preface,
+        partial_head: traffic.is_within_head,
+        requests: traffic.heads,
+        running,
+        unsent: answers.waiting() > 0 || !traffic.is_sent,
+        progress: answers.taken() + traffic.sent / PROGRESS,
+        resets: traffic.resets,
+        overspent: traffic.is_overspent,
+    }
 }
 
 pub(super) async fn answer(

@@ -37,8 +37,9 @@ pub(super) async fn dispatch(
     let (parts, body) = request.into_parts();
     let mut log = RequestLine::start(&parts.method, parts.version);
     let mut via = Via::None;
-    if let Some(response) = line.cors.preflight(&parts.method, &parts.headers) {
+    if let Some(mut response) = line.cors.preflight(&parts.method, &parts.headers) {
         line.metrics.request("preflight", via, began.elapsed());
+        line.security.add(response.headers_mut());
         return response;
     }
     let answer = walk(line, delivery, asked, &parts, body, &mut log, &mut via).await;
@@ -55,6 +56,7 @@ pub(super) async fn dispatch(
         }
     };
     line.cors.tell(&parts.headers, &mut response);
+    line.security.add(response.headers_mut());
     response
 }
 
@@ -72,7 +74,7 @@ async fn walk(
     let (token, path) = path.split_token();
     if let Some(loans) = loans_api::asked(&path) {
         log.route("/loans");
-        return answer_loans(line, request, body, loans?, token.as_deref(), log).await;
+        return answer_loans(line, asked, request, body, loans?, token.as_deref(), log).await;
     }
     let target = line.catalog.resolve(&path)?;
     log.range(request.headers.get(RANGE));
@@ -87,6 +89,7 @@ async fn walk(
         Target::Loanable { titles, file, explicit } => {
             log.route(line.catalog.route_name(file.route)).isbn(titles.first());
             let (reader, is_late) = authenticate(line, request, token.as_deref())?;
+            asked.connection.note_credentials();
             let continues = continuation::continues(&request.headers);
             let wish = ask(&reader, &titles, &path, explicit, continues).ok_or_else(outside_of_link)?;
             let answer = line.gate.admit(&wish).await;
@@ -130,15 +133,16 @@ fn told_late(problem: Problem) -> Problem {
 /// A request for a reader's loans, whose answer is whole when it is made.
 async fn answer_loans(
     line: &Line,
+    connection: &Asked,
     request: &Parts,
     body: Incoming,
-    asked: loans_api::Asked,
+    target: loans_api::Asked,
     link: Option<&str>,
     log: &RequestLine,
 ) -> Result<Response<Body>, Problem> {
-    let response = loans_api::answer(line, request, body, asked, link).await?;
+    let response = loans_api::answer(line, &connection.connection, request, body, target, link).await?;
     let mut log = log.clone();
-    if let Some(isbn) = asked.isbn() {
+    if let Some(isbn) = target.isbn() {
         log.isbn(isbn);
     }
     log.outcome(response.status().as_u16(), "ok");

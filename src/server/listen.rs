@@ -1,13 +1,14 @@
 //! Listening sockets and the worker threads that accept on them.
 //!
-//! Called by `server::start`. A worker ends when it is told to drain and its last connection has gone, or
-//! when it is told to cut.
+//! Called by `server::start`. A worker ends when the gate drains and the last connection has closed, or when the time
+//! for draining is over.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use rustix::io::Errno;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
@@ -15,12 +16,16 @@ use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::workers::Arrival;
 use super::{Worker, connection, wire};
+use crate::telemetry::Throttle;
 
 /// How many connections may wait to be accepted.
 const BACKLOG: i32 = 4096;
 /// How long to wait after an accept that failed for want of something, such as file descriptors: a retry at
 /// once would only spin.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
+
+/// Failed accepts are logged once a minute, for all workers together.
+static ACCEPT_LOG: Throttle = Throttle::new(Duration::from_secs(60));
 
 /// A socket that shares its address with the other workers'.
 pub(super) fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
@@ -62,10 +67,15 @@ async fn work(listener: tokio::net::TcpListener, mut inbox: UnboundedReceiver<Ar
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
-                Ok((socket, _)) => place(socket, &worker),
+                Ok((socket, peer)) => {
+                    if place(socket, peer.ip(), &worker) {
+                        // A connection was closed for this one. Its task frees the descriptor before the next accept.
+                        tokio::task::yield_now().await;
+                    }
+                }
                 Err(error) if is_of_one_connection(&error) => {}
                 Err(error) => {
-                    tracing::warn!(%error, "cannot accept connections");
+                    make_room(&error, &worker);
                     tokio::time::sleep(ACCEPT_AGAIN).await;
                 }
             },
@@ -86,33 +96,54 @@ async fn work(listener: tokio::net::TcpListener, mut inbox: UnboundedReceiver<Ar
     }
 }
 
-/// Serves a connection here, or hands it to a worker that is less busy.
-fn place(socket: TcpStream, worker: &Arc<Worker>) {
+/// Serves a connection here, or hands it to a worker that is less busy; or closes it where the server is full. True
+/// where another connection was closed for it.
+fn place(socket: TcpStream, address: IpAddr, worker: &Arc<Worker>) -> bool {
+    let Some(entry) = worker.open.admit(address) else { return false };
+    let evicted_another = entry.evicted_another;
     let seat = worker.workers.seat(worker.number);
     if seat.is_at(worker.number) {
-        worker.stopping.connections.spawn(connection::serve(socket, worker.clone(), seat));
-        return;
+        worker.stopping.connections.spawn(connection::serve(socket, worker.clone(), seat, entry));
+        return evicted_another;
     }
     match socket.into_std() {
         Ok(socket) => {
             let counted = worker.stopping.connections.token();
-            if let Err(unsent) = worker.workers.hand_over(Arrival { socket, seat, counted }) {
+            if let Err(unsent) = worker.workers.hand_over(Arrival { socket, seat, entry, counted }) {
                 take(unsent, worker);
             }
         }
         Err(error) => tracing::warn!(%error, "a connection could not be handed to another worker"),
     }
+    evicted_another
 }
 
 /// Serves a connection that another worker accepted.
 fn take(arrival: Arrival, worker: &Arc<Worker>) {
-    match TcpStream::from_std(arrival.socket) {
+    let Arrival { socket, seat, entry, counted } = arrival;
+    match TcpStream::from_std(socket) {
         Ok(socket) => {
-            worker.stopping.connections.spawn(connection::serve(socket, worker.clone(), arrival.seat));
+            worker.stopping.connections.spawn(connection::serve(socket, worker.clone(), seat, entry));
         }
-        Err(error) => tracing::warn!(%error, "a connection of another worker could not be taken up"),
+        Err(error) => tracing::warn!(%error, "a connection of another worker could not be registered"),
     }
-    drop(arrival.counted); // its task counts from here on
+    drop(counted); // its task counts from here on
+}
+
+/// Closes a silent connection where file descriptors are exhausted, and logs why nothing is accepted.
+fn make_room(error: &std::io::Error, worker: &Worker) {
+    let is_exhausted = matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE));
+    let closed_another = is_exhausted && worker.open.make_room();
+    let Some(left_out) = ACCEPT_LOG.pass() else { return };
+    if is_exhausted {
+        let limit = super::limits::descriptor_limit();
+        tracing::warn!(
+            %error, limit, closed_another, left_out,
+            "no file descriptor for a new connection; raise LimitNOFILE (ulimit -n), or lower limits.connections"
+        );
+    } else {
+        tracing::warn!(%error, left_out, "cannot accept connections");
+    }
 }
 
 /// Whether the error tells of one connection that went away before it was accepted.

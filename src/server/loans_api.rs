@@ -12,7 +12,9 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::limits::Limit;
 use super::{Line, respond};
+use crate::connection::Connection;
 use crate::delivery::Body;
 use crate::gate::{self, Availability};
 use crate::ledger::{Filter, LedgerError};
@@ -27,6 +29,10 @@ const SHOWN: u32 = 200;
 const LARGEST: usize = 1024;
 const PROGRESS: Problem = Problem::RequestMalformed(
     "The body cannot be read. Send the part of the title that was read, from 0 to 1, like {\"fraction\": 0.4}.",
+);
+
+const BODY_LATE: Problem = Problem::RequestMalformed(
+    "The body of the request did not arrive in time. Send it at once, with a correct Content-Length.",
 );
 
 /// What a path of the loans API names.
@@ -125,6 +131,7 @@ pub(super) fn asked(path: &RequestPath) -> Option<Result<Asked, Problem>> {
 /// Answers a request for a reader's loans.
 pub(super) async fn answer(
     line: &Line,
+    connection: &Connection,
     request: &Parts,
     body: Incoming,
     asked: Asked,
@@ -135,6 +142,7 @@ pub(super) async fn answer(
         return Err(Problem::MethodNotAllowed(methods));
     }
     let reader = line.readers.authenticate(&request.headers, request.uri.query(), link)?;
+    connection.note_credentials();
     if reader.scope != Scope::All {
         return Err(super::dispatch::outside_of_link());
     }
@@ -205,7 +213,7 @@ pub(super) async fn progress(
     isbn: Isbn,
     body: Incoming,
 ) -> Result<Response<Body>, Problem> {
-    line.gate.note_progress(reader.key(isbn), read(body).await?).await?;
+    line.gate.note_progress(reader.key(isbn), read(line, body).await?).await?;
     Ok(respond::no_content())
 }
 
@@ -242,8 +250,13 @@ pub(super) async fn begin(line: &Line, reader: &Reader, isbn: Isbn) -> Result<Re
 }
 
 /// Reads how far a title was read.
-async fn read(body: Incoming) -> Result<Progress, Problem> {
-    let body = Limited::new(body, LARGEST).collect().await.map_err(|_| PROGRESS)?;
+async fn read(line: &Line, body: Incoming) -> Result<Progress, Problem> {
+    let collected = Limited::new(body, LARGEST).collect();
+    let Ok(body) = tokio::time::timeout(line.body_timeout, collected).await else {
+        line.metrics.limit_reached(Limit::Body.name());
+        return Err(BODY_LATE);
+    };
+    let body = body.map_err(|_| PROGRESS)?;
     let read: Read = serde_json::from_slice(&body.to_bytes()).map_err(|_| PROGRESS)?;
     Progress::of(read.fraction).map_err(|_| PROGRESS)
 }

@@ -8,12 +8,17 @@
 mod connection;
 mod continuation;
 mod cors;
+mod deadlines;
 mod dispatch;
+mod frame_budget;
 mod http1;
+mod limits;
 mod listen;
 mod loans_api;
 mod open;
+mod pending;
 mod respond;
+mod security;
 mod tickets;
 mod tls;
 mod wire;
@@ -39,7 +44,9 @@ use crate::reader::Readers;
 use crate::telemetry::Metrics;
 
 pub use cors::Cors;
-use open::Open;
+pub use limits::{Limits, raise_descriptor_limit};
+use open::OpenConnections;
+pub use security::SecurityHeaders;
 pub use tls::{Certificates, TlsError};
 use workers::Workers;
 
@@ -70,6 +77,10 @@ pub struct Settings {
     pub buffers: usize,
     /// `[cors]`: which web pages may ask.
     pub cors: Cors,
+    /// `[limits]`: what connections may cost.
+    pub limits: Limits,
+    /// How long browsers use HTTPS only for this host; zero sends no Strict-Transport-Security.
+    pub hsts: Duration,
 }
 
 /// Everything that a request walks through, shared by all workers.
@@ -85,6 +96,10 @@ pub struct Line {
     pub ledger: Ledger,
     /// Which web pages may ask.
     pub cors: Cors,
+    /// The fields that every answer has for the reader's security.
+    pub security: SecurityHeaders,
+    /// How long a request's body may take.
+    pub body_timeout: Duration,
     /// What all streams together may hold.
     pub buffers: Buffers,
     /// What is counted.
@@ -138,7 +153,8 @@ struct Worker {
     line: Arc<Line>,
     delivery: Delivery,
     certificates: Arc<Certificates>,
-    open: Open,
+    open: OpenConnections,
+    limits: Arc<Limits>,
     stopping: Stopping,
 }
 
@@ -179,6 +195,8 @@ pub fn start(
         .map_err(ServerError::Worker)?;
     let (workers, inboxes) = Workers::new(runtimes.iter().map(|runtime| runtime.handle().clone()).collect());
     let stopping = Stopping::default();
+    let limits = Arc::new(settings.limits.clone());
+    let open = OpenConnections::new(settings.limits.clone(), line.metrics.clone());
     let mut threads = Vec::with_capacity(deliveries.len());
     let parts = sockets.into_iter().zip(deliveries).zip(runtimes.into_iter().zip(inboxes));
     for (number, ((socket, delivery), (runtime, inbox))) in parts.enumerate() {
@@ -188,7 +206,8 @@ pub fn start(
             line: line.clone(),
             delivery,
             certificates: certificates.clone(),
-            open: Open::default(),
+            open: open.clone(),
+            limits: limits.clone(),
             stopping: stopping.clone(),
         };
         let thread = listen::spawn(runtime, socket, worker, inbox).map_err(|error| {

@@ -1,54 +1,284 @@
-//! The open connections of a worker, to be told when the gate drains.
+//! The open connections of all workers: how many there may be, and which one is closed for a new one.
+//!
+//! The accept loops admit each connection here before it has a task, and drain all of them here. A connection that has
+//! carried accepted credentials is never closed for another one. The mutex is taken when a connection opens and closes,
+//! never for a request.
 
-use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
+use super::limits::{Limit, Limits};
 use crate::connection::Connection;
+use crate::telemetry::Metrics;
 
-/// One worker's open connections.
-#[derive(Debug, Default)]
-pub(super) struct Open(Mutex<Listed>);
+/// How many connections may be closing beyond `limits.connections`: a connection that is closed for another one keeps
+/// its descriptor until its worker runs.
+pub(super) const MAX_CLOSING: usize = 32;
+/// The part of an IPv6 address that one subscriber has.
+const IPV6_PREFIX: u8 = 64;
+
+/// The open connections of the server. Clones share them.
+#[derive(Clone, Debug)]
+pub(super) struct OpenConnections(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    limits: Limits,
+    metrics: Metrics,
+    state: Mutex<State>,
+}
 
 #[derive(Debug, Default)]
-struct Listed {
+struct State {
     draining: bool,
     last: u64,
-    connections: HashMap<u64, Connection>,
+    /// By number, so the oldest first.
+    connections: BTreeMap<u64, Connection>,
+    /// Connections that may be closed for a new one, with the network that they count for. Those that have carried
+    /// accepted credentials since are found and taken out when one is to be closed.
+    unproven: BTreeMap<u64, Option<IpNet>>,
+    by_network: HashMap<IpNet, BTreeSet<u64>>,
 }
 
-impl Open {
-    /// Lists a connection for as long as what this gives is held.
-    pub(super) fn enter(&self, connection: &Connection) -> Entry<'_> {
-        let mut listed = self.lock();
-        if listed.draining {
+/// A connection's place among the open ones, freed when it is dropped.
+#[derive(Debug)]
+pub(super) struct Entry {
+    open: OpenConnections,
+    number: u64,
+    connection: Connection,
+    /// Whether another connection was closed for this one.
+    pub(super) evicted_another: bool,
+}
+
+impl OpenConnections {
+    pub(super) fn new(limits: Limits, metrics: Metrics) -> OpenConnections {
+        OpenConnections(Arc::new(Shared { limits, metrics, state: Mutex::default() }))
+    }
+
+    /// Admits a connection from this address; none where there are too many and none can be closed for it.
+    pub(super) fn admit(&self, address: IpAddr) -> Option<Entry> {
+        let (limits, metrics) = (&self.0.limits, &self.0.metrics);
+        let network = (!limits.is_exempt(address.to_canonical())).then(|| network_of(address));
+        let mut state = self.lock();
+        let mut evicted_another = false;
+        if let Some(network) = network {
+            while state
+                .by_network
+                .get(&network)
+                .is_some_and(|own| own.len() >= limits.connections_per_address)
+            {
+                let oldest = state.by_network.get(&network).and_then(|own| own.first().copied());
+                if oldest.is_some_and(|number| state.close_unproven(number)) {
+                    metrics.limit_reached(Limit::ConnectionsPerAddress.name());
+                    evicted_another = true;
+                }
+            }
+        }
+        // Those that are closing already count against MAX_CLOSING alone.
+        if state.connections.len() >= limits.connections && !evicted_another {
+            metrics.limit_reached(Limit::Connections.name());
+            evicted_another = state.close_oldest();
+            if !evicted_another {
+                return None;
+            }
+        }
+        if state.connections.len() >= limits.connections + MAX_CLOSING {
+            metrics.limit_reached(Limit::Connections.name());
+            return None;
+        }
+        let connection = Connection::new();
+        if state.draining {
             connection.drain();
         }
-        listed.last += 1;
-        let number = listed.last;
-        listed.connections.insert(number, connection.clone());
-        Entry { open: self, number }
+        state.last += 1;
+        let number = state.last;
+        state.connections.insert(number, connection.clone());
+        state.unproven.insert(number, network);
+        if let Some(network) = network {
+            state.by_network.entry(network).or_default().insert(number);
+        }
+        drop(state);
+        Some(Entry { open: self.clone(), number, connection, evicted_another })
     }
 
-    /// Drains all that are listed, and those that will be.
+    /// Closes the oldest connection that has not carried accepted credentials, for want of file descriptors.
+    pub(super) fn make_room(&self) -> bool {
+        self.lock().close_oldest()
+    }
+
+    /// Drains all connections, and those that are admitted later.
     pub(super) fn drain(&self) {
-        let mut listed = self.lock();
-        listed.draining = true;
-        listed.connections.values().for_each(Connection::drain);
+        let mut state = self.lock();
+        state.draining = true;
+        state.connections.values().for_each(Connection::drain);
     }
 
-    fn lock(&self) -> MutexGuard<'_, Listed> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A place on the list.
-pub(super) struct Entry<'a> {
-    open: &'a Open,
-    number: u64,
+impl State {
+    /// Closes the oldest connection that has not carried accepted credentials; false where there is none.
+    fn close_oldest(&mut self) -> bool {
+        while let Some(number) = self.unproven.first_key_value().map(|(number, _)| *number) {
+            if self.close_unproven(number) {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Closes a connection, unless it has carried accepted credentials. Either way it is a candidate no longer.
+    fn close_unproven(&mut self, number: u64) -> bool {
+        self.forget_candidate(number);
+        match self.connections.get(&number) {
+            Some(connection) if !connection.has_credentials() => {
+                connection.cut();
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn forget_candidate(&mut self, number: u64) {
+        let Some(Some(network)) = self.unproven.remove(&number) else { return };
+        if let Some(own) = self.by_network.get_mut(&network) {
+            own.remove(&number);
+            if own.is_empty() {
+                self.by_network.remove(&network);
+            }
+        }
+    }
 }
 
-impl Drop for Entry<'_> {
+impl Entry {
+    /// The handle of the connection that was admitted.
+    pub(super) fn connection(&self) -> &Connection {
+        &self.connection
+    }
+}
+
+impl Drop for Entry {
     fn drop(&mut self) {
-        self.open.lock().connections.remove(&self.number);
+        let mut state = self.open.lock();
+        state.connections.remove(&self.number);
+        state.forget_candidate(self.number);
+    }
+}
+
+/// The network whose connections are counted together: an IPv4 address, or an IPv6 /64.
+fn network_of(address: IpAddr) -> IpNet {
+    match address.to_canonical() {
+        IpAddr::V4(address) => IpNet::V4(Ipv4Net::from(address)),
+        IpAddr::V6(address) => {
+            let network = Ipv6Net::new(address, IPV6_PREFIX).unwrap_or_else(|_| Ipv6Net::from(address));
+            IpNet::V6(network.trunc())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn open(connections: usize, connections_per_address: usize) -> OpenConnections {
+        let exempt_networks = vec!["10.0.0.0/8".parse().unwrap()];
+        let limits = Limits { connections, connections_per_address, exempt_networks, ..Limits::default() };
+        OpenConnections::new(limits, Metrics::new().unwrap())
+    }
+
+    fn admit(open: &OpenConnections, address: &str) -> Entry {
+        open.admit(address.parse().unwrap()).unwrap()
+    }
+
+    fn are_cut(entries: &[Entry]) -> Vec<bool> {
+        entries.iter().map(|entry| entry.connection().is_cut()).collect()
+    }
+
+    #[test]
+    fn the_oldest_of_an_address_is_closed_for_its_newest() {
+        let open = open(100, 3);
+        let mut entries: Vec<_> = (0..3).map(|_| admit(&open, "192.0.2.1")).collect();
+        let other = admit(&open, "192.0.2.2");
+        entries.push(admit(&open, "192.0.2.1"));
+        entries.push(admit(&open, "::ffff:192.0.2.1"));
+        assert_eq!(are_cut(&entries), [true, true, false, false, false]);
+        assert!(entries[4].evicted_another && !other.connection().is_cut());
+    }
+
+    #[test]
+    fn accepted_credentials_do_not_count_for_an_address() {
+        let open = open(100, 2);
+        let school: Vec<_> = (0..20)
+            .map(|_| {
+                let entry = admit(&open, "192.0.2.1");
+                entry.connection().note_credentials();
+                entry
+            })
+            .collect();
+        let silent: Vec<_> = (0..3).map(|_| admit(&open, "192.0.2.1")).collect();
+        assert!(!are_cut(&school).contains(&true));
+        assert_eq!(are_cut(&silent), [true, false, false]);
+    }
+
+    #[test]
+    fn an_ipv6_subscriber_is_one_address() {
+        let open = open(100, 1);
+        let first = admit(&open, "2001:db8:0:1::1");
+        let neighbour = admit(&open, "2001:db8:0:2::1");
+        let second = admit(&open, "2001:db8:0:1:ffff::2");
+        assert_eq!(are_cut(&[first, neighbour, second]), [true, false, false]);
+    }
+
+    #[test]
+    fn an_exempt_network_has_no_limit_of_its_own() {
+        let open = open(100, 1);
+        let balancer: Vec<_> = (0..50).map(|_| admit(&open, "10.0.0.1")).collect();
+        assert!(!are_cut(&balancer).contains(&true));
+    }
+
+    #[test]
+    fn a_full_server_closes_silent_connections_only() {
+        let open = open(3, 3);
+        let reader = admit(&open, "192.0.2.1");
+        reader.connection().note_credentials();
+        let silent = admit(&open, "192.0.2.2");
+        let another = admit(&open, "192.0.2.3");
+        let newest = admit(&open, "192.0.2.4");
+        assert_eq!(are_cut(&[reader, silent]), [false, true]);
+        another.connection().note_credentials();
+        newest.connection().note_credentials();
+        let metrics = open.0.metrics.render();
+        assert!(metrics.contains("loangate_limit_reached_total{limit=\"connections\"} 1"), "{metrics}");
+        // `reader` and `silent` are closed by now.
+        let last = admit(&open, "192.0.2.5");
+        last.connection().note_credentials();
+        assert!(open.admit("192.0.2.6".parse().unwrap()).is_none(), "all others have credentials");
+        drop(another);
+        assert!(open.admit("192.0.2.6".parse().unwrap()).is_some());
+    }
+
+    #[test]
+    fn closing_connections_are_bounded() {
+        let open = open(4, 4);
+        let address = "192.0.2.1".parse().unwrap();
+        let admitted: Vec<_> = std::iter::from_fn(|| open.admit(address)).take(1000).collect();
+        assert_eq!(admitted.len(), 4 + MAX_CLOSING, "none of them is closed yet");
+        drop(admitted);
+        let state = open.lock();
+        assert!(state.connections.is_empty() && state.unproven.is_empty() && state.by_network.is_empty());
+    }
+
+    #[test]
+    fn a_drain_reaches_later_connections_too() {
+        let open = open(4, 4);
+        let before = admit(&open, "192.0.2.1");
+        open.drain();
+        let after = admit(&open, "192.0.2.1");
+        assert!(before.connection().is_draining() && after.connection().is_draining());
     }
 }

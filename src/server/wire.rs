@@ -17,6 +17,7 @@ use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
+use super::frame_budget::FrameBudget;
 use crate::buffers::{LEAST, Size};
 use crate::connection::Connection;
 
@@ -71,6 +72,31 @@ struct Sealed {
     /// How much of [`AT_ONCE`] is left.
     at_once: usize,
     closing: bool,
+    /// What the client sends over HTTP/2; none over HTTP/1.1.
+    frames: Option<Box<FrameBudget>>,
+    /// Plaintext that was sealed, in bytes.
+    written: u64,
+    /// Ciphertext that the kernel accepted, in bytes.
+    sent: u64,
+}
+
+/// What the deadlines of a connection need to know of its bytes.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Traffic {
+    /// Whether the client's HTTP/2 preface is still to come; false over HTTP/1.1.
+    pub(super) awaits_preface: bool,
+    /// Whether an HTTP/2 head has begun to arrive.
+    pub(super) is_within_head: bool,
+    /// HTTP/2 heads that have arrived.
+    pub(super) heads: u64,
+    /// HTTP/2 streams that the client has reset.
+    pub(super) resets: u64,
+    /// Whether the client has sent too many HTTP/2 frames that do no work.
+    pub(super) is_overspent: bool,
+    /// Whether the kernel has accepted everything.
+    pub(super) is_sent: bool,
+    /// Bytes that the kernel has accepted.
+    pub(super) sent: u64,
 }
 
 impl Wire {
@@ -94,6 +120,9 @@ impl Wire {
             unsent: UNSENT,
             at_once: 0,
             closing: false,
+            frames: gathers.then(|| Box::new(FrameBudget::new())),
+            written: 0,
+            sent: 0,
         };
         Wire { inner: Arc::new(Mutex::new(sealed)), gathers }
     }
@@ -131,6 +160,23 @@ impl Wire {
     /// What was heard has become a request.
     pub(super) fn forget_heard(&self) {
         self.lock().heard = false;
+    }
+
+    /// What has passed so far.
+    pub(super) fn traffic(&self) -> Traffic {
+        let this = self.lock();
+        let is_sent = this.tail.is_empty() && !this.session.wants_write();
+        let traffic = Traffic { is_sent, sent: this.sent, ..Traffic::default() };
+        let Some(frames) = &this.frames else { return traffic };
+        Traffic {
+            awaits_preface: frames.awaits_preface(),
+            is_within_head: frames.is_within_head(),
+            heads: frames.heads(),
+            resets: frames.resets(),
+            // What was written is nearly all payload: frames without any are answered by frames of their size.
+            is_overspent: frames.is_overspent(this.written),
+            ..traffic
+        }
     }
 
     /// Whether it gathers what hyper writes.
@@ -206,7 +252,11 @@ impl Sealed {
             Err(error) => return Poll::Ready(Err(error)),
         };
         let length = plain.len().min(buffer.remaining());
-        buffer.put_slice(plain.get(..length).unwrap_or_default());
+        let read = plain.get(..length).unwrap_or_default();
+        buffer.put_slice(read);
+        if let Some(frames) = &mut self.frames {
+            frames.read(read);
+        }
         reader.consume(length);
         self.heard |= length > 0;
         self.at_once = AT_ONCE;
@@ -294,6 +344,7 @@ impl Sealed {
             return Err(io::Error::other("TLS did not take what it was given"));
         }
         self.sealed += length + length.div_ceil(RECORD) * OVERHEAD;
+        self.written += length as u64;
         self.at_once = self.at_once.saturating_sub(length);
         self.tail.clear();
         Ok(())
@@ -308,6 +359,7 @@ impl Sealed {
             }
             Ok(0) => Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
             Ok(sent) => {
+                self.sent += sent as u64;
                 let is_all = !self.session.wants_write();
                 self.sealed = if is_all { 0 } else { self.sealed.saturating_sub(sent) };
                 if self.at_once == 0 {

@@ -13,6 +13,8 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
+use super::open::Entry;
+
 /// How often to look how busy the workers were. A window much shorter sees single requests, a longer one lags behind.
 const LOOK: Duration = Duration::from_millis(100);
 /// How much of its time a worker is expected to be busy with a new connection, in percent. A burst spreads by it, since
@@ -26,6 +28,8 @@ pub(super) struct Arrival {
     pub(super) socket: std::net::TcpStream,
     /// Its place among the connections of that worker.
     pub(super) seat: Seat,
+    /// Its place among all open connections.
+    pub(super) entry: Entry,
     /// Counts it as open before it has a task, so that a drain does not end without it.
     pub(super) counted: TaskTrackerToken,
 }

@@ -25,6 +25,7 @@ const COUNTERS: [(&str, Unit, &str); 14] = [
     ("loangate_streams_closed_total", Unit::Count, "Bodies that are over, by how they ended"),
     ("loangate_handshakes_total", Unit::Count, "TLS handshakes, by outcome"),
     ("loangate_connections_total", Unit::Count, "Connections whose handshake succeeded"),
+    ("loangate_limit_reached_total", Unit::Count, "Connections that reached a limit of [limits], by limit"),
     ("loangate_loan_events_total", Unit::Count, "Events of loans that were written to the ledger"),
     ("loangate_brake_total", Unit::Count, "Loans that the spending brake met, by limit and mode"),
     (
@@ -216,6 +217,11 @@ impl Metrics {
     /// A connection is closed.
     pub fn connection_closed(&self, worker: usize) {
         self.connections(worker).decrement(1.0);
+    }
+
+    /// A connection reached this limit of `[limits]`.
+    pub fn limit_reached(&self, limit: &'static str) {
+        self.count("loangate_limit_reached_total", &[("limit", limit)]);
     }
 
     fn connections(&self, worker: usize) -> Gauge {

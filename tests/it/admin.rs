@@ -279,3 +279,61 @@ async fn readiness_says_that_bokbasen_is_missing_and_when_it_is_back() {
     assert_eq!(readiness(&scene).await, (200, json!({ "ready": true, "missing": [] })));
     scene.end().await;
 }
+
+#[tokio::test]
+async fn names_that_are_not_configured_are_misdirected() {
+    let config = vec![("[admin]", "[admin]\nopen_metrics = true\nhosts = [\"gate.example.no\"]")];
+    let scene = Scene::set(Setting { config, ..Setting::default() }).await;
+    let port = scene.admin.rsplit(':').next().unwrap();
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let token = std::fs::read_to_string(scene.dir.path().join("certs/admin.token")).unwrap();
+    let status = async |path: &str, host: &str| {
+        let request = client.get(format!("{}{path}", scene.admin)).bearer_auth(&token).header("host", host);
+        request.send().await.unwrap().status().as_u16()
+    };
+    for path in ["/metrics", "/api/v1/loans", "/openapi.json"] {
+        for host in ["127.0.0.1", "localhost", "[::1]", "gate.example.no"] {
+            assert_eq!(status(path, &format!("{host}:{port}")).await, 200, "{host}{path}");
+        }
+        for host in ["rebound.example.com", "gate.example.no.example.com", "localhost.example.com"] {
+            assert_eq!(status(path, &format!("{host}:{port}")).await, 421, "{host}{path}");
+        }
+    }
+    for path in ["/healthz", "/readyz"] {
+        assert_eq!(status(path, "rebound.example.com").await, 200, "{path}");
+    }
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn wrong_tokens_are_slowed_and_logged_once() {
+    let mut scene = Scene::around(Setting::default()).await;
+    let gate = scene.spawn_gate().await;
+    let wrong = "wrong-token-0123456789abcdef0123456789";
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let began = std::time::Instant::now();
+    for _ in 0..12 {
+        let answer = client.get(format!("{}/metrics", scene.admin)).bearer_auth(wrong).send().await.unwrap();
+        assert_eq!(answer.status(), 401);
+        assert!(answer.text().await.unwrap().contains("The admin token is wrong."));
+    }
+    // Each one later than the one before.
+    assert!(began.elapsed() > std::time::Duration::from_millis(1500), "{:?}", began.elapsed());
+    assert_eq!(scene.admin("/metrics").await.status(), 200, "the right token is not slowed");
+    let log = std::fs::read_to_string(&gate.log).unwrap();
+    assert_eq!(log.matches("had a wrong token").count(), 1, "{log}");
+    assert!(!log.contains("wrong-token"), "{log}");
+}
+
+#[tokio::test]
+async fn silent_admin_connections_make_room() {
+    let scene = Scene::start().await;
+    let address = scene.admin.trim_start_matches("http://");
+    let mut silent = Vec::new();
+    for _ in 0..200 {
+        silent.push(tokio::net::TcpStream::connect(address).await.unwrap());
+    }
+    assert_eq!(status(&scene, "/healthz", None).await, 200);
+    assert_eq!(scene.admin("/api/v1/loans").await.status(), 200);
+    scene.end().await;
+}

@@ -82,10 +82,11 @@ fn keys_are_for_their_owner_alone() {
 #[test]
 fn a_literal_secret_is_a_warning() {
     let directory = initialised();
-    let text = GOOD.replace("{ file = \"certs/admin.token\" }", "\"0123456789\"");
+    let token = "0123456789abcdef0123456789abcdef";
+    let text = GOOD.replace("{ file = \"certs/admin.token\" }", &format!("\"{token}\""));
     let (good, said, _) = check(directory.path(), &text);
     assert!(good && said.contains("warning: case.toml:13: admin.token: the secret itself stands"), "{said}");
-    assert!(!said.contains("0123456789"));
+    assert!(!said.contains(token));
 }
 
 #[test]
@@ -190,7 +191,10 @@ const CASES: &[Case] = &[
         "a key that is no key",
         "key = \"certs/server.key\"",
         "key = \"certs/jwks.json\"",
-        &["9: tls.key: certs/jwks.json cannot be read: no items found; it must be PEM"],
+        &[
+            "9: tls.key: certs/jwks.json cannot be read: no items found; it must be PEM",
+            "9: tls.key: other users can read or change certs/jwks.json (mode 644). Make it its owner's alone: chmod 600 certs/jwks.json",
+        ],
     ),
     (
         "a key of another certificate",
@@ -243,6 +247,30 @@ const CASES: &[Case] = &[
         "ticket_keys = [{ file = \"certs/ticket.key\" }]",
         "ticket_keys = { file = \"certs/ticket.key\" }",
         &["10: tls.ticket_keys: this is a table. Write a list: [ … ]"],
+    ),
+    (
+        "an admin token that is too short",
+        "{ file = \"certs/admin.token\" }",
+        "\"short\"",
+        &["13: admin.token: the key has 5 bytes and needs 32. Make one with `openssl rand -hex 32`"],
+    ),
+    (
+        "a host of the admin listener with a port",
+        "[admin]",
+        "[admin]\nhosts = [\"gate.example.no:9443\"]",
+        &[
+            "13: admin.hosts: \"gate.example.no:9443\" is no name of a host. Write it without a scheme and a port, like \"gate.example.no\"",
+        ],
+    ),
+    (
+        "limits without sense",
+        "[ledger]",
+        "[limits]\nconnections = 100\nconnections_per_address = 50\nidle = \"0s\"\nexempt_networks = [\"10.0.0.0/40\"]\n\n[ledger]",
+        &[
+            "38: limits.connections_per_address: one address could fill the server: it may have at most a quarter of connections. Write 25 or less",
+            "39: limits.idle: it must be longer than nothing. Write a duration like \"15s\"",
+            "40: limits.exempt_networks: \"10.0.0.0/40\" is no network. Write one like \"10.0.0.0/8\" or \"2001:db8::/32\"",
+        ],
     ),
     (
         "a pseudonym key that is too short",
@@ -587,6 +615,7 @@ fn every_mistake_in_a_table_of_titles_has_its_line() {
         errors.lines().collect::<Vec<_>>(),
         [
             "case.toml:9: tls.key: certs/jwks.json cannot be read: no items found; it must be PEM",
+            "case.toml:9: tls.key: other users can read or change certs/jwks.json (mode 644). Make it its owner's alone: chmod 600 certs/jwks.json",
             "titles.csv:2: \"9788299999039\" is no title: the check digit of the ISBN is wrong",
             "titles.csv:5: no request has such a path, which is written decoded. The path is percent-encoded twice. Encode it once.",
             "titles.csv:6: line 4 has this path already. Write all its ISBNs in one line",
@@ -600,6 +629,38 @@ fn every_mistake_in_a_table_of_titles_has_its_line() {
         !output.status.success() && errors.contains("titles.csv:5: no request has such a path"),
         "{errors}"
     );
+}
+
+#[test]
+fn secret_files_of_every_key_are_private() {
+    use std::os::unix::fs::PermissionsExt;
+    let directory = initialised();
+    let files = ["server.key", "ticket.key", "admin.token", "pseudonym.key", "link.key", "lending.secret"];
+    for (name, mode) in files.iter().zip([0o644, 0o640, 0o604, 0o620, 0o660, 0o601]) {
+        let file = directory.path().join("certs").join(name);
+        fs::set_permissions(file, fs::Permissions::from_mode(mode)).unwrap();
+    }
+    let (good, _, errors) = check(directory.path(), GOOD);
+    assert!(!good);
+    let keys: Vec<&str> = errors.lines().map(|line| line.split(": ").nth(1).unwrap()).collect();
+    assert_eq!(
+        keys,
+        [
+            "tls.key",
+            "tls.ticket_keys",
+            "admin.token",
+            "privacy.pseudonym_key",
+            "readers.links.keys[0].secret",
+            "lending.client_secret"
+        ]
+    );
+    assert!(
+        errors.contains(
+            "case.toml:13: admin.token: other users can read or change certs/admin.token (mode 604)"
+        )
+    );
+    // A gate starts all the same: a mode is no reason to be down.
+    assert!(loangate::config::load(&directory.path().join("case.toml")).is_ok());
 }
 
 #[test]

@@ -2,9 +2,10 @@
 
 use http::StatusCode;
 use loangate::sandbox::Bounds;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::support::{AUDIO, File, Process, Scene, Setting};
+use crate::support::{AUDIO, File, Process, Scene, Setting, frames, raw};
 
 /// More than the sockets and windows between the two can hold, so that the gate is not done before the reader is.
 const SIZE: u64 = 64 << 20;
@@ -102,4 +103,36 @@ async fn a_reader_who_reads_nothing_is_cut_when_the_time_for_draining_is_over() 
         assert!(broken && at < SIZE, "{version:?}: {at} bytes of {SIZE} looked whole");
         scene.end().await;
     }
+}
+
+#[tokio::test]
+async fn silent_connections_do_not_hold_up_a_drain() {
+    let (scene, mut gate) = scene(Vec::new()).await;
+    let address = scene.base.trim_start_matches("https://").parse().unwrap();
+    let ca = scene.dir.path().join("certs/ca.pem");
+    let connect = async |protocol, sent: Vec<u8>| {
+        let mut stream = raw::connect(address, &ca, "localhost", protocol).await;
+        stream.write_all(&sent).await.unwrap();
+        stream.flush().await.unwrap();
+        stream
+    };
+    let request = frames::frame(1, 5, 1, &frames::head("GET", "localhost", "/", None));
+    let silent = [
+        connect("http/1.1", Vec::new()).await,
+        connect("http/1.1", b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n".to_vec()).await,
+        connect("http/1.1", b"GET / HTTP/1.1\r\nho".to_vec()).await,
+        connect("h2", Vec::new()).await,
+        connect("h2", frames::preface(&[])).await,
+        connect("h2", [frames::preface(&[]), request.clone()].concat()).await,
+        connect("h2", [frames::preface(&[]), request[..20].to_vec()].concat()).await,
+    ];
+    let mut shaking = TcpStream::connect(address).await.unwrap();
+    // Longer than the time for draining would be too long by far: the head has 20 seconds, and idle time 75.
+    let began = std::time::Instant::now();
+    gate.terminate();
+    assert_eq!(gate.exit().await.code(), Some(0));
+    assert!(began.elapsed() < std::time::Duration::from_secs(9), "{:?}", began.elapsed());
+    assert_eq!(shaking.read(&mut [0]).await.unwrap_or(0), 0);
+    drop(silent);
+    scene.end().await;
 }

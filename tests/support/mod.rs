@@ -4,6 +4,7 @@
 pub(crate) mod chromium;
 pub(crate) mod demo;
 pub(crate) mod disk;
+pub(crate) mod frames;
 pub(crate) mod multipart;
 pub(crate) mod origin;
 pub(crate) mod pages;

@@ -23,6 +23,16 @@ pub(crate) async fn connect(
     name: &str,
     protocol: &str,
 ) -> TlsStream<TcpStream> {
+    connect_over(TcpStream::connect(address).await.unwrap(), ca, name, protocol).await
+}
+
+/// As [`connect`], over this socket.
+pub(crate) async fn connect_over(
+    socket: TcpStream,
+    ca: &Path,
+    name: &str,
+    protocol: &str,
+) -> TlsStream<TcpStream> {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(ca).unwrap()).unwrap();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -32,7 +42,6 @@ pub(crate) async fn connect(
         .with_root_certificates(roots)
         .with_no_client_auth();
     config.alpn_protocols = vec![protocol.as_bytes().to_vec()];
-    let socket = TcpStream::connect(address).await.unwrap();
     let name = ServerName::try_from(name.to_owned()).unwrap();
     TlsConnector::from(Arc::new(config)).connect(name, socket).await.unwrap()
 }

@@ -204,7 +204,8 @@ impl Scene {
         self.client().http2_prior_knowledge().build().unwrap()
     }
 
-    fn client(&self) -> reqwest::ClientBuilder {
+    /// What clients of this gate are built with.
+    pub(crate) fn client(&self) -> reqwest::ClientBuilder {
         let ca = std::fs::read(self.dir.path().join("certs/ca.pem")).unwrap();
         reqwest::Client::builder()
             .no_proxy()

@@ -1,0 +1,188 @@
+//! The admin listener's connections by address: how many there are, and who has sent wrong tokens.
+//!
+//! `listen` admits each connection, and `auth` notes what its token was. All state is bounded.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio_util::sync::CancellationToken;
+
+/// Connections at once.
+pub(super) const MAX_CONNECTIONS: usize = 64;
+/// Addresses whose wrong tokens are remembered.
+const MAX_REMEMBERED: usize = 1024;
+/// How long they are remembered after the last one.
+const REMEMBERED: Duration = Duration::from_secs(600);
+/// How much later each further wrong token is answered, and at most.
+const DELAY_STEP: Duration = Duration::from_millis(25);
+const MAX_DELAY: Duration = Duration::from_secs(1);
+
+/// Everybody who is connected. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Peers(Arc<Mutex<State>>);
+
+#[derive(Debug, Default)]
+struct State {
+    last: u64,
+    /// By number, so the oldest first.
+    connections: BTreeMap<u64, Connection>,
+    wrong_tokens: HashMap<IpAddr, WrongTokens>,
+}
+
+#[derive(Debug)]
+struct Connection {
+    close: CancellationToken,
+    has_token: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct WrongTokens {
+    count: u32,
+    last: Instant,
+}
+
+/// A connection to the admin listener.
+#[derive(Debug)]
+pub(super) struct Peer {
+    peers: Peers,
+    number: u64,
+    address: IpAddr,
+    close: CancellationToken,
+}
+
+impl Peers {
+    /// Admits a connection. Where there are too many, the oldest one without the token is closed for it; none where all
+    /// have the token.
+    pub(super) fn admit(&self, address: IpAddr) -> Option<Arc<Peer>> {
+        let mut state = self.lock();
+        if state.connections.len() >= MAX_CONNECTIONS {
+            let oldest = state.connections.iter().find(|(_, connection)| !connection.has_token);
+            let number = *oldest?.0;
+            if let Some(oldest) = state.connections.remove(&number) {
+                oldest.close.cancel();
+            }
+        }
+        state.last += 1;
+        let (number, close) = (state.last, CancellationToken::new());
+        state.connections.insert(number, Connection { close: close.clone(), has_token: false });
+        drop(state);
+        Some(Arc::new(Peer { peers: self.clone(), number, address: subscriber(address), close }))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Peer {
+    /// Where it connects from; of an IPv6 address, the network.
+    pub(super) fn address(&self) -> IpAddr {
+        self.address
+    }
+
+    /// Ready when the connection is to be closed for another one.
+    pub(super) async fn closed(&self) {
+        self.close.cancelled().await;
+    }
+
+    /// Notes that it sent the token.
+    pub(super) fn note_token(&self) {
+        if let Some(connection) = self.peers.lock().connections.get_mut(&self.number) {
+            connection.has_token = true;
+        }
+    }
+
+    /// Notes a wrong token, and returns how much later it is to be answered: longer with each one of the address.
+    pub(super) fn note_wrong_token(&self, now: Instant) -> Duration {
+        let wrong = &mut self.peers.lock().wrong_tokens;
+        if wrong.len() >= MAX_REMEMBERED && !wrong.contains_key(&self.address) {
+            wrong.retain(|_, tokens| now.duration_since(tokens.last) < REMEMBERED);
+            let oldest = wrong.iter().min_by_key(|(_, tokens)| tokens.last).map(|(address, _)| *address);
+            if let (true, Some(oldest)) = (wrong.len() >= MAX_REMEMBERED, oldest) {
+                wrong.remove(&oldest);
+            }
+        }
+        let tokens = wrong.entry(self.address).or_insert(WrongTokens { count: 0, last: now });
+        if now.duration_since(tokens.last) >= REMEMBERED {
+            tokens.count = 0;
+        }
+        tokens.count = tokens.count.saturating_add(1);
+        tokens.last = now;
+        DELAY_STEP.saturating_mul(tokens.count - 1).min(MAX_DELAY)
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        self.peers.lock().connections.remove(&self.number);
+    }
+}
+
+/// One subscriber's address: of IPv6, the first 64 bits.
+fn subscriber(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => {
+            let prefix = address.to_bits() & !u128::from(u64::MAX);
+            IpAddr::V6(Ipv6Addr::from_bits(prefix))
+        }
+        address => address,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(number: u32) -> IpAddr {
+        IpAddr::V4(std::net::Ipv4Addr::from_bits(number))
+    }
+
+    #[test]
+    fn the_oldest_connection_without_the_token_makes_room() {
+        let peers = Peers::default();
+        let mut open: Vec<_> = (0..MAX_CONNECTIONS).map(|_| peers.admit(address(1)).unwrap()).collect();
+        open[0].note_token();
+        open.push(peers.admit(address(2)).unwrap());
+        let closed: Vec<bool> = open.iter().map(|peer| peer.close.is_cancelled()).collect();
+        assert_eq!(closed.iter().filter(|closed| **closed).count(), 1);
+        assert!(closed[1], "the oldest without the token");
+        open.iter().for_each(|peer| peer.note_token());
+        assert!(peers.admit(address(3)).is_none(), "all have the token");
+        open.pop();
+        assert!(peers.admit(address(3)).is_some());
+        drop(open);
+        assert!(peers.lock().connections.is_empty());
+    }
+
+    #[test]
+    fn each_wrong_token_of_an_address_is_answered_later() {
+        let peers = Peers::default();
+        let (guesser, other) = (peers.admit(address(1)).unwrap(), peers.admit(address(2)).unwrap());
+        let now = Instant::now();
+        let delays: Vec<_> = (0..100).map(|_| guesser.note_wrong_token(now)).collect();
+        assert!(delays[0].is_zero() && delays.is_sorted() && delays[99] == MAX_DELAY, "{delays:?}");
+        assert!(other.note_wrong_token(now).is_zero());
+        assert!(guesser.note_wrong_token(now + REMEMBERED).is_zero(), "it is forgotten");
+    }
+
+    #[test]
+    fn few_addresses_are_remembered_however_many_guess() {
+        let peers = Peers::default();
+        let began = Instant::now();
+        for number in 0..5000 {
+            let peer = peers.admit(address(number)).unwrap();
+            peer.note_wrong_token(began + Duration::from_millis(number.into()));
+        }
+        assert_eq!(peers.lock().wrong_tokens.len(), MAX_REMEMBERED);
+        assert!(peers.lock().wrong_tokens.contains_key(&address(4999)));
+    }
+
+    #[test]
+    fn an_ipv6_subscriber_is_one_address() {
+        let one = subscriber("2001:db8:0:1::1".parse().unwrap());
+        assert_eq!(one, subscriber("2001:db8:0:1:ffff::2".parse().unwrap()));
+        assert_ne!(one, subscriber("2001:db8:0:2::1".parse().unwrap()));
+    }
+}

@@ -1,0 +1,188 @@
+//! `[limits]`: how many connections there may be, and how long each may take for what.
+//!
+//! `config` builds [`Limits`], the command line fits it to the process's file descriptors, and every connection is
+//! held to it. [`Limit`] names the limit that was reached, for metrics.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+/// The fewest connections that descriptors are found for. A process with so few descriptors fails elsewhere.
+const FEWEST_CONNECTIONS: usize = 16;
+/// Descriptors for connections to origins, unless that is more than half of those for readers and origins together.
+const ORIGIN_DESCRIPTORS: u64 = 1024;
+
+/// The keys of `[limits]`.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Limits {
+    /// Open connections of all readers.
+    pub connections: usize,
+    /// Of those, the ones of one address that have not yet carried accepted credentials.
+    pub connections_per_address: usize,
+    /// Networks to whose addresses `connections_per_address` does not apply, such as a load balancer's.
+    pub exempt_networks: Vec<IpNet>,
+    /// The whole TLS handshake.
+    pub handshake: Duration,
+    /// From the handshake to the end of the client's HTTP/2 preface.
+    pub preface: Duration,
+    /// From the first byte of a request's head to its last.
+    pub head: Duration,
+    /// From the end of a request's head to the end of its body.
+    pub body: Duration,
+    /// Between requests.
+    pub idle: Duration,
+    /// Without progress on an answer that is not a file; `delivery.idle` bounds those that are.
+    pub send: Duration,
+    /// Requests on one connection, after which it ends.
+    pub requests_per_connection: u64,
+    /// The age at which a connection ends once its running answers are sent.
+    pub connection_age: Duration,
+    /// Concurrent streams of one HTTP/2 connection.
+    pub h2_streams: u32,
+    /// Streams that a client may reset in a minute on one HTTP/2 connection.
+    pub h2_resets_per_minute: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            connections: 10_000,
+            connections_per_address: 256,
+            exempt_networks: Vec::new(),
+            handshake: Duration::from_secs(10),
+            preface: Duration::from_secs(10),
+            head: Duration::from_secs(20),
+            body: Duration::from_secs(20),
+            idle: Duration::from_secs(75),
+            send: Duration::from_secs(60),
+            requests_per_connection: 10_000,
+            connection_age: Duration::from_secs(3600),
+            h2_streams: 128,
+            h2_resets_per_minute: 1000,
+        }
+    }
+}
+
+impl Limits {
+    /// The same limits with as many connections as this many file descriptors allow, some of which are for origins, and
+    /// `reserved` for other parts of the process. The connections of one address are at most a quarter of all.
+    #[must_use]
+    pub fn fit(&self, descriptors: u64, reserved: u64) -> Limits {
+        let free = descriptors.saturating_sub(reserved);
+        let allowed = free - ORIGIN_DESCRIPTORS.min(free / 2);
+        let allowed = usize::try_from(allowed).unwrap_or(usize::MAX).max(FEWEST_CONNECTIONS);
+        let connections = self.connections.min(allowed);
+        let connections_per_address = self.connections_per_address.min(connections / 4).max(1);
+        Limits { connections, connections_per_address, ..self.clone() }
+    }
+
+    /// Whether `connections_per_address` does not apply to this address.
+    pub(super) fn is_exempt(&self, address: IpAddr) -> bool {
+        self.exempt_networks.iter().any(|network| network.contains(&address))
+    }
+}
+
+/// Raises the soft limit of open file descriptors to the hard one, and returns the limit then in force.
+pub fn raise_descriptor_limit() -> u64 {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    let in_force = match setrlimit(Resource::Nofile, raised) {
+        Ok(()) => limit.maximum,
+        // A system may refuse what it names as its own maximum. The old limit then stays.
+        Err(error) => {
+            tracing::warn!(%error, "the limit of open files was not raised");
+            limit.current
+        }
+    };
+    in_force.unwrap_or(u64::MAX)
+}
+
+/// The limit of open file descriptors in force.
+pub(super) fn descriptor_limit() -> u64 {
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
+}
+
+/// A limit of `[limits]` that a connection reached.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Limit {
+    Connections,
+    ConnectionsPerAddress,
+    Handshake,
+    Preface,
+    Head,
+    Body,
+    Idle,
+    Send,
+    Requests,
+    Age,
+    H2Resets,
+    /// The budget of HTTP/2 frames that do no work.
+    H2Frames,
+}
+
+impl Limit {
+    /// The label in `loangate_limit_reached_total`: the key, where there is one.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Limit::Connections => "connections",
+            Limit::ConnectionsPerAddress => "connections_per_address",
+            Limit::Handshake => "handshake",
+            Limit::Preface => "preface",
+            Limit::Head => "head",
+            Limit::Body => "body",
+            Limit::Idle => "idle",
+            Limit::Send => "send",
+            Limit::Requests => "requests_per_connection",
+            Limit::Age => "connection_age",
+            Limit::H2Resets => "h2_resets_per_minute",
+            Limit::H2Frames => "h2_frames",
+        }
+    }
+
+    /// Whether only an abusive client reaches it. HTTP/2 then closes with ENHANCE_YOUR_CALM (RFC 9113 §7).
+    #[allow(dead_code, reason = "hyper sends no GOAWAY with a reason of ours")]
+    pub(super) fn is_abuse(self) -> bool {
+        matches!(self, Limit::H2Resets | Limit::H2Frames)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_fit_into_the_descriptors() {
+        let limits = Limits::default();
+        let fitted = |descriptors, reserved| {
+            let fitted = limits.fit(descriptors, reserved);
+            (fitted.connections, fitted.connections_per_address)
+        };
+        assert_eq!(fitted(1_000_000, 200), (10_000, 256));
+        assert_eq!(fitted(2_200, 200), (1000, 250), "a quarter of all for one address");
+        assert_eq!(fitted(20_000, 200), (10_000, 256));
+        assert_eq!(fitted(300, 200), (50, 12), "half of them for origins");
+        assert_eq!(fitted(100, 200), (16, 4), "never none");
+        assert_eq!(fitted(u64::MAX, 0), (10_000, 256));
+    }
+
+    #[test]
+    fn the_soft_descriptor_limit_rises_to_the_hard_one() {
+        let raised = raise_descriptor_limit();
+        let limit = getrlimit(Resource::Nofile);
+        assert_eq!(limit.current, limit.maximum);
+        assert_eq!(raised, limit.maximum.unwrap_or(u64::MAX));
+    }
+
+    #[test]
+    fn an_exempt_network_covers_its_addresses() {
+        let exempt_networks = vec!["10.0.0.0/8".parse().unwrap(), "2001:db8::/32".parse().unwrap()];
+        let limits = Limits { exempt_networks, ..Limits::default() };
+        for (address, exempt) in
+            [("10.1.2.3", true), ("11.1.2.3", false), ("2001:db8::1", true), ("::1", false)]
+        {
+            assert_eq!(limits.is_exempt(address.parse().unwrap()), exempt, "{address}");
+        }
+    }
+}

@@ -1,0 +1,292 @@
+//! `[limits]`: how many connections there may be, which one is closed for another, and when one has done enough.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use http::StatusCode;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio_rustls::client::TlsStream;
+
+use crate::support::frames::{self, END_HEADERS, END_STREAM, HEADERS, PING, RST_STREAM, frame, preface};
+use crate::support::scene::Setting;
+use crate::support::{AUDIO, BOOK, File, Process, Scene, metric, program, raw};
+
+async fn scene_with(limits: &'static str) -> Scene {
+    let scene = Scene::set(Setting { config: vec![("[ledger]", limits)], ..Setting::default() }).await;
+    scene.origin.put(&format!("{BOOK}/book.epub"), File::of(1000));
+    scene
+}
+
+fn address(scene: &Scene) -> SocketAddr {
+    scene.base.trim_start_matches("https://").parse().unwrap()
+}
+
+async fn connect(scene: &Scene, protocol: &str) -> TlsStream<TcpStream> {
+    raw::connect(address(scene), &scene.dir.path().join("certs/ca.pem"), "localhost", protocol).await
+}
+
+async fn reached(scene: &Scene, limit: &str) -> f64 {
+    metric(&scene.metrics().await, "loangate_limit_reached_total", &format!("limit=\"{limit}\""))
+}
+
+async fn connections(scene: &Scene) -> f64 {
+    metric(&scene.metrics().await, "loangate_connections_total", "")
+}
+
+/// A reader at a loopback address of its own.
+fn client_at(scene: &Scene, last: u8) -> reqwest::Client {
+    let address = IpAddr::V4(Ipv4Addr::new(127, 0, 0, last));
+    scene.client().local_address(address).http1_only().build().unwrap()
+}
+
+async fn silent(scene: &Scene, count: usize) -> Vec<TcpStream> {
+    let mut silent = Vec::new();
+    for _ in 0..count {
+        silent.push(TcpStream::connect(address(scene)).await.unwrap());
+    }
+    silent
+}
+
+#[tokio::test]
+async fn silent_connections_do_not_lock_readers_out() {
+    let Some(prlimit) = program("prlimit", "util-linux") else {
+        return;
+    };
+    let mut scene = Scene::around(Setting::default()).await;
+    scene.origin.put(&format!("{BOOK}/book.epub"), File::of(1000));
+    let gate = serve_with(&mut scene, &prlimit, 300).await;
+
+    let silent = silent(&scene, 400).await;
+    for reader in 2..7 {
+        let token = scene.token(&format!("reader-{reader}"));
+        let request = scene.get(&client_at(&scene, reader), &format!("/files/{BOOK}/book.epub"), &token);
+        let answer = request.send().await.unwrap_or_else(|error| panic!("reader {reader}: {error:?}"));
+        assert_eq!(answer.status(), StatusCode::OK, "reader {reader}");
+        assert_eq!(answer.bytes().await.unwrap(), File::of(1000).part(0..1000), "reader {reader}");
+    }
+    assert_eq!(scene.admin("/healthz").await.status(), StatusCode::OK);
+    assert_eq!(scene.admin("/readyz").await.status(), StatusCode::OK);
+    assert!(reached(&scene, "connections_per_address").await > 300.0);
+    // A reader behind the same address is served as well.
+    let token = scene.token("kari");
+    let same = scene.get(&scene.http2(), &format!("/files/{BOOK}/book.epub"), &token).send().await.unwrap();
+    assert_eq!(same.status(), StatusCode::OK);
+    let log = std::fs::read_to_string(&gate.log).unwrap();
+    assert!(log.contains("fewer connections than configured") && log.contains("LimitNOFILE"), "{log}");
+    assert!(!log.contains("no file descriptor for"), "{log}");
+    drop(silent);
+}
+
+#[tokio::test]
+async fn accepted_credentials_keep_a_connection() {
+    let scene = scene_with("[limits]\nconnections = 12\nconnections_per_address = 3\n\n[ledger]").await;
+    let mut reader = connect(&scene, "http/1.1").await;
+    let get = format!(
+        "GET /files/{BOOK}/book.epub HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {}\r\n\r\n",
+        scene.token("kari")
+    );
+    let mut answer = vec![0; 16 * 1024];
+    let read = async |reader: &mut TlsStream<TcpStream>, answer: &mut Vec<u8>| {
+        reader.write_all(get.as_bytes()).await.unwrap();
+        let length = reader.read(answer).await.unwrap();
+        assert!(answer[..length].starts_with(b"HTTP/1.1 200"), "{}", answer[..length].escape_ascii());
+    };
+    read(&mut reader, &mut answer).await;
+    let mut cookie = connect(&scene, "http/1.1").await;
+    cookie.write_all(b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
+    assert!(cookie.read(&mut answer).await.unwrap() > 0);
+    let silent = silent(&scene, 20).await;
+    let closed = async { while cookie.read(&mut answer).await.unwrap_or(0) > 0 {} };
+    let closed = tokio::time::timeout(Duration::from_secs(10), closed).await;
+    assert!(closed.is_ok(), "a request without credentials does not keep a connection");
+    scene
+        .until("the silent ones are closed", async || {
+            reached(&scene, "connections_per_address").await >= 18.0
+        })
+        .await;
+    // What is left of the first answer's body comes first.
+    while let Ok(Ok(1..)) = tokio::time::timeout(Duration::from_millis(300), reader.read(&mut answer)).await {
+    }
+    read(&mut reader, &mut answer).await;
+    drop(silent);
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn an_exempt_network_is_not_held_to_one_address() {
+    let limits = "[limits]\nconnections = 40\nconnections_per_address = 3\nexempt_networks = [\"127.0.0.0/8\"]\n\n[ledger]";
+    let scene = scene_with(limits).await;
+    let mut silent = silent(&scene, 20).await;
+    let request = scene.get(&scene.http1(), &format!("/files/{BOOK}/book.epub"), &scene.token("kari"));
+    assert_eq!(request.send().await.unwrap().status(), StatusCode::OK);
+    let mut byte = [0];
+    for socket in &mut silent {
+        let read = tokio::time::timeout(Duration::from_millis(1), socket.read(&mut byte)).await;
+        assert!(read.is_err(), "none was closed");
+    }
+    assert_eq!(reached(&scene, "connections_per_address").await, 0.0);
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn a_connection_ends_after_its_last_request() {
+    let scene = scene_with("[limits]\nrequests_per_connection = 3\n\n[ledger]").await;
+    let mut stream = connect(&scene, "http/1.1").await;
+    let mut answers = Vec::new();
+    stream.write_all(&b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n".repeat(3)).await.unwrap();
+    // To its end, which the gate makes.
+    let read = tokio::time::timeout(Duration::from_secs(10), stream.read_to_end(&mut answers)).await;
+    assert!(read.is_ok(), "the connection stays open");
+    let text = String::from_utf8_lossy(&answers).to_ascii_lowercase();
+    assert_eq!(text.matches("http/1.1 404").count(), 3, "{text}");
+    assert_eq!(text.matches("connection: close").count(), 1, "{text}");
+    assert_eq!(reached(&scene, "requests_per_connection").await, 1.0);
+
+    let client = scene.http2();
+    let before = connections(&scene).await;
+    for _ in 0..10 {
+        let request = scene.get(&client, &format!("/files/{BOOK}/book.epub"), &scene.token("kari"));
+        assert_eq!(request.send().await.unwrap().status(), StatusCode::OK);
+    }
+    assert!(connections(&scene).await >= before + 3.0, "the client has to connect again");
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn age_ends_a_connection_and_cuts_no_download() {
+    const SIZE: u64 = 8 << 20;
+    let scene = scene_with("[limits]\nconnection_age = \"1s\"\n\n[ledger]").await;
+    scene.origin.put(&format!("{AUDIO}/audio.mp3"), File::of(SIZE));
+    for (number, client) in [scene.http1(), scene.http2()].into_iter().enumerate() {
+        let path = format!("/files/{AUDIO}/audio.mp3");
+        let mut answer = scene.get(&client, &path, &scene.token("kari")).send().await.unwrap();
+        let mut received = answer.chunk().await.unwrap().unwrap().len() as u64;
+        if number == 1 {
+            // Over HTTP/1.1 a running answer is checked seldom, and the age shows when it is over.
+            scene.until("it is too old", async || reached(&scene, "connection_age").await >= 2.0).await;
+        } else {
+            tokio::time::sleep(Duration::from_millis(1500)).await;
+        }
+        while let Some(chunk) = answer.chunk().await.unwrap() {
+            received += chunk.len() as u64;
+        }
+        assert_eq!(received, SIZE, "the download broke off");
+        let ended = async || reached(&scene, "connection_age").await == (number + 1) as f64;
+        scene.until("the connection ends", ended).await;
+        let open = async || metric(&scene.metrics().await, "loangate_connections", "worker=") == 0.0;
+        scene.until("the connection is closed", open).await;
+    }
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn a_rapid_reset_closes_the_connection() {
+    let scene = scene_with("[limits]\nh2_resets_per_minute = 50\n\n[ledger]").await;
+    let mut stream = connect(&scene, "h2").await;
+    // Its answers wait for a window, so that each stream is open when it is reset.
+    const INITIAL_WINDOW_SIZE: u16 = 4;
+    stream.write_all(&preface(&[(INITIAL_WINDOW_SIZE, 0)])).await.unwrap();
+    let block = frames::head("GET", "localhost", "/", None);
+    let resets = async {
+        for number in 0..1000_u32 {
+            let id = number * 2 + 1;
+            let request = frame(HEADERS, END_HEADERS | END_STREAM, id, &block);
+            if stream.write_all(&request).await.is_err() || stream.flush().await.is_err() {
+                return number;
+            }
+            loop {
+                match frames::next(&mut stream).await {
+                    Some((HEADERS, _, answered, _)) if answered == id => break,
+                    Some(_) => {}
+                    None => return number,
+                }
+            }
+            let reset = frame(RST_STREAM, 0, id, &8_u32.to_be_bytes());
+            let _ = stream.write_all(&reset).await;
+        }
+        1000
+    };
+    let resets = tokio::time::timeout(Duration::from_secs(60), resets).await.unwrap();
+    assert!((50..60).contains(&resets), "{resets} resets were taken");
+    scene.until("it is counted", async || reached(&scene, "h2_resets_per_minute").await == 1.0).await;
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn frames_that_do_no_work_close_the_connection() {
+    let scene = scene_with("[limits]\nidle = \"60s\"\n\n[ledger]").await;
+    let (mut reader, mut writer) = tokio::io::split(connect(&scene, "h2").await);
+    writer.write_all(&preface(&[])).await.unwrap();
+    let pings = frame(PING, 0, 0, &[1; 8]).repeat(1000);
+    let flood = async {
+        // Two MiB, of which one is free.
+        for _ in 0..130 {
+            if writer.write_all(&pings).await.is_err() || writer.flush().await.is_err() {
+                break;
+            }
+        }
+        std::future::pending::<()>().await;
+    };
+    let mut answers = Vec::new();
+    let closed = tokio::time::timeout(Duration::from_secs(60), reader.read_to_end(&mut answers));
+    tokio::select! {
+        () = flood => {}
+        closed = closed => assert!(closed.is_ok(), "a flood of PINGs is answered"),
+    }
+    assert_eq!(reached(&scene, "h2_frames").await, 1.0);
+    scene.end().await;
+}
+
+/// The built gate under this limit of open files.
+async fn serve_with(scene: &mut Scene, prlimit: &Path, files: usize) -> Process {
+    let mut limited = Command::new(prlimit);
+    limited.arg(format!("--nofile={files}:{files}"));
+    let gate = Process::serve_within(limited, &scene.config_file()).await;
+    scene.base = gate.told("base_url");
+    scene.admin = gate.told("admin_url");
+    gate
+}
+
+fn open_files(gate: &Process) -> usize {
+    std::fs::read_dir(format!("/proc/{}/fd", gate.child.id())).unwrap().count()
+}
+
+#[tokio::test]
+async fn running_out_of_descriptors_is_logged_once() {
+    let Some(prlimit) = program("prlimit", "util-linux") else {
+        return;
+    };
+    let mut scene = Scene::around(Setting::default()).await;
+    let mut gate = serve_with(&mut scene, &prlimit, 300).await;
+    assert_eq!(scene.admin("/readyz").await.status(), StatusCode::OK);
+    let at_rest = open_files(&gate);
+    gate.kill();
+    // So few that the fewest connections that a gate accepts are too many.
+    let gate = serve_with(&mut scene, &prlimit, at_rest + 8).await;
+    let mut silent = Vec::new();
+    for number in 0..60 {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(SocketAddr::from(([127, 0, 1, number], 0))).unwrap();
+        silent.push(socket.connect(address(&scene)).await.unwrap());
+    }
+    let logged = async || {
+        std::fs::read_to_string(&gate.log).unwrap().contains("no file descriptor for a new connection")
+    };
+    scene.until("it is logged", logged).await;
+    assert_eq!(scene.admin("/healthz").await.status(), StatusCode::OK, "the admin listener has a reserve");
+    // Each new connection is accepted in the end, since a silent one is closed for it.
+    let mut reader = connect(&scene, "http/1.1").await;
+    reader.write_all(b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
+    assert!(reader.read(&mut [0; 100]).await.unwrap() > 0);
+    let log = std::fs::read_to_string(&gate.log).unwrap();
+    let lines: Vec<_> = log.lines().filter(|line| line.contains("no file descriptor")).collect();
+    assert_eq!(lines.len(), 1, "{log}");
+    assert!(
+        lines[0].contains("LimitNOFILE") && lines[0].contains(&format!("limit={}", at_rest + 8)),
+        "{log}"
+    );
+    drop(silent);
+}

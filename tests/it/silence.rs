@@ -1,0 +1,296 @@
+//! Clients that fall silent, or nearly so: each is closed when the limit of its phase has passed, and no later for single
+//! bytes that still arrive.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio_rustls::client::TlsStream;
+
+use crate::support::frames::{self, END_HEADERS, END_STREAM, HEADERS, PING, frame, preface};
+use crate::support::scene::Setting;
+use crate::support::{AUDIO, Scene, metric, raw};
+
+/// Short ones, each with another value where a test could take one for another.
+const LIMITS: &str = "[limits]\nhandshake = \"1s\"\npreface = \"1s\"\nhead = \"1s\"\nbody = \"1s\"\nidle = \"3s\"\n\
+                      send = \"2s\"\n\n[ledger]";
+/// How long after its limit a connection may be closed.
+const LATE: Duration = Duration::from_secs(2);
+/// Between the single bytes of a client that sends almost nothing.
+const DRIP: Duration = Duration::from_millis(300);
+
+async fn scene() -> Scene {
+    Scene::set(Setting { config: vec![("[ledger]", LIMITS)], ..Setting::default() }).await
+}
+
+fn address(scene: &Scene) -> SocketAddr {
+    scene.base.trim_start_matches("https://").parse().unwrap()
+}
+
+async fn connect(scene: &Scene, protocol: &str) -> TlsStream<TcpStream> {
+    raw::connect(address(scene), &scene.dir.path().join("certs/ca.pem"), "localhost", protocol).await
+}
+
+async fn reached(scene: &Scene, limit: &str) -> f64 {
+    metric(&scene.metrics().await, "loangate_limit_reached_total", &format!("limit=\"{limit}\""))
+}
+
+/// Reads until the gate closes the connection, which it does in time.
+async fn is_closed(stream: &mut (impl AsyncRead + Unpin), limit: u64, what: &str) {
+    let mut received = Vec::new();
+    let closed = async {
+        // A close without notice and a reset are closes as well.
+        let _ = stream.read_to_end(&mut received).await;
+    };
+    let within = Duration::from_secs(limit) + LATE;
+    assert!(tokio::time::timeout(within, closed).await.is_ok(), "{what}: still open after {within:?}");
+}
+
+/// As [`is_closed`], of a client that goes on sending these bytes, one every now and then.
+async fn is_closed_although(stream: TlsStream<TcpStream>, bytes: &[u8], limit: u64, what: &str) {
+    let (mut reader, mut writer) = tokio::io::split(stream);
+    let drip = async {
+        for byte in bytes {
+            if writer.write_all(std::slice::from_ref(byte)).await.is_err() || writer.flush().await.is_err() {
+                break;
+            }
+            tokio::time::sleep(DRIP).await;
+        }
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        () = drip => {}
+        () = is_closed(&mut reader, limit, what) => {}
+    }
+}
+
+#[tokio::test]
+async fn a_silent_handshake_is_closed() {
+    let scene = scene().await;
+    let nothing = async {
+        let mut socket = TcpStream::connect(address(&scene)).await.unwrap();
+        is_closed(&mut socket, 1, "no ClientHello").await;
+    };
+    let byte_by_byte = async {
+        let (mut reader, mut writer) = TcpStream::connect(address(&scene)).await.unwrap().into_split();
+        let drip = async {
+            // The header of a record of 512 bytes, and as many zeros as there is time for.
+            for byte in [0x16, 0x03, 0x01, 0x02, 0x00, 0x01].into_iter().chain(std::iter::repeat(0)) {
+                if writer.write_all(&[byte]).await.is_err() {
+                    break;
+                }
+                tokio::time::sleep(DRIP).await;
+            }
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            () = drip => {}
+            () = is_closed(&mut reader, 1, "a ClientHello byte by byte") => {}
+        }
+    };
+    tokio::join!(nothing, byte_by_byte);
+    assert_eq!(reached(&scene, "handshake").await, 2.0);
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn a_silent_http1_connection_is_closed() {
+    let scene = scene().await;
+    let silent = async { is_closed(&mut connect(&scene, "http/1.1").await, 3, "no request").await };
+    let after_an_answer = async {
+        let mut stream = connect(&scene, "http/1.1").await;
+        stream.write_all(b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
+        is_closed(&mut stream, 3, "after an answer").await;
+    };
+    // The parts of a TLS record wake the gate, and are no request.
+    let tls_bytes = async {
+        let mut stream = connect(&scene, "http/1.1").await;
+        let began = Instant::now();
+        let (socket, _) = stream.get_mut();
+        let mut record = [0x17, 0x03, 0x03, 0x40, 0x00].into_iter().chain(std::iter::repeat(0));
+        while socket.write_all(&[record.next().unwrap()]).await.is_ok() {
+            assert!(began.elapsed() < Duration::from_secs(3) + LATE, "one TLS byte at a time keeps it open");
+            tokio::time::sleep(DRIP).await;
+        }
+    };
+    tokio::join!(silent, after_an_answer, tls_bytes);
+    assert_eq!(reached(&scene, "idle").await, 3.0);
+    let half_a_head = async {
+        let mut stream = connect(&scene, "http/1.1").await;
+        stream.write_all(b"GET / HTTP/1.1\r\nhost: local").await.unwrap();
+        is_closed(&mut stream, 1, "half a head").await;
+    };
+    let byte_by_byte = async {
+        let head = b"GET / HTTP/1.1\r\nhost: localhost\r\naccept: */*\r\n\r\n";
+        is_closed_although(connect(&scene, "http/1.1").await, head, 1, "a head byte by byte").await;
+    };
+    let empty_lines = async {
+        is_closed_although(connect(&scene, "http/1.1").await, &[b'\n'; 60], 1, "empty lines").await;
+    };
+    tokio::join!(half_a_head, byte_by_byte, empty_lines);
+    assert_eq!(reached(&scene, "head").await, 3.0);
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn a_silent_http2_connection_is_closed() {
+    let scene = scene().await;
+    let no_preface = async { is_closed(&mut connect(&scene, "h2").await, 1, "no preface").await };
+    let half_a_preface = async {
+        let mut stream = connect(&scene, "h2").await;
+        stream.write_all(b"PRI * HTTP/2.0\r\n").await.unwrap();
+        is_closed(&mut stream, 1, "half a preface").await;
+    };
+    let no_settings = async {
+        is_closed_although(connect(&scene, "h2").await, &preface(&[])[..30], 1, "a preface byte by byte")
+            .await;
+    };
+    tokio::join!(no_preface, half_a_preface, no_settings);
+    assert_eq!(reached(&scene, "preface").await, 3.0);
+
+    let request = frame(HEADERS, END_HEADERS | END_STREAM, 1, &frames::head("GET", "localhost", "/", None));
+    let half_a_head = async {
+        let mut stream = connect(&scene, "h2").await;
+        stream.write_all(&[&preface(&[]), &request[..20]].concat()).await.unwrap();
+        is_closed(&mut stream, 1, "half a head").await;
+    };
+    let open_head = async {
+        let mut stream = connect(&scene, "h2").await;
+        let block = frames::head("GET", "localhost", "/", None);
+        stream.write_all(&[preface(&[]), frame(HEADERS, END_STREAM, 1, &block)].concat()).await.unwrap();
+        is_closed(&mut stream, 1, "a head without its end").await;
+    };
+    tokio::join!(half_a_head, open_head);
+    assert_eq!(reached(&scene, "head").await, 2.0);
+
+    let pings = async {
+        let (mut reader, mut writer) = tokio::io::split(connect(&scene, "h2").await);
+        writer.write_all(&[preface(&[]), request.clone()].concat()).await.unwrap();
+        let pinging = async {
+            while writer.write_all(&frame(PING, 0, 0, &[7; 8])).await.is_ok() {
+                writer.flush().await.unwrap_or_default();
+                tokio::time::sleep(DRIP).await;
+            }
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            () = pinging => {}
+            () = is_closed(&mut reader, 3, "PINGs between requests") => {}
+        }
+    };
+    pings.await;
+    assert_eq!(reached(&scene, "idle").await, 1.0);
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn half_a_body_is_answered_in_time() {
+    let scene = scene().await;
+    let (path, token) = (format!("/loans/{AUDIO}/progress"), scene.token("kari"));
+    let http1 = async {
+        let mut stream = connect(&scene, "http/1.1").await;
+        let request = format!(
+            "PUT {path} HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {token}\r\ncontent-length: 100\r\n\r\n{{\"fr"
+        );
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        let read = tokio::time::timeout(Duration::from_secs(1) + LATE, stream.read_to_end(&mut answer)).await;
+        assert!(read.is_ok(), "half a body over HTTP/1.1 keeps the connection open");
+        assert!(answer.starts_with(b"HTTP/1.1 400"), "{}", answer.escape_ascii());
+    };
+    let http2 = async {
+        let mut stream = connect(&scene, "h2").await;
+        let head = frame(HEADERS, END_HEADERS, 1, &frames::head("PUT", "localhost", &path, Some(&token)));
+        let data = frame(frames::DATA, 0, 1, b"{\"fr");
+        stream.write_all(&[preface(&[]), head, data].concat()).await.unwrap();
+        let ended = async {
+            loop {
+                let (kind, flags, number, _) = frames::next(&mut stream).await.unwrap();
+                let is_end = kind == frames::RST_STREAM || flags & END_STREAM != 0;
+                if number == 1 && is_end && matches!(kind, frames::DATA | HEADERS | frames::RST_STREAM) {
+                    return;
+                }
+            }
+        };
+        let ended = tokio::time::timeout(Duration::from_secs(1) + LATE, ended).await;
+        assert!(ended.is_ok(), "half a body over HTTP/2 keeps its stream open");
+    };
+    tokio::join!(http1, http2);
+    assert_eq!(reached(&scene, "body").await, 2.0);
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn unread_answers_close_the_connection() {
+    let scene = scene().await;
+    let http1 = async {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(4096).unwrap();
+        let socket = socket.connect(address(&scene)).await.unwrap();
+        let mut stream =
+            raw::connect_over(socket, &scene.dir.path().join("certs/ca.pem"), "localhost", "http/1.1").await;
+        let requests = b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n".repeat(100);
+        // Until the gate takes no more, since its answers find no room.
+        let stalls = async {
+            loop {
+                let written =
+                    tokio::time::timeout(Duration::from_millis(500), stream.write_all(&requests)).await;
+                let Ok(written) = written else { break };
+                written.unwrap();
+            }
+        };
+        assert!(tokio::time::timeout(Duration::from_secs(60), stalls).await.is_ok(), "it never stalls");
+        let began = Instant::now();
+        scene.until("the connection is closed", async || reached(&scene, "send").await == 1.0).await;
+        assert!(began.elapsed() < Duration::from_secs(2) + LATE, "{:?}", began.elapsed());
+    };
+    http1.await;
+    // Over HTTP/2 the client's window is shut, while it answers and sends PINGs.
+    const INITIAL_WINDOW_SIZE: u16 = 4;
+    let (mut reader, mut writer) = tokio::io::split(connect(&scene, "h2").await);
+    let request = frame(HEADERS, END_HEADERS | END_STREAM, 1, &frames::head("GET", "localhost", "/", None));
+    writer.write_all(&[preface(&[(INITIAL_WINDOW_SIZE, 0)]), request].concat()).await.unwrap();
+    let pinging = async {
+        while writer.write_all(&frame(PING, 0, 0, &[7; 8])).await.is_ok() {
+            writer.flush().await.unwrap_or_default();
+            tokio::time::sleep(DRIP).await;
+        }
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        () = pinging => {}
+        () = is_closed(&mut reader, 2, "an answer without a window") => {}
+    }
+    assert_eq!(reached(&scene, "send").await, 2.0);
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn a_silent_admin_connection_is_closed() {
+    let scene = scene().await;
+    let admin = || TcpStream::connect(scene.admin.trim_start_matches("http://").to_owned());
+    let silent = async { is_closed(&mut admin().await.unwrap(), 10, "no request").await };
+    let after_an_answer = async {
+        let mut socket = admin().await.unwrap();
+        socket.write_all(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
+        is_closed(&mut socket, 10, "after an answer").await;
+    };
+    let half_a_head = async {
+        let mut socket = admin().await.unwrap();
+        socket.write_all(b"GET /healthz HTTP/1.1\r\nho").await.unwrap();
+        is_closed(&mut socket, 10, "half a head").await;
+    };
+    let half_a_body = async {
+        let mut socket = admin().await.unwrap();
+        let token = std::fs::read_to_string(scene.dir.path().join("certs/admin.token")).unwrap();
+        let request = format!(
+            "POST /api/v1/links HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {token}\r\n\
+             content-type: application/json\r\ncontent-length: 100\r\n\r\n{{\"lib"
+        );
+        socket.write_all(request.as_bytes()).await.unwrap();
+        is_closed(&mut socket, 10, "half a body").await;
+    };
+    tokio::join!(silent, after_an_answer, half_a_head, half_a_body);
+    scene.end().await;
+}
