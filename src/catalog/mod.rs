@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use http::HeaderValue;
 use matchit::Router;
 
 use crate::loan::Isbn;
@@ -42,6 +43,8 @@ pub struct Route {
     pub table: Option<PathBuf>,
     /// Whether and how the answers say under which name the file is saved; none: as the origin does.
     pub disposition: Option<Disposition>,
+    /// The Content-Security-Policy of its documents; none: the gate's own, for gated ones.
+    pub content_security_policy: Option<HeaderValue>,
 }
 
 /// What a reader's program is told to do with a file (RFC 6266 §4.2).
@@ -89,6 +92,8 @@ pub struct File {
     pub name: Arc<str>,
     /// What its route says of saving it.
     pub disposition: Option<Disposition>,
+    /// The Content-Security-Policy that its route sets.
+    pub content_security_policy: Option<HeaderValue>,
 }
 
 /// A file of an open route.
@@ -224,6 +229,7 @@ impl Catalog {
             route,
             name: path.shared(),
             disposition: built.settings.disposition,
+            content_security_policy: built.settings.content_security_policy.clone(),
         };
         let isbn: Option<Isbn> =
             found.params.get("isbn").map(str::parse).transpose().map_err(|_| Problem::TitleNotFound)?;

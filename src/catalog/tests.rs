@@ -17,6 +17,7 @@ fn route(path: &str, to: &str, open: bool) -> Route {
         explicit: false,
         table: None,
         disposition: None,
+        content_security_policy: None,
     }
 }
 

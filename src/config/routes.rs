@@ -2,6 +2,9 @@
 
 use std::path::PathBuf;
 
+use http::HeaderValue;
+use toml::de::DeValue;
+
 use super::table::Table;
 use super::values::{boolean, one_of, text};
 use crate::catalog::{self, Catalog, Disposition, Route, Storage};
@@ -43,8 +46,26 @@ fn route(table: &mut Table<'_>) -> Option<Route> {
     let titles = titles(table);
     let dispositions = one_of(&[("attachment", Disposition::Attachment), ("inline", Disposition::Inline)]);
     let disposition = table.optional("disposition", dispositions);
+    let content_security_policy = table.optional("content_security_policy", policy);
     let explicit = explicit.unwrap_or(false);
-    Some(Route { path: path?, origin: origin?, to: to?, open: open?, explicit, table: titles?, disposition })
+    Some(Route {
+        path: path?,
+        origin: origin?,
+        to: to?,
+        open: open?,
+        explicit,
+        table: titles?,
+        disposition,
+        content_security_policy,
+    })
+}
+
+/// A Content-Security-Policy, as it is sent.
+fn policy(value: &DeValue<'_>) -> Result<HeaderValue, String> {
+    let text = text(value)?;
+    HeaderValue::try_from(&text).map_err(|_| {
+        "a field cannot have these characters. Write one line, like \"sandbox allow-same-origin\"".to_owned()
+    })
 }
 
 /// The file of a route's table of titles: none where it has none, and nothing where that cannot be read.

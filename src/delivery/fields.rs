@@ -1,8 +1,9 @@
 //! Which of an origin's fields a reader gets to see, and which the gate adds.
 
 use http::header::{
-    ACCEPT_RANGES, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_TYPE,
-    ETAG, EXPIRES, LAST_MODIFIED, TRANSFER_ENCODING, X_CONTENT_TYPE_OPTIONS,
+    ACCEPT_RANGES, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_ENCODING, CONTENT_LANGUAGE,
+    CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, EXPIRES, LAST_MODIFIED, TRANSFER_ENCODING,
+    X_CONTENT_TYPE_OPTIONS,
 };
 use http::{HeaderMap, HeaderName, HeaderValue};
 
@@ -14,6 +15,9 @@ const PASSED: [HeaderName; 6] =
     [CONTENT_TYPE, CONTENT_LANGUAGE, CONTENT_ENCODING, CONTENT_DISPOSITION, ETAG, LAST_MODIFIED];
 /// What may be stored of an open file is for its origin to say.
 const PASSED_WHEN_OPEN: [HeaderName; 2] = [CACHE_CONTROL, EXPIRES];
+
+/// No scripts, forms or pop-ups. Fonts and images of the same publication still load, since the document keeps its origin.
+const SANDBOX: HeaderValue = HeaderValue::from_static("sandbox allow-same-origin");
 
 /// Whether a file is under a loan.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -41,6 +45,30 @@ pub(super) fn pass(from: &HeaderMap, kind: Kind, path: &FilePath, to: &mut Heade
     to.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
 }
 
+/// Restricts what a document may do in a browser: a publisher's script must not run in the gate's origin, with a link's
+/// token in its address. `policy` is the route's own; without one, gated documents get [`SANDBOX`].
+pub(super) fn restrict(kind: Kind, policy: Option<&HeaderValue>, fields: &mut HeaderMap) {
+    if !fields.get(CONTENT_TYPE).is_some_and(is_document) {
+        return;
+    }
+    match (policy, kind) {
+        (Some(policy), _) => drop(fields.insert(CONTENT_SECURITY_POLICY, policy.clone())),
+        (None, Kind::Gated) => drop(fields.insert(CONTENT_SECURITY_POLICY, SANDBOX)),
+        (None, Kind::Open) => {}
+    }
+}
+
+/// Whether a browser may take a type for a document that can run scripts: HTML, XML, SVG, XSL, and those that contain
+/// others (multipart, message/rfc822). It looks anywhere in the field, since browsers take the last of several types.
+fn is_document(kind: &HeaderValue) -> bool {
+    kind.as_bytes().windows(3).any(|part| match part {
+        [a, b, c] => {
+            matches!(&[a | 0x20, b | 0x20, c | 0x20], b"tml" | b"xml" | b"svg" | b"xsl" | b"mul" | b"822")
+        }
+        _ => false,
+    })
+}
+
 fn copy(from: &HeaderMap, names: &[HeaderName], to: &mut HeaderMap) {
     for name in names {
         if let Some(value) = from.get(name) {
@@ -58,4 +86,51 @@ pub(super) fn is_encoded(answer: &HeaderMap) -> bool {
 pub(super) fn is_framed(answer: &HeaderMap) -> bool {
     let coding = answer.get(TRANSFER_ENCODING).and_then(|coding| coding.to_str().ok());
     coding.is_some_and(|coding| coding.trim().to_ascii_lowercase().ends_with("chunked"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn documents_are_told_from_media() {
+        for (kind, document) in [
+            ("text/html", true),
+            ("TEXT/HTML; charset=utf-8", true),
+            ("application/xhtml+xml", true),
+            ("image/svg+xml", true),
+            ("text/xml", true),
+            ("application/mathml+xml", true),
+            ("text/xsl", true),
+            ("audio/mpeg, text/html", true),
+            ("multipart/x-mixed-replace; boundary=a", true),
+            ("message/rfc822", true),
+            ("application/epub+zip", false),
+            ("application/pdf", false),
+            ("audio/mpeg", false),
+            ("image/png", false),
+            ("font/woff2", false),
+            ("text/css", false),
+            ("application/vnd.apple.mpegurl", false),
+            ("", false),
+        ] {
+            assert_eq!(is_document(&HeaderValue::from_static(kind)), document, "{kind}");
+        }
+    }
+
+    #[test]
+    fn a_routes_own_policy_wins() {
+        let policy = HeaderValue::from_static("script-src 'self'");
+        let restricted = |kind, policy: Option<&HeaderValue>, content_type: &'static str| {
+            let mut fields = HeaderMap::new();
+            fields.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+            restrict(kind, policy, &mut fields);
+            fields.get(CONTENT_SECURITY_POLICY).cloned()
+        };
+        assert_eq!(restricted(Kind::Gated, None, "text/html"), Some(SANDBOX));
+        assert_eq!(restricted(Kind::Open, None, "text/html"), None);
+        assert_eq!(restricted(Kind::Gated, Some(&policy), "text/html"), Some(policy.clone()));
+        assert_eq!(restricted(Kind::Open, Some(&policy), "text/html"), Some(policy.clone()));
+        assert_eq!(restricted(Kind::Gated, Some(&policy), "audio/mpeg"), None);
+    }
 }

@@ -169,6 +169,7 @@ impl Delivery {
             let to = Towards { permit, metered, connection, on_end, metrics, watch, share };
             request.get(to).await?
         };
+        fields::restrict(kind, file.content_security_policy.as_ref(), response.headers_mut());
         let named = file.disposition.and_then(|disposition| disposition::field(disposition, &file.path));
         if let Some(named) = named {
             response.headers_mut().insert(CONTENT_DISPOSITION, named);

@@ -1,10 +1,13 @@
 //! A browser as people have it: Chromium plays an audiobook by its signed link and jumps into it, and pages of other
 //! origins see what `[cors]` lets them see.
 
+use std::time::{Duration, Instant};
+
 use http::Method;
 use loangate::samples::Collection;
 use serde_json::{Value, json};
 
+use crate::support::program::system_file;
 use crate::support::scene::Setting;
 use crate::support::{AUDIO, BOOK, Chromium, File, Pages, Scene, program};
 
@@ -142,6 +145,57 @@ async fn a_page_of_a_listed_origin_sees_a_part_and_its_fields_and_another_sees_n
     // from the page.
     let asked = &scene.origin.asked()[asked..];
     assert!(asked.len() == 1 && asked[0].method == Method::GET, "{asked:?}");
+    drop(browser);
+    scene.end().await;
+}
+
+/// A page of an unpacked EPUB. No script may report from it, so its layout does: once the embedded font is in use, its
+/// wide text leaves so little room that a container query loads `loaded.png`. The row without that font never does.
+const EPUB_PAGE: &str = r#"<html xmlns="http://www.w3.org/1999/xhtml"><head><title>A page</title><style>
+@font-face { font-family: embedded; src: url("font.ttf"); }
+body { margin: 0; }
+.row { display: flex; width: 1000px; font-size: 100px; }
+.with { font-family: embedded, monospace; }
+.without { font-family: monospace; }
+.rest { flex: 1; min-width: 0; container-type: inline-size; }
+.probe { width: 10px; height: 10px; }
+@container (max-width: 300px) {
+    .with .probe { background-image: url("loaded.png"); }
+    .without .probe { background-image: url("control.png"); }
+}
+</style></head><body>
+<script>new Image().src = "ran.png"; fetch("ran.json");</script>
+<div class="row without"><span>WWWWWWWW</span><div class="rest"><div class="probe"></div></div></div>
+<div class="row with"><span>WWWWWWWW</span><div class="rest"><div class="probe"></div></div></div>
+<img src="image.png" alt=""/>
+</body></html>"#;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_unpacked_epub_loads_fonts_and_runs_no_script() {
+    let Some(chromium) = program("chromium", "chromium") else {
+        return;
+    };
+    const FONT: &str = "/usr/share/fonts/truetype/dejavu/DejaVuSans.ttf";
+    let Some(font) = system_file(FONT, "fonts-dejavu-core") else {
+        return;
+    };
+    let scene = Scene::start().await;
+    scene.origin.put(&format!("{BOOK}/page.xhtml"), File::with(EPUB_PAGE));
+    scene.origin.put(&format!("{BOOK}/font.ttf"), File::with(std::fs::read(font).unwrap()));
+    let link = scene.link(&["--isbn", BOOK]);
+    let url = format!("{}/~{link}/files/{BOOK}/page.xhtml", scene.base);
+    let certificate = scene.dir.path().join("certs/server.pem");
+    let browser = Chromium::open(&chromium, &url, &certificate);
+    let paths = || -> Vec<String> { scene.origin.asked().into_iter().map(|asked| asked.path).collect() };
+    let asked = |name: &str| paths().iter().any(|path| path.ends_with(&format!("{BOOK}/{name}")));
+    let deadline = Instant::now() + Duration::from_secs(90);
+    while !asked("loaded.png") {
+        assert!(Instant::now() < deadline, "the font is not in use: {:?}", paths());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(asked("font.ttf") && asked("image.png"));
+    assert!(!asked("control.png"), "the other row is as wide without the font");
+    assert!(!asked("ran.png") && !asked("ran.json"), "a script ran");
     drop(browser);
     scene.end().await;
 }

@@ -273,6 +273,14 @@ const CASES: &[Case] = &[
         ],
     ),
     (
+        "a policy of two lines",
+        "to = \"{isbn}/{file}\"",
+        "to = \"{isbn}/{file}\"\ncontent_security_policy = \"sandbox\\nx: y\"",
+        &[
+            "48: routes[0].content_security_policy: a field cannot have these characters. Write one line, like \"sandbox allow-same-origin\"",
+        ],
+    ),
+    (
         "a pseudonym key that is too short",
         "{ file = \"certs/pseudonym.key\" }",
         "\"short\"",

@@ -61,6 +61,7 @@ mod readme;
 mod retention;
 mod rfc9110;
 mod sandbox_command;
+mod security_headers;
 mod several_ranges;
 mod silence;
 mod slow_readers;

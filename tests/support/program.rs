@@ -20,13 +20,28 @@ pub(crate) fn program(name: &str, package: &str) -> Option<PathBuf> {
     let found =
         std::env::split_paths(&path).map(|directory| directory.join(name)).find(|file| file.is_file());
     if found.is_none() {
-        let sentence = format!("skipped: {name} is not installed; apt-get install {package}");
-        let all = std::env::var("LOANGATE_TEST_ALL").is_ok_and(|all| all == "1");
-        assert!(!all, "{sentence}");
-        // Not by print!, which the test harness keeps to itself where a test passes.
-        let _ = writeln!(std::io::stderr(), "{sentence}");
+        skipped(name, package);
     }
     found
+}
+
+/// As [`program`], for any file of a package.
+pub(crate) fn system_file(path: &str, package: &str) -> Option<PathBuf> {
+    let file = PathBuf::from(path);
+    if file.is_file() {
+        return Some(file);
+    }
+    skipped(path, package);
+    None
+}
+
+/// Reports a test that is skipped for want of this.
+fn skipped(name: &str, package: &str) {
+    let sentence = format!("skipped: {name} is not installed; apt-get install {package}");
+    let all = std::env::var("LOANGATE_TEST_ALL").is_ok_and(|all| all == "1");
+    assert!(!all, "{sentence}");
+    // Not by print!, which the test harness keeps to itself where a test passes.
+    let _ = writeln!(std::io::stderr(), "{sentence}");
 }
 
 /// A command of this program that knows of no proxy, so that it goes to the gate itself.
