@@ -180,8 +180,10 @@ async fn an_unpacked_epub_loads_fonts_and_runs_no_script() {
         return;
     };
     let scene = Scene::start().await;
-    scene.origin.put(&format!("{BOOK}/page.xhtml"), File::with(EPUB_PAGE));
-    scene.origin.put(&format!("{BOOK}/font.ttf"), File::with(std::fs::read(font).unwrap()));
+    scene.origin.put(&format!("{BOOK}/page.xhtml"), File::with(EPUB_PAGE).field("content-type", ""));
+    scene
+        .origin
+        .put(&format!("{BOOK}/font.ttf"), File::with(std::fs::read(font).unwrap()).field("content-type", ""));
     let link = scene.link(&["--isbn", BOOK]);
     let url = format!("{}/~{link}/files/{BOOK}/page.xhtml", scene.base);
     let certificate = scene.dir.path().join("certs/server.pem");
