@@ -13,6 +13,7 @@ mod delivered;
 mod draft;
 mod error;
 mod open;
+mod probe;
 mod process;
 mod read;
 mod row;
@@ -34,6 +35,7 @@ pub use brake::{Brake, BrakeMode};
 use damaged::DamagedRows;
 pub use delivered::Delivered;
 pub use error::LedgerError;
+pub use probe::probe;
 use process::Process;
 pub use upkeep::{backup, check};
 use writable::WriteTest;
@@ -193,6 +195,11 @@ impl Ledger {
         let (answer, answered) = oneshot::channel();
         self.send(Command::Forget { before, limit, answer }).await?;
         answered.await.map_err(|_| LedgerError::Closed)?
+    }
+
+    /// Counts the other processes that have this ledger open now: other gates.
+    pub fn other_processes(&self) -> usize {
+        self.process.count_others()
     }
 
     /// Writes what is waiting, folds the log into the file, and closes.

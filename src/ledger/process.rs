@@ -27,8 +27,11 @@ impl Process {
         let directory = PathBuf::from(directory);
         fs::create_dir_all(&directory)?;
         let name = Uuid::new_v4().simple().to_string();
-        let lock = File::create_new(directory.join(&name))?;
+        // Under its name the file is locked from the start: nobody takes it for a dead process's.
+        let unnamed = directory.join(format!("{name}.new"));
+        let lock = File::create_new(&unnamed)?;
         lock.try_lock().map_err(io::Error::from)?;
+        fs::rename(&unnamed, directory.join(&name))?;
         Ok(Process { name, directory, _lock: lock })
     }
 
@@ -37,10 +40,17 @@ impl Process {
         &self.name
     }
 
+    /// Counts the other processes that live. A file that cannot be read counts as none.
+    pub(super) fn count_others(&self) -> usize {
+        let entries = fs::read_dir(&self.directory).into_iter().flatten().flatten();
+        let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+        let is_other = |name: &String| *name != self.name && is_a_name(name);
+        names.filter(is_other).filter(|name| !self.is_dead(name)).count()
+    }
+
     /// Whether the process of this name has died. In doubt it lives.
     pub(super) fn is_dead(&self, name: &str) -> bool {
-        let is_a_name = name.bytes().all(|byte| byte.is_ascii_hexdigit());
-        if name == self.name || !is_a_name {
+        if name == self.name || !is_a_name(name) {
             return false;
         }
         let file = self.directory.join(name);
@@ -55,6 +65,10 @@ impl Process {
             },
         }
     }
+}
+
+fn is_a_name(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
 impl Drop for Process {
@@ -77,5 +91,21 @@ mod tests {
         drop(other);
         assert!(mine.is_dead(&name));
         assert!(!mine.is_dead("../other"), "in doubt it lives");
+    }
+
+    #[test]
+    fn only_other_living_processes_are_counted() {
+        let directory = tempfile::tempdir().unwrap();
+        let ledger = directory.path().join("loans.db");
+        let mine = Process::enter(&ledger).unwrap();
+        assert_eq!(mine.count_others(), 0);
+        let other = Process::enter(&ledger).unwrap();
+        assert_eq!((mine.count_others(), other.count_others()), (1, 1));
+        // A killed process leaves its file behind, without a lock.
+        File::create_new(directory.path().join("loans.db.processes/0123456789abcdef")).unwrap();
+        File::create_new(directory.path().join("loans.db.processes/0123456789abcdef.new")).unwrap();
+        assert_eq!(mine.count_others(), 1);
+        drop(other);
+        assert_eq!(mine.count_others(), 0);
     }
 }
