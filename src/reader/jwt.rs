@@ -11,6 +11,7 @@ use jsonwebtoken::errors::{Error, ErrorKind};
 use jsonwebtoken::{Header, Validation, decode, decode_header};
 use serde_json::{Map, Value};
 
+use super::clock_blame::Witnesses;
 use super::jwks::{self, VerifyKey};
 use super::pseudonym::Pseudonyms;
 use super::refusal::Refusal;
@@ -54,6 +55,7 @@ impl Tokens {
         &self,
         token: &str,
         pseudonyms: &Pseudonyms,
+        witnesses: &Witnesses,
         now: Timestamp,
     ) -> Result<Reader, Refusal> {
         let header = decode_header(token).map_err(|_| Refusal::TokenMalformed)?;
@@ -62,7 +64,8 @@ impl Tokens {
         }
         let claims = self.claims(token, &header)?;
         let times = Times::of(&claims)?;
-        times.check(now)?;
+        times.check(now, witnesses)?;
+        witnesses.was_good(times.issued, now);
         let (library, borrower) = self.subject(&claims)?;
         Ok(Reader {
             library,
@@ -132,16 +135,17 @@ impl Times {
         })
     }
 
-    fn check(&self, now: Timestamp) -> Result<(), Refusal> {
-        let ahead = |time: Option<Timestamp>| time.is_some_and(|time| time > clock::after(now, LEEWAY));
+    fn check(&self, now: Timestamp, witnesses: &Witnesses) -> Result<(), Refusal> {
+        let ahead = |time: Option<Timestamp>| time.filter(|time| *time > clock::after(now, LEEWAY));
         if now >= clock::after(self.expires, LEEWAY) {
             return Err(Refusal::TokenExpired);
         }
-        if ahead(self.not_before) {
-            return Err(Refusal::TokenNotYetValid);
+        // An issue time in the future says more about the clocks: a token may be meant for later.
+        if let Some(issued) = ahead(self.issued) {
+            return Err(Refusal::TokenIssuedAhead(witnesses.judge(issued, now)));
         }
-        if ahead(self.issued) {
-            return Err(Refusal::TokenIssuedAhead);
+        if let Some(not_before) = ahead(self.not_before) {
+            return Err(Refusal::TokenNotYetValid(witnesses.judge(not_before, now)));
         }
         Ok(())
     }

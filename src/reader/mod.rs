@@ -5,6 +5,7 @@
 //! and then found by its hash until it expires or the keys change, and that a borrower's own id is gone when it
 //! returns: no log, error, cache or `Debug` has it.
 
+mod clock_blame;
 mod credential;
 mod jwks;
 mod jwt;
@@ -23,8 +24,9 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use http::HeaderMap;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
+use self::clock_blame::Witnesses;
 use self::credential::Credential;
 use self::jwt::{LEEWAY, Tokens};
 use self::link::LinkKeys;
@@ -42,6 +44,7 @@ pub use self::settings::{Algorithm, JwtSettings, LinkKey, Settings};
 pub struct Readers {
     clock: Clock,
     pseudonyms: Pseudonyms,
+    witnesses: Witnesses,
     keys: ArcSwap<Keys>,
 }
 
@@ -62,9 +65,16 @@ impl Readers {
     pub fn new(settings: &Settings, clock: Clock) -> Result<Readers, ReadersError> {
         Ok(Readers {
             pseudonyms: Pseudonyms::new(&settings.pseudonym_key)?,
+            witnesses: Witnesses::new(),
             keys: ArcSwap::from_pointee(Keys::read(settings.clone())?),
             clock,
         })
+    }
+
+    /// Names the clock that tells whose is wrong if a credential comes from the future: a function that
+    /// returns how far the gate's clock is ahead of it.
+    pub fn compare_clock_with(&self, ahead: impl Fn() -> Option<SignedDuration> + Send + Sync + 'static) {
+        self.witnesses.compare_with(ahead);
     }
 
     /// Reads the JWKS file anew and forgets every verified token. On an error all stays as it was.
@@ -153,7 +163,7 @@ impl Readers {
         let (reader, leeway, grace) = match credential {
             Credential::Token(token) => {
                 let tokens = keys.tokens.as_ref().ok_or(Refusal::NoTokensHere)?;
-                (tokens.verify(token, &self.pseudonyms, now)?, LEEWAY, Duration::ZERO)
+                (tokens.verify(token, &self.pseudonyms, &self.witnesses, now)?, LEEWAY, Duration::ZERO)
             }
             // A link is minted and read by gates of one configuration: its end needs no leeway, as a JWT's does.
             Credential::Link(token) => (keys.read_link(token)?, Duration::ZERO, keys.settings.resume_grace),
@@ -161,7 +171,7 @@ impl Readers {
         let until = clock::after(reader.expires, leeway);
         let late_until = clock::after(until, grace);
         if matches!(credential, Credential::Link(_)) {
-            check_link_times(&reader, now, late_until)?;
+            check_link_times(&reader, &self.witnesses, now, late_until)?;
         }
         check_lifetime(&reader, now, keys.settings.max_lifetime, credential)?;
         let verified = Verified { reader: Arc::new(reader), until, late_until };
@@ -257,9 +267,14 @@ fn check_lifetime(
     })
 }
 
-fn check_link_times(reader: &Reader, now: Timestamp, late_until: Timestamp) -> Result<(), Refusal> {
-    if reader.issued.is_some_and(|issued| issued > clock::after(now, LEEWAY)) {
-        return Err(Refusal::LinkIssuedAhead);
+fn check_link_times(
+    reader: &Reader,
+    witnesses: &Witnesses,
+    now: Timestamp,
+    late_until: Timestamp,
+) -> Result<(), Refusal> {
+    if let Some(issued) = reader.issued.filter(|issued| *issued > clock::after(now, LEEWAY)) {
+        return Err(Refusal::LinkIssuedAhead(witnesses.judge(issued, now)));
     }
     if now >= late_until {
         return Err(Refusal::LinkExpired);

@@ -3,6 +3,7 @@
 //! The other files of `reader` return these; `reader/mod.rs` turns one into a [`Problem`] at the end. A sentence
 //! is fixed text: it never repeats what the request said, and never names a key, a borrower or a token.
 
+use super::clock_blame::Blame;
 use crate::problem::Problem;
 
 /// Why nobody could be made out.
@@ -23,8 +24,8 @@ pub(super) enum Refusal {
     TokenAudience,
     TokenWithoutExpiry,
     TokenExpired,
-    TokenNotYetValid,
-    TokenIssuedAhead,
+    TokenNotYetValid(Blame),
+    TokenIssuedAhead(Blame),
     TokenLivesTooLong,
     TokenLibrary,
     TokenBorrower,
@@ -32,7 +33,7 @@ pub(super) enum Refusal {
     LinkMalformed,
     LinkKey,
     LinkForged,
-    LinkIssuedAhead,
+    LinkIssuedAhead(Blame),
     LinkExpired,
     LinkLivesTooLong,
 }
@@ -57,14 +58,14 @@ impl Refusal {
             | Refusal::TokenAudience
             | Refusal::TokenWithoutExpiry
             | Refusal::TokenExpired
-            | Refusal::TokenNotYetValid
-            | Refusal::TokenIssuedAhead
+            | Refusal::TokenNotYetValid(_)
+            | Refusal::TokenIssuedAhead(_)
             | Refusal::TokenLivesTooLong
             | Refusal::TokenLibrary
             | Refusal::TokenBorrower
             | Refusal::LinkKey
             | Refusal::LinkForged
-            | Refusal::LinkIssuedAhead
+            | Refusal::LinkIssuedAhead(_)
             | Refusal::LinkExpired
             | Refusal::LinkLivesTooLong => Problem::ReaderUnauthenticated(self.sentence()),
         }
@@ -101,11 +102,25 @@ impl Refusal {
                 "The reader token does not say when it expires. Get one that does."
             }
             Refusal::TokenExpired => "The reader token has expired. Get a new token.",
-            Refusal::TokenNotYetValid => {
+            Refusal::TokenNotYetValid(Blame::Issuer) => {
                 "The reader token is not valid yet. Check the clock of the login service."
             }
-            Refusal::TokenIssuedAhead => {
+            Refusal::TokenNotYetValid(Blame::Gate) => {
+                "The reader token is not valid yet by this gate's clock, which is behind. The gate's operator must set it."
+            }
+            Refusal::TokenNotYetValid(Blame::Unknown) => {
+                "The reader token is not valid yet. The clock of the login service or of this gate is wrong: check both."
+            }
+            Refusal::TokenIssuedAhead(Blame::Issuer) => {
                 "The reader token was issued in the future. Check the clock of the login service."
+            }
+            Refusal::TokenIssuedAhead(Blame::Gate) => {
+                "The reader token was issued in the future by this gate's clock, which is behind. The gate's operator \
+                 must set it."
+            }
+            Refusal::TokenIssuedAhead(Blame::Unknown) => {
+                "The reader token was issued in the future. The clock of the login service or of this gate is wrong: \
+                 check both."
             }
             Refusal::TokenLivesTooLong => {
                 "The reader token is good for longer than this gate allows. Get one that expires sooner."
@@ -120,8 +135,16 @@ impl Refusal {
                 "The signed link was signed with a key that is no longer known here. Get a new link."
             }
             Refusal::LinkForged => "The signature of the link is wrong. Use the link as it was given.",
-            Refusal::LinkIssuedAhead => {
+            Refusal::LinkIssuedAhead(Blame::Issuer) => {
                 "The signed link was issued in the future. Check the clock where it was made."
+            }
+            Refusal::LinkIssuedAhead(Blame::Gate) => {
+                "The signed link was issued in the future by this gate's clock, which is behind. The gate's operator \
+                 must set it."
+            }
+            Refusal::LinkIssuedAhead(Blame::Unknown) => {
+                "The signed link was issued in the future. The clock where it was made or that of this gate is wrong: \
+                 check both."
             }
             Refusal::LinkExpired => "The signed link has expired. Get a new link.",
             Refusal::LinkLivesTooLong => {
