@@ -67,6 +67,9 @@ fn check(headers: &HeaderMap, token: &SecretString) -> Result<(), Wrong> {
         Some((scheme, given)) if scheme.eq_ignore_ascii_case(b"bearer ") => given.trim_ascii(),
         _ => return Err(Wrong::Missing),
     };
+    if given.is_empty() {
+        return Err(Wrong::Missing);
+    }
     verify_slices_are_equal(given, token.expose_secret().as_bytes()).map_err(|_| Wrong::Token)
 }
 

@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use axum::extract::rejection::QueryRejection;
+use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use http::StatusCode;
 use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::App;
+use super::loans::unreadable_path;
 use super::refused::Refused;
 use crate::problem;
 
@@ -19,8 +20,14 @@ const LONGEST: usize = 200;
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct Asked {
-    /// Why, in words for the history: up to 200 characters.
-    #[param(required, value_type = String)]
+    /// Why, in words for the history: up to 200 characters, none of them a control character.
+    #[param(
+        required,
+        value_type = String,
+        min_length = 1,
+        max_length = 200,
+        pattern = "^[^\\u0000-\\u001F\\u007F-\\u009F]*$"
+    )]
     reason: Option<String>,
 }
 
@@ -33,7 +40,7 @@ pub(super) struct Asked {
 ))]
 pub(super) async fn end(
     State(app): State<Arc<App>>,
-    Path(id): Path<String>,
+    id: Result<Path<String>, PathRejection>,
     asked: Result<Query<Asked>, QueryRejection>,
 ) -> Result<StatusCode, Refused> {
     let Query(asked) = asked.map_err(|rejection| Refused::malformed(rejection.body_text()))?;
@@ -45,7 +52,7 @@ pub(super) async fn end(
             "The reason is longer than 200 characters, or has control characters.",
         ));
     }
-    let id = id.parse().map_err(|_| Refused::NO_SUCH_LOAN)?;
+    let id = id.map_err(unreadable_path)?.parse().map_err(|_| Refused::NO_SUCH_LOAN)?;
     match app.parts.gate.revoke_loan(id, Some(reason)).await? {
         true => Ok(StatusCode::ACCEPTED),
         false => Err(Refused::NO_SUCH_LOAN),

@@ -19,6 +19,8 @@ use crate::loan::{Isbn, LibraryId};
 use crate::problem;
 use crate::reader::Scope;
 
+/// The longest id of a borrower, in bytes, as in a reader's token.
+const MAX_BORROWER: usize = 256;
 /// How long a link is good for where nobody says.
 const TTL: Duration = Duration::from_secs(8 * 3600);
 
@@ -28,9 +30,10 @@ const TTL: Duration = Duration::from_secs(8 * 3600);
 #[schema(as = LinkWish)]
 pub(super) struct Wish {
     /// An ISIL.
-    #[schema(example = "NO-0301000")]
+    #[schema(example = "NO-0301000", max_length = 16, pattern = "^[A-Za-z0-9]{1,4}-[A-Za-z0-9:/-]{1,11}$")]
     library: String,
-    /// The borrower's own id, which becomes a pseudonym at once.
+    /// The borrower's own id, 1 to 256 bytes of UTF-8, which becomes a pseudonym at once.
+    #[schema(min_length = 1, max_length = 256)]
     borrower: String,
     /// The title that it opens; or else a prefix.
     isbn: Option<String>,
@@ -69,7 +72,7 @@ pub(super) async fn mint(
         .library
         .parse()
         .map_err(|_| Refused::malformed("library is not an ISIL. Write one like NO-0301000."))?;
-    if wish.borrower.is_empty() || wish.borrower.len() > 256 {
+    if !(1..=MAX_BORROWER).contains(&wish.borrower.len()) {
         return Err(Refused::malformed("borrower must have 1 to 256 bytes."));
     }
     let (scope, below) = scope(&app, wish.isbn.as_deref(), wish.prefix.as_deref())?;

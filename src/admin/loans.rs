@@ -6,7 +6,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::rejection::QueryRejection;
+use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -28,13 +28,16 @@ const LARGEST_PAGE: u32 = 1000;
 #[into_params(parameter_in = Query)]
 pub(super) struct Asked {
     /// Of this library, by its ISIL.
+    #[param(max_length = 16, pattern = "^[A-Za-z0-9]{1,4}-[A-Za-z0-9:/-]{1,11}$")]
     library: Option<String>,
     /// Of this title.
+    #[param(pattern = "^97[89][0-9]{10}$")]
     isbn: Option<String>,
     /// In this state.
     #[param(schema_with = state_schema)]
     state: Option<String>,
-    /// Of this borrower, by pseudonym.
+    /// Of this borrower, by pseudonym: 26 characters of base 32 in lower case.
+    #[param(min_length = 26, max_length = 26, pattern = "^[a-z2-7]{26}$")]
     borrower: Option<String>,
     /// Begun at this time or later.
     #[param(format = DateTime)]
@@ -159,11 +162,15 @@ pub(super) async fn list(
 #[utoipa::path(get, path = "/api/v1/loans/{id}", operation_id = "support_show", tag = "support",
     params(("id" = String, Path)), responses(
     (status = 200, description = "The loan", body = Shown),
-    (status = 401, response = inline(problem::Refused)), (status = 404, response = inline(problem::Refused)),
+    (status = 400, response = inline(problem::Refused)), (status = 401, response = inline(problem::Refused)),
+    (status = 404, response = inline(problem::Refused)),
     (status = 503, response = inline(problem::Refused)),
 ))]
-pub(super) async fn one(State(app): State<Arc<App>>, Path(id): Path<String>) -> Result<Json<Shown>, Refused> {
-    let id = id.parse().map_err(|_| Refused::NO_SUCH_LOAN)?;
+pub(super) async fn one(
+    State(app): State<Arc<App>>,
+    id: Result<Path<String>, PathRejection>,
+) -> Result<Json<Shown>, Refused> {
+    let id = id.map_err(unreadable_path)?.parse().map_err(|_| Refused::NO_SUCH_LOAN)?;
     let loan = app.parts.ledger.loan(id).await.map_err(unreadable)?;
     let loan = loan.ok_or(Refused::NO_SUCH_LOAN)?;
     let history = app.parts.ledger.history(id).await.map_err(unreadable)?;
@@ -171,6 +178,13 @@ pub(super) async fn one(State(app): State<Arc<App>>, Path(id): Path<String>) -> 
     let delivered = app.parts.ledger.delivered(&[id]).await.map_err(unreadable)?;
     let delivered = delivered.into_values().next().unwrap_or_default();
     Ok(Json(Shown { history: Some(history), ..Shown::of(&loan, delivered, &app.parts) }))
+}
+
+/// A path whose escapes are not UTF-8.
+pub(super) fn unreadable_path(_: PathRejection) -> Refused {
+    Refused::malformed(
+        "The path cannot be read: its escapes are not UTF-8. Write the id as the list shows it.",
+    )
 }
 
 pub(super) fn unreadable(error: LedgerError) -> Refused {

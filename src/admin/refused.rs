@@ -25,10 +25,11 @@ impl Refused {
         "This needs the admin token. Send it as Authorization: Bearer TOKEN.",
     );
     pub(super) const WRONG_TOKEN: Refused = Refused::fixed(
-        "operator-unauthenticated",
-        "Operator unauthenticated",
+        "operator-token-wrong",
+        "Operator token wrong",
         StatusCode::UNAUTHORIZED,
-        "The admin token is wrong. Send the one that the key token in [admin] names.",
+        "This is not the admin token. Send the one that [admin] token of the running gate's configuration names; \
+         a token that was changed there counts after a restart.",
     );
     pub(super) const HOST: Refused = Refused::fixed(
         "misdirected-request",
@@ -115,7 +116,12 @@ impl IntoResponse for Refused {
         fields.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         fields.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         if self.status == StatusCode::UNAUTHORIZED {
-            fields.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            // RFC 6750 §3: a request without a token gets no error code.
+            let challenge = match self.kind == Refused::WRONG_TOKEN.kind {
+                true => HeaderValue::from_static("Bearer error=\"invalid_token\""),
+                false => HeaderValue::from_static("Bearer"),
+            };
+            fields.insert(WWW_AUTHENTICATE, challenge);
         }
         response
     }

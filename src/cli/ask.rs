@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use reqwest::{Method, RequestBuilder, Response};
+use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use secrecy::ExposeSecret;
 use serde_json::Value;
 
@@ -45,6 +45,14 @@ pub(super) async fn call(
     let document: Value = answer.json().await.unwrap_or_default();
     let detail =
         document.get("detail").and_then(Value::as_str).map_or_else(|| status.to_string(), str::to_owned);
+    if status == StatusCode::UNAUTHORIZED {
+        // The token was sent, so that this is about its value, whatever program answered.
+        let (file, address) = (gate.config.display(), config.admin.listen);
+        return Err(CliError::new(format!(
+            "the gate at {address} refuses the admin token of {file}: {detail} Check that the gate runs with this \
+             configuration"
+        )));
+    }
     Err(CliError::new(detail))
 }
 

@@ -163,7 +163,8 @@ fn view(line: &Line, loan: &Loan) -> LoanView {
 /// The reader's own loans, the newest 200.
 #[utoipa::path(get, path = "/loans", tag = "reader", responses(
     (status = 200, description = "The loans", body = Loans),
-    (status = 401, response = inline(Refused)), (status = 503, response = inline(Refused)),
+    (status = 400, response = inline(Refused)), (status = 401, response = inline(Refused)),
+    (status = 503, response = inline(Refused)),
 ))]
 pub(super) async fn list(line: &Line, reader: &Reader) -> Result<Response<Body>, Problem> {
     let filter = Filter {
@@ -179,7 +180,8 @@ pub(super) async fn list(line: &Line, reader: &Reader) -> Result<Response<Body>,
 /// The reader's loan of a title: the one that lives, or else the newest that there was.
 #[utoipa::path(get, path = "/loans/{isbn}", tag = "reader", params(("isbn" = String, Path)), responses(
     (status = 200, description = "The loan", body = LoanView),
-    (status = 401, response = inline(Refused)), (status = 404, response = inline(Refused)),
+    (status = 400, response = inline(Refused)), (status = 401, response = inline(Refused)),
+    (status = 404, response = inline(Refused)),
     (status = 503, response = inline(Refused)),
 ))]
 pub(super) async fn show(line: &Line, reader: &Reader, isbn: Isbn) -> Result<Response<Body>, Problem> {
@@ -190,7 +192,8 @@ pub(super) async fn show(line: &Line, reader: &Reader, isbn: Isbn) -> Result<Res
 /// Gives a loan back. Idempotent, also where there is none; streams that run are cut within a second.
 #[utoipa::path(delete, path = "/loans/{isbn}", tag = "reader", params(("isbn" = String, Path)), responses(
     (status = 204, description = "There is no live loan any more"),
-    (status = 401, response = inline(Refused)), (status = 404, response = inline(Refused)),
+    (status = 400, response = inline(Refused)), (status = 401, response = inline(Refused)),
+    (status = 404, response = inline(Refused)),
     (status = 503, response = inline(Refused)),
 ))]
 pub(super) async fn give_back(line: &Line, reader: &Reader, isbn: Isbn) -> Result<Response<Body>, Problem> {
@@ -220,7 +223,8 @@ pub(super) async fn progress(
 /// Whether the reader's library can lend a title now; up to `lending.availability_ttl` old.
 #[utoipa::path(get, path = "/loans/{isbn}/availability", tag = "reader", params(("isbn" = String, Path)), responses(
     (status = 200, description = "What is free", body = ShownAvailability),
-    (status = 401, response = inline(Refused)), (status = 403, response = inline(Refused)),
+    (status = 400, response = inline(Refused)), (status = 401, response = inline(Refused)),
+    (status = 403, response = inline(Refused)),
     (status = 404, response = inline(Refused)), (status = 503, response = inline(Refused)),
 ))]
 pub(super) async fn availability(
@@ -236,7 +240,8 @@ pub(super) async fn availability(
 #[utoipa::path(put, path = "/loans/{isbn}", tag = "reader", params(("isbn" = String, Path)), responses(
     (status = 201, description = "The loan, which was begun", body = LoanView),
     (status = 200, description = "The loan, which lives already", body = LoanView),
-    (status = 401, response = inline(Refused)), (status = 403, response = inline(Refused)),
+    (status = 400, response = inline(Refused)), (status = 401, response = inline(Refused)),
+    (status = 403, response = inline(Refused)),
     (status = 404, response = inline(Refused)), (status = 429, response = inline(Refused)),
     (status = 503, response = inline(Refused)),
 ))]

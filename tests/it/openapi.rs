@@ -148,7 +148,7 @@ async fn every_operation_answers_as_it_is_described_and_none_is_left_out() {
         .await;
     let nowhere = format!("/api/v1/loans/{}", uuid::Uuid::now_v7());
     let wish = json!({ "library": LIBRARY, "borrower": "kari", "isbn": BOOK });
-    let calls: [Asked; 30] = [
+    let calls: [Asked; 38] = [
         ("GET", "/loans".into(), None, 200),
         ("GET", loan.clone(), None, 404),
         ("PUT", format!("{loan}/progress"), Some(json!({ "fraction": 0.4 })), 404),
@@ -179,6 +179,15 @@ async fn every_operation_answers_as_it_is_described_and_none_is_left_out() {
         ("DELETE", loan.clone(), None, 204),
         ("PUT", loan.clone(), None, 403),
         ("GET", loan.clone(), None, 200),
+        // A path with a control character, or whose escapes are not UTF-8.
+        ("GET", format!("{loan}%00"), None, 400),
+        ("PUT", "/loans/%0A".into(), None, 400),
+        ("DELETE", "/loans/%7F".into(), None, 400),
+        ("PUT", "/loans/%1B/progress".into(), None, 400),
+        ("GET", "/loans/%C2%85/availability".into(), None, 400),
+        ("GET", "/loans?token=x&token=y".into(), None, 200),
+        ("GET", "/api/v1/loans/%FF".into(), None, 400),
+        ("DELETE", "/api/v1/loans/%FF?reason=x".into(), None, 400),
     ];
     let file = format!("/files/{BOOK}/book.epub");
     for (number, asked) in calls.iter().enumerate() {
@@ -217,6 +226,93 @@ async fn every_operation_answers_as_it_is_described_and_none_is_left_out() {
     assert_eq!(described.seen, all, "every operation was asked for");
     // What the README names is described.
     assert_eq!(all.len(), 11);
+    scene.end().await;
+}
+
+/// A parameter of an operation, or a member of its body's schema.
+fn limits(document: &Value, pointer: &str, name: &str) -> Value {
+    let place = document.pointer(pointer).unwrap_or_else(|| panic!("no {pointer}"));
+    let named = place.as_array().into_iter().flatten().find(|parameter| parameter["name"] == name);
+    named.map_or_else(|| place[name].clone(), |parameter| parameter["schema"].clone())
+}
+
+#[tokio::test]
+async fn described_limits_are_those_that_are_enforced() {
+    let scene = Scene::set(Setting::default()).await;
+    let document: Value = scene.admin("/openapi.json").await.json().await.unwrap();
+    let mut described = Described { document, seen: BTreeSet::new() };
+    let (list, end) =
+        ("/paths/~1api~1v1~1loans/get/parameters", "/paths/~1api~1v1~1loans~1{id}/delete/parameters");
+    let wish = "/components/schemas/LinkWish/properties";
+    let text_of = |length: usize| "x".repeat(length);
+    let nowhere = format!("/api/v1/loans/{}", uuid::Uuid::now_v7());
+    let link = |library: &str, borrower: &str| {
+        let body = json!({ "library": library, "borrower": borrower, "isbn": BOOK });
+        ("POST", "/api/v1/links".to_owned(), Some(body))
+    };
+    let library = format!("NO-{}", text_of(11));
+    type Case<'a> = (&'a str, &'a str, Vec<(&'static str, String, Option<Value>)>, u16, String);
+    let cases: Vec<Case<'_>> = vec![
+        (
+            end,
+            "reason",
+            vec![("DELETE", format!("{nowhere}?reason={}", text_of(200)), None)],
+            404,
+            text_of(200),
+        ),
+        (
+            end,
+            "reason",
+            vec![("DELETE", format!("{nowhere}?reason={}", text_of(201)), None)],
+            400,
+            text_of(201),
+        ),
+        (end, "reason", vec![("DELETE", format!("{nowhere}?reason="), None)], 400, String::new()),
+        (end, "reason", vec![("DELETE", format!("{nowhere}?reason=a%0Ab"), None)], 400, "a\nb".to_owned()),
+        (
+            list,
+            "library",
+            vec![("GET", format!("/api/v1/loans?library={library}"), None)],
+            200,
+            library.clone(),
+        ),
+        (
+            list,
+            "library",
+            vec![("GET", format!("/api/v1/loans?library={library}x"), None)],
+            400,
+            format!("{library}x"),
+        ),
+        (list, "library", vec![("GET", "/api/v1/loans?library=Oslo".into(), None)], 400, "Oslo".into()),
+        (
+            list,
+            "borrower",
+            vec![("GET", format!("/api/v1/loans?borrower={}", "a".repeat(26)), None)],
+            200,
+            "a".repeat(26),
+        ),
+        (
+            list,
+            "borrower",
+            vec![("GET", format!("/api/v1/loans?borrower={}", "a".repeat(25)), None)],
+            400,
+            "a".repeat(25),
+        ),
+        (list, "borrower", vec![("GET", "/api/v1/loans?borrower=kari".into(), None)], 400, "kari".into()),
+        (wish, "borrower", vec![link(LIBRARY, &text_of(256))], 201, text_of(256)),
+        (wish, "borrower", vec![link(LIBRARY, &text_of(257))], 400, text_of(257)),
+        (wish, "borrower", vec![link(LIBRARY, "")], 400, String::new()),
+        (wish, "library", vec![link(&library, "kari")], 201, library.clone()),
+        (wish, "library", vec![link("Oslo", "kari")], 400, "Oslo".into()),
+    ];
+    for (pointer, name, calls, status, value) in cases {
+        let schema = limits(&described.document, pointer, name);
+        let is_valid = jsonschema::validator_for(&schema).unwrap().is_valid(&json!(value));
+        assert_eq!(is_valid, status != 400, "{name} {value:?}: {schema}");
+        for (method, path, body) in calls {
+            call(&scene, &mut described, &(method, path, body, status), "").await;
+        }
+    }
     scene.end().await;
 }
 
