@@ -168,7 +168,8 @@ fn bucket(written: &str, scheme: &str) -> Result<Bucket, String> {
     let prefix = prefix.trim_matches('/');
     let is_plain =
         |text: &str| !text.contains(['?', '#', '@', '%', ' ']) && !text.split('/').any(|part| part == "..");
-    if name.is_empty() || !is_plain(written) {
+    let is_name = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
+    if name.is_empty() || !name.bytes().all(is_name) || !is_plain(written) {
         return Err(format!("this names no bucket. Write it like \"{scheme}://books/path\""));
     }
     Ok(Bucket { name: name.to_owned(), prefix: prefix.to_owned() })

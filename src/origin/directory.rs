@@ -29,6 +29,7 @@ use tokio::task::{JoinHandle, spawn_blocking};
 use super::ask::Ask;
 use super::body::{Body, Broken, bodiless, not_satisfiable};
 use super::exchange::Failure;
+use super::probe::Outcome;
 use crate::path::FilePath;
 
 /// The first second of the year 10000, since the epoch.
@@ -61,6 +62,17 @@ impl Directory {
             _ => format!("{shown} is no directory that can be read ({error}). Make it, or name another"),
         })?;
         Ok(Directory(Arc::new(root)))
+    }
+
+    /// Tries whether the directory can be listed and holds anything.
+    pub(super) fn probe(&self) -> Outcome {
+        match std::fs::read_dir(&self.0.path).map(|mut entries| entries.next().transpose()) {
+            Ok(Ok(Some(_))) => Outcome::Reached("the directory can be read".to_owned()),
+            Ok(Ok(None)) => Outcome::Doubtful("the directory is empty. Put files there".to_owned()),
+            Ok(Err(error)) | Err(error) => {
+                Outcome::Failed(format!("the directory cannot be read: {error}. Check its owner and mode"))
+            }
+        }
     }
 
     pub(super) async fn ask(&self, path: &FilePath, ask: &Ask) -> Result<Response<Body>, Failure> {

@@ -8,6 +8,7 @@ use super::connection_limit::ConnectionLimits;
 use super::directory::Directory;
 use super::exchange::Failure;
 use super::http::Http;
+use super::probe::Outcome;
 use super::store::Store;
 use super::{Settings, Where};
 use crate::buffers::Buffers;
@@ -57,6 +58,15 @@ impl Place {
             Kind::Http(http) => http.ask(path, ask).await,
             Kind::Store(store) => store.ask(path, ask).await,
             Kind::Directory(directory) => directory.ask(path, ask).await,
+        }
+    }
+
+    /// Tries a listing of an object storage or a directory; none for what cannot be listed.
+    pub(super) async fn probe_listing(&self) -> Option<Outcome> {
+        match &self.kind {
+            Kind::Http(_) => None,
+            Kind::Store(store) => Some(store.probe().await),
+            Kind::Directory(directory) => Some(directory.probe()),
         }
     }
 }

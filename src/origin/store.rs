@@ -8,6 +8,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use futures_util::StreamExt as _;
 use http::header::{CONTENT_LENGTH, ETAG};
 use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt;
@@ -27,7 +28,8 @@ use super::body::{Body, not_satisfiable};
 use super::connection_limit::ConnectionLimits;
 use super::connections::{Connections, innermost};
 use super::exchange::{Failure, Incoming};
-use super::{MAX_LENGTH, Settings};
+use super::probe::Outcome;
+use super::{MAX_LENGTH, Settings, store_error};
 use crate::buffers::Buffers;
 use crate::path::FilePath;
 
@@ -177,6 +179,16 @@ impl Store {
         Ok(Store { store: Arc::new(store), prefix, has_suffixes: AtomicBool::new(has_suffixes) })
     }
 
+    /// Tries a listing, which tells a wrong key from a missing file.
+    pub(super) async fn probe(&self) -> Outcome {
+        let below = object_store::path::Path::from(self.prefix.as_str());
+        match self.store.list(Some(&below)).next().await {
+            Some(Ok(_)) => Outcome::Reached("the bucket can be listed".to_owned()),
+            None => Outcome::Doubtful("the bucket can be listed, and no file is below this path".to_owned()),
+            Some(Err(error)) => store_error::explain(&causes(&error)),
+        }
+    }
+
     pub(super) async fn ask(&self, path: &FilePath, ask: &Ask) -> Result<Response<Body>, Failure> {
         match ask.range {
             Some(Asked::Last(_)) if !self.has_suffixes.load(Ordering::Relaxed) => {
@@ -271,6 +283,17 @@ fn range(asked: Asked) -> GetRange {
         Asked::Between(first, last) => GetRange::Bounded(first..last.saturating_add(1)),
         Asked::Last(count) => GetRange::Suffix(count),
     }
+}
+
+/// An error with all its causes.
+fn causes(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut error = error;
+    while let Some(source) = error.source() {
+        text = format!("{text}: {source}");
+        error = source;
+    }
+    text
 }
 
 fn plain(url: &Url) -> String {
