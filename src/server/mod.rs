@@ -47,7 +47,7 @@ pub use cors::Cors;
 pub use limits::{Limits, raise_descriptor_limit};
 use open::OpenConnections;
 pub use security::SecurityHeaders;
-pub use tls::{Certificates, TlsError};
+pub use tls::{Certificates, DateProblem, TlsError, Validity};
 use workers::Workers;
 
 /// A certificate chain and its key, as files in PEM.

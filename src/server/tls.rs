@@ -3,22 +3,28 @@
 //! Called by the command line at the start and on a reload. TLS 1.2 and 1.3 by rustls with aws-lc-rs; no early
 //! data, since a request that can be replayed could begin a loan.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use jiff::Timestamp;
 use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs;
-use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
+use x509_parser::time::ASN1Time;
 
 use super::tickets::Tickets;
 use super::{Certificate, Settings};
-use crate::clock::Clock;
+use crate::clock::{self, Clock};
+
+/// How long before its end a certificate is reported.
+const EXPIRES_SOON: Duration = Duration::from_secs(14 * 86_400);
 
 /// Why a certificate cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -31,9 +37,30 @@ pub enum TlsError {
         /// What is wrong.
         why: String,
     },
-    /// The two do not belong together.
-    #[error("{certificate} and {key} do not belong together: {why}")]
-    Mismatch {
+    /// The key is encrypted with a passphrase, which the gate never has.
+    #[error(
+        "{key} is encrypted with a passphrase, and the gate has none. Remove it: \
+         openssl pkey -in {key} -out NEW.key && chmod 600 NEW.key, and name NEW.key here"
+    )]
+    Encrypted {
+        /// The key's file.
+        key: PathBuf,
+    },
+    /// The key is not the one of the certificate.
+    #[error(
+        "{key} is not the key of {certificate}. These two commands must print the same: \
+         openssl x509 -in {certificate} -noout -pubkey and openssl pkey -in {key} -pubout. \
+         In a chain the server's own certificate is the first"
+    )]
+    OtherKey {
+        /// The certificate's file.
+        certificate: PathBuf,
+        /// The key's file.
+        key: PathBuf,
+    },
+    /// The certificate and the key cannot be used together for another reason.
+    #[error("{certificate} and {key} cannot be used together: {why}")]
+    Unusable {
         /// The certificate's file.
         certificate: PathBuf,
         /// The key's file.
@@ -72,12 +99,19 @@ impl Certificates {
         Ok(Certificates { chosen, tickets, config: Arc::new(config) })
     }
 
-    /// Tries one certificate and its key, as a start would.
+    /// Loads one certificate and its key as a start does, and returns when the certificate is valid.
     ///
     /// # Errors
-    /// [`TlsError`], where they cannot be used.
-    pub fn try_load(files: &Certificate) -> Result<(), TlsError> {
-        load(files).map(drop)
+    /// [`TlsError`], if they cannot be used.
+    pub fn try_load(files: &Certificate) -> Result<Validity, TlsError> {
+        load(files).map(|named| named.validity)
+    }
+
+    /// Returns what a client or an operator has to know at `now` about the dates of the certificates
+    /// in use: one entry for each that is not valid or expires soon.
+    pub fn date_problems(&self, now: Timestamp) -> Vec<(PathBuf, DateProblem)> {
+        let served = self.chosen.names.load();
+        served.iter().filter_map(|named| Some((named.file.clone(), named.validity.problem(now)?))).collect()
     }
 
     /// Takes the certificates up anew from their files, and the keys of tickets; new connections get them.
@@ -102,9 +136,78 @@ impl Certificates {
     }
 }
 
+/// When a certificate is valid, both moments included (RFC 5280 §4.1.2.5).
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Validity {
+    from: Timestamp,
+    until: Timestamp,
+}
+
+/// What is wrong, or soon will be, with the dates of a certificate. The text ends in what to do.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum DateProblem {
+    /// Clients refuse it already.
+    #[error(
+        "the certificate expired at {0}, so that clients refuse the connection. Renew it; a running gate \
+         loads it on SIGHUP"
+    )]
+    Expired(Timestamp),
+    /// Clients do not accept it yet.
+    #[error(
+        "the certificate is not valid before {0}, so that clients refuse the connection. Check this \
+         machine's clock, or use the certificate that it replaces until then"
+    )]
+    NotYetValid(Timestamp),
+    /// It expires within [`EXPIRES_SOON`].
+    #[error("the certificate expires at {0}. Renew it before; a running gate loads it on SIGHUP")]
+    ExpiresSoon(Timestamp),
+}
+
+impl DateProblem {
+    /// Whether clients refuse the certificate now.
+    pub fn is_fatal(self) -> bool {
+        !matches!(self, DateProblem::ExpiresSoon(_))
+    }
+
+    /// The kind, as logs name it.
+    pub fn name(self) -> &'static str {
+        match self {
+            DateProblem::Expired(_) => "expired",
+            DateProblem::NotYetValid(_) => "not_yet_valid",
+            DateProblem::ExpiresSoon(_) => "expires_soon",
+        }
+    }
+}
+
+impl Validity {
+    /// Of the server's own certificate. Clients find another way around an expired intermediate, as
+    /// around a cross-signed root.
+    fn of(own: &CertificateDer<'_>) -> Result<Validity, String> {
+        let (_, parsed) = X509Certificate::from_der(own).map_err(|error| error.to_string())?;
+        let moment = |at: ASN1Time| Timestamp::from_second(at.timestamp()).map_err(|error| error.to_string());
+        Ok(Validity { from: moment(parsed.validity.not_before)?, until: moment(parsed.validity.not_after)? })
+    }
+
+    /// What is wrong at `now`, or will be within [`EXPIRES_SOON`].
+    pub fn problem(self, now: Timestamp) -> Option<DateProblem> {
+        if now > self.until {
+            Some(DateProblem::Expired(self.until))
+        } else if now < self.from {
+            Some(DateProblem::NotYetValid(self.from))
+        } else if clock::after(now, EXPIRES_SOON) > self.until {
+            Some(DateProblem::ExpiresSoon(self.until))
+        } else {
+            None
+        }
+    }
+}
+
 /// A certificate with the names that it is good for.
 #[derive(Debug)]
 struct Named {
+    /// The certificate's file, as logs name it.
+    file: PathBuf,
+    validity: Validity,
     names: Vec<String>,
     certified: Arc<CertifiedKey>,
 }
@@ -140,23 +243,53 @@ fn load_all(settings: &Settings) -> Result<Vec<Named>, TlsError> {
 
 fn load(files: &Certificate) -> Result<Named, TlsError> {
     let unreadable = |file: &PathBuf, why: String| TlsError::File { file: file.clone(), why };
-    let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(&files.certificate)
-        .and_then(Iterator::collect)
-        .map_err(|error| unreadable(&files.certificate, error.to_string()))?;
+    let chain: Vec<CertificateDer<'static>> =
+        CertificateDer::pem_file_iter(&files.certificate).and_then(Iterator::collect).map_err(|error| {
+            let why = match error {
+                pem::Error::Io(error) => error.to_string(),
+                error => error.to_string(),
+            };
+            unreadable(&files.certificate, why)
+        })?;
     let Some(own) = chain.first() else {
         return Err(unreadable(&files.certificate, "there is no certificate in it".to_owned()));
     };
     let names = names_of(own).map_err(|why| unreadable(&files.certificate, why))?;
-    let key = PrivateKeyDer::from_pem_file(&files.key)
-        .map_err(|error| unreadable(&files.key, error.to_string()))?;
-    let certified = CertifiedKey::from_der(chain, key, &aws_lc_rs::default_provider()).map_err(|error| {
-        TlsError::Mismatch {
-            certificate: files.certificate.clone(),
-            key: files.key.clone(),
-            why: error.to_string(),
+    let validity = Validity::of(own).map_err(|why| unreadable(&files.certificate, why))?;
+    let key = read_key(&files.key)?;
+    let (certificate, key_file) = (files.certificate.clone(), files.key.clone());
+    let certified =
+        CertifiedKey::from_der(chain, key, &aws_lc_rs::default_provider()).map_err(|error| match error {
+            rustls::Error::InconsistentKeys(rustls::InconsistentKeys::KeyMismatch) => {
+                TlsError::OtherKey { certificate, key: key_file }
+            }
+            error => TlsError::Unusable { certificate, key: key_file, why: error.to_string() },
+        })?;
+    Ok(Named { file: files.certificate.clone(), validity, names, certified: Arc::new(certified) })
+}
+
+/// Reads a private key in PKCS#1, PKCS#8 or SEC1.
+fn read_key(file: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
+    let unreadable = |why: String| TlsError::File { file: file.to_owned(), why };
+    let text = std::fs::read(file).map_err(|error| unreadable(error.to_string()))?;
+    PrivateKeyDer::from_pem_slice(&text).map_err(|error| {
+        if is_encrypted(&text) {
+            return TlsError::Encrypted { key: file.to_owned() };
         }
-    })?;
-    Ok(Named { names, certified: Arc::new(certified) })
+        unreadable(match error {
+            pem::Error::NoItemsFound => "there is no private key in it".to_owned(),
+            error => error.to_string(),
+        })
+    })
+}
+
+/// Whether a PEM file has a key under a passphrase: PKCS#8 says so in its label, PKCS#1 and SEC1 in a
+/// header of RFC 1421.
+fn is_encrypted(pem: &[u8]) -> bool {
+    pem.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii).any(|line| {
+        line == b"-----BEGIN ENCRYPTED PRIVATE KEY-----"
+            || (line.starts_with(b"Proc-Type:") && line.ends_with(b"ENCRYPTED"))
+    })
 }
 
 fn names_of(own: &CertificateDer<'_>) -> Result<Vec<String>, String> {
@@ -201,7 +334,7 @@ mod tests {
         };
         std::fs::write(&files.certificate, make().cert.pem()).unwrap();
         std::fs::write(&files.key, make().signing_key.serialize_pem()).unwrap();
-        assert!(matches!(load(&files), Err(TlsError::Mismatch { .. })));
+        assert!(matches!(load(&files), Err(TlsError::OtherKey { .. })));
         std::fs::write(&files.certificate, "nothing").unwrap();
         assert!(matches!(load(&files), Err(TlsError::File { .. })));
     }
