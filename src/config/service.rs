@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use http::HeaderValue;
 use toml::de::DeValue;
 
 use super::limits;
@@ -72,24 +71,13 @@ fn buffers(value: &DeValue<'_>) -> Result<usize, String> {
     }
 }
 
-/// `[cors]`: which web pages may ask.
+/// `[cors]`: which web pages and apps may send requests.
 fn cors(root: &mut Table<'_>) -> server::Cors {
     let mut table = root.optional_table("cors");
-    let origins = table.or("origins", Vec::new(), list(web_origin));
+    let read = |value: &DeValue<'_>| server::AllowedOrigin::parse(&values::text(value)?);
+    let origins = table.or("origins", Vec::new(), list(read));
     table.finish();
     server::Cors { origins }
-}
-
-/// An origin as browsers write it (RFC 6454 §6.2): a scheme, a host and a port that is not the scheme's own.
-fn web_origin(value: &DeValue<'_>) -> Result<HeaderValue, String> {
-    let text = values::text(value)?;
-    let origin = url::Url::parse(&text).ok().map(|url| url.origin().ascii_serialization());
-    match origin.filter(|origin| *origin == text).and_then(|origin| HeaderValue::try_from(origin).ok()) {
-        Some(origin) => Ok(origin),
-        None => Err(format!(
-            "{text:?} is no origin of a web page. Write it as browsers do, like \"https://reader.example.no\""
-        )),
-    }
 }
 
 fn certificate(table: &mut Table<'_>) -> Option<server::Certificate> {

@@ -43,7 +43,7 @@ use crate::ledger::Ledger;
 use crate::reader::Readers;
 use crate::telemetry::Metrics;
 
-pub use cors::Cors;
+pub use cors::{AllowedOrigin, Cors};
 pub use limits::{Limits, raise_descriptor_limit};
 use open::OpenConnections;
 pub use security::SecurityHeaders;

@@ -9,7 +9,8 @@ const READER: &str = "https://reader.example.no";
 const PATH: &str = "/files/9788299999014/book.epub";
 
 async fn scene(cors: bool) -> Scene {
-    let line = "[cors]\norigins = [\"https://reader.example.no\", \"http://localhost:3000\"]\n\n[ledger]";
+    let line = "[cors]\norigins = [\"https://reader.example.no\", \"http://localhost:3000\", \"capacitor://localhost\", \
+                \"ionic://localhost\", \"http://localhost\", \"https://*.school.example.no\"]\n\n[ledger]";
     let config = if cors { vec![("[ledger]", line)] } else { Vec::new() };
     let scene = Scene::set(Setting { config, ..Setting::default() }).await;
     scene.origin.put(&format!("{BOOK}/book.epub"), File::of(1000));
@@ -42,7 +43,8 @@ async fn a_preflight_is_answered_without_a_token_and_touches_no_loan() {
             assert_eq!(status, StatusCode::NO_CONTENT, "{path}");
             assert_eq!(fields["access-control-allow-origin"], origin);
             assert!(lists(&fields, "access-control-allow-methods", method), "{fields:?}");
-            for field in ["authorization", "range", "if-range"] {
+            for field in ["authorization", "range", "if-range", "cache-control", "pragma", "x-requested-with"]
+            {
                 assert!(lists(&fields, "access-control-allow-headers", field), "{fields:?}");
             }
             assert_eq!(fields["vary"], "Origin");
@@ -59,6 +61,42 @@ async fn a_preflight_is_answered_without_a_token_and_touches_no_loan() {
         assert!(!fields.contains_key("access-control-allow-methods"), "{stranger}: {fields:?}");
     }
     assert!(scene.books().await.is_empty() && scene.origin.asked().is_empty());
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn hybrid_apps_and_one_wildcard_label_are_allowed() {
+    let scene = scene(true).await;
+    let token = scene.token("kari");
+    let allowed = async |origin: &str| {
+        let request = scene.get(&scene.http2(), PATH, &token).header("origin", origin);
+        let seen = request.send().await.unwrap().headers().get("access-control-allow-origin").cloned();
+        let (_, fields) = preflight(&scene, PATH, origin, "GET").await;
+        let before = fields.get("access-control-allow-origin").cloned();
+        assert_eq!(seen, before, "{origin}: the preflight and the answer agree");
+        seen.map(|seen| seen.to_str().unwrap().to_owned())
+    };
+    for origin in [
+        "capacitor://localhost",
+        "ionic://localhost",
+        "http://localhost",
+        "https://oslo.school.example.no",
+        "https://a-1.school.example.no",
+    ] {
+        assert_eq!(allowed(origin).await.as_deref(), Some(origin), "its own origin, and no asterisk");
+    }
+    for origin in [
+        "capacitor://localhost.evil.com",
+        "https://school.example.no",
+        "https://a.b.school.example.no",
+        "http://oslo.school.example.no",
+        "https://oslo.school.example.no:8443",
+        "https://evilschool.example.no",
+        "https://oslo.school.example.no.evil.com",
+        "https://*.school.example.no",
+    ] {
+        assert_eq!(allowed(origin).await, None, "{origin}");
+    }
     scene.end().await;
 }
 
