@@ -68,6 +68,14 @@ impl CliError {
         CliError(vec![error.to_string()])
     }
 
+    /// Logs each sentence, so that it has the form of the log, and leaves none to print.
+    fn log(self, what: &'static str) -> CliError {
+        for error in &self.0 {
+            tracing::error!(error, "{what}");
+        }
+        CliError(Vec::new())
+    }
+
     fn all<E: fmt::Display>(errors: impl IntoIterator<Item = E>) -> CliError {
         CliError(errors.into_iter().map(|error| error.to_string()).collect())
     }
@@ -84,7 +92,9 @@ pub fn run(cli: Cli) -> ExitCode {
     match execute(cli.command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            let _ = writeln!(std::io::stderr(), "{error}");
+            if !error.0.is_empty() {
+                let _ = writeln!(std::io::stderr(), "{error}");
+            }
             ExitCode::FAILURE
         }
     }

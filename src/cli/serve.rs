@@ -21,7 +21,7 @@ use crate::buffers::Buffers;
 use crate::catalog::Catalog;
 use crate::circulation::Circulation;
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{self, Config, Loaded, Mistake};
 use crate::delivery::Delivery;
 use crate::gate::Gate;
 use crate::ledger::{AuditKey, Ledger};
@@ -40,6 +40,9 @@ const TOLD: usize = 10;
 /// File descriptors for the ledger, the runtimes, listening sockets, standard streams, connections that are closing,
 /// and files that are opened for a moment.
 const RESERVED_DESCRIPTORS: u64 = 96;
+
+/// How often the dates of the certificates are checked.
+const DAY: Duration = Duration::from_secs(86_400);
 
 /// How often the metrics are folded.
 const FOLD: Duration = Duration::from_secs(5);
@@ -76,10 +79,17 @@ pub struct Running {
 /// Serves until a signal ends it.
 pub(super) async fn run(args: Args) -> Result<(), CliError> {
     let path = args.config;
-    let config = super::load(&path)?;
+    let Loaded { config, warnings, .. } = config::load(&path).map_err(CliError::all)?;
     telemetry::init(&config.log).map_err(CliError::new)?;
+    for Mistake { file, line, key, sentence } in warnings {
+        tracing::warn!(file = %file.display(), line, key, "{sentence}");
+    }
     let mut signals = Signals::listen()?;
-    let running = start(config, Clock::system()).await?;
+    let is_json = config.log.json;
+    let running = start(config, Clock::system()).await.map_err(|error| match is_json {
+        true => error.log("cannot start"),
+        false => error,
+    })?;
     tracing::info!(public = %running.public, admin = running.admin_url, "serving");
     if args.json {
         let ready = serde_json::json!({
@@ -124,7 +134,10 @@ pub async fn start(mut config: Config, clock: Clock) -> Result<Running, CliError
     )
     .await
     .map_err(CliError::new)?;
+    announce_others(&ledger);
     let lending = Bokbasen::new(&config.lending, clock.clone(), metrics.clone()).map_err(CliError::new)?;
+    let reference = lending.clone();
+    readers.compare_clock_with(move || reference.clock_ahead());
     let slow = Handle::current();
     let circulation = Circulation::new(
         config.circulation,
@@ -153,6 +166,7 @@ pub async fn start(mut config: Config, clock: Clock) -> Result<Running, CliError
         .map_err(CliError::new)?;
     let stopping = CancellationToken::new();
     tokio::spawn(fold(metrics.clone(), stopping.clone()));
+    tokio::spawn(watch_certificates(certificates.clone(), clock.clone(), stopping.clone()));
     let flusher = Flusher::start(config.metering, meter, ledger.clone(), metrics.clone());
     let parts = admin::Parts {
         ledger: ledger.clone(),
@@ -254,6 +268,43 @@ fn fit_limits(config: &Config) -> Limits {
     fitted
 }
 
+/// Says at the start that other gates share the ledger, and what that means.
+fn announce_others(ledger: &Ledger) {
+    let others = ledger.other_processes();
+    if others > 0 {
+        tracing::warn!(
+            others,
+            "another gate uses this ledger. Each loan is still registered once, and each end is sent. A return \
+             at one gate does not stop streams of the other before its own decision expires, limits per borrower \
+             count per gate, and the links and tickets of both need the same keys"
+        );
+    }
+}
+
+/// Logs certificates that clients refuse, or soon will: at the start and once a day.
+async fn watch_certificates(certificates: Arc<Certificates>, clock: Clock, stopping: CancellationToken) {
+    daily(stopping, || {
+        for (file, problem) in certificates.date_problems(clock.now()) {
+            let (file, kind) = (file.display(), problem.name());
+            match problem.is_fatal() {
+                true => tracing::error!(%file, kind, "{problem}"),
+                false => tracing::warn!(%file, kind, "{problem}"),
+            }
+        }
+    })
+    .await;
+}
+
+/// Runs `work` now and once a day.
+async fn daily(stopping: CancellationToken, mut work: impl FnMut()) {
+    loop {
+        work();
+        if tokio::time::timeout(DAY, stopping.cancelled()).await.is_ok() {
+            return;
+        }
+    }
+}
+
 /// Folds the metrics now and then, so that they take no more room where nobody reads them.
 async fn fold(metrics: Metrics, stopping: CancellationToken) {
     while tokio::time::timeout(FOLD, stopping.cancelled()).await.is_err() {
@@ -294,10 +345,28 @@ fn readiness(ledger: &Ledger, lending: &Bokbasen, stopping: &CancellationToken) 
                         .into(),
                 );
             }
-            if lending.is_failing() {
-                missing.wanted.push("Bokbasen does not answer: readers without a loan get none.".into());
+            if let Some(trouble) = lending.trouble() {
+                missing.wanted.push(trouble.sentence().into());
             }
             missing
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn daily_work_runs_at_the_start_and_every_day() {
+        let stopping = CancellationToken::new();
+        let mut runs = 0;
+        let three_days =
+            tokio::time::timeout(DAY * 3 + Duration::from_secs(1), daily(stopping.clone(), || runs += 1));
+        assert!(three_days.await.is_err());
+        assert_eq!(runs, 4);
+        stopping.cancel();
+        daily(stopping, || runs += 1).await;
+        assert_eq!(runs, 5, "it ends with the gate");
+    }
 }

@@ -1,25 +1,20 @@
-//! Looking deeper than the file: what it names is opened and tried, so that a start will not fail.
+//! A check that goes deeper than the file: it opens and tries what the file names, so that a start succeeds.
 //!
-//! The command line calls it for `loangate check`. It lets the modules themselves open their files, so that the
-//! sentences are those of a start, and puts to each the line that named it.
+//! The command line calls it for `loangate check`. The modules themselves open their files, so that the
+//! sentences are those of a start; each gets the line that named the file. `online` tries the network.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use jiff::SignedDuration;
-
-use super::{Loaded, Mistake, load};
+use super::{Loaded, Mistake, load, online};
 use crate::buffers::Buffers;
 use crate::catalog::Catalog;
 use crate::clock::Clock;
-use crate::lending::Bokbasen;
-use crate::origin::Origin;
+use crate::ledger;
+use crate::origin::{Origin, Where};
 use crate::reader::Readers;
-use crate::server::{Certificates, TlsError};
+use crate::server::{Certificates, TlsError, Validity};
 use crate::telemetry::Metrics;
-
-/// The farthest that our clock may be from Bokbasen's (page "Authentication Service").
-const CLOCKS_APART: SignedDuration = SignedDuration::from_mins(15);
 
 /// What was found.
 #[derive(Debug, Default)]
@@ -28,12 +23,12 @@ pub struct Checked {
     pub mistakes: Vec<Mistake>,
     /// What is allowed and not advisable.
     pub warnings: Vec<Mistake>,
-    /// How far our clock is ahead of Bokbasen's, where it was asked.
-    pub clock_ahead: Option<SignedDuration>,
+    /// What works, if the network was tried.
+    pub found: Vec<String>,
 }
 
-/// Checks a configuration and everything on this machine that it names; with `online`, also whether Bokbasen lets
-/// us in and whether its clock agrees with ours.
+/// Checks a configuration and everything on this machine that it names; with `online`, also Bokbasen's
+/// login, API and clock, and every address of every origin.
 pub async fn check(file: &Path, online: bool) -> Checked {
     let loaded = match load(file) {
         Ok(loaded) => loaded,
@@ -47,8 +42,9 @@ pub async fn check(file: &Path, online: bool) -> Checked {
     look.origins();
     look.titles();
     look.private_files();
+    look.ledger().await;
     if online {
-        look.lending().await;
+        look.online().await;
     }
     let mut checked = look.checked;
     checked.warnings.extend(loaded.warnings);
@@ -76,18 +72,41 @@ impl Look<'_> {
         let named = std::iter::once(("tls".to_owned(), &settings.certificate))
             .chain(extra.map(|(number, files)| (format!("tls.extra[{number}]"), files)));
         for (table, files) in named {
-            let Err(error) = Certificates::try_load(files) else { continue };
+            let error = match Certificates::try_load(files) {
+                Ok(validity) => {
+                    self.dates(&format!("{table}.certificate"), &files.certificate, validity);
+                    continue;
+                }
+                Err(error) => error,
+            };
             let key = match &error {
                 TlsError::File { file, .. } if *file == files.key => "key",
+                TlsError::Encrypted { .. } | TlsError::OtherKey { .. } => "key",
                 _ => "certificate",
             };
             self.checked.mistakes.push(self.at(&format!("{table}.{key}"), error.to_string()));
         }
     }
 
+    /// A certificate that clients refuse is a mistake; one that they will soon refuse, a warning.
+    fn dates(&mut self, key: &str, file: &Path, validity: Validity) {
+        let Some(problem) = validity.problem(Clock::system().now()) else { return };
+        let said = self.at(key, format!("{}: {problem}", file.display()));
+        match problem.is_fatal() {
+            true => self.checked.mistakes.push(said),
+            false => self.checked.warnings.push(said),
+        }
+    }
+
     fn readers(&mut self) {
-        if let Err(error) = Readers::new(&self.loaded.config.readers, Clock::system()) {
-            self.checked.mistakes.push(self.at("readers.jwt.jwks", error.to_string()));
+        let settings = &self.loaded.config.readers;
+        match (Readers::new(settings, Clock::system()), &settings.jwt) {
+            (Err(error), _) => self.checked.mistakes.push(self.at("readers.jwt.jwks", error.to_string())),
+            (Ok(_), Some(jwt)) => {
+                let file = jwt.jwks.display();
+                self.checked.found.push(format!("the readers' key set {file} can be read"));
+            }
+            (Ok(_), None) => {}
         }
     }
 
@@ -98,6 +117,11 @@ impl Look<'_> {
                 Origin::new(settings, &Buffers::new(self.loaded.config.server.buffers), metrics.clone())
             {
                 self.checked.mistakes.push(self.at(&format!("origins[{number}].url"), error.to_string()));
+            }
+            if settings.places.iter().any(lacks_region) {
+                let sentence = "no region is written, here or in AWS_REGION, so that requests are signed for us-east-1. \
+                                Write s3 = { region = \"eu-north-1\" }";
+                self.checked.warnings.push(self.at(&format!("origins[{number}].url"), sentence.to_owned()));
             }
         }
     }
@@ -136,26 +160,33 @@ impl Look<'_> {
         }
     }
 
-    async fn lending(&mut self) {
-        let asked = match Metrics::new() {
-            Ok(metrics) => Bokbasen::new(&self.loaded.config.lending, Clock::system(), metrics)
-                .map_err(|error| error.to_string()),
-            Err(error) => Err(error.to_string()),
-        };
-        let answer = match asked {
-            Ok(bokbasen) => bokbasen.try_login().await.map_err(|error| error.to_string()),
-            Err(error) => Err(error),
-        };
-        match answer {
-            Ok(ahead) => {
-                self.checked.clock_ahead = ahead;
-                if ahead.is_some_and(|ahead| ahead.abs() > CLOCKS_APART) {
-                    let sentence = "this machine's clock is more than 15 minutes from Bokbasen's, which then refuses \
-                                    every call. Set it by NTP";
-                    self.checked.mistakes.push(self.at("lending.url", sentence.to_owned()));
-                }
-            }
-            Err(error) => self.checked.mistakes.push(self.at("lending.url", error)),
+    /// Whether a start could open the ledger, under the pseudonym key of this configuration.
+    async fn ledger(&mut self) {
+        let Ok(readers) = Readers::new(&self.loaded.config.readers, Clock::system()) else { return };
+        let file = &self.loaded.config.ledger.file;
+        if let Err(error) = ledger::probe(file, &readers.key_fingerprint()).await {
+            self.checked.mistakes.push(self.at("ledger.url", error.to_string()));
         }
     }
+
+    async fn online(&mut self) {
+        let found = online::look(self.loaded).await;
+        self.checked.found.extend(found.good);
+        for (key, sentence) in found.warnings {
+            self.checked.warnings.push(self.at(&key, sentence));
+        }
+        for (key, sentence) in found.mistakes {
+            self.checked.mistakes.push(self.at(&key, sentence));
+        }
+    }
+}
+
+/// Whether a bucket at Amazon has no region from anywhere.
+fn lacks_region(place: &Where) -> bool {
+    let Where::S3(_, s3) = place else { return false };
+    let in_environment = ["AWS_REGION", "AWS_DEFAULT_REGION"];
+    // The process's own variables count only where no key is written, as in `origin`.
+    let is_inherited =
+        s3.keys.is_none() && in_environment.iter().any(|name| std::env::var_os(name).is_some());
+    s3.region.is_none() && s3.endpoint.is_none() && !is_inherited
 }

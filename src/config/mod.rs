@@ -8,6 +8,7 @@
 mod check;
 mod lending;
 mod limits;
+mod online;
 mod origins;
 mod readers;
 mod routes;

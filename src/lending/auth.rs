@@ -4,6 +4,7 @@
 //! waits for that one fetch. Source: Bokbasen's page "Authentication Service", both generations.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, StatusCode};
@@ -15,6 +16,7 @@ use url::Url;
 
 use super::CallError;
 use super::transport::{cause, read_body};
+use super::trouble::{Health, Trouble};
 use crate::clock::{self, Clock};
 
 /// The answer's field that carries a ticket.
@@ -53,6 +55,7 @@ pub enum Auth {
 pub(super) struct Login {
     auth: Auth,
     held: Mutex<Option<Held>>,
+    health: Arc<Health>,
 }
 
 struct Held {
@@ -82,8 +85,8 @@ impl fmt::Debug for Login {
 }
 
 impl Login {
-    pub(super) fn new(auth: Auth) -> Login {
-        Login { auth, held: Mutex::default() }
+    pub(super) fn new(auth: Auth, health: Arc<Health>) -> Login {
+        Login { auth, held: Mutex::default(), health }
     }
 
     /// Whether calls carry the field Date.
@@ -143,26 +146,50 @@ impl Login {
                 })
             }
         };
-        let response = request.send().await.map_err(|error| no_login(&cause(error)))?;
+        let response = request.send().await.map_err(|error| {
+            let trouble = Trouble::of(&error);
+            self.failed(trouble, &cause(error))
+        })?;
         match response.status() {
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::BAD_REQUEST => {
-                return Err(no_login("Bokbasen refuses the credentials; check those in [lending]"));
+                let why = "Bokbasen refuses the credentials; check those in [lending]";
+                return Err(self.failed(Trouble::LoginRefused, why));
             }
-            status if !status.is_success() => return Err(no_login(&format!("it was answered {status}"))),
+            status if status.is_server_error() => {
+                return Err(self.failed(Trouble::ServerError, &format!("it was answered {status}")));
+            }
+            status if !status.is_success() => {
+                let why = format!("it was answered {status}; check {} in [lending]", self.address_key());
+                return Err(self.failed(Trouble::BadAnswer, &why));
+            }
             _ => {}
         }
-        match &self.auth {
+        let unusable = |why: String| self.failed(Trouble::BadAnswer, &why);
+        let held = match &self.auth {
             Auth::Ticket { .. } => held_ticket(&response, clock),
-            Auth::OAuth { .. } => {
-                held_token(&read_body(response).await.map_err(|why| no_login(&why))?, clock)
-            }
+            Auth::OAuth { .. } => held_token(&read_body(response).await.map_err(unusable)?, clock),
+        };
+        held.map_err(|why| self.failed(Trouble::BadAnswer, why))
+    }
+
+    /// The key of the configuration that has the login's address.
+    fn address_key(&self) -> &'static str {
+        match self.auth {
+            Auth::Ticket { .. } => "login_url",
+            Auth::OAuth { .. } => "token_url",
         }
+    }
+
+    /// Records a failed login and returns its error.
+    fn failed(&self, trouble: Trouble, why: &str) -> CallError {
+        self.health.failed("login", trouble, why);
+        CallError::NotSent(format!("the login failed: {why}"))
     }
 }
 
-fn held_ticket(response: &reqwest::Response, clock: &Clock) -> Result<Held, CallError> {
+fn held_ticket(response: &reqwest::Response, clock: &Clock) -> Result<Held, &'static str> {
     let ticket = response.headers().get(TICKET).and_then(|ticket| ticket.to_str().ok());
-    let ticket = ticket.ok_or_else(|| no_login("the answer has no ticket"))?;
+    let ticket = ticket.ok_or("the answer has no ticket; check login_url in [lending]")?;
     Ok(Held {
         header: sensitive(&format!("Boknett {ticket}"))?,
         renew: clock::after(clock.now(), TICKET_USED),
@@ -170,8 +197,9 @@ fn held_ticket(response: &reqwest::Response, clock: &Clock) -> Result<Held, Call
     })
 }
 
-fn held_token(body: &[u8], clock: &Clock) -> Result<Held, CallError> {
-    let token: Token = serde_json::from_slice(body).map_err(|_| no_login("the answer has no token"))?;
+fn held_token(body: &[u8], clock: &Clock) -> Result<Held, &'static str> {
+    let token: Token =
+        serde_json::from_slice(body).map_err(|_| "the answer has no token; check token_url in [lending]")?;
     let life = Duration::from_secs(token.expires_in);
     let used = life.saturating_sub(TOKEN_MARGIN.min(life / 10));
     Ok(Held {
@@ -181,12 +209,9 @@ fn held_token(body: &[u8], clock: &Clock) -> Result<Held, CallError> {
     })
 }
 
-fn sensitive(text: &str) -> Result<HeaderValue, CallError> {
-    let mut value = HeaderValue::try_from(text).map_err(|_| no_login("the credential cannot be sent"))?;
+fn sensitive(text: &str) -> Result<HeaderValue, &'static str> {
+    let mut value =
+        HeaderValue::try_from(text).map_err(|_| "the credential that it gave cannot be sent in a header")?;
     value.set_sensitive(true);
     Ok(value)
-}
-
-fn no_login(why: &str) -> CallError {
-    CallError::NotSent(format!("the login failed: {why}"))
 }

@@ -9,6 +9,7 @@ mod auth;
 mod error;
 mod guard;
 mod transport;
+mod trouble;
 mod wire;
 
 use std::fmt;
@@ -26,6 +27,7 @@ use crate::telemetry::Metrics;
 pub use auth::Auth;
 pub use error::{CallError, SetUpError};
 use transport::{Call, Transport};
+pub use trouble::Trouble;
 
 /// The keys of `[lending]`.
 #[derive(Clone, Debug)]
@@ -269,13 +271,36 @@ impl Bokbasen {
         self.transport.is_failing()
     }
 
-    /// Logs in, and says how far our clock is ahead of Bokbasen's: what `check` asks.
+    /// The reason why calls fail at the moment; none while Bokbasen answers.
+    pub fn trouble(&self) -> Option<Trouble> {
+        self.transport.trouble()
+    }
+
+    /// The reason of the last failure since a call was answered, also if it was the only one.
+    pub fn last_trouble(&self) -> Option<Trouble> {
+        self.transport.last_trouble()
+    }
+
+    /// How far our clock is ahead of Bokbasen's; none until a call was answered.
+    pub fn clock_ahead(&self) -> Option<SignedDuration> {
+        self.transport.clock_difference()
+    }
+
+    /// Logs in for `loangate check`.
     ///
     /// # Errors
-    /// [`CallError`], where the login fails.
-    pub async fn try_login(&self) -> Result<Option<SignedDuration>, CallError> {
-        self.transport.login().await?;
-        Ok(self.transport.clock_difference())
+    /// [`CallError`], if the login fails.
+    pub async fn try_login(&self) -> Result<(), CallError> {
+        self.transport.login().await
+    }
+
+    /// Makes a call of the API that changes nothing, for `loangate check`: it shows whether the address
+    /// and the token are good, and sets [`Bokbasen::clock_ahead`].
+    ///
+    /// # Errors
+    /// [`CallError`], if the call fails.
+    pub async fn try_call(&self) -> Result<(), CallError> {
+        self.find(&Reference::fresh()).await.map(drop)
     }
 
     /// Logs out, as far as the login knows that.

@@ -3,6 +3,7 @@
 //! HTTP/1.1 without redirects and without a proxy of the environment. A call that must not be repeated gets a
 //! connection of its own, so that a kept one which Bokbasen just closed cannot leave its outcome unknown.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -15,6 +16,7 @@ use url::Url;
 
 use super::auth::Login;
 use super::guard::Guard;
+use super::trouble::{Health, Trouble};
 use super::wire::{ErrorBody, Path, Query};
 use super::{CallError, SetUpError, Settings};
 use crate::clock::{self, Clock};
@@ -81,6 +83,7 @@ pub(super) struct Transport {
     fresh: reqwest::Client,
     login: Login,
     guard: Guard,
+    health: Arc<Health>,
     clock: Clock,
     metrics: Metrics,
     timeout: Duration,
@@ -108,12 +111,14 @@ impl Transport {
                 .build()
                 .map_err(|error| SetUpError(cause(error)))
         };
+        let health = Arc::new(Health::new());
         Ok(Transport {
             base: settings.url.clone(),
             kept: client(settings.concurrency)?,
             fresh: client(0)?,
-            login: Login::new(settings.auth.clone()),
+            login: Login::new(settings.auth.clone(), health.clone()),
             guard: Guard::new(settings.concurrency),
+            health,
             clock,
             metrics,
             timeout: settings.timeout,
@@ -131,6 +136,16 @@ impl Transport {
 
     pub(super) fn is_failing(&self) -> bool {
         self.guard.is_open()
+    }
+
+    /// Why calls fail, if they do.
+    pub(super) fn trouble(&self) -> Option<Trouble> {
+        self.health.trouble(self.guard.is_open())
+    }
+
+    /// Why the last call failed, if it did.
+    pub(super) fn last_trouble(&self) -> Option<Trouble> {
+        self.health.last()
     }
 
     pub(super) async fn login(&self) -> Result<(), CallError> {
@@ -177,12 +192,16 @@ impl Transport {
         let credential = self.login.authorization(&self.kept, &self.clock).await?;
         let response = self.go(call, credential.clone()).await?;
         if response.status() != StatusCode::UNAUTHORIZED {
-            return self.read(response).await;
+            return self.read(call, response).await;
         }
         self.login.discard(&credential).await;
         let credential = self.login.authorization(&self.kept, &self.clock).await?;
         let response = self.go(call, credential).await?;
-        self.read(response).await
+        if response.status() == StatusCode::UNAUTHORIZED {
+            self.health.failed(call.name, Trouble::TokenRefused, "it was answered 401 with a new token");
+            return self.read(call, response).await;
+        }
+        self.read(call, response).await
     }
 
     async fn go(&self, call: &Call, credential: http::HeaderValue) -> Result<reqwest::Response, CallError> {
@@ -199,12 +218,12 @@ impl Transport {
         let answered = request.send().await;
         crash::point("send", call.name, Edge::After);
         let response = answered.map_err(|error| {
+            let trouble = Trouble::of(&error);
+            let is_connect = error.is_connect();
+            let why = cause(error);
+            self.health.failed(call.name, trouble, &why);
             // Without a connection nothing can have left; anything else may have.
-            if error.is_connect() {
-                CallError::NotSent(cause(error))
-            } else {
-                CallError::Unknown(cause(error))
-            }
+            if is_connect { CallError::NotSent(why) } else { CallError::Unknown(why) }
         })?;
         self.note_clock(response.headers());
         Ok(response)
@@ -221,19 +240,28 @@ impl Transport {
         url
     }
 
-    async fn read(&self, response: reqwest::Response) -> Result<Answer, CallError> {
+    async fn read(&self, call: &Call, response: reqwest::Response) -> Result<Answer, CallError> {
         let status = response.status();
         let headers = response.headers();
         let retry_after = retry_after(headers, self.clock.now());
         let next = headers.get("next").and_then(|next| next.to_str().ok()).map(str::to_owned);
         let body = read_body(response).await;
         if status.is_success() {
-            let body = body.map_err(CallError::Unknown)?;
+            let body = body.map_err(|why| {
+                self.health.failed(call.name, Trouble::Network, &why);
+                CallError::Unknown(why)
+            })?;
+            self.health.answered();
             return Ok(Answer { body, retry_after, next });
         }
         // A 408 comes from whoever waited for the rest of a request, and may not be Bokbasen's last word.
         if !status.is_client_error() || status == StatusCode::REQUEST_TIMEOUT {
-            return Err(CallError::Unknown(format!("it was answered {status}")));
+            let why = format!("it was answered {status}");
+            self.health.failed(call.name, Trouble::ServerError, &why);
+            return Err(CallError::Unknown(why));
+        }
+        if status != StatusCode::UNAUTHORIZED {
+            self.health.answered();
         }
         let error: ErrorBody =
             body.ok().and_then(|body| serde_json::from_slice(&body).ok()).unwrap_or_default();

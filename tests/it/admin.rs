@@ -270,7 +270,7 @@ async fn readiness_says_that_bokbasen_is_missing_and_when_it_is_back() {
     assert_eq!((seen.0, &seen.1["ready"]), (200, &json!(true)), "{}", seen.1);
     let missing = seen.1["missing"].as_array().unwrap();
     assert_eq!(missing.len(), 1, "{missing:?}");
-    assert!(missing[0].as_str().unwrap().starts_with("Bokbasen does not answer"), "{missing:?}");
+    assert!(missing[0].as_str().unwrap().starts_with("Bokbasen refuses the connection"), "{missing:?}");
     assert_eq!(status(&scene, "/healthz", None).await, 200, "the process itself is well");
     assert_eq!(borrow(&scene, LIBRARY, "kari", BOOK).await, 200, "who has a loan goes on reading");
     scene.start_sandbox().await;

@@ -184,7 +184,7 @@ const CASES: &[Case] = &[
         "certs/server.pem",
         "certs/other.pem",
         &[
-            "8: tls.certificate: certs/other.pem cannot be read: I/O error: No such file or directory (os error 2); it must be PEM",
+            "8: tls.certificate: certs/other.pem cannot be read: No such file or directory (os error 2); it must be PEM",
         ],
     ),
     (
@@ -192,7 +192,7 @@ const CASES: &[Case] = &[
         "key = \"certs/server.key\"",
         "key = \"certs/jwks.json\"",
         &[
-            "9: tls.key: certs/jwks.json cannot be read: no items found; it must be PEM",
+            "9: tls.key: certs/jwks.json cannot be read: there is no private key in it; it must be PEM",
             "9: tls.key: other users can read or change certs/jwks.json (mode 644). Make it its owner's alone: chmod 600 certs/jwks.json",
         ],
     ),
@@ -201,7 +201,7 @@ const CASES: &[Case] = &[
         "key = \"certs/server.key\"",
         "key = \"certs/jwt.key\"",
         &[
-            "8: tls.certificate: certs/server.pem and certs/jwt.key do not belong together: keys may not be consistent: KeyMismatch",
+            "9: tls.key: certs/jwt.key is not the key of certs/server.pem. These two commands must print the same: openssl x509 -in certs/server.pem -noout -pubkey and openssl pkey -in certs/jwt.key -pubout. In a chain the server's own certificate is the first",
         ],
     ),
     (
@@ -399,7 +399,55 @@ const CASES: &[Case] = &[
         "[ledger]",
         "[cors]\norigins = [\"https://reader.example.no/\"]\n\n[ledger]",
         &[
-            "37: cors.origins: \"https://reader.example.no/\" is no origin of a web page. Write it as browsers do, like \"https://reader.example.no\"",
+            "37: cors.origins: \"https://reader.example.no/\" is no origin of a web page or an app. Write it as browsers send it, like \"https://reader.example.no\" or \"capacitor://localhost\": lower case, no path, no default port",
+        ],
+    ),
+    (
+        "all web pages",
+        "[ledger]",
+        "[cors]\norigins = [\"*\"]\n\n[ledger]",
+        &[
+            "37: cors.origins: with * any web page could send requests with a token that it got hold of, and read the files. Name the pages' origins, like \"https://reader.example.no\", or one label of your own domain, \"https://*.example.no\"",
+        ],
+    ),
+    (
+        "all web pages of a country",
+        "[ledger]",
+        "[cors]\norigins = [\"https://*.no\"]\n\n[ledger]",
+        &[
+            "37: cors.origins: \"https://*.no\" would allow everyone who has a name there. Write it as one whole label in front of your own domain: \"https://*.example.no\"",
+        ],
+    ),
+    (
+        "a ledger below a file",
+        "sqlite:data/loangate.db",
+        "sqlite:certs/server.pem/loangate.db",
+        &[
+            "37: ledger.url: the ledger file certs/server.pem/loangate.db cannot be used: Not a directory (os error 20); check its directory and its owner",
+        ],
+    ),
+    (
+        "a ledger that is a directory",
+        "sqlite:data/loangate.db",
+        "sqlite:certs",
+        &[
+            "37: ledger.url: the ledger file certs cannot be used: it is a directory, not a file; check its directory and its owner",
+        ],
+    ),
+    (
+        "a ledger where nothing can be made",
+        "sqlite:data/loangate.db",
+        "sqlite:/proc/loangate/loangate.db",
+        &[
+            "37: ledger.url: the ledger file /proc/loangate/loangate.db cannot be used: nothing can be written in the directory /proc: No such file or directory (os error 2); check its directory and its owner",
+        ],
+    ),
+    (
+        "a ledger that is another file",
+        "sqlite:data/loangate.db",
+        "sqlite:certs/server.pem",
+        &[
+            "37: ledger.url: the ledger certs/server.pem failed: error returned from database: (code: 26) file is not a database; check the disk, and the file with `sqlite3 FILE 'PRAGMA integrity_check'`",
         ],
     ),
     (
@@ -622,7 +670,7 @@ fn every_mistake_in_a_table_of_titles_has_its_line() {
     assert_eq!(
         errors.lines().collect::<Vec<_>>(),
         [
-            "case.toml:9: tls.key: certs/jwks.json cannot be read: no items found; it must be PEM",
+            "case.toml:9: tls.key: certs/jwks.json cannot be read: there is no private key in it; it must be PEM",
             "case.toml:9: tls.key: other users can read or change certs/jwks.json (mode 644). Make it its owner's alone: chmod 600 certs/jwks.json",
             "titles.csv:2: \"9788299999039\" is no title: the check digit of the ISBN is wrong",
             "titles.csv:5: no request has such a path, which is written decoded. The path is percent-encoded twice. Encode it once.",

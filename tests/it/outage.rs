@@ -99,7 +99,7 @@ async fn whoever_has_a_loan_reads_on_while_bokbasen_is_away_and_others_are_serve
     }
     let ready = scene.admin("/readyz").await;
     assert_eq!(ready.status(), StatusCode::OK, "whoever has a loan is served");
-    assert!(ready.text().await.unwrap().contains("Bokbasen does not answer"));
+    assert!(ready.text().await.unwrap().contains("Bokbasen refuses the connection"));
     assert_eq!(ask(&scene, "kari").await.0, StatusCode::OK, "still");
 
     scene.start_sandbox().await;

@@ -1,0 +1,169 @@
+//! What `loangate check --online` finds out: whether everything that the configuration names answers.
+//!
+//! `check` calls it. Everything is tried at the same time, each with a deadline, and nothing is changed
+//! anywhere.
+
+use std::time::Duration;
+
+use futures_util::future::{join, join_all};
+use jiff::SignedDuration;
+use tokio::time::timeout;
+
+use super::Loaded;
+use crate::buffers::Buffers;
+use crate::clock::Clock;
+use crate::lending::Bokbasen;
+use crate::origin::{Origin, Outcome};
+use crate::telemetry::Metrics;
+
+/// The farthest that our clock may be from Bokbasen's (page "Authentication Service").
+const MAX_SKEW: SignedDuration = SignedDuration::from_mins(15);
+/// From this difference on the clock is worth setting: readers' tokens allow as much.
+const NOTABLE_SKEW: SignedDuration = SignedDuration::from_secs(60);
+/// A field Date has whole seconds, so that a difference of one says nothing.
+const DATE_PRECISION: SignedDuration = SignedDuration::from_secs(1);
+/// The longest that the login and a call may take together.
+const MAX_WAIT: Duration = Duration::from_secs(40);
+
+/// What was found out, each with the key that it is about.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    /// Good news.
+    pub(super) good: Vec<String>,
+    /// What may keep the gate from working.
+    pub(super) warnings: Vec<(String, String)>,
+    /// What keeps the gate from working.
+    pub(super) mistakes: Vec<(String, String)>,
+}
+
+/// Tries Bokbasen and every address of every origin.
+pub(super) async fn look(loaded: &Loaded) -> Found {
+    let Ok(metrics) = Metrics::new() else { return Found::default() };
+    let (mut found, origins) = join(lending(loaded, metrics.clone()), origins(loaded, metrics)).await;
+    for other in origins {
+        found.good.extend(other.good);
+        found.warnings.extend(other.warnings);
+        found.mistakes.extend(other.mistakes);
+    }
+    found
+}
+
+async fn lending(loaded: &Loaded, metrics: Metrics) -> Found {
+    let mut found = Found::default();
+    let bokbasen = match Bokbasen::new(&loaded.config.lending, Clock::system(), metrics) {
+        Ok(bokbasen) => bokbasen,
+        Err(error) => {
+            found.mistakes.push(("lending.url".to_owned(), error.to_string()));
+            return found;
+        }
+    };
+    if timeout(MAX_WAIT, try_lending(&bokbasen, &mut found)).await.is_err() {
+        let seconds = MAX_WAIT.as_secs();
+        found
+            .mistakes
+            .push(("lending.url".to_owned(), format!("Bokbasen did not answer within {seconds} s")));
+    }
+    found
+}
+
+async fn try_lending(bokbasen: &Bokbasen, found: &mut Found) {
+    match bokbasen.try_login().await {
+        Ok(()) => found.good.push("Bokbasen's login works".to_owned()),
+        Err(error) => {
+            found.mistakes.push(("lending.auth".to_owned(), reason(bokbasen, &error.to_string())));
+            return;
+        }
+    }
+    match bokbasen.try_call().await {
+        Ok(()) => found.good.push("Bokbasen's API takes the token".to_owned()),
+        Err(error) => {
+            found.mistakes.push(("lending.url".to_owned(), reason(bokbasen, &error.to_string())));
+        }
+    }
+    match bokbasen.clock_ahead() {
+        Some(ahead) => clock(ahead, found),
+        None => found.warnings.push((
+            "lending.url".to_owned(),
+            "no answer of Bokbasen had a Date, so that the clocks could not be compared".to_owned(),
+        )),
+    }
+    bokbasen.close().await;
+}
+
+/// An error, with what to do about it if that is known.
+fn reason(bokbasen: &Bokbasen, error: &str) -> String {
+    match bokbasen.last_trouble() {
+        Some(trouble) => format!("{} ({error})", trouble.sentence().trim_end_matches('.')),
+        None => error.to_owned(),
+    }
+}
+
+/// Says by how much the clocks differ, also when they agree.
+fn clock(ahead: SignedDuration, found: &mut Found) {
+    let seconds = ahead.abs().as_secs();
+    let side = if ahead.is_negative() { "behind" } else { "ahead of" };
+    let sentence = format!("this machine's clock is {seconds} s {side} Bokbasen's");
+    if ahead.abs() > MAX_SKEW {
+        let why = "Bokbasen refuses calls from more than 15 minutes away. Set the clock by NTP";
+        found.mistakes.push(("lending.url".to_owned(), format!("{sentence}. {why}")));
+    } else if ahead.abs() > NOTABLE_SKEW {
+        let why = "Loans would end at another moment than at Bokbasen. Set the clock by NTP";
+        found.warnings.push(("lending.url".to_owned(), format!("{sentence}. {why}")));
+    } else if ahead.abs() > DATE_PRECISION {
+        found.good.push(sentence);
+    } else {
+        found.good.push("this machine's clock agrees with Bokbasen's to a second".to_owned());
+    }
+}
+
+async fn origins(loaded: &Loaded, metrics: Metrics) -> Vec<Found> {
+    let origins = loaded.config.origins.iter().enumerate();
+    join_all(origins.map(|(number, settings)| {
+        let buffers = Buffers::new(loaded.config.server.buffers);
+        let origin = Origin::new(settings, &buffers, metrics.clone());
+        async move {
+            let mut found = Found::default();
+            // What cannot be set up at all was reported before.
+            let Ok(origin) = origin else { return found };
+            let key = format!("origins[{number}].url");
+            for probed in origin.probe().await {
+                let (name, address) = (&settings.name, &probed.address);
+                match probed.outcome {
+                    Outcome::Reached(said) => found.good.push(format!("origin {name}: {address}: {said}")),
+                    Outcome::Doubtful(said) => {
+                        found.warnings.push((key.clone(), format!("{address}: {said}")))
+                    }
+                    Outcome::Failed(said) => found.mistakes.push((key.clone(), format!("{address}: {said}"))),
+                }
+            }
+            found
+        }
+    }))
+    .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clock_is_reported_in_both_directions() {
+        let said = |seconds| {
+            let mut found = Found::default();
+            clock(SignedDuration::from_secs(seconds), &mut found);
+            let pairs = found.warnings.iter().chain(&found.mistakes).map(|(_, sentence)| sentence.clone());
+            let all: Vec<String> = found.good.iter().cloned().chain(pairs).collect();
+            (found.good.len(), found.warnings.len(), found.mistakes.len(), all.concat())
+        };
+        assert_eq!(said(0), (1, 0, 0, "this machine's clock agrees with Bokbasen's to a second".to_owned()));
+        assert_eq!(said(-1).0, 1);
+        assert_eq!(said(30), (1, 0, 0, "this machine's clock is 30 s ahead of Bokbasen's".to_owned()));
+        let (_, warnings, _, text) = said(-90);
+        assert!(warnings == 1 && text.contains("90 s behind Bokbasen's"), "{text}");
+        let (_, _, mistakes, text) = said(901);
+        assert!(
+            mistakes == 1 && text.contains("901 s ahead of Bokbasen's. Bokbasen refuses calls"),
+            "{text}"
+        );
+    }
+}

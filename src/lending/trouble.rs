@@ -1,0 +1,199 @@
+//! Why Bokbasen cannot be used at the moment: the reason that `/readyz` and the log name.
+//!
+//! `transport` and `auth` record it where it is known. The log has one line a minute for each reason,
+//! however many calls fail for it.
+
+use std::error::Error;
+use std::io;
+use std::sync::{Mutex, PoisonError};
+
+use crate::telemetry::LogLimit;
+
+/// A reason.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Trouble {
+    /// The login service refuses the credentials.
+    LoginRefused,
+    /// The API refuses a token that the login service has just issued.
+    TokenRefused,
+    /// The host name has no address.
+    NoAddress,
+    /// No program listens at the address.
+    ConnectionRefused,
+    /// TLS cannot be established.
+    Tls,
+    /// No answer arrived in time.
+    Timeout,
+    /// The connection cannot be made, or broke.
+    Network,
+    /// It answers 5xx.
+    ServerError,
+    /// It answers what is not its API.
+    BadAnswer,
+}
+
+impl Trouble {
+    /// The reason of a request that got no answer.
+    pub(super) fn of(error: &reqwest::Error) -> Trouble {
+        let mut cause: Option<&(dyn Error + 'static)> = error.source();
+        while let Some(error) = cause {
+            if error.is::<rustls::Error>() {
+                return Trouble::Tls;
+            }
+            // The connector's own error has no type that can be named.
+            if error.to_string() == "dns error" {
+                return Trouble::NoAddress;
+            }
+            let io = error.downcast_ref::<io::Error>();
+            if io.is_some_and(|error| error.kind() == io::ErrorKind::ConnectionRefused) {
+                return Trouble::ConnectionRefused;
+            }
+            // An error inside an I/O error is not its source, but takes its place.
+            let inside = io.and_then(io::Error::get_ref);
+            cause = inside.map(|inside| inside as &(dyn Error + 'static)).or_else(|| error.source());
+        }
+        if error.is_timeout() { Trouble::Timeout } else { Trouble::Network }
+    }
+
+    /// The name in logs.
+    pub fn name(self) -> &'static str {
+        match self {
+            Trouble::LoginRefused => "login_refused",
+            Trouble::TokenRefused => "token_refused",
+            Trouble::NoAddress => "no_address",
+            Trouble::ConnectionRefused => "connection_refused",
+            Trouble::Tls => "tls",
+            Trouble::Timeout => "timeout",
+            Trouble::Network => "network",
+            Trouble::ServerError => "server_error",
+            Trouble::BadAnswer => "bad_answer",
+        }
+    }
+
+    /// What it is, what it means for readers, and what to do.
+    pub fn sentence(self) -> &'static str {
+        match self {
+            Trouble::LoginRefused => {
+                "Bokbasen refuses the login: readers without a loan get none. Check the credentials in [lending]."
+            }
+            Trouble::TokenRefused => {
+                "Bokbasen's API refuses the token of a login that worked: readers without a loan get none. Check \
+                 lending.audience and lending.url, and this machine's clock."
+            }
+            Trouble::NoAddress => {
+                "Bokbasen's host name has no address: readers without a loan get none. Check the host names in \
+                 [lending] and this machine's DNS."
+            }
+            Trouble::ConnectionRefused => {
+                "Bokbasen refuses the connection: readers without a loan get none. Check the ports in [lending] and \
+                 the firewall."
+            }
+            Trouble::Tls => {
+                "TLS to Bokbasen fails: readers without a loan get none. Check this machine's root certificates and \
+                 clock, and whether a proxy intercepts TLS."
+            }
+            Trouble::Timeout => {
+                "Bokbasen does not answer within lending.timeout: readers without a loan get none. Check the network."
+            }
+            Trouble::Network => {
+                "Bokbasen cannot be reached: readers without a loan get none. Check the network; the log has the error."
+            }
+            Trouble::ServerError => {
+                "Bokbasen answers with server errors: readers without a loan get none. It is for Bokbasen to mend."
+            }
+            Trouble::BadAnswer => {
+                "Bokbasen's answers cannot be read: readers without a loan get none. Check the addresses in [lending]."
+            }
+        }
+    }
+
+    /// Whether no call can succeed while it lasts, so that one failure is proof enough.
+    fn is_certain(self) -> bool {
+        matches!(self, Trouble::LoginRefused | Trouble::TokenRefused)
+    }
+}
+
+/// The reason of the last failure, until a call succeeds.
+#[derive(Debug)]
+pub(super) struct Health {
+    last: Mutex<Option<Trouble>>,
+    limit: LogLimit,
+}
+
+impl Health {
+    pub(super) fn new() -> Health {
+        Health { last: Mutex::new(None), limit: LogLimit::per_minute() }
+    }
+
+    /// Notes a failure, and logs it once a minute. `detail` has no address, token or secret.
+    pub(super) fn failed(&self, call: &'static str, trouble: Trouble, detail: &str) {
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(trouble);
+        if let Some(suppressed) = self.limit.permit(trouble.name()) {
+            let (reason, hint) = (trouble.name(), trouble.sentence());
+            tracing::warn!(call, reason, detail, suppressed, hint, "call to Bokbasen failed");
+        }
+    }
+
+    /// Notes that Bokbasen answered a call.
+    pub(super) fn answered(&self) {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(reason) = last.take()
+            && self.limit.permit("answered").is_some()
+        {
+            tracing::info!(reason = reason.name(), "Bokbasen answers again");
+        }
+    }
+
+    /// The reason of the last failure since a call was answered.
+    pub(super) fn last(&self) -> Option<Trouble> {
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The reason why calls fail: of any failure where `is_failing`, else only one that is certain.
+    pub(super) fn trouble(&self, is_failing: bool) -> Option<Trouble> {
+        match self.last() {
+            Some(trouble) => (is_failing || trouble.is_certain()).then_some(trouble),
+            None => is_failing.then_some(Trouble::Network),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use reqwest::dns::{Name, Resolve, Resolving};
+
+    use super::*;
+
+    struct NoNames;
+
+    impl Resolve for NoNames {
+        fn resolve(&self, _: Name) -> Resolving {
+            Box::pin(async { Err("there is no such name".into()) })
+        }
+    }
+
+    #[tokio::test]
+    async fn unknown_host_name_is_told_from_a_closed_port() {
+        let client = reqwest::Client::builder().no_proxy().dns_resolver(std::sync::Arc::new(NoNames));
+        let client = client.build().unwrap();
+        let error = client.get("http://bokbasen.invalid/").send().await.unwrap_err();
+        assert_eq!(Trouble::of(&error), Trouble::NoAddress);
+        let reserved = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let closed = reserved.local_addr().unwrap();
+        drop(reserved);
+        let error = client.get(format!("http://{closed}/")).send().await.unwrap_err();
+        assert_eq!(Trouble::of(&error), Trouble::ConnectionRefused);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_failure_is_proof_only_if_it_is_certain() {
+        let health = Health::new();
+        assert_eq!((health.trouble(false), health.trouble(true)), (None, Some(Trouble::Network)));
+        health.failed("begin", Trouble::Timeout, "late");
+        assert_eq!((health.trouble(false), health.trouble(true)), (None, Some(Trouble::Timeout)));
+        health.failed("login", Trouble::LoginRefused, "401");
+        assert_eq!(health.trouble(false), Some(Trouble::LoginRefused));
+        health.answered();
+        assert_eq!(health.trouble(false), None);
+    }
+}
