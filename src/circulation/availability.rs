@@ -58,7 +58,8 @@ impl Circulation {
 }
 
 fn unsaid(error: &CallError) -> Unsaid {
-    tracing::warn!(%error, "could not ask whether a title is available");
+    // The client of Bokbasen logs the reason, once a minute.
+    tracing::debug!(%error, "cannot query whether a title is available");
     match error {
         CallError::Rejected { status: 403 | 404, code, .. } if !code.is_empty() => {
             Unsaid::Refused(code.clone())

@@ -232,7 +232,8 @@ async fn poll(circulation: &Circulation, loan: &Loan, going: &mut Going) -> Opti
                 return circulation.record(loan.id, Event::Missing, Cause { by: "poll", detail }).await;
             }
             Err(error) => {
-                tracing::warn!(loan = %loan.id, %error, "could not ask about a pending loan");
+                // The client of Bokbasen logs the reason, once a minute for all loans.
+                tracing::debug!(loan = %loan.id, %error, "cannot poll a pending loan; it is retried");
                 None
             }
         };
@@ -261,7 +262,8 @@ async fn settle(circulation: &Circulation, loan: &Loan, left: Instant) -> Option
                 return circulation.record(loan.id, event, Cause { by: "settle", detail }).await;
             }
             Ok(None) => {}
-            Err(error) => tracing::warn!(loan = %loan.id, %error, "could not settle a loan; checking again"),
+            // The client of Bokbasen logs the reason, once a minute for all loans.
+            Err(error) => tracing::debug!(loan = %loan.id, %error, "cannot settle a loan; it is retried"),
         }
         wait = (wait * 2).min(LAST_POLL);
     }

@@ -272,7 +272,8 @@ async fn send(circulation: &Circulation, loan: &Loan) -> Sent {
             Sent::NotTaken(retry_after)
         }
         Err(error) => {
-            tracing::warn!(loan = %id, %error, "an end could not be sent; it is sent again");
+            // The client of Bokbasen logs the reason, once a minute for all loans.
+            tracing::debug!(loan = %id, %error, "cannot send an end; it is retried");
             Sent::NoAnswer
         }
     }

@@ -189,3 +189,90 @@ fn every_line_of_the_readme_does_what_its_comment_says() {
         assert_eq!(tried.line, tried.step.lines.len(), "step {number} has lines that were not tried");
     }
 }
+
+/// The lines of the first shell block below a heading.
+fn block_below(readme: &str, heading: &str) -> Vec<String> {
+    let (_, below) = readme.split_once(&format!("\n## {heading}\n")).expect("the README has no such heading");
+    let (_, block) = below.split_once("```sh\n").unwrap();
+    let lines = block.split("```").next().unwrap().lines();
+    lines.map(|line| line.split("  # ").next().unwrap().trim().to_owned()).collect()
+}
+
+/// Ends what a line left running in the background.
+struct Background(Vec<std::process::Child>);
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        for child in &mut self.0 {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// A port that nobody has at the moment.
+fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+#[test]
+fn lines_that_set_up_a_gate_end_in_a_book() {
+    if program("curl", "curl").is_none() {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let ports: Vec<(u16, u16)> =
+        [8443, 9443, 9100].into_iter().map(|written| (written, free_port())).collect();
+    let binary = std::path::Path::new(env!("CARGO_BIN_EXE_loangate"));
+    let search = format!("{}:{}", binary.parent().unwrap().display(), std::env::var("PATH").unwrap());
+    let shell = |line: &str| {
+        let mut command = Command::new("sh");
+        command.current_dir(directory.path()).env("PATH", &search).stdin(std::process::Stdio::null());
+        command.args(["-c", line]);
+        command
+    };
+    let with_ports = |text: &str| {
+        ports.iter().fold(text.to_owned(), |text, (written, free)| {
+            text.replace(&format!(":{written}"), &format!(":{free}"))
+        })
+    };
+    let (_open, pause) = std::sync::mpsc::channel::<()>();
+    let mut background = Background(Vec::new());
+    let mut last = String::new();
+    let readme = include_str!("../../README.md");
+    for line in block_below(readme, "Set up a gate of your own") {
+        if line.starts_with("cargo install") {
+            continue; // the test has the program already
+        }
+        if let Some(line) = line.strip_suffix(" &") {
+            let listen = if line == "loangate sandbox" { " --listen 127.0.0.1:9100" } else { "" };
+            let quiet = std::process::Stdio::null;
+            // Without exec the shell would leave the program behind when it is killed.
+            let line = format!("exec {}", with_ports(&format!("{line}{listen}")));
+            background.0.push(shell(&line).stdout(quiet()).stderr(quiet()).spawn().unwrap());
+            let port = if listen.is_empty() { ports[0].1 } else { ports[2].1 };
+            let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+            while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
+                assert!(std::time::Instant::now() < deadline, "{line} does not listen");
+                let _ = pause.recv_timeout(std::time::Duration::from_millis(20));
+            }
+            continue;
+        }
+        let ran = shell(&with_ports(&line)).output().unwrap();
+        last = String::from_utf8_lossy(&ran.stdout).into_owned();
+        let errors = String::from_utf8_lossy(&ran.stderr);
+        assert!(ran.status.success(), "{line}: {last}{errors}");
+        // What init wrote has the ports of the README; the free ones take their place.
+        let config = directory.path().join("config.toml");
+        let text = std::fs::read_to_string(&config).unwrap();
+        std::fs::write(&config, with_ports(&text)).unwrap();
+        if line.starts_with("loangate check") {
+            assert!(last.contains("ok: Bokbasen's login works") && last.contains("is good"), "{last}");
+        }
+    }
+    assert_eq!(background.0.len(), 2, "the stand-in and the gate");
+    assert_eq!(last, "a book\n", "the last line is the one that reads it");
+    for word in ["9788299999014/book.epub` in the storage", "LimitNOFILE="] {
+        assert!(readme.contains(word), "the README does not say {word}");
+    }
+}
