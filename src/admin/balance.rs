@@ -1,4 +1,4 @@
-//! Balancing the books: `POST /api/v1/balance`.
+//! Balancing the books: `POST /api/v1/balance` runs a balance, `GET` shows the findings of the last one.
 
 use std::sync::Arc;
 
@@ -44,4 +44,14 @@ pub(super) async fn balance(
         Ok(Err(BalanceError::Ledger(error))) => Err(unreadable(error)),
         Err(_) => Err(Refused::LEDGER),
     }
+}
+
+/// The report of the last balance of this process, by night or on demand.
+#[utoipa::path(get, path = "/api/v1/balance", tag = "support", responses(
+    (status = 200, description = "What differed, and what was done about it", body = Report),
+    (status = 401, response = inline(problem::Refused)), (status = 404, response = inline(problem::Refused)),
+))]
+pub(super) async fn last(State(app): State<Arc<App>>) -> Result<Json<Report>, Refused> {
+    let last = app.parts.circulation.last_balance();
+    last.map(|report| Json(report.as_ref().clone())).ok_or(Refused::NO_BALANCE)
 }

@@ -217,7 +217,7 @@ fn router(app: Arc<App>) -> Router {
         .route("/api/v1/loans", get(loans::list))
         .route("/api/v1/loans/{id}", get(loans::one).delete(ends::end))
         .route("/api/v1/links", post(links::mint))
-        .route("/api/v1/balance", post(balance::balance))
+        .route("/api/v1/balance", get(balance::last).post(balance::balance))
         .route("/openapi.json", get(openapi::describe))
         .fallback(async || Refused::NOT_FOUND)
         .method_not_allowed_fallback(async || Refused::METHOD)

@@ -18,7 +18,7 @@ use crate::problem::Document;
         (name = "reader", description = "On the public listener, with a reader's token: the reader's own loans."),
         (name = "support", description = "On the admin listener, with the admin token."),
     ),
-    paths(loans::list, loans::one, ends::end, links::mint, balance::balance),
+    paths(loans::list, loans::one, ends::end, links::mint, balance::balance, balance::last),
     components(schemas(Document<'static>))
 )]
 struct Support;

@@ -61,6 +61,12 @@ impl Refused {
         StatusCode::CONFLICT,
         "The books are being balanced already. Wait until that is done and ask again.",
     );
+    pub(super) const NO_BALANCE: Refused = Refused::fixed(
+        "balance-not-found",
+        "Balance not found",
+        StatusCode::NOT_FOUND,
+        "This process has not balanced the books since its start. Run a balance with POST.",
+    );
     pub(super) const LEDGER: Refused = Refused::fixed(
         "ledger-unavailable",
         "Ledger unavailable",

@@ -136,6 +136,7 @@ struct Inner {
     carried: Mutex<HashMap<LoanId, watch::Receiver<Option<Outcome>>>>,
     ends_waiting: Notify,
     balancing: tokio::sync::Mutex<()>,
+    last_balance: Mutex<Option<Arc<Report>>>,
     tasks: TaskTracker,
     stopping: CancellationToken,
 }
@@ -168,6 +169,7 @@ impl Circulation {
             carried: Mutex::default(),
             ends_waiting: Notify::new(),
             balancing: tokio::sync::Mutex::default(),
+            last_balance: Mutex::default(),
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),
         };

@@ -163,7 +163,7 @@ fn balance(report: &Value) -> String {
     for finding in all("findings") {
         let [kind, done, isbn] = ["kind", "done", "isbn"].map(|name| text(finding, name));
         let [loan, lending_id, detail] = ["loan", "lending_id", "detail"].map(|name| text(finding, name));
-        let _ = writeln!(lines, "{kind:13} {done:11} {isbn} loan {loan}, at Bokbasen {lending_id}: {detail}");
+        let _ = writeln!(lines, "{kind:14} {done:11} {isbn} loan {loan}, at Bokbasen {lending_id}: {detail}");
     }
     match (all("findings").count(), number(report, "more")) {
         (0, _) => lines.push_str("nothing differs"),

@@ -21,7 +21,7 @@ use super::brake::Brake;
 use super::connection::{TRANSACTION_DEADLINE, WriteConnection, reason, write_probe};
 use super::draft::{Draft, database};
 use super::process::Process;
-use super::{Cause, Delivered, Intended, LedgerError, delivered};
+use super::{Cause, Delivered, Doubts, Intended, LedgerError, delivered, doubts};
 use crate::clock::Clock;
 use crate::crash::{self, Edge};
 use crate::loan::{Event, Loan, LoanId, LoanState, Progress};
@@ -52,6 +52,7 @@ pub(super) enum Command {
     /// What a failing disk does, for tests.
     #[cfg(test)]
     Fault { fault: Fault, answer: oneshot::Sender<()> },
+    Doubts { doubts: Doubts, answer: Answer<bool> },
     Close { answer: oneshot::Sender<()> },
 }
 
@@ -478,6 +479,10 @@ impl Work<'_> {
                 let (result, broken) = rule(within_rule(by, work).await);
                 (Done::Forgotten(result, answer), broken)
             }
+            Command::Doubts { doubts, answer } => {
+                let (result, broken) = rule(within_rule(by, doubts::replace(draft, &doubts)).await);
+                (Done::Written(result, "doubts", answer), broken)
+            }
             Command::TestWrite { answer } => {
                 let written = within(by, test_write(draft, self.now)).await;
                 let (result, broken) = rule(written.map(|()| true).map_err(database));
@@ -560,6 +565,7 @@ fn unwritten(command: Command) -> Option<Done> {
         Command::TestWrite { answer } => Some(Done::Written(Err(LedgerError::Closed), "tested", answer)),
         #[cfg(test)]
         Command::Fault { .. } => None,
+        Command::Doubts { answer, .. } => Some(Done::Written(Err(LedgerError::Closed), "doubts", answer)),
         Command::Close { .. } => None,
     }
 }

@@ -8,6 +8,7 @@
 mod auth;
 mod error;
 mod guard;
+mod listing;
 mod transport;
 mod trouble;
 mod wire;
@@ -26,6 +27,7 @@ use crate::telemetry::Metrics;
 
 pub use auth::Auth;
 pub use error::{CallError, SetUpError};
+pub use listing::{Listing, Page, Unreadable};
 use transport::{Call, Transport};
 pub use trouble::Trouble;
 
@@ -216,7 +218,7 @@ impl Bokbasen {
 
     /// Every loan of a library that Bokbasen has from this moment on, page by page.
     pub fn listing(&self, library: LibraryId, after: Timestamp) -> Listing<'_> {
-        Listing { bokbasen: self, query: Some(wire::of_library(library, after)) }
+        Listing::begin(self, wire::of_library(library, after))
     }
 
     /// Returns a loan, as given back or as expired. May be repeated.
@@ -306,29 +308,6 @@ impl Bokbasen {
     /// Logs out, as far as the login knows that.
     pub async fn close(&self) {
         self.transport.log_out().await;
-    }
-}
-
-/// A listing that is being read.
-#[derive(Debug)]
-pub struct Listing<'a> {
-    bokbasen: &'a Bokbasen,
-    /// What the next page is asked for with; none at the end.
-    query: Option<wire::Query>,
-}
-
-impl Listing<'_> {
-    /// The next page; none at the end. An empty page with a cursor says that there is nothing new yet.
-    ///
-    /// # Errors
-    /// [`CallError`]; the listing is then not whole.
-    pub async fn next(&mut self) -> Result<Option<Vec<RemoteLoan>>, CallError> {
-        let Some(query) = self.query.take() else { return Ok(None) };
-        let transport = &self.bokbasen.transport;
-        let call = Call::repeatable("list", Method::GET, wire::loans()).query(query);
-        let page = wire::page(&transport.send(&call).await?, transport.now())?;
-        self.query = page.next.filter(|_| !page.loans.is_empty()).map(wire::next_page);
-        Ok(Some(page.loans))
     }
 }
 

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::transport::Answer;
-use super::{Availability, Begin, CallError, FreeLicence, RemoteLoan, Standing};
+use super::{Availability, Begin, CallError, FreeLicence, RemoteLoan, Standing, listing};
 use crate::clock;
 use crate::loan::{EndReason, Isbn, LibraryId, Reference, Refusal, Terms};
 
@@ -209,6 +209,41 @@ pub(super) fn page(answer: &Answer, now: Timestamp) -> Result<Page, CallError> {
     let loans: Result<Vec<RemoteLoan>, CallError> =
         shown.into_iter().map(|loan| loan.remote(None, now)).collect();
     Ok(Page { loans: loans?, next: answer.next.clone() })
+}
+
+/// The longest id or reference that a listed loan may have.
+const LONGEST_NAME: usize = 256;
+/// How much of what is wrong with a row is quoted.
+const LONGEST_WHY: usize = 200;
+
+/// One page of a library's listing, row by row: one that cannot be read leaves the others as they are.
+pub(super) fn listed_page(
+    answer: &Answer,
+    now: Timestamp,
+) -> Result<(listing::Page, Option<String>), CallError> {
+    let rows: Vec<serde_json::Value> = read(answer)?;
+    let mut page = listing::Page::default();
+    for row in rows {
+        let id = row.get("loanId").and_then(serde_json::Value::as_str).filter(|id| id.len() <= LONGEST_NAME);
+        let lending_id = id.map(str::to_owned);
+        match listed_loan(row, now) {
+            Ok(loan) => page.loans.push(loan),
+            Err(why) => {
+                let why = why.chars().take(LONGEST_WHY).collect();
+                page.unreadable.push(listing::Unreadable { lending_id, why });
+            }
+        }
+    }
+    Ok((page, answer.next.clone()))
+}
+
+fn listed_loan(row: serde_json::Value, now: Timestamp) -> Result<RemoteLoan, String> {
+    let shown: ShownLoan = serde_json::from_value(row).map_err(|error| error.to_string())?;
+    let longest = shown.loan_id.len().max(shown.reference.as_ref().map_or(0, String::len));
+    if shown.loan_id.is_empty() || longest > LONGEST_NAME {
+        return Err("the loan's id is empty, or its id or reference is too long".to_owned());
+    }
+    shown.remote(None, now).map_err(|error| error.to_string())
 }
 
 fn read<'a, T: Deserialize<'a>>(answer: &'a Answer) -> Result<T, CallError> {

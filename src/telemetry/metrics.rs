@@ -59,7 +59,7 @@ const GAUGES: [(&str, Unit, &str); 11] = [
     (
         "loangate_balance_unbalanced",
         Unit::Count,
-        "1 where the last balance left something for a person to look at",
+        "1 where the last balance left something for a person to look at, or failed",
     ),
     ("loangate_ends_waiting", Unit::Count, "Loans that have ended, whose end Bokbasen has not acknowledged"),
     ("loangate_ends_overdue", Unit::Count, "Of those, the ones that have waited for a day: an alarm"),
@@ -280,6 +280,12 @@ impl Metrics {
         {
             self.inner.recorder.register_gauge(&Key::from_static_name(name), &METADATA).set(value);
         }
+    }
+
+    /// The books could not be balanced at all.
+    pub fn balance_failed(&self) {
+        let key = Key::from_static_name("loangate_balance_unbalanced");
+        self.inner.recorder.register_gauge(&key, &METADATA).set(1.0);
     }
 
     /// What counts the requests to the origin of this name.

@@ -9,8 +9,9 @@ use http::StatusCode;
 use loangate::clock::Clock;
 use serde_json::{Value, json};
 
+use crate::support::bokbasen::Answer;
 use crate::support::scene::{Setting, movable};
-use crate::support::{BOOK, File, LIBRARY, Scene, metric};
+use crate::support::{BOOK, Bokbasen, File, LIBRARY, Scene, metric};
 
 /// Longer than a loan is young, and far shorter than it lasts.
 const QUIET: Duration = Duration::from_secs(60);
@@ -55,11 +56,18 @@ async fn rewrite(scene: &mut Scene, change: impl Fn(&mut Value) -> bool) {
     scene.start_sandbox().await;
 }
 
+/// Balances the books, once no balance of the night is under way.
 async fn balance(scene: &Scene) -> Value {
     let token = std::fs::read_to_string(scene.dir.path().join("certs/admin.token")).unwrap();
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
-    let answer = client.post(format!("{}/api/v1/balance", scene.admin)).bearer_auth(token).send().await;
-    answer.unwrap().error_for_status().unwrap().json().await.unwrap()
+    loop {
+        let request = client.post(format!("{}/api/v1/balance", scene.admin)).bearer_auth(&token);
+        let answer = request.send().await.unwrap();
+        if answer.status() != StatusCode::CONFLICT {
+            return answer.error_for_status().unwrap().json().await.unwrap();
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 /// Kind and what was done, by Bokbasen's id.
@@ -81,6 +89,10 @@ async fn each_difference_is_found_and_repaired_where_a_rule_says_what_is_right()
     let mut ids = BTreeMap::new();
     for borrower in ["well", "gone", "ended", "refused", "live", "twice", "longer"] {
         ids.insert(borrower, borrow(&scene, borrower).await);
+    }
+    // A balance ends one loan in 20 at most, so that three need 60.
+    for number in 0..60 {
+        borrow(&scene, &format!("other-{number}")).await;
     }
     let token = scene.token("live");
     let url = format!("{}/loans/{BOOK}", scene.base);
@@ -144,7 +156,7 @@ async fn each_difference_is_found_and_repaired_where_a_rule_says_what_is_right()
         .unwrap();
     let lost = books.iter().find(|loan| loan["reference"] == lost.as_str()).unwrap();
     let expected: BTreeMap<&str, (&str, &str)> = [
-        (ids["gone"].as_str(), ("unknown-there", "ended-here")),
+        (ids["gone"].as_str(), ("unknown-there", "reported")),
         (ids["ended"].as_str(), ("ended-there", "ended-here")),
         (ids["refused"].as_str(), ("ended-there", "ended-here")),
         (ids["live"].as_str(), ("live-there", "ended-there")),
@@ -166,10 +178,17 @@ async fn each_difference_is_found_and_repaired_where_a_rule_says_what_is_right()
     assert_eq!((status(&ids["twice"]), &lost["status"]), ("ACCEPTED".into(), &"ACCEPTED".into()));
 
     // What was ended here opens nothing, and what is right goes on.
-    for (borrower, status) in [("well", 200), ("twice", 200), ("longer", 200), ("gone", 403), ("ended", 403)]
-    {
-        assert_eq!(read(&scene, borrower).await.as_u16(), status, "{borrower}");
-    }
+    let opens = async |expected: [(&str, u16); 5]| {
+        for (borrower, status) in expected {
+            assert_eq!(read(&scene, borrower).await.as_u16(), status, "{borrower}");
+        }
+    };
+    opens([("well", 200), ("twice", 200), ("longer", 200), ("gone", 200), ("ended", 403)]).await;
+    // An absence is acted on once a later run finds it again.
+    clock.advance(QUIET);
+    let report = balance(&scene).await;
+    assert_eq!(findings(&report)[ids["gone"].as_str()], ("unknown-there", "ended-here"), "{report:#}");
+    assert_eq!(read(&scene, "gone").await, StatusCode::FORBIDDEN);
     let id = report["findings"].as_array().unwrap().iter().find(|of| of["kind"] == "unknown-there").unwrap()
         ["loan"]
         .clone();
@@ -178,7 +197,7 @@ async fn each_difference_is_found_and_repaired_where_a_rule_says_what_is_right()
     assert_eq!(loan["end_reason"], "rejected");
     assert_eq!(loan["history"].as_array().unwrap().last().unwrap()["cause"], "balance", "{loan}");
 
-    // A second look finds nothing but what a person has to see to.
+    // Another run finds nothing but what a person has to see to.
     clock.advance(QUIET);
     let again = balance(&scene).await;
     let kinds: Vec<_> = findings(&again).into_values().collect();
@@ -251,6 +270,9 @@ async fn the_command_line_tells_what_differs_and_fails_where_something_is_left()
     assert!(balanced && said.contains("lists 2 loans") && said.contains("nothing differs"), "{said}");
     rewrite(&mut scene, move |loan| loan["id"] != gone.as_str()).await;
     let (balanced, said, _) = run(&scene, &[]);
+    assert!(!balanced && said.contains("for the first time"), "{said}");
+    clock.advance(QUIET);
+    let (balanced, said, _) = run(&scene, &[]);
     assert!(balanced && said.contains("unknown-there") && said.contains("ended-here"), "{said}");
     let lost = json!({ "library": LIBRARY, "isbn": BOOK, "status": "ACCEPTED",
         "reference": format!("lg-{}", uuid::Uuid::new_v4().simple()) });
@@ -261,5 +283,354 @@ async fn the_command_line_tells_what_differs_and_fails_where_something_is_left()
     assert!(!balanced && errors.contains("do not balance"), "{errors}");
     let (_, _, errors) = run(&scene, &["--since", "yesterday"]);
     assert!(errors.contains("since cannot be read"), "{errors}");
+    scene.end().await;
+}
+
+/// A gate whose answers from Bokbasen the test rewrites.
+async fn rewritten_scene() -> (Scene, Bokbasen, Clock) {
+    let clock = movable();
+    let mut scene = Scene::around(Setting { clock: clock.clone(), ..Setting::default() }).await;
+    let front = scene.rewritten().await;
+    scene.origin.put(&format!("{BOOK}/book.epub"), File::of(1000));
+    scene.start_gate().await;
+    (scene, front, clock)
+}
+
+fn is_listing(path: &str) -> bool {
+    path.starts_with("/v1/loans?")
+}
+
+fn is_by_id(path: &str) -> bool {
+    path.starts_with("/v1/loans/")
+}
+
+async fn accepted(scene: &Scene) -> usize {
+    scene.ledger().await.iter().filter(|loan| loan["state"] == "accepted").count()
+}
+
+/// Runs a balance several times, far enough apart, and expects that it ends nothing and reports each time.
+async fn ends_nothing(scene: &Scene, clock: &Clock, what: &str, kind: &str) {
+    let before = accepted(scene).await;
+    for _ in 0..3 {
+        clock.advance(QUIET);
+        let report = balance(scene).await;
+        assert_eq!(accepted(scene).await, before, "{what}: {report:#}");
+        assert_eq!(report["balanced"], false, "{what}: {report:#}");
+        assert_eq!(metric(&scene.metrics().await, "loangate_balance_unbalanced", ""), 1.0, "{what}");
+        let found = report["findings"].as_array().unwrap();
+        assert!(found.iter().any(|finding| finding["kind"] == kind), "{what}: {report:#}");
+        let shown: Value = scene.admin("/api/v1/balance").await.json().await.unwrap();
+        assert_eq!(shown, report, "the admin listener shows the last report");
+    }
+}
+
+/// Runs a balance that finds nothing, since Bokbasen answers well again.
+async fn balances(scene: &Scene, front: &Bokbasen) {
+    front.rewrite(|_, answer| answer);
+    let report = balance(scene).await;
+    assert_eq!((&report["balanced"], &report["findings"]), (&true.into(), &json!([])), "{report:#}");
+    assert_eq!(metric(&scene.metrics().await, "loangate_balance_unbalanced", ""), 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn blind_listing_ends_no_good_loan() {
+    let (scene, front, clock) = rewritten_scene().await;
+    let (client, path) = (scene.http2(), format!("/files/{BOOK}/book.epub"));
+    for library in 0..30 {
+        let library = format!("NO-03{library:05}");
+        let reads = (0..8).map(|number| {
+            let token = scene.token_with(&json!({ "sub": format!("reader-{number}"), "library": library }));
+            scene.get(&client, &path, &token).send()
+        });
+        for read in futures_util::future::join_all(reads).await {
+            assert_eq!(read.unwrap().status(), StatusCode::OK);
+        }
+    }
+    assert_eq!(accepted(&scene).await, 240);
+    front.rewrite(|path, answer| match path {
+        path if is_listing(path) => Answer { next: None, body: json!([]), ..answer },
+        path if is_by_id(path) => Answer::unknown(),
+        _ => answer,
+    });
+    ends_nothing(&scene, &clock, "nothing is listed or known", "unknown-there").await;
+    // One loan of each library is shown, and the other seven are not known.
+    front.rewrite(|path, mut answer| match path {
+        path if is_listing(path) => {
+            answer.rows().truncate(1);
+            Answer { next: None, ..answer }
+        }
+        path if is_by_id(path) => Answer::unknown(),
+        _ => answer,
+    });
+    ends_nothing(&scene, &clock, "the listing stops after one row", "unknown-there").await;
+    front.rewrite(|path, mut answer| {
+        let rows = if is_listing(path) {
+            answer.rows().as_mut_slice()
+        } else {
+            std::slice::from_mut(&mut answer.body)
+        };
+        rows.iter_mut().for_each(|row| row["status"] = json!("RETURNED"));
+        answer
+    });
+    ends_nothing(&scene, &clock, "every loan is returned, listed and by id", "ended-there").await;
+    // One loan of each library is hidden: each may be gone, but all of them are too many.
+    front.rewrite(|path, mut answer| {
+        if !is_listing(path) {
+            return Answer::unknown();
+        }
+        let rows = answer.rows();
+        rows.drain(..rows.len().min(1));
+        answer
+    });
+    for _ in 0..3 {
+        clock.advance(QUIET);
+        assert_eq!(balance(&scene).await["balanced"], false);
+    }
+    assert!(
+        accepted(&scene).await >= 228,
+        "one in twenty of all loans in a night: {}",
+        accepted(&scene).await
+    );
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn absence_needs_two_runs_and_other_loans() {
+    let (mut scene, front, clock) = rewritten_scene().await;
+    let mut ids = Vec::new();
+    for number in 0..4 {
+        clock.advance(Duration::from_secs(1));
+        ids.push(borrow(&scene, &format!("reader-{number}")).await);
+    }
+    clock.advance(QUIET);
+    let hide = |hidden: &[String], listed: bool| {
+        let hidden = hidden.to_vec();
+        move |path: &str, mut answer: Answer| {
+            if is_listing(path) && !listed {
+                answer.rows().clear();
+            } else if is_listing(path) {
+                answer.rows().retain(|row| !hidden.iter().any(|id| row["loanId"] == id.as_str()));
+            } else if hidden.iter().any(|id| path.ends_with(id.as_str())) {
+                return Answer::unknown();
+            }
+            answer
+        }
+    };
+    let run = async |scene: &Scene, id: &str| {
+        let report = balance(scene).await;
+        let found = report["findings"].as_array().unwrap().iter().find(|of| of["lending_id"] == id);
+        let found = found.unwrap_or_else(|| panic!("{id}: {report:#}"));
+        (found["done"].as_str().unwrap().to_owned(), found["detail"].as_str().unwrap().to_owned())
+    };
+    let gone = ids[1].clone();
+    front.rewrite(hide(&ids[1..2], true));
+    let (done, why) = run(&scene, &gone).await;
+    assert!(done == "reported" && why.contains("for the first time"), "{why}");
+    let (done, why) = run(&scene, &gone).await;
+    assert!(done == "reported" && why.contains("found absent since"), "runs in a row are one: {why}");
+    // A run that sees the loan makes the next one the first.
+    balances(&scene, &front).await;
+    clock.advance(QUIET);
+    front.rewrite(hide(&ids[1..2], true));
+    let (done, why) = run(&scene, &gone).await;
+    assert!(done == "reported" && why.contains("for the first time"), "{why}");
+    // So does a listing that fails, since it may have had the loan.
+    clock.advance(QUIET);
+    front.rewrite(|path, mut answer| {
+        if is_listing(path) {
+            answer.status = StatusCode::INTERNAL_SERVER_ERROR;
+        }
+        answer
+    });
+    assert!(balance(&scene).await["libraries"][0]["failed"].is_string());
+    front.rewrite(hide(&ids[1..2], true));
+    let (done, why) = run(&scene, &gone).await;
+    assert!(done == "reported" && why.contains("for the first time"), "{why}");
+    // A run without any other loan in the listing is no second run.
+    clock.advance(QUIET);
+    front.rewrite(hide(&ids, false));
+    assert_eq!(balance(&scene).await["balanced"], false);
+    front.rewrite(hide(&ids[1..2], true));
+    let (done, why) = run(&scene, &gone).await;
+    assert!(done == "reported" && why.contains("for the first time"), "{why}");
+    // The doubt survives a restart.
+    scene.stop_gate().await;
+    scene.start_gate().await;
+    clock.advance(QUIET);
+    let (done, why) = run(&scene, &gone).await;
+    assert!(done == "ended-here", "{why}");
+    assert_eq!(read(&scene, "reader-1").await, StatusCode::FORBIDDEN);
+    assert_eq!(read(&scene, "reader-2").await, StatusCode::OK);
+    // One in a night is all that a library of four may lose; the next night has a share of its own.
+    front.rewrite(hide(&ids[1..3], true));
+    for _ in 0..2 {
+        clock.advance(QUIET);
+        let (done, why) = run(&scene, &ids[2]).await;
+        assert!(done == "reported" && why.contains("within a night"), "{why}");
+    }
+    let last = async || metric(&scene.metrics().await, "loangate_balance_last_seconds", "");
+    let before = last().await;
+    clock.advance(Duration::from_secs(86_400));
+    scene.until("the balance of the night is the first that finds it", async || last().await > before).await;
+    assert_eq!(accepted(&scene).await, 3);
+    clock.advance(QUIET);
+    let (done, why) = run(&scene, &ids[2]).await;
+    assert!(done == "ended-here", "{why}");
+    scene.stop_gate().await; // the books still have what was hidden
+}
+
+/// What one row of a listing, or a loan by id, may look like.
+type Change = fn(&str, &mut Answer);
+
+#[tokio::test]
+async fn wrong_rows_are_reported_and_end_nothing() {
+    let cases: [(&str, &str, Change); 12] = [
+        ("unknown status", "unknown-status", |path, answer| {
+            if is_listing(path) {
+                answer.rows()[0]["status"] = json!("UNDER_REVIEW");
+            }
+        }),
+        ("no reference", "no-reference", |path, answer| {
+            if is_listing(path) {
+                answer.rows()[0].as_object_mut().unwrap().remove("reference");
+            }
+        }),
+        ("another reference", "row-differs", |path, answer| {
+            if is_listing(path) {
+                answer.rows()[0]["reference"] = json!("portal-7");
+            }
+        }),
+        ("garbage begin", "unreadable-row", |path, answer| {
+            if is_listing(path) {
+                answer.rows()[0]["begin"] = json!("yesterday");
+            }
+        }),
+        ("begin in the future", "row-differs", |path, answer| {
+            if is_listing(path) {
+                answer.rows()[0]["begin"] = json!("9000-01-01T00:00:00Z");
+            }
+        }),
+        ("no due time", "unreadable-row", |path, answer| {
+            if is_listing(path) {
+                answer.rows()[0].as_object_mut().unwrap().remove("due");
+            }
+        }),
+        ("a row that is no loan", "unreadable-row", |path, answer| {
+            if is_listing(path) {
+                answer.rows()[0] = json!("loan");
+            } else {
+                *answer = Answer::unknown();
+            }
+        }),
+        ("another library", "row-differs", |path, answer| {
+            if is_listing(path) {
+                answer.rows().iter_mut().for_each(|row| row["library"] = json!("NO-9999999"));
+            }
+        }),
+        ("listed twice", "listed-twice", |path, answer| {
+            if is_listing(path) {
+                let mut again = answer.rows()[0].clone();
+                again["status"] = json!("CANCELLED");
+                answer.rows().push(again);
+            }
+        }),
+        ("listed as returned", "row-differs", |path, answer| {
+            if is_listing(path) {
+                answer.rows()[0]["status"] = json!("RETURNED");
+            }
+        }),
+        ("not listed, known by id", "not-listed", |path, answer| {
+            if is_listing(path) {
+                answer.rows().remove(0);
+            }
+        }),
+        ("another id", "row-differs", |path, answer| {
+            if is_listing(path) {
+                answer.rows()[0]["loanId"] = json!("other");
+            } else {
+                *answer = Answer::unknown();
+            }
+        }),
+    ];
+    let (scene, front, clock) = rewritten_scene().await;
+    for number in 0..3 {
+        borrow(&scene, &format!("reader-{number}")).await;
+    }
+    clock.advance(QUIET);
+    for (what, kind, change) in cases {
+        front.rewrite(move |path, mut answer| {
+            // The empty page at the end stays as it is.
+            if !is_listing(path) || answer.body.as_array().is_some_and(|rows| !rows.is_empty()) {
+                change(path, &mut answer);
+            }
+            answer
+        });
+        ends_nothing(&scene, &clock, what, kind).await;
+        balances(&scene, &front).await;
+    }
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn listing_without_an_end_is_stopped_and_reported() {
+    let (scene, front, clock) = rewritten_scene().await;
+    borrow(&scene, "kari").await;
+    clock.advance(QUIET);
+    for (fresh, why) in [(false, "was given before"), (true, "listed before")] {
+        let first = std::sync::Mutex::new(None::<Value>);
+        let count = std::sync::atomic::AtomicUsize::new(0);
+        front.rewrite(move |path, mut answer| {
+            if is_listing(path) {
+                // The sandbox refuses cursors that are not its own: the first page is served again.
+                answer.body = first.lock().unwrap().get_or_insert(answer.body).clone();
+                answer.status = StatusCode::OK;
+                let count = count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                answer.next = Some(if fresh { format!("page-{count}") } else { "stuck".to_owned() });
+            }
+            answer
+        });
+        let report = balance(&scene).await;
+        let failed = report["libraries"][0]["failed"].as_str().unwrap();
+        assert!(failed.contains("does not end") && failed.contains(why), "{failed}");
+        assert_eq!(report["balanced"], false);
+        clock.advance(Duration::from_secs(1));
+    }
+    assert_eq!(accepted(&scene).await, 1);
+    balances(&scene, &front).await;
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn loan_there_is_ended_only_under_its_own_id() {
+    let (scene, front, clock) = rewritten_scene().await;
+    let returned = borrow(&scene, "kari").await;
+    let good = borrow(&scene, "ola").await;
+    let token = scene.token("kari");
+    let url = format!("{}/loans/{BOOK}", scene.base);
+    scene.http1().delete(url).bearer_auth(&token).send().await.unwrap().error_for_status().unwrap();
+    let books = scene.books().await;
+    let reference =
+        books.iter().find(|loan| loan["loanId"] == returned.as_str()).unwrap()["reference"].clone();
+    scene
+        .until("it has ended", async || scene.ledger().await.iter().any(|loan| loan["state"] == "ended"))
+        .await;
+    clock.advance(QUIET);
+    // The listing names the loan that was returned as live, under the id of a good one.
+    let id = good.clone();
+    front.rewrite(move |path, mut answer| {
+        if is_listing(path) {
+            answer.rows().retain(|row| row["loanId"] == id.as_str());
+            answer.rows().iter_mut().for_each(|row| row["reference"] = reference.clone());
+        }
+        answer
+    });
+    for _ in 0..2 {
+        let report = balance(&scene).await;
+        assert_eq!(report["balanced"], false, "{report:#}");
+        clock.advance(QUIET);
+    }
+    let books = scene.books().await;
+    assert_eq!(books.iter().find(|loan| loan["loanId"] == good.as_str()).unwrap()["status"], "ACCEPTED");
+    assert_eq!(read(&scene, "ola").await, StatusCode::OK);
     scene.end().await;
 }

@@ -1,6 +1,7 @@
 //! What tests share: a gate with everything around it, an origin that misbehaves on request, the built program, and
 //! readers' programs.
 
+pub(crate) mod bokbasen;
 pub(crate) mod chromium;
 pub(crate) mod demo;
 pub(crate) mod disk;
@@ -15,6 +16,7 @@ pub(crate) mod raw_origin;
 pub(crate) mod scene;
 pub(crate) mod storage;
 
+pub(crate) use bokbasen::Bokbasen;
 pub(crate) use chromium::Chromium;
 pub(crate) use demo::Demo;
 pub(crate) use disk::SmallDisk;

@@ -118,6 +118,14 @@ impl Scene {
         std::fs::write(self.config_file(), text.replacen(from, to, 1)).unwrap();
     }
 
+    /// Puts a server in front of the sandbox, which rewrites what the gate is answered. The gate is not started yet.
+    pub(crate) async fn rewritten(&self) -> super::Bokbasen {
+        let front = super::Bokbasen::start(&self.sandbox_url).await;
+        let url = |url: &str| format!("\nurl = \"{url}\"");
+        self.replace_in_config(&url(&self.sandbox_url), &url(&front.url));
+        front
+    }
+
     /// The configuration's file, for the built program.
     pub(crate) fn config_file(&self) -> std::path::PathBuf {
         self.dir.path().join("config.toml")

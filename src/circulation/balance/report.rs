@@ -4,8 +4,8 @@ use jiff::Timestamp;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-/// How many findings are told one by one; what went wrong wholesale is told by its count.
-const TOLD: usize = 1000;
+/// How many findings a report has one by one; the rest are counted.
+const MAX_REPORTED: usize = 1000;
 
 /// The ledger beside Bokbasen's listing.
 #[derive(Clone, Debug, Serialize, ToSchema)]
@@ -90,6 +90,18 @@ pub enum Kind {
     TwiceThere,
     /// Both have it as accepted, with another due time.
     DueDiffers,
+    /// It is accepted here and by id, and the listing lacks it.
+    NotListed,
+    /// It has a status that this program does not know.
+    UnknownStatus,
+    /// The listing shows it without a reference, which breaks the protocol.
+    NoReference,
+    /// The listing shows it otherwise than it was begun, or than Bokbasen shows it by id.
+    RowDiffers,
+    /// The listing shows it twice, in two ways.
+    ListedTwice,
+    /// A row of the listing cannot be read.
+    UnreadableRow,
 }
 
 impl Kind {
@@ -102,6 +114,12 @@ impl Kind {
             Kind::LiveThere => "live-there",
             Kind::TwiceThere => "twice-there",
             Kind::DueDiffers => "due-differs",
+            Kind::NotListed => "not-listed",
+            Kind::UnknownStatus => "unknown-status",
+            Kind::NoReference => "no-reference",
+            Kind::RowDiffers => "row-differs",
+            Kind::ListedTwice => "listed-twice",
+            Kind::UnreadableRow => "unreadable-row",
         }
     }
 }
@@ -135,9 +153,14 @@ impl Report {
         Report { at, balanced: true, libraries: Vec::new(), findings: Vec::new(), more: 0 }
     }
 
+    /// Whether another finding is reported one by one.
+    pub(super) fn has_room(&self) -> bool {
+        self.findings.len() < MAX_REPORTED
+    }
+
     pub(super) fn found(&mut self, finding: Finding) {
         self.balanced &= finding.done != Done::Reported;
-        if self.findings.len() < TOLD { self.findings.push(finding) } else { self.more += 1 }
+        if self.has_room() { self.findings.push(finding) } else { self.more += 1 }
     }
 
     pub(super) fn compared(&mut self, compared: Compared) {

@@ -1,0 +1,268 @@
+//! Which loans end here because Bokbasen does not have them: the rules, and acting on them.
+//!
+//! Called by `compare` once a library's listing is whole. A loan ends here only if
+//! 1. Bokbasen confirms by id what its listing says;
+//! 2. the loans in question, with those that balances ended within a night, are a small share of the library's loans,
+//!    and of all loans;
+//! 3. where the loan is absent: the listing shows other loans of the library, or one that was begun later; and an
+//!    earlier run, at least `lending.settle` ago, found the same.
+//!
+//! Any other loan in question is reported with the rule that it fails.
+
+use std::collections::HashMap;
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::Stopped;
+use super::compare::{Comparison, Suspect, short};
+use super::report::{Done, Kind};
+use crate::circulation::Closed;
+use crate::clock;
+use crate::ledger::{Cause, Doubts, LedgerError};
+use crate::lending::{RemoteLoan, Standing};
+use crate::loan::{EndReason, Event, Loan, LoanId};
+
+/// One loan in so many may end by balances within a night, and in a small library one at least.
+const SHARE: usize = 20;
+/// One night: shorter than a day, so that each night's run has a share of its own.
+const NIGHT: SignedDuration = SignedDuration::from_hours(20);
+/// How many loans are asked for by id where so many are in question that none may end.
+const SAMPLE: usize = 20;
+
+/// What Bokbasen says of a loan that is in question, asked by id.
+enum Confirmed {
+    /// It is over or unknown there, for this reason.
+    Gone(Kind, EndReason, String),
+    /// Something else: the listing and the loan by id differ.
+    Differs(Kind, String),
+}
+
+/// What holds of all loans of a library that are in question.
+struct Limits {
+    /// Why none of them may end in this run.
+    forbidden: Option<String>,
+    /// Since when loans have been found absent.
+    doubts: HashMap<LoanId, Timestamp>,
+}
+
+impl Comparison<'_> {
+    /// Ends here, or reports, each loan that is in question.
+    pub(super) async fn repair(&mut self) -> Result<(), Stopped> {
+        let suspects = std::mem::take(&mut self.suspects);
+        let limits = self.limits(suspects.is_empty()).await?;
+        let asked = if limits.forbidden.is_some() { SAMPLE } else { usize::MAX };
+        let unexamined = self.suspected.saturating_sub(suspects.len());
+        let mut absent = Vec::new();
+        for (number, suspect) in suspects.into_iter().enumerate() {
+            self.may_go_on()?;
+            if number < asked {
+                self.examine(suspect, &limits, &mut absent).await?;
+            } else {
+                self.not_asked(&suspect, &limits);
+            }
+        }
+        if unexamined > 0 {
+            let detail = format!("{unexamined} more loans of this library are accepted here and not there");
+            self.note(Kind::UnknownThere, Done::Reported, None, None, &detail);
+        }
+        let doubts = Doubts { library: self.library, absent, run: self.now };
+        Ok(self.circulation.inner.ledger.replace_doubts(doubts).await?)
+    }
+
+    /// Forgets what earlier runs found absent: this run may have seen it, and did not come to its end.
+    pub(super) async fn start_over(&mut self) {
+        let doubts = Doubts { library: self.library, absent: Vec::new(), run: self.now };
+        if let Err(error) = self.circulation.inner.ledger.replace_doubts(doubts).await {
+            tracing::warn!(%error, library = %self.library, "could not clear the doubts of a balance");
+        }
+    }
+
+    async fn limits(&self, nothing_to_do: bool) -> Result<Limits, Stopped> {
+        let mut limits = Limits { forbidden: None, doubts: HashMap::new() };
+        if nothing_to_do {
+            return Ok(limits);
+        }
+        let recently = self.ended_recently(true).await?;
+        let all = self.compared.accepted_here + recently;
+        if self.suspected + recently > share(all) {
+            limits.forbidden = Some(format!(
+                "{} of {all} loans of the library are in question and {recently} were ended within a night, more than a \
+                 balance may end: is the listing whole, and lending.url right?",
+                self.suspected
+            ));
+        }
+        limits.doubts = self.circulation.inner.ledger.doubts(self.library, self.now).await?;
+        Ok(limits)
+    }
+
+    /// How many loans balances have ended within a night, of this library or of all.
+    async fn ended_recently(&self, of_library: bool) -> Result<usize, LedgerError> {
+        let after = self.now.checked_sub(NIGHT).unwrap_or(Timestamp::MIN);
+        let library = of_library.then_some(self.library);
+        self.circulation.inner.ledger.ended_by_balance(library, after).await
+    }
+
+    /// Asks for a loan by id, and ends it where every rule allows that.
+    async fn examine(
+        &mut self,
+        suspect: Suspect,
+        limits: &Limits,
+        absent: &mut Vec<LoanId>,
+    ) -> Result<(), Stopped> {
+        let Some(lending_id) = suspect.loan.lending_id.clone() else { return Ok(()) };
+        let by_id = self.circulation.inner.lending.loan(&lending_id).await?;
+        let loan = &suspect.loan;
+        let (kind, reason, detail) = match confirm(&suspect, by_id) {
+            Confirmed::Gone(kind, reason, detail) => (kind, reason, detail),
+            Confirmed::Differs(kind, detail) => {
+                self.note(kind, Done::Reported, Some(loan), None, &detail);
+                return Ok(());
+            }
+        };
+        let mut forbidden = limits.forbidden.clone();
+        if suspect.listed_as.is_none() && forbidden.is_none() {
+            forbidden = self.listing_forbids(loan).map(str::to_owned);
+            // Only a run whose listing is evidence counts as one that found the loan absent.
+            if forbidden.is_none() {
+                absent.push(loan.id);
+                forbidden = self.too_early(loan, limits);
+            }
+        }
+        if forbidden.is_none() {
+            forbidden = self.total_forbidden().await?;
+        }
+        match forbidden {
+            None => self.end_here(kind, loan, reason, &detail).await,
+            Some(why) => {
+                self.note(kind, Done::Reported, Some(loan), None, &format!("{detail}; not ended: {why}"));
+                Ok(())
+            }
+        }
+    }
+
+    /// Why the listing is no evidence of this loan's absence.
+    fn listing_forbids(&self, loan: &Loan) -> Option<&'static str> {
+        let shows_later = self.latest_listed.is_some_and(|latest| latest > loan.begun);
+        match () {
+            () if !self.all_named => Some("a row of the listing has no id, and may be this loan"),
+            () if self.agreed.is_empty() && !shows_later => {
+                Some("the listing shows neither another live loan of the library nor a later one")
+            }
+            () => None,
+        }
+    }
+
+    /// Why an absent loan may not end yet.
+    fn too_early(&self, loan: &Loan, limits: &Limits) -> Option<String> {
+        let settle = self.circulation.inner.settings.settle;
+        match limits.doubts.get(&loan.id) {
+            Some(since) if clock::after(*since, settle) <= self.now => None,
+            Some(since) => {
+                Some(format!("found absent since {since}; a run {settle:?} after that may end it"))
+            }
+            None => Some(format!(
+                "found absent for the first time; a run at least {settle:?} from now may end it"
+            )),
+        }
+    }
+
+    /// Why no loan of any library may end any more in this night.
+    async fn total_forbidden(&self) -> Result<Option<String>, LedgerError> {
+        let recently = self.ended_recently(false).await?;
+        let all = self.circulation.inner.ledger.count_accepted().await? + recently;
+        let why =
+            || format!("balances ended {recently} of {all} loans within a night, which is all that they may");
+        Ok((recently >= share(all)).then(why))
+    }
+
+    /// Reports a loan that is not asked for by id, since so many are in question.
+    fn not_asked(&mut self, suspect: &Suspect, limits: &Limits) {
+        let why = limits.forbidden.as_deref().unwrap_or_default();
+        let (kind, said) = match &suspect.listed_as {
+            Some(listed_as) => (Kind::EndedThere, format!("Bokbasen lists it as {listed_as}")),
+            None => (Kind::UnknownThere, "Bokbasen does not list it".to_owned()),
+        };
+        let detail = format!("{said}; not ended, and not asked for by id: {why}");
+        self.note(kind, Done::Reported, Some(&suspect.loan), None, &detail);
+    }
+
+    /// Ends a loan in the ledger, so that it opens nothing.
+    async fn end_here(
+        &mut self,
+        kind: Kind,
+        loan: &Loan,
+        reason: EndReason,
+        detail: &str,
+    ) -> Result<(), Stopped> {
+        let cause = Cause { by: "balance", detail: Some(detail.to_owned()) };
+        let circulation = self.circulation;
+        match circulation.inner.ledger.apply(loan.id, Event::EndedThere { reason }, cause).await {
+            Ok(ended) => {
+                circulation.announce(Closed { loan: ended.id, key: ended.key, at: ended.changed });
+                self.note(kind, Done::EndedHere, Some(loan), None, detail);
+                Ok(())
+            }
+            // It ended in the meantime.
+            Err(LedgerError::Illegal(_)) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// How many of so many loans balances may end within a night.
+fn share(of: usize) -> usize {
+    (of / SHARE).max(1)
+}
+
+/// What the loan by id makes of what the listing says.
+fn confirm(suspect: &Suspect, by_id: Option<RemoteLoan>) -> Confirmed {
+    let said = match &suspect.listed_as {
+        Some(listed_as) => format!("Bokbasen lists it as {listed_as}"),
+        None => "Bokbasen does not list it".to_owned(),
+    };
+    let Some(by_id) = by_id else {
+        return match suspect.listed_as {
+            None => {
+                let detail = format!("{said}, and does not know its id");
+                Confirmed::Gone(Kind::UnknownThere, EndReason::Rejected, detail)
+            }
+            Some(_) => Confirmed::Differs(Kind::RowDiffers, format!("{said}, and does not know its id")),
+        };
+    };
+    let same = Some(&by_id.lending_id) == suspect.loan.lending_id.as_ref()
+        && by_id.reference.as_ref() == Some(&suspect.loan.reference);
+    if !same {
+        return Confirmed::Differs(Kind::RowDiffers, format!("{said}, and its id leads to another loan"));
+    }
+    match by_id.standing {
+        Standing::Ended(reason) => {
+            Confirmed::Gone(Kind::EndedThere, reason, format!("{said}, and by id it is {reason}"))
+        }
+        Standing::Refused(refusal) => {
+            let detail = format!("{said}, and by id it is refused: {}", short(&refusal.code));
+            Confirmed::Gone(Kind::EndedThere, EndReason::Rejected, detail)
+        }
+        Standing::Accepted(_) if suspect.listed_as.is_none() => {
+            Confirmed::Differs(Kind::NotListed, format!("{said}, and by id it is accepted"))
+        }
+        Standing::Accepted(_) | Standing::Pending { .. } => {
+            Confirmed::Differs(Kind::RowDiffers, format!("{said}, and by id it is live"))
+        }
+        Standing::Unrecognised(status) => {
+            let detail = format!("{said}, and by id it has the unknown status {}", short(&status));
+            Confirmed::Differs(Kind::UnknownStatus, detail)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::share;
+
+    #[test]
+    fn share_is_a_twentieth_and_one_at_least() {
+        for (of, may) in [(0, 1), (8, 1), (39, 1), (40, 2), (1000, 50)] {
+            assert_eq!(share(of), may, "{of}");
+        }
+    }
+}

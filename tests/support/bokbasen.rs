@@ -1,0 +1,101 @@
+//! Bokbasen's API in front of the sandbox, with answers that a test rewrites: what the sandbox has no fault for.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::{Request, State};
+use http::{HeaderMap, Response, StatusCode};
+use serde_json::{Value, json};
+
+/// An answer on its way back: the test changes it.
+#[derive(Clone, Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) next: Option<String>,
+    pub(crate) body: Value,
+}
+
+impl Answer {
+    /// Bokbasen does not know the loan.
+    pub(crate) fn unknown() -> Answer {
+        let body = json!({ "code": "LOAN_NOT_FOUND", "message": "There is no such loan." });
+        Answer { status: StatusCode::NOT_FOUND, next: None, body }
+    }
+
+    /// The rows of a listing.
+    pub(crate) fn rows(&mut self) -> &mut Vec<Value> {
+        self.body.as_array_mut().unwrap()
+    }
+}
+
+type Rewrite = Box<dyn Fn(&str, Answer) -> Answer + Send>;
+
+#[derive(Clone)]
+struct Front {
+    sandbox: String,
+    client: reqwest::Client,
+    rewrite: Arc<Mutex<Rewrite>>,
+}
+
+/// A server on loopback that hands every call on to the sandbox.
+pub(crate) struct Bokbasen {
+    pub(crate) url: String,
+    rewrite: Arc<Mutex<Rewrite>>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Bokbasen {
+    /// Starts in front of the sandbox at this address; nothing is rewritten yet.
+    pub(crate) async fn start(sandbox: &str) -> Bokbasen {
+        let listener = tokio::net::TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let rewrite: Arc<Mutex<Rewrite>> = Arc::new(Mutex::new(Box::new(|_, answer| answer)));
+        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        let front = Front { sandbox: sandbox.to_owned(), client, rewrite: rewrite.clone() };
+        let router = Router::new().fallback(hand_on).with_state(front);
+        let task = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+        Bokbasen { url, rewrite, task }
+    }
+
+    /// From now on answers to GET are rewritten like this, by the path and query that was requested.
+    pub(crate) fn rewrite(&self, rewrite: impl Fn(&str, Answer) -> Answer + Send + 'static) {
+        *self.rewrite.lock().unwrap() = Box::new(rewrite);
+    }
+}
+
+impl Drop for Bokbasen {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn hand_on(State(front): State<Front>, request: Request) -> Response<Body> {
+    let (parts, body) = request.into_parts();
+    let path = parts.uri.path_and_query().unwrap().as_str().to_owned();
+    let body: Bytes = axum::body::to_bytes(body, 1 << 20).await.unwrap();
+    let mut headers: HeaderMap = parts.headers;
+    headers.remove(http::header::HOST);
+    headers.remove(http::header::CONTENT_LENGTH);
+    let request = front.client.request(parts.method.clone(), format!("{}{path}", front.sandbox));
+    let Ok(answer) = request.headers(headers).body(body).send().await else {
+        return Response::builder().status(502).body(Body::empty()).unwrap();
+    };
+    let retry_after = answer.headers().get("retry-after").cloned();
+    let next = answer.headers().get("next").map(|next| next.to_str().unwrap().to_owned());
+    let status = answer.status();
+    let body = serde_json::from_slice(&answer.bytes().await.unwrap()).unwrap_or(Value::Null);
+    let mut answer = Answer { status, next, body };
+    if parts.method == http::Method::GET {
+        answer = (front.rewrite.lock().unwrap())(&path, answer);
+    }
+    let mut response = Response::builder().status(answer.status).header("content-type", "application/json");
+    if let Some(next) = answer.next {
+        response = response.header("next", next);
+    }
+    if let Some(wait) = retry_after {
+        response = response.header("retry-after", wait);
+    }
+    response.body(Body::from(answer.body.to_string())).unwrap()
+}
