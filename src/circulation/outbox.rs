@@ -1,36 +1,39 @@
 //! The outbox of ends: each is sent until Bokbasen has acknowledged it, across restarts.
 //!
-//! A loan in state `ending` is an end that waits; there is no other list to fall out of step with. What is waiting is
-//! taken in from the ledger once, and after that only what the ledger's steps tell of since; each end that fails has a
-//! wait of its own, so that one which Bokbasen will never take holds up no other. One loan has one end, so that order
-//! within a loan is kept by itself.
+//! A loan in state `ending` is an end that waits; there is no second list that could differ from the ledger. The outbox
+//! reads all of them once, and after that only the ledger's newer steps. One loan has one end, which keeps the order
+//! within a loan.
 //!
-//! Many ends come together, and must not cost the readers of other loans much: they are read many at a time, and
-//! acknowledgements that come soon after one another are written together.
+//! Each end that fails has a backoff of its own, and a lane of its own beside ends that have not failed: ends that
+//! Bokbasen never accepts delay no others. When an outage is over, the ends that failed in it are sent again at once,
+//! each of them once; an end that fails after that waits for its own backoff, whatever others do.
+//!
+//! Many ends arrive together, and must not cost the readers of other loans much: the outbox reads many at a time, and
+//! writes acknowledgements together.
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use tokio::task::{JoinError, JoinSet};
+use tokio::task::{self, JoinError, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::{Circulation, log_ledger_failure};
 use crate::clock;
 use crate::ledger::{Cause, LedgerError};
-use crate::lending::{CallError, Told};
+use crate::lending::{CallError, CallKind, Passage, Told};
 use crate::loan::{EndReason, Event, Loan, LoanId, LoanState, OVERDUE_AFTER};
 
-/// How many are on their way at once; the client has a limit of its own for all calls together.
-const AT_ONCE: usize = 16;
-/// How many ends are read from the ledger by one question, and how many acknowledgements are written together at most.
+/// How many ends are read from the ledger by one query, and how many acknowledgements are written together at most.
 const TOGETHER: usize = 128;
-/// How long an acknowledgement waits for others, while any are to be expected.
+/// How long an acknowledgement waits for others, while any are expected.
 const LINGER: Duration = Duration::from_millis(250);
-/// How long an end that failed waits: at first, and the longest that it doubles up to.
+/// The backoff of an end that failed: at first, and the longest that it doubles up to.
 const FIRST_WAIT: Duration = Duration::from_millis(500);
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
-/// How often to look when nobody calls: another process of this ledger may have ended a loan.
+/// When an end that was held back is tried again; the breaker decides which of them is sent.
+const HELD_BACK_WAIT: Duration = Duration::from_millis(200);
+/// How often to query the ledger without a notification: another process may have ended a loan.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// How often to count what is waiting.
 const COUNT_AGAIN: Duration = Duration::from_secs(5);
@@ -38,12 +41,22 @@ const COUNT_AGAIN: Duration = Duration::from_secs(5);
 /// What came of sending an end.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Sent {
-    /// It is acknowledged, which the ledger is still to be told.
+    /// Bokbasen acknowledged it; the ledger does not have that yet.
     Acknowledged,
-    /// Bokbasen answered, and does not take it yet; it may name how long to wait.
+    /// Bokbasen answered, and does not accept it yet; it may name how long to wait.
     NotTaken(Option<Duration>),
-    /// Bokbasen did not answer.
+    /// Bokbasen did not answer, or with a 5xx, which may be the fault of this end.
     NoAnswer,
+    /// The call never left: no connection, no login.
+    NotReached,
+    /// The call never left, while ends are held back: it waits for that, and has not failed.
+    HeldBack,
+}
+
+impl Sent {
+    fn is_answer(self) -> bool {
+        matches!(self, Sent::Acknowledged | Sent::NotTaken(_))
+    }
 }
 
 /// An end that failed.
@@ -51,26 +64,42 @@ enum Sent {
 struct Failed {
     next: Instant,
     wait: Duration,
-    /// Whether Bokbasen did not answer: then any answer is a reason to try again at once.
-    unanswered: bool,
+    how: Sent,
+    /// Whether it has been sent again at once after an outage.
+    was_expedited: bool,
+}
+
+/// Ends that are sent beside those of the other lane.
+#[derive(Debug, Default)]
+struct Lane {
+    /// The ends that wait, by when they are to be sent.
+    waiting: BTreeSet<(Instant, LoanId)>,
+    /// Ends whose time has come, as the ledger had them a moment ago.
+    next: VecDeque<Loan>,
+    in_flight: usize,
 }
 
 /// What the task keeps.
 #[derive(Default)]
 struct Outbox {
-    /// The ends that wait, by when they are to be sent.
-    waiting: BTreeSet<(Instant, LoanId)>,
-    /// Ends whose time has come, as they were in the ledger a moment ago.
-    next: VecDeque<Loan>,
+    /// Ends that have not failed, or failed in an outage that is over.
+    fresh: Lane,
+    /// Ends that failed.
+    retries: Lane,
     failed: HashMap<LoanId, Failed>,
-    /// Tasks of their own: futures that only this task polls would hold the ledger's connections while it asks it itself.
-    on_their_way: JoinSet<(LoanId, Sent)>,
-    /// What Bokbasen has acknowledged and the ledger does not know yet.
+    /// Tasks of their own: futures that only this task polls would hold the ledger's connections while this task
+    /// waits for the ledger itself.
+    sending: JoinSet<Sent>,
+    /// Which end each of those tasks sends, and whether its lane is that of the retries.
+    senders: HashMap<task::Id, (LoanId, bool)>,
+    /// Bokbasen acknowledged these, and the ledger does not have that yet.
     acknowledged: Vec<LoanId>,
     /// Since when the first of them waits.
     since: Option<Instant>,
-    /// The last step of the ledger that was taken in; none before the first look.
+    /// The last step of the ledger that was read; none before the first query.
     seen: Option<i64>,
+    /// Whether ends have been held back since the last answer.
+    was_held_back: bool,
 }
 
 /// Sends ends until the process stops.
@@ -85,7 +114,7 @@ pub(super) async fn send_ends(circulation: Circulation) {
         outbox.write_acknowledged(&circulation).await;
         let wait = outbox.wait(&circulation);
         tokio::select! {
-            Some(sent) = outbox.on_their_way.join_next() => outbox.joined(sent),
+            Some(sent) = outbox.sending.join_next_with_id() => outbox.joined(&circulation, sent),
             () = circulation.inner.ends_waiting.notified() => outbox.take_in(&circulation).await,
             _ = look.tick() => outbox.take_in(&circulation).await,
             _ = count.tick() => count_ends(&circulation).await,
@@ -93,14 +122,14 @@ pub(super) async fn send_ends(circulation: Circulation) {
             () = circulation.inner.stopping.cancelled() => break,
         }
     }
-    while let Some(sent) = outbox.on_their_way.join_next().await {
-        outbox.joined(sent);
+    while let Some(sent) = outbox.sending.join_next_with_id().await {
+        outbox.joined(&circulation, sent);
     }
     outbox.write_acknowledged(&circulation).await;
 }
 
 impl Outbox {
-    /// Takes in what has ended since the last look; at the first look, everything that waits.
+    /// Reads what has ended since the last query; at the first query, everything that waits.
     async fn take_in(&mut self, circulation: &Circulation) {
         let ledger = &circulation.inner.ledger;
         let ends = match self.seen {
@@ -110,63 +139,80 @@ impl Outbox {
         match ends {
             Ok(ends) => {
                 let now = Instant::now();
-                self.waiting.extend(ends.loans.into_iter().map(|id| (now, id)));
+                self.fresh.waiting.extend(ends.loans.into_iter().map(|id| (now, id)));
                 self.seen = Some(ends.step);
             }
             Err(error) => log_ledger_failure("looking for ends to send", &error),
         }
     }
 
-    /// Starts what is to be sent now, as far as there is room and Bokbasen is called at all.
+    fn lane(&mut self, retries: bool) -> &mut Lane {
+        if retries { &mut self.retries } else { &mut self.fresh }
+    }
+
+    /// Starts what is to be sent now, as far as there is room in its lane.
     async fn send_ready(&mut self, circulation: &Circulation) {
-        while self.on_their_way.len() < AT_ONCE && circulation.inner.lending.closed_for().is_none() {
-            if self.next.is_empty() && !self.read_next(circulation).await {
-                return;
+        for retries in [false, true] {
+            loop {
+                let room = room(circulation, retries);
+                self.was_held_back |= !matches!(room, Room::Open(_));
+                if !room.has_place(self.lane(retries).in_flight) {
+                    break;
+                }
+                if self.lane(retries).next.is_empty() && !self.read_next(circulation, retries).await {
+                    break;
+                }
+                let Some(loan) = self.lane(retries).next.pop_front() else { continue };
+                self.lane(retries).in_flight += 1;
+                let (id, circulation) = (loan.id, circulation.clone());
+                let sender = self.sending.spawn(async move { send(&circulation, &loan).await });
+                self.senders.insert(sender.id(), (id, retries));
             }
-            let Some(loan) = self.next.pop_front() else { continue };
-            let circulation = circulation.clone();
-            self.on_their_way.spawn(async move { (loan.id, send(&circulation, &loan).await) });
         }
     }
 
-    /// Reads the ends whose time has come, as the ledger has them now; whether there were any.
-    async fn read_next(&mut self, circulation: &Circulation) -> bool {
-        let now = Instant::now();
-        let mut ready = Vec::new();
-        while ready.len() < TOGETHER
-            && let Some((at, id)) = self.waiting.pop_first()
-        {
-            if at > now {
-                self.waiting.insert((at, id));
-                break;
-            }
-            ready.push(id);
-        }
+    /// Reads the ends whose time has come, as the ledger has them now; returns whether there were any.
+    async fn read_next(&mut self, circulation: &Circulation, retries: bool) -> bool {
+        let ready = self.lane(retries).take_due(Instant::now());
         if ready.is_empty() {
             return false;
         }
+        let is_open = matches!(room(circulation, retries), Room::Open(_));
         match circulation.inner.ledger.loans(&ready).await {
-            // Of those that are over already, another process was the quicker sender.
-            Ok(loans) => {
-                // A row that cannot be read is tried again later: somebody may mend it.
+            Ok(mut loans) => {
+                // A row that cannot be read is tried again later: somebody may repair it.
                 let read: HashSet<LoanId> = loans.iter().map(|loan| loan.id).collect();
-                ready.iter().filter(|id| !read.contains(id)).for_each(|id| self.note(*id, Sent::NotTaken(None)));
-                self.next.extend(loans.into_iter().filter(|loan| loan.state == LoanState::Ending));
+                let unread: Vec<LoanId> = ready.iter().filter(|id| !read.contains(id)).copied().collect();
+                unread.into_iter().for_each(|id| self.put_off(id, Sent::NotTaken(None)));
+                if !is_open {
+                    // Trials by chance: the oldest ends may all be bad ones.
+                    fastrand::shuffle(&mut loans);
+                }
+                loans.into_iter().for_each(|loan| self.read(loan, retries));
             }
             Err(error) => self.not_read(&ready, &error),
         }
         true
     }
 
-    fn not_read(&mut self, ids: &[LoanId], error: &LedgerError) {
-        log_ledger_failure("reading an end to send", error);
-        ids.iter().for_each(|id| self.note(*id, Sent::NotTaken(None)));
+    fn read(&mut self, loan: Loan, retries: bool) {
+        if loan.state == LoanState::Ending {
+            self.lane(retries).next.push_back(loan);
+        } else {
+            // Another process has sent it.
+            self.failed.remove(&loan.id);
+        }
     }
 
-    /// Writes what is acknowledged, unless more of it is to be expected within a moment. Where the ledger does not take
-    /// it, the end is sent again, which Bokbasen allows.
+    fn not_read(&mut self, ids: &[LoanId], error: &LedgerError) {
+        log_ledger_failure("reading an end to send", error);
+        ids.iter().for_each(|id| self.put_off(*id, Sent::NotTaken(None)));
+    }
+
+    /// Writes what is acknowledged, unless more of it is expected within a moment. Where the ledger fails, the end is
+    /// sent again, which Bokbasen allows.
     async fn write_acknowledged(&mut self, circulation: &Circulation) {
-        let more = !self.on_their_way.is_empty() && self.acknowledged.len() < TOGETHER;
+        let more = !self.sending.is_empty() && self.acknowledged.len() < TOGETHER;
         if self.acknowledged.is_empty() || more && self.since.is_some_and(|since| since.elapsed() < LINGER) {
             return;
         }
@@ -182,60 +228,132 @@ impl Outbox {
                 Ok(_) | Err(LedgerError::Illegal(_)) => drop(self.failed.remove(id)),
                 Err(error) => {
                     log_ledger_failure("writing that an end was acknowledged", &error);
-                    self.note(*id, Sent::NotTaken(None));
+                    self.put_off(*id, Sent::NotTaken(None));
                 }
             }
         }
     }
 
-    /// Until when there is nothing to do, but for what comes from elsewhere.
+    /// How long there is nothing to do, unless something else happens.
     fn wait(&self, circulation: &Circulation) -> Duration {
-        let send = match (circulation.inner.lending.closed_for(), self.waiting.first()) {
-            (Some(closed), _) => closed.max(Duration::from_millis(10)),
-            (None, Some((at, _))) if self.on_their_way.len() < AT_ONCE => {
+        let send = |lane: &Lane, retries| match (room(circulation, retries), lane.waiting.first()) {
+            (Room::Closed(wait), Some(_)) => wait.max(Duration::from_millis(10)),
+            (room, Some((at, _))) if room.has_place(lane.in_flight) => {
                 at.saturating_duration_since(Instant::now())
             }
-            (None, _) => LOOK_AGAIN,
+            _ => LOOK_AGAIN,
         };
         let write = self.since.map_or(LOOK_AGAIN, |since| LINGER.saturating_sub(since.elapsed()));
-        send.min(write).min(LOOK_AGAIN)
+        send(&self.fresh, false).min(send(&self.retries, true)).min(write).min(LOOK_AGAIN)
     }
 
-    fn joined(&mut self, sent: Result<(LoanId, Sent), JoinError>) {
-        match sent {
-            Ok((id, sent)) => self.note(id, sent),
-            // Its task died: everything that waits is taken in anew.
-            Err(_) => self.seen = None,
+    fn joined(&mut self, circulation: &Circulation, sent: Result<(task::Id, Sent), JoinError>) {
+        // A task that panicked counts as unanswered: what it did is not known.
+        let (task, sent) = sent.unwrap_or_else(|error| (error.id(), Sent::NoAnswer));
+        let Some((id, retries)) = self.senders.remove(&task) else { return };
+        let lane = self.lane(retries);
+        lane.in_flight = lane.in_flight.saturating_sub(1);
+        if sent.is_answer() {
+            let is_open = matches!(room(circulation, false), Room::Open(_));
+            let is_over = is_open && std::mem::take(&mut self.was_held_back);
+            self.expedite(is_over);
         }
+        if sent == Sent::HeldBack {
+            let again = Instant::now() + HELD_BACK_WAIT;
+            if let Some(failed) = self.failed.get_mut(&id) {
+                failed.next = again;
+            }
+            self.lane(retries).waiting.insert((again, id));
+            return;
+        }
+        self.note(id, sent);
     }
 
     fn note(&mut self, id: LoanId, sent: Sent) {
-        if sent != Sent::NoAnswer {
-            self.hurry();
-        }
         if sent == Sent::Acknowledged {
             self.acknowledged.push(id);
             self.since.get_or_insert_with(Instant::now);
-            return;
+        } else {
+            self.put_off(id, sent);
         }
-        let wait = self.failed.get(&id).map_or(FIRST_WAIT, |failed| (failed.wait * 2).min(LONGEST_WAIT));
-        let named = if let Sent::NotTaken(named) = sent { named.unwrap_or_default() } else { Duration::ZERO };
-        let next = Instant::now() + wait.max(named).min(LONGEST_WAIT);
-        let failed = Failed { next, wait, unanswered: sent == Sent::NoAnswer };
-        self.failed.insert(id, failed);
-        self.waiting.insert((failed.next, id));
     }
 
-    /// Bokbasen answers: what waits only because it did not is sent at once.
-    fn hurry(&mut self) {
+    /// Puts an end off that failed, for as long as its own backoff says.
+    fn put_off(&mut self, id: LoanId, how: Sent) {
+        let before = self.failed.get(&id);
+        let wait = before.map_or(FIRST_WAIT, |failed| (failed.wait * 2).min(LONGEST_WAIT));
+        let was_expedited = before.is_some_and(|failed| failed.was_expedited);
+        let named = if let Sent::NotTaken(named) = how { named.unwrap_or_default() } else { Duration::ZERO };
+        // Ends that failed together must not all be sent together again.
+        let jittered = wait.mul_f64(0.75 + 0.25 * fastrand::f64());
+        let next = Instant::now() + jittered.max(named).min(LONGEST_WAIT);
+        self.failed.insert(id, Failed { next, wait, how, was_expedited });
+        self.retries.waiting.insert((next, id));
+    }
+
+    /// Bokbasen answers: sends at once what only waits because it could not be reached, and after an outage what was
+    /// not answered. The latter once for each end, since the fault may be its own.
+    fn expedite(&mut self, outage_is_over: bool) {
         let now = Instant::now();
-        for (id, failed) in self.failed.iter_mut().filter(|(_, failed)| failed.unanswered) {
-            failed.unanswered = false;
-            if self.waiting.remove(&(failed.next, *id)) {
+        for (id, failed) in &mut self.failed {
+            let expedited = match failed.how {
+                Sent::NotReached => true,
+                Sent::NoAnswer => outage_is_over && !failed.was_expedited,
+                Sent::Acknowledged | Sent::NotTaken(_) | Sent::HeldBack => false,
+            };
+            if expedited && self.retries.waiting.remove(&(failed.next, *id)) {
+                failed.was_expedited |= failed.how == Sent::NoAnswer;
                 failed.next = now;
-                self.waiting.insert((now, *id));
+                self.fresh.waiting.insert((now, *id));
             }
         }
+    }
+}
+
+impl Lane {
+    /// Takes the ends out that are due, as many as are read together.
+    fn take_due(&mut self, now: Instant) -> Vec<LoanId> {
+        let mut due = Vec::new();
+        while due.len() < TOGETHER
+            && let Some((at, id)) = self.waiting.pop_first()
+        {
+            if at > now {
+                self.waiting.insert((at, id));
+                break;
+            }
+            due.push(id);
+        }
+        due
+    }
+}
+
+/// How many ends of a lane may be in flight.
+#[derive(Clone, Copy, Debug)]
+enum Room {
+    Open(usize),
+    /// A few, which show whether Bokbasen answers again; the breaker holds the others back.
+    Trial(usize),
+    Closed(Duration),
+}
+
+impl Room {
+    fn has_place(self, in_flight: usize) -> bool {
+        match self {
+            Room::Open(most) => in_flight < most,
+            Room::Trial(most) => in_flight < most,
+            Room::Closed(_) => false,
+        }
+    }
+}
+
+fn room(circulation: &Circulation, retries: bool) -> Room {
+    let lending = &circulation.inner.lending;
+    let most = lending.most_at_once(CallKind::End);
+    let most = if retries { (most / 2).max(1) } else { most };
+    match lending.passage(CallKind::End, retries) {
+        Passage::Open => Room::Open(most),
+        Passage::Trial => Room::Trial(most),
+        Passage::Closed(wait) => Room::Closed(wait),
     }
 }
 
@@ -271,9 +389,18 @@ async fn send(circulation: &Circulation, loan: &Loan) -> Sent {
             tracing::error!(loan = %id, %error, "Bokbasen rejects this end; it is sent again");
             Sent::NotTaken(retry_after)
         }
-        Err(error) => {
+        Err(CallError::NotSent(_))
+            if circulation.inner.lending.passage(CallKind::End, false) != Passage::Open =>
+        {
+            Sent::HeldBack
+        }
+        Err(error @ CallError::NotSent(_)) => {
             // The client of Bokbasen logs the reason, once a minute for all loans.
             tracing::debug!(loan = %id, %error, "cannot send an end; it is retried");
+            Sent::NotReached
+        }
+        Err(error @ CallError::Unknown(_)) => {
+            tracing::debug!(loan = %id, %error, "an end was not answered; it is retried");
             Sent::NoAnswer
         }
     }
@@ -303,22 +430,55 @@ async fn tell(circulation: &Circulation, loan: &Loan) -> Result<Told, CallError>
 mod tests {
     use super::*;
 
-    #[test]
-    fn an_answer_hurries_what_only_waited_for_one_and_nothing_else() {
+    fn due(outbox: &Outbox) -> Vec<LoanId> {
+        let lanes = outbox.fresh.waiting.iter().chain(&outbox.retries.waiting);
+        lanes.filter(|(at, _)| *at <= Instant::now()).map(|(_, id)| *id).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_end_is_expedited_once_and_only_after_an_outage() {
         let mut outbox = Outbox::default();
-        let [unanswered, rejected, well] = [(); 3].map(|()| LoanId::fresh());
-        for _ in 0..3 {
-            outbox.waiting.clear();
-            outbox.note(unanswered, Sent::NoAnswer);
-        }
-        assert!(outbox.failed[&unanswered].wait > FIRST_WAIT, "it waits longer each time");
+        let [unanswered, rejected] = [(); 2].map(|()| LoanId::fresh());
+        outbox.note(unanswered, Sent::NoAnswer);
         outbox.note(rejected, Sent::NotTaken(Some(Duration::from_secs(5))));
-        let later = outbox.failed[&rejected].next;
-        assert!(later > Instant::now() + Duration::from_secs(4), "as Bokbasen says");
-        outbox.note(well, Sent::Acknowledged);
-        let waits: Vec<(bool, LoanId)> =
-            outbox.waiting.iter().map(|(at, id)| (*at <= Instant::now(), *id)).collect();
-        assert_eq!(waits, [(true, unanswered), (false, rejected)]);
-        assert_eq!(outbox.failed[&rejected].next, later);
+        outbox.expedite(false);
+        assert_eq!(due(&outbox), [], "another end's answer is no reason");
+        outbox.expedite(true);
+        assert_eq!(due(&outbox), [unanswered]);
+        assert_eq!(outbox.fresh.take_due(Instant::now()), [unanswered]);
+        outbox.note(unanswered, Sent::NoAnswer);
+        outbox.expedite(true);
+        assert_eq!(due(&outbox), [], "the fault may be its own");
+        let waits = outbox.failed[&rejected].next - Instant::now();
+        assert!(waits > Duration::from_secs(4), "as Bokbasen says");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_never_sent_is_sent_with_the_first_answer() {
+        let mut outbox = Outbox::default();
+        let unreached = LoanId::fresh();
+        for _ in 0..5 {
+            outbox.note(unreached, Sent::NotReached);
+            assert_eq!(due(&outbox), []);
+            outbox.expedite(false);
+            assert_eq!(outbox.fresh.take_due(Instant::now()), [unreached]);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_end_keeps_its_own_backoff() {
+        let mut outbox = Outbox::default();
+        let (bad, good) = (LoanId::fresh(), LoanId::fresh());
+        let mut waits = Vec::new();
+        for _ in 0..10 {
+            outbox.note(bad, Sent::NoAnswer);
+            waits.push(outbox.failed[&bad].next - Instant::now());
+            outbox.note(good, Sent::Acknowledged);
+            outbox.expedite(false);
+            tokio::time::advance(LONGEST_WAIT).await;
+            assert_eq!(outbox.retries.take_due(Instant::now()), [bad]);
+        }
+        assert!(waits[0] <= FIRST_WAIT && waits[9] >= LONGEST_WAIT.mul_f64(0.7), "{waits:?}");
+        assert!(waits.iter().all(|wait| *wait <= LONGEST_WAIT));
     }
 }

@@ -45,7 +45,7 @@ pub(super) fn lending(root: &mut Table<'_>) -> Option<Lending> {
                         that a loan could be registered twice. Write \"30s\"";
         table.mistake("settle", sentence);
     }
-    let concurrency = table.or("concurrency", 32, number(1, 1000));
+    let concurrency = table.or("concurrency", 32, number(8, 1000));
     let timeout = table.or("timeout", Duration::from_secs(10), wait);
     let availability_ttl = table.or("availability_ttl", Duration::from_secs(60), duration);
     table.finish();

@@ -1,11 +1,11 @@
 //! Logging in at Bokbasen: by ticket (the legacy way) or by OAuth 2 client credentials.
 //!
-//! One credential is held and reused until shortly before it expires; whoever needs one while it is fetched
-//! waits for that one fetch. Source: Bokbasen's page "Authentication Service", both generations.
+//! One credential is held and reused until shortly before it expires. Callers that need one while it is fetched wait
+//! for that one fetch, and share its failure, so that a failing login is not tried once for each of them. Source: Bokbasen's page "Authentication Service", both generations.
 
 use std::fmt;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex as StdMutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use http::{HeaderName, HeaderValue, StatusCode};
 use jiff::Timestamp;
@@ -56,6 +56,8 @@ pub(super) struct Login {
     auth: Auth,
     held: Mutex<Option<Held>>,
     health: Arc<Health>,
+    /// When the last fetch failed, and why.
+    last_failure: StdMutex<Option<(Instant, CallError)>>,
 }
 
 struct Held {
@@ -86,7 +88,7 @@ impl fmt::Debug for Login {
 
 impl Login {
     pub(super) fn new(auth: Auth, health: Arc<Health>) -> Login {
-        Login { auth, held: Mutex::default(), health }
+        Login { auth, held: Mutex::default(), health, last_failure: StdMutex::default() }
     }
 
     /// Whether calls carry the field Date.
@@ -100,14 +102,27 @@ impl Login {
         client: &reqwest::Client,
         clock: &Clock,
     ) -> Result<HeaderValue, CallError> {
+        let began = Instant::now();
         let mut held = self.held.lock().await;
         if let Some(held) = held.as_ref().filter(|held| held.renew > clock.now()) {
             return Ok(held.header.clone());
         }
-        let fresh = self.fetch(client, clock).await?;
+        if let Some(error) = self.failed_since(began) {
+            return Err(error);
+        }
+        let fetched = self.fetch(client, clock).await;
+        *self.last_failure.lock().unwrap_or_else(PoisonError::into_inner) =
+            fetched.as_ref().err().map(|error| (Instant::now(), error.clone()));
+        let fresh = fetched?;
         let header = fresh.header.clone();
         *held = Some(fresh);
         Ok(header)
+    }
+
+    /// Why a fetch failed that ended after this moment.
+    fn failed_since(&self, moment: Instant) -> Option<CallError> {
+        let failed = self.last_failure.lock().unwrap_or_else(PoisonError::into_inner);
+        failed.as_ref().filter(|(at, _)| *at >= moment).map(|(_, error)| error.clone())
     }
 
     /// Forgets this credential, which Bokbasen did not take; one that was fetched meanwhile stays.

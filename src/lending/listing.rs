@@ -10,7 +10,7 @@ use std::time::Duration;
 use http::Method;
 use tokio::time::Instant;
 
-use super::transport::Call;
+use super::transport::{Call, Concern};
 use super::wire::{self, Query};
 use super::{Bokbasen, CallError, RemoteLoan};
 
@@ -50,6 +50,7 @@ pub struct Unreadable {
 #[derive(Debug)]
 pub struct Listing<'a> {
     bokbasen: &'a Bokbasen,
+    concern: Concern,
     /// The query of the next page; none at the end.
     query: Option<Query>,
     until: Instant,
@@ -57,9 +58,9 @@ pub struct Listing<'a> {
 }
 
 impl<'a> Listing<'a> {
-    pub(super) fn begin(bokbasen: &'a Bokbasen, query: Query) -> Listing<'a> {
+    pub(super) fn begin(bokbasen: &'a Bokbasen, concern: Concern, query: Query) -> Listing<'a> {
         let until = Instant::now() + BOUNDS.time;
-        Listing { bokbasen, query: Some(query), until, walk: Walk::new(BOUNDS) }
+        Listing { bokbasen, concern, query: Some(query), until, walk: Walk::new(BOUNDS) }
     }
 
     /// The next page; none at the end. An empty page ends the listing, also where it has a cursor.
@@ -69,7 +70,7 @@ impl<'a> Listing<'a> {
     pub async fn next(&mut self) -> Result<Option<Page>, CallError> {
         let Some(query) = self.query.take() else { return Ok(None) };
         let transport = &self.bokbasen.transport;
-        let call = Call::repeatable("list", Method::GET, wire::loans()).query(query);
+        let call = Call::repeatable(self.concern, "list", Method::GET, wire::loans()).query(query);
         let answer = tokio::time::timeout_at(self.until, transport.send(&call)).await;
         let answer = answer.map_err(|_| endless(&format!("it took longer than {:?}", BOUNDS.time)))??;
         let (page, next) = wire::listed_page(&answer, transport.now())?;

@@ -3,11 +3,15 @@
 //! Circulation calls it. Each call ends in an answer, or in a [`CallError`] that says whether Bokbasen may have
 //! acted on it: that is what "one loan, once" stands on. A begin is sent once; only what may be repeated is
 //! repeated. `wire` holds every path and body, so that a correction of an assumption stays in one file; `auth`
-//! the two logins; `guard` the limit and the breaker that protect Bokbasen; `transport` the one way out.
+//! the two logins; `guard` the limits and breakers, which protect Bokbasen from us and the kinds of calls from each
+//! other; `transport` sends every call.
 
 mod auth;
+mod breaker;
+mod bulkhead;
 mod error;
 mod guard;
+mod kind;
 mod listing;
 mod transport;
 mod trouble;
@@ -26,7 +30,9 @@ use crate::loan::{Borrower, EndReason, Isbn, LibraryId, Reference, Refusal, Term
 use crate::telemetry::Metrics;
 
 pub use auth::Auth;
+pub use breaker::Passage;
 pub use error::{CallError, SetUpError};
+pub use kind::CallKind;
 pub use listing::{Listing, Page, Unreadable};
 use transport::{Call, Transport};
 pub use trouble::Trouble;
@@ -38,7 +44,7 @@ pub struct Settings {
     pub url: Url,
     /// How to log in.
     pub auth: Auth,
-    /// How many calls may be on their way at once.
+    /// How many calls may be in flight at once, of all kinds together; less than 8 counts as 8.
     pub concurrency: usize,
     /// How long one call may take.
     pub timeout: Duration,
@@ -166,7 +172,10 @@ impl Bokbasen {
     /// [`CallError::NotSent`] and [`CallError::Rejected`] where it is certain that no loan was made; after
     /// [`CallError::Unknown`] ask for the reference before anything else (Bokbasen does not deduplicate).
     pub async fn begin(&self, begin: &Begin) -> Result<RemoteLoan, CallError> {
-        let call = Call::once("begin", Method::POST, wire::loans()).body(&wire::NewLoan::from(begin));
+        let title = (begin.library.as_str(), begin.isbn.number());
+        let subject = self.transport.guard.subject_within(begin.reference.as_str(), title);
+        let call = Call::once((CallKind::Begin, subject), "begin", Method::POST, wire::loans())
+            .body(&wire::NewLoan::from(begin));
         let answer = self.transport.send(&call).await?;
         wire::remote_loan(&answer, self.transport.now())
     }
@@ -176,7 +185,8 @@ impl Bokbasen {
     /// # Errors
     /// [`CallError`]; the question can be asked again.
     pub async fn loan(&self, lending_id: &str) -> Result<Option<RemoteLoan>, CallError> {
-        let call = Call::repeatable("loan", Method::GET, wire::loan(lending_id));
+        let concern = (CallKind::Poll, self.transport.guard.subject(lending_id));
+        let call = Call::repeatable(concern, "loan", Method::GET, wire::loan(lending_id));
         match self.transport.send(&call).await {
             Ok(answer) => wire::remote_loan(&answer, self.transport.now()).map(Some),
             Err(error) if error.is_no_such_loan() => Ok(None),
@@ -190,10 +200,11 @@ impl Bokbasen {
     /// # Errors
     /// [`CallError`]; the question can be asked again. What cannot be read is an error, and never left out.
     pub async fn find(&self, reference: &Reference) -> Result<Vec<RemoteLoan>, CallError> {
+        let concern = (CallKind::Read, self.transport.guard.subject(reference.as_str()));
         let mut found = Vec::new();
         let mut query = wire::by_reference(reference);
         for _ in 0..wire::MOST_PAGES {
-            let call = Call::repeatable("find", Method::GET, wire::loans()).query(query);
+            let call = Call::repeatable(concern, "find", Method::GET, wire::loans()).query(query);
             let answer = self.transport.send(&call).await?;
             let page = wire::page(&answer, self.transport.now())?;
             let last = page.loans.is_empty();
@@ -211,14 +222,21 @@ impl Bokbasen {
     /// # Errors
     /// [`CallError`]; the question can be asked again.
     pub async fn availability(&self, library: LibraryId, isbn: Isbn) -> Result<Availability, CallError> {
-        let call = Call::repeatable("availability", Method::GET, wire::availability_at(library));
+        let subject = self.transport.guard.subject((library.as_str(), isbn.number()));
+        let call = Call::repeatable(
+            (CallKind::Read, subject),
+            "availability",
+            Method::GET,
+            wire::availability_at(library),
+        );
         let answer = self.transport.send(&call.query(wire::of_title(isbn))).await?;
         wire::availability(&answer, isbn)
     }
 
     /// Every loan of a library that Bokbasen has from this moment on, page by page.
     pub fn listing(&self, library: LibraryId, after: Timestamp) -> Listing<'_> {
-        Listing::begin(self, wire::of_library(library, after))
+        let concern = (CallKind::Read, self.transport.guard.subject(library.as_str()));
+        Listing::begin(self, concern, wire::of_library(library, after))
     }
 
     /// Returns a loan, as given back or as expired. May be repeated.
@@ -232,7 +250,9 @@ impl Bokbasen {
         reason: EndReason,
     ) -> Result<Told, CallError> {
         let body = wire::Return::new(ended, reason);
-        let call = Call::repeatable("return", Method::POST, wire::return_of(lending_id)).body(&body);
+        let call =
+            Call::repeatable(self.end_of(lending_id), "return", Method::POST, wire::return_of(lending_id))
+                .body(&body);
         told(self.transport.send(&call).await)
     }
 
@@ -241,8 +261,9 @@ impl Bokbasen {
     /// # Errors
     /// [`CallError`]; the end is then to be sent again.
     pub async fn cancel(&self, lending_id: &str, reason: &str) -> Result<Told, CallError> {
-        let call = Call::repeatable("cancel", Method::POST, wire::cancel_of(lending_id))
-            .body(&wire::Cancel { reason });
+        let call =
+            Call::repeatable(self.end_of(lending_id), "cancel", Method::POST, wire::cancel_of(lending_id))
+                .body(&wire::Cancel { reason });
         told(self.transport.send(&call).await)
     }
 
@@ -263,12 +284,30 @@ impl Bokbasen {
         }
     }
 
-    /// How long no call is let out, because too many have failed; none while calls are let out.
-    pub fn closed_for(&self) -> Option<Duration> {
-        self.transport.closed_for()
+    fn end_of(&self, lending_id: &str) -> transport::Concern {
+        (CallKind::End, self.transport.guard.subject(lending_id))
     }
 
-    /// Whether Bokbasen has failed to answer lately: the breaker is open, or waits for the outcome of its trial.
+    /// How long no begin is sent, because too many failed; none while begins are sent.
+    pub fn closed_for(&self) -> Option<Duration> {
+        match self.passage(CallKind::Begin, false) {
+            Passage::Closed(wait) => Some(wait),
+            Passage::Open | Passage::Trial => None,
+        }
+    }
+
+    /// Whether calls of this kind are sent. `failed_last` says that the call before about the same loan failed: such
+    /// calls are tried later than others.
+    pub fn passage(&self, kind: CallKind, failed_last: bool) -> Passage {
+        self.transport.guard.passage(kind, failed_last)
+    }
+
+    /// The most calls of this kind that are in flight at once: more only wait for each other.
+    pub fn most_at_once(&self, kind: CallKind) -> usize {
+        self.transport.guard.most(kind)
+    }
+
+    /// Whether Bokbasen failed to answer the last calls that a new loan needs, so that they are held back or only tried.
     pub fn is_failing(&self) -> bool {
         self.transport.is_failing()
     }

@@ -15,7 +15,9 @@ use serde::Serialize;
 use url::Url;
 
 use super::auth::Login;
+use super::breaker::{Ended, Passage, Subject};
 use super::guard::Guard;
+use super::kind::CallKind;
 use super::trouble::{Health, Trouble};
 use super::wire::{ErrorBody, Path, Query};
 use super::{CallError, SetUpError, Settings};
@@ -29,7 +31,7 @@ const CONNECT: Duration = Duration::from_secs(5);
 const USER_TIMEOUT: Duration = Duration::from_secs(10);
 /// The largest answer that is read.
 const LARGEST: usize = 4 * 1024 * 1024;
-/// How often a repeatable call is repeated, and how long it waits first; whoever called asks again later.
+/// How often a repeatable call is repeated, and how long it waits first; the caller tries again later.
 const REPEATS: usize = 2;
 const FIRST_WAIT: Duration = Duration::from_millis(100);
 /// No difference of clocks has been seen.
@@ -38,6 +40,8 @@ const UNSEEN: i64 = i64::MIN;
 /// One call.
 #[derive(Debug)]
 pub(super) struct Call {
+    kind: CallKind,
+    subject: Subject,
     name: &'static str,
     method: Method,
     path: Path,
@@ -46,15 +50,19 @@ pub(super) struct Call {
     repeatable: bool,
 }
 
+/// Which limits and which breaker a call belongs to, and what it is about.
+pub(super) type Concern = (CallKind, Subject);
+
 impl Call {
     /// A call that goes out once.
-    pub(super) fn once(name: &'static str, method: Method, path: Path) -> Call {
-        Call { name, method, path, query: Vec::new(), body: None, repeatable: false }
+    pub(super) fn once(concern: Concern, name: &'static str, method: Method, path: Path) -> Call {
+        let (kind, subject) = concern;
+        Call { kind, subject, name, method, path, query: Vec::new(), body: None, repeatable: false }
     }
 
     /// A call that may be repeated.
-    pub(super) fn repeatable(name: &'static str, method: Method, path: Path) -> Call {
-        Call { repeatable: true, ..Call::once(name, method, path) }
+    pub(super) fn repeatable(concern: Concern, name: &'static str, method: Method, path: Path) -> Call {
+        Call { repeatable: true, ..Call::once(concern, name, method, path) }
     }
 
     pub(super) fn query(self, query: Query) -> Call {
@@ -82,7 +90,7 @@ pub(super) struct Transport {
     kept: reqwest::Client,
     fresh: reqwest::Client,
     login: Login,
-    guard: Guard,
+    pub(super) guard: Guard,
     health: Arc<Health>,
     clock: Clock,
     metrics: Metrics,
@@ -130,17 +138,14 @@ impl Transport {
         self.clock.now()
     }
 
-    pub(super) fn closed_for(&self) -> Option<Duration> {
-        self.guard.closed_for()
-    }
-
+    /// Whether Bokbasen failed to answer the last calls that a new loan needs.
     pub(super) fn is_failing(&self) -> bool {
-        self.guard.is_open()
+        [CallKind::Begin, CallKind::Poll].into_iter().any(|kind| self.guard.is_open(kind))
     }
 
     /// Why calls fail, if they do.
     pub(super) fn trouble(&self) -> Option<Trouble> {
-        self.health.trouble(self.guard.is_open())
+        self.health.trouble(self.is_failing())
     }
 
     /// Why the last call failed, if it did.
@@ -163,24 +168,28 @@ impl Transport {
 
     /// Sends a call, repeatedly where that is allowed.
     pub(super) async fn send(&self, call: &Call) -> Result<Answer, CallError> {
-        let repeats = if call.repeatable { REPEATS } else { 0 };
+        // What failed last is likely to fail again, and its caller tries again by itself.
+        let repeated = call.repeatable && !self.guard.is_suspect(call.kind, call.subject);
+        let repeats = if repeated { REPEATS } else { 0 };
         let waits =
             ExponentialBuilder::default().with_min_delay(FIRST_WAIT).with_max_times(repeats).with_jitter();
-        let worth_it =
-            |error: &CallError| !matches!(error, CallError::Rejected { .. }) && self.closed_for().is_none();
+        let began = Instant::now();
+        // A call that hung must not hold a slot three times as long.
+        let worth_it = |error: &CallError| {
+            !matches!(error, CallError::Rejected { .. })
+                && began.elapsed() < self.timeout / 2
+                && self.guard.passage(call.kind, false) == Passage::Open
+        };
         (|| self.counted(call)).retry(waits).when(worth_it).await
     }
 
     async fn counted(&self, call: &Call) -> Result<Answer, CallError> {
-        let leave = self.guard.enter(self.timeout).await?;
+        let pass = self.guard.enter(call.kind, call.subject, self.timeout).await?;
         let began = Instant::now();
         let result = self.attempt(call).await;
-        drop(leave);
-        // A no is an answer: only what fails to answer is a reason to hold back.
-        let answered = matches!(result, Ok(_) | Err(CallError::Rejected { .. }));
-        if let Some(open) = self.guard.note(answered) {
-            tracing::warn!(open, "the breaker of calls to Bokbasen has changed");
-            self.metrics.lending_breaker(open);
+        if let Some(open) = self.guard.note(call.kind, call.subject, pass, ended(&result)) {
+            tracing::warn!(open, kind = call.kind.name(), "the breaker of calls to Bokbasen changed");
+            self.metrics.lending_breaker(call.kind.name(), open);
         }
         let outcome = result.as_ref().map_or_else(CallError::name, |_| "ok");
         self.metrics.lending_call(call.name, outcome, began.elapsed());
@@ -189,19 +198,28 @@ impl Transport {
 
     /// One sending; a second one where the first is answered that its credential is no longer good.
     async fn attempt(&self, call: &Call) -> Result<Answer, CallError> {
-        let credential = self.login.authorization(&self.kept, &self.clock).await?;
+        let credential = self.credential().await?;
         let response = self.go(call, credential.clone()).await?;
         if response.status() != StatusCode::UNAUTHORIZED {
             return self.read(call, response).await;
         }
         self.login.discard(&credential).await;
-        let credential = self.login.authorization(&self.kept, &self.clock).await?;
+        let credential = self.credential().await?;
         let response = self.go(call, credential).await?;
         if response.status() == StatusCode::UNAUTHORIZED {
             self.health.failed(call.name, Trouble::TokenRefused, "it was answered 401 with a new token");
             return self.read(call, response).await;
         }
         self.read(call, response).await
+    }
+
+    /// What calls are sent with. Many may wait for one login, but none for longer than for a call.
+    async fn credential(&self) -> Result<http::HeaderValue, CallError> {
+        let held = self.login.authorization(&self.kept, &self.clock);
+        match tokio::time::timeout(self.timeout, held).await {
+            Ok(credential) => credential,
+            Err(_) => Err(CallError::NotSent("the login took too long".to_owned())),
+        }
     }
 
     async fn go(&self, call: &Call, credential: http::HeaderValue) -> Result<reqwest::Response, CallError> {
@@ -280,6 +298,15 @@ impl Transport {
             let ahead = self.clock.now().duration_since(theirs).as_secs();
             self.ahead.store(ahead, Ordering::Relaxed);
         }
+    }
+}
+
+/// What a result says about Bokbasen. A no is an answer: only what fails to answer is a reason to hold back.
+fn ended(result: &Result<Answer, CallError>) -> Ended {
+    match result {
+        Ok(_) | Err(CallError::Rejected { .. }) => Ended::Answered,
+        Err(CallError::NotSent(_)) => Ended::Unreachable,
+        Err(CallError::Unknown(_)) => Ended::Failed,
     }
 }
 

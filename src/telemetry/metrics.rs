@@ -54,7 +54,7 @@ const GAUGES: [(&str, Unit, &str); 11] = [
     ("loangate_connections", Unit::Count, "Open connections, by worker thread"),
     ("loangate_buffers_held_bytes", Unit::Bytes, "What streams hold beyond the least for each"),
     ("loangate_buffers_bytes", Unit::Bytes, "What they may hold together (server.buffers)"),
-    ("loangate_lending_breaker_open", Unit::Count, "1 while calls to Bokbasen are held back"),
+    ("loangate_lending_breaker_open", Unit::Count, "1 while calls to Bokbasen of this kind are held back"),
     ("loangate_balance_last_seconds", Unit::Seconds, "When the books were last balanced, since the epoch"),
     (
         "loangate_balance_unbalanced",
@@ -253,9 +253,9 @@ impl Metrics {
         self.took("loangate_lending_call_seconds", took);
     }
 
-    /// Calls to Bokbasen are held back, or let through again.
-    pub fn lending_breaker(&self, open: bool) {
-        let key = Key::from_static_name("loangate_lending_breaker_open");
+    /// Calls to Bokbasen of this kind are held back, or sent again.
+    pub fn lending_breaker(&self, kind: &'static str, open: bool) {
+        let key = Key::from_parts("loangate_lending_breaker_open", vec![Label::new("kind", kind)]);
         self.inner.recorder.register_gauge(&key, &METADATA).set(if open { 1.0 } else { 0.0 });
     }
 

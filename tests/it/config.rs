@@ -466,7 +466,7 @@ const CASES: &[Case] = &[
         "more calls than allowed",
         "auth = \"oauth\"",
         "auth = \"oauth\"\nconcurrency = 0",
-        &["31: lending.concurrency: 0 is out of bounds. Write a number from 1 to 1000"],
+        &["31: lending.concurrency: 0 is out of bounds. Write a number from 8 to 1000"],
     ),
     (
         "a ledger in memory",

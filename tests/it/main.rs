@@ -21,6 +21,7 @@ mod admin;
 mod balance;
 mod brake;
 mod browser;
+mod bulkheads;
 mod clients;
 mod config;
 mod conformance_lending;

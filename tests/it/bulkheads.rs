@@ -1,0 +1,145 @@
+//! Calls to Bokbasen that fail or hang for some loans, or of one kind, hold back no others.
+
+use std::time::Duration;
+
+use futures_util::stream::{self, StreamExt};
+use http::StatusCode;
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use crate::support::{AUDIO, BOOK, File, Scene, metric};
+
+/// Within this time a reader or an end beside the bad ones is served.
+const SERVED_WITHIN: Duration = Duration::from_secs(20);
+
+async fn scene() -> Scene {
+    let scene = Scene::start().await;
+    for title in [BOOK, AUDIO] {
+        scene.origin.put(&format!("{title}/file"), File::of(100));
+    }
+    scene
+}
+
+fn readers(kind: &str, count: usize) -> Vec<String> {
+    (0..count).map(|number| format!("{kind} {number}")).collect()
+}
+
+/// The statuses of these readers' requests for a title's file, or for its return, all sent at once.
+async fn each(scene: &Scene, method: &str, title: &str, readers: &[String]) -> Vec<StatusCode> {
+    let client = scene.http2();
+    let path = if method == "GET" { format!("/files/{title}/file") } else { format!("/loans/{title}") };
+    let answers = readers.iter().map(|reader| {
+        let url = format!("{}{path}", scene.base);
+        let request = client.request(method.parse().unwrap(), url).bearer_auth(scene.token(reader));
+        async move { request.send().await.unwrap().status() }
+    });
+    stream::iter(answers).buffer_unordered(readers.len()).collect().await
+}
+
+async fn all(scene: &Scene, method: &str, title: &str, readers: &[String], expected: StatusCode) {
+    let statuses = each(scene, method, title, readers).await;
+    assert!(statuses.iter().all(|status| *status == expected), "{method} {title}: {statuses:?}");
+}
+
+/// How many loans of a title have this status in the sandbox's books.
+async fn booked(scene: &Scene, title: &str, status: &str) -> usize {
+    let is_one = |loan: &&Value| loan["isbn"] == title && loan["status"] == status;
+    scene.books().await.iter().filter(is_one).count()
+}
+
+async fn calls(scene: &Scene, call: &str, outcome: &str) -> f64 {
+    let labels = format!("call=\"{call}\",outcome=\"{outcome}\"");
+    metric(&scene.metrics().await, "loangate_lending_calls_total", &labels)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn forty_bad_ends_hold_back_no_reader_and_no_other_end() {
+    for effect in [json!({ "status": { "status": 500 } }), json!("cut_before"), json!("hang")] {
+        let scene = scene().await;
+        let (bad, good, new) = (readers("bad", 40), readers("good", 10), readers("new", 30));
+        all(&scene, "GET", AUDIO, &bad, StatusCode::OK).await;
+        all(&scene, "GET", BOOK, &good, StatusCode::OK).await;
+        scene.fault(&json!({ "call": "return", "isbn": AUDIO, "effect": effect })).await;
+        all(&scene, "DELETE", AUDIO, &bad, StatusCode::NO_CONTENT).await;
+        // Each of them has failed at least once, so that no good call can have been quicker.
+        scene
+            .until("the bad ends have failed", async || calls(&scene, "return", "unknown").await >= 40.0)
+            .await;
+
+        let began = Instant::now();
+        all(&scene, "GET", BOOK, &new, StatusCode::OK).await;
+        all(&scene, "DELETE", BOOK, &good, StatusCode::NO_CONTENT).await;
+        scene.until("the other ends arrive", async || booked(&scene, BOOK, "RETURNED").await == 10).await;
+        assert!(began.elapsed() < SERVED_WITHIN, "{effect}: {:?}", began.elapsed());
+
+        // And they are sent again later, each by its own backoff: no storm, and no end is given up.
+        scene.no_faults().await;
+        scene.until("the bad ends arrive too", async || booked(&scene, AUDIO, "RETURNED").await == 40).await;
+        scene.end().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bad_ends_are_not_sent_more_often_when_good_ones_succeed() {
+    let scene = scene().await;
+    let (bad, good) = (readers("bad", 40), readers("good", 100));
+    all(&scene, "GET", AUDIO, &bad, StatusCode::OK).await;
+    all(&scene, "GET", BOOK, &good, StatusCode::OK).await;
+    scene.fault(&json!({ "call": "return", "isbn": AUDIO, "effect": { "status": { "status": 500 } } })).await;
+    all(&scene, "DELETE", AUDIO, &bad, StatusCode::NO_CONTENT).await;
+    let began = Instant::now();
+    for reader in &good {
+        all(&scene, "DELETE", BOOK, std::slice::from_ref(reader), StatusCode::NO_CONTENT).await;
+    }
+    scene.until("the good ends arrive", async || booked(&scene, BOOK, "RETURNED").await == 100).await;
+    // The backoff doubles from half a second, so that so many seconds allow so many sendings; each first sending is
+    // repeated twice at once, and one more may follow an open breaker.
+    let doublings = (began.elapsed().as_secs_f64() / 0.375 + 1.0).log2().ceil();
+    let failed = calls(&scene, "return", "unknown").await;
+    assert!(failed <= 40.0 * (doublings + 5.0), "{failed} failed in {:?}", began.elapsed());
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_kind_of_call_that_hangs_blocks_no_other_kind() {
+    let scene = scene().await;
+    let (early, hung, ended) = (readers("early", 10), readers("hung", 60), readers("ended", 10));
+    all(&scene, "GET", BOOK, &[early.clone(), ended.clone()].concat(), StatusCode::OK).await;
+
+    scene.fault(&json!({ "call": "begin", "effect": "hang" })).await;
+    let began = Instant::now();
+    let (hanging, ()) = tokio::join!(each(&scene, "GET", AUDIO, &hung), async {
+        all(&scene, "DELETE", BOOK, &ended, StatusCode::NO_CONTENT).await;
+        scene.until("ends arrive", async || booked(&scene, BOOK, "RETURNED").await == 10).await;
+        assert!(began.elapsed() < Duration::from_secs(2), "while begins hang: {:?}", began.elapsed());
+    });
+    assert!(hanging.iter().all(|status| *status == StatusCode::SERVICE_UNAVAILABLE), "{hanging:?}");
+    scene.no_faults().await;
+
+    for call in ["return", "list", "availability"] {
+        scene.fault(&json!({ "call": call, "effect": "hang" })).await;
+    }
+    all(&scene, "DELETE", BOOK, &early, StatusCode::NO_CONTENT).await;
+    scene.until("ends hang", async || calls(&scene, "return", "unknown").await > 0.0).await;
+    all(&scene, "GET", BOOK, &readers("new", 30), StatusCode::OK).await;
+    scene.no_faults().await;
+    scene.until("no end is lost", async || booked(&scene, BOOK, "RETURNED").await == 20).await;
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_title_whose_begins_fail_holds_back_no_other_title() {
+    let scene = scene().await;
+    let refused = json!({ "status": { "status": 500 } });
+    scene.fault(&json!({ "call": "begin", "isbn": AUDIO, "effect": refused })).await;
+    all(&scene, "GET", BOOK, &readers("first", 1), StatusCode::OK).await;
+    let bad = readers("bad", 40);
+    let (bad, ()) = tokio::join!(each(&scene, "GET", AUDIO, &bad), async {
+        scene.until("begins fail", async || calls(&scene, "begin", "unknown").await >= 10.0).await;
+        all(&scene, "GET", BOOK, &readers("new", 30), StatusCode::OK).await;
+    });
+    assert!(bad.iter().all(|status| status.is_server_error()), "{bad:?}");
+    let breaker = metric(&scene.metrics().await, "loangate_lending_breaker_open", "kind=\"begin\"");
+    assert_eq!(breaker, 0.0, "one title is no reason to hold begins back");
+    scene.end().await;
+}
