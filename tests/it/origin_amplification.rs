@@ -199,26 +199,65 @@ async fn workers_share_the_cap_without_starving_each_other() {
     scene.end().await;
 }
 
-#[tokio::test]
-async fn queue_for_a_connection_is_served_in_turn() {
-    let mut scene = Scene::around(Setting::default()).await;
-    scene.replace_in_config(NAME, &format!("{NAME}\nconnections = 2"));
-    scene.start_gate().await;
+/// Two readers that take nothing for now.
+async fn stalled(scene: &Scene) -> [reqwest::Response; 2] {
     scene.origin.put(&format!("{BOOK}/audio.mp3"), File::of(1 << 30));
+    let (client, path) = (scene.http1(), format!("/files/{BOOK}/audio.mp3"));
+    let get = async || scene.get(&client, &path, &scene.token("kari")).send().await.unwrap();
+    [get().await, get().await]
+}
+
+#[tokio::test]
+async fn queue_for_a_connection_has_a_deadline() {
+    let mut scene = Scene::around(Setting::default()).await;
+    scene.replace_in_config(NAME, &format!("{NAME}\nconnections = 2\nconnect_timeout = \"1s\""));
+    scene.start_gate().await;
     scene.origin.put("covers/a.png", File::of(100));
-    // Two readers that take nothing for now hold both connections.
-    let client = scene.http1();
-    let path = format!("/files/{BOOK}/audio.mp3");
-    let stalled = [
-        scene.get(&client, &path, &scene.token("kari")).send().await.unwrap(),
-        scene.get(&client, &path, &scene.token("kari")).send().await.unwrap(),
-    ];
-    let third = cover(&scene, &scene.http2(), Method::GET, "a.png");
-    let third = tokio::spawn(async move { third.send().await.unwrap().status() });
-    scene.until("both are at work", async || scene.origin.bodies() == 2).await;
-    assert!(!third.is_finished(), "it waits");
-    drop(stalled);
-    assert_eq!(third.await.unwrap(), StatusCode::OK);
+    let both = stalled(&scene).await;
+    let answer = cover(&scene, &scene.http2(), Method::GET, "a.png").send().await.unwrap();
+    assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert!(answer.headers().contains_key("retry-after"));
+    assert_eq!(answer.json::<Value>().await.unwrap()["type"], "overloaded");
+    assert_eq!(scene.origin.count("/covers/"), 0);
+    let metrics = scene.metrics().await;
+    assert_eq!(metric(&metrics, "loangate_origin_requests_total", "outcome=\"busy\""), 1.0);
+    drop(both);
+    scene.until("it is served again", async || status(&scene, "a.png").await == StatusCode::OK).await;
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn queued_request_gets_the_next_free_connection() {
+    let mut scene = Scene::around(Setting::default()).await;
+    scene.replace_in_config(NAME, &format!("{NAME}\nconnections = 2\nconnect_timeout = \"14s\""));
+    scene.replace_in_config(NAME, &format!("{NAME}\nfirst_byte = \"30s\""));
+    scene.start_gate().await;
+    scene.origin.put("covers/a.png", File::of(100));
+    let both = stalled(&scene).await;
+    let reader = || {
+        let client = scene.http2();
+        let request = cover(&scene, &client, Method::GET, "a.png");
+        tokio::spawn(async move {
+            loop {
+                match request.try_clone().unwrap().send().await.unwrap().status() {
+                    // The request below took the place in the queue for a moment.
+                    StatusCode::SERVICE_UNAVAILABLE => {}
+                    status => return status,
+                }
+            }
+        })
+    };
+    let readers = [reader(), reader()];
+    // A third is refused at once only when both are in the queue.
+    let refused = async || {
+        let request = cover(&scene, &scene.http2(), Method::GET, "a.png").timeout(Duration::from_millis(500));
+        request.send().await.is_ok_and(|answer| answer.status() == StatusCode::SERVICE_UNAVAILABLE)
+    };
+    scene.until("the queue is full", refused).await;
+    drop(both);
+    for reader in readers {
+        assert_eq!(reader.await.unwrap(), StatusCode::OK);
+    }
     scene.end().await;
 }
 

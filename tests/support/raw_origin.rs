@@ -13,6 +13,8 @@ use tokio_util::sync::CancellationToken;
 pub(crate) enum Reply {
     /// These bytes are sent, and the connection waits for the next request.
     Send(Vec<u8>),
+    /// The first bytes are sent, and the others once the next request has arrived on the same connection.
+    SendLate(Vec<u8>, Vec<u8>),
     /// These bytes are sent, and the connection is closed.
     Close(Vec<u8>),
     /// These bytes are sent without end, one time in so long.
@@ -99,7 +101,7 @@ impl Drop for RawOrigin {
 }
 
 async fn serve(mut socket: TcpStream, counts: &Counts, reply: &(impl Fn(&str, usize) -> Reply + Sync)) {
-    let mut read = Vec::new();
+    let (mut read, mut late) = (Vec::new(), Vec::new());
     loop {
         let end = loop {
             if let Some(at) = read.windows(4).position(|four| four == b"\r\n\r\n") {
@@ -112,7 +114,16 @@ async fn serve(mut socket: TcpStream, counts: &Counts, reply: &(impl Fn(&str, us
         };
         let head = String::from_utf8(read.drain(..end).collect()).unwrap();
         let number = counts.requests.fetch_add(1, Ordering::SeqCst);
+        if socket.write_all(&std::mem::take(&mut late)).await.is_err() {
+            return;
+        }
         match reply(&head, number) {
+            Reply::SendLate(bytes, later) => {
+                late = later;
+                if socket.write_all(&bytes).await.is_err() {
+                    return;
+                }
+            }
             Reply::Send(bytes) => {
                 if socket.write_all(&bytes).await.is_err() {
                     return;
