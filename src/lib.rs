@@ -17,14 +17,14 @@
 //!
 //! | module | may call |
 //! |---|---|
-//! | `ledger`, `lending`, `origin` | |
-//! | `circulation` | `ledger`, `lending` |
+//! | `ledger`, `lending`, `origin`, `supervise` | |
+//! | `circulation` | `ledger`, `lending`, `supervise` |
 //! | `reader`, `catalog` | |
-//! | `metering` | `ledger` |
+//! | `metering` | `ledger`, `supervise` |
 //! | `gate` | `circulation` |
 //! | `delivery` | `origin`, `metering`, the permit of `gate`, the files of `catalog` |
-//! | `server` | `reader`, `catalog`, `gate`, `delivery`, `ledger` (to read) |
-//! | `admin` | `ledger` (to read), `gate` (to end), `circulation` (to balance), `reader` (to mint links), `catalog` |
+//! | `server` | `reader`, `catalog`, `gate`, `delivery`, `ledger` (to read), `supervise` |
+//! | `admin` | `ledger` (to read), `gate` (to end), `circulation` (to balance), `reader` (to mint links), `catalog`, `supervise` |
 //! | `sandbox`, `samples` | |
 //! | `config` | every module's Settings; `check` lets the modules open their files |
 //! | `cli` | everything |
@@ -63,4 +63,5 @@ pub mod reader;
 pub mod samples;
 pub mod sandbox;
 pub mod server;
+mod supervise;
 pub mod telemetry;

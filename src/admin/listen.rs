@@ -41,7 +41,7 @@ pub(super) fn acceptor(public: &ServerConfig) -> TlsAcceptor {
 
 /// Accepts until the listener stops.
 pub(super) async fn accept(
-    listener: TcpListener,
+    listener: Arc<TcpListener>,
     tls: Option<TlsAcceptor>,
     router: Router,
     tasks: TaskTracker,

@@ -45,6 +45,7 @@ use crate::clock::Clock;
 use crate::gate::Gate;
 use crate::ledger::Ledger;
 use crate::reader::Readers;
+use crate::supervise::supervise;
 use crate::telemetry::Metrics;
 use auth::WrongTokenLog;
 use refused::Refused;
@@ -180,13 +181,17 @@ impl Admin {
             stop: CancellationToken::new(),
         };
         let description = openapi::description(parts.readers_api.clone());
+        let metrics = parts.metrics.clone();
         let router = router(Arc::new(App {
             settings: settings.clone(),
             wrong_tokens: WrongTokenLog::default(),
             parts,
             description,
         }));
-        let accepting = listen::accept(listener, tls, router, running.tasks.clone(), running.stop.clone());
+        let (listener, tasks, stop) = (Arc::new(listener), running.tasks.clone(), running.stop.clone());
+        let accepting = supervise("accept-admin", metrics, running.stop.clone(), move || {
+            listen::accept(listener.clone(), tls.clone(), router.clone(), tasks.clone(), stop.clone())
+        });
         running.tasks.spawn(accepting);
         Ok(running)
     }

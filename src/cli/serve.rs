@@ -29,6 +29,7 @@ use crate::lending::Bokbasen;
 use crate::metering::{Flusher, Meter};
 use crate::reader::Readers;
 use crate::server::{self, Certificates, Limits, Line, SecurityHeaders};
+use crate::supervise::supervise;
 use crate::telemetry::{self, Metrics};
 
 /// How long the loan's life may take to stop: a begin that is under way is waited for.
@@ -159,14 +160,20 @@ pub async fn start(mut config: Config, clock: Clock) -> Result<Running, CliError
         buffers: buffers.clone(),
         metrics: metrics.clone(),
     });
-    tokio::spawn(delivery.watch_readers());
     let count = std::thread::available_parallelism().map_or(1, NonZero::get);
     let workers: Result<Vec<Delivery>, _> = (0..count).map(|_| delivery.for_worker()).collect();
+    // It has work to do while the server drains, so nothing stops it but the end of the process.
+    let watch = move || delivery.watch_readers();
+    tokio::spawn(supervise("watch-readers", metrics.clone(), CancellationToken::new(), watch));
     let server = server::start(&config.server, line, certificates.clone(), workers.map_err(CliError::new)?)
         .map_err(CliError::new)?;
     let stopping = CancellationToken::new();
-    tokio::spawn(fold(metrics.clone(), stopping.clone()));
-    tokio::spawn(watch_certificates(certificates.clone(), clock.clone(), stopping.clone()));
+    let (folding, stop) = (metrics.clone(), stopping.clone());
+    let fold = move || fold(folding.clone(), stop.clone());
+    tokio::spawn(supervise("fold-metrics", metrics.clone(), stopping.clone(), fold));
+    let (watched, now, stop) = (certificates.clone(), clock.clone(), stopping.clone());
+    let watch = move || watch_certificates(watched.clone(), now.clone(), stop.clone());
+    tokio::spawn(supervise("watch-certificates", metrics.clone(), stopping.clone(), watch));
     let flusher = Flusher::start(config.metering, meter, ledger.clone(), metrics.clone());
     let parts = admin::Parts {
         ledger: ledger.clone(),

@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 
+use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::tallies::Tallies;
 use super::{Meter, Settings};
 use crate::ledger::{Delivered, Ledger, LedgerError};
+use crate::supervise::supervise;
 use crate::telemetry::Metrics;
 
 /// How many files' counts one command writes: a begin that comes meanwhile waits for no more.
@@ -24,7 +26,14 @@ impl Flusher {
     /// Begins to write the counts of every worker, on the runtime that it is called on.
     pub fn start(settings: Settings, meter: Meter, ledger: Ledger, metrics: Metrics) -> Flusher {
         let stop = CancellationToken::new();
-        let task = tokio::spawn(run(settings, meter, ledger, metrics, stop.clone()));
+        // Outside of the task, so that nothing is lost where a run of it panics.
+        let waiting = Arc::new(Mutex::new(Tallies::default()));
+        let (counting, stopping) = (metrics.clone(), stop.clone());
+        let run = move || {
+            let (meter, ledger, metrics) = (meter.clone(), ledger.clone(), counting.clone());
+            run(settings.clone(), meter, ledger, metrics, stopping.clone(), waiting.clone())
+        };
+        let task = tokio::spawn(supervise("flush-metering", metrics, stop.clone(), run));
         Flusher { task, stop: stop.drop_guard() }
     }
 
@@ -37,8 +46,15 @@ impl Flusher {
     }
 }
 
-async fn run(settings: Settings, meter: Meter, ledger: Ledger, metrics: Metrics, stop: CancellationToken) {
-    let mut waiting = Tallies::default();
+async fn run(
+    settings: Settings,
+    meter: Meter,
+    ledger: Ledger,
+    metrics: Metrics,
+    stop: CancellationToken,
+    waiting: Arc<Mutex<Tallies>>,
+) {
+    let mut waiting = waiting.lock().await;
     loop {
         let stopped = tokio::time::timeout(settings.flush, stop.cancelled()).await.is_ok();
         meter.collect(&mut waiting);

@@ -41,6 +41,7 @@ use crate::delivery::Delivery;
 use crate::gate::Gate;
 use crate::ledger::Ledger;
 use crate::reader::Readers;
+use crate::supervise::supervise;
 use crate::telemetry::Metrics;
 
 pub use cors::{AllowedOrigin, Cors};
@@ -193,6 +194,7 @@ pub fn start(
         .map(|_| listen::runtime())
         .collect::<Result<_, _>>()
         .map_err(ServerError::Worker)?;
+    let metrics = line.metrics.clone();
     let (workers, inboxes) = Workers::new(runtimes.iter().map(|runtime| runtime.handle().clone()).collect());
     let stopping = Stopping::default();
     let limits = Arc::new(settings.limits.clone());
@@ -217,7 +219,8 @@ pub fn start(
         threads.push(thread);
     }
     let drained = stopping.drain.clone();
-    tokio::spawn(async move { drained.run_until_cancelled(workers.watch()).await });
+    let watch = supervise("place-connections", metrics, drained.clone(), move || workers.clone().watch());
+    tokio::spawn(drained.run_until_cancelled_owned(watch));
     Ok(Running { address, drain: settings.drain, stopping, workers: threads })
 }
 

@@ -94,10 +94,10 @@ impl Workers {
         }
     }
 
-    /// Looks again and again how busy the workers are. With one there is nothing to choose.
+    /// Measures at intervals how busy the workers are, and never returns. With one worker there is nothing to measure.
     pub(super) async fn watch(self) {
         if self.0.len() < 2 {
-            return;
+            return std::future::pending().await;
         }
         let mut before: Vec<Duration> = self.0.iter().map(State::busy_in_all).collect();
         let mut looked = Instant::now();

@@ -19,7 +19,7 @@ const SECONDS: [f64; 12] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.1, 0.5, 
 const METADATA: Metadata<'static> = Metadata::new("loangate", Level::INFO, None);
 
 /// Name, unit and meaning of every counter.
-const COUNTERS: [(&str, Unit, &str); 15] = [
+const COUNTERS: &[(&str, Unit, &str)] = &[
     ("loangate_requests_total", Unit::Count, "Requests, by outcome (ok or the problem's slug) and via"),
     ("loangate_delivered_bytes_total", Unit::Bytes, "Body bytes that left towards readers"),
     ("loangate_streams_closed_total", Unit::Count, "Bodies that are over, by how they ended"),
@@ -27,6 +27,12 @@ const COUNTERS: [(&str, Unit, &str); 15] = [
     ("loangate_connections_total", Unit::Count, "Connections whose handshake succeeded"),
     ("loangate_limit_reached_total", Unit::Count, "Connections that reached a limit of [limits], by limit"),
     ("loangate_loan_events_total", Unit::Count, "Events of loans that were written to the ledger"),
+    ("loangate_task_restarts_total", Unit::Count, "Background tasks started again after a panic, by task"),
+    (
+        "loangate_flights_refused_total",
+        Unit::Count,
+        "Requests refused as overloaded because lending.flights decisions were under way",
+    ),
     ("loangate_brake_total", Unit::Count, "Loans that the spending brake met, by limit and mode"),
     (
         "loangate_balance_findings_total",
@@ -49,11 +55,12 @@ const COUNTERS: [(&str, Unit, &str); 15] = [
     ("loangate_ledger_failures_total", Unit::Count, "Transactions of the ledger that failed"),
 ];
 /// Name, unit and meaning of every gauge.
-const GAUGES: [(&str, Unit, &str); 11] = [
+const GAUGES: &[(&str, Unit, &str)] = &[
     ("loangate_streams", Unit::Count, "Bodies on their way to readers"),
     ("loangate_connections", Unit::Count, "Open connections, by worker thread"),
     ("loangate_buffers_held_bytes", Unit::Bytes, "What streams hold beyond the least for each"),
     ("loangate_buffers_bytes", Unit::Bytes, "What they may hold together (server.buffers)"),
+    ("loangate_flights", Unit::Count, "Decisions under way that a caller waits for (limit: lending.flights)"),
     ("loangate_lending_breaker_open", Unit::Count, "1 while calls to Bokbasen of this kind are held back"),
     ("loangate_balance_last_seconds", Unit::Seconds, "When the books were last balanced, since the epoch"),
     (
@@ -67,7 +74,7 @@ const GAUGES: [(&str, Unit, &str); 11] = [
     ("loangate_ledger_damaged_rows", Unit::Count, "Rows of the ledger that cannot be read and are skipped"),
 ];
 /// Name, unit and meaning of every histogram.
-const HISTOGRAMS: [(&str, Unit, &str); 4] = [
+const HISTOGRAMS: &[(&str, Unit, &str)] = &[
     ("loangate_head_seconds", Unit::Seconds, "From a request to the head of its answer"),
     ("loangate_lending_call_seconds", Unit::Seconds, "How long a call to Bokbasen took"),
     (
@@ -121,13 +128,13 @@ impl Metrics {
     /// Where the histogram's buckets are not accepted.
     pub fn new() -> Result<Metrics, BuildError> {
         let recorder = PrometheusBuilder::new().set_buckets(&SECONDS)?.build_recorder();
-        for (name, unit, help) in COUNTERS {
+        for &(name, unit, help) in COUNTERS {
             recorder.describe_counter(KeyName::from(name), Some(unit), SharedString::const_str(help));
         }
-        for (name, unit, help) in GAUGES {
+        for &(name, unit, help) in GAUGES {
             recorder.describe_gauge(KeyName::from(name), Some(unit), SharedString::const_str(help));
         }
-        for (name, unit, help) in HISTOGRAMS {
+        for &(name, unit, help) in HISTOGRAMS {
             recorder.describe_histogram(KeyName::from(name), Some(unit), SharedString::const_str(help));
         }
         let counter = |name: &'static str| recorder.register_counter(&Key::from_static_name(name), &METADATA);
@@ -240,6 +247,23 @@ impl Metrics {
     /// An event of a loan was written.
     pub fn loan(&self, event: &'static str) {
         self.count("loangate_loan_events_total", &[("event", event)]);
+    }
+
+    /// A background task, or the driver of a loan, is started again after it ended by itself.
+    pub fn task_restarted(&self, task: &'static str) {
+        self.count("loangate_task_restarts_total", &[("task", task)]);
+    }
+
+    /// So many flights are under way.
+    pub fn flights(&self, count: usize) {
+        let key = Key::from_static_name("loangate_flights");
+        let count = f64::from(u32::try_from(count).unwrap_or(u32::MAX));
+        self.inner.recorder.register_gauge(&key, &METADATA).set(count);
+    }
+
+    /// A flight was refused at the limit.
+    pub fn flight_refused(&self) {
+        self.count("loangate_flights_refused_total", &[]);
     }
 
     /// A loan met the spending brake.
