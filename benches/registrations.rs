@@ -83,12 +83,13 @@ impl Scene {
             availability_ttl: Duration::from_secs(60),
             retention: Duration::from_secs(400 * 86_400),
             licences: circulation::Licences::default(),
+            polls: 8,
         };
         let lending = Bokbasen::new(&lending, clock.clone(), metrics.clone()).unwrap();
         let slow = Handle::current();
         let circulation =
-            Circulation::new(timing, ledger.clone(), lending, clock.clone(), metrics, slow.clone());
-        let gate = Gate::new(&gate::Settings::default(), circulation.clone(), clock, slow);
+            Circulation::new(timing, ledger.clone(), lending, clock.clone(), metrics.clone(), slow.clone());
+        let gate = Gate::new(&gate::Settings::default(), circulation.clone(), clock, metrics, slow);
         circulation.start();
         Scene { gate, circulation, ledger, sandbox, _dir: dir }
     }

@@ -52,10 +52,10 @@ impl Decider {
             ledger.clone(),
             lending,
             clock.clone(),
-            metrics,
+            metrics.clone(),
             slow.clone(),
         );
-        let gate = Gate::new(&config.gate, circulation, clock, slow);
+        let gate = Gate::new(&config.gate, circulation, clock, metrics, slow);
         let path = format!("/files/{BOOK}/book.epub");
         Decider { scene, ledger, readers, catalog, gate, path, cached: 0 }
     }

@@ -5,7 +5,8 @@
 
 use jiff::Timestamp;
 
-use super::{Circulation, Outcome, log_ledger_failure};
+use super::wait::Waiting;
+use super::{Circulation, Outcome, drive, log_ledger_failure};
 use crate::clock;
 use crate::ledger::{Cause, Intended, LedgerError};
 use crate::loan::{EndReason, Loan, LoanId, LoanKey, LoanState};
@@ -44,6 +45,17 @@ pub enum Standing {
     Nothing,
 }
 
+/// What came of a begin.
+#[derive(Debug)]
+pub enum Begun {
+    /// Nothing was sent, or nothing is left to wait for.
+    Decided(Outcome),
+    /// The begin has been sent; its outcome can be waited for.
+    Sent(Waiting),
+    /// An undecided loan lives already: see [`Circulation::join`].
+    Live(Box<Loan>),
+}
+
 impl Circulation {
     /// Where this reader and title stand.
     ///
@@ -77,37 +89,54 @@ impl Circulation {
         }
     }
 
-    /// Begins a loan, or joins the one that is already on its way, and waits for what becomes of it.
-    ///
-    /// The loan goes on when the caller hangs up. The ledger refuses the intent where a loan of this reader
-    /// and title ended at or after the asker's credential was issued (invariant 7).
+    /// Begins a loan, or finds the live one. The begin is sent and answered when this returns, and goes on when this is
+    /// dropped. The ledger refuses the intent where a loan of this reader and title ended at or after the asker's
+    /// credential was issued (invariant 7).
     ///
     /// Also says whether the loan was begun by this very call: then nobody can have had a file under it before.
-    pub async fn begin(&self, asker: &Asker, by: &'static str) -> (Outcome, bool) {
-        // Asked first, so that an outage does not fill the ledger with intents that could never be sent.
+    pub async fn begin(&self, asker: &Asker, by: &'static str) -> (Begun, bool) {
+        // Checked first, so that an outage does not fill the ledger with intents that could never be sent.
         if let Some(retry_after) = self.inner.lending.closed_for() {
-            return (Outcome::Unavailable { retry_after }, false);
+            return (Begun::Decided(Outcome::Unavailable { retry_after }), false);
         }
-        let intent = Loan::intend(asker.key, self.inner.clock.now());
-        let cause = Cause { by, detail: None };
-        match self.inner.ledger.intend(intent, asker.issued, cause).await {
-            Ok(Intended::Written(loan)) => (self.launch(loan).await, true),
-            Ok(Intended::Live(loan)) => (self.live(loan).await, false),
-            Ok(Intended::EndedSince(at)) => (Outcome::Ended { at }, false),
-            Ok(Intended::Braked(until)) => (Outcome::Braked { until }, false),
-            Err(error) => {
-                log_ledger_failure("writing an intent", &error);
-                (Outcome::Unsure, false)
-            }
-        }
+        let (circulation, asker) = (self.clone(), *asker);
+        let begun =
+            self.spawn(async move { circulation.begin_now(&asker, Cause { by, detail: None }).await });
+        begun.await.unwrap_or((Begun::Decided(Outcome::Unsure), false))
     }
 
-    /// What becomes of a loan that lives already.
-    async fn live(&self, loan: Loan) -> Outcome {
+    async fn begin_now(&self, asker: &Asker, cause: Cause) -> (Begun, bool) {
+        let intent = Loan::intend(asker.key, self.inner.clock.now());
+        // Entered before it is durable, so that a loan whose driver dies is always found.
+        let (work, waiting) = self.inner.schedule.enter(self, intent.id);
+        let intended = self.inner.ledger.intend(intent, asker.issued, cause).await;
+        if let Ok(Intended::Written(loan)) = intended {
+            drive::begin(self, work, loan).await;
+            return (Begun::Sent(waiting), true);
+        }
+        // After a failed commit the intent may be durable; `reconcile` finds it then.
+        work.withdraw();
+        let begun = match intended {
+            Ok(Intended::Written(_)) => Begun::Decided(Outcome::Unsure),
+            Ok(Intended::Live(loan)) => self.live(loan),
+            Ok(Intended::EndedSince(at)) => Begun::Decided(Outcome::Ended { at }),
+            Ok(Intended::Braked(until)) => Begun::Decided(Outcome::Braked { until }),
+            Err(error) => {
+                log_ledger_failure("writing an intent", &error);
+                Begun::Decided(Outcome::Unsure)
+            }
+        };
+        (begun, false)
+    }
+
+    /// What is known of a loan that lives already.
+    fn live(&self, loan: Loan) -> Begun {
         match loan.open_until() {
-            Some(until) if until > self.inner.clock.now() => Outcome::Accepted { loan: loan.id, until },
-            Some(_) => Outcome::Unsure,
-            None => self.join(loan).await,
+            Some(until) if until > self.inner.clock.now() => {
+                Begun::Decided(Outcome::Accepted { loan: loan.id, until })
+            }
+            Some(_) => Begun::Decided(Outcome::Unsure),
+            None => Begun::Live(Box::new(loan)),
         }
     }
 

@@ -1,15 +1,16 @@
-//! Carrying an undecided loan to its decision: one task for each, which outlives whoever asked.
+//! Driving an undecided loan to its decision, one step at a time.
 //!
-//! `follow` starts the task. It sends the begin, asks while the loan is pending, and settles what is unknown; the
-//! ledger has each step before the next is taken. Only the loans of this process are carried, and only the task that
-//! starts at an intent sends a begin: once, and again only after Bokbasen has refused the licence that the one before
-//! asked for and another may be used.
+//! `begin` sends the first begin of an intent, and the scheduler starts every later step: a poll of a pending loan, or
+//! a check of the search for an unknown one. The ledger has each step before the next is taken. Only loans of this
+//! process are driven, and only the task that wrote an intent sends its begin: once, and again only after Bokbasen has
+//! refused the licence that the one before named and another may be used.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::licences::Tries;
+use super::schedule::{FIRST_WAIT, LONGEST_WAIT, Next, Work};
 use super::settle::{Search, checked};
 use super::{Circulation, Outcome, SOON, log_ledger_failure};
 use crate::clock;
@@ -17,16 +18,14 @@ use crate::ledger::{Cause, LedgerError};
 use crate::lending::{Begin, CallError, RemoteLoan, Standing};
 use crate::loan::{Event, Loan, LoanId, LoanState, Refusal};
 
-/// How long to wait between two questions about a pending loan, where Bokbasen names no time: the first, and
-/// the longest that it doubles up to. A loan is mostly decided within a second or two.
-const FIRST_POLL: Duration = Duration::from_millis(100);
-const LAST_POLL: Duration = Duration::from_secs(2);
+/// The longest Retry-After of a pending loan that is honoured.
+const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(30);
 
 impl Circulation {
-    /// Writes what happened, until the ledger takes it. Gives nothing when the process stops before that, or
+    /// Writes what happened, until the ledger takes it. Returns none when the process stops before that, or
     /// when the loan went another way meanwhile and the event no longer fits.
     pub(super) async fn record(&self, id: LoanId, event: Event, cause: Cause) -> Option<Loan> {
-        let mut wait = FIRST_POLL;
+        let mut wait = FIRST_WAIT;
         loop {
             match self.inner.ledger.apply(id, event.clone(), cause.clone()).await {
                 Ok(loan) => return Some(loan),
@@ -39,71 +38,126 @@ impl Circulation {
             if !self.pause(wait).await {
                 return None;
             }
-            wait = (wait * 2).min(LAST_POLL);
+            wait = (wait * 2).min(LONGEST_WAIT);
         }
     }
-
-    /// The loan as the ledger has it now.
-    async fn reread(&self, id: LoanId) -> Option<Loan> {
-        self.inner.ledger.loan(id).await.ok().flatten()
-    }
 }
 
-/// Where a task takes a loan up.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum From {
-    /// At its intent, which this process has just written: the begin is sent.
-    Intent,
-    /// Half-way: no begin is ever sent.
-    HalfWay,
-}
-
-/// Carries a loan of this process to its decision.
-pub(super) async fn carry(circulation: &Circulation, mut loan: Loan, from: From) -> Outcome {
-    let mut going = Going::default();
-    let mut next = match from {
-        From::Intent => start(circulation, &loan, &mut going).await,
-        // What the caller knows may be old by now.
-        From::HalfWay => circulation.reread(loan.id).await,
-    };
-    // Where another sent the begin, it was dead before this process took the loan over (bokbasen-api §4).
-    let mut left = Instant::now();
-    loop {
-        loan = match next {
-            Some(loan) => loan,
-            None if circulation.inner.stopping.is_cancelled() => return Outcome::Unsure,
-            None => match circulation.reread(loan.id).await {
-                Some(loan) => loan,
-                None => return Outcome::Unsure,
-            },
-        };
-        if let Some(outcome) = circulation.outcome_of(&loan) {
-            return going.unavailable.map_or(outcome, |retry_after| Outcome::Unavailable { retry_after });
-        }
-        next = match loan.state {
-            LoanState::Pending => poll(circulation, &loan, &mut going).await,
-            LoanState::Unknown => settle(circulation, &loan, left).await,
-            LoanState::Intended if going.declined => {
-                let sent = send_begin(circulation, &loan, &mut going).await;
-                left = Instant::now();
-                sent
-            }
-            // An intent that is not ours to send, or whose outcome the ledger did not take.
-            LoanState::Intended => return Outcome::Unsure,
-            LoanState::Accepted | LoanState::Refused | LoanState::Ending | LoanState::Ended => None,
-        };
-    }
-}
-
-/// What a task knows of the loan that it carries, beyond what the ledger has.
+/// What the driver of a loan knows beyond the ledger. It is stored in the schedule between two steps.
 #[derive(Debug, Default)]
-struct Going {
+pub(super) struct Going {
     /// The licences that it may be begun under.
     tries: Tries,
     /// The ledger has that Bokbasen declined one licence, and the next begin may be sent.
     declined: bool,
-    /// Bokbasen cannot be asked: when to come back.
+    search: Search,
+    /// Bokbasen cannot be queried: when to come back.
     unavailable: Option<Duration>,
+}
+
+/// Sends the begin of an intent that the caller has just written. Nowhere else is a first begin sent.
+pub(super) async fn begin(circulation: &Circulation, mut work: Work, loan: Loan) {
+    let sent = start(circulation, &loan, &mut work.going).await;
+    let next = follow_up(circulation, work.loan, sent, &mut work.going, true).await;
+    work.finish(next);
+}
+
+/// Takes the next step of a loan that is due.
+pub(super) async fn advance(circulation: Circulation, mut work: Work) {
+    let next = step(&circulation, work.loan, &mut work.going).await;
+    work.finish(next);
+}
+
+async fn step(circulation: &Circulation, id: LoanId, going: &mut Going) -> Next {
+    let loan = match circulation.inner.ledger.loan(id).await {
+        Ok(Some(loan)) => loan,
+        Ok(None) => return Next::Over(Outcome::Unsure),
+        Err(error) => {
+            log_ledger_failure("reading a loan that is driven", &error);
+            return again();
+        }
+    };
+    if let Some(outcome) = circulation.outcome_of(&loan) {
+        return Next::Over(outcome);
+    }
+    let written = match loan.state {
+        LoanState::Pending => match poll(circulation, &loan, going).await {
+            Polled::Decided(event) => {
+                decided(circulation, &loan, going, event, Cause { by: "poll", detail: None }).await
+            }
+            Polled::Missing => {
+                let detail = Some("a read by id does not show the loan that Bokbasen has named".to_owned());
+                circulation.record(id, Event::Missing, Cause { by: "poll", detail }).await
+            }
+            Polled::Undecided(named) => {
+                let named = named.unwrap_or_default().min(LONGEST_RETRY_AFTER);
+                return Next::Again { not_before: Instant::now() + named };
+            }
+        },
+        LoanState::Unknown => match going.search.check(circulation, &loan).await {
+            Ok(Some((event, detail))) => circulation.record(id, event, Cause { by: "settle", detail }).await,
+            Ok(None) => return again_to_settle(circulation, &loan, going),
+            Err(error) => {
+                // The client of Bokbasen logs the reason, once a minute for all loans.
+                tracing::debug!(loan = %id, %error, "cannot settle a loan; it is retried");
+                return again_to_settle(circulation, &loan, going);
+            }
+        },
+        LoanState::Intended if going.declined => send_begin(circulation, &loan, going).await,
+        // Its driver died before it wrote what became of the begin. The begin may have left.
+        LoanState::Intended => {
+            let detail = Some("the task that drove the loan has died".to_owned());
+            circulation.record(id, Event::Lost, Cause { by: "driver", detail }).await
+        }
+        LoanState::Accepted | LoanState::Refused | LoanState::Ending | LoanState::Ended => None,
+    };
+    follow_up(circulation, id, written, going, false).await
+}
+
+/// What follows on a loan as it was just written. `is_new` says that its first begin was just sent.
+async fn follow_up(
+    circulation: &Circulation,
+    id: LoanId,
+    mut written: Option<Loan>,
+    going: &mut Going,
+    is_new: bool,
+) -> Next {
+    let mut is_begun = is_new;
+    loop {
+        let Some(loan) = written else { return again() };
+        if let Some(outcome) = circulation.outcome_of(&loan) {
+            let unavailable = going.unavailable.take();
+            return Next::Over(
+                unavailable.map_or(outcome, |retry_after| Outcome::Unavailable { retry_after }),
+            );
+        }
+        if !going.declined {
+            going.tries.trim();
+            return match again_to_settle(circulation, &loan, going) {
+                Next::Again { not_before } if is_begun => Next::Begun { not_before },
+                next => next,
+            };
+        }
+        debug_assert_eq!(loan.id, id);
+        is_begun = true;
+        written = send_begin(circulation, &loan, going).await;
+    }
+}
+
+fn again() -> Next {
+    Next::Again { not_before: Instant::now() }
+}
+
+/// The next step of a loan that is pending or unknown.
+fn again_to_settle(circulation: &Circulation, loan: &Loan, going: &Going) -> Next {
+    let now = Instant::now();
+    match loan.state {
+        LoanState::Unknown => {
+            let settle = circulation.inner.settings.settle;
+            Next::Again { not_before: going.search.next(loan.lending_id.is_some(), now, settle) }
+        }
+        _ => Next::Again { not_before: now },
+    }
 }
 
 /// Finds the licences that an intent may be begun under, and sends its first begin.
@@ -159,6 +213,7 @@ async fn send_begin(circulation: &Circulation, loan: &Loan, going: &mut Going) -
         begin: loan.begun,
     };
     let answer = circulation.inner.lending.begin(&begin).await;
+    going.search = Search::default();
     let (event, detail) = match answer {
         Ok(remote) => {
             let event = event_of(&remote).unwrap_or(Event::Begun { lending_id: remote.lending_id });
@@ -213,59 +268,30 @@ fn rejected(error: CallError, unavailable: &mut Option<Duration>) -> (Event, Opt
     }
 }
 
-/// Asks about a pending loan until Bokbasen has decided.
-async fn poll(circulation: &Circulation, loan: &Loan, going: &mut Going) -> Option<Loan> {
-    let lending_id = loan.lending_id.as_deref()?;
-    let mut wait = FIRST_POLL;
-    loop {
-        let read = circulation.inner.lending.loan(lending_id).await;
-        let named = match read.and_then(|remote| remote.map(|remote| checked(remote, loan)).transpose()) {
-            Ok(Some(remote)) => match event_of(&remote) {
-                Some(event) => {
-                    return decided(circulation, loan, going, event, Cause { by: "poll", detail: None })
-                        .await;
-                }
-                None => wait_named(&remote),
-            },
-            Ok(None) => {
-                let detail = Some("a read by id does not show the loan that Bokbasen has named".to_owned());
-                return circulation.record(loan.id, Event::Missing, Cause { by: "poll", detail }).await;
-            }
-            Err(error) => {
-                // The client of Bokbasen logs the reason, once a minute for all loans.
-                tracing::debug!(loan = %loan.id, %error, "cannot poll a pending loan; it is retried");
-                None
-            }
-        };
-        if !circulation.pause(named.unwrap_or(wait).min(Duration::from_secs(30))).await {
-            return None;
-        }
-        wait = (wait * 2).min(LAST_POLL);
-        // Somebody may have cancelled it here meanwhile.
-        if circulation.reread(loan.id).await.is_some_and(|now| now.state != LoanState::Pending) {
-            return None;
-        }
-    }
+/// What a poll says.
+enum Polled {
+    Decided(Event),
+    /// A read by id does not show the loan.
+    Missing,
+    /// Bokbasen has not decided, or gave no answer that can be used; it may name when to poll again.
+    Undecided(Option<Duration>),
 }
 
-/// Settles an unknown loan. `left` is the last moment at which its begin can have left.
-async fn settle(circulation: &Circulation, loan: &Loan, left: Instant) -> Option<Loan> {
-    let (mut search, mut wait) = (Search::new(left), FIRST_POLL);
-    let is_named = loan.lending_id.is_some();
-    loop {
-        let next = search.next(is_named, Instant::now() + wait, circulation.inner.settings.settle);
-        if !circulation.pause(next.saturating_duration_since(Instant::now())).await {
-            return None;
+/// Polls a pending loan once.
+async fn poll(circulation: &Circulation, loan: &Loan, going: &mut Going) -> Polled {
+    let Some(lending_id) = loan.lending_id.as_deref() else { return Polled::Missing };
+    let read = circulation.inner.lending.loan(lending_id).await;
+    match read.and_then(|remote| remote.map(|remote| checked(remote, loan)).transpose()) {
+        Ok(Some(remote)) => {
+            going.search.found();
+            event_of(&remote).map_or_else(|| Polled::Undecided(wait_named(&remote)), Polled::Decided)
         }
-        match search.check(circulation, loan).await {
-            Ok(Some((event, detail))) => {
-                return circulation.record(loan.id, event, Cause { by: "settle", detail }).await;
-            }
-            Ok(None) => {}
+        Ok(None) => Polled::Missing,
+        Err(error) => {
             // The client of Bokbasen logs the reason, once a minute for all loans.
-            Err(error) => tracing::debug!(loan = %loan.id, %error, "cannot settle a loan; it is retried"),
+            tracing::debug!(loan = %loan.id, %error, "cannot poll a pending loan; it is retried");
+            Polled::Undecided(None)
         }
-        wait = (wait * 2).min(LAST_POLL);
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::carry::wait_until;
+use super::drive::wait_until;
 use super::{Circulation, Closed, log_ledger_failure};
 use crate::ledger::{Cause, LedgerError};
 use crate::loan::{EndReason, Event, Loan, LoanId, LoanKey, LoanState, Progress};
@@ -54,6 +54,8 @@ impl Circulation {
             Ok(loan) => {
                 self.announce(Closed { loan: loan.id, key: loan.key, at: loan.changed });
                 self.inner.ends_waiting.notify_one();
+                // Callers who wait for its acceptance are answered.
+                self.inner.schedule.hurry(loan.id);
                 Ok(loan)
             }
             Err(LedgerError::Illegal(illegal)) => Err(EndError::NotLive(illegal.from)),

@@ -17,6 +17,10 @@ const NOT_ALLOWED: &str = "licence-not-allowed";
 const NO_FREE_LICENCE: &str = "NO_FREE_LICENSE";
 const LICENCE_NOT_FOUND: &str = "LICENSE_NOT_FOUND";
 
+/// How much memory the licences that are left to try may take for one loan, in bytes: they are stored with it while it
+/// is pending. Further licences are not tried.
+pub(super) const MAX_TRIES_BYTES: usize = 512;
+
 /// The keys of `[licences]`.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Licences {
@@ -78,7 +82,7 @@ impl Licences {
         if !free.is_empty() {
             let place = |kind: &str| self.order.iter().position(|other| other == kind);
             free.sort_by_key(|licence| place(&licence.kind).unwrap_or(usize::MAX));
-            return Ok(Tries { left: free.into_iter().map(Some).collect(), current: None });
+            return Ok(Tries::of(free));
         }
         if visible.licences.is_empty() && had {
             let message = "the policy of [licences] forbids every licence of this title".to_owned();
@@ -95,6 +99,24 @@ impl Tries {
     /// One begin that leaves the choice to Bokbasen.
     pub(super) fn bokbasens() -> Tries {
         Tries { left: VecDeque::from([None]), current: None }
+    }
+
+    /// The first of these licences, and as many of the next as fit into [`MAX_TRIES_BYTES`] with it.
+    fn of(licences: Vec<FreeLicence>) -> Tries {
+        let mut bytes = 0;
+        let fits = |(place, licence): &(usize, FreeLicence)| {
+            bytes += size_of::<Option<FreeLicence>>() + licence.licence_id.len() + licence.kind.len();
+            *place == 0 || bytes <= MAX_TRIES_BYTES
+        };
+        let left = licences.into_iter().enumerate().take_while(fits).map(|(_, licence)| Some(licence));
+        Tries { left: left.collect::<Vec<_>>().into(), current: None }
+    }
+
+    /// Frees what is no longer needed where no licence is left to try.
+    pub(super) fn trim(&mut self) {
+        if self.left.is_empty() {
+            *self = Tries::default();
+        }
     }
 
     /// Goes on to the next licence, and gives its id; false where there is none left.
@@ -189,6 +211,25 @@ mod tests {
         let none_free = code(&["PAY_PER_LOAN"], &[("PAY_PER_LOAN", 9), ("PACKAGE", 0)]);
         assert_eq!(none_free, Err((NO_FREE_LICENCE.to_owned(), Some(at(MINUTE)))));
         assert!(code(&["PAY_PER_LOAN"], &[]).is_err(), "without a word on its type none is used");
+    }
+
+    #[test]
+    fn licences_to_try_are_bounded_in_memory() {
+        let long = |number: usize| FreeLicence {
+            licence_id: format!("{number}-{}", "L".repeat(1000 * usize::from(number == 0))),
+            kind: "PACKAGE".to_owned(),
+            free: 1,
+            next_free: None,
+        };
+        let mut tries = Tries::of((0..1000).map(long).collect());
+        assert!(tries.next() && tries.left.is_empty(), "the first alone is tried, however large it is");
+        tries.trim();
+        assert!(tries.current.is_none());
+        let tries = Tries::of((1..1000).map(long).collect());
+        let strings = |licence: &FreeLicence| licence.licence_id.len() + licence.kind.len();
+        let bytes: usize = tries.left.iter().flatten().map(strings).sum::<usize>()
+            + tries.left.len() * size_of::<Option<FreeLicence>>();
+        assert!(tries.left.len() > 3 && bytes <= MAX_TRIES_BYTES, "{bytes}");
     }
 
     #[test]

@@ -2,8 +2,9 @@
 //!
 //! The gate asks it for a loan ([`Circulation::standing`], [`Circulation::begin`]), and everybody who wants a
 //! loan ended comes here. It calls the ledger and the lending client, tells its one listener of every end
-//! before Bokbasen hears of it, and never calls upward. Every loan that is undecided is *carried* by exactly
-//! one task of this process, which outlives whoever asked; [`Circulation::stop`] waits for all of them.
+//! before Bokbasen hears of it, and never calls upward. Every undecided loan has one entry in the schedule of the
+//! process that owns it, and a task only while work on it is under way; both outlive whoever asked.
+//! [`Circulation::stop`] waits for the tasks. A task that panics is started again, and its loan taken up again.
 //!
 //! What it promises (the invariants of the loan): an intent is durable before its begin leaves; after an
 //! outcome that is not known, Bokbasen is asked for the reference before anything is begun again; an end is
@@ -12,23 +13,24 @@
 mod availability;
 mod balance;
 mod begin;
-mod carry;
+mod drive;
 mod end;
-mod follow;
 mod forget;
 mod licences;
 mod outbox;
 mod reconcile;
+mod schedule;
 mod settle;
+mod wait;
 
-use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::runtime::Handle;
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -36,14 +38,16 @@ use crate::clock::Clock;
 use crate::ledger::{Ledger, LedgerError};
 use crate::lending::Bokbasen;
 use crate::loan::{LoanId, LoanKey, Refusal};
+use crate::supervise::supervise;
 use crate::telemetry::Metrics;
 
 pub use crate::lending::{Availability, FreeLicence};
 pub use availability::Unsaid;
 pub use balance::{BalanceError, Compared, Done, Finding, Kind, Report};
-pub use begin::{Asker, Standing};
+pub use begin::{Asker, Begun, Standing};
 pub use end::EndError;
 pub use licences::Licences;
+pub use wait::Waiting;
 
 /// How the loan's life is timed.
 #[derive(Clone, Debug)]
@@ -58,6 +62,9 @@ pub struct Settings {
     pub retention: Duration,
     /// `[licences]`: which licence a loan is begun under.
     pub licences: Licences,
+    /// How many polls of undecided loans may be under way at once, a share of `lending.concurrency`. As many again may be
+    /// early polls, which complete a begin.
+    pub polls: usize,
 }
 
 /// When a reader should come back whom nobody gave a time.
@@ -133,7 +140,7 @@ struct Inner {
     slow: Handle,
     listener: OnceLock<Listener>,
     availabilities: availability::Kept,
-    carried: Mutex<HashMap<LoanId, watch::Receiver<Option<Outcome>>>>,
+    schedule: schedule::Schedule,
     ends_waiting: Notify,
     balancing: tokio::sync::Mutex<()>,
     last_balance: Mutex<Option<Arc<Report>>>,
@@ -166,7 +173,7 @@ impl Circulation {
             metrics,
             slow,
             listener: OnceLock::new(),
-            carried: Mutex::default(),
+            schedule: schedule::Schedule::default(),
             ends_waiting: Notify::new(),
             balancing: tokio::sync::Mutex::default(),
             last_balance: Mutex::default(),
@@ -181,13 +188,25 @@ impl Circulation {
         let _ = self.inner.listener.set(Box::new(listener));
     }
 
-    /// Starts the tasks in the background: settling what another process left, expiring, sending ends.
+    /// Starts the background tasks: driving undecided loans, settling what another process left, expiring, sending
+    /// ends, balancing, forgetting. Each is started again where it panics.
     pub fn start(&self) {
-        self.spawn(reconcile::adopt_orphans(self.clone()));
-        self.spawn(end::expire_when_due(self.clone()));
-        self.spawn(outbox::send_ends(self.clone()));
-        self.spawn(balance::each_night(self.clone()));
-        self.spawn(forget::forget_in_time(self.clone()));
+        self.supervised("drive-loans", schedule::run);
+        self.supervised("adopt-orphans", reconcile::adopt_orphans);
+        self.supervised("expire", end::expire_when_due);
+        self.supervised("send-ends", outbox::send_ends);
+        self.supervised("balance", balance::each_night);
+        self.supervised("forget", forget::forget_in_time);
+    }
+
+    fn supervised<F, T>(&self, name: &'static str, task: F)
+    where
+        F: Fn(Circulation) -> T + Send + 'static,
+        T: Future<Output = ()> + Send + 'static,
+    {
+        let circulation = self.clone();
+        let (metrics, stopping) = (self.inner.metrics.clone(), self.inner.stopping.clone());
+        self.spawn(supervise(name, metrics, stopping, move || task(circulation.clone())));
     }
 
     /// Stops the tasks and waits for them, `patience` long at most. What they leave undone stands in the
@@ -202,8 +221,8 @@ impl Circulation {
         self.inner.lending.close().await;
     }
 
-    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        self.inner.tasks.spawn_on(task, &self.inner.slow);
+    fn spawn<T: Send + 'static>(&self, task: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
+        self.inner.tasks.spawn_on(task, &self.inner.slow)
     }
 
     fn announce(&self, closed: Closed) {

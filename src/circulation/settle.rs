@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Circulation;
-use super::carry::event_of;
+use super::drive::event_of;
 use crate::lending::{CallError, RemoteLoan, Standing, Told};
 use crate::loan::{EndReason, Event, Loan};
 
@@ -29,10 +29,22 @@ pub(super) struct Search {
     absent: Option<Instant>,
 }
 
+impl Default for Search {
+    /// A search for the loan of a begin that left before now. Where another process sent the begin, that process had
+    /// died before this one took the loan over.
+    fn default() -> Search {
+        Search::new(Instant::now())
+    }
+}
+
 impl Search {
-    /// A search for the loan of a begin that left at `left` at the latest.
-    pub(super) fn new(left: Instant) -> Search {
+    fn new(left: Instant) -> Search {
         Search { left, absent: None }
+    }
+
+    /// Bokbasen shows the loan.
+    pub(super) fn found(&mut self) {
+        self.absent = None;
     }
 
     /// Queries Bokbasen once. Returns none where the answers decide nothing yet.
@@ -48,6 +60,7 @@ impl Search {
         if let Some(lending_id) = &loan.lending_id
             && let Some(remote) = inner.lending.loan(lending_id).await?
         {
+            self.found();
             return Ok(verdict_of(&checked(remote, loan)?, None));
         }
         let now = Instant::now();
@@ -55,7 +68,10 @@ impl Search {
             return Ok(None);
         }
         match by_reference(circulation, loan).await? {
-            Found::Loan(verdict) => Ok(verdict),
+            Found::Loan(verdict) => {
+                self.found();
+                Ok(verdict)
+            }
             Found::Nothing if self.is_absent(loan.lending_id.is_some(), now, inner.settings.settle) => {
                 Ok(Some((Event::NotFound, Some("Bokbasen has no loan of this reference".to_owned()))))
             }

@@ -1,86 +1,87 @@
-//! Waiting for what becomes of a loan, whoever carries it.
+//! Waiting for the outcome of a loan, whoever drives it.
 //!
-//! The gate's flights come here. A loan that this process began or took over is carried by one task of its own, which
-//! is found or started here; a loan of another process that lives is watched in the ledger, and never touched: two
-//! processes share a ledger during an upgrade, and each carries its own.
+//! The gate's flights call it. A loan that this process began or took over has an entry in the schedule, and its waiters
+//! share one channel that exists only while somebody waits. A loan of another live process is watched in the ledger and
+//! never touched: two processes share a ledger during an upgrade, and each drives its own.
 
-use std::sync::PoisonError;
 use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::carry::{From, carry};
 use super::{Circulation, Outcome, log_ledger_failure};
 use crate::loan::{Loan, LoanId, LoanState};
 
-/// How long to wait between two looks at a loan of another process: the first, and the longest that it doubles up to.
-const FIRST_LOOK: Duration = Duration::from_millis(50);
-const LAST_LOOK: Duration = Duration::from_secs(1);
+/// The wait between two reads of a loan of another process: the first, and the longest that it doubles up to.
+const FIRST_READ: Duration = Duration::from_millis(50);
+const LAST_READ: Duration = Duration::from_secs(1);
 
-type Landing = watch::Receiver<Option<Outcome>>;
+/// A caller that waits for a loan that this process drives. Dropped, it waits no more.
+#[derive(Debug)]
+pub struct Waiting {
+    circulation: Circulation,
+    loan: LoanId,
+    receiver: Option<watch::Receiver<Option<Outcome>>>,
+}
 
-impl Circulation {
-    /// Carries the loan of an intent that the caller has just written, and waits for what becomes of it. Nowhere else
-    /// is a begin sent.
-    pub(super) async fn launch(&self, loan: Loan) -> Outcome {
-        landed(self.carried(loan, From::Intent)).await
+impl Waiting {
+    pub(super) fn new(
+        circulation: Circulation,
+        loan: LoanId,
+        receiver: watch::Receiver<Option<Outcome>>,
+    ) -> Waiting {
+        Waiting { circulation, loan, receiver: Some(receiver) }
     }
 
-    /// Waits for what becomes of a loan that is on its way.
+    /// The outcome, once there is one. The loan goes on where this is dropped.
+    pub async fn outcome(mut self) -> Outcome {
+        let circulation = self.circulation.clone();
+        let Some(receiver) = &mut self.receiver else { return Outcome::Unsure };
+        tokio::select! {
+            biased;
+            outcome = receiver.wait_for(Option::is_some) => match outcome {
+                Ok(outcome) => outcome.clone().unwrap_or(Outcome::Unsure),
+                Err(_) => Outcome::Unsure,
+            },
+            () = circulation.inner.stopping.cancelled() => Outcome::Unsure,
+        }
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.receiver = None;
+        self.circulation.inner.schedule.left(self.loan);
+    }
+}
+
+impl Circulation {
+    /// Waits for the outcome of an undecided loan. The loan goes on where this is dropped.
     pub async fn join(&self, loan: Loan) -> Outcome {
         if let Some(outcome) = self.outcome_of(&loan) {
             return outcome;
         }
-        if let Some(landing) = self.find_carried(loan.id) {
-            return landed(landing).await;
+        if let Some(waiting) = self.inner.schedule.wait(self, loan.id) {
+            return waiting.outcome().await;
         }
-        // An intent of ours that nobody carries yet was written a moment ago, and its writer is about to.
+        // Whoever writes an intent here enters it before: one without an entry is left to `reconcile`.
         let is_ours = self.inner.ledger.is_ours(loan.id).await.unwrap_or(false);
         if is_ours && loan.state != LoanState::Intended {
-            return landed(self.resume(loan)).await;
+            self.inner.schedule.take_up(loan.id);
         }
         self.watch(loan.id).await
     }
 
-    /// Carries on with a loan of ours that is half-way.
-    pub(super) fn resume(&self, loan: Loan) -> Landing {
-        self.carried(loan, From::HalfWay)
-    }
-
-    /// Whether this process is carrying the loan.
+    /// Whether this process drives the loan.
     pub fn carries(&self, id: LoanId) -> bool {
-        self.find_carried(id).is_some()
+        self.inner.schedule.has(id)
     }
 
-    fn find_carried(&self, id: LoanId) -> Option<Landing> {
-        self.inner.carried.lock().unwrap_or_else(PoisonError::into_inner).get(&id).cloned()
-    }
-
-    /// The task that carries this loan, found or started.
-    fn carried(&self, loan: Loan, from: From) -> Landing {
-        let mut carried = self.inner.carried.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(landing) = carried.get(&loan.id) {
-            return landing.clone();
-        }
-        let (land, landing) = watch::channel(None);
-        carried.insert(loan.id, landing.clone());
-        let guard = Carrying { circulation: self.clone(), loan: loan.id };
-        let circulation = self.clone();
-        self.spawn(async move {
-            let outcome = carry(&circulation, loan, from).await;
-            // First the word, then the name off the list: whoever looks in between still finds the word.
-            land.send_replace(Some(outcome));
-            drop(guard);
-        });
-        landing
-    }
-
-    /// Looks in the ledger until the loan is decided, or is carried here after all.
+    /// Reads the ledger until the loan is decided, or is driven here after all.
     async fn watch(&self, id: LoanId) -> Outcome {
-        let mut wait = FIRST_LOOK;
+        let mut wait = FIRST_READ;
         loop {
-            if let Some(landing) = self.find_carried(id) {
-                return landed(landing).await;
+            if let Some(waiting) = self.inner.schedule.wait(self, id) {
+                return waiting.outcome().await;
             }
             match self.inner.ledger.loan(id).await {
                 Ok(Some(loan)) => {
@@ -94,28 +95,7 @@ impl Circulation {
             if !self.pause(wait).await {
                 return Outcome::Unsure;
             }
-            wait = (wait * 2).min(LAST_LOOK);
+            wait = (wait * 2).min(LAST_READ);
         }
-    }
-}
-
-async fn landed(mut landing: Landing) -> Outcome {
-    match landing.wait_for(Option::is_some).await {
-        Ok(outcome) => outcome.clone().unwrap_or(Outcome::Unsure),
-        // The task went without a word: the process is stopping.
-        Err(_) => Outcome::Unsure,
-    }
-}
-
-/// Takes the loan off the list of those being carried, also when its task dies.
-struct Carrying {
-    circulation: Circulation,
-    loan: LoanId,
-}
-
-impl Drop for Carrying {
-    fn drop(&mut self) {
-        let mut carried = self.circulation.inner.carried.lock().unwrap_or_else(PoisonError::into_inner);
-        carried.remove(&self.loan);
     }
 }

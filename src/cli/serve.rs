@@ -148,7 +148,7 @@ pub async fn start(mut config: Config, clock: Clock) -> Result<Running, CliError
         metrics.clone(),
         slow.clone(),
     );
-    let gate = Gate::new(&config.gate, circulation.clone(), clock.clone(), slow);
+    let gate = Gate::new(&config.gate, circulation.clone(), clock.clone(), metrics.clone(), slow);
     let line = Arc::new(Line {
         readers: readers.clone(),
         catalog: catalog.clone(),

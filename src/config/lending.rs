@@ -20,6 +20,9 @@ pub(super) struct Lending {
     pub(super) client: Option<Settings>,
     pub(super) settle: Duration,
     pub(super) availability_ttl: Duration,
+    /// How many polls may be under way at once: a quarter of the calls, so that begins have the rest.
+    pub(super) polls: usize,
+    pub(super) flights: usize,
 }
 
 pub(super) fn lending(root: &mut Table<'_>) -> Option<Lending> {
@@ -47,11 +50,13 @@ pub(super) fn lending(root: &mut Table<'_>) -> Option<Lending> {
     }
     let concurrency = table.or("concurrency", 32, number(8, 1000));
     let timeout = table.or("timeout", Duration::from_secs(10), wait);
+    let flights = table.or("flights", 10_000, number(1, 1_000_000));
     let availability_ttl = table.or("availability_ttl", Duration::from_secs(60), duration);
     table.finish();
     let concurrency = usize::try_from(concurrency).unwrap_or(32);
     let client = url.zip(auth).map(|(url, auth)| Settings { url, auth, concurrency, timeout });
-    Some(Lending { client, settle, availability_ttl })
+    let (polls, flights) = ((concurrency / 4).max(1), usize::try_from(flights).unwrap_or(10_000));
+    Some(Lending { client, settle, availability_ttl, polls, flights })
 }
 
 fn of_the_other_login(table: &mut Table<'_>, keys: &[&'static str], this: &str, other: &str) {

@@ -190,8 +190,9 @@ fn sections(mut root: Table<'_>) -> Option<Config> {
             availability_ttl: lending.availability_ttl,
             retention: who.retention,
             licences,
+            polls: lending.polls,
         },
-        gate,
+        gate: gate::Settings { flights: lending.flights, ..gate },
         log,
     })
 }

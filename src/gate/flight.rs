@@ -1,12 +1,13 @@
-//! Flights: for one reader and title, the ledger is asked once and a loan begun once, however many wait.
+//! Flights: for one reader and title, the ledger is queried once and a loan begun once, however many callers wait.
 //!
-//! A flight is a task of its own on the slow runtime. It goes on when everyone who waited has hung up, and
-//! its word is in the cache of decisions before it is off the list. A flight that looks and one that begins
-//! are apart, since not everyone who may look may begin.
+//! A flight is a task of its own on the slow runtime. Its work (reading the ledger, sending a begin) goes on when every
+//! caller has hung up. While it only waits for Bokbasen's decision, it ends with its last caller: the loan goes on in
+//! circulation, and the next caller finds it there. The decision of a flight is in the cache before the flight is
+//! off the list. Flights that look and flights that begin are apart, since not every caller may begin.
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -15,8 +16,9 @@ use tokio::sync::watch;
 
 use super::access::Access;
 use super::cache::{Decision, Decisions};
-use crate::circulation::{Asker, Circulation, Outcome, Standing};
+use crate::circulation::{Asker, Begun, Circulation, Outcome, Standing};
 use crate::loan::{LoanId, LoanKey};
+use crate::telemetry::Metrics;
 
 /// How a flight ended.
 #[derive(Clone, Debug)]
@@ -39,6 +41,8 @@ pub(super) enum Landing {
     Braked { until: Timestamp },
     /// The ledger failed, or the gate is stopping.
     Unsure,
+    /// Too many flights are under way.
+    Overloaded,
 }
 
 /// What a flight does.
@@ -50,7 +54,8 @@ pub(super) enum Stage {
     Begin,
 }
 
-type InTheAir = Mutex<HashMap<(LoanKey, Stage), watch::Receiver<Option<Landing>>>>;
+type Name = (LoanKey, Stage);
+type Land = Arc<watch::Sender<Option<Landing>>>;
 
 /// The flights of this process.
 #[derive(Clone)]
@@ -58,7 +63,10 @@ pub(super) struct Flights {
     pub(super) circulation: Circulation,
     decisions: Arc<Decisions>,
     slow: Handle,
-    in_the_air: Arc<InTheAir>,
+    under_way: Arc<Mutex<HashMap<Name, Land>>>,
+    /// `lending.flights`.
+    limit: usize,
+    metrics: Metrics,
 }
 
 impl fmt::Debug for Flights {
@@ -68,74 +76,54 @@ impl fmt::Debug for Flights {
 }
 
 impl Flights {
-    pub(super) fn new(circulation: Circulation, decisions: Arc<Decisions>, slow: Handle) -> Flights {
-        Flights { circulation, decisions, slow, in_the_air: Arc::default() }
+    pub(super) fn new(
+        circulation: Circulation,
+        decisions: Arc<Decisions>,
+        slow: Handle,
+        limit: usize,
+        metrics: Metrics,
+    ) -> Flights {
+        Flights { circulation, decisions, slow, under_way: Arc::default(), limit, metrics }
     }
 
     /// Waits for the flight of this reader and title, and starts it where there is none.
     pub(super) async fn join(&self, asker: Asker, stage: Stage) -> Landing {
-        let mut landing = self.find_or_start(asker, stage);
+        let Some(mut landing) = self.find_or_start(asker, stage) else { return Landing::Overloaded };
         match landing.wait_for(Option::is_some).await {
             Ok(landed) => landed.clone().unwrap_or(Landing::Unsure),
             Err(_) => Landing::Unsure, // its task died: say nothing rather than something
         }
     }
 
-    fn find_or_start(&self, asker: Asker, stage: Stage) -> watch::Receiver<Option<Landing>> {
+    fn find_or_start(&self, asker: Asker, stage: Stage) -> Option<watch::Receiver<Option<Landing>>> {
         let name = (asker.key, stage);
-        let mut in_the_air = self.in_the_air.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(landing) = in_the_air.get(&name) {
-            return landing.clone();
+        let mut under_way = self.lock();
+        if let Some(land) = under_way.get(&name) {
+            return Some(land.subscribe());
+        }
+        if under_way.len() >= self.limit {
+            drop(under_way);
+            self.metrics.flight_refused();
+            return None;
         }
         let (land, landing) = watch::channel(None);
-        in_the_air.insert(name, landing.clone());
-        drop(in_the_air);
-        let flying = Flying { flights: self.clone(), name };
+        let land = Arc::new(land);
+        under_way.insert(name, land.clone());
+        self.metrics.flights(under_way.len());
+        drop(under_way);
+        let flying = Flying { flights: self.clone(), name, land };
         self.slow.spawn(async move {
-            let landed = flying.flights.fly(asker, stage).await;
-            land.send_replace(Some(landed));
-            drop(flying);
-        });
-        landing
-    }
-
-    async fn fly(&self, asker: Asker, stage: Stage) -> Landing {
-        let landed = match stage {
-            Stage::Look => self.look(&asker).await,
-            Stage::Begin => self.begin(&asker).await,
-        };
-        if let Some(decision) = decision_of(&landed) {
-            self.decisions.keep(asker.key, decision);
-        }
-        landed
-    }
-
-    async fn look(&self, asker: &Asker) -> Landing {
-        match self.circulation.standing(&asker.key).await {
-            Ok(Standing::Open { loan, until }) => self.open(loan, until, false),
-            Ok(Standing::Undecided(loan)) => self.landing_of(self.circulation.join(*loan).await, false),
-            Ok(Standing::Refused(outcome)) => self.landing_of(outcome, false),
-            Ok(Standing::Ended { at, settled }) => Landing::Ended { at, settled },
-            Ok(Standing::Nothing) => Landing::Nothing,
-            Err(error) => {
-                tracing::error!(%error, "the ledger could not be asked for a loan");
-                Landing::Unsure
+            if let Some(landed) = flying.fly(asker).await {
+                // Off the list first: a caller who now begins must not meet the limit because of this flight.
+                flying.leave(&mut flying.flights.lock());
+                flying.land.send_replace(Some(landed));
             }
-        }
+        });
+        Some(landing)
     }
 
-    /// Begins. Where the begin turns out to have come to nothing (an old intent that was never carried out),
-    /// it is tried once more, since by then it is certain that nothing of it is left at Bokbasen.
-    async fn begin(&self, asker: &Asker) -> Landing {
-        match self.begin_once(asker).await {
-            Landing::Nothing => self.begin_once(asker).await,
-            landed => landed,
-        }
-    }
-
-    async fn begin_once(&self, asker: &Asker) -> Landing {
-        let (outcome, is_new) = self.circulation.begin(asker, "reader").await;
-        self.landing_of(outcome, is_new)
+    fn lock(&self) -> MutexGuard<'_, HashMap<Name, Land>> {
+        self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn landing_of(&self, outcome: Outcome, is_new: bool) -> Landing {
@@ -164,16 +152,94 @@ impl Flights {
     }
 }
 
-/// Takes a flight off the list, also when its task dies.
+/// A flight that is under way. Dropped, it is off the list, also where its task died.
 struct Flying {
     flights: Flights,
-    name: (LoanKey, Stage),
+    name: Name,
+    land: Land,
+}
+
+impl Flying {
+    /// The landing; none where every caller left while there was only a decision to wait for.
+    async fn fly(&self, asker: Asker) -> Option<Landing> {
+        let landed = match self.name.1 {
+            Stage::Look => self.look(&asker).await,
+            Stage::Begin => self.begin(&asker).await,
+        }?;
+        if let Some(decision) = decision_of(&landed) {
+            self.flights.decisions.keep(asker.key, decision);
+        }
+        Some(landed)
+    }
+
+    async fn look(&self, asker: &Asker) -> Option<Landing> {
+        let (flights, circulation) = (&self.flights, &self.flights.circulation);
+        Some(match circulation.standing(&asker.key).await {
+            Ok(Standing::Open { loan, until }) => flights.open(loan, until, false),
+            Ok(Standing::Undecided(loan)) => {
+                flights.landing_of(self.unless_abandoned(circulation.join(*loan)).await?, false)
+            }
+            Ok(Standing::Refused(outcome)) => flights.landing_of(outcome, false),
+            Ok(Standing::Ended { at, settled }) => Landing::Ended { at, settled },
+            Ok(Standing::Nothing) => Landing::Nothing,
+            Err(error) => {
+                tracing::error!(%error, "the ledger could not be asked for a loan");
+                Landing::Unsure
+            }
+        })
+    }
+
+    /// Begins. Where the begin turns out to have come to nothing (an old intent that was never carried out),
+    /// it is tried once more, since by then it is certain that nothing of it is left at Bokbasen.
+    async fn begin(&self, asker: &Asker) -> Option<Landing> {
+        match self.begin_once(asker).await? {
+            Landing::Nothing => self.begin_once(asker).await,
+            landed => Some(landed),
+        }
+    }
+
+    async fn begin_once(&self, asker: &Asker) -> Option<Landing> {
+        let circulation = &self.flights.circulation;
+        let (begun, is_new) = circulation.begin(asker, "reader").await;
+        let outcome = match begun {
+            Begun::Decided(outcome) => outcome,
+            Begun::Sent(waiting) => self.unless_abandoned(waiting.outcome()).await?,
+            Begun::Live(loan) => self.unless_abandoned(circulation.join(*loan)).await?,
+        };
+        Some(self.flights.landing_of(outcome, is_new))
+    }
+
+    /// The result of a wait; none once the last caller has left. Then the flight is off the list already.
+    async fn unless_abandoned<T>(&self, wait: impl Future<Output = T>) -> Option<T> {
+        let mut wait = std::pin::pin!(wait);
+        loop {
+            tokio::select! {
+                biased;
+                waited = &mut wait => return Some(waited),
+                () = self.land.closed() => {
+                    // Callers join under this lock: one that has joined meanwhile is seen.
+                    let mut under_way = self.flights.lock();
+                    if self.land.receiver_count() == 0 {
+                        self.leave(&mut under_way);
+                        return None;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes this flight off the list, and no later one of its name.
+    fn leave(&self, under_way: &mut HashMap<Name, Land>) {
+        if under_way.get(&self.name).is_some_and(|land| Arc::ptr_eq(land, &self.land)) {
+            under_way.remove(&self.name);
+            self.flights.metrics.flights(under_way.len());
+        }
+    }
 }
 
 impl Drop for Flying {
     fn drop(&mut self) {
-        let mut in_the_air = self.flights.in_the_air.lock().unwrap_or_else(PoisonError::into_inner);
-        in_the_air.remove(&self.name);
+        self.leave(&mut self.flights.lock());
     }
 }
 
@@ -192,6 +258,7 @@ fn decision_of(landing: &Landing) -> Option<Decision> {
         | Landing::TakenBack
         | Landing::Unavailable { .. }
         | Landing::Braked { .. }
-        | Landing::Unsure => None,
+        | Landing::Unsure
+        | Landing::Overloaded => None,
     }
 }

@@ -25,7 +25,7 @@ use crate::circulation::{Asker, Circulation};
 use crate::clock::{self, Clock};
 use crate::loan::{Isbn, LoanId, LoanKey};
 use crate::problem::Problem;
-use crate::telemetry::Via;
+use crate::telemetry::{Metrics, Via};
 
 pub use crate::circulation::Availability;
 use cache::{Decision, Decisions};
@@ -40,11 +40,13 @@ pub struct Settings {
     pub patience: Duration,
     /// How long a refusal holds when Bokbasen names no time.
     pub refusal_ttl: Duration,
+    /// `lending.flights`: for how many readers and titles a decision may be under way at once.
+    pub flights: usize,
 }
 
 impl Default for Settings {
     fn default() -> Settings {
-        Settings { patience: Duration::from_secs(15), refusal_ttl: Duration::from_secs(60) }
+        Settings { patience: Duration::from_secs(15), refusal_ttl: Duration::from_secs(60), flights: 10_000 }
     }
 }
 
@@ -95,18 +97,25 @@ pub struct Gate {
 
 impl Gate {
     /// A gate over this loan's life; it subscribes to the ends of loans. Flights run on `slow`.
-    pub fn new(settings: &Settings, circulation: Circulation, clock: Clock, slow: Handle) -> Gate {
+    pub fn new(
+        settings: &Settings,
+        circulation: Circulation,
+        clock: Clock,
+        metrics: Metrics,
+        slow: Handle,
+    ) -> Gate {
         let decisions = Arc::new(Decisions::new(clock.clone()));
         let closing = decisions.clone();
         let cutting = slow.clone();
         circulation.on_closed(move |closed| end::closed(&closing, &closed, &cutting));
-        let flights = Flights::new(circulation, decisions.clone(), slow);
+        let flights = Flights::new(circulation, decisions.clone(), slow, settings.flights, metrics);
         Gate { decisions, flights, clock, settings: settings.clone() }
     }
 
     /// A permit for this reader and one of the titles, or why there is none.
     ///
-    /// The permit's errors: `loan-refused`, `loan-ended`, `loan-pending`, `lending-unavailable`, `ledger-unavailable`.
+    /// The permit's errors: `loan-refused`, `loan-ended`, `loan-pending`, `lending-unavailable`, `ledger-unavailable`,
+    /// `overloaded`.
     pub async fn admit(&self, request: &Request<'_>) -> Answer {
         let now = self.clock.now();
         let (isbn, via) = (request.key.isbn, Via::Cache);
@@ -221,6 +230,7 @@ impl Gate {
                 Problem::TooManyRequests { reason: "brake", retry_after: clock::until(now, until) }
             }
             Landing::Unsure => Problem::LedgerUnavailable,
+            Landing::Overloaded => Problem::Overloaded,
         }
     }
 }

@@ -19,6 +19,8 @@ use crate::telemetry::Via;
 struct Found {
     /// The ledger could not be asked about one: its loan may live.
     unsure: bool,
+    /// Too many flights were under way to query the ledger about one: its loan may live.
+    overloaded: bool,
     /// A loan has ended that the credential is too old to follow.
     ended: bool,
 }
@@ -49,6 +51,7 @@ impl Gate {
         match (looked, first) {
             (Ok(Some(answer)), _) => answer,
             (Err(_), _) => closed(Problem::LoanPending { retry_after: COME_BACK }, Via::None),
+            (Ok(None), _) if found.overloaded => closed(Problem::Overloaded, Via::None),
             (Ok(None), _) if found.unsure => closed(Problem::LedgerUnavailable, Via::Ledger),
             (Ok(None), Some(problem)) => closed(problem, Via::Cache),
             // Who gave the file back under one title gets it again by a later credential only, as under one alone:
@@ -72,6 +75,7 @@ impl Gate {
                     }
                 }
                 Landing::Unsure => found.unsure = true,
+                Landing::Overloaded => found.overloaded = true,
                 Landing::Ended { at, .. } => found.ended |= rules::is_old(request.issued, at),
                 Landing::Refused { .. }
                 | Landing::Forbidden(_)

@@ -129,6 +129,21 @@ impl Ledger {
         Ok(owner.as_deref() == Some(self.process.name()))
     }
 
+    /// The loans of this process that are intended, pending or unknown.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub async fn undecided(&self) -> Result<Vec<LoanId>, LedgerError> {
+        const UNDECIDED: &str =
+            "SELECT id FROM loans WHERE state IN ('intended', 'pending', 'unknown') AND owner = ?";
+        let ids: Vec<String> = sqlx::query_scalar(UNDECIDED)
+            .bind(self.process.name())
+            .fetch_all(&self.readers)
+            .await
+            .map_err(|source| self.failed(source))?;
+        Ok(ids.iter().filter_map(|id| self.damaged.skip(read_id(id))).collect())
+    }
+
     /// A loan's transitions, the oldest first, without those that are damaged.
     ///
     /// # Errors

@@ -50,6 +50,13 @@ impl Process {
         Process::start(command, config.with_file_name("serve.log")).await
     }
 
+    /// As [`Process::serve`], with this variable in its environment.
+    pub(crate) async fn serve_with(config: &Path, variable: &str, value: &str) -> Process {
+        let mut command = program("serve");
+        command.arg("--config").arg(config).env(variable, value);
+        Process::start(command, config.with_file_name("serve.log")).await
+    }
+
     /// As [`Process::serve_until`], for a place that it comes to by itself: how it ended.
     pub(crate) async fn serve_until_death(config: &Path, place: &str) -> ExitStatus {
         let mut command = program("serve");

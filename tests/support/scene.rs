@@ -155,6 +155,14 @@ impl Scene {
         process
     }
 
+    /// As [`Scene::spawn_gate`], with this variable in the environment of the process.
+    pub(crate) async fn spawn_gate_with(&mut self, variable: &str, value: &str) -> Process {
+        let process = Process::serve_with(&self.config_file(), variable, value).await;
+        self.base = process.told("base_url");
+        self.admin = process.told("admin_url");
+        process
+    }
+
     pub(crate) async fn stop_gate(&mut self) {
         self.gate.take().unwrap().stop().await;
     }

@@ -16,7 +16,7 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
 
 use super::Circulation;
-use super::carry::wait_until;
+use super::drive::wait_until;
 use crate::ledger::LedgerError;
 use crate::lending::CallError;
 use crate::loan::LibraryId;

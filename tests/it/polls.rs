@@ -1,0 +1,136 @@
+//! Pending loans cost little: their polls leave the calls to new readers, and nobody's patience holds a flight for ever.
+
+use std::time::Duration;
+
+use http::StatusCode;
+use loangate::sandbox::Bounds;
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use crate::support::{AUDIO, BOOK, File, Scene, Setting, metric};
+
+const PATH: &str = "/files/9788299999014/book.epub";
+/// How many loans are pending beside the new readers.
+const PENDING: usize = 700;
+/// How many new readers there are, and within what time each must be served.
+const NEW: usize = 15;
+const SERVED_WITHIN: Duration = Duration::from_secs(4);
+
+async fn scene(bounds: Bounds, config: Vec<(&'static str, &'static str)>) -> Scene {
+    let scene = Scene::set(Setting { bounds, config, ..Setting::default() }).await;
+    scene.origin.put(&format!("{BOOK}/book.epub"), File::of(5000));
+    scene
+}
+
+async fn flights(scene: &Scene) -> f64 {
+    metric(&scene.metrics().await, "loangate_flights", "")
+}
+
+/// How many loans the ledger has in this state.
+async fn in_state(scene: &Scene, state: &str) -> usize {
+    scene.ledger().await.iter().filter(|loan| loan["state"] == state).count()
+}
+
+/// Lets new readers borrow the book; each must be served in time.
+async fn new_readers_are_served(scene: &Scene, name: &str) {
+    let client = scene.http2();
+    let served = (0..NEW).map(|number| {
+        let request = scene.get(&client, PATH, &scene.token(&format!("{name} {number}")));
+        async move {
+            let began = Instant::now();
+            (request.send().await.unwrap().status(), began.elapsed())
+        }
+    });
+    let served = futures_util::future::join_all(served).await;
+    println!("{name}: {served:?}");
+    for (status, took) in served {
+        assert!(status == StatusCode::OK && took < SERVED_WITHIN, "{name}: {status} after {took:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn new_readers_are_served_beside_700_pending_loans() {
+    let bounds = Bounds { pending_limit_ms: 3_600_000, ..Bounds::quick() };
+    let config = vec![
+        ("timeout = \"2s\"", "timeout = \"10s\""),
+        ("[ledger]", "[gate]\npatience = \"30s\"\n\n[ledger]"),
+    ];
+    let scene = scene(bounds, config).await;
+    let faults = json!([
+        { "call": "*", "effect": { "delay": { "ms": 300 } } },
+        { "call": "begin", "isbn": AUDIO, "effect": { "pending_polls": { "n": 1_000_000 } } },
+    ]);
+    scene.fault(&faults).await;
+    // More connections than one, since a connection has a limit of streams.
+    let clients: Vec<_> = (0..14).map(|_| scene.http2()).collect();
+    let waiting: Vec<_> = (0..PENDING)
+        .map(|number| {
+            let token = scene.token(&format!("waiting {number}"));
+            let client = &clients[number % clients.len()];
+            tokio::spawn(scene.get(client, &format!("/files/{AUDIO}/a.mp3"), &token).send())
+        })
+        .collect();
+    scene.until("all of them are pending", async || in_state(&scene, "pending").await == PENDING).await;
+    new_readers_are_served(&scene, "beside callers who wait").await;
+
+    waiting.iter().for_each(|request| request.abort());
+    drop((waiting, clients));
+    scene.until("a loan that nobody waits for holds no flight", async || flights(&scene).await == 0.0).await;
+    assert_eq!(in_state(&scene, "pending").await, PENDING);
+    new_readers_are_served(&scene, "beside callers who left").await;
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn flights_beyond_the_limit_are_refused_as_overloaded() {
+    let config = vec![("settle = \"500ms\"", "settle = \"500ms\"\nflights = 3")];
+    let scene = scene(Bounds::quick(), config).await;
+    scene.fault(&json!({ "call": "begin", "times": 3, "effect": { "delay": { "ms": 1500 } } })).await;
+    let client = scene.http2();
+    let waiting: Vec<_> = (0..3)
+        .map(|number| tokio::spawn(scene.get(&client, PATH, &scene.token(&format!("early {number}"))).send()))
+        .collect();
+    scene.until("three flights are under way", async || in_state(&scene, "intended").await == 3).await;
+    let refused = scene.get(&client, PATH, &scene.token("late")).send().await.unwrap();
+    assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert!(refused.headers().contains_key("retry-after"));
+    let document: Value = serde_json::from_slice(&refused.bytes().await.unwrap()).unwrap();
+    assert_eq!(document["type"], "overloaded");
+    assert_eq!(metric(&scene.metrics().await, "loangate_flights_refused_total", ""), 1.0);
+    for early in waiting {
+        assert_eq!(early.await.unwrap().unwrap().status(), StatusCode::OK, "the others are served");
+    }
+    let late = scene.get(&client, PATH, &scene.token("late")).send().await.unwrap();
+    assert_eq!(late.status(), StatusCode::OK, "a flight that has landed makes room");
+    assert_eq!(scene.books().await.len(), 4, "nothing was begun for a refused flight");
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn an_abandoned_loan_is_found_again_by_its_reader() {
+    let bounds = Bounds { pending_ms: 2000, ..Bounds::quick() };
+    let scene = scene(bounds, Vec::new()).await;
+    let (client, token) = (scene.http2(), scene.token("kari"));
+    let request = tokio::spawn(scene.get(&client, PATH, &token).send());
+    scene.until("the loan is pending", async || in_state(&scene, "pending").await == 1).await;
+    assert_eq!(flights(&scene).await, 1.0);
+    request.abort();
+    scene.until("the flight is over", async || flights(&scene).await == 0.0).await;
+    let answer = scene.get(&client, PATH, &token).send().await.unwrap();
+    assert_eq!(answer.status(), StatusCode::OK);
+    assert_eq!(scene.books().await.len(), 1);
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn a_begin_goes_on_without_its_caller() {
+    let scene = scene(Bounds::quick(), Vec::new()).await;
+    scene.fault(&json!({ "call": "begin", "effect": { "delay": { "ms": 700 } } })).await;
+    let (client, token) = (scene.http2(), scene.token("kari"));
+    let request = tokio::spawn(scene.get(&client, PATH, &token).send());
+    scene.until("the intent is written", async || in_state(&scene, "intended").await == 1).await;
+    request.abort();
+    scene.until("the loan is accepted", async || in_state(&scene, "accepted").await == 1).await;
+    assert_eq!(scene.books().await.len(), 1);
+    scene.end().await;
+}
