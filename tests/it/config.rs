@@ -469,6 +469,12 @@ const CASES: &[Case] = &[
         &["31: lending.concurrency: 0 is out of bounds. Write a number from 8 to 1000"],
     ),
     (
+        "no flight allowed",
+        "auth = \"oauth\"",
+        "auth = \"oauth\"\nflights = 0",
+        &["31: lending.flights: 0 is out of bounds. Write a number from 1 to 1000000"],
+    ),
+    (
         "a ledger in memory",
         "sqlite:data/loangate.db",
         "sqlite::memory:",
