@@ -1,6 +1,8 @@
-//! Places to fail at, for tests: before and after each commit and each call to Bokbasen, and in background tasks.
+//! Places to fail at, for tests: before and after each commit and each call to Bokbasen, and in
+//! background tasks.
 //!
-//! Everyone may call it; it calls nothing of ours. A build without debug assertions, as every release is, has none of it.
+//! Everyone may call it; it calls nothing of ours. A build without debug assertions, as every
+//! release is, has none of it.
 
 /// Which side of a deed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -11,9 +13,9 @@ pub(crate) enum Edge {
     After,
 }
 
-/// Ends the process at once, as a kill does, where the environment's LOANGATE_CRASH names this place: `commit accepted
-/// before`, `send begin after`. Panics at each place that LOANGATE_PANIC names, separated by commas, the first time that
-/// it is passed; the name `*` is any.
+/// Ends the process at once, as a kill does, where the environment's LOANGATE_CRASH names this
+/// place: `commit accepted before`, `send begin after`. Panics at each place that LOANGATE_PANIC
+/// names, separated by commas, the first time that it is passed; the name `*` is any.
 #[cfg(debug_assertions)]
 pub(crate) fn point(deed: &str, name: &str, edge: Edge) {
     use std::sync::OnceLock;

@@ -1,7 +1,7 @@
 //! Starts background tasks again that end although nobody stopped them.
 //!
-//! Whoever starts a task that must run for as long as the process wraps it in [`supervise`]. A panic ends one run of the
-//! task and nothing else.
+//! Whoever starts a task that must run for as long as the process wraps it in [`supervise`]. A
+//! panic ends one run of the task and nothing else.
 
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
@@ -19,8 +19,9 @@ const LONGEST_WAIT: Duration = Duration::from_secs(30);
 /// A run of this length counts as healthy: the next wait is the first again.
 const HEALTHY: Duration = Duration::from_secs(60);
 
-/// Runs a task until `stopping`. A run that panics or returns before is logged and counted by the task's name, and
-/// followed by the next one after a wait. State that must survive a run belongs outside of it.
+/// Runs a task until `stopping`. A run that panics or returns before is logged and counted by the
+/// task's name, and followed by the next one after a wait. State that must survive a run belongs
+/// outside of it.
 pub(crate) async fn supervise<F, T>(
     task: &'static str,
     metrics: Metrics,

@@ -89,9 +89,9 @@ impl Circulation {
         }
     }
 
-    /// Begins a loan, or finds the live one. The begin is sent and answered when this returns, and goes on when this is
-    /// dropped. The ledger refuses the intent where a loan of this reader and title ended at or after the asker's
-    /// credential was issued (invariant 7).
+    /// Begins a loan, or finds the live one. The begin is sent and answered when this returns, and
+    /// goes on when this is dropped. The ledger refuses the intent where a loan of this reader and
+    /// title ended at or after the asker's credential was issued (invariant 7).
     ///
     /// Also says whether the loan was begun by this very call: then nobody can have had a file under it before.
     pub async fn begin(&self, asker: &Asker, by: &'static str) -> (Begun, bool) {

@@ -1,9 +1,10 @@
 //! Driving an undecided loan to its decision, one step at a time.
 //!
-//! `begin` sends the first begin of an intent, and the scheduler starts every later step: a poll of a pending loan, or
-//! a check of the search for an unknown one. The ledger has each step before the next is taken. Only loans of this
-//! process are driven, and only the task that wrote an intent sends its begin: once, and again only after Bokbasen has
-//! refused the licence that the one before named and another may be used.
+//! `begin` sends the first begin of an intent, and the scheduler starts every later step: a poll of
+//! a pending loan, or a check of the search for an unknown one. The ledger has each step before the
+//! next is taken. Only loans of this process are driven, and only the task that wrote an intent
+//! sends its begin: once, and again only after Bokbasen has refused the licence that the one before
+//! named and another may be used.
 
 use std::time::Duration;
 
@@ -22,8 +23,8 @@ use crate::loan::{Event, Loan, LoanId, LoanState, Refusal};
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(30);
 
 impl Circulation {
-    /// Writes what happened, until the ledger takes it. Returns none when the process stops before that, or
-    /// when the loan went another way meanwhile and the event no longer fits.
+    /// Writes what happened, until the ledger takes it. Returns none when the process stops before
+    /// that, or when the loan went another way meanwhile and the event no longer fits.
     pub(super) async fn record(&self, id: LoanId, event: Event, cause: Cause) -> Option<Loan> {
         let mut wait = FIRST_WAIT;
         loop {
@@ -43,7 +44,8 @@ impl Circulation {
     }
 }
 
-/// What the driver of a loan knows beyond the ledger. It is stored in the schedule between two steps.
+/// What the driver of a loan knows beyond the ledger. It is stored in the schedule between two
+/// steps.
 #[derive(Debug, Default)]
 pub(super) struct Going {
     /// The licences that it may be begun under.
@@ -55,10 +57,11 @@ pub(super) struct Going {
     unavailable: Option<Duration>,
 }
 
-/// Sends the begin of an intent that the caller has just written. Nowhere else is a first begin sent.
+/// Sends the begin of an intent that the caller has just written. Nowhere else is a first begin
+/// sent.
 pub(super) async fn begin(circulation: &Circulation, mut work: Work, loan: Loan) {
     let sent = start(circulation, &loan, &mut work.going).await;
-    let next = follow_up(circulation, work.loan, sent, &mut work.going, true).await;
+    let next = follow_up(circulation, sent, &mut work.going, true).await;
     work.finish(next);
 }
 
@@ -69,6 +72,7 @@ pub(super) async fn advance(circulation: Circulation, mut work: Work) {
 }
 
 async fn step(circulation: &Circulation, id: LoanId, going: &mut Going) -> Next {
+    going.unavailable = None;
     let loan = match circulation.inner.ledger.loan(id).await {
         Ok(Some(loan)) => loan,
         Ok(None) => return Next::Over(Outcome::Unsure),
@@ -111,13 +115,12 @@ async fn step(circulation: &Circulation, id: LoanId, going: &mut Going) -> Next 
         }
         LoanState::Accepted | LoanState::Refused | LoanState::Ending | LoanState::Ended => None,
     };
-    follow_up(circulation, id, written, going, false).await
+    follow_up(circulation, written, going, false).await
 }
 
 /// What follows on a loan as it was just written. `is_new` says that its first begin was just sent.
 async fn follow_up(
     circulation: &Circulation,
-    id: LoanId,
     mut written: Option<Loan>,
     going: &mut Going,
     is_new: bool,
@@ -138,7 +141,6 @@ async fn follow_up(
                 next => next,
             };
         }
-        debug_assert_eq!(loan.id, id);
         is_begun = true;
         written = send_begin(circulation, &loan, going).await;
     }
@@ -198,7 +200,8 @@ async fn tries(circulation: &Circulation, loan: &Loan, going: &mut Going) -> Res
     })
 }
 
-/// Sends a begin of an intent under the next licence: once, and another only after Bokbasen has declined this one.
+/// Sends a begin of an intent under the next licence: once, and another only after Bokbasen has
+/// declined this one.
 async fn send_begin(circulation: &Circulation, loan: &Loan, going: &mut Going) -> Option<Loan> {
     going.declined = false;
     if !going.tries.next() {
@@ -229,7 +232,8 @@ async fn send_begin(circulation: &Circulation, loan: &Loan, going: &mut Going) -
     decided(circulation, loan, going, event, Cause { by: "begin", detail }).await
 }
 
-/// Writes Bokbasen's word on a begin: a refusal of its licence leads to the next, where there is one.
+/// Writes Bokbasen's word on a begin: a refusal of its licence leads to the next, where there is
+/// one.
 async fn decided(
     circulation: &Circulation,
     loan: &Loan,
@@ -250,8 +254,9 @@ async fn decided(
     declined
 }
 
-/// What a begin means that Bokbasen answered with an error: nothing was made, and either this loan is
-/// refused (no contract, no such title) or the call itself was at fault (our credentials, too many calls).
+/// What a begin means that Bokbasen answered with an error: nothing was made, and either this loan
+/// is refused (no contract, no such title) or the call itself was at fault (our credentials, too
+/// many calls).
 fn rejected(error: CallError, unavailable: &mut Option<Duration>) -> (Event, Option<String>) {
     let detail = Some(error.to_string());
     match error {
@@ -273,7 +278,8 @@ enum Polled {
     Decided(Event),
     /// A read by id does not show the loan.
     Missing,
-    /// Bokbasen has not decided, or gave no answer that can be used; it may name when to poll again.
+    /// Bokbasen has not decided, or gave no answer that can be used; it may name when to poll
+    /// again.
     Undecided(Option<Duration>),
 }
 
@@ -302,8 +308,8 @@ fn wait_named(remote: &RemoteLoan) -> Option<Duration> {
     }
 }
 
-/// What Bokbasen's word about a loan means to the machine; none while it has not decided, and for a status
-/// that we do not know, which counts as not accepted (bokbasen-api §4).
+/// What Bokbasen's word about a loan means to the machine; none while it has not decided, and for a
+/// status that we do not know, which counts as not accepted (bokbasen-api §4).
 pub(super) fn event_of(remote: &RemoteLoan) -> Option<Event> {
     let lending_id = remote.lending_id.clone();
     match &remote.standing {
@@ -316,7 +322,8 @@ pub(super) fn event_of(remote: &RemoteLoan) -> Option<Event> {
     }
 }
 
-/// As long as it takes for `clock` to reach the moment, for waits that must follow a clock moved by hand.
+/// As long as it takes for `clock` to reach the moment, for waits that must follow a clock moved by
+/// hand.
 pub(super) fn wait_until(circulation: &Circulation, at: jiff::Timestamp, longest: Duration) -> Duration {
     clock::until(circulation.inner.clock.now(), at).min(longest)
 }

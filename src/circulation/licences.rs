@@ -17,8 +17,8 @@ const NOT_ALLOWED: &str = "licence-not-allowed";
 const NO_FREE_LICENCE: &str = "NO_FREE_LICENSE";
 const LICENCE_NOT_FOUND: &str = "LICENSE_NOT_FOUND";
 
-/// How much memory the licences that are left to try may take for one loan, in bytes: they are stored with it while it
-/// is pending. Further licences are not tried.
+/// The memory that the licences left to try may take for one loan, in bytes: they are stored while
+/// it is pending. Further licences are not tried.
 pub(super) const MAX_TRIES_BYTES: usize = 512;
 
 /// The keys of `[licences]`.

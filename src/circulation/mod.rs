@@ -62,8 +62,8 @@ pub struct Settings {
     pub retention: Duration,
     /// `[licences]`: which licence a loan is begun under.
     pub licences: Licences,
-    /// How many polls of undecided loans may be under way at once, a share of `lending.concurrency`. As many again may be
-    /// early polls, which complete a begin.
+    /// How many polls of undecided loans may be under way at once, a share of
+    /// `lending.concurrency`. As many again may be early polls, which complete a begin.
     pub polls: usize,
 }
 
@@ -188,8 +188,8 @@ impl Circulation {
         let _ = self.inner.listener.set(Box::new(listener));
     }
 
-    /// Starts the background tasks: driving undecided loans, settling what another process left, expiring, sending
-    /// ends, balancing, forgetting. Each is started again where it panics.
+    /// Starts the background tasks: driving undecided loans, settling what another process left,
+    /// expiring, sending ends, balancing, forgetting. Each is started again where it panics.
     pub fn start(&self) {
         self.supervised("drive-loans", schedule::run);
         self.supervised("adopt-orphans", reconcile::adopt_orphans);

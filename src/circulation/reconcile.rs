@@ -1,7 +1,7 @@
 //! Taking up loans that are half-way and that nobody drives: each is settled, none is begun again.
 //!
-//! Runs at the start and every few seconds. A second process may die beside this one (an upgrade), and a task of this
-//! process may die before it could say what became of its loan.
+//! Runs at the start and every few seconds. A second process may die beside this one (an upgrade),
+//! and a task of this process may die before it could say what became of its loan.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -13,7 +13,8 @@ use crate::loan::{Event, Loan, LoanId, LoanState};
 /// How often to look for such loans.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
 
-/// Takes up loans of dead processes, and loans of this one that have no driver, until the process stops.
+/// Takes up loans of dead processes, and loans of this one that have no driver, until the process
+/// stops.
 pub(super) async fn adopt_orphans(circulation: Circulation) {
     let mut suspects = HashSet::new();
     loop {
@@ -45,8 +46,8 @@ async fn adopt(circulation: &Circulation, orphan: Loan) {
     circulation.inner.schedule.take_up(orphan.id);
 }
 
-/// Takes up those of `suspects` that still have no driver, and returns the loans that have none now. A loan that was
-/// just decided is in neither list twice, so that two looks make sure.
+/// Takes up those of `suspects` that still have no driver, and returns the loans that have none
+/// now. A loan that was just decided is in neither list twice, so that two looks make sure.
 async fn take_up_undriven(circulation: &Circulation, suspects: &HashSet<LoanId>) -> HashSet<LoanId> {
     let schedule = &circulation.inner.schedule;
     let undecided = match circulation.inner.ledger.undecided().await {

@@ -1,12 +1,14 @@
 //! When each undecided loan is worked on next, and who waits for it.
 //!
-//! A loan of this process whose state at Bokbasen is open has one entry here, of at most 1 KiB. A task exists only while
-//! work on it is under way: one begin, one poll, one check of a search. The scheduler starts that work when it falls
-//! due, for a bounded number of loans at a time, so that polls leave most of the call budget to begins.
+//! A loan of this process whose state at Bokbasen is open has one entry here, of at most 1 KiB. A
+//! task exists only while work on it is under way: one begin, one poll, one check of a search. The
+//! scheduler starts that work when it falls due, for a bounded number of loans at a time, so that
+//! polls leave most of the call budget to begins.
 //!
-//! Where more is due than can be sent, the levels take turns: first polls before later ones, loans with a waiting
-//! caller before those without. Early polls alternate between the newest and the oldest loan that is due, so that a
-//! backlog makes neither new readers wait nor old ones starve. In the other levels the earliest goes first.
+//! Where more is due than can be sent, the levels take turns: first polls before later ones, loans
+//! with a waiting caller before those without. Early polls alternate between the newest and the
+//! oldest loan that is due, so that a backlog makes neither new readers wait nor old ones starve.
+//! In the other levels the earliest goes first.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -21,8 +23,8 @@ use super::{Circulation, Outcome};
 use crate::crash::{self, Edge};
 use crate::loan::LoanId;
 
-/// The first wait between two polls, and the longest that it doubles up to with and without a waiting caller. Bokbasen
-/// decides most loans within a second or two.
+/// The first wait between two polls, and the longest that it doubles up to with and without a
+/// waiting caller. Bokbasen decides most loans within a second or two.
 pub(super) const FIRST_WAIT: Duration = Duration::from_millis(100);
 pub(super) const LONGEST_WAIT: Duration = Duration::from_secs(2);
 const LONGEST_IDLE_WAIT: Duration = Duration::from_secs(60);
@@ -160,7 +162,8 @@ pub(super) enum Next {
     Again { not_before: Instant },
 }
 
-/// Work on one loan that is under way. Where it is dropped unfinished, its task died, and the loan is taken up again.
+/// Work on one loan that is under way. Where it is dropped unfinished, its task died, and the loan
+/// is taken up again.
 #[derive(Debug)]
 pub(super) struct Work {
     circulation: Circulation,
@@ -244,7 +247,8 @@ impl Schedule {
         self.lock().entries.contains_key(&loan)
     }
 
-    /// Waits for a loan that is driven here; a loan that nobody waited for is polled sooner from now on.
+    /// Waits for a loan that is driven here; a loan that nobody waited for is polled sooner from
+    /// now on.
     pub(super) fn wait(&self, circulation: &Circulation, loan: LoanId) -> Option<Waiting> {
         let mut state = self.lock();
         let entry = state.entries.get_mut(&loan)?;
@@ -318,8 +322,8 @@ impl Schedule {
         state.place(loan);
     }
 
-    /// The next work that is due and allowed, or when to check again. At most `limit` tasks are routine; as many again
-    /// may be urgent.
+    /// The next work that is due and allowed, or when to check again. At most `limit` tasks are
+    /// routine; as many again may be urgent.
     fn pick(&self, circulation: &Circulation, limit: usize) -> Result<Work, Instant> {
         let now = Instant::now();
         if let Some(closed) = circulation.inner.lending.closed_for() {

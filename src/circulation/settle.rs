@@ -1,12 +1,15 @@
-//! Settling a begin whose outcome is unknown, by querying Bokbasen for its reference (bokbasen-api §4).
+//! Settling a begin whose outcome is unknown, by querying Bokbasen for its reference (bokbasen-api
+//! §4).
 //!
-//! The driver of the loan calls it. Two kinds of loan arrive here. The begin of the first got no answer. The second was
-//! named by Bokbasen, but a read by id does not show it; reads may lag behind a begin, so that proves nothing.
+//! The driver of the loan calls it. Two kinds of loan arrive here. The begin of the first got no
+//! answer. The second was named by Bokbasen, but a read by id does not show it; reads may lag
+//! behind a begin, so that proves nothing.
 //!
-//! A loan that shows is believed at once. Absence is believed only `lending.settle` after the begin could last have
-//! left us. A loan that Bokbasen has named must be absent by reference and by id twice, `lending.settle` apart:
-//! an empty listing contradicts what Bokbasen said before. Nothing is begun again before that. Where Bokbasen has
-//! several loans under one reference, the earliest accepted stays and the others are given back.
+//! A loan that shows is believed at once. Absence is believed only `lending.settle` after the begin
+//! could last have left us. A loan that Bokbasen has named must be absent by reference and by id
+//! twice, `lending.settle` apart: an empty listing contradicts what Bokbasen said before. Nothing
+//! is begun again before that. Where Bokbasen has several loans under one reference, the earliest
+//! accepted stays and the others are given back.
 
 use std::time::Duration;
 
@@ -30,8 +33,8 @@ pub(super) struct Search {
 }
 
 impl Default for Search {
-    /// A search for the loan of a begin that left before now. Where another process sent the begin, that process had
-    /// died before this one took the loan over.
+    /// A search for the loan of a begin that left before now. Where another process sent the begin,
+    /// that process had died before this one took the loan over.
     fn default() -> Search {
         Search::new(Instant::now())
     }
@@ -82,14 +85,15 @@ impl Search {
         }
     }
 
-    /// Whether the loan counts as absent, now that Bokbasen shows it neither by reference nor by id.
+    /// Whether the loan counts as absent, now that Bokbasen shows it neither by reference nor by
+    /// id.
     fn is_absent(&mut self, is_named: bool, now: Instant, settle: Duration) -> bool {
         let first = *self.absent.get_or_insert(now);
         !is_named || now >= first + settle
     }
 
-    /// When the next check can say more than the last one. Only a named loan can be looked up by id before
-    /// `lending.settle` is over.
+    /// When the next check can say more than the last one. Only a named loan can be looked up by id
+    /// before `lending.settle` is over.
     pub(super) fn next(&self, is_named: bool, soonest: Instant, settle: Duration) -> Instant {
         if is_named { soonest } else { soonest.max(self.left + settle) }
     }
@@ -137,8 +141,8 @@ pub(super) fn checked(remote: RemoteLoan, loan: &Loan) -> Result<RemoteLoan, Cal
     Err(CallError::Unknown("Bokbasen answered with another loan than the one that was named".to_owned()))
 }
 
-/// Takes the loan that stays out of those found: an accepted one before a pending one, before one of an
-/// unknown status, before one that is over; the earliest of each.
+/// Takes the loan that stays out of those found: an accepted one before a pending one, before one
+/// of an unknown status, before one that is over; the earliest of each.
 fn pick(found: &mut Vec<RemoteLoan>) -> Option<RemoteLoan> {
     let rank = |remote: &RemoteLoan| match remote.standing {
         Standing::Accepted(_) => 0,
@@ -170,8 +174,8 @@ async fn give_back(circulation: &Circulation, extra: &RemoteLoan) -> Result<(), 
 }
 
 impl Circulation {
-    /// Whether 404 `LOAN_NOT_FOUND` on an end means that the loan is over. Within `lending.settle` of the moment at
-    /// which Bokbasen last showed the loan, it may be a read that lags.
+    /// Whether 404 `LOAN_NOT_FOUND` on an end means that the loan is over. Within `lending.settle`
+    /// of the moment at which Bokbasen last showed the loan, it may be a read that lags.
     pub(super) fn believes_absence(&self, loan: &Loan) -> bool {
         let shown = loan.accepted.or(loan.ended).unwrap_or(loan.begun);
         crate::clock::after(shown, self.inner.settings.settle) <= self.inner.clock.now()

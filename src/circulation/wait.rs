@@ -1,8 +1,9 @@
 //! Waiting for the outcome of a loan, whoever drives it.
 //!
-//! The gate's flights call it. A loan that this process began or took over has an entry in the schedule, and its waiters
-//! share one channel that exists only while somebody waits. A loan of another live process is watched in the ledger and
-//! never touched: two processes share a ledger during an upgrade, and each drives its own.
+//! The gate's flights call it. A loan that this process began or took over has an entry in the
+//! schedule, and its waiters share one channel that exists only while somebody waits. A loan of
+//! another live process is watched in the ledger and never touched: two processes share a ledger
+//! during an upgrade, and each drives its own.
 
 use std::time::Duration;
 
@@ -11,7 +12,8 @@ use tokio::sync::watch;
 use super::{Circulation, Outcome, log_ledger_failure};
 use crate::loan::{Loan, LoanId, LoanState};
 
-/// The wait between two reads of a loan of another process: the first, and the longest that it doubles up to.
+/// The wait between two reads of a loan of another process: the first, and the longest that it
+/// doubles up to.
 const FIRST_READ: Duration = Duration::from_millis(50);
 const LAST_READ: Duration = Duration::from_secs(1);
 
@@ -63,7 +65,8 @@ impl Circulation {
         if let Some(waiting) = self.inner.schedule.wait(self, loan.id) {
             return waiting.outcome().await;
         }
-        // Whoever writes an intent here enters it before: one without an entry is left to `reconcile`.
+        // Whoever writes an intent here enters it before: one without an entry is left to
+        // `reconcile`.
         let is_ours = self.inner.ledger.is_ours(loan.id).await.unwrap_or(false);
         if is_ours && loan.state != LoanState::Intended {
             self.inner.schedule.take_up(loan.id);

@@ -1,9 +1,11 @@
-//! Flights: for one reader and title, the ledger is queried once and a loan begun once, however many callers wait.
+//! Flights: for one reader and title, the ledger is queried once and a loan begun once, however
+//! many callers wait.
 //!
-//! A flight is a task of its own on the slow runtime. Its work (reading the ledger, sending a begin) goes on when every
-//! caller has hung up. While it only waits for Bokbasen's decision, it ends with its last caller: the loan goes on in
-//! circulation, and the next caller finds it there. The decision of a flight is in the cache before the flight is
-//! off the list. Flights that look and flights that begin are apart, since not every caller may begin.
+//! A flight is a task of its own on the slow runtime. Its work (reading the ledger, sending a
+//! begin) goes on when every caller has hung up. While it only waits for Bokbasen's decision, it
+//! ends with its last caller: the loan goes on in circulation, and the next caller finds it there.
+//! The decision of a flight is in the cache before the flight is off the list. Flights that look
+//! and flights that begin are apart, since not every caller may begin.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -33,7 +35,8 @@ pub(super) enum Landing {
     Ended { at: Timestamp, settled: bool },
     /// There is no loan.
     Nothing,
-    /// The loan that was waited for was ended before it was accepted: it is begun again only for a later request.
+    /// The loan that was waited for was ended before it was accepted: it is begun again only for a
+    /// later request.
     TakenBack,
     /// Bokbasen cannot be asked.
     Unavailable { retry_after: Duration },
@@ -114,7 +117,8 @@ impl Flights {
         let flying = Flying { flights: self.clone(), name, land };
         self.slow.spawn(async move {
             if let Some(landed) = flying.fly(asker).await {
-                // Off the list first: a caller who now begins must not meet the limit because of this flight.
+                // Off the list first: a caller who now begins must not meet the limit because of
+                // this flight.
                 flying.leave(&mut flying.flights.lock());
                 flying.land.send_replace(Some(landed));
             }
@@ -143,7 +147,8 @@ impl Flights {
         Landing::Open { loan, until, access: self.decisions.accesses.of(loan, is_new) }
     }
 
-    /// Runs work on the slow runtime that whoever waits for it cannot undo by hanging up; none where it died.
+    /// Runs work on the slow runtime that whoever waits for it cannot undo by hanging up; none
+    /// where it died.
     pub(super) async fn run<T: Send + 'static>(
         &self,
         work: impl Future<Output = T> + Send + 'static,
@@ -189,8 +194,9 @@ impl Flying {
         })
     }
 
-    /// Begins. Where the begin turns out to have come to nothing (an old intent that was never carried out),
-    /// it is tried once more, since by then it is certain that nothing of it is left at Bokbasen.
+    /// Begins. Where the begin turns out to have come to nothing (an old intent that was never
+    /// carried out), it is tried once more, since by then it is certain that nothing of it is left
+    /// at Bokbasen.
     async fn begin(&self, asker: &Asker) -> Option<Landing> {
         match self.begin_once(asker).await? {
             Landing::Nothing => self.begin_once(asker).await,
@@ -209,7 +215,8 @@ impl Flying {
         Some(self.flights.landing_of(outcome, is_new))
     }
 
-    /// The result of a wait; none once the last caller has left. Then the flight is off the list already.
+    /// The result of a wait; none once the last caller has left. Then the flight is off the list
+    /// already.
     async fn unless_abandoned<T>(&self, wait: impl Future<Output = T>) -> Option<T> {
         let mut wait = std::pin::pin!(wait);
         loop {

@@ -46,8 +46,8 @@ pub enum LoanState {
     Pending,
     /// Bokbasen has accepted it: the one state in which a file may be delivered.
     Accepted,
-    /// A begin left, and its answer was lost or the loan that it named does not show. Bokbasen has to be queried for
-    /// the reference.
+    /// A begin left, and its answer was lost or the loan that it named does not show. Bokbasen has
+    /// to be queried for the reference.
     Unknown,
     /// Bokbasen said no.
     Refused,
@@ -202,7 +202,8 @@ pub enum Event {
     },
     /// Asked after an unknown outcome, Bokbasen has no loan of this reference.
     NotFound,
-    /// A read by id does not show a loan that Bokbasen had named. Reads may lag, so this proves nothing.
+    /// A read by id does not show a loan that Bokbasen had named. Reads may lag, so this proves
+    /// nothing.
     Missing,
     /// The loan ends here; from now on it opens nothing, and Bokbasen is to be told.
     Ending {

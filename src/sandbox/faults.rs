@@ -135,7 +135,8 @@ pub enum Effect {
     Garbage {},
     /// The answer shows a status that no page names.
     UnknownStatus {},
-    /// A get, return or cancel answers 404 `LOAN_NOT_FOUND`, and a list leaves the loan out, until a loan is this old.
+    /// A get, return or cancel answers 404 `LOAN_NOT_FOUND`, and a list leaves the loan out, until
+    /// a loan is this old.
     Lag {
         /// In milliseconds.
         ms: u64,

@@ -64,8 +64,8 @@ impl Default for Settings {
 pub struct Bounds {
     /// How long after its begin a loan shows in listings, in milliseconds (assumed: up to 2 s).
     pub list_lag_ms: u64,
-    /// How long after its begin a GET by id answers 404 for a loan, in milliseconds. Assumed: up to 2 s. The default
-    /// of 0 keeps a first try of the sandbox quick.
+    /// How long after its begin a GET by id answers 404 for a loan, in milliseconds. Assumed: up to
+    /// 2 s. The default of 0 keeps a first try of the sandbox quick.
     pub get_lag_ms: u64,
     /// Within what time of its arrival a begin takes effect, in milliseconds, however long its answer
     /// is delayed (assumed: 10 s).

@@ -94,7 +94,8 @@ impl Workers {
         }
     }
 
-    /// Measures at intervals how busy the workers are, and never returns. With one worker there is nothing to measure.
+    /// Measures at intervals how busy the workers are, and never returns. With one worker there is
+    /// nothing to measure.
     pub(super) async fn watch(self) {
         if self.0.len() < 2 {
             return std::future::pending().await;

@@ -1,4 +1,5 @@
-//! Bokbasen's reads lag behind its writes: a loan that does not show yet is neither begun again nor taken for ended.
+//! Bokbasen's reads lag behind its writes: a loan that does not show yet is neither begun again nor
+//! taken for ended.
 
 use http::StatusCode;
 use loangate::sandbox::Bounds;
@@ -55,7 +56,8 @@ async fn five_readers_get_five_loans_while_reads_by_id_lag() {
 
 #[tokio::test]
 async fn one_empty_listing_does_not_outweigh_a_named_loan() {
-    // The read by id never shows it. The listing does so after it was first queried, and before that counts twice.
+    // The read by id never shows it. The listing does so after it was first queried, and before
+    // that counts twice.
     let bounds = Bounds { get_lag_ms: 3_600_000, list_lag_ms: 3500, ..Bounds::quick() };
     let scene = scene(bounds, "settle = \"2s\"").await;
     until_served(&scene, "kari").await;

@@ -1,4 +1,5 @@
-//! Pending loans cost little: their polls leave the calls to new readers, and nobody's patience holds a flight for ever.
+//! Pending loans cost little: their polls leave the calls to new readers, and nobody's patience
+//! holds a flight for ever.
 
 use std::time::Duration;
 

@@ -1,5 +1,6 @@
-//! A panic in a background task or in the driver of a loan: the task runs again, and the loan is neither lost nor begun
-//! twice. The gate is a process of its own, which panics for real at places that `src/crash.rs` has in debug builds.
+//! A panic in a background task or in the driver of a loan: the task runs again, and the loan is
+//! neither lost nor begun twice. The gate is a process of its own, which panics for real at places
+//! that `src/crash.rs` has in debug builds.
 #![cfg(debug_assertions)]
 
 use http::StatusCode;
