@@ -92,31 +92,29 @@ impl Circulation {
     /// Begins a loan, or finds the live one. The begin is sent and answered when this returns, and
     /// goes on when this is dropped. The ledger refuses the intent where a loan of this reader and
     /// title ended at or after the asker's credential was issued (invariant 7).
-    ///
-    /// Also says whether the loan was begun by this very call: then nobody can have had a file under it before.
-    pub async fn begin(&self, asker: &Asker, by: &'static str) -> (Begun, bool) {
+    pub async fn begin(&self, asker: &Asker, by: &'static str) -> Begun {
         // Checked first, so that an outage does not fill the ledger with intents that could never be sent.
         if let Some(retry_after) = self.inner.lending.closed_for() {
-            return (Begun::Decided(Outcome::Unavailable { retry_after }), false);
+            return Begun::Decided(Outcome::Unavailable { retry_after });
         }
         let (circulation, asker) = (self.clone(), *asker);
         let begun =
             self.spawn(async move { circulation.begin_now(&asker, Cause { by, detail: None }).await });
-        begun.await.unwrap_or((Begun::Decided(Outcome::Unsure), false))
+        begun.await.unwrap_or(Begun::Decided(Outcome::Unsure))
     }
 
-    async fn begin_now(&self, asker: &Asker, cause: Cause) -> (Begun, bool) {
+    async fn begin_now(&self, asker: &Asker, cause: Cause) -> Begun {
         let intent = Loan::intend(asker.key, self.inner.clock.now());
         // Entered before it is durable, so that a loan whose driver dies is always found.
         let (work, waiting) = self.inner.schedule.enter(self, intent.id);
         let intended = self.inner.ledger.intend(intent, asker.issued, cause).await;
         if let Ok(Intended::Written(loan)) = intended {
             drive::begin(self, work, loan).await;
-            return (Begun::Sent(waiting), true);
+            return Begun::Sent(waiting);
         }
         // After a failed commit the intent may be durable; `reconcile` finds it then.
         work.withdraw();
-        let begun = match intended {
+        match intended {
             Ok(Intended::Written(_)) => Begun::Decided(Outcome::Unsure),
             Ok(Intended::Live(loan)) => self.live(loan),
             Ok(Intended::EndedSince(at)) => Begun::Decided(Outcome::Ended { at }),
@@ -125,8 +123,7 @@ impl Circulation {
                 log_ledger_failure("writing an intent", &error);
                 Begun::Decided(Outcome::Unsure)
             }
-        };
-        (begun, false)
+        }
     }
 
     /// What is known of a loan that lives already.

@@ -15,6 +15,7 @@ mod balance;
 mod begin;
 mod drive;
 mod end;
+mod feed;
 mod forget;
 mod licences;
 mod outbox;
@@ -46,6 +47,7 @@ pub use availability::Unsaid;
 pub use balance::{BalanceError, Compared, Done, Finding, Kind, Report};
 pub use begin::{Asker, Begun, Standing};
 pub use end::EndError;
+pub use feed::{Fed, Streams};
 pub use licences::Licences;
 pub use wait::Waiting;
 
@@ -139,6 +141,8 @@ struct Inner {
     metrics: Metrics,
     slow: Handle,
     listener: OnceLock<Listener>,
+    watched: OnceLock<feed::Watched>,
+    fed: Fed,
     availabilities: availability::Kept,
     schedule: schedule::Schedule,
     ends_waiting: Notify,
@@ -173,6 +177,8 @@ impl Circulation {
             metrics,
             slow,
             listener: OnceLock::new(),
+            watched: OnceLock::new(),
+            fed: Fed::default(),
             schedule: schedule::Schedule::default(),
             ends_waiting: Notify::new(),
             balancing: tokio::sync::Mutex::default(),
@@ -188,9 +194,11 @@ impl Circulation {
         let _ = self.inner.listener.set(Box::new(listener));
     }
 
-    /// Starts the background tasks: driving undecided loans, settling what another process left,
+    /// Starts the background tasks: following the change feed, driving
+    /// undecided loans, settling what another process left,
     /// expiring, sending ends, balancing, forgetting. Each is started again where it panics.
     pub fn start(&self) {
+        self.supervised("follow-feed", feed::follow);
         self.supervised("drive-loans", schedule::run);
         self.supervised("adopt-orphans", reconcile::adopt_orphans);
         self.supervised("expire", end::expire_when_due);

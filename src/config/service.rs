@@ -164,8 +164,7 @@ pub(super) fn gate(root: &mut Table<'_>) -> gate::Settings {
     let mut table = root.optional_table("gate");
     settings.patience = table.or("patience", settings.patience, wait);
     settings.refusal_ttl = table.or("refusal_ttl", settings.refusal_ttl, duration);
-    // It matters only where several nodes share a ledger.
-    table.later("freshness", Duration::from_secs(30), wait);
+    settings.freshness = table.or("freshness", settings.freshness, wait);
     table.finish();
     settings
 }

@@ -200,20 +200,6 @@ impl<'s> Table<'s> {
         self.source.missing(self.line, join(&self.name, key), sentence);
     }
 
-    /// A key that is read and checked, and that this version does not act on yet: a value other than the default
-    /// is worth a warning, since nobody may believe it to be in force.
-    pub(super) fn later<T: PartialEq>(
-        &mut self,
-        key: &'static str,
-        default: T,
-        read: impl FnOnce(&DeValue<'_>) -> Result<T, String>,
-    ) {
-        let written = self.optional(key, read);
-        if written.is_some_and(|written| written != default) {
-            self.warn(key, "this version does not act on it yet: it is as if the key stood at its default");
-        }
-    }
-
     /// A secret, by file or environment, or with a warning as it stands.
     pub(super) fn secret(&mut self, key: &'static str, example: &str) -> Option<SecretString> {
         let source = self.source;

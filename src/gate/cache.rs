@@ -1,7 +1,8 @@
 //! The cache of decisions: what the hot path looks up, and nothing else.
 //!
-//! Every hit compares the end of what is kept with the project's clock; what ends without being asked for again gives way
-//! to others once the cache is full. A loan that closes is remembered for a while, so that a flight which read it as
+//! Every hit compares the end of what is kept with the project's clock, and an acceptance also with the ledger's change
+//! feed: one that neither a read nor the feed confirmed within `gate.freshness` is read again. What ends without being
+//! requested again gives way to others once the cache is full. A loan that closes is remembered for a while, so that a flight which read it as
 //! open a moment before cannot put it back.
 
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use quick_cache::UnitWeighter;
 use quick_cache::sync::Cache;
 
 use super::access::{Access, Accesses};
-use crate::circulation::Closed;
+use crate::circulation::{Closed, Fed};
 use crate::clock::{self, Clock};
 use crate::loan::{LoanId, LoanKey};
 
@@ -43,6 +44,8 @@ pub(super) enum Decision {
 struct Kept {
     decision: Decision,
     until: Timestamp,
+    /// When it was stored, in milliseconds: what it says was read from the ledger a moment before.
+    at: i64,
 }
 
 /// The decisions, and the loans that have closed lately.
@@ -52,20 +55,24 @@ pub(super) struct Decisions {
     closed: moka::sync::Cache<LoanId, ()>,
     pub(super) accesses: Accesses,
     clock: Clock,
+    fed: Fed,
+    freshness: Duration,
 }
 
 impl Decisions {
-    pub(super) fn new(clock: Clock) -> Decisions {
+    pub(super) fn new(clock: Clock, fed: Fed, freshness: Duration) -> Decisions {
         let decided = Cache::with_weighter(ROOM, DECISIONS, UnitWeighter);
         let closed = moka::sync::Cache::builder();
         let closed = closed.max_capacity(DECISIONS).time_to_live(CLOSED_KEPT).build();
-        Decisions { decided, closed, accesses: Accesses::default(), clock }
+        Decisions { decided, closed, accesses: Accesses::default(), clock, fed, freshness }
     }
 
     /// What is decided and still holds at `now`.
     pub(super) fn find(&self, key: &LoanKey, now: Timestamp) -> Option<Decision> {
         let kept = self.decided.get(key)?;
-        (kept.until > now).then_some(kept.decision)
+        let is_acceptance = matches!(kept.decision, Decision::Accepted { .. });
+        let is_stale = is_acceptance && self.fed.is_stale(kept.at, now, self.freshness);
+        (kept.until > now && !is_stale).then_some(kept.decision)
     }
 
     /// Keeps a decision; an acceptance only where its loan has not closed, before or meanwhile.
@@ -80,7 +87,8 @@ impl Decisions {
         if ended && matches!(self.find(&key, now), Some(Decision::Accepted { .. })) {
             return; // a flight that read before the new loan was begun
         }
-        self.decided.insert(key, Kept { decision, until: end.min(clock::after(now, LONGEST)) });
+        let kept = Kept { decision, until: end.min(clock::after(now, LONGEST)), at: now.as_millisecond() };
+        self.decided.insert(key, kept);
         // Looked up after the insertion, as `close` notes before it removes: one of the two sees the other.
         if loan.is_some_and(|loan| self.is_closed(loan)) {
             self.forget(&key);
@@ -121,13 +129,13 @@ mod tests {
     }
 
     fn accepted(decisions: &Decisions, loan: LoanId, until: Timestamp) -> Decision {
-        Decision::Accepted { loan, until, access: decisions.accesses.of(loan, true) }
+        Decision::Accepted { loan, until, access: decisions.accesses.of(loan) }
     }
 
     #[test]
     fn an_acceptance_ends_by_the_projects_clock() {
         let clock = Clock::movable(Timestamp::UNIX_EPOCH);
-        let decisions = Decisions::new(clock.clone());
+        let decisions = Decisions::new(clock.clone(), Fed::default(), Duration::from_secs(30));
         let until = clock::after(clock.now(), Duration::from_secs(60));
         decisions.keep(key(), accepted(&decisions, LoanId::fresh(), until));
         assert!(decisions.find(&key(), clock.now()).is_some());
@@ -138,7 +146,7 @@ mod tests {
     #[test]
     fn what_does_not_end_soon_by_itself_is_read_anew_all_the_same() {
         let clock = Clock::movable(Timestamp::UNIX_EPOCH);
-        let decisions = Decisions::new(clock.clone());
+        let decisions = Decisions::new(clock.clone(), Fed::default(), Duration::from_secs(30));
         let year = clock::after(clock.now(), 365 * LONGEST);
         let cases = [
             (accepted(&decisions, LoanId::fresh(), year), LONGEST),
@@ -157,7 +165,7 @@ mod tests {
     #[test]
     fn a_flight_that_read_before_the_end_cannot_put_the_loan_back() {
         let clock = Clock::movable(Timestamp::UNIX_EPOCH);
-        let decisions = Decisions::new(clock.clone());
+        let decisions = Decisions::new(clock.clone(), Fed::default(), Duration::from_secs(30));
         let (loan, until) = (LoanId::fresh(), clock::after(clock.now(), Duration::from_secs(60)));
         decisions.close(&Closed { loan, key: key(), at: clock.now() });
         decisions.keep(key(), accepted(&decisions, loan, until));

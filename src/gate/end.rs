@@ -12,7 +12,7 @@ use tokio::runtime::Handle;
 use super::access::Access;
 use super::cache::Decisions;
 use super::{COME_BACK, Gate};
-use crate::circulation::{Closed, EndError};
+use crate::circulation::{Closed, EndError, Streams};
 use crate::clock;
 use crate::loan::{EndReason, Loan, LoanId, LoanKey, LoanState};
 use crate::problem::Problem;
@@ -23,10 +23,19 @@ const CANCELLED_WITHIN: Duration = Duration::from_secs(15 * 60);
 /// How long a body has to notice that its loan is over.
 const NOTICED_WITHIN: Duration = Duration::from_millis(500);
 
-/// A loan has ended: nothing of it opens any more.
+/// A loan has ended: nothing of it opens any more. An end that is announced again changes nothing: the change feed
+/// returns those of this process too.
 pub(super) fn closed(decisions: &Decisions, closed: &Closed, slow: &Handle) {
-    let Some(access) = decisions.close(closed) else { return };
-    let loan = closed.loan;
+    if decisions.is_closed(closed.loan) {
+        return;
+    }
+    if let Some(access) = decisions.close(closed) {
+        abort_streams(access, closed.loan, slow);
+    }
+}
+
+/// Aborts the bodies of an access that is closed: those that are being read notice it themselves.
+fn abort_streams(access: Arc<Access>, loan: LoanId, slow: &Handle) {
     slow.spawn(async move {
         tokio::time::sleep(NOTICED_WITHIN).await;
         let cut = access.cut();
@@ -34,6 +43,30 @@ pub(super) fn closed(decisions: &Decisions, closed: &Closed, slow: &Handle) {
             tracing::info!(%loan, cut, "connections were cut whose loan has ended");
         }
     });
+}
+
+/// The running streams, for the task that follows the ledger's change feed.
+pub(super) struct Running {
+    pub(super) decisions: Arc<Decisions>,
+    pub(super) slow: Handle,
+}
+
+impl Streams for Running {
+    fn running(&self) -> Vec<LoanId> {
+        self.decisions.accesses.running()
+    }
+
+    fn abort(&self, loans: &[LoanId]) {
+        for loan in loans {
+            let access = self.decisions.accesses.find(*loan);
+            // The loan may live: once the ledger can be read, it is opened again.
+            self.decisions.accesses.forget(*loan);
+            if let Some(access) = access {
+                access.close();
+                abort_streams(access, *loan, &self.slow);
+            }
+        }
+    }
 }
 
 impl Gate {
@@ -91,15 +124,13 @@ impl Gate {
         }
     }
 
-    /// Stops the access, and says how the loan ends: cancelled, which gives its licence back, where it is certain that
-    /// nobody was ever given a permit; else returned.
+    /// Stops the access, and says how the loan ends: cancelled, which gives its licence back, where this process has given
+    /// no permit; else returned. The ledger turns a cancel into a return where another process may have given one.
     fn stop_access(&self, loan: &Loan) -> (Arc<Access>, EndReason) {
-        let circulation = &self.flights.circulation;
-        let is_untaken = loan.state == LoanState::Pending && circulation.carries(loan.id);
-        let access = self.decisions.accesses.of(loan.id, is_untaken);
+        let access = self.decisions.accesses.of(loan.id);
         let now = self.clock.now();
         let in_time = loan.accepted.is_none_or(|at| clock::after(at, CANCELLED_WITHIN) > now);
-        let cancelled = in_time && access.close_untaken();
+        let cancelled = in_time && access.close_unopened();
         access.close();
         self.decisions.forget(&loan.key);
         (access, if cancelled { EndReason::Cancelled } else { EndReason::Returned })

@@ -130,9 +130,9 @@ impl Flights {
         self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn landing_of(&self, outcome: Outcome, is_new: bool) -> Landing {
+    fn landing_of(&self, outcome: Outcome) -> Landing {
         match outcome {
-            Outcome::Accepted { loan, until } => self.open(loan, until, is_new),
+            Outcome::Accepted { loan, until } => self.open(loan, until),
             Outcome::Refused { refusal, until } => Landing::Refused { reason: refusal.code.into(), until },
             Outcome::NothingMade => Landing::Nothing,
             Outcome::TakenBack => Landing::TakenBack,
@@ -143,8 +143,8 @@ impl Flights {
         }
     }
 
-    fn open(&self, loan: LoanId, until: Timestamp, is_new: bool) -> Landing {
-        Landing::Open { loan, until, access: self.decisions.accesses.of(loan, is_new) }
+    fn open(&self, loan: LoanId, until: Timestamp) -> Landing {
+        Landing::Open { loan, until, access: self.decisions.accesses.of(loan) }
     }
 
     /// Runs work on the slow runtime that whoever waits for it cannot undo by hanging up; none
@@ -180,11 +180,11 @@ impl Flying {
     async fn look(&self, asker: &Asker) -> Option<Landing> {
         let (flights, circulation) = (&self.flights, &self.flights.circulation);
         Some(match circulation.standing(&asker.key).await {
-            Ok(Standing::Open { loan, until }) => flights.open(loan, until, false),
+            Ok(Standing::Open { loan, until }) => flights.open(loan, until),
             Ok(Standing::Undecided(loan)) => {
-                flights.landing_of(self.unless_abandoned(circulation.join(*loan)).await?, false)
+                flights.landing_of(self.unless_abandoned(circulation.join(*loan)).await?)
             }
-            Ok(Standing::Refused(outcome)) => flights.landing_of(outcome, false),
+            Ok(Standing::Refused(outcome)) => flights.landing_of(outcome),
             Ok(Standing::Ended { at, settled }) => Landing::Ended { at, settled },
             Ok(Standing::Nothing) => Landing::Nothing,
             Err(error) => {
@@ -206,13 +206,13 @@ impl Flying {
 
     async fn begin_once(&self, asker: &Asker) -> Option<Landing> {
         let circulation = &self.flights.circulation;
-        let (begun, is_new) = circulation.begin(asker, "reader").await;
+        let begun = circulation.begin(asker, "reader").await;
         let outcome = match begun {
             Begun::Decided(outcome) => outcome,
             Begun::Sent(waiting) => self.unless_abandoned(waiting.outcome()).await?,
             Begun::Live(loan) => self.unless_abandoned(circulation.join(*loan)).await?,
         };
-        Some(self.flights.landing_of(outcome, is_new))
+        Some(self.flights.landing_of(outcome))
     }
 
     /// The result of a wait; none once the last caller has left. Then the flight is off the list

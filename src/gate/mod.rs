@@ -28,6 +28,7 @@ use crate::problem::Problem;
 use crate::telemetry::{Metrics, Via};
 
 pub use crate::circulation::Availability;
+use access::Denied;
 use cache::{Decision, Decisions};
 use flight::{Flights, Landing, Stage};
 pub use permit::Permit;
@@ -42,11 +43,19 @@ pub struct Settings {
     pub refusal_ttl: Duration,
     /// `lending.flights`: for how many readers and titles a decision may be under way at once.
     pub flights: usize,
+    /// How old what was read from the ledger may be while its change feed cannot be read: an acceptance is then read
+    /// again, and a running stream whose loan cannot be confirmed is aborted.
+    pub freshness: Duration,
 }
 
 impl Default for Settings {
     fn default() -> Settings {
-        Settings { patience: Duration::from_secs(15), refusal_ttl: Duration::from_secs(60), flights: 10_000 }
+        Settings {
+            patience: Duration::from_secs(15),
+            refusal_ttl: Duration::from_secs(60),
+            flights: 10_000,
+            freshness: Duration::from_secs(30),
+        }
     }
 }
 
@@ -104,7 +113,9 @@ impl Gate {
         metrics: Metrics,
         slow: Handle,
     ) -> Gate {
-        let decisions = Arc::new(Decisions::new(clock.clone()));
+        let decisions = Arc::new(Decisions::new(clock.clone(), circulation.fed(), settings.freshness));
+        let running = end::Running { decisions: decisions.clone(), slow: slow.clone() };
+        circulation.watch_streams(settings.freshness, running);
         let closing = decisions.clone();
         let cutting = slow.clone();
         circulation.on_closed(move |closed| end::closed(&closing, &closed, &cutting));
@@ -130,7 +141,7 @@ impl Gate {
     /// What the cache says.
     fn known(&self, key: &LoanKey, issued: Option<Timestamp>, now: Timestamp) -> Known {
         match self.decisions.find(key, now) {
-            Some(Decision::Accepted { loan, access, .. }) if access.take() => {
+            Some(Decision::Accepted { loan, access, .. }) if access.is_open() => {
                 Known::Open(Permit::new(loan, *key, access))
             }
             Some(Decision::Refused { reason, until }) => {
@@ -160,7 +171,7 @@ impl Gate {
     /// Waits for the flights of a request that the cache does not answer.
     async fn fly(&self, request: &Request<'_>, until: Instant) -> Answer {
         let (permit, via) = match self.landed(request, until).await {
-            Ok((landing, via)) => (self.answer(request, &request.key, landing), via),
+            Ok((landing, via)) => (self.answer(request, &request.key, landing, until).await, via),
             Err(problem) => (Err(problem), Via::None),
         };
         Answer { permit, isbn: request.key.isbn, via }
@@ -202,14 +213,41 @@ impl Gate {
         }
     }
 
-    fn answer(&self, request: &Request<'_>, key: &LoanKey, landing: Landing) -> Result<Permit, Problem> {
-        match landing {
+    /// A permit for a loan that is open, once the ledger has that it was opened.
+    async fn answer(
+        &self,
+        request: &Request<'_>,
+        key: &LoanKey,
+        landing: Landing,
+        patience: Instant,
+    ) -> Result<Permit, Problem> {
+        let (loan, access) = match landing {
             Landing::Open { loan, until, access }
-                if until > self.clock.now() && !self.decisions.is_closed(loan) && access.take() =>
+                if until > self.clock.now() && !self.decisions.is_closed(loan) =>
             {
-                Ok(Permit::new(loan, *key, access))
+                (loan, access)
             }
-            other => Err(self.refusal(request, other)),
+            other => return Err(self.refusal(request, other)),
+        };
+        let opened =
+            tokio::time::timeout_at(patience, access.open(async || self.mark_opened(loan).await)).await;
+        match opened {
+            Ok(Ok(())) => Ok(Permit::new(loan, *key, access)),
+            Ok(Err(Denied::Closed)) => Err(Problem::LoanEnded),
+            Ok(Err(Denied::Unmarked)) | Err(_) => Err(Problem::LedgerUnavailable),
+        }
+    }
+
+    /// Writes that a loan is opened; false where it is over.
+    async fn mark_opened(&self, loan: LoanId) -> Result<bool, Denied> {
+        let circulation = self.flights.circulation.clone();
+        match self.flights.run(async move { circulation.mark_opened(loan).await }).await {
+            Some(Ok(marked)) => Ok(marked),
+            Some(Err(error)) => {
+                tracing::error!(%loan, %error, "cannot write that a loan is opened; its reader gets nothing");
+                Err(Denied::Unmarked)
+            }
+            None => Err(Denied::Unmarked),
         }
     }
 

@@ -6,6 +6,7 @@
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use jiff::Timestamp;
+use tokio::time::Instant;
 
 use super::flight::{Landing, Stage};
 use super::{Answer, COME_BACK, Gate, Known, Request, rules};
@@ -46,7 +47,8 @@ impl Gate {
             }
         };
         let until = self.patience();
-        let looked = tokio::time::timeout_at(until, self.look_at(request, &unknown, &mut found)).await;
+        let looks = self.look_at(request, &unknown, &mut found, until);
+        let looked = tokio::time::timeout_at(until, looks).await;
         let closed = |problem, via| Answer { permit: Err(problem), isbn: request.key.isbn, via };
         match (looked, first) {
             (Ok(Some(answer)), _) => answer,
@@ -62,18 +64,25 @@ impl Gate {
     }
 
     /// Asks the ledger about all of them at once: one that waits for Bokbasen must not hold up one that lives.
-    async fn look_at(&self, request: &Request<'_>, keys: &[LoanKey], found: &mut Found) -> Option<Answer> {
+    async fn look_at(
+        &self,
+        request: &Request<'_>,
+        keys: &[LoanKey],
+        found: &mut Found,
+        until: Instant,
+    ) -> Option<Answer> {
         let look = |key: LoanKey| async move {
             (key, self.flights.join(Asker { key, issued: request.issued }, Stage::Look).await)
         };
         let mut looks: FuturesUnordered<_> = keys.iter().copied().map(look).collect();
         while let Some((key, landing)) = looks.next().await {
             match landing {
-                Landing::Open { .. } => {
-                    if let Ok(permit) = self.answer(request, &key, landing) {
+                Landing::Open { .. } => match self.answer(request, &key, landing, until).await {
+                    Ok(permit) => {
                         return Some(Answer { permit: Ok(permit), isbn: key.isbn, via: Via::Ledger });
                     }
-                }
+                    Err(problem) => found.unsure |= problem == Problem::LedgerUnavailable,
+                },
                 Landing::Unsure => found.unsure = true,
                 Landing::Overloaded => found.overloaded = true,
                 Landing::Ended { at, .. } => found.ended |= rules::is_old(request.issued, at),

@@ -13,7 +13,9 @@ mod delivered;
 mod doubts;
 mod draft;
 mod error;
+mod feed;
 mod open;
+mod opened;
 mod probe;
 mod process;
 mod read;
@@ -37,6 +39,7 @@ use damaged::DamagedRows;
 pub use delivered::Delivered;
 pub use doubts::Doubts;
 pub use error::LedgerError;
+pub use feed::{ClosedLoan, Feed};
 pub use probe::probe;
 use process::Process;
 pub use upkeep::{backup, check};
@@ -126,6 +129,8 @@ pub struct Ledger {
     process: Arc<Process>,
     write_test: WriteTest,
     damaged: DamagedRows,
+    /// The last step when it was opened: the change feed starts there.
+    opened_at: i64,
 }
 
 impl Ledger {

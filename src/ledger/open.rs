@@ -72,6 +72,7 @@ impl Ledger {
             .ok_or(LedgerError::OtherPseudonymKey)?;
         audit::fill_in(&mut connection, &audit_key).await.map_err(failed)?;
         let head = audit::opened(&mut connection, file).await?;
+        let opened_at = head.number;
         let readers = SqlitePoolOptions::new()
             .max_connections(READERS)
             // A file does not hang up; the question would double the ways to the connection's thread.
@@ -105,7 +106,7 @@ impl Ledger {
         };
         tokio::spawn(write::run(writer, waiting));
         let file = Arc::new(file.to_owned());
-        Ok(Ledger { file, commands, readers, process, write_test: WriteTest::default(), damaged })
+        Ok(Ledger { file, commands, readers, process, write_test: WriteTest::default(), damaged, opened_at })
     }
 }
 

@@ -21,7 +21,7 @@ use super::brake::Brake;
 use super::connection::{TRANSACTION_DEADLINE, WriteConnection, reason, write_probe};
 use super::draft::{Draft, database};
 use super::process::Process;
-use super::{Cause, Delivered, Doubts, Intended, LedgerError, delivered, doubts};
+use super::{Cause, Delivered, Doubts, Intended, LedgerError, delivered, doubts, opened};
 use crate::clock::Clock;
 use crate::crash::{self, Edge};
 use crate::loan::{Event, Loan, LoanId, LoanState, Progress};
@@ -53,6 +53,7 @@ pub(super) enum Command {
     #[cfg(test)]
     Fault { fault: Fault, answer: oneshot::Sender<()> },
     Doubts { doubts: Doubts, answer: Answer<bool> },
+    Opened { id: LoanId, answer: Answer<bool> },
     Close { answer: oneshot::Sender<()> },
 }
 
@@ -455,9 +456,10 @@ impl Work<'_> {
                 (Done::Intended(result, answer), broken)
             }
             Command::Apply { id, event, cause, answer } => {
-                let work = apply(draft, id, &event, &cause, self.now);
+                let name = event.name();
+                let work = apply(draft, id, event, &cause, self.now);
                 let (result, broken) = rule(within_rule(by, work).await);
-                (Done::Applied(result, event.name(), answer), broken)
+                (Done::Applied(result, name, answer), broken)
             }
             Command::Adopt { id, answer } => {
                 let work = adopt(draft, id, self.owner, self.process);
@@ -478,6 +480,10 @@ impl Work<'_> {
                 let work = forget(draft, before, limit, self.now);
                 let (result, broken) = rule(within_rule(by, work).await);
                 (Done::Forgotten(result, answer), broken)
+            }
+            Command::Opened { id, answer } => {
+                let (result, broken) = rule(within_rule(by, opened::mark(draft, id, self.now)).await);
+                (Done::Written(result, "opened", answer), broken)
             }
             Command::Doubts { doubts, answer } => {
                 let (result, broken) = rule(within_rule(by, doubts::replace(draft, &doubts)).await);
@@ -565,6 +571,7 @@ fn unwritten(command: Command) -> Option<Done> {
         Command::TestWrite { answer } => Some(Done::Written(Err(LedgerError::Closed), "tested", answer)),
         #[cfg(test)]
         Command::Fault { .. } => None,
+        Command::Opened { answer, .. } => Some(Done::Written(Err(LedgerError::Closed), "opened", answer)),
         Command::Doubts { answer, .. } => Some(Done::Written(Err(LedgerError::Closed), "doubts", answer)),
         Command::Close { .. } => None,
     }
@@ -609,12 +616,13 @@ async fn intend(
 async fn apply(
     draft: &mut Draft<'_>,
     id: LoanId,
-    event: &Event,
+    event: Event,
     cause: &Cause,
     now: Timestamp,
 ) -> Result<Loan, LedgerError> {
+    let event = opened::permitted(draft, id, event).await?;
     let before = draft.loan(id).await?;
-    let after = before.apply(event, now)?;
+    let after = before.apply(&event, now)?;
     draft.note(&after, Some(before.state), cause);
     Ok(after)
 }

@@ -90,11 +90,14 @@ fn a_literal_secret_is_a_warning() {
 }
 
 #[test]
-fn a_key_that_is_not_in_force_yet_is_a_warning() {
+fn freshness_is_longer_than_nothing() {
     let directory = initialised();
-    let text = GOOD.replacen("[gate]\n", "", 1) + "\n[gate]\nfreshness = \"1s\"\n";
-    let (good, said, _) = check(directory.path(), &text);
-    assert!(good && said.contains("gate.freshness: this version does not act on it"), "{said}");
+    for (freshness, is_good) in [("1s", true), ("0s", false)] {
+        let gate = format!("\n[gate]\nfreshness = \"{freshness}\"\n");
+        let (good, _, errors) = check(directory.path(), &(GOOD.replacen("[gate]\n", "", 1) + &gate));
+        assert_eq!(good, is_good, "{errors}");
+        assert_eq!(errors.contains("gate.freshness: it must be longer than nothing"), !is_good, "{errors}");
+    }
 }
 
 #[test]

@@ -74,4 +74,5 @@ mod supervision;
 mod support_commands;
 mod tickets;
 mod titles;
+mod two_processes;
 mod workers;

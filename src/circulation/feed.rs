@@ -1,0 +1,233 @@
+//! Follows the ledger's change feed, so that a loan which another process ends opens nothing here either.
+//!
+//! A background task reads the feed several times a second and announces each end to the gate. [`Fed`] says when that
+//! last succeeded: while the feed cannot be read, the gate trusts no acceptance that it read longer than
+//! `gate.freshness` ago, and a running stream goes on only if the ledger confirms its loan within that time.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::time::{Instant, MissedTickBehavior};
+
+use super::{Circulation, Closed};
+use crate::ledger::{Feed, LedgerError};
+use crate::loan::{LoanId, LoanState};
+
+/// How often the feed is read.
+const POLL: Duration = Duration::from_millis(150);
+/// How long one read may take.
+const READ: Duration = Duration::from_secs(2);
+/// How often a failing feed is logged, and running streams are checked while it fails.
+const LOG_AGAIN: Duration = Duration::from_secs(60);
+const CHECK_STREAMS: Duration = Duration::from_secs(1);
+/// How many loans are read by one query.
+const BATCH: usize = 500;
+/// No feed is followed: nothing that was read becomes stale.
+const NOT_FOLLOWED: i64 = i64::MAX;
+
+/// When the change feed was last read to its end, in milliseconds of the project's clock.
+#[derive(Clone, Debug)]
+pub struct Fed(Arc<AtomicI64>);
+
+impl Default for Fed {
+    /// No feed is followed.
+    fn default() -> Fed {
+        Fed(Arc::new(AtomicI64::new(NOT_FOLLOWED)))
+    }
+}
+
+impl Fed {
+    /// Whether what was read from the ledger `at` this time, in milliseconds, may be older than `freshness` allows: the
+    /// feed has not told of changes since.
+    pub fn is_stale(&self, at: i64, now: Timestamp, freshness: Duration) -> bool {
+        let fed = self.0.load(Ordering::Acquire);
+        let (now, freshness) =
+            (now.as_millisecond(), u64::try_from(freshness.as_millis()).unwrap_or(u64::MAX));
+        // A clock that was set back says nothing about how old something is, and counts as old.
+        fed != NOT_FOLLOWED && now.abs_diff(fed) > freshness && now.abs_diff(at) > freshness
+    }
+
+    fn note(&self, at: Timestamp) {
+        self.0.store(at.as_millisecond(), Ordering::Release);
+    }
+}
+
+/// The gate's running streams, as the feed's task sees them.
+pub trait Streams: Send + Sync {
+    /// The loans under which bodies run now.
+    fn running(&self) -> Vec<LoanId>;
+    /// Aborts the streams of loans that could not be confirmed in time.
+    fn abort(&self, loans: &[LoanId]);
+}
+
+/// The streams that the gate registered, and how long they may go on unconfirmed.
+pub(super) struct Watched {
+    streams: Box<dyn Streams>,
+    freshness: Duration,
+}
+
+impl fmt::Debug for Watched {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Watched").field("freshness", &self.freshness).finish_non_exhaustive()
+    }
+}
+
+impl Circulation {
+    /// When the change feed was last read.
+    pub fn fed(&self) -> Fed {
+        self.inner.fed.clone()
+    }
+
+    /// Names the streams that must not run for longer than `freshness` while neither the feed nor the ledger confirms
+    /// their loans; the first call counts.
+    pub fn watch_streams(&self, freshness: Duration, streams: impl Streams + 'static) {
+        let _ = self.inner.watched.set(Watched { streams: Box::new(streams), freshness });
+    }
+
+    /// Marks a loan as opened, durably, before its first byte leaves: from then on it is never cancelled. False where it
+    /// has ended.
+    ///
+    /// # Errors
+    /// The ledger's; the loan must then not be opened.
+    pub async fn mark_opened(&self, loan: LoanId) -> Result<bool, LedgerError> {
+        self.inner.ledger.mark_opened(loan).await
+    }
+}
+
+/// Follows the feed until the process stops. What has ended before the ledger was opened is not in it.
+pub(super) async fn follow(circulation: Circulation) {
+    let mut feed = circulation.inner.ledger.feed();
+    // A feed that fails from the start must not look as if none were followed.
+    circulation.inner.fed.note(circulation.inner.clock.now());
+    let mut following =
+        Following { failing_since: None, logged: None, confirmed: Instant::now(), checked: None };
+    let mut poll = tokio::time::interval(POLL);
+    poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = poll.tick() => {}
+            () = circulation.inner.stopping.cancelled() => return,
+        }
+        match tokio::time::timeout(READ, read(&circulation, &mut feed)).await {
+            Ok(Ok(())) => following.succeeded(),
+            Ok(Err(error)) => following.failed(&circulation, &error.to_string()).await,
+            Err(_) => following.failed(&circulation, "the ledger does not answer").await,
+        }
+    }
+}
+
+/// Reads the feed to its end, and announces what it has.
+async fn read(circulation: &Circulation, feed: &mut Feed) -> Result<(), LedgerError> {
+    loop {
+        let began = circulation.inner.clock.now();
+        let closed = feed.next().await?;
+        let at_end = closed.is_empty();
+        for closed in closed {
+            circulation.announce(Closed { loan: closed.loan, key: closed.key, at: closed.at });
+        }
+        if at_end {
+            circulation.inner.fed.note(began);
+            return Ok(());
+        }
+    }
+}
+
+/// How following goes.
+struct Following {
+    failing_since: Option<Instant>,
+    logged: Option<Instant>,
+    /// When the running streams were last known to have their loans.
+    confirmed: Instant,
+    checked: Option<Instant>,
+}
+
+impl Following {
+    fn succeeded(&mut self) {
+        self.confirmed = Instant::now();
+        if let Some(since) = self.failing_since.take() {
+            tracing::info!(failed_for = ?since.elapsed(), "the ledger's change feed is read again");
+            self.logged = None;
+        }
+    }
+
+    async fn failed(&mut self, circulation: &Circulation, why: &str) {
+        self.failing_since.get_or_insert_with(Instant::now);
+        if self.logged.is_none_or(|logged| logged.elapsed() > LOG_AGAIN) {
+            self.logged = Some(Instant::now());
+            tracing::error!(
+                why,
+                "cannot read the ledger's change feed; ends by other processes are not seen"
+            );
+        }
+        let Some(watched) = circulation.inner.watched.get() else { return };
+        if self.confirmed.elapsed() < watched.freshness
+            || self.checked.is_some_and(|checked| checked.elapsed() < CHECK_STREAMS)
+        {
+            return;
+        }
+        self.checked = Some(Instant::now());
+        let running = watched.streams.running();
+        if running.is_empty() {
+            return;
+        }
+        match tokio::time::timeout(READ, confirm(circulation, &running)).await {
+            Ok(Ok(())) => self.confirmed = Instant::now(),
+            Ok(Err(_)) | Err(_) => {
+                tracing::error!(
+                    loans = running.len(),
+                    "streams are aborted: their loans could not be confirmed within gate.freshness"
+                );
+                watched.streams.abort(&running);
+            }
+        }
+    }
+}
+
+/// Reads the loans of running streams, and announces those that have ended.
+async fn confirm(circulation: &Circulation, running: &[LoanId]) -> Result<(), LedgerError> {
+    for batch in running.chunks(BATCH) {
+        let mut missing: HashSet<LoanId> = batch.iter().copied().collect();
+        for loan in circulation.inner.ledger.loans(batch).await? {
+            missing.remove(&loan.id);
+            if loan.state != LoanState::Accepted {
+                circulation.announce(Closed { loan: loan.id, key: loan.key, at: loan.changed });
+            }
+        }
+        if let Some(loan) = missing.into_iter().next() {
+            return Err(LedgerError::NoSuchLoan(loan));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock;
+
+    #[test]
+    fn what_neither_the_feed_nor_a_read_confirms_is_stale() {
+        const FRESHNESS: Duration = Duration::from_secs(30);
+        let at = |seconds: i64| Timestamp::from_second(1_000 + seconds).unwrap();
+        let fed = Fed::default();
+        assert!(!fed.is_stale(0, at(0), FRESHNESS), "no feed is followed");
+        fed.note(at(0));
+        for (read, now, stale) in [
+            (-900, 0, false),
+            (-900, 30, false),
+            (-900, 31, true),
+            (10, 31, false),
+            (10, 40, false),
+            (10, 41, true),
+            (10, -100, true),
+        ] {
+            let result = fed.is_stale(at(read).as_millisecond(), at(now), FRESHNESS);
+            assert_eq!(result, stale, "read at {read}, now {now}");
+        }
+        assert!(fed.is_stale(0, clock::after(at(0), FRESHNESS * 2), FRESHNESS));
+    }
+}

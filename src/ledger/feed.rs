@@ -1,0 +1,148 @@
+//! The change feed: the loans that have stopped opening files, whichever process of this ledger ended them.
+//!
+//! Circulation reads it several times a second and announces what it returns. A [`Feed`] is the seam for other ledgers: it
+//! promises only that each end which was committed after the ledger was opened is returned once it can be read. Here it
+//! reads the steps after the last one seen, by an index that has no other steps; SQLite's writers take turns, so that a
+//! step with a lower number is never committed later.
+
+use jiff::Timestamp;
+use sqlx::Row;
+
+use super::{Ledger, LedgerError};
+use crate::loan::{Borrower, LoanId, LoanKey};
+
+/// How many ends are read in one go.
+const PAGE: u32 = 1000;
+
+/// A reader of the change feed.
+#[derive(Clone, Debug)]
+pub struct Feed {
+    ledger: Ledger,
+    /// The last step that was read.
+    seen: i64,
+}
+
+/// A loan that has stopped opening files.
+#[derive(Clone, Copy, Debug)]
+pub struct ClosedLoan {
+    /// Its id.
+    pub loan: LoanId,
+    /// Its reader and title.
+    pub key: LoanKey,
+    /// When it ended.
+    pub at: Timestamp,
+}
+
+impl Ledger {
+    /// The feed of ends, from the moment at which this ledger was opened.
+    pub fn feed(&self) -> Feed {
+        Feed { ledger: self.clone(), seen: self.opened_at }
+    }
+}
+
+impl Feed {
+    /// The next ends, in their order; none where there are no more now. A row that cannot be read is skipped, so that it
+    /// does not hide the ends after it: its loan cannot be opened from the ledger either.
+    ///
+    /// # Errors
+    /// [`LedgerError`]; the next call reads from the same place.
+    pub async fn next(&mut self) -> Result<Vec<ClosedLoan>, LedgerError> {
+        // The condition on the states is that of the index, word for word.
+        const ENDS: &str = "SELECT number, loans.id, library, borrower, isbn, coalesce(ended, at) AS at \
+             FROM history CROSS JOIN loans ON loans.id = history.loan \
+             WHERE number > ? AND to_state IN ('ending', 'ended') AND from_state <> 'ending' \
+             ORDER BY number LIMIT ?";
+        let rows = sqlx::query(ENDS)
+            .bind(self.seen)
+            .bind(PAGE)
+            .fetch_all(&self.ledger.readers)
+            .await
+            .map_err(|source| self.ledger.failed(source))?;
+        let mut closed = Vec::with_capacity(rows.len());
+        for row in &rows {
+            match closed_of(row) {
+                Some(loan) => closed.push(loan),
+                None => {
+                    tracing::error!("a row of the change feed cannot be read; run `loangate ledger check`")
+                }
+            }
+            let number = row.try_get("number").map_err(|source| self.ledger.failed(source))?;
+            self.seen = self.seen.max(number);
+        }
+        Ok(closed)
+    }
+}
+
+fn closed_of(row: &sqlx::sqlite::SqliteRow) -> Option<ClosedLoan> {
+    let (id, library): (String, String) = (row.try_get("id").ok()?, row.try_get("library").ok()?);
+    let borrower: Vec<u8> = row.try_get("borrower").ok()?;
+    let (isbn, at): (i64, i64) = (row.try_get("isbn").ok()?, row.try_get("at").ok()?);
+    let key = LoanKey {
+        library: library.parse().ok()?,
+        borrower: Borrower::from_bytes(borrower.try_into().ok()?),
+        isbn: isbn.to_string().parse().ok()?,
+    };
+    Some(ClosedLoan { loan: id.parse().ok()?, key, at: Timestamp::from_millisecond(at).ok()? })
+}
+
+#[cfg(test)]
+mod tests {
+    use sqlx::sqlite::SqliteConnectOptions;
+    use sqlx::{ConnectOptions, Connection};
+
+    use super::super::support::{by, loan, open};
+    use super::*;
+    use crate::loan::{EndReason, Event, Terms};
+
+    async fn accepted(ledger: &Ledger, borrower: u8) -> LoanId {
+        let loan = loan(borrower);
+        let id = loan.id;
+        ledger.intend(loan, None, by("reader")).await.unwrap();
+        let terms = Terms {
+            due: Timestamp::from_second(4_000_000_000).unwrap(),
+            licence_id: None,
+            licence_type: None,
+        };
+        ledger.apply(id, Event::Accepted { lending_id: "L".into(), terms }, by("begin")).await.unwrap();
+        id
+    }
+
+    async fn ids(feed: &mut Feed) -> Vec<LoanId> {
+        feed.next().await.unwrap().into_iter().map(|closed| closed.loan).collect()
+    }
+
+    #[tokio::test]
+    async fn feed_returns_each_end_of_another_process_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("loans.db");
+        let other = open(&file).await;
+        let early = accepted(&other, 1).await;
+        let returned = Event::Ending { reason: EndReason::Returned };
+        other.apply(early, returned.clone(), by("reader")).await.unwrap();
+        let ours = open(&file).await;
+        let mut feed = ours.feed();
+        assert!(ids(&mut feed).await.is_empty(), "what ended before is in the ledger");
+        let [one, two] = [accepted(&other, 2).await, accepted(&other, 3).await];
+        other.apply(one, returned, by("reader")).await.unwrap();
+        other.apply(one, Event::EndAcknowledged, by("outbox")).await.unwrap();
+        other.apply(two, Event::EndedThere { reason: EndReason::Expired }, by("balance")).await.unwrap();
+        assert_eq!(ids(&mut feed).await, [one, two]);
+        assert!(ids(&mut feed).await.is_empty());
+        ours.close().await;
+        other.close().await;
+    }
+
+    #[tokio::test]
+    async fn feed_reads_no_step_but_ends() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("loans.db");
+        open(&file).await.close().await;
+        let mut connection = SqliteConnectOptions::new().filename(&file).connect().await.unwrap();
+        let plan = "EXPLAIN QUERY PLAN SELECT number FROM history WHERE number > 7 \
+             AND to_state IN ('ending', 'ended') AND from_state <> 'ending' ORDER BY number LIMIT 1000";
+        let rows = sqlx::query(plan).fetch_all(&mut connection).await.unwrap();
+        let plan: Vec<String> = rows.iter().map(|row| row.get("detail")).collect();
+        assert!(plan.len() == 1 && plan[0].contains("history_closed (number>?)"), "{plan:?}");
+        connection.close().await.unwrap();
+    }
+}

@@ -1,0 +1,198 @@
+//! Several gates on one ledger: what one process ends opens nothing at the other, and nothing that one opened is
+//! cancelled by the other; and what holds while the ledger's change feed cannot be read.
+
+use std::time::{Duration, Instant};
+
+use http::StatusCode;
+use serde_json::Value;
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{ConnectOptions, Connection};
+
+use crate::support::scene::{Setting, movable};
+use crate::support::{AUDIO, BOOK, File, Process, Scene, metric};
+
+/// An end at one process reaches the other within this time.
+const REACHES_WITHIN: Duration = Duration::from_secs(1);
+
+/// A scene with two gates on its ledger: the scene's requests go to the first, `base` is that of the second.
+async fn two_gates() -> (Scene, Process, Process, String) {
+    let mut scene = Scene::around(Setting::default()).await;
+    let first = scene.spawn_gate().await;
+    let second = Process::serve(&scene.config_file()).await;
+    let base = second.told("base_url");
+    (scene, first, second, base)
+}
+
+async fn give_back(scene: &Scene, base: &str, isbn: &str, token: &str) {
+    let answer =
+        scene.http1().delete(format!("{base}/loans/{isbn}")).bearer_auth(token).send().await.unwrap();
+    assert_eq!(answer.status(), StatusCode::NO_CONTENT);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn return_at_one_process_stops_streams_at_the_other() {
+    let (scene, first, second, base) = two_gates().await;
+    scene.origin.put(&format!("{AUDIO}/audio.mp3"), File::of(1 << 30));
+    let mut slowest = Duration::ZERO;
+    for (borrower, over_http2, stalled) in
+        [("a", false, false), ("b", true, false), ("c", false, true), ("d", true, true)]
+    {
+        let token = scene.token(borrower);
+        let client = if over_http2 { scene.http2() } else { scene.http1() };
+        let path = format!("/files/{AUDIO}/audio.mp3");
+        let mut body = scene.get(&client, &path, &token).send().await.unwrap();
+        assert_eq!(body.status(), StatusCode::OK);
+        assert!(body.chunk().await.unwrap().is_some());
+        let reading = tokio::spawn(async move {
+            while !stalled && body.chunk().await.is_ok_and(|chunk| chunk.is_some()) {}
+            body
+        });
+        give_back(&scene, &base, AUDIO, &token).await;
+        let returned = Instant::now();
+        let over = async || metric(&scene.metrics().await, "loangate_streams", "") == 0.0;
+        scene.until("the body is over", over).await;
+        slowest = slowest.max(returned.elapsed());
+        drop(reading.await.unwrap());
+        let again = scene.get(&scene.http1(), &path, &token).send().await.unwrap();
+        assert_eq!(again.status(), StatusCode::FORBIDDEN);
+        let problem: Value = again.json().await.unwrap();
+        assert_eq!(problem["type"], "loan-ended");
+    }
+    println!("a return at one process stopped streams at the other within {slowest:?}");
+    assert!(slowest < REACHES_WITHIN, "{slowest:?}");
+    drop((first, second));
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn loan_opened_at_one_process_is_not_cancelled_at_the_other() {
+    let (scene, first, second, base) = two_gates().await;
+    scene.origin.put(&format!("{BOOK}/book.epub"), File::of(1000));
+    let (opened, unopened) = (scene.token("opened"), scene.token("unopened"));
+    for token in [&opened, &unopened] {
+        let url = format!("{}/loans/{BOOK}", scene.base);
+        let begun = scene.http1().put(url).bearer_auth(token).send().await.unwrap();
+        assert_eq!(begun.status(), StatusCode::CREATED);
+    }
+    let path = format!("/files/{BOOK}/book.epub");
+    let read = scene.get(&scene.http1(), &path, &opened).send().await.unwrap();
+    assert_eq!(read.status(), StatusCode::OK);
+    for token in [&opened, &unopened] {
+        give_back(&scene, &base, BOOK, token).await;
+    }
+    let status = async |number: usize| scene.books().await[number]["status"].as_str().unwrap().to_owned();
+    scene.until("the opened one is returned", async || status(0).await == "RETURNED").await;
+    scene.until("the unopened one is cancelled", async || status(1).await == "CANCELLED").await;
+    drop((first, second));
+    scene.end().await;
+}
+
+/// Runs a statement on the ledger's file beside the gate.
+async fn alter(scene: &Scene, statement: &'static str) {
+    let file = scene.dir.path().join("data/loangate.db");
+    let options = SqliteConnectOptions::new().filename(file).busy_timeout(Duration::from_secs(10));
+    let mut connection = options.connect().await.unwrap();
+    sqlx::query(statement).execute(&mut connection).await.unwrap();
+    connection.close().await.unwrap();
+}
+
+async fn read(scene: &Scene, token: &str) -> StatusCode {
+    let path = format!("/files/{BOOK}/book.epub");
+    scene.get(&scene.http1(), &path, token).send().await.unwrap().status()
+}
+
+#[tokio::test]
+async fn unreadable_feed_bounds_cached_acceptances() {
+    let clock = movable();
+    let scene = Scene::set(Setting { clock: clock.clone(), ..Setting::default() }).await;
+    scene.origin.put(&format!("{BOOK}/book.epub"), File::of(1000));
+    let token = scene.token("kari");
+    let via = async |via: &str| {
+        metric(&scene.metrics().await, "loangate_requests_total", &format!("via=\"{via}\""))
+    };
+    assert_eq!(read(&scene, &token).await, StatusCode::OK);
+    assert_eq!((read(&scene, &token).await, via("cache").await), (StatusCode::OK, 1.0));
+    // The feed can no longer be read, and the loans still can.
+    alter(&scene, "ALTER TABLE history RENAME TO lost_history").await;
+    clock.advance(Duration::from_secs(29));
+    assert_eq!((read(&scene, &token).await, via("cache").await), (StatusCode::OK, 2.0));
+    clock.advance(Duration::from_secs(31));
+    assert_eq!((read(&scene, &token).await, via("ledger").await), (StatusCode::OK, 1.0), "it is read again");
+    assert_eq!(
+        (read(&scene, &token).await, via("cache").await),
+        (StatusCode::OK, 3.0),
+        "which holds as long"
+    );
+    // Nor can the loans.
+    alter(&scene, "ALTER TABLE loans RENAME TO lost_loans").await;
+    assert_eq!((read(&scene, &token).await, via("cache").await), (StatusCode::OK, 4.0));
+    clock.advance(Duration::from_secs(31));
+    assert_eq!(read(&scene, &token).await, StatusCode::SERVICE_UNAVAILABLE);
+    alter(&scene, "ALTER TABLE lost_loans RENAME TO loans").await;
+    assert_eq!(read(&scene, &token).await, StatusCode::OK, "the ledger can be read again");
+    alter(&scene, "ALTER TABLE lost_history RENAME TO history").await;
+    clock.advance(Duration::from_secs(60));
+    let cached = async || {
+        let before = via("cache").await;
+        read(&scene, &token).await == StatusCode::OK && via("cache").await > before
+    };
+    scene.until("the feed confirms what is cached", cached).await;
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn stream_ends_once_neither_feed_nor_ledger_confirms_it() {
+    let config = vec![("[ledger]", "[gate]\nfreshness = \"1s\"\n\n[ledger]")];
+    let scene = Scene::set(Setting { config, ..Setting::default() }).await;
+    scene.origin.put(&format!("{AUDIO}/audio.mp3"), File::of(1 << 30));
+    let path = format!("/files/{AUDIO}/audio.mp3");
+    let token = scene.token("kari");
+    let mut body = scene.get(&scene.http1(), &path, &token).send().await.unwrap();
+    assert!(body.chunk().await.unwrap().is_some());
+    let running = async || metric(&scene.metrics().await, "loangate_streams", "") == 1.0;
+    // While the loans can be read, a stream goes on without the feed.
+    alter(&scene, "ALTER TABLE history RENAME TO lost_history").await;
+    let asked = metric(&scene.metrics().await, "loangate_requests_total", "via=\"ledger\"");
+    let stale = async || {
+        let head = scene.http1().head(format!("{}{path}", scene.base)).bearer_auth(&token).send().await;
+        assert_eq!(head.unwrap().status(), StatusCode::OK);
+        metric(&scene.metrics().await, "loangate_requests_total", "via=\"ledger\"") > asked
+    };
+    scene.until("what is cached is stale", stale).await;
+    assert!(running().await);
+    alter(&scene, "ALTER TABLE loans RENAME TO lost_loans").await;
+    scene.until("the stream is aborted", async || !running().await).await;
+    alter(&scene, "ALTER TABLE lost_loans RENAME TO loans").await;
+    alter(&scene, "ALTER TABLE lost_history RENAME TO history").await;
+    let again = scene.get(&scene.http1(), &path, &token).send().await.unwrap();
+    assert_eq!(again.status(), StatusCode::OK, "the loan itself lives");
+    drop((again, body));
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn unopened_loan_needs_a_ledger_that_can_be_written() {
+    let scene = Scene::start().await;
+    scene.origin.put(&format!("{BOOK}/book.epub"), File::of(1000));
+    let (opened, unopened) = (scene.token("opened"), scene.token("unopened"));
+    for token in [&opened, &unopened] {
+        let url = format!("{}/loans/{BOOK}", scene.base);
+        let begun = scene.http1().put(url).bearer_auth(token).send().await.unwrap();
+        assert_eq!(begun.status(), StatusCode::CREATED);
+    }
+    assert_eq!(read(&scene, &opened).await, StatusCode::OK);
+    alter(
+        &scene,
+        "CREATE TRIGGER full BEFORE UPDATE OF opened ON loans BEGIN SELECT RAISE(ABORT, 'disk full'); END",
+    )
+    .await;
+    let path = format!("/files/{BOOK}/book.epub");
+    let refused = scene.get(&scene.http1(), &path, &unopened).send().await.unwrap();
+    assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
+    let problem: Value = refused.json().await.unwrap();
+    assert_eq!(problem["type"], "ledger-unavailable");
+    assert_eq!(read(&scene, &opened).await, StatusCode::OK);
+    alter(&scene, "DROP TRIGGER full").await;
+    assert_eq!(read(&scene, &unopened).await, StatusCode::OK);
+    scene.end().await;
+}
