@@ -107,6 +107,17 @@ impl Size {
         self.bytes == self.most
     }
 
+    /// Whether it holds nothing beyond the least.
+    pub fn is_least(&self) -> bool {
+        self.bytes == LEAST
+    }
+
+    /// Releases what it holds beyond the least, since nothing is under way.
+    pub fn shrink(&mut self) {
+        self.change(LEAST);
+        (self.moved, self.has_begun) = (0, false);
+    }
+
     /// Gives back what it holds beyond the least where its reader stands still and does not ask.
     pub fn rest(&mut self, now: Instant) {
         if self.came.is_some_and(|came| now.duration_since(came) > STANDS_STILL) {

@@ -1,15 +1,48 @@
-//! What a reader's connection and the bodies on it tell each other: that it is to be cut or to end, and that its reader
-//! holds it up.
+//! A reader's connection as everybody sees it who has something under way on it: whether it is to be closed, whether its
+//! reader takes nothing now, and what was handed to the kernel.
 //!
-//! The server makes one for each connection and listens to it; whoever streams on it holds a clone. A loan's end and a
-//! reader who takes too little cut by it; a body asks it before it brings more than the reader can take now. It costs an
-//! atomic number where nothing has happened.
+//! The server makes one for each connection; each body on it holds a clone. A loan's end and a reader who is too slow
+//! abort bodies by [`OutgoingBody`]. A body whose bytes have been written reports it by [`Connection::record`], and hears
+//! of them again once they are with the kernel. Where nothing happens, it costs an atomic load.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::fmt::Debug;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use futures_util::task::AtomicWaker;
+
+/// Why a body is ended before its last byte.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Abort {
+    /// Its loan has ended.
+    LoanEnded,
+    /// Its reader takes nothing, or too little.
+    TooSlow,
+}
+
+/// A body under way, until its last byte is with the kernel.
+pub trait OutgoingBody: Debug + Send + Sync {
+    /// The connection it is sent on.
+    fn connection(&self) -> &Connection;
+
+    /// Ends it. Over HTTP/2 its stream is reset; over HTTP/1.1 its connection is closed.
+    fn abort(&self, why: Abort);
+
+    /// Notes that `count` of its bytes were handed to the kernel, from byte `at` of the file on, where that is known.
+    fn left(&self, at: Option<u64>, count: usize);
+}
+
+/// Bytes of a body that were written to the connection.
+#[derive(Debug)]
+pub struct Written {
+    /// The body, which is held until they are with the kernel.
+    pub body: Arc<dyn OutgoingBody>,
+    /// Where in the file the first of them is; none where they are not the file's.
+    pub at: Option<u64>,
+    /// How many they are.
+    pub count: usize,
+}
 
 /// A reader's connection. Clones are the same one.
 #[derive(Clone, Debug, Default)]
@@ -19,29 +52,97 @@ pub struct Connection(Arc<Inner>);
 struct Inner {
     cut: AtomicBool,
     draining: AtomicBool,
-    /// Whoever serves it, to be told of either.
+    /// Whether bodies share it (HTTP/2), so that one of them can be reset alone.
+    is_multiplexed: AtomicBool,
+    /// The task that serves it.
     served_by: AtomicWaker,
     held_up: AtomicBool,
     credentials: AtomicBool,
     /// Bodies that wait for the reader.
     waiting: Mutex<Vec<Waker>>,
+    /// Bytes handed to the kernel, TLS included.
+    sent: AtomicU64,
+    /// Whether `written` has any.
+    has_written: AtomicBool,
+    /// What was written since the last [`Connection::take_written`].
+    written: Mutex<Log>,
+}
+
+#[derive(Debug, Default)]
+struct Log {
+    /// Whether the socket is closed: what was written and not sent never will be.
+    is_closed: bool,
+    entries: Vec<Written>,
 }
 
 impl Connection {
-    /// A connection that goes on.
+    /// An open connection.
     pub fn new() -> Connection {
         Connection::default()
     }
 
-    /// Cuts it, whatever is under way on it.
+    /// Closes it at once, whatever is under way on it, and has the kernel discard what is unsent.
     pub fn cut(&self) {
         self.0.cut.store(true, Ordering::Release);
         self.0.served_by.wake();
     }
 
-    /// Whether it was cut.
+    /// Whether it is to be closed at once.
     pub fn is_cut(&self) -> bool {
         self.0.cut.load(Ordering::Acquire)
+    }
+
+    /// Notes that bodies share it.
+    pub fn set_multiplexed(&self) {
+        self.0.is_multiplexed.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether bodies share it, so that one of them can be reset alone.
+    pub fn is_multiplexed(&self) -> bool {
+        self.0.is_multiplexed.load(Ordering::Relaxed)
+    }
+
+    /// Notes what was written of a body. It is returned by [`OutgoingBody::left`] once it is with the kernel, and dropped
+    /// where the connection ends before.
+    pub fn record(&self, written: Written) {
+        let mut log = self.written();
+        if log.is_closed {
+            // Dropped after the lock: a body's end calls others.
+            drop(log);
+            return drop(written);
+        }
+        log.entries.push(written);
+        self.0.has_written.store(true, Ordering::Release);
+    }
+
+    /// Takes what was written since the last call.
+    pub fn take_written(&self, take: impl FnMut(Written)) {
+        if self.0.has_written.load(Ordering::Acquire) {
+            let mut log = self.written();
+            self.0.has_written.store(false, Ordering::Release);
+            log.entries.drain(..).for_each(take);
+        }
+    }
+
+    /// Notes that the socket is closed.
+    pub fn closed(&self) {
+        let mut log = self.written();
+        log.is_closed = true;
+        let entries = std::mem::take(&mut log.entries);
+        drop(log);
+        drop(entries);
+    }
+
+    /// Notes that so many bytes were handed to the kernel.
+    pub fn note_sent(&self, bytes: usize) {
+        // One task writes; a plain store is enough.
+        let sent = self.0.sent.load(Ordering::Relaxed) + bytes as u64;
+        self.0.sent.store(sent, Ordering::Relaxed);
+    }
+
+    /// How many bytes were handed to the kernel, TLS included.
+    pub fn sent(&self) -> u64 {
+        self.0.sent.load(Ordering::Relaxed)
     }
 
     /// Lets it end once nothing is under way on it.
@@ -104,8 +205,12 @@ impl Connection {
         if self.is_held_up() { Poll::Pending } else { Poll::Ready(()) }
     }
 
-    fn waiting(&self) -> std::sync::MutexGuard<'_, Vec<Waker>> {
+    fn waiting(&self) -> MutexGuard<'_, Vec<Waker>> {
         self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn written(&self) -> MutexGuard<'_, Log> {
+        self.0.written.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -138,6 +243,41 @@ mod tests {
         clone.cut();
         assert!(connection.is_cut());
         assert_eq!(woken.0.load(Ordering::Relaxed), 2);
+    }
+
+    #[derive(Debug, Default)]
+    struct CountingBody {
+        connection: Connection,
+        left: AtomicUsize,
+    }
+
+    impl OutgoingBody for CountingBody {
+        fn connection(&self) -> &Connection {
+            &self.connection
+        }
+
+        fn abort(&self, _why: Abort) {}
+
+        fn left(&self, _at: Option<u64>, count: usize) {
+            self.left.fetch_add(count, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn written_bytes_hold_their_body_until_the_socket_closes() {
+        let body = Arc::new(CountingBody::default());
+        let connection = body.connection.clone();
+        let written = |count| Written { body: body.clone(), at: None, count };
+        connection.record(written(3));
+        connection.record(written(4));
+        assert_eq!(Arc::strong_count(&body), 3);
+        connection.take_written(|Written { body, at, count }| body.left(at, count));
+        assert_eq!((Arc::strong_count(&body), body.left.load(Ordering::Relaxed)), (1, 7));
+        connection.record(written(5));
+        connection.closed();
+        connection.record(written(6));
+        connection.take_written(|_| panic!("nothing more is sent"));
+        assert_eq!((Arc::strong_count(&body), body.left.load(Ordering::Relaxed)), (1, 7));
     }
 
     #[test]

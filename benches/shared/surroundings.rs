@@ -13,8 +13,11 @@ pub(crate) async fn around(origin: u16) -> (Scene, Client) {
     let config = vec![
         ("[ledger]", CONFIG),
         // A stalled stream holds a connection to the origin.
-        ("name = \"files\"", "name = \"files\"
-connections = 100000"),
+        (
+            "name = \"files\"",
+            "name = \"files\"
+connections = 100000",
+        ),
     ];
     let setting = Setting { config, origin: Some(url.leak()), ..Setting::default() };
     let scene = Scene::around(setting).await;

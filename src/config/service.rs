@@ -233,6 +233,7 @@ pub(super) fn delivery(root: &mut Table<'_>) -> delivery::Settings {
         min_rate_grace: table.or("min_rate_grace", default.min_rate_grace, wait),
         streams_per_borrower: count(table.or("streams_per_borrower", 0, number(0, 10_000))),
         rate_per_borrower: table.or("rate_per_borrower", default.rate_per_borrower, size),
+        suspend_after: default.suspend_after,
     };
     if settings.rate_per_borrower > 0 && settings.rate_per_borrower <= settings.min_rate {
         table.mistake(

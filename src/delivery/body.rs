@@ -1,33 +1,46 @@
-//! The body on its way to the reader: passed on frame by frame, cut to its part, counted, and never short
-//! without an error.
+//! A response's body: passed on chunk by chunk, truncated to its range, and never short without an error.
 //!
-//! hyper answers a body's error by resetting the stream (HTTP/2) or the connection (HTTP/1.1), so that a reader
-//! cannot take a part for the whole. The origin is read only as fast as the reader takes.
+//! The server polls it. An error resets the stream (HTTP/2) or closes the connection (HTTP/1.1), so that a short body
+//! cannot look whole. The origin is read only as fast as the reader reads. What a body is bound by outlives it in its
+//! chunks (`outgoing`), until the last byte is with the kernel.
 
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use http::StatusCode;
 use http_body::{Frame, SizeHint};
-use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt, Empty};
 
+use super::chunk::Chunk;
 use super::flow::{Came, Flow};
-use super::share::Share;
-use super::watch::{Pace, Watch};
-use crate::connection::Connection;
-use crate::gate::Permit;
-use crate::metering::Metered;
-use crate::telemetry::Metrics;
+use super::outgoing::{self, Outgoing};
+use crate::connection::Abort;
 
 /// A response's body.
-pub type Body = UnsyncBoxBody<Bytes, BodyError>;
+#[derive(Debug, Default)]
+pub struct Body(Kind);
 
-/// Who is told how a body ended.
-pub type OnEnd = Box<dyn FnOnce(Delivered) + Send>;
+#[derive(Debug, Default)]
+enum Kind {
+    #[default]
+    Empty,
+    Full(Bytes),
+    File(Box<Measured>),
+}
+
+/// Is notified how a body ended.
+pub type OnEnd = Box<dyn FnOnce(Delivered) + Send + Sync>;
+
+/// What a suspended body could release.
+#[derive(Debug)]
+pub enum Suspended {
+    /// The chunk that was not sent, in a buffer of its own size; none where it will be fetched again.
+    Keeps(Option<Chunk>),
+    /// The rest cannot be fetched again.
+    Impossible,
+}
 
 /// Why a body broke off.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
@@ -44,12 +57,24 @@ pub enum BodyError {
     /// The loan ended under way.
     #[error("the loan has ended")]
     LoanEnded,
+    /// The reader took nothing, or too little.
+    #[error("the reader is too slow")]
+    TooSlow,
+}
+
+impl From<Abort> for BodyError {
+    fn from(why: Abort) -> BodyError {
+        match why {
+            Abort::LoanEnded => BodyError::LoanEnded,
+            Abort::TooSlow => BodyError::TooSlow,
+        }
+    }
 }
 
 /// How a body ended.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum End {
-    /// All of it was taken.
+    /// Its last byte is with the kernel.
     Complete,
     /// The origin broke off or stood still.
     OriginFailed,
@@ -77,7 +102,7 @@ impl End {
 /// What left, and how it ended.
 #[derive(Clone, Copy, Debug)]
 pub struct Delivered {
-    /// Body bytes that were taken to be sent.
+    /// Body bytes that were handed to the kernel.
     pub bytes: u64,
     /// How it ended.
     pub end: End,
@@ -89,186 +114,226 @@ pub struct Delivered {
     pub resumes: u32,
 }
 
-/// What is to be told at the end.
-pub(super) struct Told {
-    pub(super) on_end: OnEnd,
-    pub(super) status: StatusCode,
-    pub(super) metrics: Metrics,
-    /// Under which it runs; none for an open file.
-    pub(super) permit: Option<Permit>,
-    /// Where it is counted under its loan; nowhere for an open file.
-    pub(super) metered: Option<Metered>,
-    pub(super) reader: Reader,
-}
-
-/// The reader's side of a body.
-pub(super) struct Reader {
-    pub(super) connection: Connection,
-    pub(super) watch: Watch,
-    /// What the borrower may take, where that is bounded.
-    pub(super) share: Option<Share>,
-}
-
 struct Measured {
     flow: Flow,
-    /// Bytes that the reader still has coming; none where the origin named no length.
+    /// Bytes that are still to become chunks; none where the origin named no length.
     left: Option<u64>,
-    bytes: u64,
-    opened: Instant,
-    told: Option<Told>,
-    /// Where the reader is watched: from the first bytes on that are not the last.
-    pace: Option<Arc<Pace>>,
+    outgoing: Arc<Outgoing>,
 }
 
-/// No body.
-pub(super) fn empty() -> Body {
-    Empty::new().map_err(|never| match never {}).boxed_unsync()
-}
+/// The largest chunk that a suspended body keeps, in bytes.
+const KEPT: usize = 16 * 1024;
 
-/// What flows to the reader, `take` bytes of it, counted and told of at its end.
-pub(super) fn measured(flow: Flow, take: Option<u64>, told: Told) -> Body {
-    told.metrics.stream_opened();
-    let (opened, told) = (Instant::now(), Some(told));
-    Measured { flow, left: take, bytes: 0, opened, told, pace: None }.boxed_unsync()
-}
+impl Body {
+    /// No body.
+    pub fn empty() -> Body {
+        Body::default()
+    }
 
-impl Measured {
-    fn over(&mut self, end: End) {
-        if let Some(told) = self.told.take() {
-            drop(told.metered);
-            told.metrics.stream_closed(end.name());
-            let (bytes, status, opened) = (self.bytes, told.status, self.opened);
-            let delivered = Delivered { bytes, end, status, opened, resumes: self.flow.resumes() };
-            (told.on_end)(delivered);
+    /// A whole body, which no permit or limit binds.
+    pub fn full(bytes: Bytes) -> Body {
+        if bytes.is_empty() { Body::empty() } else { Body(Kind::Full(bytes)) }
+    }
+
+    /// `take` bytes of what flows from an origin, which begin under these obligations.
+    pub(super) fn measured(flow: Flow, take: Option<u64>, outgoing: Arc<Outgoing>) -> Body {
+        Body(Kind::File(Box::new(Measured { flow, left: take, outgoing })))
+    }
+
+    /// Whether it is a file's, which the monitor checks.
+    pub fn is_file(&self) -> bool {
+        matches!(self.0, Kind::File(_))
+    }
+
+    /// Ready when the body is aborted. The task is woken for that, and when [`Body::takes_suspend`] becomes true.
+    pub fn poll_aborted(&self, context: &Context<'_>) -> Poll<Abort> {
+        match &self.0 {
+            Kind::File(file) => file.outgoing.poll_aborted(context),
+            _ => Poll::Pending,
         }
     }
 
-    /// Whether the loan has ended under way.
-    fn is_cut(&self) -> bool {
-        self.told.as_ref().and_then(|told| told.permit.as_ref()).is_some_and(Permit::is_over)
+    /// Notes that the next bytes wait for the reader.
+    pub fn waits_for_reader(&self) {
+        if let Kind::File(file) = &self.0 {
+            file.outgoing.set_waits(false);
+        }
     }
 
-    fn broken(&mut self, error: BodyError) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        self.over(match error {
-            BodyError::Origin | BodyError::Stalled | BodyError::Changed => End::OriginFailed,
-            BodyError::LoanEnded => End::Cut,
-        });
+    /// Whether it is to be suspended, as its reader has taken nothing for a while; once.
+    pub fn takes_suspend(&self) -> bool {
+        matches!(&self.0, Kind::File(file) if file.outgoing.takes_suspend())
+    }
+
+    /// Releases the origin's connection and all buffers, where the rest can be fetched again later. `unsent` is the
+    /// chunk that comes next.
+    pub fn suspend(&mut self, unsent: Option<Chunk>) -> Suspended {
+        match &mut self.0 {
+            Kind::File(file) => file.suspend(unsent),
+            _ => Suspended::Keeps(unsent),
+        }
+    }
+
+    /// Has the connection hold the body until what was written before is with the kernel. A body that was aborted and
+    /// does not get there in time costs its connection.
+    pub fn hold_until_flushed(&self) {
+        if let Kind::File(file) = &self.0 {
+            outgoing::hold_until_flushed(&file.outgoing);
+        }
+    }
+}
+
+impl Measured {
+    fn broken(&mut self, error: BodyError) -> Poll<Option<Result<Frame<Chunk>, BodyError>>> {
+        match error {
+            BodyError::Origin | BodyError::Stalled | BodyError::Changed => self.outgoing.set_failed(),
+            BodyError::LoanEnded | BodyError::TooSlow => {}
+        }
         Poll::Ready(Some(Err(error)))
     }
 
-    /// Counts what leaves; never more than was told.
-    fn count(&mut self, came: Came) -> Bytes {
-        let mut data = came.data;
+    /// Makes a chunk of what arrived, truncated to what the head announced.
+    fn chunk(&mut self, came: Came) -> Chunk {
+        let Came { mut data, at } = came;
         if let Some(left) = &mut self.left {
             let taken = usize::try_from(*left).map_or(data.len(), |left| left.min(data.len()));
             data.truncate(taken);
             *left -= taken as u64;
         }
         let count = data.len() as u64;
-        self.bytes += count;
-        if let Some(told) = &mut self.told {
-            told.metrics.delivered(count);
-            if let (Some(metered), Some(at)) = (&mut told.metered, came.at) {
-                metered.sent(at, count);
-            }
-            if let Some(share) = &mut told.reader.share {
-                share.owe(count);
-            }
-            if self.left != Some(0) {
-                let pace =
-                    self.pace.get_or_insert_with(|| told.reader.watch.enter(told.reader.connection.clone()));
-                pace.took(self.bytes);
-            }
+        self.outgoing.note_handed(count);
+        self.outgoing.set_resumes(self.flow.resumes());
+        if let Some(share) = &mut self.outgoing.books().share {
+            share.owe(count);
         }
-        data
+        Chunk::held(data, at, self.outgoing.clone())
     }
 
-    /// Whether the reader is to take first what it has been given.
+    /// Whether the reader is to take first what was written before.
     fn is_held_up(&mut self, context: &Context<'_>) -> bool {
-        let Some(told) = &self.told else { return false };
-        let is_held_up = told.reader.connection.poll_takes(context).is_pending();
+        let is_held_up = self.outgoing.connection_ref().poll_takes(context).is_pending();
         if is_held_up {
+            self.outgoing.set_waits(false);
+            self.outgoing.listen(context);
+            if self.outgoing.takes_suspend() {
+                self.flow.suspend(0);
+            }
             self.flow.release();
-            self.pace.iter().for_each(|pace| pace.waits(false));
         }
         is_held_up
     }
 
-    /// The next bytes, once what the borrower has taken before allows it.
+    /// The next bytes, once the borrower's rate allows them.
     fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Came, BodyError>>> {
-        let share = self.told.as_mut().and_then(|told| told.reader.share.as_mut());
-        if let Some(share) = share {
+        if let Some(share) = &mut self.outgoing.books().share {
             ready!(share.poll_paid(context));
         }
         self.flow.poll_bytes(context)
     }
-}
 
-impl http_body::Body for Measured {
-    type Data = Bytes;
-    type Error = BodyError;
+    fn suspend(&mut self, unsent: Option<Chunk>) -> Suspended {
+        let count = unsent.as_ref().map_or(0, Buf::remaining);
+        if self.flow.suspend(count as u64) {
+            self.outgoing.take_back(count as u64);
+            if let Some(left) = &mut self.left {
+                *left += count as u64;
+            }
+            return Suspended::Keeps(None);
+        }
+        match unsent {
+            // All that is left is in hand.
+            Some(mut chunk) if self.left == Some(0) && count <= KEPT => {
+                chunk.shrink();
+                Suspended::Keeps(Some(chunk))
+            }
+            _ => Suspended::Impossible,
+        }
+    }
 
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let this = self.get_mut();
+    fn poll_chunk(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Chunk>, BodyError>>> {
         loop {
-            if this.left == Some(0) {
-                this.over(End::Complete);
+            if self.left == Some(0) {
                 return Poll::Ready(None);
             }
-            if this.is_cut() {
-                return this.broken(BodyError::LoanEnded);
+            if let Some(why) = self.outgoing.why_over() {
+                return self.broken(why.into());
             }
-            // What the reader cannot take yet is not fetched: it would only lie here.
-            if this.is_held_up(context) {
+            // What the reader cannot take yet is not fetched: it would only occupy memory.
+            if self.is_held_up(context) {
                 return Poll::Pending;
             }
-            let polled = this.poll_next(context);
-            if let Some(pace) = &this.pace {
-                pace.waits(polled.is_pending());
-            }
+            let polled = self.poll_next(context);
+            self.outgoing.set_waits(polled.is_pending());
             match ready!(polled) {
                 // It may have ended while the origin was waited for.
-                Some(Ok(_)) if this.is_cut() => return this.broken(BodyError::LoanEnded),
+                Some(Ok(_)) if self.outgoing.is_loan_over() => return self.broken(BodyError::LoanEnded),
                 Some(Ok(came)) => {
-                    let data = this.count(came);
-                    if this.left == Some(0) {
-                        this.over(End::Complete);
+                    let chunk = self.chunk(came);
+                    if self.left == Some(0) {
+                        self.outgoing.set_whole();
                     }
-                    if !data.is_empty() {
-                        return Poll::Ready(Some(Ok(Frame::data(data))));
+                    if chunk.has_remaining() {
+                        return Poll::Ready(Some(Ok(Frame::data(chunk))));
                     }
                 }
-                Some(Err(error)) => return this.broken(error),
-                None if this.left.is_some() => return this.broken(BodyError::Origin),
+                Some(Err(error)) => return self.broken(error),
+                None if self.left.is_some() => return self.broken(BodyError::Origin),
                 None => {
-                    this.over(End::Complete);
+                    self.outgoing.set_whole();
                     return Poll::Ready(None);
                 }
             }
         }
     }
+}
 
-    fn is_end_stream(&self) -> bool {
-        self.left == Some(0)
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.left.map_or_else(SizeHint::default, SizeHint::with_exact)
+impl std::fmt::Debug for Measured {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Measured").field("left", &self.left).finish_non_exhaustive()
     }
 }
 
 impl Drop for Measured {
-    /// A body that is dropped before its end has lost its reader, unless nothing of it was to come.
     fn drop(&mut self) {
-        let end = match self.left {
-            Some(0) => End::Complete,
-            _ if self.is_cut() => End::Cut,
-            _ if self.pace.as_ref().is_some_and(|pace| pace.is_cut()) => End::TooSlow,
-            _ => End::HungUp,
-        };
-        self.over(end);
+        if self.left == Some(0) {
+            self.outgoing.set_whole();
+        }
+    }
+}
+
+impl http_body::Body for Body {
+    type Data = Chunk;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Chunk>, BodyError>>> {
+        let this = self.get_mut();
+        match &mut this.0 {
+            Kind::Empty => Poll::Ready(None),
+            Kind::Full(bytes) => {
+                let bytes = std::mem::take(bytes);
+                this.0 = Kind::Empty;
+                Poll::Ready(Some(Ok(Frame::data(bytes.into()))))
+            }
+            Kind::File(file) => file.poll_chunk(context),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.0 {
+            Kind::Empty => true,
+            Kind::Full(_) => false,
+            Kind::File(file) => file.left == Some(0),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.0 {
+            Kind::Empty => SizeHint::with_exact(0),
+            Kind::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Kind::File(file) => file.left.map_or_else(SizeHint::default, SizeHint::with_exact),
+        }
     }
 }

@@ -49,6 +49,8 @@ pub(super) struct Stretch {
     idle: Duration,
     /// Runs while the origin lets us wait.
     waiting: Option<Pin<Box<Sleep>>>,
+    /// Whether the origin's body was dropped for a reader who takes nothing.
+    is_suspended: bool,
 }
 
 /// All that comes, the next piece in front.
@@ -67,13 +69,24 @@ impl Stretch {
         idle: Duration,
         rest: Option<Rest>,
     ) -> Stretch {
-        Stretch { incoming: Some(incoming), asking: None, rest, skip, next, left, idle, waiting: None }
+        Stretch {
+            incoming: Some(incoming),
+            asking: None,
+            rest,
+            skip,
+            next,
+            left,
+            idle,
+            waiting: None,
+            is_suspended: false,
+        }
     }
 
     /// A part that is asked for when its turn comes.
     pub(super) fn to_ask_for(rest: Rest, part: Part, idle: Duration) -> Stretch {
         let (incoming, asking, rest, left) = (None, None, Some(rest), Some(part.length()));
-        Stretch { incoming, asking, rest, skip: 0, next: part.first, left, idle, waiting: None }
+        let (skip, next, waiting, is_suspended) = (0, part.first, None, false);
+        Stretch { incoming, asking, rest, skip, next, left, idle, waiting, is_suspended }
     }
 
     /// The next bytes of the part, or the error that ends it.
@@ -90,6 +103,10 @@ impl Stretch {
                 }
                 continue;
             }
+            if std::mem::take(&mut self.is_suspended) {
+                self.asking = self.rest.as_mut().map(Rest::ask_now);
+                continue;
+            }
             let error = match ready!(self.poll_origin(context)) {
                 Some(Ok(data)) => match self.cut(data) {
                     came if came.data.is_empty() => continue,
@@ -103,6 +120,19 @@ impl Stretch {
                 return Poll::Ready(Some(Err(error)));
             }
         }
+    }
+
+    /// See [`Flow::suspend`].
+    fn suspend(&mut self, unsent: u64) -> bool {
+        let Some(rest) = &mut self.rest else { return false };
+        if self.left == Some(0) && unsent == 0 {
+            return true;
+        }
+        rest.rewind(unsent);
+        self.next -= unsent;
+        self.left = self.left.map(|left| left + unsent);
+        (self.incoming, self.asking, self.waiting, self.is_suspended) = (None, None, None, true);
+        true
     }
 
     /// Asks for the rest, where that can be; the broken body is let go.
@@ -194,6 +224,15 @@ impl Flow {
     pub(super) fn release(&mut self) {
         if let Some(Piece::File(Stretch { incoming: Some(incoming), .. })) = self.pieces.front_mut() {
             incoming.release();
+        }
+    }
+
+    /// Drops the origin's body, to request the rest again when it is polled next. The last `unsent` bytes were not sent
+    /// and are part of that rest. False, and nothing is dropped, where the rest cannot be requested.
+    pub(super) fn suspend(&mut self, unsent: u64) -> bool {
+        match self.pieces.front_mut() {
+            Some(Piece::File(stretch)) => stretch.suspend(unsent),
+            _ => false,
         }
     }
 

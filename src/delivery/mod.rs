@@ -2,18 +2,20 @@
 //!
 //! The dispatcher calls it. It asks the origin for the file, or the part of it, that the reader's fields mean
 //! (RFC 9110 §13 and §14), and passes the body on without holding it: `request` decides what is answered, `range` reads
-//! Range, `conditions` judges preconditions, `asking` is the way to the origin, `fields` is the allow-list, `body` counts
-//! what leaves and never lets a short body look whole, `resume` goes on where an origin broke off, `watch` and `share`
-//! bound what one reader costs.
+//! Range, `conditions` judges preconditions, `asking` is the way to the origin, `fields` is the allow-list, `body` never
+//! lets a short body look whole, `outgoing` binds its bytes until they are with the kernel, `resume` goes on where an origin
+//! broke off, `watch` and `share` bound what one reader costs.
 
 mod asking;
 mod body;
+mod chunk;
 mod conditions;
 mod disposition;
 mod fields;
 mod flow;
 mod kinds;
 mod multipart;
+mod outgoing;
 mod range;
 mod request;
 mod resume;
@@ -36,7 +38,8 @@ use crate::problem::Problem;
 use crate::telemetry::Metrics;
 
 use asking::Known;
-pub use body::{Body, BodyError, Delivered, End, OnEnd};
+pub use body::{Body, BodyError, Delivered, End, OnEnd, Suspended};
+pub use chunk::Chunk;
 use fields::Kind;
 use request::{Request, Towards};
 use share::Shares;
@@ -49,6 +52,8 @@ pub struct Settings {
     pub max_ranges: usize,
     /// How long a reader may take nothing of what it has asked for.
     pub idle: Duration,
+    /// How long a reader may take nothing before its body releases the origin's connection and its buffers.
+    pub suspend_after: Duration,
     /// How many bytes a second a reader must take; 0 is any.
     pub min_rate: u64,
     /// Over how long that is measured.
@@ -64,6 +69,7 @@ impl Default for Settings {
         Settings {
             max_ranges: 16,
             idle: Duration::from_secs(600),
+            suspend_after: Duration::from_secs(60),
             min_rate: 0,
             min_rate_grace: Duration::from_secs(60),
             streams_per_borrower: 0,
@@ -125,12 +131,13 @@ impl Delivery {
     pub fn for_worker(&self) -> Result<Delivery, origin::SetUpError> {
         let origins: Result<Vec<Arc<Origin>>, _> =
             self.origins.iter().map(|origin| origin.for_worker().map(Arc::new)).collect();
-        Ok(Delivery { origins: origins?, meter: self.meter.for_worker(), ..self.clone() })
+        let (meter, watch) = (self.meter.for_worker(), self.watch.for_worker());
+        Ok(Delivery { origins: origins?, meter, watch, ..self.clone() })
     }
 
-    /// Cuts readers who take too little, for as long as anything is delivered; a task of its own.
+    /// Aborts bodies whose reader is too slow or whose loan is due, for as long as there is a worker; a task of its own.
     pub fn watch_readers(&self) -> impl Future<Output = ()> + Send + use<> {
-        self.watch.clone().look()
+        self.watch.clone().run()
     }
 
     /// The response to a GET or HEAD. `connection` is what is cut where the loan ends and the reader takes nothing, so that

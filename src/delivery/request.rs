@@ -9,11 +9,12 @@ use http::header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
 use super::asking::{Known, length_of};
-use super::body::{self, Body, Delivered, End, OnEnd};
+use super::body::{Body, Delivered, End, OnEnd};
 use super::conditions::{self, Verdict};
 use super::fields::{self, Kind};
 use super::flow::{Flow, Piece, Stretch};
 use super::multipart::Several;
+use super::outgoing::{Books, Outgoing};
 use super::range::{self, Part, Parts, Wanted};
 use super::resume::Rest;
 use super::share::Share;
@@ -53,18 +54,15 @@ pub(super) struct Request<'a> {
 
 impl Towards<'_> {
     /// Begins the stream, unless the loan has ended while the origin was asked.
-    fn open(mut self, status: StatusCode) -> Result<body::Told, Problem> {
-        if self.permit.as_mut().is_some_and(|permit| !permit.begin_stream(self.connection)) {
-            return Err(Problem::LoanEnded);
+    fn open(self, status: StatusCode, is_encoded: bool) -> Result<Arc<Outgoing>, Problem> {
+        let Towards { permit, mut metered, share, .. } = self;
+        if is_encoded {
+            metered.iter_mut().for_each(Metered::without_places);
         }
-        let (on_end, permit, metered, metrics) =
-            (self.on_end, self.permit, self.metered, self.metrics.clone());
-        let reader = body::Reader {
-            connection: self.connection.clone(),
-            watch: self.watch.clone(),
-            share: self.share,
-        };
-        Ok(body::Told { on_end, status, metrics, permit, metered, reader })
+        let (connection, books) = (self.connection.clone(), Books { metered, share });
+        let (metrics, watch) = (self.metrics.clone(), self.watch.clone());
+        let outgoing = Arc::new(Outgoing::new(connection, permit, books, metrics, watch, status));
+        if outgoing.begin(self.on_end) { Ok(outgoing) } else { Err(Problem::LoanEnded) }
     }
 }
 
@@ -181,16 +179,13 @@ impl Request<'_> {
         }
         let status = if part.is_some() { StatusCode::PARTIAL_CONTENT } else { StatusCode::OK };
         let take = part.map(Part::length).or(length);
-        let mut told = to.open(status)?;
-        if fields::is_encoded(&head.headers) {
-            told.metered.iter_mut().for_each(Metered::without_places);
-        }
+        let outgoing = to.open(status, fields::is_encoded(&head.headers))?;
         let first = part.map_or(0, |part| part.first);
         let last = take.and_then(|take| first.checked_add(take)?.checked_sub(1));
-        let rest = Rest::of(self.origin, self.path, &told.metrics, &head.headers, (first, last));
+        let rest = Rest::of(self.origin, self.path, outgoing.metrics(), &head.headers, (first, last));
         let stretch = Stretch::coming(incoming, skip, (first, take), self.origin.settings().idle, rest);
         let flow = Flow::of([Piece::File(stretch)]);
-        let mut response = Response::new(body::measured(flow, take, told));
+        let mut response = Response::new(Body::measured(flow, take, outgoing));
         *response.status_mut() = status;
         let fields = response.headers_mut();
         fields::pass(&head.headers, self.kind, self.path, fields);
@@ -234,9 +229,9 @@ impl Request<'_> {
             return self.stream(whole, None, to);
         };
         let status = StatusCode::PARTIAL_CONTENT;
-        let told = to.open(status)?;
+        let outgoing = to.open(status, false)?;
         let (head, incoming) = answer.into_parts();
-        let mut response = Response::new(body::empty());
+        let mut response = Response::new(Body::empty());
         *response.status_mut() = status;
         fields::pass(&head.headers, self.kind, self.path, response.headers_mut());
         let several = Several::new(response.headers().get(CONTENT_TYPE));
@@ -262,7 +257,7 @@ impl Request<'_> {
         let fields = response.headers_mut();
         fields.insert(CONTENT_TYPE, several.kind());
         fields.insert(CONTENT_LENGTH, HeaderValue::from(take));
-        *response.body_mut() = body::measured(Flow::of(pieces), Some(take), told);
+        *response.body_mut() = Body::measured(Flow::of(pieces), Some(take), outgoing);
         Ok(response)
     }
 
@@ -277,7 +272,7 @@ impl Request<'_> {
     }
 
     fn bodiless(&self, status: StatusCode, file: &HeaderMap, on_end: OnEnd) -> Response<Body> {
-        let mut response = Response::new(body::empty());
+        let mut response = Response::new(Body::empty());
         *response.status_mut() = status;
         fields::pass(file, self.kind, self.path, response.headers_mut());
         if let Some(length) = length_of(file).filter(|_| status == StatusCode::OK) {

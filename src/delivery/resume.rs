@@ -131,6 +131,11 @@ impl Rest {
         }
     }
 
+    /// Bytes that were delivered were not sent.
+    pub(super) fn rewind(&mut self, bytes: u64) {
+        self.next -= bytes;
+    }
+
     /// How often the origin was gone on with.
     pub(super) fn resumed(&self) -> u32 {
         self.resumed
@@ -162,17 +167,29 @@ impl Rest {
         }
         let (wait, payment) = (wait(self.attempt), self.payment);
         self.is_paid = !payment.is_free();
+        Some(self.request(wait, payment))
+    }
+
+    /// Requests the rest, whatever failed before: it was dropped for the reader's sake, not for a fault of the origin.
+    pub(super) fn ask_now(&mut self) -> Asking {
+        self.is_paid = false;
+        self.request(Duration::ZERO, FREE)
+    }
+
+    fn request(&self, wait: Duration, payment: origin::Rest) -> Asking {
         let (origin, path) = (self.origin.clone(), self.path.clone());
         let (validator, next, last) = (self.validator.clone(), self.next, self.last);
-        Some(Box::pin(async move {
-            tokio::time::sleep(wait).await;
+        Box::pin(async move {
+            if !wait.is_zero() {
+                tokio::time::sleep(wait).await;
+            }
             let range = last.map_or(Asked::From(next), |last| Asked::Between(next, last));
             let ask = Ask { only_if: Some(validator.clone()), ..Ask::get(Some(range)) };
             match origin.fetch_rest(&path, &ask, payment).await {
                 Ok(answer) => read(answer, &validator, next, last),
                 Err(_) => Answer::Failed,
             }
-        }))
+        })
     }
 }
 

@@ -1,138 +1,170 @@
-//! Readers who take too little: `delivery.idle` and `delivery.min_rate`.
+//! The monitor of all bodies under way: `delivery.idle`, `delivery.min_rate` and the due times of loans.
 //!
-//! A body that nobody takes from is asked by nobody, and cannot notice; so one task looks at all of them from beside, and
-//! cuts the connection of one whose reader takes nothing, or less than is asked of it. A body tells of itself by two numbers,
-//! without a clock or a lock. Time that is not the reader's (the origin's, or that of a limit of our own) is not held
-//! against it.
+//! A body whose reader takes nothing is polled by nobody and cannot notice. So one task checks all bodies, several times a
+//! second, and aborts those whose reader takes nothing or too little, and those whose loan is due. A body that does not end
+//! soon after it was aborted costs its connection: the kernel accepts no more of it. The time in which the origin or a
+//! limit of the gate's keeps a reader waiting does not count.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use slab::Slab;
 use tokio::time::Instant;
 
 use super::Settings;
-use crate::connection::Connection;
+use super::outgoing::{Listed, Outgoing, Progress};
+use crate::connection::{Abort, OutgoingBody};
 
-/// How often to look, at least and at most.
-const SELDOMEST: Duration = Duration::from_secs(1);
-const OFTENEST: Duration = Duration::from_millis(20);
+/// The longest and the shortest time between two checks.
+const LONGEST_INTERVAL: Duration = Duration::from_millis(250);
+const SHORTEST_INTERVAL: Duration = Duration::from_millis(20);
+/// How long an aborted body may take until its last byte has left or is discarded.
+const ABORTED_WITHIN: Duration = Duration::from_millis(500);
 
-/// What a body tells of itself.
-#[derive(Debug)]
-pub(super) struct Pace {
-    taken: AtomicU64,
-    /// Whether what is to come is not there yet, so that the reader cannot take it.
-    waits: AtomicBool,
-    cut: AtomicBool,
-    connection: Connection,
+/// The list of one worker's bodies, and all workers' for the monitor.
+#[derive(Clone, Debug)]
+pub(super) struct Watch {
+    settings: Settings,
+    shards: Arc<Mutex<Vec<Arc<Shard>>>>,
+    shard: Arc<Shard>,
 }
 
-impl Pace {
-    /// So many bytes have been taken in all.
-    pub(super) fn took(&self, taken: u64) {
-        self.taken.store(taken, Ordering::Relaxed);
-    }
+#[derive(Debug, Default)]
+struct Shard(Mutex<Slab<Watched>>);
 
-    /// Whether the reader is kept waiting now.
-    pub(super) fn waits(&self, waits: bool) {
-        self.waits.store(waits, Ordering::Relaxed);
-    }
-
-    /// Whether it was cut for want of a reader.
-    pub(super) fn is_cut(&self) -> bool {
-        self.cut.load(Ordering::Relaxed)
-    }
-
-    fn cut(&self) {
-        self.cut.store(true, Ordering::Relaxed);
-        self.connection.cut();
-    }
-}
-
-/// A body, and what was seen of it.
+/// A body, and what the last check saw of it.
 #[derive(Debug)]
 struct Watched {
-    pace: Weak<Pace>,
-    /// How much had been taken at the last look, and since when that was all.
-    taken: u64,
-    since: Instant,
-    /// Where the stretch began that is measured for its rate.
-    from: (Instant, u64),
+    body: Listed,
+    seen: Option<Seen>,
+    aborted: Option<Instant>,
 }
 
-/// All bodies whose readers have more to take, over all workers.
-#[derive(Clone, Debug)]
-pub(super) struct Watch(Arc<Inner>);
-
 #[derive(Debug)]
-struct Inner {
-    settings: Settings,
-    bodies: Mutex<Vec<Watched>>,
+struct Seen {
+    progress: Progress,
+    /// Since when there is no progress.
+    since: Instant,
+    /// Where the measurement of its rate began.
+    from: (Instant, u64),
+    is_suspended: bool,
+}
+
+/// What is to be done with a body.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Verdict {
+    Fine,
+    Suspend,
+    Abort(Abort),
+    Cut,
 }
 
 impl Watch {
     pub(super) fn new(settings: Settings) -> Watch {
-        Watch(Arc::new(Inner { settings, bodies: Mutex::default() }))
+        let shard = Arc::new(Shard::default());
+        Watch { settings, shards: Arc::new(Mutex::new(vec![shard.clone()])), shard }
     }
 
-    /// Watches a body on this connection for as long as somebody holds its pace.
-    pub(super) fn enter(&self, connection: Connection) -> Arc<Pace> {
-        let (taken, waits, cut) = (AtomicU64::new(0), AtomicBool::new(false), AtomicBool::new(false));
-        let pace = Arc::new(Pace { taken, waits, cut, connection });
-        let now = Instant::now();
-        let watched = Watched { pace: Arc::downgrade(&pace), taken: 0, since: now, from: (now, 0) };
-        self.0.bodies.lock().unwrap_or_else(PoisonError::into_inner).push(watched);
-        pace
+    /// The same, with a list of its own, so that workers do not wait for one another.
+    pub(super) fn for_worker(&self) -> Watch {
+        let shard = Arc::new(Shard::default());
+        self.shards.lock().unwrap_or_else(PoisonError::into_inner).push(shard.clone());
+        Watch { shard, ..self.clone() }
     }
 
-    /// Looks at all bodies again and again, until nobody can enter one any more.
-    pub(super) async fn look(self) {
-        let Settings { idle, min_rate, min_rate_grace, .. } = self.0.settings;
-        let watch = Arc::downgrade(&self.0);
-        drop(self);
+    /// Lists a body; [`Watch::leave`] takes the number that this returns.
+    pub(super) fn enter(&self, body: Listed) -> usize {
+        self.shard.lock().insert(Watched { body, seen: None, aborted: None })
+    }
+
+    pub(super) fn leave(&self, number: usize) {
+        // Dropped after the lock.
+        let _watched = self.shard.lock().try_remove(number);
+    }
+
+    /// Checks all bodies until no worker is left.
+    pub(super) async fn run(self) {
+        let Settings { idle, min_rate, min_rate_grace, .. } = self.settings;
         let shortest = if min_rate > 0 { idle.min(min_rate_grace) } else { idle };
-        let often = (shortest / 4).clamp(OFTENEST, SELDOMEST);
+        let interval = (shortest / 4).clamp(SHORTEST_INTERVAL, LONGEST_INTERVAL);
+        let (settings, shards) = (self.settings, Arc::downgrade(&self.shards));
+        drop(self);
         loop {
-            tokio::time::sleep(often).await;
-            let Some(watch) = watch.upgrade() else { return };
-            watch.look_once(Instant::now());
+            tokio::time::sleep(interval).await;
+            let Some(shards) = shards.upgrade() else { return };
+            let shards = shards.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            shards.iter().for_each(|shard| shard.check(&settings, Instant::now()));
         }
     }
 }
 
-impl Inner {
-    fn look_once(&self, now: Instant) {
-        // The list is taken out, so that a body that begins meanwhile does not wait.
-        let mut bodies = std::mem::take(&mut *self.bodies.lock().unwrap_or_else(PoisonError::into_inner));
-        bodies.retain_mut(|watched| {
-            let Some(pace) = watched.pace.upgrade() else { return false };
-            let is_slow = watched.is_slow(&pace, &self.settings, now);
-            if is_slow {
-                pace.cut();
+impl Shard {
+    fn check(&self, settings: &Settings, now: Instant) {
+        let mut verdicts = Vec::new();
+        for (_, watched) in self.lock().iter_mut() {
+            if let Some(body) = watched.body.upgrade() {
+                verdicts.push((watched.judge(&body, settings, now), body));
             }
-            !is_slow
-        });
-        self.bodies.lock().unwrap_or_else(PoisonError::into_inner).append(&mut bodies);
+        }
+        // Outside of the lock, which a body takes that ends: this may drop the last handle of one.
+        for (verdict, body) in verdicts {
+            match verdict {
+                Verdict::Fine => {}
+                Verdict::Suspend => body.suspend(),
+                Verdict::Abort(why) => body.abort(why),
+                Verdict::Cut => body.connection().cut(),
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Slab<Watched>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Watched {
-    fn is_slow(&mut self, pace: &Pace, settings: &Settings, now: Instant) -> bool {
-        let taken = pace.taken.load(Ordering::Relaxed);
-        let waits = pace.waits.load(Ordering::Relaxed);
-        if waits || taken != self.taken {
-            (self.taken, self.since) = (taken, now);
+    fn judge(&mut self, body: &Outgoing, settings: &Settings, now: Instant) -> Verdict {
+        if let Some(at) = self.aborted {
+            return if now.duration_since(at) >= ABORTED_WITHIN { Verdict::Cut } else { Verdict::Fine };
         }
-        if waits {
-            self.from = (now, taken);
-            return false;
+        let progress = body.progress();
+        let seen = self.seen.get_or_insert_with(|| Seen::first(progress, now));
+        let verdict = match body.why_over() {
+            Some(why) => Verdict::Abort(why),
+            None if body.is_loan_over() => Verdict::Abort(Abort::LoanEnded),
+            None => seen.judge(progress, settings, now),
+        };
+        if matches!(verdict, Verdict::Abort(_)) {
+            self.aborted = Some(now);
         }
-        self.is_idle(settings, now) || self.is_below_rate(settings, now)
+        verdict
+    }
+}
+
+impl Seen {
+    fn first(progress: Progress, now: Instant) -> Seen {
+        Seen { progress, since: now, from: (now, progress.written), is_suspended: false }
     }
 
-    fn is_idle(&self, settings: &Settings, now: Instant) -> bool {
-        now.duration_since(self.since) >= settings.idle
+    fn judge(&mut self, progress: Progress, settings: &Settings, now: Instant) -> Verdict {
+        if progress.waits {
+            *self = Seen::first(progress, now);
+            return Verdict::Fine;
+        }
+        if std::mem::replace(&mut self.progress, progress) != progress {
+            (self.since, self.is_suspended) = (now, false);
+        }
+        let stalled = now.duration_since(self.since);
+        if stalled >= settings.idle || self.is_below_rate(settings, now) {
+            return Verdict::Abort(Abort::TooSlow);
+        }
+        // Before it is aborted it costs little.
+        if stalled >= settings.suspend_after.min(settings.idle / 2)
+            && !std::mem::replace(&mut self.is_suspended, true)
+        {
+            return Verdict::Suspend;
+        }
+        Verdict::Fine
     }
 
     fn is_below_rate(&mut self, settings: &Settings, now: Instant) -> bool {
@@ -141,8 +173,8 @@ impl Watched {
         if settings.min_rate == 0 || lasted < settings.min_rate_grace {
             return false;
         }
-        self.from = (now, self.taken);
-        ((self.taken - before) as f64) < settings.min_rate as f64 * lasted.as_secs_f64()
+        self.from = (now, self.progress.written);
+        ((self.progress.written - before) as f64) < settings.min_rate as f64 * lasted.as_secs_f64()
     }
 }
 
@@ -150,50 +182,69 @@ impl Watched {
 mod tests {
     use super::*;
 
+    const SECOND: Duration = Duration::from_secs(1);
+
     fn settings() -> Settings {
-        let (idle, min_rate_grace) = (Duration::from_secs(10), Duration::from_secs(4));
+        let (idle, min_rate_grace) = (10 * SECOND, 4 * SECOND);
         Settings { idle, min_rate: 1000, min_rate_grace, ..Settings::default() }
     }
 
-    /// What becomes of a body that has taken so much, and waits or not, at each second.
-    fn cut_at(settings: Settings, seconds: &[(u64, bool)]) -> Option<usize> {
-        let watch = Watch::new(settings);
-        let connection = Connection::new();
-        let pace = watch.enter(connection.clone());
+    /// When a body is aborted that has come so far at each second.
+    fn aborted_at(settings: Settings, seconds: &[(u64, bool)]) -> Option<usize> {
         let began = Instant::now();
-        seconds.iter().enumerate().find_map(|(second, (taken, waits))| {
-            pace.took(*taken);
-            pace.waits(*waits);
-            watch.0.look_once(began + Duration::from_secs(second as u64));
-            assert_eq!(pace.is_cut(), connection.is_cut());
-            pace.is_cut().then_some(second)
+        let mut seen = None;
+        seconds.iter().enumerate().find_map(|(second, (written, waits))| {
+            let now = began + SECOND * second as u32;
+            let progress = Progress { written: *written, sent: 0, waits: *waits };
+            let seen = seen.get_or_insert_with(|| Seen::first(progress, now));
+            let verdict = seen.judge(progress, &settings, now);
+            (verdict == Verdict::Abort(Abort::TooSlow)).then_some(second)
         })
     }
 
     #[test]
-    fn who_takes_nothing_or_too_little_is_cut_and_nobody_for_what_is_not_theirs() {
+    fn idle_and_slow_readers_are_aborted() {
         let idle = Settings { min_rate: 0, ..settings() };
-        assert_eq!(cut_at(idle, &[(5, false); 20]), Some(10));
-        assert_eq!(cut_at(idle, &[(5, true); 20]), None, "the origin lets the reader wait");
+        assert_eq!(aborted_at(idle, &[(5, false); 20]), Some(10));
+        assert_eq!(aborted_at(idle, &[(5, true); 20]), None, "the origin keeps the reader waiting");
         let mut late = [(5, true); 20];
         late[8..].fill((5, false));
-        assert_eq!(cut_at(idle, &late), Some(17), "from when it could take");
+        assert_eq!(aborted_at(idle, &late), Some(17), "from when it could take");
         let taking: Vec<_> = (0..40).map(|second| (second, false)).collect();
-        assert_eq!(cut_at(idle, &taking), None, "however little");
+        assert_eq!(aborted_at(idle, &taking), None, "however little");
 
-        assert_eq!(cut_at(settings(), &taking), Some(4), "after the grace");
+        assert_eq!(aborted_at(settings(), &taking), Some(4), "after the grace");
         let well: Vec<_> = (0..40).map(|second| (second * 1100, false)).collect();
-        assert_eq!(cut_at(settings(), &well), None);
+        assert_eq!(aborted_at(settings(), &well), None);
         let slower: Vec<_> = (0..40).map(|second| (9900.min(second * 1100), false)).collect();
-        assert_eq!(cut_at(settings(), &slower), Some(12), "a good beginning is no credit");
+        assert_eq!(aborted_at(settings(), &slower), Some(12), "a good beginning is no credit");
     }
 
     #[test]
-    fn a_body_that_is_over_is_forgotten() {
-        let watch = Watch::new(settings());
-        drop(watch.enter(Connection::new()));
-        let _lives = watch.enter(Connection::new());
-        watch.0.look_once(Instant::now());
-        assert_eq!(watch.0.bodies.lock().unwrap().len(), 1);
+    fn stalled_body_is_suspended_once() {
+        let settings = Settings { idle: 30 * SECOND, min_rate: 0, suspend_after: 3 * SECOND, ..settings() };
+        let began = Instant::now();
+        let progress = Progress { written: 5, sent: 0, waits: false };
+        let mut seen = Seen::first(progress, began);
+        let at = |seen: &mut Seen, written, second| {
+            seen.judge(Progress { written, ..progress }, &settings, began + SECOND * second)
+        };
+        assert_eq!(at(&mut seen, 5, 2), Verdict::Fine);
+        assert_eq!(at(&mut seen, 5, 3), Verdict::Suspend);
+        assert_eq!(at(&mut seen, 5, 9), Verdict::Fine);
+        assert_eq!(at(&mut seen, 6, 10), Verdict::Fine);
+        assert_eq!(at(&mut seen, 6, 13), Verdict::Suspend, "again after progress");
+    }
+
+    #[test]
+    fn bytes_that_wait_in_the_connection_progress_with_it() {
+        let settings = Settings { min_rate: 0, ..settings() };
+        let slow = Verdict::Abort(Abort::TooSlow);
+        let began = Instant::now();
+        let at = |sent| Progress { written: 5, sent, waits: false };
+        let mut seen = Seen::first(at(100), began);
+        assert_ne!(seen.judge(at(101), &settings, began + 9 * SECOND), slow);
+        assert_ne!(seen.judge(at(101), &settings, began + 18 * SECOND), slow);
+        assert_eq!(seen.judge(at(101), &settings, began + 19 * SECOND), slow);
     }
 }

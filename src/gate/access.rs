@@ -7,11 +7,11 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use tokio::sync::OnceCell;
 
-use crate::connection::Connection;
+use crate::connection::{Abort, OutgoingBody};
 use crate::loan::LoanId;
 
 /// This process does not know of a durable mark that the loan was opened.
@@ -38,11 +38,11 @@ pub(super) enum Denied {
     Unmarked,
 }
 
-/// The connections that bodies of the loan run on, each body by a number of its own.
+/// The bodies of the loan that are under way, each by a number of its own.
 #[derive(Debug, Default)]
 struct Streams {
     last: u64,
-    connections: Vec<(u64, Connection)>,
+    bodies: Vec<(u64, Weak<dyn OutgoingBody>)>,
 }
 
 impl Access {
@@ -89,30 +89,43 @@ impl Access {
         self.state.load(Ordering::Acquire) == CLOSED
     }
 
-    /// Notes that a body runs on this connection, and gives its number.
-    pub(super) fn enter(&self, connection: Connection) -> u64 {
-        let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Lists a body under way, and returns its number.
+    pub(super) fn enter(&self, body: Weak<dyn OutgoingBody>) -> u64 {
+        let mut streams = self.streams();
         streams.last += 1;
         let number = streams.last;
-        streams.connections.push((number, connection));
+        streams.bodies.push((number, body));
         number
     }
 
     pub(super) fn leave(&self, number: u64) {
-        let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
-        streams.connections.retain(|(other, _)| *other != number);
+        self.streams().bodies.retain(|(other, _)| *other != number);
     }
 
-    /// Whether a body of the loan runs.
+    /// Whether a body of the loan is under way.
     fn runs(&self) -> bool {
-        !self.streams.lock().unwrap_or_else(PoisonError::into_inner).connections.is_empty()
+        !self.streams().bodies.is_empty()
     }
 
-    /// Cuts every connection on which a body of the loan still runs, and says how many.
+    /// Aborts every body of the loan that is under way.
+    pub(super) fn abort(&self) {
+        self.bodies().iter().for_each(|body| body.abort(Abort::LoanEnded));
+    }
+
+    /// Closes every connection on which a body of the loan is still under way, and returns how many bodies those are.
     pub(super) fn cut(&self) -> usize {
-        let streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
-        streams.connections.iter().for_each(|(_, connection)| connection.cut());
-        streams.connections.len()
+        let bodies = self.bodies();
+        bodies.iter().for_each(|body| body.connection().cut());
+        bodies.len()
+    }
+
+    /// The bodies under way. They are used outside of the lock, which a body takes that ends.
+    fn bodies(&self) -> Vec<Arc<dyn OutgoingBody>> {
+        self.streams().bodies.iter().filter_map(|(_, body)| body.upgrade()).collect()
+    }
+
+    fn streams(&self) -> MutexGuard<'_, Streams> {
+        self.streams.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -159,7 +172,10 @@ impl Accesses {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicBool;
+
     use super::*;
+    use crate::connection::Connection;
 
     #[tokio::test]
     async fn access_opens_with_the_mark_and_never_after_the_end() {
@@ -184,15 +200,41 @@ mod tests {
         assert_eq!(over.open(async || Ok(false)).await, Err(Denied::Closed));
     }
 
+    #[derive(Debug, Default)]
+    struct FakeBody {
+        connection: Connection,
+        is_aborted: AtomicBool,
+    }
+
+    impl OutgoingBody for FakeBody {
+        fn connection(&self) -> &Connection {
+            &self.connection
+        }
+
+        fn abort(&self, why: Abort) {
+            assert_eq!(why, Abort::LoanEnded);
+            self.is_aborted.store(true, Ordering::Relaxed);
+        }
+
+        fn left(&self, _at: Option<u64>, _count: usize) {}
+    }
+
     #[test]
-    fn an_end_reaches_the_connections_on_which_bodies_run() {
+    fn end_aborts_bodies_and_then_closes_connections() {
         let access = Access::new();
-        let (one, other) = (Connection::new(), Connection::new());
-        let number = access.enter(one.clone());
-        access.enter(other.clone());
+        let (one, other) = (Arc::new(FakeBody::default()), Arc::new(FakeBody::default()));
+        let listed = |body: &Arc<FakeBody>| {
+            let body: Arc<dyn OutgoingBody> = body.clone();
+            Arc::downgrade(&body)
+        };
+        let number = access.enter(listed(&one));
+        access.enter(listed(&other));
         access.leave(number);
+        access.abort();
+        assert!(!one.is_aborted.load(Ordering::Relaxed) && other.is_aborted.load(Ordering::Relaxed));
+        assert!(!other.connection.is_cut());
         assert_eq!(access.cut(), 1);
-        assert!(!one.is_cut() && other.is_cut());
+        assert!(!one.connection.is_cut() && other.connection.is_cut());
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! Ending a loan: access stops here first, and then the end goes its way.
 //!
 //! [`Gate::revoke`] is the reader's wish, [`Gate::revoke_loan`] support's; every end, also that of a loan that runs out,
-//! comes back from circulation by [`closed`]. Bodies that are being taken notice it at their next frame; those that stand
-//! still are asked by nobody, so that their connections are cut a moment later.
+//! comes back from circulation by [`closed`], which aborts the bodies under way. Over HTTP/2 that resets their streams
+//! alone; a connection whose kernel accepts no more, so that bytes of the loan wait in it, is closed a moment later.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,8 +20,8 @@ use crate::problem::Problem;
 /// How long after its acceptance a loan can be cancelled, which gives its licence back (assumed: 15 minutes). A cancel
 /// that comes too late all the same is sent as a return.
 const CANCELLED_WITHIN: Duration = Duration::from_secs(15 * 60);
-/// How long a body has to notice that its loan is over.
-const NOTICED_WITHIN: Duration = Duration::from_millis(500);
+/// How long an aborted body may take until its last byte has left or is discarded.
+const ABORTED_WITHIN: Duration = Duration::from_millis(500);
 
 /// A loan has ended: nothing of it opens any more. An end that is announced again changes nothing: the change feed
 /// returns those of this process too.
@@ -34,13 +34,14 @@ pub(super) fn closed(decisions: &Decisions, closed: &Closed, slow: &Handle) {
     }
 }
 
-/// Aborts the bodies of an access that is closed: those that are being read notice it themselves.
+/// Aborts the bodies of an access that is closed, and then the connections that still hold their bytes.
 fn abort_streams(access: Arc<Access>, loan: LoanId, slow: &Handle) {
+    access.abort();
     slow.spawn(async move {
-        tokio::time::sleep(NOTICED_WITHIN).await;
-        let cut = access.cut();
-        if cut > 0 {
-            tracing::info!(%loan, cut, "connections were cut whose loan has ended");
+        tokio::time::sleep(ABORTED_WITHIN).await;
+        let bodies = access.cut();
+        if bodies > 0 {
+            tracing::info!(%loan, bodies, "closed connections that held bytes of an ended loan");
         }
     });
 }

@@ -141,8 +141,8 @@ impl Gate {
     /// What the cache says.
     fn known(&self, key: &LoanKey, issued: Option<Timestamp>, now: Timestamp) -> Known {
         match self.decisions.find(key, now) {
-            Some(Decision::Accepted { loan, access, .. }) if access.is_open() => {
-                Known::Open(Permit::new(loan, *key, access))
+            Some(Decision::Accepted { loan, access, until }) if access.is_open() => {
+                Known::Open(Permit::new(loan, *key, access, until, &self.clock))
             }
             Some(Decision::Refused { reason, until }) => {
                 Known::Closed(refused(reason.to_string(), now, until))
@@ -221,18 +221,18 @@ impl Gate {
         landing: Landing,
         patience: Instant,
     ) -> Result<Permit, Problem> {
-        let (loan, access) = match landing {
+        let (loan, access, until) = match landing {
             Landing::Open { loan, until, access }
                 if until > self.clock.now() && !self.decisions.is_closed(loan) =>
             {
-                (loan, access)
+                (loan, access, until)
             }
             other => return Err(self.refusal(request, other)),
         };
         let opened =
             tokio::time::timeout_at(patience, access.open(async || self.mark_opened(loan).await)).await;
         match opened {
-            Ok(Ok(())) => Ok(Permit::new(loan, *key, access)),
+            Ok(Ok(())) => Ok(Permit::new(loan, *key, access, until, &self.clock)),
             Ok(Err(Denied::Closed)) => Err(Problem::LoanEnded),
             Ok(Err(Denied::Unmarked)) | Err(_) => Err(Problem::LedgerUnavailable),
         }

@@ -124,7 +124,8 @@ fn write_durably(file: &Path, text: &str) -> std::io::Result<()> {
 /// Removes what processes left that died while they stored a link.
 pub(super) fn remove_leftovers(ledger: &Path, is_dead: impl Fn(&str) -> bool) {
     let head = head_file(ledger);
-    let (Some(directory), Some(name)) = (head.parent(), head.file_name().and_then(|name| name.to_str())) else {
+    let (Some(directory), Some(name)) = (head.parent(), head.file_name().and_then(|name| name.to_str()))
+    else {
         return;
     };
     let directory = if directory.as_os_str().is_empty() { Path::new(".") } else { directory };

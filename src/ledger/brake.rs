@@ -103,8 +103,10 @@ macro_rules! of_borrower {
 }
 
 /// Loans that cost money: neither refused nor rejected.
-const LOANS_OF_LIBRARY: &str = of_library!("state <> 'refused' AND (end_reason IS NULL OR end_reason <> 'rejected')");
-const LOANS_OF_BORROWER: &str = of_borrower!("state <> 'refused' AND (end_reason IS NULL OR end_reason <> 'rejected')");
+const LOANS_OF_LIBRARY: &str =
+    of_library!("state <> 'refused' AND (end_reason IS NULL OR end_reason <> 'rejected')");
+const LOANS_OF_BORROWER: &str =
+    of_borrower!("state <> 'refused' AND (end_reason IS NULL OR end_reason <> 'rejected')");
 /// Begins that Bokbasen decided, or has still to decide.
 const DECIDED_OF_LIBRARY: &str = of_library!("(end_reason IS NULL OR end_reason <> 'rejected')");
 const DECIDED_OF_BORROWER: &str = of_borrower!("(end_reason IS NULL OR end_reason <> 'rejected')");
@@ -145,8 +147,7 @@ impl Brake {
     fn attempts(&self) -> [Limit; 4] {
         let (borrower, library) = (self.attempts_per_borrower_per_hour, self.attempts_per_library_per_hour);
         let (of_borrower, of_library) = ("attempts_per_borrower_per_hour", "attempts_per_library_per_hour");
-        let limit =
-            |key, most, window, query, of_borrower| Limit { key, most, window, query, of_borrower };
+        let limit = |key, most, window, query, of_borrower| Limit { key, most, window, query, of_borrower };
         [
             limit(of_borrower, borrower, HOUR, DECIDED_OF_BORROWER, true),
             limit(of_borrower, borrower, FAILED_COUNTS, FAILED_OF_BORROWER, true),

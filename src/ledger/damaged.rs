@@ -61,7 +61,11 @@ impl DamagedRows {
         let mut ids = self.0.ids.lock().unwrap_or_else(PoisonError::into_inner);
         if ids.len() < MAX_REMEMBERED && ids.insert(id.clone()) {
             self.counted(ids.len());
-            tracing::error!(?id, why, "a row of the ledger is damaged and is skipped; restore it from a backup");
+            tracing::error!(
+                ?id,
+                why,
+                "a row of the ledger is damaged and is skipped; restore it from a backup"
+            );
         }
     }
 

@@ -41,20 +41,57 @@ type Answer<T> = oneshot::Sender<Result<T, LedgerError>>;
 
 /// Something to write, and whom to tell.
 pub(super) enum Command {
-    Intend { loan: Box<Loan>, issued: Option<Timestamp>, cause: Cause, answer: Answer<Intended> },
-    Apply { id: LoanId, event: Event, cause: Cause, answer: Answer<Loan> },
-    Adopt { id: LoanId, answer: Answer<bool> },
-    Progress { id: LoanId, progress: Progress, answer: Answer<bool> },
-    Delivered { delivered: Arc<[Delivered]>, answer: Answer<bool> },
-    Forget { before: Timestamp, limit: u32, answer: Answer<u64> },
+    Intend {
+        loan: Box<Loan>,
+        issued: Option<Timestamp>,
+        cause: Cause,
+        answer: Answer<Intended>,
+    },
+    Apply {
+        id: LoanId,
+        event: Event,
+        cause: Cause,
+        answer: Answer<Loan>,
+    },
+    Adopt {
+        id: LoanId,
+        answer: Answer<bool>,
+    },
+    Progress {
+        id: LoanId,
+        progress: Progress,
+        answer: Answer<bool>,
+    },
+    Delivered {
+        delivered: Arc<[Delivered]>,
+        answer: Answer<bool>,
+    },
+    Forget {
+        before: Timestamp,
+        limit: u32,
+        answer: Answer<u64>,
+    },
     /// Writes a row that means nothing, to see that the ledger can be written.
-    TestWrite { answer: Answer<bool> },
+    TestWrite {
+        answer: Answer<bool>,
+    },
     /// What a failing disk does, for tests.
     #[cfg(test)]
-    Fault { fault: Fault, answer: oneshot::Sender<()> },
-    Doubts { doubts: Doubts, answer: Answer<bool> },
-    Opened { id: LoanId, answer: Answer<bool> },
-    Close { answer: oneshot::Sender<()> },
+    Fault {
+        fault: Fault,
+        answer: oneshot::Sender<()>,
+    },
+    Doubts {
+        doubts: Doubts,
+        answer: Answer<bool>,
+    },
+    Opened {
+        id: LoanId,
+        answer: Answer<bool>,
+    },
+    Close {
+        answer: oneshot::Sender<()>,
+    },
 }
 
 /// A fault of the disk, as SQLite shows it.
@@ -294,7 +331,9 @@ impl Writer {
                 return Err(source.into());
             }
             let intent = found.ok().filter(|loan| loan.state == LoanState::Intended);
-            if let Some((before, Ok(after))) = intent.map(|loan| (loan.state, loan.apply(&Event::NotSent, now))) {
+            if let Some((before, Ok(after))) =
+                intent.map(|loan| (loan.state, loan.apply(&Event::NotSent, now)))
+            {
                 draft.note(&after, Some(before), &cause);
             }
         }

@@ -11,9 +11,9 @@ use http::header::{CONTENT_LENGTH, HOST, RANGE, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::{Method, Request, Response};
 use http_body::Body as _;
-use hyper::body::Incoming;
 
 use super::connection::Asked;
+use super::request_body::RequestBody;
 use super::{Line, continuation, loans_api, respond};
 use crate::catalog::{Target, Titles};
 use crate::delivery::{Body, Delivered, Delivery, Pass};
@@ -31,7 +31,7 @@ pub(super) async fn dispatch(
     line: &Line,
     delivery: &Delivery,
     asked: &Asked,
-    request: Request<Incoming>,
+    request: Request<RequestBody>,
 ) -> Response<Body> {
     let began = Instant::now();
     let (parts, body) = request.into_parts();
@@ -65,7 +65,7 @@ async fn walk(
     delivery: &Delivery,
     asked: &Asked,
     request: &Parts,
-    body: Incoming,
+    body: RequestBody,
     log: &mut RequestLine,
     via: &mut Via,
 ) -> Result<Response<Body>, Problem> {
@@ -135,7 +135,7 @@ async fn answer_loans(
     line: &Line,
     connection: &Asked,
     request: &Parts,
-    body: Incoming,
+    body: RequestBody,
     target: loans_api::Asked,
     link: Option<&str>,
     log: &RequestLine,

@@ -79,7 +79,7 @@ async fn answer_requests(watch: &mut Watch<'_>, asked: &Asked) -> Option<Bytes> 
     });
     let mut served = http1::Builder::new()
         .header_read_timeout(None)
-        .max_header_size(HEAD_SIZE as usize)
+        .max_header_size(HEAD_SIZE)
         .max_buf_size(BUFFER)
         .serve_connection(TokioIo::new(wire.clone()), service);
     watch.holders = asked.connection.holders();

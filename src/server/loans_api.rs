@@ -7,12 +7,12 @@ use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::request::Parts;
 use http::{HeaderValue, Method, Response, StatusCode};
 use http_body_util::{BodyExt, Limited};
-use hyper::body::Incoming;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::limits::Limit;
+use super::request_body::RequestBody;
 use super::{Line, respond};
 use crate::connection::Connection;
 use crate::delivery::Body;
@@ -133,7 +133,7 @@ pub(super) async fn answer(
     line: &Line,
     connection: &Connection,
     request: &Parts,
-    body: Incoming,
+    body: RequestBody,
     asked: Asked,
     link: Option<&str>,
 ) -> Result<Response<Body>, Problem> {
@@ -214,7 +214,7 @@ pub(super) async fn progress(
     line: &Line,
     reader: &Reader,
     isbn: Isbn,
-    body: Incoming,
+    body: RequestBody,
 ) -> Result<Response<Body>, Problem> {
     line.gate.note_progress(reader.key(isbn), read(line, body).await?).await?;
     Ok(respond::no_content())
@@ -255,7 +255,7 @@ pub(super) async fn begin(line: &Line, reader: &Reader, isbn: Isbn) -> Result<Re
 }
 
 /// Reads how far a title was read.
-async fn read(line: &Line, body: Incoming) -> Result<Progress, Problem> {
+async fn read(line: &Line, body: RequestBody) -> Result<Progress, Problem> {
     let collected = Limited::new(body, LARGEST).collect();
     let Ok(body) = tokio::time::timeout(line.body_timeout, collected).await else {
         line.metrics.limit_reached(Limit::Body.name());

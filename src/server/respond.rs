@@ -8,7 +8,6 @@ use http::header::{
     ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_RANGE, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE,
 };
 use http::{HeaderValue, Method, Response, StatusCode, Version};
-use http_body_util::{BodyExt, Empty, Full};
 
 use crate::delivery::Body;
 use crate::problem::Problem;
@@ -59,10 +58,10 @@ pub(super) fn no_content() -> Response<Body> {
 
 /// A whole body.
 pub(super) fn full(bytes: impl Into<Bytes>) -> Body {
-    Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
+    Body::full(bytes.into())
 }
 
 /// No body.
 pub(super) fn empty() -> Body {
-    Empty::new().map_err(|never| match never {}).boxed_unsync()
+    Body::empty()
 }

@@ -5,11 +5,12 @@
 //! more than what it moves. So whole records are made of what hyper writes, and go out many at once: when so much has
 //! gathered as may be held, or when the round is over. How much may be held follows the reader.
 
+use std::collections::VecDeque;
 use std::io::{self, BufRead, IoSlice, Read, Write};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use rustls::ServerConnection;
@@ -19,12 +20,14 @@ use tokio::net::TcpStream;
 
 use super::frame_budget::FrameBudget;
 use crate::buffers::{LEAST, Size};
-use crate::connection::Connection;
+use crate::connection::{Connection, Written};
 
 /// The plaintext of a full record (RFC 8446 §5.1).
 const RECORD: usize = 16 * 1024;
 /// What a record is longer than its plaintext, at the most, in TLS 1.3 with AES-GCM.
 const OVERHEAD: usize = 22;
+/// An upper bound of the same for every version and cipher.
+const OVERHEAD_BOUND: u64 = 64;
 /// The most that is sealed and not sent: more would not stay in the core's own cache until the system copies it.
 pub(super) const MOST: usize = 128 * 1024;
 /// How much may wait in the system that has not been sent, in bytes; what is on its way and not yet acknowledged comes
@@ -76,8 +79,17 @@ struct Sealed {
     frames: Option<Box<FrameBudget>>,
     /// Plaintext that was sealed, in bytes.
     written: u64,
-    /// Ciphertext that the kernel accepted, in bytes.
+    /// Whether HTTP has written all that it had buffered, so that what bodies report as written is in the session.
+    is_flushed: bool,
+    /// Where the ciphertext ends that was made, at most, and how much of it is with the kernel.
+    made: u64,
     sent: u64,
+    /// Bytes read from the peer, TLS included.
+    read: u64,
+    /// What had been sent when [`Wire::rest`] was last called.
+    sent_at_rest: u64,
+    /// What was written of bodies and is not with the kernel, by where it ends in the ciphertext.
+    unsent_bodies: VecDeque<(u64, Written)>,
 }
 
 /// What the deadlines of a connection need to know of its bytes.
@@ -122,7 +134,12 @@ impl Wire {
             closing: false,
             frames: gathers.then(|| Box::new(FrameBudget::new())),
             written: 0,
+            is_flushed: true,
+            made: 0,
             sent: 0,
+            read: 0,
+            sent_at_rest: 0,
+            unsent_bodies: VecDeque::new(),
         };
         Wire { inner: Arc::new(Mutex::new(sealed)), gathers }
     }
@@ -141,9 +158,19 @@ impl Wire {
         this.socket.poll_read_ready(context)
     }
 
-    /// Gives back what is held for a reader who stands still, or rests.
+    /// Releases the part of the buffers' budget that is held for a reader who has stalled, or requests nothing.
     pub(super) fn rest(&self, now: Instant) {
-        self.lock().size.rest(now);
+        let mut this = self.lock();
+        this.size.rest(now);
+        let sent = this.connection.sent();
+        if std::mem::replace(&mut this.sent_at_rest, sent) == sent && !this.session.wants_write() {
+            this.size.shrink();
+        }
+    }
+
+    /// Whether it holds a part of the buffers' budget.
+    pub(super) fn holds_buffers(&self) -> bool {
+        !self.lock().size.is_least()
     }
 
     /// Whether all that was handed over is with the system.
@@ -166,7 +193,7 @@ impl Wire {
     pub(super) fn traffic(&self) -> Traffic {
         let this = self.lock();
         let is_sent = this.tail.is_empty() && !this.session.wants_write();
-        let traffic = Traffic { is_sent, sent: this.sent, ..Traffic::default() };
+        let traffic = Traffic { is_sent, sent: this.connection.sent(), ..Traffic::default() };
         let Some(frames) = &this.frames else { return traffic };
         Traffic {
             awaits_preface: frames.awaits_preface(),
@@ -177,6 +204,11 @@ impl Wire {
             is_overspent: frames.is_overspent(this.written),
             ..traffic
         }
+    }
+
+    /// How many bytes were read from the peer, TLS included.
+    pub(super) fn bytes_read(&self) -> u64 {
+        self.lock().read
     }
 
     /// Whether it gathers what hyper writes.
@@ -222,7 +254,9 @@ impl AsyncWrite for Wire {
     }
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.gathers { Poll::Ready(Ok(())) } else { self.lock().poll_send(context) }
+        let mut this = self.lock();
+        this.is_flushed = true;
+        if self.gathers { Poll::Ready(Ok(())) } else { this.poll_send(context) }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -270,6 +304,7 @@ impl Sealed {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Poll::Pending,
             heard => heard?,
         };
+        self.read += heard as u64;
         if let Err(error) = self.session.process_new_packets() {
             // The reader is told why, where it still listens.
             let _ = self.session.write_tls(&mut Socket { socket: &mut self.socket, context });
@@ -279,6 +314,7 @@ impl Sealed {
     }
 
     fn poll_write(&mut self, context: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        self.is_flushed = false;
         loop {
             let room = self.room();
             if room > 0 {
@@ -343,7 +379,9 @@ impl Sealed {
         if sealed != length {
             return Err(io::Error::other("TLS did not take what it was given"));
         }
-        self.sealed += length + length.div_ceil(RECORD) * OVERHEAD;
+        let records = length.div_ceil(RECORD);
+        self.sealed += length + records * OVERHEAD;
+        self.made += length as u64 + records as u64 * OVERHEAD_BOUND;
         self.written += length as u64;
         self.at_once = self.at_once.saturating_sub(length);
         self.tail.clear();
@@ -359,9 +397,9 @@ impl Sealed {
             }
             Ok(0) => Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
             Ok(sent) => {
-                self.sent += sent as u64;
                 let is_all = !self.session.wants_write();
                 self.sealed = if is_all { 0 } else { self.sealed.saturating_sub(sent) };
+                self.note_sent(sent, is_all);
                 if self.at_once == 0 {
                     self.size.came(sent, Instant::now());
                 }
@@ -371,6 +409,27 @@ impl Sealed {
             }
             Err(error) => Poll::Ready(Err(error)),
         }
+    }
+
+    /// Releases the bodies whose bytes are with the kernel.
+    fn note_sent(&mut self, sent: usize, is_all: bool) {
+        self.sent = if is_all { self.made } else { self.sent + sent as u64 };
+        self.connection.note_sent(sent);
+        self.release_bodies();
+    }
+
+    fn release_bodies(&mut self) {
+        while self.unsent_bodies.front().is_some_and(|(end, _)| *end <= self.sent) {
+            if let Some((_, Written { body, at, count })) = self.unsent_bodies.pop_front() {
+                body.left(at, count);
+            }
+        }
+    }
+
+    /// Lists what bodies have written since the last call; all of it is sealed.
+    fn list_bodies(&mut self) {
+        let (made, unsent) = (self.made, &mut self.unsent_bodies);
+        self.connection.take_written(|written| unsent.push_back((made, written)));
     }
 
     /// Has the system hold what suits this reader.
@@ -388,9 +447,15 @@ impl Sealed {
             self.seal(&[], 0)?;
             self.tail = Vec::new();
         }
+        if self.is_flushed {
+            self.list_bodies();
+        }
         while self.session.wants_write() {
             ready!(self.poll_send_some(context))?;
         }
+        // What was written before all was sent the last time.
+        self.sent = self.made;
+        self.release_bodies();
         Poll::Ready(Ok(()))
     }
 
@@ -406,6 +471,16 @@ impl Sealed {
             Err(error) if error.kind() != io::ErrorKind::NotConnected => Poll::Ready(Err(error)),
             _ => Poll::Ready(Ok(())),
         }
+    }
+}
+
+impl Drop for Sealed {
+    /// Has the kernel discard what is unsent of a connection that was cut: it would be delivered after the loan's end.
+    fn drop(&mut self) {
+        if self.connection.is_cut() {
+            let _ = SockRef::from(&self.socket).set_linger(Some(Duration::ZERO));
+        }
+        self.connection.closed();
     }
 }
 

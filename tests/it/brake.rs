@@ -91,13 +91,16 @@ fn random_titles(count: u32) -> Vec<String> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn begins_for_random_titles_are_limited_in_every_mode() {
     let (scene, clock) = scene("[ledger]").await;
-    scene.fault(&json!({ "call": "begin", "times": 1000, "effect": { "refuse": { "code": "NO_SUCH" } } })).await;
+    scene
+        .fault(&json!({ "call": "begin", "times": 1000, "effect": { "refuse": { "code": "NO_SUCH" } } }))
+        .await;
     let token = scene.token("kari");
     let client = scene.http2();
     let get = async |isbn: &str, token: &str| {
         let answer = scene.get(&client, &format!("/files/{isbn}/book.epub"), token).send().await.unwrap();
         let status = answer.status().as_u16();
-        let wait = answer.headers().get("retry-after").map(|wait| wait.to_str().unwrap().parse::<u64>().unwrap());
+        let wait =
+            answer.headers().get("retry-after").map(|wait| wait.to_str().unwrap().parse::<u64>().unwrap());
         (status, wait, answer.json::<Value>().await.unwrap_or_default())
     };
     let titles = random_titles(200);
@@ -107,7 +110,10 @@ async fn begins_for_random_titles_are_limited_in_every_mode() {
         match status {
             403 => refused += 1,
             429 => {
-                assert_eq!((&problem["type"], &problem["reason"]), (&"too-many-requests".into(), &"brake".into()));
+                assert_eq!(
+                    (&problem["type"], &problem["reason"]),
+                    (&"too-many-requests".into(), &"brake".into())
+                );
                 assert!(wait.is_some_and(|wait| (3500..=3600).contains(&wait)), "{wait:?}");
                 braked += 1;
             }
@@ -134,7 +140,11 @@ async fn attempts_of_a_library_are_limited_where_that_is_configured() {
         statuses.push(borrow(&scene, &format!("reader-{number}"), "NO-0301000").await.status().as_u16());
     }
     assert_eq!(statuses, [403, 403, 403, 200, 200, 429, 429]);
-    assert_eq!(borrow(&scene, "reader-3", "NO-0301000").await.status(), StatusCode::OK, "who has a loan reads on");
+    assert_eq!(
+        borrow(&scene, "reader-3", "NO-0301000").await.status(),
+        StatusCode::OK,
+        "who has a loan reads on"
+    );
     assert_eq!(borrow(&scene, "reader", "NO-1103000").await.status(), StatusCode::OK, "another library");
     scene.end().await;
 }

@@ -48,7 +48,10 @@ async fn new_readers_are_served_soon_after_a_full_disk() {
         while said.is_empty() && asked.elapsed() < SERVED_WITHIN {
             said = missing(&scene).await;
         }
-        assert!(said.len() == 1 && said[0].contains("cannot be written") && said[0].contains("full"), "{said:?}");
+        assert!(
+            said.len() == 1 && said[0].contains("cannot be written") && said[0].contains("full"),
+            "{said:?}"
+        );
         assert_eq!(metric(&scene.metrics().await, "loangate_ledger_writable", ""), 0.0);
 
         disk.free();

@@ -15,7 +15,8 @@ impl SmallDisk {
     pub(crate) fn mount(directory: &Path, kib: u32) -> Option<SmallDisk> {
         fs::create_dir_all(directory).unwrap();
         let size = format!("size={kib}k");
-        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "loangate-test"]).arg(directory).output();
+        let mounted =
+            Command::new("mount").args(["-t", "tmpfs", "-o", &size, "loangate-test"]).arg(directory).output();
         if mounted.is_ok_and(|output| output.status.success()) {
             return Some(SmallDisk(directory.to_owned()));
         }

@@ -9,7 +9,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
@@ -44,6 +44,18 @@ pub(crate) async fn connect_over(
     config.alpn_protocols = vec![protocol.as_bytes().to_vec()];
     let name = ServerName::try_from(name.to_owned()).unwrap();
     TlsConnector::from(Arc::new(config)).connect(name, socket).await.unwrap()
+}
+
+/// As [`connect`], under the name localhost, with a receive buffer of this size: who reads nothing fills it soon.
+pub(crate) async fn connect_with_buffer(
+    address: SocketAddr,
+    ca: &Path,
+    protocol: &str,
+    bytes: u32,
+) -> TlsStream<TcpStream> {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(bytes).unwrap();
+    connect_over(socket.connect(address).await.unwrap(), ca, "localhost", protocol).await
 }
 
 /// Sends these bytes over HTTP/1.1 on a connection of their own, and gives the status and the whole answer.

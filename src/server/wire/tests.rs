@@ -248,3 +248,73 @@ async fn the_end_is_told_and_what_was_put_back_is_read_first() {
     let _ = reader.session.read_tls(&mut rest.as_slice());
     assert!(reader.session.process_new_packets().unwrap().peer_has_closed(), "by a close_notify");
 }
+
+#[derive(Debug)]
+struct Body {
+    connection: Connection,
+    left: std::sync::atomic::AtomicUsize,
+}
+
+impl Body {
+    fn left(&self) -> usize {
+        self.left.load(std::sync::atomic::Ordering::Relaxed)
+    }
+}
+
+impl crate::connection::OutgoingBody for Body {
+    fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
+    fn abort(&self, _why: crate::connection::Abort) {}
+
+    fn left(&self, _at: Option<u64>, count: usize) {
+        self.left.fetch_add(count, std::sync::atomic::Ordering::Relaxed);
+    }
+}
+
+/// Writes what is accepted at once; how much that is.
+fn write_now(wire: &mut Wire, bytes: &[u8]) -> usize {
+    let mut context = Context::from_waker(std::task::Waker::noop());
+    match Pin::new(wire).poll_write(&mut context, bytes) {
+        Poll::Ready(written) => written.unwrap(),
+        Poll::Pending => 0,
+    }
+}
+
+#[test]
+fn body_is_held_until_the_kernel_has_its_bytes() {
+    run(async {
+        for gathers in [false, true] {
+            let (mut wire, mut reader, connection) = joined(gathers).await;
+            let body = Arc::new(Body { connection: connection.clone(), left: Default::default() });
+            let written = |count| Written { body: body.clone(), at: None, count };
+            // The socket is full when no more is accepted.
+            let (bytes, mut all) = (some(100_000), 0);
+            loop {
+                let count = write_now(&mut wire, &bytes);
+                all += count;
+                if count == 0 {
+                    break;
+                }
+            }
+            connection.record(written(1000));
+            let mut context = Context::from_waker(std::task::Waker::noop());
+            assert!(wire.poll_send(&mut context).is_pending());
+            assert_eq!(body.left(), 0, "HTTP has not written all that it buffers");
+            let _ = Pin::new(&mut wire).poll_flush(&mut context);
+            assert!(wire.poll_send(&mut context).is_pending());
+            assert_eq!(body.left(), 0, "it waits for the kernel");
+            let (plain, sent) = tokio::join!(reader.take(all), poll_fn(|context| wire.poll_send(context)));
+            sent.unwrap();
+            assert_eq!((plain.len(), body.left()), (all, 1000));
+            connection.record(written(10));
+            drop(wire);
+            assert_eq!(
+                (body.left(), Arc::strong_count(&body)),
+                (1000, 1),
+                "what was not sent is not counted"
+            );
+        }
+    });
+}
