@@ -1,9 +1,10 @@
-//! A reader's connection as everybody sees it who has something under way on it: whether it is to be closed, whether its
-//! reader takes nothing now, and what was handed to the kernel.
+//! A reader's connection as everybody sees it who has something under way on it: whether it is to
+//! be closed, whether its reader takes nothing now, and what was handed to the kernel.
 //!
-//! The server makes one for each connection; each body on it holds a clone. A loan's end and a reader who is too slow
-//! abort bodies by [`OutgoingBody`]. A body whose bytes have been written reports it by [`Connection::record`], and hears
-//! of them again once they are with the kernel. Where nothing happens, it costs an atomic load.
+//! The server makes one for each connection; each body on it holds a clone. A loan's end and a
+//! reader who is too slow abort bodies by [`OutgoingBody`]. A body whose bytes have been written
+//! reports it by [`Connection::record`], and hears of them again once they are with the kernel.
+//! Where nothing happens, it costs an atomic load.
 
 use std::fmt::Debug;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -29,7 +30,8 @@ pub trait OutgoingBody: Debug + Send + Sync {
     /// Ends it. Over HTTP/2 its stream is reset; over HTTP/1.1 its connection is closed.
     fn abort(&self, why: Abort);
 
-    /// Notes that `count` of its bytes were handed to the kernel, from byte `at` of the file on, where that is known.
+    /// Notes that `count` of its bytes were handed to the kernel, from byte `at` of the file on,
+    /// where that is known.
     fn left(&self, at: Option<u64>, count: usize);
 }
 
@@ -102,8 +104,8 @@ impl Connection {
         self.0.is_multiplexed.load(Ordering::Relaxed)
     }
 
-    /// Notes what was written of a body. It is returned by [`OutgoingBody::left`] once it is with the kernel, and dropped
-    /// where the connection ends before.
+    /// Notes what was written of a body. It is returned by [`OutgoingBody::left`] once it is with
+    /// the kernel, and dropped where the connection ends before.
     pub fn record(&self, written: Written) {
         let mut log = self.written();
         if log.is_closed {

@@ -1,8 +1,9 @@
-//! A response's body: passed on chunk by chunk, truncated to its range, and never short without an error.
+//! A response's body: passed on chunk by chunk, truncated to its range, and never short without an
+//! error.
 //!
-//! The server polls it. An error resets the stream (HTTP/2) or closes the connection (HTTP/1.1), so that a short body
-//! cannot look whole. The origin is read only as fast as the reader reads. What a body is bound by outlives it in its
-//! chunks (`outgoing`), until the last byte is with the kernel.
+//! The server polls it. An error resets the stream (HTTP/2) or closes the connection (HTTP/1.1), so
+//! that a short body cannot look whole. The origin is read only as fast as the reader reads. What a
+//! body is bound by outlives it in its chunks (`outgoing`), until the last byte is with the kernel.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -36,7 +37,8 @@ pub type OnEnd = Box<dyn FnOnce(Delivered) + Send + Sync>;
 /// What a suspended body could release.
 #[derive(Debug)]
 pub enum Suspended {
-    /// The chunk that was not sent, in a buffer of its own size; none where it will be fetched again.
+    /// The chunk that was not sent, in a buffer of its own size; none where it will be fetched
+    /// again.
     Keeps(Option<Chunk>),
     /// The rest cannot be fetched again.
     Impossible,
@@ -145,7 +147,8 @@ impl Body {
         matches!(self.0, Kind::File(_))
     }
 
-    /// Ready when the body is aborted. The task is woken for that, and when [`Body::takes_suspend`] becomes true.
+    /// Ready when the body is aborted. The task is woken for that, and when [`Body::takes_suspend`]
+    /// becomes true.
     pub fn poll_aborted(&self, context: &Context<'_>) -> Poll<Abort> {
         match &self.0 {
             Kind::File(file) => file.outgoing.poll_aborted(context),
@@ -165,8 +168,8 @@ impl Body {
         matches!(&self.0, Kind::File(file) if file.outgoing.takes_suspend())
     }
 
-    /// Releases the origin's connection and all buffers, where the rest can be fetched again later. `unsent` is the
-    /// chunk that comes next.
+    /// Releases the origin's connection and all buffers, where the rest can be fetched again later.
+    /// `unsent` is the chunk that comes next.
     pub fn suspend(&mut self, unsent: Option<Chunk>) -> Suspended {
         match &mut self.0 {
             Kind::File(file) => file.suspend(unsent),
@@ -174,8 +177,8 @@ impl Body {
         }
     }
 
-    /// Has the connection hold the body until what was written before is with the kernel. A body that was aborted and
-    /// does not get there in time costs its connection.
+    /// Has the connection hold the body until what was written before is with the kernel. A body
+    /// that was aborted and does not get there in time costs its connection.
     pub fn hold_until_flushed(&self) {
         if let Kind::File(file) = &self.0 {
             outgoing::hold_until_flushed(&file.outgoing);

@@ -227,8 +227,9 @@ impl Flow {
         }
     }
 
-    /// Drops the origin's body, to request the rest again when it is polled next. The last `unsent` bytes were not sent
-    /// and are part of that rest. False, and nothing is dropped, where the rest cannot be requested.
+    /// Drops the origin's body, to request the rest again when it is polled next. The last `unsent`
+    /// bytes were not sent and are part of that rest. False, and nothing is dropped, where the rest
+    /// cannot be requested.
     pub(super) fn suspend(&mut self, unsent: u64) -> bool {
         match self.pieces.front_mut() {
             Some(Piece::File(stretch)) => stretch.suspend(unsent),

@@ -1,10 +1,11 @@
 //! The only door to the origins: it takes a permit or an open file, and nothing else.
 //!
-//! The dispatcher calls it. It asks the origin for the file, or the part of it, that the reader's fields mean
-//! (RFC 9110 §13 and §14), and passes the body on without holding it: `request` decides what is answered, `range` reads
-//! Range, `conditions` judges preconditions, `asking` is the way to the origin, `fields` is the allow-list, `body` never
-//! lets a short body look whole, `outgoing` binds its bytes until they are with the kernel, `resume` goes on where an origin
-//! broke off, `watch` and `share` bound what one reader costs.
+//! The dispatcher calls it. It asks the origin for the file, or the part of it, that the reader's
+//! fields mean (RFC 9110 §13 and §14), and passes the body on without holding it: `request` decides
+//! what is answered, `range` reads Range, `conditions` judges preconditions, `asking` is the way to
+//! the origin, `fields` is the allow-list, `body` never lets a short body look whole, `outgoing`
+//! binds its bytes until they are with the kernel, `resume` goes on where an origin broke off,
+//! `watch` and `share` bound what one reader costs.
 
 mod asking;
 mod body;
@@ -52,7 +53,8 @@ pub struct Settings {
     pub max_ranges: usize,
     /// How long a reader may take nothing of what it has asked for.
     pub idle: Duration,
-    /// How long a reader may take nothing before its body releases the origin's connection and its buffers.
+    /// How long a reader may take nothing before its body releases the origin's connection and its
+    /// buffers.
     pub suspend_after: Duration,
     /// How many bytes a second a reader must take; 0 is any.
     pub min_rate: u64,
@@ -135,7 +137,8 @@ impl Delivery {
         Ok(Delivery { origins: origins?, meter, watch, ..self.clone() })
     }
 
-    /// Aborts bodies whose reader is too slow or whose loan is due, for as long as there is a worker; a task of its own.
+    /// Aborts bodies whose reader is too slow or whose loan is due, for as long as there is a
+    /// worker; a task of its own.
     pub fn watch_readers(&self) -> impl Future<Output = ()> + Send + use<> {
         self.watch.clone().run()
     }

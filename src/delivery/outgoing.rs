@@ -1,9 +1,9 @@
-//! What a body is bound by until its last byte is with the kernel: permit, limits, metering, and who is notified of its
-//! end.
+//! What a body is bound by until its last byte is with the kernel: permit, limits, metering, and
+//! who is notified of its end.
 //!
-//! [`Measured`](super::body) and each of its chunks hold one, also the chunks that HTTP/2 queues or TLS has sealed. The last
-//! one that is dropped ends the body. The monitor reads its progress; the loan's access and the monitor abort it. Progress
-//! is atomic numbers that one task writes.
+//! [`Measured`](super::body) and each of its chunks hold one, also the chunks that HTTP/2 queues or
+//! TLS has sealed. The last one that is dropped ends the body. The monitor reads its progress; the
+//! loan's access and the monitor abort it. Progress is atomic numbers that one task writes.
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
@@ -114,7 +114,8 @@ impl Outgoing {
         }
     }
 
-    /// Begins the body: lists it for the loan's end and for the monitor. False where the loan has ended.
+    /// Begins the body: lists it for the loan's end and for the monitor. False where the loan has
+    /// ended.
     pub(super) fn begin(self: &Arc<Outgoing>, on_end: OnEnd) -> bool {
         let body: Arc<dyn OutgoingBody> = self.clone();
         if self.permit.as_ref().is_some_and(|permit| !permit.begin_stream(Arc::downgrade(&body))) {
@@ -143,8 +144,8 @@ impl Outgoing {
         &self.metrics
     }
 
-    /// Why nothing more of it may leave: its loan has ended, or it was aborted. The due time is checked by
-    /// [`Outgoing::is_loan_over`].
+    /// Why nothing more of it may leave: its loan has ended, or it was aborted. The due time is
+    /// checked by [`Outgoing::is_loan_over`].
     pub(super) fn why_over(&self) -> Option<Abort> {
         match self.aborted.load(Ordering::Acquire) {
             LOAN_ENDED => Some(Abort::LoanEnded),
@@ -158,7 +159,8 @@ impl Outgoing {
         self.permit.as_ref().is_some_and(Permit::is_over)
     }
 
-    /// Ready with the reason when it is aborted; the task is woken then, and when it is to be suspended.
+    /// Ready with the reason when it is aborted; the task is woken then, and when it is to be
+    /// suspended.
     pub(super) fn poll_aborted(&self, context: &Context<'_>) -> Poll<Abort> {
         self.listen(context);
         self.why_over().map_or(Poll::Pending, Poll::Ready)
@@ -220,7 +222,8 @@ impl Outgoing {
     /// How far it has come.
     pub(super) fn progress(&self) -> Progress {
         let written = self.written.load(Ordering::Relaxed);
-        // What waits in the connection leaves in order: whatever the connection sends brings it nearer.
+        // What waits in the connection leaves in order: whatever the connection sends brings it
+        // nearer.
         let is_in_connection = self.left.load(Ordering::Relaxed) < written;
         let sent = if is_in_connection { self.connection.sent() } else { 0 };
         Progress { written, sent, waits: self.waits.load(Ordering::Relaxed) }
@@ -281,7 +284,8 @@ impl Drop for Outgoing {
         let Some(on_end) = self.on_end.take() else { return };
         self.watch.leave(self.slot.load(Ordering::Relaxed));
         let end = self.end();
-        // Counted before the access line is written, so that whoever reads the line finds the count.
+        // Counted before the access line is written, so that whoever reads the line finds the
+        // count.
         self.books().metered = None;
         self.metrics.stream_closed(end.name());
         on_end(Delivered {

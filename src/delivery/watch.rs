@@ -1,9 +1,11 @@
-//! The monitor of all bodies under way: `delivery.idle`, `delivery.min_rate` and the due times of loans.
+//! The monitor of all bodies under way: `delivery.idle`, `delivery.min_rate` and the due times of
+//! loans.
 //!
-//! A body whose reader takes nothing is polled by nobody and cannot notice. So one task checks all bodies, several times a
-//! second, and aborts those whose reader takes nothing or too little, and those whose loan is due. A body that does not end
-//! soon after it was aborted costs its connection: the kernel accepts no more of it. The time in which the origin or a
-//! limit of the gate's keeps a reader waiting does not count.
+//! A body whose reader takes nothing is polled by nobody and cannot notice. So one task checks all
+//! bodies, several times a second, and aborts those whose reader takes nothing or too little, and
+//! those whose loan is due. A body that does not end soon after it was aborted costs its
+//! connection: the kernel accepts no more of it. The time in which the origin or a limit of the
+//! gate's keeps a reader waiting does not count.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;

@@ -112,7 +112,8 @@ impl Access {
         self.bodies().iter().for_each(|body| body.abort(Abort::LoanEnded));
     }
 
-    /// Closes every connection on which a body of the loan is still under way, and returns how many bodies those are.
+    /// Closes every connection on which a body of the loan is still under way, and returns how many
+    /// bodies those are.
     pub(super) fn cut(&self) -> usize {
         let bodies = self.bodies();
         bodies.iter().for_each(|body| body.connection().cut());

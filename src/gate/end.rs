@@ -1,8 +1,9 @@
 //! Ending a loan: access stops here first, and then the end goes its way.
 //!
-//! [`Gate::revoke`] is the reader's wish, [`Gate::revoke_loan`] support's; every end, also that of a loan that runs out,
-//! comes back from circulation by [`closed`], which aborts the bodies under way. Over HTTP/2 that resets their streams
-//! alone; a connection whose kernel accepts no more, so that bytes of the loan wait in it, is closed a moment later.
+//! [`Gate::revoke`] is the reader's wish, [`Gate::revoke_loan`] support's; every end, also that of
+//! a loan that runs out, comes back from circulation by [`closed`], which aborts the bodies under
+//! way. Over HTTP/2 that resets their streams alone; a connection whose kernel accepts no more, so
+//! that bytes of the loan wait in it, is closed a moment later.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -41,8 +41,8 @@ impl Permit {
         &self.key
     }
 
-    /// Lists a body that begins under the permit and is aborted when the loan ends. False where the loan has ended
-    /// meanwhile.
+    /// Lists a body that begins under the permit and is aborted when the loan ends. False where the
+    /// loan has ended meanwhile.
     pub fn begin_stream(&self, body: Weak<dyn OutgoingBody>) -> bool {
         self.stream.get_or_init(|| self.access.enter(body));
         // Checked after the body is listed: an end either finds it there, or is seen here.
@@ -54,8 +54,8 @@ impl Permit {
         self.loan
     }
 
-    /// Whether the loan has ended or is due, so that no more bytes may leave. The due time holds also while the ledger
-    /// cannot write the end.
+    /// Whether the loan has ended or is due, so that no more bytes may leave. The due time holds
+    /// also while the ledger cannot write the end.
     pub fn is_over(&self) -> bool {
         self.access.is_closed() || self.is_due()
     }

@@ -1,4 +1,5 @@
-//! HTTP/2 on one connection, over the `h2` crate: a task for the connection and one for each stream.
+//! HTTP/2 on one connection, over the `h2` crate: a task for the connection and one for each
+//! stream.
 //!
 //! `connection` calls [`serve`] after the handshake. A stream's body is requested from the origin only while the stream's
 //! window is open, and no more is handed to `h2` than the window admits: what `h2` holds waits for TCP alone. So a stream
@@ -37,10 +38,12 @@ const SEND_BUFFER: usize = 256 * 1024;
 const RESERVED: usize = 16 * 1024;
 /// Streams that the gate may reset on one connection because of the peer's errors.
 const LOCAL_RESETS: usize = 1024;
-/// Without a byte from the peer for this long, it is pinged, and must answer within [`PONG_WITHIN`].
+/// Without a byte from the peer for this long, it is pinged, and must answer within
+/// [`PONG_WITHIN`].
 const PING_AFTER: Duration = Duration::from_secs(60);
 const PONG_WITHIN: Duration = Duration::from_secs(30);
-/// How often a connection that holds a part of the buffers' budget is checked for whether it still needs it.
+/// How often a connection that holds a part of the buffers' budget is checked for whether it still
+/// needs it.
 const RELEASE_AFTER: Duration = Duration::from_secs(1);
 /// How much later than `limits.send` a stalled answer's stream is reset: where nothing else is under way, its connection
 /// is closed before that.
@@ -57,7 +60,8 @@ const CONNECTION_FIELDS: [HeaderName; 5] = [
     UPGRADE,
 ];
 
-/// Serves a connection until its peer closes it, the gate drains and the last stream has ended, or it is cut.
+/// Serves a connection until its peer closes it, the gate drains and the last stream has ended, or
+/// it is cut.
 pub(super) async fn serve(wire: Wire, worker: Arc<Worker>, asked: Asked) {
     let connection = asked.connection.clone();
     let answers = PendingAnswers::default();
@@ -398,7 +402,8 @@ impl Sending {
                         return Poll::Ready(Ok(()));
                     }
                     Poll::Pending => {
-                        // What is reserved and not used is kept from the other streams of the connection.
+                        // What is reserved and not used is kept from the other streams of the
+                        // connection.
                         self.stream.reserve_capacity(0);
                         return Poll::Pending;
                     }

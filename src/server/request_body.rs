@@ -1,7 +1,7 @@
 //! The body of a request, over either version of HTTP.
 //!
-//! The dispatcher passes it to the loans API, which reads a bounded part of it. HTTP/2's window opens only as far as it is
-//! read, so that an unread body costs at most one window.
+//! The dispatcher passes it to the loans API, which reads a bounded part of it. HTTP/2's window
+//! opens only as far as it is read, so that an unread body costs at most one window.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};

@@ -158,7 +158,8 @@ impl Wire {
         this.socket.poll_read_ready(context)
     }
 
-    /// Releases the part of the buffers' budget that is held for a reader who has stalled, or requests nothing.
+    /// Releases the part of the buffers' budget that is held for a reader who has stalled, or
+    /// requests nothing.
     pub(super) fn rest(&self, now: Instant) {
         let mut this = self.lock();
         this.size.rest(now);
@@ -475,7 +476,8 @@ impl Sealed {
 }
 
 impl Drop for Sealed {
-    /// Has the kernel discard what is unsent of a connection that was cut: it would be delivered after the loan's end.
+    /// Has the kernel discard what is unsent of a connection that was cut: it would be delivered
+    /// after the loan's end.
     fn drop(&mut self) {
         if self.connection.is_cut() {
             let _ = SockRef::from(&self.socket).set_linger(Some(Duration::ZERO));

@@ -1,5 +1,6 @@
-//! Readers who take nothing of what is theirs: over HTTP/2 with a closed window, over HTTP/1.1 with a full socket. A body
-//! is bound by its loan and by every limit until its last byte is with the kernel.
+//! Readers who take nothing of what is theirs: over HTTP/2 with a closed window, over HTTP/1.1 with
+//! a full socket. A body is bound by its loan and by every limit until its last byte is with the
+//! kernel.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -202,7 +203,8 @@ async fn stalled_stream_ends_when_due_though_the_ledger_cannot_write() {
     scene.end().await;
 }
 
-/// A connection over HTTP/1.1 that has requested the file and reads nothing; its kernel accepts little.
+/// A connection over HTTP/1.1 that has requested the file and reads nothing; its kernel accepts
+/// little.
 async fn unread(scene: &Scene, reader: &str) -> TlsStream<TcpStream> {
     let mut stream = raw::connect_with_buffer(address(scene), &ca(scene), "http/1.1", 4096).await;
     let token = scene.token(reader);
@@ -232,7 +234,8 @@ async fn body_bytes(mut stream: TlsStream<TcpStream>, length: u64) -> u64 {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn return_discards_what_an_http1_reader_has_not_taken() {
     let scene = scene_with("[delivery]\nidle = \"60s\"\n\n[ledger]", 0).await;
-    // Of some of these sizes the last chunk is with the gate when the socket is full, of some all is with the kernel.
+    // Of some of these sizes the last chunk is with the gate when the socket is full, of some all
+    // is with the kernel.
     let sizes: Vec<u64> = (2..40).map(|step| step * 32_000).collect();
     let mut streams = Vec::new();
     for size in &sizes {
