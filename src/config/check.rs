@@ -3,8 +3,12 @@
 //! The command line calls it for `loangate check`. The modules themselves open their files, so that the
 //! sentences are those of a start; each gets the line that named the file. `online` tries the network.
 
+use std::io::ErrorKind;
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+
+use socket2::{Domain, Protocol, Socket, Type};
 
 use super::{Loaded, Mistake, load, online};
 use crate::buffers::Buffers;
@@ -37,6 +41,7 @@ pub async fn check(file: &Path, online: bool) -> Checked {
         }
     };
     let mut look = Look { file, loaded: &loaded, checked: Checked::default() };
+    look.addresses();
     look.certificates();
     look.readers();
     look.origins();
@@ -64,6 +69,31 @@ impl Look<'_> {
     fn at(&self, key: &str, sentence: String) -> Mistake {
         let line = self.loaded.lines.of(key);
         Mistake { file: self.file.to_owned(), line, key: key.to_owned(), sentence }
+    }
+
+    /// Whether this machine has the addresses to listen on, and this user may. A port that is taken is
+    /// no mistake: the gate may be running.
+    fn addresses(&mut self) {
+        let config = &self.loaded.config;
+        for (key, address) in [("listen.public", config.server.listen), ("listen.admin", config.admin.listen)]
+        {
+            let Err(error) = try_bind(address) else { continue };
+            let sentence = match error.kind() {
+                ErrorKind::AddrNotAvailable => {
+                    format!(
+                        "this machine does not have the address {}. Write one of its own, or 0.0.0.0",
+                        address.ip()
+                    )
+                }
+                ErrorKind::PermissionDenied => format!(
+                    "this user may not listen on port {}. Write one from 1024 on, or allow it \
+                     (AmbientCapabilities=CAP_NET_BIND_SERVICE)",
+                    address.port()
+                ),
+                _ => continue,
+            };
+            self.checked.mistakes.push(self.at(key, sentence));
+        }
     }
 
     fn certificates(&mut self) {
@@ -189,4 +219,12 @@ fn lacks_region(place: &Where) -> bool {
     let is_inherited =
         s3.keys.is_none() && in_environment.iter().any(|name| std::env::var_os(name).is_some());
     s3.region.is_none() && s3.endpoint.is_none() && !is_inherited
+}
+
+/// Binds without listening, so that a gate that starts or runs there is not disturbed.
+fn try_bind(address: SocketAddr) -> std::io::Result<()> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    socket.bind(&address.into())
 }

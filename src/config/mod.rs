@@ -131,7 +131,12 @@ impl Lines {
 /// Every mistake, in the order of their lines.
 pub fn load(file: &Path) -> Result<Loaded, Vec<Mistake>> {
     let text = std::fs::read_to_string(file).map_err(|error| {
-        let sentence = format!("the configuration cannot be read: {error}. `loangate init` writes one");
+        let hint = match error.kind() {
+            std::io::ErrorKind::NotFound => ". `loangate init` writes one",
+            std::io::ErrorKind::InvalidData => ". Save it as UTF-8",
+            _ => "",
+        };
+        let sentence = format!("the configuration cannot be read: {error}{hint}");
         vec![Mistake { file: file.to_owned(), line: 1, key: String::new(), sentence }]
     })?;
     read(file, &text)

@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use super::Loaded;
 use crate::buffers::Buffers;
 use crate::clock::Clock;
-use crate::lending::Bokbasen;
+use crate::lending::{Bokbasen, CallError};
 use crate::origin::{Origin, Outcome};
 use crate::telemetry::Metrics;
 
@@ -77,7 +77,14 @@ async fn try_lending(bokbasen: &Bokbasen, found: &mut Found) {
     match bokbasen.try_call().await {
         Ok(()) => found.good.push("Bokbasen's API takes the token".to_owned()),
         Err(error) => {
-            found.mistakes.push(("lending.url".to_owned(), reason(bokbasen, &error.to_string())));
+            let hint = match error {
+                CallError::Rejected { status: 404, .. } => {
+                    ". Is it the address of the API, without a path such as /v1?"
+                }
+                _ => "",
+            };
+            let sentence = format!("{}{hint}", reason(bokbasen, &error.to_string()).trim_end_matches('.'));
+            found.mistakes.push(("lending.url".to_owned(), sentence));
         }
     }
     match bokbasen.clock_ahead() {

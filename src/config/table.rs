@@ -221,6 +221,13 @@ impl<'s> Table<'s> {
 
     /// Notes where a secret was found.
     fn noted(&mut self, key: &'static str, secret: Secret) -> SecretString {
+        if values::has_space_around(secret.inner()) {
+            self.warn(
+                key,
+                "the secret has white space at its beginning or end, which counts. Take it out if it \
+                            got there by mistake",
+            );
+        }
         match secret {
             Secret::Environment(secret) => secret,
             Secret::File(secret, file) => {

@@ -183,6 +183,11 @@ pub(super) fn long_enough(key: &SecretString) -> Result<(), String> {
     }
 }
 
+/// Whether a secret begins or ends with what an editor or a shell may have added.
+pub(super) fn has_space_around(secret: &SecretString) -> bool {
+    secret.expose_secret().trim().len() != secret.expose_secret().len()
+}
+
 /// Reads a secret from where the value says that it is. No sentence shows it.
 pub(super) fn secret(value: &DeValue<'_>, source: &Source<'_>) -> Result<Secret, String> {
     const FORM: &str = "{ file = \"certs/…\" } or { env = \"NAME\" }";

@@ -167,8 +167,8 @@ impl Login {
         })?;
         match response.status() {
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::BAD_REQUEST => {
-                let why = "Bokbasen refuses the credentials; check those in [lending]";
-                return Err(self.failed(Trouble::LoginRefused, why));
+                let why = format!("it was answered {}", response.status());
+                return Err(self.failed(Trouble::LoginRefused, &why));
             }
             status if status.is_server_error() => {
                 return Err(self.failed(Trouble::ServerError, &format!("it was answered {status}")));

@@ -6,8 +6,14 @@
 use std::error::Error;
 use std::io;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use crate::telemetry::LogLimit;
+
+/// How long one refusal counts as a reason if no call follows it.
+const CERTAIN_FOR: Duration = Duration::from_secs(300);
 
 /// A reason.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -74,7 +80,8 @@ impl Trouble {
     pub fn sentence(self) -> &'static str {
         match self {
             Trouble::LoginRefused => {
-                "Bokbasen refuses the login: readers without a loan get none. Check the credentials in [lending]."
+                "Bokbasen refuses the login: readers without a loan get none. Check the credentials and, for \
+                 OAuth, the audience in [lending]."
             }
             Trouble::TokenRefused => {
                 "Bokbasen's API refuses the token of a login that worked: readers without a loan get none. Check \
@@ -116,7 +123,7 @@ impl Trouble {
 /// The reason of the last failure, until a call succeeds.
 #[derive(Debug)]
 pub(super) struct Health {
-    last: Mutex<Option<Trouble>>,
+    last: Mutex<Option<(Trouble, Instant)>>,
     limit: LogLimit,
 }
 
@@ -127,7 +134,7 @@ impl Health {
 
     /// Notes a failure, and logs it once a minute. `detail` has no address, token or secret.
     pub(super) fn failed(&self, call: &'static str, trouble: Trouble, detail: &str) {
-        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(trouble);
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some((trouble, Instant::now()));
         if let Some(suppressed) = self.limit.permit(trouble.name()) {
             let (reason, hint) = (trouble.name(), trouble.sentence());
             tracing::warn!(call, reason, detail, suppressed, hint, "call to Bokbasen failed");
@@ -137,7 +144,7 @@ impl Health {
     /// Notes that Bokbasen answered a call.
     pub(super) fn answered(&self) {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(reason) = last.take()
+        if let Some((reason, _)) = last.take()
             && self.limit.permit("answered").is_some()
         {
             tracing::info!(reason = reason.name(), "Bokbasen answers again");
@@ -146,15 +153,17 @@ impl Health {
 
     /// The reason of the last failure since a call was answered.
     pub(super) fn last(&self) -> Option<Trouble> {
-        *self.last.lock().unwrap_or_else(PoisonError::into_inner)
+        self.last.lock().unwrap_or_else(PoisonError::into_inner).map(|(trouble, _)| trouble)
     }
 
-    /// The reason why calls fail: of any failure where `is_failing`, else only one that is certain.
+    /// The reason why calls fail: of any failure where `is_failing`, else only of a recent one that is
+    /// certain. Without a call nothing shows that it has passed.
     pub(super) fn trouble(&self, is_failing: bool) -> Option<Trouble> {
-        match self.last() {
-            Some(trouble) => (is_failing || trouble.is_certain()).then_some(trouble),
-            None => is_failing.then_some(Trouble::Network),
-        }
+        let last = *self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some((trouble, at)) = last else {
+            return is_failing.then_some(Trouble::Network);
+        };
+        (is_failing || (trouble.is_certain() && at.elapsed() < CERTAIN_FOR)).then_some(trouble)
     }
 }
 
@@ -193,6 +202,9 @@ mod tests {
         assert_eq!((health.trouble(false), health.trouble(true)), (None, Some(Trouble::Timeout)));
         health.failed("login", Trouble::LoginRefused, "401");
         assert_eq!(health.trouble(false), Some(Trouble::LoginRefused));
+        tokio::time::advance(CERTAIN_FOR).await;
+        assert_eq!((health.trouble(false), health.trouble(true)), (None, Some(Trouble::LoginRefused)));
+        health.failed("login", Trouble::LoginRefused, "401");
         health.answered();
         assert_eq!(health.trouble(false), None);
     }

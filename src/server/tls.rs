@@ -30,7 +30,7 @@ const EXPIRES_SOON: Duration = Duration::from_secs(14 * 86_400);
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     /// A file cannot be read as PEM.
-    #[error("{file} cannot be read: {why}; it must be PEM")]
+    #[error("{file} cannot be read as PEM: {why}")]
     File {
         /// The file.
         file: PathBuf,
@@ -252,7 +252,7 @@ fn load(files: &Certificate) -> Result<Named, TlsError> {
             unreadable(&files.certificate, why)
         })?;
     let Some(own) = chain.first() else {
-        return Err(unreadable(&files.certificate, "there is no certificate in it".to_owned()));
+        return Err(unreadable(&files.certificate, no_item(&files.certificate, "certificate")));
     };
     let names = names_of(own).map_err(|why| unreadable(&files.certificate, why))?;
     let validity = Validity::of(own).map_err(|why| unreadable(&files.certificate, why))?;
@@ -277,10 +277,27 @@ fn read_key(file: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
             return TlsError::Encrypted { key: file.to_owned() };
         }
         unreadable(match error {
-            pem::Error::NoItemsFound => "there is no private key in it".to_owned(),
+            pem::Error::NoItemsFound => no_item(file, "private key"),
             error => error.to_string(),
         })
     })
+}
+
+/// Why a file has none of what is wanted: what it has instead, where that is known.
+fn no_item(file: &Path, wanted: &str) -> String {
+    let text = std::fs::read(file).unwrap_or_default();
+    let contains = |words: &[u8]| text.windows(words.len()).any(|window| window == words);
+    // ASN.1 begins with a sequence, whose length takes more than a byte.
+    let has = if text.starts_with(&[0x30, 0x82]) {
+        "it is binary, DER or PKCS#12; convert it with openssl x509, pkey or pkcs12"
+    } else if contains(b" PRIVATE KEY-----") {
+        "it has a private key; are certificate and key exchanged?"
+    } else if contains(b"-----BEGIN CERTIFICATE-----") {
+        "it has a certificate; are certificate and key exchanged?"
+    } else {
+        return format!("there is no {wanted} in it");
+    };
+    format!("there is no {wanted} in it: {has}")
 }
 
 /// Whether a PEM file has a key under a passphrase: PKCS#8 says so in its label, PKCS#1 and SEC1 in a

@@ -90,6 +90,15 @@ fn a_literal_secret_is_a_warning() {
 }
 
 #[test]
+fn white_space_around_a_secret_is_a_warning() {
+    let directory = initialised();
+    fs::write(directory.path().join("certs/lending.secret"), "secret \n").unwrap();
+    let (good, said, _) = check(directory.path(), GOOD);
+    assert!(good && said.contains("lending.client_secret: the secret has white space at its"), "{said}");
+    assert!(!said.contains("\"secret"));
+}
+
+#[test]
 fn freshness_is_longer_than_nothing() {
     let directory = initialised();
     for (freshness, is_good) in [("1s", true), ("0s", false)] {
@@ -187,7 +196,7 @@ const CASES: &[Case] = &[
         "certs/server.pem",
         "certs/other.pem",
         &[
-            "8: tls.certificate: certs/other.pem cannot be read: No such file or directory (os error 2); it must be PEM",
+            "8: tls.certificate: certs/other.pem cannot be read as PEM: No such file or directory (os error 2)",
         ],
     ),
     (
@@ -195,7 +204,7 @@ const CASES: &[Case] = &[
         "key = \"certs/server.key\"",
         "key = \"certs/jwks.json\"",
         &[
-            "9: tls.key: certs/jwks.json cannot be read: there is no private key in it; it must be PEM",
+            "9: tls.key: certs/jwks.json cannot be read as PEM: there is no private key in it",
             "9: tls.key: other users can read or change certs/jwks.json (mode 644). Make it its owner's alone: chmod 600 certs/jwks.json",
         ],
     ),
@@ -403,6 +412,22 @@ const CASES: &[Case] = &[
         "[cors]\norigins = [\"https://reader.example.no/\"]\n\n[ledger]",
         &[
             "37: cors.origins: \"https://reader.example.no/\" is no origin of a web page or an app. Write it as browsers send it, like \"https://reader.example.no\" or \"capacitor://localhost\": lower case, no path, no default port",
+        ],
+    ),
+    (
+        "an address of another machine",
+        "\"127.0.0.1:8443\"",
+        "\"192.0.2.7:8443\"",
+        &[
+            "4: listen.public: this machine does not have the address 192.0.2.7. Write one of its own, or 0.0.0.0",
+        ],
+    ),
+    (
+        "a certificate and a key that are exchanged",
+        "certificate = \"certs/server.pem\"\nkey = \"certs/server.key\"",
+        "certificate = \"certs/server.key\"\nkey = \"certs/server.pem\"",
+        &[
+            "8: tls.certificate: certs/server.key cannot be read as PEM: there is no certificate in it: it has a private key; are certificate and key exchanged?",
         ],
     ),
     (
@@ -679,7 +704,7 @@ fn every_mistake_in_a_table_of_titles_has_its_line() {
     assert_eq!(
         errors.lines().collect::<Vec<_>>(),
         [
-            "case.toml:9: tls.key: certs/jwks.json cannot be read: there is no private key in it; it must be PEM",
+            "case.toml:9: tls.key: certs/jwks.json cannot be read as PEM: there is no private key in it",
             "case.toml:9: tls.key: other users can read or change certs/jwks.json (mode 644). Make it its owner's alone: chmod 600 certs/jwks.json",
             "titles.csv:2: \"9788299999039\" is no title: the check digit of the ISBN is wrong",
             "titles.csv:5: no request has such a path, which is written decoded. The path is percent-encoded twice. Encode it once.",

@@ -116,7 +116,7 @@ fn certificate(directory: &Path, from: (i32, u8, u8), until: (i32, u8, u8)) {
 
 /// The date in so many days.
 fn in_days(days: i64) -> (i32, u8, u8) {
-    let at = jiff::Timestamp::now() + jiff::SignedDuration::from_hours(24 * days);
+    let at = loangate::clock::Clock::system().now() + jiff::SignedDuration::from_hours(24 * days);
     let date = jiff::tz::TimeZone::UTC.to_datetime(at).date();
     (i32::from(date.year()), date.month().unsigned_abs(), date.day().unsigned_abs())
 }
@@ -261,7 +261,7 @@ async fn lending_with_clock(ahead: i64) -> String {
                 true => "{\"access_token\":\"t\",\"expires_in\":3600}",
                 false => "[]",
             };
-            let seconds = u64::try_from(jiff::Timestamp::now().as_second() + ahead).unwrap();
+            let seconds = u64::try_from(loangate::clock::Clock::system().now().as_second() + ahead).unwrap();
             let date = httpdate::fmt_http_date(std::time::UNIX_EPOCH + Duration::from_secs(seconds));
             let head = format!(
                 "HTTP/1.1 200 OK\r\ncontent-length: {}\r\ndate: {date}\r\nconnection: close",
