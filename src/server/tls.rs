@@ -158,7 +158,7 @@ pub enum DateProblem {
          machine's clock, or use the certificate that it replaces until then"
     )]
     NotYetValid(Timestamp),
-    /// It expires within [`EXPIRES_SOON`].
+    /// It expires within 14 days.
     #[error("the certificate expires at {0}. Renew it before; a running gate loads it on SIGHUP")]
     ExpiresSoon(Timestamp),
 }
@@ -188,7 +188,7 @@ impl Validity {
         Ok(Validity { from: moment(parsed.validity.not_before)?, until: moment(parsed.validity.not_after)? })
     }
 
-    /// What is wrong at `now`, or will be within [`EXPIRES_SOON`].
+    /// What is wrong at `now`, or will be within 14 days.
     pub fn problem(self, now: Timestamp) -> Option<DateProblem> {
         if now > self.until {
             Some(DateProblem::Expired(self.until))
