@@ -1,4 +1,5 @@
-//! Balancing the books: `POST /api/v1/balance` runs a balance, `GET` shows the findings of the last one.
+//! Balancing the books: `POST /api/v1/balance` runs a balance, `GET` shows the findings of the last
+//! one.
 
 use std::sync::Arc;
 

@@ -37,8 +37,9 @@ pub enum EndError {
 }
 
 impl Circulation {
-    /// Ends a loan for `reason`: when this returns, it opens nothing any more and its end is on its way. The history
-    /// has who wished it, and why in words. A cancel of a loan that any process has opened is a return.
+    /// Ends a loan for `reason`: when this returns, it opens nothing any more and its end is on its
+    /// way. The history has who wished it, and why in words. A cancel of a loan that any process
+    /// has opened is a return.
     ///
     /// # Errors
     /// [`EndError`]; the loan is then as it was.

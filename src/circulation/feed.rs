@@ -1,8 +1,10 @@
-//! Follows the ledger's change feed, so that a loan which another process ends opens nothing here either.
+//! Follows the ledger's change feed, so that a loan which another process ends opens nothing here
+//! either.
 //!
-//! A background task reads the feed several times a second and announces each end to the gate. [`Fed`] says when that
-//! last succeeded: while the feed cannot be read, the gate trusts no acceptance that it read longer than
-//! `gate.freshness` ago, and a running stream goes on only if the ledger confirms its loan within that time.
+//! A background task reads the feed several times a second and announces each end to the gate.
+//! [`Fed`] says when that last succeeded: while the feed cannot be read, the gate trusts no
+//! acceptance that it read longer than `gate.freshness` ago, and a running stream goes on only if
+//! the ledger confirms its loan within that time.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -41,8 +43,8 @@ impl Default for Fed {
 }
 
 impl Fed {
-    /// Whether what was read from the ledger `at` this time, in milliseconds, may be older than `freshness` allows: the
-    /// feed has not told of changes since.
+    /// Whether what was read from the ledger `at` this time, in milliseconds, may be older than
+    /// `freshness` allows: the feed has not told of changes since.
     pub fn is_stale(&self, at: i64, now: Timestamp, freshness: Duration) -> bool {
         let fed = self.0.load(Ordering::Acquire);
         let (now, freshness) =
@@ -82,14 +84,14 @@ impl Circulation {
         self.inner.fed.clone()
     }
 
-    /// Names the streams that must not run for longer than `freshness` while neither the feed nor the ledger confirms
-    /// their loans; the first call counts.
+    /// Names the streams that must not run for longer than `freshness` while neither the feed nor
+    /// the ledger confirms their loans; the first call counts.
     pub fn watch_streams(&self, freshness: Duration, streams: impl Streams + 'static) {
         let _ = self.inner.watched.set(Watched { streams: Box::new(streams), freshness });
     }
 
-    /// Marks a loan as opened, durably, before its first byte leaves: from then on it is never cancelled. False where it
-    /// has ended.
+    /// Marks a loan as opened, durably, before its first byte leaves: from then on it is never
+    /// cancelled. False where it has ended.
     ///
     /// # Errors
     /// The ledger's; the loan must then not be opened.
@@ -98,7 +100,8 @@ impl Circulation {
     }
 }
 
-/// Follows the feed until the process stops. What has ended before the ledger was opened is not in it.
+/// Follows the feed until the process stops. What has ended before the ledger was opened is not in
+/// it.
 pub(super) async fn follow(circulation: Circulation) {
     let mut feed = circulation.inner.ledger.feed();
     // A feed that fails from the start must not look as if none were followed.

@@ -1,9 +1,10 @@
-//! What one loan opens in this process: whether it may give permits, whether it is over, and which streams run.
+//! What one loan opens in this process: whether it may give permits, whether it is over, and which
+//! streams run.
 //!
-//! A decision and every permit made of it share one [`Access`], so that the end of a loan reaches them all at once. It
-//! is one atomic number on the hot path; the list of streams is touched at a body's start and end only. Permits are
-//! given once the ledger durably has that the loan was opened, which is written before the first of them: no process
-//! cancels such a loan.
+//! A decision and every permit made of it share one [`Access`], so that the end of a loan reaches
+//! them all at once. It is one atomic number on the hot path; the list of streams is touched at a
+//! body's start and end only. Permits are given once the ledger durably has that the loan was
+//! opened, which is written before the first of them: no process cancels such a loan.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -55,8 +56,8 @@ impl Access {
         self.state.load(Ordering::Acquire) == OPEN
     }
 
-    /// Opens the access once `mark` has written that the loan is opened; of several callers one writes. `mark` returns
-    /// false where the loan is over.
+    /// Opens the access once `mark` has written that the loan is opened; of several callers one
+    /// writes. `mark` returns false where the loan is over.
     ///
     /// # Errors
     /// [`Denied`]; a later caller tries again.
@@ -165,7 +166,8 @@ impl Accesses {
         accesses.get(&loan).and_then(Weak::upgrade)
     }
 
-    /// Forgets the access of a loan, so that the loan can be opened again: its end failed, or only its streams ended.
+    /// Forgets the access of a loan, so that the loan can be opened again: its end failed, or only
+    /// its streams ended.
     pub(super) fn forget(&self, loan: LoanId) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&loan);
     }

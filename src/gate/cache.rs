@@ -1,9 +1,10 @@
 //! The cache of decisions: what the hot path looks up, and nothing else.
 //!
-//! Every hit compares the end of what is kept with the project's clock, and an acceptance also with the ledger's change
-//! feed: one that neither a read nor the feed confirmed within `gate.freshness` is read again. What ends without being
-//! requested again gives way to others once the cache is full. A loan that closes is remembered for a while, so that a flight which read it as
-//! open a moment before cannot put it back.
+//! Every hit compares the end of what is kept with the project's clock, and an acceptance also with
+//! the ledger's change feed: one that neither a read nor the feed confirmed within `gate.freshness`
+//! is read again. What ends without being requested again gives way to others once the cache is
+//! full. A loan that closes is remembered for a while, so that a flight which read it as open a
+//! moment before cannot put it back.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -24,8 +24,8 @@ const CANCELLED_WITHIN: Duration = Duration::from_secs(15 * 60);
 /// How long an aborted body may take until its last byte has left or is discarded.
 const ABORTED_WITHIN: Duration = Duration::from_millis(500);
 
-/// A loan has ended: nothing of it opens any more. An end that is announced again changes nothing: the change feed
-/// returns those of this process too.
+/// A loan has ended: nothing of it opens any more. An end that is announced again changes nothing:
+/// the change feed returns those of this process too.
 pub(super) fn closed(decisions: &Decisions, closed: &Closed, slow: &Handle) {
     if decisions.is_closed(closed.loan) {
         return;
@@ -126,8 +126,9 @@ impl Gate {
         }
     }
 
-    /// Stops the access, and says how the loan ends: cancelled, which gives its licence back, where this process has given
-    /// no permit; else returned. The ledger turns a cancel into a return where another process may have given one.
+    /// Stops the access, and says how the loan ends: cancelled, which gives its licence back, where
+    /// this process has given no permit; else returned. The ledger turns a cancel into a return
+    /// where another process may have given one.
     fn stop_access(&self, loan: &Loan) -> (Arc<Access>, EndReason) {
         let access = self.decisions.accesses.of(loan.id);
         let now = self.clock.now();

@@ -43,8 +43,9 @@ pub struct Settings {
     pub refusal_ttl: Duration,
     /// `lending.flights`: for how many readers and titles a decision may be under way at once.
     pub flights: usize,
-    /// How old what was read from the ledger may be while its change feed cannot be read: an acceptance is then read
-    /// again, and a running stream whose loan cannot be confirmed is aborted.
+    /// How old what was read from the ledger may be while its change feed cannot be read: an
+    /// acceptance is then read again, and a running stream whose loan cannot be confirmed is
+    /// aborted.
     pub freshness: Duration,
 }
 

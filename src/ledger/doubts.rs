@@ -1,7 +1,8 @@
-//! What a balance remembers between runs: which loans were absent at Bokbasen, and how many it has ended.
+//! What a balance remembers between runs: which loans were absent at Bokbasen, and how many it has
+//! ended.
 //!
-//! Circulation's balance is the only caller. A doubt is durable, so that a restart between two runs keeps it; whatever
-//! clears one only makes the balance start over, which is safe.
+//! Circulation's balance is the only caller. A doubt is durable, so that a restart between two runs
+//! keeps it; whatever clears one only makes the balance start over, which is safe.
 
 use std::collections::HashMap;
 
@@ -32,7 +33,8 @@ pub struct Doubts {
 }
 
 impl Ledger {
-    /// Since when loans of a library have been found absent by every run up to now that compared it.
+    /// Since when loans of a library have been found absent by every run up to now that compared
+    /// it.
     ///
     /// # Errors
     /// [`LedgerError`].

@@ -1,9 +1,11 @@
-//! The change feed: the loans that have stopped opening files, whichever process of this ledger ended them.
+//! The change feed: the loans that have stopped opening files, whichever process of this ledger
+//! ended them.
 //!
-//! Circulation reads it several times a second and announces what it returns. A [`Feed`] is the seam for other ledgers: it
-//! promises only that each end which was committed after the ledger was opened is returned once it can be read. Here it
-//! reads the steps after the last one seen, by an index that has no other steps; SQLite's writers take turns, so that a
-//! step with a lower number is never committed later.
+//! Circulation reads it several times a second and announces what it returns. A [`Feed`] is the
+//! seam for other ledgers: it promises only that each end which was committed after the ledger was
+//! opened is returned once it can be read. Here it reads the steps after the last one seen, by an
+//! index that has no other steps; SQLite's writers take turns, so that a step with a lower number
+//! is never committed later.
 
 use jiff::Timestamp;
 use sqlx::Row;
@@ -41,8 +43,9 @@ impl Ledger {
 }
 
 impl Feed {
-    /// The next ends, in their order; none where there are no more now. A row that cannot be read is skipped, so that it
-    /// does not hide the ends after it: its loan cannot be opened from the ledger either.
+    /// The next ends, in their order; none where there are no more now. A row that cannot be read
+    /// is skipped, so that it does not hide the ends after it: its loan cannot be opened from the
+    /// ledger either.
     ///
     /// # Errors
     /// [`LedgerError`]; the next call reads from the same place.

@@ -1,8 +1,10 @@
-//! The durable mark of loans under which a byte may have left: such a loan is returned, never cancelled.
+//! The durable mark of loans under which a byte may have left: such a loan is returned, never
+//! cancelled.
 //!
-//! The gate writes it, through circulation, before it gives the first permit of a loan in this process. The mark is only
-//! written while the loan is accepted, and a cancel reads it inside the transaction that ends the loan; so of a mark and a
-//! cancel in two processes, one always sees the other.
+//! The gate writes it, through circulation, before it gives the first permit of a loan in this
+//! process. The mark is only written while the loan is accepted, and a cancel reads it inside the
+//! transaction that ends the loan; so of a mark and a cancel in two processes, one always sees the
+//! other.
 
 use jiff::Timestamp;
 use tokio::sync::oneshot;
@@ -13,8 +15,8 @@ use super::{Ledger, LedgerError};
 use crate::loan::{EndReason, Event, LoanId};
 
 impl Ledger {
-    /// Marks an accepted loan as opened. False where the loan is no longer accepted, so that it opens nothing. A loan
-    /// that is marked already costs a read and no write.
+    /// Marks an accepted loan as opened. False where the loan is no longer accepted, so that it
+    /// opens nothing. A loan that is marked already costs a read and no write.
     ///
     /// # Errors
     /// [`LedgerError`]; the loan must then not be opened.

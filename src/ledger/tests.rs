@@ -275,7 +275,8 @@ async fn the_file_itself_refuses_a_second_live_loan_and_states_that_are_not_born
         format!(
             "INSERT INTO loans SELECT * FROM (SELECT hex(randomblob(16)), library, {borrower}, isbn, \
              hex(randomblob(8)), lending_id, '{state}', begun, accepted, due, licence_id, licence_type, ended, \
-             end_reason, refusal_code, refusal_message, refusal_retry, changed, owner, progress, forgotten, opened \
+             end_reason, refusal_code, refusal_message, refusal_retry, changed, owner, progress, forgotten, \
+             opened \
              FROM loans LIMIT 1)"
         )
     };

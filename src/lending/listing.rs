@@ -1,7 +1,8 @@
 //! A library's listing at Bokbasen, read page by page, and bounded whatever Bokbasen sends.
 //!
-//! Circulation's balance reads it. A cursor may lead back to where it was, or lead on for ever; so the pages, the rows and
-//! the time have limits, and a listing that exceeds one is an error, never a listing that looks whole.
+//! Circulation's balance reads it. A cursor may lead back to where it was, or lead on for ever; so
+//! the pages, the rows and the time have limits, and a listing that exceeds one is an error, never
+//! a listing that looks whole.
 
 use std::collections::HashSet;
 use std::hash::{BuildHasher, RandomState};
@@ -88,7 +89,8 @@ impl<'a> Listing<'a> {
 struct Walk {
     bounds: Bounds,
     hasher: RandomState,
-    /// Hashes of the ids that were listed, and of the cursors; a collision only ends a listing too early.
+    /// Hashes of the ids that were listed, and of the cursors; a collision only ends a listing too
+    /// early.
     ids: HashSet<u64>,
     cursors: HashSet<u64>,
     pages: usize,

@@ -216,7 +216,8 @@ const LONGEST_NAME: usize = 256;
 /// How much of what is wrong with a row is quoted.
 const LONGEST_WHY: usize = 200;
 
-/// One page of a library's listing, row by row: one that cannot be read leaves the others as they are.
+/// One page of a library's listing, row by row: one that cannot be read leaves the others as they
+/// are.
 pub(super) fn listed_page(
     answer: &Answer,
     now: Timestamp,

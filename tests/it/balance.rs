@@ -308,7 +308,8 @@ async fn accepted(scene: &Scene) -> usize {
     scene.ledger().await.iter().filter(|loan| loan["state"] == "accepted").count()
 }
 
-/// Runs a balance several times, far enough apart, and expects that it ends nothing and reports each time.
+/// Runs a balance several times, far enough apart, and expects that it ends nothing and reports
+/// each time.
 async fn ends_nothing(scene: &Scene, clock: &Clock, what: &str, kind: &str) {
     let before = accepted(scene).await;
     for _ in 0..3 {
@@ -476,7 +477,37 @@ async fn absence_needs_two_runs_and_other_loans() {
     clock.advance(QUIET);
     let (done, why) = run(&scene, &ids[2]).await;
     assert!(done == "ended-here", "{why}");
-    scene.stop_gate().await; // the books still have what was hidden
+    scene.gate.unwrap().stop().await; // the books still have what was hidden
+}
+
+#[tokio::test]
+async fn empty_listing_is_no_evidence_of_absence() {
+    let (scene, front, clock) = rewritten_scene().await;
+    let gone = borrow(&scene, "kari").await;
+    clock.advance(QUIET);
+    let hidden = gone.clone();
+    front.rewrite(move |path, mut answer| {
+        if is_listing(path) {
+            answer.rows().retain(|row| row["loanId"] != hidden.as_str());
+        } else if path.ends_with(&hidden) {
+            return Answer::unknown();
+        }
+        answer
+    });
+    ends_nothing(&scene, &clock, "the only loan of a library", "unknown-there").await;
+    // A loan that was begun later is evidence, also when it is over.
+    borrow(&scene, "ola").await;
+    let url = format!("{}/loans/{BOOK}", scene.base);
+    scene.http1().delete(url).bearer_auth(scene.token("ola")).send().await.unwrap();
+    let ended = async || scene.ledger().await.iter().any(|loan| loan["state"] == "ended");
+    scene.until("the later loan has ended", ended).await;
+    clock.advance(QUIET);
+    for done in ["reported", "ended-here"] {
+        let report = balance(&scene).await;
+        assert_eq!(findings(&report)[gone.as_str()], ("unknown-there", done), "{report:#}");
+        clock.advance(QUIET);
+    }
+    scene.gate.unwrap().stop().await; // the books still have what was hidden
 }
 
 /// What one row of a listing, or a loan by id, may look like.

@@ -1,4 +1,5 @@
-//! Bokbasen's API in front of the sandbox, with answers that a test rewrites: what the sandbox has no fault for.
+//! Bokbasen's API in front of the sandbox, with answers that a test rewrites: what the sandbox has
+//! no fault for.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -59,7 +60,8 @@ impl Bokbasen {
         Bokbasen { url, rewrite, task }
     }
 
-    /// From now on answers to GET are rewritten like this, by the path and query that was requested.
+    /// From now on answers to GET are rewritten like this, by the path and query that was
+    /// requested.
     pub(crate) fn rewrite(&self, rewrite: impl Fn(&str, Answer) -> Answer + Send + 'static) {
         *self.rewrite.lock().unwrap() = Box::new(rewrite);
     }

@@ -118,7 +118,8 @@ impl Scene {
         std::fs::write(self.config_file(), text.replacen(from, to, 1)).unwrap();
     }
 
-    /// Puts a server in front of the sandbox, which rewrites what the gate is answered. The gate is not started yet.
+    /// Puts a server in front of the sandbox, which rewrites what the gate is answered. The gate is
+    /// not started yet.
     pub(crate) async fn rewritten(&self) -> super::Bokbasen {
         let front = super::Bokbasen::start(&self.sandbox_url).await;
         let url = |url: &str| format!("\nurl = \"{url}\"");

@@ -1,7 +1,8 @@
 //! One library: its listing at Bokbasen, row by row, beside the ledger.
 //!
-//! Reading the listing changes nothing, neither here nor there. Only once it is whole, loans that should be over are ended
-//! there, and `repair` decides about the loans that are accepted here and not there.
+//! Reading the listing changes nothing, neither here nor there. Only once it is whole, loans that
+//! should be over are ended there, and `repair` decides about the loans that are accepted here and
+//! not there.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
@@ -18,9 +19,11 @@ use crate::loan::{EndReason, LibraryId, Loan, LoanState};
 
 /// How many loans of the ledger are read in one go.
 const PAGE: u32 = 500;
-/// How many loans of one kind of difference are looked at one by one; more than these are only counted.
+/// How many loans of one kind of difference are looked at one by one; more than these are only
+/// counted.
 const MAX_EXAMINED: usize = 1000;
-/// A loan that was begun this shortly after the start of a listing may be missing in it: clocks differ.
+/// A loan that was begun this shortly after the start of a listing may be missing in it: clocks
+/// differ.
 const WINDOW_MARGIN: SignedDuration = SignedDuration::from_hours(1);
 
 /// A loan that is accepted here and, by the listing, not at Bokbasen.
@@ -43,7 +46,8 @@ pub(super) struct Comparison<'a> {
     pub(super) compared: Compared,
     report: &'a mut Report,
     hasher: RandomState,
-    /// Hashes of the listed ids, each with the hash of its standing. A collision hides an absence, which is safe.
+    /// Hashes of the listed ids, each with the hash of its standing. A collision hides an absence,
+    /// which is safe.
     seen: HashMap<u64, u64>,
     /// Hashes of the ids that are accepted here and there.
     pub(super) agreed: HashSet<u64>,
@@ -113,8 +117,8 @@ impl<'a> Comparison<'a> {
         self.repair().await
     }
 
-    /// An error once the balance must stop. It is looked at between steps, since a step that is cut off might end a loan
-    /// without telling the gate.
+    /// An error once the balance must stop. It is looked at between steps, since a step that is cut
+    /// off might end a loan without telling the gate.
     pub(super) fn may_go_on(&self) -> Result<(), Stopped> {
         match () {
             () if self.circulation.inner.stopping.is_cancelled() => Err(Stopped::Stopping),
@@ -175,8 +179,8 @@ impl<'a> Comparison<'a> {
         } else if !looks_ours {
             self.compared.foreign += 1;
         } else if is_live(&remote.standing) || matches!(remote.standing, Standing::Unrecognised(_)) {
-            let detail = "its reference is one of this program, and the ledger does not have it: it belongs to another \
-                          ledger, or to one that was lost";
+            let detail = "its reference is one of this program, and the ledger does not have it: it \
+                          belongs to another ledger, or to one that was lost";
             self.note(Kind::UnknownHere, Done::Reported, None, Some(remote), detail);
         }
         Ok(())
@@ -260,8 +264,8 @@ impl<'a> Comparison<'a> {
         }
     }
 
-    /// Ends what lives there and should not: nobody can use it any more. Of several that live under one reference, the one
-    /// that the ledger has as accepted stays, if it is listed.
+    /// Ends what lives there and should not: nobody can use it any more. Of several that live under
+    /// one reference, the one that the ledger has as accepted stays, if it is listed.
     async fn end_extras(&mut self) -> Result<(), Stopped> {
         for (kind, loan, extra) in std::mem::take(&mut self.extras) {
             self.may_go_on()?;
@@ -283,7 +287,8 @@ impl<'a> Comparison<'a> {
         Ok(())
     }
 
-    /// Finds the loans that are accepted here and absent in the listing, of those that it should have.
+    /// Finds the loans that are accepted here and absent in the listing, of those that it should
+    /// have.
     async fn find_absent(&mut self) -> Result<(), Stopped> {
         let expected_from = self.since.checked_add(WINDOW_MARGIN).unwrap_or(Timestamp::MAX);
         let mut filter = Filter {
@@ -311,8 +316,9 @@ impl<'a> Comparison<'a> {
         }
     }
 
-    /// Ends a loan at Bokbasen, once it confirms by id that the loan lives there under our reference: cancelled where
-    /// no byte can have left under it and it still may be, else returned.
+    /// Ends a loan at Bokbasen, once it confirms by id that the loan lives there under our
+    /// reference: cancelled where no byte can have left under it and it still may be, else
+    /// returned.
     async fn end_there(
         &mut self,
         kind: Kind,

@@ -1,9 +1,10 @@
 //! Balances the books: compares the ledger with Bokbasen's listing, each night and on demand.
 //!
-//! The nightly task and the admin listener call it. `compare` reads one library's listing and reports differences;
-//! `repair` decides which loans end here. Any answer of Bokbasen may be wrong, so no loan ends on one of them: an end
-//! that is listed must be confirmed by id, an absence must be confirmed by id and found again by a later run, and more
-//! than a small share of a library's loans is never ended in one night. What a rule does not allow is only reported.
+//! The nightly task and the admin listener call it. `compare` reads one library's listing and
+//! reports differences; `repair` decides which loans end here. Any answer of Bokbasen may be wrong,
+//! so no loan ends on one of them: an end that is listed must be confirmed by id, an absence must
+//! be confirmed by id and found again by a later run, and more than a small share of a library's
+//! loans is never ended in one night. What a rule does not allow is only reported.
 
 mod compare;
 mod repair;
@@ -43,7 +44,8 @@ pub enum BalanceError {
 }
 
 impl Circulation {
-    /// Compares the ledger with Bokbasen's listing of every library, and repairs what a rule allows.
+    /// Compares the ledger with Bokbasen's listing of every library, and repairs what a rule
+    /// allows.
     ///
     /// # Errors
     /// [`BalanceError`]. The report names each library that could not be compared.

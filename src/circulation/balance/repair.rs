@@ -2,10 +2,10 @@
 //!
 //! Called by `compare` once a library's listing is whole. A loan ends here only if
 //! 1. Bokbasen confirms by id what its listing says;
-//! 2. the loans in question, with those that balances ended within a night, are a small share of the library's loans,
-//!    and of all loans;
-//! 3. where the loan is absent: the listing shows other loans of the library, or one that was begun later; and an
-//!    earlier run, at least `lending.settle` ago, found the same.
+//! 2. the loans in question, with those that balances ended within a night, are a small share of
+//!    the library's loans, and of all loans;
+//! 3. where the loan is absent: the listing shows other loans of the library, or one that was begun
+//!    later; and an earlier run, at least `lending.settle` ago, found the same.
 //!
 //! Any other loan in question is reported with the rule that it fails.
 
@@ -69,7 +69,8 @@ impl Comparison<'_> {
         Ok(self.circulation.inner.ledger.replace_doubts(doubts).await?)
     }
 
-    /// Forgets what earlier runs found absent: this run may have seen it, and did not come to its end.
+    /// Forgets what earlier runs found absent: this run may have seen it, and did not come to its
+    /// end.
     pub(super) async fn start_over(&mut self) {
         let doubts = Doubts { library: self.library, absent: Vec::new(), run: self.now };
         if let Err(error) = self.circulation.inner.ledger.replace_doubts(doubts).await {
@@ -86,8 +87,8 @@ impl Comparison<'_> {
         let all = self.compared.accepted_here + recently;
         if self.suspected + recently > share(all) {
             limits.forbidden = Some(format!(
-                "{} of {all} loans of the library are in question and {recently} were ended within a night, more than a \
-                 balance may end: is the listing whole, and lending.url right?",
+                "{} of {all} loans of the library are in question and {recently} were ended within a \
+                 night, more than a balance may end: is the listing whole, and lending.url right?",
                 self.suspected
             ));
         }
