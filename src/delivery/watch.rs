@@ -153,7 +153,8 @@ impl Seen {
             *self = Seen::first(progress, now);
             return Verdict::Fine;
         }
-        if std::mem::replace(&mut self.progress, progress) != progress {
+        let before = std::mem::replace(&mut self.progress, progress);
+        if (before.written, before.sent) != (progress.written, progress.sent) {
             (self.since, self.is_suspended) = (now, false);
         }
         let stalled = now.duration_since(self.since);
