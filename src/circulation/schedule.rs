@@ -10,7 +10,7 @@
 //! oldest loan that is due, so that a backlog makes neither new readers wait nor old ones starve.
 //! In the other levels the earliest goes first.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, hash_map};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -228,14 +228,9 @@ impl Schedule {
     /// Takes up a loan of this process that is half-way, unless it is driven already.
     pub(super) fn take_up(&self, loan: LoanId) {
         let mut state = self.lock();
-        if !state.entries.contains_key(&loan) {
-            let entry = Entry {
-                place: None,
-                going: Some(Going::default()),
-                pace: Pace::new(Instant::now()),
-                waiters: None,
-            };
-            state.entries.insert(loan, Box::new(entry));
+        if let hash_map::Entry::Vacant(vacant) = state.entries.entry(loan) {
+            let (going, pace) = (Some(Going::default()), Pace::new(Instant::now()));
+            vacant.insert(Box::new(Entry { place: None, going, pace, waiters: None }));
             state.place(loan);
         }
         drop(state);

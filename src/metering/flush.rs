@@ -31,7 +31,7 @@ impl Flusher {
         let (counting, stopping) = (metrics.clone(), stop.clone());
         let run = move || {
             let (meter, ledger, metrics) = (meter.clone(), ledger.clone(), counting.clone());
-            run(settings.clone(), meter, ledger, metrics, stopping.clone(), waiting.clone())
+            run(settings, meter, ledger, metrics, stopping.clone(), waiting.clone())
         };
         let task = tokio::spawn(supervise("flush-metering", metrics, stop.clone(), run));
         Flusher { task, stop: stop.drop_guard() }

@@ -109,7 +109,7 @@ async fn flights_beyond_the_limit_are_refused_as_overloaded() {
 
 #[tokio::test]
 async fn an_abandoned_loan_is_found_again_by_its_reader() {
-    let bounds = Bounds { pending_ms: 2000, ..Bounds::quick() };
+    let bounds = Bounds { pending_ms: 5000, ..Bounds::quick() };
     let scene = scene(bounds, Vec::new()).await;
     let (client, token) = (scene.http2(), scene.token("kari"));
     let request = tokio::spawn(scene.get(&client, PATH, &token).send());
@@ -117,6 +117,7 @@ async fn an_abandoned_loan_is_found_again_by_its_reader() {
     assert_eq!(flights(&scene).await, 1.0);
     request.abort();
     scene.until("the flight is over", async || flights(&scene).await == 0.0).await;
+    assert_eq!(in_state(&scene, "pending").await, 1, "it ended before the loan was decided");
     let answer = scene.get(&client, PATH, &token).send().await.unwrap();
     assert_eq!(answer.status(), StatusCode::OK);
     assert_eq!(scene.books().await.len(), 1);
