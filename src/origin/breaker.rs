@@ -44,8 +44,8 @@ pub(super) struct Breaker {
     failures_in_a_row: AtomicU32,
     /// Milliseconds since the epoch of the next trial; 0 while closed.
     open_until: AtomicU64,
-    /// How often it has opened without closing since.
-    openings: AtomicU32,
+    /// Trials since it opened.
+    trials: AtomicU32,
     /// Milliseconds since the epoch until which other addresses are preferred; 0 while none is.
     avoid_until: AtomicU64,
 }
@@ -85,7 +85,7 @@ impl Breaker {
             failed_files: AtomicU64::new(0),
             failures_in_a_row: AtomicU32::new(0),
             open_until: AtomicU64::new(0),
-            openings: AtomicU32::new(0),
+            trials: AtomicU32::new(0),
             avoid_until: AtomicU64::new(0),
         }
     }
@@ -108,11 +108,14 @@ impl Breaker {
         if now < until {
             return Err(Duration::from_millis(until - now));
         }
-        // The trial may never end: the next one is due after another cooldown.
-        let cooldown = self.cooldown();
+        // The trial may never end: the next one is due after another cooldown, which is longer.
+        let cooldown = self.cooldown(1);
         let next = now + millis(cooldown);
         match self.open_until.compare_exchange(until, next, Ordering::Relaxed, Ordering::Relaxed) {
-            Ok(_) => Ok(()),
+            Ok(_) => {
+                self.trials.fetch_add(1, Ordering::Relaxed);
+                Ok(())
+            }
             Err(_) => Err(cooldown),
         }
     }
@@ -142,7 +145,7 @@ impl Breaker {
     /// Records a response that is no fault of the address. Returns whether this closed the breaker.
     pub(super) fn record_success(&self, now: Instant) -> bool {
         self.count(now, 0);
-        for zeroed in [&self.failures_in_a_row, &self.openings] {
+        for zeroed in [&self.failures_in_a_row, &self.trials] {
             // Mostly they are 0 already, and a store would take the cache line from the other workers.
             if zeroed.load(Ordering::Relaxed) != 0 {
                 zeroed.store(0, Ordering::Relaxed);
@@ -181,24 +184,18 @@ impl Breaker {
         let is_bad = counts.failures >= MIN_FAILURES
             && counts.failures * 2 >= counts.requests
             && files.count_ones() >= MIN_FILES;
+        // While it is open, requests that were sent before still fail.
         if is_open || !is_bad {
-            if is_open {
-                self.open(now);
-            }
             return false;
         }
-        self.open(now);
+        self.open_until.store(self.millis(now) + millis(self.cooldown(0)), Ordering::Relaxed);
         true
     }
 
-    fn open(&self, now: Instant) {
-        let cooldown = self.cooldown();
-        self.openings.fetch_add(1, Ordering::Relaxed);
-        self.open_until.store(self.millis(now) + millis(cooldown), Ordering::Relaxed);
-    }
-
-    fn cooldown(&self) -> Duration {
-        COOLDOWN.saturating_mul(1 << self.openings.load(Ordering::Relaxed).min(10)).min(MAX_COOLDOWN)
+    /// The cooldown after so many more trials.
+    fn cooldown(&self, more: u32) -> Duration {
+        let trials = self.trials.load(Ordering::Relaxed).saturating_add(more);
+        COOLDOWN.saturating_mul(1 << trials.min(10)).min(MAX_COOLDOWN)
     }
 
     fn count(&self, now: Instant, failures: u64) -> Counts {
@@ -295,6 +292,15 @@ mod tests {
         assert!(breaker.record_success(at), "a trial that succeeds closes it");
         assert_eq!(breaker.admit(at), Ok(()));
         assert_eq!(breaker.admit(at), Ok(()));
+    }
+
+    #[test]
+    fn late_failures_do_not_lengthen_the_cooldown() {
+        let (breaker, now) = (Breaker::new(), Instant::now());
+        assert!(fail(&breaker, now, 10, 5));
+        assert!(!fail(&breaker, now, 100, 5), "requests that were sent before it opened");
+        assert!(breaker.admit(now).unwrap_err() <= COOLDOWN);
+        assert_eq!(breaker.admit(now + COOLDOWN), Ok(()));
     }
 
     #[test]
