@@ -11,21 +11,21 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::peers::Peer;
 use super::refused::Refused;
-use crate::telemetry::Throttle;
+use crate::telemetry::LogLimit;
 
 /// Wrong tokens are logged once a minute.
 #[derive(Debug)]
-pub(super) struct WrongTokenLog(Throttle);
+pub(super) struct WrongTokenLog(LogLimit);
 
 impl Default for WrongTokenLog {
     fn default() -> WrongTokenLog {
-        WrongTokenLog(Throttle::new(Duration::from_secs(60)))
+        WrongTokenLog(LogLimit::per_minute())
     }
 }
 
 impl WrongTokenLog {
     fn note(&self, address: IpAddr) {
-        if let Some(left_out) = self.0.pass() {
+        if let Some(left_out) = self.0.permit("wrong token") {
             tracing::warn!(%address, left_out, "a request to the admin listener had a wrong token");
         }
     }

@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::peers::{Peer, Peers};
-use crate::telemetry::Throttle;
+use crate::telemetry::LogLimit;
 
 /// How long a handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -47,7 +47,7 @@ pub(super) async fn accept(
     tasks: TaskTracker,
     stop: CancellationToken,
 ) {
-    let (peers, failures) = (Peers::default(), Throttle::new(Duration::from_secs(60)));
+    let (peers, failures) = (Peers::default(), LogLimit::per_minute());
     let mut reserve = Reserve::new();
     loop {
         let accepted = tokio::select! {
@@ -70,7 +70,7 @@ pub(super) async fn accept(
             }
             Err(error) => {
                 let has_freed = reserve.free_one();
-                if let Some(left_out) = failures.pass() {
+                if let Some(left_out) = failures.permit("accept") {
                     tracing::warn!(%error, has_freed, left_out, "the admin listener cannot accept a connection");
                 }
                 if !has_freed {

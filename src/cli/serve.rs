@@ -282,8 +282,8 @@ fn announce_others(ledger: &Ledger) {
         tracing::warn!(
             others,
             "another gate uses this ledger. Each loan is still registered once, and each end is sent. A return \
-             at one gate does not stop streams of the other before its own decision expires, limits per borrower \
-             count per gate, and the links and tickets of both need the same keys"
+             at one gate stops streams of the other within a second. Limits per borrower count per gate, and the \
+             links and tickets of both need the same keys"
         );
     }
 }

@@ -16,7 +16,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::workers::Arrival;
 use super::{Worker, connection, wire};
-use crate::telemetry::Throttle;
+use crate::telemetry::LogLimit;
 
 /// How many connections may wait to be accepted.
 const BACKLOG: i32 = 4096;
@@ -25,7 +25,7 @@ const BACKLOG: i32 = 4096;
 const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
 
 /// Failed accepts are logged once a minute, for all workers together.
-static ACCEPT_LOG: Throttle = Throttle::new(Duration::from_secs(60));
+static ACCEPT_LOG: LogLimit = LogLimit::per_minute();
 
 /// A socket that shares its address with the other workers'.
 pub(super) fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
@@ -134,7 +134,7 @@ fn take(arrival: Arrival, worker: &Arc<Worker>) {
 fn make_room(error: &std::io::Error, worker: &Worker) {
     let is_exhausted = matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE));
     let closed_another = is_exhausted && worker.open.make_room();
-    let Some(left_out) = ACCEPT_LOG.pass() else { return };
+    let Some(left_out) = ACCEPT_LOG.permit("accept") else { return };
     if is_exhausted {
         let limit = super::limits::descriptor_limit();
         tracing::warn!(

@@ -7,13 +7,11 @@ mod log;
 mod log_limit;
 mod metrics;
 mod request_line;
-mod throttle;
 
 pub use log::{LogError, init};
 pub use log_limit::LogLimit;
 pub use metrics::{Metrics, OriginMetrics};
 pub use request_line::RequestLine;
-pub use throttle::Throttle;
 
 /// The keys of `[log]`.
 #[derive(Clone, Debug)]
