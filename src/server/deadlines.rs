@@ -12,7 +12,7 @@ use super::limits::{Limit, Limits};
 
 /// How long a connection that is ending may stay open while nothing runs on it: an HTTP/2 client needs a round trip to
 /// learn that its requests under way are still answered.
-const ENDING_GRACE: Duration = Duration::from_secs(2);
+const ENDING_GRACE: Duration = Duration::from_secs(1);
 /// The interval of `h2_resets_per_minute`.
 const MINUTE: Duration = Duration::from_secs(60);
 /// The longest wait while an answer runs, whose end may pass unseen.
@@ -107,13 +107,16 @@ impl Deadlines {
         }
         self.note(now, seen);
         if let Some(limit) = self.ends_for(now) {
-            self.ending = Some((now, self.requests));
-            return Step::Finish(limit);
+            return self.finish(now, limit);
         }
         if self.ignores_its_end() {
             return Step::Close(Some(Limit::Requests));
         }
         let next = match self.deadline(seen) {
+            // A request may be on its way: it is answered, and the client learns that no other will be.
+            Some((deadline, Some(Limit::Idle))) if deadline <= now && self.ending.is_none() => {
+                return self.finish(now, Limit::Idle);
+            }
             Some((deadline, limit)) if deadline <= now => return Step::Close(limit),
             Some((deadline, _)) => deadline,
             None => now + LONGEST_WAIT,
@@ -122,6 +125,11 @@ impl Deadlines {
             None => Step::Wait(next.min(self.opened + self.limits.connection_age)),
             Some(_) => Step::Wait(next),
         }
+    }
+
+    fn finish(&mut self, now: Instant, limit: Limit) -> Step {
+        self.ending = Some((now, self.requests));
+        Step::Finish(limit)
     }
 
     /// Whether the client sends requests although it has been asked to stop.
@@ -172,12 +180,15 @@ impl Deadlines {
             (self.idle_since, self.limits.idle, Limit::Idle)
         };
         let deadline = since + allowed;
-        match self.ending {
-            // A head that is not complete is no running answer, unless others run beside it.
-            Some((ending, _)) if !seen.running && ending.max(since) + ENDING_GRACE < deadline => {
-                Some((ending.max(since) + ENDING_GRACE, None))
-            }
-            _ => Some((deadline, Some(limit))),
+        let Some((ending, _)) = self.ending.filter(|_| !seen.running) else {
+            return Some((deadline, Some(limit)));
+        };
+        // A head that is not complete is no running answer.
+        let grace = ending.max(since) + ENDING_GRACE;
+        if limit == Limit::Idle || grace < deadline {
+            Some((grace, None))
+        } else {
+            Some((deadline, Some(limit)))
         }
     }
 
@@ -222,9 +233,10 @@ mod tests {
         panic!("it was never closed");
     }
 
+    /// When it is closed, or begins to end, and for which limit.
     fn closed(seen: impl Fn(f64) -> Seen) -> (f64, Option<Limit>) {
-        let (_, second, limit) = fate(Limits::default(), seen);
-        (second, limit)
+        let (finishes, second, limit) = fate(Limits::default(), seen);
+        finishes.first().map_or((second, limit), |(second, limit)| (*second, Some(*limit)))
     }
 
     #[test]
@@ -248,6 +260,16 @@ mod tests {
     }
 
     #[test]
+    fn an_idle_connection_is_closed_after_its_goodbye() {
+        let (finishes, second, limit) = fate(Limits::default(), |_| IDLE);
+        assert_eq!((finishes, second, limit), (vec![(75.0, Limit::Idle)], 76.0, None));
+        // A request that crosses the goodbye is answered.
+        let late = |second| Seen { running: (75.5..100.0).contains(&second), ..IDLE };
+        let (finishes, second, limit) = fate(Limits::default(), late);
+        assert_eq!((finishes, second, limit), (vec![(75.0, Limit::Idle)], 100.5, None));
+    }
+
+    #[test]
     fn parts_of_frames_do_not_extend_idle_time() {
         // Half the header of a PING is taken for a head until its rest arrives.
         let pings = |second: f64| Seen { partial_head: second % 8.0 < 4.0, ..IDLE };
@@ -267,7 +289,7 @@ mod tests {
         let download = |second| Seen { running: second < 9000.0, requests: 1, ..IDLE };
         let (finishes, second, limit) = fate(Limits::default(), download);
         assert_eq!(finishes, [(3600.0, Limit::Age)]);
-        assert_eq!((second, limit), (9001.5, None));
+        assert_eq!((second, limit), (9000.5, None));
     }
 
     #[test]
@@ -275,7 +297,7 @@ mod tests {
         let limits = Limits { requests_per_connection: 5, ..Limits::default() };
         let seen = |second: f64| Seen { requests: second as u64, ..IDLE };
         let (finishes, second, limit) = fate(limits, |second| seen(second.min(5.0)));
-        assert_eq!((finishes, second, limit), (vec![(5.0, Limit::Requests)], 7.0, None));
+        assert_eq!((finishes, second, limit), (vec![(5.0, Limit::Requests)], 6.0, None));
     }
 
     #[test]
@@ -301,8 +323,8 @@ mod tests {
             let step = |deadlines: &mut Deadlines, second| {
                 deadlines.look(began + Duration::from_secs(second), &seen)
             };
-            assert!(matches!(step(&mut deadlines, 2), Step::Wait(_)), "{what}");
-            assert_eq!(step(&mut deadlines, 3), Step::Close(None), "{what}");
+            assert!(matches!(step(&mut deadlines, 1), Step::Wait(_)), "{what}");
+            assert_eq!(step(&mut deadlines, 2), Step::Close(None), "{what}");
         }
         let began = Instant::now();
         let mut deadlines = Deadlines::new(Arc::new(Limits::default()), began);
@@ -317,8 +339,8 @@ mod tests {
         let seen = |rate: f64| {
             move |second: f64| Seen { running: second < 500.0, resets: (second * rate) as u64, ..IDLE }
         };
-        let (_, second, limit) = fate(limits.clone(), seen(1.0));
-        assert_eq!((second, limit), (574.5, Some(Limit::Idle)), "a player that jumps");
+        let (finishes, ..) = fate(limits.clone(), seen(1.0));
+        assert_eq!(finishes, [(574.5, Limit::Idle)], "a player that jumps");
         let (_, second, limit) = fate(limits, seen(100.0));
         assert_eq!((second, limit), (1.0, Some(Limit::H2Resets)), "a rapid reset");
     }

@@ -183,6 +183,22 @@ async fn age_ends_a_connection_and_cuts_no_download() {
 }
 
 #[tokio::test]
+async fn an_idle_http2_connection_ends_with_a_goaway() {
+    let scene = scene_with("[limits]\nidle = \"1s\"\n\n[ledger]").await;
+    let mut stream = connect(&scene, "h2").await;
+    stream.write_all(&preface(&[])).await.unwrap();
+    let mut has_goaway = false;
+    let frames = async {
+        while let Some((kind, ..)) = frames::next(&mut stream).await {
+            has_goaway |= kind == frames::GOAWAY;
+        }
+    };
+    assert!(tokio::time::timeout(Duration::from_secs(10), frames).await.is_ok(), "it stays open");
+    assert!(has_goaway, "the client cannot know whether a request on its way was handled");
+    scene.end().await;
+}
+
+#[tokio::test]
 async fn a_rapid_reset_closes_the_connection() {
     let scene = scene_with("[limits]\nh2_resets_per_minute = 50\n\n[ledger]").await;
     let mut stream = connect(&scene, "h2").await;
