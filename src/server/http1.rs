@@ -66,10 +66,14 @@ async fn answer_requests(watch: &mut Watch<'_>, asked: &Asked) -> Option<Bytes> 
                 worker.line.metrics.limit_reached(Limit::Requests.name());
             }
             wire.forget_heard();
-            let (worker, asked) = (worker.clone(), asked.clone());
+            let has_body = !request.body().is_end_stream();
+            let (worker, asked, wire) = (worker.clone(), asked.clone(), wire.clone());
             // Boxed, so it is freed once the head is sent: hyper keeps the room of a bare future until the end.
             Box::pin(async move {
                 let mut response = answer(worker, asked, request).await;
+                if has_body {
+                    wire.forget_heard(); // what has arrived since was the body, and no head
+                }
                 if let (true, Ok(response)) = (is_last, &mut response) {
                     response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
                 }
@@ -211,9 +215,6 @@ impl Watch<'_> {
 
     fn look(&mut self, now: Instant) -> Check {
         let running = self.is_running();
-        if running && self.requests.with_body.load(Ordering::Relaxed) {
-            self.wire.forget_heard(); // those bytes were the body's
-        }
         let traffic = self.wire.traffic();
         let seen = Seen {
             // While an answer waits to be sent, hyper parses nothing: what has arrived may be a whole head.

@@ -103,6 +103,21 @@ async fn a_silent_http1_connection_is_closed() {
         stream.write_all(b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
         is_closed(&mut stream, 3, "after an answer").await;
     };
+    // A body that arrives after its head is not taken for the next head.
+    let after_a_body = async {
+        let mut stream = connect(&scene, "http/1.1").await;
+        let (token, body) = (scene.token("kari"), "{\"fraction\": 0.4}");
+        let head = format!(
+            "PUT /loans/{AUDIO}/progress HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {token}\r\n\
+             content-length: {}\r\n\r\n",
+            body.len()
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        stream.flush().await.unwrap();
+        tokio::time::sleep(DRIP).await;
+        stream.write_all(body.as_bytes()).await.unwrap();
+        is_closed(&mut stream, 3, "after a body").await;
+    };
     // The parts of a TLS record wake the gate, and are no request.
     let tls_bytes = async {
         let mut stream = connect(&scene, "http/1.1").await;
@@ -114,8 +129,8 @@ async fn a_silent_http1_connection_is_closed() {
             tokio::time::sleep(DRIP).await;
         }
     };
-    tokio::join!(silent, after_an_answer, tls_bytes);
-    assert_eq!(reached(&scene, "idle").await, 3.0);
+    tokio::join!(silent, after_an_answer, after_a_body, tls_bytes);
+    assert_eq!(reached(&scene, "idle").await, 4.0);
     let half_a_head = async {
         let mut stream = connect(&scene, "http/1.1").await;
         stream.write_all(b"GET / HTTP/1.1\r\nhost: local").await.unwrap();
