@@ -5,16 +5,22 @@ use std::collections::BTreeSet;
 use http::StatusCode;
 use serde_json::json;
 
-use crate::support::{BOOK, File, Scene, metric};
+use crate::support::{BOOK, File, Scene, Setting, metric};
 
 /// Clients of both versions of HTTP, each with connections of its own.
 fn clients(scene: &Scene, count: usize) -> Vec<reqwest::Client> {
     (0..count).map(|number| if number % 2 == 0 { scene.http1() } else { scene.http2() }).collect()
 }
 
+/// A scene for more connections of one address at once than may be without accepted credentials.
+async fn crowded() -> Scene {
+    let config = vec![("[ledger]", "[limits]\nexempt_networks = [\"127.0.0.0/8\"]\n\n[ledger]")];
+    Scene::set(Setting { config, ..Setting::default() }).await
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn five_hundred_first_requests_of_one_reader_make_one_loan() {
-    let scene = Scene::start().await;
+    let scene = crowded().await;
     // Slow enough that all of them are there before it is decided.
     scene.fault(&json!({ "call": "begin", "effect": { "delay": { "ms": 700 } } })).await;
     let file = File::of(150_000);
@@ -48,7 +54,7 @@ async fn five_hundred_first_requests_of_one_reader_make_one_loan() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn five_hundred_readers_at_fifty_titles_make_a_loan_for_each_pair() {
-    let scene = Scene::start().await;
+    let scene = crowded().await;
     let titles: Vec<String> = (0..50).map(isbn).collect();
     for title in &titles {
         scene.origin.put(&format!("{title}/book.epub"), File::of(20_000));
