@@ -28,7 +28,7 @@ pub(super) enum Kind {
 
 /// Passes the fields of an origin's answer on; a type that says nothing gives way to what the file's name says.
 pub(super) fn pass(from: &HeaderMap, kind: Kind, path: &FilePath, to: &mut HeaderMap) {
-    to.reserve(10);
+    to.reserve(12); // those below, and those that the server adds
     copy(from, &PASSED, to);
     match kind {
         Kind::Gated => {

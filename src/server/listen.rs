@@ -24,7 +24,7 @@ const BACKLOG: i32 = 4096;
 /// once would only spin.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
 
-/// Failed accepts are logged once a minute, for all workers together.
+/// What keeps connections out is logged once a minute, for all workers together.
 static ACCEPT_LOG: LogLimit = LogLimit::per_minute();
 
 /// A socket that shares its address with the other workers'.
@@ -99,7 +99,17 @@ async fn work(listener: tokio::net::TcpListener, mut inbox: UnboundedReceiver<Ar
 /// Serves a connection here, or hands it to a worker that is less busy; or closes it where the server is full. True
 /// where another connection was closed for it.
 fn place(socket: TcpStream, address: IpAddr, worker: &Arc<Worker>) -> bool {
-    let Some(entry) = worker.open.admit(address) else { return false };
+    let Some(entry) = worker.open.admit(address) else {
+        if let Some(left_out) = ACCEPT_LOG.permit("full") {
+            let limit = worker.limits.connections;
+            tracing::warn!(
+                limit,
+                left_out,
+                "refused a connection: the server is full; raise limits.connections"
+            );
+        }
+        return false;
+    };
     let evicted_another = entry.evicted_another;
     let seat = worker.workers.seat(worker.number);
     if seat.is_at(worker.number) {

@@ -2,8 +2,11 @@
 //!
 //! Called by the command line, which builds the [`Line`]. Each worker thread has its own listening socket
 //! (SO_REUSEPORT) and its own connections to the origins; what they share is the line. Every connection is a
-//! task of the worker that was least busy when it came; [`Running::drain`] ends them: it stops accepting, lets running bodies go on for as long
-//! as `server.drain` says, and cuts the rest, telling how many those were.
+//! task of the worker that was least busy when it arrived. [`Running::drain`] ends them: it stops accepting, closes
+//! connections on which nothing runs, waits for running answers as long as `server.drain` says, and aborts the rest.
+//!
+//! `limits` has the keys of `[limits]`; `open` admits connections, `deadlines` says when one is closed, and
+//! `frame_budget` counts what an HTTP/2 client sends.
 
 mod connection;
 mod continuation;
