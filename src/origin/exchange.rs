@@ -50,6 +50,8 @@ pub(super) enum Failure {
     Unreachable(String),
     /// The connection broke, or its bytes are no response.
     Broken(String),
+    /// As [`Failure::Broken`], and a second request failed as well.
+    Repeated(String),
 }
 
 impl std::fmt::Display for Failure {
@@ -57,7 +59,7 @@ impl std::fmt::Display for Failure {
         match self {
             Failure::Busy => f.write_str("all connections are in use"),
             Failure::Stale => f.write_str("the connection was closed while it was idle"),
-            Failure::Unreachable(why) | Failure::Broken(why) => f.write_str(why),
+            Failure::Unreachable(why) | Failure::Broken(why) | Failure::Repeated(why) => f.write_str(why),
         }
     }
 }

@@ -212,7 +212,8 @@ impl Origin {
                 let evidence = if is_unreachable { Evidence::Address } else { Evidence::File(hash(path)) };
                 self.record_attempt(address, is_evidence.then_some(evidence));
                 self.counts.request("failed", began.elapsed());
-                return (failed, Verdict::Anywhere);
+                let is_repeated = matches!(failure, Failure::Repeated(_));
+                return (failed, if is_repeated { Verdict::Elsewhere } else { Verdict::Anywhere });
             }
             Err(_) => {
                 tracing::warn!(origin, place = place_name, "an origin did not answer in time");

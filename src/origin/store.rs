@@ -191,14 +191,14 @@ impl Store {
 
     pub(super) async fn ask(&self, path: &FilePath, ask: &Ask) -> Result<Response<Body>, Failure> {
         match ask.range {
-            Some(Asked::Last(_)) if !self.has_suffixes.load(Ordering::Relaxed) => {
+            // A repetition takes the way that every storage understands.
+            Some(Asked::Last(_)) if ask.fresh || !self.has_suffixes.load(Ordering::Relaxed) => {
                 self.ask_by_length(path, ask).await
             }
-            Some(Asked::Last(_)) => match self.go(path, ask).await? {
-                refused if may_lack_suffixes(refused.status()) => {
-                    self.ask_in_place_of(refused, path, ask).await
-                }
-                response => Ok(response),
+            Some(Asked::Last(_)) => match self.go(path, ask).await {
+                Ok(response) if !may_lack_suffixes(response.status()) => Ok(response),
+                refused @ (Ok(_) | Err(Failure::Broken(_))) => self.ask_in_place_of(refused, path, ask).await,
+                failed => failed,
             },
             Some(Asked::From(first) | Asked::Between(first, _)) if first > MAX_LENGTH => {
                 self.ask_by_length(path, ask).await
@@ -210,11 +210,12 @@ impl Store {
     /// Requests the last bytes by their number. If that fails too, the request counts as repeated.
     async fn ask_in_place_of(
         &self,
-        refused: Response<Body>,
+        refused: Result<Response<Body>, Failure>,
         path: &FilePath,
         ask: &Ask,
     ) -> Result<Response<Body>, Failure> {
-        let is_unknown = refused.status() == StatusCode::NOT_IMPLEMENTED;
+        let is_unknown =
+            refused.as_ref().is_ok_and(|response| response.status() == StatusCode::NOT_IMPLEMENTED);
         match self.ask_by_length(path, ask).await {
             Ok(response) if !response.status().is_server_error() => {
                 if is_unknown {
@@ -222,11 +223,13 @@ impl Store {
                 }
                 Ok(response)
             }
-            _ => {
-                let mut refused = refused;
-                refused.extensions_mut().insert(Repeated);
-                Ok(refused)
-            }
+            _ => match refused {
+                Ok(mut response) => {
+                    response.extensions_mut().insert(Repeated);
+                    Ok(response)
+                }
+                Err(failure) => Err(Failure::Repeated(failure.to_string())),
+            },
         }
     }
 
