@@ -121,7 +121,7 @@ pub(super) async fn serve(wire: Wire, worker: Arc<Worker>, asked: Asked) {
                 Poll::Pending
             }
             Poll::Ready(Over::Close(limit)) => {
-                if let Some(Limit::H2Frames | Limit::H2Resets) = limit {
+                if limit.is_some_and(Limit::is_abuse) {
                     http2.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
                     let _ = poll_streams(&mut http2, &worker, &asked, &answers, context);
                     let _ = wire.poll_send(context);

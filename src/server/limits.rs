@@ -142,7 +142,6 @@ impl Limit {
     }
 
     /// Whether only an abusive client reaches it. HTTP/2 then closes with ENHANCE_YOUR_CALM (RFC 9113 §7).
-    #[allow(dead_code, reason = "hyper sends no GOAWAY with a reason of ours")]
     pub(super) fn is_abuse(self) -> bool {
         matches!(self, Limit::H2Resets | Limit::H2Frames)
     }
