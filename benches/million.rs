@@ -40,6 +40,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// How many look-ups, and how many first requests, are timed.
 const LOOK_UPS: u64 = 20_000;
 const FIRST_REQUESTS: u64 = 5_000;
+/// How many support queries run at once.
+const SUPPORT_QUERIES: usize = 12;
 /// How many connections ask for what is in the cache.
 const READERS_AT_ONCE: usize = 16;
 const FILE: &str = "1KiB";
@@ -54,7 +56,8 @@ async fn main() {
     gate = start(gate.stopped().await, false).await;
     gate.tell("ready");
     look_ups(gate.scene.dir.path()).await;
-    first_requests(&gate).await;
+    first_requests(&gate, "first requests, one after the other", 0).await;
+    beside_support_queries(&gate).await;
     gate.tell_memory("after them");
     ends_alone(&gate).await;
     expiries(&gate, window).await;
@@ -177,10 +180,10 @@ async fn look_ups(directory: &Path) {
 }
 
 /// The first request of a reader under a loan of the ledger's: token, look-up, origin.
-async fn first_requests(gate: &Gate) {
+async fn first_requests(gate: &Gate, what: &str, from: u64) {
     let client = gate.scene.http1();
     let mut waits = Vec::new();
-    for turn in 0..FIRST_REQUESTS {
+    for turn in from..from + FIRST_REQUESTS {
         let left = built::LIVE - built::GROUPS * built::GROUP;
         let number = built::first_of(built::GROUPS) + anywhere(turn, left);
         let path = format!("{}/{FILE}", built::isbn_of(number));
@@ -193,7 +196,41 @@ async fn first_requests(gate: &Gate) {
         answer.bytes().await.unwrap();
         waits.push(began.elapsed());
     }
-    tell_waits("first requests, one after the other", waits);
+    tell_waits(what, waits);
+}
+
+/// First requests while support queries over all loans run, as many at once as an office sends in a
+/// bad hour.
+async fn beside_support_queries(gate: &Gate) {
+    let isbn = built::isbn_of(0);
+    let queries = [
+        "limit=1000".to_owned(),
+        "state=ended&limit=1000".to_owned(),
+        "state=refused".to_owned(),
+        format!("library={}&state=unknown", built::LIBRARY),
+        format!("isbn={isbn}&limit=1000"),
+        "since=2020-01-01T00:00:00Z&limit=1000".to_owned(),
+    ];
+    let over = AtomicBool::new(false);
+    let waits = std::sync::Mutex::new(Vec::new());
+    let support = async |number: usize| {
+        for query in queries.iter().cycle().skip(number) {
+            if over.load(Ordering::Relaxed) {
+                return;
+            }
+            let began = Instant::now();
+            let answer = gate.scene.admin(&format!("/api/v1/loans?{query}")).await;
+            assert!(answer.status().is_success(), "{query}: {}", answer.status());
+            answer.bytes().await.unwrap();
+            waits.lock().unwrap().push(began.elapsed());
+        }
+    };
+    let first = async {
+        first_requests(gate, "first requests beside 12 support queries", FIRST_REQUESTS).await;
+        over.store(true, Ordering::Relaxed);
+    };
+    tokio::join!(first, futures_util::future::join_all((0..SUPPORT_QUERIES).map(support)));
+    tell_waits("support queries, 12 at once", waits.into_inner().unwrap());
 }
 
 /// What it costs to end a group while nobody reads.

@@ -92,8 +92,9 @@ impl Circulation {
         }
     }
 
-    /// Ends loans that are due at `now`, a share of them where they are many, and returns whether more are left that
-    /// can be ended. A damaged row cannot; it opens nothing either, since whoever looks at it cannot read it.
+    /// Ends loans that are due at `now`, a share of them where they are many, and returns whether
+    /// more are left that can be ended. A damaged row cannot; it opens nothing either, since
+    /// whoever looks at it cannot read it.
     ///
     /// # Errors
     /// The ledger's; what was ended until then stays ended.
@@ -108,7 +109,8 @@ impl Circulation {
         let expiries = due.iter().map(|loan| self.end(loan.id, EndReason::Expired, "expiry", None));
         for outcome in futures_util::future::join_all(expiries).await {
             match outcome {
-                // Otherwise it was returned meanwhile, or its row was damaged meanwhile, which the next query reports.
+                // Otherwise it was returned meanwhile, or its row was damaged meanwhile, which the
+                // next query reports.
                 Ok(_)
                 | Err(EndError::NotLive(_) | EndError::NoSuchLoan)
                 | Err(EndError::Ledger(LedgerError::Damaged { .. })) => {}
@@ -134,7 +136,8 @@ impl Circulation {
 /// Ends what is due, until the process stops.
 pub(super) async fn expire_when_due(circulation: Circulation) {
     let mut more = false;
-    // Until when everything was ended that can be: what is left of that is damaged, and must not keep this task busy.
+    // Until when everything was ended that can be: what is left of that is damaged, and must not
+    // keep this task busy.
     let mut expired = Timestamp::MIN;
     loop {
         let wait = if more { TICK } else { until_next_due(&circulation, expired).await };

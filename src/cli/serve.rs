@@ -176,7 +176,7 @@ pub async fn start(mut config: Config, clock: Clock) -> Result<Running, CliError
     tokio::spawn(supervise("watch-certificates", metrics.clone(), stopping.clone(), watch));
     let flusher = Flusher::start(config.metering, meter, ledger.clone(), metrics.clone());
     let parts = admin::Parts {
-        ledger: ledger.clone(),
+        ledger: ledger.for_support(),
         metrics,
         buffers,
         readiness: readiness(&ledger, &lending, &stopping),

@@ -1,22 +1,33 @@
-//! The audit trail: every step bears a keyed hash of itself and of the step before it, in one chain over all loans.
+//! The audit trail: every step has a keyed hash of itself, of the loan's row after it, and of the
+//! step before it, in one chain over all loans.
 //!
-//! The writing task extends it inside the transaction that writes the step; [`verify`] walks it and names each row that was
-//! changed, taken out or put elsewhere. So that a tail cannot be cut off unseen, the newest link is kept apart, in a file
-//! beside the ledger that is written within a second or so; whoever wants to be sure of more copies it away.
+//! The writing task extends it inside the transaction that writes the step. [`verify`] walks it and
+//! names each step and each loan that was changed, removed or moved. The newest link is also stored
+//! apart, in a file beside the ledger that is at most a second or so behind, so that a cut-off end
+//! is found; copy it away to be sure of more.
+//!
+//! A row's hash is salted. When a borrower is forgotten, the salts of the loan's steps are erased,
+//! and a new step covers the row without the borrower. Where loans were pruned, an anchor stands
+//! for their steps.
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use aws_lc_rs::hmac;
 use data_encoding::HEXLOWER;
 use futures_util::TryStreamExt;
+use jiff::Timestamp;
 use sqlx::sqlite::SqliteRow;
-use sqlx::{Row, SqliteConnection};
+use sqlx::{AssertSqlSafe, Connection, Row, SqliteConnection};
 
+use super::row::{COLUMNS, loan_of};
 use super::{LedgerError, upkeep};
+use crate::loan::Loan;
 
-/// How many findings are told.
+/// The maximum number of findings that are reported.
 const TOLD: usize = 100;
 
 /// The length of a hash, in bytes.
@@ -24,12 +35,77 @@ const MAC_LENGTH: usize = 32;
 
 /// The key of the chain. `Debug` does not show it.
 #[derive(Clone, Debug)]
-pub struct AuditKey(hmac::Key);
+pub struct AuditKey(Arc<hmac::Key>);
 
 impl AuditKey {
     /// A key of these 32 bytes.
     pub fn new(bytes: &[u8; 32]) -> AuditKey {
-        AuditKey(hmac::Key::new(hmac::HMAC_SHA256, bytes))
+        AuditKey(Arc::new(hmac::Key::new(hmac::HMAC_SHA256, bytes)))
+    }
+
+    /// The hash of a loan's row. What is no part of a step is left out: progress, owner and
+    /// deliveries.
+    pub(super) fn loan_mac(&self, salt: &[u8], loan: &Loan) -> Vec<u8> {
+        let millis = |at: Option<Timestamp>| at.map(|at| at.as_millisecond().to_be_bytes());
+        let (terms, refusal) = (loan.terms.as_ref(), loan.refusal.as_ref());
+        let mut parts = Parts::with_key(&self.0);
+        parts.add(Some(b"loan"));
+        parts.add(Some(salt));
+        parts.add(Some(loan.id.to_string().as_bytes()));
+        parts.add(Some(loan.key.library.as_str().as_bytes()));
+        parts.add(Some(loan.key.borrower.as_bytes()));
+        parts.add(Some(&loan.key.isbn.number().to_be_bytes()));
+        parts.add(Some(loan.reference.as_str().as_bytes()));
+        parts.add(loan.lending_id.as_deref().map(str::as_bytes));
+        parts.add(Some(loan.state.name().as_bytes()));
+        parts.add(loan.end_reason.map(|reason| reason.name().as_bytes()));
+        parts.add(terms.and_then(|terms| terms.licence_id.as_deref()).map(str::as_bytes));
+        parts.add(terms.and_then(|terms| terms.licence_type.as_deref()).map(str::as_bytes));
+        parts.add(refusal.map(|refusal| refusal.code.as_bytes()));
+        parts.add(refusal.map(|refusal| refusal.message.as_bytes()));
+        let times = [
+            Some(loan.begun),
+            loan.accepted,
+            terms.map(|terms| terms.due),
+            loan.ended,
+            refusal.and_then(|refusal| refusal.retry_at),
+            loan.forgotten,
+            Some(loan.changed),
+        ];
+        times.map(millis).iter().for_each(|time| parts.add(time.as_ref().map(<[u8; 8]>::as_slice)));
+        parts.sign()
+    }
+
+    /// The seal of an anchor, which leads from the hash before its first step to the hash of its
+    /// last.
+    pub(super) fn seal(&self, first: i64, before: &[u8], last: &Head) -> Vec<u8> {
+        let mut parts = Parts::with_key(&self.0);
+        parts.add(Some(b"anchor"));
+        parts.add(Some(&first.to_be_bytes()));
+        parts.add(Some(before));
+        parts.add(Some(&last.number.to_be_bytes()));
+        parts.add(Some(&last.mac));
+        parts.sign()
+    }
+}
+
+/// What a hash is made of. Each part has its length before it, and a part that may be missing says
+/// so: no two inputs are alike.
+struct Parts(hmac::Context);
+
+impl Parts {
+    fn with_key(key: &hmac::Key) -> Parts {
+        Parts(hmac::Context::with_key(key))
+    }
+
+    fn add(&mut self, bytes: Option<&[u8]>) {
+        let length = bytes.map_or(u64::MAX, |bytes| bytes.len() as u64);
+        self.0.update(&length.to_be_bytes());
+        self.0.update(bytes.unwrap_or_default());
+    }
+
+    fn sign(self) -> Vec<u8> {
+        self.0.sign().as_ref().to_vec()
     }
 }
 
@@ -51,6 +127,8 @@ pub(super) struct Step<'a> {
     pub(super) to: &'a str,
     pub(super) cause: &'a str,
     pub(super) detail: Option<&'a str>,
+    /// The hash of the loan's row after it; none in a step of version 1.
+    pub(super) loan_mac: Option<&'a [u8]>,
 }
 
 impl Head {
@@ -66,22 +144,19 @@ impl Head {
     /// The link of the step that comes next.
     pub(super) fn next(&self, step: &Step<'_>, key: &AuditKey) -> Head {
         let number = self.number.saturating_add(1);
-        let mut context = hmac::Context::with_key(&key.0);
-        // A part that may be missing says so, and each has its length before it: no two steps read alike.
-        let mut part = |bytes: Option<&[u8]>| {
-            let length = bytes.map_or(u64::MAX, |bytes| bytes.len() as u64);
-            context.update(&length.to_be_bytes());
-            context.update(bytes.unwrap_or_default());
-        };
-        part(Some(&self.mac));
-        part(Some(&number.to_be_bytes()));
-        part(Some(step.loan.as_bytes()));
-        part(Some(&step.at.to_be_bytes()));
-        part(step.from.map(str::as_bytes));
-        part(Some(step.to.as_bytes()));
-        part(Some(step.cause.as_bytes()));
-        part(step.detail.map(str::as_bytes));
-        Head { number, mac: context.sign().as_ref().to_vec() }
+        let mut parts = Parts::with_key(&key.0);
+        parts.add(Some(&self.mac));
+        parts.add(Some(&number.to_be_bytes()));
+        parts.add(Some(step.loan.as_bytes()));
+        parts.add(Some(&step.at.to_be_bytes()));
+        parts.add(step.from.map(str::as_bytes));
+        parts.add(Some(step.to.as_bytes()));
+        parts.add(Some(step.cause.as_bytes()));
+        parts.add(step.detail.map(str::as_bytes));
+        if let Some(loan_mac) = step.loan_mac {
+            parts.add(Some(loan_mac));
+        }
+        Head { number, mac: parts.sign() }
     }
 
     fn text(&self) -> String {
@@ -103,8 +178,9 @@ fn head_file(ledger: &Path) -> PathBuf {
     PathBuf::from(file)
 }
 
-/// Stores the newest link apart. The text is on the disk before it replaces the one before: on a full disk the older
-/// link stays, and a power cut leaves one of the two. `process` keeps two processes from writing one temporary file.
+/// Stores the newest link apart. The text is on the disk before it replaces the one before: on a
+/// full disk the older link stays, and a power cut leaves one of the two. `process` keeps two
+/// processes from writing one temporary file.
 pub(super) fn keep_apart(ledger: &Path, process: &str, head: &Head) -> std::io::Result<()> {
     let file = head_file(ledger);
     let beside = file.with_extension(format!("head.{process}.new"));
@@ -152,11 +228,20 @@ pub(super) async fn opened(connection: &mut SqliteConnection, ledger: &Path) -> 
         return Ok(head);
     };
     let there = sqlx::query_scalar("SELECT mac FROM history WHERE number = ?").bind(apart.number);
-    let there: Option<Vec<u8>> = there.fetch_optional(connection).await.map_err(failed)?;
-    if there.as_ref() == Some(&apart.mac) {
+    let there: Option<Vec<u8>> = there.fetch_optional(&mut *connection).await.map_err(failed)?;
+    if there.as_ref() == Some(&apart.mac) || is_pruned(connection, &apart).await.map_err(failed)? {
         return Ok(head);
     }
     Err(LedgerError::CutOff { file: ledger.to_owned(), apart: head_file(ledger) })
+}
+
+/// Whether an anchor stands for this step.
+async fn is_pruned(connection: &mut SqliteConnection, step: &Head) -> Result<bool, sqlx::Error> {
+    let anchor =
+        sqlx::query_as("SELECT last, mac FROM anchors WHERE last >= ? AND first <= ? ORDER BY last LIMIT 1");
+    let anchor: Option<(i64, Vec<u8>)> =
+        anchor.bind(step.number).bind(step.number).fetch_optional(connection).await?;
+    Ok(anchor.is_some_and(|(last, mac)| last > step.number || mac == step.mac))
 }
 
 /// Fills in the hashes of steps that were written before there was a chain.
@@ -179,7 +264,10 @@ pub(super) async fn fill_in(connection: &mut SqliteConnection, key: &AuditKey) -
 }
 
 /// The link that a row must bear after this one.
-fn linked(before: &Head, row: &SqliteRow, key: &AuditKey) -> Result<Head, sqlx::Error> {
+pub(super) fn linked(before: &Head, row: &SqliteRow, key: &AuditKey) -> Result<Head, sqlx::Error> {
+    let loan_mac: Option<Vec<u8>> = row.try_get("loan_mac")?;
+    let loan_mac =
+        if row.try_get::<i64, _>("version")? > 1 { Some(loan_mac.unwrap_or_default()) } else { None };
     let step = Step {
         loan: row.try_get("loan")?,
         at: row.try_get("at")?,
@@ -187,6 +275,7 @@ fn linked(before: &Head, row: &SqliteRow, key: &AuditKey) -> Result<Head, sqlx::
         to: row.try_get("to_state")?,
         cause: row.try_get("cause")?,
         detail: row.try_get("detail")?,
+        loan_mac: loan_mac.as_deref(),
     };
     Ok(before.next(&step, key))
 }
@@ -198,9 +287,14 @@ pub struct Verified {
     pub head: Head,
     /// What is wrong, as sentences.
     pub findings: Vec<String>,
+    /// Loans whose last step is of version 1, so that no hash covers their row.
+    pub uncovered: u64,
+    /// Steps that were pruned.
+    pub pruned: i64,
 }
 
-/// Walks the chain of a ledger, also beside a running gate.
+/// Walks the chain of a ledger and compares every loan with its last step, also beside a running
+/// gate.
 ///
 /// # Errors
 /// [`LedgerError`], where the ledger cannot be read at all.
@@ -209,8 +303,13 @@ pub async fn verify(ledger: &Path, key: &AuditKey) -> Result<Verified, LedgerErr
     // Read before the ledger, which may grow meanwhile.
     let apart = std::fs::read_to_string(head_file(ledger)).ok();
     let mut connection = upkeep::open(ledger).await?;
-    let mut walk =
-        Walk { key, apart: apart.as_deref().and_then(Head::from_text), verified: Verified::default() };
+    let mut reading = connection.begin().await.map_err(failed)?;
+    let anchors: Vec<Anchor> = sqlx::query_as("SELECT first, last, mac, seal FROM anchors ORDER BY first")
+        .fetch_all(&mut *reading)
+        .await
+        .map_err(failed)?;
+    let apart = apart.as_deref().and_then(Head::from_text);
+    let mut walk = Walk { key, apart, anchors: anchors.into(), verified: Verified::default() };
     if walk.apart.is_none() {
         let sentence = format!(
             "{} cannot be read: whether the end was cut off cannot be told",
@@ -218,16 +317,95 @@ pub async fn verify(ledger: &Path, key: &AuditKey) -> Result<Verified, LedgerErr
         );
         walk.verified.findings.push(sentence);
     }
-    let mut rows = sqlx::query("SELECT * FROM history ORDER BY number").fetch(&mut connection);
+    let mut rows = sqlx::query("SELECT * FROM history ORDER BY number").fetch(&mut *reading);
     while let Some(row) = rows.try_next().await.map_err(failed)? {
         walk.row(&row).map_err(failed)?;
     }
-    Ok(walk.end())
+    drop(rows);
+    let mut verified = walk.end();
+    compare_loans(&mut reading, key, &mut verified).await.map_err(failed)?;
+    Ok(verified)
+}
+
+/// Compares every loan with the hash that its last step has of it.
+///
+/// # Errors
+/// [`LedgerError`], where the ledger cannot be read at all.
+pub async fn check_loans(ledger: &Path, key: &AuditKey) -> Result<Vec<String>, LedgerError> {
+    let mut connection = upkeep::open(ledger).await?;
+    let mut verified = Verified::default();
+    let compared = compare_loans(&mut connection, key, &mut verified).await;
+    compared.map_err(|source| LedgerError::Database { file: ledger.to_owned(), source })?;
+    Ok(verified.findings)
+}
+
+async fn compare_loans(
+    connection: &mut SqliteConnection,
+    key: &AuditKey,
+    verified: &mut Verified,
+) -> Result<(), sqlx::Error> {
+    let sql = format!(
+        "SELECT {COLUMNS}, version, salt, loan_mac FROM loans LEFT JOIN history \
+         ON number = (SELECT max(number) FROM history WHERE loan = loans.id)"
+    );
+    let mut rows = sqlx::query(AssertSqlSafe(sql)).fetch(connection);
+    while let Some(row) = rows.try_next().await? {
+        match row_matches(&row, key) {
+            Ok(Some(true)) => {}
+            Ok(Some(false)) => verified.uncovered += 1,
+            Ok(None) => {
+                let id: String = row.try_get("id")?;
+                verified.found(format!("loan {id} is not as its last step left it: its row was changed"));
+            }
+            Err(error) => verified.found(error.to_string()),
+        }
+    }
+    Ok(())
+}
+
+/// Whether the row of a loan, joined with its last step, is what that step's hash covers: none
+/// where it is not, false where the step is of version 1 and covers nothing.
+pub(super) fn row_matches(row: &SqliteRow, key: &AuditKey) -> Result<Option<bool>, LedgerError> {
+    let loan = loan_of(row)?;
+    let column =
+        |error: sqlx::Error| LedgerError::Damaged { id: loan.id.to_string(), why: error.to_string() };
+    match row.try_get::<Option<i64>, _>("version").map_err(column)? {
+        None => Ok(None),
+        Some(1) => Ok(Some(false)),
+        Some(_) => {
+            let salt: Option<Vec<u8>> = row.try_get("salt").map_err(column)?;
+            let mac: Option<Vec<u8>> = row.try_get("loan_mac").map_err(column)?;
+            let is_same = salt.is_some_and(|salt| Some(key.loan_mac(&salt, &loan)) == mac);
+            Ok(is_same.then_some(true))
+        }
+    }
+}
+
+/// What stands for steps that were pruned.
+#[derive(Clone, Debug, sqlx::FromRow)]
+pub(super) struct Anchor {
+    pub(super) first: i64,
+    pub(super) last: i64,
+    pub(super) mac: Vec<u8>,
+    pub(super) seal: Vec<u8>,
+}
+
+impl Anchor {
+    /// The last step that it stands for.
+    pub(super) fn end(&self) -> Head {
+        Head { number: self.last, mac: self.mac.clone() }
+    }
+
+    /// Whether the key made it, to go on from this hash.
+    pub(super) fn is_genuine(&self, before: &[u8], key: &AuditKey) -> bool {
+        key.seal(self.first, before, &self.end()) == self.seal
+    }
 }
 
 struct Walk<'a> {
     key: &'a AuditKey,
     apart: Option<Head>,
+    anchors: VecDeque<Anchor>,
     verified: Verified,
 }
 
@@ -236,39 +414,67 @@ impl Walk<'_> {
         let number: i64 = row.try_get("number")?;
         let mac: Option<Vec<u8>> = row.try_get("mac")?;
         let mac = mac.unwrap_or_default();
+        self.cross_anchors();
         let before = self.verified.head.clone();
         if number != before.number.saturating_add(1) {
-            self.found(format!("steps {} to {} are missing", before.number.saturating_add(1), number - 1));
+            let missing = format!("steps {} to {} are missing", before.number.saturating_add(1), number - 1);
+            self.verified.found(missing);
         } else if linked(&before, row, self.key)?.mac != mac {
             let (loan, at): (String, i64) = (row.try_get("loan")?, row.try_get("at")?);
-            self.found(format!(
+            self.verified.found(format!(
                 "step {number} (loan {loan}, at {at} ms) was changed, or stands where another stood"
             ));
         }
-        // The walk goes on from what stands there, so that each row that is wrong is told once.
-        self.verified.head = Head { number, mac };
-        if let Some(apart) = self.apart.clone().filter(|apart| apart.number == number)
-            && apart.mac != self.verified.head.mac
-        {
-            self.found(format!("step {number} is not the one whose hash was kept apart"));
-        }
+        // The walk goes on from what stands there, so that each wrong row is reported once.
+        self.arrived(Head { number, mac });
         Ok(())
     }
 
-    fn found(&mut self, sentence: String) {
-        if self.verified.findings.len() < TOLD {
-            self.verified.findings.push(sentence);
+    /// Goes over the steps that were pruned.
+    fn cross_anchors(&mut self) {
+        while let Some(anchor) =
+            self.anchors.pop_front_if(|anchor| anchor.first == self.verified.head.number + 1)
+        {
+            if !anchor.is_genuine(&self.verified.head.mac, self.key) {
+                let Anchor { first, last, .. } = anchor;
+                self.verified.found(format!("the anchor of steps {first} to {last} was changed or forged"));
+            }
+            self.verified.pruned += anchor.last - anchor.first + 1;
+            self.arrived(anchor.end());
+        }
+    }
+
+    fn arrived(&mut self, head: Head) {
+        self.verified.head = head;
+        let head = &self.verified.head;
+        if let Some(apart) = self.apart.as_ref().filter(|apart| apart.number == head.number)
+            && apart.mac != head.mac
+        {
+            let sentence = format!("step {} is not the one whose hash was kept apart", head.number);
+            self.verified.found(sentence);
         }
     }
 
     fn end(mut self) -> Verified {
+        self.cross_anchors();
         let last = self.verified.head.number;
+        for Anchor { first, last, .. } in std::mem::take(&mut self.anchors) {
+            self.verified.found(format!("an anchor stands for steps {first} to {last}, where others stand"));
+        }
         if let Some(apart) = self.apart.clone().filter(|apart| apart.number > last) {
-            self.found(format!(
+            self.verified.found(format!(
                 "the end is cut off: the last step is {last}, and step {} was kept apart",
                 apart.number
             ));
         }
         self.verified
+    }
+}
+
+impl Verified {
+    fn found(&mut self, sentence: String) {
+        if self.findings.len() < TOLD {
+            self.findings.push(sentence);
+        }
     }
 }

@@ -1,11 +1,13 @@
 //! The brake: how many loans a library, and one of its borrowers, may begin in an hour and a day.
 //!
-//! There are two kinds of limits. Those on loans protect a budget from a stolen signing key or a looping app, and count
-//! loans that cost something. Those on attempts protect Bokbasen, and count every begin, whatever became of it: refused
-//! by Bokbasen, or here by the licence policy, which has to query Bokbasen for each title first.
+//! There are two kinds of limits. Those on loans protect a budget from a stolen signing key or a
+//! looping app, and count loans that cost something. Those on attempts protect Bokbasen, and count
+//! every begin, whatever became of it: refused by Bokbasen, or here by the licence policy, which
+//! has to query Bokbasen for each title first.
 //!
-//! The writing task checks both inside the transaction of an intent, so that they hold under any concurrency, over all
-//! processes of a ledger and across restarts: what is counted are the loans themselves, by an index.
+//! The writing task checks both inside the transaction of an intent, so that they hold under any
+//! concurrency, over all processes of a ledger and across restarts: what is counted are the loans
+//! themselves, by an index.
 
 use std::time::Duration;
 
@@ -115,8 +117,8 @@ const FAILED_OF_LIBRARY: &str = of_library!("end_reason = 'rejected'");
 const FAILED_OF_BORROWER: &str = of_borrower!("end_reason = 'rejected'");
 
 impl Brake {
-    /// When this loan may be begun, if not now. The limits on attempts hold in every mode; of the others, shadow counts
-    /// and warns, and never refuses.
+    /// When this loan may be begun, if not now. The limits on attempts hold in every mode; of the
+    /// others, shadow counts and warns, and never refuses.
     pub(super) async fn holds(
         &self,
         connection: &mut SqliteConnection,
@@ -142,8 +144,8 @@ impl Brake {
         self.mode == BrakeMode::Off && limits == [0, 0]
     }
 
-    /// A begin that failed counts for a short time only: after an outage, the readers who tried through it must be
-    /// served at once.
+    /// A begin that failed counts for a short time only: after an outage, the readers who tried
+    /// through it must be served at once.
     fn attempts(&self) -> [Limit; 4] {
         let (borrower, library) = (self.attempts_per_borrower_per_hour, self.attempts_per_library_per_hour);
         let (of_borrower, of_library) = ("attempts_per_borrower_per_hour", "attempts_per_library_per_hour");
@@ -182,7 +184,8 @@ async fn reached(
 ) -> Result<Option<Reached>, sqlx::Error> {
     let mut last: Option<Reached> = None;
     for limit in limits {
-        // Where that many were begun within the window, the oldest of them says when there is room again.
+        // Where that many were begun within the window, the oldest of them says when there is room
+        // again.
         let Some(before) = limit.most.checked_sub(1) else { continue };
         let since = clock::before(now, limit.window).as_millisecond();
         let query = sqlx::query_scalar(limit.query).bind(key.library.as_str());

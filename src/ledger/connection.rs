@@ -1,26 +1,30 @@
 //! The write connection: closed after every failed transaction, and reopened with a backoff.
 //!
-//! The writing task owns it. When the disk is full or an I/O error occurs, SQLite rolls the transaction back by
-//! itself, and sqlx does not notice: its transaction depth stays at 1, and every later `BEGIN` fails. A connection
-//! that has failed once is therefore never used again. A new one counts as open only after a probe row is committed
-//! through it, so a disk that is still full costs one attempt per backoff and not one per command.
+//! The writing task owns it. When the disk is full or an I/O error occurs, SQLite rolls the
+//! transaction back by itself, and sqlx does not notice: its transaction depth stays at 1, and
+//! every later `BEGIN` fails. A connection that has failed once is therefore never used again. A
+//! new one counts as open only after a probe row is committed through it, so a disk that is still
+//! full costs one attempt per backoff and not one per command.
 
 use std::time::Duration;
 
+use jiff::Timestamp;
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, SqliteConnection};
 use tokio::time::{Instant, timeout};
 
 /// How long a write waits for another process's transaction, for example during an upgrade.
 pub(super) const BUSY: Duration = Duration::from_secs(10);
-/// Deadline of one transaction. It exceeds [`BUSY`], so it passes only when the disk does not answer.
+/// Deadline of one transaction. It exceeds [`BUSY`], so it passes only when the disk does not
+/// answer.
 pub(super) const TRANSACTION_DEADLINE: Duration = Duration::from_secs(20);
 /// Deadline of one attempt to reopen, and how long that attempt waits for another writer.
 const REOPEN_DEADLINE: Duration = Duration::from_secs(2);
 const REOPEN_BUSY: Duration = Duration::from_secs(1);
 /// Deadline for closing a failed connection; its thread ends later where the disk does not answer.
 const CLOSE_DEADLINE: Duration = Duration::from_millis(500);
-/// The wait after the second failure in a row, and the limit of its doubling. The first failure waits for nothing.
+/// The wait after the second failure in a row, and the limit of its doubling. The first failure
+/// waits for nothing.
 const FIRST_BACKOFF: Duration = Duration::from_millis(50);
 const MAX_BACKOFF: Duration = Duration::from_secs(1);
 
@@ -88,7 +92,8 @@ impl WriteConnection {
             closed.since = since;
         }
         if let Some(connection) = connection {
-            // Dropped at the deadline: the thread of the connection then closes it when the disk answers.
+            // Dropped at the deadline: the thread of the connection then closes it when the disk
+            // answers.
             let _ = timeout(CLOSE_DEADLINE, connection.close()).await;
         }
     }
@@ -97,10 +102,10 @@ impl WriteConnection {
     ///
     /// # Errors
     /// Why it is still closed, as a phrase; the next attempt waits longer.
-    pub(super) async fn reopen(&mut self) -> Result<Duration, String> {
+    pub(super) async fn reopen(&mut self, now: Timestamp) -> Result<Duration, String> {
         let State::Closed(closed) = &self.state else { return Ok(Duration::ZERO) };
         let since = closed.since;
-        let opened = match timeout(REOPEN_DEADLINE, open_and_probe(&self.options)).await {
+        let opened = match timeout(REOPEN_DEADLINE, open_and_probe(&self.options, now)).await {
             Ok(opened) => opened.map_err(|error| reason(&error)),
             Err(_) => Err(format!("the disk did not answer within {} s", REOPEN_DEADLINE.as_secs())),
         };
@@ -117,21 +122,27 @@ impl WriteConnection {
     }
 }
 
-async fn open_and_probe(options: &SqliteConnectOptions) -> Result<SqliteConnection, sqlx::Error> {
+async fn open_and_probe(
+    options: &SqliteConnectOptions,
+    now: Timestamp,
+) -> Result<SqliteConnection, sqlx::Error> {
     let mut connection = options.clone().busy_timeout(REOPEN_BUSY).connect().await?;
     let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
-    write_probe(&mut transaction, jiff::Timestamp::now().as_millisecond()).await?;
+    write_probe(&mut transaction, now).await?;
     transaction.commit().await?;
     let busy = format!("PRAGMA busy_timeout = {}", BUSY.as_millis());
     sqlx::query(AssertSqlSafe(busy)).execute(&mut connection).await?;
     Ok(connection)
 }
 
-/// Writes the row that shows that the ledger can be written. It is larger than what a batch of loans usually takes: the
-/// test must not succeed with the last free page where a loan then fails.
-pub(super) async fn write_probe(connection: &mut SqliteConnection, at: i64) -> Result<(), sqlx::Error> {
+/// Writes the row that shows that the ledger can be written. It is larger than what a batch of
+/// loans usually takes: the test must not succeed with the last free page where a loan then fails.
+pub(super) async fn write_probe(
+    connection: &mut SqliteConnection,
+    now: Timestamp,
+) -> Result<(), sqlx::Error> {
     let mut value = vec![0; PROBE_BYTES];
-    value.extend_from_slice(&at.to_be_bytes());
+    value.extend_from_slice(&now.as_millisecond().to_be_bytes());
     sqlx::query(
         "INSERT INTO meta (name, value) VALUES ('last write test', ?) \
          ON CONFLICT (name) DO UPDATE SET value = excluded.value",

@@ -1,7 +1,7 @@
 //! Rows that cannot be read: every batch skips them, so that one of them never blocks the others.
 //!
-//! Each is logged once in a process, with its id, and counted until it can be read again. A row is found when a query
-//! meets it; `loangate ledger check` finds all of them.
+//! Each is logged once in a process, with its id, and counted until it can be read again. A row is
+//! found when a query meets it; `loangate ledger check` finds all of them.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -14,7 +14,8 @@ use super::{Ledger, LedgerError};
 use crate::loan::Loan;
 use crate::telemetry::Metrics;
 
-/// How many ids are remembered. Beyond that a damaged row is skipped without a word: the ledger is lost anyway.
+/// How many ids are remembered. Beyond that a damaged row is skipped without a word: the ledger is
+/// lost anyway.
 const MAX_REMEMBERED: usize = 10_000;
 
 /// The damaged rows that this process has met.

@@ -28,7 +28,8 @@ pub struct Delivered {
 type Kept = (String, String, Tally);
 
 impl Ledger {
-    /// What was delivered under these loans, by the path of each file, without rows that are damaged.
+    /// What was delivered under these loans, by the path of each file, without rows that are
+    /// damaged.
     ///
     /// # Errors
     /// [`LedgerError`].

@@ -9,6 +9,7 @@ use std::collections::{HashMap, HashSet};
 
 use jiff::Timestamp;
 use sqlx::{QueryBuilder, Sqlite, SqliteConnection};
+use uuid::Uuid;
 
 use super::audit::{AuditKey, Head, Step};
 use super::row::{COLUMNS, by_ids, loan_of, push_loans};
@@ -49,6 +50,8 @@ struct Taken {
     to: &'static str,
     cause: Cause,
     link: Head,
+    salt: [u8; 16],
+    loan_mac: Vec<u8>,
 }
 
 /// The work of one transaction.
@@ -155,17 +158,30 @@ impl<'a> Draft<'a> {
 
     /// Takes a loan down, new or changed, with the step that led to it.
     pub(super) fn note(&mut self, loan: &Loan, from: Option<LoanState>, cause: &Cause) {
-        let at = loan.changed.as_millisecond();
-        let (from, to) = (from.map(LoanState::name), loan.state.name());
-        let (id, detail) = (loan.id.to_string(), cause.detail.as_deref());
-        let link = self.head.next(&Step { loan: &id, at, from, to, cause: cause.by, detail }, self.key);
-        self.head = link.clone();
-        self.steps.push(Taken { loan: id, at, from, to, cause: cause.clone(), link });
+        self.add_step(loan, loan.changed, from, cause);
         if let Some(standing) = self.standings.get_mut(&loan.key) {
             standing.note(loan);
         }
         self.changed.push(loan.id);
         self.loans.insert(loan.id, loan.clone());
+    }
+
+    /// Takes a step down that leaves its loan in the state that it is in, of a row that is written
+    /// already: the hash of the row covers it as it is now.
+    pub(super) fn note_written(&mut self, loan: &Loan, at: Timestamp, cause: &Cause) {
+        self.add_step(loan, at, Some(loan.state), cause);
+        self.loans.insert(loan.id, loan.clone());
+    }
+
+    fn add_step(&mut self, loan: &Loan, at: Timestamp, from: Option<LoanState>, cause: &Cause) {
+        let (at, from, to) = (at.as_millisecond(), from.map(LoanState::name), loan.state.name());
+        let (id, detail) = (loan.id.to_string(), cause.detail.as_deref());
+        let salt = *Uuid::new_v4().as_bytes();
+        let loan_mac = self.key.loan_mac(&salt, loan);
+        let step = Step { loan: &id, at, from, to, cause: cause.by, detail, loan_mac: Some(&loan_mac) };
+        let link = self.head.next(&step, self.key);
+        self.head = link.clone();
+        self.steps.push(Taken { loan: id, at, from, to, cause: cause.clone(), link, salt, loan_mac });
     }
 
     /// The connection, with everything written that was taken down: for what asks the tables itself.
@@ -188,16 +204,21 @@ impl<'a> Draft<'a> {
         let mut seen = HashSet::new();
         changed.retain(|id| seen.insert(*id));
         let mut query = QueryBuilder::<Sqlite>::default();
-        push_loans(&mut query, changed.iter().filter_map(|id| self.loans.get(id)), self.owner);
-        query.push("; ");
+        if !changed.is_empty() {
+            push_loans(&mut query, changed.iter().filter_map(|id| self.loans.get(id)), self.owner);
+            query.push("; ");
+        }
         push_steps(&mut query, &steps);
         let query = query.build().persistent(steps.len() <= KEPT_PREPARED);
         query.execute(&mut *self.connection).await.map(drop)
     }
 }
 
+/// The version of the steps that are written.
+const STEP_VERSION: i64 = 2;
+
 fn push_steps(query: &mut QueryBuilder<Sqlite>, steps: &[Taken]) {
-    query.push("INSERT INTO history (number, loan, at, from_state, to_state, cause, detail, mac) ");
+    query.push("INSERT INTO history (number, loan, at, from_state, to_state, cause, detail, mac, version, salt, loan_mac) ");
     query.push_values(steps, |mut row, step| {
         row.push_bind(step.link.number);
         row.push_bind(step.loan.as_str());
@@ -207,6 +228,9 @@ fn push_steps(query: &mut QueryBuilder<Sqlite>, steps: &[Taken]) {
         row.push_bind(step.cause.by);
         row.push_bind(step.cause.detail.as_deref());
         row.push_bind(step.link.mac.as_slice());
+        row.push_bind(STEP_VERSION);
+        row.push_bind(step.salt.as_slice());
+        row.push_bind(step.loan_mac.as_slice());
     });
 }
 

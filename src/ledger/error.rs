@@ -45,8 +45,9 @@ pub enum LedgerError {
         /// SQLite's word.
         source: sqlx::Error,
     },
-    /// The transaction of this command failed, or the ledger cannot be written at the moment. Usually nothing was
-    /// written; but where the commit itself failed, that is not certain until the ledger is read again.
+    /// The transaction of this command failed, or the ledger cannot be written at the moment.
+    /// Usually nothing was written; but where the commit itself failed, that is not certain until
+    /// the ledger is read again.
     #[error("the ledger cannot be written: {0}; check the disk. The gate tries again until it succeeds")]
     Commit(String),
     /// A row does not bear out its own state.

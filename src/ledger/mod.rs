@@ -18,6 +18,7 @@ mod open;
 mod opened;
 mod probe;
 mod process;
+mod prune;
 mod read;
 mod row;
 mod upkeep;
@@ -33,7 +34,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::loan::{Borrower, Event, Isbn, LibraryId, Loan, LoanId, LoanState, Progress};
 
-pub use audit::{AuditKey, Head, Verified, verify};
+pub use audit::{AuditKey, Head, Verified, check_loans, verify};
 pub use brake::{Brake, BrakeMode};
 use damaged::DamagedRows;
 pub use delivered::Delivered;
@@ -42,6 +43,7 @@ pub use error::LedgerError;
 pub use feed::{ClosedLoan, Feed};
 pub use probe::probe;
 use process::Process;
+pub use prune::{Prunable, Pruned, prune};
 pub use upkeep::{backup, check};
 use writable::WriteTest;
 use write::Command;
@@ -126,11 +128,13 @@ pub struct Ledger {
     file: Arc<PathBuf>,
     commands: mpsc::Sender<Command>,
     readers: SqlitePool,
+    support: SqlitePool,
     process: Arc<Process>,
     write_test: WriteTest,
     damaged: DamagedRows,
     /// The last step when it was opened: the change feed starts there.
     opened_at: i64,
+    audit_key: AuditKey,
 }
 
 impl Ledger {
@@ -138,8 +142,9 @@ impl Ledger {
     /// earlier than the credential was `issued`.
     ///
     /// # Errors
-    /// [`LedgerError`]; the begin must not be sent. After [`LedgerError::Commit`] the intent may be durable all the
-    /// same; the writing task then ends it as never sent, before it takes another command.
+    /// [`LedgerError`]; the begin must not be sent. After [`LedgerError::Commit`] the intent may be
+    /// durable all the same; the writing task then ends it as never sent, before it takes another
+    /// command.
     pub async fn intend(
         &self,
         loan: Loan,
@@ -185,8 +190,8 @@ impl Ledger {
     /// Adds to what was delivered before: durable, all of it, when this returns. A loan that is not there is passed over.
     ///
     /// # Errors
-    /// [`LedgerError`]; nothing was written, except that after [`LedgerError::Closed`], and where a commit failed in
-    /// the last step, that is not certain.
+    /// [`LedgerError`]; nothing was written, except that after [`LedgerError::Closed`], and where a
+    /// commit failed in the last step, that is not certain.
     pub async fn note_delivered(&self, delivered: Arc<[Delivered]>) -> Result<(), LedgerError> {
         let (answer, answered) = oneshot::channel();
         self.send(Command::Delivered { delivered, answer }).await?;
@@ -216,6 +221,13 @@ impl Ledger {
             let _ = answered.await;
         }
         self.readers.close().await;
+        self.support.close().await;
+    }
+
+    /// The same ledger, read through connections of its own: a support query over many loans must
+    /// not keep a reader's first request waiting for a connection.
+    pub fn for_support(&self) -> Ledger {
+        Ledger { readers: self.support.clone(), ..self.clone() }
     }
 
     async fn send(&self, command: Command) -> Result<(), LedgerError> {
@@ -227,6 +239,8 @@ impl Ledger {
 mod damaged_tests;
 #[cfg(test)]
 mod failing_disk;
+#[cfg(test)]
+mod prune_tests;
 #[cfg(test)]
 mod support;
 #[cfg(test)]

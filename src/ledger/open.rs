@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 
 use super::connection::{BUSY, WriteConnection};
 use super::damaged::DamagedRows;
-use super::process::Process;
+use super::process::{Opening, Process};
 use super::writable::WriteTest;
 use super::write::{self, Writer};
 use super::{AuditKey, Ledger, LedgerError, Settings, audit};
@@ -30,6 +30,9 @@ const QUEUE: usize = 4096;
 /// Connections that only read, and how long a query waits for one of them.
 const READERS: u32 = 4;
 const READER_DEADLINE: Duration = Duration::from_secs(5);
+/// Connections of support queries, which may scan many rows: fewer than there are cores on most
+/// machines.
+const SUPPORT_READERS: u32 = 2;
 
 impl Ledger {
     /// Opens the ledger, makes it where there is none, and brings its schema up to date.
@@ -47,19 +50,12 @@ impl Ledger {
         metrics: Metrics,
     ) -> Result<Ledger, LedgerError> {
         let file = settings.file.as_path();
-        make(file).map_err(|source| LedgerError::File { file: file.to_owned(), source })?;
+        let unusable = |source| LedgerError::File { file: file.to_owned(), source };
+        make(file).map_err(unusable)?;
         let failed = |source| LedgerError::Database { file: file.to_owned(), source };
-        let options = SqliteConnectOptions::new()
-            .filename(file)
-            .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(SqliteSynchronous::Full)
-            .foreign_keys(true)
-            // What is forgotten is overwritten, and does not stay behind in free pages.
-            .pragma("secure_delete", "ON")
-            .busy_timeout(BUSY)
-            .pragma("wal_autocheckpoint", FOLDED_AT)
-            .statement_cache_capacity(64)
-            .disable_statement_logging();
+        let options = write_options(file);
+        // Until the schema is up to date: neither SQLite nor sqlx keeps two first starts apart.
+        let opening = Opening::acquire(file).await.map_err(unusable)?;
         let mut connection = SqliteConnection::connect_with(&options).await.map_err(failed)?;
         migrate(&mut connection).await.map_err(|error| match error {
             MigrateError::VersionMissing(_) | MigrateError::VersionTooNew(..) => LedgerError::NewerSchema,
@@ -73,21 +69,24 @@ impl Ledger {
         audit::fill_in(&mut connection, &audit_key).await.map_err(failed)?;
         let head = audit::opened(&mut connection, file).await?;
         let opened_at = head.number;
-        let readers = SqlitePoolOptions::new()
-            .max_connections(READERS)
-            // A file does not hang up; the question would double the ways to the connection's thread.
-            .test_before_acquire(false)
-            .acquire_timeout(READER_DEADLINE)
-            .connect_with(options.clone().read_only(true))
-            .await
-            .map_err(failed)?;
-        let process =
-            Process::enter(file).map_err(|source| LedgerError::File { file: file.to_owned(), source })?;
+        drop(opening);
+        let pool = |connections| {
+            SqlitePoolOptions::new()
+                .max_connections(connections)
+                // A file does not hang up; the test would double the ways to the connection's
+                // thread.
+                .test_before_acquire(false)
+                .acquire_timeout(READER_DEADLINE)
+        };
+        let readers = pool(READERS).connect_with(options.clone().read_only(true)).await.map_err(failed)?;
+        let support = pool(SUPPORT_READERS).connect_lazy_with(options.clone().read_only(true));
+        let process = Process::enter(file).map_err(unusable)?;
         let process = Arc::new(process);
         let (commands, waiting) = mpsc::channel(QUEUE);
         audit::remove_leftovers(file, |name| process.is_dead(name));
         metrics.ledger_writable(true);
         let damaged = DamagedRows::new(metrics.clone());
+        let key = audit_key.clone();
         let writer = Writer {
             connection: WriteConnection::new(options, connection),
             clock,
@@ -106,8 +105,34 @@ impl Ledger {
         };
         tokio::spawn(write::run(writer, waiting));
         let file = Arc::new(file.to_owned());
-        Ok(Ledger { file, commands, readers, process, write_test: WriteTest::default(), damaged, opened_at })
+        let write_test = WriteTest::default();
+        Ok(Ledger {
+            file,
+            commands,
+            readers,
+            support,
+            process,
+            write_test,
+            damaged,
+            opened_at,
+            audit_key: key,
+        })
     }
+}
+
+/// How connections that write are opened.
+pub(super) fn write_options(file: &Path) -> SqliteConnectOptions {
+    SqliteConnectOptions::new()
+        .filename(file)
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(SqliteSynchronous::Full)
+        .foreign_keys(true)
+        // What is deleted is overwritten, and does not stay behind in free pages.
+        .pragma("secure_delete", "ON")
+        .busy_timeout(BUSY)
+        .pragma("wal_autocheckpoint", FOLDED_AT)
+        .statement_cache_capacity(64)
+        .disable_statement_logging()
 }
 
 /// Makes the file for its owner alone: it tells who reads what.

@@ -7,8 +7,43 @@
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use uuid::Uuid;
+
+/// How long an opening waits for that of another process, which may be migrating a large ledger.
+const OPENING_DEADLINE: Duration = Duration::from_secs(120);
+/// How often it tries.
+const OPENING_RETRY: Duration = Duration::from_millis(20);
+
+/// The right to open the ledger: one process at a time creates the file and its schema. Released
+/// when it is dropped.
+#[derive(Debug)]
+pub(super) struct Opening {
+    _lock: File,
+}
+
+impl Opening {
+    /// Waits for the lock.
+    ///
+    /// # Errors
+    /// The system's, or that another process did not finish in time.
+    pub(super) async fn acquire(ledger: &Path) -> io::Result<Opening> {
+        let mut file = ledger.as_os_str().to_owned();
+        file.push(".opening");
+        let lock = OpenOptions::new().create(true).append(true).open(PathBuf::from(file))?;
+        let deadline = tokio::time::Instant::now() + OPENING_DEADLINE;
+        loop {
+            match lock.try_lock() {
+                Ok(()) => return Ok(Opening { _lock: lock }),
+                Err(TryLockError::WouldBlock) if tokio::time::Instant::now() < deadline => {
+                    tokio::time::sleep(OPENING_RETRY).await;
+                }
+                Err(error) => return Err(io::Error::from(error)),
+            }
+        }
+    }
+}
 
 /// This process, by the name under which it writes.
 #[derive(Debug)]

@@ -29,6 +29,13 @@ pub(super) fn loan_of(row: &SqliteRow) -> Result<Loan, LedgerError> {
     Loan::restore(record).map_err(|error| damaged(&id, &error))
 }
 
+/// The time of a column. `Timestamp::from_millisecond` refuses the last second that a timestamp can
+/// have, and with it the due time of a loan that Bokbasen lets end there.
+fn timestamp(millis: i64) -> Result<Timestamp, jiff::Error> {
+    let nanoseconds = i32::try_from(millis.rem_euclid(1000) * 1_000_000).unwrap_or_default();
+    Timestamp::new(millis.div_euclid(1000), nanoseconds)
+}
+
 fn damaged(id: &str, why: &dyn std::fmt::Display) -> LedgerError {
     LedgerError::Damaged { id: id.to_owned(), why: why.to_string() }
 }
@@ -39,7 +46,7 @@ fn record_of(row: &SqliteRow, id: &str) -> Result<LoanRecord, LedgerError> {
     let optional = |column: &str| row.try_get::<Option<String>, _>(column).map_err(|error| wrong(&error));
     let time = |column: &str| -> Result<Option<Timestamp>, LedgerError> {
         let millis: Option<i64> = row.try_get(column).map_err(|error| wrong(&error))?;
-        millis.map(|millis| Timestamp::from_millisecond(millis).map_err(|error| wrong(&error))).transpose()
+        millis.map(|millis| timestamp(millis).map_err(|error| wrong(&error))).transpose()
     };
     let moment = |column: &str| time(column)?.ok_or_else(|| wrong(&"a time is missing"));
     let borrower: Vec<u8> = row.try_get("borrower").map_err(|error| wrong(&error))?;
@@ -103,7 +110,7 @@ pub(super) fn history_of(loan: LoanId, row: &SqliteRow) -> Result<HistoryRow, Le
     let from: Option<String> = row.try_get("from_state").map_err(|error| wrong(&error))?;
     let to: String = row.try_get("to_state").map_err(|error| wrong(&error))?;
     Ok(HistoryRow {
-        at: Timestamp::from_millisecond(at).map_err(|error| wrong(&error))?,
+        at: timestamp(at).map_err(|error| wrong(&error))?,
         from: from.map(|from| from.parse().map_err(|error| wrong(&error))).transpose()?,
         to: to.parse().map_err(|error| wrong(&error))?,
         cause: row.try_get("cause").map_err(|error| wrong(&error))?,

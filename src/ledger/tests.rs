@@ -193,6 +193,9 @@ async fn with_a_history(directory: &Path) -> PathBuf {
     directory.join("data/loans.db")
 }
 
+/// How a finding begins that is about a loan's row.
+const ROW: &str = "loan ";
+
 #[tokio::test]
 async fn the_audit_finds_what_was_changed_taken_out_swapped_or_cut_off_and_names_it() {
     use sqlx::Connection;
@@ -202,14 +205,22 @@ async fn the_audit_finds_what_was_changed_taken_out_swapped_or_cut_off_and_names
         ("UPDATE history SET detail = 'a ward' WHERE number = 3", &["step 3 (loan"]),
         ("UPDATE history SET detail = NULL WHERE number = 3", &["step 3 (loan"]),
         ("UPDATE history SET mac = zeroblob(32) WHERE number = 7", &["step 7 (loan", "step 8 (loan"]),
-        ("DELETE FROM history WHERE number IN (6, 7)", &["steps 6 to 7 are missing"]),
+        ("DELETE FROM history WHERE number IN (6, 7)", &["steps 6 to 7 are missing", ROW]),
         (
             "UPDATE history SET number = CASE number WHEN 4 THEN -1 ELSE number END; \
              UPDATE history SET number = 4 WHERE number = 8; UPDATE history SET number = 8 WHERE number = -1",
-            &["step 4 (loan", "step 5 (loan", "step 8 (loan", "step 9 (loan"],
+            &["step 4 (loan", "step 5 (loan", "step 8 (loan", "step 9 (loan", ROW],
         ),
-        ("DELETE FROM history WHERE number > 9", &["the end is cut off: the last step is 9"]),
-        ("DELETE FROM history", &["the end is cut off: the last step is 0"]),
+        ("DELETE FROM history WHERE number > 9", &["the end is cut off: the last step is 9", ROW]),
+        ("DELETE FROM history", &["the end is cut off: the last step is 0", ROW, ROW, ROW, ROW]),
+        ("UPDATE history SET version = 1 WHERE number = 12", &["step 12 (loan"]),
+        ("UPDATE history SET loan_mac = zeroblob(32) WHERE number = 12", &["step 12 (loan", ROW]),
+        ("UPDATE history SET salt = NULL WHERE number = 12", &[ROW]),
+        ("UPDATE loans SET due = due + 1 WHERE due = 100000", &[ROW]),
+        ("UPDATE loans SET borrower = randomblob(16) WHERE due = 101000", &[ROW]),
+        ("UPDATE loans SET licence_type = 'PAY_PER_LOAN'", &[ROW, ROW, ROW, ROW]),
+        ("UPDATE loans SET ended = ended - 1, end_reason = 'cancelled' WHERE due = 103000", &[ROW]),
+        ("UPDATE loans SET progress = 1, owner = 'another'", &[]),
     ] {
         let directory = tempfile::tempdir().unwrap();
         let file = with_a_history(directory.path()).await;
@@ -225,6 +236,158 @@ async fn the_audit_finds_what_was_changed_taken_out_swapped_or_cut_off_and_names
         let other = verify(&file, &AuditKey::new(&[3; 32])).await.unwrap();
         assert!(other.findings.len() >= says.len().min(1), "and under another key nothing is right");
     }
+}
+
+#[tokio::test]
+async fn forgotten_loan_verifies_and_no_salt_of_its_steps_is_left() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = with_a_history(directory.path()).await;
+    let ledger = open(directory.path()).await.unwrap();
+    let ids: Vec<LoanId> =
+        ledger.page(&Filter { limit: 2, ..Filter::default() }).await.unwrap().iter().map(|l| l.id).collect();
+    for id in &ids {
+        ledger.apply(*id, Event::EndAcknowledged, by("outbox")).await.unwrap();
+    }
+    assert_eq!(ledger.forget(Timestamp::MAX, 100).await.unwrap(), 2);
+    assert_eq!(ledger.history(ids[0]).await.unwrap().last().unwrap().cause, "retention");
+    ledger.close().await;
+    let verified = verify(&file, &audit_key()).await.unwrap();
+    assert_eq!((verified.findings, verified.uncovered), (Vec::<String>::new(), 0));
+    assert_eq!(check(&file).await.unwrap(), Vec::<String>::new());
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(&file);
+    let mut connection = sqlx::ConnectOptions::connect(&options).await.unwrap();
+    let salted = "SELECT count(*) FROM history WHERE salt IS NOT NULL AND cause <> 'retention' \
+         AND loan IN (SELECT loan FROM history WHERE cause = 'retention')";
+    let salted: i64 = sqlx::query_scalar(salted).fetch_one(&mut connection).await.unwrap();
+    assert_eq!(salted, 0);
+}
+
+/// The hash of a step as versions before wrote it, made from the bytes.
+fn hash_of_version_1(before: &[u8], number: i64, step: &HistoryRow, loan: LoanId) -> Vec<u8> {
+    use aws_lc_rs::hmac;
+    let mut bytes = Vec::new();
+    let mut part = |part: Option<&[u8]>| {
+        bytes.extend(part.map_or(u64::MAX, |part| part.len() as u64).to_be_bytes());
+        bytes.extend(part.unwrap_or_default());
+    };
+    part(Some(before));
+    part(Some(&number.to_be_bytes()));
+    part(Some(loan.to_string().as_bytes()));
+    part(Some(&step.at.as_millisecond().to_be_bytes()));
+    part(step.from.map(|from| from.name().as_bytes()));
+    part(Some(step.to.name().as_bytes()));
+    part(Some(step.cause.as_bytes()));
+    part(step.detail.as_deref().map(str::as_bytes));
+    hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, &[2; 32]), &bytes).as_ref().to_vec()
+}
+
+#[tokio::test]
+async fn steps_of_an_older_version_verify_and_later_ones_cover_the_loan() {
+    use sqlx::{AssertSqlSafe, ConnectOptions};
+    let directory = tempfile::tempdir().unwrap();
+    let ledger = open(directory.path()).await.unwrap();
+    let id = written(&ledger, 1).await;
+    written(&ledger, 2).await;
+    let step = ledger.history(id).await.unwrap().remove(0);
+    ledger.close().await;
+    let file = directory.path().join("data/loans.db");
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(&file);
+    let mut connection = options.connect().await.unwrap();
+    // As a version before left it: the hashes of the first two steps have nothing of the rows.
+    let first = data_encoding::HEXLOWER.encode(&hash_of_version_1(&[], 1, &step, id));
+    let old = format!(
+        "UPDATE history SET version = 1, salt = NULL, loan_mac = NULL, mac = NULL; \
+         UPDATE history SET mac = x'{first}' WHERE number = 1"
+    );
+    sqlx::raw_sql(AssertSqlSafe(old)).execute(&mut connection).await.unwrap();
+    std::fs::remove_file(directory.path().join("data/loans.db.head")).unwrap();
+    let ledger = open(directory.path()).await.unwrap();
+    ledger.apply(id, accepted(100), by("begin")).await.unwrap();
+    ledger.close().await;
+    let verified = verify(&file, &audit_key()).await.unwrap();
+    assert_eq!((verified.findings, verified.uncovered), (Vec::<String>::new(), 1));
+    sqlx::raw_sql("UPDATE loans SET due = due + 1").execute(&mut connection).await.unwrap();
+    let found = verify(&file, &audit_key()).await.unwrap().findings;
+    assert!(found.len() == 1 && found[0].contains(&id.to_string()), "{found:?}");
+    assert_eq!(check_loans(&file, &audit_key()).await.unwrap(), found);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn new_ledger_is_opened_by_several_at_once() {
+    for _ in 0..5 {
+        let directory = tempfile::tempdir().unwrap();
+        let open = async || open(directory.path()).await;
+        let opened = futures_util::future::join_all((0..6).map(|_| open())).await;
+        let ledgers: Vec<Ledger> = opened.into_iter().map(Result::unwrap).collect();
+        for (borrower, ledger) in (1..).zip(&ledgers) {
+            written(ledger, borrower).await;
+        }
+        futures_util::future::join_all(ledgers.iter().map(Ledger::close)).await;
+        let file = directory.path().join("data/loans.db");
+        assert_eq!(verify(&file, &audit_key()).await.unwrap().findings, Vec::<String>::new());
+    }
+}
+
+#[tokio::test]
+async fn support_queries_leave_the_connections_of_readers_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let ledger = open(directory.path()).await.unwrap();
+    let id = written(&ledger, 1).await;
+    let support = ledger.for_support();
+    assert_eq!(support.page(&Filter { limit: 1, ..Filter::default() }).await.unwrap().len(), 1);
+    let mut busy = Vec::new();
+    let short = std::time::Duration::from_millis(500);
+    while let Ok(connection) = tokio::time::timeout(short, support.readers.acquire()).await {
+        busy.push(connection.unwrap());
+    }
+    assert_eq!(busy.len(), 2);
+    let mut listing = std::pin::pin!(support.loan(id));
+    assert!(futures_util::poll!(listing.as_mut()).is_pending(), "a support query waits for a connection");
+    assert!(ledger.newest(&key(1)).await.unwrap().is_some(), "a reader's query does not");
+    drop(busy);
+    assert!(listing.await.unwrap().is_some());
+    ledger.close().await;
+}
+
+#[tokio::test]
+async fn loan_that_ends_at_the_end_of_time_can_be_read() {
+    let directory = tempfile::tempdir().unwrap();
+    let ledger = open(directory.path()).await.unwrap();
+    let id = written(&ledger, 1).await;
+    let terms = Terms { due: Timestamp::MAX, licence_id: None, licence_type: None };
+    ledger.apply(id, Event::Accepted { lending_id: "L1".into(), terms }, by("begin")).await.unwrap();
+    let due = ledger.loan(id).await.unwrap().unwrap().open_until().unwrap();
+    assert_eq!(due.as_millisecond(), Timestamp::MAX.as_millisecond());
+    ledger.close().await;
+}
+
+#[tokio::test]
+async fn every_filter_of_the_listing_has_an_index() {
+    let directory = tempfile::tempdir().unwrap();
+    let ledger = open(directory.path()).await.unwrap();
+    let first = written(&ledger, 1).await;
+    let second = written(&ledger, 2).await;
+    for mask in 0..32_u32 {
+        let has = |bit: u32| mask & (1 << bit) != 0;
+        let filter = Filter {
+            library: has(0).then(|| key(1).library),
+            isbn: has(1).then(|| key(1).isbn),
+            state: has(2).then_some(LoanState::Intended),
+            borrower: has(3).then(|| key(1).borrower),
+            since: has(4).then(|| Timestamp::from_second(1).unwrap()),
+            after: None,
+            limit: 10,
+        };
+        // Each names its index, and SQLite fails where that cannot be used.
+        let ids: Vec<LoanId> = ledger.page(&filter).await.unwrap().iter().map(|loan| loan.id).collect();
+        assert_eq!(ids, if has(3) { vec![first] } else { vec![second, first] }, "{filter:?}");
+        let next = Filter { after: ids.first().copied(), ..filter };
+        assert_eq!(ledger.page(&next).await.unwrap().len(), ids.len() - 1, "{next:?}");
+    }
+    // After a loan that was pruned, the listing goes on where its id says.
+    let pruned = Filter { after: Some(LoanId::fresh()), limit: 10, ..Filter::default() };
+    assert_eq!(ledger.page(&pruned).await.unwrap().len(), 2);
+    ledger.close().await;
 }
 
 #[tokio::test]

@@ -6,16 +6,21 @@
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::time::Duration;
 
 use futures_util::TryStreamExt;
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Row, SqliteConnection};
 
+use super::open::write_options;
 use super::row::{COLUMNS, loan_of};
-use super::{LedgerError, delivered};
+use super::{Ledger, LedgerError, delivered};
 
 /// How many findings are told; a broken disk makes more than anyone reads.
 const TOLD: usize = 100;
+
+/// How long emptying the log waits for others.
+const EMPTYING_WAIT: Duration = Duration::from_millis(200);
 
 /// Loans whose history does not end where they are, or does not begin with the intent.
 const HISTORY: &str = "SELECT id FROM loans WHERE state IS NOT \
@@ -76,6 +81,28 @@ pub async fn check(ledger: &Path) -> Result<Vec<String>, LedgerError> {
     Ok(found)
 }
 
+impl Ledger {
+    /// Copies the write-ahead log into the file and empties it, so that what was deleted stands
+    /// nowhere any more. False where another connection still reads an older state; the caller
+    /// tries again later.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub async fn empty_log(&self) -> Result<bool, LedgerError> {
+        // The waits are short: while the log is emptied, nobody else can write.
+        let options = write_options(&self.file).busy_timeout(EMPTYING_WAIT);
+        let emptied = async {
+            let mut connection = options.connect().await?;
+            // What can be copied without a lock, so that the rest is short.
+            sqlx::query("PRAGMA wal_checkpoint(PASSIVE)").execute(&mut connection).await?;
+            let row = sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").fetch_one(&mut connection).await?;
+            connection.close().await?;
+            row.try_get::<i64, _>(0)
+        };
+        emptied.await.map(|busy| busy == 0).map_err(|source| self.failed(source))
+    }
+}
+
 /// A connection that only reads. A ledger that is not there is not made.
 pub(super) async fn open(ledger: &Path) -> Result<SqliteConnection, LedgerError> {
     let options = SqliteConnectOptions::new().filename(ledger).read_only(true).disable_statement_logging();
@@ -85,7 +112,7 @@ pub(super) async fn open(ledger: &Path) -> Result<SqliteConnection, LedgerError>
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Ledger, support};
+    use super::super::support;
     use super::*;
     use crate::loan::Event;
 

@@ -1,7 +1,7 @@
 //! The answer to "can the ledger be written now?", for `/readyz`.
 //!
-//! The test is a real write by the writing task. `/readyz` needs no token, so the result is shared: however many
-//! callers there are, the test writes one row a second at most.
+//! The test is a real write by the writing task. `/readyz` needs no token, so the result is shared:
+//! however many callers there are, the test writes one row a second at most.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -43,7 +43,8 @@ impl Ledger {
         {
             return result.clone();
         }
-        // Stored first: when this caller hangs up or the deadline passes, the rate limit still holds.
+        // Stored first: when this caller hangs up or the deadline passes, the rate limit still
+        // holds.
         let pending = Err("the last write test did not finish".to_owned());
         *last = Some((Instant::now(), pending));
         let (answer, answered) = oneshot::channel();

@@ -1,17 +1,17 @@
 //! The one task that writes: it takes what is waiting, commits it together, and only then answers.
 //!
-//! A commit costs a sync of the disk, whatever is in it; so a hundred registrations at once cost one sync and
-//! not a hundred. Commands of one batch see one another's rows; one that fails by a rule (an illegal
-//! transition, a live loan) writes nothing and leaves the others alone, since rules are looked at before
-//! anything is written. Where the database itself fails, the whole batch fails, and `connection` opens another
-//! connection; until that succeeds, commands fail at once.
+//! A commit costs a sync of the disk, whatever is in it; so a hundred registrations at once cost
+//! one sync and not a hundred. Commands of one batch see one another's rows; one that fails by a
+//! rule (an illegal transition, a live loan) writes nothing and leaves the others alone, since
+//! rules are looked at before anything is written. Where the database itself fails, the whole batch
+//! fails, and `connection` opens another connection; until that succeeds, commands fail at once.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use sqlx::Connection;
+use sqlx::{AssertSqlSafe, Connection, QueryBuilder, Row, Sqlite};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -21,6 +21,7 @@ use super::brake::Brake;
 use super::connection::{TRANSACTION_DEADLINE, WriteConnection, reason, write_probe};
 use super::draft::{Draft, database};
 use super::process::Process;
+use super::row::{COLUMNS, loan_of};
 use super::{Cause, Delivered, Doubts, Intended, LedgerError, delivered, doubts, opened};
 use crate::clock::Clock;
 use crate::crash::{self, Edge};
@@ -145,7 +146,8 @@ pub(super) struct Writer {
     pub(super) audit_key: AuditKey,
     /// The ledger's file.
     pub(super) file: PathBuf,
-    /// Intents whose commit failed in its last step: their callers send no begin, but the rows may be durable.
+    /// Intents whose commit failed in its last step: their callers send no begin, but the rows may
+    /// be durable.
     pub(super) in_doubt: Vec<LoanId>,
     /// The newest committed link of the audit trail, where the file apart does not have it yet.
     pub(super) head: Option<Head>,
@@ -213,7 +215,8 @@ impl Writer {
         }
     }
 
-    /// When there is work without a command: reopening the connection, or writing the newest link apart.
+    /// When there is work without a command: reopening the connection, or writing the newest link
+    /// apart.
     fn wake_at(&self) -> Option<Instant> {
         let keep_at = (self.head.is_some() || self.keeping.is_some()).then_some(self.keep_at);
         [self.connection.retry_at(), keep_at].into_iter().flatten().min()
@@ -229,7 +232,8 @@ impl Writer {
         }
     }
 
-    /// Writes one batch; returns the answer of a close that was in it. What follows the close is not written.
+    /// Writes one batch; returns the answer of a close that was in it. What follows the close is
+    /// not written.
     async fn take(&mut self, batch: Vec<Command>) -> Option<oneshot::Sender<()>> {
         let began = Instant::now();
         let mut closing = None;
@@ -248,13 +252,15 @@ impl Writer {
         }
         if !commands.is_empty() {
             let count = commands.len();
-            self.commit(commands).await;
-            self.metrics.ledger_batch(count, began.elapsed());
+            if self.commit(commands).await {
+                self.metrics.ledger_batch(count, began.elapsed());
+            }
         }
         closing
     }
 
-    async fn commit(&mut self, commands: Vec<Command>) {
+    /// Commits the commands and answers them; returns whether that succeeded.
+    async fn commit(&mut self, commands: Vec<Command>) -> bool {
         if self.connection.retry_at().is_some_and(|at| at <= Instant::now()) {
             self.reopen().await;
         }
@@ -262,13 +268,15 @@ impl Writer {
         let mut commands = commands.into_iter();
         if let Err(why) = self.connection.get() {
             let why = why.to_owned();
-            return commands.filter_map(unwritten).for_each(|done| fail(done, &why));
+            commands.filter_map(unwritten).for_each(|done| fail(done, &why));
+            return false;
         }
         match self.write(&mut commands, &mut done).await {
             Ok(head) => {
                 self.connection.committed();
                 self.note_head(head).await;
                 done.into_iter().for_each(|done| self.tell(done));
+                true
             }
             Err(Failure { source, in_doubt }) => {
                 if in_doubt {
@@ -280,6 +288,7 @@ impl Writer {
                 done.into_iter().for_each(|done| fail(done, &why));
                 commands.filter_map(unwritten).for_each(|done| fail(done, &why));
                 self.connection.discard(why).await;
+                false
             }
         }
     }
@@ -296,7 +305,7 @@ impl Writer {
 
     /// Opens the connection again, and ends the intents whose commit was in doubt.
     async fn reopen(&mut self) {
-        let down = match self.connection.reopen().await {
+        let down = match self.connection.reopen(self.clock.now()).await {
             Ok(down) => down,
             Err(why) => return self.failed(&why, 0),
         };
@@ -311,8 +320,9 @@ impl Writer {
         tracing::info!(?down, "the ledger can be written again");
     }
 
-    /// Ends the intents in doubt that turn out to be durable: their callers were told that nothing is certain, and sent
-    /// no begin. The write lock that the transaction holds proves that no older commit is still on its way.
+    /// Ends the intents in doubt that turn out to be durable: their callers were told that nothing
+    /// is certain, and sent no begin. The write lock that the transaction holds proves that no
+    /// older commit is still on its way.
     async fn end_doubtful(&mut self) -> Result<(), Failure> {
         if self.in_doubt.is_empty() {
             return Ok(());
@@ -344,8 +354,8 @@ impl Writer {
         Ok(())
     }
 
-    /// Runs the commands in one transaction, and returns the newest link of the audit trail. Where the database fails,
-    /// the rest of the commands is left, and the caller answers all of them.
+    /// Runs the commands in one transaction, and returns the newest link of the audit trail. Where
+    /// the database fails, the rest of the commands is left, and the caller answers all of them.
     async fn write(
         &mut self,
         commands: &mut std::vec::IntoIter<Command>,
@@ -400,8 +410,8 @@ impl Writer {
         }
     }
 
-    /// Starts to write the newest link apart, unless the write before is still in progress. On a thread of its own: a
-    /// disk that does not answer must not stop the commands.
+    /// Starts to write the newest link apart, unless the write before is still in progress. On a
+    /// thread of its own: a disk that does not answer must not stop the commands.
     async fn keep_head(&mut self) {
         self.keep_at = Instant::now() + KEPT_APART_WITHIN;
         if let Some(keeping) = self.keeping.take_if(|keeping| keeping.is_finished())
@@ -484,8 +494,8 @@ struct Work<'a> {
 }
 
 impl Work<'_> {
-    /// Runs one command: what is to be answered once it is durable, and the error where the database failed. None for a
-    /// close, which is answered elsewhere.
+    /// Runs one command: what is to be answered once it is durable, and the error where the
+    /// database failed. None for a close, which is answered elsewhere.
     async fn run(&self, draft: &mut Draft<'_>, command: Command) -> Option<(Done, Option<sqlx::Error>)> {
         let by = self.deadline;
         Some(match command {
@@ -569,7 +579,7 @@ fn keep_apart(file: &Path, process: &str, head: Head) -> Option<Head> {
 }
 
 async fn test_write(draft: &mut Draft<'_>, now: Timestamp) -> Result<(), sqlx::Error> {
-    write_probe(draft.connection().await?, now.as_millisecond()).await
+    write_probe(draft.connection().await?, now).await
 }
 
 fn fail(done: Done, why: &str) {
@@ -703,24 +713,43 @@ async fn note_progress(draft: &mut Draft<'_>, id: LoanId, progress: Progress) ->
     Ok(update.rows_affected() == 1)
 }
 
-/// Forgets who borrowed, of so many loans that ended before this moment.
+/// Forgets who borrowed, of up to `limit` loans that ended before this moment. Each gets a step
+/// that covers the row without its borrower, and the salts of its steps are erased: their hashes
+/// can be tied to the borrower no more.
 async fn forget(
     draft: &mut Draft<'_>,
     before: Timestamp,
     limit: u32,
     now: Timestamp,
 ) -> Result<u64, LedgerError> {
-    // Another value for each loan: those of one borrower are not to be told together either.
-    const FORGET: &str = "UPDATE loans SET borrower = randomblob(16), forgotten = ? WHERE id IN \
+    // Another value for each loan: nothing ties the loans of one borrower together either.
+    let forget = format!(
+        "UPDATE loans SET borrower = randomblob(16), forgotten = ? WHERE id IN \
          (SELECT id FROM loans WHERE state IN ('refused', 'ended') AND forgotten IS NULL \
-          AND coalesce(ended, changed) < ? LIMIT ?)";
+          AND coalesce(ended, changed) < ? LIMIT ?) RETURNING {COLUMNS}"
+    );
     let connection = draft.connection().await.map_err(database)?;
-    let update = sqlx::query(FORGET)
+    let rows = sqlx::query(AssertSqlSafe(forget))
         .bind(now.as_millisecond())
         .bind(before.as_millisecond())
         .bind(limit)
-        .execute(connection)
+        .fetch_all(&mut *connection)
         .await
         .map_err(database)?;
-    Ok(update.rows_affected())
+    if rows.is_empty() {
+        return Ok(0);
+    }
+    let mut erase = QueryBuilder::<Sqlite>::new("UPDATE history SET salt = NULL WHERE loan IN (");
+    let mut list = erase.separated(", ");
+    for row in &rows {
+        list.push_bind(row.try_get::<String, _>("id").map_err(database)?);
+    }
+    erase.push(")").build().persistent(false).execute(connection).await.map_err(database)?;
+    let cause = Cause { by: "retention", detail: None };
+    // A damaged row is forgotten as well, without a step: no hash of it can be made, and `ledger
+    // check` names it anyway.
+    for loan in rows.iter().filter_map(|row| loan_of(row).ok()) {
+        draft.note_written(&loan, now, &cause);
+    }
+    Ok(rows.len() as u64)
 }

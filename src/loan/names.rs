@@ -8,6 +8,7 @@ use std::str::FromStr;
 use std::sync::LazyLock;
 
 use data_encoding::{BASE32_NOPAD, Encoding, Specification};
+use jiff::Timestamp;
 use uuid::Uuid;
 
 /// Why a text is not the name that it should be. The sentence says what is wrong.
@@ -179,6 +180,13 @@ impl LoanId {
     /// A name that nothing else has.
     pub fn fresh() -> LoanId {
         LoanId(Uuid::now_v7())
+    }
+
+    /// When it was made, by the clock of that time; the epoch for an id of another kind.
+    pub fn made_at(self) -> Timestamp {
+        let (seconds, nanoseconds) = self.0.get_timestamp().map_or((0, 0), |at| at.to_unix());
+        let seconds = i64::try_from(seconds).unwrap_or_default();
+        Timestamp::new(seconds, i32::try_from(nanoseconds).unwrap_or_default()).unwrap_or_default()
     }
 }
 

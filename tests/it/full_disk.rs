@@ -1,4 +1,5 @@
-//! A disk that is full for a while: readers with loans read on, and others are served soon after there is space.
+//! A disk that is full for a while: readers with loans read on, and others are served soon after
+//! there is space.
 
 use std::time::Duration;
 

@@ -61,6 +61,7 @@ mod path_tricks;
 mod players;
 mod polls;
 mod privacy;
+mod prune;
 mod readme;
 mod retention;
 mod rfc9110;

@@ -75,6 +75,11 @@ async fn a_borrower_is_forgotten_after_the_retention_and_not_before() {
     clock.advance(31 * DAY);
     let forgotten = async || scene.ledger().await.iter().all(|loan| loan["forgotten"].is_string());
     scene.until("all are forgotten", forgotten).await;
+    scene
+        .until("no file has it, also while the gate runs", async || {
+            !is_in_the_ledger(&scene, borrower.as_bytes())
+        })
+        .await;
     scene.stop_gate().await;
     assert!(!is_in_the_ledger(&scene, borrower.as_bytes()), "not even in a free page");
     for arguments in [["audit", "verify"], ["ledger", "check"]] {

@@ -10,8 +10,8 @@ use std::process::Command;
 pub(crate) struct SmallDisk(PathBuf);
 
 impl SmallDisk {
-    /// Mounts a tmpfs of this many KiB on a new directory. Where the process may not mount, a sentence says so and the
-    /// test is to return; under LOANGATE_TEST_ALL=1 it fails instead.
+    /// Mounts a tmpfs of this many KiB on a new directory. Where the process may not mount, a
+    /// sentence says so and the test is to return; under LOANGATE_TEST_ALL=1 it fails instead.
     pub(crate) fn mount(directory: &Path, kib: u32) -> Option<SmallDisk> {
         fs::create_dir_all(directory).unwrap();
         let size = format!("size={kib}k");

@@ -1,0 +1,215 @@
+//! Tests of pruning, and of the audit trail across it.
+
+use std::path::Path;
+
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection};
+
+use super::support::{audit_key, by, key, loan, open};
+use super::*;
+use crate::loan::{EndReason, Refusal, Terms};
+
+const ENDED: Prunable = Prunable::Ended { before: Timestamp::MAX };
+
+async fn execute(file: &Path, sql: &str) {
+    let options = SqliteConnectOptions::new().filename(file).foreign_keys(false);
+    let mut connection = options.connect().await.unwrap();
+    sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(&mut connection).await.unwrap();
+    connection.close().await.unwrap();
+}
+
+async fn count(file: &Path, table: &str) -> i64 {
+    let mut connection = SqliteConnectOptions::new().filename(file).connect().await.unwrap();
+    let count = sqlx::query_scalar(AssertSqlSafe(format!("SELECT count(*) FROM {table}")));
+    let count = count.fetch_one(&mut connection).await.unwrap();
+    connection.close().await.unwrap();
+    count
+}
+
+async fn accepted(ledger: &Ledger, borrower: u8) -> LoanId {
+    let loan = loan(borrower);
+    let id = loan.id;
+    ledger.intend(loan, None, by("reader")).await.unwrap();
+    let terms = Terms { due: Timestamp::MAX, licence_id: None, licence_type: None };
+    ledger.apply(id, Event::Accepted { lending_id: "L".into(), terms }, by("begin")).await.unwrap();
+    id
+}
+
+async fn end(ledger: &Ledger, id: LoanId) {
+    ledger.apply(id, Event::Ending { reason: EndReason::Returned }, by("reader")).await.unwrap();
+    ledger.apply(id, Event::EndAcknowledged, by("outbox")).await.unwrap();
+}
+
+async fn forget(ledger: &Ledger) {
+    while ledger.forget(Timestamp::MAX, 500).await.unwrap() > 0 {}
+}
+
+/// Six loans that are over and forgotten, between six that live. Returns those that live.
+async fn between_live_ones(ledger: &Ledger) -> Vec<LoanId> {
+    let mut live = Vec::new();
+    for borrower in 0..6 {
+        let over = accepted(ledger, 100 + borrower).await;
+        live.push(accepted(ledger, borrower).await);
+        end(ledger, over).await;
+    }
+    forget(ledger).await;
+    live.push(accepted(ledger, 6).await);
+    live
+}
+
+async fn findings(file: &Path) -> Vec<String> {
+    let mut found = verify(file, &audit_key()).await.unwrap().findings;
+    found.extend(check(file).await.unwrap());
+    found
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pruned_ledger_verifies_and_goes_on() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("loans.db");
+    let ledger = open(&file).await;
+    let live = between_live_ones(&ledger).await;
+    let steps = count(&file, "history").await;
+    // Beside a ledger that is written: the head of the trail stays with the writer's transactions.
+    let writing = async {
+        for borrower in 10..60 {
+            accepted(&ledger, borrower).await;
+        }
+    };
+    let key = audit_key();
+    let (pruned, ()) = tokio::join!(prune(&file, &key, ENDED), writing);
+    assert_eq!(pruned.unwrap(), Pruned { loans: 6, left: Vec::new() });
+    assert_eq!(count(&file, "loans").await, 7 + 50);
+    // The first link is stored apart within a second.
+    while !directory.path().join("loans.db.head").exists() {
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    let verified = verify(&file, &audit_key()).await.unwrap();
+    assert_eq!((verified.findings, verified.pruned), (Vec::new(), 6 * 5));
+    assert_eq!(verified.head.number, steps + 100);
+    // Later the loans between are over as well: their anchors become one.
+    for id in &live[..6] {
+        end(&ledger, *id).await;
+    }
+    forget(&ledger).await;
+    accepted(&ledger, 7).await;
+    assert_eq!(ledger.prune(ENDED).await.unwrap().loans, 6);
+    assert_eq!(findings(&file).await, Vec::<String>::new());
+    assert!(count(&file, "anchors").await <= 3, "{}", count(&file, "anchors").await);
+    assert!(ledger.loan(live[6]).await.unwrap().is_some());
+    ledger.close().await;
+    let again = open(&file).await;
+    accepted(&again, 8).await;
+    again.close().await;
+    assert_eq!(findings(&file).await, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn anchor_that_the_key_did_not_make_is_found() {
+    for (damage, says) in [
+        (
+            "UPDATE anchors SET mac = zeroblob(32) WHERE first = (SELECT min(first) FROM anchors)",
+            "was changed or forged",
+        ),
+        ("DELETE FROM anchors WHERE first = (SELECT min(first) FROM anchors)", "are missing"),
+        // A step is removed, and an anchor made up for it.
+        (
+            "INSERT INTO anchors SELECT number, number, mac, zeroblob(32) FROM history WHERE cause = 'begin' LIMIT 1; \
+             DELETE FROM history WHERE number IN (SELECT last FROM anchors)",
+            "was changed or forged",
+        ),
+        // An anchor is copied over a step that stands.
+        (
+            "INSERT INTO anchors SELECT number, number, mac, zeroblob(32) FROM history WHERE cause = 'begin' LIMIT 1",
+            "was changed or forged",
+        ),
+    ] {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("loans.db");
+        let ledger = open(&file).await;
+        between_live_ones(&ledger).await;
+        ledger.prune(ENDED).await.unwrap();
+        ledger.close().await;
+        assert_eq!(findings(&file).await, Vec::<String>::new());
+        execute(&file, damage).await;
+        let found = verify(&file, &audit_key()).await.unwrap().findings.join("\n");
+        assert!(found.contains(says), "{damage}: {found}");
+    }
+}
+
+#[tokio::test]
+async fn changed_loan_or_step_is_not_pruned() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("loans.db");
+    let ledger = open(&file).await;
+    between_live_ones(&ledger).await;
+    execute(&file, "UPDATE loans SET due = due - 1 WHERE id = (SELECT min(id) FROM loans)").await;
+    let pruned = ledger.prune(ENDED).await.unwrap();
+    assert_eq!((pruned.loans, pruned.left.len()), (5, 1));
+    assert!(pruned.left[0].contains("is not as its last step left it"), "{:?}", pruned.left);
+    // Another loan is over, and one of its steps is changed.
+    let over = accepted(&ledger, 90).await;
+    end(&ledger, over).await;
+    forget(&ledger).await;
+    accepted(&ledger, 91).await;
+    execute(&file, &format!("UPDATE history SET at = at + 1 WHERE loan = '{over}' AND to_state = 'ending'"))
+        .await;
+    let (loans, steps) = (count(&file, "loans").await, count(&file, "history").await);
+    let error = ledger.prune(ENDED).await.unwrap_err();
+    assert!(error.to_string().contains("does not verify at step"), "{error}");
+    assert_eq!(
+        (count(&file, "loans").await, count(&file, "history").await),
+        (loans, steps),
+        "nothing was removed"
+    );
+    ledger.close().await;
+}
+
+#[tokio::test]
+async fn only_loans_that_are_over_and_forgotten_are_pruned() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("loans.db");
+    let ledger = open(&file).await;
+    let over = accepted(&ledger, 1).await;
+    end(&ledger, over).await;
+    let unacknowledged = accepted(&ledger, 2).await;
+    ledger.apply(unacknowledged, Event::Ending { reason: EndReason::Returned }, by("reader")).await.unwrap();
+    assert_eq!(ledger.prune(ENDED).await.unwrap(), Pruned::default(), "the borrower is known");
+    forget(&ledger).await;
+    assert_eq!(ledger.prune(Prunable::Ended { before: Timestamp::MIN }).await.unwrap(), Pruned::default());
+    assert_eq!(ledger.prune(ENDED).await.unwrap(), Pruned::default(), "the newest step is its own");
+    accepted(&ledger, 3).await;
+    assert_eq!(ledger.prune(ENDED).await.unwrap().loans, 1);
+    assert!(ledger.loan(unacknowledged).await.unwrap().is_some());
+    ledger.close().await;
+    assert_eq!(findings(&file).await, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn refused_loans_are_pruned_unless_the_refusal_holds() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("loans.db");
+    let ledger = open(&file).await;
+    let now = crate::clock::Clock::system().now();
+    let later = crate::clock::after(now, std::time::Duration::from_secs(86_400));
+    for (borrower, retry_at) in [(1, None), (2, Some(now)), (3, Some(later))] {
+        let loan = loan(borrower);
+        let id = loan.id;
+        ledger.intend(loan, None, by("reader")).await.unwrap();
+        let refusal = Refusal { code: "NO".into(), message: String::new(), retry_at };
+        ledger.apply(id, Event::Refused { lending_id: None, refusal }, by("begin")).await.unwrap();
+    }
+    let never_sent = loan(4);
+    let id = never_sent.id;
+    ledger.intend(never_sent, None, by("reader")).await.unwrap();
+    ledger.apply(id, Event::NotSent, by("begin")).await.unwrap();
+    accepted(&ledger, 5).await;
+    let which = |before| Prunable::NeverLent { before, now };
+    assert_eq!(ledger.prune(which(Timestamp::MIN)).await.unwrap(), Pruned::default());
+    assert_eq!(ledger.prune(which(Timestamp::MAX)).await.unwrap().loans, 3);
+    for (borrower, is_left) in [(1, false), (2, false), (3, true), (4, false), (5, true)] {
+        assert_eq!(ledger.newest(&key(borrower)).await.unwrap().is_some(), is_left, "{borrower}");
+    }
+    ledger.close().await;
+    assert_eq!(findings(&file).await, Vec::<String>::new());
+}

@@ -1,0 +1,84 @@
+//! Old loans leave the ledger beside a running gate, and the audit trail verifies before and after.
+
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use loangate::clock::{self, Clock};
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{ConnectOptions, Connection};
+
+use crate::support::{BOOK, File, Scene, Setting};
+
+const DAY: Duration = Duration::from_secs(86_400);
+
+fn loangate(scene: &Scene, arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_loangate"));
+    command.args(arguments).arg("--config").arg(scene.config_file()).output().unwrap()
+}
+
+fn said(output: &Output) -> String {
+    [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text)).concat()
+}
+
+async fn borrow(scene: &Scene, borrower: &str) -> u16 {
+    let path = format!("/files/{BOOK}/book.epub");
+    let answer = scene.get(&scene.http1(), &path, &scene.token(borrower)).send().await.unwrap();
+    answer.status().as_u16()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn old_loans_are_pruned_beside_a_running_gate() {
+    let start = clock::before(Clock::system().now(), 100 * DAY);
+    let gates_clock = Clock::movable(start);
+    let config = vec![
+        ("[readers.jwt]", "[readers]\nmax_lifetime = \"2d\"\n\n[readers.jwt]"),
+        ("[privacy]", "[privacy]\nretention = \"30d\""),
+    ];
+    let scene = Scene::set(Setting { config, clock: gates_clock.clone(), ..Setting::default() }).await;
+    scene.origin.put(&format!("{BOOK}/book.epub"), File::of(1000));
+    assert_eq!(borrow(&scene, "kari").await, 200);
+    let url = format!("{}/loans/{BOOK}", scene.base);
+    scene.http1().delete(url).bearer_auth(scene.token("kari")).send().await.unwrap();
+    scene.until("it is over", async || scene.ledger().await[0]["state"] == "ended").await;
+
+    let before = clock::before(Clock::system().now(), 50 * DAY).to_string();
+    let prune = ["ledger", "prune", "--before", &before];
+    let pruned = loangate(&scene, &prune);
+    assert!(pruned.status.success() && said(&pruned).contains("pruned 0 loans"), "{}", said(&pruned));
+    gates_clock.advance(31 * DAY);
+    scene.until("kari is forgotten", async || scene.ledger().await[0]["forgotten"].is_string()).await;
+    assert_eq!(borrow(&scene, "ola").await, 200);
+    let pruned = loangate(&scene, &prune);
+    assert!(pruned.status.success() && said(&pruned).contains("pruned 1 loans"), "{}", said(&pruned));
+    let left = scene.ledger().await;
+    assert!(left.len() == 1 && left[0]["state"] == "accepted", "{left:?}");
+    assert_eq!([borrow(&scene, "ola").await, borrow(&scene, "per").await], [200, 200]);
+    let verified = loangate(&scene, &["audit", "verify"]);
+    assert!(verified.status.success() && said(&verified).contains("were pruned"), "{}", said(&verified));
+    let checked = loangate(&scene, &["ledger", "check"]);
+    assert!(checked.status.success(), "{}", said(&checked));
+    for (date, says) in [("tomorrow", "2026-01-31"), ("2999-01-01", "less than a day ago")] {
+        let refused = loangate(&scene, &["ledger", "prune", "--before", date]);
+        assert!(!refused.status.success() && said(&refused).contains(says), "{date}: {}", said(&refused));
+    }
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn changed_due_time_is_found_by_both_checks() {
+    let mut scene = Scene::set(Setting::default()).await;
+    scene.origin.put(&format!("{BOOK}/book.epub"), File::of(1000));
+    assert_eq!(borrow(&scene, "kari").await, 200);
+    let id = scene.ledger().await[0]["id"].as_str().unwrap().to_owned();
+    scene.stop_gate().await;
+    let file = scene.dir.path().join("data/loangate.db");
+    let mut connection = SqliteConnectOptions::new().filename(file).connect().await.unwrap();
+    sqlx::query("UPDATE loans SET due = due + 86400000").execute(&mut connection).await.unwrap();
+    connection.close().await.unwrap();
+    for arguments in [["ledger", "check"], ["audit", "verify"]] {
+        let checked = loangate(&scene, &arguments);
+        let said = said(&checked);
+        assert!(!checked.status.success() && said.contains(&id), "{arguments:?}: {said}");
+        assert!(said.contains("not as its last step left it"), "{arguments:?}: {said}");
+    }
+}
