@@ -60,7 +60,8 @@ impl Bulkhead {
         let read = (total / 16).max(1);
         let kinds = PerKind {
             begin: kind(quarter, total - 2 * eighth - read),
-            poll: kind(eighth, quarter),
+            // Each begin leads to a poll or two: with fewer, begins would wait for their polls.
+            poll: kind(eighth, total / 2),
             end: kind(eighth, quarter),
             read: kind(read, quarter),
         };

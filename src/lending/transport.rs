@@ -29,6 +29,9 @@ use crate::telemetry::Metrics;
 const CONNECT: Duration = Duration::from_secs(5);
 /// How long the kernel may go on sending what nobody acknowledges: it bounds when a call can still arrive.
 const USER_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a call waits for its turn at least: when many readers come at once, the last of them is served within
+/// `gate.patience`, however short the time of one call is.
+const QUEUE_PATIENCE: Duration = Duration::from_secs(10);
 /// The largest answer that is read.
 const LARGEST: usize = 4 * 1024 * 1024;
 /// How often a repeatable call is repeated, and how long it waits first; the caller tries again later.
@@ -184,7 +187,8 @@ impl Transport {
     }
 
     async fn counted(&self, call: &Call) -> Result<Answer, CallError> {
-        let pass = self.guard.enter(call.kind, call.subject, self.timeout).await?;
+        let patience = self.timeout.max(QUEUE_PATIENCE);
+        let pass = self.guard.enter(call.kind, call.subject, patience).await?;
         let began = Instant::now();
         let result = self.attempt(call).await;
         if let Some(open) = self.guard.note(call.kind, call.subject, pass, ended(&result)) {
