@@ -141,6 +141,8 @@ pub enum Effect {
         /// In milliseconds.
         ms: u64,
     },
+    /// A listing shows loans without their reference.
+    NoReference {},
     /// The token that the call carries is revoked, and the call answered with 401.
     ExpireToken {},
     /// Someone else begins a second loan under the same reference.
@@ -155,6 +157,7 @@ pub(super) struct Plan {
     pub(super) refuse: Option<(String, Option<String>, Option<u64>)>,
     pub(super) unknown_status: bool,
     pub(super) lag: Duration,
+    pub(super) no_reference: bool,
     pub(super) duplicate: bool,
     pub(super) expire_token: bool,
     pub(super) end: End,
@@ -250,6 +253,7 @@ impl Plan {
             }
             Effect::UnknownStatus {} => return self.unknown_status = true,
             Effect::Lag { ms } => return self.lag = self.lag.max(Duration::from_millis(ms)),
+            Effect::NoReference {} => return self.no_reference = true,
             Effect::ExpireToken {} => return self.expire_token = true,
             Effect::Duplicate {} => return self.duplicate = true,
             Effect::Status { status, retry_after, made } => End::Status { status, retry_after, made },

@@ -110,7 +110,8 @@ pub(super) struct BookedReport {
 #[serde(rename_all = "camelCase")]
 pub(super) struct ShownLoan<'a> {
     loan_id: &'a str,
-    reference: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reference: Option<&'a str>,
     #[serde(with = "text")]
     library: LibraryId,
     #[serde(with = "text")]
@@ -153,6 +154,11 @@ struct ShownRefusal<'a> {
 }
 
 impl<'a> ShownLoan<'a> {
+    /// The loan without its reference.
+    pub(super) fn without_reference(self) -> ShownLoan<'a> {
+        ShownLoan { reference: None, ..self }
+    }
+
     /// The loan as it is shown; the licence only once it was accepted, the refusal once it was refused.
     pub(super) fn of(loan: &'a Loan, unknown_status: bool) -> ShownLoan<'a> {
         let (licence, refusal) = match &loan.verdict {
@@ -166,7 +172,7 @@ impl<'a> ShownLoan<'a> {
         };
         ShownLoan {
             loan_id: &loan.id,
-            reference: &loan.reference,
+            reference: Some(&loan.reference),
             library: loan.library,
             isbn: loan.isbn,
             status: ShownStatus::of(loan.status, unknown_status),

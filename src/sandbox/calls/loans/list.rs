@@ -40,7 +40,11 @@ pub(in super::super::super) async fn list(
         let mut state = app.state();
         let now = app.now(&state);
         let loans = page(&mut state, &cursor, plan.lag, now)?;
-        let shown: Vec<_> = loans.iter().map(|loan| ShownLoan::of(loan, plan.unknown_status)).collect();
+        let shown = loans.iter().map(|loan| {
+            let shown = ShownLoan::of(loan, plan.unknown_status);
+            if plan.no_reference { shown.without_reference() } else { shown }
+        });
+        let shown: Vec<_> = shown.collect();
         let json = serde_json::to_string(&shown).unwrap_or_default();
         Ok(cursor.page("/v1/loans", loans.len(), json, now))
     };
