@@ -64,7 +64,7 @@ impl Search {
             && let Some(remote) = inner.lending.loan(lending_id).await?
         {
             self.found();
-            return Ok(verdict_of(&checked(remote, loan)?, None));
+            return Ok(Some(verdict_of(&checked(remote, loan)?, None)));
         }
         let now = Instant::now();
         if now < self.left + inner.settings.settle {
@@ -73,7 +73,7 @@ impl Search {
         match by_reference(circulation, loan).await? {
             Found::Loan(verdict) => {
                 self.found();
-                Ok(verdict)
+                Ok(Some(verdict))
             }
             Found::Nothing if self.is_absent(loan.lending_id.is_some(), now, inner.settings.settle) => {
                 Ok(Some((Event::NotFound, Some("Bokbasen has no loan of this reference".to_owned()))))
@@ -102,8 +102,7 @@ impl Search {
 /// What Bokbasen has under a reference.
 enum Found {
     Nothing,
-    /// None where its status does not decide.
-    Loan(Option<Verdict>),
+    Loan(Verdict),
 }
 
 async fn by_reference(circulation: &Circulation, loan: &Loan) -> Result<Found, CallError> {
@@ -113,18 +112,21 @@ async fn by_reference(circulation: &Circulation, loan: &Loan) -> Result<Found, C
     for extra in &found {
         give_back(circulation, extra).await?;
     }
-    let detail =
+    let extra =
         (!found.is_empty()).then(|| format!("{} more under this reference were given back", found.len()));
-    Ok(Found::Loan(verdict_of(&kept, detail)))
+    Ok(Found::Loan(verdict_of(&kept, extra)))
 }
 
-fn verdict_of(remote: &RemoteLoan, detail: Option<String>) -> Option<Verdict> {
-    let event = match (&remote.standing, event_of(remote)) {
-        (_, Some(event)) => event,
-        (Standing::Pending { .. }, None) => Event::Begun { lending_id: remote.lending_id.clone() },
-        (_, None) => return None,
+/// What a loan that Bokbasen shows means. A status that is not known leads to `pending`: the loan
+/// opens nothing, its history has the status, polls go on, and support can end it.
+fn verdict_of(remote: &RemoteLoan, extra: Option<String>) -> Verdict {
+    let status = match &remote.standing {
+        Standing::Unrecognised(status) => Some(format!("Bokbasen shows the unknown status {status:?}")),
+        _ => None,
     };
-    Some((event, detail))
+    let detail: Vec<String> = status.into_iter().chain(extra).collect();
+    let event = event_of(remote).unwrap_or(Event::Begun { lending_id: remote.lending_id.clone() });
+    (event, (!detail.is_empty()).then(|| detail.join("; ")))
 }
 
 /// The answer to a read by id, if it is about this loan.
