@@ -1,8 +1,8 @@
 //! The clock: the system's, and one that a test can move.
 //!
-//! Everything that compares a moment (a loan's due time, a token's expiry, a retry) reads a [`Clock`] and never the
-//! system, so that a test need not wait. Bokbasen sets due times by its own clock, so a clock also carries how far
-//! Bokbasen's is from ours. It calls nothing of ours.
+//! Everything that compares a moment (a loan's due time, a token's expiry, a retry) reads a
+//! [`Clock`] and never the system, so that a test need not wait. Bokbasen sets due times by its own
+//! clock, so a clock also carries how far Bokbasen's is from ours. It calls nothing of ours.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
-/// Reads the time in UTC. Cheap to clone; clones of a movable clock move together, and all clones share one offset
-/// to Bokbasen's clock.
+/// Reads the time in UTC. Cheap to clone; clones of a movable clock move together, and all clones
+/// share one offset to Bokbasen's clock.
 #[derive(Clone, Debug, Default)]
 pub struct Clock {
     /// Milliseconds since the epoch when the clock is moved by hand.
@@ -42,8 +42,8 @@ impl Clock {
         }
     }
 
-    /// The present moment by Bokbasen's clock: what a loan's due time is compared with. It costs one atomic load more
-    /// than [`Clock::now`].
+    /// The present moment by Bokbasen's clock: what a loan's due time is compared with. It costs
+    /// one atomic load more than [`Clock::now`].
     pub fn lending_now(&self) -> Timestamp {
         self.now().checked_add(self.lending_offset()).unwrap_or_else(|_| self.now())
     }
@@ -53,7 +53,8 @@ impl Clock {
         SignedDuration::from_millis(self.lending_offset.load(Ordering::Relaxed))
     }
 
-    /// Sets how far Bokbasen's clock is ahead of ours. The client of Bokbasen calls this, and bounds the value.
+    /// Sets how far Bokbasen's clock is ahead of ours. The client of Bokbasen calls this, and
+    /// bounds the value.
     pub fn set_lending_offset(&self, ahead: SignedDuration) {
         let millis = i64::try_from(ahead.as_millis()).unwrap_or(0);
         self.lending_offset.store(millis, Ordering::Relaxed);

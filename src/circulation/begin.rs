@@ -3,13 +3,20 @@
 //! Called by the gate. What is read here may be old a moment later; what must hold is checked again by the
 //! ledger, inside the transaction that writes the intent.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 
 use super::wait::Waiting;
-use super::{Circulation, Outcome, drive, log_ledger_failure};
+use super::{Circulation, Inner, Outcome, SOON, drive, log_ledger_failure};
 use crate::clock;
 use crate::ledger::{Cause, Intended, LedgerError};
 use crate::loan::{EndReason, Loan, LoanId, LoanKey, LoanState};
+
+/// How long a refusal holds at least and at most, whatever time Bokbasen names: no begin storm, and
+/// no reader who is refused for good by one bad number.
+const LEAST_REFUSED: Duration = Duration::from_secs(1);
+const LONGEST_REFUSED: Duration = Duration::from_secs(86_400);
 
 /// For whom a loan may be begun, and on which word.
 #[derive(Clone, Copy, Debug)]
@@ -32,7 +39,7 @@ pub enum Standing {
     },
     /// A loan on which Bokbasen's word is still out.
     Undecided(Box<Loan>),
-    /// Bokbasen refused, and that still holds.
+    /// Bokbasen refused, and that still holds; or it cannot be said whether a loan is due.
     Refused(Outcome),
     /// An accepted loan has ended; `settled` says whether Bokbasen knows.
     Ended {
@@ -65,10 +72,14 @@ impl Circulation {
         let Some(loan) = self.inner.ledger.newest(key).await? else {
             return Ok(Standing::Nothing);
         };
-        let now = self.inner.clock.now();
+        let now = self.inner.clock.lending_now();
         match loan.state {
             LoanState::Accepted => match loan.open_until() {
                 Some(until) if until > now => Ok(Standing::Open { loan: loan.id, until }),
+                // Whether it is due is not certain: no answer to be cached.
+                Some(_) if self.inner.lending.clock_is_off() => {
+                    Ok(Standing::Refused(Outcome::Unavailable { retry_after: SOON }))
+                }
                 // It is due and the ender has not come to it yet.
                 Some(_) | None => {
                     self.expire_now(loan.id);
@@ -78,11 +89,14 @@ impl Circulation {
             LoanState::Intended | LoanState::Pending | LoanState::Unknown => {
                 Ok(Standing::Undecided(Box::new(loan)))
             }
-            LoanState::Ending => Ok(Standing::Ended { at: loan.ended.unwrap_or(now), settled: false }),
+            LoanState::Ending => {
+                let at = self.ended_at(key, loan.ended.unwrap_or(now));
+                Ok(Standing::Ended { at, settled: false })
+            }
             LoanState::Refused | LoanState::Ended => match self.refusal_that_holds(&loan, now) {
                 Some(refused) => Ok(Standing::Refused(refused)),
                 None => match self.inner.ledger.last_end(key).await? {
-                    Some(at) => Ok(Standing::Ended { at, settled: true }),
+                    Some(at) => Ok(Standing::Ended { at: self.ended_at(key, at), settled: true }),
                     None => Ok(Standing::Nothing),
                 },
             },
@@ -105,9 +119,16 @@ impl Circulation {
 
     async fn begin_now(&self, asker: &Asker, cause: Cause) -> Begun {
         let intent = Loan::intend(asker.key, self.inner.clock.now());
+        let issued = match self.issued_for_ledger(asker).await {
+            Ok(issued) => issued,
+            Err(error) => {
+                log_ledger_failure("reading when the last loan ended", &error);
+                return Begun::Decided(Outcome::Unsure);
+            }
+        };
         // Entered before it is durable, so that a loan whose driver dies is always found.
         let (work, waiting) = self.inner.schedule.enter(self, intent.id);
-        let intended = self.inner.ledger.intend(intent, asker.issued, cause).await;
+        let intended = self.inner.ledger.intend(intent, issued, cause).await;
         if let Ok(Intended::Written(loan)) = intended {
             drive::begin(self, work, loan).await;
             return Begun::Sent(waiting);
@@ -117,7 +138,7 @@ impl Circulation {
         match intended {
             Ok(Intended::Written(_)) => Begun::Decided(Outcome::Unsure),
             Ok(Intended::Live(loan)) => self.live(loan),
-            Ok(Intended::EndedSince(at)) => Begun::Decided(Outcome::Ended { at }),
+            Ok(Intended::EndedSince(at)) => Begun::Decided(Outcome::Ended { at: self.ended_at(&asker.key, at) }),
             Ok(Intended::Braked(until)) => Begun::Decided(Outcome::Braked { until }),
             Err(error) => {
                 log_ledger_failure("writing an intent", &error);
@@ -129,7 +150,7 @@ impl Circulation {
     /// What is known of a loan that lives already.
     fn live(&self, loan: Loan) -> Begun {
         match loan.open_until() {
-            Some(until) if until > self.inner.clock.now() => {
+            Some(until) if until > self.inner.clock.lending_now() => {
                 Begun::Decided(Outcome::Accepted { loan: loan.id, until })
             }
             Some(_) => Begun::Decided(Outcome::Unsure),
@@ -139,13 +160,17 @@ impl Circulation {
 
     /// What a decided loan means to whoever waits for it; none while it is undecided.
     pub(super) fn outcome_of(&self, loan: &Loan) -> Option<Outcome> {
-        let now = self.inner.clock.now();
+        let now = self.inner.clock.lending_now();
         match loan.state {
             LoanState::Intended | LoanState::Pending | LoanState::Unknown => None,
             LoanState::Accepted => loan.open_until().map(|until| Outcome::Accepted { loan: loan.id, until }),
-            LoanState::Refused => self.refusal_that_holds(loan, now).or(Some(Outcome::NothingMade)),
+            // Whoever waited gets Bokbasen's no, even where its time has passed meanwhile.
+            LoanState::Refused => {
+                let until = self.refused_until(loan).max(clock::after(now, LEAST_REFUSED));
+                loan.refusal.clone().map(|refusal| Outcome::Refused { refusal, until })
+            }
             LoanState::Ending | LoanState::Ended => match (loan.accepted, loan.ended) {
-                (Some(_), Some(at)) => Some(Outcome::Ended { at }),
+                (Some(_), Some(at)) => Some(Outcome::Ended { at: self.ended_at(&loan.key, at) }),
                 _ if loan.end_reason == Some(EndReason::Rejected) => Some(Outcome::NothingMade),
                 _ => Some(Outcome::TakenBack),
             },
@@ -153,9 +178,44 @@ impl Circulation {
     }
 
     fn refusal_that_holds(&self, loan: &Loan, now: Timestamp) -> Option<Outcome> {
-        let refusal = loan.refusal.clone()?;
-        let until =
-            refusal.retry_at.unwrap_or_else(|| clock::after(loan.changed, self.inner.settings.refusal_ttl));
+        let (refusal, until) = (loan.refusal.clone()?, self.refused_until(loan));
         (until > now).then_some(Outcome::Refused { refusal, until })
+    }
+
+    /// Until when a refusal holds, by Bokbasen's clock: as long as it says, and otherwise, or where
+    /// that time had passed already, for `gate.refusal_ttl`.
+    fn refused_until(&self, loan: &Loan) -> Timestamp {
+        let Inner { clock, settings, .. } = &*self.inner;
+        let refused = loan.changed.checked_add(clock.lending_offset()).unwrap_or(loan.changed);
+        let least = clock::after(refused, LEAST_REFUSED);
+        let named = loan.refusal.as_ref().and_then(|refusal| refusal.retry_at);
+        let until = named.filter(|at| *at > refused).unwrap_or(clock::after(refused, settings.refusal_ttl));
+        until.clamp(least, clock::after(refused, LONGEST_REFUSED))
+    }
+
+    /// When an accepted loan ended, as tokens are compared with it. An end that lies ahead was
+    /// written by a clock that was fast: it counts as having happened by the time that it is first
+    /// seen, so that it blocks no later token.
+    fn ended_at(&self, key: &LoanKey, at: Timestamp) -> Timestamp {
+        let now = self.inner.clock.lending_now();
+        if at <= now {
+            return at;
+        }
+        let seen = self.inner.future_ends.get_with((*key, at), || now);
+        if seen <= now {
+            return seen;
+        }
+        self.inner.future_ends.insert((*key, at), now);
+        now
+    }
+
+    /// The credential's issue time as the ledger compares it with the last end: later than an end
+    /// that lies ahead, where it is later than that end counts as.
+    async fn issued_for_ledger(&self, asker: &Asker) -> Result<Option<Timestamp>, LedgerError> {
+        let (Some(issued), Some(end)) = (asker.issued, self.inner.ledger.last_end(&asker.key).await?) else {
+            return Ok(asker.issued);
+        };
+        let is_later = issued > self.ended_at(&asker.key, end);
+        Ok(Some(if is_later { issued.max(clock::after(end, Duration::from_millis(1))) } else { issued }))
     }
 }

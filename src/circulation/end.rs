@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::drive::wait_until;
 use super::{Circulation, Closed, log_ledger_failure};
+use crate::clock;
 use crate::ledger::{Cause, LedgerError};
 use crate::loan::{EndReason, Event, Loan, LoanId, LoanKey, LoanState, Progress};
 
@@ -92,7 +92,7 @@ impl Circulation {
         }
     }
 
-    /// Ends loans that are due at `now`, a share of them where they are many, and returns whether
+    /// Ends loans that are due at `now` by Bokbasen's clock, a share of them where they are many, and returns whether
     /// more are left that can be ended. A damaged row cannot; it opens nothing either, since
     /// whoever looks at it cannot read it.
     ///
@@ -122,6 +122,9 @@ impl Circulation {
 
     /// Ends a loan at once whose turn has not come yet, since its reader asks: another can be begun the sooner.
     pub(super) fn expire_now(&self, id: LoanId) {
+        if self.inner.lending.clock_is_off() {
+            return; // it opens nothing, but its end is not certain
+        }
         let circulation = self.clone();
         self.spawn(async move {
             if let Err(EndError::Ledger(error)) =
@@ -144,7 +147,11 @@ pub(super) async fn expire_when_due(circulation: Circulation) {
         if !circulation.pause(wait).await {
             return;
         }
-        let now = circulation.inner.clock.now();
+        if circulation.inner.lending.clock_is_off() {
+            more = true;
+            continue;
+        }
+        let now = circulation.inner.clock.lending_now();
         more = circulation.expire(now).await.unwrap_or_else(|error| {
             log_ledger_failure("ending what is due", &error);
             true
@@ -156,7 +163,10 @@ pub(super) async fn expire_when_due(circulation: Circulation) {
 /// How long to wait for the next loan that falls due after this moment.
 async fn until_next_due(circulation: &Circulation, after: Timestamp) -> Duration {
     match circulation.inner.ledger.next_due(after).await {
-        Ok(Some(due)) => wait_until(circulation, due, LOOK_AGAIN).max(Duration::from_millis(10)),
+        Ok(Some(due)) => {
+            let wait = clock::until(circulation.inner.clock.lending_now(), due);
+            wait.clamp(Duration::from_millis(10), LOOK_AGAIN)
+        }
         Ok(None) => LOOK_AGAIN,
         Err(error) => {
             log_ledger_failure("looking for the next due loan", &error);

@@ -13,6 +13,7 @@
 mod availability;
 mod balance;
 mod begin;
+mod clock_watch;
 mod drive;
 mod end;
 mod feed;
@@ -73,6 +74,9 @@ pub struct Settings {
 const SOON: Duration = Duration::from_secs(5);
 /// How often whoever waits for a moment looks at the clock, which may have been set.
 const LOOK_AT_CLOCK: Duration = Duration::from_secs(5);
+
+/// How many ends that lie ahead are remembered.
+const FUTURE_ENDS: u64 = 10_000;
 
 /// What became of a loan that somebody waited for.
 #[derive(Clone, Debug)]
@@ -144,6 +148,8 @@ struct Inner {
     watched: OnceLock<feed::Watched>,
     fed: Fed,
     availabilities: availability::Kept,
+    /// Ends that lie ahead, written by a clock that was fast: when each was first seen.
+    future_ends: moka::sync::Cache<(LoanKey, Timestamp), Timestamp>,
     schedule: schedule::Schedule,
     ends_waiting: Notify,
     balancing: tokio::sync::Mutex<()>,
@@ -170,6 +176,7 @@ impl Circulation {
     ) -> Circulation {
         let inner = Inner {
             availabilities: availability::Kept::new(settings.availability_ttl),
+            future_ends: moka::sync::Cache::new(FUTURE_ENDS),
             ledger,
             lending,
             clock,
@@ -205,6 +212,7 @@ impl Circulation {
         self.supervised("send-ends", outbox::send_ends);
         self.supervised("balance", balance::each_night);
         self.supervised("forget", forget::forget_in_time);
+        self.supervised("compare-clocks", clock_watch::compare_clocks);
     }
 
     fn supervised<F, T>(&self, name: &'static str, task: F)

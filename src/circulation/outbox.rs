@@ -1,15 +1,16 @@
 //! The outbox of ends: each is sent until Bokbasen has acknowledged it, across restarts.
 //!
-//! A loan in state `ending` is an end that waits; there is no second list that could differ from the ledger. The outbox
-//! reads all of them once, and after that only the ledger's newer steps. One loan has one end, which keeps the order
-//! within a loan.
+//! A loan in state `ending` is an end that waits; there is no second list that could differ from
+//! the ledger. The outbox reads all of them once, and after that only the ledger's newer steps. One
+//! loan has one end, which keeps the order within a loan.
 //!
-//! Each end that fails has a backoff of its own, and a lane of its own beside ends that have not failed: ends that
-//! Bokbasen never accepts delay no others. When an outage is over, the ends that failed in it are sent again at once,
-//! each of them once; an end that fails after that waits for its own backoff, whatever others do.
+//! Each end that fails has a backoff of its own, and a lane of its own beside ends that have not
+//! failed: ends that Bokbasen never accepts delay no others. When an outage is over, the ends that
+//! failed in it are sent again at once, each of them once; an end that fails after that waits for
+//! its own backoff, whatever others do.
 //!
-//! Many ends arrive together, and must not cost the readers of other loans much: the outbox reads many at a time, and
-//! writes acknowledgements together.
+//! Many ends arrive together, and must not cost the readers of other loans much: the outbox reads
+//! many at a time, and writes acknowledgements together.
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::time::Duration;
@@ -24,7 +25,8 @@ use crate::ledger::{Cause, LedgerError};
 use crate::lending::{CallError, CallKind, Passage, Told};
 use crate::loan::{EndReason, Event, Loan, LoanId, LoanState, OVERDUE_AFTER};
 
-/// How many ends are read from the ledger by one query, and how many acknowledgements are written together at most.
+/// How many ends are read from the ledger by one query, and how many acknowledgements are written
+/// together at most.
 const TOGETHER: usize = 128;
 /// How long an acknowledgement waits for others, while any are expected.
 const LINGER: Duration = Duration::from_millis(250);
@@ -87,8 +89,8 @@ struct Outbox {
     /// Ends that failed.
     retries: Lane,
     failed: HashMap<LoanId, Failed>,
-    /// Tasks of their own: futures that only this task polls would hold the ledger's connections while this task
-    /// waits for the ledger itself.
+    /// Tasks of their own: futures that only this task polls would hold the ledger's connections
+    /// while this task waits for the ledger itself.
     sending: JoinSet<Sent>,
     /// Which end each of those tasks sends, and whether its lane is that of the retries.
     senders: HashMap<task::Id, (LoanId, bool)>,
@@ -171,7 +173,8 @@ impl Outbox {
         }
     }
 
-    /// Reads the ends whose time has come, as the ledger has them now; returns whether there were any.
+    /// Reads the ends whose time has come, as the ledger has them now; returns whether there were
+    /// any.
     async fn read_next(&mut self, circulation: &Circulation, retries: bool) -> bool {
         let ready = self.lane(retries).take_due(Instant::now());
         if ready.is_empty() {
@@ -209,8 +212,8 @@ impl Outbox {
         ids.iter().for_each(|id| self.put_off(*id, Sent::NotTaken(None)));
     }
 
-    /// Writes what is acknowledged, unless more of it is expected within a moment. Where the ledger fails, the end is
-    /// sent again, which Bokbasen allows.
+    /// Writes what is acknowledged, unless more of it is expected within a moment. Where the ledger
+    /// fails, the end is sent again, which Bokbasen allows.
     async fn write_acknowledged(&mut self, circulation: &Circulation) {
         let more = !self.sending.is_empty() && self.acknowledged.len() < TOGETHER;
         if self.acknowledged.is_empty() || more && self.since.is_some_and(|since| since.elapsed() < LINGER) {
@@ -291,8 +294,9 @@ impl Outbox {
         self.retries.waiting.insert((next, id));
     }
 
-    /// Bokbasen answers: sends at once what only waits because it could not be reached, and after an outage what was
-    /// not answered. The latter once for each end, since the fault may be its own.
+    /// Bokbasen answers: sends at once what only waits because it could not be reached, and after
+    /// an outage what was not answered. The latter once for each end, since the fault may be its
+    /// own.
     fn expedite(&mut self, outage_is_over: bool) {
         let now = Instant::now();
         for (id, failed) in &mut self.failed {

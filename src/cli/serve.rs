@@ -345,6 +345,13 @@ fn readiness(ledger: &Ledger, lending: &Bokbasen, stopping: &CancellationToken) 
                         .into(),
                 );
             }
+            if lending.clock_is_off() {
+                missing.wanted.push(
+                    "This machine's clock is more than 15 minutes from Bokbasen's: no loan is begun and no expiry \
+                     is registered. Set it by NTP."
+                        .into(),
+                );
+            }
             let damaged = ledger.damaged_rows();
             if damaged > 0 {
                 missing.wanted.push(

@@ -1,6 +1,6 @@
 //! The cache of decisions: what the hot path looks up, and nothing else.
 //!
-//! Every hit compares the end of what is kept with the project's clock, and an acceptance also with
+//! Every hit compares the end of what is kept with Bokbasen's time ([`Clock::lending_now`]), and an acceptance also with
 //! the ledger's change feed: one that neither a read nor the feed confirmed within `gate.freshness`
 //! is read again. What ends without being requested again gives way to others once the cache is
 //! full. A loan that closes is remembered for a while, so that a flight which read it as open a
@@ -78,7 +78,7 @@ impl Decisions {
 
     /// Keeps a decision; an acceptance only where its loan has not closed, before or meanwhile.
     pub(super) fn keep(&self, key: LoanKey, decision: Decision) {
-        let now = self.clock.now();
+        let now = self.clock.lending_now();
         let (loan, end) = match &decision {
             Decision::Accepted { loan, until, .. } => (Some(*loan), *until),
             Decision::Refused { until, .. } => (None, *until),

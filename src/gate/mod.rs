@@ -129,7 +129,7 @@ impl Gate {
     /// The permit's errors: `loan-refused`, `loan-ended`, `loan-pending`, `lending-unavailable`, `ledger-unavailable`,
     /// `overloaded`.
     pub async fn admit(&self, request: &Request<'_>) -> Answer {
-        let now = self.clock.now();
+        let now = self.clock.lending_now();
         let (isbn, via) = (request.key.isbn, Via::Cache);
         match self.known(&request.key, request.issued, now) {
             Known::Open(permit) => Answer { permit: Ok(permit), isbn, via },
@@ -161,7 +161,7 @@ impl Gate {
         let (landing, via) = self.landed(request, self.patience()).await?;
         match landing {
             Landing::Open { loan, until, .. }
-                if until > self.clock.now() && !self.decisions.is_closed(loan) =>
+                if until > self.clock.lending_now() && !self.decisions.is_closed(loan) =>
             {
                 Ok((loan, via == Via::Registered))
             }
@@ -224,7 +224,7 @@ impl Gate {
     ) -> Result<Permit, Problem> {
         let (loan, access, until) = match landing {
             Landing::Open { loan, until, access }
-                if until > self.clock.now() && !self.decisions.is_closed(loan) =>
+                if until > self.clock.lending_now() && !self.decisions.is_closed(loan) =>
             {
                 (loan, access, until)
             }
@@ -254,7 +254,7 @@ impl Gate {
 
     /// What a landing means that opens nothing.
     fn refusal(&self, request: &Request<'_>, landing: Landing) -> Problem {
-        let now = self.clock.now();
+        let now = self.clock.lending_now();
         match landing {
             Landing::Open { .. } | Landing::TakenBack => Problem::LoanEnded,
             Landing::Refused { reason, until } => refused(reason.to_string(), now, until),
@@ -265,9 +265,10 @@ impl Gate {
             // A later credential, but the end has not been acknowledged yet, or another came first.
             Landing::Ended { .. } | Landing::Nothing => Problem::LoanPending { retry_after: COME_BACK },
             Landing::Unavailable { retry_after } => Problem::LendingUnavailable { retry_after },
-            Landing::Braked { until } => {
-                Problem::TooManyRequests { reason: "brake", retry_after: clock::until(now, until) }
-            }
+            Landing::Braked { until } => Problem::TooManyRequests {
+                reason: "brake",
+                retry_after: clock::until(self.clock.now(), until),
+            },
             Landing::Unsure => Problem::LedgerUnavailable,
             Landing::Overloaded => Problem::Overloaded,
         }

@@ -1,7 +1,8 @@
 //! Logging in at Bokbasen: by ticket (the legacy way) or by OAuth 2 client credentials.
 //!
-//! One credential is held and reused until shortly before it expires. Callers that need one while it is fetched wait
-//! for that one fetch, and share its failure, so that a failing login is not tried once for each of them. Source: Bokbasen's page "Authentication Service", both generations.
+//! One credential is held and reused until shortly before it expires. Callers that need one while
+//! it is fetched wait for that one fetch, and share its failure, so that a failing login is not
+//! tried once for each of them. Source: Bokbasen's page "Authentication Service", both generations.
 
 use std::fmt;
 use std::sync::{Arc, Mutex as StdMutex, PoisonError};
@@ -15,6 +16,7 @@ use tokio::sync::Mutex;
 use url::Url;
 
 use super::CallError;
+use super::skew::Skew;
 use super::transport::{cause, read_body};
 use super::trouble::{Health, Trouble};
 use crate::clock::{self, Clock};
@@ -101,6 +103,7 @@ impl Login {
         &self,
         client: &reqwest::Client,
         clock: &Clock,
+        skew: &Skew,
     ) -> Result<HeaderValue, CallError> {
         let began = Instant::now();
         let mut held = self.held.lock().await;
@@ -110,7 +113,7 @@ impl Login {
         if let Some(error) = self.failed_since(began) {
             return Err(error);
         }
-        let fetched = self.fetch(client, clock).await;
+        let fetched = self.fetch(client, clock, skew).await;
         *self.last_failure.lock().unwrap_or_else(PoisonError::into_inner) =
             fetched.as_ref().err().map(|error| (Instant::now(), error.clone()));
         let fresh = fetched?;
@@ -147,7 +150,7 @@ impl Login {
         }
     }
 
-    async fn fetch(&self, client: &reqwest::Client, clock: &Clock) -> Result<Held, CallError> {
+    async fn fetch(&self, client: &reqwest::Client, clock: &Clock, skew: &Skew) -> Result<Held, CallError> {
         let request = match &self.auth {
             Auth::Ticket { login_url, username, password } => client
                 .post(login_url.clone())
@@ -161,10 +164,12 @@ impl Login {
                 })
             }
         };
+        let sent = skew.sending();
         let response = request.send().await.map_err(|error| {
             let trouble = Trouble::of(&error);
             self.failed(trouble, &cause(error))
         })?;
+        skew.note(sent, response.headers());
         match response.status() {
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::BAD_REQUEST => {
                 let why = format!("it was answered {}", response.status());

@@ -1,13 +1,16 @@
-//! The breaker of one kind of call: it holds calls back while Bokbasen fails for many different subjects.
+//! The breaker of one kind of call: it holds calls back while Bokbasen fails for many different
+//! subjects.
 //!
-//! A subject is what a call is about: one loan, or one title at one library. A failure is evidence about its subject
-//! first. The breaker opens when enough different loans failed recently and they are half of the recent loans; loans
-//! of one title are not enough where Bokbasen answers about another. A subject that fails again although Bokbasen has
-//! answered about another since has a fault of its own, and counts no more until it succeeds.
+//! A subject is what a call is about: one loan, or one title at one library. A failure is evidence
+//! about its subject first. The breaker opens when enough different loans failed recently and they
+//! are half of the recent loans; loans of one title are not enough where Bokbasen answers about
+//! another. A subject that fails again although Bokbasen has answered about another since has a
+//! fault of its own, and counts no more until it succeeds.
 //!
-//! An open breaker lets a few trial calls out after each rest. Any success closes it. Subjects that failed last have
-//! trials of their own, so that they never delay the trial of another subject. The rest doubles where Bokbasen cannot
-//! be reached or has failed for a minute; before that, many subjects are tried to find one that succeeds.
+//! An open breaker lets a few trial calls out after each rest. Any success closes it. Subjects that
+//! failed last have trials of their own, so that they never delay the trial of another subject. The
+//! rest doubles where Bokbasen cannot be reached or has failed for a minute; before that, many
+//! subjects are tried to find one that succeeds.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
@@ -21,8 +24,8 @@ const RECENT: usize = 16;
 const WINDOW: Duration = Duration::from_secs(60);
 /// How many subjects that did not fail last are tried after each rest.
 const TRIALS: usize = 4;
-/// How long the breaker rests before the trials: at first, and the longest that it doubles up to. A reader waits for the
-/// end of an outage, so that it stays short.
+/// How long the breaker rests before the trials: at first, and the longest that it doubles up to. A
+/// reader waits for the end of an outage, so that it stays short.
 const FIRST_REST: Duration = Duration::from_secs(1);
 const LONGEST_REST: Duration = Duration::from_secs(5);
 /// How much later than others a subject that failed last may be the trial.
@@ -197,7 +200,8 @@ impl Breaker {
         Some(true)
     }
 
-    /// Whether all recent failures are of this title or loan, and Bokbasen has answered about another one.
+    /// Whether all recent failures are of this title or loan, and Bokbasen has answered about
+    /// another one.
     fn only_this_fails(&self, subject: Subject) -> bool {
         let is_this = |recent: &Recent| recent.subject.suspected == subject.suspected;
         let others_succeed = self

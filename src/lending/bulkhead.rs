@@ -1,11 +1,12 @@
 //! How many calls of each kind may be in flight at once.
 //!
-//! `lending.concurrency` is the total. Each kind has a guaranteed number of slots that no other kind can take, so that
-//! calls of one kind which hang do not block the others. Polls, ends and reads have a maximum as well; begins may use
-//! every slot that is not guaranteed to another kind, and get a free slot first.
+//! `lending.concurrency` is the total. Each kind has a guaranteed number of slots that no other
+//! kind can take, so that calls of one kind which hang do not block the others. Polls, ends and
+//! reads have a maximum as well; begins may use every slot that is not guaranteed to another kind,
+//! and get a free slot first.
 //!
-//! Calls about a subject that failed last (a loan, or a title) may use half of their kind's slots, so that a few
-//! subjects which Bokbasen cannot handle leave room for the rest.
+//! Calls about a subject that failed last (a loan, or a title) may use half of their kind's slots,
+//! so that a few subjects which Bokbasen cannot handle leave room for the rest.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -160,7 +161,8 @@ fn admit(slots: &Arc<Mutex<Slots>>) {
     loop {
         let next = slots.lock().unwrap_or_else(PoisonError::into_inner).next();
         let Some((waiting, kind, suspect)) = next else { return };
-        // Sent without the lock: a caller that has just left drops its slot here, which takes the lock again.
+        // Sent without the lock: a caller that has just left drops its slot here, which takes the
+        // lock again.
         let _ = waiting.send(Slot { slots: slots.clone(), kind, suspect });
     }
 }

@@ -1,4 +1,5 @@
-//! What protects Bokbasen from us, and the kinds of calls from each other: a bulkhead and a breaker for each kind.
+//! What protects Bokbasen from us, and the kinds of calls from each other: a bulkhead and a breaker
+//! for each kind.
 
 use std::hash::{BuildHasher, Hash, RandomState};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -62,7 +63,8 @@ impl Guard {
         }
     }
 
-    /// Notes how a call ended, which frees its slot, and returns whether the breaker is open now, where that changed.
+    /// Notes how a call ended, which frees its slot, and returns whether the breaker is open now,
+    /// where that changed.
     pub(super) fn note(&self, kind: CallKind, subject: Subject, pass: Pass, ended: Ended) -> Option<bool> {
         self.breaker(kind).note(subject, ended, pass.is_trial)
     }

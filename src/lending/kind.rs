@@ -1,6 +1,7 @@
 //! The kinds of calls to Bokbasen, each with limits and a breaker of its own.
 //!
-//! `guard`, `bulkhead` and `breaker` keep one value for each kind, so that a failing kind holds back no other.
+//! `guard`, `bulkhead` and `breaker` keep one value for each kind, so that a failing kind holds
+//! back no other.
 
 /// A kind of call.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

@@ -75,6 +75,7 @@ impl<'a> Listing<'a> {
         let answer = tokio::time::timeout_at(self.until, transport.send(&call)).await;
         let answer = answer.map_err(|_| endless(&format!("it took longer than {:?}", BOUNDS.time)))??;
         let (page, next) = wire::listed_page(&answer, transport.now())?;
+        transport.breaches.check_listed(&page.loans);
         let ids = page.loans.iter().map(|loan| loan.lending_id.as_str());
         let rows = page.loans.len() + page.unreadable.len();
         self.query = next.filter(|_| rows > 0).map(wire::next_page);

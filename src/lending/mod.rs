@@ -1,10 +1,10 @@
 //! Bokbasen: a pure client of its lending API, which knows nothing of ours but the vocabulary.
 //!
-//! Circulation calls it. Each call ends in an answer, or in a [`CallError`] that says whether Bokbasen may have
-//! acted on it: that is what "one loan, once" stands on. A begin is sent once; only what may be repeated is
-//! repeated. `wire` holds every path and body, so that a correction of an assumption stays in one file; `auth`
-//! the two logins; `guard` the limits and breakers, which protect Bokbasen from us and the kinds of calls from each
-//! other; `transport` sends every call.
+//! Circulation calls it. Each call ends in an answer, or in a [`CallError`] that says whether
+//! Bokbasen may have acted on it: that is what "one loan, once" stands on. A begin is sent once;
+//! only what may be repeated is repeated. `wire` holds every path and body, so that a correction of
+//! an assumption stays in one file; `auth` the two logins; `guard` the limits and breakers, which
+//! protect Bokbasen from us and the kinds of calls from each other; `transport` sends every call.
 
 mod auth;
 mod breaker;
@@ -13,6 +13,8 @@ mod error;
 mod guard;
 mod kind;
 mod listing;
+mod protocol;
+mod skew;
 mod transport;
 mod trouble;
 mod wire;
@@ -144,6 +146,9 @@ pub enum Told {
     NoSuchLoan,
 }
 
+/// When a caller should try again while the clock is off.
+const CLOCK_CHECKED_AGAIN: Duration = Duration::from_secs(5);
+
 /// The client. Clones share its connections, its login and its limits.
 #[derive(Clone)]
 pub struct Bokbasen {
@@ -172,12 +177,15 @@ impl Bokbasen {
     /// [`CallError::NotSent`] and [`CallError::Rejected`] where it is certain that no loan was made; after
     /// [`CallError::Unknown`] ask for the reference before anything else (Bokbasen does not deduplicate).
     pub async fn begin(&self, begin: &Begin) -> Result<RemoteLoan, CallError> {
+        if self.clock_is_off() {
+            return Err(CallError::NotSent("the clock is too far from Bokbasen's".to_owned()));
+        }
         let title = (begin.library.as_str(), begin.isbn.number());
         let subject = self.transport.guard.subject_within(begin.reference.as_str(), title);
         let call = Call::once((CallKind::Begin, subject), "begin", Method::POST, wire::loans())
             .body(&wire::NewLoan::from(begin));
         let answer = self.transport.send(&call).await?;
-        wire::remote_loan(&answer, self.transport.now())
+        self.checked(wire::remote_loan(&answer, self.transport.now())?)
     }
 
     /// One loan by its name there; none where Bokbasen does not know it.
@@ -188,17 +196,18 @@ impl Bokbasen {
         let concern = (CallKind::Poll, self.transport.guard.subject(lending_id));
         let call = Call::repeatable(concern, "loan", Method::GET, wire::loan(lending_id));
         match self.transport.send(&call).await {
-            Ok(answer) => wire::remote_loan(&answer, self.transport.now()).map(Some),
+            Ok(answer) => self.checked(wire::remote_loan(&answer, self.transport.now())?).map(Some),
             Err(error) if error.is_no_such_loan() => Ok(None),
             Err(error) => Err(error),
         }
     }
 
-    /// Every loan of a reference; more than one where a begin was carried out twice. The listing can lag
-    /// behind a begin (assumed: by 2 s at most).
+    /// Every loan of a reference; more than one where a begin was carried out twice. The listing
+    /// can lag behind a begin (assumed: by 2 s at most).
     ///
     /// # Errors
-    /// [`CallError`]; the question can be asked again. What cannot be read is an error, and never left out.
+    /// [`CallError`]; the call may be repeated. What cannot be read, a loan without a reference, and an answer about
+    /// other references only are errors too: the loan may exist all the same.
     pub async fn find(&self, reference: &Reference) -> Result<Vec<RemoteLoan>, CallError> {
         let concern = (CallKind::Read, self.transport.guard.subject(reference.as_str()));
         let mut found = Vec::new();
@@ -211,10 +220,30 @@ impl Bokbasen {
             found.extend(page.loans);
             match page.next {
                 Some(next) if !last => query = wire::next_page(next),
-                _ => return Ok(found),
+                _ => return self.believed(found, reference),
             }
         }
         Err(CallError::Unknown("the listing of one reference has too many pages".to_owned()))
+    }
+
+    /// The loans of this reference out of a listing of it.
+    fn believed(
+        &self,
+        mut found: Vec<RemoteLoan>,
+        reference: &Reference,
+    ) -> Result<Vec<RemoteLoan>, CallError> {
+        self.transport.breaches.check_found(&found, reference);
+        if !protocol::is_believable(&found, reference) {
+            let why = "the listing of a reference shows loans without a reference, or of others only";
+            return Err(CallError::Unknown(why.to_owned()));
+        }
+        found.retain(|loan| loan.reference.as_ref() == Some(reference));
+        Ok(found)
+    }
+
+    fn checked(&self, loan: RemoteLoan) -> Result<RemoteLoan, CallError> {
+        self.transport.breaches.check(&loan);
+        Ok(loan)
     }
 
     /// What a library has of a title, and how much of it is free.
@@ -267,7 +296,8 @@ impl Bokbasen {
         told(self.transport.send(&call).await)
     }
 
-    /// Gives a loan back: cancelled where it still can be, which gives the licence back too, else returned. May be repeated.
+    /// Gives a loan back: cancelled where it still can be, which gives the licence back too, else
+    /// returned. May be repeated.
     ///
     /// # Errors
     /// [`CallError`]; the end is then to be sent again.
@@ -288,16 +318,33 @@ impl Bokbasen {
         (CallKind::End, self.transport.guard.subject(lending_id))
     }
 
-    /// How long no begin is sent, because too many failed; none while begins are sent.
+    /// How long no begin is sent, because too many failed or the clock is off; none while begins
+    /// are sent.
     pub fn closed_for(&self) -> Option<Duration> {
+        if self.clock_is_off() {
+            return Some(CLOCK_CHECKED_AGAIN);
+        }
         match self.passage(CallKind::Begin, false) {
             Passage::Closed(wait) => Some(wait),
             Passage::Open | Passage::Trial => None,
         }
     }
 
-    /// Whether calls of this kind are sent. `failed_last` says that the call before about the same loan failed: such
-    /// calls are tried later than others.
+    /// Whether our clock is more than 15 minutes from Bokbasen's: then no loan is begun and no
+    /// expiry registered.
+    pub fn clock_is_off(&self) -> bool {
+        self.transport.skew.is_off()
+    }
+
+    /// Requests Bokbasen's time, where no call has brought it recently.
+    pub async fn compare_clocks(&self) {
+        if self.transport.skew.is_stale() {
+            self.transport.ask_time().await;
+        }
+    }
+
+    /// Whether calls of this kind are sent. `failed_last` says that the call before about the same
+    /// loan failed: such calls are tried later than others.
     pub fn passage(&self, kind: CallKind, failed_last: bool) -> Passage {
         self.transport.guard.passage(kind, failed_last)
     }
@@ -307,7 +354,8 @@ impl Bokbasen {
         self.transport.guard.most(kind)
     }
 
-    /// Whether Bokbasen failed to answer the last calls that a new loan needs, so that they are held back or only tried.
+    /// Whether Bokbasen failed to answer the last calls that a new loan needs, so that they are
+    /// held back or only tried.
     pub fn is_failing(&self) -> bool {
         self.transport.is_failing()
     }
@@ -324,7 +372,7 @@ impl Bokbasen {
 
     /// How far our clock is ahead of Bokbasen's; none until a call was answered.
     pub fn clock_ahead(&self) -> Option<SignedDuration> {
-        self.transport.clock_difference()
+        self.transport.skew.ahead_of_bokbasen()
     }
 
     /// Logs in for `loangate check`.

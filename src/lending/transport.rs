@@ -1,16 +1,16 @@
 //! The one way out to Bokbasen: login, deadline, limits, and what an answer or a failure means.
 //!
-//! HTTP/1.1 without redirects and without a proxy of the environment. A call that must not be repeated gets a
-//! connection of its own, so that a kept one which Bokbasen just closed cannot leave its outcome unknown.
+//! HTTP/1.1 without redirects and without a proxy of the environment. A call that must not be
+//! repeated gets a connection of its own, so that a kept one which Bokbasen just closed cannot
+//! leave its outcome unknown.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use backon::{ExponentialBuilder, Retryable};
 use http::header::{AUTHORIZATION, CONTENT_TYPE, DATE, RETRY_AFTER};
 use http::{HeaderMap, Method, StatusCode};
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use serde::Serialize;
 use url::Url;
 
@@ -18,6 +18,8 @@ use super::auth::Login;
 use super::breaker::{Ended, Passage, Subject};
 use super::guard::Guard;
 use super::kind::CallKind;
+use super::protocol::Breaches;
+use super::skew::Skew;
 use super::trouble::{Health, Trouble};
 use super::wire::{ErrorBody, Path, Query};
 use super::{CallError, SetUpError, Settings};
@@ -27,18 +29,20 @@ use crate::telemetry::Metrics;
 
 /// How long a connection may take to be made.
 const CONNECT: Duration = Duration::from_secs(5);
-/// How long the kernel may go on sending what nobody acknowledges: it bounds when a call can still arrive.
+/// How long the kernel may go on sending what nobody acknowledges: it bounds when a call can still
+/// arrive.
 const USER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a call waits for its turn at least: when many readers come at once, the last of them is served within
 /// `gate.patience`, however short the time of one call is.
 const QUEUE_PATIENCE: Duration = Duration::from_secs(10);
+/// The longest wait that an error may name: longer ones would block for good by one bad answer.
+const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(3600);
 /// The largest answer that is read.
 const LARGEST: usize = 4 * 1024 * 1024;
-/// How often a repeatable call is repeated, and how long it waits first; the caller tries again later.
+/// How often a repeatable call is repeated, and how long it waits first; the caller tries again
+/// later.
 const REPEATS: usize = 2;
 const FIRST_WAIT: Duration = Duration::from_millis(100);
-/// No difference of clocks has been seen.
-const UNSEEN: i64 = i64::MIN;
 
 /// One call.
 #[derive(Debug)]
@@ -98,8 +102,8 @@ pub(super) struct Transport {
     clock: Clock,
     metrics: Metrics,
     timeout: Duration,
-    /// How far our clock is ahead of Bokbasen's, in seconds.
-    ahead: AtomicI64,
+    pub(super) skew: Skew,
+    pub(super) breaches: Breaches,
 }
 
 impl Transport {
@@ -127,18 +131,20 @@ impl Transport {
             base: settings.url.clone(),
             kept: client(settings.concurrency)?,
             fresh: client(0)?,
+            skew: Skew::new(clock.clone(), metrics.clone()),
+            breaches: Breaches::new(metrics.clone()),
             login: Login::new(settings.auth.clone(), health.clone()),
             guard: Guard::new(settings.concurrency),
             health,
             clock,
             metrics,
             timeout: settings.timeout,
-            ahead: AtomicI64::new(UNSEEN),
         })
     }
 
+    /// The time by Bokbasen's clock: what times in answers are relative to.
     pub(super) fn now(&self) -> Timestamp {
-        self.clock.now()
+        self.clock.lending_now()
     }
 
     /// Whether Bokbasen failed to answer the last calls that a new loan needs.
@@ -157,16 +163,22 @@ impl Transport {
     }
 
     pub(super) async fn login(&self) -> Result<(), CallError> {
-        self.login.authorization(&self.kept, &self.clock).await.map(drop)
+        self.credential().await.map(drop)
     }
 
     pub(super) async fn log_out(&self) {
         self.login.log_out(&self.kept).await;
     }
 
-    pub(super) fn clock_difference(&self) -> Option<SignedDuration> {
-        let seconds = self.ahead.load(Ordering::Relaxed);
-        (seconds != UNSEEN).then(|| SignedDuration::from_secs(seconds))
+    /// Requests the API's address, without a login, for the `Date` of whatever answer.
+    pub(super) async fn ask_time(&self) {
+        let sent = self.skew.sending();
+        match self.kept.get(self.base.clone()).send().await {
+            Ok(response) => self.skew.note(sent, response.headers()),
+            Err(error) => {
+                tracing::debug!(error = cause(error), "could not compare the clock with Bokbasen's")
+            }
+        }
     }
 
     /// Sends a call, repeatedly where that is allowed.
@@ -219,7 +231,7 @@ impl Transport {
 
     /// What calls are sent with. Many may wait for one login, but none for longer than for a call.
     async fn credential(&self) -> Result<http::HeaderValue, CallError> {
-        let held = self.login.authorization(&self.kept, &self.clock);
+        let held = self.login.authorization(&self.kept, &self.clock, &self.skew);
         match tokio::time::timeout(self.timeout, held).await {
             Ok(credential) => credential,
             Err(_) => Err(CallError::NotSent("the login took too long".to_owned())),
@@ -237,6 +249,7 @@ impl Transport {
             request = request.header(CONTENT_TYPE, "application/json").body(body.clone());
         }
         crash::point("send", call.name, Edge::Before);
+        let sent = self.skew.sending();
         let answered = request.send().await;
         crash::point("send", call.name, Edge::After);
         let response = answered.map_err(|error| {
@@ -247,7 +260,7 @@ impl Transport {
             // Without a connection nothing can have left; anything else may have.
             if is_connect { CallError::NotSent(why) } else { CallError::Unknown(why) }
         })?;
-        self.note_clock(response.headers());
+        self.skew.note(sent, response.headers());
         Ok(response)
     }
 
@@ -265,7 +278,7 @@ impl Transport {
     async fn read(&self, call: &Call, response: reqwest::Response) -> Result<Answer, CallError> {
         let status = response.status();
         let headers = response.headers();
-        let retry_after = retry_after(headers, self.clock.now());
+        let retry_after = retry_after(headers, self.now());
         let next = headers.get("next").and_then(|next| next.to_str().ok()).map(str::to_owned);
         let body = read_body(response).await;
         if status.is_success() {
@@ -276,7 +289,8 @@ impl Transport {
             self.health.answered();
             return Ok(Answer { body, retry_after, next });
         }
-        // A 408 comes from whoever waited for the rest of a request, and may not be Bokbasen's last word.
+        // A 408 comes from whoever waited for the rest of a request, and may not be Bokbasen's last
+        // word.
         if !status.is_client_error() || status == StatusCode::REQUEST_TIMEOUT {
             let why = format!("it was answered {status}");
             self.health.failed(call.name, Trouble::ServerError, &why);
@@ -294,18 +308,10 @@ impl Transport {
             retry_after,
         })
     }
-
-    fn note_clock(&self, headers: &HeaderMap) {
-        let date = headers.get(DATE).and_then(|date| date.to_str().ok());
-        let theirs = date.and_then(|date| httpdate::parse_http_date(date).ok());
-        if let Some(theirs) = theirs.and_then(|theirs| Timestamp::try_from(theirs).ok()) {
-            let ahead = self.clock.now().duration_since(theirs).as_secs();
-            self.ahead.store(ahead, Ordering::Relaxed);
-        }
-    }
 }
 
-/// What a result says about Bokbasen. A no is an answer: only what fails to answer is a reason to hold back.
+/// What a result says about Bokbasen. A no is an answer: only what fails to answer is a reason to
+/// hold back.
 fn ended(result: &Result<Answer, CallError>) -> Ended {
     match result {
         Ok(_) | Err(CallError::Rejected { .. }) => Ended::Answered,
@@ -320,14 +326,17 @@ fn http_date(at: Timestamp) -> String {
     httpdate::fmt_http_date(SystemTime::UNIX_EPOCH + since)
 }
 
-/// The field Retry-After, which is in seconds or a date (RFC 9110 §10.2.3).
+/// The field Retry-After, which is in seconds or a date (RFC 9110 §10.2.3), limited from above.
 fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?;
-    if let Ok(seconds) = text.parse() {
-        return Some(Duration::from_secs(seconds));
-    }
-    let at = httpdate::parse_http_date(text).ok()?;
-    Timestamp::try_from(at).ok().map(|at| clock::until(now, at))
+    let named = match text.parse() {
+        Ok(seconds) => Duration::from_secs(seconds),
+        Err(_) => {
+            let at = httpdate::parse_http_date(text).ok()?;
+            clock::until(now, Timestamp::try_from(at).ok()?)
+        }
+    };
+    Some(named.min(LONGEST_RETRY_AFTER))
 }
 
 /// A body up to the largest that is read.

@@ -1,8 +1,8 @@
 //! Every path, body and code of Bokbasen's lending API, and how its answers are read.
 //!
-//! The calls' names are documented (page "Digital lending platform"); their paths and bodies are assumed, so
-//! that whoever has the contract corrects this file, and nothing else moves. Unknown fields are ignored; an
-//! unknown status counts as not accepted.
+//! The calls' names are documented (page "Digital lending platform"); their paths and bodies are
+//! assumed, so that whoever has the contract corrects this file, and nothing else moves. Unknown
+//! fields are ignored; an unknown status counts as not accepted.
 
 use std::time::Duration;
 
@@ -18,8 +18,16 @@ pub(super) const LOAN_NOT_FOUND: &str = "LOAN_NOT_FOUND";
 pub(super) const ALREADY_ENDED: &str = "ALREADY_ENDED";
 pub(super) const LOAN_PENDING: &str = "LOAN_PENDING";
 pub(super) const CANCEL_WINDOW_CLOSED: &str = "CANCEL_WINDOW_CLOSED";
-/// A reference has one loan, and two after a mishap; a listing that goes on is not about a reference.
+/// A reference has one loan, and two after a mishap; a listing that goes on is not about a
+/// reference.
 pub(super) const MOST_PAGES: usize = 20;
+
+/// Between these, a pending loan is asked about again, whatever time Bokbasen names.
+const SHORTEST_POLL: Duration = Duration::from_secs(1);
+const LONGEST_POLL: Duration = Duration::from_secs(30);
+
+/// A refusal that names a later time names none that can be meant.
+const LONGEST_REFUSAL: Duration = Duration::from_secs(366 * 86_400);
 
 /// The path's segments below the API's address.
 pub(super) type Path = Vec<String>;
@@ -149,12 +157,14 @@ struct ShownRefusal {
     retry_after: Option<RetryAfter>,
 }
 
-/// A wait in seconds, or the moment when it is over (assumed: either).
+/// A wait in seconds, or the moment when it is over (assumed: either). Anything else counts as
+/// none: a refusal is one whatever it says about the time.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum RetryAfter {
     Seconds(u64),
     At(Timestamp),
+    Other(serde::de::IgnoredAny),
 }
 
 #[derive(Deserialize)]
@@ -203,7 +213,8 @@ pub(super) fn remote_loan(answer: &Answer, now: Timestamp) -> Result<RemoteLoan,
     read::<ShownLoan>(answer)?.remote(answer.retry_after, now)
 }
 
-/// One page as answered: an array of loans, and the cursor in the field Next (page "Export paging").
+/// One page as answered: an array of loans, and the cursor in the field Next (page "Export
+/// paging").
 pub(super) fn page(answer: &Answer, now: Timestamp) -> Result<Page, CallError> {
     let shown: Vec<ShownLoan> = read(answer)?;
     let loans: Result<Vec<RemoteLoan>, CallError> =
@@ -258,7 +269,9 @@ impl ShownLoan {
         let library = self.library.map(|text| text.parse()).transpose();
         let isbn = self.isbn.map(|text| text.parse()).transpose();
         let standing = match self.status.as_str() {
-            "PENDING" => Standing::Pending { retry_after: wait },
+            "PENDING" => {
+                Standing::Pending { retry_after: wait.map(|wait| wait.clamp(SHORTEST_POLL, LONGEST_POLL)) }
+            }
             "ACCEPTED" => Standing::Accepted(Terms {
                 due: self.due.ok_or_else(|| unreadable("an accepted loan without its due time"))?,
                 licence_id: self.license_id,
@@ -283,10 +296,13 @@ impl ShownLoan {
 
 impl ShownRefusal {
     fn refusal(self, now: Timestamp) -> Refusal {
-        let retry_at = self.retry_after.map(|wait| match wait {
-            RetryAfter::Seconds(seconds) => clock::after(now, Duration::from_secs(seconds)),
-            RetryAfter::At(at) => at,
+        let retry_at = self.retry_after.and_then(|wait| match wait {
+            RetryAfter::Seconds(seconds) => Some(clock::after(now, Duration::from_secs(seconds))),
+            RetryAfter::At(at) => Some(at),
+            RetryAfter::Other(_) => None,
         });
+        let latest = clock::after(now, LONGEST_REFUSAL);
+        let retry_at = retry_at.map(|at| at.min(latest));
         Refusal { code: self.code, message: self.message, retry_at }
     }
 }

@@ -40,6 +40,11 @@ const COUNTERS: &[(&str, Unit, &str)] = &[
         "Differences from Bokbasen's books, by kind and what was done",
     ),
     ("loangate_lending_calls_total", Unit::Count, "Calls to Bokbasen, by call and outcome"),
+    (
+        "loangate_lending_breaches_total",
+        Unit::Count,
+        "Loans in answers of Bokbasen that break its API, by breach: an alarm",
+    ),
     ("loangate_origin_requests_total", Unit::Count, "Requests to origins, by origin and outcome"),
     (
         "loangate_origin_resumes_total",
@@ -62,6 +67,16 @@ const GAUGES: &[(&str, Unit, &str)] = &[
     ("loangate_buffers_bytes", Unit::Bytes, "What they may hold together (server.buffers)"),
     ("loangate_flights", Unit::Count, "Decisions under way that a caller waits for (limit: lending.flights)"),
     ("loangate_lending_breaker_open", Unit::Count, "1 while calls to Bokbasen of this kind are held back"),
+    (
+        "loangate_lending_clock_offset_seconds",
+        Unit::Seconds,
+        "How far Bokbasen's clock is ahead of this machine's; negative where it is behind",
+    ),
+    (
+        "loangate_lending_clock_alarm",
+        Unit::Count,
+        "1 where the clocks differ by a minute, 2 where they differ by 15 minutes and no loan is begun",
+    ),
     ("loangate_balance_last_seconds", Unit::Seconds, "When the books were last balanced, since the epoch"),
     (
         "loangate_balance_unbalanced",
@@ -277,10 +292,25 @@ impl Metrics {
         self.took("loangate_lending_call_seconds", took);
     }
 
+    /// An answer of Bokbasen breaks its API in this way.
+    pub fn lending_breach(&self, breach: &'static str) {
+        self.count("loangate_lending_breaches_total", &[("breach", breach)]);
+    }
+
     /// Calls to Bokbasen of this kind are held back, or sent again.
     pub fn lending_breaker(&self, kind: &'static str, open: bool) {
         let key = Key::from_parts("loangate_lending_breaker_open", vec![Label::new("kind", kind)]);
         self.inner.recorder.register_gauge(&key, &METADATA).set(if open { 1.0 } else { 0.0 });
+    }
+
+    /// Bokbasen's clock is so many seconds ahead, which is an alarm of this level.
+    pub fn lending_clock(&self, ahead: f64, alarm: u8) {
+        for (name, value) in [
+            ("loangate_lending_clock_offset_seconds", ahead),
+            ("loangate_lending_clock_alarm", f64::from(alarm)),
+        ] {
+            self.inner.recorder.register_gauge(&Key::from_static_name(name), &METADATA).set(value);
+        }
     }
 
     /// So many ends wait to be acknowledged, and so many of them for a day.

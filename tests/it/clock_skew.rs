@@ -1,0 +1,123 @@
+//! Bokbasen's clock and ours differ: loans end by Bokbasen's, and nothing is begun where they
+//! differ by too much.
+
+use std::time::Duration;
+
+use http::StatusCode;
+use jiff::SignedDuration;
+use loangate::clock::Clock;
+use serde_json::json;
+
+use crate::support::scene::{Setting, movable};
+use crate::support::{BOOK, File, Scene, metric};
+
+/// How long a loan lasts in the sandbox.
+const LASTS: Duration = Duration::from_secs(21 * 86_400);
+const PATH: &str = "/files/9788299999014/book.epub";
+
+async fn scene() -> (Scene, Clock) {
+    let clock = movable();
+    let scene = Scene::set(Setting { clock: clock.clone(), ..Setting::default() }).await;
+    scene.origin.put(&format!("{BOOK}/book.epub"), File::of(100));
+    (scene, clock)
+}
+
+/// Whether the reader's loan opens the file. A request that continues a download begins no other
+/// loan.
+async fn opens(scene: &Scene) -> bool {
+    let request = scene.get(&scene.http2(), PATH, &scene.token("kari")).header("range", "bytes=10-");
+    match request.send().await.unwrap().status() {
+        StatusCode::PARTIAL_CONTENT => true,
+        StatusCode::FORBIDDEN | StatusCode::SERVICE_UNAVAILABLE => false,
+        other => panic!("{other}"),
+    }
+}
+
+async fn status(scene: &Scene, token: &str) -> StatusCode {
+    scene.get(&scene.http2(), PATH, token).send().await.unwrap().status()
+}
+
+/// Sets the sandbox's clock ahead, and waits until the gate has measured that.
+async fn set_ahead(scene: &Scene, seconds: i64) {
+    scene.control("PUT", "/sandbox/settings", &json!({ "clock_skew_seconds": seconds })).await;
+    let measured = async || {
+        // Any call brings the time.
+        status(scene, &scene.token(&format!("somebody {}", fastrand::u64(..)))).await;
+        let offset = metric(&scene.metrics().await, "loangate_lending_clock_offset_seconds", "");
+        (offset - seconds as f64).abs() < 3.0
+    };
+    scene.until("the difference is measured", measured).await;
+}
+
+#[tokio::test]
+async fn loans_end_by_bokbasens_clock() {
+    const APART: i64 = 600;
+    for (ahead, at, expected) in [
+        (APART, LASTS - Duration::from_secs(300), false),
+        (-APART, LASTS + Duration::from_secs(300), true),
+        (-APART, LASTS + Duration::from_secs(900), false),
+    ] {
+        let (scene, clock) = scene().await;
+        assert_eq!(status(&scene, &scene.token("kari")).await, StatusCode::OK);
+        set_ahead(&scene, ahead).await;
+        assert_eq!(metric(&scene.metrics().await, "loangate_lending_clock_alarm", ""), 1.0);
+        clock.advance(at);
+        assert_eq!(opens(&scene).await, expected, "{ahead} s ahead, {at:?} after the begin");
+        if !expected {
+            let expired = async || scene.ledger().await.iter().any(|loan| loan["end_reason"] == "expired");
+            scene.until("its expiry is registered", expired).await;
+        }
+        scene.end().await;
+    }
+}
+
+#[tokio::test]
+async fn beyond_fifteen_minutes_nothing_begins_or_expires() {
+    let (scene, clock) = scene().await;
+    assert_eq!(status(&scene, &scene.token("kari")).await, StatusCode::OK);
+    set_ahead(&scene, 3600).await;
+    assert_eq!(metric(&scene.metrics().await, "loangate_lending_clock_alarm", ""), 2.0);
+    let refused = scene.get(&scene.http2(), PATH, &scene.token("newcomer")).send().await.unwrap();
+    assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert!(refused.headers().contains_key("retry-after"));
+    assert!(refused.text().await.unwrap().contains("lending-unavailable"));
+    assert!(scene.admin("/readyz").await.text().await.unwrap().contains("clock"));
+    assert!(opens(&scene).await, "a live loan opens its files");
+
+    // By Bokbasen's clock it is over, and by ours it is not: it opens nothing, and its end is not
+    // certain.
+    clock.advance(LASTS - Duration::from_secs(1800));
+    assert!(!opens(&scene).await);
+    // Later than this an expiry would not be registered: the task wakes every second.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert!(scene.ledger().await.iter().all(|loan| loan["state"] != "ended" && loan["state"] != "ending"));
+
+    scene.control("PUT", "/sandbox/settings", &json!({ "clock_skew_seconds": 0 })).await;
+    let ready = async || !scene.admin("/readyz").await.text().await.unwrap().contains("clock");
+    scene.until("the clocks agree again", ready).await;
+    assert!(opens(&scene).await, "the loan was not ended by the wrong clock");
+    assert_eq!(status(&scene, &scene.token("another")).await, StatusCode::OK);
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn an_end_in_the_future_blocks_no_later_token() {
+    let (scene, clock) = scene().await;
+    let start = clock.now();
+    clock.advance(Duration::from_secs(3 * 3600));
+    let old = scene.token("kari");
+    assert_eq!(status(&scene, &old).await, StatusCode::OK);
+    let (returned, _) = scene.ask("DELETE", &format!("/loans/{BOOK}"), &old, "").await;
+    assert_eq!(returned, StatusCode::NO_CONTENT);
+    scene.until("the end is acknowledged", async || scene.ledger().await[0]["state"] == "ended").await;
+
+    // The clock was three hours fast, and is set.
+    clock.set(start.checked_add(SignedDuration::from_secs(60)).unwrap());
+    let same_time = scene.token("kari");
+    assert_eq!(status(&scene, &same_time).await, StatusCode::FORBIDDEN, "it is not certain that it is later");
+    clock.advance(Duration::from_secs(5));
+    let later = scene.token("kari");
+    assert_eq!(status(&scene, &same_time).await, StatusCode::FORBIDDEN);
+    assert_eq!(status(&scene, &later).await, StatusCode::OK);
+    scene.end().await;
+}
