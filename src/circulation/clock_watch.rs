@@ -9,10 +9,13 @@ use super::Circulation;
 
 /// How often to check whether the comparison is current.
 const CHECK: Duration = Duration::from_secs(1);
+/// The same until the clocks were compared: loans that fall due wait for it.
+const FIRST_CHECKS: Duration = Duration::from_millis(200);
 
 /// Compares the clocks, until the process stops.
 pub(super) async fn compare_clocks(circulation: Circulation) {
-    while circulation.pause(CHECK).await {
-        circulation.inner.lending.compare_clocks().await;
+    let lending = &circulation.inner.lending;
+    while circulation.pause(if lending.clock_is_known() { CHECK } else { FIRST_CHECKS }).await {
+        lending.compare_clocks().await;
     }
 }

@@ -30,8 +30,13 @@ impl Circulation {
         loop {
             match self.inner.ledger.apply(id, event.clone(), cause.clone()).await {
                 Ok(loan) => return Some(loan),
-                Err(error @ (LedgerError::Illegal(_) | LedgerError::NoSuchLoan(_) | LedgerError::Closed)) => {
-                    tracing::warn!(loan = %id, event = event.name(), %error, "an event came too late");
+                Err(
+                    error @ (LedgerError::Illegal(_)
+                    | LedgerError::NoSuchLoan(_)
+                    | LedgerError::Damaged { .. }
+                    | LedgerError::Closed),
+                ) => {
+                    tracing::warn!(loan = %id, event = event.name(), %error, "an event cannot be written");
                     return None;
                 }
                 Err(error) => log_ledger_failure("writing what Bokbasen said", &error),
@@ -181,7 +186,7 @@ async fn tries(circulation: &Circulation, loan: &Loan, going: &mut Going) -> Res
     if !inner.settings.licences.concerns(key.library) {
         return Ok(Tries::bokbasens());
     }
-    let there = match inner.lending.availability(key.library, key.isbn).await {
+    let there = match inner.lending.availability_to_begin(key.library, key.isbn).await {
         Ok(there) => there,
         Err(error) => {
             let detail = format!("which licences are free could not be asked: {error}");

@@ -122,7 +122,7 @@ impl Circulation {
 
     /// Ends a loan at once whose turn has not come yet, since its reader asks: another can be begun the sooner.
     pub(super) fn expire_now(&self, id: LoanId) {
-        if self.inner.lending.clock_is_off() {
+        if !self.inner.lending.clock_can_end_loans() {
             return; // it opens nothing, but its end is not certain
         }
         let circulation = self.clone();
@@ -147,7 +147,7 @@ pub(super) async fn expire_when_due(circulation: Circulation) {
         if !circulation.pause(wait).await {
             return;
         }
-        if circulation.inner.lending.clock_is_off() {
+        if !circulation.inner.lending.clock_can_end_loans() {
             more = true;
             continue;
         }

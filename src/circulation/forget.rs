@@ -1,5 +1,5 @@
 //! Retention: `privacy.retention` after its end a loan's pseudonym is replaced by a random value,
-//! and loans that Bokbasen never accepted are removed after a week.
+//! and loans that Bokbasen never accepted are removed.
 //!
 //! Runs in the background. What remains of a forgotten loan is a loan of a title by nobody: counts
 //! stay as they were, and the audit trail verifies. After a run the write-ahead log is emptied, so
@@ -16,10 +16,7 @@ use crate::ledger::{LedgerError, Prunable};
 /// How many loans are forgotten in one go, and how long readers' own writes have the ledger before the next.
 const BATCH: u32 = 500;
 const BETWEEN: Duration = Duration::from_millis(200);
-/// How long a loan is kept that Bokbasen never accepted: support looks for it within days, and the
-/// brake within an hour.
-const NEVER_LENT_KEPT: Duration = Duration::from_secs(7 * 86_400);
-/// How often such loans are looked for.
+/// How often loans that Bokbasen never accepted are looked for.
 const PRUNE_INTERVAL: Duration = Duration::from_secs(3600);
 
 /// Forgets and removes what is old enough, until the process stops.
@@ -72,7 +69,8 @@ async fn forget(circulation: &Circulation) -> Result<u64, LedgerError> {
 /// Removes loans that Bokbasen never accepted; returns whether there were any.
 async fn prune(circulation: &Circulation) -> Result<bool, LedgerError> {
     let now = circulation.inner.clock.now();
-    let which = Prunable::NeverLent { before: clock::before(now, NEVER_LENT_KEPT), now };
+    let before = clock::before(now, circulation.inner.settings.retention);
+    let which = Prunable::NeverLent { before, now };
     // Dropped at a stop: the transaction under way is rolled back.
     let pruned = tokio::select! {
         pruned = circulation.inner.ledger.prune(which) => pruned?,

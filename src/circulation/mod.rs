@@ -41,7 +41,7 @@ use crate::ledger::{Ledger, LedgerError};
 use crate::lending::Bokbasen;
 use crate::loan::{LoanId, LoanKey, Refusal};
 use crate::supervise::supervise;
-use crate::telemetry::Metrics;
+use crate::telemetry::{LogLimit, Metrics};
 
 pub use crate::lending::{Availability, FreeLicence};
 pub use availability::Unsaid;
@@ -258,5 +258,8 @@ impl Circulation {
 
 /// A ledger's failure, logged where it is met; to whoever waits it is [`Outcome::Unsure`].
 fn log_ledger_failure(doing: &'static str, error: &LedgerError) {
-    tracing::error!(%error, doing, "the ledger failed");
+    static LIMIT: LogLimit = LogLimit::per_minute();
+    if let Some(suppressed) = LIMIT.permit(doing) {
+        tracing::error!(%error, doing, suppressed, "the ledger failed");
+    }
 }

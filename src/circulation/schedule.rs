@@ -21,6 +21,7 @@ use super::drive::{self, Going};
 use super::wait::Waiting;
 use super::{Circulation, Outcome};
 use crate::crash::{self, Edge};
+use crate::lending::{CallKind, Passage};
 use crate::loan::LoanId;
 
 /// The first wait between two polls, and the longest that it doubles up to with and without a
@@ -321,7 +322,7 @@ impl Schedule {
     /// routine; as many again may be urgent.
     fn pick(&self, circulation: &Circulation, limit: usize) -> Result<Work, Instant> {
         let now = Instant::now();
-        if let Some(closed) = circulation.inner.lending.closed_for() {
+        if let Passage::Closed(closed) = circulation.inner.lending.passage(CallKind::Poll, false) {
             return Err(now + closed.max(FIRST_WAIT));
         }
         let mut state = self.lock();

@@ -72,7 +72,7 @@ impl Decisions {
     pub(super) fn find(&self, key: &LoanKey, now: Timestamp) -> Option<Decision> {
         let kept = self.decided.get(key)?;
         let is_acceptance = matches!(kept.decision, Decision::Accepted { .. });
-        let is_stale = is_acceptance && self.fed.is_stale(kept.at, now, self.freshness);
+        let is_stale = is_acceptance && self.fed.is_stale(kept.at, self.clock.now(), self.freshness);
         (kept.until > now && !is_stale).then_some(kept.decision)
     }
 
@@ -88,7 +88,11 @@ impl Decisions {
         if ended && matches!(self.find(&key, now), Some(Decision::Accepted { .. })) {
             return; // a flight that read before the new loan was begun
         }
-        let kept = Kept { decision, until: end.min(clock::after(now, LONGEST)), at: now.as_millisecond() };
+        let kept = Kept {
+            decision,
+            until: end.min(clock::after(now, LONGEST)),
+            at: self.clock.now().as_millisecond(),
+        };
         self.decided.insert(key, kept);
         // Looked up after the insertion, as `close` notes before it removes: one of the two sees the other.
         if loan.is_some_and(|loan| self.is_closed(loan)) {

@@ -117,6 +117,11 @@ impl Gate {
         let ended = self.flights.circulation.end(loan.id, reason, by, why).await;
         drop(access);
         match ended {
+            // A read that lagged has made it unknown meanwhile: it may live, and is to be returned again.
+            Err(EndError::NotLive(LoanState::Intended | LoanState::Unknown)) => {
+                self.decisions.accesses.forget(loan.id);
+                Err(Problem::LoanPending { retry_after: COME_BACK })
+            }
             // Somebody else was quicker, or Bokbasen was.
             Ok(_) | Err(EndError::NotLive(_) | EndError::NoSuchLoan) => Ok(()),
             Err(EndError::Ledger(error)) => {

@@ -20,7 +20,7 @@ use super::access::Access;
 use super::cache::{Decision, Decisions};
 use crate::circulation::{Asker, Begun, Circulation, Outcome, Standing};
 use crate::loan::{LoanId, LoanKey};
-use crate::telemetry::Metrics;
+use crate::telemetry::{LogLimit, Metrics};
 
 /// How a flight ended.
 #[derive(Clone, Debug)]
@@ -188,7 +188,10 @@ impl Flying {
             Ok(Standing::Ended { at, settled }) => Landing::Ended { at, settled },
             Ok(Standing::Nothing) => Landing::Nothing,
             Err(error) => {
-                tracing::error!(%error, "the ledger could not be asked for a loan");
+                static LIMIT: LogLimit = LogLimit::per_minute();
+                if let Some(suppressed) = LIMIT.permit("read") {
+                    tracing::error!(%error, suppressed, "cannot read a loan from the ledger");
+                }
                 Landing::Unsure
             }
         })

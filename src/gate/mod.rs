@@ -25,7 +25,7 @@ use crate::circulation::{Asker, Circulation};
 use crate::clock::{self, Clock};
 use crate::loan::{Isbn, LoanId, LoanKey};
 use crate::problem::Problem;
-use crate::telemetry::{Metrics, Via};
+use crate::telemetry::{LogLimit, Metrics, Via};
 
 pub use crate::circulation::Availability;
 use access::Denied;
@@ -245,7 +245,10 @@ impl Gate {
         match self.flights.run(async move { circulation.mark_opened(loan).await }).await {
             Some(Ok(marked)) => Ok(marked),
             Some(Err(error)) => {
-                tracing::error!(%loan, %error, "cannot write that a loan is opened; its reader gets nothing");
+                static LIMIT: LogLimit = LogLimit::per_minute();
+                if let Some(suppressed) = LIMIT.permit("opened") {
+                    tracing::error!(%loan, %error, suppressed, "cannot write that a loan is opened; its reader gets nothing");
+                }
                 Err(Denied::Unmarked)
             }
             None => Err(Denied::Unmarked),

@@ -81,7 +81,10 @@ impl Gate {
                     Ok(permit) => {
                         return Some(Answer { permit: Ok(permit), isbn: key.isbn, via: Via::Ledger });
                     }
-                    Err(problem) => found.unsure |= problem == Problem::LedgerUnavailable,
+                    Err(problem) => {
+                        found.unsure |= problem == Problem::LedgerUnavailable;
+                        found.ended |= problem == Problem::LoanEnded;
+                    }
                 },
                 Landing::Unsure => found.unsure = true,
                 Landing::Overloaded => found.overloaded = true,

@@ -251,13 +251,31 @@ impl Bokbasen {
     /// # Errors
     /// [`CallError`]; the question can be asked again.
     pub async fn availability(&self, library: LibraryId, isbn: Isbn) -> Result<Availability, CallError> {
+        self.availability_as(CallKind::Read, library, isbn).await
+    }
+
+    /// As [`Bokbasen::availability`], for a loan that is about to be begun: it has the priority of
+    /// begins, and waits behind no app that lists what is free.
+    ///
+    /// # Errors
+    /// [`CallError`]; nothing was begun.
+    pub async fn availability_to_begin(
+        &self,
+        library: LibraryId,
+        isbn: Isbn,
+    ) -> Result<Availability, CallError> {
+        self.availability_as(CallKind::Begin, library, isbn).await
+    }
+
+    async fn availability_as(
+        &self,
+        kind: CallKind,
+        library: LibraryId,
+        isbn: Isbn,
+    ) -> Result<Availability, CallError> {
         let subject = self.transport.guard.subject((library.as_str(), isbn.number()));
-        let call = Call::repeatable(
-            (CallKind::Read, subject),
-            "availability",
-            Method::GET,
-            wire::availability_at(library),
-        );
+        let call =
+            Call::repeatable((kind, subject), "availability", Method::GET, wire::availability_at(library));
         let answer = self.transport.send(&call.query(wire::of_title(isbn))).await?;
         wire::availability(&answer, isbn)
     }
@@ -334,6 +352,17 @@ impl Bokbasen {
     /// expiry registered.
     pub fn clock_is_off(&self) -> bool {
         self.transport.skew.is_off()
+    }
+
+    /// Whether the clocks were compared, or cannot be.
+    pub fn clock_is_known(&self) -> bool {
+        self.transport.skew.is_known()
+    }
+
+    /// Whether loans that seem due may be ended: the clock agrees with Bokbasen's as far as can be
+    /// known.
+    pub fn clock_can_end_loans(&self) -> bool {
+        !self.clock_is_off() && self.clock_is_known()
     }
 
     /// Requests Bokbasen's time, where no call has brought it recently.

@@ -10,7 +10,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use http::HeaderMap;
-use http::header::DATE;
+use http::header::{AGE, DATE};
 use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
 
@@ -34,6 +34,8 @@ const LIMIT: SignedDuration = SignedDuration::from_mins(15);
 const PLAUSIBLE: std::ops::Range<i64> = 1_577_836_800..4_102_444_800;
 /// How often a lasting difference is logged.
 const LOG_AGAIN: Duration = Duration::from_secs(60);
+/// How long the time of a Bokbasen that answers nothing is waited for before this machine's counts.
+const UNANSWERED: Duration = Duration::from_secs(15);
 /// How long without an answer before one is asked for: while the clocks agree, and while they do
 /// not.
 const IDLE: Duration = Duration::from_secs(60);
@@ -51,6 +53,7 @@ pub(super) struct SentAt {
 pub(super) struct Skew {
     clock: Clock,
     metrics: Metrics,
+    started: Instant,
     measured: Mutex<Measured>,
 }
 
@@ -60,6 +63,8 @@ struct Measured {
     samples: VecDeque<(Instant, SignedDuration)>,
     /// When the last answer arrived, by both clocks.
     last: Option<SentAt>,
+    /// Answers without a `Date` that can be used: where there are no others, our clock has to do.
+    undated: usize,
     /// The last median of enough samples.
     median: Option<SignedDuration>,
     logged: Option<Instant>,
@@ -67,7 +72,7 @@ struct Measured {
 
 impl Skew {
     pub(super) fn new(clock: Clock, metrics: Metrics) -> Skew {
-        Skew { clock, metrics, measured: Mutex::default() }
+        Skew { clock, metrics, started: Instant::now(), measured: Mutex::default() }
     }
 
     /// To be noted before a call is sent.
@@ -77,7 +82,15 @@ impl Skew {
 
     /// Compares the clocks by an answer to a call that was sent at that moment.
     pub(super) fn note(&self, sent: SentAt, headers: &HeaderMap) {
-        let Some(theirs) = date_of(headers) else { return };
+        // An answer out of a cache tells when it was stored.
+        if headers.get(AGE).is_some_and(|age| age.as_bytes() != b"0") {
+            return;
+        }
+        let Some(theirs) = date_of(headers) else {
+            let mut measured = self.measured.lock().unwrap_or_else(PoisonError::into_inner);
+            measured.undated = measured.undated.saturating_add(1);
+            return;
+        };
         let now = self.sending();
         let took = now.steady - sent.steady;
         if took > SLOWEST || is_step(sent, now) {
@@ -113,8 +126,23 @@ impl Skew {
         measured.median.is_some_and(|median| median.abs() > LIMIT)
     }
 
+    /// Whether the clocks were compared since our clock was last set: before that, no loan that seems
+    /// due is ended for good. Where nothing answers for a while, our clock has to do.
+    pub(super) fn is_known(&self) -> bool {
+        let now = self.sending();
+        let measured = self.measured.lock().unwrap_or_else(PoisonError::into_inner);
+        let answered = measured.last.map_or(self.started, |last| last.steady);
+        let is_compared =
+            measured.samples.len() >= LEAST_SAMPLES && measured.last.is_some_and(|last| !is_step(last, now));
+        let is_undated = measured.last.is_none() && measured.undated >= LEAST_SAMPLES;
+        is_compared || is_undated || answered.elapsed() >= UNANSWERED
+    }
+
     /// Whether Bokbasen should be asked for the time, since no other call has brought it.
     pub(super) fn is_stale(&self) -> bool {
+        if !self.is_known() {
+            return true;
+        }
         let idle = if self.is_off() { IDLE_OFF } else { IDLE };
         let measured = self.measured.lock().unwrap_or_else(PoisonError::into_inner);
         measured.last.is_none_or(|last| last.steady.elapsed() >= idle)

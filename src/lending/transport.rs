@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use backon::{ExponentialBuilder, Retryable};
-use http::header::{AUTHORIZATION, CONTENT_TYPE, DATE, RETRY_AFTER};
+use http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, DATE, RETRY_AFTER};
 use http::{HeaderMap, Method, StatusCode};
 use jiff::Timestamp;
 use serde::Serialize;
@@ -173,7 +173,8 @@ impl Transport {
     /// Requests the API's address, without a login, for the `Date` of whatever answer.
     pub(super) async fn ask_time(&self) {
         let sent = self.skew.sending();
-        match self.kept.get(self.base.clone()).send().await {
+        let request = self.kept.get(self.base.clone()).header(CACHE_CONTROL, "no-cache");
+        match request.send().await {
             Ok(response) => self.skew.note(sent, response.headers()),
             Err(error) => {
                 tracing::debug!(error = cause(error), "could not compare the clock with Bokbasen's")

@@ -214,7 +214,10 @@ where
         return Err(CutHere);
     }
     // Bokbasen's own clock, which may be off, is what callers compare theirs with.
-    let now = app.now(&app.state());
+    let now = {
+        let state = app.state();
+        if state.bounds.useless_date { Timestamp::UNIX_EPOCH } else { app.now(&state) }
+    };
     let date = httpdate::fmt_http_date(SystemTime::UNIX_EPOCH + clock::until(Timestamp::UNIX_EPOCH, now));
     if let Ok(date) = HeaderValue::from_str(&date) {
         response.headers_mut().insert(DATE, date);

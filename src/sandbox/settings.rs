@@ -84,6 +84,8 @@ pub struct Bounds {
     pub cancel_window_ms: u64,
     /// How far the sandbox's clock is ahead of ours, in seconds; negative is behind.
     pub clock_skew_seconds: i64,
+    /// Whether answers bear a `Date` of 1970, which says nothing.
+    pub useless_date: bool,
     /// How long a legacy ticket lives, in seconds (documented: 2 hours).
     pub ticket_lifetime_seconds: u64,
     /// How long an OAuth token lives, in seconds.
@@ -107,6 +109,7 @@ impl Default for Bounds {
             no_free_retry_after_seconds: 60,
             cancel_window_ms: 15 * 60 * 1_000,
             clock_skew_seconds: 0,
+            useless_date: false,
             ticket_lifetime_seconds: 2 * 60 * 60,
             token_lifetime_seconds: 60 * 60,
             page_size: 100,

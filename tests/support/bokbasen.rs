@@ -85,6 +85,8 @@ async fn hand_on(State(front): State<Front>, request: Request) -> Response<Body>
         return Response::builder().status(502).body(Body::empty()).unwrap();
     };
     let retry_after = answer.headers().get("retry-after").cloned();
+    // The sandbox's clock moves with the test: its time is part of the answer.
+    let date = answer.headers().get("date").cloned();
     let next = answer.headers().get("next").map(|next| next.to_str().unwrap().to_owned());
     let status = answer.status();
     let body = serde_json::from_slice(&answer.bytes().await.unwrap()).unwrap_or(Value::Null);
@@ -98,6 +100,9 @@ async fn hand_on(State(front): State<Front>, request: Request) -> Response<Body>
     }
     if let Some(wait) = retry_after {
         response = response.header("retry-after", wait);
+    }
+    if let Some(date) = date {
+        response = response.header("date", date);
     }
     response.body(Body::from(answer.body.to_string())).unwrap()
 }
