@@ -173,7 +173,10 @@ fn sections(mut root: Table<'_>) -> Option<Config> {
     let (origins, storages) = origins::origins(&mut root);
     let catalog = routes::routes(&mut root, storages);
     let licences = service::licences(&mut root);
-    let delivery = service::delivery(&mut root);
+    let mut delivery = service::delivery(&mut root);
+    if let Some(server) = &server {
+        delivery.suspend_after = server.limits.send;
+    }
     let gate = service::gate(&mut root);
     let log = service::log(&mut root);
     let metering = service::metering(&mut root);

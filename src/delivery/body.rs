@@ -16,8 +16,8 @@ use http_body::{Frame, SizeHint};
 
 use super::chunk::Chunk;
 use super::flow::{Came, Flow};
-use super::outgoing::{self, Outgoing};
-use crate::connection::Abort;
+use super::outgoing::{self, Outgoing, Suspension};
+use crate::connection::{Abort, OutgoingBody};
 
 /// A response's body.
 #[derive(Debug, Default)]
@@ -164,15 +164,15 @@ impl Body {
     }
 
     /// Whether it is to be suspended, as its reader has taken nothing for a while; once.
-    pub fn takes_suspend(&self) -> bool {
-        matches!(&self.0, Kind::File(file) if file.outgoing.takes_suspend())
+    pub fn takes_suspend(&self) -> Option<Suspension> {
+        if let Kind::File(file) = &self.0 { file.outgoing.takes_suspend() } else { None }
     }
 
     /// Releases the origin's connection and all buffers, where the rest can be fetched again later.
     /// `unsent` is the chunk that comes next.
-    pub fn suspend(&mut self, unsent: Option<Chunk>) -> Suspended {
+    pub fn suspend(&mut self, suspension: Suspension, unsent: Option<Chunk>) -> Suspended {
         match &mut self.0 {
-            Kind::File(file) => file.suspend(unsent),
+            Kind::File(file) => file.suspend(suspension, unsent),
             _ => Suspended::Keeps(unsent),
         }
     }
@@ -190,7 +190,9 @@ impl Measured {
     fn broken(&mut self, error: BodyError) -> Poll<Option<Result<Frame<Chunk>, BodyError>>> {
         match error {
             BodyError::Origin | BodyError::Stalled | BodyError::Changed => self.outgoing.set_failed(),
-            BodyError::LoanEnded | BodyError::TooSlow => {}
+            // Over HTTP/1.1 this cuts the connection: else the kernel would deliver what it holds.
+            BodyError::LoanEnded => self.outgoing.abort(Abort::LoanEnded),
+            BodyError::TooSlow => self.outgoing.abort(Abort::TooSlow),
         }
         Poll::Ready(Some(Err(error)))
     }
@@ -205,9 +207,8 @@ impl Measured {
         }
         let count = data.len() as u64;
         self.outgoing.note_handed(count);
-        self.outgoing.set_resumes(self.flow.resumes());
-        if let Some(share) = &mut self.outgoing.books().share {
-            share.owe(count);
+        if self.outgoing.has_share() {
+            self.outgoing.books().share.iter_mut().for_each(|share| share.owe(count));
         }
         Chunk::held(data, at, self.outgoing.clone())
     }
@@ -218,7 +219,7 @@ impl Measured {
         if is_held_up {
             self.outgoing.set_waits(false);
             self.outgoing.listen(context);
-            if self.outgoing.takes_suspend() {
+            if self.outgoing.takes_suspend().is_some() {
                 self.flow.suspend(0);
             }
             self.flow.release();
@@ -228,13 +229,21 @@ impl Measured {
 
     /// The next bytes, once the borrower's rate allows them.
     fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Came, BodyError>>> {
-        if let Some(share) = &mut self.outgoing.books().share {
+        if self.outgoing.has_share()
+            && let Some(share) = &mut self.outgoing.books().share
+        {
             ready!(share.poll_paid(context));
         }
         self.flow.poll_bytes(context)
     }
 
-    fn suspend(&mut self, unsent: Option<Chunk>) -> Suspended {
+    fn suspend(&mut self, suspension: Suspension, mut unsent: Option<Chunk>) -> Suspended {
+        // What stands between two parts of a file is not the file's: it cannot be requested again.
+        if let Some(mut text) = unsent.take_if(|chunk| !chunk.is_of_file()) {
+            self.flow.suspend(0);
+            text.shrink();
+            return Suspended::Keeps(Some(text));
+        }
         let count = unsent.as_ref().map_or(0, Buf::remaining);
         if self.flow.suspend(count as u64) {
             self.outgoing.take_back(count as u64);
@@ -244,6 +253,7 @@ impl Measured {
             return Suspended::Keeps(None);
         }
         match unsent {
+            unsent if suspension == Suspension::Early => Suspended::Keeps(unsent),
             // All that is left is in hand.
             Some(mut chunk) if self.left == Some(0) && count <= KEPT => {
                 chunk.shrink();
@@ -298,6 +308,7 @@ impl std::fmt::Debug for Measured {
 
 impl Drop for Measured {
     fn drop(&mut self) {
+        self.outgoing.set_resumes(self.flow.resumes());
         if self.left == Some(0) {
             self.outgoing.set_whole();
         }

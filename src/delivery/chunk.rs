@@ -45,6 +45,11 @@ impl Chunk {
         Chunk { bytes, hold }
     }
 
+    /// Whether the bytes are a file's, by their place in it.
+    pub(super) fn is_of_file(&self) -> bool {
+        self.hold.as_ref().is_some_and(|hold| hold.at.is_some())
+    }
+
     /// Copies the bytes where they keep a larger buffer alive.
     pub(super) fn shrink(&mut self) {
         self.bytes = Bytes::copy_from_slice(&self.bytes);
@@ -80,6 +85,7 @@ impl Drop for Chunk {
     fn drop(&mut self) {
         if let Some(Hold { body, at, written: count @ 1.. }) = self.hold.take() {
             let connection = body.connection_handle();
+            body.note_recorded(count);
             connection.record(Written { body, at, count });
         }
     }

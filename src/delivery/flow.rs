@@ -128,8 +128,9 @@ impl Stretch {
         if self.left == Some(0) && unsent == 0 {
             return true;
         }
+        let Some(next) = self.next.checked_sub(unsent) else { return false };
         rest.rewind(unsent);
-        self.next -= unsent;
+        self.next = next;
         self.left = self.left.map(|left| left + unsent);
         (self.incoming, self.asking, self.waiting, self.is_suspended) = (None, None, None, true);
         true

@@ -42,6 +42,7 @@ use asking::Known;
 pub use body::{Body, BodyError, Delivered, End, OnEnd, Suspended};
 pub use chunk::Chunk;
 use fields::Kind;
+pub use outgoing::Suspension;
 use request::{Request, Towards};
 use share::Shares;
 use watch::Watch;
@@ -140,7 +141,8 @@ impl Delivery {
     /// Aborts bodies whose reader is too slow or whose loan is due, for as long as there is a
     /// worker; a task of its own.
     pub fn watch_readers(&self) -> impl Future<Output = ()> + Send + use<> {
-        self.watch.clone().run()
+        let origins = self.origins.clone();
+        self.watch.clone().run(move || origins.iter().any(|origin| origin.has_waiters()))
     }
 
     /// The response to a GET or HEAD. `connection` is what is cut where the loan ends and the reader takes nothing, so that

@@ -40,6 +40,8 @@ pub(super) struct Outgoing {
     /// What it runs under; none for an open file.
     permit: Option<Permit>,
     books: Mutex<Books>,
+    /// Whether the borrower has limits. Without them a chunk does not lock the books.
+    has_share: bool,
     metrics: Metrics,
     status: StatusCode,
     opened: Instant,
@@ -53,12 +55,14 @@ pub(super) struct Outgoing {
     /// Bytes that became chunks, were written to the connection, and are with the kernel.
     handed: AtomicU64,
     written: AtomicU64,
+    /// Bytes of whole chunks that were written.
+    recorded: AtomicU64,
     left: AtomicU64,
     source: AtomicU8,
     aborted: AtomicU8,
     /// Whether the next bytes are not available yet, so that the reader cannot take them.
     waits: AtomicBool,
-    suspends: AtomicBool,
+    suspends: AtomicU8,
     resumes: AtomicU32,
 }
 
@@ -95,6 +99,7 @@ impl Outgoing {
         Outgoing {
             connection,
             permit,
+            has_share: books.share.is_some(),
             books: Mutex::new(books),
             metrics,
             status,
@@ -105,11 +110,12 @@ impl Outgoing {
             task: AtomicWaker::new(),
             handed: AtomicU64::new(0),
             written: AtomicU64::new(0),
+            recorded: AtomicU64::new(0),
             left: AtomicU64::new(0),
             source: AtomicU8::new(RUNNING),
             aborted: AtomicU8::new(NOT_ABORTED),
             waits: AtomicBool::new(false),
-            suspends: AtomicBool::new(false),
+            suspends: AtomicU8::new(0),
             resumes: AtomicU32::new(0),
         }
     }
@@ -138,6 +144,11 @@ impl Outgoing {
 
     pub(super) fn books(&self) -> MutexGuard<'_, Books> {
         self.books.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the borrower has limits.
+    pub(super) fn has_share(&self) -> bool {
+        self.has_share
     }
 
     pub(super) fn metrics(&self) -> &Metrics {
@@ -188,6 +199,11 @@ impl Outgoing {
         add(&self.written, count as u64);
     }
 
+    /// The connection will report `count` bytes once they are with the kernel.
+    pub(super) fn note_recorded(&self, count: usize) {
+        add(&self.recorded, count as u64);
+    }
+
     /// Whether the reader is kept waiting by the origin or by a limit of the gate's.
     pub(super) fn set_waits(&self, waits: bool) {
         self.waits.store(waits, Ordering::Relaxed);
@@ -209,14 +225,26 @@ impl Outgoing {
     }
 
     /// Has it release what it holds for a reader who has taken nothing for a while.
-    pub(super) fn suspend(&self) {
-        self.suspends.store(true, Ordering::Release);
+    pub(super) fn suspend(&self, suspension: Suspension) {
+        self.suspends.store(suspension as u8, Ordering::Release);
         self.task.wake();
     }
 
+    /// Whether it was to release what it holds, and has not yet.
+    pub(super) fn is_suspend_pending(&self) -> bool {
+        self.suspends.load(Ordering::Relaxed) != 0
+    }
+
     /// Whether it is to release what it holds; once.
-    pub(super) fn takes_suspend(&self) -> bool {
-        self.suspends.load(Ordering::Relaxed) && self.suspends.swap(false, Ordering::AcqRel)
+    pub(super) fn takes_suspend(&self) -> Option<Suspension> {
+        if self.suspends.load(Ordering::Relaxed) == 0 {
+            return None;
+        }
+        match self.suspends.swap(0, Ordering::AcqRel) {
+            0 => None,
+            early if early == Suspension::Early as u8 => Some(Suspension::Early),
+            _ => Some(Suspension::Last),
+        }
     }
 
     /// How far it has come.
@@ -224,7 +252,7 @@ impl Outgoing {
         let written = self.written.load(Ordering::Relaxed);
         // What waits in the connection leaves in order: whatever the connection sends brings it
         // nearer.
-        let is_in_connection = self.left.load(Ordering::Relaxed) < written;
+        let is_in_connection = self.left.load(Ordering::Relaxed) < self.recorded.load(Ordering::Relaxed);
         let sent = if is_in_connection { self.connection.sent() } else { 0 };
         Progress { written, sent, waits: self.waits.load(Ordering::Relaxed) }
     }
@@ -272,6 +300,15 @@ impl OutgoingBody for Outgoing {
             metered.sent(at, count);
         }
     }
+}
+
+/// What a body of a stalled reader is to release.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Suspension {
+    /// What can be requested again: the origin's connections are few.
+    Early = 1,
+    /// All of it. A body that cannot be resumed ends over HTTP/2.
+    Last = 2,
 }
 
 /// Has the connection hold a body until what was written before is with the kernel.

@@ -133,7 +133,7 @@ impl Rest {
 
     /// Bytes that were delivered were not sent.
     pub(super) fn rewind(&mut self, bytes: u64) {
-        self.next -= bytes;
+        self.next = self.next.saturating_sub(bytes);
     }
 
     /// How often the origin was gone on with.

@@ -14,7 +14,7 @@ use slab::Slab;
 use tokio::time::Instant;
 
 use super::Settings;
-use super::outgoing::{Listed, Outgoing, Progress};
+use super::outgoing::{Listed, Outgoing, Progress, Suspension};
 use crate::connection::{Abort, OutgoingBody};
 
 /// The longest and the shortest time between two checks.
@@ -22,6 +22,8 @@ const LONGEST_INTERVAL: Duration = Duration::from_millis(250);
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(20);
 /// How long an aborted body may take until its last byte has left or is discarded.
 const ABORTED_WITHIN: Duration = Duration::from_millis(500);
+/// After how long without progress a body releases its connection to an origin that others wait for.
+const SUSPENDED_EARLY: Duration = Duration::from_secs(2);
 
 /// The list of one worker's bodies, and all workers' for the monitor.
 #[derive(Clone, Debug)]
@@ -49,14 +51,14 @@ struct Seen {
     since: Instant,
     /// Where the measurement of its rate began.
     from: (Instant, u64),
-    is_suspended: bool,
+    suspended: Option<Suspension>,
 }
 
 /// What is to be done with a body.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Verdict {
     Fine,
-    Suspend,
+    Suspend(Suspension),
     Abort(Abort),
     Cut,
 }
@@ -85,7 +87,8 @@ impl Watch {
     }
 
     /// Checks all bodies until no worker is left.
-    pub(super) async fn run(self) {
+    /// `is_congested` says whether requests wait for connections to an origin.
+    pub(super) async fn run(self, is_congested: impl Fn() -> bool) {
         let Settings { idle, min_rate, min_rate_grace, .. } = self.settings;
         let shortest = if min_rate > 0 { idle.min(min_rate_grace) } else { idle };
         let interval = (shortest / 4).clamp(SHORTEST_INTERVAL, LONGEST_INTERVAL);
@@ -95,24 +98,25 @@ impl Watch {
             tokio::time::sleep(interval).await;
             let Some(shards) = shards.upgrade() else { return };
             let shards = shards.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            shards.iter().for_each(|shard| shard.check(&settings, Instant::now()));
+            let is_congested = is_congested();
+            shards.iter().for_each(|shard| shard.check(&settings, is_congested, Instant::now()));
         }
     }
 }
 
 impl Shard {
-    fn check(&self, settings: &Settings, now: Instant) {
+    fn check(&self, settings: &Settings, is_congested: bool, now: Instant) {
         let mut verdicts = Vec::new();
         for (_, watched) in self.lock().iter_mut() {
             if let Some(body) = watched.body.upgrade() {
-                verdicts.push((watched.judge(&body, settings, now), body));
+                verdicts.push((watched.judge(&body, settings, is_congested, now), body));
             }
         }
         // Outside of the lock, which a body takes that ends: this may drop the last handle of one.
         for (verdict, body) in verdicts {
             match verdict {
                 Verdict::Fine => {}
-                Verdict::Suspend => body.suspend(),
+                Verdict::Suspend(suspension) => body.suspend(suspension),
                 Verdict::Abort(why) => body.abort(why),
                 Verdict::Cut => body.connection().cut(),
             }
@@ -125,7 +129,7 @@ impl Shard {
 }
 
 impl Watched {
-    fn judge(&mut self, body: &Outgoing, settings: &Settings, now: Instant) -> Verdict {
+    fn judge(&mut self, body: &Outgoing, settings: &Settings, is_congested: bool, now: Instant) -> Verdict {
         if let Some(at) = self.aborted {
             return if now.duration_since(at) >= ABORTED_WITHIN { Verdict::Cut } else { Verdict::Fine };
         }
@@ -134,7 +138,12 @@ impl Watched {
         let verdict = match body.why_over() {
             Some(why) => Verdict::Abort(why),
             None if body.is_loan_over() => Verdict::Abort(Abort::LoanEnded),
-            None => seen.judge(progress, settings, now),
+            // HTTP/1.1 polls no body while its buffer is full: this one holds a connection that others
+            // wait for, and cannot be made to release it.
+            None if is_congested && seen.suspended == Some(Suspension::Last) && body.is_suspend_pending() => {
+                Verdict::Abort(Abort::TooSlow)
+            }
+            None => seen.judge(progress, settings, is_congested, now),
         };
         if matches!(verdict, Verdict::Abort(_)) {
             self.aborted = Some(now);
@@ -145,29 +154,39 @@ impl Watched {
 
 impl Seen {
     fn first(progress: Progress, now: Instant) -> Seen {
-        Seen { progress, since: now, from: (now, progress.written), is_suspended: false }
+        Seen { progress, since: now, from: (now, progress.written), suspended: None }
     }
 
-    fn judge(&mut self, progress: Progress, settings: &Settings, now: Instant) -> Verdict {
+    fn judge(
+        &mut self,
+        progress: Progress,
+        settings: &Settings,
+        is_congested: bool,
+        now: Instant,
+    ) -> Verdict {
         if progress.waits {
             *self = Seen::first(progress, now);
             return Verdict::Fine;
         }
         let before = std::mem::replace(&mut self.progress, progress);
         if (before.written, before.sent) != (progress.written, progress.sent) {
-            (self.since, self.is_suspended) = (now, false);
+            (self.since, self.suspended) = (now, None);
         }
         let stalled = now.duration_since(self.since);
         if stalled >= settings.idle || self.is_below_rate(settings, now) {
             return Verdict::Abort(Abort::TooSlow);
         }
         // Before it is aborted it costs little.
-        if stalled >= settings.suspend_after.min(settings.idle / 2)
-            && !std::mem::replace(&mut self.is_suspended, true)
-        {
-            return Verdict::Suspend;
+        let last = settings.suspend_after.min(settings.idle / 2);
+        let suspension = match stalled {
+            stalled if stalled >= last => Suspension::Last,
+            stalled if is_congested && stalled >= SUSPENDED_EARLY.min(last) => Suspension::Early,
+            _ => return Verdict::Fine,
+        };
+        if self.suspended.replace(suspension) == Some(suspension) {
+            return Verdict::Fine;
         }
-        Verdict::Fine
+        Verdict::Suspend(suspension)
     }
 
     fn is_below_rate(&mut self, settings: &Settings, now: Instant) -> bool {
@@ -200,7 +219,7 @@ mod tests {
             let now = began + SECOND * second as u32;
             let progress = Progress { written: *written, sent: 0, waits: *waits };
             let seen = seen.get_or_insert_with(|| Seen::first(progress, now));
-            let verdict = seen.judge(progress, &settings, now);
+            let verdict = seen.judge(progress, &settings, false, now);
             (verdict == Verdict::Abort(Abort::TooSlow)).then_some(second)
         })
     }
@@ -230,13 +249,28 @@ mod tests {
         let progress = Progress { written: 5, sent: 0, waits: false };
         let mut seen = Seen::first(progress, began);
         let at = |seen: &mut Seen, written, second| {
-            seen.judge(Progress { written, ..progress }, &settings, began + SECOND * second)
+            seen.judge(Progress { written, ..progress }, &settings, false, began + SECOND * second)
         };
         assert_eq!(at(&mut seen, 5, 2), Verdict::Fine);
-        assert_eq!(at(&mut seen, 5, 3), Verdict::Suspend);
+        assert_eq!(at(&mut seen, 5, 3), Verdict::Suspend(Suspension::Last));
         assert_eq!(at(&mut seen, 5, 9), Verdict::Fine);
         assert_eq!(at(&mut seen, 6, 10), Verdict::Fine);
-        assert_eq!(at(&mut seen, 6, 13), Verdict::Suspend, "again after progress");
+        assert_eq!(at(&mut seen, 6, 13), Verdict::Suspend(Suspension::Last), "again after progress");
+    }
+
+    #[test]
+    fn stalled_body_is_suspended_early_where_requests_wait() {
+        let settings = Settings { idle: 600 * SECOND, min_rate: 0, suspend_after: 60 * SECOND, ..settings() };
+        let began = Instant::now();
+        let progress = Progress { written: 5, sent: 0, waits: false };
+        let mut seen = Seen::first(progress, began);
+        let mut at =
+            |is_congested, second| seen.judge(progress, &settings, is_congested, began + SECOND * second);
+        assert_eq!(at(true, 1), Verdict::Fine);
+        assert_eq!(at(false, 3), Verdict::Fine);
+        assert_eq!(at(true, 4), Verdict::Suspend(Suspension::Early));
+        assert_eq!(at(true, 5), Verdict::Fine, "once");
+        assert_eq!(at(true, 60), Verdict::Suspend(Suspension::Last));
     }
 
     #[test]
@@ -246,8 +280,8 @@ mod tests {
         let began = Instant::now();
         let at = |sent| Progress { written: 5, sent, waits: false };
         let mut seen = Seen::first(at(100), began);
-        assert_ne!(seen.judge(at(101), &settings, began + 9 * SECOND), slow);
-        assert_ne!(seen.judge(at(101), &settings, began + 18 * SECOND), slow);
-        assert_eq!(seen.judge(at(101), &settings, began + 19 * SECOND), slow);
+        assert_ne!(seen.judge(at(101), &settings, false, began + 9 * SECOND), slow);
+        assert_ne!(seen.judge(at(101), &settings, false, began + 18 * SECOND), slow);
+        assert_eq!(seen.judge(at(101), &settings, false, began + 19 * SECOND), slow);
     }
 }

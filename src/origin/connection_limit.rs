@@ -44,6 +44,12 @@ impl ConnectionLimits {
         let new = || Arc::new(ConnectionLimit::new(server.clone(), self.0.connections));
         servers.entry(server.clone()).or_insert_with(new).clone()
     }
+
+    /// Whether a request waits for a connection to any of them.
+    pub(super) fn have_waiters(&self) -> bool {
+        let servers = self.0.servers.lock().unwrap_or_else(PoisonError::into_inner);
+        servers.values().any(|limit| limit.has_waiters())
+    }
 }
 
 #[derive(Debug)]

@@ -159,6 +159,11 @@ struct Shared {
 }
 
 impl Origin {
+    /// Whether requests of any worker wait for a connection to it.
+    pub fn has_waiters(&self) -> bool {
+        self.shared.limits.have_waiters()
+    }
+
     /// A way to an origin, whose bodies hold what these buffers allow; nothing is sent yet.
     ///
     /// # Errors

@@ -425,8 +425,8 @@ impl Sending {
     fn poll_room(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Broken>> {
         while self.stream.capacity() == 0 {
             self.body.waits_for_reader();
-            if self.body.takes_suspend() {
-                match self.body.suspend(self.next.take()) {
+            if let Some(suspension) = self.body.takes_suspend() {
+                match self.body.suspend(suspension, self.next.take()) {
                     Suspended::Keeps(next) => self.next = next,
                     Suspended::Impossible => return Poll::Ready(Err(BodyError::TooSlow.into())),
                 }

@@ -84,6 +84,8 @@ struct Sealed {
     /// Where the ciphertext ends that was made, at most, and how much of it is with the kernel.
     made: u64,
     sent: u64,
+    /// Where in the ciphertext the last body ends that was released.
+    released: u64,
     /// Bytes read from the peer, TLS included.
     read: u64,
     /// What had been sent when [`Wire::rest`] was last called.
@@ -137,6 +139,7 @@ impl Wire {
             is_flushed: true,
             made: 0,
             sent: 0,
+            released: 0,
             read: 0,
             sent_at_rest: 0,
             unsent_bodies: VecDeque::new(),
@@ -421,9 +424,24 @@ impl Sealed {
 
     fn release_bodies(&mut self) {
         while self.unsent_bodies.front().is_some_and(|(end, _)| *end <= self.sent) {
-            if let Some((_, Written { body, at, count })) = self.unsent_bodies.pop_front() {
+            if let Some((end, Written { body, at, count })) = self.unsent_bodies.pop_front() {
+                self.released = end;
                 body.left(at, count);
             }
+        }
+    }
+
+    /// Counts what was sent of bodies whose last byte was not: the connection broke, and the reader
+    /// may have received it.
+    fn count_unfinished(&mut self) {
+        self.list_bodies();
+        let mut sent = usize::try_from(self.sent.saturating_sub(self.released)).unwrap_or(usize::MAX);
+        for (_, Written { body, at, count }) in self.unsent_bodies.drain(..) {
+            let part = count.min(sent);
+            if part > 0 {
+                body.left(at, part);
+            }
+            sent -= part;
         }
     }
 
@@ -457,6 +475,7 @@ impl Sealed {
         // What was written before all was sent the last time.
         self.sent = self.made;
         self.release_bodies();
+        self.released = self.made;
         Poll::Ready(Ok(()))
     }
 
@@ -481,6 +500,8 @@ impl Drop for Sealed {
     fn drop(&mut self) {
         if self.connection.is_cut() {
             let _ = SockRef::from(&self.socket).set_linger(Some(Duration::ZERO));
+        } else {
+            self.count_unfinished();
         }
         self.connection.closed();
     }
