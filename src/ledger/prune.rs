@@ -100,7 +100,8 @@ impl Prunable {
     fn condition(self) -> (&'static str, Timestamp) {
         match self {
             Prunable::NeverLent { before, .. } => (
-                "(state = 'refused' OR end_reason = 'rejected') AND state IN ('refused', 'ended') AND changed < ?",
+                "(state = 'refused' OR end_reason = 'rejected') AND accepted IS NULL \
+                 AND state IN ('refused', 'ended') AND changed < ?",
                 before,
             ),
             Prunable::Ended { before } => {

@@ -186,6 +186,20 @@ async fn only_loans_that_are_over_and_forgotten_are_pruned() {
 }
 
 #[tokio::test]
+async fn loan_that_was_lent_is_not_pruned_as_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("loans.db");
+    let ledger = open(&file).await;
+    // As a balance ends a loan that Bokbasen no longer has.
+    let id = accepted(&ledger, 1).await;
+    ledger.apply(id, Event::EndedThere { reason: EndReason::Rejected }, by("balance")).await.unwrap();
+    let never_lent = Prunable::NeverLent { before: Timestamp::MAX, now: Timestamp::MIN };
+    assert_eq!(prune(&file, &audit_key(), never_lent).await.unwrap().loans, 0);
+    assert!(ledger.last_end(&key(1)).await.unwrap().is_some(), "its end still bars an older token");
+    ledger.close().await;
+}
+
+#[tokio::test]
 async fn refused_loans_are_pruned_unless_the_refusal_holds() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("loans.db");
