@@ -251,8 +251,8 @@ impl Request<'_> {
         pieces.push(Piece::Text(several.end()));
         let texts =
             pieces.iter().map(|piece| if let Piece::Text(text) = piece { text.len() as u64 } else { 0 });
-        let lengths = texts.chain(parts.iter().map(|part| part.length()));
-        let take = lengths.fold(Some(0_u64), |sum, length| sum?.checked_add(length));
+        let mut lengths = texts.chain(parts.iter().map(|part| part.length()));
+        let take = lengths.try_fold(0_u64, u64::checked_add);
         let take = take.ok_or_else(|| self.failed("its parts are longer than any file"))?;
         let fields = response.headers_mut();
         fields.insert(CONTENT_TYPE, several.kind());

@@ -86,6 +86,8 @@ impl Directory {
                 answer(file, &metadata, ask).map_err(|error| Failure::Broken(error.to_string()))
             }
             Ok(None) => Ok(bodiless(StatusCode::NOT_FOUND)),
+            // The fault of one file, and no reason to suspect the directory.
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => Ok(bodiless(StatusCode::FORBIDDEN)),
             Err(error) => Err(Failure::Broken(error.to_string())),
         }
     }

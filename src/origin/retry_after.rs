@@ -1,9 +1,12 @@
 //! The field Retry-After of an origin's response (RFC 9110 §10.2.3), bounded.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use http::HeaderMap;
 use http::header::RETRY_AFTER;
+use jiff::Timestamp;
+
+use crate::clock::{self, Clock};
 
 /// The longest wait that an origin can impose on a reader.
 const MAX_WAIT: Duration = Duration::from_secs(3600);
@@ -15,7 +18,8 @@ pub fn retry_after(fields: &HeaderMap) -> Option<Duration> {
         // A number with more digits than a u64 has is still a long wait.
         text.parse().map_or(MAX_WAIT, Duration::from_secs)
     } else {
-        httpdate::parse_http_date(text).ok()?.duration_since(SystemTime::now()).ok()?
+        let at = Timestamp::try_from(httpdate::parse_http_date(text).ok()?).ok()?;
+        clock::until(Clock::system().now(), at)
     };
     (!wait.is_zero()).then_some(wait.min(MAX_WAIT))
 }
@@ -43,7 +47,9 @@ mod tests {
         for none in ["0", "", "-1", "+5", "1.5", "soon", "Mon, 05 Jan 2026 08:00:00 GMT"] {
             assert_eq!(wait(none), None, "{none}");
         }
-        let soon = httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(100));
+        let soon = clock::after(Clock::system().now(), Duration::from_secs(100));
+        let soon = Duration::from_secs(soon.as_second().unsigned_abs());
+        let soon = httpdate::fmt_http_date(std::time::SystemTime::UNIX_EPOCH + soon);
         assert!(wait(&soon).is_some_and(|wait| wait <= Duration::from_secs(100)), "{soon}");
     }
 }
