@@ -428,6 +428,7 @@ const CASES: &[Case] = &[
         "certificate = \"certs/server.key\"\nkey = \"certs/server.pem\"",
         &[
             "8: tls.certificate: certs/server.key cannot be read as PEM: there is no certificate in it: it has a private key; are certificate and key exchanged?",
+            "9: tls.key: other users can read or change certs/server.pem (mode 644). Make it its owner's alone: chmod 600 certs/server.pem",
         ],
     ),
     (

@@ -12,17 +12,20 @@ use crate::support::{BOOK, File, Process, Scene, Setting, metric};
 const PATH: &str = "/files/9788299999014/book.epub";
 
 /// Every task that runs for as long as the process does.
-const TASKS: [&str; 11] = [
+const TASKS: [&str; 14] = [
     "accept-admin",
     "adopt-orphans",
     "balance",
+    "compare-clocks",
     "drive-loans",
     "expire",
     "flush-metering",
     "fold-metrics",
+    "follow-feed",
     "forget",
     "place-connections",
     "send-ends",
+    "watch-certificates",
     "watch-readers",
 ];
 
