@@ -18,8 +18,9 @@ pub fn retry_after(fields: &HeaderMap) -> Option<Duration> {
         // A number with more digits than a u64 has is still a long wait.
         text.parse().map_or(MAX_WAIT, Duration::from_secs)
     } else {
-        let at = Timestamp::try_from(httpdate::parse_http_date(text).ok()?).ok()?;
-        clock::until(Clock::system().now(), at)
+        // A date that is too far away to be represented is a long wait.
+        let at = Timestamp::try_from(httpdate::parse_http_date(text).ok()?);
+        at.map_or(MAX_WAIT, |at| clock::until(Clock::system().now(), at))
     };
     (!wait.is_zero()).then_some(wait.min(MAX_WAIT))
 }
