@@ -218,7 +218,11 @@ impl Circulation {
         let (Some(issued), Some(end)) = (asker.issued, self.inner.ledger.last_end(&asker.key).await?) else {
             return Ok(asker.issued);
         };
-        let is_later = issued > self.ended_at(&asker.key, end);
+        // A token from ahead of the clock may be older than an end that lies ahead as well: only the
+        // two times themselves tell.
+        let now = self.inner.clock.now().max(self.inner.clock.lending_now());
+        let counts_as = if issued > now { end } else { self.ended_at(&asker.key, end) };
+        let is_later = issued > counts_as;
         Ok(Some(if is_later { issued.max(clock::after(end, Duration::from_millis(1))) } else { issued }))
     }
 }
