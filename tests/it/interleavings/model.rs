@@ -165,7 +165,7 @@ impl Model {
         intents_stand_behind_the_books(after, &context);
         for key in KEYS {
             let asked: Vec<_> = answered.iter().filter(|answer| answer.key() == key).copied().collect();
-            self.begins_are_allowed(key, before, after, &asked, (times.0, crashed), &context);
+            self.begins_are_allowed(key, before, after, &asked, (times, crashed), &context);
             for answer in asked.iter().filter(|answer| answer.is_served()) {
                 let loan = lent_to(key, before, after, times, &context);
                 if answer.bytes > 0 {
@@ -197,14 +197,15 @@ impl Model {
     }
 
     /// A loan was begun only for a request that may begin one: from the start or an explicit one, and with a token that
-    /// is later than every end of an accepted loan of this reader and title (invariant 7).
+    /// is later than every end of an accepted loan of this reader and title (invariant 7). Where the clock was set back
+    /// behind such an end, that end bars no token of the present.
     fn begins_are_allowed(
         &mut self,
         key: Key,
         before: &Seen,
         after: &Seen,
         asked: &[Answered],
-        (now, crashed): (Timestamp, bool),
+        (times, crashed): ((Timestamp, Timestamp), bool),
         context: &str,
     ) {
         let is_new = |row: &Value| before.row(&row["id"]).is_none();
@@ -216,8 +217,12 @@ impl Model {
         let asking = asked.iter().filter(|answer| matches!(answer.ask.what, What::Read | What::Begin));
         waiting.extend(asking.clone().map(|answer| answer.token));
         // One from ahead of the clock is later than the end of a loan that it has itself begun, and may begin another.
-        let times = |token: &Token| if token.issued > now.as_second() { 2 } else { 1 };
-        let may: usize = waiting.iter().filter(|token| token.is_later_than(last_end)).map(times).sum();
+        let weight = |token: &Token| if token.issued > times.0.as_second() { 2 } else { 1 };
+        let lies_ahead = last_end.is_some_and(|end| end > times.0);
+        let may_begin = |token: &&Token| {
+            token.is_later_than(last_end) || lies_ahead && token.issued <= times.1.as_second()
+        };
+        let may: usize = waiting.iter().filter(may_begin).map(weight).sum();
         let left = begun.iter().filter(|row| row["end_reason"] != "rejected").count();
         let fits = left <= may && (may > 0 || begun.is_empty());
         assert!(fits, "{begun:?} for {key:?} where {may} requests might begin: {context}");
