@@ -93,22 +93,9 @@ mod tests {
     use sqlx::sqlite::SqliteConnectOptions;
     use sqlx::{ConnectOptions, Connection};
 
-    use super::super::support::{by, loan, open};
+    use super::super::support::{accepted, by, open};
     use super::*;
-    use crate::loan::{EndReason, Event, Terms};
-
-    async fn accepted(ledger: &Ledger, borrower: u8) -> LoanId {
-        let loan = loan(borrower);
-        let id = loan.id;
-        ledger.intend(loan, None, by("reader")).await.unwrap();
-        let terms = Terms {
-            due: Timestamp::from_second(4_000_000_000).unwrap(),
-            licence_id: None,
-            licence_type: None,
-        };
-        ledger.apply(id, Event::Accepted { lending_id: "L".into(), terms }, by("begin")).await.unwrap();
-        id
-    }
+    use crate::loan::{EndReason, Event};
 
     async fn ids(feed: &mut Feed) -> Vec<LoanId> {
         feed.next().await.unwrap().into_iter().map(|closed| closed.loan).collect()

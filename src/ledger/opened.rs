@@ -64,22 +64,8 @@ pub(super) async fn permitted(draft: &mut Draft<'_>, id: LoanId, event: Event) -
 
 #[cfg(test)]
 mod tests {
-    use super::super::support::{by, loan, open};
+    use super::super::support::{accepted, by, open};
     use super::*;
-    use crate::loan::Terms;
-
-    async fn accepted(ledger: &Ledger, borrower: u8) -> LoanId {
-        let loan = loan(borrower);
-        let id = loan.id;
-        ledger.intend(loan, None, by("reader")).await.unwrap();
-        let terms = Terms {
-            due: Timestamp::from_second(4_000_000_000).unwrap(),
-            licence_id: None,
-            licence_type: None,
-        };
-        ledger.apply(id, Event::Accepted { lending_id: "L".into(), terms }, by("begin")).await.unwrap();
-        id
-    }
 
     #[tokio::test]
     async fn cancel_of_a_loan_that_another_process_opened_is_a_return() {

@@ -5,9 +5,9 @@ use std::path::Path;
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection};
 
-use super::support::{audit_key, by, key, loan, open};
+use super::support::{accepted, audit_key, by, key, loan, open};
 use super::*;
-use crate::loan::{EndReason, Refusal, Terms};
+use crate::loan::{EndReason, Refusal};
 
 const ENDED: Prunable = Prunable::Ended { before: Timestamp::MAX };
 
@@ -24,15 +24,6 @@ async fn count(file: &Path, table: &str) -> i64 {
     let count = count.fetch_one(&mut connection).await.unwrap();
     connection.close().await.unwrap();
     count
-}
-
-async fn accepted(ledger: &Ledger, borrower: u8) -> LoanId {
-    let loan = loan(borrower);
-    let id = loan.id;
-    ledger.intend(loan, None, by("reader")).await.unwrap();
-    let terms = Terms { due: Timestamp::MAX, licence_id: None, licence_type: None };
-    ledger.apply(id, Event::Accepted { lending_id: "L".into(), terms }, by("begin")).await.unwrap();
-    id
 }
 
 async fn end(ledger: &Ledger, id: LoanId) {

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::{AuditKey, Brake, Cause, Ledger, LedgerError, Settings};
 use crate::clock::Clock;
-use crate::loan::{Borrower, Loan, LoanKey};
+use crate::loan::{Borrower, Event, Loan, LoanId, LoanKey, Terms};
 use crate::telemetry::Metrics;
 
 /// The fingerprint of the pseudonym key.
@@ -44,4 +44,15 @@ pub(super) fn loan_at(borrower: u8, at: jiff::Timestamp) -> Loan {
 
 pub(super) fn by(by: &'static str) -> Cause {
     Cause { by, detail: None }
+}
+
+/// The id of a loan of this borrower that Bokbasen has accepted, due far ahead.
+pub(super) async fn accepted(ledger: &Ledger, borrower: u8) -> LoanId {
+    let loan = loan(borrower);
+    let id = loan.id;
+    ledger.intend(loan, None, by("reader")).await.unwrap();
+    let due = jiff::Timestamp::from_second(4_000_000_000).unwrap();
+    let terms = Terms { due, licence_id: None, licence_type: None };
+    ledger.apply(id, Event::Accepted { lending_id: "L".into(), terms }, by("begin")).await.unwrap();
+    id
 }
