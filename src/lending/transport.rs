@@ -235,7 +235,11 @@ impl Transport {
         let held = self.login.authorization(&self.kept, &self.clock, &self.skew);
         match tokio::time::timeout(self.timeout, held).await {
             Ok(credential) => credential,
-            Err(_) => Err(CallError::NotSent("the login took too long".to_owned())),
+            // This deadline and the HTTP client's own are equal, so either may be first.
+            Err(_) => {
+                self.health.failed("login", Trouble::Timeout, "no answer to the login arrived in time");
+                Err(CallError::NotSent("the login took too long".to_owned()))
+            }
         }
     }
 
@@ -362,4 +366,33 @@ pub(super) fn cause(error: reqwest::Error) -> String {
         innermost = source;
     }
     words
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lending::Auth;
+
+    #[tokio::test]
+    async fn login_without_answer_is_reported_as_timeout() {
+        // It accepts, by the backlog, and never answers.
+        let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = Url::parse(&format!("http://{}/", silent.local_addr().unwrap())).unwrap();
+        let settings = Settings {
+            url: url.clone(),
+            auth: Auth::OAuth {
+                token_url: url,
+                audience: "a".to_owned(),
+                client_id: "c".to_owned(),
+                client_secret: "s".into(),
+            },
+            concurrency: 8,
+            timeout: Duration::from_millis(50),
+        };
+        let mut transport = Transport::new(&settings, Clock::system(), Metrics::new().unwrap()).unwrap();
+        // The client's own deadline must not be the first.
+        transport.kept = reqwest::Client::builder().no_proxy().build().unwrap();
+        assert!(matches!(transport.credential().await, Err(CallError::NotSent(_))));
+        assert_eq!(transport.last_trouble(), Some(Trouble::Timeout));
+    }
 }

@@ -187,9 +187,10 @@ mod tests {
         let client = client.build().unwrap();
         let error = client.get("http://bokbasen.invalid/").send().await.unwrap_err();
         assert_eq!(Trouble::of(&error), Trouble::NoAddress);
-        let reserved = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        // Bound, so that no other program gets the port, but not listening.
+        let reserved = tokio::net::TcpSocket::new_v4().unwrap();
+        reserved.bind(std::net::SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
         let closed = reserved.local_addr().unwrap();
-        drop(reserved);
         let error = client.get(format!("http://{closed}/")).send().await.unwrap_err();
         assert_eq!(Trouble::of(&error), Trouble::ConnectionRefused);
     }
