@@ -12,6 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::time::Instant;
 
+use crate::support::raw::refusing;
 use crate::support::scene::initialised;
 use crate::support::storage::{Kind, Storage};
 use crate::support::{BOOK, File, Scene, Setting, program};
@@ -218,9 +219,7 @@ async fn online_check_says_what_works() {
 async fn online_check_names_why_bokbasen_cannot_be_used() {
     let scene = Scene::around(Setting::default()).await;
     let original = std::fs::read_to_string(scene.config_file()).unwrap();
-    let reserved = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let closed = reserved.local_addr().unwrap();
-    drop(reserved);
+    let (_reserved, closed) = refusing();
     // It accepts, by the backlog, and never answers.
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let silent = format!("http://{}", silent.local_addr().unwrap());
@@ -316,9 +315,7 @@ async fn online_check_tries_a_bucket_with_its_credentials() {
     let said = check_online(&scene, &[]).await;
     let expected = "ok: origin files: s3://books/: the bucket can be listed";
     assert!(said.good && said.output.contains(expected), "{said:?}");
-    let reserved = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let closed = reserved.local_addr().unwrap();
-    drop(reserved);
+    let (_reserved, closed) = refusing();
     let keyless = format!(
         "url = \"s3://books\"\ns3 = {{ endpoint = \"http://{}\", region = \"eu-north-1\" }}",
         storage.address
@@ -359,9 +356,7 @@ async fn online_check_tries_a_bucket_with_its_credentials() {
 #[tokio::test]
 async fn online_check_tries_all_addresses_at_once() {
     let scene = Scene::around(Setting::default()).await;
-    let reserved = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let closed = reserved.local_addr().unwrap();
-    drop(reserved);
+    let (_reserved, closed) = refusing();
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let silent = silent.local_addr().unwrap();
     let directory = scene.dir.path().join("empty");

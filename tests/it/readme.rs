@@ -210,9 +210,11 @@ impl Drop for Background {
     }
 }
 
-/// A port that nobody has at the moment.
-fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+/// Ports that nobody has at the moment, from below those that the system hands out, which a connection
+/// of another test could get before the gate.
+fn free_ports() -> impl Iterator<Item = u16> {
+    let first = 12_000 + u16::try_from(std::process::id() % 4_000).unwrap() * 4;
+    (first..32_000).filter(|&port| std::net::TcpListener::bind(("127.0.0.1", port)).is_ok())
 }
 
 #[test]
@@ -221,8 +223,7 @@ fn lines_that_set_up_a_gate_end_in_a_book() {
         return;
     }
     let directory = tempfile::tempdir().unwrap();
-    let ports: Vec<(u16, u16)> =
-        [8443, 9443, 9100].into_iter().map(|written| (written, free_port())).collect();
+    let ports: Vec<(u16, u16)> = [8443, 9443, 9100].into_iter().zip(free_ports()).collect();
     let binary = std::path::Path::new(env!("CARGO_BIN_EXE_loangate"));
     let search = format!("{}:{}", binary.parent().unwrap().display(), std::env::var("PATH").unwrap());
     let shell = |line: &str| {

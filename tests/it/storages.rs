@@ -5,6 +5,7 @@ use std::time::Duration;
 use http::StatusCode;
 use tokio_util::sync::CancellationToken;
 
+use crate::support::raw::refusing;
 use crate::support::scene::Setting;
 use crate::support::storage::{KEY_ID, Kind, SECRET, Storage, breaking};
 use crate::support::{BOOK, File, Origin, Process, Scene};
@@ -148,9 +149,7 @@ async fn of_several_places_the_first_that_answers_is_asked() {
     let mut scene = Scene::around(Setting::default()).await;
     let second = Origin::start().await;
     // Nobody listens at the first for now; the second has what the third, a directory, has not.
-    let reserved = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let first = reserved.local_addr().unwrap();
-    drop(reserved);
+    let (_reserved, first) = refusing();
     let directory = Storage::start(Kind::Directory, &scene).await;
     let place = directory.place("");
     scene.replace_in_config(

@@ -16,6 +16,15 @@ use tokio_rustls::client::TlsStream;
 /// How long an answer may take, for a test that would else hang.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// An address that refuses connections as long as the socket lives: bound, so that no other program
+/// gets the port, but not listening.
+pub(crate) fn refusing() -> (TcpSocket, SocketAddr) {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+    let address = socket.local_addr().unwrap();
+    (socket, address)
+}
+
 /// A connection under this name (SNI) that trusts this CA, for this protocol (ALPN).
 pub(crate) async fn connect(
     address: SocketAddr,
