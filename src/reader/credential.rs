@@ -61,12 +61,14 @@ fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
     if fields.next().is_some() {
         return Err(Refusal::SeveralCredentials);
     }
-    let text = field.to_str().map_err(|_| Refusal::OtherScheme)?;
+    // `HeaderValue::to_str` looks at each byte by itself; a field has no control characters in any case.
+    let text = Some(field.as_bytes()).filter(|bytes| bytes.is_ascii());
+    let text = text.and_then(|bytes| str::from_utf8(bytes).ok()).ok_or(Refusal::OtherScheme)?;
     let (scheme, token) = text.split_once(' ').ok_or(Refusal::OtherScheme)?;
     let token = token.trim_matches(' ');
     if !scheme.eq_ignore_ascii_case("bearer")
         || token.is_empty()
-        || token.bytes().any(|byte| matches!(byte, b' ' | b'\t' | b','))
+        || memchr::memchr3(b' ', b'\t', b',', token.as_bytes()).is_some()
     {
         return Err(Refusal::OtherScheme);
     }
