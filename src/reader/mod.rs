@@ -32,7 +32,7 @@ use self::jwt::{LEEWAY, Tokens};
 use self::link::LinkKeys;
 use self::pseudonym::Pseudonyms;
 use self::refusal::Refusal;
-use self::verified::{TokenHash, Verified, VerifiedTokens};
+use self::verified::{Verified, VerifiedTokens};
 use crate::clock::{self, Clock};
 use crate::loan::{Borrower, LibraryId};
 use crate::problem::Problem;
@@ -156,7 +156,7 @@ impl Readers {
 
     fn verified(&self, credential: &Credential<'_>, now: Timestamp) -> Result<Verified, Refusal> {
         let keys = self.keys.load();
-        let hash = TokenHash::of(credential.text());
+        let hash = keys.verified.hash(credential.text());
         if let Some(verified) = keys.verified.get(&hash, now) {
             return Ok(verified);
         }
@@ -236,7 +236,7 @@ impl Keys {
         Ok(Keys {
             tokens: settings.jwt.as_ref().map(Tokens::new).transpose()?,
             links: LinkKeys::new(&settings.link_keys)?,
-            verified: VerifiedTokens::new(),
+            verified: VerifiedTokens::new()?,
             settings,
         })
     }
