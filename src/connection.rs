@@ -7,7 +7,7 @@
 //! Where nothing happens, it costs an atomic load.
 
 use std::fmt::Debug;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
@@ -60,6 +60,8 @@ struct Inner {
     served_by: AtomicWaker,
     held_up: AtomicBool,
     credentials: AtomicBool,
+    /// How many hold it while no request is under way on it; zero until that is known.
+    idle_holders: AtomicUsize,
     /// Bodies that wait for the reader.
     waiting: Mutex<Vec<Waker>>,
     /// Bytes handed to the kernel, TLS included.
@@ -170,6 +172,18 @@ impl Connection {
         self.0.credentials.load(Ordering::Relaxed)
     }
 
+    /// Notes that no request is under way on it now, and returns how many hold it: more of them later mean a request.
+    pub fn note_idle(&self) -> usize {
+        let holders = self.holders();
+        self.0.idle_holders.store(holders, Ordering::Relaxed);
+        holders
+    }
+
+    /// Whether no request is under way on it, as far as can be seen from another task.
+    pub fn is_idle(&self) -> bool {
+        self.holders() <= self.0.idle_holders.load(Ordering::Relaxed)
+    }
+
     /// Has the task woken that serves it where it is cut or drained from now on.
     pub fn listen(&self, context: &Context<'_>) {
         self.0.served_by.register(context.waker());
@@ -218,7 +232,6 @@ impl Connection {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicUsize;
     use std::task::Wake;
 
     use super::*;

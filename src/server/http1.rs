@@ -86,7 +86,7 @@ async fn answer_requests(watch: &mut Watch<'_>, asked: &Asked) -> Option<Bytes> 
         .max_header_size(HEAD_SIZE)
         .max_buf_size(BUFFER)
         .serve_connection(TokioIo::new(wire.clone()), service);
-    watch.holders = asked.connection.holders();
+    watch.holders = asked.connection.note_idle();
     let mut next = pin!(tokio::time::sleep(CHECK_INTERVAL));
     let (mut was_running, mut is_ending) = (false, false);
     let is_parked = poll_fn(|context| {
@@ -177,7 +177,7 @@ impl Watch<'_> {
     async fn wait_for_bytes(&mut self) -> bool {
         loop {
             let (wire, connection) = (self.wire, self.connection);
-            self.holders = connection.holders();
+            self.holders = connection.note_idle();
             let Check::Again(until) = self.look(Instant::now()) else { return false };
             let readable = poll_fn(|context| {
                 if connection.is_draining() {

@@ -184,7 +184,7 @@ impl<'a> Watch<'a> {
     ) -> Watch<'a> {
         let deadlines = Deadlines::new(worker.limits.clone(), Instant::now());
         let next = Box::pin(tokio::time::sleep(Duration::ZERO));
-        Watch { wire, worker, connection, answers, deadlines, holders: connection.holders(), next }
+        Watch { wire, worker, connection, answers, deadlines, holders: connection.note_idle(), next }
     }
 
     /// Ready when a limit is reached.

@@ -1,8 +1,8 @@
 //! The open connections of all workers: how many there may be, and which one is closed for a new one.
 //!
 //! The accept loops admit each connection here before it has a task, and drain all of them here. A connection that has
-//! carried accepted credentials is never closed for another one. The mutex is taken when a connection opens and closes,
-//! never for a request.
+//! carried accepted credentials is closed for another one only while it is idle, and by a drain, so that a request which
+//! is arriving is still answered. The mutex is taken when a connection opens and closes, never for a request.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -17,6 +17,8 @@ use crate::telemetry::Metrics;
 /// How many connections may be closing beyond `limits.connections`: a connection that is closed for another one keeps
 /// its descriptor until its worker runs.
 pub(super) const MAX_CLOSING: usize = 32;
+/// How many connections are checked at once for one that is idle.
+const MAX_CHECKED: usize = 512;
 /// The part of an IPv6 address that one subscriber has.
 const IPV6_PREFIX: u8 = 64;
 
@@ -41,6 +43,8 @@ struct State {
     /// accepted credentials since are found and taken out when one is to be closed.
     unproven: BTreeMap<u64, Option<IpNet>>,
     by_network: HashMap<IpNet, BTreeSet<u64>>,
+    /// The next number to be checked for an idle connection.
+    next_checked: u64,
 }
 
 /// A connection's place among the open ones, freed when it is dropped.
@@ -80,7 +84,7 @@ impl OpenConnections {
         // Those that are closing already count against MAX_CLOSING alone.
         if state.connections.len() >= limits.connections && !evicted_another {
             metrics.limit_reached(Limit::Connections.name());
-            evicted_another = state.close_oldest();
+            evicted_another = state.close_oldest() || state.drain_idle();
             if !evicted_another {
                 return None;
             }
@@ -104,9 +108,11 @@ impl OpenConnections {
         Some(Entry { open: self.clone(), number, connection, evicted_another })
     }
 
-    /// Closes the oldest connection that has not carried accepted credentials, for want of file descriptors.
+    /// Closes the oldest connection that has not carried accepted credentials, or else one that is idle, for want of file
+    /// descriptors.
     pub(super) fn make_room(&self) -> bool {
-        self.lock().close_oldest()
+        let mut state = self.lock();
+        state.close_oldest() || state.drain_idle()
     }
 
     /// Drains all connections, and those that are admitted later.
@@ -126,6 +132,20 @@ impl State {
     fn close_oldest(&mut self) -> bool {
         while let Some(number) = self.unproven.first_key_value().map(|(number, _)| *number) {
             if self.close_unproven(number) {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Drains a connection that is idle; false where none of those that were checked is. Each call goes on where the last
+    /// one ended, so that all are checked in turn.
+    fn drain_idle(&mut self) -> bool {
+        let (before, after) = (self.connections.range(..self.next_checked), self.next_checked..);
+        for (number, connection) in self.connections.range(after).chain(before).take(MAX_CHECKED) {
+            self.next_checked = number + 1;
+            if connection.is_idle() && !connection.is_draining() {
+                connection.drain();
                 return true;
             }
         }
@@ -260,6 +280,42 @@ mod tests {
         assert!(open.admit("192.0.2.6".parse().unwrap()).is_none(), "all others have credentials");
         drop(another);
         assert!(open.admit("192.0.2.6".parse().unwrap()).is_some());
+    }
+
+    #[test]
+    fn a_full_server_drains_one_idle_connection_for_each_new_one() {
+        let open = open(4, 4);
+        let readers: Vec<_> = (1..=4).map(|number| admit(&open, &format!("192.0.2.{number}"))).collect();
+        readers.iter().for_each(|reader| reader.connection().note_credentials());
+        readers[1].connection().note_idle();
+        readers[3].connection().note_idle();
+        let are_draining =
+            || readers.iter().map(|reader| reader.connection().is_draining()).collect::<Vec<_>>();
+        let new = admit(&open, "192.0.2.5");
+        assert!(new.evicted_another);
+        assert_eq!(are_draining(), [false, true, false, false], "one");
+        new.connection().note_credentials();
+        let another = admit(&open, "192.0.2.6");
+        another.connection().note_credentials();
+        assert_eq!(are_draining(), [false, true, false, true]);
+        assert!(open.admit("192.0.2.7".parse().unwrap()).is_none(), "all others are in use");
+        readers[0].connection().note_idle();
+        let request = readers[0].connection().clone();
+        assert!(!open.make_room(), "a request is under way");
+        drop(request);
+        assert!(open.make_room() && readers[0].connection().is_draining());
+        assert_eq!(are_cut(&readers), [false; 4]);
+    }
+
+    #[test]
+    fn a_search_for_an_idle_connection_is_bounded_and_goes_on() {
+        let many = 3 * MAX_CHECKED;
+        let open = open(many, many);
+        let readers: Vec<_> = (0..many).map(|_| admit(&open, "192.0.2.1")).collect();
+        readers.iter().for_each(|reader| reader.connection().note_credentials());
+        while open.lock().close_oldest() {}
+        readers[many - 1].connection().note_idle();
+        assert!(!open.make_room() && !open.make_room() && open.make_room());
     }
 
     #[test]

@@ -12,6 +12,7 @@ use tokio_rustls::client::TlsStream;
 
 use crate::support::frames::{self, END_HEADERS, END_STREAM, HEADERS, PING, RST_STREAM, frame, preface};
 use crate::support::scene::Setting;
+use crate::support::storage::{Kind, Storage};
 use crate::support::{AUDIO, BOOK, File, Process, Scene, metric, program, raw};
 
 async fn scene_with(limits: &'static str) -> Scene {
@@ -112,6 +113,33 @@ async fn accepted_credentials_keep_a_connection() {
     }
     read(&mut reader, &mut answer).await;
     drop(silent);
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn idle_readers_make_room_for_new_ones() {
+    const CONNECTIONS: usize = 16;
+    let scene = scene_with("[limits]\nconnections = 16\n\n[ledger]").await;
+    let path = format!("/files/{BOOK}/book.epub");
+    let get = async |client: reqwest::Client, reader: &str| {
+        let answer = scene.get(&client, &path, &scene.token(reader)).send().await.unwrap();
+        assert_eq!(answer.status(), StatusCode::OK, "{reader}");
+        assert_eq!(answer.bytes().await.unwrap(), File::of(1000).part(0..1000), "{reader}");
+        client
+    };
+    // One reader takes every connection, over both versions of HTTP, and keeps them.
+    let mut held = Vec::new();
+    for number in 0..CONNECTIONS {
+        held.push(get(if number % 2 == 0 { scene.http1() } else { scene.http2() }, "kari").await);
+    }
+    // Twice as many others, who come from other addresses, are served all the same.
+    for number in 0..2 * CONNECTIONS {
+        let client = client_at(&scene, u8::try_from(number + 2).unwrap());
+        held.push(get(client, &format!("reader-{number}")).await);
+    }
+    assert!(reached(&scene, "connections").await >= 32.0);
+    // Whoever was closed is served on a new connection.
+    get(held.remove(0), "kari").await;
     scene.end().await;
 }
 
@@ -305,4 +333,39 @@ async fn running_out_of_descriptors_is_logged_once() {
         "{log}"
     );
     drop(silent);
+}
+
+#[tokio::test]
+async fn lack_of_descriptors_is_no_fault_of_the_origin() {
+    let Some(prlimit) = program("prlimit", "util-linux") else {
+        return;
+    };
+    let mut scene = Scene::around(Setting::default()).await;
+    let directory = Storage::start(Kind::Directory, &scene).await;
+    directory.put(&scene, &format!("{BOOK}/book.epub"), &File::of(1000));
+    scene.replace_in_config(
+        &format!("url = \"{}/\"", scene.origin.url),
+        &format!("url = \"file://{}\"", directory.place("").display()),
+    );
+    let gate = serve_with(&mut scene, &prlimit, 1000).await;
+    let allow = |files: u32| {
+        let pid = gate.child.id().to_string();
+        let ran = Command::new(&prlimit).args(["--pid", &pid, &format!("--nofile={files}:")]).status();
+        assert!(ran.unwrap().success());
+    };
+    let client = scene.http2();
+    let get = async || {
+        let request = scene.get(&client, &format!("/files/{BOOK}/book.epub"), &scene.token("kari"));
+        let answer = request.send().await.unwrap();
+        (answer.status(), answer.bytes().await.unwrap())
+    };
+    assert_eq!(get().await.0, StatusCode::OK);
+    allow(1);
+    for _ in 0..40 {
+        let (status, problem) = get().await;
+        assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{problem:?}");
+        assert!(problem.windows(10).any(|part| part == b"overloaded"), "{problem:?}");
+    }
+    allow(1000);
+    assert_eq!(get().await, (StatusCode::OK, File::of(1000).part(0..1000).into()), "no breaker has opened");
 }
