@@ -261,9 +261,14 @@ fn fit_limits(config: &Config) -> Limits {
     let descriptors = server::raise_descriptor_limit();
     let calls = u64::try_from(config.lending.concurrency).unwrap_or(u64::MAX);
     let reserved = calls.saturating_add(admin::DESCRIPTORS).saturating_add(RESERVED_DESCRIPTORS);
-    let fitted = config.server.limits.fit(descriptors, reserved);
+    let origins = config
+        .origins
+        .iter()
+        .map(|origin| (origin.places.len() as u64).saturating_mul(origin.connections as u64));
+    let origins = origins.fold(0, u64::saturating_add);
+    let fitted = config.server.limits.fit(descriptors, origins, reserved);
     let (connections, per_address) = (fitted.connections, fitted.connections_per_address);
-    tracing::info!(connections, per_address, descriptors, reserved, "limits on connections");
+    tracing::info!(connections, per_address, descriptors, origins, reserved, "limits on connections");
     if connections < config.server.limits.connections {
         tracing::warn!(
             connections,

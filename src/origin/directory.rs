@@ -88,6 +88,7 @@ impl Directory {
             Ok(None) => Ok(bodiless(StatusCode::NOT_FOUND)),
             // The fault of one file, and no reason to suspect the directory.
             Err(error) if error.kind() == ErrorKind::PermissionDenied => Ok(bodiless(StatusCode::FORBIDDEN)),
+            Err(error) if Failure::is_of_descriptors(&error) => Err(Failure::Busy),
             Err(error) => Err(Failure::Broken(error.to_string())),
         }
     }

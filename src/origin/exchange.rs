@@ -13,6 +13,7 @@ use bytes::{Bytes, BytesMut};
 use http::Response;
 use http_body::{Frame, SizeHint};
 use memchr::memmem;
+use rustix::io::Errno;
 
 use super::body::Broken;
 use super::connection_limit::Slot;
@@ -42,7 +43,7 @@ pub(super) struct Connection {
 /// Why there is no response.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) enum Failure {
-    /// All connections are in use, and the queue for one is full or too slow.
+    /// All connections are in use, and the queue for one is full or too slow; or this process has no file descriptor left.
     Busy,
     /// The server closed an idle connection at the moment at which a request was sent on it.
     Stale,
@@ -54,10 +55,17 @@ pub(super) enum Failure {
     Repeated(String),
 }
 
+impl Failure {
+    /// Whether a call failed for want of a file descriptor: that is no fault of an origin's, and must open no breaker.
+    pub(super) fn is_of_descriptors(error: &std::io::Error) -> bool {
+        matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE))
+    }
+}
+
 impl std::fmt::Display for Failure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Failure::Busy => f.write_str("all connections are in use"),
+            Failure::Busy => f.write_str("all connections or file descriptors are in use"),
             Failure::Stale => f.write_str("the connection was closed while it was idle"),
             Failure::Unreachable(why) | Failure::Broken(why) | Failure::Repeated(why) => f.write_str(why),
         }

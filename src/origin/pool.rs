@@ -124,7 +124,10 @@ impl Pool {
     async fn connect(&self, slot: Slot) -> Result<Connection, Failure> {
         let Ways { tls, connect_timeout, .. } = &self.ways;
         let socket = Socket::connect(&self.server, tls, *connect_timeout).await;
-        let socket = socket.map_err(|error| Failure::Unreachable(error.to_string()))?;
+        let socket = socket.map_err(|error| match Failure::is_of_descriptors(&error) {
+            true => Failure::Busy,
+            false => Failure::Unreachable(error.to_string()),
+        })?;
         Ok(Connection::new(socket, slot))
     }
 

@@ -11,7 +11,8 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// The fewest connections that descriptors are found for. A process with so few descriptors fails elsewhere.
 const FEWEST_CONNECTIONS: usize = 16;
-/// Descriptors for connections to origins, unless that is more than half of those for readers and origins together.
+/// The fewest descriptors for connections to origins and their files, unless that is more than half of those for readers
+/// and origins together.
 const ORIGIN_DESCRIPTORS: u64 = 1024;
 
 /// The keys of `[limits]`.
@@ -66,12 +67,13 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// The same limits with as many connections as this many file descriptors allow, some of which are for origins, and
-    /// `reserved` for other parts of the process. The connections of one address are at most a quarter of all.
+    /// The same limits with as many connections as this many file descriptors allow, of which `origins` are for
+    /// connections to origins, and `reserved` for other parts of the process. The connections of one address are at most
+    /// a quarter of all.
     #[must_use]
-    pub fn fit(&self, descriptors: u64, reserved: u64) -> Limits {
+    pub fn fit(&self, descriptors: u64, origins: u64, reserved: u64) -> Limits {
         let free = descriptors.saturating_sub(reserved);
-        let allowed = free - ORIGIN_DESCRIPTORS.min(free / 2);
+        let allowed = free - origins.max(ORIGIN_DESCRIPTORS).min(free / 2);
         let allowed = usize::try_from(allowed).unwrap_or(usize::MAX).max(FEWEST_CONNECTIONS);
         let connections = self.connections.min(allowed);
         let connections_per_address = self.connections_per_address.min(connections / 4).max(1);
@@ -154,16 +156,19 @@ mod tests {
     #[test]
     fn connections_fit_into_the_descriptors() {
         let limits = Limits::default();
-        let fitted = |descriptors, reserved| {
-            let fitted = limits.fit(descriptors, reserved);
+        let fitted_beside = |origins, descriptors, reserved| {
+            let fitted = limits.fit(descriptors, origins, reserved);
             (fitted.connections, fitted.connections_per_address)
         };
+        let fitted = |descriptors, reserved| fitted_beside(256, descriptors, reserved);
         assert_eq!(fitted(1_000_000, 200), (10_000, 256));
         assert_eq!(fitted(2_200, 200), (1000, 250), "a quarter of all for one address");
         assert_eq!(fitted(20_000, 200), (10_000, 256));
         assert_eq!(fitted(300, 200), (50, 12), "half of them for origins");
         assert_eq!(fitted(100, 200), (16, 4), "never none");
         assert_eq!(fitted(u64::MAX, 0), (10_000, 256));
+        assert_eq!(fitted_beside(6000, 15_200, 200), (9000, 256));
+        assert_eq!(fitted_beside(u64::MAX, 15_200, 200), (7500, 256), "never more than half");
     }
 
     #[test]
