@@ -85,8 +85,8 @@ fn read(buffer: &[u8], to_head: bool) -> Result<Option<(usize, Head)>, &'static 
     Ok(Some((length, Head { status, version, fields, framing, keeps })))
 }
 
-/// Compares all pairs of bytes without a branch, which the compiler does many at a time: a search for each line's end
-/// costs three times as much.
+/// Compares all pairs of bytes without a branch, which the compiler does many at a time: a search for the end of each
+/// line costs more.
 fn has_bare_line_feed(head: &[u8]) -> bool {
     let follows = head.iter().zip(head.iter().skip(1));
     let bare = follows.map(|(before, byte)| u8::from(*byte == b'\n') & u8::from(*before != b'\r'));
