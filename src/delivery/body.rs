@@ -147,6 +147,11 @@ impl Body {
         matches!(self.0, Kind::File(_))
     }
 
+    /// Why nothing more of it may leave, if so: it was aborted, or its loan has ended.
+    pub fn why_over(&self) -> Option<Abort> {
+        if let Kind::File(file) = &self.0 { file.outgoing.why_over() } else { None }
+    }
+
     /// Ready when the body is aborted. The task is woken for that, and when [`Body::takes_suspend`]
     /// becomes true.
     pub fn poll_aborted(&self, context: &Context<'_>) -> Poll<Abort> {

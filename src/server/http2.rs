@@ -15,7 +15,7 @@ use std::time::Duration;
 use bytes::Buf;
 use h2::server::{Connection as Http2, SendResponse};
 use h2::{Ping, PingPong, Reason, RecvStream, SendStream};
-use http::header::{CONNECTION, CONTENT_LENGTH, DATE, HeaderName, TE, TRANSFER_ENCODING, UPGRADE};
+use http::header::{CONTENT_LENGTH, DATE};
 use http::{HeaderMap, HeaderValue, Request};
 use http_body::Body as _;
 use tokio::time::{Instant, Sleep};
@@ -51,15 +51,6 @@ const RESET_AFTER_SEND: Duration = Duration::from_secs(1);
 /// Bytes that the kernel must accept to count as progress on answers: more than a few frames that answer PINGs.
 const PROGRESS: u64 = 4096;
 
-/// Fields that HTTP/2 forbids (RFC 9113 §8.2.2), besides `Connection` and those that it names.
-const CONNECTION_FIELDS: [HeaderName; 5] = [
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-    TE,
-    TRANSFER_ENCODING,
-    UPGRADE,
-];
-
 /// Serves a connection until its peer closes it, the gate drains and the last stream has ended, or
 /// it is cut.
 pub(super) async fn serve(wire: Wire, worker: Arc<Worker>, asked: Asked) {
@@ -71,6 +62,8 @@ pub(super) async fn serve(wire: Wire, worker: Arc<Worker>, asked: Asked) {
         .max_concurrent_streams(worker.limits.h2_streams)
         .max_header_list_size(HEADER_LIST)
         .max_send_buffer_size(SEND_BUFFER)
+        // A client may cancel all that it has asked for at once; `h2_resets_per_minute` bounds how often.
+        .max_pending_accept_reset_streams(worker.limits.h2_streams as usize)
         .max_local_error_reset_streams(Some(LOCAL_RESETS));
     let mut handshake = pin!(builder.handshake::<Wire, Chunk>(wire.clone()));
     let shaken = poll_fn(|context| {
@@ -296,10 +289,10 @@ async fn answer(
     // Boxed, so it is freed once the head is sent.
     let mut answer = Box::pin(dispatch::dispatch(&worker.line, &worker.delivery, &asked, request));
     let answered = poll_fn(|context| {
-        if respond.poll_reset(context).is_ready() {
-            return Poll::Ready(None);
+        if let Poll::Ready(response) = answer.as_mut().poll(context) {
+            return Poll::Ready(Some(response));
         }
-        answer.as_mut().poll(context).map(Some)
+        respond.poll_reset(context).map(|_| None)
     });
     let Some(response) = answered.await else { return };
     drop(answer);
@@ -322,16 +315,9 @@ async fn answer(
     }
 }
 
-/// Adds the fields that every answer has, and removes those that HTTP/2 forbids.
+/// Adds the fields that every answer has. None of the gate's answers has a field that HTTP/2 forbids (RFC 9113 §8.2.2);
+/// `h2` would not send it.
 fn complete(fields: &mut HeaderMap, body: &Body) {
-    for name in &CONNECTION_FIELDS {
-        fields.remove(name);
-    }
-    if let Some(named) = fields.remove(CONNECTION) {
-        for name in named.to_str().unwrap_or_default().split(',') {
-            fields.remove(name.trim());
-        }
-    }
     if !fields.contains_key(DATE) {
         fields.extend(date::now().map(|now| (DATE, now)));
     }
@@ -382,12 +368,21 @@ impl Sending {
     }
 
     fn poll_send(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Broken>> {
+        if let Poll::Ready(sent) = self.poll_chunks(context) {
+            return Poll::Ready(sent);
+        }
+        // Whoever waits is woken by an end from outside. `poll_chunks` notices both by itself, but is not woken.
+        if let Poll::Ready(why) = self.body.poll_aborted(context) {
+            return Poll::Ready(Err(BodyError::from(why).into()));
+        }
+        self.stream.poll_reset(context).map(|_| Err(Broken::Gone))
+    }
+
+    /// Hands over what the reader's window admits.
+    fn poll_chunks(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Broken>> {
         loop {
-            if let Poll::Ready(why) = self.body.poll_aborted(context) {
+            if let Some(why) = self.body.why_over() {
                 return Poll::Ready(Err(BodyError::from(why).into()));
-            }
-            if self.stream.poll_reset(context).is_ready() {
-                return Poll::Ready(Err(Broken::Gone));
             }
             let wanted = self.next.as_ref().map_or_else(|| self.expected(), Buf::remaining);
             if self.stream.capacity() < wanted {
