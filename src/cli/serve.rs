@@ -115,7 +115,7 @@ pub(super) async fn run(args: Args) -> Result<(), CliError> {
 /// # Errors
 /// [`CliError`], with the sentence of whatever could not be started.
 pub async fn start(mut config: Config, clock: Clock) -> Result<Running, CliError> {
-    config.server.limits = fit_limits(&config);
+    fit_limits(&mut config);
     let metrics = Metrics::new().map_err(CliError::new)?;
     let readers = Arc::new(Readers::new(&config.readers, clock.clone()).map_err(CliError::new)?);
     let catalog = Arc::new(Catalog::new(&config.catalog).map_err(CliError::all)?);
@@ -256,28 +256,37 @@ impl Running {
     }
 }
 
-/// Raises the limit of file descriptors, and fits the limits on connections to it.
-fn fit_limits(config: &Config) -> Limits {
+/// Raises the limit of file descriptors, and fits the limits on connections of readers and to origins to it.
+fn fit_limits(config: &mut Config) {
     let descriptors = server::raise_descriptor_limit();
     let calls = u64::try_from(config.lending.concurrency).unwrap_or(u64::MAX);
     let reserved = calls.saturating_add(admin::DESCRIPTORS).saturating_add(RESERVED_DESCRIPTORS);
-    let origins = config
-        .origins
-        .iter()
-        .map(|origin| (origin.places.len() as u64).saturating_mul(origin.connections as u64));
-    let origins = origins.fold(0, u64::saturating_add);
-    let fitted = config.server.limits.fit(descriptors, origins, reserved);
-    let (connections, per_address) = (fitted.connections, fitted.connections_per_address);
-    tracing::info!(connections, per_address, descriptors, origins, reserved, "limits on connections");
-    if connections < config.server.limits.connections {
+    let for_origins = config.origins.iter().map(|origin| origin.descriptors()).fold(0, u64::saturating_add);
+    let configured = config.server.limits.connections;
+    config.server.limits = config.server.limits.fit(descriptors, for_origins, reserved);
+    let Limits { connections, connections_per_address, .. } = config.server.limits;
+    let left = descriptors.saturating_sub(reserved).saturating_sub(connections as u64);
+    let addresses = config.origins.iter().map(|origin| origin.places.len() as u64).sum::<u64>();
+    let each = usize::try_from(left / addresses.max(1)).unwrap_or(usize::MAX).max(1);
+    config.origins.iter_mut().for_each(|origin| origin.limit_descriptors(each));
+    tracing::info!(
+        connections,
+        per_address = connections_per_address,
+        per_origin_address = each,
+        descriptors,
+        reserved,
+        "limits on connections"
+    );
+    if connections < configured || left < for_origins {
         tracing::warn!(
             connections,
-            configured = config.server.limits.connections,
+            configured,
+            for_origins,
+            left_for_origins = left,
             descriptors,
             "fewer connections than configured: file descriptors are too few; raise LimitNOFILE (ulimit -Hn)"
         );
     }
-    fitted
 }
 
 /// Says at the start that other gates share the ledger, and what that means.

@@ -60,6 +60,9 @@ fn locations(place: &Where) -> Vec<Location> {
     }
 }
 
+/// The fewest open files that a directory may have: an open file costs less than a connection.
+const LEAST_FILES: usize = 1024;
+
 fn origin(table: &mut Table<'_>, name: Option<String>) -> Option<origin::Settings> {
     let places = places(table);
     let connect_timeout = table.or("connect_timeout", Duration::from_secs(5), wait);
@@ -77,6 +80,7 @@ fn origin(table: &mut Table<'_>, name: Option<String>) -> Option<origin::Setting
         first_byte,
         idle,
         connections,
+        files: connections.max(LEAST_FILES),
         resumes,
         follow_symlinks,
         metadata_ttl,

@@ -1,9 +1,11 @@
-//! The cap on connections to one server, over all workers, and the bounded queue for a free one.
+//! The cap on connections to one server, or on open files of one directory, over all workers, and the bounded queue for
+//! a free one.
 //!
 //! A connection holds a [`Slot`] until it is closed, also while it is idle. At the cap, an idle connection of any
-//! worker is closed for the sake of a request; if there is none, the request waits. Pools call it.
+//! worker is closed for the sake of a request; if there is none, the request waits. Pools and directories call it.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -16,46 +18,57 @@ use super::socket::Server;
 /// How often a full queue is logged at most.
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
-/// The right to one connection.
+/// The right to one connection or open file.
 #[derive(Debug)]
 pub(super) struct Slot {
     /// Frees the connection's place on drop.
     _permit: OwnedSemaphorePermit,
 }
 
-/// The limits of one origin, by server.
+/// The limits of one origin, by server or directory.
 #[derive(Clone, Debug)]
 pub(super) struct ConnectionLimits(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
     connections: usize,
-    servers: Mutex<HashMap<Server, Arc<ConnectionLimit>>>,
+    files: usize,
+    by_name: Mutex<HashMap<String, Arc<ConnectionLimit>>>,
 }
 
 impl ConnectionLimits {
-    /// At most this many connections to each server, and as many requests that wait for one.
-    pub(super) fn new(connections: usize) -> ConnectionLimits {
-        ConnectionLimits(Arc::new(Inner { connections, servers: Mutex::default() }))
+    /// At most this many connections to each server or open files of each directory, and as many requests that wait for
+    /// one.
+    pub(super) fn new(connections: usize, files: usize) -> ConnectionLimits {
+        ConnectionLimits(Arc::new(Inner { connections, files, by_name: Mutex::default() }))
     }
 
     pub(super) fn of(&self, server: &Server) -> Arc<ConnectionLimit> {
-        let mut servers = self.0.servers.lock().unwrap_or_else(PoisonError::into_inner);
-        let new = || Arc::new(ConnectionLimit::new(server.clone(), self.0.connections));
-        servers.entry(server.clone()).or_insert_with(new).clone()
+        let scheme = if server.secure { "https" } else { "http" };
+        self.named(format!("{scheme}://{}:{}", server.host, server.port), self.0.connections)
+    }
+
+    pub(super) fn of_directory(&self, directory: &Path) -> Arc<ConnectionLimit> {
+        self.named(format!("file://{}", directory.display()), self.0.files)
+    }
+
+    fn named(&self, name: String, most: usize) -> Arc<ConnectionLimit> {
+        let mut limits = self.0.by_name.lock().unwrap_or_else(PoisonError::into_inner);
+        limits.entry(name.clone()).or_insert_with(|| Arc::new(ConnectionLimit::new(name, most))).clone()
     }
 
     /// Whether a request waits for a connection to any of them.
     pub(super) fn have_waiters(&self) -> bool {
-        let servers = self.0.servers.lock().unwrap_or_else(PoisonError::into_inner);
-        servers.values().any(|limit| limit.has_waiters())
+        let limits = self.0.by_name.lock().unwrap_or_else(PoisonError::into_inner);
+        limits.values().any(|limit| limit.has_waiters())
     }
 }
 
 #[derive(Debug)]
 pub(super) struct ConnectionLimit {
-    server: Server,
-    connections: usize,
+    /// The address, as logs name it.
+    name: String,
+    most: usize,
     free: Arc<Semaphore>,
     waiting: AtomicUsize,
     /// Every worker's pool for this server.
@@ -82,11 +95,11 @@ pub(super) fn enter(waiting: &AtomicUsize) -> Waiter<'_> {
 }
 
 impl ConnectionLimit {
-    fn new(server: Server, connections: usize) -> ConnectionLimit {
+    fn new(name: String, most: usize) -> ConnectionLimit {
         ConnectionLimit {
-            server,
-            connections,
-            free: Arc::new(Semaphore::new(connections)),
+            name,
+            most,
+            free: Arc::new(Semaphore::new(most)),
             waiting: AtomicUsize::new(0),
             pools: Mutex::default(),
             epoch: Instant::now(),
@@ -113,6 +126,22 @@ impl ConnectionLimit {
         self.free.clone().try_acquire_owned().ok().map(|permit| Slot { _permit: permit })
     }
 
+    /// A slot for a file, waited for as long as this; none where too many wait or the time is over.
+    pub(super) async fn slot_within(&self, patience: Duration) -> Option<Slot> {
+        if let Some(slot) = self.free_slot() {
+            return Some(slot);
+        }
+        let queued = async {
+            let _in_queue = self.queue()?;
+            self.slot().await
+        };
+        let slot = tokio::time::timeout(patience, queued).await.ok().flatten();
+        if slot.is_none() {
+            self.log_refusal();
+        }
+        slot
+    }
+
     /// The next slot that becomes free.
     pub(super) async fn slot(&self) -> Option<Slot> {
         self.free.clone().acquire_owned().await.ok().map(|permit| Slot { _permit: permit })
@@ -121,7 +150,7 @@ impl ConnectionLimit {
     /// A place in the queue; none where the queue is full.
     pub(super) fn queue(&self) -> Option<Waiter<'_>> {
         let waiter = enter(&self.waiting);
-        (self.waiting.load(Ordering::SeqCst) <= self.connections).then_some(waiter)
+        (self.waiting.load(Ordering::SeqCst) <= self.most).then_some(waiter)
     }
 
     /// Whether any worker's request waits.
@@ -141,12 +170,12 @@ impl ConnectionLimit {
         let now = u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(u64::MAX);
         let due = |after: u64| (after <= now).then(|| now + LOG_INTERVAL.as_millis() as u64);
         if self.log_after.fetch_update(Ordering::Relaxed, Ordering::Relaxed, due).is_ok() {
-            let (host, port, connections) = (&self.server.host, self.server.port, self.connections);
+            let (place, most) = (&self.name, self.most);
             tracing::warn!(
-                host,
-                port,
-                connections,
-                "all connections to an origin are in use; raise connections in [[origins]] if it can serve more"
+                place,
+                most,
+                "all connections to an origin, or files of its directory, are in use; raise connections in [[origins]] \
+                 if it can serve more, and LimitNOFILE if the log names fewer at the start"
             );
         }
     }

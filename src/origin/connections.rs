@@ -48,7 +48,7 @@ impl Connections {
         let tls = TlsConnector::from(Arc::new(config));
         let connect_timeout = settings.connect_timeout;
         // A request that waits too long for a connection must not look like a slow origin.
-        let queue_timeout = connect_timeout.min(settings.first_byte / 2);
+        let queue_timeout = settings.queue_timeout();
         let (buffers, limits) = (buffers.clone(), limits.clone());
         let ways = Ways { tls, connect_timeout, queue_timeout, buffers, limits };
         Ok(Connections { ways, pools: Arc::default() })

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_RANGE, ETAG, LAST_MODIFIED};
@@ -26,8 +26,10 @@ use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat, openat2};
 use rustix::io::Errno;
 use tokio::task::{JoinHandle, spawn_blocking};
 
+use super::Settings;
 use super::ask::Ask;
 use super::body::{Body, Broken, bodiless, not_satisfiable};
+use super::connection_limit::{ConnectionLimit, ConnectionLimits, Slot};
 use super::exchange::Failure;
 use super::probe::Outcome;
 use crate::path::FilePath;
@@ -41,7 +43,12 @@ const READ: u64 = 64 * 1024;
 const MAX_DISTURBANCES: usize = 16;
 
 #[derive(Debug)]
-pub(super) struct Directory(Arc<Root>);
+pub(super) struct Directory {
+    root: Arc<Root>,
+    /// Of open files.
+    limit: Arc<ConnectionLimit>,
+    queue_timeout: Duration,
+}
 
 #[derive(Debug)]
 struct Root {
@@ -50,7 +57,12 @@ struct Root {
 }
 
 impl Directory {
-    pub(super) fn new(directory: &Path, follow_symlinks: bool) -> Result<Directory, String> {
+    pub(super) fn new(
+        settings: &Settings,
+        directory: &Path,
+        limits: &ConnectionLimits,
+    ) -> Result<Directory, String> {
+        let follow_symlinks = settings.follow_symlinks;
         let root = Root { path: directory.to_owned(), follow_symlinks };
         let shown = directory.display();
         root.open_below(Path::new(".")).map_err(|error| match Errno::from_io_error(&error) {
@@ -61,12 +73,13 @@ impl Directory {
             ),
             _ => format!("{shown} is no directory that can be read ({error}). Make it, or name another"),
         })?;
-        Ok(Directory(Arc::new(root)))
+        let (limit, queue_timeout) = (limits.of_directory(directory), settings.queue_timeout());
+        Ok(Directory { root: Arc::new(root), limit, queue_timeout })
     }
 
     /// Tries whether the directory can be listed and holds anything.
     pub(super) fn probe(&self) -> Outcome {
-        match std::fs::read_dir(&self.0.path).map(|mut entries| entries.next().transpose()) {
+        match std::fs::read_dir(&self.root.path).map(|mut entries| entries.next().transpose()) {
             Ok(Ok(Some(_))) => Outcome::Reached("the directory can be read".to_owned()),
             Ok(Ok(None)) => Outcome::Doubtful("the directory is empty. Put files there".to_owned()),
             Ok(Err(error)) | Err(error) => {
@@ -79,11 +92,12 @@ impl Directory {
         let Ok(name) = percent_decode_str(path.as_str()).decode_utf8() else {
             return Ok(bodiless(StatusCode::NOT_FOUND));
         };
-        let (root, name) = (self.0.clone(), PathBuf::from(name.as_ref()));
+        let slot = self.limit.slot_within(self.queue_timeout).await.ok_or(Failure::Busy)?;
+        let (root, name) = (self.root.clone(), PathBuf::from(name.as_ref()));
         let opened = spawn_blocking(move || root.open_file(&name)).await;
         match opened.unwrap_or_else(|error| Err(io::Error::other(error))) {
             Ok(Some((file, metadata))) => {
-                answer(file, &metadata, ask).map_err(|error| Failure::Broken(error.to_string()))
+                answer(file, &metadata, ask, slot).map_err(|error| Failure::Broken(error.to_string()))
             }
             Ok(None) => Ok(bodiless(StatusCode::NOT_FOUND)),
             // The fault of one file, and no reason to suspect the directory.
@@ -149,7 +163,7 @@ fn is_no_file(error: &io::Error) -> bool {
         || Errno::from_io_error(error).is_some_and(|number| by_number.contains(&number))
 }
 
-fn answer(file: File, metadata: &Metadata, ask: &Ask) -> io::Result<Response<Body>> {
+fn answer(file: File, metadata: &Metadata, ask: &Ask, slot: Slot) -> io::Result<Response<Body>> {
     let stamp @ (complete, modified) = stamp(metadata)?;
     let tag = tag_of(metadata, modified);
     let is_it = ask.only_if.as_ref().is_none_or(|wanted| Some(wanted) == tag.as_ref());
@@ -169,7 +183,7 @@ fn answer(file: File, metadata: &Metadata, ask: &Ask) -> io::Result<Response<Bod
     fields.extend(tag.map(|tag| (ETAG, tag)));
     fields.extend(http_date(modified).map(|date| (LAST_MODIFIED, date)));
     if !ask.head {
-        let open = Open { file, seek: (first > 0).then_some(first), left: length, stamp };
+        let open = Open { file, seek: (first > 0).then_some(first), left: length, stamp, _slot: slot };
         *response.body_mut() = Body::file(Reading { at_rest: Some(open), under_way: None });
     }
     Ok(response)
@@ -204,6 +218,8 @@ struct Open {
     left: u64,
     /// The file as the head of the answer tells of it: its length, and when it was written to.
     stamp: (u64, SystemTime),
+    /// Freed when the file is closed.
+    _slot: Slot,
 }
 
 impl Reading {
@@ -251,8 +267,6 @@ fn stamp(metadata: &Metadata) -> io::Result<(u64, SystemTime)> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]

@@ -70,12 +70,36 @@ pub struct Settings {
     pub idle: Duration,
     /// The most connections to each address, over all workers. As many requests may wait for one.
     pub connections: usize,
+    /// The most open files of each address that is a directory, over all workers. As many requests may wait for one.
+    pub files: usize,
     /// How often in a row a broken body is resumed while less than [`USEFUL_BYTES`] arrive each time; 0 is never.
     pub resumes: u32,
     /// Whether symbolic links may lead out of a directory.
     pub follow_symlinks: bool,
     /// How long a file's size, type and validator are believed.
     pub metadata_ttl: Duration,
+}
+
+impl Settings {
+    /// The most file descriptors that it needs.
+    pub fn descriptors(&self) -> u64 {
+        self.places.iter().map(|place| self.most(place) as u64).sum()
+    }
+
+    /// Has it need no more than this many file descriptors for each address.
+    pub fn limit_descriptors(&mut self, each: usize) {
+        self.connections = self.connections.min(each);
+        self.files = self.files.min(each);
+    }
+
+    /// How long a request may wait for a connection or a file while all are in use.
+    fn queue_timeout(&self) -> Duration {
+        self.connect_timeout.min(self.first_byte / 2)
+    }
+
+    fn most(&self, place: &Where) -> usize {
+        if matches!(place, Where::Directory(_)) { self.files } else { self.connections }
+    }
 }
 
 /// One place of files.
@@ -172,7 +196,7 @@ impl Origin {
         let shared = Shared {
             breakers: settings.places.iter().map(|_| Breaker::new()).collect(),
             budget: RetryBudget::new(),
-            limits: ConnectionLimits::new(settings.connections),
+            limits: ConnectionLimits::new(settings.connections, settings.files),
         };
         Origin::with(settings, buffers, metrics, Arc::new(shared))
     }

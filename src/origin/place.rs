@@ -37,9 +37,7 @@ impl Place {
         let shared = (buffers, limits);
         let kind = match place {
             Where::Http(url) => Kind::Http(Box::new(Http::new(settings, url, buffers, limits)?)),
-            Where::Directory(directory) => {
-                Kind::Directory(Directory::new(directory, settings.follow_symlinks)?)
-            }
+            Where::Directory(directory) => Kind::Directory(Directory::new(settings, directory, limits)?),
             Where::S3(bucket, s3) => Kind::Store(Store::s3(settings, bucket, s3, shared)?),
             Where::Google(bucket, google) => Kind::Store(Store::google(settings, bucket, google, shared)?),
             Where::Azure(bucket, azure) => Kind::Store(Store::azure(settings, bucket, azure, shared)?),

@@ -82,6 +82,58 @@ async fn silent_connections_do_not_lock_readers_out() {
 }
 
 #[tokio::test]
+async fn stalled_streams_leave_descriptors_for_other_readers() {
+    let Some(prlimit) = program("prlimit", "util-linux") else {
+        return;
+    };
+    for is_directory in [false, true] {
+        let mut scene = Scene::around(Setting::default()).await;
+        let large = File::of(4_000_000);
+        scene.origin.put(&format!("{BOOK}/book.epub"), large.clone());
+        let directory = Storage::start(Kind::Directory, &scene).await;
+        directory.put(&scene, &format!("{BOOK}/book.epub"), &large);
+        if is_directory {
+            scene.replace_in_config(
+                &format!("url = \"{}/\"", scene.origin.url),
+                &format!("url = \"file://{}\"", directory.place("").display()),
+            );
+        }
+        let gate = serve_with(&mut scene, &prlimit, 300).await;
+        let path = format!("/files/{BOOK}/book.epub");
+        // One reader has far more streams than the gate has descriptors, and reads none of them.
+        let mut stalled = Vec::new();
+        for _ in 0..4 {
+            let client = scene.client().http2_initial_stream_window_size(65_535).build().unwrap();
+            let token = scene.token("kari");
+            // The first one makes the connection that the others share.
+            let first = scene.get(&client, &path, &token).send().await.unwrap();
+            let others = (0..99).map(|_| scene.get(&client, &path, &token).send());
+            stalled.push((first, futures_util::future::join_all(others).await, client));
+        }
+        for reader in 2..10 {
+            let token = scene.token(&format!("reader-{reader}"));
+            let request = scene.get(&client_at(&scene, reader), &path, &token).header("range", "bytes=0-99");
+            let answer = request.send().await.unwrap_or_else(|error| panic!("reader {reader}: {error:?}"));
+            assert_eq!(answer.status(), StatusCode::PARTIAL_CONTENT, "reader {reader}, {is_directory}");
+        }
+        assert_eq!(scene.admin("/healthz").await.status(), StatusCode::OK);
+        eprintln!(
+            "OPEN {} {}",
+            open_files(&gate),
+            scene
+                .metrics()
+                .await
+                .lines()
+                .filter(|l| l.starts_with("loangate_streams") || l.contains("origin_conn"))
+                .collect::<Vec<_>>()
+                .join(" ")
+        );
+        assert!(open_files(&gate) < 290, "{}", open_files(&gate));
+        drop(stalled);
+    }
+}
+
+#[tokio::test]
 async fn accepted_credentials_keep_a_connection() {
     let scene = scene_with("[limits]\nconnections = 12\nconnections_per_address = 3\n\n[ledger]").await;
     let mut reader = connect(&scene, "http/1.1").await;
