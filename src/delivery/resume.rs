@@ -9,9 +9,10 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::ETAG;
+use http::header::{CONTENT_RANGE, ETAG};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
+use super::asking::length_of;
 use super::range::Part;
 use super::{conditions, fields};
 use crate::origin::{self, Ask, Asked, Origin, USEFUL_BYTES};
@@ -44,8 +45,9 @@ pub(super) struct Rest {
     origin: Arc<Origin>,
     path: FilePath,
     metrics: Metrics,
-    /// The strong entity tag of the file.
+    /// The strong entity tag of the file, and its complete length where that is known.
     validator: HeaderValue,
+    complete: Option<u64>,
     /// The byte that comes next.
     next: u64,
     /// The last byte; none where the file's end is not known.
@@ -76,14 +78,15 @@ impl Rest {
             return None;
         }
         let (origin, path, metrics) = (origin.clone(), path.clone(), metrics.clone());
-        Some(Rest::new(origin, path, metrics, validator, (next, last)))
+        let file = (validator, complete_length(answer));
+        Some(Rest::new(origin, path, metrics, file, (next, last)))
     }
 
     fn new(
         origin: Arc<Origin>,
         path: FilePath,
         metrics: Metrics,
-        validator: HeaderValue,
+        (validator, complete): (HeaderValue, Option<u64>),
         (next, last): (u64, Option<u64>),
     ) -> Rest {
         Rest {
@@ -91,6 +94,7 @@ impl Rest {
             path,
             metrics,
             validator,
+            complete,
             next,
             last,
             progress: 0,
@@ -104,8 +108,8 @@ impl Rest {
     /// Another part of the same file.
     pub(super) fn of_part(&self, part: Part) -> Rest {
         let (origin, path, metrics) = (self.origin.clone(), self.path.clone(), self.metrics.clone());
-        let (validator, next, last) = (self.validator.clone(), part.first, Some(part.last));
-        Rest::new(origin, path, metrics, validator, (next, last))
+        let file = (self.validator.clone(), self.complete);
+        Rest::new(origin, path, metrics, file, (part.first, Some(part.last)))
     }
 
     /// Bytes have been delivered.
@@ -178,7 +182,8 @@ impl Rest {
 
     fn request(&self, wait: Duration, payment: origin::Rest) -> Asking {
         let (origin, path) = (self.origin.clone(), self.path.clone());
-        let (validator, next, last) = (self.validator.clone(), self.next, self.last);
+        let (validator, complete) = (self.validator.clone(), self.complete);
+        let (next, last) = (self.next, self.last);
         Box::pin(async move {
             if !wait.is_zero() {
                 tokio::time::sleep(wait).await;
@@ -186,7 +191,7 @@ impl Rest {
             let range = last.map_or(Asked::From(next), |last| Asked::Between(next, last));
             let ask = Ask { only_if: Some(validator.clone()), ..Ask::get(Some(range)) };
             match origin.fetch_rest(&path, &ask, payment).await {
-                Ok(answer) => read(answer, &validator, next, last),
+                Ok(answer) => read(answer, (&validator, complete), (next, last)),
                 Err(_) => Answer::Failed,
             }
         })
@@ -205,8 +210,20 @@ fn wait(attempt: u32) -> Duration {
     }
 }
 
-/// What an origin's answer is that was asked for the rest of a file.
-fn read(answer: Response<origin::Body>, validator: &HeaderValue, next: u64, last: Option<u64>) -> Answer {
+/// The length of the whole file that an answer has, or has a part of.
+fn complete_length(answer: &HeaderMap) -> Option<u64> {
+    match answer.get(CONTENT_RANGE) {
+        Some(range) => Part::read(range).map(|part| part.complete),
+        None => length_of(answer),
+    }
+}
+
+/// What an origin's answer is that was asked for the rest of this file.
+fn read(
+    answer: Response<origin::Body>,
+    (validator, complete): (&HeaderValue, Option<u64>),
+    (next, last): (u64, Option<u64>),
+) -> Answer {
     let (head, incoming) = answer.into_parts();
     let is_a_file = matches!(head.status, StatusCode::OK | StatusCode::PARTIAL_CONTENT);
     if !is_a_file {
@@ -217,11 +234,16 @@ fn read(answer: Response<origin::Body>, validator: &HeaderValue, next: u64, last
     if head.headers.get(ETAG) != Some(validator) || fields::is_encoded(&head.headers) {
         return Answer::Changed;
     }
+    // A storage that gives two files one tag shows it by their lengths.
+    let told = complete_length(&head.headers);
+    if told.zip(complete).is_some_and(|(told, before)| told != before) {
+        return Answer::Changed;
+    }
     // An origin without ranges sends all of it again.
     if head.status == StatusCode::OK {
         return Answer::Rest(incoming, next);
     }
-    let part = head.headers.get(http::header::CONTENT_RANGE).and_then(Part::read);
+    let part = head.headers.get(CONTENT_RANGE).and_then(Part::read);
     match part {
         Some(part) if part.first == next && last.is_none_or(|last| part.last == last) => {
             Answer::Rest(incoming, 0)

@@ -191,3 +191,33 @@ async fn head_without_end_is_given_up_in_time() {
         scene.end().await;
     }
 }
+
+#[tokio::test]
+async fn rest_of_a_file_of_another_length_is_not_appended() {
+    const HALF: usize = 100_000;
+    let (first, rest) = ("a".repeat(HALF), "z".repeat(HALF));
+    // The tag is the same each time; only the length shows that it is another file. The last two are the same file.
+    for (head, is_whole) in [
+        (format!("206 P\r\ncontent-range: bytes {HALF}-{}/{}", 2 * HALF - 1, 2 * HALF + 50), false),
+        (format!("206 P\r\ncontent-range: bytes {HALF}-{}/*", 2 * HALF - 1), false),
+        (format!("206 P\r\ncontent-range: bytes {HALF}-{}/{}", 2 * HALF - 1, 2 * HALF), true),
+        ("200 OK".to_owned(), true),
+    ] {
+        let body = if head.starts_with("200") { format!("{first}{rest}") } else { rest.clone() };
+        let rest = format!("HTTP/1.1 {head}\r\netag: \"v1\"\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+        let first = format!("HTTP/1.1 200 OK\r\netag: \"v1\"\r\ncontent-length: {}\r\n\r\n{first}", 2 * HALF);
+        let origin = RawOrigin::start(move |head, _| match head.contains("\r\nrange:") {
+            true => Reply::close(&rest),
+            false => Reply::close(&first),
+        })
+        .await;
+        let scene = scene_before(&origin).await;
+        let answer = request(&scene, Method::GET, "a.png", None).await;
+        let body = answer.bytes().await;
+        assert_eq!(body.is_ok(), is_whole, "{head}");
+        if let Ok(body) = body {
+            assert!(body.len() == 2 * HALF && body[HALF..].iter().all(|byte| *byte == b'z'), "{head}");
+        }
+        scene.end().await;
+    }
+}
