@@ -112,6 +112,26 @@ async fn only_a_credential_issued_after_the_end_borrows_again() {
 }
 
 #[tokio::test]
+async fn a_loan_that_ended_before_its_acceptance_was_seen_bars_old_credentials() {
+    for (borrower, reason, bars) in [
+        (1, EndReason::Returned, true),
+        (2, EndReason::Expired, true),
+        (3, EndReason::Cancelled, false),
+        (4, EndReason::Rejected, false),
+    ] {
+        let directory = tempfile::tempdir().unwrap();
+        let ledger = open(directory.path()).await.unwrap();
+        let id = written(&ledger, borrower).await;
+        ledger.apply(id, Event::Begun { lending_id: "b-1".to_owned() }, by("begin")).await.unwrap();
+        ledger.apply(id, Event::EndedThere { reason }, by("poll")).await.unwrap();
+        let old = Some(second(1));
+        let intended =
+            ledger.intend(Loan::intend(key(borrower), second(1)), old, by("reader")).await.unwrap();
+        assert_eq!(matches!(intended, Intended::EndedSince(_)), bars, "{reason}: {intended:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_caller_who_hangs_up_undoes_nothing() {
     let directory = tempfile::tempdir().unwrap();
     let ledger = open(directory.path()).await.unwrap();

@@ -134,6 +134,11 @@ impl EndReason {
             EndReason::Rejected => "rejected",
         }
     }
+
+    /// Whether only a loan that had been accepted can end for it.
+    fn follows_acceptance(self) -> bool {
+        matches!(self, EndReason::Returned | EndReason::Expired)
+    }
 }
 
 impl fmt::Display for EndReason {
@@ -234,7 +239,7 @@ pub struct LoanRecord {
     pub state: LoanState,
     /// When the intent was written.
     pub begun: Timestamp,
-    /// When the acceptance was written; none if it never was accepted.
+    /// When the acceptance was written, or where Bokbasen showed it with the end, that end; none if it never was accepted.
     pub accepted: Option<Timestamp>,
     /// What was granted.
     pub terms: Option<Terms>,
@@ -384,7 +389,12 @@ impl Loan {
                 next.ended = Some(at);
             }
             (Ending, Event::EndAcknowledged) => next.state = LoanState::Ended,
-            (Unknown | Pending | Accepted, Event::EndedThere { reason }) => end(&mut next, *reason, at),
+            (Unknown | Pending, Event::EndedThere { reason }) => {
+                // Only an accepted loan is returned or expires: its end bars older tokens (invariant 7).
+                next.accepted = next.accepted.or(reason.follows_acceptance().then_some(at));
+                end(&mut next, *reason, at);
+            }
+            (Accepted, Event::EndedThere { reason }) => end(&mut next, *reason, at),
             (from, event) => {
                 return Err(IllegalTransition { from, event: event.name() });
             }

@@ -157,7 +157,13 @@ fn writes_what_it_tells(before: &Loan, event: &Event, next: &Loan) {
     let mut ended = |reason| (wanted.ended, wanted.end_reason) = (Some(at(9)), Some(reason));
     match event {
         Event::NotSent | Event::NotFound => ended(EndReason::Rejected),
-        Event::Ending { reason } | Event::EndedThere { reason } => ended(*reason),
+        Event::Ending { reason } => ended(*reason),
+        Event::EndedThere { reason } => {
+            ended(*reason);
+            if matches!(reason, EndReason::Returned | EndReason::Expired) {
+                wanted.accepted = wanted.accepted.or(Some(at(9)));
+            }
+        }
         Event::Begun { lending_id } => wanted.lending_id = Some(lending_id.clone()),
         Event::Accepted { lending_id, terms } => {
             (wanted.lending_id, wanted.terms) = (Some(lending_id.clone()), Some(terms.clone()));
