@@ -112,6 +112,24 @@ async fn write_test_writes_once_a_second_however_many_call() {
 }
 
 #[tokio::test]
+async fn a_write_that_hangs_shows_in_the_metric() {
+    let directory = tempfile::tempdir().unwrap();
+    let settings = Settings { file: directory.path().join("loans.db"), brake: Brake::default() };
+    let metrics = Metrics::new().unwrap();
+    let opened = Ledger::open(&settings, &KEY, audit_key(), Clock::system(), metrics.clone()).await;
+    let ledger = opened.unwrap();
+    let is_writable = || metrics.render().contains("loangate_ledger_writable 1");
+    assert!(is_writable());
+    let hangs = ledger.write_test.last.clone().lock_owned().await;
+    assert!(ledger.check_writable().await.unwrap_err().contains("no answer"));
+    assert!(!is_writable());
+    drop(hangs);
+    ledger.intend(loan(1), None, by("reader")).await.unwrap();
+    assert!(is_writable(), "a write has succeeded");
+    ledger.close().await;
+}
+
+#[tokio::test]
 async fn head_file_that_was_cut_short_does_not_stop_a_start() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("loans.db");

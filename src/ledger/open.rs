@@ -86,6 +86,7 @@ impl Ledger {
         audit::remove_leftovers(file, |name| process.is_dead(name));
         metrics.ledger_writable(true);
         let damaged = DamagedRows::new(metrics.clone());
+        let write_test = WriteTest::new(metrics.clone());
         let key = audit_key.clone();
         let writer = Writer {
             connection: WriteConnection::new(options, connection),
@@ -105,7 +106,6 @@ impl Ledger {
         };
         tokio::spawn(write::run(writer, waiting));
         let file = Arc::new(file.to_owned());
-        let write_test = WriteTest::default();
         Ok(Ledger {
             file,
             commands,

@@ -10,6 +10,7 @@ use tokio::sync::{Mutex, oneshot};
 use tokio::time::{Instant, timeout};
 
 use super::{Ledger, LedgerError, write::Command};
+use crate::telemetry::Metrics;
 
 /// How long a result is shared.
 const SHARED_FOR: Duration = Duration::from_secs(1);
@@ -20,8 +21,17 @@ const DEADLINE: Duration = Duration::from_secs(2);
 type LastResult = Option<(Instant, Result<(), String>)>;
 
 /// The last result of the write test.
-#[derive(Clone, Debug, Default)]
-pub(super) struct WriteTest(Arc<Mutex<LastResult>>);
+#[derive(Clone, Debug)]
+pub(super) struct WriteTest {
+    pub(super) last: Arc<Mutex<LastResult>>,
+    metrics: Metrics,
+}
+
+impl WriteTest {
+    pub(super) fn new(metrics: Metrics) -> WriteTest {
+        WriteTest { last: Arc::default(), metrics }
+    }
+}
 
 impl Ledger {
     /// Writes a row, unless that was tried within the last second. Returns within two seconds.
@@ -29,15 +39,18 @@ impl Ledger {
     /// # Errors
     /// Why the ledger cannot be written, as a phrase without a path or a value.
     pub async fn check_writable(&self) -> Result<(), String> {
-        let late = || Err(format!("no answer within {} s", DEADLINE.as_secs()));
         match timeout(DEADLINE, self.shared_write_test()).await {
             Ok(result) => result,
-            Err(_) => late(),
+            Err(_) => {
+                // A disk that hangs fails no write for now. The next write that succeeds sets it again.
+                self.write_test.metrics.ledger_writable(false);
+                Err(format!("no answer within {} s", DEADLINE.as_secs()))
+            }
         }
     }
 
     async fn shared_write_test(&self) -> Result<(), String> {
-        let mut last = self.write_test.0.lock().await;
+        let mut last = self.write_test.last.lock().await;
         if let Some((at, result)) = last.as_ref()
             && at.elapsed() < SHARED_FOR
         {

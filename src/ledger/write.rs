@@ -254,6 +254,7 @@ impl Writer {
             let count = commands.len();
             if self.commit(commands).await {
                 self.metrics.ledger_batch(count, began.elapsed());
+                self.metrics.ledger_writable(true);
             }
         }
         closing
