@@ -19,6 +19,10 @@ use super::resume::{Answer, Asking, Rest};
 use crate::origin;
 
 /// What comes next.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly every body is one file, and a box would be one more allocation"
+)]
 pub(super) enum Piece {
     /// These bytes, which are not the file's.
     Text(Bytes),
