@@ -9,10 +9,14 @@
 //! failed in it are sent again at once, each of them once; an end that fails after that waits for
 //! its own backoff, whatever others do.
 //!
+//! Which ends will fail shows only once they were sent, and Bokbasen may take long to fail. So half
+//! of the calls for fresh ends send the oldest, and the other half the newest: many bad ends hold
+//! back neither those that arrive after them nor those that waited before.
+//!
 //! Many ends arrive together, and must not cost the readers of other loans much: the outbox reads
 //! many at a time, and writes acknowledgements together.
 
-use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -71,29 +75,65 @@ struct Failed {
     was_expedited: bool,
 }
 
-/// Ends that are sent beside those of the other lane.
+/// Calls that go on beside those of the other lanes.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Lane {
+    /// Fresh ends, the newest first.
+    Newest,
+    /// Fresh ends, the oldest first.
+    Oldest,
+    /// Ends that failed.
+    Retries,
+}
+
+impl Lane {
+    /// In the order in which they get free calls: of a few trials, the newest ends have the first.
+    const ALL: [Lane; 3] = [Lane::Newest, Lane::Oldest, Lane::Retries];
+
+    fn is_retries(self) -> bool {
+        self == Lane::Retries
+    }
+}
+
+/// What a lane is about to send, and sends.
 #[derive(Debug, Default)]
-struct Lane {
-    /// The ends that wait, by when they are to be sent.
-    waiting: BTreeSet<(Instant, LoanId)>,
-    /// Ends whose time has come, as the ledger had them a moment ago.
-    next: VecDeque<Loan>,
+struct Queue {
+    /// Ends whose time has come, as the ledger had them a moment ago, with their arrival.
+    next: VecDeque<(u64, Loan)>,
     in_flight: usize,
+}
+
+/// Ends that have not failed, or failed in an outage that is over.
+#[derive(Debug)]
+struct Fresh {
+    /// By arrival: those of an outage are older than all others.
+    waiting: BTreeMap<u64, LoanId>,
+    oldest: u64,
+    newest: u64,
+    /// None of them is sent before, as the breaker holds them back.
+    held_until: Option<Instant>,
+}
+
+impl Default for Fresh {
+    fn default() -> Fresh {
+        let middle = u64::MAX / 2;
+        Fresh { waiting: BTreeMap::new(), oldest: middle, newest: middle, held_until: None }
+    }
 }
 
 /// What the task keeps.
 #[derive(Default)]
 struct Outbox {
-    /// Ends that have not failed, or failed in an outage that is over.
-    fresh: Lane,
-    /// Ends that failed.
-    retries: Lane,
+    fresh: Fresh,
+    /// Ends that failed, by when they are to be sent again.
+    retries: BTreeSet<(Instant, LoanId)>,
+    queues: [Queue; 3],
     failed: HashMap<LoanId, Failed>,
     /// Tasks of their own: futures that only this task polls would hold the ledger's connections
     /// while this task waits for the ledger itself.
     sending: JoinSet<Sent>,
-    /// Which end each of those tasks sends, and whether its lane is that of the retries.
-    senders: HashMap<task::Id, (LoanId, bool)>,
+    /// Which end each of those tasks sends, its arrival, and the lane.
+    senders: HashMap<task::Id, (LoanId, u64, Lane)>,
     /// Bokbasen acknowledged these, and the ledger does not have that yet.
     acknowledged: Vec<LoanId>,
     /// Since when the first of them waits.
@@ -140,67 +180,103 @@ impl Outbox {
         };
         match ends {
             Ok(ends) => {
-                let now = Instant::now();
-                self.fresh.waiting.extend(ends.loans.into_iter().map(|id| (now, id)));
+                if !ends.loans.is_empty() {
+                    // What was read as the newest is not any more.
+                    let Queue { next, .. } = self.queue(Lane::Newest);
+                    let passed = std::mem::take(next);
+                    self.fresh.waiting.extend(passed.into_iter().map(|(arrival, loan)| (arrival, loan.id)));
+                }
+                ends.loans.into_iter().for_each(|id| self.fresh.arrive(id));
                 self.seen = Some(ends.step);
             }
             Err(error) => log_ledger_failure("looking for ends to send", &error),
         }
     }
 
-    fn lane(&mut self, retries: bool) -> &mut Lane {
-        if retries { &mut self.retries } else { &mut self.fresh }
+    fn queue(&mut self, lane: Lane) -> &mut Queue {
+        let [newest, oldest, retries] = &mut self.queues;
+        match lane {
+            Lane::Newest => newest,
+            Lane::Oldest => oldest,
+            Lane::Retries => retries,
+        }
     }
 
     /// Starts what is to be sent now, as far as there is room in its lane.
     async fn send_ready(&mut self, circulation: &Circulation) {
-        for retries in [false, true] {
+        for lane in Lane::ALL {
             loop {
-                let room = room(circulation, retries);
+                let room = room(circulation, lane);
                 self.was_held_back |= !matches!(room, Room::Open(_));
-                if !room.has_place(self.lane(retries).in_flight) {
+                if !room.has_place(self.queue(lane).in_flight) {
                     break;
                 }
-                if self.lane(retries).next.is_empty() && !self.read_next(circulation, retries).await {
+                if self.queue(lane).next.is_empty() && !self.read_next(circulation, lane).await {
                     break;
                 }
-                let Some(loan) = self.lane(retries).next.pop_front() else { continue };
-                self.lane(retries).in_flight += 1;
+                let Some((arrival, loan)) = self.queue(lane).next.pop_front() else { continue };
+                self.queue(lane).in_flight += 1;
                 let (id, circulation) = (loan.id, circulation.clone());
                 let sender = self.sending.spawn(async move { send(&circulation, &loan).await });
-                self.senders.insert(sender.id(), (id, retries));
+                self.senders.insert(sender.id(), (id, arrival, lane));
             }
         }
     }
 
     /// Reads the ends whose time has come, as the ledger has them now; returns whether there were
     /// any.
-    async fn read_next(&mut self, circulation: &Circulation, retries: bool) -> bool {
-        let ready = self.lane(retries).take_due(Instant::now());
+    async fn read_next(&mut self, circulation: &Circulation, lane: Lane) -> bool {
+        let ready = self.take_due(lane, Instant::now());
         if ready.is_empty() {
             return false;
         }
-        let is_open = matches!(room(circulation, retries), Room::Open(_));
-        match circulation.inner.ledger.loans(&ready).await {
-            Ok(mut loans) => {
-                // A row that cannot be read is tried again later: somebody may repair it.
-                let read: HashSet<LoanId> = loans.iter().map(|loan| loan.id).collect();
-                let unread: Vec<LoanId> = ready.iter().filter(|id| !read.contains(id)).copied().collect();
-                unread.into_iter().for_each(|id| self.put_off(id, Sent::NotTaken(None)));
-                if !is_open {
-                    // Trials by chance: the oldest ends may all be bad ones.
-                    fastrand::shuffle(&mut loans);
+        let is_open = matches!(room(circulation, lane), Room::Open(_));
+        let ids: Vec<LoanId> = ready.iter().map(|(_, id)| *id).collect();
+        match circulation.inner.ledger.loans(&ids).await {
+            Ok(loans) => {
+                let mut read: HashMap<LoanId, Loan> = loans.into_iter().map(|loan| (loan.id, loan)).collect();
+                let mut ordered = Vec::with_capacity(ready.len());
+                for (arrival, id) in ready {
+                    match read.remove(&id) {
+                        Some(loan) => ordered.push((arrival, loan)),
+                        // A row that cannot be read is tried again later: somebody may repair it.
+                        None => self.put_off(id, Sent::NotTaken(None)),
+                    }
                 }
-                loans.into_iter().for_each(|loan| self.read(loan, retries));
+                if !is_open && lane != Lane::Newest {
+                    // Trials by chance: the oldest ends may all be bad ones.
+                    fastrand::shuffle(&mut ordered);
+                }
+                ordered.into_iter().for_each(|(arrival, loan)| self.read(arrival, loan, lane));
             }
-            Err(error) => self.not_read(&ready, &error),
+            Err(error) => self.not_read(&ids, &error),
         }
         true
     }
 
-    fn read(&mut self, loan: Loan, retries: bool) {
+    /// Takes the ends of a lane out that are due, as many as are read together.
+    fn take_due(&mut self, lane: Lane, now: Instant) -> Vec<(u64, LoanId)> {
+        let mut due = Vec::new();
+        while due.len() < TOGETHER
+            && let Some(next) = match lane {
+                Lane::Newest => self.fresh.take(now, BTreeMap::pop_last),
+                Lane::Oldest => self.fresh.take(now, BTreeMap::pop_first),
+                Lane::Retries => self.take_retry(now),
+            }
+        {
+            due.push(next);
+        }
+        due
+    }
+
+    fn take_retry(&mut self, now: Instant) -> Option<(u64, LoanId)> {
+        self.retries.first().filter(|(at, _)| *at <= now)?;
+        self.retries.pop_first().map(|(_, id)| (0, id))
+    }
+
+    fn read(&mut self, arrival: u64, loan: Loan, lane: Lane) {
         if loan.state == LoanState::Ending {
-            self.lane(retries).next.push_back(loan);
+            self.queue(lane).next.push_back((arrival, loan));
         } else {
             // Another process has sent it.
             self.failed.remove(&loan.id);
@@ -238,38 +314,58 @@ impl Outbox {
     }
 
     /// How long there is nothing to do, unless something else happens.
-    fn wait(&self, circulation: &Circulation) -> Duration {
-        let send = |lane: &Lane, retries| match (room(circulation, retries), lane.waiting.first()) {
+    fn wait(&mut self, circulation: &Circulation) -> Duration {
+        let now = Instant::now();
+        let write = self.since.map_or(LOOK_AGAIN, |since| LINGER.saturating_sub(since.elapsed()));
+        let sends = Lane::ALL.map(|lane| match (room(circulation, lane), self.next_due(lane)) {
             (Room::Closed(wait), Some(_)) => wait.max(Duration::from_millis(10)),
-            (room, Some((at, _))) if room.has_place(lane.in_flight) => {
-                at.saturating_duration_since(Instant::now())
+            (room, Some(at)) if room.has_place(self.queue(lane).in_flight) => {
+                at.saturating_duration_since(now)
             }
             _ => LOOK_AGAIN,
-        };
-        let write = self.since.map_or(LOOK_AGAIN, |since| LINGER.saturating_sub(since.elapsed()));
-        send(&self.fresh, false).min(send(&self.retries, true)).min(write).min(LOOK_AGAIN)
+        });
+        sends.into_iter().fold(write.min(LOOK_AGAIN), Duration::min)
+    }
+
+    /// When the next end of a lane that waits may be sent.
+    fn next_due(&self, lane: Lane) -> Option<Instant> {
+        if lane.is_retries() {
+            return self.retries.first().map(|(at, _)| *at);
+        }
+        let now = Instant::now();
+        (!self.fresh.waiting.is_empty()).then(|| self.fresh.held_until.unwrap_or(now))
     }
 
     fn joined(&mut self, circulation: &Circulation, sent: Result<(task::Id, Sent), JoinError>) {
         // A task that panicked counts as unanswered: what it did is not known.
         let (task, sent) = sent.unwrap_or_else(|error| (error.id(), Sent::NoAnswer));
-        let Some((id, retries)) = self.senders.remove(&task) else { return };
-        let lane = self.lane(retries);
-        lane.in_flight = lane.in_flight.saturating_sub(1);
+        let Some((id, arrival, lane)) = self.senders.remove(&task) else { return };
+        let queue = self.queue(lane);
+        queue.in_flight = queue.in_flight.saturating_sub(1);
         if sent.is_answer() {
-            let is_open = matches!(room(circulation, false), Room::Open(_));
+            let is_open = matches!(room(circulation, Lane::Oldest), Room::Open(_));
             let is_over = is_open && std::mem::take(&mut self.was_held_back);
+            self.fresh.held_until = self.fresh.held_until.filter(|_| !is_open);
             self.expedite(is_over);
         }
-        if sent == Sent::HeldBack {
-            let again = Instant::now() + HELD_BACK_WAIT;
+        match sent {
+            Sent::HeldBack => self.hold_back(id, arrival, lane),
+            sent => self.note(id, sent),
+        }
+    }
+
+    /// Has an end wait that the breaker held back, in its old place.
+    fn hold_back(&mut self, id: LoanId, arrival: u64, lane: Lane) {
+        let again = Instant::now() + HELD_BACK_WAIT;
+        if lane.is_retries() {
             if let Some(failed) = self.failed.get_mut(&id) {
                 failed.next = again;
             }
-            self.lane(retries).waiting.insert((again, id));
-            return;
+            self.retries.insert((again, id));
+        } else {
+            self.fresh.waiting.insert(arrival, id);
+            self.fresh.held_until = Some(again);
         }
-        self.note(id, sent);
     }
 
     fn note(&mut self, id: LoanId, sent: Sent) {
@@ -291,7 +387,7 @@ impl Outbox {
         let jittered = wait.mul_f64(0.75 + 0.25 * fastrand::f64());
         let next = Instant::now() + jittered.max(named).min(LONGEST_WAIT);
         self.failed.insert(id, Failed { next, wait, how, was_expedited });
-        self.retries.waiting.insert((next, id));
+        self.retries.insert((next, id));
     }
 
     /// Bokbasen answers: sends at once what only waits because it could not be reached, and after
@@ -305,29 +401,39 @@ impl Outbox {
                 Sent::NoAnswer => outage_is_over && !failed.was_expedited,
                 Sent::Acknowledged | Sent::NotTaken(_) | Sent::HeldBack => false,
             };
-            if expedited && self.retries.waiting.remove(&(failed.next, *id)) {
+            if expedited && self.retries.remove(&(failed.next, *id)) {
                 failed.was_expedited |= failed.how == Sent::NoAnswer;
                 failed.next = now;
-                self.fresh.waiting.insert((now, *id));
+                self.fresh.return_to_front(*id);
             }
         }
     }
 }
 
-impl Lane {
-    /// Takes the ends out that are due, as many as are read together.
-    fn take_due(&mut self, now: Instant) -> Vec<LoanId> {
-        let mut due = Vec::new();
-        while due.len() < TOGETHER
-            && let Some((at, id)) = self.waiting.pop_first()
-        {
-            if at > now {
-                self.waiting.insert((at, id));
-                break;
-            }
-            due.push(id);
+impl Fresh {
+    /// An end arrives, the newest of all.
+    fn arrive(&mut self, id: LoanId) {
+        self.newest += 1;
+        self.waiting.insert(self.newest, id);
+    }
+
+    /// An end is to be sent again before all others.
+    fn return_to_front(&mut self, id: LoanId) {
+        self.waiting.insert(self.oldest, id);
+        self.oldest -= 1;
+    }
+
+    /// Takes one out by `pop`, unless all are held back.
+    fn take(
+        &mut self,
+        now: Instant,
+        pop: impl Fn(&mut BTreeMap<u64, LoanId>) -> Option<(u64, LoanId)>,
+    ) -> Option<(u64, LoanId)> {
+        if self.held_until.is_some_and(|until| until > now) {
+            return None;
         }
-        due
+        self.held_until = None;
+        pop(&mut self.waiting)
     }
 }
 
@@ -350,11 +456,15 @@ impl Room {
     }
 }
 
-fn room(circulation: &Circulation, retries: bool) -> Room {
+fn room(circulation: &Circulation, lane: Lane) -> Room {
     let lending = &circulation.inner.lending;
     let most = lending.most_at_once(CallKind::End);
-    let most = if retries { (most / 2).max(1) } else { most };
-    match lending.passage(CallKind::End, retries) {
+    let most = match lane {
+        Lane::Oldest => most.div_ceil(2),
+        Lane::Newest => most / 2,
+        Lane::Retries => (most / 2).max(1),
+    };
+    match lending.passage(CallKind::End, lane.is_retries()) {
         Passage::Open => Room::Open(most),
         Passage::Trial => Room::Trial(most),
         Passage::Closed(wait) => Room::Closed(wait),
@@ -435,8 +545,12 @@ mod tests {
     use super::*;
 
     fn due(outbox: &Outbox) -> Vec<LoanId> {
-        let lanes = outbox.fresh.waiting.iter().chain(&outbox.retries.waiting);
-        lanes.filter(|(at, _)| *at <= Instant::now()).map(|(_, id)| *id).collect()
+        let retries = outbox.retries.iter().filter(|(at, _)| *at <= Instant::now());
+        outbox.fresh.waiting.values().copied().chain(retries.map(|(_, id)| *id)).collect()
+    }
+
+    fn taken(outbox: &mut Outbox, lane: Lane) -> Vec<LoanId> {
+        outbox.take_due(lane, Instant::now()).into_iter().map(|(_, id)| id).collect()
     }
 
     #[tokio::test(start_paused = true)]
@@ -449,12 +563,33 @@ mod tests {
         assert_eq!(due(&outbox), [], "another end's answer is no reason");
         outbox.expedite(true);
         assert_eq!(due(&outbox), [unanswered]);
-        assert_eq!(outbox.fresh.take_due(Instant::now()), [unanswered]);
+        assert_eq!(taken(&mut outbox, Lane::Oldest), [unanswered]);
         outbox.note(unanswered, Sent::NoAnswer);
         outbox.expedite(true);
         assert_eq!(due(&outbox), [], "the fault may be its own");
         let waits = outbox.failed[&rejected].next - Instant::now();
         assert!(waits > Duration::from_secs(4), "as Bokbasen says");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_lane_takes_the_oldest_and_one_the_newest() {
+        let mut outbox = Outbox::default();
+        let ends: Vec<LoanId> = (0..5).map(|_| LoanId::fresh()).collect();
+        ends.iter().for_each(|id| outbox.fresh.arrive(*id));
+        let now = Instant::now();
+        assert_eq!(outbox.fresh.take(now, BTreeMap::pop_last).unwrap().1, ends[4]);
+        let (arrival, first) = outbox.fresh.take(now, BTreeMap::pop_first).unwrap();
+        assert_eq!(first, ends[0]);
+        // What the breaker holds back keeps its place, and holds back the others for a moment.
+        outbox.hold_back(first, arrival, Lane::Oldest);
+        assert_eq!(taken(&mut outbox, Lane::Newest), []);
+        tokio::time::advance(HELD_BACK_WAIT).await;
+        assert_eq!(taken(&mut outbox, Lane::Oldest), ends[..4]);
+        // An end of an outage is older than all others.
+        outbox.fresh.arrive(ends[1]);
+        outbox.note(ends[0], Sent::NotReached);
+        outbox.expedite(false);
+        assert_eq!(taken(&mut outbox, Lane::Oldest), ends[..2]);
     }
 
     #[tokio::test(start_paused = true)]
@@ -465,7 +600,7 @@ mod tests {
             outbox.note(unreached, Sent::NotReached);
             assert_eq!(due(&outbox), []);
             outbox.expedite(false);
-            assert_eq!(outbox.fresh.take_due(Instant::now()), [unreached]);
+            assert_eq!(taken(&mut outbox, Lane::Newest), [unreached]);
         }
     }
 
@@ -480,7 +615,7 @@ mod tests {
             outbox.note(good, Sent::Acknowledged);
             outbox.expedite(false);
             tokio::time::advance(LONGEST_WAIT).await;
-            assert_eq!(outbox.retries.take_due(Instant::now()), [bad]);
+            assert_eq!(taken(&mut outbox, Lane::Retries), [bad]);
         }
         assert!(waits[0] <= FIRST_WAIT && waits[9] >= LONGEST_WAIT.mul_f64(0.7), "{waits:?}");
         assert!(waits.iter().all(|wait| *wait <= LONGEST_WAIT));
