@@ -264,6 +264,9 @@ fn refusal_sentence(reason: &str) -> &'static str {
         "LIBRARY_NOT_ACTIVE" => "The library is not active on the lending platform. Ask the library.",
         "LICENSE_NOT_FOUND" => "The library has no licence of this title. Ask the library.",
         "licence-not-allowed" => "The library's rules allow no licence that this title has. Ask the library.",
+        "outside-of-link" => {
+            "This link does not open this file. Request a link to the file's own title and path."
+        }
         "explicit-begin-required" => {
             "This title is lent only on request. Begin the loan with PUT /loans/{isbn} first."
         }

@@ -223,7 +223,9 @@ async fn a_link_opens_the_file_by_a_title_that_it_covers_and_by_no_other() {
     // Without a loan: a link to the second title begins nothing, since only the first-named is ever begun.
     assert_eq!(by(&audio, BOTH).await.1["reason"], "explicit-begin-required");
     assert_eq!(by(&beside, BOTH).await.1["reason"], "outside-of-link");
-    assert_eq!(by(&book, ONE).await.1["reason"], "outside-of-link");
+    let problem = by(&book, ONE).await.1;
+    assert_eq!(problem["reason"], "outside-of-link");
+    assert!(problem["detail"].as_str().unwrap().contains("link does not open this file"), "{problem}");
     assert_eq!(begun(&scene).await, [""; 0]);
 
     put(&scene, AUDIO, &token).await;
