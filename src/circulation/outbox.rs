@@ -9,7 +9,7 @@
 //! failed in it are sent again at once, each of them once; an end that fails after that waits for
 //! its own backoff, whatever others do.
 //!
-//! Which ends will fail shows only once they were sent, and Bokbasen may take long to fail. So half
+//! Which ends fail is known only after they are sent, and Bokbasen may be slow to fail. So half
 //! of the calls for fresh ends send the oldest, and the other half the newest: many bad ends hold
 //! back neither those that arrive after them nor those that waited before.
 //!

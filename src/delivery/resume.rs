@@ -235,8 +235,8 @@ fn read(
         return Answer::Changed;
     }
     // A storage that gives two files one tag shows it by their lengths.
-    let told = complete_length(&head.headers);
-    if told.zip(complete).is_some_and(|(told, before)| told != before) {
+    let named = complete_length(&head.headers);
+    if named.zip(complete).is_some_and(|(named, before)| named != before) {
         return Answer::Changed;
     }
     // An origin without ranges sends all of it again.

@@ -61,7 +61,7 @@ fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
     if fields.next().is_some() {
         return Err(Refusal::SeveralCredentials);
     }
-    // `HeaderValue::to_str` looks at each byte by itself; a field has no control characters in any case.
+    // `HeaderValue::to_str` checks byte after byte, for control characters too, which no field has.
     let text = Some(field.as_bytes()).filter(|bytes| bytes.is_ascii());
     let text = text.and_then(|bytes| str::from_utf8(bytes).ok()).ok_or(Refusal::OtherScheme)?;
     let (scheme, token) = text.split_once(' ').ok_or(Refusal::OtherScheme)?;

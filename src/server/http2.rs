@@ -371,7 +371,7 @@ impl Sending {
         if let Poll::Ready(sent) = self.poll_chunks(context) {
             return Poll::Ready(sent);
         }
-        // Whoever waits is woken by an end from outside. `poll_chunks` notices both by itself, but is not woken.
+        // Both end a body that waits, so its task is woken for them. `poll_chunks` checks for them too.
         if let Poll::Ready(why) = self.body.poll_aborted(context) {
             return Poll::Ready(Err(BodyError::from(why).into()));
         }
