@@ -67,11 +67,11 @@ pub struct Loaded {
     pub warnings: Vec<Mistake>,
     /// Where each key stands.
     lines: Lines,
-    /// The files that keys with secrets name.
+    /// The files that have secrets.
     secret_files: Vec<SecretFile>,
 }
 
-/// A file with a secret, and the key that names it.
+/// A file with a secret, the configuration's own included, and the secret's key.
 #[derive(Clone, Debug)]
 struct SecretFile {
     key: String,

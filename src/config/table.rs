@@ -228,14 +228,18 @@ impl<'s> Table<'s> {
                             got there by mistake",
             );
         }
+        let note = |file| {
+            let found = SecretFile { key: join(&self.name, key), file };
+            self.source.found.borrow_mut().report.secret_files.push(found);
+        };
         match secret {
             Secret::Environment(secret) => secret,
             Secret::File(secret, file) => {
-                let found = SecretFile { key: join(&self.name, key), file };
-                self.source.found.borrow_mut().report.secret_files.push(found);
+                note(file);
                 secret
             }
             Secret::Literal(secret) => {
+                note(self.source.file.to_owned());
                 let sentence = "the secret itself stands in the configuration, where everyone who reads it sees it. \
                                 Write { file = \"certs/…\" } or { env = \"NAME\" }";
                 self.warn(key, sentence);

@@ -80,10 +80,21 @@ fn keys_are_for_their_owner_alone() {
 }
 
 #[test]
-fn a_literal_secret_is_a_warning() {
+fn a_literal_secret_is_a_warning_in_a_private_file_and_else_a_mistake() {
+    use std::os::unix::fs::PermissionsExt;
     let directory = initialised();
     let token = "0123456789abcdef0123456789abcdef";
     let text = GOOD.replace("{ file = \"certs/admin.token\" }", &format!("\"{token}\""));
+    let allow = |mode| {
+        let file = directory.path().join("case.toml");
+        fs::set_permissions(file, fs::Permissions::from_mode(mode)).unwrap();
+    };
+    check(directory.path(), &text);
+    allow(0o640);
+    let (good, _, errors) = check(directory.path(), &text);
+    let expected = "case.toml:13: admin.token: other users can read or change case.toml (mode 640)";
+    assert!(!good && errors.contains(expected), "{errors}");
+    allow(0o600);
     let (good, said, _) = check(directory.path(), &text);
     assert!(good && said.contains("warning: case.toml:13: admin.token: the secret itself stands"), "{said}");
     assert!(!said.contains(token));

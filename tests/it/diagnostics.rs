@@ -303,6 +303,7 @@ async fn online_check_compares_clocks_in_both_directions() {
 #[tokio::test]
 async fn online_check_tries_a_bucket_with_its_credentials() {
     let scene = Scene::around(Setting::default()).await;
+    scene.make_config_private();
     let storage = Storage::start(Kind::S3, &scene).await;
     storage.put(&scene, &format!("{BOOK}/book.epub"), &File::of(10));
     let original = std::fs::read_to_string(scene.config_file()).unwrap();

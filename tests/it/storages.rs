@@ -209,6 +209,7 @@ async fn a_stream_is_gone_on_with_from_the_next_place() {
 #[tokio::test]
 async fn check_finds_a_directory_that_is_not_there_and_a_key_that_is_none() {
     let scene = Scene::around(Setting::default()).await;
+    scene.make_config_private();
     let url = format!("url = \"{}/\"", scene.origin.url);
     for (lines, sentence) in [
         ("url = \"file:///nowhere/books\"", "/nowhere/books is no directory that can be read"),

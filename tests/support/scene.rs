@@ -111,6 +111,12 @@ impl Scene {
         std::fs::write(file, text).unwrap();
     }
 
+    /// Makes the configuration readable for its owner alone, as one with a secret in it must be.
+    pub(crate) fn make_config_private(&self) {
+        use std::os::unix::fs::PermissionsExt;
+        std::fs::set_permissions(self.config_file(), std::fs::Permissions::from_mode(0o600)).unwrap();
+    }
+
     /// Puts lines into the configuration of a gate that is not started yet.
     pub(crate) fn replace_in_config(&self, from: &str, to: &str) {
         let text = std::fs::read_to_string(self.config_file()).unwrap();
