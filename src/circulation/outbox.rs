@@ -32,6 +32,10 @@ use crate::loan::{EndReason, Event, Loan, LoanId, LoanState, OVERDUE_AFTER};
 /// How many ends are read from the ledger by one query, and how many acknowledgements are written
 /// together at most.
 const TOGETHER: usize = 128;
+/// The same for the newest ends, since others may arrive after them.
+const NEWEST_TOGETHER: usize = 16;
+/// How many of the breaker's trials the newest ends may have: the one that succeeds may be old.
+const NEWEST_TRIALS: usize = 2;
 /// How long an acknowledgement waits for others, while any are expected.
 const LINGER: Duration = Duration::from_millis(250);
 /// The backoff of an end that failed: at first, and the longest that it doubles up to.
@@ -256,8 +260,9 @@ impl Outbox {
 
     /// Takes the ends of a lane out that are due, as many as are read together.
     fn take_due(&mut self, lane: Lane, now: Instant) -> Vec<(u64, LoanId)> {
+        let most = if lane == Lane::Newest { NEWEST_TOGETHER } else { TOGETHER };
         let mut due = Vec::new();
-        while due.len() < TOGETHER
+        while due.len() < most
             && let Some(next) = match lane {
                 Lane::Newest => self.fresh.take(now, BTreeMap::pop_last),
                 Lane::Oldest => self.fresh.take(now, BTreeMap::pop_first),
@@ -466,6 +471,7 @@ fn room(circulation: &Circulation, lane: Lane) -> Room {
     };
     match lending.passage(CallKind::End, lane.is_retries()) {
         Passage::Open => Room::Open(most),
+        Passage::Trial if lane == Lane::Newest => Room::Trial(most.min(NEWEST_TRIALS)),
         Passage::Trial => Room::Trial(most),
         Passage::Closed(wait) => Room::Closed(wait),
     }

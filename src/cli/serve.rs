@@ -266,13 +266,13 @@ fn fit_limits(config: &mut Config) {
     config.server.limits = config.server.limits.fit(descriptors, for_origins, reserved);
     let Limits { connections, connections_per_address, .. } = config.server.limits;
     let left = descriptors.saturating_sub(reserved).saturating_sub(connections as u64);
-    let addresses = config.origins.iter().map(|origin| origin.places.len() as u64).sum::<u64>();
-    let each = usize::try_from(left / addresses.max(1)).unwrap_or(usize::MAX).max(1);
-    config.origins.iter_mut().for_each(|origin| origin.limit_descriptors(each));
+    if left < for_origins {
+        config.origins.iter_mut().for_each(|origin| origin.scale_descriptors(left, for_origins));
+    }
     tracing::info!(
         connections,
         per_address = connections_per_address,
-        per_origin_address = each,
+        for_origins = left.min(for_origins),
         descriptors,
         reserved,
         "limits on connections"
@@ -281,8 +281,8 @@ fn fit_limits(config: &mut Config) {
         tracing::warn!(
             connections,
             configured,
-            for_origins,
-            left_for_origins = left,
+            for_origins = left.min(for_origins),
+            configured_for_origins = for_origins,
             descriptors,
             "fewer connections than configured: file descriptors are too few; raise LimitNOFILE (ulimit -Hn)"
         );

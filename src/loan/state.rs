@@ -239,7 +239,8 @@ pub struct LoanRecord {
     pub state: LoanState,
     /// When the intent was written.
     pub begun: Timestamp,
-    /// When the acceptance was written, or where Bokbasen showed it with the end, that end; none if it never was accepted.
+    /// When the acceptance was written; where Bokbasen showed it together with the end, that end.
+    /// None if it never was accepted.
     pub accepted: Option<Timestamp>,
     /// What was granted.
     pub terms: Option<Terms>,

@@ -94,9 +94,11 @@ impl Directory {
         };
         let slot = self.limit.slot_within(self.queue_timeout).await.ok_or(Failure::Busy)?;
         let (root, name) = (self.root.clone(), PathBuf::from(name.as_ref()));
-        let opened = spawn_blocking(move || root.open_file(&name)).await;
-        match opened.unwrap_or_else(|error| Err(io::Error::other(error))) {
-            Ok(Some((file, metadata))) => {
+        // The slot stays with the thread: a disk that hangs holds it after the request has given up.
+        let opened = spawn_blocking(move || Ok((root.open_file(&name)?, slot))).await;
+        let opened = opened.unwrap_or_else(|error| Err(io::Error::other(error)));
+        match opened.map(|(opened, slot)| opened.map(|(file, metadata)| (file, metadata, slot))) {
+            Ok(Some((file, metadata, slot))) => {
                 answer(file, &metadata, ask, slot).map_err(|error| Failure::Broken(error.to_string()))
             }
             Ok(None) => Ok(bodiless(StatusCode::NOT_FOUND)),

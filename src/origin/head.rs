@@ -74,9 +74,9 @@ fn read(buffer: &[u8], to_head: bool) -> Result<Option<(usize, Head)>, &'static 
         fields.append(name, HeaderValue::from_bytes(field.value).map_err(|_| NO_HTTP)?);
     }
     let has_transfer_coding = fields.contains_key(TRANSFER_ENCODING);
-    let told = framing(&mut fields, has_transfer_coding)?;
+    let named = framing(&mut fields, has_transfer_coding)?;
     let is_bodiless = to_head || matches!(status.as_u16(), 100..200 | 204 | 304);
-    let framing = if is_bodiless { Framing::Length(0) } else { told };
+    let framing = if is_bodiless { Framing::Length(0) } else { named };
     // A server that sends a body all the same would have it read as the next response.
     let ends_surely = !is_bodiless && framing != Framing::UntilClose;
     // HTTP/1.0 has no transfer codings (RFC 9112 §6.1): who forwarded it may not have understood the framing.

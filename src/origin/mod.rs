@@ -86,10 +86,13 @@ impl Settings {
         self.places.iter().map(|place| self.most(place) as u64).sum()
     }
 
-    /// Has it need no more than this many file descriptors for each address.
-    pub fn limit_descriptors(&mut self, each: usize) {
-        self.connections = self.connections.min(each);
-        self.files = self.files.min(each);
+    /// Has it need its part of `left` file descriptors, where all origins need so many.
+    pub fn scale_descriptors(&mut self, left: u64, needed: u64) {
+        let scale = |most: usize| {
+            let scaled = most as u128 * u128::from(left) / u128::from(needed.max(1));
+            usize::try_from(scaled).unwrap_or(most).clamp(1, most.max(1))
+        };
+        (self.connections, self.files) = (scale(self.connections), scale(self.files));
     }
 
     /// How long a request may wait for a connection or a file while all are in use.

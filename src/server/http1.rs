@@ -94,13 +94,15 @@ async fn answer_requests(watch: &mut Watch<'_>, asked: &Asked) -> Option<Bytes> 
         if asked.connection.is_cut() {
             return Poll::Ready(false);
         }
-        if asked.connection.is_draining() && !std::mem::replace(&mut is_ending, true) {
-            watch.deadlines.drain(Instant::now());
-            Pin::new(&mut served).graceful_shutdown();
-        }
         if let Poll::Ready(ended) = Pin::new(&mut served).poll(context) {
             note(ended);
             return Poll::Ready(false);
+        }
+        // After hyper has read a request that was waiting: it closes a connection that is idle then.
+        if asked.connection.is_draining() && !std::mem::replace(&mut is_ending, true) {
+            watch.deadlines.drain(Instant::now());
+            Pin::new(&mut served).graceful_shutdown();
+            context.waker().wake_by_ref();
         }
         if was_running && !watch.is_running() {
             was_running = false;
@@ -179,11 +181,10 @@ impl Watch<'_> {
             let (wire, connection) = (self.wire, self.connection);
             self.holders = connection.note_idle();
             let Check::Again(until) = self.look(Instant::now()) else { return false };
-            let readable = poll_fn(|context| {
-                if connection.is_draining() {
-                    return Poll::Ready(false);
-                }
-                wire.poll_readable(context).map(|readable| readable.is_ok())
+            // A request that has arrived is answered although the connection drains.
+            let readable = poll_fn(|context| match wire.poll_readable(context) {
+                Poll::Pending if connection.is_draining() => Poll::Ready(false),
+                readable => readable.map(|readable| readable.is_ok()),
             });
             let waited = pin!(tokio::time::timeout_at(until, readable));
             match unless_cut(connection, waited).await {

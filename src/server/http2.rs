@@ -286,6 +286,10 @@ async fn answer(
     mut respond: SendResponse<Chunk>,
 ) {
     let request = request.map(RequestBody::Http2);
+    // A request that was cancelled before its task ran costs the origin nothing.
+    if poll_fn(|context| Poll::Ready(respond.poll_reset(context).is_ready())).await {
+        return;
+    }
     // Boxed, so it is freed once the head is sent.
     let mut answer = Box::pin(dispatch::dispatch(&worker.line, &worker.delivery, &asked, request));
     let answered = poll_fn(|context| {
@@ -368,13 +372,14 @@ impl Sending {
     }
 
     fn poll_send(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Broken>> {
-        if let Poll::Ready(sent) = self.poll_chunks(context) {
-            return Poll::Ready(sent);
-        }
-        // Both end a body that waits, so its task is woken for them. `poll_chunks` checks for them too.
+        // First, so that no wake-up is lost: an abort and a suspension are checked for after it.
         if let Poll::Ready(why) = self.body.poll_aborted(context) {
             return Poll::Ready(Err(BodyError::from(why).into()));
         }
+        if let Poll::Ready(sent) = self.poll_chunks(context) {
+            return Poll::Ready(sent);
+        }
+        // A reset shows in `poll_chunks` as well; a body that waits is woken for it.
         self.stream.poll_reset(context).map(|_| Err(Broken::Gone))
     }
 

@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
@@ -19,6 +20,8 @@ use crate::telemetry::Metrics;
 pub(super) const MAX_CLOSING: usize = 32;
 /// How many connections are checked at once for one that is idle.
 const MAX_CHECKED: usize = 512;
+/// How long a new connection has for its handshake and first request before it is closed rather than an idle one.
+const GRACE: Duration = Duration::from_secs(2);
 /// The part of an IPv6 address that one subscriber has.
 const IPV6_PREFIX: u8 = 64;
 
@@ -41,10 +44,18 @@ struct State {
     connections: BTreeMap<u64, Connection>,
     /// Connections that may be closed for a new one, with the network that they count for. Those that have carried
     /// accepted credentials since are found and taken out when one is to be closed.
-    unproven: BTreeMap<u64, Option<IpNet>>,
+    unproven: BTreeMap<u64, Unproven>,
     by_network: HashMap<IpNet, BTreeSet<u64>>,
     /// The next number to be checked for an idle connection.
     next_checked: u64,
+}
+
+/// A connection that has not carried accepted credentials.
+#[derive(Debug)]
+struct Unproven {
+    /// The network that it counts for; none for an exempt one.
+    network: Option<IpNet>,
+    since: Instant,
 }
 
 /// A connection's place among the open ones, freed when it is dropped.
@@ -81,17 +92,18 @@ impl OpenConnections {
                 }
             }
         }
-        // Those that are closing already count against MAX_CLOSING alone.
-        if state.connections.len() >= limits.connections && !evicted_another {
-            metrics.limit_reached(Limit::Connections.name());
-            evicted_another = state.close_oldest() || state.drain_idle();
-            if !evicted_another {
-                return None;
-            }
-        }
+        // All beyond the limit are closing already: closing more of them makes no room.
         if state.connections.len() >= limits.connections + MAX_CLOSING {
             metrics.limit_reached(Limit::Connections.name());
             return None;
+        }
+        // Those that are closing already count against MAX_CLOSING alone.
+        if state.connections.len() >= limits.connections && !evicted_another {
+            metrics.limit_reached(Limit::Connections.name());
+            evicted_another = state.make_room(Instant::now());
+            if !evicted_another {
+                return None;
+            }
         }
         let connection = Connection::new();
         if state.draining {
@@ -100,7 +112,7 @@ impl OpenConnections {
         state.last += 1;
         let number = state.last;
         state.connections.insert(number, connection.clone());
-        state.unproven.insert(number, network);
+        state.unproven.insert(number, Unproven { network, since: Instant::now() });
         if let Some(network) = network {
             state.by_network.entry(network).or_default().insert(number);
         }
@@ -108,11 +120,9 @@ impl OpenConnections {
         Some(Entry { open: self.clone(), number, connection, evicted_another })
     }
 
-    /// Closes the oldest connection that has not carried accepted credentials, or else one that is idle, for want of file
-    /// descriptors.
+    /// Closes a connection for want of file descriptors, as for one more than the limit; false where none can be closed.
     pub(super) fn make_room(&self) -> bool {
-        let mut state = self.lock();
-        state.close_oldest() || state.drain_idle()
+        self.lock().make_room(Instant::now())
     }
 
     /// Drains all connections, and those that are admitted later.
@@ -128,9 +138,22 @@ impl OpenConnections {
 }
 
 impl State {
-    /// Closes the oldest connection that has not carried accepted credentials; false where there is none.
-    fn close_oldest(&mut self) -> bool {
-        while let Some(number) = self.unproven.first_key_value().map(|(number, _)| *number) {
+    /// Closes a connection for another one: the oldest that has not carried accepted credentials in [`GRACE`], else one
+    /// that is idle, else the oldest without credentials. False where there is none of them.
+    fn make_room(&mut self, now: Instant) -> bool {
+        let is_late = |since: Instant| now.saturating_duration_since(since) >= GRACE;
+        self.close_oldest(is_late) || self.drain_idle() || self.close_oldest(|_| true)
+    }
+
+    /// Closes the oldest connection that has not carried accepted credentials, if it may be closed; false where there is
+    /// none.
+    fn close_oldest(&mut self, may_close: impl Fn(Instant) -> bool) -> bool {
+        while let Some((number, unproven)) = self.unproven.first_key_value() {
+            let (number, since) = (*number, unproven.since);
+            let has_credentials = self.connections.get(&number).is_none_or(Connection::has_credentials);
+            if !has_credentials && !may_close(since) {
+                return false;
+            }
             if self.close_unproven(number) {
                 return true;
             }
@@ -165,7 +188,7 @@ impl State {
     }
 
     fn forget_candidate(&mut self, number: u64) {
-        let Some(Some(network)) = self.unproven.remove(&number) else { return };
+        let Some(Unproven { network: Some(network), .. }) = self.unproven.remove(&number) else { return };
         if let Some(own) = self.by_network.get_mut(&network) {
             own.remove(&number);
             if own.is_empty() {
@@ -294,10 +317,12 @@ mod tests {
         let new = admit(&open, "192.0.2.5");
         assert!(new.evicted_another);
         assert_eq!(are_draining(), [false, true, false, false], "one");
-        new.connection().note_credentials();
+        // The next one arrives before the first has sent its request.
         let another = admit(&open, "192.0.2.6");
-        another.connection().note_credentials();
         assert_eq!(are_draining(), [false, true, false, true]);
+        assert!(!new.connection().is_cut());
+        new.connection().note_credentials();
+        another.connection().note_credentials();
         assert!(open.admit("192.0.2.7".parse().unwrap()).is_none(), "all others are in use");
         readers[0].connection().note_idle();
         let request = readers[0].connection().clone();
@@ -308,12 +333,39 @@ mod tests {
     }
 
     #[test]
+    fn a_newcomer_that_is_late_is_closed_before_an_idle_reader() {
+        let open = open(2, 2);
+        let reader = admit(&open, "192.0.2.1");
+        reader.connection().note_credentials();
+        reader.connection().note_idle();
+        let silent = admit(&open, "192.0.2.2");
+        let made_room = open.lock().make_room(Instant::now() + GRACE);
+        assert!(made_room && silent.connection().is_cut() && !reader.connection().is_draining());
+    }
+
+    #[test]
+    fn a_newcomer_that_cannot_be_admitted_costs_no_reader_its_connection() {
+        let open = open(64, 64);
+        let readers: Vec<_> = (0..64).map(|_| admit(&open, "192.0.2.1")).collect();
+        readers.iter().for_each(|reader| {
+            reader.connection().note_credentials();
+            reader.connection().note_idle();
+        });
+        let admitted: Vec<_> = (0..40)
+            .filter_map(|_| open.admit("192.0.2.2".parse().unwrap()))
+            .inspect(|new| new.connection().note_credentials())
+            .collect();
+        let drained = readers.iter().filter(|reader| reader.connection().is_draining()).count();
+        assert_eq!((admitted.len(), drained), (MAX_CLOSING, MAX_CLOSING));
+    }
+
+    #[test]
     fn a_search_for_an_idle_connection_is_bounded_and_goes_on() {
         let many = 3 * MAX_CHECKED;
         let open = open(many, many);
         let readers: Vec<_> = (0..many).map(|_| admit(&open, "192.0.2.1")).collect();
         readers.iter().for_each(|reader| reader.connection().note_credentials());
-        while open.lock().close_oldest() {}
+        while open.lock().close_oldest(|_| true) {}
         readers[many - 1].connection().note_idle();
         assert!(!open.make_room() && !open.make_room() && open.make_room());
     }

@@ -85,7 +85,11 @@ const GAUGES: &[(&str, Unit, &str)] = &[
     ),
     ("loangate_ends_waiting", Unit::Count, "Loans that have ended, whose end Bokbasen has not acknowledged"),
     ("loangate_ends_overdue", Unit::Count, "Of those, the ones that have waited for a day: an alarm"),
-    ("loangate_ledger_writable", Unit::Count, "0 while the ledger cannot be written: an alarm"),
+    (
+        "loangate_ledger_writable",
+        Unit::Count,
+        "0 while the ledger cannot be written, as the last write or /readyz found: an alarm",
+    ),
     ("loangate_ledger_damaged_rows", Unit::Count, "Rows of the ledger that cannot be read and are skipped"),
 ];
 /// Name, unit and meaning of every histogram.
