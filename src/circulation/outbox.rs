@@ -582,10 +582,13 @@ mod tests {
         let mut outbox = Outbox::default();
         let ends: Vec<LoanId> = (0..5).map(|_| LoanId::fresh()).collect();
         ends.iter().for_each(|id| outbox.fresh.arrive(*id));
-        let now = Instant::now();
-        assert_eq!(outbox.fresh.take(now, BTreeMap::pop_last).unwrap().1, ends[4]);
-        let (arrival, first) = outbox.fresh.take(now, BTreeMap::pop_first).unwrap();
+        let newest = outbox.take_due(Lane::Newest, Instant::now());
+        assert_eq!(newest[0].1, ends[4]);
+        outbox.fresh.waiting.extend(newest.into_iter().skip(1));
+        let oldest = outbox.take_due(Lane::Oldest, Instant::now());
+        let (arrival, first) = oldest[0];
         assert_eq!(first, ends[0]);
+        outbox.fresh.waiting.extend(oldest.into_iter().skip(1));
         // What the breaker holds back keeps its place, and holds back the others for a moment.
         outbox.hold_back(first, arrival, Lane::Oldest);
         assert_eq!(taken(&mut outbox, Lane::Newest), []);

@@ -82,6 +82,10 @@ async fn forty_bad_ends_hold_back_no_reader_and_no_other_end() {
         all(&scene, "DELETE", BOOK, &good, StatusCode::NO_CONTENT).await;
         scene.until("the other ends arrive", async || booked(&scene, BOOK, "RETURNED").await == 10).await;
         assert!(began.elapsed() < SERVED_WITHIN, "{effects:?}: {:?}", began.elapsed());
+        if effects.contains(&json!("hang")) {
+            let failed = calls(&scene, "return", "unknown").await;
+            assert!(failed < 30.0, "the others waited for {failed} of 40 bad ends to time out");
+        }
 
         // And they are sent again later, each by its own backoff: no storm, and no end is given up.
         scene.no_faults().await;
