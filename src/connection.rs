@@ -172,14 +172,12 @@ impl Connection {
         self.0.credentials.load(Ordering::Relaxed)
     }
 
-    /// Notes that no request is under way on it now, and returns how many hold it: more of them later mean a request.
-    pub fn note_idle(&self) -> usize {
-        let holders = self.holders();
-        self.0.idle_holders.store(holders, Ordering::Relaxed);
-        holders
+    /// Notes that no request is being handled on it and no file is sent: more holders later mean one.
+    pub fn note_idle(&self) {
+        self.0.idle_holders.store(self.holders(), Ordering::Relaxed);
     }
 
-    /// Whether no request is under way on it, as far as can be seen from another task.
+    /// Whether no request is being handled on it and no file is sent. From another task it is an estimate.
     pub fn is_idle(&self) -> bool {
         self.holders() <= self.0.idle_holders.load(Ordering::Relaxed)
     }
@@ -190,7 +188,7 @@ impl Connection {
     }
 
     /// How many hold it, itself included.
-    pub fn holders(&self) -> usize {
+    fn holders(&self) -> usize {
         Arc::strong_count(&self.0)
     }
 

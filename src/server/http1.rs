@@ -41,8 +41,7 @@ const BUFFER: usize = LEAST;
 pub(super) async fn serve(wire: Wire, worker: &Arc<Worker>, asked: Asked) {
     let deadlines = Deadlines::new(worker.limits.clone(), Instant::now());
     let requests = Arc::new(Requests::new(worker.limits.requests_per_connection));
-    let mut watch =
-        Watch { wire: &wire, worker, connection: &asked.connection, requests, deadlines, holders: 0 };
+    let mut watch = Watch { wire: &wire, worker, connection: &asked.connection, requests, deadlines };
     loop {
         if !watch.wait_for_bytes().await {
             return;
@@ -86,7 +85,7 @@ async fn answer_requests(watch: &mut Watch<'_>, asked: &Asked) -> Option<Bytes> 
         .max_header_size(HEAD_SIZE)
         .max_buf_size(BUFFER)
         .serve_connection(TokioIo::new(wire.clone()), service);
-    watch.holders = asked.connection.note_idle();
+    asked.connection.note_idle();
     let mut next = pin!(tokio::time::sleep(CHECK_INTERVAL));
     let (mut was_running, mut is_ending) = (false, false);
     let is_parked = poll_fn(|context| {
@@ -159,8 +158,6 @@ struct Watch<'a> {
     connection: &'a Connection,
     requests: Arc<Requests>,
     deadlines: Deadlines,
-    /// The handles of the connection that exist where no request is being handled and no file is sent.
-    holders: usize,
 }
 
 /// What a check of a connection found.
@@ -179,7 +176,7 @@ impl Watch<'_> {
     async fn wait_for_bytes(&mut self) -> bool {
         loop {
             let (wire, connection) = (self.wire, self.connection);
-            self.holders = connection.note_idle();
+            connection.note_idle();
             let Check::Again(until) = self.look(Instant::now()) else { return false };
             // A request that has arrived is answered although the connection drains.
             let readable = poll_fn(|context| match wire.poll_readable(context) {
@@ -197,7 +194,7 @@ impl Watch<'_> {
 
     /// Whether a request is being handled, or a file is being sent.
     fn is_running(&self) -> bool {
-        self.connection.holders() != self.holders
+        !self.connection.is_idle()
     }
 
     /// Checks a connection that hyper serves.

@@ -163,8 +163,6 @@ struct Watch<'a> {
     connection: &'a Connection,
     answers: PendingAnswers,
     deadlines: Deadlines,
-    /// The handles of the connection that exist where no request is being handled and no file is sent.
-    holders: usize,
     next: Pin<Box<Sleep>>,
 }
 
@@ -177,7 +175,8 @@ impl<'a> Watch<'a> {
     ) -> Watch<'a> {
         let deadlines = Deadlines::new(worker.limits.clone(), Instant::now());
         let next = Box::pin(tokio::time::sleep(Duration::ZERO));
-        Watch { wire, worker, connection, answers, deadlines, holders: connection.note_idle(), next }
+        connection.note_idle();
+        Watch { wire, worker, connection, answers, deadlines, next }
     }
 
     /// Ready when a limit is reached.
@@ -209,7 +208,7 @@ impl<'a> Watch<'a> {
             awaits_preface: traffic.awaits_preface,
             partial_head: traffic.is_within_head,
             requests: traffic.heads,
-            running: self.connection.holders() > self.holders,
+            running: !self.connection.is_idle(),
             unsent: self.answers.waiting() > 0 || !traffic.is_sent,
             progress: self.answers.taken() + traffic.sent / PROGRESS,
             resets: traffic.resets,
