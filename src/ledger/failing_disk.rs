@@ -18,6 +18,13 @@ async fn inject(ledger: &Ledger, fault: Fault) {
     answered.await.unwrap();
 }
 
+async fn open_with_metrics(directory: &Path) -> (Ledger, Metrics) {
+    let settings = Settings { file: directory.join("loans.db"), brake: Brake::default() };
+    let metrics = Metrics::new().unwrap();
+    let opened = Ledger::open(&settings, &KEY, audit_key(), Clock::system(), metrics.clone()).await;
+    (opened.unwrap(), metrics)
+}
+
 /// Writes loans until the database has to grow, and returns the first error.
 async fn until_full(ledger: &Ledger) -> LedgerError {
     for borrower in 0..200 {
@@ -92,10 +99,7 @@ async fn intent_with_an_unreported_commit_is_ended_as_not_sent() {
 #[tokio::test]
 async fn write_test_writes_once_a_second_however_many_call() {
     let directory = tempfile::tempdir().unwrap();
-    let settings = Settings { file: directory.path().join("loans.db"), brake: Brake::default() };
-    let metrics = Metrics::new().unwrap();
-    let opened = Ledger::open(&settings, &KEY, audit_key(), Clock::system(), metrics.clone()).await;
-    let ledger = opened.unwrap();
+    let (ledger, metrics) = open_with_metrics(directory.path()).await;
     let began = Instant::now();
     for _ in 0..20 {
         let calls = (0..50).map(|_| ledger.check_writable());
@@ -114,10 +118,7 @@ async fn write_test_writes_once_a_second_however_many_call() {
 #[tokio::test]
 async fn a_write_that_hangs_shows_in_the_metric() {
     let directory = tempfile::tempdir().unwrap();
-    let settings = Settings { file: directory.path().join("loans.db"), brake: Brake::default() };
-    let metrics = Metrics::new().unwrap();
-    let opened = Ledger::open(&settings, &KEY, audit_key(), Clock::system(), metrics.clone()).await;
-    let ledger = opened.unwrap();
+    let (ledger, metrics) = open_with_metrics(directory.path()).await;
     let is_writable = || metrics.render().contains("loangate_ledger_writable 1");
     assert!(is_writable());
     let hangs = ledger.write_test.last.clone().lock_owned().await;
