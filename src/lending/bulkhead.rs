@@ -6,13 +6,17 @@
 //! and get a free slot first.
 //!
 //! Calls about a subject that failed last (a loan, or a title) may use half of their kind's slots,
-//! so that a few subjects which Bokbasen cannot handle leave room for the rest.
+//! so that a few subjects which Bokbasen cannot handle leave room for the rest. Before the first
+//! call about a subject has failed, the same is ensured by its group: a group may use half of its
+//! kind's slots, and one more for each of its calls that was answered within the last second or
+//! two. So a title whose begins hang leaves slots to others, and one that is popular does not wait.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use super::kind::{CallKind, PerKind};
 
@@ -20,6 +24,8 @@ use super::kind::{CallKind, PerKind};
 pub(super) const LEAST_TOTAL: usize = 8;
 /// How many calls of a kind may wait for a slot; a longer queue would only wait in vain.
 const MAX_WAITING: usize = 10_000;
+/// Answers of a group count for between one and two of these.
+const ANSWERS_COUNT_FOR: Duration = Duration::from_secs(1);
 
 /// The slots.
 #[derive(Clone, Debug)]
@@ -27,10 +33,23 @@ pub(super) struct Bulkhead {
     slots: Arc<Mutex<Slots>>,
 }
 
+/// What a slot is requested for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct Claim {
+    pub(super) kind: CallKind,
+    /// A hash of what would make the call hang: for a begin the title at its library, for other
+    /// calls the loan.
+    pub(super) group: u64,
+    /// Whether the last call about the same failed.
+    pub(super) suspect: bool,
+}
+
 #[derive(Debug)]
 struct Slots {
     total: usize,
     kinds: PerKind<KindSlots>,
+    /// The number of the next caller that waits.
+    next_number: u64,
 }
 
 /// The slots of one kind.
@@ -40,16 +59,38 @@ struct KindSlots {
     most: usize,
     in_use: usize,
     suspects_in_use: usize,
-    waiting: VecDeque<oneshot::Sender<Slot>>,
-    suspects_waiting: VecDeque<oneshot::Sender<Slot>>,
+    /// The groups that have slots.
+    groups: HashMap<u64, Group>,
+    waiting: VecDeque<Waiting>,
+    suspects_waiting: VecDeque<Waiting>,
+    /// Callers of groups that have all the slots they may, by group.
+    held_back: BTreeMap<u64, VecDeque<Waiting>>,
+}
+
+/// The slots that a group has, and the calls of it that were answered.
+#[derive(Debug)]
+struct Group {
+    in_use: usize,
+    answered: usize,
+    answered_before: usize,
+    /// When `answered` began to be counted.
+    counted_from: Instant,
+}
+
+/// A caller that waits for a slot.
+#[derive(Debug)]
+struct Waiting {
+    number: u64,
+    claim: Claim,
+    turn: oneshot::Sender<Slot>,
 }
 
 /// A slot; free again once it is dropped.
 #[derive(Debug)]
 pub(super) struct Slot {
     slots: Arc<Mutex<Slots>>,
-    kind: CallKind,
-    suspect: bool,
+    claim: Claim,
+    is_answered: bool,
 }
 
 impl Bulkhead {
@@ -66,56 +107,37 @@ impl Bulkhead {
             end: kind(eighth, quarter),
             read: kind(read, quarter),
         };
-        Bulkhead { slots: Arc::new(Mutex::new(Slots { total, kinds })) }
+        Bulkhead { slots: Arc::new(Mutex::new(Slots { total, kinds, next_number: 0 })) }
     }
 
     /// The most calls of this kind at once.
     pub(super) fn most(&self, kind: CallKind) -> usize {
-        self.lock().kinds.of(kind).most
+        lock(&self.slots).kinds.of(kind).most
     }
 
     /// A slot, waited for as long as `patience`; none after that.
-    pub(super) async fn enter(&self, kind: CallKind, suspect: bool, patience: Duration) -> Option<Slot> {
+    pub(super) async fn enter(&self, claim: Claim, patience: Duration) -> Option<Slot> {
         let turn = {
-            let mut slots = self.lock();
-            if slots.queue(kind, suspect).is_empty() && slots.has_room(kind, suspect) {
-                slots.take(kind, suspect);
-                return Some(self.slot(kind, suspect));
+            let mut slots = lock(&self.slots);
+            if slots.take_at_once(claim) {
+                return Some(Slot::new(&self.slots, claim));
             }
-            let queue = slots.queue(kind, suspect);
-            if queue.len() >= MAX_WAITING {
-                queue.retain(|waiting| !waiting.is_closed());
-            }
-            if queue.len() >= MAX_WAITING {
-                return None;
-            }
-            let (turn, waits) = oneshot::channel();
-            queue.push_back(turn);
-            waits
+            slots.enqueue(claim)?
         };
         // A caller that was queued behind callers who have left meanwhile has its turn at once.
         admit(&self.slots);
         tokio::time::timeout(patience, turn).await.ok()?.ok()
     }
+}
 
-    fn slot(&self, kind: CallKind, suspect: bool) -> Slot {
-        Slot { slots: self.slots.clone(), kind, suspect }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Slots> {
-        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+fn lock(slots: &Mutex<Slots>) -> MutexGuard<'_, Slots> {
+    slots.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Slots {
-    fn queue(&mut self, kind: CallKind, suspect: bool) -> &mut VecDeque<oneshot::Sender<Slot>> {
-        let slots = self.kinds.of_mut(kind);
-        if suspect { &mut slots.suspects_waiting } else { &mut slots.waiting }
-    }
-
     fn has_room(&self, kind: CallKind, suspect: bool) -> bool {
         let own = self.kinds.of(kind);
-        if own.in_use >= own.most || suspect && own.suspects_in_use >= (own.most / 2).max(1) {
+        if own.in_use >= own.most || suspect && own.suspects_in_use >= own.half() {
             return false;
         }
         let mut spoken_for = 0;
@@ -127,27 +149,63 @@ impl Slots {
         spoken_for < self.total
     }
 
-    fn take(&mut self, kind: CallKind, suspect: bool) {
-        let slots = self.kinds.of_mut(kind);
-        slots.in_use += 1;
-        slots.suspects_in_use += usize::from(suspect);
+    /// Takes a slot where one is free and no other caller waits for it.
+    fn take_at_once(&mut self, claim: Claim) -> bool {
+        let own = self.kinds.of(claim.kind);
+        let is_allowed = claim.suspect || own.may_have_more(claim.group);
+        let is_first = own.queue(claim.suspect).is_empty() && is_allowed;
+        let is_free = is_first && self.has_room(claim.kind, claim.suspect);
+        if is_free {
+            self.take(claim);
+        }
+        is_free
     }
 
-    fn release(&mut self, kind: CallKind, suspect: bool) {
-        let slots = self.kinds.of_mut(kind);
-        slots.in_use = slots.in_use.saturating_sub(1);
-        slots.suspects_in_use = slots.suspects_in_use.saturating_sub(usize::from(suspect));
+    /// Queues a caller; none where the queue is full.
+    fn enqueue(&mut self, claim: Claim) -> Option<oneshot::Receiver<Slot>> {
+        let own = self.kinds.of_mut(claim.kind);
+        if own.waiting() >= MAX_WAITING {
+            own.forget_closed();
+        }
+        if own.waiting() >= MAX_WAITING {
+            return None;
+        }
+        let (turn, receiver) = oneshot::channel();
+        own.queue_mut(claim.suspect).push_back(Waiting { number: self.next_number, claim, turn });
+        self.next_number += 1;
+        Some(receiver)
+    }
+
+    fn take(&mut self, claim: Claim) {
+        let own = self.kinds.of_mut(claim.kind);
+        own.in_use += 1;
+        own.suspects_in_use += usize::from(claim.suspect);
+        own.groups.entry(claim.group).or_insert_with(Group::new).in_use += 1;
+    }
+
+    fn release(&mut self, claim: Claim, is_answered: bool) {
+        let own = self.kinds.of_mut(claim.kind);
+        own.in_use = own.in_use.saturating_sub(1);
+        own.suspects_in_use = own.suspects_in_use.saturating_sub(usize::from(claim.suspect));
+        let Some(group) = own.groups.get_mut(&claim.group) else { return };
+        group.in_use = group.in_use.saturating_sub(1);
+        if is_answered {
+            group.note_answer(Instant::now());
+        }
+        if group.in_use == 0 {
+            own.groups.remove(&claim.group);
+        }
     }
 
     /// The next caller that has a slot now, which is taken for it.
-    fn next(&mut self) -> Option<(oneshot::Sender<Slot>, CallKind, bool)> {
+    fn next(&mut self) -> Option<Waiting> {
         for kind in CallKind::ALL {
             for suspect in [false, true] {
                 while self.has_room(kind, suspect) {
-                    let Some(waiting) = self.queue(kind, suspect).pop_front() else { break };
-                    if !waiting.is_closed() {
-                        self.take(kind, suspect);
-                        return Some((waiting, kind, suspect));
+                    let Some(waiting) = self.kinds.of_mut(kind).next(suspect) else { break };
+                    if !waiting.turn.is_closed() {
+                        self.take(waiting.claim);
+                        return Some(waiting);
                     }
                 }
             }
@@ -156,20 +214,124 @@ impl Slots {
     }
 }
 
+impl KindSlots {
+    fn half(&self) -> usize {
+        (self.most / 2).max(1)
+    }
+
+    fn queue(&self, suspect: bool) -> &VecDeque<Waiting> {
+        if suspect { &self.suspects_waiting } else { &self.waiting }
+    }
+
+    fn queue_mut(&mut self, suspect: bool) -> &mut VecDeque<Waiting> {
+        if suspect { &mut self.suspects_waiting } else { &mut self.waiting }
+    }
+
+    /// How many callers wait.
+    fn waiting(&self) -> usize {
+        let held_back = self.held_back.values().map(VecDeque::len);
+        self.waiting.len() + self.suspects_waiting.len() + held_back.sum::<usize>()
+    }
+
+    /// Forgets the callers that have left.
+    fn forget_closed(&mut self) {
+        let queues = [&mut self.waiting, &mut self.suspects_waiting];
+        for queue in queues.into_iter().chain(self.held_back.values_mut()) {
+            queue.retain(|waiting| !waiting.turn.is_closed());
+        }
+        self.held_back.retain(|_, queue| !queue.is_empty());
+    }
+
+    /// Whether a group may have another slot.
+    fn may_have_more(&self, group: u64) -> bool {
+        let has = |group: &Group| group.in_use < self.half() + group.answered_lately(Instant::now());
+        self.groups.get(&group).is_none_or(has)
+    }
+
+    /// The next caller, in the order of their arrival. Callers of a group that may have no more are
+    /// set aside, so that they do not hold back the others.
+    fn next(&mut self, suspect: bool) -> Option<Waiting> {
+        if suspect {
+            return self.suspects_waiting.pop_front();
+        }
+        while let Some(first) = self.waiting.front()
+            && !self.may_have_more(first.claim.group)
+        {
+            let first = self.waiting.pop_front()?;
+            self.held_back.entry(first.claim.group).or_default().push_back(first);
+        }
+        let allowed = self.held_back.iter().filter(|(group, _)| self.may_have_more(**group));
+        let held_back = allowed.filter_map(|(group, queue)| Some((queue.front()?.number, *group))).min();
+        let first = self.waiting.front().map(|waiting| waiting.number);
+        match held_back {
+            Some((number, group)) if first.is_none_or(|first| number < first) => self.next_held_back(group),
+            _ => self.waiting.pop_front(),
+        }
+    }
+
+    fn next_held_back(&mut self, group: u64) -> Option<Waiting> {
+        let queue = self.held_back.get_mut(&group)?;
+        let next = queue.pop_front();
+        if queue.is_empty() {
+            self.held_back.remove(&group);
+        }
+        next
+    }
+}
+
+impl Group {
+    fn new() -> Group {
+        Group { in_use: 0, answered: 0, answered_before: 0, counted_from: Instant::now() }
+    }
+
+    fn note_answer(&mut self, now: Instant) {
+        let age = now.duration_since(self.counted_from);
+        if age >= ANSWERS_COUNT_FOR {
+            let is_next = age < ANSWERS_COUNT_FOR * 2;
+            self.answered_before = if is_next { self.answered } else { 0 };
+            (self.answered, self.counted_from) = (0, now);
+        }
+        self.answered += 1;
+    }
+
+    /// How many calls were answered within the last second, or up to two.
+    fn answered_lately(&self, now: Instant) -> usize {
+        let age = now.duration_since(self.counted_from);
+        if age < ANSWERS_COUNT_FOR {
+            self.answered_before + self.answered
+        } else if age < ANSWERS_COUNT_FOR * 2 {
+            self.answered
+        } else {
+            0
+        }
+    }
+}
+
 /// Gives free slots to the callers that wait for them.
 fn admit(slots: &Arc<Mutex<Slots>>) {
     loop {
-        let next = slots.lock().unwrap_or_else(PoisonError::into_inner).next();
-        let Some((waiting, kind, suspect)) = next else { return };
+        let next = lock(slots).next();
+        let Some(Waiting { claim, turn, .. }) = next else { return };
         // Sent without the lock: a caller that has just left drops its slot here, which takes the
         // lock again.
-        let _ = waiting.send(Slot { slots: slots.clone(), kind, suspect });
+        let _ = turn.send(Slot::new(slots, claim));
+    }
+}
+
+impl Slot {
+    fn new(slots: &Arc<Mutex<Slots>>, claim: Claim) -> Slot {
+        Slot { slots: slots.clone(), claim, is_answered: false }
+    }
+
+    /// Notes that Bokbasen answered the call.
+    pub(super) fn set_answered(&mut self) {
+        self.is_answered = true;
     }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.slots.lock().unwrap_or_else(PoisonError::into_inner).release(self.kind, self.suspect);
+        lock(&self.slots).release(self.claim, self.is_answered);
         admit(&self.slots);
     }
 }
@@ -180,12 +342,33 @@ mod tests {
 
     const PATIENCE: Duration = Duration::from_secs(1);
 
+    fn claim(kind: CallKind, group: u64) -> Claim {
+        Claim { kind, group, suspect: false }
+    }
+
+    /// All slots that claims get, each of a group of its own.
     async fn take_all(bulkhead: &Bulkhead, kind: CallKind, suspect: bool) -> Vec<Slot> {
         let mut held = Vec::new();
-        while let Some(slot) = bulkhead.enter(kind, suspect, PATIENCE).await {
+        while let Some(slot) =
+            bulkhead.enter(Claim { suspect, ..claim(kind, held.len() as u64) }, PATIENCE).await
+        {
             held.push(slot);
         }
         held
+    }
+
+    /// All slots that one group gets.
+    async fn take_all_of(bulkhead: &Bulkhead, group: u64) -> Vec<Slot> {
+        let mut held = Vec::new();
+        while let Some(slot) = bulkhead.enter(claim(CallKind::Begin, group), PATIENCE).await {
+            held.push(slot);
+        }
+        held
+    }
+
+    fn wait(bulkhead: &Bulkhead, claim: Claim) -> tokio::task::JoinHandle<Option<Slot>> {
+        let bulkhead = bulkhead.clone();
+        tokio::spawn(async move { bulkhead.enter(claim, PATIENCE * 100).await })
     }
 
     #[tokio::test(start_paused = true)]
@@ -196,7 +379,7 @@ mod tests {
                 let held = take_all(&bulkhead, hanging, false).await;
                 assert_eq!(held.len(), bulkhead.most(hanging), "{total} {hanging:?}");
                 for other in CallKind::ALL.into_iter().filter(|other| *other != hanging) {
-                    assert!(bulkhead.enter(other, false, PATIENCE).await.is_some(), "{total} {other:?}");
+                    assert!(bulkhead.enter(claim(other, 0), PATIENCE).await.is_some(), "{total} {other:?}");
                 }
             }
         }
@@ -210,7 +393,7 @@ mod tests {
             held.extend(take_all(&bulkhead, kind, false).await);
         }
         assert_eq!(held.len(), 32);
-        let begins = held.iter().filter(|slot| slot.kind == CallKind::Begin).count();
+        let begins = held.iter().filter(|slot| slot.claim.kind == CallKind::Begin).count();
         assert_eq!(begins, 8, "begins keep the slots that are guaranteed to them");
     }
 
@@ -220,7 +403,7 @@ mod tests {
         for kind in CallKind::ALL {
             let held = take_all(&bulkhead, kind, true).await;
             assert_eq!(held.len(), bulkhead.most(kind) / 2, "{kind:?}");
-            assert!(bulkhead.enter(kind, false, PATIENCE).await.is_some(), "{kind:?}");
+            assert!(bulkhead.enter(claim(kind, 0), PATIENCE).await.is_some(), "{kind:?}");
         }
     }
 
@@ -231,15 +414,11 @@ mod tests {
         for kind in CallKind::ALL {
             held.extend(take_all(&bulkhead, kind, false).await);
         }
-        let wait = |kind| {
-            let bulkhead = bulkhead.clone();
-            tokio::spawn(async move { bulkhead.enter(kind, false, PATIENCE * 100).await })
-        };
-        let waiting_end = wait(CallKind::End);
+        let waiting_end = wait(&bulkhead, claim(CallKind::End, 99));
         tokio::task::yield_now().await;
-        let waiting_begin = wait(CallKind::Begin);
+        let waiting_begin = wait(&bulkhead, claim(CallKind::Begin, 99));
         tokio::task::yield_now().await;
-        let surplus = held.iter().position(|slot| slot.kind == CallKind::Begin).unwrap();
+        let surplus = held.iter().position(|slot| slot.claim.kind == CallKind::Begin).unwrap();
         drop(held.swap_remove(surplus));
         let slot = waiting_begin.await.unwrap().unwrap();
         assert!(!waiting_end.is_finished());
@@ -252,10 +431,73 @@ mod tests {
         let bulkhead = Bulkhead::new(LEAST_TOTAL);
         let held = take_all(&bulkhead, CallKind::End, false).await;
         for _ in 0..100 {
-            assert!(bulkhead.enter(CallKind::End, false, PATIENCE).await.is_none(), "it leaves in time");
+            assert!(bulkhead.enter(claim(CallKind::End, 0), PATIENCE).await.is_none(), "it leaves in time");
         }
         drop(held);
         let again = take_all(&bulkhead, CallKind::End, false).await;
         assert_eq!(again.len(), bulkhead.most(CallKind::End), "no slot is lost");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_group_whose_calls_hang_leaves_half_to_others() {
+        let bulkhead = Bulkhead::new(32);
+        let half = bulkhead.most(CallKind::Begin) / 2;
+        let hanging = take_all_of(&bulkhead, 7).await;
+        assert_eq!(hanging.len(), half);
+        let waiting: Vec<_> = (0..100).map(|_| wait(&bulkhead, claim(CallKind::Begin, 7))).collect();
+        tokio::task::yield_now().await;
+        let others = take_all_of(&bulkhead, 8).await;
+        assert_eq!(others.len(), half, "callers that wait do not hold back those of another group");
+        drop(others);
+        assert!(waiting.iter().all(|waiting| !waiting.is_finished()));
+        drop(hanging);
+        for waiting in waiting {
+            assert!(waiting.await.unwrap().is_some(), "each has its turn");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_group_whose_calls_are_answered_may_have_every_slot() {
+        let bulkhead = Bulkhead::new(32);
+        let most = bulkhead.most(CallKind::Begin);
+        let mut held = take_all_of(&bulkhead, 7).await;
+        let waiting: Vec<_> = (0..most).map(|_| wait(&bulkhead, claim(CallKind::Begin, 7))).collect();
+        tokio::task::yield_now().await;
+        for mut slot in held.drain(..) {
+            slot.set_answered();
+        }
+        for waiting in waiting {
+            held.extend(waiting.await.unwrap());
+        }
+        assert_eq!(held.len(), most);
+        // Nothing was answered since: the excess is not replaced.
+        tokio::time::advance(ANSWERS_COUNT_FOR * 3).await;
+        held.truncate(most / 2);
+        assert!(bulkhead.enter(claim(CallKind::Begin, 7), PATIENCE).await.is_none());
+        assert!(bulkhead.enter(claim(CallKind::Begin, 8), PATIENCE).await.is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_full_queue_forgets_callers_that_have_left() {
+        let bulkhead = Bulkhead::new(LEAST_TOTAL);
+        let held = take_all_of(&bulkhead, 7).await;
+        let mut waiting = tokio::task::JoinSet::new();
+        for _ in 0..MAX_WAITING {
+            let bulkhead = bulkhead.clone();
+            waiting.spawn(async move { bulkhead.enter(claim(CallKind::Begin, 7), PATIENCE * 100).await });
+        }
+        let queued = || lock(&bulkhead.slots).kinds.begin.waiting();
+        while queued() < MAX_WAITING {
+            tokio::task::yield_now().await;
+        }
+        let began = Instant::now();
+        assert!(bulkhead.enter(claim(CallKind::Begin, 7), PATIENCE * 100).await.is_none());
+        assert_eq!(began.elapsed(), Duration::ZERO, "it is full, and says so at once");
+        waiting.shutdown().await;
+        let last = wait(&bulkhead, claim(CallKind::Begin, 7));
+        tokio::task::yield_now().await;
+        drop(held);
+        assert!(last.await.unwrap().is_some());
+        assert!(lock(&bulkhead.slots).kinds.begin.groups.is_empty(), "nothing of them stays");
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::CallError;
 use super::breaker::{Breaker, Ended, Passage, Subject};
-use super::bulkhead::{Bulkhead, Slot};
+use super::bulkhead::{Bulkhead, Claim, Slot};
 use super::kind::{CallKind, PerKind};
 
 /// The bulkhead and the breakers.
@@ -22,7 +22,7 @@ pub(super) struct Guard {
 /// Permission for one call.
 #[derive(Debug)]
 pub(super) struct Pass {
-    _slot: Slot,
+    slot: Slot,
     is_trial: bool,
 }
 
@@ -51,12 +51,13 @@ impl Guard {
         patience: Duration,
     ) -> Result<Pass, CallError> {
         let suspect = self.breaker(kind).is_suspect(subject);
-        let Some(slot) = self.bulkhead.enter(kind, suspect, patience).await else {
+        let claim = Claim { kind, group: subject.suspected, suspect };
+        let Some(slot) = self.bulkhead.enter(claim, patience).await else {
             return Err(CallError::NotSent("too many calls of its kind are in flight".to_owned()));
         };
         match self.breaker(kind).pass(suspect) {
-            Passage::Open => Ok(Pass { _slot: slot, is_trial: false }),
-            Passage::Trial => Ok(Pass { _slot: slot, is_trial: true }),
+            Passage::Open => Ok(Pass { slot, is_trial: false }),
+            Passage::Trial => Ok(Pass { slot, is_trial: true }),
             Passage::Closed(_) => {
                 Err(CallError::NotSent("too many calls of its kind failed recently".to_owned()))
             }
@@ -65,7 +66,16 @@ impl Guard {
 
     /// Notes how a call ended, which frees its slot, and returns whether the breaker is open now,
     /// where that changed.
-    pub(super) fn note(&self, kind: CallKind, subject: Subject, pass: Pass, ended: Ended) -> Option<bool> {
+    pub(super) fn note(
+        &self,
+        kind: CallKind,
+        subject: Subject,
+        mut pass: Pass,
+        ended: Ended,
+    ) -> Option<bool> {
+        if ended == Ended::Answered {
+            pass.slot.set_answered();
+        }
         self.breaker(kind).note(subject, ended, pass.is_trial)
     }
 

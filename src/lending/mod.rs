@@ -273,7 +273,8 @@ impl Bokbasen {
         library: LibraryId,
         isbn: Isbn,
     ) -> Result<Availability, CallError> {
-        let subject = self.transport.guard.subject((library.as_str(), isbn.number()));
+        // Not the title as begins have it: an answer about availability says nothing of them.
+        let subject = self.transport.guard.subject(("availability", library.as_str(), isbn.number()));
         let call =
             Call::repeatable((kind, subject), "availability", Method::GET, wire::availability_at(library));
         let answer = self.transport.send(&call.query(wire::of_title(isbn))).await?;

@@ -164,3 +164,21 @@ async fn a_title_whose_begins_fail_holds_back_no_other_title() {
     assert_eq!(breaker, 0.0, "one title is no reason to hold begins back");
     scene.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_title_whose_begins_hang_leaves_slots_for_others() {
+    let scene = scene_with(vec![("timeout = \"2s\"", "timeout = \"10s\"")]).await;
+    scene.fault(&json!({ "call": "begin", "isbn": AUDIO, "effect": "hang" })).await;
+    let hung = readers("hung", 60);
+    let others = async {
+        scene.until("the begins hang", async || scene.ledger().await.len() == hung.len()).await;
+        all(&scene, "GET", BOOK, &readers("new", 15), StatusCode::OK).await;
+        assert_eq!(calls(&scene, "begin", "unknown").await, 0.0, "no begin has timed out yet");
+    };
+    tokio::select! {
+        statuses = each(&scene, "GET", AUDIO, &hung) => panic!("the begins do not hang: {statuses:?}"),
+        () = others => {}
+    }
+    scene.no_faults().await;
+    scene.end().await;
+}
