@@ -34,8 +34,9 @@ use crate::loan::{EndReason, Event, Loan, LoanId, LoanState, OVERDUE_AFTER};
 const TOGETHER: usize = 128;
 /// The same for the newest ends, since others may arrive after them.
 const NEWEST_TOGETHER: usize = 16;
-/// How many of the breaker's trials the newest ends may have: the one that succeeds may be old.
-const NEWEST_TRIALS: usize = 2;
+/// How many trials of the breaker each lane may have in flight: the end that succeeds may be an old
+/// one or a new one, and where trials hang, one lane must not use up those of the other.
+const LANE_TRIALS: usize = 2;
 /// How long an acknowledgement waits for others, while any are expected.
 const LINGER: Duration = Duration::from_millis(250);
 /// The backoff of an end that failed: at first, and the longest that it doubles up to.
@@ -260,7 +261,12 @@ impl Outbox {
 
     /// Takes the ends of a lane out that are due, as many as are read together.
     fn take_due(&mut self, lane: Lane, now: Instant) -> Vec<(u64, LoanId)> {
-        let most = if lane == Lane::Newest { NEWEST_TOGETHER } else { TOGETHER };
+        let most = match lane {
+            Lane::Newest => NEWEST_TOGETHER,
+            // The newer half stays with the lane of the newest: what is read waits for those before.
+            Lane::Oldest => self.fresh.waiting.len().div_ceil(2).min(TOGETHER),
+            Lane::Retries => TOGETHER,
+        };
         let mut due = Vec::new();
         while due.len() < most
             && let Some(next) = match lane {
@@ -471,8 +477,7 @@ fn room(circulation: &Circulation, lane: Lane) -> Room {
     };
     match lending.passage(CallKind::End, lane.is_retries()) {
         Passage::Open => Room::Open(most),
-        Passage::Trial if lane == Lane::Newest => Room::Trial(most.min(NEWEST_TRIALS)),
-        Passage::Trial => Room::Trial(most),
+        Passage::Trial => Room::Trial(most.min(LANE_TRIALS)),
         Passage::Closed(wait) => Room::Closed(wait),
     }
 }
@@ -555,8 +560,15 @@ mod tests {
         outbox.fresh.waiting.values().copied().chain(retries.map(|(_, id)| *id)).collect()
     }
 
+    /// All that a lane takes, by as many reads as that needs.
     fn taken(outbox: &mut Outbox, lane: Lane) -> Vec<LoanId> {
-        outbox.take_due(lane, Instant::now()).into_iter().map(|(_, id)| id).collect()
+        let mut taken = Vec::new();
+        loop {
+            match outbox.take_due(lane, Instant::now()) {
+                due if due.is_empty() => return taken,
+                due => taken.extend(due.into_iter().map(|(_, id)| id)),
+            }
+        }
     }
 
     #[tokio::test(start_paused = true)]
@@ -599,6 +611,21 @@ mod tests {
         outbox.note(ends[0], Sent::NotReached);
         outbox.expedite(false);
         assert_eq!(taken(&mut outbox, Lane::Oldest), ends[..2]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_oldest_lane_leaves_the_newer_half_to_the_newest() {
+        for waiting in [1, 2, 50, 4 * TOGETHER] {
+            let mut outbox = Outbox::default();
+            let ends: Vec<LoanId> = (0..waiting).map(|_| LoanId::fresh()).collect();
+            ends.iter().for_each(|id| outbox.fresh.arrive(*id));
+            let oldest = outbox.take_due(Lane::Oldest, Instant::now());
+            assert_eq!(oldest.len(), waiting.div_ceil(2).min(TOGETHER), "of {waiting}");
+            assert_eq!(oldest[0].1, ends[0]);
+            if waiting > 1 {
+                assert_eq!(outbox.take_due(Lane::Newest, Instant::now())[0].1, ends[waiting - 1]);
+            }
+        }
     }
 
     #[tokio::test(start_paused = true)]
