@@ -62,6 +62,14 @@ pub(super) struct Going {
     unavailable: Option<Duration>,
 }
 
+#[cfg(test)]
+impl Going {
+    /// The memory that it takes besides the value itself, in bytes.
+    pub(super) fn heap_bytes(&self) -> usize {
+        self.tries.heap_bytes()
+    }
+}
+
 /// Sends the begin of an intent that the caller has just written. Nowhere else is a first begin
 /// sent.
 pub(super) async fn begin(circulation: &Circulation, mut work: Work, loan: Loan) {

@@ -119,6 +119,14 @@ impl Tries {
         }
     }
 
+    /// The memory that the licences take besides the value itself, in bytes.
+    #[cfg(test)]
+    pub(super) fn heap_bytes(&self) -> usize {
+        let strings = |licence: &FreeLicence| licence.licence_id.capacity() + licence.kind.capacity();
+        let licences = self.left.iter().flatten().chain(&self.current);
+        self.left.capacity() * size_of::<Option<FreeLicence>>() + licences.map(strings).sum::<usize>()
+    }
+
     /// Goes on to the next licence, and gives its id; false where there is none left.
     pub(super) fn next(&mut self) -> bool {
         match self.left.pop_front() {

@@ -416,8 +416,57 @@ pub(super) async fn run(circulation: Circulation) {
 
 #[cfg(test)]
 mod tests {
+    use axum::{Json, Router};
+    use serde_json::{Value, json};
+    use url::Url;
+
     use super::*;
     use crate::circulation::licences::MAX_TRIES_BYTES;
+    use crate::circulation::{Asker, Begun, Licences, Settings};
+    use crate::clock::Clock;
+    use crate::ledger::{self, AuditKey, Brake, Ledger};
+    use crate::lending::{self, Auth, Bokbasen};
+    use crate::loan::{Borrower, LoanKey};
+    use crate::telemetry::Metrics;
+
+    const ISBN: &str = "9780306406157";
+
+    /// Bokbasen's answer to a call: a licence with a long id is free, and every loan is pending.
+    async fn answer(uri: http::Uri) -> Json<Value> {
+        let licence = json!({ "licenseId": "L".repeat(8 * MAX_TRIES_BYTES), "type": "PACKAGE", "free": 1 });
+        Json(match uri.path() {
+            "/token" => json!({ "access_token": "t", "expires_in": 3600 }),
+            "/v1/loans" => json!({ "loanId": "BL1", "status": "PENDING" }),
+            _ => json!([{ "isbn": ISBN, "available": true, "licenses": [licence] }]),
+        })
+    }
+
+    /// A circulation over a ledger in this directory, with Bokbasen at this address. It has a policy
+    /// of licences, and its background tasks do not run.
+    async fn circulation(directory: &std::path::Path, bokbasen: &Url) -> Circulation {
+        let (clock, metrics) = (Clock::system(), Metrics::new().unwrap());
+        let file = ledger::Settings { file: directory.join("loans.db"), brake: Brake::default() };
+        let audit_key = AuditKey::new(&[2; 32]);
+        let ledger = Ledger::open(&file, &[1; 32], audit_key, clock.clone(), metrics.clone()).await.unwrap();
+        let auth = Auth::OAuth {
+            token_url: bokbasen.join("token").unwrap(),
+            audience: "a".to_owned(),
+            client_id: "c".to_owned(),
+            client_secret: "s".into(),
+        };
+        let timeout = Duration::from_secs(10);
+        let lending = lending::Settings { url: bokbasen.clone(), auth, concurrency: 8, timeout };
+        let lending = Bokbasen::new(&lending, clock.clone(), metrics.clone()).unwrap();
+        let settings = Settings {
+            settle: Duration::from_secs(30),
+            refusal_ttl: Duration::from_secs(60),
+            availability_ttl: Duration::from_secs(60),
+            retention: Duration::from_secs(86_400),
+            licences: Licences { order: vec!["PACKAGE".to_owned()], ..Licences::default() },
+            polls: 2,
+        };
+        Circulation::new(settings, ledger, lending, clock, metrics, tokio::runtime::Handle::current())
+    }
 
     /// A state with one loan of this pace, which a caller waits for or nobody.
     fn add(state: &mut State, pace: Pace, is_waited_for: bool) -> LoanId {
@@ -436,6 +485,29 @@ mod tests {
         let entry = size_of::<Entry>() + 2 * size_of::<usize>();
         let order = 2 * size_of::<(Place, LoanId)>();
         assert!(map + entry + order + MAX_TRIES_BYTES <= 1024, "{map} {entry} {order}");
+    }
+
+    #[tokio::test]
+    async fn entry_of_a_begun_loan_keeps_no_licence_without_need() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let bokbasen = Url::parse(&format!("http://{}/", listener.local_addr().unwrap())).unwrap();
+        let server = tokio::spawn(async { axum::serve(listener, Router::new().fallback(answer)).await });
+        let directory = tempfile::tempdir().unwrap();
+        let circulation = circulation(directory.path(), &bokbasen).await;
+        let borrower = Borrower::from_bytes([1; 16]);
+        let key = LoanKey { library: "NO-0301000".parse().unwrap(), borrower, isbn: ISBN.parse().unwrap() };
+        let begun = circulation.begin(&Asker { key, issued: None }, "reader").await;
+        assert!(matches!(begun, Begun::Sent(_)), "{begun:?}");
+        // A licence that was begun under is in the ledger, and its id may be of any length.
+        let bytes = {
+            let state = circulation.inner.schedule.lock();
+            let entry = state.entries.values().next().expect("the loan is pending");
+            entry.going.as_ref().expect("no work is under way").heap_bytes()
+        };
+        // The licence that was begun under is in the ledger, and its id may be of any length.
+        assert!(bytes <= MAX_TRIES_BYTES, "{bytes}");
+        circulation.inner.ledger.close().await;
+        server.abort();
     }
 
     #[test]
