@@ -16,6 +16,10 @@ const PENDING: usize = 700;
 /// How many new readers there are, and within what time each must be served.
 const NEW: usize = 15;
 const SERVED_WITHIN: Duration = Duration::from_secs(4);
+/// How many callers leave while their loans are pending, and how many tasks may be alive for all of
+/// these loans together: polls in flight, and connections that they have used.
+const ABANDONED: usize = 200;
+const MAX_TASKS: usize = 60;
 
 async fn scene(bounds: Bounds, config: Vec<(&'static str, &'static str)>) -> Scene {
     let scene = Scene::set(Setting { bounds, config, ..Setting::default() }).await;
@@ -79,6 +83,37 @@ async fn new_readers_are_served_beside_700_pending_loans() {
     scene.until("a loan that nobody waits for holds no flight", async || flights(&scene).await == 0.0).await;
     assert_eq!(in_state(&scene, "pending").await, PENDING);
     new_readers_are_served(&scene, "beside callers who left").await;
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn pending_loan_without_a_caller_holds_no_task() {
+    let bounds = Bounds { pending_limit_ms: 3_600_000, ..Bounds::quick() };
+    // Few calls at once, since each connection to the sandbox has tasks of its own.
+    let scene = scene(bounds, vec![("timeout = \"2s\"", "timeout = \"2s\"\nconcurrency = 8")]).await;
+    let forever = json!({ "pending_polls": { "n": 1_000_000 } });
+    scene.fault(&json!({ "call": "begin", "isbn": AUDIO, "effect": forever })).await;
+    // More connections than one, since a connection has a limit of streams.
+    let clients: Vec<_> = (0..4).map(|_| scene.http2()).collect();
+    let early = scene.get(&clients[0], PATH, &scene.token("early")).send().await.unwrap();
+    assert_eq!(early.status(), StatusCode::OK, "what is connected once is connected now");
+    // The gate's slow work, the sandbox and the clients all run on the runtime of this test.
+    let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    let before = tasks();
+    let waiting: Vec<_> = (0..ABANDONED)
+        .map(|number| {
+            let token = scene.token(&format!("waiting {number}"));
+            let client = &clients[number % clients.len()];
+            tokio::spawn(scene.get(client, &format!("/files/{AUDIO}/a.mp3"), &token).send())
+        })
+        .collect();
+    scene.until("all of them are pending", async || in_state(&scene, "pending").await == ABANDONED).await;
+    waiting.iter().for_each(|request| request.abort());
+    drop((waiting, clients));
+    scene.until("the flights are over", async || flights(&scene).await == 0.0).await;
+    let most = before + MAX_TASKS;
+    scene.until("their tasks have ended", async || tasks() <= most).await;
+    assert_eq!(in_state(&scene, "pending").await, ABANDONED, "none is decided");
     scene.end().await;
 }
 
