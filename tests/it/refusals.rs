@@ -1,11 +1,15 @@
 //! Refusals, waits and listings as Bokbasen should not answer: no begin storm, no busy loop, no
 //! second loan.
 
+use std::time::Duration;
+
 use http::StatusCode;
+use loangate::clock;
 use loangate::sandbox::Bounds;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
+use crate::support::scene::movable;
 use crate::support::{BOOK, File, Scene, Setting, metric};
 
 const PATH: &str = "/files/9788299999014/book.epub";
@@ -42,6 +46,40 @@ async fn a_refusal_holds_whatever_time_bokbasen_names() {
         assert_eq!(scene.books().await.len(), 1, "one begin: {retry_after}");
         scene.end().await;
     }
+}
+
+#[tokio::test]
+async fn refusal_whose_time_has_passed_holds_for_refusal_ttl() {
+    let clock = movable();
+    let bounds = Bounds { pending_polls: 1, ..Bounds::quick() };
+    let config = vec![("[ledger]", "[gate]\nrefusal_ttl = \"60s\"\n\n[ledger]")];
+    let setting = Setting { bounds, config, clock: clock.clone(), ..Setting::default() };
+    let mut scene = Scene::around(setting).await;
+    let front = scene.rewritten().await;
+    front.rewrite(|_, mut answer| {
+        if let Some(refusal) = answer.body.get_mut("refusal").filter(|refusal| refusal.is_object()) {
+            refusal["retryAfter"] = "2000-01-01T00:00:00Z".into();
+        }
+        answer
+    });
+    scene.start_gate().await;
+    scene.fault(&json!({ "call": "begin", "effect": { "refuse": { "code": "NO_FREE_LICENSE" } } })).await;
+    let began = clock.now();
+    for seconds in [0, 2, 59] {
+        clock.set(clock::after(began, Duration::from_secs(seconds)));
+        let answer = ask(&scene).await;
+        assert_eq!(answer.status(), StatusCode::FORBIDDEN, "after {seconds} s");
+        assert_eq!(answer.json::<Value>().await.unwrap()["reason"], "NO_FREE_LICENSE");
+        // The ledger alone has it then.
+        scene.stop_gate().await;
+        scene.start_gate().await;
+    }
+    assert_eq!(ask(&scene).await.status(), StatusCode::FORBIDDEN);
+    assert_eq!(scene.books().await.len(), 1, "one begin while the refusal holds");
+    clock.set(clock::after(began, Duration::from_secs(61)));
+    assert_eq!(ask(&scene).await.status(), StatusCode::FORBIDDEN);
+    assert_eq!(scene.books().await.len(), 2, "another begin after that");
+    scene.end().await;
 }
 
 #[tokio::test]
