@@ -7,6 +7,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use super::{Circulation, log_ledger_failure};
+use crate::crash::{self, Edge};
 use crate::ledger::Cause;
 use crate::loan::{Event, Loan, LoanId, LoanState};
 
@@ -39,6 +40,7 @@ async fn adopt(circulation: &Circulation, orphan: Loan) {
         Ok(false) => return, // another process was quicker
         Err(error) => return log_ledger_failure("taking over a loan", &error),
     }
+    crash::point("adopt", "loan", Edge::After);
     if orphan.state == LoanState::Intended {
         let detail = Some("the process that wrote the intent has ended".to_owned());
         circulation.record(orphan.id, Event::Lost, Cause { by: "restart", detail }).await;

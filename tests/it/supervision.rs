@@ -115,3 +115,21 @@ async fn a_loan_whose_driver_panics_is_settled_and_begun_once() {
         stop(gate, scene).await;
     }
 }
+
+#[tokio::test]
+async fn loan_whose_adoption_panics_is_settled_by_that_process() {
+    let bounds = Bounds { list_lag_ms: 60, post_bound_ms: 60, pending_polls: 1, ..Bounds::quick() };
+    let mut scene = Scene::around(Setting { bounds, ..Setting::default() }).await;
+    let mut dead = scene.spawn_gate_until("send begin after").await;
+    assert!(scene.get(&scene.http1(), PATH, &scene.token("kari")).send().await.is_err());
+    dead.exit().await;
+    // The next process owns the loan then, so that no process finds it among the orphans. No reader
+    // requests it either, which would take it up.
+    let gate = scene.spawn_gate_with("LOANGATE_PANIC", "adopt loan after").await;
+    let settled = async || scene.ledger().await[0]["state"] == "accepted";
+    scene.until("the loan is settled", settled).await;
+    assert_eq!(restarts(&scene, "adopt-orphans").await, 1.0);
+    let books = scene.books().await;
+    assert_eq!((books.len(), &books[0]["status"]), (1, &json!("ACCEPTED")), "{books:#?}");
+    stop(gate, scene).await;
+}
