@@ -12,6 +12,9 @@ use crate::support::{AUDIO, BOOK, File, Scene, Setting, metric};
 /// Within this time a reader or an end beside the bad ones is served.
 const SERVED_WITHIN: Duration = Duration::from_secs(20);
 
+/// A call that hangs holds its slot until the end of a test.
+const HANGS_FOR_LONG: (&str, &str) = ("timeout = \"2s\"", "timeout = \"60s\"");
+
 async fn scene() -> Scene {
     scene_with(Vec::new()).await
 }
@@ -44,6 +47,13 @@ async fn each(scene: &Scene, method: &str, title: &str, readers: &[String]) -> V
 async fn all(scene: &Scene, method: &str, title: &str, readers: &[String], expected: StatusCode) {
     let statuses = each(scene, method, title, readers).await;
     assert!(statuses.iter().all(|status| *status == expected), "{method} {title}: {statuses:?}");
+}
+
+/// Ends a scene in which calls hang: the gate would wait for them.
+async fn stop(mut scene: Scene) {
+    scene.check().await;
+    scene.stop_sandbox().await;
+    scene.end().await;
 }
 
 /// How many loans of a title have this status in the sandbox's books.
@@ -181,4 +191,28 @@ async fn a_title_whose_begins_hang_leaves_slots_for_others() {
     }
     scene.no_faults().await;
     scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn retried_ends_that_hang_leave_calls_to_other_ends() {
+    let scene = scene_with(vec![HANGS_FOR_LONG]).await;
+    // As many as there are calls for ends.
+    let (bad, good) = (readers("bad", 8), readers("good", 20));
+    all(&scene, "GET", AUDIO, &bad, StatusCode::OK).await;
+    all(&scene, "GET", BOOK, &good, StatusCode::OK).await;
+    // Answers, so that neither the breaker nor the bulkhead suspects these ends. They name the wait,
+    // so that all are due again together.
+    let rejected = json!({ "status": { "status": 429, "retry_after": 1 } });
+    scene.fault(&json!({ "call": "return", "isbn": AUDIO, "effect": rejected })).await;
+    all(&scene, "DELETE", AUDIO, &bad, StatusCode::NO_CONTENT).await;
+    scene.until("the ends fail", async || calls(&scene, "return", "rejected").await >= 8.0).await;
+    scene.hang("return", AUDIO).await;
+    scene.until("retries hang", async || scene.hung("return").await >= 4).await;
+    for (number, reader) in good.iter().enumerate() {
+        all(&scene, "DELETE", BOOK, std::slice::from_ref(reader), StatusCode::NO_CONTENT).await;
+        let arrived = async || booked(&scene, BOOK, "RETURNED").await == number + 1;
+        scene.until("another end arrives", arrived).await;
+    }
+    assert_eq!(calls(&scene, "return", "unknown").await, 0.0, "it waited for no end that hung");
+    stop(scene).await;
 }

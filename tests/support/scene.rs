@@ -22,6 +22,9 @@ use super::{Origin, Process};
 /// The library of readers, where a test does not say otherwise.
 pub(crate) const LIBRARY: &str = "NO-0301000";
 
+/// More calls than a test sends: what is left of this number shows how many have hung.
+const MAX_HANGS: u64 = 1_000_000;
+
 /// How a scene is set.
 #[derive(Clone, Debug)]
 pub(crate) struct Setting {
@@ -273,6 +276,21 @@ impl Scene {
     /// Makes the sandbox misbehave.
     pub(crate) async fn fault(&self, fault: &Value) {
         self.control("POST", "/sandbox/faults", fault).await;
+    }
+
+    /// Leaves calls of this name about a title without an answer, in place of all other faults;
+    /// [`Scene::hung`] counts them.
+    pub(crate) async fn hang(&self, call: &str, isbn: &str) {
+        let hang = json!({ "call": call, "isbn": isbn, "times": MAX_HANGS, "effect": "hang" });
+        self.control("PUT", "/sandbox/faults", &hang).await;
+    }
+
+    /// How many calls of this name [`Scene::hang`] has left without an answer.
+    pub(crate) async fn hung(&self, call: &str) -> u64 {
+        let faults = self.sandbox_get("/sandbox/faults").await;
+        let hangs = |fault: &&Value| fault["call"] == call && fault["effect"].get("hang").is_some();
+        let faults = faults.as_array().unwrap().iter().filter(hangs);
+        faults.map(|fault| MAX_HANGS - fault["times"].as_u64().unwrap()).sum()
     }
 
     pub(crate) async fn no_faults(&self) {
