@@ -14,6 +14,9 @@ const SERVED_WITHIN: Duration = Duration::from_secs(20);
 
 /// A call that hangs holds its slot until the end of a test.
 const HANGS_FOR_LONG: (&str, &str) = ("timeout = \"2s\"", "timeout = \"60s\"");
+/// Further titles.
+const OTHERS: [&str; 5] =
+    ["9788299999106", "9788299999113", "9788299999120", "9788299999137", "9788299999144"];
 
 async fn scene() -> Scene {
     scene_with(Vec::new()).await
@@ -215,4 +218,51 @@ async fn retried_ends_that_hang_leave_calls_to_other_ends() {
     }
     assert_eq!(calls(&scene, "return", "unknown").await, 0.0, "it waited for no end that hung");
     stop(scene).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn begins_of_a_failed_title_leave_calls_to_other_titles() {
+    let scene = scene_with(vec![HANGS_FOR_LONG]).await;
+    let failed = json!({ "status": { "status": 500 } });
+    scene.fault(&json!({ "call": "begin", "isbn": AUDIO, "effect": failed })).await;
+    let client = scene.http2();
+    let begin = |reader: &String| {
+        tokio::spawn(scene.get(&client, &format!("/files/{AUDIO}/file"), &scene.token(reader)).send())
+    };
+    let mut waiting: Vec<_> = readers("first", 1).iter().map(begin).collect();
+    scene.until("a begin fails", async || calls(&scene, "begin", "unknown").await > 0.0).await;
+    scene.hang("begin", AUDIO).await;
+    waiting.extend(readers("bad", 40).iter().map(begin));
+    // Half of the 22 calls for begins.
+    scene.until("begins hang", async || scene.hung("begin").await >= 11).await;
+    scene.until("all are begun", async || scene.ledger().await.len() > 40).await;
+    let failed = calls(&scene, "begin", "unknown").await;
+    for reader in readers("new", 10) {
+        all(&scene, "GET", BOOK, std::slice::from_ref(&reader), StatusCode::OK).await;
+    }
+    assert_eq!(calls(&scene, "begin", "unknown").await, failed, "they waited for no begin that hung");
+    waiting.iter().for_each(|request| request.abort());
+    stop(scene).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn failures_beside_many_answers_hold_nothing_back() {
+    let scene = scene().await;
+    all(&scene, "GET", BOOK, &readers("first", 10), StatusCode::OK).await;
+    let fails_once = json!({ "status": { "status": 500 } });
+    for title in OTHERS {
+        scene.fault(&json!({ "call": "begin", "isbn": title, "times": 1, "effect": fails_once })).await;
+    }
+    let client = scene.http2();
+    let failing = OTHERS.map(|title| {
+        tokio::spawn(scene.get(&client, &format!("/files/{title}/file"), &scene.token("kari")).send())
+    });
+    // As many different loans of different titles as open the breaker where little else is answered.
+    let failed = OTHERS.len() as f64;
+    scene.until("five begins fail", async || calls(&scene, "begin", "unknown").await == failed).await;
+    let breaker = metric(&scene.metrics().await, "loangate_lending_breaker_open", "kind=\"begin\"");
+    assert_eq!(breaker, 0.0, "most begins are answered");
+    all(&scene, "GET", BOOK, &readers("new", 5), StatusCode::OK).await;
+    failing.iter().for_each(|request| request.abort());
+    scene.end().await;
 }

@@ -171,3 +171,39 @@ async fn a_begin_goes_on_without_its_caller() {
     assert_eq!(scene.books().await.len(), 1);
     scene.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn routine_polls_that_hang_leave_calls_to_first_polls() {
+    let bounds = Bounds { pending_limit_ms: 3_600_000, ..Bounds::quick() };
+    // Long enough that a poll which hangs holds its slot until the end of the test.
+    let mut scene = scene(bounds, vec![("timeout = \"2s\"", "timeout = \"60s\"")]).await;
+    let forever = json!({ "pending_polls": { "n": 1_000_000 } });
+    scene.fault(&json!({ "call": "begin", "isbn": AUDIO, "effect": forever })).await;
+    let client = scene.http2();
+    let waiting: Vec<_> = (0..40)
+        .map(|number| {
+            let token = scene.token(&format!("waiting {number}"));
+            tokio::spawn(scene.get(&client, &format!("/files/{AUDIO}/a.mp3"), &token).send())
+        })
+        .collect();
+    scene.until("all of them are pending", async || in_state(&scene, "pending").await == 40).await;
+    waiting.iter().for_each(|request| request.abort());
+    // After a restart nobody waits for these loans, and all are due at once.
+    scene.stop_gate().await;
+    scene.hang("get", AUDIO).await;
+    scene.start_gate().await;
+    // A quarter of the 32 calls is routine polls.
+    scene.until("polls hang", async || scene.hung("get").await >= 8).await;
+    let client = scene.http2();
+    for number in 0..10 {
+        let request = scene.get(&client, PATH, &scene.token(&format!("new {number}")));
+        assert_eq!(request.send().await.unwrap().status(), StatusCode::OK);
+    }
+    let unknown = "call=\"loan\",outcome=\"unknown\"";
+    let timed_out = metric(&scene.metrics().await, "loangate_lending_calls_total", unknown);
+    assert_eq!(timed_out, 0.0, "the new readers waited for no poll that hung");
+    scene.check().await;
+    // Otherwise the gate would wait for the polls that hang.
+    scene.stop_sandbox().await;
+    scene.end().await;
+}
