@@ -504,7 +504,6 @@ mod tests {
             let entry = state.entries.values().next().expect("the loan is pending");
             entry.going.as_ref().expect("no work is under way").heap_bytes()
         };
-        // The licence that was begun under is in the ledger, and its id may be of any length.
         assert!(bytes <= MAX_TRIES_BYTES, "{bytes}");
         circulation.inner.ledger.close().await;
         server.abort();
