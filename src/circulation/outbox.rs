@@ -187,9 +187,7 @@ impl Outbox {
             Ok(ends) => {
                 if !ends.loans.is_empty() {
                     // What was read as the newest is not any more.
-                    let Queue { next, .. } = self.queue(Lane::Newest);
-                    let passed = std::mem::take(next);
-                    self.fresh.waiting.extend(passed.into_iter().map(|(arrival, loan)| (arrival, loan.id)));
+                    self.unread(Lane::Newest);
                 }
                 ends.loans.into_iter().for_each(|id| self.fresh.arrive(id));
                 self.seen = Some(ends.step);
@@ -216,6 +214,7 @@ impl Outbox {
                 if !room.has_place(self.queue(lane).in_flight) {
                     break;
                 }
+                self.take_over(circulation, lane);
                 if self.queue(lane).next.is_empty() && !self.read_next(circulation, lane).await {
                     break;
                 }
@@ -226,6 +225,26 @@ impl Outbox {
                 self.senders.insert(sender.id(), (id, arrival, lane));
             }
         }
+    }
+
+    /// Makes what the other lane of fresh ends has read available to this one, where this one has
+    /// nothing to send and the calls of the other are all taken: they may hang.
+    fn take_over(&mut self, circulation: &Circulation, lane: Lane) {
+        let other = match lane {
+            Lane::Newest => Lane::Oldest,
+            Lane::Oldest => Lane::Newest,
+            Lane::Retries => return,
+        };
+        let is_needed = self.queue(lane).next.is_empty() && self.fresh.waiting.is_empty();
+        if is_needed && !room(circulation, other).has_place(self.queue(other).in_flight) {
+            self.unread(other);
+        }
+    }
+
+    /// Returns the fresh ends that a lane has read, but not sent, to those that wait.
+    fn unread(&mut self, lane: Lane) {
+        let unsent = std::mem::take(&mut self.queue(lane).next);
+        self.fresh.waiting.extend(unsent.into_iter().map(|(arrival, loan)| (arrival, loan.id)));
     }
 
     /// Reads the ends whose time has come, as the ledger has them now; returns whether there were
@@ -263,7 +282,8 @@ impl Outbox {
     fn take_due(&mut self, lane: Lane, now: Instant) -> Vec<(u64, LoanId)> {
         let most = match lane {
             Lane::Newest => NEWEST_TOGETHER,
-            // The newer half stays with the lane of the newest: what is read waits for those before.
+            // The newer half stays for the lane of the newest: an end that is read waits for those
+            // read before it.
             Lane::Oldest => self.fresh.waiting.len().div_ceil(2).min(TOGETHER),
             Lane::Retries => TOGETHER,
         };
@@ -469,13 +489,17 @@ impl Room {
 
 fn room(circulation: &Circulation, lane: Lane) -> Room {
     let lending = &circulation.inner.lending;
-    let most = lending.most_at_once(CallKind::End);
+    room_of(lane, lending.most_at_once(CallKind::End), lending.passage(CallKind::End, lane.is_retries()))
+}
+
+/// The room of a lane, where so many ends may be in flight in all.
+fn room_of(lane: Lane, most: usize, passage: Passage) -> Room {
     let most = match lane {
         Lane::Oldest => most.div_ceil(2),
         Lane::Newest => most / 2,
         Lane::Retries => (most / 2).max(1),
     };
-    match lending.passage(CallKind::End, lane.is_retries()) {
+    match passage {
         Passage::Open => Room::Open(most),
         Passage::Trial => Room::Trial(most.min(LANE_TRIALS)),
         Passage::Closed(wait) => Room::Closed(wait),
@@ -625,6 +649,17 @@ mod tests {
             if waiting > 1 {
                 assert_eq!(outbox.take_due(Lane::Newest, Instant::now())[0].1, ends[waiting - 1]);
             }
+        }
+    }
+
+    #[test]
+    fn each_lane_may_have_half_of_the_trials() {
+        let room = |lane, passage| room_of(lane, 8, passage);
+        for lane in Lane::ALL {
+            assert!(room(lane, Passage::Open).has_place(3), "{lane:?}");
+            assert!(!room(lane, Passage::Open).has_place(4), "{lane:?}");
+            assert!(room(lane, Passage::Trial).has_place(1), "{lane:?}");
+            assert!(!room(lane, Passage::Trial).has_place(2), "{lane:?}: the other lane needs trials");
         }
     }
 

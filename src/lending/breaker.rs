@@ -41,6 +41,8 @@ pub(super) struct Subject {
     pub(super) counted: u64,
     /// What a failure makes suspect: the loan itself, or for a begin the title at its library.
     pub(super) suspected: u64,
+    /// What shares slots in the bulkhead.
+    pub(super) group: u64,
 }
 
 /// How a call ended.
@@ -160,7 +162,7 @@ impl Breaker {
                 // A number that no other has: every such failure is evidence about Bokbasen.
                 None => {
                     let chance = fastrand::u64(..);
-                    self.failed(Subject { counted: chance, suspected: chance })
+                    self.failed(Subject { counted: chance, suspected: chance, group: chance })
                 }
             },
         }
@@ -274,7 +276,7 @@ mod tests {
     use super::*;
 
     fn loan(number: u64) -> Subject {
-        Subject { counted: number, suspected: number }
+        Subject { counted: number, suspected: number, group: number }
     }
 
     /// As a call does it: passes, and notes how it ended. None where it was held back.
@@ -389,7 +391,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn begins_of_one_poisonous_title_leave_others_alone() {
-        let title = |title: u64, loan: u64| Subject { counted: loan, suspected: title };
+        let title = |title: u64, loan: u64| Subject { counted: loan, suspected: title, group: title };
         for order in [[Ended::Failed, Ended::Answered], [Ended::Answered, Ended::Failed]] {
             let mut breaker = Breaker::default();
             for (ended, number) in order.into_iter().zip(0..) {

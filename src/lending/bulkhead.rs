@@ -7,9 +7,11 @@
 //!
 //! Calls about a subject that failed last (a loan, or a title) may use half of their kind's slots,
 //! so that a few subjects which Bokbasen cannot handle leave room for the rest. Before the first
-//! call about a subject has failed, the same is ensured by its group: a group may use half of its
-//! kind's slots, and one more for each of its calls that was answered within the last second or
-//! two. So a title whose begins hang leaves slots to others, and one that is popular does not wait.
+//! call about a subject has failed, its group is limited: a group may have as many slots as are
+//! free beside it, so that alone it has half, and a second one half of the rest. It may have one
+//! more for each of its calls that was answered within the last second or two, so that a popular
+//! title is quick, but never more than seven eighths. So titles whose begins hang leave slots to
+//! others.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -22,9 +24,10 @@ use super::kind::{CallKind, PerKind};
 
 /// The least total: below it, a kind would have no slot for subjects beside those that failed.
 pub(super) const LEAST_TOTAL: usize = 8;
-/// How many calls of a kind may wait for a slot; a longer queue would only wait in vain.
+/// How many calls of a kind may wait for a slot, those about suspects counted apart. Calls further
+/// behind would time out before their turn.
 const MAX_WAITING: usize = 10_000;
-/// Answers of a group count for between one and two of these.
+/// An answer of a group counts for between one and two of these, while the group has slots.
 const ANSWERS_COUNT_FOR: Duration = Duration::from_secs(1);
 
 /// The slots.
@@ -37,8 +40,7 @@ pub(super) struct Bulkhead {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct Claim {
     pub(super) kind: CallKind,
-    /// A hash of what would make the call hang: for a begin the title at its library, for other
-    /// calls the loan.
+    /// A hash of what would make the call hang: for a begin the title at its library.
     pub(super) group: u64,
     /// Whether the last call about the same failed.
     pub(super) suspect: bool,
@@ -61,9 +63,15 @@ struct KindSlots {
     suspects_in_use: usize,
     /// The groups that have slots.
     groups: HashMap<u64, Group>,
+    queue: Queue,
+    suspects_queue: Queue,
+}
+
+/// The callers that wait for a slot of one kind.
+#[derive(Debug, Default)]
+struct Queue {
     waiting: VecDeque<Waiting>,
-    suspects_waiting: VecDeque<Waiting>,
-    /// Callers of groups that have all the slots they may, by group.
+    /// Callers of groups that had all the slots they may have, by group.
     held_back: BTreeMap<u64, VecDeque<Waiting>>,
 }
 
@@ -135,43 +143,47 @@ fn lock(slots: &Mutex<Slots>) -> MutexGuard<'_, Slots> {
 }
 
 impl Slots {
-    fn has_room(&self, kind: CallKind, suspect: bool) -> bool {
+    /// How many slots of a kind are free.
+    fn free(&self, kind: CallKind) -> usize {
         let own = self.kinds.of(kind);
-        if own.in_use >= own.most || suspect && own.suspects_in_use >= own.half() {
-            return false;
-        }
         let mut spoken_for = 0;
         for other in CallKind::ALL {
             let slots = self.kinds.of(other);
             let reserved = if other == kind { 0 } else { slots.guaranteed };
             spoken_for += slots.in_use.max(reserved);
         }
-        spoken_for < self.total
+        own.most.saturating_sub(own.in_use).min(self.total.saturating_sub(spoken_for))
+    }
+
+    /// Whether a call may have a slot, whatever its group.
+    fn has_room(&self, kind: CallKind, suspect: bool) -> bool {
+        let own = self.kinds.of(kind);
+        let is_closed = suspect && own.suspects_in_use >= (own.most / 2).max(1);
+        !is_closed && self.free(kind) > 0
     }
 
     /// Takes a slot where one is free and no other caller waits for it.
     fn take_at_once(&mut self, claim: Claim) -> bool {
         let own = self.kinds.of(claim.kind);
-        let is_allowed = claim.suspect || own.may_have_more(claim.group);
-        let is_first = own.queue(claim.suspect).is_empty() && is_allowed;
-        let is_free = is_first && self.has_room(claim.kind, claim.suspect);
-        if is_free {
+        let is_first = self.has_room(claim.kind, claim.suspect) && own.queue(claim.suspect).is_empty();
+        let takes = is_first && own.allows(&claim, self.free(claim.kind));
+        if takes {
             self.take(claim);
         }
-        is_free
+        takes
     }
 
     /// Queues a caller; none where the queue is full.
     fn enqueue(&mut self, claim: Claim) -> Option<oneshot::Receiver<Slot>> {
-        let own = self.kinds.of_mut(claim.kind);
-        if own.waiting() >= MAX_WAITING {
-            own.forget_closed();
+        let queue = self.kinds.of_mut(claim.kind).queue_mut(claim.suspect);
+        if queue.len() >= MAX_WAITING {
+            queue.forget_closed();
         }
-        if own.waiting() >= MAX_WAITING {
+        if queue.len() >= MAX_WAITING {
             return None;
         }
         let (turn, receiver) = oneshot::channel();
-        own.queue_mut(claim.suspect).push_back(Waiting { number: self.next_number, claim, turn });
+        queue.waiting.push_back(Waiting { number: self.next_number, claim, turn });
         self.next_number += 1;
         Some(receiver)
     }
@@ -202,7 +214,8 @@ impl Slots {
         for kind in CallKind::ALL {
             for suspect in [false, true] {
                 while self.has_room(kind, suspect) {
-                    let Some(waiting) = self.kinds.of_mut(kind).next(suspect) else { break };
+                    let free = self.free(kind);
+                    let Some(waiting) = self.kinds.of_mut(kind).next(suspect, free) else { break };
                     if !waiting.turn.is_closed() {
                         self.take(waiting.claim);
                         return Some(waiting);
@@ -215,58 +228,67 @@ impl Slots {
 }
 
 impl KindSlots {
-    fn half(&self) -> usize {
-        (self.most / 2).max(1)
+    fn queue(&self, suspect: bool) -> &Queue {
+        if suspect { &self.suspects_queue } else { &self.queue }
     }
 
-    fn queue(&self, suspect: bool) -> &VecDeque<Waiting> {
-        if suspect { &self.suspects_waiting } else { &self.waiting }
+    fn queue_mut(&mut self, suspect: bool) -> &mut Queue {
+        if suspect { &mut self.suspects_queue } else { &mut self.queue }
     }
 
-    fn queue_mut(&mut self, suspect: bool) -> &mut VecDeque<Waiting> {
-        if suspect { &mut self.suspects_waiting } else { &mut self.waiting }
+    /// Whether the group of a call may take one of so many free slots.
+    fn allows(&self, claim: &Claim, free: usize) -> bool {
+        let Some(group) = self.groups.get(&claim.group) else { return true };
+        let most = self.most - (self.most / 8).max(1);
+        let answers = if claim.suspect { 0 } else { group.recent_answers(Instant::now()) };
+        group.in_use < (free + answers).min(most)
     }
 
-    /// How many callers wait.
-    fn waiting(&self) -> usize {
-        let held_back = self.held_back.values().map(VecDeque::len);
-        self.waiting.len() + self.suspects_waiting.len() + held_back.sum::<usize>()
+    /// The next caller that may take one of so many free slots, in the order of their arrival.
+    fn next(&mut self, suspect: bool, free: usize) -> Option<Waiting> {
+        self.hold_back(suspect, free);
+        let queue = self.queue(suspect);
+        let held_back = queue.held_back.iter().filter_map(|(group, callers)| {
+            let first = callers.front().filter(|first| self.allows(&first.claim, free))?;
+            Some((first.number, *group))
+        });
+        let (held_back, first) = (held_back.min(), queue.waiting.front());
+        match (held_back, first.map(|first| first.number)) {
+            (Some((number, group)), first) if first.is_none_or(|first| number < first) => {
+                self.queue_mut(suspect).next_held_back(group)
+            }
+            _ => self.queue_mut(suspect).waiting.pop_front(),
+        }
+    }
+
+    /// Sets callers at the front aside whose groups may have no more, so that they do not hold back
+    /// the callers of others.
+    fn hold_back(&mut self, suspect: bool, free: usize) {
+        while let Some(first) = self.queue(suspect).waiting.front()
+            && !self.allows(&first.claim, free)
+        {
+            let queue = self.queue_mut(suspect);
+            let Some(first) = queue.waiting.pop_front() else { return };
+            queue.held_back.entry(first.claim.group).or_default().push_back(first);
+        }
+    }
+}
+
+impl Queue {
+    fn is_empty(&self) -> bool {
+        self.waiting.is_empty() && self.held_back.is_empty()
+    }
+
+    fn len(&self) -> usize {
+        self.waiting.len() + self.held_back.values().map(VecDeque::len).sum::<usize>()
     }
 
     /// Forgets the callers that have left.
     fn forget_closed(&mut self) {
-        let queues = [&mut self.waiting, &mut self.suspects_waiting];
-        for queue in queues.into_iter().chain(self.held_back.values_mut()) {
+        for queue in self.held_back.values_mut().chain([&mut self.waiting]) {
             queue.retain(|waiting| !waiting.turn.is_closed());
         }
         self.held_back.retain(|_, queue| !queue.is_empty());
-    }
-
-    /// Whether a group may have another slot.
-    fn may_have_more(&self, group: u64) -> bool {
-        let has = |group: &Group| group.in_use < self.half() + group.answered_lately(Instant::now());
-        self.groups.get(&group).is_none_or(has)
-    }
-
-    /// The next caller, in the order of their arrival. Callers of a group that may have no more are
-    /// set aside, so that they do not hold back the others.
-    fn next(&mut self, suspect: bool) -> Option<Waiting> {
-        if suspect {
-            return self.suspects_waiting.pop_front();
-        }
-        while let Some(first) = self.waiting.front()
-            && !self.may_have_more(first.claim.group)
-        {
-            let first = self.waiting.pop_front()?;
-            self.held_back.entry(first.claim.group).or_default().push_back(first);
-        }
-        let allowed = self.held_back.iter().filter(|(group, _)| self.may_have_more(**group));
-        let held_back = allowed.filter_map(|(group, queue)| Some((queue.front()?.number, *group))).min();
-        let first = self.waiting.front().map(|waiting| waiting.number);
-        match held_back {
-            Some((number, group)) if first.is_none_or(|first| number < first) => self.next_held_back(group),
-            _ => self.waiting.pop_front(),
-        }
     }
 
     fn next_held_back(&mut self, group: u64) -> Option<Waiting> {
@@ -295,7 +317,7 @@ impl Group {
     }
 
     /// How many calls were answered within the last second, or up to two.
-    fn answered_lately(&self, now: Instant) -> usize {
+    fn recent_answers(&self, now: Instant) -> usize {
         let age = now.duration_since(self.counted_from);
         if age < ANSWERS_COUNT_FOR {
             self.answered_before + self.answered
@@ -350,7 +372,7 @@ mod tests {
     async fn take_all(bulkhead: &Bulkhead, kind: CallKind, suspect: bool) -> Vec<Slot> {
         let mut held = Vec::new();
         while let Some(slot) =
-            bulkhead.enter(Claim { suspect, ..claim(kind, held.len() as u64) }, PATIENCE).await
+            bulkhead.enter(Claim { suspect, ..claim(kind, 1000 + held.len() as u64) }, PATIENCE).await
         {
             held.push(slot);
         }
@@ -439,37 +461,61 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_group_whose_calls_hang_leaves_half_to_others() {
+    async fn group_whose_calls_hang_leaves_half_to_others() {
         let bulkhead = Bulkhead::new(32);
         let half = bulkhead.most(CallKind::Begin) / 2;
         let hanging = take_all_of(&bulkhead, 7).await;
         assert_eq!(hanging.len(), half);
-        let waiting: Vec<_> = (0..100).map(|_| wait(&bulkhead, claim(CallKind::Begin, 7))).collect();
+        let waiting: Vec<_> = (0..50).map(|_| wait(&bulkhead, claim(CallKind::Begin, 7))).collect();
         tokio::task::yield_now().await;
-        let others = take_all_of(&bulkhead, 8).await;
-        assert_eq!(others.len(), half, "callers that wait do not hold back those of another group");
-        drop(others);
+        assert_eq!(take_all(&bulkhead, CallKind::Begin, false).await.len(), half, "nobody is held back");
         assert!(waiting.iter().all(|waiting| !waiting.is_finished()));
         drop(hanging);
         for waiting in waiting {
-            assert!(waiting.await.unwrap().is_some(), "each has its turn");
+            assert!(waiting.await.unwrap().is_some(), "each gets a slot");
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_group_whose_calls_are_answered_may_have_every_slot() {
+    async fn several_groups_that_hang_leave_slots_to_others() {
+        let bulkhead = Bulkhead::new(32);
+        let mut hanging = Vec::new();
+        for group in 1..=3 {
+            hanging.push(take_all_of(&bulkhead, group).await);
+            assert!(bulkhead.enter(claim(CallKind::Begin, 8), PATIENCE).await.is_some(), "{group}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn group_that_became_suspect_gets_no_second_half() {
+        let bulkhead = Bulkhead::new(32);
+        let _hanging = take_all_of(&bulkhead, 7).await;
+        let suspect = Claim { suspect: true, ..claim(CallKind::Begin, 7) };
+        assert!(bulkhead.enter(suspect, PATIENCE).await.is_none());
+        let other = Claim { suspect: true, ..claim(CallKind::Begin, 8) };
+        assert!(bulkhead.enter(other, PATIENCE).await.is_some(), "another suspect is not held back");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn group_whose_calls_are_answered_gets_seven_eighths() {
         let bulkhead = Bulkhead::new(32);
         let most = bulkhead.most(CallKind::Begin);
         let mut held = take_all_of(&bulkhead, 7).await;
-        let waiting: Vec<_> = (0..most).map(|_| wait(&bulkhead, claim(CallKind::Begin, 7))).collect();
-        tokio::task::yield_now().await;
-        for mut slot in held.drain(..) {
-            slot.set_answered();
+        for _ in 0..3 {
+            let waiting: Vec<_> = (0..most).map(|_| wait(&bulkhead, claim(CallKind::Begin, 7))).collect();
+            tokio::task::yield_now().await;
+            held.drain(..).for_each(|mut slot| slot.set_answered());
+            tokio::task::yield_now().await;
+            for waiting in waiting {
+                if waiting.is_finished() {
+                    held.extend(waiting.await.unwrap());
+                } else {
+                    waiting.abort();
+                }
+            }
         }
-        for waiting in waiting {
-            held.extend(waiting.await.unwrap());
-        }
-        assert_eq!(held.len(), most);
+        assert_eq!(held.len(), most - most / 8);
+        assert!(bulkhead.enter(claim(CallKind::Begin, 8), PATIENCE).await.is_some());
         // Nothing was answered since: the excess is not replaced.
         tokio::time::advance(ANSWERS_COUNT_FOR * 3).await;
         held.truncate(most / 2);
@@ -477,27 +523,47 @@ mod tests {
         assert!(bulkhead.enter(claim(CallKind::Begin, 8), PATIENCE).await.is_some());
     }
 
+    /// Half of a group's calls hang, whatever is answered besides.
     #[tokio::test(start_paused = true)]
-    async fn a_full_queue_forgets_callers_that_have_left() {
+    async fn group_of_which_half_hangs_leaves_an_eighth_to_others() {
+        let bulkhead = Bulkhead::new(32);
+        let mut hanging = Vec::new();
+        for number in 0..200 {
+            let Some(mut slot) = bulkhead.enter(claim(CallKind::Begin, 7), PATIENCE / 100).await else {
+                continue;
+            };
+            if number % 2 == 0 {
+                hanging.push(slot);
+            } else {
+                slot.set_answered();
+            }
+        }
+        let most = bulkhead.most(CallKind::Begin);
+        assert!(hanging.len() <= most - most / 8, "{}", hanging.len());
+        assert!(bulkhead.enter(claim(CallKind::Begin, 8), PATIENCE).await.is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn full_queue_forgets_callers_that_have_left() {
         let bulkhead = Bulkhead::new(LEAST_TOTAL);
-        let held = take_all_of(&bulkhead, 7).await;
+        let held = take_all(&bulkhead, CallKind::Begin, false).await;
         let mut waiting = tokio::task::JoinSet::new();
         for _ in 0..MAX_WAITING {
             let bulkhead = bulkhead.clone();
             waiting.spawn(async move { bulkhead.enter(claim(CallKind::Begin, 7), PATIENCE * 100).await });
         }
-        let queued = || lock(&bulkhead.slots).kinds.begin.waiting();
+        let queued = || lock(&bulkhead.slots).kinds.begin.queue.len();
         while queued() < MAX_WAITING {
             tokio::task::yield_now().await;
         }
         let began = Instant::now();
         assert!(bulkhead.enter(claim(CallKind::Begin, 7), PATIENCE * 100).await.is_none());
-        assert_eq!(began.elapsed(), Duration::ZERO, "it is full, and says so at once");
+        assert_eq!(began.elapsed(), Duration::ZERO, "it is full, and the caller is refused at once");
         waiting.shutdown().await;
         let last = wait(&bulkhead, claim(CallKind::Begin, 7));
         tokio::task::yield_now().await;
         drop(held);
         assert!(last.await.unwrap().is_some());
-        assert!(lock(&bulkhead.slots).kinds.begin.groups.is_empty(), "nothing of them stays");
+        assert!(lock(&bulkhead.slots).kinds.begin.groups.is_empty(), "no group is left");
     }
 }

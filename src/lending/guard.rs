@@ -35,12 +35,18 @@ impl Guard {
     /// The subject of a call that is about this alone.
     pub(super) fn subject(&self, name: impl Hash) -> Subject {
         let hash = self.hasher.hash_one(name);
-        Subject { counted: hash, suspected: hash }
+        Subject { counted: hash, suspected: hash, group: hash }
     }
 
     /// The subject of a call about one loan, whose failure makes more than that loan suspect.
     pub(super) fn subject_within(&self, name: impl Hash, suspected: impl Hash) -> Subject {
-        Subject { counted: self.hasher.hash_one(name), suspected: self.hasher.hash_one(suspected) }
+        let suspected = self.hasher.hash_one(suspected);
+        Subject { counted: self.hasher.hash_one(name), suspected, group: suspected }
+    }
+
+    /// The same subject, for calls whose answers say nothing of other calls about it.
+    pub(super) fn apart(&self, subject: Subject, name: impl Hash) -> Subject {
+        Subject { group: self.hasher.hash_one(name), ..subject }
     }
 
     /// Permission for one call, waited for as long as `patience`.
@@ -51,7 +57,7 @@ impl Guard {
         patience: Duration,
     ) -> Result<Pass, CallError> {
         let suspect = self.breaker(kind).is_suspect(subject);
-        let claim = Claim { kind, group: subject.suspected, suspect };
+        let claim = Claim { kind, group: subject.group, suspect };
         let Some(slot) = self.bulkhead.enter(claim, patience).await else {
             return Err(CallError::NotSent("too many calls of its kind are in flight".to_owned()));
         };

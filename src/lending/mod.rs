@@ -273,8 +273,9 @@ impl Bokbasen {
         library: LibraryId,
         isbn: Isbn,
     ) -> Result<Availability, CallError> {
-        // Not the title as begins have it: an answer about availability says nothing of them.
-        let subject = self.transport.guard.subject(("availability", library.as_str(), isbn.number()));
+        let (guard, title) = (&self.transport.guard, (library.as_str(), isbn.number()));
+        // In the bulkhead a group of its own: begins may hang although availability is answered.
+        let subject = guard.apart(guard.subject(title), ("availability", title));
         let call =
             Call::repeatable((kind, subject), "availability", Method::GET, wire::availability_at(library));
         let answer = self.transport.send(&call.query(wire::of_title(isbn))).await?;

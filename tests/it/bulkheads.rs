@@ -179,9 +179,9 @@ async fn a_title_whose_begins_fail_holds_back_no_other_title() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_title_whose_begins_hang_leaves_slots_for_others() {
-    let scene = scene_with(vec![("timeout = \"2s\"", "timeout = \"10s\"")]).await;
-    scene.fault(&json!({ "call": "begin", "isbn": AUDIO, "effect": "hang" })).await;
+async fn title_whose_begins_hang_leaves_slots_for_others() {
+    let scene = scene_with(vec![HANGS_FOR_LONG]).await;
+    scene.hang("begin", AUDIO).await;
     let hung = readers("hung", 60);
     let others = async {
         scene.until("the begins hang", async || scene.ledger().await.len() == hung.len()).await;
@@ -192,8 +192,7 @@ async fn a_title_whose_begins_hang_leaves_slots_for_others() {
         statuses = each(&scene, "GET", AUDIO, &hung) => panic!("the begins do not hang: {statuses:?}"),
         () = others => {}
     }
-    scene.no_faults().await;
-    scene.end().await;
+    stop(scene).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -259,7 +258,7 @@ async fn failures_beside_many_answers_hold_nothing_back() {
     });
     // As many different loans of different titles as open the breaker where little else is answered.
     let failed = OTHERS.len() as f64;
-    scene.until("five begins fail", async || calls(&scene, "begin", "unknown").await == failed).await;
+    scene.until("five begins fail", async || calls(&scene, "begin", "unknown").await >= failed).await;
     let breaker = metric(&scene.metrics().await, "loangate_lending_breaker_open", "kind=\"begin\"");
     assert_eq!(breaker, 0.0, "most begins are answered");
     all(&scene, "GET", BOOK, &readers("new", 5), StatusCode::OK).await;

@@ -61,11 +61,9 @@ async fn new_readers_are_served_beside_700_pending_loans() {
         ("[ledger]", "[gate]\npatience = \"30s\"\n\n[ledger]"),
     ];
     let scene = scene(bounds, config).await;
-    let faults = json!([
-        { "call": "*", "effect": { "delay": { "ms": 300 } } },
-        { "call": "begin", "isbn": AUDIO, "effect": { "pending_polls": { "n": 1_000_000 } } },
-    ]);
-    scene.fault(&faults).await;
+    let forever = json!({ "pending_polls": { "n": 1_000_000 } });
+    scene.fault(&json!({ "call": "begin", "isbn": AUDIO, "effect": forever })).await;
+    scene.fault(&json!({ "call": "get", "effect": { "delay": { "ms": 300 } } })).await;
     // More connections than one, since a connection has a limit of streams.
     let clients: Vec<_> = (0..14).map(|_| scene.http2()).collect();
     let waiting: Vec<_> = (0..PENDING)
@@ -76,6 +74,7 @@ async fn new_readers_are_served_beside_700_pending_loans() {
         })
         .collect();
     scene.until("all of them are pending", async || in_state(&scene, "pending").await == PENDING).await;
+    scene.fault(&json!({ "call": "begin", "effect": { "delay": { "ms": 300 } } })).await;
     new_readers_are_served(&scene, "beside callers who wait").await;
 
     waiting.iter().for_each(|request| request.abort());
