@@ -74,8 +74,8 @@ pub(super) struct Breaker {
     suspects: HashMap<u64, Suspect>,
     /// How many calls were answered so far.
     answers: u64,
-    /// What the last answered call was about, and when.
-    last_answer: Option<(u64, Instant)>,
+    /// The last answer, and the last about another subject than that: what it was about, and when.
+    last_answers: [Option<(u64, Instant)>; 2],
     open: Option<Open>,
 }
 
@@ -170,7 +170,11 @@ impl Breaker {
 
     fn answered(&mut self, subject: Subject) -> Option<bool> {
         self.answers += 1;
-        self.last_answer = Some((subject.suspected, Instant::now()));
+        let [last, before] = &mut self.last_answers;
+        if last.is_some_and(|(answered, _)| answered != subject.suspected) {
+            *before = *last;
+        }
+        *last = Some((subject.suspected, Instant::now()));
         self.suspects.remove(&subject.suspected);
         if self.open.take().is_some() {
             // What failed during an outage starts anew, and is not evidence of another one.
@@ -207,8 +211,10 @@ impl Breaker {
     fn only_this_fails(&self, subject: Subject) -> bool {
         let is_this = |recent: &Recent| recent.subject.suspected == subject.suspected;
         let others_succeed = self
-            .last_answer
-            .is_some_and(|(answered, at)| answered != subject.suspected && at.elapsed() < WINDOW);
+            .last_answers
+            .iter()
+            .flatten()
+            .any(|(answered, at)| *answered != subject.suspected && at.elapsed() < WINDOW);
         others_succeed && self.recent.iter().all(|recent| !recent.failed || is_this(recent))
     }
 
@@ -402,6 +408,18 @@ mod tests {
                 assert_eq!(call(&mut breaker, title(1, number), Ended::Failed), Some(None), "{order:?}");
             }
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn title_that_is_answered_now_and_then_holds_back_no_other() {
+        let title = |title: u64, loan: u64| Subject { counted: loan, suspected: title, group: title };
+        let mut breaker = Breaker::default();
+        assert_eq!(call(&mut breaker, title(2, 1), Ended::Answered), Some(None));
+        for number in 2..1000 {
+            let ended = if number % 20 == 0 { Ended::Answered } else { Ended::Failed };
+            assert_eq!(call(&mut breaker, title(1, number), ended), Some(None), "{number}");
+        }
+        assert_eq!(call(&mut breaker, title(2, 1000), Ended::Answered), Some(None));
     }
 
     #[tokio::test(start_paused = true)]
