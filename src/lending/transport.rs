@@ -34,7 +34,7 @@ const CONNECT: Duration = Duration::from_secs(5);
 const USER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a call waits for its turn at least: when many readers come at once, the last of them is served within
 /// `gate.patience`, however short the time of one call is.
-const QUEUE_PATIENCE: Duration = Duration::from_secs(10);
+const QUEUE_PATIENCE: Duration = Duration::from_secs(12);
 /// The longest wait that an error may name: longer ones would block for good by one bad answer.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(3600);
 /// The largest answer that is read.
