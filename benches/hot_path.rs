@@ -12,14 +12,14 @@
 )]
 #![allow(dead_code, unused_imports, missing_docs)] // of what tests and benches share, it needs a part
 
-#[path = "shared/decider.rs"]
-mod decider;
+#[path = "shared/decision.rs"]
+mod decision;
 #[path = "../tests/support/mod.rs"]
 mod support;
 
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
-use decider::Decider;
+use decision::Decider;
 use divan::{AllocProfiler, Bencher};
 use http::HeaderMap;
 use loangate::path::RequestPath;

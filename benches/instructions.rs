@@ -14,14 +14,14 @@
 )]
 #![allow(dead_code, unused_imports, missing_docs)] // of what tests and benches share, it needs a part
 
-#[path = "shared/decider.rs"]
-mod decider;
+#[path = "shared/decision.rs"]
+mod decision;
+#[path = "shared/environment.rs"]
+mod environment;
 #[path = "shared/mod.rs"]
 mod shared;
 #[path = "../tests/support/mod.rs"]
 mod support;
-#[path = "shared/surroundings.rs"]
-mod surroundings;
 
 use std::collections::BTreeMap;
 use std::hint::black_box;
@@ -29,11 +29,11 @@ use std::path::Path;
 use std::process::{Command, ExitCode};
 
 use bytes::Bytes;
-use decider::Decider;
+use decision::Decider;
 use http::{HeaderMap, Version};
 use serde::{Deserialize, Serialize};
 use shared::load::Target;
-use support::program::program;
+use support::external_program::program;
 use support::{BOOK, Process};
 
 const SMALL: usize = 1 << 10;
@@ -154,11 +154,11 @@ fn counted<'a>(decider: &Decider, asking: impl Iterator<Item = &'a HeaderMap>) {
 /// A file of 1 KiB over each version of HTTP, asked for over one connection, in the program as it is shipped.
 async fn gate() -> BTreeMap<String, u64> {
     let files = BTreeMap::from([(format!("/{BOOK}/{SMALL}"), Bytes::from(vec![0xa5; SMALL]))]);
-    let (scene, client) = surroundings::around(shared::origin::serve(files)).await;
+    let (scene, client) = environment::around(shared::origin::serve(files)).await;
     let out = scene.dir.path().join("gate");
     let gate = Process::serve_within(callgrind(&out), &scene.config_file()).await;
     let token = format!("Bearer {}", scene.token("kari"));
-    let port = surroundings::port_of(&gate.told("base_url"));
+    let port = environment::port_of(&gate.told("base_url"));
     let target = Target { port, path: format!("/files/{BOOK}/{SMALL}"), token, size: SMALL as u64 };
     let mut dumps = (1..).map(|number| dump(&gate, &out, number));
     let mut all = BTreeMap::new();

@@ -15,8 +15,8 @@
 )]
 #![allow(dead_code, unused_imports)] // of what tests and benches share, it needs a part
 
-#[path = "shared/built.rs"]
-mod built;
+#[path = "shared/million_ledger.rs"]
+mod million_ledger;
 mod shared;
 #[path = "../tests/support/mod.rs"]
 mod support;
@@ -70,7 +70,7 @@ async fn main() {
 
 /// Everything around a gate, with a copy of the ledger and its keys.
 async fn scene() -> Scene {
-    let from = built::directory().await;
+    let from = million_ledger::directory().await;
     let limits = "[log]\nlevel = \"warn\"\n\n[limits]\nexempt_networks = [\"127.0.0.0/8\"]\n\n[ledger]";
     let config = vec![("[ledger]", limits)];
     let scene = Scene::around(Setting { config, ..Setting::default() }).await;
@@ -83,30 +83,33 @@ async fn scene() -> Scene {
         }
     }
     let size = std::fs::metadata(ledger_file(scene.dir.path())).unwrap().len() as f64 / 1e6;
-    println!("{:<52} {size:>8.0} MB", format!("{} loans, {} live", built::LOANS, built::LIVE));
+    println!(
+        "{:<52} {size:>8.0} MB",
+        format!("{} loans, {} live", million_ledger::LOANS, million_ledger::LIVE)
+    );
     put_into_books(&scene).await;
     scene
 }
 
 fn ledger_file(directory: &Path) -> std::path::PathBuf {
-    built::config(directory).ledger.file
+    million_ledger::config(directory).ledger.file
 }
 
 /// The loans that will fall due, as the sandbox knows them; in order, since it numbers them.
 async fn put_into_books(scene: &Scene) {
-    let readers = built::readers(scene.dir.path());
+    let readers = million_ledger::readers(scene.dir.path());
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
     let url = format!("{}/sandbox/loans", scene.sandbox.as_ref().unwrap().url());
-    for number in built::first_of(0)..built::first_of(built::GROUPS) {
+    for number in million_ledger::first_of(0)..million_ledger::first_of(million_ledger::GROUPS) {
         let loan = json!({
-            "library": built::LIBRARY,
-            "isbn": built::isbn_of(number).to_string(),
-            "borrower": built::key_of(&readers, number).borrower.to_string(),
-            "reference": built::reference_of(number),
+            "library": million_ledger::LIBRARY,
+            "isbn": million_ledger::isbn_of(number).to_string(),
+            "borrower": million_ledger::key_of(&readers, number).borrower.to_string(),
+            "reference": million_ledger::reference_of(number),
         });
         let answer = client.post(&url).json(&loan).send().await.unwrap();
         let answer: Value = answer.error_for_status().unwrap().json().await.unwrap();
-        assert_eq!(answer["loanId"], built::lending_id_of(number).as_str());
+        assert_eq!(answer["loanId"], million_ledger::lending_id_of(number).as_str());
     }
 }
 
@@ -167,10 +170,10 @@ fn anywhere(turn: u64, of: u64) -> u64 {
 
 /// The gate's question on a cache miss, by a ledger that is opened beside the gate's.
 async fn look_ups(directory: &Path) {
-    let (readers, ledger) = (built::readers(directory), built::open(directory).await);
+    let (readers, ledger) = (million_ledger::readers(directory), million_ledger::open(directory).await);
     let mut waits = Vec::new();
     for turn in 0..LOOK_UPS {
-        let key = built::key_of(&readers, anywhere(turn, built::LOANS));
+        let key = million_ledger::key_of(&readers, anywhere(turn, million_ledger::LOANS));
         let began = Instant::now();
         assert!(ledger.newest(&key).await.unwrap().is_some());
         waits.push(began.elapsed());
@@ -184,11 +187,11 @@ async fn first_requests(gate: &Gate, what: &str, from: u64) {
     let client = gate.scene.http1();
     let mut waits = Vec::new();
     for turn in from..from + FIRST_REQUESTS {
-        let left = built::LIVE - built::GROUPS * built::GROUP;
-        let number = built::first_of(built::GROUPS) + anywhere(turn, left);
-        let path = format!("{}/{FILE}", built::isbn_of(number));
+        let left = million_ledger::LIVE - million_ledger::GROUPS * million_ledger::GROUP;
+        let number = million_ledger::first_of(million_ledger::GROUPS) + anywhere(turn, left);
+        let path = format!("{}/{FILE}", million_ledger::isbn_of(number));
         gate.scene.origin.put(&path, File::of(1 << 10));
-        let token = gate.scene.token(&built::reader_of(number));
+        let token = gate.scene.token(&million_ledger::reader_of(number));
         let request = gate.scene.get(&client, &format!("/files/{path}"), &token);
         let began = Instant::now();
         let answer = request.send().await.unwrap();
@@ -202,12 +205,12 @@ async fn first_requests(gate: &Gate, what: &str, from: u64) {
 /// First requests while support queries over all loans run, as many at once as an office sends in a
 /// bad hour.
 async fn beside_support_queries(gate: &Gate) {
-    let isbn = built::isbn_of(0);
+    let isbn = million_ledger::isbn_of(0);
     let queries = [
         "limit=1000".to_owned(),
         "state=ended&limit=1000".to_owned(),
         "state=refused".to_owned(),
-        format!("library={}&state=unknown", built::LIBRARY),
+        format!("library={}&state=unknown", million_ledger::LIBRARY),
         format!("isbn={isbn}&limit=1000"),
         "since=2020-01-01T00:00:00Z&limit=1000".to_owned(),
     ];
@@ -240,8 +243,8 @@ async fn ends_alone(gate: &Gate) {
     let due = fall_due(gate, 0).await;
     let cost = (spent_alone(process), written(process));
     let took = until_acknowledged(gate, before, due).await;
-    let thousands = built::GROUP as f64 / 1e3;
-    let what = format!("{} loans that fall due while nobody reads", built::GROUP);
+    let thousands = million_ledger::GROUP as f64 / 1e3;
+    let what = format!("{} loans that fall due while nobody reads", million_ledger::GROUP);
     println!("{what:<52} {:>8.1} s until the last end is acknowledged", took.as_secs_f64());
     println!(
         "{:<52} {:>8.3} CPU s of the gate, {:.1} MB written, for 1,000",
@@ -271,7 +274,7 @@ async fn expiries(gate: &Gate, window: Duration) {
     gate.scene.origin.put(&format!("{BOOK}/{FILE}"), File::of(1 << 10));
     hits(gate, Duration::from_secs(3)).await; // everything is warm after that
     let (mut quiet, mut busy, mut took) = (Vec::new(), Vec::new(), Vec::new());
-    for group in 1..built::GROUPS {
+    for group in 1..million_ledger::GROUPS {
         if group % 2 == 0 {
             quiet.push(hits(gate, window).await);
         }
@@ -284,7 +287,7 @@ async fn expiries(gate: &Gate, window: Duration) {
             quiet.push(hits(gate, window).await);
         }
     }
-    let ends = format!("{} loans that fall due together, acknowledged within", built::GROUP);
+    let ends = format!("{} loans that fall due together, acknowledged within", million_ledger::GROUP);
     println!("{ends:<52} {}", joined(took.iter().map(|took| format!("{:.1} s", took.as_secs_f64()))));
     tell_hits("hits while nothing falls due", &quiet, window);
     tell_hits("hits while they do", &busy, window);
@@ -328,15 +331,15 @@ async fn fall_due(gate: &Gate, group: u64) -> Instant {
     let soon = Duration::from_secs(2);
     let due = loangate::clock::after(loangate::clock::Clock::system().now(), soon);
     let update = sqlx::query("UPDATE loans SET due = ? WHERE state = 'accepted' AND due = ?");
-    let update = update.bind(due.as_millisecond()).bind(built::due_of(Some(group)));
+    let update = update.bind(due.as_millisecond()).bind(million_ledger::due_of(Some(group)));
     let changed = update.execute(&mut connection).await.unwrap().rows_affected();
-    assert_eq!(changed, built::GROUP);
+    assert_eq!(changed, million_ledger::GROUP);
     connection.close().await.unwrap();
     Instant::now() + loangate::clock::until(loangate::clock::Clock::system().now(), due)
 }
 
 async fn until_acknowledged(gate: &Gate, before: f64, due: Instant) -> Duration {
-    while gate.acknowledged().await - before < built::GROUP as f64 {
+    while gate.acknowledged().await - before < million_ledger::GROUP as f64 {
         assert!(due.elapsed() < Duration::from_secs(600), "the ends do not get through");
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
@@ -388,7 +391,7 @@ async fn ask(
 /// Every loan that fell due is over in the sandbox's books.
 async fn check_books(gate: &Gate) {
     let books = gate.scene.books().await;
-    let fell_due = usize::try_from(built::GROUPS * built::GROUP).unwrap();
+    let fell_due = usize::try_from(million_ledger::GROUPS * million_ledger::GROUP).unwrap();
     let expired = books.iter().filter(|loan| loan["status"] == "EXPIRED").count();
     assert_eq!(expired, fell_due, "in the books");
 }

@@ -12,7 +12,7 @@
 //!
 //! # Who may call whom
 //!
-//! The vocabulary ([`loan`], [`path`], [`problem`], [`clock`], [`buffers`], [`connection`], and `crash`, where tests let it die) calls nothing else of ours, and everyone may call it and
+//! The vocabulary ([`loan`], [`path`], [`problem`], [`clock`], [`buffer_budget`], [`connection_handle`], and `crash`, where tests let it die) calls nothing else of ours, and everyone may call it and
 //! [`telemetry`]. Besides, and nothing upwards; a test reads the sources against this table:
 //!
 //! | module | may call |
@@ -42,13 +42,13 @@
 //! * **origin**, **representation**, **range**, **validator**: as in RFC 9110.
 
 pub mod admin;
-pub mod buffers;
+pub mod buffer_budget;
 pub mod catalog;
 pub mod circulation;
 pub mod cli;
 pub mod clock;
 pub mod config;
-pub mod connection;
+pub mod connection_handle;
 mod crash;
 pub mod delivery;
 pub mod gate;

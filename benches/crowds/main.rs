@@ -14,6 +14,8 @@
 #![allow(dead_code, unused_imports)] // of what benches and tests share, it needs a part
 
 mod balance;
+#[path = "../shared/environment.rs"]
+mod environment;
 mod first;
 mod growth;
 mod idle;
@@ -23,8 +25,6 @@ mod stage;
 mod stalled;
 #[path = "../../tests/support/mod.rs"]
 mod support;
-#[path = "../shared/surroundings.rs"]
-mod surroundings;
 
 use std::fmt;
 

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use crate::environment;
 use crate::shared::load::{Client, Target};
 use crate::shared::{cost, origin};
 use crate::support::{BOOK, Process, Scene};
-use crate::surroundings;
 
 pub(crate) const SMALL: usize = 1 << 10;
 pub(crate) const LARGE: usize = 100 << 20;
@@ -21,7 +21,7 @@ pub(crate) struct Stage {
 impl Stage {
     pub(crate) async fn set() -> Stage {
         let files = [SMALL, LARGE].map(|size| (format!("/{BOOK}/{size}"), Bytes::from(vec![0xa5; size])));
-        let (mut scene, client) = surroundings::around(origin::serve_sparingly(files.into())).await;
+        let (mut scene, client) = environment::around(origin::serve_sparingly(files.into())).await;
         let gate = scene.spawn_gate().await;
         Stage { scene, gate, client }
     }
@@ -35,7 +35,7 @@ impl Stage {
 
     /// The file of this size.
     pub(crate) fn target(&self, size: usize) -> Target {
-        let port = surroundings::port_of(&self.scene.base);
+        let port = environment::port_of(&self.scene.base);
         let path = format!("/files/{BOOK}/{size}");
         Target { port, path, token: self.token("kari"), size: size as u64 }
     }

@@ -15,6 +15,8 @@
 )]
 #![allow(dead_code, unused_imports)] // of what benches and tests share, it needs a part
 
+#[path = "../shared/environment.rs"]
+mod environment;
 mod proxies;
 mod report;
 mod rows;
@@ -22,8 +24,6 @@ mod rows;
 mod shared;
 #[path = "../../tests/support/mod.rs"]
 mod support;
-#[path = "../shared/surroundings.rs"]
-mod surroundings;
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -137,7 +137,7 @@ impl Bench {
         let files = sizes.map(|size| (format!("/{BOOK}/{size}"), Bytes::from(vec![0xa5; size])));
         let origin =
             origin::serve(files.into_iter().chain([("/ok".to_owned(), Bytes::from_static(b"ok"))]).collect());
-        let (scene, client) = surroundings::around(origin).await;
+        let (scene, client) = environment::around(origin).await;
         let token =
             format!("Bearer {}", scene.token_with(&serde_json::json!({ "sub": "kari", "exp": far() })));
         Bench { scene, origin, client, token, running: BTreeMap::new() }

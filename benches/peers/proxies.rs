@@ -100,7 +100,7 @@ async fn gate(scene: &mut Scene, lines: bool) -> Proxy {
     let text = std::fs::read_to_string(&file).unwrap();
     std::fs::write(&file, text.replace(from, to)).unwrap();
     let process = scene.spawn_gate().await;
-    let port = crate::surroundings::port_of(&scene.base);
+    let port = crate::environment::port_of(&scene.base);
     Proxy { port, child: Running::Gate(Box::new(process)) }
 }
 

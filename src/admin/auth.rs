@@ -9,8 +9,8 @@ use http::HeaderMap;
 use http::header::AUTHORIZATION;
 use secrecy::{ExposeSecret, SecretString};
 
-use super::peers::Peer;
-use super::refused::Refused;
+use super::client_addresses::Peer;
+use super::problems::Refused;
 use crate::telemetry::LogLimit;
 
 /// Wrong tokens are logged once a minute.

@@ -11,7 +11,7 @@ use utoipa::IntoParams;
 
 use super::App;
 use super::loans::{read, unreadable};
-use super::refused::Refused;
+use super::problems::Refused;
 use crate::circulation::{BalanceError, Report};
 use crate::problem;
 

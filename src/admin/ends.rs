@@ -10,7 +10,7 @@ use utoipa::IntoParams;
 
 use super::App;
 use super::loans::unreadable_path;
-use super::refused::Refused;
+use super::problems::Refused;
 use crate::problem;
 
 /// The longest reason, in characters.

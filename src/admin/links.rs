@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::App;
-use super::refused::Refused;
+use super::problems::Refused;
 use crate::loan::{Isbn, LibraryId};
 use crate::problem;
 use crate::reader::Scope;

@@ -18,7 +18,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::peers::{Peer, Peers};
+use super::client_addresses::{Peer, Peers};
 use crate::telemetry::LogLimit;
 
 /// How long a handshake may take.

@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::refused::Refused;
+use super::problems::Refused;
 use super::{App, Parts};
 use crate::ledger::{Filter, HistoryRow, LedgerError};
 use crate::loan::{Loan, LoanId, LoanView, Tally, state_schema};

@@ -7,6 +7,7 @@
 mod auth;
 #[allow(unused_qualifications, reason = "utoipa's macros write them")]
 mod balance;
+mod client_addresses;
 #[allow(unused_qualifications, reason = "utoipa's macros write them")]
 mod ends;
 mod hosts;
@@ -15,8 +16,7 @@ mod listen;
 #[allow(unused_qualifications, reason = "utoipa's macros write them")]
 mod loans;
 mod openapi;
-mod peers;
-mod refused;
+mod problems;
 
 use std::borrow::Cow;
 use std::fmt;
@@ -38,7 +38,7 @@ use secrecy::SecretString;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::buffers::Buffers;
+use crate::buffer_budget::Buffers;
 use crate::catalog::Catalog;
 use crate::circulation::Circulation;
 use crate::clock::Clock;
@@ -48,7 +48,7 @@ use crate::reader::Readers;
 use crate::supervise::supervise;
 use crate::telemetry::Metrics;
 use auth::WrongTokenLog;
-use refused::Refused;
+use problems::Refused;
 
 /// The keys of `[listen] admin` and `[admin]`.
 #[derive(Clone, Debug)]
@@ -66,7 +66,7 @@ pub struct Settings {
 }
 
 /// File descriptors that the listener may hold.
-pub const DESCRIPTORS: u64 = (peers::MAX_CONNECTIONS + listen::RESERVE + 1) as u64;
+pub const DESCRIPTORS: u64 = (client_addresses::MAX_CONNECTIONS + listen::RESERVE + 1) as u64;
 
 /// What the answers are made of.
 pub struct Parts {

@@ -17,10 +17,10 @@ mod clock_watch;
 mod drive;
 mod end;
 mod feed;
-mod forget;
 mod licences;
 mod outbox;
 mod reconcile;
+mod retention;
 mod schedule;
 mod settle;
 mod wait;
@@ -211,7 +211,7 @@ impl Circulation {
         self.supervised("expire", end::expire_when_due);
         self.supervised("send-ends", outbox::send_ends);
         self.supervised("balance", balance::each_night);
-        self.supervised("forget", forget::forget_in_time);
+        self.supervised("forget", retention::forget_in_time);
         self.supervised("compare-clocks", clock_watch::compare_clocks);
     }
 

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use reqwest::Method;
 use serde_json::Value;
 
-use super::ask::{Where, call, read};
+use super::admin_client::{Where, call, read};
 use super::{CliError, say};
 
 #[derive(Debug, clap::Subcommand)]

@@ -2,7 +2,7 @@
 //!
 //! Each command is a file; each ends in success or in a [`CliError`], whose sentences go to standard error.
 
-mod ask;
+mod admin_client;
 mod check;
 mod demo;
 mod init;
@@ -10,7 +10,7 @@ mod ledger;
 mod loans;
 mod sandbox;
 pub mod serve;
-mod stop;
+mod signals;
 mod token;
 
 use std::fmt;

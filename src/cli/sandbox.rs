@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use secrecy::ExposeSecret;
 use serde::de::DeserializeOwned;
 
-use super::stop::Signals;
+use super::signals::Signals;
 use super::{CliError, say};
 use crate::clock::Clock;
 use crate::sandbox::{Bounds, Fault, Running, Sandbox, Settings, World};

@@ -14,10 +14,10 @@ use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use utoipa::OpenApi;
 
-use super::stop::{Signals, Wish};
+use super::signals::{Signals, Wish};
 use super::{CliError, say};
 use crate::admin::{self, Admin};
-use crate::buffers::Buffers;
+use crate::buffer_budget::Buffers;
 use crate::catalog::Catalog;
 use crate::circulation::Circulation;
 use crate::clock::Clock;

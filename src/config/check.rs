@@ -1,7 +1,7 @@
 //! A check that goes deeper than the file: it opens and tries what the file names, so that a start succeeds.
 //!
 //! The command line calls it for `loangate check`. The modules themselves open their files, so that the
-//! sentences are those of a start; each gets the line that named the file. `online` tries the network.
+//! sentences are those of a start; each gets the line that named the file. `check_online` tries the network.
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
@@ -10,8 +10,8 @@ use std::path::Path;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::{Loaded, Mistake, load, online};
-use crate::buffers::Buffers;
+use super::{Loaded, Mistake, check_online, load};
+use crate::buffer_budget::Buffers;
 use crate::catalog::Catalog;
 use crate::clock::Clock;
 use crate::ledger;
@@ -200,7 +200,7 @@ impl Look<'_> {
     }
 
     async fn online(&mut self) {
-        let found = online::look(self.loaded).await;
+        let found = check_online::look(self.loaded).await;
         self.checked.found.extend(found.good);
         for (key, sentence) in found.warnings {
             self.checked.warnings.push(self.at(&key, sentence));

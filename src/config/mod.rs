@@ -6,9 +6,9 @@
 //! files named after the sections say what they mean. It promises that no mistake hides another.
 
 mod check;
+mod check_online;
 mod lending;
 mod limits;
-mod online;
 mod origins;
 mod readers;
 mod routes;

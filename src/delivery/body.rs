@@ -14,10 +14,10 @@ use bytes::{Buf, Bytes};
 use http::StatusCode;
 use http_body::{Frame, SizeHint};
 
+use super::body_source::{Came, Flow};
 use super::chunk::Chunk;
-use super::flow::{Came, Flow};
 use super::outgoing::{self, Outgoing, Suspension};
-use crate::connection::{Abort, OutgoingBody};
+use crate::connection_handle::{Abort, OutgoingBody};
 
 /// A response's body.
 #[derive(Debug, Default)]

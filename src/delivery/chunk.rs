@@ -9,7 +9,7 @@ use std::sync::Arc;
 use bytes::{Buf, Bytes};
 
 use super::outgoing::Outgoing;
-use crate::connection::Written;
+use crate::connection_handle::Written;
 
 /// Bytes of a response's body.
 #[derive(Debug, Default)]

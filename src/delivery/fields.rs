@@ -7,7 +7,7 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use super::kinds;
+use super::content_type;
 use crate::path::FilePath;
 
 /// What describes the representation (RFC 9110 §8); everything else stays behind.
@@ -36,8 +36,8 @@ pub(super) fn pass(from: &HeaderMap, kind: Kind, path: &FilePath, to: &mut Heade
         }
         Kind::Open => copy(from, &PASSED_WHEN_OPEN, to),
     }
-    if to.get(CONTENT_TYPE).is_none_or(kinds::says_nothing) {
-        let by_name = kinds::by_name(path.as_str());
+    if to.get(CONTENT_TYPE).is_none_or(content_type::says_nothing) {
+        let by_name = content_type::by_name(path.as_str());
         let kind = by_name.unwrap_or(HeaderValue::from_static("application/octet-stream"));
         to.insert(CONTENT_TYPE, kind);
     }

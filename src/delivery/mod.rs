@@ -2,26 +2,26 @@
 //!
 //! The dispatcher calls it. It asks the origin for the file, or the part of it, that the reader's
 //! fields mean (RFC 9110 §13 and §14), and passes the body on without holding it: `request` decides
-//! what is answered, `range` reads Range, `conditions` judges preconditions, `asking` is the way to
+//! what is answered, `range` reads Range, `conditions` judges preconditions, `origin_fetch` is the way to
 //! the origin, `fields` is the allow-list, `body` never lets a short body look whole, `outgoing`
 //! binds its bytes until they are with the kernel, `resume` goes on where an origin broke off,
-//! `watch` and `share` bound what one reader costs.
+//! `stall_monitor` and `borrower_limits` bound what one reader costs.
 
-mod asking;
 mod body;
+mod body_source;
+mod borrower_limits;
 mod chunk;
 mod conditions;
+mod content_type;
 mod disposition;
 mod fields;
-mod flow;
-mod kinds;
 mod multipart;
+mod origin_fetch;
 mod outgoing;
 mod range;
 mod request;
 mod resume;
-mod share;
-mod watch;
+mod stall_monitor;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,23 +29,23 @@ use std::time::Duration;
 use http::header::CONTENT_DISPOSITION;
 use http::{HeaderMap, Method, Response};
 
-use crate::buffers::Buffers;
+use crate::buffer_budget::Buffers;
 use crate::catalog::{File, OpenFile};
-use crate::connection::Connection;
+use crate::connection_handle::Connection;
 use crate::gate::Permit;
 use crate::metering::Meter;
 use crate::origin::{self, Origin, Repetition};
 use crate::problem::Problem;
 use crate::telemetry::Metrics;
 
-use asking::Known;
 pub use body::{Body, BodyError, Delivered, End, OnEnd, Suspended};
+use borrower_limits::Shares;
 pub use chunk::Chunk;
 use fields::Kind;
+use origin_fetch::Known;
 pub use outgoing::Suspension;
 use request::{Request, Towards};
-use share::Shares;
-use watch::Watch;
+use stall_monitor::Watch;
 
 /// The keys of `[delivery]`.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -122,7 +122,7 @@ impl Delivery {
             .iter()
             .map(|settings| Origin::new(settings, &buffers, metrics.clone()).map(Arc::new))
             .collect();
-        let known = origins.iter().map(|settings| asking::known(settings.metadata_ttl)).collect();
+        let known = origins.iter().map(|settings| origin_fetch::known(settings.metadata_ttl)).collect();
         let (watch, shares) = (Watch::new(settings), Shares::new(&settings));
         Ok(Delivery { origins: built?, known, settings, watch, shares, meter, metrics })
     }

@@ -14,9 +14,9 @@ use futures_util::task::AtomicWaker;
 use http::StatusCode;
 
 use super::body::{Delivered, End, OnEnd};
-use super::share::Share;
-use super::watch::Watch;
-use crate::connection::{Abort, Connection, OutgoingBody, Written};
+use super::borrower_limits::Share;
+use super::stall_monitor::Watch;
+use crate::connection_handle::{Abort, Connection, OutgoingBody, Written};
 use crate::gate::Permit;
 use crate::metering::Metered;
 use crate::telemetry::Metrics;

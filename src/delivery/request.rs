@@ -1,6 +1,6 @@
 //! One request for a file: which of it is answered, by the reader's conditions and ranges (RFC 9110 §13 and §14).
 //!
-//! The door makes it; what the origin says comes by `asking`.
+//! The door makes it; what the origin says comes by `origin_fetch`.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -8,18 +8,18 @@ use std::time::Instant;
 use http::header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
-use super::asking::{Known, length_of};
 use super::body::{Body, Delivered, End, OnEnd};
+use super::body_source::{Flow, Piece, Stretch};
+use super::borrower_limits::Share;
 use super::conditions::{self, Verdict};
 use super::fields::{self, Kind};
-use super::flow::{Flow, Piece, Stretch};
 use super::multipart::Several;
+use super::origin_fetch::{Known, length_of};
 use super::outgoing::{Books, Outgoing};
 use super::range::{self, Part, Parts, Wanted};
 use super::resume::Rest;
-use super::share::Share;
-use super::watch::Watch;
-use crate::connection::Connection;
+use super::stall_monitor::Watch;
+use crate::connection_handle::Connection;
 use crate::gate::Permit;
 use crate::metering::Metered;
 use crate::origin::{self, Asked, Origin, Repetition};

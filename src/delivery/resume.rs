@@ -1,6 +1,6 @@
 //! Resumes a file whose origin broke off or stalled: it requests the rest of the very same file.
 //!
-//! `flow` calls it when a body breaks. Only a strong entity tag says that two responses are of one file (RFC 9110
+//! `body_source` calls it when a body breaks. Only a strong entity tag says that two responses are of one file (RFC 9110
 //! §8.8.1); without one, or where it has changed, the body breaks. A body that broke after less than
 //! [`USEFUL_BYTES`] is a failed attempt: it costs one of the `resumes`, a part of the origin's retry budget, and counts
 //! against its address.
@@ -12,7 +12,7 @@ use std::time::Duration;
 use http::header::{CONTENT_RANGE, ETAG};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
-use super::asking::length_of;
+use super::origin_fetch::length_of;
 use super::range::Part;
 use super::{conditions, fields};
 use crate::origin::{self, Ask, Asked, Origin, USEFUL_BYTES};

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use tokio::sync::OnceCell;
 
-use crate::connection::{Abort, OutgoingBody};
+use crate::connection_handle::{Abort, OutgoingBody};
 use crate::loan::LoanId;
 
 /// This process does not know of a durable mark that the loan was opened.
@@ -178,7 +178,7 @@ mod tests {
     use std::sync::atomic::AtomicBool;
 
     use super::*;
-    use crate::connection::Connection;
+    use crate::connection_handle::Connection;
 
     #[tokio::test]
     async fn access_opens_with_the_mark_and_never_after_the_end() {

@@ -9,10 +9,10 @@ mod access;
 mod cache;
 mod end;
 mod flight;
+mod multi_title;
 mod permit;
 mod rules;
-mod several;
-mod title;
+mod title_status;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 
 use super::access::Access;
 use crate::clock::Clock;
-use crate::connection::OutgoingBody;
+use crate::connection_handle::OutgoingBody;
 use crate::loan::{LoanId, LoanKey};
 
 /// The proof that this reader may have this title's files now: an accepted loan whose end lies ahead.

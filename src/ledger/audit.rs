@@ -24,7 +24,7 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{AssertSqlSafe, Connection, Row, SqliteConnection};
 
 use super::row::{COLUMNS, loan_of};
-use super::{LedgerError, upkeep};
+use super::{LedgerError, maintenance};
 use crate::loan::Loan;
 
 /// The maximum number of findings that are reported.
@@ -302,7 +302,7 @@ pub async fn verify(ledger: &Path, key: &AuditKey) -> Result<Verified, LedgerErr
     let failed = |source| LedgerError::Database { file: ledger.to_owned(), source };
     // Read before the ledger, which may grow meanwhile.
     let apart = std::fs::read_to_string(head_file(ledger)).ok();
-    let mut connection = upkeep::open(ledger).await?;
+    let mut connection = maintenance::open(ledger).await?;
     let mut reading = connection.begin().await.map_err(failed)?;
     let anchors: Vec<Anchor> = sqlx::query_as("SELECT first, last, mac, seal FROM anchors ORDER BY first")
         .fetch_all(&mut *reading)
@@ -332,7 +332,7 @@ pub async fn verify(ledger: &Path, key: &AuditKey) -> Result<Verified, LedgerErr
 /// # Errors
 /// [`LedgerError`], where the ledger cannot be read at all.
 pub async fn check_loans(ledger: &Path, key: &AuditKey) -> Result<Vec<String>, LedgerError> {
-    let mut connection = upkeep::open(ledger).await?;
+    let mut connection = maintenance::open(ledger).await?;
     let mut verified = Verified::default();
     let compared = compare_loans(&mut connection, key, &mut verified).await;
     compared.map_err(|source| LedgerError::Database { file: ledger.to_owned(), source })?;

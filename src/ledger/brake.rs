@@ -204,7 +204,7 @@ async fn reached(
 
 #[cfg(test)]
 mod tests {
-    use super::super::support::{KEY, audit_key, by, loan_at};
+    use super::super::test_support::{KEY, audit_key, by, loan_at};
     use super::super::{Intended, Ledger, Settings};
     use super::*;
     use crate::clock::Clock;

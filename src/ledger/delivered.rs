@@ -9,7 +9,7 @@ use std::sync::Arc;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{QueryBuilder, Row, Sqlite};
 
-use super::draft::{Draft, KEPT_PREPARED};
+use super::batch::{Draft, KEPT_PREPARED};
 use super::{Ledger, LedgerError};
 use crate::loan::{LoanId, Ranges, Tally};
 
@@ -126,7 +126,7 @@ mod tests {
     use sqlx::{ConnectOptions, Connection};
 
     use super::super::check;
-    use super::super::support::{by, loan, open};
+    use super::super::test_support::{by, loan, open};
     use super::*;
 
     /// A loan that stands in the ledger.

@@ -6,24 +6,24 @@
 //! by a unique index. All writes go through one task that commits whatever is waiting in one transaction.
 
 mod audit;
+mod balance_memory;
+mod batch;
 mod brake;
+mod change_feed;
 mod connection;
-mod damaged;
+mod damaged_rows;
 mod delivered;
-mod doubts;
-mod draft;
 mod error;
-mod feed;
+mod maintenance;
 mod open;
-mod opened;
-mod probe;
+mod open_check;
+mod opened_mark;
 mod process;
 mod prune;
 mod read;
 mod row;
-mod upkeep;
-mod writable;
 mod write;
+mod write_check;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -35,18 +35,18 @@ use tokio::sync::{mpsc, oneshot};
 use crate::loan::{Borrower, Event, Isbn, LibraryId, Loan, LoanId, LoanState, Progress};
 
 pub use audit::{AuditKey, Head, Verified, check_loans, verify};
+pub use balance_memory::Doubts;
 pub use brake::{Brake, BrakeMode};
-use damaged::DamagedRows;
+pub use change_feed::{ClosedLoan, Feed};
+use damaged_rows::DamagedRows;
 pub use delivered::Delivered;
-pub use doubts::Doubts;
 pub use error::LedgerError;
-pub use feed::{ClosedLoan, Feed};
-pub use probe::probe;
+pub use maintenance::{backup, check};
+pub use open_check::probe;
 use process::Process;
 pub use prune::{Prunable, Pruned, prune};
-pub use upkeep::{backup, check};
-use writable::WriteTest;
 use write::Command;
+use write_check::WriteTest;
 
 /// The keys of `[ledger]`.
 #[derive(Clone, Debug)]
@@ -236,12 +236,12 @@ impl Ledger {
 }
 
 #[cfg(test)]
-mod damaged_tests;
+mod damaged_rows_tests;
 #[cfg(test)]
-mod failing_disk;
+mod failing_disk_tests;
 #[cfg(test)]
 mod prune_tests;
 #[cfg(test)]
-mod support;
+mod test_support;
 #[cfg(test)]
 mod tests;

@@ -12,10 +12,10 @@ use sqlx::{ConnectOptions, Connection, SqliteConnection};
 use tokio::sync::mpsc;
 
 use super::connection::{BUSY, WriteConnection};
-use super::damaged::DamagedRows;
+use super::damaged_rows::DamagedRows;
 use super::process::{Opening, Process};
-use super::writable::WriteTest;
 use super::write::{self, Writer};
+use super::write_check::WriteTest;
 use super::{AuditKey, Ledger, LedgerError, Settings, audit};
 use crate::clock::Clock;
 use crate::telemetry::Metrics;

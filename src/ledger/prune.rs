@@ -18,7 +18,7 @@ use sqlx::{AssertSqlSafe, ConnectOptions, Connection, QueryBuilder, Row, Sqlite,
 use super::audit::{self, Anchor, AuditKey, Head};
 use super::open::write_options;
 use super::row::COLUMNS;
-use super::{Ledger, LedgerError, upkeep};
+use super::{Ledger, LedgerError, maintenance};
 
 /// How many loans one transaction removes, and how long the gate has the ledger to itself before
 /// the next.
@@ -72,7 +72,7 @@ impl Ledger {
 /// what was removed until then stays removed.
 pub async fn prune(ledger: &Path, key: &AuditKey, which: Prunable) -> Result<Pruned, LedgerError> {
     let failed = |source| LedgerError::Database { file: ledger.to_owned(), source };
-    let mut reading = upkeep::open(ledger).await?;
+    let mut reading = maintenance::open(ledger).await?;
     let mut candidates = candidates(&mut reading, which, "").await.map_err(failed)?;
     let mut pruned = Pruned::default();
     if candidates.is_empty() {
@@ -140,7 +140,7 @@ async fn prune_batch(
     candidates: &[String],
     pruned: &mut Pruned,
 ) -> Result<(), LedgerError> {
-    let failed = super::draft::database;
+    let failed = super::batch::database;
     let newest = Head::read(&mut *connection).await.map_err(failed)?.number;
     let mut loans = Vec::new();
     for row in rows(&mut *connection, which, candidates).await.map_err(failed)? {
@@ -191,7 +191,7 @@ async fn anchor_steps(
     key: &AuditKey,
     loans: &[String],
 ) -> Result<(), LedgerError> {
-    let failed = super::draft::database;
+    let failed = super::batch::database;
     let mut query = QueryBuilder::<Sqlite>::new("SELECT * FROM history WHERE loan IN (");
     push_ids(&mut query, loans);
     query.push(" ORDER BY number");
@@ -229,7 +229,7 @@ async fn replace_run(
     before: &[u8],
     last: Head,
 ) -> Result<(), LedgerError> {
-    let failed = super::draft::database;
+    let failed = super::batch::database;
     let delete = sqlx::query("DELETE FROM history WHERE number BETWEEN ? AND ?");
     delete.bind(first).bind(last.number).execute(&mut *connection).await.map_err(failed)?;
     let (mut first, mut before, mut end) = (first, before.to_vec(), last);
@@ -260,7 +260,7 @@ async fn anchor_where(
 ) -> Result<Option<Anchor>, LedgerError> {
     let sql = format!("SELECT first, last, mac, seal FROM anchors WHERE {column} = ?");
     let anchor = sqlx::query_as(AssertSqlSafe(sql)).bind(number).fetch_optional(connection).await;
-    anchor.map_err(super::draft::database)
+    anchor.map_err(super::batch::database)
 }
 
 /// The hash of the step before this one; empty for the first.
@@ -270,7 +270,7 @@ async fn mac_before(connection: &mut SqliteConnection, number: i64) -> Result<Ve
     }
     let step = sqlx::query_scalar("SELECT mac FROM history WHERE number = ? AND mac IS NOT NULL");
     let step =
-        step.bind(number - 1).fetch_optional(&mut *connection).await.map_err(super::draft::database)?;
+        step.bind(number - 1).fetch_optional(&mut *connection).await.map_err(super::batch::database)?;
     if let Some(mac) = step {
         return Ok(mac);
     }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use jiff::Timestamp;
 
-use super::support::{KEY, audit_key, by, key, try_open};
+use super::test_support::{KEY, audit_key, by, key, try_open};
 use super::*;
 use crate::loan::{EndReason, Terms};
 

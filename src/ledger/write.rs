@@ -17,12 +17,12 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::audit::{self, AuditKey, Head};
+use super::batch::{Draft, database};
 use super::brake::Brake;
 use super::connection::{TRANSACTION_DEADLINE, WriteConnection, reason, write_probe};
-use super::draft::{Draft, database};
 use super::process::Process;
 use super::row::{COLUMNS, loan_of};
-use super::{Cause, Delivered, Doubts, Intended, LedgerError, delivered, doubts, opened};
+use super::{Cause, Delivered, Doubts, Intended, LedgerError, balance_memory, delivered, opened_mark};
 use crate::clock::Clock;
 use crate::crash::{self, Edge};
 use crate::loan::{Event, Loan, LoanId, LoanState, Progress};
@@ -532,11 +532,11 @@ impl Work<'_> {
                 (Done::Forgotten(result, answer), broken)
             }
             Command::Opened { id, answer } => {
-                let (result, broken) = rule(within_rule(by, opened::mark(draft, id, self.now)).await);
+                let (result, broken) = rule(within_rule(by, opened_mark::mark(draft, id, self.now)).await);
                 (Done::Written(result, "opened", answer), broken)
             }
             Command::Doubts { doubts, answer } => {
-                let (result, broken) = rule(within_rule(by, doubts::replace(draft, &doubts)).await);
+                let (result, broken) = rule(within_rule(by, balance_memory::replace(draft, &doubts)).await);
                 (Done::Written(result, "doubts", answer), broken)
             }
             Command::TestWrite { answer } => {
@@ -670,7 +670,7 @@ async fn apply(
     cause: &Cause,
     now: Timestamp,
 ) -> Result<Loan, LedgerError> {
-    let event = opened::permitted(draft, id, event).await?;
+    let event = opened_mark::permitted(draft, id, event).await?;
     let before = draft.loan(id).await?;
     let after = before.apply(&event, now)?;
     draft.note(&after, Some(before.state), cause);

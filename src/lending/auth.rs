@@ -16,9 +16,9 @@ use tokio::sync::Mutex;
 use url::Url;
 
 use super::CallError;
-use super::skew::Skew;
+use super::clock_skew::Skew;
+use super::outage_reason::{Health, Trouble};
 use super::transport::{cause, read_body};
-use super::trouble::{Health, Trouble};
 use crate::clock::{self, Clock};
 
 /// The answer's field that carries a ticket.

@@ -9,14 +9,14 @@
 mod auth;
 mod breaker;
 mod bulkhead;
+mod clock_skew;
 mod error;
 mod guard;
 mod kind;
 mod listing;
-mod protocol;
-mod skew;
+mod outage_reason;
+mod protocol_breaches;
 mod transport;
-mod trouble;
 mod wire;
 
 use std::fmt;
@@ -36,8 +36,8 @@ pub use breaker::Passage;
 pub use error::{CallError, SetUpError};
 pub use kind::CallKind;
 pub use listing::{Listing, Page, Unreadable};
+pub use outage_reason::Trouble;
 use transport::{Call, Transport};
-pub use trouble::Trouble;
 
 /// The keys of `[lending]`.
 #[derive(Clone, Debug)]
@@ -233,7 +233,7 @@ impl Bokbasen {
         reference: &Reference,
     ) -> Result<Vec<RemoteLoan>, CallError> {
         self.transport.breaches.check_found(&found, reference);
-        if !protocol::is_believable(&found, reference) {
+        if !protocol_breaches::is_believable(&found, reference) {
             let why = "the listing of a reference shows loans without a reference, or of others only";
             return Err(CallError::Unknown(why.to_owned()));
         }

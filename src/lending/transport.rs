@@ -16,11 +16,11 @@ use url::Url;
 
 use super::auth::Login;
 use super::breaker::{Ended, Passage, Subject};
+use super::clock_skew::Skew;
 use super::guard::Guard;
 use super::kind::CallKind;
-use super::protocol::Breaches;
-use super::skew::Skew;
-use super::trouble::{Health, Trouble};
+use super::outage_reason::{Health, Trouble};
+use super::protocol_breaches::Breaches;
 use super::wire::{ErrorBody, Path, Query};
 use super::{CallError, SetUpError, Settings};
 use crate::clock::{self, Clock};

@@ -6,7 +6,7 @@ use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::tallies::Tallies;
+use super::counters::Tallies;
 use super::{Meter, Settings};
 use crate::ledger::{Delivered, Ledger, LedgerError};
 use crate::supervise::supervise;

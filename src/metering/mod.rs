@@ -7,8 +7,8 @@
 //! so that a reader who stands still keeps no count back. A kill loses what came since the last flush, and as a count is
 //! only ever added once it was handed over for sending, nothing is counted that was not.
 
+mod counters;
 mod flush;
-mod tallies;
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -18,8 +18,8 @@ use std::time::Duration;
 
 use crate::loan::LoanId;
 
+use counters::{Key, Tallies};
 pub use flush::Flusher;
-use tallies::{Key, Tallies};
 
 /// The keys of `[metering]`.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::pool::Pool;
+use super::connection_pool::Pool;
 use super::socket::Server;
 
 /// How often a full queue is logged at most.

@@ -1,7 +1,7 @@
 //! Connections to HTTP servers, one worker's: for HTTP origins, and under object storages.
 //!
-//! An HTTP/1.1 client of the gate's own: `pool` keeps connections, `exchange` is a request and its answer on one of them,
-//! `head` and `framing` read what comes, `socket` is where it comes from.
+//! An HTTP/1.1 client of the gate's own: `connection_pool` keeps connections, `exchange` is a request and its answer on one of them,
+//! `response_head` and `framing` read what comes, `socket` is where it comes from.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,10 +15,10 @@ use tokio_rustls::TlsConnector;
 
 use super::Settings;
 use super::connection_limit::ConnectionLimits;
+use super::connection_pool::{Pool, Ways};
 use super::exchange::{Failure, Incoming};
-use super::pool::{Pool, Ways};
 use super::socket::Server;
-use crate::buffers::Buffers;
+use crate::buffer_budget::Buffers;
 
 /// How the gate calls itself.
 pub(super) const OUR_NAME: &str = concat!("loangate/", env!("CARGO_PKG_VERSION"));

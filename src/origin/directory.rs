@@ -27,11 +27,11 @@ use rustix::io::Errno;
 use tokio::task::{JoinHandle, spawn_blocking};
 
 use super::Settings;
-use super::ask::Ask;
 use super::body::{Body, Broken, bodiless, not_satisfiable};
 use super::connection_limit::{ConnectionLimit, ConnectionLimits, Slot};
 use super::exchange::Failure;
-use super::probe::Outcome;
+use super::file_request::Ask;
+use super::reachability::Outcome;
 use crate::path::FilePath;
 
 /// The first second of the year 10000, since the epoch.

@@ -17,11 +17,11 @@ use rustix::io::Errno;
 
 use super::body::Broken;
 use super::connection_limit::Slot;
+use super::connection_pool::Pool;
 use super::framing::{Framing, Taken};
-use super::head::{self, Head};
-use super::pool::Pool;
+use super::response_head::{self, Head};
 use super::socket::Socket;
-use crate::buffers::{LEAST, Size};
+use crate::buffer_budget::{LEAST, Size};
 
 /// What is read at once of an answer's beginning: a small file comes whole with its head.
 const BEGINNING: usize = 68 * 1024;
@@ -123,10 +123,11 @@ impl Connection {
             }
             // A head that arrives byte by byte is parsed once, not once for each byte.
             let new = buffer.get(before.saturating_sub(3)..).unwrap_or_default();
-            if before > 0 && buffer.len() < head::LONGEST && memmem::find(new, b"\r\n\r\n").is_none() {
+            if before > 0 && buffer.len() < response_head::LONGEST && memmem::find(new, b"\r\n\r\n").is_none()
+            {
                 continue;
             }
-            if let Some(head) = head::take(buffer, to_head, &mut interim)? {
+            if let Some(head) = response_head::take(buffer, to_head, &mut interim)? {
                 return Ok(head);
             }
         }

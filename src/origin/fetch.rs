@@ -11,7 +11,7 @@ use http::{Response, StatusCode};
 
 use super::breaker::{Breaker, Evidence};
 use super::exchange::Failure;
-use super::store::Repeated;
+use super::object_store::Repeated;
 use super::{Ask, Body, Origin, OriginError, USEFUL_BYTES, retry_after};
 use crate::path::FilePath;
 

@@ -7,13 +7,13 @@ use http::{Response, Uri};
 use url::Url;
 
 use super::Settings;
-use super::ask::Ask;
 use super::body::Body;
 use super::connection_limit::ConnectionLimits;
+use super::connection_pool::Pool;
 use super::connections::{Connections, OUR_NAME, server_of};
 use super::exchange::Failure;
-use super::pool::Pool;
-use crate::buffers::Buffers;
+use super::file_request::Ask;
+use crate::buffer_budget::Buffers;
 use crate::path::FilePath;
 
 #[derive(Debug)]

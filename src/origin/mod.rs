@@ -1,31 +1,31 @@
 //! Where the files are: HTTP and HTTPS origins, object storages, directories.
 //!
 //! Delivery calls it and nobody else; it calls nothing of ours but the vocabulary. An origin has one or more addresses,
-//! each of its kind (`http`, `store`, `directory`). All respond alike: a head as HTTP has it, and a body that has not
+//! each of its kind (`http`, `object_store`, `directory`). All respond alike: a head as HTTP has it, and a body that has not
 //! been read. No field of the reader's is sent there but what delivery names.
 //!
 //! `fetch` chooses the address and decides what is repeated. Each worker has connections of its own; all share, for
 //! each origin, the retry budget, and for each address, the circuit breaker and the cap on connections.
 
-mod ask;
 mod body;
 mod breaker;
 mod connection_limit;
+mod connection_pool;
 mod connections;
 mod directory;
+mod endpoint;
 mod exchange;
 mod fetch;
+mod file_request;
 mod framing;
-mod head;
 mod http;
-mod place;
-mod pool;
-mod probe;
+mod object_store;
+mod object_store_error;
+mod reachability;
+mod response_head;
 mod retry_after;
 mod retry_budget;
 mod socket;
-mod store;
-mod store_error;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -34,20 +34,20 @@ use std::time::Duration;
 
 use url::Url;
 
-use crate::buffers::Buffers;
+use crate::buffer_budget::Buffers;
 use crate::problem::Problem;
 use crate::telemetry::{Metrics, OriginMetrics};
 
-pub use ask::{Ask, Asked};
 pub use body::{Body, Broken};
 use breaker::Breaker;
 use connection_limit::ConnectionLimits;
+use endpoint::Place;
 pub use fetch::{Repetition, Rest};
-use place::Place;
-pub use probe::{Outcome, Probed};
+pub use file_request::{Ask, Asked};
+pub use object_store::{Azure, Bucket, Google, S3};
+pub use reachability::{Outcome, Probed};
 pub use retry_after::retry_after;
 use retry_budget::RetryBudget;
-pub use store::{Azure, Bucket, Google, S3};
 
 /// The longest file: no storage has a longer one, and sums of such lengths do not overflow.
 pub const MAX_LENGTH: u64 = i64::MAX as u64;

@@ -7,16 +7,16 @@
 
 mod clock_blame;
 mod credential;
+mod identity;
 mod jwks;
 mod jwt;
 mod link;
 mod pseudonym;
 mod refusal;
-mod scope;
 mod settings;
 #[cfg(test)]
 mod tests;
-mod verified;
+mod token_cache;
 
 use std::fmt;
 use std::sync::Arc;
@@ -32,12 +32,12 @@ use self::jwt::{LEEWAY, Tokens};
 use self::link::LinkKeys;
 use self::pseudonym::Pseudonyms;
 use self::refusal::Refusal;
-use self::verified::{Verified, VerifiedTokens};
+use self::token_cache::{Verified, VerifiedTokens};
 use crate::clock::{self, Clock};
 use crate::loan::{Borrower, LibraryId};
 use crate::problem::Problem;
 
-pub use self::scope::{Reader, Scope};
+pub use self::identity::{Reader, Scope};
 pub use self::settings::{Algorithm, JwtSettings, LinkKey, Settings};
 
 /// Readers, ready to authenticate requests. `Debug` shows no key and no reader.

@@ -4,10 +4,10 @@
 //! with it. It calls the vocabulary ([`crate::loan`]) and [`crate::clock`], nothing else of ours. Everything is
 //! built in memory and is the same to the byte at each start, so that a validator outlives a restart.
 
-mod answer;
 mod audio;
 mod epub;
-mod log;
+mod file_response;
+mod request_log;
 mod storage;
 
 use std::fmt;

@@ -21,8 +21,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::Collection;
-use super::answer::{self, Slices};
-use super::log::{Entry, Log};
+use super::file_response::{self, Slices};
+use super::request_log::{Entry, Log};
 use crate::clock::Clock;
 
 #[cfg(test)]
@@ -138,24 +138,24 @@ impl Shared {
         if !matches!(*method, Method::GET | Method::HEAD) {
             let answer =
                 Response::builder().status(StatusCode::METHOD_NOT_ALLOWED).header(ALLOW, "GET, HEAD");
-            return answer::with_body(answer, Bytes::new(), method);
+            return file_response::with_body(answer, Bytes::new(), method);
         }
         if path == REQUESTS {
             return self.requests(method);
         }
         match self.collection.file(path) {
-            Some(file) => answer::about(file, method, request.headers()),
-            None => answer::blank(StatusCode::NOT_FOUND),
+            Some(file) => file_response::about(file, method, request.headers()),
+            None => file_response::blank(StatusCode::NOT_FOUND),
         }
     }
 
     /// The log as it is now.
     fn requests(&self, method: &Method) -> Result<Response<Slices>, http::Error> {
         let Ok(entries) = self.log.json() else {
-            return answer::blank(StatusCode::INTERNAL_SERVER_ERROR);
+            return file_response::blank(StatusCode::INTERNAL_SERVER_ERROR);
         };
         let answer =
             Response::builder().header(CONTENT_TYPE, "application/json").header(CACHE_CONTROL, "no-store");
-        answer::with_body(answer, Bytes::from(entries), method)
+        file_response::with_body(answer, Bytes::from(entries), method)
     }
 }

@@ -11,7 +11,7 @@ use http::header::{AUTHORIZATION, DATE};
 use jiff::{SignedDuration, Timestamp};
 use uuid::Uuid;
 
-use super::rejected::Rejected;
+use super::error_response::Rejected;
 
 /// How far a caller's clock may be off (page "Authentication Service").
 const SKEW: SignedDuration = SignedDuration::from_mins(15);

@@ -12,12 +12,12 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::app::App;
+use super::api_types::{Begin, BookedLoan, ShownBooks};
+use super::context::App;
+use super::error_response::Rejected;
 use super::faults::Plan;
 use super::loan::Status;
-use super::rejected::Rejected;
-use super::text;
-use super::wire::{Begin, BookedLoan, ShownBooks};
+use super::serde_text;
 use super::{Fault, Library, Pseudonym, Title};
 use crate::loan::{Isbn, LibraryId};
 
@@ -99,9 +99,9 @@ async fn change_settings(State(app): State<App>, body: Bytes) -> Result<StatusCo
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Foreign {
-    #[serde(with = "text")]
+    #[serde(with = "serde_text")]
     library: LibraryId,
-    #[serde(with = "text")]
+    #[serde(with = "serde_text")]
     isbn: Isbn,
     #[serde(default)]
     borrower: Option<Pseudonym>,

@@ -9,7 +9,7 @@ use fastrand::Rng;
 use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::text;
+use super::serde_text;
 use crate::loan::{Isbn, LibraryId};
 
 /// A call of the API, as faults name it.
@@ -48,10 +48,10 @@ pub struct Fault {
     /// On which call.
     pub call: Call,
     /// Only for this title.
-    #[serde(default, with = "text::option", skip_serializing_if = "Option::is_none")]
+    #[serde(default, with = "serde_text::option", skip_serializing_if = "Option::is_none")]
     pub isbn: Option<Isbn>,
     /// Only for this library.
-    #[serde(default, with = "text::option", skip_serializing_if = "Option::is_none")]
+    #[serde(default, with = "serde_text::option", skip_serializing_if = "Option::is_none")]
     pub library: Option<LibraryId>,
     /// How many times; none is without limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]

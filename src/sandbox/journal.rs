@@ -10,8 +10,8 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::api_types::BookedReport;
 use super::loan::Loan;
-use super::wire::BookedReport;
 
 /// One line. A later one of the same loan replaces the earlier.
 #[derive(Debug, Deserialize, Serialize)]

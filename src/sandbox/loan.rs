@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::Pseudonym;
-use super::text;
+use super::serde_text;
 use crate::loan::{Isbn, LibraryId};
 
 /// Where a loan stands, in Bokbasen's words.
@@ -35,9 +35,9 @@ pub(super) enum Verdict {
 pub(super) struct Loan {
     pub(super) id: String,
     pub(super) reference: String,
-    #[serde(with = "text")]
+    #[serde(with = "serde_text")]
     pub(super) library: LibraryId,
-    #[serde(with = "text")]
+    #[serde(with = "serde_text")]
     pub(super) isbn: Isbn,
     pub(super) borrower: Pseudonym,
     pub(super) begin: Timestamp,

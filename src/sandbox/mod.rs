@@ -12,25 +12,25 @@
 //! `PUT /sandbox/titles/{isbn}` ([`Title`]), `PUT /sandbox/libraries/{isil}` and
 //! `PUT /sandbox/borrowers/{pseudonym}` (`{"refuse": CODE}`, or null).
 
-mod app;
+mod api_types;
 mod auth;
-mod books;
 mod calls;
+mod context;
 mod control;
+mod error_response;
 mod faults;
 mod journal;
+mod licence_pools;
 mod loan;
+mod loan_store;
+mod lookup;
 mod paging;
-mod pools;
-mod rejected;
-mod scene;
+mod serde_text;
 mod serve;
 mod settings;
 mod state;
 #[cfg(test)]
 mod tests;
-mod text;
-mod wire;
 mod world;
 
 pub use faults::{Call, Effect, Fault};

@@ -11,7 +11,7 @@ use jiff::civil::DateTime;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use super::rejected::Rejected;
+use super::error_response::Rejected;
 
 const NEXT: HeaderName = HeaderName::from_static("next");
 const CURSOR_DAYS: i64 = 180;

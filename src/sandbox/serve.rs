@@ -19,13 +19,13 @@ use hyper_util::service::TowerToHyperService;
 use jiff::Timestamp;
 use tokio::net::{TcpListener, TcpStream};
 
-use super::app::{App, Cut};
 use super::auth::Tokens;
-use super::books::Books;
+use super::context::{App, Cut};
+use super::error_response::Rejected;
 use super::faults::Faults;
-use super::pools::Pools;
-use super::rejected::Rejected;
-use super::scene::Scene;
+use super::licence_pools::Pools;
+use super::loan_store::Books;
+use super::lookup::Scene;
 use super::state::State;
 use super::{Settings, calls, control};
 use crate::clock::{self, Clock};

@@ -7,14 +7,14 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
+use super::api_types::{Begin, Return, ReturnReason};
 use super::auth::Tokens;
-use super::books::Books;
+use super::error_response::Rejected;
 use super::faults::{Faults, Plan, Subject};
+use super::licence_pools::Pools;
 use super::loan::{Loan, Status, Verdict};
-use super::pools::Pools;
-use super::rejected::Rejected;
-use super::scene::{Scene, licences_of};
-use super::wire::{Begin, Return, ReturnReason};
+use super::loan_store::Books;
+use super::lookup::{Scene, licences_of};
 use super::{Bounds, Title};
 
 /// Everything behind the one lock.

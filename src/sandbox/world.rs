@@ -8,7 +8,7 @@ use std::fmt;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::text;
+use super::serde_text;
 use crate::loan::{Isbn, LibraryId};
 
 /// How many days a loan lasts where the title does not say.
@@ -38,7 +38,7 @@ pub struct World {
 #[serde(deny_unknown_fields)]
 pub struct Library {
     /// Its ISIL.
-    #[serde(with = "text")]
+    #[serde(with = "serde_text")]
     pub isil: LibraryId,
     /// The code with which each of its loans is refused, like `BUDGET_EXCEEDED`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -50,7 +50,7 @@ pub struct Library {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Title {
     /// Its ISBN.
-    #[serde(with = "text")]
+    #[serde(with = "serde_text")]
     pub isbn: Isbn,
     /// Its licences. A library takes the first that is free, unless a begin names one.
     #[serde(default, rename = "licenses", alias = "licences")]
@@ -94,7 +94,7 @@ pub struct Licence {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires: Option<Timestamp>,
     /// The one library that has it; none is every library.
-    #[serde(default, with = "text::option", skip_serializing_if = "Option::is_none")]
+    #[serde(default, with = "serde_text::option", skip_serializing_if = "Option::is_none")]
     pub library: Option<LibraryId>,
 }
 

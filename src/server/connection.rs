@@ -14,13 +14,13 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
 use super::limits::Limit;
-use super::open::Entry;
+use super::open_connections::Entry;
+use super::placement::Seat;
 use super::request_body::RequestBody;
-use super::wire::{self, Wire};
-use super::workers::Seat;
+use super::tls_stream::{self, Wire};
 use super::{Worker, dispatch, http1, http2};
-use crate::buffers::Size;
-use crate::connection::Connection;
+use crate::buffer_budget::Size;
+use crate::connection_handle::Connection;
 use crate::delivery::Body;
 
 /// The largest head that is read, in bytes: a token is at most 8 KiB.
@@ -67,7 +67,7 @@ async fn shake_hands(socket: TcpStream, worker: &Worker, connection: &Connection
     if is_http2 {
         connection.set_multiplexed();
     }
-    let size = Size::new(&worker.line.buffers, wire::MOST);
+    let size = Size::new(&worker.line.buffers, tls_stream::MOST);
     let wire = Wire::new(socket, session, connection.clone(), size, is_http2);
     Some((wire, Asked { name, connection: connection.clone() }))
 }

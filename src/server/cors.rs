@@ -9,7 +9,7 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderValue, Method, Response};
 
-use super::respond;
+use super::problem_response;
 use crate::delivery::Body;
 
 const METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, PUT, DELETE");
@@ -142,7 +142,7 @@ impl Cors {
         if !is_preflight || self.origins.is_empty() {
             return None;
         }
-        let mut response = respond::no_content();
+        let mut response = problem_response::no_content();
         if self.allowed(request).is_some() {
             let fields = response.headers_mut();
             fields.insert(ACCESS_CONTROL_ALLOW_METHODS, METHODS);

@@ -14,7 +14,7 @@ use http_body::Body as _;
 
 use super::connection::Asked;
 use super::request_body::RequestBody;
-use super::{Line, continuation, loans_api, respond};
+use super::{Line, download_continuation, loans_api, problem_response};
 use crate::catalog::{Target, Titles};
 use crate::delivery::{Body, Delivered, Delivery, Pass};
 use crate::gate;
@@ -52,7 +52,7 @@ pub(super) async fn dispatch(
             line.metrics.request(problem.slug(), via, began.elapsed());
             log.via(via).outcome(problem.status().as_u16(), problem.slug());
             log.finish(0, 0, "complete", began.elapsed());
-            respond::problem(&problem, &parts.method, parts.version)
+            problem_response::problem(&problem, &parts.method, parts.version)
         }
     };
     line.cors.tell(&parts.headers, &mut response);
@@ -90,7 +90,7 @@ async fn walk(
             log.route(line.catalog.route_name(file.route)).isbn(titles.first());
             let (reader, is_late) = authenticate(line, request, token.as_deref())?;
             asked.connection.note_credentials();
-            let continues = continuation::continues(&request.headers);
+            let continues = download_continuation::continues(&request.headers);
             let wish = ask(&reader, &titles, &path, explicit, continues).ok_or_else(outside_of_link)?;
             let answer = line.gate.admit(&wish).await;
             *via = answer.via;
@@ -115,7 +115,7 @@ async fn walk(
 /// goes on with.
 fn authenticate(line: &Line, request: &Parts, token: Option<&str>) -> Result<(Arc<Reader>, bool), Problem> {
     let (headers, query) = (&request.headers, request.uri.query());
-    if continuation::shows_a_part(&request.method, headers) {
+    if download_continuation::shows_a_part(&request.method, headers) {
         return line.readers.authenticate_late(headers, query, token);
     }
     Ok((line.readers.authenticate(headers, query, token)?, false))

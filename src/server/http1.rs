@@ -23,9 +23,9 @@ use super::Worker;
 use super::connection::{Asked, HEAD_SIZE, answer, note, unless_cut};
 use super::deadlines::{Deadlines, Seen, Step};
 use super::limits::Limit;
-use super::wire::Wire;
-use crate::buffers::LEAST;
-use crate::connection::Connection;
+use super::tls_stream::Wire;
+use crate::buffer_budget::LEAST;
+use crate::connection_handle::Connection;
 
 /// How often to check whether hyper's state can be dropped, and whether a deadline has passed.
 const CHECK_INTERVAL: Duration = Duration::from_millis(200);

@@ -23,11 +23,11 @@ use tokio::time::{Instant, Sleep};
 use super::connection::Asked;
 use super::deadlines::{Deadlines, Seen, Step};
 use super::limits::Limit;
-use super::pending::{PendingAnswer, PendingAnswers};
+use super::pending_responses::{PendingAnswer, PendingAnswers};
 use super::request_body::RequestBody;
-use super::wire::Wire;
+use super::tls_stream::Wire;
 use super::{Worker, date, dispatch};
-use crate::connection::Connection;
+use crate::connection_handle::Connection;
 use crate::delivery::{Body, BodyError, Chunk, Suspended};
 
 /// The largest list of fields that is read, in bytes: a token is at most 8 KiB.

@@ -14,8 +14,8 @@ use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc::UnboundedReceiver;
 
-use super::workers::Arrival;
-use super::{Worker, connection, wire};
+use super::placement::Arrival;
+use super::{Worker, connection, tls_stream};
 use crate::telemetry::LogLimit;
 
 /// How many connections may wait to be accepted.
@@ -33,7 +33,7 @@ pub(super) fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(true)?;
     socket.set_nonblocking(true)?;
-    socket.set_tcp_notsent_lowat(wire::UNSENT)?; // accepted sockets inherit it
+    socket.set_tcp_notsent_lowat(tls_stream::UNSENT)?; // accepted sockets inherit it
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())

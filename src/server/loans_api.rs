@@ -13,8 +13,8 @@ use utoipa::ToSchema;
 
 use super::limits::Limit;
 use super::request_body::RequestBody;
-use super::{Line, respond};
-use crate::connection::Connection;
+use super::{Line, problem_response};
+use crate::connection_handle::Connection;
 use crate::delivery::Body;
 use crate::gate::{self, Availability};
 use crate::ledger::{Filter, LedgerError};
@@ -198,7 +198,7 @@ pub(super) async fn show(line: &Line, reader: &Reader, isbn: Isbn) -> Result<Res
 ))]
 pub(super) async fn give_back(line: &Line, reader: &Reader, isbn: Isbn) -> Result<Response<Body>, Problem> {
     line.gate.revoke(reader.key(isbn)).await?;
-    Ok(respond::no_content())
+    Ok(problem_response::no_content())
 }
 
 /// Says how far a title was read, for the newest loan of it, also after its end. Idempotent.
@@ -217,7 +217,7 @@ pub(super) async fn progress(
     body: RequestBody,
 ) -> Result<Response<Body>, Problem> {
     line.gate.note_progress(reader.key(isbn), read(line, body).await?).await?;
-    Ok(respond::no_content())
+    Ok(problem_response::no_content())
 }
 
 /// Whether the reader's library can lend a title now; up to `lending.availability_ttl` old.
@@ -287,7 +287,7 @@ fn unreadable(error: LedgerError) -> Problem {
 
 fn json(status: StatusCode, body: &impl Serialize) -> Result<Response<Body>, Problem> {
     let body = serde_json::to_vec(body).map_err(|_| Problem::LedgerUnavailable)?;
-    let mut response = Response::new(respond::full(body));
+    let mut response = Response::new(problem_response::full(body));
     *response.status_mut() = status;
     let fields = response.headers_mut();
     fields.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));

@@ -5,30 +5,30 @@
 //! task of the worker that was least busy when it arrived. [`Running::drain`] ends them: it stops accepting, closes
 //! connections on which nothing runs, waits for running answers as long as `server.drain` says, and aborts the rest.
 //!
-//! `limits` has the keys of `[limits]`; `open` admits connections, `deadlines` says when one is closed, and
+//! `limits` has the keys of `[limits]`; `open_connections` admits connections, `deadlines` says when one is closed, and
 //! `frame_budget` counts what an HTTP/2 client sends.
 
 mod connection;
-mod continuation;
 mod cors;
 mod date;
 mod deadlines;
 mod dispatch;
+mod download_continuation;
 mod frame_budget;
 mod http1;
 mod http2;
 mod limits;
 mod listen;
 mod loans_api;
-mod open;
-mod pending;
+mod open_connections;
+mod pending_responses;
+mod placement;
+mod problem_response;
 mod request_body;
-mod respond;
-mod security;
-mod tickets;
+mod security_headers;
+mod session_tickets;
 mod tls;
-mod wire;
-mod workers;
+mod tls_stream;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -41,7 +41,7 @@ use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::buffers::Buffers;
+use crate::buffer_budget::Buffers;
 use crate::catalog::Catalog;
 use crate::delivery::Delivery;
 use crate::gate::Gate;
@@ -52,10 +52,10 @@ use crate::telemetry::Metrics;
 
 pub use cors::{AllowedOrigin, Cors};
 pub use limits::{Limits, raise_descriptor_limit};
-use open::OpenConnections;
-pub use security::SecurityHeaders;
+use open_connections::OpenConnections;
+use placement::Workers;
+pub use security_headers::SecurityHeaders;
 pub use tls::{Certificates, DateProblem, TlsError, Validity};
-use workers::Workers;
 
 /// A certificate chain and its key, as files in PEM.
 #[derive(Clone, Debug)]

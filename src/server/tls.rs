@@ -19,7 +19,7 @@ use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 use x509_parser::time::ASN1Time;
 
-use super::tickets::Tickets;
+use super::session_tickets::Tickets;
 use super::{Certificate, Settings};
 use crate::clock::{self, Clock};
 

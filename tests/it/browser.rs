@@ -7,7 +7,7 @@ use http::Method;
 use loangate::samples::Collection;
 use serde_json::{Value, json};
 
-use crate::support::program::system_file;
+use crate::support::external_program::system_file;
 use crate::support::scene::Setting;
 use crate::support::{AUDIO, BOOK, Chromium, File, Pages, Scene, program};
 

@@ -16,7 +16,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
 use crate::support::scene::movable;
-use crate::support::{AUDIO, File, Scene, Setting, metric, raw};
+use crate::support::{AUDIO, File, Scene, Setting, metric, raw_client};
 
 /// A file that an origin sends in one chunk.
 const ONE_CHUNK: u64 = 60_000;
@@ -34,7 +34,7 @@ async fn scene_with(delivery: &'static str, size: u64) -> Scene {
 
 /// An HTTP/2 connection whose streams' windows open as far as they are read.
 async fn connect(scene: &Scene) -> SendRequest<Bytes> {
-    let tls = raw::connect(address(scene), &ca(scene), "localhost", "h2").await;
+    let tls = raw_client::connect(address(scene), &ca(scene), "localhost", "h2").await;
     let mut builder = h2::client::Builder::new();
     builder.initial_window_size(WINDOW).initial_connection_window_size(1 << 24);
     let (sender, connection) = builder.handshake(tls).await.unwrap();
@@ -207,7 +207,7 @@ async fn stalled_stream_ends_when_due_though_the_ledger_cannot_write() {
 /// A connection over HTTP/1.1 that has requested the file and reads nothing; its kernel accepts
 /// little.
 async fn unread(scene: &Scene, reader: &str) -> TlsStream<TcpStream> {
-    let mut stream = raw::connect_with_buffer(address(scene), &ca(scene), "http/1.1", 4096).await;
+    let mut stream = raw_client::connect_with_buffer(address(scene), &ca(scene), "http/1.1", 4096).await;
     let token = scene.token(reader);
     let head = format!(
         "GET /files/{AUDIO}/audio.mp3 HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {token}\r\n\r\n"

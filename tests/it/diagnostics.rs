@@ -12,7 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::time::Instant;
 
-use crate::support::raw::refusing;
+use crate::support::raw_client::refusing;
 use crate::support::scene::initialised;
 use crate::support::storage::{Kind, Storage};
 use crate::support::{BOOK, File, Scene, Setting, program};

@@ -5,7 +5,7 @@ use loangate::sandbox::Bounds;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::support::{AUDIO, File, Process, Scene, Setting, frames, raw};
+use crate::support::{AUDIO, File, Process, Scene, Setting, frames, raw_client};
 
 /// More than the sockets and windows between the two can hold, so that the gate is not done before the reader is.
 const SIZE: u64 = 64 << 20;
@@ -111,7 +111,7 @@ async fn silent_connections_do_not_hold_up_a_drain() {
     let address = scene.base.trim_start_matches("https://").parse().unwrap();
     let ca = scene.dir.path().join("certs/ca.pem");
     let connect = async |protocol, sent: Vec<u8>| {
-        let mut stream = raw::connect(address, &ca, "localhost", protocol).await;
+        let mut stream = raw_client::connect(address, &ca, "localhost", protocol).await;
         stream.write_all(&sent).await.unwrap();
         stream.flush().await.unwrap();
         stream

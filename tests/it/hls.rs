@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http::StatusCode;
 use serde_json::Value;
 
-use crate::support::program::{run, said, trusting};
+use crate::support::external_program::{run, said, trusting};
 use crate::support::{AUDIO, File, Scene, program};
 
 /// How long it plays, in seconds, and how long a segment of it.

@@ -13,7 +13,7 @@ use tokio_rustls::client::TlsStream;
 use crate::support::frames::{self, END_HEADERS, END_STREAM, HEADERS, PING, RST_STREAM, frame, preface};
 use crate::support::scene::Setting;
 use crate::support::storage::{Kind, Storage};
-use crate::support::{AUDIO, BOOK, File, Process, Scene, metric, program, raw};
+use crate::support::{AUDIO, BOOK, File, Process, Scene, metric, program, raw_client};
 
 async fn scene_with(limits: &'static str) -> Scene {
     let scene = Scene::set(Setting { config: vec![("[ledger]", limits)], ..Setting::default() }).await;
@@ -26,7 +26,7 @@ fn address(scene: &Scene) -> SocketAddr {
 }
 
 async fn connect(scene: &Scene, protocol: &str) -> TlsStream<TcpStream> {
-    raw::connect(address(scene), &scene.dir.path().join("certs/ca.pem"), "localhost", protocol).await
+    raw_client::connect(address(scene), &scene.dir.path().join("certs/ca.pem"), "localhost", protocol).await
 }
 
 async fn reached(scene: &Scene, limit: &str) -> f64 {

@@ -9,7 +9,7 @@ use loangate::reader::Scope;
 use serde_json::Value;
 
 use crate::support::scene::{Setting, movable};
-use crate::support::{AUDIO, BOOK, File, LIBRARY, Scene, raw};
+use crate::support::{AUDIO, BOOK, File, LIBRARY, Scene, raw_client};
 
 const SIZE: u64 = 100_000;
 const HOUR: Duration = Duration::from_secs(3600);
@@ -266,7 +266,7 @@ async fn a_link_opens_no_other_title_or_path_by_whatever_trick() {
                          Range: bytes=10000-\r\n\r\n",
                         address.port()
                     );
-                    let (status, _) = raw::exchange(address, &ca, "localhost", head.as_bytes()).await;
+                    let (status, _) = raw_client::exchange(address, &ca, "localhost", head.as_bytes()).await;
                     assert_eq!(status, refused, "{target}");
                 }
             }

@@ -11,7 +11,7 @@ use http::{Request, StatusCode, Uri};
 use http_body_util::{BodyExt, Empty};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 
-use crate::support::{BOOK, File, Scene, raw};
+use crate::support::{BOOK, File, Scene, raw_client};
 
 /// What is sent as the request's target, and the status that refuses it: 400 for what is not in normal form
 /// (`src/path.rs`), 404 for what is and leads nowhere. `BOOK` lies at the storage under each name that a trick could be
@@ -220,7 +220,7 @@ async fn stage() -> Stage {
 impl Stage {
     /// Sends this head by hand, and gives the answer.
     async fn send(&self, head: &[u8]) -> (u16, Vec<u8>) {
-        raw::exchange(self.address, &self.ca, "localhost", head).await
+        raw_client::exchange(self.address, &self.ca, "localhost", head).await
     }
 
     /// The head of a request for this target that is in order otherwise.
@@ -321,7 +321,7 @@ async fn a_fragment_changes_neither_the_path_that_is_checked_nor_the_one_that_is
 async fn no_trick_with_a_path_gets_past_the_gate_over_http2() {
     let stage = stage().await;
     let before = stage.scene.origin.asked().len();
-    let stream = raw::connect(stage.address, &stage.ca, "localhost", "h2").await;
+    let stream = raw_client::connect(stage.address, &stage.ca, "localhost", "h2").await;
     let (mut sender, connection) =
         hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
     let connection = tokio::spawn(connection);

@@ -13,7 +13,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{AssertSqlSafe, Connection, Row};
 
 use crate::support::demo::files_below;
-use crate::support::{AUDIO, BOOK, Demo, LIBRARY, raw};
+use crate::support::{AUDIO, BOOK, Demo, LIBRARY, raw_client};
 
 /// The title of which there is one licence.
 const ONE: &str = "9788299999021";
@@ -167,7 +167,7 @@ impl Day {
             format!("GET {path} HTTP/1.1\r\nHost: {token}\r\nConnection: close\r\n\r\n"),
         ] {
             let (status, answer) =
-                raw::exchange(address, &self.demo.ca(), "localhost", head.as_bytes()).await;
+                raw_client::exchange(address, &self.demo.ca(), "localhost", head.as_bytes()).await;
             assert!((400..500).contains(&status), "{status}");
             self.problems.insert(format!("answer {} by hand", self.problems.len()), answer);
         }

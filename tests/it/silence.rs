@@ -10,7 +10,7 @@ use tokio_rustls::client::TlsStream;
 
 use crate::support::frames::{self, END_HEADERS, END_STREAM, HEADERS, PING, frame, preface};
 use crate::support::scene::Setting;
-use crate::support::{AUDIO, Scene, metric, raw};
+use crate::support::{AUDIO, Scene, metric, raw_client};
 
 /// Short ones, each with another value where a test could take one for another.
 const LIMITS: &str = "[limits]\nhandshake = \"1s\"\npreface = \"1s\"\nhead = \"1s\"\nbody = \"1s\"\nidle = \"3s\"\n\
@@ -29,7 +29,7 @@ fn address(scene: &Scene) -> SocketAddr {
 }
 
 async fn connect(scene: &Scene, protocol: &str) -> TlsStream<TcpStream> {
-    raw::connect(address(scene), &scene.dir.path().join("certs/ca.pem"), "localhost", protocol).await
+    raw_client::connect(address(scene), &scene.dir.path().join("certs/ca.pem"), "localhost", protocol).await
 }
 
 async fn reached(scene: &Scene, limit: &str) -> f64 {
@@ -244,7 +244,8 @@ async fn unread_answers_close_the_connection() {
         socket.set_recv_buffer_size(4096).unwrap();
         let socket = socket.connect(address(&scene)).await.unwrap();
         let mut stream =
-            raw::connect_over(socket, &scene.dir.path().join("certs/ca.pem"), "localhost", "http/1.1").await;
+            raw_client::connect_over(socket, &scene.dir.path().join("certs/ca.pem"), "localhost", "http/1.1")
+                .await;
         let requests = b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n".repeat(100);
         // Until the gate takes no more, since its answers find no room.
         let stalls = async {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use http::StatusCode;
 use tokio_util::sync::CancellationToken;
 
-use crate::support::raw::refusing;
+use crate::support::raw_client::refusing;
 use crate::support::scene::Setting;
 use crate::support::storage::{KEY_ID, Kind, SECRET, Storage, breaking};
 use crate::support::{BOOK, File, Origin, Process, Scene};

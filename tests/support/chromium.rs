@@ -15,7 +15,7 @@ use tempfile::TempDir;
 use tokio::time::Instant;
 
 use super::Pages;
-use super::program::{Held, direct};
+use super::external_program::{Held, direct};
 
 /// How long a page may take to tell something, from the start of the browser.
 const PATIENCE: Duration = Duration::from_secs(90);

@@ -5,27 +5,27 @@ pub(crate) mod bokbasen;
 pub(crate) mod chromium;
 pub(crate) mod demo;
 pub(crate) mod disk;
+pub(crate) mod external_program;
 pub(crate) mod frames;
 pub(crate) mod multipart;
 pub(crate) mod origin;
-pub(crate) mod pages;
 pub(crate) mod process;
-pub(crate) mod program;
-pub(crate) mod raw;
+pub(crate) mod raw_client;
 pub(crate) mod raw_origin;
 pub(crate) mod scene;
 pub(crate) mod storage;
+pub(crate) mod web_page_server;
 
 pub(crate) use bokbasen::Bokbasen;
 pub(crate) use chromium::Chromium;
 pub(crate) use demo::Demo;
 pub(crate) use disk::SmallDisk;
+pub(crate) use external_program::program;
 pub(crate) use origin::{File, Origin};
-pub(crate) use pages::Pages;
 pub(crate) use process::Process;
-pub(crate) use program::program;
 pub(crate) use raw_origin::{RawOrigin, Reply};
 pub(crate) use scene::{LIBRARY, Scene, Setting};
+pub(crate) use web_page_server::Pages;
 
 /// Titles that tests lend; the sandbox lends any.
 pub(crate) const BOOK: &str = "9788299999014";

@@ -3,7 +3,7 @@
 //! They speak only HTTP to each other, and the gate is configured by a file as any other. All that is made lies in
 //! one directory and is kept between runs, loans included; tokens and the configuration are written anew.
 
-mod tried;
+mod walkthrough;
 
 use std::fs::{self, OpenOptions};
 use std::io::Write as _;
@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use secrecy::ExposeSecret;
 
-use super::stop::Signals;
+use super::signals::Signals;
 use super::{CliError, init, say, serve, token};
 use crate::clock::Clock;
 use crate::config::{self, Config};
@@ -264,7 +264,7 @@ impl Demo {
 
     /// What to try, for a person.
     fn told(&self) -> String {
-        tried::lines(&tried::Places {
+        walkthrough::lines(&walkthrough::Places {
             base: &format!("https://localhost:{}", self.gate.public.port()),
             admin: &self.gate.admin_url,
             sandbox: self.sandbox.url(),

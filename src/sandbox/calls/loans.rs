@@ -14,11 +14,11 @@ use http::header::{LOCATION, RETRY_AFTER};
 use http::{HeaderMap, HeaderValue, StatusCode};
 
 pub(in super::super) use self::list::list;
-use super::super::app::App;
+use super::super::api_types::{Begin, Begun, Cancel, Return, ShownLoan, ShownStatus};
+use super::super::context::App;
+use super::super::error_response::Rejected;
 use super::super::faults::{Call, Plan, Subject};
 use super::super::loan::{Loan, Status};
-use super::super::rejected::Rejected;
-use super::super::wire::{Begin, Begun, Cancel, Return, ShownLoan, ShownStatus};
 
 /// The longest reference or borrower that is taken (assumed).
 const LONGEST: usize = 128;

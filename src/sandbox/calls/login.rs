@@ -10,12 +10,12 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use secrecy::ExposeSecret;
 use serde::de::DeserializeOwned;
 
-use super::super::app::App;
+use super::super::api_types::{TicketRequest, TokenRequest};
 use super::super::auth::Kind;
+use super::super::context::App;
+use super::super::error_response::Rejected;
 use super::super::faults::{Call, Plan, Subject};
-use super::super::rejected::Rejected;
 use super::super::state::later;
-use super::super::wire::{TicketRequest, TokenRequest};
 
 /// `POST /oauth/token`, as JSON or as a form.
 pub(in super::super) async fn token(

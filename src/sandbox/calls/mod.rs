@@ -16,8 +16,8 @@ use http::{HeaderMap, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::app::App;
-use super::rejected::Rejected;
+use super::context::App;
+use super::error_response::Rejected;
 
 /// Every path of Bokbasen's.
 pub(super) fn routes() -> Router<App> {

@@ -8,10 +8,10 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, StatusCode};
 
-use super::super::app::App;
+use super::super::api_types::{BookedReport, Report};
+use super::super::context::App;
+use super::super::error_response::Rejected;
 use super::super::faults::{Call, Plan, Subject};
-use super::super::rejected::Rejected;
-use super::super::wire::{BookedReport, Report};
 
 /// `POST /reporting/loan/v1`.
 pub(in super::super) async fn report(

@@ -8,13 +8,13 @@ use axum::response::Response;
 use http::{HeaderMap, StatusCode};
 use jiff::Timestamp;
 
-use super::super::app::App;
+use super::super::api_types::{Availability, FreeLicence, InventoryEntry, ShownLicence};
+use super::super::context::App;
+use super::super::error_response::Rejected;
 use super::super::faults::{Call, Plan, Subject};
+use super::super::lookup::licences_of;
 use super::super::paging::{self, Cursor, Listing};
-use super::super::rejected::Rejected;
-use super::super::scene::licences_of;
 use super::super::state::{State as Kept, unknown_title};
-use super::super::wire::{Availability, FreeLicence, InventoryEntry, ShownLicence};
 use crate::loan::{Isbn, LibraryId};
 
 /// How many titles one call may ask for.

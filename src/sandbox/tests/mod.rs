@@ -1,7 +1,7 @@
 //! The sandbox over real sockets: its states, its faults and its books.
 
-mod books;
 mod faults;
+mod loan_store;
 mod states;
 
 use http::{HeaderMap, Method};

@@ -10,13 +10,13 @@ use axum::response::Response;
 use http::HeaderMap;
 use jiff::{SignedDuration, Timestamp};
 
-use super::super::super::app::App;
+use super::super::super::api_types::ShownLoan;
+use super::super::super::context::App;
+use super::super::super::error_response::Rejected;
 use super::super::super::faults::{Call, Plan, Subject};
 use super::super::super::loan::Loan;
 use super::super::super::paging::{self, Cursor, Listing};
-use super::super::super::rejected::Rejected;
 use super::super::super::state::State as Kept;
-use super::super::super::wire::ShownLoan;
 use crate::loan::LibraryId;
 
 /// `GET /v1/loans?reference=…`, `?library=…&after=…` or `?next=…`.

@@ -10,7 +10,7 @@ use jiff::{SignedDuration, Timestamp};
 use sqlx::{AssertSqlSafe, QueryBuilder, Sqlite};
 use tokio::sync::oneshot;
 
-use super::draft::{Draft, database};
+use super::batch::{Draft, database};
 use super::row::{COLUMNS, loan_of};
 use super::write::Command;
 use super::{Ledger, LedgerError};
@@ -154,7 +154,7 @@ pub(super) async fn replace(draft: &mut Draft<'_>, doubts: &Doubts) -> Result<bo
 
 #[cfg(test)]
 mod tests {
-    use super::super::support::{by, loan, open};
+    use super::super::test_support::{by, loan, open};
     use super::*;
 
     fn at(hours: i64) -> Timestamp {

@@ -112,17 +112,17 @@ pub(super) async fn open(ledger: &Path) -> Result<SqliteConnection, LedgerError>
 
 #[cfg(test)]
 mod tests {
-    use super::super::support;
+    use super::super::test_support;
     use super::*;
     use crate::loan::Event;
 
     async fn with_loans(file: &Path, count: u8) -> Ledger {
-        let ledger = support::open(file).await;
+        let ledger = test_support::open(file).await;
         for borrower in 0..count {
-            let loan = support::loan(borrower);
+            let loan = test_support::loan(borrower);
             let id = loan.id;
-            ledger.intend(loan, None, support::by("reader")).await.unwrap();
-            ledger.apply(id, Event::Lost, support::by("begin")).await.unwrap();
+            ledger.intend(loan, None, test_support::by("reader")).await.unwrap();
+            ledger.apply(id, Event::Lost, test_support::by("begin")).await.unwrap();
         }
         ledger
     }

@@ -1,9 +1,9 @@
 //! What the error of an object storage means, in a sentence for the operator.
 //!
-//! `probe` calls it. Storages answer with a code in a body of XML or JSON; the body itself may repeat a
+//! `reachability` calls it. Storages answer with a code in a body of XML or JSON; the body itself may repeat a
 //! key's id or the text that was signed, so no sentence has more of it than a region.
 
-use super::probe::Outcome;
+use super::reachability::Outcome;
 
 /// A code of a storage, and what it means. The first one that an error contains decides.
 type Meaning = (&'static str, fn(String) -> Outcome, &'static str);

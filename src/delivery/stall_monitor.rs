@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::Settings;
 use super::outgoing::{Listed, Outgoing, Progress, Suspension};
-use crate::connection::{Abort, OutgoingBody};
+use crate::connection_handle::{Abort, OutgoingBody};
 
 /// The longest and the shortest time between two checks.
 const LONGEST_INTERVAL: Duration = Duration::from_millis(250);

@@ -7,9 +7,9 @@ use std::collections::HashMap;
 use std::io;
 use std::path::Path;
 
+use super::api_types::BookedReport;
 use super::journal::{Entry, Journal};
 use super::loan::Loan;
-use super::wire::BookedReport;
 use crate::loan::LibraryId;
 
 /// The books. A loan's place in them never changes.

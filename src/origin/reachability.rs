@@ -8,8 +8,8 @@ use std::time::Duration;
 use http::StatusCode;
 use tokio::time::timeout;
 
-use super::ask::Ask;
-use super::place::Place;
+use super::endpoint::Place;
+use super::file_request::Ask;
 use super::{Origin, Settings};
 use crate::path::FilePath;
 

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::limits::{Limit, Limits};
-use crate::connection::Connection;
+use crate::connection_handle::Connection;
 use crate::telemetry::Metrics;
 
 /// How many connections may be closing beyond `limits.connections`: a connection that is closed for another one keeps

@@ -5,7 +5,7 @@ use std::path::Path;
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection};
 
-use super::support::{by, key, loan, open};
+use super::test_support::{by, key, loan, open};
 use super::*;
 use crate::loan::{EndReason, Terms};
 

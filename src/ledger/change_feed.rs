@@ -93,7 +93,7 @@ mod tests {
     use sqlx::sqlite::SqliteConnectOptions;
     use sqlx::{ConnectOptions, Connection};
 
-    use super::super::support::{accepted, by, open};
+    use super::super::test_support::{accepted, by, open};
     use super::*;
     use crate::loan::{EndReason, Event};
 

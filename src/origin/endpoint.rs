@@ -2,16 +2,16 @@
 
 use http::Response;
 
-use super::ask::Ask;
 use super::body::Body;
 use super::connection_limit::ConnectionLimits;
 use super::directory::Directory;
 use super::exchange::Failure;
+use super::file_request::Ask;
 use super::http::Http;
-use super::probe::Outcome;
-use super::store::Store;
+use super::object_store::Store;
+use super::reachability::Outcome;
 use super::{Settings, Where};
-use crate::buffers::Buffers;
+use crate::buffer_budget::Buffers;
 use crate::path::FilePath;
 
 #[derive(Debug)]

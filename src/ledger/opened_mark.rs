@@ -9,7 +9,7 @@
 use jiff::Timestamp;
 use tokio::sync::oneshot;
 
-use super::draft::{Draft, database};
+use super::batch::{Draft, database};
 use super::write::Command;
 use super::{Ledger, LedgerError};
 use crate::loan::{EndReason, Event, LoanId};
@@ -64,7 +64,7 @@ pub(super) async fn permitted(draft: &mut Draft<'_>, id: LoanId, event: Event) -
 
 #[cfg(test)]
 mod tests {
-    use super::super::support::{accepted, by, open};
+    use super::super::test_support::{accepted, by, open};
     use super::*;
 
     #[tokio::test]

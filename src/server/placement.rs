@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
-use super::open::Entry;
+use super::open_connections::Entry;
 
 /// How often to look how busy the workers were. A window much shorter sees single requests, a longer one lags behind.
 const LOOK: Duration = Duration::from_millis(100);

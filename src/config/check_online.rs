@@ -10,7 +10,7 @@ use jiff::SignedDuration;
 use tokio::time::timeout;
 
 use super::Loaded;
-use crate::buffers::Buffers;
+use crate::buffer_budget::Buffers;
 use crate::clock::Clock;
 use crate::lending::{Bokbasen, CallError};
 use crate::origin::{Origin, Outcome};

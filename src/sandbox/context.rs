@@ -14,8 +14,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::Settings;
+use super::error_response::Rejected;
 use super::faults::{Call, End, Plan, Subject};
-use super::rejected::Rejected;
 use super::state::State;
 use crate::clock::Clock;
 

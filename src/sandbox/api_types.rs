@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::loan::{Loan, Status, Verdict};
-use super::text;
+use super::serde_text;
 use super::{Origin, Pseudonym};
 use crate::loan::{Isbn, LibraryId};
 
@@ -23,9 +23,9 @@ fn utc<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Timestamp, D::Error
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct Begin {
-    #[serde(with = "text")]
+    #[serde(with = "serde_text")]
     pub(super) library: LibraryId,
-    #[serde(with = "text")]
+    #[serde(with = "serde_text")]
     pub(super) isbn: Isbn,
     pub(super) borrower: Pseudonym,
     #[serde(default)]
@@ -80,7 +80,7 @@ pub(super) struct TicketRequest {
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Report {
-    #[serde(with = "text")]
+    #[serde(with = "serde_text")]
     pub(super) isbn: Isbn,
     pub(super) model: Model,
     pub(super) price: f64,
@@ -97,7 +97,7 @@ pub(super) enum Model {
 /// A report in the books.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(super) struct BookedReport {
-    #[serde(with = "text")]
+    #[serde(with = "serde_text")]
     pub(super) isbn: Isbn,
     pub(super) model: Model,
     pub(super) price: f64,
@@ -112,9 +112,9 @@ pub(super) struct ShownLoan<'a> {
     loan_id: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     reference: Option<&'a str>,
-    #[serde(with = "text")]
+    #[serde(with = "serde_text")]
     library: LibraryId,
-    #[serde(with = "text")]
+    #[serde(with = "serde_text")]
     isbn: Isbn,
     status: ShownStatus,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -197,7 +197,7 @@ pub(super) struct Begun<'a> {
 /// A title's availability.
 #[derive(Debug, Serialize)]
 pub(super) struct Availability {
-    #[serde(with = "text")]
+    #[serde(with = "serde_text")]
     pub(super) isbn: Isbn,
     pub(super) available: bool,
     pub(super) licenses: Vec<FreeLicence>,
@@ -230,7 +230,7 @@ pub(super) struct ShownLicence {
 /// An entry of the inventory.
 #[derive(Debug, Serialize)]
 pub(super) struct InventoryEntry {
-    #[serde(with = "text")]
+    #[serde(with = "serde_text")]
     pub(super) isbn: Isbn,
     pub(super) licenses: Vec<ShownLicence>,
 }
@@ -248,9 +248,9 @@ pub(super) struct ShownBooks<'a> {
 pub(super) struct BookedLoan<'a> {
     loan_id: &'a str,
     reference: &'a str,
-    #[serde(with = "text")]
+    #[serde(with = "serde_text")]
     library: LibraryId,
-    #[serde(with = "text")]
+    #[serde(with = "serde_text")]
     isbn: Isbn,
     borrower: &'a Pseudonym,
     status: Status,

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::support::program::{direct, run, said};
+use crate::support::external_program::{direct, run, said};
 use crate::support::scene::Setting;
 use crate::support::{BOOK, File, Scene, metric, program};
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::support::{KEY, audit_key, by, key, loan, open};
+use super::test_support::{KEY, audit_key, by, key, loan, open};
 use super::write::{Command, Fault};
 use super::*;
 use crate::clock::Clock;

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use jiff::Timestamp;
 
-use super::rejected::Rejected;
+use super::error_response::Rejected;
 use super::world::{LOAN_DAYS, usual_licence_types};
 use super::{Library, Licence, LicenceType, Title, World};
 use crate::loan::{Isbn, LibraryId};

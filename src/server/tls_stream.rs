@@ -19,8 +19,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::frame_budget::FrameBudget;
-use crate::buffers::{LEAST, Size};
-use crate::connection::{Connection, Written};
+use crate::buffer_budget::{LEAST, Size};
+use crate::connection_handle::{Connection, Written};
 
 /// The plaintext of a full record (RFC 8446 §5.1).
 const RECORD: usize = 16 * 1024;

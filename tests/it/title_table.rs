@@ -6,7 +6,7 @@ use http::StatusCode;
 use serde_json::{Value, json};
 
 use crate::support::scene::{Setting, movable};
-use crate::support::{AUDIO, BOOK, File, LIBRARY, Scene, raw};
+use crate::support::{AUDIO, BOOK, File, LIBRARY, Scene, raw_client};
 
 const SIZE: u64 = 100_000;
 /// Belongs to the book and to the audiobook, in this order.
@@ -267,7 +267,7 @@ async fn no_trick_with_a_path_leads_to_another_title_or_past_a_links_prefix() {
             head.push_str(&format!("Authorization: Bearer {token}\r\n"));
         }
         head.push_str("Connection: close\r\n\r\n");
-        let (answered, _) = raw::exchange(address, &ca, "localhost", head.as_bytes()).await;
+        let (answered, _) = raw_client::exchange(address, &ca, "localhost", head.as_bytes()).await;
         assert_eq!(answered, status, "{target}");
     }
     assert_eq!(scene.origin.asked().len(), before, "nothing was asked of the storage");

@@ -3,7 +3,7 @@
 
 use std::process::Command;
 
-use crate::support::program::{run, said, trusting};
+use crate::support::external_program::{run, said, trusting};
 use crate::support::{AUDIO, BOOK, Demo, LIBRARY, metric, program};
 
 /// How long the audiobook plays, in seconds.

@@ -10,7 +10,7 @@ use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
 use super::*;
-use crate::buffers::Buffers;
+use crate::buffer_budget::Buffers;
 
 /// A reader who takes the bytes off the socket by itself, so that it sees how they were sealed.
 struct Reader {
@@ -261,12 +261,12 @@ impl Body {
     }
 }
 
-impl crate::connection::OutgoingBody for Body {
+impl crate::connection_handle::OutgoingBody for Body {
     fn connection(&self) -> &Connection {
         &self.connection
     }
 
-    fn abort(&self, _why: crate::connection::Abort) {}
+    fn abort(&self, _why: crate::connection_handle::Abort) {}
 
     fn left(&self, _at: Option<u64>, count: usize) {
         self.left.fetch_add(count, std::sync::atomic::Ordering::Relaxed);

@@ -15,7 +15,7 @@ use tokio_rustls::TlsConnector;
 use super::connection_limit::{ConnectionLimit, ConnectionLimits, Slot, enter};
 use super::exchange::{Connection, Failure, Incoming};
 use super::socket::{Server, Socket};
-use crate::buffers::Buffers;
+use crate::buffer_budget::Buffers;
 
 /// How long a connection is kept that nobody uses, and how many are.
 const KEPT: Duration = Duration::from_secs(30);

@@ -243,7 +243,7 @@ pub(super) fn database(source: sqlx::Error) -> LedgerError {
 mod tests {
     use sqlx::{ConnectOptions, Connection};
 
-    use super::super::support::{audit_key, by, loan, open};
+    use super::super::test_support::{audit_key, by, loan, open};
     use super::super::{Intended, Ledger, check, verify};
     use super::*;
     use crate::loan::{EndReason, Event, Terms};

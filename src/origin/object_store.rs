@@ -23,14 +23,14 @@ use object_store::{ClientOptions, GetOptions, GetRange, ObjectStore, RetryConfig
 use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
-use super::ask::{Ask, Asked};
 use super::body::{Body, not_satisfiable};
 use super::connection_limit::ConnectionLimits;
 use super::connections::{Connections, innermost};
 use super::exchange::{Failure, Incoming};
-use super::probe::Outcome;
-use super::{MAX_LENGTH, Settings, store_error};
-use crate::buffers::Buffers;
+use super::file_request::{Ask, Asked};
+use super::reachability::Outcome;
+use super::{MAX_LENGTH, Settings, object_store_error};
+use crate::buffer_budget::Buffers;
 use crate::path::FilePath;
 
 /// Marks a failure for which a second request was sent already.
@@ -185,7 +185,7 @@ impl Store {
         match self.store.list(Some(&below)).next().await {
             Some(Ok(_)) => Outcome::Reached("the bucket can be listed".to_owned()),
             None => Outcome::Doubtful("the bucket can be listed, and no file is below this path".to_owned()),
-            Some(Err(error)) => store_error::explain(&causes(&error)),
+            Some(Err(error)) => object_store_error::explain(&causes(&error)),
         }
     }
 
