@@ -1,8 +1,9 @@
-//! What the decision about a request costs that finds all it needs: time and allocations, with few decisions cached and
-//! with many.
+//! What the decision about a request costs that finds all it needs: time and allocations, with few
+//! decisions cached and with many.
 //!
-//! `cargo bench --bench hot_path`. A million loans are begun in a ledger first, which takes a minute or two. The loans of
-//! a hundred readers are asked for, and those of ten thousand in turn, whose entries the processor's caches do not hold.
+//! `cargo bench --bench hot_path`. A million loans are begun in a ledger first, which takes a
+//! minute or two. The loans of a hundred readers are asked for, and those of ten thousand in turn,
+//! whose entries the processor's caches do not hold.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -35,7 +36,8 @@ const FEW: u64 = 100;
 const MANY: u64 = 10_000;
 
 static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Runtime::new().unwrap());
-static DECIDER: LazyLock<Mutex<Decider>> = LazyLock::new(|| Mutex::new(RUNTIME.block_on(Decider::set())));
+static DECIDER: LazyLock<Mutex<Decider>> =
+    LazyLock::new(|| Mutex::new(RUNTIME.block_on(Decider::set())));
 
 fn main() {
     divan::main();

@@ -1,9 +1,10 @@
-//! How many instructions a request costs, which is the same on a busy machine and on an idle one. It ends with an error
-//! where that is more than 5 % over what `instructions.json` has recorded.
+//! How many instructions a request costs, which is the same on a busy machine and on an idle one.
+//! It ends with an error where that is more than 5 % over what `instructions.json` has recorded.
 //!
-//! `cargo bench --profile counted --bench instructions`, with `-- --record` to record anew what was meant to change.
-//! valgrind counts: the decision alone in this program, run once more under it, and a file of 1 KiB in the program as it
-//! is shipped. Counts compare only where compiler, C library, valgrind and profile are the recorded ones.
+//! `cargo bench --profile counted --bench instructions`, with `-- --record` to record anew what was
+//! meant to change. valgrind counts: the decision alone in this program, run once more under it,
+//! and a file of 1 KiB in the program as it is shipped. Counts compare only where compiler, C
+//! library, valgrind and profile are the recorded ones.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -80,7 +81,8 @@ fn with() -> BTreeMap<String, String> {
         let output = Command::new(program).arg(argument).output().unwrap();
         String::from_utf8_lossy(&output.stdout).trim().to_owned()
     };
-    let profile = Path::new(env!("CARGO_BIN_EXE_loangate")).parent().and_then(Path::file_name).unwrap();
+    let profile =
+        Path::new(env!("CARGO_BIN_EXE_loangate")).parent().and_then(Path::file_name).unwrap();
     BTreeMap::from([
         ("valgrind".to_owned(), said("valgrind", "--version")),
         ("compiler".to_owned(), said("rustc", "--version")),
@@ -116,7 +118,9 @@ fn compare(now: &Record, recorded: &Record) -> ExitCode {
 /// Callgrind, with nothing of its own on standard output.
 fn callgrind(out: &Path) -> Command {
     let mut valgrind = Command::new("valgrind");
-    valgrind.args(["--quiet", "--tool=callgrind"]).arg(format!("--callgrind-out-file={}", out.display()));
+    valgrind
+        .args(["--quiet", "--tool=callgrind"])
+        .arg(format!("--callgrind-out-file={}", out.display()));
     valgrind
 }
 
@@ -132,7 +136,10 @@ fn decision() -> u64 {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("decision");
     let mut command = callgrind(&out);
-    command.arg("--toggle-collect=*instructions*counted*").arg(std::env::current_exe().unwrap()).arg(INSIDE);
+    command
+        .arg("--toggle-collect=*instructions*counted*")
+        .arg(std::env::current_exe().unwrap())
+        .arg(INSIDE);
     assert!(command.status().unwrap().success());
     total(&out) / COUNTED as u64
 }
@@ -151,7 +158,8 @@ fn counted<'a>(decider: &Decider, asking: impl Iterator<Item = &'a HeaderMap>) {
     asking.for_each(|fields| drop(black_box(decider.decide(fields))));
 }
 
-/// A file of 1 KiB over each version of HTTP, asked for over one connection, in the program as it is shipped.
+/// A file of 1 KiB over each version of HTTP, asked for over one connection, in the program as it
+/// is shipped.
 async fn gate() -> BTreeMap<String, u64> {
     let files = BTreeMap::from([(format!("/{BOOK}/{SMALL}"), Bytes::from(vec![0xa5; SMALL]))]);
     let (scene, client) = environment::around(shared::origin::serve(files)).await;
@@ -162,7 +170,8 @@ async fn gate() -> BTreeMap<String, u64> {
     let target = Target { port, path: format!("/files/{BOOK}/{SMALL}"), token, size: SMALL as u64 };
     let mut dumps = (1..).map(|number| dump(&gate, &out, number));
     let mut all = BTreeMap::new();
-    for (name, version) in [("1 KiB over HTTP/1.1", Version::HTTP_11), ("1 KiB over HTTP/2", Version::HTTP_2)]
+    for (name, version) in
+        [("1 KiB over HTTP/1.1", Version::HTTP_11), ("1 KiB over HTTP/2", Version::HTTP_2)]
     {
         let mut opened = [client.open(&target, version).await];
         let tokens = std::slice::from_ref(&target.token);
@@ -176,7 +185,8 @@ async fn gate() -> BTreeMap<String, u64> {
 
 /// What was counted since the last dump, of all threads.
 fn dump(gate: &Process, out: &Path, number: u32) -> u64 {
-    let told = Command::new("callgrind_control").arg("--dump").arg(gate.child.id().to_string()).output();
+    let told =
+        Command::new("callgrind_control").arg("--dump").arg(gate.child.id().to_string()).output();
     assert!(told.unwrap().status.success());
     total(&out.with_extension(number.to_string()))
 }

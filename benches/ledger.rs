@@ -1,7 +1,8 @@
-//! How many loans a second the ledger takes down durably: an intent, then the acceptance, each synced to the disk.
+//! How many loans a second the ledger takes down durably: an intent, then the acceptance, each
+//! synced to the disk.
 //!
-//! `cargo bench --bench ledger`. Commands that wait are committed together, so that the rate grows with how many ask at
-//! once, and a sync is shared; what one caller waits for is told beside it.
+//! `cargo bench --bench ledger`. Commands that wait are committed together, so that the rate grows
+//! with how many ask at once, and a sync is shared; what one caller waits for is told beside it.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::print_stdout)]
 
 use std::sync::Arc;
@@ -22,9 +23,11 @@ async fn main() {
     println!("{:<8} {:>12} {:>12} {:>12}", "callers", "loans/s", "median", "p99");
     for callers in CALLERS {
         let directory = tempfile::tempdir().unwrap();
-        let settings = Settings { file: directory.path().join("loans.db"), brake: Brake::default() };
+        let settings =
+            Settings { file: directory.path().join("loans.db"), brake: Brake::default() };
         let (key, metrics) = (AuditKey::new(&[2; 32]), Metrics::new().unwrap());
-        let ledger = Ledger::open(&settings, &[1; 32], key, Clock::system(), metrics).await.unwrap();
+        let ledger =
+            Ledger::open(&settings, &[1; 32], key, Clock::system(), metrics).await.unwrap();
         let loans = LOANS.min(callers * 2000);
         let (next, began) = (Arc::new(AtomicU64::new(0)), Instant::now());
         let tasks: Vec<_> =

@@ -1,11 +1,13 @@
 //! What a gate costs whose ledger has a million loans, three hundred thousand of them live.
 //!
-//! `cargo bench --bench million`, or `cargo bench --bench million -- 10` for windows of ten seconds instead of thirty. The
-//! ledger is built at the first run, which takes some minutes, and kept under the target directory; each run has a copy.
-//! The gate is the built program; the sandbox, the origin and the clients are in this process, on the same cores. Told
-//! are: the time until it is ready, with the file in the page cache and without; its memory; what a look-up and a whole
-//! first request take; and what becomes of readers' cache hits while ten thousand loans fall due at one moment, beside
-//! windows in which nothing does. All of it is on loopback, and bounded in count and time.
+//! `cargo bench --bench million`, or `cargo bench --bench million -- 10` for windows of ten seconds
+//! instead of thirty. The ledger is built at the first run, which takes some minutes, and kept
+//! under the target directory; each run has a copy. The gate is the built program; the sandbox, the
+//! origin and the clients are in this process, on the same cores. Told are: the time until it is
+//! ready, with the file in the page cache and without; its memory; what a look-up and a whole first
+//! request take; and what becomes of readers' cache hits while ten thousand loans fall due at one
+//! moment, beside windows in which nothing does. All of it is on loopback, and bounded in count and
+//! time.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -71,14 +73,16 @@ async fn main() {
 /// Everything around a gate, with a copy of the ledger and its keys.
 async fn scene() -> Scene {
     let from = million_ledger::directory().await;
-    let limits = "[log]\nlevel = \"warn\"\n\n[limits]\nexempt_networks = [\"127.0.0.0/8\"]\n\n[ledger]";
+    let limits =
+        "[log]\nlevel = \"warn\"\n\n[limits]\nexempt_networks = [\"127.0.0.0/8\"]\n\n[ledger]";
     let config = vec![("[ledger]", limits)];
     let scene = Scene::around(Setting { config, ..Setting::default() }).await;
     for part in ["certs", "data"] {
         std::fs::create_dir_all(scene.dir.path().join(part)).unwrap();
         for entry in std::fs::read_dir(from.join(part)).unwrap().map(Result::unwrap) {
             if entry.file_type().unwrap().is_file() {
-                std::fs::copy(entry.path(), scene.dir.path().join(part).join(entry.file_name())).unwrap();
+                std::fs::copy(entry.path(), scene.dir.path().join(part).join(entry.file_name()))
+                    .unwrap();
             }
         }
     }
@@ -131,7 +135,8 @@ async fn start(mut scene: Scene, cold: bool) -> Gate {
 fn forget_pages(file: &Path) {
     std::fs::File::open(file).unwrap().sync_all().unwrap();
     let named = format!("if={}", file.display());
-    let dropped = Command::new("dd").args([&named, "iflag=nocache", "count=0", "status=none"]).status();
+    let dropped =
+        Command::new("dd").args([&named, "iflag=nocache", "count=0", "status=none"]).status();
     assert!(dropped.unwrap().success());
 }
 
@@ -170,7 +175,8 @@ fn anywhere(turn: u64, of: u64) -> u64 {
 
 /// The gate's question on a cache miss, by a ledger that is opened beside the gate's.
 async fn look_ups(directory: &Path) {
-    let (readers, ledger) = (million_ledger::readers(directory), million_ledger::open(directory).await);
+    let (readers, ledger) =
+        (million_ledger::readers(directory), million_ledger::open(directory).await);
     let mut waits = Vec::new();
     for turn in 0..LOOK_UPS {
         let key = million_ledger::key_of(&readers, anywhere(turn, million_ledger::LOANS));
@@ -280,22 +286,28 @@ async fn expiries(gate: &Gate, window: Duration) {
         }
         let before = gate.acknowledged().await;
         let due = fall_due(gate, group).await;
-        let (counted, acknowledged) = tokio::join!(hits(gate, window), until_acknowledged(gate, before, due));
+        let (counted, acknowledged) =
+            tokio::join!(hits(gate, window), until_acknowledged(gate, before, due));
         busy.push(counted);
         took.push(acknowledged);
         if group % 2 == 1 {
             quiet.push(hits(gate, window).await);
         }
     }
-    let ends = format!("{} loans that fall due together, acknowledged within", million_ledger::GROUP);
-    println!("{ends:<52} {}", joined(took.iter().map(|took| format!("{:.1} s", took.as_secs_f64()))));
+    let ends =
+        format!("{} loans that fall due together, acknowledged within", million_ledger::GROUP);
+    println!(
+        "{ends:<52} {}",
+        joined(took.iter().map(|took| format!("{:.1} s", took.as_secs_f64())))
+    );
     tell_hits("hits while nothing falls due", &quiet, window);
     tell_hits("hits while they do", &busy, window);
     for (what, part) in [
         ("hits a second", (|window| window.hits) as fn(&Window) -> f64),
         ("hits for a CPU second of the gate", |window| window.hits / window.spent),
     ] {
-        let pairs = busy.iter().zip(&quiet).map(|(busy, quiet)| 100.0 * (part(busy) / part(quiet) - 1.0));
+        let pairs =
+            busy.iter().zip(&quiet).map(|(busy, quiet)| 100.0 * (part(busy) / part(quiet) - 1.0));
         let what = format!("{what}, against the quiet window beside");
         println!("{what:<52} {}", joined(pairs.map(|ratio| format!("{ratio:+.1} %"))));
     }
@@ -353,7 +365,8 @@ async fn hits(gate: &Gate, length: Duration) -> Window {
     let (count, over) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
     let tasks: Vec<_> = (0..READERS_AT_ONCE)
         .map(|_| {
-            let request = gate.scene.get(&client, &format!("/files/{BOOK}/{FILE}"), &token).build().unwrap();
+            let request =
+                gate.scene.get(&client, &format!("/files/{BOOK}/{FILE}"), &token).build().unwrap();
             tokio::spawn(ask(client.clone(), request, count.clone(), over.clone()))
         })
         .collect();
@@ -366,7 +379,8 @@ async fn hits(gate: &Gate, length: Duration) -> Window {
         last = now;
     }
     let spent = spent_alone(gate.process.child.id()) - before;
-    let hits = count.load(Ordering::Relaxed) as f64 * length.as_secs_f64() / began.elapsed().as_secs_f64();
+    let hits =
+        count.load(Ordering::Relaxed) as f64 * length.as_secs_f64() / began.elapsed().as_secs_f64();
     over.store(true, Ordering::Relaxed);
     for task in tasks {
         task.await.unwrap();

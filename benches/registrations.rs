@@ -1,12 +1,19 @@
-//! How many loans a second a gate registers: intent durable, begun at the sandbox over HTTP, asked about, acceptance
-//! durable, answered.
+//! How many loans a second a gate registers: intent durable, begun at the sandbox over HTTP, asked
+//! about, acceptance durable, answered.
 //!
-//! `cargo bench --bench registrations`, or `cargo bench --bench registrations -- 5000` for a quick run of so many loans.
-//! The gate is in this process, with its two threads of slow work and a ledger in a real file; the sandbox is a process of
-//! its own beside it, on the same cores, with its books in memory. First a closed loop: so many callers, each with its
-//! next loan at once. Then an open one: a loan is wished for every millisecond, whether or not the gate keeps up, and what
+//! `cargo bench --bench registrations`, or `cargo bench --bench registrations -- 5000` for a quick
+//! run of so many loans. The gate is in this process, with its two threads of slow work and a
+//! ledger in a real file; the sandbox is a process of its own beside it, on the same cores, with
+//! its books in memory. First a closed loop: so many callers, each with its next loan at once. Then
+//! an open one: a loan is wished for every millisecond, whether or not the gate keeps up, and what
 //! it waits for counts from the wish. All of it is on loopback.
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::print_stdout, unreachable_pub, missing_docs)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    unreachable_pub,
+    missing_docs
+)]
 #![allow(dead_code)] // of what benches share, it needs a part
 
 mod shared;
@@ -73,9 +80,11 @@ impl Scene {
         let dir = tempfile::tempdir().unwrap();
         let sandbox = Sandbox::start(None);
         let (clock, metrics) = (Clock::system(), Metrics::new().unwrap());
-        let settings = ledger::Settings { file: dir.path().join("loans.db"), brake: Brake::default() };
+        let settings =
+            ledger::Settings { file: dir.path().join("loans.db"), brake: Brake::default() };
         let key = AuditKey::new(&[2; 32]);
-        let ledger = Ledger::open(&settings, &[1; 32], key, clock.clone(), metrics.clone()).await.unwrap();
+        let ledger =
+            Ledger::open(&settings, &[1; 32], key, clock.clone(), metrics.clone()).await.unwrap();
         let lending = sandbox.lending();
         let timing = circulation::Settings {
             settle: Duration::from_secs(30),
@@ -87,8 +96,14 @@ impl Scene {
         };
         let lending = Bokbasen::new(&lending, clock.clone(), metrics.clone()).unwrap();
         let slow = Handle::current();
-        let circulation =
-            Circulation::new(timing, ledger.clone(), lending, clock.clone(), metrics.clone(), slow.clone());
+        let circulation = Circulation::new(
+            timing,
+            ledger.clone(),
+            lending,
+            clock.clone(),
+            metrics.clone(),
+            slow.clone(),
+        );
         let gate = Gate::new(&gate::Settings::default(), circulation.clone(), clock, metrics, slow);
         circulation.start();
         Scene { gate, circulation, ledger, sandbox, _dir: dir }
@@ -186,8 +201,13 @@ async fn register(gate: &Gate, number: u64, wished: Instant) -> Duration {
         borrower: Borrower::from_bytes(borrower),
         isbn: "9788299999014".parse().unwrap(),
     };
-    let request =
-        Request { key, further: &[], issued: Some(Clock::system().now()), continues: false, explicit: false };
+    let request = Request {
+        key,
+        further: &[],
+        issued: Some(Clock::system().now()),
+        continues: false,
+        explicit: false,
+    };
     let (_, is_new) = gate.begin(&request).await.unwrap();
     assert!(is_new);
     wished.elapsed()

@@ -1,19 +1,22 @@
-//! How much a stream may hold on its way through the gate: little at first, more while its reader takes all it is given,
-//! little again for one who is slower, and all streams together no more than `server.buffers`.
+//! How much a stream may hold on its way through the gate: little at first, more while its reader
+//! takes all it is given, little again for one who is slower, and all streams together no more than
+//! `server.buffers`.
 //!
-//! The size of a read or a write decides what a byte costs: few large ones mean few wake-ups. But what was read is held
-//! until the reader has taken it, and a thousand readers who stand still would hold a thousand large pieces.
+//! The size of a read or a write decides what a byte costs: few large ones mean few wake-ups. But
+//! what was read is held until the reader has taken it, and a thousand readers who stand still
+//! would hold a thousand large pieces.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-/// What every stream may hold, whatever the others do, in bytes: what makes a TLS record of 16 KiB in all.
+/// What every stream may hold, whatever the others do, in bytes: what makes a TLS record of 16 KiB
+/// in all.
 pub const LEAST: usize = 16 * 1024 - 32;
 /// What it holds at first while few others hold more than the least: it makes short files cheap.
 const FIRST: usize = 64 * 1024;
-/// After how many bytes it may hold more: what a reader takes at first may lie in the buffers of both systems, or in an
-/// HTTP/2 window, and say nothing.
+/// After how many bytes it may hold more: what a reader takes at first may lie in the buffers of
+/// both systems, or in an HTTP/2 window, and say nothing.
 const GROWS_FROM: usize = 3 * 1024 * 1024;
 /// After how many full pieces it then holds twice as much.
 const GROWS_AFTER: u32 = 4;
@@ -79,7 +82,15 @@ pub struct Size {
 impl Size {
     /// A little at first, up to `most` later, which is at least 64 KiB.
     pub fn new(buffers: &Buffers, most: usize) -> Size {
-        Size { buffers: buffers.clone(), most, bytes: LEAST, has_begun: false, moved: 0, full: 0, came: None }
+        Size {
+            buffers: buffers.clone(),
+            most,
+            bytes: LEAST,
+            has_begun: false,
+            moved: 0,
+            full: 0,
+            came: None,
+        }
     }
 
     /// How much to move now that the reader takes more.

@@ -28,16 +28,18 @@ impl Clock {
 
     /// A clock that keeps the time `start` until a test moves it, to the millisecond.
     pub fn movable(start: Timestamp) -> Clock {
-        Clock { by_hand: Some(Arc::new(AtomicI64::new(start.as_millisecond()))), ..Clock::default() }
+        Clock {
+            by_hand: Some(Arc::new(AtomicI64::new(start.as_millisecond()))),
+            ..Clock::default()
+        }
     }
 
     /// The present moment by our own clock.
     #[allow(clippy::disallowed_methods)] // the one place that reads the system's clock
     pub fn now(&self) -> Timestamp {
         match &self.by_hand {
-            Some(millis) => {
-                Timestamp::from_millisecond(millis.load(Ordering::SeqCst)).unwrap_or(Timestamp::UNIX_EPOCH)
-            }
+            Some(millis) => Timestamp::from_millisecond(millis.load(Ordering::SeqCst))
+                .unwrap_or(Timestamp::UNIX_EPOCH),
             None => Timestamp::now(),
         }
     }

@@ -160,7 +160,8 @@ impl Connection {
         self.0.draining.load(Ordering::Acquire)
     }
 
-    /// Notes that a request on it carried accepted credentials. It is no longer closed for another connection.
+    /// Notes that a request on it carried accepted credentials. It is no longer closed for another
+    /// connection.
     pub fn note_credentials(&self) {
         if !self.has_credentials() {
             self.0.credentials.store(true, Ordering::Relaxed);
@@ -172,12 +173,14 @@ impl Connection {
         self.0.credentials.load(Ordering::Relaxed)
     }
 
-    /// Notes that no request is being handled on it and no file is sent: more holders later mean one.
+    /// Notes that no request is being handled on it and no file is sent: more holders later mean
+    /// one.
     pub fn note_idle(&self) {
         self.0.idle_holders.store(self.holders(), Ordering::Relaxed);
     }
 
-    /// Whether no request is being handled on it and no file is sent. From another task it is an estimate.
+    /// Whether no request is being handled on it and no file is sent. From another task it is an
+    /// estimate.
     pub fn is_idle(&self) -> bool {
         self.holders() <= self.0.idle_holders.load(Ordering::Relaxed)
     }
@@ -301,7 +304,9 @@ mod tests {
         let (one, two) = (Context::from_waker(&waker), Context::from_waker(&another));
         assert!(connection.poll_takes(&one).is_ready());
         connection.held_up(true);
-        assert!(connection.poll_takes(&one).is_pending() && connection.poll_takes(&one).is_pending());
+        assert!(
+            connection.poll_takes(&one).is_pending() && connection.poll_takes(&one).is_pending()
+        );
         assert!(connection.poll_takes(&two).is_pending());
         connection.held_up(false);
         connection.held_up(false);

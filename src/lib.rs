@@ -1,19 +1,22 @@
-//! loangate: a streaming HTTPS gate that hands out e-books and audiobooks only under a loan that Bokbasen, the
-//! Norwegian book trade's lending platform, has accepted.
+//! loangate: a streaming HTTPS gate that hands out e-books and audiobooks only under a loan that
+//! Bokbasen, the Norwegian book trade's lending platform, has accepted.
 //!
 //! # A request's way
 //!
-//! [`server`] accepts the connection and walks the line: [`reader`] (who asks) → [`catalog`] (what is asked) → [`gate`]
-//! (may they) → [`delivery`] (the bytes, from an [`origin`]). The gate looks in its cache; on a miss it asks
-//! [`circulation`], which leads each loan's life with the [`ledger`] as its memory and [`lending`] as its way to
-//! Bokbasen, on a runtime of its own. Beside the line stand [`admin`] for operators, [`sandbox`], Bokbasen's
-//! stand-in, and [`samples`], something to lend; [`metering`] notes what was delivered under each loan. [`config`]
-//! builds every module's Settings; [`cli`] starts it all.
+//! [`server`] accepts the connection and walks the line: [`reader`] (who asks) → [`catalog`] (what
+//! is asked) → [`gate`] (may they) → [`delivery`] (the bytes, from an [`origin`]). The gate looks
+//! in its cache; on a miss it asks [`circulation`], which leads each loan's life with the
+//! [`ledger`] as its memory and [`lending`] as its way to Bokbasen, on a runtime of its own. Beside
+//! the line stand [`admin`] for operators, [`sandbox`], Bokbasen's stand-in, and [`samples`],
+//! something to lend; [`metering`] notes what was delivered under each loan. [`config`] builds
+//! every module's Settings; [`cli`] starts it all.
 //!
 //! # Who may call whom
 //!
-//! The vocabulary ([`loan`], [`path`], [`problem`], [`clock`], [`buffer_budget`], [`connection_handle`], and `crash`, where tests let it die) calls nothing else of ours, and everyone may call it and
-//! [`telemetry`]. Besides, and nothing upwards; a test reads the sources against this table:
+//! The vocabulary ([`loan`], [`path`], [`problem`], [`clock`], [`buffer_budget`],
+//! [`connection_handle`], and `crash`, where tests let it die) calls nothing else of ours, and
+//! everyone may call it and [`telemetry`]. Besides, and nothing upwards; a test reads the sources
+//! against this table:
 //!
 //! | module | may call |
 //! |---|---|
@@ -31,14 +34,16 @@
 //!
 //! # Words
 //!
-//! * **library**: who lends, by its ISIL. **borrower**: the person, known here only by a pseudonym. **reader**: an
-//!   authenticated request's subject, a borrower of a library. **title**: what is lent, by its ISBN. **licence**: what a
-//!   library has of a title. **loan**: one borrower's of one title, from its begin to its end.
-//! * **begin**, **return**, **cancel**: Bokbasen's verbs. To *register* is to tell Bokbasen; **accepted**, **refused**
-//!   and **pending** are its answers.
-//! * **intent**: a begin that is written down before it is sent. **reference**: by what a begin is found again.
-//! * **decision**: what the gate knows about a reader and a title. **flight**: finding that out, once for all who wait.
-//!   **permit**: the decision's yes, and the only key to delivery.
+//! * **library**: who lends, by its ISIL. **borrower**: the person, known here only by a pseudonym.
+//!   **reader**: an authenticated request's subject, a borrower of a library. **title**: what is
+//!   lent, by its ISBN. **licence**: what a library has of a title. **loan**: one borrower's of one
+//!   title, from its begin to its end.
+//! * **begin**, **return**, **cancel**: Bokbasen's verbs. To *register* is to tell Bokbasen;
+//!   **accepted**, **refused** and **pending** are its answers.
+//! * **intent**: a begin that is written down before it is sent. **reference**: by what a begin is
+//!   found again.
+//! * **decision**: what the gate knows about a reader and a title. **flight**: finding that out,
+//!   once for all who wait. **permit**: the decision's yes, and the only key to delivery.
 //! * **origin**, **representation**, **range**, **validator**: as in RFC 9110.
 
 pub mod admin;

@@ -1,9 +1,10 @@
 //! The path of a request in its one normal form, and the path of a file at an origin.
 //!
-//! The server parses every request's path here, once, before anything else looks at it; the catalog, the
-//! readers' scopes and the origins see decoded segments only. Between the two types lies the promise: a
-//! [`FilePath`] is built from decoded parts and never copied from a request, so that the gate and the storage
-//! cannot read one path in two ways (CWE-551). It calls nothing of ours.
+//! The server parses every request's path here, once, before anything else looks at it; the
+//! catalog, the readers' scopes and the origins see decoded segments only. Between the two types
+//! lies the promise: a [`FilePath`] is built from decoded parts and never copied from a request, so
+//! that the gate and the storage cannot read one path in two ways (CWE-551). It calls nothing of
+//! ours.
 
 use std::fmt;
 use std::sync::Arc;
@@ -17,14 +18,16 @@ mod tests;
 pub const MAX_BYTES: usize = 2048;
 
 /// Every byte but RFC 3986's unreserved (§2.3).
-const ALL_BUT_UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+const ALL_BUT_UNRESERVED: &AsciiSet =
+    &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// A request path in its one normal form; made only by [`RequestPath::parse`].
 ///
 /// `Debug` leaves out a link's token.
 #[derive(Clone, Eq, PartialEq)]
 pub struct RequestPath {
-    /// A slash, then the decoded segments with a slash between them: no decoded segment contains one.
+    /// A slash, then the decoded segments with a slash between them: no decoded segment contains
+    /// one.
     text: Arc<str>,
 }
 
@@ -34,11 +37,13 @@ pub struct RequestPath {
 pub struct PathError(pub &'static str);
 
 impl RequestPath {
-    /// Reads a path as sent (`Uri::path`), decoding it once, and refuses anything not in normal form.
+    /// Reads a path as sent (`Uri::path`), decoding it once, and refuses anything not in normal
+    /// form.
     ///
-    /// Normal is: a leading slash, no empty segment (so no slash at the end but in the root), no segment of
-    /// dots alone, nothing encoded twice, no encoded slash, no backslash, semicolon or control character, whole
-    /// UTF-8, at most [`MAX_BYTES`]. An escape may stand for any other byte, in either case of hex.
+    /// Normal is: a leading slash, no empty segment (so no slash at the end but in the root), no
+    /// segment of dots alone, nothing encoded twice, no encoded slash, no backslash, semicolon or
+    /// control character, whole UTF-8, at most [`MAX_BYTES`]. An escape may stand for any other
+    /// byte, in either case of hex.
     ///
     /// # Errors
     /// The sentence for the reader, for 400 `request-malformed`.
@@ -69,8 +74,10 @@ impl RequestPath {
         let Some(below) = text.strip_prefix('/') else {
             return Err(PathError("The path does not start with a slash."));
         };
-        let raw: String =
-            below.split('/').flat_map(|segment| std::iter::once("/").chain(encoded(segment))).collect();
+        let raw: String = below
+            .split('/')
+            .flat_map(|segment| std::iter::once("/").chain(encoded(segment)))
+            .collect();
         RequestPath::parse(&raw)
     }
 
@@ -79,7 +86,8 @@ impl RequestPath {
         segments_of(&self.text)
     }
 
-    /// The decoded segments, each after a slash; `/` for the root. Good for matching, never for sending.
+    /// The decoded segments, each after a slash; `/` for the root. Good for matching, never for
+    /// sending.
     pub fn decoded(&self) -> &str {
         &self.text
     }
@@ -89,7 +97,8 @@ impl RequestPath {
         self.text.clone()
     }
 
-    /// Splits off a first segment that starts with `~` (a link's token, without the tilde) and gives the rest.
+    /// Splits off a first segment that starts with `~` (a link's token, without the tilde) and
+    /// gives the rest.
     pub fn split_token(self) -> (Option<String>, RequestPath) {
         let Some(rest) = self.text.strip_prefix("/~") else {
             return (None, self);
@@ -121,7 +130,8 @@ fn is_plain(byte: u8) -> bool {
     matches!(byte, b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'/')
 }
 
-/// What may not even be sent (RFC 3986 §3.3). Brackets and bars may not either, but browsers send them.
+/// What may not even be sent (RFC 3986 §3.3). Brackets and bars may not either, but browsers send
+/// them.
 fn check_raw(raw: &str) -> Result<(), PathError> {
     for byte in raw.bytes() {
         match byte {
@@ -153,15 +163,17 @@ fn decode(raw: &str) -> Result<String, PathError> {
             continue;
         }
         let Some(decoded) = hex(rest.next()).zip(hex(rest.next())) else {
-            return Err(PathError("The path contains a percent sign without two hexadecimal digits."));
+            return Err(PathError(
+                "The path contains a percent sign without two hexadecimal digits.",
+            ));
         };
         match decoded.0 << 4 | decoded.1 {
             b'/' => return Err(PathError("The path contains an encoded slash.")),
             decoded => bytes.push(decoded),
         }
     }
-    let text =
-        String::from_utf8(bytes).map_err(|_| PathError("The path is not UTF-8 once it is decoded."))?;
+    let text = String::from_utf8(bytes)
+        .map_err(|_| PathError("The path is not UTF-8 once it is decoded."))?;
     if is_still_encoded(&text) {
         return Err(PathError("The path is percent-encoded twice. Encode it once."));
     }
@@ -173,7 +185,8 @@ fn hex(digit: Option<u8>) -> Option<u8> {
     u8::try_from(value).ok()
 }
 
-/// Whether a second decoding would find something: checked on the decoded text, so that `%25%32%65` counts too.
+/// Whether a second decoding would find something: checked on the decoded text, so that `%25%32%65`
+/// counts too.
 fn is_still_encoded(text: &str) -> bool {
     text.split('%').skip(1).any(|after| {
         let mut bytes = after.bytes();
@@ -186,7 +199,9 @@ fn check_characters(text: &str) -> Result<(), PathError> {
         match character {
             '\\' => return Err(PathError("The path contains a backslash.")),
             ';' => {
-                return Err(PathError("The path contains a semicolon. There are no path parameters here."));
+                return Err(PathError(
+                    "The path contains a semicolon. There are no path parameters here.",
+                ));
             }
             other if other.is_control() => {
                 return Err(PathError("The path contains a control character."));
@@ -219,13 +234,14 @@ fn is_dots(segment: &str) -> bool {
     segment.bytes().all(|byte| matches!(byte, b'.' | b' '))
 }
 
-/// A path at an origin, built from parts: never copied from a request. Already percent-encoded, without a leading
-/// slash.
+/// A path at an origin, built from parts: never copied from a request. Already percent-encoded,
+/// without a leading slash.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct FilePath(Arc<str>);
 
 impl FilePath {
-    /// From decoded segments with a slash between them, percent-encoding every byte outside RFC 3986's unreserved.
+    /// From decoded segments with a slash between them, percent-encoding every byte outside RFC
+    /// 3986's unreserved.
     ///
     /// None where a segment is empty or only dots: such a path has no safe spelling.
     pub fn of_decoded(text: &str) -> Option<FilePath> {

@@ -1,8 +1,8 @@
 //! Every refusal that a reader's request can meet, as a problem document of RFC 9457.
 //!
-//! Each step of the line turns its own error into a [`Problem`]; only `server` writes one as bytes. A problem
-//! names no borrower, origin, key or token: its sentences are fixed, but for Bokbasen's own refusal code.
-//! It calls nothing of ours.
+//! Each step of the line turns its own error into a [`Problem`]; only `server` writes one as bytes.
+//! A problem names no borrower, origin, key or token: its sentences are fixed, but for Bokbasen's
+//! own refusal code. It calls nothing of ours.
 
 use std::time::Duration;
 
@@ -72,7 +72,8 @@ pub enum Problem {
     Overloaded,
 }
 
-/// A problem document as it is sent (RFC 9457 §3), with the members of our own that some problems add.
+/// A problem document as it is sent (RFC 9457 §3), with the members of our own that some problems
+/// add.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 #[schema(as = Problem)]
 pub struct Document<'a> {
@@ -98,7 +99,10 @@ pub struct Document<'a> {
 
 /// A refusal, in the description of the APIs.
 #[derive(Debug, ToResponse)]
-#[response(description = "A refusal: its `type` says which", content_type = "application/problem+json")]
+#[response(
+    description = "A refusal: its `type` says which",
+    content_type = "application/problem+json"
+)]
 pub struct Refused(#[allow(dead_code)] Document<'static>);
 
 impl Problem {
@@ -210,12 +214,16 @@ impl Problem {
 
     fn detail(&self) -> &str {
         match self {
-            Problem::RequestMalformed(sentence) | Problem::ReaderUnauthenticated(sentence) => sentence,
+            Problem::RequestMalformed(sentence) | Problem::ReaderUnauthenticated(sentence) => {
+                sentence
+            }
             Problem::LoanRefused { reason, .. } => refusal_sentence(reason),
             Problem::LoanEnded => {
                 "The loan of this title has ended. To borrow it again, sign in anew and open the title from the start."
             }
-            Problem::TitleNotFound => "There is no such file here. Check the path and the ISBN in it.",
+            Problem::TitleNotFound => {
+                "There is no such file here. Check the path and the ISBN in it."
+            }
             Problem::LoanNotFound => {
                 "There is no loan of this title. Begin one with PUT, or open the title from the start."
             }
@@ -247,23 +255,32 @@ impl Problem {
             Problem::LoanPending { .. } => {
                 "The lending platform has not yet decided about this loan. Ask again after Retry-After; nothing is lost."
             }
-            Problem::Overloaded => "The gate has too much to do at the moment. Try again after Retry-After.",
+            Problem::Overloaded => {
+                "The gate has too much to do at the moment. Try again after Retry-After."
+            }
         }
     }
 }
 
-/// What a reader can do about a refusal. The codes are Bokbasen's (assumed), but for our own slugs at the end.
+/// What a reader can do about a refusal. The codes are Bokbasen's (assumed), but for our own slugs
+/// at the end.
 fn refusal_sentence(reason: &str) -> &'static str {
     match reason {
         "NO_FREE_LICENSE" => {
             "All copies that the library has of this title are on loan. Try again later or reserve it."
         }
         "BUDGET_EXCEEDED" => "The library's budget for loans is used up for now. Ask the library.",
-        "BORROWER_LIMIT" => "The reader has as many loans as the library allows. Return one and try again.",
+        "BORROWER_LIMIT" => {
+            "The reader has as many loans as the library allows. Return one and try again."
+        }
         "TITLE_NOT_LENDABLE" => "The library does not lend this title. Ask the library.",
-        "LIBRARY_NOT_ACTIVE" => "The library is not active on the lending platform. Ask the library.",
+        "LIBRARY_NOT_ACTIVE" => {
+            "The library is not active on the lending platform. Ask the library."
+        }
         "LICENSE_NOT_FOUND" => "The library has no licence of this title. Ask the library.",
-        "licence-not-allowed" => "The library's rules allow no licence that this title has. Ask the library.",
+        "licence-not-allowed" => {
+            "The library's rules allow no licence that this title has. Ask the library."
+        }
         "outside-of-link" => {
             "This link does not open this file. Request a link to the file's own title and path."
         }
@@ -273,7 +290,9 @@ fn refusal_sentence(reason: &str) -> &'static str {
         "continues-download" => {
             "There is no live loan, and a request that continues a download never begins one. Open the title from the start."
         }
-        _ => "The lending platform refused this loan. The member reason gives its code; ask the library.",
+        _ => {
+            "The lending platform refused this loan. The member reason gives its code; ask the library."
+        }
     }
 }
 

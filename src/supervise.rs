@@ -46,7 +46,12 @@ pub(crate) async fn supervise<F, T>(
             wait = FIRST_WAIT;
         }
         metrics.task_restarted(task);
-        tracing::error!(task, panicked, ?wait, "a background task ended by itself; it is started again");
+        tracing::error!(
+            task,
+            panicked,
+            ?wait,
+            "a background task ended by itself; it is started again"
+        );
         if tokio::time::timeout(wait, stopping.cancelled()).await.is_ok() {
             return;
         }

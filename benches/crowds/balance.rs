@@ -20,7 +20,10 @@ pub(crate) async fn measure(stage: &Stage) -> Vec<Figure> {
     let mut shares = Vec::new();
     for _ in 0..TRIES {
         let before = workers(stage);
-        tokio::join!(stage.client.closed(&target, one, FILES), stage.client.closed(&target, one, FILES));
+        tokio::join!(
+            stage.client.closed(&target, one, FILES),
+            stage.client.closed(&target, one, FILES)
+        );
         let after = workers(stage);
         let spent: Vec<f64> = after.iter().map(|(name, cpu)| cpu - before[name]).collect();
         shares.push(spent.iter().copied().fold(0.0, f64::max) / spent.iter().sum::<f64>() * 100.0);

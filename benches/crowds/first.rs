@@ -1,5 +1,5 @@
-//! A reader's first request, for which a loan is registered, and one whose loan the ledger has: all that they cost, with
-//! what follows from them.
+//! A reader's first request, for which a loan is registered, and one whose loan the ledger has: all
+//! that they cost, with what follows from them.
 
 use super::Figure;
 use super::stage::{SMALL, Stage};
@@ -10,7 +10,11 @@ const CONNECTIONS: usize = 32;
 pub(crate) async fn measure(stage: &mut Stage) -> Vec<Figure> {
     let tokens = stage.tokens(READERS);
     let registered = costs(stage, &tokens).await;
-    assert_eq!(stage.scene.books().await.len(), READERS + 1, "one loan each, and the one that connects");
+    assert_eq!(
+        stage.scene.books().await.len(),
+        READERS + 1,
+        "one loan each, and the one that connects"
+    );
     stage.restart().await;
     let found = costs(stage, &tokens).await;
     let again = costs(stage, &tokens).await;

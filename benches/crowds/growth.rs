@@ -1,4 +1,5 @@
-//! A hit must cost the same whether few are connected or many, and whether few loans are cached or many.
+//! A hit must cost the same whether few are connected or many, and whether few loans are cached or
+//! many.
 
 use http::Version;
 
@@ -22,16 +23,24 @@ pub(crate) async fn measure(stage: &Stage, small: &Stage) -> Vec<Figure> {
 /// The CPU of a request over these connections by these readers, in microseconds.
 async fn hit(stage: &Stage, opened: &mut [Opened], tokens: &[String]) -> f64 {
     let target = stage.target(SMALL);
-    stage.costs(stage.client.in_turn(opened, &target, tokens, REQUESTS)).await / REQUESTS as f64 * 1e6
+    stage.costs(stage.client.in_turn(opened, &target, tokens, REQUESTS)).await / REQUESTS as f64
+        * 1e6
 }
 
 async fn decisions(stage: &Stage, small: &Stage) -> Vec<Figure> {
     let mut opened = stage.client.idle(&stage.target(SMALL), Version::HTTP_11, ACTIVE).await;
     let mut opened_small = small.client.idle(&small.target(SMALL), Version::HTTP_11, ACTIVE).await;
     let (tokens, tokens_small) = (stage.tokens(MANY), small.tokens(FEW));
-    stage.costs_in_all(stage.client.in_turn(&mut opened, &stage.target(SMALL), &tokens, MANY)).await;
+    stage
+        .costs_in_all(stage.client.in_turn(&mut opened, &stage.target(SMALL), &tokens, MANY))
+        .await;
     small
-        .costs_in_all(small.client.in_turn(&mut opened_small, &small.target(SMALL), &tokens_small, FEW))
+        .costs_in_all(small.client.in_turn(
+            &mut opened_small,
+            &small.target(SMALL),
+            &tokens_small,
+            FEW,
+        ))
         .await;
     let (mut few, mut same, mut many) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
@@ -52,7 +61,8 @@ async fn decisions(stage: &Stage, small: &Stage) -> Vec<Figure> {
 async fn connections(stage: &Stage, small: &Stage) -> Vec<Figure> {
     let mut active = stage.client.idle(&stage.target(SMALL), Version::HTTP_11, ACTIVE).await;
     let mut active_small = small.client.idle(&small.target(SMALL), Version::HTTP_11, ACTIVE).await;
-    let mut others = stage.client.idle(&stage.target(SMALL), Version::HTTP_11, CONNECTED - ACTIVE).await;
+    let mut others =
+        stage.client.idle(&stage.target(SMALL), Version::HTTP_11, CONNECTED - ACTIVE).await;
     let (token, token_small) = ([stage.token("kari")], [small.token("kari")]);
     let (mut alone, mut beside, mut spread) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..ROUNDS {

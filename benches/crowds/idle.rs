@@ -19,7 +19,8 @@ const ROUNDS: usize = 5;
 pub(crate) async fn measure(stage: &Stage, alone: &Stage) -> Vec<Figure> {
     let target = stage.target(SMALL);
     let crowd = Crowd { version: Version::HTTP_11, connections: ACTIVE, streams: 1 };
-    // The 99th percentile, in milliseconds. A wait of a minute or an answer that is none is a panic.
+    // The 99th percentile, in milliseconds. A wait of a minute or an answer that is none is a
+    // panic.
     let round = async |stage: &Stage| {
         let waits = stage.client.at_rate(&stage.target(SMALL), crowd, RATE, DURING).await;
         Waits::of(waits).at(0.99).as_secs_f64() * 1e3
@@ -43,7 +44,11 @@ pub(crate) async fn measure(stage: &Stage, alone: &Stage) -> Vec<Figure> {
             (after - before) as f64 / count as f64,
             "KiB",
         ),
-        Figure::told(format!("p99 of {ACTIVE} active alone, {RATE} requests a second"), without, "ms"),
+        Figure::told(
+            format!("p99 of {ACTIVE} active alone, {RATE} requests a second"),
+            without,
+            "ms",
+        ),
         Figure::told("p99 beside them", beside, "ms"),
         Figure::asked("p99 beside them, to alone", beside / without, "", 1.5),
     ]

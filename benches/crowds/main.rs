@@ -1,8 +1,10 @@
-//! What the gate costs where there are many: readers who stand still, connections at rest, first requests, decisions.
+//! What the gate costs where there are many: readers who stand still, connections at rest, first
+//! requests, decisions.
 //!
-//! `cargo bench --bench crowds`, or with names of sections for those alone: stalled, stalled-h2, idle, first, growth,
-//! balance. The gate is the program as it is shipped, a process of its own between an origin and the sandbox, which are in
-//! this process with the readers, so that what they cost is not counted. All of it is on loopback, and bounded in count.
+//! `cargo bench --bench crowds`, or with names of sections for those alone: stalled, stalled-h2,
+//! idle, first, growth, balance. The gate is the program as it is shipped, a process of its own
+//! between an origin and the sandbox, which are in this process with the readers, so that what they
+//! cost is not counted. All of it is on loopback, and bounded in count.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -71,10 +73,12 @@ async fn main() {
         panic!("there is no section {unknown}; there are {}", SECTIONS.join(", "));
     }
     println!("this process may have {} files open at once (ulimit -n)", shared::cost::open_files());
-    for section in SECTIONS.into_iter().filter(|name| asked.is_empty() || asked.iter().any(|one| one == name))
+    for section in
+        SECTIONS.into_iter().filter(|name| asked.is_empty() || asked.iter().any(|one| one == name))
     {
         println!("\n{section}");
-        // What is measured and what it is held against take turns, on a gate each: machines are noisy.
+        // What is measured and what it is held against take turns, on a gate each: machines are
+        // noisy.
         let (mut stage, other) = (Stage::set().await, Stage::set().await);
         let figures = match section {
             "stalled" => stalled::measure(&stage, &other, Version::HTTP_11, 5000).await,

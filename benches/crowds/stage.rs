@@ -20,7 +20,8 @@ pub(crate) struct Stage {
 
 impl Stage {
     pub(crate) async fn set() -> Stage {
-        let files = [SMALL, LARGE].map(|size| (format!("/{BOOK}/{size}"), Bytes::from(vec![0xa5; size])));
+        let files =
+            [SMALL, LARGE].map(|size| (format!("/{BOOK}/{size}"), Bytes::from(vec![0xa5; size])));
         let (mut scene, client) = environment::around(origin::serve_sparingly(files.into())).await;
         let gate = scene.spawn_gate().await;
         Stage { scene, gate, client }

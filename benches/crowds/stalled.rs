@@ -1,5 +1,5 @@
-//! Readers who stand still after the first 64 KiB of a large file: what the gate holds for them, and what a fast reader
-//! costs beside them.
+//! Readers who stand still after the first 64 KiB of a large file: what the gate holds for them,
+//! and what a fast reader costs beside them.
 
 use std::time::Duration;
 
@@ -16,7 +16,12 @@ const ROUNDS: usize = 5;
 /// Files of 100 MiB in a round of the fast reader.
 const FILES: usize = 8;
 
-pub(crate) async fn measure(stage: &Stage, alone: &Stage, version: Version, wanted: usize) -> Vec<Figure> {
+pub(crate) async fn measure(
+    stage: &Stage,
+    alone: &Stage,
+    version: Version,
+    wanted: usize,
+) -> Vec<Figure> {
     let target = stage.target(LARGE);
     let fast = async |stage: &Stage| {
         let crowd = Crowd { version, connections: 1, streams: 1 };
@@ -56,7 +61,9 @@ pub(crate) async fn measure(stage: &Stage, alone: &Stage, version: Version, want
     let held = format!("resident with {count} stalled readers");
     vec![
         match version {
-            Version::HTTP_11 if count >= wanted => Figure::asked(held, megabytes(after), "MB", 250.0),
+            Version::HTTP_11 if count >= wanted => {
+                Figure::asked(held, megabytes(after), "MB", 250.0)
+            }
             _ => Figure::told(held, megabytes(after), "MB"),
         },
         Figure::told("the same before anything else went on", megabytes(at_once), "MB"),

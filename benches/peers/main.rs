@@ -1,10 +1,11 @@
 //! What the gate costs beside nginx and HAProxy: CPU and memory of each, in one run, as ratios.
 //!
-//! `cargo bench --bench peers -- --help` tells the arguments. All of them stand before the same origin with the same
-//! certificate and cipher, and are drawn from by the same clients in turn, round after round, since machines are noisy:
-//! only the ratios count. nginx asks for each request with `auth_request`, answered from its cache; HAProxy asks nobody;
-//! the gate is the program as it is shipped, with a reader's token, a ledger, metering and metrics. All of it is on
-//! loopback, and bounded in count.
+//! `cargo bench --bench peers -- --help` tells the arguments. All of them stand before the same
+//! origin with the same certificate and cipher, and are drawn from by the same clients in turn,
+//! round after round, since machines are noisy: only the ratios count. nginx asks for each request
+//! with `auth_request`, answered from its cache; HAProxy asks nobody; the gate is the program as it
+//! is shipped, with a reader's token, a ledger, metering and metrics. All of it is on loopback, and
+//! bounded in count.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -71,7 +72,10 @@ async fn main() {
     let rows: Vec<Row> = ROWS.into_iter().filter(|row| arguments.wants(row)).collect();
     let kinds: Vec<Kind> = Kind::ALL.into_iter().filter(|kind| arguments.has(*kind)).collect();
     let open_files = shared::cost::open_files();
-    assert!(open_files >= 6000, "only {open_files} files may be open at once. Run `ulimit -n 20000` first");
+    assert!(
+        open_files >= 6000,
+        "only {open_files} files may be open at once. Run `ulimit -n 20000` first"
+    );
     let mut bench = Bench::set().await;
     let ciphers = bench.ciphers(&kinds).await;
     let mut samples = Samples::default();
@@ -116,7 +120,9 @@ impl Arguments {
         }
         if kind.program().is_none() {
             let name = kind.name();
-            println!("{name} is left out, since it is not installed. On Debian: apt-get install {name}");
+            println!(
+                "{name} is left out, since it is not installed. On Debian: apt-get install {name}"
+            );
         }
         kind.program().is_some()
     }
@@ -135,11 +141,14 @@ impl Bench {
     async fn set() -> Bench {
         let sizes = [1 << 10, 64 << 10, 100 << 20];
         let files = sizes.map(|size| (format!("/{BOOK}/{size}"), Bytes::from(vec![0xa5; size])));
-        let origin =
-            origin::serve(files.into_iter().chain([("/ok".to_owned(), Bytes::from_static(b"ok"))]).collect());
+        let origin = origin::serve(
+            files.into_iter().chain([("/ok".to_owned(), Bytes::from_static(b"ok"))]).collect(),
+        );
         let (scene, client) = environment::around(origin).await;
-        let token =
-            format!("Bearer {}", scene.token_with(&serde_json::json!({ "sub": "kari", "exp": far() })));
+        let token = format!(
+            "Bearer {}",
+            scene.token_with(&serde_json::json!({ "sub": "kari", "exp": far() }))
+        );
         Bench { scene, origin, client, token, running: BTreeMap::new() }
     }
 

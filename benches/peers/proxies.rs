@@ -1,4 +1,5 @@
-//! The proxies that are measured: the gate and its peers, each a process of its own, started anew when that is asked.
+//! The proxies that are measured: the gate and its peers, each a process of its own, started anew
+//! when that is asked.
 
 use std::fs::File;
 use std::net::TcpStream;
@@ -59,7 +60,8 @@ enum Running {
 }
 
 impl Proxy {
-    /// Starts it between this scene and this origin; with a line in a file for each request, or without.
+    /// Starts it between this scene and this origin; with a line in a file for each request, or
+    /// without.
     pub(crate) async fn start(kind: Kind, scene: &mut Scene, origin: u16, lines: bool) -> Proxy {
         let program = kind.program().unwrap();
         match kind {
@@ -112,8 +114,8 @@ fn place(scene: &Scene, name: &str) -> (PathBuf, u16) {
     (dir, port)
 }
 
-/// nginx at its best for this work: a cached answer of auth_request by the reader's token, files' heads in memory,
-/// buffers as large as the gate's reads.
+/// nginx at its best for this work: a cached answer of auth_request by the reader's token, files'
+/// heads in memory, buffers as large as the gate's reads.
 async fn nginx(program: &Path, scene: &Scene, origin: u16, lines: bool) -> Proxy {
     let (dir, port) = place(scene, "nginx");
     let certs = scene.dir.path().join("certs");
@@ -156,11 +158,15 @@ http {{
 async fn haproxy(program: &Path, scene: &Scene, origin: u16, lines: bool) -> Proxy {
     let (dir, port) = place(scene, "haproxy");
     let certs = scene.dir.path().join("certs");
-    let both = ["server.pem", "server.key"].map(|name| std::fs::read_to_string(certs.join(name)).unwrap());
+    let both =
+        ["server.pem", "server.key"].map(|name| std::fs::read_to_string(certs.join(name)).unwrap());
     let pem = dir.join("both.pem");
     std::fs::write(&pem, both.concat()).unwrap();
-    let (log, option) =
-        if lines { ("log stdout format raw local0", "log global\n  option httplog") } else { ("", "no log") };
+    let (log, option) = if lines {
+        ("log stdout format raw local0", "log global\n  option httplog")
+    } else {
+        ("", "no log")
+    };
     let text = format!(
         "global
   nbthread 2
@@ -195,7 +201,8 @@ fn runs_as_root() -> bool {
 }
 
 async fn started(mut command: Command, port: u16) -> Proxy {
-    let mut proxy = Proxy { port, child: Running::Peer(command.stdin(Stdio::null()).spawn().unwrap()) };
+    let mut proxy =
+        Proxy { port, child: Running::Peer(command.stdin(Stdio::null()).spawn().unwrap()) };
     let deadline = Instant::now() + Duration::from_secs(10);
     while TcpStream::connect(("127.0.0.1", port)).is_err() {
         let Running::Peer(child) = &mut proxy.child else { return proxy };

@@ -61,7 +61,12 @@ impl Report {
             let with_rate = row.load == Load::Wait && rows.iter().any(|row| row.load == Load::Rate);
             with_rate || rows.iter().any(|other| other.key == row.key)
         };
-        Report { kinds: kinds.to_vec(), rows: ROWS.into_iter().filter(measured).collect(), samples, cipher }
+        Report {
+            kinds: kinds.to_vec(),
+            rows: ROWS.into_iter().filter(measured).collect(),
+            samples,
+            cipher,
+        }
     }
 
     fn ratio(&self, row: &Row, peer: Kind) -> Option<f64> {
@@ -70,7 +75,10 @@ impl Report {
     }
 
     fn peers(&self) -> impl Iterator<Item = (usize, Kind)> {
-        [Kind::Nginx, Kind::Haproxy].into_iter().enumerate().filter(|(_, kind)| self.kinds.contains(kind))
+        [Kind::Nginx, Kind::Haproxy]
+            .into_iter()
+            .enumerate()
+            .filter(|(_, kind)| self.kinds.contains(kind))
     }
 
     fn machine(&self) -> Vec<(&'static str, String)> {
@@ -121,8 +129,9 @@ impl Report {
         let mut cells = vec![row.name.to_owned(), row.unit.to_owned()];
         for kind in &self.kinds {
             let spread = self.samples.of(row.key, *kind);
-            let shown =
-                |figure: f64| if figure < 10.0 { format!("{figure:.2}") } else { format!("{figure:.1}") };
+            let shown = |figure: f64| {
+                if figure < 10.0 { format!("{figure:.2}") } else { format!("{figure:.1}") }
+            };
             let [least, median, most] = [spread.least(), spread.median(), spread.most()].map(shown);
             cells.push(format!("{median} ({least} to {most})"));
         }
@@ -155,7 +164,8 @@ impl Report {
                 "to": ratios.collect::<serde_json::Map<_, _>>(),
             })
         });
-        let machine = self.machine().into_iter().map(|(name, value)| (name.to_owned(), Value::from(value)));
+        let machine =
+            self.machine().into_iter().map(|(name, value)| (name.to_owned(), Value::from(value)));
         let all = json!({
             "run": machine.collect::<serde_json::Map<_, _>>(),
             "rows": rows.collect::<Vec<_>>(),
@@ -167,7 +177,8 @@ impl Report {
     pub(crate) fn put_into(&self, file: &Path) {
         let text = std::fs::read_to_string(file).unwrap();
         let [begin, end] = MARKS;
-        let (before, rest) = text.split_once(begin).expect("the file has no mark where the table begins");
+        let (before, rest) =
+            text.split_once(begin).expect("the file has no mark where the table begins");
         let (_, after) = rest.split_once(end).expect("the file has no mark where the table ends");
         let mut table = String::new();
         for (number, cells) in self.table().into_iter().enumerate() {
@@ -217,7 +228,12 @@ impl Report {
             }
         }
         let one = left + scale;
-        writeln!(svg, "<line x1=\"{one}\" x2=\"{one}\" y1=\"50\" y2=\"{}\"/>\n</svg>", height - 8.0).unwrap();
+        writeln!(
+            svg,
+            "<line x1=\"{one}\" x2=\"{one}\" y1=\"50\" y2=\"{}\"/>\n</svg>",
+            height - 8.0
+        )
+        .unwrap();
         svg
     }
 }

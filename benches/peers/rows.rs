@@ -1,4 +1,5 @@
-//! What is measured: each row's name, its unit, what the gate may cost of a peer's cost, and the load.
+//! What is measured: each row's name, its unit, what the gate may cost of a peer's cost, and the
+//! load.
 
 use std::time::Duration;
 
@@ -41,7 +42,8 @@ pub(crate) struct Row {
     pub(crate) load: Load,
     /// With a line in a file for each request.
     pub(crate) lines: bool,
-    /// The most that the gate may cost of what nginx and HAProxy cost, where the project holds itself to it.
+    /// The most that the gate may cost of what nginx and HAProxy cost, where the project holds
+    /// itself to it.
     pub(crate) bound: [Option<f64>; 2],
 }
 
@@ -72,7 +74,13 @@ pub(crate) const ROWS: [Row; 14] = [
           ..row("1k-h2-lines", "1 KiB, HTTP/2, access lines on", "µs/request", Load::Requests(1 << 10, 24_000, crowd(H2, 8, 8)), [0.0; 2]) },
 ];
 
-const fn row(key: &'static str, name: &'static str, unit: &'static str, load: Load, bound: [f64; 2]) -> Row {
+const fn row(
+    key: &'static str,
+    name: &'static str,
+    unit: &'static str,
+    load: Load,
+    bound: [f64; 2],
+) -> Row {
     Row { key, name, unit, load, lines: false, bound: [Some(bound[0]), Some(bound[1])] }
 }
 
@@ -90,8 +98,14 @@ impl Load {
         }
     }
 
-    /// Puts the load on a proxy: the figures, the second of which belongs to the row after this one where there is one.
-    pub(crate) async fn figures(self, client: &Client, to: &Target, process: u32) -> (f64, Option<f64>) {
+    /// Puts the load on a proxy: the figures, the second of which belongs to the row after this one
+    /// where there is one.
+    pub(crate) async fn figures(
+        self,
+        client: &Client,
+        to: &Target,
+        process: u32,
+    ) -> (f64, Option<f64>) {
         let size = self.file();
         let to = Target { path: format!("{}/{size}", to.path), size, ..to.clone() };
         let before = cost::cpu(process);
@@ -111,7 +125,10 @@ impl Load {
             }
             Load::Resumptions(count) => {
                 let resumed = client.resumptions(&to, 4, count / 4).await;
-                assert!(resumed * 10 >= count * 9, "only {resumed} of {count} sessions were taken up again");
+                assert!(
+                    resumed * 10 >= count * 9,
+                    "only {resumed} of {count} sessions were taken up again"
+                );
                 (spent() / count as f64 * 1e3, None)
             }
             Load::Rate | Load::Wait => {

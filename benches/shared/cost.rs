@@ -3,8 +3,8 @@
 use std::fs;
 use std::time::Duration;
 
-/// The CPU seconds of a process and its children so far, of the threads that still run. The kernel counts them in
-/// nanoseconds, where /proc/PID/stat has ticks of ten milliseconds.
+/// The CPU seconds of a process and its children so far, of the threads that still run. The kernel
+/// counts them in nanoseconds, where /proc/PID/stat has ticks of ten milliseconds.
 pub(crate) fn cpu(process: u32) -> f64 {
     family(process).iter().flat_map(|process| threads(*process)).map(|thread| thread.cpu).sum()
 }
@@ -29,7 +29,8 @@ pub(crate) fn threads(process: u32) -> Vec<Thread> {
         .collect()
 }
 
-/// The resident memory of a process and its children, in KiB; what they share is counted once for each.
+/// The resident memory of a process and its children, in KiB; what they share is counted once for
+/// each.
 pub(crate) fn memory(process: u32) -> u64 {
     family(process)
         .iter()

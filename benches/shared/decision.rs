@@ -1,5 +1,6 @@
-//! The decision about a request that finds all it needs, without sockets and files: who asks, for which title, and may
-//! they. As many decisions as are wished for are cached, each of a loan in a real ledger.
+//! The decision about a request that finds all it needs, without sockets and files: who asks, for
+//! which title, and may they. As many decisions as are wished for are cached, each of a loan in a
+//! real ledger.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -44,7 +45,9 @@ impl Decider {
         let readers = Readers::new(&config.readers, clock.clone()).unwrap();
         let catalog = Catalog::new(&config.catalog).unwrap();
         let (print, key) = (readers.key_fingerprint(), AuditKey::new(&readers.audit_key()));
-        let ledger = Ledger::open(&config.ledger, &print, key, clock.clone(), metrics.clone()).await.unwrap();
+        let ledger = Ledger::open(&config.ledger, &print, key, clock.clone(), metrics.clone())
+            .await
+            .unwrap();
         let lending = Bokbasen::new(&config.lending, clock.clone(), metrics.clone()).unwrap();
         let slow = Handle::current();
         let circulation = Circulation::new(
@@ -60,7 +63,8 @@ impl Decider {
         Decider { scene, ledger, readers, catalog, gate, path, cached: 0 }
     }
 
-    /// Begins loans in the ledger until so many readers have one, and has the gate look each of them up.
+    /// Begins loans in the ledger until so many readers have one, and has the gate look each of
+    /// them up.
     pub(crate) async fn fill(&mut self, decisions: u64) {
         let next = AtomicU64::new(self.cached);
         let lanes = (0..AT_ONCE).map(|_| async {
@@ -81,8 +85,11 @@ impl Decider {
     async fn begin(&self, number: u64) {
         let now = Clock::system().now();
         let cause = |by| Cause { by, detail: None };
-        let intended = self.ledger.intend(Loan::intend(self.key(number), now), None, cause("reader")).await;
-        let Intended::Written(loan) = intended.unwrap() else { panic!("reader {number} has a loan already") };
+        let intended =
+            self.ledger.intend(Loan::intend(self.key(number), now), None, cause("reader")).await;
+        let Intended::Written(loan) = intended.unwrap() else {
+            panic!("reader {number} has a loan already")
+        };
         let terms = Terms {
             due: clock::after(now, Duration::from_secs(21 * 86_400)),
             licence_id: Some("L1".to_owned()),
@@ -127,7 +134,8 @@ impl Decider {
 
     /// May they.
     pub(crate) fn permit(&self, key: LoanKey) -> Permit {
-        let answer = self.gate.admit(&request(key)).now_or_never().expect("a hit waits for nothing");
+        let answer =
+            self.gate.admit(&request(key)).now_or_never().expect("a hit waits for nothing");
         assert_eq!(answer.via, Via::Cache);
         answer.permit.unwrap()
     }

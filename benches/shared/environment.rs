@@ -3,7 +3,8 @@
 use crate::shared::load::Client;
 use crate::support::{Scene, Setting};
 
-/// All readers of a bench have one address and few connections, which carry more than those of any app.
+/// All readers of a bench have one address and few connections, which carry more than those of any
+/// app.
 const CONFIG: &str = "[log]\nlevel = \"warn\"\n\n[limits]\nconnections = 15000\nexempt_networks = [\"127.0.0.0/8\"]\n\
                       requests_per_connection = 1000000000\nconnection_age = \"30d\"\n\n[ledger]";
 

@@ -1,5 +1,5 @@
-//! The load that benches put on a proxy: requests as fast as they are answered, requests at a rate, handshakes, and
-//! connections that stand by. Every answer is looked at.
+//! The load that benches put on a proxy: requests as fast as they are answered, requests at a rate,
+//! handshakes, and connections that stand by. Every answer is looked at.
 #![allow(clippy::expect_used)]
 
 use std::net::SocketAddr;
@@ -50,7 +50,8 @@ pub(crate) struct Crowd {
     pub(crate) streams: usize,
 }
 
-/// Trusts a scene's certificate; speaks TLS 1.3 with one cipher, so that every peer does the same work.
+/// Trusts a scene's certificate; speaks TLS 1.3 with one cipher, so that every peer does the same
+/// work.
 #[derive(Clone)]
 pub(crate) struct Client {
     http1: TlsConnector,
@@ -62,7 +63,8 @@ pub(crate) struct Client {
 impl Client {
     pub(crate) fn new(ca: &Path) -> Client {
         let mut provider = rustls::crypto::aws_lc_rs::default_provider();
-        provider.cipher_suites = vec![rustls::crypto::aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256];
+        provider.cipher_suites =
+            vec![rustls::crypto::aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256];
         let provider = Arc::new(provider);
         let mut roots = RootCertStore::empty();
         for certificate in CertificateDer::pem_file_iter(ca).unwrap() {
@@ -127,14 +129,18 @@ impl Client {
     pub(crate) async fn closed(&self, target: &Target, crowd: Crowd, requests: usize) {
         let opened = self.open_all(target, crowd).await;
         let each = requests.div_ceil(crowd.connections * crowd.streams);
-        join_all(opened.into_iter().map(|opened| tokio::spawn(draw(opened, target.clone(), crowd, each))))
-            .await
-            .into_iter()
-            .for_each(|done| done.unwrap());
+        join_all(
+            opened
+                .into_iter()
+                .map(|opened| tokio::spawn(draw(opened, target.clone(), crowd, each))),
+        )
+        .await
+        .into_iter()
+        .for_each(|done| done.unwrap());
     }
 
-    /// Requests at a rate for this long, spread over the connections; how long each took from the moment at which it
-    /// was due, however late it could be sent.
+    /// Requests at a rate for this long, spread over the connections; how long each took from the
+    /// moment at which it was due, however late it could be sent.
     pub(crate) async fn at_rate(
         &self,
         target: &Target,
@@ -169,7 +175,8 @@ impl Client {
         join_all(all).await.into_iter().flat_map(|took| took.unwrap()).collect()
     }
 
-    /// So many handshakes, some at once, each with a key exchange and a signature of its own, and nothing after it.
+    /// So many handshakes, some at once, each with a key exchange and a signature of its own, and
+    /// nothing after it.
     pub(crate) async fn handshakes(&self, port: u16, at_once: usize, each: usize) {
         let all = (0..at_once).map(|_| {
             let fresh = self.fresh.clone();
@@ -225,8 +232,14 @@ impl Client {
         join_all(all).await;
     }
 
-    /// A reader who takes no more after so many bytes, for as long as it is kept; none where that did not come.
-    pub(crate) async fn stalled(&self, target: &Target, version: Version, taken: usize) -> Option<Stalled> {
+    /// A reader who takes no more after so many bytes, for as long as it is kept; none where that
+    /// did not come.
+    pub(crate) async fn stalled(
+        &self,
+        target: &Target,
+        version: Version,
+        taken: usize,
+    ) -> Option<Stalled> {
         let stalls = async {
             if version == Version::HTTP_2 {
                 self.stalled_over_http2(target, taken).await
@@ -240,7 +253,8 @@ impl Client {
     async fn stalled_over_http1(&self, target: &Target, taken: usize) -> Stalled {
         let mut stream = handshake(&self.http1, narrow(target.port).await).await;
         let Target { path, token, .. } = target;
-        let head = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nauthorization: {token}\r\n\r\n");
+        let head =
+            format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nauthorization: {token}\r\n\r\n");
         stream.write_all(head.as_bytes()).await.unwrap();
         let mut begin = vec![0; taken];
         stream.read_exact(&mut begin).await.unwrap();
@@ -250,8 +264,10 @@ impl Client {
 
     async fn stalled_over_http2(&self, target: &Target, taken: usize) -> Stalled {
         let stream = TokioIo::new(handshake(&self.http2, narrow(target.port).await).await);
-        let (mut sender, connection) =
-            http2::Builder::new(TokioExecutor::new()).handshake::<_, Empty<Bytes>>(stream).await.unwrap();
+        let (mut sender, connection) = http2::Builder::new(TokioExecutor::new())
+            .handshake::<_, Empty<Bytes>>(stream)
+            .await
+            .unwrap();
         tokio::spawn(connection);
         let request = Request::get(format!("https://localhost{}", target.path));
         let request = request.header("authorization", &target.token).body(Empty::new()).unwrap();
@@ -259,13 +275,19 @@ impl Client {
         assert_eq!(answer.status(), StatusCode::OK, "{}", target.path);
         let mut length = 0;
         while length < taken {
-            length += answer.frame().await.unwrap().unwrap().into_data().map_or(0, |data| data.len());
+            length +=
+                answer.frame().await.unwrap().unwrap().into_data().map_or(0, |data| data.len());
         }
         Stalled::Http2(sender, answer)
     }
 
     /// Connections that have been used once and stand by while they are kept.
-    pub(crate) async fn idle(&self, target: &Target, version: Version, count: usize) -> Vec<Opened> {
+    pub(crate) async fn idle(
+        &self,
+        target: &Target,
+        version: Version,
+        count: usize,
+    ) -> Vec<Opened> {
         let mut all = Vec::with_capacity(count);
         for _ in 0..count {
             let mut opened = self.open(target, version).await;
@@ -291,7 +313,10 @@ async fn narrow(port: u16) -> TcpStream {
 async fn handshake(connector: &TlsConnector, stream: TcpStream) -> TlsStream<TcpStream> {
     stream.set_nodelay(true).unwrap();
     let name = ServerName::try_from("localhost").unwrap();
-    tokio::time::timeout(PATIENCE, connector.connect(name, stream)).await.expect("no handshake").unwrap()
+    tokio::time::timeout(PATIENCE, connector.connect(name, stream))
+        .await
+        .expect("no handshake")
+        .unwrap()
 }
 
 async fn draw(opened: Opened, target: Target, crowd: Crowd, each: usize) {

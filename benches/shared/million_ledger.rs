@@ -1,8 +1,9 @@
 //! A ledger of a million loans, built once and kept under the target directory.
 //!
-//! The rows are put in by SQL, since the ledger's own way syncs every step, and its indexes are made at the end. The chain
-//! of steps is linked here anew, by what `ledger/audit.rs` says of it; `loangate audit verify` and `loangate ledger
-//! check` are run over the result, so that a mistake here cannot pass for a measurement.
+//! The rows are put in by SQL, since the ledger's own way syncs every step, and its indexes are
+//! made at the end. The chain of steps is linked here anew, by what `ledger/audit.rs` says of it;
+//! `loangate audit verify` and `loangate ledger check` are run over the result, so that a mistake
+//! here cannot pass for a measurement.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -15,7 +16,9 @@ use loangate::loan::{Borrower, Isbn, LibraryId, LoanKey};
 use loangate::reader::Readers;
 use loangate::telemetry::Metrics;
 use sqlx::sqlite::SqliteConnectOptions;
-use sqlx::{AssertSqlSafe, ConnectOptions, Connection, QueryBuilder, Row, Sqlite, SqliteConnection};
+use sqlx::{
+    AssertSqlSafe, ConnectOptions, Connection, QueryBuilder, Row, Sqlite, SqliteConnection,
+};
 use uuid::Uuid;
 
 /// To be counted up when other rows are made.
@@ -40,7 +43,8 @@ pub(crate) fn reader_of(number: u64) -> String {
 /// The title of a loan: one of a thousand.
 pub(crate) fn isbn_of(number: u64) -> Isbn {
     let digits = format!("978829999{:03}", number / READERS * 250 + number % READERS % 250);
-    let sum: u32 = digits.bytes().zip([1, 3].into_iter().cycle()).map(|(d, w)| u32::from(d - b'0') * w).sum();
+    let sum: u32 =
+        digits.bytes().zip([1, 3].into_iter().cycle()).map(|(d, w)| u32::from(d - b'0') * w).sum();
     format!("{digits}{}", (10 - sum % 10) % 10).parse().unwrap()
 }
 
@@ -73,8 +77,11 @@ pub(crate) fn due_of(group: Option<u64>) -> i64 {
 /// The directory with such a ledger and the keys that go with it; built where it is not there yet.
 pub(crate) async fn directory() -> PathBuf {
     let migrations = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/ledger/migrations");
-    let newest =
-        std::fs::read_dir(migrations).unwrap().map(|entry| entry.unwrap().file_name()).max().unwrap();
+    let newest = std::fs::read_dir(migrations)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .max()
+        .unwrap();
     let schema = newest.to_str().unwrap().split_once('_').unwrap().0.to_owned();
     let built = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("million-{schema}-{BUILD}"));
     if !built.exists() {
@@ -102,9 +109,15 @@ pub(crate) async fn open(directory: &Path) -> Ledger {
     let readers = readers(directory);
     let settings = config(directory).ledger;
     let key = AuditKey::new(&readers.audit_key());
-    Ledger::open(&settings, &readers.key_fingerprint(), key, Clock::system(), Metrics::new().unwrap())
-        .await
-        .unwrap()
+    Ledger::open(
+        &settings,
+        &readers.key_fingerprint(),
+        key,
+        Clock::system(),
+        Metrics::new().unwrap(),
+    )
+    .await
+    .unwrap()
 }
 
 async fn build(directory: &Path) {
@@ -173,7 +186,8 @@ async fn fill(connection: &mut SqliteConnection, readers: &Readers) {
                 let age = i64::try_from(apart * i128::from(LOANS - number)).unwrap();
                 let begun = built.as_millisecond() - age;
                 let (second, nanos) = (begun / 1000, begun % 1000 * 1_000_000);
-                let stamp = uuid::Timestamp::from_unix(uuid::NoContext, second as u64, nanos as u32);
+                let stamp =
+                    uuid::Timestamp::from_unix(uuid::NoContext, second as u64, nanos as u32);
                 let id = Uuid::new_v7(stamp).to_string();
                 Made { number: *number, id, borrower: key_of(readers, *number).borrower, begun }
             })
@@ -203,12 +217,19 @@ async fn insert_loans(connection: &mut SqliteConnection, rows: &[Made]) {
     query.push_values(rows, |mut values, row| {
         let live = is_live(row);
         let group = (row.number + LIVE).checked_sub(LOANS).map(|place| place / GROUP);
-        values.push_bind(row.id.as_str()).push_bind(LIBRARY).push_bind(row.borrower.as_bytes().as_slice());
+        values
+            .push_bind(row.id.as_str())
+            .push_bind(LIBRARY)
+            .push_bind(row.borrower.as_bytes().as_slice());
         values.push_bind(i64::try_from(isbn_of(row.number).number()).unwrap());
         values.push_bind(reference_of(row.number)).push_bind(lending_id_of(row.number));
         values.push_bind(if live { "accepted" } else { "ended" });
         values.push_bind(row.begun).push_bind(row.begun + 200);
-        values.push_bind(if live { due_of(group.filter(|group| *group < GROUPS)) } else { ended(row) });
+        values.push_bind(if live {
+            due_of(group.filter(|group| *group < GROUPS))
+        } else {
+            ended(row)
+        });
         values.push_bind("L1").push_bind("PACKAGE");
         values.push_bind((!live).then(|| ended(row))).push_bind((!live).then_some("expired"));
         values.push_bind(if live { row.begun + 200 } else { ended(row) + 300 });
@@ -219,7 +240,8 @@ async fn insert_loans(connection: &mut SqliteConnection, rows: &[Made]) {
 
 fn steps_of(row: &Made) -> Vec<Step> {
     let mut before = None;
-    let mut step = |at, to, cause| Step { loan: row.id.clone(), at, from: before.replace(to), to, cause };
+    let mut step =
+        |at, to, cause| Step { loan: row.id.clone(), at, from: before.replace(to), to, cause };
     let mut steps = vec![
         step(row.begun, "intended", "reader"),
         step(row.begun + 100, "pending", "begin"),
@@ -245,13 +267,22 @@ async fn insert_steps(
     query.push_values(steps, |mut values, step| {
         *number += 1;
         *mac = linked(key, mac, *number, step);
-        values.push_bind(*number).push_bind(step.loan.as_str()).push_bind(step.at).push_bind(step.from);
-        values.push_bind(step.to).push_bind(step.cause).push_bind(None::<String>).push_bind(mac.as_slice());
+        values
+            .push_bind(*number)
+            .push_bind(step.loan.as_str())
+            .push_bind(step.at)
+            .push_bind(step.from);
+        values
+            .push_bind(step.to)
+            .push_bind(step.cause)
+            .push_bind(None::<String>)
+            .push_bind(mac.as_slice());
     });
     query.build().execute(connection).await.unwrap();
 }
 
-/// The hash of a step and of the one before it: each part with its length, and one that is missing with the largest.
+/// The hash of a step and of the one before it: each part with its length, and one that is missing
+/// with the largest.
 fn linked(key: &hmac::Key, before: &[u8], number: i64, step: &Step) -> Vec<u8> {
     let mut context = hmac::Context::with_key(key);
     let mut part = |bytes: Option<&[u8]>| {

@@ -1,4 +1,5 @@
-//! What benches share: the built program's stand-in for Bokbasen, what processes cost, and how long things took.
+//! What benches share: the built program's stand-in for Bokbasen, what processes cost, and how long
+//! things took.
 
 pub(crate) mod cost;
 pub(crate) mod load;
@@ -79,7 +80,8 @@ fn stat(process: u32) -> Option<Vec<String>> {
 
 fn ticks_of(process: u32) -> u64 {
     let fields = stat(process);
-    fields.map_or(0, |fields| fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap())
+    fields
+        .map_or(0, |fields| fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap())
 }
 
 fn parent_of(process: u32) -> Option<u32> {

@@ -22,7 +22,8 @@ pub(crate) fn serve(files: Files) -> u16 {
     serve_with(files, None)
 }
 
-/// As [`serve`], with no more in the system than so many bytes that are not sent: for readers who take nothing.
+/// As [`serve`], with no more in the system than so many bytes that are not sent: for readers who
+/// take nothing.
 pub(crate) fn serve_sparingly(files: Files) -> u16 {
     serve_with(files, Some(16 << 10))
 }

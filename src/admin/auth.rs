@@ -1,4 +1,5 @@
-//! The bearer token of the admin listener: compared in constant time, with wrong ones answered late.
+//! The bearer token of the admin listener: compared in constant time, with wrong ones answered
+//! late.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -31,7 +32,8 @@ impl WrongTokenLog {
     }
 }
 
-/// Lets a request with these fields pass if they carry the token. One with a wrong token is refused, the later the more its address has sent.
+/// Lets a request with these fields pass if they carry the token. One with a wrong token is
+/// refused, the later the more its address has sent.
 pub(super) async fn authenticate(
     headers: &HeaderMap,
     peer: Option<Arc<Peer>>,

@@ -19,7 +19,8 @@ use crate::problem;
 #[serde(default, deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct Asked {
-    /// Loans that were begun earlier are not looked at; else all that can live, and those of the last 60 days.
+    /// Loans that were begun earlier are not looked at; else all that can live, and those of the
+    /// last 60 days.
     #[param(format = DateTime)]
     since: Option<String>,
 }

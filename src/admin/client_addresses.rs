@@ -53,8 +53,8 @@ pub(super) struct Peer {
 }
 
 impl Peers {
-    /// Admits a connection. Where there are too many, the oldest one without the token is closed for it; none where all
-    /// have the token.
+    /// Admits a connection. Where there are too many, the oldest one without the token is closed
+    /// for it; none where all have the token.
     pub(super) fn admit(&self, address: IpAddr) -> Option<Arc<Peer>> {
         let mut state = self.lock();
         if state.connections.len() >= MAX_CONNECTIONS {
@@ -94,12 +94,14 @@ impl Peer {
         }
     }
 
-    /// Notes a wrong token, and returns how much later it is to be answered: longer with each one of the address.
+    /// Notes a wrong token, and returns how much later it is to be answered: longer with each one
+    /// of the address.
     pub(super) fn note_wrong_token(&self, now: Instant) -> Duration {
         let wrong = &mut self.peers.lock().wrong_tokens;
         if wrong.len() >= MAX_REMEMBERED && !wrong.contains_key(&self.address) {
             wrong.retain(|_, tokens| now.duration_since(tokens.last) < REMEMBERED);
-            let oldest = wrong.iter().min_by_key(|(_, tokens)| tokens.last).map(|(address, _)| *address);
+            let oldest =
+                wrong.iter().min_by_key(|(_, tokens)| tokens.last).map(|(address, _)| *address);
             if let (true, Some(oldest)) = (wrong.len() >= MAX_REMEMBERED, oldest) {
                 wrong.remove(&oldest);
             }
@@ -142,7 +144,8 @@ mod tests {
     #[test]
     fn the_oldest_connection_without_the_token_makes_room() {
         let peers = Peers::default();
-        let mut open: Vec<_> = (0..MAX_CONNECTIONS).map(|_| peers.admit(address(1)).unwrap()).collect();
+        let mut open: Vec<_> =
+            (0..MAX_CONNECTIONS).map(|_| peers.admit(address(1)).unwrap()).collect();
         open[0].note_token();
         open.push(peers.admit(address(2)).unwrap());
         let closed: Vec<bool> = open.iter().map(|peer| peer.close.is_cancelled()).collect();

@@ -31,7 +31,8 @@ pub(super) struct Asked {
     reason: Option<String>,
 }
 
-/// Ends a loan: access stops before this answers, and the end is on its way to Bokbasen. Idempotent.
+/// Ends a loan: access stops before this answers, and the end is on its way to Bokbasen.
+/// Idempotent.
 #[utoipa::path(delete, path = "/api/v1/loans/{id}", operation_id = "support_end", tag = "support",
     params(("id" = String, Path), Asked), responses(
     (status = 202, description = "Access has stopped"),
@@ -45,8 +46,9 @@ pub(super) async fn end(
 ) -> Result<StatusCode, Refused> {
     let Query(asked) = asked.map_err(|rejection| Refused::malformed(rejection.body_text()))?;
     let reason = asked.reason.filter(|reason| !reason.trim().is_empty());
-    let reason =
-        reason.ok_or(Refused::malformed("An end needs a reason, for the loan's history. Write ?reason=…"))?;
+    let reason = reason.ok_or(Refused::malformed(
+        "An end needs a reason, for the loan's history. Write ?reason=…",
+    ))?;
     if reason.chars().count() > LONGEST || reason.chars().any(char::is_control) {
         return Err(Refused::malformed(
             "The reason is longer than 200 characters, or has control characters.",

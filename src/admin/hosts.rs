@@ -1,7 +1,7 @@
 //! Which names the admin listener answers to, against DNS rebinding.
 //!
-//! A page of a stranger can give its own name the address of this listener and then read its answers in an operator's
-//! browser. It needs a name for that, so addresses pass.
+//! A page of a stranger can give its own name the address of this listener and then read its
+//! answers in an operator's browser. It needs a name for that, so addresses pass.
 
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -65,8 +65,9 @@ mod tests {
     #[test]
     fn a_request_names_one_host() {
         let request = |fields: &[&str]| {
-            let builder =
-                fields.iter().fold(http::Request::builder(), |builder, host| builder.header(HOST, *host));
+            let builder = fields
+                .iter()
+                .fold(http::Request::builder(), |builder, host| builder.header(HOST, *host));
             builder.body(axum::body::Body::empty()).unwrap()
         };
         assert!(allows(&request(&["localhost"]), &[]));

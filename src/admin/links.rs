@@ -30,7 +30,11 @@ const TTL: Duration = Duration::from_secs(8 * 3600);
 #[schema(as = LinkWish)]
 pub(super) struct Wish {
     /// An ISIL.
-    #[schema(example = "NO-0301000", max_length = 16, pattern = "^[A-Za-z0-9]{1,4}-[A-Za-z0-9:/-]{1,11}$")]
+    #[schema(
+        example = "NO-0301000",
+        max_length = 16,
+        pattern = "^[A-Za-z0-9]{1,4}-[A-Za-z0-9:/-]{1,11}$"
+    )]
     library: String,
     /// The borrower's own id, 1 to 256 bytes of UTF-8, which becomes a pseudonym at once.
     #[schema(min_length = 1, max_length = 256)]
@@ -105,6 +109,8 @@ fn scope(app: &App, isbn: Option<&str>, prefix: Option<&str>) -> Result<(Scope, 
             let scope = Scope::prefix(prefix).map_err(|error| Refused::malformed(error.0))?;
             Ok((scope, prefix.to_owned()))
         }
-        _ => Err(Refused::malformed("A link opens a title or a prefix. Write one of isbn and prefix.")),
+        _ => Err(Refused::malformed(
+            "A link opens a title or a prefix. Write one of isbn and prefix.",
+        )),
     }
 }

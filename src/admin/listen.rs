@@ -1,7 +1,8 @@
-//! The admin listener's connections: plain or under the server's own certificate, few, and each with deadlines.
+//! The admin listener's connections: plain or under the server's own certificate, few, and each
+//! with deadlines.
 //!
-//! `admin` starts [`accept`]. The limits are the listener's own, and it keeps file descriptors in reserve, so that it
-//! can be reached while the public listener is full.
+//! `admin` starts [`accept`]. The limits are the listener's own, and it keeps file descriptors in
+//! reserve, so that it can be reached while the public listener is full.
 
 use std::fs::File;
 use std::sync::Arc;
@@ -145,7 +146,8 @@ mod tests {
         let router = Router::new().route("/", get(async || vec![0; 1 << 20]));
         let (mut client, server) = tokio::io::duplex(1024);
         client.write_all(b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
-        let conversation = tokio::time::timeout(SEND + Duration::from_secs(2), converse(server, router));
+        let conversation =
+            tokio::time::timeout(SEND + Duration::from_secs(2), converse(server, router));
         assert!(conversation.await.is_ok(), "it waits for a client that reads nothing");
     }
 

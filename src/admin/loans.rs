@@ -86,7 +86,8 @@ pub(super) struct Shown {
     reference: String,
     #[schema(required)]
     lending_id: Option<String>,
-    /// What was delivered under it, by the path of each file; what came in the last `metering.flush` may be missing.
+    /// What was delivered under it, by the path of each file; what came in the last
+    /// `metering.flush` may be missing.
     delivered: BTreeMap<String, ShownTally>,
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Vec<ShownStep>, required = false)]
@@ -99,8 +100,8 @@ pub(super) struct Shown {
 struct ShownTally {
     /// All bytes of it that were sent, also those that were sent again.
     bytes: u64,
-    /// Which of them, each once: the first and the last byte of each range, in their order. There is room for 512; of
-    /// more, the shortest are left out.
+    /// Which of them, each once: the first and the last byte of each range, in their order. There
+    /// is room for 512; of more, the shortest are left out.
     #[schema(value_type = Vec<[u64; 2]>)]
     ranges: Vec<[u64; 2]>,
 }
@@ -153,7 +154,8 @@ pub(super) async fn list(
     let next = loans.last().filter(|_| more).map(|loan| loan.id.to_string());
     let ids: Vec<LoanId> = loans.iter().map(|loan| loan.id).collect();
     let mut delivered = app.parts.ledger.delivered(&ids).await.map_err(unreadable)?;
-    let shown = |loan: &Loan| Shown::of(loan, delivered.remove(&loan.id).unwrap_or_default(), &app.parts);
+    let shown =
+        |loan: &Loan| Shown::of(loan, delivered.remove(&loan.id).unwrap_or_default(), &app.parts);
     let loans = loans.iter().map(shown).collect();
     Ok(Json(Page { loans, next }))
 }
@@ -196,7 +198,9 @@ impl Asked {
     fn filter(self) -> Result<Filter, Refused> {
         let limit = read("limit", self.limit, "a number from 1 to 1000")?.unwrap_or(PAGE);
         if !(1..=LARGEST_PAGE).contains(&limit) {
-            return Err(Refused::malformed("limit is out of bounds. Write a number from 1 to 1000."));
+            return Err(Refused::malformed(
+                "limit is out of bounds. Write a number from 1 to 1000.",
+            ));
         }
         Ok(Filter {
             library: read("library", self.library, "an ISIL like NO-0301000")?,
@@ -236,7 +240,10 @@ impl Shown {
             borrower: loan.key.borrower.to_string(),
             reference: loan.reference.to_string(),
             lending_id: loan.lending_id.clone(),
-            delivered: delivered.into_iter().map(|(file, tally)| (file, ShownTally::from(&tally))).collect(),
+            delivered: delivered
+                .into_iter()
+                .map(|(file, tally)| (file, ShownTally::from(&tally)))
+                .collect(),
             history: None,
         }
     }

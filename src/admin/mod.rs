@@ -1,8 +1,10 @@
 //! What operators and support staff ask: health, readiness, metrics, and which loans there are.
 //!
-//! The command line starts it, on a listener of its own and on the slow runtime, so that it never competes with a
-//! reader. It reads the ledger, asks the gate to end a loan, and circulation to balance the books. It promises that everything but `/healthz` and `/readyz` needs the
-//! bearer token (`/metrics` unless the configuration opens it), and that beyond this machine it speaks TLS only.
+//! The command line starts it, on a listener of its own and on the slow runtime, so that it never
+//! competes with a reader. It reads the ledger, asks the gate to end a loan, and circulation to
+//! balance the books. It promises that everything but `/healthz` and `/readyz` needs the bearer
+//! token (`/metrics` unless the configuration opens it), and that beyond this machine it speaks TLS
+//! only.
 
 mod auth;
 #[allow(unused_qualifications, reason = "utoipa's macros write them")]
@@ -61,7 +63,8 @@ pub struct Settings {
     pub tls: bool,
     /// Whether `/metrics` needs no token.
     pub open_metrics: bool,
-    /// Names in the field Host that are answered besides those of loopback, in lower case and without a port.
+    /// Names in the field Host that are answered besides those of loopback, in lower case and
+    /// without a port.
     pub hosts: Vec<String>,
 }
 
@@ -113,8 +116,8 @@ pub struct Missing {
 
 type Answer = Pin<Box<dyn Future<Output = Missing> + Send>>;
 
-/// Tells what is missing. The gate is ready as long as nothing is that it needs: a balancer that took every gate away
-/// because Bokbasen is down would cut off the readers who have their loans.
+/// Tells what is missing. The gate is ready as long as nothing is that it needs: a balancer that
+/// took every gate away because Bokbasen is down would cut off the readers who have their loans.
 pub struct Readiness(Box<dyn Fn() -> Answer + Send + Sync>);
 
 impl Readiness {
@@ -188,9 +191,16 @@ impl Admin {
             parts,
             description,
         }));
-        let (listener, tasks, stop) = (Arc::new(listener), running.tasks.clone(), running.stop.clone());
+        let (listener, tasks, stop) =
+            (Arc::new(listener), running.tasks.clone(), running.stop.clone());
         let accepting = supervise("accept-admin", metrics, running.stop.clone(), move || {
-            listen::accept(listener.clone(), tls.clone(), router.clone(), tasks.clone(), stop.clone())
+            listen::accept(
+                listener.clone(),
+                tls.clone(),
+                router.clone(),
+                tasks.clone(),
+                stop.clone(),
+            )
         });
         running.tasks.spawn(accepting);
         Ok(running)
@@ -270,10 +280,12 @@ async fn with_whole_body(request: Request) -> Result<Request, Refused> {
     let (parts, body) = request.into_parts();
     match tokio::time::timeout(BODY_TIMEOUT, to_bytes(body, MAX_BODY)).await {
         Ok(Ok(body)) => Ok(Request::from_parts(parts, body.into())),
-        Ok(Err(_)) => {
-            Err(Refused::malformed("The body cannot be read, or has more than 64 KiB. Send a smaller one."))
+        Ok(Err(_)) => Err(Refused::malformed(
+            "The body cannot be read, or has more than 64 KiB. Send a smaller one.",
+        )),
+        Err(_) => {
+            Err(Refused::malformed("The body did not arrive within 10 seconds. Send it at once."))
         }
-        Err(_) => Err(Refused::malformed("The body did not arrive within 10 seconds. Send it at once.")),
     }
 }
 

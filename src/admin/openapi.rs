@@ -1,4 +1,5 @@
-//! `GET /openapi.json`: both HTTP APIs, the readers' and support's, described from the code that answers.
+//! `GET /openapi.json`: both HTTP APIs, the readers' and support's, described from the code that
+//! answers.
 
 use std::sync::Arc;
 
@@ -36,14 +37,16 @@ pub(super) fn description(readers: Description) -> Description {
     let mut all = Support::openapi();
     all.merge(readers);
     let components = all.components.get_or_insert_default();
-    components.add_security_scheme("reader", bearer("A reader's token: a JWT of the login service."));
+    components
+        .add_security_scheme("reader", bearer("A reader's token: a JWT of the login service."));
     components.add_security_scheme("support", bearer("The admin token of the configuration."));
     for path in all.paths.paths.values_mut() {
         let operations = [&mut path.get, &mut path.put, &mut path.post, &mut path.delete];
         for operation in operations.into_iter().flatten() {
             // The tag says who asks, and the scheme of the same name what they show.
             let scheme = operation.tags.iter().flatten().next().cloned().unwrap_or_default();
-            operation.security = Some(vec![SecurityRequirement::new::<_, [&str; 0], &str>(scheme, [])]);
+            operation.security =
+                Some(vec![SecurityRequirement::new::<_, [&str; 0], &str>(scheme, [])]);
         }
     }
     all

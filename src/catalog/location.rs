@@ -1,8 +1,8 @@
 //! Where an origin's files lie, in a form in which one place has one name.
 //!
-//! Two origins of different names may be the same storage. Whether an open route leads to gated files is decided by
-//! these locations and not by the origins' names. `config` makes them. Names of servers that only DNS knows to be one
-//! cannot be told to be the same.
+//! Two origins of different names may be the same storage. Whether an open route leads to gated
+//! files is decided by these locations and not by the origins' names. `config` makes them. Names of
+//! servers that only DNS knows to be one cannot be told to be the same.
 
 use std::path::{Component, Path, PathBuf};
 
@@ -43,8 +43,9 @@ impl Location {
         Location::new(server, &path)
     }
 
-    /// The places that a bucket or container has at the storage of this address. Where the address does not name the
-    /// bucket itself, the storage may serve it under a path and under a host of its own.
+    /// The places that a bucket or container has at the storage of this address. Where the address
+    /// does not name the bucket itself, the storage may serve it under a path and under a host of
+    /// its own.
     pub fn bucket(endpoint: &Url, names_bucket: bool, bucket: &str, prefix: &str) -> Vec<Location> {
         let Location { server, base } = Location::http(endpoint);
         if names_bucket {
@@ -85,7 +86,8 @@ fn host(url: &Url) -> String {
     }
 }
 
-/// The storage and the bucket that the host of a public cloud names: `books.s3.eu-north-1.amazonaws.com`.
+/// The storage and the bucket that the host of a public cloud names:
+/// `books.s3.eu-north-1.amazonaws.com`.
 fn bucket_in_host(host: &str) -> Option<(String, String)> {
     if let Some(bucket) = host.strip_suffix(".storage.googleapis.com") {
         return Some(("storage.googleapis.com".to_owned(), bucket.to_owned()));
@@ -196,7 +198,10 @@ mod tests {
         for same in ["link", "books/", "./books", "x/../books"] {
             let is_there = !same.starts_with('x');
             let given = Location::directory(&dir.path().join(same));
-            assert!(given == place || !is_there && given.base.ends_with("/books/"), "{same}: {given:?}");
+            assert!(
+                given == place || !is_there && given.base.ends_with("/books/"),
+                "{same}: {given:?}"
+            );
         }
     }
 }

@@ -1,8 +1,9 @@
 //! What is asked: a path in its normal form becomes a title's file, or an open one.
 //!
-//! Called by the server. It calls nothing of ours but the vocabulary. The path at the origin is rebuilt from the
-//! parts that a pattern named, never copied from the request; and only the catalog makes an [`OpenFile`]. Where paths
-//! do not name their title, a table does, which is read apart and anew while requests go on.
+//! Called by the server. It calls nothing of ours but the vocabulary. The path at the origin is
+//! rebuilt from the parts that a pattern named, never copied from the request; and only the catalog
+//! makes an [`OpenFile`]. Where paths do not name their title, a table does, which is read apart
+//! and anew while requests go on.
 
 mod location;
 mod overlap;
@@ -41,7 +42,8 @@ pub struct Route {
     pub explicit: bool,
     /// The file of the table that names the titles, in place of `{isbn}` in the path.
     pub table: Option<PathBuf>,
-    /// Whether and how the answers say under which name the file is saved; none: as the origin does.
+    /// Whether and how the answers say under which name the file is saved; none: as the origin
+    /// does.
     pub disposition: Option<Disposition>,
     /// The Content-Security-Policy of its documents; none: the gate's own, for gated ones.
     pub content_security_policy: Option<HeaderValue>,
@@ -88,7 +90,8 @@ pub struct File {
     pub path: FilePath,
     /// Which of the routes led to it.
     pub route: usize,
-    /// The path that readers ask for, decoded and without a link's token: its name in what is told of deliveries.
+    /// The path that readers ask for, decoded and without a link's token: its name in what is told
+    /// of deliveries.
     pub name: Arc<str>,
     /// What its route says of saving it.
     pub disposition: Option<Disposition>,
@@ -188,13 +191,15 @@ impl Catalog {
         if mistakes.is_empty() { Ok(catalog) } else { Err(mistakes) }
     }
 
-    /// An open route that leads to files of a gated one would hand them out without a loan, also where their origins
-    /// are two names of one place, or one lies below the other.
+    /// An open route that leads to files of a gated one would hand them out without a loan, also
+    /// where their origins are two names of one place, or one lies below the other.
     fn open_to_gated_files(&self, origins: &[Storage]) -> Vec<RouteError> {
         let shapes: Vec<Vec<(&str, Shape)>> =
             self.routes.iter().map(|built| built.reaches(origins)).collect();
         let meet = |one: usize, other: usize| {
-            let (Some(one), Some(other)) = (shapes.get(one), shapes.get(other)) else { return false };
+            let (Some(one), Some(other)) = (shapes.get(one), shapes.get(other)) else {
+                return false;
+            };
             let mut pairs = one.iter().flat_map(|one| other.iter().map(move |other| (one, other)));
             pairs.any(|((here, one), (there, other))| here == there && one.meets(other))
         };
@@ -231,21 +236,27 @@ impl Catalog {
             disposition: built.settings.disposition,
             content_security_policy: built.settings.content_security_policy.clone(),
         };
-        let isbn: Option<Isbn> =
-            found.params.get("isbn").map(str::parse).transpose().map_err(|_| Problem::TitleNotFound)?;
+        let isbn: Option<Isbn> = found
+            .params
+            .get("isbn")
+            .map(str::parse)
+            .transpose()
+            .map_err(|_| Problem::TitleNotFound)?;
         if built.settings.open {
             return Ok(Target::Open(OpenFile(file)));
         }
         let titles = match &built.table {
             None => isbn.map(Titles::one),
-            Some(by) => found.params.get(&by.part).and_then(|path| by.table.load().titles(path).cloned()),
+            Some(by) => {
+                found.params.get(&by.part).and_then(|path| by.table.load().titles(path).cloned())
+            }
         };
         let titles = titles.ok_or(Problem::TitleNotFound)?;
         Ok(Target::Loanable { titles, file, explicit: built.settings.explicit })
     }
 
-    /// Reads the tables of all routes, also anew while requests go on; how many lines each has. A table with a
-    /// mistake stays as it was.
+    /// Reads the tables of all routes, also anew while requests go on; how many lines each has. A
+    /// table with a mistake stays as it was.
     ///
     /// # Errors
     /// Every mistake in every table.
@@ -269,8 +280,8 @@ impl Catalog {
         self.routes.get(route).map_or("?", |built| &built.settings.path)
     }
 
-    /// The paths under which a title's files lie, as they are asked for: those that a table names, and each gated
-    /// route with `{isbn}` up to its first part that is not the title.
+    /// The paths under which a title's files lie, as they are asked for: those that a table names,
+    /// and each gated route with `{isbn}` up to its first part that is not the title.
     pub fn files_of(&self, isbn: Isbn) -> Vec<String> {
         let gated = || self.routes.iter().filter(|built| !built.settings.open);
         // What a table says of a title is certain; whether a route has it, only the storage knows.
@@ -288,7 +299,8 @@ impl Built {
     fn reaches<'a>(&self, origins: &'a [Storage]) -> Vec<(&'a str, Shape)> {
         let locations =
             origins.get(self.origin).map(|origin| origin.locations.as_slice()).unwrap_or_default();
-        let reach = |at: &'a Location| (at.server.as_str(), self.to.shape(&at.base, &self.settings.path));
+        let reach =
+            |at: &'a Location| (at.server.as_str(), self.to.shape(&at.base, &self.settings.path));
         locations.iter().map(reach).collect()
     }
 
@@ -304,15 +316,19 @@ impl Built {
 fn as_asked_for(path: &str) -> String {
     path.split('/')
         .enumerate()
-        .flat_map(|(number, segment)| (number > 0).then_some("/").into_iter().chain(path::encoded(segment)))
+        .flat_map(|(number, segment)| {
+            (number > 0).then_some("/").into_iter().chain(path::encoded(segment))
+        })
         .collect()
 }
 
 fn build(route: &Route, origins: &[Storage]) -> Result<Built, Vec<(&'static str, String)>> {
     let mut mistakes = Vec::new();
     if !route.path.starts_with('/') {
-        mistakes
-            .push(("path", "a pattern starts with a slash. Write one like /files/{isbn}/{*file}".to_owned()));
+        mistakes.push((
+            "path",
+            "a pattern starts with a slash. Write one like /files/{isbn}/{*file}".to_owned(),
+        ));
     }
     if route.path == "/loans" || route.path.starts_with("/loans/") || route.path.starts_with("/~") {
         mistakes.push((
@@ -328,15 +344,19 @@ fn build(route: &Route, origins: &[Storage]) -> Result<Built, Vec<(&'static str,
                 .to_owned(),
         ));
     }
-    let table = title_of(route).map_err(|(key, sentence)| mistakes.push((key, sentence.to_owned())));
+    let table =
+        title_of(route).map_err(|(key, sentence)| mistakes.push((key, sentence.to_owned())));
     let origin = origins.iter().position(|origin| origin.name == route.origin);
     if origin.is_none() {
         let known: Vec<&str> = origins.iter().map(|origin| origin.name.as_str()).collect();
         let known = known.join(", ");
-        mistakes
-            .push(("origin", format!("there is no origin named {}. Write one of: {known}", route.origin)));
+        mistakes.push((
+            "origin",
+            format!("there is no origin named {}. Write one of: {known}", route.origin),
+        ));
     }
-    let to = Template::parse(&route.to, &route.path).map_err(|sentence| mistakes.push(("to", sentence)));
+    let to =
+        Template::parse(&route.to, &route.path).map_err(|sentence| mistakes.push(("to", sentence)));
     match (origin, to, table) {
         (Some(origin), Ok(to), Ok(table)) if mistakes.is_empty() => {
             Ok(Built { settings: route.clone(), origin, to, table })
@@ -353,13 +373,21 @@ fn title_of(route: &Route) -> Result<Option<TitlesOfRoute>, (&'static str, &'sta
         return if names_none { Err(("path", NO_TITLE)) } else { Ok(None) };
     };
     if route.open {
-        return Err(("title", "an open file is lent under no title. Take it out, or write open = false"));
+        return Err((
+            "title",
+            "an open file is lent under no title. Take it out, or write open = false",
+        ));
     }
     if by_isbn {
-        return Err(("title", "the path names the title already, by {isbn}. Take one of the two out"));
+        return Err((
+            "title",
+            "the path names the title already, by {isbn}. Take one of the two out",
+        ));
     }
-    // A table's path must mean one file: it could not where another part of the pattern chose among several.
-    let part = route.path.split_once('{').and_then(|(_, rest)| rest.strip_prefix('*')?.strip_suffix('}'));
+    // A table's path must mean one file: it could not where another part of the pattern chose among
+    // several.
+    let part =
+        route.path.split_once('{').and_then(|(_, rest)| rest.strip_prefix('*')?.strip_suffix('}'));
     let part = part.filter(|part| !part.contains('{'));
     let part = part.ok_or((
         "path",
@@ -368,10 +396,10 @@ fn title_of(route: &Route) -> Result<Option<TitlesOfRoute>, (&'static str, &'sta
     Ok(Some(TitlesOfRoute { file, part: part.to_owned(), table: ArcSwap::default() }))
 }
 
-const NO_TITLE: &str =
-    "a gated route needs {isbn}, which names the title, or a table of titles. Add one, or write open = true";
+const NO_TITLE: &str = "a gated route needs {isbn}, which names the title, or a table of titles. Add one, or write open = true";
 
-/// Whether a path in normal form can have this pattern: one that it would match is read and comes out the same.
+/// Whether a path in normal form can have this pattern: one that it would match is read and comes
+/// out the same.
 fn can_match(pattern: &str) -> bool {
     let mut example = String::new();
     let mut rest = pattern;

@@ -1,4 +1,5 @@
-//! Whether two templates can come out as the same path: then an open route would open a title's file.
+//! Whether two templates can come out as the same path: then an open route would open a title's
+//! file.
 //!
 //! Both are read as simple patterns over characters, and walked side by side.
 
@@ -27,8 +28,10 @@ pub(super) struct Shape(Vec<Place>);
 
 impl Shape {
     pub(super) fn text(&mut self, text: &str) {
-        self.0
-            .extend(text.chars().map(|character| Place { class: Class::Exactly(character), repeats: false }));
+        self.0.extend(
+            text.chars()
+                .map(|character| Place { class: Class::Exactly(character), repeats: false }),
+        );
     }
 
     /// Thirteen digits.
@@ -52,14 +55,19 @@ impl Shape {
             match (here, there) {
                 (None, None) => return true,
                 (here, there) => {
-                    let (skip_a, skip_b) =
-                        (here.is_some_and(|place| place.repeats), there.is_some_and(|place| place.repeats));
+                    let (skip_a, skip_b) = (
+                        here.is_some_and(|place| place.repeats),
+                        there.is_some_and(|place| place.repeats),
+                    );
                     ways.extend(skip_a.then_some((a + 1, b)));
                     ways.extend(skip_b.then_some((a, b + 1)));
                     if let (Some(here), Some(there)) = (here, there)
                         && share_a_character(here.class, there.class)
                     {
-                        ways.push((a + usize::from(!here.repeats), b + usize::from(!there.repeats)));
+                        ways.push((
+                            a + usize::from(!here.repeats),
+                            b + usize::from(!there.repeats),
+                        ));
                     }
                 }
             }
@@ -72,8 +80,12 @@ impl Shape {
 fn share_a_character(one: Class, other: Class) -> bool {
     match (one, other) {
         (Class::Exactly(one), Class::Exactly(other)) => one == other,
-        (Class::Exactly(one), Class::Digit) | (Class::Digit, Class::Exactly(one)) => one.is_ascii_digit(),
-        (Class::Exactly(one), Class::InSegment) | (Class::InSegment, Class::Exactly(one)) => one != '/',
+        (Class::Exactly(one), Class::Digit) | (Class::Digit, Class::Exactly(one)) => {
+            one.is_ascii_digit()
+        }
+        (Class::Exactly(one), Class::InSegment) | (Class::InSegment, Class::Exactly(one)) => {
+            one != '/'
+        }
         _ => true,
     }
 }

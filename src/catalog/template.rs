@@ -44,12 +44,13 @@ impl Template {
 impl Template {
     /// Reads a template whose names must all be in the pattern.
     pub(super) fn parse(to: &str, pattern: &str) -> Result<Template, String> {
-        let segments: Result<Vec<_>, String> = to.split('/').map(|segment| parts(segment, pattern)).collect();
+        let segments: Result<Vec<_>, String> =
+            to.split('/').map(|segment| parts(segment, pattern)).collect();
         Ok(Template { segments: segments? })
     }
 
-    /// The path at the origin. A part that spans segments stays so. None where a segment comes out empty or as
-    /// dots, which no storage could be asked for safely.
+    /// The path at the origin. A part that spans segments stays so. None where a segment comes out
+    /// empty or as dots, which no storage could be asked for safely.
     pub(super) fn fill(&self, params: &Params<'_, '_>) -> Option<FilePath> {
         let mut filled = String::with_capacity(LENGTH);
         for (number, parts) in self.segments.iter().enumerate() {
@@ -72,7 +73,8 @@ fn parts(segment: &str, pattern: &str) -> Result<Vec<Part>, String> {
     let mut parts = Vec::new();
     let mut rest = segment;
     while let Some((text, after)) = rest.split_once('{') {
-        let (name, after) = after.split_once('}').ok_or("a { has no }. Write a path like {isbn}/{file}")?;
+        let (name, after) =
+            after.split_once('}').ok_or("a { has no }. Write a path like {isbn}/{file}")?;
         if !pattern.contains(&format!("{{{name}}}")) && !pattern.contains(&format!("{{*{name}}}")) {
             return Err(format!("{{{name}}} is not in the route's path. Write a name that is"));
         }

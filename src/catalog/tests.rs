@@ -57,8 +57,10 @@ fn an_open_route_to_gated_files_is_refused() {
         ("978/{file}", false),
         ("97803064061570/{file}", false),
     ] {
-        let routes =
-            vec![route("/files/{isbn}/{*file}", "{isbn}/{file}", false), route("/covers/{*file}", to, true)];
+        let routes = vec![
+            route("/files/{isbn}/{*file}", "{isbn}/{file}", false),
+            route("/covers/{*file}", to, true),
+        ];
         let built = Catalog::new(&settings(routes));
         assert_eq!(built.is_err(), refused, "{to}");
     }
@@ -89,7 +91,8 @@ fn a_file_name_of_dots_is_not_found() {
 fn a_table_names_the_titles_once_it_is_read_and_keeps_to_them_where_it_cannot_be() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("titles.csv");
-    let media = Route { table: Some(file.clone()), ..route("/my media/{*file}", "m/{file}", false) };
+    let media =
+        Route { table: Some(file.clone()), ..route("/my media/{*file}", "m/{file}", false) };
     let routes = vec![route("/files/{isbn}/{*file}", "{isbn}/{file}", false), media];
     let catalog = Catalog::new(&settings(routes)).unwrap();
     let resolve = || catalog.resolve(&RequestPath::parse("/my%20media/lyd/%C3%A5.mp3").unwrap());
@@ -139,5 +142,8 @@ fn every_mistake_in_every_route_is_named() {
     ];
     let mistakes = Catalog::new(&settings(routes)).unwrap_err();
     let places: Vec<_> = mistakes.iter().map(|mistake| (mistake.route, mistake.key)).collect();
-    assert_eq!(places, [(0, "path"), (1, "path"), (2, "origin"), (3, "to"), (4, "to"), (5, "path")]);
+    assert_eq!(
+        places,
+        [(0, "path"), (1, "path"), (2, "origin"), (3, "to"), (4, "to"), (5, "path")]
+    );
 }

@@ -1,8 +1,9 @@
 //! Titles by a table: which titles a file belongs to, where its path does not say.
 //!
-//! The catalog asks it for each request, and reads it at the start and on SIGHUP. A table is a CSV file of lines like
-//! `lyd/12345/,9788299999038`: a path as it stands for the route's `{*file}`, decoded, with a slash at its end where
-//! it is a prefix, and the ISBNs. A file's own line beats every prefix, and a longer prefix a shorter one.
+//! The catalog asks it for each request, and reads it at the start and on SIGHUP. A table is a CSV
+//! file of lines like `lyd/12345/,9788299999038`: a path as it stands for the route's `{*file}`,
+//! decoded, with a slash at its end where it is a prefix, and the ISBNs. A file's own line beats
+//! every prefix, and a longer prefix a shorter one.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -83,17 +84,22 @@ impl Table {
         let at = |line, sentence| TableError { route, file: file.to_owned(), line, sentence };
         let text = std::fs::read(file).map_err(|error| {
             let shown = file.display();
-            let sentence = format!("the table {shown} cannot be read: {error}. Make it, or name another");
+            let sentence =
+                format!("the table {shown} cannot be read: {error}. Make it, or name another");
             vec![at(None, sentence)]
         })?;
-        Table::parse(&text)
-            .map_err(|wrong| wrong.into_iter().map(|(line, sentence)| at(Some(line), sentence)).collect())
+        Table::parse(&text).map_err(|wrong| {
+            wrong.into_iter().map(|(line, sentence)| at(Some(line), sentence)).collect()
+        })
     }
 
     /// Reads a table, or finds every mistake in it with its line.
     fn parse(text: &[u8]) -> Result<Table, Vec<(usize, String)>> {
-        let mut reader =
-            csv::ReaderBuilder::new().has_headers(false).flexible(true).comment(Some(b'#')).from_reader(text);
+        let mut reader = csv::ReaderBuilder::new()
+            .has_headers(false)
+            .flexible(true)
+            .comment(Some(b'#'))
+            .from_reader(text);
         let (mut table, mut wrong) = (Table::default(), Vec::new());
         let mut seen: HashMap<Box<str>, usize> = HashMap::new();
         let mut record = ByteRecord::new();
@@ -113,7 +119,8 @@ impl Table {
             if std::mem::take(&mut is_first) && is_header(&record) {
                 continue;
             }
-            let added = row(&record).and_then(|(path, titles)| table.add(path, titles, line, &mut seen));
+            let added =
+                row(&record).and_then(|(path, titles)| table.add(path, titles, line, &mut seen));
             wrong.extend(added.err().map(|sentence| (line, sentence)));
         }
         if wrong.is_empty() { Ok(table) } else { Err(wrong) }
@@ -127,7 +134,9 @@ impl Table {
         seen: &mut HashMap<Box<str>, usize>,
     ) -> Result<(), String> {
         if let Some(before) = seen.insert(path.into(), line) {
-            return Err(format!("line {before} has this path already. Write all its ISBNs in one line"));
+            return Err(format!(
+                "line {before} has this path already. Write all its ISBNs in one line"
+            ));
         }
         for isbn in titles.all() {
             self.paths.entry(isbn).or_default().push(path.into());
@@ -144,10 +153,12 @@ impl Table {
         Ok(())
     }
 
-    /// The titles of a path: those of its own line, or else of the longest prefix that it lies under.
+    /// The titles of a path: those of its own line, or else of the longest prefix that it lies
+    /// under.
     pub(super) fn titles(&self, path: &str) -> Option<&Titles> {
         self.files.get(path).or_else(|| {
-            let slashes = path.rmatch_indices('/').map(|(at, _)| at).skip_while(|at| *at > self.longest);
+            let slashes =
+                path.rmatch_indices('/').map(|(at, _)| at).skip_while(|at| *at > self.longest);
             slashes.filter_map(|at| path.get(..at)).find_map(|prefix| self.prefixes.get(prefix))
         })
     }
@@ -163,8 +174,8 @@ impl Table {
     }
 }
 
-/// Counts lines up to where a record ends: the reader itself tells where it began to look for one, which is before the
-/// comments and the empty lines above it.
+/// Counts lines up to where a record ends: the reader itself tells where it began to look for one,
+/// which is before the comments and the empty lines above it.
 #[derive(Debug)]
 struct Lines<'a> {
     text: &'a [u8],
@@ -209,24 +220,32 @@ fn row(record: &ByteRecord) -> Result<(&str, Titles), String> {
         isbns.push(isbn);
     }
     match isbns.as_slice() {
-        [] => Err("there is no ISBN. Write the path, a comma, and the ISBNs with commas between".to_owned()),
+        [] => Err("there is no ISBN. Write the path, a comma, and the ISBNs with commas between"
+            .to_owned()),
         [one] => Ok((path, Titles::one(*one))),
-        [first, further @ ..] => Ok((path, Titles { first: *first, further: Some(further.into()) })),
+        [first, further @ ..] => {
+            Ok((path, Titles { first: *first, further: Some(further.into()) }))
+        }
     }
 }
 
 /// Whether a request's path can be this below a route's fixed part.
 fn check_path(path: &str) -> Result<(), String> {
     if path.starts_with('/') {
-        return Err("a path here starts without a slash, as it stands for the route's {*file}. Take it out"
-            .to_owned());
+        return Err(
+            "a path here starts without a slash, as it stands for the route's {*file}. Take it out"
+                .to_owned(),
+        );
     }
     let rooted = format!("/{}", path.strip_suffix('/').unwrap_or(path));
     let known = RequestPath::of_decoded(&rooted);
-    let known =
-        known.map_err(|error| format!("no request has such a path, which is written decoded. {error}"))?;
+    let known = known.map_err(|error| {
+        format!("no request has such a path, which is written decoded. {error}")
+    })?;
     if known.segments().next().is_none() {
-        return Err("there is no path. Write a file's, or a prefix with a slash at its end".to_owned());
+        return Err(
+            "there is no path. Write a file's, or a prefix with a slash at its end".to_owned()
+        );
     }
     Ok(())
 }

@@ -1,7 +1,8 @@
 //! Whether a title can be had, for apps that show it before anybody borrows.
 //!
-//! Called by the gate. Bokbasen is asked once for all who wait, and its answer is kept for `lending.availability_ttl`:
-//! a list of titles on many screens must not become as many calls. What a loan is begun under is asked anew.
+//! Called by the gate. Bokbasen is asked once for all who wait, and its answer is kept for
+//! `lending.availability_ttl`: a list of titles on many screens must not become as many calls. What
+//! a loan is begun under is asked anew.
 
 use std::fmt;
 use std::sync::Arc;
@@ -49,7 +50,11 @@ impl Circulation {
     ///
     /// # Errors
     /// [`Unsaid`], where Bokbasen does not say.
-    pub async fn availability(&self, library: LibraryId, isbn: Isbn) -> Result<Availability, Unsaid> {
+    pub async fn availability(
+        &self,
+        library: LibraryId,
+        isbn: Isbn,
+    ) -> Result<Availability, Unsaid> {
         let kept = self.inner.availabilities.0.get_with((library, isbn), Arc::default);
         let asked = kept.get_or_try_init(|| self.inner.lending.availability(library, isbn)).await;
         let there = asked.map_err(|error| unsaid(&error))?.clone();

@@ -1,7 +1,7 @@
 //! From a reader's wish to a loan: where it stands, and beginning it.
 //!
-//! Called by the gate. What is read here may be old a moment later; what must hold is checked again by the
-//! ledger, inside the transaction that writes the intent.
+//! Called by the gate. What is read here may be old a moment later; what must hold is checked again
+//! by the ledger, inside the transaction that writes the intent.
 
 use std::time::Duration;
 
@@ -107,13 +107,14 @@ impl Circulation {
     /// goes on when this is dropped. The ledger refuses the intent where a loan of this reader and
     /// title ended at or after the asker's credential was issued (invariant 7).
     pub async fn begin(&self, asker: &Asker, by: &'static str) -> Begun {
-        // Checked first, so that an outage does not fill the ledger with intents that could never be sent.
+        // Checked first, so that an outage does not fill the ledger with intents that could never
+        // be sent.
         if let Some(retry_after) = self.inner.lending.closed_for() {
             return Begun::Decided(Outcome::Unavailable { retry_after });
         }
         let (circulation, asker) = (self.clone(), *asker);
-        let begun =
-            self.spawn(async move { circulation.begin_now(&asker, Cause { by, detail: None }).await });
+        let begun = self
+            .spawn(async move { circulation.begin_now(&asker, Cause { by, detail: None }).await });
         begun.await.unwrap_or(Begun::Decided(Outcome::Unsure))
     }
 
@@ -165,7 +166,9 @@ impl Circulation {
         let now = self.inner.clock.lending_now();
         match loan.state {
             LoanState::Intended | LoanState::Pending | LoanState::Unknown => None,
-            LoanState::Accepted => loan.open_until().map(|until| Outcome::Accepted { loan: loan.id, until }),
+            LoanState::Accepted => {
+                loan.open_until().map(|until| Outcome::Accepted { loan: loan.id, until })
+            }
             // Whoever waited gets Bokbasen's no, even where its time has passed meanwhile.
             LoanState::Refused => {
                 let until = self.refused_until(loan).max(clock::after(now, LEAST_REFUSED));
@@ -191,7 +194,8 @@ impl Circulation {
         let refused = loan.changed.checked_add(clock.lending_offset()).unwrap_or(loan.changed);
         let least = clock::after(refused, LEAST_REFUSED);
         let named = loan.refusal.as_ref().and_then(|refusal| refusal.retry_at);
-        let until = named.filter(|at| *at > refused).unwrap_or(clock::after(refused, settings.refusal_ttl));
+        let until =
+            named.filter(|at| *at > refused).unwrap_or(clock::after(refused, settings.refusal_ttl));
         until.clamp(least, clock::after(refused, LONGEST_REFUSED))
     }
 
@@ -215,14 +219,20 @@ impl Circulation {
     /// The credential's issue time as the ledger compares it with the last end: later than an end
     /// that lies ahead, where it is later than that end counts as.
     async fn issued_for_ledger(&self, asker: &Asker) -> Result<Option<Timestamp>, LedgerError> {
-        let (Some(issued), Some(end)) = (asker.issued, self.inner.ledger.last_end(&asker.key).await?) else {
+        let (Some(issued), Some(end)) =
+            (asker.issued, self.inner.ledger.last_end(&asker.key).await?)
+        else {
             return Ok(asker.issued);
         };
-        // A token from ahead of the clock may be older than an end that lies ahead as well: only the
-        // two times themselves tell.
+        // A token from ahead of the clock may be older than an end that lies ahead as well: only
+        // the two times themselves tell.
         let now = self.inner.clock.now().max(self.inner.clock.lending_now());
         let counts_as = if issued > now { end } else { self.ended_at(&asker.key, end) };
         let is_later = issued > counts_as;
-        Ok(Some(if is_later { issued.max(clock::after(end, Duration::from_millis(1))) } else { issued }))
+        Ok(Some(if is_later {
+            issued.max(clock::after(end, Duration::from_millis(1)))
+        } else {
+            issued
+        }))
     }
 }

@@ -103,7 +103,8 @@ async fn step(circulation: &Circulation, id: LoanId, going: &mut Going) -> Next 
                 decided(circulation, &loan, going, event, Cause { by: "poll", detail: None }).await
             }
             Polled::Missing => {
-                let detail = Some("a read by id does not show the loan that Bokbasen has named".to_owned());
+                let detail =
+                    Some("a read by id does not show the loan that Bokbasen has named".to_owned());
                 circulation.record(id, Event::Missing, Cause { by: "poll", detail }).await
             }
             Polled::Undecided(named) => {
@@ -112,7 +113,9 @@ async fn step(circulation: &Circulation, id: LoanId, going: &mut Going) -> Next 
             }
         },
         LoanState::Unknown => match going.search.check(circulation, &loan).await {
-            Ok(Some((event, detail))) => circulation.record(id, event, Cause { by: "settle", detail }).await,
+            Ok(Some((event, detail))) => {
+                circulation.record(id, event, Cause { by: "settle", detail }).await
+            }
             Ok(None) => return again_to_settle(circulation, &loan, going),
             Err(error) => {
                 // The client of Bokbasen logs the reason, once a minute for all loans.
@@ -189,7 +192,11 @@ async fn start(circulation: &Circulation, loan: &Loan, going: &mut Going) -> Opt
 }
 
 /// The licences to try, or what becomes of the loan where there are none.
-async fn tries(circulation: &Circulation, loan: &Loan, going: &mut Going) -> Result<Tries, (Event, String)> {
+async fn tries(
+    circulation: &Circulation,
+    loan: &Loan,
+    going: &mut Going,
+) -> Result<Tries, (Event, String)> {
     let (inner, key) = (&circulation.inner, &loan.key);
     if !inner.settings.licences.concerns(key.library) {
         return Ok(Tries::bokbasens());
@@ -261,7 +268,8 @@ async fn decided(
         return circulation.record(loan.id, event, cause).await;
     }
     let words = going.tries.words().unwrap_or_default();
-    let detail = Some(format!("{words}, and Bokbasen answered {}: {}", refusal.code, refusal.message));
+    let detail =
+        Some(format!("{words}, and Bokbasen answered {}: {}", refusal.code, refusal.message));
     let declined = circulation.record(loan.id, Event::Declined, Cause { detail, ..cause }).await;
     going.declined = declined.is_some();
     declined
@@ -303,7 +311,8 @@ async fn poll(circulation: &Circulation, loan: &Loan, going: &mut Going) -> Poll
     match read.and_then(|remote| remote.map(|remote| checked(remote, loan)).transpose()) {
         Ok(Some(remote)) => {
             going.search.found();
-            event_of(&remote).map_or_else(|| Polled::Undecided(wait_named(&remote)), Polled::Decided)
+            event_of(&remote)
+                .map_or_else(|| Polled::Undecided(wait_named(&remote)), Polled::Decided)
         }
         Ok(None) => Polled::Missing,
         Err(error) => {
@@ -317,7 +326,10 @@ async fn poll(circulation: &Circulation, loan: &Loan, going: &mut Going) -> Poll
 fn wait_named(remote: &RemoteLoan) -> Option<Duration> {
     match remote.standing {
         Standing::Pending { retry_after } => retry_after,
-        Standing::Accepted(_) | Standing::Refused(_) | Standing::Ended(_) | Standing::Unrecognised(_) => None,
+        Standing::Accepted(_)
+        | Standing::Refused(_)
+        | Standing::Ended(_)
+        | Standing::Unrecognised(_) => None,
     }
 }
 
@@ -337,6 +349,10 @@ pub(super) fn event_of(remote: &RemoteLoan) -> Option<Event> {
 
 /// As long as it takes for `clock` to reach the moment, for waits that must follow a clock moved by
 /// hand.
-pub(super) fn wait_until(circulation: &Circulation, at: jiff::Timestamp, longest: Duration) -> Duration {
+pub(super) fn wait_until(
+    circulation: &Circulation,
+    at: jiff::Timestamp,
+    longest: Duration,
+) -> Duration {
     clock::until(circulation.inner.clock.now(), at).min(longest)
 }

@@ -1,7 +1,7 @@
 //! Ending loans: on someone's wish, and when they are due.
 //!
-//! The order is the promise: the end is durable in the ledger, then the listener is told, so that no cache
-//! opens the file any more, and only then the outbox sends it to Bokbasen.
+//! The order is the promise: the end is durable in the ledger, then the listener is told, so that
+//! no cache opens the file any more, and only then the outbox sends it to Bokbasen.
 
 use std::time::Duration;
 
@@ -12,14 +12,16 @@ use crate::clock;
 use crate::ledger::{Cause, LedgerError};
 use crate::loan::{EndReason, Event, Loan, LoanId, LoanKey, LoanState, Progress};
 
-/// How often to look for what is due, at least: the next due time may be a loan that was just accepted.
+/// How often to look for what is due, at least: the next due time may be a loan that was just
+/// accepted.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
-/// How often loans are ended where many are due together, and how many of them at least: a commit costs much the same
-/// whatever is in it.
+/// How often loans are ended where many are due together, and how many of them at least: a commit
+/// costs much the same whatever is in it.
 const TICK: Duration = Duration::from_secs(1);
 const AT_LEAST: u32 = 120;
-/// In so many ticks all are ended that are due now: within a minute and a half. They open nothing since the moment that
-/// they fell due; so what is left is work, which must not slow the readers of other loans.
+/// In so many ticks all are ended that are due now: within a minute and a half. They open nothing
+/// since the moment that they fell due; so what is left is work, which must not slow the readers of
+/// other loans.
 const TICKS: u32 = 90;
 
 /// Why a loan could not be ended.
@@ -81,20 +83,25 @@ impl Circulation {
         self.inner.ledger.loan(id).await
     }
 
-    /// Writes how far a reader has read a title, for the newest loan of it: false where it never was accepted.
+    /// Writes how far a reader has read a title, for the newest loan of it: false where it never
+    /// was accepted.
     ///
     /// # Errors
     /// The ledger's.
-    pub async fn note_progress(&self, key: &LoanKey, progress: Progress) -> Result<bool, LedgerError> {
+    pub async fn note_progress(
+        &self,
+        key: &LoanKey,
+        progress: Progress,
+    ) -> Result<bool, LedgerError> {
         match self.inner.ledger.newest(key).await? {
             Some(loan) => self.inner.ledger.note_progress(loan.id, progress).await,
             None => Ok(false),
         }
     }
 
-    /// Ends loans that are due at `now` by Bokbasen's clock, a share of them where they are many, and returns whether
-    /// more are left that can be ended. A damaged row cannot; it opens nothing either, since
-    /// whoever looks at it cannot read it.
+    /// Ends loans that are due at `now` by Bokbasen's clock, a share of them where they are many,
+    /// and returns whether more are left that can be ended. A damaged row cannot; it opens nothing
+    /// either, since whoever looks at it cannot read it.
     ///
     /// # Errors
     /// The ledger's; what was ended until then stays ended.
@@ -120,7 +127,8 @@ impl Circulation {
         Ok(more)
     }
 
-    /// Ends a loan at once whose turn has not come yet, since its reader asks: another can be begun the sooner.
+    /// Ends a loan at once whose turn has not come yet, since its reader asks: another can be begun
+    /// the sooner.
     pub(super) fn expire_now(&self, id: LoanId) {
         if !self.inner.lending.clock_can_end_loans() {
             return; // it opens nothing, but its end is not certain

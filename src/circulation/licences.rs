@@ -1,7 +1,9 @@
-//! Which licence a loan is begun under: the policy of `[licences]`, as pure functions, and what it asks for.
+//! Which licence a loan is begun under: the policy of `[licences]`, as pure functions, and what it
+//! asks for.
 //!
-//! Without a policy Bokbasen chooses, and nothing is asked before a begin. With one, Bokbasen's availability is asked
-//! first, and the licences that may be used are tried in the policy's order: a refusal for want of one leads to the next.
+//! Without a policy Bokbasen chooses, and nothing is asked before a begin. With one, Bokbasen's
+//! availability is asked first, and the licences that may be used are tried in the policy's order:
+//! a refusal for want of one leads to the next.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -24,7 +26,8 @@ pub(super) const MAX_TRIES_BYTES: usize = 512;
 /// The keys of `[licences]`.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Licences {
-    /// Types of licences, the one to be used first in front; others come after them, as Bokbasen lists them.
+    /// Types of licences, the one to be used first in front; others come after them, as Bokbasen
+    /// lists them.
     pub order: Vec<String>,
     /// Types that a library's loans never use.
     pub never: HashMap<LibraryId, Vec<String>>,
@@ -90,7 +93,8 @@ impl Licences {
         }
         let message = "no licence that may be used is free".to_owned();
         // Loans come back before they are due: the reader need not wait for the last moment.
-        let retry_at = visible.next_free().map(|at| at.min(longest).max(clock::after(now, super::SOON)));
+        let retry_at =
+            visible.next_free().map(|at| at.min(longest).max(clock::after(now, super::SOON)));
         Err(Refusal { code: NO_FREE_LICENCE.to_owned(), message, retry_at })
     }
 }
@@ -101,14 +105,17 @@ impl Tries {
         Tries { left: VecDeque::from([None]), current: None }
     }
 
-    /// The first of these licences, and as many of the next as fit into [`MAX_TRIES_BYTES`] with it.
+    /// The first of these licences, and as many of the next as fit into [`MAX_TRIES_BYTES`] with
+    /// it.
     fn of(licences: Vec<FreeLicence>) -> Tries {
         let mut bytes = 0;
         let fits = |(place, licence): &(usize, FreeLicence)| {
-            bytes += size_of::<Option<FreeLicence>>() + licence.licence_id.len() + licence.kind.len();
+            bytes +=
+                size_of::<Option<FreeLicence>>() + licence.licence_id.len() + licence.kind.len();
             *place == 0 || bytes <= MAX_TRIES_BYTES
         };
-        let left = licences.into_iter().enumerate().take_while(fits).map(|(_, licence)| Some(licence));
+        let left =
+            licences.into_iter().enumerate().take_while(fits).map(|(_, licence)| Some(licence));
         Tries { left: left.collect::<Vec<_>>().into(), current: None }
     }
 
@@ -122,9 +129,11 @@ impl Tries {
     /// The memory that the licences take besides the value itself, in bytes.
     #[cfg(test)]
     pub(super) fn heap_bytes(&self) -> usize {
-        let strings = |licence: &FreeLicence| licence.licence_id.capacity() + licence.kind.capacity();
+        let strings =
+            |licence: &FreeLicence| licence.licence_id.capacity() + licence.kind.capacity();
         let licences = self.left.iter().flatten().chain(&self.current);
-        self.left.capacity() * size_of::<Option<FreeLicence>>() + licences.map(strings).sum::<usize>()
+        self.left.capacity() * size_of::<Option<FreeLicence>>()
+            + licences.map(strings).sum::<usize>()
     }
 
     /// Goes on to the next licence, and gives its id; false where there is none left.
@@ -194,14 +203,16 @@ mod tests {
     }
 
     fn policy(order: &[&str], never: &[&str]) -> Licences {
-        let texts = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
+        let texts =
+            |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
         Licences { order: texts(order), never: [(library(), texts(never))].into() }
     }
 
     #[test]
     fn licences_are_tried_in_the_policys_order_and_the_others_after_them() {
         let some = |ids: &[&str]| Ok(ids.iter().map(|id| Some((*id).to_owned())).collect());
-        let all = [("PAY_PER_LOAN", 9), ("OTHER", 1), ("PACKAGE", 2), ("IMPORTED", 0), ("PACKAGE", 1)];
+        let all =
+            [("PAY_PER_LOAN", 9), ("OTHER", 1), ("PACKAGE", 2), ("IMPORTED", 0), ("PACKAGE", 1)];
         let order = ["IMPORTED", "PACKAGE", "PAY_PER_LOAN"];
         assert_eq!(tried(&policy(&order, &[]), &all), some(&["L2", "L4", "L0", "L1"]));
         assert_eq!(tried(&policy(&[], &["PAY_PER_LOAN", "OTHER"]), &all), some(&["L2", "L4"]));
@@ -212,7 +223,8 @@ mod tests {
     #[test]
     fn what_is_forbidden_is_never_tried_and_what_is_not_free_is_refused_here() {
         let code = |never: &[&str], there: &[(&str, u32)]| {
-            tried(&policy(&["PACKAGE"], never), there).map_err(|refusal| (refusal.code, refusal.retry_at))
+            tried(&policy(&["PACKAGE"], never), there)
+                .map_err(|refusal| (refusal.code, refusal.retry_at))
         };
         let pay = [("PAY_PER_LOAN", 9)];
         assert_eq!(code(&["PAY_PER_LOAN"], &pay), Err((NOT_ALLOWED.to_owned(), None)));
@@ -230,7 +242,10 @@ mod tests {
             next_free: None,
         };
         let mut tries = Tries::of((0..1000).map(long).collect());
-        assert!(tries.next() && tries.left.is_empty(), "the first alone is tried, however large it is");
+        assert!(
+            tries.next() && tries.left.is_empty(),
+            "the first alone is tried, however large it is"
+        );
         tries.trim();
         assert!(tries.current.is_none());
         let tries = Tries::of((1..1000).map(long).collect());
@@ -242,17 +257,23 @@ mod tests {
 
     #[test]
     fn only_a_refusal_of_the_licence_leads_to_the_next() {
-        let refusal = |code: &str| Refusal { code: code.to_owned(), message: String::new(), retry_at: None };
+        let refusal =
+            |code: &str| Refusal { code: code.to_owned(), message: String::new(), retry_at: None };
         let two = there(&[("PACKAGE", 1), ("IMPORTED", 1)]);
         let mut tries = policy(&["PACKAGE"], &[]).choose(library(), two, at(0), at(1)).unwrap();
         tries.next();
         assert!(
-            tries.go_on_after(&refusal(NO_FREE_LICENCE)) && tries.go_on_after(&refusal(LICENCE_NOT_FOUND))
+            tries.go_on_after(&refusal(NO_FREE_LICENCE))
+                && tries.go_on_after(&refusal(LICENCE_NOT_FOUND))
         );
         assert!(!tries.go_on_after(&refusal("BUDGET_EXCEEDED")));
         tries.next();
         assert!(!tries.go_on_after(&refusal(NO_FREE_LICENCE)), "none is left");
         let mut bokbasens = Tries::bokbasens();
-        assert!(bokbasens.next() && !bokbasens.go_on_after(&refusal(NO_FREE_LICENCE)) && !bokbasens.next());
+        assert!(
+            bokbasens.next()
+                && !bokbasens.go_on_after(&refusal(NO_FREE_LICENCE))
+                && !bokbasens.next()
+        );
     }
 }

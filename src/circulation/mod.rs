@@ -1,14 +1,16 @@
 //! The loan's life: begun, carried to a decision, ended. The only writer of loan states.
 //!
-//! The gate asks it for a loan ([`Circulation::standing`], [`Circulation::begin`]), and everybody who wants a
-//! loan ended comes here. It calls the ledger and the lending client, tells its one listener of every end
-//! before Bokbasen hears of it, and never calls upward. Every undecided loan has one entry in the schedule of the
-//! process that owns it, and a task only while work on it is under way; both outlive whoever asked.
-//! [`Circulation::stop`] waits for the tasks. A task that panics is started again, and its loan taken up again.
+//! The gate asks it for a loan ([`Circulation::standing`], [`Circulation::begin`]), and everybody
+//! who wants a loan ended comes here. It calls the ledger and the lending client, tells its one
+//! listener of every end before Bokbasen hears of it, and never calls upward. Every undecided loan
+//! has one entry in the schedule of the process that owns it, and a task only while work on it is
+//! under way; both outlive whoever asked. [`Circulation::stop`] waits for the tasks. A task that
+//! panics is started again, and its loan taken up again.
 //!
-//! What it promises (the invariants of the loan): an intent is durable before its begin leaves; after an
-//! outcome that is not known, Bokbasen is asked for the reference before anything is begun again; an end is
-//! durable here, and the listener told, before it is sent, and it is sent until it is acknowledged.
+//! What it promises (the invariants of the loan): an intent is durable before its begin leaves;
+//! after an outcome that is not known, Bokbasen is asked for the reference before anything is begun
+//! again; an end is durable here, and the listener told, before it is sent, and it is sent until it
+//! is acknowledged.
 
 mod availability;
 mod balance;
@@ -55,7 +57,8 @@ pub use wait::Waiting;
 /// How the loan's life is timed.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// `lending.settle`: how long after a begin could last have left us Bokbasen's listing can be believed.
+    /// `lending.settle`: how long after a begin could last have left us Bokbasen's listing can be
+    /// believed.
     pub settle: Duration,
     /// `gate.refusal_ttl`: how long a refusal holds for which Bokbasen names no time.
     pub refusal_ttl: Duration,
@@ -97,7 +100,8 @@ pub enum Outcome {
     },
     /// Nothing came of it, and nothing of it is left at Bokbasen: it may be begun anew.
     NothingMade,
-    /// It was ended before Bokbasen had accepted it, by the reader or there: nobody who waited for it wants it any more.
+    /// It was ended before Bokbasen had accepted it, by the reader or there: nobody who waited for
+    /// it wants it any more.
     TakenBack,
     /// Bokbasen cannot be asked now; nothing was begun.
     Unavailable {
@@ -160,7 +164,9 @@ struct Inner {
 
 impl fmt::Debug for Circulation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Circulation").field("settings", &self.inner.settings).finish_non_exhaustive()
+        f.debug_struct("Circulation")
+            .field("settings", &self.inner.settings)
+            .finish_non_exhaustive()
     }
 }
 
@@ -225,8 +231,8 @@ impl Circulation {
         self.spawn(supervise(name, metrics, stopping, move || task(circulation.clone())));
     }
 
-    /// Stops the tasks and waits for them, `patience` long at most. What they leave undone stands in the
-    /// ledger, and is taken up at the next start.
+    /// Stops the tasks and waits for them, `patience` long at most. What they leave undone stands
+    /// in the ledger, and is taken up at the next start.
     pub async fn stop(&self, patience: Duration) {
         self.inner.stopping.cancel();
         self.inner.tasks.close();
@@ -237,7 +243,10 @@ impl Circulation {
         self.inner.lending.close().await;
     }
 
-    fn spawn<T: Send + 'static>(&self, task: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
+    fn spawn<T: Send + 'static>(
+        &self,
+        task: impl Future<Output = T> + Send + 'static,
+    ) -> JoinHandle<T> {
         self.inner.tasks.spawn_on(task, &self.inner.slow)
     }
 

@@ -258,7 +258,8 @@ impl Outbox {
         let ids: Vec<LoanId> = ready.iter().map(|(_, id)| *id).collect();
         match circulation.inner.ledger.loans(&ids).await {
             Ok(loans) => {
-                let mut read: HashMap<LoanId, Loan> = loans.into_iter().map(|loan| (loan.id, loan)).collect();
+                let mut read: HashMap<LoanId, Loan> =
+                    loans.into_iter().map(|loan| (loan.id, loan)).collect();
                 let mut ordered = Vec::with_capacity(ready.len());
                 for (arrival, id) in ready {
                     match read.remove(&id) {
@@ -323,7 +324,9 @@ impl Outbox {
     /// fails, the end is sent again, which Bokbasen allows.
     async fn write_acknowledged(&mut self, circulation: &Circulation) {
         let more = !self.sending.is_empty() && self.acknowledged.len() < TOGETHER;
-        if self.acknowledged.is_empty() || more && self.since.is_some_and(|since| since.elapsed() < LINGER) {
+        if self.acknowledged.is_empty()
+            || more && self.since.is_some_and(|since| since.elapsed() < LINGER)
+        {
             return;
         }
         self.since = None;
@@ -413,7 +416,11 @@ impl Outbox {
         let before = self.failed.get(&id);
         let wait = before.map_or(FIRST_WAIT, |failed| (failed.wait * 2).min(LONGEST_WAIT));
         let was_expedited = before.is_some_and(|failed| failed.was_expedited);
-        let named = if let Sent::NotTaken(named) = how { named.unwrap_or_default() } else { Duration::ZERO };
+        let named = if let Sent::NotTaken(named) = how {
+            named.unwrap_or_default()
+        } else {
+            Duration::ZERO
+        };
         // Ends that failed together must not all be sent together again.
         let jittered = wait.mul_f64(0.75 + 0.25 * fastrand::f64());
         let next = Instant::now() + jittered.max(named).min(LONGEST_WAIT);
@@ -489,7 +496,11 @@ impl Room {
 
 fn room(circulation: &Circulation, lane: Lane) -> Room {
     let lending = &circulation.inner.lending;
-    room_of(lane, lending.most_at_once(CallKind::End), lending.passage(CallKind::End, lane.is_retries()))
+    room_of(
+        lane,
+        lending.most_at_once(CallKind::End),
+        lending.passage(CallKind::End, lane.is_retries()),
+    )
 }
 
 /// The room of a lane, where so many ends may be in flight in all.
@@ -557,18 +568,23 @@ async fn send(circulation: &Circulation, loan: &Loan) -> Sent {
 
 async fn tell(circulation: &Circulation, loan: &Loan) -> Result<Told, CallError> {
     let lending = &circulation.inner.lending;
-    let (Some(lending_id), Some(ended), Some(reason)) = (&loan.lending_id, loan.ended, loan.end_reason)
+    let (Some(lending_id), Some(ended), Some(reason)) =
+        (&loan.lending_id, loan.ended, loan.end_reason)
     else {
         return Ok(Told::Done); // it never was there
     };
     match reason {
         EndReason::Cancelled => {
-            lending.give_back(lending_id, ended, EndReason::Returned, "cancelled by the reader").await
+            lending
+                .give_back(lending_id, ended, EndReason::Returned, "cancelled by the reader")
+                .await
         }
         EndReason::Returned | EndReason::Expired | EndReason::Rejected => {
             match lending.return_loan(lending_id, ended, reason).await? {
                 // A loan ended here while it was pending there can only be cancelled.
-                Told::StillPending => lending.cancel(lending_id, "ended before it was accepted").await,
+                Told::StillPending => {
+                    lending.cancel(lending_id, "ended before it was accepted").await
+                }
                 told @ (Told::Done | Told::CancelWindowClosed | Told::NoSuchLoan) => Ok(told),
             }
         }
@@ -659,7 +675,10 @@ mod tests {
             assert!(room(lane, Passage::Open).has_place(3), "{lane:?}");
             assert!(!room(lane, Passage::Open).has_place(4), "{lane:?}");
             assert!(room(lane, Passage::Trial).has_place(1), "{lane:?}");
-            assert!(!room(lane, Passage::Trial).has_place(2), "{lane:?}: the other lane needs trials");
+            assert!(
+                !room(lane, Passage::Trial).has_place(2),
+                "{lane:?}: the other lane needs trials"
+            );
         }
     }
 

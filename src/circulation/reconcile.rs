@@ -25,7 +25,9 @@ pub(super) async fn adopt_orphans(circulation: Circulation) {
                     adopt(&circulation, orphan).await;
                 }
             }
-            Err(error) => log_ledger_failure("looking for loans that a former process left", &error),
+            Err(error) => {
+                log_ledger_failure("looking for loans that a former process left", &error)
+            }
         }
         suspects = take_up_undriven(&circulation, &suspects).await;
         if !circulation.pause(LOOK_AGAIN).await {
@@ -50,7 +52,10 @@ async fn adopt(circulation: &Circulation, orphan: Loan) {
 
 /// Takes up those of `suspects` that still have no driver, and returns the loans that have none
 /// now. A loan that was just decided is in neither list twice, so that two looks make sure.
-async fn take_up_undriven(circulation: &Circulation, suspects: &HashSet<LoanId>) -> HashSet<LoanId> {
+async fn take_up_undriven(
+    circulation: &Circulation,
+    suspects: &HashSet<LoanId>,
+) -> HashSet<LoanId> {
     let schedule = &circulation.inner.schedule;
     let undecided = match circulation.inner.ledger.undecided().await {
         Ok(undecided) => undecided,
@@ -59,7 +64,8 @@ async fn take_up_undriven(circulation: &Circulation, suspects: &HashSet<LoanId>)
             return HashSet::new();
         }
     };
-    let undriven: HashSet<LoanId> = undecided.into_iter().filter(|loan| !schedule.has(*loan)).collect();
+    let undriven: HashSet<LoanId> =
+        undecided.into_iter().filter(|loan| !schedule.has(*loan)).collect();
     for loan in undriven.intersection(suspects) {
         tracing::warn!(%loan, "a loan without a driver is taken up");
         schedule.take_up(*loan);

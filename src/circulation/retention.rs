@@ -13,7 +13,8 @@ use super::{Circulation, LOOK_AT_CLOCK, log_ledger_failure};
 use crate::clock;
 use crate::ledger::{LedgerError, Prunable};
 
-/// How many loans are forgotten in one go, and how long readers' own writes have the ledger before the next.
+/// How many loans are forgotten in one go, and how long readers' own writes have the ledger before
+/// the next.
 const BATCH: u32 = 500;
 const BETWEEN: Duration = Duration::from_millis(200);
 /// How often loans that Bokbasen never accepted are looked for.

@@ -217,8 +217,12 @@ impl Schedule {
     /// Enters a loan whose intent is about to be written, with its first work and its first waiter.
     pub(super) fn enter(&self, circulation: &Circulation, loan: LoanId) -> (Work, Waiting) {
         let (sender, receiver) = watch::channel(None);
-        let entry =
-            Entry { place: None, going: None, pace: Pace::new(Instant::now()), waiters: Some(sender) };
+        let entry = Entry {
+            place: None,
+            going: None,
+            pace: Pace::new(Instant::now()),
+            waiters: Some(sender),
+        };
         self.lock().entries.insert(loan, Box::new(entry));
         let circulation = circulation.clone();
         let waiting = Waiting::new(circulation.clone(), loan, receiver);
@@ -292,7 +296,9 @@ impl Schedule {
         let not_before = match next {
             Next::Over(outcome) => {
                 // The outcome precedes the removal: whoever looks in between still finds it.
-                if let Some(waiters) = state.entries.get(&loan).and_then(|entry| entry.waiters.as_ref()) {
+                if let Some(waiters) =
+                    state.entries.get(&loan).and_then(|entry| entry.waiters.as_ref())
+                {
                     waiters.send_replace(Some(outcome));
                 }
                 state.entries.remove(&loan);
@@ -369,7 +375,8 @@ impl State {
             }
             let order = order(&mut self.due, level);
             let mut due = order.range(..=(now, u64::MAX));
-            let taken = if end == End::Newest && level.is_urgent() { due.next_back() } else { due.next() };
+            let taken =
+                if end == End::Newest && level.is_urgent() { due.next_back() } else { due.next() };
             let Some(place) = taken.map(|(place, _)| *place) else { continue };
             self.turn = self.turn.wrapping_add(1);
             return order.remove(&place).map(|loan| (level, loan));
@@ -379,8 +386,9 @@ impl State {
 
     /// When the next loan falls due that is not due already: what is due waits for a task to end.
     fn next_due(&self, now: Instant) -> Instant {
-        let next =
-            |due: &BTreeMap<Place, LoanId>| due.range((now, u64::MAX)..).next().map(|(place, _)| place.0);
+        let next = |due: &BTreeMap<Place, LoanId>| {
+            due.range((now, u64::MAX)..).next().map(|(place, _)| place.0)
+        };
         self.due.iter().filter_map(next).min().unwrap_or(now + CHECK_AGAIN)
     }
 }
@@ -433,7 +441,8 @@ mod tests {
 
     /// Bokbasen's answer to a call: a licence with a long id is free, and every loan is pending.
     async fn answer(uri: http::Uri) -> Json<Value> {
-        let licence = json!({ "licenseId": "L".repeat(8 * MAX_TRIES_BYTES), "type": "PACKAGE", "free": 1 });
+        let licence =
+            json!({ "licenseId": "L".repeat(8 * MAX_TRIES_BYTES), "type": "PACKAGE", "free": 1 });
         Json(match uri.path() {
             "/token" => json!({ "access_token": "t", "expires_in": 3600 }),
             "/v1/loans" => json!({ "loanId": "BL1", "status": "PENDING" }),
@@ -441,13 +450,14 @@ mod tests {
         })
     }
 
-    /// A circulation over a ledger in this directory, with Bokbasen at this address. It has a policy
-    /// of licences, and its background tasks do not run.
+    /// A circulation over a ledger in this directory, with Bokbasen at this address. It has a
+    /// policy of licences, and its background tasks do not run.
     async fn circulation(directory: &std::path::Path, bokbasen: &Url) -> Circulation {
         let (clock, metrics) = (Clock::system(), Metrics::new().unwrap());
         let file = ledger::Settings { file: directory.join("loans.db"), brake: Brake::default() };
         let audit_key = AuditKey::new(&[2; 32]);
-        let ledger = Ledger::open(&file, &[1; 32], audit_key, clock.clone(), metrics.clone()).await.unwrap();
+        let ledger =
+            Ledger::open(&file, &[1; 32], audit_key, clock.clone(), metrics.clone()).await.unwrap();
         let auth = Auth::OAuth {
             token_url: bokbasen.join("token").unwrap(),
             audience: "a".to_owned(),
@@ -465,7 +475,14 @@ mod tests {
             licences: Licences { order: vec!["PACKAGE".to_owned()], ..Licences::default() },
             polls: 2,
         };
-        Circulation::new(settings, ledger, lending, clock, metrics, tokio::runtime::Handle::current())
+        Circulation::new(
+            settings,
+            ledger,
+            lending,
+            clock,
+            metrics,
+            tokio::runtime::Handle::current(),
+        )
     }
 
     /// A state with one loan of this pace, which a caller waits for or nobody.
@@ -491,11 +508,16 @@ mod tests {
     async fn entry_of_a_begun_loan_keeps_no_licence_without_need() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let bokbasen = Url::parse(&format!("http://{}/", listener.local_addr().unwrap())).unwrap();
-        let server = tokio::spawn(async { axum::serve(listener, Router::new().fallback(answer)).await });
+        let server =
+            tokio::spawn(async { axum::serve(listener, Router::new().fallback(answer)).await });
         let directory = tempfile::tempdir().unwrap();
         let circulation = circulation(directory.path(), &bokbasen).await;
         let borrower = Borrower::from_bytes([1; 16]);
-        let key = LoanKey { library: "NO-0301000".parse().unwrap(), borrower, isbn: ISBN.parse().unwrap() };
+        let key = LoanKey {
+            library: "NO-0301000".parse().unwrap(),
+            borrower,
+            isbn: ISBN.parse().unwrap(),
+        };
         let begun = circulation.begin(&Asker { key, issued: None }, "reader").await;
         assert!(matches!(begun, Begun::Sent(_)), "{begun:?}");
         // A licence that was begun under is in the ledger, and its id may be of any length.
@@ -539,7 +561,8 @@ mod tests {
             add(&mut state, old, false);
         }
         // A burst whose first polls are late as well.
-        let burst: Vec<LoanId> = (0..700).map(|_| add(&mut state, Pace::new(long_ago), true)).collect();
+        let burst: Vec<LoanId> =
+            (0..700).map(|_| add(&mut state, Pace::new(long_ago), true)).collect();
         let new: Vec<LoanId> = (0..15).map(|_| add(&mut state, Pace::new(now), true)).collect();
         let picked: Vec<LoanId> =
             (0..80).map_while(|_| state.take_due(now, 8)).map(|(_, loan)| loan).collect();
@@ -574,8 +597,9 @@ mod tests {
         let now = Instant::now();
         let pace = Pace { polls: 20, wait: LONGEST_IDLE_WAIT, last: now, not_before: now };
         let loan = add(&mut state, pace, false);
-        let soon =
-            |state: &State| state.due.iter().filter_map(|due| due.keys().next()).min().map(|place| place.0);
+        let soon = |state: &State| {
+            state.due.iter().filter_map(|due| due.keys().next()).min().map(|place| place.0)
+        };
         assert_eq!(soon(&state), Some(now + LONGEST_IDLE_WAIT));
         let schedule = Schedule { state: Mutex::new(state), changed: Notify::new() };
         let mut state = schedule.lock();

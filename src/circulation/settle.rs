@@ -75,8 +75,13 @@ impl Search {
                 self.found();
                 Ok(Some(verdict))
             }
-            Found::Nothing if self.is_absent(loan.lending_id.is_some(), now, inner.settings.settle) => {
-                Ok(Some((Event::NotFound, Some("Bokbasen has no loan of this reference".to_owned()))))
+            Found::Nothing
+                if self.is_absent(loan.lending_id.is_some(), now, inner.settings.settle) =>
+            {
+                Ok(Some((
+                    Event::NotFound,
+                    Some("Bokbasen has no loan of this reference".to_owned()),
+                )))
             }
             Found::Nothing => {
                 tracing::warn!(loan = %loan.id, "Bokbasen named a loan and shows it nowhere; checking again");
@@ -112,8 +117,8 @@ async fn by_reference(circulation: &Circulation, loan: &Loan) -> Result<Found, C
     for extra in &found {
         give_back(circulation, extra).await?;
     }
-    let extra =
-        (!found.is_empty()).then(|| format!("{} more under this reference were given back", found.len()));
+    let extra = (!found.is_empty())
+        .then(|| format!("{} more under this reference were given back", found.len()));
     Ok(Found::Loan(verdict_of(&kept, extra)))
 }
 
@@ -121,7 +126,9 @@ async fn by_reference(circulation: &Circulation, loan: &Loan) -> Result<Found, C
 /// opens nothing, its history has the status, polls go on, and support can end it.
 fn verdict_of(remote: &RemoteLoan, extra: Option<String>) -> Verdict {
     let status = match &remote.standing {
-        Standing::Unrecognised(status) => Some(format!("Bokbasen shows the unknown status {status:?}")),
+        Standing::Unrecognised(status) => {
+            Some(format!("Bokbasen shows the unknown status {status:?}"))
+        }
         _ => None,
     };
     let detail: Vec<String> = status.into_iter().chain(extra).collect();
@@ -140,7 +147,9 @@ pub(super) fn checked(remote: RemoteLoan, loan: &Loan) -> Result<RemoteLoan, Cal
     if is_about {
         return Ok(remote);
     }
-    Err(CallError::Unknown("Bokbasen answered with another loan than the one that was named".to_owned()))
+    Err(CallError::Unknown(
+        "Bokbasen answered with another loan than the one that was named".to_owned(),
+    ))
 }
 
 /// Takes the loan that stays out of those found: an accepted one before a pending one, before one
@@ -163,15 +172,18 @@ async fn give_back(circulation: &Circulation, extra: &RemoteLoan) -> Result<(), 
         return Ok(());
     }
     circulation.inner.metrics.loan("duplicate");
-    tracing::warn!(lending_id = extra.lending_id, "two loans under one reference; one is given back");
+    tracing::warn!(
+        lending_id = extra.lending_id,
+        "two loans under one reference; one is given back"
+    );
     let (lending, now) = (&circulation.inner.lending, circulation.inner.clock.now());
     let why = "duplicate of one reference";
     match lending.give_back(&extra.lending_id, now, EndReason::Returned, why).await? {
         Told::Done => Ok(()),
         // It was listed a moment ago, so that a 404 is a read that lags.
-        Told::CancelWindowClosed | Told::StillPending | Told::NoSuchLoan => {
-            Err(CallError::Unknown("a duplicate could neither be cancelled nor returned".to_owned()))
-        }
+        Told::CancelWindowClosed | Told::StillPending | Told::NoSuchLoan => Err(
+            CallError::Unknown("a duplicate could neither be cancelled nor returned".to_owned()),
+        ),
     }
 }
 

@@ -27,8 +27,8 @@ pub(super) async fn call(
 ) -> Result<Response, CliError> {
     let config = super::load(&gate.config)?;
     let scheme = if config.admin.tls { "https" } else { "http" };
-    let mut url =
-        url::Url::parse(&format!("{scheme}://{}/api/v1", config.admin.listen)).map_err(CliError::new)?;
+    let mut url = url::Url::parse(&format!("{scheme}://{}/api/v1", config.admin.listen))
+        .map_err(CliError::new)?;
     if let Ok(mut path) = url.path_segments_mut() {
         path.extend(segments);
     }
@@ -36,15 +36,20 @@ pub(super) async fn call(
     let request = with(client.request(method, url)).bearer_auth(config.admin.token.expose_secret());
     let answer = request.send().await.map_err(|error| {
         let address = config.admin.listen;
-        CliError::new(format!("no gate answers at {address}: {}; is it running?", error.without_url()))
+        CliError::new(format!(
+            "no gate answers at {address}: {}; is it running?",
+            error.without_url()
+        ))
     })?;
     if answer.status().is_success() {
         return Ok(answer);
     }
     let status = answer.status();
     let document: Value = answer.json().await.unwrap_or_default();
-    let detail =
-        document.get("detail").and_then(Value::as_str).map_or_else(|| status.to_string(), str::to_owned);
+    let detail = document
+        .get("detail")
+        .and_then(Value::as_str)
+        .map_or_else(|| status.to_string(), str::to_owned);
     if status == StatusCode::UNAUTHORIZED {
         // The token was sent, so that this is about its value, whatever program answered.
         let (file, address) = (gate.config.display(), config.admin.listen);

@@ -1,6 +1,8 @@
-//! `loangate init`: a configuration for development, with keys, a local CA and a certificate of its own.
+//! `loangate init`: a configuration for development, with keys, a local CA and a certificate of its
+//! own.
 //!
-//! It overwrites nothing: what is there is kept, and said so. Files that belong together are made together.
+//! It overwrites nothing: what is there is kept, and said so. Files that belong together are made
+//! together.
 
 use std::fs::{self, OpenOptions};
 use std::io::Write as _;
@@ -10,8 +12,8 @@ use std::path::{Path, PathBuf};
 use data_encoding::BASE64URL_NOPAD;
 use data_encoding::HEXLOWER;
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
-    KeyUsagePurpose, PKCS_ED25519,
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
+    KeyPair, KeyUsagePurpose, PKCS_ED25519,
 };
 use secrecy::ExposeSecret;
 
@@ -45,10 +47,13 @@ pub(super) fn run(dir: &Path) -> Result<Vec<String>, CliError> {
 pub(super) fn keys(dir: &Path) -> Result<Vec<String>, CliError> {
     let certs = dir.join("certs");
     fs::create_dir_all(&certs).map_err(|error| failed(&certs, &error))?;
-    let mut lines = group(dir, &["certs/ca.pem", "certs/server.pem", "certs/server.key"], certificate)?;
+    let mut lines =
+        group(dir, &["certs/ca.pem", "certs/server.pem", "certs/server.key"], certificate)?;
     lines.extend(group(dir, &["certs/jwks.json", "certs/jwt.key"], token_key)?);
     for name in ["certs/admin.token", "certs/pseudonym.key", "certs/link.key", "certs/ticket.key"] {
-        lines.extend(group(dir, &[name], || Ok(vec![Made { name, text: random()?, secret: true }]))?);
+        lines.extend(group(dir, &[name], || {
+            Ok(vec![Made { name, text: random()?, secret: true }])
+        })?);
     }
     let name = "certs/lending.secret";
     let secret = || {
@@ -100,11 +105,13 @@ fn failed(file: &Path, error: &std::io::Error) -> CliError {
 /// 256 random bits, in hex.
 fn random() -> Result<String, CliError> {
     let mut bytes = [0; 32];
-    aws_lc_rs::rand::fill(&mut bytes).map_err(|_| CliError::new("this machine gives no random numbers"))?;
+    aws_lc_rs::rand::fill(&mut bytes)
+        .map_err(|_| CliError::new("this machine gives no random numbers"))?;
     Ok(HEXLOWER.encode(&bytes))
 }
 
-/// A certificate for this machine, by a CA whose key is thrown away: nothing else can be signed with it.
+/// A certificate for this machine, by a CA whose key is thrown away: nothing else can be signed
+/// with it.
 fn certificate() -> Result<Vec<Made>, CliError> {
     let today = jiff::tz::TimeZone::UTC.to_datetime(Clock::system().now()).date();
     let day = |years: i16| {

@@ -48,7 +48,8 @@ pub(super) enum Command {
 
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Audit {
-    /// Walk the chain of all steps of all loans; exit with 1 where one was changed, taken out or put elsewhere.
+    /// Walk the chain of all steps of all loans; exit with 1 where one was changed, taken out or
+    /// put elsewhere.
     Verify {
         /// The configuration that names the ledger and the pseudonym key.
         #[arg(long, default_value = "config.toml")]
@@ -84,9 +85,9 @@ fn audit_key(config: &Config) -> Result<AuditKey, CliError> {
 
 /// A date, at midnight UTC, or a time.
 fn date(text: &str) -> Result<Timestamp, String> {
-    text.parse()
-        .or_else(|_| format!("{text}T00:00:00Z").parse())
-        .map_err(|_| "it is neither a date nor a time; write 2026-01-31 or 2026-01-31T12:00:00Z".to_owned())
+    text.parse().or_else(|_| format!("{text}T00:00:00Z").parse()).map_err(|_| {
+        "it is neither a date nor a time; write 2026-01-31 or 2026-01-31T12:00:00Z".to_owned()
+    })
 }
 
 async fn prune(before: Timestamp, config: &Config) -> Result<(), CliError> {
@@ -97,7 +98,8 @@ async fn prune(before: Timestamp, config: &Config) -> Result<(), CliError> {
     let key = audit_key(config)?;
     let (mut loans, mut left) = (0, Vec::new());
     for which in [Prunable::Ended { before }, Prunable::NeverLent { before, now }] {
-        let pruned = ledger::prune(&config.ledger.file, &key, which).await.map_err(CliError::new)?;
+        let pruned =
+            ledger::prune(&config.ledger.file, &key, which).await.map_err(CliError::new)?;
         loans += pruned.loans;
         left.extend(pruned.left);
     }
@@ -119,8 +121,11 @@ pub(super) async fn run(command: Command) -> Result<(), CliError> {
             let config = super::load(&config)?;
             let mut found = ledger::check(&config.ledger.file).await.map_err(CliError::new)?;
             let key = audit_key(&config)?;
-            let changed = ledger::check_loans(&config.ledger.file, &key).await.map_err(CliError::new)?;
-            found.extend(changed.into_iter().filter(|changed| !found.contains(changed)).collect::<Vec<_>>());
+            let changed =
+                ledger::check_loans(&config.ledger.file, &key).await.map_err(CliError::new)?;
+            found.extend(
+                changed.into_iter().filter(|changed| !found.contains(changed)).collect::<Vec<_>>(),
+            );
             if found.is_empty() {
                 return say(&format!("{} is good", config.ledger.file.display()));
             }

@@ -34,8 +34,8 @@ pub(super) enum Command {
         #[arg(long)]
         reason: String,
     },
-    /// Compare the ledger with Bokbasen's books, repair what a rule allows, and report; exit with 1 where something is left
-    /// for a person to look at.
+    /// Compare the ledger with Bokbasen's books, repair what a rule allows, and report; exit with 1
+    /// where something is left for a person to look at.
     Balance {
         #[command(flatten)]
         gate: Where,
@@ -74,22 +74,29 @@ pub(super) async fn run(command: Command) -> Result<(), CliError> {
     match command {
         Command::List { gate, filters } => {
             let answer =
-                call(&gate, Method::GET, &["loans"], |request| request.query(&filters.pairs())).await?;
+                call(&gate, Method::GET, &["loans"], |request| request.query(&filters.pairs()))
+                    .await?;
             let page = read(answer).await?;
             say(&if gate.json { format!("{page:#}") } else { table(&page) })
         }
         Command::Show { gate, id } => {
-            let loan = read(call(&gate, Method::GET, &["loans", &id], |request| request).await?).await?;
+            let loan =
+                read(call(&gate, Method::GET, &["loans", &id], |request| request).await?).await?;
             say(&if gate.json { format!("{loan:#}") } else { shown(&loan) })
         }
         Command::End { gate, id, reason } => {
-            call(&gate, Method::DELETE, &["loans", &id], |request| request.query(&[("reason", reason)]))
-                .await?;
-            say(&format!("ended; `loangate loans show {id}` tells when Bokbasen has acknowledged it"))
+            call(&gate, Method::DELETE, &["loans", &id], |request| {
+                request.query(&[("reason", reason)])
+            })
+            .await?;
+            say(&format!(
+                "ended; `loangate loans show {id}` tells when Bokbasen has acknowledged it"
+            ))
         }
         Command::Balance { gate, since } => {
             let since: Vec<_> = since.map(|since| ("since", since)).into_iter().collect();
-            let answer = call(&gate, Method::POST, &["balance"], |request| request.query(&since)).await?;
+            let answer =
+                call(&gate, Method::POST, &["balance"], |request| request.query(&since)).await?;
             let report = read(answer).await?;
             say(&if gate.json { format!("{report:#}") } else { balance(&report) })?;
             match report.get("balanced").and_then(Value::as_bool) {
@@ -124,12 +131,14 @@ fn text<'a>(loan: &'a Value, name: &str) -> &'a str {
 fn table(page: &Value) -> String {
     let empty = Vec::new();
     let loans = page.get("loans").and_then(Value::as_array).unwrap_or(&empty);
-    let rows: Vec<[&str; 6]> = loans.iter().map(|loan| COLUMNS.map(|name| text(loan, name))).collect();
+    let rows: Vec<[&str; 6]> =
+        loans.iter().map(|loan| COLUMNS.map(|name| text(loan, name))).collect();
     let rows: Vec<[&str; 6]> = std::iter::once(COLUMNS).chain(rows).collect();
     let mut lines = String::new();
     for row in &rows {
         for (column, cell) in row.iter().enumerate() {
-            let widths = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
+            let widths =
+                rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
             let width = widths.max().unwrap_or_default();
             let _ = write!(lines, "{cell:width$}  ");
         }
@@ -162,8 +171,12 @@ fn balance(report: &Value) -> String {
     }
     for finding in all("findings") {
         let [kind, done, isbn] = ["kind", "done", "isbn"].map(|name| text(finding, name));
-        let [loan, lending_id, detail] = ["loan", "lending_id", "detail"].map(|name| text(finding, name));
-        let _ = writeln!(lines, "{kind:14} {done:11} {isbn} loan {loan}, at Bokbasen {lending_id}: {detail}");
+        let [loan, lending_id, detail] =
+            ["loan", "lending_id", "detail"].map(|name| text(finding, name));
+        let _ = writeln!(
+            lines,
+            "{kind:14} {done:11} {isbn} loan {loan}, at Bokbasen {lending_id}: {detail}"
+        );
     }
     match (all("findings").count(), number(report, "more")) {
         (0, _) => lines.push_str("nothing differs"),
@@ -176,7 +189,8 @@ fn balance(report: &Value) -> String {
 /// A loan, a line for each of its members, and its history.
 fn shown(loan: &Value) -> String {
     let mut lines = String::new();
-    let names = ["id", "state", "isbn", "library", "borrower", "begun", "due", "ended", "end_reason"];
+    let names =
+        ["id", "state", "isbn", "library", "borrower", "begun", "due", "ended", "end_reason"];
     for name in names.into_iter().chain(["licence_type", "reference", "lending_id"]) {
         let _ = writeln!(lines, "{name:13} {}", text(loan, name));
     }

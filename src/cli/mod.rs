@@ -1,6 +1,7 @@
 //! The command line: the one place that may call everything.
 //!
-//! Each command is a file; each ends in success or in a [`CliError`], whose sentences go to standard error.
+//! Each command is a file; each ends in success or in a [`CliError`], whose sentences go to
+//! standard error.
 
 mod admin_client;
 mod check;
@@ -21,7 +22,8 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
-/// A streaming HTTPS gate that hands out e-books and audiobooks only under a loan that Bokbasen has accepted.
+/// A streaming HTTPS gate that hands out e-books and audiobooks only under a loan that Bokbasen has
+/// accepted.
 #[derive(Debug, Parser)]
 #[command(name = "loangate", version, about)]
 pub struct Cli {
@@ -33,11 +35,13 @@ pub struct Cli {
 enum Command {
     /// Serve files, as the configuration says.
     Serve(serve::Args),
-    /// Start everything at once to try it out: Bokbasen's stand-in, a small storage, and the gate before it.
+    /// Start everything at once to try it out: Bokbasen's stand-in, a small storage, and the gate
+    /// before it.
     Demo(demo::Args),
     /// List every mistake in a configuration; exit with 1 where there is one.
     Check(check::Args),
-    /// Write a configuration for development, with keys and certificates of its own; overwrite nothing.
+    /// Write a configuration for development, with keys and certificates of its own; overwrite
+    /// nothing.
     Init {
         /// Where to.
         #[arg(long, default_value = ".")]
@@ -114,7 +118,8 @@ fn execute(command: Command) -> Result<(), CliError> {
     }
 }
 
-/// Runs on the runtime of the slow work: ledger, Bokbasen, admin. Readers have threads of their own.
+/// Runs on the runtime of the slow work: ledger, Bokbasen, admin. Readers have threads of their
+/// own.
 fn block_on(command: impl Future<Output = Result<(), CliError>>) -> Result<(), CliError> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)

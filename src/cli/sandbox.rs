@@ -19,13 +19,16 @@ pub(super) struct Args {
     /// Where its books are kept; without it they are gone when it stops.
     #[arg(long)]
     dir: Option<PathBuf>,
-    /// What it knows of libraries, titles and borrowers: a file of JSON. Without it every library has every title.
+    /// What it knows of libraries, titles and borrowers: a file of JSON. Without it every library
+    /// has every title.
     #[arg(long)]
     world: Option<PathBuf>,
-    /// Times and limits, as JSON, such as '{"list_lag_ms": 0, "pending_polls": 3}'; what is left out has its default.
+    /// Times and limits, as JSON, such as '{"list_lag_ms": 0, "pending_polls": 3}'; what is left
+    /// out has its default.
     #[arg(long, value_parser = json::<Bounds>)]
     bounds: Option<Bounds>,
-    /// A way to misbehave, as JSON, such as '{"call": "begin", "times": 2, "effect": "cut_after"}'. May be repeated.
+    /// A way to misbehave, as JSON, such as '{"call": "begin", "times": 2, "effect": "cut_after"}'.
+    /// May be repeated.
     #[arg(long = "fault", value_parser = json::<Fault>)]
     faults: Vec<Fault>,
     /// Print one line of JSON when it is ready.
@@ -66,7 +69,8 @@ fn world(file: Option<&Path>) -> Result<World, CliError> {
     let Some(file) = file else {
         return Ok(World { any_library_any_title: true, ..World::default() });
     };
-    let said = |error: &dyn std::fmt::Display| CliError::new(format!("{}: {error}", file.display()));
+    let said =
+        |error: &dyn std::fmt::Display| CliError::new(format!("{}: {error}", file.display()));
     let text = std::fs::read_to_string(file).map_err(|error| said(&error))?;
     serde_json::from_str(&text).map_err(|error| said(&error))
 }

@@ -1,8 +1,8 @@
 //! `loangate serve`: builds every part from its settings, starts them, and ends them in order.
 //!
-//! [`start`] is what the demo uses as well, and tests that need a gate beside them. The order of the end matters: readers
-//! first (drain), then what was delivered to them and the loan's life, then the ledger, so that what a reader still does
-//! is still written down.
+//! [`start`] is what the demo uses as well, and tests that need a gate beside them. The order of
+//! the end matters: readers first (drain), then what was delivered to them and the loan's life,
+//! then the ledger, so that what a reader still does is still written down.
 
 use std::net::SocketAddr;
 use std::num::NonZero;
@@ -38,8 +38,8 @@ const STOP: Duration = Duration::from_secs(15);
 /// How many mistakes in tables of titles are logged at a reload; `loangate check` lists them all.
 const TOLD: usize = 10;
 
-/// File descriptors for the ledger, the runtimes, listening sockets, standard streams, connections that are closing,
-/// and files that are opened for a moment.
+/// File descriptors for the ledger, the runtimes, listening sockets, standard streams, connections
+/// that are closing, and files that are opened for a moment.
 const RESERVED_DESCRIPTORS: u64 = 96;
 
 /// How often the dates of the certificates are checked.
@@ -109,8 +109,8 @@ pub(super) async fn run(args: Args) -> Result<(), CliError> {
     Ok(())
 }
 
-/// Starts everything that a configuration names, on the runtime that it is called on; readers get threads of their
-/// own.
+/// Starts everything that a configuration names, on the runtime that it is called on; readers get
+/// threads of their own.
 ///
 /// # Errors
 /// [`CliError`], with the sentence of whatever could not be started.
@@ -120,12 +120,18 @@ pub async fn start(mut config: Config, clock: Clock) -> Result<Running, CliError
     let readers = Arc::new(Readers::new(&config.readers, clock.clone()).map_err(CliError::new)?);
     let catalog = Arc::new(Catalog::new(&config.catalog).map_err(CliError::all)?);
     catalog.read_tables().map_err(CliError::all)?;
-    let certificates = Arc::new(Certificates::load(&config.server, clock.clone()).map_err(CliError::new)?);
+    let certificates =
+        Arc::new(Certificates::load(&config.server, clock.clone()).map_err(CliError::new)?);
     let meter = Meter::new();
     let buffers = Buffers::new(config.server.buffers);
-    let delivery =
-        Delivery::new(config.delivery, &config.origins, buffers.clone(), meter.clone(), metrics.clone())
-            .map_err(CliError::new)?;
+    let delivery = Delivery::new(
+        config.delivery,
+        &config.origins,
+        buffers.clone(),
+        meter.clone(),
+        metrics.clone(),
+    )
+    .map_err(CliError::new)?;
     let ledger = Ledger::open(
         &config.ledger,
         &readers.key_fingerprint(),
@@ -136,7 +142,8 @@ pub async fn start(mut config: Config, clock: Clock) -> Result<Running, CliError
     .await
     .map_err(CliError::new)?;
     announce_others(&ledger);
-    let lending = Bokbasen::new(&config.lending, clock.clone(), metrics.clone()).map_err(CliError::new)?;
+    let lending =
+        Bokbasen::new(&config.lending, clock.clone(), metrics.clone()).map_err(CliError::new)?;
     let reference = lending.clone();
     readers.compare_clock_with(move || reference.clock_ahead());
     let slow = Handle::current();
@@ -165,8 +172,9 @@ pub async fn start(mut config: Config, clock: Clock) -> Result<Running, CliError
     // It has work to do while the server drains, so nothing stops it but the end of the process.
     let watch = move || delivery.watch_readers();
     tokio::spawn(supervise("watch-readers", metrics.clone(), CancellationToken::new(), watch));
-    let server = server::start(&config.server, line, certificates.clone(), workers.map_err(CliError::new)?)
-        .map_err(CliError::new)?;
+    let server =
+        server::start(&config.server, line, certificates.clone(), workers.map_err(CliError::new)?)
+            .map_err(CliError::new)?;
     let stopping = CancellationToken::new();
     let (folding, stop) = (metrics.clone(), stopping.clone());
     let fold = move || fold(folding.clone(), stop.clone());
@@ -207,7 +215,8 @@ pub async fn start(mut config: Config, clock: Clock) -> Result<Running, CliError
 }
 
 impl Running {
-    /// Takes tables of titles, certificates, keys of tickets and readers' keys up anew; what is wrong stays as it was.
+    /// Takes tables of titles, certificates, keys of tickets and readers' keys up anew; what is
+    /// wrong stays as it was.
     fn reload(&self, path: &std::path::Path) {
         self.reload_titles();
         let config = match super::load(path) {
@@ -216,11 +225,15 @@ impl Running {
         };
         match self.certificates.reload(&config.server) {
             Ok(()) => tracing::info!("the certificates and the keys of tickets were reloaded"),
-            Err(error) => tracing::error!(%error, "the certificates were not reloaded; the old ones stay"),
+            Err(error) => {
+                tracing::error!(%error, "the certificates were not reloaded; the old ones stay")
+            }
         }
         match self.readers.reload_with(&config.readers) {
             Ok(()) => tracing::info!("the readers' keys were reloaded"),
-            Err(error) => tracing::error!(%error, "the readers' keys were not reloaded; the old ones stay"),
+            Err(error) => {
+                tracing::error!(%error, "the readers' keys were not reloaded; the old ones stay")
+            }
         }
         tracing::info!(
             "a reload takes up tables of titles, certificates, keys of tickets and readers' keys; for anything else, restart"
@@ -230,9 +243,9 @@ impl Running {
     /// Reads the tables of titles again, where they lay at the start.
     fn reload_titles(&self) {
         match self.catalog.read_tables() {
-            Ok(lines) => {
-                lines.iter().for_each(|lines| tracing::info!(lines, "a table of titles was reloaded"))
-            }
+            Ok(lines) => lines
+                .iter()
+                .for_each(|lines| tracing::info!(lines, "a table of titles was reloaded")),
             Err(errors) => {
                 let mistakes = errors.len();
                 for error in errors.iter().take(TOLD) {
@@ -256,12 +269,14 @@ impl Running {
     }
 }
 
-/// Raises the limit of file descriptors, and fits the limits on connections of readers and to origins to it.
+/// Raises the limit of file descriptors, and fits the limits on connections of readers and to
+/// origins to it.
 fn fit_limits(config: &mut Config) {
     let descriptors = server::raise_descriptor_limit();
     let calls = u64::try_from(config.lending.concurrency).unwrap_or(u64::MAX);
     let reserved = calls.saturating_add(admin::DESCRIPTORS).saturating_add(RESERVED_DESCRIPTORS);
-    let for_origins = config.origins.iter().map(|origin| origin.descriptors()).fold(0, u64::saturating_add);
+    let for_origins =
+        config.origins.iter().map(|origin| origin.descriptors()).fold(0, u64::saturating_add);
     let configured = config.server.limits.connections;
     config.server.limits = config.server.limits.fit(descriptors, for_origins, reserved);
     let Limits { connections, connections_per_address, .. } = config.server.limits;
@@ -303,7 +318,11 @@ fn announce_others(ledger: &Ledger) {
 }
 
 /// Logs certificates that clients refuse, or soon will: at the start and once a day.
-async fn watch_certificates(certificates: Arc<Certificates>, clock: Clock, stopping: CancellationToken) {
+async fn watch_certificates(
+    certificates: Arc<Certificates>,
+    clock: Clock,
+    stopping: CancellationToken,
+) {
     daily(stopping, || {
         for (file, problem) in certificates.date_problems(clock.now()) {
             let (file, kind) = (file.display(), problem.name());
@@ -333,7 +352,8 @@ async fn fold(metrics: Metrics, stopping: CancellationToken) {
     }
 }
 
-/// The address that links name: by the certificate's name, since an address to listen on may be every one.
+/// The address that links name: by the certificate's name, since an address to listen on may be
+/// every one.
 fn public_base(certificates: &Certificates, address: SocketAddr) -> String {
     match certificates.name() {
         Some(name) if !name.starts_with('*') => format!("https://{name}:{}", address.port()),
@@ -342,7 +362,11 @@ fn public_base(certificates: &Certificates, address: SocketAddr) -> String {
 }
 
 /// What is missing, as sentences.
-fn readiness(ledger: &Ledger, lending: &Bokbasen, stopping: &CancellationToken) -> admin::Readiness {
+fn readiness(
+    ledger: &Ledger,
+    lending: &Bokbasen,
+    stopping: &CancellationToken,
+) -> admin::Readiness {
     let (ledger, lending, stopping) = (ledger.clone(), lending.clone(), stopping.clone());
     admin::Readiness::new(move || {
         let (ledger, lending, stopping) = (ledger.clone(), lending.clone(), stopping.clone());
@@ -389,8 +413,10 @@ mod tests {
     async fn daily_work_runs_at_the_start_and_every_day() {
         let stopping = CancellationToken::new();
         let mut runs = 0;
-        let three_days =
-            tokio::time::timeout(DAY * 3 + Duration::from_secs(1), daily(stopping.clone(), || runs += 1));
+        let three_days = tokio::time::timeout(
+            DAY * 3 + Duration::from_secs(1),
+            daily(stopping.clone(), || runs += 1),
+        );
         assert!(three_days.await.is_err());
         assert_eq!(runs, 4);
         stopping.cancel();

@@ -1,4 +1,5 @@
-//! Waiting for the end: the first SIGTERM or SIGINT drains, a second one stops at once; SIGHUP reloads.
+//! Waiting for the end: the first SIGTERM or SIGINT drains, a second one stops at once; SIGHUP
+//! reloads.
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 

@@ -1,4 +1,5 @@
-//! `loangate token`: a reader's token, signed with the development key that `init` makes, or a signed link.
+//! `loangate token`: a reader's token, signed with the development key that `init` makes, or a
+//! signed link.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -17,8 +18,8 @@ pub(super) const PRIVATE_KEY: &str = "jwt.key";
 
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Kind {
-    /// A reader's token, for the field Authorization. For development: it is signed with the key beside the key
-    /// set, which in production only the login has.
+    /// A reader's token, for the field Authorization. For development: it is signed with the key
+    /// beside the key set, which in production only the login has.
     Reader {
         #[command(flatten)]
         who: Who,
@@ -58,7 +59,8 @@ pub(super) fn run(kind: Kind) -> Result<(), CliError> {
             let config = super::load(&who.config)?;
             check_ttl(&config, *who.ttl)?;
             let jwt = config.readers.jwt.as_ref();
-            let jwt = jwt.ok_or_else(|| CliError::new("this configuration has no [readers.jwt]"))?;
+            let jwt =
+                jwt.ok_or_else(|| CliError::new("this configuration has no [readers.jwt]"))?;
             say(&reader(jwt, &who.library, &who.borrower, *who.ttl)?)
         }
         Kind::Link { who, isbn, prefix } => {
@@ -108,21 +110,32 @@ pub(super) fn reader(
         aud: &jwt.audience,
         iat: now.as_second(),
         exp: clock::after(now, ttl).as_second(),
-        who: [(jwt.library_claim.as_str(), library.as_str()), (jwt.borrower_claim.as_str(), borrower)].into(),
+        who: [
+            (jwt.library_claim.as_str(), library.as_str()),
+            (jwt.borrower_claim.as_str(), borrower),
+        ]
+        .into(),
     };
-    let header = Header { kid: Some(super::init::KEY_ID.to_owned()), ..Header::new(Algorithm::EdDSA) };
+    let header =
+        Header { kid: Some(super::init::KEY_ID.to_owned()), ..Header::new(Algorithm::EdDSA) };
     jsonwebtoken::encode(&header, &claims, &key).map_err(CliError::new)
 }
 
-fn link(config: &Config, who: &Who, isbn: Option<Isbn>, prefix: Option<String>) -> Result<String, CliError> {
+fn link(
+    config: &Config,
+    who: &Who,
+    isbn: Option<Isbn>,
+    prefix: Option<String>,
+) -> Result<String, CliError> {
     let readers = Readers::new(&config.readers, Clock::system()).map_err(CliError::new)?;
     let scope = match (isbn, prefix) {
         (Some(isbn), _) => Scope::Title(isbn),
         (None, prefix) => Scope::prefix(&prefix.unwrap_or_default()).map_err(CliError::new)?,
     };
     let borrower = readers.pseudonym(who.library, &who.borrower);
-    let (token, _) = readers
-        .mint_link(who.library, borrower, &scope, *who.ttl)
-        .ok_or_else(|| CliError::new("no link can be made: the configuration has no [readers.links] keys"))?;
+    let (token, _) =
+        readers.mint_link(who.library, borrower, &scope, *who.ttl).ok_or_else(|| {
+            CliError::new("no link can be made: the configuration has no [readers.links] keys")
+        })?;
     Ok(token)
 }

@@ -1,7 +1,9 @@
-//! A check that goes deeper than the file: it opens and tries what the file names, so that a start succeeds.
+//! A check that goes deeper than the file: it opens and tries what the file names, so that a start
+//! succeeds.
 //!
-//! The command line calls it for `loangate check`. The modules themselves open their files, so that the
-//! sentences are those of a start; each gets the line that named the file. `check_online` tries the network.
+//! The command line calls it for `loangate check`. The modules themselves open their files, so that
+//! the sentences are those of a start; each gets the line that named the file. `check_online` tries
+//! the network.
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
@@ -31,8 +33,8 @@ pub struct Checked {
     pub found: Vec<String>,
 }
 
-/// Checks a configuration and everything on this machine that it names; with `online`, also Bokbasen's
-/// login, API and clock, and every address of every origin.
+/// Checks a configuration and everything on this machine that it names; with `online`, also
+/// Bokbasen's login, API and clock, and every address of every origin.
 pub async fn check(file: &Path, online: bool) -> Checked {
     let loaded = match load(file) {
         Ok(loaded) => loaded,
@@ -55,7 +57,9 @@ pub async fn check(file: &Path, online: bool) -> Checked {
     checked.warnings.extend(loaded.warnings);
     checked.warnings.sort_by_key(|warning| warning.line);
     // Those in the file itself before those in the tables that it names.
-    checked.mistakes.sort_by_cached_key(|mistake| (mistake.file != file, mistake.file.clone(), mistake.line));
+    checked
+        .mistakes
+        .sort_by_cached_key(|mistake| (mistake.file != file, mistake.file.clone(), mistake.line));
     checked
 }
 
@@ -71,11 +75,12 @@ impl Look<'_> {
         Mistake { file: self.file.to_owned(), line, key: key.to_owned(), sentence }
     }
 
-    /// Whether this machine has the addresses to listen on, and this user may. A port that is taken is
-    /// no mistake: the gate may be running.
+    /// Whether this machine has the addresses to listen on, and this user may. A port that is taken
+    /// is no mistake: the gate may be running.
     fn addresses(&mut self) {
         let config = &self.loaded.config;
-        for (key, address) in [("listen.public", config.server.listen), ("listen.admin", config.admin.listen)]
+        for (key, address) in
+            [("listen.public", config.server.listen), ("listen.admin", config.admin.listen)]
         {
             let Err(error) = try_bind(address) else { continue };
             let sentence = match error.kind() {
@@ -131,7 +136,9 @@ impl Look<'_> {
     fn readers(&mut self) {
         let settings = &self.loaded.config.readers;
         match (Readers::new(settings, Clock::system()), &settings.jwt) {
-            (Err(error), _) => self.checked.mistakes.push(self.at("readers.jwt.jwks", error.to_string())),
+            (Err(error), _) => {
+                self.checked.mistakes.push(self.at("readers.jwt.jwks", error.to_string()))
+            }
             (Ok(_), Some(jwt)) => {
                 let file = jwt.jwks.display();
                 self.checked.found.push(format!("the readers' key set {file} can be read"));
@@ -143,15 +150,21 @@ impl Look<'_> {
     fn origins(&mut self) {
         let Ok(metrics) = Metrics::new() else { return };
         for (number, settings) in self.loaded.config.origins.iter().enumerate() {
-            if let Err(error) =
-                Origin::new(settings, &Buffers::new(self.loaded.config.server.buffers), metrics.clone())
-            {
-                self.checked.mistakes.push(self.at(&format!("origins[{number}].url"), error.to_string()));
+            if let Err(error) = Origin::new(
+                settings,
+                &Buffers::new(self.loaded.config.server.buffers),
+                metrics.clone(),
+            ) {
+                self.checked
+                    .mistakes
+                    .push(self.at(&format!("origins[{number}].url"), error.to_string()));
             }
             if settings.places.iter().any(lacks_region) {
                 let sentence = "no region is written, here or in AWS_REGION, so that requests are signed for us-east-1. \
                                 Write s3 = { region = \"eu-north-1\" }";
-                self.checked.warnings.push(self.at(&format!("origins[{number}].url"), sentence.to_owned()));
+                self.checked
+                    .warnings
+                    .push(self.at(&format!("origins[{number}].url"), sentence.to_owned()));
             }
         }
     }
@@ -175,9 +188,13 @@ impl Look<'_> {
     fn private_files(&mut self) {
         let settings = &self.loaded.config.server;
         let extra = settings.extra.iter().enumerate();
-        let tls = std::iter::once(("tls.key".to_owned(), settings.certificate.key.clone()))
-            .chain(extra.map(|(number, files)| (format!("tls.extra[{number}].key"), files.key.clone())));
-        let secrets = self.loaded.secret_files.iter().map(|found| (found.key.clone(), found.file.clone()));
+        let tls =
+            std::iter::once(("tls.key".to_owned(), settings.certificate.key.clone()))
+                .chain(extra.map(|(number, files)| {
+                    (format!("tls.extra[{number}].key"), files.key.clone())
+                }));
+        let secrets =
+            self.loaded.secret_files.iter().map(|found| (found.key.clone(), found.file.clone()));
         for (key, file) in tls.chain(secrets) {
             let mode = std::fs::metadata(&file).map_or(0, |metadata| metadata.permissions().mode());
             if mode & 0o077 != 0 {
@@ -192,7 +209,9 @@ impl Look<'_> {
 
     /// Whether a start could open the ledger, under the pseudonym key of this configuration.
     async fn ledger(&mut self) {
-        let Ok(readers) = Readers::new(&self.loaded.config.readers, Clock::system()) else { return };
+        let Ok(readers) = Readers::new(&self.loaded.config.readers, Clock::system()) else {
+            return;
+        };
         let file = &self.loaded.config.ledger.file;
         if let Err(error) = ledger::probe(file, &readers.key_fingerprint()).await {
             self.checked.mistakes.push(self.at("ledger.url", error.to_string()));

@@ -1,7 +1,8 @@
-//! What `loangate check --online` finds out: whether everything that the configuration names answers.
+//! What `loangate check --online` finds out: whether everything that the configuration names
+//! answers.
 //!
-//! `check` calls it. Everything is tried at the same time, each with a deadline, and nothing is changed
-//! anywhere.
+//! `check` calls it. Everything is tried at the same time, each with a deadline, and nothing is
+//! changed anywhere.
 
 use std::time::Duration;
 
@@ -39,7 +40,8 @@ pub(super) struct Found {
 /// Tries Bokbasen and every address of every origin.
 pub(super) async fn look(loaded: &Loaded) -> Found {
     let Ok(metrics) = Metrics::new() else { return Found::default() };
-    let (mut found, origins) = join(lending(loaded, metrics.clone()), origins(loaded, metrics)).await;
+    let (mut found, origins) =
+        join(lending(loaded, metrics.clone()), origins(loaded, metrics)).await;
     for other in origins {
         found.good.extend(other.good);
         found.warnings.extend(other.warnings);
@@ -59,9 +61,10 @@ async fn lending(loaded: &Loaded, metrics: Metrics) -> Found {
     };
     if timeout(MAX_WAIT, try_lending(&bokbasen, &mut found)).await.is_err() {
         let seconds = MAX_WAIT.as_secs();
-        found
-            .mistakes
-            .push(("lending.url".to_owned(), format!("Bokbasen did not answer within {seconds} s")));
+        found.mistakes.push((
+            "lending.url".to_owned(),
+            format!("Bokbasen did not answer within {seconds} s"),
+        ));
     }
     found
 }
@@ -83,7 +86,8 @@ async fn try_lending(bokbasen: &Bokbasen, found: &mut Found) {
                 }
                 _ => "",
             };
-            let sentence = format!("{}{hint}", reason(bokbasen, &error.to_string()).trim_end_matches('.'));
+            let sentence =
+                format!("{}{hint}", reason(bokbasen, &error.to_string()).trim_end_matches('.'));
             found.mistakes.push(("lending.url".to_owned(), sentence));
         }
     }
@@ -136,11 +140,15 @@ async fn origins(loaded: &Loaded, metrics: Metrics) -> Vec<Found> {
             for probed in origin.probe().await {
                 let (name, address) = (&settings.name, &probed.address);
                 match probed.outcome {
-                    Outcome::Reached(said) => found.good.push(format!("origin {name}: {address}: {said}")),
+                    Outcome::Reached(said) => {
+                        found.good.push(format!("origin {name}: {address}: {said}"))
+                    }
                     Outcome::Doubtful(said) => {
                         found.warnings.push((key.clone(), format!("{address}: {said}")))
                     }
-                    Outcome::Failed(said) => found.mistakes.push((key.clone(), format!("{address}: {said}"))),
+                    Outcome::Failed(said) => {
+                        found.mistakes.push((key.clone(), format!("{address}: {said}")))
+                    }
                 }
             }
             found
@@ -158,13 +166,20 @@ mod tests {
         let said = |seconds| {
             let mut found = Found::default();
             clock(SignedDuration::from_secs(seconds), &mut found);
-            let pairs = found.warnings.iter().chain(&found.mistakes).map(|(_, sentence)| sentence.clone());
+            let pairs =
+                found.warnings.iter().chain(&found.mistakes).map(|(_, sentence)| sentence.clone());
             let all: Vec<String> = found.good.iter().cloned().chain(pairs).collect();
             (found.good.len(), found.warnings.len(), found.mistakes.len(), all.concat())
         };
-        assert_eq!(said(0), (1, 0, 0, "this machine's clock agrees with Bokbasen's to a second".to_owned()));
+        assert_eq!(
+            said(0),
+            (1, 0, 0, "this machine's clock agrees with Bokbasen's to a second".to_owned())
+        );
         assert_eq!(said(-1).0, 1);
-        assert_eq!(said(30), (1, 0, 0, "this machine's clock is 30 s ahead of Bokbasen's".to_owned()));
+        assert_eq!(
+            said(30),
+            (1, 0, 0, "this machine's clock is 30 s ahead of Bokbasen's".to_owned())
+        );
         let (_, warnings, _, text) = said(-90);
         assert!(warnings == 1 && text.contains("90 s behind Bokbasen's"), "{text}");
         let (_, _, mistakes, text) = said(901);

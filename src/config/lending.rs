@@ -6,8 +6,8 @@ use super::table::Table;
 use super::values::{confidential_url, duration, number, one_of, text, wait};
 use crate::lending::{Auth, Settings};
 
-/// Within what time a begin that has left takes effect and shows in listings, by bokbasen-api §4 (assumed): 10 s
-/// for the kernel to go on sending, 10 s to take effect, 2 s for the listing's lag.
+/// Within what time a begin that has left takes effect and shows in listings, by bokbasen-api §4
+/// (assumed): 10 s for the kernel to go on sending, 10 s to take effect, 2 s for the listing's lag.
 const SETTLED: Duration = Duration::from_secs(22);
 
 /// The keys that belong to one login only.
@@ -20,7 +20,8 @@ pub(super) struct Lending {
     pub(super) client: Option<Settings>,
     pub(super) settle: Duration,
     pub(super) availability_ttl: Duration,
-    /// How many polls may be under way at once: a quarter of the calls, so that begins have the rest.
+    /// How many polls may be under way at once: a quarter of the calls, so that begins have the
+    /// rest.
     pub(super) polls: usize,
     pub(super) flights: usize,
 }
@@ -61,17 +62,22 @@ pub(super) fn lending(root: &mut Table<'_>) -> Option<Lending> {
 
 fn of_the_other_login(table: &mut Table<'_>, keys: &[&'static str], this: &str, other: &str) {
     for key in keys.iter().filter(|key| table.has(key)).copied().collect::<Vec<_>>() {
-        let sentence = format!("auth = \"{this}\" has no such key. Take it out, or write auth = \"{other}\"");
+        let sentence =
+            format!("auth = \"{this}\" has no such key. Take it out, or write auth = \"{other}\"");
         table.mistake(key, sentence);
     }
 }
 
 fn oauth(table: &mut Table<'_>) -> Option<Auth> {
-    let token_url =
-        table.required("token_url", "token_url = \"https://auth.bokbasen.io/oauth/token\"", confidential_url);
+    let token_url = table.required(
+        "token_url",
+        "token_url = \"https://auth.bokbasen.io/oauth/token\"",
+        confidential_url,
+    );
     let audience = table.required("audience", "audience = \"https://api.bokbasen.io/loan/\"", text);
     let client_id = table.required("client_id", "the client_id that Bokbasen gave you", text);
-    let client_secret = table.secret("client_secret", "client_secret = { env = \"BOKBASEN_CLIENT_SECRET\" }");
+    let client_secret =
+        table.secret("client_secret", "client_secret = { env = \"BOKBASEN_CLIENT_SECRET\" }");
     Some(Auth::OAuth {
         token_url: token_url?,
         audience: audience?,
@@ -81,8 +87,11 @@ fn oauth(table: &mut Table<'_>) -> Option<Auth> {
 }
 
 fn ticket(table: &mut Table<'_>) -> Option<Auth> {
-    let login_url =
-        table.required("login_url", "login_url = \"https://login.boknett.no/v1/tickets\"", confidential_url);
+    let login_url = table.required(
+        "login_url",
+        "login_url = \"https://login.boknett.no/v1/tickets\"",
+        confidential_url,
+    );
     let username = table.required("username", "the username that Bokbasen gave you", text);
     let password = table.secret("password", "password = { env = \"BOKBASEN_PASSWORD\" }");
     Some(Auth::Ticket { login_url: login_url?, username: username?, password: password? })

@@ -31,8 +31,12 @@ pub(super) fn limits(root: &mut Table<'_>) -> Limits {
             number(1, 1_000_000_000),
         ),
         connection_age: table.or("connection_age", default.connection_age, wait),
-        h2_streams: u32::try_from(table.or("h2_streams", u64::from(default.h2_streams), number(1, 1000)))
-            .unwrap_or(default.h2_streams),
+        h2_streams: u32::try_from(table.or(
+            "h2_streams",
+            u64::from(default.h2_streams),
+            number(1, 1000),
+        ))
+        .unwrap_or(default.h2_streams),
         h2_resets_per_minute: table.or(
             "h2_resets_per_minute",
             default.h2_resets_per_minute,
@@ -53,8 +57,9 @@ pub(super) fn limits(root: &mut Table<'_>) -> Limits {
 /// A network, or a single address.
 fn network(value: &DeValue<'_>) -> Result<IpNet, String> {
     let text = values::text(value)?;
-    let network = text.parse::<IpNet>().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from));
-    network
-        .map(|network| network.trunc())
-        .ok_or_else(|| format!("{text:?} is no network. Write one like \"10.0.0.0/8\" or \"2001:db8::/32\""))
+    let network =
+        text.parse::<IpNet>().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from));
+    network.map(|network| network.trunc()).ok_or_else(|| {
+        format!("{text:?} is no network. Write one like \"10.0.0.0/8\" or \"2001:db8::/32\"")
+    })
 }

@@ -1,9 +1,11 @@
-//! The configuration: one TOML file becomes the Settings of every module, or a list of every mistake in it.
+//! The configuration: one TOML file becomes the Settings of every module, or a list of every
+//! mistake in it.
 //!
-//! The command line calls [`load`] to serve and [`check`] to look deeper. It builds every module's Settings and
-//! calls nothing else of theirs, but for `check`, which lets the modules open what the file names. The file's shape
-//! is not the program's shape: `table` walks what was written and notes where, `values` reads one value, and the
-//! files named after the sections say what they mean. It promises that no mistake hides another.
+//! The command line calls [`load`] to serve and [`check`] to look deeper. It builds every module's
+//! Settings and calls nothing else of theirs, but for `check`, which lets the modules open what the
+//! file names. The file's shape is not the program's shape: `table` walks what was written and
+//! notes where, `values` reads one value, and the files named after the sections say what they
+//! mean. It promises that no mistake hides another.
 
 mod check;
 mod check_online;
@@ -22,8 +24,8 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use crate::{
-    admin, catalog, circulation, delivery, gate, ledger, lending as bokbasen, metering, origin, reader,
-    server, telemetry,
+    admin, catalog, circulation, delivery, gate, ledger, lending as bokbasen, metering, origin,
+    reader, server, telemetry,
 };
 
 pub use check::{Checked, check};
@@ -78,7 +80,8 @@ struct SecretFile {
     file: PathBuf,
 }
 
-/// Something wrong in a configuration: where, and a sentence that says what is wrong and what to write instead.
+/// Something wrong in a configuration: where, and a sentence that says what is wrong and what to
+/// write instead.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Mistake {
     /// The file, as it was named.

@@ -11,8 +11,8 @@ use super::values::{self, boolean, confidential_url, list, number, text, wait};
 use crate::catalog::{Location, Storage};
 use crate::origin::{self, Azure, Bucket, Google, S3, Where};
 
-/// The origins, and where the files of each lie. The latter are of all that are written, also of those with a mistake:
-/// a route may name them.
+/// The origins, and where the files of each lie. The latter are of all that are written, also of
+/// those with a mistake: a route may name them.
 pub(super) fn origins(root: &mut Table<'_>) -> (Vec<origin::Settings>, Vec<Storage>) {
     let mut origins: Vec<origin::Settings> = Vec::new();
     let mut storages: Vec<Storage> = Vec::new();
@@ -39,7 +39,8 @@ pub(super) fn origins(root: &mut Table<'_>) -> (Vec<origin::Settings>, Vec<Stora
 fn locations(place: &Where) -> Vec<Location> {
     let bucket = |bucket: &Bucket, endpoint: &Option<Url>, public: &str, names_bucket: bool| {
         let endpoint = endpoint.clone().or_else(|| Url::parse(public).ok());
-        let places = endpoint.map(|url| Location::bucket(&url, names_bucket, &bucket.name, &bucket.prefix));
+        let places =
+            endpoint.map(|url| Location::bucket(&url, names_bucket, &bucket.name, &bucket.prefix));
         places.unwrap_or_default()
     };
     match place {
@@ -69,7 +70,8 @@ fn origin(table: &mut Table<'_>, name: Option<String>) -> Option<origin::Setting
     let first_byte = table.or("first_byte", Duration::from_secs(15), wait);
     let idle = table.or("idle", Duration::from_secs(30), wait);
     let metadata_ttl = table.or("metadata_ttl", Duration::from_secs(60), wait);
-    let connections = usize::try_from(table.or("connections", 256, number(1, 100_000))).unwrap_or(256);
+    let connections =
+        usize::try_from(table.or("connections", 256, number(1, 100_000))).unwrap_or(256);
     let follow_symlinks = follow_symlinks(table, places.as_deref().unwrap_or_default());
     let resumes = u32::try_from(table.or("resumes", 5, number(0, 1000))).unwrap_or(5);
     let (name, places) = (name?, places?);
@@ -90,7 +92,10 @@ fn origin(table: &mut Table<'_>, name: Option<String>) -> Option<origin::Setting
 fn follow_symlinks(table: &mut Table<'_>, places: &[Where]) -> bool {
     let is_directory = |place: &Where| matches!(place, Where::Directory(_));
     if table.has("follow_symlinks") && !places.iter().any(is_directory) {
-        table.mistake("follow_symlinks", "no address of this origin starts with file:. Remove the line");
+        table.mistake(
+            "follow_symlinks",
+            "no address of this origin starts with file:. Remove the line",
+        );
     }
     table.or("follow_symlinks", false, boolean)
 }
@@ -122,9 +127,12 @@ fn places(table: &mut Table<'_>) -> Option<Vec<Where>> {
             addresses => addresses,
         }
     } else {
-        table.required("url", "url = \"https://files.example.no/\"", address).map(|address| vec![address])
+        table
+            .required("url", "url = \"https://files.example.no/\"", address)
+            .map(|address| vec![address])
     };
-    let is_there = |wanted: fn(&Address) -> bool| addresses.as_deref().unwrap_or_default().iter().any(wanted);
+    let is_there =
+        |wanted: fn(&Address) -> bool| addresses.as_deref().unwrap_or_default().iter().any(wanted);
     let s3 = s3(table, is_there(|address| matches!(address, Address::S3(_))));
     let google = google(table, is_there(|address| matches!(address, Address::Google(_))));
     let azure = azure(table, is_there(|address| matches!(address, Address::Azure(_))));
@@ -170,8 +178,9 @@ fn http(value: &DeValue<'_>) -> Result<Url, String> {
 fn bucket(written: &str, scheme: &str) -> Result<Bucket, String> {
     let (name, prefix) = written.split_once('/').unwrap_or((written, ""));
     let prefix = prefix.trim_matches('/');
-    let is_plain =
-        |text: &str| !text.contains(['?', '#', '@', '%', ' ']) && !text.split('/').any(|part| part == "..");
+    let is_plain = |text: &str| {
+        !text.contains(['?', '#', '@', '%', ' ']) && !text.split('/').any(|part| part == "..")
+    };
     let is_name = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
     if name.is_empty() || !name.bytes().all(is_name) || !is_plain(written) {
         return Err(format!("this names no bucket. Write it like \"{scheme}://books/path\""));
@@ -179,10 +188,14 @@ fn bucket(written: &str, scheme: &str) -> Result<Bucket, String> {
     Ok(Bucket { name: name.to_owned(), prefix: prefix.to_owned() })
 }
 
-/// The table of a kind of storage, empty where it is not written; a mistake where no address is of that kind.
+/// The table of a kind of storage, empty where it is not written; a mistake where no address is of
+/// that kind.
 fn kind<'s>(table: &mut Table<'s>, key: &'static str, scheme: &str, is_there: bool) -> Table<'s> {
     if table.has(key) && !is_there {
-        table.mistake(key, format!("no address of this origin starts with {scheme}. Take the table out"));
+        table.mistake(
+            key,
+            format!("no address of this origin starts with {scheme}. Take the table out"),
+        );
     }
     table.optional_table(key)
 }
@@ -198,13 +211,16 @@ fn s3(table: &mut Table<'_>, is_there: bool) -> S3 {
     // Storages of one's own seldom have a name for each bucket.
     let path_style = table.or("path_style", endpoint.is_some(), boolean);
     let id = table.optional("access_key_id", text);
-    let secret = secret(&mut table, "secret_access_key", "secret_access_key = { file = \"certs/s3.key\" }");
+    let secret =
+        secret(&mut table, "secret_access_key", "secret_access_key = { file = \"certs/s3.key\" }");
     match (&id, table.has("secret_access_key")) {
         (Some(_), false) => table.mistake(
             "access_key_id",
             "its secret is missing. Write secret_access_key = { file = \"certs/s3.key\" }",
         ),
-        (None, true) => table.mistake("secret_access_key", "its id is missing. Write access_key_id = \"…\""),
+        (None, true) => {
+            table.mistake("secret_access_key", "its id is missing. Write access_key_id = \"…\"")
+        }
         _ => {}
     }
     table.finish();
@@ -228,7 +244,8 @@ fn azure(table: &mut Table<'_>, is_there: bool) -> Option<Azure> {
         true => table.required("account", "account = \"books\"", text),
         false => table.optional("account", text),
     };
-    let access_key = secret(&mut table, "access_key", "access_key = { file = \"certs/azure.key\" }");
+    let access_key =
+        secret(&mut table, "access_key", "access_key = { file = \"certs/azure.key\" }");
     let endpoint = table.optional("endpoint", confidential_url);
     table.finish();
     Some(Azure { account: account?, access_key, endpoint })

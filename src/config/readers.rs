@@ -1,4 +1,5 @@
-//! The tables `[readers]` and `[privacy]`: who readers are, and under which key they become pseudonyms.
+//! The tables `[readers]` and `[privacy]`: who readers are, and under which key they become
+//! pseudonyms.
 
 use std::time::Duration;
 
@@ -10,8 +11,9 @@ use crate::reader::{Algorithm, JwtSettings, LinkKey, Settings};
 
 /// The longest that a token or a link may live, where nothing else is written.
 const MAX_LIFETIME: Duration = Duration::from_secs(365 * 86_400);
-/// How long an expired link continues a download, where nothing else is written, and at most: it is for apps that resume
-/// in the background, and a link that opens files for longer should say so itself.
+/// How long an expired link continues a download, where nothing else is written, and at most: it is
+/// for apps that resume in the background, and a link that opens files for longer should say so
+/// itself.
 const RESUME_GRACE: Duration = Duration::from_secs(600);
 const LONGEST_GRACE: Duration = Duration::from_secs(86_400);
 /// How long a loan's borrower is known after its end, where nothing else is written.
@@ -26,7 +28,8 @@ pub(super) struct Who {
 
 pub(super) fn who(root: &mut Table<'_>) -> Who {
     let credentials = credentials(root);
-    let max_lifetime = credentials.as_ref().map_or(MAX_LIFETIME, |credentials| credentials.max_lifetime);
+    let max_lifetime =
+        credentials.as_ref().map_or(MAX_LIFETIME, |credentials| credentials.max_lifetime);
     let (pseudonym_key, retention) = privacy(root, max_lifetime);
     let readers = credentials.zip(pseudonym_key).map(|(credentials, pseudonym_key)| Settings {
         jwt: credentials.jwt,
@@ -50,13 +53,21 @@ fn credentials(root: &mut Table<'_>) -> Option<Credentials> {
     let mut table = root.required_table("readers", "a table [readers.jwt] or [readers.links]")?;
     let (has_jwt, has_links) = (table.has("jwt"), table.has("links"));
     if !has_jwt && !has_links {
-        table.mistake("jwt", "nobody could be told apart. Write [readers.jwt], [readers.links] or both");
+        table.mistake(
+            "jwt",
+            "nobody could be told apart. Write [readers.jwt], [readers.links] or both",
+        );
     }
     let jwt = jwt(&mut table);
     let (link_keys, resume_grace) = links(&mut table);
     let max_lifetime = table.or("max_lifetime", MAX_LIFETIME, wait);
     table.finish();
-    (!has_jwt || jwt.is_some()).then_some(Credentials { jwt, link_keys, resume_grace, max_lifetime })
+    (!has_jwt || jwt.is_some()).then_some(Credentials {
+        jwt,
+        link_keys,
+        resume_grace,
+        max_lifetime,
+    })
 }
 
 /// `[privacy]`: the key of pseudonyms, and how long a loan's borrower is known after its end.
@@ -93,14 +104,20 @@ fn key(table: &mut Table<'_>, name: &'static str, example: &str) -> Option<Secre
 fn jwt(readers: &mut Table<'_>) -> Option<JwtSettings> {
     let mut table = readers.table("jwt")?;
     let jwks = if table.has("jwks_url") {
-        table.mistake("jwks_url", "this version reads keys from a file. Write jwks = \"certs/jwks.json\"");
+        table.mistake(
+            "jwks_url",
+            "this version reads keys from a file. Write jwks = \"certs/jwks.json\"",
+        );
         let _ = table.has("jwks");
         None
     } else {
         table.path("jwks", "jwks = \"certs/jwks.json\"")
     };
-    let algorithm =
-        one_of(&[("EdDSA", Algorithm::EdDSA), ("ES256", Algorithm::ES256), ("RS256", Algorithm::RS256)]);
+    let algorithm = one_of(&[
+        ("EdDSA", Algorithm::EdDSA),
+        ("ES256", Algorithm::ES256),
+        ("RS256", Algorithm::RS256),
+    ]);
     let algorithms = table.required("algorithms", "algorithms = [\"EdDSA\"]", list(algorithm));
     if algorithms.as_ref().is_some_and(Vec::is_empty) {
         table.mistake("algorithms", "without an algorithm no token is good. Write [\"EdDSA\"]");

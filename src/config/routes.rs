@@ -13,15 +13,17 @@ pub(super) fn routes(root: &mut Table<'_>, origins: Vec<Storage>) -> catalog::Se
     let mut tables = root.tables("routes");
     let routes: Vec<Option<Route>> = tables.iter_mut().map(route).collect();
     if tables.is_empty() && !root.has("routes") {
-        let _: Option<()> = root.required("routes", "[[routes]] with path, origin and to", |_| Ok(()));
+        let _: Option<()> =
+            root.required("routes", "[[routes]] with path, origin and to", |_| Ok(()));
     }
     // What only the routes together show can be looked at once each can be read.
     if let Some(routes) = routes.into_iter().collect::<Option<Vec<Route>>>() {
         let settings = catalog::Settings { origins, routes };
         for error in Catalog::new(&settings).err().unwrap_or_default() {
             let other = error.other.and_then(|other| tables.get(other)).map(Table::line);
-            let other =
-                other.map_or_else(String::new, |line| format!(". The other route starts in line {line}"));
+            let other = other.map_or_else(String::new, |line| {
+                format!(". The other route starts in line {line}")
+            });
             if let Some(table) = tables.get_mut(error.route) {
                 table.mistake(error.key, format!("{}{other}", error.sentence));
             }
@@ -41,10 +43,14 @@ fn route(table: &mut Table<'_>) -> Option<Route> {
     let registration = one_of(&[("on-miss", false), ("explicit", true)]);
     let explicit = table.optional("registration", registration);
     if open == Some(true) && explicit.is_some() {
-        table.mistake("registration", "an open route registers no loan. Take it out, or write open = false");
+        table.mistake(
+            "registration",
+            "an open route registers no loan. Take it out, or write open = false",
+        );
     }
     let titles = titles(table);
-    let dispositions = one_of(&[("attachment", Disposition::Attachment), ("inline", Disposition::Inline)]);
+    let dispositions =
+        one_of(&[("attachment", Disposition::Attachment), ("inline", Disposition::Inline)]);
     let disposition = table.optional("disposition", dispositions);
     let content_security_policy = table.optional("content_security_policy", policy);
     let explicit = explicit.unwrap_or(false);
@@ -68,7 +74,8 @@ fn policy(value: &DeValue<'_>) -> Result<HeaderValue, String> {
     })
 }
 
-/// The file of a route's table of titles: none where it has none, and nothing where that cannot be read.
+/// The file of a route's table of titles: none where it has none, and nothing where that cannot be
+/// read.
 fn titles(route: &mut Table<'_>) -> Option<Option<PathBuf>> {
     if !route.has("title") {
         // A key that nobody wrote is known all the same.

@@ -43,8 +43,10 @@ pub(super) fn server(root: &mut Table<'_>, listen: Option<SocketAddr>) -> Option
     let hsts = table.or("hsts", Duration::from_secs(180 * 86_400), duration);
     table.finish();
     let limits = limits::limits(root);
-    let mut tls =
-        root.required_table("tls", "certificate = \"certs/server.pem\" and key = \"certs/server.key\"")?;
+    let mut tls = root.required_table(
+        "tls",
+        "certificate = \"certs/server.pem\" and key = \"certs/server.key\"",
+    )?;
     let certificate = certificate(&mut tls);
     let ticket_keys = tls.keys("ticket_keys");
     let mut extra = Vec::new();
@@ -55,8 +57,17 @@ pub(super) fn server(root: &mut Table<'_>, listen: Option<SocketAddr>) -> Option
     tls.finish();
     let cors = cors(root);
     let (listen, certificate) = (listen?, certificate?);
-    let settings =
-        server::Settings { listen, certificate, extra, ticket_keys, drain, buffers, cors, limits, hsts };
+    let settings = server::Settings {
+        listen,
+        certificate,
+        extra,
+        ticket_keys,
+        drain,
+        buffers,
+        cors,
+        limits,
+        hsts,
+    };
     Some(settings)
 }
 
@@ -66,7 +77,8 @@ fn buffers(value: &DeValue<'_>) -> Result<usize, String> {
     match usize::try_from(size(value)?) {
         Ok(size) if size as u64 >= LEAST => Ok(size),
         _ => {
-            Err("it is too little for one fast reader. Write at least \"1MiB\", better \"256MiB\"".to_owned())
+            Err("it is too little for one fast reader. Write at least \"1MiB\", better \"256MiB\""
+                .to_owned())
         }
     }
 }
@@ -135,7 +147,8 @@ pub(super) fn ledger(root: &mut Table<'_>) -> Option<ledger::Settings> {
 
 fn brake(root: &mut Table<'_>) -> Brake {
     let mut table = root.optional_table("brake");
-    let modes = [("off", BrakeMode::Off), ("shadow", BrakeMode::Shadow), ("enforce", BrakeMode::Enforce)];
+    let modes =
+        [("off", BrakeMode::Off), ("shadow", BrakeMode::Shadow), ("enforce", BrakeMode::Enforce)];
     let mode = table.or("mode", BrakeMode::Off, one_of(&modes));
     let mut limit = |key, default| {
         u32::try_from(table.or(key, default, number(0, u64::from(u32::MAX)))).unwrap_or(u32::MAX)
@@ -178,7 +191,9 @@ pub(super) fn licences(root: &mut Table<'_>) -> Licences {
         for (library, types) in libraries.all(list(licence_type)) {
             match library.parse::<LibraryId>() {
                 Ok(isil) => drop(never.insert(isil, types)),
-                Err(error) => libraries.mistake_at(&library, format!("this is no library: {error}")),
+                Err(error) => {
+                    libraries.mistake_at(&library, format!("this is no library: {error}"))
+                }
             }
         }
     }
@@ -189,11 +204,14 @@ pub(super) fn licences(root: &mut Table<'_>) -> Licences {
 /// A type of licence, written as Bokbasen writes it.
 fn licence_type(value: &DeValue<'_>) -> Result<String, String> {
     let text = values::text(value)?;
-    match text.bytes().all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_') {
+    match text
+        .bytes()
+        .all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_')
+    {
         true => Ok(text),
-        false => {
-            Err(format!("{text:?} is no type of licence. Write it as Bokbasen does, like \"PAY_PER_LOAN\""))
-        }
+        false => Err(format!(
+            "{text:?} is no type of licence. Write it as Bokbasen does, like \"PAY_PER_LOAN\""
+        )),
     }
 }
 

@@ -1,6 +1,7 @@
 //! Walking a TOML table: each key is asked for by name, and what was not asked for is unknown.
 //!
-//! The sections call it. Every mistake is noted with its line and the walk goes on, so that all are found at once.
+//! The sections call it. Every mistake is noted with its line and the walk goes on, so that all are
+//! found at once.
 
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
@@ -62,7 +63,9 @@ impl<'a> Source<'a> {
             "duplicate key" => {
                 "the key or the table stands here a second time. Keep one of the two".to_owned()
             }
-            what => format!("this is not TOML: {what}. A text stands in quotes, a table's name in brackets"),
+            what => format!(
+                "this is not TOML: {what}. A text stands in quotes, a table's name in brackets"
+            ),
         };
         let mistake = self.at(line, String::new(), sentence);
         let mut found = self.found.borrow_mut();
@@ -132,7 +135,14 @@ pub(super) struct Table<'s> {
 
 impl<'s> Table<'s> {
     pub(super) fn root(source: &'s Source<'s>, entries: &'s DeTable<'s>) -> Table<'s> {
-        Table { source, name: String::new(), plain: String::new(), line: 1, entries, asked: Vec::new() }
+        Table {
+            source,
+            name: String::new(),
+            plain: String::new(),
+            line: 1,
+            entries,
+            asked: Vec::new(),
+        }
     }
 
     /// The line where it starts.
@@ -299,13 +309,14 @@ impl<'s> Table<'s> {
         };
         let name = join(&self.name, key);
         let DeValue::Array(list) = value else {
-            let sentence = format!("this is {}. Write a list of tables: [[{name}]]", values::kind(value));
+            let sentence =
+                format!("this is {}. Write a list of tables: [[{name}]]", values::kind(value));
             self.source.mistake(line, name, sentence);
             return Vec::new();
         };
         let plain = join(&self.plain, key);
-        let each =
-            list.iter().enumerate().filter_map(|(number, value): (usize, &'s Spanned<DeValue<'s>>)| {
+        let each = list.iter().enumerate().filter_map(
+            |(number, value): (usize, &'s Spanned<DeValue<'s>>)| {
                 let line = self.source.line(value.span().start);
                 let name = format!("{name}[{number}]");
                 self.source.found.borrow_mut().report.lines.note(name.clone(), line);
@@ -324,12 +335,17 @@ impl<'s> Table<'s> {
                         None
                     }
                 }
-            });
+            },
+        );
         each.collect()
     }
 
-    /// Every entry of a table whose keys are names that are not known here; what cannot be read is a mistake.
-    pub(super) fn all<T>(&self, read: impl Fn(&DeValue<'_>) -> Result<T, String>) -> Vec<(String, T)> {
+    /// Every entry of a table whose keys are names that are not known here; what cannot be read is
+    /// a mistake.
+    pub(super) fn all<T>(
+        &self,
+        read: impl Fn(&DeValue<'_>) -> Result<T, String>,
+    ) -> Vec<(String, T)> {
         let mut all = Vec::with_capacity(self.entries.len());
         for (key, value) in self.entries {
             let name = key.get_ref().to_string();
@@ -366,7 +382,8 @@ impl<'s> Table<'s> {
 
     /// Notes every key that nobody asked for.
     pub(super) fn finish(self) {
-        let unknown = self.entries.keys().filter(|key| !self.asked.contains(&key.get_ref().as_ref()));
+        let unknown =
+            self.entries.keys().filter(|key| !self.asked.contains(&key.get_ref().as_ref()));
         for key in unknown {
             let line = self.source.line(key.span().start);
             let entry = (line, self.name.clone(), key.get_ref().to_string());
@@ -383,12 +400,14 @@ fn join(table: &str, key: &str) -> String {
     }
 }
 
-/// What may have been meant by a key that does not exist: one spelt like it, the same in another table, or else
-/// all that this table has.
+/// What may have been meant by a key that does not exist: one spelt like it, the same in another
+/// table, or else all that this table has.
 fn suggestion(known: &[(String, &'static str)], table: &str, key: &str) -> String {
     // Without the numbers of lists: `routes[0].title` has the keys of `routes.title`.
-    let plain: String =
-        table.split('[').map(|part| part.split_once(']').map_or(part, |(_, after)| after)).collect();
+    let plain: String = table
+        .split('[')
+        .map(|part| part.split_once(']').map_or(part, |(_, after)| after))
+        .collect();
     let here = || known.iter().filter(|(table, _)| *table == plain).map(|(_, key)| *key);
     let near = here()
         .map(|known| (strsim::damerau_levenshtein(known, key), known))

@@ -1,4 +1,5 @@
-//! That the reference knows every key, and tells its defaults truly. The mistakes are in `tests/config.rs`.
+//! That the reference knows every key, and tells its defaults truly. The mistakes are in
+//! `tests/config.rs`.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -33,7 +34,10 @@ fn named(text: &str) -> BTreeSet<(String, String)> {
             continue;
         }
         let Some((key, value)) = line.split_once(" = ") else { continue };
-        if !key.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_') {
+        if !key
+            .bytes()
+            .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_')
+        {
             continue; // prose
         }
         named.insert((table.clone(), key.to_owned()));
@@ -61,12 +65,17 @@ fn known(text: &str) -> BTreeSet<(String, String)> {
 
 #[test]
 fn the_reference_names_every_key_and_no_other() {
-    let extra = REFERENCE.replace("# [[tls.extra]]", "[[tls.extra]]").replace("# certificate", "certificate");
+    let extra = REFERENCE
+        .replace("# [[tls.extra]]", "[[tls.extra]]")
+        .replace("# certificate", "certificate");
     let known: BTreeSet<_> = [REFERENCE, &extra].into_iter().flat_map(known).collect();
     let named = named(REFERENCE);
     let missing: Vec<_> = known.difference(&named).collect();
     let invented: Vec<_> = named.difference(&known).collect();
-    assert!(missing.is_empty() && invented.is_empty(), "missing: {missing:?}, invented: {invented:?}");
+    assert!(
+        missing.is_empty() && invented.is_empty(),
+        "missing: {missing:?}, invented: {invented:?}"
+    );
 }
 
 #[test]
@@ -92,7 +101,10 @@ fn what_the_reference_says_of_defaults_is_true() {
     assert_eq!(format!("{:#?}", reference.config.catalog), format!("{:#?}", short.config.catalog));
     let (one, other) = (reference.config.lending, short.config.lending);
     assert_eq!((one.concurrency, one.timeout), (other.concurrency, other.timeout));
-    assert_eq!(format!("{:#?}", reference.config.circulation), format!("{:#?}", short.config.circulation));
+    assert_eq!(
+        format!("{:#?}", reference.config.circulation),
+        format!("{:#?}", short.config.circulation)
+    );
 }
 
 #[test]

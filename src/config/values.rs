@@ -55,7 +55,9 @@ pub(super) fn number(least: u64, most: u64) -> impl FnOnce(&DeValue<'_>) -> Resu
         DeValue::Integer(written) => u64::from_str_radix(written.as_str(), written.radix())
             .ok()
             .filter(|number| (least..=most).contains(number))
-            .ok_or_else(|| format!("{written} is out of bounds. Write a number from {least} to {most}")),
+            .ok_or_else(|| {
+                format!("{written} is out of bounds. Write a number from {least} to {most}")
+            }),
         other => Err(format!("this is {}. Write a number from {least} to {most}", kind(other))),
     }
 }
@@ -71,7 +73,9 @@ pub(super) fn duration(value: &DeValue<'_>) -> Result<Duration, String> {
 /// A length of time that is not nothing.
 pub(super) fn wait(value: &DeValue<'_>) -> Result<Duration, String> {
     match duration(value)? {
-        Duration::ZERO => Err("it must be longer than nothing. Write a duration like \"15s\"".to_owned()),
+        Duration::ZERO => {
+            Err("it must be longer than nothing. Write a duration like \"15s\"".to_owned())
+        }
         wait => Ok(wait),
     }
 }
@@ -81,14 +85,16 @@ pub(super) fn size(value: &DeValue<'_>) -> Result<u64, String> {
     const EXAMPLE: &str = "\"64KiB\" or \"256MiB\"";
     let text = string(value, EXAMPLE)?;
     let size = ByteSize::from_str(text);
-    size.map(|size| size.as_u64()).map_err(|_| format!("{text:?} is not a size. Write one like {EXAMPLE}"))
+    size.map(|size| size.as_u64())
+        .map_err(|_| format!("{text:?} is not a size. Write one like {EXAMPLE}"))
 }
 
 /// An address to listen on.
 pub(super) fn address(value: &DeValue<'_>) -> Result<SocketAddr, String> {
     const EXAMPLE: &str = "\"0.0.0.0:8443\" or \"[::1]:9443\"";
     let text = string(value, EXAMPLE)?;
-    text.parse().map_err(|_| format!("{text:?} is not an address with a port. Write one like {EXAMPLE}"))
+    text.parse()
+        .map_err(|_| format!("{text:?} is not an address with a port. Write one like {EXAMPLE}"))
 }
 
 /// One of several words.
@@ -131,7 +137,9 @@ pub(super) fn url(value: &DeValue<'_>) -> Result<Url, String> {
         return Err("a URL must not carry a user or a password. Take them out".to_owned());
     }
     if url.query().is_some() || url.fragment().is_some() {
-        return Err("a URL here has no query and no fragment. Take out what stands after ? or #".to_owned());
+        return Err(
+            "a URL here has no query and no fragment. Take out what stands after ? or #".to_owned()
+        );
     }
     Ok(url)
 }
@@ -165,7 +173,9 @@ pub(super) enum Secret {
 impl Secret {
     pub(super) fn inner(&self) -> &SecretString {
         match self {
-            Secret::Environment(secret) | Secret::File(secret, _) | Secret::Literal(secret) => secret,
+            Secret::Environment(secret) | Secret::File(secret, _) | Secret::Literal(secret) => {
+                secret
+            }
         }
     }
 }
@@ -177,9 +187,9 @@ const KEY: usize = 32;
 pub(super) fn long_enough(key: &SecretString) -> Result<(), String> {
     match key.expose_secret().len() {
         KEY.. => Ok(()),
-        length => {
-            Err(format!("the key has {length} bytes and needs {KEY}. Make one with `openssl rand -hex 32`"))
-        }
+        length => Err(format!(
+            "the key has {length} bytes and needs {KEY}. Make one with `openssl rand -hex 32`"
+        )),
     }
 }
 
@@ -192,7 +202,9 @@ pub(super) fn has_space_around(secret: &SecretString) -> bool {
 pub(super) fn secret(value: &DeValue<'_>, source: &Source<'_>) -> Result<Secret, String> {
     const FORM: &str = "{ file = \"certs/…\" } or { env = \"NAME\" }";
     match value {
-        DeValue::String(text) if text.is_empty() => Err(format!("the secret is empty. Write {FORM}")),
+        DeValue::String(text) if text.is_empty() => {
+            Err(format!("the secret is empty. Write {FORM}"))
+        }
         DeValue::String(text) => Ok(Secret::Literal(text.as_ref().into())),
         DeValue::Table(table) => {
             let mut entries = table.iter();

@@ -194,7 +194,9 @@ impl Body {
 impl Measured {
     fn broken(&mut self, error: BodyError) -> Poll<Option<Result<Frame<Chunk>, BodyError>>> {
         match error {
-            BodyError::Origin | BodyError::Stalled | BodyError::Changed => self.outgoing.set_failed(),
+            BodyError::Origin | BodyError::Stalled | BodyError::Changed => {
+                self.outgoing.set_failed()
+            }
             // Over HTTP/1.1 this cuts the connection: else the kernel would deliver what it holds.
             BodyError::LoanEnded => self.outgoing.abort(Abort::LoanEnded),
             BodyError::TooSlow => self.outgoing.abort(Abort::TooSlow),
@@ -268,7 +270,10 @@ impl Measured {
         }
     }
 
-    fn poll_chunk(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Chunk>, BodyError>>> {
+    fn poll_chunk(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Chunk>, BodyError>>> {
         loop {
             if self.left == Some(0) {
                 return Poll::Ready(None);
@@ -284,7 +289,9 @@ impl Measured {
             self.outgoing.set_waits(polled.is_pending());
             match ready!(polled) {
                 // It may have ended while the origin was waited for.
-                Some(Ok(_)) if self.outgoing.is_loan_over() => return self.broken(BodyError::LoanEnded),
+                Some(Ok(_)) if self.outgoing.is_loan_over() => {
+                    return self.broken(BodyError::LoanEnded);
+                }
                 Some(Ok(came)) => {
                     let chunk = self.chunk(came);
                     if self.left == Some(0) {

@@ -1,8 +1,9 @@
-//! The bytes of a response as they come from an origin: one part of a file, or several with what stands between them.
+//! The bytes of a response as they come from an origin: one part of a file, or several with what
+//! stands between them.
 //!
-//! `body` draws from it. Each part is cut out where the origin sends more than was asked, and gone on with where the origin
-//! breaks off (`resume`); a part that nobody has asked for yet is asked for when its turn comes. Nothing is held but what
-//! is on its way.
+//! `body` draws from it. Each part is cut out where the origin sends more than was asked, and gone
+//! on with where the origin breaks off (`resume`); a part that nobody has asked for yet is asked
+//! for when its turn comes. Nothing is held but what is on its way.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -65,7 +66,8 @@ pub(super) struct Flow {
 }
 
 impl Stretch {
-    /// The part that begins after `skip` bytes of this body: from byte `next` of the file on, `left` bytes long.
+    /// The part that begins after `skip` bytes of this body: from byte `next` of the file on,
+    /// `left` bytes long.
     pub(super) fn coming(
         incoming: origin::Body,
         skip: u64,
@@ -152,7 +154,8 @@ impl Stretch {
         self.asking.is_some()
     }
 
-    /// Goes on with what an origin answered that was asked for the rest, or tells why the part ends here.
+    /// Goes on with what an origin answered that was asked for the rest, or tells why the part ends
+    /// here.
     fn take_up(&mut self, answer: Answer) -> Option<BodyError> {
         if let Some(rest) = &mut self.rest {
             rest.note(&answer);
@@ -184,7 +187,8 @@ impl Stretch {
                 Poll::Ready(None) => return Poll::Ready(None),
                 Poll::Pending => {
                     let idle = self.idle;
-                    let waiting = self.waiting.get_or_insert_with(|| Box::pin(tokio::time::sleep(idle)));
+                    let waiting =
+                        self.waiting.get_or_insert_with(|| Box::pin(tokio::time::sleep(idle)));
                     ready!(waiting.as_mut().poll(context));
                     return Poll::Ready(Some(Err(BodyError::Stalled)));
                 }
@@ -220,14 +224,17 @@ impl Flow {
     /// How often an origin that broke off was gone on with.
     pub(super) fn resumes(&self) -> u32 {
         match self.pieces.front() {
-            Some(Piece::File(stretch)) => self.resumed + stretch.rest.as_ref().map_or(0, Rest::resumed),
+            Some(Piece::File(stretch)) => {
+                self.resumed + stretch.rest.as_ref().map_or(0, Rest::resumed)
+            }
             _ => self.resumed,
         }
     }
 
     /// Holds no more than it must while nobody asks for bytes.
     pub(super) fn release(&mut self) {
-        if let Some(Piece::File(Stretch { incoming: Some(incoming), .. })) = self.pieces.front_mut() {
+        if let Some(Piece::File(Stretch { incoming: Some(incoming), .. })) = self.pieces.front_mut()
+        {
             incoming.release();
         }
     }
@@ -243,7 +250,10 @@ impl Flow {
     }
 
     /// The next bytes, or the error that ends it all.
-    pub(super) fn poll_bytes(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Came, BodyError>>> {
+    pub(super) fn poll_bytes(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Came, BodyError>>> {
         loop {
             match self.pieces.front_mut() {
                 None => return Poll::Ready(None),

@@ -1,6 +1,8 @@
-//! What one borrower may take at once: `delivery.streams_per_borrower` and `delivery.rate_per_borrower`.
+//! What one borrower may take at once: `delivery.streams_per_borrower` and
+//! `delivery.rate_per_borrower`.
 //!
-//! Both hold in this process, over all of a borrower's titles and connections. Where neither is set, nothing is looked up.
+//! Both hold in this process, over all of a borrower's titles and connections. Where neither is
+//! set, nothing is looked up.
 
 use std::collections::HashMap;
 use std::num::NonZeroU32;
@@ -19,7 +21,8 @@ use super::Settings;
 use crate::loan::{Borrower, LibraryId, LoanKey};
 use crate::problem::Problem;
 
-type Bucket = RateLimiter<NotKeyed, InMemoryState, MonotonicClock, NoOpMiddleware<std::time::Instant>>;
+type Bucket =
+    RateLimiter<NotKeyed, InMemoryState, MonotonicClock, NoOpMiddleware<std::time::Instant>>;
 
 /// By whom they are held: gone with the last stream.
 type Held = HashMap<(LibraryId, Borrower), Weak<Option<Bucket>>>;
@@ -56,7 +59,11 @@ pub(super) struct Share {
 impl Shares {
     pub(super) fn new(settings: &Settings) -> Shares {
         let rate = NonZeroU32::new(u32::try_from(settings.rate_per_borrower).unwrap_or(u32::MAX));
-        Shares(Arc::new(Inner { streams: settings.streams_per_borrower, rate, borrowers: Mutex::default() }))
+        Shares(Arc::new(Inner {
+            streams: settings.streams_per_borrower,
+            rate,
+            borrowers: Mutex::default(),
+        }))
     }
 
     /// A share for one stream more; none where there are no limits, and so nothing to share.
@@ -77,7 +84,8 @@ impl Shares {
             return Err(TOO_MANY_STREAMS);
         }
         let bucket = held.upgrade().unwrap_or_else(|| {
-            let bucket = self.0.rate.map(|rate| RateLimiter::direct_with_clock(quota(rate), MonotonicClock));
+            let bucket =
+                self.0.rate.map(|rate| RateLimiter::direct_with_clock(quota(rate), MonotonicClock));
             let bucket = Arc::new(bucket);
             *held = Arc::downgrade(&bucket);
             bucket

@@ -1,8 +1,8 @@
 //! A chunk of a body as HTTP/1.1 and HTTP/2 write it: bytes that keep their body's permit and
 //! limits in force until they are with the kernel.
 //!
-//! `body` makes them; the server writes and drops them. A chunk that is dropped reports to its connection how much of it
-//! was written. It never blocks and copies nothing.
+//! `body` makes them; the server writes and drops them. A chunk that is dropped reports to its
+//! connection how much of it was written. It never blocks and copies nothing.
 
 use std::sync::Arc;
 

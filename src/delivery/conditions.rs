@@ -1,6 +1,8 @@
 //! Conditional requests: RFC 9110 §13, in the order of §13.2.2.
 
-use headers::{ETag, HeaderMapExt, IfMatch, IfModifiedSince, IfNoneMatch, IfUnmodifiedSince, LastModified};
+use headers::{
+    ETag, HeaderMapExt, IfMatch, IfModifiedSince, IfNoneMatch, IfUnmodifiedSince, LastModified,
+};
 use http::header::{
     ETAG, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, LAST_MODIFIED,
 };
@@ -22,12 +24,13 @@ const CONDITIONS: [HeaderName; 5] =
 
 /// Whether a request has any.
 pub(super) fn any(request: &HeaderMap) -> bool {
-    // All of them are made of standard names: that is cheaper to see than to look for each by its hash.
+    // All of them are made of standard names: that is cheaper to see than to look for each by its
+    // hash.
     request.keys().any(|name| CONDITIONS.contains(name))
 }
 
-/// Judges the conditions of a GET or HEAD against a file's fields. What cannot be read fails If-Match, and is
-/// otherwise ignored.
+/// Judges the conditions of a GET or HEAD against a file's fields. What cannot be read fails
+/// If-Match, and is otherwise ignored.
 pub(super) fn judge(request: &HeaderMap, file: &HeaderMap) -> Verdict {
     // Nearly every request; the file's fields need not be read for it.
     if !any(request) {
@@ -45,7 +48,8 @@ pub(super) fn judge(request: &HeaderMap, file: &HeaderMap) -> Verdict {
         if !met {
             return Verdict::Failed;
         }
-    } else if let (Some(since), Some(modified)) = (request.typed_get::<IfUnmodifiedSince>(), modified)
+    } else if let (Some(since), Some(modified)) =
+        (request.typed_get::<IfUnmodifiedSince>(), modified)
         && !since.precondition_passes(modified.into())
     {
         return Verdict::Failed;
@@ -69,8 +73,8 @@ pub(super) fn judge(request: &HeaderMap, file: &HeaderMap) -> Verdict {
     Verdict::Proceed
 }
 
-/// Whether the field Range still means this file (§13.1.5): no If-Range, or one that is the file's strong
-/// entity tag or its date, to the letter.
+/// Whether the field Range still means this file (§13.1.5): no If-Range, or one that is the file's
+/// strong entity tag or its date, to the letter.
 pub(super) fn range_applies(request: &HeaderMap, file: &HeaderMap) -> bool {
     let Some(wanted) = request.get(IF_RANGE) else {
         return true;
@@ -81,7 +85,8 @@ pub(super) fn range_applies(request: &HeaderMap, file: &HeaderMap) -> bool {
     !wanted.as_bytes().starts_with(b"W/") && file.get(LAST_MODIFIED) == Some(wanted)
 }
 
-/// Whether a validator is a strong entity tag (RFC 9110 §8.8.3), by which alone two answers are of one file.
+/// Whether a validator is a strong entity tag (RFC 9110 §8.8.3), by which alone two answers are of
+/// one file.
 pub(super) fn is_strong(validator: &HeaderValue) -> bool {
     validator.as_bytes().starts_with(b"\"")
 }

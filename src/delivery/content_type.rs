@@ -1,6 +1,7 @@
 //! What a file is by its name, for storages that call everything octet-stream.
 //!
-//! Players and readers go by the type: an EPUB of no type is offered to be saved, and a playlist of no type is not played.
+//! Players and readers go by the type: an EPUB of no type is offered to be saved, and a playlist of
+//! no type is not played.
 
 use http::HeaderValue;
 

@@ -1,7 +1,8 @@
-//! The field Content-Disposition (RFC 6266), where the route asks for it: under which name a file is to be saved.
+//! The field Content-Disposition (RFC 6266), where the route asks for it: under which name a file
+//! is to be saved.
 //!
-//! Delivery calls it. The name is the last segment of the file's path, made clean: whoever names files at the storage
-//! must not reach a reader's directories, nor make a program look like a book.
+//! Delivery calls it. The name is the last segment of the file's path, made clean: whoever names
+//! files at the storage must not reach a reader's directories, nor make a program look like a book.
 
 use http::HeaderValue;
 use percent_encoding::percent_decode_str;
@@ -23,7 +24,8 @@ pub(super) fn field(disposition: Disposition, path: &FilePath) -> Option<HeaderV
     HeaderValue::try_from(text(disposition, &segment)).ok()
 }
 
-/// With the name twice (RFC 6266 §4.3): in ASCII for who reads no more, and whole as RFC 8187 has it.
+/// With the name twice (RFC 6266 §4.3): in ASCII for who reads no more, and whole as RFC 8187 has
+/// it.
 fn text(disposition: Disposition, segment: &str) -> String {
     let name = clean(segment);
     // A percent sign would be decoded by some (RFC 6266, appendix D).
@@ -41,8 +43,10 @@ fn text(disposition: Disposition, segment: &str) -> String {
 
 /// A name that every file system takes and that shows what it is.
 fn clean(segment: &str) -> String {
-    let seen = segment.chars().filter(|character| !character.is_control() && !is_unseen(*character));
-    let name: String = seen.map(|character| if is_special(character) { '_' } else { character }).collect();
+    let seen =
+        segment.chars().filter(|character| !character.is_control() && !is_unseen(*character));
+    let name: String =
+        seen.map(|character| if is_special(character) { '_' } else { character }).collect();
     let name = trimmed(&name);
     let name = if name.len() > LONGEST { cut(name) } else { name.to_owned() };
     if name.is_empty() { NAMELESS.to_owned() } else { name }
@@ -97,7 +101,11 @@ mod tests {
         for (segment, fallback, whole) in [
             ("book.epub", "book.epub", "book.epub"),
             ("Kapittel 1.mp3", "Kapittel 1.mp3", "Kapittel%201.mp3"),
-            ("lydbøker, del «2».mp3", "lydb_ker, del _2_.mp3", "lydb%C3%B8ker%2C%20del%20%C2%AB2%C2%BB.mp3"),
+            (
+                "lydbøker, del «2».mp3",
+                "lydb_ker, del _2_.mp3",
+                "lydb%C3%B8ker%2C%20del%20%C2%AB2%C2%BB.mp3",
+            ),
             ("100% ekte.epub", "100_ ekte.epub", "100%25%20ekte.epub"),
             ("a\"b\\c;d.epub", "a_b_c;d.epub", "a_b_c%3Bd.epub"),
             ("a/b:c*d?.epub", "a_b_c_d_.epub", "a_b_c_d_.epub"),

@@ -16,7 +16,8 @@ const PASSED: [HeaderName; 6] =
 /// What may be stored of an open file is for its origin to say.
 const PASSED_WHEN_OPEN: [HeaderName; 2] = [CACHE_CONTROL, EXPIRES];
 
-/// No scripts, forms or pop-ups. Fonts and images of the same publication still load, since the document keeps its origin.
+/// No scripts, forms or pop-ups. Fonts and images of the same publication still load, since the
+/// document keeps its origin.
 const SANDBOX: HeaderValue = HeaderValue::from_static("sandbox allow-same-origin");
 
 /// Whether a file is under a loan.
@@ -26,7 +27,8 @@ pub(super) enum Kind {
     Open,
 }
 
-/// Passes the fields of an origin's answer on; a type that says nothing gives way to what the file's name says.
+/// Passes the fields of an origin's answer on; a type that says nothing gives way to what the
+/// file's name says.
 pub(super) fn pass(from: &HeaderMap, kind: Kind, path: &FilePath, to: &mut HeaderMap) {
     to.reserve(12); // those below, and those that the server adds
     copy(from, &PASSED, to);
@@ -45,8 +47,9 @@ pub(super) fn pass(from: &HeaderMap, kind: Kind, path: &FilePath, to: &mut Heade
     to.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
 }
 
-/// Restricts what a document may do in a browser: a publisher's script must not run in the gate's origin, with a link's
-/// token in its address. `policy` is the route's own; without one, gated documents get [`SANDBOX`].
+/// Restricts what a document may do in a browser: a publisher's script must not run in the gate's
+/// origin, with a link's token in its address. `policy` is the route's own; without one, gated
+/// documents get [`SANDBOX`].
 pub(super) fn restrict(kind: Kind, policy: Option<&HeaderValue>, fields: &mut HeaderMap) {
     if !fields.get(CONTENT_TYPE).is_some_and(is_document) {
         return;
@@ -58,12 +61,16 @@ pub(super) fn restrict(kind: Kind, policy: Option<&HeaderValue>, fields: &mut He
     }
 }
 
-/// Whether a browser may take a type for a document that can run scripts: HTML, XML, SVG, XSL, and those that contain
-/// others (multipart, message/rfc822). It looks anywhere in the field, since browsers take the last of several types.
+/// Whether a browser may take a type for a document that can run scripts: HTML, XML, SVG, XSL, and
+/// those that contain others (multipart, message/rfc822). It looks anywhere in the field, since
+/// browsers take the last of several types.
 fn is_document(kind: &HeaderValue) -> bool {
     kind.as_bytes().windows(3).any(|part| match part {
         [a, b, c] => {
-            matches!(&[a | 0x20, b | 0x20, c | 0x20], b"tml" | b"xml" | b"svg" | b"xsl" | b"mul" | b"822")
+            matches!(
+                &[a | 0x20, b | 0x20, c | 0x20],
+                b"tml" | b"xml" | b"svg" | b"xsl" | b"mul" | b"822"
+            )
         }
         _ => false,
     })
@@ -79,10 +86,13 @@ fn copy(from: &HeaderMap, names: &[HeaderName], to: &mut HeaderMap) {
 
 /// Whether the bytes are packed (RFC 9110 §8.4), although they were asked for as they are.
 pub(super) fn is_encoded(answer: &HeaderMap) -> bool {
-    answer.get(CONTENT_ENCODING).is_some_and(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity"))
+    answer
+        .get(CONTENT_ENCODING)
+        .is_some_and(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity"))
 }
 
-/// Whether a body without a length still tells its end (RFC 9112 §6.3): chunked does, a closed connection not.
+/// Whether a body without a length still tells its end (RFC 9112 §6.3): chunked does, a closed
+/// connection not.
 pub(super) fn is_framed(answer: &HeaderMap) -> bool {
     let coding = answer.get(TRANSFER_ENCODING).and_then(|coding| coding.to_str().ok());
     coding.is_some_and(|coding| coding.trim().to_ascii_lowercase().ends_with("chunked"))

@@ -2,10 +2,10 @@
 //!
 //! The dispatcher calls it. It asks the origin for the file, or the part of it, that the reader's
 //! fields mean (RFC 9110 §13 and §14), and passes the body on without holding it: `request` decides
-//! what is answered, `range` reads Range, `conditions` judges preconditions, `origin_fetch` is the way to
-//! the origin, `fields` is the allow-list, `body` never lets a short body look whole, `outgoing`
-//! binds its bytes until they are with the kernel, `resume` goes on where an origin broke off,
-//! `stall_monitor` and `borrower_limits` bound what one reader costs.
+//! what is answered, `range` reads Range, `conditions` judges preconditions, `origin_fetch` is the
+//! way to the origin, `fields` is the allow-list, `body` never lets a short body look whole,
+//! `outgoing` binds its bytes until they are with the kernel, `resume` goes on where an origin
+//! broke off, `stall_monitor` and `borrower_limits` bound what one reader costs.
 
 mod body;
 mod body_source;
@@ -86,8 +86,9 @@ impl Default for Settings {
 pub enum Pass {
     /// A title's file, under a loan.
     Loan(Permit, File),
-    /// A title's file, under a loan, of which no more may leave than one part that does not start with its first byte,
-    /// and that only where the request's validators say that the reader has begun this very file.
+    /// A title's file, under a loan, of which no more may leave than one part that does not start
+    /// with its first byte, and that only where the request's validators say that the reader has
+    /// begun this very file.
     Rest(Permit, File),
     /// A file of an open route.
     Open(OpenFile),
@@ -106,8 +107,8 @@ pub struct Delivery {
 }
 
 impl Delivery {
-    /// The way to these origins, whose bodies hold what these buffers allow; what is delivered under loans is counted by
-    /// this meter.
+    /// The way to these origins, whose bodies hold what these buffers allow; what is delivered
+    /// under loans is counted by this meter.
     ///
     /// # Errors
     /// For the first that cannot be used.
@@ -122,7 +123,8 @@ impl Delivery {
             .iter()
             .map(|settings| Origin::new(settings, &buffers, metrics.clone()).map(Arc::new))
             .collect();
-        let known = origins.iter().map(|settings| origin_fetch::known(settings.metadata_ttl)).collect();
+        let known =
+            origins.iter().map(|settings| origin_fetch::known(settings.metadata_ttl)).collect();
         let (watch, shares) = (Watch::new(settings), Shares::new(&settings));
         Ok(Delivery { origins: built?, known, settings, watch, shares, meter, metrics })
     }
@@ -145,13 +147,13 @@ impl Delivery {
         self.watch.clone().run(move || origins.iter().any(|origin| origin.has_waiters()))
     }
 
-    /// The response to a GET or HEAD. `connection` is what is cut where the loan ends and the reader takes nothing, so that
-    /// the body cannot notice it. `on_end` is told how the body ended, and is not called where there is a
-    /// problem in place of a response.
+    /// The response to a GET or HEAD. `connection` is what is cut where the loan ends and the
+    /// reader takes nothing, so that the body cannot notice it. `on_end` is told how the body
+    /// ended, and is not called where there is a problem in place of a response.
     ///
     /// # Errors
-    /// [`Problem`]: `title-not-found`, `precondition-failed`, `range-not-satisfiable`, `origin-failed`,
-    /// `origin-timeout`, `too-many-requests`.
+    /// [`Problem`]: `title-not-found`, `precondition-failed`, `range-not-satisfiable`,
+    /// `origin-failed`, `origin-timeout`, `too-many-requests`.
     pub async fn deliver(
         &self,
         pass: Pass,
@@ -166,23 +168,29 @@ impl Delivery {
             Pass::Open(open) => (None, open.into_file()),
         };
         let kind = if permit.is_some() { Kind::Gated } else { Kind::Open };
-        let (Some(origin), Some(known)) = (self.origins.get(file.origin), self.known.get(file.origin)) else {
+        let (Some(origin), Some(known)) =
+            (self.origins.get(file.origin), self.known.get(file.origin))
+        else {
             return Err(Problem::TitleNotFound);
         };
         let max_ranges = self.settings.max_ranges;
         let (path, repetition) = (&file.path, Repetition::default());
-        let request = Request { origin, known, path, kind, headers, max_ranges, only_rest, repetition };
+        let request =
+            Request { origin, known, path, kind, headers, max_ranges, only_rest, repetition };
         let mut response = if method == Method::HEAD {
             request.head(on_end).await?
         } else {
-            let share = permit.as_ref().map(|permit| self.shares.take(permit.key())).transpose()?.flatten();
-            let metered = permit.as_ref().map(|permit| self.meter.of(permit.loan(), file.name.clone()));
+            let share =
+                permit.as_ref().map(|permit| self.shares.take(permit.key())).transpose()?.flatten();
+            let metered =
+                permit.as_ref().map(|permit| self.meter.of(permit.loan(), file.name.clone()));
             let (metrics, watch) = (&self.metrics, &self.watch);
             let to = Towards { permit, metered, connection, on_end, metrics, watch, share };
             request.get(to).await?
         };
         fields::restrict(kind, file.content_security_policy.as_ref(), response.headers_mut());
-        let named = file.disposition.and_then(|disposition| disposition::field(disposition, &file.path));
+        let named =
+            file.disposition.and_then(|disposition| disposition::field(disposition, &file.path));
         if let Some(named) = named {
             response.headers_mut().insert(CONTENT_DISPOSITION, named);
         }

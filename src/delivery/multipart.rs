@@ -1,4 +1,5 @@
-//! The text between several parts of one answer: multipart/byteranges (RFC 9110 §14.6, RFC 2046 §5.1).
+//! The text between several parts of one answer: multipart/byteranges (RFC 9110 §14.6, RFC 2046
+//! §5.1).
 
 use bytes::Bytes;
 use http::HeaderValue;
@@ -12,7 +13,8 @@ pub(super) struct Several {
 }
 
 impl Several {
-    /// Parts of a file of this type, under a boundary that no file has in it but by a chance of one in 2^122.
+    /// Parts of a file of this type, under a boundary that no file has in it but by a chance of one
+    /// in 2^122.
     pub(super) fn new(kind: Option<&HeaderValue>) -> Several {
         let kind = kind.and_then(|kind| kind.to_str().ok()).unwrap_or("application/octet-stream");
         Several { boundary: uuid::Uuid::new_v4().simple().to_string(), kind: kind.to_owned() }

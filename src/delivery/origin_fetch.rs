@@ -1,4 +1,5 @@
-//! What an origin says of a file that is asked for: its answer, checked to be one, or its fields alone.
+//! What an origin says of a file that is asked for: its answer, checked to be one, or its fields
+//! alone.
 //!
 //! `request` asks. Why an answer is none is logged here, since no reader may see it.
 
@@ -27,24 +28,31 @@ pub(super) fn known(believed: Duration) -> Known {
 
 impl Request<'_> {
     /// The answer to a GET: 200 or 206, checked to be what was asked.
-    pub(super) async fn ask(&self, asked: Option<Asked>) -> Result<Response<origin::Body>, Problem> {
+    pub(super) async fn ask(
+        &self,
+        asked: Option<Asked>,
+    ) -> Result<Response<origin::Body>, Problem> {
         let answer = self.fetch(&Ask::get(asked)).await?;
         match answer.status() {
             StatusCode::OK => Ok(answer),
             StatusCode::PARTIAL_CONTENT if asked.is_some() => Ok(answer),
-            StatusCode::RANGE_NOT_SATISFIABLE if asked.is_some() => Err(self.not_satisfiable().await),
+            StatusCode::RANGE_NOT_SATISFIABLE if asked.is_some() => {
+                Err(self.not_satisfiable().await)
+            }
             StatusCode::NOT_FOUND | StatusCode::GONE => Err(Problem::TitleNotFound),
             status => Err(self.unexpected(status, answer.headers())),
         }
     }
 
-    /// Whether a range is known to lie outside of the file: then the origin need not be asked to say so.
+    /// Whether a range is known to lie outside of the file: then the origin need not be asked to
+    /// say so.
     pub(super) fn is_outside(&self, asked: Asked) -> Option<Problem> {
         if matches!(asked, Asked::From(0) | Asked::Between(0, _) | Asked::Last(1..)) {
             return None; // hardly ever, and asked most
         }
         let complete_length = length_of(&*self.known.get(self.path)?)?;
-        (!asked.is_satisfiable(complete_length)).then_some(Problem::RangeNotSatisfiable { complete_length })
+        (!asked.is_satisfiable(complete_length))
+            .then_some(Problem::RangeNotSatisfiable { complete_length })
     }
 
     /// A 416 needs the file's length, which is known from then on.
@@ -73,7 +81,8 @@ impl Request<'_> {
         }
     }
 
-    /// Sends a request to the origin, and repeats it at most once for all that this reader's request needs.
+    /// Sends a request to the origin, and repeats it at most once for all that this reader's
+    /// request needs.
     async fn fetch(&self, ask: &Ask) -> Result<Response<origin::Body>, Problem> {
         Ok(self.origin.fetch(self.path, ask, &self.repetition).await?)
     }
@@ -85,7 +94,11 @@ impl Request<'_> {
     }
 
     pub(super) fn failed(&self, why: &str) -> Problem {
-        tracing::warn!(origin = self.origin.settings().name, why, "an origin's answer cannot be passed on");
+        tracing::warn!(
+            origin = self.origin.settings().name,
+            why,
+            "an origin's answer cannot be passed on"
+        );
         Problem::OriginFailed { retry_after: None }
     }
 }

@@ -252,7 +252,8 @@ impl Outgoing {
         let written = self.written.load(Ordering::Relaxed);
         // What waits in the connection leaves in order: whatever the connection sends brings it
         // nearer.
-        let is_in_connection = self.left.load(Ordering::Relaxed) < self.recorded.load(Ordering::Relaxed);
+        let is_in_connection =
+            self.left.load(Ordering::Relaxed) < self.recorded.load(Ordering::Relaxed);
         let sent = if is_in_connection { self.connection.sent() } else { 0 };
         Progress { written, sent, waits: self.waits.load(Ordering::Relaxed) }
     }
@@ -281,7 +282,8 @@ impl OutgoingBody for Outgoing {
             Abort::LoanEnded => LOAN_ENDED,
             Abort::TooSlow => TOO_SLOW,
         };
-        let first = self.aborted.compare_exchange(NOT_ABORTED, why, Ordering::AcqRel, Ordering::Acquire);
+        let first =
+            self.aborted.compare_exchange(NOT_ABORTED, why, Ordering::AcqRel, Ordering::Acquire);
         if first.is_err() {
             return;
         }

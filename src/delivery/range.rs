@@ -1,8 +1,9 @@
 //! The field Range (RFC 9110 §14.2), and which bytes of a file it means.
 //!
-//! What is malformed or of another unit is ignored, as the RFC has it. Several ranges are sorted, and put together where they
-//! overlap or nearly touch; where they are still too many, or no shorter than the file, the field is ignored too, as is one of
-//! more than a hundred ranges, which nobody means well by.
+//! What is malformed or of another unit is ignored, as the RFC has it. Several ranges are sorted,
+//! and put together where they overlap or nearly touch; where they are still too many, or no
+//! shorter than the file, the field is ignored too, as is one of more than a hundred ranges, which
+//! nobody means well by.
 
 use http::header::RANGE;
 use http::{HeaderMap, HeaderValue};
@@ -32,7 +33,8 @@ pub(super) enum Parts {
     These(Vec<Part>),
 }
 
-/// Two parts with fewer bytes than these between them are one: the head of a part costs about as many.
+/// Two parts with fewer bytes than these between them are one: the head of a part costs about as
+/// many.
 const NEARLY: u64 = 100;
 
 /// A part of a file of known length; never empty.
@@ -69,7 +71,8 @@ impl Wanted {
 
 /// What these ranges come to in a file of this length, in at most so many parts.
 pub(super) fn parts(ranges: &[Asked], complete: u64, most: usize) -> Parts {
-    let mut within: Vec<Part> = ranges.iter().filter_map(|asked| Part::of(*asked, complete)).collect();
+    let mut within: Vec<Part> =
+        ranges.iter().filter_map(|asked| Part::of(*asked, complete)).collect();
     within.sort_unstable_by_key(|part| (part.first, part.last));
     let mut apart: Vec<Part> = Vec::with_capacity(within.len());
     for part in within {
@@ -80,8 +83,9 @@ pub(super) fn parts(ranges: &[Asked], complete: u64, most: usize) -> Parts {
             _ => apart.push(part),
         }
     }
-    let bytes =
-        apart.iter().fold(0_u64, |sum, part| sum.saturating_add(part.length()).saturating_add(NEARLY));
+    let bytes = apart
+        .iter()
+        .fold(0_u64, |sum, part| sum.saturating_add(part.length()).saturating_add(NEARLY));
     match apart.len() {
         0 if ranges.iter().any(|asked| asked.is_satisfiable(complete)) => Parts::Whole,
         0 => Parts::None,
@@ -109,9 +113,13 @@ impl Part {
     pub(super) fn read(field: &HeaderValue) -> Option<Part> {
         let (range, complete) = field.to_str().ok()?.strip_prefix("bytes ")?.split_once('/')?;
         let (first, last) = range.split_once('-')?;
-        let part =
-            Part { first: first.parse().ok()?, last: last.parse().ok()?, complete: complete.parse().ok()? };
-        let is_good = part.first <= part.last && part.last < part.complete && part.complete <= MAX_LENGTH;
+        let part = Part {
+            first: first.parse().ok()?,
+            last: last.parse().ok()?,
+            complete: complete.parse().ok()?,
+        };
+        let is_good =
+            part.first <= part.last && part.last < part.complete && part.complete <= MAX_LENGTH;
         is_good.then_some(part)
     }
 
@@ -149,7 +157,9 @@ mod tests {
         let told = |value: &str| {
             let Wanted::Several(ranges) = wanted(value) else { panic!("{value}") };
             match parts(&ranges, 10_000, 4) {
-                Parts::These(parts) => Some(parts.iter().map(|part| (part.first, part.last)).collect()),
+                Parts::These(parts) => {
+                    Some(parts.iter().map(|part| (part.first, part.last)).collect())
+                }
                 Parts::None => None,
                 Parts::Whole => Some(Vec::new()),
             }
@@ -202,7 +212,11 @@ mod tests {
             ("bytes 0-9/*", false),
             ("bytes */10", false),
         ] {
-            assert_eq!(Part::read(&HeaderValue::from_str(text).unwrap()).is_some(), right, "{text}");
+            assert_eq!(
+                Part::read(&HeaderValue::from_str(text).unwrap()).is_some(),
+                right,
+                "{text}"
+            );
         }
     }
 

@@ -1,4 +1,5 @@
-//! One request for a file: which of it is answered, by the reader's conditions and ranges (RFC 9110 §13 and §14).
+//! One request for a file: which of it is answered, by the reader's conditions and ranges (RFC 9110
+//! §13 and §14).
 //!
 //! The door makes it; what the origin says comes by `origin_fetch`.
 
@@ -80,13 +81,16 @@ impl Request<'_> {
 
     pub(super) async fn get(&self, to: Towards<'_>) -> Result<Response<Body>, Problem> {
         let mut wanted = Wanted::of(self.headers);
-        // What the reader says about the file it has can only be judged with the file's fields at hand.
+        // What the reader says about the file it has can only be judged with the file's fields at
+        // hand.
         if conditions::any(self.headers) {
             let file = self.file().await?;
             match conditions::judge(self.headers, &file) {
                 Verdict::Proceed => {}
                 Verdict::NotModified if self.only_rest => return Err(Problem::PreconditionFailed),
-                Verdict::NotModified => return Ok(self.bodiless(StatusCode::NOT_MODIFIED, &file, to.on_end)),
+                Verdict::NotModified => {
+                    return Ok(self.bodiless(StatusCode::NOT_MODIFIED, &file, to.on_end));
+                }
                 Verdict::Failed => return Err(Problem::PreconditionFailed),
             }
             if !conditions::range_applies(self.headers, &file) {
@@ -101,9 +105,9 @@ impl Request<'_> {
             Wanted::One(asked) => Some(asked),
             Wanted::Several(ranges) => match self.parts(&ranges).await? {
                 Some(parts) if parts.len() > 1 => return self.several(&parts, to).await,
-                parts => {
-                    parts.and_then(|parts| parts.first().map(|part| Asked::Between(part.first, part.last)))
-                }
+                parts => parts.and_then(|parts| {
+                    parts.first().map(|part| Asked::Between(part.first, part.last))
+                }),
             },
         };
         if let Some(outside) = asked.and_then(|asked| self.is_outside(asked)) {
@@ -129,7 +133,8 @@ impl Request<'_> {
         self.stream(answer, asked.filter(|_| ranged), to)
     }
 
-    /// As [`Request::ask`], with the reader's conditions judged by what comes: the file may have changed since they were.
+    /// As [`Request::ask`], with the reader's conditions judged by what comes: the file may have
+    /// changed since they were.
     async fn ask_judged(&self, asked: Option<Asked>) -> Result<Response<origin::Body>, Problem> {
         let answer = self.ask(asked).await?;
         match conditions::judge(self.headers, answer.headers()) {
@@ -151,9 +156,9 @@ impl Request<'_> {
         let (head, incoming) = answer.into_parts();
         let length = length_of(&head.headers);
         if length.is_none() && !fields::is_framed(&head.headers) {
-            return Err(
-                self.failed("its answer has no length, so that its end could not be told from a break")
-            );
+            return Err(self.failed(
+                "its answer has no length, so that its end could not be told from a break",
+            ));
         }
         if asked.is_some() && fields::is_encoded(&head.headers) {
             return Err(self.failed(
@@ -161,7 +166,9 @@ impl Request<'_> {
             ));
         }
         let (part, skip) = match (head.status, asked) {
-            (StatusCode::PARTIAL_CONTENT, Some(asked)) => (Some(self.checked(&head.headers, asked)?), 0),
+            (StatusCode::PARTIAL_CONTENT, Some(asked)) => {
+                (Some(self.checked(&head.headers, asked)?), 0)
+            }
             // The origin has no ranges: the part is cut out here, where the length is known.
             (_, Some(asked)) => match length {
                 Some(complete_length) => match Part::of(asked, complete_length) {
@@ -173,7 +180,8 @@ impl Request<'_> {
             },
             (_, None) => (None, 0),
         };
-        // Looked at here, where it is certain what leaves: the file may have changed since it was judged.
+        // Looked at here, where it is certain what leaves: the file may have changed since it was
+        // judged.
         if self.only_rest && part.is_none_or(|part| part.first == 0) {
             return Err(Problem::PreconditionFailed);
         }
@@ -182,8 +190,10 @@ impl Request<'_> {
         let outgoing = to.open(status, fields::is_encoded(&head.headers))?;
         let first = part.map_or(0, |part| part.first);
         let last = take.and_then(|take| first.checked_add(take)?.checked_sub(1));
-        let rest = Rest::of(self.origin, self.path, outgoing.metrics(), &head.headers, (first, last));
-        let stretch = Stretch::coming(incoming, skip, (first, take), self.origin.settings().idle, rest);
+        let rest =
+            Rest::of(self.origin, self.path, outgoing.metrics(), &head.headers, (first, last));
+        let stretch =
+            Stretch::coming(incoming, skip, (first, take), self.origin.settings().idle, rest);
         let flow = Flow::of([Piece::File(stretch)]);
         let mut response = Response::new(Body::measured(flow, take, outgoing));
         *response.status_mut() = status;
@@ -209,8 +219,9 @@ impl Request<'_> {
         }
     }
 
-    /// Several parts in one answer (RFC 9110 §14.6), put together here, since hardly any storage does it. Only of a file of
-    /// which a strong entity tag says that all parts are of it; another is answered whole.
+    /// Several parts in one answer (RFC 9110 §14.6), put together here, since hardly any storage
+    /// does it. Only of a file of which a strong entity tag says that all parts are of it; another
+    /// is answered whole.
     async fn several(&self, parts: &[Part], to: Towards<'_>) -> Result<Response<Body>, Problem> {
         let Some(first) = parts.first() else { return Err(self.failed("no part was asked for")) };
         let asked = Asked::Between(first.first, first.last);
@@ -242,15 +253,20 @@ impl Request<'_> {
             pieces.push(Piece::Text(several.before(*part)));
             let rest = rest.of_part(*part);
             pieces.push(Piece::File(match incoming.take() {
-                Some(incoming) => {
-                    Stretch::coming(incoming, 0, (part.first, Some(part.length())), idle, Some(rest))
-                }
+                Some(incoming) => Stretch::coming(
+                    incoming,
+                    0,
+                    (part.first, Some(part.length())),
+                    idle,
+                    Some(rest),
+                ),
                 None => Stretch::to_ask_for(rest, *part, idle),
             }));
         }
         pieces.push(Piece::Text(several.end()));
-        let texts =
-            pieces.iter().map(|piece| if let Piece::Text(text) = piece { text.len() as u64 } else { 0 });
+        let texts = pieces
+            .iter()
+            .map(|piece| if let Piece::Text(text) = piece { text.len() as u64 } else { 0 });
         let mut lengths = texts.chain(parts.iter().map(|part| part.length()));
         let take = lengths.try_fold(0_u64, u64::checked_add);
         let take = take.ok_or_else(|| self.failed("its parts are longer than any file"))?;
@@ -266,7 +282,9 @@ impl Request<'_> {
         let part = answer.get(CONTENT_RANGE).and_then(Part::read);
         let part = part.filter(|part| Part::of(asked, part.complete) == Some(*part));
         match part {
-            Some(part) if length_of(answer).is_none_or(|length| length == part.length()) => Ok(part),
+            Some(part) if length_of(answer).is_none_or(|length| length == part.length()) => {
+                Ok(part)
+            }
             _ => Err(self.failed("it answered with another part than it was asked for")),
         }
     }
@@ -278,7 +296,13 @@ impl Request<'_> {
         if let Some(length) = length_of(file).filter(|_| status == StatusCode::OK) {
             response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(length));
         }
-        on_end(Delivered { bytes: 0, end: End::Complete, status, opened: Instant::now(), resumes: 0 });
+        on_end(Delivered {
+            bytes: 0,
+            end: End::Complete,
+            status,
+            opened: Instant::now(),
+            resumes: 0,
+        });
         response
     }
 }

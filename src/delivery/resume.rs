@@ -1,9 +1,9 @@
 //! Resumes a file whose origin broke off or stalled: it requests the rest of the very same file.
 //!
-//! `body_source` calls it when a body breaks. Only a strong entity tag says that two responses are of one file (RFC 9110
-//! §8.8.1); without one, or where it has changed, the body breaks. A body that broke after less than
-//! [`USEFUL_BYTES`] is a failed attempt: it costs one of the `resumes`, a part of the origin's retry budget, and counts
-//! against its address.
+//! `body_source` calls it when a body breaks. Only a strong entity tag says that two responses are
+//! of one file (RFC 9110 §8.8.1); without one, or where it has changed, the body breaks. A body
+//! that broke after less than [`USEFUL_BYTES`] is a failed attempt: it costs one of the `resumes`,
+//! a part of the origin's retry budget, and counts against its address.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -19,7 +19,8 @@ use crate::origin::{self, Ask, Asked, Origin, USEFUL_BYTES};
 use crate::path::FilePath;
 use crate::telemetry::Metrics;
 
-/// The pause before the second attempt in a row, and the longest that it doubles up to; the first does not wait.
+/// The pause before the second attempt in a row, and the longest that it doubles up to; the first
+/// does not wait.
 const FIRST_WAIT: Duration = Duration::from_millis(100);
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
@@ -65,7 +66,8 @@ pub(super) struct Rest {
 }
 
 impl Rest {
-    /// The rest of an answer that begins at byte `next` and ends with `last`; none where nothing says which file it is.
+    /// The rest of an answer that begins at byte `next` and ends with `last`; none where nothing
+    /// says which file it is.
     pub(super) fn of(
         origin: &Arc<Origin>,
         path: &FilePath,
@@ -107,7 +109,8 @@ impl Rest {
 
     /// Another part of the same file.
     pub(super) fn of_part(&self, part: Part) -> Rest {
-        let (origin, path, metrics) = (self.origin.clone(), self.path.clone(), self.metrics.clone());
+        let (origin, path, metrics) =
+            (self.origin.clone(), self.path.clone(), self.metrics.clone());
         let file = (self.validator.clone(), self.complete);
         Rest::new(origin, path, metrics, file, (part.first, Some(part.last)))
     }
@@ -122,8 +125,8 @@ impl Rest {
         }
     }
 
-    /// This body broke or stalled: what [`Rest::ask`] requests next is another attempt. A body that was dropped for
-    /// another reason costs none.
+    /// This body broke or stalled: what [`Rest::ask`] requests next is another attempt. A body that
+    /// was dropped for another reason costs none.
     pub(super) fn broke(&mut self, body: &origin::Body) {
         self.payment = origin::Rest { progress: self.progress };
         self.progress = 0;
@@ -174,7 +177,8 @@ impl Rest {
         Some(self.request(wait, payment))
     }
 
-    /// Requests the rest, whatever failed before: it was dropped for the reader's sake, not for a fault of the origin.
+    /// Requests the rest, whatever failed before: it was dropped for the reader's sake, not for a
+    /// fault of the origin.
     pub(super) fn ask_now(&mut self) -> Asking {
         self.is_paid = false;
         self.request(Duration::ZERO, FREE)
@@ -198,8 +202,8 @@ impl Rest {
     }
 }
 
-/// The pause before an attempt: exponential, and a random part of it, at least half, so that streams that broke
-/// together do not return together.
+/// The pause before an attempt: exponential, and a random part of it, at least half, so that
+/// streams that broke together do not return together.
 fn wait(attempt: u32) -> Duration {
     match attempt.checked_sub(2) {
         None => Duration::ZERO,
@@ -227,8 +231,10 @@ fn read(
     let (head, incoming) = answer.into_parts();
     let is_a_file = matches!(head.status, StatusCode::OK | StatusCode::PARTIAL_CONTENT);
     if !is_a_file {
-        // A 404 is a file that is gone, a 412 is another one; what it answers besides may be otherwise in a moment.
-        let is_another = matches!(head.status, StatusCode::NOT_FOUND | StatusCode::PRECONDITION_FAILED);
+        // A 404 is a file that is gone, a 412 is another one; what it answers besides may be
+        // otherwise in a moment.
+        let is_another =
+            matches!(head.status, StatusCode::NOT_FOUND | StatusCode::PRECONDITION_FAILED);
         return if is_another { Answer::Changed } else { Answer::Failed };
     }
     if head.headers.get(ETAG) != Some(validator) || fields::is_encoded(&head.headers) {

@@ -22,7 +22,8 @@ const LONGEST_INTERVAL: Duration = Duration::from_millis(250);
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(20);
 /// How long an aborted body may take until its last byte has left or is discarded.
 const ABORTED_WITHIN: Duration = Duration::from_millis(500);
-/// After how long without progress a body releases its connection to an origin that others wait for.
+/// After how long without progress a body releases its connection to an origin that others wait
+/// for.
 const SUSPENDED_EARLY: Duration = Duration::from_secs(2);
 
 /// The list of one worker's bodies, and all workers' for the monitor.
@@ -129,18 +130,31 @@ impl Shard {
 }
 
 impl Watched {
-    fn judge(&mut self, body: &Outgoing, settings: &Settings, is_congested: bool, now: Instant) -> Verdict {
+    fn judge(
+        &mut self,
+        body: &Outgoing,
+        settings: &Settings,
+        is_congested: bool,
+        now: Instant,
+    ) -> Verdict {
         if let Some(at) = self.aborted {
-            return if now.duration_since(at) >= ABORTED_WITHIN { Verdict::Cut } else { Verdict::Fine };
+            return if now.duration_since(at) >= ABORTED_WITHIN {
+                Verdict::Cut
+            } else {
+                Verdict::Fine
+            };
         }
         let progress = body.progress();
         let seen = self.seen.get_or_insert_with(|| Seen::first(progress, now));
         let verdict = match body.why_over() {
             Some(why) => Verdict::Abort(why),
             None if body.is_loan_over() => Verdict::Abort(Abort::LoanEnded),
-            // HTTP/1.1 polls no body while its buffer is full: this one holds a connection that others
-            // wait for, and cannot be made to release it.
-            None if is_congested && seen.suspended == Some(Suspension::Last) && body.is_suspend_pending() => {
+            // HTTP/1.1 polls no body while its buffer is full: this one holds a connection that
+            // others wait for, and cannot be made to release it.
+            None if is_congested
+                && seen.suspended == Some(Suspension::Last)
+                && body.is_suspend_pending() =>
+            {
                 Verdict::Abort(Abort::TooSlow)
             }
             None => seen.judge(progress, settings, is_congested, now),
@@ -244,7 +258,8 @@ mod tests {
 
     #[test]
     fn stalled_body_is_suspended_once() {
-        let settings = Settings { idle: 30 * SECOND, min_rate: 0, suspend_after: 3 * SECOND, ..settings() };
+        let settings =
+            Settings { idle: 30 * SECOND, min_rate: 0, suspend_after: 3 * SECOND, ..settings() };
         let began = Instant::now();
         let progress = Progress { written: 5, sent: 0, waits: false };
         let mut seen = Seen::first(progress, began);
@@ -255,17 +270,23 @@ mod tests {
         assert_eq!(at(&mut seen, 5, 3), Verdict::Suspend(Suspension::Last));
         assert_eq!(at(&mut seen, 5, 9), Verdict::Fine);
         assert_eq!(at(&mut seen, 6, 10), Verdict::Fine);
-        assert_eq!(at(&mut seen, 6, 13), Verdict::Suspend(Suspension::Last), "again after progress");
+        assert_eq!(
+            at(&mut seen, 6, 13),
+            Verdict::Suspend(Suspension::Last),
+            "again after progress"
+        );
     }
 
     #[test]
     fn stalled_body_is_suspended_early_where_requests_wait() {
-        let settings = Settings { idle: 600 * SECOND, min_rate: 0, suspend_after: 60 * SECOND, ..settings() };
+        let settings =
+            Settings { idle: 600 * SECOND, min_rate: 0, suspend_after: 60 * SECOND, ..settings() };
         let began = Instant::now();
         let progress = Progress { written: 5, sent: 0, waits: false };
         let mut seen = Seen::first(progress, began);
-        let mut at =
-            |is_congested, second| seen.judge(progress, &settings, is_congested, began + SECOND * second);
+        let mut at = |is_congested, second| {
+            seen.judge(progress, &settings, is_congested, began + SECOND * second)
+        };
         assert_eq!(at(true, 1), Verdict::Fine);
         assert_eq!(at(false, 3), Verdict::Fine);
         assert_eq!(at(true, 4), Verdict::Suspend(Suspension::Early));

@@ -61,7 +61,10 @@ impl Access {
     ///
     /// # Errors
     /// [`Denied`]; a later caller tries again.
-    pub(super) async fn open(&self, mark: impl AsyncFnOnce() -> Result<bool, Denied>) -> Result<(), Denied> {
+    pub(super) async fn open(
+        &self,
+        mark: impl AsyncFnOnce() -> Result<bool, Denied>,
+    ) -> Result<(), Denied> {
         if self.is_open() {
             return Ok(());
         }
@@ -198,7 +201,11 @@ mod tests {
 
         let unopened = accesses.of(LoanId::fresh());
         assert!(unopened.close_unopened());
-        assert_eq!(unopened.open(async || Ok(true)).await, Err(Denied::Closed), "the end was first");
+        assert_eq!(
+            unopened.open(async || Ok(true)).await,
+            Err(Denied::Closed),
+            "the end was first"
+        );
         let over = accesses.of(LoanId::fresh());
         assert_eq!(over.open(async || Ok(false)).await, Err(Denied::Closed));
     }
@@ -234,7 +241,9 @@ mod tests {
         access.enter(listed(&other));
         access.leave(number);
         access.abort();
-        assert!(!one.is_aborted.load(Ordering::Relaxed) && other.is_aborted.load(Ordering::Relaxed));
+        assert!(
+            !one.is_aborted.load(Ordering::Relaxed) && other.is_aborted.load(Ordering::Relaxed)
+        );
         assert!(!other.connection.is_cut());
         assert_eq!(access.cut(), 1);
         assert!(!one.connection.is_cut() && other.connection.is_cut());

@@ -1,10 +1,10 @@
 //! The cache of decisions: what the hot path looks up, and nothing else.
 //!
-//! Every hit compares the end of what is kept with Bokbasen's time ([`Clock::lending_now`]), and an acceptance also with
-//! the ledger's change feed: one that neither a read nor the feed confirmed within `gate.freshness`
-//! is read again. What ends without being requested again gives way to others once the cache is
-//! full. A loan that closes is remembered for a while, so that a flight which read it as open a
-//! moment before cannot put it back.
+//! Every hit compares the end of what is kept with Bokbasen's time ([`Clock::lending_now`]), and an
+//! acceptance also with the ledger's change feed: one that neither a read nor the feed confirmed
+//! within `gate.freshness` is read again. What ends without being requested again gives way to
+//! others once the cache is full. A loan that closes is remembered for a while, so that a flight
+//! which read it as open a moment before cannot put it back.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -72,7 +72,8 @@ impl Decisions {
     pub(super) fn find(&self, key: &LoanKey, now: Timestamp) -> Option<Decision> {
         let kept = self.decided.get(key)?;
         let is_acceptance = matches!(kept.decision, Decision::Accepted { .. });
-        let is_stale = is_acceptance && self.fed.is_stale(kept.at, self.clock.now(), self.freshness);
+        let is_stale =
+            is_acceptance && self.fed.is_stale(kept.at, self.clock.now(), self.freshness);
         (kept.until > now && !is_stale).then_some(kept.decision)
     }
 
@@ -94,7 +95,8 @@ impl Decisions {
             at: self.clock.now().as_millisecond(),
         };
         self.decided.insert(key, kept);
-        // Looked up after the insertion, as `close` notes before it removes: one of the two sees the other.
+        // Looked up after the insertion, as `close` notes before it removes: one of the two sees
+        // the other.
         if loan.is_some_and(|loan| self.is_closed(loan)) {
             self.forget(&key);
         }

@@ -18,8 +18,8 @@ use crate::clock;
 use crate::loan::{EndReason, Loan, LoanId, LoanKey, LoanState};
 use crate::problem::Problem;
 
-/// How long after its acceptance a loan can be cancelled, which gives its licence back (assumed: 15 minutes). A cancel
-/// that comes too late all the same is sent as a return.
+/// How long after its acceptance a loan can be cancelled, which gives its licence back (assumed: 15
+/// minutes). A cancel that comes too late all the same is sent as a return.
 const CANCELLED_WITHIN: Duration = Duration::from_secs(15 * 60);
 /// How long an aborted body may take until its last byte has left or is discarded.
 const ABORTED_WITHIN: Duration = Duration::from_millis(500);
@@ -35,7 +35,8 @@ pub(super) fn closed(decisions: &Decisions, closed: &Closed, slow: &Handle) {
     }
 }
 
-/// Aborts the bodies of an access that is closed, and then the connections that still hold their bytes.
+/// Aborts the bodies of an access that is closed, and then the connections that still hold their
+/// bytes.
 fn abort_streams(access: Arc<Access>, loan: LoanId, slow: &Handle) {
     access.abort();
     slow.spawn(async move {
@@ -75,7 +76,8 @@ impl Gate {
     /// Ends this reader's loan of this title. No loan, or one that is over, is ended already.
     ///
     /// # Errors
-    /// `loan-pending` while Bokbasen's word is out, `ledger-unavailable`; the loan is then as it was.
+    /// `loan-pending` while Bokbasen's word is out, `ledger-unavailable`; the loan is then as it
+    /// was.
     pub async fn revoke(&self, key: LoanKey) -> Result<(), Problem> {
         let gate = self.clone();
         // Whoever hangs up must not leave an end half told.
@@ -117,7 +119,8 @@ impl Gate {
         let ended = self.flights.circulation.end(loan.id, reason, by, why).await;
         drop(access);
         match ended {
-            // A read that lagged has made it unknown meanwhile: it may live, and is to be returned again.
+            // A read that lagged has made it unknown meanwhile: it may live, and is to be returned
+            // again.
             Err(EndError::NotLive(LoanState::Intended | LoanState::Unknown)) => {
                 self.decisions.accesses.forget(loan.id);
                 Err(Problem::LoanPending { retry_after: COME_BACK })

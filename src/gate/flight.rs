@@ -91,14 +91,20 @@ impl Flights {
 
     /// Waits for the flight of this reader and title, and starts it where there is none.
     pub(super) async fn join(&self, asker: Asker, stage: Stage) -> Landing {
-        let Some(mut landing) = self.find_or_start(asker, stage) else { return Landing::Overloaded };
+        let Some(mut landing) = self.find_or_start(asker, stage) else {
+            return Landing::Overloaded;
+        };
         match landing.wait_for(Option::is_some).await {
             Ok(landed) => landed.clone().unwrap_or(Landing::Unsure),
             Err(_) => Landing::Unsure, // its task died: say nothing rather than something
         }
     }
 
-    fn find_or_start(&self, asker: Asker, stage: Stage) -> Option<watch::Receiver<Option<Landing>>> {
+    fn find_or_start(
+        &self,
+        asker: Asker,
+        stage: Stage,
+    ) -> Option<watch::Receiver<Option<Landing>>> {
         let name = (asker.key, stage);
         let mut under_way = self.lock();
         if let Some(land) = under_way.get(&name) {
@@ -133,7 +139,9 @@ impl Flights {
     fn landing_of(&self, outcome: Outcome) -> Landing {
         match outcome {
             Outcome::Accepted { loan, until } => self.open(loan, until),
-            Outcome::Refused { refusal, until } => Landing::Refused { reason: refusal.code.into(), until },
+            Outcome::Refused { refusal, until } => {
+                Landing::Refused { reason: refusal.code.into(), until }
+            }
             Outcome::NothingMade => Landing::Nothing,
             Outcome::TakenBack => Landing::TakenBack,
             Outcome::Unavailable { retry_after } => Landing::Unavailable { retry_after },

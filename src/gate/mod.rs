@@ -1,9 +1,10 @@
 //! May they? The gate's one question, and the [`Permit`] that is its yes.
 //!
-//! [`Gate::admit`] is called by the server for every request of a gated file. It looks in the cache of
-//! decisions; on a miss it joins the flight of that reader and title, or starts it, on the slow runtime. It
-//! calls circulation and nothing else. It promises that a permit is made only for a loan that the ledger
-//! durably holds as accepted and whose end lies ahead, and that a hit does no I/O and waits for nobody.
+//! [`Gate::admit`] is called by the server for every request of a gated file. It looks in the cache
+//! of decisions; on a miss it joins the flight of that reader and title, or starts it, on the slow
+//! runtime. It calls circulation and nothing else. It promises that a permit is made only for a
+//! loan that the ledger durably holds as accepted and whose end lies ahead, and that a hit does no
+//! I/O and waits for nobody.
 
 mod access;
 mod cache;
@@ -36,8 +37,8 @@ pub use permit::Permit;
 /// The keys of `[gate]`.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// How long a request waits for a decision before it is sent away with `loan-pending`. Reading apps
-    /// remember a failure and ignore Retry-After, so that an early answer is a broken book.
+    /// How long a request waits for a decision before it is sent away with `loan-pending`. Reading
+    /// apps remember a failure and ignore Retry-After, so that an early answer is a broken book.
     pub patience: Duration,
     /// How long a refusal holds when Bokbasen names no time.
     pub refusal_ttl: Duration,
@@ -114,7 +115,8 @@ impl Gate {
         metrics: Metrics,
         slow: Handle,
     ) -> Gate {
-        let decisions = Arc::new(Decisions::new(clock.clone(), circulation.fed(), settings.freshness));
+        let decisions =
+            Arc::new(Decisions::new(clock.clone(), circulation.fed(), settings.freshness));
         let running = end::Running { decisions: decisions.clone(), slow: slow.clone() };
         circulation.watch_streams(settings.freshness, running);
         let closing = decisions.clone();
@@ -126,14 +128,16 @@ impl Gate {
 
     /// A permit for this reader and one of the titles, or why there is none.
     ///
-    /// The permit's errors: `loan-refused`, `loan-ended`, `loan-pending`, `lending-unavailable`, `ledger-unavailable`,
-    /// `overloaded`.
+    /// The permit's errors: `loan-refused`, `loan-ended`, `loan-pending`, `lending-unavailable`,
+    /// `ledger-unavailable`, `overloaded`.
     pub async fn admit(&self, request: &Request<'_>) -> Answer {
         let now = self.clock.lending_now();
         let (isbn, via) = (request.key.isbn, Via::Cache);
         match self.known(&request.key, request.issued, now) {
             Known::Open(permit) => Answer { permit: Ok(permit), isbn, via },
-            known if !request.further.is_empty() => Box::pin(self.admit_among(request, known, now)).await,
+            known if !request.further.is_empty() => {
+                Box::pin(self.admit_among(request, known, now)).await
+            }
             Known::Closed(problem) => Answer { permit: Err(problem), isbn, via },
             Known::Nothing => Box::pin(self.fly(request, self.patience())).await,
         }
@@ -148,12 +152,15 @@ impl Gate {
             Some(Decision::Refused { reason, until }) => {
                 Known::Closed(refused(reason.to_string(), now, until))
             }
-            Some(Decision::Ended { at }) if rules::is_old(issued, at) => Known::Closed(Problem::LoanEnded),
+            Some(Decision::Ended { at }) if rules::is_old(issued, at) => {
+                Known::Closed(Problem::LoanEnded)
+            }
             Some(Decision::Accepted { .. } | Decision::Ended { .. }) | None => Known::Nothing,
         }
     }
 
-    /// Begins a loan on the reader's explicit wish, or finds the live one: which loan, and whether it is new.
+    /// Begins a loan on the reader's explicit wish, or finds the live one: which loan, and whether
+    /// it is new.
     ///
     /// # Errors
     /// As [`Gate::admit`].
@@ -184,7 +191,11 @@ impl Gate {
     }
 
     /// Waits for as long as patience lasts.
-    async fn landed(&self, request: &Request<'_>, until: Instant) -> Result<(Landing, Via), Problem> {
+    async fn landed(
+        &self,
+        request: &Request<'_>,
+        until: Instant,
+    ) -> Result<(Landing, Via), Problem> {
         let landing = tokio::time::timeout_at(until, self.land(request)).await;
         landing.map_err(|_| Problem::LoanPending { retry_after: COME_BACK })
     }
@@ -204,7 +215,8 @@ impl Gate {
         }
     }
 
-    /// Begins; once more where the flight was that of an older credential, whose no is not this one's.
+    /// Begins; once more where the flight was that of an older credential, whose no is not this
+    /// one's.
     async fn begun(&self, asker: Asker) -> Landing {
         match self.flights.join(asker, Stage::Begin).await {
             Landing::Ended { at, .. } if !rules::is_old(asker.issued, at) => {
@@ -231,7 +243,8 @@ impl Gate {
             other => return Err(self.refusal(request, other)),
         };
         let opened =
-            tokio::time::timeout_at(patience, access.open(async || self.mark_opened(loan).await)).await;
+            tokio::time::timeout_at(patience, access.open(async || self.mark_opened(loan).await))
+                .await;
         match opened {
             Ok(Ok(())) => Ok(Permit::new(loan, *key, access, until, &self.clock)),
             Ok(Err(Denied::Closed)) => Err(Problem::LoanEnded),
@@ -266,7 +279,9 @@ impl Gate {
             }
             Landing::Ended { at, .. } if rules::is_old(request.issued, at) => Problem::LoanEnded,
             // A later credential, but the end has not been acknowledged yet, or another came first.
-            Landing::Ended { .. } | Landing::Nothing => Problem::LoanPending { retry_after: COME_BACK },
+            Landing::Ended { .. } | Landing::Nothing => {
+                Problem::LoanPending { retry_after: COME_BACK }
+            }
             Landing::Unavailable { retry_after } => Problem::LendingUnavailable { retry_after },
             Landing::Braked { until } => Problem::TooManyRequests {
                 reason: "brake",
@@ -278,7 +293,8 @@ impl Gate {
     }
 }
 
-/// Bokbasen's code (assumed) for a title that it does not know: to a reader that is no refusal but a wrong path.
+/// Bokbasen's code (assumed) for a title that it does not know: to a reader that is no refusal but
+/// a wrong path.
 const NO_SUCH_TITLE: &str = "TITLE_NOT_FOUND";
 
 fn refused(reason: String, now: Timestamp, until: Timestamp) -> Problem {

@@ -1,7 +1,8 @@
 //! A file of several titles: a live loan of any opens it, and only the first-named is ever begun.
 //!
-//! The gate comes here where the cache does not say that the first one lives. Each title is asked about for itself, by
-//! the same cache and the same flights as a title alone; so what holds of one loan holds of each.
+//! The gate comes here where the cache does not say that the first one lives. Each title is asked
+//! about for itself, by the same cache and the same flights as a title alone; so what holds of one
+//! loan holds of each.
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
@@ -28,13 +29,20 @@ struct Found {
 
 impl Gate {
     /// As [`Gate::admit`], where of the first title the cache knows this.
-    pub(super) async fn admit_among(&self, request: &Request<'_>, first: Known, now: Timestamp) -> Answer {
+    pub(super) async fn admit_among(
+        &self,
+        request: &Request<'_>,
+        first: Known,
+        now: Timestamp,
+    ) -> Answer {
         let mut found = Found::default();
         let mut unknown: Vec<LoanKey> = Vec::with_capacity(1 + request.further.len());
         for isbn in request.further {
             let key = LoanKey { isbn: *isbn, ..request.key };
             match self.known(&key, request.issued, now) {
-                Known::Open(permit) => return Answer { permit: Ok(permit), isbn: *isbn, via: Via::Cache },
+                Known::Open(permit) => {
+                    return Answer { permit: Ok(permit), isbn: *isbn, via: Via::Cache };
+                }
                 Known::Closed(problem) => found.ended |= problem == Problem::LoanEnded,
                 Known::Nothing => unknown.push(key),
             }
@@ -56,14 +64,16 @@ impl Gate {
             (Ok(None), _) if found.overloaded => closed(Problem::Overloaded, Via::None),
             (Ok(None), _) if found.unsure => closed(Problem::LedgerUnavailable, Via::Ledger),
             (Ok(None), Some(problem)) => closed(problem, Via::Cache),
-            // Who gave the file back under one title gets it again by a later credential only, as under one alone:
-            // else an app that goes on by itself would spend a licence of the other title.
+            // Who gave the file back under one title gets it again by a later credential only, as
+            // under one alone: else an app that goes on by itself would spend a licence of the
+            // other title.
             (Ok(None), None) if found.ended => closed(Problem::LoanEnded, Via::Ledger),
             (Ok(None), None) => self.fly(request, until).await,
         }
     }
 
-    /// Asks the ledger about all of them at once: one that waits for Bokbasen must not hold up one that lives.
+    /// Asks the ledger about all of them at once: one that waits for Bokbasen must not hold up one
+    /// that lives.
     async fn look_at(
         &self,
         request: &Request<'_>,
@@ -79,7 +89,11 @@ impl Gate {
             match landing {
                 Landing::Open { .. } => match self.answer(request, &key, landing, until).await {
                     Ok(permit) => {
-                        return Some(Answer { permit: Ok(permit), isbn: key.isbn, via: Via::Ledger });
+                        return Some(Answer {
+                            permit: Ok(permit),
+                            isbn: key.isbn,
+                            via: Via::Ledger,
+                        });
                     }
                     Err(problem) => {
                         found.unsure |= problem == Problem::LedgerUnavailable;

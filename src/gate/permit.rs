@@ -1,7 +1,8 @@
 //! The permit: the only key to a gated file.
 //!
-//! Only the gate can make one; delivery's door takes nothing else for a title's file, so that "no byte without
-//! a loan" is a matter of types. The body keeps it for as long as it runs, and asks it whether the loan goes on.
+//! Only the gate can make one; delivery's door takes nothing else for a title's file, so that "no
+//! byte without a loan" is a matter of types. The body keeps it for as long as it runs, and asks it
+//! whether the loan goes on.
 
 use std::fmt;
 use std::sync::{Arc, OnceLock, Weak};
@@ -13,7 +14,8 @@ use crate::clock::Clock;
 use crate::connection_handle::OutgoingBody;
 use crate::loan::{LoanId, LoanKey};
 
-/// The proof that this reader may have this title's files now: an accepted loan whose end lies ahead.
+/// The proof that this reader may have this title's files now: an accepted loan whose end lies
+/// ahead.
 pub struct Permit {
     loan: LoanId,
     key: LoanKey,
@@ -104,8 +106,13 @@ mod tests {
         };
         let loan = LoanId::fresh();
         let access = Accesses::default().of(loan);
-        let permit =
-            Permit::new(loan, key, access, clock::after(clock.now(), Duration::from_secs(9)), &clock);
+        let permit = Permit::new(
+            loan,
+            key,
+            access,
+            clock::after(clock.now(), Duration::from_secs(9)),
+            &clock,
+        );
         clock.advance(Duration::from_secs(8));
         assert!(!permit.is_over());
         clock.advance(Duration::from_secs(1));

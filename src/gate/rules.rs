@@ -1,8 +1,8 @@
 //! The rules of beginning, as pure functions (invariant 7).
 //!
-//! An end is final: a credential that was issued no later than the end of an accepted loan cannot begin it
-//! again, and a request that goes on with a download never begins a loan, since apps renew credentials by
-//! themselves and a background download must never spend a licence.
+//! An end is final: a credential that was issued no later than the end of an accepted loan cannot
+//! begin it again, and a request that goes on with a download never begins a loan, since apps renew
+//! credentials by themselves and a background download must never spend a licence.
 
 use jiff::Timestamp;
 
@@ -19,7 +19,8 @@ pub(super) fn is_old(issued: Option<Timestamp>, ended: Timestamp) -> bool {
     issued.is_none_or(|issued| issued <= ended)
 }
 
-/// Whether this request may begin a loan, where the last one of this reader and title ended at `last_end`.
+/// Whether this request may begin a loan, where the last one of this reader and title ended at
+/// `last_end`.
 pub(super) fn may_begin(request: &Request<'_>, last_end: Option<Timestamp>) -> Result<(), Landing> {
     match last_end {
         Some(at) if is_old(request.issued, at) => Err(Landing::Ended { at, settled: true }),
@@ -47,7 +48,9 @@ mod tests {
     #[test]
     fn only_a_strictly_later_credential_borrows_again() {
         let end = Some(Timestamp::from_second(100).unwrap());
-        for (issued, may) in [(None, false), (Some(99), false), (Some(100), false), (Some(101), true)] {
+        for (issued, may) in
+            [(None, false), (Some(99), false), (Some(100), false), (Some(101), true)]
+        {
             assert_eq!(may_begin(&request(issued), end).is_ok(), may, "{issued:?}");
         }
         assert!(may_begin(&request(None), None).is_ok(), "a first loan needs no issue time");

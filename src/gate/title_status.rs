@@ -13,7 +13,8 @@ impl Gate {
     /// `loan-not-found` where it never was lent, `ledger-unavailable`.
     pub async fn note_progress(&self, key: LoanKey, progress: Progress) -> Result<(), Problem> {
         let circulation = self.flights.circulation.clone();
-        let noted = self.flights.run(async move { circulation.note_progress(&key, progress).await });
+        let noted =
+            self.flights.run(async move { circulation.note_progress(&key, progress).await });
         match noted.await {
             Some(Ok(true)) => Ok(()),
             Some(Ok(false)) => Err(Problem::LoanNotFound),
@@ -29,7 +30,11 @@ impl Gate {
     ///
     /// # Errors
     /// `loan-refused` or `title-not-found` by Bokbasen's word, `lending-unavailable`.
-    pub async fn availability(&self, library: LibraryId, isbn: Isbn) -> Result<Availability, Problem> {
+    pub async fn availability(
+        &self,
+        library: LibraryId,
+        isbn: Isbn,
+    ) -> Result<Availability, Problem> {
         let circulation = self.flights.circulation.clone();
         let asked = self.flights.run(async move { circulation.availability(library, isbn).await });
         match asked.await {
@@ -37,7 +42,9 @@ impl Gate {
             Some(Err(Unsaid::Refused(reason))) if reason == super::NO_SUCH_TITLE => {
                 Err(Problem::TitleNotFound)
             }
-            Some(Err(Unsaid::Refused(reason))) => Err(Problem::LoanRefused { reason, retry_after: None }),
+            Some(Err(Unsaid::Refused(reason))) => {
+                Err(Problem::LoanRefused { reason, retry_after: None })
+            }
             Some(Err(Unsaid::Unavailable { retry_after })) => {
                 Err(Problem::LendingUnavailable { retry_after })
             }

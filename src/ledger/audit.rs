@@ -184,7 +184,8 @@ fn head_file(ledger: &Path) -> PathBuf {
 pub(super) fn keep_apart(ledger: &Path, process: &str, head: &Head) -> std::io::Result<()> {
     let file = head_file(ledger);
     let beside = file.with_extension(format!("head.{process}.new"));
-    let replaced = write_durably(&beside, &head.text()).and_then(|()| std::fs::rename(&beside, file));
+    let replaced =
+        write_durably(&beside, &head.text()).and_then(|()| std::fs::rename(&beside, file));
     if replaced.is_err() {
         let _ = std::fs::remove_file(beside);
     }
@@ -200,7 +201,8 @@ fn write_durably(file: &Path, text: &str) -> std::io::Result<()> {
 /// Removes what processes left that died while they stored a link.
 pub(super) fn remove_leftovers(ledger: &Path, is_dead: impl Fn(&str) -> bool) {
     let head = head_file(ledger);
-    let (Some(directory), Some(name)) = (head.parent(), head.file_name().and_then(|name| name.to_str()))
+    let (Some(directory), Some(name)) =
+        (head.parent(), head.file_name().and_then(|name| name.to_str()))
     else {
         return;
     };
@@ -214,9 +216,13 @@ pub(super) fn remove_leftovers(ledger: &Path, is_dead: impl Fn(&str) -> bool) {
     }
 }
 
-/// The newest link of a ledger that is being opened, once it is certain that the one kept apart is in its chain: else the
-/// ledger was cut off, or an older copy was put in its place, and going on would hide that for good.
-pub(super) async fn opened(connection: &mut SqliteConnection, ledger: &Path) -> Result<Head, LedgerError> {
+/// The newest link of a ledger that is being opened, once it is certain that the one kept apart is
+/// in its chain: else the ledger was cut off, or an older copy was put in its place, and going on
+/// would hide that for good.
+pub(super) async fn opened(
+    connection: &mut SqliteConnection,
+    ledger: &Path,
+) -> Result<Head, LedgerError> {
     let failed = |source| LedgerError::Database { file: ledger.to_owned(), source };
     let head = Head::read(connection).await.map_err(failed)?;
     let Ok(text) = std::fs::read_to_string(head_file(ledger)) else {
@@ -224,7 +230,9 @@ pub(super) async fn opened(connection: &mut SqliteConnection, ledger: &Path) -> 
     };
     // What a power cut left of it says no more than a file that is not there.
     let Some(apart) = Head::from_text(&text) else {
-        tracing::warn!("the link of the audit trail that was kept apart cannot be read; it is written anew");
+        tracing::warn!(
+            "the link of the audit trail that was kept apart cannot be read; it is written anew"
+        );
         return Ok(head);
     };
     let there = sqlx::query_scalar("SELECT mac FROM history WHERE number = ?").bind(apart.number);
@@ -237,20 +245,27 @@ pub(super) async fn opened(connection: &mut SqliteConnection, ledger: &Path) -> 
 
 /// Whether an anchor stands for this step.
 async fn is_pruned(connection: &mut SqliteConnection, step: &Head) -> Result<bool, sqlx::Error> {
-    let anchor =
-        sqlx::query_as("SELECT last, mac FROM anchors WHERE last >= ? AND first <= ? ORDER BY last LIMIT 1");
+    let anchor = sqlx::query_as(
+        "SELECT last, mac FROM anchors WHERE last >= ? AND first <= ? ORDER BY last LIMIT 1",
+    );
     let anchor: Option<(i64, Vec<u8>)> =
         anchor.bind(step.number).bind(step.number).fetch_optional(connection).await?;
     Ok(anchor.is_some_and(|(last, mac)| last > step.number || mac == step.mac))
 }
 
 /// Fills in the hashes of steps that were written before there was a chain.
-pub(super) async fn fill_in(connection: &mut SqliteConnection, key: &AuditKey) -> Result<(), sqlx::Error> {
+pub(super) async fn fill_in(
+    connection: &mut SqliteConnection,
+    key: &AuditKey,
+) -> Result<(), sqlx::Error> {
     let rows = sqlx::query("SELECT * FROM history WHERE mac IS NULL ORDER BY number");
     let rows = rows.fetch_all(&mut *connection).await?;
     let Some(first) = rows.first() else { return Ok(()) };
     let before = sqlx::query("SELECT number, mac FROM history WHERE number = ?");
-    let before = before.bind(first.try_get::<i64, _>("number")? - 1).fetch_optional(&mut *connection).await?;
+    let before = before
+        .bind(first.try_get::<i64, _>("number")? - 1)
+        .fetch_optional(&mut *connection)
+        .await?;
     let mut head = match before {
         Some(row) => Head { number: row.try_get("number")?, mac: row.try_get("mac")? },
         None => Head::default(),
@@ -266,8 +281,11 @@ pub(super) async fn fill_in(connection: &mut SqliteConnection, key: &AuditKey) -
 /// The link that a row must bear after this one.
 pub(super) fn linked(before: &Head, row: &SqliteRow, key: &AuditKey) -> Result<Head, sqlx::Error> {
     let loan_mac: Option<Vec<u8>> = row.try_get("loan_mac")?;
-    let loan_mac =
-        if row.try_get::<i64, _>("version")? > 1 { Some(loan_mac.unwrap_or_default()) } else { None };
+    let loan_mac = if row.try_get::<i64, _>("version")? > 1 {
+        Some(loan_mac.unwrap_or_default())
+    } else {
+        None
+    };
     let step = Step {
         loan: row.try_get("loan")?,
         at: row.try_get("at")?,
@@ -304,10 +322,11 @@ pub async fn verify(ledger: &Path, key: &AuditKey) -> Result<Verified, LedgerErr
     let apart = std::fs::read_to_string(head_file(ledger)).ok();
     let mut connection = maintenance::open(ledger).await?;
     let mut reading = connection.begin().await.map_err(failed)?;
-    let anchors: Vec<Anchor> = sqlx::query_as("SELECT first, last, mac, seal FROM anchors ORDER BY first")
-        .fetch_all(&mut *reading)
-        .await
-        .map_err(failed)?;
+    let anchors: Vec<Anchor> =
+        sqlx::query_as("SELECT first, last, mac, seal FROM anchors ORDER BY first")
+            .fetch_all(&mut *reading)
+            .await
+            .map_err(failed)?;
     let apart = apart.as_deref().and_then(Head::from_text);
     let mut walk = Walk { key, apart, anchors: anchors.into(), verified: Verified::default() };
     if walk.apart.is_none() {
@@ -355,7 +374,9 @@ async fn compare_loans(
             Ok(Some(false)) => verified.uncovered += 1,
             Ok(None) => {
                 let id: String = row.try_get("id")?;
-                verified.found(format!("loan {id} is not as its last step left it: its row was changed"));
+                verified.found(format!(
+                    "loan {id} is not as its last step left it: its row was changed"
+                ));
             }
             Err(error) => verified.found(error.to_string()),
         }
@@ -367,8 +388,10 @@ async fn compare_loans(
 /// where it is not, false where the step is of version 1 and covers nothing.
 pub(super) fn row_matches(row: &SqliteRow, key: &AuditKey) -> Result<Option<bool>, LedgerError> {
     let loan = loan_of(row)?;
-    let column =
-        |error: sqlx::Error| LedgerError::Damaged { id: loan.id.to_string(), why: error.to_string() };
+    let column = |error: sqlx::Error| LedgerError::Damaged {
+        id: loan.id.to_string(),
+        why: error.to_string(),
+    };
     match row.try_get::<Option<i64>, _>("version").map_err(column)? {
         None => Ok(None),
         Some(1) => Ok(Some(false)),
@@ -417,7 +440,8 @@ impl Walk<'_> {
         self.cross_anchors();
         let before = self.verified.head.clone();
         if number != before.number.saturating_add(1) {
-            let missing = format!("steps {} to {} are missing", before.number.saturating_add(1), number - 1);
+            let missing =
+                format!("steps {} to {} are missing", before.number.saturating_add(1), number - 1);
             self.verified.found(missing);
         } else if linked(&before, row, self.key)?.mac != mac {
             let (loan, at): (String, i64) = (row.try_get("loan")?, row.try_get("at")?);
@@ -437,7 +461,8 @@ impl Walk<'_> {
         {
             if !anchor.is_genuine(&self.verified.head.mac, self.key) {
                 let Anchor { first, last, .. } = anchor;
-                self.verified.found(format!("the anchor of steps {first} to {last} was changed or forged"));
+                self.verified
+                    .found(format!("the anchor of steps {first} to {last} was changed or forged"));
             }
             self.verified.pruned += anchor.last - anchor.first + 1;
             self.arrived(anchor.end());
@@ -459,7 +484,8 @@ impl Walk<'_> {
         self.cross_anchors();
         let last = self.verified.head.number;
         for Anchor { first, last, .. } in std::mem::take(&mut self.anchors) {
-            self.verified.found(format!("an anchor stands for steps {first} to {last}, where others stand"));
+            self.verified
+                .found(format!("an anchor stands for steps {first} to {last}, where others stand"));
         }
         if let Some(apart) = self.apart.clone().filter(|apart| apart.number > last) {
             self.verified.found(format!(

@@ -50,8 +50,9 @@ impl Ledger {
             .fetch_all(&self.readers)
             .await
             .map_err(|source| self.failed(source))?;
-        let read =
-            |(id, since): (String, i64)| Some((id.parse().ok()?, Timestamp::from_millisecond(since).ok()?));
+        let read = |(id, since): (String, i64)| {
+            Some((id.parse().ok()?, Timestamp::from_millisecond(since).ok()?))
+        };
         // A doubt that cannot be read is no doubt: the balance starts over with that loan.
         Ok(rows.into_iter().filter_map(read).collect())
     }
@@ -134,7 +135,8 @@ pub(super) async fn replace(draft: &mut Draft<'_>, doubts: &Doubts) -> Result<bo
         .map_err(database)?;
     let absent = doubts.absent.get(..MAX_DOUBTS).unwrap_or(&doubts.absent);
     if !absent.is_empty() {
-        let mut query = QueryBuilder::<Sqlite>::new("INSERT INTO doubts (loan, library, since, run) ");
+        let mut query =
+            QueryBuilder::<Sqlite>::new("INSERT INTO doubts (loan, library, since, run) ");
         query.push_values(absent, |mut row, id| {
             row.push_bind(id.to_string()).push_bind(library).push_bind(run).push_bind(run);
         });
@@ -180,12 +182,24 @@ mod tests {
         ledger.close().await;
         let ledger = open(&file).await;
         let doubts = run(&ledger, 24, &[one.id]).await;
-        assert_eq!(doubts, HashMap::from([(one.id, at(0))]), "the first run that found it absent counts");
+        assert_eq!(
+            doubts,
+            HashMap::from([(one.id, at(0))]),
+            "the first run that found it absent counts"
+        );
         let doubts = run(&ledger, 48, &[one.id, other.id]).await;
-        assert_eq!(doubts, HashMap::from([(one.id, at(0)), (other.id, at(48))]), "the other starts over");
+        assert_eq!(
+            doubts,
+            HashMap::from([(one.id, at(0)), (other.id, at(48))]),
+            "the other starts over"
+        );
         assert!(ledger.doubts(library, at(48 + 24 * 8)).await.unwrap().is_empty());
         let doubts = run(&ledger, 48 + 24 * 8, &[one.id]).await;
-        assert_eq!(doubts, HashMap::from([(one.id, at(48 + 24 * 8))]), "a doubt is forgotten after a week");
+        assert_eq!(
+            doubts,
+            HashMap::from([(one.id, at(48 + 24 * 8))]),
+            "a doubt is forgotten after a week"
+        );
         assert!(run(&ledger, 48 + 24 * 8, &[]).await.is_empty(), "also within one moment");
         ledger.close().await;
     }

@@ -1,9 +1,10 @@
 //! What one transaction has read and means to write: loans and steps, written together.
 //!
-//! A statement costs a way to the connection's own thread and back, which is dearer than the statement itself. So the
-//! loans that a batch of commands speaks of are read ahead, and what the commands change is written by one query at the
-//! end. A loan that is asked for here is as the commands before have left it, whether or not that is written yet. Reading
-//! ahead is no more than that: what was not read is read when it is asked for.
+//! A statement costs a way to the connection's own thread and back, which is dearer than the
+//! statement itself. So the loans that a batch of commands speaks of are read ahead, and what the
+//! commands change is written by one query at the end. A loan that is asked for here is as the
+//! commands before have left it, whether or not that is written yet. Reading ahead is no more than
+//! that: what was not read is read when it is asked for.
 
 use std::collections::{HashMap, HashSet};
 
@@ -62,13 +63,15 @@ pub(super) struct Draft<'a> {
     head: Head,
     loans: HashMap<LoanId, Loan>,
     standings: HashMap<LoanKey, Standing>,
-    /// The loans that are to be written, in the order of their changes: an end before what it makes room for.
+    /// The loans that are to be written, in the order of their changes: an end before what it makes
+    /// room for.
     changed: Vec<LoanId>,
     steps: Vec<Taken>,
 }
 
 impl<'a> Draft<'a> {
-    /// An empty one. The newest link is read anew in each transaction: another process may have written since.
+    /// An empty one. The newest link is read anew in each transaction: another process may have
+    /// written since.
     pub(super) async fn begin(
         connection: &'a mut SqliteConnection,
         owner: &'a str,
@@ -76,7 +79,16 @@ impl<'a> Draft<'a> {
     ) -> Result<Draft<'a>, sqlx::Error> {
         let head = Head::read(&mut *connection).await?;
         let (loans, standings) = (HashMap::new(), HashMap::new());
-        Ok(Draft { connection, owner, key, head, loans, standings, changed: Vec::new(), steps: Vec::new() })
+        Ok(Draft {
+            connection,
+            owner,
+            key,
+            head,
+            loans,
+            standings,
+            changed: Vec::new(),
+            steps: Vec::new(),
+        })
     }
 
     /// Reads what commands will ask for that name these loans, and these readers and titles.
@@ -113,7 +125,10 @@ impl<'a> Draft<'a> {
         Ok(())
     }
 
-    async fn read_standings(&mut self, keys: impl Iterator<Item = LoanKey>) -> Result<(), LedgerError> {
+    async fn read_standings(
+        &mut self,
+        keys: impl Iterator<Item = LoanKey>,
+    ) -> Result<(), LedgerError> {
         let keys: HashSet<LoanKey> = keys.collect();
         if keys.is_empty() {
             return Ok(());
@@ -124,7 +139,8 @@ impl<'a> Draft<'a> {
             row.push_bind(key.borrower.as_bytes().as_slice());
             row.push_bind(i64::try_from(key.isbn.number()).unwrap_or_default());
         });
-        // A cross join keeps the order: for each reader and title that is wanted, its loans by the index.
+        // A cross join keeps the order: for each reader and title that is wanted, its loans by the
+        // index.
         query.push(format!(
             ") SELECT {COLUMNS} FROM wanted CROSS JOIN loans USING (library, borrower, isbn) \
              WHERE state NOT IN ('refused', 'ended') OR (accepted IS NOT NULL AND ended IS NOT NULL)"
@@ -178,13 +194,24 @@ impl<'a> Draft<'a> {
         let (id, detail) = (loan.id.to_string(), cause.detail.as_deref());
         let salt = *Uuid::new_v4().as_bytes();
         let loan_mac = self.key.loan_mac(&salt, loan);
-        let step = Step { loan: &id, at, from, to, cause: cause.by, detail, loan_mac: Some(&loan_mac) };
+        let step =
+            Step { loan: &id, at, from, to, cause: cause.by, detail, loan_mac: Some(&loan_mac) };
         let link = self.head.next(&step, self.key);
         self.head = link.clone();
-        self.steps.push(Taken { loan: id, at, from, to, cause: cause.clone(), link, salt, loan_mac });
+        self.steps.push(Taken {
+            loan: id,
+            at,
+            from,
+            to,
+            cause: cause.clone(),
+            link,
+            salt,
+            loan_mac,
+        });
     }
 
-    /// The connection, with everything written that was taken down: for what asks the tables itself.
+    /// The connection, with everything written that was taken down: for what asks the tables
+    /// itself.
     pub(super) async fn connection(&mut self) -> Result<&mut SqliteConnection, sqlx::Error> {
         self.write().await?;
         Ok(&mut *self.connection)
@@ -200,7 +227,8 @@ impl<'a> Draft<'a> {
         if self.steps.is_empty() {
             return Ok(());
         }
-        let (steps, mut changed) = (std::mem::take(&mut self.steps), std::mem::take(&mut self.changed));
+        let (steps, mut changed) =
+            (std::mem::take(&mut self.steps), std::mem::take(&mut self.changed));
         let mut seen = HashSet::new();
         changed.retain(|id| seen.insert(*id));
         let mut query = QueryBuilder::<Sqlite>::default();
@@ -249,13 +277,21 @@ mod tests {
     use crate::loan::{EndReason, Event, Terms};
 
     async fn ending(ledger: &Ledger, borrower: u8) -> LoanId {
-        let Intended::Written(loan) = ledger.intend(loan(borrower), None, by("reader")).await.unwrap() else {
+        let Intended::Written(loan) =
+            ledger.intend(loan(borrower), None, by("reader")).await.unwrap()
+        else {
             panic!("it is the first");
         };
         let due = Timestamp::from_second(4_000_000_000).unwrap();
         let terms = Terms { due, licence_id: None, licence_type: None };
-        ledger.apply(loan.id, Event::Accepted { lending_id: "L".into(), terms }, by("begin")).await.unwrap();
-        ledger.apply(loan.id, Event::Ending { reason: EndReason::Returned }, by("reader")).await.unwrap();
+        ledger
+            .apply(loan.id, Event::Accepted { lending_id: "L".into(), terms }, by("begin"))
+            .await
+            .unwrap();
+        ledger
+            .apply(loan.id, Event::Ending { reason: EndReason::Returned }, by("reader"))
+            .await
+            .unwrap();
         loan.id
     }
 
@@ -291,7 +327,8 @@ mod tests {
         let file = directory.path().join("loans.db");
         let ledger = open(&file).await;
         let former = ending(&ledger, 1).await;
-        let mut other = sqlx::sqlite::SqliteConnectOptions::new().filename(&file).connect().await.unwrap();
+        let mut other =
+            sqlx::sqlite::SqliteConnectOptions::new().filename(&file).connect().await.unwrap();
         let trigger = "CREATE TRIGGER full BEFORE INSERT ON history WHEN new.cause = 'last straw' \
              BEGIN SELECT RAISE(ABORT, 'the disk is full'); END";
         sqlx::raw_sql(trigger).execute(&mut other).await.unwrap();

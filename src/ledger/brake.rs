@@ -127,7 +127,9 @@ impl Brake {
         metrics: &Metrics,
     ) -> Result<Option<Timestamp>, sqlx::Error> {
         let mut until = None;
-        for (mode, limits) in [(BrakeMode::Enforce, &self.attempts()[..]), (self.mode, &self.loans()[..])] {
+        for (mode, limits) in
+            [(BrakeMode::Enforce, &self.attempts()[..]), (self.mode, &self.loans()[..])]
+        {
             let Some(reached) = reached(limits, connection, key, now).await? else { continue };
             metrics.brake(reached.limit, mode.name());
             tracing::warn!(library = %key.library, limit = reached.limit, mode = mode.name(), "brake limit reached");
@@ -147,9 +149,12 @@ impl Brake {
     /// A begin that failed counts for a short time only: after an outage, the readers who tried
     /// through it must be served at once.
     fn attempts(&self) -> [Limit; 4] {
-        let (borrower, library) = (self.attempts_per_borrower_per_hour, self.attempts_per_library_per_hour);
-        let (of_borrower, of_library) = ("attempts_per_borrower_per_hour", "attempts_per_library_per_hour");
-        let limit = |key, most, window, query, of_borrower| Limit { key, most, window, query, of_borrower };
+        let (borrower, library) =
+            (self.attempts_per_borrower_per_hour, self.attempts_per_library_per_hour);
+        let (of_borrower, of_library) =
+            ("attempts_per_borrower_per_hour", "attempts_per_library_per_hour");
+        let limit =
+            |key, most, window, query, of_borrower| Limit { key, most, window, query, of_borrower };
         [
             limit(of_borrower, borrower, HOUR, DECIDED_OF_BORROWER, true),
             limit(of_borrower, borrower, FAILED_COUNTS, FAILED_OF_BORROWER, true),
@@ -189,12 +194,13 @@ async fn reached(
         let Some(before) = limit.most.checked_sub(1) else { continue };
         let since = clock::before(now, limit.window).as_millisecond();
         let query = sqlx::query_scalar(limit.query).bind(key.library.as_str());
-        let query = if limit.of_borrower { query.bind(key.borrower.as_bytes().as_slice()) } else { query };
+        let query =
+            if limit.of_borrower { query.bind(key.borrower.as_bytes().as_slice()) } else { query };
         let query = query.bind(since).bind(i64::from(before));
         let oldest: Option<i64> = query.fetch_optional(&mut *connection).await?;
         let oldest = oldest.and_then(|millis| Timestamp::from_millisecond(millis).ok());
-        let reached =
-            oldest.map(|oldest| Reached { limit: limit.key, until: clock::after(oldest, limit.window) });
+        let reached = oldest
+            .map(|oldest| Reached { limit: limit.key, until: clock::after(oldest, limit.window) });
         if reached.is_some_and(|reached| last.is_none_or(|last| last.until < reached.until)) {
             last = reached;
         }
@@ -212,7 +218,9 @@ mod tests {
 
     async fn open(file: std::path::PathBuf, brake: Brake) -> Ledger {
         let settings = Settings { file, brake };
-        Ledger::open(&settings, &KEY, audit_key(), Clock::system(), Metrics::new().unwrap()).await.unwrap()
+        Ledger::open(&settings, &KEY, audit_key(), Clock::system(), Metrics::new().unwrap())
+            .await
+            .unwrap()
     }
 
     async fn intend(ledger: &Ledger, borrower: u8, at: i64) -> Result<LoanId, i64> {

@@ -66,7 +66,9 @@ impl Feed {
             match closed_of(row) {
                 Some(loan) => closed.push(loan),
                 None => {
-                    tracing::error!("a row of the change feed cannot be read; run `loangate ledger check`")
+                    tracing::error!(
+                        "a row of the change feed cannot be read; run `loangate ledger check`"
+                    )
                 }
             }
             let number = row.try_get("number").map_err(|source| self.ledger.failed(source))?;
@@ -115,7 +117,10 @@ mod tests {
         let [one, two] = [accepted(&other, 2).await, accepted(&other, 3).await];
         other.apply(one, returned, by("reader")).await.unwrap();
         other.apply(one, Event::EndAcknowledged, by("outbox")).await.unwrap();
-        other.apply(two, Event::EndedThere { reason: EndReason::Expired }, by("balance")).await.unwrap();
+        other
+            .apply(two, Event::EndedThere { reason: EndReason::Expired }, by("balance"))
+            .await
+            .unwrap();
         assert_eq!(ids(&mut feed).await, [one, two]);
         assert!(ids(&mut feed).await.is_empty());
         ours.close().await;

@@ -107,7 +107,9 @@ impl WriteConnection {
         let since = closed.since;
         let opened = match timeout(REOPEN_DEADLINE, open_and_probe(&self.options, now)).await {
             Ok(opened) => opened.map_err(|error| reason(&error)),
-            Err(_) => Err(format!("the disk did not answer within {} s", REOPEN_DEADLINE.as_secs())),
+            Err(_) => {
+                Err(format!("the disk did not answer within {} s", REOPEN_DEADLINE.as_secs()))
+            }
         };
         match opened {
             Ok(connection) => {
@@ -174,7 +176,8 @@ mod tests {
 
     #[test]
     fn backoff_starts_at_zero_and_ends_at_a_second() {
-        let waits: Vec<u128> = [0, 1, 2, 3, 6, 1000].map(|failures| backoff(failures).as_millis()).into();
+        let waits: Vec<u128> =
+            [0, 1, 2, 3, 6, 1000].map(|failures| backoff(failures).as_millis()).into();
         assert_eq!(waits, [0, 50, 100, 200, 1000, 1000]);
     }
 }

@@ -30,7 +30,10 @@ async fn accepted(ledger: &Ledger, borrowers: std::ops::Range<u8>, due: i64) -> 
         let id = loan.id;
         ledger.intend(loan, None, by("reader")).await.unwrap();
         let terms = Terms { due: second(due), licence_id: None, licence_type: None };
-        ledger.apply(id, Event::Accepted { lending_id: "L".into(), terms }, by("begin")).await.unwrap();
+        ledger
+            .apply(id, Event::Accepted { lending_id: "L".into(), terms }, by("begin"))
+            .await
+            .unwrap();
         id
     };
     let loans: Vec<_> = borrowers.map(one).collect();
@@ -81,7 +84,10 @@ async fn damaged_rows_are_skipped_by_every_batch() {
     let ledger = open(&file).await;
     let ids = accepted(&ledger, 1..4, 10).await;
     for id in &ids {
-        ledger.apply(*id, Event::Ending { reason: EndReason::Expired }, by("expiry")).await.unwrap();
+        ledger
+            .apply(*id, Event::Ending { reason: EndReason::Expired }, by("expiry"))
+            .await
+            .unwrap();
     }
     let [first, second, third] = ids[..] else { panic!() };
     let damage = format!(

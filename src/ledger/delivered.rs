@@ -1,7 +1,8 @@
 //! What was delivered under each loan: added to by the writing task, read by the support API.
 //!
-//! New counts are added to the row inside the transaction that reads it, so that two processes on one ledger lose none of
-//! one another's. A row names a loan and a file, and no person: it stays when a borrower is forgotten.
+//! New counts are added to the row inside the transaction that reads it, so that two processes on
+//! one ledger lose none of one another's. A row names a loan and a file, and no person: it stays
+//! when a borrower is forgotten.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -41,8 +42,9 @@ impl Ledger {
         if loans.is_empty() {
             return Ok(found);
         }
-        let mut query =
-            QueryBuilder::<Sqlite>::new("SELECT loan, file, bytes, ranges FROM delivered WHERE loan IN (");
+        let mut query = QueryBuilder::<Sqlite>::new(
+            "SELECT loan, file, bytes, ranges FROM delivered WHERE loan IN (",
+        );
         let mut list = query.separated(", ");
         for loan in loans {
             list.push_bind(loan.to_string());
@@ -80,12 +82,15 @@ pub(super) async fn add(draft: &mut Draft<'_>, all: &[Delivered]) -> Result<(), 
     let mut rows = HashMap::with_capacity(all.len());
     for row in query.fetch_all(&mut *connection).await? {
         let key: (String, String) = (row.try_get("loan")?, row.try_get("file")?);
-        // What cannot be read is begun anew, which claims too little; `ledger check` tells of it before.
+        // What cannot be read is begun anew, which claims too little; `ledger check` tells of it
+        // before.
         let tally = kept(&row).map_or_else(|_| Tally::default(), |(_, _, tally)| tally);
         rows.insert(key, tally);
     }
     for delivered in all {
-        if let Some(tally) = rows.get_mut(&(delivered.loan.to_string(), delivered.file.as_ref().to_owned())) {
+        if let Some(tally) =
+            rows.get_mut(&(delivered.loan.to_string(), delivered.file.as_ref().to_owned()))
+        {
             tally.add(&delivered.tally);
         }
     }
@@ -93,14 +98,17 @@ pub(super) async fn add(draft: &mut Draft<'_>, all: &[Delivered]) -> Result<(), 
         return Ok(());
     }
     let count = rows.len();
-    let mut query = QueryBuilder::<Sqlite>::new("INSERT INTO delivered (loan, file, bytes, ranges) ");
+    let mut query =
+        QueryBuilder::<Sqlite>::new("INSERT INTO delivered (loan, file, bytes, ranges) ");
     query.push_values(rows, |mut row, ((loan, file), tally)| {
         row.push_bind(loan);
         row.push_bind(file);
         row.push_bind(i64::try_from(tally.bytes).unwrap_or(i64::MAX));
         row.push_bind(tally.ranges.to_bytes());
     });
-    query.push(" ON CONFLICT (loan, file) DO UPDATE SET bytes = excluded.bytes, ranges = excluded.ranges");
+    query.push(
+        " ON CONFLICT (loan, file) DO UPDATE SET bytes = excluded.bytes, ranges = excluded.ranges",
+    );
     query.build().persistent(count <= KEPT_PREPARED).execute(connection).await.map(drop)
 }
 
@@ -145,7 +153,9 @@ mod tests {
 
     async fn kept_of(ledger: &Ledger, loan: LoanId) -> Vec<(String, u64, Vec<[u64; 2]>)> {
         let all = ledger.delivered(&[loan]).await.unwrap().remove(&loan).unwrap_or_default();
-        all.into_iter().map(|(file, tally)| (file, tally.bytes, tally.ranges.pairs().collect())).collect()
+        all.into_iter()
+            .map(|(file, tally)| (file, tally.bytes, tally.ranges.pairs().collect()))
+            .collect()
     }
 
     #[tokio::test]
@@ -169,8 +179,10 @@ mod tests {
         one.close().await;
         other.close().await;
         let ledger = open(&file).await;
-        let wanted =
-            [("/a".into(), 4000, vec![[0, 1999], [10_000, 11_999]]), ("/b".into(), 20, vec![[0, 0]])];
+        let wanted = [
+            ("/a".into(), 4000, vec![[0, 1999], [10_000, 11_999]]),
+            ("/b".into(), 20, vec![[0, 0]]),
+        ];
         assert_eq!(kept_of(&ledger, first).await, wanted);
         assert_eq!(kept_of(&ledger, second).await, [("/a".into(), 200, vec![[0, 9]])]);
         // A loan that is not there keeps nothing of the others back.
@@ -194,7 +206,11 @@ mod tests {
         assert!(kept_of(&ledger, id).await.is_empty());
         assert_eq!(ledger.damaged_rows(), 1);
         assert!(
-            check(&file).await.unwrap().join("\n").contains("what was delivered of a file cannot be read")
+            check(&file)
+                .await
+                .unwrap()
+                .join("\n")
+                .contains("what was delivered of a file cannot be read")
         );
         ledger.note_delivered([delivered(id, "/a", 50, 60)].into()).await.unwrap();
         assert_eq!(kept_of(&ledger, id).await, [("/a".into(), 10, vec![[50, 59]])]);

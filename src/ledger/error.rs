@@ -14,7 +14,9 @@ pub enum LedgerError {
     )]
     OtherPseudonymKey,
     /// A newer program has written it.
-    #[error("the ledger has a schema that this program does not know; use the newer program that wrote it")]
+    #[error(
+        "the ledger has a schema that this program does not know; use the newer program that wrote it"
+    )]
     NewerSchema,
     /// The newest link of the audit trail that was kept apart is not in the ledger.
     #[error(
@@ -48,7 +50,9 @@ pub enum LedgerError {
     /// The transaction of this command failed, or the ledger cannot be written at the moment.
     /// Usually nothing was written; but where the commit itself failed, that is not certain until
     /// the ledger is read again.
-    #[error("the ledger cannot be written: {0}; check the disk. The gate tries again until it succeeds")]
+    #[error(
+        "the ledger cannot be written: {0}; check the disk. The gate tries again until it succeeds"
+    )]
     Commit(String),
     /// A row does not bear out its own state.
     #[error("loan {id} in the ledger is damaged: {why}; restore a backup")]

@@ -90,7 +90,10 @@ async fn intent_with_an_unreported_commit_is_ended_as_not_sent() {
     let next = ledger.intend(loan(1), None, by("reader")).await.unwrap();
     assert!(matches!(next, Intended::Written(_)), "{next:?}");
     let ended = ledger.loan(id).await.unwrap().unwrap();
-    assert_eq!((ended.state, ended.end_reason), (LoanState::Ended, Some(crate::loan::EndReason::Rejected)));
+    assert_eq!(
+        (ended.state, ended.end_reason),
+        (LoanState::Ended, Some(crate::loan::EndReason::Rejected))
+    );
     assert_eq!(ledger.history(id).await.unwrap().last().unwrap().cause, "ledger");
     ledger.close().await;
     assert_sound(&file).await;
@@ -108,7 +111,8 @@ async fn write_test_writes_once_a_second_however_many_call() {
     }
     let allowed = began.elapsed().as_secs() + 1;
     let text = metrics.render();
-    let line = text.lines().find(|line| line.starts_with("loangate_ledger_commands_total")).unwrap();
+    let line =
+        text.lines().find(|line| line.starts_with("loangate_ledger_commands_total")).unwrap();
     let written: u64 = line.rsplit(' ').next().unwrap().parse().unwrap();
     assert!((1..=allowed).contains(&written), "{written} writes, {allowed} allowed");
     assert!(ledger.newest(&key(1)).await.unwrap().is_none());

@@ -1,7 +1,8 @@
-//! Upkeep beside a running gate: a copy of the ledger that is whole, and a check of all that is in it.
+//! Upkeep beside a running gate: a copy of the ledger that is whole, and a check of all that is in
+//! it.
 //!
-//! The command line calls it. It only reads the ledger, in one transaction of its own, so that readers and the writing
-//! task of a running gate go on meanwhile.
+//! The command line calls it. It only reads the ledger, in one transaction of its own, so that
+//! readers and the writing task of a running gate go on meanwhile.
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt;
@@ -66,17 +67,20 @@ pub async fn check(ledger: &Path) -> Result<Vec<String>, LedgerError> {
         }
     }
     drop(rows);
-    let mut rows = sqlx::query("SELECT loan, file, bytes, ranges FROM delivered").fetch(&mut *reading);
+    let mut rows =
+        sqlx::query("SELECT loan, file, bytes, ranges FROM delivered").fetch(&mut *reading);
     while let Some(row) = rows.try_next().await.map_err(failed)? {
         if let Err(error) = delivered::kept(&row) {
             found.push(error.to_string());
         }
     }
     drop(rows);
-    let odd: Vec<String> = sqlx::query_scalar(HISTORY).fetch_all(&mut *reading).await.map_err(failed)?;
-    found.extend(
-        odd.iter().map(|id| format!("the history of loan {id} does not lead to the state that it is in")),
-    );
+    let odd: Vec<String> =
+        sqlx::query_scalar(HISTORY).fetch_all(&mut *reading).await.map_err(failed)?;
+    found
+        .extend(odd.iter().map(|id| {
+            format!("the history of loan {id} does not lead to the state that it is in")
+        }));
     found.truncate(TOLD);
     Ok(found)
 }
@@ -95,7 +99,8 @@ impl Ledger {
             let mut connection = options.connect().await?;
             // What can be copied without a lock, so that the rest is short.
             sqlx::query("PRAGMA wal_checkpoint(PASSIVE)").execute(&mut connection).await?;
-            let row = sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").fetch_one(&mut connection).await?;
+            let row =
+                sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").fetch_one(&mut connection).await?;
             connection.close().await?;
             row.try_get::<i64, _>(0)
         };
@@ -105,7 +110,8 @@ impl Ledger {
 
 /// A connection that only reads. A ledger that is not there is not made.
 pub(super) async fn open(ledger: &Path) -> Result<SqliteConnection, LedgerError> {
-    let options = SqliteConnectOptions::new().filename(ledger).read_only(true).disable_statement_logging();
+    let options =
+        SqliteConnectOptions::new().filename(ledger).read_only(true).disable_statement_logging();
     let opened = SqliteConnection::connect_with(&options).await;
     opened.map_err(|source| LedgerError::Database { file: ledger.to_owned(), source })
 }
@@ -150,7 +156,11 @@ mod tests {
         ledger.close().await;
         let again = with_loans(&copy, 0).await;
         assert_eq!(
-            again.page(&super::super::Filter { limit: 50, ..Default::default() }).await.unwrap().len(),
+            again
+                .page(&super::super::Filter { limit: 50, ..Default::default() })
+                .await
+                .unwrap()
+                .len(),
             20
         );
         again.close().await;
@@ -160,7 +170,10 @@ mod tests {
     async fn what_is_wrong_in_a_row_or_a_history_is_found() {
         for (damage, says) in [
             ("UPDATE loans SET begun = 1 WHERE 0", ""),
-            ("UPDATE loans SET state = 'pending', lending_id = 'L' WHERE isbn > 0", "does not lead to"),
+            (
+                "UPDATE loans SET state = 'pending', lending_id = 'L' WHERE isbn > 0",
+                "does not lead to",
+            ),
             ("DELETE FROM history WHERE to_state = 'intended'", "does not lead to"),
             ("UPDATE loans SET reference = 'x' || id, isbn = 7", "is damaged"),
         ] {

@@ -1,9 +1,10 @@
 //! The durable record of loans, in SQLite.
 //!
-//! Circulation and metering write it, admin reads it; it calls nothing of ours but the vocabulary. The contract: when
-//! [`Ledger::intend`] or [`Ledger::apply`] returns, what it says is on disk (WAL, `synchronous = FULL`); a
-//! caller who hangs up undoes nothing; and at most one live loan stands for a library, a borrower and a title,
-//! by a unique index. All writes go through one task that commits whatever is waiting in one transaction.
+//! Circulation and metering write it, admin reads it; it calls nothing of ours but the vocabulary.
+//! The contract: when [`Ledger::intend`] or [`Ledger::apply`] returns, what it says is on disk
+//! (WAL, `synchronous = FULL`); a caller who hangs up undoes nothing; and at most one live loan
+//! stands for a library, a borrower and a title, by a unique index. All writes go through one task
+//! that commits whatever is waiting in one transaction.
 
 mod audit;
 mod balance_memory;
@@ -64,7 +65,8 @@ pub enum Intended {
     Written(Loan),
     /// A live loan of this reader and title stands already; nothing was written.
     Live(Loan),
-    /// An accepted loan ended at or after the credential was issued (invariant 7); nothing was written.
+    /// An accepted loan ended at or after the credential was issued (invariant 7); nothing was
+    /// written.
     EndedSince(Timestamp),
     /// The spending brake holds until then; nothing was written.
     Braked(Timestamp),
@@ -138,8 +140,8 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// Writes an intent, unless a live loan of its reader and title stands, or an accepted one ended no
-    /// earlier than the credential was `issued`.
+    /// Writes an intent, unless a live loan of its reader and title stands, or an accepted one
+    /// ended no earlier than the credential was `issued`.
     ///
     /// # Errors
     /// [`LedgerError`]; the begin must not be sent. After [`LedgerError::Commit`] the intent may be
@@ -187,7 +189,8 @@ impl Ledger {
         answered.await.map_err(|_| LedgerError::Closed)?
     }
 
-    /// Adds to what was delivered before: durable, all of it, when this returns. A loan that is not there is passed over.
+    /// Adds to what was delivered before: durable, all of it, when this returns. A loan that is not
+    /// there is passed over.
     ///
     /// # Errors
     /// [`LedgerError`]; nothing was written, except that after [`LedgerError::Closed`], and where a
@@ -198,8 +201,8 @@ impl Ledger {
         answered.await.map_err(|_| LedgerError::Closed)?.map(drop)
     }
 
-    /// Replaces the pseudonym of loans that ended before this moment by a random value, `limit` of them at most, and
-    /// says how many those were.
+    /// Replaces the pseudonym of loans that ended before this moment by a random value, `limit` of
+    /// them at most, and says how many those were.
     ///
     /// # Errors
     /// [`LedgerError`].

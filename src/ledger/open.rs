@@ -22,8 +22,9 @@ use crate::telemetry::Metrics;
 
 static MIGRATIONS: Migrator = sqlx::migrate!("src/ledger/migrations");
 
-/// After how many pages of 4 KiB the write-ahead log is folded into the file. The same pages change again and again, and
-/// the longer the log, the fewer of them are written twice; at 16 MB it is still read within a moment after a kill.
+/// After how many pages of 4 KiB the write-ahead log is folded into the file. The same pages change
+/// again and again, and the longer the log, the fewer of them are written twice; at 16 MB it is
+/// still read within a moment after a kill.
 const FOLDED_AT: &str = "4000";
 /// How many commands may wait for the writer.
 const QUEUE: usize = 4096;
@@ -37,8 +38,8 @@ const SUPPORT_READERS: u32 = 2;
 impl Ledger {
     /// Opens the ledger, makes it where there is none, and brings its schema up to date.
     ///
-    /// `key_fingerprint` is written at the first opening and compared at every later one; `audit_key` is that of the
-    /// chain of steps.
+    /// `key_fingerprint` is written at the first opening and compared at every later one;
+    /// `audit_key` is that of the chain of steps.
     ///
     /// # Errors
     /// [`LedgerError`], in a sentence that names the file; the gate must then not start.
@@ -58,7 +59,9 @@ impl Ledger {
         let opening = Opening::acquire(file).await.map_err(unusable)?;
         let mut connection = SqliteConnection::connect_with(&options).await.map_err(failed)?;
         migrate(&mut connection).await.map_err(|error| match error {
-            MigrateError::VersionMissing(_) | MigrateError::VersionTooNew(..) => LedgerError::NewerSchema,
+            MigrateError::VersionMissing(_) | MigrateError::VersionTooNew(..) => {
+                LedgerError::NewerSchema
+            }
             other => failed(sqlx::Error::Migrate(Box::new(other))),
         })?;
         check_fingerprint(&mut connection, key_fingerprint)
@@ -78,7 +81,8 @@ impl Ledger {
                 .test_before_acquire(false)
                 .acquire_timeout(READER_DEADLINE)
         };
-        let readers = pool(READERS).connect_with(options.clone().read_only(true)).await.map_err(failed)?;
+        let readers =
+            pool(READERS).connect_with(options.clone().read_only(true)).await.map_err(failed)?;
         let support = pool(SUPPORT_READERS).connect_lazy_with(options.clone().read_only(true));
         let process = Process::enter(file).map_err(unusable)?;
         let process = Arc::new(process);
@@ -148,11 +152,16 @@ async fn migrate(connection: &mut SqliteConnection) -> Result<(), MigrateError> 
 }
 
 /// Whether the ledger is of this pseudonym key; a new one becomes so.
-async fn check_fingerprint(connection: &mut SqliteConnection, key: &[u8; 32]) -> Result<bool, sqlx::Error> {
-    sqlx::query("INSERT INTO meta (name, value) VALUES ('pseudonym key', ?) ON CONFLICT DO NOTHING")
-        .bind(key.as_slice())
-        .execute(&mut *connection)
-        .await?;
+async fn check_fingerprint(
+    connection: &mut SqliteConnection,
+    key: &[u8; 32],
+) -> Result<bool, sqlx::Error> {
+    sqlx::query(
+        "INSERT INTO meta (name, value) VALUES ('pseudonym key', ?) ON CONFLICT DO NOTHING",
+    )
+    .bind(key.as_slice())
+    .execute(&mut *connection)
+    .await?;
     let kept: Vec<u8> = sqlx::query_scalar("SELECT value FROM meta WHERE name = 'pseudonym key'")
         .fetch_one(connection)
         .await?;

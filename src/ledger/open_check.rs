@@ -23,7 +23,8 @@ const BUSY: Duration = Duration::from_secs(5);
 /// # Errors
 /// [`LedgerError`], as a start would return it.
 pub async fn probe(file: &Path, key_fingerprint: &[u8; 32]) -> Result<(), LedgerError> {
-    let size = try_file(file).map_err(|source| LedgerError::File { file: file.to_owned(), source })?;
+    let size =
+        try_file(file).map_err(|source| LedgerError::File { file: file.to_owned(), source })?;
     if size == 0 {
         return Ok(());
     }
@@ -66,13 +67,17 @@ fn try_file(file: &Path) -> Result<u64, Error> {
         Err(error) if error.kind() == ErrorKind::NotFound => 0,
         Err(error) => return Err(error),
     };
-    let parent = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let parent =
+        file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let nearest = parent.ancestors().find(|directory| directory.exists()).unwrap_or(Path::new("."));
     let nearest = if nearest.as_os_str().is_empty() { Path::new(".") } else { nearest };
     // SQLite writes its log beside the file, so that the directory must be writable too.
     try_directory(nearest).map_err(|error| {
         let shown = nearest.display();
-        Error::new(error.kind(), format!("nothing can be written in the directory {shown}: {error}"))
+        Error::new(
+            error.kind(),
+            format!("nothing can be written in the directory {shown}: {error}"),
+        )
     })?;
     Ok(size)
 }

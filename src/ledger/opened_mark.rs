@@ -21,7 +21,8 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError`]; the loan must then not be opened.
     pub async fn mark_opened(&self, id: LoanId) -> Result<bool, LedgerError> {
-        const MARKED: &str = "SELECT 1 FROM loans WHERE id = ? AND state = 'accepted' AND opened IS NOT NULL";
+        const MARKED: &str =
+            "SELECT 1 FROM loans WHERE id = ? AND state = 'accepted' AND opened IS NOT NULL";
         let marked: Option<i64> = sqlx::query_scalar(MARKED)
             .bind(id.to_string())
             .fetch_optional(&self.readers)
@@ -37,25 +38,35 @@ impl Ledger {
 }
 
 /// Writes the mark, where the loan is still accepted.
-pub(super) async fn mark(draft: &mut Draft<'_>, id: LoanId, now: Timestamp) -> Result<bool, LedgerError> {
+pub(super) async fn mark(
+    draft: &mut Draft<'_>,
+    id: LoanId,
+    now: Timestamp,
+) -> Result<bool, LedgerError> {
     let connection = draft.connection().await.map_err(database)?;
-    let update = "UPDATE loans SET opened = coalesce(opened, ?) WHERE id = ? AND state = 'accepted'";
+    let update =
+        "UPDATE loans SET opened = coalesce(opened, ?) WHERE id = ? AND state = 'accepted'";
     let update = sqlx::query(update).bind(now.as_millisecond()).bind(id.to_string());
     let update = update.execute(connection).await.map_err(database)?;
     Ok(update.rows_affected() == 1)
 }
 
 /// The event as it may happen to this loan: a cancel of a loan that was opened is a return.
-pub(super) async fn permitted(draft: &mut Draft<'_>, id: LoanId, event: Event) -> Result<Event, LedgerError> {
+pub(super) async fn permitted(
+    draft: &mut Draft<'_>,
+    id: LoanId,
+    event: Event,
+) -> Result<Event, LedgerError> {
     if !matches!(event, Event::Ending { reason: EndReason::Cancelled }) {
         return Ok(event);
     }
     let connection = draft.connection().await.map_err(database)?;
-    let opened: Option<i64> = sqlx::query_scalar("SELECT 1 FROM loans WHERE id = ? AND opened IS NOT NULL")
-        .bind(id.to_string())
-        .fetch_optional(connection)
-        .await
-        .map_err(database)?;
+    let opened: Option<i64> =
+        sqlx::query_scalar("SELECT 1 FROM loans WHERE id = ? AND opened IS NOT NULL")
+            .bind(id.to_string())
+            .fetch_optional(connection)
+            .await
+            .map_err(database)?;
     Ok(match opened {
         Some(_) => Event::Ending { reason: EndReason::Returned },
         None => event,
@@ -94,7 +105,8 @@ mod tests {
         for borrower in 0..40 {
             let id = accepted(&ours, borrower).await;
             let cancel = Event::Ending { reason: EndReason::Cancelled };
-            let (marked, ended) = tokio::join!(ours.mark_opened(id), other.apply(id, cancel, by("reader")));
+            let (marked, ended) =
+                tokio::join!(ours.mark_opened(id), other.apply(id, cancel, by("reader")));
             let cancelled = ended.unwrap().end_reason == Some(EndReason::Cancelled);
             assert_ne!(marked.unwrap(), cancelled);
         }

@@ -1,8 +1,9 @@
 //! Which process wrote an intent, and whether it still lives.
 //!
-//! Each process holds a lock on a file of its own beside the ledger for as long as it lives. The system lets
-//! the lock go at the moment the process dies, however it dies; so unlike a heartbeat this cannot take a
-//! process that was merely stopped for a while for a dead one and let its begin be sent after all.
+//! Each process holds a lock on a file of its own beside the ledger for as long as it lives. The
+//! system lets the lock go at the moment the process dies, however it dies; so unlike a heartbeat
+//! this cannot take a process that was merely stopped for a while for a dead one and let its begin
+//! be sent after all.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;

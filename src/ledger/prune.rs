@@ -13,7 +13,9 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use sqlx::sqlite::SqliteRow;
-use sqlx::{AssertSqlSafe, ConnectOptions, Connection, QueryBuilder, Row, Sqlite, SqliteConnection};
+use sqlx::{
+    AssertSqlSafe, ConnectOptions, Connection, QueryBuilder, Row, Sqlite, SqliteConnection,
+};
 
 use super::audit::{self, Anchor, AuditKey, Head};
 use super::open::write_options;
@@ -104,9 +106,10 @@ impl Prunable {
                  AND state IN ('refused', 'ended') AND changed < ?",
                 before,
             ),
-            Prunable::Ended { before } => {
-                ("state = 'ended' AND forgotten IS NOT NULL AND coalesce(ended, changed) < ?", before)
-            }
+            Prunable::Ended { before } => (
+                "state = 'ended' AND forgotten IS NOT NULL AND coalesce(ended, changed) < ?",
+                before,
+            ),
         }
     }
 
@@ -127,9 +130,13 @@ async fn candidates(
 ) -> Result<Vec<String>, sqlx::Error> {
     let (condition, before) = which.condition();
     // What ended is searched from the oldest on; what was never lent is rare, and has an index.
-    let index = if let Prunable::NeverLent { .. } = which { "INDEXED BY loans_never_lent" } else { "" };
-    let sql = format!("SELECT id FROM loans {index} WHERE {condition} AND id > ? ORDER BY id LIMIT {BATCH}");
-    let query = sqlx::query_scalar(AssertSqlSafe(sql)).bind(before.as_millisecond()).bind(after.to_owned());
+    let index =
+        if let Prunable::NeverLent { .. } = which { "INDEXED BY loans_never_lent" } else { "" };
+    let sql = format!(
+        "SELECT id FROM loans {index} WHERE {condition} AND id > ? ORDER BY id LIMIT {BATCH}"
+    );
+    let query =
+        sqlx::query_scalar(AssertSqlSafe(sql)).bind(before.as_millisecond()).bind(after.to_owned());
     query.fetch_all(connection).await
 }
 
@@ -195,7 +202,8 @@ async fn anchor_steps(
     let mut query = QueryBuilder::<Sqlite>::new("SELECT * FROM history WHERE loan IN (");
     push_ids(&mut query, loans);
     query.push(" ORDER BY number");
-    let steps = query.build().persistent(false).fetch_all(&mut *connection).await.map_err(failed)?;
+    let steps =
+        query.build().persistent(false).fetch_all(&mut *connection).await.map_err(failed)?;
     let mut run: Option<(i64, Vec<u8>, Head)> = None;
     for step in &steps {
         let number: i64 = step.try_get("number").map_err(failed)?;
@@ -249,7 +257,8 @@ async fn replace_run(
     let delete = sqlx::query("DELETE FROM anchors WHERE first >= ? AND last <= ?");
     delete.bind(first).bind(end.number).execute(&mut *connection).await.map_err(failed)?;
     let insert = sqlx::query("INSERT INTO anchors (first, last, mac, seal) VALUES (?, ?, ?, ?)");
-    let insert = insert.bind(first).bind(end.number).bind(&end.mac).bind(key.seal(first, &before, &end));
+    let insert =
+        insert.bind(first).bind(end.number).bind(&end.mac).bind(key.seal(first, &before, &end));
     insert.execute(connection).await.map(drop).map_err(failed)
 }
 
@@ -264,13 +273,19 @@ async fn anchor_where(
 }
 
 /// The hash of the step before this one; empty for the first.
-async fn mac_before(connection: &mut SqliteConnection, number: i64) -> Result<Vec<u8>, LedgerError> {
+async fn mac_before(
+    connection: &mut SqliteConnection,
+    number: i64,
+) -> Result<Vec<u8>, LedgerError> {
     if number <= 1 {
         return Ok(Vec::new());
     }
     let step = sqlx::query_scalar("SELECT mac FROM history WHERE number = ? AND mac IS NOT NULL");
-    let step =
-        step.bind(number - 1).fetch_optional(&mut *connection).await.map_err(super::batch::database)?;
+    let step = step
+        .bind(number - 1)
+        .fetch_optional(&mut *connection)
+        .await
+        .map_err(super::batch::database)?;
     if let Some(mac) = step {
         return Ok(mac);
     }

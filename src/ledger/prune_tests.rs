@@ -143,8 +143,11 @@ async fn changed_loan_or_step_is_not_pruned() {
     end(&ledger, over).await;
     forget(&ledger).await;
     accepted(&ledger, 91).await;
-    execute(&file, &format!("UPDATE history SET at = at + 1 WHERE loan = '{over}' AND to_state = 'ending'"))
-        .await;
+    execute(
+        &file,
+        &format!("UPDATE history SET at = at + 1 WHERE loan = '{over}' AND to_state = 'ending'"),
+    )
+    .await;
     let (loans, steps) = (count(&file, "loans").await, count(&file, "history").await);
     let error = ledger.prune(ENDED).await.unwrap_err();
     assert!(error.to_string().contains("does not verify at step"), "{error}");
@@ -164,10 +167,16 @@ async fn only_loans_that_are_over_and_forgotten_are_pruned() {
     let over = accepted(&ledger, 1).await;
     end(&ledger, over).await;
     let unacknowledged = accepted(&ledger, 2).await;
-    ledger.apply(unacknowledged, Event::Ending { reason: EndReason::Returned }, by("reader")).await.unwrap();
+    ledger
+        .apply(unacknowledged, Event::Ending { reason: EndReason::Returned }, by("reader"))
+        .await
+        .unwrap();
     assert_eq!(ledger.prune(ENDED).await.unwrap(), Pruned::default(), "the borrower is known");
     forget(&ledger).await;
-    assert_eq!(ledger.prune(Prunable::Ended { before: Timestamp::MIN }).await.unwrap(), Pruned::default());
+    assert_eq!(
+        ledger.prune(Prunable::Ended { before: Timestamp::MIN }).await.unwrap(),
+        Pruned::default()
+    );
     assert_eq!(ledger.prune(ENDED).await.unwrap(), Pruned::default(), "the newest step is its own");
     accepted(&ledger, 3).await;
     assert_eq!(ledger.prune(ENDED).await.unwrap().loans, 1);
@@ -183,7 +192,10 @@ async fn loan_that_was_lent_is_not_pruned_as_refused() {
     let ledger = open(&file).await;
     // As a balance ends a loan that Bokbasen no longer has.
     let id = accepted(&ledger, 1).await;
-    ledger.apply(id, Event::EndedThere { reason: EndReason::Rejected }, by("balance")).await.unwrap();
+    ledger
+        .apply(id, Event::EndedThere { reason: EndReason::Rejected }, by("balance"))
+        .await
+        .unwrap();
     let never_lent = Prunable::NeverLent { before: Timestamp::MAX, now: Timestamp::MIN };
     assert_eq!(prune(&file, &audit_key(), never_lent).await.unwrap().loans, 0);
     assert!(ledger.last_end(&key(1)).await.unwrap().is_some(), "its end still bars an older token");

@@ -36,7 +36,8 @@ impl Ledger {
         row.as_ref().map(loan_of).transpose()
     }
 
-    /// When the last accepted loan of this reader and title ended; none if there was none (invariant 7).
+    /// When the last accepted loan of this reader and title ended; none if there was none
+    /// (invariant 7).
     ///
     /// # Errors
     /// [`LedgerError`].
@@ -60,7 +61,8 @@ impl Ledger {
     pub async fn loan(&self, id: LoanId) -> Result<Option<Loan>, LedgerError> {
         let sql = format!("SELECT {COLUMNS} FROM loans WHERE id = ?");
         let query = sqlx::query(AssertSqlSafe(sql)).bind(id.to_string());
-        let row = query.fetch_optional(&self.readers).await.map_err(|source| self.failed(source))?;
+        let row =
+            query.fetch_optional(&self.readers).await.map_err(|source| self.failed(source))?;
         row.as_ref().map(loan_of).transpose()
     }
 
@@ -83,7 +85,8 @@ impl Ledger {
     pub async fn by_reference(&self, reference: &Reference) -> Result<Option<Loan>, LedgerError> {
         let sql = format!("SELECT {COLUMNS} FROM loans WHERE reference = ?");
         let query = sqlx::query(AssertSqlSafe(sql)).bind(reference.as_str());
-        let row = query.fetch_optional(&self.readers).await.map_err(|source| self.failed(source))?;
+        let row =
+            query.fetch_optional(&self.readers).await.map_err(|source| self.failed(source))?;
         row.as_ref().map(loan_of).transpose()
     }
 
@@ -92,12 +95,16 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError`].
     pub async fn libraries(&self) -> Result<Vec<LibraryId>, LedgerError> {
-        let names: Vec<String> = sqlx::query_scalar("SELECT DISTINCT library FROM loans ORDER BY library")
-            .fetch_all(&self.readers)
-            .await
-            .map_err(|source| self.failed(source))?;
+        let names: Vec<String> =
+            sqlx::query_scalar("SELECT DISTINCT library FROM loans ORDER BY library")
+                .fetch_all(&self.readers)
+                .await
+                .map_err(|source| self.failed(source))?;
         let read = |name: String| {
-            name.parse().map_err(|_| LedgerError::Damaged { id: name, why: "its library is none".to_owned() })
+            name.parse().map_err(|_| LedgerError::Damaged {
+                id: name,
+                why: "its library is none".to_owned(),
+            })
         };
         Ok(names.into_iter().filter_map(|name| self.damaged.skip(read(name))).collect())
     }
@@ -174,7 +181,9 @@ impl Ledger {
         loop {
             let rows = self.page_rows(filter, after.as_ref(), limit).await?;
             loans.extend(rows.iter().filter_map(|row| self.damaged.loan(row)));
-            after = rows.last().and_then(|row| Some((row.try_get("begun").ok()?, row.try_get("id").ok()?)));
+            after = rows
+                .last()
+                .and_then(|row| Some((row.try_get("begun").ok()?, row.try_get("id").ok()?)));
             if loans.len() >= wanted || rows.len() < limit as usize || after.is_none() {
                 loans.truncate(wanted);
                 return Ok(loans);
@@ -186,7 +195,8 @@ impl Ledger {
     /// Where a loan stands in the order of the listing; after it was pruned, where its id says.
     async fn place_of(&self, id: LoanId) -> Result<(i64, String), LedgerError> {
         let begun = sqlx::query_scalar("SELECT begun FROM loans WHERE id = ?").bind(id.to_string());
-        let begun = begun.fetch_optional(&self.readers).await.map_err(|source| self.failed(source))?;
+        let begun =
+            begun.fetch_optional(&self.readers).await.map_err(|source| self.failed(source))?;
         Ok((begun.unwrap_or_else(|| id.made_at().as_millisecond()), id.to_string()))
     }
 
@@ -218,7 +228,12 @@ impl Ledger {
             query.push(" AND begun >= ").push_bind(since.as_millisecond());
         }
         if let Some((begun, id)) = after {
-            query.push(" AND (begun, id) < (").push_bind(*begun).push(", ").push_bind(id.clone()).push(")");
+            query
+                .push(" AND (begun, id) < (")
+                .push_bind(*begun)
+                .push(", ")
+                .push_bind(id.clone())
+                .push(")");
         }
         query.push(" ORDER BY begun DESC, id DESC LIMIT ").push_bind(i64::from(limit));
         query.push(") ORDER BY begun DESC, id DESC");
@@ -242,7 +257,8 @@ impl Ledger {
         let mut orphans = Vec::new();
         for dead in owners.into_iter().filter(|owner| self.process.is_dead(owner)) {
             let query = sqlx::query(AssertSqlSafe(sql.clone())).bind(dead);
-            let rows = query.fetch_all(&self.readers).await.map_err(|source| self.failed(source))?;
+            let rows =
+                query.fetch_all(&self.readers).await.map_err(|source| self.failed(source))?;
             orphans.extend(rows.iter().filter_map(|row| self.damaged.loan(row)));
         }
         Ok(orphans)
@@ -264,9 +280,12 @@ impl Ledger {
         loop {
             let query = sqlx::query(AssertSqlSafe(sql.clone())).bind(at.as_millisecond());
             let query = query.bind(after.0).bind(after.1.clone()).bind(i64::from(limit));
-            let rows = query.fetch_all(&self.readers).await.map_err(|source| self.failed(source))?;
+            let rows =
+                query.fetch_all(&self.readers).await.map_err(|source| self.failed(source))?;
             loans.extend(rows.iter().filter_map(|row| self.damaged.loan(row)));
-            let last = rows.last().and_then(|row| Some((row.try_get("due").ok()?, row.try_get("id").ok()?)));
+            let last = rows
+                .last()
+                .and_then(|row| Some((row.try_get("due").ok()?, row.try_get("id").ok()?)));
             match last {
                 Some(last) if loans.len() < wanted && rows.len() == limit as usize => after = last,
                 _ => break,
@@ -296,7 +315,8 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError`].
     pub async fn next_due(&self, after: Timestamp) -> Result<Option<Timestamp>, LedgerError> {
-        let due = sqlx::query_scalar("SELECT min(due) FROM loans WHERE state = 'accepted' AND due > ?");
+        let due =
+            sqlx::query_scalar("SELECT min(due) FROM loans WHERE state = 'accepted' AND due > ?");
         let due: Option<i64> = due
             .bind(after.as_millisecond())
             .fetch_one(&self.readers)
@@ -305,12 +325,14 @@ impl Ledger {
         Ok(due.and_then(|due| Timestamp::from_millisecond(due).ok()))
     }
 
-    /// Every loan whose end has not been acknowledged, and the last step from which [`Ledger::ends_after`] goes on.
+    /// Every loan whose end has not been acknowledged, and the last step from which
+    /// [`Ledger::ends_after`] goes on.
     ///
     /// # Errors
     /// [`LedgerError`].
     pub async fn ends_waiting(&self) -> Result<Ends, LedgerError> {
-        // First the step: an end that is written in between is then told twice, and not passed over.
+        // First the step: an end that is written in between is then told twice, and not passed
+        // over.
         let step: Option<i64> = sqlx::query_scalar("SELECT max(number) FROM history")
             .fetch_one(&self.readers)
             .await
@@ -363,7 +385,8 @@ impl Ledger {
     pub async fn has_to_forget(&self, before: Timestamp) -> Result<bool, LedgerError> {
         const ANY: &str = "SELECT EXISTS (SELECT 1 FROM loans WHERE state IN ('refused', 'ended') \
              AND forgotten IS NULL AND coalesce(ended, changed) < ?)";
-        let any = sqlx::query_scalar(ANY).bind(before.as_millisecond()).fetch_one(&self.readers).await;
+        let any =
+            sqlx::query_scalar(ANY).bind(before.as_millisecond()).fetch_one(&self.readers).await;
         any.map_err(|source| self.failed(source))
     }
 
@@ -373,7 +396,9 @@ impl Ledger {
     /// [`LedgerError`], where the ledger cannot be read.
     pub async fn check(&self) -> Result<(), LedgerError> {
         let one = sqlx::query("SELECT value FROM meta LIMIT 1").fetch_one(&self.readers);
-        let one = tokio::time::timeout(CHECK_DEADLINE, one).await.unwrap_or(Err(sqlx::Error::PoolTimedOut));
+        let one = tokio::time::timeout(CHECK_DEADLINE, one)
+            .await
+            .unwrap_or(Err(sqlx::Error::PoolTimedOut));
         one.map(drop).map_err(|source| self.failed(source))
     }
 
@@ -397,5 +422,6 @@ fn index_of(filter: &Filter) -> &'static str {
 }
 
 fn read_id(id: &str) -> Result<LoanId, LedgerError> {
-    id.parse().map_err(|_| LedgerError::Damaged { id: id.to_owned(), why: "its id is none".to_owned() })
+    id.parse()
+        .map_err(|_| LedgerError::Damaged { id: id.to_owned(), why: "its id is none".to_owned() })
 }

@@ -7,7 +7,8 @@ use sqlx::{QueryBuilder, Row, Sqlite};
 use super::{HistoryRow, LedgerError};
 use crate::loan::{Borrower, Loan, LoanId, LoanRecord, Progress, Reference, Refusal, Terms};
 
-/// The columns of a loan, in the order in which [`push_loans`] binds them; [`loan_of`] wants them by name.
+/// The columns of a loan, in the order in which [`push_loans`] binds them; [`loan_of`] wants them
+/// by name.
 pub(super) const COLUMNS: &str = "id, library, borrower, isbn, reference, lending_id, state, begun, accepted, due, \
      licence_id, licence_type, ended, end_reason, refusal_code, refusal_message, refusal_retry, progress, forgotten, changed";
 
@@ -43,7 +44,8 @@ fn damaged(id: &str, why: &dyn std::fmt::Display) -> LedgerError {
 fn record_of(row: &SqliteRow, id: &str) -> Result<LoanRecord, LedgerError> {
     let wrong = |error: &dyn std::fmt::Display| damaged(id, error);
     let text = |column: &str| row.try_get::<String, _>(column).map_err(|error| wrong(&error));
-    let optional = |column: &str| row.try_get::<Option<String>, _>(column).map_err(|error| wrong(&error));
+    let optional =
+        |column: &str| row.try_get::<Option<String>, _>(column).map_err(|error| wrong(&error));
     let time = |column: &str| -> Result<Option<Timestamp>, LedgerError> {
         let millis: Option<i64> = row.try_get(column).map_err(|error| wrong(&error))?;
         millis.map(|millis| timestamp(millis).map_err(|error| wrong(&error))).transpose()
@@ -73,7 +75,9 @@ fn record_of(row: &SqliteRow, id: &str) -> Result<LoanRecord, LedgerError> {
         id: id.parse().map_err(|error| wrong(&error))?,
         key: crate::loan::LoanKey {
             library: text("library")?.parse().map_err(|error| wrong(&error))?,
-            borrower: Borrower::from_bytes(borrower.try_into().map_err(|_| wrong(&"the borrower"))?),
+            borrower: Borrower::from_bytes(
+                borrower.try_into().map_err(|_| wrong(&"the borrower"))?,
+            ),
             isbn: isbn.to_string().parse().map_err(|error| wrong(&error))?,
         },
         reference: Reference::from_text(text("reference")?),
@@ -118,14 +122,16 @@ pub(super) fn history_of(loan: LoanId, row: &SqliteRow) -> Result<HistoryRow, Le
     })
 }
 
-/// The columns that a step can change: the owner stays who it was, and a progress as the app last said it.
+/// The columns that a step can change: the owner stays who it was, and a progress as the app last
+/// said it.
 const CHANGES: &str = " ON CONFLICT (id) DO UPDATE SET lending_id = excluded.lending_id, state = excluded.state, \
      accepted = excluded.accepted, due = excluded.due, licence_id = excluded.licence_id, \
      licence_type = excluded.licence_type, ended = excluded.ended, end_reason = excluded.end_reason, \
      refusal_code = excluded.refusal_code, refusal_message = excluded.refusal_message, \
      refusal_retry = excluded.refusal_retry, changed = excluded.changed";
 
-/// Adds to a query what writes these loans as they are now, new rows or changed ones; one loan at the least.
+/// Adds to a query what writes these loans as they are now, new rows or changed ones; one loan at
+/// the least.
 pub(super) fn push_loans<'a>(
     query: &mut QueryBuilder<Sqlite>,
     loans: impl Iterator<Item = &'a Loan>,

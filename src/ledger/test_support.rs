@@ -1,4 +1,5 @@
-//! What the tests of the ledger's modules share: a ledger on a real file, readers with a title, and causes.
+//! What the tests of the ledger's modules share: a ledger on a real file, readers with a title, and
+//! causes.
 
 use std::path::Path;
 
@@ -17,7 +18,8 @@ pub(super) fn audit_key() -> AuditKey {
 /// The ledger of this file, under the key of this fingerprint.
 pub(super) async fn try_open(file: &Path, fingerprint: &[u8; 32]) -> Result<Ledger, LedgerError> {
     let settings = Settings { file: file.to_owned(), brake: Brake::default() };
-    Ledger::open(&settings, fingerprint, audit_key(), Clock::system(), Metrics::new().unwrap()).await
+    Ledger::open(&settings, fingerprint, audit_key(), Clock::system(), Metrics::new().unwrap())
+        .await
 }
 
 pub(super) async fn open(file: &Path) -> Ledger {

@@ -17,8 +17,11 @@ fn second(second: i64) -> Timestamp {
 }
 
 fn accepted(due: i64) -> Event {
-    let terms =
-        Terms { due: second(due), licence_id: Some("K1".into()), licence_type: Some("PACKAGE".into()) };
+    let terms = Terms {
+        due: second(due),
+        licence_id: Some("K1".into()),
+        licence_type: Some("PACKAGE".into()),
+    };
     Event::Accepted { lending_id: "L1".into(), terms }
 }
 
@@ -70,8 +73,10 @@ async fn what_was_written_is_there_after_opening_again_with_its_history() {
     assert_eq!((after.id, after.open_until()), (id, Some(second(100))));
     let history = ledger.history(id).await.unwrap();
     let steps: Vec<_> = history.iter().map(|row| (row.from, row.to, row.cause.as_str())).collect();
-    let expected =
-        [(None, LoanState::Intended, "reader"), (Some(LoanState::Intended), LoanState::Accepted, "begin")];
+    let expected = [
+        (None, LoanState::Intended, "reader"),
+        (Some(LoanState::Intended), LoanState::Accepted, "begin"),
+    ];
     assert_eq!(steps, expected);
 }
 
@@ -98,14 +103,21 @@ async fn only_a_credential_issued_after_the_end_borrows_again() {
     let ledger = open(directory.path()).await.unwrap();
     let id = written(&ledger, 1).await;
     ledger.apply(id, accepted(100), by("begin")).await.unwrap();
-    let ending = ledger.apply(id, Event::Ending { reason: EndReason::Returned }, by("reader")).await.unwrap();
-    assert!(matches!(intend(&ledger, 1).await, Intended::Live(_)), "until Bokbasen knows of the end");
+    let ending = ledger
+        .apply(id, Event::Ending { reason: EndReason::Returned }, by("reader"))
+        .await
+        .unwrap();
+    assert!(
+        matches!(intend(&ledger, 1).await, Intended::Live(_)),
+        "until Bokbasen knows of the end"
+    );
     ledger.apply(id, Event::EndAcknowledged, by("outbox")).await.unwrap();
     let end = ledger.last_end(&key(1)).await.unwrap().unwrap();
     assert_eq!(Some(end.as_millisecond()), ending.ended.map(Timestamp::as_millisecond));
     let later = crate::clock::after(end, std::time::Duration::from_millis(1));
     for (issued, may) in [(None, false), (Some(end), false), (Some(later), true)] {
-        let wish = ledger.intend(Loan::intend(key(1), second(1)), issued, by("reader")).await.unwrap();
+        let wish =
+            ledger.intend(Loan::intend(key(1), second(1)), issued, by("reader")).await.unwrap();
         assert_eq!(matches!(wish, Intended::Written(_)), may, "{issued:?}");
         assert_eq!(matches!(wish, Intended::EndedSince(_)), !may, "{issued:?}");
     }
@@ -136,7 +148,8 @@ async fn a_caller_who_hangs_up_undoes_nothing() {
     let directory = tempfile::tempdir().unwrap();
     let ledger = open(directory.path()).await.unwrap();
     {
-        let mut wish = std::pin::pin!(ledger.intend(Loan::intend(key(1), second(1)), None, by("reader")));
+        let mut wish =
+            std::pin::pin!(ledger.intend(Loan::intend(key(1), second(1)), None, by("reader")));
         // Polled once, the command is on its way; then the caller is gone.
         assert!(futures_util::poll!(wish.as_mut()).is_pending());
     }
@@ -224,7 +237,10 @@ async fn the_audit_finds_what_was_changed_taken_out_swapped_or_cut_off_and_names
         ("UPDATE history SET at = at + 1 WHERE number = 5", &["step 5 (loan"]),
         ("UPDATE history SET detail = 'a ward' WHERE number = 3", &["step 3 (loan"]),
         ("UPDATE history SET detail = NULL WHERE number = 3", &["step 3 (loan"]),
-        ("UPDATE history SET mac = zeroblob(32) WHERE number = 7", &["step 7 (loan", "step 8 (loan"]),
+        (
+            "UPDATE history SET mac = zeroblob(32) WHERE number = 7",
+            &["step 7 (loan", "step 8 (loan"],
+        ),
         ("DELETE FROM history WHERE number IN (6, 7)", &["steps 6 to 7 are missing", ROW]),
         (
             "UPDATE history SET number = CASE number WHEN 4 THEN -1 ELSE number END; \
@@ -254,7 +270,10 @@ async fn the_audit_finds_what_was_changed_taken_out_swapped_or_cut_off_and_names
             assert!(found.starts_with(says), "{damage}: {found}");
         }
         let other = verify(&file, &AuditKey::new(&[3; 32])).await.unwrap();
-        assert!(other.findings.len() >= says.len().min(1), "and under another key nothing is right");
+        assert!(
+            other.findings.len() >= says.len().min(1),
+            "and under another key nothing is right"
+        );
     }
 }
 
@@ -263,8 +282,13 @@ async fn forgotten_loan_verifies_and_no_salt_of_its_steps_is_left() {
     let directory = tempfile::tempdir().unwrap();
     let file = with_a_history(directory.path()).await;
     let ledger = open(directory.path()).await.unwrap();
-    let ids: Vec<LoanId> =
-        ledger.page(&Filter { limit: 2, ..Filter::default() }).await.unwrap().iter().map(|l| l.id).collect();
+    let ids: Vec<LoanId> = ledger
+        .page(&Filter { limit: 2, ..Filter::default() })
+        .await
+        .unwrap()
+        .iter()
+        .map(|l| l.id)
+        .collect();
     for id in &ids {
         ledger.apply(*id, Event::EndAcknowledged, by("outbox")).await.unwrap();
     }
@@ -362,7 +386,10 @@ async fn support_queries_leave_the_connections_of_readers_alone() {
     }
     assert_eq!(busy.len(), 2);
     let mut listing = std::pin::pin!(support.loan(id));
-    assert!(futures_util::poll!(listing.as_mut()).is_pending(), "a support query waits for a connection");
+    assert!(
+        futures_util::poll!(listing.as_mut()).is_pending(),
+        "a support query waits for a connection"
+    );
     assert!(ledger.newest(&key(1)).await.unwrap().is_some(), "a reader's query does not");
     drop(busy);
     assert!(listing.await.unwrap().is_some());
@@ -375,7 +402,10 @@ async fn loan_that_ends_at_the_end_of_time_can_be_read() {
     let ledger = open(directory.path()).await.unwrap();
     let id = written(&ledger, 1).await;
     let terms = Terms { due: Timestamp::MAX, licence_id: None, licence_type: None };
-    ledger.apply(id, Event::Accepted { lending_id: "L1".into(), terms }, by("begin")).await.unwrap();
+    ledger
+        .apply(id, Event::Accepted { lending_id: "L1".into(), terms }, by("begin"))
+        .await
+        .unwrap();
     let due = ledger.loan(id).await.unwrap().unwrap().open_until().unwrap();
     assert_eq!(due.as_millisecond(), Timestamp::MAX.as_millisecond());
     ledger.close().await;
@@ -399,7 +429,8 @@ async fn every_filter_of_the_listing_has_an_index() {
             limit: 10,
         };
         // Each names its index, and SQLite fails where that cannot be used.
-        let ids: Vec<LoanId> = ledger.page(&filter).await.unwrap().iter().map(|loan| loan.id).collect();
+        let ids: Vec<LoanId> =
+            ledger.page(&filter).await.unwrap().iter().map(|loan| loan.id).collect();
         assert_eq!(ids, if has(3) { vec![first] } else { vec![second, first] }, "{filter:?}");
         let next = Filter { after: ids.first().copied(), ..filter };
         assert_eq!(ledger.page(&next).await.unwrap().len(), ids.len() - 1, "{next:?}");
@@ -463,8 +494,11 @@ async fn the_file_itself_refuses_a_second_live_loan_and_states_that_are_not_born
              FROM loans LIMIT 1)"
         )
     };
-    for state in LoanState::ALL.into_iter().filter(|state| state.is_live() && *state != LoanState::Ending) {
-        let twice = sqlx::query(AssertSqlSafe(copy(state.name(), 1))).execute(&mut connection).await;
+    for state in
+        LoanState::ALL.into_iter().filter(|state| state.is_live() && *state != LoanState::Ending)
+    {
+        let twice =
+            sqlx::query(AssertSqlSafe(copy(state.name(), 1))).execute(&mut connection).await;
         let error = twice.unwrap_err().to_string();
         assert!(error.contains("UNIQUE constraint failed"), "{state}: {error}");
         let other = sqlx::query(AssertSqlSafe(copy(state.name(), 2 + state as u8)));
@@ -477,11 +511,16 @@ async fn the_file_itself_refuses_a_second_live_loan_and_states_that_are_not_born
         let error = wrong.unwrap_err().to_string();
         assert!(error.contains("CHECK constraint failed"), "{state} without {what}: {error}");
     }
-    for damage in
-        ["lending_id = NULL", "due = NULL", "accepted = NULL", "borrower = x'01'", "progress = 10001"]
-    {
+    for damage in [
+        "lending_id = NULL",
+        "due = NULL",
+        "accepted = NULL",
+        "borrower = x'01'",
+        "progress = 10001",
+    ] {
         let sql = format!("UPDATE loans SET {damage} WHERE state = 'accepted'");
-        let error = sqlx::query(AssertSqlSafe(sql)).execute(&mut connection).await.unwrap_err().to_string();
+        let error =
+            sqlx::query(AssertSqlSafe(sql)).execute(&mut connection).await.unwrap_err().to_string();
         assert!(error.contains("CHECK constraint failed"), "{damage}: {error}");
     }
 }

@@ -22,7 +22,9 @@ use super::brake::Brake;
 use super::connection::{TRANSACTION_DEADLINE, WriteConnection, reason, write_probe};
 use super::process::Process;
 use super::row::{COLUMNS, loan_of};
-use super::{Cause, Delivered, Doubts, Intended, LedgerError, balance_memory, delivered, opened_mark};
+use super::{
+    Cause, Delivered, Doubts, Intended, LedgerError, balance_memory, delivered, opened_mark,
+};
 use crate::clock::Clock;
 use crate::crash::{self, Edge};
 use crate::loan::{Event, Loan, LoanId, LoanState, Progress};
@@ -334,7 +336,8 @@ impl Writer {
         let (now, owner) = (self.clock.now(), self.process.name().to_owned());
         let Ok(connection) = self.connection.get() else { return Ok(()) };
         let mut transaction = within(deadline, connection.begin_with("BEGIN IMMEDIATE")).await?;
-        let mut draft = within(deadline, Draft::begin(&mut transaction, &owner, &self.audit_key)).await?;
+        let mut draft =
+            within(deadline, Draft::begin(&mut transaction, &owner, &self.audit_key)).await?;
         for id in &self.in_doubt {
             let found = within_rule(deadline, draft.loan(*id)).await;
             let (found, broken) = rule(found);
@@ -363,7 +366,9 @@ impl Writer {
         done: &mut Vec<Done>,
     ) -> Result<Head, Failure> {
         let deadline = Instant::now() + TRANSACTION_DEADLINE;
-        let Ok(connection) = self.connection.get() else { return Err(sqlx::Error::WorkerCrashed.into()) };
+        let Ok(connection) = self.connection.get() else {
+            return Err(sqlx::Error::WorkerCrashed.into());
+        };
         let work = Work {
             now: self.clock.now(),
             deadline,
@@ -372,7 +377,8 @@ impl Writer {
             brake: (self.brake, &self.metrics),
         };
         let mut transaction = within(deadline, connection.begin_with("BEGIN IMMEDIATE")).await?;
-        let mut draft = within(deadline, Draft::begin(&mut transaction, work.owner, &self.audit_key)).await?;
+        let mut draft =
+            within(deadline, Draft::begin(&mut transaction, work.owner, &self.audit_key)).await?;
         within(deadline, read_ahead(&mut draft, commands.as_slice())).await?;
         for command in commands {
             let Some((result, broken)) = work.run(&mut draft, command).await else { continue };
@@ -391,7 +397,8 @@ impl Writer {
         }
         let committed = within(deadline, transaction.commit()).await;
         #[cfg(test)]
-        let committed = if fault == Some(Fault::CommitUnreported) { Err(late()) } else { committed };
+        let committed =
+            if fault == Some(Fault::CommitUnreported) { Err(late()) } else { committed };
         committed.map_err(|source| Failure { source, in_doubt: true })?;
         done.iter().for_each(|done| crash::point("commit", done.name(), Edge::After));
         Ok(head)
@@ -426,7 +433,8 @@ impl Writer {
             && let Some(head) = self.head.take()
         {
             let (file, process) = (self.file.clone(), self.process.clone());
-            self.keeping = Some(tokio::task::spawn_blocking(move || keep_apart(&file, process.name(), head)));
+            self.keeping =
+                Some(tokio::task::spawn_blocking(move || keep_apart(&file, process.name(), head)));
         }
     }
 
@@ -478,7 +486,9 @@ impl Writer {
         let Ok(connection) = self.connection.get() else { return };
         for statement in ["PRAGMA optimize", "PRAGMA wal_checkpoint(TRUNCATE)"] {
             let deadline = Instant::now() + CLOSE_DEADLINE;
-            if let Err(error) = within(deadline, sqlx::query(statement).execute(&mut *connection)).await {
+            if let Err(error) =
+                within(deadline, sqlx::query(statement).execute(&mut *connection)).await
+            {
                 tracing::warn!(%error, statement, "the ledger could not be tidied on closing");
             }
         }
@@ -497,7 +507,11 @@ struct Work<'a> {
 impl Work<'_> {
     /// Runs one command: what is to be answered once it is durable, and the error where the
     /// database failed. None for a close, which is answered elsewhere.
-    async fn run(&self, draft: &mut Draft<'_>, command: Command) -> Option<(Done, Option<sqlx::Error>)> {
+    async fn run(
+        &self,
+        draft: &mut Draft<'_>,
+        command: Command,
+    ) -> Option<(Done, Option<sqlx::Error>)> {
         let by = self.deadline;
         Some(match command {
             Command::Intend { loan, issued, cause, answer } => {
@@ -532,11 +546,13 @@ impl Work<'_> {
                 (Done::Forgotten(result, answer), broken)
             }
             Command::Opened { id, answer } => {
-                let (result, broken) = rule(within_rule(by, opened_mark::mark(draft, id, self.now)).await);
+                let (result, broken) =
+                    rule(within_rule(by, opened_mark::mark(draft, id, self.now)).await);
                 (Done::Written(result, "opened", answer), broken)
             }
             Command::Doubts { doubts, answer } => {
-                let (result, broken) = rule(within_rule(by, balance_memory::replace(draft, &doubts)).await);
+                let (result, broken) =
+                    rule(within_rule(by, balance_memory::replace(draft, &doubts)).await);
                 (Done::Written(result, "doubts", answer), broken)
             }
             Command::TestWrite { answer } => {
@@ -597,38 +613,51 @@ fn fail(done: Done, why: &str) {
 async fn read_ahead(draft: &mut Draft<'_>, commands: &[Command]) -> Result<(), sqlx::Error> {
     let ids: Vec<LoanId> = commands
         .iter()
-        .filter_map(|command| if let Command::Apply { id, .. } = command { Some(*id) } else { None })
+        .filter_map(
+            |command| if let Command::Apply { id, .. } = command { Some(*id) } else { None },
+        )
         .collect();
-    let keys = commands
-        .iter()
-        .filter_map(|command| if let Command::Intend { loan, .. } = command { Some(loan.key) } else { None });
+    let keys = commands.iter().filter_map(|command| {
+        if let Command::Intend { loan, .. } = command { Some(loan.key) } else { None }
+    });
     draft.read_ahead(&ids, keys).await
 }
 
-/// A command that was not come to, as one that failed; none for a close, which is answered elsewhere.
+/// A command that was not come to, as one that failed; none for a close, which is answered
+/// elsewhere.
 fn unwritten(command: Command) -> Option<Done> {
     match command {
         Command::Intend { answer, .. } => Some(Done::Intended(Err(LedgerError::Closed), answer)),
         Command::Apply { event, answer, .. } => {
             Some(Done::Applied(Err(LedgerError::Closed), event.name(), answer))
         }
-        Command::Adopt { answer, .. } => Some(Done::Written(Err(LedgerError::Closed), "adopted", answer)),
-        Command::Progress { answer, .. } => Some(Done::Written(Err(LedgerError::Closed), "progress", answer)),
+        Command::Adopt { answer, .. } => {
+            Some(Done::Written(Err(LedgerError::Closed), "adopted", answer))
+        }
+        Command::Progress { answer, .. } => {
+            Some(Done::Written(Err(LedgerError::Closed), "progress", answer))
+        }
         Command::Delivered { answer, .. } => {
             Some(Done::Written(Err(LedgerError::Closed), "delivered", answer))
         }
         Command::Forget { answer, .. } => Some(Done::Forgotten(Err(LedgerError::Closed), answer)),
-        Command::TestWrite { answer } => Some(Done::Written(Err(LedgerError::Closed), "tested", answer)),
+        Command::TestWrite { answer } => {
+            Some(Done::Written(Err(LedgerError::Closed), "tested", answer))
+        }
         #[cfg(test)]
         Command::Fault { .. } => None,
-        Command::Opened { answer, .. } => Some(Done::Written(Err(LedgerError::Closed), "opened", answer)),
-        Command::Doubts { answer, .. } => Some(Done::Written(Err(LedgerError::Closed), "doubts", answer)),
+        Command::Opened { answer, .. } => {
+            Some(Done::Written(Err(LedgerError::Closed), "opened", answer))
+        }
+        Command::Doubts { answer, .. } => {
+            Some(Done::Written(Err(LedgerError::Closed), "doubts", answer))
+        }
         Command::Close { .. } => None,
     }
 }
 
-/// Tells an error by a rule, which concerns one command, from one of the database, which concerns all: that is given
-/// apart.
+/// Tells an error by a rule, which concerns one command, from one of the database, which concerns
+/// all: that is given apart.
 fn rule<T>(result: Result<T, LedgerError>) -> (Result<T, LedgerError>, Option<sqlx::Error>) {
     match result {
         Err(LedgerError::Database { source, .. }) => (Err(LedgerError::Closed), Some(source)),
@@ -654,7 +683,8 @@ async fn intend(
     }
     if !brake.is_idle() {
         let connection = draft.connection().await.map_err(database)?;
-        let held = brake.holds(connection, &loan.key, loan.begun, metrics).await.map_err(database)?;
+        let held =
+            brake.holds(connection, &loan.key, loan.begun, metrics).await.map_err(database)?;
         if let Some(until) = held {
             return Ok(Intended::Braked(until));
         }
@@ -703,7 +733,11 @@ async fn adopt(
 }
 
 /// Writes how far a loan has been read, where it was ever accepted.
-async fn note_progress(draft: &mut Draft<'_>, id: LoanId, progress: Progress) -> Result<bool, LedgerError> {
+async fn note_progress(
+    draft: &mut Draft<'_>,
+    id: LoanId,
+    progress: Progress,
+) -> Result<bool, LedgerError> {
     let connection = draft.connection().await.map_err(database)?;
     let update = sqlx::query("UPDATE loans SET progress = ? WHERE id = ? AND accepted IS NOT NULL")
         .bind(progress.hundredths())

@@ -42,7 +42,8 @@ impl Ledger {
         match timeout(DEADLINE, self.shared_write_test()).await {
             Ok(result) => result,
             Err(_) => {
-                // A disk that hangs fails no write for now. The next write that succeeds sets it again.
+                // A disk that hangs fails no write for now. The next write that succeeds sets it
+                // again.
                 self.write_test.metrics.ledger_writable(false);
                 Err(format!("no answer within {} s", DEADLINE.as_secs()))
             }

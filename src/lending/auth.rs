@@ -150,7 +150,12 @@ impl Login {
         }
     }
 
-    async fn fetch(&self, client: &reqwest::Client, clock: &Clock, skew: &Skew) -> Result<Held, CallError> {
+    async fn fetch(
+        &self,
+        client: &reqwest::Client,
+        clock: &Clock,
+        skew: &Skew,
+    ) -> Result<Held, CallError> {
         let request = match &self.auth {
             Auth::Ticket { login_url, username, password } => client
                 .post(login_url.clone())
@@ -179,7 +184,8 @@ impl Login {
                 return Err(self.failed(Trouble::ServerError, &format!("it was answered {status}")));
             }
             status if !status.is_success() => {
-                let why = format!("it was answered {status}; check {} in [lending]", self.address_key());
+                let why =
+                    format!("it was answered {status}; check {} in [lending]", self.address_key());
                 return Err(self.failed(Trouble::BadAnswer, &why));
             }
             _ => {}
@@ -218,8 +224,8 @@ fn held_ticket(response: &reqwest::Response, clock: &Clock) -> Result<Held, &'st
 }
 
 fn held_token(body: &[u8], clock: &Clock) -> Result<Held, &'static str> {
-    let token: Token =
-        serde_json::from_slice(body).map_err(|_| "the answer has no token; check token_url in [lending]")?;
+    let token: Token = serde_json::from_slice(body)
+        .map_err(|_| "the answer has no token; check token_url in [lending]")?;
     let life = Duration::from_secs(token.expires_in);
     let used = life.saturating_sub(TOKEN_MARGIN.min(life / 10));
     Ok(Held {
@@ -230,8 +236,8 @@ fn held_token(body: &[u8], clock: &Clock) -> Result<Held, &'static str> {
 }
 
 fn sensitive(text: &str) -> Result<HeaderValue, &'static str> {
-    let mut value =
-        HeaderValue::try_from(text).map_err(|_| "the credential that it gave cannot be sent in a header")?;
+    let mut value = HeaderValue::try_from(text)
+        .map_err(|_| "the credential that it gave cannot be sent in a header")?;
     value.set_sensitive(true);
     Ok(value)
 }

@@ -324,7 +324,10 @@ mod tests {
             for _ in 0..TRIALS {
                 assert_eq!(breaker.pass(false), Passage::Trial);
             }
-            assert!(matches!(breaker.pass(false), Passage::Closed(_)), "nothing goes out beside them");
+            assert!(
+                matches!(breaker.pass(false), Passage::Closed(_)),
+                "nothing goes out beside them"
+            );
             assert_eq!(breaker.note(loan(102), Ended::Answered, true), Some(false));
             assert_eq!(breaker.passage(false), Passage::Open);
         }
@@ -390,14 +393,19 @@ mod tests {
         tokio::time::advance(FIRST_REST).await;
         assert_eq!(fails(&mut breaker, 0), None, "others have their turn first");
         tokio::time::advance(SUSPECT_DELAY).await;
-        assert_eq!(fails(&mut breaker, 0), Some(None), "but where there are no others, it is tried");
+        assert_eq!(
+            fails(&mut breaker, 0),
+            Some(None),
+            "but where there are no others, it is tried"
+        );
         assert_eq!(fails(&mut breaker, 1), None);
         assert_eq!(succeeds(&mut breaker, 7), Some(Some(false)), "beside the suspect's trial");
     }
 
     #[tokio::test(start_paused = true)]
     async fn begins_of_one_poisonous_title_leave_others_alone() {
-        let title = |title: u64, loan: u64| Subject { counted: loan, suspected: title, group: title };
+        let title =
+            |title: u64, loan: u64| Subject { counted: loan, suspected: title, group: title };
         for order in [[Ended::Failed, Ended::Answered], [Ended::Answered, Ended::Failed]] {
             let mut breaker = Breaker::default();
             for (ended, number) in order.into_iter().zip(0..) {
@@ -405,14 +413,19 @@ mod tests {
                 assert_eq!(call(&mut breaker, title(which, number), ended), Some(None));
             }
             for number in 2..1000 {
-                assert_eq!(call(&mut breaker, title(1, number), Ended::Failed), Some(None), "{order:?}");
+                assert_eq!(
+                    call(&mut breaker, title(1, number), Ended::Failed),
+                    Some(None),
+                    "{order:?}"
+                );
             }
         }
     }
 
     #[tokio::test(start_paused = true)]
     async fn title_that_is_answered_now_and_then_holds_back_no_other() {
-        let title = |title: u64, loan: u64| Subject { counted: loan, suspected: title, group: title };
+        let title =
+            |title: u64, loan: u64| Subject { counted: loan, suspected: title, group: title };
         let mut breaker = Breaker::default();
         assert_eq!(call(&mut breaker, title(2, 1), Ended::Answered), Some(None));
         for number in 2..1000 {

@@ -105,7 +105,8 @@ impl Bulkhead {
     /// A total below [`LEAST_TOTAL`] counts as that.
     pub(super) fn new(total: usize) -> Bulkhead {
         let total = total.max(LEAST_TOTAL);
-        let kind = |guaranteed: usize, most: usize| KindSlots { guaranteed, most, ..KindSlots::default() };
+        let kind =
+            |guaranteed: usize, most: usize| KindSlots { guaranteed, most, ..KindSlots::default() };
         let (quarter, eighth) = (total / 4, total / 8);
         let read = (total / 16).max(1);
         let kinds = PerKind {
@@ -165,7 +166,8 @@ impl Slots {
     /// Takes a slot where one is free and no other caller waits for it.
     fn take_at_once(&mut self, claim: Claim) -> bool {
         let own = self.kinds.of(claim.kind);
-        let is_first = self.has_room(claim.kind, claim.suspect) && own.queue(claim.suspect).is_empty();
+        let is_first =
+            self.has_room(claim.kind, claim.suspect) && own.queue(claim.suspect).is_empty();
         let takes = is_first && own.allows(&claim, self.free(claim.kind));
         if takes {
             self.take(claim);
@@ -371,8 +373,9 @@ mod tests {
     /// All slots that claims get, each of a group of its own.
     async fn take_all(bulkhead: &Bulkhead, kind: CallKind, suspect: bool) -> Vec<Slot> {
         let mut held = Vec::new();
-        while let Some(slot) =
-            bulkhead.enter(Claim { suspect, ..claim(kind, 1000 + held.len() as u64) }, PATIENCE).await
+        while let Some(slot) = bulkhead
+            .enter(Claim { suspect, ..claim(kind, 1000 + held.len() as u64) }, PATIENCE)
+            .await
         {
             held.push(slot);
         }
@@ -401,7 +404,10 @@ mod tests {
                 let held = take_all(&bulkhead, hanging, false).await;
                 assert_eq!(held.len(), bulkhead.most(hanging), "{total} {hanging:?}");
                 for other in CallKind::ALL.into_iter().filter(|other| *other != hanging) {
-                    assert!(bulkhead.enter(claim(other, 0), PATIENCE).await.is_some(), "{total} {other:?}");
+                    assert!(
+                        bulkhead.enter(claim(other, 0), PATIENCE).await.is_some(),
+                        "{total} {other:?}"
+                    );
                 }
             }
         }
@@ -453,7 +459,10 @@ mod tests {
         let bulkhead = Bulkhead::new(LEAST_TOTAL);
         let held = take_all(&bulkhead, CallKind::End, false).await;
         for _ in 0..100 {
-            assert!(bulkhead.enter(claim(CallKind::End, 0), PATIENCE).await.is_none(), "it leaves in time");
+            assert!(
+                bulkhead.enter(claim(CallKind::End, 0), PATIENCE).await.is_none(),
+                "it leaves in time"
+            );
         }
         drop(held);
         let again = take_all(&bulkhead, CallKind::End, false).await;
@@ -468,7 +477,11 @@ mod tests {
         assert_eq!(hanging.len(), half);
         let waiting: Vec<_> = (0..50).map(|_| wait(&bulkhead, claim(CallKind::Begin, 7))).collect();
         tokio::task::yield_now().await;
-        assert_eq!(take_all(&bulkhead, CallKind::Begin, false).await.len(), half, "nobody is held back");
+        assert_eq!(
+            take_all(&bulkhead, CallKind::Begin, false).await.len(),
+            half,
+            "nobody is held back"
+        );
         assert!(waiting.iter().all(|waiting| !waiting.is_finished()));
         drop(hanging);
         for waiting in waiting {
@@ -493,7 +506,10 @@ mod tests {
         let suspect = Claim { suspect: true, ..claim(CallKind::Begin, 7) };
         assert!(bulkhead.enter(suspect, PATIENCE).await.is_none());
         let other = Claim { suspect: true, ..claim(CallKind::Begin, 8) };
-        assert!(bulkhead.enter(other, PATIENCE).await.is_some(), "another suspect is not held back");
+        assert!(
+            bulkhead.enter(other, PATIENCE).await.is_some(),
+            "another suspect is not held back"
+        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -502,7 +518,8 @@ mod tests {
         let most = bulkhead.most(CallKind::Begin);
         let mut held = take_all_of(&bulkhead, 7).await;
         for _ in 0..3 {
-            let waiting: Vec<_> = (0..most).map(|_| wait(&bulkhead, claim(CallKind::Begin, 7))).collect();
+            let waiting: Vec<_> =
+                (0..most).map(|_| wait(&bulkhead, claim(CallKind::Begin, 7))).collect();
             tokio::task::yield_now().await;
             held.drain(..).for_each(|mut slot| slot.set_answered());
             tokio::task::yield_now().await;
@@ -529,7 +546,8 @@ mod tests {
         let bulkhead = Bulkhead::new(32);
         let mut hanging = Vec::new();
         for number in 0..200 {
-            let Some(mut slot) = bulkhead.enter(claim(CallKind::Begin, 7), PATIENCE / 100).await else {
+            let Some(mut slot) = bulkhead.enter(claim(CallKind::Begin, 7), PATIENCE / 100).await
+            else {
                 continue;
             };
             if number % 2 == 0 {
@@ -550,7 +568,9 @@ mod tests {
         let mut waiting = tokio::task::JoinSet::new();
         for _ in 0..MAX_WAITING {
             let bulkhead = bulkhead.clone();
-            waiting.spawn(async move { bulkhead.enter(claim(CallKind::Begin, 7), PATIENCE * 100).await });
+            waiting.spawn(async move {
+                bulkhead.enter(claim(CallKind::Begin, 7), PATIENCE * 100).await
+            });
         }
         let queued = || lock(&bulkhead.slots).kinds.begin.queue.len();
         while queued() < MAX_WAITING {
@@ -558,7 +578,11 @@ mod tests {
         }
         let began = Instant::now();
         assert!(bulkhead.enter(claim(CallKind::Begin, 7), PATIENCE * 100).await.is_none());
-        assert_eq!(began.elapsed(), Duration::ZERO, "it is full, and the caller is refused at once");
+        assert_eq!(
+            began.elapsed(),
+            Duration::ZERO,
+            "it is full, and the caller is refused at once"
+        );
         waiting.shutdown().await;
         let last = wait(&bulkhead, claim(CallKind::Begin, 7));
         tokio::task::yield_now().await;

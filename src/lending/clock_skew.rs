@@ -126,14 +126,14 @@ impl Skew {
         measured.median.is_some_and(|median| median.abs() > LIMIT)
     }
 
-    /// Whether the clocks were compared since our clock was last set: before that, no loan that seems
-    /// due is ended for good. Where nothing answers for a while, our clock has to do.
+    /// Whether the clocks were compared since our clock was last set: before that, no loan that
+    /// seems due is ended for good. Where nothing answers for a while, our clock has to do.
     pub(super) fn is_known(&self) -> bool {
         let now = self.sending();
         let measured = self.measured.lock().unwrap_or_else(PoisonError::into_inner);
         let answered = measured.last.map_or(self.started, |last| last.steady);
-        let is_compared =
-            measured.samples.len() >= LEAST_SAMPLES && measured.last.is_some_and(|last| !is_step(last, now));
+        let is_compared = measured.samples.len() >= LEAST_SAMPLES
+            && measured.last.is_some_and(|last| !is_step(last, now));
         let is_undated = measured.last.is_none() && measured.undated >= LEAST_SAMPLES;
         is_compared || is_undated || answered.elapsed() >= UNANSWERED
     }
@@ -170,7 +170,8 @@ impl Measured {
     }
 
     fn current_median(&self) -> Option<SignedDuration> {
-        let mut sorted: Vec<SignedDuration> = self.samples.iter().map(|(_, ahead)| *ahead).collect();
+        let mut sorted: Vec<SignedDuration> =
+            self.samples.iter().map(|(_, ahead)| *ahead).collect();
         sorted.sort_unstable();
         sorted.get(sorted.len() / 2).copied()
     }
@@ -231,7 +232,8 @@ mod tests {
 
         /// An answer whose `Date` is so many seconds ahead.
         fn answer(&self, ahead: i64) {
-            let date = Duration::from_secs(u64::try_from(self.clock.now().as_second() + ahead).unwrap());
+            let date =
+                Duration::from_secs(u64::try_from(self.clock.now().as_second() + ahead).unwrap());
             let date = httpdate::fmt_http_date(std::time::UNIX_EPOCH + date);
             let headers = HeaderMap::from_iter([(DATE, date.parse().unwrap())]);
             self.skew.note(self.skew.sending(), &headers);
@@ -296,7 +298,8 @@ mod tests {
         }
         let sent = stage.skew.sending();
         stage.clock.advance(Duration::from_secs(3600));
-        let headers = HeaderMap::from_iter([(DATE, "Sun, 20 Sep 2026 12:00:00 GMT".parse().unwrap())]);
+        let headers =
+            HeaderMap::from_iter([(DATE, "Sun, 20 Sep 2026 12:00:00 GMT".parse().unwrap())]);
         stage.skew.note(sent, &headers);
         assert_eq!(stage.offset(), 100);
         // After a step, the answers before it count no more.

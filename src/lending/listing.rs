@@ -73,13 +73,15 @@ impl<'a> Listing<'a> {
         let transport = &self.bokbasen.transport;
         let call = Call::repeatable(self.concern, "list", Method::GET, wire::loans()).query(query);
         let answer = tokio::time::timeout_at(self.until, transport.send(&call)).await;
-        let answer = answer.map_err(|_| endless(&format!("it took longer than {:?}", BOUNDS.time)))??;
+        let answer =
+            answer.map_err(|_| endless(&format!("it took longer than {:?}", BOUNDS.time)))??;
         let (page, next) = wire::listed_page(&answer, transport.now())?;
         transport.breaches.check_listed(&page.loans);
         let ids = page.loans.iter().map(|loan| loan.lending_id.as_str());
         let rows = page.loans.len() + page.unreadable.len();
         self.query = next.filter(|_| rows > 0).map(wire::next_page);
-        let cursor = self.query.as_ref().and_then(|query| query.first()).map(|(_, cursor)| cursor.as_str());
+        let cursor =
+            self.query.as_ref().and_then(|query| query.first()).map(|(_, cursor)| cursor.as_str());
         self.walk.note(ids, rows, cursor)?;
         Ok(Some(page))
     }
@@ -126,10 +128,15 @@ impl Walk {
         }
         if self.stale_pages >= self.bounds.stale_pages {
             let pages = self.stale_pages;
-            return Err(endless(&format!("its last {pages} pages list only loans that were listed before")));
+            return Err(endless(&format!(
+                "its last {pages} pages list only loans that were listed before"
+            )));
         }
         if self.pages >= self.bounds.pages || self.rows >= self.bounds.rows {
-            return Err(endless(&format!("it goes on after {} pages of {} rows", self.pages, self.rows)));
+            return Err(endless(&format!(
+                "it goes on after {} pages of {} rows",
+                self.pages, self.rows
+            )));
         }
         Ok(())
     }
@@ -143,7 +150,8 @@ fn endless(why: &str) -> CallError {
 mod tests {
     use super::*;
 
-    const SMALL: Bounds = Bounds { pages: 5, rows: 20, stale_pages: 3, time: Duration::from_secs(1) };
+    const SMALL: Bounds =
+        Bounds { pages: 5, rows: 20, stale_pages: 3, time: Duration::from_secs(1) };
 
     /// The page on which a listing is stopped, where page `n` has these ids and this cursor.
     fn stopped(page: impl Fn(usize) -> (Vec<String>, String)) -> Option<(usize, String)> {
@@ -157,7 +165,8 @@ mod tests {
 
     #[test]
     fn a_listing_without_an_end_is_stopped() {
-        let fresh = |n: usize, count: usize| (0..count).map(|i| format!("{n}-{i}")).collect::<Vec<_>>();
+        let fresh =
+            |n: usize, count: usize| (0..count).map(|i| format!("{n}-{i}")).collect::<Vec<_>>();
         let (at, why) = stopped(|n| (fresh(n, 1), "same".to_owned())).unwrap();
         assert!(at == 2 && why.contains("was given before"), "{why}");
         let (at, why) = stopped(|n| (vec!["L".to_owned()], n.to_string())).unwrap();

@@ -129,7 +129,11 @@ pub struct FreeLicence {
 impl Availability {
     /// When it can be borrowed next, where it cannot now and Bokbasen says so.
     pub fn next_free(&self) -> Option<Timestamp> {
-        if self.available { None } else { self.licences.iter().filter_map(|licence| licence.next_free).min() }
+        if self.available {
+            None
+        } else {
+            self.licences.iter().filter_map(|licence| licence.next_free).min()
+        }
     }
 }
 
@@ -142,7 +146,8 @@ pub enum Told {
     StillPending,
     /// It can no longer be cancelled, only returned.
     CancelWindowClosed,
-    /// 404 `LOAN_NOT_FOUND`. The loan is over there, unless it is so recent that the answer may lag.
+    /// 404 `LOAN_NOT_FOUND`. The loan is over there, unless it is so recent that the answer may
+    /// lag.
     NoSuchLoan,
 }
 
@@ -166,7 +171,11 @@ impl Bokbasen {
     ///
     /// # Errors
     /// Where TLS cannot be set up, or the address cannot be a base.
-    pub fn new(settings: &Settings, clock: Clock, metrics: Metrics) -> Result<Bokbasen, SetUpError> {
+    pub fn new(
+        settings: &Settings,
+        clock: Clock,
+        metrics: Metrics,
+    ) -> Result<Bokbasen, SetUpError> {
         let transport = Arc::new(Transport::new(settings, clock, metrics)?);
         Ok(Bokbasen { transport })
     }
@@ -174,8 +183,9 @@ impl Bokbasen {
     /// Begins a loan: sent once, whatever happens.
     ///
     /// # Errors
-    /// [`CallError::NotSent`] and [`CallError::Rejected`] where it is certain that no loan was made; after
-    /// [`CallError::Unknown`] ask for the reference before anything else (Bokbasen does not deduplicate).
+    /// [`CallError::NotSent`] and [`CallError::Rejected`] where it is certain that no loan was
+    /// made; after [`CallError::Unknown`] ask for the reference before anything else (Bokbasen does
+    /// not deduplicate).
     pub async fn begin(&self, begin: &Begin) -> Result<RemoteLoan, CallError> {
         if self.clock_is_off() {
             return Err(CallError::NotSent("the clock is too far from Bokbasen's".to_owned()));
@@ -206,8 +216,8 @@ impl Bokbasen {
     /// can lag behind a begin (assumed: by 2 s at most).
     ///
     /// # Errors
-    /// [`CallError`]; the call may be repeated. What cannot be read, a loan without a reference, and an answer about
-    /// other references only are errors too: the loan may exist all the same.
+    /// [`CallError`]; the call may be repeated. What cannot be read, a loan without a reference,
+    /// and an answer about other references only are errors too: the loan may exist all the same.
     pub async fn find(&self, reference: &Reference) -> Result<Vec<RemoteLoan>, CallError> {
         let concern = (CallKind::Read, self.transport.guard.subject(reference.as_str()));
         let mut found = Vec::new();
@@ -234,7 +244,8 @@ impl Bokbasen {
     ) -> Result<Vec<RemoteLoan>, CallError> {
         self.transport.breaches.check_found(&found, reference);
         if !protocol_breaches::is_believable(&found, reference) {
-            let why = "the listing of a reference shows loans without a reference, or of others only";
+            let why =
+                "the listing of a reference shows loans without a reference, or of others only";
             return Err(CallError::Unknown(why.to_owned()));
         }
         found.retain(|loan| loan.reference.as_ref() == Some(reference));
@@ -250,7 +261,11 @@ impl Bokbasen {
     ///
     /// # Errors
     /// [`CallError`]; the question can be asked again.
-    pub async fn availability(&self, library: LibraryId, isbn: Isbn) -> Result<Availability, CallError> {
+    pub async fn availability(
+        &self,
+        library: LibraryId,
+        isbn: Isbn,
+    ) -> Result<Availability, CallError> {
         self.availability_as(CallKind::Read, library, isbn).await
     }
 
@@ -276,8 +291,12 @@ impl Bokbasen {
         let (guard, title) = (&self.transport.guard, (library.as_str(), isbn.number()));
         // In the bulkhead a group of its own: begins may hang although availability is answered.
         let subject = guard.apart(guard.subject(title), ("availability", title));
-        let call =
-            Call::repeatable((kind, subject), "availability", Method::GET, wire::availability_at(library));
+        let call = Call::repeatable(
+            (kind, subject),
+            "availability",
+            Method::GET,
+            wire::availability_at(library),
+        );
         let answer = self.transport.send(&call.query(wire::of_title(isbn))).await?;
         wire::availability(&answer, isbn)
     }
@@ -299,9 +318,13 @@ impl Bokbasen {
         reason: EndReason,
     ) -> Result<Told, CallError> {
         let body = wire::Return::new(ended, reason);
-        let call =
-            Call::repeatable(self.end_of(lending_id), "return", Method::POST, wire::return_of(lending_id))
-                .body(&body);
+        let call = Call::repeatable(
+            self.end_of(lending_id),
+            "return",
+            Method::POST,
+            wire::return_of(lending_id),
+        )
+        .body(&body);
         told(self.transport.send(&call).await)
     }
 
@@ -310,9 +333,13 @@ impl Bokbasen {
     /// # Errors
     /// [`CallError`]; the end is then to be sent again.
     pub async fn cancel(&self, lending_id: &str, reason: &str) -> Result<Told, CallError> {
-        let call =
-            Call::repeatable(self.end_of(lending_id), "cancel", Method::POST, wire::cancel_of(lending_id))
-                .body(&wire::Cancel { reason });
+        let call = Call::repeatable(
+            self.end_of(lending_id),
+            "cancel",
+            Method::POST,
+            wire::cancel_of(lending_id),
+        )
+        .body(&wire::Cancel { reason });
         told(self.transport.send(&call).await)
     }
 
@@ -414,8 +441,8 @@ impl Bokbasen {
         self.transport.login().await
     }
 
-    /// Makes a call of the API that changes nothing, for `loangate check`: it shows whether the address
-    /// and the token are good, and sets [`Bokbasen::clock_ahead`].
+    /// Makes a call of the API that changes nothing, for `loangate check`: it shows whether the
+    /// address and the token are good, and sets [`Bokbasen::clock_ahead`].
     ///
     /// # Errors
     /// [`CallError`], if the call fails.
@@ -434,11 +461,15 @@ fn told(answer: Result<transport::Answer, CallError>) -> Result<Told, CallError>
     match answer {
         Ok(_) => Ok(Told::Done),
         Err(error) if error.is_no_such_loan() => Ok(Told::NoSuchLoan),
-        Err(CallError::Rejected { status: 409, code, .. }) if code == wire::ALREADY_ENDED => Ok(Told::Done),
+        Err(CallError::Rejected { status: 409, code, .. }) if code == wire::ALREADY_ENDED => {
+            Ok(Told::Done)
+        }
         Err(CallError::Rejected { status: 409, code, .. }) if code == wire::LOAN_PENDING => {
             Ok(Told::StillPending)
         }
-        Err(CallError::Rejected { status: 409, code, .. }) if code == wire::CANCEL_WINDOW_CLOSED => {
+        Err(CallError::Rejected { status: 409, code, .. })
+            if code == wire::CANCEL_WINDOW_CLOSED =>
+        {
             Ok(Told::CancelWindowClosed)
         }
         Err(error) => Err(error),

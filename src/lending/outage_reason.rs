@@ -1,7 +1,7 @@
 //! Why Bokbasen cannot be used at the moment: the reason that `/readyz` and the log name.
 //!
-//! `transport` and `auth` record it where it is known. The log has one line a minute for each reason,
-//! however many calls fail for it.
+//! `transport` and `auth` record it where it is known. The log has one line a minute for each
+//! reason, however many calls fail for it.
 
 use std::error::Error;
 use std::io;
@@ -56,7 +56,8 @@ impl Trouble {
             }
             // An error inside an I/O error is not its source, but takes its place.
             let inside = io.and_then(io::Error::get_ref);
-            cause = inside.map(|inside| inside as &(dyn Error + 'static)).or_else(|| error.source());
+            cause =
+                inside.map(|inside| inside as &(dyn Error + 'static)).or_else(|| error.source());
         }
         if error.is_timeout() { Trouble::Timeout } else { Trouble::Network }
     }
@@ -156,8 +157,8 @@ impl Health {
         self.last.lock().unwrap_or_else(PoisonError::into_inner).map(|(trouble, _)| trouble)
     }
 
-    /// The reason why calls fail: of any failure where `is_failing`, else only of a recent one that is
-    /// certain. Without a call nothing shows that it has passed.
+    /// The reason why calls fail: of any failure where `is_failing`, else only of a recent one that
+    /// is certain. Without a call nothing shows that it has passed.
     pub(super) fn trouble(&self, is_failing: bool) -> Option<Trouble> {
         let last = *self.last.lock().unwrap_or_else(PoisonError::into_inner);
         let Some((trouble, at)) = last else {
@@ -183,7 +184,8 @@ mod tests {
 
     #[tokio::test]
     async fn unknown_host_name_is_told_from_a_closed_port() {
-        let client = reqwest::Client::builder().no_proxy().dns_resolver(std::sync::Arc::new(NoNames));
+        let client =
+            reqwest::Client::builder().no_proxy().dns_resolver(std::sync::Arc::new(NoNames));
         let client = client.build().unwrap();
         let error = client.get("http://bokbasen.invalid/").send().await.unwrap_err();
         assert_eq!(Trouble::of(&error), Trouble::NoAddress);
@@ -204,7 +206,10 @@ mod tests {
         health.failed("login", Trouble::LoginRefused, "401");
         assert_eq!(health.trouble(false), Some(Trouble::LoginRefused));
         tokio::time::advance(CERTAIN_FOR).await;
-        assert_eq!((health.trouble(false), health.trouble(true)), (None, Some(Trouble::LoginRefused)));
+        assert_eq!(
+            (health.trouble(false), health.trouble(true)),
+            (None, Some(Trouble::LoginRefused))
+        );
         health.failed("login", Trouble::LoginRefused, "401");
         health.answered();
         assert_eq!(health.trouble(false), None);

@@ -35,7 +35,9 @@ impl Breach {
             Breach::UnknownStatus => {
                 "Bokbasen shows a loan in a status that is not known; it counts as not accepted"
             }
-            Breach::NoReference => "Bokbasen lists a loan without its reference; report it to Bokbasen",
+            Breach::NoReference => {
+                "Bokbasen lists a loan without its reference; report it to Bokbasen"
+            }
             Breach::OtherReference => {
                 "Bokbasen lists a loan of another reference than was asked for; report it to Bokbasen"
             }
@@ -75,8 +77,9 @@ impl Breaches {
     /// As [`Breaches::check_listed`], for a listing of one reference.
     pub(super) fn check_found(&self, loans: &[RemoteLoan], reference: &Reference) {
         self.check_listed(loans);
-        let others =
-            loans.iter().filter(|loan| loan.reference.as_ref().is_some_and(|other| other != reference));
+        let others = loans
+            .iter()
+            .filter(|loan| loan.reference.as_ref().is_some_and(|other| other != reference));
         others.for_each(|loan| self.note(Breach::OtherReference, loan, None));
     }
 
@@ -102,5 +105,6 @@ impl Breaches {
 /// all the same.
 pub(super) fn is_believable(loans: &[RemoteLoan], reference: &Reference) -> bool {
     let is_ours = |loan: &RemoteLoan| loan.reference.as_ref() == Some(reference);
-    loans.iter().all(|loan| loan.reference.is_some()) && (loans.is_empty() || loans.iter().any(is_ours))
+    loans.iter().all(|loan| loan.reference.is_some())
+        && (loans.is_empty() || loans.iter().any(is_ours))
 }

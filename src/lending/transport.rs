@@ -32,8 +32,8 @@ const CONNECT: Duration = Duration::from_secs(5);
 /// How long the kernel may go on sending what nobody acknowledges: it bounds when a call can still
 /// arrive.
 const USER_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a call waits for its turn at least: when many readers come at once, the last of them is served within
-/// `gate.patience`, however short the time of one call is.
+/// How long a call waits for its turn at least: when many readers come at once, the last of them is
+/// served within `gate.patience`, however short the time of one call is.
 const QUEUE_PATIENCE: Duration = Duration::from_secs(12);
 /// The longest wait that an error may name: longer ones would block for good by one bad answer.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(3600);
@@ -68,7 +68,12 @@ impl Call {
     }
 
     /// A call that may be repeated.
-    pub(super) fn repeatable(concern: Concern, name: &'static str, method: Method, path: Path) -> Call {
+    pub(super) fn repeatable(
+        concern: Concern,
+        name: &'static str,
+        method: Method,
+        path: Path,
+    ) -> Call {
         Call { repeatable: true, ..Call::once(concern, name, method, path) }
     }
 
@@ -107,9 +112,15 @@ pub(super) struct Transport {
 }
 
 impl Transport {
-    pub(super) fn new(settings: &Settings, clock: Clock, metrics: Metrics) -> Result<Transport, SetUpError> {
+    pub(super) fn new(
+        settings: &Settings,
+        clock: Clock,
+        metrics: Metrics,
+    ) -> Result<Transport, SetUpError> {
         if settings.url.cannot_be_a_base() {
-            return Err(SetUpError("lending.url is not an address that paths can be added to".to_owned()));
+            return Err(SetUpError(
+                "lending.url is not an address that paths can be added to".to_owned(),
+            ));
         }
         let client = |kept: usize| {
             reqwest::Client::builder()
@@ -187,8 +198,10 @@ impl Transport {
         // What failed last is likely to fail again, and its caller tries again by itself.
         let repeated = call.repeatable && !self.guard.is_suspect(call.kind, call.subject);
         let repeats = if repeated { REPEATS } else { 0 };
-        let waits =
-            ExponentialBuilder::default().with_min_delay(FIRST_WAIT).with_max_times(repeats).with_jitter();
+        let waits = ExponentialBuilder::default()
+            .with_min_delay(FIRST_WAIT)
+            .with_max_times(repeats)
+            .with_jitter();
         let began = Instant::now();
         // A call that hung must not hold a slot three times as long.
         let worth_it = |error: &CallError| {
@@ -205,7 +218,11 @@ impl Transport {
         let began = Instant::now();
         let result = self.attempt(call).await;
         if let Some(open) = self.guard.note(call.kind, call.subject, pass, ended(&result)) {
-            tracing::warn!(open, kind = call.kind.name(), "the breaker of calls to Bokbasen changed");
+            tracing::warn!(
+                open,
+                kind = call.kind.name(),
+                "the breaker of calls to Bokbasen changed"
+            );
             self.metrics.lending_breaker(call.kind.name(), open);
         }
         let outcome = result.as_ref().map_or_else(CallError::name, |_| "ok");
@@ -224,7 +241,11 @@ impl Transport {
         let credential = self.credential().await?;
         let response = self.go(call, credential).await?;
         if response.status() == StatusCode::UNAUTHORIZED {
-            self.health.failed(call.name, Trouble::TokenRefused, "it was answered 401 with a new token");
+            self.health.failed(
+                call.name,
+                Trouble::TokenRefused,
+                "it was answered 401 with a new token",
+            );
             return self.read(call, response).await;
         }
         self.read(call, response).await
@@ -237,13 +258,21 @@ impl Transport {
             Ok(credential) => credential,
             // This deadline and the HTTP client's own are equal, so either may be first.
             Err(_) => {
-                self.health.failed("login", Trouble::Timeout, "no answer to the login arrived in time");
+                self.health.failed(
+                    "login",
+                    Trouble::Timeout,
+                    "no answer to the login arrived in time",
+                );
                 Err(CallError::NotSent("the login took too long".to_owned()))
             }
         }
     }
 
-    async fn go(&self, call: &Call, credential: http::HeaderValue) -> Result<reqwest::Response, CallError> {
+    async fn go(
+        &self,
+        call: &Call,
+        credential: http::HeaderValue,
+    ) -> Result<reqwest::Response, CallError> {
         let client = if call.repeatable { &self.kept } else { &self.fresh };
         let mut request =
             client.request(call.method.clone(), self.url(call)).header(AUTHORIZATION, credential);
@@ -389,7 +418,8 @@ mod tests {
             concurrency: 8,
             timeout: Duration::from_millis(50),
         };
-        let mut transport = Transport::new(&settings, Clock::system(), Metrics::new().unwrap()).unwrap();
+        let mut transport =
+            Transport::new(&settings, Clock::system(), Metrics::new().unwrap()).unwrap();
         // The client's own deadline must not be the first.
         transport.kept = reqwest::Client::builder().no_proxy().build().unwrap();
         assert!(matches!(transport.credential().await, Err(CallError::NotSent(_))));

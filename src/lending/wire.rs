@@ -236,7 +236,10 @@ pub(super) fn listed_page(
     let rows: Vec<serde_json::Value> = read(answer)?;
     let mut page = listing::Page::default();
     for row in rows {
-        let id = row.get("loanId").and_then(serde_json::Value::as_str).filter(|id| id.len() <= LONGEST_NAME);
+        let id = row
+            .get("loanId")
+            .and_then(serde_json::Value::as_str)
+            .filter(|id| id.len() <= LONGEST_NAME);
         let lending_id = id.map(str::to_owned);
         match listed_loan(row, now) {
             Ok(loan) => page.loans.push(loan),
@@ -269,9 +272,9 @@ impl ShownLoan {
         let library = self.library.map(|text| text.parse()).transpose();
         let isbn = self.isbn.map(|text| text.parse()).transpose();
         let standing = match self.status.as_str() {
-            "PENDING" => {
-                Standing::Pending { retry_after: wait.map(|wait| wait.clamp(SHORTEST_POLL, LONGEST_POLL)) }
-            }
+            "PENDING" => Standing::Pending {
+                retry_after: wait.map(|wait| wait.clamp(SHORTEST_POLL, LONGEST_POLL)),
+            },
             "ACCEPTED" => Standing::Accepted(Terms {
                 due: self.due.ok_or_else(|| unreadable("an accepted loan without its due time"))?,
                 licence_id: self.license_id,

@@ -1,7 +1,7 @@
 //! What a loan is about: title, library, borrower, and the names of the loan itself.
 //!
-//! Each is parsed once, at the door, and is small and `Copy` from then on, since a [`LoanKey`] is made and
-//! looked up on every request.
+//! Each is parsed once, at the door, and is small and `Copy` from then on, since a [`LoanKey`] is
+//! made and looked up on every request.
 
 use std::fmt;
 use std::str::FromStr;
@@ -46,8 +46,11 @@ impl FromStr for Isbn {
             return Err(NameError("an ISBN-13 starts with 978 or 979"));
         }
         let digits = text.bytes().map(|byte| u64::from(byte - b'0'));
-        let sum: u64 =
-            digits.clone().zip([1, 3].into_iter().cycle()).map(|(digit, weight)| digit * weight).sum();
+        let sum: u64 = digits
+            .clone()
+            .zip([1, 3].into_iter().cycle())
+            .map(|(digit, weight)| digit * weight)
+            .sum();
         if !sum.is_multiple_of(10) {
             return Err(NameError("the check digit of the ISBN is wrong"));
         }
@@ -61,7 +64,8 @@ impl fmt::Display for Isbn {
     }
 }
 
-/// A library, by its ISIL (ISO 15511): a prefix, a hyphen, and up to eleven letters, digits, `:`, `/` or `-`.
+/// A library, by its ISIL (ISO 15511): a prefix, a hyphen, and up to eleven letters, digits, `:`,
+/// `/` or `-`.
 #[derive(Clone, Copy, Eq, Hash, PartialEq)]
 pub struct LibraryId {
     /// The text, filled up with zeros.
@@ -83,12 +87,19 @@ impl FromStr for LibraryId {
         let (prefix, rest) = written
             .split_once('-')
             .ok_or(NameError("an ISIL is a prefix, a hyphen and an identifier, like NO-0301000"))?;
-        if prefix.is_empty() || prefix.len() > 4 || !prefix.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
-            return Err(NameError("the prefix of an ISIL is one to four letters or digits, like NO"));
+        if prefix.is_empty()
+            || prefix.len() > 4
+            || !prefix.bytes().all(|byte| byte.is_ascii_alphanumeric())
+        {
+            return Err(NameError(
+                "the prefix of an ISIL is one to four letters or digits, like NO",
+            ));
         }
         let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b':' | b'/' | b'-');
         if rest.is_empty() || rest.len() > 11 || !rest.bytes().all(allowed) {
-            return Err(NameError("after its hyphen an ISIL has 1 to 11 letters, digits, ':', '/' or '-'"));
+            return Err(NameError(
+                "after its hyphen an ISIL has 1 to 11 letters, digits, ':', '/' or '-'",
+            ));
         }
         let mut text = [0; 16];
         for (slot, byte) in text.iter_mut().zip(written.bytes()) {
@@ -113,7 +124,8 @@ impl fmt::Debug for LibraryId {
 /// A borrower, by pseudonym: 128 bits of a keyed hash of the library and the borrower's own id.
 ///
 /// The own id is gone once this is made. `Display` gives the pseudonym (26 characters of lower-case
-/// base 32), for the ledger, Bokbasen and support; `Debug` gives nothing, so that no log shows it by chance.
+/// base 32), for the ledger, Bokbasen and support; `Debug` gives nothing, so that no log shows it
+/// by chance.
 #[derive(Clone, Copy, Eq, Hash, PartialEq)]
 pub struct Borrower([u8; 16]);
 
@@ -133,7 +145,8 @@ impl FromStr for Borrower {
     type Err = NameError;
 
     fn from_str(text: &str) -> Result<Borrower, NameError> {
-        const WRONG: NameError = NameError("a borrower's pseudonym is 26 characters of lower-case base 32");
+        const WRONG: NameError =
+            NameError("a borrower's pseudonym is 26 characters of lower-case base 32");
         let bytes = borrower_encoding().decode(text.as_bytes()).map_err(|_| WRONG)?;
         Ok(Borrower(bytes.try_into().map_err(|_| WRONG)?))
     }
@@ -151,7 +164,8 @@ impl fmt::Debug for Borrower {
     }
 }
 
-/// Base 32 of RFC 4648 in lower case, without padding: it reads well in a URL, a table and over the telephone.
+/// Base 32 of RFC 4648 in lower case, without padding: it reads well in a URL, a table and over the
+/// telephone.
 fn borrower_encoding() -> &'static Encoding {
     static ENCODING: LazyLock<Encoding> = LazyLock::new(|| {
         let mut specification = Specification::new();
@@ -172,7 +186,8 @@ pub struct LoanKey {
     pub isbn: Isbn,
 }
 
-/// A loan's own name in the ledger: a UUID of version 7, so that names sort by the time they were made.
+/// A loan's own name in the ledger: a UUID of version 7, so that names sort by the time they were
+/// made.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct LoanId(Uuid);
 
@@ -204,7 +219,8 @@ impl fmt::Display for LoanId {
     }
 }
 
-/// The client reference under which a begin is sent, and found again at Bokbasen after a lost answer.
+/// The client reference under which a begin is sent, and found again at Bokbasen after a lost
+/// answer.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct Reference(String);
 
@@ -262,7 +278,8 @@ mod tests {
         for text in ["NO-0301000", "O-ISIL/a:1-2", "NO-1"] {
             assert_eq!(text.parse::<LibraryId>().unwrap().as_str(), text);
         }
-        for text in ["", "NO", "NO-", "-0301000", "NORGE-1", "NO-123456789012", "NO-ø", "NO-03 01"] {
+        for text in ["", "NO", "NO-", "-0301000", "NORGE-1", "NO-123456789012", "NO-ø", "NO-03 01"]
+        {
             assert!(text.parse::<LibraryId>().is_err(), "{text}");
         }
     }

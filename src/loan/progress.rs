@@ -2,8 +2,9 @@
 
 use super::NameError;
 
-/// A part of the whole, from 0 to 1, kept to a hundredth of a per cent. It is rounded down, so that nothing counts as
-/// read that was not: what Bokbasen is to be told of a loan paid for by its use hangs on it.
+/// A part of the whole, from 0 to 1, kept to a hundredth of a per cent. It is rounded down, so that
+/// nothing counts as read that was not: what Bokbasen is to be told of a loan paid for by its use
+/// hangs on it.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub struct Progress(u16);
 
@@ -54,7 +55,9 @@ mod tests {
 
     #[test]
     fn a_fraction_is_kept_and_never_rounded_up() {
-        for (fraction, kept) in [(0.0, 0), (0.4, 4000), (0.29, 2900), (0.099_99, 999), (1.0, 10_000)] {
+        for (fraction, kept) in
+            [(0.0, 0), (0.4, 4000), (0.29, 2900), (0.099_99, 999), (1.0, 10_000)]
+        {
             assert_eq!(Progress::of(fraction).unwrap().hundredths(), kept, "{fraction}");
         }
         assert_eq!(Progress::of(0.29).unwrap().fraction(), 0.29);

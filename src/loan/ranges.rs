@@ -1,8 +1,8 @@
 //! Which bytes of a file were delivered: a set of ranges that never says more than is true.
 //!
-//! Metering fills it and the ledger keeps it. It is sorted and merged, and has room for [`Ranges::MOST`] of them: where
-//! there are more, the shortest are forgotten. So it may say less than was delivered, and never that something was which
-//! was not.
+//! Metering fills it and the ledger keeps it. It is sorted and merged, and has room for
+//! [`Ranges::MOST`] of them: where there are more, the shortest are forgotten. So it may say less
+//! than was delivered, and never that something was which was not.
 
 use std::iter;
 use std::ops::Range;
@@ -76,7 +76,8 @@ impl Ranges {
         self.0.iter().map(|range| [range.start, range.end - 1])
     }
 
-    /// As bytes: of each range how far it is from the one before, and its length, seven bits to a byte.
+    /// As bytes: of each range how far it is from the one before, and its length, seven bits to a
+    /// byte.
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(8 * self.0.len());
         let mut before = 0;

@@ -17,12 +17,13 @@
 //!                                     ended (returned, expired, cancelled)
 //! ```
 //!
-//! `Declined` leads from `pending`, or from an intent whose begin was refused at once, back to `intended`: Bokbasen
-//! refused the licence that was asked for, and the next that the policy allows is tried. `Missing` leads from `pending`
-//! to `unknown`: a read by id does not show a loan that Bokbasen has named, and reads may lag.
+//! `Declined` leads from `pending`, or from an intent whose begin was refused at once, back to
+//! `intended`: Bokbasen refused the licence that was asked for, and the next that the policy allows
+//! is tried. `Missing` leads from `pending` to `unknown`: a read by id does not show a loan that
+//! Bokbasen has named, and reads may lag.
 //!
-//! Only `accepted` opens a file. `intended`, `unknown`, `pending`, `accepted` and `ending` are *live*: while one
-//! of them stands, nothing may be begun for the same library, borrower and title.
+//! Only `accepted` opens a file. `intended`, `unknown`, `pending`, `accepted` and `ending` are
+//! *live*: while one of them stands, nothing may be begun for the same library, borrower and title.
 
 use std::fmt;
 use std::ops::Deref;
@@ -82,7 +83,8 @@ impl LoanState {
         }
     }
 
-    /// Whether a loan in this state may still exist at Bokbasen, so that no other may be begun beside it.
+    /// Whether a loan in this state may still exist at Bokbasen, so that no other may be begun
+    /// beside it.
     pub fn is_live(self) -> bool {
         !matches!(self, LoanState::Refused | LoanState::Ended)
     }
@@ -187,7 +189,8 @@ pub enum Event {
     },
     /// It is certain that the begin never left.
     NotSent,
-    /// Bokbasen refused it for want of the licence that it was begun under, and it is to be begun under another.
+    /// Bokbasen refused it for want of the licence that it was begun under, and it is to be begun
+    /// under another.
     Declined,
     /// The begin may have left and no answer came, or the process that sent it died.
     Lost,
@@ -304,21 +307,25 @@ impl Loan {
     /// The loan that a record tells of.
     ///
     /// # Errors
-    /// Says what is missing where the record does not bear out its own state: an accepted loan without
-    /// terms, an ended one without its end, a pending one without Bokbasen's id.
+    /// Says what is missing where the record does not bear out its own state: an accepted loan
+    /// without terms, an ended one without its end, a pending one without Bokbasen's id.
     pub fn restore(record: LoanRecord) -> Result<Loan, NameError> {
         let missing = match record.state {
             LoanState::Intended | LoanState::Unknown => None,
-            LoanState::Pending => record.lending_id.is_none().then_some("a pending loan has no lending id"),
-            LoanState::Accepted => {
-                (record.lending_id.is_none() || record.terms.is_none() || record.accepted.is_none())
-                    .then_some("an accepted loan has no lending id, no terms or no time of acceptance")
+            LoanState::Pending => {
+                record.lending_id.is_none().then_some("a pending loan has no lending id")
             }
-            LoanState::Refused => record.refusal.is_none().then_some("a refused loan has no refusal"),
-            LoanState::Ending => {
-                (record.lending_id.is_none() || record.end_reason.is_none() || record.ended.is_none())
-                    .then_some("an ending loan has no lending id, no end or no reason")
+            LoanState::Accepted => (record.lending_id.is_none()
+                || record.terms.is_none()
+                || record.accepted.is_none())
+            .then_some("an accepted loan has no lending id, no terms or no time of acceptance"),
+            LoanState::Refused => {
+                record.refusal.is_none().then_some("a refused loan has no refusal")
             }
+            LoanState::Ending => (record.lending_id.is_none()
+                || record.end_reason.is_none()
+                || record.ended.is_none())
+            .then_some("an ending loan has no lending id, no end or no reason"),
             LoanState::Ended => (record.end_reason.is_none() || record.ended.is_none())
                 .then_some("an ended loan has no end or no reason"),
         };
@@ -333,7 +340,8 @@ impl Loan {
         &self.0
     }
 
-    /// Until when this loan opens its files: its due time while it is accepted, and otherwise never.
+    /// Until when this loan opens its files: its due time while it is accepted, and otherwise
+    /// never.
     pub fn open_until(&self) -> Option<Timestamp> {
         match self.state {
             LoanState::Accepted => self.terms.as_ref().map(|terms| terms.due),
@@ -391,7 +399,8 @@ impl Loan {
             }
             (Ending, Event::EndAcknowledged) => next.state = LoanState::Ended,
             (Unknown | Pending, Event::EndedThere { reason }) => {
-                // Only an accepted loan is returned or expires: its end bars older tokens (invariant 7).
+                // Only an accepted loan is returned or expires: its end bars older tokens
+                // (invariant 7).
                 next.accepted = next.accepted.or(reason.follows_acceptance().then_some(at));
                 end(&mut next, *reason, at);
             }

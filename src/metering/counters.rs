@@ -1,4 +1,5 @@
-//! Counts that wait to be written, by loan and file; so many of them and no more, however long the ledger fails.
+//! Counts that wait to be written, by loan and file; so many of them and no more, however long the
+//! ledger fails.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -10,7 +11,8 @@ use crate::loan::{LoanId, Tally};
 /// Which file under which loan.
 pub(super) type Key = (LoanId, Arc<str>);
 
-/// Of how many files counts may wait; some 200 bytes each. What comes beyond that is lost: less is claimed than came.
+/// Of how many files counts may wait; some 200 bytes each. What comes beyond that is lost: less is
+/// claimed than came.
 const MOST: usize = 100_000;
 
 /// The counts.

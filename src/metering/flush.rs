@@ -37,7 +37,8 @@ impl Flusher {
         Flusher { task, stop: stop.drop_guard() }
     }
 
-    /// Writes what is left. To be called when the last body is over, and before the ledger is closed.
+    /// Writes what is left. To be called when the last body is over, and before the ledger is
+    /// closed.
     pub async fn stop(self) {
         drop(self.stop);
         if self.task.await.is_err() {
@@ -73,7 +74,8 @@ async fn run(
     }
 }
 
-/// Writes everything, some at a time. What fails waits for the next time, with all that comes after it.
+/// Writes everything, some at a time. What fails waits for the next time, with all that comes after
+/// it.
 async fn write(ledger: &Ledger, waiting: &mut Tallies) -> Result<(), LedgerError> {
     loop {
         let some: Arc<[Delivered]> = waiting.some(TOGETHER).into();
@@ -82,7 +84,8 @@ async fn write(ledger: &Ledger, waiting: &mut Tallies) -> Result<(), LedgerError
         }
         match ledger.note_delivered(some.clone()).await {
             Ok(()) => {}
-            // Whether it was written cannot be told, and what is written twice would claim too much.
+            // Whether it was written cannot be told, and what is written twice would claim too
+            // much.
             Err(LedgerError::Closed) => return Err(LedgerError::Closed),
             Err(error) => {
                 waiting.put_back(&some);

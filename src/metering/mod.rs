@@ -1,11 +1,13 @@
 //! What was delivered under which loan: how many bytes of each file, and which.
 //!
-//! Delivery counts here; [`Flusher`] calls the ledger, to which it gives every count each `metering.flush`, on the slow
-//! runtime. On the hot path a frame costs one store to an atomic number, which nobody else writes: how far its run has
-//! come. A *run* is bytes of one file one after the other; only its begin and its end take a lock, which is its worker's
-//! own but for the moments in which the flusher reads it. The flusher reads how far the runs have come that still go on,
-//! so that a reader who stands still keeps no count back. A kill loses what came since the last flush, and as a count is
-//! only ever added once it was handed over for sending, nothing is counted that was not.
+//! Delivery counts here; [`Flusher`] calls the ledger, to which it gives every count each
+//! `metering.flush`, on the slow runtime. On the hot path a frame costs one store to an atomic
+//! number, which nobody else writes: how far its run has come. A *run* is bytes of one file one
+//! after the other; only its begin and its end take a lock, which is its worker's own but for the
+//! moments in which the flusher reads it. The flusher reads how far the runs have come that still
+//! go on, so that a reader who stands still keeps no count back. A kill loses what came since the
+//! last flush, and as a count is only ever added once it was handed over for sending, nothing is
+//! counted that was not.
 
 mod counters;
 mod flush;
@@ -28,7 +30,8 @@ pub struct Settings {
     pub flush: Duration,
 }
 
-/// Where counts are kept until they are written: one worker's, and all workers' to the flusher. Clones share everything.
+/// Where counts are kept until they are written: one worker's, and all workers' to the flusher.
+/// Clones share everything.
 #[derive(Clone, Debug)]
 pub struct Meter {
     shards: Arc<Mutex<Vec<Arc<Shard>>>>,
@@ -78,7 +81,8 @@ impl Meter {
         Meter { shards: Arc::new(Mutex::new(vec![shard.clone()])), shard }
     }
 
-    /// The same, with a place of its own for its counts, so that workers do not wait for one another.
+    /// The same, with a place of its own for its counts, so that workers do not wait for one
+    /// another.
     pub fn for_worker(&self) -> Meter {
         let shard = Arc::new(Shard::default());
         self.shards.lock().unwrap_or_else(PoisonError::into_inner).push(shard.clone());
@@ -112,7 +116,8 @@ impl Default for Meter {
 }
 
 impl Metered {
-    /// Counts bytes only, and claims no ranges: for a body of which the bytes are not the file's own (RFC 9110 §8.4).
+    /// Counts bytes only, and claims no ranges: for a body of which the bytes are not the file's
+    /// own (RFC 9110 §8.4).
     pub fn without_places(&mut self) {
         self.placed = false;
     }
@@ -122,7 +127,8 @@ impl Metered {
         let first = if self.placed { first } else { self.next };
         let next = first.saturating_add(count);
         match &self.run {
-            // The number stands for itself: no other memory is read by it, and so the order does not matter.
+            // The number stands for itself: no other memory is read by it, and so the order does
+            // not matter.
             Some((_, shown)) if self.next == first => shown.store(next, Ordering::Relaxed),
             _ => self.begin(first, next),
         }
@@ -166,8 +172,8 @@ impl Counts {
 }
 
 impl Run {
-    /// Counts what has come since this was last asked. The range is the whole run each time: where there is room for
-    /// some ranges only, one that grows is so told as the long one that it is.
+    /// Counts what has come since this was last asked. The range is the whole run each time: where
+    /// there is room for some ranges only, one that grows is so told as the long one that it is.
     fn count(&mut self, into: &mut Tallies) {
         let next = self.next.load(Ordering::Relaxed);
         if next > self.counted {
@@ -226,7 +232,10 @@ mod tests {
         packed.sent(0, 10);
         packed.sent(10, 10);
         drop(packed);
-        assert_eq!(collected(&meter), [("/a".into(), 60, vec![[0, 14]]), ("/b".into(), 20, vec![])]);
+        assert_eq!(
+            collected(&meter),
+            [("/a".into(), 60, vec![[0, 14]]), ("/b".into(), 20, vec![])]
+        );
     }
 
     #[test]

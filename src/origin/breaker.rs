@@ -1,8 +1,8 @@
 //! The circuit breaker of one address of an origin, shared by all workers.
 //!
-//! It opens when most recent requests failed and the failures are not the fault of one or two files. While it is
-//! open, no request is sent but one trial after each cooldown. `Origin` queries it before each request and records
-//! each outcome. A success costs one atomic update.
+//! It opens when most recent requests failed and the failures are not the fault of one or two
+//! files. While it is open, no request is sent but one trial after each cooldown. `Origin` queries
+//! it before each request and records each outcome. A success costs one atomic update.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -68,11 +68,14 @@ impl Counts {
     }
 
     fn pack(self) -> u64 {
-        self.window << (2 * BITS) | self.requests.min(MAX_COUNT) << BITS | self.failures.min(MAX_COUNT)
+        self.window << (2 * BITS)
+            | self.requests.min(MAX_COUNT) << BITS
+            | self.failures.min(MAX_COUNT)
     }
 
     fn add(self, window: u64, failures: u64) -> Counts {
-        let counts = if self.window == window { self } else { Counts { window, ..Counts::default() } };
+        let counts =
+            if self.window == window { self } else { Counts { window, ..Counts::default() } };
         Counts { requests: counts.requests + 1, failures: counts.failures + failures, ..counts }
     }
 }
@@ -120,14 +123,16 @@ impl Breaker {
         }
     }
 
-    /// Whether to try this address before those that failed recently. Once an avoidance is over, only one caller
-    /// tries the address first.
+    /// Whether to try this address before those that failed recently. Once an avoidance is over,
+    /// only one caller tries the address first.
     pub(super) fn is_preferred(&self, now: Instant) -> bool {
         let until = self.avoid_until.load(Ordering::Relaxed);
         let now = self.millis(now);
         let extend = || {
             let next = now + millis(AVOIDANCE);
-            self.avoid_until.compare_exchange(until, next, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+            self.avoid_until
+                .compare_exchange(until, next, Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok()
         };
         until == 0 || (until <= now && extend())
     }
@@ -146,7 +151,8 @@ impl Breaker {
     pub(super) fn record_success(&self, now: Instant) -> bool {
         self.count(now, 0);
         for zeroed in [&self.failures_in_a_row, &self.trials] {
-            // Mostly they are 0 already, and a store would take the cache line from the other workers.
+            // Mostly they are 0 already, and a store would take the cache line from the other
+            // workers.
             if zeroed.load(Ordering::Relaxed) != 0 {
                 zeroed.store(0, Ordering::Relaxed);
             }
@@ -154,8 +160,8 @@ impl Breaker {
         if self.avoid_until.load(Ordering::Relaxed) != 0 {
             self.avoid_until.store(0, Ordering::Relaxed);
         }
-        let was_open =
-            self.open_until.load(Ordering::Relaxed) != 0 && self.open_until.swap(0, Ordering::Relaxed) != 0;
+        let was_open = self.open_until.load(Ordering::Relaxed) != 0
+            && self.open_until.swap(0, Ordering::Relaxed) != 0;
         if was_open {
             self.window.store(0, Ordering::Relaxed);
             self.failed_files.store(0, Ordering::Relaxed);
@@ -163,8 +169,8 @@ impl Breaker {
         was_open
     }
 
-    /// Records a failed request, or a body that broke before it was of any use. Returns whether this opened the
-    /// breaker.
+    /// Records a failed request, or a body that broke before it was of any use. Returns whether
+    /// this opened the breaker.
     pub(super) fn record_failure(&self, now: Instant, evidence: Evidence) -> bool {
         self.failures_in_a_row.fetch_add(1, Ordering::Relaxed);
         let counts = self.count(now, 1);

@@ -1,8 +1,9 @@
-//! The cap on connections to one server, or on open files of one directory, over all workers, and the bounded queue for
-//! a free one.
+//! The cap on connections to one server, or on open files of one directory, over all workers, and
+//! the bounded queue for a free one.
 //!
-//! A connection holds a [`Slot`] until it is closed, also while it is idle. At the cap, an idle connection of any
-//! worker is closed for the sake of a request; if there is none, the request waits. Pools and directories call it.
+//! A connection holds a [`Slot`] until it is closed, also while it is idle. At the cap, an idle
+//! connection of any worker is closed for the sake of a request; if there is none, the request
+//! waits. Pools and directories call it.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -37,8 +38,8 @@ struct Inner {
 }
 
 impl ConnectionLimits {
-    /// At most this many connections to each server or open files of each directory, and as many requests that wait for
-    /// one.
+    /// At most this many connections to each server or open files of each directory, and as many
+    /// requests that wait for one.
     pub(super) fn new(connections: usize, files: usize) -> ConnectionLimits {
         ConnectionLimits(Arc::new(Inner { connections, files, by_name: Mutex::default() }))
     }
@@ -54,7 +55,10 @@ impl ConnectionLimits {
 
     fn named(&self, name: String, most: usize) -> Arc<ConnectionLimit> {
         let mut limits = self.0.by_name.lock().unwrap_or_else(PoisonError::into_inner);
-        limits.entry(name.clone()).or_insert_with(|| Arc::new(ConnectionLimit::new(name, most))).clone()
+        limits
+            .entry(name.clone())
+            .or_insert_with(|| Arc::new(ConnectionLimit::new(name, most)))
+            .clone()
     }
 
     /// Whether a request waits for a connection to any of them.

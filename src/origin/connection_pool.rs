@@ -1,7 +1,7 @@
 //! The connections to one server that wait for their next request; one worker's.
 //!
-//! All workers together have no more connections to a server than its `ConnectionLimit` allows. A request without
-//! one waits in a bounded queue for a bounded time.
+//! All workers together have no more connections to a server than its `ConnectionLimit` allows. A
+//! request without one waits in a bounded queue for a bounded time.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -163,7 +163,8 @@ impl Pool {
         self.wake_waiter();
     }
 
-    /// Hands the newest idle connection to a request of this worker's that waits, or its slot to one of another's.
+    /// Hands the newest idle connection to a request of this worker's that waits, or its slot to
+    /// one of another's.
     fn wake_waiter(&self) {
         if !self.limit.has_waiters() {
             return;

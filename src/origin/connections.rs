@@ -1,7 +1,8 @@
 //! Connections to HTTP servers, one worker's: for HTTP origins, and under object storages.
 //!
-//! An HTTP/1.1 client of the gate's own: `connection_pool` keeps connections, `exchange` is a request and its answer on one of them,
-//! `response_head` and `framing` read what comes, `socket` is where it comes from.
+//! An HTTP/1.1 client of the gate's own: `connection_pool` keeps connections, `exchange` is a
+//! request and its answer on one of them, `response_head` and `framing` read what comes, `socket`
+//! is where it comes from.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -31,7 +32,8 @@ pub(super) struct Connections {
 }
 
 impl Connections {
-    /// Connections, also under TLS where `secure`: only then are this machine's root certificates read.
+    /// Connections, also under TLS where `secure`: only then are this machine's root certificates
+    /// read.
     pub(super) fn new(
         settings: &Settings,
         secure: bool,
@@ -57,7 +59,10 @@ impl Connections {
     /// The way to a server.
     pub(super) fn to(&self, server: Server) -> Arc<Pool> {
         let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
-        pools.entry(server).or_insert_with_key(|server| Pool::new(server.clone(), self.ways.clone())).clone()
+        pools
+            .entry(server)
+            .or_insert_with_key(|server| Pool::new(server.clone(), self.ways.clone()))
+            .clone()
     }
 
     /// Sends a request as it stands; `fresh`: on a new connection.
@@ -117,7 +122,10 @@ fn written(request: &Request<Bytes>) -> Vec<u8> {
         line(&[name.as_str().as_bytes(), b": ", value.as_bytes()]);
     }
     line(&[b"user-agent: ", OUR_NAME.as_bytes()]);
-    if !request.body().is_empty() || request.method() == Method::POST || request.method() == Method::PUT {
+    if !request.body().is_empty()
+        || request.method() == Method::POST
+        || request.method() == Method::PUT
+    {
         line(&[b"content-length: ", request.body().len().to_string().as_bytes()]);
     }
     line(&[]);

@@ -1,12 +1,13 @@
 //! An address that is a directory of this machine.
 //!
-//! Only regular files are opened: a FIFO would block a thread, and a device may do anything. A symbolic link is
-//! followed where its target is below the directory. One that leads out of it is a missing file, unless
-//! `follow_symlinks` is set: then whoever may write in the directory decides what is served. The kernel resolves and
-//! opens in one call, so that no link can be put in between.
+//! Only regular files are opened: a FIFO would block a thread, and a device may do anything. A
+//! symbolic link is followed where its target is below the directory. One that leads out of it is a
+//! missing file, unless `follow_symlinks` is set: then whoever may write in the directory decides
+//! what is served. The kernel resolves and opens in one call, so that no link can be put in
+//! between.
 //!
-//! A file that is written to while it is read breaks the body, so that no reader gets a part of the old one and a part
-//! of the new; a new file that is moved into its place does not.
+//! A file that is written to while it is read breaks the body, so that no reader gets a part of the
+//! old one and a part of the new; a new file that is moved into its place does not.
 
 use std::fs::{File, Metadata};
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom};
@@ -82,9 +83,9 @@ impl Directory {
         match std::fs::read_dir(&self.root.path).map(|mut entries| entries.next().transpose()) {
             Ok(Ok(Some(_))) => Outcome::Reached("the directory can be read".to_owned()),
             Ok(Ok(None)) => Outcome::Doubtful("the directory is empty. Put files there".to_owned()),
-            Ok(Err(error)) | Err(error) => {
-                Outcome::Failed(format!("the directory cannot be read: {error}. Check its owner and mode"))
-            }
+            Ok(Err(error)) | Err(error) => Outcome::Failed(format!(
+                "the directory cannot be read: {error}. Check its owner and mode"
+            )),
         }
     }
 
@@ -94,16 +95,18 @@ impl Directory {
         };
         let slot = self.limit.slot_within(self.queue_timeout).await.ok_or(Failure::Busy)?;
         let (root, name) = (self.root.clone(), PathBuf::from(name.as_ref()));
-        // The slot stays with the thread: a disk that hangs holds it after the request has given up.
+        // The slot stays with the thread: a disk that hangs holds it after the request has given
+        // up.
         let opened = spawn_blocking(move || Ok((root.open_file(&name)?, slot))).await;
         let opened = opened.unwrap_or_else(|error| Err(io::Error::other(error)));
         match opened.map(|(opened, slot)| opened.map(|(file, metadata)| (file, metadata, slot))) {
-            Ok(Some((file, metadata, slot))) => {
-                answer(file, &metadata, ask, slot).map_err(|error| Failure::Broken(error.to_string()))
-            }
+            Ok(Some((file, metadata, slot))) => answer(file, &metadata, ask, slot)
+                .map_err(|error| Failure::Broken(error.to_string())),
             Ok(None) => Ok(bodiless(StatusCode::NOT_FOUND)),
             // The fault of one file, and no reason to suspect the directory.
-            Err(error) if error.kind() == ErrorKind::PermissionDenied => Ok(bodiless(StatusCode::FORBIDDEN)),
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+                Ok(bodiless(StatusCode::FORBIDDEN))
+            }
             Err(error) if Failure::is_of_descriptors(&error) => Err(Failure::Busy),
             Err(error) => Err(Failure::Broken(error.to_string())),
         }
@@ -130,7 +133,8 @@ impl Root {
         Ok(metadata.is_file().then_some((file, metadata)))
     }
 
-    /// Opens what is below the directory by this relative path, without waiting for a writer of a FIFO.
+    /// Opens what is below the directory by this relative path, without waiting for a writer of a
+    /// FIFO.
     fn open_below(&self, name: &Path) -> io::Result<OwnedFd> {
         // Opened each time: another directory may have been moved or mounted there.
         let here = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -170,22 +174,24 @@ fn answer(file: File, metadata: &Metadata, ask: &Ask, slot: Slot) -> io::Result<
     let tag = tag_of(metadata, modified);
     let is_it = ask.only_if.as_ref().is_none_or(|wanted| Some(wanted) == tag.as_ref());
     let mut response = Response::new(Body::empty());
-    let (first, length) = match ask.range.filter(|_| is_it).map(|asked| (asked, asked.within(complete))) {
-        None => (0, complete),
-        Some((_, Some((first, last)))) => {
-            *response.status_mut() = StatusCode::PARTIAL_CONTENT;
-            let field = HeaderValue::try_from(format!("bytes {first}-{last}/{complete}"));
-            response.headers_mut().extend(field.ok().map(|field| (CONTENT_RANGE, field)));
-            (first, last - first + 1)
-        }
-        Some((_, None)) => return Ok(not_satisfiable(complete)),
-    };
+    let (first, length) =
+        match ask.range.filter(|_| is_it).map(|asked| (asked, asked.within(complete))) {
+            None => (0, complete),
+            Some((_, Some((first, last)))) => {
+                *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+                let field = HeaderValue::try_from(format!("bytes {first}-{last}/{complete}"));
+                response.headers_mut().extend(field.ok().map(|field| (CONTENT_RANGE, field)));
+                (first, last - first + 1)
+            }
+            Some((_, None)) => return Ok(not_satisfiable(complete)),
+        };
     let fields = response.headers_mut();
     fields.insert(CONTENT_LENGTH, HeaderValue::from(length));
     fields.extend(tag.map(|tag| (ETAG, tag)));
     fields.extend(http_date(modified).map(|date| (LAST_MODIFIED, date)));
     if !ask.head {
-        let open = Open { file, seek: (first > 0).then_some(first), left: length, stamp, _slot: slot };
+        let open =
+            Open { file, seek: (first > 0).then_some(first), left: length, stamp, _slot: slot };
         *response.body_mut() = Body::file(Reading { at_rest: Some(open), under_way: None });
     }
     Ok(response)
@@ -198,7 +204,8 @@ fn tag_of(metadata: &Metadata, modified: SystemTime) -> Option<HeaderValue> {
     HeaderValue::try_from(format!("\"{inode:x}-{micros:x}-{length:x}\"")).ok()
 }
 
-/// A moment as HTTP writes it; none for one that it cannot write, which a file may have all the same.
+/// A moment as HTTP writes it; none for one that it cannot write, which a file may have all the
+/// same.
 fn http_date(at: SystemTime) -> Option<HeaderValue> {
     let since = at.duration_since(UNIX_EPOCH).ok().filter(|since| since.as_secs() < YEAR_10000)?;
     HeaderValue::try_from(httpdate::fmt_http_date(UNIX_EPOCH + since)).ok()
@@ -225,8 +232,12 @@ struct Open {
 }
 
 impl Reading {
-    /// The next bytes; each read has the file's state looked at, so that none of a file that has changed is given.
-    pub(super) fn poll_bytes(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, Broken>>> {
+    /// The next bytes; each read has the file's state looked at, so that none of a file that has
+    /// changed is given.
+    pub(super) fn poll_bytes(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Bytes, Broken>>> {
         if let Some(open) = self.at_rest.take_if(|open| open.left > 0) {
             self.under_way = Some(spawn_blocking(|| open.read()));
         }

@@ -37,10 +37,16 @@ impl Place {
         let shared = (buffers, limits);
         let kind = match place {
             Where::Http(url) => Kind::Http(Box::new(Http::new(settings, url, buffers, limits)?)),
-            Where::Directory(directory) => Kind::Directory(Directory::new(settings, directory, limits)?),
+            Where::Directory(directory) => {
+                Kind::Directory(Directory::new(settings, directory, limits)?)
+            }
             Where::S3(bucket, s3) => Kind::Store(Store::s3(settings, bucket, s3, shared)?),
-            Where::Google(bucket, google) => Kind::Store(Store::google(settings, bucket, google, shared)?),
-            Where::Azure(bucket, azure) => Kind::Store(Store::azure(settings, bucket, azure, shared)?),
+            Where::Google(bucket, google) => {
+                Kind::Store(Store::google(settings, bucket, google, shared)?)
+            }
+            Where::Azure(bucket, azure) => {
+                Kind::Store(Store::azure(settings, bucket, azure, shared)?)
+            }
         };
         Ok(Place { kind, name: place.to_string() })
     }
@@ -50,7 +56,8 @@ impl Place {
         &self.name
     }
 
-    /// Sends one request, and returns its response as soon as the head has arrived, whatever its status.
+    /// Sends one request, and returns its response as soon as the head has arrived, whatever its
+    /// status.
     pub(super) async fn ask(&self, path: &FilePath, ask: &Ask) -> Result<Response<Body>, Failure> {
         match &self.kind {
             Kind::Http(http) => http.ask(path, ask).await,

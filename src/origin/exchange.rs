@@ -1,7 +1,8 @@
-//! One request and its answer on a connection to a server; the answer's body keeps the connection until it is over.
+//! One request and its answer on a connection to a server; the answer's body keeps the connection
+//! until it is over.
 //!
-//! There is no task behind it: whoever waits for the answer reads the socket itself, and so does whoever takes the body.
-//! A byte wakes nobody but the one that it is for.
+//! There is no task behind it: whoever waits for the answer reads the socket itself, and so does
+//! whoever takes the body. A byte wakes nobody but the one that it is for.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -43,7 +44,8 @@ pub(super) struct Connection {
 /// Why there is no response.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) enum Failure {
-    /// All connections are in use, and the queue for one is full or too slow; or this process has no file descriptor left.
+    /// All connections are in use, and the queue for one is full or too slow; or this process has
+    /// no file descriptor left.
     Busy,
     /// The server closed an idle connection at the moment at which a request was sent on it.
     Stale,
@@ -56,7 +58,8 @@ pub(super) enum Failure {
 }
 
 impl Failure {
-    /// Whether a call failed for want of a file descriptor: that is no fault of an origin's, and must open no breaker.
+    /// Whether a call failed for want of a file descriptor: that is no fault of an origin's, and
+    /// must open no breaker.
     pub(super) fn is_of_descriptors(error: &std::io::Error) -> bool {
         matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE))
     }
@@ -67,7 +70,9 @@ impl std::fmt::Display for Failure {
         match self {
             Failure::Busy => f.write_str("all connections or file descriptors are in use"),
             Failure::Stale => f.write_str("the connection was closed while it was idle"),
-            Failure::Unreachable(why) | Failure::Broken(why) | Failure::Repeated(why) => f.write_str(why),
+            Failure::Unreachable(why) | Failure::Broken(why) | Failure::Repeated(why) => {
+                f.write_str(why)
+            }
         }
     }
 }
@@ -91,7 +96,8 @@ impl Connection {
     ) -> Result<Response<Incoming>, Failure> {
         let mut buffer = std::mem::take(&mut self.spare);
         let written = self.socket.write_all(request).await;
-        // A server may have answered before it closed: that it did not take all of the request says less.
+        // A server may have answered before it closed: that it did not take all of the request says
+        // less.
         let head = match self.read_head(&mut buffer, to_head).await {
             Ok(head) => head,
             Err(why) => {
@@ -106,8 +112,14 @@ impl Connection {
         *response.version_mut() = head.version;
         *response.headers_mut() = head.fields;
         let (framing, keeps) = (head.framing, head.keeps);
-        let mut body =
-            Incoming { connection: Some(self), buffer, framing, keeps, size: None, pool: pool.clone() };
+        let mut body = Incoming {
+            connection: Some(self),
+            buffer,
+            framing,
+            keeps,
+            size: None,
+            pool: pool.clone(),
+        };
         body.give_back_if_over();
         Ok(response.map(|()| body))
     }
@@ -123,7 +135,9 @@ impl Connection {
             }
             // A head that arrives byte by byte is parsed once, not once for each byte.
             let new = buffer.get(before.saturating_sub(3)..).unwrap_or_default();
-            if before > 0 && buffer.len() < response_head::LONGEST && memmem::find(new, b"\r\n\r\n").is_none()
+            if before > 0
+                && buffer.len() < response_head::LONGEST
+                && memmem::find(new, b"\r\n\r\n").is_none()
             {
                 continue;
             }
@@ -186,16 +200,16 @@ impl Incoming {
         Poll::Ready(read.ok().inspect(|read| size.came(*read, Instant::now())))
     }
 
-    /// What a read has left of its buffer is too little for the next one, and would keep all of it for as long as the
-    /// reader stands still.
+    /// What a read has left of its buffer is too little for the next one, and would keep all of it
+    /// for as long as the reader stands still.
     fn let_go_of_rest(&mut self) {
         if self.size.is_some() && self.buffer.is_empty() && self.buffer.capacity() < LEAST {
             self.buffer = BytesMut::new();
         }
     }
 
-    /// The reader takes nothing now: lets go of a buffer that could be read into again, and of its part of the budget where
-    /// that lasts.
+    /// The reader takes nothing now: lets go of a buffer that could be read into again, and of its
+    /// part of the budget where that lasts.
     pub(super) fn release(&mut self) {
         if self.buffer.is_empty() {
             self.buffer = BytesMut::new();
@@ -210,7 +224,8 @@ impl Incoming {
         Poll::Ready(Some(Err(Broken)))
     }
 
-    /// Lets the connection serve others as soon as the body is over; it ends where something came behind the body.
+    /// Lets the connection serve others as soon as the body is over; it ends where something came
+    /// behind the body.
     fn give_back_if_over(&mut self) {
         if !self.framing.is_over() {
             return;

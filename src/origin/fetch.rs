@@ -1,7 +1,8 @@
 //! One request to an origin: which address gets it, and whether it is repeated.
 //!
-//! This is the only loop that repeats requests. A reader's request leads to at most one repetition, and all
-//! repetitions together stay within the retry budget, so that a failing origin is not hit harder because it fails.
+//! This is the only loop that repeats requests. A reader's request leads to at most one repetition,
+//! and all repetitions together stay within the retry budget, so that a failing origin is not hit
+//! harder because it fails.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,7 +19,8 @@ use crate::path::FilePath;
 /// The pause before a repetition at the same address: a random part of it, at least half.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// The one repetition that a reader's request may cause, over all that is asked of the origin for it.
+/// The one repetition that a reader's request may cause, over all that is asked of the origin for
+/// it.
 #[derive(Debug, Default)]
 pub struct Repetition {
     is_used: AtomicBool,
@@ -38,7 +40,8 @@ pub struct Rest {
 }
 
 impl Rest {
-    /// Whether the request costs nothing of the retry budget, and its failure is no evidence against the address.
+    /// Whether the request costs nothing of the retry budget, and its failure is no evidence
+    /// against the address.
     pub fn is_free(self) -> bool {
         self.progress >= USEFUL_BYTES
     }
@@ -60,8 +63,9 @@ enum Verdict {
 type Outcome = Result<Response<Body>, OriginError>;
 
 impl Origin {
-    /// Requests a file, and returns the response as soon as its head has arrived, whatever its status. A request
-    /// that failed is repeated if `repetition` and the retry budget allow it, at another address where there is one.
+    /// Requests a file, and returns the response as soon as its head has arrived, whatever its
+    /// status. A request that failed is repeated if `repetition` and the retry budget allow it, at
+    /// another address where there is one.
     ///
     /// # Errors
     /// [`OriginError`]; the reason is logged here, since no reader may see it.
@@ -89,7 +93,9 @@ impl Origin {
         let is_evidence = !rest.is_free();
         match self.attempt(address, path, ask, is_evidence).await {
             (_, Verdict::Fresh) => {
-                self.attempt(address, path, &Ask { fresh: true, ..ask.clone() }, is_evidence).await.0
+                self.attempt(address, path, &Ask { fresh: true, ..ask.clone() }, is_evidence)
+                    .await
+                    .0
             }
             (outcome, _) => outcome,
         }
@@ -121,7 +127,8 @@ impl Origin {
         }
         let other = self.choose(Some(first)).ok();
         let is_hopeless = other.is_none()
-            && (verdict == Verdict::Elsewhere || self.breaker(first).is_none_or(Breaker::is_failing));
+            && (verdict == Verdict::Elsewhere
+                || self.breaker(first).is_none_or(Breaker::is_failing));
         if is_hopeless || !repetition.take() || !self.shared.budget.withdraw(Instant::now()) {
             return outcome;
         }
@@ -138,7 +145,11 @@ impl Origin {
         drop(outcome);
         let (repeated, verdict) = self.attempt(address, path, ask, true).await;
         // A third request would be the second repetition.
-        if verdict == Verdict::Fresh { Err(OriginError::Failed { retry_after: None }) } else { repeated }
+        if verdict == Verdict::Fresh {
+            Err(OriginError::Failed { retry_after: None })
+        } else {
+            repeated
+        }
     }
 
     /// An address that may be sent a request: first one that has not failed recently.
@@ -150,7 +161,8 @@ impl Origin {
             return self.admit(0).map(|()| 0);
         }
         let now = Instant::now();
-        let others = self.shared.breakers.iter().enumerate().filter(|(index, _)| Some(*index) != except);
+        let others =
+            self.shared.breakers.iter().enumerate().filter(|(index, _)| Some(*index) != except);
         let (preferred, avoided): (Vec<_>, Vec<_>) =
             others.partition(|(_, breaker)| breaker.is_preferred(now));
         let mut wait = Duration::MAX;
@@ -209,7 +221,8 @@ impl Origin {
                 let why = failure.to_string();
                 tracing::warn!(origin, place = place_name, why, "an origin failed");
                 let is_unreachable = matches!(failure, Failure::Unreachable(_));
-                let evidence = if is_unreachable { Evidence::Address } else { Evidence::File(hash(path)) };
+                let evidence =
+                    if is_unreachable { Evidence::Address } else { Evidence::File(hash(path)) };
                 self.record_attempt(address, is_evidence.then_some(evidence));
                 self.counts.request("failed", began.elapsed());
                 let is_repeated = matches!(failure, Failure::Repeated(_));
@@ -221,7 +234,8 @@ impl Origin {
             }
         };
         let ended = Instant::now();
-        let is_fault = outcome.as_ref().map_or(true, |response| response.status().is_server_error());
+        let is_fault =
+            outcome.as_ref().map_or(true, |response| response.status().is_server_error());
         if is_fault {
             self.record_attempt(address, is_evidence.then(|| Evidence::File(hash(path))));
         } else {
@@ -252,7 +266,10 @@ impl Origin {
     }
 
     fn record_failure(&self, address: usize, evidence: Evidence) {
-        if self.breaker(address).is_some_and(|breaker| breaker.record_failure(Instant::now(), evidence)) {
+        if self
+            .breaker(address)
+            .is_some_and(|breaker| breaker.record_failure(Instant::now(), evidence))
+        {
             tracing::warn!(
                 origin = self.settings.name,
                 place = self.places.get(address).map(|place| place.name()),
@@ -268,8 +285,8 @@ fn judge(response: &Response<Body>) -> Verdict {
         return Verdict::Final;
     }
     // What is wrong for a moment, if the origin does not say for how long.
-    let is_brief =
-        matches!(status.as_u16(), 500 | 502 | 503 | 504) && retry_after(response.headers()).is_none();
+    let is_brief = matches!(status.as_u16(), 500 | 502 | 503 | 504)
+        && retry_after(response.headers()).is_none();
     let is_repeated = response.extensions().get::<Repeated>().is_some();
     if is_brief && !is_repeated { Verdict::Anywhere } else { Verdict::Elsewhere }
 }

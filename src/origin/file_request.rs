@@ -48,8 +48,8 @@ impl Asked {
         }
     }
 
-    /// Whether it means anything of a file of this length (RFC 9110 §14.1.2): the end of an empty file is all of it, although
-    /// that is no byte.
+    /// Whether it means anything of a file of this length (RFC 9110 §14.1.2): the end of an empty
+    /// file is all of it, although that is no byte.
     pub fn is_satisfiable(self, complete: u64) -> bool {
         match self {
             Asked::From(first) | Asked::Between(first, _) => first < complete,

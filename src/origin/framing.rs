@@ -82,7 +82,9 @@ fn take(left: &mut u64, buffer: &mut BytesMut) -> Taken {
         return Taken::Nothing;
     }
     *left -= count as u64;
-    Taken::Data(if count == buffer.len() { buffer.split() } else { buffer.split_to(count) }.freeze())
+    Taken::Data(
+        if count == buffer.len() { buffer.split() } else { buffer.split_to(count) }.freeze(),
+    )
 }
 
 impl Chunk {
@@ -133,7 +135,8 @@ impl Chunk {
     }
 }
 
-/// Refuses a line, with its CR LF, that is too long or has another LF in it: a server may have meant two lines.
+/// Refuses a line, with its CR LF, that is too long or has another LF in it: a server may have
+/// meant two lines.
 fn check_line(line: Option<&[u8]>, longest: usize) -> Result<(), Broken> {
     let text = line.and_then(|line| line.strip_suffix(b"\r\n")).ok_or(Broken)?;
     let is_good = text.len() <= longest && !text.contains(&b'\n') && !text.contains(&b'\r');
@@ -151,7 +154,8 @@ mod tests {
 
     use super::*;
 
-    /// Reads a body that comes in these pieces: what it is, whether it is over, and what is left over behind it.
+    /// Reads a body that comes in these pieces: what it is, whether it is over, and what is left
+    /// over behind it.
     fn read(mut framing: Framing, pieces: &[&[u8]]) -> Result<(Vec<u8>, bool, Vec<u8>), Broken> {
         let (mut buffer, mut body, mut is_over) = (BytesMut::new(), Vec::new(), false);
         for piece in pieces {
@@ -197,9 +201,15 @@ mod tests {
             assert_eq!(read(framing, &[sent.as_bytes()]), wanted, "{sent:?}");
             let bytes: Vec<&[u8]> = sent.as_bytes().chunks(1).chain([&b""[..]]).collect();
             let (by_bytes, over, _) = read(framing, &bytes).unwrap();
-            assert_eq!((by_bytes, over), (body.as_bytes().to_vec(), is_over), "{sent:?} byte by byte");
+            assert_eq!(
+                (by_bytes, over),
+                (body.as_bytes().to_vec(), is_over),
+                "{sent:?} byte by byte"
+            );
         }
-        for sent in ["hello\r\n", "-5\r\nhello", "5\r\nhelloXX", "fffffffffffffffff\r\n", "\r\n\r\n"] {
+        for sent in
+            ["hello\r\n", "-5\r\nhello", "5\r\nhelloXX", "fffffffffffffffff\r\n", "\r\n\r\n"]
+        {
             assert_eq!(read(CHUNKED, &[sent.as_bytes()]), Err(Broken), "{sent:?}");
         }
         for sent in [

@@ -43,8 +43,9 @@ impl Http {
             (host, Some(port)) => format!("{host}:{port}"),
             (host, None) => host.to_owned(),
         };
-        let fields =
-            format!(" HTTP/1.1\r\nhost: {host}\r\nuser-agent: {OUR_NAME}\r\naccept-encoding: identity\r\n");
+        let fields = format!(
+            " HTTP/1.1\r\nhost: {host}\r\nuser-agent: {OUR_NAME}\r\naccept-encoding: identity\r\n"
+        );
         let connections = Connections::new(settings, url.scheme() == "https", buffers, limits)?;
         let pool = connections.to(server_of(&uri)?);
         Ok(Http { base: base.into(), fields: fields.into(), pool })

@@ -1,11 +1,13 @@
 //! Where the files are: HTTP and HTTPS origins, object storages, directories.
 //!
-//! Delivery calls it and nobody else; it calls nothing of ours but the vocabulary. An origin has one or more addresses,
-//! each of its kind (`http`, `object_store`, `directory`). All respond alike: a head as HTTP has it, and a body that has not
-//! been read. No field of the reader's is sent there but what delivery names.
+//! Delivery calls it and nobody else; it calls nothing of ours but the vocabulary. An origin has
+//! one or more addresses, each of its kind (`http`, `object_store`, `directory`). All respond
+//! alike: a head as HTTP has it, and a body that has not been read. No field of the reader's is
+//! sent there but what delivery names.
 //!
-//! `fetch` chooses the address and decides what is repeated. Each worker has connections of its own; all share, for
-//! each origin, the retry budget, and for each address, the circuit breaker and the cap on connections.
+//! `fetch` chooses the address and decides what is repeated. Each worker has connections of its
+//! own; all share, for each origin, the retry budget, and for each address, the circuit breaker and
+//! the cap on connections.
 
 mod body;
 mod breaker;
@@ -52,7 +54,8 @@ use retry_budget::RetryBudget;
 /// The longest file: no storage has a longer one, and sums of such lengths do not overflow.
 pub const MAX_LENGTH: u64 = i64::MAX as u64;
 
-/// A body that breaks off before this many bytes were of no use: it counts as a failure of its address.
+/// A body that breaks off before this many bytes were of no use: it counts as a failure of its
+/// address.
 pub const USEFUL_BYTES: u64 = 64 * 1024;
 
 /// One `[[origins]]`.
@@ -70,9 +73,11 @@ pub struct Settings {
     pub idle: Duration,
     /// The most connections to each address, over all workers. As many requests may wait for one.
     pub connections: usize,
-    /// The most open files of each address that is a directory, over all workers. As many requests may wait for one.
+    /// The most open files of each address that is a directory, over all workers. As many requests
+    /// may wait for one.
     pub files: usize,
-    /// How often in a row a broken body is resumed while less than [`USEFUL_BYTES`] arrive each time; 0 is never.
+    /// How often in a row a broken body is resumed while less than [`USEFUL_BYTES`] arrive each
+    /// time; 0 is never.
     pub resumes: u32,
     /// Whether symbolic links may lead out of a directory.
     pub follow_symlinks: bool,
@@ -144,7 +149,8 @@ pub struct SetUpError {
 /// Why an origin gave no response.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum OriginError {
-    /// It could not be reached, broke off, or has failed so often that it is left alone for a while.
+    /// It could not be reached, broke off, or has failed so often that it is left alone for a
+    /// while.
     Failed {
         /// How long it is left alone.
         retry_after: Option<Duration>,
@@ -195,7 +201,11 @@ impl Origin {
     ///
     /// # Errors
     /// Where a place cannot be one, or this machine's root certificates cannot be read.
-    pub fn new(settings: &Settings, buffers: &Buffers, metrics: Metrics) -> Result<Origin, SetUpError> {
+    pub fn new(
+        settings: &Settings,
+        buffers: &Buffers,
+        metrics: Metrics,
+    ) -> Result<Origin, SetUpError> {
         let shared = Shared {
             breakers: settings.places.iter().map(|_| Breaker::new()).collect(),
             budget: RetryBudget::new(),
@@ -210,12 +220,22 @@ impl Origin {
         metrics: Metrics,
         shared: Arc<Shared>,
     ) -> Result<Origin, SetUpError> {
-        let places = settings.places.iter().map(|place| Place::new(settings, place, buffers, &shared.limits));
+        let places = settings
+            .places
+            .iter()
+            .map(|place| Place::new(settings, place, buffers, &shared.limits));
         let places = places
             .collect::<Result<Vec<Place>, String>>()
             .map_err(|why| SetUpError { name: settings.name.clone(), why })?;
         let counts = metrics.origin(&settings.name);
-        Ok(Origin { settings: settings.clone(), places, buffers: buffers.clone(), metrics, counts, shared })
+        Ok(Origin {
+            settings: settings.clone(),
+            places,
+            buffers: buffers.clone(),
+            metrics,
+            counts,
+            shared,
+        })
     }
 
     /// The same origin, with connections of its own.

@@ -1,7 +1,9 @@
-//! A place in an object storage: S3 and what speaks its language, Google Cloud Storage, Azure Blob Storage.
+//! A place in an object storage: S3 and what speaks its language, Google Cloud Storage, Azure Blob
+//! Storage.
 //!
-//! The crate `object_store` knows who we are to each of them: credentials, signatures, addresses. What they answer is HTTP as
-//! any other, and is taken as it comes, from under it: so there is one way for bytes, and one way to go on where they break off.
+//! The crate `object_store` knows who we are to each of them: credentials, signatures, addresses.
+//! What they answer is HTTP as any other, and is taken as it comes, from under it: so there is one
+//! way for bytes, and one way to go on where they break off.
 
 use std::error::Error;
 use std::fmt;
@@ -15,8 +17,8 @@ use http_body_util::BodyExt;
 use object_store::aws::AmazonS3Builder;
 use object_store::azure::MicrosoftAzureBuilder;
 use object_store::client::{
-    HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpResponse, HttpResponseBody,
-    HttpService,
+    HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpResponse,
+    HttpResponseBody, HttpService,
 };
 use object_store::gcp::GoogleCloudStorageBuilder;
 use object_store::{ClientOptions, GetOptions, GetRange, ObjectStore, RetryConfig};
@@ -89,8 +91,8 @@ pub struct Azure {
 pub(super) struct Store {
     store: Arc<dyn ObjectStore>,
     prefix: String,
-    /// Whether it understands a range of the last bytes of a file. Azure Blob Storage does not; of the others, it is
-    /// so until one responds that it does not.
+    /// Whether it understands a range of the last bytes of a file. Azure Blob Storage does not; of
+    /// the others, it is so until one responds that it does not.
     has_suffixes: AtomicBool,
 }
 
@@ -102,21 +104,27 @@ impl Store {
         shared: (&Buffers, &ConnectionLimits),
     ) -> Result<Store, String> {
         let mut builder = match &s3.keys {
-            Some((id, secret)) => {
-                AmazonS3Builder::new().with_access_key_id(id).with_secret_access_key(secret.expose_secret())
-            }
+            Some((id, secret)) => AmazonS3Builder::new()
+                .with_access_key_id(id)
+                .with_secret_access_key(secret.expose_secret()),
             None => AmazonS3Builder::from_env(),
         };
         builder = builder
             .with_bucket_name(&bucket.name)
             .with_virtual_hosted_style_request(!s3.path_style)
             .with_retry(retry(settings))
-            .with_http_connector(connector(settings, s3.endpoint.as_ref(), s3.keys.is_some(), shared)?);
+            .with_http_connector(connector(
+                settings,
+                s3.endpoint.as_ref(),
+                s3.keys.is_some(),
+                shared,
+            )?);
         if let Some(region) = &s3.region {
             builder = builder.with_region(region);
         }
         if let Some(endpoint) = &s3.endpoint {
-            builder = builder.with_endpoint(plain(endpoint)).with_allow_http(endpoint.scheme() == "http");
+            builder =
+                builder.with_endpoint(plain(endpoint)).with_allow_http(endpoint.scheme() == "http");
         }
         Store::new(builder.build(), bucket, true)
     }
@@ -129,13 +137,16 @@ impl Store {
     ) -> Result<Store, String> {
         let known = google.service_account.as_ref();
         let mut builder = match known {
-            Some(key) => GoogleCloudStorageBuilder::new().with_service_account_key(key.expose_secret()),
+            Some(key) => {
+                GoogleCloudStorageBuilder::new().with_service_account_key(key.expose_secret())
+            }
             None => GoogleCloudStorageBuilder::from_env(),
         };
         builder = builder
             .with_bucket_name(&bucket.name)
             .with_retry(retry(settings))
-            // What stands in for Google in the clear asks for no login of Google's, which would be under TLS.
+            // What stands in for Google in the clear asks for no login of Google's, which would be
+            // under TLS.
             .with_http_connector(connector(settings, google.endpoint.as_ref(), true, shared)?);
         if let Some(endpoint) = &google.endpoint {
             builder = builder.with_base_url(&plain(endpoint));
@@ -164,7 +175,8 @@ impl Store {
                 shared,
             )?);
         if let Some(endpoint) = &azure.endpoint {
-            builder = builder.with_endpoint(plain(endpoint)).with_allow_http(endpoint.scheme() == "http");
+            builder =
+                builder.with_endpoint(plain(endpoint)).with_allow_http(endpoint.scheme() == "http");
         }
         Store::new(builder.build(), bucket, false)
     }
@@ -175,7 +187,8 @@ impl Store {
         has_suffixes: bool,
     ) -> Result<Store, String> {
         let store = built.map_err(|error| innermost(&error))?;
-        let prefix = if bucket.prefix.is_empty() { String::new() } else { format!("{}/", bucket.prefix) };
+        let prefix =
+            if bucket.prefix.is_empty() { String::new() } else { format!("{}/", bucket.prefix) };
         Ok(Store { store: Arc::new(store), prefix, has_suffixes: AtomicBool::new(has_suffixes) })
     }
 
@@ -184,7 +197,9 @@ impl Store {
         let below = object_store::path::Path::from(self.prefix.as_str());
         match self.store.list(Some(&below)).next().await {
             Some(Ok(_)) => Outcome::Reached("the bucket can be listed".to_owned()),
-            None => Outcome::Doubtful("the bucket can be listed, and no file is below this path".to_owned()),
+            None => Outcome::Doubtful(
+                "the bucket can be listed, and no file is below this path".to_owned(),
+            ),
             Some(Err(error)) => object_store_error::explain(&causes(&error)),
         }
     }
@@ -197,7 +212,9 @@ impl Store {
             }
             Some(Asked::Last(_)) => match self.go(path, ask).await {
                 Ok(response) if !may_lack_suffixes(response.status()) => Ok(response),
-                refused @ (Ok(_) | Err(Failure::Broken(_))) => self.ask_in_place_of(refused, path, ask).await,
+                refused @ (Ok(_) | Err(Failure::Broken(_))) => {
+                    self.ask_in_place_of(refused, path, ask).await
+                }
                 failed => failed,
             },
             Some(Asked::From(first) | Asked::Between(first, _)) if first > MAX_LENGTH => {
@@ -236,8 +253,10 @@ impl Store {
     /// A part of a file by its length, for what the storage would not understand.
     async fn ask_by_length(&self, path: &FilePath, ask: &Ask) -> Result<Response<Body>, Failure> {
         let answer = self.go(path, &Ask { head: true, range: None, ..ask.clone() }).await?;
-        let length =
-            answer.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+        let length = answer
+            .headers()
+            .get(CONTENT_LENGTH)
+            .and_then(|length| length.to_str().ok()?.parse().ok());
         let (true, Some(complete)) = (answer.status().is_success(), length) else {
             return Ok(answer);
         };
@@ -253,19 +272,23 @@ impl Store {
     }
 
     async fn go(&self, path: &FilePath, ask: &Ask) -> Result<Response<Body>, Failure> {
-        let location = object_store::path::Path::from_url_path(format!("{}{}", self.prefix, path.as_str()))
-            .map_err(|error| Failure::Broken(error.to_string()))?;
+        let location =
+            object_store::path::Path::from_url_path(format!("{}{}", self.prefix, path.as_str()))
+                .map_err(|error| Failure::Broken(error.to_string()))?;
         let slot = ResponseSlot { fresh: ask.fresh, ..ResponseSlot::default() };
-        let mut options = GetOptions { head: ask.head, range: ask.range.map(range), ..GetOptions::default() };
-        options.if_match = ask.only_if.as_ref().and_then(|tag| tag.to_str().ok()).map(str::to_owned);
+        let mut options =
+            GetOptions { head: ask.head, range: ask.range.map(range), ..GetOptions::default() };
+        options.if_match =
+            ask.only_if.as_ref().and_then(|tag| tag.to_str().ok()).map(str::to_owned);
         options.extensions.insert(slot.clone());
         let got = self.store.get_opts(&location, options).await;
         match (slot.take(), got) {
             (Some(answered), _) => answered.map(|answer| answer.map(Body::from)),
             // It did not come to a request: there is no credential.
-            (None, Err(error)) => {
-                Err(Failure::Unreachable(format!("no credential could be had: {}", innermost(&error))))
-            }
+            (None, Err(error)) => Err(Failure::Unreachable(format!(
+                "no credential could be had: {}",
+                innermost(&error)
+            ))),
             (None, Ok(_)) => Err(Failure::Broken("the storage was not asked".to_owned())),
         }
     }
@@ -275,7 +298,9 @@ impl Store {
 fn may_lack_suffixes(status: StatusCode) -> bool {
     matches!(
         status,
-        StatusCode::NOT_IMPLEMENTED | StatusCode::RANGE_NOT_SATISFIABLE | StatusCode::INTERNAL_SERVER_ERROR
+        StatusCode::NOT_IMPLEMENTED
+            | StatusCode::RANGE_NOT_SATISFIABLE
+            | StatusCode::INTERNAL_SERVER_ERROR
     )
 }
 
@@ -378,8 +403,9 @@ impl HttpService for Connector {
             slot.put(answered);
             return Err(HttpError::new(HttpErrorKind::Unknown, Taken));
         }
-        let answer = answered
-            .map_err(|failure| HttpError::new(HttpErrorKind::Connect, Failed(failure.to_string())))?;
+        let answer = answered.map_err(|failure| {
+            HttpError::new(HttpErrorKind::Connect, Failed(failure.to_string()))
+        })?;
         let unreadable = |error| HttpError::new(HttpErrorKind::Interrupted, error);
         Ok(answer.map(|body: Incoming| HttpResponseBody::new(body.map_err(unreadable))))
     }

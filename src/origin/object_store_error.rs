@@ -1,7 +1,7 @@
 //! What the error of an object storage means, in a sentence for the operator.
 //!
-//! `reachability` calls it. Storages answer with a code in a body of XML or JSON; the body itself may repeat a
-//! key's id or the text that was signed, so no sentence has more of it than a region.
+//! `reachability` calls it. Storages answer with a code in a body of XML or JSON; the body itself
+//! may repeat a key's id or the text that was signed, so no sentence has more of it than a region.
 
 use super::reachability::Outcome;
 
@@ -28,7 +28,11 @@ const MEANINGS: [Meaning; 22] = [
         "the secret is not the one of the access key. Check secret_access_key, or the AWS_SECRET_ACCESS_KEY of \
          this process",
     ),
-    ("ExpiredToken", Outcome::Failed, "the temporary credentials of this machine have expired. Renew them"),
+    (
+        "ExpiredToken",
+        Outcome::Failed,
+        "the temporary credentials of this machine have expired. Renew them",
+    ),
     (
         "InvalidToken",
         Outcome::Failed,
@@ -39,12 +43,24 @@ const MEANINGS: [Meaning; 22] = [
         Outcome::Failed,
         "this machine's clock is too far from the storage's. Set it by NTP",
     ),
-    ("AuthorizationHeaderMalformed", Outcome::Failed, "the bucket is in another region. Write its region"),
-    ("IllegalLocationConstraint", Outcome::Failed, "the bucket is in another region. Write its region"),
+    (
+        "AuthorizationHeaderMalformed",
+        Outcome::Failed,
+        "the bucket is in another region. Write its region",
+    ),
+    (
+        "IllegalLocationConstraint",
+        Outcome::Failed,
+        "the bucket is in another region. Write its region",
+    ),
     ("PermanentRedirect", Outcome::Failed, "the bucket is in another region. Write its region"),
     ("without LOCATION", Outcome::Failed, "the bucket is in another region. Write its region"),
     // Azure Blob Storage.
-    ("ContainerNotFound", Outcome::Failed, "there is no such container. Check its name in the address"),
+    (
+        "ContainerNotFound",
+        Outcome::Failed,
+        "there is no such container. Check its name in the address",
+    ),
     (
         "AuthenticationFailed",
         Outcome::Failed,
@@ -61,7 +77,11 @@ const MEANINGS: [Meaning; 22] = [
         Outcome::Failed,
         "Google refuses the service account's key. Check service_account and this machine's clock",
     ),
-    ("bucket does not exist", Outcome::Failed, "there is no such bucket. Check its name in the address"),
+    (
+        "bucket does not exist",
+        Outcome::Failed,
+        "there is no such bucket. Check its name in the address",
+    ),
     // This machine's own credentials, which none of the three found.
     ("169.254.169.254", Outcome::Failed, NO_CREDENTIALS),
     ("169.254.170.2", Outcome::Failed, NO_CREDENTIALS),
@@ -83,7 +103,9 @@ const NO_CREDENTIALS: &str = "no credentials are configured, and this machine ha
 pub(super) fn explain(text: &str) -> Outcome {
     if let Some((_, outcome, sentence)) = MEANINGS.iter().find(|(code, _, _)| text.contains(code)) {
         return outcome(match named_region(text) {
-            Some(region) if sentence.ends_with("region") => format!("{sentence}: region = \"{region}\""),
+            Some(region) if sentence.ends_with("region") => {
+                format!("{sentence}: region = \"{region}\"")
+            }
             _ => (*sentence).to_owned(),
         });
     }
@@ -92,9 +114,15 @@ pub(super) fn explain(text: &str) -> Outcome {
         Some("401" | "403") => Outcome::Failed(
             "the storage refuses the credentials. Check the key, and what it may read".to_owned(),
         ),
-        Some("404") => Outcome::Failed("there is no such bucket or endpoint. Check the address".to_owned()),
-        Some(code) => Outcome::Failed(format!("the storage answers {code}. Check the address and the key")),
-        None => Outcome::Failed("the storage cannot be reached. Check the address and the region".to_owned()),
+        Some("404") => {
+            Outcome::Failed("there is no such bucket or endpoint. Check the address".to_owned())
+        }
+        Some(code) => {
+            Outcome::Failed(format!("the storage answers {code}. Check the address and the key"))
+        }
+        None => Outcome::Failed(
+            "the storage cannot be reached. Check the address and the region".to_owned(),
+        ),
     }
 }
 
@@ -102,8 +130,8 @@ pub(super) fn explain(text: &str) -> Outcome {
 fn named_region(text: &str) -> Option<&str> {
     let (_, after) = text.split_once("<Region>")?;
     let (region, _) = after.split_once("</Region>")?;
-    let is_region =
-        region.len() <= 32 && region.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+    let is_region = region.len() <= 32
+        && region.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
     is_region.then_some(region)
 }
 
@@ -113,14 +141,20 @@ mod tests {
 
     fn sentence(text: &str) -> String {
         match explain(text) {
-            Outcome::Reached(sentence) | Outcome::Doubtful(sentence) | Outcome::Failed(sentence) => sentence,
+            Outcome::Reached(sentence)
+            | Outcome::Doubtful(sentence)
+            | Outcome::Failed(sentence) => sentence,
         }
     }
 
     #[test]
     fn region_of_bucket_is_named() {
         let text = "status code: 400 Bad Request: <Code>AuthorizationHeaderMalformed</Code><Region>eu-north-1</Region>";
-        assert!(sentence(text).ends_with("Write its region: region = \"eu-north-1\""), "{}", sentence(text));
+        assert!(
+            sentence(text).ends_with("Write its region: region = \"eu-north-1\""),
+            "{}",
+            sentence(text)
+        );
         let hostile = text.replace("eu-north-1", "<script>");
         assert!(sentence(&hostile).ends_with("Write its region"));
     }
@@ -128,7 +162,10 @@ mod tests {
     #[test]
     fn error_without_known_code_shows_no_body() {
         let text = "status code: 403 Forbidden: <Error><AWSAccessKeyId>AKIASECRET</AWSAccessKeyId></Error>";
-        assert!(sentence(text).contains("refuses the credentials") && !sentence(text).contains("AKIASECRET"));
+        assert!(
+            sentence(text).contains("refuses the credentials")
+                && !sentence(text).contains("AKIASECRET")
+        );
         assert!(sentence("status code: 500 Oops: x").contains("answers 500"));
         assert!(sentence("connection refused").contains("cannot be reached"));
     }

@@ -1,7 +1,7 @@
 //! Whether an origin can be reached with the credentials that its requests use, in a sentence.
 //!
-//! `loangate check --online` calls [`Origin::probe`]. HTTP servers get a HEAD for a name that no file
-//! has, object storages a listing, since that is what tells a wrong key from a missing file.
+//! `loangate check --online` calls [`Origin::probe`]. HTTP servers get a HEAD for a name that no
+//! file has, object storages a listing, since that is what tells a wrong key from a missing file.
 
 use std::time::Duration;
 
@@ -13,7 +13,8 @@ use super::file_request::Ask;
 use super::{Origin, Settings};
 use crate::path::FilePath;
 
-/// The name that HTTP servers are queried for. It does not exist, which is as good an answer as any.
+/// The name that HTTP servers are queried for. It does not exist, which is as good an answer as
+/// any.
 const NO_FILE: &str = "loangate-check";
 /// The longest that one address may take, whatever the origin's own limits are.
 const MAX_WAIT: Duration = Duration::from_secs(20);
@@ -85,15 +86,17 @@ fn of_status(status: StatusCode) -> Outcome {
         _ if status.is_redirection() => Outcome::Doubtful(format!(
             "it answers {code}, and the gate follows no redirect. Write the address that it redirects to"
         )),
-        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::PROXY_AUTHENTICATION_REQUIRED => {
-            Outcome::Doubtful(format!(
-                "it answers {code} for a file that does not exist. The gate sends no credentials to an HTTP origin; \
+        StatusCode::UNAUTHORIZED
+        | StatusCode::FORBIDDEN
+        | StatusCode::PROXY_AUTHENTICATION_REQUIRED => Outcome::Doubtful(format!(
+            "it answers {code} for a file that does not exist. The gate sends no credentials to an HTTP origin; \
                  check that it may read there"
-            ))
-        }
+        )),
         _ if status.is_server_error() => {
             Outcome::Failed(format!("it answers {code}. Look into the log of that server"))
         }
-        _ => Outcome::Doubtful(format!("it answers {code} for a file that does not exist. Check the URL")),
+        _ => Outcome::Doubtful(format!(
+            "it answers {code} for a file that does not exist. Check the URL"
+        )),
     }
 }

@@ -1,4 +1,5 @@
-//! The head of a response (RFC 9112 §4 to §6), read strictly: what could be read in two ways is a protocol error.
+//! The head of a response (RFC 9112 §4 to §6), read strictly: what could be read in two ways is a
+//! protocol error.
 
 use std::mem::MaybeUninit;
 
@@ -28,8 +29,8 @@ pub(super) struct Head {
     pub(super) keeps: bool,
 }
 
-/// Removes the head from the buffer, and interim responses (RFC 9110 §15.2) before it; none while it is not whole.
-/// `interim` counts those over all calls for one response.
+/// Removes the head from the buffer, and interim responses (RFC 9110 §15.2) before it; none while
+/// it is not whole. `interim` counts those over all calls for one response.
 pub(super) fn take(
     buffer: &mut BytesMut,
     to_head: bool,
@@ -60,7 +61,8 @@ const NO_HTTP: &str = "what it answers is no HTTP";
 fn read(buffer: &[u8], to_head: bool) -> Result<Option<(usize, Head)>, &'static str> {
     let mut room = [const { MaybeUninit::uninit() }; MOST_FIELDS];
     let mut answer = httparse::Response::new(&mut []);
-    let parsed = ParserConfig::default().parse_response_with_uninit_headers(&mut answer, buffer, &mut room);
+    let parsed =
+        ParserConfig::default().parse_response_with_uninit_headers(&mut answer, buffer, &mut room);
     let Status::Complete(length) = parsed.map_err(|_| NO_HTTP)? else { return Ok(None) };
     // The parser takes a bare LF for the end of a line; another reader of the same bytes might not.
     if has_bare_line_feed(buffer.get(..length).unwrap_or_default()) {
@@ -69,7 +71,9 @@ fn read(buffer: &[u8], to_head: bool) -> Result<Option<(usize, Head)>, &'static 
     let status = answer.code.and_then(|code| StatusCode::from_u16(code).ok()).ok_or(NO_HTTP)?;
     let version = if answer.version == Some(1) { Version::HTTP_11 } else { Version::HTTP_10 };
     let mut fields = HeaderMap::with_capacity(answer.headers.len());
-    for field in answer.headers.iter().filter(|field| **field != EMPTY_HEADER && !is_unread(field.name)) {
+    for field in
+        answer.headers.iter().filter(|field| **field != EMPTY_HEADER && !is_unread(field.name))
+    {
         let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| NO_HTTP)?;
         fields.append(name, HeaderValue::from_bytes(field.value).map_err(|_| NO_HTTP)?);
     }
@@ -79,21 +83,23 @@ fn read(buffer: &[u8], to_head: bool) -> Result<Option<(usize, Head)>, &'static 
     let framing = if is_bodiless { Framing::Length(0) } else { named };
     // A server that sends a body all the same would have it read as the next response.
     let ends_surely = !is_bodiless && framing != Framing::UntilClose;
-    // HTTP/1.0 has no transfer codings (RFC 9112 §6.1): who forwarded it may not have understood the framing.
+    // HTTP/1.0 has no transfer codings (RFC 9112 §6.1): who forwarded it may not have understood
+    // the framing.
     let is_understood = version == Version::HTTP_11 || !has_transfer_coding;
     let keeps = keeps(version, &fields) && ends_surely && is_understood;
     Ok(Some((length, Head { status, version, fields, framing, keeps })))
 }
 
-/// Compares all pairs of bytes without a branch, which the compiler does many at a time: a search for the end of each
-/// line costs more.
+/// Compares all pairs of bytes without a branch, which the compiler does many at a time: a search
+/// for the end of each line costs more.
 fn has_bare_line_feed(head: &[u8]) -> bool {
     let follows = head.iter().zip(head.iter().skip(1));
     let bare = follows.map(|(before, byte)| u8::from(*byte == b'\n') & u8::from(*before != b'\r'));
     bare.fold(u8::from(head.first() == Some(&b'\n')), |any, bare| any | bare) != 0
 }
 
-/// Whether no part of the gate reads this field. It is not stored, which is a tenth of what a head costs for each.
+/// Whether no part of the gate reads this field. It is not stored, which is a tenth of what a head
+/// costs for each.
 fn is_unread(name: &str) -> bool {
     let unread: &[&str] = match name.len() {
         3 => &["age", "via"],
@@ -127,8 +133,9 @@ fn framing(fields: &mut HeaderMap, has_transfer_coding: bool) -> Result<Framing,
     if !fields.contains_key(CONTENT_LENGTH) {
         return Ok(Framing::UntilClose);
     }
-    let digits =
-        |word: &str| word.bytes().all(|byte| byte.is_ascii_digit()).then(|| word.parse().ok()).flatten();
+    let digits = |word: &str| {
+        word.bytes().all(|byte| byte.is_ascii_digit()).then(|| word.parse().ok()).flatten()
+    };
     let mut lengths = words(fields, &CONTENT_LENGTH).map(digits);
     let first: u64 = lengths.next().flatten().ok_or("the length of its answer is no number")?;
     if first > MAX_LENGTH {
@@ -150,7 +157,8 @@ fn framing(fields: &mut HeaderMap, has_transfer_coding: bool) -> Result<Framing,
 
 /// RFC 9112 §9.3.
 fn keeps(version: Version, fields: &HeaderMap) -> bool {
-    let says = |option: &str| words(fields, &CONNECTION).any(|word| word.eq_ignore_ascii_case(option));
+    let says =
+        |option: &str| words(fields, &CONNECTION).any(|word| word.eq_ignore_ascii_case(option));
     if version == Version::HTTP_11 { !says("close") } else { says("keep-alive") && !says("close") }
 }
 
@@ -164,7 +172,10 @@ fn words<'a>(fields: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &
 mod tests {
     use super::*;
 
-    fn taken(text: &str, to_head: bool) -> Result<Option<(u16, Framing, bool, String)>, &'static str> {
+    fn taken(
+        text: &str,
+        to_head: bool,
+    ) -> Result<Option<(u16, Framing, bool, String)>, &'static str> {
         let mut buffer = BytesMut::from(text);
         let head = take(&mut buffer, to_head, &mut 0)?;
         let rest = String::from_utf8(buffer.to_vec()).unwrap();
@@ -191,7 +202,14 @@ mod tests {
                 true,
                 "hello",
             ),
-            ("HTTP/1.1 206\r\nContent-Length: 5, 5\r\n\r\n", false, 206, Framing::Length(5), true, ""),
+            (
+                "HTTP/1.1 206\r\nContent-Length: 5, 5\r\n\r\n",
+                false,
+                206,
+                Framing::Length(5),
+                true,
+                "",
+            ),
             (
                 "HTTP/1.1 200 OK\r\ncontent-length: 5\r\ncontent-length: 5\r\n\r\n",
                 false,
@@ -200,7 +218,14 @@ mod tests {
                 true,
                 "",
             ),
-            ("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n", true, 200, Framing::Length(0), false, ""),
+            (
+                "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n",
+                true,
+                200,
+                Framing::Length(0),
+                false,
+                "",
+            ),
             ("HTTP/1.1 204 No Content\r\n\r\n", false, 204, Framing::Length(0), false, ""),
             (
                 "HTTP/1.1 304 Not Modified\r\ncontent-length: 9\r\n\r\n",
@@ -210,7 +235,14 @@ mod tests {
                 false,
                 "",
             ),
-            ("HTTP/1.1 200 OK\r\nTransfer-Encoding: Chunked\r\n\r\n5", false, 200, chunked, true, "5"),
+            (
+                "HTTP/1.1 200 OK\r\nTransfer-Encoding: Chunked\r\n\r\n5",
+                false,
+                200,
+                chunked,
+                true,
+                "5",
+            ),
             ("HTTP/1.1 200 OK\r\n\r\nall", false, 200, Framing::UntilClose, false, "all"),
             (
                 "HTTP/1.1 200 OK\r\nconnection: x, Close\r\ncontent-length: 1\r\n\r\n",
@@ -220,7 +252,14 @@ mod tests {
                 false,
                 "",
             ),
-            ("HTTP/1.0 200 OK\r\ncontent-length: 1\r\n\r\n", false, 200, Framing::Length(1), false, ""),
+            (
+                "HTTP/1.0 200 OK\r\ncontent-length: 1\r\n\r\n",
+                false,
+                200,
+                Framing::Length(1),
+                false,
+                "",
+            ),
             (
                 "HTTP/1.0 200 OK\r\nconnection: keep-alive\r\ncontent-length: 1\r\n\r\n",
                 false,
@@ -245,10 +284,21 @@ mod tests {
                 true,
                 "",
             ),
-            ("HTTP/1.1 500 Ø\r\ncontent-length: 0\r\n\r\n", false, 500, Framing::Length(0), true, ""),
+            (
+                "HTTP/1.1 500 Ø\r\ncontent-length: 0\r\n\r\n",
+                false,
+                500,
+                Framing::Length(0),
+                true,
+                "",
+            ),
         ];
         for (text, to_head, status, framing, keeps, rest) in good {
-            assert_eq!(taken(text, to_head), Ok(Some((status, framing, keeps, rest.to_owned()))), "{text:?}");
+            assert_eq!(
+                taken(text, to_head),
+                Ok(Some((status, framing, keeps, rest.to_owned()))),
+                "{text:?}"
+            );
             let end = text.len() - rest.len() - 1;
             if let Some(part) = text.get(..end) {
                 assert_eq!(taken(part, to_head), Ok(None), "{part:?}");
@@ -299,7 +349,9 @@ mod tests {
 
     #[test]
     fn head_response_is_checked_like_any_other() {
-        for fields in ["content-length: 5\r\ncontent-length: 6", "content-length: 18446744073709551615"] {
+        for fields in
+            ["content-length: 5\r\ncontent-length: 6", "content-length: 18446744073709551615"]
+        {
             let text = format!("HTTP/1.1 200 OK\r\n{fields}\r\n\r\n");
             assert!(taken(&text, true).is_err(), "{fields:?}");
         }

@@ -11,7 +11,8 @@ use crate::clock::{self, Clock};
 /// The longest wait that an origin can impose on a reader.
 const MAX_WAIT: Duration = Duration::from_secs(3600);
 
-/// How long the origin wants to be left alone; none where it does not say, or where that time is over.
+/// How long the origin wants to be left alone; none where it does not say, or where that time is
+/// over.
 pub fn retry_after(fields: &HeaderMap) -> Option<Duration> {
     let text = fields.get(RETRY_AFTER)?.to_str().ok()?.trim();
     let wait = if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
@@ -40,9 +41,12 @@ mod tests {
     #[test]
     fn seconds_and_dates_are_bounded() {
         assert_eq!(wait("7"), Some(Duration::from_secs(7)));
-        for long in
-            ["3601", "1000000000000000000", "99999999999999999999999999", "Fri, 31 Dec 9999 23:59:59 GMT"]
-        {
+        for long in [
+            "3601",
+            "1000000000000000000",
+            "99999999999999999999999999",
+            "Fri, 31 Dec 9999 23:59:59 GMT",
+        ] {
             assert_eq!(wait(long), Some(MAX_WAIT), "{long}");
         }
         for none in ["0", "", "-1", "+5", "1.5", "soon", "Mon, 05 Jan 2026 08:00:00 GMT"] {

@@ -1,6 +1,8 @@
-//! The retry budget of one origin, shared by all workers: retries are at most 20 % of the requests plus 10 a second.
+//! The retry budget of one origin, shared by all workers: retries are at most 20 % of the requests
+//! plus 10 a second.
 //!
-//! A failing origin gets no storm of repetitions, however many readers there are. A request costs one atomic addition.
+//! A failing origin gets no storm of repetitions, however many readers there are. A request costs
+//! one atomic addition.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -25,7 +27,11 @@ pub(super) struct RetryBudget {
 
 impl RetryBudget {
     pub(super) fn new() -> RetryBudget {
-        RetryBudget { epoch: Instant::now(), saved: AtomicU64::new(0), paid_until: AtomicU64::new(0) }
+        RetryBudget {
+            epoch: Instant::now(),
+            saved: AtomicU64::new(0),
+            paid_until: AtomicU64::new(0),
+        }
     }
 
     /// A request was sent.
@@ -45,7 +51,8 @@ impl RetryBudget {
     }
 
     fn withdraw_free(&self, now: Instant) -> bool {
-        let now = u64::try_from(now.saturating_duration_since(self.epoch).as_millis()).unwrap_or(u64::MAX);
+        let now = u64::try_from(now.saturating_duration_since(self.epoch).as_millis())
+            .unwrap_or(u64::MAX);
         let (interval, burst) = (FREE_INTERVAL.as_millis() as u64, FREE_BURST.as_millis() as u64);
         let pay = |paid_until: u64| {
             let next = paid_until.max(now) + interval;

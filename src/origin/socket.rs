@@ -1,4 +1,5 @@
-//! The socket to a server that has the files: in the clear or under TLS, read in pieces of a wanted size.
+//! The socket to a server that has the files: in the clear or under TLS, read in pieces of a wanted
+//! size.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -31,8 +32,13 @@ pub(super) enum Socket {
 }
 
 impl Socket {
-    /// Connects, to the first of the name's addresses that answers; TLS included, it may take so long.
-    pub(super) async fn connect(server: &Server, tls: &TlsConnector, within: Duration) -> io::Result<Socket> {
+    /// Connects, to the first of the name's addresses that answers; TLS included, it may take so
+    /// long.
+    pub(super) async fn connect(
+        server: &Server,
+        tls: &TlsConnector,
+        within: Duration,
+    ) -> io::Result<Socket> {
         let connecting = async {
             // An address of IPv6 stands in brackets, except here.
             let host = server.host.trim_start_matches('[').trim_end_matches(']');
@@ -44,7 +50,8 @@ impl Socket {
             let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
             Ok(Socket::Secure(Box::new(tls.connect(name, socket).await?)))
         };
-        let late = || io::Error::new(io::ErrorKind::TimedOut, "the connection was not made in time");
+        let late =
+            || io::Error::new(io::ErrorKind::TimedOut, "the connection was not made in time");
         tokio::time::timeout(within, connecting).await.unwrap_or_else(|_| Err(late()))
     }
 
@@ -76,8 +83,9 @@ impl Socket {
         }
     }
 
-    /// Whether the server has sent nothing since its last response: no unsolicited bytes, and no close. It looks
-    /// into the kernel's buffer, since the runtime may not have polled the socket since.
+    /// Whether the server has sent nothing since its last response: no unsolicited bytes, and no
+    /// close. It looks into the kernel's buffer, since the runtime may not have polled the socket
+    /// since.
     pub(super) fn is_quiet(&mut self) -> bool {
         match self {
             Socket::Plain(socket) => has_no_bytes(socket),
@@ -86,7 +94,8 @@ impl Socket {
                 let mut buffer = tokio::io::ReadBuf::new(&mut byte);
                 let mut context = Context::from_waker(Waker::noop());
                 // Decrypted bytes may lie in the TLS layer, where the kernel has none.
-                let is_pending = Pin::new(socket.as_mut()).poll_read(&mut context, &mut buffer).is_pending();
+                let is_pending =
+                    Pin::new(socket.as_mut()).poll_read(&mut context, &mut buffer).is_pending();
                 is_pending && has_no_bytes(socket.get_ref().0)
             }
         }
@@ -99,7 +108,8 @@ fn has_no_bytes(socket: &TcpStream) -> bool {
     peeked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
 }
 
-/// Makes room for so many bytes more. A new buffer where it is empty: an old one's would be as large as it ever was.
+/// Makes room for so many bytes more. A new buffer where it is empty: an old one's would be as
+/// large as it ever was.
 fn make_room(buffer: &mut BytesMut, most: usize) {
     if buffer.is_empty() && buffer.capacity() < most {
         *buffer = BytesMut::with_capacity(most);

@@ -1,7 +1,8 @@
 //! Whose clock is wrong when a credential comes from the future: the issuer's or the gate's own.
 //!
-//! `reader/mod.rs` calls it. Two witnesses are compared with the credential: Bokbasen's clock, and the
-//! credentials that were issued a moment ago and were good. The log has the finding once a minute.
+//! `reader/mod.rs` calls it. Two witnesses are compared with the credential: Bokbasen's clock, and
+//! the credentials that were issued a moment ago and were good. The log has the finding once a
+//! minute.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -11,12 +12,13 @@ use jiff::{SignedDuration, Timestamp};
 use super::jwt::LEEWAY;
 use crate::telemetry::LogLimit;
 
-/// How far the gate's clock may be from Bokbasen's and still count as right: half the leeway of tokens.
+/// How far the gate's clock may be from Bokbasen's and still count as right: half the leeway of
+/// tokens.
 const TOLERANCE: SignedDuration = SignedDuration::from_secs(30);
 /// How long a good credential speaks for the gate's clock.
 const WITNESS: i64 = 600;
-/// How old a credential may be to count as issued a moment ago: an older one is good by a clock that
-/// is behind, too.
+/// How old a credential may be to count as issued a moment ago: an older one is good by a clock
+/// that is behind, too.
 const FRESH: i64 = 30;
 /// No credential has been good so far.
 const NONE: i64 = i64::MIN;
@@ -62,13 +64,15 @@ impl Witnesses {
 
     /// Notes a credential that was good at `now`.
     pub(super) fn was_good(&self, issued: Option<Timestamp>, now: Timestamp) {
-        let is_fresh = |issued: Timestamp| (0..=FRESH).contains(&(now.as_second() - issued.as_second()));
+        let is_fresh =
+            |issued: Timestamp| (0..=FRESH).contains(&(now.as_second() - issued.as_second()));
         if issued.is_some_and(is_fresh) {
             self.last_fresh.store(now.as_second(), Ordering::Relaxed);
         }
     }
 
-    /// Whose clock is wrong if a credential begins `at`, later than the leeway allows; logged once a minute.
+    /// Whose clock is wrong if a credential begins `at`, later than the leeway allows; logged once
+    /// a minute.
     pub(super) fn judge(&self, at: Timestamp, now: Timestamp) -> Blame {
         let gate_ahead = self.reference.get().and_then(|reference| reference());
         let blame = self.verdict(gate_ahead, at, now);

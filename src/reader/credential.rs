@@ -1,8 +1,9 @@
-//! Where a request says who asks: the field Authorization, the query's `token`, or a token in the path.
+//! Where a request says who asks: the field Authorization, the query's `token`, or a token in the
+//! path.
 //!
-//! `reader/mod.rs` calls it first, on every request. It looks at the form only, allocates nothing in the usual
-//! case, and promises that what it calls a JWT came in Authorization and what it calls a link did not: the
-//! cache of verified tokens asks for no more.
+//! `reader/mod.rs` calls it first, on every request. It looks at the form only, allocates nothing
+//! in the usual case, and promises that what it calls a JWT came in Authorization and what it calls
+//! a link did not: the cache of verified tokens asks for no more.
 
 use std::borrow::Cow;
 

@@ -1,7 +1,8 @@
 //! The authenticated request's subject: who asks, and what the credential opens.
 //!
-//! `server` asks [`Reader::opens`] for the path that it resolved; the gate takes the library and the borrower. A
-//! prefix opens at segment boundaries only, compared decoded, so that `/a/97` never opens `/a/978…`.
+//! `server` asks [`Reader::opens`] for the path that it resolved; the gate takes the library and
+//! the borrower. A prefix opens at segment boundaries only, compared decoded, so that `/a/97` never
+//! opens `/a/978…`.
 
 use jiff::Timestamp;
 
@@ -15,13 +16,14 @@ pub enum Scope {
     All,
     /// One title.
     Title(Isbn),
-    /// Paths that are this one or lie under it, at a segment's boundary: decoded segments. None opens nothing.
+    /// Paths that are this one or lie under it, at a segment's boundary: decoded segments. None
+    /// opens nothing.
     Prefix(Vec<String>),
 }
 
 impl Scope {
-    /// The scope of a prefix as an operator writes it, like `/files/9780306406157/`: a request's path, with or
-    /// without a slash at its end.
+    /// The scope of a prefix as an operator writes it, like `/files/9780306406157/`: a request's
+    /// path, with or without a slash at its end.
     ///
     /// # Errors
     /// Where it is not in normal form, or is the root: a link to everything is not a link.
@@ -57,15 +59,16 @@ impl Reader {
         LoanKey { library: self.library, borrower: self.borrower, isbn }
     }
 
-    /// Whether the credential opens this: the title that the path leads to, if any, and the path without a
-    /// link's token.
+    /// Whether the credential opens this: the title that the path leads to, if any, and the path
+    /// without a link's token.
     pub fn opens(&self, isbn: Option<Isbn>, path: &RequestPath) -> bool {
         match &self.scope {
             Scope::All => true,
             Scope::Title(title) => isbn == Some(*title),
             Scope::Prefix(prefix) => {
                 let mut segments = path.segments();
-                !prefix.is_empty() && prefix.iter().all(|segment| segments.next() == Some(segment.as_str()))
+                !prefix.is_empty()
+                    && prefix.iter().all(|segment| segments.next() == Some(segment.as_str()))
             }
         }
     }

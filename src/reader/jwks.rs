@@ -1,12 +1,15 @@
 //! The login service's public keys, from a JWKS file (RFC 7517).
 //!
-//! `reader/mod.rs` reads the file at start and on reload. Each key is bound here to the one algorithm that its
-//! own type, curve and `alg` allow, so that a token's header can never choose what a key is used for. A key for
-//! another purpose or algorithm is passed over; a key that should fit and is broken is an error.
+//! `reader/mod.rs` reads the file at start and on reload. Each key is bound here to the one
+//! algorithm that its own type, curve and `alg` allow, so that a token's header can never choose
+//! what a key is used for. A key for another purpose or algorithm is passed over; a key that should
+//! fit and is broken is an error.
 
 use std::path::Path;
 
-use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED, ED25519, UnparsedPublicKey, VerificationAlgorithm};
+use aws_lc_rs::signature::{
+    ECDSA_P256_SHA256_FIXED, ED25519, UnparsedPublicKey, VerificationAlgorithm,
+};
 use jsonwebtoken::jwk::{
     AlgorithmParameters, EllipticCurve, Jwk, JwkSet, KeyAlgorithm, KeyOperations, PublicKeyUse,
 };
@@ -41,7 +44,8 @@ pub(super) fn read(settings: &JwtSettings) -> Result<Vec<VerifyKey>, ReadersErro
     })?;
     let mut keys = Vec::new();
     for (index, jwk) in set.keys.iter().enumerate() {
-        let Some(algorithm) = algorithm_of(jwk).filter(|it| settings.algorithms.contains(it)) else {
+        let Some(algorithm) = algorithm_of(jwk).filter(|it| settings.algorithms.contains(it))
+        else {
             continue;
         };
         let key = usable(jwk, algorithm).ok_or_else(|| {
@@ -70,7 +74,8 @@ fn read_file(path: &Path) -> std::io::Result<String> {
     std::fs::read_to_string(path)
 }
 
-/// What a key is for, by its type and curve (RFC 7518 §6, RFC 8037 §2), its `alg`, `use` and `key_ops`.
+/// What a key is for, by its type and curve (RFC 7518 §6, RFC 8037 §2), its `alg`, `use` and
+/// `key_ops`.
 fn algorithm_of(jwk: &Jwk) -> Option<Algorithm> {
     let (algorithm, named) = match &jwk.algorithm {
         AlgorithmParameters::OctetKeyPair(key) if key.curve == EllipticCurve::Ed25519 => {
@@ -97,7 +102,9 @@ fn usable(jwk: &Jwk, algorithm: Algorithm) -> Option<DecodingKey> {
     let key = DecodingKey::from_jwk(jwk).ok()?;
     let sound = match (key.kind(), algorithm) {
         (DecodingKeyKind::SecretOrDer(bytes), Algorithm::EdDSA) => parses(&ED25519, bytes),
-        (DecodingKeyKind::SecretOrDer(bytes), Algorithm::ES256) => parses(&ECDSA_P256_SHA256_FIXED, bytes),
+        (DecodingKeyKind::SecretOrDer(bytes), Algorithm::ES256) => {
+            parses(&ECDSA_P256_SHA256_FIXED, bytes)
+        }
         (DecodingKeyKind::RsaModulusExponent { n, e }, Algorithm::RS256) => {
             RSA_MODULUS.contains(&n.len()) && !e.is_empty()
         }

@@ -1,8 +1,9 @@
 //! Reader tokens: JWTs (RFC 7519) of the login service.
 //!
-//! `reader/mod.rs` calls it for a token that the cache does not know. The keys are those of the JWKS file and no
-//! others: `jku`, `x5u`, `x5c` and `jwk` in a header are ignored. Signature, issuer and audience are checked by
-//! `jsonwebtoken`; times here, by the project's clock. The borrower's own id leaves here as a pseudonym only.
+//! `reader/mod.rs` calls it for a token that the cache does not know. The keys are those of the
+//! JWKS file and no others: `jku`, `x5u`, `x5c` and `jwk` in a header are ignored. Signature,
+//! issuer and audience are checked by `jsonwebtoken`; times here, by the project's clock. The
+//! borrower's own id leaves here as a pseudonym only.
 
 use std::time::Duration;
 
@@ -151,7 +152,8 @@ impl Times {
     }
 }
 
-/// A NumericDate (RFC 7519 §2), whole seconds of it; an issue time is never taken for later than it is.
+/// A NumericDate (RFC 7519 §2), whole seconds of it; an issue time is never taken for later than it
+/// is.
 fn time(claims: &Claims, name: &str) -> Result<Option<Timestamp>, Refusal> {
     let Some(value) = claims.get(name) else {
         return Ok(None);

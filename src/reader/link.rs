@@ -1,9 +1,10 @@
 //! Signed links: minting and reading them.
 //!
-//! `reader/mod.rs` calls it. A link's token is base64url, without a dot and so never a JWT, of a version, the
-//! key's id, library, pseudonym, scope, issue time, expiry, and HMAC-SHA256 over all of it. A URL travels, so it
-//! bears the pseudonym and never the borrower's own id. Reading promises that nothing is looked at before the
-//! signature is right but the key's id; whether the time is right is asked last and apart.
+//! `reader/mod.rs` calls it. A link's token is base64url, without a dot and so never a JWT, of a
+//! version, the key's id, library, pseudonym, scope, issue time, expiry, and HMAC-SHA256 over all
+//! of it. A URL travels, so it bears the pseudonym and never the borrower's own id. Reading
+//! promises that nothing is looked at before the signature is right but the key's id; whether the
+//! time is right is asked last and apart.
 
 use aws_lc_rs::hmac;
 use data_encoding::BASE64URL_NOPAD;
@@ -35,13 +36,16 @@ impl LinkKeys {
     pub(super) fn new(configured: &[LinkKey]) -> Result<LinkKeys, ReadersError> {
         let mut keys: Vec<(String, hmac::Key)> = Vec::with_capacity(configured.len());
         for LinkKey { id, secret } in configured {
-            if id.is_empty() || id.len() > MAX_ID || !id.bytes().all(|byte| byte.is_ascii_graphic()) {
+            if id.is_empty() || id.len() > MAX_ID || !id.bytes().all(|byte| byte.is_ascii_graphic())
+            {
                 return Err(ReadersError(format!(
                     "The id of a link key must be 1 to {MAX_ID} visible ASCII characters, and {id:?} is not."
                 )));
             }
             if keys.iter().any(|(other, _)| other == id) {
-                return Err(ReadersError(format!("Two link keys have the id {id:?}: give each its own.")));
+                return Err(ReadersError(format!(
+                    "Two link keys have the id {id:?}: give each its own."
+                )));
             }
             let secret = secret.expose_secret().as_bytes();
             if secret.len() < MIN_SECRET {
@@ -59,7 +63,8 @@ impl LinkKeys {
         self.keys.is_empty()
     }
 
-    /// The token of a link. None without a key, and for a scope that no link can have: everything, or too long.
+    /// The token of a link. None without a key, and for a scope that no link can have: everything,
+    /// or too long.
     pub(super) fn mint(&self, reader: &Reader) -> Option<String> {
         let (id, key) = self.keys.first()?;
         let mut body = vec![VERSION];
@@ -87,7 +92,8 @@ impl LinkKeys {
 
     /// The reader of a link whose signature is right. The caller asks whether its time is.
     pub(super) fn read(&self, token: &str) -> Result<Reader, Refusal> {
-        let signed = BASE64URL_NOPAD.decode(token.as_bytes()).map_err(|_| Refusal::LinkMalformed)?;
+        let signed =
+            BASE64URL_NOPAD.decode(token.as_bytes()).map_err(|_| Refusal::LinkMalformed)?;
         let (body, mac) = signed.split_last_chunk::<MAC>().ok_or(Refusal::LinkMalformed)?;
         let mut fields = Fields(body);
         if fields.byte()? != VERSION {

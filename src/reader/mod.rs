@@ -1,9 +1,9 @@
 //! Who asks: a reader token (JWT) or a signed link becomes a library and a borrower's pseudonym.
 //!
-//! `server` calls [`Readers::authenticate`] as the first step of the line; `admin` and `cli` mint links through
-//! it. It calls the vocabulary only and reads one file, the JWKS. It promises that a credential is verified once
-//! and then found by its hash until it expires or the keys change, and that a borrower's own id is gone when it
-//! returns: no log, error, cache or `Debug` has it.
+//! `server` calls [`Readers::authenticate`] as the first step of the line; `admin` and `cli` mint
+//! links through it. It calls the vocabulary only and reads one file, the JWKS. It promises that a
+//! credential is verified once and then found by its hash until it expires or the keys change, and
+//! that a borrower's own id is gone when it returns: no log, error, cache or `Debug` has it.
 
 mod clock_blame;
 mod credential;
@@ -60,8 +60,8 @@ impl Readers {
     /// Reads the JWKS and the keys.
     ///
     /// # Errors
-    /// Where the JWKS file is missing, broken or has no key for the allowed algorithms, and where a secret is
-    /// shorter than 32 bytes or two link keys share an id.
+    /// Where the JWKS file is missing, broken or has no key for the allowed algorithms, and where a
+    /// secret is shorter than 32 bytes or two link keys share an id.
     pub fn new(settings: &Settings, clock: Clock) -> Result<Readers, ReadersError> {
         Ok(Readers {
             pseudonyms: Pseudonyms::new(&settings.pseudonym_key)?,
@@ -71,9 +71,12 @@ impl Readers {
         })
     }
 
-    /// Names the clock that tells whose is wrong if a credential comes from the future: a function that
-    /// returns how far the gate's clock is ahead of it.
-    pub fn compare_clock_with(&self, ahead: impl Fn() -> Option<SignedDuration> + Send + Sync + 'static) {
+    /// Names the clock that tells whose is wrong if a credential comes from the future: a function
+    /// that returns how far the gate's clock is ahead of it.
+    pub fn compare_clock_with(
+        &self,
+        ahead: impl Fn() -> Option<SignedDuration> + Send + Sync + 'static,
+    ) {
         self.witnesses.compare_with(ahead);
     }
 
@@ -86,15 +89,17 @@ impl Readers {
         self.reload_with(&settings)
     }
 
-    /// Takes over new settings, link keys included, and forgets every verified token and link. On an error all
-    /// stays as it was.
+    /// Takes over new settings, link keys included, and forgets every verified token and link. On
+    /// an error all stays as it was.
     ///
     /// # Errors
-    /// As [`Readers::new`], and where the pseudonym key is another one: every reader would become a stranger.
+    /// As [`Readers::new`], and where the pseudonym key is another one: every reader would become a
+    /// stranger.
     pub fn reload_with(&self, settings: &Settings) -> Result<(), ReadersError> {
         if Pseudonyms::new(&settings.pseudonym_key)?.fingerprint() != self.key_fingerprint() {
             return Err(ReadersError(
-                "The pseudonym key has changed, which a reload cannot do: put the old one back.".to_owned(),
+                "The pseudonym key has changed, which a reload cannot do: put the old one back."
+                    .to_owned(),
             ));
         }
         let keys = Keys::read(settings.clone())?;
@@ -102,13 +107,15 @@ impl Readers {
         Ok(())
     }
 
-    /// Who asks: from Authorization, else the link in the query (`token`), else the path prefix token (`~…`, given by the caller without the tilde).
+    /// Who asks: from Authorization, else the link in the query (`token`), else the path prefix
+    /// token (`~…`, given by the caller without the tilde).
     ///
-    /// The hot path: a verified token is found by its hash, without a signature check and without an allocation.
+    /// The hot path: a verified token is found by its hash, without a signature check and without
+    /// an allocation.
     ///
     /// # Errors
-    /// [`Problem::RequestMalformed`] for a link that cannot be read, [`Problem::ReaderUnauthenticated`] for every
-    /// other credential that is missing or not good.
+    /// [`Problem::RequestMalformed`] for a link that cannot be read,
+    /// [`Problem::ReaderUnauthenticated`] for every other credential that is missing or not good.
     pub fn authenticate(
         &self,
         headers: &HeaderMap,
@@ -122,9 +129,10 @@ impl Readers {
         }
     }
 
-    /// As [`Readers::authenticate`], for a request that continues a download: it is told apart, by true, whether the
-    /// link has expired and this is its grace. Then nothing may be opened but the rest of a file that the request
-    /// shows to be the one that the reader has begun, and no loan be begun; else it is refused by [`Readers::expired`].
+    /// As [`Readers::authenticate`], for a request that continues a download: it is told apart, by
+    /// true, whether the link has expired and this is its grace. Then nothing may be opened but the
+    /// rest of a file that the request shows to be the one that the reader has begun, and no loan
+    /// be begun; else it is refused by [`Readers::expired`].
     ///
     /// # Errors
     /// As [`Readers::authenticate`].
@@ -163,10 +171,17 @@ impl Readers {
         let (reader, leeway, grace) = match credential {
             Credential::Token(token) => {
                 let tokens = keys.tokens.as_ref().ok_or(Refusal::NoTokensHere)?;
-                (tokens.verify(token, &self.pseudonyms, &self.witnesses, now)?, LEEWAY, Duration::ZERO)
+                (
+                    tokens.verify(token, &self.pseudonyms, &self.witnesses, now)?,
+                    LEEWAY,
+                    Duration::ZERO,
+                )
             }
-            // A link is minted and read by gates of one configuration: its end needs no leeway, as a JWT's does.
-            Credential::Link(token) => (keys.read_link(token)?, Duration::ZERO, keys.settings.resume_grace),
+            // A link is minted and read by gates of one configuration: its end needs no leeway, as
+            // a JWT's does.
+            Credential::Link(token) => {
+                (keys.read_link(token)?, Duration::ZERO, keys.settings.resume_grace)
+            }
         };
         let until = clock::after(reader.expires, leeway);
         let late_until = clock::after(until, grace);
@@ -199,10 +214,11 @@ impl Readers {
         self.pseudonyms.audit_key()
     }
 
-    /// Mints a link token, good for `ttl` from now: text safe in a query and in a path segment, and its expiry.
+    /// Mints a link token, good for `ttl` from now: text safe in a query and in a path segment, and
+    /// its expiry.
     ///
-    /// None where no link key is configured, for a longer life than a link may have, and for what no link may open:
-    /// [`Scope::All`], or a prefix without segments or too long for a URL.
+    /// None where no link key is configured, for a longer life than a link may have, and for what
+    /// no link may open: [`Scope::All`], or a prefix without segments or too long for a URL.
     pub fn mint_link(
         &self,
         library: LibraryId,
@@ -249,8 +265,9 @@ impl Keys {
     }
 }
 
-/// A credential that could outlive the memory of an end could borrow again what had ended (invariant 7). Where it does
-/// not say when it was issued, that can have been now at the latest. A link's grace does not count: it borrows nothing.
+/// A credential that could outlive the memory of an end could borrow again what had ended
+/// (invariant 7). Where it does not say when it was issued, that can have been now at the latest. A
+/// link's grace does not count: it borrows nothing.
 fn check_lifetime(
     reader: &Reader,
     now: Timestamp,

@@ -1,8 +1,9 @@
 //! Borrowers' own ids become pseudonyms here, at the door, and go no further.
 //!
-//! `reader/mod.rs` calls it for every token that it verifies, and the admin API through it for every link. A
-//! pseudonym is 128 bits of HMAC-SHA256 over the library and the id: the same person has another one at another
-//! library and under another key, and nobody without the key can find the id again.
+//! `reader/mod.rs` calls it for every token that it verifies, and the admin API through it for
+//! every link. A pseudonym is 128 bits of HMAC-SHA256 over the library and the id: the same person
+//! has another one at another library and under another key, and nobody without the key can find
+//! the id again.
 
 use aws_lc_rs::hmac;
 use secrecy::{ExposeSecret, SecretString};
@@ -36,7 +37,8 @@ impl Pseudonyms {
         Ok(Pseudonyms { key: hmac::Key::new(hmac::HMAC_SHA256, secret) })
     }
 
-    /// The pseudonym of a borrower. The library's length stands before it, so that no two pairs read alike.
+    /// The pseudonym of a borrower. The library's length stands before it, so that no two pairs
+    /// read alike.
     pub(super) fn of(&self, library: LibraryId, borrower: &str) -> Borrower {
         let library = library.as_str().as_bytes();
         let mut context = hmac::Context::with_key(&self.key);

@@ -1,7 +1,8 @@
 //! Why a request has no reader: every reason, with its sentence and its problem document.
 //!
-//! The other files of `reader` return these; `reader/mod.rs` turns one into a [`Problem`] at the end. A sentence
-//! is fixed text: it never repeats what the request said, and never names a key, a borrower or a token.
+//! The other files of `reader` return these; `reader/mod.rs` turns one into a [`Problem`] at the
+//! end. A sentence is fixed text: it never repeats what the request said, and never names a key, a
+//! borrower or a token.
 
 use super::clock_blame::Blame;
 use crate::problem::Problem;
@@ -42,7 +43,9 @@ impl Refusal {
     /// 400 for a link that cannot be read, 401 for everything else.
     pub(super) fn problem(self) -> Problem {
         match self {
-            Refusal::LinkTwice | Refusal::LinkMalformed => Problem::RequestMalformed(self.sentence()),
+            Refusal::LinkTwice | Refusal::LinkMalformed => {
+                Problem::RequestMalformed(self.sentence())
+            }
             Refusal::NoCredential
             | Refusal::SeveralCredentials
             | Refusal::OtherScheme
@@ -81,20 +84,28 @@ impl Refusal {
                 "The field Authorization is not of the scheme Bearer with one token. Send Authorization: Bearer and the token."
             }
             Refusal::NoTokensHere => "This gate takes no reader tokens. Use a signed link.",
-            Refusal::NoLinksHere => "This gate takes no signed links. Send a reader token in Authorization.",
+            Refusal::NoLinksHere => {
+                "This gate takes no signed links. Send a reader token in Authorization."
+            }
             Refusal::TokenInLink => {
                 "A reader token does not belong in a URL, where logs keep it. Send it in Authorization, and get a new one."
             }
             Refusal::TokenTooLong => "The reader token is longer than 8 KiB. Get a shorter one.",
-            Refusal::TokenMalformed => "The reader token is not a JWT that can be read. Get a new token.",
+            Refusal::TokenMalformed => {
+                "The reader token is not a JWT that can be read. Get a new token."
+            }
             Refusal::TokenAlgorithm => {
                 "The reader token is signed with an algorithm that is not allowed here. Get a new token."
             }
             Refusal::TokenKey => {
                 "The reader token is signed with a key that is not known here. Get a new token."
             }
-            Refusal::TokenSignature => "The signature of the reader token is wrong. Get a new token.",
-            Refusal::TokenIssuer => "The reader token is of another issuer, or names none. Get a new token.",
+            Refusal::TokenSignature => {
+                "The signature of the reader token is wrong. Get a new token."
+            }
+            Refusal::TokenIssuer => {
+                "The reader token is of another issuer, or names none. Get a new token."
+            }
             Refusal::TokenAudience => {
                 "The reader token is meant for another service. Get a token for this one."
             }
@@ -128,13 +139,21 @@ impl Refusal {
             Refusal::TokenLibrary => {
                 "The reader token does not name its library by an ISIL. Get a new token."
             }
-            Refusal::TokenBorrower => "The reader token does not name its borrower. Get a new token.",
-            Refusal::LinkTwice => "The query has more than one token. Use the link as it was given.",
-            Refusal::LinkMalformed => "The signed link cannot be read. Use the whole link as it was given.",
+            Refusal::TokenBorrower => {
+                "The reader token does not name its borrower. Get a new token."
+            }
+            Refusal::LinkTwice => {
+                "The query has more than one token. Use the link as it was given."
+            }
+            Refusal::LinkMalformed => {
+                "The signed link cannot be read. Use the whole link as it was given."
+            }
             Refusal::LinkKey => {
                 "The signed link was signed with a key that is no longer known here. Get a new link."
             }
-            Refusal::LinkForged => "The signature of the link is wrong. Use the link as it was given.",
+            Refusal::LinkForged => {
+                "The signature of the link is wrong. Use the link as it was given."
+            }
             Refusal::LinkIssuedAhead(Blame::Issuer) => {
                 "The signed link was issued in the future. Check the clock where it was made."
             }

@@ -1,6 +1,7 @@
 //! What the configuration says of readers: `[readers]` and `[privacy]`.
 //!
-//! `config` builds these; only `reader` reads them. `Debug` shows no secret, since secrets are `secrecy` types.
+//! `config` builds these; only `reader` reads them. `Debug` shows no secret, since secrets are
+//! `secrecy` types.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -51,7 +52,8 @@ pub struct Settings {
     pub jwt: Option<JwtSettings>,
     /// Keys of links; the first signs.
     pub link_keys: Vec<LinkKey>,
-    /// `[readers.links] resume_grace`: how long after its expiry a link continues a download that has begun.
+    /// `[readers.links] resume_grace`: how long after its expiry a link continues a download that
+    /// has begun.
     pub resume_grace: Duration,
     /// The longest that a token or a link may live, from its issue to its expiry.
     pub max_lifetime: Duration,

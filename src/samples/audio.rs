@@ -1,8 +1,8 @@
 //! The audiobook: one spoken clip, repeated until it is as long as an audiobook's chapter.
 //!
-//! The collection calls it; it calls nothing of ours. A clip can be repeated byte by byte because each of its
-//! frames stands alone (no bit reservoir) and none tells how long the clip is. The README beside it says how it
-//! was made.
+//! The collection calls it; it calls nothing of ours. A clip can be repeated byte by byte because
+//! each of its frames stands alone (no bit reservoir) and none tells how long the clip is. The
+//! README beside it says how it was made.
 
 use std::time::Duration;
 
@@ -17,17 +17,19 @@ const FRAME_LASTS: Duration = Duration::from_millis(24);
 /// How long the audiobook is at least.
 const AT_LEAST: Duration = Duration::from_secs(36 * 60);
 
-/// The whole audiobook, over 17 MB: a frame that tells of all the others, then the clip again and again.
+/// The whole audiobook, over 17 MB: a frame that tells of all the others, then the clip again and
+/// again.
 pub(super) fn build() -> Bytes {
     let times = AT_LEAST.as_millis().div_ceil(duration(CLIP.len()).as_millis().max(1));
     let sound = CLIP.repeat(usize::try_from(times).unwrap_or(1));
     Bytes::from([head(sound.len()), sound].concat())
 }
 
-/// A silent frame that tells how many frames and bytes follow, and that all are of one length (the "Info" tag), so that a
-/// player can jump to any time without reading what lies before it.
+/// A silent frame that tells how many frames and bytes follow, and that all are of one length (the
+/// "Info" tag), so that a player can jump to any time without reading what lies before it.
 fn head(sound: usize) -> Vec<u8> {
-    // The frame's own header, and its side information (nine bytes for one channel of MPEG-2), all zeros: silence.
+    // The frame's own header, and its side information (nine bytes for one channel of MPEG-2), all
+    // zeros: silence.
     let mut head = CLIP.iter().copied().take(4).collect::<Vec<u8>>();
     head.extend([0; 9]);
     head.extend(b"Info");

@@ -1,8 +1,8 @@
 //! An EPUB 3 of a few chapters, built in memory.
 //!
-//! The collection calls it; it calls nothing of ours. The same book gives the same bytes on every machine: the
-//! times in it are fixed, and its entries are stored rather than deflated, since they are small and a later
-//! deflater may pack them otherwise.
+//! The collection calls it; it calls nothing of ours. The same book gives the same bytes on every
+//! machine: the times in it are fixed, and its entries are stored rather than deflated, since they
+//! are small and a later deflater may pack them otherwise.
 
 use std::fmt::Write as _;
 use std::io::{Cursor, Write as _};
@@ -18,7 +18,8 @@ pub(super) struct Book {
     pub(super) isbn: &'static str,
     pub(super) title: &'static str,
     pub(super) creator: &'static str,
-    /// A line that starts with `# ` opens a chapter; every other line that is not empty is a paragraph.
+    /// A line that starts with `# ` opens a chapter; every other line that is not empty is a
+    /// paragraph.
     pub(super) prose: &'static str,
     /// A PNG.
     pub(super) cover: Option<&'static [u8]>,
@@ -122,7 +123,10 @@ fn navigation(chapters: &[Chapter<'_>]) -> String {
         let heading = escaped(chapter.heading);
         let _ = write!(list, "\n<li><a href=\"chapter-{number}.xhtml\">{heading}</a></li>");
     }
-    page("Innhold", &format!("<nav epub:type=\"toc\">\n<h1>Innhold</h1>\n<ol>{list}\n</ol>\n</nav>"))
+    page(
+        "Innhold",
+        &format!("<nav epub:type=\"toc\">\n<h1>Innhold</h1>\n<ol>{list}\n</ol>\n</nav>"),
+    )
 }
 
 fn text_of(chapter: &Chapter<'_>) -> String {
@@ -179,8 +183,10 @@ mod tests {
     fn a_book_holds_its_chapters_and_says_what_it_is() {
         for (book, chapters) in [(LENDING, 4), (KEY, 3)] {
             let mut archive = ZipArchive::new(Cursor::new(build(&book).unwrap())).unwrap();
-            let found =
-                archive.file_names().filter(|name| name.as_ref().unwrap().contains("chapter-")).count();
+            let found = archive
+                .file_names()
+                .filter(|name| name.as_ref().unwrap().contains("chapter-"))
+                .count();
             assert_eq!(found, chapters);
             assert_eq!(archive.by_name("EPUB/cover.png").is_ok(), book.cover.is_some());
             let mut package = String::new();

@@ -1,7 +1,8 @@
 //! The answer about one file: its fields, its conditions, its one range, and its bytes in slices.
 //!
-//! The storage calls it; it calls nothing of ours but the file. It honours what an origin of the gate needs of
-//! RFC 9110: If-Match, If-Range, and a single range of GET; several ranges and what is malformed it ignores.
+//! The storage calls it; it calls nothing of ours but the file. It honours what an origin of the
+//! gate needs of RFC 9110: If-Match, If-Range, and a single range of GET; several ranges and what
+//! is malformed it ignores.
 
 use std::convert::Infallible;
 use std::ops::Range;
@@ -11,8 +12,8 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use headers::{ETag, HeaderMapExt, IfMatch};
 use http::header::{
-    ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, IF_MATCH, IF_RANGE, LAST_MODIFIED,
-    RANGE,
+    ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, IF_MATCH, IF_RANGE,
+    LAST_MODIFIED, RANGE,
 };
 use http::response::Builder;
 use http::{HeaderMap, Method, Response, StatusCode};
@@ -69,7 +70,8 @@ pub(super) fn about(
         .header(LAST_MODIFIED, MODIFIED)
         .header(ACCEPT_RANGES, "bytes");
     // A range has no meaning for HEAD (RFC 9110 §14.2).
-    let asked = (method == Method::GET && range_applies(file, request)).then(|| asked(request)).flatten();
+    let asked =
+        (method == Method::GET && range_applies(file, request)).then(|| asked(request)).flatten();
     let Some(asked) = asked else {
         let answer = answer.header(CONTENT_TYPE, file.content_type);
         return with_body(answer, file.content.clone(), method);
@@ -142,7 +144,9 @@ fn within(asked: &SyntacticallyCorrectRange, complete: usize) -> Option<Range<us
         SyntacticallyCorrectRange::Indexed(first, last) => {
             (number(first), number(last).saturating_add(1).min(complete))
         }
-        SyntacticallyCorrectRange::FromLast(count) => (complete.saturating_sub(number(count)), complete),
+        SyntacticallyCorrectRange::FromLast(count) => {
+            (complete.saturating_sub(number(count)), complete)
+        }
     };
     (start < end).then_some(start..end)
 }

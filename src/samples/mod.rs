@@ -1,8 +1,9 @@
 //! The demo's titles, and the small storage that serves them to the gate.
 //!
-//! The demo and whoever wants a gate with something behind it build a [`Collection`] and start a [`Storage`]
-//! with it. It calls the vocabulary ([`crate::loan`]) and [`crate::clock`], nothing else of ours. Everything is
-//! built in memory and is the same to the byte at each start, so that a validator outlives a restart.
+//! The demo and whoever wants a gate with something behind it build a [`Collection`] and start a
+//! [`Storage`] with it. It calls the vocabulary ([`crate::loan`]) and [`crate::clock`], nothing
+//! else of ours. Everything is built in memory and is the same to the byte at each start, so that a
+//! validator outlives a restart.
 
 mod audio;
 mod epub;

@@ -1,6 +1,8 @@
-//! The storage's own log: which requests came, so that a demo or a test can show what the gate let through.
+//! The storage's own log: which requests came, so that a demo or a test can show what the gate let
+//! through.
 //!
-//! The storage writes a request down before it answers it. It calls nothing of ours, and never waits.
+//! The storage writes a request down before it answers it. It calls nothing of ours, and never
+//! waits.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
@@ -29,7 +31,9 @@ impl Entry {
             at,
             method: method.to_owned(),
             path: path.to_owned(),
-            range: headers.get(RANGE).map(|field| String::from_utf8_lossy(field.as_bytes()).into_owned()),
+            range: headers
+                .get(RANGE)
+                .map(|field| String::from_utf8_lossy(field.as_bytes()).into_owned()),
         }
     }
 }
@@ -68,8 +72,7 @@ mod tests {
         }
         let kept: Vec<serde_json::Value> = serde_json::from_slice(&log.json().unwrap()).unwrap();
         assert_eq!(kept.len(), KEPT);
-        let expected =
-            serde_json::json!({"at": "1970-01-01T00:00:01Z", "method": "GET", "path": "/a", "range": null});
+        let expected = serde_json::json!({"at": "1970-01-01T00:00:01Z", "method": "GET", "path": "/a", "range": null});
         assert_eq!(kept[0], expected);
     }
 }

@@ -1,8 +1,9 @@
-//! The storage: a small HTTP origin that serves a collection's files to the gate and logs what is asked of it.
+//! The storage: a small HTTP origin that serves a collection's files to the gate and logs what is
+//! asked of it.
 //!
-//! Whoever runs a demo calls [`Storage::start`]; it calls the answers and the log. A request is in the log before
-//! its answer leaves. Every task belongs to the [`Running`] storage: [`Running::stop`] ends and awaits them all,
-//! dropping it ends them.
+//! Whoever runs a demo calls [`Storage::start`]; it calls the answers and the log. A request is in
+//! the log before its answer leaves. Every task belongs to the [`Running`] storage:
+//! [`Running::stop`] ends and awaits them all, dropping it ends them.
 
 use std::io;
 use std::net::SocketAddr;
@@ -36,14 +37,20 @@ const REQUESTS: &str = "/_requests";
 pub struct Storage {}
 
 impl Storage {
-    /// Listens, and serves the collection on the runtime that it is called on. The clock dates the log.
+    /// Listens, and serves the collection on the runtime that it is called on. The clock dates the
+    /// log.
     ///
     /// # Errors
     /// What the system says where the address cannot be listened on.
-    pub async fn start(listen: SocketAddr, collection: &Collection, clock: Clock) -> io::Result<Running> {
+    pub async fn start(
+        listen: SocketAddr,
+        collection: &Collection,
+        clock: Clock,
+    ) -> io::Result<Running> {
         let listener = TcpListener::bind(listen).await?;
         let address = listener.local_addr()?;
-        let shared = Arc::new(Shared { collection: collection.clone(), clock, log: Log::default() });
+        let shared =
+            Arc::new(Shared { collection: collection.clone(), clock, log: Log::default() });
         let running = Running {
             url: format!("http://{address}"),
             tasks: TaskTracker::new(),
@@ -92,7 +99,12 @@ struct Shared {
     log: Log,
 }
 
-async fn accept(listener: TcpListener, shared: Arc<Shared>, tasks: TaskTracker, stop: CancellationToken) {
+async fn accept(
+    listener: TcpListener,
+    shared: Arc<Shared>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+) {
     loop {
         let accepted = tokio::select! {
             () = stop.cancelled() => return,
@@ -118,8 +130,9 @@ async fn converse(stream: TcpStream, shared: Arc<Shared>, stop: CancellationToke
         let answer = shared.answer(&request);
         async move { answer }
     });
-    let connection =
-        http1::Builder::new().timer(TokioTimer::new()).serve_connection(TokioIo::new(stream), service);
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .serve_connection(TokioIo::new(stream), service);
     tokio::select! {
         () = stop.cancelled() => {}
         ended = connection => if let Err(error) = ended {
@@ -136,8 +149,9 @@ impl Shared {
             self.log.add(Entry::new(now, method.as_str(), path, request.headers()));
         }
         if !matches!(*method, Method::GET | Method::HEAD) {
-            let answer =
-                Response::builder().status(StatusCode::METHOD_NOT_ALLOWED).header(ALLOW, "GET, HEAD");
+            let answer = Response::builder()
+                .status(StatusCode::METHOD_NOT_ALLOWED)
+                .header(ALLOW, "GET, HEAD");
             return file_response::with_body(answer, Bytes::new(), method);
         }
         if path == REQUESTS {
@@ -154,8 +168,9 @@ impl Shared {
         let Ok(entries) = self.log.json() else {
             return file_response::blank(StatusCode::INTERNAL_SERVER_ERROR);
         };
-        let answer =
-            Response::builder().header(CONTENT_TYPE, "application/json").header(CACHE_CONTROL, "no-store");
+        let answer = Response::builder()
+            .header(CONTENT_TYPE, "application/json")
+            .header(CACHE_CONTROL, "no-store");
         file_response::with_body(answer, Bytes::from(entries), method)
     }
 }

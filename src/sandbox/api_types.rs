@@ -1,8 +1,9 @@
-//! The sandbox's own wire types: what comes in is read strictly, what goes out has the assumed shapes.
+//! The sandbox's own wire types: what comes in is read strictly, what goes out has the assumed
+//! shapes.
 //!
-//! The calls and the control API use them. They share nothing with `lending`'s. Source of each shape:
-//! Bokbasen's page on digital lending platforms names the calls; the bodies are assumed, except reports
-//! (page "Reporting API").
+//! The calls and the control API use them. They share nothing with `lending`'s. Source of each
+//! shape: Bokbasen's page on digital lending platforms names the calls; the bodies are assumed,
+//! except reports (page "Reporting API").
 
 use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -16,7 +17,9 @@ use crate::loan::{Isbn, LibraryId};
 fn utc<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Timestamp, D::Error> {
     let text = String::deserialize(deserializer)?;
     let utc = text.ends_with('Z').then(|| text.parse().ok()).flatten();
-    utc.ok_or_else(|| serde::de::Error::custom(format!("\"{text}\" is not a time of RFC 3339 in UTC")))
+    utc.ok_or_else(|| {
+        serde::de::Error::custom(format!("\"{text}\" is not a time of RFC 3339 in UTC"))
+    })
 }
 
 /// The body of a begin.
@@ -159,7 +162,8 @@ impl<'a> ShownLoan<'a> {
         ShownLoan { reference: None, ..self }
     }
 
-    /// The loan as it is shown; the licence only once it was accepted, the refusal once it was refused.
+    /// The loan as it is shown; the licence only once it was accepted, the refusal once it was
+    /// refused.
     pub(super) fn of(loan: &'a Loan, unknown_status: bool) -> ShownLoan<'a> {
         let (licence, refusal) = match &loan.verdict {
             Verdict::Accept { licence_id, licence_type, due } => {

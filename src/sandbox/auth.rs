@@ -1,7 +1,7 @@
 //! Who may call: tickets and tokens, given out and checked.
 //!
-//! The login calls give them out, every other call has its header checked here. It calls nothing of ours.
-//! A token is a secret: no error and no `Debug` shows one. They do not survive a restart.
+//! The login calls give them out, every other call has its header checked here. It calls nothing of
+//! ours. A token is a secret: no error and no `Debug` shows one. They do not survive a restart.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -82,7 +82,10 @@ impl Tokens {
 fn credential(headers: &HeaderMap) -> Result<(Kind, &str), Rejected> {
     let mut all = headers.get_all(AUTHORIZATION).iter();
     let (Some(header), None) = (all.next(), all.next()) else {
-        return Err(Rejected::unauthorized("TOKEN_MISSING", "The call needs one Authorization header."));
+        return Err(Rejected::unauthorized(
+            "TOKEN_MISSING",
+            "The call needs one Authorization header.",
+        ));
     };
     match header.to_str().unwrap_or("").split_once(' ') {
         Some(("Boknett", ticket)) => Ok((Kind::Ticket, ticket)),

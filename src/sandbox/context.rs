@@ -1,7 +1,7 @@
 //! What every call shares: the state behind its lock, the clock, and the carrying out of faults.
 //!
-//! The calls use it; it calls the state. A call that has been taken is carried out in a task of its own
-//! where it is delayed, so that a caller who hangs up undoes nothing.
+//! The calls use it; it calls the state. A call that has been taken is carried out in a task of its
+//! own where it is delayed, so that a caller who hangs up undoes nothing.
 
 use std::future::pending;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -1,6 +1,7 @@
 //! The sandbox's own control API: its books, faults, bounds and world. No authentication.
 //!
-//! Tests, the demo and judges call it over HTTP; it calls the state. It is never delayed, cut or down.
+//! Tests, the demo and judges call it over HTTP; it calls the state. It is never delayed, cut or
+//! down.
 
 use axum::body::Bytes;
 use axum::extract::{Path, State};
@@ -25,7 +26,10 @@ use crate::loan::{Isbn, LibraryId};
 pub(super) fn routes() -> Router<App> {
     Router::new()
         .route("/sandbox/books", get(books))
-        .route("/sandbox/faults", get(faults).put(replace_faults).post(add_faults).delete(clear_faults))
+        .route(
+            "/sandbox/faults",
+            get(faults).put(replace_faults).post(add_faults).delete(clear_faults),
+        )
         .route("/sandbox/settings", get(settings).put(change_settings))
         .route("/sandbox/loans", post(make_loan))
         .route("/sandbox/titles/{isbn}", put(put_title))
@@ -129,7 +133,9 @@ async fn make_loan(State(app): State<App>, body: Bytes) -> Result<Response, Reje
         isbn: foreign.isbn,
         borrower: foreign.borrower.unwrap_or(Pseudonym("someone-else".to_owned())),
         license_id: foreign.license_id,
-        reference: foreign.reference.unwrap_or_else(|| format!("else-{}", uuid::Uuid::new_v4().simple())),
+        reference: foreign
+            .reference
+            .unwrap_or_else(|| format!("else-{}", uuid::Uuid::new_v4().simple())),
         begin: foreign.begin.unwrap_or(now),
     };
     let plan = Plan {

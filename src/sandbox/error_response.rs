@@ -1,7 +1,7 @@
 //! What a call is answered with when it is not carried out: the status and `{"code","message"}`.
 //!
-//! Every call returns it; only here is it made into a response. It calls nothing of ours. The codes are
-//! assumed, but for those that the pages name.
+//! Every call returns it; only here is it made into a response. It calls nothing of ours. The codes
+//! are assumed, but for those that the pages name.
 
 use axum::Json;
 use axum::response::{IntoResponse, Response};
@@ -18,7 +18,11 @@ pub(super) struct Rejected {
 }
 
 impl Rejected {
-    pub(super) fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Rejected {
+    pub(super) fn new(
+        status: StatusCode,
+        code: &'static str,
+        message: impl Into<String>,
+    ) -> Rejected {
         Rejected { status, code, message: message.into(), retry_after: None }
     }
 
@@ -51,7 +55,10 @@ impl Rejected {
             StatusCode::SERVICE_UNAVAILABLE => "UNAVAILABLE",
             _ => "ERROR",
         };
-        Rejected { retry_after, ..Rejected::new(status, code, "The sandbox was told to answer so.") }
+        Rejected {
+            retry_after,
+            ..Rejected::new(status, code, "The sandbox was told to answer so.")
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! The ways to misbehave: which call, how often, and what happens then.
 //!
-//! Settings and the control API say the list; every call asks it once for a [`Plan`]. It calls nothing
-//! of ours but the domain's names. In one order of calls, chance falls the same each time.
+//! Settings and the control API say the list; every call asks it once for a [`Plan`]. It calls
+//! nothing of ours but the domain's names. In one order of calls, chance falls the same each time.
 
 use std::time::Duration;
 
@@ -59,7 +59,8 @@ pub struct Fault {
     /// How likely, from 0 to 1; none is certain.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub probability: Option<f64>,
-    /// What happens. In JSON `{"delay": {"ms": 200}}`; one that needs nothing said also as `"hang"`.
+    /// What happens. In JSON `{"delay": {"ms": 200}}`; one that needs nothing said also as
+    /// `"hang"`.
     #[serde(deserialize_with = "named_effect")]
     pub effect: Effect,
 }
@@ -77,8 +78,8 @@ fn named_effect<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Effect, D:
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Effect {
-    /// The answer comes later. A begin takes effect within `post_bound_ms` all the same, also when the
-    /// caller has hung up by then.
+    /// The answer comes later. A begin takes effect within `post_bound_ms` all the same, also when
+    /// the caller has hung up by then.
     Delay {
         /// By how many milliseconds.
         ms: u64,
@@ -219,7 +220,8 @@ impl Faults {
         let mut plan = Plan::default();
         let chance = &mut self.chance;
         self.list.retain_mut(|fault| {
-            let falls = fault.fits(call, subject) && fault.probability.is_none_or(|p| chance.f64() < p);
+            let falls =
+                fault.fits(call, subject) && fault.probability.is_none_or(|p| chance.f64() < p);
             if falls {
                 plan.take(&fault.effect, chance);
                 fault.times = fault.times.map(|times| times.saturating_sub(1));
@@ -256,9 +258,13 @@ impl Plan {
             Effect::NoReference {} => return self.no_reference = true,
             Effect::ExpireToken {} => return self.expire_token = true,
             Effect::Duplicate {} => return self.duplicate = true,
-            Effect::Status { status, retry_after, made } => End::Status { status, retry_after, made },
+            Effect::Status { status, retry_after, made } => {
+                End::Status { status, retry_after, made }
+            }
             Effect::Hang { made } => End::Hang { made },
-            Effect::CutBefore { late_ms } => End::CutBefore { late: late_ms.map(Duration::from_millis) },
+            Effect::CutBefore { late_ms } => {
+                End::CutBefore { late: late_ms.map(Duration::from_millis) }
+            }
             Effect::CutAfter {} => End::CutAfter,
             Effect::Garbage {} => End::Garbage,
         };
@@ -268,7 +274,8 @@ impl Plan {
     }
 }
 
-/// A wait with a Pareto tail of index 1: half are shorter than the median, one in n longer than n/2 of it.
+/// A wait with a Pareto tail of index 1: half are shorter than the median, one in n longer than n/2
+/// of it.
 fn long_tail(median_ms: u64, max_ms: u64, chance: &mut Rng) -> Duration {
     let median = Duration::from_millis(median_ms);
     let times = 0.5 / chance.f64().max(1e-6);

@@ -1,8 +1,10 @@
-//! The books on disk: a file of JSON lines, one for each change, written before the change is answered.
+//! The books on disk: a file of JSON lines, one for each change, written before the change is
+//! answered.
 //!
-//! The books call it. It calls nothing of ours. A line is written with one call and not flushed to the
-//! disk: it outlives a killed process, not a power cut, and a thousand loans a second stay possible. What
-//! a kill left of a last line is dropped at the next start, for it was never answered.
+//! The books call it. It calls nothing of ours. A line is written with one call and not flushed to
+//! the disk: it outlives a killed process, not a power cut, and a thousand loans a second stay
+//! possible. What a kill left of a last line is dropped at the next start, for it was never
+//! answered.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Write};
@@ -31,7 +33,8 @@ pub(super) struct Journal {
 }
 
 impl Drop for Journal {
-    /// Lets the lock go by name: a program that this process is starting just now may hold the file for a moment more.
+    /// Lets the lock go by name: a program that this process is starting just now may hold the file
+    /// for a moment more.
     fn drop(&mut self) {
         let _ = self.lock.unlock();
     }

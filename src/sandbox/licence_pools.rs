@@ -1,7 +1,7 @@
 //! How many loans each licence of each library carries, and until when.
 //!
-//! The state asks before a loan is made and tells when one ends. It calls nothing of ours but the domain's
-//! names. A loan lets its licence go by itself when it is due, told or not.
+//! The state asks before a loan is made and tells when one ends. It calls nothing of ours but the
+//! domain's names. A loan lets its licence go by itself when it is due, told or not.
 
 use std::collections::{BTreeSet, HashMap};
 

@@ -1,7 +1,8 @@
 //! A loan as the sandbox keeps it, and how a pending one is decided.
 //!
 //! The books keep it, the state changes it, the journal writes it. It calls nothing of ours but the
-//! domain's names. What was decided is fixed when the loan is made and shown when it is due to be shown.
+//! domain's names. What was decided is fixed when the loan is made and shown when it is due to be
+//! shown.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -83,10 +84,13 @@ impl Loan {
         }
     }
 
-    /// The licence that the loan has used up a part of: every one that was not refused or cancelled.
+    /// The licence that the loan has used up a part of: every one that was not refused or
+    /// cancelled.
     pub(super) fn uses(&self) -> Option<&str> {
         match &self.verdict {
-            Verdict::Accept { licence_id, .. } if self.status != Status::Cancelled => Some(licence_id),
+            Verdict::Accept { licence_id, .. } if self.status != Status::Cancelled => {
+                Some(licence_id)
+            }
             _ => None,
         }
     }

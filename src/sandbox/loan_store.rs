@@ -1,7 +1,7 @@
 //! The books: every loan ever made and every report, found by id, reference and library.
 //!
-//! The state keeps its loans here. It calls the journal. A change is written before it can be seen; no
-//! question but the whole book looks at every loan.
+//! The state keeps its loans here. It calls the journal. A change is written before it can be seen;
+//! no question but the whole book looks at every loan.
 
 use std::collections::HashMap;
 use std::io;

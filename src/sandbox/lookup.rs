@@ -1,7 +1,7 @@
 //! The world as it is looked up: libraries, titles and borrowers by name.
 //!
-//! The state asks it on every call, the control API changes it. It calls nothing of ours but the world's
-//! types. It knows nothing of loans.
+//! The state asks it on every call, the control API changes it. It calls nothing of ours but the
+//! world's types. It knows nothing of loans.
 
 use std::collections::HashMap;
 
@@ -89,10 +89,18 @@ impl Scene {
         known.or_else(|| self.anything.then(any))
     }
 
-    /// The code with which a loan is refused by rule: the library's before the borrower's before the title's.
-    pub(super) fn refusal(&self, library: LibraryId, borrower: &str, title: &Title) -> Option<String> {
+    /// The code with which a loan is refused by rule: the library's before the borrower's before
+    /// the title's.
+    pub(super) fn refusal(
+        &self,
+        library: LibraryId,
+        borrower: &str,
+        title: &Title,
+    ) -> Option<String> {
         let of_library = self.libraries.get(&library).cloned().flatten();
-        of_library.or_else(|| self.borrowers.get(borrower).cloned()).or_else(|| title.refuse.clone())
+        of_library
+            .or_else(|| self.borrowers.get(borrower).cloned())
+            .or_else(|| title.refuse.clone())
     }
 
     /// The titles that changed at this time or later, in the order of their changes.

@@ -1,7 +1,8 @@
 //! Pages of a listing: where one starts, and the cursor that leads to the next.
 //!
-//! The listing calls use it; it calls nothing of ours. Every page carries the next cursor, the empty one
-//! at the end too, as the page "Export paging" says. A cursor is good for 180 days, for its own listing.
+//! The listing calls use it; it calls nothing of ours. Every page carries the next cursor, the
+//! empty one at the end too, as the page "Export paging" says. A cursor is good for 180 days, for
+//! its own listing.
 
 use axum::response::{IntoResponse, Response};
 use data_encoding::BASE64URL_NOPAD;
@@ -44,8 +45,8 @@ impl Cursor {
     pub(super) fn read(text: &str, now: Timestamp) -> Result<Cursor, Rejected> {
         let bytes = BASE64URL_NOPAD.decode(text.as_bytes()).ok();
         let cursor: Option<Cursor> = bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok());
-        let cursor =
-            cursor.ok_or_else(|| Rejected::malformed("The cursor is not one that was given out."))?;
+        let cursor = cursor
+            .ok_or_else(|| Rejected::malformed("The cursor is not one that was given out."))?;
         if now.duration_since(cursor.issued) > SignedDuration::from_hours(24 * CURSOR_DAYS) {
             return Err(Rejected::malformed("The cursor is older than 180 days."));
         }
@@ -89,11 +90,16 @@ pub(super) fn after(text: &str) -> Result<Timestamp, Rejected> {
 ///
 /// # Errors
 /// 400 where one is not among those that the call has.
-pub(super) fn parameters(query: Option<&str>, known: &[&str]) -> Result<Vec<(String, String)>, Rejected> {
+pub(super) fn parameters(
+    query: Option<&str>,
+    known: &[&str],
+) -> Result<Vec<(String, String)>, Rejected> {
     let parse = url::form_urlencoded::parse(query.unwrap_or("").as_bytes());
     let parameters: Vec<(String, String)> = parse.into_owned().collect();
     match parameters.iter().find(|(name, _)| !known.contains(&name.as_str())) {
-        Some((name, _)) => Err(Rejected::malformed(format!("The parameter {name} is unknown here."))),
+        Some((name, _)) => {
+            Err(Rejected::malformed(format!("The parameter {name} is unknown here.")))
+        }
         None => Ok(parameters),
     }
 }
@@ -106,10 +112,13 @@ pub(super) fn single<'a>(
     parameters: &'a [(String, String)],
     name: &str,
 ) -> Result<Option<&'a str>, Rejected> {
-    let mut values = parameters.iter().filter(|(of, _)| of == name).map(|(_, value)| value.as_str());
+    let mut values =
+        parameters.iter().filter(|(of, _)| of == name).map(|(_, value)| value.as_str());
     match (values.next(), values.next()) {
         (None, _) => Ok(None),
         (Some(value), None) if !value.is_empty() => Ok(Some(value)),
-        _ => Err(Rejected::malformed(format!("The parameter {name} must be given once, with a value."))),
+        _ => Err(Rejected::malformed(format!(
+            "The parameter {name} must be given once, with a value."
+        ))),
     }
 }

@@ -1,7 +1,7 @@
 //! Serde for the domain's names, which are written as plain text.
 //!
-//! The sandbox's wire and settings types call it through `#[serde(with = …)]`; it calls nothing of ours.
-//! A text that is not such a name is refused with the name's own sentence.
+//! The sandbox's wire and settings types call it through `#[serde(with = …)]`; it calls nothing of
+//! ours. A text that is not such a name is refused with the name's own sentence.
 
 use std::fmt::Display;
 use std::str::FromStr;
@@ -10,7 +10,10 @@ use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serializer};
 
 /// Writes a name as text.
-pub(super) fn serialize<T: Display, S: Serializer>(name: &T, serializer: S) -> Result<S::Ok, S::Error> {
+pub(super) fn serialize<T: Display, S: Serializer>(
+    name: &T,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
     serializer.collect_str(name)
 }
 

@@ -1,7 +1,8 @@
-//! The server: its listener, its connections, and what happens to every request before and after its call.
+//! The server: its listener, its connections, and what happens to every request before and after
+//! its call.
 //!
-//! Whoever starts a sandbox calls [`Sandbox::start`]; it calls the routes. Every task belongs to the
-//! [`Running`] sandbox: [`Running::stop`] ends and awaits them all, dropping it ends them.
+//! Whoever starts a sandbox calls [`Sandbox::start`]; it calls the routes. Every task belongs to
+//! the [`Running`] sandbox: [`Running::stop`] ends and awaits them all, dropping it ends them.
 
 use std::convert::Infallible;
 use std::io;
@@ -176,7 +177,8 @@ async fn converse(stream: TcpStream, router: Router, app: App) {
     let routes = TowerToHyperService::new(router);
     let service = service_fn(|request| answered(&routes, &app, request));
     let mut server = hyper::server::conn::http1::Builder::new();
-    let connection = server.timer(TokioTimer::new()).serve_connection(TokioIo::new(stream), service);
+    let connection =
+        server.timer(TokioTimer::new()).serve_connection(TokioIo::new(stream), service);
     tokio::select! {
         () = app.stop.cancelled() => {}
         ended = connection => if let Err(error) = ended {
@@ -218,7 +220,8 @@ where
         let state = app.state();
         if state.bounds.useless_date { Timestamp::UNIX_EPOCH } else { app.now(&state) }
     };
-    let date = httpdate::fmt_http_date(SystemTime::UNIX_EPOCH + clock::until(Timestamp::UNIX_EPOCH, now));
+    let date =
+        httpdate::fmt_http_date(SystemTime::UNIX_EPOCH + clock::until(Timestamp::UNIX_EPOCH, now));
     if let Ok(date) = HeaderValue::from_str(&date) {
         response.headers_mut().insert(DATE, date);
     }

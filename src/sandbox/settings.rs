@@ -1,8 +1,8 @@
 //! What a sandbox is started with, and the bounds that its control API can change while it runs.
 //!
-//! The command line, the demo and tests build [`Settings`]; the sandbox reads them. It calls nothing of
-//! ours but the sandbox's world and faults. The defaults are those of Bokbasen's pages where one is
-//! documented, and otherwise the assumed worst case.
+//! The command line, the demo and tests build [`Settings`]; the sandbox reads them. It calls
+//! nothing of ours but the sandbox's world and faults. The defaults are those of Bokbasen's pages
+//! where one is documented, and otherwise the assumed worst case.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -41,7 +41,8 @@ pub struct Settings {
 }
 
 impl Default for Settings {
-    /// A free port on loopback, an empty world, books in memory, and credentials that are no secret.
+    /// A free port on loopback, an empty world, books in memory, and credentials that are no
+    /// secret.
     fn default() -> Settings {
         Settings {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
@@ -67,20 +68,23 @@ pub struct Bounds {
     /// How long after its begin a GET by id answers 404 for a loan, in milliseconds. Assumed: up to
     /// 2 s. The default of 0 keeps a first try of the sandbox quick.
     pub get_lag_ms: u64,
-    /// Within what time of its arrival a begin takes effect, in milliseconds, however long its answer
-    /// is delayed (assumed: 10 s).
+    /// Within what time of its arrival a begin takes effect, in milliseconds, however long its
+    /// answer is delayed (assumed: 10 s).
     pub post_bound_ms: u64,
     /// How many times a loan is shown PENDING to who asks for it.
     pub pending_polls: u32,
     /// How long a loan stays PENDING at least, in milliseconds.
     pub pending_ms: u64,
-    /// After how long a loan is decided although nobody asked for it, in milliseconds (assumed: a minute).
+    /// After how long a loan is decided although nobody asked for it, in milliseconds (assumed: a
+    /// minute).
     pub pending_limit_ms: u64,
     /// The Retry-After of a PENDING loan, in seconds.
     pub poll_after_seconds: u64,
-    /// The largest `retryAfter` of NO_FREE_LICENSE, in seconds: loans come back before they are due.
+    /// The largest `retryAfter` of NO_FREE_LICENSE, in seconds: loans come back before they are
+    /// due.
     pub no_free_retry_after_seconds: u64,
-    /// How long after its acceptance a loan can be cancelled, in milliseconds (assumed: 15 minutes).
+    /// How long after its acceptance a loan can be cancelled, in milliseconds (assumed: 15
+    /// minutes).
     pub cancel_window_ms: u64,
     /// How far the sandbox's clock is ahead of ours, in seconds; negative is behind.
     pub clock_skew_seconds: i64,
@@ -119,7 +123,8 @@ impl Default for Bounds {
 }
 
 impl Bounds {
-    /// The shortest bounds: nothing lags, nothing pends, nobody is told to wait. For tests and benches.
+    /// The shortest bounds: nothing lags, nothing pends, nobody is told to wait. For tests and
+    /// benches.
     pub fn quick() -> Bounds {
         Bounds {
             list_lag_ms: 0,

@@ -1,7 +1,8 @@
 //! All that the sandbox remembers, and what each call does to it.
 //!
-//! The calls lock it, ask for one thing and let go. It calls the books, the pools, the scene and the
-//! faults. Nothing here waits or speaks HTTP; a loan is in the books when a function returns it.
+//! The calls lock it, ask for one thing and let go. It calls the books, the pools, the scene and
+//! the faults. Nothing here waits or speaks HTTP; a loan is in the books when a function returns
+//! it.
 
 use std::time::Duration;
 
@@ -32,8 +33,14 @@ impl State {
     /// Makes a loan: it has an id, takes up a licence where it will be accepted, and is pending.
     ///
     /// # Errors
-    /// 403 without a contract, 404 for an unknown title. A refusal is no error: it shows in the loan.
-    pub(super) fn begin(&mut self, begin: &Begin, plan: &Plan, now: Timestamp) -> Result<Loan, Rejected> {
+    /// 403 without a contract, 404 for an unknown title. A refusal is no error: it shows in the
+    /// loan.
+    pub(super) fn begin(
+        &mut self,
+        begin: &Begin,
+        plan: &Plan,
+        now: Timestamp,
+    ) -> Result<Loan, Rejected> {
         self.scene.library(begin.library)?;
         let title = self.scene.title(begin.isbn).ok_or_else(|| unknown_title(begin.isbn))?;
         let verdict = match &plan.refuse {
@@ -87,7 +94,8 @@ impl State {
         match (some, &begin.license_id) {
             (true, _) => {
                 let longest = self.bounds.no_free_retry_after_seconds;
-                let wait = next_free.map(|at| u64::try_from(at.duration_since(now).as_secs()).unwrap_or(0));
+                let wait = next_free
+                    .map(|at| u64::try_from(at.duration_since(now).as_secs()).unwrap_or(0));
                 refuse("NO_FREE_LICENSE", None, Some(wait.unwrap_or(longest).min(longest)))
             }
             (false, Some(_)) => refuse("LICENSE_NOT_FOUND", None, None),
@@ -116,7 +124,12 @@ impl State {
     ///
     /// # Errors
     /// 404 `LOAN_NOT_FOUND`.
-    pub(super) fn check_lag(&self, id: &str, lag: Duration, now: Timestamp) -> Result<(), Rejected> {
+    pub(super) fn check_lag(
+        &self,
+        id: &str,
+        lag: Duration,
+        now: Timestamp,
+    ) -> Result<(), Rejected> {
         match self.books.loan(id) {
             Some(loan) if crate::clock::after(loan.made, lag) > now => Err(no_such_loan(id)),
             Some(_) | None => Ok(()),
@@ -124,7 +137,11 @@ impl State {
     }
 
     /// The loan at a place in the books as it stands now; none where there is no such place.
-    pub(super) fn loan_at(&mut self, place: usize, now: Timestamp) -> Result<Option<Loan>, Rejected> {
+    pub(super) fn loan_at(
+        &mut self,
+        place: usize,
+        now: Timestamp,
+    ) -> Result<Option<Loan>, Rejected> {
         match self.books.at(place).map(|loan| loan.id.clone()) {
             Some(id) => self.loan(&id, now).map(Some),
             None => Ok(None),
@@ -133,7 +150,8 @@ impl State {
 
     /// Shows every verdict whose time has come, for who reads the whole books.
     pub(super) fn decide_all(&mut self, now: Timestamp) -> Result<(), Rejected> {
-        let decided: Vec<Loan> = self.books.all().iter().filter_map(|loan| loan.decided(now)).collect();
+        let decided: Vec<Loan> =
+            self.books.all().iter().filter_map(|loan| loan.decided(now)).collect();
         for loan in decided {
             self.books.keep(loan)?;
         }
@@ -144,7 +162,12 @@ impl State {
     ///
     /// # Errors
     /// 404, 409 `LOAN_PENDING`, 409 `ALREADY_ENDED` (refused or cancelled).
-    pub(super) fn return_loan(&mut self, id: &str, end: &Return, now: Timestamp) -> Result<Loan, Rejected> {
+    pub(super) fn return_loan(
+        &mut self,
+        id: &str,
+        end: &Return,
+        now: Timestamp,
+    ) -> Result<Loan, Rejected> {
         let mut loan = self.loan(id, now)?;
         match loan.status {
             Status::Accepted => {
@@ -174,8 +197,9 @@ impl State {
     /// 404, 409 `CANCEL_WINDOW_CLOSED`.
     pub(super) fn cancel(&mut self, id: &str, now: Timestamp) -> Result<Loan, Rejected> {
         let mut loan = self.loan(id, now)?;
-        let window =
-            SignedDuration::from_millis(i64::try_from(self.bounds.cancel_window_ms).unwrap_or(i64::MAX));
+        let window = SignedDuration::from_millis(
+            i64::try_from(self.bounds.cancel_window_ms).unwrap_or(i64::MAX),
+        );
         let open = match loan.status {
             Status::Pending => true,
             Status::Accepted => loan.accepted.is_none_or(|at| now.duration_since(at) <= window),

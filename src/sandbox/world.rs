@@ -1,7 +1,9 @@
-//! What the sandbox knows before anyone calls: libraries, titles with their licences, and who is refused.
+//! What the sandbox knows before anyone calls: libraries, titles with their licences, and who is
+//! refused.
 //!
-//! The demo, tests and files (JSON or TOML) say it as a [`World`]; the control API changes it while the
-//! sandbox runs. It calls nothing of ours but the domain's names. The keys are written as Bokbasen's are.
+//! The demo, tests and files (JSON or TOML) say it as a [`World`]; the control API changes it while
+//! the sandbox runs. It calls nothing of ours but the domain's names. The keys are written as
+//! Bokbasen's are.
 
 use std::fmt;
 
@@ -77,8 +79,8 @@ pub struct Licence {
     /// Its kind, like `PACKAGE`.
     #[serde(rename = "type")]
     pub kind: String,
-    /// How many loans may be live on it at once, in each library; none is one where it is exclusive, and
-    /// otherwise without limit.
+    /// How many loans may be live on it at once, in each library; none is one where it is
+    /// exclusive, and otherwise without limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub count: Option<u32>,
     /// Whether it carries one loan at a time.
@@ -100,7 +102,11 @@ pub struct Licence {
 
 impl Licence {
     /// A licence of this id and kind that carries this many loans at once (none: without limit).
-    pub fn new(licence_id: impl Into<String>, kind: impl Into<String>, count: Option<u32>) -> Licence {
+    pub fn new(
+        licence_id: impl Into<String>,
+        kind: impl Into<String>,
+        count: Option<u32>,
+    ) -> Licence {
         Licence {
             licence_id: licence_id.into(),
             kind: kind.into(),

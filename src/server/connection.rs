@@ -1,7 +1,8 @@
 //! One connection: the handshake, the HTTP version by ALPN, and its end.
 //!
-//! The accept loop calls it; it runs as a task of its worker. It ends when the client closes, a limit is reached, the
-//! gate drains and the last answer is sent, or another part of the gate aborts it.
+//! The accept loop calls it; it runs as a task of its worker. It ends when the client closes, a
+//! limit is reached, the gate drains and the last answer is sent, or another part of the gate
+//! aborts it.
 
 use std::convert::Infallible;
 use std::future::poll_fn;
@@ -52,7 +53,11 @@ pub(super) async fn serve(socket: TcpStream, worker: Arc<Worker>, _seat: Seat, e
 }
 
 /// The connection after its handshake; none where that failed or took too long.
-async fn shake_hands(socket: TcpStream, worker: &Worker, connection: &Connection) -> Option<(Wire, Asked)> {
+async fn shake_hands(
+    socket: TcpStream,
+    worker: &Worker,
+    connection: &Connection,
+) -> Option<(Wire, Asked)> {
     let _ = socket.set_nodelay(true);
     let acceptor = TlsAcceptor::from(worker.certificates.config());
     let accepted = acceptor.accept_with(socket, |session| session.set_buffer_limit(None));
@@ -73,7 +78,10 @@ async fn shake_hands(socket: TcpStream, worker: &Worker, connection: &Connection
 }
 
 /// What the future returns, unless the connection is aborted before.
-pub(super) async fn unless_cut<F: Future + Unpin>(connection: &Connection, future: F) -> Option<F::Output> {
+pub(super) async fn unless_cut<F: Future + Unpin>(
+    connection: &Connection,
+    future: F,
+) -> Option<F::Output> {
     unless_over(connection, false, future).await
 }
 

@@ -1,11 +1,14 @@
-//! Web readers of other origins (the Fetch standard's CORS protocol): who may ask, with which fields, and what they may see.
+//! Web readers of other origins (the Fetch standard's CORS protocol): who may ask, with which
+//! fields, and what they may see.
 //!
-//! The dispatcher calls it before anything else and after everything else. A preflight is answered here, and asks neither
-//! who the reader is nor whether there is a loan. Credentials are a token in Authorization, never a cookie.
+//! The dispatcher calls it before anything else and after everything else. A preflight is answered
+//! here, and asks neither who the reader is nor whether there is a loan. Credentials are a token in
+//! Authorization, never a cookie.
 
 use http::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
-    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_METHOD, ORIGIN, VARY,
+    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_METHOD, ORIGIN,
+    VARY,
 };
 use http::{HeaderMap, HeaderValue, Method, Response};
 
@@ -111,13 +114,17 @@ fn is_app(text: &str) -> bool {
 
 /// Reads `https://*.example.no`.
 fn wildcard(text: &str) -> Result<AllowedOrigin, String> {
-    const FORM: &str = "Write it as one whole label in front of your own domain: \"https://*.example.no\"";
+    const FORM: &str =
+        "Write it as one whole label in front of your own domain: \"https://*.example.no\"";
     let Some(rest) = text.strip_prefix(WILDCARD).filter(|rest| !rest.contains('*')) else {
-        return Err(format!("the asterisk of {text:?} is not in the one place that has a meaning. {FORM}"));
+        return Err(format!(
+            "the asterisk of {text:?} is not in the one place that has a meaning. {FORM}"
+        ));
     };
     // Read with a label in its place, so that the domain is checked as that of any origin.
     let sample = format!("https://x.{rest}");
-    let url = url::Url::parse(&sample).ok().filter(|url| url.origin().ascii_serialization() == sample);
+    let url =
+        url::Url::parse(&sample).ok().filter(|url| url.origin().ascii_serialization() == sample);
     let Some(url::Host::Domain(host)) = url.as_ref().and_then(url::Url::host) else {
         return Err(format!("what follows the asterisk of {text:?} is no domain. {FORM}"));
     };
@@ -128,13 +135,15 @@ fn wildcard(text: &str) -> Result<AllowedOrigin, String> {
 }
 
 fn is_label(text: &str) -> bool {
-    let is_allowed =
-        |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'_');
+    let is_allowed = |byte: u8| {
+        byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'_')
+    };
     !text.is_empty() && text.len() <= MAX_LABEL && text.bytes().all(is_allowed)
 }
 
 impl Cors {
-    /// The answer to a preflight; none where the request is none, or nobody of another origin may ask.
+    /// The answer to a preflight; none where the request is none, or nobody of another origin may
+    /// ask.
     pub(super) fn preflight(&self, method: &Method, request: &HeaderMap) -> Option<Response<Body>> {
         let is_preflight = *method == Method::OPTIONS
             && request.contains_key(ORIGIN)

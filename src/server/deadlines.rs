@@ -1,7 +1,8 @@
 //! When a connection is closed, and for which limit: a state machine without I/O.
 //!
-//! The HTTP/1.1 and the HTTP/2 loop describe what they see of their connection as [`Seen`], and do what [`Step`] says.
-//! Each deadline runs from the start of its phase, so that single bytes, PINGs and other frames extend none of them.
+//! The HTTP/1.1 and the HTTP/2 loop describe what they see of their connection as [`Seen`], and do
+//! what [`Step`] says. Each deadline runs from the start of its phase, so that single bytes, PINGs
+//! and other frames extend none of them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,15 +11,15 @@ use tokio::time::Instant;
 
 use super::limits::{Limit, Limits};
 
-/// How long a connection that is ending may stay open while nothing runs on it: an HTTP/2 client needs a round trip to
-/// learn that its requests under way are still answered.
+/// How long a connection that is ending may stay open while nothing runs on it: an HTTP/2 client
+/// needs a round trip to learn that its requests under way are still answered.
 const ENDING_GRACE: Duration = Duration::from_secs(1);
 /// The interval of `h2_resets_per_minute`.
 const MINUTE: Duration = Duration::from_secs(60);
 /// The longest wait while an answer runs, whose end may pass unseen.
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
-/// Requests that an ending connection may still carry, in multiples of its concurrent streams: those that the client
-/// sends before the GOAWAY arrives. A client that ignores it has more.
+/// Requests that an ending connection may still carry, in multiples of its concurrent streams:
+/// those that the client sends before the GOAWAY arrives. A client that ignores it has more.
 const LATE_REQUESTS: u64 = 4;
 
 /// What can be seen of a connection after its TLS handshake.
@@ -47,7 +48,8 @@ pub(super) struct Seen {
 pub(super) enum Step {
     /// Nothing; look again at this time at the latest, and whenever something happens.
     Wait(Instant),
-    /// Accept no further request, and close once the running answers are sent: `Connection: close` or GOAWAY.
+    /// Accept no further request, and close once the running answers are sent: `Connection: close`
+    /// or GOAWAY.
     Finish(Limit),
     /// Close now. Without a limit the connection was ending anyway.
     Close(Option<Limit>),
@@ -63,7 +65,8 @@ pub(super) struct Deadlines {
     head_since: Option<Instant>,
     /// When the client last took something of an answer.
     sent_at: Instant,
-    /// When the connection began to end, for its age, its requests or a drain, and the requests until then.
+    /// When the connection began to end, for its age, its requests or a drain, and the requests
+    /// until then.
     ending: Option<(Instant, u64)>,
     requests: u64,
     progress: u64,
@@ -113,7 +116,8 @@ impl Deadlines {
             return Step::Close(Some(Limit::Requests));
         }
         let next = match self.deadline(seen) {
-            // A request may be on its way: it is answered, and the client learns that no other will be.
+            // A request may be on its way: it is answered, and the client learns that no other will
+            // be.
             Some((deadline, Some(Limit::Idle))) if deadline <= now && self.ending.is_none() => {
                 return self.finish(now, Limit::Idle);
             }
@@ -217,7 +221,8 @@ mod tests {
         overspent: false,
     };
 
-    /// A connection that is looked at every half second; `seen` depends on the second since its handshake.
+    /// A connection that is looked at every half second; `seen` depends on the second since its
+    /// handshake.
     fn fate(limits: Limits, seen: impl Fn(f64) -> Seen) -> (Vec<(f64, Limit)>, f64, Option<Limit>) {
         let began = Instant::now();
         let mut deadlines = Deadlines::new(Arc::new(limits), began);
@@ -247,7 +252,10 @@ mod tests {
         assert_eq!(closed(half_head), (50.0, Some(Limit::Head)));
         assert_eq!(closed(|_| Seen { unsent: true, ..IDLE }), (60.0, Some(Limit::Send)));
         // An unfinished head blocks an HTTP/2 connection whatever runs on it.
-        assert_eq!(closed(|_| Seen { partial_head: true, running: true, ..IDLE }), (20.0, Some(Limit::Head)));
+        assert_eq!(
+            closed(|_| Seen { partial_head: true, running: true, ..IDLE }),
+            (20.0, Some(Limit::Head))
+        );
     }
 
     #[test]
@@ -278,7 +286,11 @@ mod tests {
 
     #[test]
     fn progress_extends_the_time_to_send_and_nothing_else() {
-        let slow = |second: f64| Seen { unsent: true, progress: (second.min(300.0) / 50.0) as u64, ..IDLE };
+        let slow = |second: f64| Seen {
+            unsent: true,
+            progress: (second.min(300.0) / 50.0) as u64,
+            ..IDLE
+        };
         assert_eq!(closed(slow), (360.0, Some(Limit::Send)));
         let idle = |second: f64| Seen { progress: second as u64, ..IDLE };
         assert_eq!(closed(idle), (75.0, Some(Limit::Idle)));
@@ -330,14 +342,21 @@ mod tests {
         let mut deadlines = Deadlines::new(Arc::new(Limits::default()), began);
         deadlines.drain(began);
         let running = Seen { running: true, ..IDLE };
-        assert!(matches!(deadlines.look(began + Duration::from_secs(5000), &running), Step::Wait(_)));
+        assert!(matches!(
+            deadlines.look(began + Duration::from_secs(5000), &running),
+            Step::Wait(_)
+        ));
     }
 
     #[test]
     fn many_resets_in_a_minute_close_and_few_do_not() {
         let limits = Limits { h2_resets_per_minute: 60, ..Limits::default() };
         let seen = |rate: f64| {
-            move |second: f64| Seen { running: second < 500.0, resets: (second * rate) as u64, ..IDLE }
+            move |second: f64| Seen {
+                running: second < 500.0,
+                resets: (second * rate) as u64,
+                ..IDLE
+            }
         };
         let (finishes, ..) = fate(limits.clone(), seen(1.0));
         assert_eq!(finishes, [(574.5, Limit::Idle)], "a player that jumps");

@@ -1,8 +1,8 @@
 //! The line that a request walks: reader, catalog, gate, delivery.
 //!
-//! [`dispatch`] is the outer function: whatever happens, it gives a response, counts it, and sees to the one
-//! line that is logged for it, which is written when the body is over. [`walk`] is the inner one, and reads
-//! like the line; it may end anywhere with a [`Problem`].
+//! [`dispatch`] is the outer function: whatever happens, it gives a response, counts it, and sees
+//! to the one line that is logged for it, which is written when the body is over. [`walk`] is the
+//! inner one, and reads like the line; it may end anywhere with a [`Problem`].
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -69,7 +69,8 @@ async fn walk(
     log: &mut RequestLine,
     via: &mut Via,
 ) -> Result<Response<Body>, Problem> {
-    let path = RequestPath::parse(request.uri.path()).map_err(|error| Problem::RequestMalformed(error.0))?;
+    let path = RequestPath::parse(request.uri.path())
+        .map_err(|error| Problem::RequestMalformed(error.0))?;
     check_authority(request, asked.name.as_deref())?;
     let (token, path) = path.split_token();
     if let Some(loans) = loans_api::asked(&path) {
@@ -91,7 +92,8 @@ async fn walk(
             let (reader, is_late) = authenticate(line, request, token.as_deref())?;
             asked.connection.note_credentials();
             let continues = download_continuation::continues(&request.headers);
-            let wish = ask(&reader, &titles, &path, explicit, continues).ok_or_else(outside_of_link)?;
+            let wish =
+                ask(&reader, &titles, &path, explicit, continues).ok_or_else(outside_of_link)?;
             let answer = line.gate.admit(&wish).await;
             *via = answer.via;
             log.isbn(answer.isbn);
@@ -111,9 +113,13 @@ async fn walk(
     delivered.map_err(|problem| if is_late { told_late(problem) } else { problem })
 }
 
-/// Who asks for a file, and whether by a link in the grace after its expiry, which only a request has that shows what it
-/// goes on with.
-fn authenticate(line: &Line, request: &Parts, token: Option<&str>) -> Result<(Arc<Reader>, bool), Problem> {
+/// Who asks for a file, and whether by a link in the grace after its expiry, which only a request
+/// has that shows what it goes on with.
+fn authenticate(
+    line: &Line,
+    request: &Parts,
+    token: Option<&str>,
+) -> Result<(Arc<Reader>, bool), Problem> {
     let (headers, query) = (&request.headers, request.uri.query());
     if download_continuation::shows_a_part(&request.method, headers) {
         return line.readers.authenticate_late(headers, query, token);
@@ -121,8 +127,9 @@ fn authenticate(line: &Line, request: &Parts, token: Option<&str>) -> Result<(Ar
     Ok((line.readers.authenticate(headers, query, token)?, false))
 }
 
-/// What is said where an expired link is of no more use: the grace is only for the rest of a file that is still the same,
-/// under a loan that lives. That a loan has ended is for a reader to know; all else a new link will tell.
+/// What is said where an expired link is of no more use: the grace is only for the rest of a file
+/// that is still the same, under a loan that lives. That a loan has ended is for a reader to know;
+/// all else a new link will tell.
 fn told_late(problem: Problem) -> Problem {
     match problem {
         Problem::PreconditionFailed | Problem::LoanRefused { .. } => Readers::expired(),
@@ -140,7 +147,8 @@ async fn answer_loans(
     link: Option<&str>,
     log: &RequestLine,
 ) -> Result<Response<Body>, Problem> {
-    let response = loans_api::answer(line, &connection.connection, request, body, target, link).await?;
+    let response =
+        loans_api::answer(line, &connection.connection, request, body, target, link).await?;
     let mut log = log.clone();
     if let Some(isbn) = target.isbn() {
         log.isbn(isbn);
@@ -157,7 +165,8 @@ fn write_line(mut log: RequestLine, delivered: &Delivered) {
     log.finish(delivered.bytes, delivered.resumes, delivered.end.name(), head);
 }
 
-/// What the gate is asked for a file of these titles; none where the credential opens it under no title.
+/// What the gate is asked for a file of these titles; none where the credential opens it under no
+/// title.
 fn ask<'a>(
     reader: &Reader,
     titles: &'a Titles,
@@ -168,7 +177,8 @@ fn ask<'a>(
     let opens = |isbn: &Isbn| reader.opens(Some(*isbn), path);
     let (first, further) = (titles.first(), titles.further());
     let (isbn, further, explicit) = if !opens(&first) {
-        // A link to a title that is not named first: its loan opens the file, and no request for the file begins it.
+        // A link to a title that is not named first: its loan opens the file, and no request for
+        // the file begins it.
         (*further.iter().find(|isbn| opens(isbn))?, &[][..], true)
     } else if further.iter().all(opens) {
         (first, further, explicit)
@@ -184,18 +194,22 @@ fn check_shape(request: &Parts, has_body: bool) -> Result<(), Problem> {
     if request.method != Method::GET && request.method != Method::HEAD {
         return Err(Problem::MethodNotAllowed(FILE_METHODS));
     }
-    let length = request.headers.get(CONTENT_LENGTH).is_some_and(|length| length.as_bytes() != b"0");
+    let length =
+        request.headers.get(CONTENT_LENGTH).is_some_and(|length| length.as_bytes() != b"0");
     if has_body || length || request.headers.contains_key(TRANSFER_ENCODING) {
-        return Err(Problem::RequestMalformed("A request for a file has no body. Send it without one."));
+        return Err(Problem::RequestMalformed(
+            "A request for a file has no body. Send it without one.",
+        ));
     }
     Ok(())
 }
 
-/// RFC 9110 §7.4: a request for another authority than the connection was made for is misdirected, and one
-/// that names two is malformed (RFC 9112 §3.2, RFC 9113 §8.3.1).
+/// RFC 9110 §7.4: a request for another authority than the connection was made for is misdirected,
+/// and one that names two is malformed (RFC 9112 §3.2, RFC 9113 §8.3.1).
 fn check_authority(request: &Parts, server_name: Option<&str>) -> Result<(), Problem> {
-    const NO_HOST: Problem =
-        Problem::RequestMalformed("The request names no host, or more than one. Send one field Host.");
+    const NO_HOST: Problem = Problem::RequestMalformed(
+        "The request names no host, or more than one. Send one field Host.",
+    );
     let mut fields = request.headers.get_all(HOST).iter();
     let field = match (fields.next(), fields.next()) {
         (_, Some(_)) => return Err(NO_HOST),
@@ -204,7 +218,9 @@ fn check_authority(request: &Parts, server_name: Option<&str>) -> Result<(), Pro
     };
     let authority = request.uri.authority().map(http::uri::Authority::as_str);
     let named = match (authority, field) {
-        (Some(authority), Some(field)) if !authority.eq_ignore_ascii_case(field) => return Err(NO_HOST),
+        (Some(authority), Some(field)) if !authority.eq_ignore_ascii_case(field) => {
+            return Err(NO_HOST);
+        }
         (Some(named), _) | (None, Some(named)) => named,
         (None, None) => return Err(NO_HOST),
     };
@@ -249,6 +265,9 @@ mod tests {
         assert_eq!(check("/f", &["b.no"], Some("a.no")), Err(Problem::MisdirectedRequest));
         assert!(matches!(check("/f", &[], None), Err(Problem::RequestMalformed(_))));
         assert!(matches!(check("/f", &["a.no", "b.no"], None), Err(Problem::RequestMalformed(_))));
-        assert!(matches!(check("https://a.no/f", &["b.no"], None), Err(Problem::RequestMalformed(_))));
+        assert!(matches!(
+            check("https://a.no/f", &["b.no"], None),
+            Err(Problem::RequestMalformed(_))
+        ));
     }
 }

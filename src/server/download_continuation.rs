@@ -1,22 +1,23 @@
 //! Requests that go on with a download, by their fields alone.
 //!
-//! The dispatcher asks it before it asks the gate, which begins no loan for such a request, and before it takes a link in
-//! the grace after its expiry. What is in doubt goes on with a download, and earns no grace.
+//! The dispatcher asks it before it asks the gate, which begins no loan for such a request, and
+//! before it takes a link in the grace after its expiry. What is in doubt goes on with a download,
+//! and earns no grace.
 
 use headers::{HeaderMapExt, IfMatch};
 use http::header::{IF_MATCH, IF_RANGE, RANGE};
 use http::{HeaderMap, Method};
 
-/// Whether a request goes on with a download: If-Range, If-Match, or a Range that does not start at 0.
-/// Such a request never begins a loan (invariant 7).
+/// Whether a request goes on with a download: If-Range, If-Match, or a Range that does not start at
+/// 0. Such a request never begins a loan (invariant 7).
 pub(super) fn continues(headers: &HeaderMap) -> bool {
     headers.contains_key(IF_RANGE)
         || headers.contains_key(IF_MATCH)
         || headers.get(RANGE).is_some_and(|range| !starts_at_the_start(range.as_bytes()))
 }
 
-/// Whether a Range field asks for the first byte first. One that is malformed is ignored later on, and
-/// taken here for one that does not: what is in doubt begins nothing.
+/// Whether a Range field asks for the first byte first. One that is malformed is ignored later on,
+/// and taken here for one that does not: what is in doubt begins nothing.
 fn starts_at_the_start(range: &[u8]) -> bool {
     let Some((unit, set)) = range.split_first_chunk::<6>() else {
         return false;
@@ -24,8 +25,8 @@ fn starts_at_the_start(range: &[u8]) -> bool {
     unit.eq_ignore_ascii_case(b"bytes=") && matches!(set.trim_ascii_start(), [b'0', b'-', ..])
 }
 
-/// Whether a request shows by a strong validator which file it has a part of, and asks for what comes after its first
-/// byte. Whether that is the file as it is, delivery sees.
+/// Whether a request shows by a strong validator which file it has a part of, and asks for what
+/// comes after its first byte. Whether that is the file as it is, delivery sees.
 pub(super) fn shows_a_part(method: &Method, headers: &HeaderMap) -> bool {
     let mut ranges = headers.get_all(RANGE).iter();
     let (Some(range), None) = (ranges.next(), ranges.next()) else {

@@ -1,8 +1,9 @@
 //! Counts the HTTP/2 frames that a client sends, by their headers alone, and tells work from noise.
 //!
-//! The TLS stream feeds it the plaintext that the HTTP/2 library reads, which exposes no such numbers. It checks
-//! nothing: the library does. A client may send 1 MiB of frames that do no work, and an eighth of what is transferred:
-//! a fast download needs many WINDOW_UPDATE frames, and a connection that only sends PINGs needs none.
+//! The TLS stream feeds it the plaintext that the HTTP/2 library reads, which exposes no such
+//! numbers. It checks nothing: the library does. A client may send 1 MiB of frames that do no work,
+//! and an eighth of what is transferred: a fast download needs many WINDOW_UPDATE frames, and a
+//! connection that only sends PINGs needs none.
 
 /// The client's connection preface without its SETTINGS (RFC 9113 §3.4), in bytes.
 const PREFACE: usize = 24;
@@ -74,7 +75,11 @@ impl FrameBudget {
         let (preface, mut bytes) = bytes.split_at(bytes.len().min(self.preface));
         self.preface -= preface.len();
         while !bytes.is_empty() {
-            bytes = if self.frame.left > 0 { self.read_payload(bytes) } else { self.read_header(bytes) };
+            bytes = if self.frame.left > 0 {
+                self.read_payload(bytes)
+            } else {
+                self.read_header(bytes)
+            };
         }
     }
 
@@ -98,7 +103,8 @@ impl FrameBudget {
         self.resets
     }
 
-    /// Whether the client has sent too much that does no work. `sent` is the payload that the gate has sent, in bytes.
+    /// Whether the client has sent too much that does no work. `sent` is the payload that the gate
+    /// has sent, in bytes.
     pub(super) fn is_overspent(&self, sent: u64) -> bool {
         self.noise > FREE + (self.payload + sent) / SHARE
     }
@@ -154,7 +160,8 @@ impl FrameBudget {
 
     fn read_payload<'b>(&mut self, bytes: &'b [u8]) -> &'b [u8] {
         let Frame { kind, flags, length, left } = self.frame;
-        if let (DATA, true, true, Some(padding)) = (kind, flags & PADDED != 0, left == length, bytes.first())
+        if let (DATA, true, true, Some(padding)) =
+            (kind, flags & PADDED != 0, left == length, bytes.first())
         {
             match length.saturating_sub(1 + usize::from(*padding)) {
                 0 => self.noise += (HEADER + length) as u64,
@@ -240,7 +247,8 @@ mod tests {
         let budget = after(&[request.concat(), padded]);
         assert_eq!(budget.noise, after(&[]).noise);
         assert_eq!((budget.payload, budget.heads()), (1100, 1));
-        let in_parts = [frame(HEADERS, 0, &[0; 10_000]), frame(CONTINUATION, END_HEADERS, &[0; 6000])];
+        let in_parts =
+            [frame(HEADERS, 0, &[0; 10_000]), frame(CONTINUATION, END_HEADERS, &[0; 6000])];
         assert_eq!(noise(&in_parts), HEADER as u64, "the header of the second frame");
     }
 

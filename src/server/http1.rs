@@ -1,7 +1,7 @@
 //! HTTP/1.1 on one connection: requests one after the other, and nothing held between them.
 //!
-//! `connection` calls [`serve`] after the handshake. Between requests the connection is *parked*: hyper's state is
-//! dropped, and built again when bytes arrive.
+//! `connection` calls [`serve`] after the handshake. Between requests the connection is *parked*:
+//! hyper's state is dropped, and built again when bytes arrive.
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
@@ -33,15 +33,16 @@ const CHECK_INTERVAL: Duration = Duration::from_millis(200);
 const SEND_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// The same while an answer is under way: thousands of stalled readers must not cost CPU.
 const RUNNING_CHECK_INTERVAL: Duration = Duration::from_secs(10);
-/// What HTTP/1.1 may buffer for a connection, in each direction, in bytes: a head must fit, and no more than one chunk
-/// for a slow reader.
+/// What HTTP/1.1 may buffer for a connection, in each direction, in bytes: a head must fit, and no
+/// more than one chunk for a slow reader.
 const BUFFER: usize = LEAST;
 
 /// Serves a connection to its end. It is parked whenever it is idle.
 pub(super) async fn serve(wire: Wire, worker: &Arc<Worker>, asked: Asked) {
     let deadlines = Deadlines::new(worker.limits.clone(), Instant::now());
     let requests = Arc::new(Requests::new(worker.limits.requests_per_connection));
-    let mut watch = Watch { wire: &wire, worker, connection: &asked.connection, requests, deadlines };
+    let mut watch =
+        Watch { wire: &wire, worker, connection: &asked.connection, requests, deadlines };
     loop {
         if !watch.wait_for_bytes().await {
             return;
@@ -53,7 +54,8 @@ pub(super) async fn serve(wire: Wire, worker: &Arc<Worker>, asked: Asked) {
     }
 }
 
-/// Answers requests until the connection is over; or until it can be parked, with what was read of the next request.
+/// Answers requests until the connection is over; or until it can be parked, with what was read of
+/// the next request.
 async fn answer_requests(watch: &mut Watch<'_>, asked: &Asked) -> Option<Bytes> {
     let (wire, worker) = (watch.wire, watch.worker);
     let service = service_fn({
@@ -67,7 +69,8 @@ async fn answer_requests(watch: &mut Watch<'_>, asked: &Asked) -> Option<Bytes> 
             wire.forget_heard();
             let has_body = !request.body().is_end_stream();
             let (worker, asked, wire) = (worker.clone(), asked.clone(), wire.clone());
-            // Boxed, so it is freed once the head is sent: hyper keeps the room of a bare future until the end.
+            // Boxed, so it is freed once the head is sent: hyper keeps the room of a bare future
+            // until the end.
             Box::pin(async move {
                 let mut response = answer(worker, asked, request).await;
                 if has_body {
@@ -97,7 +100,8 @@ async fn answer_requests(watch: &mut Watch<'_>, asked: &Asked) -> Option<Bytes> 
             note(ended);
             return Poll::Ready(false);
         }
-        // After hyper has read a request that was waiting: it closes a connection that is idle then.
+        // After hyper has read a request that was waiting: it closes a connection that is idle
+        // then.
         if asked.connection.is_draining() && !std::mem::replace(&mut is_ending, true) {
             watch.deadlines.drain(Instant::now());
             Pin::new(&mut served).graceful_shutdown();
@@ -118,7 +122,8 @@ async fn answer_requests(watch: &mut Watch<'_>, asked: &Asked) -> Option<Bytes> 
                     Pin::new(&mut served).graceful_shutdown();
                     context.waker().wake_by_ref();
                 }
-                // The body is polled once more, so that it releases what it need not hold for a stalled reader.
+                // The body is polled once more, so that it releases what it need not hold for a
+                // stalled reader.
                 Check::Again(_) if was_running => context.waker().wake_by_ref(),
                 Check::Again(_) => {}
             }
@@ -171,8 +176,8 @@ enum Check {
 }
 
 impl Watch<'_> {
-    /// Waits for the next request's first byte; false where the connection is over: it was aborted, the gate drains, or a
-    /// deadline has passed.
+    /// Waits for the next request's first byte; false where the connection is over: it was aborted,
+    /// the gate drains, or a deadline has passed.
     async fn wait_for_bytes(&mut self) -> bool {
         loop {
             let (wire, connection) = (self.wire, self.connection);
@@ -202,8 +207,10 @@ impl Watch<'_> {
         self.wire.rest(now.into_std());
         let count = self.deadlines.requests();
         let check = self.look(now);
-        let is_idle = !self.is_running() && self.wire.is_sent() && count == self.deadlines.requests();
-        // hyper may still have to read the rest of a request's body: it must not be taken for a request.
+        let is_idle =
+            !self.is_running() && self.wire.is_sent() && count == self.deadlines.requests();
+        // hyper may still have to read the rest of a request's body: it must not be taken for a
+        // request.
         let can_park = !self.wire.was_heard() && !self.requests.with_body.load(Ordering::Relaxed);
         match check {
             Check::Again(_) if is_idle && can_park => Check::Park,
@@ -215,7 +222,8 @@ impl Watch<'_> {
         let running = self.is_running();
         let traffic = self.wire.traffic();
         let seen = Seen {
-            // While an answer waits to be sent, hyper parses nothing: what has arrived may be a whole head.
+            // While an answer waits to be sent, hyper parses nothing: what has arrived may be a
+            // whole head.
             partial_head: !running && traffic.is_sent && self.wire.was_heard(),
             requests: self.requests.count.load(Ordering::Relaxed),
             running,

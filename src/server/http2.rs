@@ -1,10 +1,11 @@
 //! HTTP/2 on one connection, over the `h2` crate: a task for the connection and one for each
 //! stream.
 //!
-//! `connection` calls [`serve`] after the handshake. A stream's body is requested from the origin only while the stream's
-//! window is open, and no more is handed to `h2` than the window admits: what `h2` holds waits for TCP alone. So a stream
-//! whose reader is too slow, or whose loan has ended, can be reset without harm to the others on the connection. The limits
-//! of a connection as a whole are in [`Deadlines`], which [`Watch`] feeds.
+//! `connection` calls [`serve`] after the handshake. A stream's body is requested from the origin
+//! only while the stream's window is open, and no more is handed to `h2` than the window admits:
+//! what `h2` holds waits for TCP alone. So a stream whose reader is too slow, or whose loan has
+//! ended, can be reset without harm to the others on the connection. The limits of a connection as
+//! a whole are in [`Deadlines`], which [`Watch`] feeds.
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
@@ -45,10 +46,11 @@ const PONG_WITHIN: Duration = Duration::from_secs(30);
 /// How often a connection that holds a part of the buffers' budget is checked for whether it still
 /// needs it.
 const RELEASE_AFTER: Duration = Duration::from_secs(1);
-/// How much later than `limits.send` a stalled answer's stream is reset: where nothing else is under way, its connection
-/// is closed before that.
+/// How much later than `limits.send` a stalled answer's stream is reset: where nothing else is
+/// under way, its connection is closed before that.
 const RESET_AFTER_SEND: Duration = Duration::from_secs(1);
-/// Bytes that the kernel must accept to count as progress on answers: more than a few frames that answer PINGs.
+/// Bytes that the kernel must accept to count as progress on answers: more than a few frames that
+/// answer PINGs.
 const PROGRESS: u64 = 4096;
 
 /// Serves a connection until its peer closes it, the gate drains and the last stream has ended, or
@@ -62,7 +64,8 @@ pub(super) async fn serve(wire: Wire, worker: Arc<Worker>, asked: Asked) {
         .max_concurrent_streams(worker.limits.h2_streams)
         .max_header_list_size(HEADER_LIST)
         .max_send_buffer_size(SEND_BUFFER)
-        // A client may cancel all that it has asked for at once; `h2_resets_per_minute` bounds how often.
+        // A client may cancel all that it has asked for at once; `h2_resets_per_minute` bounds how
+        // often.
         .max_pending_accept_reset_streams(worker.limits.h2_streams as usize)
         .max_local_error_reset_streams(Some(LOCAL_RESETS));
     let mut handshake = pin!(builder.handshake::<Wire, Chunk>(wire.clone()));
@@ -137,7 +140,13 @@ fn poll_streams(
     loop {
         match ready!(http2.poll_accept(context)) {
             Some(Ok((request, respond))) => {
-                tokio::spawn(answer(worker.clone(), asked.clone(), answers.clone(), request, respond));
+                tokio::spawn(answer(
+                    worker.clone(),
+                    asked.clone(),
+                    answers.clone(),
+                    request,
+                    respond,
+                ));
             }
             Some(Err(error)) => {
                 tracing::debug!(%error, "an HTTP/2 connection broke");
@@ -190,7 +199,9 @@ impl<'a> Watch<'a> {
                     return Poll::Ready(Over::Finish);
                 }
                 Step::Close(limit) => {
-                    limit.iter().for_each(|limit| self.worker.line.metrics.limit_reached(limit.name()));
+                    limit
+                        .iter()
+                        .for_each(|limit| self.worker.line.metrics.limit_reached(limit.name()));
                     return Poll::Ready(Over::Close(limit));
                 }
             };
@@ -217,7 +228,8 @@ impl<'a> Watch<'a> {
     }
 }
 
-/// Whether the peer still answers, and whether its connection needs its part of the buffers' budget.
+/// Whether the peer still answers, and whether its connection needs its part of the buffers'
+/// budget.
 struct Peer {
     pings: Option<PingPong>,
     timer: Pin<Box<Sleep>>,
@@ -318,13 +330,15 @@ async fn answer(
     }
 }
 
-/// Adds the fields that every answer has. None of the gate's answers has a field that HTTP/2 forbids (RFC 9113 §8.2.2);
-/// `h2` would not send it.
+/// Adds the fields that every answer has. None of the gate's answers has a field that HTTP/2
+/// forbids (RFC 9113 §8.2.2); `h2` would not send it.
 fn complete(fields: &mut HeaderMap, body: &Body) {
     if !fields.contains_key(DATE) {
         fields.extend(date::now().map(|now| (DATE, now)));
     }
-    if let (Some(length @ 1..), false) = (body.size_hint().exact(), fields.contains_key(CONTENT_LENGTH)) {
+    if let (Some(length @ 1..), false) =
+        (body.size_hint().exact(), fields.contains_key(CONTENT_LENGTH))
+    {
         fields.insert(CONTENT_LENGTH, HeaderValue::from(length));
     }
 }
@@ -433,7 +447,8 @@ impl Sending {
             if !self.body.is_file() {
                 // A file's body has `delivery.idle`.
                 let send = self.send;
-                let deadline = self.deadline.get_or_insert_with(|| Box::pin(tokio::time::sleep(send)));
+                let deadline =
+                    self.deadline.get_or_insert_with(|| Box::pin(tokio::time::sleep(send)));
                 if deadline.as_mut().poll(context).is_ready() {
                     return Poll::Ready(Err(Broken::Reset(Reason::CANCEL)));
                 }

@@ -1,7 +1,7 @@
 //! `[limits]`: how many connections there may be, and how long each may take for what.
 //!
-//! `config` builds [`Limits`], the command line fits it to the process's file descriptors, and every connection is
-//! held to it. [`Limit`] names the limit that was reached, for metrics.
+//! `config` builds [`Limits`], the command line fits it to the process's file descriptors, and
+//! every connection is held to it. [`Limit`] names the limit that was reached, for metrics.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -9,10 +9,11 @@ use std::time::Duration;
 use ipnet::IpNet;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// The fewest connections that descriptors are found for. A process with so few descriptors fails elsewhere.
+/// The fewest connections that descriptors are found for. A process with so few descriptors fails
+/// elsewhere.
 const FEWEST_CONNECTIONS: usize = 16;
-/// The fewest descriptors for connections to origins and their files, unless that is more than half of those for readers
-/// and origins together.
+/// The fewest descriptors for connections to origins and their files, unless that is more than half
+/// of those for readers and origins together.
 const ORIGIN_DESCRIPTORS: u64 = 1024;
 
 /// The keys of `[limits]`.
@@ -22,7 +23,8 @@ pub struct Limits {
     pub connections: usize,
     /// Of those, the ones of one address that have not yet carried accepted credentials.
     pub connections_per_address: usize,
-    /// Networks to whose addresses `connections_per_address` does not apply, such as a load balancer's.
+    /// Networks to whose addresses `connections_per_address` does not apply, such as a load
+    /// balancer's.
     pub exempt_networks: Vec<IpNet>,
     /// The whole TLS handshake.
     pub handshake: Duration,
@@ -67,9 +69,9 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// The same limits with as many connections as this many file descriptors allow, of which `origins` are for
-    /// connections to origins, and `reserved` for other parts of the process. The connections of one address are at most
-    /// a quarter of all.
+    /// The same limits with as many connections as this many file descriptors allow, of which
+    /// `origins` are for connections to origins, and `reserved` for other parts of the process. The
+    /// connections of one address are at most a quarter of all.
     #[must_use]
     pub fn fit(&self, descriptors: u64, origins: u64, reserved: u64) -> Limits {
         let free = descriptors.saturating_sub(reserved);
@@ -86,7 +88,8 @@ impl Limits {
     }
 }
 
-/// Raises the soft limit of open file descriptors to the hard one, and returns the limit then in force.
+/// Raises the soft limit of open file descriptors to the hard one, and returns the limit then in
+/// force.
 pub fn raise_descriptor_limit() -> u64 {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
@@ -143,7 +146,8 @@ impl Limit {
         }
     }
 
-    /// Whether only an abusive client reaches it. HTTP/2 then closes with ENHANCE_YOUR_CALM (RFC 9113 §7).
+    /// Whether only an abusive client reaches it. HTTP/2 then closes with ENHANCE_YOUR_CALM (RFC
+    /// 9113 §7).
     pub(super) fn is_abuse(self) -> bool {
         matches!(self, Limit::H2Resets | Limit::H2Frames)
     }

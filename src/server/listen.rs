@@ -1,7 +1,7 @@
 //! Listening sockets and the worker threads that accept on them.
 //!
-//! Called by `server::start`. A worker ends when the gate drains and the last connection has closed, or when the time
-//! for draining is over.
+//! Called by `server::start`. A worker ends when the gate drains and the last connection has
+//! closed, or when the time for draining is over.
 
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -20,8 +20,8 @@ use crate::telemetry::LogLimit;
 
 /// How many connections may wait to be accepted.
 const BACKLOG: i32 = 4096;
-/// How long to wait after an accept that failed for want of something, such as file descriptors: a retry at
-/// once would only spin.
+/// How long to wait after an accept that failed for want of something, such as file descriptors: a
+/// retry at once would only spin.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
 
 /// What keeps connections out is logged once a minute, for all workers together.
@@ -61,15 +61,21 @@ pub(super) fn spawn(
     })
 }
 
-/// Serves what is accepted here and what others hand over, until the gate drains and the last connection has gone.
-async fn work(listener: tokio::net::TcpListener, mut inbox: UnboundedReceiver<Arrival>, worker: Arc<Worker>) {
+/// Serves what is accepted here and what others hand over, until the gate drains and the last
+/// connection has gone.
+async fn work(
+    listener: tokio::net::TcpListener,
+    mut inbox: UnboundedReceiver<Arrival>,
+    worker: Arc<Worker>,
+) {
     let stopping = worker.stopping.clone();
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((socket, peer)) => {
                     if place(socket, peer.ip(), &worker) {
-                        // A connection was closed for this one. Its task frees the descriptor before the next accept.
+                        // A connection was closed for this one. Its task frees the descriptor
+                        // before the next accept.
                         tokio::task::yield_now().await;
                     }
                 }
@@ -96,8 +102,8 @@ async fn work(listener: tokio::net::TcpListener, mut inbox: UnboundedReceiver<Ar
     }
 }
 
-/// Serves a connection here, or hands it to a worker that is less busy; or closes it where the server is full. True
-/// where another connection was closed for it.
+/// Serves a connection here, or hands it to a worker that is less busy; or closes it where the
+/// server is full. True where another connection was closed for it.
 fn place(socket: TcpStream, address: IpAddr, worker: &Arc<Worker>) -> bool {
     let Some(entry) = worker.open.admit(address) else {
         if let Some(left_out) = ACCEPT_LOG.permit("full") {
@@ -119,7 +125,8 @@ fn place(socket: TcpStream, address: IpAddr, worker: &Arc<Worker>) -> bool {
     match socket.into_std() {
         Ok(socket) => {
             let counted = worker.stopping.connections.token();
-            if let Err(unsent) = worker.workers.hand_over(Arrival { socket, seat, entry, counted }) {
+            if let Err(unsent) = worker.workers.hand_over(Arrival { socket, seat, entry, counted })
+            {
                 take(unsent, worker);
             }
         }
@@ -133,14 +140,22 @@ fn take(arrival: Arrival, worker: &Arc<Worker>) {
     let Arrival { socket, seat, entry, counted } = arrival;
     match TcpStream::from_std(socket) {
         Ok(socket) => {
-            worker.stopping.connections.spawn(connection::serve(socket, worker.clone(), seat, entry));
+            worker.stopping.connections.spawn(connection::serve(
+                socket,
+                worker.clone(),
+                seat,
+                entry,
+            ));
         }
-        Err(error) => tracing::warn!(%error, "a connection of another worker could not be registered"),
+        Err(error) => {
+            tracing::warn!(%error, "a connection of another worker could not be registered")
+        }
     }
     drop(counted); // its task counts from here on
 }
 
-/// Closes a silent connection where file descriptors are exhausted, and logs why nothing is accepted.
+/// Closes a silent connection where file descriptors are exhausted, and logs why nothing is
+/// accepted.
 fn make_room(error: &std::io::Error, worker: &Worker) {
     let is_exhausted = matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE));
     let closed_another = is_exhausted && worker.open.make_room();

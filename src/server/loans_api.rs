@@ -1,7 +1,9 @@
-//! Readers' own loans: what they have, an explicit begin, a return, how far they have read, and what can be had.
+//! Readers' own loans: what they have, an explicit begin, a return, how far they have read, and
+//! what can be had.
 //!
-//! The dispatcher calls it for `/loans` and what lies below. It asks the gate to begin and to end, and reads the ledger.
-//! A signed link opens files and nothing here: it travels, and whoever finds it must not return a loan.
+//! The dispatcher calls it for `/loans` and what lies below. It asks the gate to begin and to end,
+//! and reads the ledger. A signed link opens files and nothing here: it travels, and whoever finds
+//! it must not return a loan.
 
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::request::Parts;
@@ -108,7 +110,8 @@ struct ShownLicences {
     free: u32,
 }
 
-/// What the path names, where it is one of these; a problem where it lies below `/loans` and is none.
+/// What the path names, where it is one of these; a problem where it lies below `/loans` and is
+/// none.
 pub(super) fn asked(path: &RequestPath) -> Option<Result<Asked, Problem>> {
     let mut segments = path.segments();
     if segments.next() != Some("loans") {
@@ -184,19 +187,28 @@ pub(super) async fn list(line: &Line, reader: &Reader) -> Result<Response<Body>,
     (status = 404, response = inline(Refused)),
     (status = 503, response = inline(Refused)),
 ))]
-pub(super) async fn show(line: &Line, reader: &Reader, isbn: Isbn) -> Result<Response<Body>, Problem> {
+pub(super) async fn show(
+    line: &Line,
+    reader: &Reader,
+    isbn: Isbn,
+) -> Result<Response<Body>, Problem> {
     let loan = line.ledger.newest(&reader.key(isbn)).await.map_err(unreadable)?;
     json(StatusCode::OK, &view(line, &loan.ok_or(Problem::LoanNotFound)?))
 }
 
-/// Gives a loan back. Idempotent, also where there is none; streams that run are cut within a second.
+/// Gives a loan back. Idempotent, also where there is none; streams that run are cut within a
+/// second.
 #[utoipa::path(delete, path = "/loans/{isbn}", tag = "reader", params(("isbn" = String, Path)), responses(
     (status = 204, description = "There is no live loan any more"),
     (status = 400, response = inline(Refused)), (status = 401, response = inline(Refused)),
     (status = 404, response = inline(Refused)),
     (status = 503, response = inline(Refused)),
 ))]
-pub(super) async fn give_back(line: &Line, reader: &Reader, isbn: Isbn) -> Result<Response<Body>, Problem> {
+pub(super) async fn give_back(
+    line: &Line,
+    reader: &Reader,
+    isbn: Isbn,
+) -> Result<Response<Body>, Problem> {
     line.gate.revoke(reader.key(isbn)).await?;
     Ok(problem_response::no_content())
 }
@@ -236,7 +248,8 @@ pub(super) async fn availability(
     json(StatusCode::OK, &ShownAvailability::of(isbn, &there))
 }
 
-/// Begins a loan because the reader says so. Idempotent; an old token borrows nothing again that has ended.
+/// Begins a loan because the reader says so. Idempotent; an old token borrows nothing again that
+/// has ended.
 #[utoipa::path(put, path = "/loans/{isbn}", tag = "reader", params(("isbn" = String, Path)), responses(
     (status = 201, description = "The loan, which was begun", body = LoanView),
     (status = 200, description = "The loan, which lives already", body = LoanView),
@@ -245,7 +258,11 @@ pub(super) async fn availability(
     (status = 404, response = inline(Refused)), (status = 429, response = inline(Refused)),
     (status = 503, response = inline(Refused)),
 ))]
-pub(super) async fn begin(line: &Line, reader: &Reader, isbn: Isbn) -> Result<Response<Body>, Problem> {
+pub(super) async fn begin(
+    line: &Line,
+    reader: &Reader,
+    isbn: Isbn,
+) -> Result<Response<Body>, Problem> {
     let (key, issued) = (reader.key(isbn), reader.issued);
     let request = gate::Request { key, further: &[], issued, continues: false, explicit: false };
     let (id, is_new) = line.gate.begin(&request).await?;
@@ -272,7 +289,9 @@ impl ShownAvailability {
         for licence in &there.licences {
             match licences.iter_mut().find(|shown| shown.kind == licence.kind) {
                 Some(shown) => shown.free = shown.free.saturating_add(licence.free),
-                None => licences.push(ShownLicences { kind: licence.kind.clone(), free: licence.free }),
+                None => {
+                    licences.push(ShownLicences { kind: licence.kind.clone(), free: licence.free })
+                }
             }
         }
         let (available, next_free) = (there.available, there.next_free());

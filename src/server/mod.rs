@@ -1,12 +1,13 @@
 //! The public listener: HTTPS over HTTP/1.1 and HTTP/2, on one single-threaded runtime per core.
 //!
-//! Called by the command line, which builds the [`Line`]. Each worker thread has its own listening socket
-//! (SO_REUSEPORT) and its own connections to the origins; what they share is the line. Every connection is a
-//! task of the worker that was least busy when it arrived. [`Running::drain`] ends them: it stops accepting, closes
-//! connections on which nothing runs, waits for running answers as long as `server.drain` says, and aborts the rest.
+//! Called by the command line, which builds the [`Line`]. Each worker thread has its own listening
+//! socket (SO_REUSEPORT) and its own connections to the origins; what they share is the line. Every
+//! connection is a task of the worker that was least busy when it arrived. [`Running::drain`] ends
+//! them: it stops accepting, closes connections on which nothing runs, waits for running answers as
+//! long as `server.drain` says, and aborts the rest.
 //!
-//! `limits` has the keys of `[limits]`; `open_connections` admits connections, `deadlines` says when one is closed, and
-//! `frame_budget` counts what an HTTP/2 client sends.
+//! `limits` has the keys of `[limits]`; `open_connections` admits connections, `deadlines` says
+//! when one is closed, and `frame_budget` counts what an HTTP/2 client sends.
 
 mod connection;
 mod cors;
@@ -75,8 +76,8 @@ pub struct Settings {
     pub certificate: Certificate,
     /// `[[tls.extra]]`: more certificates, chosen by SNI.
     pub extra: Vec<Certificate>,
-    /// `tls.ticket_keys`: what session tickets are sealed with, by the first, and opened; at least 32 bytes each.
-    /// Without any the keys are random ones of the process.
+    /// `tls.ticket_keys`: what session tickets are sealed with, by the first, and opened; at least
+    /// 32 bytes each. Without any the keys are random ones of the process.
     pub ticket_keys: Vec<SecretString>,
     /// How long running downloads may go on after the signal to stop.
     pub drain: Duration,
@@ -117,7 +118,9 @@ pub struct Line {
 #[derive(Debug, thiserror::Error)]
 pub enum ServerError {
     /// The address cannot be listened on.
-    #[error("cannot listen on {address}: {source}; is another program there, or is the port below 1024?")]
+    #[error(
+        "cannot listen on {address}: {source}; is another program there, or is the port below 1024?"
+    )]
     Listen {
         /// The address as configured.
         address: SocketAddr,
@@ -177,8 +180,8 @@ struct Worker {
 ))]
 pub struct Api;
 
-/// Starts one worker for each of these ways to the origins, of which every worker has its own. To be called on a
-/// runtime, which looks now and then how busy they are.
+/// Starts one worker for each of these ways to the origins, of which every worker has its own. To
+/// be called on a runtime, which looks now and then how busy they are.
 ///
 /// # Errors
 /// [`ServerError`]; nothing is left running.
@@ -201,7 +204,8 @@ pub fn start(
         .collect::<Result<_, _>>()
         .map_err(ServerError::Worker)?;
     let metrics = line.metrics.clone();
-    let (workers, inboxes) = Workers::new(runtimes.iter().map(|runtime| runtime.handle().clone()).collect());
+    let (workers, inboxes) =
+        Workers::new(runtimes.iter().map(|runtime| runtime.handle().clone()).collect());
     let stopping = Stopping::default();
     let limits = Arc::new(settings.limits.clone());
     let open = OpenConnections::new(settings.limits.clone(), line.metrics.clone());
@@ -225,13 +229,15 @@ pub fn start(
         threads.push(thread);
     }
     let drained = stopping.drain.clone();
-    let watch = supervise("place-connections", metrics, drained.clone(), move || workers.clone().watch());
+    let watch =
+        supervise("place-connections", metrics, drained.clone(), move || workers.clone().watch());
     tokio::spawn(drained.run_until_cancelled_owned(watch));
     Ok(Running { address, drain: settings.drain, stopping, workers: threads })
 }
 
 impl Running {
-    /// Stops accepting, waits for running requests, then cuts what is left. Returns how many were cut.
+    /// Stops accepting, waits for running requests, then cuts what is left. Returns how many were
+    /// cut.
     pub async fn drain(self) -> usize {
         self.stopping.drain.cancel();
         self.stopping.connections.close();

@@ -1,8 +1,10 @@
-//! The open connections of all workers: how many there may be, and which one is closed for a new one.
+//! The open connections of all workers: how many there may be, and which one is closed for a new
+//! one.
 //!
-//! The accept loops admit each connection here before it has a task, and drain all of them here. A connection that has
-//! carried accepted credentials is closed for another one only while it is idle, and by a drain, so that a request which
-//! is arriving is still answered. The mutex is taken when a connection opens and closes, never for a request.
+//! The accept loops admit each connection here before it has a task, and drain all of them here. A
+//! connection that has carried accepted credentials is closed for another one only while it is
+//! idle, and by a drain, so that a request which is arriving is still answered. The mutex is taken
+//! when a connection opens and closes, never for a request.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -15,12 +17,13 @@ use super::limits::{Limit, Limits};
 use crate::connection_handle::Connection;
 use crate::telemetry::Metrics;
 
-/// How many connections may be closing beyond `limits.connections`: a connection that is closed for another one keeps
-/// its descriptor until its worker runs.
+/// How many connections may be closing beyond `limits.connections`: a connection that is closed for
+/// another one keeps its descriptor until its worker runs.
 pub(super) const MAX_CLOSING: usize = 32;
 /// How many connections are checked at once for one that is idle.
 const MAX_CHECKED: usize = 512;
-/// How long a new connection has for its handshake and first request before it is closed rather than an idle one.
+/// How long a new connection has for its handshake and first request before it is closed rather
+/// than an idle one.
 const GRACE: Duration = Duration::from_secs(2);
 /// The part of an IPv6 address that one subscriber has.
 const IPV6_PREFIX: u8 = 64;
@@ -42,8 +45,9 @@ struct State {
     last: u64,
     /// By number, so the oldest first.
     connections: BTreeMap<u64, Connection>,
-    /// Connections that may be closed for a new one, with the network that they count for. Those that have carried
-    /// accepted credentials since are found and taken out when one is to be closed.
+    /// Connections that may be closed for a new one, with the network that they count for. Those
+    /// that have carried accepted credentials since are found and taken out when one is to be
+    /// closed.
     unproven: BTreeMap<u64, Unproven>,
     by_network: HashMap<IpNet, BTreeSet<u64>>,
     /// The next number to be checked for an idle connection.
@@ -73,7 +77,8 @@ impl OpenConnections {
         OpenConnections(Arc::new(Shared { limits, metrics, state: Mutex::default() }))
     }
 
-    /// Admits a connection from this address; none where there are too many and none can be closed for it.
+    /// Admits a connection from this address; none where there are too many and none can be closed
+    /// for it.
     pub(super) fn admit(&self, address: IpAddr) -> Option<Entry> {
         let (limits, metrics) = (&self.0.limits, &self.0.metrics);
         let network = (!limits.is_exempt(address.to_canonical())).then(|| network_of(address));
@@ -120,7 +125,8 @@ impl OpenConnections {
         Some(Entry { open: self.clone(), number, connection, evicted_another })
     }
 
-    /// Closes a connection for want of file descriptors, as for one more than the limit; false where none can be closed.
+    /// Closes a connection for want of file descriptors, as for one more than the limit; false
+    /// where none can be closed.
     pub(super) fn make_room(&self) -> bool {
         self.lock().make_room(Instant::now())
     }
@@ -138,19 +144,21 @@ impl OpenConnections {
 }
 
 impl State {
-    /// Closes a connection for another one: the oldest that has not carried accepted credentials in [`GRACE`], else one
-    /// that is idle, else the oldest without credentials. False where there is none of them.
+    /// Closes a connection for another one: the oldest that has not carried accepted credentials in
+    /// [`GRACE`], else one that is idle, else the oldest without credentials. False where there is
+    /// none of them.
     fn make_room(&mut self, now: Instant) -> bool {
         let is_late = |since: Instant| now.saturating_duration_since(since) >= GRACE;
         self.close_oldest(is_late) || self.drain_idle() || self.close_oldest(|_| true)
     }
 
-    /// Closes the oldest connection that has not carried accepted credentials, if it may be closed; false where there is
-    /// none.
+    /// Closes the oldest connection that has not carried accepted credentials, if it may be closed;
+    /// false where there is none.
     fn close_oldest(&mut self, may_close: impl Fn(Instant) -> bool) -> bool {
         while let Some((number, unproven)) = self.unproven.first_key_value() {
             let (number, since) = (*number, unproven.since);
-            let has_credentials = self.connections.get(&number).is_none_or(Connection::has_credentials);
+            let has_credentials =
+                self.connections.get(&number).is_none_or(Connection::has_credentials);
             if !has_credentials && !may_close(since) {
                 return false;
             }
@@ -161,8 +169,8 @@ impl State {
         false
     }
 
-    /// Drains a connection that is idle; false where none of those that were checked is. Each call goes on where the last
-    /// one ended, so that all are checked in turn.
+    /// Drains a connection that is idle; false where none of those that were checked is. Each call
+    /// goes on where the last one ended, so that all are checked in turn.
     fn drain_idle(&mut self) -> bool {
         let (before, after) = (self.connections.range(..self.next_checked), self.next_checked..);
         for (number, connection) in self.connections.range(after).chain(before).take(MAX_CHECKED) {
@@ -175,7 +183,8 @@ impl State {
         false
     }
 
-    /// Closes a connection, unless it has carried accepted credentials. Either way it is a candidate no longer.
+    /// Closes a connection, unless it has carried accepted credentials. Either way it is a
+    /// candidate no longer.
     fn close_unproven(&mut self, number: u64) -> bool {
         self.forget_candidate(number);
         match self.connections.get(&number) {
@@ -188,7 +197,9 @@ impl State {
     }
 
     fn forget_candidate(&mut self, number: u64) {
-        let Some(Unproven { network: Some(network), .. }) = self.unproven.remove(&number) else { return };
+        let Some(Unproven { network: Some(network), .. }) = self.unproven.remove(&number) else {
+            return;
+        };
         if let Some(own) = self.by_network.get_mut(&network) {
             own.remove(&number);
             if own.is_empty() {
@@ -218,7 +229,8 @@ fn network_of(address: IpAddr) -> IpNet {
     match address.to_canonical() {
         IpAddr::V4(address) => IpNet::V4(Ipv4Net::from(address)),
         IpAddr::V6(address) => {
-            let network = Ipv6Net::new(address, IPV6_PREFIX).unwrap_or_else(|_| Ipv6Net::from(address));
+            let network =
+                Ipv6Net::new(address, IPV6_PREFIX).unwrap_or_else(|_| Ipv6Net::from(address));
             IpNet::V6(network.trunc())
         }
     }
@@ -230,7 +242,8 @@ mod tests {
 
     fn open(connections: usize, connections_per_address: usize) -> OpenConnections {
         let exempt_networks = vec!["10.0.0.0/8".parse().unwrap()];
-        let limits = Limits { connections, connections_per_address, exempt_networks, ..Limits::default() };
+        let limits =
+            Limits { connections, connections_per_address, exempt_networks, ..Limits::default() };
         OpenConnections::new(limits, Metrics::new().unwrap())
     }
 
@@ -296,7 +309,10 @@ mod tests {
         another.connection().note_credentials();
         newest.connection().note_credentials();
         let metrics = open.0.metrics.render();
-        assert!(metrics.contains("loangate_limit_reached_total{limit=\"connections\"} 1"), "{metrics}");
+        assert!(
+            metrics.contains("loangate_limit_reached_total{limit=\"connections\"} 1"),
+            "{metrics}"
+        );
         // `reader` and `silent` are closed by now.
         let last = admit(&open, "192.0.2.5");
         last.connection().note_credentials();
@@ -308,7 +324,8 @@ mod tests {
     #[test]
     fn a_full_server_drains_one_idle_connection_for_each_new_one() {
         let open = open(4, 4);
-        let readers: Vec<_> = (1..=4).map(|number| admit(&open, &format!("192.0.2.{number}"))).collect();
+        let readers: Vec<_> =
+            (1..=4).map(|number| admit(&open, &format!("192.0.2.{number}"))).collect();
         readers.iter().for_each(|reader| reader.connection().note_credentials());
         readers[1].connection().note_idle();
         readers[3].connection().note_idle();
@@ -378,7 +395,11 @@ mod tests {
         assert_eq!(admitted.len(), 4 + MAX_CLOSING, "none of them is closed yet");
         drop(admitted);
         let state = open.lock();
-        assert!(state.connections.is_empty() && state.unproven.is_empty() && state.by_network.is_empty());
+        assert!(
+            state.connections.is_empty()
+                && state.unproven.is_empty()
+                && state.by_network.is_empty()
+        );
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Answers of the gate's own that an HTTP/2 client has not taken yet.
 //!
-//! Such an answer waits for the client's window and holds nothing of the connection. `http2` counts them here for the
-//! connection's deadlines.
+//! Such an answer waits for the client's window and holds nothing of the connection. `http2` counts
+//! them here for the connection's deadlines.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};

@@ -1,8 +1,9 @@
 //! Which worker a new connection goes to: the least busy one.
 //!
-//! Asked by the accept loop of each worker. The kernel spreads connections over the workers' listeners by a hash of their
-//! addresses, which knows nothing of what they do: two long downloads would share one core as often as not. A
-//! connection stays where it was placed, since its sockets and its connections to the origins belong to that core.
+//! Asked by the accept loop of each worker. The kernel spreads connections over the workers'
+//! listeners by a hash of their addresses, which knows nothing of what they do: two long downloads
+//! would share one core as often as not. A connection stays where it was placed, since its sockets
+//! and its connections to the origins belong to that core.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
@@ -15,12 +16,15 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::open_connections::Entry;
 
-/// How often to look how busy the workers were. A window much shorter sees single requests, a longer one lags behind.
+/// How often to look how busy the workers were. A window much shorter sees single requests, a
+/// longer one lags behind.
 const LOOK: Duration = Duration::from_millis(100);
-/// How much of its time a worker is expected to be busy with a new connection, in percent. A burst spreads by it, since
-/// what it costs is not yet seen. It is more than what one look makes of a worker whose last connection has just gone.
+/// How much of its time a worker is expected to be busy with a new connection, in percent. A burst
+/// spreads by it, since what it costs is not yet seen. It is more than what one look makes of a
+/// worker whose last connection has just gone.
 const NEW: u32 = 60;
-/// Workers that are as busy as each other but for so much, in percent, are told apart by their connections.
+/// Workers that are as busy as each other but for so much, in percent, are told apart by their
+/// connections.
 const ALIKE: u32 = 10;
 
 /// A connection on its way to the worker that serves it.
@@ -42,8 +46,8 @@ pub(super) struct Workers(Arc<[State]>);
 struct State {
     runtime: Handle,
     inbox: mpsc::UnboundedSender<Arrival>,
-    /// How much of its time it is expected to be busy, in percent. Each look brings it half the way to what was seen: one
-    /// alone is full of chance.
+    /// How much of its time it is expected to be busy, in percent. Each look brings it half the way
+    /// to what was seen: one alone is full of chance.
     busy: AtomicU32,
     open: AtomicUsize,
 }
@@ -74,7 +78,8 @@ impl Workers {
         (Workers(state.collect()), inboxes)
     }
 
-    /// A seat at the least busy worker; the one that asks keeps the connection where no other is less busy.
+    /// A seat at the least busy worker; the one that asks keeps the connection where no other is
+    /// less busy.
     pub(super) fn seat(&self, asking: usize) -> Seat {
         let number = least_busy(self.0.iter().map(State::load), asking);
         if let Some(state) = self.0.get(number) {
@@ -141,7 +146,8 @@ impl State {
 
     fn expect(&self, change: impl Fn(u32) -> u32) {
         // It never fails, since there is always something to change it to.
-        let _ = self.busy.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |busy| Some(change(busy)));
+        let _ =
+            self.busy.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |busy| Some(change(busy)));
     }
 
     fn busy_in_all(&self) -> Duration {
@@ -164,10 +170,12 @@ impl Drop for Seat {
     }
 }
 
-/// Which worker has the least to do: who was less busy, then who has fewer connections, then the one that asks.
+/// Which worker has the least to do: who was less busy, then who has fewer connections, then the
+/// one that asks.
 fn least_busy(loads: impl Iterator<Item = Load>, asking: usize) -> usize {
-    let weighed =
-        loads.enumerate().map(|(number, load)| (load.busy / ALIKE, load.open, number != asking, number));
+    let weighed = loads
+        .enumerate()
+        .map(|(number, load)| (load.busy / ALIKE, load.open, number != asking, number));
     weighed.min().map_or(asking, |(.., number)| number)
 }
 
@@ -187,9 +195,17 @@ mod tests {
 
     #[test]
     fn a_connection_goes_where_there_is_least_to_do() {
-        assert_eq!(chosen(&[(90, 1), (0, 500)], 0), 1, "who idles, however many are connected there");
+        assert_eq!(
+            chosen(&[(90, 1), (0, 500)], 0),
+            1,
+            "who idles, however many are connected there"
+        );
         assert_eq!(chosen(&[(0, 1), (0, 0)], 0), 1, "who has fewer");
-        assert_eq!(chosen(&[(3, 0), (9, 3)], 1), 0, "who has fewer, where they are as busy as each other");
+        assert_eq!(
+            chosen(&[(3, 0), (9, 3)], 1),
+            0,
+            "who has fewer, where they are as busy as each other"
+        );
         assert_eq!(chosen(&[(0, 3), (0, 3), (0, 3)], 1), 1, "the one that asks");
         assert_eq!(chosen(&[], 7), 7);
     }

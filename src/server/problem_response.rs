@@ -1,7 +1,7 @@
 //! Where a [`Problem`] becomes bytes, and nowhere else.
 //!
-//! Called by the dispatcher. The body is the problem document (RFC 9457), the fields are those that the status
-//! asks for (RFC 9110), and nothing of it may be stored.
+//! Called by the dispatcher. The body is the problem document (RFC 9457), the fields are those that
+//! the status asks for (RFC 9110), and nothing of it may be stored.
 
 use bytes::Bytes;
 use http::header::{

@@ -1,8 +1,10 @@
-//! Session tickets: a reader who comes back need not shake hands in full, at whichever node and after a restart.
+//! Session tickets: a reader who comes back need not shake hands in full, at whichever node and
+//! after a restart.
 //!
-//! TLS calls it for each handshake. With keys from `tls.ticket_keys` every node that has them opens what another sealed.
-//! From each of them another key is derived every six hours, so that a ticket ends with its key, without a word
-//! between the nodes. Without them the keys are random and the process's own.
+//! TLS calls it for each handshake. With keys from `tls.ticket_keys` every node that has them opens
+//! what another sealed. From each of them another key is derived every six hours, so that a ticket
+//! ends with its key, without a word between the nodes. Without them the keys are random and the
+//! process's own.
 
 use std::fmt;
 use std::sync::Arc;
@@ -16,8 +18,8 @@ use secrecy::{ExposeSecret, SecretString};
 
 use crate::clock::Clock;
 
-/// How long a key seals, in seconds; it opens for as long again. So a ticket is good for this long at least, and for
-/// twice as long at most.
+/// How long a key seals, in seconds; it opens for as long again. So a ticket is good for this long
+/// at least, and for twice as long at most.
 const PERIOD: u32 = 6 * 60 * 60;
 /// What is hashed says what it is for, so that no two uses of a secret can meet.
 const KEY: &[u8] = b"loangate session ticket key 1\0";
@@ -56,7 +58,9 @@ impl Tickets {
             [] => None,
             keys => {
                 let shared = Shared::new(keys, self.period());
-                Some(Arc::new(shared.map_err(|_| rustls::Error::General("no ticket key".to_owned()))?))
+                Some(Arc::new(
+                    shared.map_err(|_| rustls::Error::General("no ticket key".to_owned()))?,
+                ))
             }
         };
         self.shared.store(shared);
@@ -133,8 +137,8 @@ impl Shared {
 /// The keys of one period.
 struct Keys {
     period: i64,
-    /// By name. The first seals. Of each secret there is the key of this period, of the one before, and of the next,
-    /// since another node's clock may be ahead.
+    /// By name. The first seals. Of each secret there is the key of this period, of the one before,
+    /// and of the next, since another node's clock may be ahead.
     keys: Vec<(Name, RandomizedNonceKey)>,
 }
 
@@ -145,7 +149,8 @@ impl Keys {
         let keys: Result<Vec<_>, Unspecified> = all
             .map(|(secret, period)| {
                 let name = labelled(secret, NAME, period);
-                let key = RandomizedNonceKey::new(&AES_256_GCM, labelled(secret, KEY, period).as_ref())?;
+                let key =
+                    RandomizedNonceKey::new(&AES_256_GCM, labelled(secret, KEY, period).as_ref())?;
                 Ok((*name.as_ref().first_chunk().ok_or(Unspecified)?, key))
             })
             .collect();
@@ -209,7 +214,11 @@ mod tests {
         let (one, other) = (tickets(&["a"], &clock), tickets(&["b", "a"], &clock));
         let ticket = one.encrypt(b"a session").unwrap();
         assert_eq!(other.decrypt(&ticket).unwrap(), b"a session");
-        assert_eq!(one.decrypt(&other.encrypt(b"a session").unwrap()), None, "it is sealed with the first");
+        assert_eq!(
+            one.decrypt(&other.encrypt(b"a session").unwrap()),
+            None,
+            "it is sealed with the first"
+        );
         assert_eq!(tickets(&[], &clock).decrypt(&ticket), None);
         assert_ne!(ticket, one.encrypt(b"a session").unwrap(), "no two tickets are alike");
     }
@@ -222,9 +231,15 @@ mod tests {
             clock.advance(Duration::from_secs(60 * minutes_in));
             let ticket = tickets.encrypt(b"a session").unwrap();
             clock.advance(Duration::from_secs(6 * 60 * 60));
-            assert!(tickets.decrypt(&ticket).is_some(), "sealed {minutes_in} minutes into a period");
+            assert!(
+                tickets.decrypt(&ticket).is_some(),
+                "sealed {minutes_in} minutes into a period"
+            );
             clock.advance(Duration::from_secs(6 * 60 * 60));
-            assert!(tickets.decrypt(&ticket).is_none(), "sealed {minutes_in} minutes into a period");
+            assert!(
+                tickets.decrypt(&ticket).is_none(),
+                "sealed {minutes_in} minutes into a period"
+            );
         }
     }
 

@@ -1,7 +1,7 @@
 //! The server's certificates: loaded, checked, chosen by name, and changed while running.
 //!
-//! Called by the command line at the start and on a reload. TLS 1.2 and 1.3 by rustls with aws-lc-rs; no early
-//! data, since a request that can be replayed could begin a loan.
+//! Called by the command line at the start and on a reload. TLS 1.2 and 1.3 by rustls with
+//! aws-lc-rs; no early data, since a request that can be replayed could begin a loan.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -88,10 +88,11 @@ impl Certificates {
     /// [`TlsError`], for the first that cannot be used.
     pub fn load(settings: &Settings, clock: Clock) -> Result<Certificates, TlsError> {
         let chosen = Arc::new(Chosen { names: ArcSwap::from_pointee(load_all(settings)?) });
-        let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-            .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
-            .with_no_client_auth()
-            .with_cert_resolver(chosen.clone());
+        let mut config =
+            ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+                .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
+                .with_no_client_auth()
+                .with_cert_resolver(chosen.clone());
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         // The order of ciphers is the reader's: it knows what its machine does fast.
         let tickets = Arc::new(Tickets::new(&settings.ticket_keys, clock)?);
@@ -99,7 +100,8 @@ impl Certificates {
         Ok(Certificates { chosen, tickets, config: Arc::new(config) })
     }
 
-    /// Loads one certificate and its key as a start does, and returns when the certificate is valid.
+    /// Loads one certificate and its key as a start does, and returns when the certificate is
+    /// valid.
     ///
     /// # Errors
     /// [`TlsError`], if they cannot be used.
@@ -107,14 +109,18 @@ impl Certificates {
         load(files).map(|named| named.validity)
     }
 
-    /// Returns what a client or an operator has to know at `now` about the dates of the certificates
-    /// in use: one entry for each that is not valid or expires soon.
+    /// Returns what a client or an operator has to know at `now` about the dates of the
+    /// certificates in use: one entry for each that is not valid or expires soon.
     pub fn date_problems(&self, now: Timestamp) -> Vec<(PathBuf, DateProblem)> {
         let served = self.chosen.names.load();
-        served.iter().filter_map(|named| Some((named.file.clone(), named.validity.problem(now)?))).collect()
+        served
+            .iter()
+            .filter_map(|named| Some((named.file.clone(), named.validity.problem(now)?)))
+            .collect()
     }
 
-    /// Takes the certificates up anew from their files, and the keys of tickets; new connections get them.
+    /// Takes the certificates up anew from their files, and the keys of tickets; new connections
+    /// get them.
     ///
     /// # Errors
     /// [`TlsError`]; the old ones then stay.
@@ -184,8 +190,13 @@ impl Validity {
     /// around a cross-signed root.
     fn of(own: &CertificateDer<'_>) -> Result<Validity, String> {
         let (_, parsed) = X509Certificate::from_der(own).map_err(|error| error.to_string())?;
-        let moment = |at: ASN1Time| Timestamp::from_second(at.timestamp()).map_err(|error| error.to_string());
-        Ok(Validity { from: moment(parsed.validity.not_before)?, until: moment(parsed.validity.not_after)? })
+        let moment = |at: ASN1Time| {
+            Timestamp::from_second(at.timestamp()).map_err(|error| error.to_string())
+        };
+        Ok(Validity {
+            from: moment(parsed.validity.not_before)?,
+            until: moment(parsed.validity.not_after)?,
+        })
     }
 
     /// What is wrong at `now`, or will be within 14 days.
@@ -228,10 +239,13 @@ impl ResolvesServerCert for Chosen {
 }
 
 impl Named {
-    /// Whether a certificate is good for this name (RFC 9525 §6.3: a wildcard stands for one whole label).
+    /// Whether a certificate is good for this name (RFC 9525 §6.3: a wildcard stands for one whole
+    /// label).
     fn covers(&self, asked: &str) -> bool {
         self.names.iter().any(|name| match name.strip_prefix("*.") {
-            Some(domain) => asked.split_once('.').is_some_and(|(_, rest)| rest.eq_ignore_ascii_case(domain)),
+            Some(domain) => {
+                asked.split_once('.').is_some_and(|(_, rest)| rest.eq_ignore_ascii_case(domain))
+            }
             None => name.eq_ignore_ascii_case(asked),
         })
     }
@@ -243,8 +257,9 @@ fn load_all(settings: &Settings) -> Result<Vec<Named>, TlsError> {
 
 fn load(files: &Certificate) -> Result<Named, TlsError> {
     let unreadable = |file: &PathBuf, why: String| TlsError::File { file: file.clone(), why };
-    let chain: Vec<CertificateDer<'static>> =
-        CertificateDer::pem_file_iter(&files.certificate).and_then(Iterator::collect).map_err(|error| {
+    let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(&files.certificate)
+        .and_then(Iterator::collect)
+        .map_err(|error| {
             let why = match error {
                 pem::Error::Io(error) => error.to_string(),
                 error => error.to_string(),
@@ -259,11 +274,13 @@ fn load(files: &Certificate) -> Result<Named, TlsError> {
     let key = read_key(&files.key)?;
     let (certificate, key_file) = (files.certificate.clone(), files.key.clone());
     let certified =
-        CertifiedKey::from_der(chain, key, &aws_lc_rs::default_provider()).map_err(|error| match error {
-            rustls::Error::InconsistentKeys(rustls::InconsistentKeys::KeyMismatch) => {
-                TlsError::OtherKey { certificate, key: key_file }
+        CertifiedKey::from_der(chain, key, &aws_lc_rs::default_provider()).map_err(|error| {
+            match error {
+                rustls::Error::InconsistentKeys(rustls::InconsistentKeys::KeyMismatch) => {
+                    TlsError::OtherKey { certificate, key: key_file }
+                }
+                error => TlsError::Unusable { certificate, key: key_file, why: error.to_string() },
             }
-            error => TlsError::Unusable { certificate, key: key_file, why: error.to_string() },
         })?;
     Ok(Named { file: files.certificate.clone(), validity, names, certified: Arc::new(certified) })
 }
@@ -300,8 +317,8 @@ fn no_item(file: &Path, wanted: &str) -> String {
     format!("there is no {wanted} in it: {has}")
 }
 
-/// Whether a PEM file has a key under a passphrase: PKCS#8 says so in its label, PKCS#1 and SEC1 in a
-/// header of RFC 1421.
+/// Whether a PEM file has a key under a passphrase: PKCS#8 says so in its label, PKCS#1 and SEC1 in
+/// a header of RFC 1421.
 fn is_encrypted(pem: &[u8]) -> bool {
     pem.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii).any(|line| {
         line == b"-----BEGIN ENCRYPTED PRIVATE KEY-----"

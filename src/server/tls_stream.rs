@@ -1,9 +1,10 @@
 //! A connection's own bytes: TLS between HTTP and the socket.
 //!
-//! `connection` makes a [`Wire`] of a socket whose handshake is over, lends it to hyper, and looks after it: hyper writes
-//! plaintext in pieces as they come, but a record costs the same whether it is full or not, and a system call costs
-//! more than what it moves. So whole records are made of what hyper writes, and go out many at once: when so much has
-//! gathered as may be held, or when the round is over. How much may be held follows the reader.
+//! `connection` makes a [`Wire`] of a socket whose handshake is over, lends it to hyper, and looks
+//! after it: hyper writes plaintext in pieces as they come, but a record costs the same whether it
+//! is full or not, and a system call costs more than what it moves. So whole records are made of
+//! what hyper writes, and go out many at once: when so much has gathered as may be held, or when
+//! the round is over. How much may be held follows the reader.
 
 use std::collections::VecDeque;
 use std::io::{self, BufRead, IoSlice, Read, Write};
@@ -28,25 +29,30 @@ const RECORD: usize = 16 * 1024;
 const OVERHEAD: usize = 22;
 /// An upper bound of the same for every version and cipher.
 const OVERHEAD_BOUND: u64 = 64;
-/// The most that is sealed and not sent: more would not stay in the core's own cache until the system copies it.
+/// The most that is sealed and not sent: more would not stay in the core's own cache until the
+/// system copies it.
 pub(super) const MOST: usize = 128 * 1024;
-/// How much may wait in the system that has not been sent, in bytes; what is on its way and not yet acknowledged comes
-/// on top. Without a bound it is megabytes for each reader who stands still, and a player that jumps leaves them behind,
-/// read from the origin for nobody.
+/// How much may wait in the system that has not been sent, in bytes; what is on its way and not yet
+/// acknowledged comes on top. Without a bound it is megabytes for each reader who stands still, and
+/// a player that jumps leaves them behind, read from the origin for nobody.
 pub(super) const UNSENT: u32 = 64 * 1024;
-/// The same for a reader who keeps up: then what is read at once from the origin finds room at once, which makes a wake-up
-/// of four. It is half of what Linux itself would hold.
+/// The same for a reader who keeps up: then what is read at once from the origin finds room at
+/// once, which makes a wake-up of four. It is half of what Linux itself would hold.
 const UNSENT_FAST: u32 = 2 * 1024 * 1024;
-/// What may be sealed at once of an answer to what has just been read: so much the system takes in any case.
+/// What may be sealed at once of an answer to what has just been read: so much the system takes in
+/// any case.
 const AT_ONCE: usize = 80 * 1024;
-/// Of what does not fill a record, so much is kept for the next one, which costs less to copy than a record of its own.
+/// Of what does not fill a record, so much is kept for the next one, which costs less to copy than
+/// a record of its own.
 const KEPT: usize = 4 * 1024;
 
-/// What is copied into a record at once. From about 2 KiB on, glibc copies by `rep movsb` where a processor claims to be fast
-/// at it, and on some virtual machines that is slow: it was a third of all that a large file cost.
+/// What is copied into a record at once. From about 2 KiB on, glibc copies by `rep movsb` where a
+/// processor claims to be fast at it, and on some virtual machines that is slow: it was a third of
+/// all that a large file cost.
 const PIECE: usize = 2 * 1024;
 
-/// A connection after its handshake. Clones are the same one: hyper's, and that of whoever looks after it.
+/// A connection after its handshake. Clones are the same one: hyper's, and that of whoever looks
+/// after it.
 #[derive(Clone, Debug)]
 pub(super) struct Wire {
     inner: Arc<Mutex<Sealed>>,
@@ -79,7 +85,8 @@ struct Sealed {
     frames: Option<Box<FrameBudget>>,
     /// Plaintext that was sealed, in bytes.
     written: u64,
-    /// Whether HTTP has written all that it had buffered, so that what bodies report as written is in the session.
+    /// Whether HTTP has written all that it had buffered, so that what bodies report as written is
+    /// in the session.
     is_flushed: bool,
     /// Where the ciphertext ends that was made, at most, and how much of it is with the kernel.
     made: u64,
@@ -204,7 +211,8 @@ impl Wire {
             is_within_head: frames.is_within_head(),
             heads: frames.heads(),
             resets: frames.resets(),
-            // What was written is nearly all payload: frames without any are answered by frames of their size.
+            // What was written is nearly all payload: frames without any are answered by frames of
+            // their size.
             is_overspent: frames.is_overspent(this.written),
             ..traffic
         }
@@ -241,7 +249,11 @@ impl AsyncRead for Wire {
 }
 
 impl AsyncWrite for Wire {
-    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         self.lock().poll_write(context, &[IoSlice::new(bytes)])
     }
 
@@ -269,7 +281,11 @@ impl AsyncWrite for Wire {
 }
 
 impl Sealed {
-    fn poll_read(&mut self, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        &mut self,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         if !self.unread.is_empty() {
             let length = self.unread.len().min(buffer.remaining());
             buffer.put_slice(&self.unread.split_to(length));
@@ -286,7 +302,9 @@ impl Sealed {
         let mut reader = self.session.reader();
         let plain = match reader.fill_buf() {
             Ok(plain) => plain,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock && is_waiting => return Poll::Pending,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && is_waiting => {
+                return Poll::Pending;
+            }
             Err(error) => return Poll::Ready(Err(error)),
         };
         let length = plain.len().min(buffer.remaining());
@@ -317,7 +335,11 @@ impl Sealed {
         Poll::Ready(Ok(heard))
     }
 
-    fn poll_write(&mut self, context: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        &mut self,
+        context: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
         self.is_flushed = false;
         loop {
             let room = self.room();
@@ -333,10 +355,12 @@ impl Sealed {
         let may_hold = if self.at_once > 0 { self.at_once } else { self.size.next(Instant::now()) };
         match may_hold.saturating_sub(self.sealed) {
             0 => 0,
-            // So little that it is no whole record is still worth one, where it is all that may ever be held.
+            // So little that it is no whole record is still worth one, where it is all that may
+            // ever be held.
             room if self.sealed == 0 && may_hold == LEAST => room,
             room if self.sealed == 0 => (room / RECORD).max(1) * RECORD,
-            // What was sent in part leaves less than a record's room: it is not worth a record of its own.
+            // What was sent in part leaves less than a record's room: it is not worth a record of
+            // its own.
             room => room / RECORD * RECORD,
         }
     }
@@ -349,7 +373,8 @@ impl Sealed {
             slices.iter().for_each(|slice| self.tail.extend_from_slice(slice));
             return Ok(offered);
         }
-        // What is kept may be more than the room: something of these goes with it, or it would seem that nothing can.
+        // What is kept may be more than the room: something of these goes with it, or it would seem
+        // that nothing can.
         let room = room.max(self.tail.len() + 1);
         let sealed = if all <= room { all - self.left_over(all) } else { room };
         let mut taken = sealed.saturating_sub(self.tail.len());
@@ -435,7 +460,8 @@ impl Sealed {
     /// may have received it.
     fn count_unfinished(&mut self) {
         self.list_bodies();
-        let mut sent = usize::try_from(self.sent.saturating_sub(self.released)).unwrap_or(usize::MAX);
+        let mut sent =
+            usize::try_from(self.sent.saturating_sub(self.released)).unwrap_or(usize::MAX);
         for (_, Written { body, at, count }) in self.unsent_bodies.drain(..) {
             let part = count.min(sent);
             if part > 0 {

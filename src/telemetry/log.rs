@@ -1,7 +1,7 @@
 //! The process's log, on standard error.
 //!
-//! Called once, by the command line. Our own target follows the configuration and `LOANGATE_LOG`; everything
-//! else stays at info.
+//! Called once, by the command line. Our own target follows the configuration and `LOANGATE_LOG`;
+//! everything else stays at info.
 
 use std::str::FromStr;
 

@@ -13,8 +13,8 @@ const MINUTE: Duration = Duration::from_secs(60);
 
 /// Lets one log line of each kind pass per interval and counts those it holds back.
 ///
-/// A kind is a fixed text, such as the reason of a failure, so the number of kinds is bounded by the
-/// code. A new kind is logged at once even if another kind was logged a moment ago.
+/// A kind is a fixed text, such as the reason of a failure, so the number of kinds is bounded by
+/// the code. A new kind is logged at once even if another kind was logged a moment ago.
 ///
 /// ```
 /// use loangate::telemetry::LogLimit;

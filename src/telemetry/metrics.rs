@@ -1,7 +1,7 @@
 //! Every metric, with its name, unit and meaning: the one place where they are named.
 //!
-//! Handles of the hot path are made at the start, so that counting is one atomic addition. Each gate has a
-//! registry of its own, so that two in one process do not count into each other.
+//! Handles of the hot path are made at the start, so that counting is one atomic addition. Each
+//! gate has a registry of its own, so that two in one process do not count into each other.
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,23 +11,38 @@ use jiff::Timestamp;
 use metrics::{
     Counter, Gauge, Histogram, Key, KeyName, Label, Level, Metadata, Recorder, SharedString, Unit,
 };
-use metrics_exporter_prometheus::{BuildError, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+use metrics_exporter_prometheus::{
+    BuildError, PrometheusBuilder, PrometheusHandle, PrometheusRecorder,
+};
 
 use super::Via;
 
-const SECONDS: [f64; 12] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0];
+const SECONDS: [f64; 12] =
+    [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0];
 const METADATA: Metadata<'static> = Metadata::new("loangate", Level::INFO, None);
 
 /// Name, unit and meaning of every counter.
 const COUNTERS: &[(&str, Unit, &str)] = &[
-    ("loangate_requests_total", Unit::Count, "Requests, by outcome (ok or the problem's slug) and via"),
+    (
+        "loangate_requests_total",
+        Unit::Count,
+        "Requests, by outcome (ok or the problem's slug) and via",
+    ),
     ("loangate_delivered_bytes_total", Unit::Bytes, "Body bytes that left towards readers"),
     ("loangate_streams_closed_total", Unit::Count, "Bodies that are over, by how they ended"),
     ("loangate_handshakes_total", Unit::Count, "TLS handshakes, by outcome"),
     ("loangate_connections_total", Unit::Count, "Connections whose handshake succeeded"),
-    ("loangate_limit_reached_total", Unit::Count, "Connections that reached a limit of [limits], by limit"),
+    (
+        "loangate_limit_reached_total",
+        Unit::Count,
+        "Connections that reached a limit of [limits], by limit",
+    ),
     ("loangate_loan_events_total", Unit::Count, "Events of loans that were written to the ledger"),
-    ("loangate_task_restarts_total", Unit::Count, "Background tasks started again after a panic, by task"),
+    (
+        "loangate_task_restarts_total",
+        Unit::Count,
+        "Background tasks started again after a panic, by task",
+    ),
     (
         "loangate_flights_refused_total",
         Unit::Count,
@@ -65,8 +80,16 @@ const GAUGES: &[(&str, Unit, &str)] = &[
     ("loangate_connections", Unit::Count, "Open connections, by worker thread"),
     ("loangate_buffers_held_bytes", Unit::Bytes, "What streams hold beyond the least for each"),
     ("loangate_buffers_bytes", Unit::Bytes, "What they may hold together (server.buffers)"),
-    ("loangate_flights", Unit::Count, "Decisions under way that a caller waits for (limit: lending.flights)"),
-    ("loangate_lending_breaker_open", Unit::Count, "1 while calls to Bokbasen of this kind are held back"),
+    (
+        "loangate_flights",
+        Unit::Count,
+        "Decisions under way that a caller waits for (limit: lending.flights)",
+    ),
+    (
+        "loangate_lending_breaker_open",
+        Unit::Count,
+        "1 while calls to Bokbasen of this kind are held back",
+    ),
     (
         "loangate_lending_clock_offset_seconds",
         Unit::Seconds,
@@ -77,20 +100,36 @@ const GAUGES: &[(&str, Unit, &str)] = &[
         Unit::Count,
         "1 where the clocks differ by a minute, 2 where they differ by 15 minutes and no loan is begun",
     ),
-    ("loangate_balance_last_seconds", Unit::Seconds, "When the books were last balanced, since the epoch"),
+    (
+        "loangate_balance_last_seconds",
+        Unit::Seconds,
+        "When the books were last balanced, since the epoch",
+    ),
     (
         "loangate_balance_unbalanced",
         Unit::Count,
         "1 where the last balance left something for a person to look at, or failed",
     ),
-    ("loangate_ends_waiting", Unit::Count, "Loans that have ended, whose end Bokbasen has not acknowledged"),
-    ("loangate_ends_overdue", Unit::Count, "Of those, the ones that have waited for a day: an alarm"),
+    (
+        "loangate_ends_waiting",
+        Unit::Count,
+        "Loans that have ended, whose end Bokbasen has not acknowledged",
+    ),
+    (
+        "loangate_ends_overdue",
+        Unit::Count,
+        "Of those, the ones that have waited for a day: an alarm",
+    ),
     (
         "loangate_ledger_writable",
         Unit::Count,
         "0 while the ledger cannot be written, as the last write or /readyz found: an alarm",
     ),
-    ("loangate_ledger_damaged_rows", Unit::Count, "Rows of the ledger that cannot be read and are skipped"),
+    (
+        "loangate_ledger_damaged_rows",
+        Unit::Count,
+        "Rows of the ledger that cannot be read and are skipped",
+    ),
 ];
 /// Name, unit and meaning of every histogram.
 const HISTOGRAMS: &[(&str, Unit, &str)] = &[
@@ -104,7 +143,8 @@ const HISTOGRAMS: &[(&str, Unit, &str)] = &[
     ("loangate_ledger_commit_seconds", Unit::Seconds, "How long a commit of the ledger took"),
 ];
 
-/// Counters of one name, by the value of their one label that tells them apart: few, and found without a hash.
+/// Counters of one name, by the value of their one label that tells them apart: few, and found
+/// without a hash.
 type Labelled = Vec<(&'static str, Counter)>;
 
 const ENDS: [&str; 5] = ["complete", "origin_failed", "hung_up", "cut", "too_slow"];
@@ -148,30 +188,47 @@ impl Metrics {
     pub fn new() -> Result<Metrics, BuildError> {
         let recorder = PrometheusBuilder::new().set_buckets(&SECONDS)?.build_recorder();
         for &(name, unit, help) in COUNTERS {
-            recorder.describe_counter(KeyName::from(name), Some(unit), SharedString::const_str(help));
+            recorder.describe_counter(
+                KeyName::from(name),
+                Some(unit),
+                SharedString::const_str(help),
+            );
         }
         for &(name, unit, help) in GAUGES {
             recorder.describe_gauge(KeyName::from(name), Some(unit), SharedString::const_str(help));
         }
         for &(name, unit, help) in HISTOGRAMS {
-            recorder.describe_histogram(KeyName::from(name), Some(unit), SharedString::const_str(help));
+            recorder.describe_histogram(
+                KeyName::from(name),
+                Some(unit),
+                SharedString::const_str(help),
+            );
         }
-        let counter = |name: &'static str| recorder.register_counter(&Key::from_static_name(name), &METADATA);
-        let gauge = |name: &'static str| recorder.register_gauge(&Key::from_static_name(name), &METADATA);
+        let counter =
+            |name: &'static str| recorder.register_counter(&Key::from_static_name(name), &METADATA);
+        let gauge =
+            |name: &'static str| recorder.register_gauge(&Key::from_static_name(name), &METADATA);
         let labelled = |name: &'static str, labels: &[(&'static str, &'static str)]| {
-            let labels: Vec<Label> = labels.iter().map(|(key, value)| Label::new(*key, *value)).collect();
+            let labels: Vec<Label> =
+                labels.iter().map(|(key, value)| Label::new(*key, *value)).collect();
             recorder.register_counter(&Key::from_parts(name, labels), &METADATA)
         };
-        let ok = Via::ALL
-            .map(|via| labelled("loangate_requests_total", &[("outcome", "ok"), ("via", via.name())]));
+        let ok = Via::ALL.map(|via| {
+            labelled("loangate_requests_total", &[("outcome", "ok"), ("via", via.name())])
+        });
         let inner = Inner {
             handle: recorder.handle(),
             ok,
-            closed: ENDS.map(|end| (end, labelled("loangate_streams_closed_total", &[("end", end)]))).into(),
-            handshakes: ["ok", "failed"]
-                .map(|outcome| (outcome, labelled("loangate_handshakes_total", &[("outcome", outcome)])))
+            closed: ENDS
+                .map(|end| (end, labelled("loangate_streams_closed_total", &[("end", end)])))
                 .into(),
-            head: recorder.register_histogram(&Key::from_static_name("loangate_head_seconds"), &METADATA),
+            handshakes: ["ok", "failed"]
+                .map(|outcome| {
+                    (outcome, labelled("loangate_handshakes_total", &[("outcome", outcome)]))
+                })
+                .into(),
+            head: recorder
+                .register_histogram(&Key::from_static_name("loangate_head_seconds"), &METADATA),
             delivered: counter("loangate_delivered_bytes_total"),
             streams: gauge("loangate_streams"),
             connections_total: counter("loangate_connections_total"),
@@ -186,7 +243,8 @@ impl Metrics {
         self.inner.handle.render()
     }
 
-    /// Folds what the histograms have noted. Without it they keep every value until somebody reads them.
+    /// Folds what the histograms have noted. Without it they keep every value until somebody reads
+    /// them.
     pub fn fold(&self) {
         self.inner.handle.run_upkeep();
     }
@@ -194,7 +252,10 @@ impl Metrics {
     fn count(&self, name: &'static str, labels: &[(&'static str, &str)]) {
         let labels: Vec<Label> =
             labels.iter().map(|(key, value)| Label::new(*key, (*value).to_owned())).collect();
-        self.inner.recorder.register_counter(&Key::from_parts(name, labels), &METADATA).increment(1);
+        self.inner
+            .recorder
+            .register_counter(&Key::from_parts(name, labels), &METADATA)
+            .increment(1);
     }
 
     fn took(&self, name: &'static str, took: Duration) {
@@ -209,7 +270,9 @@ impl Metrics {
         self.inner.head.record(head.as_secs_f64());
         match self.inner.ok.get(via as usize) {
             Some(counter) if outcome == "ok" => counter.increment(1),
-            _ => self.count("loangate_requests_total", &[("outcome", outcome), ("via", via.name())]),
+            _ => {
+                self.count("loangate_requests_total", &[("outcome", outcome), ("via", via.name())])
+            }
         }
     }
 
@@ -251,13 +314,16 @@ impl Metrics {
     }
 
     fn connections(&self, worker: usize) -> Gauge {
-        let key = Key::from_parts("loangate_connections", vec![Label::new("worker", worker.to_string())]);
+        let key =
+            Key::from_parts("loangate_connections", vec![Label::new("worker", worker.to_string())]);
         self.inner.recorder.register_gauge(&key, &METADATA)
     }
 
     /// Streams hold so many bytes of what they may hold together.
     pub fn buffers(&self, held: usize, total: usize) {
-        for (name, bytes) in [("loangate_buffers_held_bytes", held), ("loangate_buffers_bytes", total)] {
+        for (name, bytes) in
+            [("loangate_buffers_held_bytes", held), ("loangate_buffers_bytes", total)]
+        {
             let gauge = self.inner.recorder.register_gauge(&Key::from_static_name(name), &METADATA);
             gauge.set(bytes as f64);
         }
@@ -319,7 +385,9 @@ impl Metrics {
 
     /// So many ends wait to be acknowledged, and so many of them for a day.
     pub fn ends_waiting(&self, waiting: u64, overdue: u64) {
-        for (name, count) in [("loangate_ends_waiting", waiting), ("loangate_ends_overdue", overdue)] {
+        for (name, count) in
+            [("loangate_ends_waiting", waiting), ("loangate_ends_overdue", overdue)]
+        {
             let gauge = self.inner.recorder.register_gauge(&Key::from_static_name(name), &METADATA);
             gauge.set(f64::from(u32::try_from(count).unwrap_or(u32::MAX)));
         }
@@ -334,7 +402,8 @@ impl Metrics {
     pub fn balanced(&self, at: Timestamp, balanced: bool) {
         let last = at.duration_since(Timestamp::UNIX_EPOCH).as_secs_f64();
         let left = if balanced { 0.0 } else { 1.0 };
-        for (name, value) in [("loangate_balance_last_seconds", last), ("loangate_balance_unbalanced", left)]
+        for (name, value) in
+            [("loangate_balance_last_seconds", last), ("loangate_balance_unbalanced", left)]
         {
             self.inner.recorder.register_gauge(&Key::from_static_name(name), &METADATA).set(value);
         }
@@ -350,12 +419,16 @@ impl Metrics {
     pub fn origin(&self, name: &str) -> OriginMetrics {
         let recorder = &self.inner.recorder;
         let answers = ANSWERS.map(|outcome| {
-            let labels = vec![Label::new("origin", name.to_owned()), Label::new("outcome", outcome)];
+            let labels =
+                vec![Label::new("origin", name.to_owned()), Label::new("outcome", outcome)];
             let key = Key::from_parts("loangate_origin_requests_total", labels);
             (outcome, recorder.register_counter(&key, &METADATA))
         });
         let first_byte = Key::from_static_name("loangate_origin_first_byte_seconds");
-        OriginMetrics(Arc::new((answers.into(), recorder.register_histogram(&first_byte, &METADATA))))
+        OriginMetrics(Arc::new((
+            answers.into(),
+            recorder.register_histogram(&first_byte, &METADATA),
+        )))
     }
 
     /// An origin was asked to go on with a body that broke.

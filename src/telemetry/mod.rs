@@ -1,7 +1,8 @@
 //! What an operator sees: logs, metrics, the line per request.
 //!
-//! Everyone but the vocabulary may call it; it calls nothing of ours but the vocabulary. It promises that no
-//! dependency logs below info, whatever is asked for: at trace, HTTP libraries print header fields.
+//! Everyone but the vocabulary may call it; it calls nothing of ours but the vocabulary. It
+//! promises that no dependency logs below info, whatever is asked for: at trace, HTTP libraries
+//! print header fields.
 
 mod log;
 mod log_limit;

@@ -1,7 +1,9 @@
-//! The one line that is logged for a request, filled along the way and written when its body is over.
+//! The one line that is logged for a request, filled along the way and written when its body is
+//! over.
 //!
-//! It names the route and the title, and never the borrower, the token, the path as asked, or the query. What a reader
-//! may write freely, method and range, is shown only where it is one: else a token that was put there would be shown.
+//! It names the route and the title, and never the borrower, the token, the path as asked, or the
+//! query. What a reader may write freely, method and range, is shown only where it is one: else a
+//! token that was put there would be shown.
 
 use std::time::{Duration, Instant};
 
@@ -87,8 +89,8 @@ impl RequestLine {
         self
     }
 
-    /// Writes the line: the bytes of the body that left, how often the origin was gone on with, how the body ended, and when
-    /// its head was ready.
+    /// Writes the line: the bytes of the body that left, how often the origin was gone on with, how
+    /// the body ended, and when its head was ready.
     pub fn finish(self, bytes: u64, resumes: u32, end: &'static str, head: Duration) {
         if !self.enabled {
             return;
@@ -161,6 +163,9 @@ mod tests {
         ] {
             assert_eq!(shown_range(range.as_bytes()), shown);
         }
-        assert_eq!(shown_range(format!("bytes={}", "1-2,".repeat(99)).as_bytes()).len(), RANGE_SHOWN);
+        assert_eq!(
+            shown_range(format!("bytes={}", "1-2,".repeat(99)).as_bytes()).len(),
+            RANGE_SHOWN
+        );
     }
 }

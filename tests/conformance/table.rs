@@ -1,4 +1,5 @@
-//! Reads the conformance table, for whoever plays it. The README beside it says what everything means.
+//! Reads the conformance table, for whoever plays it. The README beside it says what everything
+//! means.
 //!
 //! It uses none of the crate's types, so that the table says the same to all who read it.
 
@@ -90,5 +91,6 @@ pub(crate) fn bytes(body: Option<&Value>) -> String {
 
 /// A text with the names in braces replaced by what was kept for them.
 pub(crate) fn filled(text: &str, kept: &BTreeMap<String, String>) -> String {
-    kept.iter().fold(text.to_owned(), |text, (name, value)| text.replace(&format!("{{{name}}}"), value))
+    kept.iter()
+        .fold(text.to_owned(), |text, (name, value)| text.replace(&format!("{{{name}}}"), value))
 }

@@ -1,7 +1,9 @@
-//! Death at each place, one by one: before and after every commit, and every call to Bokbasen, of begin, settle and end.
+//! Death at each place, one by one: before and after every commit, and every call to Bokbasen, of
+//! begin, settle and end.
 //!
-//! After each the gate starts again on what was left, and in the end there is one loan, there as here, that a reader wanted;
-//! what was ended is over, and no old token opens it. The places are in debug builds only (`src/crash.rs`).
+//! After each the gate starts again on what was left, and in the end there is one loan, there as
+//! here, that a reader wanted; what was ended is over, and no old token opens it. The places are in
+//! debug builds only (`src/crash.rs`).
 #![cfg(debug_assertions)]
 
 use std::os::unix::process::ExitStatusExt;
@@ -48,7 +50,8 @@ async fn stop(mut gate: Process, scene: Scene) {
     scene.end().await;
 }
 
-/// Asks for the book until the gate dies at this place, starts another, and asks again: what the books have then.
+/// Asks for the book until the gate dies at this place, starts another, and asks again: what the
+/// books have then.
 async fn dies_while_beginning(mut scene: Scene, place: &str) -> Vec<Value> {
     let token = scene.token("kari");
     let mut gate = scene.spawn_gate_until(place).await;
@@ -63,14 +66,20 @@ async fn dies_while_beginning(mut scene: Scene, place: &str) -> Vec<Value> {
     let live = books.iter().filter(|loan| loan["status"] == "PENDING").count() + accepted;
     assert_eq!((live, accepted), (1, 1), "{place}: {books:#?}");
     let ledger = scene.ledger().await;
-    assert_eq!(ledger.iter().filter(|loan| loan["state"] == "accepted").count(), 1, "{place}: {ledger:#?}");
+    assert_eq!(
+        ledger.iter().filter(|loan| loan["state"] == "accepted").count(),
+        1,
+        "{place}: {ledger:#?}"
+    );
     stop(gate, scene).await;
     books
 }
 
 #[tokio::test]
 async fn a_begin_dies_at_each_place_and_there_is_one_loan() {
-    for place in both(&["commit intended", "send begin", "commit begun", "send loan", "commit accepted"]) {
+    for place in
+        both(&["commit intended", "send begin", "commit begun", "send loan", "commit accepted"])
+    {
         let books = dies_while_beginning(scene(1, &json!([])).await, &place).await;
         assert_eq!(books.len(), 1, "{place}: nothing was registered twice: {books:#?}");
     }
@@ -95,7 +104,8 @@ async fn a_lost_answer_dies_at_each_place_of_its_settling_and_there_is_one_loan(
 }
 
 #[tokio::test]
-async fn what_a_dead_process_left_is_taken_up_by_one_that_dies_at_each_place_and_there_is_one_loan() {
+async fn what_a_dead_process_left_is_taken_up_by_one_that_dies_at_each_place_and_there_is_one_loan()
+{
     for place in both(&["commit adopted", "commit lost", "send find", "commit accepted"]) {
         let mut scene = scene(0, &json!([])).await;
         let mut gate = scene.spawn_gate_until("send begin after").await;
@@ -109,7 +119,11 @@ async fn what_a_dead_process_left_is_taken_up_by_one_that_dies_at_each_place_and
         let gate = scene.spawn_gate().await;
         until_served(scene.get(&scene.http2(), PATH, &token)).await;
         let books = scene.books().await;
-        assert_eq!((books.len(), &books[0]["status"]), (1, &"ACCEPTED".into()), "{place}: {books:#?}");
+        assert_eq!(
+            (books.len(), &books[0]["status"]),
+            (1, &"ACCEPTED".into()),
+            "{place}: {books:#?}"
+        );
         stop(gate, scene).await;
     }
 }
@@ -130,7 +144,8 @@ async fn two_loans_of_one_reference_become_one_also_where_it_dies_giving_one_bac
 #[tokio::test]
 async fn between_two_licences_it_dies_and_there_is_one_loan() {
     for place in both(&["send availability", "commit declined"]) {
-        let licences = vec![Licence::new("L-1", "PACKAGE", None), Licence::new("L-2", "IMPORTED", None)];
+        let licences =
+            vec![Licence::new("L-1", "PACKAGE", None), Licence::new("L-2", "IMPORTED", None)];
         let title = Title { isbn: BOOK.parse().unwrap(), licences, loan_days: 21, refuse: None };
         let library = Library { isil: LIBRARY.parse().unwrap(), refuse: None };
         let setting = Setting {
@@ -143,7 +158,8 @@ async fn between_two_licences_it_dies_and_there_is_one_loan() {
             ..Setting::default()
         };
         let refuse = json!({ "refuse": { "code": "NO_FREE_LICENSE", "retry_after": 0 } });
-        let scene = scene_of(setting, &json!({ "call": "begin", "times": 1, "effect": refuse })).await;
+        let scene =
+            scene_of(setting, &json!({ "call": "begin", "times": 1, "effect": refuse })).await;
         let books = dies_while_beginning_and_refused(scene, &place).await;
         let accepted = books.iter().filter(|loan| loan["status"] == "ACCEPTED").count();
         assert_eq!(accepted, 1, "{place}: {books:#?}");
@@ -159,14 +175,16 @@ async fn dies_while_beginning_and_refused(mut scene: Scene, place: &str) -> Vec<
     assert!(asking.await.unwrap().is_err());
     let gate = scene.spawn_gate().await;
     let client = scene.http2();
-    let served = async || scene.get(&client, PATH, &token).send().await.unwrap().status() == StatusCode::OK;
+    let served =
+        async || scene.get(&client, PATH, &token).send().await.unwrap().status() == StatusCode::OK;
     scene.until("served", served).await;
     let books = scene.books().await;
     stop(gate, scene).await;
     books
 }
 
-/// Begins a loan, gives it back while the gate dies at this place, and starts another: how the loan stands in the books.
+/// Begins a loan, gives it back while the gate dies at this place, and starts another: how the loan
+/// stands in the books.
 async fn dies_while_ending(with_a_file: bool, place: &str) -> Value {
     let mut scene = scene(0, &json!([])).await;
     let token = scene.token("kari");
@@ -176,12 +194,15 @@ async fn dies_while_ending(with_a_file: bool, place: &str) -> Value {
     if with_a_file {
         until_served(scene.get(&client, PATH, &token)).await;
     } else {
-        let begun = client.put(format!("{}{loan}", scene.base)).bearer_auth(&token).send().await.unwrap();
+        let begun =
+            client.put(format!("{}{loan}", scene.base)).bearer_auth(&token).send().await.unwrap();
         assert_eq!(begun.status(), StatusCode::CREATED);
     }
-    let returning = tokio::spawn(client.delete(format!("{}{loan}", scene.base)).bearer_auth(&token).send());
+    let returning =
+        tokio::spawn(client.delete(format!("{}{loan}", scene.base)).bearer_auth(&token).send());
     died(&mut gate, place).await;
-    let returned = returning.await.unwrap().is_ok_and(|answer| answer.status() == StatusCode::NO_CONTENT);
+    let returned =
+        returning.await.unwrap().is_ok_and(|answer| answer.status() == StatusCode::NO_CONTENT);
 
     let gate = scene.spawn_gate().await;
     let asked = scene.origin.asked().len();
@@ -191,7 +212,15 @@ async fn dies_while_ending(with_a_file: bool, place: &str) -> Value {
     assert!(!(returned && never_written), "{place}: what was answered is kept");
     if never_written {
         let url = format!("{}{loan}", scene.base);
-        scene.http1().delete(url).bearer_auth(&token).send().await.unwrap().error_for_status().unwrap();
+        scene
+            .http1()
+            .delete(url)
+            .bearer_auth(&token)
+            .send()
+            .await
+            .unwrap()
+            .error_for_status()
+            .unwrap();
     } else {
         assert_eq!(scene.origin.asked().len(), asked, "{place}: a byte after the end");
     }

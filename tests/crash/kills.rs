@@ -1,4 +1,5 @@
-//! kill -9 at any moment: a begin that had left is found again and never made twice, and an end arrives.
+//! kill -9 at any moment: a begin that had left is found again and never made twice, and an end
+//! arrives.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -29,7 +30,8 @@ struct Asker {
     booked: (String, String),
 }
 
-/// Numbers that one seed decides. It is told, so that a failure can be tried again: `LOANGATE_TEST_SEED=… cargo test`.
+/// Numbers that one seed decides. It is told, so that a failure can be tried again:
+/// `LOANGATE_TEST_SEED=… cargo test`.
 fn chance() -> fastrand::Rng {
     let given = std::env::var("LOANGATE_TEST_SEED").ok().map(|seed| seed.parse().unwrap());
     let seed = given.unwrap_or_else(|| fastrand::u64(..));
@@ -42,8 +44,8 @@ async fn fifty_kills_at_random_moments_make_no_loan_twice_and_lose_none() {
     kills(50, &json!([])).await;
 }
 
-/// A quarter of an hour, in lanes that each have a gate and a Bokbasen of their own, since a round mostly waits:
-/// `cargo test --release --test crash -- --ignored --nocapture`.
+/// A quarter of an hour, in lanes that each have a gate and a Bokbasen of their own, since a round
+/// mostly waits: `cargo test --release --test crash -- --ignored --nocapture`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "takes a quarter of an hour"]
 async fn a_thousand_kills_while_answers_are_lost_make_no_loan_twice_and_lose_none() {
@@ -61,18 +63,25 @@ async fn a_thousand_kills_while_answers_are_lost_make_no_loan_twice_and_lose_non
     futures_util::future::join_all((0..LANES).map(|_| kills(1000 / LANES, &lost))).await;
 }
 
-/// So many kills at random moments of first requests and returns, each followed by a restart, while the sandbox
-/// misbehaves so.
+/// So many kills at random moments of first requests and returns, each followed by a restart, while
+/// the sandbox misbehaves so.
 async fn kills(rounds: usize, faults: &Value) {
     let mut chance = chance();
-    // Long enough after a kill for the begin to land and to show: 60 ms and 60 ms are well within the 500 ms of settle.
-    let bounds =
-        Bounds { list_lag_ms: 60, post_bound_ms: 60, pending_polls: 1, pending_ms: 20, ..Bounds::quick() };
+    // Long enough after a kill for the begin to land and to show: 60 ms and 60 ms are well within
+    // the 500 ms of settle.
+    let bounds = Bounds {
+        list_lag_ms: 60,
+        post_bound_ms: 60,
+        pending_polls: 1,
+        pending_ms: 20,
+        ..Bounds::quick()
+    };
     let mut scene = Scene::around(Setting { bounds, ..Setting::default() }).await;
     let whole = File::of(50_000).part(0..50_000);
     // Of these, each begin meets its own: together they delay it by 0 to 60 ms, in steps of four.
-    let delays = [4, 8, 16, 32]
-        .map(|ms| json!({ "call": "begin", "probability": 0.5, "effect": { "delay": { "ms": ms } } }));
+    let delays = [4, 8, 16, 32].map(
+        |ms| json!({ "call": "begin", "probability": 0.5, "effect": { "delay": { "ms": ms } } }),
+    );
     scene.fault(&json!(delays)).await;
     scene.fault(faults).await;
 
@@ -107,7 +116,8 @@ async fn kills(rounds: usize, faults: &Value) {
             let booked = reader.booked.clone();
             // Whatever comes of it but a whole file is what a crash does to a reader.
             first.spawn(async move {
-                let answer = request.send().await.ok().filter(|answer| answer.status() == StatusCode::OK)?;
+                let answer =
+                    request.send().await.ok().filter(|answer| answer.status() == StatusCode::OK)?;
                 answer.bytes().await.ok().map(|body| (booked, body))
             });
         }
@@ -146,8 +156,13 @@ async fn kills(rounds: usize, faults: &Value) {
         returns.join_all().await;
         for reader in &returning {
             until_given_back(give_back(&scene, reader)).await;
-            let again = scene.get(&scene.http1(), &reader.path, &reader.token).send().await.unwrap();
-            assert_eq!(again.status(), StatusCode::FORBIDDEN, "round {round}: the old token starts nothing");
+            let again =
+                scene.get(&scene.http1(), &reader.path, &reader.token).send().await.unwrap();
+            assert_eq!(
+                again.status(),
+                StatusCode::FORBIDDEN,
+                "round {round}: the old token starts nothing"
+            );
             served.remove(&reader.booked);
             given_back.insert(reader.booked.clone());
         }
@@ -171,7 +186,8 @@ async fn kills(rounds: usize, faults: &Value) {
     assert!(gate.exit().await.success());
     // What every kill left is one unbroken trail, and its end is where it was kept apart.
     let ledger = loangate::config::load(&scene.config_file()).unwrap().config.ledger.file;
-    let verified = loangate::ledger::verify(&ledger, &AuditKey::new(&names.audit_key())).await.unwrap();
+    let verified =
+        loangate::ledger::verify(&ledger, &AuditKey::new(&names.audit_key())).await.unwrap();
     assert_eq!(verified.findings, Vec::<String>::new());
     assert_eq!(loangate::ledger::check(&ledger).await.unwrap(), Vec::<String>::new());
     scene.end().await;
@@ -179,16 +195,22 @@ async fn kills(rounds: usize, faults: &Value) {
 
 #[tokio::test]
 async fn a_pending_loan_is_carried_to_its_end_after_a_kill_with_no_reader_asking() {
-    let setting = Setting { bounds: Bounds { pending_polls: 1, ..Bounds::quick() }, ..Setting::default() };
+    let setting =
+        Setting { bounds: Bounds { pending_polls: 1, ..Bounds::quick() }, ..Setting::default() };
     let mut scene = Scene::around(setting).await;
     scene.origin.put(&format!("{BOOK}/book.epub"), File::of(5000));
-    // Every question about the loan is turned away, so that it stays pending for as long as this lasts.
+    // Every question about the loan is turned away, so that it stays pending for as long as this
+    // lasts.
     scene.fault(&json!({ "call": "get", "effect": { "status": { "status": 429 } } })).await;
     let mut gate = scene.spawn_gate().await;
-    let request = scene.get(&scene.http1(), &format!("/files/{BOOK}/book.epub"), &scene.token("kari"));
+    let request =
+        scene.get(&scene.http1(), &format!("/files/{BOOK}/book.epub"), &scene.token("kari"));
     let asking = tokio::spawn(request.send());
-    let state = async |scene: &Scene| scene.ledger().await.first().map(|loan| loan["state"].clone());
-    scene.until("pending in the ledger", async || state(&scene).await == Some("pending".into())).await;
+    let state =
+        async |scene: &Scene| scene.ledger().await.first().map(|loan| loan["state"].clone());
+    scene
+        .until("pending in the ledger", async || state(&scene).await == Some("pending".into()))
+        .await;
     gate.kill();
     assert!(asking.await.unwrap().is_err(), "nobody was served");
     let books = scene.books().await;
@@ -197,7 +219,9 @@ async fn a_pending_loan_is_carried_to_its_end_after_a_kill_with_no_reader_asking
     let mut gate = scene.spawn_gate().await;
     assert_eq!(state(&scene).await, Some("pending".into()));
     scene.no_faults().await;
-    scene.until("accepted in the ledger", async || state(&scene).await == Some("accepted".into())).await;
+    scene
+        .until("accepted in the ledger", async || state(&scene).await == Some("accepted".into()))
+        .await;
     let books = scene.books().await;
     assert_eq!((books.len(), &books[0]["status"]), (1, &"ACCEPTED".into()));
     assert!(scene.origin.asked().is_empty(), "and no reader has asked");
@@ -208,7 +232,8 @@ async fn a_pending_loan_is_carried_to_its_end_after_a_kill_with_no_reader_asking
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_return_that_was_answered_is_never_undone_by_a_kill_and_one_that_was_not_is_whole_or_nothing() {
+async fn a_return_that_was_answered_is_never_undone_by_a_kill_and_one_that_was_not_is_whole_or_nothing()
+ {
     let mut chance = chance();
     let mut scene = Scene::around(Setting { bounds: Bounds::quick(), ..Setting::default() }).await;
     scene.origin.put(&format!("{BOOK}/book.epub"), File::of(5000));
@@ -225,7 +250,8 @@ async fn a_return_that_was_answered_is_never_undone_by_a_kill_and_one_that_was_n
         // Not to wait for anything: this is the moment at which the kill falls.
         tokio::time::sleep(Duration::from_millis(chance.u64(..9))).await;
         gate.kill();
-        let returned = returning.await.unwrap().is_ok_and(|answer| answer.status() == StatusCode::NO_CONTENT);
+        let returned =
+            returning.await.unwrap().is_ok_and(|answer| answer.status() == StatusCode::NO_CONTENT);
         answered += usize::from(returned);
 
         gate = scene.spawn_gate().await;
@@ -286,10 +312,12 @@ async fn until_given_back(request: reqwest::RequestBuilder) {
     }
 }
 
-/// Compares the origin's log with the books: whenever a file was fetched, its reader had an accepted loan of it there.
+/// Compares the origin's log with the books: whenever a file was fetched, its reader had an
+/// accepted loan of it there.
 async fn no_byte_without_a_loan(scene: &Scene, names: &Readers) {
     let books = scene.books().await;
-    let time = |loan: &Value, name: &str| loan[name].as_str().map(|at| at.parse::<Timestamp>().unwrap());
+    let time =
+        |loan: &Value, name: &str| loan[name].as_str().map(|at| at.parse::<Timestamp>().unwrap());
     let asked = scene.origin.asked();
     assert!(!asked.is_empty());
     for asked in asked {

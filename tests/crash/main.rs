@@ -1,7 +1,9 @@
-//! Crashes: the gate is a process of its own, and dies at random moments and at every place where it matters.
+//! Crashes: the gate is a process of its own, and dies at random moments and at every place where
+//! it matters.
 //!
-//! The sandbox and the origin live in the tests' process, and outlive it as Bokbasen and the storage do. `kills` are kills
-//! at random moments under load; `crash_points` are the places before and after each commit and each call, one by one.
+//! The sandbox and the origin live in the tests' process, and outlive it as Bokbasen and the
+//! storage do. `kills` are kills at random moments under load; `crash_points` are the places before
+//! and after each commit and each call, one by one.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

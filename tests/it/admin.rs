@@ -1,4 +1,5 @@
-//! The admin listener: who may ask, what loans it shows and how they are found, and when it calls the gate ready.
+//! The admin listener: who may ask, what loans it shows and how they are found, and when it calls
+//! the gate ready.
 
 use std::collections::BTreeSet;
 
@@ -64,7 +65,9 @@ async fn all_but_health_and_readiness_needs_the_token() {
         ("/api/v1/nothing".to_owned(), 404),
         ("/".to_owned(), 404),
     ] {
-        for wrong in [None, Some("Bearer"), Some("Bearer x"), Some(&*cut), Some(&*reader), Some(&*basic)] {
+        for wrong in
+            [None, Some("Bearer"), Some("Bearer x"), Some(&*cut), Some(&*reader), Some(&*basic)]
+        {
             assert_eq!(status(&scene, &path, wrong).await, 401, "{path}");
         }
         assert_eq!(status(&scene, &path, Some(&good)).await, with_token, "{path}");
@@ -106,7 +109,10 @@ async fn loans_are_found_by_each_filter_and_by_all_together() {
         all.iter().map(|loan| loan["begun"].as_str().unwrap().parse().unwrap()).collect();
     assert!(begun.is_sorted_by(|one, next| one >= next), "the newest first: {begun:?}");
     let kari = all.iter().find(|loan| loan["isbn"] == AUDIO).unwrap()["borrower"].as_str().unwrap();
-    assert!(!all.iter().any(|loan| loan.to_string().contains("kari")), "borrowers only by pseudonym");
+    assert!(
+        !all.iter().any(|loan| loan.to_string().contains("kari")),
+        "borrowers only by pseudonym"
+    );
     for (query, count) in [
         (format!("library={LIBRARY}"), 3),
         (format!("library={OTHER}"), 1),
@@ -137,7 +143,8 @@ async fn a_walk_through_the_pages_loses_no_loan_and_repeats_none() {
         assert_eq!(borrow(&scene, LIBRARY, &format!("reader-{number}"), BOOK).await, 200);
     }
     // A flush of the metering would change the loans during a walk.
-    let has_delivered = |loan: &Value| loan["delivered"].as_object().is_some_and(|files| !files.is_empty());
+    let has_delivered =
+        |loan: &Value| loan["delivered"].as_object().is_some_and(|files| !files.is_empty());
     let flushed = async || found(&scene, "limit=1000").await.iter().all(has_delivered);
     scene.until("what was delivered is in the ledger", flushed).await;
     let whole: Vec<Value> = found(&scene, "limit=1000").await;
@@ -217,7 +224,8 @@ async fn a_loan_is_shown_with_its_history_from_the_intent_to_the_acceptance() {
     let id = listed["id"].as_str().unwrap();
     let loan: Value = scene.admin(&format!("/api/v1/loans/{id}")).await.json().await.unwrap();
     let history = loan["history"].as_array().unwrap();
-    let steps: Vec<_> = history.iter().map(|step| (step["from"].as_str(), step["to"].as_str())).collect();
+    let steps: Vec<_> =
+        history.iter().map(|step| (step["from"].as_str(), step["to"].as_str())).collect();
     assert_eq!(steps.first(), Some(&(None, Some("intended"))), "{loan}");
     assert_eq!(steps.last().unwrap().1, Some("accepted"), "{loan}");
     for pair in steps.windows(2) {
@@ -240,8 +248,12 @@ async fn a_loan_is_shown_with_its_history_from_the_intent_to_the_acceptance() {
 #[tokio::test]
 async fn an_id_that_no_loan_has_is_not_found() {
     let scene = Scene::start().await;
-    for id in [uuid::Uuid::now_v7().to_string(), "kari".to_owned(), "%00".to_owned(), "..%2floans".to_owned()]
-    {
+    for id in [
+        uuid::Uuid::now_v7().to_string(),
+        "kari".to_owned(),
+        "%00".to_owned(),
+        "..%2floans".to_owned(),
+    ] {
         let answer = scene.admin(&format!("/api/v1/loans/{id}")).await;
         assert_eq!(answer.status(), 404, "{id}");
         let document: Value = answer.json().await.unwrap();
@@ -274,7 +286,10 @@ async fn readiness_says_that_bokbasen_is_missing_and_when_it_is_back() {
     assert_eq!((seen.0, &seen.1["ready"]), (200, &json!(true)), "{}", seen.1);
     let missing = seen.1["missing"].as_array().unwrap();
     assert_eq!(missing.len(), 1, "{missing:?}");
-    assert!(missing[0].as_str().unwrap().starts_with("Bokbasen refuses the connection"), "{missing:?}");
+    assert!(
+        missing[0].as_str().unwrap().starts_with("Bokbasen refuses the connection"),
+        "{missing:?}"
+    );
     assert_eq!(status(&scene, "/healthz", None).await, 200, "the process itself is well");
     assert_eq!(borrow(&scene, LIBRARY, "kari", BOOK).await, 200, "who has a loan goes on reading");
     scene.start_sandbox().await;
@@ -292,14 +307,16 @@ async fn names_that_are_not_configured_are_misdirected() {
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
     let token = std::fs::read_to_string(scene.dir.path().join("certs/admin.token")).unwrap();
     let status = async |path: &str, host: &str| {
-        let request = client.get(format!("{}{path}", scene.admin)).bearer_auth(&token).header("host", host);
+        let request =
+            client.get(format!("{}{path}", scene.admin)).bearer_auth(&token).header("host", host);
         request.send().await.unwrap().status().as_u16()
     };
     for path in ["/metrics", "/api/v1/loans", "/openapi.json"] {
         for host in ["127.0.0.1", "localhost", "[::1]", "gate.example.no"] {
             assert_eq!(status(path, &format!("{host}:{port}")).await, 200, "{host}{path}");
         }
-        for host in ["rebound.example.com", "gate.example.no.example.com", "localhost.example.com"] {
+        for host in ["rebound.example.com", "gate.example.no.example.com", "localhost.example.com"]
+        {
             assert_eq!(status(path, &format!("{host}:{port}")).await, 421, "{host}{path}");
         }
     }
@@ -317,7 +334,8 @@ async fn wrong_tokens_are_slowed_and_logged_once() {
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
     let began = std::time::Instant::now();
     for _ in 0..12 {
-        let answer = client.get(format!("{}/metrics", scene.admin)).bearer_auth(wrong).send().await.unwrap();
+        let answer =
+            client.get(format!("{}/metrics", scene.admin)).bearer_auth(wrong).send().await.unwrap();
         assert_eq!(answer.status(), 401);
         assert!(answer.text().await.unwrap().contains("This is not the admin token."));
     }

@@ -1,5 +1,5 @@
-//! Balanced books: every way in which the ledger and Bokbasen's books can differ is found, and repaired by a rule or left
-//! for a person; and nothing that is right is touched.
+//! Balanced books: every way in which the ledger and Bokbasen's books can differ is found, and
+//! repaired by a rule or left for a person; and nothing that is right is touched.
 
 use std::collections::BTreeMap;
 use std::process::Command;
@@ -37,7 +37,8 @@ async fn borrow(scene: &Scene, borrower: &str) -> String {
     scene.books().await.last().unwrap()["loanId"].as_str().unwrap().to_owned()
 }
 
-/// Changes Bokbasen's books behind everybody's back: each loan as `change` leaves it, or gone where it says so.
+/// Changes Bokbasen's books behind everybody's back: each loan as `change` leaves it, or gone where
+/// it says so.
 async fn rewrite(scene: &mut Scene, change: impl Fn(&mut Value) -> bool) {
     scene.stop_sandbox().await;
     let file = scene.dir.path().join("sandbox/books.jsonl");
@@ -77,7 +78,8 @@ fn findings(report: &Value) -> BTreeMap<&str, (&str, &str)> {
         .unwrap()
         .iter()
         .map(|finding| {
-            let [id, kind, done] = ["lending_id", "kind", "done"].map(|name| finding[name].as_str().unwrap());
+            let [id, kind, done] =
+                ["lending_id", "kind", "done"].map(|name| finding[name].as_str().unwrap());
             (id, (kind, done))
         })
         .collect()
@@ -118,7 +120,9 @@ async fn each_difference_is_found_and_repaired_where_a_rule_says_what_is_right()
         loan
     };
     let lost = format!("lg-{}", uuid::Uuid::new_v4().simple());
-    for foreign in [make(None), make(Some(reference(&ids["twice"], &books))), make(Some(json!(lost)))] {
+    for foreign in
+        [make(None), make(Some(reference(&ids["twice"], &books))), make(Some(json!(lost)))]
+    {
         scene.control("POST", "/sandbox/loans", &foreign).await;
     }
     clock.advance(QUIET);
@@ -151,7 +155,8 @@ async fn each_difference_is_found_and_repaired_where_a_rule_says_what_is_right()
     let twin = books
         .iter()
         .find(|loan| {
-            loan["reference"] == reference(&ids["twice"], &books) && loan["loanId"] != ids["twice"].as_str()
+            loan["reference"] == reference(&ids["twice"], &books)
+                && loan["loanId"] != ids["twice"].as_str()
         })
         .unwrap();
     let lost = books.iter().find(|loan| loan["reference"] == lost.as_str()).unwrap();
@@ -171,8 +176,9 @@ async fn each_difference_is_found_and_repaired_where_a_rule_says_what_is_right()
         (&false.into(), &1.into()),
         "{report:#}"
     );
-    let status =
-        |id: &str| books.iter().find(|loan| loan["loanId"] == id).map(|loan| loan["status"].clone()).unwrap();
+    let status = |id: &str| {
+        books.iter().find(|loan| loan["loanId"] == id).map(|loan| loan["status"].clone()).unwrap()
+    };
     assert_eq!(status(&ids["live"]), "RETURNED");
     assert_eq!(twin["status"], "CANCELLED", "its licence is free again");
     assert_eq!((status(&ids["twice"]), &lost["status"]), ("ACCEPTED".into(), &"ACCEPTED".into()));
@@ -187,10 +193,18 @@ async fn each_difference_is_found_and_repaired_where_a_rule_says_what_is_right()
     // An absence is acted on once a later run finds it again.
     clock.advance(QUIET);
     let report = balance(&scene).await;
-    assert_eq!(findings(&report)[ids["gone"].as_str()], ("unknown-there", "ended-here"), "{report:#}");
+    assert_eq!(
+        findings(&report)[ids["gone"].as_str()],
+        ("unknown-there", "ended-here"),
+        "{report:#}"
+    );
     assert_eq!(read(&scene, "gone").await, StatusCode::FORBIDDEN);
-    let id = report["findings"].as_array().unwrap().iter().find(|of| of["kind"] == "unknown-there").unwrap()
-        ["loan"]
+    let id = report["findings"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|of| of["kind"] == "unknown-there")
+        .unwrap()["loan"]
         .clone();
     let loan: Value =
         scene.admin(&format!("/api/v1/loans/{}", id.as_str().unwrap())).await.json().await.unwrap();
@@ -219,20 +233,30 @@ async fn a_listing_that_lacks_nearly_everything_is_not_believed_and_one_that_fai
     let report = balance(&scene).await;
     let all = report["findings"].as_array().unwrap();
     assert_eq!(all.len(), 12, "{report:#}");
-    assert!(all.iter().all(|finding| finding["done"] == "reported" && finding["kind"] == "unknown-there"));
+    assert!(
+        all.iter()
+            .all(|finding| finding["done"] == "reported" && finding["kind"] == "unknown-there")
+    );
     assert_eq!(metric(&scene.metrics().await, "loangate_balance_unbalanced", ""), 1.0);
     assert_eq!(read(&scene, "reader-1").await, StatusCode::OK, "nothing was ended on its word");
 
     scene.fault(&json!({ "call": "list", "effect": "garbage" })).await;
     let report = balance(&scene).await;
-    assert!(report["libraries"][0]["failed"].as_str().unwrap().contains("cannot be read"), "{report:#}");
+    assert!(
+        report["libraries"][0]["failed"].as_str().unwrap().contains("cannot be read"),
+        "{report:#}"
+    );
     assert_eq!((&report["balanced"], &report["findings"]), (&false.into(), &json!([])));
 
     scene.stop_sandbox().await;
     std::fs::write(&books, whole).unwrap();
     scene.start_sandbox().await;
     let report = balance(&scene).await;
-    assert_eq!((&report["balanced"], &report["findings"]), (&true.into(), &json!([])), "{report:#}");
+    assert_eq!(
+        (&report["balanced"], &report["findings"]),
+        (&true.into(), &json!([])),
+        "{report:#}"
+    );
     scene.end().await;
 }
 
@@ -267,7 +291,10 @@ async fn the_command_line_tells_what_differs_and_fails_where_something_is_left()
         (output.status.success(), text(output.stdout), text(output.stderr))
     };
     let (balanced, said, _) = run(&scene, &[]);
-    assert!(balanced && said.contains("lists 2 loans") && said.contains("nothing differs"), "{said}");
+    assert!(
+        balanced && said.contains("lists 2 loans") && said.contains("nothing differs"),
+        "{said}"
+    );
     rewrite(&mut scene, move |loan| loan["id"] != gone.as_str()).await;
     let (balanced, said, _) = run(&scene, &[]);
     assert!(!balanced && said.contains("for the first time"), "{said}");
@@ -317,7 +344,11 @@ async fn ends_nothing(scene: &Scene, clock: &Clock, what: &str, kind: &str) {
         let report = balance(scene).await;
         assert_eq!(accepted(scene).await, before, "{what}: {report:#}");
         assert_eq!(report["balanced"], false, "{what}: {report:#}");
-        assert_eq!(metric(&scene.metrics().await, "loangate_balance_unbalanced", ""), 1.0, "{what}");
+        assert_eq!(
+            metric(&scene.metrics().await, "loangate_balance_unbalanced", ""),
+            1.0,
+            "{what}"
+        );
         let found = report["findings"].as_array().unwrap();
         assert!(found.iter().any(|finding| finding["kind"] == kind), "{what}: {report:#}");
         let shown: Value = scene.admin("/api/v1/balance").await.json().await.unwrap();
@@ -329,7 +360,11 @@ async fn ends_nothing(scene: &Scene, clock: &Clock, what: &str, kind: &str) {
 async fn balances(scene: &Scene, front: &Bokbasen) {
     front.rewrite(|_, answer| answer);
     let report = balance(scene).await;
-    assert_eq!((&report["balanced"], &report["findings"]), (&true.into(), &json!([])), "{report:#}");
+    assert_eq!(
+        (&report["balanced"], &report["findings"]),
+        (&true.into(), &json!([])),
+        "{report:#}"
+    );
     assert_eq!(metric(&scene.metrics().await, "loangate_balance_unbalanced", ""), 0.0);
 }
 
@@ -340,7 +375,8 @@ async fn blind_listing_ends_no_good_loan() {
     for library in 0..30 {
         let library = format!("NO-03{library:05}");
         let reads = (0..8).map(|number| {
-            let token = scene.token_with(&json!({ "sub": format!("reader-{number}"), "library": library }));
+            let token =
+                scene.token_with(&json!({ "sub": format!("reader-{number}"), "library": library }));
             scene.get(&client, &path, &token).send()
         });
         for read in futures_util::future::join_all(reads).await {
@@ -428,7 +464,10 @@ async fn absence_needs_two_runs_and_other_loans() {
     let (done, why) = run(&scene, &gone).await;
     assert!(done == "reported" && why.contains("for the first time"), "{why}");
     let (done, why) = run(&scene, &gone).await;
-    assert!(done == "reported" && why.contains("found absent since"), "runs in a row are one: {why}");
+    assert!(
+        done == "reported" && why.contains("found absent since"),
+        "runs in a row are one: {why}"
+    );
     // A run that sees the loan makes the next one the first.
     balances(&scene, &front).await;
     clock.advance(QUIET);
@@ -472,7 +511,11 @@ async fn absence_needs_two_runs_and_other_loans() {
     let last = async || metric(&scene.metrics().await, "loangate_balance_last_seconds", "");
     let before = last().await;
     clock.advance(Duration::from_secs(86_400));
-    scene.until("the balance of the night is the first that finds it", async || last().await > before).await;
+    scene
+        .until("the balance of the night is the first that finds it", async || {
+            last().await > before
+        })
+        .await;
     assert_eq!(accepted(&scene).await, 3);
     clock.advance(QUIET);
     let (done, why) = run(&scene, &ids[2]).await;
@@ -616,7 +659,8 @@ async fn listing_without_an_end_is_stopped_and_reported() {
                 answer.body = first.lock().unwrap().get_or_insert(answer.body).clone();
                 answer.status = StatusCode::OK;
                 let count = count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-                answer.next = Some(if fresh { format!("page-{count}") } else { "stuck".to_owned() });
+                answer.next =
+                    Some(if fresh { format!("page-{count}") } else { "stuck".to_owned() });
             }
             answer
         });
@@ -643,7 +687,9 @@ async fn loan_there_is_ended_only_under_its_own_id() {
     let reference =
         books.iter().find(|loan| loan["loanId"] == returned.as_str()).unwrap()["reference"].clone();
     scene
-        .until("it has ended", async || scene.ledger().await.iter().any(|loan| loan["state"] == "ended"))
+        .until("it has ended", async || {
+            scene.ledger().await.iter().any(|loan| loan["state"] == "ended")
+        })
         .await;
     clock.advance(QUIET);
     // The listing names the loan that was returned as live, under the id of a good one.
@@ -661,7 +707,10 @@ async fn loan_there_is_ended_only_under_its_own_id() {
         clock.advance(QUIET);
     }
     let books = scene.books().await;
-    assert_eq!(books.iter().find(|loan| loan["loanId"] == good.as_str()).unwrap()["status"], "ACCEPTED");
+    assert_eq!(
+        books.iter().find(|loan| loan["loanId"] == good.as_str()).unwrap()["status"],
+        "ACCEPTED"
+    );
     assert_eq!(read(&scene, "ola").await, StatusCode::OK);
     scene.end().await;
 }

@@ -23,14 +23,16 @@ async fn borrow(scene: &Scene, borrower: &str, library: &str) -> reqwest::Respon
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_more_loans_than_allowed_are_begun_however_many_ask_at_once_and_after_a_restart() {
-    let (mut scene, clock) = scene("[brake]\nmode = \"enforce\"\nlibrary_per_hour = 20\n\n[ledger]").await;
+    let (mut scene, clock) =
+        scene("[brake]\nmode = \"enforce\"\nlibrary_per_hour = 20\n\n[ledger]").await;
     let asked = futures_util::future::join_all((0..100).map(|number| {
         let scene = &scene;
         async move { borrow(scene, &format!("reader-{number}"), "NO-0301000").await }
     }));
     let asked = asked.await;
     let served = asked.iter().filter(|answer| answer.status() == StatusCode::OK).count();
-    let braked = asked.iter().filter(|answer| answer.status() == StatusCode::TOO_MANY_REQUESTS).count();
+    let braked =
+        asked.iter().filter(|answer| answer.status() == StatusCode::TOO_MANY_REQUESTS).count();
     assert_eq!((served, braked), (20, 80));
     assert_eq!(scene.books().await.len(), 20, "nothing was begun beyond it");
     scene.stop_gate().await;
@@ -40,18 +42,28 @@ async fn no_more_loans_than_allowed_are_begun_however_many_ask_at_once_and_after
     let wait: u64 = answer.headers()["retry-after"].to_str().unwrap().parse().unwrap();
     assert!((3500..=3600).contains(&wait), "{wait}");
     let document: Value = answer.json().await.unwrap();
-    assert_eq!((&document["type"], &document["reason"]), (&"too-many-requests".into(), &"brake".into()));
-    assert_eq!(borrow(&scene, "reader", "NO-1103000").await.status(), StatusCode::OK, "another library");
+    assert_eq!(
+        (&document["type"], &document["reason"]),
+        (&"too-many-requests".into(), &"brake".into())
+    );
+    assert_eq!(
+        borrow(&scene, "reader", "NO-1103000").await.status(),
+        StatusCode::OK,
+        "another library"
+    );
     clock.advance(Duration::from_secs(wait + 1));
-    assert_eq!(borrow(&scene, "another", "NO-0301000").await.status(), StatusCode::OK, "an hour later");
+    assert_eq!(
+        borrow(&scene, "another", "NO-0301000").await.status(),
+        StatusCode::OK,
+        "an hour later"
+    );
     scene.end().await;
 }
 
 #[tokio::test]
 async fn who_has_a_loan_reads_on_and_what_was_refused_counts_for_nothing() {
     let (scene, _) = scene("[brake]\nmode = \"enforce\"\nborrower_per_hour = 1\n\n[ledger]").await;
-    let refuse =
-        json!({ "call": "begin", "times": 1, "effect": { "refuse": { "code": "NO_FREE_LICENSE" } } });
+    let refuse = json!({ "call": "begin", "times": 1, "effect": { "refuse": { "code": "NO_FREE_LICENSE" } } });
     scene.fault(&refuse).await;
     let other = "9788299999021";
     scene.origin.put(&format!("{other}/book.epub"), File::of(1000));
@@ -71,10 +83,16 @@ async fn who_has_a_loan_reads_on_and_what_was_refused_counts_for_nothing() {
 async fn in_the_shadow_it_counts_and_refuses_nothing() {
     let (scene, _) = scene("[brake]\nmode = \"shadow\"\nlibrary_per_day = 2\n\n[ledger]").await;
     for number in 0..5 {
-        assert_eq!(borrow(&scene, &format!("reader-{number}"), "NO-0301000").await.status(), StatusCode::OK);
+        assert_eq!(
+            borrow(&scene, &format!("reader-{number}"), "NO-0301000").await.status(),
+            StatusCode::OK
+        );
     }
     let metrics = scene.metrics().await;
-    assert_eq!(metric(&metrics, "loangate_brake_total", "limit=\"library_per_day\",mode=\"shadow\""), 3.0);
+    assert_eq!(
+        metric(&metrics, "loangate_brake_total", "limit=\"library_per_day\",mode=\"shadow\""),
+        3.0
+    );
     scene.end().await;
 }
 
@@ -82,7 +100,8 @@ async fn in_the_shadow_it_counts_and_refuses_nothing() {
 fn random_titles(count: u32) -> Vec<String> {
     let title = |number: u32| {
         let digits = format!("97882{number:07}");
-        let sum: u32 = digits.bytes().zip([1, 3].iter().cycle()).map(|(d, w)| u32::from(d - b'0') * w).sum();
+        let sum: u32 =
+            digits.bytes().zip([1, 3].iter().cycle()).map(|(d, w)| u32::from(d - b'0') * w).sum();
         format!("{digits}{}", (10 - sum % 10) % 10)
     };
     (1..=count).map(title).collect()
@@ -97,10 +116,13 @@ async fn begins_for_random_titles_are_limited_in_every_mode() {
     let token = scene.token("kari");
     let client = scene.http2();
     let get = async |isbn: &str, token: &str| {
-        let answer = scene.get(&client, &format!("/files/{isbn}/book.epub"), token).send().await.unwrap();
+        let answer =
+            scene.get(&client, &format!("/files/{isbn}/book.epub"), token).send().await.unwrap();
         let status = answer.status().as_u16();
-        let wait =
-            answer.headers().get("retry-after").map(|wait| wait.to_str().unwrap().parse::<u64>().unwrap());
+        let wait = answer
+            .headers()
+            .get("retry-after")
+            .map(|wait| wait.to_str().unwrap().parse::<u64>().unwrap());
         (status, wait, answer.json::<Value>().await.unwrap_or_default())
     };
     let titles = random_titles(200);
@@ -134,10 +156,16 @@ async fn begins_for_random_titles_are_limited_in_every_mode() {
 #[tokio::test]
 async fn attempts_of_a_library_are_limited_where_that_is_configured() {
     let (scene, _) = scene("[brake]\nattempts_per_library_per_hour = 5\n\n[ledger]").await;
-    scene.fault(&json!({ "call": "begin", "times": 3, "effect": { "refuse": { "code": "NO_SUCH" } } })).await;
+    scene
+        .fault(
+            &json!({ "call": "begin", "times": 3, "effect": { "refuse": { "code": "NO_SUCH" } } }),
+        )
+        .await;
     let mut statuses = Vec::new();
     for number in 0..7 {
-        statuses.push(borrow(&scene, &format!("reader-{number}"), "NO-0301000").await.status().as_u16());
+        statuses.push(
+            borrow(&scene, &format!("reader-{number}"), "NO-0301000").await.status().as_u16(),
+        );
     }
     assert_eq!(statuses, [403, 403, 403, 200, 200, 429, 429]);
     assert_eq!(
@@ -145,6 +173,10 @@ async fn attempts_of_a_library_are_limited_where_that_is_configured() {
         StatusCode::OK,
         "who has a loan reads on"
     );
-    assert_eq!(borrow(&scene, "reader", "NO-1103000").await.status(), StatusCode::OK, "another library");
+    assert_eq!(
+        borrow(&scene, "reader", "NO-1103000").await.status(),
+        StatusCode::OK,
+        "another library"
+    );
     scene.end().await;
 }

@@ -1,5 +1,5 @@
-//! A browser as people have it: Chromium plays an audiobook by its signed link and jumps into it, and pages of other
-//! origins see what `[cors]` lets them see.
+//! A browser as people have it: Chromium plays an audiobook by its signed link and jumps into it,
+//! and pages of other origins see what `[cors]` lets them see.
 
 use std::time::{Duration, Instant};
 
@@ -11,8 +11,8 @@ use crate::support::external_program::system_file;
 use crate::support::scene::Setting;
 use crate::support::{AUDIO, BOOK, Chromium, File, Pages, Scene, program};
 
-/// Plays each of `urls` in its turn: when its length is known it jumps to the middle, and tells when it has played on
-/// from there.
+/// Plays each of `urls` in its turn: when its length is known it jumps to the middle, and tells
+/// when it has played on from there.
 const PLAYER: &str = "
 for (const url of urls) {
     const audio = new Audio();
@@ -36,7 +36,8 @@ for (const url of urls) {
     audio.src = '';
 }";
 
-/// Begins a loan, asks for part of a file, by a token and by a signed link, and tells what it can see of the answers.
+/// Begins a loan, asks for part of a file, by a token and by a signed link, and tells what it can
+/// see of the answers.
 const ASKER: &str = "
 const ask = async (url, headers, method = 'GET') => {
     try {
@@ -67,7 +68,8 @@ async fn an_audiobook_plays_by_its_link_and_a_jump_asks_for_the_middle() {
     scene.origin.put(&format!("{AUDIO}/audio.mp3"), File::with(audio.content().clone()));
     let link = scene.link(&["--isbn", AUDIO]);
     let file = format!("files/{AUDIO}/audio.mp3");
-    let urls = [format!("{}/{file}?token={link}", scene.base), format!("{}/~{link}/{file}", scene.base)];
+    let urls =
+        [format!("{}/{file}?token={link}", scene.base), format!("{}/~{link}/{file}", scene.base)];
     let mut pages = Pages::bind().await;
     pages.serve(&format!("const urls = {};{PLAYER}", json!(urls)));
     let certificate = scene.dir.path().join("certs/server.pem");
@@ -78,11 +80,17 @@ async fn an_audiobook_plays_by_its_link_and_a_jump_asks_for_the_middle() {
         let second = |name: &str| told[name].as_f64().unwrap_or_else(|| panic!("{told}"));
         assert!((second("duration") - 2181.8).abs() < 2.0, "{told}");
         assert!((second("from") - second("duration") / 2.0).abs() < 1.0, "{told}");
-        assert!(second("to") >= second("from") + 0.5 && second("to") < second("from") + 60.0, "{told}");
+        assert!(
+            second("to") >= second("from") + 0.5 && second("to") < second("from") + 60.0,
+            "{told}"
+        );
         let asked = scene.origin.asked();
-        let ranges = asked[seen..].iter().filter_map(|asked| asked.headers.get("range")?.to_str().ok());
+        let ranges =
+            asked[seen..].iter().filter_map(|asked| asked.headers.get("range")?.to_str().ok());
         let begins: Vec<u64> = ranges
-            .map(|range| range["bytes=".len()..].split('-').next().unwrap().parse().unwrap_or_default())
+            .map(|range| {
+                range["bytes=".len()..].split('-').next().unwrap().parse().unwrap_or_default()
+            })
             .collect();
         let middle = size * 2 / 5..size * 3 / 5;
         assert!(begins.iter().any(|begin| middle.contains(begin)), "{begins:?} of {size}");
@@ -100,7 +108,10 @@ async fn a_page_of_a_listed_origin_sees_a_part_and_its_fields_and_another_sees_n
     };
     let (mut listed, mut stranger) = (Pages::bind().await, Pages::bind().await);
     let mut scene = Scene::around(Setting::default()).await;
-    scene.replace_in_config("[ledger]", &format!("[cors]\norigins = [\"{}\"]\n\n[ledger]", listed.origin));
+    scene.replace_in_config(
+        "[ledger]",
+        &format!("[cors]\norigins = [\"{}\"]\n\n[ledger]", listed.origin),
+    );
     scene.start_gate().await;
     let file = File::of(1000).field("content-type", "application/epub+zip");
     scene.origin.put(&format!("{BOOK}/book.epub"), file.clone());
@@ -124,9 +135,11 @@ async fn a_page_of_a_listed_origin_sees_a_part_and_its_fields_and_another_sees_n
         let seen = &told[way];
         assert_eq!(seen["status"], 206, "{way}: {told}");
         assert!(seen["body"] == Value::from(part.clone()), "{way}: other bytes: {told}");
-        for (name, value) in
-            [("content-range", "bytes 100-199/1000"), ("etag", "\"v1\""), ("accept-ranges", "bytes")]
-        {
+        for (name, value) in [
+            ("content-range", "bytes 100-199/1000"),
+            ("etag", "\"v1\""),
+            ("accept-ranges", "bytes"),
+        ] {
             assert_eq!(seen["fields"][name], value, "{way}: {told}");
         }
     }
@@ -141,16 +154,17 @@ async fn a_page_of_a_listed_origin_sees_a_part_and_its_fields_and_another_sees_n
     for way in ["begun", "token", "link", "refused"] {
         assert_eq!(told[way], json!({ "error": "TypeError" }), "{way}: {told}");
     }
-    // With a token the browser asks first whether it may, and then does not; with a link it asks, and keeps the answer
-    // from the page.
+    // With a token the browser asks first whether it may, and then does not; with a link it asks,
+    // and keeps the answer from the page.
     let asked = &scene.origin.asked()[asked..];
     assert!(asked.len() == 1 && asked[0].method == Method::GET, "{asked:?}");
     drop(browser);
     scene.end().await;
 }
 
-/// A page of an unpacked EPUB. No script may report from it, so its layout does: once the embedded font is in use, its
-/// wide text leaves so little room that a container query loads `loaded.png`. The row without that font never does.
+/// A page of an unpacked EPUB. No script may report from it, so its layout does: once the embedded
+/// font is in use, its wide text leaves so little room that a container query loads `loaded.png`.
+/// The row without that font never does.
 const EPUB_PAGE: &str = r#"<html xmlns="http://www.w3.org/1999/xhtml"><head><title>A page</title><style>
 @font-face { font-family: embedded; src: url("font.ttf"); }
 body { margin: 0; }
@@ -180,15 +194,19 @@ async fn an_unpacked_epub_loads_fonts_and_runs_no_script() {
         return;
     };
     let scene = Scene::start().await;
-    scene.origin.put(&format!("{BOOK}/page.xhtml"), File::with(EPUB_PAGE).field("content-type", ""));
     scene
         .origin
-        .put(&format!("{BOOK}/font.ttf"), File::with(std::fs::read(font).unwrap()).field("content-type", ""));
+        .put(&format!("{BOOK}/page.xhtml"), File::with(EPUB_PAGE).field("content-type", ""));
+    scene.origin.put(
+        &format!("{BOOK}/font.ttf"),
+        File::with(std::fs::read(font).unwrap()).field("content-type", ""),
+    );
     let link = scene.link(&["--isbn", BOOK]);
     let url = format!("{}/~{link}/files/{BOOK}/page.xhtml", scene.base);
     let certificate = scene.dir.path().join("certs/server.pem");
     let browser = Chromium::open(&chromium, &url, &certificate);
-    let paths = || -> Vec<String> { scene.origin.asked().into_iter().map(|asked| asked.path).collect() };
+    let paths =
+        || -> Vec<String> { scene.origin.asked().into_iter().map(|asked| asked.path).collect() };
     let asked = |name: &str| paths().iter().any(|path| path.ends_with(&format!("{BOOK}/{name}")));
     let deadline = Instant::now() + Duration::from_secs(90);
     while !asked("loaded.png") {

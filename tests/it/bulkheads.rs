@@ -38,7 +38,8 @@ fn readers(kind: &str, count: usize) -> Vec<String> {
 /// The statuses of these readers' requests for a title's file, or for its return, all sent at once.
 async fn each(scene: &Scene, method: &str, title: &str, readers: &[String]) -> Vec<StatusCode> {
     let client = scene.http2();
-    let path = if method == "GET" { format!("/files/{title}/file") } else { format!("/loans/{title}") };
+    let path =
+        if method == "GET" { format!("/files/{title}/file") } else { format!("/loans/{title}") };
     let answers = readers.iter().map(|reader| {
         let url = format!("{}{path}", scene.base);
         let request = client.request(method.parse().unwrap(), url).bearer_auth(scene.token(reader));
@@ -88,12 +89,16 @@ async fn forty_bad_ends_hold_back_no_reader_and_no_other_end() {
         }
         all(&scene, "DELETE", AUDIO, &bad, StatusCode::NO_CONTENT).await;
         // Each of them has failed at least once, so that no good call can have been quicker.
-        scene.until("bad ends have failed", async || calls(&scene, "return", "unknown").await >= 5.0).await;
+        scene
+            .until("bad ends have failed", async || calls(&scene, "return", "unknown").await >= 5.0)
+            .await;
 
         let began = Instant::now();
         all(&scene, "GET", BOOK, &new, StatusCode::OK).await;
         all(&scene, "DELETE", BOOK, &good, StatusCode::NO_CONTENT).await;
-        scene.until("the other ends arrive", async || booked(&scene, BOOK, "RETURNED").await == 10).await;
+        scene
+            .until("the other ends arrive", async || booked(&scene, BOOK, "RETURNED").await == 10)
+            .await;
         assert!(began.elapsed() < SERVED_WITHIN, "{effects:?}: {:?}", began.elapsed());
         if effects.contains(&json!("hang")) {
             let failed = calls(&scene, "return", "unknown").await;
@@ -102,7 +107,11 @@ async fn forty_bad_ends_hold_back_no_reader_and_no_other_end() {
 
         // And they are sent again later, each by its own backoff: no storm, and no end is given up.
         scene.no_faults().await;
-        scene.until("the bad ends arrive too", async || booked(&scene, AUDIO, "RETURNED").await == 40).await;
+        scene
+            .until("the bad ends arrive too", async || {
+                booked(&scene, AUDIO, "RETURNED").await == 40
+            })
+            .await;
         scene.end().await;
     }
 }
@@ -113,13 +122,19 @@ async fn bad_ends_are_not_sent_more_often_when_good_ones_succeed() {
     let (bad, good) = (readers("bad", 40), readers("good", 100));
     all(&scene, "GET", AUDIO, &bad, StatusCode::OK).await;
     all(&scene, "GET", BOOK, &good, StatusCode::OK).await;
-    scene.fault(&json!({ "call": "return", "isbn": AUDIO, "effect": { "status": { "status": 500 } } })).await;
+    scene
+        .fault(
+            &json!({ "call": "return", "isbn": AUDIO, "effect": { "status": { "status": 500 } } }),
+        )
+        .await;
     all(&scene, "DELETE", AUDIO, &bad, StatusCode::NO_CONTENT).await;
     let began = Instant::now();
     for reader in &good {
         all(&scene, "DELETE", BOOK, std::slice::from_ref(reader), StatusCode::NO_CONTENT).await;
     }
-    scene.until("the good ends arrive", async || booked(&scene, BOOK, "RETURNED").await == 100).await;
+    scene
+        .until("the good ends arrive", async || booked(&scene, BOOK, "RETURNED").await == 100)
+        .await;
     // The backoff doubles from half a second, so that so many seconds allow so many sendings; each
     // first sending is repeated twice at once, and one more may follow an open breaker.
     let doublings = (began.elapsed().as_secs_f64() / 0.375 + 1.0).log2().ceil();
@@ -202,8 +217,8 @@ async fn retried_ends_that_hang_leave_calls_to_other_ends() {
     let (bad, good) = (readers("bad", 8), readers("good", 20));
     all(&scene, "GET", AUDIO, &bad, StatusCode::OK).await;
     all(&scene, "GET", BOOK, &good, StatusCode::OK).await;
-    // Answers, so that neither the breaker nor the bulkhead suspects these ends. They name the wait,
-    // so that all are due again together.
+    // Answers, so that neither the breaker nor the bulkhead suspects these ends. They name the
+    // wait, so that all are due again together.
     let rejected = json!({ "status": { "status": 429, "retry_after": 1 } });
     scene.fault(&json!({ "call": "return", "isbn": AUDIO, "effect": rejected })).await;
     all(&scene, "DELETE", AUDIO, &bad, StatusCode::NO_CONTENT).await;
@@ -226,7 +241,9 @@ async fn begins_of_a_failed_title_leave_calls_to_other_titles() {
     scene.fault(&json!({ "call": "begin", "isbn": AUDIO, "effect": failed })).await;
     let client = scene.http2();
     let begin = |reader: &String| {
-        tokio::spawn(scene.get(&client, &format!("/files/{AUDIO}/file"), &scene.token(reader)).send())
+        tokio::spawn(
+            scene.get(&client, &format!("/files/{AUDIO}/file"), &scene.token(reader)).send(),
+        )
     };
     let mut waiting: Vec<_> = readers("first", 1).iter().map(begin).collect();
     scene.until("a begin fails", async || calls(&scene, "begin", "unknown").await > 0.0).await;
@@ -239,7 +256,11 @@ async fn begins_of_a_failed_title_leave_calls_to_other_titles() {
     for reader in readers("new", 10) {
         all(&scene, "GET", BOOK, std::slice::from_ref(&reader), StatusCode::OK).await;
     }
-    assert_eq!(calls(&scene, "begin", "unknown").await, failed, "they waited for no begin that hung");
+    assert_eq!(
+        calls(&scene, "begin", "unknown").await,
+        failed,
+        "they waited for no begin that hung"
+    );
     waiting.iter().for_each(|request| request.abort());
     stop(scene).await;
 }
@@ -250,15 +271,22 @@ async fn failures_beside_many_answers_hold_nothing_back() {
     all(&scene, "GET", BOOK, &readers("first", 10), StatusCode::OK).await;
     let fails_once = json!({ "status": { "status": 500 } });
     for title in OTHERS {
-        scene.fault(&json!({ "call": "begin", "isbn": title, "times": 1, "effect": fails_once })).await;
+        scene
+            .fault(&json!({ "call": "begin", "isbn": title, "times": 1, "effect": fails_once }))
+            .await;
     }
     let client = scene.http2();
     let failing = OTHERS.map(|title| {
-        tokio::spawn(scene.get(&client, &format!("/files/{title}/file"), &scene.token("kari")).send())
+        tokio::spawn(
+            scene.get(&client, &format!("/files/{title}/file"), &scene.token("kari")).send(),
+        )
     });
-    // As many different loans of different titles as open the breaker where little else is answered.
+    // As many different loans of different titles as open the breaker where little else is
+    // answered.
     let failed = OTHERS.len() as f64;
-    scene.until("five begins fail", async || calls(&scene, "begin", "unknown").await >= failed).await;
+    scene
+        .until("five begins fail", async || calls(&scene, "begin", "unknown").await >= failed)
+        .await;
     let breaker = metric(&scene.metrics().await, "loangate_lending_breaker_open", "kind=\"begin\"");
     assert_eq!(breaker, 0.0, "most begins are answered");
     all(&scene, "GET", BOOK, &readers("new", 5), StatusCode::OK).await;

@@ -25,7 +25,8 @@ async fn scene() -> (Scene, Clock) {
 /// Whether the reader's loan opens the file. A request that continues a download begins no other
 /// loan.
 async fn opens(scene: &Scene) -> bool {
-    let request = scene.get(&scene.http2(), PATH, &scene.token("kari")).header("range", "bytes=10-");
+    let request =
+        scene.get(&scene.http2(), PATH, &scene.token("kari")).header("range", "bytes=10-");
     match request.send().await.unwrap().status() {
         StatusCode::PARTIAL_CONTENT => true,
         StatusCode::FORBIDDEN | StatusCode::SERVICE_UNAVAILABLE => false,
@@ -64,7 +65,8 @@ async fn loans_end_by_bokbasens_clock() {
         clock.advance(at);
         assert_eq!(opens(&scene).await, expected, "{ahead} s ahead, {at:?} after the begin");
         if !expected {
-            let expired = async || scene.ledger().await.iter().any(|loan| loan["end_reason"] == "expired");
+            let expired =
+                async || scene.ledger().await.iter().any(|loan| loan["end_reason"] == "expired");
             scene.until("its expiry is registered", expired).await;
         }
         scene.end().await;
@@ -90,7 +92,13 @@ async fn beyond_fifteen_minutes_nothing_begins_or_expires() {
     assert!(!opens(&scene).await);
     // Later than this an expiry would not be registered: the task wakes every second.
     tokio::time::sleep(Duration::from_secs(2)).await;
-    assert!(scene.ledger().await.iter().all(|loan| loan["state"] != "ended" && loan["state"] != "ending"));
+    assert!(
+        scene
+            .ledger()
+            .await
+            .iter()
+            .all(|loan| loan["state"] != "ended" && loan["state"] != "ending")
+    );
 
     scene.control("PUT", "/sandbox/settings", &json!({ "clock_skew_seconds": 0 })).await;
     let ready = async || !scene.admin("/readyz").await.text().await.unwrap().contains("clock");
@@ -109,12 +117,18 @@ async fn an_end_in_the_future_blocks_no_later_token() {
     assert_eq!(status(&scene, &old).await, StatusCode::OK);
     let (returned, _) = scene.ask("DELETE", &format!("/loans/{BOOK}"), &old, "").await;
     assert_eq!(returned, StatusCode::NO_CONTENT);
-    scene.until("the end is acknowledged", async || scene.ledger().await[0]["state"] == "ended").await;
+    scene
+        .until("the end is acknowledged", async || scene.ledger().await[0]["state"] == "ended")
+        .await;
 
     // The clock was three hours fast, and is set.
     clock.set(start.checked_add(SignedDuration::from_secs(60)).unwrap());
     let same_time = scene.token("kari");
-    assert_eq!(status(&scene, &same_time).await, StatusCode::FORBIDDEN, "it is not certain that it is later");
+    assert_eq!(
+        status(&scene, &same_time).await,
+        StatusCode::FORBIDDEN,
+        "it is not certain that it is later"
+    );
     clock.advance(Duration::from_secs(5));
     let later = scene.token("kari");
     assert_eq!(status(&scene, &same_time).await, StatusCode::FORBIDDEN);

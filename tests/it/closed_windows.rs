@@ -95,7 +95,8 @@ async fn closed(scene: &Scene, end: &str) -> f64 {
 }
 
 async fn give_back(scene: &Scene, reader: &str) {
-    let (status, _) = scene.ask("DELETE", &format!("/loans/{AUDIO}"), &scene.token(reader), "").await;
+    let (status, _) =
+        scene.ask("DELETE", &format!("/loans/{AUDIO}"), &scene.token(reader), "").await;
     assert_eq!(status, StatusCode::NO_CONTENT);
 }
 
@@ -128,7 +129,8 @@ async fn idle_limit_resets_streams_with_closed_windows() {
 async fn return_resets_its_streams_alone_and_sends_nothing_more() {
     let scene = scene_with("[delivery]\nidle = \"60s\"\n\n[ledger]", ONE_CHUNK).await;
     let sender = connect(&scene).await;
-    let (ended, lives) = (stalled(&scene, &sender, "kari").await, stalled(&scene, &sender, "ola").await);
+    let (ended, lives) =
+        (stalled(&scene, &sender, "kari").await, stalled(&scene, &sender, "ola").await);
     give_back(&scene, "kari").await;
     let began = Instant::now();
     let (arrived, error) = rest(ended).await;
@@ -155,7 +157,9 @@ async fn closed_windows_count_against_a_borrowers_streams() {
     assert_eq!(get(&scene, &sender, &token).await.status(), StatusCode::TOO_MANY_REQUESTS);
     drop(one); // resets the stream
     scene
-        .until("there is room again", async || get(&scene, &sender, &token).await.status() == StatusCode::OK)
+        .until("there is room again", async || {
+            get(&scene, &sender, &token).await.status() == StatusCode::OK
+        })
         .await;
     drop(other);
     scene.end().await;
@@ -200,14 +204,17 @@ async fn stalled_stream_ends_when_due_though_the_ledger_cannot_write() {
     assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
     sqlx::query("ROLLBACK").execute(&mut writer).await.unwrap();
     writer.close().await.unwrap();
-    scene.until("the end is written", async || scene.ledger().await[0]["state"] != "accepted").await;
+    scene
+        .until("the end is written", async || scene.ledger().await[0]["state"] != "accepted")
+        .await;
     scene.end().await;
 }
 
 /// A connection over HTTP/1.1 that has requested the file and reads nothing; its kernel accepts
 /// little.
 async fn unread(scene: &Scene, reader: &str) -> TlsStream<TcpStream> {
-    let mut stream = raw_client::connect_with_buffer(address(scene), &ca(scene), "http/1.1", 4096).await;
+    let mut stream =
+        raw_client::connect_with_buffer(address(scene), &ca(scene), "http/1.1", 4096).await;
     let token = scene.token(reader);
     let head = format!(
         "GET /files/{AUDIO}/audio.mp3 HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {token}\r\n\r\n"
@@ -263,7 +270,9 @@ async fn return_discards_what_an_http1_reader_has_not_taken() {
     give_back(&scene, "kari").await;
     let began = Instant::now();
     scene
-        .until("all are closed", async || metric(&scene.metrics().await, "loangate_streams", "") == 0.0)
+        .until("all are closed", async || {
+            metric(&scene.metrics().await, "loangate_streams", "") == 0.0
+        })
         .await;
     assert!(began.elapsed() < 2 * SOON, "{:?}", began.elapsed());
     let (complete, cut) = (closed(&scene, "complete").await, closed(&scene, "cut").await);
@@ -303,7 +312,9 @@ async fn closed_windows_leave_no_memory_behind() {
             senders.push(sender);
         }
         scene
-            .until("all are reset", async || closed(&scene, "too_slow").await == f64::from(round) * 400.0)
+            .until("all are reset", async || {
+                closed(&scene, "too_slow").await == f64::from(round) * 400.0
+            })
             .await;
         for body in bodies {
             let (arrived, error) = rest(body).await;
@@ -330,7 +341,8 @@ async fn malformed_requests_cost_their_stream_alone() {
     let authority = format!("localhost:{}", address(&scene).port());
     // CONNECT has no path and opens no tunnel.
     let mut ready = sender.clone().ready().await.unwrap();
-    let connect = Request::builder().method(Method::CONNECT).uri(authority.as_str()).body(()).unwrap();
+    let connect =
+        Request::builder().method(Method::CONNECT).uri(authority.as_str()).body(()).unwrap();
     let answer = ready.send_request(connect, false).unwrap().0.await.unwrap();
     assert_eq!(answer.status(), StatusCode::BAD_REQUEST);
     // Another length than the request announces.

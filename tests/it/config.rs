@@ -1,4 +1,5 @@
-//! Thirty and more mistaken configurations, each with the line and the sentence that `loangate check` gives.
+//! Thirty and more mistaken configurations, each with the line and the sentence that `loangate
+//! check` gives.
 
 use std::fs;
 use std::path::Path;
@@ -7,7 +8,8 @@ use std::process::{Command, Output};
 /// What `init` writes, and every case changes in one place.
 const GOOD: &str = include_str!("../../src/cli/init.toml");
 
-/// A name for the case, what is replaced by what, and the mistakes: line, key and sentence, in order.
+/// A name for the case, what is replaced by what, and the mistakes: line, key and sentence, in
+/// order.
 type Case = (&'static str, &'static str, &'static str, &'static [&'static str]);
 
 fn loangate(arguments: &[&str], directory: &Path) -> Output {
@@ -96,7 +98,10 @@ fn a_literal_secret_is_a_warning_in_a_private_file_and_else_a_mistake() {
     assert!(!good && errors.contains(expected), "{errors}");
     allow(0o600);
     let (good, said, _) = check(directory.path(), &text);
-    assert!(good && said.contains("warning: case.toml:13: admin.token: the secret itself stands"), "{said}");
+    assert!(
+        good && said.contains("warning: case.toml:13: admin.token: the secret itself stands"),
+        "{said}"
+    );
     assert!(!said.contains(token));
 }
 
@@ -105,7 +110,10 @@ fn white_space_around_a_secret_is_a_warning() {
     let directory = initialised();
     fs::write(directory.path().join("certs/lending.secret"), "secret \n").unwrap();
     let (good, said, _) = check(directory.path(), GOOD);
-    assert!(good && said.contains("lending.client_secret: the secret has white space at its"), "{said}");
+    assert!(
+        good && said.contains("lending.client_secret: the secret has white space at its"),
+        "{said}"
+    );
     assert!(!said.contains("\"secret"));
 }
 
@@ -114,9 +122,14 @@ fn freshness_is_longer_than_nothing() {
     let directory = initialised();
     for (freshness, is_good) in [("1s", true), ("0s", false)] {
         let gate = format!("\n[gate]\nfreshness = \"{freshness}\"\n");
-        let (good, _, errors) = check(directory.path(), &(GOOD.replacen("[gate]\n", "", 1) + &gate));
+        let (good, _, errors) =
+            check(directory.path(), &(GOOD.replacen("[gate]\n", "", 1) + &gate));
         assert_eq!(good, is_good, "{errors}");
-        assert_eq!(errors.contains("gate.freshness: it must be longer than nothing"), !is_good, "{errors}");
+        assert_eq!(
+            errors.contains("gate.freshness: it must be longer than nothing"),
+            !is_good,
+            "{errors}"
+        );
     }
 }
 
@@ -125,7 +138,10 @@ fn a_file_that_is_not_there_is_told_of() {
     let directory = initialised();
     let output = loangate(&["check", "--config", "nowhere.toml"], directory.path());
     let errors = String::from_utf8(output.stderr).unwrap();
-    assert!(!output.status.success() && errors.contains("nowhere.toml:1: the configuration cannot be read"));
+    assert!(
+        !output.status.success()
+            && errors.contains("nowhere.toml:1: the configuration cannot be read")
+    );
     let output = loangate(&["serve", "--config", "nowhere.toml"], directory.path());
     assert!(!output.status.success(), "and serve does not start without it");
 }
@@ -135,7 +151,9 @@ const CASES: &[Case] = &[
         "no TOML",
         "public = \"127.0.0.1:8443\"",
         "public = 127.0.0.1:8443",
-        &["4: this is not TOML: invalid float. A text stands in quotes, a table's name in brackets"],
+        &[
+            "4: this is not TOML: invalid float. A text stands in quotes, a table's name in brackets",
+        ],
     ),
     (
         "two mistakes of TOML",
@@ -200,7 +218,9 @@ const CASES: &[Case] = &[
         "a number for a string",
         "admin = \"127.0.0.1:9443\"",
         "admin = 9443",
-        &["5: listen.admin: this is a number. Write a string like \"0.0.0.0:8443\" or \"[::1]:9443\""],
+        &[
+            "5: listen.admin: this is a number. Write a string like \"0.0.0.0:8443\" or \"[::1]:9443\"",
+        ],
     ),
     (
         "a certificate that is not there",
@@ -263,7 +283,9 @@ const CASES: &[Case] = &[
         "a ticket key that is too short",
         "ticket_keys = [{ file = \"certs/ticket.key\" }]",
         "ticket_keys = [{ file = \"certs/ticket.key\" }, \"short\"]",
-        &["10: tls.ticket_keys: the key has 5 bytes and needs 32. Make one with `openssl rand -hex 32`"],
+        &[
+            "10: tls.ticket_keys: the key has 5 bytes and needs 32. Make one with `openssl rand -hex 32`",
+        ],
     ),
     (
         "ticket keys that are no list",
@@ -275,7 +297,9 @@ const CASES: &[Case] = &[
         "an admin token that is too short",
         "{ file = \"certs/admin.token\" }",
         "\"short\"",
-        &["13: admin.token: the key has 5 bytes and needs 32. Make one with `openssl rand -hex 32`"],
+        &[
+            "13: admin.token: the key has 5 bytes and needs 32. Make one with `openssl rand -hex 32`",
+        ],
     ),
     (
         "a host of the admin listener with a port",
@@ -323,7 +347,9 @@ const CASES: &[Case] = &[
         "an algorithm that is not allowed",
         "[\"EdDSA\"]",
         "[\"HS256\"]",
-        &["21: readers.jwt.algorithms: \"HS256\" is not known. Write \"EdDSA\" or \"ES256\" or \"RS256\""],
+        &[
+            "21: readers.jwt.algorithms: \"HS256\" is not known. Write \"EdDSA\" or \"ES256\" or \"RS256\"",
+        ],
     ),
     (
         "no algorithm",
@@ -351,7 +377,9 @@ const CASES: &[Case] = &[
         "keys from a URL",
         "jwks = \"certs/jwks.json\"",
         "jwks_url = \"https://login.example.no/jwks\"",
-        &["20: readers.jwt.jwks_url: this version reads keys from a file. Write jwks = \"certs/jwks.json\""],
+        &[
+            "20: readers.jwt.jwks_url: this version reads keys from a file. Write jwks = \"certs/jwks.json\"",
+        ],
     ),
     (
         "two link keys of one name",
@@ -363,7 +391,9 @@ const CASES: &[Case] = &[
         "a scheme that Bokbasen does not speak",
         "url = \"http://127.0.0.1:9100\"",
         "url = \"ftp://127.0.0.1:9100\"",
-        &["29: lending.url: this version cannot speak ftp. Write a URL that starts with https:// or http://"],
+        &[
+            "29: lending.url: this version cannot speak ftp. Write a URL that starts with https:// or http://",
+        ],
     ),
     (
         "a secret in the clear",
@@ -494,7 +524,9 @@ const CASES: &[Case] = &[
         "a timeout without a unit",
         "auth = \"oauth\"",
         "auth = \"oauth\"\ntimeout = \"10\"",
-        &["31: lending.timeout: \"10\" is not a duration. Write one like \"15s\", \"10m\" or \"400d\""],
+        &[
+            "31: lending.timeout: \"10\" is not a duration. Write one like \"15s\", \"10m\" or \"400d\"",
+        ],
     ),
     (
         "a timeout of nothing",
@@ -598,7 +630,9 @@ const CASES: &[Case] = &[
         "a disposition that is none",
         "to = \"{isbn}/{file}\"",
         "to = \"{isbn}/{file}\"\ndisposition = \"download\"",
-        &["48: routes[0].disposition: \"download\" is not known. Write \"attachment\" or \"inline\""],
+        &[
+            "48: routes[0].disposition: \"download\" is not known. Write \"attachment\" or \"inline\"",
+        ],
     ),
     (
         "a table of titles that is not there",
@@ -612,7 +646,9 @@ const CASES: &[Case] = &[
         "a title by table and by path",
         "to = \"{isbn}/{file}\"",
         "to = \"{isbn}/{file}\"\ntitle = { table = \"titles.csv\" }",
-        &["48: routes[0].title: the path names the title already, by {isbn}. Take one of the two out"],
+        &[
+            "48: routes[0].title: the path names the title already, by {isbn}. Take one of the two out",
+        ],
     ),
     (
         "a title that is no table",
@@ -633,7 +669,9 @@ const CASES: &[Case] = &[
         "a route into the gate's own paths",
         "path = \"/files/{isbn}/{*file}\"",
         "path = \"/loans/{isbn}/{*file}\"",
-        &["45: routes[0].path: /loans and /~ belong to the gate itself. Choose another first segment"],
+        &[
+            "45: routes[0].path: /loans and /~ belong to the gate itself. Choose another first segment",
+        ],
     ),
     (
         "an open route to gated files",
@@ -647,7 +685,9 @@ const CASES: &[Case] = &[
         "an open route that registers",
         "open = true",
         "open = true\nregistration = \"explicit\"",
-        &["54: routes[1].registration: an open route registers no loan. Take it out, or write open = false"],
+        &[
+            "54: routes[1].registration: an open route registers no loan. Take it out, or write open = false",
+        ],
     ),
     (
         "a truth in quotes",
@@ -711,7 +751,8 @@ fn every_mistake_in_a_table_of_titles_has_its_line() {
     table(
         "# ours\nlyd/12/,9788299999039\n\nlyd/12/,9788299999038\nb%C3%B8k,9788299999038\nlyd/12/,9788299999014\nx\n",
     );
-    let (good, _, errors) = check(directory.path(), &text.replace("certs/server.key", "certs/jwks.json"));
+    let (good, _, errors) =
+        check(directory.path(), &text.replace("certs/server.key", "certs/jwks.json"));
     assert!(!good);
     assert_eq!(
         errors.lines().collect::<Vec<_>>(),
@@ -737,7 +778,8 @@ fn every_mistake_in_a_table_of_titles_has_its_line() {
 fn secret_files_of_every_key_are_private() {
     use std::os::unix::fs::PermissionsExt;
     let directory = initialised();
-    let files = ["server.key", "ticket.key", "admin.token", "pseudonym.key", "link.key", "lending.secret"];
+    let files =
+        ["server.key", "ticket.key", "admin.token", "pseudonym.key", "link.key", "lending.secret"];
     for (name, mode) in files.iter().zip([0o644, 0o640, 0o604, 0o620, 0o660, 0o601]) {
         let file = directory.path().join("certs").join(name);
         fs::set_permissions(file, fs::Permissions::from_mode(mode)).unwrap();
@@ -756,11 +798,9 @@ fn secret_files_of_every_key_are_private() {
             "lending.client_secret"
         ]
     );
-    assert!(
-        errors.contains(
-            "case.toml:13: admin.token: other users can read or change certs/admin.token (mode 604)"
-        )
-    );
+    assert!(errors.contains(
+        "case.toml:13: admin.token: other users can read or change certs/admin.token (mode 604)"
+    ));
     // A gate starts all the same: a mode is no reason to be down.
     assert!(loangate::config::load(&directory.path().join("case.toml")).is_ok());
 }

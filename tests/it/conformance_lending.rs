@@ -1,5 +1,5 @@
-//! Plays the server's side of the conformance table to the lending client, over a bare socket: each request
-//! that arrives must be the table's, to the letter, and each answer is sent as it stands.
+//! Plays the server's side of the conformance table to the lending client, over a bare socket: each
+//! request that arrives must be the table's, to the letter, and each answer is sent as it stands.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -126,7 +126,11 @@ fn compare(
     let name = &exchange.name;
     assert_eq!(line, crate::table::filled(&expected.line, kept), "{name}");
     for (header, value) in &expected.headers {
-        assert_eq!(headers.get(header), Some(&crate::table::filled(value, kept)), "{name}: {header}");
+        assert_eq!(
+            headers.get(header),
+            Some(&crate::table::filled(value, kept)),
+            "{name}: {header}"
+        );
     }
     match &expected.body {
         None => assert_eq!(body, "", "{name}"),
@@ -221,7 +225,9 @@ async fn a_loan_is_read_in_each_of_its_standings() {
         ),
         (
             "get-refused-unknown-code",
-            Box::new(|standing| matches!(standing, Standing::Refused(refusal) if !refusal.code.is_empty())),
+            Box::new(
+                |standing| matches!(standing, Standing::Refused(refusal) if !refusal.code.is_empty()),
+            ),
         ),
         ("get-unknown-status", Box::new(|standing| matches!(standing, Standing::Unrecognised(_)))),
     ];
@@ -238,7 +244,8 @@ async fn a_loan_is_read_in_each_of_its_standings() {
 
 #[tokio::test]
 async fn loan_named_by_its_begin_may_be_missing_and_show_later() {
-    let exchanges = ["oauth-200", "begin-accepted-202", "get-within-its-lag-404", "get-after-its-lag"];
+    let exchanges =
+        ["oauth-200", "begin-accepted-202", "get-within-its-lag-404", "get-after-its-lag"];
     let stage = Stage::with(&exchanges).await;
     let named = stage.client.begin(&begin()).await.unwrap().lending_id;
     assert_eq!(stage.client.loan(&named).await.unwrap(), None, "absent is an answer and no error");
@@ -256,7 +263,8 @@ async fn a_reference_is_looked_for_over_all_pages() {
     ];
     for (pages, count) in cases {
         let stage = Stage::with(&[&["oauth-200"], pages].concat()).await;
-        let found: Vec<RemoteLoan> = stage.client.find(&Reference::from_text("ref-1")).await.unwrap();
+        let found: Vec<RemoteLoan> =
+            stage.client.find(&Reference::from_text("ref-1")).await.unwrap();
         assert_eq!(found.len(), count, "{pages:?}");
         assert!(found.iter().all(|loan| loan.reference == Some(Reference::from_text("ref-1"))));
         stage.over().await;
@@ -267,7 +275,8 @@ async fn a_reference_is_looked_for_over_all_pages() {
 async fn an_end_is_told_and_what_counts_as_done_is_done() {
     let at = |exchange: &str| {
         let all = crate::table::all();
-        let body = all.iter().find(|one| one.name == exchange).unwrap().request.body.clone().unwrap();
+        let body =
+            all.iter().find(|one| one.name == exchange).unwrap().request.body.clone().unwrap();
         (
             body["ended"].as_str().map(|at| at.parse::<Timestamp>().unwrap()),
             body["reason"].as_str().unwrap().to_owned(),
@@ -285,7 +294,11 @@ async fn an_end_is_told_and_what_counts_as_done_is_done() {
         let reason = if reason == "EXPIRED" { EndReason::Expired } else { EndReason::Returned };
         let loan = if name.contains("not-found") { "BL99999999" } else { LOAN };
         let stage = Stage::with(&["oauth-200", name]).await;
-        assert_eq!(stage.client.return_loan(loan, ended.unwrap(), reason).await, expected, "{name}");
+        assert_eq!(
+            stage.client.return_loan(loan, ended.unwrap(), reason).await,
+            expected,
+            "{name}"
+        );
         stage.over().await;
     }
     for (name, expected) in [
@@ -317,7 +330,8 @@ async fn both_logins_work_and_one_credential_serves_many_calls() {
     stage.over().await;
     for refusal in ["oauth-bad-secret-401", "oauth-wrong-audience-403"] {
         let all = crate::table::all();
-        let asked = all.iter().find(|one| one.name == refusal).unwrap().request.body.clone().unwrap();
+        let asked =
+            all.iter().find(|one| one.name == refusal).unwrap().request.body.clone().unwrap();
         let stage = Stage::start(&[refusal], |base| Auth::OAuth {
             token_url: format!("{base}/oauth/token").parse().unwrap(),
             audience: asked["audience"].as_str().unwrap().into(),
@@ -334,10 +348,12 @@ async fn both_logins_work_and_one_credential_serves_many_calls() {
 #[tokio::test]
 async fn an_expired_credential_is_renewed_once_and_the_call_repeated_once() {
     let stage =
-        Stage::with(&["oauth-200", "401-expired-token", "oauth-200", "list-by-reference-nothing"]).await;
+        Stage::with(&["oauth-200", "401-expired-token", "oauth-200", "list-by-reference-nothing"])
+            .await;
     assert_eq!(stage.client.find(&Reference::from_text("ref-1")).await.unwrap(), []);
     stage.over().await;
-    let stage = Stage::with(&["oauth-200", "401-expired-token", "oauth-200", "401-expired-token"]).await;
+    let stage =
+        Stage::with(&["oauth-200", "401-expired-token", "oauth-200", "401-expired-token"]).await;
     let error = stage.client.find(&Reference::from_text("ref-1")).await.unwrap_err();
     assert!(matches!(error, CallError::Rejected { status: 401, .. }), "{error:?}");
     stage.over().await;
@@ -366,7 +382,8 @@ async fn where_nobody_listens_nothing_was_sent() {
         concurrency: 4,
         timeout: Duration::from_secs(10),
     };
-    let client = Bokbasen::new(&settings, Clock::movable(start()), Metrics::new().unwrap()).unwrap();
+    let client =
+        Bokbasen::new(&settings, Clock::movable(start()), Metrics::new().unwrap()).unwrap();
     for _ in 0..5 {
         assert!(matches!(client.begin(&begin()).await, Err(CallError::NotSent(_))));
     }

@@ -33,7 +33,8 @@ async fn the_sandbox_answers_every_exchange_of_the_table() {
     }
 }
 
-/// Whoever plays the server's side sends the answers as they stand: what a later exchange names must be in them.
+/// Whoever plays the server's side sends the answers as they stand: what a later exchange names
+/// must be in them.
 #[test]
 fn the_table_agrees_with_itself() {
     let literals: BTreeMap<&str, &str> = crate::table::LITERALS.into();
@@ -97,7 +98,8 @@ impl Player {
     }
 
     async fn control(&self, name: &str, line: &str, body: &Value) {
-        let request = Request { line: line.to_owned(), headers: BTreeMap::new(), body: Some(body.clone()) };
+        let request =
+            Request { line: line.to_owned(), headers: BTreeMap::new(), body: Some(body.clone()) };
         let came = send(self.sandbox.address(), &request, &self.kept).await.unwrap();
         assert_eq!(came.0, 204, "{name}: {line}: {came:?}");
     }
@@ -138,10 +140,12 @@ impl Player {
 /// The body that came, with the expected value wherever it may vary and is of the right type.
 fn levelled(exchange: &Exchange, expected: &Value, mut came: Value) -> Value {
     for place in exchange.varies.iter().filter(|place| place.starts_with('/')) {
-        let model =
-            expected.pointer(place).unwrap_or_else(|| panic!("{}: the table has no {place}", exchange.name));
-        let found =
-            came.pointer_mut(place).unwrap_or_else(|| panic!("{}: the answer has no {place}", exchange.name));
+        let model = expected
+            .pointer(place)
+            .unwrap_or_else(|| panic!("{}: the table has no {place}", exchange.name));
+        let found = came
+            .pointer_mut(place)
+            .unwrap_or_else(|| panic!("{}: the answer has no {place}", exchange.name));
         if std::mem::discriminant(found) == std::mem::discriminant(model) {
             *found = model.clone();
         }

@@ -1,4 +1,5 @@
-//! Web readers of other origins: a page that may ask gets through and sees what it needs, another sees nothing.
+//! Web readers of other origins: a page that may ask gets through and sees what it needs, another
+//! sees nothing.
 
 use http::{HeaderMap, Method, StatusCode};
 
@@ -17,7 +18,12 @@ async fn scene(cors: bool) -> Scene {
     scene
 }
 
-async fn preflight(scene: &Scene, path: &str, origin: &str, method: &str) -> (StatusCode, HeaderMap) {
+async fn preflight(
+    scene: &Scene,
+    path: &str,
+    origin: &str,
+    method: &str,
+) -> (StatusCode, HeaderMap) {
     let request = scene.http2().request(Method::OPTIONS, format!("{}{path}", scene.base));
     let request = request
         .header("origin", origin)
@@ -36,15 +42,22 @@ fn lists(fields: &HeaderMap, name: &str, wanted: &str) -> bool {
 #[tokio::test]
 async fn a_preflight_is_answered_without_a_token_and_touches_no_loan() {
     let scene = scene(true).await;
-    for (path, method) in [(PATH, "GET"), ("/loans/9788299999014", "PUT"), ("/loans/9788299999014", "DELETE")]
+    for (path, method) in
+        [(PATH, "GET"), ("/loans/9788299999014", "PUT"), ("/loans/9788299999014", "DELETE")]
     {
         for origin in [READER, "http://localhost:3000"] {
             let (status, fields) = preflight(&scene, path, origin, method).await;
             assert_eq!(status, StatusCode::NO_CONTENT, "{path}");
             assert_eq!(fields["access-control-allow-origin"], origin);
             assert!(lists(&fields, "access-control-allow-methods", method), "{fields:?}");
-            for field in ["authorization", "range", "if-range", "cache-control", "pragma", "x-requested-with"]
-            {
+            for field in [
+                "authorization",
+                "range",
+                "if-range",
+                "cache-control",
+                "pragma",
+                "x-requested-with",
+            ] {
                 assert!(lists(&fields, "access-control-allow-headers", field), "{fields:?}");
             }
             assert_eq!(fields["vary"], "Origin");
@@ -70,7 +83,8 @@ async fn hybrid_apps_and_one_wildcard_label_are_allowed() {
     let token = scene.token("kari");
     let allowed = async |origin: &str| {
         let request = scene.get(&scene.http2(), PATH, &token).header("origin", origin);
-        let seen = request.send().await.unwrap().headers().get("access-control-allow-origin").cloned();
+        let seen =
+            request.send().await.unwrap().headers().get("access-control-allow-origin").cloned();
         let (_, fields) = preflight(&scene, PATH, origin, "GET").await;
         let before = fields.get("access-control-allow-origin").cloned();
         assert_eq!(seen, before, "{origin}: the preflight and the answer agree");
@@ -83,7 +97,11 @@ async fn hybrid_apps_and_one_wildcard_label_are_allowed() {
         "https://oslo.school.example.no",
         "https://a-1.school.example.no",
     ] {
-        assert_eq!(allowed(origin).await.as_deref(), Some(origin), "its own origin, and no asterisk");
+        assert_eq!(
+            allowed(origin).await.as_deref(),
+            Some(origin),
+            "its own origin, and no asterisk"
+        );
     }
     for origin in [
         "capacitor://localhost.evil.com",

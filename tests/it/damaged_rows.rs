@@ -39,6 +39,9 @@ async fn damaged_due_rows_do_not_keep_a_good_loan_from_ending() {
     let ready = scene.admin("/readyz").await;
     assert_eq!(ready.status(), 200);
     let said: Value = ready.json().await.unwrap();
-    assert!(said["missing"][0].as_str().unwrap().starts_with("200 rows of the ledger are damaged"), "{said}");
+    assert!(
+        said["missing"][0].as_str().unwrap().starts_with("200 rows of the ledger are damaged"),
+        "{said}"
+    );
     scene.stop_gate().await;
 }

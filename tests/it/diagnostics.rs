@@ -1,5 +1,5 @@
-//! What `loangate check` says about mistakes that only the machine or the network shows: certificates,
-//! the ledger's place, Bokbasen, the clock and the storages.
+//! What `loangate check` says about mistakes that only the machine or the network shows:
+//! certificates, the ledger's place, Bokbasen, the clock and the storages.
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
@@ -68,14 +68,19 @@ fn encrypted_key_is_named_with_the_command_that_helps() {
     if program("openssl", "openssl").is_none() {
         return;
     }
-    // A key in the clear as each tool writes it, the tool that encrypts it, and what marks the file.
+    // A key in the clear as each tool writes it, the tool that encrypts it, and what marks the
+    // file.
     let kinds = [
         (
             "genpkey -algorithm RSA -pkeyopt rsa_keygen_bits:2048",
             "rsa -traditional -aes256",
             "BEGIN RSA PRIVATE KEY",
         ),
-        ("genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256", "ec -aes256", "BEGIN EC PRIVATE KEY"),
+        (
+            "genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256",
+            "ec -aes256",
+            "BEGIN EC PRIVATE KEY",
+        ),
         (
             "genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256",
             "pkcs8 -topk8 -v2 aes256",
@@ -86,8 +91,14 @@ fn encrypted_key_is_named_with_the_command_that_helps() {
         let directory = initialised();
         let dir = directory.path();
         shell(dir, &format!("openssl {generate} -out clear.key"));
-        shell(dir, "openssl req -x509 -key clear.key -out certs/server.pem -days 30 -subj /CN=localhost");
-        shell(dir, &format!("openssl {encrypt} -in clear.key -out certs/server.key -passout pass:x"));
+        shell(
+            dir,
+            "openssl req -x509 -key clear.key -out certs/server.pem -days 30 -subj /CN=localhost",
+        );
+        shell(
+            dir,
+            &format!("openssl {encrypt} -in clear.key -out certs/server.key -passout pass:x"),
+        );
         let text = std::fs::read_to_string(dir.join("certs/server.key")).unwrap();
         assert!(text.contains(label), "{encrypt}: {text}");
         let said = check(dir);
@@ -127,15 +138,18 @@ fn certificate_dates_are_checked() {
     let directory = initialised();
     certificate(directory.path(), (2020, 1, 1), (2021, 2, 3));
     let said = check(directory.path());
-    let expected =
-        "config.toml:8: tls.certificate: certs/server.pem: the certificate expired at 2021-02-03T00:00:00Z";
+    let expected = "config.toml:8: tls.certificate: certs/server.pem: the certificate expired at 2021-02-03T00:00:00Z";
     assert!(!said.good && said.errors.contains(expected), "{said:?}");
     certificate(directory.path(), (2090, 1, 1), (2091, 1, 1));
     let said = check(directory.path());
-    assert!(!said.good && said.errors.contains("is not valid before 2090-01-01T00:00:00Z"), "{said:?}");
+    assert!(
+        !said.good && said.errors.contains("is not valid before 2090-01-01T00:00:00Z"),
+        "{said:?}"
+    );
     certificate(directory.path(), in_days(-10), in_days(13));
     let said = check(directory.path());
-    let expected = "warning: config.toml:8: tls.certificate: certs/server.pem: the certificate expires at";
+    let expected =
+        "warning: config.toml:8: tls.certificate: certs/server.pem: the certificate expires at";
     assert!(said.good && said.output.contains(expected), "{said:?}");
     certificate(directory.path(), in_days(-10), in_days(16));
     let said = check(directory.path());
@@ -158,7 +172,8 @@ fn ledger_that_the_user_cannot_write_is_reported() {
     };
     if is_root {
         // Everything belongs to an ordinary user, but for the directory of the ledger.
-        let certs = std::fs::read_dir(dir.join("certs")).unwrap().map(|entry| entry.unwrap().path());
+        let certs =
+            std::fs::read_dir(dir.join("certs")).unwrap().map(|entry| entry.unwrap().path());
         for path in certs.chain([dir.to_owned(), dir.join("certs"), dir.join("config.toml")]) {
             chown(path, Some(NOBODY), Some(NOBODY)).unwrap();
         }
@@ -170,14 +185,18 @@ fn ledger_that_the_user_cannot_write_is_reported() {
     assert!(!said.good && said.errors.contains(expected), "{said:?}");
     // A ledger that belongs to another user, in a directory that is ours.
     std::fs::write(data.join("loangate.db"), "").unwrap_or_else(|_| panic!("not as this user"));
-    std::fs::set_permissions(data.join("loangate.db"), std::fs::Permissions::from_mode(0o444)).unwrap();
+    std::fs::set_permissions(data.join("loangate.db"), std::fs::Permissions::from_mode(0o444))
+        .unwrap();
     std::fs::set_permissions(&data, std::fs::Permissions::from_mode(0o777)).unwrap();
     let said = run();
     let expected = "the ledger file data/loangate.db cannot be used: Permission denied";
     assert!(!said.good && said.errors.contains(expected), "{said:?}");
     std::fs::remove_file(data.join("loangate.db")).unwrap();
     let said = run();
-    assert!(said.good && std::fs::read_dir(&data).unwrap().count() == 0, "nothing is left behind: {said:?}");
+    assert!(
+        said.good && std::fs::read_dir(&data).unwrap().count() == 0,
+        "nothing is left behind: {said:?}"
+    );
 }
 
 #[tokio::test]
@@ -260,8 +279,10 @@ async fn lending_with_clock(ahead: i64) -> String {
                 true => "{\"access_token\":\"t\",\"expires_in\":3600}",
                 false => "[]",
             };
-            let seconds = u64::try_from(loangate::clock::Clock::system().now().as_second() + ahead).unwrap();
-            let date = httpdate::fmt_http_date(std::time::UNIX_EPOCH + Duration::from_secs(seconds));
+            let seconds =
+                u64::try_from(loangate::clock::Clock::system().now().as_second() + ahead).unwrap();
+            let date =
+                httpdate::fmt_http_date(std::time::UNIX_EPOCH + Duration::from_secs(seconds));
             let head = format!(
                 "HTTP/1.1 200 OK\r\ncontent-length: {}\r\ndate: {date}\r\nconnection: close",
                 body.len()
@@ -292,9 +313,14 @@ async fn online_check_compares_clocks_in_both_directions() {
         let line = text.lines().find(|line| line.contains("this machine's clock"));
         let line = line.unwrap_or_else(|| panic!("{ahead}: {said:?}"));
         assert!(line.contains(words), "{ahead}: {line}");
-        assert_eq!((said.good, line.starts_with("ok: ")), (stream != "mistake", stream == "ok"), "{line}");
+        assert_eq!(
+            (said.good, line.starts_with("ok: ")),
+            (stream != "mistake", stream == "ok"),
+            "{line}"
+        );
         // A second may pass, and a Date has whole ones.
-        let seconds = line.split(" s ").next().unwrap().rsplit(' ').next().unwrap().parse::<i64>().unwrap();
+        let seconds =
+            line.split(" s ").next().unwrap().rsplit(' ').next().unwrap().parse::<i64>().unwrap();
         assert!((seconds - ahead.abs()).abs() <= 5, "{line}");
     }
     scene.end().await;
@@ -339,7 +365,10 @@ async fn online_check_tries_a_bucket_with_its_credentials() {
         with(&lines);
         let said = check_online(&scene, &[("AWS_METADATA_ENDPOINT", &metadata)]).await;
         assert!(!said.good && said.errors.contains(expected), "{expected}: {said:?}");
-        assert!(said.errors.contains("config.toml:") && said.errors.contains("origins[0].url"), "{said:?}");
+        assert!(
+            said.errors.contains("config.toml:") && said.errors.contains("origins[0].url"),
+            "{said:?}"
+        );
         for secret in ["another-secret", crate::support::storage::SECRET, "Signature", "AWS4"] {
             assert!(!format!("{said:?}").contains(secret), "{secret} is shown: {said:?}");
         }
@@ -350,7 +379,10 @@ async fn online_check_tries_a_bucket_with_its_credentials() {
     assert!(said.output.contains("no file is below this path"), "{said:?}");
     with("url = \"s3://books\"\ns3 = { access_key_id = \"a\", secret_access_key = \"b\" }");
     let said = check_offline(&scene).await;
-    assert!(said.output.contains("no region is written") && said.output.contains("us-east-1"), "{said:?}");
+    assert!(
+        said.output.contains("no region is written") && said.output.contains("us-east-1"),
+        "{said:?}"
+    );
     scene.end().await;
 }
 
@@ -362,7 +394,8 @@ async fn online_check_tries_all_addresses_at_once() {
     let silent = silent.local_addr().unwrap();
     let directory = scene.dir.path().join("empty");
     std::fs::create_dir(&directory).unwrap();
-    let silents: Vec<String> = (0..8).map(|number| format!("\"http://{silent}/{number}/\"")).collect();
+    let silents: Vec<String> =
+        (0..8).map(|number| format!("\"http://{silent}/{number}/\"")).collect();
     scene.replace_in_config(
         &format!("url = \"{}/\"", scene.origin.url),
         &format!(
@@ -378,7 +411,8 @@ async fn online_check_tries_all_addresses_at_once() {
     assert!(said.output.contains("it answers"), "{said:?}");
     assert!(said.output.contains("the directory is empty"), "{said:?}");
     assert!(said.errors.contains(&format!("http://{closed}/: it cannot be reached: ")), "{said:?}");
-    let late = said.errors.lines().filter(|line| line.contains("it did not answer within 4 s")).count();
+    let late =
+        said.errors.lines().filter(|line| line.contains("it did not answer within 4 s")).count();
     assert_eq!(late, 8, "{said:?}");
     scene.end().await;
 }

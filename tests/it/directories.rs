@@ -49,8 +49,9 @@ async fn links_out_of_the_directory_are_followed_only_on_request() {
     make_fifo(&outside.path().join("fifo"));
     for (lines, out) in [("", StatusCode::NOT_FOUND), ("follow_symlinks = true", StatusCode::OK)] {
         let (scene, storage) = scene(lines).await;
-        let link =
-            |target: &Path, name: &str| symlink(target, storage.place(&format!("covers/{name}"))).unwrap();
+        let link = |target: &Path, name: &str| {
+            symlink(target, storage.place(&format!("covers/{name}"))).unwrap()
+        };
         link(&outside.path().join("secret.png"), "absolute.png");
         let up = "../".repeat(storage.place("covers").components().count());
         let relative = format!("{up}{}", outside.path().join("secret.png").display());
@@ -71,7 +72,8 @@ async fn links_out_of_the_directory_are_followed_only_on_request() {
         link(Path::new("circle.png"), "circle.png");
         link(Path::new("/proc/self/fd/0"), "magic.png");
         link(Path::new("/nowhere"), "nowhere.png");
-        for name in ["zero.png", "fifo.png", "circle.png", "magic.png", "nowhere.png", "directory"] {
+        for name in ["zero.png", "fifo.png", "circle.png", "magic.png", "nowhere.png", "directory"]
+        {
             assert_eq!(status(&scene, name).await, StatusCode::NOT_FOUND, "{name}, {lines}");
         }
         scene.end().await;

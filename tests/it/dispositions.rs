@@ -5,8 +5,7 @@ use http::StatusCode;
 use crate::support::scene::Setting;
 use crate::support::{BOOK, File, Scene};
 
-const NAMED: &str =
-    "attachment; filename=\"L_r deg _ lese.epub\"; filename*=UTF-8''L%C3%A6r%20deg%20%C3%A5%20lese.epub";
+const NAMED: &str = "attachment; filename=\"L_r deg _ lese.epub\"; filename*=UTF-8''L%C3%A6r%20deg%20%C3%A5%20lese.epub";
 
 #[tokio::test]
 async fn a_route_that_asks_for_it_names_the_file_on_every_answer() {
@@ -38,7 +37,10 @@ async fn a_route_that_asks_for_it_names_the_file_on_every_answer() {
         assert_eq!(answer.headers().get_all("content-disposition").iter().count(), 1);
     }
     let cover = client.get(format!("{}/covers/a.png", scene.base)).send().await.unwrap();
-    assert_eq!(cover.headers()["content-disposition"], "inline; filename=\"a.png\"; filename*=UTF-8''a.png");
+    assert_eq!(
+        cover.headers()["content-disposition"],
+        "inline; filename=\"a.png\"; filename*=UTF-8''a.png"
+    );
     let refused = client.get(format!("{}{path}", scene.base)).send().await.unwrap();
     assert_eq!(refused.status(), StatusCode::UNAUTHORIZED);
     assert!(!refused.headers().contains_key("content-disposition"));

@@ -1,5 +1,6 @@
-//! Download programs as people have them: a download that breaks is gone on with by `curl -C -` and `wget -c`, and aria2c
-//! draws one file over eight connections. What comes is the file, to the byte.
+//! Download programs as people have them: a download that breaks is gone on with by `curl -C -` and
+//! `wget -c`, and aria2c draws one file over eight connections. What comes is the file, to the
+//! byte.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -16,7 +17,8 @@ const LEAST: usize = 5;
 /// More runs than any client needs.
 const MOST: usize = 20;
 
-/// A gate that does not go on by itself where its origin breaks off, in each of the ways that this comes about.
+/// A gate that does not go on by itself where its origin breaks off, in each of the ways that this
+/// comes about.
 async fn breaking() -> Vec<(&'static str, Scene, File)> {
     let file = || File { cut_after: Some(CUT), ..File::of(SIZE) };
     let switched_off = vec![("name = \"files\"", "name = \"files\"\nresumes = 0")];
@@ -57,8 +59,15 @@ fn so_far(place: &Path, whole: &[u8]) -> usize {
     there.len()
 }
 
-/// Runs a command that goes on with a download until it is content; each run is cut, and brings something.
-async fn again_and_again(name: &str, command: &mut Command, cut: &[i32], place: &Path, whole: &[u8]) {
+/// Runs a command that goes on with a download until it is content; each run is cut, and brings
+/// something.
+async fn again_and_again(
+    name: &str,
+    command: &mut Command,
+    cut: &[i32],
+    place: &Path,
+    whole: &[u8],
+) {
     let mut before = 0;
     for run_number in 1..=MOST {
         let ran = run(command).await;
@@ -84,7 +93,9 @@ async fn again_and_again(name: &str, command: &mut Command, cut: &[i32], place: 
 fn begins(scene: &Scene) -> BTreeSet<u64> {
     let asked = scene.origin.asked();
     let ranges = asked.iter().filter_map(|asked| asked.headers.get("range")?.to_str().ok());
-    ranges.map(|range| range["bytes=".len()..].split('-').next().unwrap().parse().unwrap()).collect()
+    ranges
+        .map(|range| range["bytes=".len()..].split('-').next().unwrap().parse().unwrap())
+        .collect()
 }
 
 #[tokio::test]
@@ -97,11 +108,13 @@ async fn curl_goes_on_where_the_download_broke() {
         for (protocol, cut) in [("--http1.1", [18, 56]), ("--http2", [18, 92])] {
             let place = scene.dir.path().join(protocol);
             let mut command = direct(&curl);
-            // Without --fail, under which curl 7.88 takes 416 for a failure; another refusal would be other bytes.
+            // Without --fail, under which curl 7.88 takes 416 for a failure; another refusal would
+            // be other bytes.
             command.args(["-q", "-sS", "--noproxy", "*", protocol, "--cacert"]).arg(ca(&scene));
             command.args(["-H", &authorization(&scene), "-C", "-", "-o"]).arg(&place);
             command.arg(format!("{}/files/{BOOK}/audio.mp3", scene.base));
-            again_and_again(&format!("{name}, {protocol}"), &mut command, &cut, &place, &whole).await;
+            again_and_again(&format!("{name}, {protocol}"), &mut command, &cut, &place, &whole)
+                .await;
         }
         assert!(begins(&scene).len() >= LEAST - 1, "{name}: {:?}", begins(&scene));
         scene.end().await;
@@ -121,7 +134,12 @@ async fn wget_goes_on_where_the_download_broke() {
             let place = scene.dir.path().join(tries);
             let mut command = direct(&wget);
             command.args(["-nv", "--no-config", "--no-hsts", "--no-proxy", "--waitretry=0", tries]);
-            command.arg("--ca-certificate").arg(ca(&scene)).args(["-c", "-O"]).arg(&place).arg(&url);
+            command
+                .arg("--ca-certificate")
+                .arg(ca(&scene))
+                .args(["-c", "-O"])
+                .arg(&place)
+                .arg(&url);
             if tries == "--tries=1" {
                 again_and_again(name, &mut command, &[4], &place, &whole).await;
             } else {
@@ -138,7 +156,13 @@ async fn wget_goes_on_where_the_download_broke() {
 /// aria2c over eight connections, to this place.
 fn eight_connections(aria2c: &Path, scene: &Scene, place: &Path) -> Command {
     let mut command = direct(aria2c);
-    command.args(["--no-conf", "--quiet", "--console-log-level=error", "--all-proxy=", "--no-netrc"]);
+    command.args([
+        "--no-conf",
+        "--quiet",
+        "--console-log-level=error",
+        "--all-proxy=",
+        "--no-netrc",
+    ]);
     command.args(["-x8", "-s8", "--min-split-size=1M", "--file-allocation=none"]);
     command.args(["--max-tries=0", "--retry-wait=0", "--max-file-not-found=1"]);
     command.arg(format!("--ca-certificate={}", ca(scene).display()));
@@ -154,8 +178,8 @@ async fn aria2c_draws_one_file_over_eight_connections() {
     };
     let config = vec![("name = \"files\"", "name = \"files\"\nidle = \"1s\"")];
     let scene = Scene::set(Setting { config, ..Setting::default() }).await;
-    // The origin stands still in each answer until there are eight, so that nothing is over before all have begun. Then
-    // the gate goes on with each.
+    // The origin stands still in each answer until there are eight, so that nothing is over before
+    // all have begun. Then the gate goes on with each.
     let file = File::of(SIZE);
     put(&scene, &File { stall_after: Some(300_000), ..file.clone() });
     let place = scene.dir.path().join("drawn");

@@ -7,12 +7,14 @@ use tokio::net::TcpStream;
 
 use crate::support::{AUDIO, File, Process, Scene, Setting, frames, raw_client};
 
-/// More than the sockets and windows between the two can hold, so that the gate is not done before the reader is.
+/// More than the sockets and windows between the two can hold, so that the gate is not done before
+/// the reader is.
 const SIZE: u64 = 64 << 20;
 
 /// A scene with a long file and its gate as a process of its own.
 async fn scene(config: Vec<(&'static str, &'static str)>) -> (Scene, Process) {
-    let mut scene = Scene::around(Setting { bounds: Bounds::quick(), config, ..Setting::default() }).await;
+    let mut scene =
+        Scene::around(Setting { bounds: Bounds::quick(), config, ..Setting::default() }).await;
     scene.origin.put(&format!("{AUDIO}/audio.mp3"), File::of(SIZE));
     let gate = scene.spawn_gate().await;
     (scene, gate)
@@ -68,7 +70,9 @@ async fn a_second_signal_ends_it_at_once() {
     let (scene, mut gate) = scene(Vec::new()).await;
     let (mut answer, mut at) = under_way(&scene, &scene.http1()).await;
     gate.terminate();
-    scene.until("draining", async || readiness(&scene).await == StatusCode::SERVICE_UNAVAILABLE).await;
+    scene
+        .until("draining", async || readiness(&scene).await == StatusCode::SERVICE_UNAVAILABLE)
+        .await;
     assert!(gate.runs());
     gate.terminate();
     // The minute of server.drain is longer than an end is waited for.
@@ -88,7 +92,8 @@ async fn a_second_signal_ends_it_at_once() {
 #[tokio::test]
 async fn a_reader_who_reads_nothing_is_cut_when_the_time_for_draining_is_over() {
     for version in [http::Version::HTTP_11, http::Version::HTTP_2] {
-        let (scene, mut gate) = scene(vec![("[admin]", "[server]\ndrain = \"1s\"\n\n[admin]")]).await;
+        let (scene, mut gate) =
+            scene(vec![("[admin]", "[server]\ndrain = \"1s\"\n\n[admin]")]).await;
         let client = if version == http::Version::HTTP_2 { scene.http2() } else { scene.http1() };
         let (mut answer, mut at) = under_way(&scene, &client).await;
         gate.terminate();
@@ -127,7 +132,8 @@ async fn silent_connections_do_not_hold_up_a_drain() {
         connect("h2", [frames::preface(&[]), request[..20].to_vec()].concat()).await,
     ];
     let mut shaking = TcpStream::connect(address).await.unwrap();
-    // Longer than the time for draining would be too long by far: the head has 20 seconds, and idle time 75.
+    // Longer than the time for draining would be too long by far: the head has 20 seconds, and idle
+    // time 75.
     let began = std::time::Instant::now();
     gate.terminate();
     assert_eq!(gate.exit().await.code(), Some(0));

@@ -38,7 +38,11 @@ async fn new_readers_are_served_soon_after_a_full_disk() {
         for number in 0..20 {
             let (status, problem) = borrow(&scene, &format!("refused {round} {number}")).await;
             if status != 200 {
-                assert_eq!((status, &problem["type"]), (503, &"ledger-unavailable".into()), "{problem}");
+                assert_eq!(
+                    (status, &problem["type"]),
+                    (503, &"ledger-unavailable".into()),
+                    "{problem}"
+                );
                 refused += 1;
             }
         }
@@ -59,7 +63,11 @@ async fn new_readers_are_served_soon_after_a_full_disk() {
         let freed = Instant::now();
         let mut status = 0;
         while status != 200 {
-            assert!(freed.elapsed() < SERVED_WITHIN, "not served after {:?}: {status}", freed.elapsed());
+            assert!(
+                freed.elapsed() < SERVED_WITHIN,
+                "not served after {:?}: {status}",
+                freed.elapsed()
+            );
             status = borrow(&scene, &format!("served {round}")).await.0;
         }
         while !missing(&scene).await.is_empty() {

@@ -1,5 +1,5 @@
-//! HLS as ffmpeg makes and plays it: a playlist and its segments behind one signed link, whose token their relative
-//! addresses keep, and each of them under the loan.
+//! HLS as ffmpeg makes and plays it: a playlist and its segments behind one signed link, whose
+//! token their relative addresses keep, and each of them under the loan.
 
 use std::path::Path;
 use std::process::Command;
@@ -22,8 +22,23 @@ async fn made(ffmpeg: &Path, directory: &Path) -> Vec<(String, Bytes)> {
     std::fs::create_dir(directory).unwrap();
     let mut command = Command::new(ffmpeg);
     command.args(["-v", "error", "-nostdin", "-f", "lavfi"]);
-    command.args(["-i", &format!("sine=frequency=440:duration={PLAYS}"), "-c:a", "aac", "-b:a", "64k"]);
-    command.args(["-f", "hls", "-hls_time", SEGMENT, "-hls_playlist_type", "vod", "-hls_segment_filename"]);
+    command.args([
+        "-i",
+        &format!("sine=frequency=440:duration={PLAYS}"),
+        "-c:a",
+        "aac",
+        "-b:a",
+        "64k",
+    ]);
+    command.args([
+        "-f",
+        "hls",
+        "-hls_time",
+        SEGMENT,
+        "-hls_playlist_type",
+        "vod",
+        "-hls_segment_filename",
+    ]);
     command.arg(directory.join("part%02d.ts")).arg(directory.join("index.m3u8"));
     let ran = run(&mut command).await;
     assert!(ran.status.success(), "{}", said(&ran));
@@ -60,7 +75,8 @@ fn seconds(text: &str) -> f64 {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ffmpeg_plays_a_playlist_behind_a_link_to_its_end() {
-    let (Some(ffmpeg), Some(ffprobe)) = (program("ffmpeg", "ffmpeg"), program("ffprobe", "ffmpeg")) else {
+    let (Some(ffmpeg), Some(ffprobe)) = (program("ffmpeg", "ffmpeg"), program("ffprobe", "ffmpeg"))
+    else {
         return;
     };
     let scene = Scene::start().await;
@@ -76,7 +92,8 @@ async fn ffmpeg_plays_a_playlist_behind_a_link_to_its_end() {
     let told = seconds(&String::from_utf8_lossy(&ran.stdout));
     assert!((told - PLAYS).abs() < 0.2, "{told} s");
 
-    // It passes the check of the certificate on to no segment, but always goes by the address of the playlist.
+    // It passes the check of the certificate on to no segment, but always goes by the address of
+    // the playlist.
     let before = scene.origin.asked().len();
     let mut command = trusting(&ffmpeg, &ca);
     command.args(["-nostdin", "-xerror", "-i", &url, "-progress", "pipe:1", "-f", "null", "-"]);
@@ -108,7 +125,8 @@ async fn a_playlist_is_passed_on_as_it_is_and_each_segment_is_under_the_loan() {
     let link = scene.link(&["--isbn", AUDIO]);
     let under = |first: &str, name: &str| format!("{first}/files/{AUDIO}/{name}");
     for (name, content) in &files {
-        let wanted = if name.ends_with(".ts") { "video/mp2t" } else { "application/vnd.apple.mpegurl" };
+        let wanted =
+            if name.ends_with(".ts") { "video/mp2t" } else { "application/vnd.apple.mpegurl" };
         let (status, kind, body) = get(&scene, &under(&format!("/~{link}"), name)).await;
         assert_eq!((status, kind.as_str()), (StatusCode::OK, wanted), "{name}");
         assert!(body == content, "{name}: other bytes");
@@ -121,12 +139,17 @@ async fn a_playlist_is_passed_on_as_it_is_and_each_segment_is_under_the_loan() {
         let (status, ..) = get(&scene, &under(&format!("/~{of_another_title}"), name)).await;
         assert_eq!(status, StatusCode::FORBIDDEN, "{name}: with a link of another title");
     }
-    let (status, _) = scene.ask("DELETE", &format!("/loans/{AUDIO}"), &scene.token("kari"), "").await;
+    let (status, _) =
+        scene.ask("DELETE", &format!("/loans/{AUDIO}"), &scene.token("kari"), "").await;
     assert_eq!(status, StatusCode::NO_CONTENT);
     for (name, _) in &files {
         let (status, kind, body) = get(&scene, &under(&format!("/~{link}"), name)).await;
         let problem: Value = serde_json::from_slice(&body).unwrap();
-        assert_eq!((status, kind.as_str()), (StatusCode::FORBIDDEN, "application/problem+json"), "{name}");
+        assert_eq!(
+            (status, kind.as_str()),
+            (StatusCode::FORBIDDEN, "application/problem+json"),
+            "{name}"
+        );
         assert!(problem["type"].as_str().unwrap().ends_with("loan-ended"), "{name}: {problem}");
     }
     assert_eq!(scene.origin.asked().len(), asked, "what is refused is not asked for");

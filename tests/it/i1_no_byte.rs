@@ -1,5 +1,5 @@
-//! Invariant 1: no byte without a loan. While a loan is pending, refused, unknown or over, and for whoever has none, the
-//! origin is not even asked.
+//! Invariant 1: no byte without a loan. While a loan is pending, refused, unknown or over, and for
+//! whoever has none, the origin is not even asked.
 
 use std::time::Duration;
 
@@ -13,7 +13,10 @@ const OTHER: &str = "9788299999021";
 
 fn impatient() -> Setting {
     Setting {
-        config: vec![("[ledger]", "[gate]\npatience = \"300ms\"\nrefusal_ttl = \"1s\"\n\n[ledger]")],
+        config: vec![(
+            "[ledger]",
+            "[gate]\npatience = \"300ms\"\nrefusal_ttl = \"1s\"\n\n[ledger]",
+        )],
         ..Setting::default()
     }
 }
@@ -30,7 +33,8 @@ async fn ask_every_way(scene: &Scene, token: &str) -> (StatusCode, Value) {
     let path = format!("/files/{BOOK}/book.epub");
     let mut said = None;
     for client in [scene.http1(), scene.http2()] {
-        let head = client.head(format!("{}{path}", scene.base)).bearer_auth(token).send().await.unwrap();
+        let head =
+            client.head(format!("{}{path}", scene.base)).bearer_auth(token).send().await.unwrap();
         for range in [None, Some("bytes=0-1"), Some("bytes=0-")] {
             let mut request = scene.get(&client, &path, token);
             if let Some(range) = range {
@@ -114,7 +118,10 @@ async fn a_refusal_that_no_longer_holds_can_be_asked_for_again() {
     scene.fault(&refuse).await;
     let (client, token) = (scene.http2(), scene.token("kari"));
     let path = format!("/files/{BOOK}/book.epub");
-    assert_eq!(scene.get(&client, &path, &token).send().await.unwrap().status(), StatusCode::FORBIDDEN);
+    assert_eq!(
+        scene.get(&client, &path, &token).send().await.unwrap().status(),
+        StatusCode::FORBIDDEN
+    );
     scene
         .until("the book is lent", || async {
             scene.get(&client, &path, &token).send().await.unwrap().status() == StatusCode::OK
@@ -141,7 +148,9 @@ async fn a_loan_that_is_over_opens_nothing_and_an_old_token_does_not_borrow_agai
     // At the very moment, whether or not the ender has come to it.
     let answer = scene.get(&client, &path, &old).send().await.unwrap();
     assert_eq!(answer.status(), StatusCode::FORBIDDEN);
-    scene.until("the end is acknowledged", || async { scene.ledger().await[0]["state"] == "ended" }).await;
+    scene
+        .until("the end is acknowledged", || async { scene.ledger().await[0]["state"] == "ended" })
+        .await;
     assert_eq!(scene.books().await[0]["status"], "EXPIRED");
     let before = scene.origin.asked().len();
     for token in [&old, &ageless] {
@@ -151,9 +160,12 @@ async fn a_loan_that_is_over_opens_nothing_and_an_old_token_does_not_borrow_agai
     // A later token continues no download, and borrows anew from the start.
     clock.advance(Duration::from_secs(2));
     let later = scene.token("kari");
-    for (name, value) in
-        [("range", "bytes=500-"), ("range", "bytes=-5"), ("if-range", "\"v1\""), ("if-match", "\"v1\"")]
-    {
+    for (name, value) in [
+        ("range", "bytes=500-"),
+        ("range", "bytes=-5"),
+        ("if-range", "\"v1\""),
+        ("if-match", "\"v1\""),
+    ] {
         let answer = scene.get(&client, &path, &later).header(name, value).send().await.unwrap();
         assert_eq!(answer.status(), StatusCode::FORBIDDEN, "{name}: {value}");
     }
@@ -175,7 +187,9 @@ async fn one_readers_loan_opens_nothing_for_another() {
         StatusCode::OK
     );
     let before = scene.origin.asked().len();
-    scene.fault(&json!({ "call": "begin", "effect": { "refuse": { "code": "BORROWER_LIMIT" } } })).await;
+    scene
+        .fault(&json!({ "call": "begin", "effect": { "refuse": { "code": "BORROWER_LIMIT" } } }))
+        .await;
     let elsewhere = scene.token_with(&json!({ "sub": "kari", "library": "NO-1103000" }));
     for (name, token, path) in [
         ("another borrower", scene.token("ola"), &path),
@@ -194,10 +208,13 @@ async fn a_link_opens_what_it_names_and_nothing_else() {
     let scene = scene_with_a_book(Setting::default()).await;
     scene.origin.put(&format!("{OTHER}/book.epub"), File::of(1000));
     let link = |arguments: &[&str]| scene.link(arguments);
-    let (title, prefix) = (link(&["--isbn", BOOK]), link(&["--prefix", &format!("/files/{BOOK}/")]));
+    let (title, prefix) =
+        (link(&["--isbn", BOOK]), link(&["--prefix", &format!("/files/{BOOK}/")]));
     let short = link(&["--prefix", "/files/97882999990"]);
     let client = scene.http2();
-    let get = async |path: String| client.get(format!("{}{path}", scene.base)).send().await.unwrap().status();
+    let get = async |path: String| {
+        client.get(format!("{}{path}", scene.base)).send().await.unwrap().status()
+    };
     for token in [&title, &prefix] {
         assert_eq!(get(format!("/files/{BOOK}/book.epub?token={token}")).await, StatusCode::OK);
         assert_eq!(get(format!("/~{token}/files/{BOOK}/book.epub")).await, StatusCode::OK);
@@ -218,7 +235,10 @@ async fn a_link_opens_what_it_names_and_nothing_else() {
 #[tokio::test]
 async fn a_route_of_explicit_loans_begins_none() {
     let setting = Setting {
-        config: vec![("to = \"{isbn}/{file}\"", "to = \"{isbn}/{file}\"\nregistration = \"explicit\"")],
+        config: vec![(
+            "to = \"{isbn}/{file}\"",
+            "to = \"{isbn}/{file}\"\nregistration = \"explicit\"",
+        )],
         ..Setting::default()
     };
     let scene = scene_with_a_book(setting).await;

@@ -65,7 +65,9 @@ async fn five_hundred_readers_at_fifty_titles_make_a_loan_for_each_pair() {
     for reader in 0..500_usize {
         let token = scene.token(&format!("reader-{reader}"));
         // Each asks for a title twice at once, and every second one for another title too.
-        for title in [reader % 50, reader % 50, (reader * 7 + reader / 50) % 50].iter().take(2 + reader % 2) {
+        for title in
+            [reader % 50, reader % 50, (reader * 7 + reader / 50) % 50].iter().take(2 + reader % 2)
+        {
             pairs.insert((reader, *title));
             let path = format!("/files/{}/book.epub", titles[*title]);
             let request = scene.get(&clients[asking.len() % 20], &path, &token);
@@ -81,7 +83,11 @@ async fn five_hundred_readers_at_fifty_titles_make_a_loan_for_each_pair() {
     let books = scene.books().await;
     let made: BTreeSet<String> =
         books.iter().map(|loan| format!("{} {}", loan["borrower"], loan["isbn"])).collect();
-    assert_eq!((books.len(), made.len()), (pairs.len(), pairs.len()), "one loan for each pair that asked");
+    assert_eq!(
+        (books.len(), made.len()),
+        (pairs.len(), pairs.len()),
+        "one loan for each pair that asked"
+    );
     assert_eq!(scene.ledger().await.len(), pairs.len());
     scene.end().await;
 }
@@ -95,7 +101,8 @@ async fn a_reader_who_hangs_up_does_not_undo_the_begin_nor_begin_twice() {
     let path = format!("/files/{BOOK}/book.epub");
     for _ in 0..10 {
         let client = scene.http1();
-        let request = scene.get(&client, &path, &token).timeout(std::time::Duration::from_millis(40));
+        let request =
+            scene.get(&client, &path, &token).timeout(std::time::Duration::from_millis(40));
         assert!(request.send().await.is_err(), "it hung up before the loan was decided");
     }
     let answer = scene.get(&scene.http2(), &path, &token).send().await.unwrap();

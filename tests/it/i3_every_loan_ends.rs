@@ -1,4 +1,5 @@
-//! Invariant 3: every loan ends, there as here; access stops first, also that of a reader who takes nothing.
+//! Invariant 3: every loan ends, there as here; access stops first, also that of a reader who takes
+//! nothing.
 
 use std::time::{Duration, Instant};
 
@@ -35,7 +36,8 @@ async fn a_return_cuts_a_stream_on_another_connection_within_a_second() {
             let mut body = scene.get(&client, &path, &token).send().await.unwrap();
             assert_eq!(body.status(), StatusCode::OK);
             assert!(body.chunk().await.unwrap().is_some());
-            // The reader who reads goes on reading while the loan is given back; the other one takes nothing.
+            // The reader who reads goes on reading while the loan is given back; the other one
+            // takes nothing.
             let reading = tokio::spawn(async move {
                 while !stalled && body.chunk().await.is_ok_and(|chunk| chunk.is_some()) {}
                 body
@@ -62,9 +64,12 @@ async fn a_return_cuts_a_stream_on_another_connection_within_a_second() {
                 "http2 {over_http2}, stalled {stalled}: {rest} bytes and a clean end"
             );
             let metrics = scene.metrics().await;
-            let cut = crate::support::metric(&metrics, "loangate_streams_closed_total", "end=\"cut\"");
+            let cut =
+                crate::support::metric(&metrics, "loangate_streams_closed_total", "end=\"cut\"");
             assert_eq!(cut, 1.0, "http2 {over_http2}, stalled {stalled}");
-            scene.until("it is acknowledged", async || ended(&scene).await == (1, "RETURNED".into())).await;
+            scene
+                .until("it is acknowledged", async || ended(&scene).await == (1, "RETURNED".into()))
+                .await;
             scene.end().await;
         }
     }
@@ -114,7 +119,9 @@ async fn a_loan_can_be_taken_back_while_bokbasen_has_not_decided() {
     let config = vec![("[ledger]", "[gate]\npatience = \"300ms\"\n\n[ledger]")];
     let scene = Scene::set(Setting { config, ..Setting::default() }).await;
     scene.origin.put(&format!("{BOOK}/book.epub"), File::of(1000));
-    scene.fault(&json!({ "call": "begin", "effect": { "pending_polls": { "n": 1_000_000 } } })).await;
+    scene
+        .fault(&json!({ "call": "begin", "effect": { "pending_polls": { "n": 1_000_000 } } }))
+        .await;
     let token = scene.token("kari");
     let path = format!("/files/{BOOK}/book.epub");
     let asked = scene.get(&scene.http1(), &path, &token).send().await.unwrap();
@@ -130,13 +137,20 @@ async fn a_loan_can_be_taken_back_while_bokbasen_has_not_decided() {
 async fn what_is_taken_back_while_a_request_waits_for_it_is_not_begun_again_for_that_request() {
     let scene = Scene::start().await;
     scene.origin.put(&format!("{BOOK}/book.epub"), File::of(1000));
-    scene.fault(&json!({ "call": "begin", "effect": { "pending_polls": { "n": 1_000_000 } } })).await;
-    // The question on its way about the pending loan is answered only when the end has long been acknowledged.
+    scene
+        .fault(&json!({ "call": "begin", "effect": { "pending_polls": { "n": 1_000_000 } } }))
+        .await;
+    // The question on its way about the pending loan is answered only when the end has long been
+    // acknowledged.
     scene.fault(&json!({ "call": "get", "effect": { "delay": { "ms": 500 } } })).await;
     let token = scene.token("kari");
     let path = format!("/files/{BOOK}/book.epub");
     let waiting = tokio::spawn(scene.get(&scene.http1(), &path, &token).send());
-    scene.until("pending", async || scene.ledger().await.iter().any(|loan| loan["state"] == "pending")).await;
+    scene
+        .until("pending", async || {
+            scene.ledger().await.iter().any(|loan| loan["state"] == "pending")
+        })
+        .await;
     give_back(&scene, BOOK, &token).await;
     let answer = waiting.await.unwrap().unwrap();
     assert_eq!(scene.books().await.len(), 1, "begun again although nobody asked since");
@@ -158,11 +172,18 @@ async fn an_end_arrives_after_an_outage_and_a_restart() {
     scene.origin.put(&format!("{BOOK}/book.epub"), File::of(1000));
     let token = scene.token("kari");
     let path = format!("/files/{BOOK}/book.epub");
-    assert_eq!(scene.get(&scene.http1(), &path, &token).send().await.unwrap().status(), StatusCode::OK);
+    assert_eq!(
+        scene.get(&scene.http1(), &path, &token).send().await.unwrap().status(),
+        StatusCode::OK
+    );
     scene.stop_sandbox().await;
     give_back(&scene, BOOK, &token).await;
     let gone = scene.get(&scene.http1(), &path, &token).send().await.unwrap();
-    assert_eq!(gone.status(), StatusCode::FORBIDDEN, "access stops although nobody there knows of it");
+    assert_eq!(
+        gone.status(),
+        StatusCode::FORBIDDEN,
+        "access stops although nobody there knows of it"
+    );
     scene.stop_gate().await;
     scene.start_gate().await;
     let gone = scene.get(&scene.http1(), &path, &token).send().await.unwrap();
@@ -179,17 +200,24 @@ async fn ends_that_bokbasen_never_takes_hold_up_no_other_and_are_an_alarm_after_
     scene.origin.put(&format!("{BOOK}/book.epub"), File::of(1000));
     scene.origin.put(&format!("{AUDIO}/audio.mp3"), File::of(1000));
     // Far more than are sent at once.
-    let fails = json!({ "call": "return", "isbn": BOOK, "effect": { "status": { "status": 429 } } });
+    let fails =
+        json!({ "call": "return", "isbn": BOOK, "effect": { "status": { "status": 429 } } });
     scene.fault(&fails).await;
     for number in 0..40 {
         let token = scene.token(&format!("reader-{number}"));
         let path = format!("/files/{BOOK}/book.epub");
-        assert_eq!(scene.get(&scene.http1(), &path, &token).send().await.unwrap().status(), StatusCode::OK);
+        assert_eq!(
+            scene.get(&scene.http1(), &path, &token).send().await.unwrap().status(),
+            StatusCode::OK
+        );
         give_back(&scene, BOOK, &token).await;
     }
     let token = scene.token("kari");
     let path = format!("/files/{AUDIO}/audio.mp3");
-    assert_eq!(scene.get(&scene.http1(), &path, &token).send().await.unwrap().status(), StatusCode::OK);
+    assert_eq!(
+        scene.get(&scene.http1(), &path, &token).send().await.unwrap().status(),
+        StatusCode::OK
+    );
     give_back(&scene, AUDIO, &token).await;
     let state = async |isbn: &'static str| {
         let ledger = scene.ledger().await;
@@ -197,7 +225,11 @@ async fn ends_that_bokbasen_never_takes_hold_up_no_other_and_are_an_alarm_after_
     };
     scene.until("the good one is over", async || state(AUDIO).await["state"] == "ended").await;
     let failing = state(BOOK).await;
-    assert_eq!((&failing["state"], failing.get("end_overdue")), (&"ending".into(), None), "{failing}");
+    assert_eq!(
+        (&failing["state"], failing.get("end_overdue")),
+        (&"ending".into(), None),
+        "{failing}"
+    );
 
     clock.advance(Duration::from_secs(86_401));
     let overdue = async || {

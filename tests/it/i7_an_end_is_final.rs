@@ -1,4 +1,5 @@
-//! Invariant 7: what has ended is borrowed anew only by a later credential, and never by a download that goes on.
+//! Invariant 7: what has ended is borrowed anew only by a later credential, and never by a download
+//! that goes on.
 
 use http::StatusCode;
 use serde_json::{Value, json};
@@ -15,15 +16,21 @@ async fn a_background_download_that_goes_on_after_the_return_spends_no_licence()
     let now = loangate::clock::Clock::system().now().as_second();
     let token = scene.token_with(&json!({ "sub": "kari", "iat": now - 30 }));
     let client = scene.http2();
-    let first = scene.get(&client, &path, &token).header("range", "bytes=0-9999").send().await.unwrap();
+    let first =
+        scene.get(&client, &path, &token).header("range", "bytes=0-9999").send().await.unwrap();
     assert_eq!(first.status(), StatusCode::PARTIAL_CONTENT);
-    let returned = client.delete(format!("{}{loan}", scene.base)).bearer_auth(&token).send().await.unwrap();
+    let returned =
+        client.delete(format!("{}{loan}", scene.base)).bearer_auth(&token).send().await.unwrap();
     assert_eq!(returned.status(), StatusCode::NO_CONTENT);
-    scene.until("the end is acknowledged", async || scene.ledger().await[0]["state"] == "ended").await;
+    scene
+        .until("the end is acknowledged", async || scene.ledger().await[0]["state"] == "ended")
+        .await;
     let before = scene.origin.asked().len();
 
-    // The download asks for the next part, with the token that it has, and then with one that the app renewed.
-    let ended: jiff::Timestamp = scene.ledger().await[0]["ended"].as_str().unwrap().parse().unwrap();
+    // The download asks for the next part, with the token that it has, and then with one that the
+    // app renewed.
+    let ended: jiff::Timestamp =
+        scene.ledger().await[0]["ended"].as_str().unwrap().parse().unwrap();
     let renewed = scene.token_with(&json!({ "sub": "kari", "iat": ended.as_second() + 1 }));
     for (token, what) in [(&token, "loan-ended"), (&renewed, "loan-refused")] {
         for (range, validator) in [
@@ -43,7 +50,10 @@ async fn a_background_download_that_goes_on_after_the_return_spends_no_licence()
         }
     }
     // The old token borrows nothing from the start either, nor by an explicit begin.
-    assert_eq!(scene.get(&client, &path, &token).send().await.unwrap().status(), StatusCode::FORBIDDEN);
+    assert_eq!(
+        scene.get(&client, &path, &token).send().await.unwrap().status(),
+        StatusCode::FORBIDDEN
+    );
     let put = client.put(format!("{}{loan}", scene.base)).bearer_auth(&token).send().await.unwrap();
     assert_eq!(put.status(), StatusCode::FORBIDDEN);
     assert_eq!(

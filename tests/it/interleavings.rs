@@ -1,13 +1,14 @@
 //! Invariants 1, 2, 3 and 7 under random interleavings, on the real gate.
 //!
-//! Two readers and two titles. A case is a row of steps: requests of every kind with new and old tokens, the clock
-//! moved, an answer of Bokbasen's that will be lost, the gate crashed; some of them two at once. After each step the
-//! rules of [`model`] are held against what the ledger and the sandbox's books say, and again at the end, when
-//! everything has come to rest. [`stage`] has the gate, which crashes and is started anew.
+//! Two readers and two titles. A case is a row of steps: requests of every kind with new and old
+//! tokens, the clock moved, an answer of Bokbasen's that will be lost, the gate crashed; some of
+//! them two at once. After each step the rules of [`model`] are held against what the ledger and
+//! the sandbox's books say, and again at the end, when everything has come to rest. [`stage`] has
+//! the gate, which crashes and is started anew.
 //!
-//! The eighteen cases of an ordinary run are new ones each time. More of them, or the same ones again:
-//! `LOANGATE_INTERLEAVINGS=100 LOANGATE_TEST_SEED=… cargo test --test it interleavings -- --nocapture`. So many are tried
-//! in each of three lanes, the first of which has the seed itself.
+//! The eighteen cases of an ordinary run are new ones each time. More of them, or the same ones
+//! again: `LOANGATE_INTERLEAVINGS=100 LOANGATE_TEST_SEED=… cargo test --test it interleavings --
+//! --nocapture`. So many are tried in each of three lanes, the first of which has the seed itself.
 
 mod model;
 mod stage;
@@ -23,7 +24,8 @@ use tokio::runtime::Runtime;
 use model::{Ask, Model, What};
 use stage::Stage;
 
-/// How many cases are tried at once, since they mostly wait; and how many an ordinary run tries one after the other.
+/// How many cases are tried at once, since they mostly wait; and how many an ordinary run tries one
+/// after the other.
 const LANES: u64 = 3;
 const CASES: u32 = 6;
 /// How many steps a case has.
@@ -34,8 +36,8 @@ const STEPS: std::ops::Range<usize> = 20..32;
 enum Action {
     /// A reader asks.
     Ask(Ask),
-    /// A while passes, and a reader's app gets itself a new token. No while at all is the boundary: a token that was
-    /// issued at the very moment of an end is an old one.
+    /// A while passes, and a reader's app gets itself a new token. No while at all is the boundary:
+    /// a token that was issued at the very moment of an end is an old one.
     NewToken { reader: usize, after_ms: u64 },
     /// The clock comes to the due time of a reader's loan, or passes it.
     Expire { key: model::Key, late_ms: u64 },
@@ -69,16 +71,13 @@ fn ask() -> impl Strategy<Value = Ask> {
     ];
     // Mostly the token of today.
     let token_back = prop_oneof![3 => Just(0_usize), 1 => 1..4_usize];
-    (key(), what, token_back, any::<bool>()).prop_map(|((reader, title), what, token_back, http2)| Ask {
-        reader,
-        title,
-        what,
-        token_back,
-        http2,
-    })
+    (key(), what, token_back, any::<bool>()).prop_map(
+        |((reader, title), what, token_back, http2)| Ask { reader, title, what, token_back, http2 },
+    )
 }
 
-/// A call whose answer will be lost, and how. Where it is carried out late, that is within the sandbox's bound.
+/// A call whose answer will be lost, and how. Where it is carried out late, that is within the
+/// sandbox's bound.
 fn lose() -> impl Strategy<Value = Action> {
     let how = proptest::sample::select(vec![
         json!("cut_after"),
@@ -88,7 +87,8 @@ fn lose() -> impl Strategy<Value = Action> {
         json!({ "hang": { "made": false } }),
     ]);
     let call = prop_oneof![4 => Just("begin"), 2 => Just("return"), 1 => Just("cancel"), 1 => Just("list")];
-    // What may be repeated is, twice within one call: what is lost three times is lost for whoever called.
+    // What may be repeated is, twice within one call: what is lost three times is lost for whoever
+    // called.
     let times = prop_oneof![Just(1_u32), Just(3)];
     (call, how, times).prop_map(|(call, how, times)| {
         let times = if call == "begin" { 1 } else { times };
@@ -231,11 +231,12 @@ async fn start(
     None
 }
 
-/// The end: nothing misbehaves any more, everything comes to rest, and every reader can borrow every title again.
+/// The end: nothing misbehaves any more, everything comes to rest, and every reader can borrow
+/// every title again.
 async fn rest(stage: &mut Stage, model: &mut Model) {
     stage.scene.no_faults().await;
-    // As late as it has ever been, wherever the clock was set to meanwhile; and then later than every end, also of what
-    // that makes due.
+    // As late as it has ever been, wherever the clock was set to meanwhile; and then later than
+    // every end, also of what that makes due.
     stage.clock.set(model.latest.max(stage.now()));
     let before = loop {
         stage.until_quiet().await;

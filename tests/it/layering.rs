@@ -1,11 +1,13 @@
-//! Which module may call which: reads every `crate::` in the sources against the table, so that neither can rot.
+//! Which module may call which: reads every `crate::` in the sources against the table, so that
+//! neither can rot.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The vocabulary, which everybody may call, and which calls nothing else of ours.
-const WORDS: [&str; 7] = ["buffer_budget", "clock", "connection_handle", "crash", "loan", "path", "problem"];
+const WORDS: [&str; 7] =
+    ["buffer_budget", "clock", "connection_handle", "crash", "loan", "path", "problem"];
 
 /// What each module may call besides the vocabulary; `lib.rs` shows the same table to people.
 const TABLE: [(&str, &[&str]); 16] = [
@@ -59,7 +61,8 @@ fn every_module_calls_only_what_its_row_allows() {
         if TOP.contains(&module.as_str()) {
             continue;
         }
-        let may = table.get(module.as_str()).unwrap_or_else(|| panic!("no row for {module}: add one"));
+        let may =
+            table.get(module.as_str()).unwrap_or_else(|| panic!("no row for {module}: add one"));
         seen.insert(module.clone());
         for called in called(&fs::read_to_string(&file).unwrap()) {
             let allowed = called == module || may.contains(called.as_str());
@@ -74,8 +77,9 @@ fn every_module_calls_only_what_its_row_allows() {
 fn delivery_takes_no_more_of_gate_and_catalog_than_the_permit_and_the_file() {
     for file in sources(Path::new("src/delivery")) {
         let text = fs::read_to_string(&file).unwrap();
-        let taken =
-            text.lines().filter(|line| line.contains("crate::gate") || line.contains("crate::catalog"));
+        let taken = text
+            .lines()
+            .filter(|line| line.contains("crate::gate") || line.contains("crate::catalog"));
         for line in taken {
             let known = [
                 "use crate::catalog::Disposition;",

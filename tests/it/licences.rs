@@ -1,4 +1,5 @@
-//! Which licence a loan uses: the policy's order, what it forbids, and the next one where the first is gone.
+//! Which licence a loan uses: the policy's order, what it forbids, and the next one where the first
+//! is gone.
 
 use http::StatusCode;
 use loangate::sandbox::{Library, Licence, Title, World};
@@ -9,9 +10,11 @@ use crate::support::{BOOK, File, LIBRARY, Scene};
 
 /// A scene whose one book has these licences, as (id, type, how many at once).
 async fn scene(licences: &[(&str, &str, Option<u32>)], policy: &'static str) -> Scene {
-    let licences = licences.iter().map(|(id, kind, count)| Licence::new(*id, *kind, *count)).collect();
+    let licences =
+        licences.iter().map(|(id, kind, count)| Licence::new(*id, *kind, *count)).collect();
     let title = Title { isbn: BOOK.parse().unwrap(), licences, loan_days: 21, refuse: None };
-    let libraries = [LIBRARY, "NO-1103000"].map(|isil| Library { isil: isil.parse().unwrap(), refuse: None });
+    let libraries =
+        [LIBRARY, "NO-1103000"].map(|isil| Library { isil: isil.parse().unwrap(), refuse: None });
     let world = World { libraries: libraries.into(), titles: vec![title], ..World::default() };
     let config = vec![("[ledger]", policy)];
     let scene = Scene::set(Setting { world, config, ..Setting::default() }).await;
@@ -26,16 +29,24 @@ async fn borrow(scene: &Scene, borrower: &str, library: &str) -> (StatusCode, Va
 
 /// How often the sandbox was asked for something, by the gate's own count.
 async fn calls(scene: &Scene, call: &str) -> f64 {
-    crate::support::metric(&scene.metrics().await, "loangate_lending_calls_total", &format!("\"{call}\""))
+    crate::support::metric(
+        &scene.metrics().await,
+        "loangate_lending_calls_total",
+        &format!("\"{call}\""),
+    )
 }
 
 #[tokio::test]
 async fn the_first_free_type_of_the_order_is_used_and_then_the_next() {
     let policy = "[licences]\norder = [\"IMPORTED\", \"PAY_PER_LOAN\"]\n\n[ledger]";
-    let licences =
-        [("L-pay", "PAY_PER_LOAN", None), ("L-package", "PACKAGE", None), ("L-old", "IMPORTED", Some(1))];
+    let licences = [
+        ("L-pay", "PAY_PER_LOAN", None),
+        ("L-package", "PACKAGE", None),
+        ("L-old", "IMPORTED", Some(1)),
+    ];
     let scene = scene(&licences, policy).await;
-    for (borrower, kind) in [("kari", "IMPORTED"), ("ola", "PAY_PER_LOAN"), ("per", "PAY_PER_LOAN")] {
+    for (borrower, kind) in [("kari", "IMPORTED"), ("ola", "PAY_PER_LOAN"), ("per", "PAY_PER_LOAN")]
+    {
         let (status, loan) = borrow(&scene, borrower, LIBRARY).await;
         assert_eq!(
             (status, &loan["licence_type"]),
@@ -49,14 +60,22 @@ async fn the_first_free_type_of_the_order_is_used_and_then_the_next() {
 #[tokio::test]
 async fn a_refusal_for_want_of_a_licence_leads_to_the_next_and_each_try_is_in_the_history() {
     let policy = "[licences]\norder = [\"IMPORTED\", \"PACKAGE\", \"PAY_PER_LOAN\"]\n\n[ledger]";
-    let licences =
-        [("L-pay", "PAY_PER_LOAN", None), ("L-old", "IMPORTED", None), ("L-package", "PACKAGE", None)];
+    let licences = [
+        ("L-pay", "PAY_PER_LOAN", None),
+        ("L-old", "IMPORTED", None),
+        ("L-package", "PACKAGE", None),
+    ];
     let scene = scene(&licences, policy).await;
     // Both are gone between the question and the begin.
     let gone = |code: &str| json!({ "call": "begin", "times": 1, "effect": { "refuse": { "code": code } } });
     scene.fault(&gone("NO_FREE_LICENSE")).await;
     let first = borrow(&scene, "kari", LIBRARY).await;
-    assert_eq!((first.0, &first.1["licence_type"]), (StatusCode::CREATED, &"PACKAGE".into()), "{}", first.1);
+    assert_eq!(
+        (first.0, &first.1["licence_type"]),
+        (StatusCode::CREATED, &"PACKAGE".into()),
+        "{}",
+        first.1
+    );
     let books = scene.books().await;
     let statuses: Vec<_> = books.iter().map(|loan| loan["status"].as_str().unwrap()).collect();
     assert_eq!(statuses, ["REFUSED", "ACCEPTED"], "one begin after the other");
@@ -66,8 +85,9 @@ async fn a_refusal_for_want_of_a_licence_leads_to_the_next_and_each_try_is_in_th
     let loan: Value = scene.admin(&format!("/api/v1/loans/{id}")).await.json().await.unwrap();
     let history = loan["history"].as_array().unwrap();
     let details: Vec<_> = history.iter().filter_map(|step| step["detail"].as_str()).collect();
-    let declined =
-        details.iter().find(|detail| detail.contains("L-old") && detail.contains("NO_FREE_LICENSE"));
+    let declined = details
+        .iter()
+        .find(|detail| detail.contains("L-old") && detail.contains("NO_FREE_LICENSE"));
     assert!(declined.is_some(), "{history:?}");
     assert!(details.iter().any(|detail| detail.contains("L-package")), "{history:?}");
 
@@ -84,23 +104,36 @@ async fn what_a_library_never_uses_is_never_asked_for() {
     let policy = "[licences]\nnever = { \"NO-0301000\" = [\"PAY_PER_LOAN\"] }\n\n[ledger]";
     let scene = scene(&[("L-pay", "PAY_PER_LOAN", None)], policy).await;
     let (status, document) = borrow(&scene, "kari", LIBRARY).await;
-    assert_eq!((status, &document["reason"]), (StatusCode::FORBIDDEN, &"licence-not-allowed".into()));
+    assert_eq!(
+        (status, &document["reason"]),
+        (StatusCode::FORBIDDEN, &"licence-not-allowed".into())
+    );
     assert!(scene.books().await.is_empty(), "nothing was begun");
     let path = format!("/loans/{BOOK}/availability");
     let nothing = json!({ "isbn": BOOK, "available": false, "licences": [] });
     assert_eq!(scene.ask("GET", &path, &scene.token("kari"), "").await, (StatusCode::OK, nothing));
 
-    assert_eq!(borrow(&scene, "kari", "NO-1103000").await.0, StatusCode::CREATED, "another library may");
+    assert_eq!(
+        borrow(&scene, "kari", "NO-1103000").await.0,
+        StatusCode::CREATED,
+        "another library may"
+    );
     assert_eq!(calls(&scene, "availability").await, 2.0, "and nothing was asked before its begin");
     scene.end().await;
 }
 
 #[tokio::test]
 async fn where_the_policy_cannot_be_followed_nothing_is_begun() {
-    let scene = scene(&[("L-1", "PACKAGE", None)], "[licences]\norder = [\"PACKAGE\"]\n\n[ledger]").await;
-    scene.fault(&json!({ "call": "availability", "effect": { "status": { "status": 500 } } })).await;
+    let scene =
+        scene(&[("L-1", "PACKAGE", None)], "[licences]\norder = [\"PACKAGE\"]\n\n[ledger]").await;
+    scene
+        .fault(&json!({ "call": "availability", "effect": { "status": { "status": 500 } } }))
+        .await;
     let (status, document) = borrow(&scene, "kari", LIBRARY).await;
-    assert_eq!((status, &document["type"]), (StatusCode::SERVICE_UNAVAILABLE, &"lending-unavailable".into()));
+    assert_eq!(
+        (status, &document["type"]),
+        (StatusCode::SERVICE_UNAVAILABLE, &"lending-unavailable".into())
+    );
     assert!(scene.books().await.is_empty());
     scene.no_faults().await;
     let served = async || borrow(&scene, "kari", LIBRARY).await.0 == StatusCode::CREATED;
@@ -109,13 +142,14 @@ async fn where_the_policy_cannot_be_followed_nothing_is_begun() {
 }
 
 #[tokio::test]
-async fn a_lost_answer_among_several_tries_is_settled_by_the_reference_and_nothing_is_begun_twice() {
+async fn a_lost_answer_among_several_tries_is_settled_by_the_reference_and_nothing_is_begun_twice()
+{
     let policy = "[licences]\norder = [\"IMPORTED\", \"PACKAGE\"]\n\n[ledger]";
     let licences = [("L-old", "IMPORTED", None), ("L-package", "PACKAGE", None)];
     let scene = scene(&licences, policy).await;
-    // Nobody hears of the refusal; and the next reader's begin is accepted, and nobody hears of that either.
-    let refuse =
-        json!({ "call": "begin", "times": 1, "effect": { "refuse": { "code": "NO_FREE_LICENSE" } } });
+    // Nobody hears of the refusal; and the next reader's begin is accepted, and nobody hears of
+    // that either.
+    let refuse = json!({ "call": "begin", "times": 1, "effect": { "refuse": { "code": "NO_FREE_LICENSE" } } });
     scene.fault(&json!([refuse, { "call": "begin", "times": 2, "effect": "cut_after" }])).await;
     let (status, document) = borrow(&scene, "kari", LIBRARY).await;
     // It was found by its reference, and is the last word for a while.
@@ -127,20 +161,26 @@ async fn a_lost_answer_among_several_tries_is_settled_by_the_reference_and_nothi
     assert_eq!(scene.books().await.len(), 1);
 
     let (status, loan) = borrow(&scene, "ola", LIBRARY).await;
-    assert_eq!((status, &loan["licence_type"]), (StatusCode::CREATED, &"IMPORTED".into()), "{loan}");
+    assert_eq!(
+        (status, &loan["licence_type"]),
+        (StatusCode::CREATED, &"IMPORTED".into()),
+        "{loan}"
+    );
     assert_eq!(scene.books().await.len(), 2);
     scene.end().await;
 }
 
 #[tokio::test]
 async fn an_app_is_told_what_is_free_and_bokbasen_asked_once() {
-    let licences = [("L-1", "PACKAGE", Some(2)), ("L-2", "PACKAGE", Some(1)), ("L-3", "IMPORTED", Some(1))];
+    let licences =
+        [("L-1", "PACKAGE", Some(2)), ("L-2", "PACKAGE", Some(1)), ("L-3", "IMPORTED", Some(1))];
     let scene = scene(&licences, "[ledger]").await;
     let path = format!("/loans/{BOOK}/availability");
     let token = scene.token("kari");
     let there = json!({ "isbn": BOOK, "available": true,
         "licences": [{ "type": "PACKAGE", "free": 3 }, { "type": "IMPORTED", "free": 1 }] });
-    let asked = futures_util::future::join_all((0..20).map(|_| scene.ask("GET", &path, &token, ""))).await;
+    let asked =
+        futures_util::future::join_all((0..20).map(|_| scene.ask("GET", &path, &token, ""))).await;
     assert!(asked.iter().all(|answer| *answer == (StatusCode::OK, there.clone())), "{asked:?}");
     assert_eq!(calls(&scene, "availability").await, 1.0, "once for all who wait, and kept");
     let unknown = json!({ "isbn": "9788299999021", "available": false, "licences": [] });
@@ -161,9 +201,14 @@ async fn a_title_that_is_out_says_when_it_comes_back_and_an_outage_is_a_problem(
     assert_eq!((&there["available"], &there["licences"][0]["free"]), (&false.into(), &0.into()));
     let next: jiff::Timestamp = there["next_free"].as_str().unwrap().parse().unwrap();
     assert!(next > loangate::clock::Clock::system().now(), "{there}");
-    scene.fault(&json!({ "call": "availability", "effect": { "status": { "status": 500 } } })).await;
+    scene
+        .fault(&json!({ "call": "availability", "effect": { "status": { "status": 500 } } }))
+        .await;
     let (status, document) = scene.ask("GET", &path, &token, "").await;
-    assert_eq!((status, &document["type"]), (StatusCode::SERVICE_UNAVAILABLE, &"lending-unavailable".into()));
+    assert_eq!(
+        (status, &document["type"]),
+        (StatusCode::SERVICE_UNAVAILABLE, &"lending-unavailable".into())
+    );
     scene.end().await;
 }
 

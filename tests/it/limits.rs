@@ -1,4 +1,5 @@
-//! `[limits]`: how many connections there may be, which one is closed for another, and when one has done enough.
+//! `[limits]`: how many connections there may be, which one is closed for another, and when one has
+//! done enough.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
@@ -10,13 +11,16 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::client::TlsStream;
 
-use crate::support::frames::{self, END_HEADERS, END_STREAM, HEADERS, PING, RST_STREAM, frame, preface};
+use crate::support::frames::{
+    self, END_HEADERS, END_STREAM, HEADERS, PING, RST_STREAM, frame, preface,
+};
 use crate::support::scene::Setting;
 use crate::support::storage::{Kind, Storage};
 use crate::support::{AUDIO, BOOK, File, Process, Scene, metric, program, raw_client};
 
 async fn scene_with(limits: &'static str) -> Scene {
-    let scene = Scene::set(Setting { config: vec![("[ledger]", limits)], ..Setting::default() }).await;
+    let scene =
+        Scene::set(Setting { config: vec![("[ledger]", limits)], ..Setting::default() }).await;
     scene.origin.put(&format!("{BOOK}/book.epub"), File::of(1000));
     scene
 }
@@ -26,7 +30,13 @@ fn address(scene: &Scene) -> SocketAddr {
 }
 
 async fn connect(scene: &Scene, protocol: &str) -> TlsStream<TcpStream> {
-    raw_client::connect(address(scene), &scene.dir.path().join("certs/ca.pem"), "localhost", protocol).await
+    raw_client::connect(
+        address(scene),
+        &scene.dir.path().join("certs/ca.pem"),
+        "localhost",
+        protocol,
+    )
+    .await
 }
 
 async fn reached(scene: &Scene, limit: &str) -> f64 {
@@ -63,8 +73,10 @@ async fn silent_connections_do_not_lock_readers_out() {
     let silent = silent(&scene, 400).await;
     for reader in 2..7 {
         let token = scene.token(&format!("reader-{reader}"));
-        let request = scene.get(&client_at(&scene, reader), &format!("/files/{BOOK}/book.epub"), &token);
-        let answer = request.send().await.unwrap_or_else(|error| panic!("reader {reader}: {error:?}"));
+        let request =
+            scene.get(&client_at(&scene, reader), &format!("/files/{BOOK}/book.epub"), &token);
+        let answer =
+            request.send().await.unwrap_or_else(|error| panic!("reader {reader}: {error:?}"));
         assert_eq!(answer.status(), StatusCode::OK, "reader {reader}");
         assert_eq!(answer.bytes().await.unwrap(), File::of(1000).part(0..1000), "reader {reader}");
     }
@@ -73,10 +85,17 @@ async fn silent_connections_do_not_lock_readers_out() {
     assert!(reached(&scene, "connections_per_address").await > 300.0);
     // A reader behind the same address is served as well.
     let token = scene.token("kari");
-    let same = scene.get(&scene.http2(), &format!("/files/{BOOK}/book.epub"), &token).send().await.unwrap();
+    let same = scene
+        .get(&scene.http2(), &format!("/files/{BOOK}/book.epub"), &token)
+        .send()
+        .await
+        .unwrap();
     assert_eq!(same.status(), StatusCode::OK);
     let log = std::fs::read_to_string(&gate.log).unwrap();
-    assert!(log.contains("fewer connections than configured") && log.contains("LimitNOFILE"), "{log}");
+    assert!(
+        log.contains("fewer connections than configured") && log.contains("LimitNOFILE"),
+        "{log}"
+    );
     assert!(!log.contains("no file descriptor for"), "{log}");
     drop(silent);
 }
@@ -112,15 +131,21 @@ async fn stalled_streams_leave_descriptors_for_other_readers() {
         }
         for reader in 2..6 {
             let token = scene.token(&format!("reader-{reader}"));
-            let request = scene.get(&client_at(&scene, reader), &path, &token).header("range", "bytes=0-99");
-            let answer = request.send().await.unwrap_or_else(|error| panic!("reader {reader}: {error:?}"));
-            assert_eq!(answer.status(), StatusCode::PARTIAL_CONTENT, "reader {reader}, {is_directory}");
+            let request =
+                scene.get(&client_at(&scene, reader), &path, &token).header("range", "bytes=0-99");
+            let answer =
+                request.send().await.unwrap_or_else(|error| panic!("reader {reader}: {error:?}"));
+            assert_eq!(
+                answer.status(),
+                StatusCode::PARTIAL_CONTENT,
+                "reader {reader}, {is_directory}"
+            );
         }
         assert_eq!(scene.admin("/healthz").await.status(), StatusCode::OK);
         assert!(open_files(&gate) < 290, "{}", open_files(&gate));
         let answers = stalled.iter().flat_map(|(_, others, _)| others);
-        let served =
-            answers.filter(|answer| answer.as_ref().is_ok_and(|answer| answer.status() == StatusCode::OK));
+        let served = answers
+            .filter(|answer| answer.as_ref().is_ok_and(|answer| answer.status() == StatusCode::OK));
         assert!(served.count() > 100, "the readers were not beside many streams");
         drop(stalled);
     }
@@ -128,7 +153,8 @@ async fn stalled_streams_leave_descriptors_for_other_readers() {
 
 #[tokio::test]
 async fn accepted_credentials_keep_a_connection() {
-    let scene = scene_with("[limits]\nconnections = 12\nconnections_per_address = 3\n\n[ledger]").await;
+    let scene =
+        scene_with("[limits]\nconnections = 12\nconnections_per_address = 3\n\n[ledger]").await;
     let mut reader = connect(&scene, "http/1.1").await;
     let get = format!(
         "GET /files/{BOOK}/book.epub HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {}\r\n\r\n",
@@ -138,7 +164,11 @@ async fn accepted_credentials_keep_a_connection() {
     let read = async |reader: &mut TlsStream<TcpStream>, answer: &mut Vec<u8>| {
         reader.write_all(get.as_bytes()).await.unwrap();
         let length = reader.read(answer).await.unwrap();
-        assert!(answer[..length].starts_with(b"HTTP/1.1 200"), "{}", answer[..length].escape_ascii());
+        assert!(
+            answer[..length].starts_with(b"HTTP/1.1 200"),
+            "{}",
+            answer[..length].escape_ascii()
+        );
     };
     read(&mut reader, &mut answer).await;
     let mut cookie = connect(&scene, "http/1.1").await;
@@ -154,8 +184,9 @@ async fn accepted_credentials_keep_a_connection() {
         })
         .await;
     // What is left of the first answer's body comes first.
-    while let Ok(Ok(1..)) = tokio::time::timeout(Duration::from_millis(300), reader.read(&mut answer)).await {
-    }
+    while let Ok(Ok(1..)) =
+        tokio::time::timeout(Duration::from_millis(300), reader.read(&mut answer)).await
+    {}
     read(&mut reader, &mut answer).await;
     drop(silent);
     scene.end().await;
@@ -193,7 +224,8 @@ async fn an_exempt_network_is_not_held_to_one_address() {
     let limits = "[limits]\nconnections = 40\nconnections_per_address = 3\nexempt_networks = [\"127.0.0.0/8\"]\n\n[ledger]";
     let scene = scene_with(limits).await;
     let mut silent = silent(&scene, 20).await;
-    let request = scene.get(&scene.http1(), &format!("/files/{BOOK}/book.epub"), &scene.token("kari"));
+    let request =
+        scene.get(&scene.http1(), &format!("/files/{BOOK}/book.epub"), &scene.token("kari"));
     assert_eq!(request.send().await.unwrap().status(), StatusCode::OK);
     let mut byte = [0];
     for socket in &mut silent {
@@ -211,7 +243,8 @@ async fn a_connection_ends_after_its_last_request() {
     let mut answers = Vec::new();
     stream.write_all(&b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n".repeat(3)).await.unwrap();
     // To its end, which the gate makes.
-    let read = tokio::time::timeout(Duration::from_secs(10), stream.read_to_end(&mut answers)).await;
+    let read =
+        tokio::time::timeout(Duration::from_secs(10), stream.read_to_end(&mut answers)).await;
     assert!(read.is_ok(), "the connection stays open");
     let text = String::from_utf8_lossy(&answers).to_ascii_lowercase();
     assert_eq!(text.matches("http/1.1 404").count(), 3, "{text}");
@@ -239,7 +272,9 @@ async fn age_ends_a_connection_and_cuts_no_download() {
         let mut received = answer.chunk().await.unwrap().unwrap().len() as u64;
         if number == 1 {
             // Over HTTP/1.1 a running answer is checked seldom, and the age shows when it is over.
-            scene.until("it is too old", async || reached(&scene, "connection_age").await >= 2.0).await;
+            scene
+                .until("it is too old", async || reached(&scene, "connection_age").await >= 2.0)
+                .await;
         } else {
             tokio::time::sleep(Duration::from_millis(1500)).await;
         }
@@ -249,7 +284,8 @@ async fn age_ends_a_connection_and_cuts_no_download() {
         assert_eq!(received, SIZE, "the download broke off");
         let ended = async || reached(&scene, "connection_age").await == (number + 1) as f64;
         scene.until("the connection ends", ended).await;
-        let open = async || metric(&scene.metrics().await, "loangate_connections", "worker=") == 0.0;
+        let open =
+            async || metric(&scene.metrics().await, "loangate_connections", "worker=") == 0.0;
         scene.until("the connection is closed", open).await;
     }
     scene.end().await;
@@ -300,7 +336,9 @@ async fn a_rapid_reset_closes_the_connection() {
     };
     let resets = tokio::time::timeout(Duration::from_secs(60), resets).await.unwrap();
     assert!((50..60).contains(&resets), "{resets} resets were taken");
-    scene.until("it is counted", async || reached(&scene, "h2_resets_per_minute").await == 1.0).await;
+    scene
+        .until("it is counted", async || reached(&scene, "h2_resets_per_minute").await == 1.0)
+        .await;
     scene.end().await;
 }
 
@@ -362,10 +400,16 @@ async fn running_out_of_descriptors_is_logged_once() {
         silent.push(socket.connect(address(&scene)).await.unwrap());
     }
     let logged = async || {
-        std::fs::read_to_string(&gate.log).unwrap().contains("no file descriptor for a new connection")
+        std::fs::read_to_string(&gate.log)
+            .unwrap()
+            .contains("no file descriptor for a new connection")
     };
     scene.until("it is logged", logged).await;
-    assert_eq!(scene.admin("/healthz").await.status(), StatusCode::OK, "the admin listener has a reserve");
+    assert_eq!(
+        scene.admin("/healthz").await.status(),
+        StatusCode::OK,
+        "the admin listener has a reserve"
+    );
     // Each new connection is accepted in the end, since a silent one is closed for it.
     let mut reader = connect(&scene, "http/1.1").await;
     reader.write_all(b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
@@ -395,7 +439,8 @@ async fn lack_of_descriptors_is_no_fault_of_the_origin() {
     let gate = serve_with(&mut scene, &prlimit, 1000).await;
     let allow = |files: u32| {
         let pid = gate.child.id().to_string();
-        let ran = Command::new(&prlimit).args(["--pid", &pid, &format!("--nofile={files}:")]).status();
+        let ran =
+            Command::new(&prlimit).args(["--pid", &pid, &format!("--nofile={files}:")]).status();
         assert!(ran.unwrap().success());
     };
     let client = scene.http2();
@@ -412,5 +457,9 @@ async fn lack_of_descriptors_is_no_fault_of_the_origin() {
         assert!(problem.windows(10).any(|part| part == b"overloaded"), "{problem:?}");
     }
     allow(1000);
-    assert_eq!(get().await, (StatusCode::OK, File::of(1000).part(0..1000).into()), "no breaker has opened");
+    assert_eq!(
+        get().await,
+        (StatusCode::OK, File::of(1000).part(0..1000).into()),
+        "no breaker has opened"
+    );
 }

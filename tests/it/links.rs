@@ -1,5 +1,5 @@
-//! Signed links: they live and die with their loan, open no other title or path, and in the grace after their expiry go on
-//! with a download that has begun, and with nothing else.
+//! Signed links: they live and die with their loan, open no other title or path, and in the grace
+//! after their expiry go on with a download that has begun, and with nothing else.
 
 use std::time::Duration;
 
@@ -83,12 +83,19 @@ impl Stage {
         self.link(&Scope::Title(BOOK.parse().unwrap()))
     }
 
-    /// A request for a path with this link, in its two forms: the status, the problem's type, and the body.
-    async fn ask(&self, link: &str, path: &str, fields: &[(&str, &str)]) -> (StatusCode, Value, Vec<u8>) {
+    /// A request for a path with this link, in its two forms: the status, the problem's type, and
+    /// the body.
+    async fn ask(
+        &self,
+        link: &str,
+        path: &str,
+        fields: &[(&str, &str)],
+    ) -> (StatusCode, Value, Vec<u8>) {
         let mut answers = Vec::new();
-        for url in
-            [format!("{}/~{link}{path}", self.scene.base), format!("{}{path}?token={link}", self.scene.base)]
-        {
+        for url in [
+            format!("{}/~{link}{path}", self.scene.base),
+            format!("{}{path}?token={link}", self.scene.base),
+        ] {
             let mut request = self.scene.http2().get(url);
             for (name, value) in fields {
                 request = request.header(*name, *value);
@@ -122,7 +129,10 @@ async fn in_its_grace_a_link_goes_on_with_the_download_that_it_began_and_with_no
         let (status, problem, body) = stage.ask(&link, &stage.path, fields).await;
         if *passes {
             assert_eq!(status, StatusCode::PARTIAL_CONTENT, "{fields:?}");
-            assert!(body.len() < content.len() && content[1..].windows(body.len()).any(|part| part == body));
+            assert!(
+                body.len() < content.len()
+                    && content[1..].windows(body.len()).any(|part| part == body)
+            );
         } else {
             assert_eq!(
                 (status, problem),
@@ -133,7 +143,8 @@ async fn in_its_grace_a_link_goes_on_with_the_download_that_it_began_and_with_no
     }
     // A HEAD says of the file as little as a GET.
     let head = stage.scene.http2().head(format!("{}/~{link}{}", stage.scene.base, stage.path));
-    let head = head.header("range", "bytes=10000-").header("if-range", "\"v1\"").send().await.unwrap();
+    let head =
+        head.header("range", "bytes=10000-").header("if-range", "\"v1\"").send().await.unwrap();
     assert_eq!(head.status(), StatusCode::UNAUTHORIZED);
     // A finished download hears that it is whole.
     let end = &[("range", "bytes=100000-"), ("if-range", "\"v1\"")];
@@ -142,7 +153,11 @@ async fn in_its_grace_a_link_goes_on_with_the_download_that_it_began_and_with_no
     stage.clock.advance(GRACE - Duration::from_secs(1));
     assert_eq!(stage.ask(&link, &stage.path, REST).await.0, StatusCode::PARTIAL_CONTENT);
     stage.clock.advance(Duration::from_secs(1));
-    assert_eq!(stage.ask(&link, &stage.path, REST).await.0, StatusCode::UNAUTHORIZED, "the grace is over");
+    assert_eq!(
+        stage.ask(&link, &stage.path, REST).await.0,
+        StatusCode::UNAUTHORIZED,
+        "the grace is over"
+    );
     assert_eq!(stage.scene.books().await.len(), 1);
     stage.scene.end().await;
 }
@@ -155,7 +170,8 @@ async fn in_the_grace_no_file_is_sent_whole_however_its_storage_answers() {
     stage.clock.advance(HOUR);
     assert_eq!(stage.ask(&link, &stage.path, REST).await.0, StatusCode::PARTIAL_CONTENT);
     let file = format!("{BOOK}/file");
-    // A storage without ranges: the rest is cut out here, where the length is told, and else nothing is.
+    // A storage without ranges: the rest is cut out here, where the length is told, and else
+    // nothing is.
     stage.scene.origin.put(&file, File { ranges: false, ..File::of(SIZE) });
     let (status, _, body) = stage.ask(&link, &stage.path, REST).await;
     assert_eq!((status, body), (StatusCode::PARTIAL_CONTENT, File::of(SIZE).part(10_000..SIZE)));
@@ -234,14 +250,18 @@ async fn a_link_opens_no_other_title_or_path_by_whatever_trick() {
     let scene = &stage.scene;
     let token = scene.token("kari");
     // The other title is lent, so that only the link stands before it.
-    assert_eq!(scene.ask("PUT", &format!("/loans/{AUDIO}"), &token, "").await.0, StatusCode::CREATED);
+    assert_eq!(
+        scene.ask("PUT", &format!("/loans/{AUDIO}"), &token, "").await.0,
+        StatusCode::CREATED
+    );
     let links = [
         stage.title(),
         stage.link(&Scope::prefix(&format!("/files/{BOOK}/")).unwrap()),
         stage.link(&Scope::prefix(&format!("/files/{}", &AUDIO[..12])).unwrap()),
     ];
     let before = scene.origin.asked().len();
-    let (address, ca) = (scene.gate.as_ref().unwrap().public, scene.dir.path().join("certs/ca.pem"));
+    let (address, ca) =
+        (scene.gate.as_ref().unwrap().public, scene.dir.path().join("certs/ca.pem"));
     for late in [false, true] {
         if late {
             stage.clock.advance(HOUR);
@@ -260,13 +280,16 @@ async fn a_link_opens_no_other_title_or_path_by_whatever_trick() {
                 (format!("/files/~{link}/{AUDIO}/file"), 404),
             ] {
                 let (path, query) = path.split_once('?').unwrap_or((&path, "a=b"));
-                for target in [format!("/~{link}{path}?{query}"), format!("{path}?token={link}&{query}")] {
+                for target in
+                    [format!("/~{link}{path}?{query}"), format!("{path}?token={link}&{query}")]
+                {
                     let head = format!(
                         "GET {target} HTTP/1.1\r\nHost: localhost:{}\r\nConnection: close\r\nIf-Range: \"v1\"\r\n\
                          Range: bytes=10000-\r\n\r\n",
                         address.port()
                     );
-                    let (status, _) = raw_client::exchange(address, &ca, "localhost", head.as_bytes()).await;
+                    let (status, _) =
+                        raw_client::exchange(address, &ca, "localhost", head.as_bytes()).await;
                     assert_eq!(status, refused, "{target}");
                 }
             }

@@ -16,7 +16,10 @@ async fn a_loan_is_begun_explicitly_shown_and_returned_each_as_often_as_one_like
     let scene = Scene::start().await;
     let token = scene.token("kari");
     let path = format!("/loans/{BOOK}");
-    assert_eq!(ask(&scene, "GET", "/loans", &token).await, (StatusCode::OK, json!({ "loans": [] })));
+    assert_eq!(
+        ask(&scene, "GET", "/loans", &token).await,
+        (StatusCode::OK, json!({ "loans": [] }))
+    );
     assert_eq!(ask(&scene, "GET", &path, &token).await.0, StatusCode::NOT_FOUND);
     assert_eq!(ask(&scene, "DELETE", &path, &token).await, (StatusCode::NO_CONTENT, Value::Null));
 
@@ -36,7 +39,10 @@ async fn a_loan_is_begun_explicitly_shown_and_returned_each_as_often_as_one_like
     assert_eq!(scene.books().await.len(), 1);
 
     for _ in 0..2 {
-        assert_eq!(ask(&scene, "DELETE", &path, &token).await, (StatusCode::NO_CONTENT, Value::Null));
+        assert_eq!(
+            ask(&scene, "DELETE", &path, &token).await,
+            (StatusCode::NO_CONTENT, Value::Null)
+        );
     }
     scene.until("it is over there too", async || scene.books().await[0]["ends"] == 1).await;
     let (_, shown) = ask(&scene, "GET", &path, &token).await;
@@ -48,15 +54,17 @@ async fn a_loan_is_begun_explicitly_shown_and_returned_each_as_often_as_one_like
 async fn a_begin_that_bokbasen_refuses_or_has_not_decided_is_a_problem() {
     let config = vec![("[ledger]", "[gate]\npatience = \"300ms\"\n\n[ledger]")];
     let scene = Scene::set(Setting { config, ..Setting::default() }).await;
-    let refuse =
-        json!({ "call": "begin", "isbn": BOOK, "effect": { "refuse": { "code": "BUDGET_EXCEEDED" } } });
+    let refuse = json!({ "call": "begin", "isbn": BOOK, "effect": { "refuse": { "code": "BUDGET_EXCEEDED" } } });
     let pend = json!({ "call": "begin", "isbn": AUDIO, "effect": { "pending_polls": { "n": 1_000_000 } } });
     scene.fault(&json!([refuse, pend])).await;
     let token = scene.token("kari");
     let (status, document) = ask(&scene, "PUT", &format!("/loans/{BOOK}"), &token).await;
     assert_eq!((status, &document["reason"]), (StatusCode::FORBIDDEN, &"BUDGET_EXCEEDED".into()));
     let (status, document) = ask(&scene, "PUT", &format!("/loans/{AUDIO}"), &token).await;
-    assert_eq!((status, &document["type"]), (StatusCode::SERVICE_UNAVAILABLE, &"loan-pending".into()));
+    assert_eq!(
+        (status, &document["type"]),
+        (StatusCode::SERVICE_UNAVAILABLE, &"loan-pending".into())
+    );
     scene.end().await;
 }
 
@@ -74,7 +82,11 @@ async fn who_may_not_and_what_is_no_loan_is_refused() {
         ("GET", format!("/loans/{BOOK}"), token.as_str(), 404, "loan-not-found"),
     ] {
         let (answered, document) = ask(&scene, method, &path, token).await;
-        assert_eq!((answered.as_u16(), &document["type"]), (status, &slug.into()), "{method} {path}");
+        assert_eq!(
+            (answered.as_u16(), &document["type"]),
+            (status, &slug.into()),
+            "{method} {path}"
+        );
     }
     // A link travels: it opens files and ends no loan.
     for method in ["GET", "PUT", "DELETE"] {
@@ -93,7 +105,8 @@ async fn how_far_a_title_was_read_is_kept_and_what_is_no_fraction_is_refused() {
     let path = format!("/loans/{BOOK}");
     let put = async |scene: &Scene, body: &str, token: &str| {
         let url = format!("{}{path}/progress", scene.base);
-        let answer = scene.http2().put(url).bearer_auth(token).body(body.to_owned()).send().await.unwrap();
+        let answer =
+            scene.http2().put(url).bearer_auth(token).body(body.to_owned()).send().await.unwrap();
         let (status, body) = (answer.status().as_u16(), answer.bytes().await.unwrap());
         let json: Value = serde_json::from_slice(&body).unwrap_or_default();
         (status, json["type"].as_str().map(str::to_owned))
@@ -103,17 +116,26 @@ async fn how_far_a_title_was_read_is_kept_and_what_is_no_fraction_is_refused() {
     let (_, loan) = ask(&scene, "PUT", &path, &token).await;
     assert!(loan.get("progress").is_none(), "{loan}");
     for fraction in [0.4, 0.4, 1.0, 0.29] {
-        assert_eq!(put(&scene, &json!({ "fraction": fraction }).to_string(), &token).await, (204, None));
+        assert_eq!(
+            put(&scene, &json!({ "fraction": fraction }).to_string(), &token).await,
+            (204, None)
+        );
         assert_eq!(ask(&scene, "GET", &path, &token).await.1["progress"], fraction);
     }
     let malformed = (400, Some("request-malformed".to_owned()));
     let long = format!("{{\"fraction\": 0.5{}}}", " ".repeat(2000));
-    for body in ["", "0.4", "{}", r#"{"fraction": "0.4"}"#, r#"{"fraction": 1.1}"#, r#"{"fraction": -0.1}"#] {
+    for body in
+        ["", "0.4", "{}", r#"{"fraction": "0.4"}"#, r#"{"fraction": 1.1}"#, r#"{"fraction": -0.1}"#]
+    {
         assert_eq!(put(&scene, body, &token).await, malformed, "{body}");
     }
     assert_eq!(put(&scene, &long, &token).await, malformed);
     assert_eq!(put(&scene, r#"{"fraction": 0.4, "page": 3}"#, &token).await, malformed);
-    assert_eq!(put(&scene, r#"{"fraction": 0.4}"#, &scene.token("ola")).await, no_loan, "nobody else's");
+    assert_eq!(
+        put(&scene, r#"{"fraction": 0.4}"#, &scene.token("ola")).await,
+        no_loan,
+        "nobody else's"
+    );
 
     scene.stop_gate().await;
     scene.start_gate().await;
@@ -133,7 +155,10 @@ async fn how_far_a_title_was_read_is_kept_and_what_is_no_fraction_is_refused() {
 #[tokio::test]
 async fn a_route_of_explicit_loans_opens_after_a_begin() {
     let setting = Setting {
-        config: vec![("to = \"{isbn}/{file}\"", "to = \"{isbn}/{file}\"\nregistration = \"explicit\"")],
+        config: vec![(
+            "to = \"{isbn}/{file}\"",
+            "to = \"{isbn}/{file}\"\nregistration = \"explicit\"",
+        )],
         ..Setting::default()
     };
     let scene = Scene::set(setting).await;

@@ -1,5 +1,5 @@
-//! Bokbasen away for ten minutes, in which a thousand loans are given back and a thousand run out: every end arrives, once,
-//! and in its place.
+//! Bokbasen away for ten minutes, in which a thousand loans are given back and a thousand run out:
+//! every end arrives, once, and in its place.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -47,7 +47,8 @@ async fn a_thousand_returns_and_a_thousand_expiries_of_an_outage_all_arrive_once
     let setting = Setting { bounds: Bounds::quick(), clock: clock.clone(), ..Setting::default() };
     let mut scene = Scene::set(setting).await;
     scene.origin.put(&format!("{BOOK}/book.epub"), File::of(100));
-    let readers = |kind: &str| (0..1000).map(|number| format!("{kind}-{number}")).collect::<Vec<_>>();
+    let readers =
+        |kind: &str| (0..1000).map(|number| format!("{kind}-{number}")).collect::<Vec<_>>();
     let (expiring, returning) = (readers("expiring"), readers("returning"));
     each(&scene, &expiring, false, StatusCode::OK).await;
     clock.advance(LASTS - 5 * MINUTE);
@@ -69,10 +70,14 @@ async fn a_thousand_returns_and_a_thousand_expiries_of_an_outage_all_arrive_once
         assert_eq!(loan["ends"], 1, "each end arrives once: {loan}");
         *statuses.entry(loan["status"].as_str().unwrap().to_owned()).or_default() += 1;
     }
-    assert_eq!(statuses, BTreeMap::from([("EXPIRED".to_owned(), 1000), ("RETURNED".to_owned(), 1000)]));
+    assert_eq!(
+        statuses,
+        BTreeMap::from([("EXPIRED".to_owned(), 1000), ("RETURNED".to_owned(), 1000)])
+    );
 
     let file = loangate::config::load(&scene.config_file()).unwrap().config.ledger.file;
-    let mut ledger = SqliteConnectOptions::new().filename(file).read_only(true).connect().await.unwrap();
+    let mut ledger =
+        SqliteConnectOptions::new().filename(file).read_only(true).connect().await.unwrap();
     let lives: Vec<(String, i64)> = sqlx::query_as(
         "SELECT life, count(*) FROM (SELECT loan, group_concat(to_state, ' ') AS life FROM \
          (SELECT loan, to_state FROM history ORDER BY number) GROUP BY loan) GROUP BY life",
@@ -81,6 +86,10 @@ async fn a_thousand_returns_and_a_thousand_expiries_of_an_outage_all_arrive_once
     .await
     .unwrap();
     ledger.close().await.unwrap();
-    assert_eq!(lives, [("intended pending accepted ending ended".to_owned(), 2000)], "in order, and once");
+    assert_eq!(
+        lives,
+        [("intended pending accepted ending ended".to_owned(), 2000)],
+        "in order, and once"
+    );
     scene.end().await;
 }

@@ -1,7 +1,8 @@
 //! Behaviour, tried on the real thing: one binary, so that the whole gate is linked once.
 //!
-//! Most tests start a gate in this process, between the sandbox and an origin that they can script, and speak to it over
-//! TLS. Those of memory and command lines start the built program, and those of crashes are a binary of their own. `support` has what they share.
+//! Most tests start a gate in this process, between the sandbox and an origin that they can script,
+//! and speak to it over TLS. Those of memory and command lines start the built program, and those
+//! of crashes are a binary of their own. `support` has what they share.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

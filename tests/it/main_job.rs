@@ -34,12 +34,18 @@ async fn a_file_streams_under_a_loan_whole_and_in_parts() {
             ("bytes=-500", "bytes 2999500-2999999/3000000", 2_999_500..3_000_000),
             ("bytes=2999000-9999999", "bytes 2999000-2999999/3000000", 2_999_000..3_000_000),
         ] {
-            let answer = scene.get(&client, &path, &token).header("range", range).send().await.unwrap();
+            let answer =
+                scene.get(&client, &path, &token).header("range", range).send().await.unwrap();
             assert_eq!(answer.status(), StatusCode::PARTIAL_CONTENT, "{range}");
             assert_eq!(answer.headers()["content-range"], told, "{range}");
             assert_eq!(answer.bytes().await.unwrap(), file.part(part), "{range}");
         }
-        let past = scene.get(&client, &path, &token).header("range", "bytes=3000000-").send().await.unwrap();
+        let past = scene
+            .get(&client, &path, &token)
+            .header("range", "bytes=3000000-")
+            .send()
+            .await
+            .unwrap();
         assert_eq!(past.status(), StatusCode::RANGE_NOT_SATISFIABLE);
         assert_eq!(past.headers()["content-range"], "bytes */3000000");
     }
@@ -56,7 +62,8 @@ async fn a_head_is_as_exact_as_a_get() {
     let token = scene.token("kari");
     for client in [scene.http1(), scene.http2()] {
         let get = scene.get(&client, &path, &token).send().await.unwrap();
-        let head = client.head(format!("{}{path}", scene.base)).bearer_auth(&token).send().await.unwrap();
+        let head =
+            client.head(format!("{}{path}", scene.base)).bearer_auth(&token).send().await.unwrap();
         assert_eq!((head.status(), get.status()), (StatusCode::OK, StatusCode::OK));
         let fields = |answer: &reqwest::Response| {
             let mut fields: Vec<_> = answer
@@ -71,7 +78,8 @@ async fn a_head_is_as_exact_as_a_get() {
         assert_eq!(fields(&head), fields(&get));
         assert!(head.bytes().await.unwrap().is_empty());
     }
-    // A book of many files is opened with a HEAD for each, again and again: the origin is asked once.
+    // A book of many files is opened with a HEAD for each, again and again: the origin is asked
+    // once.
     assert_eq!(scene.origin.asked().iter().filter(|asked| asked.method == "HEAD").count(), 1);
     scene.end().await;
 }
@@ -100,8 +108,10 @@ async fn conditions_are_answered_in_their_order() {
         ("W/\"v1\"", StatusCode::OK, 5000),
         ("Mon, 05 Jan 2026 08:00:00 GMT", StatusCode::PARTIAL_CONTENT, 100),
     ] {
-        let request =
-            scene.get(&client, &path, &token).header("range", "bytes=100-199").header("if-range", value);
+        let request = scene
+            .get(&client, &path, &token)
+            .header("range", "bytes=100-199")
+            .header("if-range", value);
         let answer = request.send().await.unwrap();
         assert_eq!(answer.status(), status, "If-Range: {value}");
         assert_eq!(answer.bytes().await.unwrap().len(), length, "If-Range: {value}");
@@ -147,18 +157,29 @@ async fn a_refusal_is_a_problem_document() {
         assert_eq!(answer.headers()["cache-control"], "no-store", "{path}");
         assert_eq!(answer.headers().contains_key("www-authenticate"), status == 401, "{path}");
         let document: Value = answer.json().await.unwrap();
-        assert_eq!((&document["type"], &document["status"]), (&slug.into(), &status.into()), "{path}");
+        assert_eq!(
+            (&document["type"], &document["status"]),
+            (&slug.into(), &status.into()),
+            "{path}"
+        );
         assert!(document["detail"].as_str().unwrap().len() > 20, "{document}");
     }
-    let posted =
-        client.post(format!("{}/files/{BOOK}/book.epub", scene.base)).bearer_auth(&token).send().await;
+    let posted = client
+        .post(format!("{}/files/{BOOK}/book.epub", scene.base))
+        .bearer_auth(&token)
+        .send()
+        .await;
     let posted = posted.unwrap();
     assert_eq!(
         (posted.status(), &posted.headers()["allow"]),
         (StatusCode::METHOD_NOT_ALLOWED, &"GET, HEAD".parse().unwrap())
     );
-    let body =
-        scene.get(&client, &format!("/files/{BOOK}/book.epub"), &token).body("a body").send().await.unwrap();
+    let body = scene
+        .get(&client, &format!("/files/{BOOK}/book.epub"), &token)
+        .body("a body")
+        .send()
+        .await
+        .unwrap();
     assert_eq!(body.status(), StatusCode::BAD_REQUEST);
     scene.end().await;
 }

@@ -1,5 +1,5 @@
-//! What readers' programs make of files that came through the gate: epubcheck of the book, ffprobe and ffmpeg of the
-//! audiobook, over HTTPS, with a token and with a signed link.
+//! What readers' programs make of files that came through the gate: epubcheck of the book, ffprobe
+//! and ffmpeg of the audiobook, over HTTPS, with a token and with a signed link.
 
 use std::process::Command;
 
@@ -8,8 +8,9 @@ use crate::support::{AUDIO, BOOK, Demo, LIBRARY, metric, program};
 
 /// How long the audiobook plays, in seconds.
 const PLAYS: f64 = 2181.8;
-/// What a player may move at most, in bytes, that looks at the start and plays five seconds of the middle. The file has
-/// 17 MB; three requests are broken off, each with what then lies in buffers on the way.
+/// What a player may move at most, in bytes, that looks at the start and plays five seconds of the
+/// middle. The file has 17 MB; three requests are broken off, each with what then lies in buffers
+/// on the way.
 const MOVED: u64 = 2_000_000;
 
 /// What runs a program, if it is there.
@@ -30,7 +31,8 @@ fn request_lines(log: &str, skip: usize) -> Vec<&str> {
     log.lines().filter(|line| line.contains(" loangate::request: ")).skip(skip).collect()
 }
 
-/// The number in a field such as `bytes=17`, which is the last of its name: a range has that name within it.
+/// The number in a field such as `bytes=17`, which is the last of its name: a range has that name
+/// within it.
 fn number(line: &str, name: &str) -> u64 {
     let value = line.rsplit_once(&format!(" {name}=")).unwrap().1;
     value.split(' ').next().unwrap().parse().unwrap()
@@ -90,12 +92,13 @@ async fn a_player_that_jumps_into_the_middle_moves_little_more_than_it_plays() {
     let demo = Demo::start();
     let url = format!("{}/files/{AUDIO}/audio.mp3", demo.base());
     let token = demo.token("kari");
-    let start = demo.client().get(&url).bearer_auth(&token).header("range", "bytes=0-1").send().await;
+    let start =
+        demo.client().get(&url).bearer_auth(&token).header("range", "bytes=0-1").send().await;
     assert_eq!(start.unwrap().bytes().await.unwrap().len(), 2);
     let mut command = trusting(&ffmpeg, &demo.ca());
     command.arg("-nostdin").args(["-headers", &format!("Authorization: Bearer {token}\r\n")]);
-    // To where the time lies at a constant bit rate, as players jump. Without fastseek ffmpeg reads any MP3 through from
-    // its start to there, and throws that away.
+    // To where the time lies at a constant bit rate, as players jump. Without fastseek ffmpeg reads
+    // any MP3 through from its start to there, and throws that away.
     command.args(["-fflags", "+fastseek", "-ss", "1200", "-t", "5", "-i", &url]);
     command.args(["-progress", "pipe:1", "-f", "null", "-"]);
     let before = delivered(&demo).await;

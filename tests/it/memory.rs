@@ -17,14 +17,16 @@ async fn sixty_four_readers_of_a_gigabyte_fit_into_150_megabytes() {
     draw(24 << 20).await;
 }
 
-/// Long, and worth its time with a release build: `cargo test --release --test it -- --ignored --nocapture memory`.
+/// Long, and worth its time with a release build: `cargo test --release --test it -- --ignored
+/// --nocapture memory`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "draws 8 GiB"]
 async fn readers_who_go_on_for_long_need_no_more() {
     draw(256 << 20).await;
 }
 
-/// As many as an app's morning brings, who all stand still: each holds a part of the file, and must hold little.
+/// As many as an app's morning brings, who all stand still: each holds a part of the file, and must
+/// hold little.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_thousand_readers_who_stand_still_hold_less_than_200_megabytes() {
     let mut scene = Scene::around(Setting::default()).await;
@@ -56,7 +58,11 @@ async fn a_thousand_readers_who_stand_still_hold_less_than_200_megabytes() {
         println!("a reader over {version} who stands still: {each:.0} KiB");
     }
     let most = gate.most_memory();
-    println!("{STALLED} of them: {:.1} MB at most, idle {:.1}", most as f64 / 1024.0, idle as f64 / 1024.0);
+    println!(
+        "{STALLED} of them: {:.1} MB at most, idle {:.1}",
+        most as f64 / 1024.0,
+        idle as f64 / 1024.0
+    );
     assert!(most < 200 * 1024, "{most} KiB");
     drop(stalled);
     scene.until("the origin is let go", async || scene.origin.bodies() == 0).await;
@@ -74,7 +80,8 @@ async fn draw(bytes: u64) {
 
     let mut opening = JoinSet::new();
     for number in 0..READERS {
-        // A client each, and so a connection each: on a shared one the stalled would hold the others up.
+        // A client each, and so a connection each: on a shared one the stalled would hold the
+        // others up.
         let client = if number / 2 % 2 == 0 { scene.http1() } else { scene.http2() };
         let token = scene.token(&format!("reader {number}"));
         let request = scene.get(&client, &format!("/files/{AUDIO}/audio.mp3"), &token);

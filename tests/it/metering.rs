@@ -1,5 +1,5 @@
-//! What was delivered under a loan, as the support API tells it: all that the reader received, and nothing that was not
-//! sent, whatever is asked and wherever it breaks off or is killed.
+//! What was delivered under a loan, as the support API tells it: all that the reader received, and
+//! nothing that was not sent, whatever is asked and wherever it breaks off or is killed.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -13,7 +13,8 @@ use crate::support::scene::Setting;
 use crate::support::{AUDIO, BOOK, File, Scene, metric};
 
 const SIZE: u64 = 16_000_000;
-/// What may be between the gate and a reader who hangs up: its window over HTTP/2, and the buffers of the two systems.
+/// What may be between the gate and a reader who hangs up: its window over HTTP/2, and the buffers
+/// of the two systems.
 const IN_FLIGHT: usize = 3 << 20;
 /// How often it is written in these tests.
 const OFTEN: (&str, &str) = ("[ledger]", "[metering]\nflush = \"100ms\"\n\n[ledger]");
@@ -27,7 +28,9 @@ struct Set(Vec<bool>);
 impl Set {
     fn of(ranges: impl IntoIterator<Item = Range<u64>>) -> Set {
         let mut set = Set(vec![false; SIZE as usize]);
-        ranges.into_iter().for_each(|range| set.0[range.start as usize..range.end as usize].fill(true));
+        ranges
+            .into_iter()
+            .for_each(|range| set.0[range.start as usize..range.end as usize].fill(true));
         set
     }
 
@@ -49,7 +52,8 @@ fn told(loan: &Value, path: &str) -> (u64, Vec<Range<u64>>) {
     (told["bytes"].as_u64().unwrap(), ranges.iter().map(pair).collect())
 }
 
-/// Waits until every body is over, also those that the origin sends, and what it sent has been written.
+/// Waits until every body is over, also those that the origin sends, and what it sent has been
+/// written.
 async fn written(scene: &Scene) {
     let over = async || metric(&scene.metrics().await, "loangate_streams", "") == 0.0;
     scene.until("every body is over", over).await;
@@ -59,8 +63,9 @@ async fn written(scene: &Scene) {
 
 /// Waits for a flush that began after this was called.
 async fn flushed(scene: &Scene) {
-    let flushes =
-        async || metric(&scene.metrics().await, "loangate_metering_flushes_total", "outcome=\"written\"");
+    let flushes = async || {
+        metric(&scene.metrics().await, "loangate_metering_flushes_total", "outcome=\"written\"")
+    };
     let before = flushes().await;
     scene.until("it is written", async || flushes().await >= before + 2.0).await;
 }
@@ -93,7 +98,8 @@ fn plans(chance: &mut fastrand::Rng, count: usize) -> Vec<Plan> {
             let first = chance.u64(..SIZE);
             first..(first + 1 + chance.u64(..far)).min(SIZE)
         };
-        let ranges = (0..if several { chance.usize(2..5) } else { 1 }).map(|_| range(chance)).collect();
+        let ranges =
+            (0..if several { chance.usize(2..5) } else { 1 }).map(|_| range(chance)).collect();
         // Once in a while all of it, which is no range at all.
         let ranges = if number % 50 == 49 { Vec::new() } else { ranges };
         Plan { file, http2: chance.bool(), ranges, hang_up }
@@ -129,7 +135,8 @@ async fn make(scene: &Scene, file: &File, plan: Plan) -> Outcome {
     while left != Some(0) {
         let Some(chunk) = answer.chunk().await.unwrap() else { break };
         let next = at + chunk.len() as u64;
-        // The text between parts is no byte of the file: of several that were broken off, nothing is claimed.
+        // The text between parts is no byte of the file: of several that were broken off, nothing
+        // is claimed.
         if !several {
             assert!(chunk == file.part(at..next), "{plan:?}: other bytes");
             received.push(at..next);
@@ -141,7 +148,8 @@ async fn make(scene: &Scene, file: &File, plan: Plan) -> Outcome {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn after_random_requests_and_hang_ups_the_union_is_what_was_received_but_for_bytes_in_flight() {
+async fn after_random_requests_and_hang_ups_the_union_is_what_was_received_but_for_bytes_in_flight()
+{
     let given = std::env::var("LOANGATE_TEST_SEED").ok().map(|seed| seed.parse().unwrap());
     let seed = given.unwrap_or_else(|| fastrand::u64(..));
     println!("LOANGATE_TEST_SEED={seed}");
@@ -151,7 +159,10 @@ async fn after_random_requests_and_hang_ups_the_union_is_what_was_received_but_f
     let file = File::of(SIZE);
     scene.origin.put(&format!("{BOOK}/plain.mp3"), file.clone());
     scene.origin.put(&format!("{BOOK}/no-ranges.mp3"), File { ranges: false, ..file.clone() });
-    scene.origin.put(&format!("{BOOK}/breaks.mp3"), File { breaks_within: Some(9_000_000), ..file.clone() });
+    scene.origin.put(
+        &format!("{BOOK}/breaks.mp3"),
+        File { breaks_within: Some(9_000_000), ..file.clone() },
+    );
     let begun = scene.ask("PUT", &format!("/loans/{BOOK}"), &scene.token("kari"), "").await;
     assert_eq!(begun.0, StatusCode::CREATED);
 
@@ -163,9 +174,13 @@ async fn after_random_requests_and_hang_ups_the_union_is_what_was_received_but_f
     assert_eq!(loans.len(), 1);
     let (mut all_bytes, mut in_flight) = (0, 0);
     for name in ["plain.mp3", "no-ranges.mp3", "breaks.mp3"] {
-        let of_file: Vec<&Outcome> = outcomes.iter().filter(|outcome| outcome.plan.file == name).collect();
+        let of_file: Vec<&Outcome> =
+            outcomes.iter().filter(|outcome| outcome.plan.file == name).collect();
         let (bytes, ranges) = told(&loans[0], &format!("/files/{BOOK}/{name}"));
-        assert!(ranges.windows(2).all(|two| two[0].end < two[1].start), "sorted and merged: {ranges:?}");
+        assert!(
+            ranges.windows(2).all(|two| two[0].end < two[1].start),
+            "sorted and merged: {ranges:?}"
+        );
         let union = Set::of(ranges);
         let received = Set::of(of_file.iter().flat_map(|outcome| outcome.received.clone()));
         assert_eq!(received.beyond(&union), None, "{name}: a byte was received and is not told of");
@@ -174,7 +189,8 @@ async fn after_random_requests_and_hang_ups_the_union_is_what_was_received_but_f
             None,
             "{name}: never sent"
         );
-        // Of a body that the reader took whole, that is all; of one that was broken off, what was asked may have left.
+        // Of a body that the reader took whole, that is all; of one that was broken off, what was
+        // asked may have left.
         let may = |outcome: &&Outcome| {
             outcome.plan.hang_up.map_or(outcome.received.clone(), |_| {
                 let asked = &outcome.plan.ranges;
@@ -183,9 +199,16 @@ async fn after_random_requests_and_hang_ups_the_union_is_what_was_received_but_f
                 std::iter::once(first..next).collect()
             })
         };
-        assert_eq!(union.beyond(&Set::of(of_file.iter().flat_map(may))), None, "{name}: not asked for");
-        let count: u64 =
-            of_file.iter().flat_map(|outcome| &outcome.received).map(|part| part.end - part.start).sum();
+        assert_eq!(
+            union.beyond(&Set::of(of_file.iter().flat_map(may))),
+            None,
+            "{name}: not asked for"
+        );
+        let count: u64 = of_file
+            .iter()
+            .flat_map(|outcome| &outcome.received)
+            .map(|part| part.end - part.start)
+            .sum();
         assert!(bytes >= count, "{name}: {count} bytes were received, and {bytes} told of");
         all_bytes += bytes;
         in_flight += union.length() - received.length();
@@ -249,7 +272,8 @@ async fn a_kill_loses_what_came_since_the_last_flush_and_never_makes_it_more() {
             }
         };
         read(&mut at, first + 300_000).await;
-        // Half of the time the reader stands still now, in the middle of a body: that keeps no count back.
+        // Half of the time the reader stands still now, in the middle of a body: that keeps no
+        // count back.
         flushed(&scene).await;
         seen.push(first..at);
         if round >= 2 {
@@ -279,7 +303,8 @@ async fn an_orderly_end_writes_what_the_next_flush_would_have() {
     let link = scene.link(&["--isbn", BOOK]);
     let token = scene.token("kari");
     scene.get(&scene.http1(), &path, &token).send().await.unwrap().bytes().await.unwrap();
-    let by_link = scene.http2().get(format!("{}/~{link}{path}", scene.base)).header("range", "bytes=10-19");
+    let by_link =
+        scene.http2().get(format!("{}/~{link}{path}", scene.base)).header("range", "bytes=10-19");
     assert_eq!(by_link.send().await.unwrap().bytes().await.unwrap().len(), 10);
     assert_eq!(scene.ledger().await[0]["delivered"], serde_json::json!({}));
     scene.stop_gate().await;
@@ -316,7 +341,10 @@ async fn each_loan_has_its_own_count_and_what_is_no_delivery_of_a_file_has_none(
         status
     };
     assert_eq!(status(client.head(&url).bearer_auth(&kari)).await, 200);
-    assert_eq!(status(scene.get(&client, &book, &kari).header("if-none-match", "\"v1\"")).await, 304);
+    assert_eq!(
+        status(scene.get(&client, &book, &kari).header("if-none-match", "\"v1\"")).await,
+        304
+    );
     assert_eq!(status(scene.get(&client, &book, &kari).header("range", "bytes=9000-")).await, 416);
     assert_eq!(status(scene.get(&client, &format!("/files/{BOOK}/none"), &kari)).await, 404);
     assert_eq!(status(client.get(format!("{}/covers/a.png", scene.base))).await, 200);
@@ -329,7 +357,10 @@ async fn each_loan_has_its_own_count_and_what_is_no_delivery_of_a_file_has_none(
     for _ in 0..2 {
         assert_eq!(status(scene.get(&client, &book, &ola)).await, 200);
     }
-    assert_eq!(status(scene.get(&client, &audio, &ola).header("range", "bytes=0-99,2000-2099")).await, 206);
+    assert_eq!(
+        status(scene.get(&client, &audio, &ola).header("range", "bytes=0-99,2000-2099")).await,
+        206
+    );
     written(&scene).await;
     let mut all: Vec<String> =
         scene.ledger().await.iter().map(|loan| loan["delivered"].to_string()).collect();
@@ -337,7 +368,8 @@ async fn each_loan_has_its_own_count_and_what_is_no_delivery_of_a_file_has_none(
     let mut wanted = [
         serde_json::json!({ packed: { "bytes": 4000, "ranges": [] } }).to_string(),
         serde_json::json!({ book: { "bytes": 10_000, "ranges": [[0, 4999]] } }).to_string(),
-        serde_json::json!({ audio: { "bytes": 200, "ranges": [[0, 99], [2000, 2099]] } }).to_string(),
+        serde_json::json!({ audio: { "bytes": 200, "ranges": [[0, 99], [2000, 2099]] } })
+            .to_string(),
     ];
     wanted.sort();
     assert_eq!(all, wanted);

@@ -6,7 +6,8 @@ use loangate::config;
 
 use crate::support::{Scene, Setting};
 
-/// A configuration with these two origins, a gated route to the first and an open one to the second.
+/// A configuration with these two origins, a gated route to the first and an open one to the
+/// second.
 struct Case {
     gated: &'static str,
     to: &'static str,
@@ -14,7 +15,12 @@ struct Case {
     open_to: &'static str,
 }
 
-const fn case(gated: &'static str, to: &'static str, open: &'static str, open_to: &'static str) -> Case {
+const fn case(
+    gated: &'static str,
+    to: &'static str,
+    open: &'static str,
+    open_to: &'static str,
+) -> Case {
     Case { gated, to, open, open_to }
 }
 
@@ -57,7 +63,12 @@ async fn open_route_to_a_gated_place_is_refused_with_both_lines() {
             "url = \"https://b.example.no/\"",
             "{file}",
         ),
-        case("url = \"http://127.0.0.1:9000/\"", FILES, "url = \"http://localhost:9000/\"", "{file}"),
+        case(
+            "url = \"http://127.0.0.1:9000/\"",
+            FILES,
+            "url = \"http://localhost:9000/\"",
+            "{file}",
+        ),
         case("url = \"http://127.0.0.1:9000/\"", FILES, "url = \"http://[::1]:9000/\"", "{file}"),
         case(S3, FILES, S3, "{file}"),
         case(
@@ -67,14 +78,26 @@ async fn open_route_to_a_gated_place_is_refused_with_both_lines() {
             "{file}",
         ),
         case(S3, FILES, "url = \"https://s3.example.no:9000/books/all/\"", "{file}"),
-        case("url = \"s3://books\"", FILES, "url = \"https://books.s3.eu-north-1.amazonaws.com/\"", "{file}"),
-        case("url = \"gs://books\"", FILES, "url = \"https://storage.googleapis.com/books\"", "{file}"),
+        case(
+            "url = \"s3://books\"",
+            FILES,
+            "url = \"https://books.s3.eu-north-1.amazonaws.com/\"",
+            "{file}",
+        ),
+        case(
+            "url = \"gs://books\"",
+            FILES,
+            "url = \"https://storage.googleapis.com/books\"",
+            "{file}",
+        ),
         case("url = \"file:///srv/books\"", FILES, "url = \"file:///srv/x/../books/\"", "{file}"),
         case("url = \"file:///srv/books\"", FILES, "url = \"file:///srv\"", "{file}"),
     ] {
         let text = text(&scene, &case);
         let mistakes = config::read(&scene.config_file(), &text).unwrap_err();
-        let [mistake] = mistakes.as_slice() else { panic!("{} and {}: {mistakes:?}", case.gated, case.open) };
+        let [mistake] = mistakes.as_slice() else {
+            panic!("{} and {}: {mistakes:?}", case.gated, case.open)
+        };
         let line = |what: &str| text.lines().position(|line| line.contains(what)).unwrap();
         assert_eq!(mistake.key, "routes[1].to", "{mistake}");
         assert_eq!(mistake.line, line("/free/") + 3, "{mistake}");

@@ -1,5 +1,6 @@
-//! The description of the HTTP APIs is true: every operation in it is asked for, and what is answered is what it says, to
-//! the last member; and every refusal is a problem document with a status that it lists.
+//! The description of the HTTP APIs is true: every operation in it is asked for, and what is
+//! answered is what it says, to the last member; and every refusal is a problem document with a
+//! status that it lists.
 
 use std::collections::BTreeSet;
 
@@ -26,7 +27,10 @@ impl Described {
             let (template, path): (Vec<_>, Vec<_>) =
                 (template.split('/').collect(), path.split('/').collect());
             template.len() == path.len()
-                && template.iter().zip(&path).all(|(one, other)| one == other || one.starts_with('{'))
+                && template
+                    .iter()
+                    .zip(&path)
+                    .all(|(one, other)| one == other || one.starts_with('{'))
         };
         let paths = self.document["paths"].as_object().unwrap();
         let (template, item) =
@@ -44,7 +48,10 @@ impl Described {
             Some(reference) => self.document.pointer(reference.trim_start_matches('#')).unwrap(),
             None => response,
         };
-        assert!(response.is_object(), "{method} {template} answered {status}, which is not described");
+        assert!(
+            response.is_object(),
+            "{method} {template} answered {status}, which is not described"
+        );
         let content = &response["content"];
         if body.is_empty() {
             assert!(content.is_null(), "{method} {template} {status} has no body");
@@ -65,14 +72,16 @@ impl Described {
         let mut whole = json!({ "components": self.document["components"] });
         whole.as_object_mut().unwrap().extend(schema.as_object().unwrap().clone());
         let validator = jsonschema::options().should_validate_formats(true).build(&whole).unwrap();
-        let errors: Vec<String> = validator.iter_errors(body).map(|error| error.to_string()).collect();
+        let errors: Vec<String> =
+            validator.iter_errors(body).map(|error| error.to_string()).collect();
         assert!(errors.is_empty(), "{errors:?}: {body:#}");
     }
 
     /// A schema with all its parts: what it refers to, and what it is put together of.
     fn parts<'a>(&'a self, schema: &'a Value, parts: &mut Vec<&'a Value>) {
         if let Some(reference) = schema["$ref"].as_str() {
-            return self.parts(self.document.pointer(reference.trim_start_matches('#')).unwrap(), parts);
+            return self
+                .parts(self.document.pointer(reference.trim_start_matches('#')).unwrap(), parts);
         }
         parts.push(schema);
         for several in ["allOf", "oneOf", "anyOf"] {
@@ -90,13 +99,18 @@ impl Described {
         let each = parts.iter().find_map(|part| part.get("additionalProperties"));
         match body {
             Value::Array(list) => {
-                let items = parts.iter().find_map(|part| part.get("items")).unwrap_or_else(|| panic!("{at}"));
+                let items = parts
+                    .iter()
+                    .find_map(|part| part.get("items"))
+                    .unwrap_or_else(|| panic!("{at}"));
                 list.iter().for_each(|entry| self.documented(items, entry, at));
             }
             Value::Object(members) => {
                 for (name, value) in members {
-                    let described = parts.iter().find_map(|part| part["properties"].get(name)).or(each);
-                    let described = described.unwrap_or_else(|| panic!("{at}: {name} is not described"));
+                    let described =
+                        parts.iter().find_map(|part| part["properties"].get(name)).or(each);
+                    let described =
+                        described.unwrap_or_else(|| panic!("{at}: {name} is not described"));
                     self.documented(described, value, &format!("{at} {name}"));
                 }
             }
@@ -111,14 +125,20 @@ async fn call(scene: &Scene, described: &mut Described, asked: &Asked, token: &s
     let admin = std::fs::read_to_string(scene.dir.path().join("certs/admin.token")).unwrap();
     let support = path.starts_with("/api/");
     let (base, token) = if support { (&scene.admin, admin.as_str()) } else { (&scene.base, token) };
-    let client = if support { reqwest::Client::builder().no_proxy().build().unwrap() } else { scene.http1() };
-    let mut request = client.request(method.parse().unwrap(), format!("{base}{path}")).bearer_auth(token);
+    let client = if support {
+        reqwest::Client::builder().no_proxy().build().unwrap()
+    } else {
+        scene.http1()
+    };
+    let mut request =
+        client.request(method.parse().unwrap(), format!("{base}{path}")).bearer_auth(token);
     if let Some(body) = body {
         request = request.body(body.to_string());
     }
     let answer = request.send().await.unwrap();
     let status = answer.status();
-    let kind = answer.headers().get("content-type").map_or("", |kind| kind.to_str().unwrap()).to_owned();
+    let kind =
+        answer.headers().get("content-type").map_or("", |kind| kind.to_str().unwrap()).to_owned();
     let body = answer.bytes().await.unwrap();
     assert_eq!(status.as_u16(), *expected, "{method} {path}: {}", String::from_utf8_lossy(&body));
     assert!(status.is_success() || kind == "application/problem+json", "{method} {path}: {kind}");
@@ -193,25 +213,37 @@ async fn every_operation_answers_as_it_is_described_and_none_is_left_out() {
     let file = format!("/files/{BOOK}/book.epub");
     for (number, asked) in calls.iter().enumerate() {
         call(&scene, &mut described, asked, &token).await;
-        // Once a loan is begun, something is delivered under it, so that this is there to be compared too.
+        // Once a loan is begun, something is delivered under it, so that this is there to be
+        // compared too.
         if number == LENT {
             let answer = scene.get(&scene.http1(), &file, &token).send().await.unwrap();
             assert_eq!(answer.bytes().await.unwrap().len(), 5000);
-            let noted = async || scene.ledger().await.iter().any(|loan| !loan["delivered"][&file].is_null());
+            let noted = async || {
+                scene.ledger().await.iter().any(|loan| !loan["delivered"][&file].is_null())
+            };
             scene.until("it is told what was delivered", noted).await;
         }
     }
     // Two links at once are malformed, whatever the path.
-    let twice = scene.http1().get(format!("{}/loans?token=x&token=y", scene.base)).send().await.unwrap();
+    let twice =
+        scene.http1().get(format!("{}/loans?token=x&token=y", scene.base)).send().await.unwrap();
     assert_eq!(twice.status(), StatusCode::BAD_REQUEST);
     let body = twice.bytes().await.unwrap();
     described.check("GET", "/loans", StatusCode::BAD_REQUEST, "application/problem+json", &body);
-    let page = call(&scene, &mut described, &("GET", "/api/v1/loans".into(), None, 200), &token).await;
-    assert!(page["loans"].as_array().unwrap().iter().any(|loan| loan["delivered"][&file]["bytes"] == 5000));
+    let page =
+        call(&scene, &mut described, &("GET", "/api/v1/loans".into(), None, 200), &token).await;
+    assert!(
+        page["loans"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|loan| loan["delivered"][&file]["bytes"] == 5000)
+    );
     for loan in page["loans"].as_array().unwrap() {
         let path = format!("/api/v1/loans/{}", loan["id"].as_str().unwrap());
         call(&scene, &mut described, &("GET", path.clone(), None, 200), &token).await;
-        call(&scene, &mut described, &("DELETE", format!("{path}?reason=x"), None, 202), &token).await;
+        call(&scene, &mut described, &("DELETE", format!("{path}?reason=x"), None, 202), &token)
+            .await;
     }
     // Nobody is let in without a token, and that is described of every operation.
     let paths = described.document["paths"].as_object().unwrap().clone();
@@ -219,13 +251,19 @@ async fn every_operation_answers_as_it_is_described_and_none_is_left_out() {
     for (template, item) in &paths {
         for (method, operation) in item.as_object().unwrap() {
             let method = method.to_uppercase();
-            let path = template.replace("{isbn}", BOOK).replace("{id}", &uuid::Uuid::now_v7().to_string());
+            let path =
+                template.replace("{isbn}", BOOK).replace("{id}", &uuid::Uuid::now_v7().to_string());
             let base = if path.starts_with("/api/") { &scene.admin } else { &scene.base };
             let client = if path.starts_with("/api/") { client.clone() } else { scene.http1() };
-            let answer =
-                client.request(method.parse().unwrap(), format!("{base}{path}")).send().await.unwrap();
+            let answer = client
+                .request(method.parse().unwrap(), format!("{base}{path}"))
+                .send()
+                .await
+                .unwrap();
             assert_eq!(answer.status(), StatusCode::UNAUTHORIZED, "{method} {path}");
-            assert!(operation["responses"]["401"].is_object() && operation["security"][0].is_object());
+            assert!(
+                operation["responses"]["401"].is_object() && operation["security"][0].is_object()
+            );
             all.insert(format!("{method} {template}"));
         }
     }
@@ -247,8 +285,10 @@ async fn described_limits_are_those_that_are_enforced() {
     let scene = Scene::set(Setting::default()).await;
     let document: Value = scene.admin("/openapi.json").await.json().await.unwrap();
     let mut described = Described { document, seen: BTreeSet::new() };
-    let (list, end) =
-        ("/paths/~1api~1v1~1loans/get/parameters", "/paths/~1api~1v1~1loans~1{id}/delete/parameters");
+    let (list, end) = (
+        "/paths/~1api~1v1~1loans/get/parameters",
+        "/paths/~1api~1v1~1loans~1{id}/delete/parameters",
+    );
     let wish = "/components/schemas/LinkWish/properties";
     let text_of = |length: usize| "x".repeat(length);
     let nowhere = format!("/api/v1/loans/{}", uuid::Uuid::now_v7());
@@ -274,7 +314,13 @@ async fn described_limits_are_those_that_are_enforced() {
             text_of(201),
         ),
         (end, "reason", vec![("DELETE", format!("{nowhere}?reason="), None)], 400, String::new()),
-        (end, "reason", vec![("DELETE", format!("{nowhere}?reason=a%0Ab"), None)], 400, "a\nb".to_owned()),
+        (
+            end,
+            "reason",
+            vec![("DELETE", format!("{nowhere}?reason=a%0Ab"), None)],
+            400,
+            "a\nb".to_owned(),
+        ),
         (
             list,
             "library",
@@ -289,7 +335,13 @@ async fn described_limits_are_those_that_are_enforced() {
             400,
             format!("{library}x"),
         ),
-        (list, "library", vec![("GET", "/api/v1/loans?library=Oslo".into(), None)], 400, "Oslo".into()),
+        (
+            list,
+            "library",
+            vec![("GET", "/api/v1/loans?library=Oslo".into(), None)],
+            400,
+            "Oslo".into(),
+        ),
         (
             list,
             "borrower",
@@ -304,7 +356,13 @@ async fn described_limits_are_those_that_are_enforced() {
             400,
             "a".repeat(25),
         ),
-        (list, "borrower", vec![("GET", "/api/v1/loans?borrower=kari".into(), None)], 400, "kari".into()),
+        (
+            list,
+            "borrower",
+            vec![("GET", "/api/v1/loans?borrower=kari".into(), None)],
+            400,
+            "kari".into(),
+        ),
         (wish, "borrower", vec![link(LIBRARY, &text_of(256))], 201, text_of(256)),
         (wish, "borrower", vec![link(LIBRARY, &text_of(257))], 400, text_of(257)),
         (wish, "borrower", vec![link(LIBRARY, "")], 400, String::new()),

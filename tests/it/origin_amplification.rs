@@ -1,4 +1,5 @@
-//! What a failing or hanging origin is sent: few repetitions, few connections, and what it says about waiting.
+//! What a failing or hanging origin is sent: few repetitions, few connections, and what it says
+//! about waiting.
 
 use std::time::{Duration, Instant};
 
@@ -21,7 +22,12 @@ async fn scene_before(url: &str, lines: &str) -> Scene {
 }
 
 /// A file of the open route, which needs no loan.
-fn cover(scene: &Scene, client: &reqwest::Client, method: Method, name: &str) -> reqwest::RequestBuilder {
+fn cover(
+    scene: &Scene,
+    client: &reqwest::Client,
+    method: Method,
+    name: &str,
+) -> reqwest::RequestBuilder {
     client.request(method, format!("{}/covers/{name}", scene.base))
 }
 
@@ -98,22 +104,30 @@ async fn sustained_failure_costs_a_fifth_more_at_most_and_ends() {
             if readers.len() == 10 {
                 readers.join_next().await.unwrap().unwrap();
             }
-            let request = cover(&scene, &scene.http2(), Method::GET, &format!("{}.png", reader % files));
+            let request =
+                cover(&scene, &scene.http2(), Method::GET, &format!("{}.png", reader % files));
             readers.spawn(async move {
                 assert_eq!(request.send().await.unwrap().status(), StatusCode::BAD_GATEWAY);
             });
         }
         readers.join_all().await;
         let sent = scene.origin.count("/covers/");
-        assert!(sent * 10 <= READERS * 12, "{sent} requests for {READERS} readers of {files} files");
+        assert!(
+            sent * 10 <= READERS * 12,
+            "{sent} requests for {READERS} readers of {files} files"
+        );
         if files > 1 {
             assert!(sent < READERS / 2, "{sent}: the address is left alone");
             let metrics = scene.metrics().await;
-            assert!(metric(&metrics, "loangate_origin_requests_total", "outcome=\"suspended\"") > 0.0);
+            assert!(
+                metric(&metrics, "loangate_origin_requests_total", "outcome=\"suspended\"") > 0.0
+            );
         }
         put(None);
         let began = Instant::now();
-        scene.until("it is served again", async || status(&scene, "0.png").await == StatusCode::OK).await;
+        scene
+            .until("it is served again", async || status(&scene, "0.png").await == StatusCode::OK)
+            .await;
         assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
         scene.end().await;
     }
@@ -145,12 +159,14 @@ async fn retry_after_of_an_origin_reaches_the_reader_bounded() {
         (503, "Mon, 05 Jan 2026 08:00:00 GMT", None),
         (503, "soon", None),
     ] {
-        let text = format!("HTTP/1.1 {status} No\r\nretry-after: {value}\r\ncontent-length: 0\r\n\r\n");
+        let text =
+            format!("HTTP/1.1 {status} No\r\nretry-after: {value}\r\ncontent-length: 0\r\n\r\n");
         let origin = RawOrigin::start(move |_, _| Reply::send(&text)).await;
         let scene = scene_before(&origin.url, "").await;
         let answer = cover(&scene, &scene.http1(), Method::GET, "a.png").send().await.unwrap();
         assert_eq!(answer.status(), StatusCode::BAD_GATEWAY, "{value}");
-        let field = answer.headers().get("retry-after").map(|field| field.to_str().unwrap().to_owned());
+        let field =
+            answer.headers().get("retry-after").map(|field| field.to_str().unwrap().to_owned());
         assert_eq!(field.as_deref(), told, "{status} {value}");
         let problem: Value = answer.json().await.unwrap();
         assert_eq!(problem["type"], "origin-failed");
@@ -163,7 +179,8 @@ async fn hanging_origin_never_holds_more_than_its_cap() {
     const CAP: usize = 4;
     let origin = RawOrigin::start(|_, _| Reply::Hang).await;
     let scene =
-        scene_before(&origin.url, "connections = 4\nfirst_byte = \"2s\"\nconnect_timeout = \"1s\"").await;
+        scene_before(&origin.url, "connections = 4\nfirst_byte = \"2s\"\nconnect_timeout = \"1s\"")
+            .await;
     let mut readers = JoinSet::new();
     let began = Instant::now();
     for reader in 0..60 {
@@ -172,7 +189,11 @@ async fn hanging_origin_never_holds_more_than_its_cap() {
         readers.spawn(async move { request.send().await.unwrap().status() });
     }
     let statuses = readers.join_all().await;
-    assert!(began.elapsed() < Duration::from_secs(20), "every wait has an end: {:?}", began.elapsed());
+    assert!(
+        began.elapsed() < Duration::from_secs(20),
+        "every wait has an end: {:?}",
+        began.elapsed()
+    );
     let count = |status| statuses.iter().filter(|other| **other == status).count();
     assert!(origin.most_open() <= CAP, "{} connections", origin.most_open());
     assert!(count(StatusCode::GATEWAY_TIMEOUT) >= CAP, "{statuses:?}");
@@ -222,7 +243,9 @@ async fn queue_for_a_connection_has_a_deadline() {
     let metrics = scene.metrics().await;
     assert_eq!(metric(&metrics, "loangate_origin_requests_total", "outcome=\"busy\""), 1.0);
     drop(both);
-    scene.until("it is served again", async || status(&scene, "a.png").await == StatusCode::OK).await;
+    scene
+        .until("it is served again", async || status(&scene, "a.png").await == StatusCode::OK)
+        .await;
     scene.end().await;
 }
 
@@ -250,7 +273,8 @@ async fn queued_request_gets_the_next_free_connection() {
     let readers = [reader(), reader()];
     // A third is refused at once only when both are in the queue.
     let refused = async || {
-        let request = cover(&scene, &scene.http2(), Method::GET, "a.png").timeout(Duration::from_millis(500));
+        let request =
+            cover(&scene, &scene.http2(), Method::GET, "a.png").timeout(Duration::from_millis(500));
         request.send().await.is_ok_and(|answer| answer.status() == StatusCode::SERVICE_UNAVAILABLE)
     };
     scene.until("the queue is full", refused).await;
@@ -269,7 +293,13 @@ async fn resumes_count_progress_in_bytes() {
         let file = File { cut_after: Some(cut), ..File::of(SIZE) };
         scene.origin.put(&format!("{BOOK}/audio.mp3"), file.clone());
         let path = format!("/files/{BOOK}/audio.mp3");
-        let body = scene.get(&scene.http1(), &path, &scene.token("kari")).send().await.unwrap().bytes().await;
+        let body = scene
+            .get(&scene.http1(), &path, &scene.token("kari"))
+            .send()
+            .await
+            .unwrap()
+            .bytes()
+            .await;
         assert_eq!(body.is_ok(), is_whole, "cut after {cut}");
         assert_eq!(scene.origin.asked().len(), requests, "cut after {cut}");
         if let Ok(body) = body {

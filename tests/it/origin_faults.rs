@@ -1,5 +1,5 @@
-//! An origin that fails: nothing short ever looks whole, nothing of the origin's leaks, nothing of the reader's is passed
-//! on.
+//! An origin that fails: nothing short ever looks whole, nothing of the origin's leaks, nothing of
+//! the reader's is passed on.
 
 use http::StatusCode;
 use serde_json::Value;
@@ -11,7 +11,10 @@ const FILE: &str = "audio.mp3";
 
 async fn scene_with(file: File) -> Scene {
     let setting = Setting {
-        config: vec![("name = \"files\"", "name = \"files\"\nidle = \"300ms\"\nfirst_byte = \"500ms\"")],
+        config: vec![(
+            "name = \"files\"",
+            "name = \"files\"\nidle = \"300ms\"\nfirst_byte = \"500ms\"",
+        )],
         ..Setting::default()
     };
     let scene = Scene::set(setting).await;
@@ -31,7 +34,10 @@ async fn get(scene: &Scene, client: &reqwest::Client, range: Option<&str>) -> re
 async fn a_body_that_breaks_off_never_looks_whole() {
     for (name, file) in [
         ("cut, with its length told", File { cut_after: Some(400_000), ..File::of(1_000_000) }),
-        ("cut, chunked", File { cut_after: Some(400_000), told_length: false, ..File::of(1_000_000) }),
+        (
+            "cut, chunked",
+            File { cut_after: Some(400_000), told_length: false, ..File::of(1_000_000) },
+        ),
         ("cut at its start", File { cut_after: Some(0), ..File::of(1_000_000) }),
         ("stalled", File { stall_after: Some(400_000), ..File::of(1_000_000) }),
         (
@@ -83,8 +89,8 @@ async fn a_range_is_cut_out_of_what_an_origin_without_ranges_sends() {
 
 #[tokio::test]
 async fn an_answer_that_cannot_be_passed_on_is_a_502_and_says_nothing_of_the_origin() {
-    let redirect =
-        File { status: Some(StatusCode::FOUND), ..File::of(0) }.field("location", "http://127.0.0.1:1/x");
+    let redirect = File { status: Some(StatusCode::FOUND), ..File::of(0) }
+        .field("location", "http://127.0.0.1:1/x");
     for (name, file, range, status, slug) in [
         (
             "500",
@@ -93,9 +99,21 @@ async fn an_answer_that_cannot_be_passed_on_is_a_502_and_says_nothing_of_the_ori
             502,
             "origin-failed",
         ),
-        ("403", File { status: Some(StatusCode::FORBIDDEN), ..File::of(10) }, None, 502, "origin-failed"),
+        (
+            "403",
+            File { status: Some(StatusCode::FORBIDDEN), ..File::of(10) },
+            None,
+            502,
+            "origin-failed",
+        ),
         ("a redirect", redirect, None, 502, "origin-failed"),
-        ("404", File { status: Some(StatusCode::NOT_FOUND), ..File::of(10) }, None, 404, "title-not-found"),
+        (
+            "404",
+            File { status: Some(StatusCode::NOT_FOUND), ..File::of(10) },
+            None,
+            404,
+            "title-not-found",
+        ),
         (
             "another part",
             File { content_range: Some("bytes 5-14/100".into()), ..File::of(100) },
@@ -185,7 +203,11 @@ async fn a_type_that_says_nothing_gives_way_to_the_files_name_and_any_other_stay
             let several = range.is_some_and(|range| range.contains(','));
             if several {
                 assert!(
-                    answer.text().await.unwrap_or_default().contains(&format!("Content-Type: {kind}\r\n"))
+                    answer
+                        .text()
+                        .await
+                        .unwrap_or_default()
+                        .contains(&format!("Content-Type: {kind}\r\n"))
                 );
             } else {
                 assert_eq!(answer.headers()["content-type"], kind, "{told}, {range:?}");

@@ -1,5 +1,5 @@
-//! Origins whose responses are framed wrongly, on purpose or not: nothing of one is taken for another's, and nothing
-//! short looks whole.
+//! Origins whose responses are framed wrongly, on purpose or not: nothing of one is taken for
+//! another's, and nothing short looks whole.
 
 use std::time::{Duration, Instant};
 
@@ -12,18 +12,27 @@ const EVIL: &str = "HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nevil";
 async fn scene_before(origin: &RawOrigin) -> Scene {
     let mut scene = Scene::around(Setting::default()).await;
     scene.replace_in_config(&format!("{}/", scene.origin.url), &origin.url);
-    scene.replace_in_config("name = \"files\"", "name = \"files\"\nidle = \"500ms\"\nfirst_byte = \"1s\"");
+    scene.replace_in_config(
+        "name = \"files\"",
+        "name = \"files\"\nidle = \"500ms\"\nfirst_byte = \"1s\"",
+    );
     scene.start_gate().await;
     scene
 }
 
-/// The text of a response to a client that keeps its connection, and so its worker and its pool of origin connections.
+/// The text of a response to a client that keeps its connection, and so its worker and its pool of
+/// origin connections.
 async fn text(scene: &Scene, client: &reqwest::Client, method: Method, name: &str) -> String {
     let request = client.request(method, format!("{}/covers/{name}", scene.base));
     request.send().await.unwrap().text().await.unwrap()
 }
 
-async fn request(scene: &Scene, method: Method, name: &str, range: Option<&str>) -> reqwest::Response {
+async fn request(
+    scene: &Scene,
+    method: Method,
+    name: &str,
+    range: Option<&str>,
+) -> reqwest::Response {
     try_request(scene, method, name, range).await.unwrap()
 }
 
@@ -72,7 +81,11 @@ async fn body_of_a_head_response_is_never_another_response() {
 async fn unsolicited_response_is_never_given_to_a_reader() {
     let origin = RawOrigin::start(|head, _| {
         let text = ok("good");
-        if head.contains("/bad.png") { Reply::send(&format!("{text}{EVIL}")) } else { Reply::send(&text) }
+        if head.contains("/bad.png") {
+            Reply::send(&format!("{text}{EVIL}"))
+        } else {
+            Reply::send(&text)
+        }
     });
     let origin = origin.await;
     let scene = scene_before(&origin).await;
@@ -123,11 +136,14 @@ async fn absurd_length_never_makes_a_short_response_look_whole() {
             let whole = format!("content-length: {length}\r\netag: \"v1\"\r\n");
             let ranged = head.lines().find_map(|line| line.strip_prefix("range: bytes="));
             match ranged {
-                _ if head.starts_with("HEAD") => Reply::send(&format!("HTTP/1.1 200 OK\r\n{whole}\r\n")),
+                _ if head.starts_with("HEAD") => {
+                    Reply::send(&format!("HTTP/1.1 200 OK\r\n{whole}\r\n"))
+                }
                 None => Reply::close(&format!("HTTP/1.1 200 OK\r\n{whole}\r\nshort")),
                 Some(range) => {
                     let (first, last) = range.split_once('-').unwrap();
-                    let last = if last.is_empty() { (length - 1).to_string() } else { last.to_owned() };
+                    let last =
+                        if last.is_empty() { (length - 1).to_string() } else { last.to_owned() };
                     Reply::close(&format!(
                         "HTTP/1.1 206 Partial\r\ncontent-range: bytes {first}-{last}/{length}\r\netag: \"v1\"\r\n\
                          transfer-encoding: chunked\r\n\r\n5\r\nshort\r\n0\r\n\r\n"
@@ -137,9 +153,16 @@ async fn absurd_length_never_makes_a_short_response_look_whole() {
         });
         let origin = origin.await;
         let scene = scene_before(&origin).await;
-        for range in [None, Some("bytes=0-"), Some("bytes=5-"), Some("bytes=0-4,200-"), Some("bytes=0-9,-10")]
-        {
-            let Ok(answer) = try_request(&scene, Method::GET, "a.png", range).await else { continue };
+        for range in [
+            None,
+            Some("bytes=0-"),
+            Some("bytes=5-"),
+            Some("bytes=0-4,200-"),
+            Some("bytes=0-9,-10"),
+        ] {
+            let Ok(answer) = try_request(&scene, Method::GET, "a.png", range).await else {
+                continue;
+            };
             let is_refused = answer.status() == StatusCode::BAD_GATEWAY;
             let body = answer.bytes().await;
             assert!(is_refused || body.is_err(), "{length} {range:?}: {body:?} looks whole");
@@ -196,7 +219,8 @@ async fn head_without_end_is_given_up_in_time() {
 async fn rest_of_a_file_of_another_length_is_not_appended() {
     const HALF: usize = 100_000;
     let (first, rest) = ("a".repeat(HALF), "z".repeat(HALF));
-    // The tag is the same each time; only the length shows that it is another file. The last two are the same file.
+    // The tag is the same each time; only the length shows that it is another file. The last two
+    // are the same file.
     for (head, is_whole) in [
         (format!("206 P\r\ncontent-range: bytes {HALF}-{}/{}", 2 * HALF - 1, 2 * HALF + 50), false),
         (format!("206 P\r\ncontent-range: bytes {HALF}-{}/*", 2 * HALF - 1), false),
@@ -204,8 +228,14 @@ async fn rest_of_a_file_of_another_length_is_not_appended() {
         ("200 OK".to_owned(), true),
     ] {
         let body = if head.starts_with("200") { format!("{first}{rest}") } else { rest.clone() };
-        let rest = format!("HTTP/1.1 {head}\r\netag: \"v1\"\r\ncontent-length: {}\r\n\r\n{body}", body.len());
-        let first = format!("HTTP/1.1 200 OK\r\netag: \"v1\"\r\ncontent-length: {}\r\n\r\n{first}", 2 * HALF);
+        let rest = format!(
+            "HTTP/1.1 {head}\r\netag: \"v1\"\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        let first = format!(
+            "HTTP/1.1 200 OK\r\netag: \"v1\"\r\ncontent-length: {}\r\n\r\n{first}",
+            2 * HALF
+        );
         let origin = RawOrigin::start(move |head, _| match head.contains("\r\nrange:") {
             true => Reply::close(&rest),
             false => Reply::close(&first),
@@ -216,7 +246,10 @@ async fn rest_of_a_file_of_another_length_is_not_appended() {
         let body = answer.bytes().await;
         assert_eq!(body.is_ok(), is_whole, "{head}");
         if let Ok(body) = body {
-            assert!(body.len() == 2 * HALF && body[HALF..].iter().all(|byte| *byte == b'z'), "{head}");
+            assert!(
+                body.len() == 2 * HALF && body[HALF..].iter().all(|byte| *byte == b'z'),
+                "{head}"
+            );
         }
         scene.end().await;
     }

@@ -1,4 +1,5 @@
-//! An origin that breaks off, stands still or fails for a moment: the reader notices nothing, and no two files are mixed.
+//! An origin that breaks off, stands still or fails for a moment: the reader notices nothing, and
+//! no two files are mixed.
 
 use std::cell::Cell;
 use std::time::Duration;
@@ -52,20 +53,33 @@ async fn what_breaks_off_or_stands_still_is_gone_on_with_from_the_next_byte() {
             ] {
                 let answer = get(&scene, http2, range).await;
                 assert!(answer.status().is_success(), "{name}: {}", answer.status());
-                let body = answer.bytes().await.unwrap_or_else(|error| panic!("{name}, {range:?}: {error}"));
+                let body = answer
+                    .bytes()
+                    .await
+                    .unwrap_or_else(|error| panic!("{name}, {range:?}: {error}"));
                 assert!(body == file.part(part), "{name}, {range:?}: other bytes");
             }
         }
         let metrics = scene.metrics().await;
-        assert!(metric(&metrics, "loangate_origin_resumes_total", "outcome=\"resumed\"") >= 6.0, "{name}");
-        assert_eq!(metric(&metrics, "loangate_streams_closed_total", "end=\"complete\""), 6.0, "{name}");
-        // It is asked for the rest of this very file.
-        let again: Vec<_> =
-            scene.origin.asked().into_iter().filter(|asked| asked.headers.contains_key("if-range")).collect();
         assert!(
-            again
-                .iter()
-                .all(|asked| asked.headers["if-range"] == "\"v1\"" && asked.headers.contains_key("range"))
+            metric(&metrics, "loangate_origin_resumes_total", "outcome=\"resumed\"") >= 6.0,
+            "{name}"
+        );
+        assert_eq!(
+            metric(&metrics, "loangate_streams_closed_total", "end=\"complete\""),
+            6.0,
+            "{name}"
+        );
+        // It is asked for the rest of this very file.
+        let again: Vec<_> = scene
+            .origin
+            .asked()
+            .into_iter()
+            .filter(|asked| asked.headers.contains_key("if-range"))
+            .collect();
+        assert!(
+            again.iter().all(|asked| asked.headers["if-range"] == "\"v1\""
+                && asked.headers.contains_key("range"))
         );
         scene.end().await;
     }
@@ -88,7 +102,12 @@ async fn an_origin_without_ranges_is_gone_on_with_by_passing_over_what_came_befo
             let body = answer.bytes().await.unwrap();
             let wanted = file.part(500_000..SIZE);
             let differs = body.iter().zip(&wanted).position(|(one, other)| one != other);
-            assert!(body == wanted, "{} of {} bytes, from {differs:?} on others", body.len(), wanted.len());
+            assert!(
+                body == wanted,
+                "{} of {} bytes, from {differs:?} on others",
+                body.len(),
+                wanted.len()
+            );
         }
     }
     scene.end().await;
@@ -132,7 +151,10 @@ async fn a_file_that_is_replaced_under_way_is_never_mixed_with_the_one_before() 
             assert!(broken, "a clean end after {} bytes", body.len());
             assert!(body == old().part(0..body.len() as u64), "bytes of another file");
             let metrics = scene.metrics().await;
-            assert_eq!(metric(&metrics, "loangate_origin_resumes_total", "outcome=\"changed\""), 1.0);
+            assert_eq!(
+                metric(&metrics, "loangate_origin_resumes_total", "outcome=\"changed\""),
+                1.0
+            );
             let body = get(&scene, http2, None).await.bytes().await.unwrap();
             assert!(body.iter().all(|byte| *byte == 7), "and the next reader gets the new one");
             scene.end().await;
@@ -143,7 +165,8 @@ async fn a_file_that_is_replaced_under_way_is_never_mixed_with_the_one_before() 
 #[tokio::test]
 async fn the_resumes_can_be_switched_off_and_count_what_was_in_vain() {
     for (resumes, asked) in [("0", 1), ("2", 3)] {
-        let line: &'static str = Box::leak(format!("name = \"files\"\nresumes = {resumes}").into_boxed_str());
+        let line: &'static str =
+            Box::leak(format!("name = \"files\"\nresumes = {resumes}").into_boxed_str());
         let setting = Setting { config: vec![("name = \"files\"", line)], ..Setting::default() };
         let scene = Scene::set(setting).await;
         put(&scene, File { cut_after: Some(0), ..File::of(SIZE) });
@@ -153,8 +176,8 @@ async fn the_resumes_can_be_switched_off_and_count_what_was_in_vain() {
     }
 }
 
-/// An origin that breaks off each answer somewhere, or stands still there, resets its connections, answers 500 one time in
-/// five, and now and then all of the file where a range was asked.
+/// An origin that breaks off each answer somewhere, or stands still there, resets its connections,
+/// answers 500 one time in five, and now and then all of the file where a range was asked.
 async fn troubled(size: u64) -> (Scene, File) {
     let config = vec![("name = \"files\"", "name = \"files\"\nidle = \"300ms\"\nresumes = 30")];
     let scene = Scene::set(Setting { config, ..Setting::default() }).await;
@@ -169,7 +192,8 @@ async fn troubled(size: u64) -> (Scene, File) {
     (scene, file)
 }
 
-/// Draws the file so many times, a few at once, and looks at what came: the bytes, and whether their end was clean.
+/// Draws the file so many times, a few at once, and looks at what came: the bytes, and whether
+/// their end was clean.
 async fn draw(scene: &Scene, count: usize, before: impl Fn(usize), look: impl Fn(&[u8], bool)) {
     let mut all = JoinSet::new();
     for number in 0..count {
@@ -179,9 +203,11 @@ async fn draw(scene: &Scene, count: usize, before: impl Fn(usize), look: impl Fn
         }
         before(number);
         let client = if number % 2 == 0 { scene.http1() } else { scene.http2() };
-        let request = scene.get(&client, PATH, &scene.token("kari")).timeout(Duration::from_secs(600));
+        let request =
+            scene.get(&client, PATH, &scene.token("kari")).timeout(Duration::from_secs(600));
         all.spawn(async move {
-            // The gate repeats a request once; after that it is the reader's program that tries again.
+            // The gate repeats a request once; after that it is the reader's program that tries
+            // again.
             let mut answer = request.try_clone().unwrap().send().await.unwrap();
             while answer.status() == StatusCode::BAD_GATEWAY {
                 answer = request.try_clone().unwrap().send().await.unwrap();
@@ -206,7 +232,8 @@ async fn downloads(count: usize, size: u64) {
     let (scene, file) = troubled(size).await;
     put(&scene, file.clone());
     let whole = file.part(0..size);
-    let look = |body: &[u8], is_whole: bool| assert!(is_whole && body == whole, "{} bytes", body.len());
+    let look =
+        |body: &[u8], is_whole: bool| assert!(is_whole && body == whole, "{} bytes", body.len());
     draw(&scene, count, |_| {}, look).await;
     println!("{count} downloads, {} requests to the origin", scene.origin.asked().len());
     scene.end().await;
@@ -224,7 +251,8 @@ async fn a_thousand_downloads_from_an_origin_that_breaks_every_answer_are_whole(
     downloads(1000, 20_000_000).await;
 }
 
-/// Draws a file that is replaced again and again while it is drawn, from that origin: how many were whole.
+/// Draws a file that is replaced again and again while it is drawn, from that origin: how many were
+/// whole.
 async fn downloads_while_replaced(count: usize, size: u64) -> usize {
     let (scene, file) = troubled(size).await;
     let other = {
@@ -233,8 +261,9 @@ async fn downloads_while_replaced(count: usize, size: u64) -> usize {
     };
     let contents = [file.part(0..size), other.part(0..size)];
     let whole = Cell::new(0);
-    let replace =
-        |number: usize| put(&scene, if number.is_multiple_of(2) { file.clone() } else { other.clone() });
+    let replace = |number: usize| {
+        put(&scene, if number.is_multiple_of(2) { file.clone() } else { other.clone() })
+    };
     let look = |body: &[u8], is_whole: bool| {
         let of = contents.iter().filter(|content| content.starts_with(body)).count();
         assert!(of > 0, "a mixed body of {} bytes", body.len());

@@ -1,4 +1,5 @@
-//! Bokbasen away, or its answer lost: whoever has a loan reads on, nobody gets one twice, and it mends itself.
+//! Bokbasen away, or its answer lost: whoever has a loan reads on, nobody gets one twice, and it
+//! mends itself.
 
 use std::time::Duration;
 
@@ -19,20 +20,23 @@ const PATH: &str = "/files/9788299999014/book.epub";
 
 /// A scene with a book, and a sandbox whose bounds leave room for an answer to be lost in.
 async fn scene(config: Vec<(&'static str, &'static str)>) -> Scene {
-    let bounds = Bounds { list_lag_ms: 150, post_bound_ms: 150, pending_polls: 1, ..Bounds::quick() };
+    let bounds =
+        Bounds { list_lag_ms: 150, post_bound_ms: 150, pending_polls: 1, ..Bounds::quick() };
     let scene = Scene::set(Setting { bounds, config, ..Setting::default() }).await;
     scene.origin.put(&format!("{BOOK}/book.epub"), File::of(5000));
     scene
 }
 
-/// A request that sends readers away soon: in place of fifteen seconds it waits for two tenths of one.
+/// A request that sends readers away soon: in place of fifteen seconds it waits for two tenths of
+/// one.
 const IMPATIENT: (&str, &str) = ("[ledger]", "[gate]\npatience = \"200ms\"\n\n[ledger]");
 
 /// Status, `type` where it is a problem, and Retry-After.
 async fn ask(scene: &Scene, borrower: &str) -> (StatusCode, String, Option<u64>) {
     let answer = scene.get(&scene.http2(), PATH, &scene.token(borrower)).send().await.unwrap();
     let status = answer.status();
-    let wait = answer.headers().get("retry-after").map(|wait| wait.to_str().unwrap().parse().unwrap());
+    let wait =
+        answer.headers().get("retry-after").map(|wait| wait.to_str().unwrap().parse().unwrap());
     let body = answer.bytes().await.unwrap();
     if status == StatusCode::OK {
         assert_eq!(body, File::of(5000).part(0..5000));
@@ -50,7 +54,10 @@ async fn until_served(scene: &Scene, borrower: &str, before: &[&str]) {
         if status == StatusCode::OK {
             return;
         }
-        assert!(before.contains(&problem.as_str()) && wait.is_some(), "{status} {problem} {wait:?}");
+        assert!(
+            before.contains(&problem.as_str()) && wait.is_some(),
+            "{status} {problem} {wait:?}"
+        );
         assert!(Instant::now() < deadline, "not served in time: {problem}");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
@@ -73,7 +80,8 @@ async fn history(scene: &Scene) -> Vec<Value> {
 }
 
 #[tokio::test]
-async fn whoever_has_a_loan_reads_on_while_bokbasen_is_away_and_others_are_served_when_it_is_back() {
+async fn whoever_has_a_loan_reads_on_while_bokbasen_is_away_and_others_are_served_when_it_is_back()
+{
     let mut scene = scene(Vec::new()).await;
     assert_eq!(ask(&scene, "kari").await.0, StatusCode::OK);
     scene.stop_sandbox().await;
@@ -83,16 +91,20 @@ async fn whoever_has_a_loan_reads_on_while_bokbasen_is_away_and_others_are_serve
     scene.start_gate().await;
     assert_eq!(ask(&scene, "kari").await.0, StatusCode::OK, "from the ledger");
 
-    // It lasts until the breaker rests for as long as it ever does, which is the worst moment to come back: five
-    // failures open it, and three trials later the rest is at its longest.
+    // It lasts until the breaker rests for as long as it ever does, which is the worst moment to
+    // come back: five failures open it, and three trials later the rest is at its longest.
     let deadline = Instant::now() + Duration::from_secs(40);
     let mut asked = 0;
-    while metric(&scene.metrics().await, "loangate_lending_calls_total", "outcome=\"not_sent\"") < 8.0
+    while metric(&scene.metrics().await, "loangate_lending_calls_total", "outcome=\"not_sent\"")
+        < 8.0
         || metric(&scene.metrics().await, "loangate_lending_breaker_open", "") < 1.0
     {
         asked += 1;
         let (status, problem, wait) = ask(&scene, &format!("newcomer {}", asked % 8)).await;
-        assert_eq!((status, problem.as_str()), (StatusCode::SERVICE_UNAVAILABLE, "lending-unavailable"));
+        assert_eq!(
+            (status, problem.as_str()),
+            (StatusCode::SERVICE_UNAVAILABLE, "lending-unavailable")
+        );
         assert!(wait.is_some_and(|wait| (1..=5).contains(&wait)), "{wait:?}");
         assert!(Instant::now() < deadline, "the breaker never rests:\n{}", scene.metrics().await);
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -107,7 +119,8 @@ async fn whoever_has_a_loan_reads_on_while_bokbasen_is_away_and_others_are_serve
     until_served(&scene, "newcomer 2", &["lending-unavailable"]).await;
     assert!(!scene.admin("/readyz").await.text().await.unwrap().contains("Bokbasen"));
     assert_eq!(live(&scene).await.len(), 3);
-    let left: Vec<_> = scene.ledger().await.into_iter().filter(|loan| loan["state"] == "unknown").collect();
+    let left: Vec<_> =
+        scene.ledger().await.into_iter().filter(|loan| loan["state"] == "unknown").collect();
     assert!(left.is_empty(), "what was never sent is not unknown: {left:?}");
     scene.end().await;
 }
@@ -120,7 +133,10 @@ async fn a_begin_whose_answer_was_lost_is_found_again_and_not_made_twice() {
         let impatient = !before.is_empty();
         if impatient {
             let (status, problem, wait) = ask(&scene, "kari").await;
-            assert_eq!((status, problem.as_str()), (StatusCode::SERVICE_UNAVAILABLE, "loan-pending"));
+            assert_eq!(
+                (status, problem.as_str()),
+                (StatusCode::SERVICE_UNAVAILABLE, "loan-pending")
+            );
             assert!(wait.is_some());
         }
         until_served(&scene, "kari", before).await;
@@ -131,7 +147,8 @@ async fn a_begin_whose_answer_was_lost_is_found_again_and_not_made_twice() {
             let step = history.iter().find(|step| step["to"] == state).unwrap();
             step["at"].as_str().unwrap().parse().unwrap()
         };
-        // Bokbasen's listing lags, so that asking any earlier could have found nothing and begun anew.
+        // Bokbasen's listing lags, so that asking any earlier could have found nothing and begun
+        // anew.
         let settled = history.iter().find(|step| step["cause"] == "settle").unwrap();
         let settled: Timestamp = settled["at"].as_str().unwrap().parse().unwrap();
         let waited = settled.duration_since(at("unknown"));
@@ -148,7 +165,11 @@ async fn a_begin_that_was_cut_before_it_was_carried_out_ends_with_one_loan() {
         scene.fault(&json!({ "call": "begin", "times": 1, "effect": effect })).await;
         until_served(&scene, "kari", &["loan-pending"]).await;
         let books = scene.books().await;
-        assert_eq!((books.len(), &books[0]["status"]), (1, &"ACCEPTED".into()), "{effect}: {books:?}");
+        assert_eq!(
+            (books.len(), &books[0]["status"]),
+            (1, &"ACCEPTED".into()),
+            "{effect}: {books:?}"
+        );
         scene.end().await;
     }
 }
@@ -156,8 +177,8 @@ async fn a_begin_that_was_cut_before_it_was_carried_out_ends_with_one_loan() {
 #[tokio::test]
 async fn two_loans_under_one_reference_end_as_one() {
     let scene = scene(Vec::new()).await;
-    let faults =
-        ["duplicate", "cut_after"].map(|effect| json!({ "call": "begin", "times": 1, "effect": effect }));
+    let faults = ["duplicate", "cut_after"]
+        .map(|effect| json!({ "call": "begin", "times": 1, "effect": effect }));
     scene.fault(&json!(faults)).await;
     until_served(&scene, "kari", &["loan-pending"]).await;
     let books = scene.books().await;

@@ -1,7 +1,8 @@
-//! Tricks with paths, hosts and targets, sent by a reader who has a live loan: each is refused, and none is heard of at
-//! the storage.
+//! Tricks with paths, hosts and targets, sent by a reader who has a live loan: each is refused, and
+//! none is heard of at the storage.
 //!
-//! They are written by hand on a TLS connection, since a client would put most of them in order before it sends them.
+//! They are written by hand on a TLS connection, since a client would put most of them in order
+//! before it sends them.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -13,9 +14,9 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 
 use crate::support::{BOOK, File, Scene, raw_client};
 
-/// What is sent as the request's target, and the status that refuses it: 400 for what is not in normal form
-/// (`src/path.rs`), 404 for what is and leads nowhere. `BOOK` lies at the storage under each name that a trick could be
-/// after.
+/// What is sent as the request's target, and the status that refuses it: 400 for what is not in
+/// normal form (`src/path.rs`), 404 for what is and leads nowhere. `BOOK` lies at the storage under
+/// each name that a trick could be after.
 const TRICKS: &[(&[u8], u16)] = &[
     // Segments of dots, plain and encoded, which some reader of paths resolves.
     (b"/files/9788299999038/../9788299999014/book.epub", 400),
@@ -57,7 +58,8 @@ const TRICKS: &[(&[u8], u16)] = &[
     (b"/covers/..;/9788299999014/book.epub", 400),
     (b"/files/9788299999014/book.epub%3b", 400),
     (b"/files/9788299999014/book.epub%3Ba=b", 400),
-    // Control characters, plain and encoded; some end a string, some a line of a request to the storage.
+    // Control characters, plain and encoded; some end a string, some a line of a request to the
+    // storage.
     (b"/files/9788299999014/book.epub%00", 400),
     (b"/files/9788299999014/book.epub%00.png", 400),
     (b"/files/9788299999014/book.epub%01", 400),
@@ -116,7 +118,8 @@ const TRICKS: &[(&[u8], u16)] = &[
     (b"localhost:443", 400),
 ];
 
-/// Heads whose host, or whose form, is the trick; `TOKEN` becomes the token. The name of the connection is `localhost`.
+/// Heads whose host, or whose form, is the trick; `TOKEN` becomes the token. The name of the
+/// connection is `localhost`.
 const HEADS: &[(&str, u16)] = &[
     // No host, two, or one that is not this one's (RFC 9112 §3.2, RFC 9110 §7.4).
     ("GET /files/9788299999014/book.epub HTTP/1.1\r\nAuthorization: Bearer TOKEN\r\n\r\n", 400),
@@ -151,7 +154,8 @@ const HEADS: &[(&str, u16)] = &[
          Authorization: Bearer TOKEN\r\n\r\n",
         421,
     ),
-    // The absolute form with another authority than the field, with another for both, and with a path to be resolved.
+    // The absolute form with another authority than the field, with another for both, and with a
+    // path to be resolved.
     (
         "GET https://files.internal/files/9788299999014/book.epub HTTP/1.1\r\nHost: localhost\r\n\
          Authorization: Bearer TOKEN\r\n\r\n",
@@ -255,7 +259,10 @@ async fn no_trick_with_a_path_gets_past_the_gate_over_http1() {
         let asked = stage.asked_since(before);
         if status != *expected || !asked.is_empty() {
             let answer = answer.escape_ascii();
-            wrong.push(format!("{}: {status}, not {expected}; {asked:?}; {answer}", target.escape_ascii()));
+            wrong.push(format!(
+                "{}: {status}, not {expected}; {asked:?}; {answer}",
+                target.escape_ascii()
+            ));
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
@@ -289,15 +296,18 @@ async fn no_trick_with_the_host_or_the_form_gets_past_the_gate() {
         let asked = stage.asked_since(before);
         if status != *expected || !asked.is_empty() {
             let answer = answer.escape_ascii();
-            wrong.push(format!("{}: {status}, not {expected}; {asked:?}; {answer}", head.escape_debug()));
+            wrong.push(format!(
+                "{}: {status}, not {expected}; {asked:?}; {answer}",
+                head.escape_debug()
+            ));
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     stage.end().await;
 }
 
-/// hyper drops a fragment before the gate sees the target (RFC 9112 §3.2 would rather have 400). Nothing is won by it:
-/// what remains is the path that is looked at and the path that is served.
+/// hyper drops a fragment before the gate sees the target (RFC 9112 §3.2 would rather have 400).
+/// Nothing is won by it: what remains is the path that is looked at and the path that is served.
 #[tokio::test]
 async fn a_fragment_changes_neither_the_path_that_is_checked_nor_the_one_that_is_asked_for() {
     let stage = stage().await;
@@ -323,7 +333,9 @@ async fn no_trick_with_a_path_gets_past_the_gate_over_http2() {
     let before = stage.scene.origin.asked().len();
     let stream = raw_client::connect(stage.address, &stage.ca, "localhost", "h2").await;
     let (mut sender, connection) =
-        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+            .await
+            .unwrap();
     let connection = tokio::spawn(connection);
     let request = |uri: Uri| {
         let request = Request::get(uri).header("authorization", format!("Bearer {}", stage.token));
@@ -332,8 +344,10 @@ async fn no_trick_with_a_path_gets_past_the_gate_over_http2() {
     let authority = format!("localhost:{}", stage.address.port());
     let (mut sent, mut unsent, mut wrong) = (0, 0, Vec::new());
     for (target, expected) in TRICKS {
-        // What is no URI, or has no slash in front (http::Uri would add it), an HTTP/2 client cannot send.
-        let uri = Uri::builder().scheme("https").authority(&*authority).path_and_query(*target).build();
+        // What is no URI, or has no slash in front (http::Uri would add it), an HTTP/2 client
+        // cannot send.
+        let uri =
+            Uri::builder().scheme("https").authority(&*authority).path_and_query(*target).build();
         let Some(uri) = uri.ok().filter(|_| target.starts_with(b"/")) else {
             unsent += 1;
             continue;

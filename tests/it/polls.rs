@@ -49,7 +49,10 @@ async fn new_readers_are_served(scene: &Scene, name: &str) {
     let served = futures_util::future::join_all(served).await;
     println!("{name}: {served:?}");
     for (status, took) in served {
-        assert!(status == StatusCode::OK && took < SERVED_WITHIN, "{name}: {status} after {took:?}");
+        assert!(
+            status == StatusCode::OK && took < SERVED_WITHIN,
+            "{name}: {status} after {took:?}"
+        );
     }
 }
 
@@ -73,13 +76,19 @@ async fn new_readers_are_served_beside_700_pending_loans() {
             tokio::spawn(scene.get(client, &format!("/files/{AUDIO}/a.mp3"), &token).send())
         })
         .collect();
-    scene.until("all of them are pending", async || in_state(&scene, "pending").await == PENDING).await;
+    scene
+        .until("all of them are pending", async || in_state(&scene, "pending").await == PENDING)
+        .await;
     scene.fault(&json!({ "call": "begin", "effect": { "delay": { "ms": 300 } } })).await;
     new_readers_are_served(&scene, "beside callers who wait").await;
 
     waiting.iter().for_each(|request| request.abort());
     drop((waiting, clients));
-    scene.until("a loan that nobody waits for holds no flight", async || flights(&scene).await == 0.0).await;
+    scene
+        .until("a loan that nobody waits for holds no flight", async || {
+            flights(&scene).await == 0.0
+        })
+        .await;
     assert_eq!(in_state(&scene, "pending").await, PENDING);
     new_readers_are_served(&scene, "beside callers who left").await;
     scene.end().await;
@@ -89,7 +98,8 @@ async fn new_readers_are_served_beside_700_pending_loans() {
 async fn pending_loan_without_a_caller_holds_no_task() {
     let bounds = Bounds { pending_limit_ms: 3_600_000, ..Bounds::quick() };
     // Few calls at once, since each connection to the sandbox has tasks of its own.
-    let scene = scene(bounds, vec![("timeout = \"2s\"", "timeout = \"2s\"\nconcurrency = 8")]).await;
+    let scene =
+        scene(bounds, vec![("timeout = \"2s\"", "timeout = \"2s\"\nconcurrency = 8")]).await;
     let forever = json!({ "pending_polls": { "n": 1_000_000 } });
     scene.fault(&json!({ "call": "begin", "isbn": AUDIO, "effect": forever })).await;
     // More connections than one, since a connection has a limit of streams.
@@ -106,7 +116,9 @@ async fn pending_loan_without_a_caller_holds_no_task() {
             tokio::spawn(scene.get(client, &format!("/files/{AUDIO}/a.mp3"), &token).send())
         })
         .collect();
-    scene.until("all of them are pending", async || in_state(&scene, "pending").await == ABANDONED).await;
+    scene
+        .until("all of them are pending", async || in_state(&scene, "pending").await == ABANDONED)
+        .await;
     waiting.iter().for_each(|request| request.abort());
     drop((waiting, clients));
     scene.until("the flights are over", async || flights(&scene).await == 0.0).await;
@@ -120,12 +132,18 @@ async fn pending_loan_without_a_caller_holds_no_task() {
 async fn flights_beyond_the_limit_are_refused_as_overloaded() {
     let config = vec![("settle = \"500ms\"", "settle = \"500ms\"\nflights = 3")];
     let scene = scene(Bounds::quick(), config).await;
-    scene.fault(&json!({ "call": "begin", "times": 3, "effect": { "delay": { "ms": 1500 } } })).await;
+    scene
+        .fault(&json!({ "call": "begin", "times": 3, "effect": { "delay": { "ms": 1500 } } }))
+        .await;
     let client = scene.http2();
     let waiting: Vec<_> = (0..3)
-        .map(|number| tokio::spawn(scene.get(&client, PATH, &scene.token(&format!("early {number}"))).send()))
+        .map(|number| {
+            tokio::spawn(scene.get(&client, PATH, &scene.token(&format!("early {number}"))).send())
+        })
         .collect();
-    scene.until("three flights are under way", async || in_state(&scene, "intended").await == 3).await;
+    scene
+        .until("three flights are under way", async || in_state(&scene, "intended").await == 3)
+        .await;
     let refused = scene.get(&client, PATH, &scene.token("late")).send().await.unwrap();
     assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
     assert!(refused.headers().contains_key("retry-after"));

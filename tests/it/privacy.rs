@@ -1,7 +1,8 @@
 //! Everything that the demo writes down after a day's traffic, searched for every secret there is.
 //!
-//! The log at its most talkative, the metrics, the support API, the problem documents, the ledger's bytes and its
-//! columns, and Bokbasen's books: none may name a borrower, or hold a token, a key or a password.
+//! The log at its most talkative, the metrics, the support API, the problem documents, the ledger's
+//! bytes and its columns, and Bokbasen's books: none may name a borrower, or hold a token, a key or
+//! a password.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -17,8 +18,8 @@ use crate::support::{AUDIO, BOOK, Demo, LIBRARY, raw_client};
 
 /// The title of which there is one licence.
 const ONE: &str = "9788299999021";
-/// A borrower whose id is like nothing else: it is looked for in raw bytes too, where a name of three letters could
-/// stand by chance, or beside another column's letters and so be no word.
+/// A borrower whose id is like nothing else: it is looked for in raw bytes too, where a name of
+/// three letters could stand by chance, or beside another column's letters and so be no word.
 const DISTINCT: &str = "borrower-4711-of-a-kind";
 /// The borrowers of the demo.
 const NAMES: [&str; 4] = ["kari", "ola", "liv", "per"];
@@ -27,8 +28,8 @@ const NAMES: [&str; 4] = ["kari", "ola", "liv", "per"];
 enum Secret {
     /// These bytes, anywhere.
     Bytes(Vec<u8>),
-    /// This name as a word of its own: no letter, digit, `-` or `_` stands beside it, so that it cannot be found within
-    /// a pseudonym or an id.
+    /// This name as a word of its own: no letter, digit, `-` or `_` stands beside it, so that it
+    /// cannot be found within a pseudonym or an id.
     Word(String),
     /// This prefix before 32 hexadecimal digits: what the sandbox gives out as an access token.
     AccessToken(&'static str),
@@ -46,7 +47,9 @@ impl Secret {
             Secret::Bytes(bytes) => positions(text, bytes).next().is_some(),
             Secret::Word(word) => positions(text, word.as_bytes()).any(|at| {
                 let beside = |byte: Option<&u8>| {
-                    byte.is_some_and(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+                    byte.is_some_and(|byte| {
+                        byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_')
+                    })
                 };
                 let before = at.checked_sub(1).and_then(|at| text.get(at));
                 !beside(before) && !beside(text.get(at + word.len()))
@@ -60,7 +63,10 @@ impl Secret {
 }
 
 fn positions<'a>(text: &'a [u8], part: &'a [u8]) -> impl Iterator<Item = usize> + 'a {
-    text.windows(part.len()).enumerate().filter(move |(_, window)| *window == part).map(|(at, _)| at)
+    text.windows(part.len())
+        .enumerate()
+        .filter(move |(_, window)| *window == part)
+        .map(|(at, _)| at)
 }
 
 /// Which secrets are in which texts, by their names.
@@ -80,7 +86,13 @@ struct Day {
 }
 
 impl Day {
-    async fn get(&mut self, path: &str, token: Option<&str>, fields: &[(&str, &str)], expected: u16) {
+    async fn get(
+        &mut self,
+        path: &str,
+        token: Option<&str>,
+        fields: &[(&str, &str)],
+        expected: u16,
+    ) {
         let mut request = self.client.get(format!("{}{path}", self.demo.base()));
         if let Some(token) = token {
             request = request.bearer_auth(token);
@@ -105,7 +117,8 @@ impl Day {
 
     /// What the demo invites to, line by line.
     async fn as_invited(&mut self, tokens: &BTreeMap<&str, String>) {
-        let (book, audio) = (format!("/files/{BOOK}/book.epub"), format!("/files/{AUDIO}/audio.mp3"));
+        let (book, audio) =
+            (format!("/files/{BOOK}/book.epub"), format!("/files/{AUDIO}/audio.mp3"));
         let one = format!("/files/{ONE}/book.epub");
         let token = |name: &str| Some(tokens[name].as_str());
         self.get(&book, token("kari"), &[], 200).await;
@@ -122,7 +135,8 @@ impl Day {
         self.get("/files/9780306406157/book.epub", token("kari"), &[], 404).await;
         self.get(&format!("/covers/{BOOK}.png"), None, &[], 200).await;
         let faults = format!("{}/sandbox/faults", self.demo.told("sandbox_url"));
-        let busy = json!({ "call": "begin", "effect": { "status": { "status": 429, "retry_after": 5 } } });
+        let busy =
+            json!({ "call": "begin", "effect": { "status": { "status": 429, "retry_after": 5 } } });
         self.client.post(&faults).json(&busy).send().await.unwrap().error_for_status().unwrap();
         self.get(&audio, token("per"), &[], 503).await;
         self.get(&book, token("kari"), &[], 200).await;
@@ -146,7 +160,8 @@ impl Day {
         self.get(&path, Some("no.token.atall"), &[], 401).await;
         self.get(&path, None, &[("authorization", &format!("Basic {token}"))], 401).await;
         self.get(&path, None, &[("x-token", token), ("cookie", token)], 401).await;
-        // In the path and in the query a reader's token is no credential, and a path may be wrong as well.
+        // In the path and in the query a reader's token is no credential, and a path may be wrong
+        // as well.
         self.get(&format!("/{file}?token={token}"), None, &[], 401).await;
         self.get(&format!("/{file}?token={link}&token={token}"), None, &[], 400).await;
         self.get(&format!("/~{token}/{file}"), None, &[], 401).await;
@@ -162,7 +177,9 @@ impl Day {
             self.demo.told("base_url").strip_prefix("https://").unwrap().parse().unwrap();
         for head in [
             format!("GET /~{link}/{file}\x01 HTTP/1.1\r\nHost: localhost\r\n\r\n"),
-            format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\x01\r\n\r\n"),
+            format!(
+                "GET {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\x01\r\n\r\n"
+            ),
             format!("{token} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"),
             format!("GET {path} HTTP/1.1\r\nHost: {token}\r\nConnection: close\r\n\r\n"),
         ] {
@@ -172,9 +189,12 @@ impl Day {
             self.problems.insert(format!("answer {} by hand", self.problems.len()), answer);
         }
         // And of the support API, with a borrower's own id by mistake, and without its token.
-        for path in ["/api/v1/loans?borrower=kari", "/api/v1/loans?since=kari", "/api/v1/loans/kari"] {
+        for path in
+            ["/api/v1/loans?borrower=kari", "/api/v1/loans?since=kari", "/api/v1/loans/kari"]
+        {
             let url = format!("{}{path}", self.demo.told("admin_url"));
-            let answer = self.client.get(&url).bearer_auth(self.demo.told("admin_token")).send().await;
+            let answer =
+                self.client.get(&url).bearer_auth(self.demo.told("admin_token")).send().await;
             self.keep(answer.unwrap()).await;
             let answer = self.client.get(&url).bearer_auth(token).send().await.unwrap();
             assert_eq!(answer.status(), 401);
@@ -207,12 +227,14 @@ impl Day {
 
 /// Every column of every table of the ledger, on a line of its own.
 async fn columns(demo: &Demo) -> Vec<u8> {
-    let options = SqliteConnectOptions::new().filename(demo.dir().join("data/loangate.db")).read_only(true);
+    let options =
+        SqliteConnectOptions::new().filename(demo.dir().join("data/loangate.db")).read_only(true);
     let mut ledger = SqliteConnection::connect_with(&options).await.unwrap();
-    let tables: Vec<String> = sqlx::query_scalar("SELECT name FROM sqlite_schema WHERE type = 'table'")
-        .fetch_all(&mut ledger)
-        .await
-        .unwrap();
+    let tables: Vec<String> =
+        sqlx::query_scalar("SELECT name FROM sqlite_schema WHERE type = 'table'")
+            .fetch_all(&mut ledger)
+            .await
+            .unwrap();
     assert!(tables.iter().any(|table| table == "history"), "{tables:?}");
     let mut text = Vec::new();
     for table in tables {
@@ -242,7 +264,8 @@ fn expired_token(demo: &Demo) -> String {
 #[tokio::test]
 async fn nothing_that_is_written_down_names_a_borrower_or_holds_a_secret() {
     let demo = Demo::start_with_log("trace");
-    let tokens: BTreeMap<&str, String> = NAMES.iter().map(|name| (*name, demo.token(name))).collect();
+    let tokens: BTreeMap<&str, String> =
+        NAMES.iter().map(|name| (*name, demo.token(name))).collect();
     let who = ["--library", LIBRARY, "--borrower", DISTINCT];
     let distinct = demo.mint("reader", &who);
     let link = demo.mint("link", &[&who[..], &["--isbn", BOOK]].concat());
@@ -250,7 +273,9 @@ async fn nothing_that_is_written_down_names_a_borrower_or_holds_a_secret() {
 
     let mut secrets = BTreeMap::new();
     let jwts = tokens.iter().map(|(name, token)| (*name, token));
-    for (name, token) in jwts.chain([("the distinct borrower", &distinct), ("the expired one", &expired)]) {
+    for (name, token) in
+        jwts.chain([("the distinct borrower", &distinct), ("the expired one", &expired)])
+    {
         secrets.insert(format!("the token of {name}"), Secret::bytes(token));
         for (part, text) in ["header", "payload", "signature"].iter().zip(token.split('.')) {
             secrets.insert(format!("the token's {part} of {name}"), Secret::bytes(text));
@@ -270,7 +295,8 @@ async fn nothing_that_is_written_down_names_a_borrower_or_holds_a_secret() {
     }
     secrets.insert("an access token".to_owned(), Secret::AccessToken("sandbox."));
     secrets.insert("the distinct borrower".to_owned(), Secret::bytes(DISTINCT));
-    let names = NAMES.iter().map(|name| (format!("the name {name}"), Secret::Word((*name).to_owned())));
+    let names =
+        NAMES.iter().map(|name| (format!("the name {name}"), Secret::Word((*name).to_owned())));
     let names: BTreeMap<String, Secret> = names.collect();
 
     let client = demo.client();
@@ -279,7 +305,8 @@ async fn nothing_that_is_written_down_names_a_borrower_or_holds_a_secret() {
     day.as_not_invited(&tokens["kari"], &distinct, &expired, &link).await;
     day.demo.streams_over().await;
 
-    // All bytes for all secrets; the names in what is text, and in each column of the ledger by itself.
+    // All bytes for all secrets; the names in what is text, and in each column of the ledger by
+    // itself.
     let kept = day.kept().await;
     let pseudonyms: BTreeMap<String, Secret> = {
         let list: Value = serde_json::from_slice(&kept["the list of loans"]).unwrap();
@@ -314,7 +341,8 @@ async fn nothing_that_is_written_down_names_a_borrower_or_holds_a_secret() {
     found.extend(leaks(&pseudonyms, &told));
     assert!(found.is_empty(), "{}", found.join("\n"));
 
-    // The search finds what is there: each secret and each name, planted in each text, and the pseudonyms in the books.
+    // The search finds what is there: each secret and each name, planted in each text, and the
+    // pseudonyms in the books.
     let carriers = told.iter().chain(&texts).chain(&binary).chain(&columns);
     for (carrier, text) in carriers {
         for (name, secret) in secrets.iter().chain(&names).chain(&places).chain(&pseudonyms) {
@@ -326,7 +354,10 @@ async fn nothing_that_is_written_down_names_a_borrower_or_holds_a_secret() {
                 }
             };
             let (before, after) = text.split_at(text.len() / 2);
-            assert!(secret.is_in(&[before, &planted, after].concat()), "{name} planted in {carrier}");
+            assert!(
+                secret.is_in(&[before, &planted, after].concat()),
+                "{name} planted in {carrier}"
+            );
         }
     }
     for name in pseudonyms.values() {
@@ -337,7 +368,9 @@ async fn nothing_that_is_written_down_names_a_borrower_or_holds_a_secret() {
 #[test]
 fn a_name_is_found_as_a_word_and_not_within_one() {
     let secret = Secret::Word("per".to_owned());
-    for text in ["per", "a per", "per.", "borrower=per", "\"per\"", "x per y per", "super per", "\0per\0"] {
+    for text in
+        ["per", "a per", "per.", "borrower=per", "\"per\"", "x per y per", "super per", "\0per\0"]
+    {
         assert!(secret.is_in(text.as_bytes()), "{text}");
     }
     for text in ["", "pe", "super", "person", "4per", "per_cent", "-per", "mx7per3q"] {

@@ -34,7 +34,8 @@ async fn old_loans_are_pruned_beside_a_running_gate() {
         ("[readers.jwt]", "[readers]\nmax_lifetime = \"2d\"\n\n[readers.jwt]"),
         ("[privacy]", "[privacy]\nretention = \"30d\""),
     ];
-    let scene = Scene::set(Setting { config, clock: gates_clock.clone(), ..Setting::default() }).await;
+    let scene =
+        Scene::set(Setting { config, clock: gates_clock.clone(), ..Setting::default() }).await;
     scene.origin.put(&format!("{BOOK}/book.epub"), File::of(1000));
     assert_eq!(borrow(&scene, "kari").await, 200);
     let url = format!("{}/loans/{BOOK}", scene.base);
@@ -44,22 +45,40 @@ async fn old_loans_are_pruned_beside_a_running_gate() {
     let before = clock::before(Clock::system().now(), 50 * DAY).to_string();
     let prune = ["ledger", "prune", "--before", &before];
     let pruned = loangate(&scene, &prune);
-    assert!(pruned.status.success() && said(&pruned).contains("pruned 0 loans"), "{}", said(&pruned));
+    assert!(
+        pruned.status.success() && said(&pruned).contains("pruned 0 loans"),
+        "{}",
+        said(&pruned)
+    );
     gates_clock.advance(31 * DAY);
-    scene.until("kari is forgotten", async || scene.ledger().await[0]["forgotten"].is_string()).await;
+    scene
+        .until("kari is forgotten", async || scene.ledger().await[0]["forgotten"].is_string())
+        .await;
     assert_eq!(borrow(&scene, "ola").await, 200);
     let pruned = loangate(&scene, &prune);
-    assert!(pruned.status.success() && said(&pruned).contains("pruned 1 loans"), "{}", said(&pruned));
+    assert!(
+        pruned.status.success() && said(&pruned).contains("pruned 1 loans"),
+        "{}",
+        said(&pruned)
+    );
     let left = scene.ledger().await;
     assert!(left.len() == 1 && left[0]["state"] == "accepted", "{left:?}");
     assert_eq!([borrow(&scene, "ola").await, borrow(&scene, "per").await], [200, 200]);
     let verified = loangate(&scene, &["audit", "verify"]);
-    assert!(verified.status.success() && said(&verified).contains("were pruned"), "{}", said(&verified));
+    assert!(
+        verified.status.success() && said(&verified).contains("were pruned"),
+        "{}",
+        said(&verified)
+    );
     let checked = loangate(&scene, &["ledger", "check"]);
     assert!(checked.status.success(), "{}", said(&checked));
     for (date, says) in [("tomorrow", "2026-01-31"), ("2999-01-01", "less than a day ago")] {
         let refused = loangate(&scene, &["ledger", "prune", "--before", date]);
-        assert!(!refused.status.success() && said(&refused).contains(says), "{date}: {}", said(&refused));
+        assert!(
+            !refused.status.success() && said(&refused).contains(says),
+            "{date}: {}",
+            said(&refused)
+        );
     }
     scene.end().await;
 }

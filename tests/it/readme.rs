@@ -1,5 +1,5 @@
-//! The README's lines to try, each run as it stands there by a shell against a demo, and each doing what its comment
-//! says.
+//! The README's lines to try, each run as it stands there by a shell against a demo, and each doing
+//! what its comment says.
 
 use std::collections::BTreeMap;
 use std::process::Command;
@@ -15,16 +15,27 @@ struct Step {
 /// The steps of the first shell block that has any.
 fn steps(readme: &str) -> BTreeMap<u32, Step> {
     let blocks = readme.split("```sh\n").skip(1).map(|rest| rest.split("```").next().unwrap());
-    let block = blocks.into_iter().find(|block| block.lines().any(|line| line.starts_with("curl"))).unwrap();
+    let block = blocks
+        .into_iter()
+        .find(|block| block.lines().any(|line| line.starts_with("curl")))
+        .unwrap();
     let mut steps: BTreeMap<u32, Step> = BTreeMap::new();
     for line in block.lines().filter(|line| !line.is_empty()) {
         match line.strip_prefix("# ") {
             Some(comment) => {
                 let (number, comment) = comment.split_once(". ").expect("a step has a number");
                 let step = Step { comment: comment.to_owned(), lines: Vec::new() };
-                assert!(steps.insert(number.parse().unwrap(), step).is_none(), "two steps {number}");
+                assert!(
+                    steps.insert(number.parse().unwrap(), step).is_none(),
+                    "two steps {number}"
+                );
             }
-            None => steps.last_entry().expect("a comment comes first").get_mut().lines.push(line.to_owned()),
+            None => steps
+                .last_entry()
+                .expect("a comment comes first")
+                .get_mut()
+                .lines
+                .push(line.to_owned()),
         }
     }
     steps
@@ -38,7 +49,8 @@ struct Tried<'a> {
 }
 
 impl Tried<'_> {
-    /// The next line's status and output. What the line asks is asked again for the status where it does not show it.
+    /// The next line's status and output. What the line asks is asked again for the status where it
+    /// does not show it.
     fn next(&mut self) -> (String, String) {
         let line = self.line();
         let output = self.run(&line);
@@ -125,7 +137,10 @@ fn every_line_of_the_readme_does_what_its_comment_says() {
                 let start = tried.status("206");
                 assert!(field(&start, "content-range").starts_with("bytes 0-1/"), "{start}");
                 let jump = tried.status("206");
-                assert!(field(&jump, "content-range").starts_with("bytes 5000000-5000999/"), "{jump}");
+                assert!(
+                    field(&jump, "content-range").starts_with("bytes 5000000-5000999/"),
+                    "{jump}"
+                );
                 assert_eq!(field(&jump, "content-length"), "1000");
                 &["206", "Content-Range"]
             }
@@ -171,8 +186,8 @@ fn every_line_of_the_readme_does_what_its_comment_says() {
             _ => {
                 let held: serde_json::Value = serde_json::from_str(&tried.status("200")).unwrap();
                 let books: serde_json::Value = serde_json::from_str(&tried.status("200")).unwrap();
-                // Kari's three. Refused were Ola, Liv, Per, and Kari where the title is unknown; what Bokbasen turned
-                // away is neither.
+                // Kari's three. Refused were Ola, Liv, Per, and Kari where the title is unknown;
+                // what Bokbasen turned away is neither.
                 let count = |loans: &serde_json::Value, name: &str, word: &str| {
                     let loans = loans["loans"].as_array().unwrap().iter();
                     loans.filter(|loan| loan[name] == word).count()
@@ -186,13 +201,18 @@ fn every_line_of_the_readme_does_what_its_comment_says() {
         for words in says {
             assert!(tried.step.comment.contains(words), "step {number} does not say {words}");
         }
-        assert_eq!(tried.line, tried.step.lines.len(), "step {number} has lines that were not tried");
+        assert_eq!(
+            tried.line,
+            tried.step.lines.len(),
+            "step {number} has lines that were not tried"
+        );
     }
 }
 
 /// The lines of the first shell block below a heading.
 fn block_below(readme: &str, heading: &str) -> Vec<String> {
-    let (_, below) = readme.split_once(&format!("\n## {heading}\n")).expect("the README has no such heading");
+    let (_, below) =
+        readme.split_once(&format!("\n## {heading}\n")).expect("the README has no such heading");
     let (_, block) = below.split_once("```sh\n").unwrap();
     let lines = block.split("```").next().unwrap().lines();
     lines.map(|line| line.split("  # ").next().unwrap().trim().to_owned()).collect()
@@ -210,8 +230,8 @@ impl Drop for Background {
     }
 }
 
-/// Ports that nobody has at the moment, from below those that the system hands out, which a connection
-/// of another test could get before the gate.
+/// Ports that nobody has at the moment, from below those that the system hands out, which a
+/// connection of another test could get before the gate.
 fn free_ports() -> impl Iterator<Item = u16> {
     let first = 12_000 + u16::try_from(std::process::id() % 4_000).unwrap() * 4;
     (first..32_000).filter(|&port| std::net::TcpListener::bind(("127.0.0.1", port)).is_ok())
@@ -225,10 +245,14 @@ fn lines_that_set_up_a_gate_end_in_a_book() {
     let directory = tempfile::tempdir().unwrap();
     let ports: Vec<(u16, u16)> = [8443, 9443, 9100].into_iter().zip(free_ports()).collect();
     let binary = std::path::Path::new(env!("CARGO_BIN_EXE_loangate"));
-    let search = format!("{}:{}", binary.parent().unwrap().display(), std::env::var("PATH").unwrap());
+    let search =
+        format!("{}:{}", binary.parent().unwrap().display(), std::env::var("PATH").unwrap());
     let shell = |line: &str| {
         let mut command = Command::new("sh");
-        command.current_dir(directory.path()).env("PATH", &search).stdin(std::process::Stdio::null());
+        command
+            .current_dir(directory.path())
+            .env("PATH", &search)
+            .stdin(std::process::Stdio::null());
         command.args(["-c", line]);
         command
     };
@@ -268,7 +292,10 @@ fn lines_that_set_up_a_gate_end_in_a_book() {
         let text = std::fs::read_to_string(&config).unwrap();
         std::fs::write(&config, with_ports(&text)).unwrap();
         if line.starts_with("loangate check") {
-            assert!(last.contains("ok: Bokbasen's login works") && last.contains("is good"), "{last}");
+            assert!(
+                last.contains("ok: Bokbasen's login works") && last.contains("is good"),
+                "{last}"
+            );
         }
     }
     assert_eq!(background.0.len(), 2, "the stand-in and the gate");

@@ -57,13 +57,16 @@ async fn refusal_whose_time_has_passed_holds_for_refusal_ttl() {
     let mut scene = Scene::around(setting).await;
     let front = scene.rewritten().await;
     front.rewrite(|_, mut answer| {
-        if let Some(refusal) = answer.body.get_mut("refusal").filter(|refusal| refusal.is_object()) {
+        if let Some(refusal) = answer.body.get_mut("refusal").filter(|refusal| refusal.is_object())
+        {
             refusal["retryAfter"] = "2000-01-01T00:00:00Z".into();
         }
         answer
     });
     scene.start_gate().await;
-    scene.fault(&json!({ "call": "begin", "effect": { "refuse": { "code": "NO_FREE_LICENSE" } } })).await;
+    scene
+        .fault(&json!({ "call": "begin", "effect": { "refuse": { "code": "NO_FREE_LICENSE" } } }))
+        .await;
     let began = clock.now();
     for seconds in [0, 2, 59] {
         clock.set(clock::after(began, Duration::from_secs(seconds)));

@@ -1,5 +1,6 @@
-//! Who borrowed is forgotten in time: afterwards nothing in the ledger's file links a loan to its borrower, or one loan to
-//! another, while the audit trail verifies and an old token still borrows nothing.
+//! Who borrowed is forgotten in time: afterwards nothing in the ledger's file links a loan to its
+//! borrower, or one loan to another, while the audit trail verifies and an old token still borrows
+//! nothing.
 
 use std::collections::BTreeSet;
 use std::process::Command;
@@ -41,13 +42,19 @@ async fn a_borrower_is_forgotten_after_the_retention_and_not_before() {
         ("[readers.jwt]", "[readers]\nmax_lifetime = \"2d\"\n\n[readers.jwt]"),
         ("[privacy]", "[privacy]\nretention = \"30d\""),
     ];
-    let mut scene = Scene::set(Setting { config, clock: clock.clone(), ..Setting::default() }).await;
+    let mut scene =
+        Scene::set(Setting { config, clock: clock.clone(), ..Setting::default() }).await;
     for isbn in [BOOK, AUDIO] {
         scene.origin.put(&format!("{isbn}/file"), File::of(1000));
     }
     let token = scene.token("kari");
     let get = async |scene: &Scene, isbn: &str, token: &str| {
-        scene.get(&scene.http1(), &format!("/files/{isbn}/file"), token).send().await.unwrap().status()
+        scene
+            .get(&scene.http1(), &format!("/files/{isbn}/file"), token)
+            .send()
+            .await
+            .unwrap()
+            .status()
     };
     for isbn in [BOOK, AUDIO] {
         assert_eq!(get(&scene, isbn, &token).await, StatusCode::OK);
@@ -66,22 +73,31 @@ async fn a_borrower_is_forgotten_after_the_retention_and_not_before() {
     let fresh = scene.token("kari");
     assert_eq!(get(&scene, BOOK, &fresh).await, StatusCode::OK);
     clock.advance(2 * DAY);
-    let forgotten =
-        async || scene.ledger().await.iter().filter(|loan| loan["forgotten"].is_string()).count() == 2;
+    let forgotten = async || {
+        scene.ledger().await.iter().filter(|loan| loan["forgotten"].is_string()).count() == 2
+    };
     scene.until("both are forgotten", forgotten).await;
     let after = scene.ledger().await;
-    let borrowers: BTreeSet<&str> = after.iter().map(|loan| loan["borrower"].as_str().unwrap()).collect();
+    let borrowers: BTreeSet<&str> =
+        after.iter().map(|loan| loan["borrower"].as_str().unwrap()).collect();
     assert_eq!(borrowers.len(), 3, "each is somebody else's now: {after:?}");
     assert!(borrowers.contains(pseudonym.as_str()), "but for the one that lives");
     assert_eq!(get(&scene, BOOK, &scene.token("kari")).await, StatusCode::OK, "and is read on");
-    assert_eq!(get(&scene, BOOK, &token).await, StatusCode::UNAUTHORIZED, "no old token outlives it");
+    assert_eq!(
+        get(&scene, BOOK, &token).await,
+        StatusCode::UNAUTHORIZED,
+        "no old token outlives it"
+    );
 
     // The last one too: then nothing in the files bears the pseudonym.
     let url = format!("{}/loans/{BOOK}", scene.base);
     scene.http1().delete(url).bearer_auth(scene.token("kari")).send().await.unwrap();
     let ended = async || scene.ledger().await.iter().all(|loan| loan["state"] == "ended");
     scene.until("it is over", ended).await;
-    assert!(is_in_the_ledger(&scene, borrower.as_bytes()), "what is looked for is where it is looked for");
+    assert!(
+        is_in_the_ledger(&scene, borrower.as_bytes()),
+        "what is looked for is where it is looked for"
+    );
     clock.advance(31 * DAY);
     let forgotten = async || scene.ledger().await.iter().all(|loan| loan["forgotten"].is_string());
     scene.until("all are forgotten", forgotten).await;

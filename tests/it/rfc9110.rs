@@ -1,5 +1,6 @@
-//! RFC 9110 to the letter: a table with the section beside each row, and random requests compared with a small oracle that
-//! knows the file and the RFC's rules and nothing of the gate. Over both versions of HTTP and every kind of storage.
+//! RFC 9110 to the letter: a table with the section beside each row, and random requests compared
+//! with a small oracle that knows the file and the RFC's rules and nothing of the gate. Over both
+//! versions of HTTP and every kind of storage.
 
 use std::ops::Range;
 
@@ -13,7 +14,8 @@ use crate::support::{BOOK, File, Scene};
 const SIZE: u64 = 10_000;
 const BEFORE: &str = "Sun, 04 Jan 2026 08:00:00 GMT";
 const AFTER: &str = "Tue, 06 Jan 2026 08:00:00 GMT";
-/// As the gate is configured, and as its README says: so many parts at most, put together where so few bytes are between.
+/// As the gate is configured, and as its README says: so many parts at most, put together where so
+/// few bytes are between.
 const MOST_PARTS: usize = 16;
 const NEARLY: u64 = 100;
 /// A field of more ranges is ignored.
@@ -58,7 +60,8 @@ type Row<'a> = (&'a str, Vec<(&'a str, &'a str)>, Expected);
 async fn known(scene: &Scene, storage: &Storage, name: &str, file: &File) -> Known {
     storage.put(scene, &format!("{BOOK}/{name}"), file);
     let path = format!("/files/{BOOK}/{name}");
-    let request = scene.http1().head(format!("{}{path}", scene.base)).bearer_auth(scene.token("kari"));
+    let request =
+        scene.http1().head(format!("{}{path}", scene.base)).bearer_auth(scene.token("kari"));
     let head = request.send().await.unwrap();
     assert_eq!(head.status(), StatusCode::OK);
     let field = |name: &str| head.headers()[name].to_str().unwrap().to_owned();
@@ -84,7 +87,8 @@ async fn compare(
     let answer = request.send().await.unwrap();
     let what = format!("{method} {} of {} bytes with {fields:?}", known.path, known.size);
     assert_eq!(answer.status(), expected.status(), "{what}");
-    let field = |name: &str| answer.headers().get(name).map(|value| value.to_str().unwrap().to_owned());
+    let field =
+        |name: &str| answer.headers().get(name).map(|value| value.to_str().unwrap().to_owned());
     let is_file = answer.status().is_success() || answer.status() == StatusCode::NOT_MODIFIED;
     if is_file {
         assert_eq!(field("etag").as_ref(), Some(&known.etag), "{what}");
@@ -101,13 +105,18 @@ async fn compare(
         }
         Expected::Part(part) => {
             assert_eq!(field("content-range"), Some(range(part)), "{what}");
-            assert_eq!(field("content-length"), Some((part.end - part.start).to_string()), "{what}");
+            assert_eq!(
+                field("content-length"),
+                Some((part.end - part.start).to_string()),
+                "{what}"
+            );
             let body = answer.bytes().await.unwrap();
             assert!(body == content[part.start as usize..part.end as usize], "{what}");
         }
         Expected::Parts(wanted) => {
             let parts = parts(answer).await;
-            let told: Vec<Range<u64>> = parts.iter().map(|(first, last, ..)| *first..last + 1).collect();
+            let told: Vec<Range<u64>> =
+                parts.iter().map(|(first, last, ..)| *first..last + 1).collect();
             assert_eq!(&told, wanted, "{what}");
             for (first, last, complete, bytes) in parts {
                 assert_eq!(complete, known.size, "{what}");
@@ -151,9 +160,17 @@ async fn every_row_holds_over_both_versions_and_every_kind_of_storage() {
             ),
             ("§15.5.17", vec![("range", "bytes=10000-")], Expected::NotSatisfiable),
             ("§14.1.2: the last none", vec![("range", "bytes=-0")], Expected::NotSatisfiable),
-            ("§15.5.17: all outside", vec![("range", "bytes=10000-,20000-20001")], Expected::NotSatisfiable),
+            (
+                "§15.5.17: all outside",
+                vec![("range", "bytes=10000-,20000-20001")],
+                Expected::NotSatisfiable,
+            ),
             ("§14.2: some outside", vec![("range", "bytes=0-9,10000-")], part(0..10)),
-            ("§15.3.7.2", vec![("range", "bytes=0-9,5000-5009")], Expected::Parts(vec![0..10, 5000..5010])),
+            (
+                "§15.3.7.2",
+                vec![("range", "bytes=0-9,5000-5009")],
+                Expected::Parts(vec![0..10, 5000..5010]),
+            ),
             ("§15.3.7.2: overlapping", vec![("range", "bytes=0-9,5-19")], part(0..20)),
             ("§13.1.1", vec![("if-match", etag)], Expected::Whole),
             ("§13.1.1: one of several", vec![("if-match", &others)], Expected::Whole),
@@ -173,9 +190,17 @@ async fn every_row_holds_over_both_versions_and_every_kind_of_storage() {
             ("§13.1.4: before", vec![("if-unmodified-since", BEFORE)], Expected::Failed),
             ("§13.1.4: not a date", vec![("if-unmodified-since", "yesterday")], Expected::Whole),
             ("§13.1.5", vec![("range", "bytes=5-"), ("if-range", etag)], part(5..SIZE)),
-            ("§13.1.5: another", vec![("range", "bytes=5-"), ("if-range", "\"x\"")], Expected::Whole),
+            (
+                "§13.1.5: another",
+                vec![("range", "bytes=5-"), ("if-range", "\"x\"")],
+                Expected::Whole,
+            ),
             ("§13.1.5: weak", vec![("range", "bytes=5-"), ("if-range", &weak)], Expected::Whole),
-            ("§13.1.5: the date", vec![("range", "bytes=5-"), ("if-range", modified)], part(5..SIZE)),
+            (
+                "§13.1.5: the date",
+                vec![("range", "bytes=5-"), ("if-range", modified)],
+                part(5..SIZE),
+            ),
             (
                 "§13.1.5: a later date is another",
                 vec![("range", "bytes=5-"), ("if-range", AFTER)],
@@ -222,15 +247,21 @@ async fn every_row_holds_over_both_versions_and_every_kind_of_storage() {
         for client in [scene.http1(), scene.http2()] {
             for (section, fields, expected) in &rows {
                 println!("{kind:?} {section}");
-                let fields: Fields =
-                    fields.iter().map(|(name, value)| (static_name(name), (*value).to_owned())).collect();
-                compare(&scene, &client, &Method::GET, &known_file, &fields, expected, &content).await;
+                let fields: Fields = fields
+                    .iter()
+                    .map(|(name, value)| (static_name(name), (*value).to_owned()))
+                    .collect();
+                compare(&scene, &client, &Method::GET, &known_file, &fields, expected, &content)
+                    .await;
                 // §9.3.2: as GET, without the body; §14.2: Range is for GET alone.
                 let expected = match expected {
-                    Expected::Part(_) | Expected::Parts(_) | Expected::NotSatisfiable => &Expected::Whole,
+                    Expected::Part(_) | Expected::Parts(_) | Expected::NotSatisfiable => {
+                        &Expected::Whole
+                    }
                     expected => expected,
                 };
-                compare(&scene, &client, &Method::HEAD, &known_file, &fields, expected, &content).await;
+                compare(&scene, &client, &Method::HEAD, &known_file, &fields, expected, &content)
+                    .await;
             }
             for (range, expected) in [
                 ("bytes=0-", Expected::NotSatisfiable),
@@ -249,8 +280,14 @@ async fn every_row_holds_over_both_versions_and_every_kind_of_storage() {
 }
 
 fn static_name(name: &str) -> &'static str {
-    const NAMES: [&str; 6] =
-        ["range", "if-match", "if-none-match", "if-modified-since", "if-unmodified-since", "if-range"];
+    const NAMES: [&str; 6] = [
+        "range",
+        "if-match",
+        "if-none-match",
+        "if-modified-since",
+        "if-unmodified-since",
+        "if-range",
+    ];
     NAMES.into_iter().find(|known| *known == name).unwrap()
 }
 
@@ -274,7 +311,9 @@ impl Spec {
     fn of(self, size: u64) -> Option<Range<u64>> {
         match self {
             Spec::Int(first, _) if first >= size => None,
-            Spec::Int(first, last) => Some(first..last.map_or(size, |last| size.min(last.saturating_add(1)))),
+            Spec::Int(first, last) => {
+                Some(first..last.map_or(size, |last| size.min(last.saturating_add(1))))
+            }
             Spec::Suffix(0) => None,
             Spec::Suffix(count) => Some(size.saturating_sub(count)..size),
         }
@@ -299,8 +338,9 @@ struct Random {
 
 /// What the RFC says of a request.
 fn oracle(random: &Random, known: &Known) -> Expected {
-    let field =
-        |name: &str| random.fields.iter().find(|(other, _)| *other == name).map(|(_, value)| value.as_str());
+    let field = |name: &str| {
+        random.fields.iter().find(|(other, _)| *other == name).map(|(_, value)| value.as_str())
+    };
     let at = |date: &str| httpdate::parse_http_date(date).ok();
     let modified = at(&known.modified).unwrap();
     let tags = |list: &str| list.split(", ").map(str::to_owned).collect::<Vec<_>>();
@@ -313,7 +353,9 @@ fn oracle(random: &Random, known: &Known) -> Expected {
     }
     match (field("if-none-match"), field("if-modified-since").and_then(at)) {
         (Some("*"), _) => return Expected::NotModified,
-        (Some(list), _) if tags(list).iter().any(|tag| tag.trim_start_matches("W/") == known.etag) => {
+        (Some(list), _)
+            if tags(list).iter().any(|tag| tag.trim_start_matches("W/") == known.etag) =>
+        {
             return Expected::NotModified;
         }
         (None, Some(since)) if modified <= since => return Expected::NotModified,
@@ -321,7 +363,9 @@ fn oracle(random: &Random, known: &Known) -> Expected {
     }
     let specs = random.range.as_ref().and_then(|wish| wish.specs.as_ref());
     let (Some(specs), true) = (specs, random.method == Method::GET) else { return Expected::Whole };
-    if field("if-range").is_some_and(|validator| validator != known.etag && validator != known.modified) {
+    if field("if-range")
+        .is_some_and(|validator| validator != known.etag && validator != known.modified)
+    {
         return Expected::Whole;
     }
     ranges(specs, known.size)
@@ -379,8 +423,16 @@ fn spec(random: &mut fastrand::Rng, size: u64) -> Spec {
 
 fn wish(random: &mut fastrand::Rng, size: u64) -> Wish {
     if random.u32(..10) == 0 {
-        let texts =
-            ["bytes=", "bytes=5-4", "bytes=1-2,5-4", "bytes 0-1", "items=0-1", "bytes=--1", "bytes=1", "0-1"];
+        let texts = [
+            "bytes=",
+            "bytes=5-4",
+            "bytes=1-2,5-4",
+            "bytes 0-1",
+            "items=0-1",
+            "bytes=--1",
+            "bytes=1",
+            "0-1",
+        ];
         return Wish { text: texts[random.usize(..texts.len())].to_owned(), specs: None };
     }
     let count = [1, 1, 1, 1, 2, 2, 3, 5, 20, 120][random.usize(..10)];
@@ -415,8 +467,12 @@ fn request(random: &mut fastrand::Rng, files: &[Known]) -> Random {
     }
     let range = (random.u32(..5) > 0).then(|| wish(random, known.size));
     if random.u32(..4) == 0 {
-        let validators =
-            [known.etag.clone(), known.modified.clone(), format!("W/{}", known.etag), BEFORE.to_owned()];
+        let validators = [
+            known.etag.clone(),
+            known.modified.clone(),
+            format!("W/{}", known.etag),
+            BEFORE.to_owned(),
+        ];
         fields.push(("if-range", validators[random.usize(..4)].clone()));
     }
     fields.extend(range.as_ref().map(|wish| ("range", wish.text.clone())));
@@ -455,11 +511,15 @@ async fn ten_thousand_random_requests_are_answered_as_the_oracle_says() {
             let client = &clients[number % 2];
             let scene = &scene;
             async move {
-                compare(scene, client, &request.method, known, &request.fields, &expected, content).await;
+                compare(scene, client, &request.method, known, &request.fields, &expected, content)
+                    .await;
             }
         });
         compared.buffer_unordered(16).collect::<Vec<()>>().await;
         scene.end().await;
     }
-    assert!(kinds.len() == 6 && kinds.iter().all(|(_, count)| *count > 50), "each kind came up: {kinds:?}");
+    assert!(
+        kinds.len() == 6 && kinds.iter().all(|(_, count)| *count > 50),
+        "each kind came up: {kinds:?}"
+    );
 }

@@ -19,7 +19,9 @@ async fn ready(scene: &Scene) -> Value {
 fn lines(process: &Process) -> Vec<Value> {
     let log = std::fs::read_to_string(&process.log).unwrap();
     log.lines()
-        .map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("this line is not JSON: {line}")))
+        .map(|line| {
+            serde_json::from_str(line).unwrap_or_else(|_| panic!("this line is not JSON: {line}"))
+        })
         .collect()
 }
 
@@ -43,12 +45,15 @@ async fn refused_login_is_named_and_logged_once() {
     process.terminate();
     process.exit().await;
     let lines = lines(&process);
-    let reasons: Vec<&Value> =
-        lines.iter().filter(|line| line["fields"]["message"] == "call to Bokbasen failed").collect();
+    let reasons: Vec<&Value> = lines
+        .iter()
+        .filter(|line| line["fields"]["message"] == "call to Bokbasen failed")
+        .collect();
     assert_eq!(reasons.len(), 1, "{reasons:?}");
     assert_eq!(reasons[0]["fields"]["reason"], "login_refused");
     // Whatever else is logged of it is not one line for each try.
-    let warnings = lines.iter().filter(|line| matches!(line["level"].as_str(), Some("WARN" | "ERROR")));
+    let warnings =
+        lines.iter().filter(|line| matches!(line["level"].as_str(), Some("WARN" | "ERROR")));
     assert!(warnings.clone().count() <= 3, "{:?}", warnings.collect::<Vec<_>>());
     scene.end().await;
 }
@@ -96,7 +101,9 @@ async fn second_gate_on_a_ledger_is_announced() {
         let lines = lines(process);
         let of = |line: &Value| {
             let message = line["fields"]["message"].as_str().unwrap_or_default();
-            message.starts_with("another gate uses this ledger").then(|| line["fields"]["others"].clone())
+            message
+                .starts_with("another gate uses this ledger")
+                .then(|| line["fields"]["others"].clone())
         };
         lines.iter().filter_map(of).collect::<Vec<Value>>()
     };
@@ -118,14 +125,18 @@ async fn second_gate_on_a_ledger_is_announced() {
 
 #[tokio::test]
 async fn warnings_at_start_follow_the_format_of_the_log() {
-    let config = vec![JSON_LOG, ("{ file = \"certs/lending.secret\" }", "\"sandbox-client-secret\"")];
+    let config =
+        vec![JSON_LOG, ("{ file = \"certs/lending.secret\" }", "\"sandbox-client-secret\"")];
     let mut scene = Scene::around(Setting { config, ..Setting::default() }).await;
     let process = scene.spawn_gate().await;
     let warnings = lines(&process);
     let warning = warnings.iter().find(|line| line["fields"]["key"] == "lending.client_secret");
     let warning = warning.unwrap_or_else(|| panic!("{warnings:?}"));
     assert_eq!(warning["level"], "WARN");
-    assert!(warning["fields"]["line"].is_number() && warning["fields"]["file"].is_string(), "{warning}");
+    assert!(
+        warning["fields"]["line"].is_number() && warning["fields"]["file"].is_string(),
+        "{warning}"
+    );
     assert!(!warning.to_string().contains("sandbox-client-secret"));
     drop(process);
     // So does the reason why a start failed: here the ledger is a directory.
@@ -140,7 +151,9 @@ async fn warnings_at_start_follow_the_format_of_the_log() {
     let errors = String::from_utf8(ran.stderr).unwrap();
     let lines: Vec<Value> = errors
         .lines()
-        .map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("this line is not JSON: {line}")))
+        .map(|line| {
+            serde_json::from_str(line).unwrap_or_else(|_| panic!("this line is not JSON: {line}"))
+        })
         .collect();
     let last = lines.last().unwrap();
     assert!(
@@ -157,7 +170,8 @@ async fn serve_warns_of_certificate_dates() {
         ((2090, 1, 1), (2091, 1, 1), "not_yet_valid", "ERROR"),
         ((2020, 1, 1), soon(), "expires_soon", "WARN"),
     ] {
-        let mut scene = Scene::around(Setting { config: vec![JSON_LOG], ..Setting::default() }).await;
+        let mut scene =
+            Scene::around(Setting { config: vec![JSON_LOG], ..Setting::default() }).await;
         let key = rcgen::KeyPair::generate().unwrap();
         let mut params = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
         params.not_before = rcgen::date_time_ymd(from.0, from.1, from.2);
@@ -202,7 +216,10 @@ async fn clock_of_the_gate_is_told_from_that_of_the_login() {
     (scene.base, scene.admin) = (format!("https://{}", gate.public), gate.admin_url.clone());
     scene.gate = Some(gate);
     let said = detail(&scene, real.as_second()).await;
-    assert!(said.contains("of the login service or of this gate is wrong"), "nothing is known yet: {said}");
+    assert!(
+        said.contains("of the login service or of this gate is wrong"),
+        "nothing is known yet: {said}"
+    );
     let (old, end) = (behind.as_second(), real.as_second() + 3600);
     let token = scene.token_with(&json!({ "sub": "ola", "iat": old, "exp": end }));
     let answer = scene.get(&scene.http2(), PATH, &token).send().await.unwrap();
@@ -248,12 +265,14 @@ async fn wrong_admin_token_is_told_from_a_missing_one() {
     let (kind, detail, challenge) = ask(Some("Bearer not-this-one")).await;
     assert_eq!((&*kind, &*challenge), ("operator-token-wrong", "Bearer error=\"invalid_token\""));
     assert!(detail.contains("not the admin token") && !detail.contains("not-this-one"), "{detail}");
-    // The command line says so too: its configuration has another token than the gate was started with.
+    // The command line says so too: its configuration has another token than the gate was started
+    // with.
     let address = scene.admin.trim_start_matches("http://").to_owned();
     let text = std::fs::read_to_string(scene.config_file()).unwrap();
     let admin = text.lines().find(|line| line.starts_with("admin = ")).unwrap().to_owned();
     scene.replace_in_config(&admin, &format!("admin = \"{address}\""));
-    std::fs::write(scene.dir.path().join("certs/admin.token"), "0123456789abcdef0123456789abcdef").unwrap();
+    std::fs::write(scene.dir.path().join("certs/admin.token"), "0123456789abcdef0123456789abcdef")
+        .unwrap();
     let mut list = Command::new(env!("CARGO_BIN_EXE_loangate"));
     list.args(["loans", "list", "--config"]).arg(scene.config_file());
     let ran = tokio::time::timeout(

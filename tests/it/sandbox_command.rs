@@ -32,7 +32,8 @@ fn start(arguments: &[&str]) -> Started {
 async fn it_says_how_to_reach_it_and_takes_bounds_faults_and_a_world() {
     let dir = tempfile::tempdir().unwrap();
     let world = dir.path().join("world.json");
-    std::fs::write(&world, json!({ "libraries": [{ "isil": "NO-1" }], "titles": [] }).to_string()).unwrap();
+    std::fs::write(&world, json!({ "libraries": [{ "isil": "NO-1" }], "titles": [] }).to_string())
+        .unwrap();
     let started = start(&[
         "--world",
         world.to_str().unwrap(),
@@ -44,7 +45,9 @@ async fn it_says_how_to_reach_it_and_takes_bounds_faults_and_a_world() {
         r#"{"call": "get", "times": 2, "effect": "garbage"}"#,
     ]);
     let told = &started.1;
-    for name in ["url", "token_url", "login_url", "client_id", "client_secret", "username", "password"] {
+    for name in
+        ["url", "token_url", "login_url", "client_id", "client_secret", "username", "password"]
+    {
         assert!(told[name].is_string(), "{name}: {told}");
     }
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
@@ -66,7 +69,8 @@ async fn it_says_how_to_reach_it_and_takes_bounds_faults_and_a_world() {
         "library": "NO-1", "isbn": "9788299999014", "borrower": "b", "reference": "r",
         "begin": "2026-01-01T00:00:00Z",
     });
-    let request = client.post(format!("{url}/v1/loans")).bearer_auth(token["access_token"].as_str().unwrap());
+    let request =
+        client.post(format!("{url}/v1/loans")).bearer_auth(token["access_token"].as_str().unwrap());
     let answer = request.json(&begin).send().await.unwrap();
     assert_eq!(answer.status(), 404, "this world has no titles");
 }
@@ -78,8 +82,11 @@ fn what_it_cannot_read_it_refuses_with_a_sentence() {
         (&["--fault", r#"{"call": "fetch", "effect": "hang"}"#], "unknown variant `fetch`"),
         (&["--world", "/nowhere.json"], "/nowhere.json: No such file"),
     ] {
-        let ran =
-            Command::new(env!("CARGO_BIN_EXE_loangate")).arg("sandbox").args(arguments).output().unwrap();
+        let ran = Command::new(env!("CARGO_BIN_EXE_loangate"))
+            .arg("sandbox")
+            .args(arguments)
+            .output()
+            .unwrap();
         let errors = String::from_utf8(ran.stderr).unwrap();
         assert!(!ran.status.success() && errors.contains(says), "{errors}");
     }

@@ -1,7 +1,7 @@
 //! `docs/security.md` is true: what it names exists, and every claim leads to a test.
 //!
-//! A reviewer starts at a demand of the contract, goes to a claim, and from there to a test. Each of
-//! these steps is read from the page itself, so that the page cannot drift away from the code.
+//! A reviewer starts at a demand of the contract, goes to a claim, and from there to a test. Each
+//! of these steps is read from the page itself, so that the page cannot drift away from the code.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -40,7 +40,8 @@ fn table(prefix: char) -> BTreeMap<&'static str, Vec<&'static str>> {
 /// The tests that a text names.
 fn tests_in(text: &str) -> Vec<&str> {
     let is_test = |span: &&str| {
-        ["it::", "crash::", "src::"].iter().any(|suite| span.starts_with(suite)) && !span.ends_with('…')
+        ["it::", "crash::", "src::"].iter().any(|suite| span.starts_with(suite))
+            && !span.ends_with('…')
     };
     code_spans(text).into_iter().filter(is_test).collect()
 }
@@ -48,10 +49,17 @@ fn tests_in(text: &str) -> Vec<&str> {
 /// The files in which a test of this path can be.
 fn files_of(path: &[&str]) -> Vec<PathBuf> {
     match path {
-        ["it" | "crash", rest @ ..] => vec![["tests", path[0]].iter().chain(rest).collect::<PathBuf>()],
+        ["it" | "crash", rest @ ..] => {
+            vec![["tests", path[0]].iter().chain(rest).collect::<PathBuf>()]
+        }
         ["src", rest @ ..] => {
             let module: PathBuf = ["src"].iter().chain(rest).collect();
-            vec![module.clone(), module.join("mod"), module.join("tests"), module.with_file_name("tests")]
+            vec![
+                module.clone(),
+                module.join("mod"),
+                module.join("tests"),
+                module.with_file_name("tests"),
+            ]
         }
         _ => Vec::new(),
     }
@@ -118,7 +126,8 @@ fn the_limits_are_those_of_the_reference() {
         }
         Some(value.as_str().map_or_else(|| value.to_string(), str::to_owned))
     };
-    let section = PAGE.split("\n## ").find(|section| section.contains("Limits and their defaults")).unwrap();
+    let section =
+        PAGE.split("\n## ").find(|section| section.contains("Limits and their defaults")).unwrap();
     let mut seen = 0;
     for row in rows(section).filter(|row| row[0].starts_with('`')) {
         let (key, said) = (row[0].trim_matches('`'), row[1].trim_matches('`'));

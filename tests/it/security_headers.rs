@@ -1,4 +1,5 @@
-//! Header fields for the reader's security: on every answer, and on documents that could run scripts.
+//! Header fields for the reader's security: on every answer, and on documents that could run
+//! scripts.
 
 use http::{HeaderMap, Method};
 
@@ -8,7 +9,12 @@ use crate::support::{BOOK, File, Scene};
 const HSTS: &str = "strict-transport-security";
 const CSP: &str = "content-security-policy";
 
-async fn fields(scene: &Scene, method: Method, path: &str, token: Option<&str>) -> (u16, HeaderMap) {
+async fn fields(
+    scene: &Scene,
+    method: Method,
+    path: &str,
+    token: Option<&str>,
+) -> (u16, HeaderMap) {
     let mut request = scene.http2().request(method.clone(), format!("{}{path}", scene.base));
     if let Some(token) = token {
         request = request.bearer_auth(token);
@@ -72,7 +78,8 @@ async fn gated_documents_run_no_scripts() {
         ("a.xml", "application/octet-stream"), // by its name
         ("a.opf", "application/oebps-package+xml"),
     ];
-    let media = [("a.epub", "application/epub+zip"), ("a.png", "image/png"), ("a.woff2", "font/woff2")];
+    let media =
+        [("a.epub", "application/epub+zip"), ("a.png", "image/png"), ("a.woff2", "font/woff2")];
     documents.iter().chain(&media).for_each(|(name, kind)| put(&scene, name, kind));
     let token = scene.token("kari");
     let policy = async |scene: &Scene, path: String| {
@@ -83,7 +90,11 @@ async fn gated_documents_run_no_scripts() {
     for (name, _) in documents {
         let gated = policy(&scene, format!("/files/{BOOK}/{name}")).await;
         assert_eq!(gated.as_deref(), Some("sandbox allow-same-origin"), "{name}");
-        assert_eq!(policy(&scene, format!("/covers/{name}")).await, None, "{name} of an open route");
+        assert_eq!(
+            policy(&scene, format!("/covers/{name}")).await,
+            None,
+            "{name} of an open route"
+        );
     }
     for (name, _) in media {
         assert_eq!(policy(&scene, format!("/files/{BOOK}/{name}")).await, None, "{name}");
@@ -91,7 +102,10 @@ async fn gated_documents_run_no_scripts() {
 
     scene.stop_gate().await;
     let route = "to = \"{isbn}/{file}\"";
-    scene.replace_in_config(route, &format!("{route}\ncontent_security_policy = \"script-src 'self'\""));
+    scene.replace_in_config(
+        route,
+        &format!("{route}\ncontent_security_policy = \"script-src 'self'\""),
+    );
     scene.start_gate().await;
     let own = policy(&scene, format!("/files/{BOOK}/a.html")).await;
     assert_eq!(own.as_deref(), Some("script-src 'self'"), "the route's own");

@@ -1,5 +1,5 @@
-//! A reader who comes back does not shake hands in full: at another node, after a restart and after a change of keys,
-//! for as long as the ticket's key is there.
+//! A reader who comes back does not shake hands in full: at another node, after a restart and after
+//! a change of keys, for as long as the ticket's key is there.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -23,7 +23,9 @@ struct App(Arc<ClientConfig>);
 impl App {
     fn new(scene: &Scene, version: &'static SupportedProtocolVersion) -> App {
         let mut roots = RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_file(scene.dir.path().join("certs/ca.pem")).unwrap()).unwrap();
+        roots
+            .add(CertificateDer::from_pem_file(scene.dir.path().join("certs/ca.pem")).unwrap())
+            .unwrap();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let mut config = ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(&[version])
@@ -34,13 +36,17 @@ impl App {
         App(Arc::new(config))
     }
 
-    /// How the handshake of a new connection went. An answer is read, so that the tickets have come.
+    /// How the handshake of a new connection went. An answer is read, so that the tickets have
+    /// come.
     async fn connect(&self, scene: &Scene) -> HandshakeKind {
         let address: SocketAddr = scene.base.trim_start_matches("https://").parse().unwrap();
         let socket = TcpStream::connect(address).await.unwrap();
         let name = ServerName::try_from("localhost").unwrap();
         let mut stream = TlsConnector::from(self.0.clone()).connect(name, socket).await.unwrap();
-        stream.write_all(b"GET / HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").await.unwrap();
+        stream
+            .write_all(b"GET / HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
+            .await
+            .unwrap();
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer).await.unwrap();
         assert!(answer.starts_with(b"HTTP/1.1 404"), "{}", answer.escape_ascii());
@@ -53,7 +59,10 @@ impl App {
 async fn reload(scene: &Scene, gate: &Process, times: usize) {
     gate.hang_up();
     let reloaded = async || {
-        std::fs::read_to_string(&gate.log).unwrap().matches("the keys of tickets were reloaded").count()
+        std::fs::read_to_string(&gate.log)
+            .unwrap()
+            .matches("the keys of tickets were reloaded")
+            .count()
             == times
     };
     scene.until("the keys are reloaded", reloaded).await;
@@ -82,8 +91,11 @@ async fn sessions_go_on_at_another_node_after_a_restart_and_with_a_new_key_in_fr
         assert_eq!(app.connect(&scene).await, HandshakeKind::Resumed, "after a restart");
     }
 
-    std::fs::write(scene.dir.path().join("certs/new.key"), "a new ticket key of more than thirty-two bytes")
-        .unwrap();
+    std::fs::write(
+        scene.dir.path().join("certs/new.key"),
+        "a new ticket key of more than thirty-two bytes",
+    )
+    .unwrap();
     let both = "ticket_keys = [{ file = \"certs/new.key\" }, { file = \"certs/ticket.key\" }]";
     scene.replace_in_config(KEYS, both);
     reload(&scene, &gate, 1).await;
@@ -93,7 +105,11 @@ async fn sessions_go_on_at_another_node_after_a_restart_and_with_a_new_key_in_fr
     scene.replace_in_config(both, "ticket_keys = [{ file = \"certs/new.key\" }]");
     reload(&scene, &gate, 2).await;
     for (app, of_old) in apps.iter().zip(&of_old) {
-        assert_eq!(app.connect(&scene).await, HandshakeKind::Resumed, "its last ticket was of the new key");
+        assert_eq!(
+            app.connect(&scene).await,
+            HandshakeKind::Resumed,
+            "its last ticket was of the new key"
+        );
         assert_eq!(of_old.connect(&scene).await, HandshakeKind::Full, "its key is gone");
         assert_eq!(of_old.connect(&scene).await, HandshakeKind::Resumed);
     }

@@ -1,5 +1,5 @@
-//! Several ranges in one request (RFC 9110 §14.2 and §14.6): put together here, whatever the origin can do, and never worth
-//! more bytes than the file.
+//! Several ranges in one request (RFC 9110 §14.2 and §14.6): put together here, whatever the origin
+//! can do, and never worth more bytes than the file.
 
 use http::StatusCode;
 use proptest::prelude::*;
@@ -54,7 +54,10 @@ async fn several_ranges_come_as_parts_in_order_over_either_version_and_from_any_
                 assert_eq!(bounds, wanted, "{name}: {range}");
                 for (first, last, complete, bytes) in came {
                     assert_eq!(complete, SIZE);
-                    assert!(bytes == file.part(first..last + 1), "{name}: {range}: other bytes at {first}");
+                    assert!(
+                        bytes == file.part(first..last + 1),
+                        "{name}: {range}: other bytes at {first}"
+                    );
                 }
             }
         }
@@ -81,7 +84,8 @@ async fn what_comes_to_one_part_is_no_multipart_and_what_is_not_worth_it_is_the_
         );
         assert_eq!(answer.bytes().await.unwrap(), file.part(part), "{range}");
     }
-    let many: String = (0..1000).map(|number| format!("{}-{},", number * 150, number * 150)).collect();
+    let many: String =
+        (0..1000).map(|number| format!("{}-{},", number * 150, number * 150)).collect();
     let many = format!("bytes={}", many.trim_end_matches(','));
     let overlapping = format!("bytes={}", vec!["0-"; 100].join(","));
     for range in [many.as_str(), "bytes=0-149900,150010-", "bytes=0-9,x-y", "bytes=9-0,0-9"] {
@@ -91,7 +95,11 @@ async fn what_comes_to_one_part_is_no_multipart_and_what_is_not_worth_it_is_the_
     }
     let answer = get(&scene, &client, &overlapping, None).await;
     assert_eq!(answer.status(), StatusCode::PARTIAL_CONTENT);
-    assert_eq!(answer.bytes().await.unwrap().len() as u64, SIZE, "a hundred times the file is the file");
+    assert_eq!(
+        answer.bytes().await.unwrap().len() as u64,
+        SIZE,
+        "a hundred times the file is the file"
+    );
     let past = get(&scene, &client, "bytes=300000-,400000-", None).await;
     assert_eq!(past.status(), StatusCode::RANGE_NOT_SATISFIABLE);
     assert_eq!(past.headers()["content-range"], format!("bytes */{SIZE}"));
@@ -119,7 +127,8 @@ async fn parts_are_of_one_file_or_the_file_comes_whole() {
 }
 
 #[tokio::test]
-async fn parts_of_another_file_than_the_reader_means_are_refused_also_where_it_was_replaced_a_moment_ago() {
+async fn parts_of_another_file_than_the_reader_means_are_refused_also_where_it_was_replaced_a_moment_ago()
+ {
     let scene = scene_with(File::of(SIZE)).await;
     let ask = async || {
         let request = scene.get(&scene.http2(), PATH, &scene.token("kari"));
@@ -131,7 +140,11 @@ async fn parts_of_another_file_than_the_reader_means_are_refused_also_where_it_w
             .unwrap()
             .status()
     };
-    assert_eq!(ask().await, StatusCode::PARTIAL_CONTENT, "and the file's fields are known from now on");
+    assert_eq!(
+        ask().await,
+        StatusCode::PARTIAL_CONTENT,
+        "and the file's fields are known from now on"
+    );
     scene.origin.put(&format!("{BOOK}/audio.mp3"), File::of(SIZE).field("etag", "\"v2\""));
     assert_eq!(ask().await, StatusCode::PRECONDITION_FAILED);
     scene.end().await;
@@ -158,7 +171,8 @@ fn whatever_is_asked_every_byte_that_was_asked_for_comes_and_is_the_right_one() 
     let client = scene.http2();
     let range = (0..SIZE, proptest::option::of(0..50_000_u64))
         .prop_map(|(first, more)| (first, more.map(|more| first + more)));
-    let mut runner = TestRunner::new(Config { cases: 60, failure_persistence: None, ..Config::default() });
+    let mut runner =
+        TestRunner::new(Config { cases: 60, failure_persistence: None, ..Config::default() });
     let asked = runner.run(&proptest::collection::vec(range, 1..8), |ranges| {
         let texts: Vec<String> = ranges
             .iter()
@@ -169,10 +183,14 @@ fn whatever_is_asked_every_byte_that_was_asked_for_comes_and_is_the_right_one() 
         let field = format!("bytes={}", texts.join(","));
         runtime.block_on(async {
             let answer = get(&scene, &client, &field, None).await;
-            let several = answer.headers()["content-type"].to_str().unwrap().starts_with("multipart");
+            let several =
+                answer.headers()["content-type"].to_str().unwrap().starts_with("multipart");
             let mut came = vec![false; SIZE as usize];
             let mut take = |first: u64, bytes: &[u8]| {
-                assert!(bytes == &whole[first as usize..first as usize + bytes.len()], "other bytes");
+                assert!(
+                    bytes == &whole[first as usize..first as usize + bytes.len()],
+                    "other bytes"
+                );
                 came[first as usize..first as usize + bytes.len()].fill(true);
             };
             if several {
@@ -181,7 +199,12 @@ fn whatever_is_asked_every_byte_that_was_asked_for_comes_and_is_the_right_one() 
                 }
             } else {
                 let first = answer.headers().get("content-range").map_or(0, |field| {
-                    field.to_str().unwrap()["bytes ".len()..].split('-').next().unwrap().parse().unwrap()
+                    field.to_str().unwrap()["bytes ".len()..]
+                        .split('-')
+                        .next()
+                        .unwrap()
+                        .parse()
+                        .unwrap()
                 });
                 take(first, &answer.bytes().await.unwrap());
             }

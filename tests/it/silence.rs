@@ -1,5 +1,5 @@
-//! Clients that fall silent, or nearly so: each is closed when the limit of its phase has passed, and no later for single
-//! bytes that still arrive.
+//! Clients that fall silent, or nearly so: each is closed when the limit of its phase has passed,
+//! and no later for single bytes that still arrive.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -29,7 +29,13 @@ fn address(scene: &Scene) -> SocketAddr {
 }
 
 async fn connect(scene: &Scene, protocol: &str) -> TlsStream<TcpStream> {
-    raw_client::connect(address(scene), &scene.dir.path().join("certs/ca.pem"), "localhost", protocol).await
+    raw_client::connect(
+        address(scene),
+        &scene.dir.path().join("certs/ca.pem"),
+        "localhost",
+        protocol,
+    )
+    .await
 }
 
 async fn reached(scene: &Scene, limit: &str) -> f64 {
@@ -44,7 +50,10 @@ async fn is_closed(stream: &mut (impl AsyncRead + Unpin), limit: u64, what: &str
         let _ = stream.read_to_end(&mut received).await;
     };
     let within = Duration::from_secs(limit) + LATE;
-    assert!(tokio::time::timeout(within, closed).await.is_ok(), "{what}: still open after {within:?}");
+    assert!(
+        tokio::time::timeout(within, closed).await.is_ok(),
+        "{what}: still open after {within:?}"
+    );
 }
 
 /// As [`is_closed`], of a client that goes on sending these bytes, one every now and then.
@@ -52,7 +61,9 @@ async fn is_closed_although(stream: TlsStream<TcpStream>, bytes: &[u8], limit: u
     let (mut reader, mut writer) = tokio::io::split(stream);
     let drip = async {
         for byte in bytes {
-            if writer.write_all(std::slice::from_ref(byte)).await.is_err() || writer.flush().await.is_err() {
+            if writer.write_all(std::slice::from_ref(byte)).await.is_err()
+                || writer.flush().await.is_err()
+            {
                 break;
             }
             tokio::time::sleep(DRIP).await;
@@ -73,10 +84,12 @@ async fn a_silent_handshake_is_closed() {
         is_closed(&mut socket, 1, "no ClientHello").await;
     };
     let byte_by_byte = async {
-        let (mut reader, mut writer) = TcpStream::connect(address(&scene)).await.unwrap().into_split();
+        let (mut reader, mut writer) =
+            TcpStream::connect(address(&scene)).await.unwrap().into_split();
         let drip = async {
             // The header of a record of 512 bytes, and as many zeros as there is time for.
-            for byte in [0x16, 0x03, 0x01, 0x02, 0x00, 0x01].into_iter().chain(std::iter::repeat(0)) {
+            for byte in [0x16, 0x03, 0x01, 0x02, 0x00, 0x01].into_iter().chain(std::iter::repeat(0))
+            {
                 if writer.write_all(&[byte]).await.is_err() {
                     break;
                 }
@@ -125,7 +138,10 @@ async fn a_silent_http1_connection_is_closed() {
         let (socket, _) = stream.get_mut();
         let mut record = [0x17, 0x03, 0x03, 0x40, 0x00].into_iter().chain(std::iter::repeat(0));
         while socket.write_all(&[record.next().unwrap()]).await.is_ok() {
-            assert!(began.elapsed() < Duration::from_secs(3) + LATE, "one TLS byte at a time keeps it open");
+            assert!(
+                began.elapsed() < Duration::from_secs(3) + LATE,
+                "one TLS byte at a time keeps it open"
+            );
             tokio::time::sleep(DRIP).await;
         }
     };
@@ -158,13 +174,19 @@ async fn a_silent_http2_connection_is_closed() {
         is_closed(&mut stream, 1, "half a preface").await;
     };
     let no_settings = async {
-        is_closed_although(connect(&scene, "h2").await, &preface(&[])[..30], 1, "a preface byte by byte")
-            .await;
+        is_closed_although(
+            connect(&scene, "h2").await,
+            &preface(&[])[..30],
+            1,
+            "a preface byte by byte",
+        )
+        .await;
     };
     tokio::join!(no_preface, half_a_preface, no_settings);
     assert_eq!(reached(&scene, "preface").await, 3.0);
 
-    let request = frame(HEADERS, END_HEADERS | END_STREAM, 1, &frames::head("GET", "localhost", "/", None));
+    let request =
+        frame(HEADERS, END_HEADERS | END_STREAM, 1, &frames::head("GET", "localhost", "/", None));
     let half_a_head = async {
         let mut stream = connect(&scene, "h2").await;
         stream.write_all(&[&preface(&[]), &request[..20]].concat()).await.unwrap();
@@ -173,7 +195,10 @@ async fn a_silent_http2_connection_is_closed() {
     let open_head = async {
         let mut stream = connect(&scene, "h2").await;
         let block = frames::head("GET", "localhost", "/", None);
-        stream.write_all(&[preface(&[]), frame(HEADERS, END_STREAM, 1, &block)].concat()).await.unwrap();
+        stream
+            .write_all(&[preface(&[]), frame(HEADERS, END_STREAM, 1, &block)].concat())
+            .await
+            .unwrap();
         is_closed(&mut stream, 1, "a head without its end").await;
     };
     tokio::join!(half_a_head, open_head);
@@ -210,20 +235,26 @@ async fn half_a_body_is_answered_in_time() {
         );
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut answer = Vec::new();
-        let read = tokio::time::timeout(Duration::from_secs(1) + LATE, stream.read_to_end(&mut answer)).await;
+        let read =
+            tokio::time::timeout(Duration::from_secs(1) + LATE, stream.read_to_end(&mut answer))
+                .await;
         assert!(read.is_ok(), "half a body over HTTP/1.1 keeps the connection open");
         assert!(answer.starts_with(b"HTTP/1.1 400"), "{}", answer.escape_ascii());
     };
     let http2 = async {
         let mut stream = connect(&scene, "h2").await;
-        let head = frame(HEADERS, END_HEADERS, 1, &frames::head("PUT", "localhost", &path, Some(&token)));
+        let head =
+            frame(HEADERS, END_HEADERS, 1, &frames::head("PUT", "localhost", &path, Some(&token)));
         let data = frame(frames::DATA, 0, 1, b"{\"fr");
         stream.write_all(&[preface(&[]), head, data].concat()).await.unwrap();
         let ended = async {
             loop {
                 let (kind, flags, number, _) = frames::next(&mut stream).await.unwrap();
                 let is_end = kind == frames::RST_STREAM || flags & END_STREAM != 0;
-                if number == 1 && is_end && matches!(kind, frames::DATA | HEADERS | frames::RST_STREAM) {
+                if number == 1
+                    && is_end
+                    && matches!(kind, frames::DATA | HEADERS | frames::RST_STREAM)
+                {
                     return;
                 }
             }
@@ -243,29 +274,40 @@ async fn unread_answers_close_the_connection() {
         let socket = TcpSocket::new_v4().unwrap();
         socket.set_recv_buffer_size(4096).unwrap();
         let socket = socket.connect(address(&scene)).await.unwrap();
-        let mut stream =
-            raw_client::connect_over(socket, &scene.dir.path().join("certs/ca.pem"), "localhost", "http/1.1")
-                .await;
+        let mut stream = raw_client::connect_over(
+            socket,
+            &scene.dir.path().join("certs/ca.pem"),
+            "localhost",
+            "http/1.1",
+        )
+        .await;
         let requests = b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n".repeat(100);
         // Until the gate takes no more, since its answers find no room.
         let stalls = async {
             loop {
                 let written =
-                    tokio::time::timeout(Duration::from_millis(500), stream.write_all(&requests)).await;
+                    tokio::time::timeout(Duration::from_millis(500), stream.write_all(&requests))
+                        .await;
                 let Ok(written) = written else { break };
                 written.unwrap();
             }
         };
-        assert!(tokio::time::timeout(Duration::from_secs(60), stalls).await.is_ok(), "it never stalls");
+        assert!(
+            tokio::time::timeout(Duration::from_secs(60), stalls).await.is_ok(),
+            "it never stalls"
+        );
         let began = Instant::now();
-        scene.until("the connection is closed", async || reached(&scene, "send").await == 1.0).await;
+        scene
+            .until("the connection is closed", async || reached(&scene, "send").await == 1.0)
+            .await;
         assert!(began.elapsed() < Duration::from_secs(2) + LATE, "{:?}", began.elapsed());
     };
     http1.await;
     // Over HTTP/2 the client's window is shut, while it answers and sends PINGs.
     const INITIAL_WINDOW_SIZE: u16 = 4;
     let (mut reader, mut writer) = tokio::io::split(connect(&scene, "h2").await);
-    let request = frame(HEADERS, END_HEADERS | END_STREAM, 1, &frames::head("GET", "localhost", "/", None));
+    let request =
+        frame(HEADERS, END_HEADERS | END_STREAM, 1, &frames::head("GET", "localhost", "/", None));
     writer.write_all(&[preface(&[(INITIAL_WINDOW_SIZE, 0)]), request].concat()).await.unwrap();
     let pinging = async {
         while writer.write_all(&frame(PING, 0, 0, &[7; 8])).await.is_ok() {

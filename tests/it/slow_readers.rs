@@ -1,4 +1,5 @@
-//! Readers who take nothing, too little or too much: cut, sent away or held to their share, and the origin let go.
+//! Readers who take nothing, too little or too much: cut, sent away or held to their share, and the
+//! origin let go.
 
 use std::time::{Duration, Instant};
 
@@ -47,7 +48,9 @@ async fn a_reader_that_takes_nothing_is_cut_and_the_origin_is_let_go() {
         let stalled = ask(&scene, &client, "kari").await;
         assert_eq!(stalled.status(), StatusCode::OK);
         scene
-            .until("the reader is cut", async || streams(&scene, "too_slow").await == (number + 1) as f64)
+            .until("the reader is cut", async || {
+                streams(&scene, "too_slow").await == (number + 1) as f64
+            })
             .await;
         scene.until("the origin is let go", async || scene.origin.bodies() == 0).await;
         let (taken, is_whole) = drain(stalled).await;
@@ -65,7 +68,8 @@ async fn the_end_of_a_loan_cuts_a_reader_that_takes_nothing_and_lets_the_origin_
     for (reader, client) in [("kari", scene.http1()), ("ola", scene.http2())] {
         let stalled = ask(&scene, &client, reader).await;
         assert_eq!(stalled.status(), StatusCode::OK);
-        let (status, _) = scene.ask("DELETE", &format!("/loans/{AUDIO}"), &scene.token(reader), "").await;
+        let (status, _) =
+            scene.ask("DELETE", &format!("/loans/{AUDIO}"), &scene.token(reader), "").await;
         assert_eq!(status, StatusCode::NO_CONTENT);
         scene.until("the origin is let go", async || scene.origin.bodies() == 0).await;
         assert!(!drain(stalled).await.1);
@@ -101,7 +105,9 @@ async fn a_reader_below_the_least_rate_is_cut_and_one_whom_the_origin_lets_wait_
     scene.replace_in_config("min_rate = \"100MiB\"", "min_rate = \"1KiB\"");
     scene.start_gate().await;
     let file = File::of(3_000_000);
-    scene.origin.put(&format!("{AUDIO}/audio.mp3"), File { stall_after: Some(1_000_000), ..file.clone() });
+    scene
+        .origin
+        .put(&format!("{AUDIO}/audio.mp3"), File { stall_after: Some(1_000_000), ..file.clone() });
     let answer = ask(&scene, &scene.http2(), "kari").await;
     scene.origin.put(&format!("{AUDIO}/audio.mp3"), file);
     assert_eq!(drain(answer).await, (3_000_000, true));
@@ -121,7 +127,10 @@ async fn what_a_fast_reader_holds_can_be_read_and_is_given_back() {
             }
             assert!(taken < GIB / 4, "it holds no more than at first");
         }
-        assert_eq!(metric(&scene.metrics().await, "loangate_buffers_bytes", ""), 32.0 * 1024.0 * 1024.0);
+        assert_eq!(
+            metric(&scene.metrics().await, "loangate_buffers_bytes", ""),
+            32.0 * 1024.0 * 1024.0
+        );
         drop((answer, client));
         scene.until("all is given back", async || held().await == 0.0).await;
     }
@@ -139,14 +148,19 @@ async fn a_borrower_has_so_many_streams_at_once_over_all_connections() {
     assert_eq!(third.status(), StatusCode::TOO_MANY_REQUESTS);
     assert!(third.headers().contains_key("retry-after"));
     let problem: serde_json::Value = third.json().await.unwrap();
-    assert_eq!((&problem["type"], &problem["reason"]), (&"too-many-requests".into(), &"streams".into()));
+    assert_eq!(
+        (&problem["type"], &problem["reason"]),
+        (&"too-many-requests".into(), &"streams".into())
+    );
     assert_eq!(scene.origin.bodies(), 2, "the origin was not asked");
     assert_eq!(ask(&scene, &client, "ola").await.status(), StatusCode::OK, "it is hers alone");
     let head = client.head(format!("{}{}", scene.base, path())).bearer_auth(scene.token("kari"));
     assert_eq!(head.send().await.unwrap().status(), StatusCode::OK, "a HEAD is no stream");
     drop(one);
     scene
-        .until("there is room again", async || ask(&scene, &client, "kari").await.status() == StatusCode::OK)
+        .until("there is room again", async || {
+            ask(&scene, &client, "kari").await.status() == StatusCode::OK
+        })
         .await;
     drop(other);
     scene.end().await;
@@ -154,13 +168,16 @@ async fn a_borrower_has_so_many_streams_at_once_over_all_connections() {
 
 #[tokio::test]
 async fn a_borrower_takes_so_much_a_second_over_all_streams_and_others_are_free() {
-    let scene = scene_with("[delivery]\nrate_per_borrower = \"1MiB\"\n\n[ledger]", File::of(2 << 20)).await;
+    let scene =
+        scene_with("[delivery]\nrate_per_borrower = \"1MiB\"\n\n[ledger]", File::of(2 << 20)).await;
     let (one, other) = (scene.http1(), scene.http2());
     let began = Instant::now();
-    let (one, other) = tokio::join!(async { drain(ask(&scene, &one, "kari").await).await }, async {
-        drain(ask(&scene, &other, "kari").await).await
-    },);
-    // 4 MiB, of which a second's worth comes at once, and what was on its way when the share was used up.
+    let (one, other) =
+        tokio::join!(async { drain(ask(&scene, &one, "kari").await).await }, async {
+            drain(ask(&scene, &other, "kari").await).await
+        },);
+    // 4 MiB, of which a second's worth comes at once, and what was on its way when the share was
+    // used up.
     assert!(began.elapsed() > Duration::from_secs(2), "{:?}", began.elapsed());
     assert_eq!((one, other), ((2 << 20, true), (2 << 20, true)));
     scene.end().await;

@@ -34,10 +34,17 @@ async fn a_file_and_any_part_of_it_comes_from_every_kind_of_storage() {
         storage.put(&scene, &format!("{BOOK}/Å være #1 + 50%.mp3"), &File::of(10));
         let whole = get(&scene, None).await;
         assert_eq!(whole.status(), StatusCode::OK, "{kind:?}");
-        assert!(whole.headers()["etag"].to_str().unwrap().starts_with('"'), "{kind:?}: a strong one");
+        assert!(
+            whole.headers()["etag"].to_str().unwrap().starts_with('"'),
+            "{kind:?}: a strong one"
+        );
         assert!(whole.headers().contains_key("last-modified"), "{kind:?}");
         assert_eq!(whole.headers()["content-length"], "300000");
-        assert_eq!(whole.headers()["content-type"], "audio/mpeg", "{kind:?}: by its name where need be");
+        assert_eq!(
+            whole.headers()["content-type"],
+            "audio/mpeg",
+            "{kind:?}: by its name where need be"
+        );
         assert_eq!(whole.bytes().await.unwrap(), file.part(0..300_000), "{kind:?}");
         for (range, first, last) in [
             ("bytes=0-0", 0, 0),
@@ -49,7 +56,11 @@ async fn a_file_and_any_part_of_it_comes_from_every_kind_of_storage() {
         ] {
             let part = get(&scene, Some(range)).await;
             assert_eq!(part.status(), StatusCode::PARTIAL_CONTENT, "{kind:?} {range}");
-            assert_eq!(part.headers()["content-range"], format!("bytes {first}-{last}/300000"), "{kind:?}");
+            assert_eq!(
+                part.headers()["content-range"],
+                format!("bytes {first}-{last}/300000"),
+                "{kind:?}"
+            );
             assert_eq!(part.bytes().await.unwrap(), file.part(first..last + 1), "{kind:?} {range}");
         }
         for range in ["bytes=300000-", "bytes=-0", "bytes=18446744073709551615-"] {
@@ -64,7 +75,8 @@ async fn a_file_and_any_part_of_it_comes_from_every_kind_of_storage() {
             ("audio.mp3/below", StatusCode::NOT_FOUND, 0),
         ] {
             let path = format!("/files/{BOOK}/{name}");
-            let answer = scene.get(&scene.http1(), &path, &scene.token("kari")).send().await.unwrap();
+            let answer =
+                scene.get(&scene.http1(), &path, &scene.token("kari")).send().await.unwrap();
             assert_eq!(answer.status(), status, "{kind:?} {name}");
             if status == StatusCode::OK {
                 assert_eq!(answer.bytes().await.unwrap().len(), length, "{kind:?} {name}");
@@ -101,7 +113,8 @@ async fn a_wrong_credential_is_a_clear_failure_and_is_shown_nowhere() {
     let mut process = Process::serve(&scene.config_file()).await;
     let base = process.told("base_url");
     let client = scene.http2();
-    let answer = client.get(format!("{base}{PATH}")).bearer_auth(scene.token("kari")).send().await.unwrap();
+    let answer =
+        client.get(format!("{base}{PATH}")).bearer_auth(scene.token("kari")).send().await.unwrap();
     assert_eq!(answer.status(), StatusCode::BAD_GATEWAY);
     let problem: serde_json::Value = answer.json().await.unwrap();
     assert_eq!(problem["type"], "origin-failed");
@@ -154,7 +167,11 @@ async fn of_several_places_the_first_that_answers_is_asked() {
     let place = directory.place("");
     scene.replace_in_config(
         &format!("url = \"{}/\"", scene.origin.url),
-        &format!("urls = [\"http://{first}/\", \"{}/\", \"file://{}\"]", second.url, place.display()),
+        &format!(
+            "urls = [\"http://{first}/\", \"{}/\", \"file://{}\"]",
+            second.url,
+            place.display()
+        ),
     );
     scene.start_gate().await;
     let file = File::of(200_000);
@@ -192,9 +209,10 @@ async fn a_stream_is_gone_on_with_from_the_next_place() {
         let mut answer = get(&scene, None).await;
         let first = answer.chunk().await.unwrap().unwrap();
         // From now on the first place answers nothing but that something is wrong with it.
-        scene
-            .origin
-            .put(&at_origin(), File { status: Some(StatusCode::SERVICE_UNAVAILABLE), ..file.clone() });
+        scene.origin.put(
+            &at_origin(),
+            File { status: Some(StatusCode::SERVICE_UNAVAILABLE), ..file.clone() },
+        );
         let mut got = first.to_vec();
         while let Some(bytes) =
             tokio::time::timeout(Duration::from_secs(20), answer.chunk()).await.unwrap().unwrap()
@@ -236,7 +254,11 @@ async fn check_finds_a_directory_that_is_not_there_and_a_key_that_is_none() {
 async fn what_a_file_is_is_asked_once_for_many_answers() {
     let scene = Scene::start().await;
     scene.origin.put(&at_origin(), File::of(1000));
-    assert_eq!(get(&scene, Some("bytes=2000-")).await.status(), StatusCode::FORBIDDEN, "it begins no loan");
+    assert_eq!(
+        get(&scene, Some("bytes=2000-")).await.status(),
+        StatusCode::FORBIDDEN,
+        "it begins no loan"
+    );
     assert_eq!(get(&scene, None).await.status(), StatusCode::OK);
     let client = scene.http2();
     let asked = |field: &'static str, value: &'static str| {
@@ -251,7 +273,11 @@ async fn what_a_file_is_is_asked_once_for_many_answers() {
             ("if-none-match", "\"v1\"", StatusCode::NOT_MODIFIED),
             ("if-match", "\"v0\"", StatusCode::PRECONDITION_FAILED),
         ] {
-            assert_eq!(asked(field, value).send().await.unwrap().status(), status, "{field}: {value}");
+            assert_eq!(
+                asked(field, value).send().await.unwrap().status(),
+                status,
+                "{field}: {value}"
+            );
         }
     }
     let methods: Vec<_> = scene.origin.asked().into_iter().map(|asked| asked.method).collect();
@@ -264,7 +290,8 @@ async fn what_a_file_is_is_asked_once_for_many_answers() {
 async fn google_and_azure_are_asked_for_the_same_parts_under_their_own_names_and_signatures() {
     let key = "c2VjcmV0LW9mLWF6dXJl"; // base64
     let google = "google = { service_account = { file = \"google.json\" }, endpoint = \"ORIGIN\" }";
-    let azure = format!("azure = {{ account = \"lyd\", access_key = \"{key}\", endpoint = \"ORIGIN\" }}");
+    let azure =
+        format!("azure = {{ account = \"lyd\", access_key = \"{key}\", endpoint = \"ORIGIN\" }}");
     for (url, lines, signed) in
         [("gs://books/all", google, "Bearer"), ("az://books/all", azure.as_str(), "SharedKey lyd:")]
     {
@@ -288,7 +315,11 @@ async fn google_and_azure_are_asked_for_the_same_parts_under_their_own_names_and
         {
             let part = get(&scene, Some(range)).await;
             assert_eq!(part.status(), StatusCode::PARTIAL_CONTENT, "{url} {range}");
-            assert_eq!(part.headers()["content-range"], format!("bytes {first}-{last}/100000"), "{url}");
+            assert_eq!(
+                part.headers()["content-range"],
+                format!("bytes {first}-{last}/100000"),
+                "{url}"
+            );
             assert_eq!(part.bytes().await.unwrap(), file.part(first..last + 1), "{url} {range}");
         }
         let none = format!("/files/{BOOK}/none.mp3");

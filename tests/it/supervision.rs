@@ -74,7 +74,8 @@ async fn each_background_task_runs_again_after_a_panic() {
     until_served(&scene).await;
     let delivered = async || scene.ledger().await[0]["delivered"][PATH]["bytes"] == 5000;
     scene.until("the delivery is in the ledger", delivered).await;
-    let (status, _) = scene.ask("DELETE", &format!("/loans/{BOOK}"), &scene.token("kari"), "").await;
+    let (status, _) =
+        scene.ask("DELETE", &format!("/loans/{BOOK}"), &scene.token("kari"), "").await;
     assert_eq!(status, StatusCode::NO_CONTENT);
     scene.until("the end is sent", async || scene.ledger().await[0]["state"] == "ended").await;
     stop(gate, scene).await;
@@ -104,7 +105,11 @@ async fn a_loan_whose_driver_panics_is_settled_and_begun_once() {
         let (scene, gate) = panicking(place, &faults).await;
         until_served(&scene).await;
         let books = scene.books().await;
-        assert_eq!((books.len(), &books[0]["status"]), (1, &json!("ACCEPTED")), "{place}: {books:#?}");
+        assert_eq!(
+            (books.len(), &books[0]["status"]),
+            (1, &json!("ACCEPTED")),
+            "{place}: {books:#?}"
+        );
         assert_eq!(restarts(&scene, "driver").await, 1.0, "{place}");
         // The newest row is the loan; before it may stand an intent that never left.
         let ledger = scene.ledger().await;

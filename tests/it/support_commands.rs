@@ -1,4 +1,5 @@
-//! What support does: finds a loan and ends it with a reason, by the API and by the command line; mints links.
+//! What support does: finds a loan and ends it with a reason, by the API and by the command line;
+//! mints links.
 
 use std::process::{Command, Output};
 
@@ -18,11 +19,17 @@ async fn scene_with_a_loan() -> Scene {
 }
 
 /// A call of the admin API with its token.
-async fn call(scene: &Scene, method: &str, path: &str, body: Option<&Value>) -> (StatusCode, Value) {
+async fn call(
+    scene: &Scene,
+    method: &str,
+    path: &str,
+    body: Option<&Value>,
+) -> (StatusCode, Value) {
     let token = std::fs::read_to_string(scene.dir.path().join("certs/admin.token")).unwrap();
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
-    let mut request =
-        client.request(method.parse().unwrap(), format!("{}{path}", scene.admin)).bearer_auth(token);
+    let mut request = client
+        .request(method.parse().unwrap(), format!("{}{path}", scene.admin))
+        .bearer_auth(token);
     if let Some(body) = body {
         request = request.body(body.to_string());
     }
@@ -37,7 +44,8 @@ async fn support_ends_a_loan_with_a_reason_that_stands_in_its_history() {
     let scene = scene_with_a_loan().await;
     let id = scene.ledger().await[0]["id"].as_str().unwrap().to_owned();
     let path = format!("/api/v1/loans/{id}");
-    for query in ["", "?reason=", "?reason=%20", "?why=x", &format!("?reason={}", "x".repeat(201))] {
+    for query in ["", "?reason=", "?reason=%20", "?why=x", &format!("?reason={}", "x".repeat(201))]
+    {
         let (status, document) = call(&scene, "DELETE", &format!("{path}{query}"), None).await;
         assert_eq!(
             (status, &document["type"]),
@@ -76,14 +84,17 @@ async fn a_minted_link_opens_its_title_in_both_forms_and_says_nothing_of_the_bor
     let client = scene.http2();
     let by_path = client.get(format!("{url}book.epub")).send().await.unwrap();
     assert_eq!(by_path.status(), StatusCode::OK);
-    let by_query = format!("{}/files/{BOOK}/book.epub?{}", scene.base, link["query"].as_str().unwrap());
+    let by_query =
+        format!("{}/files/{BOOK}/book.epub?{}", scene.base, link["query"].as_str().unwrap());
     assert_eq!(client.get(by_query).send().await.unwrap().status(), StatusCode::OK);
     assert_eq!(scene.books().await.len(), 1, "under the loan that the reader had");
 
-    let prefix = json!({ "library": LIBRARY, "borrower": "kari", "prefix": format!("/files/{BOOK}/") });
+    let prefix =
+        json!({ "library": LIBRARY, "borrower": "kari", "prefix": format!("/files/{BOOK}/") });
     let (status, link) = call(&scene, "POST", "/api/v1/links", Some(&prefix)).await;
     assert_eq!(status, StatusCode::CREATED, "{link}");
-    let by_path = client.get(format!("{}book.epub", link["url"].as_str().unwrap())).send().await.unwrap();
+    let by_path =
+        client.get(format!("{}book.epub", link["url"].as_str().unwrap())).send().await.unwrap();
     assert_eq!(by_path.status(), StatusCode::OK);
 
     for (wish, says) in [
@@ -96,8 +107,14 @@ async fn a_minted_link_opens_its_title_in_both_forms_and_says_nothing_of_the_bor
             "a title or a prefix",
         ),
         (json!({ "library": LIBRARY, "borrower": "kari", "prefix": "/" }), "root"),
-        (json!({ "library": LIBRARY, "borrower": "kari", "isbn": BOOK, "ttl": "kari" }), "ttl is not"),
-        (json!({ "library": LIBRARY, "borrower": "kari", "isbn": BOOK, "until": "kari" }), "unknown field"),
+        (
+            json!({ "library": LIBRARY, "borrower": "kari", "isbn": BOOK, "ttl": "kari" }),
+            "ttl is not",
+        ),
+        (
+            json!({ "library": LIBRARY, "borrower": "kari", "isbn": BOOK, "until": "kari" }),
+            "unknown field",
+        ),
         (json!({ "library": LIBRARY, "borrower": ["kari"], "isbn": BOOK }), "cannot be read"),
     ] {
         let (status, document) = call(&scene, "POST", "/api/v1/links", Some(&wish)).await;
@@ -130,7 +147,8 @@ async fn the_command_line_lists_shows_and_ends_loans_of_the_running_gate() {
     let path = format!("/files/{BOOK}/book.epub");
     let answer = scene.get(&scene.http1(), &path, &scene.token("kari")).send().await.unwrap();
     assert_eq!(answer.bytes().await.unwrap().len(), 1000);
-    let noted = async || scene.ledger().await.iter().any(|loan| !loan["delivered"][&path].is_null());
+    let noted =
+        async || scene.ledger().await.iter().any(|loan| !loan["delivered"][&path].is_null());
     scene.until("it is told what was delivered", noted).await;
     let said = |output: &Output| String::from_utf8(output.stdout.clone()).unwrap();
 
@@ -176,8 +194,15 @@ async fn the_ledger_is_copied_checked_and_audited_beside_the_running_gate() {
     };
     let copy = scene.dir.path().join("copy.db");
     let backup = run(&["ledger", "backup", copy.to_str().unwrap()]);
-    assert!(backup.status.success() && copy.exists(), "{}", String::from_utf8_lossy(&backup.stderr));
-    assert!(!run(&["ledger", "backup", copy.to_str().unwrap()]).status.success(), "nothing is overwritten");
+    assert!(
+        backup.status.success() && copy.exists(),
+        "{}",
+        String::from_utf8_lossy(&backup.stderr)
+    );
+    assert!(
+        !run(&["ledger", "backup", copy.to_str().unwrap()]).status.success(),
+        "nothing is overwritten"
+    );
     let check = run(&["ledger", "check"]);
     assert!(check.status.success(), "{}", String::from_utf8_lossy(&check.stderr));
     // The newest link is kept apart within a second.

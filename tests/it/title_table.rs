@@ -116,7 +116,12 @@ async fn a_live_loan_of_either_title_opens_the_file_also_from_the_ledger_alone()
     scene.stop_gate().await;
     scene.start_gate().await;
     for token in [&kari, &ola] {
-        let last = scene.get(&scene.http2(), BOTH, token).header("range", "bytes=-10").send().await.unwrap();
+        let last = scene
+            .get(&scene.http2(), BOTH, token)
+            .header("range", "bytes=-10")
+            .send()
+            .await
+            .unwrap();
         assert_eq!(last.status(), StatusCode::PARTIAL_CONTENT, "it begins nothing");
         assert_eq!(get(&scene, BOTH, token).await.0, StatusCode::OK);
     }
@@ -128,8 +133,7 @@ async fn a_live_loan_of_either_title_opens_the_file_also_from_the_ledger_alone()
 async fn a_second_title_opens_the_file_where_the_first_is_refused_or_not_decided() {
     let scene = start(Setting::default()).await;
     let token = scene.token("kari");
-    let refuse =
-        json!({ "call": "begin", "isbn": BOOK, "effect": { "refuse": { "code": "BUDGET_EXCEEDED" } } });
+    let refuse = json!({ "call": "begin", "isbn": BOOK, "effect": { "refuse": { "code": "BUDGET_EXCEEDED" } } });
     scene.fault(&refuse).await;
     let (status, document) = get(&scene, BOTH, &token).await;
     assert_eq!((status, &document["reason"]), (StatusCode::FORBIDDEN, &"BUDGET_EXCEEDED".into()));
@@ -137,7 +141,8 @@ async fn a_second_title_opens_the_file_where_the_first_is_refused_or_not_decided
     assert_eq!(get(&scene, BOTH, &token).await.0, StatusCode::OK);
     scene.no_faults().await;
 
-    let pend = json!({ "call": "begin", "isbn": BOOK, "effect": { "pending_polls": { "n": 1_000_000 } } });
+    let pend =
+        json!({ "call": "begin", "isbn": BOOK, "effect": { "pending_polls": { "n": 1_000_000 } } });
     scene.fault(&pend).await;
     let token = scene.token("ola");
     put(&scene, AUDIO, &token).await;
@@ -220,12 +225,16 @@ async fn a_link_opens_the_file_by_a_title_that_it_covers_and_by_no_other() {
     let client = scene.http2();
     let by = |link: &str, path: &str| answer(client.get(format!("{}/~{link}{path}", scene.base)));
 
-    // Without a loan: a link to the second title begins nothing, since only the first-named is ever begun.
+    // Without a loan: a link to the second title begins nothing, since only the first-named is ever
+    // begun.
     assert_eq!(by(&audio, BOTH).await.1["reason"], "explicit-begin-required");
     assert_eq!(by(&beside, BOTH).await.1["reason"], "outside-of-link");
     let problem = by(&book, ONE).await.1;
     assert_eq!(problem["reason"], "outside-of-link");
-    assert!(problem["detail"].as_str().unwrap().contains("link does not open this file"), "{problem}");
+    assert!(
+        problem["detail"].as_str().unwrap().contains("link does not open this file"),
+        "{problem}"
+    );
     assert_eq!(begun(&scene).await, [""; 0]);
 
     put(&scene, AUDIO, &token).await;
@@ -246,7 +255,8 @@ async fn no_trick_with_a_path_leads_to_another_title_or_past_a_links_prefix() {
     let token = scene.token("kari");
     put(&scene, AUDIO, &token).await;
     let link = scene.link(&["--prefix", "/media/lyd/1/"]);
-    let (address, ca) = (scene.gate.as_ref().unwrap().public, scene.dir.path().join("certs/ca.pem"));
+    let (address, ca) =
+        (scene.gate.as_ref().unwrap().public, scene.dir.path().join("certs/ca.pem"));
     let before = scene.origin.asked().len();
     for (target, status) in [
         (format!("/~{link}/media/lyd/12/kap%202.mp3"), 403),
@@ -283,7 +293,8 @@ async fn operators_see_a_titles_paths_and_mint_a_link_to_it() {
     let admin_token = fs::read_to_string(scene.dir.path().join("certs/admin.token")).unwrap();
     let wish = json!({ "library": LIBRARY, "borrower": "kari", "isbn": BOOK });
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
-    let minted = client.post(format!("{}/api/v1/links", scene.admin)).bearer_auth(admin_token).json(&wish);
+    let minted =
+        client.post(format!("{}/api/v1/links", scene.admin)).bearer_auth(admin_token).json(&wish);
     let minted: Value = minted.send().await.unwrap().json().await.unwrap();
     let url = minted["url"].as_str().unwrap();
     assert!(url.ends_with(BOTH), "{url}");
@@ -329,14 +340,18 @@ async fn a_reload_takes_a_good_table_and_keeps_the_old_one_where_it_is_bad() {
 
     fs::write(&file, format!("ny.mp3,{AUDIO}\n\nlyd/../x,{AUDIO}\n")).unwrap();
     gate.hang_up();
-    scene.until("the mistake is logged", async || logged("titles.csv:3: no request has such a path")).await;
+    scene
+        .until("the mistake is logged", async || logged("titles.csv:3: no request has such a path"))
+        .await;
     assert_eq!(get(&scene, ONE, &token).await.0, StatusCode::OK, "the old one stays");
     assert_eq!(get(&scene, "/media/ny.mp3", &token).await.0, StatusCode::NOT_FOUND);
 
     fs::write(&file, format!("ny.mp3,{AUDIO}\n")).unwrap();
     gate.hang_up();
     scene
-        .until("it is taken up", async || get(&scene, "/media/ny.mp3", &token).await.0 == StatusCode::OK)
+        .until("it is taken up", async || {
+            get(&scene, "/media/ny.mp3", &token).await.0 == StatusCode::OK
+        })
         .await;
     assert_eq!(get(&scene, ONE, &token).await.0, StatusCode::NOT_FOUND);
     assert_eq!(begun(&scene).await, [AUDIO]);

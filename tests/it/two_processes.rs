@@ -26,8 +26,13 @@ async fn two_gates() -> (Scene, Process, Process, String) {
 }
 
 async fn give_back(scene: &Scene, base: &str, isbn: &str, token: &str) {
-    let answer =
-        scene.http1().delete(format!("{base}/loans/{isbn}")).bearer_auth(token).send().await.unwrap();
+    let answer = scene
+        .http1()
+        .delete(format!("{base}/loans/{isbn}"))
+        .bearer_auth(token)
+        .send()
+        .await
+        .unwrap();
     assert_eq!(answer.status(), StatusCode::NO_CONTENT);
 }
 
@@ -82,7 +87,8 @@ async fn loan_opened_at_one_process_is_not_cancelled_at_the_other() {
     for token in [&opened, &unopened] {
         give_back(&scene, &base, BOOK, token).await;
     }
-    let status = async |number: usize| scene.books().await[number]["status"].as_str().unwrap().to_owned();
+    let status =
+        async |number: usize| scene.books().await[number]["status"].as_str().unwrap().to_owned();
     scene.until("the opened one is returned", async || status(0).await == "RETURNED").await;
     scene.until("the unopened one is cancelled", async || status(1).await == "CANCELLED").await;
     drop((first, second));
@@ -119,7 +125,11 @@ async fn unreadable_feed_bounds_cached_acceptances() {
     clock.advance(Duration::from_secs(29));
     assert_eq!((read(&scene, &token).await, via("cache").await), (StatusCode::OK, 2.0));
     clock.advance(Duration::from_secs(31));
-    assert_eq!((read(&scene, &token).await, via("ledger").await), (StatusCode::OK, 1.0), "it is read again");
+    assert_eq!(
+        (read(&scene, &token).await, via("ledger").await),
+        (StatusCode::OK, 1.0),
+        "it is read again"
+    );
     assert_eq!(
         (read(&scene, &token).await, via("cache").await),
         (StatusCode::OK, 3.0),
@@ -156,7 +166,8 @@ async fn stream_ends_once_neither_feed_nor_ledger_confirms_it() {
     alter(&scene, "ALTER TABLE history RENAME TO lost_history").await;
     let asked = metric(&scene.metrics().await, "loangate_requests_total", "via=\"ledger\"");
     let stale = async || {
-        let head = scene.http1().head(format!("{}{path}", scene.base)).bearer_auth(&token).send().await;
+        let head =
+            scene.http1().head(format!("{}{path}", scene.base)).bearer_auth(&token).send().await;
         assert_eq!(head.unwrap().status(), StatusCode::OK);
         metric(&scene.metrics().await, "loangate_requests_total", "via=\"ledger\"") > asked + 2.0
     };

@@ -1,4 +1,5 @@
-//! Long downloads are spread over the worker threads: two at once do not share one core while another is idle.
+//! Long downloads are spread over the worker threads: two at once do not share one core while
+//! another is idle.
 
 use http::StatusCode;
 
@@ -35,9 +36,12 @@ async fn two_long_downloads_at_once_are_served_by_two_workers() {
         assert_eq!(now.iter().sum::<f64>(), 2.0);
         apart += usize::from(now.iter().all(|&connections| connections < 2.0));
         drop((one, two, clients));
-        scene.until("both have gone", async || connections(&scene).await.iter().sum::<f64>() == 0.0).await;
+        scene
+            .until("both have gone", async || connections(&scene).await.iter().sum::<f64>() == 0.0)
+            .await;
     }
-    // By the kernel's hash alone it would be half of them; a worker that something else kept busy may be passed over.
+    // By the kernel's hash alone it would be half of them; a worker that something else kept busy
+    // may be passed over.
     assert!(apart >= TRIES - 2, "only {apart} times of {TRIES}");
     scene.end().await;
 }

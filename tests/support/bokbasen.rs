@@ -50,7 +50,8 @@ pub(crate) struct Bokbasen {
 impl Bokbasen {
     /// Starts in front of the sandbox at this address; nothing is rewritten yet.
     pub(crate) async fn start(sandbox: &str) -> Bokbasen {
-        let listener = tokio::net::TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
+        let listener =
+            tokio::net::TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let rewrite: Arc<Mutex<Rewrite>> = Arc::new(Mutex::new(Box::new(|_, answer| answer)));
         let client = reqwest::Client::builder().no_proxy().build().unwrap();
@@ -94,7 +95,8 @@ async fn hand_on(State(front): State<Front>, request: Request) -> Response<Body>
     if parts.method == http::Method::GET {
         answer = (front.rewrite.lock().unwrap())(&path, answer);
     }
-    let mut response = Response::builder().status(answer.status).header("content-type", "application/json");
+    let mut response =
+        Response::builder().status(answer.status).header("content-type", "application/json");
     if let Some(next) = answer.next {
         response = response.header("next", next);
     }

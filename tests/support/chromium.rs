@@ -1,5 +1,5 @@
-//! Chromium without a window, on a page of the test's own. It has a new profile, trusts the gate's key and no other that
-//! it does not know, finds nothing but loopback, and ends with its handle.
+//! Chromium without a window, on a page of the test's own. It has a new profile, trusts the gate's
+//! key and no other that it does not know, finds nothing but loopback, and ends with its handle.
 
 use std::fs::File;
 use std::path::Path;
@@ -22,7 +22,8 @@ const PATIENCE: Duration = Duration::from_secs(90);
 /// How often it is looked whether the browser is still there.
 const LOOK: Duration = Duration::from_millis(200);
 
-/// How it is run. It may not ask its maker for anything, and plays without a click and without a sound.
+/// How it is run. It may not ask its maker for anything, and plays without a click and without a
+/// sound.
 const OPTIONS: &[&str] = &[
     "--headless=new",
     "--no-sandbox", // which needs namespaces that a container has not
@@ -61,10 +62,18 @@ impl Chromium {
         let log = File::create(home.path().join("log")).unwrap();
         // Its pipe is numbered 3 and 4, which only a shell can give it.
         let mut command = direct(Path::new("/bin/sh"));
-        command.args(["-c", "exec \"$@\" 3<&0 4>&1 0</dev/null 1>&2", "sh"]).arg(program).args(OPTIONS);
+        command
+            .args(["-c", "exec \"$@\" 3<&0 4>&1 0</dev/null 1>&2", "sh"])
+            .arg(program)
+            .args(OPTIONS);
         command.arg(format!("--user-data-dir={}", home.path().join("profile").display()));
-        command.arg(format!("--ignore-certificate-errors-spki-list={}", key_of(certificate))).arg(url);
-        command.env("HOME", home.path()).env("XDG_CONFIG_HOME", home.path()).env("TMPDIR", home.path());
+        command
+            .arg(format!("--ignore-certificate-errors-spki-list={}", key_of(certificate)))
+            .arg(url);
+        command
+            .env("HOME", home.path())
+            .env("XDG_CONFIG_HOME", home.path())
+            .env("TMPDIR", home.path());
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log);
         Chromium { process: Held(command.spawn().unwrap()), home }
     }
@@ -78,7 +87,8 @@ impl Chromium {
             }
             let ended = self.process.0.try_wait().unwrap();
             let why = ended.map(|status| format!("the browser ended with {status}"));
-            let why = why.or((Instant::now() > deadline).then(|| "the page tells nothing".to_owned()));
+            let why =
+                why.or((Instant::now() > deadline).then(|| "the page tells nothing".to_owned()));
             if let Some(why) = why {
                 let log = std::fs::read(self.home.path().join("log")).unwrap();
                 panic!("{why}; the browser's log: {}", String::from_utf8_lossy(&log));

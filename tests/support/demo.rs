@@ -1,4 +1,5 @@
-//! The demo, as the built program runs it: Bokbasen's stand-in, a small storage and the gate, on free ports.
+//! The demo, as the built program runs it: Bokbasen's stand-in, a small storage and the gate, on
+//! free ports.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};
@@ -48,8 +49,9 @@ impl Demo {
             let _ = sender.send(read.map(|_| line));
         });
         let line = line.recv_timeout(START).expect("the demo says nothing").unwrap();
-        demo.told = serde_json::from_str(&line)
-            .unwrap_or_else(|error| panic!("the demo said {line:?}, {error}; its log: {}", demo.log()));
+        demo.told = serde_json::from_str(&line).unwrap_or_else(|error| {
+            panic!("the demo said {line:?}, {error}; its log: {}", demo.log())
+        });
         demo
     }
 

@@ -15,12 +15,15 @@ impl SmallDisk {
     pub(crate) fn mount(directory: &Path, kib: u32) -> Option<SmallDisk> {
         fs::create_dir_all(directory).unwrap();
         let size = format!("size={kib}k");
-        let mounted =
-            Command::new("mount").args(["-t", "tmpfs", "-o", &size, "loangate-test"]).arg(directory).output();
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &size, "loangate-test"])
+            .arg(directory)
+            .output();
         if mounted.is_ok_and(|output| output.status.success()) {
             return Some(SmallDisk(directory.to_owned()));
         }
-        let sentence = "skipped: a tmpfs cannot be mounted; run the tests as root, or under `unshare -Urm`";
+        let sentence =
+            "skipped: a tmpfs cannot be mounted; run the tests as root, or under `unshare -Urm`";
         let all = std::env::var("LOANGATE_TEST_ALL").is_ok_and(|all| all == "1");
         assert!(!all, "{sentence}");
         // Not by print!, which the test harness captures where a test passes.

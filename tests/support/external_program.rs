@@ -1,4 +1,5 @@
-//! Other people's programs that a test drives: looked for, done without where they are not installed, and ended.
+//! Other people's programs that a test drives: looked for, done without where they are not
+//! installed, and ended.
 
 use std::fs::File;
 use std::io::{Read, Seek, Write};
@@ -13,12 +14,14 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// How often it is looked whether it is done.
 const LOOK: Duration = Duration::from_millis(10);
 
-/// Where this program is. Where it is not, a sentence says how to get it, and the test is to return; under
-/// LOANGATE_TEST_ALL=1 it fails instead, so that a complete run cannot leave anything out without being seen.
+/// Where this program is. Where it is not, a sentence says how to get it, and the test is to
+/// return; under LOANGATE_TEST_ALL=1 it fails instead, so that a complete run cannot leave anything
+/// out without being seen.
 pub(crate) fn program(name: &str, package: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let found =
-        std::env::split_paths(&path).map(|directory| directory.join(name)).find(|file| file.is_file());
+    let found = std::env::split_paths(&path)
+        .map(|directory| directory.join(name))
+        .find(|file| file.is_file());
     if found.is_none() {
         skipped(name, package);
     }
@@ -74,7 +77,10 @@ impl Drop for Held {
 /// Runs it to its end, which must come, while the gate goes on beside it.
 pub(crate) async fn run(command: &mut Command) -> Output {
     let (mut stdout, mut stderr) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
-    command.stdin(Stdio::null()).stdout(stdout.try_clone().unwrap()).stderr(stderr.try_clone().unwrap());
+    command
+        .stdin(Stdio::null())
+        .stdout(stdout.try_clone().unwrap())
+        .stderr(stderr.try_clone().unwrap());
     let mut process = Held(command.spawn().unwrap());
     let deadline = Instant::now() + PATIENCE;
     let status = loop {

@@ -1,5 +1,5 @@
-//! What tests share: a gate with everything around it, an origin that misbehaves on request, the built program, and
-//! readers' programs.
+//! What tests share: a gate with everything around it, an origin that misbehaves on request, the
+//! built program, and readers' programs.
 
 pub(crate) mod bokbasen;
 pub(crate) mod chromium;

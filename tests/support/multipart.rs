@@ -2,10 +2,14 @@
 
 use http::StatusCode;
 
-/// The parts of an answer: first, last, complete length, and the bytes. Read by the letter of RFC 2046.
+/// The parts of an answer: first, last, complete length, and the bytes. Read by the letter of RFC
+/// 2046.
 pub(crate) async fn parts(answer: reqwest::Response) -> Vec<(u64, u64, u64, Vec<u8>)> {
     assert_eq!(answer.status(), StatusCode::PARTIAL_CONTENT);
-    assert!(!answer.headers().contains_key("content-range"), "it is the parts' own (RFC 9110 §14.6)");
+    assert!(
+        !answer.headers().contains_key("content-range"),
+        "it is the parts' own (RFC 9110 §14.6)"
+    );
     let kind = answer.headers()["content-type"].to_str().unwrap().to_owned();
     let boundary = kind.strip_prefix("multipart/byteranges; boundary=").unwrap().to_owned();
     let told: usize = answer.headers()["content-length"].to_str().unwrap().parse().unwrap();

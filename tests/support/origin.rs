@@ -1,4 +1,5 @@
-//! An origin that can be scripted: slow, short, without ranges, without validators; and that counts what it is asked.
+//! An origin that can be scripted: slow, short, without ranges, without validators; and that counts
+//! what it is asked.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -195,7 +196,8 @@ impl Origin {
         self.state.bodies.load(Ordering::Relaxed)
     }
 
-    /// Has every connection from now on be reset where it would be closed, which loses what is on its way.
+    /// Has every connection from now on be reset where it would be closed, which loses what is on
+    /// its way.
     pub(crate) fn reset_connections(&self) {
         self.state.resets.store(true, Ordering::Relaxed);
     }
@@ -210,7 +212,8 @@ impl Origin {
         self.state.asked.lock().unwrap().clone()
     }
 
-    /// Which parts of the file at this path were sent so far, of bodies that are over: to the last byte that was taken.
+    /// Which parts of the file at this path were sent so far, of bodies that are over: to the last
+    /// byte that was taken.
     pub(crate) fn sent(&self, path: &str) -> Vec<Range<u64>> {
         let sent = self.state.sent.lock().unwrap();
         sent.iter()
@@ -244,8 +247,8 @@ async fn accept(listener: TcpListener, state: Arc<State>, stop: CancellationToke
         let (state, stop) = (state.clone(), stop.clone());
         tokio::spawn(async move {
             let service = service_fn(|request| answer(state.clone(), request));
-            let served =
-                hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(socket), service);
+            let served = hyper::server::conn::http1::Builder::new()
+                .serve_connection(TokioIo::new(socket), service);
             tokio::select! {
                 () = stop.cancelled() => {}
                 _ = served => {}
@@ -254,7 +257,10 @@ async fn accept(listener: TcpListener, state: Arc<State>, stop: CancellationToke
     }
 }
 
-async fn answer(state: Arc<State>, request: Request<Incoming>) -> Result<Response<Sent>, Infallible> {
+async fn answer(
+    state: Arc<State>,
+    request: Request<Incoming>,
+) -> Result<Response<Sent>, Infallible> {
     let path = request.uri().path().to_owned();
     let asked = Asked {
         method: request.method().clone(),
@@ -371,7 +377,8 @@ impl Body for Sent {
         let mut end = this.end;
         if let Some(cut) = this.file.cut_after {
             if this.sent >= cut {
-                // What came before is sent first: hyper drops what it still holds when a body fails.
+                // What came before is sent first: hyper drops what it still holds when a body
+                // fails.
                 let pause = || Box::pin(tokio::time::sleep(Duration::from_millis(50)));
                 ready!(this.cut.get_or_insert_with(pause).as_mut().poll(context));
                 return Poll::Ready(Some(Err(Cut)));

@@ -1,7 +1,9 @@
-//! The built program as a process of its own: started, asked how much memory it takes, told to stop, killed.
+//! The built program as a process of its own: started, asked how much memory it takes, told to
+//! stop, killed.
 //!
-//! Nothing here blocks the test's runtime for longer than a moment, since the sandbox and the origin run on it. The
-//! process is killed when its handle is dropped; what it logged is shown where the test fails.
+//! Nothing here blocks the test's runtime for longer than a moment, since the sandbox and the
+//! origin run on it. The process is killed when its handle is dropped; what it logged is shown
+//! where the test fails.
 
 use std::fs::OpenOptions;
 use std::io::{BufRead, BufReader};
@@ -60,10 +62,15 @@ impl Process {
     /// As [`Process::serve_until`], for a place that it comes to by itself: how it ended.
     pub(crate) async fn serve_until_death(config: &Path, place: &str) -> ExitStatus {
         let mut command = program("serve");
-        let errors = OpenOptions::new().create(true).append(true).open(config.with_file_name("serve.log"));
+        let errors =
+            OpenOptions::new().create(true).append(true).open(config.with_file_name("serve.log"));
         command.arg("--config").arg(config).env("LOANGATE_CRASH", place);
-        let mut child =
-            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(errors.unwrap()).spawn().unwrap();
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(errors.unwrap())
+            .spawn()
+            .unwrap();
         let deadline = Instant::now() + PATIENCE;
         loop {
             if let Some(status) = child.try_wait().unwrap() {
@@ -82,8 +89,13 @@ impl Process {
         // Appended, so that the log of a process that was killed before is there as well.
         let errors = OpenOptions::new().create(true).append(true).open(&log).unwrap();
         let began = Instant::now();
-        let mut child =
-            command.arg("--json").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(errors).spawn().unwrap();
+        let mut child = command
+            .arg("--json")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(errors)
+            .spawn()
+            .unwrap();
         let mut stdout = BufReader::new(child.stdout.take().unwrap());
         let reading = tokio::task::spawn_blocking(move || {
             let mut line = String::new();
@@ -105,7 +117,10 @@ impl Process {
 
     /// A text of the ready line.
     pub(crate) fn told(&self, name: &str) -> String {
-        self.ready[name].as_str().unwrap_or_else(|| panic!("no {name} in {}", self.ready)).to_owned()
+        self.ready[name]
+            .as_str()
+            .unwrap_or_else(|| panic!("no {name} in {}", self.ready))
+            .to_owned()
     }
 
     /// SIGKILL, and nothing of it is left when this returns.
@@ -125,7 +140,8 @@ impl Process {
     }
 
     fn signal(&self, signal: &str) {
-        let sent = Command::new("kill").arg(signal).arg(self.child.id().to_string()).status().unwrap();
+        let sent =
+            Command::new("kill").arg(signal).arg(self.child.id().to_string()).status().unwrap();
         assert!(sent.success(), "{signal} could not be sent");
     }
 

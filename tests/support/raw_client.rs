@@ -1,4 +1,5 @@
-//! A connection to a gate that is spoken to by hand: no client that tidies up what is sent stands between.
+//! A connection to a gate that is spoken to by hand: no client that tidies up what is sent stands
+//! between.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -55,7 +56,8 @@ pub(crate) async fn connect_over(
     TlsConnector::from(Arc::new(config)).connect(name, socket).await.unwrap()
 }
 
-/// As [`connect`], under the name localhost, with a receive buffer of this size: who reads nothing fills it soon.
+/// As [`connect`], under the name localhost, with a receive buffer of this size: who reads nothing
+/// fills it soon.
 pub(crate) async fn connect_with_buffer(
     address: SocketAddr,
     ca: &Path,
@@ -67,10 +69,16 @@ pub(crate) async fn connect_with_buffer(
     connect_over(socket.connect(address).await.unwrap(), ca, "localhost", protocol).await
 }
 
-/// Sends these bytes over HTTP/1.1 on a connection of their own, and gives the status and the whole answer.
+/// Sends these bytes over HTTP/1.1 on a connection of their own, and gives the status and the whole
+/// answer.
 ///
 /// The bytes must ask for the connection to be closed, or be what closes it.
-pub(crate) async fn exchange(address: SocketAddr, ca: &Path, name: &str, bytes: &[u8]) -> (u16, Vec<u8>) {
+pub(crate) async fn exchange(
+    address: SocketAddr,
+    ca: &Path,
+    name: &str,
+    bytes: &[u8],
+) -> (u16, Vec<u8>) {
     let mut stream = connect(address, ca, name, "http/1.1").await;
     let mut answer = Vec::new();
     let talk = async {
@@ -79,11 +87,15 @@ pub(crate) async fn exchange(address: SocketAddr, ca: &Path, name: &str, bytes: 
         let _ = stream.flush().await;
         let _ = stream.read_to_end(&mut answer).await;
     };
-    assert!(tokio::time::timeout(PATIENCE, talk).await.is_ok(), "no answer to {}", bytes.escape_ascii());
+    assert!(
+        tokio::time::timeout(PATIENCE, talk).await.is_ok(),
+        "no answer to {}",
+        bytes.escape_ascii()
+    );
     // HTTP/1.1 400 …, or HTTP/1.0 to who asked so.
-    let status = answer
-        .strip_prefix(b"HTTP/1.")
-        .and_then(|rest| rest.get(2..5))
-        .unwrap_or_else(|| panic!("{} was answered {}", bytes.escape_ascii(), answer.escape_ascii()));
+    let status =
+        answer.strip_prefix(b"HTTP/1.").and_then(|rest| rest.get(2..5)).unwrap_or_else(|| {
+            panic!("{} was answered {}", bytes.escape_ascii(), answer.escape_ascii())
+        });
     (std::str::from_utf8(status).unwrap().parse().unwrap(), answer)
 }

@@ -13,7 +13,8 @@ use tokio_util::sync::CancellationToken;
 pub(crate) enum Reply {
     /// These bytes are sent, and the connection waits for the next request.
     Send(Vec<u8>),
-    /// The first bytes are sent, and the others once the next request has arrived on the same connection.
+    /// The first bytes are sent, and the others once the next request has arrived on the same
+    /// connection.
     SendLate(Vec<u8>, Vec<u8>),
     /// These bytes are sent, and the connection is closed.
     Close(Vec<u8>),
@@ -50,7 +51,9 @@ pub(crate) struct RawOrigin {
 
 impl RawOrigin {
     /// Replies to each request by its head, and by its number, counted from 0.
-    pub(crate) async fn start(reply: impl Fn(&str, usize) -> Reply + Send + Sync + 'static) -> RawOrigin {
+    pub(crate) async fn start(
+        reply: impl Fn(&str, usize) -> Reply + Send + Sync + 'static,
+    ) -> RawOrigin {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/", listener.local_addr().unwrap());
         let origin = RawOrigin { url, counts: Arc::default(), stop: CancellationToken::new() };
@@ -100,7 +103,11 @@ impl Drop for RawOrigin {
     }
 }
 
-async fn serve(mut socket: TcpStream, counts: &Counts, reply: &(impl Fn(&str, usize) -> Reply + Sync)) {
+async fn serve(
+    mut socket: TcpStream,
+    counts: &Counts,
+    reply: &(impl Fn(&str, usize) -> Reply + Sync),
+) {
     let (mut read, mut late) = (Vec::new(), Vec::new());
     loop {
         let end = loop {

@@ -1,7 +1,9 @@
-//! A gate, started in this process as the program starts it, between the sandbox and a scripted origin.
+//! A gate, started in this process as the program starts it, between the sandbox and a scripted
+//! origin.
 //!
-//! [`Scene::end`] compares at last what the sandbox's books, the ledger and the origin say: no reference twice, no
-//! reader and title with two live loans, nothing accepted in the ledger that the books do not have.
+//! [`Scene::end`] compares at last what the sandbox's books, the ledger and the origin say: no
+//! reference twice, no reader and title with two live loans, nothing accepted in the ledger that
+//! the books do not have.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -117,7 +119,8 @@ impl Scene {
     /// Makes the configuration readable for its owner alone, as one with a secret in it must be.
     pub(crate) fn make_config_private(&self) {
         use std::os::unix::fs::PermissionsExt;
-        std::fs::set_permissions(self.config_file(), std::fs::Permissions::from_mode(0o600)).unwrap();
+        std::fs::set_permissions(self.config_file(), std::fs::Permissions::from_mode(0o600))
+            .unwrap();
     }
 
     /// Puts lines into the configuration of a gate that is not started yet.
@@ -208,7 +211,8 @@ impl Scene {
         jsonwebtoken::encode(&Header::new(Algorithm::EdDSA), &all, &key).unwrap()
     }
 
-    /// A signed link's token for kari, as `loangate token link` makes it with these further arguments.
+    /// A signed link's token for kari, as `loangate token link` makes it with these further
+    /// arguments.
     pub(crate) fn link(&self, arguments: &[&str]) -> String {
         let made = Command::new(env!("CARGO_BIN_EXE_loangate"))
             .args(["token", "link", "--library", LIBRARY, "--borrower", "kari", "--config"])
@@ -241,12 +245,23 @@ impl Scene {
     }
 
     /// A request for a title's file by this reader.
-    pub(crate) fn get(&self, client: &reqwest::Client, path: &str, token: &str) -> reqwest::RequestBuilder {
+    pub(crate) fn get(
+        &self,
+        client: &reqwest::Client,
+        path: &str,
+        token: &str,
+    ) -> reqwest::RequestBuilder {
         client.get(format!("{}{path}", self.base)).bearer_auth(token)
     }
 
     /// A request of the readers' API: its status, and its JSON where it has any.
-    pub(crate) async fn ask(&self, method: &str, path: &str, token: &str, body: &str) -> (StatusCode, Value) {
+    pub(crate) async fn ask(
+        &self,
+        method: &str,
+        path: &str,
+        token: &str,
+        body: &str,
+    ) -> (StatusCode, Value) {
         let request = self.http2().request(method.parse().unwrap(), format!("{}{path}", self.base));
         let answer = request.bearer_auth(token).body(body.to_owned()).send().await.unwrap();
         let (status, body) = (answer.status(), answer.bytes().await.unwrap());
@@ -351,11 +366,13 @@ impl Scene {
     }
 }
 
-/// No reference has two loans that live, no reader and title either, and what the ledger has as accepted is accepted
-/// there.
+/// No reference has two loans that live, no reader and title either, and what the ledger has as
+/// accepted is accepted there.
 pub(crate) fn check_books(books: &[Value], ledger: &[Value]) {
     let mut live: BTreeMap<String, usize> = BTreeMap::new();
-    for loan in books.iter().filter(|loan| matches!(loan["status"].as_str(), Some("PENDING" | "ACCEPTED"))) {
+    for loan in
+        books.iter().filter(|loan| matches!(loan["status"].as_str(), Some("PENDING" | "ACCEPTED")))
+    {
         *live.entry(format!("reference {}", loan["reference"])).or_default() += 1;
         let reader = format!("{} {} {}", loan["library"], loan["borrower"], loan["isbn"]);
         *live.entry(reader).or_default() += 1;

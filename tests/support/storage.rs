@@ -1,5 +1,5 @@
-//! Storages of every kind with the same files: the scripted HTTP origin, a real S3 server that checks signatures, a
-//! directory.
+//! Storages of every kind with the same files: the scripted HTTP origin, a real S3 server that
+//! checks signatures, a directory.
 
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
@@ -137,8 +137,8 @@ async fn serve(listener: TcpListener, service: S3Service, stop: CancellationToke
     }
 }
 
-/// An address that leads to another, and breaks each connection after a random count of bytes below this on their way
-/// back.
+/// An address that leads to another, and breaks each connection after a random count of bytes below
+/// this on their way back.
 pub(crate) async fn breaking(to: String, within: u64, stop: CancellationToken) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();

@@ -1,4 +1,5 @@
-//! A small web server of an origin of its own: it serves one page, which tells the test what it found.
+//! A small web server of an origin of its own: it serves one page, which tells the test what it
+//! found.
 
 use std::convert::Infallible;
 
@@ -14,7 +15,8 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 /// What a page's script has: `await tell(value)`. What it does not expect is told as well.
-const TELL: &str = "const tell = value => fetch('/told', { method: 'POST', body: JSON.stringify(value) });
+const TELL: &str =
+    "const tell = value => fetch('/told', { method: 'POST', body: JSON.stringify(value) });
 addEventListener('error', event => tell({ wrong: event.message }));
 addEventListener('unhandledrejection', event => tell({ wrong: String(event.reason) }));";
 
@@ -75,8 +77,8 @@ async fn accept(
         let (page, teller, stop) = (page.clone(), teller.clone(), stop.clone());
         tokio::spawn(async move {
             let service = service_fn(|request| answer(request, page.clone(), teller.clone()));
-            let served =
-                hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(socket), service);
+            let served = hyper::server::conn::http1::Builder::new()
+                .serve_connection(TokioIo::new(socket), service);
             tokio::select! {
                 () = stop.cancelled() => {}
                 _ = served => {}
@@ -101,6 +103,7 @@ async fn answer(
         }
         _ => (404, Bytes::new()), // favicon.ico
     };
-    let response = Response::builder().status(status).header("content-type", "text/html; charset=utf-8");
+    let response =
+        Response::builder().status(status).header("content-type", "text/html; charset=utf-8");
     Ok(response.body(Full::new(body)).unwrap())
 }

@@ -79,12 +79,14 @@ fn every_mistake_has_its_line() {
         assert_eq!(wrong[0].0, 5, "{row}");
         assert!(wrong[0].1.starts_with(sentence), "{row}: {}", wrong[0].1);
     }
-    let wrong = Table::parse(b"a.mp3,1\n\xff,9788299999014\nb.mp3,9788299999014\nc.mp3").unwrap_err();
+    let wrong =
+        Table::parse(b"a.mp3,1\n\xff,9788299999014\nb.mp3,9788299999014\nc.mp3").unwrap_err();
     assert_eq!(wrong.iter().map(|(line, _)| *line).collect::<Vec<_>>(), [1, 2, 4]);
 }
 
 proptest! {
-    /// Against the plain words: of all lines that name the path or a prefix of its segments, the longest.
+    /// Against the plain words: of all lines that name the path or a prefix of its segments, the
+    /// longest.
     #[test]
     fn the_longest_line_wins(
         rows in proptest::collection::btree_map("[ab](/[ab]){0,3}/?", 0..2_usize, 0..12),

@@ -134,7 +134,8 @@ impl<'a> Comparison<'a> {
             Some(id) => drop(self.seen.insert(self.hash(id), 0)),
             None => self.all_named = false,
         }
-        let finding = self.finding(Kind::UnreadableRow, Done::Reported, None, row.lending_id, row.why);
+        let finding =
+            self.finding(Kind::UnreadableRow, Done::Reported, None, row.lending_id, row.why);
         self.add(finding);
     }
 
@@ -157,7 +158,8 @@ impl<'a> Comparison<'a> {
             self.note(Kind::NoReference, Done::Reported, loan.as_ref(), Some(&remote), detail);
             return Ok(());
         };
-        let loan = if reference.looks_ours() { ledger.by_reference(&reference).await? } else { None };
+        let loan =
+            if reference.looks_ours() { ledger.by_reference(&reference).await? } else { None };
         match loan {
             Some(loan) => {
                 self.known(loan, remote);
@@ -178,7 +180,8 @@ impl<'a> Comparison<'a> {
             self.note(Kind::RowDiffers, Done::Reported, None, Some(remote), detail);
         } else if !looks_ours {
             self.compared.foreign += 1;
-        } else if is_live(&remote.standing) || matches!(remote.standing, Standing::Unrecognised(_)) {
+        } else if is_live(&remote.standing) || matches!(remote.standing, Standing::Unrecognised(_))
+        {
             let detail = "its reference is one of this program, and the ledger does not have it: it \
                           belongs to another ledger, or to one that was lost";
             self.note(Kind::UnknownHere, Done::Reported, None, Some(remote), detail);
@@ -196,7 +199,10 @@ impl<'a> Comparison<'a> {
         }
         self.latest_listed = self.latest_listed.max(Some(loan.begun));
         let same_id = loan.lending_id.as_ref() == Some(&remote.lending_id);
-        if same_id && loan.state == LoanState::Accepted && matches!(remote.standing, Standing::Accepted(_)) {
+        if same_id
+            && loan.state == LoanState::Accepted
+            && matches!(remote.standing, Standing::Accepted(_))
+        {
             self.agreed.insert(self.hash(&remote.lending_id));
         }
         let soon = clock::after(self.now, self.circulation.inner.settings.settle * 2);
@@ -215,14 +221,22 @@ impl<'a> Comparison<'a> {
                 "Bokbasen lists it with the status {}, which this program does not know",
                 short(status)
             );
-            return self.note(Kind::UnknownStatus, Done::Reported, Some(&loan), Some(&remote), &detail);
+            return self.note(
+                Kind::UnknownStatus,
+                Done::Reported,
+                Some(&loan),
+                Some(&remote),
+                &detail,
+            );
         }
         match loan.state {
             LoanState::Ended | LoanState::Refused if is_live(&remote.standing) => {
                 self.extra(Kind::LiveThere, loan, remote);
             }
             LoanState::Accepted if same_id => self.both_have(loan, &remote),
-            LoanState::Accepted if is_live(&remote.standing) => self.extra(Kind::TwiceThere, loan, remote),
+            LoanState::Accepted if is_live(&remote.standing) => {
+                self.extra(Kind::TwiceThere, loan, remote)
+            }
             // On its way, or ended on both sides.
             _ => {}
         }
@@ -244,11 +258,23 @@ impl<'a> Comparison<'a> {
             Standing::Accepted(terms) if Some(terms.due) != due => {
                 let here = due.map_or_else(|| "never".to_owned(), |due| due.to_string());
                 let detail = format!("it is due {here} here and {} there", terms.due);
-                return self.note(Kind::DueDiffers, Done::Reported, Some(&loan), Some(remote), &detail);
+                return self.note(
+                    Kind::DueDiffers,
+                    Done::Reported,
+                    Some(&loan),
+                    Some(remote),
+                    &detail,
+                );
             }
             Standing::Pending { .. } => {
                 let detail = "it is accepted here, and Bokbasen lists it as pending";
-                return self.note(Kind::RowDiffers, Done::Reported, Some(&loan), Some(remote), detail);
+                return self.note(
+                    Kind::RowDiffers,
+                    Done::Reported,
+                    Some(&loan),
+                    Some(remote),
+                    detail,
+                );
             }
             Standing::Accepted(_) | Standing::Unrecognised(_) => return,
             Standing::Ended(reason) => reason.to_string(),
@@ -274,7 +300,11 @@ impl<'a> Comparison<'a> {
                 let reason = loan.end_reason.unwrap_or(EndReason::Returned);
                 let detail = format!("it is {} here since {ended}, and lives there", loan.state);
                 self.end_there(kind, &loan, &extra, ended, reason, &detail).await?;
-            } else if loan.lending_id.as_ref().is_some_and(|id| self.agreed.contains(&self.hash(id))) {
+            } else if loan
+                .lending_id
+                .as_ref()
+                .is_some_and(|id| self.agreed.contains(&self.hash(id)))
+            {
                 self.circulation.inner.metrics.loan("duplicate");
                 let detail = "another loan of this reference is the one that is used";
                 self.end_there(kind, &loan, &extra, self.now, EndReason::Cancelled, detail).await?;
@@ -304,8 +334,10 @@ impl<'a> Comparison<'a> {
             self.compared.accepted_here += page.len();
             let full = page.len() == PAGE as usize;
             for loan in page {
-                let listed =
-                    loan.lending_id.as_ref().is_some_and(|id| self.seen.contains_key(&self.hash(id)));
+                let listed = loan
+                    .lending_id
+                    .as_ref()
+                    .is_some_and(|id| self.seen.contains_key(&self.hash(id)));
                 if !listed && loan.changed <= self.settled && loan.begun >= expected_from {
                     self.suspect(Suspect { loan, listed_as: None });
                 }
@@ -336,7 +368,8 @@ impl<'a> Comparison<'a> {
                 && is_live(&by_id.standing)
         });
         let Some(confirmed) = confirmed.filter(|_| other.is_none()) else {
-            let detail = format!("{detail}; it is not ended there, since its id leads to something else");
+            let detail =
+                format!("{detail}; it is not ended there, since its id leads to something else");
             self.note(kind, Done::Reported, Some(loan), Some(remote), &detail);
             return Ok(());
         };
@@ -368,7 +401,8 @@ impl<'a> Comparison<'a> {
         let mut finding = self.finding(kind, done, loan, lending_id, detail.to_owned());
         if let Some(remote) = remote {
             finding.isbn = finding.isbn.or(remote.isbn.map(|isbn| isbn.to_string()));
-            let reference = remote.reference.as_ref().map(|reference| reference.as_str().to_owned());
+            let reference =
+                remote.reference.as_ref().map(|reference| reference.as_str().to_owned());
             finding.reference = finding.reference.or(reference);
         }
         self.add(finding);
@@ -399,7 +433,14 @@ impl<'a> Comparison<'a> {
         self.circulation.inner.metrics.balance(kind, done);
         if self.report.has_room() {
             let (library, detail) = (&finding.library, &finding.detail);
-            tracing::warn!(kind, done, library, loan = finding.loan, detail, "a balance found a difference");
+            tracing::warn!(
+                kind,
+                done,
+                library,
+                loan = finding.loan,
+                detail,
+                "a balance found a difference"
+            );
         }
         self.report.found(finding);
     }

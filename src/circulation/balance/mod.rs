@@ -73,7 +73,11 @@ impl Circulation {
         self.inner.last_balance.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    async fn balance_all(&self, since: Option<Timestamp>, now: Timestamp) -> Result<Report, LedgerError> {
+    async fn balance_all(
+        &self,
+        since: Option<Timestamp>,
+        now: Timestamp,
+    ) -> Result<Report, LedgerError> {
         let until = Instant::now() + LONGEST_RUN;
         let mut report = Report::begun(now);
         for library in self.inner.ledger.libraries().await? {
@@ -103,7 +107,8 @@ impl Circulation {
     async fn since(&self, library: LibraryId, now: Timestamp) -> Result<Timestamp, LedgerError> {
         let back = now.checked_sub(LOOKBACK).unwrap_or(now);
         let oldest = self.inner.ledger.oldest_live(library).await?;
-        let day_before = |at: Timestamp| at.checked_sub(SignedDuration::from_hours(24)).unwrap_or(at);
+        let day_before =
+            |at: Timestamp| at.checked_sub(SignedDuration::from_hours(24)).unwrap_or(at);
         Ok(oldest.map_or(back, |oldest| back.min(day_before(oldest))))
     }
 }
@@ -131,7 +136,8 @@ pub(super) async fn each_night(circulation: Circulation) {
     }
 }
 
-/// The next time of this minute of the hour of the night. A day of UTC has as many seconds as any other.
+/// The next time of this minute of the hour of the night. A day of UTC has as many seconds as any
+/// other.
 fn next_night(now: Timestamp, minute: i64) -> Timestamp {
     const DAY: i64 = 86_400;
     let of_the_day = HOUR * 3600 + minute * 60;

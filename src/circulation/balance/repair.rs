@@ -62,7 +62,8 @@ impl Comparison<'_> {
             }
         }
         if unexamined > 0 {
-            let detail = format!("{unexamined} more loans of this library are accepted here and not there");
+            let detail =
+                format!("{unexamined} more loans of this library are accepted here and not there");
             self.note(Kind::UnknownThere, Done::Reported, None, None, &detail);
         }
         let doubts = Doubts { library: self.library, absent, run: self.now };
@@ -135,7 +136,13 @@ impl Comparison<'_> {
         match forbidden {
             None => self.end_here(kind, loan, reason, &detail).await,
             Some(why) => {
-                self.note(kind, Done::Reported, Some(loan), None, &format!("{detail}; not ended: {why}"));
+                self.note(
+                    kind,
+                    Done::Reported,
+                    Some(loan),
+                    None,
+                    &format!("{detail}; not ended: {why}"),
+                );
                 Ok(())
             }
         }
@@ -171,8 +178,11 @@ impl Comparison<'_> {
     async fn total_forbidden(&self) -> Result<Option<String>, LedgerError> {
         let recently = self.ended_recently(false).await?;
         let all = self.circulation.inner.ledger.count_accepted().await? + recently;
-        let why =
-            || format!("balances ended {recently} of {all} loans within a night, which is all that they may");
+        let why = || {
+            format!(
+                "balances ended {recently} of {all} loans within a night, which is all that they may"
+            )
+        };
         Ok((recently >= share(all)).then(why))
     }
 
@@ -227,13 +237,18 @@ fn confirm(suspect: &Suspect, by_id: Option<RemoteLoan>) -> Confirmed {
                 let detail = format!("{said}, and does not know its id");
                 Confirmed::Gone(Kind::UnknownThere, EndReason::Rejected, detail)
             }
-            Some(_) => Confirmed::Differs(Kind::RowDiffers, format!("{said}, and does not know its id")),
+            Some(_) => {
+                Confirmed::Differs(Kind::RowDiffers, format!("{said}, and does not know its id"))
+            }
         };
     };
     let same = Some(&by_id.lending_id) == suspect.loan.lending_id.as_ref()
         && by_id.reference.as_ref() == Some(&suspect.loan.reference);
     if !same {
-        return Confirmed::Differs(Kind::RowDiffers, format!("{said}, and its id leads to another loan"));
+        return Confirmed::Differs(
+            Kind::RowDiffers,
+            format!("{said}, and its id leads to another loan"),
+        );
     }
     match by_id.standing {
         Standing::Ended(reason) => {

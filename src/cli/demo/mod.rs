@@ -1,7 +1,8 @@
 //! `loangate demo`: Bokbasen's stand-in, a small storage and the gate before it, in one process.
 //!
-//! They speak only HTTP to each other, and the gate is configured by a file as any other. All that is made lies in
-//! one directory and is kept between runs, loans included; tokens and the configuration are written anew.
+//! They speak only HTTP to each other, and the gate is configured by a file as any other. All that
+//! is made lies in one directory and is kept between runs, loans included; tokens and the
+//! configuration are written anew.
 
 mod walkthrough;
 
@@ -59,8 +60,8 @@ struct Person {
     told: bool,
 }
 
-/// The first may borrow everything, the next two nothing; the last one comes too late for a title whose only
-/// licence is taken.
+/// The first may borrow everything, the next two nothing; the last one comes too late for a title
+/// whose only licence is taken.
 const PEOPLE: [Person; 4] = [
     Person { name: "kari", library: "NO-0301000", told: true },
     Person { name: "ola", library: "NO-0301000", told: true },
@@ -113,7 +114,8 @@ async fn start(args: Args) -> Result<Demo, CliError> {
     Ok(Demo { gate, sandbox, storage, tokens, admin_token, dir, collection })
 }
 
-/// At the address that was asked for, or else at the usual one, or at a free port where that is taken.
+/// At the address that was asked for, or else at the usual one, or at a free port where that is
+/// taken.
 async fn start_storage(
     asked: Option<SocketAddr>,
     collection: &Collection,
@@ -194,11 +196,18 @@ fn configure(
 
 /// A token for each reader, as the field that a request carries: `curl -H @FILE`.
 fn write_tokens(dir: &Path, config: &Config) -> Result<Vec<String>, CliError> {
-    let jwt =
-        config.readers.jwt.as_ref().ok_or_else(|| CliError::new("the demo's readers have no tokens"))?;
+    let jwt = config
+        .readers
+        .jwt
+        .as_ref()
+        .ok_or_else(|| CliError::new("the demo's readers have no tokens"))?;
     let made = PEOPLE.iter().map(|person| {
         let token = token::reader(jwt, &library(person)?, person.name, TOKENS)?;
-        write(dir, &format!("readers/{}", person.name), &format!("Authorization: Bearer {token}\n"))?;
+        write(
+            dir,
+            &format!("readers/{}", person.name),
+            &format!("Authorization: Bearer {token}\n"),
+        )?;
         Ok(token)
     });
     made.collect()
@@ -217,7 +226,10 @@ fn write(dir: &Path, name: &str, text: &str) -> Result<(), CliError> {
 }
 
 /// Tells Bokbasen's stand-in by whose pseudonym the reader over the limit is known.
-async fn refuse_borrower(sandbox: &sandbox::Running, gate: &serve::Running) -> Result<(), CliError> {
+async fn refuse_borrower(
+    sandbox: &sandbox::Running,
+    gate: &serve::Running,
+) -> Result<(), CliError> {
     for person in PEOPLE.iter().filter(|person| person.name == OVER_THE_LIMIT) {
         let pseudonym = gate.readers.pseudonym(library(person)?, person.name);
         let url = format!("{}/sandbox/borrowers/{pseudonym}", sandbox.url());

@@ -1,4 +1,5 @@
-//! The machine: every way there is and that there is no other, what each path keeps, and whole lives beside Bokbasen.
+//! The machine: every way there is and that there is no other, what each path keeps, and whole
+//! lives beside Bokbasen.
 
 mod lives;
 
@@ -183,8 +184,9 @@ fn writes_what_it_tells(before: &Loan, event: &Event, next: &Loan) {
 fn the_way_of_an_ordinary_loan() {
     let pending = fresh().apply(&Event::Begun { lending_id: lending_id() }, at(1)).unwrap();
     assert_eq!(pending.state, LoanState::Pending);
-    let accepted =
-        pending.apply(&Event::Accepted { lending_id: lending_id(), terms: terms() }, at(2)).unwrap();
+    let accepted = pending
+        .apply(&Event::Accepted { lending_id: lending_id(), terms: terms() }, at(2))
+        .unwrap();
     assert_eq!(accepted.open_until(), Some(at(1000)));
     let ending = accepted.apply(&Event::Ending { reason: EndReason::Returned }, at(3)).unwrap();
     assert_eq!((ending.open_until(), ending.state.is_live()), (None, true));

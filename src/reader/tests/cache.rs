@@ -61,7 +61,8 @@ fn a_reload_never_changes_the_pseudonym_key() {
 #[test]
 fn pseudonyms_differ_by_library_borrower_and_key() {
     let mut gate = Gate::start();
-    let here = |gate: &Gate, library: &str, id: &str| gate.readers.pseudonym(library.parse().unwrap(), id);
+    let here =
+        |gate: &Gate, library: &str, id: &str| gate.readers.pseudonym(library.parse().unwrap(), id);
     let kari = here(&gate, "NO-0301000", BORROWER);
     let print = gate.readers.key_fingerprint();
     assert_eq!(kari, here(&gate, "NO-0301000", BORROWER));

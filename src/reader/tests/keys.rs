@@ -19,7 +19,8 @@ fn a_jwks_without_a_usable_key_is_refused() {
         jwk
     };
     let only = |jwk: &Value, name: &str, value: Value| json!({"keys": [changed(jwk, name, value)]});
-    let second = |jwk: &Value, name: &str, value: Value| json!({"keys": [ed, changed(jwk, name, value)]});
+    let second =
+        |jwk: &Value, name: &str, value: Value| json!({"keys": [ed, changed(jwk, name, value)]});
     let small = "AQAB".repeat(30);
     for (jwks, words) in [
         (json!([]), "not a JWKS"),
@@ -64,7 +65,9 @@ fn only_allowed_algorithms_have_keys() {
     gate.restart();
     assert!(gate.bearer(&LOGIN.ec.sign(&claims(json!({})))).is_ok());
     for signer in [&LOGIN.ed, &LOGIN.rsa] {
-        assert!(unauthenticated(gate.bearer(&signer.sign(&claims(json!({}))))).contains("algorithm"));
+        assert!(
+            unauthenticated(gate.bearer(&signer.sign(&claims(json!({}))))).contains("algorithm")
+        );
     }
 }
 

@@ -39,15 +39,18 @@ fn what_lives_longer_than_it_may_is_neither_minted_nor_taken() {
     let borrower = gate.readers.pseudonym(library(), BORROWER);
     let week = Duration::from_secs(7 * 86_400);
     let (link, _) = gate.readers.mint_link(library(), borrower, &title(), week).unwrap();
-    let token =
-        |issued: Value, expires: i64| LOGIN.ed.sign(&claims(json!({ "iat": issued, "exp": expires })));
+    let token = |issued: Value, expires: i64| {
+        LOGIN.ed.sign(&claims(json!({ "iat": issued, "exp": expires })))
+    };
     let day = 86_400;
-    let (old, undated) = (token(json!(NOW - 6 * day), NOW + day), token(Value::Null, NOW + 7 * day));
+    let (old, undated) =
+        (token(json!(NOW - 6 * day), NOW + day), token(Value::Null, NOW + 7 * day));
     assert!(gate.query(&format!("token={link}")).is_ok() && gate.bearer(&old).is_ok());
     gate.settings.max_lifetime = week - Duration::from_secs(1);
     gate.restart();
     assert!(gate.readers.mint_link(library(), borrower, &title(), week).is_none());
-    for refused in [gate.query(&format!("token={link}")), gate.bearer(&old), gate.bearer(&undated)] {
+    for refused in [gate.query(&format!("token={link}")), gate.bearer(&old), gate.bearer(&undated)]
+    {
         assert!(unauthenticated(refused).contains("longer than this gate allows"));
     }
 }
@@ -56,7 +59,8 @@ fn what_lives_longer_than_it_may_is_neither_minted_nor_taken() {
 fn a_link_to_everything_cannot_be_minted() {
     let gate = Gate::start();
     let borrower = gate.readers.pseudonym(library(), BORROWER);
-    let mint = |scope: &Scope| gate.readers.mint_link(library(), borrower, scope, Duration::from_secs(60));
+    let mint =
+        |scope: &Scope| gate.readers.mint_link(library(), borrower, scope, Duration::from_secs(60));
     for scope in [
         Scope::All,
         Scope::Prefix(Vec::new()),
@@ -69,7 +73,8 @@ fn a_link_to_everything_cannot_be_minted() {
         assert!(Scope::prefix(path).is_err(), "{path}");
     }
     assert!(gate.path(&mint(&title()).unwrap().0).is_ok());
-    let forever = gate.readers.mint_link(library(), borrower, &title(), Duration::from_secs(u64::MAX));
+    let forever =
+        gate.readers.mint_link(library(), borrower, &title(), Duration::from_secs(u64::MAX));
     assert!(forever.is_none());
 }
 

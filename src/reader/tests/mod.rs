@@ -1,4 +1,5 @@
-//! Readers with real keys: a login service that signs with all three algorithms, and a clock that is moved.
+//! Readers with real keys: a login service that signs with all three algorithms, and a clock that
+//! is moved.
 
 mod cache;
 mod keys;
@@ -56,7 +57,8 @@ impl Signer {
     fn rsa(kid: &str) -> Signer {
         let pair = rcgen::KeyPair::generate_for(&rcgen::PKCS_RSA_SHA256).unwrap();
         let key = EncodingKey::from_rsa_pem(pair.serialize_pem().as_bytes()).unwrap();
-        let public = serde_json::to_value(Jwk::from_encoding_key(&key, Named::RS256).unwrap()).unwrap();
+        let public =
+            serde_json::to_value(Jwk::from_encoding_key(&key, Named::RS256).unwrap()).unwrap();
         Signer {
             alg: Named::RS256,
             jwk: json!({"kty": "RSA", "kid": kid, "n": public["n"], "e": public["e"]}),

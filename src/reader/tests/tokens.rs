@@ -8,7 +8,8 @@ use super::*;
 fn each_algorithm_is_verified_and_the_claims_taken() {
     let gate = Gate::start();
     for signer in [&LOGIN.ed, &LOGIN.ec, &LOGIN.rsa] {
-        let token = signer.sign(&claims(json!({"aud": ["other", "loangate"], "iat": NOW as f64 - 0.5})));
+        let token =
+            signer.sign(&claims(json!({"aud": ["other", "loangate"], "iat": NOW as f64 - 0.5})));
         let reader = gate.bearer(&token).unwrap();
         assert_eq!(reader.library, library());
         assert_eq!(reader.borrower, gate.readers.pseudonym(library(), BORROWER));
@@ -16,7 +17,8 @@ fn each_algorithm_is_verified_and_the_claims_taken() {
         assert_eq!(reader.expires, at(NOW + 3600));
         assert_eq!(reader.scope, Scope::All);
 
-        let without_kid = signer.sign_with(&json!({"alg": signer.alg}), &claims(json!({"iat": null})));
+        let without_kid =
+            signer.sign_with(&json!({"alg": signer.alg}), &claims(json!({"iat": null})));
         assert_eq!(gate.bearer(&without_kid).unwrap().issued, None);
     }
 }
@@ -76,9 +78,9 @@ fn claims_that_are_wrong_are_refused() {
     }
     unauthenticated(gate.bearer(&LOGIN.ed.sign(&claims(json!({"exp": 1e300})))));
     assert_eq!(gate.readers.remembered(), 0, "no refusal is kept");
-    let token = LOGIN
-        .ed
-        .sign(&claims(json!({"exp": NOW - 59, "nbf": NOW + 60, "iat": NOW + 60, "sub": "x".repeat(256)})));
+    let token = LOGIN.ed.sign(&claims(
+        json!({"exp": NOW - 59, "nbf": NOW + 60, "iat": NOW + 60, "sub": "x".repeat(256)}),
+    ));
     assert!(gate.bearer(&token).is_ok(), "all within the leeway");
 }
 
@@ -94,8 +96,9 @@ fn a_header_cannot_choose_how_it_is_verified() {
         let mac = hmac::sign(&key, message.as_bytes());
         format!("{message}.{}", BASE64URL_NOPAD.encode(mac.as_ref()))
     };
-    let lying =
-        |signer: &Signer, alg: &str, kid: &str| signer.sign_with(&json!({"alg": alg, "kid": kid}), &good);
+    let lying = |signer: &Signer, alg: &str, kid: &str| {
+        signer.sign_with(&json!({"alg": alg, "kid": kid}), &good)
+    };
     let public = ed.jwk["x"].as_str().unwrap();
     let own_key = json!({
         "alg": "EdDSA", "kid": "ed", "jwk": stranger.jwk, "jku": "https://evil.example/", "x5u": "https://evil.example/",
@@ -116,7 +119,11 @@ fn a_header_cannot_choose_how_it_is_verified() {
         ("alg of another type", lying(ec, "RS256", "ec"), "a key"),
         ("alg that lies", lying(ec, "EdDSA", "ed"), "signature of"),
         ("stranger", stranger.sign(&good), "signature of"),
-        ("stranger without kid", stranger.sign_with(&json!({"alg": "EdDSA"}), &good), "signature of"),
+        (
+            "stranger without kid",
+            stranger.sign_with(&json!({"alg": "EdDSA"}), &good),
+            "signature of",
+        ),
         ("own key in the header", stranger.sign_with(&own_key, &good), "signature of"),
         ("critical", ed.sign_with(&critical, &good), "can be read"),
     ] {
@@ -175,13 +182,16 @@ fn only_one_authorization_of_the_scheme_bearer_is_taken() {
         let mut headers = HeaderMap::new();
         headers.insert(AUTHORIZATION, HeaderValue::from_str(&field).unwrap());
         assert!(
-            unauthenticated(gate.readers.authenticate(&headers, None, None)).contains("scheme Bearer"),
+            unauthenticated(gate.readers.authenticate(&headers, None, None))
+                .contains("scheme Bearer"),
             "{field}"
         );
     }
     let mut headers = authorization(&token);
     headers.append(AUTHORIZATION, headers[AUTHORIZATION].clone());
-    assert!(unauthenticated(gate.readers.authenticate(&headers, None, None)).contains("more than one"));
+    assert!(
+        unauthenticated(gate.readers.authenticate(&headers, None, None)).contains("more than one")
+    );
     headers.insert(AUTHORIZATION, HeaderValue::from_bytes(b"Bearer \xff.a.b").unwrap());
     unauthenticated(gate.readers.authenticate(&headers, None, None));
     headers.insert(AUTHORIZATION, HeaderValue::from_str(&format!("bEARER  {token}")).unwrap());

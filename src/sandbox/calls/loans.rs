@@ -37,8 +37,10 @@ pub(in super::super) async fn begin(
             return Err(Rejected::malformed(message));
         }
     }
-    let plan = app
-        .plan(Call::Begin, &headers, |_| Subject { library: Some(begin.library), isbns: vec![begin.isbn] })?;
+    let plan = app.plan(Call::Begin, &headers, |_| Subject {
+        library: Some(begin.library),
+        isbns: vec![begin.isbn],
+    })?;
     let act = move |app: &App, plan: &Plan| {
         let mut state = app.state();
         let now = app.now(&state);
@@ -52,7 +54,8 @@ pub(in super::super) async fn begin(
 }
 
 fn begun(loan: &Loan, unknown_status: bool) -> Response {
-    let body = Begun { loan_id: &loan.id, status: ShownStatus::of(Status::Pending, unknown_status) };
+    let body =
+        Begun { loan_id: &loan.id, status: ShownStatus::of(Status::Pending, unknown_status) };
     let mut response = super::answer(StatusCode::ACCEPTED, &body);
     if let Ok(location) = HeaderValue::from_str(&format!("/v1/loans/{}", loan.id)) {
         response.headers_mut().insert(LOCATION, location);

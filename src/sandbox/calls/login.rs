@@ -1,7 +1,8 @@
-//! The two logins: OAuth 2 client credentials, and the legacy ticket (page "Authentication Service").
+//! The two logins: OAuth 2 client credentials, and the legacy ticket (page "Authentication
+//! Service").
 //!
-//! Routed to by the calls' map; they call the tokens. Credentials are compared and forgotten. That a wrong
-//! password is 401 is assumed; the page names only 400 for bad parameters.
+//! Routed to by the calls' map; they call the tokens. Credentials are compared and forgotten. That
+//! a wrong password is 401 is assumed; the page names only 400 for bad parameters.
 
 use axum::body::Bytes;
 use axum::extract::{Path, State};

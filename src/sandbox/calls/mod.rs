@@ -1,7 +1,7 @@
 //! Bokbasen's calls over HTTP, one function each.
 //!
-//! The server sends requests here; they call the app and through it the state. The order is the same in
-//! each: who calls, what is asked, what a fault makes of it, and only then the call itself.
+//! The server sends requests here; they call the app and through it the state. The order is the
+//! same in each: who calls, what is asked, what a fault makes of it, and only then the call itself.
 
 mod loans;
 mod login;

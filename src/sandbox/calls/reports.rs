@@ -1,7 +1,7 @@
 //! Reports of loans that are paid for (page "Reporting API").
 //!
-//! Routed to by the calls' map; it writes to the books. Two equal reports are two reports: the page names
-//! no key by which to tell them apart.
+//! Routed to by the calls' map; it writes to the books. Two equal reports are two reports: the page
+//! names no key by which to tell them apart.
 
 use axum::body::Bytes;
 use axum::extract::State;
@@ -24,7 +24,8 @@ pub(in super::super) async fn report(
     if report.price < 0.0 {
         return Err(Rejected::malformed("The price must not be negative."));
     }
-    let plan = app.plan(Call::Report, &headers, |_| Subject { library: None, isbns: vec![report.isbn] })?;
+    let plan =
+        app.plan(Call::Report, &headers, |_| Subject { library: None, isbns: vec![report.isbn] })?;
     let act = move |app: &App, _: &Plan| {
         let mut state = app.state();
         let received = app.now(&state);

@@ -1,7 +1,7 @@
 //! The calls about titles: licence types, availability, inventory, licences.
 //!
-//! Routed to by the calls' map; they call the scene and the pools. Paths and bodies are assumed. In an
-//! availability a title that nobody knows is one that is not available.
+//! Routed to by the calls' map; they call the scene and the pools. Paths and bodies are assumed. In
+//! an availability a title that nobody knows is one that is not available.
 
 use axum::extract::{Path, RawQuery, State};
 use axum::response::Response;
@@ -27,7 +27,8 @@ pub(in super::super) async fn licence_types(
 ) -> Result<Response, Rejected> {
     app.authenticate(&headers)?;
     let plan = app.plan(Call::Licenses, &headers, |_| Subject::default())?;
-    let act = |app: &App, _: &Plan| Ok(super::answer(StatusCode::OK, &app.state().scene.licence_types()));
+    let act =
+        |app: &App, _: &Plan| Ok(super::answer(StatusCode::OK, &app.state().scene.licence_types()));
     Ok(app.perform(plan, act).await)
 }
 
@@ -45,14 +46,16 @@ pub(in super::super) async fn availability(
         let message = format!("Ask for 1 to {MOST_TITLES} titles, each with isbn=.");
         return Err(Rejected::malformed(message));
     }
-    let isbns: Vec<Isbn> = parameters.iter().map(|(_, text)| read_isbn(text)).collect::<Result<_, _>>()?;
+    let isbns: Vec<Isbn> =
+        parameters.iter().map(|(_, text)| read_isbn(text)).collect::<Result<_, _>>()?;
     let subject = Subject { library: Some(library), isbns: isbns.clone() };
     let plan = app.plan(Call::Availability, &headers, |_| subject)?;
     let act = move |app: &App, _: &Plan| {
         let mut state = app.state();
         let now = app.now(&state);
         state.scene.library(library)?;
-        let all: Vec<_> = isbns.iter().map(|isbn| available(&mut state, library, *isbn, now)).collect();
+        let all: Vec<_> =
+            isbns.iter().map(|isbn| available(&mut state, library, *isbn, now)).collect();
         Ok(super::answer(StatusCode::OK, &all))
     };
     Ok(app.perform(plan, act).await)
@@ -84,8 +87,10 @@ pub(in super::super) async fn licences(
 ) -> Result<Response, Rejected> {
     app.authenticate(&headers)?;
     let (library, isbn) = (read_library(&isil)?, read_isbn(&isbn)?);
-    let plan =
-        app.plan(Call::Licenses, &headers, |_| Subject { library: Some(library), isbns: vec![isbn] })?;
+    let plan = app.plan(Call::Licenses, &headers, |_| Subject {
+        library: Some(library),
+        isbns: vec![isbn],
+    })?;
     let act = move |app: &App, _: &Plan| {
         let mut state = app.state();
         let now = app.now(&state);
@@ -106,8 +111,10 @@ pub(in super::super) async fn inventory(
     app.authenticate(&headers)?;
     let library = read_library(&isil)?;
     let parameters = paging::parameters(query.as_deref(), &["after", "next"])?;
-    let plan =
-        app.plan(Call::Inventory, &headers, |_| Subject { library: Some(library), isbns: Vec::new() })?;
+    let plan = app.plan(Call::Inventory, &headers, |_| Subject {
+        library: Some(library),
+        isbns: Vec::new(),
+    })?;
     let act = move |app: &App, _: &Plan| {
         let mut state = app.state();
         let now = app.now(&state);
@@ -149,7 +156,12 @@ fn inventory_from(
     }
 }
 
-fn shown(state: &mut Kept, library: LibraryId, isbn: Isbn, now: Timestamp) -> Option<Vec<ShownLicence>> {
+fn shown(
+    state: &mut Kept,
+    library: LibraryId,
+    isbn: Isbn,
+    now: Timestamp,
+) -> Option<Vec<ShownLicence>> {
     let title = state.scene.title(isbn)?;
     let licences = licences_of(&title, library).map(|licence| {
         let standing = state.pools.standing(library, isbn, licence, now);
@@ -166,10 +178,13 @@ fn shown(state: &mut Kept, library: LibraryId, isbn: Isbn, now: Timestamp) -> Op
 }
 
 fn read_library(text: &str) -> Result<LibraryId, Rejected> {
-    text.parse()
-        .map_err(|error| Rejected::malformed(format!("The library \"{text}\" is malformed: {error}.")))
+    text.parse().map_err(|error| {
+        Rejected::malformed(format!("The library \"{text}\" is malformed: {error}."))
+    })
 }
 
 fn read_isbn(text: &str) -> Result<Isbn, Rejected> {
-    text.parse().map_err(|error| Rejected::malformed(format!("The title \"{text}\" is malformed: {error}.")))
+    text.parse().map_err(|error| {
+        Rejected::malformed(format!("The title \"{text}\" is malformed: {error}."))
+    })
 }

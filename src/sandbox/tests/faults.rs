@@ -138,7 +138,10 @@ async fn loans_can_be_refused_kept_pending_doubled_or_made_by_others() {
     fault(&caller, "begin", refuse).await;
     let id = caller.begin("r").await.id();
     let refused = caller.get(&format!("/v1/loans/{id}")).await.body;
-    assert_eq!(refused["refusal"], json!({ "code": "NEW_CODE", "message": "Nei.", "retryAfter": 9 }));
+    assert_eq!(
+        refused["refusal"],
+        json!({ "code": "NEW_CODE", "message": "Nei.", "retryAfter": 9 })
+    );
     fault(&caller, "begin", json!({ "pending_polls": { "n": 1 } })).await;
     let id = caller.begin("r").await.id();
     assert_eq!(caller.status(&id).await, "PENDING");

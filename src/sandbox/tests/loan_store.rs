@@ -13,7 +13,8 @@ async fn books_have_exactly_the_agreed_shape() {
     let caller = Caller::of(permissive()).await;
     let id = caller.begin("r").await.id();
     caller.end(&id).await;
-    let report = json!({ "isbn": TITLE, "model": "PAY_PER_LOAN", "price": 23.5, "date": "2026-01-15" });
+    let report =
+        json!({ "isbn": TITLE, "model": "PAY_PER_LOAN", "price": 23.5, "date": "2026-01-15" });
     assert_eq!(caller.post("/reporting/loan/v1", report).await.status, 204);
     let books = caller.get("/sandbox/books").await.body;
     let at = "2026-01-15T12:00:00Z";
@@ -55,7 +56,8 @@ async fn books_survive_a_restart_and_loan_ids_go_on() {
 #[tokio::test]
 async fn a_licence_that_was_lent_before_a_restart_is_still_lent() {
     let dir = tempfile::tempdir().unwrap();
-    let title = json!({ "licenses": [{ "licenseId": "L", "type": "EXCLUSIVE", "exclusive": true }] });
+    let title =
+        json!({ "licenses": [{ "licenseId": "L", "type": "EXCLUSIVE", "exclusive": true }] });
     let path = format!("/sandbox/titles/{TITLE}");
     let caller = Caller::of(kept_in(dir.path())).await;
     caller.put(&path, title.clone()).await;

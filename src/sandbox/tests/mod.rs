@@ -54,7 +54,8 @@ impl Caller {
     pub(super) async fn of(settings: Settings) -> Caller {
         let clock = Clock::movable("2026-01-15T12:00:00Z".parse::<Timestamp>().unwrap());
         let sandbox = Sandbox::start(settings, clock.clone()).await.unwrap();
-        let mut caller = Caller { sandbox, clock, token: String::new(), http: reqwest::Client::new() };
+        let mut caller =
+            Caller { sandbox, clock, token: String::new(), http: reqwest::Client::new() };
         caller.log_in().await;
         caller
     }

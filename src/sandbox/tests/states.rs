@@ -91,11 +91,16 @@ async fn lagging_reads_hide_a_young_loan_by_id_and_by_reference() {
     caller.put("/sandbox/settings", json!({ "list_lag_ms": 0, "get_lag_ms": 1000 })).await;
     let id = caller.begin("r").await.id();
     let shown = async |id: &str| caller.get(&format!("/v1/loans/{id}")).await.status;
-    assert_eq!((shown(&id).await, caller.cancel(&id).await.status), (404, 200), "a write does not lag");
+    assert_eq!(
+        (shown(&id).await, caller.cancel(&id).await.status),
+        (404, 200),
+        "a write does not lag"
+    );
     caller.clock.advance(std::time::Duration::from_secs(1));
     assert_eq!(shown(&id).await, 200);
 
-    let lag = |call: &str| json!({ "call": call, "isbn": TITLE, "effect": { "lag": { "ms": 5000 } } });
+    let lag =
+        |call: &str| json!({ "call": call, "isbn": TITLE, "effect": { "lag": { "ms": 5000 } } });
     caller.put("/sandbox/faults", json!([lag("get"), lag("list"), lag("cancel")])).await;
     let id = caller.begin("s").await.id();
     for late in [false, true] {

@@ -111,9 +111,11 @@ async fn write(wire: &mut Wire, bytes: &[u8], pieces: &[usize]) {
         let (one, other) = now.split_at(now.len() / 3);
         let mut written = 0;
         while written < now.len() {
-            let (one, other) = (&one[written.min(one.len())..], &other[written.saturating_sub(one.len())..]);
+            let (one, other) =
+                (&one[written.min(one.len())..], &other[written.saturating_sub(one.len())..]);
             let slices = [IoSlice::new(one), IoSlice::new(other)];
-            let taken = poll_fn(|context| Pin::new(&mut *wire).poll_write_vectored(context, &slices)).await;
+            let taken =
+                poll_fn(|context| Pin::new(&mut *wire).poll_write_vectored(context, &slices)).await;
             let taken = taken.unwrap();
             assert!(taken > 0, "to HTTP it seems that nothing can be written any more");
             written += taken;
@@ -153,7 +155,8 @@ proptest! {
 
 #[tokio::test]
 async fn something_is_taken_however_little_room_is_left() {
-    // What may be sealed at once after a question is used up but for some bytes, and then small pieces are kept.
+    // What may be sealed at once after a question is used up but for some bytes, and then small
+    // pieces are kept.
     for used in [81_536, 81_900, 65_536] {
         let (mut wire, mut reader, _) = joined_under(&Buffers::new(0), true).await;
         reader.session.writer().write_all(b"?").unwrap();
@@ -176,10 +179,16 @@ async fn frames_are_gathered_into_whole_records() {
     let (mut wire, mut reader, _) = joined(true).await;
     let bytes = some(64 * (16 * 1024 + 9));
     // As HTTP/2 writes: a frame's head and its payload, and a flush after each.
-    let (_, read) = tokio::join!(write(&mut wire, &bytes, &[16 * 1024 + 9]), reader.take(bytes.len()));
+    let (_, read) =
+        tokio::join!(write(&mut wire, &bytes, &[16 * 1024 + 9]), reader.take(bytes.len()));
     assert!(read == bytes);
     let short = reader.records.iter().filter(|record| **record < RECORD).count();
-    assert!(short <= 1 + 64 / 8, "{short} short records of {}: {:?}", reader.records.len(), reader.records);
+    assert!(
+        short <= 1 + 64 / 8,
+        "{short} short records of {}: {:?}",
+        reader.records.len(),
+        reader.records
+    );
 }
 
 #[tokio::test]
@@ -208,8 +217,10 @@ async fn a_reader_who_takes_nothing_holds_the_connection_up_until_it_takes_again
     // Until the system takes no more.
     loop {
         let slice = IoSlice::new(&bytes[written..]);
-        let polled =
-            poll_fn(|context| Poll::Ready(Pin::new(&mut wire).poll_write_vectored(context, &[slice]))).await;
+        let polled = poll_fn(|context| {
+            Poll::Ready(Pin::new(&mut wire).poll_write_vectored(context, &[slice]))
+        })
+        .await;
         match polled {
             Poll::Ready(count) => written += count.unwrap(),
             Poll::Pending => break,
@@ -305,7 +316,8 @@ fn body_is_held_until_the_kernel_has_its_bytes() {
             let _ = Pin::new(&mut wire).poll_flush(&mut context);
             assert!(wire.poll_send(&mut context).is_pending());
             assert_eq!(body.left(), 0, "it waits for the kernel");
-            let (plain, sent) = tokio::join!(reader.take(all), poll_fn(|context| wire.poll_send(context)));
+            let (plain, sent) =
+                tokio::join!(reader.take(all), poll_fn(|context| wire.poll_send(context)));
             sent.unwrap();
             assert_eq!((plain.len(), body.left()), (all, 1000));
             connection.record(written(10));

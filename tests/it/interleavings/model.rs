@@ -1,5 +1,5 @@
-//! What may happen, told without the gate's code: what the readers were given, and what the ledger and the books may
-//! say after that.
+//! What may happen, told without the gate's code: what the readers were given, and what the ledger
+//! and the books may say after that.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -110,8 +110,8 @@ pub(super) struct Model {
     tokens: [Vec<Token>; 2],
     /// The latest moment that the clock has shown.
     pub(super) latest: Timestamp,
-    /// Requests that were sent away before their loan was decided: one that comes to nothing is tried once more, when
-    /// nobody asks any longer.
+    /// Requests that were sent away before their loan was decided: one that comes to nothing is
+    /// tried once more, when nobody asks any longer.
     waiting: BTreeMap<Key, Vec<Token>>,
     /// The loans under which a byte has left.
     delivered: BTreeSet<String>,
@@ -141,7 +141,8 @@ impl Model {
         tokens[(tokens.len() - 1).saturating_sub(ask.token_back)]
     }
 
-    /// Holds a step against the rules. `times` are the earliest and the latest that the clock showed meanwhile.
+    /// Holds a step against the rules. `times` are the earliest and the latest that the clock
+    /// showed meanwhile.
     pub(super) fn judge(
         &mut self,
         before: &Seen,
@@ -152,7 +153,8 @@ impl Model {
         step: &str,
     ) {
         self.latest = self.latest.max(times.1);
-        let context = format!("{step}\nanswered {answered:#?}\nbefore {before:#?}\nafter {after:#?}");
+        let context =
+            format!("{step}\nanswered {answered:#?}\nbefore {before:#?}\nafter {after:#?}");
         for answer in answered {
             let usual = matches!(
                 answer.status.map(|status| status.as_u16()),
@@ -164,7 +166,8 @@ impl Model {
         ends_stay(before, after, &context);
         intents_stand_behind_the_books(after, &context);
         for key in KEYS {
-            let asked: Vec<_> = answered.iter().filter(|answer| answer.key() == key).copied().collect();
+            let asked: Vec<_> =
+                answered.iter().filter(|answer| answer.key() == key).copied().collect();
             self.begins_are_allowed(key, before, after, &asked, (times, crashed), &context);
             for answer in asked.iter().filter(|answer| answer.is_served()) {
                 let loan = lent_to(key, before, after, times, &context);
@@ -182,7 +185,11 @@ impl Model {
     }
 
     fn count(&mut self, answer: &Answered) {
-        let what = match (answer.is_served(), answer.ask.what, answer.status.map(|status| status.as_u16())) {
+        let what = match (
+            answer.is_served(),
+            answer.ask.what,
+            answer.status.map(|status| status.as_u16()),
+        ) {
             (true, What::Read, _) => "read",
             (true, What::Continue, _) => "continued",
             (true, _, Some(201)) => "begun by PUT",
@@ -196,9 +203,10 @@ impl Model {
         *self.tally.entry(what).or_default() += 1;
     }
 
-    /// A loan was begun only for a request that may begin one: from the start or an explicit one, and with a token that
-    /// is later than every end of an accepted loan of this reader and title (invariant 7). Where the clock was set back
-    /// behind such an end, that end bars no token of the present.
+    /// A loan was begun only for a request that may begin one: from the start or an explicit one,
+    /// and with a token that is later than every end of an accepted loan of this reader and title
+    /// (invariant 7). Where the clock was set back behind such an end, that end bars no token of
+    /// the present.
     fn begins_are_allowed(
         &mut self,
         key: Key,
@@ -210,13 +218,16 @@ impl Model {
     ) {
         let is_new = |row: &Value| before.row(&row["id"]).is_none();
         let begun: Vec<_> = after.of(key).filter(|row| is_new(row)).collect();
-        // As they ended, also in this very step: while one of them lived nothing else could be begun.
+        // As they ended, also in this very step: while one of them lived nothing else could be
+        // begun.
         let earlier = after.of(key).filter(|row| !is_new(row) && was_accepted(row));
         let last_end = earlier.filter_map(|row| moment(row, "ended")).max();
         let waiting = self.waiting.entry(key).or_default();
-        let asking = asked.iter().filter(|answer| matches!(answer.ask.what, What::Read | What::Begin));
+        let asking =
+            asked.iter().filter(|answer| matches!(answer.ask.what, What::Read | What::Begin));
         waiting.extend(asking.clone().map(|answer| answer.token));
-        // One from ahead of the clock is later than the end of a loan that it has itself begun, and may begin another.
+        // One from ahead of the clock is later than the end of a loan that it has itself begun, and
+        // may begin another.
         let weight = |token: &Token| if token.issued > times.0.as_second() { 2 } else { 1 };
         let lies_ahead = last_end.is_some_and(|end| end > times.0);
         let may_begin = |token: &&Token| {
@@ -226,11 +237,14 @@ impl Model {
         let left = begun.iter().filter(|row| row["end_reason"] != "rejected").count();
         let fits = left <= may && (may > 0 || begun.is_empty());
         assert!(fits, "{begun:?} for {key:?} where {may} requests might begin: {context}");
-        // Where the newest came to something, nothing of what was asked before is on its way any more.
+        // Where the newest came to something, nothing of what was asked before is on its way any
+        // more.
         let is_over = |row: &Value| was_accepted(row) || row["state"] == "refused";
         if crashed || after.of(key).next().is_none_or(is_over) {
-            let sent_away = |answer: &&Answered| answer.status == Some(StatusCode::SERVICE_UNAVAILABLE);
-            *waiting = asking.filter(sent_away).filter(|_| !crashed).map(|answer| answer.token).collect();
+            let sent_away =
+                |answer: &&Answered| answer.status == Some(StatusCode::SERVICE_UNAVAILABLE);
+            *waiting =
+                asking.filter(sent_away).filter(|_| !crashed).map(|answer| answer.token).collect();
         }
     }
 
@@ -245,7 +259,9 @@ impl Model {
     ) {
         let is_good = answer.token.issued <= times.0.as_second() + LEEWAY;
         let open = |seen: &Seen| {
-            seen.of(answer.key()).find(|row| row["state"] == "accepted").map(|row| row["id"].clone())
+            seen.of(answer.key())
+                .find(|row| row["state"] == "accepted")
+                .map(|row| row["id"].clone())
         };
         match answer.ask.what {
             What::Return if answer.status == Some(StatusCode::NO_CONTENT) => {
@@ -257,7 +273,8 @@ impl Model {
             }
             What::Return => {}
             What::Read | What::Continue | What::Begin => {
-                // Once the clock was past its due time, it may be over for some and not for others until it is ended.
+                // Once the clock was past its due time, it may be over for some and not for others
+                // until it is ended.
                 let ahead = before.due(answer.key()).is_some_and(|due| due > self.latest);
                 if is_good && ahead && open(before) == open(after) {
                     // The scene's patience is short, and a machine may have much to do.
@@ -271,7 +288,8 @@ impl Model {
         }
     }
 
-    /// When everything has come to rest: the ledger and the books tell of the same loans, and of the same ends.
+    /// When everything has come to rest: the ledger and the books tell of the same loans, and of
+    /// the same ends.
     pub(super) fn judge_rest(&mut self, seen: &Seen) {
         for loan in &seen.books {
             let row = seen.ledger.iter().find(|row| row["reference"] == loan["reference"]);
@@ -315,12 +333,18 @@ impl Model {
         *self.tally.entry("ends told more than once").or_default() += again;
     }
 
-    /// Every reader was served every title: under the loan that was there, or else under exactly one new one.
+    /// Every reader was served every title: under the loan that was there, or else under exactly
+    /// one new one.
     pub(super) fn judge_served_again(&self, before: &Seen, after: &Seen) {
         for key in KEYS {
-            let count = |seen: &Seen| seen.books.iter().filter(|loan| seen.key(loan) == key).count();
+            let count =
+                |seen: &Seen| seen.books.iter().filter(|loan| seen.key(loan) == key).count();
             let had_one = before.due(key).is_some();
-            assert_eq!(count(after) - count(before), usize::from(!had_one), "{before:#?} {after:#?}");
+            assert_eq!(
+                count(after) - count(before),
+                usize::from(!had_one),
+                "{before:#?} {after:#?}"
+            );
             assert!(after.due(key).is_some(), "served without a loan: {after:#?}");
         }
     }
@@ -336,11 +360,16 @@ fn ends_stay(before: &Seen, after: &Seen, context: &str) {
     for row in before.ledger.iter().filter(|row| has_ended(row)) {
         let now = after.row(&row["id"]).unwrap_or_else(|| panic!("{row} is gone: {context}"));
         assert!(has_ended(now), "{row} lives again: {context}");
-        assert_eq!((&now["ended"], &now["end_reason"]), (&row["ended"], &row["end_reason"]), "{context}");
+        assert_eq!(
+            (&now["ended"], &now["end_reason"]),
+            (&row["ended"], &row["end_reason"]),
+            "{context}"
+        );
     }
 }
 
-/// Every loan in the books was written down here first, and each reference was used once (invariant 2).
+/// Every loan in the books was written down here first, and each reference was used once (invariant
+/// 2).
 fn intents_stand_behind_the_books(after: &Seen, context: &str) {
     let mut used = BTreeSet::new();
     for loan in &after.books {
@@ -351,9 +380,16 @@ fn intents_stand_behind_the_books(after: &Seen, context: &str) {
     }
 }
 
-/// The loan under which a reader was served: accepted in the books, not ended by the time the step began, and due later
-/// than the clock showed (invariant 1). Where it is not accepted any more, then because it has ended here since.
-fn lent_to(key: Key, before: &Seen, after: &Seen, times: (Timestamp, Timestamp), context: &str) -> String {
+/// The loan under which a reader was served: accepted in the books, not ended by the time the step
+/// began, and due later than the clock showed (invariant 1). Where it is not accepted any more,
+/// then because it has ended here since.
+fn lent_to(
+    key: Key,
+    before: &Seen,
+    after: &Seen,
+    times: (Timestamp, Timestamp),
+    context: &str,
+) -> String {
     let mut loans = after.of(key).filter(|row| {
         let over_before = before.row(&row["id"]).is_some_and(has_ended);
         let accepted = after.booked(row).is_some_and(|loan| {

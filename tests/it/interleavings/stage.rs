@@ -1,9 +1,11 @@
-//! The gate of a case, on a runtime of its own: it can die at any moment, and be started anew on the same ledger.
+//! The gate of a case, on a runtime of its own: it can die at any moment, and be started anew on
+//! the same ledger.
 //!
-//! A death is as hard as one within a process can be. The runtime of everything slow (the ledger's writer, calls to
-//! Bokbasen, flights, the support API) is shut down at once, so that each of its tasks ends at whatever it was waiting
-//! for; and the workers cut their connections. The lock by which the next gate tells that this one is dead goes only
-//! when the last of its tasks has gone, as it goes with a process.
+//! A death is as hard as one within a process can be. The runtime of everything slow (the ledger's
+//! writer, calls to Bokbasen, flights, the support API) is shut down at once, so that each of its
+//! tasks ends at whatever it was waiting for; and the workers cut their connections. The lock by
+//! which the next gate tells that this one is dead goes only when the last of its tasks has gone,
+//! as it goes with a process.
 //!
 //! The gate's clock is moved by hand; Bokbasen's own is the system's, which nobody here can set.
 
@@ -26,8 +28,9 @@ use crate::support::{AUDIO, BOOK, File, LIBRARY, Scene, Setting};
 
 /// The titles.
 const TITLES: [&str; 2] = [BOOK, AUDIO];
-/// How late a begin may be carried out whose connection was cut, and how long the listing lags: both together far
-/// within the scene's 500 ms of `lending.settle`, also on a machine with much to do.
+/// How late a begin may be carried out whose connection was cut, and how long the listing lags:
+/// both together far within the scene's 500 ms of `lending.settle`, also on a machine with much to
+/// do.
 pub(super) const LATE_MS: u64 = 40;
 const LAG_MS: u64 = 40;
 /// How long the end of a dead gate's last threads may take.
@@ -44,7 +47,8 @@ pub(super) struct Seen {
 impl Seen {
     /// The reader and title of a loan, in the ledger or in the books.
     pub(super) fn key(&self, loan: &Value) -> Key {
-        let place = |all: &[&str], name| all.iter().position(|one| *one == text(loan, name)).unwrap();
+        let place =
+            |all: &[&str], name| all.iter().position(|one| *one == text(loan, name)).unwrap();
         (place(&self.pseudonyms.each_ref().map(String::as_str), "borrower"), place(&TITLES, "isbn"))
     }
 
@@ -118,8 +122,8 @@ impl Stage {
                 ..Bounds::quick()
             };
         let config = vec![
-            // A call that hangs is given up soon, a request is sent away before a lost answer is found again, and a
-            // gate that dies waits for nobody.
+            // A call that hangs is given up soon, a request is sent away before a lost answer is
+            // found again, and a gate that dies waits for nobody.
             ("timeout = \"2s\"", "timeout = \"400ms\""),
             ("[ledger]", "[gate]\npatience = \"300ms\"\n\n[server]\ndrain = \"0s\"\n\n[ledger]"),
         ];
@@ -134,7 +138,8 @@ impl Stage {
             clock: movable(),
             gate: None,
             clients: [scene.http1(), scene.http2()],
-            admin_token: std::fs::read_to_string(scene.dir.path().join("certs/admin.token")).unwrap(),
+            admin_token: std::fs::read_to_string(scene.dir.path().join("certs/admin.token"))
+                .unwrap(),
             bokbasen_token: bokbasen_token(&scene, &plain).await,
             plain,
             names: Readers::new(&loaded.config.readers, Clock::system()).unwrap(),
@@ -182,7 +187,10 @@ impl Stage {
     /// Waits until nothing is left of the dead gate.
     async fn bury(&mut self) {
         if let Some(Gate::Dead(stopping)) = self.gate.take() {
-            tokio::time::timeout(PATIENCE, stopping).await.expect("a dead gate never ends").unwrap();
+            tokio::time::timeout(PATIENCE, stopping)
+                .await
+                .expect("a dead gate never ends")
+                .unwrap();
         }
         let mut processes = self.ledger_file().into_os_string();
         processes.push(".processes");
@@ -232,14 +240,18 @@ impl Stage {
             };
             let is_file = !wanted.is_empty() && matches!(ask.what, What::Read | What::Continue);
             if is_file {
-                assert!(wanted.starts_with(&body) && (!ended || body.len() == wanted.len()), "other bytes");
+                assert!(
+                    wanted.starts_with(&body) && (!ended || body.len() == wanted.len()),
+                    "other bytes"
+                );
             }
             Answered { ask, token, status, bytes: if is_file { body.len() } else { 0 } }
         })
     }
 
     fn request(&self, ask: Ask, token: Token) -> reqwest::RequestBuilder {
-        // They last for longer than any loan, so that what is too old about a token is only when it was issued.
+        // They last for longer than any loan, so that what is too old about a token is only when it
+        // was issued.
         let lasts = token.issued + 360 * 86_400;
         let claims = json!({ "sub": BORROWERS[ask.reader], "iat": token.issued, "exp": lasts });
         let title = TITLES[ask.title];
@@ -277,18 +289,28 @@ impl Stage {
     /// Looks at the ledger and the books, and checks what must hold of them at any moment.
     pub(super) async fn look(&self) -> Seen {
         let first = self.ledger("").await;
-        let books: Value =
-            self.plain.get(self.bokbasen("/sandbox/books")).send().await.unwrap().json().await.unwrap();
+        let books: Value = self
+            .plain
+            .get(self.bokbasen("/sandbox/books"))
+            .send()
+            .await
+            .unwrap()
+            .json()
+            .await
+            .unwrap();
         let books = books["loans"].as_array().unwrap().clone();
         let ledger = self.ledger("").await;
         // What is accepted before and after the look at the books was so at that moment.
         let mut accepted = ledger.clone();
         accepted.retain(|row| {
             row["state"] == "accepted"
-                && first.iter().any(|other| other["id"] == row["id"] && other["state"] == "accepted")
+                && first
+                    .iter()
+                    .any(|other| other["id"] == row["id"] && other["state"] == "accepted")
         });
         check_books(&books, &accepted);
-        let pseudonym = |borrower: &str| self.names.pseudonym(LIBRARY.parse().unwrap(), borrower).to_string();
+        let pseudonym =
+            |borrower: &str| self.names.pseudonym(LIBRARY.parse().unwrap(), borrower).to_string();
         let seen = Seen { ledger, books, pseudonyms: BORROWERS.map(pseudonym) };
         self.check_terms(&accepted).await;
         seen
@@ -298,7 +320,8 @@ impl Stage {
     async fn check_terms(&self, accepted: &[Value]) {
         for row in accepted {
             let url = self.bokbasen(&format!("/v1/loans/{}", text(row, "lending_id")));
-            let answer = self.plain.get(url).bearer_auth(&self.bokbasen_token).send().await.unwrap();
+            let answer =
+                self.plain.get(url).bearer_auth(&self.bokbasen_token).send().await.unwrap();
             let there: Value = answer.error_for_status().unwrap().json().await.unwrap();
             assert_eq!(moment(row, "due"), moment(&there, "due"), "{row} {there}");
         }
@@ -315,7 +338,8 @@ impl Stage {
         page["loans"].as_array().unwrap().clone()
     }
 
-    /// Waits until nothing is under way any more: every loan is decided, every end acknowledged, nothing due.
+    /// Waits until nothing is under way any more: every loan is decided, every end acknowledged,
+    /// nothing due.
     pub(super) async fn until_quiet(&self) {
         let is_quiet = async || {
             let rows = self.ledger("").await;
@@ -327,15 +351,17 @@ impl Stage {
         self.scene.until("everything has come to rest", is_quiet).await;
     }
 
-    /// The end: the trail that all these deaths have left is one, and nothing in the ledger is amiss.
+    /// The end: the trail that all these deaths have left is one, and nothing in the ledger is
+    /// amiss.
     pub(super) async fn end(mut self) {
         if let Some(Gate::Alive { running, runtime }) = self.gate.take() {
             running.stop().await;
             drop(runtime);
         }
         let ledger = self.ledger_file();
-        let verified =
-            loangate::ledger::verify(&ledger, &AuditKey::new(&self.names.audit_key())).await.unwrap();
+        let verified = loangate::ledger::verify(&ledger, &AuditKey::new(&self.names.audit_key()))
+            .await
+            .unwrap();
         assert_eq!(verified.findings, Vec::<String>::new());
         assert_eq!(loangate::ledger::check(&ledger).await.unwrap(), Vec::<String>::new());
         self.scene.end().await;

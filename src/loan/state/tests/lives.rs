@@ -1,7 +1,8 @@
 //! Lives of loans of one reader and title, beside a Bokbasen that is as small as can be.
 //!
-//! What stands around the machine (who may begin, when the reference is asked for, that an end is sent until it is
-//! heard) is told here in a few lines of its own; whether invariants 2, 3 and 7 follow from that is the machine's doing.
+//! What stands around the machine (who may begin, when the reference is asked for, that an end is
+//! sent until it is heard) is told here in a few lines of its own; whether invariants 2, 3 and 7
+//! follow from that is the machine's doing.
 
 use proptest::prelude::*;
 
@@ -14,7 +15,8 @@ const LASTS: i64 = 100;
 /// Something that happens.
 #[derive(Clone, Copy, Debug)]
 enum Step {
-    /// A reader asks, with a token so many seconds old; and what comes of the begin, where there is one.
+    /// A reader asks, with a token so many seconds old; and what comes of the begin, where there is
+    /// one.
     Begin { age: i64, fate: Fate },
     /// Whatever is on its way arrives.
     Arrive,
@@ -190,7 +192,8 @@ impl World {
                 }
             }
             Step::Expire => {
-                let due = |kept: &Kept| kept.loan.open_until().is_some_and(|until| until <= self.now());
+                let due =
+                    |kept: &Kept| kept.loan.open_until().is_some_and(|until| until <= self.now());
                 if let Some(place) = self.ledger.iter().position(due) {
                     self.must(place, &Event::Ending { reason: EndReason::Expired });
                 }
@@ -205,7 +208,8 @@ impl World {
         }
     }
 
-    /// As the ledger lets a begin through: nothing lives, and the token is later than the end of all that was accepted.
+    /// As the ledger lets a begin through: nothing lives, and the token is later than the end of
+    /// all that was accepted.
     fn begin(&mut self, issued: Timestamp, fate: Fate) {
         let ends = self.ledger.iter().filter(|kept| kept.loan.accepted.is_some());
         let last_end = ends.filter_map(|kept| kept.loan.ended).max();
@@ -225,7 +229,9 @@ impl World {
                 self.must(place, &Event::Begun { lending_id });
             }
             Fate::NotSent => self.must(place, &Event::NotSent),
-            Fate::Refused => self.must(place, &Event::Refused { lending_id: None, refusal: refusal() }),
+            Fate::Refused => {
+                self.must(place, &Event::Refused { lending_id: None, refusal: refusal() })
+            }
             Fate::Lost { made: when, dies } => {
                 match when {
                     Made::Now => self.there.push(made),
@@ -304,17 +310,25 @@ impl World {
         for (kept, earlier) in self.ledger.iter().zip(before) {
             if earlier.loan.ended.is_some() {
                 let end = |loan: &Loan| (loan.ended, loan.end_reason, loan.open_until());
-                assert_eq!(end(&kept.loan), end(&earlier.loan), "an end is final (invariant 7): {self:#?}");
+                assert_eq!(
+                    end(&kept.loan),
+                    end(&earlier.loan),
+                    "an end is final (invariant 7): {self:#?}"
+                );
             }
         }
         for (number, kept) in self.ledger.iter().enumerate() {
-            let accepted = self.ledger[..number].iter().filter(|earlier| earlier.loan.accepted.is_some());
+            let accepted =
+                self.ledger[..number].iter().filter(|earlier| earlier.loan.accepted.is_some());
             let ended = |earlier: &Kept| earlier.loan.ended.is_some_and(|end| kept.issued > end);
             assert!(accepted.clone().all(ended), "begun by an old token (invariant 7): {self:#?}");
             if kept.loan.open_until().is_some() {
                 let there = self.place(&kept.loan).map(|place| self.there[place].status);
                 let ended_there = there == Some(Status::Ended(EndReason::Cancelled));
-                assert!(there == Some(Status::Accepted) || ended_there, "opens without a loan: {self:#?}");
+                assert!(
+                    there == Some(Status::Accepted) || ended_there,
+                    "opens without a loan: {self:#?}"
+                );
             }
         }
     }

@@ -1,7 +1,7 @@
 //! Listing loans, by reference or by library.
 //!
-//! Routed to by the calls' map; it calls the books. The listing lags behind a begin, as assumed, and hides
-//! what came after a loan that does not show yet, so that a cursor never passes one over.
+//! Routed to by the calls' map; it calls the books. The listing lags behind a begin, as assumed,
+//! and hides what came after a loan that does not show yet, so that a cursor never passes one over.
 
 use std::time::Duration;
 
@@ -60,8 +60,9 @@ fn listing(query: Option<&str>, state: &Kept, now: Timestamp) -> Result<Cursor, 
             Ok(Cursor::start(Listing::Reference(reference.to_owned()), now))
         }
         (None, Some(isil), Some(after), None) => {
-            let library: LibraryId =
-                isil.parse().map_err(|error| Rejected::malformed(format!("library=\"{isil}\": {error}.")))?;
+            let library: LibraryId = isil
+                .parse()
+                .map_err(|error| Rejected::malformed(format!("library=\"{isil}\": {error}.")))?;
             state.scene.library(library)?;
             let listing = Listing::Library { isil: isil.to_owned(), after: paging::after(after)? };
             Ok(Cursor::start(listing, now))
@@ -70,7 +71,9 @@ fn listing(query: Option<&str>, state: &Kept, now: Timestamp) -> Result<Cursor, 
             let cursor = Cursor::read(next, now)?;
             match cursor.listing {
                 Listing::Reference(_) | Listing::Library { .. } => Ok(cursor),
-                Listing::Inventory { .. } => Err(Rejected::malformed("The cursor belongs to an inventory.")),
+                Listing::Inventory { .. } => {
+                    Err(Rejected::malformed("The cursor belongs to an inventory."))
+                }
             }
         }
         _ => Err(Rejected::malformed("Give reference, or library and after, or next alone.")),
@@ -78,7 +81,12 @@ fn listing(query: Option<&str>, state: &Kept, now: Timestamp) -> Result<Cursor, 
 }
 
 /// The loans of a page.
-fn page(state: &mut Kept, cursor: &Cursor, lag: Duration, now: Timestamp) -> Result<Vec<Loan>, Rejected> {
+fn page(
+    state: &mut Kept,
+    cursor: &Cursor,
+    lag: Duration,
+    now: Timestamp,
+) -> Result<Vec<Loan>, Rejected> {
     let lag = lag.max(Duration::from_millis(state.bounds.list_lag_ms));
     let lag = SignedDuration::try_from(lag).unwrap_or(SignedDuration::MAX);
     let made = |place: &usize| state.books.at(*place).map(|loan| loan.made);
