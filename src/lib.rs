@@ -1,49 +1,58 @@
-//! loangate: a streaming HTTPS gate that hands out e-books and audiobooks only under a loan that
-//! Bokbasen, the Norwegian book trade's lending platform, has accepted.
+//! loangate: a streaming HTTPS reverse proxy that delivers e-books and audiobooks only under a loan
+//! that Bokbasen, the Norwegian book trade's lending platform, has accepted.
 //!
-//! # A request's way
+//! # The path of a request
 //!
-//! [`server`] accepts the connection and walks the line: [`reader`] (who asks) → [`catalog`] (what
-//! is asked) → [`gate`] (may they) → [`delivery`] (the bytes, from an [`origin`]). The gate looks
-//! in its cache; on a miss it asks [`circulation`], which leads each loan's life with the
-//! [`ledger`] as its memory and [`lending`] as its way to Bokbasen, on a runtime of its own. Beside
-//! the line stand [`admin`] for operators, [`sandbox`], Bokbasen's stand-in, and [`samples`],
-//! something to lend; [`metering`] notes what was delivered under each loan. [`config`] builds
-//! every module's Settings; [`cli`] starts it all.
+//! [`server`] accepts the connection and passes each request through four steps: [`reader`]
+//! authenticates it, [`catalog`] resolves its path to a title, [`gate`] decides whether the reader
+//! has a loan of that title, and [`delivery`] streams the bytes from an [`origin`].
 //!
-//! # Who may call whom
+//! The gate looks decisions up in its cache. On a miss it calls [`circulation`], which drives each
+//! loan from begin to end on a runtime of its own, records every step in the [`ledger`], and
+//! registers loans at Bokbasen through [`lending`]. [`metering`] counts the bytes delivered under
+//! each loan.
 //!
-//! The vocabulary ([`loan`], [`path`], [`problem`], [`clock`], [`buffer_budget`],
-//! [`connection_handle`], and `crash`, where tests let it die) calls nothing else of ours, and
-//! everyone may call it and [`telemetry`]. Besides, and nothing upwards; a test reads the sources
-//! against this table:
+//! [`admin`] serves operators and support staff. [`sandbox`] simulates Bokbasen, and [`samples`]
+//! provides files for the demo. [`config`] builds the Settings of every module, and [`cli`] starts
+//! everything.
+//!
+//! # Layers
+//!
+//! A module calls only the modules in its rows. Every module may also call those that call only
+//! each other, and all but those may call [`telemetry`]. The test `it::layering` compares this
+//! table with the sources.
 //!
 //! | module | may call |
 //! |---|---|
-//! | `ledger`, `lending`, `origin`, `supervise` | |
+//! | `buffer_budget`, `clock`, `connection_handle`, `crash` | each other |
+//! | `loan`, `path`, `problem` | each other |
+//! | `telemetry`, `supervise`, `ledger`, `lending`, `origin` | |
 //! | `circulation` | `ledger`, `lending`, `supervise` |
 //! | `reader`, `catalog` | |
 //! | `metering` | `ledger`, `supervise` |
 //! | `gate` | `circulation` |
-//! | `delivery` | `origin`, `metering`, the permit of `gate`, the files of `catalog` |
-//! | `server` | `reader`, `catalog`, `gate`, `delivery`, `ledger` (to read), `supervise` |
-//! | `admin` | `ledger` (to read), `gate` (to end), `circulation` (to balance), `reader` (to mint links), `catalog`, `supervise` |
+//! | `delivery` | `origin`, `metering`, `gate` (the permit), `catalog` (files) |
+//! | `server` | `reader`, `catalog`, `gate`, `delivery`, `ledger` (reads), `supervise` |
+//! | `admin` | `ledger` (reads), `gate` (ends loans), `circulation` (balances) |
+//! | `admin` | `reader` (mints links), `catalog`, `supervise` |
 //! | `sandbox`, `samples` | |
-//! | `config` | every module's Settings; `check` lets the modules open their files |
+//! | `config` | `admin`, `catalog`, `circulation`, `delivery`, `gate`, `ledger` (their Settings) |
+//! | `config` | `lending`, `metering`, `origin`, `reader`, `server` (their Settings) |
 //! | `cli` | everything |
 //!
-//! # Words
+//! # Glossary
 //!
-//! * **library**: who lends, by its ISIL. **borrower**: the person, known here only by a pseudonym.
-//!   **reader**: an authenticated request's subject, a borrower of a library. **title**: what is
-//!   lent, by its ISBN. **licence**: what a library has of a title. **loan**: one borrower's of one
-//!   title, from its begin to its end.
-//! * **begin**, **return**, **cancel**: Bokbasen's verbs. To *register* is to tell Bokbasen;
-//!   **accepted**, **refused** and **pending** are its answers.
-//! * **intent**: a begin that is written down before it is sent. **reference**: by what a begin is
-//!   found again.
-//! * **decision**: what the gate knows about a reader and a title. **flight**: finding that out,
-//!   once for all who wait. **permit**: the decision's yes, and the only key to delivery.
+//! * **library**: the lender, identified by its ISIL. **borrower**: a person, known only by a
+//!   pseudonym. **reader**: the subject of an authenticated request, a borrower of a library.
+//!   **title**: what is lent, identified by its ISBN. **licence**: a library's right to lend a
+//!   title. **loan**: one borrower's loan of one title, from begin to end.
+//! * **begin**, **return**, **cancel**: Bokbasen's operations on a loan. To *register* a loan is to
+//!   begin it at Bokbasen. **accepted**, **refused**, **pending**: Bokbasen's answers.
+//! * **intent**: a begin that the ledger records before it is sent. **reference**: the id that the
+//!   gate gives a begin, by which Bokbasen can be searched for it.
+//! * **decision**: the cached result for a reader and a title. **flight**: one lookup of a
+//!   decision, shared by all requests that wait for it. **permit**: a positive decision, which
+//!   [`delivery`] requires.
 //! * **origin**, **representation**, **range**, **validator**: as in RFC 9110.
 
 pub mod admin;
