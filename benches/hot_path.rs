@@ -1,9 +1,9 @@
 //! What the decision about a request costs that finds all it needs: time and allocations, with few
 //! decisions cached and with many.
 //!
-//! `cargo bench --bench hot_path`. A million loans are begun in a ledger first, which takes a
-//! minute or two. The loans of a hundred readers are asked for, and those of ten thousand in turn,
-//! whose entries the processor's caches do not hold.
+//! `cargo bench --profile dist --bench hot_path`. A million loans are begun in a ledger first,
+//! which takes a minute or two. The loans of a hundred readers are asked for, and those of ten
+//! thousand in turn, whose entries the processor's caches do not hold.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

@@ -1,8 +1,9 @@
 //! How many loans a second the ledger takes down durably: an intent, then the acceptance, each
 //! synced to the disk.
 //!
-//! `cargo bench --bench ledger`. Commands that wait are committed together, so that the rate grows
-//! with how many ask at once, and a sync is shared; what one caller waits for is told beside it.
+//! `cargo bench --profile dist --bench ledger`. Commands that wait are committed together, so that
+//! the rate grows with how many ask at once, and a sync is shared; what one caller waits for is
+//! told beside it.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::print_stdout)]
 
 use std::sync::Arc;

@@ -1,13 +1,13 @@
 //! What a gate costs whose ledger has a million loans, three hundred thousand of them live.
 //!
-//! `cargo bench --bench million`, or `cargo bench --bench million -- 10` for windows of ten seconds
-//! instead of thirty. The ledger is built at the first run, which takes some minutes, and kept
-//! under the target directory; each run has a copy. The gate is the built program; the sandbox, the
-//! origin and the clients are in this process, on the same cores. Told are: the time until it is
-//! ready, with the file in the page cache and without; its memory; what a look-up and a whole first
-//! request take; and what becomes of readers' cache hits while ten thousand loans fall due at one
-//! moment, beside windows in which nothing does. All of it is on loopback, and bounded in count and
-//! time.
+//! `cargo bench --profile dist --bench million`, or `cargo bench --bench million -- 10` for windows
+//! of ten seconds instead of thirty. The ledger is built at the first run, which takes some
+//! minutes, and kept under the target directory; each run has a copy. The gate is the built
+//! program; the sandbox, the origin and the clients are in this process, on the same cores. Told
+//! are: the time until it is ready, with the file in the page cache and without; its memory; what a
+//! look-up and a whole first request take; and what becomes of readers' cache hits while ten
+//! thousand loans fall due at one moment, beside windows in which nothing does. All of it is on
+//! loopback, and bounded in count and time.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

@@ -1,12 +1,12 @@
 //! How many loans a second a gate registers: intent durable, begun at the sandbox over HTTP, asked
 //! about, acceptance durable, answered.
 //!
-//! `cargo bench --bench registrations`, or `cargo bench --bench registrations -- 5000` for a quick
-//! run of so many loans. The gate is in this process, with its two threads of slow work and a
-//! ledger in a real file; the sandbox is a process of its own beside it, on the same cores, with
-//! its books in memory. First a closed loop: so many callers, each with its next loan at once. Then
-//! an open one: a loan is wished for every millisecond, whether or not the gate keeps up, and what
-//! it waits for counts from the wish. All of it is on loopback.
+//! `cargo bench --profile dist --bench registrations`, or `cargo bench --bench registrations --
+//! 5000` for a quick run of so many loans. The gate is in this process, with its two threads of
+//! slow work and a ledger in a real file; the sandbox is a process of its own beside it, on the
+//! same cores, with its books in memory. First a closed loop: so many callers, each with its next
+//! loan at once. Then an open one: a loan is wished for every millisecond, whether or not the gate
+//! keeps up, and what it waits for counts from the wish. All of it is on loopback.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,

@@ -1,10 +1,10 @@
 //! What the gate costs where there are many: readers who stand still, connections at rest, first
 //! requests, decisions.
 //!
-//! `cargo bench --bench crowds`, or with names of sections for those alone: stalled, stalled-h2,
-//! idle, first, growth, balance. The gate is the program as it is shipped, a process of its own
-//! between an origin and the sandbox, which are in this process with the readers, so that what they
-//! cost is not counted. All of it is on loopback, and bounded in count.
+//! `cargo bench --profile dist --bench crowds`, or with names of sections for those alone: stalled,
+//! stalled-h2, idle, first, growth, balance. The gate is the program as it is shipped, a process of
+//! its own between an origin and the sandbox, which are in this process with the readers, so that
+//! what they cost is not counted. All of it is on loopback, and bounded in count.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

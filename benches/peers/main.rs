@@ -1,11 +1,11 @@
 //! What the gate costs beside nginx and HAProxy: CPU and memory of each, in one run, as ratios.
 //!
-//! `cargo bench --bench peers -- --help` tells the arguments. All of them stand before the same
-//! origin with the same certificate and cipher, and are drawn from by the same clients in turn,
-//! round after round, since machines are noisy: only the ratios count. nginx asks for each request
-//! with `auth_request`, answered from its cache; HAProxy asks nobody; the gate is the program as it
-//! is shipped, with a reader's token, a ledger, metering and metrics. All of it is on loopback, and
-//! bounded in count.
+//! `cargo bench --profile dist --bench peers -- --help` tells the arguments. All of them stand
+//! before the same origin with the same certificate and cipher, and are drawn from by the same
+//! clients in turn, round after round, since machines are noisy: only the ratios count. nginx asks
+//! for each request with `auth_request`, answered from its cache; HAProxy asks nobody; the gate is
+//! the program as it is shipped, with a reader's token, a ledger, metering and metrics. All of it
+//! is on loopback, and bounded in count.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

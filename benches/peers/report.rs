@@ -96,7 +96,7 @@ impl Report {
         all.push((
             "command",
             format!(
-                "cargo bench --bench peers -- {}",
+                "cargo bench --profile dist --bench peers -- {}",
                 std::env::args().skip(1).filter(|a| a != "--bench").collect::<Vec<_>>().join(" ")
             ),
         ));
