@@ -1,5 +1,5 @@
-//! Bokbasen's API in front of the sandbox, with answers that a test rewrites: what the sandbox has
-//! no fault for.
+//! A proxy between the gate and the sandbox. A test rewrites its responses where the sandbox has no
+//! such fault.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -10,7 +10,7 @@ use axum::extract::{Request, State};
 use http::{HeaderMap, Response, StatusCode};
 use serde_json::{Value, json};
 
-/// An answer on its way back: the test changes it.
+/// A response of the sandbox, which a test can change.
 #[derive(Clone, Debug)]
 pub(crate) struct Answer {
     pub(crate) status: StatusCode,
@@ -40,7 +40,7 @@ struct Front {
     rewrite: Arc<Mutex<Rewrite>>,
 }
 
-/// A server on loopback that hands every call on to the sandbox.
+/// A loopback server that forwards every call to the sandbox.
 pub(crate) struct Bokbasen {
     pub(crate) url: String,
     rewrite: Arc<Mutex<Rewrite>>,
@@ -48,7 +48,7 @@ pub(crate) struct Bokbasen {
 }
 
 impl Bokbasen {
-    /// Starts in front of the sandbox at this address; nothing is rewritten yet.
+    /// Starts the proxy for the sandbox at this address. It rewrites nothing yet.
     pub(crate) async fn start(sandbox: &str) -> Bokbasen {
         let listener =
             tokio::net::TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
@@ -56,13 +56,12 @@ impl Bokbasen {
         let rewrite: Arc<Mutex<Rewrite>> = Arc::new(Mutex::new(Box::new(|_, answer| answer)));
         let client = reqwest::Client::builder().no_proxy().build().unwrap();
         let front = Front { sandbox: sandbox.to_owned(), client, rewrite: rewrite.clone() };
-        let router = Router::new().fallback(hand_on).with_state(front);
+        let router = Router::new().fallback(forward).with_state(front);
         let task = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
         Bokbasen { url, rewrite, task }
     }
 
-    /// From now on answers to GET are rewritten like this, by the path and query that was
-    /// requested.
+    /// Rewrites all further responses to GET. The function gets the requested path and query.
     pub(crate) fn rewrite(&self, rewrite: impl Fn(&str, Answer) -> Answer + Send + 'static) {
         *self.rewrite.lock().unwrap() = Box::new(rewrite);
     }
@@ -74,7 +73,7 @@ impl Drop for Bokbasen {
     }
 }
 
-async fn hand_on(State(front): State<Front>, request: Request) -> Response<Body> {
+async fn forward(State(front): State<Front>, request: Request) -> Response<Body> {
     let (parts, body) = request.into_parts();
     let path = parts.uri.path_and_query().unwrap().as_str().to_owned();
     let body: Bytes = axum::body::to_bytes(body, 1 << 20).await.unwrap();
@@ -86,7 +85,7 @@ async fn hand_on(State(front): State<Front>, request: Request) -> Response<Body>
         return Response::builder().status(502).body(Body::empty()).unwrap();
     };
     let retry_after = answer.headers().get("retry-after").cloned();
-    // The sandbox's clock moves with the test: its time is part of the answer.
+    // The gate reads Bokbasen's time from this field, and the sandbox's clock moves with the test.
     let date = answer.headers().get("date").cloned();
     let next = answer.headers().get("next").map(|next| next.to_str().unwrap().to_owned());
     let status = answer.status();

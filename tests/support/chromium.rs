@@ -1,5 +1,5 @@
-//! Chromium without a window, on a page of the test's own. It has a new profile, trusts the gate's
-//! key and no other that it does not know, finds nothing but loopback, and ends with its handle.
+//! Headless Chromium on a page that a test serves. It has a new profile, accepts only the gate's
+//! certificate key, reaches only loopback, and ends when its handle is dropped.
 
 use std::fs::File;
 use std::path::Path;
@@ -15,18 +15,17 @@ use tempfile::TempDir;
 use tokio::time::Instant;
 
 use super::Pages;
-use super::external_program::{Held, direct};
+use super::external_program::{OwnedProcess, direct};
 
-/// How long a page may take to tell something, from the start of the browser.
+/// Timeout for each report of the page.
 const PATIENCE: Duration = Duration::from_secs(90);
-/// How often it is looked whether the browser is still there.
-const LOOK: Duration = Duration::from_millis(200);
+/// Interval at which the browser process is polled.
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
-/// How it is run. It may not ask its maker for anything, and plays without a click and without a
-/// sound.
+/// Options that disable background traffic and sound, and allow playback without a click.
 const OPTIONS: &[&str] = &[
     "--headless=new",
-    "--no-sandbox", // which needs namespaces that a container has not
+    "--no-sandbox", // the sandbox needs namespaces, which a container lacks
     "--disable-gpu",
     "--disable-dev-shm-usage",
     "--autoplay-policy=no-user-gesture-required",
@@ -44,23 +43,23 @@ const OPTIONS: &[&str] = &[
     "--disable-extensions",
     "--disable-sync",
     "--password-store=basic",
-    // It ends when the other end of this pipe is closed, so also where the test is killed.
+    // Chromium ends when the other end of this pipe closes, so also when the test is killed.
     "--remote-debugging-pipe",
 ];
 
-/// A browser that runs.
+/// A running browser process.
 #[derive(Debug)]
 pub(crate) struct Chromium {
-    process: Held,
+    process: OwnedProcess,
     home: TempDir,
 }
 
 impl Chromium {
-    /// Opens this address in a browser that knows the certificate of the gate.
+    /// Opens this address in a browser that accepts the key of the gate's certificate.
     pub(crate) fn open(program: &Path, url: &str, certificate: &Path) -> Chromium {
         let home = tempfile::tempdir().unwrap();
         let log = File::create(home.path().join("log")).unwrap();
-        // Its pipe is numbered 3 and 4, which only a shell can give it.
+        // Chromium reads descriptors 3 and 4, and only a shell can pass those.
         let mut command = direct(Path::new("/bin/sh"));
         command
             .args(["-c", "exec \"$@\" 3<&0 4>&1 0</dev/null 1>&2", "sh"])
@@ -75,20 +74,20 @@ impl Chromium {
             .env("XDG_CONFIG_HOME", home.path())
             .env("TMPDIR", home.path());
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log);
-        Chromium { process: Held(command.spawn().unwrap()), home }
+        Chromium { process: OwnedProcess(command.spawn().unwrap()), home }
     }
 
-    /// The next thing that the page tells.
-    pub(crate) async fn told(&mut self, pages: &mut Pages) -> Value {
+    /// Returns the next value that the page reports.
+    pub(crate) async fn reported(&mut self, pages: &mut Pages) -> Value {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            if let Ok(told) = tokio::time::timeout(LOOK, pages.told()).await {
-                return told;
+            if let Ok(value) = tokio::time::timeout(POLL_INTERVAL, pages.reported()).await {
+                return value;
             }
             let ended = self.process.0.try_wait().unwrap();
             let why = ended.map(|status| format!("the browser ended with {status}"));
             let why =
-                why.or((Instant::now() > deadline).then(|| "the page tells nothing".to_owned()));
+                why.or((Instant::now() > deadline).then(|| "the page reported nothing".to_owned()));
             if let Some(why) = why {
                 let log = std::fs::read(self.home.path().join("log")).unwrap();
                 panic!("{why}; the browser's log: {}", String::from_utf8_lossy(&log));
@@ -97,7 +96,7 @@ impl Chromium {
     }
 }
 
-/// The key of a certificate, as Chromium names it.
+/// Returns the hash of a certificate's key in the form of Chromium's option.
 fn key_of(certificate: &Path) -> String {
     let certificate = CertificateDer::from_pem_file(certificate).unwrap();
     let (_, certificate) = x509_parser::parse_x509_certificate(&certificate).unwrap();

@@ -1,5 +1,5 @@
-//! The demo, as the built program runs it: Bokbasen's stand-in, a small storage and the gate, on
-//! free ports.
+//! `loangate demo` as a process: a stand-in for Bokbasen, a small storage and the gate, on free
+//! ports.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};
@@ -11,14 +11,14 @@ use std::time::Duration;
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// How long a start may take on a machine that is busy with other tests.
-const START: Duration = Duration::from_secs(60);
+/// Timeout for the start, also on a machine that is busy with other tests.
+const START_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// A demo that runs, until it is dropped.
+/// A running demo, killed when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Demo {
     child: Child,
-    told: Value,
+    ready: Value,
     dir: TempDir,
 }
 
@@ -27,7 +27,7 @@ impl Demo {
         Demo::start_with_log("info")
     }
 
-    /// Starts one with this level in LOANGATE_LOG.
+    /// Starts a demo with this level in `LOANGATE_LOG`.
     pub(crate) fn start_with_log(level: &str) -> Demo {
         let dir = tempfile::tempdir().unwrap();
         let mut child = Command::new(env!("CARGO_BIN_EXE_loangate"))
@@ -41,26 +41,26 @@ impl Demo {
             .spawn()
             .unwrap();
         let mut out = BufReader::new(child.stdout.take().unwrap());
-        let mut demo = Demo { child, told: Value::Null, dir }; // from here on it is killed whatever happens
+        let mut demo = Demo { child, ready: Value::Null, dir }; // from here on a panic kills it
         let (sender, line) = mpsc::channel();
         std::thread::spawn(move || {
             let mut line = String::new();
             let read = out.read_line(&mut line);
             let _ = sender.send(read.map(|_| line));
         });
-        let line = line.recv_timeout(START).expect("the demo says nothing").unwrap();
-        demo.told = serde_json::from_str(&line).unwrap_or_else(|error| {
-            panic!("the demo said {line:?}, {error}; its log: {}", demo.log())
+        let line = line.recv_timeout(START_TIMEOUT).expect("the demo printed nothing").unwrap();
+        demo.ready = serde_json::from_str(&line).unwrap_or_else(|error| {
+            panic!("the demo printed {line:?}, {error}; its log: {}", demo.log())
         });
         demo
     }
 
-    /// Where everything is that the demo makes.
+    /// Returns the directory in which the demo stores everything.
     pub(crate) fn dir(&self) -> PathBuf {
         self.dir.path().join("demo")
     }
 
-    /// A file below that directory, as text without white space around it.
+    /// Reads a text file of that directory and trims it.
     pub(crate) fn text(&self, name: &str) -> String {
         std::fs::read_to_string(self.dir().join(name)).unwrap().trim().to_owned()
     }
@@ -69,23 +69,23 @@ impl Demo {
         self.dir().join("certs/ca.pem")
     }
 
-    /// A member of what it said when it was ready, such as `base_url`.
-    pub(crate) fn told(&self, name: &str) -> &str {
-        self.told[name].as_str().unwrap_or_else(|| panic!("the demo did not tell its {name}"))
+    /// Returns a member of the JSON line that the demo prints when it is ready, such as `base_url`.
+    pub(crate) fn ready_field(&self, name: &str) -> &str {
+        self.ready[name].as_str().unwrap_or_else(|| panic!("no {name} in the demo's ready line"))
     }
 
-    /// Where the gate is, under a name that its certificate has and that is sent as SNI.
+    /// Returns the gate's base URL with the host name of its certificate.
     pub(crate) fn base(&self) -> String {
-        self.told("base_url").replace("127.0.0.1", "localhost")
+        self.ready_field("base_url").replace("127.0.0.1", "localhost")
     }
 
-    /// A reader's token.
+    /// Returns the token of a reader of the demo.
     pub(crate) fn token(&self, reader: &str) -> String {
         let field = self.text(&format!("readers/{reader}"));
         field.strip_prefix("Authorization: Bearer ").unwrap().to_owned()
     }
 
-    /// What `loangate token` prints with these arguments, with this demo's keys.
+    /// Runs `loangate token` with these arguments and the demo's keys, and returns its output.
     pub(crate) fn mint(&self, kind: &str, arguments: &[&str]) -> String {
         let made = Command::new(env!("CARGO_BIN_EXE_loangate"))
             .args(["token", kind, "--config"])
@@ -97,12 +97,12 @@ impl Demo {
         String::from_utf8(made.stdout).unwrap().trim().to_owned()
     }
 
-    /// Everything that it wrote to standard error so far.
+    /// Returns what the demo has written to standard error so far.
     pub(crate) fn log(&self) -> String {
         String::from_utf8_lossy(&std::fs::read(self.dir.path().join("log")).unwrap()).into_owned()
     }
 
-    /// A client that trusts the gate, and may speak plain HTTP to the others.
+    /// Returns a client that trusts the gate's certificate and can also use plain HTTP.
     pub(crate) fn client(&self) -> reqwest::Client {
         let ca = std::fs::read(self.ca()).unwrap();
         reqwest::Client::builder()
@@ -114,18 +114,18 @@ impl Demo {
             .unwrap()
     }
 
-    /// An answer of the admin listener, with the token.
+    /// Sends an authorized GET to the admin listener and returns the body.
     pub(crate) async fn admin(&self, path: &str) -> String {
-        let url = format!("{}{path}", self.told("admin_url"));
-        let request = self.client().get(url).bearer_auth(self.told("admin_token"));
+        let url = format!("{}{path}", self.ready_field("admin_url"));
+        let request = self.client().get(url).bearer_auth(self.ready_field("admin_token"));
         request.send().await.unwrap().error_for_status().unwrap().text().await.unwrap()
     }
 
-    /// Waits until no body is on its way to a reader any more, so that the log has a line for each.
-    pub(crate) async fn streams_over(&self) {
+    /// Waits until all bodies are sent, so that the log has a line for each.
+    pub(crate) async fn wait_for_streams(&self) {
         let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
         while super::metric(&self.admin("/metrics").await, "loangate_streams", "") != 0.0 {
-            assert!(tokio::time::Instant::now() < deadline, "a body never ends");
+            assert!(tokio::time::Instant::now() < deadline, "a body did not end");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
@@ -138,7 +138,7 @@ impl Drop for Demo {
     }
 }
 
-/// Every file below this directory.
+/// Returns every file below this directory.
 pub(crate) fn files_below(directory: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
     entries.flat_map(|path| if path.is_dir() { files_below(&path) } else { vec![path] }).collect()

@@ -1,4 +1,4 @@
-//! A small disk of its own for a test: a tmpfs that the test fills and frees.
+//! A tmpfs that a test fills and frees, to simulate a full disk.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -10,8 +10,10 @@ use std::process::Command;
 pub(crate) struct SmallDisk(PathBuf);
 
 impl SmallDisk {
-    /// Mounts a tmpfs of this many KiB on a new directory. Where the process may not mount, a
-    /// sentence says so and the test is to return; under LOANGATE_TEST_ALL=1 it fails instead.
+    /// Mounts a tmpfs of this size in KiB on a new directory.
+    ///
+    /// Without the right to mount, prints why the test is skipped and returns `None`. With
+    /// `LOANGATE_TEST_ALL=1` it panics instead.
     pub(crate) fn mount(directory: &Path, kib: u32) -> Option<SmallDisk> {
         fs::create_dir_all(directory).unwrap();
         let size = format!("size={kib}k");
@@ -26,12 +28,12 @@ impl SmallDisk {
             "skipped: a tmpfs cannot be mounted; run the tests as root, or under `unshare -Urm`";
         let all = std::env::var("LOANGATE_TEST_ALL").is_ok_and(|all| all == "1");
         assert!(!all, "{sentence}");
-        // Not by print!, which the test harness captures where a test passes.
+        // The test harness captures `print!` of passing tests.
         let _ = writeln!(std::io::stderr(), "{sentence}");
         None
     }
 
-    /// Writes a file until the disk has no byte left.
+    /// Writes a file until no space is left.
     pub(crate) fn fill(&self) {
         let mut file = File::create(self.ballast()).unwrap();
         for size in [64 << 10, 4 << 10, 1] {
@@ -39,7 +41,7 @@ impl SmallDisk {
         }
     }
 
-    /// Removes that file.
+    /// Removes the file that [`SmallDisk::fill`] wrote.
     pub(crate) fn free(&self) {
         fs::remove_file(self.ballast()).unwrap();
     }

@@ -1,5 +1,4 @@
-//! Other people's programs that a test drives: looked for, done without where they are not
-//! installed, and ended.
+//! Finds, runs and ends external programs. A test whose program is not installed is skipped.
 
 use std::fs::File;
 use std::io::{Read, Seek, Write};
@@ -9,14 +8,15 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// How long a program may take, on a machine that is busy with other tests.
+/// Timeout for a program, also on a machine that is busy with other tests.
 const PATIENCE: Duration = Duration::from_secs(120);
-/// How often it is looked whether it is done.
-const LOOK: Duration = Duration::from_millis(10);
+/// Interval at which a program is polled for its exit.
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
-/// Where this program is. Where it is not, a sentence says how to get it, and the test is to
-/// return; under LOANGATE_TEST_ALL=1 it fails instead, so that a complete run cannot leave anything
-/// out without being seen.
+/// Finds a program in `PATH`.
+///
+/// Where it is missing, prints how to install it and returns `None`; the test then returns. With
+/// `LOANGATE_TEST_ALL=1` it panics instead, so that a complete run cannot skip a test unnoticed.
 pub(crate) fn program(name: &str, package: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let found = std::env::split_paths(&path)
@@ -28,7 +28,7 @@ pub(crate) fn program(name: &str, package: &str) -> Option<PathBuf> {
     found
 }
 
-/// As [`program`], for any file of a package.
+/// Like [`program`], for any file of a package.
 pub(crate) fn system_file(path: &str, package: &str) -> Option<PathBuf> {
     let file = PathBuf::from(path);
     if file.is_file() {
@@ -38,16 +38,16 @@ pub(crate) fn system_file(path: &str, package: &str) -> Option<PathBuf> {
     None
 }
 
-/// Reports a test that is skipped for want of this.
+/// Reports that a test is skipped because this file is missing.
 fn skipped(name: &str, package: &str) {
     let sentence = format!("skipped: {name} is not installed; apt-get install {package}");
     let all = std::env::var("LOANGATE_TEST_ALL").is_ok_and(|all| all == "1");
     assert!(!all, "{sentence}");
-    // Not by print!, which the test harness keeps to itself where a test passes.
+    // The test harness captures `print!` of passing tests.
     let _ = writeln!(std::io::stderr(), "{sentence}");
 }
 
-/// A command of this program that knows of no proxy, so that it goes to the gate itself.
+/// Returns a command that ignores proxy settings and so connects to the gate directly.
 pub(crate) fn direct(program: &Path) -> Command {
     let mut command = Command::new(program);
     for name in ["http_proxy", "https_proxy", "ftp_proxy", "all_proxy"] {
@@ -56,32 +56,32 @@ pub(crate) fn direct(program: &Path) -> Command {
     command
 }
 
-/// ffprobe's or ffmpeg's options that make it trust the gate; it refuses other certificates.
+/// Returns an ffprobe or ffmpeg command that accepts only certificates of this CA.
 pub(crate) fn trusting(file: &Path, ca: &Path) -> Command {
     let mut command = direct(file);
     command.args(["-v", "error", "-tls_verify", "1", "-ca_file"]).arg(ca);
     command
 }
 
-/// A process that does not outlive its handle.
+/// A child process, killed when it is dropped.
 #[derive(Debug)]
-pub(crate) struct Held(pub(crate) Child);
+pub(crate) struct OwnedProcess(pub(crate) Child);
 
-impl Drop for Held {
+impl Drop for OwnedProcess {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
-/// Runs it to its end, which must come, while the gate goes on beside it.
+/// Runs a command to its end without blocking the runtime of the gate. Panics after [`PATIENCE`].
 pub(crate) async fn run(command: &mut Command) -> Output {
     let (mut stdout, mut stderr) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
     command
         .stdin(Stdio::null())
         .stdout(stdout.try_clone().unwrap())
         .stderr(stderr.try_clone().unwrap());
-    let mut process = Held(command.spawn().unwrap());
+    let mut process = OwnedProcess(command.spawn().unwrap());
     let deadline = Instant::now() + PATIENCE;
     let status = loop {
         if let Some(status) = process.0.try_wait().unwrap() {
@@ -89,14 +89,14 @@ pub(crate) async fn run(command: &mut Command) -> Output {
         }
         let late = Instant::now() > deadline;
         assert!(!late, "no end of {command:?}: {}{}", text(&mut stdout), text(&mut stderr));
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     };
     Output { status, stdout: written(&mut stdout), stderr: written(&mut stderr) }
 }
 
-/// Everything that it wrote.
-pub(crate) fn said(ran: &Output) -> String {
-    [&ran.stdout, &ran.stderr].map(|text| String::from_utf8_lossy(text)).concat()
+/// Returns standard output and standard error as one text.
+pub(crate) fn output_text(output: &Output) -> String {
+    [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text)).concat()
 }
 
 fn written(file: &mut File) -> Vec<u8> {

@@ -1,4 +1,5 @@
-//! HTTP/2 frames written by hand, for clients that no library would be (RFC 9113, RFC 7541).
+//! HTTP/2 frames written by hand, for misbehaving clients that no library provides (RFC 9113, RFC
+//! 7541).
 
 use tokio::io::{AsyncRead, AsyncReadExt};
 
@@ -11,7 +12,7 @@ pub(crate) const GOAWAY: u8 = 7;
 pub(crate) const END_STREAM: u8 = 1;
 pub(crate) const END_HEADERS: u8 = 4;
 
-/// A frame with its header.
+/// Returns a frame with its header.
 pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let mut bytes = u32::try_from(payload.len()).unwrap().to_be_bytes()[1..].to_vec();
     bytes.extend([kind, flags]);
@@ -20,7 +21,7 @@ pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8>
     bytes
 }
 
-/// The client's preface with these settings.
+/// Returns the client's connection preface with these settings.
 pub(crate) fn preface(settings: &[(u16, u32)]) -> Vec<u8> {
     let mut payload = Vec::new();
     for (id, value) in settings {
@@ -30,7 +31,7 @@ pub(crate) fn preface(settings: &[(u16, u32)]) -> Vec<u8> {
     [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(), frame(SETTINGS, 0, 0, &payload)].concat()
 }
 
-/// A request's head; `authority` is a host with its port.
+/// Returns a HEADERS block for a request. `authority` is a host with its port.
 pub(crate) fn head(method: &str, authority: &str, path: &str, token: Option<&str>) -> Vec<u8> {
     let mut block = vec![0x87]; // :scheme https
     literal(&mut block, &[0x02], method);
@@ -42,7 +43,7 @@ pub(crate) fn head(method: &str, authority: &str, path: &str, token: Option<&str
     block
 }
 
-/// A field without indexing, whose name has a number in the static table.
+/// Appends a field without indexing, whose name is an index into the static table.
 fn literal(block: &mut Vec<u8>, name: &[u8], value: &str) {
     block.extend(name);
     let mut length = value.len();
@@ -60,7 +61,8 @@ fn literal(block: &mut Vec<u8>, name: &[u8], value: &str) {
     block.extend(value.as_bytes());
 }
 
-/// The next frame: its type, flags, stream and payload; none where the connection is closed.
+/// Reads the next frame: its type, flags, stream and payload. Returns `None` when the connection is
+/// closed.
 pub(crate) async fn next(stream: &mut (impl AsyncRead + Unpin)) -> Option<(u8, u8, u32, Vec<u8>)> {
     let mut header = [0; 9];
     stream.read_exact(&mut header).await.ok()?;

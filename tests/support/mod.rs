@@ -1,5 +1,5 @@
-//! What tests share: a gate with everything around it, an origin that misbehaves on request, the
-//! built program, and readers' programs.
+//! Shared test support: a gate with its surroundings, a scriptable origin, the built program, and
+//! programs that readers use.
 
 pub(crate) mod bokbasen;
 pub(crate) mod chromium;
@@ -27,11 +27,11 @@ pub(crate) use raw_origin::{RawOrigin, Reply};
 pub(crate) use scene::{LIBRARY, Scene, Setting};
 pub(crate) use web_page_server::Pages;
 
-/// Titles that tests lend; the sandbox lends any.
+/// ISBNs of the titles that tests use. The sandbox lends any title.
 pub(crate) const BOOK: &str = "9788299999014";
 pub(crate) const AUDIO: &str = "9788299999038";
 
-/// Reads Prometheus' text: the sum of all series of a name whose labels contain this text.
+/// Sums all series of a metric whose labels contain this text, from the Prometheus text format.
 pub(crate) fn metric(text: &str, name: &str, labels: &str) -> f64 {
     text.lines()
         .filter(|line| line.starts_with(name) && line.contains(labels))

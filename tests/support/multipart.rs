@@ -1,20 +1,19 @@
-//! Reads an answer of several parts (RFC 9110 §14.6), by the letter.
+//! Strict parser for multipart/byteranges responses (RFC 9110 §14.6, RFC 2046).
 
 use http::StatusCode;
 
-/// The parts of an answer: first, last, complete length, and the bytes. Read by the letter of RFC
-/// 2046.
+/// Returns the parts of a response: first byte, last byte, complete length, and content.
 pub(crate) async fn parts(answer: reqwest::Response) -> Vec<(u64, u64, u64, Vec<u8>)> {
     assert_eq!(answer.status(), StatusCode::PARTIAL_CONTENT);
     assert!(
         !answer.headers().contains_key("content-range"),
-        "it is the parts' own (RFC 9110 §14.6)"
+        "only the parts have Content-Range (RFC 9110 §14.6)"
     );
     let kind = answer.headers()["content-type"].to_str().unwrap().to_owned();
     let boundary = kind.strip_prefix("multipart/byteranges; boundary=").unwrap().to_owned();
-    let told: usize = answer.headers()["content-length"].to_str().unwrap().parse().unwrap();
+    let length: usize = answer.headers()["content-length"].to_str().unwrap().parse().unwrap();
     let body = answer.bytes().await.unwrap().to_vec();
-    assert_eq!(body.len(), told);
+    assert_eq!(body.len(), length);
     let mut rest = body.as_slice();
     let mut parts = Vec::new();
     let delimiter = format!("\r\n--{boundary}");

@@ -1,5 +1,5 @@
-//! An origin that can be scripted: slow, short, without ranges, without validators; and that counts
-//! what it is asked.
+//! A scriptable origin: slow, truncated, without ranges or without validators. It records its
+//! requests.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -21,40 +21,40 @@ use loangate::clock::Clock;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-/// A length that no power of two divides, so that a byte in the wrong place shows.
+/// Length of the byte pattern. No power of two divides it, so a byte in the wrong place is noticed.
 const PERIOD: usize = 1_000_003;
 
-/// How many requests are remembered.
-const MOST_ASKED: usize = 100_000;
+/// Maximum number of recorded requests.
+const MAX_RECORDED: usize = 100_000;
 
-/// A file, and how it is served.
+/// A file, and how the origin serves it.
 #[derive(Clone, Debug)]
 pub(crate) struct File {
     pub(crate) size: u64,
-    /// Its content, where it is not the endless pattern.
+    /// Content of the file; the repeating pattern where this is `None`.
     pub(crate) content: Option<Bytes>,
     pub(crate) fields: Vec<(&'static str, String)>,
     pub(crate) ranges: bool,
-    /// Whether the answer tells its length; without, it is chunked.
-    pub(crate) told_length: bool,
-    /// The status, where it is not what was asked.
+    /// Whether the response has a Content-Length. Without, it is chunked.
+    pub(crate) has_length: bool,
+    /// Status that replaces the correct one.
     pub(crate) status: Option<StatusCode>,
-    /// The Content-Range of a 206, where it is not what was asked.
+    /// Content-Range of a 206 that replaces the correct one.
     pub(crate) content_range: Option<String>,
-    /// After so many bytes of a body the connection is cut.
-    pub(crate) cut_after: Option<u64>,
-    /// After so many bytes of a body nothing more comes.
+    /// Number of body bytes after which the origin aborts the connection.
+    pub(crate) abort_after: Option<u64>,
+    /// Number of body bytes after which the body stalls.
     pub(crate) stall_after: Option<u64>,
-    /// No head of an answer ever comes.
+    /// Whether the origin never sends a response head.
     pub(crate) silent: bool,
-    /// Each answer breaks off after a random count of bytes below this.
+    /// Each body breaks off after a random number of bytes below this.
     pub(crate) breaks_within: Option<u64>,
-    /// One answer in so many is a 500.
+    /// One response in this many is a 500.
     pub(crate) fails_one_in: Option<u32>,
-    /// Of those that break off, one in so many stands still instead.
+    /// Of the bodies that break off, one in this many stalls instead.
     pub(crate) stalls_one_in: Option<u32>,
-    /// One question for a range in so many is answered with the whole file.
-    pub(crate) whole_one_in: Option<u32>,
+    /// One range request in this many is answered with the whole file.
+    pub(crate) ignores_range_one_in: Option<u32>,
 }
 
 impl File {
@@ -68,16 +68,16 @@ impl File {
                 ("last-modified", "Mon, 05 Jan 2026 08:00:00 GMT".to_owned()),
             ],
             ranges: true,
-            told_length: true,
+            has_length: true,
             status: None,
             content_range: None,
-            cut_after: None,
+            abort_after: None,
             stall_after: None,
             silent: false,
             breaks_within: None,
             fails_one_in: None,
             stalls_one_in: None,
-            whole_one_in: None,
+            ignores_range_one_in: None,
         }
     }
 
@@ -94,7 +94,7 @@ impl File {
         self
     }
 
-    /// What this part of it is.
+    /// Returns the bytes of this range of the file.
     pub(crate) fn part(&self, range: Range<u64>) -> Vec<u8> {
         let mut part = Vec::new();
         let mut at = range.start;
@@ -122,7 +122,7 @@ impl File {
     }
 }
 
-/// A block of bytes without regularity.
+/// Returns a block of pseudo-random bytes.
 fn pattern() -> Bytes {
     static BLOCK: std::sync::LazyLock<Bytes> = std::sync::LazyLock::new(|| {
         let mut state = 0x9e37_79b9_7f4a_7c15_u64;
@@ -137,9 +137,9 @@ fn pattern() -> Bytes {
     BLOCK.clone()
 }
 
-/// A request that came.
+/// A request that the origin received.
 #[derive(Clone, Debug)]
-pub(crate) struct Asked {
+pub(crate) struct RecordedRequest {
     pub(crate) method: Method,
     pub(crate) path: String,
     pub(crate) headers: HeaderMap,
@@ -149,27 +149,27 @@ pub(crate) struct Asked {
 #[derive(Debug, Default)]
 struct State {
     files: Mutex<BTreeMap<String, File>>,
-    asked: Mutex<Vec<Asked>>,
+    recorded: Mutex<Vec<RecordedRequest>>,
     sent: Mutex<Vec<(String, Range<u64>)>>,
-    /// Bodies that are on their way.
+    /// Number of bodies that are being sent.
     bodies: AtomicUsize,
-    /// Bytes of bodies so far.
+    /// Number of body bytes sent so far.
     bytes: AtomicU64,
-    /// Whether connections are reset when they are closed.
+    /// Whether the origin resets connections instead of closing them.
     resets: AtomicBool,
 }
 
 impl State {
-    /// Notes a request; a bench makes more of them than anybody looks at.
-    fn remember(&self, asked: Asked) {
-        let mut all = self.asked.lock().unwrap();
-        if all.len() < MOST_ASKED {
-            all.push(asked);
+    /// Records a request. Benches send more than [`MAX_RECORDED`], which nothing reads.
+    fn record(&self, recorded: RecordedRequest) {
+        let mut all = self.recorded.lock().unwrap();
+        if all.len() < MAX_RECORDED {
+            all.push(recorded);
         }
     }
 }
 
-/// An origin that serves.
+/// A running origin.
 #[derive(Debug)]
 pub(crate) struct Origin {
     pub(crate) url: String,
@@ -186,34 +186,33 @@ impl Origin {
         origin
     }
 
-    /// Serves this file at this path, which has no leading slash.
+    /// Serves this file at this path without a leading slash.
     pub(crate) fn put(&self, path: &str, file: File) {
         self.state.files.lock().unwrap().insert(format!("/{path}"), file);
     }
 
-    /// How many bodies are on their way now: each holds a connection.
+    /// Returns the number of bodies that are being sent. Each occupies a connection.
     pub(crate) fn bodies(&self) -> usize {
         self.state.bodies.load(Ordering::Relaxed)
     }
 
-    /// Has every connection from now on be reset where it would be closed, which loses what is on
-    /// its way.
+    /// Makes the origin reset all further connections instead of closing them. A reset discards
+    /// bytes in flight.
     pub(crate) fn reset_connections(&self) {
         self.state.resets.store(true, Ordering::Relaxed);
     }
 
-    /// How many bytes of bodies have been sent so far.
+    /// Returns the number of body bytes sent so far.
     pub(crate) fn bytes(&self) -> u64 {
         self.state.bytes.load(Ordering::Relaxed)
     }
 
-    /// Every request so far.
-    pub(crate) fn asked(&self) -> Vec<Asked> {
-        self.state.asked.lock().unwrap().clone()
+    /// Returns all recorded requests.
+    pub(crate) fn requests(&self) -> Vec<RecordedRequest> {
+        self.state.recorded.lock().unwrap().clone()
     }
 
-    /// Which parts of the file at this path were sent so far, of bodies that are over: to the last
-    /// byte that was taken.
+    /// Returns the ranges of the file that completed or aborted bodies have sent.
     pub(crate) fn sent(&self, path: &str) -> Vec<Range<u64>> {
         let sent = self.state.sent.lock().unwrap();
         sent.iter()
@@ -222,9 +221,9 @@ impl Origin {
             .collect()
     }
 
-    /// How many requests so far were for a path that starts so.
+    /// Returns the number of requests whose path has this prefix.
     pub(crate) fn count(&self, path: &str) -> usize {
-        self.asked().iter().filter(|asked| asked.path.starts_with(path)).count()
+        self.requests().iter().filter(|request| request.path.starts_with(path)).count()
     }
 }
 
@@ -262,16 +261,17 @@ async fn answer(
     request: Request<Incoming>,
 ) -> Result<Response<Sent>, Infallible> {
     let path = request.uri().path().to_owned();
-    let asked = Asked {
+    let recorded = RecordedRequest {
         method: request.method().clone(),
         path: path.clone(),
         headers: request.headers().clone(),
         at: Clock::system().now(),
     };
-    state.remember(asked);
+    state.record(recorded);
     let file = state.files.lock().unwrap().get(&path).cloned();
     let Some(mut file) = file else {
-        let nothing = Sent { file: File::of(0), at: 0, end: 0, sent: 0, cut: None, log: None };
+        let nothing =
+            Sent { file: File::of(0), at: 0, end: 0, sent: 0, abort_delay: None, log: None };
         return Ok(Response::builder().status(404).body(nothing).unwrap());
     };
     let one_in = |many: Option<u32>| many.is_some_and(|many| fastrand::u32(..many) == 0);
@@ -283,18 +283,18 @@ async fn answer(
         if one_in(file.stalls_one_in) {
             file.stall_after = breaks;
         } else {
-            file.cut_after = breaks;
+            file.abort_after = breaks;
         }
     }
-    if one_in(file.whole_one_in) {
+    if one_in(file.ignores_range_one_in) {
         file.ranges = false;
     }
     if file.silent {
         std::future::pending::<()>().await;
     }
-    let asked = request.headers().get("range").and_then(|range| range.to_str().ok());
-    let asked = asked.filter(|_| file.ranges && request.method() == Method::GET);
-    let part = asked.map(|range| part_of(range, file.size));
+    let range = request.headers().get("range").and_then(|range| range.to_str().ok());
+    let range = range.filter(|_| file.ranges && request.method() == Method::GET);
+    let part = range.map(|range| part_of(range, file.size));
     let (status, at, end) = match part {
         None => (StatusCode::OK, 0, file.size),
         Some(Some((first, last))) => (StatusCode::PARTIAL_CONTENT, first, last + 1),
@@ -306,21 +306,24 @@ async fn answer(
         response = response.header(*name, value);
     }
     if status == StatusCode::PARTIAL_CONTENT {
-        let told = format!("bytes {at}-{}/{}", end - 1, file.size);
-        response = response.header("content-range", file.content_range.clone().unwrap_or(told));
+        let content_range = format!("bytes {at}-{}/{}", end - 1, file.size);
+        response =
+            response.header("content-range", file.content_range.clone().unwrap_or(content_range));
     }
     if status == StatusCode::RANGE_NOT_SATISFIABLE {
         response = response.header("content-range", format!("bytes */{}", file.size));
     }
-    if file.told_length {
+    if file.has_length {
         response = response.header("content-length", end - at);
     }
     let end = if request.method() == Method::HEAD { at } else { end };
     state.bodies.fetch_add(1, Ordering::SeqCst);
-    Ok(response.body(Sent { file, at, end, sent: 0, cut: None, log: Some((path, state)) }).unwrap())
+    Ok(response
+        .body(Sent { file, at, end, sent: 0, abort_delay: None, log: Some((path, state)) })
+        .unwrap())
 }
 
-/// One range, first and last; none where it lies outside.
+/// Parses a single range into its first and last byte. Returns `None` where it is not satisfiable.
 fn part_of(range: &str, size: u64) -> Option<(u64, u64)> {
     let end = size.checked_sub(1)?;
     let (first, last) = range.strip_prefix("bytes=").unwrap().split_once('-').unwrap();
@@ -333,16 +336,16 @@ fn part_of(range: &str, size: u64) -> Option<(u64, u64)> {
     (first <= last).then_some((first, last))
 }
 
-/// A body on its way.
+/// A body that is being sent.
 #[derive(Debug)]
 struct Sent {
     file: File,
     at: u64,
     end: u64,
     sent: u64,
-    /// Runs before the connection is cut.
-    cut: Option<Pin<Box<tokio::time::Sleep>>>,
-    /// Where it is noted what was sent of which path.
+    /// Delay before the connection is aborted.
+    abort_delay: Option<Pin<Box<tokio::time::Sleep>>>,
+    /// Path and state in which the sent range is recorded.
     log: Option<(String, Arc<State>)>,
 }
 
@@ -350,44 +353,43 @@ impl Drop for Sent {
     fn drop(&mut self) {
         let Some((path, state)) = self.log.take() else { return };
         let mut sent = state.sent.lock().unwrap();
-        if self.sent > 0 && sent.len() < MOST_ASKED {
+        if self.sent > 0 && sent.len() < MAX_RECORDED {
             sent.push((path, self.at - self.sent..self.at));
         }
         state.bodies.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
-/// The connection is to be cut here.
+/// Makes hyper abort the connection.
 #[derive(Debug, thiserror::Error)]
-#[error("cut, as told")]
-struct Cut;
+#[error("aborted as configured")]
+struct Aborted;
 
 impl Body for Sent {
     type Data = Bytes;
-    type Error = Cut;
+    type Error = Aborted;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, Aborted>>> {
         let this = self.get_mut();
         if this.at >= this.end {
             return Poll::Ready(None);
         }
         let mut end = this.end;
-        if let Some(cut) = this.file.cut_after {
-            if this.sent >= cut {
-                // What came before is sent first: hyper drops what it still holds when a body
-                // fails.
+        if let Some(abort_delay) = this.file.abort_after {
+            if this.sent >= abort_delay {
+                // hyper drops its unsent bytes when a body fails, so earlier bytes are sent first.
                 let pause = || Box::pin(tokio::time::sleep(Duration::from_millis(50)));
-                ready!(this.cut.get_or_insert_with(pause).as_mut().poll(context));
-                return Poll::Ready(Some(Err(Cut)));
+                ready!(this.abort_delay.get_or_insert_with(pause).as_mut().poll(context));
+                return Poll::Ready(Some(Err(Aborted)));
             }
-            end = end.min(this.at + cut - this.sent);
+            end = end.min(this.at + abort_delay - this.sent);
         }
         if let Some(stall) = this.file.stall_after {
             if this.sent >= stall {
-                return Poll::Pending; // for ever: nobody wakes it
+                return Poll::Pending; // stalls: nothing wakes this task
             }
             end = end.min(this.at + stall - this.sent);
         }

@@ -1,9 +1,7 @@
-//! The built program as a process of its own: started, asked how much memory it takes, told to
-//! stop, killed.
+//! The built program as a process: starts it, sends signals, reads its memory use, and kills it.
 //!
-//! Nothing here blocks the test's runtime for longer than a moment, since the sandbox and the
-//! origin run on it. The process is killed when its handle is dropped; what it logged is shown
-//! where the test fails.
+//! No function blocks the test's runtime for long, since the sandbox and the origin run on it.
+//! Dropping the handle kills the process. If the test fails, the log is printed.
 
 use std::fs::OpenOptions;
 use std::io::{BufRead, BufReader};
@@ -14,52 +12,54 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::time::Instant;
 
-/// How long a start may take, and an end that nothing holds up.
+/// Timeout for a start, and for an end that nothing delays.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A running `loangate`.
 #[derive(Debug)]
 pub(crate) struct Process {
     pub(crate) child: Child,
-    /// What it said when it was ready.
+    /// The JSON line that the process printed when it was ready.
     pub(crate) ready: Value,
-    /// How long that took.
+    /// Time from the start until the ready line.
     pub(crate) took: Duration,
-    /// Where its standard error goes.
+    /// File of its standard error.
     pub(crate) log: PathBuf,
-    /// Kept open, so that a later line of its would not end it.
+    /// Kept open, so that a later write to standard output does not fail.
     _stdout: BufReader<ChildStdout>,
 }
 
 impl Process {
-    /// `loangate serve` under this configuration; `ready` has `base_url` and `admin_url`.
+    /// Starts `loangate serve` with this configuration. `ready` has `base_url` and `admin_url`.
     pub(crate) async fn serve(config: &Path) -> Process {
         let mut command = program("serve");
         command.arg("--config").arg(config);
         Process::start(command, config.with_file_name("serve.log")).await
     }
 
-    /// As [`Process::serve`], by a program that runs the command it is given, as a debugger does.
+    /// Like [`Process::serve`], under a wrapper that runs its arguments as a command, such as a
+    /// debugger.
     pub(crate) async fn serve_within(mut wrapper: Command, config: &Path) -> Process {
         wrapper.arg(env!("CARGO_BIN_EXE_loangate")).arg("serve").arg("--config").arg(config);
         Process::start(wrapper, config.with_file_name("serve.log")).await
     }
 
-    /// As [`Process::serve`], to end itself at this place (`src/crash.rs`).
+    /// Like [`Process::serve`]. The process aborts itself at this point (`src/crash.rs`).
     pub(crate) async fn serve_until(config: &Path, place: &str) -> Process {
         let mut command = program("serve");
         command.arg("--config").arg(config).env("LOANGATE_CRASH", place);
         Process::start(command, config.with_file_name("serve.log")).await
     }
 
-    /// As [`Process::serve`], with this variable in its environment.
+    /// Like [`Process::serve`], with this environment variable.
     pub(crate) async fn serve_with(config: &Path, variable: &str, value: &str) -> Process {
         let mut command = program("serve");
         command.arg("--config").arg(config).env(variable, value);
         Process::start(command, config.with_file_name("serve.log")).await
     }
 
-    /// As [`Process::serve_until`], for a place that it comes to by itself: how it ended.
+    /// Like [`Process::serve_until`], for a point that is reached without a request. Returns the
+    /// exit status.
     pub(crate) async fn serve_until_death(config: &Path, place: &str) -> ExitStatus {
         let mut command = program("serve");
         let errors =
@@ -84,9 +84,9 @@ impl Process {
         }
     }
 
-    /// Starts it and waits for its ready line.
+    /// Starts the command and waits for its ready line.
     async fn start(mut command: Command, log: PathBuf) -> Process {
-        // Appended, so that the log of a process that was killed before is there as well.
+        // Appended, so that the log of an earlier, killed process is kept.
         let errors = OpenOptions::new().create(true).append(true).open(&log).unwrap();
         let began = Instant::now();
         let mut child = command
@@ -108,66 +108,69 @@ impl Process {
             _ => None,
         };
         let (Some(ready), Ok(Ok(Ok((_, stdout))))) = (ready, read) else {
-            let _ = child.kill(); // which also ends the reading
+            let _ = child.kill(); // also ends the reader task
             let _ = child.wait();
-            panic!("it never became ready: {}", std::fs::read_to_string(&log).unwrap_or_default());
+            panic!(
+                "the process did not become ready: {}",
+                std::fs::read_to_string(&log).unwrap_or_default()
+            );
         };
         Process { child, ready, took, log, _stdout: stdout }
     }
 
-    /// A text of the ready line.
-    pub(crate) fn told(&self, name: &str) -> String {
+    /// Returns a text member of the ready line.
+    pub(crate) fn ready_field(&self, name: &str) -> String {
         self.ready[name]
             .as_str()
             .unwrap_or_else(|| panic!("no {name} in {}", self.ready))
             .to_owned()
     }
 
-    /// SIGKILL, and nothing of it is left when this returns.
+    /// Sends SIGKILL and waits until the process is gone.
     pub(crate) fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
 
-    /// SIGTERM. The library has no safe call for it; every system has the command.
+    /// Sends SIGTERM, by the `kill` command, since the standard library has no call for it.
     pub(crate) fn terminate(&self) {
         self.signal("-TERM");
     }
 
-    /// SIGHUP: reload.
-    pub(crate) fn hang_up(&self) {
+    /// Sends SIGHUP, which reloads keys and tables.
+    pub(crate) fn reload(&self) {
         self.signal("-HUP");
     }
 
     fn signal(&self, signal: &str) {
         let sent =
             Command::new("kill").arg(signal).arg(self.child.id().to_string()).status().unwrap();
-        assert!(sent.success(), "{signal} could not be sent");
+        assert!(sent.success(), "cannot send {signal}");
     }
 
-    /// Whether it still runs.
+    /// Returns whether the process still runs.
     pub(crate) fn runs(&mut self) -> bool {
         self.child.try_wait().unwrap().is_none()
     }
 
-    /// Waits for its end.
+    /// Waits until the process has ended.
     pub(crate) async fn exit(&mut self) -> ExitStatus {
         let deadline = Instant::now() + PATIENCE;
         loop {
             if let Some(status) = self.child.try_wait().unwrap() {
                 return status;
             }
-            assert!(Instant::now() < deadline, "it does not end");
+            assert!(Instant::now() < deadline, "the process did not end");
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
 
-    /// The most memory that it has had resident, in KiB.
-    pub(crate) fn most_memory(&self) -> u64 {
+    /// Returns its peak resident memory, in KiB.
+    pub(crate) fn peak_memory(&self) -> u64 {
         self.status("VmHWM")
     }
 
-    /// The memory that it has resident now, in KiB.
+    /// Returns its resident memory, in KiB.
     pub(crate) fn memory(&self) -> u64 {
         self.status("VmRSS")
     }
@@ -187,7 +190,7 @@ impl Drop for Process {
             let log = std::fs::read_to_string(&self.log).unwrap_or_default();
             let lines: Vec<_> = log.lines().collect();
             let tail = lines.get(lines.len().saturating_sub(60)..).unwrap_or_default();
-            println!("the end of what the process logged:\n{}", tail.join("\n"));
+            println!("the last lines of the process log:\n{}", tail.join("\n"));
         }
     }
 }

@@ -1,5 +1,4 @@
-//! A connection to a gate that is spoken to by hand: no client that tidies up what is sent stands
-//! between.
+//! TLS connections to a gate for hand-written requests, which a client library would normalize.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -14,11 +13,11 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-/// How long an answer may take, for a test that would else hang.
+/// Timeout for a response.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// An address that refuses connections as long as the socket lives: bound, so that no other program
-/// gets the port, but not listening.
+/// Returns an address that refuses connections while the socket lives. The socket is bound but does
+/// not listen, so no other program gets the port.
 pub(crate) fn refusing() -> (TcpSocket, SocketAddr) {
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
@@ -26,7 +25,7 @@ pub(crate) fn refusing() -> (TcpSocket, SocketAddr) {
     (socket, address)
 }
 
-/// A connection under this name (SNI) that trusts this CA, for this protocol (ALPN).
+/// Opens a TLS connection with this SNI name and ALPN protocol that trusts this CA.
 pub(crate) async fn connect(
     address: SocketAddr,
     ca: &Path,
@@ -36,7 +35,7 @@ pub(crate) async fn connect(
     connect_over(TcpStream::connect(address).await.unwrap(), ca, name, protocol).await
 }
 
-/// As [`connect`], over this socket.
+/// Like [`connect`], over this socket.
 pub(crate) async fn connect_over(
     socket: TcpStream,
     ca: &Path,
@@ -56,8 +55,8 @@ pub(crate) async fn connect_over(
     TlsConnector::from(Arc::new(config)).connect(name, socket).await.unwrap()
 }
 
-/// As [`connect`], under the name localhost, with a receive buffer of this size: who reads nothing
-/// fills it soon.
+/// Like [`connect`], for localhost and with a receive buffer of this size, which fills early when
+/// the test does not read.
 pub(crate) async fn connect_with_buffer(
     address: SocketAddr,
     ca: &Path,
@@ -69,10 +68,9 @@ pub(crate) async fn connect_with_buffer(
     connect_over(socket.connect(address).await.unwrap(), ca, "localhost", protocol).await
 }
 
-/// Sends these bytes over HTTP/1.1 on a connection of their own, and gives the status and the whole
-/// answer.
+/// Sends these bytes over HTTP/1.1 on a new connection. Returns the status and the whole response.
 ///
-/// The bytes must ask for the connection to be closed, or be what closes it.
+/// The bytes must request that the connection closes, or cause it.
 pub(crate) async fn exchange(
     address: SocketAddr,
     ca: &Path,
@@ -81,18 +79,18 @@ pub(crate) async fn exchange(
 ) -> (u16, Vec<u8>) {
     let mut stream = connect(address, ca, name, "http/1.1").await;
     let mut answer = Vec::new();
-    let talk = async {
-        // A gate that has read enough to say no may close before everything is sent.
+    let exchange_bytes = async {
+        // The gate may respond with an error and close before everything is sent.
         let _ = stream.write_all(bytes).await;
         let _ = stream.flush().await;
         let _ = stream.read_to_end(&mut answer).await;
     };
     assert!(
-        tokio::time::timeout(PATIENCE, talk).await.is_ok(),
-        "no answer to {}",
+        tokio::time::timeout(PATIENCE, exchange_bytes).await.is_ok(),
+        "no response to {}",
         bytes.escape_ascii()
     );
-    // HTTP/1.1 400 …, or HTTP/1.0 to who asked so.
+    // Matches HTTP/1.1 and, for requests of that version, HTTP/1.0.
     let status =
         answer.strip_prefix(b"HTTP/1.").and_then(|rest| rest.get(2..5)).unwrap_or_else(|| {
             panic!("{} was answered {}", bytes.escape_ascii(), answer.escape_ascii())

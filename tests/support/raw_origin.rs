@@ -1,4 +1,4 @@
-//! An origin that is written byte by byte: responses that no HTTP library would send.
+//! An origin that sends scripted bytes: responses that no HTTP library would send.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -8,19 +8,19 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
-/// What is done with one request.
+/// What the origin does with one request.
 #[derive(Clone, Debug)]
 pub(crate) enum Reply {
-    /// These bytes are sent, and the connection waits for the next request.
+    /// Sends these bytes and waits for the next request.
     Send(Vec<u8>),
-    /// The first bytes are sent, and the others once the next request has arrived on the same
+    /// Sends the first bytes, and the others when the next request has arrived on the same
     /// connection.
     SendLate(Vec<u8>, Vec<u8>),
-    /// These bytes are sent, and the connection is closed.
+    /// Sends these bytes and closes the connection.
     Close(Vec<u8>),
-    /// These bytes are sent without end, one time in so long.
+    /// Sends these bytes repeatedly, with this pause between.
     Repeat(Vec<u8>, Duration),
-    /// Nothing is sent, and the connection stays open.
+    /// Sends nothing and keeps the connection open.
     Hang,
 }
 
@@ -39,7 +39,7 @@ struct Counts {
     requests: AtomicUsize,
     connections: AtomicUsize,
     open: AtomicUsize,
-    most_open: AtomicUsize,
+    max_open: AtomicUsize,
 }
 
 #[derive(Debug)]
@@ -50,7 +50,8 @@ pub(crate) struct RawOrigin {
 }
 
 impl RawOrigin {
-    /// Replies to each request by its head, and by its number, counted from 0.
+    /// Starts an origin. The function chooses the reply from the request's head and its number,
+    /// counted from 0.
     pub(crate) async fn start(
         reply: impl Fn(&str, usize) -> Reply + Send + Sync + 'static,
     ) -> RawOrigin {
@@ -69,7 +70,7 @@ impl RawOrigin {
                 tokio::spawn(async move {
                     counts.connections.fetch_add(1, Ordering::SeqCst);
                     let open = counts.open.fetch_add(1, Ordering::SeqCst) + 1;
-                    counts.most_open.fetch_max(open, Ordering::SeqCst);
+                    counts.max_open.fetch_max(open, Ordering::SeqCst);
                     tokio::select! {
                         () = stop.cancelled() => {}
                         () = serve(socket, &counts, &*reply) => {}
@@ -81,19 +82,19 @@ impl RawOrigin {
         origin
     }
 
-    /// Requests so far.
-    pub(crate) fn requests(&self) -> usize {
+    /// Returns the number of requests so far.
+    pub(crate) fn request_count(&self) -> usize {
         self.counts.requests.load(Ordering::SeqCst)
     }
 
-    /// Connections so far.
+    /// Returns the number of connections so far.
     pub(crate) fn connections(&self) -> usize {
         self.counts.connections.load(Ordering::SeqCst)
     }
 
-    /// The most connections that were open at once.
-    pub(crate) fn most_open(&self) -> usize {
-        self.counts.most_open.load(Ordering::SeqCst)
+    /// Returns the maximum number of connections open at once.
+    pub(crate) fn max_open(&self) -> usize {
+        self.counts.max_open.load(Ordering::SeqCst)
     }
 }
 
@@ -147,7 +148,7 @@ async fn serve(
                 return;
             }
             Reply::Hang => {
-                // Until the gate closes the connection.
+                // Returns when the gate closes the connection.
                 let _ = socket.read_buf(&mut read).await;
                 return;
             }

@@ -1,9 +1,7 @@
-//! A gate, started in this process as the program starts it, between the sandbox and a scripted
-//! origin.
+//! A gate in the test process, between the sandbox and a scripted origin.
 //!
-//! [`Scene::end`] compares at last what the sandbox's books, the ledger and the origin say: no
-//! reference twice, no reader and title with two live loans, nothing accepted in the ledger that
-//! the books do not have.
+//! [`Scene::end`] compares the sandbox's books with the ledger. Each reference and each pair of
+//! reader and title has at most one live loan. Every accepted loan of the ledger is in the books.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -21,26 +19,26 @@ use tempfile::TempDir;
 
 use super::{Origin, Process};
 
-/// The library of readers, where a test does not say otherwise.
+/// ISIL of the readers' library, unless a test names another.
 pub(crate) const LIBRARY: &str = "NO-0301000";
 
-/// More calls than a test sends: what is left of this number shows how many have hung.
+/// Repetitions of a hang fault, more than a test sends calls. The rest shows how many calls hung.
 const MAX_HANGS: u64 = 1_000_000;
 
-/// How a scene is set.
+/// Parameters of a scene.
 #[derive(Clone, Debug)]
 pub(crate) struct Setting {
     pub(crate) bounds: Bounds,
     pub(crate) world: World,
-    /// Lines that are put into the configuration: what is replaced by what.
+    /// Replacements in the configuration: (old text, new text).
     pub(crate) config: Vec<(&'static str, &'static str)>,
-    /// Another origin than the scripted one.
+    /// URL of an origin that replaces the scripted one.
     pub(crate) origin: Option<&'static str>,
     pub(crate) clock: Clock,
 }
 
 impl Default for Setting {
-    /// A quick sandbox that lends anything to anyone.
+    /// Returns a setting with a fast sandbox that lends any title to any reader.
     fn default() -> Setting {
         Setting {
             bounds: Bounds::quick(),
@@ -52,7 +50,7 @@ impl Default for Setting {
     }
 }
 
-/// Everything around a gate, and the gate.
+/// A gate with everything around it.
 #[derive(Debug)]
 pub(crate) struct Scene {
     pub(crate) gate: Option<serve::Running>,
@@ -67,17 +65,17 @@ pub(crate) struct Scene {
 
 impl Scene {
     pub(crate) async fn start() -> Scene {
-        Scene::set(Setting::default()).await
+        Scene::start_with(Setting::default()).await
     }
 
-    pub(crate) async fn set(setting: Setting) -> Scene {
-        let mut scene = Scene::around(setting).await;
+    pub(crate) async fn start_with(setting: Setting) -> Scene {
+        let mut scene = Scene::without_gate(setting).await;
         scene.start_gate().await;
         scene
     }
 
-    /// Everything around a gate that the test starts itself, as a process of its own.
-    pub(crate) async fn around(setting: Setting) -> Scene {
+    /// Starts everything except the gate. The test starts the gate, for example as a process.
+    pub(crate) async fn without_gate(setting: Setting) -> Scene {
         let dir = initialised();
         let origin = Origin::start().await;
         let sandbox = start_sandbox(&setting, dir.path(), 0).await;
@@ -96,7 +94,7 @@ impl Scene {
         scene
     }
 
-    /// Writes the configuration of this scene: what `init` writes, with the addresses of today.
+    /// Writes the configuration of `loangate init` with the addresses of this scene.
     fn write_config(&self) {
         let file = self.dir.path().join("config.toml");
         let mut text = std::fs::read_to_string(&file)
@@ -116,22 +114,21 @@ impl Scene {
         std::fs::write(file, text).unwrap();
     }
 
-    /// Makes the configuration readable for its owner alone, as one with a secret in it must be.
+    /// Makes the configuration private to its owner, which a file with a literal secret must be.
     pub(crate) fn make_config_private(&self) {
         use std::os::unix::fs::PermissionsExt;
         std::fs::set_permissions(self.config_file(), std::fs::Permissions::from_mode(0o600))
             .unwrap();
     }
 
-    /// Puts lines into the configuration of a gate that is not started yet.
+    /// Replaces text in the configuration before the gate starts.
     pub(crate) fn replace_in_config(&self, from: &str, to: &str) {
         let text = std::fs::read_to_string(self.config_file()).unwrap();
         assert!(text.contains(from), "the configuration has no {from}");
         std::fs::write(self.config_file(), text.replacen(from, to, 1)).unwrap();
     }
 
-    /// Puts a server in front of the sandbox, which rewrites what the gate is answered. The gate is
-    /// not started yet.
+    /// Inserts a proxy that rewrites the sandbox's responses, before the gate starts.
     pub(crate) async fn rewritten(&self) -> super::Bokbasen {
         let front = super::Bokbasen::start(&self.sandbox_url).await;
         let url = |url: &str| format!("\nurl = \"{url}\"");
@@ -139,7 +136,7 @@ impl Scene {
         front
     }
 
-    /// The configuration's file, for the built program.
+    /// Returns the path of the configuration file.
     pub(crate) fn config_file(&self) -> std::path::PathBuf {
         self.dir.path().join("config.toml")
     }
@@ -152,27 +149,27 @@ impl Scene {
         self.gate = Some(gate);
     }
 
-    /// Starts the gate as a process of its own; requests of this scene go there from now on.
+    /// Starts the gate as a separate process. Further requests of this scene go to it.
     pub(crate) async fn spawn_gate(&mut self) -> Process {
         let process = Process::serve(&self.config_file()).await;
-        self.base = process.told("base_url");
-        self.admin = process.told("admin_url");
+        self.base = process.ready_field("base_url");
+        self.admin = process.ready_field("admin_url");
         process
     }
 
-    /// As [`Scene::spawn_gate`], with a process that ends itself at this place.
+    /// Like [`Scene::spawn_gate`]. The process aborts itself at this point.
     pub(crate) async fn spawn_gate_until(&mut self, place: &str) -> Process {
         let process = Process::serve_until(&self.config_file(), place).await;
-        self.base = process.told("base_url");
-        self.admin = process.told("admin_url");
+        self.base = process.ready_field("base_url");
+        self.admin = process.ready_field("admin_url");
         process
     }
 
-    /// As [`Scene::spawn_gate`], with this variable in the environment of the process.
+    /// Like [`Scene::spawn_gate`], with this environment variable.
     pub(crate) async fn spawn_gate_with(&mut self, variable: &str, value: &str) -> Process {
         let process = Process::serve_with(&self.config_file(), variable, value).await;
-        self.base = process.told("base_url");
-        self.admin = process.told("admin_url");
+        self.base = process.ready_field("base_url");
+        self.admin = process.ready_field("admin_url");
         process
     }
 
@@ -184,18 +181,18 @@ impl Scene {
         self.sandbox.take().unwrap().stop().await;
     }
 
-    /// Starts the sandbox anew at its former address, with its books.
+    /// Restarts the sandbox with its books and address.
     pub(crate) async fn start_sandbox(&mut self) {
         let port = self.sandbox_url.rsplit(':').next().unwrap().parse().unwrap();
         self.sandbox = Some(start_sandbox(&self.setting, self.dir.path(), port).await);
     }
 
-    /// A reader's token, signed as the login would.
+    /// Returns a reader's token as a login service would sign it.
     pub(crate) fn token(&self, borrower: &str) -> String {
         self.token_with(&json!({ "sub": borrower }))
     }
 
-    /// A token with these claims over the usual ones.
+    /// Returns a token with these claims in addition to the usual ones.
     pub(crate) fn token_with(&self, claims: &Value) -> String {
         let now = self.setting.clock.now().as_second();
         let mut all = json!({
@@ -211,8 +208,7 @@ impl Scene {
         jsonwebtoken::encode(&Header::new(Algorithm::EdDSA), &all, &key).unwrap()
     }
 
-    /// A signed link's token for kari, as `loangate token link` makes it with these further
-    /// arguments.
+    /// Returns a signed link token for kari, made by `loangate token link` with these arguments.
     pub(crate) fn link(&self, arguments: &[&str]) -> String {
         let made = Command::new(env!("CARGO_BIN_EXE_loangate"))
             .args(["token", "link", "--library", LIBRARY, "--borrower", "kari", "--config"])
@@ -224,17 +220,17 @@ impl Scene {
         String::from_utf8(made.stdout).unwrap().trim().to_owned()
     }
 
-    /// A client over HTTP/1.1 that trusts this gate.
+    /// Returns an HTTP/1.1 client that trusts this gate.
     pub(crate) fn http1(&self) -> reqwest::Client {
         self.client().http1_only().build().unwrap()
     }
 
-    /// A client over HTTP/2.
+    /// Returns an HTTP/2 client that trusts this gate.
     pub(crate) fn http2(&self) -> reqwest::Client {
         self.client().http2_prior_knowledge().build().unwrap()
     }
 
-    /// What clients of this gate are built with.
+    /// Returns a builder for clients that trust this gate.
     pub(crate) fn client(&self) -> reqwest::ClientBuilder {
         let ca = std::fs::read(self.dir.path().join("certs/ca.pem")).unwrap();
         reqwest::Client::builder()
@@ -244,7 +240,7 @@ impl Scene {
             .timeout(Duration::from_secs(60))
     }
 
-    /// A request for a title's file by this reader.
+    /// Returns a GET request with this reader's token.
     pub(crate) fn get(
         &self,
         client: &reqwest::Client,
@@ -254,8 +250,9 @@ impl Scene {
         client.get(format!("{}{path}", self.base)).bearer_auth(token)
     }
 
-    /// A request of the readers' API: its status, and its JSON where it has any.
-    pub(crate) async fn ask(
+    /// Sends a request to the readers' API. Returns the status and the JSON body, or null without a
+    /// body.
+    pub(crate) async fn call_api(
         &self,
         method: &str,
         path: &str,
@@ -268,7 +265,7 @@ impl Scene {
         (status, if body.is_empty() { Value::Null } else { serde_json::from_slice(&body).unwrap() })
     }
 
-    /// Every loan in the sandbox's books.
+    /// Returns every loan in the sandbox's books.
     pub(crate) async fn books(&self) -> Vec<Value> {
         let books: Value = self.sandbox_get("/sandbox/books").await;
         books["loans"].as_array().unwrap().clone()
@@ -280,7 +277,7 @@ impl Scene {
         answer.json().await.unwrap()
     }
 
-    /// A call of the sandbox's control API.
+    /// Calls the sandbox's control API.
     pub(crate) async fn control(&self, method: &str, path: &str, body: &Value) {
         let client = reqwest::Client::builder().no_proxy().build().unwrap();
         let url = format!("{}{path}", self.sandbox_url);
@@ -288,19 +285,19 @@ impl Scene {
         request.send().await.unwrap().error_for_status().unwrap();
     }
 
-    /// Makes the sandbox misbehave.
+    /// Adds a fault to the sandbox.
     pub(crate) async fn fault(&self, fault: &Value) {
         self.control("POST", "/sandbox/faults", fault).await;
     }
 
-    /// Leaves calls of this name about a title without an answer, in place of all other faults;
-    /// [`Scene::hung`] counts them.
+    /// Makes calls of this name for a title hang, in place of all other faults. [`Scene::hung`]
+    /// counts them.
     pub(crate) async fn hang(&self, call: &str, isbn: &str) {
         let hang = json!({ "call": call, "isbn": isbn, "times": MAX_HANGS, "effect": "hang" });
         self.control("PUT", "/sandbox/faults", &hang).await;
     }
 
-    /// How many calls of this name [`Scene::hang`] has left without an answer.
+    /// Returns how many calls of this name [`Scene::hang`] has left without a response.
     pub(crate) async fn hung(&self, call: &str) -> u64 {
         let faults = self.sandbox_get("/sandbox/faults").await;
         let hangs = |fault: &&Value| fault["call"] == call && fault["effect"].get("hang").is_some();
@@ -312,14 +309,14 @@ impl Scene {
         self.control("DELETE", "/sandbox/faults", &Value::Null).await;
     }
 
-    /// An answer of the admin listener, with the token.
+    /// Sends an authorized GET to the admin listener.
     pub(crate) async fn admin(&self, path: &str) -> reqwest::Response {
         let token = std::fs::read_to_string(self.dir.path().join("certs/admin.token")).unwrap();
         let client = reqwest::Client::builder().no_proxy().build().unwrap();
         client.get(format!("{}{path}", self.admin)).bearer_auth(token).send().await.unwrap()
     }
 
-    /// Every loan in the ledger, over the admin API, page by page.
+    /// Returns every loan in the ledger, page by page from the admin API.
     pub(crate) async fn ledger(&self) -> Vec<Value> {
         let mut loans = Vec::new();
         let mut cursor = String::new();
@@ -338,21 +335,21 @@ impl Scene {
         self.admin("/metrics").await.text().await.unwrap()
     }
 
-    /// Looks again and again until this holds, and fails after a while.
+    /// Polls until this holds. Panics after 30 seconds.
     pub(crate) async fn until<F: Future<Output = bool>>(&self, what: &str, holds: impl Fn() -> F) {
         let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
         while !holds().await {
-            assert!(tokio::time::Instant::now() < deadline, "it never came to this: {what}");
+            assert!(tokio::time::Instant::now() < deadline, "timed out waiting for: {what}");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
 
-    /// Compares the books with the ledger, of a gate in whatever process.
+    /// Compares the books with the ledger of a gate in any process.
     pub(crate) async fn check(&self) {
         check_books(&self.books().await, &self.ledger().await);
     }
 
-    /// The end of a test: what must hold of every scene.
+    /// Ends the scene and checks what must hold after every test.
     pub(crate) async fn end(mut self) {
         if self.gate.is_some() && self.sandbox.is_some() {
             self.check().await;
@@ -366,8 +363,8 @@ impl Scene {
     }
 }
 
-/// No reference has two loans that live, no reader and title either, and what the ledger has as
-/// accepted is accepted there.
+/// Checks that no reference and no reader and title has two live loans, and that every accepted
+/// loan of the ledger is accepted in the books.
 pub(crate) fn check_books(books: &[Value], ledger: &[Value]) {
     let mut live: BTreeMap<String, usize> = BTreeMap::new();
     for loan in
@@ -378,16 +375,16 @@ pub(crate) fn check_books(books: &[Value], ledger: &[Value]) {
         *live.entry(reader).or_default() += 1;
     }
     let twice: Vec<_> = live.iter().filter(|(_, count)| **count > 1).collect();
-    assert!(twice.is_empty(), "live twice at Bokbasen: {twice:?}");
+    assert!(twice.is_empty(), "two live loans at Bokbasen: {twice:?}");
     for loan in ledger.iter().filter(|loan| loan["state"] == "accepted") {
-        let there = books.iter().find(|other| other["loanId"] == loan["lending_id"]);
-        let there = there.unwrap_or_else(|| panic!("Bokbasen does not have {loan}"));
-        assert_eq!(there["status"], "ACCEPTED", "{loan}");
-        assert_eq!(there["reference"], loan["reference"], "{loan}");
+        let booked = books.iter().find(|other| other["loanId"] == loan["lending_id"]);
+        let booked = booked.unwrap_or_else(|| panic!("Bokbasen does not have {loan}"));
+        assert_eq!(booked["status"], "ACCEPTED", "{loan}");
+        assert_eq!(booked["reference"], loan["reference"], "{loan}");
     }
 }
 
-/// A directory as `loangate init` makes it.
+/// Returns a new directory with the files of `loangate init`.
 pub(crate) fn initialised() -> TempDir {
     let dir = tempfile::tempdir().unwrap();
     let made = Command::new(env!("CARGO_BIN_EXE_loangate"))
@@ -410,7 +407,7 @@ async fn start_sandbox(setting: &Setting, dir: &Path, port: u16) -> sandbox::Run
     Sandbox::start(settings, setting.clock.clone()).await.unwrap()
 }
 
-/// A clock that a test moves, from a moment that the sandbox's world knows.
-pub(crate) fn movable() -> Clock {
+/// Returns a clock that a test moves, starting at a time within the sandbox's world.
+pub(crate) fn movable_clock() -> Clock {
     Clock::movable(Timestamp::from_second(1_790_000_000).unwrap())
 }

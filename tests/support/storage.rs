@@ -1,5 +1,5 @@
-//! Storages of every kind with the same files: the scripted HTTP origin, a real S3 server that
-//! checks signatures, a directory.
+//! Storages of every kind with the same files: the scripted HTTP origin, an S3 server that checks
+//! signatures, and a directory.
 
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
@@ -12,12 +12,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::{File, Scene, Setting};
 
-/// The S3 server's one key.
+/// Access key ID of the S3 server.
 pub(crate) const KEY_ID: &str = "AKIDLOANGATE";
 pub(crate) const SECRET: &str = "of-the-storage-and-of-nobody-else";
 const BUCKET: &str = "books";
 
-/// What kind of storage.
+/// Kind of a storage.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Kind {
     Http,
@@ -29,13 +29,13 @@ impl Kind {
     pub(crate) const ALL: [Kind; 3] = [Kind::Http, Kind::S3, Kind::Directory];
 }
 
-/// A storage that serves.
+/// A running storage.
 #[derive(Debug)]
 pub(crate) struct Storage {
     kind: Kind,
-    /// The files of S3's bucket, or of the directory.
+    /// Directory of the files, also of the S3 bucket.
     directory: PathBuf,
-    /// Of the S3 server.
+    /// Address of the S3 server.
     pub(crate) address: String,
     stop: CancellationToken,
 }
@@ -47,29 +47,29 @@ impl Drop for Storage {
 }
 
 impl Storage {
-    /// A scene whose origin is of this kind, and whose gate is not started yet.
-    pub(crate) async fn around(kind: Kind, setting: Setting) -> (Scene, Storage) {
-        let scene = Scene::around(setting).await;
+    /// Starts a scene with an origin of this kind and without a gate.
+    pub(crate) async fn without_gate(kind: Kind, setting: Setting) -> (Scene, Storage) {
+        let scene = Scene::without_gate(setting).await;
         let storage = Storage::start(kind, &scene).await;
         if kind != Kind::Http {
-            storage.lead_to(&scene, &storage.lines(&storage.address, SECRET));
+            storage.configure(&scene, &storage.lines(&storage.address, SECRET));
         }
         (scene, storage)
     }
 
-    /// As [`Storage::around`], with the gate.
+    /// Like [`Storage::without_gate`], with a running gate.
     pub(crate) async fn scene(kind: Kind) -> (Scene, Storage) {
-        let (mut scene, storage) = Storage::around(kind, Setting::default()).await;
+        let (mut scene, storage) = Storage::without_gate(kind, Setting::default()).await;
         scene.start_gate().await;
         (scene, storage)
     }
 
-    /// Has the scene's origin be this.
-    pub(crate) fn lead_to(&self, scene: &Scene, lines: &str) {
+    /// Makes this storage the origin of the scene.
+    pub(crate) fn configure(&self, scene: &Scene, lines: &str) {
         scene.replace_in_config(&format!("url = \"{}/\"", scene.origin.url), lines);
     }
 
-    /// A storage of this kind for a scene whose origin it is not yet.
+    /// Starts a storage of this kind, which the scene does not use yet.
     pub(crate) async fn start(kind: Kind, scene: &Scene) -> Storage {
         let directory = scene.dir.path().join("storage");
         std::fs::create_dir_all(directory.join(BUCKET)).unwrap();
@@ -85,7 +85,7 @@ impl Storage {
         Storage { kind, directory: directory.join(BUCKET), address, stop }
     }
 
-    /// The lines of `[[origins]]` that lead here, by this address.
+    /// Returns the lines of `[[origins]]` for this storage at this address.
     pub(crate) fn lines(&self, address: &str, secret: &str) -> String {
         match self.kind {
             Kind::Http => panic!("the scene has these lines"),
@@ -97,7 +97,7 @@ impl Storage {
         }
     }
 
-    /// Puts this file there; what it is sent as is up to the storage.
+    /// Stores a file. The storage chooses its header fields.
     pub(crate) fn put(&self, scene: &Scene, path: &str, file: &File) {
         if self.kind == Kind::Http {
             let sent: Vec<String> =
@@ -113,7 +113,7 @@ impl Storage {
         std::fs::rename(part, place).unwrap();
     }
 
-    /// Where a file is on the disk.
+    /// Returns the path of a file on the disk.
     pub(crate) fn place(&self, path: &str) -> PathBuf {
         self.directory.join(path)
     }
@@ -137,8 +137,8 @@ async fn serve(listener: TcpListener, service: S3Service, stop: CancellationToke
     }
 }
 
-/// An address that leads to another, and breaks each connection after a random count of bytes below
-/// this on their way back.
+/// Starts a proxy that aborts each connection after a random number of response bytes below this
+/// limit.
 pub(crate) async fn breaking(to: String, within: u64, stop: CancellationToken) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
@@ -149,20 +149,20 @@ pub(crate) async fn breaking(to: String, within: u64, stop: CancellationToken) -
                 accepted = listener.accept() => accepted,
             };
             let Ok((socket, _)) = accepted else { continue };
-            tokio::spawn(break_off(socket, to.clone(), fastrand::u64(1..within)));
+            tokio::spawn(forward_truncated(socket, to.clone(), fastrand::u64(1..within)));
         }
     });
     address
 }
 
-async fn break_off(mut here: tokio::net::TcpStream, to: String, after: u64) {
+async fn forward_truncated(mut client: tokio::net::TcpStream, to: String, after: u64) {
     use tokio::io::AsyncReadExt;
-    let Ok(mut there) = tokio::net::TcpStream::connect(to).await else { return };
-    let (mut from_here, mut to_here) = here.split();
-    let (from_there, mut to_there) = there.split();
-    let mut from_there = from_there.take(after);
+    let Ok(mut server) = tokio::net::TcpStream::connect(to).await else { return };
+    let (mut from_client, mut to_client) = client.split();
+    let (from_server, mut to_server) = server.split();
+    let mut from_server = from_server.take(after);
     tokio::select! {
-        _ = tokio::io::copy(&mut from_here, &mut to_there) => {}
-        _ = tokio::io::copy(&mut from_there, &mut to_here) => {}
+        _ = tokio::io::copy(&mut from_client, &mut to_server) => {}
+        _ = tokio::io::copy(&mut from_server, &mut to_client) => {}
     }
 }

@@ -1,5 +1,4 @@
-//! A small web server of an origin of its own: it serves one page, which tells the test what it
-//! found.
+//! A web server of a separate origin. It serves one page, whose script reports results to the test.
 
 use std::convert::Infallible;
 
@@ -14,45 +13,51 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-/// What a page's script has: `await tell(value)`. What it does not expect is told as well.
-const TELL: &str =
-    "const tell = value => fetch('/told', { method: 'POST', body: JSON.stringify(value) });
-addEventListener('error', event => tell({ wrong: event.message }));
-addEventListener('unhandledrejection', event => tell({ wrong: String(event.reason) }));";
+/// Prelude of a page's script: it defines `await report(value)` and reports uncaught errors.
+const REPORT_SCRIPT: &str =
+    "const report = value => fetch('/reported', { method: 'POST', body: JSON.stringify(value) });
+addEventListener('error', event => report({ wrong: event.message }));
+addEventListener('unhandledrejection', event => report({ wrong: String(event.reason) }));";
 
-/// A page that is served, over plain HTTP: browsers trust what is on loopback.
+/// A page served over plain HTTP, which browsers trust on loopback.
 #[derive(Debug)]
 pub(crate) struct Pages {
-    /// Its origin, as browsers write it.
+    /// Origin of the page as browsers write it.
     pub(crate) origin: String,
-    told: mpsc::UnboundedReceiver<Value>,
+    reported: mpsc::UnboundedReceiver<Value>,
     listener: Option<TcpListener>,
-    teller: mpsc::UnboundedSender<Value>,
+    reporter: mpsc::UnboundedSender<Value>,
     stop: CancellationToken,
 }
 
 impl Pages {
-    /// An origin whose page is not served yet, for who must know its name before.
+    /// Binds an origin before its page is served, so that a test can configure its name first.
     pub(crate) async fn bind() -> Pages {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let origin = format!("http://{}", listener.local_addr().unwrap());
-        let (teller, told) = mpsc::unbounded_channel();
-        Pages { origin, told, listener: Some(listener), teller, stop: CancellationToken::new() }
+        let (reporter, reported) = mpsc::unbounded_channel();
+        Pages {
+            origin,
+            reported,
+            listener: Some(listener),
+            reporter,
+            stop: CancellationToken::new(),
+        }
     }
 
-    /// Serves a page with this script, in which an `await` may stand anywhere.
+    /// Serves a page with this module script.
     pub(crate) fn serve(&mut self, script: &str) {
         let page = format!(
             "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>A reader</title>\n\
-             <script>{TELL}</script>\n<script type=\"module\">{script}</script>"
+             <script>{REPORT_SCRIPT}</script>\n<script type=\"module\">{script}</script>"
         );
         let listener = self.listener.take().unwrap();
-        tokio::spawn(accept(listener, page.into(), self.teller.clone(), self.stop.clone()));
+        tokio::spawn(accept(listener, page.into(), self.reporter.clone(), self.stop.clone()));
     }
 
-    /// The next thing that the page tells.
-    pub(crate) async fn told(&mut self) -> Value {
-        self.told.recv().await.unwrap()
+    /// Returns the next value that the page reports.
+    pub(crate) async fn reported(&mut self) -> Value {
+        self.reported.recv().await.unwrap()
     }
 }
 
@@ -65,7 +70,7 @@ impl Drop for Pages {
 async fn accept(
     listener: TcpListener,
     page: Bytes,
-    teller: mpsc::UnboundedSender<Value>,
+    reporter: mpsc::UnboundedSender<Value>,
     stop: CancellationToken,
 ) {
     loop {
@@ -74,9 +79,9 @@ async fn accept(
             accepted = listener.accept() => accepted,
         };
         let Ok((socket, _)) = accepted else { continue };
-        let (page, teller, stop) = (page.clone(), teller.clone(), stop.clone());
+        let (page, reporter, stop) = (page.clone(), reporter.clone(), stop.clone());
         tokio::spawn(async move {
-            let service = service_fn(|request| answer(request, page.clone(), teller.clone()));
+            let service = service_fn(|request| answer(request, page.clone(), reporter.clone()));
             let served = hyper::server::conn::http1::Builder::new()
                 .serve_connection(TokioIo::new(socket), service);
             tokio::select! {
@@ -90,15 +95,16 @@ async fn accept(
 async fn answer(
     request: Request<Incoming>,
     page: Bytes,
-    teller: mpsc::UnboundedSender<Value>,
+    reporter: mpsc::UnboundedSender<Value>,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
-    let asked = (request.method().clone(), request.uri().path().to_owned());
-    let (status, body) = match (&asked.0, asked.1.as_str()) {
+    let target = (request.method().clone(), request.uri().path().to_owned());
+    let (status, body) = match (&target.0, target.1.as_str()) {
         (&Method::GET, "/") => (200, page),
-        (&Method::POST, "/told") => {
-            let told = request.into_body().collect().await.map(|body| body.to_bytes());
-            let told = told.ok().and_then(|told| serde_json::from_slice(&told).ok());
-            let _ = teller.send(told.unwrap_or(Value::Null));
+        (&Method::POST, "/reported") => {
+            let reported = request.into_body().collect().await.map(|body| body.to_bytes());
+            let reported =
+                reported.ok().and_then(|reported| serde_json::from_slice(&reported).ok());
+            let _ = reporter.send(reported.unwrap_or(Value::Null));
             (204, Bytes::new())
         }
         _ => (404, Bytes::new()), // favicon.ico
