@@ -1,14 +1,13 @@
 //! Invariants 1, 2, 3 and 7 under random interleavings, on the real gate.
 //!
-//! Two readers and two titles. A case is a row of steps: requests of every kind with new and old
-//! tokens, the clock moved, an answer of Bokbasen's that will be lost, the gate crashed; some of
-//! them two at once. After each step the rules of [`model`] are held against what the ledger and
-//! the sandbox's books say, and again at the end, when everything has come to rest. [`stage`] has
-//! the gate, which crashes and is started anew.
+//! Two readers and two titles. A case is a sequence of steps: requests of every kind with new and
+//! old tokens, changes of the clock, lost responses of Bokbasen, crashes of the gate. Some steps do
+//! two at once. After each step, and when all work is done, the rules of [`model`] are checked
+//! against the ledger and the sandbox's books. [`stage`] runs the gate, crashes it and restarts it.
 //!
-//! The eighteen cases of an ordinary run are new ones each time. More of them, or the same ones
-//! again: `LOANGATE_INTERLEAVINGS=100 LOANGATE_TEST_SEED=… cargo test --test it interleavings --
-//! --nocapture`. So many are tried in each of three lanes, the first of which has the seed itself.
+//! An ordinary run tries eighteen new cases. To run more, or the same again:
+//! `LOANGATE_INTERLEAVINGS=100 LOANGATE_TEST_SEED=… cargo test --test it interleavings --
+//! --nocapture`. Each of three lanes runs that many cases, and the first lane uses the seed itself.
 
 mod model;
 mod stage;
@@ -21,63 +20,68 @@ use proptest::test_runner::{Config, RngSeed, TestRunner};
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
-use model::{Ask, Model, What};
+use model::{Model, ReaderRequest, RequestKind};
 use stage::Stage;
 
-/// How many cases are tried at once, since they mostly wait; and how many an ordinary run tries one
-/// after the other.
+/// Number of cases that run at once, since they mostly wait, and number of cases per lane in an
+/// ordinary run.
 const LANES: u64 = 3;
 const CASES: u32 = 6;
-/// How many steps a case has.
+/// Number of steps in a case.
 const STEPS: std::ops::Range<usize> = 20..32;
 
-/// Something that happens.
+/// An action of a reader, the clock, Bokbasen or the gate.
 #[derive(Clone, Debug)]
 enum Action {
-    /// A reader asks.
-    Ask(Ask),
-    /// A while passes, and a reader's app gets itself a new token. No while at all is the boundary:
-    /// a token that was issued at the very moment of an end is an old one.
+    /// A reader sends a request.
+    Request(ReaderRequest),
+    /// Time passes, and a reader's app gets a new token. Zero is the boundary case: a token issued
+    /// at the moment of an end is an old one.
     NewToken { reader: usize, after_ms: u64 },
-    /// The clock comes to the due time of a reader's loan, or passes it.
+    /// The clock reaches the due time of a reader's loan, or passes it.
     Expire { key: model::Key, late_ms: u64 },
-    /// Somebody sets the clock.
+    /// The clock is set.
     Jump { seconds: i64 },
-    /// Bokbasen's answer to the next calls of this kind will be lost.
+    /// Bokbasen's responses to the next calls of this kind are lost.
     Lose { call: &'static str, how: Value, times: u32 },
-    /// The gate dies.
+    /// The gate crashes.
     Crash,
 }
 
-/// What happens between two looks at the ledger and the books.
+/// The actions between two checks of the ledger and the books.
 #[derive(Clone, Debug)]
 enum Step {
     One(Action),
-    /// Two at once, the second so many milliseconds after the first.
+    /// Two actions, the second this many milliseconds after the first.
     Two(Action, Action, u64),
 }
 
-/// A reader and a title; one pair more often than the others, so that what happens to it meets.
+/// A reader and a title. One pair is more frequent, so that its actions interact.
 fn key() -> impl Strategy<Value = model::Key> {
     prop_oneof![1 => Just((0, 0)), 1 => proptest::sample::select(model::KEYS.to_vec())]
 }
 
-fn ask() -> impl Strategy<Value = Ask> {
+fn reader_request() -> impl Strategy<Value = ReaderRequest> {
     let what = prop_oneof![
-        5 => Just(What::Read),
-        2 => Just(What::Continue),
-        3 => Just(What::Return),
-        2 => Just(What::Begin),
+        5 => Just(RequestKind::Read),
+        2 => Just(RequestKind::Continue),
+        3 => Just(RequestKind::Return),
+        2 => Just(RequestKind::Begin),
     ];
-    // Mostly the token of today.
+    // Mostly the newest token.
     let token_back = prop_oneof![3 => Just(0_usize), 1 => 1..4_usize];
     (key(), what, token_back, any::<bool>()).prop_map(
-        |((reader, title), what, token_back, http2)| Ask { reader, title, what, token_back, http2 },
+        |((reader, title), what, token_back, http2)| ReaderRequest {
+            reader,
+            title,
+            what,
+            token_back,
+            http2,
+        },
     )
 }
 
-/// A call whose answer will be lost, and how. Where it is carried out late, that is within the
-/// sandbox's bound.
+/// A call whose response is lost, and how. A late execution stays within the sandbox's bound.
 fn lose() -> impl Strategy<Value = Action> {
     let how = proptest::sample::select(vec![
         json!("cut_after"),
@@ -87,8 +91,7 @@ fn lose() -> impl Strategy<Value = Action> {
         json!({ "hang": { "made": false } }),
     ]);
     let call = prop_oneof![4 => Just("begin"), 2 => Just("return"), 1 => Just("cancel"), 1 => Just("list")];
-    // What may be repeated is, twice within one call: what is lost three times is lost for whoever
-    // called.
+    // A repeatable call is sent up to three times, so three losses fail the whole call.
     let times = prop_oneof![Just(1_u32), Just(3)];
     (call, how, times).prop_map(|(call, how, times)| {
         let times = if call == "begin" { 1 } else { times };
@@ -101,7 +104,7 @@ fn action() -> impl Strategy<Value = Action> {
     let seconds = prop_oneof![2 => -3600..=3600_i64, 1 => -70..=70_i64];
     let after_ms = prop_oneof![1 => Just(0), 3 => 1..5000_u64];
     prop_oneof![
-        10 => ask().prop_map(Action::Ask),
+        10 => reader_request().prop_map(Action::Request),
         4 => (key(), after_ms).prop_map(|((reader, _), after_ms)| Action::NewToken { reader, after_ms }),
         1 => (key(), late_ms).prop_map(|(key, late_ms)| Action::Expire { key, late_ms }),
         1 => seconds.prop_map(|seconds| Action::Jump { seconds }),
@@ -117,12 +120,12 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// Tries so many cases, one after the other, that this seed decides.
+/// Runs this many cases in sequence, generated from this seed.
 fn run(seed: u64, cases: u32) -> model::Tally {
     let config = Config {
         cases,
         rng_seed: RngSeed::Fixed(seed),
-        // A case takes seconds, and does not fail every time: the moments are the machine's.
+        // A case takes seconds and failures depend on timing, so shrinking is limited.
         max_shrink_iters: 40,
         failure_persistence: None,
         ..Config::default()
@@ -144,7 +147,7 @@ fn add(told: &mut model::Tally, more: model::Tally) {
 }
 
 #[test]
-fn whatever_happens_in_whatever_order_no_byte_without_a_loan_none_twice_and_every_end_arrives() {
+fn random_interleavings_keep_the_loan_invariants() {
     let number = |name| std::env::var(name).ok().map(|text| text.parse::<u64>().unwrap());
     let seed = number("LOANGATE_TEST_SEED").unwrap_or_else(|| fastrand::u64(..));
     let cases = number("LOANGATE_INTERLEAVINGS").map_or(CASES, |cases| cases.try_into().unwrap());
@@ -159,27 +162,27 @@ fn whatever_happens_in_whatever_order_no_byte_without_a_loan_none_twice_and_ever
     println!("{told:?}");
 }
 
-/// One case, from an empty ledger to the end.
+/// Runs one case, from an empty ledger to the final checks.
 async fn play(steps: Vec<Step>) -> model::Tally {
-    let mut stage = Stage::set().await;
+    let mut stage = Stage::set_up().await;
     let mut model = Model::new(stage.now());
-    let mut seen = stage.look().await;
+    let mut seen = stage.observe().await;
     for step in steps {
         let mut times = (stage.now(), stage.now());
-        let mut asked = Vec::new();
+        let mut sent = Vec::new();
         for (action, after_ms) in step.actions() {
-            // Not to wait for anything: this is the moment at which the second falls.
+            // No wait for a condition: this is the moment of the second action.
             tokio::time::sleep(Duration::from_millis(after_ms)).await;
-            asked.extend(start(&mut stage, &model, &seen, action).await);
+            sent.extend(start(&mut stage, &model, &seen, action).await);
             times = (times.0.min(stage.now()), times.1.max(stage.now()));
         }
         let crashed = stage.is_dead();
         let mut answered = Vec::new();
-        for asking in asked {
-            answered.push(asking.await.unwrap());
+        for request in sent {
+            answered.push(request.await.unwrap());
         }
         for (action, _) in step.actions() {
-            // What was issued in this step was in nobody's hands before its end.
+            // A token that was issued in this step did not exist before the step's ends.
             if let Action::NewToken { reader, .. } = action {
                 model.issue(*reader, stage.now());
             }
@@ -187,17 +190,17 @@ async fn play(steps: Vec<Step>) -> model::Tally {
         if crashed {
             stage.restart().await;
         }
-        let after = stage.look().await;
+        let after = stage.observe().await;
         model.judge(&seen, &after, &answered, times, crashed, &format!("{step:?}"));
         seen = after;
     }
-    rest(&mut stage, &mut model).await;
+    finish(&mut stage, &mut model).await;
     stage.end().await;
     model.tally
 }
 
 impl Step {
-    /// What happens, and how many milliseconds after what came before.
+    /// Returns the actions, each with its delay in milliseconds after the previous one.
     fn actions(&self) -> impl Iterator<Item = (&Action, u64)> {
         let (first, second) = match self {
             Step::One(action) => (action, None),
@@ -207,7 +210,7 @@ impl Step {
     }
 }
 
-/// Lets an action happen; a request is only sent, and its answer awaited by the caller.
+/// Starts an action. The caller awaits the response of a request.
 async fn start(
     stage: &mut Stage,
     model: &Model,
@@ -215,7 +218,7 @@ async fn start(
     action: &Action,
 ) -> Option<tokio::task::JoinHandle<model::Answered>> {
     match action {
-        Action::Ask(ask) => return Some(stage.send(*ask, model.token(ask))),
+        Action::Request(ask) => return Some(stage.send(*ask, model.token(ask))),
         Action::NewToken { after_ms, .. } => stage.clock.advance(Duration::from_millis(*after_ms)),
         Action::Expire { key, late_ms } => {
             if let Some(due) = seen.due(*key) {
@@ -231,16 +234,16 @@ async fn start(
     None
 }
 
-/// The end: nothing misbehaves any more, everything comes to rest, and every reader can borrow
-/// every title again.
-async fn rest(stage: &mut Stage, model: &mut Model) {
+/// Removes all faults, waits until all work is done, and checks that every reader can borrow every
+/// title again.
+async fn finish(stage: &mut Stage, model: &mut Model) {
     stage.scene.no_faults().await;
-    // As late as it has ever been, wherever the clock was set to meanwhile; and then later than
-    // every end, also of what that makes due.
+    // The clock moves past its latest value, whatever it was set to, and then past every end,
+    // including those that this makes due.
     stage.clock.set(model.latest.max(stage.now()));
     let before = loop {
         stage.until_quiet().await;
-        let seen = stage.look().await;
+        let seen = stage.observe().await;
         if seen.last_end().is_none_or(|end| end.as_second() < stage.now().as_second()) {
             break seen;
         }
@@ -249,10 +252,16 @@ async fn rest(stage: &mut Stage, model: &mut Model) {
     model.judge_rest(&before);
     for (reader, title) in model::KEYS {
         model.issue(reader, stage.now());
-        let ask = Ask { reader, title, what: What::Read, token_back: 0, http2: title == 0 };
+        let ask = ReaderRequest {
+            reader,
+            title,
+            what: RequestKind::Read,
+            token_back: 0,
+            http2: title == 0,
+        };
         stage.until_served(ask, model.token(&ask)).await;
     }
-    let after = stage.look().await;
+    let after = stage.observe().await;
     model.judge_rest(&after);
     model.judge_served_again(&before, &after);
     model.count_ends(&after);

@@ -1,5 +1,5 @@
-//! What may happen, told without the gate's code: what the readers were given, and what the ledger
-//! and the books may say after that.
+//! A model of the permitted behaviour, independent of the gate's code: what the readers received,
+//! and which states of ledger and books are valid after that.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,23 +9,23 @@ use serde_json::Value;
 
 use super::stage::Seen;
 
-/// The readers' own ids.
+/// IDs of the readers.
 pub(super) const BORROWERS: [&str; 2] = ["kari", "ola"];
 /// Every reader with every title.
 pub(super) const KEYS: [Key; 4] = [(0, 0), (0, 1), (1, 0), (1, 1)];
-/// How large a title's file is.
+/// Size of a title's file, in bytes.
 pub(super) const SIZE: usize = 3000;
-/// How far ahead a token may have been issued.
+/// Tolerance for a token issued ahead of the clock, in seconds.
 const LEEWAY: i64 = 60;
 
-/// A reader and a title, by their numbers.
+/// A reader and a title, by their indexes.
 pub(super) type Key = (usize, usize);
-/// How often what has happened.
+/// Number of occurrences of each event.
 pub(super) type Tally = BTreeMap<&'static str, usize>;
 
-/// What a reader asks for.
+/// Kind of a request.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum What {
+pub(super) enum RequestKind {
     /// The file from its start.
     Read,
     /// The rest of a download.
@@ -36,18 +36,18 @@ pub(super) enum What {
     Return,
 }
 
-/// A request.
+/// A request of a reader.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Ask {
+pub(super) struct ReaderRequest {
     pub(super) reader: usize,
     pub(super) title: usize,
-    pub(super) what: What,
-    /// How many tokens ago the one was issued that it brings; 0 is the newest.
+    pub(super) what: RequestKind,
+    /// Age of its token in tokens; 0 is the newest.
     pub(super) token_back: usize,
     pub(super) http2: bool,
 }
 
-/// A reader's token, by the second in which it was issued.
+/// A reader's token, identified by the second of its issue.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Token {
     pub(super) issued: i64,
@@ -59,37 +59,37 @@ impl Token {
     }
 }
 
-/// A request, and what came of it. Without a status, the gate died before one came.
+/// A request and its result. The status is `None` if the gate crashed before a response.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Answered {
-    pub(super) ask: Ask,
+    pub(super) request: ReaderRequest,
     pub(super) token: Token,
     pub(super) status: Option<StatusCode>,
-    /// How many bytes of the title came.
+    /// Number of received bytes of the title's file.
     pub(super) bytes: usize,
 }
 
 impl Answered {
     fn key(&self) -> Key {
-        (self.ask.reader, self.ask.title)
+        (self.request.reader, self.request.title)
     }
 
-    /// Whether the reader was told that there is a loan, or given some of the file.
+    /// Returns whether the reader received a loan or part of the file.
     fn is_served(&self) -> bool {
-        match self.ask.what {
-            What::Read | What::Continue => self.bytes > 0,
-            What::Begin => matches!(self.status, Some(StatusCode::OK | StatusCode::CREATED)),
-            What::Return => false,
+        match self.request.what {
+            RequestKind::Read | RequestKind::Continue => self.bytes > 0,
+            RequestKind::Begin => matches!(self.status, Some(StatusCode::OK | StatusCode::CREATED)),
+            RequestKind::Return => false,
         }
     }
 }
 
-/// A text of a JSON object.
+/// Returns a text member of a JSON object.
 pub(super) fn text<'a>(object: &'a Value, name: &str) -> &'a str {
     object[name].as_str().unwrap_or_else(|| panic!("no {name} in {object}"))
 }
 
-/// A moment of a JSON object, where it has one.
+/// Returns a time member of a JSON object, if it is set.
 pub(super) fn moment(object: &Value, name: &str) -> Option<Timestamp> {
     object[name].as_str().map(|text| text.parse().unwrap())
 }
@@ -98,22 +98,22 @@ fn has_ended(row: &Value) -> bool {
     matches!(text(row, "state"), "ending" | "ended")
 }
 
-/// Whether the ledger ever had the loan as accepted: only then was anything granted.
+/// Returns whether the ledger ever had the loan as accepted, and so ever granted access.
 fn was_accepted(row: &Value) -> bool {
     moment(row, "due").is_some()
 }
 
-/// What the test knows of its readers.
+/// State of the readers as the test knows it.
 #[derive(Debug)]
 pub(super) struct Model {
-    /// Each reader's, the newest last.
+    /// Tokens of each reader, the newest last.
     tokens: [Vec<Token>; 2],
-    /// The latest moment that the clock has shown.
+    /// The latest time that the clock has shown.
     pub(super) latest: Timestamp,
-    /// Requests that were sent away before their loan was decided: one that comes to nothing is
-    /// tried once more, when nobody asks any longer.
+    /// Tokens of requests that timed out before their loan was decided. The gate retries a failed
+    /// begin once more without callers.
     waiting: BTreeMap<Key, Vec<Token>>,
-    /// The loans under which a byte has left.
+    /// Loans under which a byte was delivered.
     delivered: BTreeSet<String>,
     pub(super) tally: Tally,
 }
@@ -130,19 +130,19 @@ impl Model {
         }
     }
 
-    /// A reader's app has a new token.
+    /// Gives a reader's app a new token.
     pub(super) fn issue(&mut self, reader: usize, now: Timestamp) {
         self.tokens[reader].push(Token { issued: now.as_second() });
     }
 
-    /// The token that a request brings.
-    pub(super) fn token(&self, ask: &Ask) -> Token {
-        let tokens = &self.tokens[ask.reader];
-        tokens[(tokens.len() - 1).saturating_sub(ask.token_back)]
+    /// Returns the token of a request.
+    pub(super) fn token(&self, request: &ReaderRequest) -> Token {
+        let tokens = &self.tokens[request.reader];
+        tokens[(tokens.len() - 1).saturating_sub(request.token_back)]
     }
 
-    /// Holds a step against the rules. `times` are the earliest and the latest that the clock
-    /// showed meanwhile.
+    /// Checks a step against the rules. `times` are the earliest and latest time that the clock
+    /// showed during it.
     pub(super) fn judge(
         &mut self,
         before: &Seen,
@@ -160,23 +160,23 @@ impl Model {
                 answer.status.map(|status| status.as_u16()),
                 Some(200 | 201 | 204 | 206 | 401 | 403 | 503)
             );
-            assert!(usual || crashed, "an answer that nothing here explains: {context}");
+            assert!(usual || crashed, "an unexpected status: {context}");
             self.count(answer);
         }
         ends_stay(before, after, &context);
-        intents_stand_behind_the_books(after, &context);
+        intents_precede_loans(after, &context);
         for key in KEYS {
-            let asked: Vec<_> =
+            let answers: Vec<_> =
                 answered.iter().filter(|answer| answer.key() == key).copied().collect();
-            self.begins_are_allowed(key, before, after, &asked, (times, crashed), &context);
-            for answer in asked.iter().filter(|answer| answer.is_served()) {
+            self.begins_are_allowed(key, before, after, &answers, (times, crashed), &context);
+            for answer in answers.iter().filter(|answer| answer.is_served()) {
                 let loan = lent_to(key, before, after, times, &context);
                 if answer.bytes > 0 {
                     self.delivered.insert(loan);
                 }
             }
-            if let ([answer], false) = (&asked[..], crashed) {
-                self.alone(answer, before, after, times, &context);
+            if let ([answer], false) = (&answers[..], crashed) {
+                self.judge_single(answer, before, after, times, &context);
             }
         }
         if crashed {
@@ -187,69 +187,71 @@ impl Model {
     fn count(&mut self, answer: &Answered) {
         let what = match (
             answer.is_served(),
-            answer.ask.what,
+            answer.request.what,
             answer.status.map(|status| status.as_u16()),
         ) {
-            (true, What::Read, _) => "read",
-            (true, What::Continue, _) => "continued",
+            (true, RequestKind::Read, _) => "read",
+            (true, RequestKind::Continue, _) => "continued",
             (true, _, Some(201)) => "begun by PUT",
             (true, ..) => "found by PUT",
-            (_, What::Return, Some(204)) => "returned",
+            (_, RequestKind::Return, Some(204)) => "returned",
             (_, _, Some(403)) => "refused",
             (_, _, Some(401)) => "token from ahead",
             (_, _, Some(503)) => "to come back",
-            _ => "cut off",
+            _ => "aborted",
         };
         *self.tally.entry(what).or_default() += 1;
     }
 
-    /// A loan was begun only for a request that may begin one: from the start or an explicit one,
-    /// and with a token that is later than every end of an accepted loan of this reader and title
-    /// (invariant 7). Where the clock was set back behind such an end, that end bars no token of
+    /// Checks that each loan was begun for a request that may begin one: from the start or
+    /// explicit, and with a token later than every end of an accepted loan of this reader and title
+    /// (invariant 7). Where the clock was set back behind such an end, the end blocks no token of
     /// the present.
     fn begins_are_allowed(
         &mut self,
         key: Key,
         before: &Seen,
         after: &Seen,
-        asked: &[Answered],
+        answers: &[Answered],
         (times, crashed): ((Timestamp, Timestamp), bool),
         context: &str,
     ) {
         let is_new = |row: &Value| before.row(&row["id"]).is_none();
         let begun: Vec<_> = after.of(key).filter(|row| is_new(row)).collect();
-        // As they ended, also in this very step: while one of them lived nothing else could be
-        // begun.
+        // Ends of this step count too: no other loan could begin while one was live.
         let earlier = after.of(key).filter(|row| !is_new(row) && was_accepted(row));
         let last_end = earlier.filter_map(|row| moment(row, "ended")).max();
         let waiting = self.waiting.entry(key).or_default();
-        let asking =
-            asked.iter().filter(|answer| matches!(answer.ask.what, What::Read | What::Begin));
-        waiting.extend(asking.clone().map(|answer| answer.token));
-        // One from ahead of the clock is later than the end of a loan that it has itself begun, and
-        // may begin another.
+        let beginning = answers
+            .iter()
+            .filter(|answer| matches!(answer.request.what, RequestKind::Read | RequestKind::Begin));
+        waiting.extend(beginning.clone().map(|answer| answer.token));
+        // A token from ahead of the clock is later than the end of a loan that it has itself begun,
+        // and may begin another.
         let weight = |token: &Token| if token.issued > times.0.as_second() { 2 } else { 1 };
         let lies_ahead = last_end.is_some_and(|end| end > times.0);
         let may_begin = |token: &&Token| {
             token.is_later_than(last_end) || lies_ahead && token.issued <= times.1.as_second()
         };
-        let may: usize = waiting.iter().filter(may_begin).map(weight).sum();
+        let allowed: usize = waiting.iter().filter(may_begin).map(weight).sum();
         let left = begun.iter().filter(|row| row["end_reason"] != "rejected").count();
-        let fits = left <= may && (may > 0 || begun.is_empty());
-        assert!(fits, "{begun:?} for {key:?} where {may} requests might begin: {context}");
-        // Where the newest came to something, nothing of what was asked before is on its way any
-        // more.
+        let fits = left <= allowed && (allowed > 0 || begun.is_empty());
+        assert!(fits, "{begun:?} for {key:?} where {allowed} requests might begin: {context}");
+        // If the newest loan was decided, no earlier request is pending.
         let is_over = |row: &Value| was_accepted(row) || row["state"] == "refused";
         if crashed || after.of(key).next().is_none_or(is_over) {
             let sent_away =
                 |answer: &&Answered| answer.status == Some(StatusCode::SERVICE_UNAVAILABLE);
-            *waiting =
-                asking.filter(sent_away).filter(|_| !crashed).map(|answer| answer.token).collect();
+            *waiting = beginning
+                .filter(sent_away)
+                .filter(|_| !crashed)
+                .map(|answer| answer.token)
+                .collect();
         }
     }
 
-    /// What must come of a request that was the only one for its title, and was not cut off.
-    fn alone(
+    /// Checks the result of a request that was the only one for its title and was not aborted.
+    fn judge_single(
         &self,
         answer: &Answered,
         before: &Seen,
@@ -263,37 +265,36 @@ impl Model {
                 .find(|row| row["state"] == "accepted")
                 .map(|row| row["id"].clone())
         };
-        match answer.ask.what {
-            What::Return if answer.status == Some(StatusCode::NO_CONTENT) => {
+        match answer.request.what {
+            RequestKind::Return if answer.status == Some(StatusCode::NO_CONTENT) => {
                 for row in after.of(answer.key()).filter(|row| was_live(before, row)) {
                     let in_time = |ended| (times.0..=times.1).contains(&ended);
                     let ended = moment(row, "ended").is_some_and(in_time);
-                    assert!(ended, "it was given back, and did not end then: {context}");
+                    assert!(ended, "the returned loan did not end in this step: {context}");
                 }
             }
-            What::Return => {}
-            What::Read | What::Continue | What::Begin => {
-                // Once the clock was past its due time, it may be over for some and not for others
-                // until it is ended.
+            RequestKind::Return => {}
+            RequestKind::Read | RequestKind::Continue | RequestKind::Begin => {
+                // After its due time, a loan may be over for some checks and not for others until
+                // it is ended.
                 let ahead = before.due(answer.key()).is_some_and(|due| due > self.latest);
                 if is_good && ahead && open(before) == open(after) {
-                    // The scene's patience is short, and a machine may have much to do.
+                    // The scene's patience is short, and the machine may be busy.
                     let comes_back = answer.status == Some(StatusCode::SERVICE_UNAVAILABLE);
                     assert!(
                         answer.is_served() || comes_back,
-                        "a loan, and the reader was sent away: {context}"
+                        "a reader with a loan was refused: {context}"
                     );
                 }
             }
         }
     }
 
-    /// When everything has come to rest: the ledger and the books tell of the same loans, and of
-    /// the same ends.
+    /// Checks, when all work is done, that ledger and books have the same loans and the same ends.
     pub(super) fn judge_rest(&mut self, seen: &Seen) {
         for loan in &seen.books {
             let row = seen.ledger.iter().find(|row| row["reference"] == loan["reference"]);
-            let row = row.unwrap_or_else(|| panic!("nobody knows {loan}: {seen:#?}"));
+            let row = row.unwrap_or_else(|| panic!("the ledger does not have {loan}: {seen:#?}"));
             let (status, state) = (text(loan, "status"), text(row, "state"));
             let is_live = matches!(status, "PENDING" | "ACCEPTED");
             assert_eq!(is_live, state == "accepted", "{loan} and {row}: {seen:#?}");
@@ -301,7 +302,10 @@ impl Model {
                 assert_eq!(moment(loan, "ended"), moment(row, "ended"), "{loan} {row}");
             }
             let delivered = self.delivered.contains(text(loan, "loanId"));
-            assert!(!(delivered && status == "CANCELLED"), "a byte had left: {loan} {row}");
+            assert!(
+                !(delivered && status == "CANCELLED"),
+                "cancelled after a delivery: {loan} {row}"
+            );
         }
         for row in seen.ledger.iter().filter(|row| has_ended(row) && !row["lending_id"].is_null()) {
             let loan = seen.booked(row).unwrap_or_else(|| panic!("Bokbasen does not have {row}"));
@@ -309,7 +313,8 @@ impl Model {
                 ("returned", "RETURNED")
                 | ("expired", "EXPIRED")
                 | ("cancelled", "CANCELLED" | "RETURNED") => true,
-                // Ended here while it was pending there, where it can only be cancelled.
+                // Ended in the ledger while it was pending at Bokbasen, where it can only be
+                // cancelled.
                 ("returned", "CANCELLED") => !was_accepted(row),
                 _ => false,
             };
@@ -321,20 +326,20 @@ impl Model {
     pub(super) fn count_ends(&mut self, seen: &Seen) {
         for row in &seen.ledger {
             let how = match row["end_reason"].as_str() {
-                None => "loans that live",
+                None => "live loans",
                 Some("returned") => "loans returned",
                 Some("expired") => "loans expired",
                 Some("cancelled") => "loans cancelled",
-                Some(_) => "begins that came to nothing",
+                Some(_) => "failed begins",
             };
             *self.tally.entry(how).or_default() += 1;
         }
         let again = seen.books.iter().filter(|loan| loan["ends"].as_u64() > Some(1)).count();
-        *self.tally.entry("ends told more than once").or_default() += again;
+        *self.tally.entry("ends sent more than once").or_default() += again;
     }
 
-    /// Every reader was served every title: under the loan that was there, or else under exactly
-    /// one new one.
+    /// Checks that every reader was served every title: under the existing loan, or else under
+    /// exactly one new one.
     pub(super) fn judge_served_again(&self, before: &Seen, after: &Seen) {
         for key in KEYS {
             let count =
@@ -350,12 +355,12 @@ impl Model {
     }
 }
 
-/// Whether a row of a later look was there before and had not ended.
+/// Returns whether a row existed before and had not ended.
 fn was_live(before: &Seen, row: &Value) -> bool {
     before.row(&row["id"]).is_some_and(|row| !has_ended(row) && row["state"] != "refused")
 }
 
-/// What has ended stays ended, when and why it did (invariant 7).
+/// Checks that an ended loan stays ended, with the same time and reason (invariant 7).
 fn ends_stay(before: &Seen, after: &Seen, context: &str) {
     for row in before.ledger.iter().filter(|row| has_ended(row)) {
         let now = after.row(&row["id"]).unwrap_or_else(|| panic!("{row} is gone: {context}"));
@@ -368,9 +373,9 @@ fn ends_stay(before: &Seen, after: &Seen, context: &str) {
     }
 }
 
-/// Every loan in the books was written down here first, and each reference was used once (invariant
-/// 2).
-fn intents_stand_behind_the_books(after: &Seen, context: &str) {
+/// Checks that the ledger had an intent for every loan in the books, and that each reference was
+/// used once (invariant 2).
+fn intents_precede_loans(after: &Seen, context: &str) {
     let mut used = BTreeSet::new();
     for loan in &after.books {
         let row = after.ledger.iter().find(|row| row["reference"] == loan["reference"]);
@@ -380,9 +385,9 @@ fn intents_stand_behind_the_books(after: &Seen, context: &str) {
     }
 }
 
-/// The loan under which a reader was served: accepted in the books, not ended by the time the step
-/// began, and due later than the clock showed (invariant 1). Where it is not accepted any more,
-/// then because it has ended here since.
+/// Returns the loan under which a reader was served: accepted in the books, not ended when the step
+/// began, and due later than the clock showed (invariant 1). If it is no longer accepted, it has
+/// ended since.
 fn lent_to(
     key: Key,
     before: &Seen,
@@ -402,7 +407,7 @@ fn lent_to(
 }
 
 #[test]
-fn a_token_of_the_very_second_of_an_end_is_not_later_than_it() {
+fn token_of_the_second_of_an_end_is_not_later() {
     let end = Timestamp::from_second(100).unwrap();
     assert!(!Token { issued: 100 }.is_later_than(Some(end)));
     assert!(!Token { issued: 100 }.is_later_than(Some(end + SignedDuration::from_millis(500))));

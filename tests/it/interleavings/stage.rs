@@ -1,13 +1,12 @@
-//! The gate of a case, on a runtime of its own: it can die at any moment, and be started anew on
-//! the same ledger.
+//! The gate of a case, on a separate runtime: it can crash at any moment, and restart on the same
+//! ledger.
 //!
-//! A death is as hard as one within a process can be. The runtime of everything slow (the ledger's
-//! writer, calls to Bokbasen, flights, the support API) is shut down at once, so that each of its
-//! tasks ends at whatever it was waiting for; and the workers cut their connections. The lock by
-//! which the next gate tells that this one is dead goes only when the last of its tasks has gone,
-//! as it goes with a process.
+//! A crash is as hard as possible within a process. The runtime of the slow work (the ledger's
+//! writer, calls to Bokbasen, flights, the support API) shuts down at once, so each task ends at
+//! its current await; and the workers abort their connections. The lock that marks a process as
+//! alive is released when the last task is gone, as with a real process.
 //!
-//! The gate's clock is moved by hand; Bokbasen's own is the system's, which nobody here can set.
+//! A test moves the gate's clock; Bokbasen's is the system's clock.
 
 use std::time::Duration;
 
@@ -22,21 +21,22 @@ use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 
-use super::model::{Answered, Ask, BORROWERS, Key, SIZE, Token, What, moment, text};
-use crate::support::scene::{check_books, movable};
+use super::model::{
+    Answered, BORROWERS, Key, ReaderRequest, RequestKind, SIZE, Token, moment, text,
+};
+use crate::support::scene::{check_books, movable_clock};
 use crate::support::{AUDIO, BOOK, File, LIBRARY, Scene, Setting};
 
 /// The titles.
 const TITLES: [&str; 2] = [BOOK, AUDIO];
-/// How late a begin may be carried out whose connection was cut, and how long the listing lags:
-/// both together far within the scene's 500 ms of `lending.settle`, also on a machine with much to
-/// do.
+/// Maximum delay of a begin whose connection was aborted, and lag of the listing, in milliseconds.
+/// Both together are far below the scene's 500 ms of `lending.settle`, also on a busy machine.
 pub(super) const LATE_MS: u64 = 40;
 const LAG_MS: u64 = 40;
-/// How long the end of a dead gate's last threads may take.
+/// Timeout for the threads of a crashed gate.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// What the ledger and the books say between two steps.
+/// State of the ledger and the books between two steps.
 #[derive(Clone, Debug)]
 pub(super) struct Seen {
     pub(super) ledger: Vec<Value>,
@@ -45,46 +45,46 @@ pub(super) struct Seen {
 }
 
 impl Seen {
-    /// The reader and title of a loan, in the ledger or in the books.
+    /// Returns the reader and title of a loan from the ledger or the books.
     pub(super) fn key(&self, loan: &Value) -> Key {
         let place =
             |all: &[&str], name| all.iter().position(|one| *one == text(loan, name)).unwrap();
         (place(&self.pseudonyms.each_ref().map(String::as_str), "borrower"), place(&TITLES, "isbn"))
     }
 
-    /// The loans of a reader and title in the ledger.
+    /// Returns the loans of a reader and title in the ledger.
     pub(super) fn of(&self, key: Key) -> impl Iterator<Item = &Value> {
         self.ledger.iter().filter(move |row| self.key(row) == key)
     }
 
-    /// The ledger's row of this id.
+    /// Returns the ledger's row with this id.
     pub(super) fn row(&self, id: &Value) -> Option<&Value> {
         self.ledger.iter().find(|row| row["id"] == *id)
     }
 
-    /// The loan in the books that a row of the ledger is about.
+    /// Returns the loan in the books for a row of the ledger.
     pub(super) fn booked(&self, row: &Value) -> Option<&Value> {
         self.books.iter().find(|loan| loan["loanId"] == row["lending_id"])
     }
 
-    /// When the last of the loans ended.
+    /// Returns the time of the last end.
     pub(super) fn last_end(&self) -> Option<Timestamp> {
         self.ledger.iter().filter_map(|row| moment(row, "ended")).max()
     }
 
-    /// When the accepted loan of this reader and title is due.
+    /// Returns the due time of the accepted loan of this reader and title.
     pub(super) fn due(&self, key: Key) -> Option<Timestamp> {
         self.of(key).find(|row| row["state"] == "accepted").and_then(|row| moment(row, "due"))
     }
 }
 
-/// A gate that runs, or one that is dying.
+/// A running gate, or one that is shutting down after a crash.
 enum Gate {
     Alive { running: Box<serve::Running>, runtime: Slow },
     Dead(JoinHandle<()>),
 }
 
-/// A runtime that dies at once when it is dropped, also where a test fails.
+/// A runtime that shuts down at once when dropped, also in a failing test.
 struct Slow(Option<Runtime>);
 
 impl Drop for Slow {
@@ -95,13 +95,13 @@ impl Drop for Slow {
     }
 }
 
-/// Everything around the gate, and the gate.
+/// The gate with everything around it.
 pub(super) struct Stage {
     pub(super) scene: Scene,
-    /// The gate's.
+    /// Clock of the gate.
     pub(super) clock: Clock,
     gate: Option<Gate>,
-    /// Over HTTP/1.1, and over HTTP/2.
+    /// Clients for HTTP/1.1 and for HTTP/2.
     clients: [reqwest::Client; 2],
     plain: reqwest::Client,
     admin_token: String,
@@ -111,9 +111,9 @@ pub(super) struct Stage {
 }
 
 impl Stage {
-    pub(super) async fn set() -> Stage {
+    pub(super) async fn set_up() -> Stage {
         let bounds =
-            // Bokbasen's time says nothing here: it is not the gate's, which is moved by hand.
+            // Bokbasen's time must be ignored: the test moves the gate's clock only.
             Bounds {
                 list_lag_ms: LAG_MS,
                 post_bound_ms: LATE_MS,
@@ -122,12 +122,12 @@ impl Stage {
                 ..Bounds::quick()
             };
         let config = vec![
-            // A call that hangs is given up soon, a request is sent away before a lost answer is
-            // found again, and a gate that dies waits for nobody.
+            // A hanging call times out early, a request is refused before a lost response is found,
+            // and a crashing gate does not drain.
             ("timeout = \"2s\"", "timeout = \"400ms\""),
             ("[ledger]", "[gate]\npatience = \"300ms\"\n\n[server]\ndrain = \"0s\"\n\n[ledger]"),
         ];
-        let scene = Scene::around(Setting { bounds, config, ..Setting::default() }).await;
+        let scene = Scene::without_gate(Setting { bounds, config, ..Setting::default() }).await;
         let file = File::of(SIZE as u64);
         for title in TITLES {
             scene.origin.put(&format!("{title}/book.epub"), file.clone());
@@ -135,7 +135,7 @@ impl Stage {
         let loaded = loangate::config::load(&scene.config_file()).unwrap();
         let plain = reqwest::Client::builder().no_proxy().build().unwrap();
         let mut stage = Stage {
-            clock: movable(),
+            clock: movable_clock(),
             gate: None,
             clients: [scene.http1(), scene.http2()],
             admin_token: std::fs::read_to_string(scene.dir.path().join("certs/admin.token"))
@@ -169,7 +169,7 @@ impl Stage {
         self.gate = Some(Gate::Alive { running: Box::new(running), runtime: Slow(Some(runtime)) });
     }
 
-    /// The gate dies now, whatever it is doing.
+    /// Crashes the gate at this moment.
     pub(super) fn crash(&mut self) {
         self.gate = match self.gate.take() {
             Some(Gate::Alive { running, runtime }) => {
@@ -184,31 +184,31 @@ impl Stage {
         matches!(self.gate, Some(Gate::Dead(_)))
     }
 
-    /// Waits until nothing is left of the dead gate.
-    async fn bury(&mut self) {
+    /// Waits until the crashed gate is completely gone.
+    async fn wait_for_death(&mut self) {
         if let Some(Gate::Dead(stopping)) = self.gate.take() {
             tokio::time::timeout(PATIENCE, stopping)
                 .await
-                .expect("a dead gate never ends")
+                .expect("a crashed gate did not end")
                 .unwrap();
         }
         let mut processes = self.ledger_file().into_os_string();
         processes.push(".processes");
         let is_alone = async || std::fs::read_dir(&processes).unwrap().next().is_none();
-        self.scene.until("the dead gate's lock is gone", is_alone).await;
+        self.scene.until("the crashed gate's lock is released", is_alone).await;
     }
 
     fn ledger_file(&self) -> std::path::PathBuf {
         loangate::config::load(&self.scene.config_file()).unwrap().config.ledger.file
     }
 
-    /// A new gate in the dead one's place.
+    /// Starts a gate in place of the crashed one.
     pub(super) async fn restart(&mut self) {
-        self.bury().await;
+        self.wait_for_death().await;
         self.start().await;
     }
 
-    /// Sets the clock to a loan's due time, or past it; never back.
+    /// Sets the clock to a loan's due time or later, and never back.
     pub(super) fn pass(&self, due: Timestamp, late_ms: u64) {
         self.clock.set(clock::after(due, Duration::from_millis(late_ms)).max(self.now()));
     }
@@ -217,9 +217,9 @@ impl Stage {
         self.clock.set(self.now().checked_add(SignedDuration::from_secs(seconds)).unwrap());
     }
 
-    /// Sends a request on its way.
-    pub(super) fn send(&self, ask: Ask, token: Token) -> JoinHandle<Answered> {
-        let request = self.request(ask, token);
+    /// Sends a request in a task.
+    pub(super) fn send(&self, sent: ReaderRequest, token: Token) -> JoinHandle<Answered> {
+        let request = self.request(sent, token);
         let whole = self.file.part(0..SIZE as u64);
         tokio::spawn(async move {
             let (mut status, mut body, mut ended) = (None, Vec::new(), false);
@@ -238,56 +238,56 @@ impl Stage {
                 Some(StatusCode::PARTIAL_CONTENT) => &whole[SIZE / 2..],
                 _ => &[],
             };
-            let is_file = !wanted.is_empty() && matches!(ask.what, What::Read | What::Continue);
+            let is_file = !wanted.is_empty()
+                && matches!(sent.what, RequestKind::Read | RequestKind::Continue);
             if is_file {
                 assert!(
                     wanted.starts_with(&body) && (!ended || body.len() == wanted.len()),
                     "other bytes"
                 );
             }
-            Answered { ask, token, status, bytes: if is_file { body.len() } else { 0 } }
+            Answered { request: sent, token, status, bytes: if is_file { body.len() } else { 0 } }
         })
     }
 
-    fn request(&self, ask: Ask, token: Token) -> reqwest::RequestBuilder {
-        // They last for longer than any loan, so that what is too old about a token is only when it
-        // was issued.
+    fn request(&self, sent: ReaderRequest, token: Token) -> reqwest::RequestBuilder {
+        // Tokens last longer than any loan, so a token is too old only by its time of issue.
         let lasts = token.issued + 360 * 86_400;
-        let claims = json!({ "sub": BORROWERS[ask.reader], "iat": token.issued, "exp": lasts });
-        let title = TITLES[ask.title];
-        let path = match ask.what {
-            What::Read | What::Continue => format!("/files/{title}/book.epub"),
-            What::Begin | What::Return => format!("/loans/{title}"),
+        let claims = json!({ "sub": BORROWERS[sent.reader], "iat": token.issued, "exp": lasts });
+        let title = TITLES[sent.title];
+        let path = match sent.what {
+            RequestKind::Read | RequestKind::Continue => format!("/files/{title}/book.epub"),
+            RequestKind::Begin | RequestKind::Return => format!("/loans/{title}"),
         };
-        let method = match ask.what {
-            What::Read | What::Continue => http::Method::GET,
-            What::Begin => http::Method::PUT,
-            What::Return => http::Method::DELETE,
+        let method = match sent.what {
+            RequestKind::Read | RequestKind::Continue => http::Method::GET,
+            RequestKind::Begin => http::Method::PUT,
+            RequestKind::Return => http::Method::DELETE,
         };
-        let client = &self.clients[usize::from(ask.http2)];
+        let client = &self.clients[usize::from(sent.http2)];
         let request = client.request(method, format!("{}{path}", self.scene.base));
         let request = request.bearer_auth(self.scene.token_with(&claims));
-        match ask.what {
-            What::Continue => {
+        match sent.what {
+            RequestKind::Continue => {
                 request.header("range", format!("bytes={}-", SIZE / 2)).header("if-range", "\"v1\"")
             }
-            What::Read | What::Begin | What::Return => request,
+            RequestKind::Read | RequestKind::Begin | RequestKind::Return => request,
         }
     }
 
-    /// Asks again, as an app does, until the file comes. Nothing but a 503 may come before.
-    pub(super) async fn until_served(&self, ask: Ask, token: Token) {
+    /// Repeats the request, as an app does, until the file is served. Only a 503 may occur before.
+    pub(super) async fn until_served(&self, sent: ReaderRequest, token: Token) {
         let served = async || {
-            let answer = self.send(ask, token).await.unwrap();
-            let may_come_yet = answer.status == Some(StatusCode::SERVICE_UNAVAILABLE);
-            assert!(answer.bytes == SIZE || may_come_yet, "{answer:?}");
+            let answer = self.send(sent, token).await.unwrap();
+            let may_be_served_later = answer.status == Some(StatusCode::SERVICE_UNAVAILABLE);
+            assert!(answer.bytes == SIZE || may_be_served_later, "{answer:?}");
             answer.bytes == SIZE
         };
         self.scene.until("the reader is served", served).await;
     }
 
-    /// Looks at the ledger and the books, and checks what must hold of them at any moment.
-    pub(super) async fn look(&self) -> Seen {
+    /// Reads the ledger and the books, and checks what must hold of them at any time.
+    pub(super) async fn observe(&self) -> Seen {
         let first = self.ledger("").await;
         let books: Value = self
             .plain
@@ -300,7 +300,7 @@ impl Stage {
             .unwrap();
         let books = books["loans"].as_array().unwrap().clone();
         let ledger = self.ledger("").await;
-        // What is accepted before and after the look at the books was so at that moment.
+        // A loan that is accepted before and after the read of the books was accepted during it.
         let mut accepted = ledger.clone();
         accepted.retain(|row| {
             row["state"] == "accepted"
@@ -316,14 +316,14 @@ impl Stage {
         seen
     }
 
-    /// What the ledger has as granted is what Bokbasen granted.
+    /// Checks that the ledger's terms are those that Bokbasen granted.
     async fn check_terms(&self, accepted: &[Value]) {
         for row in accepted {
             let url = self.bokbasen(&format!("/v1/loans/{}", text(row, "lending_id")));
             let answer =
                 self.plain.get(url).bearer_auth(&self.bokbasen_token).send().await.unwrap();
-            let there: Value = answer.error_for_status().unwrap().json().await.unwrap();
-            assert_eq!(moment(row, "due"), moment(&there, "due"), "{row} {there}");
+            let booked: Value = answer.error_for_status().unwrap().json().await.unwrap();
+            assert_eq!(moment(row, "due"), moment(&booked, "due"), "{row} {booked}");
         }
     }
 
@@ -338,8 +338,7 @@ impl Stage {
         page["loans"].as_array().unwrap().clone()
     }
 
-    /// Waits until nothing is under way any more: every loan is decided, every end acknowledged,
-    /// nothing due.
+    /// Waits until all work is done: every loan is decided, every end acknowledged, nothing due.
     pub(super) async fn until_quiet(&self) {
         let is_quiet = async || {
             let rows = self.ledger("").await;
@@ -348,11 +347,11 @@ impl Stage {
                 state => matches!(state, "ended" | "refused"),
             })
         };
-        self.scene.until("everything has come to rest", is_quiet).await;
+        self.scene.until("all work is done", is_quiet).await;
     }
 
-    /// The end: the trail that all these deaths have left is one, and nothing in the ledger is
-    /// amiss.
+    /// Ends the case: the audit trail is unbroken across all crashes, and the ledger has no
+    /// findings.
     pub(super) async fn end(mut self) {
         if let Some(Gate::Alive { running, runtime }) = self.gate.take() {
             running.stop().await;
@@ -368,17 +367,17 @@ impl Stage {
     }
 }
 
-/// A token of Bokbasen's, to ask for a loan as its client does.
+/// Returns an access token of Bokbasen, to read a loan as its client does.
 async fn bokbasen_token(scene: &Scene, plain: &reqwest::Client) -> String {
     let sandbox = scene.sandbox.as_ref().unwrap();
     let settings = sandbox.settings();
-    let asked = json!({
+    let credentials = json!({
         "client_id": settings.client_id,
         "client_secret": secrecy::ExposeSecret::expose_secret(&settings.client_secret),
         "audience": settings.audience,
         "grant_type": "client_credentials",
     });
-    let answer = plain.post(sandbox.token_url()).json(&asked).send().await.unwrap();
+    let answer = plain.post(sandbox.token_url()).json(&credentials).send().await.unwrap();
     let given: Value = answer.error_for_status().unwrap().json().await.unwrap();
     text(&given, "access_token").to_owned()
 }
