@@ -1,12 +1,12 @@
-//! Invariant 1: no byte without a loan. While a loan is pending, refused, unknown or over, and for
-//! whoever has none, the origin is not even asked.
+//! Invariant 1: no byte without a loan. Without a live loan the gate does not even query the
+//! origin: not while a loan is pending, refused, unknown or over.
 
 use std::time::Duration;
 
 use http::StatusCode;
 use serde_json::{Value, json};
 
-use crate::support::scene::{Setting, movable};
+use crate::support::scene::{Setting, movable_clock};
 use crate::support::{BOOK, File, Scene};
 
 const OTHER: &str = "9788299999021";
@@ -21,15 +21,15 @@ fn impatient() -> Setting {
     }
 }
 
-/// A scene with a book, whose readers lose their patience soon.
+/// Starts a scene with a book and a short `gate.patience`.
 async fn scene_with_a_book(setting: Setting) -> Scene {
-    let scene = Scene::set(setting).await;
+    let scene = Scene::start_with(setting).await;
     scene.origin.put(&format!("{BOOK}/book.epub"), File::of(100_000));
     scene
 }
 
-/// Asks in every way that there is, and gives the status and slug that all of them came to.
-async fn ask_every_way(scene: &Scene, token: &str) -> (StatusCode, Value) {
+/// Requests the book in every way, and returns the status and the problem that all of them got.
+async fn request_in_every_way(scene: &Scene, token: &str) -> (StatusCode, Value) {
     let path = format!("/files/{BOOK}/book.epub");
     let mut said = None;
     for client in [scene.http1(), scene.http2()] {
@@ -42,7 +42,7 @@ async fn ask_every_way(scene: &Scene, token: &str) -> (StatusCode, Value) {
             }
             let answer = request.send().await.unwrap();
             let status = answer.status();
-            assert_eq!(head.status(), status, "HEAD is answered as GET is");
+            assert_eq!(head.status(), status, "HEAD and GET get the same status");
             let document: Value = answer.json().await.unwrap();
             if let Some((before, slug)) = &said {
                 assert_eq!((*before, slug), (status, &document["type"]), "{document}");
@@ -54,7 +54,7 @@ async fn ask_every_way(scene: &Scene, token: &str) -> (StatusCode, Value) {
 }
 
 #[tokio::test]
-async fn a_loan_that_is_not_accepted_opens_nothing() {
+async fn loan_that_is_not_accepted_opens_nothing() {
     for (name, effect, config) in [
         ("pending", json!({ "pending_polls": { "n": 1_000_000 } }), None),
         ("of an unknown status", json!("unknown_status"), None),
@@ -72,9 +72,9 @@ async fn a_loan_that_is_not_accepted_opens_nothing() {
         let scene = scene_with_a_book(setting).await;
         let call = if name == "of an unknown status" { "*" } else { "begin" };
         scene.fault(&json!({ "call": call, "effect": effect })).await;
-        let said = ask_every_way(&scene, &scene.token("kari")).await;
+        let said = request_in_every_way(&scene, &scene.token("kari")).await;
         assert_eq!(said, (StatusCode::SERVICE_UNAVAILABLE, "loan-pending".into()), "{name}");
-        assert_eq!(scene.origin.asked().len(), 0, "{name}: the origin was asked");
+        assert_eq!(scene.origin.requests().len(), 0, "{name}: a request reached the origin");
         assert!(scene.books().await.len() <= 1, "{name}: begun again");
         assert_eq!(scene.ledger().await.len(), 1, "{name}");
         scene.end().await;
@@ -82,7 +82,7 @@ async fn a_loan_that_is_not_accepted_opens_nothing() {
 }
 
 #[tokio::test]
-async fn a_refusal_opens_nothing_and_says_why() {
+async fn refusal_opens_nothing_and_names_its_reason() {
     for code in [
         "NO_FREE_LICENSE",
         "BUDGET_EXCEEDED",
@@ -97,7 +97,7 @@ async fn a_refusal_opens_nothing_and_says_why() {
             .fault(&json!({ "call": "begin", "effect": { "refuse": { "code": code, "retry_after": 77 } } }))
             .await;
         let token = scene.token("kari");
-        let said = ask_every_way(&scene, &token).await;
+        let said = request_in_every_way(&scene, &token).await;
         assert_eq!(said, (StatusCode::FORBIDDEN, "loan-refused".into()), "{code}");
         let path = format!("/files/{BOOK}/book.epub");
         let answer = scene.get(&scene.http2(), &path, &token).send().await.unwrap();
@@ -105,14 +105,14 @@ async fn a_refusal_opens_nothing_and_says_why() {
         assert!((1..=77).contains(&wait), "{code}: {wait}");
         let document: Value = answer.json().await.unwrap();
         assert_eq!(document["reason"], code);
-        assert_eq!(scene.origin.asked().len(), 0, "{code}: the origin was asked");
-        assert_eq!(scene.books().await.len(), 1, "{code}: asked for again while the refusal holds");
+        assert_eq!(scene.origin.requests().len(), 0, "{code}: a request reached the origin");
+        assert_eq!(scene.books().await.len(), 1, "{code}: begun again while the refusal holds");
         scene.end().await;
     }
 }
 
 #[tokio::test]
-async fn a_refusal_that_no_longer_holds_can_be_asked_for_again() {
+async fn expired_refusal_allows_another_begin() {
     let scene = scene_with_a_book(impatient()).await;
     let refuse = json!({ "call": "begin", "times": 1, "effect": { "refuse": { "code": "NO_FREE_LICENSE", "retry_after": 1 } } });
     scene.fault(&refuse).await;
@@ -132,8 +132,8 @@ async fn a_refusal_that_no_longer_holds_can_be_asked_for_again() {
 }
 
 #[tokio::test]
-async fn a_loan_that_is_over_opens_nothing_and_an_old_token_does_not_borrow_again() {
-    let clock = movable();
+async fn ended_loan_opens_nothing_and_an_old_token_begins_none() {
+    let clock = movable_clock();
     let scene = scene_with_a_book(Setting { clock: clock.clone(), ..Setting::default() }).await;
     let far = clock.now().as_second() + 300 * 86_400;
     let old = scene.token_with(&json!({ "sub": "kari", "exp": far }));
@@ -145,19 +145,19 @@ async fn a_loan_that_is_over_opens_nothing_and_an_old_token_does_not_borrow_agai
     let client = scene.http2();
     assert_eq!(scene.get(&client, &path, &old).send().await.unwrap().status(), StatusCode::OK);
     clock.advance(Duration::from_secs(22 * 86_400));
-    // At the very moment, whether or not the ender has come to it.
+    // Access ends at that moment, even before the ender has run.
     let answer = scene.get(&client, &path, &old).send().await.unwrap();
     assert_eq!(answer.status(), StatusCode::FORBIDDEN);
     scene
         .until("the end is acknowledged", || async { scene.ledger().await[0]["state"] == "ended" })
         .await;
     assert_eq!(scene.books().await[0]["status"], "EXPIRED");
-    let before = scene.origin.asked().len();
+    let before = scene.origin.requests().len();
     for token in [&old, &ageless] {
-        let said = ask_every_way(&scene, token).await;
+        let said = request_in_every_way(&scene, token).await;
         assert_eq!(said, (StatusCode::FORBIDDEN, "loan-ended".into()));
     }
-    // A later token continues no download, and borrows anew from the start.
+    // A later token continues no download, and begins a new loan from the start.
     clock.advance(Duration::from_secs(2));
     let later = scene.token("kari");
     for (name, value) in [
@@ -169,7 +169,7 @@ async fn a_loan_that_is_over_opens_nothing_and_an_old_token_does_not_borrow_agai
         let answer = scene.get(&client, &path, &later).header(name, value).send().await.unwrap();
         assert_eq!(answer.status(), StatusCode::FORBIDDEN, "{name}: {value}");
     }
-    assert_eq!(scene.origin.asked().len(), before, "the origin was asked");
+    assert_eq!(scene.origin.requests().len(), before, "a request reached the origin");
     assert_eq!(scene.books().await.len(), 1, "begun again");
     assert_eq!(scene.get(&client, &path, &later).send().await.unwrap().status(), StatusCode::OK);
     assert_eq!(scene.books().await.len(), 2);
@@ -177,7 +177,7 @@ async fn a_loan_that_is_over_opens_nothing_and_an_old_token_does_not_borrow_agai
 }
 
 #[tokio::test]
-async fn one_readers_loan_opens_nothing_for_another() {
+async fn loan_opens_nothing_for_another_reader() {
     let scene = scene_with_a_book(Setting::default()).await;
     scene.origin.put(&format!("{OTHER}/book.epub"), File::of(1000));
     let client = scene.http2();
@@ -186,7 +186,7 @@ async fn one_readers_loan_opens_nothing_for_another() {
         scene.get(&client, &path, &scene.token("kari")).send().await.unwrap().status(),
         StatusCode::OK
     );
-    let before = scene.origin.asked().len();
+    let before = scene.origin.requests().len();
     scene
         .fault(&json!({ "call": "begin", "effect": { "refuse": { "code": "BORROWER_LIMIT" } } }))
         .await;
@@ -199,12 +199,12 @@ async fn one_readers_loan_opens_nothing_for_another() {
         let answer = scene.get(&client, path, &token).send().await.unwrap();
         assert_eq!(answer.status(), StatusCode::FORBIDDEN, "{name}");
     }
-    assert_eq!(scene.origin.asked().len(), before, "the origin was asked");
+    assert_eq!(scene.origin.requests().len(), before, "a request reached the origin");
     scene.end().await;
 }
 
 #[tokio::test]
-async fn a_link_opens_what_it_names_and_nothing_else() {
+async fn link_opens_only_what_it_names() {
     let scene = scene_with_a_book(Setting::default()).await;
     scene.origin.put(&format!("{OTHER}/book.epub"), File::of(1000));
     let link = |arguments: &[&str]| scene.link(arguments);
@@ -228,12 +228,12 @@ async fn a_link_opens_what_it_names_and_nothing_else() {
     let forged = format!("{}AAAA", &title[..title.len() - 4]);
     assert_eq!(get(format!("/~{forged}/files/{BOOK}/book.epub")).await, StatusCode::UNAUTHORIZED);
     assert_eq!(scene.origin.count(&format!("/{OTHER}")), 0);
-    assert_eq!(scene.books().await.len(), 1, "a link's pseudonym is the token's");
+    assert_eq!(scene.books().await.len(), 1, "link and token have the same pseudonym");
     scene.end().await;
 }
 
 #[tokio::test]
-async fn a_route_of_explicit_loans_begins_none() {
+async fn explicit_route_begins_no_loan() {
     let setting = Setting {
         config: vec![(
             "to = \"{isbn}/{file}\"",
@@ -250,6 +250,6 @@ async fn a_route_of_explicit_loans_begins_none() {
     assert_eq!(answer.status(), StatusCode::FORBIDDEN);
     let document: Value = answer.json().await.unwrap();
     assert_eq!(document["reason"], "explicit-begin-required");
-    assert_eq!((scene.origin.asked().len(), scene.books().await.len()), (0, 0));
+    assert_eq!((scene.origin.requests().len(), scene.books().await.len()), (0, 0));
     scene.end().await;
 }

@@ -1,5 +1,5 @@
-//! Invariant 7: what has ended is borrowed anew only by a later credential, and never by a download
-//! that goes on.
+//! Invariant 7: after an end, only a later credential begins another loan, and a resumed download
+//! never does.
 
 use http::StatusCode;
 use serde_json::{Value, json};
@@ -9,7 +9,7 @@ use crate::support::{AUDIO, File, Scene};
 const SIZE: u64 = 100_000;
 
 #[tokio::test]
-async fn a_background_download_that_goes_on_after_the_return_spends_no_licence() {
+async fn download_resumed_after_a_return_uses_no_licence() {
     let scene = Scene::start().await;
     scene.origin.put(&format!("{AUDIO}/audio.mp3"), File::of(SIZE));
     let (path, loan) = (format!("/files/{AUDIO}/audio.mp3"), format!("/loans/{AUDIO}"));
@@ -25,10 +25,10 @@ async fn a_background_download_that_goes_on_after_the_return_spends_no_licence()
     scene
         .until("the end is acknowledged", async || scene.ledger().await[0]["state"] == "ended")
         .await;
-    let before = scene.origin.asked().len();
+    let before = scene.origin.requests().len();
 
-    // The download asks for the next part, with the token that it has, and then with one that the
-    // app renewed.
+    // The download requests its next range with its old token, and then with one that the app
+    // renewed.
     let ended: jiff::Timestamp =
         scene.ledger().await[0]["ended"].as_str().unwrap().parse().unwrap();
     let renewed = scene.token_with(&json!({ "sub": "kari", "iat": ended.as_second() + 1 }));
@@ -49,7 +49,7 @@ async fn a_background_download_that_goes_on_after_the_return_spends_no_licence()
             assert_eq!(document["type"], what, "{range} {validator:?}");
         }
     }
-    // The old token borrows nothing from the start either, nor by an explicit begin.
+    // The old token begins nothing from the start either, nor by an explicit begin.
     assert_eq!(
         scene.get(&client, &path, &token).send().await.unwrap().status(),
         StatusCode::FORBIDDEN
@@ -57,12 +57,12 @@ async fn a_background_download_that_goes_on_after_the_return_spends_no_licence()
     let put = client.put(format!("{}{loan}", scene.base)).bearer_auth(&token).send().await.unwrap();
     assert_eq!(put.status(), StatusCode::FORBIDDEN);
     assert_eq!(
-        (scene.books().await.len(), scene.origin.asked().len()),
+        (scene.books().await.len(), scene.origin.requests().len()),
         (1, before),
-        "nothing was begun or sent"
+        "a loan was begun or a byte sent"
     );
 
-    // Who signs in anew and opens the title from the start borrows it again.
+    // After a new login, a request from the start begins another loan.
     assert_eq!(scene.get(&client, &path, &renewed).send().await.unwrap().status(), StatusCode::OK);
     assert_eq!(scene.books().await.len(), 2);
     scene.end().await;
