@@ -1,4 +1,4 @@
-//! An origin that is a directory: it gives its own regular files and nothing else of this machine.
+//! An origin that is a directory serves its own regular files and nothing else of this machine.
 
 use std::os::unix::fs::symlink;
 use std::path::Path;
@@ -11,7 +11,7 @@ use crate::support::storage::{Kind, Storage};
 use crate::support::{File, Scene, Setting};
 
 async fn scene(lines: &str) -> (Scene, Storage) {
-    let (mut scene, storage) = Storage::around(Kind::Directory, Setting::default()).await;
+    let (mut scene, storage) = Storage::without_gate(Kind::Directory, Setting::default()).await;
     scene.replace_in_config("name = \"files\"", &format!("name = \"files\"\n{lines}"));
     scene.start_gate().await;
     storage.put(&scene, "covers/a.png", &File::of(100));
@@ -66,7 +66,7 @@ async fn links_out_of_the_directory_are_followed_only_on_request() {
         for name in ["inside.png", "up-and-inside.png"] {
             assert_eq!(status(&scene, name).await, StatusCode::OK, "{name}, {lines}");
         }
-        // Whatever the key says, these are no files.
+        // With any setting, these are not regular files.
         link(Path::new("/dev/zero"), "zero.png");
         link(&outside.path().join("fifo"), "fifo.png");
         link(Path::new("circle.png"), "circle.png");

@@ -1,4 +1,4 @@
-//! Content-Disposition, where the route asks for it, on every answer that is about the file.
+//! Content-Disposition: sent in every response about the file if the route configures it.
 
 use http::StatusCode;
 
@@ -8,12 +8,12 @@ use crate::support::{BOOK, File, Scene};
 const NAMED: &str = "attachment; filename=\"L_r deg _ lese.epub\"; filename*=UTF-8''L%C3%A6r%20deg%20%C3%A5%20lese.epub";
 
 #[tokio::test]
-async fn a_route_that_asks_for_it_names_the_file_on_every_answer() {
+async fn configured_route_names_the_file_in_every_response() {
     let config = vec![
         ("to = \"{isbn}/{file}\"", "to = \"{isbn}/{file}\"\ndisposition = \"attachment\""),
         ("open = true", "open = true\ndisposition = \"inline\""),
     ];
-    let scene = Scene::set(Setting { config, ..Setting::default() }).await;
+    let scene = Scene::start_with(Setting { config, ..Setting::default() }).await;
     let file = File::of(1000).field("content-disposition", "inline; filename=\"../x\"");
     let name = "L%C3%A6r%20deg%20%C3%A5%20lese.epub";
     scene.origin.put(&format!("{BOOK}/{name}"), file.clone());

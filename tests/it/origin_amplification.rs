@@ -1,5 +1,4 @@
-//! What a failing or hanging origin is sent: few repetitions, few connections, and what it says
-//! about waiting.
+//! Load on a failing or hanging origin: few retries, few connections, and respect for Retry-After.
 
 use std::time::{Duration, Instant};
 
@@ -12,16 +11,16 @@ use crate::support::{BOOK, File, Origin, RawOrigin, Reply, Scene, Setting, metri
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 5\r\netag: \"v1\"\r\n\r\nhello";
 const NAME: &str = "name = \"files\"";
 
-/// A gate before this origin, with these lines in its `[[origins]]`.
+/// Starts a gate for this origin with these lines in its `[[origins]]`.
 async fn scene_before(url: &str, lines: &str) -> Scene {
-    let mut scene = Scene::around(Setting::default()).await;
+    let mut scene = Scene::without_gate(Setting::default()).await;
     scene.replace_in_config(&format!("{}/", scene.origin.url), url);
     scene.replace_in_config(NAME, &format!("{NAME}\n{lines}"));
     scene.start_gate().await;
     scene
 }
 
-/// A file of the open route, which needs no loan.
+/// Requests a file of the open route, which needs no loan.
 fn cover(
     scene: &Scene,
     client: &reqwest::Client,
@@ -36,7 +35,7 @@ async fn status(scene: &Scene, name: &str) -> StatusCode {
 }
 
 #[tokio::test]
-async fn failing_origin_gets_two_requests_at_most_for_one() {
+async fn failing_origin_gets_at_most_two_requests_for_one() {
     for (failure, is_repeated) in [
         (Reply::send("HTTP/1.1 500 No\r\ncontent-length: 0\r\n\r\n"), true),
         (Reply::send("HTTP/1.1 502 No\r\ncontent-length: 2\r\n\r\nno"), true),
@@ -64,15 +63,15 @@ async fn failing_origin_gets_two_requests_at_most_for_one() {
             let answer = request.send().await.unwrap();
             assert_eq!(answer.status(), StatusCode::BAD_GATEWAY, "{failure:?} {method} {field:?}");
             let wanted = if is_repeated { 2 } else { 1 };
-            assert_eq!(origin.requests(), wanted, "{failure:?} {method} {field:?}");
+            assert_eq!(origin.request_count(), wanted, "{failure:?} {method} {field:?}");
             scene.end().await;
         }
     }
 }
 
 #[tokio::test]
-async fn idle_connection_that_turns_out_closed_costs_one_repetition() {
-    // Every second request on a connection is read and answered by a close.
+async fn closed_idle_connection_costs_one_retry() {
+    // The origin answers every second request on a connection by closing it.
     let origin = RawOrigin::start(|_, number| match number {
         0 => Reply::send(OK),
         1 => Reply::close(""),
@@ -84,12 +83,12 @@ async fn idle_connection_that_turns_out_closed_costs_one_repetition() {
     let get = || cover(&scene, &client, Method::GET, "a.png").send();
     assert_eq!(get().await.unwrap().status(), StatusCode::OK);
     assert_eq!(get().await.unwrap().status(), StatusCode::BAD_GATEWAY);
-    assert_eq!(origin.requests(), 3, "one for the first reader, two for the second");
+    assert_eq!(origin.request_count(), 3, "one for the first reader, two for the second");
     scene.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn sustained_failure_costs_a_fifth_more_at_most_and_ends() {
+async fn sustained_failure_adds_at_most_a_fifth_and_ends() {
     const READERS: usize = 300;
     for files in [1, 20] {
         let scene = Scene::start().await;
@@ -117,7 +116,7 @@ async fn sustained_failure_costs_a_fifth_more_at_most_and_ends() {
             "{sent} requests for {READERS} readers of {files} files"
         );
         if files > 1 {
-            assert!(sent < READERS / 2, "{sent}: the address is left alone");
+            assert!(sent < READERS / 2, "{sent}: the address is not cooling down");
             let metrics = scene.metrics().await;
             assert!(
                 metric(&metrics, "loangate_origin_requests_total", "outcome=\"suspended\"") > 0.0
@@ -126,7 +125,9 @@ async fn sustained_failure_costs_a_fifth_more_at_most_and_ends() {
         put(None);
         let began = Instant::now();
         scene
-            .until("it is served again", async || status(&scene, "0.png").await == StatusCode::OK)
+            .until("the file is served again", async || {
+                status(&scene, "0.png").await == StatusCode::OK
+            })
             .await;
         assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
         scene.end().await;
@@ -134,7 +135,7 @@ async fn sustained_failure_costs_a_fifth_more_at_most_and_ends() {
 }
 
 #[tokio::test]
-async fn one_bad_file_does_not_keep_others_from_readers() {
+async fn one_bad_file_blocks_no_other_files() {
     let scene = Scene::start().await;
     let bad = File { status: Some(StatusCode::INTERNAL_SERVER_ERROR), ..File::of(100) };
     scene.origin.put("covers/bad.png", bad);
@@ -149,7 +150,7 @@ async fn one_bad_file_does_not_keep_others_from_readers() {
 }
 
 #[tokio::test]
-async fn retry_after_of_an_origin_reaches_the_reader_bounded() {
+async fn retry_after_of_an_origin_is_passed_on_bounded() {
     for (status, value, told) in [
         (503, "7", Some("7")),
         (429, "7", Some("7")),
@@ -176,7 +177,7 @@ async fn retry_after_of_an_origin_reaches_the_reader_bounded() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn hanging_origin_never_holds_more_than_its_cap() {
-    const CAP: usize = 4;
+    const MAX_CONNECTIONS: usize = 4;
     let origin = RawOrigin::start(|_, _| Reply::Hang).await;
     let scene =
         scene_before(&origin.url, "connections = 4\nfirst_byte = \"2s\"\nconnect_timeout = \"1s\"")
@@ -184,20 +185,20 @@ async fn hanging_origin_never_holds_more_than_its_cap() {
     let mut readers = JoinSet::new();
     let began = Instant::now();
     for reader in 0..60 {
-        // Each on a connection of its own, so that all workers take part.
+        // Each request has its own connection, so that all workers take part.
         let request = cover(&scene, &scene.http1(), Method::GET, &format!("{reader}.png"));
         readers.spawn(async move { request.send().await.unwrap().status() });
     }
     let statuses = readers.join_all().await;
     assert!(
         began.elapsed() < Duration::from_secs(20),
-        "every wait has an end: {:?}",
+        "a wait took too long: {:?}",
         began.elapsed()
     );
     let count = |status| statuses.iter().filter(|other| **other == status).count();
-    assert!(origin.most_open() <= CAP, "{} connections", origin.most_open());
-    assert!(count(StatusCode::GATEWAY_TIMEOUT) >= CAP, "{statuses:?}");
-    assert!(count(StatusCode::SERVICE_UNAVAILABLE) >= 60 - 3 * CAP, "{statuses:?}");
+    assert!(origin.max_open() <= MAX_CONNECTIONS, "{} connections", origin.max_open());
+    assert!(count(StatusCode::GATEWAY_TIMEOUT) >= MAX_CONNECTIONS, "{statuses:?}");
+    assert!(count(StatusCode::SERVICE_UNAVAILABLE) >= 60 - 3 * MAX_CONNECTIONS, "{statuses:?}");
     assert_eq!(count(StatusCode::OK), 0);
     scene.end().await;
 }
@@ -211,16 +212,20 @@ async fn workers_share_the_cap_without_starving_each_other() {
         if readers.len() == 2 {
             assert_eq!(readers.join_next().await.unwrap().unwrap(), StatusCode::OK);
         }
-        // Over time both workers want the one connection, which is idle at the other.
+        // Both workers alternately need the one connection, which is idle at the other.
         let request = cover(&scene, &scene.http1(), Method::GET, "a.png");
         readers.spawn(async move { request.send().await.unwrap().status() });
     }
     assert!(readers.join_all().await.iter().all(|status| *status == StatusCode::OK));
-    assert!(origin.most_open() <= 2, "one, and one that is being closed: {}", origin.most_open());
+    assert!(
+        origin.max_open() <= 2,
+        "more than one connection and one that is closing: {}",
+        origin.max_open()
+    );
     scene.end().await;
 }
 
-/// Two readers that take nothing for now.
+/// Opens two responses that nothing reads yet.
 async fn stalled(scene: &Scene) -> [reqwest::Response; 2] {
     scene.origin.put(&format!("{BOOK}/audio.mp3"), File::of(1 << 30));
     let (client, path) = (scene.http1(), format!("/files/{BOOK}/audio.mp3"));
@@ -230,7 +235,7 @@ async fn stalled(scene: &Scene) -> [reqwest::Response; 2] {
 
 #[tokio::test]
 async fn queue_for_a_connection_has_a_deadline() {
-    let mut scene = Scene::around(Setting::default()).await;
+    let mut scene = Scene::without_gate(Setting::default()).await;
     scene.replace_in_config(NAME, &format!("{NAME}\nconnections = 2\nconnect_timeout = \"1s\""));
     scene.start_gate().await;
     scene.origin.put("covers/a.png", File::of(100));
@@ -244,14 +249,14 @@ async fn queue_for_a_connection_has_a_deadline() {
     assert_eq!(metric(&metrics, "loangate_origin_requests_total", "outcome=\"busy\""), 1.0);
     drop(both);
     scene
-        .until("it is served again", async || status(&scene, "a.png").await == StatusCode::OK)
+        .until("the file is served again", async || status(&scene, "a.png").await == StatusCode::OK)
         .await;
     scene.end().await;
 }
 
 #[tokio::test]
 async fn queued_request_gets_the_next_free_connection() {
-    let mut scene = Scene::around(Setting::default()).await;
+    let mut scene = Scene::without_gate(Setting::default()).await;
     scene.replace_in_config(NAME, &format!("{NAME}\nconnections = 2\nconnect_timeout = \"14s\""));
     scene.replace_in_config(NAME, &format!("{NAME}\nfirst_byte = \"30s\""));
     scene.start_gate().await;
@@ -263,7 +268,7 @@ async fn queued_request_gets_the_next_free_connection() {
         tokio::spawn(async move {
             loop {
                 match request.try_clone().unwrap().send().await.unwrap().status() {
-                    // The request below took the place in the queue for a moment.
+                    // The request below occupied the queue for a moment.
                     StatusCode::SERVICE_UNAVAILABLE => {}
                     status => return status,
                 }
@@ -271,7 +276,7 @@ async fn queued_request_gets_the_next_free_connection() {
         })
     };
     let readers = [reader(), reader()];
-    // A third is refused at once only when both are in the queue.
+    // A third request is refused at once only when both are in the queue.
     let refused = async || {
         let request =
             cover(&scene, &scene.http2(), Method::GET, "a.png").timeout(Duration::from_millis(500));
@@ -290,7 +295,7 @@ async fn resumes_count_progress_in_bytes() {
     const SIZE: u64 = 2_000_000;
     for (cut, requests, is_whole) in [(50_000, 6, false), (100_000, 20, true)] {
         let scene = Scene::start().await;
-        let file = File { cut_after: Some(cut), ..File::of(SIZE) };
+        let file = File { abort_after: Some(cut), ..File::of(SIZE) };
         scene.origin.put(&format!("{BOOK}/audio.mp3"), file.clone());
         let path = format!("/files/{BOOK}/audio.mp3");
         let body = scene
@@ -300,8 +305,8 @@ async fn resumes_count_progress_in_bytes() {
             .unwrap()
             .bytes()
             .await;
-        assert_eq!(body.is_ok(), is_whole, "cut after {cut}");
-        assert_eq!(scene.origin.asked().len(), requests, "cut after {cut}");
+        assert_eq!(body.is_ok(), is_whole, "aborted after {cut}");
+        assert_eq!(scene.origin.requests().len(), requests, "aborted after {cut}");
         if let Ok(body) = body {
             assert!(body == file.part(0..SIZE));
         }
@@ -312,7 +317,7 @@ async fn resumes_count_progress_in_bytes() {
 #[tokio::test]
 async fn address_that_fails_is_tried_after_the_others() {
     let (first, second) = (Origin::start().await, Origin::start().await);
-    let mut scene = Scene::around(Setting::default()).await;
+    let mut scene = Scene::without_gate(Setting::default()).await;
     let urls = format!("urls = [\"{}/\", \"{}/\"]", first.url, second.url);
     scene.replace_in_config(&format!("url = \"{}/\"", scene.origin.url), &urls);
     scene.start_gate().await;

@@ -1,5 +1,5 @@
-//! An origin that fails: nothing short ever looks whole, nothing of the origin's leaks, nothing of
-//! the reader's is passed on.
+//! A failing origin: no incomplete body looks complete, nothing internal of the origin is exposed,
+//! and nothing private of the reader is passed on.
 
 use http::StatusCode;
 use serde_json::Value;
@@ -17,7 +17,7 @@ async fn scene_with(file: File) -> Scene {
         )],
         ..Setting::default()
     };
-    let scene = Scene::set(setting).await;
+    let scene = Scene::start_with(setting).await;
     scene.origin.put(&format!("{BOOK}/{FILE}"), file);
     scene
 }
@@ -31,22 +31,25 @@ async fn get(scene: &Scene, client: &reqwest::Client, range: Option<&str>) -> re
 }
 
 #[tokio::test]
-async fn a_body_that_breaks_off_never_looks_whole() {
+async fn broken_body_never_looks_complete() {
     for (name, file) in [
-        ("cut, with its length told", File { cut_after: Some(400_000), ..File::of(1_000_000) }),
+        (
+            "aborted, with its length known",
+            File { abort_after: Some(400_000), ..File::of(1_000_000) },
+        ),
         (
             "cut, chunked",
-            File { cut_after: Some(400_000), told_length: false, ..File::of(1_000_000) },
+            File { abort_after: Some(400_000), has_length: false, ..File::of(1_000_000) },
         ),
-        ("cut at its start", File { cut_after: Some(0), ..File::of(1_000_000) }),
+        ("aborted at its start", File { abort_after: Some(0), ..File::of(1_000_000) }),
         ("stalled", File { stall_after: Some(400_000), ..File::of(1_000_000) }),
         (
-            "cut, and a range of it is cut out here",
-            File { ranges: false, cut_after: Some(400_000), ..File::of(1_000_000) },
+            "aborted, and the gate extracts a range",
+            File { ranges: false, abort_after: Some(400_000), ..File::of(1_000_000) },
         ),
     ] {
         for range in [None, Some("bytes=0-999999")] {
-            // Nothing says that the rest would be of the same file.
+            // Without a validator the rest may belong to another file.
             let scene = scene_with(file.clone().field("etag", "W/\"v1\"")).await;
             for client in [scene.http1(), scene.http2()] {
                 let answer = get(&scene, &client, range).await;
@@ -54,7 +57,7 @@ async fn a_body_that_breaks_off_never_looks_whole() {
                 let body = answer.bytes().await;
                 assert!(
                     body.is_err(),
-                    "{name}, {range:?}: {} bytes came and looked whole",
+                    "{name}, {range:?}: {} bytes looked complete",
                     body.unwrap().len()
                 );
             }
@@ -64,7 +67,7 @@ async fn a_body_that_breaks_off_never_looks_whole() {
 }
 
 #[tokio::test]
-async fn a_range_is_cut_out_of_what_an_origin_without_ranges_sends() {
+async fn range_is_extracted_from_a_full_origin_response() {
     let file = File { ranges: false, ..File::of(3_000_000) };
     let scene = scene_with(file.clone()).await;
     for client in [scene.http1(), scene.http2()] {
@@ -88,7 +91,7 @@ async fn a_range_is_cut_out_of_what_an_origin_without_ranges_sends() {
 }
 
 #[tokio::test]
-async fn an_answer_that_cannot_be_passed_on_is_a_502_and_says_nothing_of_the_origin() {
+async fn unusable_origin_response_is_a_502_without_details() {
     let redirect = File { status: Some(StatusCode::FOUND), ..File::of(0) }
         .field("location", "http://127.0.0.1:1/x");
     for (name, file, range, status, slug) in [
@@ -122,7 +125,7 @@ async fn an_answer_that_cannot_be_passed_on_is_a_502_and_says_nothing_of_the_ori
             "origin-failed",
         ),
         (
-            "a part without sense",
+            "a 206 with an invalid range",
             File { content_range: Some("bytes 0-9/*".into()), ..File::of(100) },
             Some("bytes=0-9"),
             502,
@@ -136,7 +139,7 @@ async fn an_answer_that_cannot_be_passed_on_is_a_502_and_says_nothing_of_the_ori
             "origin-failed",
         ),
         (
-            "a part of packed bytes",
+            "a range of compressed bytes",
             File::of(100).field("content-encoding", "gzip"),
             Some("bytes=0-9"),
             502,
@@ -156,7 +159,7 @@ async fn an_answer_that_cannot_be_passed_on_is_a_502_and_says_nothing_of_the_ori
 }
 
 #[tokio::test]
-async fn only_named_fields_pass_in_either_direction() {
+async fn only_listed_fields_pass_in_either_direction() {
     let file = File::of(1000)
         .field("set-cookie", "a=b")
         .field("server", "storage/1.0")
@@ -180,17 +183,17 @@ async fn only_named_fields_pass_in_either_direction() {
     }
     assert_eq!(answer.headers()["content-disposition"], "attachment; filename=\"bok.mp3\"");
     assert_eq!(answer.headers()["cache-control"], "private, no-store");
-    let asked = scene.origin.asked();
-    let mut names: Vec<&str> = asked[0].headers.keys().map(http::HeaderName::as_str).collect();
+    let requests = scene.origin.requests();
+    let mut names: Vec<&str> = requests[0].headers.keys().map(http::HeaderName::as_str).collect();
     names.sort_unstable();
     assert_eq!(names, ["accept-encoding", "host", "range", "user-agent"]);
-    assert_eq!(asked[0].headers["accept-encoding"], "identity");
-    assert_eq!(asked[0].path, format!("/{BOOK}/{FILE}"));
+    assert_eq!(requests[0].headers["accept-encoding"], "identity");
+    assert_eq!(requests[0].path, format!("/{BOOK}/{FILE}"));
     scene.end().await;
 }
 
 #[tokio::test]
-async fn a_type_that_says_nothing_gives_way_to_the_files_name_and_any_other_stays() {
+async fn generic_content_type_is_replaced_by_the_file_name() {
     for (told, kind) in [
         ("application/octet-stream", "audio/mpeg"),
         ("binary/octet-stream", "audio/mpeg"),
@@ -218,7 +221,7 @@ async fn a_type_that_says_nothing_gives_way_to_the_files_name_and_any_other_stay
 }
 
 #[tokio::test]
-async fn a_file_that_changes_under_a_download_is_not_mixed() {
+async fn changed_file_is_not_mixed_into_a_download() {
     let scene = scene_with(File::of(1000)).await;
     let client = scene.http2();
     let first = get(&scene, &client, Some("bytes=0-499")).await;
@@ -227,15 +230,15 @@ async fn a_file_that_changes_under_a_download_is_not_mixed() {
     scene.origin.put(&format!("{BOOK}/{FILE}"), second);
     let request = scene.get(&client, &format!("/files/{BOOK}/{FILE}"), &scene.token("kari"));
     let rest = request.header("range", "bytes=500-").header("if-range", etag).send().await.unwrap();
-    assert_eq!(rest.status(), StatusCode::OK, "the new file, whole");
+    assert_eq!(rest.status(), StatusCode::OK, "the whole new file");
     assert_eq!(rest.bytes().await.unwrap(), vec![7; 900]);
     scene.end().await;
 }
 
 #[tokio::test]
-async fn an_origin_that_is_not_there_is_a_502() {
+async fn unreachable_origin_is_a_502() {
     let setting = Setting { origin: Some("http://127.0.0.1:1/"), ..Setting::default() };
-    let scene = Scene::set(setting).await;
+    let scene = Scene::start_with(setting).await;
     let answer = get(&scene, &scene.http2(), None).await;
     assert_eq!(answer.status(), StatusCode::BAD_GATEWAY);
     let text = answer.text().await.unwrap();

@@ -1,5 +1,5 @@
-//! Origins whose responses are framed wrongly, on purpose or not: nothing of one is taken for
-//! another's, and nothing short looks whole.
+//! Origins with wrongly framed responses: no bytes of one response are used for another, and no
+//! incomplete body looks complete.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use crate::support::{RawOrigin, Reply, Scene, Setting};
 const EVIL: &str = "HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nevil";
 
 async fn scene_before(origin: &RawOrigin) -> Scene {
-    let mut scene = Scene::around(Setting::default()).await;
+    let mut scene = Scene::without_gate(Setting::default()).await;
     scene.replace_in_config(&format!("{}/", scene.origin.url), &origin.url);
     scene.replace_in_config(
         "name = \"files\"",
@@ -20,8 +20,8 @@ async fn scene_before(origin: &RawOrigin) -> Scene {
     scene
 }
 
-/// The text of a response to a client that keeps its connection, and so its worker and its pool of
-/// origin connections.
+/// Returns the body of a response to a client that keeps its connection, and with it its worker and
+/// that worker's pool.
 async fn text(scene: &Scene, client: &reqwest::Client, method: Method, name: &str) -> String {
     let request = client.request(method, format!("{}/covers/{name}", scene.base));
     request.send().await.unwrap().text().await.unwrap()
@@ -58,7 +58,7 @@ async fn body_of_a_head_response_is_never_another_response() {
     for status in ["200 OK", "204 No Content", "304 Not Modified"] {
         let origin = RawOrigin::start(move |head, _| {
             if head.contains("/bad.png") {
-                // The body is a response, and arrives when the connection is in use again.
+                // The body looks like a response, and arrives when the connection is in use again.
                 let head = format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\n\r\n", EVIL.len());
                 Reply::SendLate(head.into_bytes(), EVIL.as_bytes().to_vec())
             } else {
@@ -69,7 +69,7 @@ async fn body_of_a_head_response_is_never_another_response() {
         let scene = scene_before(&origin).await;
         let client = scene.http1();
         for number in 0..5 {
-            // What HEAD says of one file is cached: each time another.
+            // HEAD results are cached, so each request is for another file.
             text(&scene, &client, Method::HEAD, &format!("bad.png/{number}")).await;
             assert_eq!(text(&scene, &client, Method::GET, "good.png").await, "good", "{status}");
         }
@@ -122,7 +122,7 @@ async fn line_that_ends_without_carriage_return_is_a_protocol_error() {
         match try_request(&scene, Method::GET, "a.png", None).await {
             Ok(answer) if breaks_in_body => assert!(answer.bytes().await.is_err(), "{text:?}"),
             Ok(answer) => assert_eq!(answer.status(), StatusCode::BAD_GATEWAY, "{text:?}"),
-            // It may break before the head has left.
+            // The connection may break before the head is sent.
             Err(_) => assert!(breaks_in_body, "{text:?}"),
         }
         scene.end().await;
@@ -130,7 +130,7 @@ async fn line_that_ends_without_carriage_return_is_a_protocol_error() {
 }
 
 #[tokio::test]
-async fn absurd_length_never_makes_a_short_response_look_whole() {
+async fn absurd_length_never_makes_a_short_response_look_complete() {
     for length in [u64::MAX, u64::MAX - 1, 1 << 63] {
         let origin = RawOrigin::start(move |head, _| {
             let whole = format!("content-length: {length}\r\netag: \"v1\"\r\n");
@@ -193,7 +193,7 @@ async fn part_that_was_not_requested_is_refused() {
 }
 
 #[tokio::test]
-async fn head_without_end_is_given_up_in_time() {
+async fn endless_response_head_times_out() {
     for (part, pause) in [
         ("HTTP/1.1 100 Continue\r\n\r\n", 0),
         ("HTTP/1.1 103 Early Hints\r\n\r\n", 100),
@@ -209,7 +209,7 @@ async fn head_without_end_is_given_up_in_time() {
         let status = request(&scene, Method::GET, "a.png", None).await.status();
         let is_refused = matches!(status, StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT);
         assert!(is_refused, "{part:?}: {status}");
-        // Two attempts of one second each, at the most.
+        // At most two attempts of one second each.
         assert!(began.elapsed() < Duration::from_secs(10), "{part:?}: {:?}", began.elapsed());
         scene.end().await;
     }
@@ -219,8 +219,7 @@ async fn head_without_end_is_given_up_in_time() {
 async fn rest_of_a_file_of_another_length_is_not_appended() {
     const HALF: usize = 100_000;
     let (first, rest) = ("a".repeat(HALF), "z".repeat(HALF));
-    // The tag is the same each time; only the length shows that it is another file. The last two
-    // are the same file.
+    // All files have the same tag; only the length differs. The last two are the same file.
     for (head, is_whole) in [
         (format!("206 P\r\ncontent-range: bytes {HALF}-{}/{}", 2 * HALF - 1, 2 * HALF + 50), false),
         (format!("206 P\r\ncontent-range: bytes {HALF}-{}/*", 2 * HALF - 1), false),

@@ -1,5 +1,5 @@
-//! An origin that breaks off, stands still or fails for a moment: the reader notices nothing, and
-//! no two files are mixed.
+//! An origin that breaks off, stalls or fails briefly: the reader notices nothing, and two files
+//! are never mixed.
 
 use std::cell::Cell;
 use std::time::Duration;
@@ -18,7 +18,7 @@ async fn scene_with(file: File) -> Scene {
         config: vec![("name = \"files\"", "name = \"files\"\nidle = \"300ms\"")],
         ..Setting::default()
     };
-    let scene = Scene::set(setting).await;
+    let scene = Scene::start_with(setting).await;
     put(&scene, file);
     scene
 }
@@ -37,10 +37,10 @@ async fn get(scene: &Scene, http2: bool, range: Option<&str>) -> reqwest::Respon
 }
 
 #[tokio::test]
-async fn what_breaks_off_or_stands_still_is_gone_on_with_from_the_next_byte() {
+async fn broken_or_stalled_body_is_resumed_at_the_next_byte() {
     for (name, file) in [
-        ("cut", File { cut_after: Some(400_000), ..File::of(SIZE) }),
-        ("cut, chunked", File { cut_after: Some(700_000), told_length: false, ..File::of(SIZE) }),
+        ("cut", File { abort_after: Some(400_000), ..File::of(SIZE) }),
+        ("cut, chunked", File { abort_after: Some(700_000), has_length: false, ..File::of(SIZE) }),
         ("stalled", File { stall_after: Some(900_000), ..File::of(SIZE) }),
         ("cut anywhere", File { breaks_within: Some(SIZE / 2), ..File::of(SIZE) }),
     ] {
@@ -70,24 +70,22 @@ async fn what_breaks_off_or_stands_still_is_gone_on_with_from_the_next_byte() {
             6.0,
             "{name}"
         );
-        // It is asked for the rest of this very file.
+        // The gate requests the rest of this very file.
         let again: Vec<_> = scene
             .origin
-            .asked()
+            .requests()
             .into_iter()
-            .filter(|asked| asked.headers.contains_key("if-range"))
+            .filter(|request| request.headers.contains_key("if-range"))
             .collect();
-        assert!(
-            again.iter().all(|asked| asked.headers["if-range"] == "\"v1\""
-                && asked.headers.contains_key("range"))
-        );
+        assert!(again.iter().all(|request| request.headers["if-range"] == "\"v1\""
+            && request.headers.contains_key("range")));
         scene.end().await;
     }
 }
 
 #[tokio::test]
-async fn an_origin_without_ranges_is_gone_on_with_by_passing_over_what_came_before() {
-    // Now and then it breaks off before what is new, but hardly five times in a row.
+async fn resume_without_ranges_skips_bytes_already_sent() {
+    // The origin sometimes breaks off before any new byte, but rarely five times in a row.
     let file = File { ranges: false, breaks_within: Some(8 * SIZE), ..File::of(SIZE) };
     let scene = scene_with(file.clone()).await;
     assert_eq!(
@@ -114,26 +112,26 @@ async fn an_origin_without_ranges_is_gone_on_with_by_passing_over_what_came_befo
 }
 
 #[tokio::test]
-async fn without_a_strong_validator_or_with_another_file_the_reader_sees_a_break() {
-    let cut = || File { cut_after: Some(400_000), ..File::of(SIZE) };
+async fn resume_needs_a_strong_validator_and_the_same_file() {
+    let cut = || File { abort_after: Some(400_000), ..File::of(SIZE) };
     for (name, file) in [
         ("a weak tag", cut().field("etag", "W/\"v1\"")),
         ("a date alone", cut().field("etag", "")),
-        ("no ranges, and never beyond the same byte", File { ranges: false, ..cut() }),
-        ("nothing at all", File { cut_after: Some(0), ..File::of(SIZE) }),
+        ("no ranges, and never past the same byte", File { ranges: false, ..cut() }),
+        ("nothing at all", File { abort_after: Some(0), ..File::of(SIZE) }),
     ] {
         let scene = scene_with(file).await;
         for http2 in [false, true] {
             let body = get(&scene, http2, None).await.bytes().await;
-            assert!(body.is_err(), "{name}: {} bytes looked whole", body.unwrap().len());
+            assert!(body.is_err(), "{name}: {} bytes looked complete", body.unwrap().len());
         }
         scene.end().await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_file_that_is_replaced_under_way_is_never_mixed_with_the_one_before() {
-    let old = || File { cut_after: Some(300_000), ..File::of(SIZE) };
+async fn replaced_file_is_never_mixed_with_the_old_one() {
+    let old = || File { abort_after: Some(300_000), ..File::of(SIZE) };
     let new = || File::with(vec![7; SIZE as usize]).field("etag", "\"v2\"");
     for http2 in [false, true] {
         for ranges in [true, false] {
@@ -148,7 +146,7 @@ async fn a_file_that_is_replaced_under_way_is_never_mixed_with_the_one_before() 
                     Err(_) => break true,
                 }
             };
-            assert!(broken, "a clean end after {} bytes", body.len());
+            assert!(broken, "a complete response of {} bytes", body.len());
             assert!(body == old().part(0..body.len() as u64), "bytes of another file");
             let metrics = scene.metrics().await;
             assert_eq!(
@@ -156,58 +154,62 @@ async fn a_file_that_is_replaced_under_way_is_never_mixed_with_the_one_before() 
                 1.0
             );
             let body = get(&scene, http2, None).await.bytes().await.unwrap();
-            assert!(body.iter().all(|byte| *byte == 7), "and the next reader gets the new one");
+            assert!(body.iter().all(|byte| *byte == 7), "the next reader gets the new file");
             scene.end().await;
         }
     }
 }
 
 #[tokio::test]
-async fn the_resumes_can_be_switched_off_and_count_what_was_in_vain() {
-    for (resumes, asked) in [("0", 1), ("2", 3)] {
+async fn resumes_can_be_disabled_and_failed_ones_are_counted() {
+    for (resumes, expected) in [("0", 1), ("2", 3)] {
         let line: &'static str =
             Box::leak(format!("name = \"files\"\nresumes = {resumes}").into_boxed_str());
         let setting = Setting { config: vec![("name = \"files\"", line)], ..Setting::default() };
-        let scene = Scene::set(setting).await;
-        put(&scene, File { cut_after: Some(0), ..File::of(SIZE) });
+        let scene = Scene::start_with(setting).await;
+        put(&scene, File { abort_after: Some(0), ..File::of(SIZE) });
         assert!(get(&scene, false, None).await.bytes().await.is_err());
-        assert_eq!(scene.origin.asked().len(), asked, "resumes = {resumes}");
+        assert_eq!(scene.origin.requests().len(), expected, "resumes = {resumes}");
         scene.end().await;
     }
 }
 
-/// An origin that breaks off each answer somewhere, or stands still there, resets its connections,
-/// answers 500 one time in five, and now and then all of the file where a range was asked.
+/// Starts a scene whose origin breaks off or stalls in each body, resets its connections, answers
+/// one request in five with 500, and sometimes sends the whole file for a range.
 async fn troubled(size: u64) -> (Scene, File) {
     let config = vec![("name = \"files\"", "name = \"files\"\nidle = \"300ms\"\nresumes = 30")];
-    let scene = Scene::set(Setting { config, ..Setting::default() }).await;
+    let scene = Scene::start_with(Setting { config, ..Setting::default() }).await;
     scene.origin.reset_connections();
     let file = File {
         breaks_within: Some(size),
         fails_one_in: Some(5),
         stalls_one_in: Some(20),
-        whole_one_in: Some(5),
+        ignores_range_one_in: Some(5),
         ..File::of(size)
     };
     (scene, file)
 }
 
-/// Draws the file so many times, a few at once, and looks at what came: the bytes, and whether
-/// their end was clean.
-async fn draw(scene: &Scene, count: usize, before: impl Fn(usize), look: impl Fn(&[u8], bool)) {
+/// Downloads the file this many times, a few at once. Passes each body to `check`, with whether it
+/// ended without an error.
+async fn download(
+    scene: &Scene,
+    count: usize,
+    before: impl Fn(usize),
+    check: impl Fn(&[u8], bool),
+) {
     let mut all = JoinSet::new();
     for number in 0..count {
         if number >= 8 {
             let (body, is_whole): (Vec<u8>, bool) = all.join_next().await.unwrap().unwrap();
-            look(&body, is_whole);
+            check(&body, is_whole);
         }
         before(number);
         let client = if number % 2 == 0 { scene.http1() } else { scene.http2() };
         let request =
             scene.get(&client, PATH, &scene.token("kari")).timeout(Duration::from_secs(600));
         all.spawn(async move {
-            // The gate repeats a request once; after that it is the reader's program that tries
-            // again.
+            // The gate retries once; after that the client retries.
             let mut answer = request.try_clone().unwrap().send().await.unwrap();
             while answer.status() == StatusCode::BAD_GATEWAY {
                 answer = request.try_clone().unwrap().send().await.unwrap();
@@ -224,7 +226,7 @@ async fn draw(scene: &Scene, count: usize, before: impl Fn(usize), look: impl Fn
         });
     }
     for (body, is_whole) in all.join_all().await {
-        look(&body, is_whole);
+        check(&body, is_whole);
     }
 }
 
@@ -232,27 +234,27 @@ async fn downloads(count: usize, size: u64) {
     let (scene, file) = troubled(size).await;
     put(&scene, file.clone());
     let whole = file.part(0..size);
-    let look =
+    let check =
         |body: &[u8], is_whole: bool| assert!(is_whole && body == whole, "{} bytes", body.len());
-    draw(&scene, count, |_| {}, look).await;
-    println!("{count} downloads, {} requests to the origin", scene.origin.asked().len());
+    download(&scene, count, |_| {}, check).await;
+    println!("{count} downloads, {} requests to the origin", scene.origin.requests().len());
     scene.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn downloads_from_an_origin_that_breaks_every_answer_are_whole() {
+async fn downloads_from_an_unreliable_origin_are_complete() {
     downloads(40, 1_000_000).await;
 }
 
-/// Some minutes: `cargo test --release --test it -- --ignored --nocapture a_thousand_downloads`.
+/// Takes minutes: `cargo test --release --test it -- --ignored --nocapture thousand_downloads`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "draws 20 GB"]
-async fn a_thousand_downloads_from_an_origin_that_breaks_every_answer_are_whole() {
+async fn thousand_downloads_from_an_unreliable_origin_are_complete() {
     downloads(1000, 20_000_000).await;
 }
 
-/// Draws a file that is replaced again and again while it is drawn, from that origin: how many were
-/// whole.
+/// Downloads a file from that origin while it is replaced repeatedly. Returns the number of
+/// complete downloads.
 async fn downloads_while_replaced(count: usize, size: u64) -> usize {
     let (scene, file) = troubled(size).await;
     let other = {
@@ -264,28 +266,32 @@ async fn downloads_while_replaced(count: usize, size: u64) -> usize {
     let replace = |number: usize| {
         put(&scene, if number.is_multiple_of(2) { file.clone() } else { other.clone() })
     };
-    let look = |body: &[u8], is_whole: bool| {
+    let check = |body: &[u8], is_whole: bool| {
         let of = contents.iter().filter(|content| content.starts_with(body)).count();
         assert!(of > 0, "a mixed body of {} bytes", body.len());
-        assert!(!is_whole || body.len() as u64 == size, "a clean end after {} bytes", body.len());
+        assert!(
+            !is_whole || body.len() as u64 == size,
+            "a complete response of {} bytes",
+            body.len()
+        );
         whole.set(whole.get() + usize::from(is_whole));
     };
-    draw(&scene, count, replace, look).await;
+    download(&scene, count, replace, check).await;
     scene.end().await;
     whole.get()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn of_a_file_that_is_replaced_again_and_again_no_reader_gets_a_mixture() {
+async fn downloads_of_a_changing_file_are_never_mixed() {
     let whole = downloads_while_replaced(100, 1_000_000).await;
-    println!("{whole} of 100 were whole, the others broke off");
-    assert!(whole < 100, "none was replaced under way");
+    println!("{whole} of 100 were complete, the others broke off");
+    assert!(whole < 100, "no file was replaced during its download");
 }
 
-/// As `a_thousand_downloads`.
+/// Takes minutes; run like the other thousand downloads.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "draws some 10 GB"]
-async fn a_thousand_downloads_while_replaced_of_a_file_are_never_a_mixture() {
+#[ignore = "downloads some 10 GB"]
+async fn thousand_downloads_of_a_changing_file_are_never_mixed() {
     let whole = downloads_while_replaced(1000, 20_000_000).await;
-    println!("{whole} of 1000 were whole, the others broke off");
+    println!("{whole} of 1000 were complete, the others broke off");
 }

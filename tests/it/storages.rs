@@ -1,4 +1,4 @@
-//! Storages of other kinds than HTTP, and several places for one origin.
+//! Storages other than HTTP, and several addresses for one origin.
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ async fn get(scene: &Scene, range: Option<&str>) -> reqwest::Response {
 }
 
 #[tokio::test]
-async fn a_file_and_any_part_of_it_comes_from_every_kind_of_storage() {
+async fn files_and_ranges_are_served_from_every_storage() {
     for kind in Kind::ALL {
         let (scene, storage) = Storage::scene(kind).await;
         let file = File::of(300_000);
@@ -36,14 +36,14 @@ async fn a_file_and_any_part_of_it_comes_from_every_kind_of_storage() {
         assert_eq!(whole.status(), StatusCode::OK, "{kind:?}");
         assert!(
             whole.headers()["etag"].to_str().unwrap().starts_with('"'),
-            "{kind:?}: a strong one"
+            "{kind:?}: the tag must be strong"
         );
         assert!(whole.headers().contains_key("last-modified"), "{kind:?}");
         assert_eq!(whole.headers()["content-length"], "300000");
         assert_eq!(
             whole.headers()["content-type"],
             "audio/mpeg",
-            "{kind:?}: by its name where need be"
+            "{kind:?}: derived from the name if needed"
         );
         assert_eq!(whole.bytes().await.unwrap(), file.part(0..300_000), "{kind:?}");
         for (range, first, last) in [
@@ -87,8 +87,8 @@ async fn a_file_and_any_part_of_it_comes_from_every_kind_of_storage() {
 }
 
 #[tokio::test]
-async fn a_storage_that_breaks_off_again_and_again_is_gone_on_with() {
-    let (mut scene, storage) = Storage::around(Kind::S3, Setting::default()).await;
+async fn downloads_resume_from_a_storage_that_keeps_breaking() {
+    let (mut scene, storage) = Storage::without_gate(Kind::S3, Setting::default()).await;
     let stop = CancellationToken::new();
     let through = breaking(storage.address.clone(), 400_000, stop.clone()).await;
     scene.replace_in_config(&storage.address, &through);
@@ -105,13 +105,13 @@ async fn a_storage_that_breaks_off_again_and_again_is_gone_on_with() {
 }
 
 #[tokio::test]
-async fn a_wrong_credential_is_a_clear_failure_and_is_shown_nowhere() {
-    let scene = Scene::around(Setting::default()).await;
+async fn wrong_storage_credential_fails_clearly_and_is_not_shown() {
+    let scene = Scene::without_gate(Setting::default()).await;
     let storage = Storage::start(Kind::S3, &scene).await;
-    storage.lead_to(&scene, &storage.lines(&storage.address, "another-secret-altogether"));
+    storage.configure(&scene, &storage.lines(&storage.address, "another-secret-altogether"));
     storage.put(&scene, &at_origin(), &File::of(1000));
     let mut process = Process::serve(&scene.config_file()).await;
-    let base = process.told("base_url");
+    let base = process.ready_field("base_url");
     let client = scene.http2();
     let answer =
         client.get(format!("{base}{PATH}")).bearer_auth(scene.token("kari")).send().await.unwrap();
@@ -129,7 +129,7 @@ async fn a_wrong_credential_is_a_clear_failure_and_is_shown_nowhere() {
 }
 
 #[tokio::test]
-async fn a_file_that_is_written_to_while_it_is_read_breaks_the_download() {
+async fn writing_to_a_file_in_place_breaks_its_download() {
     let (scene, storage) = Storage::scene(Kind::Directory).await;
     let file = File::of(20_000_000);
     storage.put(&scene, &at_origin(), &file);
@@ -149,7 +149,7 @@ async fn a_file_that_is_written_to_while_it_is_read_breaks_the_download() {
                 Err(error) => break Err(error),
             }
         };
-        // Whoever has begun on a file that another took the place of gets all of the old one.
+        // A download of a replaced file gets all of the old one.
         assert_eq!(end.is_ok(), !in_place, "{end:?}");
         assert!(got == file.part(0..got.len() as u64), "bytes of both files");
         storage.put(&scene, &at_origin(), &file);
@@ -158,10 +158,11 @@ async fn a_file_that_is_written_to_while_it_is_read_breaks_the_download() {
 }
 
 #[tokio::test]
-async fn of_several_places_the_first_that_answers_is_asked() {
-    let mut scene = Scene::around(Setting::default()).await;
+async fn first_address_that_answers_is_used() {
+    let mut scene = Scene::without_gate(Setting::default()).await;
     let second = Origin::start().await;
-    // Nobody listens at the first for now; the second has what the third, a directory, has not.
+    // The first address does not listen yet. The second lacks a file that the third, a directory,
+    // has.
     let (_reserved, first) = refusing();
     let directory = Storage::start(Kind::Directory, &scene).await;
     let place = directory.place("");
@@ -177,22 +178,22 @@ async fn of_several_places_the_first_that_answers_is_asked() {
     let file = File::of(200_000);
     second.put(&at_origin(), file.clone());
     assert_eq!(get(&scene, None).await.bytes().await.unwrap(), file.part(0..200_000));
-    // What is wrong with a place itself leads on, also under way; what is not there is not there.
+    // A failure of an address leads to the next one, also during a body; a missing file does not.
     second.put(&at_origin(), File { status: Some(StatusCode::BAD_GATEWAY), ..file.clone() });
     directory.put(&scene, &at_origin(), &file);
     let answer = get(&scene, None).await;
-    assert_eq!(answer.status(), StatusCode::OK, "the third has it");
+    assert_eq!(answer.status(), StatusCode::OK, "the third address has the file");
     assert_eq!(answer.bytes().await.unwrap(), file.part(0..200_000));
     let none = format!("/files/{BOOK}/none.mp3");
     let answer = scene.get(&scene.http1(), &none, &scene.token("kari")).send().await.unwrap();
     assert_eq!(answer.status(), StatusCode::NOT_FOUND);
-    assert!(second.asked().len() < 20, "{}", second.asked().len());
+    assert!(second.requests().len() < 20, "{}", second.requests().len());
     scene.end().await;
 }
 
 #[tokio::test]
-async fn a_stream_is_gone_on_with_from_the_next_place() {
-    let mut scene = Scene::around(Setting::default()).await;
+async fn stream_resumes_from_the_next_address() {
+    let mut scene = Scene::without_gate(Setting::default()).await;
     let second = Origin::start().await;
     scene.replace_in_config(
         &format!("url = \"{}/\"", scene.origin.url),
@@ -202,13 +203,13 @@ async fn a_stream_is_gone_on_with_from_the_next_place() {
     let file = File::of(2_000_000);
     second.put(&at_origin(), file.clone());
     for broken in [
-        File { cut_after: Some(700_000), ..file.clone() },
+        File { abort_after: Some(700_000), ..file.clone() },
         File { stall_after: Some(700_000), ..file.clone() },
     ] {
         scene.origin.put(&at_origin(), broken);
         let mut answer = get(&scene, None).await;
         let first = answer.chunk().await.unwrap().unwrap();
-        // From now on the first place answers nothing but that something is wrong with it.
+        // From now on the first address returns only errors.
         scene.origin.put(
             &at_origin(),
             File { status: Some(StatusCode::SERVICE_UNAVAILABLE), ..file.clone() },
@@ -225,8 +226,8 @@ async fn a_stream_is_gone_on_with_from_the_next_place() {
 }
 
 #[tokio::test]
-async fn check_finds_a_directory_that_is_not_there_and_a_key_that_is_none() {
-    let scene = Scene::around(Setting::default()).await;
+async fn check_finds_a_missing_directory_and_an_invalid_key() {
+    let scene = Scene::without_gate(Setting::default()).await;
     scene.make_config_private();
     let url = format!("url = \"{}/\"", scene.origin.url);
     for (lines, sentence) in [
@@ -251,17 +252,17 @@ async fn check_finds_a_directory_that_is_not_there_and_a_key_that_is_none() {
 }
 
 #[tokio::test]
-async fn what_a_file_is_is_asked_once_for_many_answers() {
+async fn file_metadata_is_requested_once_for_many_responses() {
     let scene = Scene::start().await;
     scene.origin.put(&at_origin(), File::of(1000));
     assert_eq!(
         get(&scene, Some("bytes=2000-")).await.status(),
         StatusCode::FORBIDDEN,
-        "it begins no loan"
+        "a HEAD begins no loan"
     );
     assert_eq!(get(&scene, None).await.status(), StatusCode::OK);
     let client = scene.http2();
-    let asked = |field: &'static str, value: &'static str| {
+    let conditional = |field: &'static str, value: &'static str| {
         scene.get(&client, PATH, &scene.token("kari")).header(field, value)
     };
     let head = || client.head(format!("{}{PATH}", scene.base)).bearer_auth(scene.token("kari"));
@@ -274,20 +275,22 @@ async fn what_a_file_is_is_asked_once_for_many_answers() {
             ("if-match", "\"v0\"", StatusCode::PRECONDITION_FAILED),
         ] {
             assert_eq!(
-                asked(field, value).send().await.unwrap().status(),
+                conditional(field, value).send().await.unwrap().status(),
                 status,
                 "{field}: {value}"
             );
         }
     }
-    let methods: Vec<_> = scene.origin.asked().into_iter().map(|asked| asked.method).collect();
+    let methods: Vec<_> =
+        scene.origin.requests().into_iter().map(|request| request.method).collect();
     assert_eq!(methods, [http::Method::GET, http::Method::HEAD]);
     scene.end().await;
 }
 
-/// What is asked of Google and Azure, of which there is no server here: by the letter, and by whom.
+/// Checks the requests to Google and Azure literally, and their signatures. No test server for
+/// these exists.
 #[tokio::test]
-async fn google_and_azure_are_asked_for_the_same_parts_under_their_own_names_and_signatures() {
+async fn google_and_azure_get_requests_of_their_own_form() {
     let key = "c2VjcmV0LW9mLWF6dXJl"; // base64
     let google = "google = { service_account = { file = \"google.json\" }, endpoint = \"ORIGIN\" }";
     let azure =
@@ -295,8 +298,8 @@ async fn google_and_azure_are_asked_for_the_same_parts_under_their_own_names_and
     for (url, lines, signed) in
         [("gs://books/all", google, "Bearer"), ("az://books/all", azure.as_str(), "SharedKey lyd:")]
     {
-        let mut scene = Scene::around(Setting::default()).await;
-        // A service account whose storage asks for no login: what remains is all but the token.
+        let mut scene = Scene::without_gate(Setting::default()).await;
+        // A service account for a storage without login: all of the request except the token.
         let account = serde_json::json!({
             "gcs_base_url": scene.origin.url, "disable_oauth": true,
             "client_email": "gate@example.no", "private_key": "none", "private_key_id": "none",
@@ -306,7 +309,7 @@ async fn google_and_azure_are_asked_for_the_same_parts_under_their_own_names_and
         scene.replace_in_config(&format!("url = \"{}/\"", scene.origin.url), &lines);
         scene.start_gate().await;
         let file = File::of(100_000);
-        // Google's has the name in one segment, encoded to the last point.
+        // Google's URL has the name in one segment, fully percent-encoded.
         for name in [format!("all/{}", at_origin()), format!("all%2F{BOOK}%2Faudio%2Emp3")] {
             scene.origin.put(&format!("books/{name}"), file.clone());
         }
@@ -325,10 +328,10 @@ async fn google_and_azure_are_asked_for_the_same_parts_under_their_own_names_and
         let none = format!("/files/{BOOK}/none.mp3");
         let answer = scene.get(&scene.http1(), &none, &scene.token("kari")).send().await.unwrap();
         assert_eq!(answer.status(), StatusCode::NOT_FOUND, "{url}");
-        for asked in scene.origin.asked() {
-            let name = asked.path.replace("%2F", "/");
+        for request in scene.origin.requests() {
+            let name = request.path.replace("%2F", "/");
             assert!(name.starts_with(&format!("/books/all/{BOOK}/")), "{url}: {name}");
-            let by = asked.headers.get("authorization").map_or("", |by| by.to_str().unwrap());
+            let by = request.headers.get("authorization").map_or("", |by| by.to_str().unwrap());
             assert!(by.starts_with(signed) || (signed == "Bearer" && by.is_empty()), "{url}: {by}");
         }
         scene.end().await;
