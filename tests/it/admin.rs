@@ -1,5 +1,4 @@
-//! The admin listener: who may ask, what loans it shows and how they are found, and when it calls
-//! the gate ready.
+//! The admin listener: authorization, filters and paging of loans, and readiness.
 
 use std::collections::BTreeSet;
 
@@ -10,10 +9,10 @@ use serde_json::{Value, json};
 use crate::support::scene::Setting;
 use crate::support::{AUDIO, BOOK, File, LIBRARY, Scene};
 
-/// Another library, for filters.
+/// Another library for the filters.
 const OTHER: &str = "NO-1103000";
 
-/// The status of an answer of the admin listener to this field Authorization.
+/// Returns the status for this Authorization field.
 async fn status(scene: &Scene, path: &str, authorization: Option<&str>) -> u16 {
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
     let mut request = client.get(format!("{}{path}", scene.admin));
@@ -23,7 +22,7 @@ async fn status(scene: &Scene, path: &str, authorization: Option<&str>) -> u16 {
     request.send().await.unwrap().status().as_u16()
 }
 
-/// The loans that a query finds, on its first page.
+/// Returns the first page of the loans that match a query.
 async fn found(scene: &Scene, query: &str) -> Vec<Value> {
     let answer = scene.admin(&format!("/api/v1/loans?{query}")).await;
     assert_eq!(answer.status(), 200, "{query}");
@@ -31,7 +30,7 @@ async fn found(scene: &Scene, query: &str) -> Vec<Value> {
     page["loans"].as_array().unwrap().clone()
 }
 
-/// A loan of a title by this borrower of this library.
+/// Requests a title's file as this borrower and returns the status.
 async fn borrow(scene: &Scene, library: &str, borrower: &str, isbn: &str) -> u16 {
     let token = scene.token_with(&json!({ "sub": borrower, "library": library }));
     let path = format!("/files/{isbn}/file");
@@ -42,7 +41,7 @@ async fn borrow(scene: &Scene, library: &str, borrower: &str, isbn: &str) -> u16
 }
 
 async fn scene_with_files(setting: Setting) -> Scene {
-    let scene = Scene::set(setting).await;
+    let scene = Scene::start_with(setting).await;
     for isbn in [BOOK, AUDIO] {
         scene.origin.put(&format!("{isbn}/file"), File::of(100));
     }
@@ -50,7 +49,7 @@ async fn scene_with_files(setting: Setting) -> Scene {
 }
 
 #[tokio::test]
-async fn all_but_health_and_readiness_needs_the_token() {
+async fn everything_but_health_and_readiness_needs_the_token() {
     let scene = Scene::start().await;
     let token = std::fs::read_to_string(scene.dir.path().join("certs/admin.token")).unwrap();
     let (good, cut) = (format!("Bearer {token}"), format!("Bearer {}", &token[1..]));
@@ -80,16 +79,16 @@ async fn all_but_health_and_readiness_needs_the_token() {
 }
 
 #[tokio::test]
-async fn a_configuration_can_open_the_metrics_and_nothing_else() {
+async fn metrics_alone_can_be_made_public() {
     let config = vec![("[admin]", "[admin]\nopen_metrics = true")];
-    let scene = Scene::set(Setting { config, ..Setting::default() }).await;
+    let scene = Scene::start_with(Setting { config, ..Setting::default() }).await;
     assert_eq!(status(&scene, "/metrics", None).await, 200);
     assert_eq!(status(&scene, "/api/v1/loans", None).await, 401);
     scene.end().await;
 }
 
 #[tokio::test]
-async fn loans_are_found_by_each_filter_and_by_all_together() {
+async fn loans_are_found_by_each_filter_and_by_all_combined() {
     let scene = scene_with_files(Setting::default()).await;
     let refused = json!({ "refuse": "BUDGET_EXCEEDED" });
     scene.control("PUT", "/sandbox/libraries/NO-5000", &refused).await;
@@ -97,7 +96,7 @@ async fn loans_are_found_by_each_filter_and_by_all_together() {
     assert_eq!(borrow(&scene, LIBRARY, "kari", AUDIO).await, 200);
     assert_eq!(borrow(&scene, LIBRARY, "ola", BOOK).await, 200);
     assert_eq!(borrow(&scene, "NO-5000", "liv", BOOK).await, 403);
-    // Times are kept in milliseconds: the next loan begins in a later one.
+    // The ledger stores milliseconds; the next loan must begin in a later one.
     let newest: Timestamp = found(&scene, "").await[0]["begun"].as_str().unwrap().parse().unwrap();
     let later = Timestamp::from_millisecond(newest.as_millisecond() + 1).unwrap();
     scene.until("the next millisecond", async || Clock::system().now() >= later).await;
@@ -107,11 +106,11 @@ async fn loans_are_found_by_each_filter_and_by_all_together() {
     assert_eq!(all.len(), 5);
     let begun: Vec<Timestamp> =
         all.iter().map(|loan| loan["begun"].as_str().unwrap().parse().unwrap()).collect();
-    assert!(begun.is_sorted_by(|one, next| one >= next), "the newest first: {begun:?}");
+    assert!(begun.is_sorted_by(|one, next| one >= next), "not sorted newest first: {begun:?}");
     let kari = all.iter().find(|loan| loan["isbn"] == AUDIO).unwrap()["borrower"].as_str().unwrap();
     assert!(
         !all.iter().any(|loan| loan.to_string().contains("kari")),
-        "borrowers only by pseudonym"
+        "borrowers are shown by pseudonym only"
     );
     for (query, count) in [
         (format!("library={LIBRARY}"), 3),
@@ -122,7 +121,7 @@ async fn loans_are_found_by_each_filter_and_by_all_together() {
         ("state=accepted".to_owned(), 4),
         ("state=refused".to_owned(), 1),
         ("state=ended".to_owned(), 0),
-        // The same person is someone else at another library.
+        // The pseudonym of a person differs between libraries.
         (format!("borrower={kari}"), 2),
         (format!("since={later}"), 1),
         ("since=2999-01-01T00:00:00Z".to_owned(), 0),
@@ -137,20 +136,20 @@ async fn loans_are_found_by_each_filter_and_by_all_together() {
 }
 
 #[tokio::test]
-async fn a_walk_through_the_pages_loses_no_loan_and_repeats_none() {
+async fn paging_skips_and_repeats_no_loan() {
     let scene = scene_with_files(Setting::default()).await;
     for number in 0..25 {
         assert_eq!(borrow(&scene, LIBRARY, &format!("reader-{number}"), BOOK).await, 200);
     }
-    // A flush of the metering would change the loans during a walk.
+    // A metering flush would change the loans while the pages are read.
     let has_delivered =
         |loan: &Value| loan["delivered"].as_object().is_some_and(|files| !files.is_empty());
     let flushed = async || found(&scene, "limit=1000").await.iter().all(has_delivered);
-    scene.until("what was delivered is in the ledger", flushed).await;
+    scene.until("deliveries are in the ledger", flushed).await;
     let whole: Vec<Value> = found(&scene, "limit=1000").await;
     assert_eq!(whole.len(), 25);
     let mut made_late = false;
-    // Some of these divide the whole: the last page must not promise another one.
+    // Some page sizes divide the total: the last page must not announce another one.
     for limit in [1, 25, 4, 2, 13, 25, 26] {
         let (mut walked, mut turned, mut cursor) = (Vec::new(), 0, String::new());
         loop {
@@ -160,7 +159,7 @@ async fn a_walk_through_the_pages_loses_no_loan_and_repeats_none() {
             assert!((1..=limit).contains(&loans.len()), "{limit}: {page}");
             walked.extend(loans.iter().cloned());
             turned += 1;
-            // A loan that is made during the walk is newer than all of it, and disturbs nothing.
+            // A loan that begins during the walk is newer than all pages and changes none of them.
             if limit == 4 && turned == 2 {
                 assert_eq!(borrow(&scene, OTHER, "late", BOOK).await, 200);
                 made_late = true;
@@ -170,7 +169,7 @@ async fn a_walk_through_the_pages_loses_no_loan_and_repeats_none() {
                 None => break,
             }
         }
-        // The late one shows in the walks after it, in front.
+        // Later walks show that loan first.
         let late = walked.len() - 25;
         assert_eq!(walked[late..], whole[..], "limit {limit}");
         assert_eq!(late, usize::from(made_late && limit != 4), "limit {limit}");
@@ -182,7 +181,7 @@ async fn a_walk_through_the_pages_loses_no_loan_and_repeats_none() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_read_is_refused_by_a_sentence_that_does_not_repeat_it() {
+async fn invalid_queries_are_refused_without_echoing_them() {
     let scene = Scene::start().await;
     for (query, says) in [
         ("library=kari.nordmann", "library cannot be read"),
@@ -198,7 +197,7 @@ async fn what_cannot_be_read_is_refused_by_a_sentence_that_does_not_repeat_it() 
         ("limit=-1", "limit cannot be read"),
         ("cursor=kari.nordmann", "cursor cannot be read"),
         ("library=NO-1&library=kari.nordmann", "library"),
-        // A filter of a wrong name would else list everything.
+        // An unknown filter would otherwise list every loan.
         ("borower=kari.nordmann", "unknown"),
         ("token=kari.nordmann", "unknown"),
     ] {
@@ -216,7 +215,7 @@ async fn what_cannot_be_read_is_refused_by_a_sentence_that_does_not_repeat_it() 
 }
 
 #[tokio::test]
-async fn a_loan_is_shown_with_its_history_from_the_intent_to_the_acceptance() {
+async fn loan_is_shown_with_its_full_history() {
     let scene = scene_with_files(Setting::default()).await;
     assert_eq!(borrow(&scene, LIBRARY, "kari", BOOK).await, 200);
     let listed = found(&scene, "").await.remove(0);
@@ -229,12 +228,15 @@ async fn a_loan_is_shown_with_its_history_from_the_intent_to_the_acceptance() {
     assert_eq!(steps.first(), Some(&(None, Some("intended"))), "{loan}");
     assert_eq!(steps.last().unwrap().1, Some("accepted"), "{loan}");
     for pair in steps.windows(2) {
-        assert_eq!(pair[0].1, pair[1].0, "each step goes on from the one before: {loan}");
+        assert_eq!(
+            pair[0].1, pair[1].0,
+            "each step starts in the state of the previous one: {loan}"
+        );
     }
     let time = |step: &Value| step["at"].as_str().unwrap().parse::<Timestamp>().unwrap();
     let times: Vec<Timestamp> = history.iter().map(time).collect();
     assert!(times.is_sorted(), "{times:?}");
-    // Beside its history it is the loan of the list, and the one of the books.
+    // Except for its history it equals the listed loan and the one in the books.
     for (name, value) in listed.as_object().unwrap() {
         assert_eq!(&loan[name], value, "{name}");
     }
@@ -246,7 +248,7 @@ async fn a_loan_is_shown_with_its_history_from_the_intent_to_the_acceptance() {
 }
 
 #[tokio::test]
-async fn an_id_that_no_loan_has_is_not_found() {
+async fn unknown_loan_id_is_not_found() {
     let scene = Scene::start().await;
     for id in [
         uuid::Uuid::now_v7().to_string(),
@@ -264,7 +266,7 @@ async fn an_id_that_no_loan_has_is_not_found() {
 }
 
 #[tokio::test]
-async fn readiness_says_that_bokbasen_is_missing_and_when_it_is_back() {
+async fn readiness_reports_a_bokbasen_outage_and_its_end() {
     let mut scene = scene_with_files(Setting::default()).await;
     assert_eq!(borrow(&scene, LIBRARY, "kari", BOOK).await, 200);
     let readiness = async |scene: &Scene| {
@@ -274,15 +276,15 @@ async fn readiness_says_that_bokbasen_is_missing_and_when_it_is_back() {
     };
     assert_eq!(readiness(&scene).await, (200, json!({ "ready": true, "missing": [] })));
     scene.stop_sandbox().await;
-    // New readers run into it until the breaker opens, and it says so while it is open.
+    // Requests of new readers open the breaker; readiness then names the outage.
     let (mut number, mut seen) = (0, (200, json!({ "missing": [] })));
     while seen.1["missing"] == json!([]) {
-        assert!(number < 20, "the breaker never opens");
+        assert!(number < 20, "the breaker did not open");
         assert_eq!(borrow(&scene, LIBRARY, &format!("reader-{number}"), BOOK).await, 503);
         seen = readiness(&scene).await;
         number += 1;
     }
-    // It is ready all the same: a balancer that took it away would cut off whoever has a loan.
+    // The gate stays ready: a load balancer that removed it would stop readers who have loans.
     assert_eq!((seen.0, &seen.1["ready"]), (200, &json!(true)), "{}", seen.1);
     let missing = seen.1["missing"].as_array().unwrap();
     assert_eq!(missing.len(), 1, "{missing:?}");
@@ -290,8 +292,12 @@ async fn readiness_says_that_bokbasen_is_missing_and_when_it_is_back() {
         missing[0].as_str().unwrap().starts_with("Bokbasen refuses the connection"),
         "{missing:?}"
     );
-    assert_eq!(status(&scene, "/healthz", None).await, 200, "the process itself is well");
-    assert_eq!(borrow(&scene, LIBRARY, "kari", BOOK).await, 200, "who has a loan goes on reading");
+    assert_eq!(status(&scene, "/healthz", None).await, 200, "the process is healthy");
+    assert_eq!(
+        borrow(&scene, LIBRARY, "kari", BOOK).await,
+        200,
+        "a reader with a loan is still served"
+    );
     scene.start_sandbox().await;
     let back = async || borrow(&scene, LIBRARY, "late", BOOK).await == 200;
     scene.until("a new reader is served", back).await;
@@ -300,9 +306,9 @@ async fn readiness_says_that_bokbasen_is_missing_and_when_it_is_back() {
 }
 
 #[tokio::test]
-async fn names_that_are_not_configured_are_misdirected() {
+async fn unconfigured_host_names_are_misdirected() {
     let config = vec![("[admin]", "[admin]\nopen_metrics = true\nhosts = [\"gate.example.no\"]")];
-    let scene = Scene::set(Setting { config, ..Setting::default() }).await;
+    let scene = Scene::start_with(Setting { config, ..Setting::default() }).await;
     let port = scene.admin.rsplit(':').next().unwrap();
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
     let token = std::fs::read_to_string(scene.dir.path().join("certs/admin.token")).unwrap();
@@ -328,7 +334,7 @@ async fn names_that_are_not_configured_are_misdirected() {
 
 #[tokio::test]
 async fn wrong_tokens_are_slowed_and_logged_once() {
-    let mut scene = Scene::around(Setting::default()).await;
+    let mut scene = Scene::without_gate(Setting::default()).await;
     let gate = scene.spawn_gate().await;
     let wrong = "wrong-token-0123456789abcdef0123456789";
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
@@ -339,7 +345,7 @@ async fn wrong_tokens_are_slowed_and_logged_once() {
         assert_eq!(answer.status(), 401);
         assert!(answer.text().await.unwrap().contains("This is not the admin token."));
     }
-    // Each one later than the one before.
+    // Each response takes longer than the previous one.
     assert!(began.elapsed() > std::time::Duration::from_millis(1500), "{:?}", began.elapsed());
     assert_eq!(scene.admin("/metrics").await.status(), 200, "the right token is not slowed");
     let log = std::fs::read_to_string(&gate.log).unwrap();

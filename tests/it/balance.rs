@@ -1,5 +1,5 @@
-//! Balanced books: every way in which the ledger and Bokbasen's books can differ is found, and
-//! repaired by a rule or left for a person; and nothing that is right is touched.
+//! Balance of the ledger with Bokbasen's books: each kind of difference is found, and repaired by a
+//! rule or left to a person. Correct loans are not touched.
 
 use std::collections::BTreeMap;
 use std::process::Command;
@@ -10,18 +10,19 @@ use loangate::clock::Clock;
 use serde_json::{Value, json};
 
 use crate::support::bokbasen::Answer;
-use crate::support::scene::{Setting, movable};
+use crate::support::scene::{Setting, movable_clock};
 use crate::support::{BOOK, Bokbasen, File, LIBRARY, Scene, metric};
 
-/// Longer than a loan is young, and far shorter than it lasts.
+/// Longer than a loan counts as too recent, and far shorter than it lasts.
 const QUIET: Duration = Duration::from_secs(60);
 
 async fn scene() -> (Scene, Clock) {
-    // The command finds the gate by its configuration, so that the port must stand there.
+    // The command finds the gate by its configuration, which therefore needs the port.
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let admin: &'static str = Box::leak(format!("admin = \"127.0.0.1:{port}\"").into_boxed_str());
-    let (clock, config) = (movable(), vec![("admin = \"127.0.0.1:0\"", admin)]);
-    let scene = Scene::set(Setting { config, clock: clock.clone(), ..Setting::default() }).await;
+    let (clock, config) = (movable_clock(), vec![("admin = \"127.0.0.1:0\"", admin)]);
+    let scene =
+        Scene::start_with(Setting { config, clock: clock.clone(), ..Setting::default() }).await;
     scene.origin.put(&format!("{BOOK}/book.epub"), File::of(1000));
     (scene, clock)
 }
@@ -31,14 +32,14 @@ async fn read(scene: &Scene, borrower: &str) -> StatusCode {
     scene.get(&scene.http1(), &path, &scene.token(borrower)).send().await.unwrap().status()
 }
 
-/// A loan of this borrower, by Bokbasen's id of it.
+/// Begins a loan for this borrower and returns Bokbasen's id of it.
 async fn borrow(scene: &Scene, borrower: &str) -> String {
     assert_eq!(read(scene, borrower).await, StatusCode::OK, "{borrower}");
     scene.books().await.last().unwrap()["loanId"].as_str().unwrap().to_owned()
 }
 
-/// Changes Bokbasen's books behind everybody's back: each loan as `change` leaves it, or gone where
-/// it says so.
+/// Rewrites Bokbasen's books while the sandbox is stopped. `change` edits each loan, and removes it
+/// by returning false.
 async fn rewrite(scene: &mut Scene, change: impl Fn(&mut Value) -> bool) {
     scene.stop_sandbox().await;
     let file = scene.dir.path().join("sandbox/books.jsonl");
@@ -57,7 +58,7 @@ async fn rewrite(scene: &mut Scene, change: impl Fn(&mut Value) -> bool) {
     scene.start_sandbox().await;
 }
 
-/// Balances the books, once no balance of the night is under way.
+/// Runs a balance when no nightly balance is running.
 async fn balance(scene: &Scene) -> Value {
     let token = std::fs::read_to_string(scene.dir.path().join("certs/admin.token")).unwrap();
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
@@ -71,7 +72,7 @@ async fn balance(scene: &Scene) -> Value {
     }
 }
 
-/// Kind and what was done, by Bokbasen's id.
+/// Returns kind and action of each finding, by Bokbasen's id.
 fn findings(report: &Value) -> BTreeMap<&str, (&str, &str)> {
     report["findings"]
         .as_array()
@@ -86,13 +87,13 @@ fn findings(report: &Value) -> BTreeMap<&str, (&str, &str)> {
 }
 
 #[tokio::test]
-async fn each_difference_is_found_and_repaired_where_a_rule_says_what_is_right() {
+async fn balance_finds_each_difference_and_repairs_by_rule() {
     let (mut scene, clock) = scene().await;
     let mut ids = BTreeMap::new();
     for borrower in ["well", "gone", "ended", "refused", "live", "twice", "longer"] {
         ids.insert(borrower, borrow(&scene, borrower).await);
     }
-    // A balance ends one loan in 20 at most, so that three need 60.
+    // A balance ends at most one loan in 20, so three need 60 loans.
     for number in 0..60 {
         borrow(&scene, &format!("other-{number}")).await;
     }
@@ -103,7 +104,7 @@ async fn each_difference_is_found_and_repaired_where_a_rule_says_what_is_right()
         let ledger = scene.ledger().await;
         ledger.iter().filter(|loan| loan["state"] == state).count()
     };
-    scene.until("it has ended", async || ledger("ended").await == 1).await;
+    scene.until("the loan has ended", async || ledger("ended").await == 1).await;
 
     clock.advance(QUIET);
     let reference = |id: &str, books: &[Value]| {
@@ -183,14 +184,14 @@ async fn each_difference_is_found_and_repaired_where_a_rule_says_what_is_right()
     assert_eq!(twin["status"], "CANCELLED", "its licence is free again");
     assert_eq!((status(&ids["twice"]), &lost["status"]), ("ACCEPTED".into(), &"ACCEPTED".into()));
 
-    // What was ended here opens nothing, and what is right goes on.
+    // Ended loans open nothing, and correct ones still do.
     let opens = async |expected: [(&str, u16); 5]| {
         for (borrower, status) in expected {
             assert_eq!(read(&scene, borrower).await.as_u16(), status, "{borrower}");
         }
     };
     opens([("well", 200), ("twice", 200), ("longer", 200), ("gone", 200), ("ended", 403)]).await;
-    // An absence is acted on once a later run finds it again.
+    // A missing loan is ended when a later run finds it missing again.
     clock.advance(QUIET);
     let report = balance(&scene).await;
     assert_eq!(
@@ -211,7 +212,7 @@ async fn each_difference_is_found_and_repaired_where_a_rule_says_what_is_right()
     assert_eq!(loan["end_reason"], "rejected");
     assert_eq!(loan["history"].as_array().unwrap().last().unwrap()["cause"], "balance", "{loan}");
 
-    // Another run finds nothing but what a person has to see to.
+    // Another run finds only what a person must resolve.
     clock.advance(QUIET);
     let again = balance(&scene).await;
     let kinds: Vec<_> = findings(&again).into_values().collect();
@@ -221,7 +222,7 @@ async fn each_difference_is_found_and_repaired_where_a_rule_says_what_is_right()
 }
 
 #[tokio::test]
-async fn a_listing_that_lacks_nearly_everything_is_not_believed_and_one_that_fails_is_no_balance() {
+async fn balance_distrusts_a_nearly_empty_or_failed_listing() {
     let (mut scene, clock) = scene().await;
     for number in 0..12 {
         borrow(&scene, &format!("reader-{number}")).await;
@@ -238,7 +239,11 @@ async fn a_listing_that_lacks_nearly_everything_is_not_believed_and_one_that_fai
             .all(|finding| finding["done"] == "reported" && finding["kind"] == "unknown-there")
     );
     assert_eq!(metric(&scene.metrics().await, "loangate_balance_unbalanced", ""), 1.0);
-    assert_eq!(read(&scene, "reader-1").await, StatusCode::OK, "nothing was ended on its word");
+    assert_eq!(
+        read(&scene, "reader-1").await,
+        StatusCode::OK,
+        "no loan was ended because of this listing"
+    );
 
     scene.fault(&json!({ "call": "list", "effect": "garbage" })).await;
     let report = balance(&scene).await;
@@ -261,7 +266,7 @@ async fn a_listing_that_lacks_nearly_everything_is_not_believed_and_one_that_fai
 }
 
 #[tokio::test]
-async fn what_changes_at_the_moment_is_left_alone_and_each_night_it_runs_by_itself() {
+async fn balance_skips_recent_loans_and_runs_each_night() {
     let (scene, clock) = scene().await;
     borrow(&scene, "kari").await;
     let report = balance(&scene).await;
@@ -273,12 +278,12 @@ async fn what_changes_at_the_moment_is_left_alone_and_each_night_it_runs_by_itse
     let last = async || metric(&scene.metrics().await, "loangate_balance_last_seconds", "");
     let by_hand = last().await;
     clock.advance(Duration::from_secs(86_400));
-    scene.until("it ran by itself", async || last().await > by_hand).await;
+    scene.until("the nightly balance has run", async || last().await > by_hand).await;
     scene.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_command_line_tells_what_differs_and_fails_where_something_is_left() {
+async fn balance_command_lists_differences_and_fails_if_any_remain() {
     let (mut scene, clock) = scene().await;
     borrow(&scene, "kari").await;
     let gone = borrow(&scene, "ola").await;
@@ -313,10 +318,11 @@ async fn the_command_line_tells_what_differs_and_fails_where_something_is_left()
     scene.end().await;
 }
 
-/// A gate whose answers from Bokbasen the test rewrites.
+/// Starts a gate behind a proxy that rewrites Bokbasen's responses.
 async fn rewritten_scene() -> (Scene, Bokbasen, Clock) {
-    let clock = movable();
-    let mut scene = Scene::around(Setting { clock: clock.clone(), ..Setting::default() }).await;
+    let clock = movable_clock();
+    let mut scene =
+        Scene::without_gate(Setting { clock: clock.clone(), ..Setting::default() }).await;
     let front = scene.rewritten().await;
     scene.origin.put(&format!("{BOOK}/book.epub"), File::of(1000));
     scene.start_gate().await;
@@ -335,8 +341,8 @@ async fn accepted(scene: &Scene) -> usize {
     scene.ledger().await.iter().filter(|loan| loan["state"] == "accepted").count()
 }
 
-/// Runs a balance several times, far enough apart, and expects that it ends nothing and reports
-/// each time.
+/// Runs three balances, far enough apart. Checks that none ends a loan and that each reports the
+/// difference.
 async fn ends_nothing(scene: &Scene, clock: &Clock, what: &str, kind: &str) {
     let before = accepted(scene).await;
     for _ in 0..3 {
@@ -356,7 +362,7 @@ async fn ends_nothing(scene: &Scene, clock: &Clock, what: &str, kind: &str) {
     }
 }
 
-/// Runs a balance that finds nothing, since Bokbasen answers well again.
+/// Runs a balance that finds nothing, since Bokbasen responds correctly again.
 async fn balances(scene: &Scene, front: &Bokbasen) {
     front.rewrite(|_, answer| answer);
     let report = balance(scene).await;
@@ -369,7 +375,7 @@ async fn balances(scene: &Scene, front: &Bokbasen) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn blind_listing_ends_no_good_loan() {
+async fn listing_that_misses_loans_ends_no_good_loan() {
     let (scene, front, clock) = rewritten_scene().await;
     let (client, path) = (scene.http2(), format!("/files/{BOOK}/book.epub"));
     for library in 0..30 {
@@ -390,7 +396,7 @@ async fn blind_listing_ends_no_good_loan() {
         _ => answer,
     });
     ends_nothing(&scene, &clock, "nothing is listed or known", "unknown-there").await;
-    // One loan of each library is shown, and the other seven are not known.
+    // One loan of each library is listed, and Bokbasen does not know the other seven.
     front.rewrite(|path, mut answer| match path {
         path if is_listing(path) => {
             answer.rows().truncate(1);
@@ -410,7 +416,7 @@ async fn blind_listing_ends_no_good_loan() {
         answer
     });
     ends_nothing(&scene, &clock, "every loan is returned, listed and by id", "ended-there").await;
-    // One loan of each library is hidden: each may be gone, but all of them are too many.
+    // One loan of each library is hidden. Each alone may be gone, but all of them exceed the limit.
     front.rewrite(|path, mut answer| {
         if !is_listing(path) {
             return Answer::unknown();
@@ -425,7 +431,7 @@ async fn blind_listing_ends_no_good_loan() {
     }
     assert!(
         accepted(&scene).await >= 228,
-        "one in twenty of all loans in a night: {}",
+        "at most one in twenty of all loans per night: {}",
         accepted(&scene).await
     );
     scene.end().await;
@@ -466,15 +472,15 @@ async fn absence_needs_two_runs_and_other_loans() {
     let (done, why) = run(&scene, &gone).await;
     assert!(
         done == "reported" && why.contains("found absent since"),
-        "runs in a row are one: {why}"
+        "consecutive runs count as one: {why}"
     );
-    // A run that sees the loan makes the next one the first.
+    // After a run that sees the loan, the next absence is the first again.
     balances(&scene, &front).await;
     clock.advance(QUIET);
     front.rewrite(hide(&ids[1..2], true));
     let (done, why) = run(&scene, &gone).await;
     assert!(done == "reported" && why.contains("for the first time"), "{why}");
-    // So does a listing that fails, since it may have had the loan.
+    // The same holds after a failed listing, which may have contained the loan.
     clock.advance(QUIET);
     front.rewrite(|path, mut answer| {
         if is_listing(path) {
@@ -486,14 +492,14 @@ async fn absence_needs_two_runs_and_other_loans() {
     front.rewrite(hide(&ids[1..2], true));
     let (done, why) = run(&scene, &gone).await;
     assert!(done == "reported" && why.contains("for the first time"), "{why}");
-    // A run without any other loan in the listing is no second run.
+    // A run whose listing has no other loan does not count as the second.
     clock.advance(QUIET);
     front.rewrite(hide(&ids, false));
     assert_eq!(balance(&scene).await["balanced"], false);
     front.rewrite(hide(&ids[1..2], true));
     let (done, why) = run(&scene, &gone).await;
     assert!(done == "reported" && why.contains("for the first time"), "{why}");
-    // The doubt survives a restart.
+    // The first absence is remembered across a restart.
     scene.stop_gate().await;
     scene.start_gate().await;
     clock.advance(QUIET);
@@ -501,7 +507,7 @@ async fn absence_needs_two_runs_and_other_loans() {
     assert!(done == "ended-here", "{why}");
     assert_eq!(read(&scene, "reader-1").await, StatusCode::FORBIDDEN);
     assert_eq!(read(&scene, "reader-2").await, StatusCode::OK);
-    // One in a night is all that a library of four may lose; the next night has a share of its own.
+    // A library with four loans may lose one per night. The next night has an allowance of its own.
     front.rewrite(hide(&ids[1..3], true));
     for _ in 0..2 {
         clock.advance(QUIET);
@@ -512,15 +518,13 @@ async fn absence_needs_two_runs_and_other_loans() {
     let before = last().await;
     clock.advance(Duration::from_secs(86_400));
     scene
-        .until("the balance of the night is the first that finds it", async || {
-            last().await > before
-        })
+        .until("the nightly balance is the first to find it", async || last().await > before)
         .await;
     assert_eq!(accepted(&scene).await, 3);
     clock.advance(QUIET);
     let (done, why) = run(&scene, &ids[2]).await;
     assert!(done == "ended-here", "{why}");
-    scene.gate.unwrap().stop().await; // the books still have what was hidden
+    scene.gate.unwrap().stop().await; // the hidden loan is still in the books
 }
 
 #[tokio::test]
@@ -538,7 +542,7 @@ async fn empty_listing_is_no_evidence_of_absence() {
         answer
     });
     ends_nothing(&scene, &clock, "the only loan of a library", "unknown-there").await;
-    // A loan that was begun later is evidence, also when it is over.
+    // A later loan is evidence, even when it has ended.
     borrow(&scene, "ola").await;
     let url = format!("{}/loans/{BOOK}", scene.base);
     scene.http1().delete(url).bearer_auth(scene.token("ola")).send().await.unwrap();
@@ -550,10 +554,10 @@ async fn empty_listing_is_no_evidence_of_absence() {
         assert_eq!(findings(&report)[gone.as_str()], ("unknown-there", done), "{report:#}");
         clock.advance(QUIET);
     }
-    scene.gate.unwrap().stop().await; // the books still have what was hidden
+    scene.gate.unwrap().stop().await; // the hidden loan is still in the books
 }
 
-/// What one row of a listing, or a loan by id, may look like.
+/// Change of one listing row, or of one loan by id.
 type Change = fn(&str, &mut Answer);
 
 #[tokio::test]
@@ -633,7 +637,7 @@ async fn wrong_rows_are_reported_and_end_nothing() {
     clock.advance(QUIET);
     for (what, kind, change) in cases {
         front.rewrite(move |path, mut answer| {
-            // The empty page at the end stays as it is.
+            // The empty last page is not changed.
             if !is_listing(path) || answer.body.as_array().is_some_and(|rows| !rows.is_empty()) {
                 change(path, &mut answer);
             }
@@ -655,7 +659,7 @@ async fn listing_without_an_end_is_stopped_and_reported() {
         let count = std::sync::atomic::AtomicUsize::new(0);
         front.rewrite(move |path, mut answer| {
             if is_listing(path) {
-                // The sandbox refuses cursors that are not its own: the first page is served again.
+                // The sandbox refuses foreign cursors, so the first page is served again.
                 answer.body = first.lock().unwrap().get_or_insert(answer.body).clone();
                 answer.status = StatusCode::OK;
                 let count = count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
@@ -676,7 +680,7 @@ async fn listing_without_an_end_is_stopped_and_reported() {
 }
 
 #[tokio::test]
-async fn loan_there_is_ended_only_under_its_own_id() {
+async fn loan_at_bokbasen_is_ended_only_under_its_own_id() {
     let (scene, front, clock) = rewritten_scene().await;
     let returned = borrow(&scene, "kari").await;
     let good = borrow(&scene, "ola").await;
@@ -692,7 +696,7 @@ async fn loan_there_is_ended_only_under_its_own_id() {
         })
         .await;
     clock.advance(QUIET);
-    // The listing names the loan that was returned as live, under the id of a good one.
+    // The listing shows the returned loan as live, under the id of a good loan.
     let id = good.clone();
     front.rewrite(move |path, mut answer| {
         if is_listing(path) {

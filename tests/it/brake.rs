@@ -1,17 +1,18 @@
-//! The spending brake: a key that is stolen, or an app that loops, empties no budget.
+//! The spending brake: neither a stolen key nor an app in a loop spends a library's budget.
 
 use std::time::Duration;
 
 use http::StatusCode;
 use serde_json::{Value, json};
 
-use crate::support::scene::{Setting, movable};
+use crate::support::scene::{Setting, movable_clock};
 use crate::support::{BOOK, File, Scene, metric};
 
 async fn scene(brake: &'static str) -> (Scene, loangate::clock::Clock) {
-    let clock = movable();
+    let clock = movable_clock();
     let config = vec![("[ledger]", brake)];
-    let scene = Scene::set(Setting { config, clock: clock.clone(), ..Setting::default() }).await;
+    let scene =
+        Scene::start_with(Setting { config, clock: clock.clone(), ..Setting::default() }).await;
     scene.origin.put(&format!("{BOOK}/book.epub"), File::of(1000));
     (scene, clock)
 }
@@ -22,23 +23,23 @@ async fn borrow(scene: &Scene, borrower: &str, library: &str) -> reqwest::Respon
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_more_loans_than_allowed_are_begun_however_many_ask_at_once_and_after_a_restart() {
+async fn brake_limits_concurrent_begins_and_survives_a_restart() {
     let (mut scene, clock) =
         scene("[brake]\nmode = \"enforce\"\nlibrary_per_hour = 20\n\n[ledger]").await;
-    let asked = futures_util::future::join_all((0..100).map(|number| {
+    let responses = futures_util::future::join_all((0..100).map(|number| {
         let scene = &scene;
         async move { borrow(scene, &format!("reader-{number}"), "NO-0301000").await }
     }));
-    let asked = asked.await;
-    let served = asked.iter().filter(|answer| answer.status() == StatusCode::OK).count();
+    let responses = responses.await;
+    let served = responses.iter().filter(|answer| answer.status() == StatusCode::OK).count();
     let braked =
-        asked.iter().filter(|answer| answer.status() == StatusCode::TOO_MANY_REQUESTS).count();
+        responses.iter().filter(|answer| answer.status() == StatusCode::TOO_MANY_REQUESTS).count();
     assert_eq!((served, braked), (20, 80));
-    assert_eq!(scene.books().await.len(), 20, "nothing was begun beyond it");
+    assert_eq!(scene.books().await.len(), 20, "no begin exceeded the limit");
     scene.stop_gate().await;
     scene.start_gate().await;
     let answer = borrow(&scene, "another", "NO-0301000").await;
-    assert_eq!(answer.status(), StatusCode::TOO_MANY_REQUESTS, "it survives a restart");
+    assert_eq!(answer.status(), StatusCode::TOO_MANY_REQUESTS, "the count survives a restart");
     let wait: u64 = answer.headers()["retry-after"].to_str().unwrap().parse().unwrap();
     assert!((3500..=3600).contains(&wait), "{wait}");
     let document: Value = answer.json().await.unwrap();
@@ -61,7 +62,7 @@ async fn no_more_loans_than_allowed_are_begun_however_many_ask_at_once_and_after
 }
 
 #[tokio::test]
-async fn who_has_a_loan_reads_on_and_what_was_refused_counts_for_nothing() {
+async fn brake_ignores_existing_loans_and_refused_begins() {
     let (scene, _) = scene("[brake]\nmode = \"enforce\"\nborrower_per_hour = 1\n\n[ledger]").await;
     let refuse = json!({ "call": "begin", "times": 1, "effect": { "refuse": { "code": "NO_FREE_LICENSE" } } });
     scene.fault(&refuse).await;
@@ -80,7 +81,7 @@ async fn who_has_a_loan_reads_on_and_what_was_refused_counts_for_nothing() {
 }
 
 #[tokio::test]
-async fn in_the_shadow_it_counts_and_refuses_nothing() {
+async fn shadow_mode_counts_and_refuses_nothing() {
     let (scene, _) = scene("[brake]\nmode = \"shadow\"\nlibrary_per_day = 2\n\n[ledger]").await;
     for number in 0..5 {
         assert_eq!(
@@ -96,7 +97,7 @@ async fn in_the_shadow_it_counts_and_refuses_nothing() {
     scene.end().await;
 }
 
-/// Titles with a right check digit that nobody lends.
+/// Returns titles with a valid check digit that no library lends.
 fn random_titles(count: u32) -> Vec<String> {
     let title = |number: u32| {
         let digits = format!("97882{number:07}");
@@ -154,7 +155,7 @@ async fn begins_for_random_titles_are_limited_in_every_mode() {
 }
 
 #[tokio::test]
-async fn attempts_of_a_library_are_limited_where_that_is_configured() {
+async fn attempts_of_a_library_are_limited_if_configured() {
     let (scene, _) = scene("[brake]\nattempts_per_library_per_hour = 5\n\n[ledger]").await;
     scene
         .fault(
@@ -171,7 +172,7 @@ async fn attempts_of_a_library_are_limited_where_that_is_configured() {
     assert_eq!(
         borrow(&scene, "reader-3", "NO-0301000").await.status(),
         StatusCode::OK,
-        "who has a loan reads on"
+        "a reader with a loan is still served"
     );
     assert_eq!(
         borrow(&scene, "reader", "NO-1103000").await.status(),

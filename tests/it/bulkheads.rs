@@ -1,4 +1,4 @@
-//! Calls to Bokbasen that fail or hang for some loans, or of one kind, hold back no others.
+//! Calls to Bokbasen that fail or hang for some loans, or of one kind, do not delay others.
 
 use std::time::Duration;
 
@@ -9,12 +9,12 @@ use tokio::time::Instant;
 
 use crate::support::{AUDIO, BOOK, File, Scene, Setting, metric};
 
-/// Within this time a reader or an end beside the bad ones is served.
+/// Time within which readers and ends are served beside the bad ones.
 const SERVED_WITHIN: Duration = Duration::from_secs(20);
 
-/// A call that hangs holds its slot until the end of a test.
+/// A hanging call occupies its slot until the end of a test.
 const HANGS_FOR_LONG: (&str, &str) = ("timeout = \"2s\"", "timeout = \"60s\"");
-/// Further titles.
+/// Additional titles.
 const OTHERS: [&str; 5] =
     ["9788299999106", "9788299999113", "9788299999120", "9788299999137", "9788299999144"];
 
@@ -22,9 +22,9 @@ async fn scene() -> Scene {
     scene_with(Vec::new()).await
 }
 
-/// A scene with these parts of the configuration replaced.
+/// Starts a scene with these replacements in the configuration.
 async fn scene_with(config: Vec<(&'static str, &'static str)>) -> Scene {
-    let scene = Scene::set(Setting { config, ..Setting::default() }).await;
+    let scene = Scene::start_with(Setting { config, ..Setting::default() }).await;
     for title in [BOOK, AUDIO] {
         scene.origin.put(&format!("{title}/file"), File::of(100));
     }
@@ -35,7 +35,8 @@ fn readers(kind: &str, count: usize) -> Vec<String> {
     (0..count).map(|number| format!("{kind} {number}")).collect()
 }
 
-/// The statuses of these readers' requests for a title's file, or for its return, all sent at once.
+/// Sends a request of each of these readers for a title's file, or its return, all at once. Returns
+/// the statuses.
 async fn each(scene: &Scene, method: &str, title: &str, readers: &[String]) -> Vec<StatusCode> {
     let client = scene.http2();
     let path =
@@ -53,14 +54,14 @@ async fn all(scene: &Scene, method: &str, title: &str, readers: &[String], expec
     assert!(statuses.iter().all(|status| *status == expected), "{method} {title}: {statuses:?}");
 }
 
-/// Ends a scene in which calls hang: the gate would wait for them.
+/// Ends a scene with hanging calls. The gate would wait for them, so the sandbox stops first.
 async fn stop(mut scene: Scene) {
     scene.check().await;
     scene.stop_sandbox().await;
     scene.end().await;
 }
 
-/// How many loans of a title have this status in the sandbox's books.
+/// Returns how many loans of a title have this status in the sandbox's books.
 async fn booked(scene: &Scene, title: &str, status: &str) -> usize {
     let is_one = |loan: &&Value| loan["isbn"] == title && loan["status"] == status;
     scene.books().await.iter().filter(is_one).count()
@@ -72,7 +73,7 @@ async fn calls(scene: &Scene, call: &str, outcome: &str) -> f64 {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn forty_bad_ends_hold_back_no_reader_and_no_other_end() {
+async fn forty_bad_ends_delay_no_reader_and_no_other_end() {
     let refused = json!({ "status": { "status": 500 } });
     for effects in [
         vec![refused.clone()],
@@ -88,7 +89,7 @@ async fn forty_bad_ends_hold_back_no_reader_and_no_other_end() {
             scene.fault(&json!({ "call": "return", "isbn": AUDIO, "effect": effect })).await;
         }
         all(&scene, "DELETE", AUDIO, &bad, StatusCode::NO_CONTENT).await;
-        // Each of them has failed at least once, so that no good call can have been quicker.
+        // Each bad end has failed at least once, so no good call was sent before it.
         scene
             .until("bad ends have failed", async || calls(&scene, "return", "unknown").await >= 5.0)
             .await;
@@ -105,7 +106,7 @@ async fn forty_bad_ends_hold_back_no_reader_and_no_other_end() {
             assert!(failed < 30.0, "the others waited for {failed} of 40 bad ends to time out");
         }
 
-        // And they are sent again later, each by its own backoff: no storm, and no end is given up.
+        // The bad ends are sent again later, each with its own backoff.
         scene.no_faults().await;
         scene
             .until("the bad ends arrive too", async || {
@@ -135,8 +136,8 @@ async fn bad_ends_are_not_sent_more_often_when_good_ones_succeed() {
     scene
         .until("the good ends arrive", async || booked(&scene, BOOK, "RETURNED").await == 100)
         .await;
-    // The backoff doubles from half a second, so that so many seconds allow so many sendings; each
-    // first sending is repeated twice at once, and one more may follow an open breaker.
+    // The backoff doubles from half a second, which bounds the sends in this time. Each first send
+    // is repeated twice at once, and one more may follow an open breaker.
     let doublings = (began.elapsed().as_secs_f64() / 0.375 + 1.0).log2().ceil();
     let failed = calls(&scene, "return", "unknown").await;
     assert!(failed <= 40.0 * (doublings + 5.0), "{failed} failed in {:?}", began.elapsed());
@@ -177,7 +178,7 @@ async fn ends_and_reads_that_hang_block_no_begins() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_title_whose_begins_fail_holds_back_no_other_title() {
+async fn title_whose_begins_fail_delays_no_other_title() {
     let scene = scene().await;
     let refused = json!({ "status": { "status": 500 } });
     scene.fault(&json!({ "call": "begin", "isbn": AUDIO, "effect": refused })).await;
@@ -189,7 +190,7 @@ async fn a_title_whose_begins_fail_holds_back_no_other_title() {
     });
     assert!(bad.iter().all(|status| status.is_server_error()), "{bad:?}");
     let breaker = metric(&scene.metrics().await, "loangate_lending_breaker_open", "kind=\"begin\"");
-    assert_eq!(breaker, 0.0, "one title is no reason to hold begins back");
+    assert_eq!(breaker, 0.0, "one failing title must not open the breaker");
     scene.end().await;
 }
 
@@ -213,12 +214,12 @@ async fn title_whose_begins_hang_leaves_slots_for_others() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn retried_ends_that_hang_leave_calls_to_other_ends() {
     let scene = scene_with(vec![HANGS_FOR_LONG]).await;
-    // As many as there are calls for ends.
+    // As many as there are slots for ends.
     let (bad, good) = (readers("bad", 8), readers("good", 20));
     all(&scene, "GET", AUDIO, &bad, StatusCode::OK).await;
     all(&scene, "GET", BOOK, &good, StatusCode::OK).await;
-    // Answers, so that neither the breaker nor the bulkhead suspects these ends. They name the
-    // wait, so that all are due again together.
+    // A 429 is a response, so neither the breaker nor the bulkhead suspects these ends. It names
+    // the wait, so all are due again at once.
     let rejected = json!({ "status": { "status": 429, "retry_after": 1 } });
     scene.fault(&json!({ "call": "return", "isbn": AUDIO, "effect": rejected })).await;
     all(&scene, "DELETE", AUDIO, &bad, StatusCode::NO_CONTENT).await;
@@ -230,7 +231,7 @@ async fn retried_ends_that_hang_leave_calls_to_other_ends() {
         let arrived = async || booked(&scene, BOOK, "RETURNED").await == number + 1;
         scene.until("another end arrives", arrived).await;
     }
-    assert_eq!(calls(&scene, "return", "unknown").await, 0.0, "it waited for no end that hung");
+    assert_eq!(calls(&scene, "return", "unknown").await, 0.0, "an end waited for a hanging one");
     stop(scene).await;
 }
 
@@ -249,24 +250,20 @@ async fn begins_of_a_failed_title_leave_calls_to_other_titles() {
     scene.until("a begin fails", async || calls(&scene, "begin", "unknown").await > 0.0).await;
     scene.hang("begin", AUDIO).await;
     waiting.extend(readers("bad", 40).iter().map(begin));
-    // Half of the 22 calls for begins.
+    // Half of the 22 slots for begins.
     scene.until("begins hang", async || scene.hung("begin").await >= 11).await;
-    scene.until("all are begun", async || scene.ledger().await.len() > 40).await;
+    scene.until("all intents are written", async || scene.ledger().await.len() > 40).await;
     let failed = calls(&scene, "begin", "unknown").await;
     for reader in readers("new", 10) {
         all(&scene, "GET", BOOK, std::slice::from_ref(&reader), StatusCode::OK).await;
     }
-    assert_eq!(
-        calls(&scene, "begin", "unknown").await,
-        failed,
-        "they waited for no begin that hung"
-    );
+    assert_eq!(calls(&scene, "begin", "unknown").await, failed, "a begin waited for a hanging one");
     waiting.iter().for_each(|request| request.abort());
     stop(scene).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn failures_beside_many_answers_hold_nothing_back() {
+async fn few_failures_among_many_successes_open_no_breaker() {
     let scene = scene().await;
     all(&scene, "GET", BOOK, &readers("first", 10), StatusCode::OK).await;
     let fails_once = json!({ "status": { "status": 500 } });
@@ -281,14 +278,13 @@ async fn failures_beside_many_answers_hold_nothing_back() {
             scene.get(&client, &format!("/files/{title}/file"), &scene.token("kari")).send(),
         )
     });
-    // As many different loans of different titles as open the breaker where little else is
-    // answered.
+    // As many failures, of different loans and titles, as open the breaker when few calls succeed.
     let failed = OTHERS.len() as f64;
     scene
         .until("five begins fail", async || calls(&scene, "begin", "unknown").await >= failed)
         .await;
     let breaker = metric(&scene.metrics().await, "loangate_lending_breaker_open", "kind=\"begin\"");
-    assert_eq!(breaker, 0.0, "most begins are answered");
+    assert_eq!(breaker, 0.0, "most begins succeed");
     all(&scene, "GET", BOOK, &readers("new", 5), StatusCode::OK).await;
     failing.iter().for_each(|request| request.abort());
     scene.end().await;

@@ -1,5 +1,5 @@
-//! Bokbasen's clock and ours differ: loans end by Bokbasen's, and nothing is begun where they
-//! differ by too much.
+//! Difference between Bokbasen's clock and the gate's. Loans end by Bokbasen's clock, and none
+//! begins when the difference is too large.
 
 use std::time::Duration;
 
@@ -8,22 +8,21 @@ use jiff::SignedDuration;
 use loangate::clock::Clock;
 use serde_json::json;
 
-use crate::support::scene::{Setting, movable};
+use crate::support::scene::{Setting, movable_clock};
 use crate::support::{BOOK, File, Scene, metric};
 
-/// How long a loan lasts in the sandbox.
-const LASTS: Duration = Duration::from_secs(21 * 86_400);
+/// Duration of a loan in the sandbox.
+const LOAN_DURATION: Duration = Duration::from_secs(21 * 86_400);
 const PATH: &str = "/files/9788299999014/book.epub";
 
 async fn scene() -> (Scene, Clock) {
-    let clock = movable();
-    let scene = Scene::set(Setting { clock: clock.clone(), ..Setting::default() }).await;
+    let clock = movable_clock();
+    let scene = Scene::start_with(Setting { clock: clock.clone(), ..Setting::default() }).await;
     scene.origin.put(&format!("{BOOK}/book.epub"), File::of(100));
     (scene, clock)
 }
 
-/// Whether the reader's loan opens the file. A request that continues a download begins no other
-/// loan.
+/// Returns whether the reader's loan opens the file. A ranged request begins no other loan.
 async fn opens(scene: &Scene) -> bool {
     let request =
         scene.get(&scene.http2(), PATH, &scene.token("kari")).header("range", "bytes=10-");
@@ -38,11 +37,11 @@ async fn status(scene: &Scene, token: &str) -> StatusCode {
     scene.get(&scene.http2(), PATH, token).send().await.unwrap().status()
 }
 
-/// Sets the sandbox's clock ahead, and waits until the gate has measured that.
+/// Sets the sandbox's clock ahead, and waits until the gate has measured the difference.
 async fn set_ahead(scene: &Scene, seconds: i64) {
     scene.control("PUT", "/sandbox/settings", &json!({ "clock_skew_seconds": seconds })).await;
     let measured = async || {
-        // Any call brings the time.
+        // Every response carries Bokbasen's time.
         status(scene, &scene.token(&format!("somebody {}", fastrand::u64(..)))).await;
         let offset = metric(&scene.metrics().await, "loangate_lending_clock_offset_seconds", "");
         (offset - seconds as f64).abs() < 3.0
@@ -54,9 +53,9 @@ async fn set_ahead(scene: &Scene, seconds: i64) {
 async fn loans_end_by_bokbasens_clock() {
     const APART: i64 = 600;
     for (ahead, at, expected) in [
-        (APART, LASTS - Duration::from_secs(300), false),
-        (-APART, LASTS + Duration::from_secs(300), true),
-        (-APART, LASTS + Duration::from_secs(900), false),
+        (APART, LOAN_DURATION - Duration::from_secs(300), false),
+        (-APART, LOAN_DURATION + Duration::from_secs(300), true),
+        (-APART, LOAN_DURATION + Duration::from_secs(900), false),
     ] {
         let (scene, clock) = scene().await;
         assert_eq!(status(&scene, &scene.token("kari")).await, StatusCode::OK);
@@ -86,11 +85,11 @@ async fn beyond_fifteen_minutes_nothing_begins_or_expires() {
     assert!(scene.admin("/readyz").await.text().await.unwrap().contains("clock"));
     assert!(opens(&scene).await, "a live loan opens its files");
 
-    // By Bokbasen's clock it is over, and by ours it is not: it opens nothing, and its end is not
-    // certain.
-    clock.advance(LASTS - Duration::from_secs(1800));
+    // The loan has ended by Bokbasen's clock but not by the gate's: it opens nothing, and its end
+    // is not certain.
+    clock.advance(LOAN_DURATION - Duration::from_secs(1800));
     assert!(!opens(&scene).await);
-    // Later than this an expiry would not be registered: the task wakes every second.
+    // Without the difference, an expiry would be registered by then: the task runs every second.
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert!(
         scene
@@ -109,25 +108,25 @@ async fn beyond_fifteen_minutes_nothing_begins_or_expires() {
 }
 
 #[tokio::test]
-async fn an_end_in_the_future_blocks_no_later_token() {
+async fn end_in_the_future_blocks_no_later_token() {
     let (scene, clock) = scene().await;
     let start = clock.now();
     clock.advance(Duration::from_secs(3 * 3600));
     let old = scene.token("kari");
     assert_eq!(status(&scene, &old).await, StatusCode::OK);
-    let (returned, _) = scene.ask("DELETE", &format!("/loans/{BOOK}"), &old, "").await;
+    let (returned, _) = scene.call_api("DELETE", &format!("/loans/{BOOK}"), &old, "").await;
     assert_eq!(returned, StatusCode::NO_CONTENT);
     scene
         .until("the end is acknowledged", async || scene.ledger().await[0]["state"] == "ended")
         .await;
 
-    // The clock was three hours fast, and is set.
+    // The clock was three hours ahead, and is corrected.
     clock.set(start.checked_add(SignedDuration::from_secs(60)).unwrap());
     let same_time = scene.token("kari");
     assert_eq!(
         status(&scene, &same_time).await,
         StatusCode::FORBIDDEN,
-        "it is not certain that it is later"
+        "it is not certainly later"
     );
     clock.advance(Duration::from_secs(5));
     let later = scene.token("kari");

@@ -1,5 +1,5 @@
-//! Bokbasen's reads lag behind its writes: a loan that does not show yet is neither begun again nor
-//! taken for ended.
+//! Bokbasen's reads lag behind its writes: a loan that is not yet visible is neither begun again
+//! nor treated as ended.
 
 use http::StatusCode;
 use loangate::sandbox::Bounds;
@@ -9,15 +9,15 @@ use crate::support::{BOOK, File, Scene, Setting};
 
 const PATH: &str = "/files/9788299999014/book.epub";
 
-/// A scene whose `lending.settle` is longer than the lags of its sandbox.
+/// Starts a scene whose `lending.settle` is longer than the sandbox's lags.
 async fn scene(bounds: Bounds, settle: &'static str) -> Scene {
     let config = vec![("settle = \"500ms\"", settle)];
-    let scene = Scene::set(Setting { bounds, config, ..Setting::default() }).await;
+    let scene = Scene::start_with(Setting { bounds, config, ..Setting::default() }).await;
     scene.origin.put(&format!("{BOOK}/book.epub"), File::of(5000));
     scene
 }
 
-/// Requests the book as an app does until it is served.
+/// Repeats the request as an app does until the book is served.
 async fn until_served(scene: &Scene, reader: &str) {
     let (client, token) = (scene.http2(), scene.token(reader));
     let served = async || {
@@ -28,7 +28,7 @@ async fn until_served(scene: &Scene, reader: &str) {
     scene.until("the reader is served", served).await;
 }
 
-/// The states that the loan of this ledger row has passed through.
+/// Returns the states in the history of this ledger row.
 async fn states(scene: &Scene, row: &Value) -> Vec<String> {
     let path = format!("/api/v1/loans/{}", row["id"].as_str().unwrap());
     let loan: Value = scene.admin(&path).await.json().await.unwrap();
@@ -38,7 +38,7 @@ async fn states(scene: &Scene, row: &Value) -> Vec<String> {
 
 #[tokio::test]
 async fn five_readers_get_five_loans_while_reads_by_id_lag() {
-    // A replica that is 50 ms behind, one that is a second behind, and a listing that lags as well.
+    // One replica lags by 50 ms, one by a second, and the listing lags as well.
     for (get_lag_ms, list_lag_ms) in [(50, 0), (1000, 0), (1000, 1000)] {
         let bounds = Bounds { get_lag_ms, list_lag_ms, ..Bounds::quick() };
         let scene = scene(bounds, "settle = \"3s\"").await;
@@ -55,9 +55,9 @@ async fn five_readers_get_five_loans_while_reads_by_id_lag() {
 }
 
 #[tokio::test]
-async fn one_empty_listing_does_not_outweigh_a_named_loan() {
-    // The read by id never shows it. The listing does so after it was first queried, and before
-    // that counts twice.
+async fn one_empty_listing_does_not_discard_a_named_loan() {
+    // The read by id never shows the loan. The listing shows it after its first query, before two
+    // empty listings could discard it.
     let bounds = Bounds { get_lag_ms: 3_600_000, list_lag_ms: 3500, ..Bounds::quick() };
     let scene = scene(bounds, "settle = \"2s\"").await;
     until_served(&scene, "kari").await;
@@ -68,13 +68,13 @@ async fn one_empty_listing_does_not_outweigh_a_named_loan() {
 }
 
 #[tokio::test]
-async fn end_of_a_loan_that_does_not_show_yet_is_sent_again() {
+async fn end_of_a_loan_not_yet_visible_is_sent_again() {
     let scene = scene(Bounds::quick(), "settle = \"3s\"").await;
     let lag = |call: &str| json!({ "call": call, "effect": { "lag": { "ms": 1000 } } });
     scene.fault(&json!([lag("cancel"), lag("return")])).await;
     let (token, loan) = (scene.token("kari"), format!("/loans/{BOOK}"));
-    assert_eq!(scene.ask("PUT", &loan, &token, "").await.0, StatusCode::CREATED);
-    assert_eq!(scene.ask("DELETE", &loan, &token, "").await.0, StatusCode::NO_CONTENT);
+    assert_eq!(scene.call_api("PUT", &loan, &token, "").await.0, StatusCode::CREATED);
+    assert_eq!(scene.call_api("DELETE", &loan, &token, "").await.0, StatusCode::NO_CONTENT);
     let over = async || scene.ledger().await[0]["state"] == "ended";
     scene.until("the end is acknowledged", over).await;
     let books = scene.books().await;

@@ -1,5 +1,5 @@
-//! Which licence a loan uses: the policy's order, what it forbids, and the next one where the first
-//! is gone.
+//! Choice of a loan's licence: the configured order, excluded types, and the next licence when the
+//! first is taken.
 
 use http::StatusCode;
 use loangate::sandbox::{Library, Licence, Title, World};
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::support::scene::Setting;
 use crate::support::{BOOK, File, LIBRARY, Scene};
 
-/// A scene whose one book has these licences, as (id, type, how many at once).
+/// Starts a scene whose one book has these licences: (id, type, maximum loans at once).
 async fn scene(licences: &[(&str, &str, Option<u32>)], policy: &'static str) -> Scene {
     let licences =
         licences.iter().map(|(id, kind, count)| Licence::new(*id, *kind, *count)).collect();
@@ -17,17 +17,17 @@ async fn scene(licences: &[(&str, &str, Option<u32>)], policy: &'static str) -> 
         [LIBRARY, "NO-1103000"].map(|isil| Library { isil: isil.parse().unwrap(), refuse: None });
     let world = World { libraries: libraries.into(), titles: vec![title], ..World::default() };
     let config = vec![("[ledger]", policy)];
-    let scene = Scene::set(Setting { world, config, ..Setting::default() }).await;
+    let scene = Scene::start_with(Setting { world, config, ..Setting::default() }).await;
     scene.origin.put(&format!("{BOOK}/book.epub"), File::of(1000));
     scene
 }
 
 async fn borrow(scene: &Scene, borrower: &str, library: &str) -> (StatusCode, Value) {
     let token = scene.token_with(&json!({ "sub": borrower, "library": library }));
-    scene.ask("PUT", &format!("/loans/{BOOK}"), &token, "").await
+    scene.call_api("PUT", &format!("/loans/{BOOK}"), &token, "").await
 }
 
-/// How often the sandbox was asked for something, by the gate's own count.
+/// Returns the number of calls of this name, as the gate counts them.
 async fn calls(scene: &Scene, call: &str) -> f64 {
     crate::support::metric(
         &scene.metrics().await,
@@ -37,7 +37,7 @@ async fn calls(scene: &Scene, call: &str) -> f64 {
 }
 
 #[tokio::test]
-async fn the_first_free_type_of_the_order_is_used_and_then_the_next() {
+async fn licence_types_are_used_in_their_configured_order() {
     let policy = "[licences]\norder = [\"IMPORTED\", \"PAY_PER_LOAN\"]\n\n[ledger]";
     let licences = [
         ("L-pay", "PAY_PER_LOAN", None),
@@ -58,7 +58,7 @@ async fn the_first_free_type_of_the_order_is_used_and_then_the_next() {
 }
 
 #[tokio::test]
-async fn a_refusal_for_want_of_a_licence_leads_to_the_next_and_each_try_is_in_the_history() {
+async fn missing_licence_leads_to_the_next_and_is_recorded() {
     let policy = "[licences]\norder = [\"IMPORTED\", \"PACKAGE\", \"PAY_PER_LOAN\"]\n\n[ledger]";
     let licences = [
         ("L-pay", "PAY_PER_LOAN", None),
@@ -66,7 +66,7 @@ async fn a_refusal_for_want_of_a_licence_leads_to_the_next_and_each_try_is_in_th
         ("L-package", "PACKAGE", None),
     ];
     let scene = scene(&licences, policy).await;
-    // Both are gone between the question and the begin.
+    // Both licences are taken between the query and the begin.
     let gone = |code: &str| json!({ "call": "begin", "times": 1, "effect": { "refuse": { "code": code } } });
     scene.fault(&gone("NO_FREE_LICENSE")).await;
     let first = borrow(&scene, "kari", LIBRARY).await;
@@ -78,8 +78,8 @@ async fn a_refusal_for_want_of_a_licence_leads_to_the_next_and_each_try_is_in_th
     );
     let books = scene.books().await;
     let statuses: Vec<_> = books.iter().map(|loan| loan["status"].as_str().unwrap()).collect();
-    assert_eq!(statuses, ["REFUSED", "ACCEPTED"], "one begin after the other");
-    assert_eq!(books[0]["reference"], books[1]["reference"], "all of one loan");
+    assert_eq!(statuses, ["REFUSED", "ACCEPTED"], "the first begin was refused");
+    assert_eq!(books[0]["reference"], books[1]["reference"], "both begins belong to one loan");
 
     let id = scene.ledger().await[0]["id"].as_str().unwrap().to_owned();
     let loan: Value = scene.admin(&format!("/api/v1/loans/{id}")).await.json().await.unwrap();
@@ -91,7 +91,7 @@ async fn a_refusal_for_want_of_a_licence_leads_to_the_next_and_each_try_is_in_th
     assert!(declined.is_some(), "{history:?}");
     assert!(details.iter().any(|detail| detail.contains("L-package")), "{history:?}");
 
-    // A refusal of another kind is the last word.
+    // A refusal for another reason is final.
     scene.fault(&gone("BUDGET_EXCEEDED")).await;
     let (status, document) = borrow(&scene, "ola", LIBRARY).await;
     assert_eq!((status, &document["reason"]), (StatusCode::FORBIDDEN, &"BUDGET_EXCEEDED".into()));
@@ -100,7 +100,7 @@ async fn a_refusal_for_want_of_a_licence_leads_to_the_next_and_each_try_is_in_th
 }
 
 #[tokio::test]
-async fn what_a_library_never_uses_is_never_asked_for() {
+async fn excluded_licence_types_are_never_requested() {
     let policy = "[licences]\nnever = { \"NO-0301000\" = [\"PAY_PER_LOAN\"] }\n\n[ledger]";
     let scene = scene(&[("L-pay", "PAY_PER_LOAN", None)], policy).await;
     let (status, document) = borrow(&scene, "kari", LIBRARY).await;
@@ -111,19 +111,22 @@ async fn what_a_library_never_uses_is_never_asked_for() {
     assert!(scene.books().await.is_empty(), "nothing was begun");
     let path = format!("/loans/{BOOK}/availability");
     let nothing = json!({ "isbn": BOOK, "available": false, "licences": [] });
-    assert_eq!(scene.ask("GET", &path, &scene.token("kari"), "").await, (StatusCode::OK, nothing));
+    assert_eq!(
+        scene.call_api("GET", &path, &scene.token("kari"), "").await,
+        (StatusCode::OK, nothing)
+    );
 
     assert_eq!(
         borrow(&scene, "kari", "NO-1103000").await.0,
         StatusCode::CREATED,
-        "another library may"
+        "another library may use it"
     );
-    assert_eq!(calls(&scene, "availability").await, 2.0, "and nothing was asked before its begin");
+    assert_eq!(calls(&scene, "availability").await, 2.0, "no query preceded its begin");
     scene.end().await;
 }
 
 #[tokio::test]
-async fn where_the_policy_cannot_be_followed_nothing_is_begun() {
+async fn nothing_is_begun_if_the_policy_cannot_be_followed() {
     let scene =
         scene(&[("L-1", "PACKAGE", None)], "[licences]\norder = [\"PACKAGE\"]\n\n[ledger]").await;
     scene
@@ -137,22 +140,21 @@ async fn where_the_policy_cannot_be_followed_nothing_is_begun() {
     assert!(scene.books().await.is_empty());
     scene.no_faults().await;
     let served = async || borrow(&scene, "kari", LIBRARY).await.0 == StatusCode::CREATED;
-    scene.until("the breaker rests", served).await;
+    scene.until("the breaker closes", served).await;
     scene.end().await;
 }
 
 #[tokio::test]
-async fn a_lost_answer_among_several_tries_is_settled_by_the_reference_and_nothing_is_begun_twice()
-{
+async fn lost_response_among_attempts_is_settled_by_reference() {
     let policy = "[licences]\norder = [\"IMPORTED\", \"PACKAGE\"]\n\n[ledger]";
     let licences = [("L-old", "IMPORTED", None), ("L-package", "PACKAGE", None)];
     let scene = scene(&licences, policy).await;
-    // Nobody hears of the refusal; and the next reader's begin is accepted, and nobody hears of
-    // that either.
+    // The response with the refusal is lost; so is the response that accepts the next reader's
+    // begin.
     let refuse = json!({ "call": "begin", "times": 1, "effect": { "refuse": { "code": "NO_FREE_LICENSE" } } });
     scene.fault(&json!([refuse, { "call": "begin", "times": 2, "effect": "cut_after" }])).await;
     let (status, document) = borrow(&scene, "kari", LIBRARY).await;
-    // It was found by its reference, and is the last word for a while.
+    // The refusal was found by its reference, and holds for a while.
     assert_eq!(
         (status, &document["reason"]),
         (StatusCode::FORBIDDEN, &"NO_FREE_LICENSE".into()),
@@ -171,7 +173,7 @@ async fn a_lost_answer_among_several_tries_is_settled_by_the_reference_and_nothi
 }
 
 #[tokio::test]
-async fn an_app_is_told_what_is_free_and_bokbasen_asked_once() {
+async fn availability_is_queried_once_for_many_callers() {
     let licences =
         [("L-1", "PACKAGE", Some(2)), ("L-2", "PACKAGE", Some(1)), ("L-3", "IMPORTED", Some(1))];
     let scene = scene(&licences, "[ledger]").await;
@@ -179,32 +181,38 @@ async fn an_app_is_told_what_is_free_and_bokbasen_asked_once() {
     let token = scene.token("kari");
     let there = json!({ "isbn": BOOK, "available": true,
         "licences": [{ "type": "PACKAGE", "free": 3 }, { "type": "IMPORTED", "free": 1 }] });
-    let asked =
-        futures_util::future::join_all((0..20).map(|_| scene.ask("GET", &path, &token, ""))).await;
-    assert!(asked.iter().all(|answer| *answer == (StatusCode::OK, there.clone())), "{asked:?}");
-    assert_eq!(calls(&scene, "availability").await, 1.0, "once for all who wait, and kept");
+    let answers =
+        futures_util::future::join_all((0..20).map(|_| scene.call_api("GET", &path, &token, "")))
+            .await;
+    assert!(answers.iter().all(|answer| *answer == (StatusCode::OK, there.clone())), "{answers:?}");
+    assert_eq!(
+        calls(&scene, "availability").await,
+        1.0,
+        "one call for all waiting callers, then cached"
+    );
     let unknown = json!({ "isbn": "9788299999021", "available": false, "licences": [] });
     let other = "/loans/9788299999021/availability";
-    assert_eq!(scene.ask("GET", other, &token, "").await, (StatusCode::OK, unknown));
-    assert_eq!(scene.ask("PUT", &path, &token, "").await.0, StatusCode::METHOD_NOT_ALLOWED);
+    assert_eq!(scene.call_api("GET", other, &token, "").await, (StatusCode::OK, unknown));
+    assert_eq!(scene.call_api("PUT", &path, &token, "").await.0, StatusCode::METHOD_NOT_ALLOWED);
     scene.end().await;
 }
 
 #[tokio::test]
-async fn a_title_that_is_out_says_when_it_comes_back_and_an_outage_is_a_problem() {
+async fn availability_names_the_next_due_time_or_the_outage() {
     let policy = "[lending]\navailability_ttl = \"0s\"";
-    let scene = Scene::set(Setting { config: vec![("[lending]", policy)], ..scene_of_one() }).await;
+    let scene =
+        Scene::start_with(Setting { config: vec![("[lending]", policy)], ..scene_of_one() }).await;
     assert_eq!(borrow(&scene, "ola", LIBRARY).await.0, StatusCode::CREATED);
     let path = format!("/loans/{BOOK}/availability");
     let token = scene.token("kari");
-    let (_, there) = scene.ask("GET", &path, &token, "").await;
+    let (_, there) = scene.call_api("GET", &path, &token, "").await;
     assert_eq!((&there["available"], &there["licences"][0]["free"]), (&false.into(), &0.into()));
     let next: jiff::Timestamp = there["next_free"].as_str().unwrap().parse().unwrap();
     assert!(next > loangate::clock::Clock::system().now(), "{there}");
     scene
         .fault(&json!({ "call": "availability", "effect": { "status": { "status": 500 } } }))
         .await;
-    let (status, document) = scene.ask("GET", &path, &token, "").await;
+    let (status, document) = scene.call_api("GET", &path, &token, "").await;
     assert_eq!(
         (status, &document["type"]),
         (StatusCode::SERVICE_UNAVAILABLE, &"lending-unavailable".into())
@@ -212,7 +220,7 @@ async fn a_title_that_is_out_says_when_it_comes_back_and_an_outage_is_a_problem(
     scene.end().await;
 }
 
-/// A world with one copy of the book.
+/// Returns a world with one copy of the book.
 fn scene_of_one() -> Setting {
     let licences = vec![Licence::new("L-1", "EXCLUSIVE", Some(1))];
     let title = Title { isbn: BOOK.parse().unwrap(), licences, loan_days: 21, refuse: None };

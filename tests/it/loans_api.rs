@@ -1,4 +1,4 @@
-//! Readers' own loans over HTTP: listed, begun explicitly, returned; each idempotent.
+//! The readers' loans API: list, begin, return; each request is idempotent.
 
 use http::StatusCode;
 use serde_json::{Value, json};
@@ -6,24 +6,24 @@ use serde_json::{Value, json};
 use crate::support::scene::Setting;
 use crate::support::{AUDIO, BOOK, File, Scene};
 
-/// A request without a body.
-async fn ask(scene: &Scene, method: &str, path: &str, token: &str) -> (StatusCode, Value) {
-    scene.ask(method, path, token, "").await
+/// Sends a request without a body.
+async fn fetch(scene: &Scene, method: &str, path: &str, token: &str) -> (StatusCode, Value) {
+    scene.call_api(method, path, token, "").await
 }
 
 #[tokio::test]
-async fn a_loan_is_begun_explicitly_shown_and_returned_each_as_often_as_one_likes() {
+async fn loan_requests_are_idempotent() {
     let scene = Scene::start().await;
     let token = scene.token("kari");
     let path = format!("/loans/{BOOK}");
     assert_eq!(
-        ask(&scene, "GET", "/loans", &token).await,
+        fetch(&scene, "GET", "/loans", &token).await,
         (StatusCode::OK, json!({ "loans": [] }))
     );
-    assert_eq!(ask(&scene, "GET", &path, &token).await.0, StatusCode::NOT_FOUND);
-    assert_eq!(ask(&scene, "DELETE", &path, &token).await, (StatusCode::NO_CONTENT, Value::Null));
+    assert_eq!(fetch(&scene, "GET", &path, &token).await.0, StatusCode::NOT_FOUND);
+    assert_eq!(fetch(&scene, "DELETE", &path, &token).await, (StatusCode::NO_CONTENT, Value::Null));
 
-    let (status, loan) = ask(&scene, "PUT", &path, &token).await;
+    let (status, loan) = fetch(&scene, "PUT", &path, &token).await;
     assert_eq!(status, StatusCode::CREATED, "{loan}");
     assert_eq!((&loan["isbn"], &loan["state"]), (&BOOK.into(), &"accepted".into()));
     assert_eq!(loan["files"], json!([format!("/files/{BOOK}/")]));
@@ -32,35 +32,35 @@ async fn a_loan_is_begun_explicitly_shown_and_returned_each_as_often_as_one_like
         "{loan}"
     );
     assert!(loan.get("borrower").is_none() && loan.get("reference").is_none(), "{loan}");
-    assert_eq!(ask(&scene, "PUT", &path, &token).await, (StatusCode::OK, loan.clone()));
-    assert_eq!(ask(&scene, "GET", &path, &token).await, (StatusCode::OK, loan.clone()));
-    assert_eq!(ask(&scene, "GET", "/loans", &token).await.1, json!({ "loans": [loan] }));
-    assert_eq!(ask(&scene, "GET", "/loans", &scene.token("ola")).await.1, json!({ "loans": [] }));
+    assert_eq!(fetch(&scene, "PUT", &path, &token).await, (StatusCode::OK, loan.clone()));
+    assert_eq!(fetch(&scene, "GET", &path, &token).await, (StatusCode::OK, loan.clone()));
+    assert_eq!(fetch(&scene, "GET", "/loans", &token).await.1, json!({ "loans": [loan] }));
+    assert_eq!(fetch(&scene, "GET", "/loans", &scene.token("ola")).await.1, json!({ "loans": [] }));
     assert_eq!(scene.books().await.len(), 1);
 
     for _ in 0..2 {
         assert_eq!(
-            ask(&scene, "DELETE", &path, &token).await,
+            fetch(&scene, "DELETE", &path, &token).await,
             (StatusCode::NO_CONTENT, Value::Null)
         );
     }
-    scene.until("it is over there too", async || scene.books().await[0]["ends"] == 1).await;
-    let (_, shown) = ask(&scene, "GET", &path, &token).await;
+    scene.until("the loan is over at Bokbasen", async || scene.books().await[0]["ends"] == 1).await;
+    let (_, shown) = fetch(&scene, "GET", &path, &token).await;
     assert!(shown["ended"].is_string(), "{shown}");
     scene.end().await;
 }
 
 #[tokio::test]
-async fn a_begin_that_bokbasen_refuses_or_has_not_decided_is_a_problem() {
+async fn refused_or_undecided_begin_is_a_problem() {
     let config = vec![("[ledger]", "[gate]\npatience = \"300ms\"\n\n[ledger]")];
-    let scene = Scene::set(Setting { config, ..Setting::default() }).await;
+    let scene = Scene::start_with(Setting { config, ..Setting::default() }).await;
     let refuse = json!({ "call": "begin", "isbn": BOOK, "effect": { "refuse": { "code": "BUDGET_EXCEEDED" } } });
     let pend = json!({ "call": "begin", "isbn": AUDIO, "effect": { "pending_polls": { "n": 1_000_000 } } });
     scene.fault(&json!([refuse, pend])).await;
     let token = scene.token("kari");
-    let (status, document) = ask(&scene, "PUT", &format!("/loans/{BOOK}"), &token).await;
+    let (status, document) = fetch(&scene, "PUT", &format!("/loans/{BOOK}"), &token).await;
     assert_eq!((status, &document["reason"]), (StatusCode::FORBIDDEN, &"BUDGET_EXCEEDED".into()));
-    let (status, document) = ask(&scene, "PUT", &format!("/loans/{AUDIO}"), &token).await;
+    let (status, document) = fetch(&scene, "PUT", &format!("/loans/{AUDIO}"), &token).await;
     assert_eq!(
         (status, &document["type"]),
         (StatusCode::SERVICE_UNAVAILABLE, &"loan-pending".into())
@@ -69,7 +69,7 @@ async fn a_begin_that_bokbasen_refuses_or_has_not_decided_is_a_problem() {
 }
 
 #[tokio::test]
-async fn who_may_not_and_what_is_no_loan_is_refused() {
+async fn unauthorized_and_invalid_loan_requests_are_refused() {
     let scene = Scene::start().await;
     let token = scene.token("kari");
     let link = scene.link(&["--isbn", BOOK]);
@@ -81,14 +81,14 @@ async fn who_may_not_and_what_is_no_loan_is_refused() {
         ("GET", format!("/loans/{BOOK}/pages"), token.as_str(), 404, "title-not-found"),
         ("GET", format!("/loans/{BOOK}"), token.as_str(), 404, "loan-not-found"),
     ] {
-        let (answered, document) = ask(&scene, method, &path, token).await;
+        let (answered, document) = fetch(&scene, method, &path, token).await;
         assert_eq!(
             (answered.as_u16(), &document["type"]),
             (status, &slug.into()),
             "{method} {path}"
         );
     }
-    // A link travels: it opens files and ends no loan.
+    // A link may be shared: it opens files and ends no loan.
     for method in ["GET", "PUT", "DELETE"] {
         let url = format!("{}/~{link}/loans/{BOOK}", scene.base);
         let answer = scene.http1().request(method.parse().unwrap(), url).send().await.unwrap();
@@ -99,7 +99,7 @@ async fn who_may_not_and_what_is_no_loan_is_refused() {
 }
 
 #[tokio::test]
-async fn how_far_a_title_was_read_is_kept_and_what_is_no_fraction_is_refused() {
+async fn reading_progress_is_stored_and_validated() {
     let mut scene = Scene::start().await;
     let token = scene.token("kari");
     let path = format!("/loans/{BOOK}");
@@ -113,14 +113,14 @@ async fn how_far_a_title_was_read_is_kept_and_what_is_no_fraction_is_refused() {
     };
     let no_loan = (404, Some("loan-not-found".to_owned()));
     assert_eq!(put(&scene, r#"{"fraction": 0.4}"#, &token).await, no_loan);
-    let (_, loan) = ask(&scene, "PUT", &path, &token).await;
+    let (_, loan) = fetch(&scene, "PUT", &path, &token).await;
     assert!(loan.get("progress").is_none(), "{loan}");
     for fraction in [0.4, 0.4, 1.0, 0.29] {
         assert_eq!(
             put(&scene, &json!({ "fraction": fraction }).to_string(), &token).await,
             (204, None)
         );
-        assert_eq!(ask(&scene, "GET", &path, &token).await.1["progress"], fraction);
+        assert_eq!(fetch(&scene, "GET", &path, &token).await.1["progress"], fraction);
     }
     let malformed = (400, Some("request-malformed".to_owned()));
     let long = format!("{{\"fraction\": 0.5{}}}", " ".repeat(2000));
@@ -139,21 +139,21 @@ async fn how_far_a_title_was_read_is_kept_and_what_is_no_fraction_is_refused() {
 
     scene.stop_gate().await;
     scene.start_gate().await;
-    assert_eq!(scene.ledger().await[0]["progress"], 0.29, "support sees it");
-    // An app that was away tells of it after the end.
-    assert_eq!(ask(&scene, "DELETE", &path, &token).await.0, StatusCode::NO_CONTENT);
+    assert_eq!(scene.ledger().await[0]["progress"], 0.29, "support sees the progress");
+    // An offline app may report progress after the end.
+    assert_eq!(fetch(&scene, "DELETE", &path, &token).await.0, StatusCode::NO_CONTENT);
     assert_eq!(put(&scene, r#"{"fraction": 0.5}"#, &token).await, (204, None));
-    let (_, loan) = ask(&scene, "GET", &path, &token).await;
+    let (_, loan) = fetch(&scene, "GET", &path, &token).await;
     assert_eq!((&loan["progress"], loan["ended"].is_string()), (&0.5.into(), true), "{loan}");
     assert_eq!(
-        ask(&scene, "GET", &format!("{path}/progress"), &token).await.0,
+        fetch(&scene, "GET", &format!("{path}/progress"), &token).await.0,
         StatusCode::METHOD_NOT_ALLOWED
     );
     scene.end().await;
 }
 
 #[tokio::test]
-async fn a_route_of_explicit_loans_opens_after_a_begin() {
+async fn explicit_route_opens_after_a_begin() {
     let setting = Setting {
         config: vec![(
             "to = \"{isbn}/{file}\"",
@@ -161,13 +161,16 @@ async fn a_route_of_explicit_loans_opens_after_a_begin() {
         )],
         ..Setting::default()
     };
-    let scene = Scene::set(setting).await;
+    let scene = Scene::start_with(setting).await;
     scene.origin.put(&format!("{BOOK}/book.epub"), File::of(1000));
     let token = scene.token("kari");
     let path = format!("/files/{BOOK}/book.epub");
     let get = async || scene.get(&scene.http2(), &path, &token).send().await.unwrap().status();
     assert_eq!(get().await, StatusCode::FORBIDDEN);
-    assert_eq!(ask(&scene, "PUT", &format!("/loans/{BOOK}"), &token).await.0, StatusCode::CREATED);
+    assert_eq!(
+        fetch(&scene, "PUT", &format!("/loans/{BOOK}"), &token).await.0,
+        StatusCode::CREATED
+    );
     assert_eq!(get().await, StatusCode::OK);
     scene.end().await;
 }

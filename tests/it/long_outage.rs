@@ -1,5 +1,5 @@
-//! Bokbasen away for ten minutes, in which a thousand loans are given back and a thousand run out:
-//! every end arrives, once, and in its place.
+//! A ten-minute outage of Bokbasen in which a thousand loans are returned and a thousand expire:
+//! every end arrives once, in its order.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -10,21 +10,21 @@ use loangate::sandbox::Bounds;
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions, Connection};
 
-use crate::support::scene::{Setting, movable};
+use crate::support::scene::{Setting, movable_clock};
 use crate::support::{BOOK, File, Scene, metric};
 
 const MINUTE: Duration = Duration::from_secs(60);
-/// How long a loan lasts in the sandbox.
-const LASTS: Duration = Duration::from_secs(21 * 86_400);
-/// How many requests are on their way at once.
+/// Duration of a loan in the sandbox.
+const LOAN_DURATION: Duration = Duration::from_secs(21 * 86_400);
+/// Number of concurrent requests.
 const AT_ONCE: usize = 32;
 
-/// Each of these readers asks for the book, or gives it back; all must be answered so.
-async fn each(scene: &Scene, readers: &[String], give_back: bool, expected: StatusCode) {
+/// Each of these readers requests or returns the book; all must get this status.
+async fn each(scene: &Scene, readers: &[String], return_loan: bool, expected: StatusCode) {
     let client = scene.http2();
     let answers = stream::iter(readers).map(|reader| {
         let token = scene.token(reader);
-        let request = if give_back {
+        let request = if return_loan {
             client.delete(format!("{}/loans/{BOOK}", scene.base)).bearer_auth(token)
         } else {
             scene.get(&client, &format!("/files/{BOOK}/book.epub"), &token)
@@ -42,16 +42,16 @@ async fn waiting(scene: &Scene) -> f64 {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_thousand_returns_and_a_thousand_expiries_of_an_outage_all_arrive_once_and_in_order() {
-    let clock = movable();
+async fn ends_during_a_long_outage_arrive_once_and_in_order() {
+    let clock = movable_clock();
     let setting = Setting { bounds: Bounds::quick(), clock: clock.clone(), ..Setting::default() };
-    let mut scene = Scene::set(setting).await;
+    let mut scene = Scene::start_with(setting).await;
     scene.origin.put(&format!("{BOOK}/book.epub"), File::of(100));
     let readers =
         |kind: &str| (0..1000).map(|number| format!("{kind}-{number}")).collect::<Vec<_>>();
     let (expiring, returning) = (readers("expiring"), readers("returning"));
     each(&scene, &expiring, false, StatusCode::OK).await;
-    clock.advance(LASTS - 5 * MINUTE);
+    clock.advance(LOAN_DURATION - 5 * MINUTE);
     each(&scene, &returning, false, StatusCode::OK).await;
     scene.stop_sandbox().await;
 
@@ -60,7 +60,7 @@ async fn a_thousand_returns_and_a_thousand_expiries_of_an_outage_all_arrive_once
     scene.until("every end waits", async || waiting(&scene).await == 2000.0).await;
     each(&scene, &expiring, false, StatusCode::FORBIDDEN).await;
     clock.advance(5 * MINUTE);
-    assert_eq!(waiting(&scene).await, 2000.0, "none is lost, and none taken for told");
+    assert_eq!(waiting(&scene).await, 2000.0, "an end was lost or counted as acknowledged");
 
     scene.start_sandbox().await;
     let over = async || waiting(&scene).await == 0.0;

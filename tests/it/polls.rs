@@ -1,5 +1,5 @@
-//! Pending loans cost little: their polls leave the calls to new readers, and nobody's patience
-//! holds a flight for ever.
+//! Pending loans are cheap: their polls leave calls for new readers, and no caller's patience holds
+//! a flight forever.
 
 use std::time::Duration;
 
@@ -11,18 +11,18 @@ use tokio::time::Instant;
 use crate::support::{AUDIO, BOOK, File, Scene, Setting, metric};
 
 const PATH: &str = "/files/9788299999014/book.epub";
-/// How many loans are pending beside the new readers.
-const PENDING: usize = 700;
-/// How many new readers there are, and within what time each must be served.
-const NEW: usize = 15;
+/// Number of pending loans beside the new readers.
+const PENDING_LOANS: usize = 700;
+/// Number of new readers, and the time within which each must be served.
+const NEW_READERS: usize = 15;
 const SERVED_WITHIN: Duration = Duration::from_secs(4);
-/// How many callers leave while their loans are pending, and how many tasks may be alive for all of
-/// these loans together: polls in flight, and connections that they have used.
-const ABANDONED: usize = 200;
+/// Number of callers who leave while their loans are pending, and the maximum number of tasks alive
+/// for these loans: polls in flight and their connections.
+const ABANDONED_LOANS: usize = 200;
 const MAX_TASKS: usize = 60;
 
 async fn scene(bounds: Bounds, config: Vec<(&'static str, &'static str)>) -> Scene {
-    let scene = Scene::set(Setting { bounds, config, ..Setting::default() }).await;
+    let scene = Scene::start_with(Setting { bounds, config, ..Setting::default() }).await;
     scene.origin.put(&format!("{BOOK}/book.epub"), File::of(5000));
     scene
 }
@@ -31,7 +31,7 @@ async fn flights(scene: &Scene) -> f64 {
     metric(&scene.metrics().await, "loangate_flights", "")
 }
 
-/// How many loans the ledger has in this state.
+/// Returns the number of loans of this state in the ledger.
 async fn in_state(scene: &Scene, state: &str) -> usize {
     scene.ledger().await.iter().filter(|loan| loan["state"] == state).count()
 }
@@ -39,7 +39,7 @@ async fn in_state(scene: &Scene, state: &str) -> usize {
 /// Lets new readers borrow the book; each must be served in time.
 async fn new_readers_are_served(scene: &Scene, name: &str) {
     let client = scene.http2();
-    let served = (0..NEW).map(|number| {
+    let served = (0..NEW_READERS).map(|number| {
         let request = scene.get(&client, PATH, &scene.token(&format!("{name} {number}")));
         async move {
             let began = Instant::now();
@@ -69,7 +69,7 @@ async fn new_readers_are_served_beside_700_pending_loans() {
     scene.fault(&json!({ "call": "get", "effect": { "delay": { "ms": 300 } } })).await;
     // More connections than one, since a connection has a limit of streams.
     let clients: Vec<_> = (0..14).map(|_| scene.http2()).collect();
-    let waiting: Vec<_> = (0..PENDING)
+    let waiting: Vec<_> = (0..PENDING_LOANS)
         .map(|number| {
             let token = scene.token(&format!("waiting {number}"));
             let client = &clients[number % clients.len()];
@@ -77,7 +77,9 @@ async fn new_readers_are_served_beside_700_pending_loans() {
         })
         .collect();
     scene
-        .until("all of them are pending", async || in_state(&scene, "pending").await == PENDING)
+        .until("all of them are pending", async || {
+            in_state(&scene, "pending").await == PENDING_LOANS
+        })
         .await;
     scene.fault(&json!({ "call": "begin", "effect": { "delay": { "ms": 300 } } })).await;
     new_readers_are_served(&scene, "beside callers who wait").await;
@@ -85,11 +87,9 @@ async fn new_readers_are_served_beside_700_pending_loans() {
     waiting.iter().for_each(|request| request.abort());
     drop((waiting, clients));
     scene
-        .until("a loan that nobody waits for holds no flight", async || {
-            flights(&scene).await == 0.0
-        })
+        .until("a loan without callers holds no flight", async || flights(&scene).await == 0.0)
         .await;
-    assert_eq!(in_state(&scene, "pending").await, PENDING);
+    assert_eq!(in_state(&scene, "pending").await, PENDING_LOANS);
     new_readers_are_served(&scene, "beside callers who left").await;
     scene.end().await;
 }
@@ -97,7 +97,7 @@ async fn new_readers_are_served_beside_700_pending_loans() {
 #[tokio::test]
 async fn pending_loan_without_a_caller_holds_no_task() {
     let bounds = Bounds { pending_limit_ms: 3_600_000, ..Bounds::quick() };
-    // Few calls at once, since each connection to the sandbox has tasks of its own.
+    // Few concurrent calls, since each connection to the sandbox has its own tasks.
     let scene =
         scene(bounds, vec![("timeout = \"2s\"", "timeout = \"2s\"\nconcurrency = 8")]).await;
     let forever = json!({ "pending_polls": { "n": 1_000_000 } });
@@ -105,11 +105,11 @@ async fn pending_loan_without_a_caller_holds_no_task() {
     // More connections than one, since a connection has a limit of streams.
     let clients: Vec<_> = (0..4).map(|_| scene.http2()).collect();
     let early = scene.get(&clients[0], PATH, &scene.token("early")).send().await.unwrap();
-    assert_eq!(early.status(), StatusCode::OK, "what is connected once is connected now");
-    // The gate's slow work, the sandbox and the clients all run on the runtime of this test.
+    assert_eq!(early.status(), StatusCode::OK, "the connections are open now");
+    // The gate's slow work, the sandbox and the clients all run on this test's runtime.
     let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
     let before = tasks();
-    let waiting: Vec<_> = (0..ABANDONED)
+    let waiting: Vec<_> = (0..ABANDONED_LOANS)
         .map(|number| {
             let token = scene.token(&format!("waiting {number}"));
             let client = &clients[number % clients.len()];
@@ -117,14 +117,16 @@ async fn pending_loan_without_a_caller_holds_no_task() {
         })
         .collect();
     scene
-        .until("all of them are pending", async || in_state(&scene, "pending").await == ABANDONED)
+        .until("all of them are pending", async || {
+            in_state(&scene, "pending").await == ABANDONED_LOANS
+        })
         .await;
     waiting.iter().for_each(|request| request.abort());
     drop((waiting, clients));
     scene.until("the flights are over", async || flights(&scene).await == 0.0).await;
     let most = before + MAX_TASKS;
     scene.until("their tasks have ended", async || tasks() <= most).await;
-    assert_eq!(in_state(&scene, "pending").await, ABANDONED, "none is decided");
+    assert_eq!(in_state(&scene, "pending").await, ABANDONED_LOANS, "none is decided");
     scene.end().await;
 }
 
@@ -154,13 +156,13 @@ async fn flights_beyond_the_limit_are_refused_as_overloaded() {
         assert_eq!(early.await.unwrap().unwrap().status(), StatusCode::OK, "the others are served");
     }
     let late = scene.get(&client, PATH, &scene.token("late")).send().await.unwrap();
-    assert_eq!(late.status(), StatusCode::OK, "a flight that has landed makes room");
+    assert_eq!(late.status(), StatusCode::OK, "a finished flight makes room");
     assert_eq!(scene.books().await.len(), 4, "nothing was begun for a refused flight");
     scene.end().await;
 }
 
 #[tokio::test]
-async fn an_abandoned_loan_is_found_again_by_its_reader() {
+async fn abandoned_loan_is_found_again_by_its_reader() {
     let bounds = Bounds { pending_ms: 5000, ..Bounds::quick() };
     let scene = scene(bounds, Vec::new()).await;
     let (client, token) = (scene.http2(), scene.token("kari"));
@@ -177,7 +179,7 @@ async fn an_abandoned_loan_is_found_again_by_its_reader() {
 }
 
 #[tokio::test]
-async fn a_begin_goes_on_without_its_caller() {
+async fn begin_continues_without_its_caller() {
     let scene = scene(Bounds::quick(), Vec::new()).await;
     scene.fault(&json!({ "call": "begin", "effect": { "delay": { "ms": 700 } } })).await;
     let (client, token) = (scene.http2(), scene.token("kari"));
@@ -192,7 +194,7 @@ async fn a_begin_goes_on_without_its_caller() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn routine_polls_that_hang_leave_calls_to_first_polls() {
     let bounds = Bounds { pending_limit_ms: 3_600_000, ..Bounds::quick() };
-    // Long enough that a poll which hangs holds its slot until the end of the test.
+    // Long enough that a hanging poll occupies its slot until the end of the test.
     let mut scene = scene(bounds, vec![("timeout = \"2s\"", "timeout = \"60s\"")]).await;
     let forever = json!({ "pending_polls": { "n": 1_000_000 } });
     scene.fault(&json!({ "call": "begin", "isbn": AUDIO, "effect": forever })).await;
@@ -205,11 +207,11 @@ async fn routine_polls_that_hang_leave_calls_to_first_polls() {
         .collect();
     scene.until("all of them are pending", async || in_state(&scene, "pending").await == 40).await;
     waiting.iter().for_each(|request| request.abort());
-    // After a restart nobody waits for these loans, and all are due at once.
+    // After a restart these loans have no callers, and all are due at once.
     scene.stop_gate().await;
     scene.hang("get", AUDIO).await;
     scene.start_gate().await;
-    // A quarter of the 32 calls is routine polls.
+    // A quarter of the 32 slots is for routine polls.
     scene.until("polls hang", async || scene.hung("get").await >= 8).await;
     let client = scene.http2();
     for number in 0..10 {
@@ -218,7 +220,7 @@ async fn routine_polls_that_hang_leave_calls_to_first_polls() {
     }
     let unknown = "call=\"loan\",outcome=\"unknown\"";
     let timed_out = metric(&scene.metrics().await, "loangate_lending_calls_total", unknown);
-    assert_eq!(timed_out, 0.0, "the new readers waited for no poll that hung");
+    assert_eq!(timed_out, 0.0, "a new reader waited for a hanging poll");
     scene.check().await;
     // Otherwise the gate would wait for the polls that hang.
     scene.stop_sandbox().await;
