@@ -1,6 +1,5 @@
-//! Readers who take nothing of what is theirs: over HTTP/2 with a closed window, over HTTP/1.1 with
-//! a full socket. A body is bound by its loan and by every limit until its last byte is with the
-//! kernel.
+//! Readers who stop reading: over HTTP/2 with a closed window, over HTTP/1.1 with a full socket. A
+//! body is bound by its loan and by every limit until the kernel has its last byte.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -15,24 +14,24 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
-use crate::support::scene::movable;
+use crate::support::scene::movable_clock;
 use crate::support::{AUDIO, File, Scene, Setting, metric, raw_client};
 
-/// A file that an origin sends in one chunk.
+/// Size of a file that the origin sends in one chunk.
 const ONE_CHUNK: u64 = 60_000;
-/// The window of a stream, in bytes.
+/// Initial window of a stream, in bytes.
 const WINDOW: u32 = 1000;
-/// How long an ended loan's bytes may still arrive.
+/// Maximum time in which bytes of an ended loan may still arrive.
 const SOON: Duration = Duration::from_secs(1);
 
 async fn scene_with(delivery: &'static str, size: u64) -> Scene {
     let config = vec![("[ledger]", delivery)];
-    let scene = Scene::set(Setting { config, ..Setting::default() }).await;
+    let scene = Scene::start_with(Setting { config, ..Setting::default() }).await;
     scene.origin.put(&format!("{AUDIO}/audio.mp3"), File::of(size));
     scene
 }
 
-/// An HTTP/2 connection whose streams' windows open as far as they are read.
+/// Opens an HTTP/2 connection with small stream windows, which reopen only as data is read.
 async fn connect(scene: &Scene) -> SendRequest<Bytes> {
     let tls = raw_client::connect(address(scene), &ca(scene), "localhost", "h2").await;
     let mut builder = h2::client::Builder::new();
@@ -61,7 +60,7 @@ async fn get(scene: &Scene, sender: &SendRequest<Bytes>, token: &str) -> Respons
     sender.send_request(request, true).unwrap().0.await.unwrap()
 }
 
-/// A stream of which the first window has arrived and nothing was released.
+/// Opens a stream and receives its first window without releasing capacity.
 async fn stalled(scene: &Scene, sender: &SendRequest<Bytes>, reader: &str) -> RecvStream {
     let answer = get(scene, sender, &scene.token(reader)).await;
     assert_eq!(answer.status(), StatusCode::OK);
@@ -74,11 +73,11 @@ async fn stalled(scene: &Scene, sender: &SendRequest<Bytes>, reader: &str) -> Re
     body
 }
 
-/// Reads to the end: how much arrived, and why it broke off.
-async fn rest(mut body: RecvStream) -> (u64, Option<h2::Error>) {
+/// Reads to the end. Returns the bytes received, and the error if the body broke off.
+async fn read_to_end(mut body: RecvStream) -> (u64, Option<h2::Error>) {
     let mut arrived = 0;
     loop {
-        // A gate that neither sends nor resets fails the test instead of blocking it.
+        // If the gate neither sends nor resets, the test fails instead of blocking.
         match tokio::time::timeout(Duration::from_secs(30), body.data()).await.unwrap() {
             Some(Ok(data)) => {
                 arrived += data.len() as u64;
@@ -94,9 +93,9 @@ async fn closed(scene: &Scene, end: &str) -> f64 {
     metric(&scene.metrics().await, "loangate_streams_closed_total", &format!("end=\"{end}\""))
 }
 
-async fn give_back(scene: &Scene, reader: &str) {
+async fn return_loan(scene: &Scene, reader: &str) {
     let (status, _) =
-        scene.ask("DELETE", &format!("/loans/{AUDIO}"), &scene.token(reader), "").await;
+        scene.call_api("DELETE", &format!("/loans/{AUDIO}"), &scene.token(reader), "").await;
     assert_eq!(status, StatusCode::NO_CONTENT);
 }
 
@@ -110,17 +109,18 @@ async fn idle_limit_resets_streams_with_closed_windows() {
     }
     scene.until("all are reset", async || closed(&scene, "too_slow").await == 20.0).await;
     for body in bodies {
-        let (arrived, error) = rest(body).await;
+        let (arrived, error) = read_to_end(body).await;
         assert_eq!((arrived, error.unwrap().reason()), (0, Some(Reason::CANCEL)));
     }
     let metrics = scene.metrics().await;
     assert_eq!(metric(&metrics, "loangate_streams", ""), 0.0);
     let delivered = metric(&metrics, "loangate_delivered_bytes_total", "");
-    assert_eq!(delivered, 20.0 * f64::from(WINDOW), "only what left is counted");
+    assert_eq!(delivered, 20.0 * f64::from(WINDOW), "only sent bytes are counted");
     let held = async || metric(&scene.metrics().await, "loangate_buffers_held_bytes", "");
     scene.until("the buffers are released", async || held().await == 0.0).await;
-    // The connection still serves a reader who reads.
-    let (arrived, error) = rest(get(&scene, &sender, &scene.token("ola")).await.into_body()).await;
+    // The connection still serves another reader.
+    let (arrived, error) =
+        read_to_end(get(&scene, &sender, &scene.token("ola")).await.into_body()).await;
     assert!(error.is_none() && arrived == ONE_CHUNK, "{arrived} {error:?}");
     scene.end().await;
 }
@@ -131,16 +131,16 @@ async fn return_resets_its_streams_alone_and_sends_nothing_more() {
     let sender = connect(&scene).await;
     let (ended, lives) =
         (stalled(&scene, &sender, "kari").await, stalled(&scene, &sender, "ola").await);
-    give_back(&scene, "kari").await;
+    return_loan(&scene, "kari").await;
     let began = Instant::now();
-    let (arrived, error) = rest(ended).await;
+    let (arrived, error) = read_to_end(ended).await;
     assert_eq!((arrived, error.unwrap().reason()), (0, Some(Reason::CANCEL)));
     assert!(began.elapsed() < SOON, "{:?}", began.elapsed());
     scene.until("the end is counted", async || closed(&scene, "cut").await == 1.0).await;
-    // The other reader's window was closed by its first bytes, too.
+    // The first bytes closed the other reader's window as well.
     let mut lives = lives;
     lives.flow_control().release_capacity(WINDOW as usize).unwrap();
-    let (arrived, error) = rest(lives).await;
+    let (arrived, error) = read_to_end(lives).await;
     assert!(error.is_none(), "{error:?}");
     assert_eq!(arrived, ONE_CHUNK - u64::from(WINDOW));
     scene.until("it is complete", async || closed(&scene, "complete").await == 1.0).await;
@@ -157,7 +157,7 @@ async fn closed_windows_count_against_a_borrowers_streams() {
     assert_eq!(get(&scene, &sender, &token).await.status(), StatusCode::TOO_MANY_REQUESTS);
     drop(one); // resets the stream
     scene
-        .until("there is room again", async || {
+        .until("another stream is allowed", async || {
             get(&scene, &sender, &token).await.status() == StatusCode::OK
         })
         .await;
@@ -188,18 +188,18 @@ async fn stalled_stream_releases_the_origin_and_resumes_later() {
 
 #[tokio::test]
 async fn stalled_stream_ends_when_due_though_the_ledger_cannot_write() {
-    let clock = movable();
-    let scene = Scene::set(Setting { clock: clock.clone(), ..Setting::default() }).await;
+    let clock = movable_clock();
+    let scene = Scene::start_with(Setting { clock: clock.clone(), ..Setting::default() }).await;
     scene.origin.put(&format!("{AUDIO}/audio.mp3"), File::of(ONE_CHUNK));
     let sender = connect(&scene).await;
     let body = stalled(&scene, &sender, "kari").await;
-    // Another writer holds the ledger, so that no end can be written.
+    // Another writer locks the ledger, so that no end can be written.
     let file = scene.dir.path().join("data/loangate.db");
     let mut writer = SqliteConnectOptions::new().filename(file).connect().await.unwrap();
     sqlx::query("BEGIN IMMEDIATE").execute(&mut writer).await.unwrap();
     clock.advance(Duration::from_secs(366 * 86_400));
     let began = Instant::now();
-    let (arrived, error) = rest(body).await;
+    let (arrived, error) = read_to_end(body).await;
     assert_eq!((arrived, error.unwrap().reason()), (0, Some(Reason::CANCEL)));
     assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
     sqlx::query("ROLLBACK").execute(&mut writer).await.unwrap();
@@ -210,8 +210,7 @@ async fn stalled_stream_ends_when_due_though_the_ledger_cannot_write() {
     scene.end().await;
 }
 
-/// A connection over HTTP/1.1 that has requested the file and reads nothing; its kernel accepts
-/// little.
+/// Requests the file over HTTP/1.1 and reads nothing. Its receive buffer is small.
 async fn unread(scene: &Scene, reader: &str) -> TlsStream<TcpStream> {
     let mut stream =
         raw_client::connect_with_buffer(address(scene), &ca(scene), "http/1.1", 4096).await;
@@ -224,7 +223,7 @@ async fn unread(scene: &Scene, reader: &str) -> TlsStream<TcpStream> {
     stream
 }
 
-/// Reads what there is: the bytes of the body, of one that is whole at most its length.
+/// Reads until the body is complete or the connection closes. Returns the number of body bytes.
 async fn body_bytes(mut stream: TlsStream<TcpStream>, length: u64) -> u64 {
     let (mut all, mut buffer) = (Vec::new(), vec![0; 64 * 1024]);
     loop {
@@ -240,10 +239,10 @@ async fn body_bytes(mut stream: TlsStream<TcpStream>, length: u64) -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn return_discards_what_an_http1_reader_has_not_taken() {
+async fn return_discards_what_an_http1_reader_has_not_received() {
     let scene = scene_with("[delivery]\nidle = \"60s\"\n\n[ledger]", 0).await;
-    // Of some of these sizes the last chunk is with the gate when the socket is full, of some all
-    // is with the kernel.
+    // For some of these sizes the gate has the last chunk when the socket is full; for others the
+    // kernel has all.
     let sizes: Vec<u64> = (2..40).map(|step| step * 32_000).collect();
     let mut streams = Vec::new();
     for size in &sizes {
@@ -251,7 +250,7 @@ async fn return_discards_what_an_http1_reader_has_not_taken() {
         let opened = streams.len() as f64 + 1.0;
         streams.push((*size, unread(&scene, "kari").await));
         scene
-            .until("the answer is under way", async || {
+            .until("the response has started", async || {
                 let metrics = scene.metrics().await;
                 let closed = metric(&metrics, "loangate_streams_closed_total", "");
                 metric(&metrics, "loangate_streams", "") + closed == opened
@@ -267,7 +266,7 @@ async fn return_discards_what_an_http1_reader_has_not_taken() {
             last.replace(now) == now
         })
         .await;
-    give_back(&scene, "kari").await;
+    return_loan(&scene, "kari").await;
     let began = Instant::now();
     scene
         .until("all are closed", async || {
@@ -277,7 +276,7 @@ async fn return_discards_what_an_http1_reader_has_not_taken() {
     assert!(began.elapsed() < 2 * SOON, "{:?}", began.elapsed());
     let (complete, cut) = (closed(&scene, "complete").await, closed(&scene, "cut").await);
     assert_eq!(complete + cut, sizes.len() as f64);
-    assert!(cut > 0.0, "all of it fitted into sockets");
+    assert!(cut > 0.0, "every response fitted into the sockets");
     let (mut whole, mut total) = (0, 0);
     for (size, stream) in streams {
         let arrived = body_bytes(stream, size).await;
@@ -288,16 +287,20 @@ async fn return_discards_what_an_http1_reader_has_not_taken() {
             assert!(arrived < 64_000, "{arrived} bytes of {size} arrived after the return");
         }
     }
-    assert_eq!(f64::from(whole), complete, "what is said to be complete arrives, and nothing else");
+    assert_eq!(
+        f64::from(whole),
+        complete,
+        "exactly the responses counted as complete arrive whole"
+    );
     assert!(total as f64 <= delivered().await, "more arrived than is counted");
     scene.end().await;
 }
 
-/// Many connections full of streams with closed windows, again and again.
+/// Repeatedly opens many connections full of streams with closed windows.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn closed_windows_leave_no_memory_behind() {
+async fn closed_windows_leak_no_memory() {
     let config = vec![("[ledger]", "[delivery]\nidle = \"2s\"\n\n[ledger]")];
-    let mut scene = Scene::around(Setting { config, ..Setting::default() }).await;
+    let mut scene = Scene::without_gate(Setting { config, ..Setting::default() }).await;
     scene.origin.put(&format!("{AUDIO}/audio.mp3"), File::of(ONE_CHUNK));
     let mut gate = scene.spawn_gate().await;
     let mut before = None;
@@ -317,12 +320,12 @@ async fn closed_windows_leave_no_memory_behind() {
             })
             .await;
         for body in bodies {
-            let (arrived, error) = rest(body).await;
+            let (arrived, error) = read_to_end(body).await;
             assert_eq!((arrived, error.unwrap().reason()), (0, Some(Reason::CANCEL)));
         }
         let held = async || metric(&scene.metrics().await, "loangate_buffers_held_bytes", "");
         scene.until("the buffers are released", async || held().await == 0.0).await;
-        // The first round fills the allocator and the caches.
+        // The first round fills the allocator's caches.
         let before = *before.get_or_insert_with(|| gate.memory());
         let more = gate.memory().saturating_sub(before);
         assert!(more < 30 * 1024, "round {round}: {more} KiB more");
@@ -333,7 +336,7 @@ async fn closed_windows_leave_no_memory_behind() {
 }
 
 #[tokio::test]
-async fn malformed_requests_cost_their_stream_alone() {
+async fn malformed_request_closes_only_its_stream() {
     let scene = scene_with("[ledger]", 500).await;
     let sender = connect(&scene).await;
     let token = scene.token("kari");
@@ -345,7 +348,7 @@ async fn malformed_requests_cost_their_stream_alone() {
         Request::builder().method(Method::CONNECT).uri(authority.as_str()).body(()).unwrap();
     let answer = ready.send_request(connect, false).unwrap().0.await.unwrap();
     assert_eq!(answer.status(), StatusCode::BAD_REQUEST);
-    // Another length than the request announces.
+    // A body of another length than announced.
     for (announced, sent) in [("5", &b""[..]), ("3", br#"{"fraction": 0.4}"#)] {
         let request = Request::builder()
             .method(Method::PUT)
@@ -366,9 +369,9 @@ async fn malformed_requests_cost_their_stream_alone() {
         assert!(refused, "announced {announced}, sent {}", sent.len());
     }
     assert_eq!(kept.status(), StatusCode::OK);
-    let (arrived, error) = rest(kept.into_body()).await;
+    let (arrived, error) = read_to_end(kept.into_body()).await;
     assert!(error.is_none() && arrived == 500, "{arrived} {error:?}");
-    let (arrived, error) = rest(get(&scene, &sender, &token).await.into_body()).await;
+    let (arrived, error) = read_to_end(get(&scene, &sender, &token).await.into_body()).await;
     assert!(error.is_none() && arrived == 500, "{arrived} {error:?}");
     scene.end().await;
 }

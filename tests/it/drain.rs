@@ -1,4 +1,4 @@
-//! SIGTERM: bodies under way arrive whole, nobody new comes in, and there is an end to it.
+//! SIGTERM: running bodies complete, new connections are refused, and the drain is bounded in time.
 
 use http::StatusCode;
 use loangate::sandbox::Bounds;
@@ -7,21 +7,21 @@ use tokio::net::TcpStream;
 
 use crate::support::{AUDIO, File, Process, Scene, Setting, frames, raw_client};
 
-/// More than the sockets and windows between the two can hold, so that the gate is not done before
-/// the reader is.
+/// Larger than all sockets and windows together, so the gate cannot finish before the reader reads.
 const SIZE: u64 = 64 << 20;
 
-/// A scene with a long file and its gate as a process of its own.
+/// Starts a scene with a large file and a gate process.
 async fn scene(config: Vec<(&'static str, &'static str)>) -> (Scene, Process) {
     let mut scene =
-        Scene::around(Setting { bounds: Bounds::quick(), config, ..Setting::default() }).await;
+        Scene::without_gate(Setting { bounds: Bounds::quick(), config, ..Setting::default() })
+            .await;
     scene.origin.put(&format!("{AUDIO}/audio.mp3"), File::of(SIZE));
     let gate = scene.spawn_gate().await;
     (scene, gate)
 }
 
-/// A body that is under way: its head has come and a bit of it.
-async fn under_way(scene: &Scene, client: &reqwest::Client) -> (reqwest::Response, u64) {
+/// Starts a download and reads its first chunk.
+async fn started_download(scene: &Scene, client: &reqwest::Client) -> (reqwest::Response, u64) {
     let request = scene.get(client, &format!("/files/{AUDIO}/audio.mp3"), &scene.token("kari"));
     let mut answer = request.send().await.unwrap();
     assert_eq!(answer.status(), StatusCode::OK);
@@ -39,12 +39,12 @@ async fn readiness(scene: &Scene) -> StatusCode {
 }
 
 #[tokio::test]
-async fn a_body_under_way_arrives_whole_and_nobody_new_comes_in() {
+async fn drain_finishes_bodies_and_refuses_new_connections() {
     for version in [http::Version::HTTP_11, http::Version::HTTP_2] {
         let (scene, mut gate) = scene(Vec::new()).await;
         let client = if version == http::Version::HTTP_2 { scene.http2() } else { scene.http1() };
         assert_eq!(readiness(&scene).await, StatusCode::OK);
-        let (mut answer, mut at) = under_way(&scene, &client).await;
+        let (mut answer, mut at) = started_download(&scene, &client).await;
         assert_eq!(answer.version(), version);
 
         gate.terminate();
@@ -66,18 +66,18 @@ async fn a_body_under_way_arrives_whole_and_nobody_new_comes_in() {
 }
 
 #[tokio::test]
-async fn a_second_signal_ends_it_at_once() {
+async fn second_signal_stops_at_once() {
     let (scene, mut gate) = scene(Vec::new()).await;
-    let (mut answer, mut at) = under_way(&scene, &scene.http1()).await;
+    let (mut answer, mut at) = started_download(&scene, &scene.http1()).await;
     gate.terminate();
     scene
         .until("draining", async || readiness(&scene).await == StatusCode::SERVICE_UNAVAILABLE)
         .await;
     assert!(gate.runs());
     gate.terminate();
-    // The minute of server.drain is longer than an end is waited for.
+    // server.drain is a minute, longer than the test waits for an exit.
     assert_eq!(gate.exit().await.code(), Some(0));
-    // What was under way broke off, and shows it.
+    // The running body broke off, and the client notices.
     let broken = loop {
         match answer.chunk().await {
             Ok(Some(chunk)) => at += chunk.len() as u64,
@@ -90,12 +90,12 @@ async fn a_second_signal_ends_it_at_once() {
 }
 
 #[tokio::test]
-async fn a_reader_who_reads_nothing_is_cut_when_the_time_for_draining_is_over() {
+async fn drain_timeout_aborts_a_stalled_reader() {
     for version in [http::Version::HTTP_11, http::Version::HTTP_2] {
         let (scene, mut gate) =
             scene(vec![("[admin]", "[server]\ndrain = \"1s\"\n\n[admin]")]).await;
         let client = if version == http::Version::HTTP_2 { scene.http2() } else { scene.http1() };
-        let (mut answer, mut at) = under_way(&scene, &client).await;
+        let (mut answer, mut at) = started_download(&scene, &client).await;
         gate.terminate();
         assert_eq!(gate.exit().await.code(), Some(0), "{version:?}");
         let broken = loop {
@@ -111,7 +111,7 @@ async fn a_reader_who_reads_nothing_is_cut_when_the_time_for_draining_is_over() 
 }
 
 #[tokio::test]
-async fn silent_connections_do_not_hold_up_a_drain() {
+async fn silent_connections_do_not_delay_a_drain() {
     let (scene, mut gate) = scene(Vec::new()).await;
     let address = scene.base.trim_start_matches("https://").parse().unwrap();
     let ca = scene.dir.path().join("certs/ca.pem");
@@ -132,8 +132,8 @@ async fn silent_connections_do_not_hold_up_a_drain() {
         connect("h2", [frames::preface(&[]), request[..20].to_vec()].concat()).await,
     ];
     let mut shaking = TcpStream::connect(address).await.unwrap();
-    // Longer than the time for draining would be too long by far: the head has 20 seconds, and idle
-    // time 75.
+    // Waiting for the limits of silence would take far too long: 20 seconds for a head, 75 seconds
+    // for an idle connection.
     let began = std::time::Instant::now();
     gate.terminate();
     assert_eq!(gate.exit().await.code(), Some(0));

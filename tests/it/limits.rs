@@ -1,5 +1,5 @@
-//! `[limits]`: how many connections there may be, which one is closed for another, and when one has
-//! done enough.
+//! `[limits]`: the number of connections, which one is closed to make room, and limits per
+//! connection.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
@@ -20,7 +20,8 @@ use crate::support::{AUDIO, BOOK, File, Process, Scene, metric, program, raw_cli
 
 async fn scene_with(limits: &'static str) -> Scene {
     let scene =
-        Scene::set(Setting { config: vec![("[ledger]", limits)], ..Setting::default() }).await;
+        Scene::start_with(Setting { config: vec![("[ledger]", limits)], ..Setting::default() })
+            .await;
     scene.origin.put(&format!("{BOOK}/book.epub"), File::of(1000));
     scene
 }
@@ -47,7 +48,7 @@ async fn connections(scene: &Scene) -> f64 {
     metric(&scene.metrics().await, "loangate_connections_total", "")
 }
 
-/// A reader at a loopback address of its own.
+/// Returns a client with a loopback address of its own.
 fn client_at(scene: &Scene, last: u8) -> reqwest::Client {
     let address = IpAddr::V4(Ipv4Addr::new(127, 0, 0, last));
     scene.client().local_address(address).http1_only().build().unwrap()
@@ -66,7 +67,7 @@ async fn silent_connections_do_not_lock_readers_out() {
     let Some(prlimit) = program("prlimit", "util-linux") else {
         return;
     };
-    let mut scene = Scene::around(Setting::default()).await;
+    let mut scene = Scene::without_gate(Setting::default()).await;
     scene.origin.put(&format!("{BOOK}/book.epub"), File::of(1000));
     let gate = serve_with(&mut scene, &prlimit, 300).await;
 
@@ -106,7 +107,7 @@ async fn stalled_streams_leave_descriptors_for_other_readers() {
         return;
     };
     for is_directory in [false, true] {
-        let mut scene = Scene::around(Setting::default()).await;
+        let mut scene = Scene::without_gate(Setting::default()).await;
         let large = File::of(4_000_000);
         scene.origin.put(&format!("{BOOK}/book.epub"), large.clone());
         let directory = Storage::start(Kind::Directory, &scene).await;
@@ -119,12 +120,12 @@ async fn stalled_streams_leave_descriptors_for_other_readers() {
         }
         let gate = serve_with(&mut scene, &prlimit, 300).await;
         let path = format!("/files/{BOOK}/book.epub");
-        // One reader has far more streams than the gate has descriptors, and reads none of them.
+        // One reader has far more stalled streams than the gate has descriptors.
         let mut stalled = Vec::new();
         for _ in 0..4 {
             let client = scene.client().http2_initial_stream_window_size(65_535).build().unwrap();
             let token = scene.token("kari");
-            // The first one makes the connection that the others share.
+            // The first request opens the connection that the others share.
             let first = scene.get(&client, &path, &token).send().await.unwrap();
             let others = (0..99).map(|_| scene.get(&client, &path, &token).send());
             stalled.push((first, futures_util::future::join_all(others).await, client));
@@ -146,13 +147,13 @@ async fn stalled_streams_leave_descriptors_for_other_readers() {
         let answers = stalled.iter().flat_map(|(_, others, _)| others);
         let served = answers
             .filter(|answer| answer.as_ref().is_ok_and(|answer| answer.status() == StatusCode::OK));
-        assert!(served.count() > 100, "the readers were not beside many streams");
+        assert!(served.count() > 100, "too few streams stalled beside the readers");
         drop(stalled);
     }
 }
 
 #[tokio::test]
-async fn accepted_credentials_keep_a_connection() {
+async fn accepted_credentials_keep_a_connection_open() {
     let scene =
         scene_with("[limits]\nconnections = 12\nconnections_per_address = 3\n\n[ledger]").await;
     let mut reader = connect(&scene, "http/1.1").await;
@@ -177,13 +178,13 @@ async fn accepted_credentials_keep_a_connection() {
     let silent = silent(&scene, 20).await;
     let closed = async { while cookie.read(&mut answer).await.unwrap_or(0) > 0 {} };
     let closed = tokio::time::timeout(Duration::from_secs(10), closed).await;
-    assert!(closed.is_ok(), "a request without credentials does not keep a connection");
+    assert!(closed.is_ok(), "a request without credentials does not protect its connection");
     scene
-        .until("the silent ones are closed", async || {
+        .until("the silent connections are closed", async || {
             reached(&scene, "connections_per_address").await >= 18.0
         })
         .await;
-    // What is left of the first answer's body comes first.
+    // The rest of the first response's body arrives first.
     while let Ok(Ok(1..)) =
         tokio::time::timeout(Duration::from_millis(300), reader.read(&mut answer)).await
     {}
@@ -203,24 +204,24 @@ async fn idle_readers_make_room_for_new_ones() {
         assert_eq!(answer.bytes().await.unwrap(), File::of(1000).part(0..1000), "{reader}");
         client
     };
-    // One reader takes every connection, over both versions of HTTP, and keeps them.
+    // One reader occupies every connection, over both HTTP versions.
     let mut held = Vec::new();
     for number in 0..CONNECTIONS {
         held.push(get(if number % 2 == 0 { scene.http1() } else { scene.http2() }, "kari").await);
     }
-    // Twice as many others, who come from other addresses, are served all the same.
+    // Twice as many other readers, from other addresses, are still served.
     for number in 0..2 * CONNECTIONS {
         let client = client_at(&scene, u8::try_from(number + 2).unwrap());
         held.push(get(client, &format!("reader-{number}")).await);
     }
     assert!(reached(&scene, "connections").await >= 32.0);
-    // Whoever was closed is served on a new connection.
+    // A reader whose connection was closed is served on a new one.
     get(held.remove(0), "kari").await;
     scene.end().await;
 }
 
 #[tokio::test]
-async fn an_exempt_network_is_not_held_to_one_address() {
+async fn exempt_network_has_no_limit_per_address() {
     let limits = "[limits]\nconnections = 40\nconnections_per_address = 3\nexempt_networks = [\"127.0.0.0/8\"]\n\n[ledger]";
     let scene = scene_with(limits).await;
     let mut silent = silent(&scene, 20).await;
@@ -230,19 +231,19 @@ async fn an_exempt_network_is_not_held_to_one_address() {
     let mut byte = [0];
     for socket in &mut silent {
         let read = tokio::time::timeout(Duration::from_millis(1), socket.read(&mut byte)).await;
-        assert!(read.is_err(), "none was closed");
+        assert!(read.is_err(), "an exempt connection was closed");
     }
     assert_eq!(reached(&scene, "connections_per_address").await, 0.0);
     scene.end().await;
 }
 
 #[tokio::test]
-async fn a_connection_ends_after_its_last_request() {
+async fn connection_closes_after_its_last_allowed_request() {
     let scene = scene_with("[limits]\nrequests_per_connection = 3\n\n[ledger]").await;
     let mut stream = connect(&scene, "http/1.1").await;
     let mut answers = Vec::new();
     stream.write_all(&b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n".repeat(3)).await.unwrap();
-    // To its end, which the gate makes.
+    // Reads until the gate closes the connection.
     let read =
         tokio::time::timeout(Duration::from_secs(10), stream.read_to_end(&mut answers)).await;
     assert!(read.is_ok(), "the connection stays open");
@@ -257,12 +258,12 @@ async fn a_connection_ends_after_its_last_request() {
         let request = scene.get(&client, &format!("/files/{BOOK}/book.epub"), &scene.token("kari"));
         assert_eq!(request.send().await.unwrap().status(), StatusCode::OK);
     }
-    assert!(connections(&scene).await >= before + 3.0, "the client has to connect again");
+    assert!(connections(&scene).await >= before + 3.0, "the client had to reconnect");
     scene.end().await;
 }
 
 #[tokio::test]
-async fn age_ends_a_connection_and_cuts_no_download() {
+async fn connection_age_limit_aborts_no_download() {
     const SIZE: u64 = 8 << 20;
     let scene = scene_with("[limits]\nconnection_age = \"1s\"\n\n[ledger]").await;
     scene.origin.put(&format!("{AUDIO}/audio.mp3"), File::of(SIZE));
@@ -271,9 +272,11 @@ async fn age_ends_a_connection_and_cuts_no_download() {
         let mut answer = scene.get(&client, &path, &scene.token("kari")).send().await.unwrap();
         let mut received = answer.chunk().await.unwrap().unwrap().len() as u64;
         if number == 1 {
-            // Over HTTP/1.1 a running answer is checked seldom, and the age shows when it is over.
+            // Over HTTP/1.1 the age is rarely checked during a response, and takes effect after it.
             scene
-                .until("it is too old", async || reached(&scene, "connection_age").await >= 2.0)
+                .until("both connections are too old", async || {
+                    reached(&scene, "connection_age").await >= 2.0
+                })
                 .await;
         } else {
             tokio::time::sleep(Duration::from_millis(1500)).await;
@@ -292,7 +295,7 @@ async fn age_ends_a_connection_and_cuts_no_download() {
 }
 
 #[tokio::test]
-async fn an_idle_http2_connection_ends_with_a_goaway() {
+async fn idle_http2_connection_closes_with_a_goaway() {
     let scene = scene_with("[limits]\nidle = \"1s\"\n\n[ledger]").await;
     let mut stream = connect(&scene, "h2").await;
     stream.write_all(&preface(&[])).await.unwrap();
@@ -302,16 +305,22 @@ async fn an_idle_http2_connection_ends_with_a_goaway() {
             has_goaway |= kind == frames::GOAWAY;
         }
     };
-    assert!(tokio::time::timeout(Duration::from_secs(10), frames).await.is_ok(), "it stays open");
-    assert!(has_goaway, "the client cannot know whether a request on its way was handled");
+    assert!(
+        tokio::time::timeout(Duration::from_secs(10), frames).await.is_ok(),
+        "the connection stays open"
+    );
+    assert!(
+        has_goaway,
+        "without a GOAWAY the client cannot know whether a request in flight was handled"
+    );
     scene.end().await;
 }
 
 #[tokio::test]
-async fn a_rapid_reset_closes_the_connection() {
+async fn rapid_reset_closes_the_connection() {
     let scene = scene_with("[limits]\nh2_resets_per_minute = 50\n\n[ledger]").await;
     let mut stream = connect(&scene, "h2").await;
-    // Its answers wait for a window, so that each stream is open when it is reset.
+    // The responses wait for a window, so each stream is open when it is reset.
     const INITIAL_WINDOW_SIZE: u16 = 4;
     stream.write_all(&preface(&[(INITIAL_WINDOW_SIZE, 0)])).await.unwrap();
     let block = frames::head("GET", "localhost", "/", None);
@@ -335,9 +344,11 @@ async fn a_rapid_reset_closes_the_connection() {
         1000
     };
     let resets = tokio::time::timeout(Duration::from_secs(60), resets).await.unwrap();
-    assert!((50..60).contains(&resets), "{resets} resets were taken");
+    assert!((50..60).contains(&resets), "{resets} resets were accepted");
     scene
-        .until("it is counted", async || reached(&scene, "h2_resets_per_minute").await == 1.0)
+        .until("the limit is counted", async || {
+            reached(&scene, "h2_resets_per_minute").await == 1.0
+        })
         .await;
     scene.end().await;
 }
@@ -349,7 +360,7 @@ async fn frames_that_do_no_work_close_the_connection() {
     writer.write_all(&preface(&[])).await.unwrap();
     let pings = frame(PING, 0, 0, &[1; 8]).repeat(1000);
     let flood = async {
-        // Two MiB, of which one is free.
+        // Two MiB, of which one is allowed.
         for _ in 0..130 {
             if writer.write_all(&pings).await.is_err() || writer.flush().await.is_err() {
                 break;
@@ -361,19 +372,19 @@ async fn frames_that_do_no_work_close_the_connection() {
     let closed = tokio::time::timeout(Duration::from_secs(60), reader.read_to_end(&mut answers));
     tokio::select! {
         () = flood => {}
-        closed = closed => assert!(closed.is_ok(), "a flood of PINGs is answered"),
+        closed = closed => assert!(closed.is_ok(), "a flood of PINGs does not close the connection"),
     }
     assert_eq!(reached(&scene, "h2_frames").await, 1.0);
     scene.end().await;
 }
 
-/// The built gate under this limit of open files.
+/// Starts the built gate with this limit of open files.
 async fn serve_with(scene: &mut Scene, prlimit: &Path, files: usize) -> Process {
     let mut limited = Command::new(prlimit);
     limited.arg(format!("--nofile={files}:{files}"));
     let gate = Process::serve_within(limited, &scene.config_file()).await;
-    scene.base = gate.told("base_url");
-    scene.admin = gate.told("admin_url");
+    scene.base = gate.ready_field("base_url");
+    scene.admin = gate.ready_field("admin_url");
     gate
 }
 
@@ -386,12 +397,12 @@ async fn running_out_of_descriptors_is_logged_once() {
     let Some(prlimit) = program("prlimit", "util-linux") else {
         return;
     };
-    let mut scene = Scene::around(Setting::default()).await;
+    let mut scene = Scene::without_gate(Setting::default()).await;
     let mut gate = serve_with(&mut scene, &prlimit, 300).await;
     assert_eq!(scene.admin("/readyz").await.status(), StatusCode::OK);
     let at_rest = open_files(&gate);
     gate.kill();
-    // So few that the fewest connections that a gate accepts are too many.
+    // Too few for even the smallest number of connections that a gate accepts.
     let gate = serve_with(&mut scene, &prlimit, at_rest + 8).await;
     let mut silent = Vec::new();
     for number in 0..60 {
@@ -404,13 +415,13 @@ async fn running_out_of_descriptors_is_logged_once() {
             .unwrap()
             .contains("no file descriptor for a new connection")
     };
-    scene.until("it is logged", logged).await;
+    scene.until("the shortage is logged", logged).await;
     assert_eq!(
         scene.admin("/healthz").await.status(),
         StatusCode::OK,
         "the admin listener has a reserve"
     );
-    // Each new connection is accepted in the end, since a silent one is closed for it.
+    // Each new connection is accepted eventually, since a silent one is closed for it.
     let mut reader = connect(&scene, "http/1.1").await;
     reader.write_all(b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
     assert!(reader.read(&mut [0; 100]).await.unwrap() > 0);
@@ -425,11 +436,11 @@ async fn running_out_of_descriptors_is_logged_once() {
 }
 
 #[tokio::test]
-async fn lack_of_descriptors_is_no_fault_of_the_origin() {
+async fn descriptor_shortage_is_not_blamed_on_the_origin() {
     let Some(prlimit) = program("prlimit", "util-linux") else {
         return;
     };
-    let mut scene = Scene::around(Setting::default()).await;
+    let mut scene = Scene::without_gate(Setting::default()).await;
     let directory = Storage::start(Kind::Directory, &scene).await;
     directory.put(&scene, &format!("{BOOK}/book.epub"), &File::of(1000));
     scene.replace_in_config(
@@ -460,6 +471,6 @@ async fn lack_of_descriptors_is_no_fault_of_the_origin() {
     assert_eq!(
         get().await,
         (StatusCode::OK, File::of(1000).part(0..1000).into()),
-        "no breaker has opened"
+        "a breaker has opened"
     );
 }

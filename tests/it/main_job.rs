@@ -1,4 +1,4 @@
-//! The main job: a file under a loan, whole and in parts, over both versions of HTTP.
+//! The main job: a file under a loan, whole and by range, over both HTTP versions.
 
 use http::StatusCode;
 use serde_json::Value;
@@ -6,7 +6,7 @@ use serde_json::Value;
 use crate::support::{AUDIO, BOOK, File, Scene};
 
 #[tokio::test]
-async fn a_file_streams_under_a_loan_whole_and_in_parts() {
+async fn file_streams_under_a_loan_whole_and_by_range() {
     let scene = Scene::start().await;
     let file = File::of(3_000_000);
     scene.origin.put(&format!("{AUDIO}/audio.mp3"), file.clone());
@@ -50,12 +50,12 @@ async fn a_file_streams_under_a_loan_whole_and_in_parts() {
         assert_eq!(past.headers()["content-range"], "bytes */3000000");
     }
     let books = scene.books().await;
-    assert_eq!(books.len(), 1, "all of that under one loan");
+    assert_eq!(books.len(), 1, "all requests use one loan");
     scene.end().await;
 }
 
 #[tokio::test]
-async fn a_head_is_as_exact_as_a_get() {
+async fn head_has_the_same_fields_as_get() {
     let scene = Scene::start().await;
     scene.origin.put(&format!("{BOOK}/book.epub"), File::of(5000));
     let path = format!("/files/{BOOK}/book.epub");
@@ -78,14 +78,17 @@ async fn a_head_is_as_exact_as_a_get() {
         assert_eq!(fields(&head), fields(&get));
         assert!(head.bytes().await.unwrap().is_empty());
     }
-    // A book of many files is opened with a HEAD for each, again and again: the origin is asked
-    // once.
-    assert_eq!(scene.origin.asked().iter().filter(|asked| asked.method == "HEAD").count(), 1);
+    // An app opens a book of many files with a HEAD for each, repeatedly: the origin gets one
+    // request.
+    assert_eq!(
+        scene.origin.requests().iter().filter(|request| request.method == "HEAD").count(),
+        1
+    );
     scene.end().await;
 }
 
 #[tokio::test]
-async fn conditions_are_answered_in_their_order() {
+async fn conditions_are_evaluated_in_order() {
     let scene = Scene::start().await;
     scene.origin.put(&format!("{BOOK}/book.epub"), File::of(5000));
     let path = format!("/files/{BOOK}/book.epub");
@@ -120,7 +123,7 @@ async fn conditions_are_answered_in_their_order() {
 }
 
 #[tokio::test]
-async fn an_open_route_needs_no_loan_and_no_token() {
+async fn open_route_needs_no_loan_and_no_token() {
     let scene = Scene::start().await;
     scene.origin.put("covers/a.png", File::with("a picture").field("content-type", "image/png"));
     let answer = scene.http2().get(format!("{}/covers/a.png", scene.base)).send().await.unwrap();
@@ -132,7 +135,7 @@ async fn an_open_route_needs_no_loan_and_no_token() {
 }
 
 #[tokio::test]
-async fn a_refusal_is_a_problem_document() {
+async fn refusal_is_a_problem_document() {
     let scene = Scene::start().await;
     scene.origin.put(&format!("{BOOK}/book.epub"), File::of(5000));
     let client = scene.http1();

@@ -1,5 +1,5 @@
-//! What was delivered under a loan, as the support API tells it: all that the reader received, and
-//! nothing that was not sent, whatever is asked and wherever it breaks off or is killed.
+//! Metering: what the support API reports as delivered under a loan. It covers all that the reader
+//! received and nothing that was not sent, also after disconnects and kills.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -13,15 +13,15 @@ use crate::support::scene::Setting;
 use crate::support::{AUDIO, BOOK, File, Scene, metric};
 
 const SIZE: u64 = 16_000_000;
-/// What may be between the gate and a reader who hangs up: its window over HTTP/2, and the buffers
-/// of the two systems.
-const IN_FLIGHT: usize = 3 << 20;
-/// How often it is written in these tests.
-const OFTEN: (&str, &str) = ("[ledger]", "[metering]\nflush = \"100ms\"\n\n[ledger]");
-/// Not before the end.
-const SELDOM: (&str, &str) = ("[ledger]", "[metering]\nflush = \"1h\"\n\n[ledger]");
+/// Maximum bytes between the gate and a reader who disconnects: its HTTP/2 window, and the socket
+/// buffers of both systems.
+const MAX_IN_FLIGHT: usize = 3 << 20;
+/// Setting that flushes the metering often.
+const FLUSH_OFTEN: (&str, &str) = ("[ledger]", "[metering]\nflush = \"100ms\"\n\n[ledger]");
+/// Setting that flushes it only at shutdown.
+const FLUSH_RARELY: (&str, &str) = ("[ledger]", "[metering]\nflush = \"1h\"\n\n[ledger]");
 
-/// Bytes of a file, each in it or not.
+/// A set of bytes of a file.
 #[derive(Clone, Debug, Default)]
 struct Set(Vec<bool>);
 
@@ -34,8 +34,8 @@ impl Set {
         set
     }
 
-    /// The first byte that another one does not have.
-    fn beyond(&self, other: &Set) -> Option<usize> {
+    /// Returns the first byte that the other set lacks.
+    fn first_missing_from(&self, other: &Set) -> Option<usize> {
         self.0.iter().zip(&other.0).position(|(one, other)| *one && !*other)
     }
 
@@ -44,16 +44,15 @@ impl Set {
     }
 }
 
-/// What the API tells of a file.
-fn told(loan: &Value, path: &str) -> (u64, Vec<Range<u64>>) {
-    let told = &loan["delivered"][path];
-    let ranges = told["ranges"].as_array().unwrap_or_else(|| panic!("no {path} in {loan}"));
+/// Returns what the API reports for a file: the byte count and the ranges.
+fn delivered_of(loan: &Value, path: &str) -> (u64, Vec<Range<u64>>) {
+    let delivered_of = &loan["delivered"][path];
+    let ranges = delivered_of["ranges"].as_array().unwrap_or_else(|| panic!("no {path} in {loan}"));
     let pair = |range: &Value| range[0].as_u64().unwrap()..range[1].as_u64().unwrap() + 1;
-    (told["bytes"].as_u64().unwrap(), ranges.iter().map(pair).collect())
+    (delivered_of["bytes"].as_u64().unwrap(), ranges.iter().map(pair).collect())
 }
 
-/// Waits until every body is over, also those that the origin sends, and what it sent has been
-/// written.
+/// Waits until every body is over, also at the origin, and its metering is written.
 async fn written(scene: &Scene) {
     let over = async || metric(&scene.metrics().await, "loangate_streams", "") == 0.0;
     scene.until("every body is over", over).await;
@@ -61,7 +60,7 @@ async fn written(scene: &Scene) {
     flushed(scene).await;
 }
 
-/// Waits for a flush that began after this was called.
+/// Waits for a flush that began after this call.
 async fn flushed(scene: &Scene) {
     let flushes = async || {
         metric(&scene.metrics().await, "loangate_metering_flushes_total", "outcome=\"written\"")
@@ -70,18 +69,18 @@ async fn flushed(scene: &Scene) {
     scene.until("it is written", async || flushes().await >= before + 2.0).await;
 }
 
-/// A request that is to be made.
+/// A planned request.
 #[derive(Clone, Debug)]
 struct Plan {
     file: &'static str,
     http2: bool,
-    /// The ranges; the whole file where there are none.
+    /// Requested ranges; empty for the whole file.
     ranges: Vec<Range<u64>>,
-    /// How many chunks are read before the reader hangs up.
+    /// Number of chunks after which the reader disconnects.
     hang_up: Option<u32>,
 }
 
-/// What came of it: which bytes were received, and how many.
+/// Result of a request: the received ranges and their byte count.
 #[derive(Debug)]
 struct Outcome {
     plan: Plan,
@@ -100,7 +99,7 @@ fn plans(chance: &mut fastrand::Rng, count: usize) -> Vec<Plan> {
         };
         let ranges =
             (0..if several { chance.usize(2..5) } else { 1 }).map(|_| range(chance)).collect();
-        // Once in a while all of it, which is no range at all.
+        // Occasionally the whole file, which is no range.
         let ranges = if number % 50 == 49 { Vec::new() } else { ranges };
         Plan { file, http2: chance.bool(), ranges, hang_up }
     };
@@ -135,8 +134,8 @@ async fn make(scene: &Scene, file: &File, plan: Plan) -> Outcome {
     while left != Some(0) {
         let Some(chunk) = answer.chunk().await.unwrap() else { break };
         let next = at + chunk.len() as u64;
-        // The text between parts is no byte of the file: of several that were broken off, nothing
-        // is claimed.
+        // The delimiters between parts are not file bytes. For an aborted multipart response,
+        // nothing is claimed as received.
         if !several {
             assert!(chunk == file.part(at..next), "{plan:?}: other bytes");
             received.push(at..next);
@@ -148,14 +147,14 @@ async fn make(scene: &Scene, file: &File, plan: Plan) -> Outcome {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn after_random_requests_and_hang_ups_the_union_is_what_was_received_but_for_bytes_in_flight()
-{
+async fn metered_ranges_match_received_bytes_after_disconnects() {
     let given = std::env::var("LOANGATE_TEST_SEED").ok().map(|seed| seed.parse().unwrap());
     let seed = given.unwrap_or_else(|| fastrand::u64(..));
     println!("LOANGATE_TEST_SEED={seed}");
     let mut chance = fastrand::Rng::with_seed(seed);
 
-    let scene = Scene::set(Setting { config: vec![OFTEN], ..Setting::default() }).await;
+    let scene =
+        Scene::start_with(Setting { config: vec![FLUSH_OFTEN], ..Setting::default() }).await;
     let file = File::of(SIZE);
     scene.origin.put(&format!("{BOOK}/plain.mp3"), file.clone());
     scene.origin.put(&format!("{BOOK}/no-ranges.mp3"), File { ranges: false, ..file.clone() });
@@ -163,7 +162,7 @@ async fn after_random_requests_and_hang_ups_the_union_is_what_was_received_but_f
         &format!("{BOOK}/breaks.mp3"),
         File { breaks_within: Some(9_000_000), ..file.clone() },
     );
-    let begun = scene.ask("PUT", &format!("/loans/{BOOK}"), &scene.token("kari"), "").await;
+    let begun = scene.call_api("PUT", &format!("/loans/{BOOK}"), &scene.token("kari"), "").await;
     assert_eq!(begun.0, StatusCode::CREATED);
 
     let requests = stream::iter(plans(&mut chance, 200)).map(|plan| make(&scene, &file, plan));
@@ -176,21 +175,25 @@ async fn after_random_requests_and_hang_ups_the_union_is_what_was_received_but_f
     for name in ["plain.mp3", "no-ranges.mp3", "breaks.mp3"] {
         let of_file: Vec<&Outcome> =
             outcomes.iter().filter(|outcome| outcome.plan.file == name).collect();
-        let (bytes, ranges) = told(&loans[0], &format!("/files/{BOOK}/{name}"));
+        let (bytes, ranges) = delivered_of(&loans[0], &format!("/files/{BOOK}/{name}"));
         assert!(
             ranges.windows(2).all(|two| two[0].end < two[1].start),
-            "sorted and merged: {ranges:?}"
+            "not sorted and merged: {ranges:?}"
         );
         let union = Set::of(ranges);
         let received = Set::of(of_file.iter().flat_map(|outcome| outcome.received.clone()));
-        assert_eq!(received.beyond(&union), None, "{name}: a byte was received and is not told of");
         assert_eq!(
-            union.beyond(&Set::of(scene.origin.sent(&format!("{BOOK}/{name}")))),
+            received.first_missing_from(&union),
+            None,
+            "{name}: a received byte is not metered"
+        );
+        assert_eq!(
+            union.first_missing_from(&Set::of(scene.origin.sent(&format!("{BOOK}/{name}")))),
             None,
             "{name}: never sent"
         );
-        // Of a body that the reader took whole, that is all; of one that was broken off, what was
-        // asked may have left.
+        // A complete body counts exactly its bytes. For an aborted one, all requested bytes may
+        // have been sent.
         let may = |outcome: &&Outcome| {
             outcome.plan.hang_up.map_or(outcome.received.clone(), |_| {
                 let asked = &outcome.plan.ranges;
@@ -200,60 +203,62 @@ async fn after_random_requests_and_hang_ups_the_union_is_what_was_received_but_f
             })
         };
         assert_eq!(
-            union.beyond(&Set::of(of_file.iter().flat_map(may))),
+            union.first_missing_from(&Set::of(of_file.iter().flat_map(may))),
             None,
-            "{name}: not asked for"
+            "{name}: metered but not requested"
         );
         let count: u64 = of_file
             .iter()
             .flat_map(|outcome| &outcome.received)
             .map(|part| part.end - part.start)
             .sum();
-        assert!(bytes >= count, "{name}: {count} bytes were received, and {bytes} told of");
+        assert!(bytes >= count, "{name}: {count} bytes received, {bytes} metered");
         all_bytes += bytes;
         in_flight += union.length() - received.length();
     }
-    // The other count of what was handed over has the text between parts too.
+    // The byte counter also contains the delimiters between parts.
     let handed_over = metric(&scene.metrics().await, "loangate_delivered_bytes_total", "");
     assert!(all_bytes as f64 <= handed_over, "{all_bytes} of {handed_over}");
     let hung_up = outcomes.iter().filter(|outcome| outcome.plan.hang_up.is_some()).count();
-    assert!(in_flight <= hung_up * IN_FLIGHT, "{in_flight} bytes after {hung_up} who hung up");
-    println!("{all_bytes} bytes; {in_flight} more in the unions than readers have seen");
+    assert!(in_flight <= hung_up * MAX_IN_FLIGHT, "{in_flight} bytes after {hung_up} disconnects");
+    println!("{all_bytes} bytes; {in_flight} more metered than readers have received");
     scene.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn without_hang_ups_every_count_is_exact() {
+async fn metering_is_exact_without_disconnects() {
     let mut chance = fastrand::Rng::with_seed(7);
-    let scene = Scene::set(Setting { config: vec![OFTEN], ..Setting::default() }).await;
+    let scene =
+        Scene::start_with(Setting { config: vec![FLUSH_OFTEN], ..Setting::default() }).await;
     let file = File::of(SIZE);
     for name in ["plain.mp3", "no-ranges.mp3", "breaks.mp3"] {
         let breaks_within = (name == "breaks.mp3").then_some(9_000_000);
         let file = File { ranges: name != "no-ranges.mp3", breaks_within, ..file.clone() };
         scene.origin.put(&format!("{BOOK}/{name}"), file);
     }
-    scene.ask("PUT", &format!("/loans/{BOOK}"), &scene.token("kari"), "").await;
+    scene.call_api("PUT", &format!("/loans/{BOOK}"), &scene.token("kari"), "").await;
     let mut bytes: BTreeMap<&str, u64> = BTreeMap::new();
-    let mut came: BTreeMap<&str, Vec<Range<u64>>> = BTreeMap::new();
+    let mut received_by_file: BTreeMap<&str, Vec<Range<u64>>> = BTreeMap::new();
     for plan in plans(&mut chance, 60) {
         let outcome = make(&scene, &file, Plan { hang_up: None, ..plan }).await;
         let received = outcome.received.iter().map(|part| part.end - part.start).sum::<u64>();
         *bytes.entry(outcome.plan.file).or_default() += received;
-        came.entry(outcome.plan.file).or_default().extend(outcome.received);
+        received_by_file.entry(outcome.plan.file).or_default().extend(outcome.received);
     }
     written(&scene).await;
     let loans = scene.ledger().await;
     for (name, count) in bytes {
-        let (bytes, ranges) = told(&loans[0], &format!("/files/{BOOK}/{name}"));
+        let (bytes, ranges) = delivered_of(&loans[0], &format!("/files/{BOOK}/{name}"));
         assert_eq!(bytes, count, "{name}");
-        assert!(Set::of(ranges).0 == Set::of(came[name].clone()).0, "{name}");
+        assert!(Set::of(ranges).0 == Set::of(received_by_file[name].clone()).0, "{name}");
     }
     scene.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_kill_loses_what_came_since_the_last_flush_and_never_makes_it_more() {
-    let mut scene = Scene::around(Setting { config: vec![OFTEN], ..Setting::default() }).await;
+async fn kill_loses_only_what_was_metered_since_the_last_flush() {
+    let mut scene =
+        Scene::without_gate(Setting { config: vec![FLUSH_OFTEN], ..Setting::default() }).await;
     let file = File::of(SIZE);
     scene.origin.put(&format!("{BOOK}/audio.mp3"), file.clone());
     let path = format!("/files/{BOOK}/audio.mp3");
@@ -272,8 +277,8 @@ async fn a_kill_loses_what_came_since_the_last_flush_and_never_makes_it_more() {
             }
         };
         read(&mut at, first + 300_000).await;
-        // Half of the time the reader stands still now, in the middle of a body: that keeps no
-        // count back.
+        // In half of the rounds the reader now stalls in the middle of a body, which must not delay
+        // its count.
         flushed(&scene).await;
         seen.push(first..at);
         if round >= 2 {
@@ -282,22 +287,27 @@ async fn a_kill_loses_what_came_since_the_last_flush_and_never_makes_it_more() {
         gate.kill();
     }
     let mut gate = scene.spawn_gate().await;
-    // What the origin still holds of the last body shows when its connection is gone.
+    // The origin releases the last body when its connection has closed.
     scene.until("the origin's bodies are over", async || scene.origin.bodies() == 0).await;
-    let (bytes, ranges) = told(&scene.ledger().await[0], &path);
+    let (bytes, ranges) = delivered_of(&scene.ledger().await[0], &path);
     let sent = scene.origin.sent(&format!("{BOOK}/audio.mp3"));
     assert!(bytes <= sent.iter().map(|part| part.end - part.start).sum(), "{bytes} of {sent:?}");
     let union = Set::of(ranges);
-    assert_eq!(Set::of(seen).beyond(&union), None, "it was received before a flush, and is lost");
-    assert_eq!(union.beyond(&Set::of(sent)), None, "it was never sent");
+    assert_eq!(
+        Set::of(seen).first_missing_from(&union),
+        None,
+        "bytes received before a flush are lost"
+    );
+    assert_eq!(union.first_missing_from(&Set::of(sent)), None, "metered bytes were never sent");
     gate.terminate();
     assert!(gate.exit().await.success());
     scene.end().await;
 }
 
 #[tokio::test]
-async fn an_orderly_end_writes_what_the_next_flush_would_have() {
-    let mut scene = Scene::set(Setting { config: vec![SELDOM], ..Setting::default() }).await;
+async fn shutdown_flushes_the_metering() {
+    let mut scene =
+        Scene::start_with(Setting { config: vec![FLUSH_RARELY], ..Setting::default() }).await;
     scene.origin.put(&format!("{BOOK}/del%201/bok.epub"), File::of(5000));
     let path = format!("/files/{BOOK}/del%201/bok.epub");
     let link = scene.link(&["--isbn", BOOK]);
@@ -309,7 +319,7 @@ async fn an_orderly_end_writes_what_the_next_flush_would_have() {
     assert_eq!(scene.ledger().await[0]["delivered"], serde_json::json!({}));
     scene.stop_gate().await;
     scene.start_gate().await;
-    // By the name of the file, however it was asked for.
+    // Under the file's name, for every form of the request.
     let name = format!("/files/{BOOK}/del 1/bok.epub");
     let delivered = serde_json::json!({ name: { "bytes": 5010, "ranges": [[0, 4999]] } });
     assert_eq!(scene.ledger().await[0]["delivered"], delivered);
@@ -320,8 +330,9 @@ async fn an_orderly_end_writes_what_the_next_flush_would_have() {
 }
 
 #[tokio::test]
-async fn each_loan_has_its_own_count_and_what_is_no_delivery_of_a_file_has_none() {
-    let scene = Scene::set(Setting { config: vec![OFTEN], ..Setting::default() }).await;
+async fn only_deliveries_are_metered_for_each_loan() {
+    let scene =
+        Scene::start_with(Setting { config: vec![FLUSH_OFTEN], ..Setting::default() }).await;
     let packed = File::of(4000).field("content-encoding", "gzip");
     for (path, file) in [
         (format!("{BOOK}/book.epub"), File::of(5000)),

@@ -1,8 +1,8 @@
-//! Tricks with paths, hosts and targets, sent by a reader who has a live loan: each is refused, and
-//! none is heard of at the storage.
+//! Path, host and target tricks of a reader with a live loan: each is refused, and none reaches the
+//! storage.
 //!
-//! They are written by hand on a TLS connection, since a client would put most of them in order
-//! before it sends them.
+//! The requests are written by hand on a TLS connection, since a client would normalize most of
+//! them.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -14,11 +14,10 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 
 use crate::support::{BOOK, File, Scene, raw_client};
 
-/// What is sent as the request's target, and the status that refuses it: 400 for what is not in
-/// normal form (`src/path.rs`), 404 for what is and leads nowhere. `BOOK` lies at the storage under
-/// each name that a trick could be after.
+/// Request target, and the status that refuses it: 400 if it is not in normal form (`src/path.rs`),
+/// 404 if it leads nowhere. The storage has `BOOK` under each name that a trick could reach.
 const TRICKS: &[(&[u8], u16)] = &[
-    // Segments of dots, plain and encoded, which some reader of paths resolves.
+    // Dot segments, plain and encoded, which some path resolvers remove.
     (b"/files/9788299999038/../9788299999014/book.epub", 400),
     (b"/covers/../9788299999014/book.epub", 400),
     (b"/covers/../../9788299999014/book.epub", 400),
@@ -31,7 +30,7 @@ const TRICKS: &[(&[u8], u16)] = &[
     (b"/covers/.%2e/9788299999014/book.epub", 400),
     (b"/covers/%2e./9788299999014/book.epub", 400),
     (b"/files/%2e/9788299999014/book.epub", 400),
-    // What some storage takes for them.
+    // Other forms that a storage may treat as dot segments.
     (b"/covers/.../9788299999014/book.epub", 400),
     (b"/covers/..%20/9788299999014/book.epub", 400),
     (b"/covers/%20../9788299999014/book.epub", 400),
@@ -58,8 +57,7 @@ const TRICKS: &[(&[u8], u16)] = &[
     (b"/covers/..;/9788299999014/book.epub", 400),
     (b"/files/9788299999014/book.epub%3b", 400),
     (b"/files/9788299999014/book.epub%3Ba=b", 400),
-    // Control characters, plain and encoded; some end a string, some a line of a request to the
-    // storage.
+    // Control characters, plain and encoded; some end a string or a request line.
     (b"/files/9788299999014/book.epub%00", 400),
     (b"/files/9788299999014/book.epub%00.png", 400),
     (b"/files/9788299999014/book.epub%01", 400),
@@ -73,7 +71,7 @@ const TRICKS: &[(&[u8], u16)] = &[
     (b"/files/9788299999014/book.epub\x7f", 400),
     (b"/files/9788299999014/book\tx.epub", 400),
     (b"/files/9788299999014/book x.epub", 400),
-    // UTF-8: overlong, broken, surrogates, not encoded.
+    // UTF-8: overlong, invalid, surrogates, not encoded.
     (b"/covers/..%c0%af9788299999014/book.epub", 400),
     (b"/covers/%c0%ae%c0%ae/9788299999014/book.epub", 400),
     (b"/covers/..%e0%80%af9788299999014/book.epub", 400),
@@ -82,7 +80,7 @@ const TRICKS: &[(&[u8], u16)] = &[
     (b"/files/9788299999014/book.epub%ed%a0%80", 400),
     (b"/files/9788299999014/b\xc3\xb8k.epub", 400),
     (b"/files/9788299999014/book.epub\xff", 400),
-    // Encoded twice, or half.
+    // Encoded twice, or incompletely.
     (b"/covers/%252e%252e/9788299999014/book.epub", 400),
     (b"/covers/%25%32%65%25%32%65/9788299999014/book.epub", 400),
     (b"/files/9788299999014%252fbook.epub", 400),
@@ -92,7 +90,7 @@ const TRICKS: &[(&[u8], u16)] = &[
     (b"/files/9788299999014/book.epub%zz", 400),
     (b"/files/9788299999014/book.epub%2/x", 400),
     (b"/files/9788299999014/%u002e/book.epub", 400),
-    // A link's token as the first segment, with tricks behind it and in it.
+    // A link token as the first segment, with tricks in it and after it.
     (b"/~x/../files/9788299999014/book.epub", 400),
     (b"/~x/..%2ffiles/9788299999014/book.epub", 400),
     (b"/~x//files/9788299999014/book.epub", 400),
@@ -102,7 +100,7 @@ const TRICKS: &[(&[u8], u16)] = &[
     (b"/~x", 404),
     (b"/~x/~y/files/9788299999014/book.epub", 404),
     (b"/files/~x/9788299999014/book.epub", 404),
-    // In normal form, and leading nowhere.
+    // In normal form, but leading nowhere.
     (b"/", 404),
     (b"/?/files/9788299999014/book.epub", 404),
     (b"/FILES/9788299999014/book.epub", 404),
@@ -111,17 +109,17 @@ const TRICKS: &[(&[u8], u16)] = &[
     (b"/files/9788299999014%20/book.epub", 404),
     (b"/files/%EF%BC%99788299999014/book.epub", 404),
     (b"/9788299999014/book.epub", 404),
-    // Targets that are no path.
+    // Targets that are not paths.
     (b"*", 400),
     (b"files/9788299999014/book.epub", 400),
     (b"?token=x", 400),
     (b"localhost:443", 400),
 ];
 
-/// Heads whose host, or whose form, is the trick; `TOKEN` becomes the token. The name of the
-/// connection is `localhost`.
+/// Request heads with a tricky host or framing. `TOKEN` is replaced by the token; the SNI name is
+/// `localhost`.
 const HEADS: &[(&str, u16)] = &[
-    // No host, two, or one that is not this one's (RFC 9112 §3.2, RFC 9110 §7.4).
+    // No host, two hosts, or a foreign one (RFC 9112 §3.2, RFC 9110 §7.4).
     ("GET /files/9788299999014/book.epub HTTP/1.1\r\nAuthorization: Bearer TOKEN\r\n\r\n", 400),
     ("GET /files/9788299999014/book.epub HTTP/1.0\r\nAuthorization: Bearer TOKEN\r\n\r\n", 400),
     (
@@ -154,8 +152,8 @@ const HEADS: &[(&str, u16)] = &[
          Authorization: Bearer TOKEN\r\n\r\n",
         421,
     ),
-    // The absolute form with another authority than the field, with another for both, and with a
-    // path to be resolved.
+    // The absolute form with an authority that differs from Host, with a foreign one in both, and
+    // with a path to resolve.
     (
         "GET https://files.internal/files/9788299999014/book.epub HTTP/1.1\r\nHost: localhost\r\n\
          Authorization: Bearer TOKEN\r\n\r\n",
@@ -176,7 +174,7 @@ const HEADS: &[(&str, u16)] = &[
          Authorization: Bearer TOKEN\r\n\r\n",
         404,
     ),
-    // A second request behind the first one's body, by two lengths or by one that is no length.
+    // A request smuggled after the first one's body, by two lengths or by an invalid one.
     (
         "GET /files/9788299999014/book.epub HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer TOKEN\r\n\
          Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
@@ -222,12 +220,12 @@ async fn stage() -> Stage {
 }
 
 impl Stage {
-    /// Sends this head by hand, and gives the answer.
+    /// Sends this head literally, and returns the status and response.
     async fn send(&self, head: &[u8]) -> (u16, Vec<u8>) {
         raw_client::exchange(self.address, &self.ca, "localhost", head).await
     }
 
-    /// The head of a request for this target that is in order otherwise.
+    /// Returns an otherwise valid request head for this target.
     fn head(&self, target: &[u8]) -> Vec<u8> {
         let rest = format!(
             " HTTP/1.1\r\nHost: localhost:{}\r\nAuthorization: Bearer {}\r\nConnection: close\r\n\r\n",
@@ -237,67 +235,67 @@ impl Stage {
         [b"GET ", target, rest.as_bytes()].concat()
     }
 
-    /// What the storage was asked since the request with this number.
-    fn asked_since(&self, before: usize) -> Vec<String> {
-        self.scene.origin.asked().into_iter().skip(before).map(|asked| asked.path).collect()
+    /// Returns the paths that the storage was requested since this request number.
+    fn requests_since(&self, before: usize) -> Vec<String> {
+        self.scene.origin.requests().into_iter().skip(before).map(|request| request.path).collect()
     }
 
     async fn end(self) {
-        // All this under the one loan of the beginning.
+        // Every request used the loan from the start of the test.
         assert_eq!(self.scene.books().await.len(), 1);
         self.scene.end().await;
     }
 }
 
 #[tokio::test]
-async fn no_trick_with_a_path_gets_past_the_gate_over_http1() {
+async fn path_tricks_are_refused_over_http1() {
     let stage = stage().await;
-    let before = stage.scene.origin.asked().len();
+    let before = stage.scene.origin.requests().len();
     let mut wrong = Vec::new();
     for (target, expected) in TRICKS {
         let (status, answer) = stage.send(&stage.head(target)).await;
-        let asked = stage.asked_since(before);
-        if status != *expected || !asked.is_empty() {
+        let requests = stage.requests_since(before);
+        if status != *expected || !requests.is_empty() {
             let answer = answer.escape_ascii();
             wrong.push(format!(
-                "{}: {status}, not {expected}; {asked:?}; {answer}",
+                "{}: {status}, not {expected}; {requests:?}; {answer}",
                 target.escape_ascii()
             ));
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    // The same head with the plain path is served: what was refused was the trick.
+    // The same head with the plain path is served: the trick was refused, not the head.
     let (status, _) = stage.send(&stage.head(format!("/files/{BOOK}/book.epub").as_bytes())).await;
     assert_eq!(status, 200);
     stage.end().await;
 }
 
 #[tokio::test]
-async fn a_path_that_is_too_long_is_refused_however_long() {
+async fn too_long_path_is_refused() {
     let stage = stage().await;
-    let before = stage.scene.origin.asked().len();
-    // The last one is longer than a whole head may be.
+    let before = stage.scene.origin.requests().len();
+    // The last path is longer than a whole head may be.
     for (length, expected) in [(2048, 400), (10_000, 400), (20_000, 431)] {
         let target = format!("/files/{BOOK}/{}", "a".repeat(length));
         let (status, _) = stage.send(&stage.head(target.as_bytes())).await;
         assert_eq!(status, expected, "{length}");
     }
-    assert_eq!(stage.asked_since(before), Vec::<String>::new());
+    assert_eq!(stage.requests_since(before), Vec::<String>::new());
     stage.end().await;
 }
 
 #[tokio::test]
-async fn no_trick_with_the_host_or_the_form_gets_past_the_gate() {
+async fn host_and_framing_tricks_are_refused() {
     let stage = stage().await;
-    let before = stage.scene.origin.asked().len();
+    let before = stage.scene.origin.requests().len();
     let mut wrong = Vec::new();
     for (head, expected) in HEADS {
         let (status, answer) = stage.send(head.replace("TOKEN", &stage.token).as_bytes()).await;
-        let asked = stage.asked_since(before);
-        if status != *expected || !asked.is_empty() {
+        let requests = stage.requests_since(before);
+        if status != *expected || !requests.is_empty() {
             let answer = answer.escape_ascii();
             wrong.push(format!(
-                "{}: {status}, not {expected}; {asked:?}; {answer}",
+                "{}: {status}, not {expected}; {requests:?}; {answer}",
                 head.escape_debug()
             ));
         }
@@ -306,31 +304,31 @@ async fn no_trick_with_the_host_or_the_form_gets_past_the_gate() {
     stage.end().await;
 }
 
-/// hyper drops a fragment before the gate sees the target (RFC 9112 §3.2 would rather have 400).
-/// Nothing is won by it: what remains is the path that is looked at and the path that is served.
+/// hyper removes a fragment before the gate sees the target (RFC 9112 §3.2 recommends 400). This is
+/// harmless: the checked path is the served path.
 #[tokio::test]
-async fn a_fragment_changes_neither_the_path_that_is_checked_nor_the_one_that_is_asked_for() {
+async fn fragment_changes_neither_checked_nor_requested_path() {
     let stage = stage().await;
     let plain = format!("/{BOOK}/book.epub");
-    for (target, expected, asked) in [
+    for (target, expected, reaches_origin) in [
         (format!("/files/{BOOK}/book.epub#/../x"), 200, true),
         (format!("/files/{BOOK}/book.epub%23x/.."), 400, false),
         ("/covers/..#/x".to_owned(), 400, false),
         (format!("/#/files/{BOOK}/book.epub"), 404, false),
     ] {
-        let before = stage.scene.origin.asked().len();
+        let before = stage.scene.origin.requests().len();
         let (status, _) = stage.send(&stage.head(target.as_bytes())).await;
         assert_eq!(status, expected, "{target}");
-        let paths = stage.asked_since(before);
-        assert!(paths.iter().all(|path| asked && *path == plain), "{target}: {paths:?}");
+        let paths = stage.requests_since(before);
+        assert!(paths.iter().all(|path| reaches_origin && *path == plain), "{target}: {paths:?}");
     }
     stage.end().await;
 }
 
 #[tokio::test]
-async fn no_trick_with_a_path_gets_past_the_gate_over_http2() {
+async fn path_tricks_are_refused_over_http2() {
     let stage = stage().await;
-    let before = stage.scene.origin.asked().len();
+    let before = stage.scene.origin.requests().len();
     let stream = raw_client::connect(stage.address, &stage.ca, "localhost", "h2").await;
     let (mut sender, connection) =
         hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
@@ -344,8 +342,8 @@ async fn no_trick_with_a_path_gets_past_the_gate_over_http2() {
     let authority = format!("localhost:{}", stage.address.port());
     let (mut sent, mut unsent, mut wrong) = (0, 0, Vec::new());
     for (target, expected) in TRICKS {
-        // What is no URI, or has no slash in front (http::Uri would add it), an HTTP/2 client
-        // cannot send.
+        // An HTTP/2 client cannot send what is no URI or has no leading slash (http::Uri would add
+        // it).
         let uri =
             Uri::builder().scheme("https").authority(&*authority).path_and_query(*target).build();
         let Some(uri) = uri.ok().filter(|_| target.starts_with(b"/")) else {
@@ -356,9 +354,10 @@ async fn no_trick_with_a_path_gets_past_the_gate_over_http2() {
         let answer = sender.send_request(request(uri)).await.unwrap();
         let status = answer.status().as_u16();
         answer.into_body().collect().await.unwrap();
-        let asked = stage.asked_since(before);
-        if status != *expected || !asked.is_empty() {
-            wrong.push(format!("{}: {status}, not {expected}; {asked:?}", target.escape_ascii()));
+        let requests = stage.requests_since(before);
+        if status != *expected || !requests.is_empty() {
+            wrong
+                .push(format!("{}: {status}, not {expected}; {requests:?}", target.escape_ascii()));
         }
         sent += 1;
     }
@@ -379,7 +378,7 @@ async fn no_trick_with_a_path_gets_past_the_gate_over_http2() {
         let answer = sender.send_request(request).await.unwrap();
         assert_eq!(answer.status(), expected, "{authority} {host:?}");
     }
-    assert_eq!(stage.asked_since(before), Vec::<String>::new());
+    assert_eq!(stage.requests_since(before), Vec::<String>::new());
     // The plain path on the same connection is served.
     let uri = format!("https://{authority}/files/{BOOK}/book.epub").parse().unwrap();
     let answer = sender.send_request(request(uri)).await.unwrap();

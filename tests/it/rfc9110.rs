@@ -1,6 +1,6 @@
-//! RFC 9110 to the letter: a table with the section beside each row, and random requests compared
-//! with a small oracle that knows the file and the RFC's rules and nothing of the gate. Over both
-//! versions of HTTP and every kind of storage.
+//! Strict conformance to RFC 9110: a table of cases with their sections, and random requests
+//! compared with an oracle. The oracle knows the file and the RFC's rules, and nothing of the gate.
+//! All run over both HTTP versions and every kind of storage.
 
 use std::ops::Range;
 
@@ -14,14 +14,14 @@ use crate::support::{BOOK, File, Scene};
 const SIZE: u64 = 10_000;
 const BEFORE: &str = "Sun, 04 Jan 2026 08:00:00 GMT";
 const AFTER: &str = "Tue, 06 Jan 2026 08:00:00 GMT";
-/// As the gate is configured, and as its README says: so many parts at most, put together where so
-/// few bytes are between.
-const MOST_PARTS: usize = 16;
-const NEARLY: u64 = 100;
-/// A field of more ranges is ignored.
-const MOST_RANGES: usize = 100;
+/// Limits of the gate as its README documents them: the maximum number of parts, and the gap in
+/// bytes up to which ranges are merged.
+const MAX_PARTS: usize = 16;
+const MERGE_GAP: u64 = 100;
+/// Maximum number of ranges; a field with more is ignored.
+const MAX_RANGES: usize = 100;
 
-/// What a file is, by the gate's own answer to HEAD.
+/// Properties of a file, from the gate's own response to HEAD.
 #[derive(Clone, Debug)]
 struct Known {
     path: String,
@@ -30,7 +30,7 @@ struct Known {
     modified: String,
 }
 
-/// What an answer is to be.
+/// The expected response.
 #[derive(Clone, Debug, Eq, PartialEq)]
 enum Expected {
     Whole,
@@ -54,7 +54,7 @@ impl Expected {
 }
 
 type Fields = Vec<(&'static str, String)>;
-/// The section, the fields of the request, and what is to be answered.
+/// Section of the RFC, header fields of the request, and the expected response.
 type Row<'a> = (&'a str, Vec<(&'a str, &'a str)>, Expected);
 
 async fn known(scene: &Scene, storage: &Storage, name: &str, file: &File) -> Known {
@@ -69,7 +69,7 @@ async fn known(scene: &Scene, storage: &Storage, name: &str, file: &File) -> Kno
     Known { path, size: file.size, etag: field("etag"), modified: field("last-modified") }
 }
 
-/// Sends a request, and compares all of the answer.
+/// Sends a request, and compares the whole response.
 async fn compare(
     scene: &Scene,
     client: &reqwest::Client,
@@ -132,7 +132,7 @@ async fn compare(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_row_holds_over_both_versions_and_every_kind_of_storage() {
+async fn every_row_holds_over_both_versions_and_all_storages() {
     let part = |range| Expected::Part(range);
     for kind in Kind::ALL {
         let (scene, storage) = Storage::scene(kind).await;
@@ -253,7 +253,7 @@ async fn every_row_holds_over_both_versions_and_every_kind_of_storage() {
                     .collect();
                 compare(&scene, &client, &Method::GET, &known_file, &fields, expected, &content)
                     .await;
-                // §9.3.2: as GET, without the body; §14.2: Range is for GET alone.
+                // §9.3.2: HEAD is like GET without the body. §14.2: Range applies to GET only.
                 let expected = match expected {
                     Expected::Part(_) | Expected::Parts(_) | Expected::NotSatisfiable => {
                         &Expected::Whole
@@ -291,7 +291,7 @@ fn static_name(name: &str) -> &'static str {
     NAMES.into_iter().find(|known| *known == name).unwrap()
 }
 
-/// One range of a request: first and last, from the first on, or the last so many.
+/// One range of a request: first and last byte, from a first byte on, or the last bytes.
 #[derive(Clone, Copy, Debug)]
 enum Spec {
     Int(u64, Option<u64>),
@@ -307,7 +307,8 @@ impl Spec {
         }
     }
 
-    /// What it means, by §14.1.2: an empty range for the end of an empty file.
+    /// Returns the bytes that it selects by §14.1.2; an empty range for the suffix of an empty
+    /// file.
     fn of(self, size: u64) -> Option<Range<u64>> {
         match self {
             Spec::Int(first, _) if first >= size => None,
@@ -320,9 +321,9 @@ impl Spec {
     }
 }
 
-/// What a request's Range means; none for one that is not to be heeded.
+/// The value of a Range field and its ranges; `None` for a field that must be ignored.
 #[derive(Clone, Debug)]
-struct Wish {
+struct RangeField {
     text: String,
     specs: Option<Vec<Spec>>,
 }
@@ -332,11 +333,11 @@ struct Wish {
 struct Random {
     method: Method,
     file: usize,
-    range: Option<Wish>,
+    range: Option<RangeField>,
     fields: Fields,
 }
 
-/// What the RFC says of a request.
+/// Returns the response that the RFC requires.
 fn oracle(random: &Random, known: &Known) -> Expected {
     let field = |name: &str| {
         random.fields.iter().find(|(other, _)| *other == name).map(|(_, value)| value.as_str())
@@ -361,7 +362,7 @@ fn oracle(random: &Random, known: &Known) -> Expected {
         (None, Some(since)) if modified <= since => return Expected::NotModified,
         _ => {}
     }
-    let specs = random.range.as_ref().and_then(|wish| wish.specs.as_ref());
+    let specs = random.range.as_ref().and_then(|range_field| range_field.specs.as_ref());
     let (Some(specs), true) = (specs, random.method == Method::GET) else { return Expected::Whole };
     if field("if-range")
         .is_some_and(|validator| validator != known.etag && validator != known.modified)
@@ -371,9 +372,9 @@ fn oracle(random: &Random, known: &Known) -> Expected {
     ranges(specs, known.size)
 }
 
-/// §14.2 and §15.3.7: which parts, as the gate says that it puts them together.
+/// Returns the parts by §14.2 and §15.3.7, merged as the gate documents.
 fn ranges(specs: &[Spec], size: u64) -> Expected {
-    if specs.len() > MOST_RANGES {
+    if specs.len() > MAX_RANGES {
         return Expected::Whole;
     }
     let mut wanted: Vec<Range<u64>> = specs.iter().filter_map(|spec| spec.of(size)).collect();
@@ -385,22 +386,22 @@ fn ranges(specs: &[Spec], size: u64) -> Expected {
     let mut apart: Vec<Range<u64>> = Vec::new();
     for range in wanted {
         match apart.last_mut() {
-            Some(last) if specs.len() > 1 && range.start < last.end + NEARLY => {
+            Some(last) if specs.len() > 1 && range.start < last.end + MERGE_GAP => {
                 last.end = last.end.max(range.end)
             }
             _ => apart.push(range),
         }
     }
-    let bytes: u64 = apart.iter().map(|range| range.end - range.start + NEARLY).sum();
+    let bytes: u64 = apart.iter().map(|range| range.end - range.start + MERGE_GAP).sum();
     match apart.as_slice() {
         [] => Expected::Whole,
         [one] => Expected::Part(one.clone()),
-        several if several.len() > MOST_PARTS || bytes >= size => Expected::Whole,
+        several if several.len() > MAX_PARTS || bytes >= size => Expected::Whole,
         several => Expected::Parts(several.to_vec()),
     }
 }
 
-/// A number near something that matters.
+/// Returns a number near a boundary.
 fn number(random: &mut fastrand::Rng, size: u64) -> u64 {
     match random.u32(..6) {
         0 => 0,
@@ -421,7 +422,7 @@ fn spec(random: &mut fastrand::Rng, size: u64) -> Spec {
     }
 }
 
-fn wish(random: &mut fastrand::Rng, size: u64) -> Wish {
+fn range_field(random: &mut fastrand::Rng, size: u64) -> RangeField {
     if random.u32(..10) == 0 {
         let texts = [
             "bytes=",
@@ -433,13 +434,13 @@ fn wish(random: &mut fastrand::Rng, size: u64) -> Wish {
             "bytes=1",
             "0-1",
         ];
-        return Wish { text: texts[random.usize(..texts.len())].to_owned(), specs: None };
+        return RangeField { text: texts[random.usize(..texts.len())].to_owned(), specs: None };
     }
     let count = [1, 1, 1, 1, 2, 2, 3, 5, 20, 120][random.usize(..10)];
     let specs: Vec<Spec> = (0..count).map(|_| spec(random, size)).collect();
     let between = if random.bool() { "," } else { ", " };
     let texts: Vec<String> = specs.iter().map(|spec| spec.text()).collect();
-    Wish { text: format!("bytes={}", texts.join(between)), specs: Some(specs) }
+    RangeField { text: format!("bytes={}", texts.join(between)), specs: Some(specs) }
 }
 
 fn request(random: &mut fastrand::Rng, files: &[Known]) -> Random {
@@ -465,7 +466,7 @@ fn request(random: &mut fastrand::Rng, files: &[Known]) -> Random {
             fields.push((name, value));
         }
     }
-    let range = (random.u32(..5) > 0).then(|| wish(random, known.size));
+    let range = (random.u32(..5) > 0).then(|| range_field(random, known.size));
     if random.u32(..4) == 0 {
         let validators = [
             known.etag.clone(),
@@ -475,13 +476,13 @@ fn request(random: &mut fastrand::Rng, files: &[Known]) -> Random {
         ];
         fields.push(("if-range", validators[random.usize(..4)].clone()));
     }
-    fields.extend(range.as_ref().map(|wish| ("range", wish.text.clone())));
+    fields.extend(range.as_ref().map(|range_field| ("range", range_field.text.clone())));
     let method = if random.u32(..6) == 0 { Method::HEAD } else { Method::GET };
     Random { method, file, range, fields }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn ten_thousand_random_requests_are_answered_as_the_oracle_says() {
+async fn ten_thousand_random_requests_match_the_oracle() {
     let seed = std::env::var("LOANGATE_TEST_SEED").ok().and_then(|seed| seed.parse().ok());
     let seed = seed.unwrap_or_else(|| fastrand::u64(..));
     println!("LOANGATE_TEST_SEED={seed}");
@@ -520,6 +521,6 @@ async fn ten_thousand_random_requests_are_answered_as_the_oracle_says() {
     }
     assert!(
         kinds.len() == 6 && kinds.iter().all(|(_, count)| *count > 50),
-        "each kind came up: {kinds:?}"
+        "a kind of response is missing: {kinds:?}"
     );
 }

@@ -1,5 +1,5 @@
-//! A reader who comes back does not shake hands in full: at another node, after a restart and after
-//! a change of keys, for as long as the ticket's key is there.
+//! A returning reader resumes the TLS session: at another node, after a restart and after a key
+//! change, while the ticket's key is configured.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use crate::support::{Process, Scene};
 const ALL: [&SupportedProtocolVersion; 2] = [&rustls::version::TLS13, &rustls::version::TLS12];
 const KEYS: &str = "ticket_keys = [{ file = \"certs/ticket.key\" }]";
 
-/// A reader's app, which keeps its sessions.
+/// A reader's app, which caches its sessions.
 struct App(Arc<ClientConfig>);
 
 impl App {
@@ -36,8 +36,8 @@ impl App {
         App(Arc::new(config))
     }
 
-    /// How the handshake of a new connection went. An answer is read, so that the tickets have
-    /// come.
+    /// Connects and returns the kind of the handshake. It reads a response, so that the tickets
+    /// have arrived.
     async fn connect(&self, scene: &Scene) -> HandshakeKind {
         let address: SocketAddr = scene.base.trim_start_matches("https://").parse().unwrap();
         let socket = TcpStream::connect(address).await.unwrap();
@@ -55,9 +55,9 @@ impl App {
     }
 }
 
-/// SIGHUP, and waits until the keys are taken up: `times` since the start.
+/// Sends SIGHUP and waits until the keys have been reloaded `times` times since the start.
 async fn reload(scene: &Scene, gate: &Process, times: usize) {
-    gate.hang_up();
+    gate.reload();
     let reloaded = async || {
         std::fs::read_to_string(&gate.log)
             .unwrap()
@@ -69,8 +69,8 @@ async fn reload(scene: &Scene, gate: &Process, times: usize) {
 }
 
 #[tokio::test]
-async fn sessions_go_on_at_another_node_after_a_restart_and_with_a_new_key_in_front() {
-    let mut scene = Scene::around(Setting::default()).await;
+async fn sessions_resume_across_nodes_restarts_and_key_changes() {
+    let mut scene = Scene::without_gate(Setting::default()).await;
     let mut one = scene.spawn_gate().await;
     let apps = ALL.map(|version| App::new(&scene, version));
     let of_old = ALL.map(|version| App::new(&scene, version));
@@ -108,16 +108,16 @@ async fn sessions_go_on_at_another_node_after_a_restart_and_with_a_new_key_in_fr
         assert_eq!(
             app.connect(&scene).await,
             HandshakeKind::Resumed,
-            "its last ticket was of the new key"
+            "its last ticket uses the new key"
         );
-        assert_eq!(of_old.connect(&scene).await, HandshakeKind::Full, "its key is gone");
+        assert_eq!(of_old.connect(&scene).await, HandshakeKind::Full, "its key is removed");
         assert_eq!(of_old.connect(&scene).await, HandshakeKind::Resumed);
     }
 }
 
 #[tokio::test]
-async fn without_keys_sessions_go_on_until_the_process_ends() {
-    let mut scene = Scene::around(Setting::default()).await;
+async fn without_ticket_keys_sessions_end_with_the_process() {
+    let mut scene = Scene::without_gate(Setting::default()).await;
     scene.replace_in_config(KEYS, "");
     let mut gate = scene.spawn_gate().await;
     let apps = ALL.map(|version| App::new(&scene, version));

@@ -1,5 +1,5 @@
-//! Several ranges in one request (RFC 9110 §14.2 and §14.6): put together here, whatever the origin
-//! can do, and never worth more bytes than the file.
+//! Several ranges in one request (RFC 9110 §14.2 and §14.6): the gate builds the multipart response
+//! from any origin, and never sends more bytes than the file has.
 
 use http::StatusCode;
 use proptest::prelude::*;
@@ -13,7 +13,7 @@ const PATH: &str = "/files/9788299999014/audio.mp3";
 const SIZE: u64 = 300_000;
 
 async fn scene_with(file: File) -> Scene {
-    let scene = Scene::set(Setting::default()).await;
+    let scene = Scene::start_with(Setting::default()).await;
     scene.origin.put(&format!("{BOOK}/audio.mp3"), file);
     let begun = scene.get(&scene.http1(), PATH, &scene.token("kari")).header("range", "bytes=0-0");
     assert_eq!(begun.send().await.unwrap().status(), StatusCode::PARTIAL_CONTENT, "a loan begins");
@@ -34,7 +34,7 @@ async fn get(
 }
 
 #[tokio::test]
-async fn several_ranges_come_as_parts_in_order_over_either_version_and_from_any_origin() {
+async fn several_ranges_are_sent_as_ordered_parts() {
     for (name, file) in [
         ("ranges", File::of(SIZE)),
         ("one that breaks", File { breaks_within: Some(SIZE), ..File::of(SIZE) }),
@@ -49,10 +49,11 @@ async fn several_ranges_come_as_parts_in_order_over_either_version_and_from_any_
                 ("bytes=0-9,1000000-,5000-5009", vec![(0, 9), (5000, 5009)]),
             ] {
                 let answer = get(&scene, &client, range, None).await;
-                let came = parts(answer).await;
-                let bounds: Vec<(u64, u64)> = came.iter().map(|part| (part.0, part.1)).collect();
+                let received = parts(answer).await;
+                let bounds: Vec<(u64, u64)> =
+                    received.iter().map(|part| (part.0, part.1)).collect();
                 assert_eq!(bounds, wanted, "{name}: {range}");
-                for (first, last, complete, bytes) in came {
+                for (first, last, complete, bytes) in received {
                     assert_eq!(complete, SIZE);
                     assert!(
                         bytes == file.part(first..last + 1),
@@ -66,7 +67,7 @@ async fn several_ranges_come_as_parts_in_order_over_either_version_and_from_any_
 }
 
 #[tokio::test]
-async fn what_comes_to_one_part_is_no_multipart_and_what_is_not_worth_it_is_the_whole_file() {
+async fn multipart_is_used_only_if_smaller_than_the_file() {
     let file = File::of(SIZE);
     let scene = scene_with(file.clone()).await;
     let client = scene.http2();
@@ -91,14 +92,14 @@ async fn what_comes_to_one_part_is_no_multipart_and_what_is_not_worth_it_is_the_
     for range in [many.as_str(), "bytes=0-149900,150010-", "bytes=0-9,x-y", "bytes=9-0,0-9"] {
         let answer = get(&scene, &client, range, None).await;
         assert_eq!(answer.status(), StatusCode::OK, "{}", &range[..30.min(range.len())]);
-        assert_eq!(answer.bytes().await.unwrap().len() as u64, SIZE, "never more than the file");
+        assert_eq!(answer.bytes().await.unwrap().len() as u64, SIZE, "more bytes than the file");
     }
     let answer = get(&scene, &client, &overlapping, None).await;
     assert_eq!(answer.status(), StatusCode::PARTIAL_CONTENT);
     assert_eq!(
         answer.bytes().await.unwrap().len() as u64,
         SIZE,
-        "a hundred times the file is the file"
+        "overlapping ranges get the file once"
     );
     let past = get(&scene, &client, "bytes=300000-,400000-", None).await;
     assert_eq!(past.status(), StatusCode::RANGE_NOT_SATISFIABLE);
@@ -107,7 +108,7 @@ async fn what_comes_to_one_part_is_no_multipart_and_what_is_not_worth_it_is_the_
 }
 
 #[tokio::test]
-async fn parts_are_of_one_file_or_the_file_comes_whole() {
+async fn parts_are_of_one_file_or_the_file_is_sent_whole() {
     for (file, if_range, status) in [
         (File::of(SIZE), Some("\"v1\""), 206),
         (File::of(SIZE), Some("\"v2\""), 200),
@@ -127,10 +128,9 @@ async fn parts_are_of_one_file_or_the_file_comes_whole() {
 }
 
 #[tokio::test]
-async fn parts_of_another_file_than_the_reader_means_are_refused_also_where_it_was_replaced_a_moment_ago()
- {
+async fn parts_of_a_replaced_file_are_refused() {
     let scene = scene_with(File::of(SIZE)).await;
-    let ask = async || {
+    let fetch = async || {
         let request = scene.get(&scene.http2(), PATH, &scene.token("kari"));
         request
             .header("range", "bytes=0-9,2000-2009")
@@ -141,16 +141,16 @@ async fn parts_of_another_file_than_the_reader_means_are_refused_also_where_it_w
             .status()
     };
     assert_eq!(
-        ask().await,
+        fetch().await,
         StatusCode::PARTIAL_CONTENT,
-        "and the file's fields are known from now on"
+        "the file's metadata is cached from now on"
     );
     scene.origin.put(&format!("{BOOK}/audio.mp3"), File::of(SIZE).field("etag", "\"v2\""));
-    assert_eq!(ask().await, StatusCode::PRECONDITION_FAILED);
+    assert_eq!(fetch().await, StatusCode::PRECONDITION_FAILED);
     scene.end().await;
 }
 
-/// What a set of ranges means, by the RFC and nothing else.
+/// Returns which bytes a set of ranges selects by the RFC.
 fn meant(ranges: &[(u64, Option<u64>)]) -> Vec<bool> {
     let mut bytes = vec![false; SIZE as usize];
     for (first, last) in ranges {
@@ -163,7 +163,7 @@ fn meant(ranges: &[(u64, Option<u64>)]) -> Vec<bool> {
 }
 
 #[test]
-fn whatever_is_asked_every_byte_that_was_asked_for_comes_and_is_the_right_one() {
+fn random_range_sets_get_every_requested_byte() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let file = File::of(SIZE);
     let whole = file.part(0..SIZE);
@@ -173,7 +173,7 @@ fn whatever_is_asked_every_byte_that_was_asked_for_comes_and_is_the_right_one() 
         .prop_map(|(first, more)| (first, more.map(|more| first + more)));
     let mut runner =
         TestRunner::new(Config { cases: 60, failure_persistence: None, ..Config::default() });
-    let asked = runner.run(&proptest::collection::vec(range, 1..8), |ranges| {
+    let outcome = runner.run(&proptest::collection::vec(range, 1..8), |ranges| {
         let texts: Vec<String> = ranges
             .iter()
             .map(|(first, last)| {
@@ -185,13 +185,13 @@ fn whatever_is_asked_every_byte_that_was_asked_for_comes_and_is_the_right_one() 
             let answer = get(&scene, &client, &field, None).await;
             let several =
                 answer.headers()["content-type"].to_str().unwrap().starts_with("multipart");
-            let mut came = vec![false; SIZE as usize];
+            let mut received = vec![false; SIZE as usize];
             let mut take = |first: u64, bytes: &[u8]| {
                 assert!(
                     bytes == &whole[first as usize..first as usize + bytes.len()],
                     "other bytes"
                 );
-                came[first as usize..first as usize + bytes.len()].fill(true);
+                received[first as usize..first as usize + bytes.len()].fill(true);
             };
             if several {
                 for (first, _, _, bytes) in parts(answer).await {
@@ -209,11 +209,11 @@ fn whatever_is_asked_every_byte_that_was_asked_for_comes_and_is_the_right_one() 
                 take(first, &answer.bytes().await.unwrap());
             }
             for (place, wanted) in meant(&ranges).into_iter().enumerate() {
-                assert!(!wanted || came[place], "{field}: byte {place} did not come");
+                assert!(!wanted || received[place], "{field}: byte {place} is missing");
             }
         });
         Ok(())
     });
-    asked.unwrap();
+    outcome.unwrap();
     runtime.block_on(scene.end());
 }

@@ -1,5 +1,5 @@
-//! Clients that fall silent, or nearly so: each is closed when the limit of its phase has passed,
-//! and no later for single bytes that still arrive.
+//! Silent and nearly silent clients: each connection closes when the limit of its phase has passed.
+//! Single bytes that still arrive do not extend it.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -12,16 +12,16 @@ use crate::support::frames::{self, END_HEADERS, END_STREAM, HEADERS, PING, frame
 use crate::support::scene::Setting;
 use crate::support::{AUDIO, Scene, metric, raw_client};
 
-/// Short ones, each with another value where a test could take one for another.
+/// Short limits, with different values where tests could confuse them.
 const LIMITS: &str = "[limits]\nhandshake = \"1s\"\npreface = \"1s\"\nhead = \"1s\"\nbody = \"1s\"\nidle = \"3s\"\n\
                       send = \"2s\"\n\n[ledger]";
-/// How long after its limit a connection may be closed.
-const LATE: Duration = Duration::from_secs(2);
-/// Between the single bytes of a client that sends almost nothing.
+/// Tolerance after the limit of a connection.
+const TOLERANCE: Duration = Duration::from_secs(2);
+/// Interval between the single bytes of a slow client.
 const DRIP: Duration = Duration::from_millis(300);
 
 async fn scene() -> Scene {
-    Scene::set(Setting { config: vec![("[ledger]", LIMITS)], ..Setting::default() }).await
+    Scene::start_with(Setting { config: vec![("[ledger]", LIMITS)], ..Setting::default() }).await
 }
 
 fn address(scene: &Scene) -> SocketAddr {
@@ -42,22 +42,22 @@ async fn reached(scene: &Scene, limit: &str) -> f64 {
     metric(&scene.metrics().await, "loangate_limit_reached_total", &format!("limit=\"{limit}\""))
 }
 
-/// Reads until the gate closes the connection, which it does in time.
+/// Reads until the gate closes the connection, which must happen in time.
 async fn is_closed(stream: &mut (impl AsyncRead + Unpin), limit: u64, what: &str) {
     let mut received = Vec::new();
     let closed = async {
-        // A close without notice and a reset are closes as well.
+        // A close without close_notify and a reset count as closes.
         let _ = stream.read_to_end(&mut received).await;
     };
-    let within = Duration::from_secs(limit) + LATE;
+    let within = Duration::from_secs(limit) + TOLERANCE;
     assert!(
         tokio::time::timeout(within, closed).await.is_ok(),
         "{what}: still open after {within:?}"
     );
 }
 
-/// As [`is_closed`], of a client that goes on sending these bytes, one every now and then.
-async fn is_closed_although(stream: TlsStream<TcpStream>, bytes: &[u8], limit: u64, what: &str) {
+/// Like [`is_closed`], while the client keeps sending these bytes one at a time.
+async fn is_closed_despite(stream: TlsStream<TcpStream>, bytes: &[u8], limit: u64, what: &str) {
     let (mut reader, mut writer) = tokio::io::split(stream);
     let drip = async {
         for byte in bytes {
@@ -77,7 +77,7 @@ async fn is_closed_although(stream: TlsStream<TcpStream>, bytes: &[u8], limit: u
 }
 
 #[tokio::test]
-async fn a_silent_handshake_is_closed() {
+async fn silent_handshake_is_closed() {
     let scene = scene().await;
     let nothing = async {
         let mut socket = TcpStream::connect(address(&scene)).await.unwrap();
@@ -87,7 +87,7 @@ async fn a_silent_handshake_is_closed() {
         let (mut reader, mut writer) =
             TcpStream::connect(address(&scene)).await.unwrap().into_split();
         let drip = async {
-            // The header of a record of 512 bytes, and as many zeros as there is time for.
+            // The header of a 512-byte record, and then zeros for as long as the gate allows.
             for byte in [0x16, 0x03, 0x01, 0x02, 0x00, 0x01].into_iter().chain(std::iter::repeat(0))
             {
                 if writer.write_all(&[byte]).await.is_err() {
@@ -108,7 +108,7 @@ async fn a_silent_handshake_is_closed() {
 }
 
 #[tokio::test]
-async fn a_silent_http1_connection_is_closed() {
+async fn silent_http1_connection_is_closed() {
     let scene = scene().await;
     let silent = async { is_closed(&mut connect(&scene, "http/1.1").await, 3, "no request").await };
     let after_an_answer = async {
@@ -116,7 +116,7 @@ async fn a_silent_http1_connection_is_closed() {
         stream.write_all(b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
         is_closed(&mut stream, 3, "after an answer").await;
     };
-    // A body that arrives after its head is not taken for the next head.
+    // A body that arrives after its head must not count as the next head.
     let after_a_body = async {
         let mut stream = connect(&scene, "http/1.1").await;
         let (token, body) = (scene.token("kari"), "{\"fraction\": 0.4}");
@@ -131,7 +131,7 @@ async fn a_silent_http1_connection_is_closed() {
         stream.write_all(body.as_bytes()).await.unwrap();
         is_closed(&mut stream, 3, "after a body").await;
     };
-    // The parts of a TLS record wake the gate, and are no request.
+    // Fragments of a TLS record wake the gate, but are not a request.
     let tls_bytes = async {
         let mut stream = connect(&scene, "http/1.1").await;
         let began = Instant::now();
@@ -139,7 +139,7 @@ async fn a_silent_http1_connection_is_closed() {
         let mut record = [0x17, 0x03, 0x03, 0x40, 0x00].into_iter().chain(std::iter::repeat(0));
         while socket.write_all(&[record.next().unwrap()]).await.is_ok() {
             assert!(
-                began.elapsed() < Duration::from_secs(3) + LATE,
+                began.elapsed() < Duration::from_secs(3) + TOLERANCE,
                 "one TLS byte at a time keeps it open"
             );
             tokio::time::sleep(DRIP).await;
@@ -154,10 +154,10 @@ async fn a_silent_http1_connection_is_closed() {
     };
     let byte_by_byte = async {
         let head = b"GET / HTTP/1.1\r\nhost: localhost\r\naccept: */*\r\n\r\n";
-        is_closed_although(connect(&scene, "http/1.1").await, head, 1, "a head byte by byte").await;
+        is_closed_despite(connect(&scene, "http/1.1").await, head, 1, "a head byte by byte").await;
     };
     let empty_lines = async {
-        is_closed_although(connect(&scene, "http/1.1").await, &[b'\n'; 60], 1, "empty lines").await;
+        is_closed_despite(connect(&scene, "http/1.1").await, &[b'\n'; 60], 1, "empty lines").await;
     };
     tokio::join!(half_a_head, byte_by_byte, empty_lines);
     assert_eq!(reached(&scene, "head").await, 3.0);
@@ -165,7 +165,7 @@ async fn a_silent_http1_connection_is_closed() {
 }
 
 #[tokio::test]
-async fn a_silent_http2_connection_is_closed() {
+async fn silent_http2_connection_is_closed() {
     let scene = scene().await;
     let no_preface = async { is_closed(&mut connect(&scene, "h2").await, 1, "no preface").await };
     let half_a_preface = async {
@@ -174,7 +174,7 @@ async fn a_silent_http2_connection_is_closed() {
         is_closed(&mut stream, 1, "half a preface").await;
     };
     let no_settings = async {
-        is_closed_although(
+        is_closed_despite(
             connect(&scene, "h2").await,
             &preface(&[])[..30],
             1,
@@ -225,7 +225,7 @@ async fn a_silent_http2_connection_is_closed() {
 }
 
 #[tokio::test]
-async fn half_a_body_is_answered_in_time() {
+async fn incomplete_request_body_times_out() {
     let scene = scene().await;
     let (path, token) = (format!("/loans/{AUDIO}/progress"), scene.token("kari"));
     let http1 = async {
@@ -235,10 +235,12 @@ async fn half_a_body_is_answered_in_time() {
         );
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut answer = Vec::new();
-        let read =
-            tokio::time::timeout(Duration::from_secs(1) + LATE, stream.read_to_end(&mut answer))
-                .await;
-        assert!(read.is_ok(), "half a body over HTTP/1.1 keeps the connection open");
+        let read = tokio::time::timeout(
+            Duration::from_secs(1) + TOLERANCE,
+            stream.read_to_end(&mut answer),
+        )
+        .await;
+        assert!(read.is_ok(), "an incomplete body over HTTP/1.1 keeps the connection open");
         assert!(answer.starts_with(b"HTTP/1.1 400"), "{}", answer.escape_ascii());
     };
     let http2 = async {
@@ -259,8 +261,8 @@ async fn half_a_body_is_answered_in_time() {
                 }
             }
         };
-        let ended = tokio::time::timeout(Duration::from_secs(1) + LATE, ended).await;
-        assert!(ended.is_ok(), "half a body over HTTP/2 keeps its stream open");
+        let ended = tokio::time::timeout(Duration::from_secs(1) + TOLERANCE, ended).await;
+        assert!(ended.is_ok(), "an incomplete body over HTTP/2 keeps its stream open");
     };
     tokio::join!(http1, http2);
     assert_eq!(reached(&scene, "body").await, 2.0);
@@ -282,7 +284,7 @@ async fn unread_answers_close_the_connection() {
         )
         .await;
         let requests = b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n".repeat(100);
-        // Until the gate takes no more, since its answers find no room.
+        // Sends requests until the gate stops reading, since its responses fill the socket.
         let stalls = async {
             loop {
                 let written =
@@ -294,16 +296,16 @@ async fn unread_answers_close_the_connection() {
         };
         assert!(
             tokio::time::timeout(Duration::from_secs(60), stalls).await.is_ok(),
-            "it never stalls"
+            "the gate did not stop reading"
         );
         let began = Instant::now();
         scene
             .until("the connection is closed", async || reached(&scene, "send").await == 1.0)
             .await;
-        assert!(began.elapsed() < Duration::from_secs(2) + LATE, "{:?}", began.elapsed());
+        assert!(began.elapsed() < Duration::from_secs(2) + TOLERANCE, "{:?}", began.elapsed());
     };
     http1.await;
-    // Over HTTP/2 the client's window is shut, while it answers and sends PINGs.
+    // Over HTTP/2 the client's window is closed, while it acknowledges and sends PINGs.
     const INITIAL_WINDOW_SIZE: u16 = 4;
     let (mut reader, mut writer) = tokio::io::split(connect(&scene, "h2").await);
     let request =
@@ -325,7 +327,7 @@ async fn unread_answers_close_the_connection() {
 }
 
 #[tokio::test]
-async fn a_silent_admin_connection_is_closed() {
+async fn silent_admin_connection_is_closed() {
     let scene = scene().await;
     let admin = || TcpStream::connect(scene.admin.trim_start_matches("http://").to_owned());
     let silent = async { is_closed(&mut admin().await.unwrap(), 10, "no request").await };

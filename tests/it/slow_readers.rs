@@ -1,5 +1,5 @@
-//! Readers who take nothing, too little or too much: cut, sent away or held to their share, and the
-//! origin let go.
+//! Stalled, slow and too fast readers: they are aborted, refused or throttled, and the origin is
+//! released.
 
 use std::time::{Duration, Instant};
 
@@ -16,12 +16,12 @@ fn path() -> String {
 
 async fn scene_with(delivery: &'static str, file: File) -> Scene {
     let config = vec![("[ledger]", delivery)];
-    let scene = Scene::set(Setting { config, ..Setting::default() }).await;
+    let scene = Scene::start_with(Setting { config, ..Setting::default() }).await;
     scene.origin.put(&format!("{AUDIO}/audio.mp3"), file);
     scene
 }
 
-async fn ask(scene: &Scene, client: &reqwest::Client, reader: &str) -> reqwest::Response {
+async fn fetch(scene: &Scene, client: &reqwest::Client, reader: &str) -> reqwest::Response {
     scene.get(client, &path(), &scene.token(reader)).send().await.unwrap()
 }
 
@@ -29,7 +29,7 @@ async fn streams(scene: &Scene, end: &str) -> f64 {
     metric(&scene.metrics().await, "loangate_streams_closed_total", &format!("end=\"{end}\""))
 }
 
-/// Reads to the end: how much came, and whether it ended well.
+/// Reads to the end. Returns the bytes received, and whether the body is complete.
 async fn drain(mut answer: reqwest::Response) -> (u64, bool) {
     let mut taken = 0;
     loop {
@@ -42,36 +42,36 @@ async fn drain(mut answer: reqwest::Response) -> (u64, bool) {
 }
 
 #[tokio::test]
-async fn a_reader_that_takes_nothing_is_cut_and_the_origin_is_let_go() {
+async fn stalled_reader_is_aborted_and_the_origin_released() {
     let scene = scene_with("[delivery]\nidle = \"300ms\"\n\n[ledger]", File::of(GIB)).await;
     for (number, client) in [scene.http1(), scene.http2()].into_iter().enumerate() {
-        let stalled = ask(&scene, &client, "kari").await;
+        let stalled = fetch(&scene, &client, "kari").await;
         assert_eq!(stalled.status(), StatusCode::OK);
         scene
-            .until("the reader is cut", async || {
+            .until("the reader is aborted", async || {
                 streams(&scene, "too_slow").await == (number + 1) as f64
             })
             .await;
-        scene.until("the origin is let go", async || scene.origin.bodies() == 0).await;
+        scene.until("the origin is released", async || scene.origin.bodies() == 0).await;
         let (taken, is_whole) = drain(stalled).await;
-        assert!(!is_whole && taken < GIB, "what broke off must not look whole");
+        assert!(!is_whole && taken < GIB, "an aborted body must not look complete");
     }
-    // Whoever takes is not cut, however long that lasts in all.
+    // A reader who keeps reading is not aborted, whatever the total time.
     scene.origin.put(&format!("{AUDIO}/audio.mp3"), File::of(50_000_000));
-    assert_eq!(drain(ask(&scene, &scene.http2(), "kari").await).await, (50_000_000, true));
+    assert_eq!(drain(fetch(&scene, &scene.http2(), "kari").await).await, (50_000_000, true));
     scene.end().await;
 }
 
 #[tokio::test]
-async fn the_end_of_a_loan_cuts_a_reader_that_takes_nothing_and_lets_the_origin_go() {
+async fn loan_end_aborts_a_stalled_reader_and_frees_the_origin() {
     let scene = scene_with("[ledger]", File::of(GIB)).await;
     for (reader, client) in [("kari", scene.http1()), ("ola", scene.http2())] {
-        let stalled = ask(&scene, &client, reader).await;
+        let stalled = fetch(&scene, &client, reader).await;
         assert_eq!(stalled.status(), StatusCode::OK);
         let (status, _) =
-            scene.ask("DELETE", &format!("/loans/{AUDIO}"), &scene.token(reader), "").await;
+            scene.call_api("DELETE", &format!("/loans/{AUDIO}"), &scene.token(reader), "").await;
         assert_eq!(status, StatusCode::NO_CONTENT);
-        scene.until("the origin is let go", async || scene.origin.bodies() == 0).await;
+        scene.until("the origin is released", async || scene.origin.bodies() == 0).await;
         assert!(!drain(stalled).await.1);
     }
     assert_eq!(streams(&scene, "cut").await, 2.0);
@@ -79,11 +79,11 @@ async fn the_end_of_a_loan_cuts_a_reader_that_takes_nothing_and_lets_the_origin_
 }
 
 #[tokio::test]
-async fn a_reader_below_the_least_rate_is_cut_and_one_whom_the_origin_lets_wait_is_not() {
+async fn minimum_rate_aborts_slow_readers_not_slow_origins() {
     let delivery = "[delivery]\nmin_rate = \"100MiB\"\nmin_rate_grace = \"400ms\"\n\n[ledger]";
     let mut scene = scene_with(delivery, File::of(GIB)).await;
     for client in [scene.http1(), scene.http2()] {
-        let mut answer = ask(&scene, &client, "kari").await;
+        let mut answer = fetch(&scene, &client, "kari").await;
         let mut turn = tokio::time::interval(Duration::from_millis(20));
         let mut taken = 0;
         let broke = loop {
@@ -95,12 +95,12 @@ async fn a_reader_below_the_least_rate_is_cut_and_one_whom_the_origin_lets_wait_
             }
         };
         assert!(broke && taken > 0 && taken < GIB, "{taken}");
-        scene.until("the origin is let go", async || scene.origin.bodies() == 0).await;
+        scene.until("the origin is released", async || scene.origin.bodies() == 0).await;
     }
     assert_eq!(streams(&scene, "too_slow").await, 2.0);
     scene.stop_gate().await;
 
-    // The origin stands still for longer than the grace, and is then gone on with.
+    // The origin stalls for longer than the grace, and the gate then resumes.
     scene.replace_in_config("name = \"files\"", "name = \"files\"\nidle = \"1500ms\"\nresumes = 1");
     scene.replace_in_config("min_rate = \"100MiB\"", "min_rate = \"1KiB\"");
     scene.start_gate().await;
@@ -108,43 +108,43 @@ async fn a_reader_below_the_least_rate_is_cut_and_one_whom_the_origin_lets_wait_
     scene
         .origin
         .put(&format!("{AUDIO}/audio.mp3"), File { stall_after: Some(1_000_000), ..file.clone() });
-    let answer = ask(&scene, &scene.http2(), "kari").await;
+    let answer = fetch(&scene, &scene.http2(), "kari").await;
     scene.origin.put(&format!("{AUDIO}/audio.mp3"), file);
     assert_eq!(drain(answer).await, (3_000_000, true));
     scene.end().await;
 }
 
 #[tokio::test]
-async fn what_a_fast_reader_holds_can_be_read_and_is_given_back() {
+async fn buffers_of_a_fast_reader_are_reported_and_released() {
     let scene = scene_with("[server]\nbuffers = \"32MiB\"\n\n[ledger]", File::of(GIB)).await;
     let held = async || metric(&scene.metrics().await, "loangate_buffers_held_bytes", "");
     for client in [scene.http1(), scene.http2()] {
-        let mut answer = ask(&scene, &client, "kari").await;
+        let mut answer = fetch(&scene, &client, "kari").await;
         let mut taken = 0;
         while held().await <= 64.0 * 1024.0 {
             for _ in 0..100 {
                 taken += answer.chunk().await.unwrap().unwrap().len() as u64;
             }
-            assert!(taken < GIB / 4, "it holds no more than at first");
+            assert!(taken < GIB / 4, "the gate read more than at first");
         }
         assert_eq!(
             metric(&scene.metrics().await, "loangate_buffers_bytes", ""),
             32.0 * 1024.0 * 1024.0
         );
         drop((answer, client));
-        scene.until("all is given back", async || held().await == 0.0).await;
+        scene.until("all buffers are released", async || held().await == 0.0).await;
     }
     scene.end().await;
 }
 
 #[tokio::test]
-async fn a_borrower_has_so_many_streams_at_once_over_all_connections() {
+async fn stream_limit_counts_all_connections_of_a_borrower() {
     let scene = scene_with("[delivery]\nstreams_per_borrower = 2\n\n[ledger]", File::of(GIB)).await;
-    let one = ask(&scene, &scene.http1(), "kari").await;
+    let one = fetch(&scene, &scene.http1(), "kari").await;
     let client = scene.http2();
-    let other = ask(&scene, &client, "kari").await;
+    let other = fetch(&scene, &client, "kari").await;
     assert_eq!((one.status(), other.status()), (StatusCode::OK, StatusCode::OK));
-    let third = ask(&scene, &client, "kari").await;
+    let third = fetch(&scene, &client, "kari").await;
     assert_eq!(third.status(), StatusCode::TOO_MANY_REQUESTS);
     assert!(third.headers().contains_key("retry-after"));
     let problem: serde_json::Value = third.json().await.unwrap();
@@ -152,14 +152,22 @@ async fn a_borrower_has_so_many_streams_at_once_over_all_connections() {
         (&problem["type"], &problem["reason"]),
         (&"too-many-requests".into(), &"streams".into())
     );
-    assert_eq!(scene.origin.bodies(), 2, "the origin was not asked");
-    assert_eq!(ask(&scene, &client, "ola").await.status(), StatusCode::OK, "it is hers alone");
+    assert_eq!(scene.origin.bodies(), 2, "the refused request did not reach the origin");
+    assert_eq!(
+        fetch(&scene, &client, "ola").await.status(),
+        StatusCode::OK,
+        "the limit of one borrower does not apply to another"
+    );
     let head = client.head(format!("{}{}", scene.base, path())).bearer_auth(scene.token("kari"));
-    assert_eq!(head.send().await.unwrap().status(), StatusCode::OK, "a HEAD is no stream");
+    assert_eq!(
+        head.send().await.unwrap().status(),
+        StatusCode::OK,
+        "a HEAD does not count as a stream"
+    );
     drop(one);
     scene
-        .until("there is room again", async || {
-            ask(&scene, &client, "kari").await.status() == StatusCode::OK
+        .until("another stream is allowed", async || {
+            fetch(&scene, &client, "kari").await.status() == StatusCode::OK
         })
         .await;
     drop(other);
@@ -167,16 +175,16 @@ async fn a_borrower_has_so_many_streams_at_once_over_all_connections() {
 }
 
 #[tokio::test]
-async fn a_borrower_takes_so_much_a_second_over_all_streams_and_others_are_free() {
+async fn rate_limit_counts_all_streams_of_a_borrower() {
     let scene =
         scene_with("[delivery]\nrate_per_borrower = \"1MiB\"\n\n[ledger]", File::of(2 << 20)).await;
     let (one, other) = (scene.http1(), scene.http2());
     let began = Instant::now();
     let (one, other) =
-        tokio::join!(async { drain(ask(&scene, &one, "kari").await).await }, async {
-            drain(ask(&scene, &other, "kari").await).await
+        tokio::join!(async { drain(fetch(&scene, &one, "kari").await).await }, async {
+            drain(fetch(&scene, &other, "kari").await).await
         },);
-    // 4 MiB, of which a second's worth comes at once, and what was on its way when the share was
+    // 4 MiB. The first second's allowance is immediate, and so is what was in flight when it was
     // used up.
     assert!(began.elapsed() > Duration::from_secs(2), "{:?}", began.elapsed());
     assert_eq!((one, other), ((2 << 20, true), (2 << 20, true)));

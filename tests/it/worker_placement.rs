@@ -1,5 +1,5 @@
-//! Long downloads are spread over the worker threads: two at once do not share one core while
-//! another is idle.
+//! Long downloads are spread over the worker threads: two at once do not share a core while another
+//! is idle.
 
 use http::StatusCode;
 
@@ -9,7 +9,7 @@ use crate::support::{AUDIO, File, Scene};
 const GIB: u64 = 1 << 30;
 const TRIES: usize = 20;
 
-/// How many connections each worker has.
+/// Returns the number of connections of each worker.
 async fn connections(scene: &Scene) -> Vec<f64> {
     let text = scene.metrics().await;
     let lines = text.lines().filter_map(|line| line.strip_prefix("loangate_connections{worker="));
@@ -22,7 +22,7 @@ async fn two_long_downloads_at_once_are_served_by_two_workers() {
         println!("skipped: this machine has one core, and the gate one worker");
         return;
     }
-    let scene = Scene::set(Setting::default()).await;
+    let scene = Scene::start_with(Setting::default()).await;
     scene.origin.put(&format!("{AUDIO}/audio.mp3"), File::of(GIB));
     let token = scene.token("kari");
     let mut apart = 0;
@@ -37,11 +37,13 @@ async fn two_long_downloads_at_once_are_served_by_two_workers() {
         apart += usize::from(now.iter().all(|&connections| connections < 2.0));
         drop((one, two, clients));
         scene
-            .until("both have gone", async || connections(&scene).await.iter().sum::<f64>() == 0.0)
+            .until("both connections are closed", async || {
+                connections(&scene).await.iter().sum::<f64>() == 0.0
+            })
             .await;
     }
-    // By the kernel's hash alone it would be half of them; a worker that something else kept busy
-    // may be passed over.
+    // The kernel's hash alone would separate half of them. A worker that is otherwise busy may be
+    // skipped.
     assert!(apart >= TRIES - 2, "only {apart} times of {TRIES}");
     scene.end().await;
 }
