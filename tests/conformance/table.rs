@@ -1,14 +1,13 @@
-//! Reads the conformance table, for whoever plays it. The README beside it says what everything
-//! means.
+//! Reads the conformance table. The README beside it describes the format.
 //!
-//! It uses none of the crate's types, so that the table says the same to all who read it.
+//! The table uses no type of the crate, so that all players read it alike.
 
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
 use serde_json::Value;
 
-/// The values that the table itself uses for what is kept.
+/// Values that the table itself contains for kept names.
 pub(crate) const LITERALS: [(&str, &str); 4] = [
     ("token", "literal-token"),
     ("ticket", "TGT-literal"),
@@ -16,7 +15,7 @@ pub(crate) const LITERALS: [(&str, &str); 4] = [
     ("next", "literal-cursor"),
 ];
 
-/// When every exchange starts.
+/// Time at the start of every exchange.
 pub(crate) const START: &str = "2026-01-15T12:00:00Z";
 
 /// A request and its answer.
@@ -28,7 +27,7 @@ pub(crate) struct Exchange {
     #[serde(default)]
     pub(crate) given: Vec<Step>,
     pub(crate) request: Request,
-    /// None: the connection is cut without a byte.
+    /// `None` closes the connection without a response.
     pub(crate) answer: Option<Answer>,
     #[serde(default)]
     pub(crate) varies: Vec<String>,
@@ -36,7 +35,7 @@ pub(crate) struct Exchange {
     pub(crate) keep: BTreeMap<String, String>,
 }
 
-/// Something that comes before.
+/// A step that precedes an exchange.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Step {
@@ -80,7 +79,7 @@ pub(crate) fn all() -> Vec<Exchange> {
     .collect()
 }
 
-/// A body as it goes over the wire.
+/// Returns a body as sent over the wire.
 pub(crate) fn bytes(body: Option<&Value>) -> String {
     match body {
         None => String::new(),
@@ -89,7 +88,7 @@ pub(crate) fn bytes(body: Option<&Value>) -> String {
     }
 }
 
-/// A text with the names in braces replaced by what was kept for them.
+/// Replaces the names in braces by their kept values.
 pub(crate) fn filled(text: &str, kept: &BTreeMap<String, String>) -> String {
     kept.iter()
         .fold(text.to_owned(), |text, (name, value)| text.replace(&format!("{{{name}}}"), value))

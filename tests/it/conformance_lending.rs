@@ -1,5 +1,5 @@
-//! Plays the server's side of the conformance table to the lending client, over a bare socket: each
-//! request that arrives must be the table's, to the letter, and each answer is sent as it stands.
+//! Plays the server's side of the conformance table to the lending client, over a bare socket. Each
+//! request must equal the table's, and each response is sent literally.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -19,14 +19,14 @@ use crate::table::{Exchange, Request};
 
 const LOAN: &str = "BL00000001";
 
-/// A server that plays these exchanges in order, and a client that talks to it.
+/// A server that plays these exchanges in order, and a client connected to it.
 struct Stage {
     client: Bokbasen,
     played: JoinHandle<()>,
 }
 
 impl Stage {
-    /// By OAuth.
+    /// Starts a stage with an OAuth login.
     async fn with(exchanges: &[&str]) -> Stage {
         Stage::start(exchanges, |base| Auth::OAuth {
             token_url: format!("{base}/oauth/token").parse().unwrap(),
@@ -69,11 +69,11 @@ impl Stage {
         Stage { client, played }
     }
 
-    /// All exchanges were asked for.
+    /// Checks that every exchange was played.
     async fn over(self) {
         tokio::time::timeout(Duration::from_secs(20), self.played)
             .await
-            .expect("an exchange was not asked for")
+            .expect("an exchange was not played")
             .unwrap();
     }
 }
@@ -88,15 +88,15 @@ async fn play(socket: TcpStream, exchange: &Exchange) {
     stream.read_exact(&mut body).await.unwrap();
     compare(exchange, &exchange.request, &kept, &line, &headers, &String::from_utf8(body).unwrap());
     let Some(answer) = &exchange.answer else {
-        return; // the connection is cut
+        return; // closes the connection
     };
     let body = crate::table::bytes(answer.body.as_ref());
     let mut head = format!("HTTP/1.1 {} As-The-Table-Says\r\nconnection: close\r\n", answer.status);
     for (name, value) in &answer.headers {
         head += &format!("{name}: {}\r\n", crate::table::filled(value, &kept));
     }
-    let came = format!("{head}content-length: {}\r\n\r\n{body}", body.len());
-    stream.write_all(came.as_bytes()).await.unwrap();
+    let response = format!("{head}content-length: {}\r\n\r\n{body}", body.len());
+    stream.write_all(response.as_bytes()).await.unwrap();
     stream.shutdown().await.unwrap();
 }
 
@@ -155,11 +155,11 @@ fn begin() -> Begin {
 }
 
 fn refused(code: &str) -> impl Fn(&Standing) -> bool {
-    move |standing| matches!(standing, Standing::Refused(Refusal { code: came, .. }) if came == code)
+    move |standing| matches!(standing, Standing::Refused(Refusal { code: received, .. }) if received == code)
 }
 
 #[tokio::test]
-async fn a_begin_is_the_tables_and_its_answer_is_pending() {
+async fn begin_request_matches_the_table_and_is_pending() {
     for name in ["begin-accepted-202", "begin-with-licence-202"] {
         let stage = Stage::with(&["oauth-200", name]).await;
         let licence_id = (name == "begin-with-licence-202").then(|| "L-1".to_owned());
@@ -173,21 +173,21 @@ async fn a_begin_is_the_tables_and_its_answer_is_pending() {
 }
 
 #[tokio::test]
-async fn a_begin_tells_no_from_not_known_and_is_sent_once() {
+async fn begin_is_sent_once_and_separates_refused_from_unknown() {
     for (name, status) in
         [("begin-no-contract-403", 403), ("begin-unknown-title-404", 404), ("429-retry-after", 429)]
     {
         let stage = Stage::with(&["oauth-200", name]).await;
         let all = crate::table::all();
-        let asked = all.iter().find(|one| one.name == name).unwrap().request.body.clone().unwrap();
+        let body = all.iter().find(|one| one.name == name).unwrap().request.body.clone().unwrap();
         let begin = Begin {
-            library: asked["library"].as_str().unwrap().parse().unwrap(),
-            isbn: asked["isbn"].as_str().unwrap().parse().unwrap(),
+            library: body["library"].as_str().unwrap().parse().unwrap(),
+            isbn: body["isbn"].as_str().unwrap().parse().unwrap(),
             ..begin()
         };
         let error = stage.client.begin(&begin).await.unwrap_err();
         assert!(
-            matches!(&error, CallError::Rejected { status: came, code, .. } if *came == status && !code.is_empty()),
+            matches!(&error, CallError::Rejected { status: received, code, .. } if *received == status && !code.is_empty()),
             "{name}: {error:?}"
         );
         stage.over().await;
@@ -201,7 +201,7 @@ async fn a_begin_tells_no_from_not_known_and_is_sent_once() {
 }
 
 #[tokio::test]
-async fn a_loan_is_read_in_each_of_its_standings() {
+async fn loan_is_read_in_each_status() {
     type Expected = Box<dyn Fn(&Standing) -> bool>;
     let cases: [(&str, Expected); 8] = [
         (
@@ -243,19 +243,23 @@ async fn a_loan_is_read_in_each_of_its_standings() {
 }
 
 #[tokio::test]
-async fn loan_named_by_its_begin_may_be_missing_and_show_later() {
+async fn loan_named_by_its_begin_may_show_later() {
     let exchanges =
         ["oauth-200", "begin-accepted-202", "get-within-its-lag-404", "get-after-its-lag"];
     let stage = Stage::with(&exchanges).await;
     let named = stage.client.begin(&begin()).await.unwrap().lending_id;
-    assert_eq!(stage.client.loan(&named).await.unwrap(), None, "absent is an answer and no error");
+    assert_eq!(
+        stage.client.loan(&named).await.unwrap(),
+        None,
+        "absence is a result and not an error"
+    );
     let shown = stage.client.loan(&named).await.unwrap().unwrap();
     assert!(matches!(shown.standing, Standing::Pending { .. }));
     stage.over().await;
 }
 
 #[tokio::test]
-async fn a_reference_is_looked_for_over_all_pages() {
+async fn reference_is_searched_on_all_pages() {
     let cases: [(&[&str], usize); 3] = [
         (&["list-by-reference-nothing"], 0),
         (&["list-by-reference", "list-empty-page-with-next"], 1),
@@ -272,7 +276,7 @@ async fn a_reference_is_looked_for_over_all_pages() {
 }
 
 #[tokio::test]
-async fn an_end_is_told_and_what_counts_as_done_is_done() {
+async fn end_is_sent_and_completed_ends_are_recognized() {
     let at = |exchange: &str| {
         let all = crate::table::all();
         let body =
@@ -315,7 +319,7 @@ async fn an_end_is_told_and_what_counts_as_done_is_done() {
 }
 
 #[tokio::test]
-async fn both_logins_work_and_one_credential_serves_many_calls() {
+async fn both_logins_work_and_credentials_are_reused() {
     let stage = Stage::by_ticket(&[
         "ticket-201",
         "call-with-ticket-200",
@@ -330,13 +334,13 @@ async fn both_logins_work_and_one_credential_serves_many_calls() {
     stage.over().await;
     for refusal in ["oauth-bad-secret-401", "oauth-wrong-audience-403"] {
         let all = crate::table::all();
-        let asked =
+        let body =
             all.iter().find(|one| one.name == refusal).unwrap().request.body.clone().unwrap();
         let stage = Stage::start(&[refusal], |base| Auth::OAuth {
             token_url: format!("{base}/oauth/token").parse().unwrap(),
-            audience: asked["audience"].as_str().unwrap().into(),
-            client_id: asked["client_id"].as_str().unwrap().into(),
-            client_secret: asked["client_secret"].as_str().unwrap().into(),
+            audience: body["audience"].as_str().unwrap().into(),
+            client_id: body["client_id"].as_str().unwrap().into(),
+            client_secret: body["client_secret"].as_str().unwrap().into(),
         })
         .await;
         let error = stage.client.begin(&begin()).await.unwrap_err();
@@ -346,7 +350,7 @@ async fn both_logins_work_and_one_credential_serves_many_calls() {
 }
 
 #[tokio::test]
-async fn an_expired_credential_is_renewed_once_and_the_call_repeated_once() {
+async fn expired_credential_is_renewed_and_the_call_repeated_once() {
     let stage =
         Stage::with(&["oauth-200", "401-expired-token", "oauth-200", "list-by-reference-nothing"])
             .await;
@@ -360,22 +364,22 @@ async fn an_expired_credential_is_renewed_once_and_the_call_repeated_once() {
 }
 
 #[tokio::test]
-async fn a_question_is_asked_again_after_a_failure() {
+async fn query_is_repeated_after_a_failure() {
     let stage = Stage::with(&["oauth-200", "503-unavailable", "list-by-reference-nothing"]).await;
     assert_eq!(stage.client.find(&Reference::from_text("ref-1")).await.unwrap(), []);
     stage.over().await;
 }
 
 #[tokio::test]
-async fn where_nobody_listens_nothing_was_sent() {
-    let nobody: SocketAddr = {
+async fn refused_connection_counts_as_not_sent() {
+    let closed_address: SocketAddr = {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         listener.local_addr().unwrap()
     };
     let settings = Settings {
-        url: format!("http://{nobody}").parse().unwrap(),
+        url: format!("http://{closed_address}").parse().unwrap(),
         auth: Auth::Ticket {
-            login_url: format!("http://{nobody}/v1/tickets").parse().unwrap(),
+            login_url: format!("http://{closed_address}/v1/tickets").parse().unwrap(),
             username: "user".into(),
             password: "secret".into(),
         },
@@ -387,6 +391,6 @@ async fn where_nobody_listens_nothing_was_sent() {
     for _ in 0..5 {
         assert!(matches!(client.begin(&begin()).await, Err(CallError::NotSent(_))));
     }
-    assert!(client.closed_for().is_some(), "whatever the loan, nobody could have been reached");
+    assert!(client.closed_for().is_some(), "no loan could have reached the server");
     assert!(!format!("{settings:?}").contains("secret"));
 }

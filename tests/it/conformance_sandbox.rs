@@ -18,12 +18,12 @@ fn table() -> Table {
     let all = crate::table::all();
     let count = all.len();
     let table: Table = all.into_iter().map(|one| (one.name.clone(), one)).collect();
-    assert_eq!(table.len(), count, "two exchanges have one name");
+    assert_eq!(table.len(), count, "two exchanges share a name");
     table
 }
 
 #[tokio::test]
-async fn the_sandbox_answers_every_exchange_of_the_table() {
+async fn sandbox_answers_every_exchange_of_the_table() {
     let table = table();
     assert!(table.len() >= 25);
     for name in table.keys() {
@@ -33,13 +33,13 @@ async fn the_sandbox_answers_every_exchange_of_the_table() {
     }
 }
 
-/// Whoever plays the server's side sends the answers as they stand: what a later exchange names
-/// must be in them.
+/// A table player sends the responses literally, so they must contain the values that later
+/// requests name.
 #[test]
-fn the_table_agrees_with_itself() {
+fn table_is_consistent() {
     let literals: BTreeMap<&str, &str> = crate::table::LITERALS.into();
     for (name, exchange) in table() {
-        assert!(!exchange.source.is_empty(), "{name} names no source");
+        assert!(!exchange.source.is_empty(), "{name} has no source");
         for (kept, place) in &exchange.keep {
             let answer = exchange.answer.as_ref().unwrap();
             let literal = match place.strip_prefix('/') {
@@ -51,7 +51,7 @@ fn the_table_agrees_with_itself() {
     }
 }
 
-/// A sandbox, and one who plays to it.
+/// A sandbox, and a client that plays exchanges to it.
 struct Player {
     sandbox: Running,
     clock: Clock,
@@ -59,8 +59,9 @@ struct Player {
     played: BTreeSet<String>,
 }
 
-/// An answer as it came over the wire; none where the connection was cut.
-type Came = Option<(u16, BTreeMap<String, String>, String)>;
+/// A response as received: status, headers and body. `None` where the connection closed without
+/// one.
+type Received = Option<(u16, BTreeMap<String, String>, String)>;
 
 impl Player {
     async fn start() -> Player {
@@ -89,28 +90,28 @@ impl Player {
                 Step::Control { line, body } => self.control(name, line, body).await,
             }
         }
-        let came = send(self.sandbox.address(), &exchange.request, &self.kept).await;
-        match (&exchange.answer, came) {
+        let received = send(self.sandbox.address(), &exchange.request, &self.kept).await;
+        match (&exchange.answer, received) {
             (None, None) => {}
-            (Some(answer), Some(came)) => self.compare(exchange, answer, came),
-            (expected, came) => panic!("{name}: expected {expected:?}, came {came:?}"),
+            (Some(answer), Some(received)) => self.compare(exchange, answer, received),
+            (expected, received) => panic!("{name}: expected {expected:?}, received {received:?}"),
         }
     }
 
     async fn control(&self, name: &str, line: &str, body: &Value) {
         let request =
             Request { line: line.to_owned(), headers: BTreeMap::new(), body: Some(body.clone()) };
-        let came = send(self.sandbox.address(), &request, &self.kept).await.unwrap();
-        assert_eq!(came.0, 204, "{name}: {line}: {came:?}");
+        let received = send(self.sandbox.address(), &request, &self.kept).await.unwrap();
+        assert_eq!(received.0, 204, "{name}: {line}: {received:?}");
     }
 
     fn compare(
         &mut self,
         exchange: &Exchange,
         answer: &Answer,
-        came: (u16, BTreeMap<String, String>, String),
+        received: (u16, BTreeMap<String, String>, String),
     ) {
-        let (status, headers, body) = came;
+        let (status, headers, body) = received;
         let name = &exchange.name;
         assert_eq!(status, answer.status, "{name}: {body}");
         let varies = |place: &str| exchange.varies.iter().any(|one| one == place);
@@ -123,37 +124,37 @@ impl Player {
             self.kept.insert(kept.clone(), value.unwrap().to_owned());
         }
         for (header, value) in &answer.headers {
-            let came = headers.get(header).unwrap_or_else(|| panic!("{name}: no {header}"));
+            let received = headers.get(header).unwrap_or_else(|| panic!("{name}: no {header}"));
             if !varies(header) {
-                assert_eq!(*came, crate::table::filled(value, &self.kept), "{name}: {header}");
+                assert_eq!(*received, crate::table::filled(value, &self.kept), "{name}: {header}");
             }
         }
         match &answer.body {
             None => assert_eq!(body, "", "{name}"),
             Some(_) if varies("body") => assert!(!body.is_empty(), "{name}"),
             Some(Value::String(text)) => assert_eq!(body, *text, "{name}"),
-            Some(expected) => assert_eq!(levelled(exchange, expected, json), *expected, "{name}"),
+            Some(expected) => assert_eq!(normalized(exchange, expected, json), *expected, "{name}"),
         }
     }
 }
 
-/// The body that came, with the expected value wherever it may vary and is of the right type.
-fn levelled(exchange: &Exchange, expected: &Value, mut came: Value) -> Value {
+/// Returns the received body, with the expected value wherever it may vary and has the right type.
+fn normalized(exchange: &Exchange, expected: &Value, mut received: Value) -> Value {
     for place in exchange.varies.iter().filter(|place| place.starts_with('/')) {
         let model = expected
             .pointer(place)
             .unwrap_or_else(|| panic!("{}: the table has no {place}", exchange.name));
-        let found = came
+        let found = received
             .pointer_mut(place)
             .unwrap_or_else(|| panic!("{}: the answer has no {place}", exchange.name));
         if std::mem::discriminant(found) == std::mem::discriminant(model) {
             *found = model.clone();
         }
     }
-    came
+    received
 }
 
-async fn send(address: SocketAddr, request: &Request, kept: &BTreeMap<String, String>) -> Came {
+async fn send(address: SocketAddr, request: &Request, kept: &BTreeMap<String, String>) -> Received {
     let body = crate::table::bytes(request.body.as_ref());
     let mut head = format!("{} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n", request.line);
     for (name, value) in &request.headers {
@@ -165,12 +166,12 @@ async fn send(address: SocketAddr, request: &Request, kept: &BTreeMap<String, St
     let sent = format!("{}\r\n{body}", crate::table::filled(&head, kept));
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(sent.as_bytes()).await.unwrap();
-    let mut came = String::new();
-    stream.read_to_string(&mut came).await.unwrap();
-    if came.is_empty() {
+    let mut received = String::new();
+    stream.read_to_string(&mut received).await.unwrap();
+    if received.is_empty() {
         return None;
     }
-    let (head, body) = came.split_once("\r\n\r\n").unwrap();
+    let (head, body) = received.split_once("\r\n\r\n").unwrap();
     let mut lines = head.lines();
     let status = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
     let headers = lines.map(|line| line.split_once(": ").unwrap());
