@@ -1,5 +1,5 @@
-//! A browser as people have it: Chromium plays an audiobook by its signed link and jumps into it,
-//! and pages of other origins see what `[cors]` lets them see.
+//! Chromium plays an audiobook by a signed link and seeks in it. Pages of other origins see what
+//! `[cors]` allows.
 
 use std::time::{Duration, Instant};
 
@@ -11,9 +11,9 @@ use crate::support::external_program::system_file;
 use crate::support::scene::Setting;
 use crate::support::{AUDIO, BOOK, Chromium, File, Pages, Scene, program};
 
-/// Plays each of `urls` in its turn: when its length is known it jumps to the middle, and tells
-/// when it has played on from there.
-const PLAYER: &str = "
+/// Plays each of `urls` in turn. When the duration is known it seeks to the middle, and reports
+/// once it has played on from there.
+const PLAYER_SCRIPT: &str = "
 for (const url of urls) {
     const audio = new Audio();
     const until = name => new Promise((done, failed) => {
@@ -32,14 +32,14 @@ for (const url of urls) {
     await audio.play();
     while (audio.currentTime < from + 0.5) await until('timeupdate');
     audio.pause();
-    await tell({ duration: audio.duration, from, to: audio.currentTime });
+    await report({ duration: audio.duration, from, to: audio.currentTime });
     audio.src = '';
 }";
 
-/// Begins a loan, asks for part of a file, by a token and by a signed link, and tells what it can
-/// see of the answers.
-const ASKER: &str = "
-const ask = async (url, headers, method = 'GET') => {
+/// Begins a loan, requests a range by token and by signed link, and reports what the script can
+/// read of the responses.
+const FETCH_SCRIPT: &str = "
+const request = async (url, headers, method = 'GET') => {
     try {
         const answer = await fetch(url, { method, headers });
         const body = Array.from(new Uint8Array(await answer.arrayBuffer()));
@@ -49,15 +49,15 @@ const ask = async (url, headers, method = 'GET') => {
     }
 };
 const Range = 'bytes=100-199', Authorization = 'Bearer ' + token;
-await tell({
-    begun: await ask(loan, { Authorization }, 'PUT'),
-    token: await ask(file, { Range, Authorization }),
-    link: await ask(file + '?token=' + link, { Range }),
-    refused: await ask(file, { Range, Authorization: 'Bearer no.token.atall' }),
+await report({
+    begun: await request(loan, { Authorization }, 'PUT'),
+    token: await request(file, { Range, Authorization }),
+    link: await request(file + '?token=' + link, { Range }),
+    refused: await request(file, { Range, Authorization: 'Bearer no.token.atall' }),
 });";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_audiobook_plays_by_its_link_and_a_jump_asks_for_the_middle() {
+async fn audiobook_plays_by_link_and_seeks_by_range() {
     let Some(chromium) = program("chromium", "chromium") else {
         return;
     };
@@ -71,22 +71,23 @@ async fn an_audiobook_plays_by_its_link_and_a_jump_asks_for_the_middle() {
     let urls =
         [format!("{}/{file}?token={link}", scene.base), format!("{}/~{link}/{file}", scene.base)];
     let mut pages = Pages::bind().await;
-    pages.serve(&format!("const urls = {};{PLAYER}", json!(urls)));
+    pages.serve(&format!("const urls = {};{PLAYER_SCRIPT}", json!(urls)));
     let certificate = scene.dir.path().join("certs/server.pem");
     let mut browser = Chromium::open(&chromium, &pages.origin, &certificate);
     let mut seen = 0;
     for _ in urls {
-        let told = browser.told(&mut pages).await;
-        let second = |name: &str| told[name].as_f64().unwrap_or_else(|| panic!("{told}"));
-        assert!((second("duration") - 2181.8).abs() < 2.0, "{told}");
-        assert!((second("from") - second("duration") / 2.0).abs() < 1.0, "{told}");
+        let reported = browser.reported(&mut pages).await;
+        let second = |name: &str| reported[name].as_f64().unwrap_or_else(|| panic!("{reported}"));
+        assert!((second("duration") - 2181.8).abs() < 2.0, "{reported}");
+        assert!((second("from") - second("duration") / 2.0).abs() < 1.0, "{reported}");
         assert!(
             second("to") >= second("from") + 0.5 && second("to") < second("from") + 60.0,
-            "{told}"
+            "{reported}"
         );
-        let asked = scene.origin.asked();
-        let ranges =
-            asked[seen..].iter().filter_map(|asked| asked.headers.get("range")?.to_str().ok());
+        let requests = scene.origin.requests();
+        let ranges = requests[seen..]
+            .iter()
+            .filter_map(|request| request.headers.get("range")?.to_str().ok());
         let begins: Vec<u64> = ranges
             .map(|range| {
                 range["bytes=".len()..].split('-').next().unwrap().parse().unwrap_or_default()
@@ -94,7 +95,7 @@ async fn an_audiobook_plays_by_its_link_and_a_jump_asks_for_the_middle() {
             .collect();
         let middle = size * 2 / 5..size * 3 / 5;
         assert!(begins.iter().any(|begin| middle.contains(begin)), "{begins:?} of {size}");
-        seen = asked.len();
+        seen = requests.len();
     }
     assert_eq!(scene.books().await.len(), 1, "one loan");
     drop(browser);
@@ -102,12 +103,12 @@ async fn an_audiobook_plays_by_its_link_and_a_jump_asks_for_the_middle() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_page_of_a_listed_origin_sees_a_part_and_its_fields_and_another_sees_nothing() {
+async fn only_pages_of_listed_origins_can_read_responses() {
     let Some(chromium) = program("chromium", "chromium") else {
         return;
     };
     let (mut listed, mut stranger) = (Pages::bind().await, Pages::bind().await);
-    let mut scene = Scene::around(Setting::default()).await;
+    let mut scene = Scene::without_gate(Setting::default()).await;
     scene.replace_in_config(
         "[ledger]",
         &format!("[cors]\norigins = [\"{}\"]\n\n[ledger]", listed.origin),
@@ -117,7 +118,7 @@ async fn a_page_of_a_listed_origin_sees_a_part_and_its_fields_and_another_sees_n
     scene.origin.put(&format!("{BOOK}/book.epub"), file.clone());
     let certificate = scene.dir.path().join("certs/server.pem");
     let script = format!(
-        "const [loan, file, token, link] = {};{ASKER}",
+        "const [loan, file, token, link] = {};{FETCH_SCRIPT}",
         json!([
             format!("{}/loans/{BOOK}", scene.base),
             format!("{}/files/{BOOK}/book.epub", scene.base),
@@ -128,42 +129,46 @@ async fn a_page_of_a_listed_origin_sees_a_part_and_its_fields_and_another_sees_n
 
     listed.serve(&script);
     let mut browser = Chromium::open(&chromium, &listed.origin, &certificate);
-    let told = browser.told(&mut listed).await;
-    assert_eq!(told["begun"]["status"], 201, "{told}");
+    let reported = browser.reported(&mut listed).await;
+    assert_eq!(reported["begun"]["status"], 201, "{reported}");
     let part: Vec<Value> = file.part(100..200).into_iter().map(Value::from).collect();
     for way in ["token", "link"] {
-        let seen = &told[way];
-        assert_eq!(seen["status"], 206, "{way}: {told}");
-        assert!(seen["body"] == Value::from(part.clone()), "{way}: other bytes: {told}");
+        let seen = &reported[way];
+        assert_eq!(seen["status"], 206, "{way}: {reported}");
+        assert!(seen["body"] == Value::from(part.clone()), "{way}: other bytes: {reported}");
         for (name, value) in [
             ("content-range", "bytes 100-199/1000"),
             ("etag", "\"v1\""),
             ("accept-ranges", "bytes"),
         ] {
-            assert_eq!(seen["fields"][name], value, "{way}: {told}");
+            assert_eq!(seen["fields"][name], value, "{way}: {reported}");
         }
     }
-    assert_eq!(told["refused"]["status"], 401, "{told}");
-    assert_eq!(told["refused"]["fields"]["content-type"], "application/problem+json", "{told}");
+    assert_eq!(reported["refused"]["status"], 401, "{reported}");
+    assert_eq!(
+        reported["refused"]["fields"]["content-type"], "application/problem+json",
+        "{reported}"
+    );
     drop(browser);
 
-    let asked = scene.origin.asked().len();
+    let requests = scene.origin.requests().len();
     stranger.serve(&script);
     let mut browser = Chromium::open(&chromium, &stranger.origin, &certificate);
-    let told = browser.told(&mut stranger).await;
+    let reported = browser.reported(&mut stranger).await;
     for way in ["begun", "token", "link", "refused"] {
-        assert_eq!(told[way], json!({ "error": "TypeError" }), "{way}: {told}");
+        assert_eq!(reported[way], json!({ "error": "TypeError" }), "{way}: {reported}");
     }
-    // With a token the browser asks first whether it may, and then does not; with a link it asks,
-    // and keeps the answer from the page.
-    let asked = &scene.origin.asked()[asked..];
-    assert!(asked.len() == 1 && asked[0].method == Method::GET, "{asked:?}");
+    // With a token the browser sends a preflight and no request after it. With a link it sends the
+    // request and hides the response from the page.
+    let requests = &scene.origin.requests()[requests..];
+    assert!(requests.len() == 1 && requests[0].method == Method::GET, "{requests:?}");
     drop(browser);
     scene.end().await;
 }
 
-/// A page of an unpacked EPUB. No script may report from it, so its layout does: once the embedded
+/// A page of an unpacked EPUB. No script may report from it, so its layout does. Once the embedded
 /// font is in use, its wide text leaves so little room that a container query loads `loaded.png`.
+///
 /// The row without that font never does.
 const EPUB_PAGE: &str = r#"<html xmlns="http://www.w3.org/1999/xhtml"><head><title>A page</title><style>
 @font-face { font-family: embedded; src: url("font.ttf"); }
@@ -185,7 +190,7 @@ body { margin: 0; }
 </body></html>"#;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_unpacked_epub_loads_fonts_and_runs_no_script() {
+async fn unpacked_epub_loads_fonts_and_runs_no_script() {
     let Some(chromium) = program("chromium", "chromium") else {
         return;
     };
@@ -205,17 +210,19 @@ async fn an_unpacked_epub_loads_fonts_and_runs_no_script() {
     let url = format!("{}/~{link}/files/{BOOK}/page.xhtml", scene.base);
     let certificate = scene.dir.path().join("certs/server.pem");
     let browser = Chromium::open(&chromium, &url, &certificate);
-    let paths =
-        || -> Vec<String> { scene.origin.asked().into_iter().map(|asked| asked.path).collect() };
-    let asked = |name: &str| paths().iter().any(|path| path.ends_with(&format!("{BOOK}/{name}")));
+    let paths = || -> Vec<String> {
+        scene.origin.requests().into_iter().map(|request| request.path).collect()
+    };
+    let requested =
+        |name: &str| paths().iter().any(|path| path.ends_with(&format!("{BOOK}/{name}")));
     let deadline = Instant::now() + Duration::from_secs(90);
-    while !asked("loaded.png") {
+    while !requested("loaded.png") {
         assert!(Instant::now() < deadline, "the font is not in use: {:?}", paths());
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    assert!(asked("font.ttf") && asked("image.png"));
-    assert!(!asked("control.png"), "the other row is as wide without the font");
-    assert!(!asked("ran.png") && !asked("ran.json"), "a script ran");
+    assert!(requested("font.ttf") && requested("image.png"));
+    assert!(!requested("control.png"), "the row without the font loaded its image");
+    assert!(!requested("ran.png") && !requested("ran.json"), "a script ran");
     drop(browser);
     scene.end().await;
 }

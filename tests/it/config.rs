@@ -1,15 +1,13 @@
-//! Thirty and more mistaken configurations, each with the line and the sentence that `loangate
-//! check` gives.
+//! Invalid configurations, each with the line and the message that `loangate check` reports.
 
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
 
-/// What `init` writes, and every case changes in one place.
+/// The configuration of `init`; every case changes one place in it.
 const GOOD: &str = include_str!("../../src/cli/init.toml");
 
-/// A name for the case, what is replaced by what, and the mistakes: line, key and sentence, in
-/// order.
+/// Name of the case, old text, new text, and the reported mistakes in order.
 type Case = (&'static str, &'static str, &'static str, &'static [&'static str]);
 
 fn loangate(arguments: &[&str], directory: &Path) -> Output {
@@ -36,7 +34,7 @@ fn check(directory: &Path, text: &str) -> (bool, String, String) {
 }
 
 #[test]
-fn what_init_writes_is_good() {
+fn init_writes_a_valid_configuration() {
     let directory = initialised();
     let (good, said, errors) = check(directory.path(), GOOD);
     assert!(good, "{errors}");
@@ -44,7 +42,7 @@ fn what_init_writes_is_good() {
 }
 
 #[test]
-fn init_overwrites_nothing_and_says_what_it_kept() {
+fn init_overwrites_nothing_and_lists_kept_files() {
     let directory = initialised();
     let key = directory.path().join("certs/pseudonym.key");
     let before = fs::read(&key).unwrap();
@@ -62,14 +60,14 @@ fn init_overwrites_nothing_and_says_what_it_kept() {
 }
 
 #[test]
-fn the_reference_is_good_once_init_has_made_its_keys() {
+fn reference_configuration_is_valid_with_keys_of_init() {
     let directory = initialised();
     let (good, _, errors) = check(directory.path(), include_str!("../../config.toml"));
     assert!(good, "{errors}");
 }
 
 #[test]
-fn keys_are_for_their_owner_alone() {
+fn keys_are_private_to_their_owner() {
     use std::os::unix::fs::PermissionsExt;
     let directory = initialised();
     for entry in fs::read_dir(directory.path().join("certs")).unwrap() {
@@ -82,7 +80,7 @@ fn keys_are_for_their_owner_alone() {
 }
 
 #[test]
-fn a_literal_secret_is_a_warning_in_a_private_file_and_else_a_mistake() {
+fn literal_secret_needs_a_private_file() {
     use std::os::unix::fs::PermissionsExt;
     let directory = initialised();
     let token = "0123456789abcdef0123456789abcdef";
@@ -118,7 +116,7 @@ fn white_space_around_a_secret_is_a_warning() {
 }
 
 #[test]
-fn freshness_is_longer_than_nothing() {
+fn freshness_must_be_positive() {
     let directory = initialised();
     for (freshness, is_good) in [("1s", true), ("0s", false)] {
         let gate = format!("\n[gate]\nfreshness = \"{freshness}\"\n");
@@ -134,7 +132,7 @@ fn freshness_is_longer_than_nothing() {
 }
 
 #[test]
-fn a_file_that_is_not_there_is_told_of() {
+fn missing_configuration_file_is_reported() {
     let directory = initialised();
     let output = loangate(&["check", "--config", "nowhere.toml"], directory.path());
     let errors = String::from_utf8(output.stderr).unwrap();
@@ -726,7 +724,7 @@ const CASES: &[Case] = &[
 ];
 
 #[test]
-fn every_mistake_has_its_line_and_its_sentence() {
+fn every_mistake_is_reported_with_its_line() {
     let directory = initialised();
     for (name, from, to, expected) in CASES {
         assert!(GOOD.contains(from), "{name}");
@@ -739,7 +737,7 @@ fn every_mistake_has_its_line_and_its_sentence() {
 }
 
 #[test]
-fn every_mistake_in_a_table_of_titles_has_its_line() {
+fn every_mistake_in_a_title_table_is_reported_with_its_line() {
     let directory = initialised();
     let text = GOOD.replace(
         "path = \"/files/{isbn}/{*file}\"\norigin = \"files\"\nto = \"{isbn}/{file}\"",
@@ -765,7 +763,7 @@ fn every_mistake_in_a_table_of_titles_has_its_line() {
             "titles.csv:7: there is no ISBN. Write the path, a comma, and the ISBNs with commas between",
         ]
     );
-    // Nor does a gate start with it.
+    // A gate does not start with these mistakes either.
     let output = loangate(&["serve", "--config", "case.toml"], directory.path());
     let errors = String::from_utf8(output.stderr).unwrap();
     assert!(
@@ -775,7 +773,7 @@ fn every_mistake_in_a_table_of_titles_has_its_line() {
 }
 
 #[test]
-fn secret_files_of_every_key_are_private() {
+fn every_secret_file_must_be_private() {
     use std::os::unix::fs::PermissionsExt;
     let directory = initialised();
     let files =
@@ -801,12 +799,12 @@ fn secret_files_of_every_key_are_private() {
     assert!(errors.contains(
         "case.toml:13: admin.token: other users can read or change certs/admin.token (mode 604)"
     ));
-    // A gate starts all the same: a mode is no reason to be down.
+    // A gate starts nevertheless: a file mode must not cause an outage.
     assert!(loangate::config::load(&directory.path().join("case.toml")).is_ok());
 }
 
 #[test]
-fn all_mistakes_are_listed_and_not_the_first_alone() {
+fn all_mistakes_are_listed() {
     let directory = initialised();
     let text = GOOD
         .replace("\"127.0.0.1:8443\"", "8443")

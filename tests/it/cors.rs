@@ -1,5 +1,5 @@
-//! Web readers of other origins: a page that may ask gets through and sees what it needs, another
-//! sees nothing.
+//! CORS: pages of allowed origins can send requests and read the responses; others cannot read
+//! anything.
 
 use http::{HeaderMap, Method, StatusCode};
 
@@ -13,7 +13,7 @@ async fn scene(cors: bool) -> Scene {
     let line = "[cors]\norigins = [\"https://reader.example.no\", \"http://localhost:3000\", \"capacitor://localhost\", \
                 \"ionic://localhost\", \"http://localhost\", \"https://*.school.example.no\"]\n\n[ledger]";
     let config = if cors { vec![("[ledger]", line)] } else { Vec::new() };
-    let scene = Scene::set(Setting { config, ..Setting::default() }).await;
+    let scene = Scene::start_with(Setting { config, ..Setting::default() }).await;
     scene.origin.put(&format!("{BOOK}/book.epub"), File::of(1000));
     scene
 }
@@ -40,7 +40,7 @@ fn lists(fields: &HeaderMap, name: &str, wanted: &str) -> bool {
 }
 
 #[tokio::test]
-async fn a_preflight_is_answered_without_a_token_and_touches_no_loan() {
+async fn preflight_needs_no_token_and_changes_no_loan() {
     let scene = scene(true).await;
     for (path, method) in
         [(PATH, "GET"), ("/loans/9788299999014", "PUT"), ("/loans/9788299999014", "DELETE")]
@@ -73,7 +73,7 @@ async fn a_preflight_is_answered_without_a_token_and_touches_no_loan() {
         assert!(!fields.contains_key("access-control-allow-origin"), "{stranger}: {fields:?}");
         assert!(!fields.contains_key("access-control-allow-methods"), "{stranger}: {fields:?}");
     }
-    assert!(scene.books().await.is_empty() && scene.origin.asked().is_empty());
+    assert!(scene.books().await.is_empty() && scene.origin.requests().is_empty());
     scene.end().await;
 }
 
@@ -87,7 +87,7 @@ async fn hybrid_apps_and_one_wildcard_label_are_allowed() {
             request.send().await.unwrap().headers().get("access-control-allow-origin").cloned();
         let (_, fields) = preflight(&scene, PATH, origin, "GET").await;
         let before = fields.get("access-control-allow-origin").cloned();
-        assert_eq!(seen, before, "{origin}: the preflight and the answer agree");
+        assert_eq!(seen, before, "{origin}: the preflight and the response agree");
         seen.map(|seen| seen.to_str().unwrap().to_owned())
     };
     for origin in [
@@ -97,11 +97,7 @@ async fn hybrid_apps_and_one_wildcard_label_are_allowed() {
         "https://oslo.school.example.no",
         "https://a-1.school.example.no",
     ] {
-        assert_eq!(
-            allowed(origin).await.as_deref(),
-            Some(origin),
-            "its own origin, and no asterisk"
-        );
+        assert_eq!(allowed(origin).await.as_deref(), Some(origin), "its own origin, not *");
     }
     for origin in [
         "capacitor://localhost.evil.com",
@@ -119,9 +115,9 @@ async fn hybrid_apps_and_one_wildcard_label_are_allowed() {
 }
 
 #[tokio::test]
-async fn an_answer_may_be_seen_by_a_page_that_may_ask_also_a_refusal() {
+async fn allowed_pages_can_read_responses_and_refusals() {
     let scene = scene(true).await;
-    let ask = async |origin: Option<&str>, token: &str| {
+    let fetch = async |origin: Option<&str>, token: &str| {
         let mut request = scene.get(&scene.http2(), PATH, token).header("range", "bytes=0-99");
         if let Some(origin) = origin {
             request = request.header("origin", origin);
@@ -130,7 +126,7 @@ async fn an_answer_may_be_seen_by_a_page_that_may_ask_also_a_refusal() {
         (answer.status(), answer.headers().clone())
     };
     let token = scene.token("kari");
-    let (status, fields) = ask(Some(READER), &token).await;
+    let (status, fields) = fetch(Some(READER), &token).await;
     assert_eq!(
         (status, &fields["access-control-allow-origin"]),
         (StatusCode::PARTIAL_CONTENT, &READER.parse().unwrap())
@@ -138,21 +134,24 @@ async fn an_answer_may_be_seen_by_a_page_that_may_ask_also_a_refusal() {
     for field in ["content-range", "accept-ranges", "etag"] {
         assert!(lists(&fields, "access-control-expose-headers", field), "{fields:?}");
     }
-    let (status, fields) = ask(Some(READER), "no.token.atall").await;
+    let (status, fields) = fetch(Some(READER), "no.token.atall").await;
     assert_eq!(
         (status, &fields["access-control-allow-origin"]),
         (StatusCode::UNAUTHORIZED, &READER.parse().unwrap())
     );
     for origin in [Some("https://evil.example"), None] {
-        let (_, fields) = ask(origin, &token).await;
+        let (_, fields) = fetch(origin, &token).await;
         assert!(!fields.contains_key("access-control-allow-origin"), "{origin:?}");
-        assert_eq!(fields["vary"], "Origin", "a cache must not give one's answer to another");
+        assert_eq!(
+            fields["vary"], "Origin",
+            "a cache must not serve the response to another origin"
+        );
     }
     scene.end().await;
 }
 
 #[tokio::test]
-async fn without_origins_nothing_is_told_and_options_has_no_meaning() {
+async fn without_origins_no_cors_headers_are_sent() {
     let scene = scene(false).await;
     let (status, fields) = preflight(&scene, PATH, READER, "GET").await;
     assert_eq!(status, StatusCode::METHOD_NOT_ALLOWED);

@@ -1,4 +1,4 @@
-//! Rows of the ledger that cannot be read: the loans beside them live and end as ever.
+//! Unreadable rows of the ledger: other loans live and end as usual.
 
 use std::time::Duration;
 
@@ -9,7 +9,8 @@ use tokio::time::Instant;
 
 use crate::support::{BOOK, File, Scene, Setting, metric};
 
-/// 200 copies of the one loan, all due, whose title no title is; and the loan itself is due.
+/// Adds 200 copies of the one loan, all due and with an invalid title, and makes the loan itself
+/// due.
 const DAMAGE: &str = "CREATE TEMP TABLE copy AS SELECT * FROM loans; \
      WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 200) \
      INSERT INTO loans (id, library, borrower, isbn, reference, lending_id, state, begun, accepted, due, changed, owner) \
@@ -17,8 +18,8 @@ const DAMAGE: &str = "CREATE TEMP TABLE copy AS SELECT * FROM loans; \
      FROM copy, n; UPDATE loans SET due = 2 WHERE isbn > 7";
 
 #[tokio::test]
-async fn damaged_due_rows_do_not_keep_a_good_loan_from_ending() {
-    let mut scene = Scene::set(Setting::default()).await;
+async fn damaged_due_rows_block_no_good_loan_from_ending() {
+    let mut scene = Scene::start_with(Setting::default()).await;
     scene.origin.put(&format!("{BOOK}/book.epub"), File::of(1000));
     let path = format!("/files/{BOOK}/book.epub");
     let answer = scene.get(&scene.http1(), &path, &scene.token("kari")).send().await.unwrap();

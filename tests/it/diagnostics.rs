@@ -1,5 +1,5 @@
-//! What `loangate check` says about mistakes that only the machine or the network shows:
-//! certificates, the ledger's place, Bokbasen, the clock and the storages.
+//! `loangate check` on mistakes that only the machine or the network shows: certificates, the
+//! ledger's directory, Bokbasen, the clock and the storages.
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
@@ -17,20 +17,20 @@ use crate::support::scene::initialised;
 use crate::support::storage::{Kind, Storage};
 use crate::support::{BOOK, File, Scene, Setting, program};
 
-/// A user without privileges.
-const NOBODY: u32 = 65_534;
+/// User ID without privileges.
+const UNPRIVILEGED_USER: u32 = 65_534;
 
-/// What a check said: whether the configuration is good, its standard output, and its errors.
+/// Result of a check: whether the configuration is good, standard output, and standard error.
 #[derive(Debug)]
-struct Said {
+struct CheckResult {
     good: bool,
     output: String,
     errors: String,
 }
 
-fn checked(command: &mut Command) -> Said {
+fn checked(command: &mut Command) -> CheckResult {
     let ran = command.stdin(Stdio::null()).output().unwrap();
-    Said {
+    CheckResult {
         good: ran.status.success(),
         output: String::from_utf8(ran.stdout).unwrap(),
         errors: String::from_utf8(ran.stderr).unwrap(),
@@ -46,12 +46,12 @@ fn loangate(directory: &Path, arguments: &[&str]) -> Command {
     command
 }
 
-fn check(directory: &Path) -> Said {
+fn check(directory: &Path) -> CheckResult {
     checked(&mut loangate(directory, &["check"]))
 }
 
-/// As [`check`], online, beside a sandbox that runs in this process.
-async fn check_online(scene: &Scene, environment: &[(&'static str, &str)]) -> Said {
+/// Runs [`check`] with `--online` while the sandbox runs in this process.
+async fn check_online(scene: &Scene, environment: &[(&'static str, &str)]) -> CheckResult {
     let mut command = loangate(scene.dir.path(), &["check", "--online"]);
     command.envs(environment.iter().copied());
     tokio::task::spawn_blocking(move || checked(&mut command)).await.unwrap()
@@ -68,7 +68,7 @@ fn encrypted_key_is_named_with_the_command_that_helps() {
     if program("openssl", "openssl").is_none() {
         return;
     }
-    // A key in the clear as each tool writes it, the tool that encrypts it, and what marks the
+    // An unencrypted key of each tool, the tool that encrypts it, and the marker of the encrypted
     // file.
     let kinds = [
         (
@@ -101,21 +101,21 @@ fn encrypted_key_is_named_with_the_command_that_helps() {
         );
         let text = std::fs::read_to_string(dir.join("certs/server.key")).unwrap();
         assert!(text.contains(label), "{encrypt}: {text}");
-        let said = check(dir);
-        assert!(!said.good, "{encrypt}");
+        let result = check(dir);
+        assert!(!result.good, "{encrypt}");
         let expected = "config.toml:9: tls.key: certs/server.key is encrypted with a passphrase";
-        assert!(said.errors.contains(expected), "{encrypt}: {}", said.errors);
-        // The command that it names mends it; the passphrase is typed there.
-        let (_, command) = said.errors.split_once("Remove it: ").unwrap();
+        assert!(result.errors.contains(expected), "{encrypt}: {}", result.errors);
+        // The suggested command decrypts the key; a person types the passphrase.
+        let (_, command) = result.errors.split_once("Remove it: ").unwrap();
         let (command, _) = command.split_once(", and name").unwrap();
         shell(dir, &command.replace("-out", "-passin pass:x -out"));
         std::fs::rename(dir.join("NEW.key"), dir.join("certs/server.key")).unwrap();
-        let said = check(dir);
-        assert!(said.good, "{encrypt}: {}", said.errors);
+        let result = check(dir);
+        assert!(result.good, "{encrypt}: {}", result.errors);
     }
 }
 
-/// Puts a certificate with these dates in the place of the server's.
+/// Replaces the server's certificate by one with these dates.
 fn certificate(directory: &Path, from: (i32, u8, u8), until: (i32, u8, u8)) {
     let key = rcgen::KeyPair::generate().unwrap();
     let mut params = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
@@ -126,7 +126,7 @@ fn certificate(directory: &Path, from: (i32, u8, u8), until: (i32, u8, u8)) {
     std::fs::write(directory.join("certs/server.key"), key.serialize_pem()).unwrap();
 }
 
-/// The date in so many days.
+/// Returns the date this many days from now.
 fn in_days(days: i64) -> (i32, u8, u8) {
     let at = loangate::clock::Clock::system().now() + jiff::SignedDuration::from_hours(24 * days);
     let date = jiff::tz::TimeZone::UTC.to_datetime(at).date();
@@ -137,23 +137,23 @@ fn in_days(days: i64) -> (i32, u8, u8) {
 fn certificate_dates_are_checked() {
     let directory = initialised();
     certificate(directory.path(), (2020, 1, 1), (2021, 2, 3));
-    let said = check(directory.path());
+    let result = check(directory.path());
     let expected = "config.toml:8: tls.certificate: certs/server.pem: the certificate expired at 2021-02-03T00:00:00Z";
-    assert!(!said.good && said.errors.contains(expected), "{said:?}");
+    assert!(!result.good && result.errors.contains(expected), "{result:?}");
     certificate(directory.path(), (2090, 1, 1), (2091, 1, 1));
-    let said = check(directory.path());
+    let result = check(directory.path());
     assert!(
-        !said.good && said.errors.contains("is not valid before 2090-01-01T00:00:00Z"),
-        "{said:?}"
+        !result.good && result.errors.contains("is not valid before 2090-01-01T00:00:00Z"),
+        "{result:?}"
     );
     certificate(directory.path(), in_days(-10), in_days(13));
-    let said = check(directory.path());
+    let result = check(directory.path());
     let expected =
         "warning: config.toml:8: tls.certificate: certs/server.pem: the certificate expires at";
-    assert!(said.good && said.output.contains(expected), "{said:?}");
+    assert!(result.good && result.output.contains(expected), "{result:?}");
     certificate(directory.path(), in_days(-10), in_days(16));
-    let said = check(directory.path());
-    assert!(said.good && said.output == "config.toml is good\n", "{said:?}");
+    let result = check(directory.path());
+    assert!(result.good && result.output == "config.toml is good\n", "{result:?}");
 }
 
 #[test]
@@ -166,36 +166,36 @@ fn ledger_that_the_user_cannot_write_is_reported() {
     let run = || {
         let mut command = loangate(dir, &["check"]);
         if is_root {
-            command.uid(NOBODY).gid(NOBODY);
+            command.uid(UNPRIVILEGED_USER).gid(UNPRIVILEGED_USER);
         }
         checked(&mut command)
     };
     if is_root {
-        // Everything belongs to an ordinary user, but for the directory of the ledger.
+        // Everything except the ledger's directory belongs to an ordinary user.
         let certs =
             std::fs::read_dir(dir.join("certs")).unwrap().map(|entry| entry.unwrap().path());
         for path in certs.chain([dir.to_owned(), dir.join("certs"), dir.join("config.toml")]) {
-            chown(path, Some(NOBODY), Some(NOBODY)).unwrap();
+            chown(path, Some(UNPRIVILEGED_USER), Some(UNPRIVILEGED_USER)).unwrap();
         }
     }
     std::fs::set_permissions(&data, std::fs::Permissions::from_mode(0o555)).unwrap();
-    let said = run();
+    let result = run();
     let expected = "config.toml:37: ledger.url: the ledger file data/loangate.db cannot be used: nothing can be \
                     written in the directory data: Permission denied";
-    assert!(!said.good && said.errors.contains(expected), "{said:?}");
-    // A ledger that belongs to another user, in a directory that is ours.
+    assert!(!result.good && result.errors.contains(expected), "{result:?}");
+    // A ledger that belongs to another user, in a directory of this user.
     std::fs::write(data.join("loangate.db"), "").unwrap_or_else(|_| panic!("not as this user"));
     std::fs::set_permissions(data.join("loangate.db"), std::fs::Permissions::from_mode(0o444))
         .unwrap();
     std::fs::set_permissions(&data, std::fs::Permissions::from_mode(0o777)).unwrap();
-    let said = run();
+    let result = run();
     let expected = "the ledger file data/loangate.db cannot be used: Permission denied";
-    assert!(!said.good && said.errors.contains(expected), "{said:?}");
+    assert!(!result.good && result.errors.contains(expected), "{result:?}");
     std::fs::remove_file(data.join("loangate.db")).unwrap();
-    let said = run();
+    let result = run();
     assert!(
-        said.good && std::fs::read_dir(&data).unwrap().count() == 0,
-        "nothing is left behind: {said:?}"
+        result.good && std::fs::read_dir(&data).unwrap().count() == 0,
+        "the check left a file: {result:?}"
     );
 }
 
@@ -206,21 +206,24 @@ async fn ledger_of_another_pseudonym_key_is_reported() {
     let key = scene.dir.path().join("certs/pseudonym.key");
     assert!(check_offline(&scene).await.good);
     std::fs::write(&key, "0123456789abcdef0123456789abcdef").unwrap();
-    let said = check_offline(&scene).await;
-    assert!(!said.good && said.errors.contains("written under another pseudonym key"), "{said:?}");
+    let result = check_offline(&scene).await;
+    assert!(
+        !result.good && result.errors.contains("written under another pseudonym key"),
+        "{result:?}"
+    );
     scene.end().await;
 }
 
-async fn check_offline(scene: &Scene) -> Said {
+async fn check_offline(scene: &Scene) -> CheckResult {
     let directory = scene.dir.path().to_owned();
     tokio::task::spawn_blocking(move || check(&directory)).await.unwrap()
 }
 
 #[tokio::test]
 async fn online_check_says_what_works() {
-    let scene = Scene::around(Setting::default()).await;
-    let said = check_online(&scene, &[]).await;
-    assert!(said.good, "{said:?}");
+    let scene = Scene::without_gate(Setting::default()).await;
+    let result = check_online(&scene, &[]).await;
+    assert!(result.good, "{result:?}");
     for line in [
         "ok: the readers' key set certs/jwks.json can be read",
         "ok: Bokbasen's login works",
@@ -228,18 +231,18 @@ async fn online_check_says_what_works() {
         "ok: this machine's clock agrees with Bokbasen's to a second",
         &format!("ok: origin files: {}/: it answers", scene.origin.url),
     ] {
-        assert!(said.output.lines().any(|said| said == line), "no {line}: {}", said.output);
+        assert!(result.output.lines().any(|result| result == line), "no {line}: {}", result.output);
     }
-    assert!(scene.books().await.is_empty(), "it has begun nothing");
+    assert!(scene.books().await.is_empty(), "the check has begun a loan");
     scene.end().await;
 }
 
 #[tokio::test]
 async fn online_check_names_why_bokbasen_cannot_be_used() {
-    let scene = Scene::around(Setting::default()).await;
+    let scene = Scene::without_gate(Setting::default()).await;
     let original = std::fs::read_to_string(scene.config_file()).unwrap();
     let (_reserved, closed) = refusing();
-    // It accepts, by the backlog, and never answers.
+    // The backlog accepts connections, and nothing responds.
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let silent = format!("http://{}", silent.local_addr().unwrap());
     let sandbox = original.lines().find_map(|line| line.strip_prefix("url = \"http://")).unwrap();
@@ -253,20 +256,20 @@ async fn online_check_names_why_bokbasen_cannot_be_used() {
     ] {
         let text = original.replace(from, to).replace("settle = \"500ms\"", "settle = \"30s\"");
         std::fs::write(scene.config_file(), text).unwrap();
-        let said = check_online(&scene, &[]).await;
-        assert!(!said.good && said.errors.contains(expected), "{expected}: {said:?}");
-        assert!(!said.output.contains("login works"), "{said:?}");
+        let result = check_online(&scene, &[]).await;
+        assert!(!result.good && result.errors.contains(expected), "{expected}: {result:?}");
+        assert!(!result.output.contains("login works"), "{result:?}");
     }
-    // The login works, and the API is another one.
+    // The login works, but the API belongs to another service.
     scene.fault(&json!({ "call": "list", "effect": { "status": { "status": 401 } } })).await;
     std::fs::write(scene.config_file(), &original).unwrap();
-    let said = check_online(&scene, &[]).await;
-    assert!(!said.good && said.output.contains("ok: Bokbasen's login works"), "{said:?}");
-    assert!(said.errors.contains("lending.url: Bokbasen's API refuses the token"), "{said:?}");
+    let result = check_online(&scene, &[]).await;
+    assert!(!result.good && result.output.contains("ok: Bokbasen's login works"), "{result:?}");
+    assert!(result.errors.contains("lending.url: Bokbasen's API refuses the token"), "{result:?}");
     scene.end().await;
 }
 
-/// An API of Bokbasen's shape whose clock is this far ahead of ours.
+/// Starts a server with Bokbasen's API whose clock is this far ahead of this machine's.
 async fn lending_with_clock(ahead: i64) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
@@ -295,7 +298,7 @@ async fn lending_with_clock(ahead: i64) -> String {
 
 #[tokio::test]
 async fn online_check_compares_clocks_in_both_directions() {
-    let scene = Scene::around(Setting::default()).await;
+    let scene = Scene::without_gate(Setting::default()).await;
     let original = std::fs::read_to_string(scene.config_file()).unwrap();
     let sandbox = original.lines().find_map(|line| line.strip_prefix("url = \"http://")).unwrap();
     let sandbox = format!("http://{}", sandbox.trim_end_matches('"'));
@@ -308,17 +311,17 @@ async fn online_check_compares_clocks_in_both_directions() {
     ] {
         let url = lending_with_clock(ahead).await;
         std::fs::write(scene.config_file(), original.replace(&sandbox, &url)).unwrap();
-        let said = check_online(&scene, &[]).await;
-        let text = if stream == "mistake" { &said.errors } else { &said.output };
+        let result = check_online(&scene, &[]).await;
+        let text = if stream == "mistake" { &result.errors } else { &result.output };
         let line = text.lines().find(|line| line.contains("this machine's clock"));
-        let line = line.unwrap_or_else(|| panic!("{ahead}: {said:?}"));
+        let line = line.unwrap_or_else(|| panic!("{ahead}: {result:?}"));
         assert!(line.contains(words), "{ahead}: {line}");
         assert_eq!(
-            (said.good, line.starts_with("ok: ")),
+            (result.good, line.starts_with("ok: ")),
             (stream != "mistake", stream == "ok"),
             "{line}"
         );
-        // A second may pass, and a Date has whole ones.
+        // A second may pass, and a Date field has whole seconds.
         let seconds =
             line.split(" s ").next().unwrap().rsplit(' ').next().unwrap().parse::<i64>().unwrap();
         assert!((seconds - ahead.abs()).abs() <= 5, "{line}");
@@ -328,7 +331,7 @@ async fn online_check_compares_clocks_in_both_directions() {
 
 #[tokio::test]
 async fn online_check_tries_a_bucket_with_its_credentials() {
-    let scene = Scene::around(Setting::default()).await;
+    let scene = Scene::without_gate(Setting::default()).await;
     scene.make_config_private();
     let storage = Storage::start(Kind::S3, &scene).await;
     storage.put(&scene, &format!("{BOOK}/book.epub"), &File::of(10));
@@ -339,9 +342,9 @@ async fn online_check_tries_a_bucket_with_its_credentials() {
         std::fs::write(scene.config_file(), original.replace(&from, lines)).unwrap();
     };
     with(&good);
-    let said = check_online(&scene, &[]).await;
+    let result = check_online(&scene, &[]).await;
     let expected = "ok: origin files: s3://books/: the bucket can be listed";
-    assert!(said.good && said.output.contains(expected), "{said:?}");
+    assert!(result.good && result.output.contains(expected), "{result:?}");
     let (_reserved, closed) = refusing();
     let keyless = format!(
         "url = \"s3://books\"\ns3 = {{ endpoint = \"http://{}\", region = \"eu-north-1\" }}",
@@ -363,32 +366,32 @@ async fn online_check_tries_a_bucket_with_its_credentials() {
         (keyless, "no credentials are configured, and this machine has none"),
     ] {
         with(&lines);
-        let said = check_online(&scene, &[("AWS_METADATA_ENDPOINT", &metadata)]).await;
-        assert!(!said.good && said.errors.contains(expected), "{expected}: {said:?}");
+        let result = check_online(&scene, &[("AWS_METADATA_ENDPOINT", &metadata)]).await;
+        assert!(!result.good && result.errors.contains(expected), "{expected}: {result:?}");
         assert!(
-            said.errors.contains("config.toml:") && said.errors.contains("origins[0].url"),
-            "{said:?}"
+            result.errors.contains("config.toml:") && result.errors.contains("origins[0].url"),
+            "{result:?}"
         );
         for secret in ["another-secret", crate::support::storage::SECRET, "Signature", "AWS4"] {
-            assert!(!format!("{said:?}").contains(secret), "{secret} is shown: {said:?}");
+            assert!(!format!("{result:?}").contains(secret), "{secret} is shown: {result:?}");
         }
     }
-    // A wrong path is found too, and a bucket at Amazon needs its region.
+    // A wrong path is found as well, and a bucket at Amazon needs its region.
     with(&good.replace("s3://books", "s3://books/elsewhere"));
-    let said = check_online(&scene, &[]).await;
-    assert!(said.output.contains("no file is below this path"), "{said:?}");
+    let result = check_online(&scene, &[]).await;
+    assert!(result.output.contains("no file is below this path"), "{result:?}");
     with("url = \"s3://books\"\ns3 = { access_key_id = \"a\", secret_access_key = \"b\" }");
-    let said = check_offline(&scene).await;
+    let result = check_offline(&scene).await;
     assert!(
-        said.output.contains("no region is written") && said.output.contains("us-east-1"),
-        "{said:?}"
+        result.output.contains("no region is written") && result.output.contains("us-east-1"),
+        "{result:?}"
     );
     scene.end().await;
 }
 
 #[tokio::test]
 async fn online_check_tries_all_addresses_at_once() {
-    let scene = Scene::around(Setting::default()).await;
+    let scene = Scene::without_gate(Setting::default()).await;
     let (_reserved, closed) = refusing();
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let silent = silent.local_addr().unwrap();
@@ -405,14 +408,17 @@ async fn online_check_tries_all_addresses_at_once() {
         ),
     );
     let began = Instant::now();
-    let said = check_online(&scene, &[]).await;
-    // One after the other they would take 32 s.
+    let result = check_online(&scene, &[]).await;
+    // In sequence they would take 32 s.
     assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
-    assert!(said.output.contains("it answers"), "{said:?}");
-    assert!(said.output.contains("the directory is empty"), "{said:?}");
-    assert!(said.errors.contains(&format!("http://{closed}/: it cannot be reached: ")), "{said:?}");
+    assert!(result.output.contains("it answers"), "{result:?}");
+    assert!(result.output.contains("the directory is empty"), "{result:?}");
+    assert!(
+        result.errors.contains(&format!("http://{closed}/: it cannot be reached: ")),
+        "{result:?}"
+    );
     let late =
-        said.errors.lines().filter(|line| line.contains("it did not answer within 4 s")).count();
-    assert_eq!(late, 8, "{said:?}");
+        result.errors.lines().filter(|line| line.contains("it did not answer within 4 s")).count();
+    assert_eq!(late, 8, "{result:?}");
     scene.end().await;
 }

@@ -1,5 +1,4 @@
-//! A disk that is full for a while: readers with loans read on, and others are served soon after
-//! there is space.
+//! A full disk: readers with loans are served, and new readers soon after space is free.
 
 use std::time::Duration;
 
@@ -8,7 +7,7 @@ use tokio::time::Instant;
 
 use crate::support::{BOOK, File, Scene, Setting, SmallDisk, metric};
 
-/// Within this time after there is space, a new reader is served, without a restart.
+/// Time within which a new reader is served after space is free, without a restart.
 const SERVED_WITHIN: Duration = Duration::from_secs(5);
 
 async fn borrow(scene: &Scene, borrower: &str) -> (u16, Value) {
@@ -27,7 +26,7 @@ async fn missing(scene: &Scene) -> Vec<String> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn new_readers_are_served_soon_after_a_full_disk() {
-    let mut scene = Scene::around(Setting::default()).await;
+    let mut scene = Scene::without_gate(Setting::default()).await;
     let Some(disk) = SmallDisk::mount(&scene.dir.path().join("data"), 4096) else { return };
     scene.start_gate().await;
     scene.origin.put(&format!("{BOOK}/book.epub"), File::of(1000));
@@ -48,14 +47,16 @@ async fn new_readers_are_served_soon_after_a_full_disk() {
         }
         assert!(refused >= 19, "the disk was full, and only {refused} were refused");
         assert_eq!(borrow(&scene, "kari").await.0, 200, "kari has a loan");
-        // The result of the last test is shared for a second.
-        let (asked, mut said) = (Instant::now(), missing(&scene).await);
-        while said.is_empty() && asked.elapsed() < SERVED_WITHIN {
-            said = missing(&scene).await;
+        // The gate caches the result of a write test for a second.
+        let (since, mut reasons) = (Instant::now(), missing(&scene).await);
+        while reasons.is_empty() && since.elapsed() < SERVED_WITHIN {
+            reasons = missing(&scene).await;
         }
         assert!(
-            said.len() == 1 && said[0].contains("cannot be written") && said[0].contains("full"),
-            "{said:?}"
+            reasons.len() == 1
+                && reasons[0].contains("cannot be written")
+                && reasons[0].contains("full"),
+            "{reasons:?}"
         );
         assert_eq!(metric(&scene.metrics().await, "loangate_ledger_writable", ""), 0.0);
 
@@ -75,7 +76,7 @@ async fn new_readers_are_served_soon_after_a_full_disk() {
         }
         assert_eq!(metric(&scene.metrics().await, "loangate_ledger_writable", ""), 1.0);
     }
-    // A start in the middle of it, too.
+    // A gate also starts on a full disk.
     disk.fill();
     scene.stop_gate().await;
     scene.start_gate().await;

@@ -1,5 +1,5 @@
-//! HLS as ffmpeg makes and plays it: a playlist and its segments behind one signed link, whose
-//! token their relative addresses keep, and each of them under the loan.
+//! HLS made and played by ffmpeg: a playlist and its segments under one signed link. The relative
+//! addresses keep the link's token, and each segment needs the loan.
 
 use std::path::Path;
 use std::process::Command;
@@ -8,23 +8,23 @@ use bytes::Bytes;
 use http::StatusCode;
 use serde_json::Value;
 
-use crate::support::external_program::{run, said, trusting};
+use crate::support::external_program::{output_text, run, trusting};
 use crate::support::{AUDIO, File, Scene, program};
 
-/// How long it plays, in seconds, and how long a segment of it.
-const PLAYS: f64 = 13.0;
-const SEGMENT: &str = "2";
-/// So many segments it makes at least: what is cut at frames may be longer than told.
-const LEAST: usize = 5;
+/// Duration of the tone, in seconds.
+const DURATION_SECONDS: f64 = 13.0;
+const SEGMENT_SECONDS: &str = "2";
+/// Minimum number of segments. Segments end at frames and may be longer than configured.
+const MIN_SEGMENTS: usize = 5;
 
-/// A tone, as an HLS set in this directory: its files, the playlist first.
+/// Encodes a tone as an HLS set in this directory. Returns its files, the playlist first.
 async fn made(ffmpeg: &Path, directory: &Path) -> Vec<(String, Bytes)> {
     std::fs::create_dir(directory).unwrap();
     let mut command = Command::new(ffmpeg);
     command.args(["-v", "error", "-nostdin", "-f", "lavfi"]);
     command.args([
         "-i",
-        &format!("sine=frequency=440:duration={PLAYS}"),
+        &format!("sine=frequency=440:duration={DURATION_SECONDS}"),
         "-c:a",
         "aac",
         "-b:a",
@@ -34,25 +34,25 @@ async fn made(ffmpeg: &Path, directory: &Path) -> Vec<(String, Bytes)> {
         "-f",
         "hls",
         "-hls_time",
-        SEGMENT,
+        SEGMENT_SECONDS,
         "-hls_playlist_type",
         "vod",
         "-hls_segment_filename",
     ]);
     command.arg(directory.join("part%02d.ts")).arg(directory.join("index.m3u8"));
     let ran = run(&mut command).await;
-    assert!(ran.status.success(), "{}", said(&ran));
+    assert!(ran.status.success(), "{}", output_text(&ran));
     let entries = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap());
     let read = |entry: std::fs::DirEntry| {
         (entry.file_name().into_string().unwrap(), std::fs::read(entry.path()).unwrap().into())
     };
     let mut files: Vec<(String, Bytes)> = entries.map(read).collect();
     files.sort();
-    assert!(files.len() > LEAST && files[0].0 == "index.m3u8", "{:?}", files.len());
+    assert!(files.len() > MIN_SEGMENTS && files[0].0 == "index.m3u8", "{:?}", files.len());
     files
 }
 
-/// The set at the origin, which calls its files nothing or octet-stream, as storages do.
+/// Puts the set at the origin, with no type or a generic one, as storages do.
 fn put(scene: &Scene, files: &[(String, Bytes)]) {
     for (name, content) in files {
         let kind = if name.ends_with(".ts") { "application/octet-stream" } else { "" };
@@ -61,14 +61,14 @@ fn put(scene: &Scene, files: &[(String, Bytes)]) {
     }
 }
 
-/// An answer's status, its Content-Type, and its body.
+/// Returns a response's status, Content-Type and body.
 async fn get(scene: &Scene, path: &str) -> (StatusCode, String, Bytes) {
     let answer = scene.http2().get(format!("{}{path}", scene.base)).send().await.unwrap();
     let kind = answer.headers()["content-type"].to_str().unwrap().to_owned();
     (answer.status(), kind, answer.bytes().await.unwrap())
 }
 
-/// What ffprobe says of a stream's length, in seconds.
+/// Parses the duration that ffprobe prints, in seconds.
 fn seconds(text: &str) -> f64 {
     text.trim().parse().unwrap_or_else(|_| panic!("no number: {text}"))
 }
@@ -88,26 +88,26 @@ async fn ffmpeg_plays_a_playlist_behind_a_link_to_its_end() {
 
     let mut command = trusting(&ffprobe, &ca);
     let ran = run(command.args(["-show_entries", "format=duration", "-of", "csv=p=0", &url])).await;
-    assert!(ran.status.success(), "{}", said(&ran));
+    assert!(ran.status.success(), "{}", output_text(&ran));
     let told = seconds(&String::from_utf8_lossy(&ran.stdout));
-    assert!((told - PLAYS).abs() < 0.2, "{told} s");
+    assert!((told - DURATION_SECONDS).abs() < 0.2, "{told} s");
 
-    // It passes the check of the certificate on to no segment, but always goes by the address of
-    // the playlist.
-    let before = scene.origin.asked().len();
+    // ffmpeg passes the certificate options to no segment request, but always opens the playlist's
+    // address with them.
+    let before = scene.origin.requests().len();
     let mut command = trusting(&ffmpeg, &ca);
     command.args(["-nostdin", "-xerror", "-i", &url, "-progress", "pipe:1", "-f", "null", "-"]);
     let ran = run(&mut command).await;
-    assert!(ran.status.success() && ran.stderr.is_empty(), "{}", said(&ran));
-    let progress = said(&ran);
+    assert!(ran.status.success() && ran.stderr.is_empty(), "{}", output_text(&ran));
+    let progress = output_text(&ran);
     let mut times = progress.lines().rev().filter_map(|line| line.strip_prefix("out_time_us="));
     let played = times.next().unwrap().parse::<f64>().unwrap() / 1e6;
-    assert!((played - PLAYS).abs() < 0.2, "{played} s");
-    let asked = &scene.origin.asked()[before..];
+    assert!((played - DURATION_SECONDS).abs() < 0.2, "{played} s");
+    let requests = &scene.origin.requests()[before..];
     for (name, _) in &files {
         assert!(
-            asked.iter().any(|asked| asked.path == format!("/{AUDIO}/{name}")),
-            "{name} was not asked for"
+            requests.iter().any(|request| request.path == format!("/{AUDIO}/{name}")),
+            "{name} was not requested"
         );
     }
     assert_eq!(scene.books().await.len(), 1, "one loan");
@@ -115,7 +115,7 @@ async fn ffmpeg_plays_a_playlist_behind_a_link_to_its_end() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_playlist_is_passed_on_as_it_is_and_each_segment_is_under_the_loan() {
+async fn playlist_is_unchanged_and_each_segment_needs_the_loan() {
     let Some(ffmpeg) = program("ffmpeg", "ffmpeg") else {
         return;
     };
@@ -132,7 +132,7 @@ async fn a_playlist_is_passed_on_as_it_is_and_each_segment_is_under_the_loan() {
         assert!(body == content, "{name}: other bytes");
     }
     let of_another_title = scene.link(&["--isbn", crate::support::BOOK]);
-    let asked = scene.origin.asked().len();
+    let requests = scene.origin.requests().len();
     for (name, _) in &files {
         let (status, ..) = get(&scene, &under("", name)).await;
         assert_eq!(status, StatusCode::UNAUTHORIZED, "{name}: without a token");
@@ -140,7 +140,7 @@ async fn a_playlist_is_passed_on_as_it_is_and_each_segment_is_under_the_loan() {
         assert_eq!(status, StatusCode::FORBIDDEN, "{name}: with a link of another title");
     }
     let (status, _) =
-        scene.ask("DELETE", &format!("/loans/{AUDIO}"), &scene.token("kari"), "").await;
+        scene.call_api("DELETE", &format!("/loans/{AUDIO}"), &scene.token("kari"), "").await;
     assert_eq!(status, StatusCode::NO_CONTENT);
     for (name, _) in &files {
         let (status, kind, body) = get(&scene, &under(&format!("/~{link}"), name)).await;
@@ -152,6 +152,6 @@ async fn a_playlist_is_passed_on_as_it_is_and_each_segment_is_under_the_loan() {
         );
         assert!(problem["type"].as_str().unwrap().ends_with("loan-ended"), "{name}: {problem}");
     }
-    assert_eq!(scene.origin.asked().len(), asked, "what is refused is not asked for");
+    assert_eq!(scene.origin.requests().len(), requests, "a refused request reached the origin");
     scene.end().await;
 }

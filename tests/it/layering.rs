@@ -97,7 +97,7 @@ fn table_is_read_with_its_notes() {
 }
 
 #[test]
-fn delivery_takes_no_more_of_gate_and_catalog_than_the_permit_and_the_file() {
+fn delivery_imports_only_permit_and_files() {
     for file in sources(Path::new("src/delivery")) {
         let text = fs::read_to_string(&file).unwrap();
         let taken = text
@@ -115,7 +115,7 @@ fn delivery_takes_no_more_of_gate_and_catalog_than_the_permit_and_the_file() {
 }
 
 #[test]
-fn a_call_is_found_in_each_of_its_forms() {
+fn call_is_found_in_each_of_its_forms() {
     let text = "use crate::gate;\nuse crate::{admin, catalog::Route as R, gate};\n\
                 let a = crate::ledger::open();\n\
                 //! [`crate::server`] in words is no call\npub(crate) fn f() {}\n";

@@ -1,5 +1,5 @@
-//! Signed links: they live and die with their loan, open no other title or path, and in the grace
-//! after their expiry go on with a download that has begun, and with nothing else.
+//! Signed links: they end with their loan and open no other title or path. In the grace after its
+//! expiry a link only resumes a download that has begun.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use loangate::clock::Clock;
 use loangate::reader::Scope;
 use serde_json::Value;
 
-use crate::support::scene::{Setting, movable};
+use crate::support::scene::{Setting, movable_clock};
 use crate::support::{AUDIO, BOOK, File, LIBRARY, Scene, raw_client};
 
 const SIZE: u64 = 100_000;
@@ -16,7 +16,7 @@ const HOUR: Duration = Duration::from_secs(3600);
 const GRACE: Duration = Duration::from_secs(600);
 const DAY: &str = "Mon, 05 Jan 2026 08:00:00 GMT";
 
-/// The fields of a request, and whether the grace is for it.
+/// Header fields of a request, and whether the grace applies.
 type Case = (&'static [(&'static str, &'static str)], bool);
 
 const CASES: &[Case] = &[
@@ -35,13 +35,13 @@ const CASES: &[Case] = &[
     (&[("range", "bytes=00-"), ("if-range", "\"v1\"")], false),
     (&[("range", "bytes=-100000"), ("if-range", "\"v1\"")], false),
     (&[("range", "bytes=-999999"), ("if-match", "\"v1\"")], false),
-    // More than one range, or none that can be read: the file might be sent whole.
+    // Several ranges, or an unreadable one: the file might be sent whole.
     (&[("range", "bytes=10000-19999,0-9"), ("if-range", "\"v1\"")], false),
     (&[("range", "bytes=10000-19999,30000-39999"), ("if-match", "\"v1\"")], false),
     (&[("range", "bytes=x"), ("if-range", "\"v1\"")], false),
     (&[("range", "chapters=1-2"), ("if-range", "\"v1\"")], false),
     (&[("range", "bytes=5-1"), ("if-range", "\"v1\"")], false),
-    // No validator, a weak one, a date, or one of another file.
+    // No validator, a weak one, a date, or the tag of another file.
     (&[("range", "bytes=10000-")], false),
     (&[("range", "bytes=10000-"), ("if-match", "*")], false),
     (&[("range", "bytes=10000-"), ("if-range", DAY)], false),
@@ -62,8 +62,9 @@ struct Stage {
 }
 
 async fn stage(config: Vec<(&'static str, &'static str)>) -> Stage {
-    let clock = movable();
-    let scene = Scene::set(Setting { config, clock: clock.clone(), ..Setting::default() }).await;
+    let clock = movable_clock();
+    let scene =
+        Scene::start_with(Setting { config, clock: clock.clone(), ..Setting::default() }).await;
     for isbn in [BOOK, AUDIO] {
         scene.origin.put(&format!("{isbn}/file"), File::of(SIZE));
     }
@@ -71,7 +72,7 @@ async fn stage(config: Vec<(&'static str, &'static str)>) -> Stage {
 }
 
 impl Stage {
-    /// A link of kari's for an hour from now.
+    /// Returns kari's link, valid for an hour from now.
     fn link(&self, scope: &Scope) -> String {
         let readers = &self.scene.gate.as_ref().unwrap().readers;
         let library = LIBRARY.parse().unwrap();
@@ -83,9 +84,9 @@ impl Stage {
         self.link(&Scope::Title(BOOK.parse().unwrap()))
     }
 
-    /// A request for a path with this link, in its two forms: the status, the problem's type, and
-    /// the body.
-    async fn ask(
+    /// Requests a path with this link in both forms. Returns the status, the problem type and the
+    /// body.
+    async fn fetch(
         &self,
         link: &str,
         path: &str,
@@ -111,7 +112,7 @@ impl Stage {
     }
 
     async fn begin(&self, link: &str) {
-        assert_eq!(self.ask(link, &self.path, &[]).await.0, StatusCode::OK);
+        assert_eq!(self.fetch(link, &self.path, &[]).await.0, StatusCode::OK);
         assert_eq!(self.scene.books().await.len(), 1);
     }
 }
@@ -119,14 +120,14 @@ impl Stage {
 const REST: &[(&str, &str)] = &[("range", "bytes=10000-"), ("if-range", "\"v1\"")];
 
 #[tokio::test]
-async fn in_its_grace_a_link_goes_on_with_the_download_that_it_began_and_with_nothing_else() {
+async fn expired_link_in_its_grace_only_resumes_its_download() {
     let stage = stage(Vec::new()).await;
     let link = stage.title();
     stage.begin(&link).await;
     let content = File::of(SIZE).part(0..SIZE);
     stage.clock.advance(HOUR);
     for (fields, passes) in CASES {
-        let (status, problem, body) = stage.ask(&link, &stage.path, fields).await;
+        let (status, problem, body) = stage.fetch(&link, &stage.path, fields).await;
         if *passes {
             assert_eq!(status, StatusCode::PARTIAL_CONTENT, "{fields:?}");
             assert!(
@@ -141,20 +142,20 @@ async fn in_its_grace_a_link_goes_on_with_the_download_that_it_began_and_with_no
             );
         }
     }
-    // A HEAD says of the file as little as a GET.
+    // HEAD gets the same refusal as GET.
     let head = stage.scene.http2().head(format!("{}/~{link}{}", stage.scene.base, stage.path));
     let head =
         head.header("range", "bytes=10000-").header("if-range", "\"v1\"").send().await.unwrap();
     assert_eq!(head.status(), StatusCode::UNAUTHORIZED);
-    // A finished download hears that it is whole.
+    // A finished download gets 416, which means that the file is complete.
     let end = &[("range", "bytes=100000-"), ("if-range", "\"v1\"")];
-    assert_eq!(stage.ask(&link, &stage.path, end).await.0, StatusCode::RANGE_NOT_SATISFIABLE);
+    assert_eq!(stage.fetch(&link, &stage.path, end).await.0, StatusCode::RANGE_NOT_SATISFIABLE);
 
     stage.clock.advance(GRACE - Duration::from_secs(1));
-    assert_eq!(stage.ask(&link, &stage.path, REST).await.0, StatusCode::PARTIAL_CONTENT);
+    assert_eq!(stage.fetch(&link, &stage.path, REST).await.0, StatusCode::PARTIAL_CONTENT);
     stage.clock.advance(Duration::from_secs(1));
     assert_eq!(
-        stage.ask(&link, &stage.path, REST).await.0,
+        stage.fetch(&link, &stage.path, REST).await.0,
         StatusCode::UNAUTHORIZED,
         "the grace is over"
     );
@@ -163,27 +164,27 @@ async fn in_its_grace_a_link_goes_on_with_the_download_that_it_began_and_with_no
 }
 
 #[tokio::test]
-async fn in_the_grace_no_file_is_sent_whole_however_its_storage_answers() {
+async fn expired_link_in_its_grace_never_gets_a_whole_file() {
     let stage = stage(Vec::new()).await;
     let link = stage.title();
     stage.begin(&link).await;
     stage.clock.advance(HOUR);
-    assert_eq!(stage.ask(&link, &stage.path, REST).await.0, StatusCode::PARTIAL_CONTENT);
+    assert_eq!(stage.fetch(&link, &stage.path, REST).await.0, StatusCode::PARTIAL_CONTENT);
     let file = format!("{BOOK}/file");
-    // A storage without ranges: the rest is cut out here, where the length is told, and else
-    // nothing is.
+    // From a storage without ranges, the gate extracts the rest if the length is known. Otherwise
+    // it sends nothing.
     stage.scene.origin.put(&file, File { ranges: false, ..File::of(SIZE) });
-    let (status, _, body) = stage.ask(&link, &stage.path, REST).await;
+    let (status, _, body) = stage.fetch(&link, &stage.path, REST).await;
     assert_eq!((status, body), (StatusCode::PARTIAL_CONTENT, File::of(SIZE).part(10_000..SIZE)));
-    stage.scene.origin.put(&file, File { ranges: false, told_length: false, ..File::of(SIZE) });
-    assert_eq!(stage.ask(&link, &stage.path, REST).await.0, StatusCode::UNAUTHORIZED);
-    // What is known of the file says v1 still: it has changed since.
+    stage.scene.origin.put(&file, File { ranges: false, has_length: false, ..File::of(SIZE) });
+    assert_eq!(stage.fetch(&link, &stage.path, REST).await.0, StatusCode::UNAUTHORIZED);
+    // The cached metadata still has the tag v1: the file has changed since.
     for changed in [File::of(SIZE).field("etag", "\"v2\""), File::of(SIZE).field("etag", "")] {
         for file_now in [File { ranges: false, ..changed.clone() }, changed] {
             stage.scene.origin.put(&file, file_now);
             for validator in ["if-range", "if-match"] {
                 let fields = [("range", "bytes=10000-"), (validator, "\"v1\"")];
-                let (status, _, body) = stage.ask(&link, &stage.path, &fields).await;
+                let (status, _, body) = stage.fetch(&link, &stage.path, &fields).await;
                 assert_eq!(status, StatusCode::UNAUTHORIZED);
                 assert!(body.len() < 1000);
             }
@@ -193,38 +194,38 @@ async fn in_the_grace_no_file_is_sent_whole_however_its_storage_answers() {
 }
 
 #[tokio::test]
-async fn the_grace_is_under_a_loan_that_lives_and_begins_none() {
+async fn grace_needs_a_live_loan_and_begins_none() {
     let stage = stage(Vec::new()).await;
     let (link, never) = (stage.title(), stage.link(&Scope::Title(AUDIO.parse().unwrap())));
     stage.begin(&link).await;
     stage.clock.advance(HOUR);
-    assert_eq!(stage.ask(&link, &stage.path, REST).await.0, StatusCode::PARTIAL_CONTENT);
-    let (status, problem, _) = stage.ask(&never, &format!("/files/{AUDIO}/file"), REST).await;
+    assert_eq!(stage.fetch(&link, &stage.path, REST).await.0, StatusCode::PARTIAL_CONTENT);
+    let (status, problem, _) = stage.fetch(&never, &format!("/files/{AUDIO}/file"), REST).await;
     assert_eq!((status, problem), (StatusCode::UNAUTHORIZED, "reader-unauthenticated".into()));
     let token = stage.scene.token("kari");
-    let (status, _) = stage.scene.ask("DELETE", &format!("/loans/{BOOK}"), &token, "").await;
+    let (status, _) = stage.scene.call_api("DELETE", &format!("/loans/{BOOK}"), &token, "").await;
     assert_eq!(status, StatusCode::NO_CONTENT);
-    let (status, problem, _) = stage.ask(&link, &stage.path, REST).await;
+    let (status, problem, _) = stage.fetch(&link, &stage.path, REST).await;
     assert_eq!((status, problem), (StatusCode::FORBIDDEN, "loan-ended".into()));
     assert_eq!(stage.scene.books().await.len(), 1);
     stage.scene.end().await;
 }
 
 #[tokio::test]
-async fn a_gate_may_give_no_grace_at_all() {
+async fn grace_can_be_disabled() {
     let grace = ("[readers.links]", "[readers.links]\nresume_grace = \"0s\"");
     let stage = stage(vec![grace]).await;
     let link = stage.title();
     stage.begin(&link).await;
     stage.clock.advance(HOUR - Duration::from_secs(1));
-    assert_eq!(stage.ask(&link, &stage.path, REST).await.0, StatusCode::PARTIAL_CONTENT);
+    assert_eq!(stage.fetch(&link, &stage.path, REST).await.0, StatusCode::PARTIAL_CONTENT);
     stage.clock.advance(Duration::from_secs(1));
-    assert_eq!(stage.ask(&link, &stage.path, REST).await.0, StatusCode::UNAUTHORIZED);
+    assert_eq!(stage.fetch(&link, &stage.path, REST).await.0, StatusCode::UNAUTHORIZED);
     stage.scene.end().await;
 }
 
 #[tokio::test]
-async fn a_link_stops_with_its_loan_and_so_does_the_stream_that_it_began() {
+async fn link_and_its_stream_end_with_the_loan() {
     let stage = stage(Vec::new()).await;
     let link = stage.title();
     stage.begin(&link).await;
@@ -234,10 +235,10 @@ async fn a_link_stops_with_its_loan_and_so_does_the_stream_that_it_began() {
     let stream = stage.scene.http1().get(url).send().await.unwrap();
     assert_eq!(stream.status(), StatusCode::OK);
     let token = stage.scene.token("kari");
-    stage.scene.ask("DELETE", &format!("/loans/{BOOK}"), &token, "").await;
-    assert!(stream.bytes().await.is_err(), "it is cut");
+    stage.scene.call_api("DELETE", &format!("/loans/{BOOK}"), &token, "").await;
+    assert!(stream.bytes().await.is_err(), "the stream is aborted");
     for fields in [&[][..], REST] {
-        let (status, problem, _) = stage.ask(&link, &stage.path, fields).await;
+        let (status, problem, _) = stage.fetch(&link, &stage.path, fields).await;
         assert_eq!((status, problem), (StatusCode::FORBIDDEN, "loan-ended".into()));
     }
     assert_eq!(stage.scene.books().await.len(), 1);
@@ -245,13 +246,13 @@ async fn a_link_stops_with_its_loan_and_so_does_the_stream_that_it_began() {
 }
 
 #[tokio::test]
-async fn a_link_opens_no_other_title_or_path_by_whatever_trick() {
+async fn link_opens_no_other_title_or_path_by_any_trick() {
     let stage = stage(Vec::new()).await;
     let scene = &stage.scene;
     let token = scene.token("kari");
-    // The other title is lent, so that only the link stands before it.
+    // The reader has a loan of the other title, so only the link refuses it.
     assert_eq!(
-        scene.ask("PUT", &format!("/loans/{AUDIO}"), &token, "").await.0,
+        scene.call_api("PUT", &format!("/loans/{AUDIO}"), &token, "").await.0,
         StatusCode::CREATED
     );
     let links = [
@@ -259,7 +260,7 @@ async fn a_link_opens_no_other_title_or_path_by_whatever_trick() {
         stage.link(&Scope::prefix(&format!("/files/{BOOK}/")).unwrap()),
         stage.link(&Scope::prefix(&format!("/files/{}", &AUDIO[..12])).unwrap()),
     ];
-    let before = scene.origin.asked().len();
+    let before = scene.origin.requests().len();
     let (address, ca) =
         (scene.gate.as_ref().unwrap().public, scene.dir.path().join("certs/ca.pem"));
     for late in [false, true] {
@@ -295,7 +296,7 @@ async fn a_link_opens_no_other_title_or_path_by_whatever_trick() {
             }
         }
     }
-    assert_eq!(scene.origin.asked().len(), before, "nothing was asked of the storage");
+    assert_eq!(scene.origin.requests().len(), before, "a request reached the storage");
     assert_eq!(scene.books().await.len(), 1);
     stage.scene.end().await;
 }

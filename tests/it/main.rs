@@ -1,8 +1,8 @@
-//! Behaviour, tried on the real thing: one binary, so that the whole gate is linked once.
+//! Integration tests in one binary, so that the gate is linked once.
 //!
-//! Most tests start a gate in this process, between the sandbox and an origin that they can script,
-//! and speak to it over TLS. Those of memory and command lines start the built program, and those
-//! of crashes are a binary of their own. `support` has what they share.
+//! Most tests start a gate in this process, between the sandbox and a scripted origin, and call it
+//! over TLS. Tests of memory and of commands start the built program. Crash tests are a binary of
+//! their own. `support` holds the shared code.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -11,7 +11,7 @@
     clippy::print_stdout
 )]
 
-// Shared with `tests/crash`, which uses another part of it.
+// Shared with `tests/crash`, which uses other parts of it.
 #[allow(dead_code)]
 #[path = "../support/mod.rs"]
 mod support;

@@ -1,4 +1,4 @@
-//! An open route never reaches a gated file, under whatever name its origin is written.
+//! An open route never reaches a gated file, however its origin is written.
 
 use std::path::Path;
 
@@ -6,8 +6,7 @@ use loangate::config;
 
 use crate::support::{Scene, Setting};
 
-/// A configuration with these two origins, a gated route to the first and an open one to the
-/// second.
+/// A configuration with a gated route to the first origin and an open route to the second.
 struct Case {
     gated: &'static str,
     to: &'static str,
@@ -24,7 +23,7 @@ const fn case(
     Case { gated, to, open, open_to }
 }
 
-/// The configuration that `init` writes, with other origins and routes.
+/// Returns the configuration of `init` with other origins and routes.
 fn text(scene: &Scene, case: &Case) -> String {
     let text = std::fs::read_to_string(scene.config_file()).unwrap();
     let (before, _) = text.split_once("[[origins]]").unwrap();
@@ -41,8 +40,8 @@ const FILES: &str = "{isbn}/{file}";
 const S3: &str = "url = \"s3://books/all\"\ns3 = { endpoint = \"https://s3.example.no:9000\" }";
 
 #[tokio::test]
-async fn open_route_to_a_gated_place_is_refused_with_both_lines() {
-    let scene = Scene::around(Setting::default()).await;
+async fn open_route_to_gated_files_is_refused_with_both_lines() {
+    let scene = Scene::without_gate(Setting::default()).await;
     for case in [
         case(PLACE, FILES, PLACE, "{file}"),
         case(PLACE, FILES, "url = \"https://FILES.example.no:443/b%6Foks\"", "{file}"),
@@ -110,8 +109,8 @@ async fn open_route_to_a_gated_place_is_refused_with_both_lines() {
 }
 
 #[tokio::test]
-async fn open_route_to_a_place_of_its_own_is_allowed() {
-    let scene = Scene::around(Setting::default()).await;
+async fn open_route_to_other_files_is_allowed() {
+    let scene = Scene::without_gate(Setting::default()).await;
     for case in [
         case(PLACE, FILES, "url = \"https://files.example.no/covers/\"", "{file}"),
         case(PLACE, FILES, "url = \"https://files.example.no/\"", "covers/{file}"),
@@ -135,8 +134,8 @@ async fn open_route_to_a_place_of_its_own_is_allowed() {
 }
 
 #[tokio::test]
-async fn directory_behind_a_link_is_the_same_place() {
-    let scene = Scene::around(Setting::default()).await;
+async fn directory_behind_a_symlink_is_the_same_directory() {
+    let scene = Scene::without_gate(Setting::default()).await;
     let books = scene.dir.path().join("books");
     std::fs::create_dir(&books).unwrap();
     std::os::unix::fs::symlink(&books, scene.dir.path().join("link")).unwrap();

@@ -1,6 +1,5 @@
-//! The description of the HTTP APIs is true: every operation in it is asked for, and what is
-//! answered is what it says, to the last member; and every refusal is a problem document with a
-//! status that it lists.
+//! The OpenAPI description is true. Every described operation is called, and each response matches
+//! its description to the last member. Every refusal is a problem document with a listed status.
 
 use std::collections::BTreeSet;
 
@@ -10,17 +9,17 @@ use serde_json::{Value, json};
 use crate::support::scene::Setting;
 use crate::support::{BOOK, File, LIBRARY, Scene};
 
-/// A call: method, path, body, the status that it must have.
-type Asked = (&'static str, String, Option<Value>, u16);
+/// A call: method, path, body, and the expected status.
+type Call = (&'static str, String, Option<Value>, u16);
 
-/// The description, and what of it was seen.
+/// The description, and the operations and responses seen so far.
 struct Described {
     document: Value,
     seen: BTreeSet<String>,
 }
 
 impl Described {
-    /// The operation of a path: its template, and what is described of it.
+    /// Returns the operation of a path: its template and its description.
     fn operation(&self, method: &str, path: &str) -> (String, Value) {
         let path = path.split('?').next().unwrap();
         let fits = |template: &str| {
@@ -40,7 +39,7 @@ impl Described {
         (template.clone(), operation)
     }
 
-    /// Compares an answer with what is described of it.
+    /// Compares a response with its description.
     fn check(&mut self, method: &str, path: &str, status: StatusCode, kind: &str, body: &[u8]) {
         let (template, operation) = self.operation(method, path);
         let response = &operation["responses"][status.as_str()];
@@ -77,7 +76,7 @@ impl Described {
         assert!(errors.is_empty(), "{errors:?}: {body:#}");
     }
 
-    /// A schema with all its parts: what it refers to, and what it is put together of.
+    /// Collects a schema with everything that it refers to or is composed of.
     fn parts<'a>(&'a self, schema: &'a Value, parts: &mut Vec<&'a Value>) {
         if let Some(reference) = schema["$ref"].as_str() {
             return self
@@ -91,11 +90,11 @@ impl Described {
         }
     }
 
-    /// No member is answered that is not described.
+    /// Checks that every member of a body is described.
     fn documented(&self, schema: &Value, body: &Value, at: &str) {
         let mut parts = Vec::new();
         self.parts(schema, &mut parts);
-        // A map has the same description for every member.
+        // All members of a map share one description.
         let each = parts.iter().find_map(|part| part.get("additionalProperties"));
         match body {
             Value::Array(list) => {
@@ -119,9 +118,9 @@ impl Described {
     }
 }
 
-/// Makes a call, at the listener that its path belongs to, and compares the answer.
-async fn call(scene: &Scene, described: &mut Described, asked: &Asked, token: &str) -> Value {
-    let (method, path, body, expected) = asked;
+/// Sends a call to the listener of its path, and compares the response.
+async fn call(scene: &Scene, described: &mut Described, call_spec: &Call, token: &str) -> Value {
+    let (method, path, body, expected) = call_spec;
     let admin = std::fs::read_to_string(scene.dir.path().join("certs/admin.token")).unwrap();
     let support = path.starts_with("/api/");
     let (base, token) = if support { (&scene.admin, admin.as_str()) } else { (&scene.base, token) };
@@ -146,13 +145,13 @@ async fn call(scene: &Scene, described: &mut Described, asked: &Asked, token: &s
     serde_json::from_slice(&body).unwrap_or_default()
 }
 
-/// After which of the calls below there is a loan.
-const LENT: usize = 4;
+/// Number of the calls below after which a loan exists.
+const CALLS_BEFORE_LOAN: usize = 4;
 
 #[tokio::test]
-async fn every_operation_answers_as_it_is_described_and_none_is_left_out() {
+async fn every_operation_answers_as_described() {
     let config = vec![("[ledger]", "[metering]\nflush = \"50ms\"\n\n[ledger]")];
-    let scene = Scene::set(Setting { config, ..Setting::default() }).await;
+    let scene = Scene::start_with(Setting { config, ..Setting::default() }).await;
     scene.origin.put(&format!("{BOOK}/book.epub"), File::of(5000));
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
     let without_token = client.get(format!("{}/openapi.json", scene.admin)).send().await.unwrap();
@@ -168,7 +167,7 @@ async fn every_operation_answers_as_it_is_described_and_none_is_left_out() {
         .await;
     let nowhere = format!("/api/v1/loans/{}", uuid::Uuid::now_v7());
     let wish = json!({ "library": LIBRARY, "borrower": "kari", "isbn": BOOK });
-    let calls: Vec<Asked> = vec![
+    let calls: Vec<Call> = vec![
         ("GET", "/loans".into(), None, 200),
         ("GET", loan.clone(), None, 404),
         ("PUT", format!("{loan}/progress"), Some(json!({ "fraction": 0.4 })), 404),
@@ -201,7 +200,7 @@ async fn every_operation_answers_as_it_is_described_and_none_is_left_out() {
         ("DELETE", loan.clone(), None, 204),
         ("PUT", loan.clone(), None, 403),
         ("GET", loan.clone(), None, 200),
-        // A path with a control character, or whose escapes are not UTF-8.
+        // A path with a control character, or with escapes that are not UTF-8.
         ("GET", format!("{loan}%00"), None, 400),
         ("PUT", "/loans/%0A".into(), None, 400),
         ("DELETE", "/loans/%7F".into(), None, 400),
@@ -211,20 +210,19 @@ async fn every_operation_answers_as_it_is_described_and_none_is_left_out() {
         ("DELETE", "/api/v1/loans/%FF?reason=x".into(), None, 400),
     ];
     let file = format!("/files/{BOOK}/book.epub");
-    for (number, asked) in calls.iter().enumerate() {
-        call(&scene, &mut described, asked, &token).await;
-        // Once a loan is begun, something is delivered under it, so that this is there to be
-        // compared too.
-        if number == LENT {
+    for (number, call_spec) in calls.iter().enumerate() {
+        call(&scene, &mut described, call_spec, &token).await;
+        // Once a loan exists, a delivery under it makes that part of the response comparable too.
+        if number == CALLS_BEFORE_LOAN {
             let answer = scene.get(&scene.http1(), &file, &token).send().await.unwrap();
             assert_eq!(answer.bytes().await.unwrap().len(), 5000);
             let noted = async || {
                 scene.ledger().await.iter().any(|loan| !loan["delivered"][&file].is_null())
             };
-            scene.until("it is told what was delivered", noted).await;
+            scene.until("the delivery is reported", noted).await;
         }
     }
-    // Two links at once are malformed, whatever the path.
+    // Two links at once are malformed on any path.
     let twice =
         scene.http1().get(format!("{}/loans?token=x&token=y", scene.base)).send().await.unwrap();
     assert_eq!(twice.status(), StatusCode::BAD_REQUEST);
@@ -245,7 +243,7 @@ async fn every_operation_answers_as_it_is_described_and_none_is_left_out() {
         call(&scene, &mut described, &("DELETE", format!("{path}?reason=x"), None, 202), &token)
             .await;
     }
-    // Nobody is let in without a token, and that is described of every operation.
+    // Every operation needs a token, and its description says so.
     let paths = described.document["paths"].as_object().unwrap().clone();
     let mut all = BTreeSet::new();
     for (template, item) in &paths {
@@ -267,13 +265,13 @@ async fn every_operation_answers_as_it_is_described_and_none_is_left_out() {
             all.insert(format!("{method} {template}"));
         }
     }
-    assert_eq!(described.seen, all, "every operation was asked for");
-    // What the README names is described.
+    assert_eq!(described.seen, all, "an operation was not called");
+    // Everything that the README names is described.
     assert_eq!(all.len(), 12);
     scene.end().await;
 }
 
-/// A parameter of an operation, or a member of its body's schema.
+/// Returns the schema of an operation's parameter or of a body member.
 fn limits(document: &Value, pointer: &str, name: &str) -> Value {
     let place = document.pointer(pointer).unwrap_or_else(|| panic!("no {pointer}"));
     let named = place.as_array().into_iter().flatten().find(|parameter| parameter["name"] == name);
@@ -281,8 +279,8 @@ fn limits(document: &Value, pointer: &str, name: &str) -> Value {
 }
 
 #[tokio::test]
-async fn described_limits_are_those_that_are_enforced() {
-    let scene = Scene::set(Setting::default()).await;
+async fn described_limits_are_enforced() {
+    let scene = Scene::start_with(Setting::default()).await;
     let document: Value = scene.admin("/openapi.json").await.json().await.unwrap();
     let mut described = Described { document, seen: BTreeSet::new() };
     let (list, end) = (
@@ -381,8 +379,8 @@ async fn described_limits_are_those_that_are_enforced() {
 }
 
 #[tokio::test]
-async fn an_outage_is_described_too() {
-    let mut scene = Scene::set(Setting::default()).await;
+async fn outage_responses_are_described() {
+    let mut scene = Scene::start_with(Setting::default()).await;
     let document: Value = scene.admin("/openapi.json").await.json().await.unwrap();
     let mut described = Described { document, seen: BTreeSet::new() };
     scene.stop_sandbox().await;

@@ -1,8 +1,8 @@
-//! Everything that the demo writes down after a day's traffic, searched for every secret there is.
+//! Searches everything that the demo writes during a day of traffic for every secret.
 //!
-//! The log at its most talkative, the metrics, the support API, the problem documents, the ledger's
-//! bytes and its columns, and Bokbasen's books: none may name a borrower, or hold a token, a key or
-//! a password.
+//! The log at its most verbose level, the metrics, the support API, the problem documents, the
+//! ledger's bytes and columns, and Bokbasen's books: none may contain a borrower's name, a token, a
+//! key or a password.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -16,22 +16,22 @@ use sqlx::{AssertSqlSafe, Connection, Row};
 use crate::support::demo::files_below;
 use crate::support::{AUDIO, BOOK, Demo, LIBRARY, raw_client};
 
-/// The title of which there is one licence.
+/// The title with one licence.
 const ONE: &str = "9788299999021";
-/// A borrower whose id is like nothing else: it is looked for in raw bytes too, where a name of
-/// three letters could stand by chance, or beside another column's letters and so be no word.
-const DISTINCT: &str = "borrower-4711-of-a-kind";
+/// A borrower with a unique id, which is searched in raw bytes too. A name of three letters could
+/// occur there by chance, or next to another column's letters.
+const DISTINCT_BORROWER: &str = "borrower-4711-of-a-kind";
 /// The borrowers of the demo.
-const NAMES: [&str; 4] = ["kari", "ola", "liv", "per"];
+const BORROWER_NAMES: [&str; 4] = ["kari", "ola", "liv", "per"];
 
-/// What is looked for.
+/// A text that must not be found.
 enum Secret {
     /// These bytes, anywhere.
     Bytes(Vec<u8>),
-    /// This name as a word of its own: no letter, digit, `-` or `_` stands beside it, so that it
-    /// cannot be found within a pseudonym or an id.
+    /// This name as a whole word: not next to a letter, digit, `-` or `_`, so it is not found
+    /// within a pseudonym or an id.
     Word(String),
-    /// This prefix before 32 hexadecimal digits: what the sandbox gives out as an access token.
+    /// This prefix before 32 hexadecimal digits: an access token of the sandbox.
     AccessToken(&'static str),
 }
 
@@ -69,7 +69,7 @@ fn positions<'a>(text: &'a [u8], part: &'a [u8]) -> impl Iterator<Item = usize> 
         .map(|(at, _)| at)
 }
 
-/// Which secrets are in which texts, by their names.
+/// Returns which secrets are in which texts, by their names.
 fn leaks(secrets: &BTreeMap<String, Secret>, texts: &BTreeMap<String, Vec<u8>>) -> Vec<String> {
     let found = |(name, text): (&String, &Vec<u8>)| {
         let found = secrets.iter().filter(|(_, secret)| secret.is_in(text));
@@ -78,7 +78,7 @@ fn leaks(secrets: &BTreeMap<String, Secret>, texts: &BTreeMap<String, Vec<u8>>) 
     texts.iter().flat_map(found).collect()
 }
 
-/// A demo, and what came back from it.
+/// A demo, and the problem documents that it returned.
 struct Day {
     demo: Demo,
     client: reqwest::Client,
@@ -105,7 +105,7 @@ impl Day {
         self.keep(answer).await;
     }
 
-    /// Keeps every refusal, with its fields.
+    /// Stores every refusal with its header fields.
     async fn keep(&mut self, answer: Response) {
         let (status, fields) = (answer.status(), format!("{:?}", answer.headers()));
         let body = answer.bytes().await.unwrap();
@@ -115,8 +115,8 @@ impl Day {
         }
     }
 
-    /// What the demo invites to, line by line.
-    async fn as_invited(&mut self, tokens: &BTreeMap<&str, String>) {
+    /// Runs every step that the demo suggests.
+    async fn run_suggested_steps(&mut self, tokens: &BTreeMap<&str, String>) {
         let (book, audio) =
             (format!("/files/{BOOK}/book.epub"), format!("/files/{AUDIO}/audio.mp3"));
         let one = format!("/files/{ONE}/book.epub");
@@ -134,7 +134,7 @@ impl Day {
         self.get(&one, token("per"), &[], 403).await;
         self.get("/files/9780306406157/book.epub", token("kari"), &[], 404).await;
         self.get(&format!("/covers/{BOOK}.png"), None, &[], 200).await;
-        let faults = format!("{}/sandbox/faults", self.demo.told("sandbox_url"));
+        let faults = format!("{}/sandbox/faults", self.demo.ready_field("sandbox_url"));
         let busy =
             json!({ "call": "begin", "effect": { "status": { "status": 429, "retry_after": 5 } } });
         self.client.post(&faults).json(&busy).send().await.unwrap().error_for_status().unwrap();
@@ -143,8 +143,8 @@ impl Day {
         self.client.delete(&faults).send().await.unwrap().error_for_status().unwrap();
     }
 
-    /// Credentials in every place, good ones, bad ones and misplaced ones.
-    async fn as_not_invited(&mut self, token: &str, distinct: &str, expired: &str, link: &str) {
+    /// Sends valid, invalid and misplaced credentials in every place.
+    async fn misuse_credentials(&mut self, token: &str, distinct: &str, expired: &str, link: &str) {
         let file = format!("files/{BOOK}/book.epub");
         let path = format!("/{file}");
         self.get(&path, Some(distinct), &[], 200).await;
@@ -160,7 +160,7 @@ impl Day {
         self.get(&path, Some("no.token.atall"), &[], 401).await;
         self.get(&path, None, &[("authorization", &format!("Basic {token}"))], 401).await;
         self.get(&path, None, &[("x-token", token), ("cookie", token)], 401).await;
-        // In the path and in the query a reader's token is no credential, and a path may be wrong
+        // In the path and in the query a reader's token is no credential, and the path may be wrong
         // as well.
         self.get(&format!("/{file}?token={token}"), None, &[], 401).await;
         self.get(&format!("/{file}?token={link}&token={token}"), None, &[], 400).await;
@@ -172,9 +172,9 @@ impl Day {
         self.get(&path, Some(token), &[("range", &format!("{token}=0-1"))], 200).await;
         self.get(&path, Some(token), &[("if-range", token), ("range", "bytes=0-1")], 200).await;
         self.get(&path, Some(token), &[("range", &format!("bytes={token}"))], 200).await;
-        // What hyper itself refuses, on connections that break.
+        // Requests that hyper itself refuses, on raw connections.
         let address: SocketAddr =
-            self.demo.told("base_url").strip_prefix("https://").unwrap().parse().unwrap();
+            self.demo.ready_field("base_url").strip_prefix("https://").unwrap().parse().unwrap();
         for head in [
             format!("GET /~{link}/{file}\x01 HTTP/1.1\r\nHost: localhost\r\n\r\n"),
             format!(
@@ -188,13 +188,17 @@ impl Day {
             assert!((400..500).contains(&status), "{status}");
             self.problems.insert(format!("answer {} by hand", self.problems.len()), answer);
         }
-        // And of the support API, with a borrower's own id by mistake, and without its token.
+        // The support API, with a borrower's id by mistake, and without its token.
         for path in
             ["/api/v1/loans?borrower=kari", "/api/v1/loans?since=kari", "/api/v1/loans/kari"]
         {
-            let url = format!("{}{path}", self.demo.told("admin_url"));
-            let answer =
-                self.client.get(&url).bearer_auth(self.demo.told("admin_token")).send().await;
+            let url = format!("{}{path}", self.demo.ready_field("admin_url"));
+            let answer = self
+                .client
+                .get(&url)
+                .bearer_auth(self.demo.ready_field("admin_token"))
+                .send()
+                .await;
             self.keep(answer.unwrap()).await;
             let answer = self.client.get(&url).bearer_auth(token).send().await.unwrap();
             assert_eq!(answer.status(), 401);
@@ -202,8 +206,8 @@ impl Day {
         }
     }
 
-    /// Every text that may hold pseudonyms: what the support API shows, the ledger, and the books.
-    async fn kept(&self) -> BTreeMap<String, Vec<u8>> {
+    /// Returns every text that may contain pseudonyms: the support API, the ledger and the books.
+    async fn stored_texts(&self) -> BTreeMap<String, Vec<u8>> {
         let mut texts = BTreeMap::new();
         let loans = self.demo.admin("/api/v1/loans?limit=1000").await;
         let list: Value = serde_json::from_str(&loans).unwrap();
@@ -213,7 +217,7 @@ impl Day {
             let shown = self.demo.admin(&format!("/api/v1/loans/{id}")).await;
             texts.insert(format!("the loan {id}"), shown.into_bytes());
         }
-        let books = format!("{}/sandbox/books", self.demo.told("sandbox_url"));
+        let books = format!("{}/sandbox/books", self.demo.ready_field("sandbox_url"));
         let books = self.client.get(books).send().await.unwrap().bytes().await.unwrap();
         texts.insert("the books".to_owned(), books.to_vec());
         for directory in ["data", "sandbox"] {
@@ -225,7 +229,7 @@ impl Day {
     }
 }
 
-/// Every column of every table of the ledger, on a line of its own.
+/// Returns every column value of every table of the ledger, one per line.
 async fn columns(demo: &Demo) -> Vec<u8> {
     let options =
         SqliteConnectOptions::new().filename(demo.dir().join("data/loangate.db")).read_only(true);
@@ -251,10 +255,10 @@ async fn columns(demo: &Demo) -> Vec<u8> {
     text
 }
 
-/// A token that was good long ago, signed with the demo's key.
+/// Returns an expired token, signed with the demo's key.
 fn expired_token(demo: &Demo) -> String {
     let claims = json!({
-        "iss": "https://login.example.no", "aud": "loangate", "library": LIBRARY, "sub": DISTINCT,
+        "iss": "https://login.example.no", "aud": "loangate", "library": LIBRARY, "sub": DISTINCT_BORROWER,
         "iat": 999_996_400, "exp": 1_000_000_000,
     });
     let key = EncodingKey::from_ed_pem(demo.text("certs/jwt.key").as_bytes()).unwrap();
@@ -262,11 +266,11 @@ fn expired_token(demo: &Demo) -> String {
 }
 
 #[tokio::test]
-async fn nothing_that_is_written_down_names_a_borrower_or_holds_a_secret() {
+async fn no_output_names_a_borrower_or_contains_a_secret() {
     let demo = Demo::start_with_log("trace");
     let tokens: BTreeMap<&str, String> =
-        NAMES.iter().map(|name| (*name, demo.token(name))).collect();
-    let who = ["--library", LIBRARY, "--borrower", DISTINCT];
+        BORROWER_NAMES.iter().map(|name| (*name, demo.token(name))).collect();
+    let who = ["--library", LIBRARY, "--borrower", DISTINCT_BORROWER];
     let distinct = demo.mint("reader", &who);
     let link = demo.mint("link", &[&who[..], &["--isbn", BOOK]].concat());
     let expired = expired_token(&demo);
@@ -294,31 +298,36 @@ async fn nothing_that_is_written_down_names_a_borrower_or_holds_a_secret() {
         }
     }
     secrets.insert("an access token".to_owned(), Secret::AccessToken("sandbox."));
-    secrets.insert("the distinct borrower".to_owned(), Secret::bytes(DISTINCT));
-    let names =
-        NAMES.iter().map(|name| (format!("the name {name}"), Secret::Word((*name).to_owned())));
+    secrets.insert("the distinct borrower".to_owned(), Secret::bytes(DISTINCT_BORROWER));
+    let names = BORROWER_NAMES
+        .iter()
+        .map(|name| (format!("the name {name}"), Secret::Word((*name).to_owned())));
     let names: BTreeMap<String, Secret> = names.collect();
 
     let client = demo.client();
     let mut day = Day { demo, client, problems: BTreeMap::new() };
-    day.as_invited(&tokens).await;
-    day.as_not_invited(&tokens["kari"], &distinct, &expired, &link).await;
-    day.demo.streams_over().await;
+    day.run_suggested_steps(&tokens).await;
+    day.misuse_credentials(&tokens["kari"], &distinct, &expired, &link).await;
+    day.demo.wait_for_streams().await;
 
-    // All bytes for all secrets; the names in what is text, and in each column of the ledger by
-    // itself.
-    let kept = day.kept().await;
+    // All bytes are searched for all secrets; names only in texts and in single columns of the
+    // ledger.
+    let stored_texts = day.stored_texts().await;
     let pseudonyms: BTreeMap<String, Secret> = {
-        let list: Value = serde_json::from_slice(&kept["the list of loans"]).unwrap();
+        let list: Value = serde_json::from_slice(&stored_texts["the list of loans"]).unwrap();
         let loans = list["loans"].as_array().unwrap().iter();
         let pseudonyms = loans.map(|loan| loan["borrower"].as_str().unwrap());
         pseudonyms.map(|text| (format!("the pseudonym {text}"), Secret::bytes(text))).collect()
     };
     assert!(pseudonyms.len() >= 5, "each borrower of the day has one: {}", pseudonyms.len());
-    assert!(kept.keys().any(|name| name.ends_with("loangate.db-wal")), "{:?}", kept.keys());
+    assert!(
+        stored_texts.keys().any(|name| name.ends_with("loangate.db-wal")),
+        "{:?}",
+        stored_texts.keys()
+    );
     let columns = BTreeMap::from([("the ledger's columns".to_owned(), columns(&day.demo).await)]);
     let log = day.demo.log();
-    assert!(log.contains("DEBUG loangate::sandbox"), "the log is at its most talkative");
+    assert!(log.contains("DEBUG loangate::sandbox"), "the log is at its most verbose level");
     assert!(log.matches("loangate::request").count() > 30, "the log has the day's requests");
     let mut told = day.problems;
     assert!(told.len() > 25, "{}", told.len());
@@ -326,7 +335,7 @@ async fn nothing_that_is_written_down_names_a_borrower_or_holds_a_secret() {
     told.insert("the metrics".to_owned(), day.demo.admin("/metrics").await.into_bytes());
 
     let (binary, texts): (BTreeMap<_, _>, BTreeMap<_, _>) =
-        kept.into_iter().partition(|(name, _)| name.contains("loangate.db"));
+        stored_texts.into_iter().partition(|(name, _)| name.contains("loangate.db"));
     let mut found = Vec::new();
     for searched in [&told, &texts, &binary, &columns] {
         found.extend(leaks(&secrets, searched));
@@ -334,15 +343,15 @@ async fn nothing_that_is_written_down_names_a_borrower_or_holds_a_secret() {
     for searched in [&told, &texts, &columns] {
         found.extend(leaks(&names, searched));
     }
-    // Who cannot see the ledger is told neither pseudonyms nor where the files lie.
-    let origin = day.demo.told("origin_url").strip_prefix("http://").unwrap();
+    // Public outputs contain neither pseudonyms nor the places of files.
+    let origin = day.demo.ready_field("origin_url").strip_prefix("http://").unwrap();
     let places = BTreeMap::from([("the origin's address".to_owned(), Secret::bytes(origin))]);
     found.extend(leaks(&places, &told));
     found.extend(leaks(&pseudonyms, &told));
     assert!(found.is_empty(), "{}", found.join("\n"));
 
-    // The search finds what is there: each secret and each name, planted in each text, and the
-    // pseudonyms in the books.
+    // The search works: it finds each secret and each name planted in each text, and the pseudonyms
+    // in the books.
     let carriers = told.iter().chain(&texts).chain(&binary).chain(&columns);
     for (carrier, text) in carriers {
         for (name, secret) in secrets.iter().chain(&names).chain(&places).chain(&pseudonyms) {
@@ -366,7 +375,7 @@ async fn nothing_that_is_written_down_names_a_borrower_or_holds_a_secret() {
 }
 
 #[test]
-fn a_name_is_found_as_a_word_and_not_within_one() {
+fn names_are_found_as_whole_words() {
     let secret = Secret::Word("per".to_owned());
     for text in
         ["per", "a per", "per.", "borrower=per", "\"per\"", "x per y per", "super per", "\0per\0"]

@@ -1,4 +1,4 @@
-//! Old loans leave the ledger beside a running gate, and the audit trail verifies before and after.
+//! Pruning of old loans while a gate runs. The audit trail verifies before and after.
 
 use std::process::{Command, Output};
 use std::time::Duration;
@@ -16,7 +16,7 @@ fn loangate(scene: &Scene, arguments: &[&str]) -> Output {
     command.args(arguments).arg("--config").arg(scene.config_file()).output().unwrap()
 }
 
-fn said(output: &Output) -> String {
+fn output_text(output: &Output) -> String {
     [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text)).concat()
 }
 
@@ -29,55 +29,56 @@ async fn borrow(scene: &Scene, borrower: &str) -> u16 {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn old_loans_are_pruned_beside_a_running_gate() {
     let start = clock::before(Clock::system().now(), 100 * DAY);
-    let gates_clock = Clock::movable(start);
+    let gate_clock = Clock::movable(start);
     let config = vec![
         ("[readers.jwt]", "[readers]\nmax_lifetime = \"2d\"\n\n[readers.jwt]"),
         ("[privacy]", "[privacy]\nretention = \"30d\""),
     ];
     let scene =
-        Scene::set(Setting { config, clock: gates_clock.clone(), ..Setting::default() }).await;
+        Scene::start_with(Setting { config, clock: gate_clock.clone(), ..Setting::default() })
+            .await;
     scene.origin.put(&format!("{BOOK}/book.epub"), File::of(1000));
     assert_eq!(borrow(&scene, "kari").await, 200);
     let url = format!("{}/loans/{BOOK}", scene.base);
     scene.http1().delete(url).bearer_auth(scene.token("kari")).send().await.unwrap();
-    scene.until("it is over", async || scene.ledger().await[0]["state"] == "ended").await;
+    scene.until("the loan has ended", async || scene.ledger().await[0]["state"] == "ended").await;
 
     let before = clock::before(Clock::system().now(), 50 * DAY).to_string();
     let prune = ["ledger", "prune", "--before", &before];
     let pruned = loangate(&scene, &prune);
     assert!(
-        pruned.status.success() && said(&pruned).contains("pruned 0 loans"),
+        pruned.status.success() && output_text(&pruned).contains("pruned 0 loans"),
         "{}",
-        said(&pruned)
+        output_text(&pruned)
     );
-    gates_clock.advance(31 * DAY);
+    gate_clock.advance(31 * DAY);
     scene
         .until("kari is forgotten", async || scene.ledger().await[0]["forgotten"].is_string())
         .await;
     assert_eq!(borrow(&scene, "ola").await, 200);
     let pruned = loangate(&scene, &prune);
     assert!(
-        pruned.status.success() && said(&pruned).contains("pruned 1 loans"),
+        pruned.status.success() && output_text(&pruned).contains("pruned 1 loans"),
         "{}",
-        said(&pruned)
+        output_text(&pruned)
     );
     let left = scene.ledger().await;
     assert!(left.len() == 1 && left[0]["state"] == "accepted", "{left:?}");
     assert_eq!([borrow(&scene, "ola").await, borrow(&scene, "per").await], [200, 200]);
     let verified = loangate(&scene, &["audit", "verify"]);
     assert!(
-        verified.status.success() && said(&verified).contains("were pruned"),
+        verified.status.success() && output_text(&verified).contains("were pruned"),
         "{}",
-        said(&verified)
+        output_text(&verified)
     );
     let checked = loangate(&scene, &["ledger", "check"]);
-    assert!(checked.status.success(), "{}", said(&checked));
+    assert!(checked.status.success(), "{}", output_text(&checked));
     for (date, says) in [("tomorrow", "2026-01-31"), ("2999-01-01", "less than a day ago")] {
         let refused = loangate(&scene, &["ledger", "prune", "--before", date]);
         assert!(
-            !refused.status.success() && said(&refused).contains(says),
+            !refused.status.success() && output_text(&refused).contains(says),
             "{date}: {}",
-            said(&refused)
+            output_text(&refused)
         );
     }
     scene.end().await;
@@ -85,7 +86,7 @@ async fn old_loans_are_pruned_beside_a_running_gate() {
 
 #[tokio::test]
 async fn changed_due_time_is_found_by_both_checks() {
-    let mut scene = Scene::set(Setting::default()).await;
+    let mut scene = Scene::start_with(Setting::default()).await;
     scene.origin.put(&format!("{BOOK}/book.epub"), File::of(1000));
     assert_eq!(borrow(&scene, "kari").await, 200);
     let id = scene.ledger().await[0]["id"].as_str().unwrap().to_owned();
@@ -96,7 +97,7 @@ async fn changed_due_time_is_found_by_both_checks() {
     connection.close().await.unwrap();
     for arguments in [["ledger", "check"], ["audit", "verify"]] {
         let checked = loangate(&scene, &arguments);
-        let said = said(&checked);
+        let said = output_text(&checked);
         assert!(!checked.status.success() && said.contains(&id), "{arguments:?}: {said}");
         assert!(said.contains("not as its last step left it"), "{arguments:?}: {said}");
     }

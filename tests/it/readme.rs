@@ -1,18 +1,18 @@
-//! The README's lines to try, each run as it stands there by a shell against a demo, and each doing
-//! what its comment says.
+//! Runs each step of the README in a shell against a demo, and checks that it does what its comment
+//! says.
 
 use std::collections::BTreeMap;
 use std::process::Command;
 
 use crate::support::{Demo, program};
 
-/// A step of the README: what its comment says, and its lines.
+/// A step of the README: its comment and its lines.
 struct Step {
     comment: String,
     lines: Vec<String>,
 }
 
-/// The steps of the first shell block that has any.
+/// Returns the steps of the first shell block that has any.
 fn steps(readme: &str) -> BTreeMap<u32, Step> {
     let blocks = readme.split("```sh\n").skip(1).map(|rest| rest.split("```").next().unwrap());
     let block = blocks
@@ -32,7 +32,7 @@ fn steps(readme: &str) -> BTreeMap<u32, Step> {
             }
             None => steps
                 .last_entry()
-                .expect("a comment comes first")
+                .expect("a step starts with a comment")
                 .get_mut()
                 .lines
                 .push(line.to_owned()),
@@ -41,7 +41,7 @@ fn steps(readme: &str) -> BTreeMap<u32, Step> {
     steps
 }
 
-/// A step that is being tried: its lines are taken one after the other.
+/// A running step, whose lines run one after the other.
 struct Tried<'a> {
     demo: &'a Demo,
     step: Step,
@@ -49,8 +49,8 @@ struct Tried<'a> {
 }
 
 impl Tried<'_> {
-    /// The next line's status and output. What the line asks is asked again for the status where it
-    /// does not show it.
+    /// Runs the next line and returns its status and output. If the line does not show the status,
+    /// a second request does.
     fn next(&mut self) -> (String, String) {
         let line = self.line();
         let output = self.run(&line);
@@ -60,12 +60,12 @@ impl Tried<'_> {
         if let Some(status) = output.strip_prefix("HTTP/").and_then(|head| head.split(' ').nth(1)) {
             return (status.to_owned(), output);
         }
-        let ask = line.split(" | ").next().unwrap();
-        let status = self.run(&format!("{ask} -o /dev/null -w '%{{http_code}}'"));
+        let request = line.split(" | ").next().unwrap();
+        let status = self.run(&format!("{request} -o /dev/null -w '%{{http_code}}'"));
         (status, output)
     }
 
-    /// The next line's output, where asking again would change something.
+    /// Runs the next line once and returns its output, for lines that change something.
     fn once(&mut self) -> String {
         let line = self.line();
         self.run(&line)
@@ -77,12 +77,12 @@ impl Tried<'_> {
     }
 
     fn run(&self, line: &str) -> String {
-        // As src/cli/demo/tried.rs does it for who starts a demo.
+        // Same substitution as in src/cli/demo/tried.rs.
         let line = line
             .replace("https://localhost:8443", &self.demo.base())
-            .replace("http://127.0.0.1:9443", self.demo.told("admin_url"))
-            .replace("http://127.0.0.1:9100", self.demo.told("sandbox_url"))
-            .replace("http://127.0.0.1:9000", self.demo.told("origin_url"))
+            .replace("http://127.0.0.1:9443", self.demo.ready_field("admin_url"))
+            .replace("http://127.0.0.1:9100", self.demo.ready_field("sandbox_url"))
+            .replace("http://127.0.0.1:9000", self.demo.ready_field("origin_url"))
             .replace("demo/", &format!("{}/", self.demo.dir().display()));
         let ran = Command::new("sh").args(["-c", &line]).output().unwrap();
         let errors = String::from_utf8_lossy(&ran.stderr);
@@ -90,11 +90,11 @@ impl Tried<'_> {
         String::from_utf8_lossy(&ran.stdout).into_owned()
     }
 
-    /// The next line's answer is this refusal.
+    /// Runs the next line and expects this refusal.
     fn refused(&mut self, status: &str, words: &[&str]) {
         let (answered, output) = self.next();
         assert_eq!(answered, status, "{output}");
-        // A head may stand before the document.
+        // The output may start with a response head.
         let document = output.rsplit("\r\n\r\n").next().unwrap();
         let document: serde_json::Value = serde_json::from_str(document).unwrap();
         assert_eq!(document["status"].to_string(), status, "{document}");
@@ -110,14 +110,14 @@ impl Tried<'_> {
     }
 }
 
-/// The value of a field in a head as curl shows it.
+/// Returns the value of a field in a head as curl prints it.
 fn field<'a>(head: &'a str, name: &str) -> &'a str {
     let line = head.lines().find(|line| line.to_ascii_lowercase().starts_with(&format!("{name}:")));
     line.unwrap_or_else(|| panic!("no {name} in {head}")).split_once(':').unwrap().1.trim()
 }
 
 #[test]
-fn every_line_of_the_readme_does_what_its_comment_says() {
+fn readme_steps_do_what_their_comments_say() {
     if program("curl", "curl").is_none() {
         return;
     }
@@ -129,7 +129,7 @@ fn every_line_of_the_readme_does_what_its_comment_says() {
         let says: &[&str] = match number {
             1 => {
                 let (through, there) = (tried.status("200"), tried.status("200"));
-                assert_eq!(through, there, "the same bytes as in the storage");
+                assert_eq!(through, there, "the storage has other bytes");
                 assert_eq!(through.split(' ').next().unwrap().len(), 64, "{through}");
                 &["200", "the same bytes"]
             }
@@ -180,14 +180,14 @@ fn every_line_of_the_readme_does_what_its_comment_says() {
                 tried.status("200");
                 assert_eq!(tried.once(), "");
                 let faults = tried.run("curl -sS http://127.0.0.1:9100/sandbox/faults");
-                assert_eq!(faults.trim(), "[]", "the last line ends it");
+                assert_eq!(faults.trim(), "[]", "the last line removes the fault");
                 &["503", "200", "The last line ends it"]
             }
             _ => {
                 let held: serde_json::Value = serde_json::from_str(&tried.status("200")).unwrap();
                 let books: serde_json::Value = serde_json::from_str(&tried.status("200")).unwrap();
-                // Kari's three. Refused were Ola, Liv, Per, and Kari where the title is unknown;
-                // what Bokbasen turned away is neither.
+                // Kari has three loans. The gate refused Ola, Liv, Per, and Kari for the unknown
+                // title; refusals of Bokbasen are counted elsewhere.
                 let count = |loans: &serde_json::Value, name: &str, word: &str| {
                     let loans = loans["loans"].as_array().unwrap().iter();
                     loans.filter(|loan| loan[name] == word).count()
@@ -209,7 +209,7 @@ fn every_line_of_the_readme_does_what_its_comment_says() {
     }
 }
 
-/// The lines of the first shell block below a heading.
+/// Returns the lines of the first shell block below a heading.
 fn block_below(readme: &str, heading: &str) -> Vec<String> {
     let (_, below) =
         readme.split_once(&format!("\n## {heading}\n")).expect("the README has no such heading");
@@ -218,7 +218,7 @@ fn block_below(readme: &str, heading: &str) -> Vec<String> {
     lines.map(|line| line.split("  # ").next().unwrap().trim().to_owned()).collect()
 }
 
-/// Ends what a line left running in the background.
+/// Kills background processes of the lines when dropped.
 struct Background(Vec<std::process::Child>);
 
 impl Drop for Background {
@@ -230,15 +230,14 @@ impl Drop for Background {
     }
 }
 
-/// Ports that nobody has at the moment, from below those that the system hands out, which a
-/// connection of another test could get before the gate.
+/// Returns free ports below the ephemeral range, where no other test's connection can take them.
 fn free_ports() -> impl Iterator<Item = u16> {
     let first = 12_000 + u16::try_from(std::process::id() % 4_000).unwrap() * 4;
     (first..32_000).filter(|&port| std::net::TcpListener::bind(("127.0.0.1", port)).is_ok())
 }
 
 #[test]
-fn lines_that_set_up_a_gate_end_in_a_book() {
+fn readme_setup_delivers_a_book() {
     if program("curl", "curl").is_none() {
         return;
     }
@@ -267,12 +266,12 @@ fn lines_that_set_up_a_gate_end_in_a_book() {
     let readme = include_str!("../../README.md");
     for line in block_below(readme, "Set up a gate of your own") {
         if line.starts_with("cargo install") {
-            continue; // the test has the program already
+            continue; // the test already has the program
         }
         if let Some(line) = line.strip_suffix(" &") {
             let listen = if line == "loangate sandbox" { " --listen 127.0.0.1:9100" } else { "" };
             let quiet = std::process::Stdio::null;
-            // Without exec the shell would leave the program behind when it is killed.
+            // Without exec, killing the shell would leave the program running.
             let line = format!("exec {}", with_ports(&format!("{line}{listen}")));
             background.0.push(shell(&line).stdout(quiet()).stderr(quiet()).spawn().unwrap());
             let port = if listen.is_empty() { ports[0].1 } else { ports[2].1 };
@@ -287,7 +286,7 @@ fn lines_that_set_up_a_gate_end_in_a_book() {
         last = String::from_utf8_lossy(&ran.stdout).into_owned();
         let errors = String::from_utf8_lossy(&ran.stderr);
         assert!(ran.status.success(), "{line}: {last}{errors}");
-        // What init wrote has the ports of the README; the free ones take their place.
+        // The configuration of init has the README's ports; free ones replace them.
         let config = directory.path().join("config.toml");
         let text = std::fs::read_to_string(&config).unwrap();
         std::fs::write(&config, with_ports(&text)).unwrap();
@@ -298,8 +297,8 @@ fn lines_that_set_up_a_gate_end_in_a_book() {
             );
         }
     }
-    assert_eq!(background.0.len(), 2, "the stand-in and the gate");
-    assert_eq!(last, "a book\n", "the last line is the one that reads it");
+    assert_eq!(background.0.len(), 2, "the sandbox and the gate");
+    assert_eq!(last, "a book\n", "the last line reads the book");
     for word in ["9788299999014/book.epub` in the storage", "LimitNOFILE="] {
         assert!(readme.contains(word), "the README does not say {word}");
     }

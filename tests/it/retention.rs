@@ -1,6 +1,5 @@
-//! Who borrowed is forgotten in time: afterwards nothing in the ledger's file links a loan to its
-//! borrower, or one loan to another, while the audit trail verifies and an old token still borrows
-//! nothing.
+//! Retention: afterwards nothing in the ledger's file links a loan to its borrower, or two loans to
+//! each other. The audit trail still verifies, and an old token still begins nothing.
 
 use std::collections::BTreeSet;
 use std::process::Command;
@@ -10,17 +9,17 @@ use http::StatusCode;
 use serde_json::Value;
 
 use crate::support::demo::files_below;
-use crate::support::scene::{Setting, movable};
+use crate::support::scene::{Setting, movable_clock};
 use crate::support::{AUDIO, BOOK, File, Scene};
 
 const DAY: Duration = Duration::from_secs(86_400);
 
-/// Whether these bytes stand anywhere in the files of the ledger.
+/// Returns whether the files of the ledger contain these bytes.
 fn is_in_the_ledger(scene: &Scene, bytes: &[u8]) -> bool {
     let files = files_below(&scene.dir.path().join("data"));
     assert!(files.iter().any(|file| file.extension().is_some_and(|extension| extension == "db")));
     files.iter().any(|file| {
-        // SQLite deletes a journal when its connection closes, so one may go after the listing.
+        // SQLite deletes a journal when its connection closes, so a listed file may be gone.
         let content = match std::fs::read(file) {
             Ok(content) => content,
             Err(error)
@@ -36,14 +35,14 @@ fn is_in_the_ledger(scene: &Scene, bytes: &[u8]) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_borrower_is_forgotten_after_the_retention_and_not_before() {
-    let clock = movable();
+async fn borrower_is_forgotten_after_the_retention_and_not_before() {
+    let clock = movable_clock();
     let config = vec![
         ("[readers.jwt]", "[readers]\nmax_lifetime = \"2d\"\n\n[readers.jwt]"),
         ("[privacy]", "[privacy]\nretention = \"30d\""),
     ];
     let mut scene =
-        Scene::set(Setting { config, clock: clock.clone(), ..Setting::default() }).await;
+        Scene::start_with(Setting { config, clock: clock.clone(), ..Setting::default() }).await;
     for isbn in [BOOK, AUDIO] {
         scene.origin.put(&format!("{isbn}/file"), File::of(1000));
     }
@@ -62,14 +61,14 @@ async fn a_borrower_is_forgotten_after_the_retention_and_not_before() {
         scene.http1().delete(url).bearer_auth(&token).send().await.unwrap();
     }
     let ended = async || scene.ledger().await.iter().all(|loan| loan["state"] == "ended");
-    scene.until("both are over", ended).await;
+    scene.until("both loans have ended", ended).await;
     let before = scene.ledger().await;
     let pseudonym = before[0]["borrower"].as_str().unwrap().to_owned();
     assert_eq!(before[1]["borrower"], pseudonym.as_str());
     let borrower: loangate::loan::Borrower = pseudonym.parse().unwrap();
 
     clock.advance(29 * DAY);
-    // A loan that lives is never forgotten, and by the same reader.
+    // A live loan of the same reader is never forgotten.
     let fresh = scene.token("kari");
     assert_eq!(get(&scene, BOOK, &fresh).await, StatusCode::OK);
     clock.advance(2 * DAY);
@@ -80,23 +79,27 @@ async fn a_borrower_is_forgotten_after_the_retention_and_not_before() {
     let after = scene.ledger().await;
     let borrowers: BTreeSet<&str> =
         after.iter().map(|loan| loan["borrower"].as_str().unwrap()).collect();
-    assert_eq!(borrowers.len(), 3, "each is somebody else's now: {after:?}");
-    assert!(borrowers.contains(pseudonym.as_str()), "but for the one that lives");
-    assert_eq!(get(&scene, BOOK, &scene.token("kari")).await, StatusCode::OK, "and is read on");
+    assert_eq!(borrowers.len(), 3, "the forgotten loans share a pseudonym: {after:?}");
+    assert!(borrowers.contains(pseudonym.as_str()), "the live loan keeps its pseudonym");
+    assert_eq!(
+        get(&scene, BOOK, &scene.token("kari")).await,
+        StatusCode::OK,
+        "the live loan still opens its title"
+    );
     assert_eq!(
         get(&scene, BOOK, &token).await,
         StatusCode::UNAUTHORIZED,
-        "no old token outlives it"
+        "an old token opens nothing after it"
     );
 
-    // The last one too: then nothing in the files bears the pseudonym.
+    // When the last loan is forgotten too, nothing in the files contains the pseudonym.
     let url = format!("{}/loans/{BOOK}", scene.base);
     scene.http1().delete(url).bearer_auth(scene.token("kari")).send().await.unwrap();
     let ended = async || scene.ledger().await.iter().all(|loan| loan["state"] == "ended");
-    scene.until("it is over", ended).await;
+    scene.until("the loan has ended", ended).await;
     assert!(
         is_in_the_ledger(&scene, borrower.as_bytes()),
-        "what is looked for is where it is looked for"
+        "the search must find the pseudonym before it is forgotten"
     );
     clock.advance(31 * DAY);
     let forgotten = async || scene.ledger().await.iter().all(|loan| loan["forgotten"].is_string());

@@ -1,4 +1,4 @@
-//! What a running gate says of its troubles: in its log, in `/readyz`, and to who shows a token.
+//! Diagnostics of a running gate: its log, `/readyz`, and responses to clients with a token.
 
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -15,7 +15,7 @@ async fn ready(scene: &Scene) -> Value {
     scene.admin("/readyz").await.json().await.unwrap()
 }
 
-/// The lines of a log in JSON; anything else is not there.
+/// Parses a log as lines of JSON, and panics at any other line.
 fn lines(process: &Process) -> Vec<Value> {
     let log = std::fs::read_to_string(&process.log).unwrap();
     log.lines()
@@ -30,7 +30,7 @@ const JSON_LOG: (&str, &str) = ("[ledger]", "[log]\nformat = \"json\"\n\n[ledger
 #[tokio::test]
 async fn refused_login_is_named_and_logged_once() {
     let config = vec![JSON_LOG, ("\"sandbox-client\"", "\"someone-else\"")];
-    let mut scene = Scene::around(Setting { config, ..Setting::default() }).await;
+    let mut scene = Scene::without_gate(Setting { config, ..Setting::default() }).await;
     let mut process = scene.spawn_gate().await;
     let client = scene.http2();
     for reader in 0..12 {
@@ -51,7 +51,7 @@ async fn refused_login_is_named_and_logged_once() {
         .collect();
     assert_eq!(reasons.len(), 1, "{reasons:?}");
     assert_eq!(reasons[0]["fields"]["reason"], "login_refused");
-    // Whatever else is logged of it is not one line for each try.
+    // Other log lines about it are not repeated for each attempt either.
     let warnings =
         lines.iter().filter(|line| matches!(line["level"].as_str(), Some("WARN" | "ERROR")));
     assert!(warnings.clone().count() <= 3, "{:?}", warnings.collect::<Vec<_>>());
@@ -62,7 +62,7 @@ async fn refused_login_is_named_and_logged_once() {
 async fn readyz_names_the_reason_and_forgets_it() {
     let mut scene = Scene::start().await;
     scene.origin.put(&format!("{BOOK}/book.epub"), File::of(10));
-    let ask = async |scene: &Scene, reader: String| {
+    let fetch = async |scene: &Scene, reader: String| {
         scene.get(&scene.http2(), PATH, &scene.token(&reader)).send().await.unwrap().status()
     };
     for (number, (fault, expected)) in [
@@ -76,7 +76,7 @@ async fn readyz_names_the_reason_and_forgets_it() {
         let mut readers = 0;
         while ready(&scene).await["missing"] == json!([]) {
             assert!(readers < 40, "{expected} never shows");
-            let all = (0..5).map(|reader| ask(&scene, format!("r-{number}-{readers}-{reader}")));
+            let all = (0..5).map(|reader| fetch(&scene, format!("r-{number}-{readers}-{reader}")));
             futures_util::future::join_all(all).await;
             readers += 5;
         }
@@ -84,7 +84,7 @@ async fn readyz_names_the_reason_and_forgets_it() {
         assert!(missing["missing"][0].as_str().unwrap().starts_with(expected), "{missing}");
         assert_eq!(missing["ready"], true, "readers with loans are still served");
         scene.no_faults().await;
-        let served = async || ask(&scene, format!("late-{number}")).await == StatusCode::OK;
+        let served = async || fetch(&scene, format!("late-{number}")).await == StatusCode::OK;
         scene.until("a new reader is served", served).await;
         assert_eq!(ready(&scene).await["missing"], json!([]));
     }
@@ -95,7 +95,7 @@ async fn readyz_names_the_reason_and_forgets_it() {
 #[tokio::test]
 async fn second_gate_on_a_ledger_is_announced() {
     let config = vec![JSON_LOG];
-    let mut scene = Scene::around(Setting { config, ..Setting::default() }).await;
+    let mut scene = Scene::without_gate(Setting { config, ..Setting::default() }).await;
     let first = scene.spawn_gate().await;
     let announced = |process: &Process| {
         let lines = lines(process);
@@ -113,7 +113,7 @@ async fn second_gate_on_a_ledger_is_announced() {
     std::fs::write(&first.log, "").unwrap();
     let mut second = scene.spawn_gate().await;
     assert_eq!(announced(&second), [json!(1)]);
-    // One that was killed is not counted.
+    // A killed gate is not counted.
     first.kill();
     second.kill();
     std::fs::write(&first.log, "").unwrap();
@@ -127,7 +127,7 @@ async fn second_gate_on_a_ledger_is_announced() {
 async fn warnings_at_start_follow_the_format_of_the_log() {
     let config =
         vec![JSON_LOG, ("{ file = \"certs/lending.secret\" }", "\"sandbox-client-secret\"")];
-    let mut scene = Scene::around(Setting { config, ..Setting::default() }).await;
+    let mut scene = Scene::without_gate(Setting { config, ..Setting::default() }).await;
     let process = scene.spawn_gate().await;
     let warnings = lines(&process);
     let warning = warnings.iter().find(|line| line["fields"]["key"] == "lending.client_secret");
@@ -139,7 +139,7 @@ async fn warnings_at_start_follow_the_format_of_the_log() {
     );
     assert!(!warning.to_string().contains("sandbox-client-secret"));
     drop(process);
-    // So does the reason why a start failed: here the ledger is a directory.
+    // The reason of a failed start is in JSON too: here the ledger is a directory.
     scene.replace_in_config("sqlite:data/loangate.db", "sqlite:certs");
     let ran = Command::new(env!("CARGO_BIN_EXE_loangate"))
         .args(["serve", "--config"])
@@ -171,7 +171,7 @@ async fn serve_warns_of_certificate_dates() {
         ((2020, 1, 1), soon(), "expires_soon", "WARN"),
     ] {
         let mut scene =
-            Scene::around(Setting { config: vec![JSON_LOG], ..Setting::default() }).await;
+            Scene::without_gate(Setting { config: vec![JSON_LOG], ..Setting::default() }).await;
         let key = rcgen::KeyPair::generate().unwrap();
         let mut params = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
         params.not_before = rcgen::date_time_ymd(from.0, from.1, from.2);
@@ -190,7 +190,7 @@ async fn serve_warns_of_certificate_dates() {
     }
 }
 
-/// A date within 14 days.
+/// Returns a date within 14 days.
 fn soon() -> (i32, u8, u8) {
     let at = Clock::system().now() + jiff::SignedDuration::from_hours(24 * 5);
     let date = jiff::tz::TimeZone::UTC.to_datetime(at).date();
@@ -198,7 +198,7 @@ fn soon() -> (i32, u8, u8) {
 }
 
 #[tokio::test]
-async fn clock_of_the_gate_is_told_from_that_of_the_login() {
+async fn wrong_gate_clock_differs_from_wrong_login_clock() {
     let detail = async |scene: &Scene, now: i64| {
         let token = scene.token_with(&json!({ "sub": "kari", "iat": now, "exp": now + 3600 }));
         let answer = scene.get(&scene.http2(), PATH, &token).send().await.unwrap();
@@ -206,10 +206,10 @@ async fn clock_of_the_gate_is_told_from_that_of_the_login() {
         let document: Value = answer.json().await.unwrap();
         document["detail"].as_str().unwrap().to_owned()
     };
-    // The gate's clock is 5 minutes behind that of Bokbasen, and the login's is right.
+    // The gate's clock is 5 minutes behind Bokbasen's, and the login's is right.
     let real = Clock::system().now();
     let behind = real - jiff::SignedDuration::from_mins(5);
-    let mut scene = Scene::around(Setting::default()).await;
+    let mut scene = Scene::without_gate(Setting::default()).await;
     scene.origin.put(&format!("{BOOK}/book.epub"), File::of(10));
     let loaded = loangate::config::load(&scene.config_file()).unwrap();
     let gate = loangate::cli::serve::start(loaded.config, Clock::movable(behind)).await.unwrap();
@@ -242,11 +242,11 @@ async fn clock_of_the_gate_is_told_from_that_of_the_login() {
 }
 
 #[tokio::test]
-async fn wrong_admin_token_is_told_from_a_missing_one() {
-    let mut scene = Scene::around(Setting::default()).await;
+async fn wrong_admin_token_differs_from_a_missing_one() {
+    let mut scene = Scene::without_gate(Setting::default()).await;
     let process = scene.spawn_gate().await;
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
-    let ask = async |authorization: Option<&str>| {
+    let fetch = async |authorization: Option<&str>| {
         let mut request = client.get(format!("{}/api/v1/loans", scene.admin));
         if let Some(field) = authorization {
             request = request.header("authorization", field);
@@ -258,15 +258,14 @@ async fn wrong_admin_token_is_told_from_a_missing_one() {
         (document["type"].as_str().unwrap().to_owned(), document["detail"].to_string(), challenge)
     };
     for missing in [None, Some("Bearer"), Some("Bearer "), Some("Basic eDp5")] {
-        let (kind, detail, challenge) = ask(missing).await;
+        let (kind, detail, challenge) = fetch(missing).await;
         assert_eq!((&*kind, &*challenge), ("operator-unauthenticated", "Bearer"), "{missing:?}");
         assert!(detail.contains("needs the admin token"), "{detail}");
     }
-    let (kind, detail, challenge) = ask(Some("Bearer not-this-one")).await;
+    let (kind, detail, challenge) = fetch(Some("Bearer not-this-one")).await;
     assert_eq!((&*kind, &*challenge), ("operator-token-wrong", "Bearer error=\"invalid_token\""));
     assert!(detail.contains("not the admin token") && !detail.contains("not-this-one"), "{detail}");
-    // The command line says so too: its configuration has another token than the gate was started
-    // with.
+    // The command line reports it too: its configuration has another token than the running gate.
     let address = scene.admin.trim_start_matches("http://").to_owned();
     let text = std::fs::read_to_string(scene.config_file()).unwrap();
     let admin = text.lines().find(|line| line.starts_with("admin = ")).unwrap().to_owned();

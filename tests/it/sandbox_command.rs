@@ -1,11 +1,11 @@
-//! `loangate sandbox`, as an integrator starts it for tests of an own.
+//! `loangate sandbox`, started as an integrator does for own tests.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 
 use serde_json::{Value, json};
 
-/// A sandbox that is ended with the test.
+/// A sandbox process, killed at the end of the test.
 struct Started(Child, Value);
 
 impl Drop for Started {
@@ -24,12 +24,12 @@ fn start(arguments: &[&str]) -> Started {
         .unwrap();
     let mut line = String::new();
     BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-    let told = serde_json::from_str(&line).unwrap();
-    Started(child, told)
+    let printed = serde_json::from_str(&line).unwrap();
+    Started(child, printed)
 }
 
 #[tokio::test]
-async fn it_says_how_to_reach_it_and_takes_bounds_faults_and_a_world() {
+async fn sandbox_prints_its_addresses_and_applies_its_options() {
     let dir = tempfile::tempdir().unwrap();
     let world = dir.path().join("world.json");
     std::fs::write(&world, json!({ "libraries": [{ "isil": "NO-1" }], "titles": [] }).to_string())
@@ -44,26 +44,31 @@ async fn it_says_how_to_reach_it_and_takes_bounds_faults_and_a_world() {
         "--fault",
         r#"{"call": "get", "times": 2, "effect": "garbage"}"#,
     ]);
-    let told = &started.1;
+    let printed = &started.1;
     for name in
         ["url", "token_url", "login_url", "client_id", "client_secret", "username", "password"]
     {
-        assert!(told[name].is_string(), "{name}: {told}");
+        assert!(printed[name].is_string(), "{name}: {printed}");
     }
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
-    let url = told["url"].as_str().unwrap();
+    let url = printed["url"].as_str().unwrap();
     let get = async |path: &str| -> Value {
         client.get(format!("{url}/sandbox/{path}")).send().await.unwrap().json().await.unwrap()
     };
     assert_eq!(get("settings").await["list_lag_ms"], 7);
     assert_eq!(get("faults").await.as_array().unwrap().len(), 2);
     assert_eq!(get("books").await, json!({ "loans": [], "reports": [] }));
-    // The credentials that it told open it.
-    let asked = json!({
-        "client_id": told["client_id"], "client_secret": told["client_secret"],
+    // The printed credentials grant access.
+    let credentials = json!({
+        "client_id": printed["client_id"], "client_secret": printed["client_secret"],
         "audience": "https://api.bokbasen.io/loan/", "grant_type": "client_credentials",
     });
-    let token = client.post(told["token_url"].as_str().unwrap()).json(&asked).send().await.unwrap();
+    let token = client
+        .post(printed["token_url"].as_str().unwrap())
+        .json(&credentials)
+        .send()
+        .await
+        .unwrap();
     let token: Value = token.json().await.unwrap();
     let begin = json!({
         "library": "NO-1", "isbn": "9788299999014", "borrower": "b", "reference": "r",
@@ -76,7 +81,7 @@ async fn it_says_how_to_reach_it_and_takes_bounds_faults_and_a_world() {
 }
 
 #[test]
-fn what_it_cannot_read_it_refuses_with_a_sentence() {
+fn invalid_sandbox_options_are_reported() {
     for (arguments, says) in [
         (&["--bounds", r#"{"lag": 1}"#][..], "unknown field `lag`"),
         (&["--fault", r#"{"call": "fetch", "effect": "hang"}"#], "unknown variant `fetch`"),

@@ -1,7 +1,7 @@
-//! `docs/security.md` is true: what it names exists, and every claim leads to a test.
+//! Checks `docs/security.md`: everything that it names exists, and every claim leads to a test.
 //!
-//! A reviewer starts at a demand of the contract, goes to a claim, and from there to a test. Each
-//! of these steps is read from the page itself, so that the page cannot drift away from the code.
+//! A reviewer goes from a demand of the contract to a claim, and from there to a test. These tests
+//! read the steps from the page itself, so that page and code cannot diverge.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -11,18 +11,18 @@ const PAGE: &str = include_str!("../../docs/security.md");
 const SUMMARY: &str = include_str!("../../docs/security.nb.md");
 const REFERENCE: &str = include_str!("../../config.toml");
 
-/// The cells of every table row of a text, without Markdown's separator rows.
+/// Returns the cells of every table row of a text, without Markdown's separator rows.
 fn rows(text: &str) -> impl Iterator<Item = Vec<&str>> {
     let lines = text.lines().filter(|line| line.starts_with("| ") && !line.starts_with("|--"));
     lines.map(|line| line.trim_matches('|').split(" | ").map(str::trim).collect())
 }
 
-/// What stands between backquotes.
+/// Returns the texts between backquotes.
 fn code_spans(text: &str) -> Vec<&str> {
     text.split('`').skip(1).step_by(2).collect()
 }
 
-/// The words of a text that have this prefix and a number, such as `C12`.
+/// Returns the words that consist of this prefix and a number, such as `C12`.
 fn numbered(prefix: char, text: &str) -> BTreeSet<&str> {
     let is_number = |word: &&str| {
         let number = word.strip_prefix(prefix).unwrap_or_default();
@@ -31,13 +31,13 @@ fn numbered(prefix: char, text: &str) -> BTreeSet<&str> {
     text.split(|letter: char| !letter.is_ascii_alphanumeric()).filter(is_number).collect()
 }
 
-/// The rows of the page whose first cell is a number with this prefix.
+/// Returns the rows whose first cell is a number with this prefix.
 fn table(prefix: char) -> BTreeMap<&'static str, Vec<&'static str>> {
     let is_one = |row: &Vec<&str>| numbered(prefix, row[0]).contains(row[0]);
     rows(PAGE).filter(is_one).map(|row| (row[0], row)).collect()
 }
 
-/// The tests that a text names.
+/// Returns the tests that a text names.
 fn tests_in(text: &str) -> Vec<&str> {
     let is_test = |span: &&str| {
         ["it::", "crash::", "src::"].iter().any(|suite| span.starts_with(suite))
@@ -46,7 +46,7 @@ fn tests_in(text: &str) -> Vec<&str> {
     code_spans(text).into_iter().filter(is_test).collect()
 }
 
-/// The files in which a test of this path can be.
+/// Returns the files that can contain a test of this path.
 fn files_of(path: &[&str]) -> Vec<PathBuf> {
     match path {
         ["it" | "crash", rest @ ..] => {
@@ -68,7 +68,7 @@ fn files_of(path: &[&str]) -> Vec<PathBuf> {
     .collect()
 }
 
-/// Whether a test of this name is there and runs with all others.
+/// Returns whether a test of this name exists and runs by default.
 fn exists(test: &str) -> bool {
     let mut path: Vec<&str> = test.split("::").collect();
     let name = path.pop().unwrap();
@@ -91,9 +91,9 @@ fn each_claim_leads_to_a_test() {
         assert!(!tests.is_empty(), "claim {number} names no test");
     }
     for test in tests_in(PAGE).into_iter().chain(tests_in(SUMMARY)) {
-        assert!(exists(test), "{test} is named in the security document and is no test that runs");
+        assert!(exists(test), "the security document names {test}, which is not a test that runs");
     }
-    assert!(!exists("it::security_document::no_such_test"), "a test that is not there is noticed");
+    assert!(!exists("it::security_document::no_such_test"), "a missing test is not noticed");
 }
 
 #[test]
@@ -109,12 +109,12 @@ fn each_demand_and_each_threat_leads_to_claims() {
     }
     for text in [PAGE, SUMMARY] {
         let unknown: Vec<&str> = numbered('C', text).difference(&claims).copied().collect();
-        assert!(unknown.is_empty(), "these claims are named and not made: {unknown:?}");
+        assert!(unknown.is_empty(), "these claims are named but missing: {unknown:?}");
     }
 }
 
 #[test]
-fn the_limits_are_those_of_the_reference() {
+fn documented_limits_match_the_reference() {
     let reference: toml::Table = REFERENCE.parse().unwrap();
     let value = |key: &str| -> Option<String> {
         let mut value = toml::Value::Table(reference.clone());
@@ -137,9 +137,9 @@ fn the_limits_are_those_of_the_reference() {
     assert!(seen >= 10, "only {seen} limits were compared");
 }
 
-/// Five walks from a sentence of the contract to a test, drawn by a seed that is printed.
+/// Prints five random walks from a sentence of the contract to a test, with their seed.
 #[test]
-fn a_reviewer_walks_from_the_contract_to_a_test() {
+fn reviewer_can_walk_from_the_contract_to_a_test() {
     let (demands, claims) = (table('D'), table('C'));
     let mut random = fastrand::Rng::with_seed(20_261_126);
     for _ in 0..5 {

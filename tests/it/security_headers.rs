@@ -1,4 +1,4 @@
-//! Header fields for the reader's security: on every answer, and on documents that could run
+//! Security header fields: on every response, and stricter ones on documents that could run
 //! scripts.
 
 use http::{HeaderMap, Method};
@@ -29,9 +29,9 @@ async fn fields(
 }
 
 #[tokio::test]
-async fn every_answer_has_them() {
+async fn every_response_has_security_headers() {
     let cors = ("[ledger]", "[cors]\norigins = [\"https://reader.example.no\"]\n\n[ledger]");
-    let scene = Scene::set(Setting { config: vec![cors], ..Setting::default() }).await;
+    let scene = Scene::start_with(Setting { config: vec![cors], ..Setting::default() }).await;
     scene.origin.put(&format!("{BOOK}/book.epub"), File::of(100));
     scene.origin.put("covers/cover.png", File::of(100));
     let token = scene.token("kari");
@@ -58,7 +58,7 @@ async fn every_answer_has_them() {
 #[tokio::test]
 async fn strict_transport_security_can_be_off() {
     let config = vec![("[ledger]", "[server]\nhsts = \"0s\"\n\n[ledger]")];
-    let scene = Scene::set(Setting { config, ..Setting::default() }).await;
+    let scene = Scene::start_with(Setting { config, ..Setting::default() }).await;
     let (_, fields) = fields(&scene, Method::GET, "/nothing", None).await;
     assert!(!fields.contains_key(HSTS) && fields.contains_key("referrer-policy"));
     scene.end().await;
@@ -66,7 +66,7 @@ async fn strict_transport_security_can_be_off() {
 
 #[tokio::test]
 async fn gated_documents_run_no_scripts() {
-    let mut scene = Scene::set(Setting::default()).await;
+    let mut scene = Scene::start_with(Setting::default()).await;
     let put = |scene: &Scene, name: &str, kind: &str| {
         scene.origin.put(&format!("{BOOK}/{name}"), File::of(100).field("content-type", kind));
         scene.origin.put(&format!("covers/{name}"), File::of(100).field("content-type", kind));
@@ -75,7 +75,7 @@ async fn gated_documents_run_no_scripts() {
         ("a.xhtml", "application/xhtml+xml"),
         ("a.html", "text/html; charset=utf-8"),
         ("a.svg", "image/svg+xml"),
-        ("a.xml", "application/octet-stream"), // by its name
+        ("a.xml", "application/octet-stream"), // typed by its name
         ("a.opf", "application/oebps-package+xml"),
     ];
     let media =

@@ -1,5 +1,4 @@
-//! What support does: finds a loan and ends it with a reason, by the API and by the command line;
-//! mints links.
+//! Support tasks: find a loan and end it with a reason, by API and by command, and mint links.
 
 use std::process::{Command, Output};
 
@@ -18,7 +17,7 @@ async fn scene_with_a_loan() -> Scene {
     scene
 }
 
-/// A call of the admin API with its token.
+/// Calls the admin API with its token.
 async fn call(
     scene: &Scene,
     method: &str,
@@ -40,7 +39,7 @@ async fn call(
 }
 
 #[tokio::test]
-async fn support_ends_a_loan_with_a_reason_that_stands_in_its_history() {
+async fn support_ends_a_loan_with_a_reason_in_its_history() {
     let scene = scene_with_a_loan().await;
     let id = scene.ledger().await[0]["id"].as_str().unwrap().to_owned();
     let path = format!("/api/v1/loans/{id}");
@@ -53,7 +52,7 @@ async fn support_ends_a_loan_with_a_reason_that_stands_in_its_history() {
             "{query}"
         );
     }
-    // From before the end: a later one would borrow again.
+    // The token is from before the end: a later one would borrow again.
     let token = scene.token("kari");
     for _ in 0..2 {
         let ended = call(&scene, "DELETE", &format!("{path}?reason=card%20lost"), None).await;
@@ -72,7 +71,7 @@ async fn support_ends_a_loan_with_a_reason_that_stands_in_its_history() {
 }
 
 #[tokio::test]
-async fn a_minted_link_opens_its_title_in_both_forms_and_says_nothing_of_the_borrower() {
+async fn minted_link_opens_its_title_and_hides_the_borrower() {
     let scene = scene_with_a_loan().await;
     let wish = json!({ "library": LIBRARY, "borrower": "kari", "isbn": BOOK, "ttl": "1h" });
     let (status, link) = call(&scene, "POST", "/api/v1/links", Some(&wish)).await;
@@ -87,7 +86,7 @@ async fn a_minted_link_opens_its_title_in_both_forms_and_says_nothing_of_the_bor
     let by_query =
         format!("{}/files/{BOOK}/book.epub?{}", scene.base, link["query"].as_str().unwrap());
     assert_eq!(client.get(by_query).send().await.unwrap().status(), StatusCode::OK);
-    assert_eq!(scene.books().await.len(), 1, "under the loan that the reader had");
+    assert_eq!(scene.books().await.len(), 1, "the link uses the reader's loan");
 
     let prefix =
         json!({ "library": LIBRARY, "borrower": "kari", "prefix": format!("/files/{BOOK}/") });
@@ -136,35 +135,35 @@ fn loans(scene: &Scene, arguments: &[&str]) -> Output {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_command_line_lists_shows_and_ends_loans_of_the_running_gate() {
-    // The command finds the gate by its configuration, so that the port must stand there.
+async fn loans_command_lists_shows_and_ends_loans() {
+    // The command finds the gate by its configuration, which therefore needs the port.
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let admin: &'static str = Box::leak(format!("admin = \"127.0.0.1:{port}\"").into_boxed_str());
     let flush = ("[ledger]", "[metering]\nflush = \"50ms\"\n\n[ledger]");
     let config = vec![("admin = \"127.0.0.1:0\"", admin), flush];
-    let scene = Scene::set(Setting { config, ..Setting::default() }).await;
+    let scene = Scene::start_with(Setting { config, ..Setting::default() }).await;
     scene.origin.put(&format!("{BOOK}/book.epub"), File::of(1000));
     let path = format!("/files/{BOOK}/book.epub");
     let answer = scene.get(&scene.http1(), &path, &scene.token("kari")).send().await.unwrap();
     assert_eq!(answer.bytes().await.unwrap().len(), 1000);
     let noted =
         async || scene.ledger().await.iter().any(|loan| !loan["delivered"][&path].is_null());
-    scene.until("it is told what was delivered", noted).await;
-    let said = |output: &Output| String::from_utf8(output.stdout.clone()).unwrap();
+    scene.until("the delivery is reported", noted).await;
+    let output_text = |output: &Output| String::from_utf8(output.stdout.clone()).unwrap();
 
     let listed = loans(&scene, &["list", "--state", "accepted"]);
-    let table = said(&listed);
+    let table = output_text(&listed);
     let lines: Vec<&str> = table.lines().collect();
     assert!(lines[0].starts_with("id ") && lines[1].contains(BOOK) && lines.len() == 2, "{table}");
     let json: Value = serde_json::from_slice(&loans(&scene, &["list", "--json"]).stdout).unwrap();
     let id = json["loans"][0]["id"].as_str().unwrap().to_owned();
-    let shown = said(&loans(&scene, &["show", &id]));
+    let shown = output_text(&loans(&scene, &["show", &id]));
     assert!(shown.contains("state         accepted") && shown.contains("intended"), "{shown}");
     assert!(shown.contains(&format!("delivered     {path}: 1000 bytes, ranges: 1\n")), "{shown}");
-    let ended = loans(&scene, &["end", &id, "--reason", "asked by the library"]);
+    let ended = loans(&scene, &["end", &id, "--reason", "requested by the library"]);
     assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
     scene.until("ended", async || scene.ledger().await[0]["state"] == "ended").await;
-    assert!(said(&loans(&scene, &["show", &id])).contains("asked by the library"));
+    assert!(output_text(&loans(&scene, &["show", &id])).contains("requested by the library"));
 
     for (arguments, says) in [
         (&["show", "nothing"][..], "There is no loan of this id"),
@@ -182,7 +181,7 @@ async fn the_command_line_lists_shows_and_ends_loans_of_the_running_gate() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_ledger_is_copied_checked_and_audited_beside_the_running_gate() {
+async fn running_ledger_can_be_copied_checked_and_audited() {
     let scene = scene_with_a_loan().await;
     let run = |arguments: &[&str]| {
         Command::new(env!("CARGO_BIN_EXE_loangate"))
@@ -205,7 +204,7 @@ async fn the_ledger_is_copied_checked_and_audited_beside_the_running_gate() {
     );
     let check = run(&["ledger", "check"]);
     assert!(check.status.success(), "{}", String::from_utf8_lossy(&check.stderr));
-    // The newest link is kept apart within a second.
+    // The newest link of the trail is stored separately within a second.
     let verified = async || {
         let audit = run(&["audit", "verify"]);
         audit.status.success()

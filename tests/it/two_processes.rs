@@ -1,6 +1,6 @@
-//! Several gates on one ledger: what one process ends opens nothing at the other, and nothing that
-//! one opened is cancelled by the other; and what holds while the ledger's change feed cannot be
-//! read.
+//! Several gates on one ledger: a loan that one process ends opens nothing at another, and none
+//! cancels a loan that another has opened. Also the behaviour while the ledger's change feed is
+//! unreadable.
 
 use std::time::{Duration, Instant};
 
@@ -9,23 +9,23 @@ use serde_json::Value;
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions, Connection};
 
-use crate::support::scene::{Setting, movable};
+use crate::support::scene::{Setting, movable_clock};
 use crate::support::{AUDIO, BOOK, File, Process, Scene, metric};
 
-/// An end at one process reaches the other within this time.
-const REACHES_WITHIN: Duration = Duration::from_secs(1);
+/// Time within which an end at one process reaches the other.
+const PROPAGATES_WITHIN: Duration = Duration::from_secs(1);
 
-/// A scene with two gates on its ledger: the scene's requests go to the first, `base` is that of
-/// the second.
+/// Starts two gates on one ledger. The scene's requests go to the first; the text is the base URL
+/// of the second.
 async fn two_gates() -> (Scene, Process, Process, String) {
-    let mut scene = Scene::around(Setting::default()).await;
+    let mut scene = Scene::without_gate(Setting::default()).await;
     let first = scene.spawn_gate().await;
     let second = Process::serve(&scene.config_file()).await;
-    let base = second.told("base_url");
+    let base = second.ready_field("base_url");
     (scene, first, second, base)
 }
 
-async fn give_back(scene: &Scene, base: &str, isbn: &str, token: &str) {
+async fn return_loan(scene: &Scene, base: &str, isbn: &str, token: &str) {
     let answer = scene
         .http1()
         .delete(format!("{base}/loans/{isbn}"))
@@ -54,7 +54,7 @@ async fn return_at_one_process_stops_streams_at_the_other() {
             while !stalled && body.chunk().await.is_ok_and(|chunk| chunk.is_some()) {}
             body
         });
-        give_back(&scene, &base, AUDIO, &token).await;
+        return_loan(&scene, &base, AUDIO, &token).await;
         let returned = Instant::now();
         let over = async || metric(&scene.metrics().await, "loangate_streams", "") == 0.0;
         scene.until("the body is over", over).await;
@@ -66,7 +66,7 @@ async fn return_at_one_process_stops_streams_at_the_other() {
         assert_eq!(problem["type"], "loan-ended");
     }
     println!("a return at one process stopped streams at the other within {slowest:?}");
-    assert!(slowest < REACHES_WITHIN, "{slowest:?}");
+    assert!(slowest < PROPAGATES_WITHIN, "{slowest:?}");
     drop((first, second));
     scene.end().await;
 }
@@ -85,7 +85,7 @@ async fn loan_opened_at_one_process_is_not_cancelled_at_the_other() {
     let read = scene.get(&scene.http1(), &path, &opened).send().await.unwrap();
     assert_eq!(read.status(), StatusCode::OK);
     for token in [&opened, &unopened] {
-        give_back(&scene, &base, BOOK, token).await;
+        return_loan(&scene, &base, BOOK, token).await;
     }
     let status =
         async |number: usize| scene.books().await[number]["status"].as_str().unwrap().to_owned();
@@ -95,7 +95,7 @@ async fn loan_opened_at_one_process_is_not_cancelled_at_the_other() {
     scene.end().await;
 }
 
-/// Runs a statement on the ledger's file beside the gate.
+/// Runs a statement on the ledger's file while the gates run.
 async fn alter(scene: &Scene, statement: &'static str) {
     let file = scene.dir.path().join("data/loangate.db");
     let options = SqliteConnectOptions::new().filename(file).busy_timeout(Duration::from_secs(10));
@@ -111,8 +111,8 @@ async fn read(scene: &Scene, token: &str) -> StatusCode {
 
 #[tokio::test]
 async fn unreadable_feed_bounds_cached_acceptances() {
-    let clock = movable();
-    let scene = Scene::set(Setting { clock: clock.clone(), ..Setting::default() }).await;
+    let clock = movable_clock();
+    let scene = Scene::start_with(Setting { clock: clock.clone(), ..Setting::default() }).await;
     scene.origin.put(&format!("{BOOK}/book.epub"), File::of(1000));
     let token = scene.token("kari");
     let via = async |via: &str| {
@@ -120,7 +120,7 @@ async fn unreadable_feed_bounds_cached_acceptances() {
     };
     assert_eq!(read(&scene, &token).await, StatusCode::OK);
     assert_eq!((read(&scene, &token).await, via("cache").await), (StatusCode::OK, 1.0));
-    // The feed can no longer be read, and the loans still can.
+    // The feed can no longer be read, but the loans can.
     alter(&scene, "ALTER TABLE history RENAME TO lost_history").await;
     clock.advance(Duration::from_secs(29));
     assert_eq!((read(&scene, &token).await, via("cache").await), (StatusCode::OK, 2.0));
@@ -128,14 +128,14 @@ async fn unreadable_feed_bounds_cached_acceptances() {
     assert_eq!(
         (read(&scene, &token).await, via("ledger").await),
         (StatusCode::OK, 1.0),
-        "it is read again"
+        "the loan is read from the ledger"
     );
     assert_eq!(
         (read(&scene, &token).await, via("cache").await),
         (StatusCode::OK, 3.0),
-        "which holds as long"
+        "the second read is valid for as long"
     );
-    // Nor can the loans.
+    // The loans cannot be read either.
     alter(&scene, "ALTER TABLE loans RENAME TO lost_loans").await;
     assert_eq!((read(&scene, &token).await, via("cache").await), (StatusCode::OK, 4.0));
     clock.advance(Duration::from_secs(31));
@@ -155,21 +155,22 @@ async fn unreadable_feed_bounds_cached_acceptances() {
 #[tokio::test]
 async fn stream_ends_once_neither_feed_nor_ledger_confirms_it() {
     let config = vec![("[ledger]", "[gate]\nfreshness = \"1s\"\n\n[ledger]")];
-    let scene = Scene::set(Setting { config, ..Setting::default() }).await;
+    let scene = Scene::start_with(Setting { config, ..Setting::default() }).await;
     scene.origin.put(&format!("{AUDIO}/audio.mp3"), File::of(1 << 30));
     let path = format!("/files/{AUDIO}/audio.mp3");
     let token = scene.token("kari");
     let mut body = scene.get(&scene.http1(), &path, &token).send().await.unwrap();
     assert!(body.chunk().await.unwrap().is_some());
     let running = async || metric(&scene.metrics().await, "loangate_streams", "") == 1.0;
-    // While the loans can be read, a stream goes on without the feed.
+    // While the loans can be read, a stream continues without the feed.
     alter(&scene, "ALTER TABLE history RENAME TO lost_history").await;
-    let asked = metric(&scene.metrics().await, "loangate_requests_total", "via=\"ledger\"");
+    let ledger_reads = metric(&scene.metrics().await, "loangate_requests_total", "via=\"ledger\"");
     let stale = async || {
         let head =
             scene.http1().head(format!("{}{path}", scene.base)).bearer_auth(&token).send().await;
         assert_eq!(head.unwrap().status(), StatusCode::OK);
-        metric(&scene.metrics().await, "loangate_requests_total", "via=\"ledger\"") > asked + 2.0
+        metric(&scene.metrics().await, "loangate_requests_total", "via=\"ledger\"")
+            > ledger_reads + 2.0
     };
     scene.until("what is cached has been stale three times", stale).await;
     assert!(running().await);
@@ -178,7 +179,7 @@ async fn stream_ends_once_neither_feed_nor_ledger_confirms_it() {
     alter(&scene, "ALTER TABLE lost_loans RENAME TO loans").await;
     alter(&scene, "ALTER TABLE lost_history RENAME TO history").await;
     let again = scene.get(&scene.http1(), &path, &token).send().await.unwrap();
-    assert_eq!(again.status(), StatusCode::OK, "the loan itself lives");
+    assert_eq!(again.status(), StatusCode::OK, "the loan itself is live");
     drop((again, body));
     scene.end().await;
 }
