@@ -1,9 +1,9 @@
-//! Crashes: the gate is a process of its own, and dies at random moments and at every place where
-//! it matters.
+//! Crash tests: the gate is a separate process, which is killed at random moments and crashes at
+//! every critical point.
 //!
-//! The sandbox and the origin live in the tests' process, and outlive it as Bokbasen and the
-//! storage do. `kills` are kills at random moments under load; `crash_points` are the places before
-//! and after each commit and each call, one by one.
+//! The sandbox and the origin run in the test process and survive the crashes, as Bokbasen and the
+//! storage do. `kills` kills the gate at random moments under load; `crash_points` crashes it
+//! before and after each commit and each call.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -12,7 +12,7 @@
     clippy::print_stdout
 )]
 
-// Shared with the other tests, which use more of it.
+// Shared with `tests/it`, which uses more of it.
 #[allow(dead_code, unused_imports)]
 #[path = "../support/mod.rs"]
 mod support;
