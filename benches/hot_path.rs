@@ -1,9 +1,9 @@
-//! What the decision about a request costs that finds all it needs: time and allocations, with few
-//! decisions cached and with many.
+//! Cost of a decision with a warm cache: time and allocations, with few and with many cached
+//! decisions.
 //!
-//! `cargo bench --profile dist --bench hot_path`. A million loans are begun in a ledger first,
-//! which takes a minute or two. The loans of a hundred readers are asked for, and those of ten
-//! thousand in turn, whose entries the processor's caches do not hold.
+//! `cargo bench --profile dist --bench hot_path`. It first begins a million loans in a ledger,
+//! which takes a minute or two. Then it decides for a hundred readers, and for ten thousand in
+//! turn, whose entries exceed the processor's caches.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -11,7 +11,7 @@
     clippy::indexing_slicing,
     clippy::print_stdout
 )]
-#![allow(dead_code, unused_imports, missing_docs)] // of what tests and benches share, it needs a part
+#![allow(dead_code, unused_imports, missing_docs)] // uses only a part of the shared support
 
 #[path = "shared/decision.rs"]
 mod decision;
@@ -31,26 +31,26 @@ use tokio::runtime::Runtime;
 static ALLOCATOR: AllocProfiler<MiMalloc> = AllocProfiler::new(MiMalloc);
 
 const DECISIONS: [u64; 3] = [100, 10_000, 1_000_000];
-/// Readers who ask.
+/// Number of readers who send requests.
 const FEW: u64 = 100;
 const MANY: u64 = 10_000;
 
 static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Runtime::new().unwrap());
 static DECIDER: LazyLock<Mutex<Decider>> =
-    LazyLock::new(|| Mutex::new(RUNTIME.block_on(Decider::set())));
+    LazyLock::new(|| Mutex::new(RUNTIME.block_on(Decider::set_up())));
 
 fn main() {
     divan::main();
 }
 
-/// Everything that is needed, with so many decisions cached at least.
+/// Returns the shared decider with at least this many decisions cached.
 fn with(decisions: u64) -> MutexGuard<'static, Decider> {
     let mut decider = DECIDER.lock().unwrap_or_else(PoisonError::into_inner);
     RUNTIME.block_on(decider.fill(decisions));
     decider
 }
 
-/// Has these readers ask in turn.
+/// Decides for these readers in turn.
 fn in_turn(bencher: Bencher<'_, '_>, decisions: u64, readers: u64) {
     let decider = with(decisions);
     let fields = decider.fields(readers.min(decisions));
@@ -58,7 +58,7 @@ fn in_turn(bencher: Bencher<'_, '_>, decisions: u64, readers: u64) {
     bencher.bench_local(|| decider.decide(asking.next().unwrap()));
 }
 
-// In the order of their names, which is that of how much is cached.
+// Benchmarks run in the order of their names, which is the order of the cache size.
 #[divan::bench(args = DECISIONS, sample_count = 50, sample_size = 2000)]
 fn a_hundred_readers(bencher: Bencher<'_, '_>, decisions: u64) {
     in_turn(bencher, decisions, FEW);
@@ -70,20 +70,20 @@ fn ten_thousand_readers(bencher: Bencher<'_, '_>, decisions: u64) {
 }
 
 #[divan::bench(sample_count = 50, sample_size = 2000)]
-fn who_asks(bencher: Bencher<'_, '_>) {
+fn identify_reader(bencher: Bencher<'_, '_>) {
     let decider = with(FEW);
     let fields = decider.fields(1);
     bencher.bench_local(|| decider.reader(&fields[0]));
 }
 
 #[divan::bench(sample_count = 50, sample_size = 2000)]
-fn for_which_title(bencher: Bencher<'_, '_>) {
+fn find_title(bencher: Bencher<'_, '_>) {
     let decider = with(FEW);
     bencher.bench_local(|| decider.title());
 }
 
 #[divan::bench(sample_count = 50, sample_size = 2000)]
-fn may_they(bencher: Bencher<'_, '_>) {
+fn check_permit(bencher: Bencher<'_, '_>) {
     let decider = with(FEW);
     let key = decider.key(0);
     bencher.bench_local(|| decider.permit(key));

@@ -1,10 +1,10 @@
-//! How many instructions a request costs, which is the same on a busy machine and on an idle one.
-//! It ends with an error where that is more than 5 % over what `instructions.json` has recorded.
+//! Instructions per request, which are the same on a busy and on an idle machine. Fails when a
+//! count exceeds the one in `instructions.json` by more than 5 %.
 //!
-//! `cargo bench --profile counted --bench instructions`, with `-- --record` to record anew what was
-//! meant to change. valgrind counts: the decision alone in this program, run once more under it,
-//! and a file of 1 KiB in the program as it is shipped. Counts compare only where compiler, C
-//! library, valgrind and profile are the recorded ones.
+//! `cargo bench --profile counted --bench instructions`; add `-- --record` to record an intended
+//! change. valgrind counts: the decision alone in this program, which runs itself under valgrind,
+//! and a 1 KiB file in the release program. Counts are comparable only with the recorded compiler,
+//! C library, valgrind and profile.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -13,7 +13,7 @@
     clippy::print_stdout,
     clippy::large_futures
 )]
-#![allow(dead_code, unused_imports, missing_docs)] // of what tests and benches share, it needs a part
+#![allow(dead_code, unused_imports, missing_docs)] // uses only a part of the shared support
 
 #[path = "shared/decision.rs"]
 mod decision;
@@ -38,17 +38,17 @@ use support::external_program::program;
 use support::{BOOK, Process};
 
 const SMALL: usize = 1 << 10;
-/// Readers with a loan each, who ask in turn.
+/// Number of readers with a loan each, who send requests in turn.
 const READERS: u64 = 100;
-/// Requests that are made before it is counted.
-const BEFORE: usize = 500;
+/// Number of warm-up requests.
+const WARM_UP: usize = 500;
 const COUNTED: usize = 2000;
-/// What it may be more than was recorded.
+/// Permitted ratio of a count to the recorded one.
 const MARGIN: f64 = 1.05;
-/// Runs the decision, under valgrind.
+/// Argument that runs the decision, under valgrind.
 const INSIDE: &str = "--inside";
 
-/// Instructions for each request, and what they were counted with.
+/// Instructions per request, and the versions with which they were counted.
 #[derive(Debug, Serialize, Deserialize)]
 struct Record {
     with: BTreeMap<String, String>,
@@ -75,18 +75,18 @@ async fn main() -> ExitCode {
     compare(&record, &serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap())
 }
 
-/// What a count depends on, but for the code itself.
+/// Returns what a count depends on, besides the code.
 fn with() -> BTreeMap<String, String> {
-    let said = |program: &str, argument: &str| {
+    let output_of = |program: &str, argument: &str| {
         let output = Command::new(program).arg(argument).output().unwrap();
         String::from_utf8_lossy(&output.stdout).trim().to_owned()
     };
     let profile =
         Path::new(env!("CARGO_BIN_EXE_loangate")).parent().and_then(Path::file_name).unwrap();
     BTreeMap::from([
-        ("valgrind".to_owned(), said("valgrind", "--version")),
-        ("compiler".to_owned(), said("rustc", "--version")),
-        ("library".to_owned(), said("getconf", "GNU_LIBC_VERSION")),
+        ("valgrind".to_owned(), output_of("valgrind", "--version")),
+        ("compiler".to_owned(), output_of("rustc", "--version")),
+        ("library".to_owned(), output_of("getconf", "GNU_LIBC_VERSION")),
         ("processor".to_owned(), std::env::consts::ARCH.to_owned()),
         ("profile".to_owned(), profile.to_string_lossy().into_owned()),
     ])
@@ -103,19 +103,19 @@ fn compare(now: &Record, recorded: &Record) -> ExitCode {
     }
     if !comparable {
         println!(
-            "not compared: recorded with {:?}, counted with {:?}; record anew with --record",
+            "not compared: recorded with {:?}, counted with {:?}; record again with --record",
             recorded.with, now.with
         );
     } else if most > MARGIN {
         println!(
-            "a request costs more than 5 % more than was recorded; where that is meant, record anew with --record"
+            "a request costs over 5 % more than recorded; if that is intended, record again with --record"
         );
         return ExitCode::FAILURE;
     }
     ExitCode::SUCCESS
 }
 
-/// Callgrind, with nothing of its own on standard output.
+/// Returns a callgrind command that prints nothing to standard output.
 fn callgrind(out: &Path) -> Command {
     let mut valgrind = Command::new("valgrind");
     valgrind
@@ -124,14 +124,14 @@ fn callgrind(out: &Path) -> Command {
     valgrind
 }
 
-/// All the instructions that were written to this file.
+/// Returns the total instructions of this callgrind file.
 fn total(file: &Path) -> u64 {
     let text = std::fs::read_to_string(file).unwrap();
     let line = text.lines().find_map(|line| line.strip_prefix("totals: ")).expect("no totals");
     line.trim().parse().unwrap()
 }
 
-/// The decision alone, in this program under valgrind, which counts in [`counted`] only.
+/// Counts the decision alone, in this program under valgrind, which counts only in [`counted`].
 fn decision() -> u64 {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("decision");
@@ -145,11 +145,11 @@ fn decision() -> u64 {
 }
 
 async fn decide() {
-    let mut decider = Decider::set().await;
+    let mut decider = Decider::set_up().await;
     decider.fill(READERS).await;
     let fields = decider.fields(READERS);
     let asking = |requests: usize| fields.iter().cycle().take(requests);
-    asking(BEFORE).for_each(|fields| drop(black_box(decider.decide(fields))));
+    asking(WARM_UP).for_each(|fields| drop(black_box(decider.decide(fields))));
     counted(&decider, asking(COUNTED));
 }
 
@@ -158,15 +158,14 @@ fn counted<'a>(decider: &Decider, asking: impl Iterator<Item = &'a HeaderMap>) {
     asking.for_each(|fields| drop(black_box(decider.decide(fields))));
 }
 
-/// A file of 1 KiB over each version of HTTP, asked for over one connection, in the program as it
-/// is shipped.
+/// Counts a 1 KiB file per HTTP version, requested over one connection from the release program.
 async fn gate() -> BTreeMap<String, u64> {
     let files = BTreeMap::from([(format!("/{BOOK}/{SMALL}"), Bytes::from(vec![0xa5; SMALL]))]);
     let (scene, client) = environment::around(shared::origin::serve(files)).await;
     let out = scene.dir.path().join("gate");
     let gate = Process::serve_within(callgrind(&out), &scene.config_file()).await;
     let token = format!("Bearer {}", scene.token("kari"));
-    let port = environment::port_of(&gate.told("base_url"));
+    let port = environment::port_of(&gate.ready_field("base_url"));
     let target = Target { port, path: format!("/files/{BOOK}/{SMALL}"), token, size: SMALL as u64 };
     let mut dumps = (1..).map(|number| dump(&gate, &out, number));
     let mut all = BTreeMap::new();
@@ -175,7 +174,7 @@ async fn gate() -> BTreeMap<String, u64> {
     {
         let mut opened = [client.open(&target, version).await];
         let tokens = std::slice::from_ref(&target.token);
-        client.in_turn(&mut opened, &target, tokens, BEFORE).await;
+        client.in_turn(&mut opened, &target, tokens, WARM_UP).await;
         dumps.next();
         client.in_turn(&mut opened, &target, tokens, COUNTED).await;
         all.insert(name.to_owned(), dumps.next().unwrap() / COUNTED as u64);
@@ -183,7 +182,7 @@ async fn gate() -> BTreeMap<String, u64> {
     all
 }
 
-/// What was counted since the last dump, of all threads.
+/// Returns the instructions of all threads since the last dump.
 fn dump(gate: &Process, out: &Path, number: u32) -> u64 {
     let told =
         Command::new("callgrind_control").arg("--dump").arg(gate.child.id().to_string()).output();

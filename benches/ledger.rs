@@ -1,9 +1,9 @@
-//! How many loans a second the ledger takes down durably: an intent, then the acceptance, each
-//! synced to the disk.
+//! Rate at which the ledger stores loans durably: an intent, then the acceptance, each synced to
+//! disk.
 //!
-//! `cargo bench --profile dist --bench ledger`. Commands that wait are committed together, so that
-//! the rate grows with how many ask at once, and a sync is shared; what one caller waits for is
-//! told beside it.
+//! `cargo bench --profile dist --bench ledger`. Waiting commands are committed together and share a
+//! sync, so the rate grows with the number of callers. The bench also prints the wait of one
+//! caller.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::print_stdout)]
 
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use loangate::ledger::{AuditKey, Brake, Cause, Intended, Ledger, Settings};
 use loangate::loan::{Borrower, Event, Loan, LoanKey, Terms};
 use loangate::telemetry::Metrics;
 
-/// How many loans are made in all, for each number of callers.
+/// Number of loans for each number of callers.
 const LOANS: u64 = 20_000;
 const CALLERS: [u64; 4] = [1, 16, 128, 1024];
 
@@ -45,7 +45,7 @@ async fn main() {
     }
 }
 
-/// Makes loans until there are enough, and tells how long each took.
+/// Stores loans until there are enough, and returns the time of each.
 async fn call(ledger: Ledger, next: Arc<AtomicU64>, loans: u64) -> Vec<Duration> {
     let mut waits = Vec::new();
     loop {

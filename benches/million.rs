@@ -1,13 +1,14 @@
-//! What a gate costs whose ledger has a million loans, three hundred thousand of them live.
+//! Cost of a gate whose ledger has a million loans, three hundred thousand of them live.
 //!
-//! `cargo bench --profile dist --bench million`, or `cargo bench --bench million -- 10` for windows
-//! of ten seconds instead of thirty. The ledger is built at the first run, which takes some
-//! minutes, and kept under the target directory; each run has a copy. The gate is the built
-//! program; the sandbox, the origin and the clients are in this process, on the same cores. Told
-//! are: the time until it is ready, with the file in the page cache and without; its memory; what a
-//! look-up and a whole first request take; and what becomes of readers' cache hits while ten
-//! thousand loans fall due at one moment, beside windows in which nothing does. All of it is on
-//! loopback, and bounded in count and time.
+//! `cargo bench --profile dist --bench million`; add `-- 10` for windows of ten seconds instead of
+//! thirty. The first run builds the ledger under the target directory, which takes minutes; each
+//! run uses a copy. The gate is the built program. The sandbox, the origin and the clients are in
+//! this process, on the same cores.
+//!
+//! The bench prints the time until the gate is ready, with a warm and a cold page cache; its
+//! memory; the time of a look-up and of a first request; and the rate of cache hits while ten
+//! thousand loans expire at once, compared with quiet windows. Everything runs on loopback and is
+//! bounded in count and time.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -15,7 +16,7 @@
     clippy::indexing_slicing,
     clippy::print_stdout
 )]
-#![allow(dead_code, unused_imports)] // of what tests and benches share, it needs a part
+#![allow(dead_code, unused_imports)] // uses only a part of the shared support
 
 #[path = "shared/million_ledger.rs"]
 mod million_ledger;
@@ -30,7 +31,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use shared::{Waits, spent_alone};
+use shared::{Waits, cpu_without_children};
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions, Connection};
 use support::{BOOK, File, Process, Scene, Setting, metric};
@@ -39,12 +40,12 @@ use tokio::time::Instant;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// How many look-ups, and how many first requests, are timed.
+/// Number of timed look-ups, and of timed first requests.
 const LOOK_UPS: u64 = 20_000;
 const FIRST_REQUESTS: u64 = 5_000;
-/// How many support queries run at once.
+/// Number of concurrent support queries.
 const SUPPORT_QUERIES: usize = 12;
-/// How many connections ask for what is in the cache.
+/// Number of connections that request cached content.
 const READERS_AT_ONCE: usize = 16;
 const FILE: &str = "1KiB";
 
@@ -54,29 +55,29 @@ async fn main() {
     let window = Duration::from_secs(window);
     let scene = scene().await;
     let mut gate = start(scene, true).await;
-    gate.tell("ready, file not in the page cache");
+    gate.print("ready, file not in the page cache");
     gate = start(gate.stopped().await, false).await;
-    gate.tell("ready");
+    gate.print("ready");
     look_ups(gate.scene.dir.path()).await;
     first_requests(&gate, "first requests, one after the other", 0).await;
     beside_support_queries(&gate).await;
-    gate.tell_memory("after them");
+    gate.print_memory("after them");
     ends_alone(&gate).await;
     expiries(&gate, window).await;
-    gate.tell_memory("at the end");
-    let most = gate.process.most_memory() as f64 / 1024.0;
+    gate.print_memory("at the end");
+    let most = gate.process.peak_memory() as f64 / 1024.0;
     println!("{:<52} {most:>8.1} MiB", "memory at most");
     let mut scene = gate.stopped().await;
     scene.stop_sandbox().await;
 }
 
-/// Everything around a gate, with a copy of the ledger and its keys.
+/// Starts everything around a gate, with a copy of the ledger and its keys.
 async fn scene() -> Scene {
     let from = million_ledger::directory().await;
     let limits =
         "[log]\nlevel = \"warn\"\n\n[limits]\nexempt_networks = [\"127.0.0.0/8\"]\n\n[ledger]";
     let config = vec![("[ledger]", limits)];
-    let scene = Scene::around(Setting { config, ..Setting::default() }).await;
+    let scene = Scene::without_gate(Setting { config, ..Setting::default() }).await;
     for part in ["certs", "data"] {
         std::fs::create_dir_all(scene.dir.path().join(part)).unwrap();
         for entry in std::fs::read_dir(from.join(part)).unwrap().map(Result::unwrap) {
@@ -99,7 +100,7 @@ fn ledger_file(directory: &Path) -> std::path::PathBuf {
     million_ledger::config(directory).ledger.file
 }
 
-/// The loans that will fall due, as the sandbox knows them; in order, since it numbers them.
+/// Writes the loans that will expire to the sandbox's books, in the order of its ids.
 async fn put_into_books(scene: &Scene) {
     let readers = million_ledger::readers(scene.dir.path());
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
@@ -117,7 +118,7 @@ async fn put_into_books(scene: &Scene) {
     }
 }
 
-/// A gate as a process, and all around it.
+/// A gate process with everything around it.
 struct Gate {
     scene: Scene,
     process: Process,
@@ -131,7 +132,7 @@ async fn start(mut scene: Scene, cold: bool) -> Gate {
     Gate { scene, process }
 }
 
-/// Has the system write the file out and drop it from its page cache.
+/// Makes the system write the file to disk and drop it from the page cache.
 fn forget_pages(file: &Path) {
     std::fs::File::open(file).unwrap().sync_all().unwrap();
     let named = format!("if={}", file.display());
@@ -141,12 +142,12 @@ fn forget_pages(file: &Path) {
 }
 
 impl Gate {
-    fn tell(&self, what: &str) {
+    fn print(&self, what: &str) {
         println!("{what:<52} {:>8.0} ms", self.process.took.as_secs_f64() * 1e3);
-        self.tell_memory("memory then");
+        self.print_memory("memory then");
     }
 
-    fn tell_memory(&self, what: &str) {
+    fn print_memory(&self, what: &str) {
         println!("{what:<52} {:>8.1} MiB", self.process.memory() as f64 / 1024.0);
     }
 
@@ -156,24 +157,24 @@ impl Gate {
         self.scene
     }
 
-    /// How many ends Bokbasen has acknowledged, as this gate counts.
+    /// Returns the number of ends that Bokbasen has acknowledged, as this gate counts them.
     async fn acknowledged(&self) -> f64 {
         metric(&self.scene.metrics().await, "loangate_loan_events_total", "end-acknowledged")
     }
 }
 
-fn tell_waits(what: &str, waits: Vec<Duration>) {
+fn print_waits(what: &str, waits: Vec<Duration>) {
     let waits = Waits::of(waits);
     let [median, p99, most] = [0.5, 0.99, 1.0].map(|part| waits.at(part).as_secs_f64() * 1e3);
     println!("{what:<52} {median:>8.3} ms median, {p99:.3} ms p99, {most:.3} ms max");
 }
 
-/// A number of a loan, anywhere among all.
+/// Returns a pseudo-random loan number.
 fn anywhere(turn: u64, of: u64) -> u64 {
     turn.wrapping_mul(0x9e37_79b9_7f4a_7c15) % of
 }
 
-/// The gate's question on a cache miss, by a ledger that is opened beside the gate's.
+/// Times the query of a cache miss, on a ledger that is opened beside the gate's.
 async fn look_ups(directory: &Path) {
     let (readers, ledger) =
         (million_ledger::readers(directory), million_ledger::open(directory).await);
@@ -184,11 +185,11 @@ async fn look_ups(directory: &Path) {
         assert!(ledger.newest(&key).await.unwrap().is_some());
         waits.push(began.elapsed());
     }
-    tell_waits("look-ups in the ledger, one after the other", waits);
+    print_waits("look-ups in the ledger, one after the other", waits);
     ledger.close().await;
 }
 
-/// The first request of a reader under a loan of the ledger's: token, look-up, origin.
+/// Times first requests under loans of the ledger: token, look-up, origin.
 async fn first_requests(gate: &Gate, what: &str, from: u64) {
     let client = gate.scene.http1();
     let mut waits = Vec::new();
@@ -205,11 +206,11 @@ async fn first_requests(gate: &Gate, what: &str, from: u64) {
         answer.bytes().await.unwrap();
         waits.push(began.elapsed());
     }
-    tell_waits(what, waits);
+    print_waits(what, waits);
 }
 
-/// First requests while support queries over all loans run, as many at once as an office sends in a
-/// bad hour.
+/// Times first requests during support queries over all loans, with the concurrency of a busy
+/// office.
 async fn beside_support_queries(gate: &Gate) {
     let isbn = million_ledger::isbn_of(0);
     let queries = [
@@ -239,46 +240,46 @@ async fn beside_support_queries(gate: &Gate) {
         over.store(true, Ordering::Relaxed);
     };
     tokio::join!(first, futures_util::future::join_all((0..SUPPORT_QUERIES).map(support)));
-    tell_waits("support queries, 12 at once", waits.into_inner().unwrap());
+    print_waits("support queries, 12 at once", waits.into_inner().unwrap());
 }
 
-/// What it costs to end a group while nobody reads.
+/// Measures the end of a group without readers.
 async fn ends_alone(gate: &Gate) {
     let process = gate.process.child.id();
     let before = gate.acknowledged().await;
     let due = fall_due(gate, 0).await;
-    let cost = (spent_alone(process), written(process));
+    let cost = (cpu_without_children(process), written(process));
     let took = until_acknowledged(gate, before, due).await;
     let thousands = million_ledger::GROUP as f64 / 1e3;
-    let what = format!("{} loans that fall due while nobody reads", million_ledger::GROUP);
+    let what = format!("{} loans that fall due without readers", million_ledger::GROUP);
     println!("{what:<52} {:>8.1} s until the last end is acknowledged", took.as_secs_f64());
     println!(
         "{:<52} {:>8.3} CPU s of the gate, {:.1} MB written, for 1,000",
         "what their ends cost",
-        (spent_alone(process) - cost.0) / thousands,
+        (cpu_without_children(process) - cost.0) / thousands,
         (written(process) - cost.1) / thousands / 1e6,
     );
 }
 
-/// How many bytes a process has had written to the disk.
+/// Returns the bytes that a process has had written to disk.
 fn written(process: u32) -> f64 {
     let io = std::fs::read_to_string(format!("/proc/{process}/io")).unwrap();
     io.lines().find_map(|line| line.strip_prefix("write_bytes: ")).unwrap().parse().unwrap()
 }
 
-/// What happened in a window.
+/// Counts of a window.
 #[derive(Clone, Copy, Debug)]
 struct Window {
     hits: f64,
-    /// The fewest in a second.
+    /// Fewest hits in one second.
     worst: f64,
     spent: f64,
 }
 
-/// Windows in which a group falls due, each beside one in which nothing does, in turn the first.
+/// Alternates windows in which a group expires with quiet ones, changing which comes first.
 async fn expiries(gate: &Gate, window: Duration) {
     gate.scene.origin.put(&format!("{BOOK}/{FILE}"), File::of(1 << 10));
-    hits(gate, Duration::from_secs(3)).await; // everything is warm after that
+    hits(gate, Duration::from_secs(3)).await; // warms up everything
     let (mut quiet, mut busy, mut took) = (Vec::new(), Vec::new(), Vec::new());
     for group in 1..million_ledger::GROUPS {
         if group % 2 == 0 {
@@ -300,8 +301,8 @@ async fn expiries(gate: &Gate, window: Duration) {
         "{ends:<52} {}",
         joined(took.iter().map(|took| format!("{:.1} s", took.as_secs_f64())))
     );
-    tell_hits("hits while nothing falls due", &quiet, window);
-    tell_hits("hits while they do", &busy, window);
+    print_hits("hits while nothing falls due", &quiet, window);
+    print_hits("hits while they do", &busy, window);
     for (what, part) in [
         ("hits a second", (|window| window.hits) as fn(&Window) -> f64),
         ("hits for a CPU second of the gate", |window| window.hits / window.spent),
@@ -314,7 +315,7 @@ async fn expiries(gate: &Gate, window: Duration) {
     check_books(gate).await;
 }
 
-fn tell_hits(what: &str, windows: &[Window], length: Duration) {
+fn print_hits(what: &str, windows: &[Window], length: Duration) {
     let seconds = length.as_secs_f64();
     println!(
         "{what:<52} {:>8.0}/s, {:.0} in the worst second, {:.0} for a CPU second; medians of {}",
@@ -335,7 +336,7 @@ fn median(windows: &[Window], part: impl Fn(&Window) -> f64) -> f64 {
     parts[parts.len() / 2]
 }
 
-/// Has a group fall due in two seconds from now, all at one moment.
+/// Makes a group expire in two seconds, all at one moment.
 async fn fall_due(gate: &Gate, group: u64) -> Instant {
     let file = ledger_file(gate.scene.dir.path());
     let options = SqliteConnectOptions::new().filename(file).busy_timeout(Duration::from_secs(10));
@@ -352,13 +353,13 @@ async fn fall_due(gate: &Gate, group: u64) -> Instant {
 
 async fn until_acknowledged(gate: &Gate, before: f64, due: Instant) -> Duration {
     while gate.acknowledged().await - before < million_ledger::GROUP as f64 {
-        assert!(due.elapsed() < Duration::from_secs(600), "the ends do not get through");
+        assert!(due.elapsed() < Duration::from_secs(600), "the ends are not acknowledged");
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
     due.elapsed()
 }
 
-/// Asks for what is in the cache, on some connections without a pause.
+/// Requests cached content without a pause on some connections.
 async fn hits(gate: &Gate, length: Duration) -> Window {
     let token = gate.scene.token("kari");
     let client = gate.scene.http1();
@@ -367,10 +368,10 @@ async fn hits(gate: &Gate, length: Duration) -> Window {
         .map(|_| {
             let request =
                 gate.scene.get(&client, &format!("/files/{BOOK}/{FILE}"), &token).build().unwrap();
-            tokio::spawn(ask(client.clone(), request, count.clone(), over.clone()))
+            tokio::spawn(request_cached(client.clone(), request, count.clone(), over.clone()))
         })
         .collect();
-    let before = spent_alone(gate.process.child.id());
+    let before = cpu_without_children(gate.process.child.id());
     let (began, mut last, mut worst) = (Instant::now(), 0, f64::MAX);
     while began.elapsed() < length {
         tokio::time::sleep(Duration::from_secs(1)).await;
@@ -378,7 +379,7 @@ async fn hits(gate: &Gate, length: Duration) -> Window {
         worst = worst.min((now - last) as f64);
         last = now;
     }
-    let spent = spent_alone(gate.process.child.id()) - before;
+    let spent = cpu_without_children(gate.process.child.id()) - before;
     let hits =
         count.load(Ordering::Relaxed) as f64 * length.as_secs_f64() / began.elapsed().as_secs_f64();
     over.store(true, Ordering::Relaxed);
@@ -388,7 +389,7 @@ async fn hits(gate: &Gate, length: Duration) -> Window {
     Window { hits, worst, spent }
 }
 
-async fn ask(
+async fn request_cached(
     client: reqwest::Client,
     request: reqwest::Request,
     count: Arc<AtomicU64>,
@@ -402,7 +403,7 @@ async fn ask(
     }
 }
 
-/// Every loan that fell due is over in the sandbox's books.
+/// Checks that every expired loan is over in the sandbox's books.
 async fn check_books(gate: &Gate) {
     let books = gate.scene.books().await;
     let fell_due = usize::try_from(million_ledger::GROUPS * million_ledger::GROUP).unwrap();

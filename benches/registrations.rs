@@ -1,12 +1,13 @@
-//! How many loans a second a gate registers: intent durable, begun at the sandbox over HTTP, asked
-//! about, acceptance durable, answered.
+//! Rate at which a gate registers loans: durable intent, begin at the sandbox over HTTP, query,
+//! durable acceptance, response.
 //!
-//! `cargo bench --profile dist --bench registrations`, or `cargo bench --bench registrations --
-//! 5000` for a quick run of so many loans. The gate is in this process, with its two threads of
-//! slow work and a ledger in a real file; the sandbox is a process of its own beside it, on the
-//! same cores, with its books in memory. First a closed loop: so many callers, each with its next
-//! loan at once. Then an open one: a loan is wished for every millisecond, whether or not the gate
-//! keeps up, and what it waits for counts from the wish. All of it is on loopback.
+//! `cargo bench --profile dist --bench registrations`; add `-- 5000` for a quick run with that many
+//! loans. The gate is in this process, with two threads of slow work and a ledger in a real file.
+//! The sandbox is a process on the same cores, with its books in memory.
+//!
+//! The closed loop has a fixed number of callers, each of whom begins the next loan at once. The
+//! open loop requests a loan every millisecond, whether or not the gate keeps up; the wait counts
+//! from that time. Everything runs on loopback.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -14,7 +15,7 @@
     unreachable_pub,
     missing_docs
 )]
-#![allow(dead_code)] // of what benches share, it needs a part
+#![allow(dead_code)] // uses only a part of the shared support
 
 mod shared;
 
@@ -29,7 +30,7 @@ use loangate::ledger::{self, AuditKey, Brake, Ledger};
 use loangate::lending::Bokbasen;
 use loangate::loan::{Borrower, LoanKey};
 use loangate::telemetry::Metrics;
-use shared::{Sandbox, Waits, spent_alone};
+use shared::{Sandbox, Waits, cpu_without_children};
 use tempfile::TempDir;
 use tokio::runtime::Handle;
 use tokio::time::Instant;
@@ -37,32 +38,32 @@ use tokio::time::Instant;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// How many loans are begun in the closed loop, for each number of callers.
+/// Number of loans in the closed loop, for each number of callers.
 const LOANS: u64 = 100_000;
 const CALLERS: [u64; 2] = [128, 512];
-/// How many loans are wished for in a second of the open loop, and for how many seconds.
+/// Loans per second in the open loop, and its duration in seconds.
 const OFFERED: u64 = 1_000;
 const SECONDS: u64 = 30;
 
 #[tokio::main(worker_threads = 2)]
 async fn main() {
-    let asked = std::env::args().skip(1).find_map(|argument| argument.parse().ok());
-    let loans = asked.unwrap_or(LOANS);
+    let count = std::env::args().skip(1).find_map(|argument| argument.parse().ok());
+    let loans = count.unwrap_or(LOANS);
     println!(
         "{:<22} {:>8} {:>10} {:>10} {:>10}   CPU s per 1000: gate, sandbox",
         "", "loans/s", "median", "p99", "max"
     );
     for callers in CALLERS {
-        let scene = Scene::set().await;
+        let scene = Scene::set_up().await;
         let measured = Measured::begin(&scene);
         let waits = closed(&scene.gate, callers, loans).await;
-        measured.tell(&format!("closed, {callers} callers"), waits);
+        measured.print(&format!("closed, {callers} callers"), waits);
         scene.end().await;
     }
-    let scene = Scene::set().await;
+    let scene = Scene::set_up().await;
     let measured = Measured::begin(&scene);
     let waits = open(&scene.gate, loans.min(OFFERED * SECONDS)).await;
-    measured.tell(&format!("open, {OFFERED} a second"), waits);
+    measured.print(&format!("open, {OFFERED} a second"), waits);
     scene.end().await;
 }
 
@@ -76,7 +77,7 @@ struct Scene {
 }
 
 impl Scene {
-    async fn set() -> Scene {
+    async fn set_up() -> Scene {
         let dir = tempfile::tempdir().unwrap();
         let sandbox = Sandbox::start(None);
         let (clock, metrics) = (Clock::system(), Metrics::new().unwrap());
@@ -115,7 +116,7 @@ impl Scene {
     }
 }
 
-/// What a run costs.
+/// Cost of a run.
 struct Measured {
     sandbox: u32,
     began: Instant,
@@ -128,7 +129,7 @@ impl Measured {
         Measured { sandbox, began: Instant::now(), spent: spent_by(sandbox) }
     }
 
-    fn tell(&self, what: &str, waits: Vec<Duration>) {
+    fn print(&self, what: &str, waits: Vec<Duration>) {
         let (count, took) = (waits.len() as f64, self.began.elapsed().as_secs_f64());
         let (before, after) = (self.spent, spent_by(self.sandbox));
         let cost = |index: usize| (after[index] - before[index]) / count * 1000.0;
@@ -146,10 +147,10 @@ impl Measured {
 }
 
 fn spent_by(sandbox: u32) -> [f64; 2] {
-    [std::process::id(), sandbox].map(spent_alone)
+    [std::process::id(), sandbox].map(cpu_without_children)
 }
 
-/// So many callers, each of whom begins the next loan when it has one, until there are enough.
+/// Runs a closed loop: each caller begins the next loan when it has one, until there are enough.
 async fn closed(gate: &Gate, callers: u64, loans: u64) -> Vec<Duration> {
     let next = Arc::new(AtomicU64::new(0));
     let tasks: Vec<_> = (0..callers)
@@ -174,15 +175,15 @@ async fn closed(gate: &Gate, callers: u64, loans: u64) -> Vec<Duration> {
     waits
 }
 
-/// A loan is wished for at equal distances, whatever became of those before.
+/// Runs an open loop: requests loans at equal intervals, regardless of earlier ones.
 async fn open(gate: &Gate, loans: u64) -> Vec<Duration> {
     let began = Instant::now();
     let mut tasks = Vec::new();
     for number in 0..loans {
-        let wished = began + Duration::from_micros(1_000_000 / OFFERED * number);
-        tokio::time::sleep_until(wished).await;
+        let scheduled = began + Duration::from_micros(1_000_000 / OFFERED * number);
+        tokio::time::sleep_until(scheduled).await;
         let gate = gate.clone();
-        tasks.push(tokio::spawn(async move { register(&gate, number, wished).await }));
+        tasks.push(tokio::spawn(async move { register(&gate, number, scheduled).await }));
     }
     let mut waits = Vec::new();
     for task in tasks {
@@ -191,10 +192,11 @@ async fn open(gate: &Gate, loans: u64) -> Vec<Duration> {
     waits
 }
 
-/// Begins a loan of a reader of its own, and tells how long after the wish it was there.
-async fn register(gate: &Gate, number: u64, wished: Instant) -> Duration {
+/// Begins a loan of a new reader, and returns the time from its scheduled start until its
+/// acceptance.
+async fn register(gate: &Gate, number: u64, scheduled: Instant) -> Duration {
     let mut borrower = [0; 16];
-    // Spread over the index as pseudonyms are, which are hashes.
+    // Spread over the index like pseudonyms, which are hashes.
     borrower[..8].copy_from_slice(&number.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes());
     let key = LoanKey {
         library: "NO-0301000".parse().unwrap(),
@@ -210,5 +212,5 @@ async fn register(gate: &Gate, number: u64, wished: Instant) -> Duration {
     };
     let (_, is_new) = gate.begin(&request).await.unwrap();
     assert!(is_new);
-    wished.elapsed()
+    scheduled.elapsed()
 }

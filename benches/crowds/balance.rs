@@ -1,4 +1,4 @@
-//! Two long downloads at once: how the gate's CPU is shared by its worker threads.
+//! Two concurrent long downloads: how the gate's CPU time is spread over its workers.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use crate::shared::cost;
 use crate::shared::load::Crowd;
 
 const TRIES: usize = 20;
-/// Files of 100 MiB in each download.
+/// Number of 100 MiB files in each download.
 const FILES: usize = 3;
 
 pub(crate) async fn measure(stage: &Stage) -> Vec<Figure> {
@@ -31,9 +31,9 @@ pub(crate) async fn measure(stage: &Stage) -> Vec<Figure> {
     let over = shares.iter().filter(|share| **share > 60.0).count();
     let most = shares.iter().copied().fold(0.0, f64::max);
     vec![
-        Figure::told("the busiest worker's part, in the middle", median(shares), "% of CPU"),
-        Figure::asked(format!("the most of {TRIES} tries"), most, "% of CPU", 60.0),
-        Figure::told("tries in which it was over 60 %", over as f64, ""),
+        Figure::unbounded("the busiest worker's share, median", median(shares), "% of CPU"),
+        Figure::bounded(format!("the maximum of {TRIES} tries"), most, "% of CPU", 60.0),
+        Figure::unbounded("tries in which it was over 60 %", over as f64, ""),
     ]
 }
 

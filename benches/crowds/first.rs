@@ -1,5 +1,5 @@
-//! A reader's first request, for which a loan is registered, and one whose loan the ledger has: all
-//! that they cost, with what follows from them.
+//! Cost of a reader's first request: with a new loan, and with a loan of the ledger. Includes all
+//! work that follows from it.
 
 use super::Figure;
 use super::stage::{SMALL, Stage};
@@ -13,20 +13,20 @@ pub(crate) async fn measure(stage: &mut Stage) -> Vec<Figure> {
     assert_eq!(
         stage.scene.books().await.len(),
         READERS + 1,
-        "one loan each, and the one that connects"
+        "not one loan per reader and one for the connection"
     );
     stage.restart().await;
     let found = costs(stage, &tokens).await;
     let again = costs(stage, &tokens).await;
-    assert_eq!(stage.scene.books().await.len(), READERS + 1, "found, not registered again");
+    assert_eq!(stage.scene.books().await.len(), READERS + 1, "a loan was registered again");
     vec![
-        Figure::asked("a first request, whose loan is registered", registered, "CPU ms", 1.0),
-        Figure::asked("one whose loan is found in the ledger", found, "CPU ms", 0.3),
-        Figure::told("one whose loan is in the cache", again, "CPU ms"),
+        Figure::bounded("a first request, whose loan is registered", registered, "CPU ms", 1.0),
+        Figure::bounded("one whose loan is found in the ledger", found, "CPU ms", 0.3),
+        Figure::unbounded("one whose loan is in the cache", again, "CPU ms"),
     ]
 }
 
-/// The CPU of one request of each of these, in milliseconds.
+/// Returns the CPU time per request of these readers, in milliseconds.
 async fn costs(stage: &Stage, tokens: &[String]) -> f64 {
     let target = stage.target(SMALL);
     let mut opened = stage.client.idle(&target, http::Version::HTTP_11, CONNECTIONS).await;

@@ -1,4 +1,4 @@
-//! Connections at rest beside others that are busy: how long those wait.
+//! Idle connections beside busy ones: the waits of the busy ones.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::shared::{Waits, cost};
 
 const IDLE: usize = 10_000;
 const ACTIVE: usize = 500;
-/// Requests a second, and for how long.
+/// Requests per second, and their duration.
 const RATE: u32 = 2000;
 const DURING: Duration = Duration::from_secs(4);
 const ROUNDS: usize = 5;
@@ -19,8 +19,8 @@ const ROUNDS: usize = 5;
 pub(crate) async fn measure(stage: &Stage, alone: &Stage) -> Vec<Figure> {
     let target = stage.target(SMALL);
     let crowd = Crowd { version: Version::HTTP_11, connections: ACTIVE, streams: 1 };
-    // The 99th percentile, in milliseconds. A wait of a minute or an answer that is none is a
-    // panic.
+    // Returns the 99th percentile in milliseconds. Panics at a wait of a minute or a failed
+    // request.
     let round = async |stage: &Stage| {
         let waits = stage.client.at_rate(&stage.target(SMALL), crowd, RATE, DURING).await;
         Waits::of(waits).at(0.99).as_secs_f64() * 1e3
@@ -28,7 +28,7 @@ pub(crate) async fn measure(stage: &Stage, alone: &Stage) -> Vec<Figure> {
     round(stage).await;
     round(alone).await;
     let before = cost::memory(stage.process());
-    // Each takes a file of this process and one of the gate.
+    // Each connection uses a file descriptor here and one in the gate.
     let count = IDLE.min(cost::open_files().saturating_sub(4 * ACTIVE));
     let _idle = stage.client.idle(&target, Version::HTTP_11, count).await;
     let after = cost::steady(stage.process()).await;
@@ -39,17 +39,17 @@ pub(crate) async fn measure(stage: &Stage, alone: &Stage) -> Vec<Figure> {
     }
     let (beside, without) = (median(beside), median(without));
     vec![
-        Figure::told(
-            format!("memory of each of {count} at rest"),
+        Figure::unbounded(
+            format!("memory of each of {count} idle connections"),
             (after - before) as f64 / count as f64,
             "KiB",
         ),
-        Figure::told(
+        Figure::unbounded(
             format!("p99 of {ACTIVE} active alone, {RATE} requests a second"),
             without,
             "ms",
         ),
-        Figure::told("p99 beside them", beside, "ms"),
-        Figure::asked("p99 beside them, to alone", beside / without, "", 1.5),
+        Figure::unbounded("p99 beside them", beside, "ms"),
+        Figure::bounded("p99 beside them, to alone", beside / without, "", 1.5),
     ]
 }

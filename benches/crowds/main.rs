@@ -1,10 +1,10 @@
-//! What the gate costs where there are many: readers who stand still, connections at rest, first
-//! requests, decisions.
+//! Cost of the gate with many clients: stalled readers, idle connections, first requests, cached
+//! decisions.
 //!
-//! `cargo bench --profile dist --bench crowds`, or with names of sections for those alone: stalled,
-//! stalled-h2, idle, first, growth, balance. The gate is the program as it is shipped, a process of
-//! its own between an origin and the sandbox, which are in this process with the readers, so that
-//! what they cost is not counted. All of it is on loopback, and bounded in count.
+//! `cargo bench --profile dist --bench crowds`, optionally with section names: stalled, stalled-h2,
+//! idle, first, growth, balance. The gate is the release program in its own process. The origin,
+//! the sandbox and the readers are in this process, so their cost is not counted. Everything runs
+//! on loopback and is bounded in count.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -13,7 +13,7 @@
     clippy::print_stdout,
     clippy::large_futures
 )]
-#![allow(dead_code, unused_imports)] // of what benches and tests share, it needs a part
+#![allow(dead_code, unused_imports)] // uses only a part of the shared support
 
 mod balance;
 #[path = "../shared/environment.rs"]
@@ -35,7 +35,7 @@ use stage::Stage;
 
 const SECTIONS: [&str; 6] = ["stalled", "stalled-h2", "idle", "first", "growth", "balance"];
 
-/// Something that was measured, and the most that it may be where the project holds itself to it.
+/// A measured value, and its limit where the project sets one.
 struct Figure {
     name: String,
     value: f64,
@@ -44,11 +44,11 @@ struct Figure {
 }
 
 impl Figure {
-    fn told(name: impl Into<String>, value: f64, unit: &'static str) -> Figure {
+    fn unbounded(name: impl Into<String>, value: f64, unit: &'static str) -> Figure {
         Figure { name: name.into(), value, unit, most: None }
     }
 
-    fn asked(name: impl Into<String>, value: f64, unit: &'static str, most: f64) -> Figure {
+    fn bounded(name: impl Into<String>, value: f64, unit: &'static str, most: f64) -> Figure {
         Figure { name: name.into(), value, unit, most: Some(most) }
     }
 }
@@ -67,19 +67,19 @@ impl fmt::Display for Figure {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() {
-    let asked: Vec<String> =
+    let names: Vec<String> =
         std::env::args().skip(1).filter(|argument| !argument.starts_with("--")).collect();
-    if let Some(unknown) = asked.iter().find(|name| !SECTIONS.contains(&name.as_str())) {
+    if let Some(unknown) = names.iter().find(|name| !SECTIONS.contains(&name.as_str())) {
         panic!("there is no section {unknown}; there are {}", SECTIONS.join(", "));
     }
     println!("this process may have {} files open at once (ulimit -n)", shared::cost::open_files());
     for section in
-        SECTIONS.into_iter().filter(|name| asked.is_empty() || asked.iter().any(|one| one == name))
+        SECTIONS.into_iter().filter(|name| names.is_empty() || names.iter().any(|one| one == name))
     {
         println!("\n{section}");
-        // What is measured and what it is held against take turns, on a gate each: machines are
+        // A measurement alternates with its baseline, each on its own gate, since machines are
         // noisy.
-        let (mut stage, other) = (Stage::set().await, Stage::set().await);
+        let (mut stage, other) = (Stage::set_up().await, Stage::set_up().await);
         let figures = match section {
             "stalled" => stalled::measure(&stage, &other, Version::HTTP_11, 5000).await,
             "stalled-h2" => stalled::measure(&stage, &other, Version::HTTP_2, 1000).await,
@@ -92,7 +92,7 @@ async fn main() {
     }
 }
 
-/// The one in the middle.
+/// Returns the median.
 fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]

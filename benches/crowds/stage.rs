@@ -19,7 +19,7 @@ pub(crate) struct Stage {
 }
 
 impl Stage {
-    pub(crate) async fn set() -> Stage {
+    pub(crate) async fn set_up() -> Stage {
         let files =
             [SMALL, LARGE].map(|size| (format!("/{BOOK}/{size}"), Bytes::from(vec![0xa5; size])));
         let (mut scene, client) = environment::around(origin::serve_sparingly(files.into())).await;
@@ -27,26 +27,26 @@ impl Stage {
         Stage { scene, gate, client }
     }
 
-    /// Ends the gate in order, and starts it anew with the same ledger.
+    /// Stops the gate gracefully and restarts it with the same ledger.
     pub(crate) async fn restart(&mut self) {
         self.gate.terminate();
         assert!(self.gate.exit().await.success());
         self.gate = self.scene.spawn_gate().await;
     }
 
-    /// The file of this size.
+    /// Returns the target for the file of this size.
     pub(crate) fn target(&self, size: usize) -> Target {
         let port = environment::port_of(&self.scene.base);
         let path = format!("/files/{BOOK}/{size}");
         Target { port, path, token: self.token("kari"), size: size as u64 }
     }
 
-    /// What this reader sends to be known.
+    /// Returns the Authorization value of this reader.
     pub(crate) fn token(&self, reader: &str) -> String {
         format!("Bearer {}", self.scene.token(reader))
     }
 
-    /// The same of so many readers.
+    /// Returns the Authorization values of this many readers.
     pub(crate) fn tokens(&self, readers: usize) -> Vec<String> {
         (0..readers).map(|number| self.token(&format!("reader-{number}"))).collect()
     }
@@ -55,19 +55,19 @@ impl Stage {
         self.gate.child.id()
     }
 
-    /// The CPU seconds of the gate so far.
+    /// Returns the CPU seconds of the gate so far.
     pub(crate) fn spent(&self) -> f64 {
         cost::cpu(self.process())
     }
 
-    /// The CPU seconds of the gate that this takes.
+    /// Returns the CPU seconds that the gate spends on this load.
     pub(crate) async fn costs(&self, load: impl Future<Output = ()>) -> f64 {
         let before = self.spent();
         load.await;
         self.spent() - before
     }
 
-    /// As [`Stage::costs`], with what follows from it until the gate is quiet.
+    /// Like [`Stage::costs`], including all work until the gate is idle.
     pub(crate) async fn costs_in_all(&self, load: impl Future<Output = ()>) -> f64 {
         const QUIET: f64 = 0.005;
         let before = self.spent();

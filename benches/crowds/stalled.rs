@@ -1,5 +1,5 @@
-//! Readers who stand still after the first 64 KiB of a large file: what the gate holds for them,
-//! and what a fast reader costs beside them.
+//! Readers who stall after 64 KiB of a large file: the memory that the gate holds for them, and the
+//! cost of a fast reader beside them.
 
 use std::time::Duration;
 
@@ -10,10 +10,10 @@ use super::{Figure, median};
 use crate::shared::cost;
 use crate::shared::load::Crowd;
 
-/// After so many bytes they take no more.
+/// Number of bytes after which a reader stalls.
 const TAKEN: usize = 64 << 10;
 const ROUNDS: usize = 5;
-/// Files of 100 MiB in a round of the fast reader.
+/// Number of 100 MiB files in a round of the fast reader.
 const FILES: usize = 8;
 
 pub(crate) async fn measure(
@@ -37,7 +37,7 @@ pub(crate) async fn measure(
             Some(reader) => stalled.push(reader),
             None => {
                 println!(
-                    "the next one waits in vain: the system has no more memory for TCP (net.ipv4.tcp_mem)"
+                    "the next reader gets no data: the system has no more memory for TCP (net.ipv4.tcp_mem)"
                 );
                 break;
             }
@@ -45,7 +45,7 @@ pub(crate) async fn measure(
     }
     let count = stalled.len();
     let at_once = cost::steady(stage.process()).await;
-    // Memory is given back to the system where something goes on, as it does in any gate.
+    // The allocator returns memory to the system only during other work, which every gate has.
     let others = Crowd { version: Version::HTTP_11, connections: 20, streams: 1 };
     stage.client.at_rate(&stage.target(SMALL), others, 100, Duration::from_secs(4)).await;
     let after = cost::steady(stage.process()).await;
@@ -62,16 +62,20 @@ pub(crate) async fn measure(
     vec![
         match version {
             Version::HTTP_11 if count >= wanted => {
-                Figure::asked(held, megabytes(after), "MB", 250.0)
+                Figure::bounded(held, megabytes(after), "MB", 250.0)
             }
-            _ => Figure::told(held, megabytes(after), "MB"),
+            _ => Figure::unbounded(held, megabytes(after), "MB"),
         },
-        Figure::told("the same before anything else went on", megabytes(at_once), "MB"),
-        Figure::told("of it before they came", megabytes(before), "MB"),
-        Figure::told("for each", after.saturating_sub(before) as f64 / count.max(1) as f64, "KiB"),
-        Figure::told("what the system holds for TCP, both sides and the origin", system, "MB"),
-        Figure::told("a fast reader alone", without, "CPU s/GB"),
-        Figure::told("beside them", beside, "CPU s/GB"),
-        Figure::asked("beside them, to alone", beside / without, "", 1.1),
+        Figure::unbounded("the same before any other work", megabytes(at_once), "MB"),
+        Figure::unbounded("of it before their requests", megabytes(before), "MB"),
+        Figure::unbounded(
+            "for each",
+            after.saturating_sub(before) as f64 / count.max(1) as f64,
+            "KiB",
+        ),
+        Figure::unbounded("what the system holds for TCP, both sides and the origin", system, "MB"),
+        Figure::unbounded("a fast reader alone", without, "CPU s/GB"),
+        Figure::unbounded("beside them", beside, "CPU s/GB"),
+        Figure::bounded("beside them, to alone", beside / without, "", 1.1),
     ]
 }

@@ -1,11 +1,12 @@
-//! What the gate costs beside nginx and HAProxy: CPU and memory of each, in one run, as ratios.
+//! Cost of the gate relative to nginx and HAProxy: CPU and memory of each in one run, as ratios.
 //!
-//! `cargo bench --profile dist --bench peers -- --help` tells the arguments. All of them stand
-//! before the same origin with the same certificate and cipher, and are drawn from by the same
-//! clients in turn, round after round, since machines are noisy: only the ratios count. nginx asks
-//! for each request with `auth_request`, answered from its cache; HAProxy asks nobody; the gate is
-//! the program as it is shipped, with a reader's token, a ledger, metering and metrics. All of it
-//! is on loopback, and bounded in count.
+//! See `cargo bench --profile dist --bench peers -- --help` for the arguments. All proxies serve
+//! the same origin with the same certificate and cipher. The same clients use them in turn, round
+//! after round, since machines are noisy: only the ratios count.
+//!
+//! nginx authorizes each request with `auth_request`, answered from its cache. HAProxy authorizes
+//! nothing. The gate is the release program, with a reader's token, a ledger, metering and metrics.
+//! Everything runs on loopback and is bounded in count.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -14,7 +15,7 @@
     clippy::print_stdout,
     clippy::large_futures
 )]
-#![allow(dead_code, unused_imports)] // of what benches and tests share, it needs a part
+#![allow(dead_code, unused_imports)] // uses only a part of the shared support
 
 #[path = "../shared/environment.rs"]
 mod environment;
@@ -40,28 +41,28 @@ use shared::load::{Client, Target};
 use shared::origin;
 use support::{BOOK, Scene};
 
-/// What the gate costs beside nginx and HAProxy.
+/// Measures the cost of the gate relative to nginx and HAProxy.
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// How often each is measured, after a first time that does not count.
+    /// Number of measurements of each, after one that does not count.
     #[arg(long, default_value_t = 5)]
     rounds: usize,
-    /// Only these rows, by their keys, such as 1k-h1,100m-h2.
+    /// Only these rows, by key, such as 1k-h1,100m-h2.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// Only these peers.
     #[arg(long, value_delimiter = ',', default_value = "nginx,haproxy")]
     peers: Vec<String>,
-    /// Where every sample is written.
+    /// File to which every sample is written.
     #[arg(long, default_value = "target/peers.json")]
     json: PathBuf,
-    /// Where the table is put, between its marks, in a Markdown file.
+    /// Markdown file that gets the table between its marks.
     #[arg(long)]
     markdown: Option<PathBuf>,
-    /// Where a chart is written.
+    /// File to which a chart is written.
     #[arg(long)]
     svg: Option<PathBuf>,
-    /// What `cargo bench` adds.
+    /// Argument that `cargo bench` adds.
     #[arg(long, hide = true)]
     bench: bool,
 }
@@ -76,7 +77,7 @@ async fn main() {
         open_files >= 6000,
         "only {open_files} files may be open at once. Run `ulimit -n 20000` first"
     );
-    let mut bench = Bench::set().await;
+    let mut bench = Bench::set_up().await;
     let ciphers = bench.ciphers(&kinds).await;
     let mut samples = Samples::default();
     for round in 0..=arguments.rounds {
@@ -110,7 +111,7 @@ async fn main() {
 
 impl Arguments {
     fn wants(&self, row: &Row) -> bool {
-        // The wait is a figure of the run at a rate.
+        // The wait is a result of the run at a fixed rate.
         self.only.is_empty() && row.load != Load::Wait || self.only.iter().any(|key| key == row.key)
     }
 
@@ -120,15 +121,13 @@ impl Arguments {
         }
         if kind.program().is_none() {
             let name = kind.name();
-            println!(
-                "{name} is left out, since it is not installed. On Debian: apt-get install {name}"
-            );
+            println!("{name} is skipped: it is not installed. On Debian: apt-get install {name}");
         }
         kind.program().is_some()
     }
 }
 
-/// The origin, the gate's surroundings, and the proxies that run so far.
+/// The origin, the gate's surroundings, and the proxies started so far.
 struct Bench {
     scene: Scene,
     origin: u16,
@@ -138,7 +137,7 @@ struct Bench {
 }
 
 impl Bench {
-    async fn set() -> Bench {
+    async fn set_up() -> Bench {
         let sizes = [1 << 10, 64 << 10, 100 << 20];
         let files = sizes.map(|size| (format!("/{BOOK}/{size}"), Bytes::from(vec![0xa5; size])));
         let origin = origin::serve(
@@ -152,7 +151,7 @@ impl Bench {
         Bench { scene, origin, client, token, running: BTreeMap::new() }
     }
 
-    /// The cipher that all of them take, which must be the same.
+    /// Returns the cipher that all proxies negotiate, which must be the same.
     async fn ciphers(&mut self, kinds: &[Kind]) -> String {
         let mut taken = Vec::new();
         for kind in kinds {
@@ -162,7 +161,7 @@ impl Bench {
             }
         }
         taken.dedup();
-        assert_eq!(taken.len(), 1, "they take different ciphers: {taken:?}");
+        assert_eq!(taken.len(), 1, "the proxies negotiate different ciphers: {taken:?}");
         taken.remove(0)
     }
 
@@ -194,7 +193,7 @@ impl Bench {
     }
 }
 
-/// A moment after any run.
+/// Returns a time after any run.
 fn far() -> i64 {
     loangate::clock::Clock::system().now().as_second() + 24 * 3600
 }

@@ -1,5 +1,4 @@
-//! The proxies that are measured: the gate and its peers, each a process of its own, started anew
-//! when that is asked.
+//! The measured proxies: the gate and its peers. Each is a separate process, restarted on request.
 
 use std::fs::File;
 use std::net::TcpStream;
@@ -9,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::support::{Process, Scene};
 
-/// A proxy that a run may have.
+/// A kind of measured proxy.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Kind {
     Gate,
@@ -28,7 +27,7 @@ impl Kind {
         }
     }
 
-    /// The program, where it is installed.
+    /// Returns the program if it is installed.
     pub(crate) fn program(self) -> Option<PathBuf> {
         match self {
             Kind::Gate => Some(PathBuf::from(env!("CARGO_BIN_EXE_loangate"))),
@@ -48,7 +47,7 @@ impl Kind {
     }
 }
 
-/// One that runs.
+/// A running proxy.
 pub(crate) struct Proxy {
     pub(crate) port: u16,
     child: Running,
@@ -60,8 +59,7 @@ enum Running {
 }
 
 impl Proxy {
-    /// Starts it between this scene and this origin; with a line in a file for each request, or
-    /// without.
+    /// Starts a proxy between this scene and this origin, with or without an access log file.
     pub(crate) async fn start(kind: Kind, scene: &mut Scene, origin: u16, lines: bool) -> Proxy {
         let program = kind.program().unwrap();
         match kind {
@@ -71,7 +69,7 @@ impl Proxy {
         }
     }
 
-    /// The process; its children are its own.
+    /// Returns the process ID; its children belong to it.
     pub(crate) fn process(&self) -> u32 {
         match &self.child {
             Running::Gate(process) => process.child.id(),
@@ -83,7 +81,7 @@ impl Proxy {
 impl Drop for Proxy {
     fn drop(&mut self) {
         if let Running::Peer(child) = &mut self.child {
-            // Asked to end, so that nginx takes its workers with it.
+            // SIGTERM, so that nginx stops its workers as well.
             if child.try_wait().is_ok_and(|ended| ended.is_none()) {
                 let _ = Command::new("kill").arg(child.id().to_string()).status();
             }
@@ -106,7 +104,7 @@ async fn gate(scene: &mut Scene, lines: bool) -> Proxy {
     Proxy { port, child: Running::Gate(Box::new(process)) }
 }
 
-/// A directory for one process, and a free port.
+/// Returns a directory for one process, and a free port.
 fn place(scene: &Scene, name: &str) -> (PathBuf, u16) {
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let dir = scene.dir.path().join(format!("{name}-{port}"));
@@ -114,8 +112,8 @@ fn place(scene: &Scene, name: &str) -> (PathBuf, u16) {
     (dir, port)
 }
 
-/// nginx at its best for this work: a cached answer of auth_request by the reader's token, files'
-/// heads in memory, buffers as large as the gate's reads.
+/// Starts nginx tuned for this work: cached auth_request responses per token, file heads in memory,
+/// and buffers as large as the gate's reads.
 async fn nginx(program: &Path, scene: &Scene, origin: u16, lines: bool) -> Proxy {
     let (dir, port) = place(scene, "nginx");
     let certs = scene.dir.path().join("certs");
@@ -154,7 +152,7 @@ http {{
     started(command, port).await
 }
 
-/// HAProxy as it comes: TLS and proxying, and it asks nobody.
+/// Starts HAProxy with defaults: TLS and proxying, without authorization.
 async fn haproxy(program: &Path, scene: &Scene, origin: u16, lines: bool) -> Proxy {
     let (dir, port) = place(scene, "haproxy");
     let certs = scene.dir.path().join("certs");

@@ -1,4 +1,4 @@
-//! What a run found: as text, as JSON, as a table for a Markdown file, and as a chart.
+//! Results of a run: as text, as JSON, as a Markdown table, and as a chart.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -28,7 +28,7 @@ impl Samples {
     }
 }
 
-/// A row's figures of one proxy, in order.
+/// The sorted figures of one row and proxy.
 struct Spread(Vec<f64>);
 
 impl Spread {
@@ -52,7 +52,7 @@ pub(crate) struct Report {
     cipher: String,
 }
 
-/// The marks between which a Markdown file has the table.
+/// Marks that enclose the table in a Markdown file.
 const MARKS: [&str; 2] = ["<!-- the table of a run: begin -->", "<!-- the table of a run: end -->"];
 
 impl Report {
@@ -173,7 +173,7 @@ impl Report {
         serde_json::to_string_pretty(&all).unwrap() + "\n"
     }
 
-    /// Puts the table between its marks in a Markdown file that has them.
+    /// Writes the table between the marks of a Markdown file.
     pub(crate) fn put_into(&self, file: &Path) {
         let text = std::fs::read_to_string(file).unwrap();
         let [begin, end] = MARKS;
@@ -193,7 +193,7 @@ impl Report {
         std::fs::write(file, format!("{before}{begin}\n\n{table}\n\n{end}{after}")).unwrap();
     }
 
-    /// Bars of the gate's cost where a peer's is one.
+    /// Returns a bar chart of the gate's cost relative to each peer's.
     pub(crate) fn svg(&self) -> String {
         let peers: Vec<_> = self.peers().collect();
         let rows: Vec<&Row> = self.rows.iter().filter(|row| row.key != "wait").collect();

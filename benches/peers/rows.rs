@@ -1,5 +1,4 @@
-//! What is measured: each row's name, its unit, what the gate may cost of a peer's cost, and the
-//! load.
+//! The measured rows: name, unit, limit relative to a peer, and load.
 
 use std::time::Duration;
 
@@ -8,28 +7,28 @@ use http::Version;
 use crate::shared::load::{Client, Crowd, Target};
 use crate::shared::{Waits, cost};
 
-/// Connections that stand by when memory is measured.
+/// Number of idle connections during the memory measurement.
 const IDLE: usize = 2000;
-/// The rate of the row at a fixed one, a second, and for how long.
+/// Requests per second of the row with a fixed rate, and its duration.
 const RATE: u32 = 2000;
 const DURING: Duration = Duration::from_secs(4);
 
-/// What a row's figure is of.
+/// The load and the figure of a row.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Load {
-    /// CPU of each request, in microseconds: the file's size, how many requests.
+    /// CPU per request, in microseconds: file size, number of requests.
     Requests(u64, usize, Crowd),
-    /// CPU of a gigabyte, in seconds: how many files of 100 MiB.
+    /// CPU per gigabyte, in seconds: number of 100 MiB files.
     Bytes(usize, Crowd),
-    /// CPU of a full handshake, in milliseconds.
+    /// CPU per full handshake, in milliseconds.
     Handshakes(usize),
-    /// CPU of a connection that takes up its session again, with a request on it, in milliseconds.
+    /// CPU per resumed session with one request, in milliseconds.
     Resumptions(usize),
-    /// CPU of each request at a fixed rate, in microseconds.
+    /// CPU per request at a fixed rate, in microseconds.
     Rate,
     /// The 99th percentile of the same run's waits, in milliseconds.
     Wait,
-    /// Memory of a connection at rest, in KiB.
+    /// Memory per idle connection, in KiB.
     Idle(Version),
 }
 
@@ -40,10 +39,9 @@ pub(crate) struct Row {
     pub(crate) name: &'static str,
     pub(crate) unit: &'static str,
     pub(crate) load: Load,
-    /// With a line in a file for each request.
+    /// Whether an access log file is written.
     pub(crate) lines: bool,
-    /// The most that the gate may cost of what nginx and HAProxy cost, where the project holds
-    /// itself to it.
+    /// Maximum ratio of the gate's cost to that of nginx and HAProxy, where the project sets one.
     pub(crate) bound: [Option<f64>; 2],
 }
 
@@ -85,7 +83,7 @@ const fn row(
 }
 
 impl Load {
-    /// Whether a process must be new for it: memory that was used before would be used again.
+    /// Returns whether the row needs a new process, since a used one would reuse memory.
     pub(crate) fn wants_new(self) -> bool {
         matches!(self, Load::Idle(_))
     }
@@ -98,8 +96,8 @@ impl Load {
         }
     }
 
-    /// Puts the load on a proxy: the figures, the second of which belongs to the row after this one
-    /// where there is one.
+    /// Applies the load to a proxy. Returns the figure of this row, and one of the next row if the
+    /// same run yields it.
     pub(crate) async fn figures(
         self,
         client: &Client,
@@ -127,7 +125,7 @@ impl Load {
                 let resumed = client.resumptions(&to, 4, count / 4).await;
                 assert!(
                     resumed * 10 >= count * 9,
-                    "only {resumed} of {count} sessions were taken up again"
+                    "only {resumed} of {count} sessions were resumed"
                 );
                 (spent() / count as f64 * 1e3, None)
             }
@@ -137,7 +135,7 @@ impl Load {
                 (each, Some(Waits::of(waits).at(0.99).as_secs_f64() * 1e3))
             }
             Load::Idle(version) => {
-                // One first, so that what every process has once is not counted as a connection's.
+                // One connection first, so that costs per process do not count for a connection.
                 drop(client.idle(&to, version, 20).await);
                 let before = cost::memory(process);
                 let open = client.idle(&to, version, IDLE).await;
@@ -149,7 +147,7 @@ impl Load {
     }
 }
 
-/// How many requests a crowd sends when it is asked for so many.
+/// Returns the number of requests that a crowd actually sends for this target number.
 fn sent(requests: usize, crowd: Crowd) -> f64 {
     let lanes = crowd.connections * crowd.streams;
     (requests.div_ceil(lanes) * lanes) as f64

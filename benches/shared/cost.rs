@@ -1,10 +1,10 @@
-//! What a process and its children cost: CPU to the nanosecond, and memory.
+//! Resource use of a process and its children: CPU in nanoseconds, and memory.
 
 use std::fs;
 use std::time::Duration;
 
-/// The CPU seconds of a process and its children so far, of the threads that still run. The kernel
-/// counts them in nanoseconds, where /proc/PID/stat has ticks of ten milliseconds.
+/// Returns the CPU seconds so far of the running threads of a process and its children. The kernel
+/// counts these in nanoseconds, while /proc/PID/stat has ticks of ten milliseconds.
 pub(crate) fn cpu(process: u32) -> f64 {
     family(process).iter().flat_map(|process| threads(*process)).map(|thread| thread.cpu).sum()
 }
@@ -16,7 +16,7 @@ pub(crate) struct Thread {
     pub(crate) cpu: f64,
 }
 
-/// The threads of a process.
+/// Returns the threads of a process.
 pub(crate) fn threads(process: u32) -> Vec<Thread> {
     let Ok(all) = fs::read_dir(format!("/proc/{process}/task")) else { return Vec::new() };
     all.flatten()
@@ -29,7 +29,7 @@ pub(crate) fn threads(process: u32) -> Vec<Thread> {
         .collect()
 }
 
-/// The resident memory of a process and its children, in KiB; what they share is counted once for
+/// Returns the resident memory of a process and its children, in KiB. Shared memory counts for
 /// each.
 pub(crate) fn memory(process: u32) -> u64 {
     family(process)
@@ -42,7 +42,7 @@ pub(crate) fn memory(process: u32) -> u64 {
         .sum()
 }
 
-/// What the system holds for all TCP connections, in megabytes.
+/// Returns the system's memory for all TCP connections, in megabytes.
 pub(crate) fn memory_of_tcp() -> f64 {
     const PAGE: f64 = 4096.0;
     let text = fs::read_to_string("/proc/net/sockstat").unwrap_or_default();
@@ -51,7 +51,7 @@ pub(crate) fn memory_of_tcp() -> f64 {
     pages.unwrap_or(0.0) * PAGE / 1e6
 }
 
-/// The memory once it has stood still for three seconds, or after twenty.
+/// Returns the memory once it is stable for three seconds, or after twenty.
 pub(crate) async fn steady(process: u32) -> u64 {
     let (mut last, mut still) = (memory(process), 0);
     for _ in 0..40 {
@@ -66,7 +66,7 @@ pub(crate) async fn steady(process: u32) -> u64 {
     last
 }
 
-/// A process and its children.
+/// Returns a process and its children.
 fn family(process: u32) -> Vec<u32> {
     let children = fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| {
         let other: u32 = entry.file_name().to_string_lossy().parse().ok()?;
@@ -75,7 +75,7 @@ fn family(process: u32) -> Vec<u32> {
     std::iter::once(process).chain(children).collect()
 }
 
-/// How many files a process may have open, with the system's bound of it.
+/// Returns the system's limit of open files for a process.
 pub(crate) fn open_files() -> usize {
     let limits = fs::read_to_string("/proc/self/limits").unwrap_or_default();
     let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"));

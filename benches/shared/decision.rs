@@ -1,6 +1,5 @@
-//! The decision about a request that finds all it needs, without sockets and files: who asks, for
-//! which title, and may they. As many decisions as are wished for are cached, each of a loan in a
-//! real ledger.
+//! The decision about a request with a warm cache, without sockets and files: reader, title,
+//! permit. As many decisions as needed are cached, each of a loan in a real ledger.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -23,7 +22,7 @@ use tokio::runtime::Handle;
 
 use crate::support::{BOOK, LIBRARY, Scene, Setting};
 
-/// How many loans are begun at once, so that many share a sync.
+/// Number of loans begun concurrently, so that many share a sync.
 const AT_ONCE: usize = 1024;
 
 pub(crate) struct Decider {
@@ -33,13 +32,13 @@ pub(crate) struct Decider {
     catalog: Catalog,
     gate: Gate,
     path: String,
-    /// How many decisions are cached.
+    /// Number of cached decisions.
     cached: u64,
 }
 
 impl Decider {
-    pub(crate) async fn set() -> Decider {
-        let scene = Scene::around(Setting::default()).await;
+    pub(crate) async fn set_up() -> Decider {
+        let scene = Scene::without_gate(Setting::default()).await;
         let config = loangate::config::load(&scene.config_file()).unwrap().config;
         let (clock, metrics) = (Clock::system(), Metrics::new().unwrap());
         let readers = Readers::new(&config.readers, clock.clone()).unwrap();
@@ -63,8 +62,7 @@ impl Decider {
         Decider { scene, ledger, readers, catalog, gate, path, cached: 0 }
     }
 
-    /// Begins loans in the ledger until so many readers have one, and has the gate look each of
-    /// them up.
+    /// Begins loans until this many readers have one, and lets the gate look each of them up.
     pub(crate) async fn fill(&mut self, decisions: u64) {
         let next = AtomicU64::new(self.cached);
         let lanes = (0..AT_ONCE).map(|_| async {
@@ -105,7 +103,7 @@ impl Decider {
         LoanKey { library, borrower, isbn: BOOK.parse().unwrap() }
     }
 
-    /// What the first so many readers send to be known; each has been seen before.
+    /// Returns the header fields of the first readers. Each token has been verified before.
     pub(crate) fn fields(&self, readers: u64) -> Vec<HeaderMap> {
         let fields: Vec<HeaderMap> = (0..readers)
             .map(|number| {
@@ -117,12 +115,12 @@ impl Decider {
         fields
     }
 
-    /// Who asks.
+    /// Identifies the reader.
     pub(crate) fn reader(&self, fields: &HeaderMap) -> Arc<Reader> {
         self.readers.authenticate(fields, None, None).unwrap()
     }
 
-    /// For which title.
+    /// Finds the title.
     pub(crate) fn title(&self) -> Isbn {
         let (token, path) = RequestPath::parse(&self.path).unwrap().split_token();
         assert!(token.is_none());
@@ -132,15 +130,15 @@ impl Decider {
         }
     }
 
-    /// May they.
+    /// Checks the permit.
     pub(crate) fn permit(&self, key: LoanKey) -> Permit {
         let answer =
-            self.gate.admit(&request(key)).now_or_never().expect("a hit waits for nothing");
+            self.gate.admit(&request(key)).now_or_never().expect("a cache hit had to wait");
         assert_eq!(answer.via, Via::Cache);
         answer.permit.unwrap()
     }
 
-    /// All of it, as it is for a request.
+    /// Runs the whole decision, as for a request.
     pub(crate) fn decide(&self, fields: &HeaderMap) -> Permit {
         let isbn = self.title();
         self.permit(self.reader(fields).key(isbn))

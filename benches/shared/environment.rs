@@ -1,19 +1,20 @@
-//! What is around a gate that a bench measures, and which of it the clients need.
+//! Surroundings of a measured gate, and what the clients need of them.
 
 use crate::shared::load::Client;
 use crate::support::{Scene, Setting};
 
-/// All readers of a bench have one address and few connections, which carry more than those of any
-/// app.
+/// All readers of a bench share one address and few connections, with more streams than an app
+/// uses.
 const CONFIG: &str = "[log]\nlevel = \"warn\"\n\n[limits]\nconnections = 15000\nexempt_networks = [\"127.0.0.0/8\"]\n\
                       requests_per_connection = 1000000000\nconnection_age = \"30d\"\n\n[ledger]";
 
-/// A scene for a gate that tells of no request, before the origin at this port; and its clients.
+/// Starts a scene for a gate without request logs in front of the origin at this port, and returns
+/// its client.
 pub(crate) async fn around(origin: u16) -> (Scene, Client) {
     let url = format!("http://127.0.0.1:{origin}/");
     let config = vec![
         ("[ledger]", CONFIG),
-        // A stalled stream holds a connection to the origin.
+        // A stalled stream occupies a connection to the origin.
         (
             "name = \"files\"",
             "name = \"files\"
@@ -21,12 +22,12 @@ connections = 100000",
         ),
     ];
     let setting = Setting { config, origin: Some(url.leak()), ..Setting::default() };
-    let scene = Scene::around(setting).await;
+    let scene = Scene::without_gate(setting).await;
     let client = Client::new(&scene.dir.path().join("certs/ca.pem"));
     (scene, client)
 }
 
-/// The port of the gate at this address.
+/// Returns the port of the gate at this address.
 pub(crate) fn port_of(base: &str) -> u16 {
     base.rsplit(':').next().unwrap().parse().unwrap()
 }

@@ -1,5 +1,5 @@
-//! The load that benches put on a proxy: requests as fast as they are answered, requests at a rate,
-//! handshakes, and connections that stand by. Every answer is looked at.
+//! Load on a proxy: requests at full speed or at a fixed rate, handshakes, and idle connections.
+//! Every response is checked.
 #![allow(clippy::expect_used)]
 
 use std::net::SocketAddr;
@@ -23,17 +23,17 @@ use tokio::sync::mpsc;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-/// How long any one answer may take: a bench that hangs ends.
+/// Timeout for a response, so that a hanging bench ends.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// How long it may take until a reader stalls.
+/// Timeout until a reader has stalled.
 const STALLS: Duration = Duration::from_secs(10);
-/// What the system of such a reader may hold, in bytes.
+/// Receive buffer of a stalled reader, in bytes.
 const NARROW: u32 = 16 << 10;
-/// What a client over HTTP/2 lets a server send ahead of it.
+/// Flow-control windows of the HTTP/2 client, in bytes.
 const STREAM_WINDOW: u32 = 16 << 20;
 const CONNECTION_WINDOW: u32 = 32 << 20;
 
-/// What is asked for, of whom.
+/// A file to request and the server that has it.
 #[derive(Clone, Debug)]
 pub(crate) struct Target {
     pub(crate) port: u16,
@@ -42,7 +42,7 @@ pub(crate) struct Target {
     pub(crate) size: u64,
 }
 
-/// So many connections, each with so many requests on it at once.
+/// A number of connections, and of concurrent requests on each.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Crowd {
     pub(crate) version: Version,
@@ -50,13 +50,13 @@ pub(crate) struct Crowd {
     pub(crate) streams: usize,
 }
 
-/// Trusts a scene's certificate; speaks TLS 1.3 with one cipher, so that every peer does the same
-/// work.
+/// A client that trusts a scene's certificate. It uses TLS 1.3 with one cipher, so that every peer
+/// does the same work.
 #[derive(Clone)]
 pub(crate) struct Client {
     http1: TlsConnector,
     http2: TlsConnector,
-    /// Takes up no session again: each handshake is a full one.
+    /// Never resumes a session: each handshake is full.
     fresh: TlsConnector,
 }
 
@@ -89,7 +89,7 @@ impl Client {
         }
     }
 
-    /// The cipher that a server takes, by its name in the registry of TLS.
+    /// Returns the name of the cipher that a server negotiates, from the TLS registry.
     pub(crate) async fn cipher(&self, port: u16, version: Version) -> String {
         let stream = connect(self.connector(version), port).await;
         format!("{:?}", stream.get_ref().1.negotiated_cipher_suite().unwrap().suite())
@@ -125,7 +125,7 @@ impl Client {
         opened
     }
 
-    /// So many requests in all, each connection's next as soon as one is answered.
+    /// Sends this many requests in total. Each connection sends the next one after a response.
     pub(crate) async fn closed(&self, target: &Target, crowd: Crowd, requests: usize) {
         let opened = self.open_all(target, crowd).await;
         let each = requests.div_ceil(crowd.connections * crowd.streams);
@@ -139,8 +139,8 @@ impl Client {
         .for_each(|done| done.unwrap());
     }
 
-    /// Requests at a rate for this long, spread over the connections; how long each took from the
-    /// moment at which it was due, however late it could be sent.
+    /// Sends requests at a rate for this time, spread over the connections. Returns the time of
+    /// each from its scheduled moment, however late it was sent.
     pub(crate) async fn at_rate(
         &self,
         target: &Target,
@@ -162,7 +162,7 @@ impl Client {
                 took
             }));
         }
-        // A thread keeps time: the runtime's own clock ticks in milliseconds.
+        // A thread keeps the schedule: the runtime's clock has a resolution of milliseconds.
         #[allow(clippy::disallowed_methods)]
         std::thread::spawn(move || {
             let (began, apart) = (Instant::now(), Duration::from_secs(1) / rate);
@@ -175,8 +175,7 @@ impl Client {
         join_all(all).await.into_iter().flat_map(|took| took.unwrap()).collect()
     }
 
-    /// So many handshakes, some at once, each with a key exchange and a signature of its own, and
-    /// nothing after it.
+    /// Makes this many full handshakes, some at once, and sends nothing after them.
     pub(crate) async fn handshakes(&self, port: u16, at_once: usize, each: usize) {
         let all = (0..at_once).map(|_| {
             let fresh = self.fresh.clone();
@@ -189,7 +188,7 @@ impl Client {
         join_all(all).await.into_iter().for_each(|done| done.unwrap());
     }
 
-    /// Handshakes that take up a session again, after a first one; how many did.
+    /// Makes resumed handshakes after a first full one. Returns how many were resumed.
     pub(crate) async fn resumptions(&self, target: &Target, at_once: usize, each: usize) -> usize {
         let all = (0..at_once).map(|_| {
             let (client, target) = (self.clone(), target.clone());
@@ -207,14 +206,14 @@ impl Client {
     async fn resumed(&self, target: &Target) -> bool {
         let stream = connect(&self.http1, target.port).await;
         let kind = stream.get_ref().1.handshake_kind();
-        // The ticket for the next one comes after the handshake: an answer is read to have it.
+        // The ticket arrives after the handshake, so one response is read.
         let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
         tokio::spawn(connection);
         Opened::Http1(sender).get(target).await;
         kind == Some(rustls::HandshakeKind::Resumed)
     }
 
-    /// So many requests over these connections in turn, and by these readers in turn.
+    /// Sends this many requests over these connections and by these readers in turn.
     pub(crate) async fn in_turn(
         &self,
         opened: &mut [Opened],
@@ -232,8 +231,8 @@ impl Client {
         join_all(all).await;
     }
 
-    /// A reader who takes no more after so many bytes, for as long as it is kept; none where that
-    /// did not come.
+    /// Returns a reader who stalls after this many bytes while it is kept, or `None` if it did not
+    /// get them.
     pub(crate) async fn stalled(
         &self,
         target: &Target,
@@ -281,7 +280,7 @@ impl Client {
         Stalled::Http2(sender, answer)
     }
 
-    /// Connections that have been used once and stand by while they are kept.
+    /// Returns connections that were used once and are idle while they are kept.
     pub(crate) async fn idle(
         &self,
         target: &Target,
@@ -303,7 +302,7 @@ async fn connect(connector: &TlsConnector, port: u16) -> TlsStream<TcpStream> {
     handshake(connector, stream).await
 }
 
-/// A connection whose own system holds little of what it does not take.
+/// Opens a connection with a small receive buffer.
 async fn narrow(port: u16) -> TcpStream {
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(NARROW).unwrap();
@@ -340,25 +339,25 @@ async fn draw(opened: Opened, target: Target, crowd: Crowd, each: usize) {
     }
 }
 
-/// A reader who takes no more.
+/// A stalled reader.
 pub(crate) enum Stalled {
     Http1(Box<TlsStream<TcpStream>>),
     Http2(http2::SendRequest<Empty<Bytes>>, Response<Incoming>),
 }
 
-/// A connection to ask over.
+/// An open client connection.
 pub(crate) enum Opened {
     Http1(http1::SendRequest<Empty<Bytes>>),
     Http2(http2::SendRequest<Empty<Bytes>>),
 }
 
 impl Opened {
-    /// Asks, and reads the answer to its end.
+    /// Sends a request and reads the response to its end.
     pub(crate) async fn get(&mut self, target: &Target) {
-        tokio::time::timeout(PATIENCE, self.ask(target)).await.expect("no answer in a minute");
+        tokio::time::timeout(PATIENCE, self.fetch(target)).await.expect("no answer in a minute");
     }
 
-    async fn ask(&mut self, target: &Target) {
+    async fn fetch(&mut self, target: &Target) {
         let request = match self {
             Opened::Http1(_) => Request::get(&target.path).header("host", "localhost"),
             Opened::Http2(_) => Request::get(format!("https://localhost{}", target.path)),
@@ -380,6 +379,6 @@ impl Opened {
         while let Some(frame) = answer.frame().await {
             length += frame.unwrap().into_data().map_or(0, |data| data.len() as u64);
         }
-        assert_eq!(length, target.size, "the answer to {} is not whole", target.path);
+        assert_eq!(length, target.size, "the response to {} is incomplete", target.path);
     }
 }

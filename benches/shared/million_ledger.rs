@@ -1,9 +1,9 @@
-//! A ledger of a million loans, built once and kept under the target directory.
+//! A ledger of a million loans, built once and stored under the target directory.
 //!
-//! The rows are put in by SQL, since the ledger's own way syncs every step, and its indexes are
-//! made at the end. The chain of steps is linked here anew, by what `ledger/audit.rs` says of it;
-//! `loangate audit verify` and `loangate ledger check` are run over the result, so that a mistake
-//! here cannot pass for a measurement.
+//! The rows are inserted by SQL, since the ledger syncs every step, and the indexes are built at
+//! the end. The hash chain of the steps is computed here as `ledger/audit.rs` documents it.
+//! `loangate audit verify` and `loangate ledger check` then check the result, so that a mistake
+//! here cannot distort a measurement.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -21,26 +21,26 @@ use sqlx::{
 };
 use uuid::Uuid;
 
-/// To be counted up when other rows are made.
+/// Version of the rows; increment it when they change.
 const BUILD: u32 = 2;
 pub(crate) const LOANS: u64 = 1_000_000;
-/// The newest are live.
+/// Number of live loans, which are the newest.
 pub(crate) const LIVE: u64 = 300_000;
-/// How many readers share them; each has a title at a time once only.
+/// Number of readers. Each has at most one loan of a title at a time.
 const READERS: u64 = 250_000;
-/// Live loans in so many groups can be made to fall due.
+/// Number of groups of live loans that can be made to expire.
 pub(crate) const GROUPS: u64 = 4;
 pub(crate) const GROUP: u64 = 10_000;
 pub(crate) const LIBRARY: &str = "NO-0301000";
 const ROWS_AT_ONCE: usize = 500;
 const LOAN_TIME: SignedDuration = SignedDuration::from_hours(21 * 24);
 
-/// The reader of a loan.
+/// Returns the reader of a loan.
 pub(crate) fn reader_of(number: u64) -> String {
     format!("reader-{}", number % READERS)
 }
 
-/// The title of a loan: one of a thousand.
+/// Returns the title of a loan, one of a thousand.
 pub(crate) fn isbn_of(number: u64) -> Isbn {
     let digits = format!("978829999{:03}", number / READERS * 250 + number % READERS % 250);
     let sum: u32 =
@@ -54,12 +54,12 @@ pub(crate) fn key_of(readers: &Readers, number: u64) -> LoanKey {
     LoanKey { library, borrower, isbn: isbn_of(number) }
 }
 
-/// The number of the first live loan of a group.
+/// Returns the number of the first live loan of a group.
 pub(crate) fn first_of(group: u64) -> u64 {
     LOANS - LIVE + group * GROUP
 }
 
-/// Bokbasen's name of a loan: those of the groups are the first that a sandbox gives out.
+/// Returns Bokbasen's ID of a loan. Loans of the groups have the first IDs that a sandbox assigns.
 pub(crate) fn lending_id_of(number: u64) -> String {
     let place = (number + LIVE).checked_sub(LOANS).filter(|place| *place < GROUPS * GROUP);
     place.map_or_else(|| format!("FAR{number:08}"), |place| format!("BL{:08}", place + 1))
@@ -69,12 +69,12 @@ pub(crate) fn reference_of(number: u64) -> String {
     format!("lg-{number:032x}")
 }
 
-/// A time beyond any run, by which a group is told: a loan that lives long after it was built.
+/// Returns a due time beyond any run that identifies a group.
 pub(crate) fn due_of(group: Option<u64>) -> i64 {
     4_000_000_000_000 + group.map_or(GROUPS, |group| group) as i64
 }
 
-/// The directory with such a ledger and the keys that go with it; built where it is not there yet.
+/// Returns the directory with such a ledger and its keys, and builds it if it is missing.
 pub(crate) async fn directory() -> PathBuf {
     let migrations = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/ledger/migrations");
     let newest = std::fs::read_dir(migrations)
@@ -104,7 +104,7 @@ pub(crate) fn readers(directory: &Path) -> Readers {
     Readers::new(&config(directory).readers, Clock::system()).unwrap()
 }
 
-/// Opens the ledger of a directory beside whoever else has it open.
+/// Opens the ledger of a directory, also while others have it open.
 pub(crate) async fn open(directory: &Path) -> Ledger {
     let readers = readers(directory);
     let settings = config(directory).ledger;
@@ -122,7 +122,7 @@ pub(crate) async fn open(directory: &Path) -> Ledger {
 
 async fn build(directory: &Path) {
     loangate(&["init", "--dir", directory.to_str().unwrap()]);
-    open(directory).await.close().await; // makes the tables
+    open(directory).await.close().await; // creates the tables
     let file = config(directory).ledger.file;
     let mut connection =
         SqliteConnectOptions::new().filename(&file).foreign_keys(false).connect().await.unwrap();
@@ -140,7 +140,7 @@ async fn build(directory: &Path) {
     }
     run(&mut connection, "PRAGMA journal_mode = WAL").await;
     connection.close().await.unwrap();
-    open(directory).await.close().await; // keeps the newest link apart
+    open(directory).await.close().await; // stores the newest link separately
     let config = directory.join("config.toml");
     for command in [["ledger", "check"], ["audit", "verify"]] {
         loangate(&[command[0], command[1], "--config", config.to_str().unwrap()]);
@@ -175,7 +175,7 @@ async fn fill(connection: &mut SqliteConnection, readers: &Readers) {
     let key = hmac::Key::new(hmac::HMAC_SHA256, &readers.audit_key());
     let (mut number, mut mac) = (0_i64, Vec::new());
     let built = Clock::system().now();
-    // Over the last four hundred days, in order.
+    // Spread over the last four hundred days, in order.
     let apart = SignedDuration::from_hours(400 * 24).as_millis() / i128::from(LOANS);
     let numbers: Vec<u64> = (0..LOANS).collect();
     run(connection, "BEGIN").await;
@@ -281,8 +281,8 @@ async fn insert_steps(
     query.build().execute(connection).await.unwrap();
 }
 
-/// The hash of a step and of the one before it: each part with its length, and one that is missing
-/// with the largest.
+/// Returns the hash of a step and the one before it. Each part has its length as a prefix; a
+/// missing part has the largest length.
 fn linked(key: &hmac::Key, before: &[u8], number: i64, step: &Step) -> Vec<u8> {
     let mut context = hmac::Context::with_key(key);
     let mut part = |bytes: Option<&[u8]>| {

@@ -1,5 +1,4 @@
-//! What benches share: the built program's stand-in for Bokbasen, what processes cost, and how long
-//! things took.
+//! Shared bench support: a sandbox process, resource use of processes, and percentiles of waits.
 
 pub(crate) mod cost;
 pub(crate) mod load;
@@ -14,7 +13,7 @@ use loangate::lending::{self, Auth};
 use loangate::sandbox::{AUDIENCE, Bounds};
 use serde_json::Value;
 
-/// `loangate sandbox`, a process of its own that answers at once; killed when it is dropped.
+/// `loangate sandbox` as a process without delays; killed when it is dropped.
 pub(crate) struct Sandbox {
     child: Child,
     told: Value,
@@ -39,19 +38,19 @@ impl Sandbox {
         self.child.id()
     }
 
-    pub(crate) fn told(&self, name: &str) -> String {
+    pub(crate) fn ready_field(&self, name: &str) -> String {
         self.told[name].as_str().unwrap().to_owned()
     }
 
-    /// `[lending]` as a gate has it that speaks to this one.
+    /// Returns the `[lending]` settings of a gate that uses this sandbox.
     pub(crate) fn lending(&self) -> lending::Settings {
         lending::Settings {
-            url: self.told("url").parse().unwrap(),
+            url: self.ready_field("url").parse().unwrap(),
             auth: Auth::OAuth {
-                token_url: self.told("token_url").parse().unwrap(),
+                token_url: self.ready_field("token_url").parse().unwrap(),
                 audience: AUDIENCE.to_owned(),
-                client_id: self.told("client_id"),
-                client_secret: self.told("client_secret").into(),
+                client_id: self.ready_field("client_id"),
+                client_secret: self.ready_field("client_secret").into(),
             },
             concurrency: 32,
             timeout: Duration::from_secs(10),
@@ -66,12 +65,12 @@ impl Drop for Sandbox {
     }
 }
 
-/// The CPU seconds that a process alone has spent.
-pub(crate) fn spent_alone(process: u32) -> f64 {
+/// Returns the CPU seconds of a process without its children.
+pub(crate) fn cpu_without_children(process: u32) -> f64 {
     ticks_of(process) as f64 / 100.0
 }
 
-/// The fields of /proc/PID/stat after the name, which may itself contain spaces.
+/// Returns the fields of /proc/PID/stat after the name, which may contain spaces.
 fn stat(process: u32) -> Option<Vec<String>> {
     let text = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
     let (_, after) = text.rsplit_once(") ")?;
@@ -88,7 +87,7 @@ fn parent_of(process: u32) -> Option<u32> {
     stat(process)?.get(1)?.parse().ok()
 }
 
-/// Waits in order, to be asked for their parts.
+/// Sorted waits, for percentiles.
 pub(crate) struct Waits(Vec<Duration>);
 
 impl Waits {
@@ -97,7 +96,7 @@ impl Waits {
         Waits(waits)
     }
 
-    /// The wait that so large a part of them does not exceed.
+    /// Returns the wait that this fraction of them does not exceed.
     pub(crate) fn at(&self, part: f64) -> Duration {
         self.0[((self.0.len() - 1) as f64 * part) as usize]
     }

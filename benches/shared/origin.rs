@@ -1,4 +1,4 @@
-//! The storage behind every proxy: files in memory, on a thread of their own.
+//! The storage behind every proxy: files in memory, served by a separate thread.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -14,16 +14,15 @@ use hyper_util::rt::TokioIo;
 use socket2::SockRef;
 use tokio::net::TcpListener;
 
-/// What is there: by path, with its leading slash.
+/// The files by path, with its leading slash.
 pub(crate) type Files = BTreeMap<String, Bytes>;
 
-/// Serves these files until the program ends: the port.
+/// Serves these files until the program ends, and returns the port.
 pub(crate) fn serve(files: Files) -> u16 {
     serve_with(files, None)
 }
 
-/// As [`serve`], with no more in the system than so many bytes that are not sent: for readers who
-/// take nothing.
+/// Like [`serve`], with at most this many unsent bytes in the kernel, for stalled readers.
 pub(crate) fn serve_sparingly(files: Files) -> u16 {
     serve_with(files, Some(16 << 10))
 }
