@@ -2,9 +2,9 @@
 //! count exceeds the one in `instructions.json` by more than 5 %.
 //!
 //! `cargo bench --profile counted --bench instructions`; add `-- --record` to record an intended
-//! change. valgrind counts: the decision alone in this program, which runs itself under valgrind,
-//! and a 1 KiB file in the release program. Counts are comparable only with the recorded compiler,
-//! C library, valgrind and profile.
+//! change. valgrind counts the decision alone, in this program, which runs itself under valgrind.
+//! It also counts a 1 KiB file in the release program. Counts are comparable only with the recorded
+//! compiler, C library, valgrind and profile.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

@@ -5,10 +5,10 @@
 //! run uses a copy. The gate is the built program. The sandbox, the origin and the clients are in
 //! this process, on the same cores.
 //!
-//! The bench prints the time until the gate is ready, with a warm and a cold page cache; its
-//! memory; the time of a look-up and of a first request; and the rate of cache hits while ten
-//! thousand loans expire at once, compared with quiet windows. Everything runs on loopback and is
-//! bounded in count and time.
+//! The bench prints the time until the gate is ready, with a warm and a cold page cache, and its
+//! memory. It times look-ups and first requests. It compares the rate of cache hits while ten
+//! thousand loans expire at once with quiet windows. Everything runs on loopback and is bounded in
+//! count and time.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

@@ -92,7 +92,7 @@ async fn main() {
     }
 }
 
-/// Returns the median.
+/// Returns the median of these values.
 fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]

@@ -50,7 +50,7 @@ struct Arguments {
     /// Only these rows, by key, such as 1k-h1,100m-h2.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
-    /// Only these peers.
+    /// Only these peers, by name.
     #[arg(long, value_delimiter = ',', default_value = "nginx,haproxy")]
     peers: Vec<String>,
     /// File to which every sample is written.

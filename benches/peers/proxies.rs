@@ -47,7 +47,7 @@ impl Kind {
     }
 }
 
-/// A running proxy.
+/// A running proxy, stopped when it is dropped.
 pub(crate) struct Proxy {
     pub(crate) port: u16,
     child: Running,

@@ -115,12 +115,12 @@ impl Decider {
         fields
     }
 
-    /// Identifies the reader.
+    /// Identifies the reader from header fields.
     pub(crate) fn reader(&self, fields: &HeaderMap) -> Arc<Reader> {
         self.readers.authenticate(fields, None, None).unwrap()
     }
 
-    /// Finds the title.
+    /// Finds the title of the request's path.
     pub(crate) fn title(&self) -> Isbn {
         let (token, path) = RequestPath::parse(&self.path).unwrap().split_token();
         assert!(token.is_none());
@@ -130,7 +130,7 @@ impl Decider {
         }
     }
 
-    /// Checks the permit.
+    /// Checks the permit of this reader and title.
     pub(crate) fn permit(&self, key: LoanKey) -> Permit {
         let answer =
             self.gate.admit(&request(key)).now_or_never().expect("a cache hit had to wait");

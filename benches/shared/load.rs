@@ -339,7 +339,7 @@ async fn draw(opened: Opened, target: Target, crowd: Crowd, each: usize) {
     }
 }
 
-/// A stalled reader.
+/// A stalled reader, which stalls while this value is kept.
 pub(crate) enum Stalled {
     Http1(Box<TlsStream<TcpStream>>),
     Http2(http2::SendRequest<Empty<Bytes>>, Response<Incoming>),

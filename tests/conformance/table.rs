@@ -18,7 +18,7 @@ pub(crate) const LITERALS: [(&str, &str); 4] = [
 /// Time at the start of every exchange.
 pub(crate) const START: &str = "2026-01-15T12:00:00Z";
 
-/// A request and its answer.
+/// A request, its response, and the steps before it.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Exchange {
@@ -63,7 +63,7 @@ pub(crate) struct Answer {
     pub(crate) body: Option<Value>,
 }
 
-/// Every exchange.
+/// Returns every exchange of the table.
 pub(crate) fn all() -> Vec<Exchange> {
     [
         include_str!("login.json"),

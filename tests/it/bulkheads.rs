@@ -14,7 +14,7 @@ const SERVED_WITHIN: Duration = Duration::from_secs(20);
 
 /// A hanging call occupies its slot until the end of a test.
 const HANGS_FOR_LONG: (&str, &str) = ("timeout = \"2s\"", "timeout = \"60s\"");
-/// Additional titles.
+/// Titles of loans whose begins fail once.
 const OTHERS: [&str; 5] =
     ["9788299999106", "9788299999113", "9788299999120", "9788299999137", "9788299999144"];
 
@@ -89,7 +89,7 @@ async fn forty_bad_ends_delay_no_reader_and_no_other_end() {
             scene.fault(&json!({ "call": "return", "isbn": AUDIO, "effect": effect })).await;
         }
         all(&scene, "DELETE", AUDIO, &bad, StatusCode::NO_CONTENT).await;
-        // Each bad end has failed at least once, so no good call was sent before it.
+        // Some bad ends have failed by now, so the good calls are not simply sent before them.
         scene
             .until("bad ends have failed", async || calls(&scene, "return", "unknown").await >= 5.0)
             .await;

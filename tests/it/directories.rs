@@ -66,7 +66,7 @@ async fn links_out_of_the_directory_are_followed_only_on_request() {
         for name in ["inside.png", "up-and-inside.png"] {
             assert_eq!(status(&scene, name).await, StatusCode::OK, "{name}, {lines}");
         }
-        // With any setting, these are not regular files.
+        // With either value of `follow_symlinks`, these are not regular files.
         link(Path::new("/dev/zero"), "zero.png");
         link(&outside.path().join("fifo"), "fifo.png");
         link(Path::new("circle.png"), "circle.png");

@@ -89,11 +89,11 @@ async fn ffmpeg_plays_a_playlist_behind_a_link_to_its_end() {
     let mut command = trusting(&ffprobe, &ca);
     let ran = run(command.args(["-show_entries", "format=duration", "-of", "csv=p=0", &url])).await;
     assert!(ran.status.success(), "{}", output_text(&ran));
-    let told = seconds(&String::from_utf8_lossy(&ran.stdout));
-    assert!((told - DURATION_SECONDS).abs() < 0.2, "{told} s");
+    let duration = seconds(&String::from_utf8_lossy(&ran.stdout));
+    assert!((duration - DURATION_SECONDS).abs() < 0.2, "{duration} s");
 
-    // ffmpeg passes the certificate options to no segment request, but always opens the playlist's
-    // address with them.
+    // ffmpeg does not pass the certificate options on to segments, but resolves their addresses
+    // relative to the playlist's.
     let before = scene.origin.requests().len();
     let mut command = trusting(&ffmpeg, &ca);
     command.args(["-nostdin", "-xerror", "-i", &url, "-progress", "pipe:1", "-f", "null", "-"]);

@@ -44,7 +44,7 @@ enum Action {
     Jump { seconds: i64 },
     /// Bokbasen's responses to the next calls of this kind are lost.
     Lose { call: &'static str, how: Value, times: u32 },
-    /// The gate crashes.
+    /// The gate crashes at this moment.
     Crash,
 }
 

@@ -46,17 +46,17 @@ impl Set {
 
 /// Returns what the API reports for a file: the byte count and the ranges.
 fn delivered_of(loan: &Value, path: &str) -> (u64, Vec<Range<u64>>) {
-    let delivered_of = &loan["delivered"][path];
-    let ranges = delivered_of["ranges"].as_array().unwrap_or_else(|| panic!("no {path} in {loan}"));
+    let delivered = &loan["delivered"][path];
+    let ranges = delivered["ranges"].as_array().unwrap_or_else(|| panic!("no {path} in {loan}"));
     let pair = |range: &Value| range[0].as_u64().unwrap()..range[1].as_u64().unwrap() + 1;
-    (delivered_of["bytes"].as_u64().unwrap(), ranges.iter().map(pair).collect())
+    (delivered["bytes"].as_u64().unwrap(), ranges.iter().map(pair).collect())
 }
 
 /// Waits until every body is over, also at the origin, and its metering is written.
 async fn written(scene: &Scene) {
     let over = async || metric(&scene.metrics().await, "loangate_streams", "") == 0.0;
     scene.until("every body is over", over).await;
-    scene.until("the origin's too", async || scene.origin.bodies() == 0).await;
+    scene.until("the origin's bodies are over", async || scene.origin.bodies() == 0).await;
     flushed(scene).await;
 }
 
@@ -66,10 +66,10 @@ async fn flushed(scene: &Scene) {
         metric(&scene.metrics().await, "loangate_metering_flushes_total", "outcome=\"written\"")
     };
     let before = flushes().await;
-    scene.until("it is written", async || flushes().await >= before + 2.0).await;
+    scene.until("the metering is flushed", async || flushes().await >= before + 2.0).await;
 }
 
-/// A planned request.
+/// A planned request, which may disconnect early.
 #[derive(Clone, Debug)]
 struct Plan {
     file: &'static str,
@@ -80,7 +80,7 @@ struct Plan {
     hang_up: Option<u32>,
 }
 
-/// Result of a request: the received ranges and their byte count.
+/// Result of a request: the received ranges.
 #[derive(Debug)]
 struct Outcome {
     plan: Plan,

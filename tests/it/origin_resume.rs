@@ -174,8 +174,8 @@ async fn resumes_can_be_disabled_and_failed_ones_are_counted() {
     }
 }
 
-/// Starts a scene whose origin breaks off or stalls in each body, resets its connections, answers
-/// one request in five with 500, and sometimes sends the whole file for a range.
+/// Starts a scene whose origin breaks off or stalls in each body and resets its connections. It
+/// answers one request in five with 500, and sometimes sends the whole file for a range.
 async fn troubled(size: u64) -> (Scene, File) {
     let config = vec![("name = \"files\"", "name = \"files\"\nidle = \"300ms\"\nresumes = 30")];
     let scene = Scene::start_with(Setting { config, ..Setting::default() }).await;

@@ -1,8 +1,8 @@
 //! Searches everything that the demo writes during a day of traffic for every secret.
 //!
-//! The log at its most verbose level, the metrics, the support API, the problem documents, the
-//! ledger's bytes and columns, and Bokbasen's books: none may contain a borrower's name, a token, a
-//! key or a password.
+//! Covers the log at its most verbose level, the metrics, the support API, the problem documents,
+//! the ledger's bytes and columns, and Bokbasen's books. None may contain a borrower's name, a
+//! token, a key or a password.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -26,7 +26,7 @@ const BORROWER_NAMES: [&str; 4] = ["kari", "ola", "liv", "per"];
 
 /// A text that must not be found.
 enum Secret {
-    /// These bytes, anywhere.
+    /// These bytes at any position.
     Bytes(Vec<u8>),
     /// This name as a whole word: not next to a letter, digit, `-` or `_`, so it is not found
     /// within a pseudonym or an id.

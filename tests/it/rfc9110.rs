@@ -30,7 +30,7 @@ struct Known {
     modified: String,
 }
 
-/// The expected response.
+/// The response that the RFC requires.
 #[derive(Clone, Debug, Eq, PartialEq)]
 enum Expected {
     Whole,
@@ -328,7 +328,7 @@ struct RangeField {
     specs: Option<Vec<Spec>>,
 }
 
-/// A random request.
+/// A random request for one of the files.
 #[derive(Clone, Debug)]
 struct Random {
     method: Method,

@@ -133,7 +133,7 @@ async fn unreadable_feed_bounds_cached_acceptances() {
     assert_eq!(
         (read(&scene, &token).await, via("cache").await),
         (StatusCode::OK, 3.0),
-        "the second read is valid for as long"
+        "a confirmation by the ledger must be cached like one by the feed"
     );
     // The loans cannot be read either.
     alter(&scene, "ALTER TABLE loans RENAME TO lost_loans").await;

@@ -169,7 +169,7 @@ impl State {
     }
 }
 
-/// A running origin.
+/// A running origin on loopback.
 #[derive(Debug)]
 pub(crate) struct Origin {
     pub(crate) url: String,

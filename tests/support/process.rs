@@ -15,7 +15,7 @@ use tokio::time::Instant;
 /// Timeout for a start, and for an end that nothing delays.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A running `loangate`.
+/// A running `loangate serve` process.
 #[derive(Debug)]
 pub(crate) struct Process {
     pub(crate) child: Child,

@@ -29,7 +29,7 @@ impl Kind {
     pub(crate) const ALL: [Kind; 3] = [Kind::Http, Kind::S3, Kind::Directory];
 }
 
-/// A running storage.
+/// A running storage with its files.
 #[derive(Debug)]
 pub(crate) struct Storage {
     kind: Kind,

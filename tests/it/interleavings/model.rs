@@ -203,10 +203,10 @@ impl Model {
         *self.tally.entry(what).or_default() += 1;
     }
 
-    /// Checks that each loan was begun for a request that may begin one: from the start or
-    /// explicit, and with a token later than every end of an accepted loan of this reader and title
-    /// (invariant 7). Where the clock was set back behind such an end, the end blocks no token of
-    /// the present.
+    /// Checks that each loan was begun for a request that may begin one. That is a request from the
+    /// start or an explicit one, with a token later than every end of an accepted loan of this
+    /// reader and title (invariant 7). Where the clock was set back behind such an end, the end
+    /// blocks no token of the present.
     fn begins_are_allowed(
         &mut self,
         key: Key,

@@ -1,10 +1,10 @@
 //! The gate of a case, on a separate runtime: it can crash at any moment, and restart on the same
 //! ledger.
 //!
-//! A crash is as hard as possible within a process. The runtime of the slow work (the ledger's
-//! writer, calls to Bokbasen, flights, the support API) shuts down at once, so each task ends at
-//! its current await; and the workers abort their connections. The lock that marks a process as
-//! alive is released when the last task is gone, as with a real process.
+//! A crash is as hard as possible within a process. The runtime of the slow work shuts down at
+//! once, so each of its tasks ends at its current await: the ledger's writer, calls to Bokbasen,
+//! flights, the support API. The workers abort their connections. The lock that marks a process as
+//! alive is released with the last task, as with a real process.
 //!
 //! A test moves the gate's clock; Bokbasen's is the system's clock.
 
@@ -27,7 +27,7 @@ use super::model::{
 use crate::support::scene::{check_books, movable_clock};
 use crate::support::{AUDIO, BOOK, File, LIBRARY, Scene, Setting};
 
-/// The titles.
+/// ISBNs of the two titles.
 const TITLES: [&str; 2] = [BOOK, AUDIO];
 /// Maximum delay of a begin whose connection was aborted, and lag of the listing, in milliseconds.
 /// Both together are far below the scene's 500 ms of `lending.settle`, also on a busy machine.
