@@ -108,7 +108,8 @@ fn compare(now: &Record, recorded: &Record) -> ExitCode {
         );
     } else if most > MARGIN {
         println!(
-            "a request costs over 5 % more than recorded; if that is intended, record again with --record"
+            "a request costs over 5 % more than recorded; if that is intended, record again with \
+             --record"
         );
         return ExitCode::FAILURE;
     }

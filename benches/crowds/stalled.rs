@@ -37,7 +37,8 @@ pub(crate) async fn measure(
             Some(reader) => stalled.push(reader),
             None => {
                 println!(
-                    "the next reader gets no data: the system has no more memory for TCP (net.ipv4.tcp_mem)"
+                    "the next reader gets no data: the system has no more memory for TCP \
+                     (net.ipv4.tcp_mem)"
                 );
                 break;
             }

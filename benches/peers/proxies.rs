@@ -126,7 +126,8 @@ events {{ worker_connections 8000; }}
 http {{
   access_log {log}; keepalive_requests 1000000000; keepalive_timeout 600s; open_file_cache max=1000;
   client_body_temp_path {dir}/body; proxy_temp_path {dir}/proxy; fastcgi_temp_path {dir}/fastcgi;
-  uwsgi_temp_path {dir}/uwsgi; scgi_temp_path {dir}/scgi; proxy_cache_path {dir}/cache keys_zone=auth:1m;
+  uwsgi_temp_path {dir}/uwsgi; scgi_temp_path {dir}/scgi; \
+  proxy_cache_path {dir}/cache keys_zone=auth:1m;
   upstream origin {{ server 127.0.0.1:{origin}; keepalive 64; keepalive_requests 1000000000; }}
   server {{
     listen 127.0.0.1:{port} ssl http2 backlog=8192;
@@ -134,12 +135,14 @@ http {{
     ssl_protocols TLSv1.3; ssl_conf_command Ciphersuites TLS_AES_128_GCM_SHA256;
     proxy_http_version 1.1; proxy_set_header Connection \"\";
     location = /auth {{
-      internal; proxy_pass http://origin/ok; proxy_pass_request_body off; proxy_set_header Content-Length \"\";
+      internal; proxy_pass http://origin/ok; proxy_pass_request_body off; \
+      proxy_set_header Content-Length \"\";
       proxy_cache auth; proxy_cache_key $http_authorization; proxy_cache_valid 200 1h;
     }}
     location /files/ {{
       auth_request /auth; proxy_pass http://origin/;
-      proxy_buffers 8 256k; proxy_buffer_size 256k; proxy_busy_buffers_size 512k; proxy_max_temp_file_size 0;
+      proxy_buffers 8 256k; proxy_buffer_size 256k; proxy_busy_buffers_size 512k; \
+      proxy_max_temp_file_size 0;
     }}
   }}
 }}
@@ -179,7 +182,8 @@ defaults
   timeout http-keep-alive 600s
   http-reuse always
 frontend files
-  bind 127.0.0.1:{port} ssl crt {} alpn h2,http/1.1 ssl-min-ver TLSv1.3 ciphersuites TLS_AES_128_GCM_SHA256 backlog 8192
+  bind 127.0.0.1:{port} ssl crt {} alpn h2,http/1.1 ssl-min-ver TLSv1.3 \
+  ciphersuites TLS_AES_128_GCM_SHA256 backlog 8192
   http-request replace-path /files/(.*) /\\1
   default_backend origin
 backend origin

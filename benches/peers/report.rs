@@ -200,16 +200,27 @@ impl Report {
         let (left, scale, step) = (250.0, 300.0, 16.0 * peers.len() as f64 + 12.0);
         let height = 66.0 + step * rows.len() as f64;
         let mut svg = format!(
-            "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 760 {height}\" font-family=\"sans-serif\" font-size=\"13\">
+            "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 760 {height}\" \
+             font-family=\"sans-serif\" font-size=\"13\">
 <title>What loangate costs where a peer costs 1</title>
-<style>text {{ fill: #24292f }} .nginx {{ fill: #0a7d4f }} .haproxy {{ fill: #3b6fc4 }} line {{ stroke: #24292f; stroke-dasharray: 4 3 }}
-@media (prefers-color-scheme: dark) {{ text {{ fill: #e6edf3 }} line {{ stroke: #e6edf3 }} .nginx {{ fill: #3fb68b }} .haproxy {{ fill: #6ea0f0 }} }}</style>
-<text x=\"8\" y=\"20\" font-weight=\"bold\">What loangate costs where a peer costs 1 (less is better)</text>
+<style>text {{ fill: #24292f }} .nginx {{ fill: #0a7d4f }} .haproxy {{ fill: #3b6fc4 }} \
+             line {{ stroke: #24292f; stroke-dasharray: 4 3 }}
+@media (prefers-color-scheme: dark) {{ text {{ fill: #e6edf3 }} line {{ stroke: #e6edf3 }} \
+             .nginx {{ fill: #3fb68b }} .haproxy {{ fill: #6ea0f0 }} }}</style>
+<text x=\"8\" y=\"20\" font-weight=\"bold\">\
+             What loangate costs where a peer costs 1 (less is better)</text>
 "
         );
         for (place, (_, peer)) in peers.iter().enumerate() {
             let x = 430 + place * 120;
-            writeln!(svg, "<rect class=\"{0}\" x=\"{x}\" y=\"32\" width=\"12\" height=\"12\"/><text x=\"{1}\" y=\"43\">to {0}</text>", peer.name(), x + 18).unwrap();
+            writeln!(
+                svg,
+                "<rect class=\"{0}\" x=\"{x}\" y=\"32\" width=\"12\" \
+                           height=\"12\"/><text x=\"{1}\" y=\"43\">to {0}</text>",
+                peer.name(),
+                x + 18
+            )
+            .unwrap();
         }
         for (number, row) in rows.iter().enumerate() {
             let y = 56.0 + step * number as f64;
@@ -224,7 +235,16 @@ impl Report {
             for (place, (_, peer)) in peers.iter().enumerate() {
                 let ratio = self.ratio(row, *peer).unwrap();
                 let (y, width) = (y + 16.0 * place as f64, (ratio * scale).min(460.0));
-                writeln!(svg, "<rect class=\"{}\" x=\"{left}\" y=\"{y}\" width=\"{width:.0}\" height=\"14\"/><text x=\"{:.0}\" y=\"{}\" font-size=\"11\">{ratio:.2}</text>", peer.name(), left + width + 5.0, y + 11.0).unwrap();
+                writeln!(
+                    svg,
+                    "<rect class=\"{}\" x=\"{left}\" y=\"{y}\" width=\"{width:.0}\" \
+                               height=\"14\"/><text x=\"{:.0}\" y=\"{}\" \
+                               font-size=\"11\">{ratio:.2}</text>",
+                    peer.name(),
+                    left + width + 5.0,
+                    y + 11.0
+                )
+                .unwrap();
             }
         }
         let one = left + scale;

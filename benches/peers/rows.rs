@@ -52,24 +52,74 @@ const fn crowd(version: Version, connections: usize, streams: usize) -> Crowd {
 const H1: Version = Version::HTTP_11;
 const H2: Version = Version::HTTP_2;
 
-#[rustfmt::skip]
 pub(crate) const ROWS: [Row; 14] = [
-    row("1k-h1", "1 KiB, HTTP/1.1", "µs/request", Load::Requests(1 << 10, 24_000, crowd(H1, 32, 1)), [0.90, 0.95]),
-    row("1k-h2", "1 KiB, HTTP/2", "µs/request", Load::Requests(1 << 10, 24_000, crowd(H2, 8, 8)), [0.90, 1.25]),
-    row("64k-h1", "64 KiB, HTTP/1.1", "µs/request", Load::Requests(64 << 10, 10_000, crowd(H1, 32, 1)), [0.68, 0.68]),
-    row("64k-h2", "64 KiB, HTTP/2", "µs/request", Load::Requests(64 << 10, 10_000, crowd(H2, 8, 4)), [0.72, 0.82]),
+    row(
+        "1k-h1",
+        "1 KiB, HTTP/1.1",
+        "µs/request",
+        Load::Requests(1 << 10, 24_000, crowd(H1, 32, 1)),
+        [0.90, 0.95],
+    ),
+    row(
+        "1k-h2",
+        "1 KiB, HTTP/2",
+        "µs/request",
+        Load::Requests(1 << 10, 24_000, crowd(H2, 8, 8)),
+        [0.90, 1.25],
+    ),
+    row(
+        "64k-h1",
+        "64 KiB, HTTP/1.1",
+        "µs/request",
+        Load::Requests(64 << 10, 10_000, crowd(H1, 32, 1)),
+        [0.68, 0.68],
+    ),
+    row(
+        "64k-h2",
+        "64 KiB, HTTP/2",
+        "µs/request",
+        Load::Requests(64 << 10, 10_000, crowd(H2, 8, 4)),
+        [0.72, 0.82],
+    ),
     row("100m-h1", "100 MiB, HTTP/1.1", "s/GB", Load::Bytes(12, crowd(H1, 4, 1)), [0.66, 0.40]),
     row("100m-h2", "100 MiB, HTTP/2", "s/GB", Load::Bytes(12, crowd(H2, 4, 1)), [0.85, 0.60]),
     row("handshake", "full TLS handshake", "ms", Load::Handshakes(2000), [0.60, 0.55]),
-    Row { bound: [None; 2], ..row("resumed", "resumed TLS session, one request", "ms", Load::Resumptions(1500), [0.0; 2]) },
+    Row {
+        bound: [None; 2],
+        ..row(
+            "resumed",
+            "resumed TLS session, one request",
+            "ms",
+            Load::Resumptions(1500),
+            [0.0; 2],
+        )
+    },
     row("rate", "1 KiB, HTTP/1.1, 2,000/s", "µs/request", Load::Rate, [1.05, 1.05]),
     row("wait", "the same: p99 of the wait", "ms", Load::Wait, [1.15, 1.2]),
     row("idle-h1", "idle TLS connection, HTTP/1.1", "KiB", Load::Idle(H1), [1.6, 1.7]),
     row("idle-h2", "idle TLS connection, HTTP/2", "KiB", Load::Idle(H2), [2.8, 2.4]),
-    Row { bound: [None; 2], lines: true,
-          ..row("1k-h1-lines", "1 KiB, HTTP/1.1, access lines on", "µs/request", Load::Requests(1 << 10, 24_000, crowd(H1, 32, 1)), [0.0; 2]) },
-    Row { bound: [None; 2], lines: true,
-          ..row("1k-h2-lines", "1 KiB, HTTP/2, access lines on", "µs/request", Load::Requests(1 << 10, 24_000, crowd(H2, 8, 8)), [0.0; 2]) },
+    Row {
+        bound: [None; 2],
+        lines: true,
+        ..row(
+            "1k-h1-lines",
+            "1 KiB, HTTP/1.1, access lines on",
+            "µs/request",
+            Load::Requests(1 << 10, 24_000, crowd(H1, 32, 1)),
+            [0.0; 2],
+        )
+    },
+    Row {
+        bound: [None; 2],
+        lines: true,
+        ..row(
+            "1k-h2-lines",
+            "1 KiB, HTTP/2, access lines on",
+            "µs/request",
+            Load::Requests(1 << 10, 24_000, crowd(H2, 8, 8)),
+            [0.0; 2],
+        )
+    },
 ];
 
 const fn row(

@@ -211,7 +211,8 @@ fn ended(row: &Made) -> i64 {
 
 async fn insert_loans(connection: &mut SqliteConnection, rows: &[Made]) {
     let mut query = QueryBuilder::<Sqlite>::new(
-        "INSERT INTO loans (id, library, borrower, isbn, reference, lending_id, state, begun, accepted, due, licence_id, \
+        "INSERT INTO loans (id, library, borrower, isbn, reference, lending_id, state, begun, \
+         accepted, due, licence_id, \
          licence_type, ended, end_reason, changed, owner) ",
     );
     query.push_values(rows, |mut values, row| {

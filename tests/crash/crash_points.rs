@@ -153,7 +153,8 @@ async fn crash_between_two_licences_leaves_one_loan() {
             // Time for which a settled refusal holds.
             config: vec![(
                 "[ledger]",
-                "[gate]\nrefusal_ttl = \"100ms\"\n\n[licences]\norder = [\"PACKAGE\", \"IMPORTED\"]\n\n[ledger]",
+                "[gate]\nrefusal_ttl = \"100ms\"\n\n[licences]\norder = [\"PACKAGE\", \
+                 \"IMPORTED\"]\n\n[ledger]",
             )],
             ..Setting::default()
         };

@@ -175,7 +175,8 @@ async fn kills(rounds: usize, faults: &Value) {
     }
     starts.sort();
     println!(
-        "{rounds} kills: {early} readers were served before, {unserved_with_loan} had a loan at Bokbasen but no file; \
+        "{rounds} kills: {early} readers were served before, {unserved_with_loan} had a loan at \
+         Bokbasen but no file; \
          a start took {:?} (median; the longest {:?})",
         starts[rounds / 2],
         starts[rounds - 1],

@@ -136,8 +136,8 @@ async fn balance_finds_each_difference_and_repairs_by_rule() {
             Some("ended") => loan["status"] = json!("RETURNED"),
             Some("refused") => {
                 loan["status"] = json!("REFUSED");
-                loan["verdict"] =
-                    json!({ "refuse": { "code": "BUDGET_EXCEEDED", "message": "", "retry_after": null } });
+                loan["verdict"] = json!({ "refuse":
+                        { "code": "BUDGET_EXCEEDED", "message": "", "retry_after": null } });
             }
             Some("live") => {
                 loan["status"] = json!("ACCEPTED");

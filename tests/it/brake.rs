@@ -64,7 +64,8 @@ async fn brake_limits_concurrent_begins_and_survives_a_restart() {
 #[tokio::test]
 async fn brake_ignores_existing_loans_and_refused_begins() {
     let (scene, _) = scene("[brake]\nmode = \"enforce\"\nborrower_per_hour = 1\n\n[ledger]").await;
-    let refuse = json!({ "call": "begin", "times": 1, "effect": { "refuse": { "code": "NO_FREE_LICENSE" } } });
+    let refuse = json!({ "call": "begin", "times": 1,
+        "effect": { "refuse": { "code": "NO_FREE_LICENSE" } } });
     scene.fault(&refuse).await;
     let other = "9788299999021";
     scene.origin.put(&format!("{other}/book.epub"), File::of(1000));
@@ -112,7 +113,8 @@ fn random_titles(count: u32) -> Vec<String> {
 async fn begins_for_random_titles_are_limited_in_every_mode() {
     let (scene, clock) = scene("[ledger]").await;
     scene
-        .fault(&json!({ "call": "begin", "times": 1000, "effect": { "refuse": { "code": "NO_SUCH" } } }))
+        .fault(&json!({ "call": "begin", "times": 1000,
+            "effect": { "refuse": { "code": "NO_SUCH" } } }))
         .await;
     let token = scene.token("kari");
     let client = scene.http2();

@@ -170,7 +170,8 @@ async fn only_pages_of_listed_origins_can_read_responses() {
 /// font is in use, its wide text leaves so little room that a container query loads `loaded.png`.
 ///
 /// The row without that font never does.
-const EPUB_PAGE: &str = r#"<html xmlns="http://www.w3.org/1999/xhtml"><head><title>A page</title><style>
+const EPUB_PAGE: &str = r#"<html xmlns="http://www.w3.org/1999/xhtml">
+<head><title>A page</title><style>
 @font-face { font-family: embedded; src: url("font.ttf"); }
 body { margin: 0; }
 .row { display: flex; width: 1000px; font-size: 100px; }
@@ -184,7 +185,8 @@ body { margin: 0; }
 }
 </style></head><body>
 <script>new Image().src = "ran.png"; fetch("ran.json");</script>
-<div class="row without"><span>WWWWWWWW</span><div class="rest"><div class="probe"></div></div></div>
+<div
+class="row without"><span>WWWWWWWW</span><div class="rest"><div class="probe"></div></div></div>
 <div class="row with"><span>WWWWWWWW</span><div class="rest"><div class="probe"></div></div></div>
 <img src="image.png" alt=""/>
 </body></html>"#;

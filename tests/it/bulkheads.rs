@@ -205,7 +205,8 @@ async fn title_whose_begins_hang_leaves_slots_for_others() {
         assert_eq!(calls(&scene, "begin", "unknown").await, 0.0, "no begin has timed out yet");
     };
     tokio::select! {
-        statuses = each(&scene, "GET", AUDIO, &hung) => panic!("the begins do not hang: {statuses:?}"),
+        statuses = each(&scene, "GET", AUDIO, &hung) => panic!("the begins do not hang: \
+             {statuses:?}"),
         () = others => {}
     }
     stop(scene).await;

@@ -216,7 +216,8 @@ async fn unread(scene: &Scene, reader: &str) -> TlsStream<TcpStream> {
         raw_client::connect_with_buffer(address(scene), &ca(scene), "http/1.1", 4096).await;
     let token = scene.token(reader);
     let head = format!(
-        "GET /files/{AUDIO}/audio.mp3 HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {token}\r\n\r\n"
+        "GET /files/{AUDIO}/audio.mp3 HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer \
+         {token}\r\n\r\n"
     );
     stream.write_all(head.as_bytes()).await.unwrap();
     stream.flush().await.unwrap();

@@ -10,8 +10,10 @@ const READER: &str = "https://reader.example.no";
 const PATH: &str = "/files/9788299999014/book.epub";
 
 async fn scene(cors: bool) -> Scene {
-    let line = "[cors]\norigins = [\"https://reader.example.no\", \"http://localhost:3000\", \"capacitor://localhost\", \
-                \"ionic://localhost\", \"http://localhost\", \"https://*.school.example.no\"]\n\n[ledger]";
+    let line = "[cors]\norigins = [\"https://reader.example.no\", \"http://localhost:3000\", \
+                \"capacitor://localhost\", \
+                \"ionic://localhost\", \"http://localhost\", \"https://*.school.example.no\"]\n\n\
+                [ledger]";
     let config = if cors { vec![("[ledger]", line)] } else { Vec::new() };
     let scene = Scene::start_with(Setting { config, ..Setting::default() }).await;
     scene.origin.put(&format!("{BOOK}/book.epub"), File::of(1000));

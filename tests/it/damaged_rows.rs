@@ -13,8 +13,10 @@ use crate::support::{BOOK, File, Scene, Setting, metric};
 /// due.
 const DAMAGE: &str = "CREATE TEMP TABLE copy AS SELECT * FROM loans; \
      WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 200) \
-     INSERT INTO loans (id, library, borrower, isbn, reference, lending_id, state, begun, accepted, due, changed, owner) \
-     SELECT 'damaged-' || i, library, randomblob(16), 7, 'damaged-' || i, 'L' || i, state, begun, accepted, 1, changed, owner \
+     INSERT INTO loans (id, library, borrower, isbn, reference, lending_id, state, begun, \
+                      accepted, due, changed, owner) \
+     SELECT 'damaged-' || i, library, randomblob(16), 7, 'damaged-' || i, 'L' || i, state, begun, \
+                      accepted, 1, changed, owner \
      FROM copy, n; UPDATE loans SET due = 2 WHERE isbn > 7";
 
 #[tokio::test]

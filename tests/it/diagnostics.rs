@@ -138,7 +138,8 @@ fn certificate_dates_are_checked() {
     let directory = initialised();
     certificate(directory.path(), (2020, 1, 1), (2021, 2, 3));
     let result = check(directory.path());
-    let expected = "config.toml:8: tls.certificate: certs/server.pem: the certificate expired at 2021-02-03T00:00:00Z";
+    let expected = "config.toml:8: tls.certificate: certs/server.pem: the certificate expired at \
+                    2021-02-03T00:00:00Z";
     assert!(!result.good && result.errors.contains(expected), "{result:?}");
     certificate(directory.path(), (2090, 1, 1), (2091, 1, 1));
     let result = check(directory.path());
@@ -180,7 +181,8 @@ fn ledger_that_the_user_cannot_write_is_reported() {
     }
     std::fs::set_permissions(&data, std::fs::Permissions::from_mode(0o555)).unwrap();
     let result = run();
-    let expected = "config.toml:37: ledger.url: the ledger file data/loangate.db cannot be used: nothing can be \
+    let expected = "config.toml:37: ledger.url: the ledger file data/loangate.db cannot be used: \
+                    nothing can be \
                     written in the directory data: Permission denied";
     assert!(!result.good && result.errors.contains(expected), "{result:?}");
     // A ledger that belongs to another user, in a directory of this user.
@@ -402,7 +404,8 @@ async fn online_check_tries_all_addresses_at_once() {
     scene.replace_in_config(
         &format!("url = \"{}/\"", scene.origin.url),
         &format!(
-            "urls = [\"{}/\", \"http://{closed}/\", \"file:empty\", {}]\nconnect_timeout = \"1s\"\nfirst_byte = \"3s\"",
+            "urls = [\"{}/\", \"http://{closed}/\", \"file:empty\", {}]\nconnect_timeout = \"1s\"\n\
+             first_byte = \"3s\"",
             scene.origin.url,
             silents.join(", ")
         ),

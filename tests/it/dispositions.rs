@@ -5,7 +5,8 @@ use http::StatusCode;
 use crate::support::scene::Setting;
 use crate::support::{BOOK, File, Scene};
 
-const NAMED: &str = "attachment; filename=\"L_r deg _ lese.epub\"; filename*=UTF-8''L%C3%A6r%20deg%20%C3%A5%20lese.epub";
+const NAMED: &str = "attachment; filename=\"L_r deg _ lese.epub\"; \
+                     filename*=UTF-8''L%C3%A6r%20deg%20%C3%A5%20lese.epub";
 
 #[tokio::test]
 async fn configured_route_names_the_file_in_every_response() {

@@ -94,7 +94,8 @@ async fn refusal_opens_nothing_and_names_its_reason() {
     ] {
         let scene = scene_with_a_book(Setting::default()).await;
         scene
-            .fault(&json!({ "call": "begin", "effect": { "refuse": { "code": code, "retry_after": 77 } } }))
+            .fault(&json!({ "call": "begin",
+                "effect": { "refuse": { "code": code, "retry_after": 77 } } }))
             .await;
         let token = scene.token("kari");
         let said = request_in_every_way(&scene, &token).await;
@@ -114,7 +115,8 @@ async fn refusal_opens_nothing_and_names_its_reason() {
 #[tokio::test]
 async fn expired_refusal_allows_another_begin() {
     let scene = scene_with_a_book(impatient()).await;
-    let refuse = json!({ "call": "begin", "times": 1, "effect": { "refuse": { "code": "NO_FREE_LICENSE", "retry_after": 1 } } });
+    let refuse = json!({ "call": "begin", "times": 1,
+        "effect": { "refuse": { "code": "NO_FREE_LICENSE", "retry_after": 1 } } });
     scene.fault(&refuse).await;
     let (client, token) = (scene.http2(), scene.token("kari"));
     let path = format!("/files/{BOOK}/book.epub");

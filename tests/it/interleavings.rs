@@ -90,7 +90,12 @@ fn lose() -> impl Strategy<Value = Action> {
         json!({ "hang": { "made": true } }),
         json!({ "hang": { "made": false } }),
     ]);
-    let call = prop_oneof![4 => Just("begin"), 2 => Just("return"), 1 => Just("cancel"), 1 => Just("list")];
+    let call = prop_oneof![
+        4 => Just("begin"),
+        2 => Just("return"),
+        1 => Just("cancel"),
+        1 => Just("list"),
+    ];
     // A repeatable call is sent up to three times, so three losses fail the whole call.
     let times = prop_oneof![Just(1_u32), Just(3)];
     (call, how, times).prop_map(|(call, how, times)| {
@@ -105,7 +110,8 @@ fn action() -> impl Strategy<Value = Action> {
     let after_ms = prop_oneof![1 => Just(0), 3 => 1..5000_u64];
     prop_oneof![
         10 => reader_request().prop_map(Action::Request),
-        4 => (key(), after_ms).prop_map(|((reader, _), after_ms)| Action::NewToken { reader, after_ms }),
+        4 => (key(), after_ms)
+            .prop_map(|((reader, _), after_ms)| Action::NewToken { reader, after_ms }),
         1 => (key(), late_ms).prop_map(|(key, late_ms)| Action::Expire { key, late_ms }),
         1 => seconds.prop_map(|seconds| Action::Jump { seconds }),
         3 => lose(),
@@ -116,7 +122,8 @@ fn action() -> impl Strategy<Value = Action> {
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         1 => action().prop_map(Step::One),
-        1 => (action(), action(), 0..40_u64).prop_map(|(first, second, ms)| Step::Two(first, second, ms)),
+        1 => (action(), action(), 0..40_u64)
+            .prop_map(|(first, second, ms)| Step::Two(first, second, ms)),
     ]
 }
 

@@ -97,7 +97,7 @@ fn table_is_read_with_its_notes() {
 }
 
 #[test]
-fn delivery_imports_only_permit_and_files() {
+fn delivery_uses_only_the_permit_and_the_file() {
     for file in sources(Path::new("src/delivery")) {
         let text = fs::read_to_string(&file).unwrap();
         let taken = text
@@ -115,7 +115,7 @@ fn delivery_imports_only_permit_and_files() {
 }
 
 #[test]
-fn call_is_found_in_each_of_its_forms() {
+fn module_references_are_found_in_each_form() {
     let text = "use crate::gate;\nuse crate::{admin, catalog::Route as R, gate};\n\
                 let a = crate::ledger::open();\n\
                 //! [`crate::server`] in words is no call\npub(crate) fn f() {}\n";

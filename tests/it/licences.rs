@@ -67,7 +67,10 @@ async fn missing_licence_leads_to_the_next_and_is_recorded() {
     ];
     let scene = scene(&licences, policy).await;
     // Both licences are taken between the query and the begin.
-    let gone = |code: &str| json!({ "call": "begin", "times": 1, "effect": { "refuse": { "code": code } } });
+    let gone = |code: &str| {
+        json!({ "call": "begin", "times": 1,
+        "effect": { "refuse": { "code": code } } })
+    };
     scene.fault(&gone("NO_FREE_LICENSE")).await;
     let first = borrow(&scene, "kari", LIBRARY).await;
     assert_eq!(
@@ -151,7 +154,8 @@ async fn lost_response_among_attempts_is_settled_by_reference() {
     let scene = scene(&licences, policy).await;
     // The response with the refusal is lost; so is the response that accepts the next reader's
     // begin.
-    let refuse = json!({ "call": "begin", "times": 1, "effect": { "refuse": { "code": "NO_FREE_LICENSE" } } });
+    let refuse = json!({ "call": "begin", "times": 1,
+        "effect": { "refuse": { "code": "NO_FREE_LICENSE" } } });
     scene.fault(&json!([refuse, { "call": "begin", "times": 2, "effect": "cut_after" }])).await;
     let (status, document) = borrow(&scene, "kari", LIBRARY).await;
     // The refusal was found by its reference, and holds for a while.

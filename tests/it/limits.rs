@@ -158,7 +158,8 @@ async fn accepted_credentials_keep_a_connection_open() {
         scene_with("[limits]\nconnections = 12\nconnections_per_address = 3\n\n[ledger]").await;
     let mut reader = connect(&scene, "http/1.1").await;
     let get = format!(
-        "GET /files/{BOOK}/book.epub HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {}\r\n\r\n",
+        "GET /files/{BOOK}/book.epub HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {}\r\n\
+         \r\n",
         scene.token("kari")
     );
     let mut answer = vec![0; 16 * 1024];
@@ -222,7 +223,8 @@ async fn idle_readers_make_room_for_new_ones() {
 
 #[tokio::test]
 async fn exempt_network_has_no_limit_per_address() {
-    let limits = "[limits]\nconnections = 40\nconnections_per_address = 3\nexempt_networks = [\"127.0.0.0/8\"]\n\n[ledger]";
+    let limits = "[limits]\nconnections = 40\nconnections_per_address = 3\nexempt_networks = \
+                  [\"127.0.0.0/8\"]\n\n[ledger]";
     let scene = scene_with(limits).await;
     let mut silent = silent(&scene, 20).await;
     let request =
@@ -372,7 +374,8 @@ async fn frames_that_do_no_work_close_the_connection() {
     let closed = tokio::time::timeout(Duration::from_secs(60), reader.read_to_end(&mut answers));
     tokio::select! {
         () = flood => {}
-        closed = closed => assert!(closed.is_ok(), "a flood of PINGs does not close the connection"),
+        closed = closed => assert!(closed.is_ok(), "a flood of PINGs does not close the \
+             connection"),
     }
     assert_eq!(reached(&scene, "h2_frames").await, 1.0);
     scene.end().await;

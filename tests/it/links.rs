@@ -285,7 +285,8 @@ async fn link_opens_no_other_title_or_path_by_any_trick() {
                     [format!("/~{link}{path}?{query}"), format!("{path}?token={link}&{query}")]
                 {
                     let head = format!(
-                        "GET {target} HTTP/1.1\r\nHost: localhost:{}\r\nConnection: close\r\nIf-Range: \"v1\"\r\n\
+                        "GET {target} HTTP/1.1\r\nHost: localhost:{}\r\nConnection: close\r\n\
+                         If-Range: \"v1\"\r\n\
                          Range: bytes=10000-\r\n\r\n",
                         address.port()
                     );

@@ -54,8 +54,10 @@ async fn loan_requests_are_idempotent() {
 async fn refused_or_undecided_begin_is_a_problem() {
     let config = vec![("[ledger]", "[gate]\npatience = \"300ms\"\n\n[ledger]")];
     let scene = Scene::start_with(Setting { config, ..Setting::default() }).await;
-    let refuse = json!({ "call": "begin", "isbn": BOOK, "effect": { "refuse": { "code": "BUDGET_EXCEEDED" } } });
-    let pend = json!({ "call": "begin", "isbn": AUDIO, "effect": { "pending_polls": { "n": 1_000_000 } } });
+    let refuse = json!({ "call": "begin", "isbn": BOOK,
+        "effect": { "refuse": { "code": "BUDGET_EXCEEDED" } } });
+    let pend = json!({ "call": "begin", "isbn": AUDIO,
+        "effect": { "pending_polls": { "n": 1_000_000 } } });
     scene.fault(&json!([refuse, pend])).await;
     let token = scene.token("kari");
     let (status, document) = fetch(&scene, "PUT", &format!("/loans/{BOOK}"), &token).await;

@@ -106,7 +106,8 @@ async fn download(bytes: u64) {
     reading.join_all().await;
     let most = gate.peak_memory();
     println!(
-        "{READERS} readers of 1 GiB, half of them stalled, the others {} MiB each: VmHWM {:.1} MB (idle {:.1} MB)",
+        "{READERS} readers of 1 GiB, half of them stalled, the others {} MiB each: VmHWM {:.1} MB \
+         (idle {:.1} MB)",
         bytes >> 20,
         most as f64 / 1024.0,
         idle as f64 / 1024.0,

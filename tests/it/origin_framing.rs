@@ -100,7 +100,8 @@ async fn unsolicited_response_is_never_given_to_a_reader() {
 
 #[tokio::test]
 async fn http_1_0_with_chunks_is_read_and_its_connection_closed() {
-    let text = "HTTP/1.0 200 OK\r\nconnection: keep-alive\r\ntransfer-encoding: chunked\r\n\r\n4\r\ngood\r\n0\r\n\r\n";
+    let text = "HTTP/1.0 200 OK\r\nconnection: keep-alive\r\ntransfer-encoding: chunked\r\n\r\n\
+                4\r\ngood\r\n0\r\n\r\n";
     let origin = RawOrigin::start(move |_, _| Reply::send(text)).await;
     let scene = scene_before(&origin).await;
     for requests in 1..4 {
@@ -145,7 +146,8 @@ async fn absurd_length_never_makes_a_short_response_look_complete() {
                     let last =
                         if last.is_empty() { (length - 1).to_string() } else { last.to_owned() };
                     Reply::close(&format!(
-                        "HTTP/1.1 206 Partial\r\ncontent-range: bytes {first}-{last}/{length}\r\netag: \"v1\"\r\n\
+                        "HTTP/1.1 206 Partial\r\ncontent-range: bytes {first}-{last}/{length}\r\n\
+                         etag: \"v1\"\r\n\
                          transfer-encoding: chunked\r\n\r\n5\r\nshort\r\n0\r\n\r\n"
                     ))
                 }

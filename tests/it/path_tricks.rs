@@ -133,7 +133,8 @@ const HEADS: &[(&str, u16)] = &[
         400,
     ),
     (
-        "GET /files/9788299999014/book.epub HTTP/1.1\r\nHost: files.internal\r\nConnection: close\r\n\
+        "GET /files/9788299999014/book.epub HTTP/1.1\r\nHost: files.internal\r\nConnection: \
+         close\r\n\
          Authorization: Bearer TOKEN\r\n\r\n",
         421,
     ),
@@ -143,12 +144,14 @@ const HEADS: &[(&str, u16)] = &[
         421,
     ),
     (
-        "GET /files/9788299999014/book.epub HTTP/1.1\r\nHost: localhost@files.internal\r\nConnection: close\r\n\
+        "GET /files/9788299999014/book.epub HTTP/1.1\r\nHost: localhost@files.internal\r\n\
+         Connection: close\r\n\
          Authorization: Bearer TOKEN\r\n\r\n",
         421,
     ),
     (
-        "GET /files/9788299999014/book.epub HTTP/1.1\r\nHost: localhost.files.internal\r\nConnection: close\r\n\
+        "GET /files/9788299999014/book.epub HTTP/1.1\r\nHost: localhost.files.internal\r\n\
+         Connection: close\r\n\
          Authorization: Bearer TOKEN\r\n\r\n",
         421,
     ),
@@ -160,7 +163,8 @@ const HEADS: &[(&str, u16)] = &[
         400,
     ),
     (
-        "GET https://files.internal/files/9788299999014/book.epub HTTP/1.1\r\nHost: files.internal\r\n\
+        "GET https://files.internal/files/9788299999014/book.epub HTTP/1.1\r\nHost: \
+         files.internal\r\n\
          Connection: close\r\nAuthorization: Bearer TOKEN\r\n\r\n",
         421,
     ),
@@ -176,17 +180,20 @@ const HEADS: &[(&str, u16)] = &[
     ),
     // A request smuggled after the first one's body, by two lengths or by an invalid one.
     (
-        "GET /files/9788299999014/book.epub HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer TOKEN\r\n\
+        "GET /files/9788299999014/book.epub HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer \
+         TOKEN\r\n\
          Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         400,
     ),
     (
-        "GET /files/9788299999014/book.epub HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer TOKEN\r\n\
+        "GET /files/9788299999014/book.epub HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer \
+         TOKEN\r\n\
          Content-Length: 0\r\nContent-Length: 40\r\n\r\n",
         400,
     ),
     (
-        "GET /files/9788299999014/book.epub HTTP/1.1\r\nHost : localhost\r\nAuthorization: Bearer TOKEN\r\n\r\n",
+        "GET /files/9788299999014/book.epub HTTP/1.1\r\nHost : localhost\r\nAuthorization: Bearer \
+         TOKEN\r\n\r\n",
         400,
     ),
 ];
@@ -228,7 +235,8 @@ impl Stage {
     /// Returns an otherwise valid request head for this target.
     fn head(&self, target: &[u8]) -> Vec<u8> {
         let rest = format!(
-            " HTTP/1.1\r\nHost: localhost:{}\r\nAuthorization: Bearer {}\r\nConnection: close\r\n\r\n",
+            " HTTP/1.1\r\nHost: localhost:{}\r\nAuthorization: Bearer {}\r\nConnection: close\r\n\
+             \r\n",
             self.address.port(),
             self.token
         );

@@ -178,7 +178,8 @@ impl Day {
         for head in [
             format!("GET /~{link}/{file}\x01 HTTP/1.1\r\nHost: localhost\r\n\r\n"),
             format!(
-                "GET {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\x01\r\n\r\n"
+                "GET {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\x01\r\n\
+                 \r\n"
             ),
             format!("{token} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"),
             format!("GET {path} HTTP/1.1\r\nHost: {token}\r\nConnection: close\r\n\r\n"),
@@ -258,7 +259,8 @@ async fn columns(demo: &Demo) -> Vec<u8> {
 /// Returns an expired token, signed with the demo's key.
 fn expired_token(demo: &Demo) -> String {
     let claims = json!({
-        "iss": "https://login.example.no", "aud": "loangate", "library": LIBRARY, "sub": DISTINCT_BORROWER,
+        "iss": "https://login.example.no", "aud": "loangate", "library": LIBRARY,
+        "sub": DISTINCT_BORROWER,
         "iat": 999_996_400, "exp": 1_000_000_000,
     });
     let key = EncodingKey::from_ed_pem(demo.text("certs/jwt.key").as_bytes()).unwrap();

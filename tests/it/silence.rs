@@ -13,7 +13,8 @@ use crate::support::scene::Setting;
 use crate::support::{AUDIO, Scene, metric, raw_client};
 
 /// Short limits, with different values where tests could confuse them.
-const LIMITS: &str = "[limits]\nhandshake = \"1s\"\npreface = \"1s\"\nhead = \"1s\"\nbody = \"1s\"\nidle = \"3s\"\n\
+const LIMITS: &str = "[limits]\nhandshake = \"1s\"\npreface = \"1s\"\nhead = \"1s\"\nbody = \
+                      \"1s\"\nidle = \"3s\"\n\
                       send = \"2s\"\n\n[ledger]";
 /// Tolerance after the limit of a connection.
 const TOLERANCE: Duration = Duration::from_secs(2);
@@ -121,7 +122,8 @@ async fn silent_http1_connection_is_closed() {
         let mut stream = connect(&scene, "http/1.1").await;
         let (token, body) = (scene.token("kari"), "{\"fraction\": 0.4}");
         let head = format!(
-            "PUT /loans/{AUDIO}/progress HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {token}\r\n\
+            "PUT /loans/{AUDIO}/progress HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer \
+             {token}\r\n\
              content-length: {}\r\n\r\n",
             body.len()
         );
@@ -231,7 +233,8 @@ async fn incomplete_request_body_times_out() {
     let http1 = async {
         let mut stream = connect(&scene, "http/1.1").await;
         let request = format!(
-            "PUT {path} HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {token}\r\ncontent-length: 100\r\n\r\n{{\"fr"
+            "PUT {path} HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {token}\r\n\
+             content-length: 100\r\n\r\n{{\"fr"
         );
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut answer = Vec::new();

@@ -16,7 +16,8 @@ const AUDIO_PATH: &str = "/media/lyd/12/kap%202.mp3";
 
 const ROUTE: (&str, &str) = (
     "path = \"/files/{isbn}/{*file}\"\norigin = \"files\"\nto = \"{isbn}/{file}\"",
-    "path = \"/media/{*file}\"\norigin = \"files\"\nto = \"m/{file}\"\ntitle = { table = \"titles.csv\" }",
+    "path = \"/media/{*file}\"\norigin = \"files\"\nto = \"m/{file}\"\ntitle = { table = \
+     \"titles.csv\" }",
 );
 
 fn table() -> String {
@@ -133,7 +134,8 @@ async fn live_loan_of_either_title_opens_the_file() {
 async fn second_title_opens_the_file_if_the_first_does_not() {
     let scene = start(Setting::default()).await;
     let token = scene.token("kari");
-    let refuse = json!({ "call": "begin", "isbn": BOOK, "effect": { "refuse": { "code": "BUDGET_EXCEEDED" } } });
+    let refuse = json!({ "call": "begin", "isbn": BOOK,
+        "effect": { "refuse": { "code": "BUDGET_EXCEEDED" } } });
     scene.fault(&refuse).await;
     let (status, document) = get(&scene, SHARED_PATH, &token).await;
     assert_eq!((status, &document["reason"]), (StatusCode::FORBIDDEN, &"BUDGET_EXCEEDED".into()));

@@ -197,7 +197,8 @@ async fn unopened_loan_needs_a_ledger_that_can_be_written() {
     assert_eq!(read(&scene, &opened).await, StatusCode::OK);
     alter(
         &scene,
-        "CREATE TRIGGER full BEFORE UPDATE OF opened ON loans BEGIN SELECT RAISE(ABORT, 'disk full'); END",
+        "CREATE TRIGGER full BEFORE UPDATE OF opened ON loans BEGIN SELECT RAISE(ABORT, 'disk \
+         full'); END",
     )
     .await;
     let path = format!("/files/{BOOK}/book.epub");

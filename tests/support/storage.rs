@@ -91,7 +91,8 @@ impl Storage {
             Kind::Http => panic!("the scene has these lines"),
             Kind::Directory => format!("url = \"file://{}\"", self.directory.display()),
             Kind::S3 => format!(
-                "url = \"s3://{BUCKET}\"\ns3 = {{ endpoint = \"http://{address}\", region = \"eu-north-1\", \
+                "url = \"s3://{BUCKET}\"\ns3 = {{ endpoint = \"http://{address}\", region = \
+                 \"eu-north-1\", \
                  access_key_id = \"{KEY_ID}\", secret_access_key = \"{secret}\" }}"
             ),
         }
