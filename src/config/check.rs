@@ -1,9 +1,8 @@
-//! A check that goes deeper than the file: it opens and tries what the file names, so that a start
+//! The check behind `loangate check`: tries everything that a start needs, so that the start
 //! succeeds.
 //!
-//! The command line calls it for `loangate check`. The modules themselves open their files, so that
-//! the sentences are those of a start; each gets the line that named the file. `check_online` tries
-//! the network.
+//! The modules open their own files, so the messages are the same as at a start. Each message gets
+//! the line that names the file. `check_online` tests the network.
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
@@ -22,18 +21,18 @@ use crate::reader::Readers;
 use crate::server::{Certificates, TlsError, Validity};
 use crate::telemetry::Metrics;
 
-/// What was found.
+/// The result of a check.
 #[derive(Debug, Default)]
 pub struct Checked {
-    /// What keeps the gate from working.
+    /// Problems that keep the gate from working.
     pub mistakes: Vec<Mistake>,
-    /// What is allowed and not advisable.
+    /// Settings that are valid but not advisable.
     pub warnings: Vec<Mistake>,
-    /// What works, if the network was tried.
+    /// What works. Empty unless the network was tested.
     pub found: Vec<String>,
 }
 
-/// Checks a configuration and everything on this machine that it names; with `online`, also
+/// Checks a configuration and everything on this machine that it names. With `online`, also checks
 /// Bokbasen's login, API and clock, and every address of every origin.
 pub async fn check(file: &Path, online: bool) -> Checked {
     let loaded = match load(file) {
@@ -42,41 +41,41 @@ pub async fn check(file: &Path, online: bool) -> Checked {
             return Checked { mistakes, ..Checked::default() };
         }
     };
-    let mut look = Look { file, loaded: &loaded, checked: Checked::default() };
-    look.addresses();
-    look.certificates();
-    look.readers();
-    look.origins();
-    look.titles();
-    look.private_files();
-    look.ledger().await;
+    let mut checker = Checker { file, loaded: &loaded, checked: Checked::default() };
+    checker.addresses();
+    checker.certificates();
+    checker.readers();
+    checker.origins();
+    checker.titles();
+    checker.private_files();
+    checker.ledger().await;
     if online {
-        look.online().await;
+        checker.online().await;
     }
-    let mut checked = look.checked;
+    let mut checked = checker.checked;
     checked.warnings.extend(loaded.warnings);
     checked.warnings.sort_by_key(|warning| warning.line);
-    // Those in the file itself before those in the tables that it names.
+    // Mistakes in the configuration first, then those in the title tables that it names.
     checked
         .mistakes
         .sort_by_cached_key(|mistake| (mistake.file != file, mistake.file.clone(), mistake.line));
     checked
 }
 
-struct Look<'a> {
+struct Checker<'a> {
     file: &'a Path,
     loaded: &'a Loaded,
     checked: Checked,
 }
 
-impl Look<'_> {
+impl Checker<'_> {
     fn at(&self, key: &str, sentence: String) -> Mistake {
-        let line = self.loaded.lines.of(key);
+        let line = self.loaded.lines.get(key);
         Mistake { file: self.file.to_owned(), line, key: key.to_owned(), sentence }
     }
 
-    /// Whether this machine has the addresses to listen on, and this user may. A port that is taken
-    /// is no mistake: the gate may be running.
+    /// Checks that this machine has the listen addresses and that this user may bind them. An
+    /// address in use is no mistake: the gate may be running.
     fn addresses(&mut self) {
         let config = &self.loaded.config;
         for (key, address) in
@@ -86,7 +85,8 @@ impl Look<'_> {
             let sentence = match error.kind() {
                 ErrorKind::AddrNotAvailable => {
                     format!(
-                        "this machine does not have the address {}. Write one of its own, or 0.0.0.0",
+                        "this machine does not have the address {}. Write one of its own, or \
+                         0.0.0.0",
                         address.ip()
                     )
                 }
@@ -123,7 +123,7 @@ impl Look<'_> {
         }
     }
 
-    /// A certificate that clients refuse is a mistake; one that they will soon refuse, a warning.
+    /// Reports invalid certificate dates: a mistake now, a warning if they become invalid soon.
     fn dates(&mut self, key: &str, file: &Path, validity: Validity) {
         let Some(problem) = validity.problem(Clock::system().now()) else { return };
         let said = self.at(key, format!("{}: {problem}", file.display()));
@@ -160,8 +160,8 @@ impl Look<'_> {
                     .push(self.at(&format!("origins[{number}].url"), error.to_string()));
             }
             if settings.places.iter().any(lacks_region) {
-                let sentence = "no region is written, here or in AWS_REGION, so that requests are signed for us-east-1. \
-                                Write s3 = { region = \"eu-north-1\" }";
+                let sentence = "no region is set, here or in AWS_REGION, so requests are \
+                                signed for us-east-1. Write s3 = { region = \"eu-north-1\" }";
                 self.checked
                     .warnings
                     .push(self.at(&format!("origins[{number}].url"), sentence.to_owned()));
@@ -169,7 +169,7 @@ impl Look<'_> {
         }
     }
 
-    /// The tables of titles. What is wrong with the routes themselves has been said before.
+    /// Checks the title tables. [`load`] has already checked the routes.
     fn titles(&mut self) {
         let config = &self.loaded.config;
         let read = Catalog::new(&config.catalog).map(|catalog| catalog.read_tables());
@@ -184,7 +184,7 @@ impl Look<'_> {
         }
     }
 
-    /// A secret that other users of the machine can read, the group's included, is none.
+    /// Reports secret files that the group or other users can access.
     fn private_files(&mut self) {
         let settings = &self.loaded.config.server;
         let extra = settings.extra.iter().enumerate();
@@ -200,14 +200,15 @@ impl Look<'_> {
             if mode & 0o077 != 0 {
                 let (shown, mode) = (file.display(), mode & 0o777);
                 let sentence = format!(
-                    "other users can read or change {shown} (mode {mode:03o}). Make it its owner's alone: chmod 600 {shown}"
+                    "other users can read or change {shown} (mode {mode:03o}). Allow only its \
+                     owner: chmod 600 {shown}"
                 );
                 self.checked.mistakes.push(self.at(&key, sentence));
             }
         }
     }
 
-    /// Whether a start could open the ledger, under the pseudonym key of this configuration.
+    /// Checks that the ledger opens with this configuration's pseudonym key.
     async fn ledger(&mut self) {
         let Ok(readers) = Readers::new(&self.loaded.config.readers, Clock::system()) else {
             return;
@@ -219,7 +220,7 @@ impl Look<'_> {
     }
 
     async fn online(&mut self) {
-        let found = check_online::look(self.loaded).await;
+        let found = check_online::run(self.loaded).await;
         self.checked.found.extend(found.good);
         for (key, sentence) in found.warnings {
             self.checked.warnings.push(self.at(&key, sentence));
@@ -230,17 +231,17 @@ impl Look<'_> {
     }
 }
 
-/// Whether a bucket at Amazon has no region from anywhere.
+/// Whether an Amazon bucket has no region in the file or the environment.
 fn lacks_region(place: &Where) -> bool {
     let Where::S3(_, s3) = place else { return false };
     let in_environment = ["AWS_REGION", "AWS_DEFAULT_REGION"];
-    // The process's own variables count only where no key is written, as in `origin`.
+    // The environment counts only without a configured key, as in `origin`.
     let is_inherited =
         s3.keys.is_none() && in_environment.iter().any(|name| std::env::var_os(name).is_some());
     s3.region.is_none() && s3.endpoint.is_none() && !is_inherited
 }
 
-/// Binds without listening, so that a gate that starts or runs there is not disturbed.
+/// Binds without listening, so that a gate running at this address is not disturbed.
 fn try_bind(address: SocketAddr) -> std::io::Result<()> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;

@@ -1,8 +1,6 @@
-//! What `loangate check --online` finds out: whether everything that the configuration names
-//! answers.
+//! The network part of `loangate check --online`: tests whether every configured service responds.
 //!
-//! `check` calls it. Everything is tried at the same time, each with a deadline, and nothing is
-//! changed anywhere.
+//! `check` calls it. All tests run concurrently, each with a timeout, and change nothing.
 
 use std::time::Duration;
 
@@ -17,28 +15,28 @@ use crate::lending::{Bokbasen, CallError};
 use crate::origin::{Origin, Outcome};
 use crate::telemetry::Metrics;
 
-/// The farthest that our clock may be from Bokbasen's (page "Authentication Service").
+/// The largest clock difference that Bokbasen accepts (page "Authentication Service").
 const MAX_SKEW: SignedDuration = SignedDuration::from_mins(15);
-/// From this difference on the clock is worth setting: readers' tokens allow as much.
+/// The clock difference that causes a warning. Reader tokens tolerate this much.
 const NOTABLE_SKEW: SignedDuration = SignedDuration::from_secs(60);
-/// A field Date has whole seconds, so that a difference of one says nothing.
+/// The `Date` header has whole seconds, so a difference of one second is within its precision.
 const DATE_PRECISION: SignedDuration = SignedDuration::from_secs(1);
-/// The longest that the login and a call may take together.
+/// The timeout of the login and one call together.
 const MAX_WAIT: Duration = Duration::from_secs(40);
 
-/// What was found out, each with the key that it is about.
+/// The findings, each problem with the key that it is about.
 #[derive(Debug, Default)]
 pub(super) struct Found {
-    /// Good news.
+    /// What works.
     pub(super) good: Vec<String>,
-    /// What may keep the gate from working.
+    /// Problems that may keep the gate from working.
     pub(super) warnings: Vec<(String, String)>,
-    /// What keeps the gate from working.
+    /// Problems that keep the gate from working.
     pub(super) mistakes: Vec<(String, String)>,
 }
 
-/// Tries Bokbasen and every address of every origin.
-pub(super) async fn look(loaded: &Loaded) -> Found {
+/// Tests Bokbasen and every address of every origin.
+pub(super) async fn run(loaded: &Loaded) -> Found {
     let Ok(metrics) = Metrics::new() else { return Found::default() };
     let (mut found, origins) =
         join(lending(loaded, metrics.clone()), origins(loaded, metrics)).await;
@@ -78,7 +76,7 @@ async fn try_lending(bokbasen: &Bokbasen, found: &mut Found) {
         }
     }
     match bokbasen.try_call().await {
-        Ok(()) => found.good.push("Bokbasen's API takes the token".to_owned()),
+        Ok(()) => found.good.push("Bokbasen's API accepts the token".to_owned()),
         Err(error) => {
             let hint = match error {
                 CallError::Rejected { status: 404, .. } => {
@@ -95,13 +93,14 @@ async fn try_lending(bokbasen: &Bokbasen, found: &mut Found) {
         Some(ahead) => clock(ahead, found),
         None => found.warnings.push((
             "lending.url".to_owned(),
-            "no answer of Bokbasen had a Date, so that the clocks could not be compared".to_owned(),
+            "no response from Bokbasen had a Date header, so the clocks were not compared"
+                .to_owned(),
         )),
     }
     bokbasen.close().await;
 }
 
-/// An error, with what to do about it if that is known.
+/// Adds advice to an error, if there is any.
 fn reason(bokbasen: &Bokbasen, error: &str) -> String {
     match bokbasen.last_trouble() {
         Some(trouble) => format!("{} ({error})", trouble.sentence().trim_end_matches('.')),
@@ -109,7 +108,7 @@ fn reason(bokbasen: &Bokbasen, error: &str) -> String {
     }
 }
 
-/// Says by how much the clocks differ, also when they agree.
+/// Reports the difference between the clocks, even if it is zero.
 fn clock(ahead: SignedDuration, found: &mut Found) {
     let seconds = ahead.abs().as_secs();
     let side = if ahead.is_negative() { "behind" } else { "ahead of" };
@@ -118,7 +117,7 @@ fn clock(ahead: SignedDuration, found: &mut Found) {
         let why = "Bokbasen refuses calls from more than 15 minutes away. Set the clock by NTP";
         found.mistakes.push(("lending.url".to_owned(), format!("{sentence}. {why}")));
     } else if ahead.abs() > NOTABLE_SKEW {
-        let why = "Loans would end at another moment than at Bokbasen. Set the clock by NTP";
+        let why = "Loans would end at a different time than at Bokbasen. Set the clock by NTP";
         found.warnings.push(("lending.url".to_owned(), format!("{sentence}. {why}")));
     } else if ahead.abs() > DATE_PRECISION {
         found.good.push(sentence);
@@ -134,7 +133,7 @@ async fn origins(loaded: &Loaded, metrics: Metrics) -> Vec<Found> {
         let origin = Origin::new(settings, &buffers, metrics.clone());
         async move {
             let mut found = Found::default();
-            // What cannot be set up at all was reported before.
+            // `check` has already reported origins that cannot be built.
             let Ok(origin) = origin else { return found };
             let key = format!("origins[{number}].url");
             for probed in origin.probe().await {

@@ -1,27 +1,26 @@
-//! The table `[lending]`: where Bokbasen is, and how to log in there.
+//! Reads `[lending]`: Bokbasen's address and credentials.
 
 use std::time::Duration;
 
 use super::table::Table;
-use super::values::{confidential_url, duration, number, one_of, text, wait};
+use super::values::{confidential_url, duration, nonzero_duration, number, one_of, text};
 use crate::lending::{Auth, Settings};
 
-/// Within what time a begin that has left takes effect and shows in listings, by bokbasen-api §4
-/// (assumed): 10 s for the kernel to go on sending, 10 s to take effect, 2 s for the listing's lag.
-const SETTLED: Duration = Duration::from_secs(22);
+/// The longest time until a sent begin takes effect and appears in listings (bokbasen-api §4,
+/// assumed). 10 s while the kernel still sends, 10 s to take effect, 2 s until it is listed.
+const MIN_SETTLE: Duration = Duration::from_secs(22);
 
-/// The keys that belong to one login only.
-const OAUTH: [&str; 4] = ["token_url", "audience", "client_id", "client_secret"];
-const TICKET: [&str; 3] = ["login_url", "username", "password"];
+/// The keys of the OAuth login only.
+const OAUTH_KEYS: [&str; 4] = ["token_url", "audience", "client_id", "client_secret"];
+const TICKET_KEYS: [&str; 3] = ["login_url", "username", "password"];
 
-/// What the table says: how the client is set up, and what the loan's life makes of its answers.
+/// The settings of the client, and the settings of `circulation` that `[lending]` has.
 #[derive(Debug)]
 pub(super) struct Lending {
     pub(super) client: Option<Settings>,
     pub(super) settle: Duration,
     pub(super) availability_ttl: Duration,
-    /// How many polls may be under way at once: a quarter of the calls, so that begins have the
-    /// rest.
+    /// The most concurrent polls: a quarter of the calls, so that begins have capacity.
     pub(super) polls: usize,
     pub(super) flights: usize,
 }
@@ -34,23 +33,23 @@ pub(super) fn lending(root: &mut Table<'_>) -> Option<Lending> {
     let url = table.required("url", "url = \"https://api.loan.boknett.no\"", confidential_url);
     let auth = match table.or("auth", true, one_of(&[("oauth", true), ("ticket", false)])) {
         true => {
-            of_the_other_login(&mut table, &TICKET, "oauth", "ticket");
+            reject_keys_of_other_login(&mut table, &TICKET_KEYS, "oauth", "ticket");
             oauth(&mut table)
         }
         false => {
-            of_the_other_login(&mut table, &OAUTH, "ticket", "oauth");
+            reject_keys_of_other_login(&mut table, &OAUTH_KEYS, "ticket", "oauth");
             ticket(&mut table)
         }
     };
-    let settle = table.or("settle", Duration::from_secs(30), wait);
+    let settle = table.or("settle", Duration::from_secs(30), nonzero_duration);
     let on_this_machine = url.as_ref().is_some_and(|url| url.scheme() == "http");
-    if settle < SETTLED && !on_this_machine {
-        let sentence = "it is shorter than the 22s in which a begin may still take effect and show in a listing, so \
-                        that a loan could be registered twice. Write \"30s\"";
+    if settle < MIN_SETTLE && !on_this_machine {
+        let sentence = "a begin can need 22s to take effect and be listed. With less time, a \
+                        loan could be registered twice. Write \"30s\"";
         table.mistake("settle", sentence);
     }
     let concurrency = table.or("concurrency", 32, number(8, 1000));
-    let timeout = table.or("timeout", Duration::from_secs(10), wait);
+    let timeout = table.or("timeout", Duration::from_secs(10), nonzero_duration);
     let flights = table.or("flights", 10_000, number(1, 1_000_000));
     let availability_ttl = table.or("availability_ttl", Duration::from_secs(60), duration);
     table.finish();
@@ -60,10 +59,15 @@ pub(super) fn lending(root: &mut Table<'_>) -> Option<Lending> {
     Some(Lending { client, settle, availability_ttl, polls, flights })
 }
 
-fn of_the_other_login(table: &mut Table<'_>, keys: &[&'static str], this: &str, other: &str) {
+fn reject_keys_of_other_login(
+    table: &mut Table<'_>,
+    keys: &[&'static str],
+    this: &str,
+    other: &str,
+) {
     for key in keys.iter().filter(|key| table.has(key)).copied().collect::<Vec<_>>() {
         let sentence =
-            format!("auth = \"{this}\" has no such key. Take it out, or write auth = \"{other}\"");
+            format!("auth = \"{this}\" has no such key. Remove it, or write auth = \"{other}\"");
         table.mistake(key, sentence);
     }
 }

@@ -1,4 +1,4 @@
-//! The table `[limits]`: how many connections there may be, and how long each may take.
+//! Reads `[limits]`: how many connections are allowed, and the timeouts of each.
 
 use std::net::IpAddr;
 
@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use toml::de::DeValue;
 
 use super::table::Table;
-use super::values::{self, list, number, wait};
+use super::values::{self, list, nonzero_duration, number};
 use crate::server::Limits;
 
 pub(super) fn limits(root: &mut Table<'_>) -> Limits {
@@ -19,18 +19,18 @@ pub(super) fn limits(root: &mut Table<'_>) -> Limits {
         connections: connections.unwrap_or(default.connections),
         connections_per_address: per_address.unwrap_or(default.connections_per_address),
         exempt_networks: table.or("exempt_networks", Vec::new(), list(network)),
-        handshake: table.or("handshake", default.handshake, wait),
-        preface: table.or("preface", default.preface, wait),
-        head: table.or("head", default.head, wait),
-        body: table.or("body", default.body, wait),
-        idle: table.or("idle", default.idle, wait),
-        send: table.or("send", default.send, wait),
+        handshake: table.or("handshake", default.handshake, nonzero_duration),
+        preface: table.or("preface", default.preface, nonzero_duration),
+        head: table.or("head", default.head, nonzero_duration),
+        body: table.or("body", default.body, nonzero_duration),
+        idle: table.or("idle", default.idle, nonzero_duration),
+        send: table.or("send", default.send, nonzero_duration),
         requests_per_connection: table.or(
             "requests_per_connection",
             default.requests_per_connection,
             number(1, 1_000_000_000),
         ),
-        connection_age: table.or("connection_age", default.connection_age, wait),
+        connection_age: table.or("connection_age", default.connection_age, nonzero_duration),
         h2_streams: u32::try_from(table.or(
             "h2_streams",
             u64::from(default.h2_streams),
@@ -46,7 +46,8 @@ pub(super) fn limits(root: &mut Table<'_>) -> Limits {
     if per_address.is_some_and(|per_address| per_address > limits.connections / 4) {
         let most = limits.connections / 4;
         let sentence = format!(
-            "one address could fill the server: it may have at most a quarter of connections. Write {most} or less"
+            "one address may use at most a quarter of limits.connections. Write {most} or \
+             less"
         );
         table.mistake("connections_per_address", sentence);
     }

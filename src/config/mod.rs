@@ -1,11 +1,12 @@
-//! The configuration: one TOML file becomes the Settings of every module, or a list of every
+//! The configuration: reads one TOML file into the `Settings` of every module, or reports every
 //! mistake in it.
 //!
-//! The command line calls [`load`] to serve and [`check`] to look deeper. It builds every module's
-//! Settings and calls nothing else of theirs, but for `check`, which lets the modules open what the
-//! file names. The file's shape is not the program's shape: `table` walks what was written and
-//! notes where, `values` reads one value, and the files named after the sections say what they
-//! mean. It promises that no mistake hides another.
+//! The command line calls [`load`] to serve and [`check`] to test what the file names. This module
+//! builds the `Settings` of every other module and calls nothing else in them. Only `check` also
+//! opens files and connections, through the modules that own them.
+//!
+//! `table` walks the TOML and records lines, and `values` reads one value. The files named after
+//! sections read those sections. One mistake never hides another.
 
 mod check;
 mod check_online;
@@ -31,7 +32,7 @@ use crate::{
 pub use check::{Checked, check};
 use table::{Report, Source, Table};
 
-/// Everything that a gate is started with.
+/// The settings of every part of a gate.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// `[listen] public`, `[tls]`, `[server]`, `[cors]`, `[limits]`.
@@ -52,7 +53,7 @@ pub struct Config {
     pub origins: Vec<origin::Settings>,
     /// `[[routes]]`.
     pub catalog: catalog::Settings,
-    /// `[licences]`, and what of `[lending]` and `[gate]` times the loan's life.
+    /// `[licences]`, with the times in `[lending]` and `[gate]` that govern a loan.
     pub circulation: circulation::Settings,
     /// `[gate]`.
     pub gate: gate::Settings,
@@ -63,28 +64,27 @@ pub struct Config {
 /// A configuration without mistakes.
 #[derive(Debug)]
 pub struct Loaded {
-    /// What it says.
+    /// The settings that the file describes.
     pub config: Config,
-    /// What is allowed and not advisable.
+    /// Settings that are valid but not advisable.
     pub warnings: Vec<Mistake>,
-    /// Where each key stands.
+    /// The line of each key in the file.
     lines: Lines,
-    /// The files that have secrets.
+    /// The files that contain secrets.
     secret_files: Vec<SecretFile>,
 }
 
-/// A file with a secret, the configuration's own included, and the secret's key.
+/// A file that contains a secret, and the key that names it. It may be the configuration itself.
 #[derive(Clone, Debug)]
 struct SecretFile {
     key: String,
     file: PathBuf,
 }
 
-/// Something wrong in a configuration: where, and a sentence that says what is wrong and what to
-/// write instead.
+/// A mistake in a configuration: where it is, what is wrong and what to write instead.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Mistake {
-    /// The file, as it was named.
+    /// The file's path, as the caller or the configuration named it.
     pub file: PathBuf,
     /// The line, counted from 1.
     pub line: usize,
@@ -104,17 +104,17 @@ impl fmt::Display for Mistake {
     }
 }
 
-/// The line of every key that was written.
+/// The line of every key in the file.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Lines(std::collections::BTreeMap<String, usize>);
 
 impl Lines {
-    fn note(&mut self, key: String, line: usize) {
+    fn record(&mut self, key: String, line: usize) {
         self.0.insert(key, line);
     }
 
-    /// The line of a key, or of the table that it belongs to.
-    fn of(&self, key: &str) -> usize {
+    /// Returns the line of a key, or of the nearest table that contains it.
+    fn get(&self, key: &str) -> usize {
         let mut name = key;
         loop {
             if let Some(line) = self.0.get(name) {
@@ -128,10 +128,11 @@ impl Lines {
     }
 }
 
-/// Loads a configuration: the file itself and the secrets that it names.
+/// Loads a configuration from a file, with the secrets that it names.
 ///
 /// # Errors
-/// Every mistake, in the order of their lines.
+///
+/// Returns every mistake, sorted by line.
 pub fn load(file: &Path) -> Result<Loaded, Vec<Mistake>> {
     let text = std::fs::read_to_string(file).map_err(|error| {
         let hint = match error.kind() {
@@ -145,10 +146,11 @@ pub fn load(file: &Path) -> Result<Loaded, Vec<Mistake>> {
     read(file, &text)
 }
 
-/// Reads a configuration from its text; paths in it are relative to the directory of `file`.
+/// Reads a configuration from text. Paths in it are relative to the directory of `file`.
 ///
 /// # Errors
-/// As [`load`].
+///
+/// Same as [`load`].
 pub fn read(file: &Path, text: &str) -> Result<Loaded, Vec<Mistake>> {
     let (document, errors) = toml::de::DeTable::parse_recoverable(text);
     let source = Source::new(file, text);
@@ -165,12 +167,12 @@ pub fn read(file: &Path, text: &str) -> Result<Loaded, Vec<Mistake>> {
     }
 }
 
-/// Every table is read, whatever was wrong in those before it.
+/// Reads every table, even after mistakes in earlier ones.
 fn sections(mut root: Table<'_>) -> Option<Config> {
     let listen = service::listen(&mut root);
     let server = service::server(&mut root, listen.public);
     let admin = service::admin(&mut root, listen.admin);
-    let who = readers::who(&mut root);
+    let reader_tables = readers::readers(&mut root);
     let lending = lending::lending(&mut root);
     let ledger = service::ledger(&mut root);
     let (origins, storages) = origins::origins(&mut root);
@@ -188,7 +190,7 @@ fn sections(mut root: Table<'_>) -> Option<Config> {
     Some(Config {
         server: server?,
         admin: admin?,
-        readers: who.readers?,
+        readers: reader_tables.readers?,
         lending: lending.client?,
         ledger: ledger?,
         delivery,
@@ -199,7 +201,7 @@ fn sections(mut root: Table<'_>) -> Option<Config> {
             settle: lending.settle,
             refusal_ttl: gate.refusal_ttl,
             availability_ttl: lending.availability_ttl,
-            retention: who.retention,
+            retention: reader_tables.retention,
             licences,
             polls: lending.polls,
         },

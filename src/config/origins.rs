@@ -1,4 +1,4 @@
-//! The list `[[origins]]`: where the files are.
+//! Reads `[[origins]]`: where the files are stored.
 
 use std::time::Duration;
 
@@ -7,12 +7,12 @@ use toml::de::DeValue;
 use url::Url;
 
 use super::table::{Source, Table};
-use super::values::{self, boolean, confidential_url, list, number, text, wait};
+use super::values::{self, boolean, confidential_url, list, nonzero_duration, number, text};
 use crate::catalog::{Location, Storage};
 use crate::origin::{self, Azure, Bucket, Google, S3, Where};
 
-/// The origins, and where the files of each lie. The latter are of all that are written, also of
-/// those with a mistake: a route may name them.
+/// Returns the origins and the locations of their files. The locations include origins with
+/// mistakes, because a route may name one.
 pub(super) fn origins(root: &mut Table<'_>) -> (Vec<origin::Settings>, Vec<Storage>) {
     let mut origins: Vec<origin::Settings> = Vec::new();
     let mut storages: Vec<Storage> = Vec::new();
@@ -35,7 +35,7 @@ pub(super) fn origins(root: &mut Table<'_>) -> (Vec<origin::Settings>, Vec<Stora
     (origins, storages)
 }
 
-/// Where the files of an address lie, in a form that can be compared.
+/// Returns the locations of the files at an address, in comparable form.
 fn locations(place: &Where) -> Vec<Location> {
     let bucket = |bucket: &Bucket, endpoint: &Option<Url>, public: &str, names_bucket: bool| {
         let endpoint = endpoint.clone().or_else(|| Url::parse(public).ok());
@@ -46,7 +46,7 @@ fn locations(place: &Where) -> Vec<Location> {
     match place {
         Where::Http(url) => vec![Location::http(url)],
         Where::Directory(path) => vec![Location::directory(path)],
-        // Without the path style, an address that is written names the bucket.
+        // Without path style, a configured endpoint already names the bucket.
         Where::S3(name, s3) => {
             let names_bucket = s3.endpoint.is_some() && !s3.path_style;
             bucket(name, &s3.endpoint, "https://s3.amazonaws.com", names_bucket)
@@ -61,15 +61,15 @@ fn locations(place: &Where) -> Vec<Location> {
     }
 }
 
-/// The fewest open files that a directory may have: an open file costs less than a connection.
-const LEAST_FILES: usize = 1024;
+/// The minimum of open files for a directory. An open file costs less than a connection.
+const MIN_FILES: usize = 1024;
 
 fn origin(table: &mut Table<'_>, name: Option<String>) -> Option<origin::Settings> {
     let places = places(table);
-    let connect_timeout = table.or("connect_timeout", Duration::from_secs(5), wait);
-    let first_byte = table.or("first_byte", Duration::from_secs(15), wait);
-    let idle = table.or("idle", Duration::from_secs(30), wait);
-    let metadata_ttl = table.or("metadata_ttl", Duration::from_secs(60), wait);
+    let connect_timeout = table.or("connect_timeout", Duration::from_secs(5), nonzero_duration);
+    let first_byte = table.or("first_byte", Duration::from_secs(15), nonzero_duration);
+    let idle = table.or("idle", Duration::from_secs(30), nonzero_duration);
+    let metadata_ttl = table.or("metadata_ttl", Duration::from_secs(60), nonzero_duration);
     let connections =
         usize::try_from(table.or("connections", 256, number(1, 100_000))).unwrap_or(256);
     let follow_symlinks = follow_symlinks(table, places.as_deref().unwrap_or_default());
@@ -82,7 +82,7 @@ fn origin(table: &mut Table<'_>, name: Option<String>) -> Option<origin::Setting
         first_byte,
         idle,
         connections,
-        files: connections.max(LEAST_FILES),
+        files: connections.max(MIN_FILES),
         resumes,
         follow_symlinks,
         metadata_ttl,
@@ -100,7 +100,7 @@ fn follow_symlinks(table: &mut Table<'_>, places: &[Where]) -> bool {
     table.or("follow_symlinks", false, boolean)
 }
 
-/// The address of a place as it is written.
+/// A parsed address of an origin.
 enum Address {
     Http(Url),
     Directory(std::path::PathBuf),
@@ -114,13 +114,14 @@ fn places(table: &mut Table<'_>) -> Option<Vec<Where>> {
     let address = |value: &DeValue<'_>| address(value, source);
     let addresses = if table.has("urls") {
         if table.has("url") {
-            table.mistake("url", "urls stands here too. Keep one of the two");
+            table.mistake("url", "urls is set too. Keep one of the two");
         }
         match table.optional("urls", list(address)) {
             Some(none) if none.is_empty() => {
                 table.mistake(
                     "urls",
-                    "the list is empty. Write urls = [\"https://a.example.no/\", \"https://b.example.no/\"]",
+                    "the list is empty. Write urls = [\"https://a.example.no/\", \
+                     \"https://b.example.no/\"]",
                 );
                 None
             }
@@ -131,11 +132,11 @@ fn places(table: &mut Table<'_>) -> Option<Vec<Where>> {
             .required("url", "url = \"https://files.example.no/\"", address)
             .map(|address| vec![address])
     };
-    let is_there =
+    let is_used =
         |wanted: fn(&Address) -> bool| addresses.as_deref().unwrap_or_default().iter().any(wanted);
-    let s3 = s3(table, is_there(|address| matches!(address, Address::S3(_))));
-    let google = google(table, is_there(|address| matches!(address, Address::Google(_))));
-    let azure = azure(table, is_there(|address| matches!(address, Address::Azure(_))));
+    let s3 = s3(table, is_used(|address| matches!(address, Address::S3(_))));
+    let google = google(table, is_used(|address| matches!(address, Address::Google(_))));
+    let azure = azure(table, is_used(|address| matches!(address, Address::Azure(_))));
     let place = |address| {
         Some(match address {
             Address::Http(url) => Where::Http(url),
@@ -164,12 +165,13 @@ fn address(value: &DeValue<'_>, source: &Source<'_>) -> Result<Address, String> 
     }
 }
 
-/// An address of HTTP; of any other kind is none of those that were looked for before.
+/// Reads an HTTP address. The caller has already handled every other supported scheme.
 fn http(value: &DeValue<'_>) -> Result<Url, String> {
     let written = text(value)?;
     match written.split_once("://") {
         Some((scheme, _)) if !matches!(scheme, "http" | "https") => Err(format!(
-            "an origin cannot be of {scheme}. Write an address that starts with https://, http://, s3://, gs://, az:// or file:"
+            "an origin cannot use {scheme}. Write an address that starts with https://, http://, \
+             s3://, gs://, az:// or file:"
         )),
         _ => values::url(value),
     }
@@ -188,13 +190,12 @@ fn bucket(written: &str, scheme: &str) -> Result<Bucket, String> {
     Ok(Bucket { name: name.to_owned(), prefix: prefix.to_owned() })
 }
 
-/// The table of a kind of storage, empty where it is not written; a mistake where no address is of
-/// that kind.
-fn kind<'s>(table: &mut Table<'s>, key: &'static str, scheme: &str, is_there: bool) -> Table<'s> {
-    if table.has(key) && !is_there {
+/// Returns the table of a storage type, empty if absent. Reports it if no address has that type.
+fn kind<'s>(table: &mut Table<'s>, key: &'static str, scheme: &str, is_used: bool) -> Table<'s> {
+    if table.has(key) && !is_used {
         table.mistake(
             key,
-            format!("no address of this origin starts with {scheme}. Take the table out"),
+            format!("no address of this origin starts with {scheme}. Remove the table"),
         );
     }
     table.optional_table(key)
@@ -204,11 +205,11 @@ fn secret(table: &mut Table<'_>, key: &'static str, example: &str) -> Option<Sec
     if table.has(key) { table.secret(key, example) } else { None }
 }
 
-fn s3(table: &mut Table<'_>, is_there: bool) -> S3 {
-    let mut table = kind(table, "s3", "s3://", is_there);
+fn s3(table: &mut Table<'_>, is_used: bool) -> S3 {
+    let mut table = kind(table, "s3", "s3://", is_used);
     let region = table.optional("region", text);
     let endpoint = table.optional("endpoint", values::url);
-    // Storages of one's own seldom have a name for each bucket.
+    // Self-hosted storage seldom has a host name for each bucket.
     let path_style = table.or("path_style", endpoint.is_some(), boolean);
     let id = table.optional("access_key_id", text);
     let secret =
@@ -227,20 +228,20 @@ fn s3(table: &mut Table<'_>, is_there: bool) -> S3 {
     S3 { region, endpoint, path_style, keys: id.zip(secret) }
 }
 
-fn google(table: &mut Table<'_>, is_there: bool) -> Google {
-    let mut table = kind(table, "google", "gs://", is_there);
+fn google(table: &mut Table<'_>, is_used: bool) -> Google {
+    let mut table = kind(table, "google", "gs://", is_used);
     let service_account =
         secret(&mut table, "service_account", "service_account = { file = \"certs/google.json\" }");
-    // What is sent there is a bearer token.
+    // Requests to the endpoint carry a bearer token.
     let endpoint = table.optional("endpoint", confidential_url);
     table.finish();
     Google { service_account, endpoint }
 }
 
-/// None where the account is not named; a mistake only where it is needed.
-fn azure(table: &mut Table<'_>, is_there: bool) -> Option<Azure> {
-    let mut table = kind(table, "azure", "az://", is_there);
-    let account = match is_there {
+/// Returns none without an account, which is a mistake only if an address needs it.
+fn azure(table: &mut Table<'_>, is_used: bool) -> Option<Azure> {
+    let mut table = kind(table, "azure", "az://", is_used);
+    let account = match is_used {
         true => table.required("account", "account = \"books\"", text),
         false => table.optional("account", text),
     };

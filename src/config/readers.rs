@@ -1,35 +1,33 @@
-//! The tables `[readers]` and `[privacy]`: who readers are, and under which key they become
-//! pseudonyms.
+//! Reads `[readers]` and `[privacy]`: how readers authenticate, and the key of their pseudonyms.
 
 use std::time::Duration;
 
 use secrecy::SecretString;
 
 use super::table::Table;
-use super::values::{duration, list, long_enough, one_of, text, wait};
+use super::values::{duration, list, long_enough, nonzero_duration, one_of, text};
 use crate::reader::{Algorithm, JwtSettings, LinkKey, Settings};
 
-/// The longest that a token or a link may live, where nothing else is written.
-const MAX_LIFETIME: Duration = Duration::from_secs(365 * 86_400);
-/// How long an expired link continues a download, where nothing else is written, and at most: it is
-/// for apps that resume in the background, and a link that opens files for longer should say so
-/// itself.
-const RESUME_GRACE: Duration = Duration::from_secs(600);
-const LONGEST_GRACE: Duration = Duration::from_secs(86_400);
-/// How long a loan's borrower is known after its end, where nothing else is written.
-const RETENTION: Duration = Duration::from_secs(400 * 86_400);
+/// The default maximum lifetime of a token or a link.
+const DEFAULT_MAX_LIFETIME: Duration = Duration::from_secs(365 * 86_400);
+/// How long an expired link continues a download: the default and the maximum. It serves apps that
+/// resume in the background. A link that must open files for longer needs a longer lifetime.
+const DEFAULT_RESUME_GRACE: Duration = Duration::from_secs(600);
+const MAX_RESUME_GRACE: Duration = Duration::from_secs(86_400);
+/// The default time from a loan's end until its borrower is erased.
+const DEFAULT_RETENTION: Duration = Duration::from_secs(400 * 86_400);
 
-/// What the tables say: who readers are, and how long it is known who borrowed.
+/// How readers authenticate, and how long their loans stay linked to them.
 #[derive(Debug)]
-pub(super) struct Who {
+pub(super) struct ReaderTables {
     pub(super) readers: Option<Settings>,
     pub(super) retention: Duration,
 }
 
-pub(super) fn who(root: &mut Table<'_>) -> Who {
+pub(super) fn readers(root: &mut Table<'_>) -> ReaderTables {
     let credentials = credentials(root);
     let max_lifetime =
-        credentials.as_ref().map_or(MAX_LIFETIME, |credentials| credentials.max_lifetime);
+        credentials.as_ref().map_or(DEFAULT_MAX_LIFETIME, |credentials| credentials.max_lifetime);
     let (pseudonym_key, retention) = privacy(root, max_lifetime);
     let readers = credentials.zip(pseudonym_key).map(|(credentials, pseudonym_key)| Settings {
         jwt: credentials.jwt,
@@ -38,10 +36,9 @@ pub(super) fn who(root: &mut Table<'_>) -> Who {
         max_lifetime,
         pseudonym_key,
     });
-    Who { readers, retention }
+    ReaderTables { readers, retention }
 }
 
-/// `[readers]`.
 struct Credentials {
     jwt: Option<JwtSettings>,
     link_keys: Vec<LinkKey>,
@@ -55,12 +52,12 @@ fn credentials(root: &mut Table<'_>) -> Option<Credentials> {
     if !has_jwt && !has_links {
         table.mistake(
             "jwt",
-            "nobody could be told apart. Write [readers.jwt], [readers.links] or both",
+            "readers could not authenticate. Write [readers.jwt], [readers.links] or both",
         );
     }
     let jwt = jwt(&mut table);
     let (link_keys, resume_grace) = links(&mut table);
-    let max_lifetime = table.or("max_lifetime", MAX_LIFETIME, wait);
+    let max_lifetime = table.or("max_lifetime", DEFAULT_MAX_LIFETIME, nonzero_duration);
     table.finish();
     (!has_jwt || jwt.is_some()).then_some(Credentials {
         jwt,
@@ -70,20 +67,21 @@ fn credentials(root: &mut Table<'_>) -> Option<Credentials> {
     })
 }
 
-/// `[privacy]`: the key of pseudonyms, and how long a loan's borrower is known after its end.
+/// Reads `[privacy]`: the pseudonym key, and the time from a loan's end until its borrower is
+/// erased.
 fn privacy(root: &mut Table<'_>, max_lifetime: Duration) -> (Option<SecretString>, Duration) {
     const EXAMPLE: &str = "pseudonym_key = { file = \"certs/pseudonym.key\" }";
     let Some(mut table) = root.required_table("privacy", EXAMPLE) else {
-        return (None, RETENTION);
+        return (None, DEFAULT_RETENTION);
     };
     let key = key(&mut table, "pseudonym_key", EXAMPLE);
-    let retention = table.or("retention", RETENTION, wait);
-    // The grace of links is not added to their lives: in it they borrow nothing.
+    let retention = table.or("retention", DEFAULT_RETENTION, nonzero_duration);
+    // The grace of links does not count: during it a link cannot begin a loan.
     if retention <= max_lifetime {
         let days = max_lifetime.as_secs().div_ceil(86_400);
         let sentence = format!(
-            "a token or a link may live for {days} days, so that an old one could borrow again what was forgotten. Write a \
-             longer time here, or a shorter max_lifetime in [readers]"
+            "a token or a link may live for {days} days. An old one could begin a new loan once \
+             its borrower is erased. Write a longer time here, or a shorter max_lifetime in [readers]"
         );
         table.mistake("retention", sentence);
     }
@@ -91,7 +89,7 @@ fn privacy(root: &mut Table<'_>, max_lifetime: Duration) -> (Option<SecretString
     (key, retention)
 }
 
-/// A key that is long enough.
+/// Reads a key and checks its length.
 fn key(table: &mut Table<'_>, name: &'static str, example: &str) -> Option<SecretString> {
     let key = table.secret(name, example)?;
     if let Err(sentence) = long_enough(&key) {
@@ -120,7 +118,7 @@ fn jwt(readers: &mut Table<'_>) -> Option<JwtSettings> {
     ]);
     let algorithms = table.required("algorithms", "algorithms = [\"EdDSA\"]", list(algorithm));
     if algorithms.as_ref().is_some_and(Vec::is_empty) {
-        table.mistake("algorithms", "without an algorithm no token is good. Write [\"EdDSA\"]");
+        table.mistake("algorithms", "without an algorithm, no token is valid. Write [\"EdDSA\"]");
     }
     let issuer = table.required("issuer", "issuer = \"https://login.example.no\"", text);
     let audience = table.required("audience", "audience = \"loangate\"", text);
@@ -139,10 +137,10 @@ fn jwt(readers: &mut Table<'_>) -> Option<JwtSettings> {
     })
 }
 
-/// The keys of links, and the grace after their expiry.
+/// Reads the keys of links, and the grace after a link's expiry.
 fn links(readers: &mut Table<'_>) -> (Vec<LinkKey>, Duration) {
     let Some(mut table) = readers.table("links") else {
-        return (Vec::new(), RESUME_GRACE);
+        return (Vec::new(), DEFAULT_RESUME_GRACE);
     };
     let mut keys: Vec<LinkKey> = Vec::new();
     for mut entry in table.tables("keys") {
@@ -161,8 +159,8 @@ fn links(readers: &mut Table<'_>) -> (Vec<LinkKey>, Duration) {
             |_| Ok(()),
         );
     }
-    let grace = table.or("resume_grace", RESUME_GRACE, duration);
-    if grace > LONGEST_GRACE {
+    let grace = table.or("resume_grace", DEFAULT_RESUME_GRACE, duration);
+    if grace > MAX_RESUME_GRACE {
         table.mistake(
             "resume_grace",
             "it is longer than a day. Write a shorter time, and mint links that live longer",

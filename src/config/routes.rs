@@ -1,4 +1,4 @@
-//! The list `[[routes]]`: which paths lead to which files.
+//! Reads `[[routes]]`: which paths lead to which files.
 
 use std::path::PathBuf;
 
@@ -16,7 +16,7 @@ pub(super) fn routes(root: &mut Table<'_>, origins: Vec<Storage>) -> catalog::Se
         let _: Option<()> =
             root.required("routes", "[[routes]] with path, origin and to", |_| Ok(()));
     }
-    // What only the routes together show can be looked at once each can be read.
+    // The catalog can compare the routes only if all of them are valid.
     if let Some(routes) = routes.into_iter().collect::<Option<Vec<Route>>>() {
         let settings = catalog::Settings { origins, routes };
         for error in Catalog::new(&settings).err().unwrap_or_default() {
@@ -45,7 +45,7 @@ fn route(table: &mut Table<'_>) -> Option<Route> {
     if open == Some(true) && explicit.is_some() {
         table.mistake(
             "registration",
-            "an open route registers no loan. Take it out, or write open = false",
+            "an open route registers no loan. Remove it, or write open = false",
         );
     }
     let titles = titles(table);
@@ -66,19 +66,21 @@ fn route(table: &mut Table<'_>) -> Option<Route> {
     })
 }
 
-/// A Content-Security-Policy, as it is sent.
+/// Reads the value of a Content-Security-Policy header.
 fn policy(value: &DeValue<'_>) -> Result<HeaderValue, String> {
     let text = text(value)?;
     HeaderValue::try_from(&text).map_err(|_| {
-        "a field cannot have these characters. Write one line, like \"sandbox allow-same-origin\"".to_owned()
+        "a header cannot contain these characters. Write one line, like \
+         \"sandbox allow-same-origin\""
+            .to_owned()
     })
 }
 
-/// The file of a route's table of titles: none where it has none, and nothing where that cannot be
-/// read.
+/// Returns the file of a route's title table. The inner option is none if the route has no table,
+/// the outer one if the table is invalid.
 fn titles(route: &mut Table<'_>) -> Option<Option<PathBuf>> {
     if !route.has("title") {
-        // A key that nobody wrote is known all the same.
+        // Registers the key as known, although it is absent.
         let _ = route.optional_table("title").has("table");
         return Some(None);
     }

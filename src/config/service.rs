@@ -1,4 +1,4 @@
-//! The tables of the service itself: listen, tls, server, cors, admin, ledger, gate, metering, log.
+//! Reads the tables of the service: listen, tls, server, cors, admin, ledger, gate, metering, log.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -8,13 +8,14 @@ use toml::de::DeValue;
 
 use super::limits;
 use super::table::Table;
-use super::values::{self, address, boolean, duration, list, number, one_of, size, wait};
+use super::values::{
+    self, address, boolean, duration, list, nonzero_duration, number, one_of, size,
+};
 use crate::circulation::Licences;
 use crate::ledger::{Brake, BrakeMode};
 use crate::loan::LibraryId;
 use crate::{admin, delivery, gate, ledger, metering, server, telemetry};
 
-/// `[listen]`.
 #[derive(Debug, Default)]
 pub(super) struct Listen {
     pub(super) public: Option<SocketAddr>,
@@ -71,11 +72,11 @@ pub(super) fn server(root: &mut Table<'_>, listen: Option<SocketAddr>) -> Option
     Some(settings)
 }
 
-/// The budget of all streams. With less than this a single fast reader would have no use of it.
+/// Reads the buffer budget of all streams. A smaller one would not help even one fast reader.
 fn buffers(value: &DeValue<'_>) -> Result<usize, String> {
-    const LEAST: u64 = 1 << 20;
+    const MIN_BUFFERS: u64 = 1 << 20;
     match usize::try_from(size(value)?) {
-        Ok(size) if size as u64 >= LEAST => Ok(size),
+        Ok(size) if size as u64 >= MIN_BUFFERS => Ok(size),
         _ => {
             Err("it is too little for one fast reader. Write at least \"1MiB\", better \"256MiB\""
                 .to_owned())
@@ -83,7 +84,7 @@ fn buffers(value: &DeValue<'_>) -> Result<usize, String> {
     }
 }
 
-/// `[cors]`: which web pages and apps may send requests.
+/// Reads `[cors]`: which web pages and apps may send requests.
 fn cors(root: &mut Table<'_>) -> server::Cors {
     let mut table = root.optional_table("cors");
     let read = |value: &DeValue<'_>| server::AllowedOrigin::parse(&values::text(value)?);
@@ -108,19 +109,20 @@ pub(super) fn admin(root: &mut Table<'_>, listen: Option<SocketAddr>) -> Option<
     let hosts = table.or("hosts", Vec::new(), list(host_name));
     table.finish();
     let listen = listen?;
-    // Beyond this machine the token and the loans travel only under TLS.
+    // Outside this machine, the token and the loans travel only over TLS.
     let tls = tls || !listen.ip().is_loopback();
     Some(admin::Settings { listen, token: token?, tls, open_metrics, hosts })
 }
 
-/// A host's name as a field Host has it, without a port.
+/// Reads a host name as in the `Host` header, without a port.
 fn host_name(value: &DeValue<'_>) -> Result<String, String> {
     let text = values::text(value)?.to_ascii_lowercase();
     let is_name = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'.';
     match text.bytes().all(is_name) {
         true => Ok(text),
         false => Err(format!(
-            "{text:?} is no name of a host. Write it without a scheme and a port, like \"gate.example.no\""
+            "{text:?} is not a host name. Write it without a scheme and a port, like \
+             \"gate.example.no\""
         )),
     }
 }
@@ -132,7 +134,10 @@ pub(super) fn ledger(root: &mut Table<'_>) -> Option<ledger::Settings> {
     let file = table.required("url", "url = \"sqlite:data/loangate.db\"", |value| {
         let url = values::text(value)?;
         let file = url.strip_prefix("sqlite:").ok_or_else(|| {
-            format!("{url:?} is not a ledger of this version, which keeps it in SQLite. Write \"sqlite:data/loangate.db\"")
+            format!(
+                "{url:?} is not supported: this version stores the ledger in SQLite. \
+                 Write \"sqlite:data/loangate.db\""
+            )
         })?;
         match file.strip_prefix("//").unwrap_or(file) {
             "" | ":memory:" => Err("a ledger needs a file, so that it outlives the process. \
@@ -165,7 +170,8 @@ fn brake(root: &mut Table<'_>) -> Brake {
     if mode != BrakeMode::Off && loans == [0; 3] {
         table.mistake(
             "mode",
-            "a brake without a limit holds nothing. Write library_per_hour = 500, or mode = \"off\"",
+            "a brake without a limit stops nothing. Write library_per_hour = 500, or \
+             mode = \"off\"",
         );
     }
     table.finish();
@@ -175,14 +181,14 @@ fn brake(root: &mut Table<'_>) -> Brake {
 pub(super) fn gate(root: &mut Table<'_>) -> gate::Settings {
     let mut settings = gate::Settings::default();
     let mut table = root.optional_table("gate");
-    settings.patience = table.or("patience", settings.patience, wait);
+    settings.patience = table.or("patience", settings.patience, nonzero_duration);
     settings.refusal_ttl = table.or("refusal_ttl", settings.refusal_ttl, duration);
-    settings.freshness = table.or("freshness", settings.freshness, wait);
+    settings.freshness = table.or("freshness", settings.freshness, nonzero_duration);
     table.finish();
     settings
 }
 
-/// `[licences]`: which licence a loan is begun under.
+/// Reads `[licences]`: which licence a loan uses.
 pub(super) fn licences(root: &mut Table<'_>) -> Licences {
     let mut table = root.optional_table("licences");
     let order = table.or("order", Vec::new(), list(licence_type));
@@ -201,7 +207,7 @@ pub(super) fn licences(root: &mut Table<'_>) -> Licences {
     Licences { order, never }
 }
 
-/// A type of licence, written as Bokbasen writes it.
+/// Reads a licence type, spelt as Bokbasen spells it.
 fn licence_type(value: &DeValue<'_>) -> Result<String, String> {
     let text = values::text(value)?;
     match text
@@ -210,7 +216,7 @@ fn licence_type(value: &DeValue<'_>) -> Result<String, String> {
     {
         true => Ok(text),
         false => Err(format!(
-            "{text:?} is no type of licence. Write it as Bokbasen does, like \"PAY_PER_LOAN\""
+            "{text:?} is not a licence type. Write it as Bokbasen does, like \"PAY_PER_LOAN\""
         )),
     }
 }
@@ -231,24 +237,24 @@ pub(super) fn log(root: &mut Table<'_>) -> telemetry::Settings {
     telemetry::Settings { level, json }
 }
 
-/// `[metering]`: how often what was delivered is written down.
+/// Reads `[metering]`: how often delivered bytes are written to the ledger.
 pub(super) fn metering(root: &mut Table<'_>) -> metering::Settings {
     let mut table = root.optional_table("metering");
-    let flush = table.or("flush", Duration::from_secs(5), wait);
+    let flush = table.or("flush", Duration::from_secs(5), nonzero_duration);
     table.finish();
     metering::Settings { flush }
 }
 
-/// `[delivery]`: what one answer and one reader may have.
+/// Reads `[delivery]`: the limits of one response and one reader.
 pub(super) fn delivery(root: &mut Table<'_>) -> delivery::Settings {
     let default = delivery::Settings::default();
     let mut table = root.optional_table("delivery");
     let count = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
     let settings = delivery::Settings {
         max_ranges: table.or("max_ranges", 16, number(1, 1000)).try_into().unwrap_or(16),
-        idle: table.or("idle", default.idle, wait),
+        idle: table.or("idle", default.idle, nonzero_duration),
         min_rate: table.or("min_rate", default.min_rate, size),
-        min_rate_grace: table.or("min_rate_grace", default.min_rate_grace, wait),
+        min_rate_grace: table.or("min_rate_grace", default.min_rate_grace, nonzero_duration),
         streams_per_borrower: count(table.or("streams_per_borrower", 0, number(0, 10_000))),
         rate_per_borrower: table.or("rate_per_borrower", default.rate_per_borrower, size),
         suspend_after: default.suspend_after,
@@ -256,7 +262,7 @@ pub(super) fn delivery(root: &mut Table<'_>) -> delivery::Settings {
     if settings.rate_per_borrower > 0 && settings.rate_per_borrower <= settings.min_rate {
         table.mistake(
             "min_rate",
-            "nobody could take as much, since rate_per_borrower allows no more. Write a lower one",
+            "no reader could reach it, since rate_per_borrower allows no more. Write a lower rate",
         );
     }
     table.finish();

@@ -1,7 +1,7 @@
-//! Walking a TOML table: each key is asked for by name, and what was not asked for is unknown.
+//! Walks a TOML table. Callers read each key by name, and keys that no caller reads are unknown.
 //!
-//! The sections call it. Every mistake is noted with its line and the walk goes on, so that all are
-//! found at once.
+//! The section files call it. It records each mistake with its line and continues, so that one run
+//! finds all of them.
 
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
@@ -13,12 +13,12 @@ use toml::de::{DeTable, DeValue};
 use super::values::{self, Secret};
 use super::{Lines, Mistake, SecretFile};
 
-/// The file that is being read, and what was found in it so far.
+/// The file to read, and the findings so far.
 #[derive(Debug)]
 pub(super) struct Source<'a> {
     file: &'a Path,
     text: &'a str,
-    /// What an optional table has that is not written.
+    /// The entries of an optional table that is absent.
     empty: DeTable<'a>,
     found: RefCell<Found>,
 }
@@ -26,13 +26,13 @@ pub(super) struct Source<'a> {
 #[derive(Debug, Default)]
 struct Found {
     report: Report,
-    /// Lines that are not TOML: what is made of them means nothing.
-    broken: Vec<usize>,
+    /// Lines with invalid TOML. Other mistakes on these lines are not reported.
+    invalid_lines: Vec<usize>,
     known: Vec<(String, &'static str)>,
     unknown: Vec<(usize, String, String)>,
 }
 
-/// What was found in a file.
+/// The findings in a file.
 #[derive(Debug, Default)]
 pub(super) struct Report {
     pub(super) mistakes: Vec<Mistake>,
@@ -46,13 +46,13 @@ impl<'a> Source<'a> {
         Source { file, text, empty: DeTable::new(), found: RefCell::default() }
     }
 
-    /// The line of a place in the text, counted from 1.
+    /// Returns the line of a byte offset, counted from 1.
     fn line(&self, at: usize) -> usize {
         let before = self.text.as_bytes().get(..at).unwrap_or(self.text.as_bytes());
         1 + before.iter().filter(|byte| **byte == b'\n').count()
     }
 
-    /// The path that a text means: relative to the file's directory.
+    /// Resolves a path relative to the file's directory.
     pub(super) fn path(&self, text: &str) -> PathBuf {
         self.file.parent().unwrap_or(Path::new("")).join(text)
     }
@@ -60,16 +60,14 @@ impl<'a> Source<'a> {
     pub(super) fn not_toml(&self, error: &toml::de::Error) {
         let line = error.span().map_or(1, |span| self.line(span.start));
         let sentence = match error.message().trim_end_matches(", expected nothing") {
-            "duplicate key" => {
-                "the key or the table stands here a second time. Keep one of the two".to_owned()
+            "duplicate key" => "this key or table is defined twice. Keep one of the two".to_owned(),
+            what => {
+                format!("this is not TOML: {what}. Strings need quotes, table names need brackets")
             }
-            what => format!(
-                "this is not TOML: {what}. A text stands in quotes, a table's name in brackets"
-            ),
         };
         let mistake = self.at(line, String::new(), sentence);
         let mut found = self.found.borrow_mut();
-        found.broken.push(line);
+        found.invalid_lines.push(line);
         found.report.mistakes.push(mistake);
     }
 
@@ -80,14 +78,14 @@ impl<'a> Source<'a> {
     fn mistake(&self, line: usize, key: String, sentence: impl Into<String>) {
         let mistake = self.at(line, key, sentence);
         let mut found = self.found.borrow_mut();
-        if !found.broken.contains(&line) {
+        if !found.invalid_lines.contains(&line) {
             found.report.mistakes.push(mistake);
         }
     }
 
-    /// Something that is not there: no mistake where a broken line may have held it.
+    /// Reports a missing key, unless a line with invalid TOML may contain it.
     fn missing(&self, line: usize, key: String, sentence: String) {
-        if self.found.borrow().broken.is_empty() {
+        if self.found.borrow().invalid_lines.is_empty() {
             self.mistake(line, key, sentence);
         }
     }
@@ -97,7 +95,7 @@ impl<'a> Source<'a> {
         self.found.borrow_mut().report.warnings.push(warning);
     }
 
-    /// Everything that was found, in the order of the lines.
+    /// Returns all findings, sorted by line.
     pub(super) fn finish(self) -> Report {
         let unknown = std::mem::take(&mut self.found.borrow_mut().unknown);
         for (line, table, key) in unknown {
@@ -113,24 +111,24 @@ impl<'a> Source<'a> {
         report
     }
 
-    /// Every key that was asked for, with its table: what the configuration knows.
+    /// Returns every known key with its table, which is every key that a section has read.
     #[cfg(test)]
     pub(super) fn known(&self) -> Vec<(String, &'static str)> {
         self.found.borrow().known.clone()
     }
 }
 
-/// One table that was written, or the whole file.
+/// A table in the file, or the whole file.
 #[derive(Debug)]
 pub(super) struct Table<'s> {
     source: &'s Source<'s>,
-    /// As it is written in a mistake: `origins[1]`.
+    /// The name in mistakes, such as `origins[1]`.
     name: String,
-    /// As it is written in the file: `origins`.
-    plain: String,
+    /// The name without list indices, such as `origins`.
+    schema_name: String,
     line: usize,
     entries: &'s DeTable<'s>,
-    asked: Vec<&'static str>,
+    read_keys: Vec<&'static str>,
 }
 
 impl<'s> Table<'s> {
@@ -138,14 +136,14 @@ impl<'s> Table<'s> {
         Table {
             source,
             name: String::new(),
-            plain: String::new(),
+            schema_name: String::new(),
             line: 1,
             entries,
-            asked: Vec::new(),
+            read_keys: Vec::new(),
         }
     }
 
-    /// The line where it starts.
+    /// Returns the line where the table starts.
     pub(super) fn line(&self) -> usize {
         self.line
     }
@@ -154,19 +152,19 @@ impl<'s> Table<'s> {
         self.source
     }
 
-    /// What is written under a key, and its line.
+    /// Returns the value of a key, and its line.
     fn entry(&mut self, key: &'static str) -> Option<(usize, &'s DeValue<'s>)> {
-        if !self.asked.contains(&key) {
-            self.asked.push(key);
-            self.source.found.borrow_mut().known.push((self.plain.clone(), key));
+        if !self.read_keys.contains(&key) {
+            self.read_keys.push(key);
+            self.source.found.borrow_mut().known.push((self.schema_name.clone(), key));
         }
         let (written, value) = self.entries.iter().find(|(written, _)| written.get_ref() == key)?;
         let line = self.source.line(written.span().start);
-        self.source.found.borrow_mut().report.lines.note(join(&self.name, key), line);
+        self.source.found.borrow_mut().report.lines.record(join(&self.name, key), line);
         Some((line, value.get_ref()))
     }
 
-    /// The value of a key; none where it is not there, or not good.
+    /// Reads a key. Returns none if it is absent or invalid.
     pub(super) fn optional<T>(
         &mut self,
         key: &'static str,
@@ -182,7 +180,7 @@ impl<'s> Table<'s> {
         }
     }
 
-    /// As [`Table::optional`], with a default.
+    /// Reads a key as [`Table::optional`] does, with a default.
     pub(super) fn or<T>(
         &mut self,
         key: &'static str,
@@ -192,7 +190,8 @@ impl<'s> Table<'s> {
         self.optional(key, read).unwrap_or(default)
     }
 
-    /// As [`Table::optional`], and a mistake where it is not there; `example` is a line to write.
+    /// Reads a key as [`Table::optional`] does, and reports it if it is absent. `example` is a line
+    /// to write.
     pub(super) fn required<T>(
         &mut self,
         key: &'static str,
@@ -200,24 +199,24 @@ impl<'s> Table<'s> {
         read: impl FnOnce(&DeValue<'_>) -> Result<T, String>,
     ) -> Option<T> {
         if self.entry(key).is_none() {
-            self.lacks(key, example);
+            self.report_missing(key, example);
         }
         self.optional(key, read)
     }
 
-    fn lacks(&self, key: &str, example: &str) {
+    fn report_missing(&self, key: &str, example: &str) {
         let sentence = format!("it is missing. Write {example}");
         self.source.missing(self.line, join(&self.name, key), sentence);
     }
 
-    /// A secret, by file or environment, or with a warning as it stands.
+    /// Reads a secret from a file, the environment or, with a warning, the configuration itself.
     pub(super) fn secret(&mut self, key: &'static str, example: &str) -> Option<SecretString> {
         let source = self.source;
         let secret = self.required(key, example, |value| values::secret(value, source))?;
-        Some(self.noted(key, secret))
+        Some(self.record_secret(key, secret))
     }
 
-    /// A list of secrets that are to be keys; none where it is not there.
+    /// Reads a list of secrets that serve as keys, empty if absent.
     pub(super) fn keys(&mut self, key: &'static str) -> Vec<SecretString> {
         let source = self.source;
         let read = values::list(|value| {
@@ -226,16 +225,16 @@ impl<'s> Table<'s> {
             Ok(secret)
         });
         let secrets = self.optional(key, read).unwrap_or_default();
-        secrets.into_iter().map(|secret| self.noted(key, secret)).collect()
+        secrets.into_iter().map(|secret| self.record_secret(key, secret)).collect()
     }
 
-    /// Notes where a secret was found.
-    fn noted(&mut self, key: &'static str, secret: Secret) -> SecretString {
-        if values::has_space_around(secret.inner()) {
+    /// Records the file of a secret, and warns about a secret in the configuration.
+    fn record_secret(&mut self, key: &'static str, secret: Secret) -> SecretString {
+        if values::has_outer_whitespace(secret.inner()) {
             self.warn(
                 key,
-                "the secret has white space at its beginning or end, which counts. Take it out if it \
-                            got there by mistake",
+                "the secret starts or ends with white space, which counts as a part of it. Remove \
+                 it if it got there by mistake",
             );
         }
         let note = |file| {
@@ -250,29 +249,34 @@ impl<'s> Table<'s> {
             }
             Secret::Literal(secret) => {
                 note(self.source.file.to_owned());
-                let sentence = "the secret itself stands in the configuration, where everyone who reads it sees it. \
-                                Write { file = \"certs/…\" } or { env = \"NAME\" }";
+                let sentence = "the configuration contains the secret itself, visible to all who \
+                                can read the file. Write { file = \"certs/…\" } or { env = \"NAME\" }";
                 self.warn(key, sentence);
                 secret
             }
         }
     }
 
-    /// A path, relative to the file.
+    /// Reads a path, relative to the file.
     pub(super) fn path(&mut self, key: &'static str, example: &str) -> Option<PathBuf> {
         let source = self.source;
         self.required(key, example, |value| Ok(source.path(&values::text(value)?)))
     }
 
-    /// A table below this one; none where it is not there.
+    /// Reads a subtable. Returns none if it is absent.
     pub(super) fn table(&mut self, key: &'static str) -> Option<Table<'s>> {
         let (line, value) = self.entry(key)?;
         let name = join(&self.name, key);
-        let plain = join(&self.plain, key);
+        let schema_name = join(&self.schema_name, key);
         match value {
-            DeValue::Table(entries) => {
-                Some(Table { source: self.source, name, plain, line, entries, asked: Vec::new() })
-            }
+            DeValue::Table(entries) => Some(Table {
+                source: self.source,
+                name,
+                schema_name,
+                line,
+                entries,
+                read_keys: Vec::new(),
+            }),
             other => {
                 let sentence = format!("this is {}. Write a table: [{name}]", values::kind(other));
                 self.source.mistake(line, name, sentence);
@@ -281,28 +285,33 @@ impl<'s> Table<'s> {
         }
     }
 
-    /// As [`Table::table`], and an empty one where it is not there: every key has its default then.
+    /// Reads a subtable as [`Table::table`] does. If it is absent, returns an empty one, so that
+    /// every key has its default.
     pub(super) fn optional_table(&mut self, key: &'static str) -> Table<'s> {
         let empty = Table {
             source: self.source,
             name: join(&self.name, key),
-            plain: join(&self.plain, key),
+            schema_name: join(&self.schema_name, key),
             line: self.line,
             entries: &self.source.empty,
-            asked: Vec::new(),
+            read_keys: Vec::new(),
         };
         self.table(key).unwrap_or(empty)
     }
 
-    /// As [`Table::table`], and a mistake where it is not there; `example` is what stands in it.
+    /// Reads a subtable as [`Table::table`] does, and reports it if it is absent. `example` shows
+    /// its content.
     pub(super) fn required_table(&mut self, key: &'static str, example: &str) -> Option<Table<'s>> {
         if self.entry(key).is_none() {
-            self.lacks(key, &format!("the table [{}] with {example}", join(&self.plain, key)));
+            self.report_missing(
+                key,
+                &format!("the table [{}] with {example}", join(&self.schema_name, key)),
+            );
         }
         self.table(key)
     }
 
-    /// The tables of a list: `[[origins]]`, or `keys = [{ … }]`.
+    /// Reads a list of tables: `[[origins]]`, or `keys = [{ … }]`.
     pub(super) fn tables(&mut self, key: &'static str) -> Vec<Table<'s>> {
         let Some((line, value)) = self.entry(key) else {
             return Vec::new();
@@ -314,20 +323,20 @@ impl<'s> Table<'s> {
             self.source.mistake(line, name, sentence);
             return Vec::new();
         };
-        let plain = join(&self.plain, key);
+        let schema_name = join(&self.schema_name, key);
         let each = list.iter().enumerate().filter_map(
             |(number, value): (usize, &'s Spanned<DeValue<'s>>)| {
                 let line = self.source.line(value.span().start);
                 let name = format!("{name}[{number}]");
-                self.source.found.borrow_mut().report.lines.note(name.clone(), line);
+                self.source.found.borrow_mut().report.lines.record(name.clone(), line);
                 match value.get_ref() {
                     DeValue::Table(entries) => Some(Table {
                         source: self.source,
                         name,
-                        plain: plain.clone(),
+                        schema_name: schema_name.clone(),
                         line,
                         entries,
-                        asked: Vec::new(),
+                        read_keys: Vec::new(),
                     }),
                     other => {
                         let sentence = format!("this is {}. Write a table", values::kind(other));
@@ -340,8 +349,7 @@ impl<'s> Table<'s> {
         each.collect()
     }
 
-    /// Every entry of a table whose keys are names that are not known here; what cannot be read is
-    /// a mistake.
+    /// Reads every entry of a table with arbitrary keys, and reports invalid ones.
     pub(super) fn all<T>(
         &self,
         read: impl Fn(&DeValue<'_>) -> Result<T, String>,
@@ -357,19 +365,19 @@ impl<'s> Table<'s> {
         all
     }
 
-    /// A mistake at a key of whatever name.
+    /// Reports a mistake at a key with an arbitrary name.
     pub(super) fn mistake_at(&self, name: &str, sentence: impl Into<String>) {
         let written = self.entries.keys().find(|written| written.get_ref() == name);
         let line = written.map_or(self.line, |written| self.source.line(written.span().start));
         self.source.mistake(line, join(&self.name, name), sentence);
     }
 
-    /// Whether a key is written at all.
+    /// Whether the file has the key.
     pub(super) fn has(&mut self, key: &'static str) -> bool {
         self.entry(key).is_some()
     }
 
-    /// A mistake that only several keys together show.
+    /// Reports a mistake that involves several keys.
     pub(super) fn mistake(&mut self, key: &'static str, sentence: impl Into<String>) {
         let line = self.entry(key).map_or(self.line, |(line, _)| line);
         self.source.mistake(line, join(&self.name, key), sentence);
@@ -380,10 +388,10 @@ impl<'s> Table<'s> {
         self.source.warn(line, join(&self.name, key), sentence);
     }
 
-    /// Notes every key that nobody asked for.
+    /// Records every key that no section has read.
     pub(super) fn finish(self) {
         let unknown =
-            self.entries.keys().filter(|key| !self.asked.contains(&key.get_ref().as_ref()));
+            self.entries.keys().filter(|key| !self.read_keys.contains(&key.get_ref().as_ref()));
         for key in unknown {
             let line = self.source.line(key.span().start);
             let entry = (line, self.name.clone(), key.get_ref().to_string());
@@ -400,15 +408,15 @@ fn join(table: &str, key: &str) -> String {
     }
 }
 
-/// What may have been meant by a key that does not exist: one spelt like it, the same in another
-/// table, or else all that this table has.
+/// Suggests a replacement for an unknown key: a similar key of this table, the same key in another
+/// table, or else all keys of this table.
 fn suggestion(known: &[(String, &'static str)], table: &str, key: &str) -> String {
-    // Without the numbers of lists: `routes[0].title` has the keys of `routes.title`.
-    let plain: String = table
+    // Strips list indices: `routes[0].title` has the keys of `routes.title`.
+    let schema_name: String = table
         .split('[')
         .map(|part| part.split_once(']').map_or(part, |(_, after)| after))
         .collect();
-    let here = || known.iter().filter(|(table, _)| *table == plain).map(|(_, key)| *key);
+    let here = || known.iter().filter(|(table, _)| *table == schema_name).map(|(_, key)| *key);
     let near = here()
         .map(|known| (strsim::damerau_levenshtein(known, key), known))
         .filter(|(distance, known)| *distance <= 1 + known.len() / 4)

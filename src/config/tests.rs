@@ -1,5 +1,5 @@
-//! That the reference knows every key, and tells its defaults truly. The mistakes are in
-//! `tests/config.rs`.
+//! Tests that `config.toml` lists every key with its true default. `tests/config.rs` tests the
+//! mistakes.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -10,7 +10,7 @@ use super::{read, sections};
 const REFERENCE: &str = include_str!("../../config.toml");
 const SHORT: &str = include_str!("../cli/init.toml");
 
-/// Secrets as they stand, so that nothing need lie on the disk.
+/// Puts the secrets into the text, so that the tests need no files.
 fn with_literal_secrets(text: &str) -> String {
     let mut text = text.to_owned();
     while let Some((before, after)) = text.split_once("{ file = ") {
@@ -20,7 +20,7 @@ fn with_literal_secrets(text: &str) -> String {
     text
 }
 
-/// Every key that the reference names, written or commented out, with its table.
+/// Returns every key in the reference, with its table, including commented-out ones.
 fn named(text: &str) -> BTreeSet<(String, String)> {
     let mut named = BTreeSet::new();
     let mut table = String::new();
@@ -41,7 +41,7 @@ fn named(text: &str) -> BTreeSet<(String, String)> {
             continue; // prose
         }
         named.insert((table.clone(), key.to_owned()));
-        // Tables within the line, one level deep: `claims = { … }`, `keys = [{ … }]`.
+        // Inline tables, one level deep: `claims = { … }`, `keys = [{ … }]`.
         let inner = value.trim_start_matches('[').strip_prefix("{ ").filter(|_| key != "never");
         for pair in inner.into_iter().flat_map(|inner| inner.split(", ")) {
             if let Some((name, _)) = pair.split_once(" = ")
@@ -54,7 +54,7 @@ fn named(text: &str) -> BTreeSet<(String, String)> {
     named
 }
 
-/// Every key that the program asks for.
+/// Returns every key that the program reads.
 fn known(text: &str) -> BTreeSet<(String, String)> {
     let (document, errors) = toml::de::DeTable::parse_recoverable(text);
     assert!(errors.is_empty(), "{errors:?}");
@@ -83,7 +83,7 @@ fn what_the_reference_says_of_defaults_is_true() {
     let load = |text: &str| read(Path::new("config.toml"), &with_literal_secrets(text)).unwrap();
     let (reference, short) = (load(REFERENCE), load(SHORT));
     let shown = |text: String| -> String {
-        // What must be written differs; all else is a default.
+        // This address differs on purpose; everything else must be a default.
         ["0.0.0.0:8443", "127.0.0.1:8443"]
             .into_iter()
             .fold(text, |text, address| text.replace(address, "ADDRESS"))

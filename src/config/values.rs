@@ -1,6 +1,6 @@
-//! Reading one value: its type and its meaning, or a sentence that says what to write.
+//! Reads one TOML value: returns it parsed, or a sentence that says what to write.
 //!
-//! The walk calls it with a value at a time.
+//! `table` calls these functions.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -14,7 +14,7 @@ use url::{Host, Url};
 
 use super::table::Source;
 
-/// What kind of value this is, for a sentence.
+/// Returns the name of a value's type, for use in a sentence.
 pub(super) fn kind(value: &DeValue<'_>) -> &'static str {
     match value {
         DeValue::String(_) => "a string",
@@ -34,10 +34,10 @@ fn string<'v>(value: &'v DeValue<'_>, example: &str) -> Result<&'v str, String> 
     }
 }
 
-/// A text that is not empty.
+/// Reads a string that is not empty.
 pub(super) fn text(value: &DeValue<'_>) -> Result<String, String> {
     match string(value, "\"…\"")? {
-        "" => Err("the text is empty. Write one, or take the key out".to_owned()),
+        "" => Err("the text is empty. Write one, or remove the key".to_owned()),
         text => Ok(text.to_owned()),
     }
 }
@@ -49,7 +49,7 @@ pub(super) fn boolean(value: &DeValue<'_>) -> Result<bool, String> {
     }
 }
 
-/// A whole number between two bounds, both included.
+/// Reads an integer from `least` to `most`, inclusive.
 pub(super) fn number(least: u64, most: u64) -> impl FnOnce(&DeValue<'_>) -> Result<u64, String> {
     move |value| match value {
         DeValue::Integer(written) => u64::from_str_radix(written.as_str(), written.radix())
@@ -62,7 +62,7 @@ pub(super) fn number(least: u64, most: u64) -> impl FnOnce(&DeValue<'_>) -> Resu
     }
 }
 
-/// A length of time.
+/// Reads a duration.
 pub(super) fn duration(value: &DeValue<'_>) -> Result<Duration, String> {
     const EXAMPLE: &str = "\"15s\", \"10m\" or \"400d\"";
     let text = string(value, EXAMPLE)?;
@@ -70,17 +70,17 @@ pub(super) fn duration(value: &DeValue<'_>) -> Result<Duration, String> {
         .map_err(|_| format!("{text:?} is not a duration. Write one like {EXAMPLE}"))
 }
 
-/// A length of time that is not nothing.
-pub(super) fn wait(value: &DeValue<'_>) -> Result<Duration, String> {
+/// Reads a duration longer than zero.
+pub(super) fn nonzero_duration(value: &DeValue<'_>) -> Result<Duration, String> {
     match duration(value)? {
         Duration::ZERO => {
-            Err("it must be longer than nothing. Write a duration like \"15s\"".to_owned())
+            Err("it must be longer than zero. Write a duration like \"15s\"".to_owned())
         }
-        wait => Ok(wait),
+        duration => Ok(duration),
     }
 }
 
-/// A size in bytes.
+/// Reads a size in bytes.
 pub(super) fn size(value: &DeValue<'_>) -> Result<u64, String> {
     const EXAMPLE: &str = "\"64KiB\" or \"256MiB\"";
     let text = string(value, EXAMPLE)?;
@@ -89,7 +89,7 @@ pub(super) fn size(value: &DeValue<'_>) -> Result<u64, String> {
         .map_err(|_| format!("{text:?} is not a size. Write one like {EXAMPLE}"))
 }
 
-/// An address to listen on.
+/// Reads an address to listen on.
 pub(super) fn address(value: &DeValue<'_>) -> Result<SocketAddr, String> {
     const EXAMPLE: &str = "\"0.0.0.0:8443\" or \"[::1]:9443\"";
     let text = string(value, EXAMPLE)?;
@@ -97,7 +97,7 @@ pub(super) fn address(value: &DeValue<'_>) -> Result<SocketAddr, String> {
         .map_err(|_| format!("{text:?} is not an address with a port. Write one like {EXAMPLE}"))
 }
 
-/// One of several words.
+/// Reads one of several words.
 pub(super) fn one_of<T: Copy>(choices: &[(&str, T)]) -> impl Fn(&DeValue<'_>) -> Result<T, String> {
     move |value| {
         let words: Vec<String> = choices.iter().map(|(word, _)| format!("{word:?}")).collect();
@@ -111,7 +111,7 @@ pub(super) fn one_of<T: Copy>(choices: &[(&str, T)]) -> impl Fn(&DeValue<'_>) ->
     }
 }
 
-/// A list, each of whose entries is read alike.
+/// Reads a list whose entries have one type.
 pub(super) fn list<T>(
     read: impl Fn(&DeValue<'_>) -> Result<T, String>,
 ) -> impl Fn(&DeValue<'_>) -> Result<Vec<T>, String> {
@@ -121,7 +121,7 @@ pub(super) fn list<T>(
     }
 }
 
-/// The address of an HTTP service, without user, query or fragment.
+/// Reads the URL of an HTTP service, without user, query or fragment.
 pub(super) fn url(value: &DeValue<'_>) -> Result<Url, String> {
     const EXAMPLE: &str = "\"https://files.example.no/\"";
     let text = string(value, EXAMPLE)?;
@@ -130,21 +130,21 @@ pub(super) fn url(value: &DeValue<'_>) -> Result<Url, String> {
     if !matches!(url.scheme(), "http" | "https") {
         let scheme = url.scheme();
         return Err(format!(
-            "this version cannot speak {scheme}. Write a URL that starts with https:// or http://"
+            "this version does not support {scheme}. Write a URL that starts with https:// \
+             or http://"
         ));
     }
     if !url.username().is_empty() || url.password().is_some() {
-        return Err("a URL must not carry a user or a password. Take them out".to_owned());
+        return Err("a URL must not contain a user or a password. Remove them".to_owned());
     }
     if url.query().is_some() || url.fragment().is_some() {
-        return Err(
-            "a URL here has no query and no fragment. Take out what stands after ? or #".to_owned()
-        );
+        return Err("this URL cannot have a query or a fragment. Remove everything from ? or # on"
+            .to_owned());
     }
     Ok(url)
 }
 
-/// As [`url`], for what a secret is sent to: in the clear only on this machine.
+/// Reads a [`url`] to which secrets are sent: HTTPS, or HTTP on loopback.
 pub(super) fn confidential_url(value: &DeValue<'_>) -> Result<Url, String> {
     let url = url(value)?;
     if url.scheme() == "http" && !is_loopback(&url) {
@@ -162,11 +162,11 @@ fn is_loopback(url: &Url) -> bool {
     }
 }
 
-/// A secret, and where it was found.
+/// A secret, with the place that it was read from.
 pub(super) enum Secret {
     Environment(SecretString),
     File(SecretString, PathBuf),
-    /// In the configuration itself.
+    /// The configuration itself.
     Literal(SecretString),
 }
 
@@ -180,25 +180,26 @@ impl Secret {
     }
 }
 
-/// The shortest key, in bytes.
-const KEY: usize = 32;
+/// The minimum length of a key, in bytes.
+const MIN_KEY_BYTES: usize = 32;
 
-/// A secret that is to be a key: long enough not to be guessed.
+/// Checks that a key is long enough to resist guessing.
 pub(super) fn long_enough(key: &SecretString) -> Result<(), String> {
     match key.expose_secret().len() {
-        KEY.. => Ok(()),
+        MIN_KEY_BYTES.. => Ok(()),
         length => Err(format!(
-            "the key has {length} bytes and needs {KEY}. Make one with `openssl rand -hex 32`"
+            "the key has {length} bytes and needs {MIN_KEY_BYTES}. Make one with \
+             `openssl rand -hex 32`"
         )),
     }
 }
 
-/// Whether a secret begins or ends with what an editor or a shell may have added.
-pub(super) fn has_space_around(secret: &SecretString) -> bool {
+/// Whether a secret starts or ends with white space, which an editor or a shell may have added.
+pub(super) fn has_outer_whitespace(secret: &SecretString) -> bool {
     secret.expose_secret().trim().len() != secret.expose_secret().len()
 }
 
-/// Reads a secret from where the value says that it is. No sentence shows it.
+/// Reads a secret from its file, the environment or the value. Error sentences never contain it.
 pub(super) fn secret(value: &DeValue<'_>, source: &Source<'_>) -> Result<Secret, String> {
     const FORM: &str = "{ file = \"certs/…\" } or { env = \"NAME\" }";
     match value {
@@ -209,7 +210,7 @@ pub(super) fn secret(value: &DeValue<'_>, source: &Source<'_>) -> Result<Secret,
         DeValue::Table(table) => {
             let mut entries = table.iter();
             let (Some((key, value)), None) = (entries.next(), entries.next()) else {
-                return Err(format!("a secret is named in one way. Write {FORM}"));
+                return Err(format!("a secret needs exactly one source. Write {FORM}"));
             };
             let name = text(value.get_ref())?;
             match key.get_ref().as_ref() {
@@ -225,7 +226,10 @@ pub(super) fn secret(value: &DeValue<'_>, source: &Source<'_>) -> Result<Secret,
 fn from_file(file: PathBuf) -> Result<Secret, String> {
     let shown = file.display();
     let text = std::fs::read_to_string(&file).map_err(|error| {
-        format!("the file {shown} cannot be read: {error}. Make it, or name another; `loangate init` makes keys for development")
+        format!(
+            "the file {shown} cannot be read: {error}. Create it, or name another; \
+             `loangate init` creates keys for development"
+        )
     })?;
     match text.trim_end_matches(['\r', '\n']) {
         "" => Err(format!("the file {shown} is empty. Write the secret into it")),

@@ -97,7 +97,8 @@ fn literal_secret_needs_a_private_file() {
     allow(0o600);
     let (good, said, _) = check(directory.path(), &text);
     assert!(
-        good && said.contains("warning: case.toml:13: admin.token: the secret itself stands"),
+        good && said
+            .contains("warning: case.toml:13: admin.token: the configuration contains the secret"),
         "{said}"
     );
     assert!(!said.contains(token));
@@ -109,7 +110,7 @@ fn white_space_around_a_secret_is_a_warning() {
     fs::write(directory.path().join("certs/lending.secret"), "secret \n").unwrap();
     let (good, said, _) = check(directory.path(), GOOD);
     assert!(
-        good && said.contains("lending.client_secret: the secret has white space at its"),
+        good && said.contains("lending.client_secret: the secret starts or ends with white"),
         "{said}"
     );
     assert!(!said.contains("\"secret"));
@@ -124,7 +125,7 @@ fn freshness_must_be_positive() {
             check(directory.path(), &(GOOD.replacen("[gate]\n", "", 1) + &gate));
         assert_eq!(good, is_good, "{errors}");
         assert_eq!(
-            errors.contains("gate.freshness: it must be longer than nothing"),
+            errors.contains("gate.freshness: it must be longer than zero"),
             !is_good,
             "{errors}"
         );
@@ -149,24 +150,22 @@ const CASES: &[Case] = &[
         "no TOML",
         "public = \"127.0.0.1:8443\"",
         "public = 127.0.0.1:8443",
-        &[
-            "4: this is not TOML: invalid float. A text stands in quotes, a table's name in brackets",
-        ],
+        &["4: this is not TOML: invalid float. Strings need quotes, table names need brackets"],
     ),
     (
         "two mistakes of TOML",
         "certificate = \"certs/server.pem\"\nkey = \"certs/server.key\"",
         "certificate = certs/server.pem\nkey = \"certs/server.key",
         &[
-            "8: this is not TOML: string values must be quoted, expected literal string. A text stands in quotes, a table's name in brackets",
-            "9: this is not TOML: invalid basic string, expected `\"`. A text stands in quotes, a table's name in brackets",
+            "8: this is not TOML: string values must be quoted, expected literal string. Strings need quotes, table names need brackets",
+            "9: this is not TOML: invalid basic string, expected `\"`. Strings need quotes, table names need brackets",
         ],
     ),
     (
         "a key twice",
         "auth = \"oauth\"",
         "auth = \"oauth\"\nauth = \"ticket\"",
-        &["31: the key or the table stands here a second time. Keep one of the two"],
+        &["31: this key or table is defined twice. Keep one of the two"],
     ),
     (
         "a misspelt key",
@@ -234,7 +233,7 @@ const CASES: &[Case] = &[
         "key = \"certs/jwks.json\"",
         &[
             "9: tls.key: certs/jwks.json cannot be read as PEM: there is no private key in it",
-            "9: tls.key: other users can read or change certs/jwks.json (mode 644). Make it its owner's alone: chmod 600 certs/jwks.json",
+            "9: tls.key: other users can read or change certs/jwks.json (mode 644). Allow only its owner: chmod 600 certs/jwks.json",
         ],
     ),
     (
@@ -250,7 +249,7 @@ const CASES: &[Case] = &[
         "certs/admin.token",
         "certs/nothing",
         &[
-            "13: admin.token: the file certs/nothing cannot be read: No such file or directory (os error 2). Make it, or name another; `loangate init` makes keys for development",
+            "13: admin.token: the file certs/nothing cannot be read: No such file or directory (os error 2). Create it, or name another; `loangate init` creates keys for development",
         ],
     ),
     (
@@ -274,7 +273,7 @@ const CASES: &[Case] = &[
         "{ file = \"certs/admin.token\" }",
         "{ file = \"certs/admin.token\", env = \"X\" }",
         &[
-            "13: admin.token: a secret is named in one way. Write { file = \"certs/…\" } or { env = \"NAME\" }",
+            "13: admin.token: a secret needs exactly one source. Write { file = \"certs/…\" } or { env = \"NAME\" }",
         ],
     ),
     (
@@ -304,7 +303,7 @@ const CASES: &[Case] = &[
         "[admin]",
         "[admin]\nhosts = [\"gate.example.no:9443\"]",
         &[
-            "13: admin.hosts: \"gate.example.no:9443\" is no name of a host. Write it without a scheme and a port, like \"gate.example.no\"",
+            "13: admin.hosts: \"gate.example.no:9443\" is not a host name. Write it without a scheme and a port, like \"gate.example.no\"",
         ],
     ),
     (
@@ -312,8 +311,8 @@ const CASES: &[Case] = &[
         "[ledger]",
         "[limits]\nconnections = 100\nconnections_per_address = 50\nidle = \"0s\"\nexempt_networks = [\"10.0.0.0/40\"]\n\n[ledger]",
         &[
-            "38: limits.connections_per_address: one address could fill the server: it may have at most a quarter of connections. Write 25 or less",
-            "39: limits.idle: it must be longer than nothing. Write a duration like \"15s\"",
+            "38: limits.connections_per_address: one address may use at most a quarter of limits.connections. Write 25 or less",
+            "39: limits.idle: it must be longer than zero. Write a duration like \"15s\"",
             "40: limits.exempt_networks: \"10.0.0.0/40\" is no network. Write one like \"10.0.0.0/8\" or \"2001:db8::/32\"",
         ],
     ),
@@ -322,7 +321,7 @@ const CASES: &[Case] = &[
         "to = \"{isbn}/{file}\"",
         "to = \"{isbn}/{file}\"\ncontent_security_policy = \"sandbox\\nx: y\"",
         &[
-            "48: routes[0].content_security_policy: a field cannot have these characters. Write one line, like \"sandbox allow-same-origin\"",
+            "48: routes[0].content_security_policy: a header cannot contain these characters. Write one line, like \"sandbox allow-same-origin\"",
         ],
     ),
     (
@@ -353,7 +352,7 @@ const CASES: &[Case] = &[
         "no algorithm",
         "[\"EdDSA\"]",
         "[]",
-        &["21: readers.jwt.algorithms: without an algorithm no token is good. Write [\"EdDSA\"]"],
+        &["21: readers.jwt.algorithms: without an algorithm, no token is valid. Write [\"EdDSA\"]"],
     ),
     (
         "a key set without a key of the algorithm",
@@ -390,7 +389,7 @@ const CASES: &[Case] = &[
         "url = \"http://127.0.0.1:9100\"",
         "url = \"ftp://127.0.0.1:9100\"",
         &[
-            "29: lending.url: this version cannot speak ftp. Write a URL that starts with https:// or http://",
+            "29: lending.url: this version does not support ftp. Write a URL that starts with https:// or http://",
         ],
     ),
     (
@@ -413,10 +412,10 @@ const CASES: &[Case] = &[
             "28: lending.login_url: it is missing. Write login_url = \"https://login.boknett.no/v1/tickets\"",
             "28: lending.username: it is missing. Write the username that Bokbasen gave you",
             "28: lending.password: it is missing. Write password = { env = \"BOKBASEN_PASSWORD\" }",
-            "31: lending.token_url: auth = \"ticket\" has no such key. Take it out, or write auth = \"oauth\"",
-            "32: lending.audience: auth = \"ticket\" has no such key. Take it out, or write auth = \"oauth\"",
-            "33: lending.client_id: auth = \"ticket\" has no such key. Take it out, or write auth = \"oauth\"",
-            "34: lending.client_secret: auth = \"ticket\" has no such key. Take it out, or write auth = \"oauth\"",
+            "31: lending.token_url: auth = \"ticket\" has no such key. Remove it, or write auth = \"oauth\"",
+            "32: lending.audience: auth = \"ticket\" has no such key. Remove it, or write auth = \"oauth\"",
+            "33: lending.client_id: auth = \"ticket\" has no such key. Remove it, or write auth = \"oauth\"",
+            "34: lending.client_secret: auth = \"ticket\" has no such key. Remove it, or write auth = \"oauth\"",
         ],
     ),
     (
@@ -424,7 +423,7 @@ const CASES: &[Case] = &[
         "url = \"http://127.0.0.1:9100\"",
         "url = \"https://api.loan.boknett.no\"\nsettle = \"5s\"",
         &[
-            "30: lending.settle: it is shorter than the 22s in which a begin may still take effect and show in a listing, so that a loan could be registered twice. Write \"30s\"",
+            "30: lending.settle: a begin can need 22s to take effect and be listed. With less time, a loan could be registered twice. Write \"30s\"",
         ],
     ),
     (
@@ -432,7 +431,7 @@ const CASES: &[Case] = &[
         "[ledger]",
         "[licences]\norder = [\"pay per loan\"]\nnever = { \"Deichman\" = [\"PACKAGE\"], \"NO-1\" = \"PACKAGE\" }\n\n[ledger]",
         &[
-            "37: licences.order: \"pay per loan\" is no type of licence. Write it as Bokbasen does, like \"PAY_PER_LOAN\"",
+            "37: licences.order: \"pay per loan\" is not a licence type. Write it as Bokbasen does, like \"PAY_PER_LOAN\"",
             "38: licences.never.NO-1: this is a string. Write a list: [ … ]",
             "38: licences.never.Deichman: this is no library: an ISIL is a prefix, a hyphen and an identifier, like NO-0301000",
         ],
@@ -442,7 +441,7 @@ const CASES: &[Case] = &[
         "pseudonym_key = { file = \"certs/pseudonym.key\" }",
         "pseudonym_key = { file = \"certs/pseudonym.key\" }\nretention = \"90d\"",
         &[
-            "17: privacy.retention: a token or a link may live for 365 days, so that an old one could borrow again what was forgotten. Write a longer time here, or a shorter max_lifetime in [readers]",
+            "17: privacy.retention: a token or a link may live for 365 days. An old one could begin a new loan once its borrower is erased. Write a longer time here, or a shorter max_lifetime in [readers]",
         ],
     ),
     (
@@ -467,7 +466,7 @@ const CASES: &[Case] = &[
         "certificate = \"certs/server.key\"\nkey = \"certs/server.pem\"",
         &[
             "8: tls.certificate: certs/server.key cannot be read as PEM: there is no certificate in it: it has a private key; are certificate and key exchanged?",
-            "9: tls.key: other users can read or change certs/server.pem (mode 644). Make it its owner's alone: chmod 600 certs/server.pem",
+            "9: tls.key: other users can read or change certs/server.pem (mode 644). Allow only its owner: chmod 600 certs/server.pem",
         ],
     ),
     (
@@ -530,7 +529,7 @@ const CASES: &[Case] = &[
         "a timeout of nothing",
         "auth = \"oauth\"",
         "auth = \"oauth\"\ntimeout = \"0s\"",
-        &["31: lending.timeout: it must be longer than nothing. Write a duration like \"15s\""],
+        &["31: lending.timeout: it must be longer than zero. Write a duration like \"15s\""],
     ),
     (
         "more calls than allowed",
@@ -557,7 +556,7 @@ const CASES: &[Case] = &[
         "sqlite:data/loangate.db",
         "postgres://db/loans",
         &[
-            "37: ledger.url: \"postgres://db/loans\" is not a ledger of this version, which keeps it in SQLite. Write \"sqlite:data/loangate.db\"",
+            "37: ledger.url: \"postgres://db/loans\" is not supported: this version stores the ledger in SQLite. Write \"sqlite:data/loangate.db\"",
         ],
     ),
     (
@@ -565,20 +564,20 @@ const CASES: &[Case] = &[
         "url = \"http://127.0.0.1:9000/\"",
         "url = \"ftp://books\"",
         &[
-            "42: origins[0].url: an origin cannot be of ftp. Write an address that starts with https://, http://, s3://, gs://, az:// or file:",
+            "42: origins[0].url: an origin cannot use ftp. Write an address that starts with https://, http://, s3://, gs://, az:// or file:",
         ],
     ),
     (
         "an origin with a password",
         "url = \"http://127.0.0.1:9000/\"",
         "url = \"http://a:b@127.0.0.1:9000/\"",
-        &["42: origins[0].url: a URL must not carry a user or a password. Take them out"],
+        &["42: origins[0].url: a URL must not contain a user or a password. Remove them"],
     ),
     (
         "an origin with several addresses and one",
         "url = \"http://127.0.0.1:9000/\"",
         "url = \"http://127.0.0.1:9000/\"\nurls = [\"http://127.0.0.1:9001/\"]",
-        &["42: origins[0].url: urls stands here too. Keep one of the two"],
+        &["42: origins[0].url: urls is set too. Keep one of the two"],
     ),
     (
         "a bucket of no name",
@@ -592,7 +591,7 @@ const CASES: &[Case] = &[
         "url = \"s3://books\"\ns3 = { access_key_id = \"a\" }\nazure = { account = \"b\" }",
         &[
             "43: origins[0].s3.access_key_id: its secret is missing. Write secret_access_key = { file = \"certs/s3.key\" }",
-            "44: origins[0].azure: no address of this origin starts with az://. Take the table out",
+            "44: origins[0].azure: no address of this origin starts with az://. Remove the table",
         ],
     ),
     (
@@ -684,7 +683,7 @@ const CASES: &[Case] = &[
         "open = true",
         "open = true\nregistration = \"explicit\"",
         &[
-            "54: routes[1].registration: an open route registers no loan. Take it out, or write open = false",
+            "54: routes[1].registration: an open route registers no loan. Remove it, or write open = false",
         ],
     ),
     (
@@ -710,7 +709,7 @@ const CASES: &[Case] = &[
         "[ledger]",
         "[brake]\nmode = \"enforce\"\n\n[ledger]",
         &[
-            "37: brake.mode: a brake without a limit holds nothing. Write library_per_hour = 500, or mode = \"off\"",
+            "37: brake.mode: a brake without a limit stops nothing. Write library_per_hour = 500, or mode = \"off\"",
         ],
     ),
     (
@@ -756,7 +755,7 @@ fn every_mistake_in_a_title_table_is_reported_with_its_line() {
         errors.lines().collect::<Vec<_>>(),
         [
             "case.toml:9: tls.key: certs/jwks.json cannot be read as PEM: there is no private key in it",
-            "case.toml:9: tls.key: other users can read or change certs/jwks.json (mode 644). Make it its owner's alone: chmod 600 certs/jwks.json",
+            "case.toml:9: tls.key: other users can read or change certs/jwks.json (mode 644). Allow only its owner: chmod 600 certs/jwks.json",
             "titles.csv:2: \"9788299999039\" is no title: the check digit of the ISBN is wrong",
             "titles.csv:5: no request has such a path, which is written decoded. The path is percent-encoded twice. Encode it once.",
             "titles.csv:6: line 4 has this path already. Write all its ISBNs in one line",

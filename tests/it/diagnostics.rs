@@ -229,7 +229,7 @@ async fn online_check_says_what_works() {
     for line in [
         "ok: the readers' key set certs/jwks.json can be read",
         "ok: Bokbasen's login works",
-        "ok: Bokbasen's API takes the token",
+        "ok: Bokbasen's API accepts the token",
         "ok: this machine's clock agrees with Bokbasen's to a second",
         &format!("ok: origin files: {}/: it answers", scene.origin.url),
     ] {
@@ -307,7 +307,7 @@ async fn online_check_compares_clocks_in_both_directions() {
     for (ahead, stream, words) in [
         (20, "ok", "s behind Bokbasen's"),
         (-20, "ok", "s ahead of Bokbasen's"),
-        (300, "warning", "s behind Bokbasen's. Loans would end at another moment"),
+        (300, "warning", "s behind Bokbasen's. Loans would end at a different time"),
         (-2000, "mistake", "s ahead of Bokbasen's. Bokbasen refuses calls"),
         (2000, "mistake", "s behind Bokbasen's. Bokbasen refuses calls"),
     ] {
@@ -385,7 +385,7 @@ async fn online_check_tries_a_bucket_with_its_credentials() {
     with("url = \"s3://books\"\ns3 = { access_key_id = \"a\", secret_access_key = \"b\" }");
     let result = check_offline(&scene).await;
     assert!(
-        result.output.contains("no region is written") && result.output.contains("us-east-1"),
+        result.output.contains("no region is set") && result.output.contains("us-east-1"),
         "{result:?}"
     );
     scene.end().await;
