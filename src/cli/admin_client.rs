@@ -1,4 +1,4 @@
-//! Asking the admin API of a running gate. The address and the token come from its configuration.
+//! A client of the admin API of a running gate. The configuration has the address and the token.
 
 use std::path::PathBuf;
 
@@ -10,15 +10,15 @@ use super::CliError;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Where {
-    /// The configuration of the running gate.
+    /// Configuration of the running gate.
     #[arg(long, default_value = "config.toml")]
     config: PathBuf,
-    /// Print what the API answers, as JSON.
+    /// Print the API's response as JSON.
     #[arg(long)]
     pub(super) json: bool,
 }
 
-/// Calls `/api/v1/` and these segments; a refusal is told in the words of its problem document.
+/// Calls the path `/api/v1/` plus `segments`. Errors carry the detail of the problem document.
 pub(super) async fn call(
     gate: &Where,
     method: Method,
@@ -34,33 +34,33 @@ pub(super) async fn call(
     }
     let client = reqwest::Client::builder().no_proxy().build().map_err(CliError::new)?;
     let request = with(client.request(method, url)).bearer_auth(config.admin.token.expose_secret());
-    let answer = request.send().await.map_err(|error| {
+    let response = request.send().await.map_err(|error| {
         let address = config.admin.listen;
         CliError::new(format!(
             "no gate answers at {address}: {}; is it running?",
             error.without_url()
         ))
     })?;
-    if answer.status().is_success() {
-        return Ok(answer);
+    if response.status().is_success() {
+        return Ok(response);
     }
-    let status = answer.status();
-    let document: Value = answer.json().await.unwrap_or_default();
+    let status = response.status();
+    let document: Value = response.json().await.unwrap_or_default();
     let detail = document
         .get("detail")
         .and_then(Value::as_str)
         .map_or_else(|| status.to_string(), str::to_owned);
     if status == StatusCode::UNAUTHORIZED {
-        // The token was sent, so that this is about its value, whatever program answered.
+        // The client sent a token, so it must have the wrong value, whatever program responded.
         let (file, address) = (gate.config.display(), config.admin.listen);
         return Err(CliError::new(format!(
-            "the gate at {address} refuses the admin token of {file}: {detail} Check that the gate runs with this \
-             configuration"
+            "the gate at {address} refuses the admin token of {file}: {detail} Check that the gate \
+             runs with this configuration"
         )));
     }
     Err(CliError::new(detail))
 }
 
-pub(super) async fn read(answer: Response) -> Result<Value, CliError> {
-    answer.json().await.map_err(|error| CliError::new(error.without_url()))
+pub(super) async fn read(response: Response) -> Result<Value, CliError> {
+    response.json().await.map_err(|error| CliError::new(error.without_url()))
 }

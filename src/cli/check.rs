@@ -1,4 +1,4 @@
-//! `loangate check`: every mistake in a configuration, each with its line.
+//! `loangate check`: reports every mistake in a configuration, with its line.
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -8,10 +8,10 @@ use crate::config;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// The configuration.
+    /// The configuration to check.
     #[arg(long, default_value = "config.toml")]
     config: PathBuf,
-    /// Try the network too: Bokbasen's login, API and clock, and every address of every origin.
+    /// Test the network too: Bokbasen's login, API and clock, and every address of every origin.
     #[arg(long)]
     online: bool,
 }

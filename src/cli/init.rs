@@ -1,8 +1,7 @@
-//! `loangate init`: a configuration for development, with keys, a local CA and a certificate of its
-//! own.
+//! `loangate init`: writes a development configuration, with keys, a local CA and a certificate.
 //!
-//! It overwrites nothing: what is there is kept, and said so. Files that belong together are made
-//! together.
+//! It never overwrites a file and reports the files that it keeps. It creates files that belong
+//! together as one group.
 
 use std::fs::{self, OpenOptions};
 use std::io::Write as _;
@@ -21,71 +20,72 @@ use super::CliError;
 use crate::clock::Clock;
 use crate::sandbox;
 
-/// The id of the development key in the key set.
+/// The development key's id in the key set.
 pub(super) const KEY_ID: &str = "development";
-/// The configuration that is written: short, against the sandbox.
+/// The configuration to write: short, and set up for the sandbox.
 const CONFIG: &str = include_str!("init.toml");
-/// How many years the certificate is good for.
-const YEARS: i16 = 1;
+/// The lifetime of the certificate, in years.
+const CERTIFICATE_YEARS: i16 = 1;
 
-/// A file to make.
-struct Made {
+/// A file to create.
+struct NewFile {
     name: &'static str,
     text: String,
     secret: bool,
 }
 
-/// Makes what is missing, and gives a line for each file.
+/// Creates the missing files, and returns one line per file.
 pub(super) fn run(dir: &Path) -> Result<Vec<String>, CliError> {
     let mut lines = keys(dir)?;
-    let config = Made { name: "config.toml", text: CONFIG.to_owned(), secret: false };
-    lines.extend(group(dir, &["config.toml"], || Ok(vec![config]))?);
+    let config = NewFile { name: "config.toml", text: CONFIG.to_owned(), secret: false };
+    lines.extend(create_group(dir, &["config.toml"], || Ok(vec![config]))?);
     Ok(lines)
 }
 
-/// Makes the keys and certificates that are missing below `certs`.
+/// Creates the missing keys and certificates in `certs`.
 pub(super) fn keys(dir: &Path) -> Result<Vec<String>, CliError> {
     let certs = dir.join("certs");
     fs::create_dir_all(&certs).map_err(|error| failed(&certs, &error))?;
     let mut lines =
-        group(dir, &["certs/ca.pem", "certs/server.pem", "certs/server.key"], certificate)?;
-    lines.extend(group(dir, &["certs/jwks.json", "certs/jwt.key"], token_key)?);
+        create_group(dir, &["certs/ca.pem", "certs/server.pem", "certs/server.key"], certificate)?;
+    lines.extend(create_group(dir, &["certs/jwks.json", "certs/jwt.key"], token_key)?);
     for name in ["certs/admin.token", "certs/pseudonym.key", "certs/link.key", "certs/ticket.key"] {
-        lines.extend(group(dir, &[name], || {
-            Ok(vec![Made { name, text: random()?, secret: true }])
+        lines.extend(create_group(dir, &[name], || {
+            Ok(vec![NewFile { name, text: random_hex()?, secret: true }])
         })?);
     }
     let name = "certs/lending.secret";
     let secret = || {
         let known = sandbox::Settings::default().client_secret;
-        Ok(vec![Made { name, text: known.expose_secret().to_owned(), secret: true }])
+        Ok(vec![NewFile { name, text: known.expose_secret().to_owned(), secret: true }])
     };
-    lines.extend(group(dir, &[name], secret)?);
+    lines.extend(create_group(dir, &[name], secret)?);
     Ok(lines)
 }
 
-/// Makes files that belong together, where none of them is there.
-fn group(
+/// Creates a group of files, unless all of them exist. Fails if only some exist.
+fn create_group(
     dir: &Path,
     names: &[&str],
-    make: impl FnOnce() -> Result<Vec<Made>, CliError>,
+    make: impl FnOnce() -> Result<Vec<NewFile>, CliError>,
 ) -> Result<Vec<String>, CliError> {
-    let (there, missing): (Vec<PathBuf>, Vec<PathBuf>) =
+    let (present, missing): (Vec<PathBuf>, Vec<PathBuf>) =
         names.iter().map(|name| dir.join(name)).partition(|file| file.exists());
     if missing.is_empty() {
-        return Ok(there.iter().map(|file| format!("kept  {}", file.display())).collect());
+        return Ok(present.iter().map(|file| format!("kept  {}", file.display())).collect());
     }
-    if let (Some(there), Some(missing)) = (there.first(), missing.first()) {
+    if let (Some(present), Some(missing)) = (present.first(), missing.first()) {
         return Err(CliError::new(format!(
-            "{} is there without {}, which belongs to it. Put the other back, or move this one away",
-            there.display(),
+            "{} exists without {}, which belongs to it. Restore the missing file, or move this one \
+             away",
+            present.display(),
             missing.display()
         )));
     }
     make()?.iter().map(|made| write(dir, made)).collect()
 }
 
-fn write(dir: &Path, made: &Made) -> Result<String, CliError> {
+fn write(dir: &Path, made: &NewFile) -> Result<String, CliError> {
     let file = dir.join(made.name);
     let mode = if made.secret { 0o600 } else { 0o644 };
     let mut opened = OpenOptions::new()
@@ -99,20 +99,20 @@ fn write(dir: &Path, made: &Made) -> Result<String, CliError> {
 }
 
 fn failed(file: &Path, error: &std::io::Error) -> CliError {
-    CliError::new(format!("{} cannot be made: {error}", file.display()))
+    CliError::new(format!("{} cannot be created: {error}", file.display()))
 }
 
-/// 256 random bits, in hex.
-fn random() -> Result<String, CliError> {
+/// Returns 256 random bits, in hex.
+fn random_hex() -> Result<String, CliError> {
     let mut bytes = [0; 32];
     aws_lc_rs::rand::fill(&mut bytes)
-        .map_err(|_| CliError::new("this machine gives no random numbers"))?;
+        .map_err(|_| CliError::new("this machine cannot generate random numbers"))?;
     Ok(HEXLOWER.encode(&bytes))
 }
 
-/// A certificate for this machine, by a CA whose key is thrown away: nothing else can be signed
-/// with it.
-fn certificate() -> Result<Vec<Made>, CliError> {
+/// Creates a certificate for this machine and discards the key of its CA, so the CA can sign
+/// nothing else.
+fn certificate() -> Result<Vec<NewFile>, CliError> {
     let today = jiff::tz::TimeZone::UTC.to_datetime(Clock::system().now()).date();
     let day = |years: i16| {
         let (month, day) = (today.month().unsigned_abs(), today.day().unsigned_abs().min(28));
@@ -122,7 +122,7 @@ fn certificate() -> Result<Vec<Made>, CliError> {
         let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
         let mut params = CertificateParams::new(names).map_err(CliError::new)?;
         params.distinguished_name.push(DnType::CommonName, common);
-        (params.not_before, params.not_after) = (day(0), day(YEARS));
+        (params.not_before, params.not_after) = (day(0), day(CERTIFICATE_YEARS));
         Ok(params)
     };
     let mut ca = params(&[], "loangate development CA")?;
@@ -136,14 +136,14 @@ fn certificate() -> Result<Vec<Made>, CliError> {
     let key = KeyPair::generate().map_err(CliError::new)?;
     let own = own.signed_by(&key, &ca).map_err(CliError::new)?;
     Ok(vec![
-        Made { name: "certs/ca.pem", text: ca.pem(), secret: false },
-        Made { name: "certs/server.pem", text: own.pem(), secret: false },
-        Made { name: "certs/server.key", text: key.serialize_pem(), secret: true },
+        NewFile { name: "certs/ca.pem", text: ca.pem(), secret: false },
+        NewFile { name: "certs/server.pem", text: own.pem(), secret: false },
+        NewFile { name: "certs/server.key", text: key.serialize_pem(), secret: true },
     ])
 }
 
-/// The key that signs readers' tokens in development, and the key set that verifies them.
-fn token_key() -> Result<Vec<Made>, CliError> {
+/// Creates the development key that signs readers' tokens, and the key set that verifies them.
+fn token_key() -> Result<Vec<NewFile>, CliError> {
     let key = KeyPair::generate_for(&PKCS_ED25519).map_err(CliError::new)?;
     let jwks = serde_json::json!({ "keys": [{
         "kty": "OKP",
@@ -154,7 +154,7 @@ fn token_key() -> Result<Vec<Made>, CliError> {
         "x": BASE64URL_NOPAD.encode(key.public_key_raw()),
     }] });
     Ok(vec![
-        Made { name: "certs/jwks.json", text: format!("{jwks:#}\n"), secret: false },
-        Made { name: "certs/jwt.key", text: key.serialize_pem(), secret: true },
+        NewFile { name: "certs/jwks.json", text: format!("{jwks:#}\n"), secret: false },
+        NewFile { name: "certs/jwt.key", text: key.serialize_pem(), secret: true },
     ])
 }

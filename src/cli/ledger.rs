@@ -1,5 +1,5 @@
-//! `loangate ledger` and `loangate audit`: a backup of the ledger, a check of it, pruning of it,
-//! and a walk through its audit trail; also beside a running gate.
+//! `loangate ledger` and `loangate audit`: back up, check and prune the ledger, and verify its
+//! audit trail. All of them also work while a gate runs.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -12,35 +12,35 @@ use crate::config::Config;
 use crate::ledger::{self, AuditKey, Prunable};
 use crate::reader::Readers;
 
-/// The age of the youngest loan that may be pruned.
-const YOUNGEST_PRUNED: Duration = Duration::from_secs(86_400);
+/// The minimum time since a pruned loan ended.
+const MIN_PRUNED_AGE: Duration = Duration::from_secs(86_400);
 
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
-    /// Copy the ledger, whole, into a file that is not there yet.
+    /// Copy the whole ledger into a new file.
     Backup {
-        /// The copy.
+        /// The file to create.
         file: PathBuf,
-        /// The configuration that names the ledger.
+        /// Configuration that names the ledger.
         #[arg(long, default_value = "config.toml")]
         config: PathBuf,
     },
-    /// Check everything that is in the ledger; exit with 1 where something is wrong.
+    /// Check everything in the ledger; exit with 1 if something is wrong.
     Check {
-        /// The configuration that names the ledger.
+        /// Configuration that names the ledger.
         #[arg(long, default_value = "config.toml")]
         config: PathBuf,
     },
-    /// Remove loans that ended before a date, were reported, and whose borrower is forgotten; also
-    /// beside a running gate.
+    /// Remove loans that ended and were reported before a date, and whose borrower is forgotten.
+    /// Works while a gate runs.
     ///
-    /// The audit trail still verifies: an anchor takes the place of their steps. Make a backup
-    /// first if you want them archived.
+    /// The audit trail still verifies: anchors replace the removed steps. Make a backup first to
+    /// archive them.
     Prune {
         /// A date (2026-01-31, at midnight UTC) or a time, at least a day ago.
         #[arg(long, value_parser = date)]
         before: Timestamp,
-        /// The configuration that names the ledger and the pseudonym key.
+        /// Configuration that names the ledger and the pseudonym key.
         #[arg(long, default_value = "config.toml")]
         config: PathBuf,
     },
@@ -48,10 +48,10 @@ pub(super) enum Command {
 
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Audit {
-    /// Walk the chain of all steps of all loans; exit with 1 where one was changed, taken out or
-    /// put elsewhere.
+    /// Verify the hash chain of all steps of all loans; exit with 1 if a step was changed, removed
+    /// or moved.
     Verify {
-        /// The configuration that names the ledger and the pseudonym key.
+        /// Configuration that names the ledger and the pseudonym key.
         #[arg(long, default_value = "config.toml")]
         config: PathBuf,
     },
@@ -83,7 +83,7 @@ fn audit_key(config: &Config) -> Result<AuditKey, CliError> {
     Ok(AuditKey::new(&readers.audit_key()))
 }
 
-/// A date, at midnight UTC, or a time.
+/// Reads a time, or a date, which means midnight UTC.
 fn date(text: &str) -> Result<Timestamp, String> {
     text.parse().or_else(|_| format!("{text}T00:00:00Z").parse()).map_err(|_| {
         "it is neither a date nor a time; write 2026-01-31 or 2026-01-31T12:00:00Z".to_owned()
@@ -92,7 +92,7 @@ fn date(text: &str) -> Result<Timestamp, String> {
 
 async fn prune(before: Timestamp, config: &Config) -> Result<(), CliError> {
     let now = Clock::system().now();
-    if before > clock::before(now, YOUNGEST_PRUNED) {
+    if before > clock::before(now, MIN_PRUNED_AGE) {
         return Err(CliError::new("--before is less than a day ago; name an earlier date"));
     }
     let key = audit_key(config)?;
@@ -105,7 +105,8 @@ async fn prune(before: Timestamp, config: &Config) -> Result<(), CliError> {
     }
     say(&format!("pruned {loans} loans that were over before {before}"))?;
     say(
-        "left are loans that Bokbasen has not acknowledged, and those whose borrower is still known (privacy.retention)",
+        "kept: loans that Bokbasen has not acknowledged, and loans whose borrower is still known \
+         (privacy.retention)",
     )?;
     if left.is_empty() { Ok(()) } else { Err(CliError::all(left)) }
 }

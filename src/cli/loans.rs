@@ -1,4 +1,4 @@
-//! `loangate loans`: what the running gate holds, by its admin API.
+//! `loangate loans`: shows and ends the loans of a running gate, through its admin API.
 
 use std::fmt::Write as _;
 
@@ -21,25 +21,26 @@ pub(super) enum Command {
     Show {
         #[command(flatten)]
         gate: Where,
-        /// The loan's id.
+        /// Id of the loan.
         id: String,
     },
-    /// End a loan: access stops at once, and Bokbasen is told.
+    /// End a loan: access stops at once, and Bokbasen gets the return.
     End {
         #[command(flatten)]
         gate: Where,
-        /// The loan's id.
+        /// Id of the loan.
         id: String,
-        /// Why, for its history.
+        /// Reason, for the loan's history.
         #[arg(long)]
         reason: String,
     },
-    /// Compare the ledger with Bokbasen's books, repair what a rule allows, and report; exit with 1
-    /// where something is left for a person to look at.
+    /// Compare the ledger with Bokbasen's loans, repair what a rule allows, and report; exit with 1
+    /// if a person must check something.
     Balance {
         #[command(flatten)]
         gate: Where,
-        /// Also loans that were begun earlier than usual, from then on, like 2026-01-31T00:00:00Z.
+        /// Also compare loans begun since this time, like 2026-01-31T00:00:00Z, if earlier than the
+        /// default.
         #[arg(long)]
         since: Option<String>,
     },
@@ -47,27 +48,26 @@ pub(super) enum Command {
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Filters {
-    /// Of this library (ISIL).
+    /// Only of this library (ISIL).
     #[arg(long)]
     library: Option<String>,
-    /// Of this title.
+    /// Only of this title (ISBN).
     #[arg(long)]
     isbn: Option<String>,
-    /// In this state.
+    /// Only in this state.
     #[arg(long)]
     state: Option<String>,
-    /// Of this borrower, by pseudonym.
+    /// Only of this borrower, by pseudonym.
     #[arg(long)]
     borrower: Option<String>,
-    /// Begun since then, like 2026-01-31T00:00:00Z.
+    /// Only begun since this time, like 2026-01-31T00:00:00Z.
     #[arg(long)]
     since: Option<String>,
-    /// At most so many.
+    /// Maximum number of loans.
     #[arg(long, default_value_t = 100)]
     limit: u32,
 }
 
-/// The columns of the list.
 const COLUMNS: [&str; 6] = ["id", "state", "isbn", "library", "begun", "due"];
 
 pub(super) async fn run(command: Command) -> Result<(), CliError> {
@@ -77,12 +77,12 @@ pub(super) async fn run(command: Command) -> Result<(), CliError> {
                 call(&gate, Method::GET, &["loans"], |request| request.query(&filters.pairs()))
                     .await?;
             let page = read(answer).await?;
-            say(&if gate.json { format!("{page:#}") } else { table(&page) })
+            say(&if gate.json { format!("{page:#}") } else { loan_table(&page) })
         }
         Command::Show { gate, id } => {
             let loan =
                 read(call(&gate, Method::GET, &["loans", &id], |request| request).await?).await?;
-            say(&if gate.json { format!("{loan:#}") } else { shown(&loan) })
+            say(&if gate.json { format!("{loan:#}") } else { loan_text(&loan) })
         }
         Command::End { gate, id, reason } => {
             call(&gate, Method::DELETE, &["loans", &id], |request| {
@@ -90,7 +90,7 @@ pub(super) async fn run(command: Command) -> Result<(), CliError> {
             })
             .await?;
             say(&format!(
-                "ended; `loangate loans show {id}` tells when Bokbasen has acknowledged it"
+                "ended; `loangate loans show {id}` shows when Bokbasen has acknowledged it"
             ))
         }
         Command::Balance { gate, since } => {
@@ -98,10 +98,12 @@ pub(super) async fn run(command: Command) -> Result<(), CliError> {
             let answer =
                 call(&gate, Method::POST, &["balance"], |request| request.query(&since)).await?;
             let report = read(answer).await?;
-            say(&if gate.json { format!("{report:#}") } else { balance(&report) })?;
+            say(&if gate.json { format!("{report:#}") } else { balance_text(&report) })?;
             match report.get("balanced").and_then(Value::as_bool) {
                 Some(true) => Ok(()),
-                _ => Err(CliError::new("the books do not balance: look at what was only reported")),
+                _ => Err(CliError::new(
+                    "the books do not balance: check every finding that was only reported",
+                )),
             }
         }
     }
@@ -127,8 +129,8 @@ fn text<'a>(loan: &'a Value, name: &str) -> &'a str {
     loan.get(name).and_then(Value::as_str).unwrap_or("–")
 }
 
-/// The list, in columns as wide as what stands in them.
-fn table(page: &Value) -> String {
+/// Formats the list in aligned columns.
+fn loan_table(page: &Value) -> String {
     let empty = Vec::new();
     let loans = page.get("loans").and_then(Value::as_array).unwrap_or(&empty);
     let rows: Vec<[&str; 6]> =
@@ -151,8 +153,8 @@ fn table(page: &Value) -> String {
     lines.trim_end().to_owned()
 }
 
-/// A balance: a line for each library, and one for each difference.
-fn balance(report: &Value) -> String {
+/// Formats a balance report: a line per library, then a line per difference.
+fn balance_text(report: &Value) -> String {
     let all = |name: &str| report.get(name).and_then(Value::as_array).into_iter().flatten();
     let number = |of: &Value, name: &str| of.get(name).and_then(Value::as_u64).unwrap_or_default();
     let mut lines = String::new();
@@ -162,11 +164,11 @@ fn balance(report: &Value) -> String {
         let (name, since) = (text(library, "library"), text(library, "since"));
         let _ = writeln!(
             lines,
-            "{name}: since {since} Bokbasen lists {there} loans ({foreign} of others, {young} too new to compare); \
-             {here} are accepted here"
+            "{name}: since {since} Bokbasen lists {there} loans ({foreign} of others, {young} too \
+             new to compare); {here} are accepted here"
         );
         if let Some(failed) = library.get("failed").and_then(Value::as_str) {
-            let _ = writeln!(lines, "{name}: could not be compared to the end: {failed}");
+            let _ = writeln!(lines, "{name}: the comparison failed partway: {failed}");
         }
     }
     for finding in all("findings") {
@@ -186,8 +188,8 @@ fn balance(report: &Value) -> String {
     lines.trim_end().to_owned()
 }
 
-/// A loan, a line for each of its members, and its history.
-fn shown(loan: &Value) -> String {
+/// Formats a loan: a line per member, then its history.
+fn loan_text(loan: &Value) -> String {
     let mut lines = String::new();
     let names =
         ["id", "state", "isbn", "library", "borrower", "begun", "due", "ended", "end_reason"];

@@ -1,7 +1,7 @@
-//! The command line: the one place that may call everything.
+//! The command line. It is the only module that may call all others.
 //!
-//! Each command is a file; each ends in success or in a [`CliError`], whose sentences go to
-//! standard error.
+//! Each command has a file. It returns success or a [`CliError`], whose sentences go to standard
+//! error.
 
 mod admin_client;
 mod check;
@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
-/// A streaming HTTPS gate that hands out e-books and audiobooks only under a loan that Bokbasen has
+/// A streaming HTTPS gate that delivers e-books and audiobooks only under a loan that Bokbasen has
 /// accepted.
 #[derive(Debug, Parser)]
 #[command(name = "loangate", version, about)]
@@ -35,35 +35,34 @@ pub struct Cli {
 enum Command {
     /// Serve files, as the configuration says.
     Serve(serve::Args),
-    /// Start everything at once to try it out: Bokbasen's stand-in, a small storage, and the gate
-    /// before it.
+    /// Start a complete demo: a Bokbasen stand-in, a small storage, and the gate.
     Demo(demo::Args),
-    /// List every mistake in a configuration; exit with 1 where there is one.
+    /// List every mistake in a configuration; exit with 1 if there is one.
     Check(check::Args),
-    /// Write a configuration for development, with keys and certificates of its own; overwrite
-    /// nothing.
+    /// Write a development configuration, with its own keys and certificates; never overwrite a
+    /// file.
     Init {
-        /// Where to.
+        /// Target directory.
         #[arg(long, default_value = ".")]
         dir: PathBuf,
     },
-    /// Start Bokbasen's stand-in alone.
+    /// Start only the Bokbasen stand-in.
     Sandbox(sandbox::Args),
-    /// Make a reader's token or a signed link, with the keys of a configuration.
+    /// Create a reader's token or a signed link, with the keys of a configuration.
     #[command(subcommand)]
     Token(token::Kind),
-    /// Copy and check the ledger, also of a running gate.
+    /// Back up, check and prune the ledger, also while a gate runs.
     #[command(subcommand)]
     Ledger(ledger::Command),
-    /// Walk through the audit trail of the ledger.
+    /// Verify the ledger's audit trail.
     #[command(subcommand)]
     Audit(ledger::Audit),
-    /// See and end the loans of a running gate.
+    /// Show and end the loans of a running gate.
     #[command(subcommand)]
     Loans(loans::Command),
 }
 
-/// Why a command failed: one sentence or several.
+/// The sentences that explain why a command failed.
 #[derive(Debug)]
 pub struct CliError(Vec<String>);
 
@@ -72,7 +71,7 @@ impl CliError {
         CliError(vec![error.to_string()])
     }
 
-    /// Logs each sentence, so that it has the form of the log, and leaves none to print.
+    /// Logs each sentence and returns an error with none left to print.
     fn log(self, what: &'static str) -> CliError {
         for error in &self.0 {
             tracing::error!(error, "{what}");
@@ -91,7 +90,7 @@ impl fmt::Display for CliError {
     }
 }
 
-/// Runs a command to its end.
+/// Runs a command and returns its exit code.
 pub fn run(cli: Cli) -> ExitCode {
     match execute(cli.command) {
         Ok(()) => ExitCode::SUCCESS,
@@ -118,8 +117,8 @@ fn execute(command: Command) -> Result<(), CliError> {
     }
 }
 
-/// Runs on the runtime of the slow work: ledger, Bokbasen, admin. Readers have threads of their
-/// own.
+/// Runs a command on the runtime for slow work: ledger, Bokbasen, admin. Readers have their own
+/// threads.
 fn block_on(command: impl Future<Output = Result<(), CliError>>) -> Result<(), CliError> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -132,14 +131,14 @@ fn block_on(command: impl Future<Output = Result<(), CliError>>) -> Result<(), C
     result
 }
 
-/// Writes to standard output. A reader of it that has gone is no failure.
+/// Writes to standard output. A closed pipe is not an error.
 fn say(text: &str) -> Result<(), CliError> {
     let mut out = std::io::stdout().lock();
     let _ = writeln!(out, "{text}").and_then(|()| out.flush());
     Ok(())
 }
 
-/// Loads a configuration, with its warnings to standard error.
+/// Loads a configuration, and prints its warnings to standard error.
 fn load(config: &std::path::Path) -> Result<crate::config::Config, CliError> {
     let loaded = crate::config::load(config).map_err(CliError::all)?;
     for warning in &loaded.warnings {

@@ -1,4 +1,4 @@
-//! `loangate sandbox`: Bokbasen's stand-in alone, for an integrator's own tests.
+//! `loangate sandbox`: runs only the Bokbasen stand-in, for an integrator's own tests.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -16,22 +16,22 @@ pub(super) struct Args {
     /// Where it listens; port 0 takes a free one.
     #[arg(long, default_value = "127.0.0.1:9100")]
     listen: SocketAddr,
-    /// Where its books are kept; without it they are gone when it stops.
+    /// Directory for its books; by default they are lost when it stops.
     #[arg(long)]
     dir: Option<PathBuf>,
-    /// What it knows of libraries, titles and borrowers: a file of JSON. Without it every library
-    /// has every title.
+    /// Libraries, titles and borrowers that it knows, as a JSON file. By default every library has
+    /// every title.
     #[arg(long)]
     world: Option<PathBuf>,
-    /// Times and limits, as JSON, such as '{"list_lag_ms": 0, "pending_polls": 3}'; what is left
-    /// out has its default.
+    /// Times and limits, as JSON, such as '{"list_lag_ms": 0, "pending_polls": 3}'; omitted keys
+    /// have their defaults.
     #[arg(long, value_parser = json::<Bounds>)]
     bounds: Option<Bounds>,
-    /// A way to misbehave, as JSON, such as '{"call": "begin", "times": 2, "effect": "cut_after"}'.
-    /// May be repeated.
+    /// A fault, as JSON, such as '{"call": "begin", "times": 2, "effect": "cut_after"}'. Can be
+    /// repeated.
     #[arg(long = "fault", value_parser = json::<Fault>)]
     faults: Vec<Fault>,
-    /// Print one line of JSON when it is ready.
+    /// Print one line of JSON once it is ready.
     #[arg(long)]
     json: bool,
 }
@@ -52,7 +52,7 @@ pub(super) async fn run(args: Args) -> Result<(), CliError> {
     };
     let running = Sandbox::start(settings, Clock::system()).await.map_err(CliError::new)?;
     if args.json {
-        say(&described(&running).to_string())?;
+        say(&to_json(&running).to_string())?;
     } else {
         say(&format!(
             "Bokbasen's stand-in answers at {}. Its books are at {}/sandbox/books.",
@@ -69,14 +69,14 @@ fn world(file: Option<&Path>) -> Result<World, CliError> {
     let Some(file) = file else {
         return Ok(World { any_library_any_title: true, ..World::default() });
     };
-    let said =
+    let to_error =
         |error: &dyn std::fmt::Display| CliError::new(format!("{}: {error}", file.display()));
-    let text = std::fs::read_to_string(file).map_err(|error| said(&error))?;
-    serde_json::from_str(&text).map_err(|error| said(&error))
+    let text = std::fs::read_to_string(file).map_err(|error| to_error(&error))?;
+    serde_json::from_str(&text).map_err(|error| to_error(&error))
 }
 
-/// Everything that a client needs. The credentials open nothing but this stand-in.
-fn described(running: &Running) -> serde_json::Value {
+/// Returns what a client needs, as JSON. The credentials work only with this stand-in.
+fn to_json(running: &Running) -> serde_json::Value {
     let settings = running.settings();
     serde_json::json!({
         "url": running.url(),

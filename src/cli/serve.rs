@@ -1,8 +1,8 @@
-//! `loangate serve`: builds every part from its settings, starts them, and ends them in order.
+//! `loangate serve`: builds every part from its settings, starts them, and stops them in order.
 //!
-//! [`start`] is what the demo uses as well, and tests that need a gate beside them. The order of
-//! the end matters: readers first (drain), then what was delivered to them and the loan's life,
-//! then the ledger, so that what a reader still does is still written down.
+//! The demo and some tests also call [`start`]. The order of stopping matters: first the readers
+//! drain, then the meter and `circulation` stop, then the ledger. So the ledger still records
+//! everything that readers do.
 
 use std::net::SocketAddr;
 use std::num::NonZero;
@@ -14,7 +14,7 @@ use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use utoipa::OpenApi;
 
-use super::signals::{Signals, Wish};
+use super::signals::{SignalAction, Signals};
 use super::{CliError, say};
 use crate::admin::{self, Admin};
 use crate::buffer_budget::Buffers;
@@ -32,40 +32,40 @@ use crate::server::{self, Certificates, Limits, Line, SecurityHeaders};
 use crate::supervise::supervise;
 use crate::telemetry::{self, Metrics};
 
-/// How long the loan's life may take to stop: a begin that is under way is waited for.
-const STOP: Duration = Duration::from_secs(15);
+/// How long `circulation` may take to stop, because it waits for begins in flight.
+const STOP_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// How many mistakes in tables of titles are logged at a reload; `loangate check` lists them all.
-const TOLD: usize = 10;
+/// The most title-table mistakes to log on a reload. `loangate check` lists all of them.
+const MAX_REPORTED_ERRORS: usize = 10;
 
-/// File descriptors for the ledger, the runtimes, listening sockets, standard streams, connections
-/// that are closing, and files that are opened for a moment.
+/// File descriptors for the ledger, the runtimes, listening sockets, standard streams, closing
+/// connections and briefly open files.
 const RESERVED_DESCRIPTORS: u64 = 96;
 
-/// How often the dates of the certificates are checked.
-const DAY: Duration = Duration::from_secs(86_400);
+/// How often certificate dates are checked.
+const CERTIFICATE_CHECK_INTERVAL: Duration = Duration::from_secs(86_400);
 
 /// How often the metrics are folded.
-const FOLD: Duration = Duration::from_secs(5);
+const FOLD_INTERVAL: Duration = Duration::from_secs(5);
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// The configuration.
+    /// Configuration of the gate.
     #[arg(long, default_value = "config.toml")]
     config: PathBuf,
-    /// Print one line of JSON when it is ready.
+    /// Print one line of JSON once the gate is ready.
     #[arg(long)]
     json: bool,
 }
 
-/// A gate that serves.
+/// A running gate.
 #[derive(Debug)]
 pub struct Running {
-    /// Where readers connect.
+    /// The address where readers connect.
     pub public: SocketAddr,
-    /// Where operators connect.
+    /// The URL of the admin API.
     pub admin_url: String,
-    /// Who readers are.
+    /// The authentication of readers.
     pub readers: Arc<Readers>,
     server: server::Running,
     admin: admin::Running,
@@ -77,7 +77,7 @@ pub struct Running {
     stopping: CancellationToken,
 }
 
-/// Serves until a signal ends it.
+/// Serves until a signal stops the process.
 pub(super) async fn run(args: Args) -> Result<(), CliError> {
     let path = args.config;
     let Loaded { config, warnings, .. } = config::load(&path).map_err(CliError::all)?;
@@ -99,21 +99,21 @@ pub(super) async fn run(args: Args) -> Result<(), CliError> {
         });
         say(&ready.to_string())?;
     }
-    while let Wish::Reload = signals.next().await {
+    while let SignalAction::Reload = signals.next().await {
         running.reload(&path);
     }
     tokio::select! {
         () = running.stop() => tracing::info!("stopped"),
-        () = signals.drain() => tracing::warn!("stopped at once"),
+        () = signals.drain() => tracing::warn!("stopped without draining"),
     }
     Ok(())
 }
 
-/// Starts everything that a configuration names, on the runtime that it is called on; readers get
-/// threads of their own.
+/// Starts everything in a configuration, on the current runtime. Readers get their own threads.
 ///
 /// # Errors
-/// [`CliError`], with the sentence of whatever could not be started.
+///
+/// Returns a [`CliError`] that names the part that could not start.
 pub async fn start(mut config: Config, clock: Clock) -> Result<Running, CliError> {
     fit_limits(&mut config);
     let metrics = Metrics::new().map_err(CliError::new)?;
@@ -169,7 +169,7 @@ pub async fn start(mut config: Config, clock: Clock) -> Result<Running, CliError
     });
     let count = std::thread::available_parallelism().map_or(1, NonZero::get);
     let workers: Result<Vec<Delivery>, _> = (0..count).map(|_| delivery.for_worker()).collect();
-    // It has work to do while the server drains, so nothing stops it but the end of the process.
+    // It works until the drain ends, so only the end of the process stops it.
     let watch = move || delivery.watch_readers();
     tokio::spawn(supervise("watch-readers", metrics.clone(), CancellationToken::new(), watch));
     let server =
@@ -215,8 +215,8 @@ pub async fn start(mut config: Config, clock: Clock) -> Result<Running, CliError
 }
 
 impl Running {
-    /// Takes tables of titles, certificates, keys of tickets and readers' keys up anew; what is
-    /// wrong stays as it was.
+    /// Reloads title tables, certificates, ticket keys and readers' keys. Keeps the old version of
+    /// anything invalid.
     fn reload(&self, path: &std::path::Path) {
         self.reload_titles();
         let config = match super::load(path) {
@@ -224,7 +224,7 @@ impl Running {
             Err(error) => return tracing::error!(%error, "the configuration was not reloaded"),
         };
         match self.certificates.reload(&config.server) {
-            Ok(()) => tracing::info!("the certificates and the keys of tickets were reloaded"),
+            Ok(()) => tracing::info!("the certificates and the ticket keys were reloaded"),
             Err(error) => {
                 tracing::error!(%error, "the certificates were not reloaded; the old ones stay")
             }
@@ -236,41 +236,45 @@ impl Running {
             }
         }
         tracing::info!(
-            "a reload takes up tables of titles, certificates, keys of tickets and readers' keys; for anything else, restart"
+            "a reload covers title tables, certificates, ticket keys and readers' keys; for other \
+             changes, restart"
         );
     }
 
-    /// Reads the tables of titles again, where they lay at the start.
+    /// Reloads the title tables from the paths that were configured at the start.
     fn reload_titles(&self) {
         match self.catalog.read_tables() {
-            Ok(lines) => lines
-                .iter()
-                .for_each(|lines| tracing::info!(lines, "a table of titles was reloaded")),
+            Ok(lines) => {
+                lines.iter().for_each(|lines| tracing::info!(lines, "a title table was reloaded"))
+            }
             Err(errors) => {
                 let mistakes = errors.len();
-                for error in errors.iter().take(TOLD) {
-                    tracing::error!(%error, mistakes, "a table of titles was not reloaded; the old one stays");
+                for error in errors.iter().take(MAX_REPORTED_ERRORS) {
+                    tracing::error!(
+                    %error,
+                    mistakes,
+                    "a title table was not reloaded; the old one stays"
+                    );
                 }
             }
         }
     }
 
-    /// Drains, and ends every part in order.
+    /// Drains connections, then stops every part in order.
     pub async fn stop(self) {
         self.stopping.cancel();
-        let cut = self.server.drain().await;
-        if cut > 0 {
-            tracing::warn!(cut, "connections were cut at the end of server.drain");
+        let aborted = self.server.drain().await;
+        if aborted > 0 {
+            tracing::warn!(aborted, "connections were aborted when server.drain ended");
         }
         self.flusher.stop().await;
-        self.circulation.stop(STOP).await;
+        self.circulation.stop(STOP_TIMEOUT).await;
         self.admin.stop().await;
         self.ledger.close().await;
     }
 }
 
-/// Raises the limit of file descriptors, and fits the limits on connections of readers and to
-/// origins to it.
+/// Raises the file descriptor limit, and adjusts the limits of reader and origin connections to it.
 fn fit_limits(config: &mut Config) {
     let descriptors = server::raise_descriptor_limit();
     let calls = u64::try_from(config.lending.concurrency).unwrap_or(u64::MAX);
@@ -299,25 +303,26 @@ fn fit_limits(config: &mut Config) {
             for_origins = left.min(for_origins),
             configured_for_origins = for_origins,
             descriptors,
-            "fewer connections than configured: file descriptors are too few; raise LimitNOFILE (ulimit -Hn)"
+            "fewer connections than configured, for lack of file descriptors; raise LimitNOFILE \
+             (ulimit -Hn)"
         );
     }
 }
 
-/// Says at the start that other gates share the ledger, and what that means.
+/// Warns at the start if other gates share the ledger.
 fn announce_others(ledger: &Ledger) {
     let others = ledger.other_processes();
     if others > 0 {
         tracing::warn!(
             others,
-            "another gate uses this ledger. Each loan is still registered once, and each end is sent. A return \
-             at one gate stops streams of the other within a second. Limits per borrower count per gate, and the \
-             links and tickets of both need the same keys"
+            "another gate uses this ledger. Each loan is still registered once, and each return is \
+             sent. A return at one gate stops streams of the other within a second. Borrower limits \
+             apply per gate. Links and session tickets need the same keys at both gates"
         );
     }
 }
 
-/// Logs certificates that clients refuse, or soon will: at the start and once a day.
+/// Logs invalid certificate dates, and dates that become invalid soon: at the start and daily.
 async fn watch_certificates(
     certificates: Arc<Certificates>,
     clock: Clock,
@@ -339,21 +344,21 @@ async fn watch_certificates(
 async fn daily(stopping: CancellationToken, mut work: impl FnMut()) {
     loop {
         work();
-        if tokio::time::timeout(DAY, stopping.cancelled()).await.is_ok() {
+        if tokio::time::timeout(CERTIFICATE_CHECK_INTERVAL, stopping.cancelled()).await.is_ok() {
             return;
         }
     }
 }
 
-/// Folds the metrics now and then, so that they take no more room where nobody reads them.
+/// Folds the metrics regularly, to bound their memory if no client reads them.
 async fn fold(metrics: Metrics, stopping: CancellationToken) {
-    while tokio::time::timeout(FOLD, stopping.cancelled()).await.is_err() {
+    while tokio::time::timeout(FOLD_INTERVAL, stopping.cancelled()).await.is_err() {
         metrics.fold();
     }
 }
 
-/// The address that links name: by the certificate's name, since an address to listen on may be
-/// every one.
+/// Returns the base URL of links. Uses the certificate's name, because the listen address may be a
+/// wildcard.
 fn public_base(certificates: &Certificates, address: SocketAddr) -> String {
     match certificates.name() {
         Some(name) if !name.starts_with('*') => format!("https://{name}:{}", address.port()),
@@ -361,7 +366,7 @@ fn public_base(certificates: &Certificates, address: SocketAddr) -> String {
     }
 }
 
-/// What is missing, as sentences.
+/// Builds the readiness check, which returns what is missing as sentences.
 fn readiness(
     ledger: &Ledger,
     lending: &Bokbasen,
@@ -373,27 +378,29 @@ fn readiness(
         async move {
             let mut missing = admin::Missing::default();
             if stopping.is_cancelled() {
-                missing.needed.push("The gate is stopping: it takes no new connections.".into());
+                missing.needed.push("The gate is stopping: it accepts no new connections.".into());
             }
             if ledger.check().await.is_err() {
-                missing.needed.push("The ledger cannot be read: nobody new gets a file.".into());
+                missing.needed.push("The ledger cannot be read: no new reader gets a file.".into());
             } else if let Err(why) = ledger.check_writable().await {
                 missing.wanted.push(
-                    format!("The ledger cannot be written ({why}): readers without a loan get none. Check its disk.")
+                    format!("The ledger cannot be written ({why}): readers without a loan cannot get one. \
+                         Check its disk.")
                         .into(),
                 );
             }
             if lending.clock_is_off() {
                 missing.wanted.push(
-                    "This machine's clock is more than 15 minutes from Bokbasen's: no loan is begun and no expiry \
-                     is registered. Set it by NTP."
+                    "This machine's clock is more than 15 minutes from Bokbasen's: no loan is begun \
+                     and no expiry is registered. Set it by NTP."
                         .into(),
                 );
             }
             let damaged = ledger.damaged_rows();
             if damaged > 0 {
                 missing.wanted.push(
-                    format!("{damaged} rows of the ledger are damaged and are skipped: `loangate ledger check` names them.")
+                    format!("{damaged} rows of the ledger are damaged and skipped: `loangate ledger check` \
+                         names them.")
                         .into(),
                 );
             }
@@ -414,13 +421,13 @@ mod tests {
         let stopping = CancellationToken::new();
         let mut runs = 0;
         let three_days = tokio::time::timeout(
-            DAY * 3 + Duration::from_secs(1),
+            CERTIFICATE_CHECK_INTERVAL * 3 + Duration::from_secs(1),
             daily(stopping.clone(), || runs += 1),
         );
         assert!(three_days.await.is_err());
         assert_eq!(runs, 4);
         stopping.cancel();
         daily(stopping, || runs += 1).await;
-        assert_eq!(runs, 5, "it ends with the gate");
+        assert_eq!(runs, 5, "it stops with the gate");
     }
 }

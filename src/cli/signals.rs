@@ -1,17 +1,16 @@
-//! Waiting for the end: the first SIGTERM or SIGINT drains, a second one stops at once; SIGHUP
-//! reloads.
+//! Signal handling: the first SIGTERM or SIGINT drains, a second one stops at once, SIGHUP reloads.
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::CliError;
 
-/// What somebody wants of the process.
-pub(super) enum Wish {
+/// What a signal requests.
+pub(super) enum SignalAction {
     Drain,
     Reload,
 }
 
-/// The signals that a long-running command listens to.
+/// The signals that a long-running command handles.
 pub(super) struct Signals {
     terminate: Signal,
     interrupt: Signal,
@@ -28,17 +27,17 @@ impl Signals {
         })
     }
 
-    /// The next wish.
-    pub(super) async fn next(&mut self) -> Wish {
+    /// Waits for the next signal.
+    pub(super) async fn next(&mut self) -> SignalAction {
         tokio::select! {
-            _ = self.terminate.recv() => Wish::Drain,
-            _ = self.interrupt.recv() => Wish::Drain,
-            _ = self.hang_up.recv() => Wish::Reload,
+            _ = self.terminate.recv() => SignalAction::Drain,
+            _ = self.interrupt.recv() => SignalAction::Drain,
+            _ = self.hang_up.recv() => SignalAction::Reload,
         }
     }
 
-    /// Waits for a wish to drain; reloads mean nothing here.
+    /// Waits for a signal to drain, and ignores reloads.
     pub(super) async fn drain(&mut self) {
-        while let Wish::Reload = self.next().await {}
+        while let SignalAction::Reload = self.next().await {}
     }
 }

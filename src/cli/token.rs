@@ -1,4 +1,4 @@
-//! `loangate token`: a reader's token, signed with the development key that `init` makes, or a
+//! `loangate token`: creates a reader's token, signed with the development key from `init`, or a
 //! signed link.
 
 use std::path::{Path, PathBuf};
@@ -13,25 +13,25 @@ use crate::config::Config;
 use crate::loan::{Isbn, LibraryId};
 use crate::reader::{JwtSettings, Readers, Scope};
 
-/// The private key that `init` writes beside the key set.
+/// The private key's file name, in the directory of the key set.
 pub(super) const PRIVATE_KEY: &str = "jwt.key";
 
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Kind {
-    /// A reader's token, for the field Authorization. For development: it is signed with the key
-    /// beside the key set, which in production only the login has.
+    /// Create a reader's token, for the Authorization header. Development only: in production only
+    /// the login service has the private key.
     Reader {
         #[command(flatten)]
         who: Who,
     },
-    /// A link's token, for the query (?token=…) or the path (/~…/).
+    /// Create a link's token, for the query (?token=…) or the path (/~…/).
     Link {
         #[command(flatten)]
         who: Who,
-        /// The title that it opens.
+        /// Title that the link opens.
         #[arg(long, conflicts_with = "prefix")]
         isbn: Option<Isbn>,
-        /// Or the start of the paths that it opens.
+        /// Or the prefix of the paths that the link opens.
         #[arg(long, required_unless_present = "isbn")]
         prefix: Option<String>,
     },
@@ -39,16 +39,16 @@ pub(super) enum Kind {
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Who {
-    /// The configuration whose keys sign.
+    /// Configuration whose keys sign.
     #[arg(long, default_value = "config.toml")]
     config: PathBuf,
-    /// The library's ISIL, such as NO-0301000.
+    /// Library's ISIL, such as NO-0301000.
     #[arg(long)]
     library: LibraryId,
-    /// The borrower's id, as the login knows it.
+    /// Borrower's id in the login service.
     #[arg(long)]
     borrower: String,
-    /// How long it is good for.
+    /// Lifetime of the token.
     #[arg(long, default_value = "8h")]
     ttl: humantime::Duration,
 }
@@ -78,7 +78,7 @@ fn check_ttl(config: &Config, ttl: Duration) -> Result<(), CliError> {
     }
     let longest = humantime::format_duration(longest);
     Err(CliError::new(format!(
-        "the gate takes nothing that lives longer than {longest} (readers.max_lifetime); write a shorter --ttl"
+        "the gate refuses lifetimes over {longest} (readers.max_lifetime); write a shorter --ttl"
     )))
 }
 
@@ -92,7 +92,7 @@ struct Claims<'a> {
     who: std::collections::BTreeMap<&'a str, &'a str>,
 }
 
-/// A reader's token, signed with the private key beside the key set.
+/// Creates a reader's token, signed with the private key beside the key set.
 pub(super) fn reader(
     jwt: &JwtSettings,
     library: &LibraryId,

@@ -61,7 +61,7 @@ async fn reload(scene: &Scene, gate: &Process, times: usize) {
     let reloaded = async || {
         std::fs::read_to_string(&gate.log)
             .unwrap()
-            .matches("the keys of tickets were reloaded")
+            .matches("the ticket keys were reloaded")
             .count()
             == times
     };

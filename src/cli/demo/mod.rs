@@ -1,8 +1,8 @@
-//! `loangate demo`: Bokbasen's stand-in, a small storage and the gate before it, in one process.
+//! `loangate demo`: runs a Bokbasen stand-in, a small storage and a gate in one process.
 //!
-//! They speak only HTTP to each other, and the gate is configured by a file as any other. All that
-//! is made lies in one directory and is kept between runs, loans included; tokens and the
-//! configuration are written anew.
+//! The parts talk only over HTTP, and the gate loads a normal configuration file. One directory
+//! stores all files between runs, including the loans. Each run writes new tokens and a new
+//! configuration.
 
 mod walkthrough;
 
@@ -24,11 +24,13 @@ use crate::samples::{self, Collection, Storage};
 use crate::sandbox::{self, Library, Licence, Sandbox, World};
 use crate::telemetry;
 
-/// Where Bokbasen's stand-in and the storage listen, where these are free.
-const SANDBOX: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9100);
-const STORAGE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9000);
-/// How long the readers' tokens are good for.
-const TOKENS: Duration = Duration::from_secs(12 * 3600);
+/// Default addresses of the stand-in and the storage, used if they are free.
+const SANDBOX_ADDRESS: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9100);
+const STORAGE_ADDRESS: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9000);
+/// The lifetime of the readers' tokens.
+const TOKEN_LIFETIME: Duration = Duration::from_secs(12 * 3600);
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -38,41 +40,41 @@ pub(super) struct Args {
     /// Where operators connect.
     #[arg(long, default_value = "127.0.0.1:9443")]
     admin: SocketAddr,
-    /// Where Bokbasen's stand-in listens; without it 127.0.0.1:9100, or a free port.
+    /// Where the Bokbasen stand-in listens; by default 127.0.0.1:9100, or a free port.
     #[arg(long)]
     sandbox: Option<SocketAddr>,
-    /// Where the storage listens; without it 127.0.0.1:9000, or a free port.
+    /// Where the storage listens; by default 127.0.0.1:9000, or a free port.
     #[arg(long)]
     origin: Option<SocketAddr>,
-    /// Where everything that it makes is kept.
+    /// Directory for all files of the demo.
     #[arg(long, default_value = "demo")]
     dir: PathBuf,
-    /// Print one line of JSON when it is ready.
+    /// Print one line of JSON once the demo is ready.
     #[arg(long)]
     json: bool,
 }
 
-/// A reader of the demo.
+/// A reader in the demo.
 struct Person {
     name: &'static str,
     library: &'static str,
-    /// Whether the reader is one of those whom the JSON line tells of.
-    told: bool,
+    /// Whether the JSON line lists the reader.
+    is_listed: bool,
 }
 
-/// The first may borrow everything, the next two nothing; the last one comes too late for a title
-/// whose only licence is taken.
+/// The first reader may borrow everything, the next two nothing. The last one wants a title whose
+/// only licence is taken.
 const PEOPLE: [Person; 4] = [
-    Person { name: "kari", library: "NO-0301000", told: true },
-    Person { name: "ola", library: "NO-0301000", told: true },
-    Person { name: "liv", library: "NO-1103000", told: true },
-    Person { name: "per", library: "NO-0301000", told: false },
+    Person { name: "kari", library: "NO-0301000", is_listed: true },
+    Person { name: "ola", library: "NO-0301000", is_listed: true },
+    Person { name: "liv", library: "NO-1103000", is_listed: true },
+    Person { name: "per", library: "NO-0301000", is_listed: false },
 ];
-/// Who has too many loans already, and whose library has spent its budget.
+/// The reader with too many loans, and the library without budget.
 const OVER_THE_LIMIT: &str = "ola";
 const WITHOUT_BUDGET: &str = "NO-1103000";
 
-/// A demo that runs.
+/// A running demo.
 struct Demo {
     gate: serve::Running,
     sandbox: sandbox::Running,
@@ -87,7 +89,7 @@ pub(super) async fn run(args: Args) -> Result<(), CliError> {
     let mut signals = Signals::listen()?;
     let json = args.json;
     let demo = start(args).await?;
-    say(&if json { demo.described().to_string() } else { demo.told() })?;
+    say(&if json { demo.to_json().to_string() } else { demo.walkthrough() })?;
     signals.drain().await;
     tokio::select! {
         () = demo.stop() => {}
@@ -114,24 +116,24 @@ async fn start(args: Args) -> Result<Demo, CliError> {
     Ok(Demo { gate, sandbox, storage, tokens, admin_token, dir, collection })
 }
 
-/// At the address that was asked for, or else at the usual one, or at a free port where that is
+/// Starts the storage at the requested address, or at the default one, or at a free port if that is
 /// taken.
 async fn start_storage(
-    asked: Option<SocketAddr>,
+    requested: Option<SocketAddr>,
     collection: &Collection,
     clock: &Clock,
 ) -> Result<samples::Running, CliError> {
-    match Storage::start(asked.unwrap_or(STORAGE), collection, clock.clone()).await {
+    match Storage::start(requested.unwrap_or(STORAGE_ADDRESS), collection, clock.clone()).await {
         Ok(running) => Ok(running),
-        Err(_) if asked.is_none() => {
-            Storage::start(free(), collection, clock.clone()).await.map_err(CliError::new)
+        Err(_) if requested.is_none() => {
+            Storage::start(free_port(), collection, clock.clone()).await.map_err(CliError::new)
         }
         Err(error) => Err(CliError::new(format!("the storage cannot listen: {error}"))),
     }
 }
 
 async fn start_sandbox(
-    asked: Option<SocketAddr>,
+    requested: Option<SocketAddr>,
     dir: &Path,
     collection: &Collection,
     clock: &Clock,
@@ -142,20 +144,20 @@ async fn start_sandbox(
         world: world(collection),
         ..sandbox::Settings::default()
     };
-    match Sandbox::start(settings(asked.unwrap_or(SANDBOX)), clock.clone()).await {
+    match Sandbox::start(settings(requested.unwrap_or(SANDBOX_ADDRESS)), clock.clone()).await {
         Ok(running) => Ok(running),
-        Err(sandbox::SandboxError::Listen { .. }) if asked.is_none() => {
-            Sandbox::start(settings(free()), clock.clone()).await.map_err(CliError::new)
+        Err(sandbox::SandboxError::Listen { .. }) if requested.is_none() => {
+            Sandbox::start(settings(free_port()), clock.clone()).await.map_err(CliError::new)
         }
         Err(error) => Err(CliError::new(error)),
     }
 }
 
-fn free() -> SocketAddr {
+fn free_port() -> SocketAddr {
     SocketAddr::from((Ipv4Addr::LOCALHOST, 0))
 }
 
-/// What Bokbasen's stand-in knows of libraries and titles.
+/// Returns the libraries and titles for the stand-in.
 fn world(collection: &Collection) -> World {
     let mut isils: Vec<&str> = PEOPLE.iter().map(|person| person.library).collect();
     isils.dedup();
@@ -174,7 +176,7 @@ fn world(collection: &Collection) -> World {
     World { libraries: libraries.collect(), titles: titles.collect(), ..World::default() }
 }
 
-/// Writes the configuration of this run, and reads it back as any gate does.
+/// Writes the configuration of this run and loads it like any gate.
 fn configure(
     dir: &Path,
     public: &SocketAddr,
@@ -194,7 +196,7 @@ fn configure(
     Ok(loaded.config)
 }
 
-/// A token for each reader, as the field that a request carries: `curl -H @FILE`.
+/// Writes each reader's token as a header line, for `curl -H @FILE`.
 fn write_tokens(dir: &Path, config: &Config) -> Result<Vec<String>, CliError> {
     let jwt = config
         .readers
@@ -202,7 +204,7 @@ fn write_tokens(dir: &Path, config: &Config) -> Result<Vec<String>, CliError> {
         .as_ref()
         .ok_or_else(|| CliError::new("the demo's readers have no tokens"))?;
     let made = PEOPLE.iter().map(|person| {
-        let token = token::reader(jwt, &library(person)?, person.name, TOKENS)?;
+        let token = token::reader(jwt, &library(person)?, person.name, TOKEN_LIFETIME)?;
         write(
             dir,
             &format!("readers/{}", person.name),
@@ -217,7 +219,7 @@ fn library(person: &Person) -> Result<LibraryId, CliError> {
     person.library.parse().map_err(CliError::new)
 }
 
-/// Writes a file for its owner alone: most of them hold a token.
+/// Writes a file that only its owner can read, because most files contain a token.
 fn write(dir: &Path, name: &str, text: &str) -> Result<(), CliError> {
     let file = dir.join(name);
     let opened = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&file);
@@ -225,7 +227,7 @@ fn write(dir: &Path, name: &str, text: &str) -> Result<(), CliError> {
     written.map_err(|error| CliError::new(format!("{} cannot be written: {error}", file.display())))
 }
 
-/// Tells Bokbasen's stand-in by whose pseudonym the reader over the limit is known.
+/// Makes the stand-in refuse the reader who is over the limit.
 async fn refuse_borrower(
     sandbox: &sandbox::Running,
     gate: &serve::Running,
@@ -247,8 +249,8 @@ impl Demo {
         format!("https://{}", self.gate.public)
     }
 
-    /// What a program needs to use it.
-    fn described(&self) -> serde_json::Value {
+    /// Returns what a program needs to use the demo, as JSON.
+    fn to_json(&self) -> serde_json::Value {
         let titles = self.collection.titles().iter().map(|title| {
             serde_json::json!({
                 "isbn": title.isbn.to_string(),
@@ -258,7 +260,7 @@ impl Demo {
                 "licences": title.licences,
             })
         });
-        let readers = PEOPLE.iter().zip(&self.tokens).filter(|(person, _)| person.told);
+        let readers = PEOPLE.iter().zip(&self.tokens).filter(|(person, _)| person.is_listed);
         let readers = readers.map(|(person, token)| {
             serde_json::json!({ "name": person.name, "library": person.library, "token": token })
         });
@@ -274,14 +276,14 @@ impl Demo {
         })
     }
 
-    /// What to try, for a person.
-    fn told(&self) -> String {
-        walkthrough::lines(&walkthrough::Places {
+    /// Returns the walkthrough, with the demo's addresses.
+    fn walkthrough(&self) -> String {
+        walkthrough::lines(&walkthrough::Endpoints {
             base: &format!("https://localhost:{}", self.gate.public.port()),
             admin: &self.gate.admin_url,
             sandbox: self.sandbox.url(),
             origin: self.storage.url(),
-            dir: &shown(&self.dir),
+            dir: &display_path(&self.dir),
         })
     }
 
@@ -292,8 +294,8 @@ impl Demo {
     }
 }
 
-/// A directory as it is best typed: relative where it lies below where we are.
-fn shown(dir: &Path) -> String {
+/// Returns a directory for display, relative to the working directory if it is inside.
+fn display_path(dir: &Path) -> String {
     let here = std::env::current_dir().ok();
     let below = here.and_then(|here| dir.strip_prefix(here).ok().map(Path::to_owned));
     below.unwrap_or_else(|| dir.to_owned()).display().to_string()

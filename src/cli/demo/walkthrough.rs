@@ -1,7 +1,8 @@
-//! What to try with the demo, in order, and what to expect: the same lines as in the README.
+//! The demo's walkthrough: commands to try, in order, with the expected results. The README has the
+//! same commands.
 
-/// Where everything is.
-pub(super) struct Places<'a> {
+/// The addresses and the directory of a running demo.
+pub(super) struct Endpoints<'a> {
     pub(super) base: &'a str,
     pub(super) admin: &'a str,
     pub(super) sandbox: &'a str,
@@ -9,14 +10,14 @@ pub(super) struct Places<'a> {
     pub(super) dir: &'a str,
 }
 
-/// The lines for these places.
-pub(super) fn lines(places: &Places<'_>) -> String {
+/// Returns the walkthrough with these addresses.
+pub(super) fn lines(endpoints: &Endpoints<'_>) -> String {
     include_str!("tried.sh")
-        .replace("https://localhost:8443", places.base)
-        .replace("http://127.0.0.1:9443", places.admin)
-        .replace("http://127.0.0.1:9100", places.sandbox)
-        .replace("http://127.0.0.1:9000", places.origin)
-        .replace("demo/", &format!("{}/", places.dir))
+        .replace("https://localhost:8443", endpoints.base)
+        .replace("http://127.0.0.1:9443", endpoints.admin)
+        .replace("http://127.0.0.1:9100", endpoints.sandbox)
+        .replace("http://127.0.0.1:9000", endpoints.origin)
+        .replace("demo/", &format!("{}/", endpoints.dir))
 }
 
 #[cfg(test)]
