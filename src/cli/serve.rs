@@ -112,7 +112,6 @@ pub(super) async fn run(args: Args) -> Result<(), CliError> {
 /// Starts everything in a configuration, on the current runtime. Readers get their own threads.
 ///
 /// # Errors
-///
 /// Returns a [`CliError`] that names the part that could not start.
 pub async fn start(mut config: Config, clock: Clock) -> Result<Running, CliError> {
     fit_limits(&mut config);

@@ -1,8 +1,7 @@
-//! The sandbox's own wire types: what comes in is read strictly, what goes out has the assumed
-//! shapes.
+//! Wire types of the sandbox: strict on input, assumed shapes on output.
 //!
-//! The calls and the control API use them. They share nothing with `lending`'s. Source of each
-//! shape: Bokbasen's page on digital lending platforms names the calls; the bodies are assumed,
+//! The calls and the control API use them. They share no type with `lending`, so that each checks
+//! the other. Bokbasen's page on digital lending platforms names the calls. The bodies are assumed,
 //! except reports (page "Reporting API").
 
 use jiff::Timestamp;
@@ -13,7 +12,7 @@ use super::serde_text;
 use super::{Origin, Pseudonym};
 use crate::loan::{Isbn, LibraryId};
 
-/// Reads a time that must be RFC 3339 in UTC (assumed: `Z`, no offset).
+/// Reads an RFC 3339 time in UTC (assumed: `Z`, no offset).
 fn utc<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Timestamp, D::Error> {
     let text = String::deserialize(deserializer)?;
     let utc = text.ends_with('Z').then(|| text.parse().ok()).flatten();
@@ -22,7 +21,7 @@ fn utc<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Timestamp, D::Error
     })
 }
 
-/// The body of a begin.
+/// The body of a begin request.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct Begin {
@@ -38,7 +37,7 @@ pub(super) struct Begin {
     pub(super) begin: Timestamp,
 }
 
-/// The body of a return.
+/// The body of a return request.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Return {
@@ -54,14 +53,14 @@ pub(super) enum ReturnReason {
     Expired,
 }
 
-/// The body of a cancel.
+/// The body of a cancel request.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Cancel {
     pub(super) reason: String,
 }
 
-/// The form or JSON of the token end point.
+/// The body of a request to the token endpoint, as JSON or a form.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct TokenRequest {
@@ -71,7 +70,7 @@ pub(super) struct TokenRequest {
     pub(super) grant_type: String,
 }
 
-/// The form of the legacy login.
+/// The form of a legacy login request.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct TicketRequest {
@@ -79,7 +78,7 @@ pub(super) struct TicketRequest {
     pub(super) password: secrecy::SecretString,
 }
 
-/// A report of a loan that is paid for (page "Reporting API").
+/// A report of a paid loan (page "Reporting API").
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Report {
@@ -97,7 +96,7 @@ pub(super) enum Model {
     PayPerLoan,
 }
 
-/// A report in the books.
+/// A report in the books, with its arrival time.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(super) struct BookedReport {
     #[serde(with = "serde_text")]
@@ -108,7 +107,7 @@ pub(super) struct BookedReport {
     pub(super) received: Timestamp,
 }
 
-/// A loan as `GET /v1/loans` shows it.
+/// A loan in a response of `GET /v1/loans`.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct ShownLoan<'a> {
@@ -133,7 +132,7 @@ pub(super) struct ShownLoan<'a> {
     refusal: Option<ShownRefusal<'a>>,
 }
 
-/// A status, or one that no page names.
+/// A loan's status, or a status that no page documents.
 #[derive(Debug, Serialize)]
 #[serde(untagged)]
 pub(super) enum ShownStatus {
@@ -157,13 +156,13 @@ struct ShownRefusal<'a> {
 }
 
 impl<'a> ShownLoan<'a> {
-    /// The loan without its reference.
+    /// Returns the loan without its reference.
     pub(super) fn without_reference(self) -> ShownLoan<'a> {
         ShownLoan { reference: None, ..self }
     }
 
-    /// The loan as it is shown; the licence only once it was accepted, the refusal once it was
-    /// refused.
+    /// Builds the response for a loan. Only accepted loans show a licence, only refused ones a
+    /// refusal.
     pub(super) fn of(loan: &'a Loan, unknown_status: bool) -> ShownLoan<'a> {
         let (licence, refusal) = match &loan.verdict {
             Verdict::Accept { licence_id, licence_type, due } => {
@@ -190,7 +189,7 @@ impl<'a> ShownLoan<'a> {
     }
 }
 
-/// The answer to a begin.
+/// The response to a begin.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Begun<'a> {
@@ -198,7 +197,7 @@ pub(super) struct Begun<'a> {
     pub(super) status: ShownStatus,
 }
 
-/// A title's availability.
+/// A title's availability in a library.
 #[derive(Debug, Serialize)]
 pub(super) struct Availability {
     #[serde(with = "serde_text")]
@@ -207,7 +206,7 @@ pub(super) struct Availability {
     pub(super) licenses: Vec<FreeLicence>,
 }
 
-/// A licence in an availability. `nextFree` is null while some are free.
+/// A licence in an availability. `nextFree` is null while any is free.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct FreeLicence {
@@ -218,7 +217,7 @@ pub(super) struct FreeLicence {
     pub(super) next_free: Option<Timestamp>,
 }
 
-/// A licence of a title. `loansLeft` and `expires` are null where there is no limit.
+/// A licence of a title. `loansLeft` and `expires` are null if there is no limit.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct ShownLicence {
@@ -231,7 +230,7 @@ pub(super) struct ShownLicence {
     pub(super) expires: Option<Timestamp>,
 }
 
-/// An entry of the inventory.
+/// A title in the inventory of a library.
 #[derive(Debug, Serialize)]
 pub(super) struct InventoryEntry {
     #[serde(with = "serde_text")]
@@ -239,14 +238,14 @@ pub(super) struct InventoryEntry {
     pub(super) licenses: Vec<ShownLicence>,
 }
 
-/// The books, as a judge reads them.
+/// The books in a response of the control API.
 #[derive(Debug, Serialize)]
 pub(super) struct ShownBooks<'a> {
     pub(super) loans: Vec<BookedLoan<'a>>,
     pub(super) reports: &'a [BookedReport],
 }
 
-/// A loan in the books.
+/// A loan in a response of the control API.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct BookedLoan<'a> {

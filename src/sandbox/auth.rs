@@ -1,7 +1,7 @@
-//! Who may call: tickets and tokens, given out and checked.
+//! Issues and checks tickets and tokens.
 //!
-//! The login calls give them out, every other call has its header checked here. It calls nothing of
-//! ours. A token is a secret: no error and no `Debug` shows one. They do not survive a restart.
+//! The login calls issue them, and every other call checks its headers here. A token is a secret:
+//! no error and no `Debug` shows one. Tokens do not survive a restart.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -13,17 +13,17 @@ use uuid::Uuid;
 
 use super::error_response::Rejected;
 
-/// How far a caller's clock may be off (page "Authentication Service").
-const SKEW: SignedDuration = SignedDuration::from_mins(15);
+/// The largest accepted clock difference of a caller (page "Authentication Service").
+const MAX_SKEW: SignedDuration = SignedDuration::from_mins(15);
 
-/// Which of the two logins a token came from.
+/// The login that issued a token.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Kind {
     Ticket,
     OAuth,
 }
 
-/// Every token that is out.
+/// The issued tokens, with their kind and expiry.
 #[derive(Default)]
 pub(super) struct Tokens(HashMap<String, (Kind, Timestamp)>);
 
@@ -34,8 +34,8 @@ impl fmt::Debug for Tokens {
 }
 
 impl Tokens {
-    /// Gives out a token until this moment, and forgets those that have expired for a day.
-    pub(super) fn give_out(&mut self, kind: Kind, now: Timestamp, until: Timestamp) -> String {
+    /// Issues a token that expires at `until`, and removes tokens that expired over a day ago.
+    pub(super) fn issue(&mut self, kind: Kind, now: Timestamp, until: Timestamp) -> String {
         self.0.retain(|_, (_, end)| now.duration_since(*end) < SignedDuration::from_hours(24));
         let prefix = match kind {
             Kind::Ticket => "TGT-",
@@ -46,23 +46,23 @@ impl Tokens {
         token
     }
 
-    /// Takes a token back; false where it was not out.
-    pub(super) fn take_back(&mut self, token: &str) -> bool {
+    /// Revokes a token. Returns false for an unknown one.
+    pub(super) fn revoke(&mut self, token: &str) -> bool {
         self.0.remove(token).is_some()
     }
 
-    /// Takes back the token that a call carries, and says what a call with it is answered.
+    /// Revokes the token of a call, and returns the response to that call.
     pub(super) fn expire(&mut self, headers: &HeaderMap) -> Rejected {
         if let Ok((_, token)) = credential(headers) {
-            self.take_back(token);
+            self.revoke(token);
         }
         Rejected::unauthorized("TOKEN_EXPIRED", "The token has expired.")
     }
 
-    /// Checks the `Authorization` of a call, and the `Date` that a legacy one must have.
+    /// Checks the `Authorization` header of a call, and the `Date` header of a legacy one.
     ///
     /// # Errors
-    /// 401, with a code for each reason.
+    /// 401, with a different code for each reason.
     pub(super) fn check(&self, headers: &HeaderMap, now: Timestamp) -> Result<(), Rejected> {
         let (kind, token) = credential(headers)?;
         let until = match self.0.get(token) {
@@ -106,7 +106,7 @@ fn check_date(headers: &HeaderMap, now: Timestamp) -> Result<(), Rejected> {
             "A call with a ticket needs the header Date, in the form of RFC 1123.",
         ));
     };
-    if now.duration_since(date).abs() > SKEW {
+    if now.duration_since(date).abs() > MAX_SKEW {
         return Err(Rejected::unauthorized(
             "CLOCK_SKEW",
             "The header Date is more than 15 minutes off; set the clock.",

@@ -1,7 +1,6 @@
-//! What every call shares: the state behind its lock, the clock, and the carrying out of faults.
+//! The context of every call: the locked state, the clock, and the execution of faults.
 //!
-//! The calls use it; it calls the state. A call that has been taken is carried out in a task of its
-//! own where it is delayed, so that a caller who hangs up undoes nothing.
+//! A delayed call runs in its own task, so that a caller who disconnects does not cancel it.
 
 use std::future::pending;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,11 +18,11 @@ use super::faults::{Call, End, Plan, Subject};
 use super::state::State;
 use crate::clock::Clock;
 
-/// In a response: the connection is to be cut in its place.
+/// A response extension: the server closes the connection instead of sending the response.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Cut;
+pub(super) struct CloseConnection;
 
-/// What every call shares. Cheap to clone.
+/// The context that all calls share. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(super) struct App {
     state: Arc<Mutex<State>>,
@@ -44,26 +43,26 @@ impl App {
         }
     }
 
-    /// The state. Nothing that waits may hold it.
+    /// Locks the state. Callers must not hold the guard across an await.
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The sandbox's time to the millisecond: the clock's, and as far off as the bounds say.
+    /// Returns the sandbox's time in whole milliseconds: the clock's time plus the configured skew.
     pub(super) fn now(&self, state: &State) -> Timestamp {
         let ahead = SignedDuration::from_secs(state.bounds.clock_skew_seconds);
         let now = self.clock.now().checked_add(ahead).unwrap_or(Timestamp::MAX);
         Timestamp::from_millisecond(now.as_millisecond()).unwrap_or(now)
     }
 
-    /// Checks who calls.
+    /// Checks the credentials of a call.
     pub(super) fn authenticate(&self, headers: &HeaderMap) -> Result<(), Rejected> {
         let state = self.state();
         let now = self.now(&state);
         state.tokens.check(headers, now)
     }
 
-    /// What is to become of a call.
+    /// Returns the faults that apply to a call.
     pub(super) fn plan(
         &self,
         call: Call,
@@ -90,23 +89,23 @@ impl App {
         });
     }
 
-    /// Carries a call out as planned. `act` is the call itself.
+    /// Executes a call with its faults. `act` is the call itself.
     pub(super) async fn perform<A>(&self, plan: Plan, act: A) -> Response
     where
         A: FnOnce(&App, &Plan) -> Result<Response, Rejected> + Send + 'static,
     {
         match plan.end.clone() {
             End::Status { status, retry_after, made } => {
-                self.carry_out_if(made, plan, act).await;
+                self.execute_if(made, plan, act).await;
                 Rejected::by_fault(status, retry_after).into_response()
             }
             End::Hang { made } => {
-                self.carry_out_if(made, plan, act).await;
+                self.execute_if(made, plan, act).await;
                 pending().await
             }
             End::CutBefore { late: None } => {
                 tokio::time::sleep(plan.delay).await;
-                cut()
+                no_response()
             }
             End::CutBefore { late: Some(late) } => {
                 let (app, late) = (self.clone(), late.min(self.post_bound()));
@@ -114,30 +113,30 @@ impl App {
                     tokio::time::sleep(late).await;
                     let _ = act(&app, &plan);
                 });
-                cut()
+                no_response()
             }
             End::CutAfter => {
-                self.carry_out(plan, act).await;
-                cut()
+                self.execute(plan, act).await;
+                no_response()
             }
-            End::Garbage => garbled(self.carry_out(plan, act).await),
-            End::Answer => self.carry_out(plan, act).await,
+            End::Garbage => garbled(self.execute(plan, act).await),
+            End::Answer => self.execute(plan, act).await,
         }
     }
 
-    async fn carry_out_if<A>(&self, made: bool, plan: Plan, act: A)
+    async fn execute_if<A>(&self, made: bool, plan: Plan, act: A)
     where
         A: FnOnce(&App, &Plan) -> Result<Response, Rejected> + Send + 'static,
     {
         if made {
-            self.carry_out(plan, act).await;
+            self.execute(plan, act).await;
         } else {
             tokio::time::sleep(plan.delay).await;
         }
     }
 
-    /// Acts after the delay, and no later than the bound; answers after the whole delay.
-    async fn carry_out<A>(&self, plan: Plan, act: A) -> Response
+    /// Acts after the delay, but within the bound, and responds after the whole delay.
+    async fn execute<A>(&self, plan: Plan, act: A) -> Response
     where
         A: FnOnce(&App, &Plan) -> Result<Response, Rejected> + Send + 'static,
     {
@@ -146,14 +145,14 @@ impl App {
         }
         let before = plan.delay.min(self.post_bound());
         let after = plan.delay - before;
-        let (answer, answered) = tokio::sync::oneshot::channel();
+        let (sender, receiver) = tokio::sync::oneshot::channel();
         let app = self.clone();
         self.spawn(async move {
             tokio::time::sleep(before).await;
-            // Whether anyone still waits for the answer makes no difference to the call.
-            let _ = answer.send(act(&app, &plan).into_response());
+            // The call counts even if the caller no longer waits for the response.
+            let _ = sender.send(act(&app, &plan).into_response());
         });
-        let response = answered.await.unwrap_or_else(|_| cut());
+        let response = receiver.await.unwrap_or_else(|_| no_response());
         tokio::time::sleep(after).await;
         response
     }
@@ -163,14 +162,14 @@ impl App {
     }
 }
 
-/// A response that is never sent: the server cuts the connection instead.
-fn cut() -> Response {
+/// Returns a placeholder response, for which the server closes the connection.
+fn no_response() -> Response {
     let mut response = StatusCode::INTERNAL_SERVER_ERROR.into_response();
-    response.extensions_mut().insert(Cut);
+    response.extensions_mut().insert(CloseConnection);
     response
 }
 
-/// The response with JSON that breaks off in its place.
+/// Replaces the body of a response with truncated JSON.
 fn garbled(response: Response) -> Response {
     let (mut parts, _) = response.into_parts();
     parts.headers.remove(http::header::CONTENT_LENGTH);

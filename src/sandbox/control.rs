@@ -1,7 +1,6 @@
-//! The sandbox's own control API: its books, faults, bounds and world. No authentication.
+//! The sandbox's control API: its books, faults, bounds and world. It has no authentication.
 //!
-//! Tests, the demo and judges call it over HTTP; it calls the state. It is never delayed, cut or
-//! down.
+//! Tests, the demo and other programs call it over HTTP. Faults and `down` do not affect it.
 
 use axum::body::Bytes;
 use axum::extract::{Path, State};
@@ -22,7 +21,7 @@ use super::serde_text;
 use super::{Fault, Library, Pseudonym, Title};
 use crate::loan::{Isbn, LibraryId};
 
-/// Every path below `/sandbox`.
+/// The routes below `/sandbox`.
 pub(super) fn routes() -> Router<App> {
     Router::new()
         .route("/sandbox/books", get(books))
@@ -73,11 +72,11 @@ async fn clear_faults(State(app): State<App>) -> StatusCode {
     StatusCode::NO_CONTENT
 }
 
-/// A fault, or a list of them.
+/// A fault, or a list of faults.
 struct OneOrMore(Vec<Fault>);
 
 impl<'de> Deserialize<'de> for OneOrMore {
-    // By hand, since serde's untagged enums lose the sentence that says what is wrong.
+    // Written by hand, because serde's untagged enums lose the sentence with the reason.
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<OneOrMore, D::Error> {
         let list = match serde_json::Value::deserialize(deserializer)? {
             serde_json::Value::Array(list) => list,
@@ -99,10 +98,10 @@ async fn change_settings(State(app): State<App>, body: Bytes) -> Result<StatusCo
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// A loan that someone else makes.
+/// A loan that another client creates.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct Foreign {
+struct ForeignLoan {
     #[serde(with = "serde_text")]
     library: LibraryId,
     #[serde(with = "serde_text")]
@@ -115,16 +114,16 @@ struct Foreign {
     reference: Option<String>,
     #[serde(default)]
     begin: Option<Timestamp>,
-    /// `PENDING` leaves it as a begin would; otherwise it is decided at once.
+    /// `PENDING` leaves the loan pending, as a begin does. Otherwise it is decided at once.
     #[serde(default)]
     status: Option<Status>,
-    /// Refuses it with this code.
+    /// The code of the refusal, if the loan is refused.
     #[serde(default)]
     refuse: Option<String>,
 }
 
 async fn make_loan(State(app): State<App>, body: Bytes) -> Result<Response, Rejected> {
-    let foreign: Foreign = read(&body)?;
+    let foreign: ForeignLoan = read(&body)?;
     let mut state = app.state();
     let now = app.now(&state);
     let pending = foreign.status == Some(Status::Pending);
@@ -156,7 +155,7 @@ async fn put_title(
     let title: Title = named(&body, "isbn", isbn)?;
     let mut state = app.state();
     let now = app.now(&state);
-    state.scene.put_title(title, now);
+    state.world_index.put_title(title, now);
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -166,7 +165,7 @@ async fn put_library(
     body: Bytes,
 ) -> Result<StatusCode, Rejected> {
     let library: Library = named(&body, "isil", isil)?;
-    app.state().scene.put_library(library);
+    app.state().world_index.put_library(library);
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -182,11 +181,11 @@ async fn put_borrower(
     body: Bytes,
 ) -> Result<StatusCode, Rejected> {
     let rule: Rule = read(&body)?;
-    app.state().scene.put_borrower(pseudonym, rule.refuse);
+    app.state().world_index.put_borrower(pseudonym, rule.refuse);
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Reads a body whose name stands in the path.
+/// Parses a body, with the name from the path added under `key`.
 fn named<T: DeserializeOwned>(body: &[u8], key: &str, name: String) -> Result<T, Rejected> {
     let body = if body.is_empty() { b"{}" } else { body };
     let mut fields: serde_json::Map<String, serde_json::Value> = read(body)?;

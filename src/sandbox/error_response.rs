@@ -1,14 +1,14 @@
-//! What a call is answered with when it is not carried out: the status and `{"code","message"}`.
+//! The error response of a call: a status and `{"code","message"}`.
 //!
-//! Every call returns it; only here is it made into a response. It calls nothing of ours. The codes
-//! are assumed, but for those that the pages name.
+//! Every call returns [`Rejected`], and this module converts it into a response. The codes are
+//! assumed, except those that Bokbasen's pages document.
 
 use axum::Json;
 use axum::response::{IntoResponse, Response};
 use http::header::{RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderValue, StatusCode};
 
-/// A call that is not carried out.
+/// The error of a call.
 #[derive(Clone, Debug)]
 pub(super) struct Rejected {
     pub(super) status: StatusCode,
@@ -30,7 +30,7 @@ impl Rejected {
         Rejected::new(StatusCode::BAD_REQUEST, "MALFORMED", message)
     }
 
-    /// A JSON body that is not what the call takes.
+    /// Rejects a JSON body that the call does not accept.
     pub(super) fn malformed_body(error: &serde_json::Error) -> Rejected {
         Rejected::malformed(format!("The body is malformed: {error}."))
     }
@@ -47,7 +47,7 @@ impl Rejected {
         Rejected::new(StatusCode::CONFLICT, code, message)
     }
 
-    /// The answer of a fault that names its own status.
+    /// Returns the status that a fault names.
     pub(super) fn by_fault(status: u16, retry_after: Option<u64>) -> Rejected {
         let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let code = match status {
@@ -57,14 +57,17 @@ impl Rejected {
         };
         Rejected {
             retry_after,
-            ..Rejected::new(status, code, "The sandbox was told to answer so.")
+            ..Rejected::new(status, code, "A fault of the sandbox set this status.")
         }
     }
 }
 
 impl From<std::io::Error> for Rejected {
     fn from(error: std::io::Error) -> Rejected {
-        tracing::error!(%error, "the sandbox cannot write its books; see whether its directory is full");
+        tracing::error!(
+            %error,
+            "the sandbox cannot write its books; check whether its disk is full"
+        );
         Rejected::new(
             StatusCode::INTERNAL_SERVER_ERROR,
             "BOOKS_NOT_WRITTEN",

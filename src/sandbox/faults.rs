@@ -1,7 +1,7 @@
-//! The ways to misbehave: which call, how often, and what happens then.
+//! Faults: which calls misbehave, how often, and how.
 //!
-//! Settings and the control API say the list; every call asks it once for a [`Plan`]. It calls
-//! nothing of ours but the domain's names. In one order of calls, chance falls the same each time.
+//! Settings and the control API provide the list, and every call requests one [`Plan`]. The random
+//! numbers have a fixed seed, so the same sequence of calls gets the same faults.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use super::serde_text;
 use crate::loan::{Isbn, LibraryId};
 
-/// A call of the API, as faults name it.
+/// A call of Bokbasen's API, as faults name it.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Call {
@@ -36,36 +36,35 @@ pub enum Call {
     Report,
     /// `POST /oauth/token` and `POST /v1/tickets`
     Token,
-    /// Any of them.
+    /// Every call.
     #[serde(rename = "*")]
     Any,
 }
 
-/// One way to misbehave.
+/// A fault in the sandbox's behaviour.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Fault {
-    /// On which call.
+    /// The call that it affects.
     pub call: Call,
-    /// Only for this title.
+    /// The title that it is limited to, if any.
     #[serde(default, with = "serde_text::option", skip_serializing_if = "Option::is_none")]
     pub isbn: Option<Isbn>,
-    /// Only for this library.
+    /// The library that it is limited to, if any.
     #[serde(default, with = "serde_text::option", skip_serializing_if = "Option::is_none")]
     pub library: Option<LibraryId>,
-    /// How many times; none is without limit.
+    /// How many times it happens; none means without limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub times: Option<u32>,
-    /// How likely, from 0 to 1; none is certain.
+    /// Its probability, from 0 to 1; none means always.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub probability: Option<f64>,
-    /// What happens. In JSON `{"delay": {"ms": 200}}`; one that needs nothing said also as
-    /// `"hang"`.
+    /// Its effect. In JSON `{"delay": {"ms": 200}}`; without parameters also `"hang"`.
     #[serde(deserialize_with = "named_effect")]
     pub effect: Effect,
 }
 
-/// Reads an effect; one that needs nothing said may be its bare name.
+/// Parses an effect. One without parameters may be just its name.
 fn named_effect<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Effect, D::Error> {
     let effect = match serde_json::Value::deserialize(deserializer)? {
         serde_json::Value::String(name) => serde_json::json!({ name: {} }),
@@ -74,83 +73,83 @@ fn named_effect<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Effect, D:
     serde_json::from_value(effect).map_err(D::Error::custom)
 }
 
-/// What happens.
+/// The effect of a fault.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Effect {
-    /// The answer comes later. A begin takes effect within `post_bound_ms` all the same, also when
-    /// the caller has hung up by then.
+    /// The response is late. A begin still takes effect within `post_bound_ms`, even if the caller
+    /// disconnects first.
     Delay {
-        /// By how many milliseconds.
+        /// The delay, in milliseconds.
         ms: u64,
     },
-    /// The answer comes later, mostly a little and sometimes much.
+    /// The response is late: usually by little, sometimes by much.
     DelayLongTail {
-        /// Half of the calls wait less than this, in milliseconds.
+        /// The median delay, in milliseconds.
         median_ms: u64,
-        /// None waits longer than this, in milliseconds.
+        /// The maximum delay, in milliseconds.
         max_ms: u64,
     },
-    /// The loan that is begun stays PENDING for so many polls.
+    /// The new loan stays PENDING for `n` polls.
     PendingPolls {
-        /// How many.
+        /// The number of polls.
         n: u32,
     },
-    /// The loan that is begun will be refused.
+    /// The new loan will be refused.
     Refuse {
-        /// Bokbasen's code.
+        /// The code of the refusal, as Bokbasen spells it.
         code: String,
-        /// Bokbasen's words; none takes the usual ones.
+        /// The message of the refusal; none means the default for its code.
         #[serde(default)]
         message: Option<String>,
-        /// In seconds.
+        /// The `retryAfter` of the refusal, in seconds.
         #[serde(default)]
         retry_after: Option<u64>,
     },
-    /// The call is answered with this status.
+    /// The response has this status.
     Status {
-        /// 429, or 5xx.
+        /// The status: 429, or 5xx.
         status: u16,
-        /// In seconds.
+        /// The value of `Retry-After`, in seconds.
         #[serde(default)]
         retry_after: Option<u64>,
-        /// Whether the call has been carried out before.
+        /// Whether the call takes effect first.
         #[serde(default)]
         made: bool,
     },
-    /// No answer ever comes, and the connection stays.
+    /// The connection stays open without a response.
     Hang {
-        /// Whether the call has been carried out before.
+        /// Whether the call takes effect first.
         #[serde(default)]
         made: bool,
     },
-    /// The connection is cut without a byte of an answer, and the call is not carried out.
+    /// The connection closes without a response, and the call has no effect.
     CutBefore {
-        /// It is carried out after all, so many milliseconds later (within `post_bound_ms`).
+        /// The call takes effect after all, this many milliseconds later (within `post_bound_ms`).
         #[serde(default)]
         late_ms: Option<u64>,
     },
-    /// The call is carried out, and the connection is cut without a byte of an answer.
+    /// The call takes effect, and the connection closes without a response.
     CutAfter {},
-    /// The call is carried out, and the body of its answer is broken JSON.
+    /// The call takes effect, and the body of its response is invalid JSON.
     Garbage {},
-    /// The answer shows a status that no page names.
+    /// The response has a status that no page documents.
     UnknownStatus {},
-    /// A get, return or cancel answers 404 `LOAN_NOT_FOUND`, and a list leaves the loan out, until
-    /// a loan is this old.
+    /// Until a loan has this age, get, return and cancel respond 404 `LOAN_NOT_FOUND`, and listings
+    /// omit the loan.
     Lag {
-        /// In milliseconds.
+        /// The age, in milliseconds.
         ms: u64,
     },
-    /// A listing shows loans without their reference.
+    /// Listings omit the references of loans.
     NoReference {},
-    /// The token that the call carries is revoked, and the call answered with 401.
+    /// The call's token is revoked, and the response is 401.
     ExpireToken {},
-    /// Someone else begins a second loan under the same reference.
+    /// Another client begins a second loan with the same reference.
     Duplicate {},
 }
 
-/// What is to become of one call: every fault that fits it, taken together.
+/// All faults that apply to one call, combined.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Plan {
     pub(super) delay: Duration,
@@ -164,7 +163,7 @@ pub(super) struct Plan {
     pub(super) end: End,
 }
 
-/// How a call ends.
+/// The response to a call, or what replaces it.
 #[derive(Clone, Debug, Default)]
 pub(super) enum End {
     #[default]
@@ -184,23 +183,23 @@ pub(super) enum End {
     Garbage,
 }
 
-/// What a call is about, as far as it names a library and titles.
+/// The library and titles that a call names.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Subject {
     pub(super) library: Option<LibraryId>,
     pub(super) isbns: Vec<Isbn>,
 }
 
-/// The list of faults.
+/// The active faults, and the random numbers for their probabilities.
 #[derive(Debug)]
 pub(super) struct Faults {
     list: Vec<Fault>,
-    chance: Rng,
+    rng: Rng,
 }
 
 impl Faults {
     pub(super) fn new(list: Vec<Fault>) -> Faults {
-        Faults { list, chance: Rng::with_seed(0x10a9_6a7e) }
+        Faults { list, rng: Rng::with_seed(0x10a9_6a7e) }
     }
 
     pub(super) fn list(&self) -> &[Fault] {
@@ -215,15 +214,15 @@ impl Faults {
         self.list.extend(more);
     }
 
-    /// What is to become of this call. Faults that happen so many times are counted down here.
+    /// Combines the faults that apply to a call, and counts them down.
     pub(super) fn plan(&mut self, call: Call, subject: &Subject) -> Plan {
         let mut plan = Plan::default();
-        let chance = &mut self.chance;
+        let rng = &mut self.rng;
         self.list.retain_mut(|fault| {
-            let falls =
-                fault.fits(call, subject) && fault.probability.is_none_or(|p| chance.f64() < p);
-            if falls {
-                plan.take(&fault.effect, chance);
+            let applies =
+                fault.applies_to(call, subject) && fault.probability.is_none_or(|p| rng.f64() < p);
+            if applies {
+                plan.add(&fault.effect, rng);
                 fault.times = fault.times.map(|times| times.saturating_sub(1));
             }
             fault.times != Some(0)
@@ -233,7 +232,7 @@ impl Faults {
 }
 
 impl Fault {
-    fn fits(&self, call: Call, subject: &Subject) -> bool {
+    fn applies_to(&self, call: Call, subject: &Subject) -> bool {
         (self.call == Call::Any || self.call == call)
             && self.times != Some(0)
             && (self.library.is_none() || self.library == subject.library)
@@ -242,12 +241,12 @@ impl Fault {
 }
 
 impl Plan {
-    /// Adds an effect. Of two that decide the end, the first holds.
-    fn take(&mut self, effect: &Effect, chance: &mut Rng) {
+    /// Adds an effect. The first effect that replaces the response wins.
+    fn add(&mut self, effect: &Effect, rng: &mut Rng) {
         let end = match effect.clone() {
             Effect::Delay { ms } => return self.delay += Duration::from_millis(ms),
             Effect::DelayLongTail { median_ms, max_ms } => {
-                return self.delay += long_tail(median_ms, max_ms, chance);
+                return self.delay += long_tail(median_ms, max_ms, rng);
             }
             Effect::PendingPolls { n } => return self.pending_polls = Some(n),
             Effect::Refuse { code, message, retry_after } => {
@@ -274,11 +273,11 @@ impl Plan {
     }
 }
 
-/// A wait with a Pareto tail of index 1: half are shorter than the median, one in n longer than n/2
-/// of it.
-fn long_tail(median_ms: u64, max_ms: u64, chance: &mut Rng) -> Duration {
+/// Returns a Pareto-distributed delay of index 1: half are below the median, and 1 in n exceeds n/2
+/// medians.
+fn long_tail(median_ms: u64, max_ms: u64, rng: &mut Rng) -> Duration {
     let median = Duration::from_millis(median_ms);
-    let times = 0.5 / chance.f64().max(1e-6);
+    let times = 0.5 / rng.f64().max(1e-6);
     median.mul_f64(times).min(Duration::from_millis(max_ms))
 }
 
@@ -291,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn effects_read_as_objects_and_as_bare_names() {
+    fn effects_parse_from_objects_and_names() {
         let list = serde_json::json!([
             {"call": "begin", "effect": "cut_after"},
             {"call": "begin", "effect": {"cut_after": {}}},
@@ -313,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fault_wears_off_after_its_times_and_fits_only_its_title() {
+    fn fault_ends_after_its_times_and_affects_its_title() {
         let isbn: Isbn = "9780306406157".parse().unwrap();
         let mut faults = faults(serde_json::json!([
             {"call": "begin", "isbn": "9780306406157", "times": 2, "effect": "cut_after"},
@@ -331,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn effects_add_up_and_the_first_end_holds() {
+    fn effects_add_up_and_the_first_end_wins() {
         let mut faults = faults(serde_json::json!([
             {"call": "*", "effect": {"delay": {"ms": 5}}},
             {"call": "*", "effect": {"delay_long_tail": {"median_ms": 10, "max_ms": 20}}},

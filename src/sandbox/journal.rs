@@ -1,10 +1,8 @@
-//! The books on disk: a file of JSON lines, one for each change, written before the change is
-//! answered.
+//! The journal of the books: a file with one JSON line per change, written before the response.
 //!
-//! The books call it. It calls nothing of ours. A line is written with one call and not flushed to
-//! the disk: it outlives a killed process, not a power cut, and a thousand loans a second stay
-//! possible. What a kill left of a last line is dropped at the next start, for it was never
-//! answered.
+//! The books call it. Each line is one write without fsync. It survives a killed process but not a
+//! power failure, and allows a thousand loans per second. A start drops a partial last line,
+//! because its change got no response.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Write};
@@ -15,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::api_types::BookedReport;
 use super::loan::Loan;
 
-/// One line. A later one of the same loan replaces the earlier.
+/// A line of the journal. A later line of the same loan replaces the earlier one.
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Entry {
@@ -23,25 +21,25 @@ pub(super) enum Entry {
     Report(BookedReport),
 }
 
-/// The open file. It is locked, so that two sandboxes never write one set of books.
+/// The open journal, locked so that only one sandbox writes it.
 #[derive(Debug)]
 pub(super) struct Journal {
     file: File,
-    /// How long the whole lines are together.
-    whole: u64,
+    /// The length of all complete lines, in bytes.
+    complete_len: u64,
     lock: File,
 }
 
 impl Drop for Journal {
-    /// Lets the lock go by name: a program that this process is starting just now may hold the file
-    /// for a moment more.
+    /// Unlocks explicitly, because a child process that is just starting may hold the file a little
+    /// longer.
     fn drop(&mut self) {
         let _ = self.lock.unlock();
     }
 }
 
 impl Journal {
-    /// Opens the books in `dir`, which is made where it is missing, and reads what they hold.
+    /// Opens the journal in `dir` and reads its entries. Creates the directory if it is missing.
     pub(super) fn open(dir: &Path) -> io::Result<(Journal, Vec<Entry>)> {
         std::fs::create_dir_all(dir)?;
         let lock = File::create(dir.join("books.lock"))?;
@@ -57,25 +55,25 @@ impl Journal {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
             Err(error) => return Err(error),
         };
-        let whole = written.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
-        let entries = parse(written.get(..whole).unwrap_or_default())?;
+        let complete_len = written.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+        let entries = parse(written.get(..complete_len).unwrap_or_default())?;
         let file = OpenOptions::new().create(true).append(true).open(&path)?;
-        let whole = u64::try_from(whole).unwrap_or(u64::MAX);
-        file.set_len(whole)?;
-        Ok((Journal { file, whole, lock }, entries))
+        let complete_len = u64::try_from(complete_len).unwrap_or(u64::MAX);
+        file.set_len(complete_len)?;
+        Ok((Journal { file, complete_len, lock }, entries))
     }
 
-    /// Writes a line, or none of it: half a line on a full disk would swallow the next one.
+    /// Appends a line or nothing: a partial line on a full disk would corrupt the next one.
     pub(super) fn write(&mut self, entry: &Entry) -> io::Result<()> {
         let mut line = serde_json::to_vec(entry)?;
         line.push(b'\n');
         match self.file.write_all(&line) {
             Ok(()) => {
-                self.whole += line.len() as u64;
+                self.complete_len += line.len() as u64;
                 Ok(())
             }
             Err(error) => {
-                self.file.set_len(self.whole)?;
+                self.file.set_len(self.complete_len)?;
                 Err(error)
             }
         }
@@ -88,7 +86,7 @@ fn parse(written: &[u8]) -> io::Result<Vec<Entry>> {
         .zip(lines)
         .map(|(number, line)| {
             serde_json::from_slice(line).map_err(|error| {
-                let sentence = format!("line {number} of books.jsonl is not one of ours ({error})");
+                let sentence = format!("line {number} of books.jsonl is invalid ({error})");
                 io::Error::new(io::ErrorKind::InvalidData, sentence)
             })
         })

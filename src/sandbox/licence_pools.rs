@@ -1,7 +1,7 @@
-//! How many loans each licence of each library carries, and until when.
+//! The licence pools: how many live loans each licence of each library has, and until when.
 //!
-//! The state asks before a loan is made and tells when one ends. It calls nothing of ours but the
-//! domain's names. A loan lets its licence go by itself when it is due, told or not.
+//! The state queries a pool before it creates a loan and reports the end of loans. A due loan frees
+//! its licence even without a return.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -11,39 +11,39 @@ use super::Licence;
 use super::loan::Loan;
 use crate::loan::{Isbn, LibraryId};
 
-/// What is shown as free where there is no limit.
-const PLENTY: u32 = 9_999;
+/// The number shown as free for an unlimited licence.
+const UNLIMITED_FREE: u32 = 9_999;
 
-type Name = (LibraryId, Isbn, String);
+type PoolKey = (LibraryId, Isbn, String);
 
 #[derive(Debug, Default)]
 struct Pool {
-    /// The live loans, by when they are due.
+    /// The live loans, sorted by due time.
     holders: BTreeSet<(Timestamp, String)>,
-    /// The loans that were made on it in all.
+    /// All loans ever created on the licence.
     used: u32,
 }
 
-/// Every licence that has ever been lent.
+/// Every licence that was ever lent.
 #[derive(Debug, Default)]
-pub(super) struct Pools(HashMap<Name, Pool>);
+pub(super) struct Pools(HashMap<PoolKey, Pool>);
 
-/// How a licence stands.
+/// The availability of a licence.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) struct Standing {
+pub(super) struct PoolStatus {
     pub(super) free: u32,
-    /// When one becomes free, where none is.
+    /// When the next licence becomes free, if none is.
     pub(super) next_free: Option<Timestamp>,
-    /// Loans left in all; none is without limit.
+    /// The loans left in total; none means without limit.
     pub(super) loans_left: Option<u32>,
 }
 
 impl Pools {
-    /// The pools of these loans.
+    /// Builds the pools of existing loans.
     pub(super) fn of(loans: &[Loan]) -> Pools {
         let mut pools = Pools::default();
         for loan in loans {
-            pools.take(loan);
+            pools.assign(loan);
             if let (Some(licence), None) = (loan.uses(), loan.holds()) {
                 pools.pool(loan, licence).used += 1;
             }
@@ -56,8 +56,8 @@ impl Pools {
         self.0.entry(name).or_default()
     }
 
-    /// A loan takes its licence up, where it was granted one.
-    pub(super) fn take(&mut self, loan: &Loan) {
+    /// Assigns a licence to a loan, if its verdict names one.
+    pub(super) fn assign(&mut self, loan: &Loan) {
         if let Some((licence, due)) = loan.holds() {
             let pool = self.pool(loan, licence);
             pool.holders.insert((due, loan.id.clone()));
@@ -65,25 +65,25 @@ impl Pools {
         }
     }
 
-    /// A loan lets its licence go; where it is `given_back` it counts as never made.
-    pub(super) fn let_go(&mut self, loan: &Loan, given_back: bool) {
+    /// Frees the licence of a loan. With `uncount`, the loan no longer counts as made.
+    pub(super) fn release(&mut self, loan: &Loan, uncount: bool) {
         if let Some((licence, due)) = loan.holds() {
             let pool = self.pool(loan, licence);
             pool.holders.remove(&(due, loan.id.clone()));
-            if given_back {
+            if uncount {
                 pool.used = pool.used.saturating_sub(1);
             }
         }
     }
 
-    /// How a licence of a library stands now.
-    pub(super) fn standing(
+    /// Returns the current availability of a library's licence.
+    pub(super) fn status(
         &mut self,
         library: LibraryId,
         isbn: Isbn,
         licence: &Licence,
         now: Timestamp,
-    ) -> Standing {
+    ) -> PoolStatus {
         let name = (library, isbn, licence.licence_id.clone());
         let (live, used, first) = self.0.get_mut(&name).map_or((0, 0, None), |pool| {
             while pool.holders.first().is_some_and(|(due, _)| *due <= now) {
@@ -93,10 +93,10 @@ impl Pools {
             (live, pool.used, pool.holders.first().map(|(due, _)| *due))
         });
         let loans_left = licence.loans_left.map(|in_all| in_all.saturating_sub(used));
-        let lapsed = licence.expires.is_some_and(|end| end <= now);
-        let at_once = licence.limit().map_or(PLENTY, |limit| limit.saturating_sub(live));
-        let free = if lapsed { 0 } else { at_once.min(loans_left.unwrap_or(PLENTY)) };
-        let comes_back = free == 0 && !lapsed && loans_left != Some(0);
-        Standing { free, next_free: first.filter(|_| comes_back), loans_left }
+        let expired = licence.expires.is_some_and(|end| end <= now);
+        let at_once = licence.limit().map_or(UNLIMITED_FREE, |limit| limit.saturating_sub(live));
+        let free = if expired { 0 } else { at_once.min(loans_left.unwrap_or(UNLIMITED_FREE)) };
+        let frees_later = free == 0 && !expired && loans_left != Some(0);
+        PoolStatus { free, next_free: first.filter(|_| frees_later), loans_left }
     }
 }

@@ -1,8 +1,7 @@
-//! A loan as the sandbox keeps it, and how a pending one is decided.
+//! A loan in the sandbox, and the decision of pending loans.
 //!
-//! The books keep it, the state changes it, the journal writes it. It calls nothing of ours but the
-//! domain's names. What was decided is fixed when the loan is made and shown when it is due to be
-//! shown.
+//! The store keeps it, the state changes it, and the journal writes it. The verdict is fixed when
+//! the loan is created, and shown once the loan's polls and times allow it.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -11,7 +10,7 @@ use super::Pseudonym;
 use super::serde_text;
 use crate::loan::{Isbn, LibraryId};
 
-/// Where a loan stands, in Bokbasen's words.
+/// The status of a loan, as Bokbasen spells it.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub(super) enum Status {
@@ -23,7 +22,7 @@ pub(super) enum Status {
     Cancelled,
 }
 
-/// What was decided when the loan was made.
+/// The decision that was made when the loan was created.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Verdict {
@@ -31,7 +30,7 @@ pub(super) enum Verdict {
     Refuse { code: String, message: String, retry_after: Option<u64> },
 }
 
-/// A loan, as it is kept and journalled.
+/// A loan, as it is stored and journalled.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(super) struct Loan {
     pub(super) id: String,
@@ -43,21 +42,21 @@ pub(super) struct Loan {
     pub(super) borrower: Pseudonym,
     pub(super) begin: Timestamp,
     pub(super) made: Timestamp,
-    /// Not decided before this moment, and not while polls are left.
+    /// The loan is not decided before this time, nor while polls are left.
     pub(super) decide_from: Timestamp,
-    /// Decided at this moment in any case.
+    /// The loan is decided at this time in any case.
     pub(super) decide_by: Timestamp,
     pub(super) polls_left: u32,
     pub(super) verdict: Verdict,
     pub(super) status: Status,
     pub(super) accepted: Option<Timestamp>,
     pub(super) ended: Option<Timestamp>,
-    /// How often an end was received.
+    /// The number of returns and cancels that were accepted.
     pub(super) ends: u32,
 }
 
 impl Loan {
-    /// The loan with its verdict shown, where it is time; none where it stays as it is.
+    /// Returns the loan with its verdict shown, if it is time; otherwise none.
     pub(super) fn decided(&self, now: Timestamp) -> Option<Loan> {
         let due = (self.polls_left == 0 && now >= self.decide_from) || now >= self.decide_by;
         if self.status != Status::Pending || !due {
@@ -74,7 +73,7 @@ impl Loan {
         Some(next)
     }
 
-    /// The licence that the loan takes up and until when, where it takes up any.
+    /// Returns the licence that the loan occupies, and until when.
     pub(super) fn holds(&self) -> Option<(&str, Timestamp)> {
         match (&self.verdict, self.status) {
             (Verdict::Accept { licence_id, due, .. }, Status::Pending | Status::Accepted) => {
@@ -84,8 +83,7 @@ impl Loan {
         }
     }
 
-    /// The licence that the loan has used up a part of: every one that was not refused or
-    /// cancelled.
+    /// Returns the licence that the loan counts against; none if it was refused or cancelled.
     pub(super) fn uses(&self) -> Option<&str> {
         match &self.verdict {
             Verdict::Accept { licence_id, .. } if self.status != Status::Cancelled => {

@@ -1,7 +1,7 @@
-//! The books: every loan ever made and every report, found by id, reference and library.
+//! The books: all loans and reports, indexed by id, reference and library.
 //!
-//! The state keeps its loans here. It calls the journal. A change is written before it can be seen;
-//! no question but the whole book looks at every loan.
+//! The state stores its loans here. A change is in the journal before any call can see it. Only the
+//! export of the whole books reads every loan.
 
 use std::collections::HashMap;
 use std::io;
@@ -12,7 +12,7 @@ use super::journal::{Entry, Journal};
 use super::loan::Loan;
 use crate::loan::LibraryId;
 
-/// The books. A loan's place in them never changes.
+/// The books. The index of a loan never changes.
 #[derive(Debug, Default)]
 pub(super) struct Books {
     loans: Vec<Loan>,
@@ -24,14 +24,14 @@ pub(super) struct Books {
 }
 
 impl Books {
-    /// Empty books in memory, or those of a directory.
+    /// Opens the books of a directory, or empty ones in memory.
     pub(super) fn open(dir: Option<&Path>) -> io::Result<Books> {
         let mut books = Books::default();
         let Some(dir) = dir else { return Ok(books) };
         let (journal, entries) = Journal::open(dir)?;
         for entry in entries {
             match entry {
-                Entry::Loan(loan) => books.place(*loan),
+                Entry::Loan(loan) => books.insert(*loan),
                 Entry::Report(report) => books.reports.push(report),
             }
         }
@@ -39,17 +39,17 @@ impl Books {
         Ok(books)
     }
 
-    /// An id that no loan has.
-    pub(super) fn fresh_id(&self) -> String {
+    /// Returns an id that no loan has.
+    pub(super) fn next_id(&self) -> String {
         format!("BL{:08}", self.loans.len() + 1)
     }
 
-    /// Writes a loan down, new or changed.
-    pub(super) fn keep(&mut self, loan: Loan) -> io::Result<()> {
+    /// Stores a new or changed loan.
+    pub(super) fn store(&mut self, loan: Loan) -> io::Result<()> {
         let entry = Entry::Loan(Box::new(loan));
         self.write(&entry)?;
         if let Entry::Loan(loan) = entry {
-            self.place(*loan);
+            self.insert(*loan);
         }
         Ok(())
     }
@@ -58,7 +58,7 @@ impl Books {
         self.journal.as_mut().map_or(Ok(()), |journal| journal.write(entry))
     }
 
-    fn place(&mut self, loan: Loan) {
+    fn insert(&mut self, loan: Loan) {
         if let Some(kept) = self.by_id.get(&loan.id).and_then(|place| self.loans.get_mut(*place)) {
             *kept = loan;
             return;
@@ -70,8 +70,8 @@ impl Books {
         self.loans.push(loan);
     }
 
-    /// One poll of a pending loan has been answered. It is not journalled: a restart may forget it.
-    pub(super) fn polled(&mut self, id: &str) {
+    /// Counts one poll of a pending loan. It is not journalled, so a restart may forget it.
+    pub(super) fn count_poll(&mut self, id: &str) {
         if let Some(loan) = self.by_id.get(id).and_then(|place| self.loans.get_mut(*place)) {
             loan.polls_left = loan.polls_left.saturating_sub(1);
         }
@@ -97,7 +97,7 @@ impl Books {
         self.by_library.get(&library).map_or(&[], Vec::as_slice)
     }
 
-    /// Writes a report down.
+    /// Stores a report.
     pub(super) fn report(&mut self, report: BookedReport) -> io::Result<()> {
         self.write(&Entry::Report(report.clone()))?;
         self.reports.push(report);
@@ -108,7 +108,7 @@ impl Books {
         &self.reports
     }
 
-    /// Closes the file, so that another sandbox can open it; what comes later is not written.
+    /// Closes the file, so that another sandbox can open it. Later changes are not written.
     pub(super) fn close(&mut self) {
         self.journal = None;
     }

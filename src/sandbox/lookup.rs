@@ -1,6 +1,6 @@
-//! The world as it is looked up: libraries, titles and borrowers by name.
+//! The world, indexed: libraries, titles and borrowers by key.
 //!
-//! The state asks it on every call, the control API changes it. It calls nothing of ours but the
+//! The state queries it on every call, and the control API changes it. It contains no loans.
 //! world's types. It knows nothing of loans.
 
 use std::collections::HashMap;
@@ -12,23 +12,23 @@ use super::world::{LOAN_DAYS, usual_licence_types};
 use super::{Library, Licence, LicenceType, Title, World};
 use crate::loan::{Isbn, LibraryId};
 
-/// The world, by name.
+/// The world, indexed by key.
 #[derive(Debug)]
-pub(super) struct Scene {
-    /// Whatever is not known exists all the same.
-    anything: bool,
+pub(super) struct WorldIndex {
+    /// Whether unknown libraries and titles also exist.
+    allows_unknown: bool,
     libraries: HashMap<LibraryId, Option<String>>,
     titles: HashMap<Isbn, Title>,
-    /// Titles in the order of their last change, for the inventory.
+    /// The titles in the order of their last change, for the inventory.
     changes: Vec<(Timestamp, Isbn)>,
     borrowers: HashMap<String, String>,
     licence_types: Vec<LicenceType>,
 }
 
-impl Scene {
-    pub(super) fn new(world: World, now: Timestamp) -> Scene {
-        let mut scene = Scene {
-            anything: world.any_library_any_title,
+impl WorldIndex {
+    pub(super) fn new(world: World, now: Timestamp) -> WorldIndex {
+        let mut world_index = WorldIndex {
+            allows_unknown: world.any_library_any_title,
             libraries: HashMap::new(),
             titles: HashMap::new(),
             changes: Vec::new(),
@@ -36,14 +36,14 @@ impl Scene {
             licence_types: usual_licence_types(),
         };
         if !world.licence_types.is_empty() {
-            scene.licence_types = world.licence_types;
+            world_index.licence_types = world.licence_types;
         }
-        world.libraries.into_iter().for_each(|library| scene.put_library(library));
-        world.titles.into_iter().for_each(|title| scene.put_title(title, now));
+        world.libraries.into_iter().for_each(|library| world_index.put_library(library));
+        world.titles.into_iter().for_each(|title| world_index.put_title(title, now));
         for rule in world.borrowers {
-            scene.put_borrower(rule.borrower.0, Some(rule.refuse));
+            world_index.put_borrower(rule.borrower.0, Some(rule.refuse));
         }
-        scene
+        world_index
     }
 
     pub(super) fn put_library(&mut self, library: Library) {
@@ -67,17 +67,19 @@ impl Scene {
         &self.licence_types
     }
 
+    /// Checks that a library has a contract.
+    ///
     /// # Errors
-    /// 403 where there is no contract with this library.
+    /// 403 if it has none.
     pub(super) fn library(&self, isil: LibraryId) -> Result<(), Rejected> {
-        if self.anything || self.libraries.contains_key(&isil) {
+        if self.allows_unknown || self.libraries.contains_key(&isil) {
             return Ok(());
         }
         let message = format!("There is no contract for the library {isil}.");
         Err(Rejected::new(http::StatusCode::FORBIDDEN, "NO_CONTRACT", message))
     }
 
-    /// A title; none where it is not known.
+    /// Returns a title, or none if it is unknown.
     pub(super) fn title(&self, isbn: Isbn) -> Option<Title> {
         let any = || Title {
             isbn,
@@ -86,11 +88,11 @@ impl Scene {
             refuse: None,
         };
         let known = self.titles.get(&isbn).cloned();
-        known.or_else(|| self.anything.then(any))
+        known.or_else(|| self.allows_unknown.then(any))
     }
 
-    /// The code with which a loan is refused by rule: the library's before the borrower's before
-    /// the title's.
+    /// Returns the code with which a rule refuses a loan. The library's rule comes first, then the
+    /// borrower's, then the title's.
     pub(super) fn refusal(
         &self,
         library: LibraryId,
@@ -103,13 +105,13 @@ impl Scene {
             .or_else(|| title.refuse.clone())
     }
 
-    /// The titles that changed at this time or later, in the order of their changes.
+    /// Returns the titles that changed at `from` or later, in the order of their changes.
     pub(super) fn changed_from(&self, from: Timestamp) -> Vec<Isbn> {
         self.changes.iter().filter(|(at, _)| *at >= from).map(|(_, isbn)| *isbn).collect()
     }
 }
 
-/// The licences of a title that a library has.
+/// Returns the licences of a title that a library has.
 pub(super) fn licences_of(title: &Title, library: LibraryId) -> impl Iterator<Item = &Licence> {
     title.licences.iter().filter(move |licence| licence.library.is_none_or(|only| only == library))
 }

@@ -1,13 +1,12 @@
-//! Bokbasen's stand-in: an HTTP server that keeps to what Bokbasen's pages and our assumptions say,
-//! and that misbehaves on request.
+//! The Bokbasen stand-in: an HTTP server that follows Bokbasen's pages and our assumptions, and
+//! misbehaves on request.
 //!
-//! The command line, the demo, tests and benches start it, and speak to it over HTTP only. It may
-//! call the domain, the clock and telemetry, and never `lending`: its wire types are its own, so
-//! that a mistake in one shows against the other. It promises to be strict (authentication, `Date`,
-//! bodies, states), never to deduplicate a reference, and to have written a loan into its books
-//! before it answers.
+//! The command line, the demo, tests and benches start it and call it over HTTP only. It may call
+//! the domain, the clock and telemetry, but never `lending`. Its wire types are its own, so that a
+//! mistake in one shows against the other. It is strict about authentication, `Date`, bodies and
+//! states. It never deduplicates a reference, and stores a loan in its books before it responds.
 //!
-//! Besides `/v1/…`, `/oauth/token` and `/reporting/loan/v1` it has its own control API, without
+//! Besides `/v1/…`, `/oauth/token` and `/reporting/loan/v1` it has a control API without
 //! authentication: `GET /sandbox/books`; `GET`, `PUT`, `POST` and `DELETE /sandbox/faults` (a list
 //! of [`Fault`]); `GET` and `PUT /sandbox/settings` ([`Bounds`]); `POST /sandbox/loans`, `PUT
 //! /sandbox/titles/{isbn}` ([`Title`]), `PUT /sandbox/libraries/{isil}` and `PUT

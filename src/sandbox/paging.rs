@@ -1,8 +1,7 @@
-//! Pages of a listing: where one starts, and the cursor that leads to the next.
+//! Pages of a listing, and the cursors between them.
 //!
-//! The listing calls use it; it calls nothing of ours. Every page carries the next cursor, the
-//! empty one at the end too, as the page "Export paging" says. A cursor is good for 180 days, for
-//! its own listing.
+//! The listing calls use it. Every page has a cursor to the next one, even the last page, as the
+//! page "Export paging" documents. A cursor is valid for 180 days and for its own listing only.
 
 use axum::response::{IntoResponse, Response};
 use data_encoding::BASE64URL_NOPAD;
@@ -17,16 +16,16 @@ use super::error_response::Rejected;
 const NEXT: HeaderName = HeaderName::from_static("next");
 const CURSOR_DAYS: i64 = 180;
 
-/// Where a listing goes on. Opaque to callers.
+/// The position where a listing continues. Opaque to callers.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub(super) struct Cursor {
     pub(super) listing: Listing,
-    /// How many entries came before.
+    /// The number of entries on earlier pages.
     pub(super) offset: usize,
     pub(super) issued: Timestamp,
 }
 
-/// What is listed.
+/// A listing and its parameters.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub(super) enum Listing {
     Reference(String),
@@ -35,13 +34,15 @@ pub(super) enum Listing {
 }
 
 impl Cursor {
-    /// The start of a listing.
+    /// Returns the cursor of a listing's first page.
     pub(super) fn start(listing: Listing, now: Timestamp) -> Cursor {
         Cursor { listing, offset: 0, issued: now }
     }
 
+    /// Decodes a cursor.
+    ///
     /// # Errors
-    /// 400 where the text is not a cursor of ours, or too old.
+    /// 400 if the text is not a cursor of this sandbox, or is too old.
     pub(super) fn read(text: &str, now: Timestamp) -> Result<Cursor, Rejected> {
         let bytes = BASE64URL_NOPAD.decode(text.as_bytes()).ok();
         let cursor: Option<Cursor> = bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok());
@@ -57,7 +58,7 @@ impl Cursor {
         BASE64URL_NOPAD.encode(&serde_json::to_vec(self).unwrap_or_default())
     }
 
-    /// The page as an answer, leading on after these `count` entries.
+    /// Builds the response for a page of `count` entries, with the cursor to the next one.
     pub(super) fn page(self, path: &str, count: usize, json: String, now: Timestamp) -> Response {
         let next = Cursor { listing: self.listing, offset: self.offset + count, issued: now };
         let next = next.text();
@@ -77,19 +78,19 @@ impl Cursor {
 /// Reads `after=yyyyMMddHHmmss`, in UTC.
 ///
 /// # Errors
-/// 400 where it is not fourteen digits of a moment.
+/// 400 if the text is not a valid time of fourteen digits.
 pub(super) fn after(text: &str) -> Result<Timestamp, Rejected> {
     let digits = text.len() == 14 && text.bytes().all(|byte| byte.is_ascii_digit());
     let moment = digits.then(|| DateTime::strptime("%Y%m%d%H%M%S", text).ok()).flatten();
     moment.and_then(|moment| jiff::tz::TimeZone::UTC.to_timestamp(moment).ok()).ok_or_else(|| {
-        Rejected::malformed(format!("after=\"{text}\" is not a moment in the form yyyyMMddHHmmss."))
+        Rejected::malformed(format!("after=\"{text}\" is not a time in the form yyyyMMddHHmmss."))
     })
 }
 
-/// The parameters of a query, none of them unknown.
+/// Parses the parameters of a query.
 ///
 /// # Errors
-/// 400 where one is not among those that the call has.
+/// 400 for a parameter that the call does not have.
 pub(super) fn parameters(
     query: Option<&str>,
     known: &[&str],
@@ -104,10 +105,10 @@ pub(super) fn parameters(
     }
 }
 
-/// The one value of a parameter.
+/// Returns the single value of a parameter.
 ///
 /// # Errors
-/// 400 where it is given more than once, or empty.
+/// 400 if it is repeated or empty.
 pub(super) fn single<'a>(
     parameters: &'a [(String, String)],
     name: &str,

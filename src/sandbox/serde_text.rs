@@ -1,7 +1,7 @@
-//! Serde for the domain's names, which are written as plain text.
+//! Serde for types that JSON and TOML hold as plain text, such as an ISBN.
 //!
-//! The sandbox's wire and settings types call it through `#[serde(with = …)]`; it calls nothing of
-//! ours. A text that is not such a name is refused with the name's own sentence.
+//! Types use it through `#[serde(with = …)]`. An invalid text is rejected with the sentence of the
+//! type's own parser.
 
 use std::fmt::Display;
 use std::str::FromStr;
@@ -9,7 +9,7 @@ use std::str::FromStr;
 use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serializer};
 
-/// Writes a name as text.
+/// Serializes a value as text.
 pub(super) fn serialize<T: Display, S: Serializer>(
     name: &T,
     serializer: S,
@@ -17,7 +17,7 @@ pub(super) fn serialize<T: Display, S: Serializer>(
     serializer.collect_str(name)
 }
 
-/// Reads a name from text.
+/// Parses a value from text.
 pub(super) fn deserialize<'de, T, D>(deserializer: D) -> Result<T, D::Error>
 where
     T: FromStr<Err: Display>,
@@ -27,7 +27,7 @@ where
     text.parse().map_err(|error| D::Error::custom(format!("\"{text}\": {error}")))
 }
 
-/// The same for a name that may be absent.
+/// The same for an optional value.
 pub(super) mod option {
     use std::fmt::Display;
     use std::str::FromStr;
@@ -35,7 +35,7 @@ pub(super) mod option {
     use serde::de::Error;
     use serde::{Deserialize, Deserializer, Serializer};
 
-    /// Writes a name as text, or null.
+    /// Serializes a value as text, or null.
     pub(in super::super) fn serialize<T: Display, S: Serializer>(
         name: &Option<T>,
         serializer: S,
@@ -46,7 +46,7 @@ pub(super) mod option {
         }
     }
 
-    /// Reads a name from text; null is none.
+    /// Parses a value from text; null is none.
     pub(in super::super) fn deserialize<'de, T, D>(deserializer: D) -> Result<Option<T>, D::Error>
     where
         T: FromStr<Err: Display>,

@@ -1,8 +1,8 @@
-//! The server: its listener, its connections, and what happens to every request before and after
-//! its call.
+//! The sandbox's HTTP server: its listener, its connections, and the steps before and after every
+//! call.
 //!
-//! Whoever starts a sandbox calls [`Sandbox::start`]; it calls the routes. Every task belongs to
-//! the [`Running`] sandbox: [`Running::stop`] ends and awaits them all, dropping it ends them.
+//! [`Sandbox::start`] starts it. The [`Running`] sandbox owns every task. [`Running::stop`] stops
+//! all tasks and waits for them. Dropping it stops them without waiting.
 
 use std::convert::Infallible;
 use std::io;
@@ -21,46 +21,46 @@ use jiff::Timestamp;
 use tokio::net::{TcpListener, TcpStream};
 
 use super::auth::Tokens;
-use super::context::{App, Cut};
+use super::context::{App, CloseConnection};
 use super::error_response::Rejected;
 use super::faults::Faults;
 use super::licence_pools::Pools;
 use super::loan_store::Books;
-use super::lookup::Scene;
+use super::lookup::WorldIndex;
 use super::state::State;
 use super::{Settings, calls, control};
 use crate::clock::{self, Clock};
 
-/// Why a sandbox cannot start.
+/// The reason why a sandbox cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum SandboxError {
-    /// The address cannot be listened on.
+    /// The address cannot be bound.
     #[error("the sandbox cannot listen on {address}: {cause}; choose another address, or port 0")]
     Listen {
-        /// The address.
+        /// The configured address.
         address: SocketAddr,
-        /// What the system says.
+        /// The error of the operating system.
         cause: io::Error,
     },
     /// The books cannot be opened.
     #[error("the sandbox cannot open its books in {dir}: {cause}")]
     Books {
-        /// The directory.
+        /// The directory of the books.
         dir: String,
-        /// What is wrong.
+        /// The error of the file or its content.
         cause: io::Error,
     },
 }
 
-/// Bokbasen's stand-in.
+/// The Bokbasen stand-in, not yet started.
 #[derive(Debug)]
 pub struct Sandbox {}
 
 impl Sandbox {
-    /// Opens the books, listens, and serves on the runtime that it is called on.
+    /// Opens the books, binds the address, and serves on the current runtime.
     ///
     /// # Errors
-    /// [`SandboxError`] where the address is taken or the books cannot be read.
+    /// Returns [`SandboxError`] if the address is in use or the books cannot be read.
     pub async fn start(settings: Settings, clock: Clock) -> Result<Running, SandboxError> {
         let books = Books::open(settings.dir.as_deref()).map_err(|cause| SandboxError::Books {
             dir: settings.dir.as_deref().unwrap_or("".as_ref()).display().to_string(),
@@ -72,19 +72,23 @@ impl Sandbox {
         let state = State {
             bounds: settings.bounds.clone(),
             faults: Faults::new(settings.faults.clone()),
-            scene: Scene::new(settings.world.clone(), clock.now()),
+            world_index: WorldIndex::new(settings.world.clone(), clock.now()),
             tokens: Tokens::default(),
             pools: Pools::of(books.all()),
             books,
         };
-        tracing::info!(%address, loans = state.books.all().len(), "the sandbox listens; it is not for production");
+        tracing::info!(
+            %address,
+            loans = state.books.all().len(),
+            "the sandbox listens; it is not for production"
+        );
         let app = App::new(state, settings, clock);
         app.tasks.spawn(accept(listener, app.clone()));
         Ok(Running::new(address, app))
     }
 }
 
-/// A sandbox that serves. Dropping it ends it too, though without waiting.
+/// A running sandbox. Dropping it stops it without waiting.
 #[derive(Debug)]
 pub struct Running {
     app: App,
@@ -106,32 +110,32 @@ impl Running {
         }
     }
 
-    /// The address that it listens on.
+    /// The bound address.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// The base of the API, without a trailing slash.
+    /// The base URL of the API, without a trailing slash.
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// Where OAuth tokens are given out.
+    /// The URL of the OAuth token endpoint.
     pub fn token_url(&self) -> &str {
         &self.token_url
     }
 
-    /// Where legacy tickets are given out.
+    /// The URL of the legacy ticket endpoint.
     pub fn login_url(&self) -> &str {
         &self.login_url
     }
 
-    /// What it was started with, the credentials that it knows among them.
+    /// The settings that it was started with, including the credentials.
     pub fn settings(&self) -> &Settings {
         &self.app.settings
     }
 
-    /// Cuts every connection, drops what is delayed, closes the books, and waits until all is over.
+    /// Closes all connections, cancels delayed calls, closes the books, and waits for all tasks.
     pub async fn stop(self) {
         self.app.stop.cancel();
         self.app.tasks.close();
@@ -160,7 +164,7 @@ async fn accept(listener: TcpListener, app: App) {
         };
         match accepted {
             Ok((stream, _)) => {
-                app.tasks.spawn(converse(stream, router.clone(), app.clone()));
+                app.tasks.spawn(serve_connection(stream, router.clone(), app.clone()));
             }
             Err(error) => {
                 tracing::warn!(%error, "the sandbox cannot accept a connection");
@@ -170,12 +174,12 @@ async fn accept(listener: TcpListener, app: App) {
     }
 }
 
-/// A connection until its end, or the sandbox's.
-async fn converse(stream: TcpStream, router: Router, app: App) {
-    // Without it small answers wait for acknowledgements; where it fails they only wait.
+/// Serves a connection until it ends or the sandbox stops.
+async fn serve_connection(stream: TcpStream, router: Router, app: App) {
+    // Without it, small responses wait for ACKs. On failure they are only slower.
     let _ = stream.set_nodelay(true);
     let routes = TowerToHyperService::new(router);
-    let service = service_fn(|request| answered(&routes, &app, request));
+    let service = service_fn(|request| respond(&routes, &app, request));
     let mut server = hyper::server::conn::http1::Builder::new();
     let connection =
         server.timer(TokioTimer::new()).serve_connection(TokioIo::new(stream), service);
@@ -187,20 +191,24 @@ async fn converse(stream: TcpStream, router: Router, app: App) {
     }
 }
 
-/// An error in a response's place makes hyper drop the connection without a byte.
+/// hyper closes the connection without a response if the service returns an error.
 #[derive(Debug, thiserror::Error)]
-#[error("the sandbox was told to cut this connection")]
-struct CutHere;
+#[error("a fault closes this connection")]
+struct ClosedByFault;
 
-async fn answered<S>(routes: &S, app: &App, request: Request<Incoming>) -> Result<Response, CutHere>
+async fn respond<S>(
+    routes: &S,
+    app: &App,
+    request: Request<Incoming>,
+) -> Result<Response, ClosedByFault>
 where
     S: Service<Request<Incoming>, Response = Response, Error = Infallible>,
 {
     let started = Instant::now();
     let method = request.method().clone();
-    let is_bokbasens = request.uri().path().starts_with("/v1/");
-    let shown = shown_path(request.uri().path());
-    let is_down = is_bokbasens && app.state().bounds.down;
+    let is_bokbasen_call = request.uri().path().starts_with("/v1/");
+    let shown = loggable_path(request.uri().path());
+    let is_down = is_bokbasen_call && app.state().bounds.down;
     let mut response = if is_down {
         Rejected::by_fault(503, None).into_response()
     } else {
@@ -209,13 +217,13 @@ where
             Err(never) => match never {},
         }
     };
-    let cut = response.extensions().get::<Cut>().is_some();
+    let closed = response.extensions().get::<CloseConnection>().is_some();
     let (status, ms) = (response.status().as_u16(), started.elapsed().as_millis());
-    tracing::debug!(%method, path = shown, status, cut, ms, "the sandbox answered");
-    if cut {
-        return Err(CutHere);
+    tracing::debug!(%method, path = shown, status, closed, ms, "the sandbox responded");
+    if closed {
+        return Err(ClosedByFault);
     }
-    // Bokbasen's own clock, which may be off, is what callers compare theirs with.
+    // Callers compare their clock with this date, so it must include the skew.
     let now = {
         let state = app.state();
         if state.bounds.useless_date { Timestamp::UNIX_EPOCH } else { app.now(&state) }
@@ -228,8 +236,8 @@ where
     Ok(response)
 }
 
-/// A path as the log may show it: a ticket is a secret, and a borrower is nobody's business.
-fn shown_path(path: &str) -> String {
+/// Returns a path for the log, without secrets: tickets and borrowers are replaced.
+fn loggable_path(path: &str) -> String {
     for secret in ["/v1/tickets/", "/sandbox/borrowers/"] {
         if path.starts_with(secret) {
             return format!("{secret}…");

@@ -1,8 +1,7 @@
-//! What a sandbox is started with, and the bounds that its control API can change while it runs.
+//! The settings of a sandbox, and the bounds that its control API can change while it runs.
 //!
-//! The command line, the demo and tests build [`Settings`]; the sandbox reads them. It calls
-//! nothing of ours but the sandbox's world and faults. The defaults are those of Bokbasen's pages
-//! where one is documented, and otherwise the assumed worst case.
+//! The command line, the demo and tests build [`Settings`]. The defaults are the documented values
+//! of Bokbasen's pages, or else the assumed worst case.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -12,37 +11,36 @@ use serde::{Deserialize, Serialize};
 
 use super::{Fault, World};
 
-/// The audience that an OAuth token is asked for, unless the settings say otherwise (assumed).
+/// The default audience of OAuth tokens (assumed).
 pub const AUDIENCE: &str = "https://api.bokbasen.io/loan/";
 
-/// What a sandbox is started with.
+/// The settings of a sandbox.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Where it listens; port 0 takes a free one.
+    /// The address to listen on; port 0 takes a free one.
     pub listen: SocketAddr,
-    /// Where its books are kept, so that they survive a restart; none keeps them in memory.
+    /// The directory of the books; none keeps them in memory only.
     pub dir: Option<PathBuf>,
-    /// What it knows of libraries, titles and borrowers.
+    /// The libraries, titles and borrowers that exist.
     pub world: World,
-    /// The faults that it starts with.
+    /// The faults that are active at the start.
     pub faults: Vec<Fault>,
-    /// The OAuth client that it knows.
+    /// The id of the OAuth client.
     pub client_id: String,
-    /// That client's secret.
+    /// The secret of the OAuth client.
     pub client_secret: SecretString,
-    /// The audience that its OAuth tokens are for.
+    /// The audience of OAuth tokens.
     pub audience: String,
-    /// The name that it knows for legacy tickets.
+    /// The username for legacy tickets.
     pub username: String,
-    /// The password that goes with it.
+    /// The password for legacy tickets.
     pub password: SecretString,
-    /// Times and limits.
+    /// The initial times and limits.
     pub bounds: Bounds,
 }
 
 impl Default for Settings {
-    /// A free port on loopback, an empty world, books in memory, and credentials that are no
-    /// secret.
+    /// Returns a free port on loopback, an empty world, books in memory, and public credentials.
     fn default() -> Settings {
         Settings {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
@@ -59,44 +57,44 @@ impl Default for Settings {
     }
 }
 
-/// Times and limits, as `PUT /sandbox/settings` changes them (any of them, the others stay).
+/// Times and limits. `PUT /sandbox/settings` changes any of them and keeps the others.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Bounds {
-    /// How long after its begin a loan shows in listings, in milliseconds (assumed: up to 2 s).
+    /// The time until a new loan appears in listings, in milliseconds (assumed: up to 2 s).
     pub list_lag_ms: u64,
-    /// How long after its begin a GET by id answers 404 for a loan, in milliseconds. Assumed: up to
-    /// 2 s. The default of 0 keeps a first try of the sandbox quick.
+    /// The time until a GET by id finds a new loan, in milliseconds (assumed: up to 2 s). The
+    /// default of 0 keeps a first trial of the sandbox fast.
     pub get_lag_ms: u64,
-    /// Within what time of its arrival a begin takes effect, in milliseconds, however long its
-    /// answer is delayed (assumed: 10 s).
+    /// The longest time until a received begin takes effect, in milliseconds, however late its
+    /// response (assumed: 10 s).
     pub post_bound_ms: u64,
-    /// How many times a loan is shown PENDING to who asks for it.
+    /// The number of polls that show a new loan as PENDING.
     pub pending_polls: u32,
-    /// How long a loan stays PENDING at least, in milliseconds.
+    /// The shortest time that a loan stays PENDING, in milliseconds.
     pub pending_ms: u64,
-    /// After how long a loan is decided although nobody asked for it, in milliseconds (assumed: a
-    /// minute).
+    /// The longest time that a loan stays PENDING, even without polls, in milliseconds (assumed:
+    /// one minute).
     pub pending_limit_ms: u64,
-    /// The Retry-After of a PENDING loan, in seconds.
+    /// The `Retry-After` of a PENDING loan, in seconds.
     pub poll_after_seconds: u64,
-    /// The largest `retryAfter` of NO_FREE_LICENSE, in seconds: loans come back before they are
-    /// due.
+    /// The maximum `retryAfter` of NO_FREE_LICENSE, in seconds. It is short because loans are often
+    /// returned early.
     pub no_free_retry_after_seconds: u64,
-    /// How long after its acceptance a loan can be cancelled, in milliseconds (assumed: 15
+    /// The time after acceptance in which a loan can be cancelled, in milliseconds (assumed: 15
     /// minutes).
     pub cancel_window_ms: u64,
-    /// How far the sandbox's clock is ahead of ours, in seconds; negative is behind.
+    /// How far the sandbox's clock is ahead of the machine's, in seconds. Negative is behind.
     pub clock_skew_seconds: i64,
-    /// Whether answers bear a `Date` of 1970, which says nothing.
+    /// Whether responses have a `Date` in 1970, which tells callers nothing.
     pub useless_date: bool,
-    /// How long a legacy ticket lives, in seconds (documented: 2 hours).
+    /// The lifetime of a legacy ticket, in seconds (documented: 2 hours).
     pub ticket_lifetime_seconds: u64,
-    /// How long an OAuth token lives, in seconds.
+    /// The lifetime of an OAuth token, in seconds.
     pub token_lifetime_seconds: u64,
-    /// How many entries a page of a listing has.
+    /// The number of entries on a page of a listing.
     pub page_size: usize,
-    /// Whether every call below `/v1` answers 503.
+    /// Whether every call below `/v1` responds with 503.
     pub down: bool,
 }
 
@@ -123,8 +121,7 @@ impl Default for Bounds {
 }
 
 impl Bounds {
-    /// The shortest bounds: nothing lags, nothing pends, nobody is told to wait. For tests and
-    /// benches.
+    /// Returns the shortest bounds, for tests and benches: no lags, no pending loans, no waits.
     pub fn quick() -> Bounds {
         Bounds {
             list_lag_ms: 0,
@@ -135,10 +132,10 @@ impl Bounds {
         }
     }
 
-    /// These bounds with some of them changed.
+    /// Returns these bounds with some values changed.
     ///
     /// # Errors
-    /// A sentence that names the key that is unknown or of the wrong type.
+    /// Returns a sentence about the unknown key or the wrong type.
     pub(super) fn patched(
         &self,
         changes: serde_json::Map<String, serde_json::Value>,

@@ -1,8 +1,7 @@
-//! All that the sandbox remembers, and what each call does to it.
+//! The state of the sandbox, and the effect of each call on it.
 //!
-//! The calls lock it, ask for one thing and let go. It calls the books, the pools, the scene and
-//! the faults. Nothing here waits or speaks HTTP; a loan is in the books when a function returns
-//! it.
+//! Each call locks the state for one operation. Nothing here waits or uses HTTP. When a function
+//! returns a loan, the books have it.
 
 use std::time::Duration;
 
@@ -15,40 +14,39 @@ use super::faults::{Faults, Plan, Subject};
 use super::licence_pools::Pools;
 use super::loan::{Loan, Status, Verdict};
 use super::loan_store::Books;
-use super::lookup::{Scene, licences_of};
+use super::lookup::{WorldIndex, licences_of};
 use super::{Bounds, Title};
 
-/// Everything behind the one lock.
+/// All data behind one lock.
 #[derive(Debug)]
 pub(super) struct State {
     pub(super) bounds: Bounds,
     pub(super) faults: Faults,
-    pub(super) scene: Scene,
+    pub(super) world_index: WorldIndex,
     pub(super) tokens: Tokens,
     pub(super) books: Books,
     pub(super) pools: Pools,
 }
 
 impl State {
-    /// Makes a loan: it has an id, takes up a licence where it will be accepted, and is pending.
+    /// Creates a pending loan, and assigns a licence if the loan will be accepted.
     ///
     /// # Errors
-    /// 403 without a contract, 404 for an unknown title. A refusal is no error: it shows in the
-    /// loan.
+    /// 403 without a contract, 404 for an unknown title. A refusal is no error: the loan shows it.
     pub(super) fn begin(
         &mut self,
         begin: &Begin,
         plan: &Plan,
         now: Timestamp,
     ) -> Result<Loan, Rejected> {
-        self.scene.library(begin.library)?;
-        let title = self.scene.title(begin.isbn).ok_or_else(|| unknown_title(begin.isbn))?;
+        self.world_index.library(begin.library)?;
+        let title = self.world_index.title(begin.isbn).ok_or_else(|| unknown_title(begin.isbn))?;
         let verdict = match &plan.refuse {
             Some((code, message, retry_after)) => refuse(code, message.clone(), *retry_after),
             None => self.verdict(begin, &title, now),
         };
         let loan = Loan {
-            id: self.books.fresh_id(),
+            id: self.books.next_id(),
             reference: begin.reference.clone(),
             library: begin.library,
             isbn: begin.isbn,
@@ -64,32 +62,32 @@ impl State {
             ended: None,
             ends: 0,
         };
-        self.books.keep(loan.clone())?;
-        self.pools.take(&loan);
+        self.books.store(loan.clone())?;
+        self.pools.assign(&loan);
         Ok(loan)
     }
 
-    /// What is decided: the rules first, then whether a licence is free.
+    /// Decides a loan: by the rules first, then by free licences.
     fn verdict(&mut self, begin: &Begin, title: &Title, now: Timestamp) -> Verdict {
-        if let Some(code) = self.scene.refusal(begin.library, &begin.borrower.0, title) {
+        if let Some(code) = self.world_index.refusal(begin.library, &begin.borrower.0, title) {
             return refuse(&code, None, None);
         }
         let mut some = false;
         let mut next_free: Option<Timestamp> = None;
         for licence in licences_of(title, begin.library) {
-            if begin.license_id.as_ref().is_some_and(|wanted| *wanted != licence.licence_id) {
+            if begin.license_id.as_ref().is_some_and(|requested| *requested != licence.licence_id) {
                 continue;
             }
             some = true;
-            let standing = self.pools.standing(begin.library, begin.isbn, licence, now);
-            if standing.free > 0 {
+            let pool_status = self.pools.status(begin.library, begin.isbn, licence, now);
+            if pool_status.free > 0 {
                 return Verdict::Accept {
                     licence_id: licence.licence_id.clone(),
                     licence_type: licence.kind.clone(),
                     due: later(begin.begin, u64::from(title.loan_days) * 86_400_000),
                 };
             }
-            next_free = [next_free, standing.next_free].into_iter().flatten().min();
+            next_free = [next_free, pool_status.next_free].into_iter().flatten().min();
         }
         match (some, &begin.license_id) {
             (true, _) => {
@@ -103,24 +101,24 @@ impl State {
         }
     }
 
-    /// The loan of this id as it stands now.
+    /// Returns the current state of a loan.
     ///
     /// # Errors
     /// 404 `LOAN_NOT_FOUND`.
     pub(super) fn loan(&mut self, id: &str, now: Timestamp) -> Result<Loan, Rejected> {
         let Some(loan) = self.books.loan(id) else {
-            return Err(no_such_loan(id));
+            return Err(loan_not_found(id));
         };
         match loan.decided(now) {
             None => Ok(loan.clone()),
             Some(decided) => {
-                self.books.keep(decided.clone())?;
+                self.books.store(decided.clone())?;
                 Ok(decided)
             }
         }
     }
 
-    /// Fails as for an unknown id while the loan is younger than `lag`.
+    /// Fails like an unknown id while the loan's age is below `lag`.
     ///
     /// # Errors
     /// 404 `LOAN_NOT_FOUND`.
@@ -131,12 +129,12 @@ impl State {
         now: Timestamp,
     ) -> Result<(), Rejected> {
         match self.books.loan(id) {
-            Some(loan) if crate::clock::after(loan.made, lag) > now => Err(no_such_loan(id)),
+            Some(loan) if crate::clock::after(loan.made, lag) > now => Err(loan_not_found(id)),
             Some(_) | None => Ok(()),
         }
     }
 
-    /// The loan at a place in the books as it stands now; none where there is no such place.
+    /// Returns the current state of the loan at an index of the books, or none.
     pub(super) fn loan_at(
         &mut self,
         place: usize,
@@ -148,17 +146,17 @@ impl State {
         }
     }
 
-    /// Shows every verdict whose time has come, for who reads the whole books.
+    /// Shows all verdicts that are due, before an export of the whole books.
     pub(super) fn decide_all(&mut self, now: Timestamp) -> Result<(), Rejected> {
         let decided: Vec<Loan> =
             self.books.all().iter().filter_map(|loan| loan.decided(now)).collect();
         for loan in decided {
-            self.books.keep(loan)?;
+            self.books.store(loan)?;
         }
         Ok(())
     }
 
-    /// Registers the end of a loan.
+    /// Ends a loan with a return.
     ///
     /// # Errors
     /// 404, 409 `LOAN_PENDING`, 409 `ALREADY_ENDED` (refused or cancelled).
@@ -171,7 +169,7 @@ impl State {
         let mut loan = self.loan(id, now)?;
         match loan.status {
             Status::Accepted => {
-                self.pools.let_go(&loan, false);
+                self.pools.release(&loan, false);
                 loan.status = match end.reason {
                     ReturnReason::Returned => Status::Returned,
                     ReturnReason::Expired => Status::Expired,
@@ -188,10 +186,10 @@ impl State {
                 return Err(Rejected::conflict("ALREADY_ENDED", message));
             }
         }
-        self.ended_again(loan)
+        self.count_end(loan)
     }
 
-    /// Cancels a loan and gives its licence back.
+    /// Cancels a loan and frees its licence.
     ///
     /// # Errors
     /// 404, 409 `CANCEL_WINDOW_CLOSED`.
@@ -203,32 +201,32 @@ impl State {
         let open = match loan.status {
             Status::Pending => true,
             Status::Accepted => loan.accepted.is_none_or(|at| now.duration_since(at) <= window),
-            Status::Cancelled => return self.ended_again(loan),
+            Status::Cancelled => return self.count_end(loan),
             Status::Refused | Status::Returned | Status::Expired => false,
         };
         if !open {
             let message = format!("The loan {id} can no longer be cancelled; return it.");
             return Err(Rejected::conflict("CANCEL_WINDOW_CLOSED", message));
         }
-        self.pools.let_go(&loan, true);
+        self.pools.release(&loan, true);
         loan.status = Status::Cancelled;
         loan.ended = Some(now);
-        self.ended_again(loan)
+        self.count_end(loan)
     }
 
-    /// Counts an end that was received and taken.
-    fn ended_again(&mut self, mut loan: Loan) -> Result<Loan, Rejected> {
+    /// Counts a received return or cancel, and stores the loan.
+    fn count_end(&mut self, mut loan: Loan) -> Result<Loan, Rejected> {
         loan.ends += 1;
-        self.books.keep(loan.clone())?;
+        self.books.store(loan.clone())?;
         Ok(loan)
     }
 
-    /// What a loan is about, for faults.
+    /// Returns the subject of a loan, for faults.
     pub(super) fn subject(&self, id: &str) -> Subject {
         self.books.loan(id).map_or_else(Subject::default, about)
     }
 
-    /// What the loans of a reference are about, for faults.
+    /// Returns the subject of all loans with a reference, for faults.
     pub(super) fn subject_of_reference(&self, reference: &str) -> Subject {
         let first = self.books.of_reference(reference).first();
         let loan = first.and_then(|place| self.books.at(*place));
@@ -240,7 +238,7 @@ fn about(loan: &Loan) -> Subject {
     Subject { library: Some(loan.library), isbns: vec![loan.isbn] }
 }
 
-fn no_such_loan(id: &str) -> Rejected {
+fn loan_not_found(id: &str) -> Rejected {
     Rejected::not_found("LOAN_NOT_FOUND", format!("There is no loan {id}."))
 }
 
@@ -265,7 +263,7 @@ fn refuse(code: &str, message: Option<String>, retry_after: Option<u64>) -> Verd
     }
 }
 
-/// `at` so many milliseconds later; the end of time where there is no such moment.
+/// Returns the time `millis` after `at`, or the maximum timestamp.
 pub(super) fn later(at: Timestamp, millis: u64) -> Timestamp {
     crate::clock::after(at, Duration::from_millis(millis))
 }

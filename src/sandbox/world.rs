@@ -1,9 +1,7 @@
-//! What the sandbox knows before anyone calls: libraries, titles with their licences, and who is
-//! refused.
+//! The world of the sandbox: libraries, titles with their licences, and refused borrowers.
 //!
-//! The demo, tests and files (JSON or TOML) say it as a [`World`]; the control API changes it while
-//! the sandbox runs. It calls nothing of ours but the domain's names. The keys are written as
-//! Bokbasen's are.
+//! The demo, tests and files (JSON or TOML) define it as a [`World`]. The control API changes it
+//! while the sandbox runs. The keys are spelt as in Bokbasen's API.
 
 use std::fmt;
 
@@ -13,24 +11,24 @@ use serde::{Deserialize, Serialize};
 use super::serde_text;
 use crate::loan::{Isbn, LibraryId};
 
-/// How many days a loan lasts where the title does not say.
+/// The default loan period, in days.
 pub(super) const LOAN_DAYS: u32 = 21;
 
-/// Everything that the sandbox knows at its start. The default is an empty world: every library is
-/// answered 403 and every title 404.
+/// Everything that exists in the sandbox at its start. The default is empty: every library gets 403
+/// and every title 404.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
 pub struct World {
-    /// Every library and title exists, with unlimited licences, unless it is named below.
+    /// Whether every library and title exists, with unlimited licences, unless listed below.
     #[serde(alias = "any_library_any_title")]
     pub any_library_any_title: bool,
     /// The libraries with a contract.
     pub libraries: Vec<Library>,
-    /// The titles.
+    /// The titles that can be lent.
     pub titles: Vec<Title>,
-    /// The borrowers that are refused.
+    /// The borrowers whose loans are refused.
     pub borrowers: Vec<BorrowerRule>,
-    /// The kinds of licences; none leaves the usual four.
+    /// The licence types; empty means the default four.
     #[serde(rename = "licenseTypes", alias = "licenceTypes")]
     pub licence_types: Vec<LicenceType>,
 }
@@ -39,28 +37,28 @@ pub struct World {
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Library {
-    /// Its ISIL.
+    /// The ISIL of the library.
     #[serde(with = "serde_text")]
     pub isil: LibraryId,
-    /// The code with which each of its loans is refused, like `BUDGET_EXCEEDED`.
+    /// The code that refuses all its loans, such as `BUDGET_EXCEEDED`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refuse: Option<String>,
 }
 
-/// A title, with the licences of the libraries.
+/// A title, with the licences of all libraries.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Title {
-    /// Its ISBN.
+    /// The ISBN of the title.
     #[serde(with = "serde_text")]
     pub isbn: Isbn,
-    /// Its licences. A library takes the first that is free, unless a begin names one.
+    /// The licences. A library uses the first free one, unless a begin names one.
     #[serde(default, rename = "licenses", alias = "licences")]
     pub licences: Vec<Licence>,
-    /// How many days of 24 hours a loan lasts.
+    /// The loan period, in days of 24 hours.
     #[serde(default = "loan_days")]
     pub loan_days: u32,
-    /// The code with which each of its loans is refused, like `TITLE_NOT_LENDABLE`.
+    /// The code that refuses all its loans, such as `TITLE_NOT_LENDABLE`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refuse: Option<String>,
 }
@@ -73,35 +71,35 @@ fn loan_days() -> u32 {
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Licence {
-    /// Its id, as a begin may name it.
+    /// The id that a begin may name.
     #[serde(rename = "licenseId", alias = "licenceId")]
     pub licence_id: String,
-    /// Its kind, like `PACKAGE`.
+    /// The type, such as `PACKAGE`.
     #[serde(rename = "type")]
     pub kind: String,
-    /// How many loans may be live on it at once, in each library; none is one where it is
-    /// exclusive, and otherwise without limit.
+    /// The maximum number of live loans per library. None means one for exclusive licences, and no
+    /// limit for others.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub count: Option<u32>,
-    /// Whether it carries one loan at a time.
+    /// Whether it allows only one live loan at a time.
     #[serde(default)]
     pub exclusive: bool,
-    /// How many loans may be made on it in all, in each library; none is without limit.
+    /// The total number of loans per library; none means without limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub loans_left: Option<u32>,
-    /// Where it comes from.
+    /// The source of the licence.
     #[serde(default)]
     pub origin: Origin,
-    /// When it lapses.
+    /// When the licence expires.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires: Option<Timestamp>,
-    /// The one library that has it; none is every library.
+    /// The only library that has the licence; none means every library.
     #[serde(default, with = "serde_text::option", skip_serializing_if = "Option::is_none")]
     pub library: Option<LibraryId>,
 }
 
 impl Licence {
-    /// A licence of this id and kind that carries this many loans at once (none: without limit).
+    /// Creates a licence with a maximum number of live loans (none: without limit).
     pub fn new(
         licence_id: impl Into<String>,
         kind: impl Into<String>,
@@ -119,41 +117,41 @@ impl Licence {
         }
     }
 
-    /// How many loans may be live at once; none is without limit.
+    /// Returns the maximum number of live loans; none means without limit.
     pub(super) fn limit(&self) -> Option<u32> {
         self.count.or(self.exclusive.then_some(1))
     }
 }
 
-/// Where a licence comes from.
+/// The source of a licence.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum Origin {
     /// The library bought it.
     #[default]
     Purchase,
-    /// It was brought along from an earlier platform.
+    /// It was migrated from an earlier platform.
     Imported,
-    /// Kulturrådet gave it.
+    /// Kulturrådet granted it.
     Kulturradet,
 }
 
-/// A kind of licence, as `GET /v1/license-types` shows it.
+/// A licence type in a response of `GET /v1/license-types`.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct LicenceType {
-    /// Its name in licences.
+    /// The type's name in licences.
     #[serde(rename = "type")]
     pub kind: String,
-    /// Its name for people.
+    /// The type's name for people.
     pub name: String,
-    /// How many days its loans last as a rule.
+    /// The usual loan period, in days.
     pub loan_days: u32,
-    /// Whether it carries one loan at a time.
+    /// Whether it allows only one live loan at a time.
     pub exclusive: bool,
 }
 
-/// The kinds of licences where the world names none (assumed).
+/// Returns the licence types of a world that names none (assumed).
 pub(super) fn usual_licence_types() -> Vec<LicenceType> {
     [
         ("EXCLUSIVE", "Eksemplarlisens", true),
@@ -170,17 +168,17 @@ pub(super) fn usual_licence_types() -> Vec<LicenceType> {
     .into()
 }
 
-/// A borrower that is refused.
+/// A borrower whose loans are refused.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct BorrowerRule {
-    /// The borrower, by the pseudonym that the begin carries.
+    /// The borrower's pseudonym, as in a begin.
     pub borrower: Pseudonym,
-    /// The code of the refusal, like `BORROWER_LIMIT`.
+    /// The code of the refusal, such as `BORROWER_LIMIT`.
     pub refuse: String,
 }
 
-/// A borrower as a begin names them: an opaque text. `Debug` does not show it.
+/// A borrower's pseudonym: an opaque text that `Debug` does not show.
 #[derive(Clone, Deserialize, Eq, Hash, PartialEq, Serialize)]
 #[serde(transparent)]
 pub struct Pseudonym(pub String);

@@ -1,7 +1,8 @@
-//! The calls about one loan: begin, get, return, cancel.
+//! The calls about one loan: begin, get, return and cancel.
 //!
-//! Routed to by the calls' map; they call the state. Paths and bodies are assumed. Beginning is
-//! asynchronous (page "Digital lending platform": its example polls): the answer is always PENDING.
+//! The router in `calls` sends requests here, and the state handles them. Paths and bodies are
+//! assumed. A begin is asynchronous, since the example on the page "Digital lending platform"
+//! polls: its response is always PENDING.
 
 mod list;
 
@@ -20,8 +21,8 @@ use super::super::error_response::Rejected;
 use super::super::faults::{Call, Plan, Subject};
 use super::super::loan::{Loan, Status};
 
-/// The longest reference or borrower that is taken (assumed).
-const LONGEST: usize = 128;
+/// The maximum length of a reference or a borrower (assumed).
+const MAX_TEXT_LENGTH: usize = 128;
 
 /// `POST /v1/loans`.
 pub(in super::super) async fn begin(
@@ -32,8 +33,8 @@ pub(in super::super) async fn begin(
     app.authenticate(&headers)?;
     let begin: Begin = super::json(&headers, &body)?;
     for (name, text) in [("reference", &begin.reference), ("borrower", &begin.borrower.0)] {
-        if text.is_empty() || text.len() > LONGEST {
-            let message = format!("The {name} must have 1 to {LONGEST} characters.");
+        if text.is_empty() || text.len() > MAX_TEXT_LENGTH {
+            let message = format!("The {name} must have 1 to {MAX_TEXT_LENGTH} characters.");
             return Err(Rejected::malformed(message));
         }
     }
@@ -78,7 +79,7 @@ pub(in super::super) async fn loan(
         let loan = state.loan(&id, now)?;
         let mut response = shown(&loan, plan);
         if loan.status == Status::Pending {
-            state.books.polled(&id);
+            state.books.count_poll(&id);
             let wait = HeaderValue::from(state.bounds.poll_after_seconds);
             response.headers_mut().insert(RETRY_AFTER, wait);
         }

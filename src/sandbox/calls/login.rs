@@ -1,8 +1,8 @@
-//! The two logins: OAuth 2 client credentials, and the legacy ticket (page "Authentication
+//! The two logins: OAuth 2 client credentials and the legacy ticket (page "Authentication
 //! Service").
 //!
-//! Routed to by the calls' map; they call the tokens. Credentials are compared and forgotten. That
-//! a wrong password is 401 is assumed; the page names only 400 for bad parameters.
+//! The router in `calls` sends requests here. No credentials are stored. The response 401 to a
+//! wrong password is assumed, because the page documents only 400 for bad parameters.
 
 use axum::body::Bytes;
 use axum::extract::{Path, State};
@@ -24,17 +24,17 @@ pub(in super::super) async fn token(
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Response, Rejected> {
-    let asked: TokenRequest = match super::media_type(&headers).as_str() {
+    let credentials: TokenRequest = match super::media_type(&headers).as_str() {
         "application/json" => super::json(&headers, &body)?,
         _ => form(&headers, &body)?,
     };
     let plan = app.plan(Call::Token, &headers, |_| Subject::default())?;
     let act = move |app: &App, _: &Plan| {
-        check_client(app, &asked)?;
+        check_client(app, &credentials)?;
         let mut state = app.state();
         let (now, seconds) = (app.now(&state), state.bounds.token_lifetime_seconds);
         let until = later(now, seconds.saturating_mul(1_000));
-        let token = state.tokens.give_out(Kind::OAuth, now, until);
+        let token = state.tokens.issue(Kind::OAuth, now, until);
         let body = serde_json::json!({
             "access_token": token, "expires_in": seconds, "token_type": "Bearer",
         });
@@ -43,18 +43,18 @@ pub(in super::super) async fn token(
     Ok(app.perform(plan, act).await)
 }
 
-fn check_client(app: &App, asked: &TokenRequest) -> Result<(), Rejected> {
+fn check_client(app: &App, credentials: &TokenRequest) -> Result<(), Rejected> {
     let known = &app.settings;
-    if asked.grant_type != "client_credentials" {
+    if credentials.grant_type != "client_credentials" {
         return Err(Rejected::malformed("The grant_type must be client_credentials."));
     }
-    if asked.client_id != known.client_id
-        || asked.client_secret.expose_secret() != known.client_secret.expose_secret()
+    if credentials.client_id != known.client_id
+        || credentials.client_secret.expose_secret() != known.client_secret.expose_secret()
     {
         let message = "The client or its secret is wrong.";
         return Err(Rejected::unauthorized("BAD_CREDENTIALS", message));
     }
-    if asked.audience != known.audience {
+    if credentials.audience != known.audience {
         return Err(Rejected::new(
             StatusCode::FORBIDDEN,
             "WRONG_AUDIENCE",
@@ -70,12 +70,12 @@ pub(in super::super) async fn ticket(
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Response, Rejected> {
-    let asked: TicketRequest = form(&headers, &body)?;
+    let credentials: TicketRequest = form(&headers, &body)?;
     let plan = app.plan(Call::Token, &headers, |_| Subject::default())?;
     let act = move |app: &App, _: &Plan| {
         let known = &app.settings;
-        if asked.username != known.username
-            || asked.password.expose_secret() != known.password.expose_secret()
+        if credentials.username != known.username
+            || credentials.password.expose_secret() != known.password.expose_secret()
         {
             let message = "The username or the password is wrong.";
             return Err(Rejected::unauthorized("BAD_CREDENTIALS", message));
@@ -83,7 +83,7 @@ pub(in super::super) async fn ticket(
         let mut state = app.state();
         let (now, seconds) = (app.now(&state), state.bounds.ticket_lifetime_seconds);
         let until = later(now, seconds.saturating_mul(1_000));
-        let ticket = state.tokens.give_out(Kind::Ticket, now, until);
+        let ticket = state.tokens.issue(Kind::Ticket, now, until);
         let mut response = StatusCode::CREATED.into_response();
         if let Ok(value) = HeaderValue::from_str(&ticket) {
             response.headers_mut().insert("boknett-tgt", value);
@@ -98,7 +98,7 @@ pub(in super::super) async fn log_out(
     State(app): State<App>,
     Path(ticket): Path<String>,
 ) -> Result<StatusCode, Rejected> {
-    if app.state().tokens.take_back(&ticket) {
+    if app.state().tokens.revoke(&ticket) {
         Ok(StatusCode::OK)
     } else {
         let message = "There is no such ticket.";
@@ -114,7 +114,7 @@ fn form<T: DeserializeOwned>(headers: &HeaderMap, body: &[u8]) -> Result<T, Reje
     let fields: serde_json::Map<_, _> = url::form_urlencoded::parse(body)
         .map(|(name, value)| (name.into_owned(), value.into_owned().into()))
         .collect();
-    // The sentence names the field that is missing or unknown, never a value: those may be secrets.
+    // serde's sentence names the missing or unknown field and no value, which may be a secret.
     serde_json::from_value(fields.into())
         .map_err(|error| Rejected::malformed(format!("The form is malformed: {error}.")))
 }

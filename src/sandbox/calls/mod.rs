@@ -1,7 +1,7 @@
 //! Bokbasen's calls over HTTP, one function each.
 //!
-//! The server sends requests here; they call the app and through it the state. The order is the
-//! same in each: who calls, what is asked, what a fault makes of it, and only then the call itself.
+//! The server routes requests here, and the calls use [`App`]. Each call has the same order:
+//! authentication, parsing, faults, and then the call itself.
 
 mod loans;
 mod login;
@@ -19,7 +19,7 @@ use serde::de::DeserializeOwned;
 use super::context::App;
 use super::error_response::Rejected;
 
-/// Every path of Bokbasen's.
+/// The routes of Bokbasen's API.
 pub(super) fn routes() -> Router<App> {
     Router::new()
         .route("/oauth/token", post(login::token))
@@ -36,12 +36,12 @@ pub(super) fn routes() -> Router<App> {
         .route("/reporting/loan/v1", post(reports::report))
 }
 
-/// 404 for a path that no page names.
+/// Returns 404, for an undocumented path.
 pub(super) async fn no_such_path() -> Rejected {
     Rejected::not_found("NO_SUCH_PATH", "There is nothing at this address.")
 }
 
-/// 405 for a path with another method.
+/// Returns 405, for an undocumented method.
 pub(super) async fn no_such_method() -> Rejected {
     Rejected::new(
         StatusCode::METHOD_NOT_ALLOWED,
@@ -50,14 +50,14 @@ pub(super) async fn no_such_method() -> Rejected {
     )
 }
 
-/// The media type of a body, without its parameters.
+/// Returns the media type of a body, without its parameters.
 fn media_type(headers: &HeaderMap) -> String {
     let value = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let essence = value.and_then(|value| value.split(';').next()).unwrap_or("");
     essence.trim().to_ascii_lowercase()
 }
 
-/// Reads a JSON body.
+/// Parses a JSON body.
 fn json<T: DeserializeOwned>(headers: &HeaderMap, body: &[u8]) -> Result<T, Rejected> {
     if media_type(headers) != "application/json" {
         return Err(Rejected::malformed("The body must be application/json."));
@@ -65,7 +65,7 @@ fn json<T: DeserializeOwned>(headers: &HeaderMap, body: &[u8]) -> Result<T, Reje
     serde_json::from_slice(body).map_err(|error| Rejected::malformed_body(&error))
 }
 
-/// Writes a JSON answer.
+/// Builds a JSON response.
 fn answer(status: StatusCode, body: &impl Serialize) -> Response {
     (status, Json(body)).into_response()
 }

@@ -1,7 +1,7 @@
-//! Reports of loans that are paid for (page "Reporting API").
+//! The reports of paid loans (page "Reporting API").
 //!
-//! Routed to by the calls' map; it writes to the books. Two equal reports are two reports: the page
-//! names no key by which to tell them apart.
+//! The router in `calls` sends requests here. Two equal reports count as two, because the page
+//! documents no idempotency key.
 
 use axum::body::Bytes;
 use axum::extract::State;

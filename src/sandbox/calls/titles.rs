@@ -1,7 +1,7 @@
-//! The calls about titles: licence types, availability, inventory, licences.
+//! The calls about titles: licence types, availability, inventory and licences.
 //!
-//! Routed to by the calls' map; they call the scene and the pools. Paths and bodies are assumed. In
-//! an availability a title that nobody knows is one that is not available.
+//! The router in `calls` sends requests here. Paths and bodies are assumed. An availability shows
+//! an unknown title as not available.
 
 use axum::extract::{Path, RawQuery, State};
 use axum::response::Response;
@@ -14,11 +14,11 @@ use super::super::error_response::Rejected;
 use super::super::faults::{Call, Plan, Subject};
 use super::super::lookup::licences_of;
 use super::super::paging::{self, Cursor, Listing};
-use super::super::state::{State as Kept, unknown_title};
+use super::super::state::{State as SandboxState, unknown_title};
 use crate::loan::{Isbn, LibraryId};
 
-/// How many titles one call may ask for.
-const MOST_TITLES: usize = 100;
+/// The maximum number of titles in one call.
+const MAX_TITLES: usize = 100;
 
 /// `GET /v1/license-types`.
 pub(in super::super) async fn licence_types(
@@ -27,8 +27,9 @@ pub(in super::super) async fn licence_types(
 ) -> Result<Response, Rejected> {
     app.authenticate(&headers)?;
     let plan = app.plan(Call::Licenses, &headers, |_| Subject::default())?;
-    let act =
-        |app: &App, _: &Plan| Ok(super::answer(StatusCode::OK, &app.state().scene.licence_types()));
+    let act = |app: &App, _: &Plan| {
+        Ok(super::answer(StatusCode::OK, &app.state().world_index.licence_types()))
+    };
     Ok(app.perform(plan, act).await)
 }
 
@@ -42,8 +43,8 @@ pub(in super::super) async fn availability(
     app.authenticate(&headers)?;
     let library = read_library(&isil)?;
     let parameters = paging::parameters(query.as_deref(), &["isbn"])?;
-    if parameters.is_empty() || parameters.len() > MOST_TITLES {
-        let message = format!("Ask for 1 to {MOST_TITLES} titles, each with isbn=.");
+    if parameters.is_empty() || parameters.len() > MAX_TITLES {
+        let message = format!("Ask for 1 to {MAX_TITLES} titles, each with isbn=.");
         return Err(Rejected::malformed(message));
     }
     let isbns: Vec<Isbn> =
@@ -53,7 +54,7 @@ pub(in super::super) async fn availability(
     let act = move |app: &App, _: &Plan| {
         let mut state = app.state();
         let now = app.now(&state);
-        state.scene.library(library)?;
+        state.world_index.library(library)?;
         let all: Vec<_> =
             isbns.iter().map(|isbn| available(&mut state, library, *isbn, now)).collect();
         Ok(super::answer(StatusCode::OK, &all))
@@ -61,18 +62,23 @@ pub(in super::super) async fn availability(
     Ok(app.perform(plan, act).await)
 }
 
-fn available(state: &mut Kept, library: LibraryId, isbn: Isbn, now: Timestamp) -> Availability {
-    let title = state.scene.title(isbn);
+fn available(
+    state: &mut SandboxState,
+    library: LibraryId,
+    isbn: Isbn,
+    now: Timestamp,
+) -> Availability {
+    let title = state.world_index.title(isbn);
     let licenses: Vec<FreeLicence> = title
         .iter()
         .flat_map(|title| licences_of(title, library))
         .map(|licence| {
-            let standing = state.pools.standing(library, isbn, licence, now);
+            let pool_status = state.pools.status(library, isbn, licence, now);
             FreeLicence {
                 license_id: licence.licence_id.clone(),
                 kind: licence.kind.clone(),
-                free: standing.free,
-                next_free: standing.next_free,
+                free: pool_status.free,
+                next_free: pool_status.next_free,
             }
         })
         .collect();
@@ -94,7 +100,7 @@ pub(in super::super) async fn licences(
     let act = move |app: &App, _: &Plan| {
         let mut state = app.state();
         let now = app.now(&state);
-        state.scene.library(library)?;
+        state.world_index.library(library)?;
         let licences = shown(&mut state, library, isbn, now).ok_or_else(|| unknown_title(isbn))?;
         Ok(super::answer(StatusCode::OK, &licences))
     };
@@ -118,9 +124,9 @@ pub(in super::super) async fn inventory(
     let act = move |app: &App, _: &Plan| {
         let mut state = app.state();
         let now = app.now(&state);
-        state.scene.library(library)?;
+        state.world_index.library(library)?;
         let (cursor, from) = inventory_from(&parameters, &isil, now)?;
-        let isbns = state.scene.changed_from(from);
+        let isbns = state.world_index.changed_from(from);
         let mut entries = Vec::new();
         for isbn in isbns.iter().skip(cursor.offset).take(state.bounds.page_size.max(1)) {
             let licenses = shown(&mut state, library, *isbn, now).unwrap_or_default();
@@ -157,20 +163,20 @@ fn inventory_from(
 }
 
 fn shown(
-    state: &mut Kept,
+    state: &mut SandboxState,
     library: LibraryId,
     isbn: Isbn,
     now: Timestamp,
 ) -> Option<Vec<ShownLicence>> {
-    let title = state.scene.title(isbn)?;
+    let title = state.world_index.title(isbn)?;
     let licences = licences_of(&title, library).map(|licence| {
-        let standing = state.pools.standing(library, isbn, licence, now);
+        let pool_status = state.pools.status(library, isbn, licence, now);
         ShownLicence {
             license_id: licence.licence_id.clone(),
             kind: licence.kind.clone(),
             origin: licence.origin,
-            loans_left: standing.loans_left,
-            free: standing.free,
+            loans_left: pool_status.loans_left,
+            free: pool_status.free,
             expires: licence.expires,
         }
     });

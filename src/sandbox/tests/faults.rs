@@ -1,4 +1,4 @@
-//! Every way to misbehave, seen from outside.
+//! Tests of every fault over HTTP.
 
 use std::time::Duration;
 
@@ -7,9 +7,9 @@ use tokio::net::TcpStream;
 
 use super::*;
 
-/// Sends a begin over a bare connection.
+/// Sends a begin over a plain TCP connection.
 async fn send_begin(caller: &Caller, reference: &str) -> TcpStream {
-    let body = caller.wanted(reference).to_string();
+    let body = caller.begin_body(reference).to_string();
     let request = format!(
         "POST /v1/loans HTTP/1.1\r\nHost: sandbox\r\nAuthorization: Bearer {}\r\n\
          Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
@@ -21,14 +21,14 @@ async fn send_begin(caller: &Caller, reference: &str) -> TcpStream {
     stream
 }
 
-/// Everything that the sandbox sends before it closes the connection.
+/// Reads all bytes until the sandbox closes the connection.
 async fn bytes_until_end(mut stream: TcpStream) -> Vec<u8> {
     let mut bytes = Vec::new();
     stream.read_to_end(&mut bytes).await.unwrap();
     bytes
 }
 
-/// Waits until the books hold so many loans.
+/// Waits until the books have `count` loans.
 async fn until_loans(caller: &Caller, count: usize) {
     let wait = async {
         while caller.loans().await.len() < count {
@@ -44,17 +44,17 @@ async fn fault(caller: &Caller, call: &str, effect: Value) {
 }
 
 #[tokio::test]
-async fn a_cut_before_leaves_not_a_byte_and_no_loan() {
+async fn cut_before_sends_no_byte_and_makes_no_loan() {
     let caller = Caller::of(permissive()).await;
     fault(&caller, "begin", json!("cut_before")).await;
     let stream = send_begin(&caller, "r").await;
     assert_eq!(bytes_until_end(stream).await, b"");
     assert!(caller.loans().await.is_empty());
-    assert_eq!(caller.begin("r").await.status, 202, "the fault has worn off");
+    assert_eq!(caller.begin("r").await.status, 202, "the fault has ended");
 }
 
 #[tokio::test]
-async fn a_cut_after_leaves_not_a_byte_but_a_loan() {
+async fn cut_after_sends_no_byte_but_makes_a_loan() {
     let caller = Caller::of(permissive()).await;
     fault(&caller, "begin", json!("cut_after")).await;
     let stream = send_begin(&caller, "r").await;
@@ -64,7 +64,7 @@ async fn a_cut_after_leaves_not_a_byte_but_a_loan() {
 }
 
 #[tokio::test]
-async fn a_cut_begin_may_take_effect_late() {
+async fn cut_begin_can_take_effect_late() {
     let caller = Caller::of(permissive()).await;
     caller.put("/sandbox/settings", json!({ "post_bound_ms": 10 })).await;
     fault(&caller, "begin", json!({ "cut_before": { "late_ms": 3_600_000 } })).await;
@@ -73,7 +73,7 @@ async fn a_cut_begin_may_take_effect_late() {
 }
 
 #[tokio::test]
-async fn a_delayed_begin_takes_effect_within_its_bound_though_the_caller_hung_up() {
+async fn delayed_begin_takes_effect_after_a_disconnect() {
     let caller = Caller::of(permissive()).await;
     caller.put("/sandbox/settings", json!({ "post_bound_ms": 200 })).await;
     fault(&caller, "begin", json!({ "delay": { "ms": 3_600_000 } })).await;
@@ -87,7 +87,7 @@ async fn a_delayed_begin_takes_effect_within_its_bound_though_the_caller_hung_up
 }
 
 #[tokio::test]
-async fn a_hanging_call_is_never_answered_and_stopping_ends_it() {
+async fn hanging_call_ends_when_the_sandbox_stops() {
     let caller = Caller::of(permissive()).await;
     fault(&caller, "begin", json!({ "hang": { "made": true } })).await;
     let stream = send_begin(&caller, "r").await;
@@ -97,7 +97,7 @@ async fn a_hanging_call_is_never_answered_and_stopping_ends_it() {
 }
 
 #[tokio::test]
-async fn a_delayed_answer_comes_all_the_same() {
+async fn delayed_responses_arrive() {
     let caller = Caller::of(permissive()).await;
     fault(&caller, "begin", json!({ "delay": { "ms": 5 } })).await;
     assert_eq!(caller.begin("r").await.status, 202);
@@ -106,7 +106,7 @@ async fn a_delayed_answer_comes_all_the_same() {
 }
 
 #[tokio::test]
-async fn statuses_are_answered_with_or_without_the_loan() {
+async fn status_faults_work_with_and_without_a_loan() {
     let caller = Caller::of(permissive()).await;
     fault(&caller, "begin", json!({ "status": { "status": 429, "retry_after": 7 } })).await;
     let answer = caller.begin("r").await;
@@ -119,7 +119,7 @@ async fn statuses_are_answered_with_or_without_the_loan() {
 }
 
 #[tokio::test]
-async fn answers_can_be_garbled_or_show_an_unknown_status() {
+async fn responses_can_have_garbage_or_an_unknown_status() {
     let caller = Caller::of(permissive()).await;
     fault(&caller, "begin", json!("garbage")).await;
     let answer = caller.begin("r").await;
@@ -132,7 +132,7 @@ async fn answers_can_be_garbled_or_show_an_unknown_status() {
 }
 
 #[tokio::test]
-async fn loans_can_be_refused_kept_pending_doubled_or_made_by_others() {
+async fn faults_refuse_delay_or_duplicate_loans() {
     let caller = Caller::of(permissive()).await;
     let refuse = json!({ "refuse": { "code": "NEW_CODE", "message": "Nei.", "retry_after": 9 } });
     fault(&caller, "begin", refuse).await;
@@ -157,7 +157,7 @@ async fn loans_can_be_refused_kept_pending_doubled_or_made_by_others() {
 }
 
 #[tokio::test]
-async fn a_token_can_expire_early_and_does_in_time() {
+async fn tokens_expire_on_time_or_by_a_fault() {
     let mut caller = Caller::of(permissive()).await;
     fault(&caller, "begin", json!("expire_token")).await;
     assert_eq!(caller.begin("r").await.code(), (401, "TOKEN_EXPIRED"));
@@ -170,7 +170,7 @@ async fn a_token_can_expire_early_and_does_in_time() {
 }
 
 #[tokio::test]
-async fn a_sandbox_that_is_down_says_so_and_its_control_api_stays() {
+async fn down_affects_calls_but_not_the_control_api() {
     let caller = Caller::of(permissive()).await;
     caller.put("/sandbox/settings", json!({ "down": true })).await;
     assert_eq!(caller.begin("r").await.code(), (503, "UNAVAILABLE"));
@@ -182,7 +182,7 @@ async fn a_sandbox_that_is_down_says_so_and_its_control_api_stays() {
 }
 
 #[tokio::test]
-async fn a_skewed_clock_shows_in_date_and_refuses_legacy_calls() {
+async fn clock_skew_changes_date_and_rejects_legacy_calls() {
     let caller = Caller::of(permissive()).await;
     let form = "username=sandbox-name&password=sandbox-password";
     let answer = caller

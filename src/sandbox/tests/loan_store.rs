@@ -1,4 +1,4 @@
-//! The books, through restarts and kills.
+//! Tests of the books across restarts and kills.
 
 use std::io::Write;
 
@@ -9,7 +9,7 @@ fn kept_in(dir: &std::path::Path) -> Settings {
 }
 
 #[tokio::test]
-async fn books_have_exactly_the_agreed_shape() {
+async fn books_have_the_documented_shape() {
     let caller = Caller::of(permissive()).await;
     let id = caller.begin("r").await.id();
     caller.end(&id).await;
@@ -22,18 +22,20 @@ async fn books_have_exactly_the_agreed_shape() {
         books,
         json!({
             "loans": [{
-                "loanId": id, "reference": "r", "library": LIBRARY, "isbn": TITLE, "borrower": "somebody",
+                "loanId": id, "reference": "r", "library": LIBRARY, "isbn": TITLE,
+                "borrower": "somebody",
                 "status": "RETURNED", "made": at, "accepted": at, "ended": at, "ends": 1,
             }],
             "reports": [{
-                "isbn": TITLE, "model": "PAY_PER_LOAN", "price": 23.5, "date": "2026-01-15", "received": at,
+                "isbn": TITLE, "model": "PAY_PER_LOAN", "price": 23.5, "date": "2026-01-15",
+                "received": at,
             }],
         })
     );
 }
 
 #[tokio::test]
-async fn books_survive_a_restart_and_loan_ids_go_on() {
+async fn books_survive_a_restart_and_ids_stay_unique() {
     let dir = tempfile::tempdir().unwrap();
     let caller = Caller::of(kept_in(dir.path())).await;
     let ended = caller.begin("ended").await.id();
@@ -54,7 +56,7 @@ async fn books_survive_a_restart_and_loan_ids_go_on() {
 }
 
 #[tokio::test]
-async fn a_licence_that_was_lent_before_a_restart_is_still_lent() {
+async fn lent_licence_stays_lent_after_a_restart() {
     let dir = tempfile::tempdir().unwrap();
     let title =
         json!({ "licenses": [{ "licenseId": "L", "type": "EXCLUSIVE", "exclusive": true }] });
@@ -74,7 +76,7 @@ async fn a_licence_that_was_lent_before_a_restart_is_still_lent() {
 }
 
 #[tokio::test]
-async fn what_a_kill_left_of_the_last_line_is_dropped_and_a_broken_line_is_named() {
+async fn start_drops_a_partial_line_and_names_a_broken_one() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("books.jsonl");
     let append = |text: &str| {
@@ -96,7 +98,7 @@ async fn what_a_kill_left_of_the_last_line_is_dropped_and_a_broken_line_is_named
 }
 
 #[tokio::test]
-async fn two_sandboxes_never_share_books_nor_an_address() {
+async fn sandboxes_cannot_share_books_or_an_address() {
     let dir = tempfile::tempdir().unwrap();
     let caller = Caller::of(kept_in(dir.path())).await;
     let error = Sandbox::start(kept_in(dir.path()), Clock::system()).await.unwrap_err();
@@ -107,7 +109,7 @@ async fn two_sandboxes_never_share_books_nor_an_address() {
 }
 
 #[tokio::test]
-async fn a_stopped_sandbox_is_gone_and_no_secret_shows_in_debug() {
+async fn stop_closes_the_listener_and_debug_has_no_secret() {
     let caller = Caller::of(permissive()).await;
     caller.begin("r").await;
     let shown = format!("{:?}", caller.sandbox);

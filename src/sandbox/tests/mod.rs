@@ -1,4 +1,4 @@
-//! The sandbox over real sockets: its states, its faults and its books.
+//! Tests of the sandbox over real sockets: states, faults and books.
 
 mod faults;
 mod loan_store;
@@ -14,7 +14,7 @@ use crate::clock::Clock;
 pub(super) const LIBRARY: &str = "NO-0301000";
 pub(super) const TITLE: &str = "9780306406157";
 
-/// An answer that was read whole.
+/// A response with its whole body.
 #[derive(Debug)]
 pub(super) struct Answer {
     pub(super) status: u16,
@@ -33,7 +33,7 @@ impl Answer {
     }
 }
 
-/// A sandbox, and somebody with a token who calls it.
+/// A sandbox, and a client with a token.
 pub(super) struct Caller {
     pub(super) sandbox: Running,
     pub(super) clock: Clock,
@@ -41,7 +41,7 @@ pub(super) struct Caller {
     pub(super) http: reqwest::Client,
 }
 
-/// Every library and title exists, and nothing waits.
+/// Returns settings without waits, where every library and title exists.
 pub(super) fn permissive() -> Settings {
     Settings {
         world: World { any_library_any_title: true, ..World::default() },
@@ -71,7 +71,7 @@ impl Caller {
         self.token = body["access_token"].as_str().unwrap().to_owned();
     }
 
-    /// Calls with the token; an answer that never comes whole is an error.
+    /// Sends a call with the token. Returns an error if the response is incomplete.
     pub(super) async fn try_call(
         &self,
         method: Method,
@@ -104,8 +104,8 @@ impl Caller {
         assert_eq!(answer.status, 204, "{answer:?}");
     }
 
-    /// A begin's body under this reference.
-    pub(super) fn wanted(&self, reference: &str) -> Value {
+    /// Returns the body of a begin with this reference.
+    pub(super) fn begin_body(&self, reference: &str) -> Value {
         json!({
             "library": LIBRARY, "isbn": TITLE, "borrower": "somebody", "reference": reference,
             "begin": self.clock.now(),
@@ -113,7 +113,7 @@ impl Caller {
     }
 
     pub(super) async fn begin(&self, reference: &str) -> Answer {
-        self.post("/v1/loans", self.wanted(reference)).await
+        self.post("/v1/loans", self.begin_body(reference)).await
     }
 
     pub(super) async fn status(&self, id: &str) -> Value {

@@ -1,9 +1,9 @@
-//! The states of a loan, licences and refusals.
+//! Tests of loan states, licences and refusals.
 
 use super::*;
 
 #[tokio::test]
-async fn a_loan_pends_for_its_polls_and_can_be_returned_again_and_again() {
+async fn loan_pends_for_its_polls_and_returns_are_idempotent() {
     let caller = Caller::of(permissive()).await;
     caller.put("/sandbox/settings", json!({ "pending_polls": 2, "poll_after_seconds": 3 })).await;
     let id = caller.begin("r").await.id();
@@ -26,7 +26,7 @@ async fn a_loan_pends_for_its_polls_and_can_be_returned_again_and_again() {
 }
 
 #[tokio::test]
-async fn a_pending_loan_can_only_be_cancelled_and_is_decided_within_its_limit() {
+async fn pending_loan_allows_cancel_only_until_its_limit() {
     let caller = Caller::of(permissive()).await;
     caller.put("/sandbox/settings", json!({ "pending_polls": 1000 })).await;
     let (one, two) = (caller.begin("one").await.id(), caller.begin("two").await.id());
@@ -39,7 +39,7 @@ async fn a_pending_loan_can_only_be_cancelled_and_is_decided_within_its_limit() 
 }
 
 #[tokio::test]
-async fn the_window_for_cancelling_closes() {
+async fn cancel_window_closes() {
     let caller = Caller::of(permissive()).await;
     let (one, two) = (caller.begin("one").await.id(), caller.begin("two").await.id());
     assert_eq!(caller.status(&one).await, "ACCEPTED");
@@ -51,7 +51,7 @@ async fn the_window_for_cancelling_closes() {
 }
 
 #[tokio::test]
-async fn one_reference_twice_is_two_loans() {
+async fn same_reference_twice_makes_two_loans() {
     let caller = Caller::of(permissive()).await;
     assert_ne!(caller.begin("r").await.id(), caller.begin("r").await.id());
     let found = caller.get("/v1/loans?reference=r").await;
@@ -59,7 +59,7 @@ async fn one_reference_twice_is_two_loans() {
 }
 
 #[tokio::test]
-async fn the_listing_lags_and_has_pages() {
+async fn listing_lags_and_has_pages() {
     let caller = Caller::of(permissive()).await;
     caller.put("/sandbox/settings", json!({ "list_lag_ms": 2000, "page_size": 1 })).await;
     let first = caller.begin("r").await.id();
@@ -71,7 +71,7 @@ async fn the_listing_lags_and_has_pages() {
     assert_eq!(page.body[0]["loanId"], first);
     let next = page.headers["next"].to_str().unwrap().to_owned();
     let empty = caller.get(&format!("/v1/loans?next={next}")).await;
-    assert_eq!(empty.body, json!([]), "the second does not show yet");
+    assert_eq!(empty.body, json!([]), "the second is still hidden");
     caller.clock.advance(std::time::Duration::from_secs(2));
     let next = empty.headers["next"].to_str().unwrap();
     let page = caller.get(&format!("/v1/loans?next={next}")).await;
@@ -86,7 +86,7 @@ async fn the_listing_lags_and_has_pages() {
 }
 
 #[tokio::test]
-async fn lagging_reads_hide_a_young_loan_by_id_and_by_reference() {
+async fn lag_hides_recent_loans_by_id_and_reference() {
     let caller = Caller::of(permissive()).await;
     caller.put("/sandbox/settings", json!({ "list_lag_ms": 0, "get_lag_ms": 1000 })).await;
     let id = caller.begin("r").await.id();
@@ -132,7 +132,7 @@ fn one_copy() -> Settings {
 }
 
 #[tokio::test]
-async fn an_exclusive_licence_carries_one_loan_of_each_library_until_it_ends_or_is_due() {
+async fn exclusive_licence_has_one_live_loan_per_library() {
     let mut caller = Caller::of(one_copy()).await;
     let path = format!("/v1/libraries/{LIBRARY}/availability?isbn={TITLE}");
     let first = caller.begin("1").await.id();
@@ -143,7 +143,7 @@ async fn an_exclusive_licence_carries_one_loan_of_each_library_until_it_ends_or_
     let refused = caller.get(&format!("/v1/loans/{refused}")).await.body;
     assert_eq!(refused["refusal"]["code"], "NO_FREE_LICENSE");
     assert_eq!(refused["refusal"]["retryAfter"], 60);
-    let mut elsewhere = caller.wanted("3");
+    let mut elsewhere = caller.begin_body("3");
     elsewhere["library"] = json!("NO-0301001");
     let elsewhere = caller.post("/v1/loans", elsewhere).await.id();
     assert_eq!(caller.status(&elsewhere).await, "ACCEPTED");
@@ -153,11 +153,11 @@ async fn an_exclusive_licence_carries_one_loan_of_each_library_until_it_ends_or_
     caller.clock.advance(std::time::Duration::from_secs(24 * 3600));
     caller.log_in().await;
     assert_eq!(caller.get(&path).await.body[0]["available"], true);
-    assert_eq!(caller.status(&third).await, "ACCEPTED", "nobody told its end");
+    assert_eq!(caller.status(&third).await, "ACCEPTED", "no return was sent");
 }
 
 #[tokio::test]
-async fn rules_refuse_libraries_borrowers_and_titles_and_can_change() {
+async fn rules_refuse_loans_and_can_change() {
     let caller = Caller::of(one_copy()).await;
     let code = async |reference: &str| {
         let id = caller.begin(reference).await.id();
@@ -178,22 +178,22 @@ async fn rules_refuse_libraries_borrowers_and_titles_and_can_change() {
     caller.put("/sandbox/borrowers/somebody", json!({ "refuse": null })).await;
     caller.put(&title, json!({ "licenses": [{ "licenseId": "L", "type": "PACKAGE" }] })).await;
     assert_eq!(code("4").await, "");
-    let mut wanted = caller.wanted("5");
-    wanted["licenseId"] = json!("other");
-    let id = caller.post("/v1/loans", wanted).await.id();
+    let mut begin_body = caller.begin_body("5");
+    begin_body["licenseId"] = json!("other");
+    let id = caller.post("/v1/loans", begin_body).await.id();
     let loan = caller.get(&format!("/v1/loans/{id}")).await.body;
     assert_eq!(loan["refusal"]["code"], "LICENSE_NOT_FOUND");
 }
 
 #[tokio::test]
-async fn the_strict_ones_are_turned_away() {
+async fn invalid_requests_are_rejected() {
     let caller = Caller::of(one_copy()).await;
     let with = |key: &str, value: Value| {
-        let mut wanted = caller.wanted("r");
-        wanted[key] = value;
-        wanted
+        let mut begin_body = caller.begin_body("r");
+        begin_body[key] = value;
+        begin_body
     };
-    for (wanted, answer) in [
+    for (begin_body, answer) in [
         (with("extra", json!(1)), (400, "MALFORMED")),
         (with("isbn", json!("9780306406158")), (400, "MALFORMED")),
         (with("library", json!("Oslo")), (400, "MALFORMED")),
@@ -203,7 +203,11 @@ async fn the_strict_ones_are_turned_away() {
         (with("library", json!("NO-9999999")), (403, "NO_CONTRACT")),
         (with("isbn", json!("9788203365133")), (404, "TITLE_NOT_FOUND")),
     ] {
-        assert_eq!(caller.post("/v1/loans", wanted.clone()).await.code(), answer, "{wanted}");
+        assert_eq!(
+            caller.post("/v1/loans", begin_body.clone()).await.code(),
+            answer,
+            "{begin_body}"
+        );
     }
     assert_eq!(caller.get("/v1/loans").await.code(), (400, "MALFORMED"));
     assert_eq!(caller.get("/v1/lones").await.code(), (404, "NO_SUCH_PATH"));
@@ -212,7 +216,7 @@ async fn the_strict_ones_are_turned_away() {
 }
 
 #[tokio::test]
-async fn a_world_reads_from_toml_and_says_what_is_wrong() {
+async fn world_parses_from_toml_with_clear_errors() {
     let world: World = toml::from_str(
         r#"
         [[libraries]]

@@ -1,7 +1,7 @@
-//! Listing loans, by reference or by library.
+//! The listing of loans, by reference or by library.
 //!
-//! Routed to by the calls' map; it calls the books. The listing lags behind a begin, as assumed,
-//! and hides what came after a loan that does not show yet, so that a cursor never passes one over.
+//! The router in `calls` sends requests here. A loan appears in listings with a lag, as assumed. A
+//! loan that is still hidden also hides all later ones, so that no cursor skips a loan.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use super::super::super::error_response::Rejected;
 use super::super::super::faults::{Call, Plan, Subject};
 use super::super::super::loan::Loan;
 use super::super::super::paging::{self, Cursor, Listing};
-use super::super::super::state::State as Kept;
+use super::super::super::state::State as SandboxState;
 use crate::loan::LibraryId;
 
 /// `GET /v1/loans?reference=…`, `?library=…&after=…` or `?next=…`.
@@ -51,8 +51,8 @@ pub(in super::super::super) async fn list(
     Ok(app.perform(plan, act).await)
 }
 
-/// Which listing is asked for, and from where.
-fn listing(query: Option<&str>, state: &Kept, now: Timestamp) -> Result<Cursor, Rejected> {
+/// Returns the requested listing, and where it continues.
+fn listing(query: Option<&str>, state: &SandboxState, now: Timestamp) -> Result<Cursor, Rejected> {
     let parameters = paging::parameters(query, &["reference", "library", "after", "next"])?;
     let one = |name| paging::single(&parameters, name);
     match (one("reference")?, one("library")?, one("after")?, one("next")?) {
@@ -63,7 +63,7 @@ fn listing(query: Option<&str>, state: &Kept, now: Timestamp) -> Result<Cursor, 
             let library: LibraryId = isil
                 .parse()
                 .map_err(|error| Rejected::malformed(format!("library=\"{isil}\": {error}.")))?;
-            state.scene.library(library)?;
+            state.world_index.library(library)?;
             let listing = Listing::Library { isil: isil.to_owned(), after: paging::after(after)? };
             Ok(Cursor::start(listing, now))
         }
@@ -80,9 +80,9 @@ fn listing(query: Option<&str>, state: &Kept, now: Timestamp) -> Result<Cursor, 
     }
 }
 
-/// The loans of a page.
+/// Returns the loans of one page.
 fn page(
-    state: &mut Kept,
+    state: &mut SandboxState,
     cursor: &Cursor,
     lag: Duration,
     now: Timestamp,
