@@ -131,7 +131,6 @@ impl Lines {
 /// Loads a configuration from a file, with the secrets that it names.
 ///
 /// # Errors
-///
 /// Returns every mistake, sorted by line.
 pub fn load(file: &Path) -> Result<Loaded, Vec<Mistake>> {
     let text = std::fs::read_to_string(file).map_err(|error| {
@@ -149,7 +148,6 @@ pub fn load(file: &Path) -> Result<Loaded, Vec<Mistake>> {
 /// Reads a configuration from text. Paths in it are relative to the directory of `file`.
 ///
 /// # Errors
-///
 /// Same as [`load`].
 pub fn read(file: &Path, text: &str) -> Result<Loaded, Vec<Mistake>> {
     let (document, errors) = toml::de::DeTable::parse_recoverable(text);

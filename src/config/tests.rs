@@ -64,7 +64,7 @@ fn known(text: &str) -> BTreeSet<(String, String)> {
 }
 
 #[test]
-fn the_reference_names_every_key_and_no_other() {
+fn reference_lists_exactly_the_known_keys() {
     let extra = REFERENCE
         .replace("# [[tls.extra]]", "[[tls.extra]]")
         .replace("# certificate", "certificate");
@@ -79,7 +79,7 @@ fn the_reference_names_every_key_and_no_other() {
 }
 
 #[test]
-fn what_the_reference_says_of_defaults_is_true() {
+fn reference_defaults_match_the_program() {
     let load = |text: &str| read(Path::new("config.toml"), &with_literal_secrets(text)).unwrap();
     let (reference, short) = (load(REFERENCE), load(SHORT));
     let shown = |text: String| -> String {

@@ -1,8 +1,7 @@
-//! An EPUB 3 of a few chapters, built in memory.
+//! Builds an EPUB 3 with a few chapters in memory.
 //!
-//! The collection calls it; it calls nothing of ours. The same book gives the same bytes on every
-//! machine: the times in it are fixed, and its entries are stored rather than deflated, since they
-//! are small and a later deflater may pack them otherwise.
+//! The same book gives the same bytes on every machine. Its times are fixed, and its entries are
+//! stored uncompressed, because another deflate version may compress them differently.
 
 use std::fmt::Write as _;
 use std::io::{Cursor, Write as _};
@@ -12,16 +11,15 @@ use zip::result::ZipResult;
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, DateTime, ZipWriter};
 
-/// What a book is made of.
+/// The content of a book.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Book {
     pub(super) isbn: &'static str,
     pub(super) title: &'static str,
     pub(super) creator: &'static str,
-    /// A line that starts with `# ` opens a chapter; every other line that is not empty is a
-    /// paragraph.
+    /// A line that starts with `# ` opens a chapter. Every other non-empty line is a paragraph.
     pub(super) prose: &'static str,
-    /// A PNG.
+    /// The cover, as a PNG.
     pub(super) cover: Option<&'static [u8]>,
 }
 
@@ -30,7 +28,7 @@ struct Chapter<'a> {
     paragraphs: Vec<&'a str>,
 }
 
-/// The moment that the books say they were made.
+/// The modification time in every book.
 const MODIFIED: &str = "2026-01-05T08:00:00Z";
 
 const CONTAINER: &str = r#"<?xml version="1.0" encoding="UTF-8"?>
@@ -41,7 +39,7 @@ const CONTAINER: &str = r#"<?xml version="1.0" encoding="UTF-8"?>
 </container>
 "#;
 
-/// The book's file.
+/// Builds the book's file.
 pub(super) fn build(book: &Book) -> ZipResult<Bytes> {
     let chapters = chapters(book.prose);
     let options = SimpleFileOptions::default()
@@ -80,7 +78,7 @@ fn chapters(prose: &str) -> Vec<Chapter<'_>> {
     chapters
 }
 
-/// The package document: what the book is, what it holds, and in which order it is read.
+/// Builds the package document: metadata, manifest and reading order.
 fn package(book: &Book, chapters: usize) -> String {
     let (mut manifest, mut spine) = (String::new(), String::new());
     for number in 1..=chapters {
@@ -116,7 +114,7 @@ fn package(book: &Book, chapters: usize) -> String {
     )
 }
 
-/// The table of contents.
+/// Builds the table of contents.
 fn navigation(chapters: &[Chapter<'_>]) -> String {
     let mut list = String::new();
     for (number, chapter) in (1..).zip(chapters) {
@@ -154,7 +152,7 @@ fn page(title: &str, body: &str) -> String {
     )
 }
 
-/// Text between tags.
+/// Escapes text for use between tags.
 fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
@@ -169,7 +167,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_same_book_gives_the_same_bytes_with_its_mimetype_first_and_stored() {
+    fn builds_are_identical_and_store_the_mimetype_first() {
         for book in [LENDING, KEY] {
             let file = build(&book).unwrap();
             assert_eq!(file, build(&book).unwrap());
@@ -180,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn a_book_holds_its_chapters_and_says_what_it_is() {
+    fn book_contains_its_chapters_and_metadata() {
         for (book, chapters) in [(LENDING, 4), (KEY, 3)] {
             let mut archive = ZipArchive::new(Cursor::new(build(&book).unwrap())).unwrap();
             let found = archive

@@ -1,8 +1,7 @@
-//! The answer about one file: its fields, its conditions, its one range, and its bytes in slices.
+//! The response for one file: headers, conditions, a single range, and the body in slices.
 //!
-//! The storage calls it; it calls nothing of ours but the file. It honours what an origin of the
-//! gate needs of RFC 9110: If-Match, If-Range, and a single range of GET; several ranges and what
-//! is malformed it ignores.
+//! It implements what the gate needs of RFC 9110: If-Match, If-Range, and a single range of a GET.
+//! It ignores multiple ranges and malformed ones.
 
 use std::convert::Infallible;
 use std::ops::Range;
@@ -22,12 +21,12 @@ use http_range_header::{SyntacticallyCorrectRange, parse_range_header};
 
 use super::File;
 
-/// When every file was last changed: the moment that the books themselves tell.
+/// The `Last-Modified` date of every file, the same as in the books.
 const MODIFIED: &str = "Mon, 05 Jan 2026 08:00:00 GMT";
-/// How much of a file is handed to a connection at once.
-const SLICE: usize = 128 * 1024;
+/// The maximum size of one body frame, in bytes.
+const SLICE_BYTES: usize = 128 * 1024;
 
-/// A body: shared bytes, handed on slice by slice and never copied.
+/// A response body that sends shared bytes in slices, without copies.
 #[derive(Debug, Default)]
 pub(super) struct Slices(pub(super) Bytes);
 
@@ -42,7 +41,7 @@ impl Body for Slices {
         if self.0.is_empty() {
             return Poll::Ready(None);
         }
-        let next = self.0.len().min(SLICE);
+        let next = self.0.len().min(SLICE_BYTES);
         Poll::Ready(Some(Ok(Frame::data(self.0.split_to(next)))))
     }
 
@@ -55,91 +54,97 @@ impl Body for Slices {
     }
 }
 
-/// Answers a GET or HEAD of this file.
-pub(super) fn about(
+/// Builds the response to a GET or HEAD of this file.
+pub(super) fn build(
     file: &File,
     method: &Method,
     request: &HeaderMap,
 ) -> Result<Response<Slices>, http::Error> {
     let complete = file.content.len();
-    if !is_meant(file, request) {
-        return blank(StatusCode::PRECONDITION_FAILED);
+    if !if_match_passes(file, request) {
+        return empty_response(StatusCode::PRECONDITION_FAILED);
     }
-    let answer = Response::builder()
+    let response = Response::builder()
         .header(ETAG, file.etag())
         .header(LAST_MODIFIED, MODIFIED)
         .header(ACCEPT_RANGES, "bytes");
     // A range has no meaning for HEAD (RFC 9110 §14.2).
-    let asked =
-        (method == Method::GET && range_applies(file, request)).then(|| asked(request)).flatten();
-    let Some(asked) = asked else {
-        let answer = answer.header(CONTENT_TYPE, file.content_type);
-        return with_body(answer, file.content.clone(), method);
+    let range = (method == Method::GET && range_applies(file, request))
+        .then(|| requested_range(request))
+        .flatten();
+    let Some(range) = range else {
+        let response = response.header(CONTENT_TYPE, file.content_type);
+        return with_body(response, file.content.clone(), method);
     };
-    match within(&asked, complete) {
+    match within(&range, complete) {
         Some(part) => {
             let field = format!("bytes {}-{}/{complete}", part.start, part.end - 1);
-            let answer = answer
+            let response = response
                 .status(StatusCode::PARTIAL_CONTENT)
                 .header(CONTENT_TYPE, file.content_type)
                 .header(CONTENT_RANGE, field);
-            with_body(answer, file.content.slice(part), method)
+            with_body(response, file.content.slice(part), method)
         }
         None => {
-            let answer = answer
+            let response = response
                 .status(StatusCode::RANGE_NOT_SATISFIABLE)
                 .header(CONTENT_RANGE, format!("bytes */{complete}"));
-            with_body(answer, Bytes::new(), method)
+            with_body(response, Bytes::new(), method)
         }
     }
 }
 
-/// A status and nothing more.
-pub(super) fn blank(status: StatusCode) -> Result<Response<Slices>, http::Error> {
+/// Builds a response with only a status.
+pub(super) fn empty_response(status: StatusCode) -> Result<Response<Slices>, http::Error> {
     with_body(Response::builder().status(status), Bytes::new(), &Method::GET)
 }
 
-/// Ends an answer with its body, which HEAD leaves out and only tells the length of.
+/// Adds the body to a response. A HEAD response only gets the length.
 pub(super) fn with_body(
-    answer: Builder,
+    response: Builder,
     body: Bytes,
     method: &Method,
 ) -> Result<Response<Slices>, http::Error> {
-    let answer = answer.header(CONTENT_LENGTH, body.len());
+    let response = response.header(CONTENT_LENGTH, body.len());
     let is_head = method == Method::HEAD;
-    answer.body(Slices(if is_head { Bytes::new() } else { body }))
+    response.body(Slices(if is_head { Bytes::new() } else { body }))
 }
 
-/// Whether If-Match lets the request through; one that cannot be read does not.
-fn is_meant(file: &File, request: &HeaderMap) -> bool {
+/// Whether If-Match allows the request. A malformed value does not.
+fn if_match_passes(file: &File, request: &HeaderMap) -> bool {
     if !request.contains_key(IF_MATCH) {
         return true;
     }
-    let wanted: Option<IfMatch> = request.typed_get();
+    let expected_tag: Option<IfMatch> = request.typed_get();
     let etag: Option<ETag> = file.etag().parse().ok();
-    wanted.zip(etag).is_some_and(|(wanted, etag)| wanted.precondition_passes(&etag))
+    expected_tag
+        .zip(etag)
+        .is_some_and(|(expected_tag, etag)| expected_tag.precondition_passes(&etag))
 }
 
-/// Whether If-Range lets the range count: none, or the file's validator to the letter.
+/// Whether If-Range allows the range: it is absent, or exactly the file's validator.
 fn range_applies(file: &File, request: &HeaderMap) -> bool {
     match request.get(IF_RANGE) {
         None => true,
-        Some(wanted) => wanted.as_bytes() == file.etag().as_bytes() || wanted == MODIFIED,
+        Some(expected_tag) => {
+            expected_tag.as_bytes() == file.etag().as_bytes() || expected_tag == MODIFIED
+        }
     }
 }
 
-/// The one range that the request asks for, if it is one and well formed.
-fn asked(request: &HeaderMap) -> Option<SyntacticallyCorrectRange> {
+/// Returns the request's range, if it is a single, valid one.
+fn requested_range(request: &HeaderMap) -> Option<SyntacticallyCorrectRange> {
     let parsed = parse_range_header(request.get(RANGE)?.to_str().ok()?).ok()?;
     let mut ranges = parsed.into_ranges().into_iter();
     let first = ranges.next()?;
     ranges.next().is_none().then_some(first)
 }
 
-/// Which bytes that is of a file of this length; none where it lies outside. Never empty.
-fn within(asked: &SyntacticallyCorrectRange, complete: usize) -> Option<Range<usize>> {
+/// Returns the byte positions of a range in a file of this length. Returns none if it lies outside.
+/// Never empty.
+fn within(range: &SyntacticallyCorrectRange, complete: usize) -> Option<Range<usize>> {
     let number = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
-    let (start, end) = match *asked {
+    let (start, end) = match *range {
         SyntacticallyCorrectRange::FromStart(first) => (number(first), complete),
         SyntacticallyCorrectRange::Indexed(first, last) => {
             (number(first), number(last).saturating_add(1).min(complete))
@@ -158,21 +163,21 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_body_is_slices_of_the_shared_bytes() {
-        let content = Bytes::from(vec![7; 2 * SLICE + 1]);
+    async fn body_yields_slices_of_the_shared_bytes() {
+        let content = Bytes::from(vec![7; 2 * SLICE_BYTES + 1]);
         let mut body = Slices(content.clone());
         let mut at = 0;
         while let Some(frame) = body.frame().await {
             let slice = frame.unwrap().into_data().unwrap();
             assert_eq!(slice.as_ptr(), content[at..].as_ptr());
-            assert!(slice.len() <= SLICE);
+            assert!(slice.len() <= SLICE_BYTES);
             at += slice.len();
         }
         assert_eq!(at, content.len());
     }
 
     #[test]
-    fn a_range_lies_within_its_file() {
+    fn ranges_stay_within_the_file() {
         for (range, expected) in [
             ("bytes=0-", Some(0..10)),
             ("bytes=9-", Some(9..10)),
@@ -187,12 +192,12 @@ mod tests {
         ] {
             let mut request = HeaderMap::new();
             request.insert(RANGE, range.parse().unwrap());
-            assert_eq!(within(&asked(&request).unwrap(), 10), expected, "{range}");
+            assert_eq!(within(&requested_range(&request).unwrap(), 10), expected, "{range}");
         }
         let mut request = HeaderMap::new();
         for range in ["bytes=0-1,3-4", "bytes=4-3", "pages=1-2", "bytes=x"] {
             request.insert(RANGE, range.parse().unwrap());
-            assert!(asked(&request).is_none(), "{range}");
+            assert!(requested_range(&request).is_none(), "{range}");
         }
     }
 }

@@ -1,9 +1,8 @@
 //! The demo's titles, and the small storage that serves them to the gate.
 //!
-//! The demo and whoever wants a gate with something behind it build a [`Collection`] and start a
-//! [`Storage`] with it. It calls the vocabulary ([`crate::loan`]) and [`crate::clock`], nothing
-//! else of ours. Everything is built in memory and is the same to the byte at each start, so that a
-//! validator outlives a restart.
+//! The demo and tests build a [`Collection`] and start a [`Storage`] with it. This module calls
+//! only [`crate::loan`] and [`crate::clock`]. It builds everything in memory, with the same bytes
+//! at each start, so that validators stay valid after a restart.
 
 mod audio;
 mod epub;
@@ -25,7 +24,7 @@ pub use storage::{Running, Storage};
 /// The cover of the first book.
 const COVER: &[u8] = include_bytes!("assets/cover.png");
 
-/// An ordinary book.
+/// A book that many borrowers can have at once.
 const LENDING: epub::Book = epub::Book {
     isbn: "9788299999014",
     title: "Boka om lån",
@@ -34,7 +33,7 @@ const LENDING: epub::Book = epub::Book {
     cover: Some(COVER),
 };
 
-/// A book that one borrower at a time may have.
+/// A book that only one borrower can have at a time.
 const KEY: epub::Book = epub::Book {
     isbn: "9788299999021",
     title: "Nøkkelen ved fjorden",
@@ -43,13 +42,13 @@ const KEY: epub::Book = epub::Book {
     cover: None,
 };
 
-/// The audiobook.
+/// The ISBN of the audiobook.
 const LIGHTHOUSE: &str = "9788299999038";
 
-/// Why the titles cannot be built; it means a mistake in this module.
+/// The reason why the titles cannot be built, which is always a bug in this module.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
-    /// An ISBN is none.
+    /// An ISBN is invalid.
     #[error("a sample's ISBN is wrong: {0}")]
     Isbn(#[from] NameError),
     /// An EPUB cannot be written.
@@ -57,17 +56,17 @@ pub enum BuildError {
     Epub(#[from] ZipError),
 }
 
-/// What sort of title it is.
+/// The format of a title.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Kind {
-    /// An EPUB.
+    /// An e-book in EPUB format.
     Ebook,
-    /// An MP3.
+    /// An audiobook in MP3 format.
     Audiobook,
 }
 
 impl Kind {
-    /// Its name in texts and tables.
+    /// Returns its name for texts and JSON.
     pub fn name(self) -> &'static str {
         match self {
             Kind::Ebook => "ebook",
@@ -75,7 +74,7 @@ impl Kind {
         }
     }
 
-    /// What its file is called, at the gate and at the storage.
+    /// Returns the name of its file, at the gate and at the storage.
     fn file_name(self) -> &'static str {
         match self {
             Kind::Ebook => "book.epub",
@@ -91,22 +90,22 @@ impl Kind {
     }
 }
 
-/// One title that may be lent.
+/// A title that can be lent.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Title {
-    /// Its ISBN.
+    /// The ISBN of the title.
     pub isbn: Isbn,
-    /// What sort of title it is.
+    /// The format of the title.
     pub kind: Kind,
     /// The path of its file at the gate: `/files/{isbn}/book.epub` or `/files/{isbn}/audio.mp3`.
     pub path: String,
-    /// How long its file is.
+    /// The size of its file, in bytes.
     pub bytes: u64,
-    /// How many may have it at a time.
+    /// The number of borrowers who can have it at the same time.
     pub licences: u32,
 }
 
-/// One file as it lies at the storage. Cheap to clone.
+/// A file in the storage. Cheap to clone.
 #[derive(Clone)]
 pub struct File {
     path: String,
@@ -121,27 +120,27 @@ impl File {
         File { path, content, content_type, sha256 }
     }
 
-    /// Its path at the storage.
+    /// Returns its path in the storage.
     pub fn path(&self) -> &str {
         &self.path
     }
 
-    /// Its bytes.
+    /// Returns its whole content.
     pub fn content(&self) -> &Bytes {
         &self.content
     }
 
-    /// Its media type.
+    /// Returns its media type.
     pub fn content_type(&self) -> &'static str {
         self.content_type
     }
 
-    /// Its SHA-256, in lower-case hexadecimal.
+    /// Returns its SHA-256, in lower-case hexadecimal.
     pub fn sha256(&self) -> &str {
         &self.sha256
     }
 
-    /// Its strong validator.
+    /// Returns its strong validator.
     pub fn etag(&self) -> String {
         format!("\"{}\"", self.sha256)
     }
@@ -153,7 +152,7 @@ impl fmt::Debug for File {
     }
 }
 
-/// The titles and their files, built. Cheap to clone.
+/// The titles and their files. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Collection {
     titles: Vec<Title>,
@@ -164,7 +163,7 @@ impl Collection {
     /// Builds every title.
     ///
     /// # Errors
-    /// [`BuildError`], which only a mistake in this module makes.
+    /// Returns [`BuildError`], which only a bug in this module causes.
     pub fn build() -> Result<Collection, BuildError> {
         let mut collection = Collection { titles: Vec::new(), files: Vec::new() };
         collection.add(LENDING.isbn.parse()?, Kind::Ebook, epub::build(&LENDING)?, 100);
@@ -188,17 +187,17 @@ impl Collection {
         self.files.push(File::new(path, content, kind.content_type()));
     }
 
-    /// The titles, by ISBN.
+    /// Returns the titles, sorted by ISBN.
     pub fn titles(&self) -> &[Title] {
         &self.titles
     }
 
-    /// The files at the storage, the cover last.
+    /// Returns the files in the storage, the cover last.
     pub fn files(&self) -> &[File] {
         &self.files
     }
 
-    /// The file that lies at this path of the storage, as in `/9788299999014/book.epub`.
+    /// Returns the file at a path of the storage, such as `/9788299999014/book.epub`.
     pub fn file(&self, path: &str) -> Option<&File> {
         self.files.iter().find(|file| file.path == path)
     }
@@ -209,7 +208,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_titles_are_in_order_and_each_has_its_file() {
+    fn titles_are_sorted_and_have_files() {
         let collection = Collection::build().unwrap();
         let listed: Vec<_> = collection
             .titles()

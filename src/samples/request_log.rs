@@ -1,8 +1,6 @@
-//! The storage's own log: which requests came, so that a demo or a test can show what the gate let
-//! through.
+//! The storage's request log, with which a demo or a test shows what the gate requested.
 //!
-//! The storage writes a request down before it answers it. It calls nothing of ours, and never
-//! waits.
+//! The storage logs a request before it responds. Logging never waits.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
@@ -12,16 +10,16 @@ use http::header::RANGE;
 use jiff::Timestamp;
 use serde::Serialize;
 
-/// How many requests are kept, the newest.
-const KEPT: usize = 100_000;
+/// The maximum number of requests in the log.
+const MAX_ENTRIES: usize = 100_000;
 
-/// One request.
+/// A request in the log.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Entry {
     at: Timestamp,
     method: String,
     path: String,
-    /// The field Range as it was sent.
+    /// The value of the Range header.
     range: Option<String>,
 }
 
@@ -43,16 +41,16 @@ impl Entry {
 pub(super) struct Log(Mutex<VecDeque<Entry>>);
 
 impl Log {
-    /// Writes a request down, and forgets the oldest where there are too many.
+    /// Adds a request, and removes the oldest if the log is full.
     pub(super) fn add(&self, entry: Entry) {
         let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if entries.len() == KEPT {
+        if entries.len() == MAX_ENTRIES {
             entries.pop_front();
         }
         entries.push_back(entry);
     }
 
-    /// All that is kept, as an array of JSON.
+    /// Returns the log as a JSON array.
     pub(super) fn json(&self) -> serde_json::Result<Vec<u8>> {
         let entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         serde_json::to_vec(&*entries)
@@ -64,15 +62,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_oldest_are_forgotten() {
+    fn log_drops_the_oldest_requests() {
         let log = Log::default();
-        for second in 0..=KEPT {
+        for second in 0..=MAX_ENTRIES {
             let at = Timestamp::from_second(i64::try_from(second).unwrap()).unwrap();
             log.add(Entry::new(at, "GET", "/a", &HeaderMap::new()));
         }
         let kept: Vec<serde_json::Value> = serde_json::from_slice(&log.json().unwrap()).unwrap();
-        assert_eq!(kept.len(), KEPT);
-        let expected = serde_json::json!({"at": "1970-01-01T00:00:01Z", "method": "GET", "path": "/a", "range": null});
+        assert_eq!(kept.len(), MAX_ENTRIES);
+        let at = "1970-01-01T00:00:01Z";
+        let expected = serde_json::json!({"at": at, "method": "GET", "path": "/a", "range": null});
         assert_eq!(kept[0], expected);
     }
 }

@@ -1,9 +1,9 @@
-//! The storage: a small HTTP origin that serves a collection's files to the gate and logs what is
-//! asked of it.
+//! The storage: a small HTTP origin that serves a collection's files to the gate and logs all
+//! requests.
 //!
-//! Whoever runs a demo calls [`Storage::start`]; it calls the answers and the log. A request is in
-//! the log before its answer leaves. Every task belongs to the [`Running`] storage:
-//! [`Running::stop`] ends and awaits them all, dropping it ends them.
+//! [`Storage::start`] starts it. A request is in the log before its response is sent. The
+//! [`Running`] storage owns every task. [`Running::stop`] stops all tasks and waits for them.
+//! Dropping it stops them without waiting.
 
 use std::io;
 use std::net::SocketAddr;
@@ -29,19 +29,19 @@ use crate::clock::Clock;
 #[cfg(test)]
 mod tests;
 
-/// Where the log is read.
+/// The path of the log.
 const REQUESTS: &str = "/_requests";
 
-/// The demo's storage.
+/// The demo's storage, not yet started.
 #[derive(Debug)]
 pub struct Storage {}
 
 impl Storage {
-    /// Listens, and serves the collection on the runtime that it is called on. The clock dates the
-    /// log.
+    /// Binds the address, and serves the collection on the current runtime. `clock` gives the times
+    /// in the log.
     ///
     /// # Errors
-    /// What the system says where the address cannot be listened on.
+    /// Returns the system's error if the address cannot be bound.
     pub async fn start(
         listen: SocketAddr,
         collection: &Collection,
@@ -56,14 +56,15 @@ impl Storage {
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
         };
-        tracing::info!(%address, files = collection.files().len(), "the storage of samples listens");
+        let files = collection.files().len();
+        tracing::info!(%address, files, "the sample storage listens");
         let (tasks, stop) = (running.tasks.clone(), running.stop.clone());
         running.tasks.spawn(accept(listener, shared, tasks, stop));
         Ok(running)
     }
 }
 
-/// A storage that serves. Dropping it ends it too, though without waiting.
+/// A running storage. Dropping it stops it without waiting.
 #[derive(Debug)]
 pub struct Running {
     url: String,
@@ -72,12 +73,12 @@ pub struct Running {
 }
 
 impl Running {
-    /// Its address as a URL, without a trailing slash.
+    /// Returns its base URL, without a trailing slash.
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// Cuts every connection, and waits until all is over.
+    /// Closes all connections, and waits for all tasks.
     pub async fn stop(self) {
         self.stop.cancel();
         self.tasks.close();
@@ -91,7 +92,7 @@ impl Drop for Running {
     }
 }
 
-/// What every connection shares.
+/// The state that all connections share.
 #[derive(Debug)]
 struct Shared {
     collection: Collection,
@@ -112,7 +113,7 @@ async fn accept(
         };
         match accepted {
             Ok((stream, _)) => {
-                tasks.spawn(converse(stream, shared.clone(), stop.clone()));
+                tasks.spawn(serve_connection(stream, shared.clone(), stop.clone()));
             }
             Err(error) => {
                 tracing::warn!(%error, "the storage cannot accept a connection");
@@ -122,13 +123,13 @@ async fn accept(
     }
 }
 
-/// A connection until its end, or the storage's.
-async fn converse(stream: TcpStream, shared: Arc<Shared>, stop: CancellationToken) {
-    // Without it small answers wait for acknowledgements; where it fails they only wait.
+/// Serves a connection until it ends or the storage stops.
+async fn serve_connection(stream: TcpStream, shared: Arc<Shared>, stop: CancellationToken) {
+    // Without it, small responses wait for ACKs. On failure they are only slower.
     let _ = stream.set_nodelay(true);
     let service = service_fn(|request| {
-        let answer = shared.answer(&request);
-        async move { answer }
+        let response = shared.response(&request);
+        async move { response }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -142,35 +143,35 @@ async fn converse(stream: TcpStream, shared: Arc<Shared>, stop: CancellationToke
 }
 
 impl Shared {
-    fn answer(&self, request: &Request<Incoming>) -> Result<Response<Slices>, http::Error> {
+    fn response(&self, request: &Request<Incoming>) -> Result<Response<Slices>, http::Error> {
         let (method, path) = (request.method(), request.uri().path());
         if path != REQUESTS {
             let now = self.clock.now();
             self.log.add(Entry::new(now, method.as_str(), path, request.headers()));
         }
         if !matches!(*method, Method::GET | Method::HEAD) {
-            let answer = Response::builder()
+            let response = Response::builder()
                 .status(StatusCode::METHOD_NOT_ALLOWED)
                 .header(ALLOW, "GET, HEAD");
-            return file_response::with_body(answer, Bytes::new(), method);
+            return file_response::with_body(response, Bytes::new(), method);
         }
         if path == REQUESTS {
             return self.requests(method);
         }
         match self.collection.file(path) {
-            Some(file) => file_response::about(file, method, request.headers()),
-            None => file_response::blank(StatusCode::NOT_FOUND),
+            Some(file) => file_response::build(file, method, request.headers()),
+            None => file_response::empty_response(StatusCode::NOT_FOUND),
         }
     }
 
-    /// The log as it is now.
+    /// Builds the response with the log.
     fn requests(&self, method: &Method) -> Result<Response<Slices>, http::Error> {
         let Ok(entries) = self.log.json() else {
-            return file_response::blank(StatusCode::INTERNAL_SERVER_ERROR);
+            return file_response::empty_response(StatusCode::INTERNAL_SERVER_ERROR);
         };
-        let answer = Response::builder()
+        let response = Response::builder()
             .header(CONTENT_TYPE, "application/json")
             .header(CACHE_CONTROL, "no-store");
-        file_response::with_body(answer, Bytes::from(entries), method)
+        file_response::with_body(response, Bytes::from(entries), method)
     }
 }

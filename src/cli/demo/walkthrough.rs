@@ -23,7 +23,7 @@ pub(super) fn lines(endpoints: &Endpoints<'_>) -> String {
 #[cfg(test)]
 mod tests {
     #[test]
-    fn the_readme_has_the_same_lines() {
+    fn readme_has_the_same_commands() {
         let readme = include_str!("../../../README.md");
         for line in include_str!("tried.sh").lines().filter(|line| line.starts_with("curl")) {
             assert!(readme.contains(line), "the README lacks: {line}");
