@@ -68,7 +68,7 @@ pub(super) async fn audit(command: Audit) -> Result<(), CliError> {
     let ledger::Verified { head, pruned, uncovered, .. } = verified;
     say(&format!("{} steps, each as it was written", head.number - pruned))?;
     if pruned > 0 {
-        say(&format!("{pruned} more were pruned; anchors stand for them"))?;
+        say(&format!("{pruned} more were pruned; anchors replace them"))?;
     }
     if uncovered > 0 {
         say(&format!(

@@ -126,10 +126,10 @@ impl Checker<'_> {
     /// Reports invalid certificate dates: a mistake now, a warning if they become invalid soon.
     fn dates(&mut self, key: &str, file: &Path, validity: Validity) {
         let Some(problem) = validity.problem(Clock::system().now()) else { return };
-        let said = self.at(key, format!("{}: {problem}", file.display()));
+        let mistake = self.at(key, format!("{}: {problem}", file.display()));
         match problem.is_fatal() {
-            true => self.checked.mistakes.push(said),
-            false => self.checked.warnings.push(said),
+            true => self.checked.mistakes.push(mistake),
+            false => self.checked.warnings.push(mistake),
         }
     }
 

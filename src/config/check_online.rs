@@ -139,14 +139,14 @@ async fn origins(loaded: &Loaded, metrics: Metrics) -> Vec<Found> {
             for probed in origin.probe().await {
                 let (name, address) = (&settings.name, &probed.address);
                 match probed.outcome {
-                    Outcome::Reached(said) => {
-                        found.good.push(format!("origin {name}: {address}: {said}"))
+                    Outcome::Reached(finding) => {
+                        found.good.push(format!("origin {name}: {address}: {finding}"))
                     }
-                    Outcome::Doubtful(said) => {
-                        found.warnings.push((key.clone(), format!("{address}: {said}")))
+                    Outcome::Doubtful(finding) => {
+                        found.warnings.push((key.clone(), format!("{address}: {finding}")))
                     }
-                    Outcome::Failed(said) => {
-                        found.mistakes.push((key.clone(), format!("{address}: {said}")))
+                    Outcome::Failed(finding) => {
+                        found.mistakes.push((key.clone(), format!("{address}: {finding}")))
                     }
                 }
             }
@@ -162,7 +162,7 @@ mod tests {
 
     #[test]
     fn clock_is_reported_in_both_directions() {
-        let said = |seconds| {
+        let report = |seconds| {
             let mut found = Found::default();
             clock(SignedDuration::from_secs(seconds), &mut found);
             let pairs =
@@ -171,17 +171,17 @@ mod tests {
             (found.good.len(), found.warnings.len(), found.mistakes.len(), all.concat())
         };
         assert_eq!(
-            said(0),
+            report(0),
             (1, 0, 0, "this machine's clock agrees with Bokbasen's to a second".to_owned())
         );
-        assert_eq!(said(-1).0, 1);
+        assert_eq!(report(-1).0, 1);
         assert_eq!(
-            said(30),
+            report(30),
             (1, 0, 0, "this machine's clock is 30 s ahead of Bokbasen's".to_owned())
         );
-        let (_, warnings, _, text) = said(-90);
+        let (_, warnings, _, text) = report(-90);
         assert!(warnings == 1 && text.contains("90 s behind Bokbasen's"), "{text}");
-        let (_, _, mistakes, text) = said(901);
+        let (_, _, mistakes, text) = report(901);
         assert!(
             mistakes == 1 && text.contains("901 s ahead of Bokbasen's. Bokbasen refuses calls"),
             "{text}"

@@ -84,13 +84,15 @@ fn package(book: &Book, chapters: usize) -> String {
     for number in 1..=chapters {
         let _ = write!(
             manifest,
-            "\n    <item id=\"chapter-{number}\" href=\"chapter-{number}.xhtml\" media-type=\"application/xhtml+xml\"/>"
+            "\n    <item id=\"chapter-{number}\" href=\"chapter-{number}.xhtml\" \
+             media-type=\"application/xhtml+xml\"/>"
         );
         let _ = write!(spine, "\n    <itemref idref=\"chapter-{number}\"/>");
     }
     if book.cover.is_some() {
         manifest.push_str(
-            "\n    <item id=\"cover\" href=\"cover.png\" media-type=\"image/png\" properties=\"cover-image\"/>",
+            "\n    <item id=\"cover\" href=\"cover.png\" media-type=\"image/png\" \
+             properties=\"cover-image\"/>",
         );
     }
     let (isbn, title, creator) = (book.isbn, escaped(book.title), escaped(book.creator));

@@ -59,8 +59,9 @@ impl Books {
     }
 
     fn insert(&mut self, loan: Loan) {
-        if let Some(kept) = self.by_id.get(&loan.id).and_then(|place| self.loans.get_mut(*place)) {
-            *kept = loan;
+        if let Some(stored) = self.by_id.get(&loan.id).and_then(|place| self.loans.get_mut(*place))
+        {
+            *stored = loan;
             return;
         }
         let place = self.loans.len();

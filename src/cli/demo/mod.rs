@@ -190,7 +190,7 @@ fn configure(
         .replace("http://127.0.0.1:9100", sandbox.url())
         .replace("http://127.0.0.1:9000/", &format!("{storage}/"));
     let (_, text) = text.split_once('\n').unwrap_or(("", &text));
-    let text = format!("# The demo's gate; written anew at each start.\n{text}");
+    let text = format!("# The demo's gate. Each start rewrites this file.\n{text}");
     write(dir, "config.toml", &text)?;
     let loaded = config::load(&dir.join("config.toml")).map_err(CliError::all)?;
     Ok(loaded.config)
