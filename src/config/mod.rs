@@ -35,29 +35,29 @@ use table::{Report, Source, Table};
 /// The settings of every part of a gate.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// `[listen] public`, `[tls]`, `[server]`, `[cors]`, `[limits]`.
+    /// The public listener, from `[listen] public`, `[tls]`, `[server]`, `[cors]` and `[limits]`.
     pub server: server::Settings,
-    /// `[listen] admin`, `[admin]`.
+    /// The admin listener, from `[listen] admin` and `[admin]`.
     pub admin: admin::Settings,
-    /// `[readers]`, `[privacy]`.
+    /// The authentication of readers, from `[readers]` and `[privacy]`.
     pub readers: reader::Settings,
-    /// `[lending]`.
+    /// The client of Bokbasen, from `[lending]`.
     pub lending: bokbasen::Settings,
-    /// `[ledger]`.
+    /// The database of loans, from `[ledger]`.
     pub ledger: ledger::Settings,
-    /// `[delivery]`.
+    /// The limits of streams, from `[delivery]`.
     pub delivery: delivery::Settings,
-    /// `[metering]`.
+    /// The recording of delivered bytes, from `[metering]`.
     pub metering: metering::Settings,
-    /// `[[origins]]`.
+    /// The file storages, from `[[origins]]`.
     pub origins: Vec<origin::Settings>,
-    /// `[[routes]]`.
+    /// The paths of files, from `[[routes]]`.
     pub catalog: catalog::Settings,
-    /// `[licences]`, with the times in `[lending]` and `[gate]` that govern a loan.
+    /// The life of a loan, from `[licences]` and the times in `[lending]` and `[gate]`.
     pub circulation: circulation::Settings,
-    /// `[gate]`.
+    /// The access decisions, from `[gate]`.
     pub gate: gate::Settings,
-    /// `[log]`.
+    /// The log output, from `[log]`.
     pub log: telemetry::Settings,
 }
 
@@ -148,7 +148,7 @@ pub fn load(file: &Path) -> Result<Loaded, Vec<Mistake>> {
 /// Reads a configuration from text. Paths in it are relative to the directory of `file`.
 ///
 /// # Errors
-/// Same as [`load`].
+/// Returns every mistake, sorted by line.
 pub fn read(file: &Path, text: &str) -> Result<Loaded, Vec<Mistake>> {
     let (document, errors) = toml::de::DeTable::parse_recoverable(text);
     let source = Source::new(file, text);
