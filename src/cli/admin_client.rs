@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::CliError;
 
 #[derive(Debug, clap::Args)]
-pub(super) struct Where {
+pub(super) struct GateArgs {
     /// Configuration of the running gate.
     #[arg(long, default_value = "config.toml")]
     config: PathBuf,
@@ -20,7 +20,7 @@ pub(super) struct Where {
 
 /// Calls the path `/api/v1/` plus `segments`. Errors carry the detail of the problem document.
 pub(super) async fn call(
-    gate: &Where,
+    gate: &GateArgs,
     method: Method,
     segments: &[&str],
     with: impl FnOnce(RequestBuilder) -> RequestBuilder,

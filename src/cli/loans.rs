@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use reqwest::Method;
 use serde_json::Value;
 
-use super::admin_client::{Where, call, read};
+use super::admin_client::{GateArgs, call, read};
 use super::{CliError, say};
 
 #[derive(Debug, clap::Subcommand)]
@@ -13,21 +13,21 @@ pub(super) enum Command {
     /// List loans, the newest first.
     List {
         #[command(flatten)]
-        gate: Where,
+        gate: GateArgs,
         #[command(flatten)]
         filters: Filters,
     },
     /// Show a loan with its history.
     Show {
         #[command(flatten)]
-        gate: Where,
+        gate: GateArgs,
         /// Id of the loan.
         id: String,
     },
     /// End a loan: access stops at once, and Bokbasen gets the return.
     End {
         #[command(flatten)]
-        gate: Where,
+        gate: GateArgs,
         /// Id of the loan.
         id: String,
         /// Reason, for the loan's history.
@@ -38,7 +38,7 @@ pub(super) enum Command {
     /// if a person must check something.
     Balance {
         #[command(flatten)]
-        gate: Where,
+        gate: GateArgs,
         /// Also compare loans begun since this time, like 2026-01-31T00:00:00Z, if earlier than the
         /// default.
         #[arg(long)]
@@ -73,10 +73,10 @@ const COLUMNS: [&str; 6] = ["id", "state", "isbn", "library", "begun", "due"];
 pub(super) async fn run(command: Command) -> Result<(), CliError> {
     match command {
         Command::List { gate, filters } => {
-            let answer =
+            let response =
                 call(&gate, Method::GET, &["loans"], |request| request.query(&filters.pairs()))
                     .await?;
-            let page = read(answer).await?;
+            let page = read(response).await?;
             say(&if gate.json { format!("{page:#}") } else { loan_table(&page) })
         }
         Command::Show { gate, id } => {
@@ -95,9 +95,9 @@ pub(super) async fn run(command: Command) -> Result<(), CliError> {
         }
         Command::Balance { gate, since } => {
             let since: Vec<_> = since.map(|since| ("since", since)).into_iter().collect();
-            let answer =
+            let response =
                 call(&gate, Method::POST, &["balance"], |request| request.query(&since)).await?;
-            let report = read(answer).await?;
+            let report = read(response).await?;
             say(&if gate.json { format!("{report:#}") } else { balance_text(&report) })?;
             match report.get("balanced").and_then(Value::as_bool) {
                 Some(true) => Ok(()),

@@ -22,12 +22,12 @@ pub(super) enum Kind {
     /// the login service has the private key.
     Reader {
         #[command(flatten)]
-        who: Who,
+        who: TokenArgs,
     },
     /// Create a link's token, for the query (?token=…) or the path (/~…/).
     Link {
         #[command(flatten)]
-        who: Who,
+        who: TokenArgs,
         /// Title that the link opens.
         #[arg(long, conflicts_with = "prefix")]
         isbn: Option<Isbn>,
@@ -38,7 +38,7 @@ pub(super) enum Kind {
 }
 
 #[derive(Debug, clap::Args)]
-pub(super) struct Who {
+pub(super) struct TokenArgs {
     /// Configuration whose keys sign.
     #[arg(long, default_value = "config.toml")]
     config: PathBuf,
@@ -123,7 +123,7 @@ pub(super) fn reader(
 
 fn link(
     config: &Config,
-    who: &Who,
+    who: &TokenArgs,
     isbn: Option<Isbn>,
     prefix: Option<String>,
 ) -> Result<String, CliError> {
