@@ -57,7 +57,7 @@ pub(in super::super) async fn begin(
 fn begun(loan: &Loan, unknown_status: bool) -> Response {
     let body =
         Begun { loan_id: &loan.id, status: ShownStatus::of(Status::Pending, unknown_status) };
-    let mut response = super::answer(StatusCode::ACCEPTED, &body);
+    let mut response = super::json_response(StatusCode::ACCEPTED, &body);
     if let Ok(location) = HeaderValue::from_str(&format!("/v1/loans/{}", loan.id)) {
         response.headers_mut().insert(LOCATION, location);
     }
@@ -130,5 +130,5 @@ pub(in super::super) async fn cancel(
 }
 
 fn shown(loan: &Loan, plan: &Plan) -> Response {
-    super::answer(StatusCode::OK, &ShownLoan::of(loan, plan.unknown_status))
+    super::json_response(StatusCode::OK, &ShownLoan::of(loan, plan.unknown_status))
 }

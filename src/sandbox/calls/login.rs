@@ -38,7 +38,7 @@ pub(in super::super) async fn token(
         let body = serde_json::json!({
             "access_token": token, "expires_in": seconds, "token_type": "Bearer",
         });
-        Ok(super::answer(StatusCode::OK, &body))
+        Ok(super::json_response(StatusCode::OK, &body))
     };
     Ok(app.perform(plan, act).await)
 }

@@ -66,6 +66,6 @@ fn json<T: DeserializeOwned>(headers: &HeaderMap, body: &[u8]) -> Result<T, Reje
 }
 
 /// Builds a JSON response.
-fn answer(status: StatusCode, body: &impl Serialize) -> Response {
+fn json_response(status: StatusCode, body: &impl Serialize) -> Response {
     (status, Json(body)).into_response()
 }

@@ -28,7 +28,7 @@ pub(in super::super) async fn licence_types(
     app.authenticate(&headers)?;
     let plan = app.plan(Call::Licenses, &headers, |_| Subject::default())?;
     let act = |app: &App, _: &Plan| {
-        Ok(super::answer(StatusCode::OK, &app.state().world_index.licence_types()))
+        Ok(super::json_response(StatusCode::OK, &app.state().world_index.licence_types()))
     };
     Ok(app.perform(plan, act).await)
 }
@@ -57,7 +57,7 @@ pub(in super::super) async fn availability(
         state.world_index.library(library)?;
         let all: Vec<_> =
             isbns.iter().map(|isbn| available(&mut state, library, *isbn, now)).collect();
-        Ok(super::answer(StatusCode::OK, &all))
+        Ok(super::json_response(StatusCode::OK, &all))
     };
     Ok(app.perform(plan, act).await)
 }
@@ -102,7 +102,7 @@ pub(in super::super) async fn licences(
         let now = app.now(&state);
         state.world_index.library(library)?;
         let licences = shown(&mut state, library, isbn, now).ok_or_else(|| unknown_title(isbn))?;
-        Ok(super::answer(StatusCode::OK, &licences))
+        Ok(super::json_response(StatusCode::OK, &licences))
     };
     Ok(app.perform(plan, act).await)
 }

@@ -109,9 +109,9 @@ async fn delayed_responses_arrive() {
 async fn status_faults_work_with_and_without_a_loan() {
     let caller = Caller::of(permissive()).await;
     fault(&caller, "begin", json!({ "status": { "status": 429, "retry_after": 7 } })).await;
-    let answer = caller.begin("r").await;
-    assert_eq!(answer.code(), (429, "TOO_MANY_REQUESTS"));
-    assert_eq!(answer.headers["retry-after"], "7");
+    let response = caller.begin("r").await;
+    assert_eq!(response.code(), (429, "TOO_MANY_REQUESTS"));
+    assert_eq!(response.headers["retry-after"], "7");
     assert!(caller.loans().await.is_empty());
     fault(&caller, "begin", json!({ "status": { "status": 502, "made": true } })).await;
     assert_eq!(caller.begin("r").await.status, 502);
@@ -122,8 +122,8 @@ async fn status_faults_work_with_and_without_a_loan() {
 async fn responses_can_have_garbage_or_an_unknown_status() {
     let caller = Caller::of(permissive()).await;
     fault(&caller, "begin", json!("garbage")).await;
-    let answer = caller.begin("r").await;
-    assert_eq!((answer.status, answer.body), (202, Value::Null));
+    let response = caller.begin("r").await;
+    assert_eq!((response.status, response.body), (202, Value::Null));
     let id = caller.loans().await[0]["loanId"].as_str().unwrap().to_owned();
     fault(&caller, "get", json!("unknown_status")).await;
     let status = caller.status(&id).await;
@@ -177,22 +177,22 @@ async fn down_affects_calls_but_not_the_control_api() {
     caller.put("/sandbox/settings", json!({ "down": false })).await;
     assert_eq!(caller.begin("r").await.status, 202);
     let wrong = json!({ "downn": true });
-    let answer = caller.try_call(Method::PUT, "/sandbox/settings", Some(wrong)).await.unwrap();
-    assert_eq!(answer.code(), (400, "MALFORMED"));
+    let response = caller.try_call(Method::PUT, "/sandbox/settings", Some(wrong)).await.unwrap();
+    assert_eq!(response.code(), (400, "MALFORMED"));
 }
 
 #[tokio::test]
 async fn clock_skew_changes_date_and_rejects_legacy_calls() {
     let caller = Caller::of(permissive()).await;
     let form = "username=sandbox-name&password=sandbox-password";
-    let answer = caller
+    let response = caller
         .http
         .post(caller.sandbox.login_url())
         .header("content-type", "application/x-www-form-urlencoded")
         .body(form);
-    let answer = answer.send().await.unwrap();
-    assert_eq!(answer.status(), 201);
-    let ticket = answer.headers()["boknett-tgt"].to_str().unwrap().to_owned();
+    let response = response.send().await.unwrap();
+    assert_eq!(response.status(), 201);
+    let ticket = response.headers()["boknett-tgt"].to_str().unwrap().to_owned();
     let call = async || {
         let url = format!("{}/v1/loans?reference=r", caller.sandbox.url());
         let request = caller.http.get(url).header("authorization", format!("Boknett {ticket}"));

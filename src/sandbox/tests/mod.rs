@@ -16,13 +16,13 @@ pub(super) const TITLE: &str = "9780306406157";
 
 /// A response with its whole body.
 #[derive(Debug)]
-pub(super) struct Answer {
+pub(super) struct TestResponse {
     pub(super) status: u16,
     pub(super) headers: HeaderMap,
     pub(super) body: Value,
 }
 
-impl Answer {
+impl TestResponse {
     pub(super) fn code(&self) -> (u16, &str) {
         (self.status, self.body["code"].as_str().unwrap_or(""))
     }
@@ -66,8 +66,8 @@ impl Caller {
             "client_id": known.client_id, "client_secret": "sandbox-client-secret",
             "audience": AUDIENCE, "grant_type": "client_credentials",
         });
-        let answer = self.http.post(self.sandbox.token_url()).json(&body).send().await;
-        let body: Value = answer.unwrap().json().await.unwrap();
+        let response = self.http.post(self.sandbox.token_url()).json(&body).send().await;
+        let body: Value = response.unwrap().json().await.unwrap();
         self.token = body["access_token"].as_str().unwrap().to_owned();
     }
 
@@ -77,31 +77,31 @@ impl Caller {
         method: Method,
         path: &str,
         body: Option<Value>,
-    ) -> Result<Answer, reqwest::Error> {
+    ) -> Result<TestResponse, reqwest::Error> {
         let url = format!("{}{path}", self.sandbox.url());
         let mut request = self.http.request(method, url).bearer_auth(&self.token);
         if let Some(body) = body {
             request = request.json(&body);
         }
         let response = request.send().await?;
-        Ok(Answer {
+        Ok(TestResponse {
             status: response.status().as_u16(),
             headers: response.headers().clone(),
             body: serde_json::from_str(&response.text().await?).unwrap_or_default(),
         })
     }
 
-    pub(super) async fn get(&self, path: &str) -> Answer {
+    pub(super) async fn get(&self, path: &str) -> TestResponse {
         self.try_call(Method::GET, path, None).await.unwrap()
     }
 
-    pub(super) async fn post(&self, path: &str, body: Value) -> Answer {
+    pub(super) async fn post(&self, path: &str, body: Value) -> TestResponse {
         self.try_call(Method::POST, path, Some(body)).await.unwrap()
     }
 
     pub(super) async fn put(&self, path: &str, body: Value) {
-        let answer = self.try_call(Method::PUT, path, Some(body)).await.unwrap();
-        assert_eq!(answer.status, 204, "{answer:?}");
+        let response = self.try_call(Method::PUT, path, Some(body)).await.unwrap();
+        assert_eq!(response.status, 204, "{response:?}");
     }
 
     /// Returns the body of a begin with this reference.
@@ -112,7 +112,7 @@ impl Caller {
         })
     }
 
-    pub(super) async fn begin(&self, reference: &str) -> Answer {
+    pub(super) async fn begin(&self, reference: &str) -> TestResponse {
         self.post("/v1/loans", self.begin_body(reference)).await
     }
 
@@ -120,12 +120,12 @@ impl Caller {
         self.get(&format!("/v1/loans/{id}")).await.body["status"].clone()
     }
 
-    pub(super) async fn end(&self, id: &str) -> Answer {
+    pub(super) async fn end(&self, id: &str) -> TestResponse {
         let body = json!({ "ended": self.clock.now(), "reason": "RETURNED" });
         self.post(&format!("/v1/loans/{id}/return"), body).await
     }
 
-    pub(super) async fn cancel(&self, id: &str) -> Answer {
+    pub(super) async fn cancel(&self, id: &str) -> TestResponse {
         self.post(&format!("/v1/loans/{id}/cancel"), json!({ "reason": "duplicate" })).await
     }
 

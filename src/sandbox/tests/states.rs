@@ -193,7 +193,7 @@ async fn invalid_requests_are_rejected() {
         begin_body[key] = value;
         begin_body
     };
-    for (begin_body, answer) in [
+    for (begin_body, response) in [
         (with("extra", json!(1)), (400, "MALFORMED")),
         (with("isbn", json!("9780306406158")), (400, "MALFORMED")),
         (with("library", json!("Oslo")), (400, "MALFORMED")),
@@ -205,7 +205,7 @@ async fn invalid_requests_are_rejected() {
     ] {
         assert_eq!(
             caller.post("/v1/loans", begin_body.clone()).await.code(),
-            answer,
+            response,
             "{begin_body}"
         );
     }
