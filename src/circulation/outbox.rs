@@ -1,20 +1,19 @@
 //! The outbox of ends: each is sent until Bokbasen has acknowledged it, across restarts.
 //!
-//! A loan in state `ending` is an end that waits; there is no second list that could differ from
-//! the ledger. The outbox reads all of them once, and after that only the ledger's newer steps. One
-//! loan has one end, which keeps the order within a loan.
+//! A loan in state `ending` is an end to send. There is no second list that could differ from the
+//! ledger. The outbox reads all of them once, and then only the newer steps of the ledger. A loan
+//! has one end, so the order within a loan is preserved.
 //!
-//! Each end that fails has a backoff of its own, and a lane of its own beside ends that have not
-//! failed: ends that Bokbasen never accepts delay no others. When an outage is over, the ends that
-//! failed in it are sent again at once, each of them once; an end that fails after that waits for
-//! its own backoff, whatever others do.
+//! Each failed end has its own backoff, and failed ends have their own lane. So ends that Bokbasen
+//! never accepts do not delay others. After an outage, each end that failed in it is retried once
+//! at once. If that retry fails, the end waits for its own backoff.
 //!
-//! Which ends fail is known only after they are sent, and Bokbasen may be slow to fail. So half
-//! of the calls for fresh ends send the oldest, and the other half the newest: many bad ends hold
-//! back neither those that arrive after them nor those that waited before.
+//! The outbox cannot know in advance which ends fail, and Bokbasen may be slow to fail. So half of
+//! the calls for fresh ends send the oldest, and the other half the newest. A backlog of bad ends
+//! then delays neither newer nor older ends.
 //!
-//! Many ends arrive together, and must not cost the readers of other loans much: the outbox reads
-//! many at a time, and writes acknowledgements together.
+//! Many ends can arrive at once and must not slow the readers of other loans. The outbox therefore
+//! reads ends in batches and writes acknowledgements in batches.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
@@ -29,38 +28,37 @@ use crate::ledger::{Cause, LedgerError};
 use crate::lending::{CallError, CallKind, Passage, Told};
 use crate::loan::{EndReason, Event, Loan, LoanId, LoanState, OVERDUE_AFTER};
 
-/// How many ends are read from the ledger by one query, and how many acknowledgements are written
-/// together at most.
+/// Maximum number of ends in one ledger query, and of acknowledgements in one batch of writes.
 const TOGETHER: usize = 128;
-/// The same for the newest ends, since others may arrive after them.
+/// Maximum number of newest ends in one ledger query. It is small because newer ends may arrive.
 const NEWEST_TOGETHER: usize = 16;
-/// How many trials of the breaker each lane may have in flight: the end that succeeds may be an old
-/// one or a new one, and where trials hang, one lane must not use up those of the other.
+/// Maximum number of the breaker's trial calls in flight per lane. Either an old or a new end may
+/// succeed, so hanging trials of one lane must not use up those of the other.
 const LANE_TRIALS: usize = 2;
-/// How long an acknowledgement waits for others, while any are expected.
+/// How long an acknowledgement waits for others in flight, so that they are written together.
 const LINGER: Duration = Duration::from_millis(250);
-/// The backoff of an end that failed: at first, and the longest that it doubles up to.
+/// Backoff of a failed end: the first wait, and the limit up to which it doubles.
 const FIRST_WAIT: Duration = Duration::from_millis(500);
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
-/// When an end that was held back is tried again; the breaker decides which of them is sent.
+/// Wait before an end that the breaker held back is tried again.
 const HELD_BACK_WAIT: Duration = Duration::from_millis(200);
-/// How often to query the ledger without a notification: another process may have ended a loan.
+/// Interval of ledger queries without a notification: another process may have ended a loan.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
-/// How often to count what is waiting.
+/// Interval at which waiting ends are counted.
 const COUNT_AGAIN: Duration = Duration::from_secs(5);
 
-/// What came of sending an end.
+/// Result of sending an end.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Sent {
-    /// Bokbasen acknowledged it; the ledger does not have that yet.
+    /// Bokbasen acknowledged it; the acknowledgement is not written yet.
     Acknowledged,
-    /// Bokbasen answered, and does not accept it yet; it may name how long to wait.
+    /// Bokbasen responded but does not accept the end yet; it may send a Retry-After.
     NotTaken(Option<Duration>),
-    /// Bokbasen did not answer, or with a 5xx, which may be the fault of this end.
+    /// Bokbasen did not respond, or responded with a 5xx, which this end itself may cause.
     NoAnswer,
-    /// The call never left: no connection, no login.
+    /// The request was never sent: no connection or no access token.
     NotReached,
-    /// The call never left, while ends are held back: it waits for that, and has not failed.
+    /// The breaker blocked the request. The end waits for the breaker and has not failed.
     HeldBack,
 }
 
@@ -70,29 +68,29 @@ impl Sent {
     }
 }
 
-/// An end that failed.
+/// Retry state of a failed end.
 #[derive(Clone, Copy, Debug)]
 struct Failed {
     next: Instant,
     wait: Duration,
     how: Sent,
-    /// Whether it has been sent again at once after an outage.
+    /// Whether it has been retried at once after an outage.
     was_expedited: bool,
 }
 
-/// Calls that go on beside those of the other lanes.
+/// A group of calls that is limited separately from the other lanes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Lane {
     /// Fresh ends, the newest first.
     Newest,
     /// Fresh ends, the oldest first.
     Oldest,
-    /// Ends that failed.
+    /// Failed ends.
     Retries,
 }
 
 impl Lane {
-    /// In the order in which they get free calls: of a few trials, the newest ends have the first.
+    /// Order in which the lanes get free calls: of a few trials, the newest ends get the first.
     const ALL: [Lane; 3] = [Lane::Newest, Lane::Oldest, Lane::Retries];
 
     fn is_retries(self) -> bool {
@@ -100,22 +98,22 @@ impl Lane {
     }
 }
 
-/// What a lane is about to send, and sends.
+/// Ends that a lane has read, and the number of its calls in flight.
 #[derive(Debug, Default)]
 struct Queue {
-    /// Ends whose time has come, as the ledger had them a moment ago, with their arrival.
+    /// Due ends as last read from the ledger, each with its arrival number.
     next: VecDeque<(u64, Loan)>,
     in_flight: usize,
 }
 
-/// Ends that have not failed, or failed in an outage that is over.
+/// Ends that have not failed, or that are to be retried after an outage.
 #[derive(Debug)]
 struct Fresh {
-    /// By arrival: those of an outage are older than all others.
+    /// By arrival number; ends that failed in an outage get the lowest numbers.
     waiting: BTreeMap<u64, LoanId>,
     oldest: u64,
     newest: u64,
-    /// None of them is sent before, as the breaker holds them back.
+    /// The breaker holds all of them back until then.
     held_until: Option<Instant>,
 }
 
@@ -126,26 +124,26 @@ impl Default for Fresh {
     }
 }
 
-/// What the task keeps.
+/// State of the outbox task.
 #[derive(Default)]
 struct Outbox {
     fresh: Fresh,
-    /// Ends that failed, by when they are to be sent again.
+    /// Failed ends, by the time of their next retry.
     retries: BTreeSet<(Instant, LoanId)>,
     queues: [Queue; 3],
     failed: HashMap<LoanId, Failed>,
-    /// Tasks of their own: futures that only this task polls would hold the ledger's connections
-    /// while this task waits for the ledger itself.
+    /// Calls in flight. They are tasks because futures that only this task polls would hold ledger
+    /// connections while this task waits for the ledger.
     sending: JoinSet<Sent>,
-    /// Which end each of those tasks sends, its arrival, and the lane.
+    /// End, arrival number and lane of each of these tasks.
     senders: HashMap<task::Id, (LoanId, u64, Lane)>,
-    /// Bokbasen acknowledged these, and the ledger does not have that yet.
+    /// Ends that Bokbasen acknowledged and whose acknowledgement is not written yet.
     acknowledged: Vec<LoanId>,
-    /// Since when the first of them waits.
+    /// When the first of them was acknowledged.
     since: Option<Instant>,
-    /// The last step of the ledger that was read; none before the first query.
+    /// Last ledger step that was read; none before the first query.
     seen: Option<i64>,
-    /// Whether ends have been held back since the last answer.
+    /// Whether the breaker has held ends back since the last response.
     was_held_back: bool,
 }
 
@@ -176,7 +174,7 @@ pub(super) async fn send_ends(circulation: Circulation) {
 }
 
 impl Outbox {
-    /// Reads what has ended since the last query; at the first query, everything that waits.
+    /// Reads the ends since the last query; the first query reads all waiting ends.
     async fn take_in(&mut self, circulation: &Circulation) {
         let ledger = &circulation.inner.ledger;
         let ends = match self.seen {
@@ -186,7 +184,7 @@ impl Outbox {
         match ends {
             Ok(ends) => {
                 if !ends.loans.is_empty() {
-                    // What was read as the newest is not any more.
+                    // The ends read as the newest no longer are.
                     self.unread(Lane::Newest);
                 }
                 ends.loans.into_iter().for_each(|id| self.fresh.arrive(id));
@@ -205,7 +203,7 @@ impl Outbox {
         }
     }
 
-    /// Starts what is to be sent now, as far as there is room in its lane.
+    /// Sends due ends, within the limit of each lane.
     async fn send_ready(&mut self, circulation: &Circulation) {
         for lane in Lane::ALL {
             loop {
@@ -227,8 +225,9 @@ impl Outbox {
         }
     }
 
-    /// Makes what the other lane of fresh ends has read available to this one, where this one has
-    /// nothing to send and the calls of the other are all taken: they may hang.
+    /// Returns the ends that the other fresh lane has read, so that this lane can send them. It
+    /// does so only if this lane has nothing to send and all calls of the other are in use, since
+    /// those may hang.
     fn take_over(&mut self, circulation: &Circulation, lane: Lane) {
         let other = match lane {
             Lane::Newest => Lane::Oldest,
@@ -241,14 +240,13 @@ impl Outbox {
         }
     }
 
-    /// Returns the fresh ends that a lane has read, but not sent, to those that wait.
+    /// Returns the fresh ends that a lane has read but not sent to the waiting ends.
     fn unread(&mut self, lane: Lane) {
         let unsent = std::mem::take(&mut self.queue(lane).next);
         self.fresh.waiting.extend(unsent.into_iter().map(|(arrival, loan)| (arrival, loan.id)));
     }
 
-    /// Reads the ends whose time has come, as the ledger has them now; returns whether there were
-    /// any.
+    /// Reads the due ends of a lane from the ledger. Returns whether there were any.
     async fn read_next(&mut self, circulation: &Circulation, lane: Lane) -> bool {
         let ready = self.take_due(lane, Instant::now());
         if ready.is_empty() {
@@ -264,12 +262,12 @@ impl Outbox {
                 for (arrival, id) in ready {
                     match read.remove(&id) {
                         Some(loan) => ordered.push((arrival, loan)),
-                        // A row that cannot be read is tried again later: somebody may repair it.
+                        // A row that cannot be read is retried later: support may repair it.
                         None => self.put_off(id, Sent::NotTaken(None)),
                     }
                 }
                 if !is_open && lane != Lane::Newest {
-                    // Trials by chance: the oldest ends may all be bad ones.
+                    // Trials in random order: the oldest ends may all be bad ones.
                     fastrand::shuffle(&mut ordered);
                 }
                 ordered.into_iter().for_each(|(arrival, loan)| self.read(arrival, loan, lane));
@@ -279,7 +277,7 @@ impl Outbox {
         true
     }
 
-    /// Takes the ends of a lane out that are due, as many as are read together.
+    /// Removes and returns the due ends of a lane, at most one batch.
     fn take_due(&mut self, lane: Lane, now: Instant) -> Vec<(u64, LoanId)> {
         let most = match lane {
             Lane::Newest => NEWEST_TOGETHER,
@@ -310,7 +308,7 @@ impl Outbox {
         if loan.state == LoanState::Ending {
             self.queue(lane).next.push_back((arrival, loan));
         } else {
-            // Another process has sent it.
+            // Another process sent it.
             self.failed.remove(&loan.id);
         }
     }
@@ -320,8 +318,8 @@ impl Outbox {
         ids.iter().for_each(|id| self.put_off(*id, Sent::NotTaken(None)));
     }
 
-    /// Writes what is acknowledged, unless more of it is expected within a moment. Where the ledger
-    /// fails, the end is sent again, which Bokbasen allows.
+    /// Writes the acknowledgements, unless more are expected soon. If the ledger fails, the end is
+    /// sent again, which Bokbasen allows.
     async fn write_acknowledged(&mut self, circulation: &Circulation) {
         let more = !self.sending.is_empty() && self.acknowledged.len() < TOGETHER;
         if self.acknowledged.is_empty()
@@ -337,7 +335,7 @@ impl Outbox {
         });
         for (id, written) in acknowledged.iter().zip(join_all(written).await) {
             match written {
-                // Illegal: another process, which sent it too, has written it.
+                // Illegal: another process sent it too, and has written the acknowledgement.
                 Ok(_) | Err(LedgerError::Illegal(_)) => drop(self.failed.remove(id)),
                 Err(error) => {
                     log_ledger_failure("writing that an end was acknowledged", &error);
@@ -347,7 +345,7 @@ impl Outbox {
         }
     }
 
-    /// How long there is nothing to do, unless something else happens.
+    /// Returns how long the task can sleep if no event wakes it.
     fn wait(&mut self, circulation: &Circulation) -> Duration {
         let now = Instant::now();
         let write = self.since.map_or(LOOK_AGAIN, |since| LINGER.saturating_sub(since.elapsed()));
@@ -361,7 +359,7 @@ impl Outbox {
         sends.into_iter().fold(write.min(LOOK_AGAIN), Duration::min)
     }
 
-    /// When the next end of a lane that waits may be sent.
+    /// Returns when the next waiting end of a lane may be sent.
     fn next_due(&self, lane: Lane) -> Option<Instant> {
         if lane.is_retries() {
             return self.retries.first().map(|(at, _)| *at);
@@ -371,7 +369,7 @@ impl Outbox {
     }
 
     fn joined(&mut self, circulation: &Circulation, sent: Result<(task::Id, Sent), JoinError>) {
-        // A task that panicked counts as unanswered: what it did is not known.
+        // A task that panicked counts as unanswered, because its outcome is unknown.
         let (task, sent) = sent.unwrap_or_else(|error| (error.id(), Sent::NoAnswer));
         let Some((id, arrival, lane)) = self.senders.remove(&task) else { return };
         let queue = self.queue(lane);
@@ -388,7 +386,7 @@ impl Outbox {
         }
     }
 
-    /// Has an end wait that the breaker held back, in its old place.
+    /// Puts an end that the breaker held back into its old place.
     fn hold_back(&mut self, id: LoanId, arrival: u64, lane: Lane) {
         let again = Instant::now() + HELD_BACK_WAIT;
         if lane.is_retries() {
@@ -411,7 +409,7 @@ impl Outbox {
         }
     }
 
-    /// Puts an end off that failed, for as long as its own backoff says.
+    /// Schedules the retry of a failed end by its own backoff.
     fn put_off(&mut self, id: LoanId, how: Sent) {
         let before = self.failed.get(&id);
         let wait = before.map_or(FIRST_WAIT, |failed| (failed.wait * 2).min(LONGEST_WAIT));
@@ -421,16 +419,15 @@ impl Outbox {
         } else {
             Duration::ZERO
         };
-        // Ends that failed together must not all be sent together again.
+        // Jitter, so that ends that failed together are not retried together.
         let jittered = wait.mul_f64(0.75 + 0.25 * fastrand::f64());
         let next = Instant::now() + jittered.max(named).min(LONGEST_WAIT);
         self.failed.insert(id, Failed { next, wait, how, was_expedited });
         self.retries.insert((next, id));
     }
 
-    /// Bokbasen answers: sends at once what only waits because it could not be reached, and after
-    /// an outage what was not answered. The latter once for each end, since the fault may be its
-    /// own.
+    /// Retries at once the ends that could not be sent, now that Bokbasen responds. After an outage
+    /// it also retries unanswered ends, each only once, since the end itself may be at fault.
     fn expedite(&mut self, outage_is_over: bool) {
         let now = Instant::now();
         for (id, failed) in &mut self.failed {
@@ -449,19 +446,19 @@ impl Outbox {
 }
 
 impl Fresh {
-    /// An end arrives, the newest of all.
+    /// Adds the newest end.
     fn arrive(&mut self, id: LoanId) {
         self.newest += 1;
         self.waiting.insert(self.newest, id);
     }
 
-    /// An end is to be sent again before all others.
+    /// Puts an end before all others.
     fn return_to_front(&mut self, id: LoanId) {
         self.waiting.insert(self.oldest, id);
         self.oldest -= 1;
     }
 
-    /// Takes one out by `pop`, unless all are held back.
+    /// Removes one end with `pop`, unless all are held back.
     fn take(
         &mut self,
         now: Instant,
@@ -475,11 +472,11 @@ impl Fresh {
     }
 }
 
-/// How many ends of a lane may be in flight.
+/// How many ends a lane may have in flight.
 #[derive(Clone, Copy, Debug)]
 enum Room {
     Open(usize),
-    /// A few, which show whether Bokbasen answers again; the breaker holds the others back.
+    /// A few trials, which show whether Bokbasen responds again. The breaker holds the others back.
     Trial(usize),
     Closed(Duration),
 }
@@ -503,7 +500,7 @@ fn room(circulation: &Circulation, lane: Lane) -> Room {
     )
 }
 
-/// The room of a lane, where so many ends may be in flight in all.
+/// Returns the limit of a lane if all lanes together may have `most` ends in flight.
 fn room_of(lane: Lane, most: usize, passage: Passage) -> Room {
     let most = match lane {
         Lane::Oldest => most.div_ceil(2),
@@ -517,7 +514,7 @@ fn room_of(lane: Lane, most: usize, passage: Passage) -> Room {
     }
 }
 
-/// Counts what waits, and what has waited for longer than anybody should have to.
+/// Counts the waiting ends and the overdue ones, and reports both.
 async fn count_ends(circulation: &Circulation) {
     let inner = &circulation.inner;
     let counted = inner.ledger.count_ends(clock::before(inner.clock.now(), OVERDUE_AFTER)).await;
@@ -525,9 +522,10 @@ async fn count_ends(circulation: &Circulation) {
         Ok((waiting, overdue)) => {
             inner.metrics.ends_waiting(waiting, overdue);
             if overdue > 0 {
-                tracing::error!(
+tracing::error!(
                     overdue,
-                    "Bokbasen has not acknowledged ends of loans for a day; `loangate loans list --state ending` lists them"
+"Bokbasen has not acknowledged ends of loans for a day; \
+                     `loangate loans list --state ending` lists them"
                 );
             }
         }
@@ -535,18 +533,18 @@ async fn count_ends(circulation: &Circulation) {
     }
 }
 
-/// Sends one end.
+/// Sends one end to Bokbasen.
 async fn send(circulation: &Circulation, loan: &Loan) -> Sent {
     let id = loan.id;
     match tell(circulation, loan).await {
         Ok(Told::Done) => Sent::Acknowledged,
         Ok(Told::NoSuchLoan) if circulation.believes_absence(loan) => Sent::Acknowledged,
         Ok(told) => {
-            tracing::warn!(loan = %id, ?told, "Bokbasen does not take this end yet; it is sent again");
+tracing::warn!(loan = %id, ?told, "Bokbasen does not accept this end yet; retrying");
             Sent::NotTaken(None)
         }
         Err(error @ CallError::Rejected { retry_after, .. }) => {
-            tracing::error!(loan = %id, %error, "Bokbasen rejects this end; it is sent again");
+            tracing::error!(loan = %id, %error, "Bokbasen rejected this end; retrying");
             Sent::NotTaken(retry_after)
         }
         Err(CallError::NotSent(_))
@@ -556,11 +554,11 @@ async fn send(circulation: &Circulation, loan: &Loan) -> Sent {
         }
         Err(error @ CallError::NotSent(_)) => {
             // The client of Bokbasen logs the reason, once a minute for all loans.
-            tracing::debug!(loan = %id, %error, "cannot send an end; it is retried");
+            tracing::debug!(loan = %id, %error, "cannot send an end; retrying");
             Sent::NotReached
         }
         Err(error @ CallError::Unknown(_)) => {
-            tracing::debug!(loan = %id, %error, "an end was not answered; it is retried");
+            tracing::debug!(loan = %id, %error, "Bokbasen did not respond to an end; retrying");
             Sent::NoAnswer
         }
     }
@@ -571,7 +569,7 @@ async fn tell(circulation: &Circulation, loan: &Loan) -> Result<Told, CallError>
     let (Some(lending_id), Some(ended), Some(reason)) =
         (&loan.lending_id, loan.ended, loan.end_reason)
     else {
-        return Ok(Told::Done); // it never was there
+        return Ok(Told::Done); // Bokbasen never had it
     };
     match reason {
         EndReason::Cancelled => {
@@ -581,7 +579,7 @@ async fn tell(circulation: &Circulation, loan: &Loan) -> Result<Told, CallError>
         }
         EndReason::Returned | EndReason::Expired | EndReason::Rejected => {
             match lending.return_loan(lending_id, ended, reason).await? {
-                // A loan ended here while it was pending there can only be cancelled.
+                // Bokbasen can only cancel a loan that is still pending there.
                 Told::StillPending => {
                     lending.cancel(lending_id, "ended before it was accepted").await
                 }
@@ -600,7 +598,7 @@ mod tests {
         outbox.fresh.waiting.values().copied().chain(retries.map(|(_, id)| *id)).collect()
     }
 
-    /// All that a lane takes, by as many reads as that needs.
+    /// Takes all due ends of a lane, in as many batches as needed.
     fn taken(outbox: &mut Outbox, lane: Lane) -> Vec<LoanId> {
         let mut taken = Vec::new();
         loop {
@@ -618,15 +616,15 @@ mod tests {
         outbox.note(unanswered, Sent::NoAnswer);
         outbox.note(rejected, Sent::NotTaken(Some(Duration::from_secs(5))));
         outbox.expedite(false);
-        assert_eq!(due(&outbox), [], "another end's answer is no reason");
+        assert_eq!(due(&outbox), [], "the response to another end is no reason");
         outbox.expedite(true);
         assert_eq!(due(&outbox), [unanswered]);
         assert_eq!(taken(&mut outbox, Lane::Oldest), [unanswered]);
         outbox.note(unanswered, Sent::NoAnswer);
         outbox.expedite(true);
-        assert_eq!(due(&outbox), [], "the fault may be its own");
+        assert_eq!(due(&outbox), [], "the end itself may be at fault");
         let waits = outbox.failed[&rejected].next - Instant::now();
-        assert!(waits > Duration::from_secs(4), "as Bokbasen says");
+        assert!(waits > Duration::from_secs(4), "Bokbasen's Retry-After counts");
     }
 
     #[tokio::test(start_paused = true)]
@@ -641,12 +639,12 @@ mod tests {
         let (arrival, first) = oldest[0];
         assert_eq!(first, ends[0]);
         outbox.fresh.waiting.extend(oldest.into_iter().skip(1));
-        // What the breaker holds back keeps its place, and holds back the others for a moment.
+        // An end that the breaker holds back keeps its place, and delays the others for a moment.
         outbox.hold_back(first, arrival, Lane::Oldest);
         assert_eq!(taken(&mut outbox, Lane::Newest), []);
         tokio::time::advance(HELD_BACK_WAIT).await;
         assert_eq!(taken(&mut outbox, Lane::Oldest), ends[..4]);
-        // An end of an outage is older than all others.
+        // An end that failed in an outage precedes all others.
         outbox.fresh.arrive(ends[1]);
         outbox.note(ends[0], Sent::NotReached);
         outbox.expedite(false);
