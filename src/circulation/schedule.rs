@@ -1,14 +1,13 @@
-//! When each undecided loan is worked on next, and who waits for it.
+//! The schedule of undecided loans: when each is polled next, and which callers wait for it.
 //!
-//! A loan of this process whose state at Bokbasen is open has one entry here, of at most 1 KiB. A
-//! task exists only while work on it is under way: one begin, one poll, one check of a search. The
-//! scheduler starts that work when it falls due, for a bounded number of loans at a time, so that
-//! polls leave most of the call budget to begins.
+//! Each loan of this process that Bokbasen has not decided has one entry of at most 1 KiB. A task
+//! exists only while one step runs: a begin, a poll, or a check of a search. The scheduler starts
+//! due steps for a bounded number of loans at a time, so that begins get most of the call budget.
 //!
-//! Where more is due than can be sent, the levels take turns: first polls before later ones, loans
-//! with a waiting caller before those without. Early polls alternate between the newest and the
-//! oldest loan that is due, so that a backlog makes neither new readers wait nor old ones starve.
-//! In the other levels the earliest goes first.
+//! If more steps are due than can run, the levels take turns: first polls precede later polls, and
+//! loans with a waiting caller precede loans without one. Early polls alternate between the newest
+//! and the oldest due loan. So a backlog neither delays new readers nor starves old ones. In the
+//! other levels the earliest due loan is first.
 
 use std::collections::{BTreeMap, HashMap, hash_map};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -24,46 +23,46 @@ use crate::crash::{self, Edge};
 use crate::lending::{CallKind, Passage};
 use crate::loan::LoanId;
 
-/// The first wait between two polls, and the longest that it doubles up to with and without a
-/// waiting caller. Bokbasen decides most loans within a second or two.
+/// First wait between two polls, and the limit up to which it doubles, with and without a waiting
+/// caller. Bokbasen decides most loans within two seconds.
 pub(super) const FIRST_WAIT: Duration = Duration::from_millis(100);
 pub(super) const LONGEST_WAIT: Duration = Duration::from_secs(2);
 const LONGEST_IDLE_WAIT: Duration = Duration::from_secs(60);
-/// How long after the death of its driver a loan is taken up again.
+/// Wait before a loan is polled again whose task panicked.
 const AFTER_DEATH: Duration = Duration::from_millis(500);
-/// How many polls count as early.
+/// Number of polls that count as early.
 const EARLY_POLLS: u32 = 5;
-/// How often the scheduler checks at least.
+/// Longest time between two checks of the schedule.
 const CHECK_AGAIN: Duration = Duration::from_secs(5);
 
-/// How urgent work is.
+/// Urgency of a step.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Level {
-    /// The first poll of a loan that a caller waits for: it decides most loans.
+    /// The first poll of a loan that a caller waits for. It decides most loans.
     First = 0,
-    /// The next few.
+    /// The next few polls of such a loan.
     Early = 1,
-    /// A caller waits.
+    /// Later polls of such a loan.
     Waited = 2,
-    /// Nobody waits.
+    /// No caller waits.
     Idle = 3,
 }
 
 impl Level {
-    /// Whether a loan that is likely to be decided now is polled: such a poll completes a begin.
+    /// Returns whether the poll probably decides the loan: it completes a begin.
     fn is_urgent(self) -> bool {
         matches!(self, Level::First | Level::Early)
     }
 }
 
-/// Which of the loans of a level that are due is taken.
+/// Which due loan of a level is picked.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum End {
     Newest,
     Oldest,
 }
 
-/// The turns of the levels, where work of several is due.
+/// The order in which the levels take turns if several have due loans.
 const TURNS: [(Level, End); 8] = [
     (Level::First, End::Newest),
     (Level::Early, End::Newest),
@@ -75,7 +74,7 @@ const TURNS: [(Level, End); 8] = [
     (Level::Waited, End::Oldest),
 ];
 
-/// A place in the order of a level: when it is due, and a number that no other place has.
+/// Position in the order of a level: the due time, and a unique number.
 type Place = (Instant, u64);
 
 /// The undecided loans of this process.
@@ -87,11 +86,11 @@ pub(super) struct Schedule {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Boxed, so that the spare places of the map cost little.
+    /// Boxed, so that unused slots of the map are small.
     entries: HashMap<LoanId, Box<Entry>>,
-    /// What is scheduled, by level.
+    /// Scheduled loans, by level.
     due: [BTreeMap<Place, LoanId>; 4],
-    /// How many of the scheduler's tasks are under way, and how many of those are not urgent.
+    /// Number of running tasks of the scheduler, and of those that are not urgent.
     working: usize,
     routine: usize,
     turn: usize,
@@ -101,16 +100,16 @@ struct State {
 /// One undecided loan.
 #[derive(Debug)]
 struct Entry {
-    /// Where it is scheduled; none while work is under way.
+    /// Position in the schedule; none while a step runs.
     place: Option<(Level, Place)>,
-    /// What its driver knows; taken out while work is under way.
+    /// State of the driver; none while a step runs.
     going: Option<Going>,
     pace: Pace,
-    /// Exists only while somebody waits.
+    /// Exists only while a caller waits.
     waiters: Option<watch::Sender<Option<Outcome>>>,
 }
 
-/// How often a loan is polled.
+/// Poll interval of a loan, which grows with each poll.
 #[derive(Clone, Copy, Debug)]
 struct Pace {
     polls: u32,
@@ -125,7 +124,7 @@ impl Pace {
         Pace { polls: 0, wait: FIRST_WAIT, last: now, not_before: now }
     }
 
-    /// Notes a poll that decided nothing.
+    /// Records a poll that decided nothing.
     fn polled(&mut self, now: Instant, not_before: Instant) {
         if self.polls > 0 {
             self.wait = (self.wait * 2).min(LONGEST_IDLE_WAIT);
@@ -135,7 +134,7 @@ impl Pace {
         self.not_before = not_before;
     }
 
-    /// When the next poll is due.
+    /// Returns when the next poll is due.
     fn next(&self, is_waited_for: bool) -> Instant {
         let longest = if is_waited_for { LONGEST_WAIT } else { LONGEST_IDLE_WAIT };
         let wait = if self.polls == 0 { Duration::ZERO } else { self.wait.min(longest) };
@@ -152,38 +151,38 @@ impl Pace {
     }
 }
 
-/// What follows on a piece of work.
+/// What to do after a step.
 #[derive(Debug)]
 pub(super) enum Next {
-    /// The loan is decided, or nothing more can be done about it here.
+    /// The loan is decided, or this process can do nothing more.
     Over(Outcome),
-    /// A begin has been sent: the loan is polled at once, or not before this moment.
+    /// A begin was sent. The loan is polled at once, or at the earliest at this time.
     Begun { not_before: Instant },
-    /// Nothing is decided: it is polled again, and not before this moment.
+    /// The loan is still undecided. It is polled again, at the earliest at this time.
     Again { not_before: Instant },
 }
 
-/// Work on one loan that is under way. Where it is dropped unfinished, its task died, and the loan
-/// is taken up again.
+/// A running step of one loan. If it is dropped unfinished, its task died, and the loan is
+/// scheduled again.
 #[derive(Debug)]
 pub(super) struct Work {
     circulation: Circulation,
     pub(super) loan: LoanId,
     pub(super) going: Going,
-    /// Whose share of the calls it takes; none for a begin.
+    /// The level whose limit it counts towards; none for a begin.
     level: Option<Level>,
     is_finished: bool,
 }
 
 impl Work {
-    /// Ends the work.
+    /// Ends the step and schedules the next.
     pub(super) fn finish(mut self, next: Next) {
         self.is_finished = true;
         let going = std::mem::take(&mut self.going);
         self.circulation.inner.schedule.finish(self.loan, going, next);
     }
 
-    /// Ends the work of an intent that was not written.
+    /// Removes the entry of an intent that was not written.
     pub(super) fn withdraw(mut self) {
         self.is_finished = true;
         self.circulation.inner.schedule.lock().entries.remove(&self.loan);
@@ -197,7 +196,7 @@ impl Drop for Work {
             schedule.take_up_after_death(self.loan);
             if std::thread::panicking() {
                 self.circulation.inner.metrics.task_restarted("driver");
-                tracing::error!(loan = %self.loan, "the driver of a loan panicked; the loan is taken up again");
+                tracing::error!(loan = %self.loan, "the driver of a loan panicked; the loan is polled again");
             }
         }
         if let Some(level) = self.level {
@@ -214,7 +213,8 @@ impl Schedule {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Enters a loan whose intent is about to be written, with its first work and its first waiter.
+    /// Adds a loan whose intent is about to be written. Returns its first step and its first
+    /// waiter.
     pub(super) fn enter(&self, circulation: &Circulation, loan: LoanId) -> (Work, Waiting) {
         let (sender, receiver) = watch::channel(None);
         let entry = Entry {
@@ -230,7 +230,7 @@ impl Schedule {
         (Work { circulation, loan, going, level: None, is_finished: false }, waiting)
     }
 
-    /// Takes up a loan of this process that is half-way, unless it is driven already.
+    /// Schedules an undecided loan of this process, unless it is scheduled already.
     pub(super) fn take_up(&self, loan: LoanId) {
         let mut state = self.lock();
         if let hash_map::Entry::Vacant(vacant) = state.entries.entry(loan) {
@@ -242,13 +242,13 @@ impl Schedule {
         self.changed.notify_one();
     }
 
-    /// Whether the loan is driven here.
+    /// Returns whether this process drives the loan.
     pub(super) fn has(&self, loan: LoanId) -> bool {
         self.lock().entries.contains_key(&loan)
     }
 
-    /// Waits for a loan that is driven here; a loan that nobody waited for is polled sooner from
-    /// now on.
+    /// Registers a waiter for a loan that this process drives. If it is the first, the loan is
+    /// polled sooner.
     pub(super) fn wait(&self, circulation: &Circulation, loan: LoanId) -> Option<Waiting> {
         let mut state = self.lock();
         let entry = state.entries.get_mut(&loan)?;
@@ -267,7 +267,8 @@ impl Schedule {
         Some(Waiting::new(circulation.clone(), loan, receiver))
     }
 
-    /// A waiter has left: without any, the loan is polled less often, and nothing of theirs stays.
+    /// Unregisters a waiter. Without waiters the loan is polled less often, and their channel is
+    /// freed.
     pub(super) fn left(&self, loan: LoanId) {
         let mut state = self.lock();
         let Some(entry) = state.entries.get_mut(&loan) else { return };
@@ -277,7 +278,7 @@ impl Schedule {
         }
     }
 
-    /// Makes a loan due at once, whose state here has changed.
+    /// Makes a loan due at once because its state in the ledger changed.
     pub(super) fn hurry(&self, loan: LoanId) {
         let mut state = self.lock();
         if let Some(entry) = state.entries.get_mut(&loan) {
@@ -295,7 +296,7 @@ impl Schedule {
         let now = Instant::now();
         let not_before = match next {
             Next::Over(outcome) => {
-                // The outcome precedes the removal: whoever looks in between still finds it.
+                // Sent before the removal, so that a waiter that arrives in between gets it.
                 if let Some(waiters) =
                     state.entries.get(&loan).and_then(|entry| entry.waiters.as_ref())
                 {
@@ -324,8 +325,8 @@ impl Schedule {
         state.place(loan);
     }
 
-    /// The next work that is due and allowed, or when to check again. At most `limit` tasks are
-    /// routine; as many again may be urgent.
+    /// Returns the next due step that the limits allow, or when to check again. At most `limit`
+    /// tasks are routine, and as many again may be urgent.
     fn pick(&self, circulation: &Circulation, limit: usize) -> Result<Work, Instant> {
         let now = Instant::now();
         if let Passage::Closed(closed) = circulation.inner.lending.passage(CallKind::Poll, false) {
@@ -346,7 +347,8 @@ impl Schedule {
 }
 
 impl State {
-    /// Schedules an entry by its pace, in place of where it was; not while work on it is under way.
+    /// Schedules an entry by its poll interval and removes its old position. Does nothing to it
+    /// while a step runs.
     fn place(&mut self, loan: LoanId) {
         let Some(entry) = self.entries.get_mut(&loan) else { return };
         if let Some((level, place)) = entry.place.take() {
@@ -362,7 +364,7 @@ impl State {
         }
     }
 
-    /// Takes out the loan whose turn it is among those that are due and allowed.
+    /// Removes and returns the due loan whose turn it is, within the limits.
     fn take_due(&mut self, now: Instant, limit: usize) -> Option<(Level, LoanId)> {
         if self.working >= limit * 2 {
             return None;
@@ -384,7 +386,7 @@ impl State {
         None
     }
 
-    /// When the next loan falls due that is not due already: what is due waits for a task to end.
+    /// Returns when the next loan becomes due. Loans that are due already wait for a task to end.
     fn next_due(&self, now: Instant) -> Instant {
         let next = |due: &BTreeMap<Place, LoanId>| {
             due.range((now, u64::MAX)..).next().map(|(place, _)| place.0)
@@ -403,7 +405,7 @@ fn order(due: &mut [BTreeMap<Place, LoanId>; 4], level: Level) -> &mut BTreeMap<
     }
 }
 
-/// Starts work when it falls due, until the process stops.
+/// Starts due steps, until the process stops.
 pub(super) async fn run(circulation: Circulation) {
     let (schedule, limit) = (&circulation.inner.schedule, circulation.inner.settings.polls);
     loop {
@@ -439,7 +441,7 @@ mod tests {
 
     const ISBN: &str = "9780306406157";
 
-    /// Bokbasen's answer to a call: a licence with a long id is free, and every loan is pending.
+    /// Bokbasen's response: one free licence with a long id, and every loan is pending.
     async fn answer(uri: http::Uri) -> Json<Value> {
         let licence =
             json!({ "licenseId": "L".repeat(8 * MAX_TRIES_BYTES), "type": "PACKAGE", "free": 1 });
@@ -450,8 +452,8 @@ mod tests {
         })
     }
 
-    /// A circulation over a ledger in this directory, with Bokbasen at this address. It has a
-    /// policy of licences, and its background tasks do not run.
+    /// A circulation with a ledger in this directory and Bokbasen at this address. It has a licence
+    /// policy, and no background tasks run.
     async fn circulation(directory: &std::path::Path, bokbasen: &Url) -> Circulation {
         let (clock, metrics) = (Clock::system(), Metrics::new().unwrap());
         let file = ledger::Settings { file: directory.join("loans.db"), brake: Brake::default() };
@@ -485,7 +487,7 @@ mod tests {
         )
     }
 
-    /// A state with one loan of this pace, which a caller waits for or nobody.
+    /// Adds a loan with this poll interval, with or without a waiting caller.
     fn add(state: &mut State, pace: Pace, is_waited_for: bool) -> LoanId {
         let loan = LoanId::fresh();
         let waiters = is_waited_for.then(|| watch::channel(None).0);
@@ -497,7 +499,7 @@ mod tests {
 
     #[test]
     fn an_entry_takes_at_most_one_kib() {
-        // The map may be less than half full after it has grown; a tree's nodes may be half full.
+        // The map may be less than half full after growing; a tree's nodes may be half full.
         let map = 3 * (size_of::<LoanId>() + size_of::<Box<Entry>>() + 1);
         let entry = size_of::<Entry>() + 2 * size_of::<usize>();
         let order = 2 * size_of::<(Place, LoanId)>();
@@ -520,7 +522,7 @@ mod tests {
         };
         let begun = circulation.begin(&Asker { key, issued: None }, "reader").await;
         assert!(matches!(begun, Begun::Sent(_)), "{begun:?}");
-        // A licence that was begun under is in the ledger, and its id may be of any length.
+        // The ledger has the licence that was used, and its id may be of any length.
         let bytes = {
             let state = circulation.inner.schedule.lock();
             let entry = state.entries.values().next().expect("the loan is pending");
@@ -535,7 +537,7 @@ mod tests {
     fn polls_back_off_further_while_nobody_waits() {
         let now = Instant::now();
         let mut pace = Pace::new(now);
-        assert_eq!(pace.next(true), now, "the first poll follows at once");
+        assert_eq!(pace.next(true), now, "the first poll is due at once");
         let mut waits = Vec::new();
         for _ in 0..12 {
             pace.polled(now, now);
@@ -547,7 +549,7 @@ mod tests {
         assert_eq!(millis(&waits[5]), (2000, 3200));
         assert_eq!(millis(&waits[11]), (2000, 60_000));
         pace.polled(now, now + Duration::from_secs(7));
-        assert_eq!(pace.next(true), now + Duration::from_secs(7), "as Bokbasen says");
+        assert_eq!(pace.next(true), now + Duration::from_secs(7), "Bokbasen's Retry-After counts");
     }
 
     #[test]
@@ -560,7 +562,7 @@ mod tests {
             add(&mut state, old, true);
             add(&mut state, old, false);
         }
-        // A burst whose first polls are late as well.
+        // A burst of loans whose first polls are late as well.
         let burst: Vec<LoanId> =
             (0..700).map(|_| add(&mut state, Pace::new(long_ago), true)).collect();
         let new: Vec<LoanId> = (0..15).map(|_| add(&mut state, Pace::new(now), true)).collect();
@@ -582,11 +584,11 @@ mod tests {
         let now = long_ago + Duration::from_secs(600);
         let old = add(&mut state, Pace { polls: 50, ..Pace::new(long_ago) }, false);
         (state.working, state.routine) = (8, 8);
-        assert_eq!(state.take_due(now, 8), None, "the share of routine polls is used up");
+        assert_eq!(state.take_due(now, 8), None, "routine polls are at their limit");
         let new = add(&mut state, Pace::new(now), true);
         assert_eq!(state.take_due(now, 8), Some((Level::First, new)));
         (state.working, state.routine) = (16, 7);
-        assert_eq!(state.take_due(now, 8), None, "and so are all");
+        assert_eq!(state.take_due(now, 8), None, "all tasks are in use");
         state.working = 15;
         assert_eq!(state.take_due(now, 8), Some((Level::Idle, old)));
     }
@@ -609,7 +611,7 @@ mod tests {
         assert_eq!(soon(&state), Some(now + LONGEST_WAIT));
         drop(state);
         schedule.left(loan);
-        assert_eq!(soon(&schedule.lock()), Some(now + LONGEST_IDLE_WAIT), "and idle again");
-        assert!(schedule.lock().entries[&loan].waiters.is_none(), "nothing of the caller stays");
+        assert_eq!(soon(&schedule.lock()), Some(now + LONGEST_IDLE_WAIT), "idle again");
+        assert!(schedule.lock().entries[&loan].waiters.is_none(), "the caller's channel is freed");
     }
 }
