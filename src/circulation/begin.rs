@@ -1,7 +1,7 @@
-//! From a reader's wish to a loan: where it stands, and beginning it.
+//! Looks up the loan of a reader and a title, and begins one.
 //!
-//! Called by the gate. What is read here may be old a moment later; what must hold is checked again
-//! by the ledger, inside the transaction that writes the intent.
+//! The gate calls this module. What it reads here may change a moment later. The ledger checks the
+//! rules again in the transaction that writes the intent.
 
 use std::time::Duration;
 
@@ -13,61 +13,63 @@ use crate::clock;
 use crate::ledger::{Cause, Intended, LedgerError};
 use crate::loan::{EndReason, Loan, LoanId, LoanKey, LoanState};
 
-/// How long a refusal holds at least and at most, whatever time Bokbasen names: no begin storm, and
-/// no reader who is refused for good by one bad number.
+/// Shortest and longest time for which a refusal holds, whatever Bokbasen sends. The lower limit
+/// prevents a storm of begins. The upper limit prevents that one wrong value refuses a reader for
+/// ever.
 const LEAST_REFUSED: Duration = Duration::from_secs(1);
 const LONGEST_REFUSED: Duration = Duration::from_secs(86_400);
 
-/// For whom a loan may be begun, and on which word.
+/// Reader, title and credential of a request for a loan.
 #[derive(Clone, Copy, Debug)]
 pub struct Asker {
-    /// Whose loan, of what.
+    /// The library, the borrower and the title.
     pub key: LoanKey,
-    /// When the credential was issued; none counts as old (invariant 7).
+    /// When the credential was issued; without a time it counts as old (invariant 7).
     pub issued: Option<Timestamp>,
 }
 
-/// Where a reader and a title stand in the ledger.
+/// State of a reader and a title in the ledger.
 #[derive(Clone, Debug)]
 pub enum Standing {
-    /// A live loan that opens files until then.
+    /// An accepted loan that opens files until its due time.
     Open {
         /// The loan.
         loan: LoanId,
-        /// Its due time.
+        /// Its due time, by Bokbasen's clock.
         until: Timestamp,
     },
-    /// A loan on which Bokbasen's word is still out.
+    /// A loan that Bokbasen has not decided.
     Undecided(Box<Loan>),
-    /// Bokbasen refused, and that still holds; or it cannot be said whether a loan is due.
+    /// Bokbasen refused and the refusal still holds, or the clocks differ too much to tell whether
+    /// the loan is due.
     Refused(Outcome),
-    /// An accepted loan has ended; `settled` says whether Bokbasen knows.
+    /// An accepted loan has ended.
     Ended {
-        /// When.
+        /// When it ended.
         at: Timestamp,
-        /// Whether its end has been acknowledged, so that another may be begun.
+        /// Whether Bokbasen acknowledged the end, so that another loan may be begun.
         settled: bool,
     },
-    /// Nothing stands in the way of a loan.
+    /// A loan may be begun.
     Nothing,
 }
 
-/// What came of a begin.
+/// Result of a begin.
 #[derive(Debug)]
 pub enum Begun {
-    /// Nothing was sent, or nothing is left to wait for.
+    /// The outcome is known.
     Decided(Outcome),
-    /// The begin has been sent; its outcome can be waited for.
+    /// The begin was sent; wait for its outcome.
     Sent(Waiting),
-    /// An undecided loan lives already: see [`Circulation::join`].
+    /// An undecided loan exists already: see [`Circulation::join`].
     Live(Box<Loan>),
 }
 
 impl Circulation {
-    /// Where this reader and title stand.
+    /// Returns the state of this reader and title in the ledger.
     ///
     /// # Errors
-    /// The ledger's.
+    /// Returns the error of the ledger.
     pub async fn standing(&self, key: &LoanKey) -> Result<Standing, LedgerError> {
         let Some(loan) = self.inner.ledger.newest(key).await? else {
             return Ok(Standing::Nothing);
@@ -76,11 +78,11 @@ impl Circulation {
         match loan.state {
             LoanState::Accepted => match loan.open_until() {
                 Some(until) if until > now => Ok(Standing::Open { loan: loan.id, until }),
-                // Whether it is due is not certain: no answer to be cached.
+                // It may not be due; this must not be cached.
                 Some(_) if self.inner.lending.clock_is_off() => {
                     Ok(Standing::Refused(Outcome::Unavailable { retry_after: SOON }))
                 }
-                // It is due and the ender has not come to it yet.
+                // It is due, and the expiry task has not ended it yet.
                 Some(_) | None => {
                     self.expire_now(loan.id);
                     Ok(Standing::Ended { at: self.inner.clock.now(), settled: false })
@@ -103,12 +105,12 @@ impl Circulation {
         }
     }
 
-    /// Begins a loan, or finds the live one. The begin is sent and answered when this returns, and
-    /// goes on when this is dropped. The ledger refuses the intent where a loan of this reader and
-    /// title ended at or after the asker's credential was issued (invariant 7).
+    /// Begins a loan, or finds the live one. When this returns, the begin is sent and answered. If
+    /// this is dropped, the begin continues. The ledger refuses the intent if a loan of this reader
+    /// and title ended when or after the credential was issued (invariant 7).
     pub async fn begin(&self, asker: &Asker, by: &'static str) -> Begun {
-        // Checked first, so that an outage does not fill the ledger with intents that could never
-        // be sent.
+        // Checked first, so that an outage does not fill the ledger with intents that are never
+        // sent.
         if let Some(retry_after) = self.inner.lending.closed_for() {
             return Begun::Decided(Outcome::Unavailable { retry_after });
         }
@@ -127,14 +129,14 @@ impl Circulation {
                 return Begun::Decided(Outcome::Unsure);
             }
         };
-        // Entered before it is durable, so that a loan whose driver dies is always found.
+        // Scheduled before it is durable, so that a loan whose driver dies is always found.
         let (work, waiting) = self.inner.schedule.enter(self, intent.id);
         let intended = self.inner.ledger.intend(intent, issued, cause).await;
         if let Ok(Intended::Written(loan)) = intended {
             drive::begin(self, work, loan).await;
             return Begun::Sent(waiting);
         }
-        // After a failed commit the intent may be durable; `reconcile` finds it then.
+        // After a failed commit the intent may be durable; then `reconcile` finds it.
         work.withdraw();
         match intended {
             Ok(Intended::Written(_)) => Begun::Decided(Outcome::Unsure),
@@ -150,7 +152,7 @@ impl Circulation {
         }
     }
 
-    /// What is known of a loan that lives already.
+    /// Returns the result for a live loan.
     fn live(&self, loan: Loan) -> Begun {
         match loan.open_until() {
             Some(until) if until > self.inner.clock.lending_now() => {
@@ -161,7 +163,7 @@ impl Circulation {
         }
     }
 
-    /// What a decided loan means to whoever waits for it; none while it is undecided.
+    /// Returns the outcome of a decided loan; none while it is undecided.
     pub(super) fn outcome_of(&self, loan: &Loan) -> Option<Outcome> {
         let now = self.inner.clock.lending_now();
         match loan.state {
@@ -169,7 +171,7 @@ impl Circulation {
             LoanState::Accepted => {
                 loan.open_until().map(|until| Outcome::Accepted { loan: loan.id, until })
             }
-            // Whoever waited gets Bokbasen's no, even where its time has passed meanwhile.
+            // A waiter gets the refusal even if its time has passed.
             LoanState::Refused => {
                 let until = self.refused_until(loan).max(clock::after(now, LEAST_REFUSED));
                 loan.refusal.clone().map(|refusal| Outcome::Refused { refusal, until })
@@ -187,8 +189,8 @@ impl Circulation {
         (until > now).then_some(Outcome::Refused { refusal, until })
     }
 
-    /// Until when a refusal holds, by Bokbasen's clock: as long as it says, and otherwise, or where
-    /// that time had passed already, for `gate.refusal_ttl`.
+    /// Returns until when a refusal holds, by Bokbasen's clock. That is the time that Bokbasen
+    /// sent. If it sent none, or one in the past, `gate.refusal_ttl` applies.
     fn refused_until(&self, loan: &Loan) -> Timestamp {
         let Inner { clock, settings, .. } = &*self.inner;
         let refused = loan.changed.checked_add(clock.lending_offset()).unwrap_or(loan.changed);
@@ -199,11 +201,12 @@ impl Circulation {
         until.clamp(least, clock::after(refused, LONGEST_REFUSED))
     }
 
-    /// When an accepted loan ended, as tokens are compared with it. An end that lies ahead was
-    /// written by a clock that was fast: it counts as having happened by the time that it is first
-    /// seen, so that it blocks no later token.
+    /// Returns the end of an accepted loan for the comparison with tokens. A fast clock may have
+    /// written an end in the future. Such an end counts from the time when it is first seen, so
+    /// that it does not block later tokens.
     fn ended_at(&self, key: &LoanKey, at: Timestamp) -> Timestamp {
-        // Ends are written by our clock: one lies ahead only where Bokbasen's clock says so too.
+        // Our clock writes ends, so an end is in the future only if it is later than Bokbasen's
+        // clock too.
         let now = self.inner.clock.now().max(self.inner.clock.lending_now());
         if at <= now {
             return at;
@@ -216,16 +219,16 @@ impl Circulation {
         now
     }
 
-    /// The credential's issue time as the ledger compares it with the last end: later than an end
-    /// that lies ahead, where it is later than that end counts as.
+    /// Returns the credential's issue time for the ledger's comparison with the last end. If the
+    /// end is in the future and the credential is later than the time from which it counts, the
+    /// result is later than the end.
     async fn issued_for_ledger(&self, asker: &Asker) -> Result<Option<Timestamp>, LedgerError> {
         let (Some(issued), Some(end)) =
             (asker.issued, self.inner.ledger.last_end(&asker.key).await?)
         else {
             return Ok(asker.issued);
         };
-        // A token from ahead of the clock may be older than an end that lies ahead as well: only
-        // the two times themselves tell.
+        // If the token is in the future too, only the two times themselves can be compared.
         let now = self.inner.clock.now().max(self.inner.clock.lending_now());
         let counts_as = if issued > now { end } else { self.ended_at(&asker.key, end) };
         let is_later = issued > counts_as;

@@ -1,10 +1,12 @@
-//! Driving an undecided loan to its decision, one step at a time.
+//! Drives an undecided loan to its decision, one step at a time.
 //!
-//! `begin` sends the first begin of an intent, and the scheduler starts every later step: a poll of
-//! a pending loan, or a check of the search for an unknown one. The ledger has each step before the
-//! next is taken. Only loans of this process are driven, and only the task that wrote an intent
-//! sends its begin: once, and again only after Bokbasen has refused the licence that the one before
-//! named and another may be used.
+//! `begin` sends the first begin of an intent. The scheduler starts every later step: a poll of a
+//! pending loan, or a check of the search for an unknown one. Each step is in the ledger before the
+//! next starts.
+//!
+//! A process drives only its own loans. Only the task that wrote an intent sends its begin. It
+//! sends one begin, and another only after Bokbasen declined the licence and the policy allows a
+//! further one.
 
 use std::time::Duration;
 
@@ -19,12 +21,12 @@ use crate::ledger::{Cause, LedgerError};
 use crate::lending::{Begin, CallError, RemoteLoan, Standing};
 use crate::loan::{Event, Loan, LoanId, LoanState, Refusal};
 
-/// The longest Retry-After of a pending loan that is honoured.
+/// Longest Retry-After of a pending loan that is honoured.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(30);
 
 impl Circulation {
-    /// Writes what happened, until the ledger takes it. Returns none when the process stops before
-    /// that, or when the loan went another way meanwhile and the event no longer fits.
+    /// Writes an event, and retries until the ledger accepts it. Returns none if the process stops
+    /// first, or if the loan changed and the event no longer fits.
     pub(super) async fn record(&self, id: LoanId, event: Event, cause: Cause) -> Option<Loan> {
         let mut wait = FIRST_WAIT;
         loop {
@@ -36,10 +38,10 @@ impl Circulation {
                     | LedgerError::Damaged { .. }
                     | LedgerError::Closed),
                 ) => {
-                    tracing::warn!(loan = %id, event = event.name(), %error, "an event cannot be written");
+                    tracing::warn!(loan = %id, event = event.name(), %error, "cannot write an event of a loan");
                     return None;
                 }
-                Err(error) => log_ledger_failure("writing what Bokbasen said", &error),
+                Err(error) => log_ledger_failure("writing a response of Bokbasen", &error),
             }
             if !self.pause(wait).await {
                 return None;
@@ -49,36 +51,35 @@ impl Circulation {
     }
 }
 
-/// What the driver of a loan knows beyond the ledger. It is stored in the schedule between two
-/// steps.
+/// What the driver of a loan knows beyond the ledger. The schedule stores it between two steps.
 #[derive(Debug, Default)]
 pub(super) struct Going {
-    /// The licences that it may be begun under.
+    /// Licences to try.
     tries: Tries,
-    /// The ledger has that Bokbasen declined one licence, and the next begin may be sent.
+    /// The ledger records that Bokbasen declined a licence, so the next begin may be sent.
     declined: bool,
     search: Search,
-    /// Bokbasen cannot be queried: when to come back.
+    /// Set while Bokbasen is unavailable: when the caller should retry.
     unavailable: Option<Duration>,
 }
 
 #[cfg(test)]
 impl Going {
-    /// The memory that it takes besides the value itself, in bytes.
+    /// Returns its heap memory in bytes.
     pub(super) fn heap_bytes(&self) -> usize {
         self.tries.heap_bytes()
     }
 }
 
-/// Sends the begin of an intent that the caller has just written. Nowhere else is a first begin
-/// sent.
+/// Sends the begin of an intent that the caller has just written. No other function sends a first
+/// begin.
 pub(super) async fn begin(circulation: &Circulation, mut work: Work, loan: Loan) {
     let sent = start(circulation, &loan, &mut work.going).await;
     let next = follow_up(circulation, sent, &mut work.going, true).await;
     work.finish(next);
 }
 
-/// Takes the next step of a loan that is due.
+/// Runs the next step of a due loan.
 pub(super) async fn advance(circulation: Circulation, mut work: Work) {
     let next = step(&circulation, work.loan, &mut work.going).await;
     work.finish(next);
@@ -90,7 +91,7 @@ async fn step(circulation: &Circulation, id: LoanId, going: &mut Going) -> Next 
         Ok(Some(loan)) => loan,
         Ok(None) => return Next::Over(Outcome::Unsure),
         Err(error) => {
-            log_ledger_failure("reading a loan that is driven", &error);
+            log_ledger_failure("reading a loan to drive", &error);
             return again();
         }
     };
@@ -118,15 +119,15 @@ async fn step(circulation: &Circulation, id: LoanId, going: &mut Going) -> Next 
             }
             Ok(None) => return again_to_settle(circulation, &loan, going),
             Err(error) => {
-                // The client of Bokbasen logs the reason, once a minute for all loans.
-                tracing::debug!(loan = %id, %error, "cannot settle a loan; it is retried");
+                // The Bokbasen client logs the reason, once a minute for all loans.
+                tracing::debug!(loan = %id, %error, "cannot settle a loan; retrying");
                 return again_to_settle(circulation, &loan, going);
             }
         },
         LoanState::Intended if going.declined => send_begin(circulation, &loan, going).await,
-        // Its driver died before it wrote what became of the begin. The begin may have left.
+        // Its driver died before it wrote the outcome of the begin, which may have been sent.
         LoanState::Intended => {
-            let detail = Some("the task that drove the loan has died".to_owned());
+            let detail = Some("the task that drove the loan died".to_owned());
             circulation.record(id, Event::Lost, Cause { by: "driver", detail }).await
         }
         LoanState::Accepted | LoanState::Refused | LoanState::Ending | LoanState::Ended => None,
@@ -134,7 +135,7 @@ async fn step(circulation: &Circulation, id: LoanId, going: &mut Going) -> Next 
     follow_up(circulation, written, going, false).await
 }
 
-/// What follows on a loan as it was just written. `is_new` says that its first begin was just sent.
+/// Returns what to do after `written`. With `is_new`, the first begin was just sent.
 async fn follow_up(
     circulation: &Circulation,
     mut written: Option<Loan>,
@@ -166,7 +167,7 @@ fn again() -> Next {
     Next::Again { not_before: Instant::now() }
 }
 
-/// The next step of a loan that is pending or unknown.
+/// Returns the next step of a pending or unknown loan.
 fn again_to_settle(circulation: &Circulation, loan: &Loan, going: &Going) -> Next {
     let now = Instant::now();
     match loan.state {
@@ -178,7 +179,7 @@ fn again_to_settle(circulation: &Circulation, loan: &Loan, going: &Going) -> Nex
     }
 }
 
-/// Finds the licences that an intent may be begun under, and sends its first begin.
+/// Finds the licences for an intent, and sends its first begin.
 async fn start(circulation: &Circulation, loan: &Loan, going: &mut Going) -> Option<Loan> {
     match tries(circulation, loan, going).await {
         Ok(tries) => {
@@ -191,7 +192,7 @@ async fn start(circulation: &Circulation, loan: &Loan, going: &mut Going) -> Opt
     }
 }
 
-/// The licences to try, or what becomes of the loan where there are none.
+/// Returns the licences to try, or the event that decides the loan if there are none.
 async fn tries(
     circulation: &Circulation,
     loan: &Loan,
@@ -204,7 +205,7 @@ async fn tries(
     let there = match inner.lending.availability_to_begin(key.library, key.isbn).await {
         Ok(there) => there,
         Err(error) => {
-            let detail = format!("which licences are free could not be asked: {error}");
+            let detail = format!("cannot query which licences are free: {error}");
             let CallError::Rejected { .. } = error else {
                 going.unavailable = Some(SOON);
                 return Err((Event::NotSent, detail));
@@ -220,8 +221,8 @@ async fn tries(
     })
 }
 
-/// Sends a begin of an intent under the next licence: once, and another only after Bokbasen has
-/// declined this one.
+/// Sends a begin of an intent under the next licence. Called once, and again only after Bokbasen
+/// declined the licence before.
 async fn send_begin(circulation: &Circulation, loan: &Loan, going: &mut Going) -> Option<Loan> {
     going.declined = false;
     if !going.tries.next() {
@@ -252,8 +253,8 @@ async fn send_begin(circulation: &Circulation, loan: &Loan, going: &mut Going) -
     decided(circulation, loan, going, event, Cause { by: "begin", detail }).await
 }
 
-/// Writes Bokbasen's word on a begin: a refusal of its licence leads to the next, where there is
-/// one.
+/// Writes Bokbasen's decision on a begin. If Bokbasen declined the licence and another is left, the
+/// next begin may be sent.
 async fn decided(
     circulation: &Circulation,
     loan: &Loan,
@@ -275,13 +276,13 @@ async fn decided(
     declined
 }
 
-/// What a begin means that Bokbasen answered with an error: nothing was made, and either this loan
-/// is refused (no contract, no such title) or the call itself was at fault (our credentials, too
-/// many calls).
+/// Returns the event for an error response to a begin. No loan was created. Either this loan is
+/// refused (no contract, unknown title), or the call was at fault (our credentials, too many
+/// calls).
 fn rejected(error: CallError, unavailable: &mut Option<Duration>) -> (Event, Option<String>) {
     let detail = Some(error.to_string());
     match error {
-        // Without a code of Bokbasen's it comes from whatever stands at a wrong address.
+        // Without a code, the response is not from Bokbasen: `lending.url` may be wrong.
         CallError::Rejected { status: 403 | 404 | 409, code, message, .. } if !code.is_empty() => {
             let refusal = Refusal { code, message, retry_at: None };
             (Event::Refused { lending_id: None, refusal }, detail)
@@ -294,13 +295,12 @@ fn rejected(error: CallError, unavailable: &mut Option<Duration>) -> (Event, Opt
     }
 }
 
-/// What a poll says.
+/// Result of a poll.
 enum Polled {
     Decided(Event),
-    /// A read by id does not show the loan.
+    /// A read by id did not return the loan.
     Missing,
-    /// Bokbasen has not decided, or gave no answer that can be used; it may name when to poll
-    /// again.
+    /// Bokbasen has not decided, or its response is unusable. It may send a Retry-After.
     Undecided(Option<Duration>),
 }
 
@@ -316,8 +316,8 @@ async fn poll(circulation: &Circulation, loan: &Loan, going: &mut Going) -> Poll
         }
         Ok(None) => Polled::Missing,
         Err(error) => {
-            // The client of Bokbasen logs the reason, once a minute for all loans.
-            tracing::debug!(loan = %loan.id, %error, "cannot poll a pending loan; it is retried");
+            // The Bokbasen client logs the reason, once a minute for all loans.
+            tracing::debug!(loan = %loan.id, %error, "cannot poll a pending loan; retrying");
             Polled::Undecided(None)
         }
     }
@@ -333,8 +333,8 @@ fn wait_named(remote: &RemoteLoan) -> Option<Duration> {
     }
 }
 
-/// What Bokbasen's word about a loan means to the machine; none while it has not decided, and for a
-/// status that we do not know, which counts as not accepted (bokbasen-api §4).
+/// Returns the event for a loan as Bokbasen shows it. Returns none if it is undecided, and for an
+/// unknown status, which counts as not accepted (bokbasen-api §4).
 pub(super) fn event_of(remote: &RemoteLoan) -> Option<Event> {
     let lending_id = remote.lending_id.clone();
     match &remote.standing {
@@ -347,8 +347,8 @@ pub(super) fn event_of(remote: &RemoteLoan) -> Option<Event> {
     }
 }
 
-/// As long as it takes for `clock` to reach the moment, for waits that must follow a clock moved by
-/// hand.
+/// Returns how long to wait until `clock` reaches the time, at most `longest`. The limit lets waits
+/// follow a clock that was set.
 pub(super) fn wait_until(
     circulation: &Circulation,
     at: jiff::Timestamp,
