@@ -1,7 +1,7 @@
-//! Ending loans: on someone's wish, and when they are due.
+//! Ends loans: on request, and when they are due.
 //!
-//! The order is the promise: the end is durable in the ledger, then the listener is told, so that
-//! no cache opens the file any more, and only then the outbox sends it to Bokbasen.
+//! The order is guaranteed. First the end is durable in the ledger. Then the listener is notified,
+//! so that no cache opens the file any more. Only then the outbox sends the end to Bokbasen.
 
 use std::time::Duration;
 
@@ -12,25 +12,24 @@ use crate::clock;
 use crate::ledger::{Cause, LedgerError};
 use crate::loan::{EndReason, Event, Loan, LoanId, LoanKey, LoanState, Progress};
 
-/// How often to look for what is due, at least: the next due time may be a loan that was just
-/// accepted.
+/// Longest time between two queries for due loans: a loan that was just accepted may be the next
+/// due.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
-/// How often loans are ended where many are due together, and how many of them at least: a commit
-/// costs much the same whatever is in it.
+/// Interval of batches if many loans are due together, and the smallest batch: the cost of a commit
+/// hardly depends on its size.
 const TICK: Duration = Duration::from_secs(1);
 const AT_LEAST: u32 = 120;
-/// In so many ticks all are ended that are due now: within a minute and a half. They open nothing
-/// since the moment that they fell due; so what is left is work, which must not slow the readers of
-/// other loans.
+/// Number of batches in which all loans that are due now are ended: within 90 seconds. Due loans
+/// open nothing any more, so this work can wait and must not slow other readers.
 const TICKS: u32 = 90;
 
-/// Why a loan could not be ended.
+/// Why a loan was not ended.
 #[derive(Debug, thiserror::Error)]
 pub enum EndError {
-    /// There is no such loan.
+    /// The ledger has no such loan.
     #[error("there is no such loan")]
     NoSuchLoan,
-    /// It is not accepted and not pending, so that there is nothing to end.
+    /// The loan is neither pending nor accepted, so there is nothing to end.
     #[error("the loan is {0}; only a pending or an accepted loan can be ended")]
     NotLive(LoanState),
     /// The ledger failed.
@@ -39,12 +38,12 @@ pub enum EndError {
 }
 
 impl Circulation {
-    /// Ends a loan for `reason`: when this returns, it opens nothing any more and its end is on its
-    /// way. The history has who wished it, and why in words. A cancel of a loan that any process
-    /// has opened is a return.
+    /// Ends a loan for `reason`. When this returns, the loan opens nothing any more and its end
+    /// waits in the outbox. The history records who requested the end, and `why`. A cancel of a
+    /// loan that any process has opened becomes a return.
     ///
     /// # Errors
-    /// [`EndError`]; the loan is then as it was.
+    /// [`EndError`]; the loan is then unchanged.
     pub async fn end(
         &self,
         id: LoanId,
@@ -57,7 +56,7 @@ impl Circulation {
             Ok(loan) => {
                 self.announce(Closed { loan: loan.id, key: loan.key, at: loan.changed });
                 self.inner.ends_waiting.notify_one();
-                // Callers who wait for its acceptance are answered.
+                // Wakes callers that wait for its acceptance.
                 self.inner.schedule.hurry(loan.id);
                 Ok(loan)
             }
@@ -67,27 +66,27 @@ impl Circulation {
         }
     }
 
-    /// The loan of this reader and title that stands now, or the newest that stood.
+    /// Returns the live loan of this reader and title, or else the newest.
     ///
     /// # Errors
-    /// The ledger's.
+    /// Returns the error of the ledger.
     pub async fn newest(&self, key: &LoanKey) -> Result<Option<Loan>, LedgerError> {
         self.inner.ledger.newest(key).await
     }
 
-    /// The loan of this id.
+    /// Returns the loan with this id.
     ///
     /// # Errors
-    /// The ledger's.
+    /// Returns the error of the ledger.
     pub async fn loan(&self, id: LoanId) -> Result<Option<Loan>, LedgerError> {
         self.inner.ledger.loan(id).await
     }
 
-    /// Writes how far a reader has read a title, for the newest loan of it: false where it never
-    /// was accepted.
+    /// Writes how far a reader has read a title, for the newest loan of it. Returns false if that
+    /// loan was never accepted.
     ///
     /// # Errors
-    /// The ledger's.
+    /// Returns the error of the ledger.
     pub async fn note_progress(
         &self,
         key: &LoanKey,
@@ -99,12 +98,12 @@ impl Circulation {
         }
     }
 
-    /// Ends loans that are due at `now` by Bokbasen's clock, a share of them where they are many,
-    /// and returns whether more are left that can be ended. A damaged row cannot; it opens nothing
-    /// either, since whoever looks at it cannot read it.
+    /// Ends loans that are due at `now` by Bokbasen's clock; if there are many, one batch of them.
+    /// Returns whether more can be ended. A damaged row cannot be ended; it opens nothing either,
+    /// because it cannot be read.
     ///
     /// # Errors
-    /// The ledger's; what was ended until then stays ended.
+    /// Returns the error of the ledger; loans that were ended before it stay ended.
     async fn expire(&self, now: Timestamp) -> Result<bool, LedgerError> {
         let waiting = self.inner.ledger.count_due(now).await?;
         if waiting == 0 {
@@ -116,8 +115,8 @@ impl Circulation {
         let expiries = due.iter().map(|loan| self.end(loan.id, EndReason::Expired, "expiry", None));
         for outcome in futures_util::future::join_all(expiries).await {
             match outcome {
-                // Otherwise it was returned meanwhile, or its row was damaged meanwhile, which the
-                // next query reports.
+                // Otherwise it was returned or its row was damaged since the query. The next query
+                // reports damage.
                 Ok(_)
                 | Err(EndError::NotLive(_) | EndError::NoSuchLoan)
                 | Err(EndError::Ledger(LedgerError::Damaged { .. })) => {}
@@ -127,11 +126,11 @@ impl Circulation {
         Ok(more)
     }
 
-    /// Ends a loan at once whose turn has not come yet, since its reader asks: another can be begun
-    /// the sooner.
+    /// Ends a due loan before its batch, because its reader requests the title: so another can be
+    /// begun sooner.
     pub(super) fn expire_now(&self, id: LoanId) {
         if !self.inner.lending.clock_can_end_loans() {
-            return; // it opens nothing, but its end is not certain
+            return; // it opens nothing, but may not be due
         }
         let circulation = self.clone();
         self.spawn(async move {
@@ -144,11 +143,11 @@ impl Circulation {
     }
 }
 
-/// Ends what is due, until the process stops.
+/// Ends due loans, until the process stops.
 pub(super) async fn expire_when_due(circulation: Circulation) {
     let mut more = false;
-    // Until when everything was ended that can be: what is left of that is damaged, and must not
-    // keep this task busy.
+    // All due loans up to this time are ended or damaged; damaged ones must not keep this task
+    // busy.
     let mut expired = Timestamp::MIN;
     loop {
         let wait = if more { TICK } else { until_next_due(&circulation, expired).await };
@@ -168,7 +167,7 @@ pub(super) async fn expire_when_due(circulation: Circulation) {
     }
 }
 
-/// How long to wait for the next loan that falls due after this moment.
+/// Returns how long to wait for the next loan that becomes due after this time.
 async fn until_next_due(circulation: &Circulation, after: Timestamp) -> Duration {
     match circulation.inner.ledger.next_due(after).await {
         Ok(Some(due)) => {
@@ -177,7 +176,7 @@ async fn until_next_due(circulation: &Circulation, after: Timestamp) -> Duration
         }
         Ok(None) => LOOK_AGAIN,
         Err(error) => {
-            log_ledger_failure("looking for the next due loan", &error);
+            log_ledger_failure("reading the next due time", &error);
             LOOK_AGAIN
         }
     }

@@ -1,10 +1,9 @@
-//! Follows the ledger's change feed, so that a loan which another process ends opens nothing here
-//! either.
+//! Follows the ledger's change feed, so that a loan that another process ends opens nothing here.
 //!
 //! A background task reads the feed several times a second and announces each end to the gate.
-//! [`Fed`] says when that last succeeded: while the feed cannot be read, the gate trusts no
-//! acceptance that it read longer than `gate.freshness` ago, and a running stream goes on only if
-//! the ledger confirms its loan within that time.
+//! [`Fed`] holds the time of the last successful read. While the feed cannot be read, the gate
+//! trusts no acceptance that was read longer than `gate.freshness` ago. A running stream then
+//! continues only if the ledger confirms its loan within that time.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -19,16 +18,16 @@ use super::{Circulation, Closed};
 use crate::ledger::{Feed, LedgerError};
 use crate::loan::{LoanId, LoanState};
 
-/// How often the feed is read.
+/// Interval of reads of the feed.
 const POLL: Duration = Duration::from_millis(150);
-/// How long one read may take.
+/// Timeout of one read.
 const READ: Duration = Duration::from_secs(2);
-/// How often a failing feed is logged, and running streams are checked while it fails.
+/// While the feed fails: interval of log lines, and of checks of running streams.
 const LOG_AGAIN: Duration = Duration::from_secs(60);
 const CHECK_STREAMS: Duration = Duration::from_secs(1);
-/// How many loans are read by one query.
+/// Maximum number of loans in one query.
 const BATCH: usize = 500;
-/// No feed is followed: nothing that was read becomes stale.
+/// Value while no feed is followed: cached data never becomes stale.
 const NOT_FOLLOWED: i64 = i64::MAX;
 
 /// When the change feed was last read to its end, in milliseconds of the project's clock.
@@ -43,13 +42,13 @@ impl Default for Fed {
 }
 
 impl Fed {
-    /// Whether what was read from the ledger `at` this time, in milliseconds, may be older than
-    /// `freshness` allows: the feed has not told of changes since.
+    /// Returns whether data read from the ledger at `at`, in milliseconds, may be older than
+    /// `freshness` allows: the feed was not read since, either.
     pub fn is_stale(&self, at: i64, now: Timestamp, freshness: Duration) -> bool {
         let fed = self.0.load(Ordering::Acquire);
         let (now, freshness) =
             (now.as_millisecond(), u64::try_from(freshness.as_millis()).unwrap_or(u64::MAX));
-        // A clock that was set back says nothing about how old something is, and counts as old.
+        // A clock that was set back does not tell the age of data, so the data counts as stale.
         fed != NOT_FOLLOWED && now.abs_diff(fed) > freshness && now.abs_diff(at) > freshness
     }
 
@@ -58,15 +57,15 @@ impl Fed {
     }
 }
 
-/// The gate's running streams, as the feed's task sees them.
+/// The gate's running streams, for the task that follows the feed.
 pub trait Streams: Send + Sync {
-    /// The loans under which bodies run now.
+    /// Returns the loans of running bodies.
     fn running(&self) -> Vec<LoanId>;
-    /// Aborts the streams of loans that could not be confirmed in time.
+    /// Aborts the streams of loans that were not confirmed in time.
     fn abort(&self, loans: &[LoanId]);
 }
 
-/// The streams that the gate registered, and how long they may go on unconfirmed.
+/// The streams that the gate registered, and how long they may run unconfirmed.
 pub(super) struct Watched {
     streams: Box<dyn Streams>,
     freshness: Duration,
@@ -79,32 +78,32 @@ impl fmt::Debug for Watched {
 }
 
 impl Circulation {
-    /// When the change feed was last read.
+    /// Returns the shared time of the last read of the change feed.
     pub fn fed(&self) -> Fed {
         self.inner.fed.clone()
     }
 
-    /// Names the streams that must not run for longer than `freshness` while neither the feed nor
-    /// the ledger confirms their loans; the first call counts.
+    /// Registers the streams that must not run longer than `freshness` while neither the feed nor
+    /// the ledger confirms their loans. Only the first call has an effect.
     pub fn watch_streams(&self, freshness: Duration, streams: impl Streams + 'static) {
         let _ = self.inner.watched.set(Watched { streams: Box::new(streams), freshness });
     }
 
-    /// Marks a loan as opened, durably, before its first byte leaves: from then on it is never
-    /// cancelled. False where it has ended.
+    /// Marks a loan as opened, durably, before its first byte is sent: from then on it is never
+    /// cancelled. Returns false if it has ended.
     ///
     /// # Errors
-    /// The ledger's; the loan must then not be opened.
+    /// Returns the error of the ledger; the loan must then not be opened.
     pub async fn mark_opened(&self, loan: LoanId) -> Result<bool, LedgerError> {
         self.inner.ledger.mark_opened(loan).await
     }
 }
 
-/// Follows the feed until the process stops. What has ended before the ledger was opened is not in
-/// it.
+/// Follows the feed until the process stops. The feed has no ends from before the ledger was
+/// opened.
 pub(super) async fn follow(circulation: Circulation) {
     let mut feed = circulation.inner.ledger.feed();
-    // A feed that fails from the start must not look as if none were followed.
+    // A feed that fails from the start must not count as not followed.
     circulation.inner.fed.note(circulation.inner.clock.now());
     let mut following =
         Following { failing_since: None, logged: None, confirmed: Instant::now(), checked: None };
@@ -123,7 +122,7 @@ pub(super) async fn follow(circulation: Circulation) {
     }
 }
 
-/// Reads the feed to its end, and announces what it has.
+/// Reads the feed to its end, and announces its ends of loans.
 async fn read(circulation: &Circulation, feed: &mut Feed) -> Result<(), LedgerError> {
     loop {
         let began = circulation.inner.clock.now();
@@ -139,11 +138,11 @@ async fn read(circulation: &Circulation, feed: &mut Feed) -> Result<(), LedgerEr
     }
 }
 
-/// How following goes.
+/// State of the task that follows the feed.
 struct Following {
     failing_since: Option<Instant>,
     logged: Option<Instant>,
-    /// When the running streams were last known to have their loans.
+    /// When the loans of running streams were last confirmed.
     confirmed: Instant,
     checked: Option<Instant>,
 }
