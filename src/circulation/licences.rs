@@ -1,9 +1,8 @@
-//! Which licence a loan is begun under: the policy of `[licences]`, as pure functions, and what it
-//! asks for.
+//! The policy of `[licences]` as pure functions: which licence a loan is begun under.
 //!
-//! Without a policy Bokbasen chooses, and nothing is asked before a begin. With one, Bokbasen's
-//! availability is asked first, and the licences that may be used are tried in the policy's order:
-//! a refusal for want of one leads to the next.
+//! Without a policy Bokbasen chooses the licence, and nothing is queried before a begin. With a
+//! policy, the driver first queries Bokbasen's availability. It then tries the permitted licences
+//! in the policy's order. If Bokbasen declines one because none is free, it tries the next.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -13,36 +12,36 @@ use crate::clock;
 use crate::lending::{Availability, FreeLicence};
 use crate::loan::{LibraryId, Refusal};
 
-/// The reason of a refusal where the policy forbids every licence that the title has.
+/// Refusal code if the policy forbids every licence of the title.
 const NOT_ALLOWED: &str = "licence-not-allowed";
-/// Bokbasen's codes (assumed) of refusals for want of a licence.
+/// Bokbasen's refusal codes (assumed) for a missing licence.
 const NO_FREE_LICENCE: &str = "NO_FREE_LICENSE";
 const LICENCE_NOT_FOUND: &str = "LICENSE_NOT_FOUND";
 
-/// The memory that the licences left to try may take for one loan, in bytes: they are stored while
-/// it is pending. Further licences are not tried.
+/// Maximum memory of the licences left to try for one loan, in bytes, since they are stored while
+/// it is pending. Licences beyond it are not tried.
 pub(super) const MAX_TRIES_BYTES: usize = 512;
 
-/// The keys of `[licences]`.
+/// The settings in `[licences]`.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Licences {
-    /// Types of licences, the one to be used first in front; others come after them, as Bokbasen
-    /// lists them.
+    /// Licence types in the order in which they are tried. Types that are not listed follow in
+    /// Bokbasen's order.
     pub order: Vec<String>,
-    /// Types that a library's loans never use.
+    /// Licence types that a library's loans never use.
     pub never: HashMap<LibraryId, Vec<String>>,
 }
 
-/// The licences that a loan may be begun under, the next one in front.
+/// The licences to try for a loan, in order.
 #[derive(Debug, Default)]
 pub(super) struct Tries {
-    /// None is a begin that names no licence: Bokbasen chooses.
+    /// `None` stands for a begin without a licence id: Bokbasen chooses.
     left: VecDeque<Option<FreeLicence>>,
     current: Option<FreeLicence>,
 }
 
 impl Licences {
-    /// Whether the policy says anything about this library's loans.
+    /// Returns whether the policy affects this library's loans.
     pub(super) fn concerns(&self, library: LibraryId) -> bool {
         !self.order.is_empty() || self.forbids_some(library)
     }
@@ -55,7 +54,7 @@ impl Licences {
         !self.never.get(&library).is_some_and(|never| never.iter().any(|other| other == kind))
     }
 
-    /// What is there of a title for this library, without what the policy forbids.
+    /// Returns the availability without licences that the policy forbids.
     pub(super) fn visible(&self, library: LibraryId, mut there: Availability) -> Availability {
         if self.forbids_some(library) {
             there.licences.retain(|licence| self.allows(library, &licence.kind));
@@ -64,10 +63,10 @@ impl Licences {
         there
     }
 
-    /// The licences to try for a loan.
+    /// Returns the licences to try for a loan.
     ///
     /// # Errors
-    /// A refusal of our own where none may be used, or none is free.
+    /// Our own refusal if no licence is permitted or none is free.
     pub(super) fn choose(
         &self,
         library: LibraryId,
@@ -75,7 +74,7 @@ impl Licences {
         now: Timestamp,
         longest: Timestamp,
     ) -> Result<Tries, Refusal> {
-        // Bokbasen's own words for a title without a licence are better than ours.
+        // For a title without licences Bokbasen's refusal is better than ours.
         if there.licences.is_empty() && !self.forbids_some(library) {
             return Ok(Tries::bokbasens());
         }
@@ -92,7 +91,7 @@ impl Licences {
             return Err(Refusal { code: NOT_ALLOWED.to_owned(), message, retry_at: None });
         }
         let message = "no licence that may be used is free".to_owned();
-        // Loans come back before they are due: the reader need not wait for the last moment.
+        // Many loans are returned early, so the reader need not wait for the due time.
         let retry_at =
             visible.next_free().map(|at| at.min(longest).max(clock::after(now, super::SOON)));
         Err(Refusal { code: NO_FREE_LICENCE.to_owned(), message, retry_at })
@@ -100,13 +99,12 @@ impl Licences {
 }
 
 impl Tries {
-    /// One begin that leaves the choice to Bokbasen.
+    /// Returns one begin that leaves the choice to Bokbasen.
     pub(super) fn bokbasens() -> Tries {
         Tries { left: VecDeque::from([None]), current: None }
     }
 
-    /// The first of these licences, and as many of the next as fit into [`MAX_TRIES_BYTES`] with
-    /// it.
+    /// Returns the first licence, and as many of the next as fit into [`MAX_TRIES_BYTES`] with it.
     fn of(licences: Vec<FreeLicence>) -> Tries {
         let mut bytes = 0;
         let fits = |(place, licence): &(usize, FreeLicence)| {
@@ -119,14 +117,14 @@ impl Tries {
         Tries { left: left.collect::<Vec<_>>().into(), current: None }
     }
 
-    /// Frees what is no longer needed where no licence is left to try.
+    /// Frees the memory if no licence is left to try.
     pub(super) fn trim(&mut self) {
         if self.left.is_empty() {
             *self = Tries::default();
         }
     }
 
-    /// The memory that the licences take besides the value itself, in bytes.
+    /// Returns the heap memory of the licences, in bytes.
     #[cfg(test)]
     pub(super) fn heap_bytes(&self) -> usize {
         let strings =
@@ -136,7 +134,7 @@ impl Tries {
             + licences.map(strings).sum::<usize>()
     }
 
-    /// Goes on to the next licence, and gives its id; false where there is none left.
+    /// Advances to the next licence; returns false if none is left.
     pub(super) fn next(&mut self) -> bool {
         match self.left.pop_front() {
             Some(licence) => {
@@ -147,19 +145,19 @@ impl Tries {
         }
     }
 
-    /// The id of the licence that is being tried; none where Bokbasen chooses.
+    /// Returns the id of the current licence; none if Bokbasen chooses.
     pub(super) fn licence_id(&self) -> Option<String> {
         self.current.as_ref().map(|licence| licence.licence_id.clone())
     }
 
-    /// What is being tried, for the history.
+    /// Describes the current licence, for the history.
     pub(super) fn words(&self) -> Option<String> {
         self.current
             .as_ref()
-            .map(|licence| format!("asked for the {} licence {}", licence.kind, licence.licence_id))
+            .map(|licence| format!("requested the {} licence {}", licence.kind, licence.licence_id))
     }
 
-    /// Whether this refusal is one of the licence, and another is left to try.
+    /// Returns whether the refusal concerns the licence, and another is left to try.
     pub(super) fn go_on_after(&self, refusal: &Refusal) -> bool {
         let of_the_licence = matches!(refusal.code.as_str(), NO_FREE_LICENCE | LICENCE_NOT_FOUND);
         of_the_licence && self.current.is_some() && !self.left.is_empty()
@@ -217,7 +215,7 @@ mod tests {
         assert_eq!(tried(&policy(&order, &[]), &all), some(&["L2", "L4", "L0", "L1"]));
         assert_eq!(tried(&policy(&[], &["PAY_PER_LOAN", "OTHER"]), &all), some(&["L2", "L4"]));
         assert_eq!(tried(&policy(&order, &["PACKAGE"]), &all), some(&["L0", "L1"]));
-        assert_eq!(tried(&policy(&order, &[]), &[]), Ok(vec![None]), "Bokbasen has its say");
+        assert_eq!(tried(&policy(&order, &[]), &[]), Ok(vec![None]), "Bokbasen decides");
     }
 
     #[test]
@@ -230,7 +228,7 @@ mod tests {
         assert_eq!(code(&["PAY_PER_LOAN"], &pay), Err((NOT_ALLOWED.to_owned(), None)));
         let none_free = code(&["PAY_PER_LOAN"], &[("PAY_PER_LOAN", 9), ("PACKAGE", 0)]);
         assert_eq!(none_free, Err((NO_FREE_LICENCE.to_owned(), Some(at(MINUTE)))));
-        assert!(code(&["PAY_PER_LOAN"], &[]).is_err(), "without a word on its type none is used");
+        assert!(code(&["PAY_PER_LOAN"], &[]).is_err(), "no licence is used without its type");
     }
 
     #[test]
@@ -244,7 +242,7 @@ mod tests {
         let mut tries = Tries::of((0..1000).map(long).collect());
         assert!(
             tries.next() && tries.left.is_empty(),
-            "the first alone is tried, however large it is"
+            "only the first is tried, whatever its size"
         );
         tries.trim();
         assert!(tries.current.is_none());
