@@ -1,7 +1,7 @@
-//! Taking up loans that are half-way and that nobody drives: each is settled, none is begun again.
+//! Schedules undecided loans that no process drives. Each is settled; none is begun again.
 //!
-//! Runs at the start and every few seconds. A second process may die beside this one (an upgrade),
-//! and a task of this process may die before it could say what became of its loan.
+//! Runs at the start and every few seconds. Another process may die beside this one during an
+//! upgrade, and a task of this process may die before it writes the outcome of its loan.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -11,11 +11,11 @@ use crate::crash::{self, Edge};
 use crate::ledger::Cause;
 use crate::loan::{Event, Loan, LoanId, LoanState};
 
-/// How often to look for such loans.
+/// Interval of the queries for such loans.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
 
-/// Takes up loans of dead processes, and loans of this one that have no driver, until the process
-/// stops.
+/// Adopts loans of dead processes and schedules loans of this process without a driver, until the
+/// process stops.
 pub(super) async fn adopt_orphans(circulation: Circulation) {
     let mut suspects = HashSet::new();
     loop {
@@ -26,7 +26,7 @@ pub(super) async fn adopt_orphans(circulation: Circulation) {
                 }
             }
             Err(error) => {
-                log_ledger_failure("looking for loans that a former process left", &error)
+                log_ledger_failure("reading loans of dead processes", &error)
             }
         }
         suspects = take_up_undriven(&circulation, &suspects).await;
@@ -39,8 +39,8 @@ pub(super) async fn adopt_orphans(circulation: Circulation) {
 async fn adopt(circulation: &Circulation, orphan: Loan) {
     match circulation.inner.ledger.adopt(orphan.id).await {
         Ok(true) => {}
-        Ok(false) => return, // another process was quicker
-        Err(error) => return log_ledger_failure("taking over a loan", &error),
+        Ok(false) => return, // another process adopted it first
+        Err(error) => return log_ledger_failure("adopting a loan", &error),
     }
     crash::point("adopt", "loan", Edge::After);
     if orphan.state == LoanState::Intended {
@@ -50,8 +50,8 @@ async fn adopt(circulation: &Circulation, orphan: Loan) {
     circulation.inner.schedule.take_up(orphan.id);
 }
 
-/// Takes up those of `suspects` that still have no driver, and returns the loans that have none
-/// now. A loan that was just decided is in neither list twice, so that two looks make sure.
+/// Schedules the loans in `suspects` that still have no driver, and returns those that have none
+/// now. A loan that was just decided can appear in one query, but not in two.
 async fn take_up_undriven(
     circulation: &Circulation,
     suspects: &HashSet<LoanId>,
@@ -60,14 +60,14 @@ async fn take_up_undriven(
     let undecided = match circulation.inner.ledger.undecided().await {
         Ok(undecided) => undecided,
         Err(error) => {
-            log_ledger_failure("looking for loans without a driver", &error);
+            log_ledger_failure("reading undecided loans", &error);
             return HashSet::new();
         }
     };
     let undriven: HashSet<LoanId> =
         undecided.into_iter().filter(|loan| !schedule.has(*loan)).collect();
     for loan in undriven.intersection(suspects) {
-        tracing::warn!(%loan, "a loan without a driver is taken up");
+        tracing::warn!(%loan, "scheduled a loan that had no driver");
         schedule.take_up(*loan);
     }
     undriven

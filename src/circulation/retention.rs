@@ -1,9 +1,9 @@
-//! Retention: `privacy.retention` after its end a loan's pseudonym is replaced by a random value,
-//! and loans that Bokbasen never accepted are removed.
+//! Retention: replaces the pseudonym of a loan by a random value `privacy.retention` after its end,
+//! and removes loans that Bokbasen never accepted.
 //!
-//! Runs in the background. What remains of a forgotten loan is a loan of a title by nobody: counts
-//! stay as they were, and the audit trail verifies. After a run the write-ahead log is emptied, so
-//! that no file of the ledger has the pseudonym.
+//! Runs in the background. A forgotten loan remains, without its borrower: counts do not change,
+//! and the audit trail still verifies. After a run the write-ahead log is emptied, so that no file
+//! of the ledger contains the pseudonym.
 
 use std::time::Duration;
 
@@ -13,16 +13,16 @@ use super::{Circulation, LOOK_AT_CLOCK, log_ledger_failure};
 use crate::clock;
 use crate::ledger::{LedgerError, Prunable};
 
-/// How many loans are forgotten in one go, and how long readers' own writes have the ledger before
-/// the next.
+/// Maximum number of loans in one transaction, and the pause after it, which leaves the ledger to
+/// readers' writes.
 const BATCH: u32 = 500;
 const BETWEEN: Duration = Duration::from_millis(200);
-/// How often loans that Bokbasen never accepted are looked for.
+/// Interval at which loans that Bokbasen never accepted are removed.
 const PRUNE_INTERVAL: Duration = Duration::from_secs(3600);
 
-/// Forgets and removes what is old enough, until the process stops.
+/// Forgets borrowers and removes loans that are old enough, until the process stops.
 pub(super) async fn forget_in_time(circulation: Circulation) {
-    // True at the start: the process before may have stopped between the two.
+    // True at the start: the last process may have stopped before it emptied the log.
     let mut log_has_traces = true;
     let mut prune_at = Instant::now();
     loop {
@@ -35,7 +35,7 @@ pub(super) async fn forget_in_time(circulation: Circulation) {
                     wait = BETWEEN;
                 }
             }
-            Err(error) => log_ledger_failure("forgetting who borrowed", &error),
+            Err(error) => log_ledger_failure("forgetting borrowers", &error),
         }
         if Instant::now() >= prune_at {
             prune_at = Instant::now() + PRUNE_INTERVAL;
@@ -67,12 +67,12 @@ async fn forget(circulation: &Circulation) -> Result<u64, LedgerError> {
     Ok(forgotten)
 }
 
-/// Removes loans that Bokbasen never accepted; returns whether there were any.
+/// Removes loans that Bokbasen never accepted; returns whether any were removed.
 async fn prune(circulation: &Circulation) -> Result<bool, LedgerError> {
     let now = circulation.inner.clock.now();
     let before = clock::before(now, circulation.inner.settings.retention);
     let which = Prunable::NeverLent { before, now };
-    // Dropped at a stop: the transaction under way is rolled back.
+    // Dropped when the process stops: the transaction is then rolled back.
     let pruned = tokio::select! {
         pruned = circulation.inner.ledger.prune(which) => pruned?,
         () = circulation.inner.stopping.cancelled() => return Ok(false),

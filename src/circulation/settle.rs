@@ -1,15 +1,15 @@
-//! Settling a begin whose outcome is unknown, by querying Bokbasen for its reference (bokbasen-api
+//! Settles a begin whose outcome is unknown, by querying Bokbasen for its reference (bokbasen-api
 //! §4).
 //!
-//! The driver of the loan calls it. Two kinds of loan arrive here. The begin of the first got no
-//! answer. The second was named by Bokbasen, but a read by id does not show it; reads may lag
-//! behind a begin, so that proves nothing.
+//! The driver of the loan calls this module, for two kinds of loan. Either the begin got no
+//! response, or Bokbasen named the loan but a read by id does not return it. Reads may lag behind a
+//! begin, so a missing loan proves nothing.
 //!
-//! A loan that shows is believed at once. Absence is believed only `lending.settle` after the begin
-//! could last have left us. A loan that Bokbasen has named must be absent by reference and by id
-//! twice, `lending.settle` apart: an empty listing contradicts what Bokbasen said before. Nothing
-//! is begun again before that. Where Bokbasen has several loans under one reference, the earliest
-//! accepted stays and the others are given back.
+//! If Bokbasen returns the loan, that is final. Absence counts only `lending.settle` after the last
+//! moment at which the begin can have been sent. A loan that Bokbasen has named must be absent by
+//! reference and by id twice, `lending.settle` apart, because an empty listing contradicts the
+//! earlier response. Until then no other begin is sent. If Bokbasen has several loans under one
+//! reference, the earliest accepted one stays and the others are returned.
 
 use std::time::Duration;
 
@@ -20,21 +20,21 @@ use super::drive::event_of;
 use crate::lending::{CallError, RemoteLoan, Standing, Told};
 use crate::loan::{EndReason, Event, Loan};
 
-/// What a check says about an unknown loan, and words for its history.
+/// Result of a check of an unknown loan: the event, and details for its history.
 pub(super) type Verdict = (Event, Option<String>);
 
 /// The search for a loan whose state at Bokbasen is unknown.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Search {
-    /// The last moment at which the begin can have left.
+    /// The last moment at which the begin can have been sent.
     left: Instant,
-    /// When the loan was absent by reference and by id for the first time.
+    /// When the loan was first absent by reference and by id.
     absent: Option<Instant>,
 }
 
 impl Default for Search {
-    /// A search for the loan of a begin that left before now. Where another process sent the begin,
-    /// that process had died before this one took the loan over.
+    /// A search for the loan of a begin that was sent before now. If another process sent it, that
+    /// process had died before this one adopted the loan.
     fn default() -> Search {
         Search::new(Instant::now())
     }
@@ -45,12 +45,12 @@ impl Search {
         Search { left, absent: None }
     }
 
-    /// Bokbasen shows the loan.
+    /// Records that Bokbasen returned the loan.
     pub(super) fn found(&mut self) {
         self.absent = None;
     }
 
-    /// Queries Bokbasen once. Returns none where the answers decide nothing yet.
+    /// Queries Bokbasen once. Returns none if the responses decide nothing yet.
     ///
     /// # Errors
     /// [`CallError`]; the check can be repeated.
@@ -84,27 +84,27 @@ impl Search {
                 )))
             }
             Found::Nothing => {
-                tracing::warn!(loan = %loan.id, "Bokbasen named a loan and shows it nowhere; checking again");
+                tracing::warn!(loan = %loan.id, "Bokbasen named a loan but does not return it; checking again");
                 Ok(None)
             }
         }
     }
 
-    /// Whether the loan counts as absent, now that Bokbasen shows it neither by reference nor by
-    /// id.
+    /// Returns whether the loan counts as absent, now that Bokbasen returns it neither by reference
+    /// nor by id.
     fn is_absent(&mut self, is_named: bool, now: Instant, settle: Duration) -> bool {
         let first = *self.absent.get_or_insert(now);
         !is_named || now >= first + settle
     }
 
-    /// When the next check can say more than the last one. Only a named loan can be looked up by id
+    /// Returns when the next check can give a new result. Only a named loan can be read by id
     /// before `lending.settle` is over.
     pub(super) fn next(&self, is_named: bool, soonest: Instant, settle: Duration) -> Instant {
         if is_named { soonest } else { soonest.max(self.left + settle) }
     }
 }
 
-/// What Bokbasen has under a reference.
+/// Loans that Bokbasen has under a reference.
 enum Found {
     Nothing,
     Loan(Verdict),
@@ -118,12 +118,12 @@ async fn by_reference(circulation: &Circulation, loan: &Loan) -> Result<Found, C
         give_back(circulation, extra).await?;
     }
     let extra = (!found.is_empty())
-        .then(|| format!("{} more under this reference were given back", found.len()));
+        .then(|| format!("{} more under this reference were returned", found.len()));
     Ok(Found::Loan(verdict_of(&kept, extra)))
 }
 
-/// What a loan that Bokbasen shows means. A status that is not known leads to `pending`: the loan
-/// opens nothing, its history has the status, polls go on, and support can end it.
+/// Returns the verdict for a loan as Bokbasen shows it. An unknown status leads to `pending`: the
+/// loan opens nothing, its history has the status, polls continue, and support can end it.
 fn verdict_of(remote: &RemoteLoan, extra: Option<String>) -> Verdict {
     let status = match &remote.standing {
         Standing::Unrecognised(status) => {
@@ -136,10 +136,10 @@ fn verdict_of(remote: &RemoteLoan, extra: Option<String>) -> Verdict {
     (event, (!detail.is_empty()).then(|| detail.join("; ")))
 }
 
-/// The answer to a read by id, if it is about this loan.
+/// Returns the response to a read by id, if it is about this loan.
 ///
 /// # Errors
-/// [`CallError::Unknown`] for an answer about another loan, which must never decide this one.
+/// [`CallError::Unknown`] for a response about another loan, which must never decide this one.
 pub(super) fn checked(remote: RemoteLoan, loan: &Loan) -> Result<RemoteLoan, CallError> {
     let is_about = remote.reference.as_ref().is_none_or(|reference| *reference == loan.reference)
         && remote.library.is_none_or(|library| library == loan.key.library)
@@ -148,12 +148,12 @@ pub(super) fn checked(remote: RemoteLoan, loan: &Loan) -> Result<RemoteLoan, Cal
         return Ok(remote);
     }
     Err(CallError::Unknown(
-        "Bokbasen answered with another loan than the one that was named".to_owned(),
+        "Bokbasen returned another loan than the one requested".to_owned(),
     ))
 }
 
-/// Takes the loan that stays out of those found: an accepted one before a pending one, before one
-/// of an unknown status, before one that is over; the earliest of each.
+/// Removes and returns the loan to keep: an accepted one before a pending one, before one of
+/// unknown status, before one that is over; of several, the earliest.
 fn pick(found: &mut Vec<RemoteLoan>) -> Option<RemoteLoan> {
     let rank = |remote: &RemoteLoan| match remote.standing {
         Standing::Accepted(_) => 0,
@@ -166,7 +166,7 @@ fn pick(found: &mut Vec<RemoteLoan>) -> Option<RemoteLoan> {
     if found.is_empty() { None } else { Some(found.remove(0)) }
 }
 
-/// Gives one loan too many back: cancelled, or returned where the time for cancelling is over.
+/// Cancels a surplus loan, or returns it if the time for cancelling is over.
 async fn give_back(circulation: &Circulation, extra: &RemoteLoan) -> Result<(), CallError> {
     if matches!(extra.standing, Standing::Refused(_) | Standing::Ended(_)) {
         return Ok(());
@@ -174,13 +174,13 @@ async fn give_back(circulation: &Circulation, extra: &RemoteLoan) -> Result<(), 
     circulation.inner.metrics.loan("duplicate");
     tracing::warn!(
         lending_id = extra.lending_id,
-        "two loans under one reference; one is given back"
+        "two loans under one reference; returning one"
     );
     let (lending, now) = (&circulation.inner.lending, circulation.inner.clock.now());
     let why = "duplicate of one reference";
     match lending.give_back(&extra.lending_id, now, EndReason::Returned, why).await? {
         Told::Done => Ok(()),
-        // It was listed a moment ago, so that a 404 is a read that lags.
+        // It was listed a moment ago, so a 404 is a lagging read.
         Told::CancelWindowClosed | Told::StillPending | Told::NoSuchLoan => Err(
             CallError::Unknown("a duplicate could neither be cancelled nor returned".to_owned()),
         ),
@@ -188,8 +188,8 @@ async fn give_back(circulation: &Circulation, extra: &RemoteLoan) -> Result<(), 
 }
 
 impl Circulation {
-    /// Whether 404 `LOAN_NOT_FOUND` on an end means that the loan is over. Within `lending.settle`
-    /// of the moment at which Bokbasen last showed the loan, it may be a read that lags.
+    /// Returns whether 404 `LOAN_NOT_FOUND` for an end means that the loan is over. Within
+    /// `lending.settle` of the time when Bokbasen last showed the loan, it may be a lagging read.
     pub(super) fn believes_absence(&self, loan: &Loan) -> bool {
         let shown = loan.accepted.or(loan.ended).unwrap_or(loan.begun);
         crate::clock::after(shown, self.inner.settings.settle) <= self.inner.clock.now()
@@ -235,7 +235,7 @@ mod tests {
         assert!(!search.is_absent(true, now + SETTLE, SETTLE));
         assert!(!search.is_absent(true, now + SETTLE * 2 - Duration::from_millis(1), SETTLE));
         assert!(search.is_absent(true, now + SETTLE * 2, SETTLE));
-        assert!(Search::new(now).is_absent(false, now + SETTLE, SETTLE), "no answer had named it");
+        assert!(Search::new(now).is_absent(false, now + SETTLE, SETTLE), "no response had named it");
     }
 
     #[test]

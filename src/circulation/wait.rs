@@ -1,9 +1,9 @@
-//! Waiting for the outcome of a loan, whoever drives it.
+//! Waits for the outcome of a loan, whichever process drives it.
 //!
-//! The gate's flights call it. A loan that this process began or took over has an entry in the
-//! schedule, and its waiters share one channel that exists only while somebody waits. A loan of
-//! another live process is watched in the ledger and never touched: two processes share a ledger
-//! during an upgrade, and each drives its own.
+//! The gate's flights call this module. A loan that this process began or adopted has an entry in
+//! the schedule. Its waiters share one channel, which exists only while a caller waits. During an
+//! upgrade two processes share a ledger, and each drives its own loans. A loan of the other process
+//! is only read from the ledger.
 
 use std::time::Duration;
 
@@ -12,12 +12,13 @@ use tokio::sync::watch;
 use super::{Circulation, Outcome, log_ledger_failure};
 use crate::loan::{Loan, LoanId, LoanState};
 
-/// The wait between two reads of a loan of another process: the first, and the longest that it
-/// doubles up to.
+/// Wait between two reads of another process's loan: the first, and the limit up to which it
+/// doubles.
 const FIRST_READ: Duration = Duration::from_millis(50);
 const LAST_READ: Duration = Duration::from_secs(1);
 
-/// A caller that waits for a loan that this process drives. Dropped, it waits no more.
+/// A caller's registration for the outcome of a loan that this process drives. Dropping it
+/// unregisters the caller.
 #[derive(Debug)]
 pub struct Waiting {
     circulation: Circulation,
@@ -34,7 +35,7 @@ impl Waiting {
         Waiting { circulation, loan, receiver: Some(receiver) }
     }
 
-    /// The outcome, once there is one. The loan goes on where this is dropped.
+    /// Waits for the outcome. If this is dropped, the loan continues.
     pub async fn outcome(mut self) -> Outcome {
         let circulation = self.circulation.clone();
         let Some(receiver) = &mut self.receiver else { return Outcome::Unsure };
@@ -57,7 +58,7 @@ impl Drop for Waiting {
 }
 
 impl Circulation {
-    /// Waits for the outcome of an undecided loan. The loan goes on where this is dropped.
+    /// Waits for the outcome of an undecided loan. If this is dropped, the loan continues.
     pub async fn join(&self, loan: Loan) -> Outcome {
         if let Some(outcome) = self.outcome_of(&loan) {
             return outcome;
@@ -65,8 +66,8 @@ impl Circulation {
         if let Some(waiting) = self.inner.schedule.wait(self, loan.id) {
             return waiting.outcome().await;
         }
-        // Whoever writes an intent here enters it before: one without an entry is left to
-        // `reconcile`.
+        // An intent of this process is scheduled before it is written. One without an entry is left
+        // to `reconcile`.
         let is_ours = self.inner.ledger.is_ours(loan.id).await.unwrap_or(false);
         if is_ours && loan.state != LoanState::Intended {
             self.inner.schedule.take_up(loan.id);
@@ -74,12 +75,12 @@ impl Circulation {
         self.watch(loan.id).await
     }
 
-    /// Whether this process drives the loan.
+    /// Returns whether this process drives the loan.
     pub fn carries(&self, id: LoanId) -> bool {
         self.inner.schedule.has(id)
     }
 
-    /// Reads the ledger until the loan is decided, or is driven here after all.
+    /// Reads the ledger until the loan is decided or scheduled in this process.
     async fn watch(&self, id: LoanId) -> Outcome {
         let mut wait = FIRST_READ;
         loop {
@@ -93,7 +94,7 @@ impl Circulation {
                     }
                 }
                 Ok(None) => return Outcome::Unsure,
-                Err(error) => log_ledger_failure("watching a loan of another process", &error),
+                Err(error) => log_ledger_failure("reading a loan of another process", &error),
             }
             if !self.pause(wait).await {
                 return Outcome::Unsure;
