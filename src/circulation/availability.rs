@@ -1,8 +1,8 @@
-//! Whether a title can be had, for apps that show it before anybody borrows.
+//! Availability of a title, for apps that show it before a reader borrows.
 //!
-//! Called by the gate. Bokbasen is asked once for all who wait, and its answer is kept for
-//! `lending.availability_ttl`: a list of titles on many screens must not become as many calls. What
-//! a loan is begun under is asked anew.
+//! The gate calls this module. Concurrent callers share one query of Bokbasen, and its response is
+//! cached for `lending.availability_ttl`, so that a list on many screens does not cause many calls.
+//! A begin never uses the cache.
 
 use std::fmt;
 use std::sync::Arc;
@@ -15,22 +15,22 @@ use super::Circulation;
 use crate::lending::{Availability, CallError};
 use crate::loan::{Isbn, LibraryId};
 
-/// How many titles are kept.
+/// Maximum number of cached titles.
 const KEPT: u64 = 100_000;
 
-/// Why it cannot be said whether a title can be had.
+/// Why the availability of a title is unknown.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Unsaid {
-    /// Bokbasen refuses to say, in this word.
+    /// Bokbasen refused the query with this code.
     Refused(String),
-    /// Bokbasen cannot be asked now.
+    /// Bokbasen is unavailable.
     Unavailable {
-        /// When to try again.
+        /// When the caller should retry.
         retry_after: Duration,
     },
 }
 
-/// What Bokbasen said of late. An entry that is not filled yet is being asked for.
+/// Cache of availabilities. An empty entry stands for a query in flight.
 pub(super) struct Kept(Cache<(LibraryId, Isbn), Arc<OnceCell<Availability>>>);
 
 impl fmt::Debug for Kept {
@@ -46,10 +46,10 @@ impl Kept {
 }
 
 impl Circulation {
-    /// What a library has of a title that its loans may use.
+    /// Returns the availability of a title that a library's loans may use.
     ///
     /// # Errors
-    /// [`Unsaid`], where Bokbasen does not say.
+    /// [`Unsaid`], if Bokbasen gives no availability.
     pub async fn availability(
         &self,
         library: LibraryId,
@@ -63,8 +63,8 @@ impl Circulation {
 }
 
 fn unsaid(error: &CallError) -> Unsaid {
-    // The client of Bokbasen logs the reason, once a minute.
-    tracing::debug!(%error, "cannot query whether a title is available");
+    // The Bokbasen client logs the reason, once a minute.
+    tracing::debug!(%error, "cannot query the availability of a title");
     match error {
         CallError::Rejected { status: 403 | 404, code, .. } if !code.is_empty() => {
             Unsaid::Refused(code.clone())

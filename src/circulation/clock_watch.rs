@@ -1,15 +1,15 @@
-//! Keeps the comparison with Bokbasen's clock current while no other call does.
+//! Keeps the comparison with Bokbasen's clock current if no other call does.
 //!
-//! Loans end by Bokbasen's clock, also in a gate that serves live loans only. While the clocks
-//! differ too much, nothing is begun, so that no other call would notice that they agree again.
+//! Loans end by Bokbasen's clock, also in a gate that begins none. While the clocks differ too
+//! much, no begin is sent, so no other call would notice that they agree again.
 
 use std::time::Duration;
 
 use super::Circulation;
 
-/// How often to check whether the comparison is current.
+/// Interval of checks whether the comparison is current.
 const CHECK: Duration = Duration::from_secs(1);
-/// The same until the clocks were compared: loans that fall due wait for it.
+/// Interval until the first comparison, because due loans wait for it.
 const FIRST_CHECKS: Duration = Duration::from_millis(200);
 
 /// Compares the clocks, until the process stops.

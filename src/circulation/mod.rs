@@ -1,16 +1,21 @@
-//! The loan's life: begun, carried to a decision, ended. The only writer of loan states.
+//! The life of a loan: begin, decision, end. No other module writes loan states.
 //!
-//! The gate asks it for a loan ([`Circulation::standing`], [`Circulation::begin`]), and everybody
-//! who wants a loan ended comes here. It calls the ledger and the lending client, tells its one
-//! listener of every end before Bokbasen hears of it, and never calls upward. Every undecided loan
-//! has one entry in the schedule of the process that owns it, and a task only while work on it is
-//! under way; both outlive whoever asked. [`Circulation::stop`] waits for the tasks. A task that
-//! panics is started again, and its loan taken up again.
+//! The gate calls [`Circulation::standing`] and [`Circulation::begin`], and every end of a loan is
+//! requested here. This module calls the ledger and the lending client. It notifies one listener of
+//! each end before Bokbasen is notified, and never calls the layers above.
 //!
-//! What it promises (the invariants of the loan): an intent is durable before its begin leaves;
-//! after an outcome that is not known, Bokbasen is asked for the reference before anything is begun
-//! again; an end is durable here, and the listener told, before it is sent, and it is sent until it
-//! is acknowledged.
+//! Each undecided loan has one entry in the schedule of the process that owns it, and a task only
+//! while a step runs. Both outlive the caller. A task that panics is restarted, and its loan is
+//! scheduled again. [`Circulation::stop`] waits for the tasks.
+//!
+//! Guarantees (invariants of the loan):
+//!
+//! - An intent is durable before its begin is sent.
+//!
+//! - After an unknown outcome, Bokbasen is queried for the reference before another begin is sent.
+//!
+//! - An end is durable, and the listener is notified, before the end is sent. It is sent until
+//!   Bokbasen acknowledges it.
 
 mod availability;
 mod balance;
@@ -54,80 +59,80 @@ pub use feed::{Fed, Streams};
 pub use licences::Licences;
 pub use wait::Waiting;
 
-/// How the loan's life is timed.
+/// Times and limits of the life of a loan.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// `lending.settle`: how long after a begin could last have left us Bokbasen's listing can be
-    /// believed.
+    /// `lending.settle`: how long after the last moment at which a begin can have been sent
+    /// Bokbasen's listing is trusted.
     pub settle: Duration,
-    /// `gate.refusal_ttl`: how long a refusal holds for which Bokbasen names no time.
+    /// `gate.refusal_ttl`: how long a refusal holds if Bokbasen sends no time.
     pub refusal_ttl: Duration,
-    /// `lending.availability_ttl`: how long Bokbasen's word on what is free is kept for apps.
+    /// `lending.availability_ttl`: how long Bokbasen's availability of a title is cached.
     pub availability_ttl: Duration,
-    /// `privacy.retention`: how long after its end a loan's borrower is known.
+    /// `privacy.retention`: how long after its end the borrower of a loan stays known.
     pub retention: Duration,
     /// `[licences]`: which licence a loan is begun under.
     pub licences: Licences,
-    /// How many polls of undecided loans may be under way at once, a share of
-    /// `lending.concurrency`. As many again may be early polls, which complete a begin.
+    /// Maximum number of routine polls in flight, a share of `lending.concurrency`. As many early
+    /// polls, which complete a begin, may be in flight as well.
     pub polls: usize,
 }
 
-/// When a reader should come back whom nobody gave a time.
+/// Retry-After for readers if no other time is known.
 const SOON: Duration = Duration::from_secs(5);
-/// How often whoever waits for a moment looks at the clock, which may have been set.
+/// How often tasks that wait for a time check the clock, which may have been set.
 const LOOK_AT_CLOCK: Duration = Duration::from_secs(5);
 
-/// How many ends that lie ahead are remembered.
+/// Maximum number of remembered ends that are in the future.
 const FUTURE_ENDS: u64 = 10_000;
 
-/// What became of a loan that somebody waited for.
+/// Outcome of a loan for a caller that waited for it.
 #[derive(Clone, Debug)]
 pub enum Outcome {
-    /// It is accepted, and the ledger has it.
+    /// The loan is accepted, and the ledger has it.
     Accepted {
         /// The loan.
         loan: LoanId,
-        /// When it is due.
+        /// Its due time, by Bokbasen's clock.
         until: Timestamp,
     },
-    /// Bokbasen refused it.
+    /// Bokbasen refused the loan.
     Refused {
-        /// In these words.
+        /// Bokbasen's code and message.
         refusal: Refusal,
-        /// Until when that holds.
+        /// Until when the refusal holds.
         until: Timestamp,
     },
-    /// Nothing came of it, and nothing of it is left at Bokbasen: it may be begun anew.
+    /// No loan was created, and Bokbasen has none: another begin may be sent.
     NothingMade,
-    /// It was ended before Bokbasen had accepted it, by the reader or there: nobody who waited for
-    /// it wants it any more.
+    /// The loan was ended before it was accepted, by the reader or at Bokbasen. No waiter may begin
+    /// another.
     TakenBack,
-    /// Bokbasen cannot be asked now; nothing was begun.
+    /// Bokbasen is unavailable; no loan was created.
     Unavailable {
-        /// When to try again.
+        /// When the caller should retry.
         retry_after: Duration,
     },
-    /// The spending brake holds; nothing was begun.
+    /// The spending brake is on; no begin was sent.
     Braked {
-        /// Until then.
+        /// Until when the brake stays on.
         until: Timestamp,
     },
     /// A loan of this reader and title has ended.
     Ended {
-        /// When.
+        /// When it ended.
         at: Timestamp,
     },
-    /// The ledger failed, or the gate is stopping: nothing can be said.
+    /// The ledger failed, or the gate is stopping; the outcome is unknown.
     Unsure,
 }
 
-/// A loan's files stopped being open: what the listener is told.
+/// Notification that a loan opens no files any more.
 #[derive(Clone, Copy, Debug)]
 pub struct Closed {
     /// The loan.
     pub loan: LoanId,
-    /// Whose and of what.
+    /// Its library, borrower and title.
     pub key: LoanKey,
     /// When it ended.
     pub at: Timestamp,
@@ -135,7 +140,7 @@ pub struct Closed {
 
 type Listener = Box<dyn Fn(Closed) + Send + Sync>;
 
-/// The loan's life, on the slow runtime. Clones share everything.
+/// The life of loans, on the slow runtime. Clones share all state.
 #[derive(Clone)]
 pub struct Circulation {
     inner: Arc<Inner>,
@@ -152,7 +157,7 @@ struct Inner {
     watched: OnceLock<feed::Watched>,
     fed: Fed,
     availabilities: availability::Kept,
-    /// Ends that lie ahead, written by a clock that was fast: when each was first seen.
+    /// Ends in the future, written by a fast clock, with the time when each was first seen.
     future_ends: moka::sync::Cache<(LoanKey, Timestamp), Timestamp>,
     schedule: schedule::Schedule,
     ends_waiting: Notify,
@@ -171,7 +176,8 @@ impl fmt::Debug for Circulation {
 }
 
 impl Circulation {
-    /// The loan's life over this ledger and this client; its tasks run on `slow`. Nothing runs yet.
+    /// Creates the circulation over this ledger and lending client; its tasks run on `slow`. Starts
+    /// nothing.
     pub fn new(
         settings: Settings,
         ledger: Ledger,
@@ -202,14 +208,13 @@ impl Circulation {
         Circulation { inner: Arc::new(inner) }
     }
 
-    /// Names the one who is told of every end before Bokbasen is; the first call counts.
+    /// Sets the listener that is notified of each end before Bokbasen is. Only the first call has
+    /// an effect.
     pub fn on_closed(&self, listener: impl Fn(Closed) + Send + Sync + 'static) {
         let _ = self.inner.listener.set(Box::new(listener));
     }
 
-    /// Starts the background tasks: following the change feed, driving
-    /// undecided loans, settling what another process left,
-    /// expiring, sending ends, balancing, forgetting. Each is started again where it panics.
+    /// Starts the background tasks. Each is restarted if it panics.
     pub fn start(&self) {
         self.supervised("follow-feed", feed::follow);
         self.supervised("drive-loans", schedule::run);
@@ -231,14 +236,14 @@ impl Circulation {
         self.spawn(supervise(name, metrics, stopping, move || task(circulation.clone())));
     }
 
-    /// Stops the tasks and waits for them, `patience` long at most. What they leave undone stands
-    /// in the ledger, and is taken up at the next start.
+    /// Stops the tasks and waits at most `patience` for them. Unfinished loans remain in the ledger
+    /// and are settled at the next start.
     pub async fn stop(&self, patience: Duration) {
         self.inner.stopping.cancel();
         self.inner.tasks.close();
         if tokio::time::timeout(patience, self.inner.tasks.wait()).await.is_err() {
             let left = self.inner.tasks.len();
-            tracing::warn!(left, "stopped with loans half-way; they are settled at the next start");
+            tracing::warn!(left, "stopped with unfinished loans; they are settled at the next start");
         }
         self.inner.lending.close().await;
     }
@@ -256,7 +261,7 @@ impl Circulation {
         }
     }
 
-    /// Waits, unless the process is stopping: then false, at once.
+    /// Waits and returns true; returns false at once when the process is stopping.
     async fn pause(&self, wait: Duration) -> bool {
         tokio::select! {
             () = tokio::time::sleep(wait) => true,
@@ -265,7 +270,7 @@ impl Circulation {
     }
 }
 
-/// A ledger's failure, logged where it is met; to whoever waits it is [`Outcome::Unsure`].
+/// Logs a failure of the ledger where it occurs. Waiters get [`Outcome::Unsure`].
 fn log_ledger_failure(doing: &'static str, error: &LedgerError) {
     static LIMIT: LogLimit = LogLimit::per_minute();
     if let Some(suppressed) = LIMIT.permit(doing) {
