@@ -243,7 +243,10 @@ impl Circulation {
         self.inner.tasks.close();
         if tokio::time::timeout(patience, self.inner.tasks.wait()).await.is_err() {
             let left = self.inner.tasks.len();
-            tracing::warn!(left, "stopped with unfinished loans; they are settled at the next start");
+            tracing::warn!(
+                left,
+                "stopped with unfinished loans; they are settled at the next start"
+            );
         }
         self.inner.lending.close().await;
     }

@@ -522,9 +522,9 @@ async fn count_ends(circulation: &Circulation) {
         Ok((waiting, overdue)) => {
             inner.metrics.ends_waiting(waiting, overdue);
             if overdue > 0 {
-tracing::error!(
+                tracing::error!(
                     overdue,
-"Bokbasen has not acknowledged ends of loans for a day; \
+                    "Bokbasen has not acknowledged ends of loans for a day; \
                      `loangate loans list --state ending` lists them"
                 );
             }
@@ -540,7 +540,7 @@ async fn send(circulation: &Circulation, loan: &Loan) -> Sent {
         Ok(Told::Done) => Sent::Acknowledged,
         Ok(Told::NoSuchLoan) if circulation.believes_absence(loan) => Sent::Acknowledged,
         Ok(told) => {
-tracing::warn!(loan = %id, ?told, "Bokbasen does not accept this end yet; retrying");
+            tracing::warn!(loan = %id, ?told, "Bokbasen does not accept this end yet; retrying");
             Sent::NotTaken(None)
         }
         Err(error @ CallError::Rejected { retry_after, .. }) => {

@@ -25,9 +25,7 @@ pub(super) async fn adopt_orphans(circulation: Circulation) {
                     adopt(&circulation, orphan).await;
                 }
             }
-            Err(error) => {
-                log_ledger_failure("reading loans of dead processes", &error)
-            }
+            Err(error) => log_ledger_failure("reading loans of dead processes", &error),
         }
         suspects = take_up_undriven(&circulation, &suspects).await;
         if !circulation.pause(LOOK_AGAIN).await {

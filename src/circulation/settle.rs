@@ -147,9 +147,7 @@ pub(super) fn checked(remote: RemoteLoan, loan: &Loan) -> Result<RemoteLoan, Cal
     if is_about {
         return Ok(remote);
     }
-    Err(CallError::Unknown(
-        "Bokbasen returned another loan than the one requested".to_owned(),
-    ))
+    Err(CallError::Unknown("Bokbasen returned another loan than the one requested".to_owned()))
 }
 
 /// Removes and returns the loan to keep: an accepted one before a pending one, before one of
@@ -172,10 +170,7 @@ async fn give_back(circulation: &Circulation, extra: &RemoteLoan) -> Result<(), 
         return Ok(());
     }
     circulation.inner.metrics.loan("duplicate");
-    tracing::warn!(
-        lending_id = extra.lending_id,
-        "two loans under one reference; returning one"
-    );
+    tracing::warn!(lending_id = extra.lending_id, "two loans under one reference; returning one");
     let (lending, now) = (&circulation.inner.lending, circulation.inner.clock.now());
     let why = "duplicate of one reference";
     match lending.give_back(&extra.lending_id, now, EndReason::Returned, why).await? {
@@ -235,7 +230,10 @@ mod tests {
         assert!(!search.is_absent(true, now + SETTLE, SETTLE));
         assert!(!search.is_absent(true, now + SETTLE * 2 - Duration::from_millis(1), SETTLE));
         assert!(search.is_absent(true, now + SETTLE * 2, SETTLE));
-        assert!(Search::new(now).is_absent(false, now + SETTLE, SETTLE), "no response had named it");
+        assert!(
+            Search::new(now).is_absent(false, now + SETTLE, SETTLE),
+            "no response had named it"
+        );
     }
 
     #[test]

@@ -159,8 +159,8 @@ fn balance_text(report: &Value) -> String {
     let number = |of: &Value, name: &str| of.get(name).and_then(Value::as_u64).unwrap_or_default();
     let mut lines = String::new();
     for library in all("libraries") {
-        let (there, here) = (number(library, "there"), number(library, "accepted_here"));
-        let (foreign, young) = (number(library, "foreign"), number(library, "young"));
+        let (there, here) = (number(library, "listed"), number(library, "accepted_here"));
+        let (foreign, young) = (number(library, "foreign"), number(library, "too_recent"));
         let (name, since) = (text(library, "library"), text(library, "since"));
         let _ = writeln!(
             lines,

@@ -271,7 +271,7 @@ async fn balance_skips_recent_loans_and_runs_each_night() {
     borrow(&scene, "kari").await;
     let report = balance(&scene).await;
     assert_eq!(
-        (&report["libraries"][0]["young"], &report["balanced"]),
+        (&report["libraries"][0]["too_recent"], &report["balanced"]),
         (&1.into(), &true.into()),
         "{report:#}"
     );

@@ -1,8 +1,8 @@
-//! One library: its listing at Bokbasen, row by row, beside the ledger.
+//! Compares one library's listing at Bokbasen with the ledger, row by row.
 //!
-//! Reading the listing changes nothing, neither here nor there. Only once it is whole, loans that
-//! should be over are ended there, and `repair` decides about the loans that are accepted here and
-//! not there.
+//! Reading the listing changes nothing on either side. Once it is complete, loans that should be
+//! over are ended at Bokbasen. Then `repair` decides about loans that are accepted here but not
+//! there.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
@@ -17,48 +17,47 @@ use crate::ledger::Filter;
 use crate::lending::{RemoteLoan, Standing, Told, Unreadable};
 use crate::loan::{EndReason, LibraryId, Loan, LoanState};
 
-/// How many loans of the ledger are read in one go.
+/// Maximum number of loans in one query of the ledger.
 const PAGE: u32 = 500;
-/// How many loans of one kind of difference are looked at one by one; more than these are only
-/// counted.
+/// Maximum number of examined loans per kind of difference; more are only counted.
 const MAX_EXAMINED: usize = 1000;
-/// A loan that was begun this shortly after the start of a listing may be missing in it: clocks
+/// A loan begun within this time after the start of a listing may be missing in it, because clocks
 /// differ.
 const WINDOW_MARGIN: SignedDuration = SignedDuration::from_hours(1);
 
-/// A loan that is accepted here and, by the listing, not at Bokbasen.
+/// A loan that is accepted here and, according to the listing, not at Bokbasen.
 #[derive(Debug)]
 pub(super) struct Suspect {
     pub(super) loan: Loan,
-    /// How the listing has it, where it lists it; none where it is absent.
+    /// Its status in the listing; none if it is absent.
     pub(super) listed_as: Option<String>,
 }
 
-/// One library's comparison.
+/// Comparison of one library.
 pub(super) struct Comparison<'a> {
     pub(super) circulation: &'a Circulation,
     pub(super) library: LibraryId,
     pub(super) now: Timestamp,
     until: Instant,
     since: Timestamp,
-    /// What changed later is left alone.
+    /// Loans that changed later are not compared.
     settled: Timestamp,
     pub(super) compared: Compared,
     report: &'a mut Report,
     hasher: RandomState,
-    /// Hashes of the listed ids, each with the hash of its standing. A collision hides an absence,
-    /// which is safe.
+    /// Hash of each listed id, with the hash of its status. A collision hides an absence, which is
+    /// safe.
     seen: HashMap<u64, u64>,
-    /// Hashes of the ids that are accepted here and there.
+    /// Hashes of the ids that are accepted on both sides.
     pub(super) agreed: HashSet<u64>,
-    /// The latest begin of the loans of this gate that are listed.
+    /// Latest begin of this gate's listed loans.
     pub(super) latest_listed: Option<Timestamp>,
-    /// Loans that live there after their end here, or beside the one that the ledger has.
+    /// Loans that are live at Bokbasen after their end here, or beside the one in the ledger.
     extras: Vec<(Kind, Loan, RemoteLoan)>,
     pub(super) suspects: Vec<Suspect>,
-    /// How many suspects there are, also beyond those that are examined.
+    /// Number of suspects, including those that are not examined.
     pub(super) suspected: usize,
-    /// Whether every row has an id: else any absent loan may be the row without one.
+    /// Whether every row has an id. If not, any absent loan may be the row without one.
     pub(super) all_named: bool,
 }
 
@@ -73,13 +72,13 @@ impl<'a> Comparison<'a> {
         let compared = Compared {
             library: library.to_string(),
             since,
-            there: 0,
+            listed: 0,
             foreign: 0,
-            young: 0,
+            too_recent: 0,
             accepted_here: 0,
             failed: None,
         };
-        // A begin shows in the listing within `settle`; twice that leaves room for both clocks.
+        // A begin is listed within `settle`; twice that allows for both clocks.
         let settled = clock::before(now, circulation.inner.settings.settle * 2);
         Comparison {
             circulation,
@@ -117,8 +116,8 @@ impl<'a> Comparison<'a> {
         self.repair().await
     }
 
-    /// An error once the balance must stop. It is looked at between steps, since a step that is cut
-    /// off might end a loan without telling the gate.
+    /// Returns an error once the balance must stop. Called between steps, because a step that is
+    /// dropped half-way might end a loan without notifying the gate.
     pub(super) fn may_go_on(&self) -> Result<(), Stopped> {
         match () {
             () if self.circulation.inner.stopping.is_cancelled() => Err(Stopped::Stopping),
@@ -127,9 +126,9 @@ impl<'a> Comparison<'a> {
         }
     }
 
-    /// A row that breaks the protocol. Its loan is listed, whatever else is wrong with it.
+    /// Records a row that breaks the protocol. Its loan still counts as listed.
     fn unreadable(&mut self, row: Unreadable) {
-        self.compared.there += 1;
+        self.compared.listed += 1;
         match &row.lending_id {
             Some(id) => drop(self.seen.insert(self.hash(id), 0)),
             None => self.all_named = false,
@@ -140,13 +139,13 @@ impl<'a> Comparison<'a> {
     }
 
     async fn row(&mut self, remote: RemoteLoan) -> Result<(), Stopped> {
-        self.compared.there += 1;
+        self.compared.listed += 1;
         let standing = self.hasher.hash_one(format!("{:?}", remote.standing));
         match self.seen.insert(self.hash(&remote.lending_id), standing) {
             None => {}
             Some(before) if before == standing => return Ok(()),
             Some(_) => {
-                let detail = "Bokbasen lists it twice, and not alike";
+                let detail = "Bokbasen lists it twice, with different contents";
                 self.note(Kind::ListedTwice, Done::Reported, None, Some(&remote), detail);
                 return Ok(());
             }
@@ -169,27 +168,27 @@ impl<'a> Comparison<'a> {
         }
     }
 
-    /// A row whose reference the ledger does not have.
+    /// Compares a row whose reference is not in the ledger.
     async fn unknown_here(&mut self, remote: &RemoteLoan, looks_ours: bool) -> Result<(), Stopped> {
         let same_id = self.circulation.inner.ledger.by_lending_id(&remote.lending_id, None).await?;
         if let Some(loan) = same_id.filter(|loan| loan.state.is_live()) {
-            let detail = "Bokbasen lists it under another reference than it was begun with";
+            let detail = "Bokbasen lists it under another reference than its begin had";
             self.note(Kind::RowDiffers, Done::Reported, Some(&loan), Some(remote), detail);
         } else if remote.library.is_some_and(|library| library != self.library) {
-            let detail = "Bokbasen lists it with this library, and it belongs to another";
+            let detail = "Bokbasen lists it with this library, but it belongs to another";
             self.note(Kind::RowDiffers, Done::Reported, None, Some(remote), detail);
         } else if !looks_ours {
             self.compared.foreign += 1;
         } else if is_live(&remote.standing) || matches!(remote.standing, Standing::Unrecognised(_))
         {
-            let detail = "its reference is one of this program, and the ledger does not have it: it \
-                          belongs to another ledger, or to one that was lost";
+            let detail = "its reference is from this program but not in the ledger: it belongs to \
+                          another ledger, or to one that was lost";
             self.note(Kind::UnknownHere, Done::Reported, None, Some(remote), detail);
         }
         Ok(())
     }
 
-    /// A row of a loan that the ledger has.
+    /// Compares a row of a loan that is in the ledger.
     fn known(&mut self, loan: Loan, remote: RemoteLoan) {
         let other_library = loan.key.library != self.library
             || remote.library.is_some_and(|library| library != loan.key.library);
@@ -209,7 +208,7 @@ impl<'a> Comparison<'a> {
         let (is_future, is_recent) =
             (|at: Timestamp| at > soon, |at: Timestamp| at > self.settled && at <= soon);
         if loan.changed > self.settled || remote.begin.is_some_and(is_recent) {
-            self.compared.young += 1;
+            self.compared.too_recent += 1;
             return;
         }
         if remote.begin.is_some_and(is_future) {
@@ -237,7 +236,7 @@ impl<'a> Comparison<'a> {
             LoanState::Accepted if is_live(&remote.standing) => {
                 self.extra(Kind::TwiceThere, loan, remote)
             }
-            // On its way, or ended on both sides.
+            // Undecided, or ended on both sides.
             _ => {}
         }
     }
@@ -246,12 +245,12 @@ impl<'a> Comparison<'a> {
         if self.extras.len() < MAX_EXAMINED {
             self.extras.push((kind, loan, remote));
         } else {
-            let detail = "so many live there that should not; a later balance looks at this one";
+            let detail = "not examined, because too many loans that ended here are live there; a later balance may";
             self.note(kind, Done::Reported, Some(&loan), Some(&remote), detail);
         }
     }
 
-    /// Accepted here, and listed under the id that the ledger has.
+    /// Compares a loan that is accepted here and listed under the id in the ledger.
     fn both_have(&mut self, loan: Loan, remote: &RemoteLoan) {
         let due = loan.terms.as_ref().map(|terms| terms.due);
         let listed_as = match &remote.standing {
@@ -290,15 +289,15 @@ impl<'a> Comparison<'a> {
         }
     }
 
-    /// Ends what lives there and should not: nobody can use it any more. Of several that live under
-    /// one reference, the one that the ledger has as accepted stays, if it is listed.
+    /// Ends loans that are live at Bokbasen and cannot be used any more. If several are live under
+    /// one reference, the one accepted in the ledger stays, provided that it is listed.
     async fn end_extras(&mut self) -> Result<(), Stopped> {
         for (kind, loan, extra) in std::mem::take(&mut self.extras) {
             self.may_go_on()?;
             if kind == Kind::LiveThere {
                 let ended = loan.ended.unwrap_or(loan.changed);
                 let reason = loan.end_reason.unwrap_or(EndReason::Returned);
-                let detail = format!("it is {} here since {ended}, and lives there", loan.state);
+                let detail = format!("it is {} here since {ended}, and live there", loan.state);
                 self.end_there(kind, &loan, &extra, ended, reason, &detail).await?;
             } else if loan
                 .lending_id
@@ -306,7 +305,7 @@ impl<'a> Comparison<'a> {
                 .is_some_and(|id| self.agreed.contains(&self.hash(id)))
             {
                 self.circulation.inner.metrics.loan("duplicate");
-                let detail = "another loan of this reference is the one that is used";
+                let detail = "another loan under this reference is in use";
                 self.end_there(kind, &loan, &extra, self.now, EndReason::Cancelled, detail).await?;
             } else {
                 self.suspects.retain(|suspect| suspect.loan.id != loan.id);
@@ -317,8 +316,7 @@ impl<'a> Comparison<'a> {
         Ok(())
     }
 
-    /// Finds the loans that are accepted here and absent in the listing, of those that it should
-    /// have.
+    /// Finds loans that are accepted here and missing in the listing, though it should have them.
     async fn find_absent(&mut self) -> Result<(), Stopped> {
         let expected_from = self.since.checked_add(WINDOW_MARGIN).unwrap_or(Timestamp::MAX);
         let mut filter = Filter {
@@ -348,9 +346,9 @@ impl<'a> Comparison<'a> {
         }
     }
 
-    /// Ends a loan at Bokbasen, once it confirms by id that the loan lives there under our
-    /// reference: cancelled where no byte can have left under it and it still may be, else
-    /// returned.
+    /// Ends a loan at Bokbasen, once Bokbasen confirms by id that it is live under our reference.
+    /// It is cancelled if no byte can have been sent under it and cancelling is still allowed, or
+    /// else returned.
     async fn end_there(
         &mut self,
         kind: Kind,
@@ -369,13 +367,13 @@ impl<'a> Comparison<'a> {
         });
         let Some(confirmed) = confirmed.filter(|_| other.is_none()) else {
             let detail =
-                format!("{detail}; it is not ended there, since its id leads to something else");
+                format!("{detail}; not ended there, because its id belongs to another loan");
             self.note(kind, Done::Reported, Some(loan), Some(remote), &detail);
             return Ok(());
         };
         let never_used = loan.accepted.is_none() || kind == Kind::TwiceThere;
         let told = if never_used || matches!(confirmed.standing, Standing::Pending { .. }) {
-            let why = "it has ended in the books of the lender";
+            let why = "it has ended in the lender's ledger";
             inner.lending.give_back(&remote.lending_id, ended, reason, why).await?
         } else {
             inner.lending.return_loan(&remote.lending_id, ended, reason).await?
@@ -446,12 +444,12 @@ impl<'a> Comparison<'a> {
     }
 }
 
-/// Whether a loan lives there, decided or not.
+/// Returns whether the loan is live at Bokbasen, decided or not.
 pub(super) fn is_live(standing: &Standing) -> bool {
     matches!(standing, Standing::Pending { .. } | Standing::Accepted(_))
 }
 
-/// A text of Bokbasen's, cut to a length that is fit for a report.
+/// Shortens a text from Bokbasen for the report.
 pub(super) fn short(text: &str) -> String {
     text.chars().take(40).collect()
 }

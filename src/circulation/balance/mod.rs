@@ -1,10 +1,11 @@
-//! Balances the books: compares the ledger with Bokbasen's listing, each night and on demand.
+//! Balance: compares the ledger with Bokbasen's listing, each night and on demand.
 //!
-//! The nightly task and the admin listener call it. `compare` reads one library's listing and
-//! reports differences; `repair` decides which loans end here. Any answer of Bokbasen may be wrong,
-//! so no loan ends on one of them: an end that is listed must be confirmed by id, an absence must
-//! be confirmed by id and found again by a later run, and more than a small share of a library's
-//! loans is never ended in one night. What a rule does not allow is only reported.
+//! The nightly task and the admin listener call this module. `compare` reads one library's listing
+//! and reports differences; `repair` decides which loans end here.
+//!
+//! Any response of Bokbasen may be wrong, so one response never ends a loan. A listed end must be
+//! confirmed by id. An absence must be confirmed by id and found again by a later run. One night
+//! ends at most a small share of a library's loans. All other differences are only reported.
 
 mod compare;
 mod repair;
@@ -25,18 +26,18 @@ use compare::Comparison;
 
 pub use report::{Compared, Done, Finding, Kind, Report};
 
-/// How far back a balance looks at least: a loan lasts for weeks.
+/// Shortest period that a balance compares: a loan lasts for weeks.
 const LOOKBACK: SignedDuration = SignedDuration::from_hours(60 * 24);
-/// The hour of the night, UTC, in which it runs by itself, at a minute that each process draws.
+/// Hour, in UTC, of the nightly run. Each process draws its minute at random.
 const HOUR: i64 = 2;
-/// How long one balance may take, over all libraries.
+/// Time limit of one balance, over all libraries.
 const LONGEST_RUN: Duration = Duration::from_secs(4 * 3600);
 
-/// Why there is no balance.
+/// Why no balance was made.
 #[derive(Debug, thiserror::Error)]
 pub enum BalanceError {
-    /// One is under way.
-    #[error("a balance is under way already; wait for it")]
+    /// Another balance is running.
+    #[error("another balance is running; wait for it")]
     UnderWay,
     /// The ledger failed.
     #[error(transparent)]
@@ -44,11 +45,11 @@ pub enum BalanceError {
 }
 
 impl Circulation {
-    /// Compares the ledger with Bokbasen's listing of every library, and repairs what a rule
-    /// allows.
+    /// Compares the ledger with Bokbasen's listing of every library, and makes the repairs that the
+    /// rules allow.
     ///
     /// # Errors
-    /// [`BalanceError`]. The report names each library that could not be compared.
+    /// [`BalanceError`]. The report names each library whose comparison failed.
     pub async fn balance(&self, since: Option<Timestamp>) -> Result<Report, BalanceError> {
         let Ok(_alone) = self.inner.balancing.try_lock() else {
             return Err(BalanceError::UnderWay);
@@ -68,7 +69,7 @@ impl Circulation {
         }
     }
 
-    /// The report of the last balance of this process.
+    /// Returns the report of this process's last balance.
     pub fn last_balance(&self) -> Option<Arc<Report>> {
         self.inner.last_balance.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -103,7 +104,7 @@ impl Circulation {
         Ok(report)
     }
 
-    /// The oldest loan that lives must be within what is compared.
+    /// Returns the start of the period to compare, which includes the oldest live loan.
     async fn since(&self, library: LibraryId, now: Timestamp) -> Result<Timestamp, LedgerError> {
         let back = now.checked_sub(LOOKBACK).unwrap_or(now);
         let oldest = self.inner.ledger.oldest_live(library).await?;
@@ -113,7 +114,7 @@ impl Circulation {
     }
 }
 
-/// Balances each night, until the process stops.
+/// Runs a balance each night, until the process stops.
 pub(super) async fn each_night(circulation: Circulation) {
     let minute = fastrand::i64(0..60);
     loop {
@@ -129,15 +130,16 @@ pub(super) async fn each_night(circulation: Circulation) {
             }
             Ok(report) => tracing::error!(
                 findings = report.findings.len() + report.more,
-                "the books do not balance; `GET /api/v1/balance` of the admin listener lists the findings"
+                "the books do not balance; `GET /api/v1/balance` of the admin listener \
+                 lists the findings"
             ),
-            Err(error) => tracing::error!(%error, "could not balance the books"),
+            Err(error) => tracing::error!(%error, "the balance failed"),
         }
     }
 }
 
-/// The next time of this minute of the hour of the night. A day of UTC has as many seconds as any
-/// other.
+/// Returns the next start at this minute of the nightly hour. Every UTC day has the same length
+/// here.
 fn next_night(now: Timestamp, minute: i64) -> Timestamp {
     const DAY: i64 = 86_400;
     let of_the_day = HOUR * 3600 + minute * 60;
@@ -145,14 +147,14 @@ fn next_night(now: Timestamp, minute: i64) -> Timestamp {
     Timestamp::from_second(now.as_second() + DAY - since).unwrap_or(Timestamp::MAX)
 }
 
-/// Why a library could not be compared to the end.
+/// Why the comparison of a library stopped early.
 #[derive(Debug, thiserror::Error)]
 enum Stopped {
     #[error(transparent)]
     Call(#[from] CallError),
     #[error(transparent)]
     Ledger(#[from] LedgerError),
-    #[error("the balance had run for too long; compare the library again by hand")]
+    #[error("the balance exceeded its time limit; run it again by hand")]
     TooLong,
     #[error("the gate is stopping")]
     Stopping,

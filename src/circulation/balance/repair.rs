@@ -1,13 +1,13 @@
-//! Which loans end here because Bokbasen does not have them: the rules, and acting on them.
+//! Decides which loans end here because Bokbasen does not have them, and ends them.
 //!
-//! Called by `compare` once a library's listing is whole. A loan ends here only if
+//! `compare` calls this module once a library's listing is complete. A loan ends here only if
 //! 1. Bokbasen confirms by id what its listing says;
-//! 2. the loans in question, with those that balances ended within a night, are a small share of
-//!    the library's loans, and of all loans;
-//! 3. where the loan is absent: the listing shows other loans of the library, or one that was begun
-//!    later; and an earlier run, at least `lending.settle` ago, found the same.
+//! 2. the suspects, together with the loans that balances ended within a night, are a small share
+//!    of the library's loans, and of all loans;
+//! 3. for an absent loan: the listing has other loans of the library, or one begun later, and an
+//!    earlier run, at least `lending.settle` ago, found it absent too.
 //!
-//! Any other loan in question is reported with the rule that it fails.
+//! Any other suspect is reported with the rule that it fails.
 
 use std::collections::HashMap;
 
@@ -22,31 +22,31 @@ use crate::ledger::{Cause, Doubts, LedgerError};
 use crate::lending::{RemoteLoan, Standing};
 use crate::loan::{EndReason, Event, Loan, LoanId};
 
-/// One loan in so many may end by balances within a night, and in a small library one at least.
+/// Balances may end one loan in this many within a night, and in a small library at least one.
 const SHARE: usize = 20;
-/// One night: shorter than a day, so that each night's run has a share of its own.
+/// One night. It is shorter than a day, so that each nightly run has its own share.
 const NIGHT: SignedDuration = SignedDuration::from_hours(20);
-/// How many loans are asked for by id where so many are in question that none may end.
+/// Maximum number of suspects that are queried by id if none may end.
 const SAMPLE: usize = 20;
 
-/// What Bokbasen says of a loan that is in question, asked by id.
+/// Result of a query by id of a suspect.
 enum Confirmed {
-    /// It is over or unknown there, for this reason.
+    /// The loan is over or unknown at Bokbasen, for this reason.
     Gone(Kind, EndReason, String),
-    /// Something else: the listing and the loan by id differ.
+    /// The listing and the loan by id differ.
     Differs(Kind, String),
 }
 
-/// What holds of all loans of a library that are in question.
+/// Limits for all suspects of a library.
 struct Limits {
     /// Why none of them may end in this run.
     forbidden: Option<String>,
-    /// Since when loans have been found absent.
+    /// When each loan was first found absent.
     doubts: HashMap<LoanId, Timestamp>,
 }
 
 impl Comparison<'_> {
-    /// Ends here, or reports, each loan that is in question.
+    /// Ends or reports each suspect.
     pub(super) async fn repair(&mut self) -> Result<(), Stopped> {
         let suspects = std::mem::take(&mut self.suspects);
         let limits = self.limits(suspects.is_empty()).await?;
@@ -70,12 +70,12 @@ impl Comparison<'_> {
         Ok(self.circulation.inner.ledger.replace_doubts(doubts).await?)
     }
 
-    /// Forgets what earlier runs found absent: this run may have seen it, and did not come to its
-    /// end.
+    /// Clears the absences found by earlier runs: this run may have seen those loans, but did not
+    /// complete.
     pub(super) async fn start_over(&mut self) {
         let doubts = Doubts { library: self.library, absent: Vec::new(), run: self.now };
         if let Err(error) = self.circulation.inner.ledger.replace_doubts(doubts).await {
-            tracing::warn!(%error, library = %self.library, "could not clear the doubts of a balance");
+            tracing::warn!(%error, library = %self.library, "cannot clear the doubts of a balance");
         }
     }
 
@@ -88,8 +88,9 @@ impl Comparison<'_> {
         let all = self.compared.accepted_here + recently;
         if self.suspected + recently > share(all) {
             limits.forbidden = Some(format!(
-                "{} of {all} loans of the library are in question and {recently} were ended within a \
-                 night, more than a balance may end: is the listing whole, and lending.url right?",
+                "{} of {all} loans of the library are suspects and {recently} were ended within a \
+                 night, more than a balance may end; check lending.url and whether the listing is \
+                 complete",
                 self.suspected
             ));
         }
@@ -97,14 +98,14 @@ impl Comparison<'_> {
         Ok(limits)
     }
 
-    /// How many loans balances have ended within a night, of this library or of all.
+    /// Returns how many loans balances have ended within a night, of this library or of all.
     async fn ended_recently(&self, of_library: bool) -> Result<usize, LedgerError> {
         let after = self.now.checked_sub(NIGHT).unwrap_or(Timestamp::MIN);
         let library = of_library.then_some(self.library);
         self.circulation.inner.ledger.ended_by_balance(library, after).await
     }
 
-    /// Asks for a loan by id, and ends it where every rule allows that.
+    /// Queries a suspect by id, and ends it if every rule allows it.
     async fn examine(
         &mut self,
         suspect: Suspect,
@@ -148,11 +149,11 @@ impl Comparison<'_> {
         }
     }
 
-    /// Why the listing is no evidence of this loan's absence.
+    /// Returns why the listing is no evidence of this loan's absence.
     fn listing_forbids(&self, loan: &Loan) -> Option<&'static str> {
         let shows_later = self.latest_listed.is_some_and(|latest| latest > loan.begun);
         match () {
-            () if !self.all_named => Some("a row of the listing has no id, and may be this loan"),
+            () if !self.all_named => Some("a row of the listing has no id and may be this loan"),
             () if self.agreed.is_empty() && !shows_later => {
                 Some("the listing shows neither another live loan of the library nor a later one")
             }
@@ -160,7 +161,7 @@ impl Comparison<'_> {
         }
     }
 
-    /// Why an absent loan may not end yet.
+    /// Returns why an absent loan may not end yet.
     fn too_early(&self, loan: &Loan, limits: &Limits) -> Option<String> {
         let settle = self.circulation.inner.settings.settle;
         match limits.doubts.get(&loan.id) {
@@ -174,26 +175,24 @@ impl Comparison<'_> {
         }
     }
 
-    /// Why no loan of any library may end any more in this night.
+    /// Returns why no further loan of any library may end in this night.
     async fn total_forbidden(&self) -> Result<Option<String>, LedgerError> {
         let recently = self.ended_recently(false).await?;
         let all = self.circulation.inner.ledger.count_accepted().await? + recently;
         let why = || {
-            format!(
-                "balances ended {recently} of {all} loans within a night, which is all that they may"
-            )
+            format!("balances ended {recently} of {all} loans within a night, which is the limit")
         };
         Ok((recently >= share(all)).then(why))
     }
 
-    /// Reports a loan that is not asked for by id, since so many are in question.
+    /// Reports a suspect that is not queried by id, because there are too many.
     fn not_asked(&mut self, suspect: &Suspect, limits: &Limits) {
         let why = limits.forbidden.as_deref().unwrap_or_default();
         let (kind, said) = match &suspect.listed_as {
             Some(listed_as) => (Kind::EndedThere, format!("Bokbasen lists it as {listed_as}")),
             None => (Kind::UnknownThere, "Bokbasen does not list it".to_owned()),
         };
-        let detail = format!("{said}; not ended, and not asked for by id: {why}");
+        let detail = format!("{said}; not ended, and not queried by id: {why}");
         self.note(kind, Done::Reported, Some(&suspect.loan), None, &detail);
     }
 
@@ -213,19 +212,19 @@ impl Comparison<'_> {
                 self.note(kind, Done::EndedHere, Some(loan), None, detail);
                 Ok(())
             }
-            // It ended in the meantime.
+            // It has ended since.
             Err(LedgerError::Illegal(_)) => Ok(()),
             Err(error) => Err(error.into()),
         }
     }
 }
 
-/// How many of so many loans balances may end within a night.
+/// Returns how many of `of` loans balances may end within a night.
 fn share(of: usize) -> usize {
     (of / SHARE).max(1)
 }
 
-/// What the loan by id makes of what the listing says.
+/// Combines the listing with the result of the query by id.
 fn confirm(suspect: &Suspect, by_id: Option<RemoteLoan>) -> Confirmed {
     let said = match &suspect.listed_as {
         Some(listed_as) => format!("Bokbasen lists it as {listed_as}"),
@@ -247,7 +246,7 @@ fn confirm(suspect: &Suspect, by_id: Option<RemoteLoan>) -> Confirmed {
     if !same {
         return Confirmed::Differs(
             Kind::RowDiffers,
-            format!("{said}, and its id leads to another loan"),
+            format!("{said}, and its id belongs to another loan"),
         );
     }
     match by_id.standing {

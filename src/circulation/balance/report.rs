@@ -1,111 +1,111 @@
-//! What a balance came to, for people and programs.
+//! The report of a balance, for people and programs.
 
 use jiff::Timestamp;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-/// How many findings a report has one by one; the rest are counted.
+/// Maximum number of findings in a report; the rest are only counted.
 const MAX_REPORTED: usize = 1000;
 
-/// The ledger beside Bokbasen's listing.
+/// Result of comparing the ledger with Bokbasen's listings.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Report {
-    /// When it was begun.
+    /// When the balance started.
     #[schema(value_type = String, format = DateTime)]
     pub at: Timestamp,
-    /// Whether every library could be compared, and nothing is left that was not repaired.
+    /// Whether every library was compared and every difference was repaired.
     pub balanced: bool,
-    /// What was compared.
+    /// One entry for each library.
     pub libraries: Vec<Compared>,
-    /// What differed.
+    /// The differences, up to a limit.
     pub findings: Vec<Finding>,
-    /// How many more differed than are told.
+    /// Number of further differences, beyond the limit.
     pub more: usize,
 }
 
-/// One library's part.
+/// Comparison of one library.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Compared {
-    /// Its ISIL.
+    /// ISIL of the library.
     pub library: String,
-    /// Loans that were begun earlier were not looked at.
+    /// Loans begun before this time were not compared.
     #[schema(value_type = String, format = DateTime)]
     pub since: Timestamp,
-    /// How many loans Bokbasen lists.
-    pub there: usize,
-    /// How many of those were begun by someone else.
+    /// Number of loans that Bokbasen lists.
+    pub listed: usize,
+    /// Number of listed loans that another system began.
     pub foreign: usize,
-    /// How many were left out because they change at the moment.
-    pub young: usize,
-    /// How many accepted loans the ledger has.
+    /// Number of listed loans that were not compared because they changed too recently.
+    pub too_recent: usize,
+    /// Number of accepted loans in the ledger.
     pub accepted_here: usize,
-    /// Why it could not be compared to the end.
+    /// Why the comparison stopped early.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = String, required = false)]
     pub failed: Option<String>,
 }
 
-/// One difference.
+/// A difference between the ledger and Bokbasen.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Finding {
-    /// What differs.
+    /// Kind of difference.
     pub kind: Kind,
-    /// What was done about it.
+    /// How the difference was handled.
     pub done: Done,
-    /// Whose loan.
+    /// ISIL of the library.
     pub library: String,
-    /// Of which title, where that is known.
+    /// ISBN of the title, if known.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = String, required = false)]
     pub isbn: Option<String>,
-    /// Its id in the ledger, where it is there.
+    /// Id of the loan in the ledger, if the ledger has it.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = String, required = false)]
     pub loan: Option<String>,
-    /// The reference that it was begun with.
+    /// Reference of the begin.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = String, required = false)]
     pub reference: Option<String>,
-    /// Bokbasen's id.
+    /// Bokbasen's id of the loan.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = String, required = false)]
     pub lending_id: Option<String>,
-    /// In words.
+    /// Description of the difference for people.
     pub detail: String,
 }
 
-/// What differs.
+/// Kind of difference.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {
-    /// It bears a reference of this program, and the ledger does not have it.
+    /// The loan has a reference of this program, but is not in the ledger.
     UnknownHere,
-    /// It is accepted here, and Bokbasen does not know it.
+    /// The loan is accepted here, and Bokbasen does not know it.
     UnknownThere,
-    /// It is accepted here, and has ended there.
+    /// The loan is accepted here, and has ended at Bokbasen.
     EndedThere,
-    /// It has ended here, and lives there.
+    /// The loan has ended here, and is live at Bokbasen.
     LiveThere,
-    /// Several live there under one reference.
+    /// Several loans are live at Bokbasen under one reference.
     TwiceThere,
-    /// Both have it as accepted, with another due time.
+    /// The loan is accepted on both sides, with different due times.
     DueDiffers,
-    /// It is accepted here and by id, and the listing lacks it.
+    /// The loan is accepted here and by id, but missing in the listing.
     NotListed,
-    /// It has a status that this program does not know.
+    /// The loan has a status that this program does not know.
     UnknownStatus,
-    /// The listing shows it without a reference, which breaks the protocol.
+    /// The listing has the loan without a reference, which breaks the protocol.
     NoReference,
-    /// The listing shows it otherwise than it was begun, or than Bokbasen shows it by id.
+    /// The listing differs from the loan as it was begun, or as Bokbasen returns it by id.
     RowDiffers,
-    /// The listing shows it twice, in two ways.
+    /// The listing has the loan twice, with different contents.
     ListedTwice,
     /// A row of the listing cannot be read.
     UnreadableRow,
 }
 
 impl Kind {
-    /// Its name, as the report writes it.
+    /// Returns the name used in the report.
     pub fn name(self) -> &'static str {
         match self {
             Kind::UnknownHere => "unknown-here",
@@ -124,20 +124,20 @@ impl Kind {
     }
 }
 
-/// What was done about a difference.
+/// How a difference was handled.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Done {
-    /// Nothing: a person has to look.
+    /// Only reported: a person must check it.
     Reported,
-    /// It was ended in the ledger, and opens nothing any more.
+    /// The loan was ended in the ledger, and opens nothing any more.
     EndedHere,
-    /// It was ended at Bokbasen.
+    /// The loan was ended at Bokbasen.
     EndedThere,
 }
 
 impl Done {
-    /// Its name, as the report writes it.
+    /// Returns the name used in the report.
     pub fn name(self) -> &'static str {
         match self {
             Done::Reported => "reported",
@@ -148,12 +148,12 @@ impl Done {
 }
 
 impl Report {
-    /// A report of nothing yet.
+    /// Creates an empty report.
     pub(super) fn begun(at: Timestamp) -> Report {
         Report { at, balanced: true, libraries: Vec::new(), findings: Vec::new(), more: 0 }
     }
 
-    /// Whether another finding is reported one by one.
+    /// Returns whether the report has room for another finding.
     pub(super) fn has_room(&self) -> bool {
         self.findings.len() < MAX_REPORTED
     }
