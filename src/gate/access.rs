@@ -1,10 +1,10 @@
-//! What one loan opens in this process: whether it may give permits, whether it is over, and which
-//! streams run.
+//! Access under one loan in this process: whether permits may be given, whether the loan is over,
+//! and which streams run.
 //!
-//! A decision and every permit made of it share one [`Access`], so that the end of a loan reaches
-//! them all at once. It is one atomic number on the hot path; the list of streams is touched at a
-//! body's start and end only. Permits are given once the ledger durably has that the loan was
-//! opened, which is written before the first of them: no process cancels such a loan.
+//! A decision and all its permits share one [`Access`], so the end of a loan reaches all of them at
+//! once. On the hot path it is one atomic number; the list of streams is used only when a body
+//! starts or ends. The first permit is given after the ledger has durably marked the loan as
+//! opened, and no process cancels a marked loan.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -15,31 +15,31 @@ use tokio::sync::OnceCell;
 use crate::connection_handle::{Abort, OutgoingBody};
 use crate::loan::LoanId;
 
-/// This process does not know of a durable mark that the loan was opened.
+/// This process does not know whether the ledger has marked the loan as opened.
 const UNMARKED: u8 = 0;
 /// The mark is durable: permits may be given.
 const OPEN: u8 = 1;
 const CLOSED: u8 = 2;
 
-/// The access under one loan.
+/// Access under one loan.
 #[derive(Debug)]
 pub(super) struct Access {
     state: AtomicU8,
-    /// Set once the mark is durable; whoever writes it has the others wait.
+    /// Set once the mark is durable. One caller writes the mark; others wait for it.
     mark: OnceCell<()>,
     streams: Mutex<Streams>,
 }
 
-/// Why an access gives no permit.
+/// Why a permit is denied.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Denied {
     /// The loan is over.
     Closed,
-    /// The ledger did not take the mark, so that nothing may leave under the loan.
+    /// The ledger did not write the mark, so nothing may be sent under the loan.
     Unmarked,
 }
 
-/// The bodies of the loan that are under way, each by a number of its own.
+/// Running bodies of the loan, each with a unique number.
 #[derive(Debug, Default)]
 struct Streams {
     last: u64,
@@ -51,16 +51,16 @@ impl Access {
         Access { state: AtomicU8::new(UNMARKED), mark: OnceCell::new(), streams: Mutex::default() }
     }
 
-    /// Whether a permit may be given now.
+    /// Returns whether a permit may be given now.
     pub(super) fn is_open(&self) -> bool {
         self.state.load(Ordering::Acquire) == OPEN
     }
 
-    /// Opens the access once `mark` has written that the loan is opened; of several callers one
-    /// writes. `mark` returns false where the loan is over.
+    /// Opens the access once `mark` has written that the loan is opened. Of concurrent callers only
+    /// one writes. `mark` returns false if the loan is over.
     ///
     /// # Errors
-    /// [`Denied`]; a later caller tries again.
+    /// [`Denied`]; a later caller retries.
     pub(super) async fn open(
         &self,
         mark: impl AsyncFnOnce() -> Result<bool, Denied>,
@@ -80,7 +80,8 @@ impl Access {
         }
     }
 
-    /// Ends the access if no permit was given in this process: then none ever will be.
+    /// Closes the access if this process has given no permit; then it never will. Returns whether
+    /// it was closed.
     pub(super) fn close_unopened(&self) -> bool {
         self.state.compare_exchange(UNMARKED, CLOSED, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
@@ -93,7 +94,7 @@ impl Access {
         self.state.load(Ordering::Acquire) == CLOSED
     }
 
-    /// Lists a body under way, and returns its number.
+    /// Registers a running body, and returns its number.
     pub(super) fn enter(&self, body: Weak<dyn OutgoingBody>) -> u64 {
         let mut streams = self.streams();
         streams.last += 1;
@@ -106,25 +107,26 @@ impl Access {
         self.streams().bodies.retain(|(other, _)| *other != number);
     }
 
-    /// Whether a body of the loan is under way.
+    /// Returns whether a body of the loan is running.
     fn runs(&self) -> bool {
         !self.streams().bodies.is_empty()
     }
 
-    /// Aborts every body of the loan that is under way.
+    /// Aborts every running body of the loan.
     pub(super) fn abort(&self) {
         self.bodies().iter().for_each(|body| body.abort(Abort::LoanEnded));
     }
 
-    /// Closes every connection on which a body of the loan is still under way, and returns how many
-    /// bodies those are.
+    /// Closes every connection with a running body of the loan, and returns the number of those
+    /// bodies.
     pub(super) fn cut(&self) -> usize {
         let bodies = self.bodies();
         bodies.iter().for_each(|body| body.connection().cut());
         bodies.len()
     }
 
-    /// The bodies under way. They are used outside of the lock, which a body takes that ends.
+    /// Returns the running bodies. The caller uses them without the lock, because a body that ends
+    /// takes it.
     fn bodies(&self) -> Vec<Arc<dyn OutgoingBody>> {
         self.streams().bodies.iter().filter_map(|(_, body)| body.upgrade()).collect()
     }
@@ -134,15 +136,15 @@ impl Access {
     }
 }
 
-/// The accesses of this process, by loan; held by the decisions, permits and bodies themselves.
+/// The accesses of this process, by loan. Decisions, permits and bodies own them.
 #[derive(Debug, Default)]
 pub(super) struct Accesses(Mutex<HashMap<LoanId, Weak<Access>>>);
 
-/// How many entries may be added before those are looked for that nobody holds any more.
+/// Number of added entries after which unused ones are removed.
 const TIDIED_AT: usize = 1024;
 
 impl Accesses {
-    /// The access of a loan, found or made.
+    /// Returns the access of a loan, and creates it if needed.
     pub(super) fn of(&self, loan: LoanId) -> Arc<Access> {
         let mut accesses = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(access) = accesses.get(&loan).and_then(Weak::upgrade) {
@@ -156,21 +158,21 @@ impl Accesses {
         access
     }
 
-    /// The loans under which bodies run.
+    /// Returns the loans with running bodies.
     pub(super) fn running(&self) -> Vec<LoanId> {
         let accesses = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let runs = |access: &Weak<Access>| access.upgrade().is_some_and(|access| access.runs());
         accesses.iter().filter(|(_, access)| runs(access)).map(|(loan, _)| *loan).collect()
     }
 
-    /// The access of a loan, where somebody holds it.
+    /// Returns the access of a loan if it is in use.
     pub(super) fn find(&self, loan: LoanId) -> Option<Arc<Access>> {
         let accesses = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         accesses.get(&loan).and_then(Weak::upgrade)
     }
 
-    /// Forgets the access of a loan, so that the loan can be opened again: its end failed, or only
-    /// its streams ended.
+    /// Removes the access of a loan so that the loan can be opened again: its end failed, or only
+    /// its streams were aborted.
     pub(super) fn forget(&self, loan: LoanId) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&loan);
     }
@@ -204,7 +206,7 @@ mod tests {
         assert_eq!(
             unopened.open(async || Ok(true)).await,
             Err(Denied::Closed),
-            "the end was first"
+            "the loan ended first"
         );
         let over = accesses.of(LoanId::fresh());
         assert_eq!(over.open(async || Ok(false)).await, Err(Denied::Closed));

@@ -1,10 +1,9 @@
-//! The cache of decisions: what the hot path looks up, and nothing else.
+//! Cache of decisions, the only lookup on the hot path.
 //!
-//! Every hit compares the end of what is kept with Bokbasen's time ([`Clock::lending_now`]), and an
-//! acceptance also with the ledger's change feed: one that neither a read nor the feed confirmed
-//! within `gate.freshness` is read again. What ends without being requested again gives way to
-//! others once the cache is full. A loan that closes is remembered for a while, so that a flight
-//! which read it as open a moment before cannot put it back.
+//! Every hit compares the expiry of the entry with Bokbasen's time ([`Clock::lending_now`]). An
+//! acceptance that neither a read nor the ledger's change feed confirmed within `gate.freshness` is
+//! read again. Expired entries are evicted once the cache is full. The cache remembers closed loans
+//! for a while, so that a flight that read a loan before it closed cannot insert it again.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,38 +17,38 @@ use crate::circulation::{Closed, Fed};
 use crate::clock::{self, Clock};
 use crate::loan::{LoanId, LoanKey};
 
-/// How many decisions are kept; about 200 bytes each.
+/// Maximum number of cached decisions; each takes about 200 bytes.
 const DECISIONS: u64 = 1_000_000;
-/// For how many there is room at once; more is made as they come.
+/// Initial capacity; the cache grows as needed.
 const ROOM: usize = 10_000;
-/// How long an end is kept to answer an old credential without the ledger.
+/// How long an end is cached, to answer old credentials without the ledger.
 const END_KEPT: Duration = Duration::from_secs(600);
 /// How long a closed loan is remembered: far longer than any flight takes.
 const CLOSED_KEPT: Duration = Duration::from_secs(600);
-/// How long anything is kept: a day after it was read from the ledger it is read anew.
+/// Longest time that a decision is cached before the ledger is read again.
 const LONGEST: Duration = Duration::from_secs(86_400);
 
-/// What the gate has decided about a reader and a title.
+/// Decision about a reader and a title.
 #[derive(Clone, Debug)]
 pub(super) enum Decision {
     /// A loan opens the title until then.
     Accepted { loan: LoanId, until: Timestamp, access: Arc<Access> },
-    /// Bokbasen refused, and is not asked again until then.
+    /// Bokbasen refused, and is not queried again until then.
     Refused { reason: Arc<str>, until: Timestamp },
-    /// The last loan ended then; only a later credential is worth a look in the ledger.
+    /// The last loan ended then. Only a later credential causes a read of the ledger.
     Ended { at: Timestamp },
 }
 
-/// A decision, and until when it is kept.
+/// A cached decision with its expiry.
 #[derive(Clone, Debug)]
 struct Kept {
     decision: Decision,
     until: Timestamp,
-    /// When it was stored, in milliseconds: what it says was read from the ledger a moment before.
+    /// When it was stored, in milliseconds, shortly after it was read from the ledger.
     at: i64,
 }
 
-/// The decisions, and the loans that have closed lately.
+/// The cached decisions and the recently closed loans.
 #[derive(Debug)]
 pub(super) struct Decisions {
     decided: Cache<LoanKey, Kept>,
@@ -68,7 +67,7 @@ impl Decisions {
         Decisions { decided, closed, accesses: Accesses::default(), clock, fed, freshness }
     }
 
-    /// What is decided and still holds at `now`.
+    /// Returns the decision if it still holds at `now`.
     pub(super) fn find(&self, key: &LoanKey, now: Timestamp) -> Option<Decision> {
         let kept = self.decided.get(key)?;
         let is_acceptance = matches!(kept.decision, Decision::Accepted { .. });
@@ -77,7 +76,7 @@ impl Decisions {
         (kept.until > now && !is_stale).then_some(kept.decision)
     }
 
-    /// Keeps a decision; an acceptance only where its loan has not closed, before or meanwhile.
+    /// Stores a decision; an acceptance only if its loan has not closed.
     pub(super) fn keep(&self, key: LoanKey, decision: Decision) {
         let now = self.clock.lending_now();
         let (loan, end) = match &decision {
@@ -87,7 +86,7 @@ impl Decisions {
         };
         let ended = matches!(decision, Decision::Ended { .. });
         if ended && matches!(self.find(&key, now), Some(Decision::Accepted { .. })) {
-            return; // a flight that read before the new loan was begun
+            return; // the flight read the ledger before the new loan was begun
         }
         let kept = Kept {
             decision,
@@ -95,19 +94,20 @@ impl Decisions {
             at: self.clock.now().as_millisecond(),
         };
         self.decided.insert(key, kept);
-        // Looked up after the insertion, as `close` notes before it removes: one of the two sees
+        // Checked after the insertion, since `close` records before it removes: one of the two sees
         // the other.
         if loan.is_some_and(|loan| self.is_closed(loan)) {
             self.forget(&key);
         }
     }
 
-    /// Whether this loan has closed lately.
+    /// Returns whether this loan has closed recently.
     pub(super) fn is_closed(&self, loan: LoanId) -> bool {
         self.closed.contains_key(&loan)
     }
 
-    /// Forgets what a loan opened, and gives the access under it where somebody still holds that.
+    /// Removes the decision about a closed loan and closes its access. Returns the access if it is
+    /// in use.
     pub(super) fn close(&self, closed: &Closed) -> Option<Arc<Access>> {
         self.closed.insert(closed.loan, ());
         self.forget(&closed.key);
@@ -116,7 +116,7 @@ impl Decisions {
         Some(access)
     }
 
-    /// Forgets what is decided about a reader and a title.
+    /// Removes the decision about a reader and a title.
     pub(super) fn forget(&self, key: &LoanKey) {
         self.decided.remove(key);
     }

@@ -1,9 +1,9 @@
-//! Ending a loan: access stops here first, and then the end goes its way.
+//! Ends a loan: first its access here, then the loan itself in circulation.
 //!
-//! [`Gate::revoke`] is the reader's wish, [`Gate::revoke_loan`] support's; every end, also that of
-//! a loan that runs out, comes back from circulation by [`closed`], which aborts the bodies under
-//! way. Over HTTP/2 that resets their streams alone; a connection whose kernel accepts no more, so
-//! that bytes of the loan wait in it, is closed a moment later.
+//! A reader's request calls [`Gate::revoke`], and support calls [`Gate::revoke_loan`]. Circulation
+//! announces every end to [`closed`], also of an expired loan, and `closed` aborts the running
+//! bodies. Over HTTP/2 this resets only their streams. If bytes of the loan still wait in a
+//! connection a moment later, because its kernel buffer is full, the connection is closed.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,14 +18,14 @@ use crate::clock;
 use crate::loan::{EndReason, Loan, LoanId, LoanKey, LoanState};
 use crate::problem::Problem;
 
-/// How long after its acceptance a loan can be cancelled, which gives its licence back (assumed: 15
-/// minutes). A cancel that comes too late all the same is sent as a return.
+/// How long after its acceptance a loan can be cancelled, which frees its licence (assumed: 15
+/// minutes). A cancel that arrives too late is sent as a return.
 const CANCELLED_WITHIN: Duration = Duration::from_secs(15 * 60);
-/// How long an aborted body may take until its last byte has left or is discarded.
+/// How long an aborted body may take until its last byte is sent or discarded.
 const ABORTED_WITHIN: Duration = Duration::from_millis(500);
 
-/// A loan has ended: nothing of it opens any more. An end that is announced again changes nothing:
-/// the change feed returns those of this process too.
+/// Closes the access of an ended loan. A repeated announcement has no effect: the change feed also
+/// returns the ends of this process.
 pub(super) fn closed(decisions: &Decisions, closed: &Closed, slow: &Handle) {
     if decisions.is_closed(closed.loan) {
         return;
@@ -35,7 +35,7 @@ pub(super) fn closed(decisions: &Decisions, closed: &Closed, slow: &Handle) {
     }
 }
 
-/// Aborts the bodies of an access that is closed, and then the connections that still hold their
+/// Aborts the bodies of a closed access, and later closes the connections that still hold their
 /// bytes.
 fn abort_streams(access: Arc<Access>, loan: LoanId, slow: &Handle) {
     access.abort();
@@ -62,7 +62,7 @@ impl Streams for Running {
     fn abort(&self, loans: &[LoanId]) {
         for loan in loans {
             let access = self.decisions.accesses.find(*loan);
-            // The loan may live: once the ledger can be read, it is opened again.
+            // The loan may be live: once the ledger can be read, it is opened again.
             self.decisions.accesses.forget(*loan);
             if let Some(access) = access {
                 access.close();
@@ -73,14 +73,14 @@ impl Streams for Running {
 }
 
 impl Gate {
-    /// Ends this reader's loan of this title. No loan, or one that is over, is ended already.
+    /// Ends this reader's loan of this title. Succeeds if there is no loan, or if it is over.
     ///
     /// # Errors
-    /// `loan-pending` while Bokbasen's word is out, `ledger-unavailable`; the loan is then as it
-    /// was.
+    /// `loan-pending` while Bokbasen has not decided, `ledger-unavailable`; the loan is then
+    /// unchanged.
     pub async fn revoke(&self, key: LoanKey) -> Result<(), Problem> {
         let gate = self.clone();
-        // Whoever hangs up must not leave an end half told.
+        // If the client disconnects, the end must still be completed.
         let ended = self.flights.run(async move {
             match gate.flights.circulation.newest(&key).await {
                 Ok(Some(loan)) => gate.end(&loan, "reader", None).await,
@@ -91,7 +91,7 @@ impl Gate {
         ended.await.unwrap_or(Err(Problem::LedgerUnavailable))
     }
 
-    /// Ends a loan for support, with a reason in words; false where there is no such loan.
+    /// Ends a loan for support, with a reason in words. Returns false if there is no such loan.
     ///
     /// # Errors
     /// As [`Gate::revoke`].
@@ -119,13 +119,12 @@ impl Gate {
         let ended = self.flights.circulation.end(loan.id, reason, by, why).await;
         drop(access);
         match ended {
-            // A read that lagged has made it unknown meanwhile: it may live, and is to be returned
-            // again.
+            // A lagging read has made it unknown: it may be live, and must be returned again.
             Err(EndError::NotLive(LoanState::Intended | LoanState::Unknown)) => {
                 self.decisions.accesses.forget(loan.id);
                 Err(Problem::LoanPending { retry_after: COME_BACK })
             }
-            // Somebody else was quicker, or Bokbasen was.
+            // Another caller or Bokbasen ended it first.
             Ok(_) | Err(EndError::NotLive(_) | EndError::NoSuchLoan) => Ok(()),
             Err(EndError::Ledger(error)) => {
                 self.decisions.accesses.forget(loan.id);
@@ -134,9 +133,9 @@ impl Gate {
         }
     }
 
-    /// Stops the access, and says how the loan ends: cancelled, which gives its licence back, where
-    /// this process has given no permit; else returned. The ledger turns a cancel into a return
-    /// where another process may have given one.
+    /// Closes the access and returns the reason for the end. The loan is cancelled, which frees its
+    /// licence, if this process has given no permit, or else returned. The ledger turns a cancel
+    /// into a return if another process may have given one.
     fn stop_access(&self, loan: &Loan) -> (Arc<Access>, EndReason) {
         let access = self.decisions.accesses.of(loan.id);
         let now = self.clock.now();
@@ -149,6 +148,6 @@ impl Gate {
 }
 
 fn unreadable(error: &dyn std::fmt::Display) -> Problem {
-    tracing::error!(%error, "a loan could not be ended");
+    tracing::error!(%error, "cannot end a loan");
     Problem::LedgerUnavailable
 }

@@ -1,11 +1,11 @@
-//! Flights: for one reader and title, the ledger is queried once and a loan begun once, however
-//! many callers wait.
+//! Flights: concurrent requests of one reader for one title share one ledger query and one begin.
 //!
-//! A flight is a task of its own on the slow runtime. Its work (reading the ledger, sending a
-//! begin) goes on when every caller has hung up. While it only waits for Bokbasen's decision, it
-//! ends with its last caller: the loan goes on in circulation, and the next caller finds it there.
-//! The decision of a flight is in the cache before the flight is off the list. Flights that look
-//! and flights that begin are apart, since not every caller may begin.
+//! A flight is a task on the slow runtime. It completes its ledger reads and its begin even if
+//! every caller disconnects. While it only waits for Bokbasen's decision, it ends with its last
+//! caller: the loan continues in circulation, and the next caller finds it there.
+//!
+//! A flight caches its decision before it is removed from the list. Flights that look up a loan are
+//! separate from flights that begin one, because not every caller may begin.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -22,36 +22,35 @@ use crate::circulation::{Asker, Begun, Circulation, Outcome, Standing};
 use crate::loan::{LoanId, LoanKey};
 use crate::telemetry::{LogLimit, Metrics};
 
-/// How a flight ended.
+/// Result of a flight.
 #[derive(Clone, Debug)]
 pub(super) enum Landing {
     /// A loan opens the title until then.
     Open { loan: LoanId, until: Timestamp, access: Arc<Access> },
-    /// Bokbasen refused, until then.
+    /// Bokbasen refused; the refusal holds until then.
     Refused { reason: Arc<str>, until: Timestamp },
-    /// A rule of ours forbids beginning.
+    /// One of our rules forbids a begin.
     Forbidden(&'static str),
-    /// The last loan has ended; `settled` says whether Bokbasen knows.
+    /// The last loan has ended; `settled` says whether Bokbasen acknowledged that.
     Ended { at: Timestamp, settled: bool },
     /// There is no loan.
     Nothing,
-    /// The loan that was waited for was ended before it was accepted: it is begun again only for a
-    /// later request.
+    /// The loan was ended before it was accepted. Only a later request begins another.
     TakenBack,
-    /// Bokbasen cannot be asked.
+    /// Bokbasen is unavailable.
     Unavailable { retry_after: Duration },
-    /// The spending brake holds until then.
+    /// The spending brake is on until then.
     Braked { until: Timestamp },
     /// The ledger failed, or the gate is stopping.
     Unsure,
-    /// Too many flights are under way.
+    /// Too many flights are running.
     Overloaded,
 }
 
-/// What a flight does.
+/// Kind of flight.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub(super) enum Stage {
-    /// Asks the ledger, and waits for a loan that is on its way.
+    /// Queries the ledger, and waits for an undecided loan.
     Look,
     /// Begins a loan.
     Begin,
@@ -89,14 +88,14 @@ impl Flights {
         Flights { circulation, decisions, slow, under_way: Arc::default(), limit, metrics }
     }
 
-    /// Waits for the flight of this reader and title, and starts it where there is none.
+    /// Waits for the flight of this reader and title, and starts it if there is none.
     pub(super) async fn join(&self, asker: Asker, stage: Stage) -> Landing {
         let Some(mut landing) = self.find_or_start(asker, stage) else {
             return Landing::Overloaded;
         };
         match landing.wait_for(Option::is_some).await {
             Ok(landed) => landed.clone().unwrap_or(Landing::Unsure),
-            Err(_) => Landing::Unsure, // its task died: say nothing rather than something
+            Err(_) => Landing::Unsure, // its task died, so the outcome is unknown
         }
     }
 
@@ -123,8 +122,8 @@ impl Flights {
         let flying = Flying { flights: self.clone(), name, land };
         self.slow.spawn(async move {
             if let Some(landed) = flying.fly(asker).await {
-                // Off the list first: a caller who now begins must not meet the limit because of
-                // this flight.
+                // Removed from the list first: a caller that now begins must not hit the limit
+                // because of this flight.
                 flying.leave(&mut flying.flights.lock());
                 flying.land.send_replace(Some(landed));
             }
@@ -155,8 +154,8 @@ impl Flights {
         Landing::Open { loan, until, access: self.decisions.accesses.of(loan) }
     }
 
-    /// Runs work on the slow runtime that whoever waits for it cannot undo by hanging up; none
-    /// where it died.
+    /// Runs work on the slow runtime that completes even if its caller disconnects. Returns none if
+    /// it panicked.
     pub(super) async fn run<T: Send + 'static>(
         &self,
         work: impl Future<Output = T> + Send + 'static,
@@ -165,7 +164,7 @@ impl Flights {
     }
 }
 
-/// A flight that is under way. Dropped, it is off the list, also where its task died.
+/// A running flight. Dropping it removes it from the list, also if its task died.
 struct Flying {
     flights: Flights,
     name: Name,
@@ -173,7 +172,8 @@ struct Flying {
 }
 
 impl Flying {
-    /// The landing; none where every caller left while there was only a decision to wait for.
+    /// Runs the flight and returns its result. Returns none if every caller left while it only
+    /// waited for a decision.
     async fn fly(&self, asker: Asker) -> Option<Landing> {
         let landed = match self.name.1 {
             Stage::Look => self.look(&asker).await,
@@ -205,9 +205,8 @@ impl Flying {
         })
     }
 
-    /// Begins. Where the begin turns out to have come to nothing (an old intent that was never
-    /// carried out), it is tried once more, since by then it is certain that nothing of it is left
-    /// at Bokbasen.
+    /// Begins a loan. If no loan was created, for example because of an old intent that was never
+    /// sent, it tries once more: then Bokbasen certainly has none.
     async fn begin(&self, asker: &Asker) -> Option<Landing> {
         match self.begin_once(asker).await? {
             Landing::Nothing => self.begin_once(asker).await,
@@ -226,8 +225,8 @@ impl Flying {
         Some(self.flights.landing_of(outcome))
     }
 
-    /// The result of a wait; none once the last caller has left. Then the flight is off the list
-    /// already.
+    /// Returns the result of a wait. Returns none once the last caller has left; the flight is then
+    /// removed from the list.
     async fn unless_abandoned<T>(&self, wait: impl Future<Output = T>) -> Option<T> {
         let mut wait = std::pin::pin!(wait);
         loop {
@@ -235,7 +234,7 @@ impl Flying {
                 biased;
                 waited = &mut wait => return Some(waited),
                 () = self.land.closed() => {
-                    // Callers join under this lock: one that has joined meanwhile is seen.
+                    // Callers join under this lock, so a caller that has joined since is counted.
                     let mut under_way = self.flights.lock();
                     if self.land.receiver_count() == 0 {
                         self.leave(&mut under_way);
@@ -246,7 +245,7 @@ impl Flying {
         }
     }
 
-    /// Takes this flight off the list, and no later one of its name.
+    /// Removes this flight from the list, but no later flight of the same name.
     fn leave(&self, under_way: &mut HashMap<Name, Land>) {
         if under_way.get(&self.name).is_some_and(|land| Arc::ptr_eq(land, &self.land)) {
             under_way.remove(&self.name);
@@ -261,7 +260,7 @@ impl Drop for Flying {
     }
 }
 
-/// What of a landing is worth keeping: not what may be otherwise in a moment.
+/// Returns the decision to cache; none for results that may change at any moment.
 fn decision_of(landing: &Landing) -> Option<Decision> {
     match landing {
         Landing::Open { loan, until, access } => {

@@ -1,10 +1,11 @@
-//! May they? The gate's one question, and the [`Permit`] that is its yes.
+//! The gate: decides whether a reader may have a title, and makes the [`Permit`] for it.
 //!
-//! [`Gate::admit`] is called by the server for every request of a gated file. It looks in the cache
-//! of decisions; on a miss it joins the flight of that reader and title, or starts it, on the slow
-//! runtime. It calls circulation and nothing else. It promises that a permit is made only for a
-//! loan that the ledger durably holds as accepted and whose end lies ahead, and that a hit does no
-//! I/O and waits for nobody.
+//! The server calls [`Gate::admit`] for every request of a gated file. The gate looks in the cache
+//! of decisions. On a miss it joins or starts the flight of that reader and title on the slow
+//! runtime. It calls only circulation.
+//!
+//! Guarantees: a permit is made only for a loan that the ledger durably holds as accepted and that
+//! is not yet due. A cache hit does no I/O and never waits.
 
 mod access;
 mod cache;
@@ -34,19 +35,18 @@ use cache::{Decision, Decisions};
 use flight::{Flights, Landing, Stage};
 pub use permit::Permit;
 
-/// The keys of `[gate]`.
+/// The settings in `[gate]`.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// How long a request waits for a decision before it is sent away with `loan-pending`. Reading
-    /// apps remember a failure and ignore Retry-After, so that an early answer is a broken book.
+    /// How long a request waits for a decision before it gets `loan-pending`. Reading apps remember
+    /// a failure and ignore Retry-After, so an early failure looks like a broken book.
     pub patience: Duration,
-    /// How long a refusal holds when Bokbasen names no time.
+    /// How long a refusal holds if Bokbasen sends no time.
     pub refusal_ttl: Duration,
-    /// `lending.flights`: for how many readers and titles a decision may be under way at once.
+    /// `lending.flights`: maximum number of running flights, one for each reader and title.
     pub flights: usize,
-    /// How old what was read from the ledger may be while its change feed cannot be read: an
-    /// acceptance is then read again, and a running stream whose loan cannot be confirmed is
-    /// aborted.
+    /// Maximum age of data read from the ledger while its change feed cannot be read. An older
+    /// acceptance is read again, and a running stream whose loan cannot be confirmed is aborted.
     pub freshness: Duration,
 }
 
@@ -61,43 +61,43 @@ impl Default for Settings {
     }
 }
 
-/// Who asks for which title, and how.
+/// A request for a title.
 #[derive(Clone, Copy, Debug)]
 pub struct Request<'a> {
     /// The reader's library and pseudonym, and the title.
     pub key: LoanKey,
-    /// The other titles whose loans would do as well, of which none is ever begun.
+    /// Alternative titles: a live loan of one of them opens the file too, but none is ever begun.
     pub further: &'a [Isbn],
-    /// When the credential was issued; none counts as old.
+    /// When the credential was issued; without a time it counts as old.
     pub issued: Option<Timestamp>,
-    /// Whether this request goes on with a download: such a one never begins a loan (invariant 7).
+    /// Whether this request continues a download. Such a request never begins a loan (invariant 7).
     pub continues: bool,
-    /// Whether this route's loans are begun by an explicit request only.
+    /// Whether only an explicit request may begin loans on this route.
     pub explicit: bool,
 }
 
-/// The gate's answer.
+/// The gate's decision on a request.
 #[derive(Debug)]
 pub struct Answer {
-    /// The permit; or why not.
+    /// The permit, or the reason why there is none.
     pub permit: Result<Permit, Problem>,
-    /// The title whose loan opens the file, or does not.
+    /// The title whose loan was decisive.
     pub isbn: Isbn,
-    /// Where that is known from.
+    /// The source of the decision.
     pub via: Via,
 }
 
-/// What the cache says of a reader and a title.
+/// Result of a cache lookup for a reader and a title.
 enum Known {
     Open(Permit),
     Closed(Problem),
     Nothing,
 }
 
-/// When to come back for a loan that is not decided yet.
+/// Retry-After for a loan that is not decided yet.
 const COME_BACK: Duration = Duration::from_secs(2);
 
-/// The gate. Clones share everything, over all worker threads.
+/// The gate. Clones share all state, over all worker threads.
 #[derive(Clone, Debug)]
 pub struct Gate {
     decisions: Arc<Decisions>,
@@ -107,7 +107,8 @@ pub struct Gate {
 }
 
 impl Gate {
-    /// A gate over this loan's life; it subscribes to the ends of loans. Flights run on `slow`.
+    /// Creates a gate over this circulation, and subscribes to the ends of loans. Flights run on
+    /// `slow`.
     pub fn new(
         settings: &Settings,
         circulation: Circulation,
@@ -126,10 +127,10 @@ impl Gate {
         Gate { decisions, flights, clock, settings: settings.clone() }
     }
 
-    /// A permit for this reader and one of the titles, or why there is none.
+    /// Returns a permit for this reader and one of the titles, or the reason why there is none.
     ///
-    /// The permit's errors: `loan-refused`, `loan-ended`, `loan-pending`, `lending-unavailable`,
-    /// `ledger-unavailable`, `overloaded`.
+    /// Problems instead of a permit: `loan-refused`, `loan-ended`, `loan-pending`,
+    /// `lending-unavailable`, `ledger-unavailable`, `overloaded`.
     pub async fn admit(&self, request: &Request<'_>) -> Answer {
         let now = self.clock.lending_now();
         let (isbn, via) = (request.key.isbn, Via::Cache);
@@ -143,7 +144,7 @@ impl Gate {
         }
     }
 
-    /// What the cache says.
+    /// Looks up a reader and a title in the cache.
     fn known(&self, key: &LoanKey, issued: Option<Timestamp>, now: Timestamp) -> Known {
         match self.decisions.find(key, now) {
             Some(Decision::Accepted { loan, access, until }) if access.is_open() => {
@@ -159,8 +160,8 @@ impl Gate {
         }
     }
 
-    /// Begins a loan on the reader's explicit wish, or finds the live one: which loan, and whether
-    /// it is new.
+    /// Begins a loan on the reader's explicit request, or finds the live one. Returns the loan, and
+    /// whether it is new.
     ///
     /// # Errors
     /// As [`Gate::admit`].
@@ -176,7 +177,7 @@ impl Gate {
         }
     }
 
-    /// Waits for the flights of a request that the cache does not answer.
+    /// Waits for the flights of a request that the cache does not decide.
     async fn fly(&self, request: &Request<'_>, until: Instant) -> Answer {
         let (permit, via) = match self.landed(request, until).await {
             Ok((landing, via)) => (self.answer(request, &request.key, landing, until).await, via),
@@ -185,12 +186,12 @@ impl Gate {
         Answer { permit, isbn: request.key.isbn, via }
     }
 
-    /// Until when a request that comes now waits.
+    /// Returns until when a request that arrives now waits.
     fn patience(&self) -> Instant {
         Instant::now() + self.settings.patience
     }
 
-    /// Waits for as long as patience lasts.
+    /// Waits for the flights of a request, at most until the deadline.
     async fn landed(
         &self,
         request: &Request<'_>,
@@ -200,7 +201,7 @@ impl Gate {
         landing.map_err(|_| Problem::LoanPending { retry_after: COME_BACK })
     }
 
-    /// First asks the ledger; then, where a loan may be begun for this request, begins it.
+    /// Queries the ledger first. Then begins a loan if this request may.
     async fn land(&self, request: &Request<'_>) -> (Landing, Via) {
         let asker = Asker { key: request.key, issued: request.issued };
         let found = self.flights.join(asker, Stage::Look).await;
@@ -215,8 +216,8 @@ impl Gate {
         }
     }
 
-    /// Begins; once more where the flight was that of an older credential, whose no is not this
-    /// one's.
+    /// Begins a loan. Tries once more if the flight was started by an older credential, whose
+    /// refusal does not apply to this one.
     async fn begun(&self, asker: Asker) -> Landing {
         match self.flights.join(asker, Stage::Begin).await {
             Landing::Ended { at, .. } if !rules::is_old(asker.issued, at) => {
@@ -226,7 +227,7 @@ impl Gate {
         }
     }
 
-    /// A permit for a loan that is open, once the ledger has that it was opened.
+    /// Returns a permit for an open loan, once the ledger has marked it as opened.
     async fn answer(
         &self,
         request: &Request<'_>,
@@ -252,7 +253,7 @@ impl Gate {
         }
     }
 
-    /// Writes that a loan is opened; false where it is over.
+    /// Marks a loan as opened in the ledger. Returns false if it is over.
     async fn mark_opened(&self, loan: LoanId) -> Result<bool, Denied> {
         let circulation = self.flights.circulation.clone();
         match self.flights.run(async move { circulation.mark_opened(loan).await }).await {
@@ -260,7 +261,7 @@ impl Gate {
             Some(Err(error)) => {
                 static LIMIT: LogLimit = LogLimit::per_minute();
                 if let Some(suppressed) = LIMIT.permit("opened") {
-                    tracing::error!(%loan, %error, suppressed, "cannot write that a loan is opened; its reader gets nothing");
+                    tracing::error!(%loan, %error, suppressed, "cannot mark a loan as opened; its reader gets no file");
                 }
                 Err(Denied::Unmarked)
             }
@@ -268,7 +269,7 @@ impl Gate {
         }
     }
 
-    /// What a landing means that opens nothing.
+    /// Returns the problem for a flight that opens nothing.
     fn refusal(&self, request: &Request<'_>, landing: Landing) -> Problem {
         let now = self.clock.lending_now();
         match landing {
@@ -278,7 +279,8 @@ impl Gate {
                 Problem::LoanRefused { reason: reason.to_owned(), retry_after: None }
             }
             Landing::Ended { at, .. } if rules::is_old(request.issued, at) => Problem::LoanEnded,
-            // A later credential, but the end has not been acknowledged yet, or another came first.
+            // The credential is newer, but the end is not acknowledged yet, or another flight was
+            // first.
             Landing::Ended { .. } | Landing::Nothing => {
                 Problem::LoanPending { retry_after: COME_BACK }
             }
@@ -293,8 +295,8 @@ impl Gate {
     }
 }
 
-/// Bokbasen's code (assumed) for a title that it does not know: to a reader that is no refusal but
-/// a wrong path.
+/// Bokbasen's code (assumed) for an unknown title: for a reader this is a wrong path, not a
+/// refusal.
 const NO_SUCH_TITLE: &str = "TITLE_NOT_FOUND";
 
 fn refused(reason: String, now: Timestamp, until: Timestamp) -> Problem {

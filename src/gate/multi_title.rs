@@ -1,8 +1,9 @@
-//! A file of several titles: a live loan of any opens it, and only the first-named is ever begun.
+//! Admission to a file with several titles: a live loan of any title opens it, and only a loan of
+//! the first is ever begun.
 //!
-//! The gate comes here where the cache does not say that the first one lives. Each title is asked
-//! about for itself, by the same cache and the same flights as a title alone; so what holds of one
-//! loan holds of each.
+//! The gate calls this module if the cache does not have a live loan of the first title. Each title
+//! is looked up separately, in the same cache and by the same flights as a single title. So the
+//! same rules apply to each loan.
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
@@ -16,19 +17,19 @@ use crate::loan::LoanKey;
 use crate::problem::Problem;
 use crate::telemetry::Via;
 
-/// What was found out where no title's loan opens the file.
+/// Results of the lookups if no loan opens the file.
 #[derive(Debug, Default)]
 struct Found {
-    /// The ledger could not be asked about one: its loan may live.
+    /// The ledger could not be read for one title: its loan may be live.
     unsure: bool,
-    /// Too many flights were under way to query the ledger about one: its loan may live.
+    /// Too many flights were running to look up one title: its loan may be live.
     overloaded: bool,
-    /// A loan has ended that the credential is too old to follow.
+    /// A loan has ended, and the credential is too old to begin another.
     ended: bool,
 }
 
 impl Gate {
-    /// As [`Gate::admit`], where of the first title the cache knows this.
+    /// As [`Gate::admit`], where `first` is the cache's result for the first title.
     pub(super) async fn admit_among(
         &self,
         request: &Request<'_>,
@@ -64,16 +65,16 @@ impl Gate {
             (Ok(None), _) if found.overloaded => closed(Problem::Overloaded, Via::None),
             (Ok(None), _) if found.unsure => closed(Problem::LedgerUnavailable, Via::Ledger),
             (Ok(None), Some(problem)) => closed(problem, Via::Cache),
-            // Who gave the file back under one title gets it again by a later credential only, as
-            // under one alone: else an app that goes on by itself would spend a licence of the
-            // other title.
+            // After returning one of its titles, a reader needs a newer credential, as for a single
+            // title. Otherwise an app that continues automatically would spend a licence of another
+            // title.
             (Ok(None), None) if found.ended => closed(Problem::LoanEnded, Via::Ledger),
             (Ok(None), None) => self.fly(request, until).await,
         }
     }
 
-    /// Asks the ledger about all of them at once: one that waits for Bokbasen must not hold up one
-    /// that lives.
+    /// Queries the ledger for all titles at once: a title that waits for Bokbasen must not delay
+    /// one with a live loan.
     async fn look_at(
         &self,
         request: &Request<'_>,

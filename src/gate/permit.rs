@@ -1,8 +1,8 @@
-//! The permit: the only key to a gated file.
+//! The permit: proof that a reader may have a gated file.
 //!
-//! Only the gate can make one; delivery's door takes nothing else for a title's file, so that "no
-//! byte without a loan" is a matter of types. The body keeps it for as long as it runs, and asks it
-//! whether the loan goes on.
+//! Only the gate can make a permit, and delivery sends a title's file only with one. So the types
+//! guarantee "no byte without a loan". A body holds its permit while it runs, and checks with it
+//! whether the loan is over.
 
 use std::fmt;
 use std::sync::{Arc, OnceLock, Weak};
@@ -14,8 +14,7 @@ use crate::clock::Clock;
 use crate::connection_handle::OutgoingBody;
 use crate::loan::{LoanId, LoanKey};
 
-/// The proof that this reader may have this title's files now: an accepted loan whose end lies
-/// ahead.
+/// Proof that this reader may have this title's files now: the loan is accepted and not yet due.
 pub struct Permit {
     loan: LoanId,
     key: LoanKey,
@@ -27,7 +26,7 @@ pub struct Permit {
 }
 
 impl Permit {
-    /// A permit that has been taken.
+    /// Creates a permit under this access.
     pub(super) fn new(
         loan: LoanId,
         key: LoanKey,
@@ -38,36 +37,38 @@ impl Permit {
         Permit { loan, key, access, until, clock: clock.clone(), stream: OnceLock::new() }
     }
 
-    /// Whose loan, and of which title.
+    /// Returns the library, the borrower and the title of the loan.
     pub fn key(&self) -> &LoanKey {
         &self.key
     }
 
-    /// Lists a body that begins under the permit and is aborted when the loan ends. False where the
-    /// loan has ended meanwhile.
+    /// Registers a body that starts under the permit, so that it is aborted when the loan ends.
+    /// Returns false if the loan has ended.
     pub fn begin_stream(&self, body: Weak<dyn OutgoingBody>) -> bool {
         self.stream.get_or_init(|| self.access.enter(body));
-        // Checked after the body is listed: an end either finds it there, or is seen here.
+        // Checked after the registration: an end either finds the body, or is seen here.
         !self.access.is_closed()
     }
 
-    /// The loan that it stands for.
+    /// Returns the id of the loan.
     pub fn loan(&self) -> LoanId {
         self.loan
     }
 
-    /// Whether the loan has ended or is due, so that no more bytes may leave. The due time holds
-    /// also while the ledger cannot write the end.
+    /// Returns whether the loan has ended or is due, so that no more bytes may be sent. The due
+    /// time applies also while the ledger cannot write the end.
     pub fn is_over(&self) -> bool {
         self.access.is_closed() || self.is_due()
     }
 
-    /// Whether the loan has ended. Cheaper than [`Permit::is_over`], which also reads the clock.
+    /// Returns whether the loan has ended. Cheaper than [`Permit::is_over`], which also reads the
+    /// clock.
     pub fn is_closed(&self) -> bool {
         self.access.is_closed()
     }
 
-    /// Whether the loan's time is over. The only place that judges a running stream by the clock.
+    /// Returns whether the loan is due. Only this function compares a running stream with the
+    /// clock.
     fn is_due(&self) -> bool {
         self.clock.lending_now() >= self.until
     }
@@ -116,6 +117,6 @@ mod tests {
         clock.advance(Duration::from_secs(8));
         assert!(!permit.is_over());
         clock.advance(Duration::from_secs(1));
-        assert!(permit.is_over() && !permit.is_closed(), "though nobody has ended it");
+        assert!(permit.is_over() && !permit.is_closed(), "due, though not ended");
     }
 }

@@ -1,26 +1,27 @@
-//! The rules of beginning, as pure functions (invariant 7).
+//! The rules for beginning a loan, as pure functions (invariant 7).
 //!
-//! An end is final: a credential that was issued no later than the end of an accepted loan cannot
-//! begin it again, and a request that goes on with a download never begins a loan, since apps renew
-//! credentials by themselves and a background download must never spend a licence.
+//! An end is final. A credential issued no later than the end of an accepted loan cannot begin
+//! another. A request that continues a download never begins a loan: apps renew credentials
+//! automatically, and a background download must never spend a licence.
 
 use jiff::Timestamp;
 
 use super::Request;
 use super::flight::Landing;
 
-/// The reason of a refusal on a route whose loans only an explicit request begins.
+/// Refusal reason on a route where only an explicit request begins loans.
 const EXPLICIT: &str = "explicit-begin-required";
-/// The reason of a refusal of a request that goes on with a download.
+/// Refusal reason for a request that continues a download.
 const CONTINUES: &str = "continues-download";
 
-/// Whether a credential is too old to borrow again what ended then. None was issued counts as old.
+/// Returns whether a credential is too old to borrow again after this end. Without an issue time it
+/// counts as old.
 pub(super) fn is_old(issued: Option<Timestamp>, ended: Timestamp) -> bool {
     issued.is_none_or(|issued| issued <= ended)
 }
 
-/// Whether this request may begin a loan, where the last one of this reader and title ended at
-/// `last_end`.
+/// Checks whether this request may begin a loan. `last_end` is the last end of a loan of this
+/// reader and title.
 pub(super) fn may_begin(request: &Request<'_>, last_end: Option<Timestamp>) -> Result<(), Landing> {
     match last_end {
         Some(at) if is_old(request.issued, at) => Err(Landing::Ended { at, settled: true }),

@@ -1,4 +1,4 @@
-//! What else a reader asks about a title: how far it was read, and whether it can be had.
+//! Other requests about a title: reading progress and availability.
 
 use crate::circulation::{Availability, Unsaid};
 use crate::loan::{Isbn, LibraryId, LoanKey, Progress};
@@ -10,7 +10,7 @@ impl Gate {
     /// Writes how far this reader has read this title, for the newest loan of it.
     ///
     /// # Errors
-    /// `loan-not-found` where it never was lent, `ledger-unavailable`.
+    /// `loan-not-found` if it was never lent, `ledger-unavailable`.
     pub async fn note_progress(&self, key: LoanKey, progress: Progress) -> Result<(), Problem> {
         let circulation = self.flights.circulation.clone();
         let noted =
@@ -19,17 +19,17 @@ impl Gate {
             Some(Ok(true)) => Ok(()),
             Some(Ok(false)) => Err(Problem::LoanNotFound),
             Some(Err(error)) => {
-                tracing::error!(%error, "a progress could not be written");
+                tracing::error!(%error, "cannot write a reading progress");
                 Err(Problem::LedgerUnavailable)
             }
             None => Err(Problem::LedgerUnavailable),
         }
     }
 
-    /// What a library has of a title that its loans may use.
+    /// Returns the availability of a title that a library's loans may use.
     ///
     /// # Errors
-    /// `loan-refused` or `title-not-found` by Bokbasen's word, `lending-unavailable`.
+    /// `loan-refused` or `title-not-found` as Bokbasen decides, `lending-unavailable`.
     pub async fn availability(
         &self,
         library: LibraryId,
