@@ -9,11 +9,8 @@
 //! scheduled again. [`Circulation::stop`] waits for the tasks.
 //!
 //! Guarantees (invariants of the loan):
-//!
 //! - An intent is durable before its begin is sent.
-//!
 //! - After an unknown outcome, Bokbasen is queried for the reference before another begin is sent.
-//!
 //! - An end is durable, and the listener is notified, before the end is sent. It is sent until
 //!   Bokbasen acknowledges it.
 
