@@ -1,7 +1,7 @@
-//! What a loan is about: title, library, borrower, and the names of the loan itself.
+//! Identifiers: title, library, borrower, and the id and reference of a loan.
 //!
-//! Each is parsed once, at the door, and is small and `Copy` from then on, since a [`LoanKey`] is
-//! made and looked up on every request.
+//! Each is parsed once, on input, and is then small and `Copy` (except [`Reference`]), because a
+//! [`LoanKey`] is created and looked up on every request.
 
 use std::fmt;
 use std::str::FromStr;
@@ -11,24 +11,24 @@ use data_encoding::{BASE32_NOPAD, Encoding, Specification};
 use jiff::Timestamp;
 use uuid::Uuid;
 
-/// Why a text is not the name that it should be. The sentence says what is wrong.
+/// Why a text is not a valid identifier. The sentence says what is wrong.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("{0}")]
 pub struct NameError(&'static str);
 
 impl NameError {
-    /// An error with this sentence.
+    /// Creates an error with this sentence.
     pub(super) fn because(sentence: &'static str) -> NameError {
         NameError(sentence)
     }
 }
 
-/// A title: an ISBN-13 whose check digit is right.
+/// A title: an ISBN-13 with a valid check digit.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Isbn(u64);
 
 impl Isbn {
-    /// The thirteen digits as a number.
+    /// Returns the thirteen digits as a number.
     pub fn number(self) -> u64 {
         self.0
     }
@@ -37,7 +37,7 @@ impl Isbn {
 impl FromStr for Isbn {
     type Err = NameError;
 
-    /// Reads thirteen digits without hyphens: prefix 978 or 979, check digit by ISO 2108.
+    /// Parses thirteen digits without hyphens: prefix 978 or 979, check digit by ISO 2108.
     fn from_str(text: &str) -> Result<Isbn, NameError> {
         if text.len() != 13 || !text.bytes().all(|byte| byte.is_ascii_digit()) {
             return Err(NameError("an ISBN is 13 digits without hyphens"));
@@ -68,12 +68,12 @@ impl fmt::Display for Isbn {
 /// `/` or `-`.
 #[derive(Clone, Copy, Eq, Hash, PartialEq)]
 pub struct LibraryId {
-    /// The text, filled up with zeros.
+    /// The text, padded with zeros.
     text: [u8; 16],
 }
 
 impl LibraryId {
-    /// The ISIL as it was written.
+    /// Returns the ISIL as it was written.
     pub fn as_str(&self) -> &str {
         let end = self.text.iter().position(|byte| *byte == 0).unwrap_or(self.text.len());
         self.text.get(..end).and_then(|text| std::str::from_utf8(text).ok()).unwrap_or("")
@@ -123,19 +123,19 @@ impl fmt::Debug for LibraryId {
 
 /// A borrower, by pseudonym: 128 bits of a keyed hash of the library and the borrower's own id.
 ///
-/// The own id is gone once this is made. `Display` gives the pseudonym (26 characters of lower-case
-/// base 32), for the ledger, Bokbasen and support; `Debug` gives nothing, so that no log shows it
-/// by chance.
+/// The borrower's own id is not stored. `Display` writes the pseudonym (26 characters of lower-case
+/// base 32), for the ledger, Bokbasen and support. `Debug` hides it, so that no log shows it by
+/// chance.
 #[derive(Clone, Copy, Eq, Hash, PartialEq)]
 pub struct Borrower([u8; 16]);
 
 impl Borrower {
-    /// The borrower of these 128 bits.
+    /// Creates a borrower from the 128 bits of a pseudonym.
     pub fn from_bytes(bytes: [u8; 16]) -> Borrower {
         Borrower(bytes)
     }
 
-    /// The 128 bits.
+    /// Returns the 128 bits of the pseudonym.
     pub fn as_bytes(&self) -> &[u8; 16] {
         &self.0
     }
@@ -164,7 +164,7 @@ impl fmt::Debug for Borrower {
     }
 }
 
-/// Base 32 of RFC 4648 in lower case, without padding: it reads well in a URL, a table and over the
+/// Base 32 of RFC 4648 in lower case, without padding: readable in a URL, in a table and over the
 /// telephone.
 fn borrower_encoding() -> &'static Encoding {
     static ENCODING: LazyLock<Encoding> = LazyLock::new(|| {
@@ -175,29 +175,29 @@ fn borrower_encoding() -> &'static Encoding {
     &ENCODING
 }
 
-/// What at most one loan may be live for: a library, one of its borrowers, a title.
+/// Key of a loan: a library, one of its borrowers and a title. At most one loan may be live for a
+/// key.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct LoanKey {
     /// The library that lends.
     pub library: LibraryId,
-    /// Who borrows.
+    /// The borrower, by pseudonym.
     pub borrower: Borrower,
-    /// What is borrowed.
+    /// The borrowed title.
     pub isbn: Isbn,
 }
 
-/// A loan's own name in the ledger: a UUID of version 7, so that names sort by the time they were
-/// made.
+/// Id of a loan in the ledger: a UUID of version 7, so ids sort by creation time.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct LoanId(Uuid);
 
 impl LoanId {
-    /// A name that nothing else has.
+    /// Creates a unique id.
     pub fn fresh() -> LoanId {
         LoanId(Uuid::now_v7())
     }
 
-    /// When it was made, by the clock of that time; the epoch for an id of another kind.
+    /// Returns the creation time by the clock at that time; the epoch for another kind of UUID.
     pub fn made_at(self) -> Timestamp {
         let (seconds, nanoseconds) = self.0.get_timestamp().map_or((0, 0), |at| at.to_unix());
         let seconds = i64::try_from(seconds).unwrap_or_default();
@@ -219,28 +219,27 @@ impl fmt::Display for LoanId {
     }
 }
 
-/// The client reference under which a begin is sent, and found again at Bokbasen after a lost
-/// answer.
+/// Client reference of a begin. After a lost response, Bokbasen is queried for it.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct Reference(String);
 
 impl Reference {
-    /// A reference that was never used: random, so that it tells nothing.
+    /// Creates a unique reference. It is random, so that it reveals nothing.
     pub fn fresh() -> Reference {
         Reference(format!("lg-{}", Uuid::new_v4().simple()))
     }
 
-    /// The reference as it was written down or heard from Bokbasen.
+    /// Creates a reference from the ledger's or Bokbasen's text.
     pub fn from_text(text: impl Into<String>) -> Reference {
         Reference(text.into())
     }
 
-    /// Whether it has the form of those that this program makes.
+    /// Returns whether it has the form of the references that this program creates.
     pub fn looks_ours(&self) -> bool {
         self.0.strip_prefix("lg-").is_some_and(|rest| Uuid::try_parse(rest).is_ok())
     }
 
-    /// The text.
+    /// Returns the text of the reference.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -257,7 +256,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_isbn_needs_its_check_digit() {
+    fn isbn_needs_a_valid_check_digit() {
         for (text, sentence) in [
             ("978820336513", "13 digits"),
             ("97882033651330", "13 digits"),
@@ -274,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn an_isil_keeps_its_text() {
+    fn isil_keeps_its_text() {
         for text in ["NO-0301000", "O-ISIL/a:1-2", "NO-1"] {
             assert_eq!(text.parse::<LibraryId>().unwrap().as_str(), text);
         }
@@ -285,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pseudonym_reads_back_and_never_prints_itself_in_debug() {
+    fn pseudonym_round_trips_and_debug_hides_it() {
         let borrower = Borrower::from_bytes(*b"0123456789abcdef");
         let text = borrower.to_string();
         assert_eq!(text.len(), 26);

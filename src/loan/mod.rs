@@ -1,8 +1,8 @@
 //! The domain: titles, libraries, borrowers, and the loan with its states.
 //!
-//! Everyone may use it; it calls nothing of ours, does no I/O and never waits. A [`Loan`] changes
-//! only through [`Loan::apply`], a pure function, so an illegal transition cannot be written
-//! elsewhere.
+//! Any module may use this one. It calls no other module except `clock`, does no I/O and never
+//! waits. A [`Loan`] changes only through [`Loan::apply`], a pure function, so no other code can
+//! write an illegal transition.
 
 mod identifiers;
 mod json_view;

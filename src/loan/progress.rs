@@ -1,36 +1,35 @@
-//! How far a borrower has read.
+//! Reading progress of a borrower.
 
 use super::NameError;
 
-/// A part of the whole, from 0 to 1, kept to a hundredth of a per cent. It is rounded down, so that
-/// nothing counts as read that was not: what Bokbasen is to be told of a loan paid for by its use
-/// hangs on it.
+/// Reading progress from 0 to 1, stored in hundredths of a per cent. It is rounded down, so that no
+/// unread part counts as read: reports to Bokbasen about loans that are paid by use depend on it.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub struct Progress(u16);
 
-/// The whole.
+/// The whole title, in hundredths of a per cent.
 const WHOLE: u16 = 10_000;
-/// What a fraction that cannot be written exactly in binary may lack of itself.
+/// Tolerance for fractions that binary numbers cannot represent exactly.
 const SLACK: f64 = 1e-6;
 
 impl Progress {
-    /// The progress of a fraction.
+    /// Creates a progress from a fraction.
     ///
     /// # Errors
-    /// Where it is not between 0 and 1.
+    /// If the fraction is not between 0 and 1.
     pub fn of(fraction: f64) -> Result<Progress, NameError> {
         if !(0.0..=1.0).contains(&fraction) {
             return Err(NameError::because("a progress is a fraction from 0 to 1, like 0.4"));
         }
-        // Between 0 and 10,000 by the check above: nothing is cut off.
+        // The check above limits it to 0 to 10,000, so nothing is truncated.
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
         Ok(Progress((fraction * f64::from(WHOLE) + SLACK).floor() as u16))
     }
 
-    /// The progress of so many hundredths of a per cent, as the ledger keeps it.
+    /// Creates a progress from hundredths of a per cent, as the ledger stores it.
     ///
     /// # Errors
-    /// Where they are more than the whole.
+    /// If the value exceeds the whole.
     pub fn of_hundredths(hundredths: u16) -> Result<Progress, NameError> {
         match hundredths {
             0..=WHOLE => Ok(Progress(hundredths)),
@@ -38,12 +37,12 @@ impl Progress {
         }
     }
 
-    /// As hundredths of a per cent.
+    /// Returns the progress in hundredths of a per cent.
     pub fn hundredths(self) -> u16 {
         self.0
     }
 
-    /// As a fraction.
+    /// Returns the progress as a fraction from 0 to 1.
     pub fn fraction(self) -> f64 {
         f64::from(self.0) / f64::from(WHOLE)
     }
@@ -54,11 +53,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_fraction_is_kept_and_never_rounded_up() {
-        for (fraction, kept) in
+    fn fraction_is_stored_and_never_rounded_up() {
+        for (fraction, stored) in
             [(0.0, 0), (0.4, 4000), (0.29, 2900), (0.099_99, 999), (1.0, 10_000)]
         {
-            assert_eq!(Progress::of(fraction).unwrap().hundredths(), kept, "{fraction}");
+            assert_eq!(Progress::of(fraction).unwrap().hundredths(), stored, "{fraction}");
         }
         assert_eq!(Progress::of(0.29).unwrap().fraction(), 0.29);
         for wrong in [-0.1, 1.000_1, f64::NAN, f64::INFINITY] {

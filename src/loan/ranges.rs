@@ -1,63 +1,63 @@
-//! Which bytes of a file were delivered: a set of ranges that never says more than is true.
+//! Delivered bytes of a file, as a set of ranges that never overstates.
 //!
-//! Metering fills it and the ledger keeps it. It is sorted and merged, and has room for
-//! [`Ranges::MOST`] of them: where there are more, the shortest are forgotten. So it may say less
-//! than was delivered, and never that something was which was not.
+//! Metering fills the set, and the ledger stores it. The ranges are sorted and merged. If there are
+//! more than [`Ranges::MOST`], the shortest are dropped. So the set may omit delivered bytes, but
+//! never contains bytes that were not delivered.
 
 use std::iter;
 use std::ops::Range;
 
-/// What was delivered of a file under a loan.
+/// Bytes of a file that were delivered under a loan.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Tally {
-    /// How many bytes, each as often as it was delivered.
+    /// Number of delivered bytes, counting repeated bytes each time.
     pub bytes: u64,
-    /// Which of them, each once.
+    /// The delivered bytes, each once.
     pub ranges: Ranges,
 }
 
 impl Tally {
-    /// Adds another one of the same file.
+    /// Adds another tally of the same file.
     pub fn add(&mut self, other: &Tally) {
         self.bytes = self.bytes.saturating_add(other.bytes);
         self.ranges.merge(&other.ranges);
     }
 }
 
-/// A set of bytes, as ranges in their order that neither overlap nor touch.
+/// A set of bytes: sorted ranges that neither overlap nor touch.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Ranges(Vec<Range<u64>>);
 
 impl Ranges {
-    /// How many ranges are kept of one file.
+    /// Maximum number of stored ranges for one file.
     pub const MOST: usize = 512;
 
-    /// Adds a range.
+    /// Adds a range to the set.
     pub fn insert(&mut self, new: Range<u64>) {
         self.join(new);
-        self.forget_the_shortest();
+        self.drop_the_shortest();
     }
 
-    /// Adds all of another set.
+    /// Adds all ranges of another set.
     pub fn merge(&mut self, other: &Ranges) {
         other.0.iter().for_each(|range| self.join(range.clone()));
-        self.forget_the_shortest();
+        self.drop_the_shortest();
     }
 
-    /// Joins a range with those that it overlaps or touches.
+    /// Merges a range with those that it overlaps or touches.
     fn join(&mut self, new: Range<u64>) {
         if new.is_empty() {
             return;
         }
         let from = self.0.partition_point(|range| range.end < new.start);
         let to = self.0.partition_point(|range| range.start <= new.end);
-        let met = self.0.get(from..to).unwrap_or_default();
-        let start = met.first().map_or(new.start, |first| first.start.min(new.start));
-        let end = met.last().map_or(new.end, |last| last.end.max(new.end));
+        let overlapping = self.0.get(from..to).unwrap_or_default();
+        let start = overlapping.first().map_or(new.start, |first| first.start.min(new.start));
+        let end = overlapping.last().map_or(new.end, |last| last.end.max(new.end));
         drop(self.0.splice(from..to, iter::once(start..end)));
     }
 
-    fn forget_the_shortest(&mut self) {
+    fn drop_the_shortest(&mut self) {
         while self.0.len() > Ranges::MOST {
             let lengths = self.0.iter().map(|range| range.end - range.start).enumerate();
             if let Some((shortest, _)) = lengths.min_by_key(|(_, length)| *length) {
@@ -66,18 +66,18 @@ impl Ranges {
         }
     }
 
-    /// How many bytes are in it.
+    /// Returns the number of bytes in the set.
     pub fn length(&self) -> u64 {
         self.0.iter().map(|range| range.end - range.start).sum()
     }
 
-    /// The first and the last byte of each range, as RFC 9110 §14.1.2 writes them.
+    /// Returns the first and the last byte of each range, as in RFC 9110 §14.1.2.
     pub fn pairs(&self) -> impl Iterator<Item = [u64; 2]> {
         self.0.iter().map(|range| [range.start, range.end - 1])
     }
 
-    /// As bytes: of each range how far it is from the one before, and its length, seven bits to a
-    /// byte.
+    /// Encodes the set: for each range the distance from the one before and the length, as
+    /// variable-length numbers of seven bits to a byte.
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(8 * self.0.len());
         let mut before = 0;
@@ -89,7 +89,7 @@ impl Ranges {
         bytes
     }
 
-    /// The set of these bytes; none where they are not one.
+    /// Decodes a set; none if the bytes do not encode one.
     pub fn from_bytes(mut bytes: &[u8]) -> Option<Ranges> {
         let mut ranges = Ranges::default();
         while !bytes.is_empty() {
@@ -107,7 +107,7 @@ impl Ranges {
     }
 }
 
-/// Writes a number, the lowest seven bits first, with the eighth where more follow.
+/// Writes a number, lowest seven bits first. The eighth bit is set if more bytes follow.
 fn write(mut number: u64, bytes: &mut Vec<u8>) {
     while number > 0x7f {
         bytes.push(number.to_le_bytes()[0] | 0x80);
@@ -116,7 +116,7 @@ fn write(mut number: u64, bytes: &mut Vec<u8>) {
     bytes.push(number.to_le_bytes()[0]);
 }
 
-/// Reads a number from the front, as [`write`] wrote it.
+/// Reads a number from the front, as written by [`write`].
 fn read(bytes: &mut &[u8]) -> Option<u64> {
     let mut number = 0_u64;
     for shift in (0..u64::BITS).step_by(7) {
@@ -159,11 +159,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn it_is_the_union_in_whatever_order_and_is_sorted_and_merged(ranges in some_ranges(), half in 0..60_usize) {
-            let meant: BTreeSet<u64> = ranges.iter().cloned().flatten().collect();
+        fn set_is_the_sorted_union_in_any_insertion_order(
+            ranges in some_ranges(),
+            half in 0..60_usize,
+        ) {
+            let expected: BTreeSet<u64> = ranges.iter().cloned().flatten().collect();
             let set = of(&ranges);
-            prop_assert_eq!(bytes_of(&set), meant.clone());
-            prop_assert_eq!(set.length(), meant.len() as u64);
+            prop_assert_eq!(bytes_of(&set), expected.clone());
+            prop_assert_eq!(set.length(), expected.len() as u64);
             prop_assert!(set.0.iter().all(|range| range.start < range.end));
             prop_assert!(set.0.windows(2).all(|two| two[0].end < two[1].start), "{:?}", set);
             let (one, other) = ranges.split_at(half.min(ranges.len()));
@@ -171,18 +174,23 @@ mod tests {
             merged.merge(&of(one));
             prop_assert_eq!(&merged, &set);
             merged.merge(&set);
-            prop_assert_eq!(merged, set, "again, it is the same");
+            prop_assert_eq!(merged, set, "merging it again changes nothing");
         }
 
         #[test]
-        fn it_is_read_as_it_was_written(ranges in proptest::collection::vec((any::<u64>(), any::<u64>()), 0..20)) {
-            let ranges: Vec<_> = ranges.into_iter().map(|(one, other)| one.min(other)..one.max(other)).collect();
+        fn encoding_round_trips(
+            pairs in proptest::collection::vec((any::<u64>(), any::<u64>()), 0..20),
+        ) {
+            let ranges: Vec<_> =
+                pairs.into_iter().map(|(one, other)| one.min(other)..one.max(other)).collect();
             let set = of(&ranges);
             prop_assert_eq!(Ranges::from_bytes(&set.to_bytes()), Some(set));
         }
 
         #[test]
-        fn whatever_bytes_are_read_it_is_a_set_or_none(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        fn any_bytes_decode_to_a_valid_set_or_none(
+            bytes in proptest::collection::vec(any::<u8>(), 0..200),
+        ) {
             if let Some(set) = Ranges::from_bytes(&bytes) {
                 prop_assert!(set.0.windows(2).all(|two| two[0].end < two[1].start));
                 prop_assert_eq!(Ranges::from_bytes(&set.to_bytes()), Some(set));
@@ -190,33 +198,33 @@ mod tests {
         }
 
         #[test]
-        fn where_there_are_too_many_it_says_less_and_nothing_that_was_not(
+        fn full_set_drops_ranges_but_never_adds_bytes(
             ranges in proptest::collection::vec((0..3_000_u64, 1..40_u64), 500..1_500),
         ) {
             // Far apart, so that they do not merge.
             let ranges: Vec<_> =
                 ranges.into_iter().map(|(place, length)| 50 * place..50 * place + length).collect();
-            let meant: BTreeSet<u64> = ranges.iter().cloned().flatten().collect();
+            let expected: BTreeSet<u64> = ranges.iter().cloned().flatten().collect();
             let set = of(&ranges);
             prop_assert!(set.0.len() <= Ranges::MOST);
-            prop_assert!(bytes_of(&set).is_subset(&meant));
+            prop_assert!(bytes_of(&set).is_subset(&expected));
         }
     }
 
     #[test]
-    fn a_range_that_grows_is_not_forgotten_for_good_where_there_is_no_room() {
+    fn growing_range_survives_in_a_full_set() {
         let mut set = Ranges::default();
         (0..Ranges::MOST as u64).for_each(|number| set.insert(1000 * number..1000 * number + 100));
         let far = 10_000_000;
         for grown in 1..200 {
             set.insert(far..far + grown);
         }
-        assert!(set.0.contains(&(far..far + 199)), "as a stream hands it in, from its start");
+        assert!(set.0.contains(&(far..far + 199)), "a stream reports its range from its start");
         assert_eq!(set.0.len(), Ranges::MOST);
     }
 
     #[test]
-    fn a_file_that_came_whole_takes_a_few_bytes() {
+    fn complete_file_encodes_in_a_few_bytes() {
         assert_eq!(of(&[0..5_000_000, 5_000_000..9_000_000]).to_bytes().len(), 5);
         assert_eq!(of(&[0..10, 20..30]).pairs().collect::<Vec<_>>(), [[0, 9], [20, 29]]);
         assert_eq!(Ranges::from_bytes(&[0xff; 10]), None);

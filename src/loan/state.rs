@@ -1,4 +1,4 @@
-//! The loan's states and every way between them, as one pure function.
+//! The states of a loan and all transitions, as one pure function.
 //!
 //! ```text
 //!             ┌── NotSent ───────────────────────────────► ended (rejected)
@@ -18,12 +18,12 @@
 //! ```
 //!
 //! `Declined` leads from `pending`, or from an intent whose begin was refused at once, back to
-//! `intended`: Bokbasen refused the licence that was asked for, and the next that the policy allows
-//! is tried. `Missing` leads from `pending` to `unknown`: a read by id does not show a loan that
-//! Bokbasen has named, and reads may lag.
+//! `intended`. Bokbasen declined the requested licence, and the next permitted one is tried.
+//! `Missing` leads from `pending` to `unknown`: a read by id does not return a loan that Bokbasen
+//! has named, and reads may lag.
 //!
 //! Only `accepted` opens a file. `intended`, `unknown`, `pending`, `accepted` and `ending` are
-//! *live*: while one of them stands, nothing may be begun for the same library, borrower and title.
+//! *live*: while a loan is live, no other may be begun for the same library, borrower and title.
 
 use std::fmt;
 use std::ops::Deref;
@@ -35,31 +35,31 @@ use jiff::Timestamp;
 use super::{LoanId, LoanKey, NameError, Progress, Reference};
 use crate::clock;
 
-/// After how long an end that Bokbasen has not acknowledged is an alarm.
+/// Time after which an unacknowledged end raises an alarm.
 pub const OVERDUE_AFTER: Duration = Duration::from_secs(86_400);
 
-/// Where a loan is in its life.
+/// State of a loan.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum LoanState {
-    /// Written down here; the begin may or may not have left.
+    /// The intent is written; the begin may or may not have been sent.
     Intended,
-    /// Bokbasen has it and has not decided.
+    /// Bokbasen has the loan and has not decided.
     Pending,
-    /// Bokbasen has accepted it: the one state in which a file may be delivered.
+    /// Bokbasen has accepted the loan: the only state in which a file may be delivered.
     Accepted,
-    /// A begin left, and its answer was lost or the loan that it named does not show. Bokbasen has
-    /// to be queried for the reference.
+    /// A begin was sent, and its response was lost or a read does not return the named loan.
+    /// Bokbasen must be queried for the reference.
     Unknown,
-    /// Bokbasen said no.
+    /// Bokbasen refused the loan.
     Refused,
-    /// It has ended here; Bokbasen has not yet acknowledged the end.
+    /// The loan has ended here; Bokbasen has not acknowledged the end.
     Ending,
-    /// It is over here and there.
+    /// The loan is over here and at Bokbasen.
     Ended,
 }
 
 impl LoanState {
-    /// Every state, in the order of a life.
+    /// All states, in the order of a loan's life.
     pub const ALL: [LoanState; 7] = [
         LoanState::Intended,
         LoanState::Pending,
@@ -70,7 +70,7 @@ impl LoanState {
         LoanState::Ended,
     ];
 
-    /// The state's name, as the ledger and the APIs write it.
+    /// Returns the state's name, as used in the ledger and the APIs.
     pub fn name(self) -> &'static str {
         match self {
             LoanState::Intended => "intended",
@@ -83,8 +83,8 @@ impl LoanState {
         }
     }
 
-    /// Whether a loan in this state may still exist at Bokbasen, so that no other may be begun
-    /// beside it.
+    /// Returns whether a loan in this state may still exist at Bokbasen, so that no other may be
+    /// begun for its key.
     pub fn is_live(self) -> bool {
         !matches!(self, LoanState::Refused | LoanState::Ended)
     }
@@ -104,7 +104,7 @@ impl FromStr for LoanState {
     }
 }
 
-/// The text names no state, or no reason.
+/// Error for a text that names no state or reason.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("it is none of the names that are known here")]
 pub struct UnknownName;
@@ -112,22 +112,22 @@ pub struct UnknownName;
 /// Why a loan ended.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum EndReason {
-    /// The reader, or somebody for the reader, gave it back.
+    /// The reader, or support for the reader, returned it.
     Returned,
     /// Its due time passed.
     Expired,
-    /// It was cancelled before any byte could have left, and the licence was given back.
+    /// It was cancelled before any byte can have been sent, so its licence is free again.
     Cancelled,
-    /// It never came to be at Bokbasen: nothing was sent, or nothing was found under its reference.
+    /// It never existed at Bokbasen: nothing was sent, or nothing was found under its reference.
     Rejected,
 }
 
 impl EndReason {
-    /// Every reason.
+    /// All reasons for an end.
     pub const ALL: [EndReason; 4] =
         [EndReason::Returned, EndReason::Expired, EndReason::Cancelled, EndReason::Rejected];
 
-    /// The reason's name, as the ledger and the APIs write it.
+    /// Returns the reason's name, as used in the ledger and the APIs.
     pub fn name(self) -> &'static str {
         match self {
             EndReason::Returned => "returned",
@@ -137,7 +137,7 @@ impl EndReason {
         }
     }
 
-    /// Whether only a loan that had been accepted can end for it.
+    /// Returns whether only an accepted loan can end for this reason.
     fn follows_acceptance(self) -> bool {
         matches!(self, EndReason::Returned | EndReason::Expired)
     }
@@ -157,95 +157,94 @@ impl FromStr for EndReason {
     }
 }
 
-/// What Bokbasen grants with an accepted loan.
+/// Terms of an accepted loan.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Terms {
-    /// When the loan ends by itself.
+    /// When the loan expires, by Bokbasen's clock.
     pub due: Timestamp,
-    /// The licence that was used, where Bokbasen names it.
+    /// Id of the licence that was used, if Bokbasen names it.
     pub licence_id: Option<String>,
-    /// The kind of that licence, where Bokbasen names it.
+    /// Type of that licence, if Bokbasen names it.
     pub licence_type: Option<String>,
 }
 
-/// Bokbasen's no.
+/// Bokbasen's refusal.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Refusal {
-    /// Bokbasen's code, word for word, also one that we do not know.
+    /// Bokbasen's code, verbatim, even if unknown here.
     pub code: String,
-    /// Bokbasen's message, word for word, for support.
+    /// Bokbasen's message, verbatim, for support.
     pub message: String,
-    /// Before when Bokbasen asks not to be asked again.
+    /// The time before which Bokbasen expects no new request.
     pub retry_at: Option<Timestamp>,
 }
 
-/// Something that happened to a loan.
+/// An event in the life of a loan.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Event {
-    /// Bokbasen took the begin and gave the loan its id there.
+    /// Bokbasen created the loan and assigned its id.
     Begun {
         /// Bokbasen's id of the loan.
         lending_id: String,
     },
-    /// It is certain that the begin never left.
+    /// The begin was certainly never sent.
     NotSent,
-    /// Bokbasen refused it for want of the licence that it was begun under, and it is to be begun
-    /// under another.
+    /// Bokbasen declined the licence, and another is tried.
     Declined,
-    /// The begin may have left and no answer came, or the process that sent it died.
+    /// The begin may have been sent and got no response, or the process that sent it died.
     Lost,
     /// Bokbasen accepted the loan.
     Accepted {
         /// Bokbasen's id of the loan.
         lending_id: String,
-        /// What was granted.
+        /// The terms of the loan.
         terms: Terms,
     },
-    /// Bokbasen refused it.
+    /// Bokbasen refused the loan.
     Refused {
-        /// Bokbasen's id of the loan, where the refusal came with one.
+        /// Bokbasen's id of the loan, if the refusal has one.
         lending_id: Option<String>,
-        /// Its words.
+        /// Bokbasen's code and message.
         refusal: Refusal,
     },
-    /// Asked after an unknown outcome, Bokbasen has no loan of this reference.
+    /// Bokbasen was queried after an unknown outcome and has no loan of this reference.
     NotFound,
-    /// A read by id does not show a loan that Bokbasen had named. Reads may lag, so this proves
+    /// A read by id does not return a loan that Bokbasen has named. Reads may lag, so this proves
     /// nothing.
     Missing,
-    /// The loan ends here; from now on it opens nothing, and Bokbasen is to be told.
+    /// The loan ends here. From now on it opens nothing, and the end must be sent to Bokbasen.
     Ending {
-        /// Why.
+        /// Why it ends.
         reason: EndReason,
     },
-    /// Bokbasen has acknowledged the end.
+    /// Bokbasen acknowledged the end.
     EndAcknowledged,
-    /// Bokbasen says that the loan had ended there already.
+    /// Bokbasen reports that the loan has already ended there.
     EndedThere {
-        /// Why, by Bokbasen's word.
+        /// The reason that Bokbasen reports.
         reason: EndReason,
     },
 }
 
-/// A loan as it is kept: what the ledger writes and reads.
+/// A loan as the ledger stores it.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct LoanRecord {
-    /// Its name in the ledger.
+    /// Its id in the ledger.
     pub id: LoanId,
-    /// For whom and what.
+    /// Its library, borrower and title.
     pub key: LoanKey,
-    /// The reference that its begin carries.
+    /// The reference of its begin.
     pub reference: Reference,
-    /// Bokbasen's id, once it has one.
+    /// Bokbasen's id of the loan, once known.
     pub lending_id: Option<String>,
-    /// Where it is in its life.
+    /// Its current state.
     pub state: LoanState,
     /// When the intent was written.
     pub begun: Timestamp,
-    /// When the acceptance was written; where Bokbasen showed it together with the end, that end.
-    /// None if it never was accepted.
+    /// When the acceptance was written. If Bokbasen showed the loan only when it had ended, this is
+    /// the end. None if it was never accepted.
     pub accepted: Option<Timestamp>,
-    /// What was granted.
+    /// The terms, once it is accepted.
     pub terms: Option<Terms>,
     /// When it ended here.
     pub ended: Option<Timestamp>,
@@ -253,15 +252,15 @@ pub struct LoanRecord {
     pub end_reason: Option<EndReason>,
     /// Why it was refused.
     pub refusal: Option<Refusal>,
-    /// How far the borrower has read, as the app last said.
+    /// How far the borrower has read, as the app last reported.
     pub progress: Option<Progress>,
-    /// When its borrower was forgotten: since then the pseudonym in its key is nobody's.
+    /// When its borrower was forgotten: since then the pseudonym in its key is random.
     pub forgotten: Option<Timestamp>,
-    /// When it last changed.
+    /// When the record last changed.
     pub changed: Timestamp,
 }
 
-/// A loan. It can be read like its [`LoanRecord`], and changed only by [`Loan::apply`].
+/// A loan. It reads like its [`LoanRecord`], and only [`Loan::apply`] changes it.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Loan(LoanRecord);
 
@@ -277,14 +276,14 @@ impl Deref for Loan {
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("a loan that is {from} cannot take the event {event}")]
 pub struct IllegalTransition {
-    /// The state that the loan was in.
+    /// The state of the loan.
     pub from: LoanState,
-    /// The event's name.
+    /// Name of the event.
     pub event: &'static str,
 }
 
 impl Loan {
-    /// A loan that is meant to be begun, and of which Bokbasen has heard nothing.
+    /// Creates an intent: a loan that Bokbasen does not know yet.
     pub fn intend(key: LoanKey, at: Timestamp) -> Loan {
         Loan(LoanRecord {
             id: LoanId::fresh(),
@@ -304,11 +303,11 @@ impl Loan {
         })
     }
 
-    /// The loan that a record tells of.
+    /// Restores a loan from its record.
     ///
     /// # Errors
-    /// Says what is missing where the record does not bear out its own state: an accepted loan
-    /// without terms, an ended one without its end, a pending one without Bokbasen's id.
+    /// Says what is missing if the record contradicts its own state: an accepted loan without
+    /// terms, an ended one without its end, a pending one without Bokbasen's id.
     pub fn restore(record: LoanRecord) -> Result<Loan, NameError> {
         let missing = match record.state {
             LoanState::Intended | LoanState::Unknown => None,
@@ -335,13 +334,13 @@ impl Loan {
         }
     }
 
-    /// The record, for whoever keeps it.
+    /// Returns the record to store.
     pub fn record(&self) -> &LoanRecord {
         &self.0
     }
 
-    /// Until when this loan opens its files: its due time while it is accepted, and otherwise
-    /// never.
+    /// Returns until when this loan opens its files: the due time while it is accepted, otherwise
+    /// none.
     pub fn open_until(&self) -> Option<Timestamp> {
         match self.state {
             LoanState::Accepted => self.terms.as_ref().map(|terms| terms.due),
@@ -354,16 +353,16 @@ impl Loan {
         }
     }
 
-    /// Whether Bokbasen should have acknowledged the end long ago.
+    /// Returns whether the end has waited for its acknowledgement longer than [`OVERDUE_AFTER`].
     pub fn end_is_overdue(&self, now: Timestamp) -> bool {
         let overdue = |ended: Timestamp| ended < clock::before(now, OVERDUE_AFTER);
         self.state == LoanState::Ending && self.ended.is_some_and(overdue)
     }
 
-    /// The loan after `event`, which happened `at` this time.
+    /// Returns the loan after `event`, which happened at `at`.
     ///
     /// # Errors
-    /// [`IllegalTransition`] where the machine has no such way; the loan stays as it was.
+    /// [`IllegalTransition`] if the state has no such transition; the loan is unchanged.
     pub fn apply(&self, event: &Event, at: Timestamp) -> Result<Loan, IllegalTransition> {
         use LoanState::{Accepted, Ending, Intended, Pending, Unknown};
         let mut next = self.0.clone();
@@ -399,7 +398,7 @@ impl Loan {
             }
             (Ending, Event::EndAcknowledged) => next.state = LoanState::Ended,
             (Unknown | Pending, Event::EndedThere { reason }) => {
-                // Only an accepted loan is returned or expires: its end bars older tokens
+                // Only an accepted loan is returned or expires; its end blocks older tokens
                 // (invariant 7).
                 next.accepted = next.accepted.or(reason.follows_acceptance().then_some(at));
                 end(&mut next, *reason, at);
@@ -420,7 +419,7 @@ fn end(record: &mut LoanRecord, reason: EndReason, at: Timestamp) {
 }
 
 impl Event {
-    /// The event's name, as the history writes it.
+    /// Returns the event's name, as used in the history.
     pub fn name(&self) -> &'static str {
         match self {
             Event::Begun { .. } => "begun",

@@ -1,5 +1,5 @@
-//! The machine: every way there is and that there is no other, what each path keeps, and whole
-//! lives beside Bokbasen.
+//! The state machine: every transition and no other, invariants of each path, and simulated loans
+//! with a minimal Bokbasen.
 
 mod lives;
 
@@ -33,7 +33,7 @@ fn lending_id() -> String {
     "L1".to_owned()
 }
 
-/// Every event, and of those with a reason one for each.
+/// Returns every event, with each reason where it has one.
 fn every_event() -> Vec<Event> {
     let mut events = vec![
         Event::Begun { lending_id: lending_id() },
@@ -58,7 +58,9 @@ fn any_event() -> impl Strategy<Value = Event> {
 
 proptest! {
     #[test]
-    fn every_path_keeps_what_a_loan_promises(events in proptest::collection::vec(any_event(), 0..12)) {
+    fn every_path_keeps_the_invariants_of_a_loan(
+        events in proptest::collection::vec(any_event(), 0..12),
+    ) {
         let mut loan = fresh();
         for (second, event) in (1..).zip(&events) {
             let Ok(next) = loan.apply(event, at(second)) else { continue };
@@ -68,7 +70,8 @@ proptest! {
             prop_assert!(loan.accepted.is_none() || next.accepted == loan.accepted);
             prop_assert!(loan.ended.is_none() || next.ended == loan.ended, "an end does not move");
             if next.state == LoanState::Intended {
-                prop_assert_eq!(event, &Event::Declined, "only a refused licence leads back to the intent");
+                let why = "only a declined licence leads back to the intent";
+                prop_assert_eq!(event, &Event::Declined, "{}", why);
             }
             if next.state == LoanState::Accepted {
                 prop_assert!(loan.ended.is_none(), "what has ended is never accepted again");
@@ -80,11 +83,11 @@ proptest! {
     }
 }
 
-/// A loan in this state, by the shortest way there.
+/// Returns a loan in this state, reached by the shortest path.
 fn loan_in(state: LoanState) -> Loan {
     let accepted = || Event::Accepted { lending_id: lending_id(), terms: terms() };
     let ending = || Event::Ending { reason: EndReason::Returned };
-    let way = match state {
+    let path = match state {
         LoanState::Intended => vec![],
         LoanState::Pending => vec![Event::Begun { lending_id: lending_id() }],
         LoanState::Accepted => vec![accepted()],
@@ -93,13 +96,13 @@ fn loan_in(state: LoanState) -> Loan {
         LoanState::Ending => vec![accepted(), ending()],
         LoanState::Ended => vec![accepted(), ending(), Event::EndAcknowledged],
     };
-    let loan = way.iter().fold(fresh(), |loan, event| loan.apply(event, at(1)).unwrap());
+    let loan = path.iter().fold(fresh(), |loan, event| loan.apply(event, at(1)).unwrap());
     assert_eq!(loan.state, state);
     loan
 }
 
-/// Every way there is, by the event's name. None leaves `refused` or `ended`.
-const WAYS: [(LoanState, &str, LoanState); 20] = {
+/// All transitions, by the event's name. None leaves `refused` or `ended`.
+const TRANSITIONS: [(LoanState, &str, LoanState); 20] = {
     use LoanState::{Accepted, Ended, Ending, Intended, Pending, Refused, Unknown};
     [
         (Intended, "begun", Pending),
@@ -126,33 +129,37 @@ const WAYS: [(LoanState, &str, LoanState); 20] = {
 };
 
 #[test]
-fn there_are_these_ways_and_no_others() {
-    let mut walked = Vec::new();
+fn transitions_are_exactly_those_listed() {
+    let mut taken = Vec::new();
     let all = LoanState::ALL
         .into_iter()
         .flat_map(|state| every_event().into_iter().map(move |event| (state, event)));
     for (state, event) in all {
         let loan = loan_in(state);
         let before = loan.clone();
-        let way = WAYS.iter().find(|(from, name, _)| (*from, *name) == (state, event.name()));
-        match (way, loan.apply(&event, at(9))) {
-            (Some(way), Ok(next)) => {
-                assert_eq!((next.state, next.changed), (way.2, at(9)), "{way:?}");
-                writes_what_it_tells(&before, &event, &next);
-                walked.push(*way);
+        let transition =
+            TRANSITIONS.iter().find(|(from, name, _)| (*from, *name) == (state, event.name()));
+        match (transition, loan.apply(&event, at(9))) {
+            (Some(transition), Ok(next)) => {
+                assert_eq!((next.state, next.changed), (transition.2, at(9)), "{transition:?}");
+                assert_only_expected_changes(&before, &event, &next);
+                taken.push(*transition);
             }
             (None, Err(refused)) => {
                 assert_eq!(refused, IllegalTransition { from: state, event: event.name() });
             }
-            (way, result) => panic!("{state}, {event:?}: {way:?} and {result:?}"),
+            (transition, result) => panic!("{state}, {event:?}: {transition:?} and {result:?}"),
         }
-        assert_eq!(loan, before, "whatever came of it, the loan that was asked stays as it was");
+        assert_eq!(loan, before, "`apply` never changes its receiver");
     }
-    assert!(WAYS.iter().all(|way| walked.contains(way)), "a way that no event takes");
+    assert!(
+        TRANSITIONS.iter().all(|transition| taken.contains(transition)),
+        "a transition that no event makes"
+    );
 }
 
-/// What an event changes, and that it changes nothing else.
-fn writes_what_it_tells(before: &Loan, event: &Event, next: &Loan) {
+/// Asserts that the event changes what it must, and nothing else.
+fn assert_only_expected_changes(before: &Loan, event: &Event, next: &Loan) {
     let mut wanted = before.record().clone();
     (wanted.state, wanted.changed) = (next.state, at(9));
     let mut ended = |reason| (wanted.ended, wanted.end_reason) = (Some(at(9)), Some(reason));
@@ -181,7 +188,7 @@ fn writes_what_it_tells(before: &Loan, event: &Event, next: &Loan) {
 }
 
 #[test]
-fn the_way_of_an_ordinary_loan() {
+fn ordinary_loan_runs_from_begin_to_end() {
     let pending = fresh().apply(&Event::Begun { lending_id: lending_id() }, at(1)).unwrap();
     assert_eq!(pending.state, LoanState::Pending);
     let accepted = pending
@@ -195,7 +202,7 @@ fn the_way_of_an_ordinary_loan() {
 }
 
 #[test]
-fn an_answer_that_was_lost_is_never_taken_for_one_that_was_not_sent() {
+fn lost_response_is_never_treated_as_not_sent() {
     let unknown = fresh().apply(&Event::Lost, at(1)).unwrap();
     assert!(unknown.state.is_live());
     let error = unknown.apply(&Event::NotSent, at(2)).unwrap_err();
