@@ -38,7 +38,8 @@ impl Circulation {
                     | LedgerError::Damaged { .. }
                     | LedgerError::Closed),
                 ) => {
-                    tracing::warn!(loan = %id, event = event.name(), %error, "cannot write an event of a loan");
+                    let event = event.name();
+                    tracing::warn!(loan = %id, event, %error, "cannot write an event of a loan");
                     return None;
                 }
                 Err(error) => log_ledger_failure("writing a response of Bokbasen", &error),

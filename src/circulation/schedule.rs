@@ -196,7 +196,7 @@ impl Drop for Work {
             schedule.take_up_after_death(self.loan);
             if std::thread::panicking() {
                 self.circulation.inner.metrics.task_restarted("driver");
-                tracing::error!(loan = %self.loan, "the driver of a loan panicked; the loan is polled again");
+                tracing::error!(loan = %self.loan, "the driver of a loan panicked; polling it again");
             }
         }
         if let Some(level) = self.level {

@@ -84,7 +84,10 @@ impl Search {
                 )))
             }
             Found::Nothing => {
-                tracing::warn!(loan = %loan.id, "Bokbasen named a loan but does not return it; checking again");
+                tracing::warn!(
+                    loan = %loan.id,
+                    "Bokbasen named a loan but does not return it; checking again"
+                );
                 Ok(None)
             }
         }

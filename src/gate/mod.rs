@@ -261,7 +261,12 @@ impl Gate {
             Some(Err(error)) => {
                 static LIMIT: LogLimit = LogLimit::per_minute();
                 if let Some(suppressed) = LIMIT.permit("opened") {
-                    tracing::error!(%loan, %error, suppressed, "cannot mark a loan as opened; its reader gets no file");
+                    tracing::error!(
+                        %loan,
+                        %error,
+                        suppressed,
+                        "cannot mark a loan as opened; its reader gets no file"
+                    );
                 }
                 Err(Denied::Unmarked)
             }

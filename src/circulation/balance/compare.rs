@@ -245,7 +245,8 @@ impl<'a> Comparison<'a> {
         if self.extras.len() < MAX_EXAMINED {
             self.extras.push((kind, loan, remote));
         } else {
-            let detail = "not examined, because too many loans that ended here are live there; a later balance may";
+            let detail = "not examined: too many loans that ended here are live there; retried by a \
+                          later balance";
             self.note(kind, Done::Reported, Some(&loan), Some(&remote), detail);
         }
     }
