@@ -16,11 +16,11 @@ use crate::lending::{Availability, CallError};
 use crate::loan::{Isbn, LibraryId};
 
 /// Maximum number of cached titles.
-const KEPT: u64 = 100_000;
+const MAX_CACHED_TITLES: u64 = 100_000;
 
 /// Why the availability of a title is unknown.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Unsaid {
+pub enum AvailabilityError {
     /// Bokbasen refused the query with this code.
     Refused(String),
     /// Bokbasen is unavailable.
@@ -31,17 +31,19 @@ pub enum Unsaid {
 }
 
 /// Cache of availabilities. An empty entry stands for a query in flight.
-pub(super) struct Kept(Cache<(LibraryId, Isbn), Arc<OnceCell<Availability>>>);
+pub(super) struct AvailabilityCache(Cache<(LibraryId, Isbn), Arc<OnceCell<Availability>>>);
 
-impl fmt::Debug for Kept {
+impl fmt::Debug for AvailabilityCache {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Kept")
+        f.write_str("AvailabilityCache")
     }
 }
 
-impl Kept {
-    pub(super) fn new(ttl: Duration) -> Kept {
-        Kept(Cache::builder().max_capacity(KEPT).time_to_live(ttl).build())
+impl AvailabilityCache {
+    pub(super) fn new(ttl: Duration) -> AvailabilityCache {
+        AvailabilityCache(
+            Cache::builder().max_capacity(MAX_CACHED_TITLES).time_to_live(ttl).build(),
+        )
     }
 }
 
@@ -49,29 +51,29 @@ impl Circulation {
     /// Returns the availability of a title that a library's loans may use.
     ///
     /// # Errors
-    /// [`Unsaid`], if Bokbasen gives no availability.
+    /// [`AvailabilityError`], if Bokbasen gives no availability.
     pub async fn availability(
         &self,
         library: LibraryId,
         isbn: Isbn,
-    ) -> Result<Availability, Unsaid> {
-        let kept = self.inner.availabilities.0.get_with((library, isbn), Arc::default);
-        let asked = kept.get_or_try_init(|| self.inner.lending.availability(library, isbn)).await;
-        let there = asked.map_err(|error| unsaid(&error))?.clone();
-        Ok(self.inner.settings.licences.visible(library, there))
+    ) -> Result<Availability, AvailabilityError> {
+        let cell = self.inner.availabilities.0.get_with((library, isbn), Arc::default);
+        let result = cell.get_or_try_init(|| self.inner.lending.availability(library, isbn)).await;
+        let availability = result.map_err(|error| error_of(&error))?.clone();
+        Ok(self.inner.settings.licences.visible(library, availability))
     }
 }
 
-fn unsaid(error: &CallError) -> Unsaid {
+fn error_of(error: &CallError) -> AvailabilityError {
     // The Bokbasen client logs the reason, once a minute.
     tracing::debug!(%error, "cannot query the availability of a title");
     match error {
         CallError::Rejected { status: 403 | 404, code, .. } if !code.is_empty() => {
-            Unsaid::Refused(code.clone())
+            AvailabilityError::Refused(code.clone())
         }
         CallError::Rejected { retry_after: Some(retry_after), .. } => {
-            Unsaid::Unavailable { retry_after: *retry_after }
+            AvailabilityError::Unavailable { retry_after: *retry_after }
         }
-        _ => Unsaid::Unavailable { retry_after: super::SOON },
+        _ => AvailabilityError::Unavailable { retry_after: super::DEFAULT_RETRY_AFTER },
     }
 }

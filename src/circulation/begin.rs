@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::wait::Waiting;
-use super::{Circulation, Inner, Outcome, SOON, drive, log_ledger_failure};
+use super::wait::LoanWaiter;
+use super::{Circulation, DEFAULT_RETRY_AFTER, Inner, Outcome, drive, log_ledger_failure};
 use crate::clock;
 use crate::ledger::{Cause, Intended, LedgerError};
 use crate::loan::{EndReason, Loan, LoanId, LoanKey, LoanState};
@@ -21,7 +21,7 @@ const LONGEST_REFUSED: Duration = Duration::from_secs(86_400);
 
 /// Reader, title and credential of a request for a loan.
 #[derive(Clone, Copy, Debug)]
-pub struct Asker {
+pub struct LoanRequest {
     /// The library, the borrower and the title.
     pub key: LoanKey,
     /// When the credential was issued; without a time it counts as old (invariant 7).
@@ -30,10 +30,10 @@ pub struct Asker {
 
 /// State of a reader and a title in the ledger.
 #[derive(Clone, Debug)]
-pub enum Standing {
+pub enum LedgerStatus {
     /// An accepted loan that opens files until its due time.
     Open {
-        /// The loan.
+        /// Id of the loan in the ledger.
         loan: LoanId,
         /// Its due time, by Bokbasen's clock.
         until: Timestamp,
@@ -45,7 +45,7 @@ pub enum Standing {
     Refused(Outcome),
     /// An accepted loan has ended.
     Ended {
-        /// When it ended.
+        /// When that loan ended, as tokens are compared with it.
         at: Timestamp,
         /// Whether Bokbasen acknowledged the end, so that another loan may be begun.
         settled: bool,
@@ -56,11 +56,11 @@ pub enum Standing {
 
 /// Result of a begin.
 #[derive(Debug)]
-pub enum Begun {
+pub enum BeginResult {
     /// The outcome is known.
     Decided(Outcome),
     /// The begin was sent; wait for its outcome.
-    Sent(Waiting),
+    Sent(LoanWaiter),
     /// An undecided loan exists already: see [`Circulation::join`].
     Live(Box<Loan>),
 }
@@ -70,36 +70,40 @@ impl Circulation {
     ///
     /// # Errors
     /// Returns the error of the ledger.
-    pub async fn standing(&self, key: &LoanKey) -> Result<Standing, LedgerError> {
+    pub async fn ledger_status(&self, key: &LoanKey) -> Result<LedgerStatus, LedgerError> {
         let Some(loan) = self.inner.ledger.newest(key).await? else {
-            return Ok(Standing::Nothing);
+            return Ok(LedgerStatus::Nothing);
         };
         let now = self.inner.clock.lending_now();
         match loan.state {
             LoanState::Accepted => match loan.open_until() {
-                Some(until) if until > now => Ok(Standing::Open { loan: loan.id, until }),
+                Some(until) if until > now => Ok(LedgerStatus::Open { loan: loan.id, until }),
                 // It may not be due; this must not be cached.
                 Some(_) if self.inner.lending.clock_is_off() => {
-                    Ok(Standing::Refused(Outcome::Unavailable { retry_after: SOON }))
+                    Ok(LedgerStatus::Refused(Outcome::Unavailable {
+                        retry_after: DEFAULT_RETRY_AFTER,
+                    }))
                 }
                 // It is due, and the expiry task has not ended it yet.
                 Some(_) | None => {
                     self.expire_now(loan.id);
-                    Ok(Standing::Ended { at: self.inner.clock.now(), settled: false })
+                    Ok(LedgerStatus::Ended { at: self.inner.clock.now(), settled: false })
                 }
             },
             LoanState::Intended | LoanState::Pending | LoanState::Unknown => {
-                Ok(Standing::Undecided(Box::new(loan)))
+                Ok(LedgerStatus::Undecided(Box::new(loan)))
             }
             LoanState::Ending => {
                 let at = self.ended_at(key, loan.ended.unwrap_or(now));
-                Ok(Standing::Ended { at, settled: false })
+                Ok(LedgerStatus::Ended { at, settled: false })
             }
             LoanState::Refused | LoanState::Ended => match self.refusal_that_holds(&loan, now) {
-                Some(refused) => Ok(Standing::Refused(refused)),
+                Some(refused) => Ok(LedgerStatus::Refused(refused)),
                 None => match self.inner.ledger.last_end(key).await? {
-                    Some(at) => Ok(Standing::Ended { at: self.ended_at(key, at), settled: true }),
-                    None => Ok(Standing::Nothing),
+                    Some(at) => {
+                        Ok(LedgerStatus::Ended { at: self.ended_at(key, at), settled: true })
+                    }
+                    None => Ok(LedgerStatus::Nothing),
                 },
             },
         }
@@ -108,58 +112,59 @@ impl Circulation {
     /// Begins a loan, or finds the live one. When this returns, the begin is sent and answered. If
     /// this is dropped, the begin continues. The ledger refuses the intent if a loan of this reader
     /// and title ended when or after the credential was issued (invariant 7).
-    pub async fn begin(&self, asker: &Asker, by: &'static str) -> Begun {
+    pub async fn begin(&self, loan_request: &LoanRequest, by: &'static str) -> BeginResult {
         // Checked first, so that an outage does not fill the ledger with intents that are never
         // sent.
         if let Some(retry_after) = self.inner.lending.closed_for() {
-            return Begun::Decided(Outcome::Unavailable { retry_after });
+            return BeginResult::Decided(Outcome::Unavailable { retry_after });
         }
-        let (circulation, asker) = (self.clone(), *asker);
-        let begun = self
-            .spawn(async move { circulation.begin_now(&asker, Cause { by, detail: None }).await });
-        begun.await.unwrap_or(Begun::Decided(Outcome::Unsure))
+        let (circulation, loan_request) = (self.clone(), *loan_request);
+        let begun = self.spawn(async move {
+            circulation.begin_now(&loan_request, Cause { by, detail: None }).await
+        });
+        begun.await.unwrap_or(BeginResult::Decided(Outcome::Undetermined))
     }
 
-    async fn begin_now(&self, asker: &Asker, cause: Cause) -> Begun {
-        let intent = Loan::intend(asker.key, self.inner.clock.now());
-        let issued = match self.issued_for_ledger(asker).await {
+    async fn begin_now(&self, loan_request: &LoanRequest, cause: Cause) -> BeginResult {
+        let intent = Loan::intend(loan_request.key, self.inner.clock.now());
+        let issued = match self.issued_for_ledger(loan_request).await {
             Ok(issued) => issued,
             Err(error) => {
                 log_ledger_failure("reading when the last loan ended", &error);
-                return Begun::Decided(Outcome::Unsure);
+                return BeginResult::Decided(Outcome::Undetermined);
             }
         };
         // Scheduled before it is durable, so that a loan whose driver dies is always found.
-        let (work, waiting) = self.inner.schedule.enter(self, intent.id);
+        let (work, waiting) = self.inner.schedule.insert(self, intent.id);
         let intended = self.inner.ledger.intend(intent, issued, cause).await;
         if let Ok(Intended::Written(loan)) = intended {
             drive::begin(self, work, loan).await;
-            return Begun::Sent(waiting);
+            return BeginResult::Sent(waiting);
         }
         // After a failed commit the intent may be durable; then `reconcile` finds it.
         work.withdraw();
         match intended {
-            Ok(Intended::Written(_)) => Begun::Decided(Outcome::Unsure),
+            Ok(Intended::Written(_)) => BeginResult::Decided(Outcome::Undetermined),
             Ok(Intended::Live(loan)) => self.live(loan),
             Ok(Intended::EndedSince(at)) => {
-                Begun::Decided(Outcome::Ended { at: self.ended_at(&asker.key, at) })
+                BeginResult::Decided(Outcome::Ended { at: self.ended_at(&loan_request.key, at) })
             }
-            Ok(Intended::Braked(until)) => Begun::Decided(Outcome::Braked { until }),
+            Ok(Intended::Braked(until)) => BeginResult::Decided(Outcome::Braked { until }),
             Err(error) => {
                 log_ledger_failure("writing an intent", &error);
-                Begun::Decided(Outcome::Unsure)
+                BeginResult::Decided(Outcome::Undetermined)
             }
         }
     }
 
     /// Returns the result for a live loan.
-    fn live(&self, loan: Loan) -> Begun {
+    fn live(&self, loan: Loan) -> BeginResult {
         match loan.open_until() {
             Some(until) if until > self.inner.clock.lending_now() => {
-                Begun::Decided(Outcome::Accepted { loan: loan.id, until })
+                BeginResult::Decided(Outcome::Accepted { loan: loan.id, until })
             }
-            Some(_) => Begun::Decided(Outcome::Unsure),
-            None => Begun::Live(Box::new(loan)),
+            Some(_) => BeginResult::Decided(Outcome::Undetermined),
+            None => BeginResult::Live(Box::new(loan)),
         }
     }
 
@@ -178,8 +183,8 @@ impl Circulation {
             }
             LoanState::Ending | LoanState::Ended => match (loan.accepted, loan.ended) {
                 (Some(_), Some(at)) => Some(Outcome::Ended { at: self.ended_at(&loan.key, at) }),
-                _ if loan.end_reason == Some(EndReason::Rejected) => Some(Outcome::NothingMade),
-                _ => Some(Outcome::TakenBack),
+                _ if loan.end_reason == Some(EndReason::Rejected) => Some(Outcome::NotCreated),
+                _ => Some(Outcome::Withdrawn),
             },
         }
     }
@@ -222,15 +227,18 @@ impl Circulation {
     /// Returns the credential's issue time for the ledger's comparison with the last end. If the
     /// end is in the future and the credential is later than the time from which it counts, the
     /// result is later than the end.
-    async fn issued_for_ledger(&self, asker: &Asker) -> Result<Option<Timestamp>, LedgerError> {
+    async fn issued_for_ledger(
+        &self,
+        loan_request: &LoanRequest,
+    ) -> Result<Option<Timestamp>, LedgerError> {
         let (Some(issued), Some(end)) =
-            (asker.issued, self.inner.ledger.last_end(&asker.key).await?)
+            (loan_request.issued, self.inner.ledger.last_end(&loan_request.key).await?)
         else {
-            return Ok(asker.issued);
+            return Ok(loan_request.issued);
         };
         // If the token is in the future too, only the two times themselves can be compared.
         let now = self.inner.clock.now().max(self.inner.clock.lending_now());
-        let counts_as = if issued > now { end } else { self.ended_at(&asker.key, end) };
+        let counts_as = if issued > now { end } else { self.ended_at(&loan_request.key, end) };
         let is_later = issued > counts_as;
         Ok(Some(if is_later {
             issued.max(clock::after(end, Duration::from_millis(1)))

@@ -12,10 +12,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::licences::Tries;
+use super::licences::Candidates;
 use super::schedule::{FIRST_WAIT, LONGEST_WAIT, Next, Work};
 use super::settle::{Search, checked};
-use super::{Circulation, Outcome, SOON, log_ledger_failure};
+use super::{Circulation, DEFAULT_RETRY_AFTER, Outcome, log_ledger_failure};
 use crate::clock;
 use crate::ledger::{Cause, LedgerError};
 use crate::lending::{Begin, CallError, RemoteLoan, Standing};
@@ -54,9 +54,9 @@ impl Circulation {
 
 /// What the driver of a loan knows beyond the ledger. The schedule stores it between two steps.
 #[derive(Debug, Default)]
-pub(super) struct Going {
+pub(super) struct DriverState {
     /// Licences to try.
-    tries: Tries,
+    candidates: Candidates,
     /// The ledger records that Bokbasen declined a licence, so the next begin may be sent.
     declined: bool,
     search: Search,
@@ -65,67 +65,67 @@ pub(super) struct Going {
 }
 
 #[cfg(test)]
-impl Going {
+impl DriverState {
     /// Returns its heap memory in bytes.
     pub(super) fn heap_bytes(&self) -> usize {
-        self.tries.heap_bytes()
+        self.candidates.heap_bytes()
     }
 }
 
 /// Sends the begin of an intent that the caller has just written. No other function sends a first
 /// begin.
 pub(super) async fn begin(circulation: &Circulation, mut work: Work, loan: Loan) {
-    let sent = start(circulation, &loan, &mut work.going).await;
-    let next = follow_up(circulation, sent, &mut work.going, true).await;
+    let sent = start(circulation, &loan, &mut work.driver).await;
+    let next = follow_up(circulation, sent, &mut work.driver, true).await;
     work.finish(next);
 }
 
 /// Runs the next step of a due loan.
 pub(super) async fn advance(circulation: Circulation, mut work: Work) {
-    let next = step(&circulation, work.loan, &mut work.going).await;
+    let next = step(&circulation, work.loan, &mut work.driver).await;
     work.finish(next);
 }
 
-async fn step(circulation: &Circulation, id: LoanId, going: &mut Going) -> Next {
-    going.unavailable = None;
+async fn step(circulation: &Circulation, id: LoanId, driver: &mut DriverState) -> Next {
+    driver.unavailable = None;
     let loan = match circulation.inner.ledger.loan(id).await {
         Ok(Some(loan)) => loan,
-        Ok(None) => return Next::Over(Outcome::Unsure),
+        Ok(None) => return Next::Done(Outcome::Undetermined),
         Err(error) => {
             log_ledger_failure("reading a loan to drive", &error);
-            return again();
+            return poll_again();
         }
     };
     if let Some(outcome) = circulation.outcome_of(&loan) {
-        return Next::Over(outcome);
+        return Next::Done(outcome);
     }
     let written = match loan.state {
-        LoanState::Pending => match poll(circulation, &loan, going).await {
+        LoanState::Pending => match poll(circulation, &loan, driver).await {
             Polled::Decided(event) => {
-                decided(circulation, &loan, going, event, Cause { by: "poll", detail: None }).await
+                decided(circulation, &loan, driver, event, Cause { by: "poll", detail: None }).await
             }
             Polled::Missing => {
                 let detail =
                     Some("a read by id does not show the loan that Bokbasen has named".to_owned());
                 circulation.record(id, Event::Missing, Cause { by: "poll", detail }).await
             }
-            Polled::Undecided(named) => {
-                let named = named.unwrap_or_default().min(LONGEST_RETRY_AFTER);
-                return Next::Again { not_before: Instant::now() + named };
+            Polled::Undecided(retry_after) => {
+                let retry_after = retry_after.unwrap_or_default().min(LONGEST_RETRY_AFTER);
+                return Next::PollAgain { not_before: Instant::now() + retry_after };
             }
         },
-        LoanState::Unknown => match going.search.check(circulation, &loan).await {
+        LoanState::Unknown => match driver.search.check(circulation, &loan).await {
             Ok(Some((event, detail))) => {
                 circulation.record(id, event, Cause { by: "settle", detail }).await
             }
-            Ok(None) => return again_to_settle(circulation, &loan, going),
+            Ok(None) => return next_check(circulation, &loan, driver),
             Err(error) => {
                 // The Bokbasen client logs the reason, once a minute for all loans.
                 tracing::debug!(loan = %id, %error, "cannot settle a loan; retrying");
-                return again_to_settle(circulation, &loan, going);
+                return next_check(circulation, &loan, driver);
             }
         },
-        LoanState::Intended if going.declined => send_begin(circulation, &loan, going).await,
+        LoanState::Intended if driver.declined => send_begin(circulation, &loan, driver).await,
         // Its driver died before it wrote the outcome of the begin, which may have been sent.
         LoanState::Intended => {
             let detail = Some("the task that drove the loan died".to_owned());
@@ -133,59 +133,61 @@ async fn step(circulation: &Circulation, id: LoanId, going: &mut Going) -> Next 
         }
         LoanState::Accepted | LoanState::Refused | LoanState::Ending | LoanState::Ended => None,
     };
-    follow_up(circulation, written, going, false).await
+    follow_up(circulation, written, driver, false).await
 }
 
 /// Returns what to do after `written`. With `is_new`, the first begin was just sent.
 async fn follow_up(
     circulation: &Circulation,
     mut written: Option<Loan>,
-    going: &mut Going,
+    driver: &mut DriverState,
     is_new: bool,
 ) -> Next {
     let mut is_begun = is_new;
     loop {
-        let Some(loan) = written else { return again() };
+        let Some(loan) = written else { return poll_again() };
         if let Some(outcome) = circulation.outcome_of(&loan) {
-            let unavailable = going.unavailable.take();
-            return Next::Over(
+            let unavailable = driver.unavailable.take();
+            return Next::Done(
                 unavailable.map_or(outcome, |retry_after| Outcome::Unavailable { retry_after }),
             );
         }
-        if !going.declined {
-            going.tries.trim();
-            return match again_to_settle(circulation, &loan, going) {
-                Next::Again { not_before } if is_begun => Next::Begun { not_before },
+        if !driver.declined {
+            driver.candidates.trim();
+            return match next_check(circulation, &loan, driver) {
+                Next::PollAgain { not_before } if is_begun => Next::Begun { not_before },
                 next => next,
             };
         }
         is_begun = true;
-        written = send_begin(circulation, &loan, going).await;
+        written = send_begin(circulation, &loan, driver).await;
     }
 }
 
-fn again() -> Next {
-    Next::Again { not_before: Instant::now() }
+fn poll_again() -> Next {
+    Next::PollAgain { not_before: Instant::now() }
 }
 
 /// Returns the next step of a pending or unknown loan.
-fn again_to_settle(circulation: &Circulation, loan: &Loan, going: &Going) -> Next {
+fn next_check(circulation: &Circulation, loan: &Loan, driver: &DriverState) -> Next {
     let now = Instant::now();
     match loan.state {
         LoanState::Unknown => {
             let settle = circulation.inner.settings.settle;
-            Next::Again { not_before: going.search.next(loan.lending_id.is_some(), now, settle) }
+            Next::PollAgain {
+                not_before: driver.search.next(loan.lending_id.is_some(), now, settle),
+            }
         }
-        _ => Next::Again { not_before: now },
+        _ => Next::PollAgain { not_before: now },
     }
 }
 
 /// Finds the licences for an intent, and sends its first begin.
-async fn start(circulation: &Circulation, loan: &Loan, going: &mut Going) -> Option<Loan> {
-    match tries(circulation, loan, going).await {
-        Ok(tries) => {
-            going.tries = tries;
-            send_begin(circulation, loan, going).await
+async fn start(circulation: &Circulation, loan: &Loan, driver: &mut DriverState) -> Option<Loan> {
+    match candidates(circulation, loan, driver).await {
+        Ok(candidates) => {
+            driver.candidates = candidates;
+            send_begin(circulation, loan, driver).await
         }
         Err((event, detail)) => {
             circulation.record(loan.id, event, Cause { by: "licences", detail: Some(detail) }).await
@@ -194,29 +196,29 @@ async fn start(circulation: &Circulation, loan: &Loan, going: &mut Going) -> Opt
 }
 
 /// Returns the licences to try, or the event that decides the loan if there are none.
-async fn tries(
+async fn candidates(
     circulation: &Circulation,
     loan: &Loan,
-    going: &mut Going,
-) -> Result<Tries, (Event, String)> {
+    driver: &mut DriverState,
+) -> Result<Candidates, (Event, String)> {
     let (inner, key) = (&circulation.inner, &loan.key);
-    if !inner.settings.licences.concerns(key.library) {
-        return Ok(Tries::bokbasens());
+    if !inner.settings.licences.applies_to(key.library) {
+        return Ok(Candidates::chosen_by_bokbasen());
     }
-    let there = match inner.lending.availability_to_begin(key.library, key.isbn).await {
-        Ok(there) => there,
+    let availability = match inner.lending.availability_to_begin(key.library, key.isbn).await {
+        Ok(availability) => availability,
         Err(error) => {
             let detail = format!("cannot query which licences are free: {error}");
             let CallError::Rejected { .. } = error else {
-                going.unavailable = Some(SOON);
+                driver.unavailable = Some(DEFAULT_RETRY_AFTER);
                 return Err((Event::NotSent, detail));
             };
-            return Err((rejected(error, &mut going.unavailable).0, detail));
+            return Err((rejected(error, &mut driver.unavailable).0, detail));
         }
     };
     let now = inner.clock.now();
     let longest = clock::after(now, inner.settings.refusal_ttl);
-    inner.settings.licences.choose(key.library, there, now, longest).map_err(|refusal| {
+    inner.settings.licences.choose(key.library, availability, now, longest).map_err(|refusal| {
         let detail = refusal.message.clone();
         (Event::Refused { lending_id: None, refusal }, detail)
     })
@@ -224,34 +226,38 @@ async fn tries(
 
 /// Sends a begin of an intent under the next licence. Called once, and again only after Bokbasen
 /// declined the licence before.
-async fn send_begin(circulation: &Circulation, loan: &Loan, going: &mut Going) -> Option<Loan> {
-    going.declined = false;
-    if !going.tries.next() {
+async fn send_begin(
+    circulation: &Circulation,
+    loan: &Loan,
+    driver: &mut DriverState,
+) -> Option<Loan> {
+    driver.declined = false;
+    if !driver.candidates.next() {
         return None;
     }
     let begin = Begin {
         library: loan.key.library,
         isbn: loan.key.isbn,
         borrower: loan.key.borrower,
-        licence_id: going.tries.licence_id(),
+        licence_id: driver.candidates.licence_id(),
         reference: loan.reference.clone(),
         begin: loan.begun,
     };
     let answer = circulation.inner.lending.begin(&begin).await;
-    going.search = Search::default();
+    driver.search = Search::default();
     let (event, detail) = match answer {
         Ok(remote) => {
             let event = event_of(&remote).unwrap_or(Event::Begun { lending_id: remote.lending_id });
-            (event, going.tries.words())
+            (event, driver.candidates.description())
         }
         Err(CallError::NotSent(why)) => {
-            going.unavailable = Some(SOON);
+            driver.unavailable = Some(DEFAULT_RETRY_AFTER);
             (Event::NotSent, Some(why))
         }
         Err(CallError::Unknown(why)) => (Event::Lost, Some(why)),
-        Err(error @ CallError::Rejected { .. }) => rejected(error, &mut going.unavailable),
+        Err(error @ CallError::Rejected { .. }) => rejected(error, &mut driver.unavailable),
     };
-    decided(circulation, loan, going, event, Cause { by: "begin", detail }).await
+    decided(circulation, loan, driver, event, Cause { by: "begin", detail }).await
 }
 
 /// Writes Bokbasen's decision on a begin. If Bokbasen declined the licence and another is left, the
@@ -259,21 +265,21 @@ async fn send_begin(circulation: &Circulation, loan: &Loan, going: &mut Going) -
 async fn decided(
     circulation: &Circulation,
     loan: &Loan,
-    going: &mut Going,
+    driver: &mut DriverState,
     event: Event,
     cause: Cause,
 ) -> Option<Loan> {
     let Event::Refused { refusal, .. } = &event else {
         return circulation.record(loan.id, event, cause).await;
     };
-    if !going.tries.go_on_after(refusal) {
+    if !driver.candidates.has_next_after(refusal) {
         return circulation.record(loan.id, event, cause).await;
     }
-    let words = going.tries.words().unwrap_or_default();
+    let description = driver.candidates.description().unwrap_or_default();
     let detail =
-        Some(format!("{words}, and Bokbasen answered {}: {}", refusal.code, refusal.message));
+        Some(format!("{description}, and Bokbasen answered {}: {}", refusal.code, refusal.message));
     let declined = circulation.record(loan.id, Event::Declined, Cause { detail, ..cause }).await;
-    going.declined = declined.is_some();
+    driver.declined = declined.is_some();
     declined
 }
 
@@ -289,7 +295,7 @@ fn rejected(error: CallError, unavailable: &mut Option<Duration>) -> (Event, Opt
             (Event::Refused { lending_id: None, refusal }, detail)
         }
         CallError::Rejected { retry_after, .. } => {
-            *unavailable = Some(retry_after.unwrap_or(SOON));
+            *unavailable = Some(retry_after.unwrap_or(DEFAULT_RETRY_AFTER));
             (Event::NotSent, detail)
         }
         CallError::NotSent(_) | CallError::Unknown(_) => (Event::Lost, detail),
@@ -306,14 +312,14 @@ enum Polled {
 }
 
 /// Polls a pending loan once.
-async fn poll(circulation: &Circulation, loan: &Loan, going: &mut Going) -> Polled {
+async fn poll(circulation: &Circulation, loan: &Loan, driver: &mut DriverState) -> Polled {
     let Some(lending_id) = loan.lending_id.as_deref() else { return Polled::Missing };
     let read = circulation.inner.lending.loan(lending_id).await;
     match read.and_then(|remote| remote.map(|remote| checked(remote, loan)).transpose()) {
         Ok(Some(remote)) => {
-            going.search.found();
+            driver.search.found();
             event_of(&remote)
-                .map_or_else(|| Polled::Undecided(wait_named(&remote)), Polled::Decided)
+                .map_or_else(|| Polled::Undecided(retry_after_of(&remote)), Polled::Decided)
         }
         Ok(None) => Polled::Missing,
         Err(error) => {
@@ -324,7 +330,7 @@ async fn poll(circulation: &Circulation, loan: &Loan, going: &mut Going) -> Poll
     }
 }
 
-fn wait_named(remote: &RemoteLoan) -> Option<Duration> {
+fn retry_after_of(remote: &RemoteLoan) -> Option<Duration> {
     match remote.standing {
         Standing::Pending { retry_after } => retry_after,
         Standing::Accepted(_)

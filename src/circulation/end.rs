@@ -14,14 +14,14 @@ use crate::loan::{EndReason, Event, Loan, LoanId, LoanKey, LoanState, Progress};
 
 /// Longest time between two queries for due loans: a loan that was just accepted may be the next
 /// due.
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
+const MAX_QUERY_INTERVAL: Duration = Duration::from_secs(1);
 /// Interval of batches if many loans are due together, and the smallest batch: the cost of a commit
 /// hardly depends on its size.
-const TICK: Duration = Duration::from_secs(1);
-const AT_LEAST: u32 = 120;
+const BATCH_INTERVAL: Duration = Duration::from_secs(1);
+const MIN_BATCH: u32 = 120;
 /// Number of batches in which all loans that are due now are ended: within 90 seconds. Due loans
 /// open nothing any more, so this work can wait and must not slow other readers.
-const TICKS: u32 = 90;
+const BATCHES: u32 = 90;
 
 /// Why a loan was not ended.
 #[derive(Debug, thiserror::Error)]
@@ -57,7 +57,7 @@ impl Circulation {
                 self.announce(Closed { loan: loan.id, key: loan.key, at: loan.changed });
                 self.inner.ends_waiting.notify_one();
                 // Wakes callers that wait for its acceptance.
-                self.inner.schedule.hurry(loan.id);
+                self.inner.schedule.make_due(loan.id);
                 Ok(loan)
             }
             Err(LedgerError::Illegal(illegal)) => Err(EndError::NotLive(illegal.from)),
@@ -109,9 +109,9 @@ impl Circulation {
         if waiting == 0 {
             return Ok(false);
         }
-        let share = u32::try_from(waiting).unwrap_or(u32::MAX).div_ceil(TICKS).max(AT_LEAST);
-        let due = self.inner.ledger.due(now, share).await?;
-        let more = due.len() == share as usize;
+        let batch = u32::try_from(waiting).unwrap_or(u32::MAX).div_ceil(BATCHES).max(MIN_BATCH);
+        let due = self.inner.ledger.due(now, batch).await?;
+        let more = due.len() == batch as usize;
         let expiries = due.iter().map(|loan| self.end(loan.id, EndReason::Expired, "expiry", None));
         for outcome in futures_util::future::join_all(expiries).await {
             match outcome {
@@ -150,7 +150,7 @@ pub(super) async fn expire_when_due(circulation: Circulation) {
     // busy.
     let mut expired = Timestamp::MIN;
     loop {
-        let wait = if more { TICK } else { until_next_due(&circulation, expired).await };
+        let wait = if more { BATCH_INTERVAL } else { until_next_due(&circulation, expired).await };
         if !circulation.pause(wait).await {
             return;
         }
@@ -172,12 +172,12 @@ async fn until_next_due(circulation: &Circulation, after: Timestamp) -> Duration
     match circulation.inner.ledger.next_due(after).await {
         Ok(Some(due)) => {
             let wait = clock::until(circulation.inner.clock.lending_now(), due);
-            wait.clamp(Duration::from_millis(10), LOOK_AGAIN)
+            wait.clamp(Duration::from_millis(10), MAX_QUERY_INTERVAL)
         }
-        Ok(None) => LOOK_AGAIN,
+        Ok(None) => MAX_QUERY_INTERVAL,
         Err(error) => {
             log_ledger_failure("reading the next due time", &error);
-            LOOK_AGAIN
+            MAX_QUERY_INTERVAL
         }
     }
 }

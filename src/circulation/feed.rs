@@ -1,8 +1,8 @@
 //! Follows the ledger's change feed, so that a loan that another process ends opens nothing here.
 //!
 //! A background task reads the feed several times a second and announces each end to the gate.
-//! [`Fed`] holds the time of the last successful read. While the feed cannot be read, the gate
-//! trusts no acceptance that was read longer than `gate.freshness` ago. A running stream then
+//! [`FeedStatus`] holds the time of the last successful read. While the feed cannot be read, the
+//! gate trusts no acceptance that was read longer than `gate.freshness` ago. A running stream then
 //! continues only if the ledger confirms its loan within that time.
 
 use std::collections::HashSet;
@@ -19,12 +19,12 @@ use crate::ledger::{Feed, LedgerError};
 use crate::loan::{LoanId, LoanState};
 
 /// Interval of reads of the feed.
-const POLL: Duration = Duration::from_millis(150);
+const POLL_INTERVAL: Duration = Duration::from_millis(150);
 /// Timeout of one read.
-const READ: Duration = Duration::from_secs(2);
+const READ_TIMEOUT: Duration = Duration::from_secs(2);
 /// While the feed fails: interval of log lines, and of checks of running streams.
-const LOG_AGAIN: Duration = Duration::from_secs(60);
-const CHECK_STREAMS: Duration = Duration::from_secs(1);
+const LOG_INTERVAL: Duration = Duration::from_secs(60);
+const STREAM_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// Maximum number of loans in one query.
 const BATCH: usize = 500;
 /// Value while no feed is followed: cached data never becomes stale.
@@ -32,33 +32,35 @@ const NOT_FOLLOWED: i64 = i64::MAX;
 
 /// When the change feed was last read to its end, in milliseconds of the project's clock.
 #[derive(Clone, Debug)]
-pub struct Fed(Arc<AtomicI64>);
+pub struct FeedStatus(Arc<AtomicI64>);
 
-impl Default for Fed {
+impl Default for FeedStatus {
     /// No feed is followed.
-    fn default() -> Fed {
-        Fed(Arc::new(AtomicI64::new(NOT_FOLLOWED)))
+    fn default() -> FeedStatus {
+        FeedStatus(Arc::new(AtomicI64::new(NOT_FOLLOWED)))
     }
 }
 
-impl Fed {
+impl FeedStatus {
     /// Returns whether data read from the ledger at `at`, in milliseconds, may be older than
     /// `freshness` allows: the feed was not read since, either.
     pub fn is_stale(&self, at: i64, now: Timestamp, freshness: Duration) -> bool {
-        let fed = self.0.load(Ordering::Acquire);
+        let last_read = self.0.load(Ordering::Acquire);
         let (now, freshness) =
             (now.as_millisecond(), u64::try_from(freshness.as_millis()).unwrap_or(u64::MAX));
         // A clock that was set back does not tell the age of data, so the data counts as stale.
-        fed != NOT_FOLLOWED && now.abs_diff(fed) > freshness && now.abs_diff(at) > freshness
+        last_read != NOT_FOLLOWED
+            && now.abs_diff(last_read) > freshness
+            && now.abs_diff(at) > freshness
     }
 
-    fn note(&self, at: Timestamp) {
+    fn record(&self, at: Timestamp) {
         self.0.store(at.as_millisecond(), Ordering::Release);
     }
 }
 
 /// The gate's running streams, for the task that follows the feed.
-pub trait Streams: Send + Sync {
+pub trait RunningStreams: Send + Sync {
     /// Returns the loans of running bodies.
     fn running(&self) -> Vec<LoanId>;
     /// Aborts the streams of loans that were not confirmed in time.
@@ -66,27 +68,32 @@ pub trait Streams: Send + Sync {
 }
 
 /// The streams that the gate registered, and how long they may run unconfirmed.
-pub(super) struct Watched {
-    streams: Box<dyn Streams>,
+pub(super) struct MonitoredStreams {
+    streams: Box<dyn RunningStreams>,
     freshness: Duration,
 }
 
-impl fmt::Debug for Watched {
+impl fmt::Debug for MonitoredStreams {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Watched").field("freshness", &self.freshness).finish_non_exhaustive()
+        f.debug_struct("MonitoredStreams")
+            .field("freshness", &self.freshness)
+            .finish_non_exhaustive()
     }
 }
 
 impl Circulation {
     /// Returns the shared time of the last read of the change feed.
-    pub fn fed(&self) -> Fed {
-        self.inner.fed.clone()
+    pub fn feed_status(&self) -> FeedStatus {
+        self.inner.feed_status.clone()
     }
 
     /// Registers the streams that must not run longer than `freshness` while neither the feed nor
     /// the ledger confirms their loans. Only the first call has an effect.
-    pub fn watch_streams(&self, freshness: Duration, streams: impl Streams + 'static) {
-        let _ = self.inner.watched.set(Watched { streams: Box::new(streams), freshness });
+    pub fn watch_streams(&self, freshness: Duration, streams: impl RunningStreams + 'static) {
+        let _ = self
+            .inner
+            .monitored_streams
+            .set(MonitoredStreams { streams: Box::new(streams), freshness });
     }
 
     /// Marks a loan as opened, durably, before its first byte is sent: from then on it is never
@@ -104,20 +111,20 @@ impl Circulation {
 pub(super) async fn follow(circulation: Circulation) {
     let mut feed = circulation.inner.ledger.feed();
     // A feed that fails from the start must not count as not followed.
-    circulation.inner.fed.note(circulation.inner.clock.now());
-    let mut following =
-        Following { failing_since: None, logged: None, confirmed: Instant::now(), checked: None };
-    let mut poll = tokio::time::interval(POLL);
+    circulation.inner.feed_status.record(circulation.inner.clock.now());
+    let mut state =
+        FollowState { failing_since: None, logged: None, confirmed: Instant::now(), checked: None };
+    let mut poll = tokio::time::interval(POLL_INTERVAL);
     poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             _ = poll.tick() => {}
             () = circulation.inner.stopping.cancelled() => return,
         }
-        match tokio::time::timeout(READ, read(&circulation, &mut feed)).await {
-            Ok(Ok(())) => following.succeeded(),
-            Ok(Err(error)) => following.failed(&circulation, &error.to_string()).await,
-            Err(_) => following.failed(&circulation, "the ledger does not answer").await,
+        match tokio::time::timeout(READ_TIMEOUT, read(&circulation, &mut feed)).await {
+            Ok(Ok(())) => state.succeeded(),
+            Ok(Err(error)) => state.failed(&circulation, &error.to_string()).await,
+            Err(_) => state.failed(&circulation, "the ledger does not respond").await,
         }
     }
 }
@@ -132,14 +139,14 @@ async fn read(circulation: &Circulation, feed: &mut Feed) -> Result<(), LedgerEr
             circulation.announce(Closed { loan: closed.loan, key: closed.key, at: closed.at });
         }
         if at_end {
-            circulation.inner.fed.note(began);
+            circulation.inner.feed_status.record(began);
             return Ok(());
         }
     }
 }
 
 /// State of the task that follows the feed.
-struct Following {
+struct FollowState {
     failing_since: Option<Instant>,
     logged: Option<Instant>,
     /// When the loans of running streams were last confirmed.
@@ -147,7 +154,7 @@ struct Following {
     checked: Option<Instant>,
 }
 
-impl Following {
+impl FollowState {
     fn succeeded(&mut self) {
         self.confirmed = Instant::now();
         if let Some(since) = self.failing_since.take() {
@@ -158,32 +165,32 @@ impl Following {
 
     async fn failed(&mut self, circulation: &Circulation, why: &str) {
         self.failing_since.get_or_insert_with(Instant::now);
-        if self.logged.is_none_or(|logged| logged.elapsed() > LOG_AGAIN) {
+        if self.logged.is_none_or(|logged| logged.elapsed() > LOG_INTERVAL) {
             self.logged = Some(Instant::now());
             tracing::error!(
                 why,
                 "cannot read the ledger's change feed; ends by other processes are not seen"
             );
         }
-        let Some(watched) = circulation.inner.watched.get() else { return };
-        if self.confirmed.elapsed() < watched.freshness
-            || self.checked.is_some_and(|checked| checked.elapsed() < CHECK_STREAMS)
+        let Some(monitored) = circulation.inner.monitored_streams.get() else { return };
+        if self.confirmed.elapsed() < monitored.freshness
+            || self.checked.is_some_and(|checked| checked.elapsed() < STREAM_CHECK_INTERVAL)
         {
             return;
         }
         self.checked = Some(Instant::now());
-        let running = watched.streams.running();
+        let running = monitored.streams.running();
         if running.is_empty() {
             return;
         }
-        match tokio::time::timeout(READ, confirm(circulation, &running)).await {
+        match tokio::time::timeout(READ_TIMEOUT, confirm(circulation, &running)).await {
             Ok(Ok(())) => self.confirmed = Instant::now(),
             Ok(Err(_)) | Err(_) => {
                 tracing::error!(
                     loans = running.len(),
                     "streams are aborted: their loans could not be confirmed within gate.freshness"
                 );
-                watched.streams.abort(&running);
+                monitored.streams.abort(&running);
             }
         }
     }
@@ -212,12 +219,12 @@ mod tests {
     use crate::clock;
 
     #[test]
-    fn what_neither_the_feed_nor_a_read_confirms_is_stale() {
+    fn data_without_a_recent_read_or_feed_is_stale() {
         const FRESHNESS: Duration = Duration::from_secs(30);
         let at = |seconds: i64| Timestamp::from_second(1_000 + seconds).unwrap();
-        let fed = Fed::default();
-        assert!(!fed.is_stale(0, at(0), FRESHNESS), "no feed is followed");
-        fed.note(at(0));
+        let feed_status = FeedStatus::default();
+        assert!(!feed_status.is_stale(0, at(0), FRESHNESS), "no feed is followed");
+        feed_status.record(at(0));
         for (read, now, stale) in [
             (-900, 0, false),
             (-900, 30, false),
@@ -227,9 +234,9 @@ mod tests {
             (10, 41, true),
             (10, -100, true),
         ] {
-            let result = fed.is_stale(at(read).as_millisecond(), at(now), FRESHNESS);
+            let result = feed_status.is_stale(at(read).as_millisecond(), at(now), FRESHNESS);
             assert_eq!(result, stale, "read at {read}, now {now}");
         }
-        assert!(fed.is_stale(0, clock::after(at(0), FRESHNESS * 2), FRESHNESS));
+        assert!(feed_status.is_stale(0, clock::after(at(0), FRESHNESS * 2), FRESHNESS));
     }
 }

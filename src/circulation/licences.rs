@@ -20,7 +20,7 @@ const LICENCE_NOT_FOUND: &str = "LICENSE_NOT_FOUND";
 
 /// Maximum memory of the licences left to try for one loan, in bytes, since they are stored while
 /// it is pending. Licences beyond it are not tried.
-pub(super) const MAX_TRIES_BYTES: usize = 512;
+pub(super) const MAX_CANDIDATE_BYTES: usize = 512;
 
 /// The settings in `[licences]`.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -34,7 +34,7 @@ pub struct Licences {
 
 /// The licences to try for a loan, in order.
 #[derive(Debug, Default)]
-pub(super) struct Tries {
+pub(super) struct Candidates {
     /// `None` stands for a begin without a licence id: Bokbasen chooses.
     left: VecDeque<Option<FreeLicence>>,
     current: Option<FreeLicence>,
@@ -42,7 +42,7 @@ pub(super) struct Tries {
 
 impl Licences {
     /// Returns whether the policy affects this library's loans.
-    pub(super) fn concerns(&self, library: LibraryId) -> bool {
+    pub(super) fn applies_to(&self, library: LibraryId) -> bool {
         !self.order.is_empty() || self.forbids_some(library)
     }
 
@@ -55,12 +55,16 @@ impl Licences {
     }
 
     /// Returns the availability without licences that the policy forbids.
-    pub(super) fn visible(&self, library: LibraryId, mut there: Availability) -> Availability {
+    pub(super) fn visible(
+        &self,
+        library: LibraryId,
+        mut availability: Availability,
+    ) -> Availability {
         if self.forbids_some(library) {
-            there.licences.retain(|licence| self.allows(library, &licence.kind));
-            there.available = there.licences.iter().any(|licence| licence.free > 0);
+            availability.licences.retain(|licence| self.allows(library, &licence.kind));
+            availability.available = availability.licences.iter().any(|licence| licence.free > 0);
         }
-        there
+        availability
     }
 
     /// Returns the licences to try for a loan.
@@ -70,21 +74,22 @@ impl Licences {
     pub(super) fn choose(
         &self,
         library: LibraryId,
-        there: Availability,
+        availability: Availability,
         now: Timestamp,
         longest: Timestamp,
-    ) -> Result<Tries, Refusal> {
+    ) -> Result<Candidates, Refusal> {
         // For a title without licences Bokbasen's refusal is better than ours.
-        if there.licences.is_empty() && !self.forbids_some(library) {
-            return Ok(Tries::bokbasens());
+        if availability.licences.is_empty() && !self.forbids_some(library) {
+            return Ok(Candidates::chosen_by_bokbasen());
         }
-        let (had, visible) = (!there.licences.is_empty(), self.visible(library, there));
+        let (had, visible) =
+            (!availability.licences.is_empty(), self.visible(library, availability));
         let mut free: Vec<FreeLicence> =
             visible.licences.iter().filter(|licence| licence.free > 0).cloned().collect();
         if !free.is_empty() {
-            let place = |kind: &str| self.order.iter().position(|other| other == kind);
-            free.sort_by_key(|licence| place(&licence.kind).unwrap_or(usize::MAX));
-            return Ok(Tries::of(free));
+            let rank = |kind: &str| self.order.iter().position(|other| other == kind);
+            free.sort_by_key(|licence| rank(&licence.kind).unwrap_or(usize::MAX));
+            return Ok(Candidates::of(free));
         }
         if visible.licences.is_empty() && had {
             let message = "the policy of [licences] forbids every licence of this title".to_owned();
@@ -92,35 +97,37 @@ impl Licences {
         }
         let message = "no licence that may be used is free".to_owned();
         // Many loans are returned early, so the reader need not wait for the due time.
-        let retry_at =
-            visible.next_free().map(|at| at.min(longest).max(clock::after(now, super::SOON)));
+        let retry_at = visible
+            .next_free()
+            .map(|at| at.min(longest).max(clock::after(now, super::DEFAULT_RETRY_AFTER)));
         Err(Refusal { code: NO_FREE_LICENCE.to_owned(), message, retry_at })
     }
 }
 
-impl Tries {
+impl Candidates {
     /// Returns one begin that leaves the choice to Bokbasen.
-    pub(super) fn bokbasens() -> Tries {
-        Tries { left: VecDeque::from([None]), current: None }
+    pub(super) fn chosen_by_bokbasen() -> Candidates {
+        Candidates { left: VecDeque::from([None]), current: None }
     }
 
-    /// Returns the first licence, and as many of the next as fit into [`MAX_TRIES_BYTES`] with it.
-    fn of(licences: Vec<FreeLicence>) -> Tries {
+    /// Returns the first licence, and as many of the next as fit into [`MAX_CANDIDATE_BYTES`] with
+    /// it.
+    fn of(licences: Vec<FreeLicence>) -> Candidates {
         let mut bytes = 0;
         let fits = |(place, licence): &(usize, FreeLicence)| {
             bytes +=
                 size_of::<Option<FreeLicence>>() + licence.licence_id.len() + licence.kind.len();
-            *place == 0 || bytes <= MAX_TRIES_BYTES
+            *place == 0 || bytes <= MAX_CANDIDATE_BYTES
         };
         let left =
             licences.into_iter().enumerate().take_while(fits).map(|(_, licence)| Some(licence));
-        Tries { left: left.collect::<Vec<_>>().into(), current: None }
+        Candidates { left: left.collect::<Vec<_>>().into(), current: None }
     }
 
     /// Frees the memory if no licence is left to try.
     pub(super) fn trim(&mut self) {
         if self.left.is_empty() {
-            *self = Tries::default();
+            *self = Candidates::default();
         }
     }
 
@@ -151,14 +158,14 @@ impl Tries {
     }
 
     /// Describes the current licence, for the history.
-    pub(super) fn words(&self) -> Option<String> {
+    pub(super) fn description(&self) -> Option<String> {
         self.current
             .as_ref()
             .map(|licence| format!("requested the {} licence {}", licence.kind, licence.licence_id))
     }
 
     /// Returns whether the refusal concerns the licence, and another is left to try.
-    pub(super) fn go_on_after(&self, refusal: &Refusal) -> bool {
+    pub(super) fn has_next_after(&self, refusal: &Refusal) -> bool {
         let of_the_licence = matches!(refusal.code.as_str(), NO_FREE_LICENCE | LICENCE_NOT_FOUND);
         of_the_licence && self.current.is_some() && !self.left.is_empty()
     }
@@ -192,10 +199,10 @@ mod tests {
     }
 
     fn tried(policy: &Licences, licences: &[(&str, u32)]) -> Result<Vec<Option<String>>, Refusal> {
-        let mut tries = policy.choose(library(), there(licences), at(0), at(MINUTE))?;
+        let mut candidates = policy.choose(library(), there(licences), at(0), at(MINUTE))?;
         let mut ids = Vec::new();
-        while tries.next() {
-            ids.push(tries.licence_id());
+        while candidates.next() {
+            ids.push(candidates.licence_id());
         }
         Ok(ids)
     }
@@ -207,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn licences_are_tried_in_the_policys_order_and_the_others_after_them() {
+    fn licences_are_tried_in_policy_order_then_the_others() {
         let some = |ids: &[&str]| Ok(ids.iter().map(|id| Some((*id).to_owned())).collect());
         let all =
             [("PAY_PER_LOAN", 9), ("OTHER", 1), ("PACKAGE", 2), ("IMPORTED", 0), ("PACKAGE", 1)];
@@ -219,9 +226,9 @@ mod tests {
     }
 
     #[test]
-    fn what_is_forbidden_is_never_tried_and_what_is_not_free_is_refused_here() {
-        let code = |never: &[&str], there: &[(&str, u32)]| {
-            tried(&policy(&["PACKAGE"], never), there)
+    fn forbidden_licences_are_never_tried_and_none_free_refuses() {
+        let code = |never: &[&str], availability: &[(&str, u32)]| {
+            tried(&policy(&["PACKAGE"], never), availability)
                 .map_err(|refusal| (refusal.code, refusal.retry_at))
         };
         let pay = [("PAY_PER_LOAN", 9)];
@@ -239,18 +246,18 @@ mod tests {
             free: 1,
             next_free: None,
         };
-        let mut tries = Tries::of((0..1000).map(long).collect());
+        let mut candidates = Candidates::of((0..1000).map(long).collect());
         assert!(
-            tries.next() && tries.left.is_empty(),
+            candidates.next() && candidates.left.is_empty(),
             "only the first is tried, whatever its size"
         );
-        tries.trim();
-        assert!(tries.current.is_none());
-        let tries = Tries::of((1..1000).map(long).collect());
+        candidates.trim();
+        assert!(candidates.current.is_none());
+        let candidates = Candidates::of((1..1000).map(long).collect());
         let strings = |licence: &FreeLicence| licence.licence_id.len() + licence.kind.len();
-        let bytes: usize = tries.left.iter().flatten().map(strings).sum::<usize>()
-            + tries.left.len() * size_of::<Option<FreeLicence>>();
-        assert!(tries.left.len() > 3 && bytes <= MAX_TRIES_BYTES, "{bytes}");
+        let bytes: usize = candidates.left.iter().flatten().map(strings).sum::<usize>()
+            + candidates.left.len() * size_of::<Option<FreeLicence>>();
+        assert!(candidates.left.len() > 3 && bytes <= MAX_CANDIDATE_BYTES, "{bytes}");
     }
 
     #[test]
@@ -258,19 +265,20 @@ mod tests {
         let refusal =
             |code: &str| Refusal { code: code.to_owned(), message: String::new(), retry_at: None };
         let two = there(&[("PACKAGE", 1), ("IMPORTED", 1)]);
-        let mut tries = policy(&["PACKAGE"], &[]).choose(library(), two, at(0), at(1)).unwrap();
-        tries.next();
+        let mut candidates =
+            policy(&["PACKAGE"], &[]).choose(library(), two, at(0), at(1)).unwrap();
+        candidates.next();
         assert!(
-            tries.go_on_after(&refusal(NO_FREE_LICENCE))
-                && tries.go_on_after(&refusal(LICENCE_NOT_FOUND))
+            candidates.has_next_after(&refusal(NO_FREE_LICENCE))
+                && candidates.has_next_after(&refusal(LICENCE_NOT_FOUND))
         );
-        assert!(!tries.go_on_after(&refusal("BUDGET_EXCEEDED")));
-        tries.next();
-        assert!(!tries.go_on_after(&refusal(NO_FREE_LICENCE)), "none is left");
-        let mut bokbasens = Tries::bokbasens();
+        assert!(!candidates.has_next_after(&refusal("BUDGET_EXCEEDED")));
+        candidates.next();
+        assert!(!candidates.has_next_after(&refusal(NO_FREE_LICENCE)), "none is left");
+        let mut bokbasens = Candidates::chosen_by_bokbasen();
         assert!(
             bokbasens.next()
-                && !bokbasens.go_on_after(&refusal(NO_FREE_LICENCE))
+                && !bokbasens.has_next_after(&refusal(NO_FREE_LICENCE))
                 && !bokbasens.next()
         );
     }

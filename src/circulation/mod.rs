@@ -1,8 +1,8 @@
 //! The life of a loan: begin, decision, end. No other module writes loan states.
 //!
-//! The gate calls [`Circulation::standing`] and [`Circulation::begin`], and every end of a loan is
-//! requested here. This module calls the ledger and the lending client. It notifies one listener of
-//! each end before Bokbasen is notified, and never calls the layers above.
+//! The gate calls [`Circulation::ledger_status`] and [`Circulation::begin`], and every end of a
+//! loan is requested here. This module calls the ledger and the lending client. It notifies one
+//! listener of each end before Bokbasen is notified, and never calls the layers above.
 //!
 //! Each undecided loan has one entry in the schedule of the process that owns it, and a task only
 //! while a step runs. Both outlive the caller. A task that panics is restarted, and its loan is
@@ -48,13 +48,13 @@ use crate::supervise::supervise;
 use crate::telemetry::{LogLimit, Metrics};
 
 pub use crate::lending::{Availability, FreeLicence};
-pub use availability::Unsaid;
+pub use availability::AvailabilityError;
 pub use balance::{BalanceError, Compared, Done, Finding, Kind, Report};
-pub use begin::{Asker, Begun, Standing};
+pub use begin::{BeginResult, LedgerStatus, LoanRequest};
 pub use end::EndError;
-pub use feed::{Fed, Streams};
+pub use feed::{FeedStatus, RunningStreams};
 pub use licences::Licences;
-pub use wait::Waiting;
+pub use wait::LoanWaiter;
 
 /// Times and limits of the life of a loan.
 #[derive(Clone, Debug)]
@@ -76,9 +76,9 @@ pub struct Settings {
 }
 
 /// Retry-After for readers if no other time is known.
-const SOON: Duration = Duration::from_secs(5);
+const DEFAULT_RETRY_AFTER: Duration = Duration::from_secs(5);
 /// How often tasks that wait for a time check the clock, which may have been set.
-const LOOK_AT_CLOCK: Duration = Duration::from_secs(5);
+const CLOCK_CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Maximum number of remembered ends that are in the future.
 const FUTURE_ENDS: u64 = 10_000;
@@ -88,7 +88,7 @@ const FUTURE_ENDS: u64 = 10_000;
 pub enum Outcome {
     /// The loan is accepted, and the ledger has it.
     Accepted {
-        /// The loan.
+        /// Id of the accepted loan in the ledger.
         loan: LoanId,
         /// Its due time, by Bokbasen's clock.
         until: Timestamp,
@@ -101,10 +101,10 @@ pub enum Outcome {
         until: Timestamp,
     },
     /// No loan was created, and Bokbasen has none: another begin may be sent.
-    NothingMade,
+    NotCreated,
     /// The loan was ended before it was accepted, by the reader or at Bokbasen. No waiter may begin
     /// another.
-    TakenBack,
+    Withdrawn,
     /// Bokbasen is unavailable; no loan was created.
     Unavailable {
         /// When the caller should retry.
@@ -117,21 +117,21 @@ pub enum Outcome {
     },
     /// A loan of this reader and title has ended.
     Ended {
-        /// When it ended.
+        /// When that loan ended, by the project's clock.
         at: Timestamp,
     },
     /// The ledger failed, or the gate is stopping; the outcome is unknown.
-    Unsure,
+    Undetermined,
 }
 
 /// Notification that a loan opens no files any more.
 #[derive(Clone, Copy, Debug)]
 pub struct Closed {
-    /// The loan.
+    /// Id of the loan in the ledger.
     pub loan: LoanId,
     /// Its library, borrower and title.
     pub key: LoanKey,
-    /// When it ended.
+    /// When the loan ended, by the project's clock.
     pub at: Timestamp,
 }
 
@@ -151,9 +151,9 @@ struct Inner {
     metrics: Metrics,
     slow: Handle,
     listener: OnceLock<Listener>,
-    watched: OnceLock<feed::Watched>,
-    fed: Fed,
-    availabilities: availability::Kept,
+    monitored_streams: OnceLock<feed::MonitoredStreams>,
+    feed_status: FeedStatus,
+    availabilities: availability::AvailabilityCache,
     /// Ends in the future, written by a fast clock, with the time when each was first seen.
     future_ends: moka::sync::Cache<(LoanKey, Timestamp), Timestamp>,
     schedule: schedule::Schedule,
@@ -184,7 +184,7 @@ impl Circulation {
         slow: Handle,
     ) -> Circulation {
         let inner = Inner {
-            availabilities: availability::Kept::new(settings.availability_ttl),
+            availabilities: availability::AvailabilityCache::new(settings.availability_ttl),
             future_ends: moka::sync::Cache::new(FUTURE_ENDS),
             ledger,
             lending,
@@ -193,8 +193,8 @@ impl Circulation {
             metrics,
             slow,
             listener: OnceLock::new(),
-            watched: OnceLock::new(),
-            fed: Fed::default(),
+            monitored_streams: OnceLock::new(),
+            feed_status: FeedStatus::default(),
             schedule: schedule::Schedule::default(),
             ends_waiting: Notify::new(),
             balancing: tokio::sync::Mutex::default(),
@@ -218,7 +218,7 @@ impl Circulation {
         self.supervised("adopt-orphans", reconcile::adopt_orphans);
         self.supervised("expire", end::expire_when_due);
         self.supervised("send-ends", outbox::send_ends);
-        self.supervised("balance", balance::each_night);
+        self.supervised("balance", balance::run_nightly);
         self.supervised("forget", retention::forget_in_time);
         self.supervised("compare-clocks", clock_watch::compare_clocks);
     }
@@ -270,7 +270,7 @@ impl Circulation {
     }
 }
 
-/// Logs a failure of the ledger where it occurs. Waiters get [`Outcome::Unsure`].
+/// Logs a failure of the ledger where it occurs. Waiters get [`Outcome::Undetermined`].
 fn log_ledger_failure(doing: &'static str, error: &LedgerError) {
     static LIMIT: LogLimit = LogLimit::per_minute();
     if let Some(suppressed) = LIMIT.permit(doing) {

@@ -29,23 +29,23 @@ use crate::lending::{CallError, CallKind, Passage, Told};
 use crate::loan::{EndReason, Event, Loan, LoanId, LoanState, OVERDUE_AFTER};
 
 /// Maximum number of ends in one ledger query, and of acknowledgements in one batch of writes.
-const TOGETHER: usize = 128;
+const MAX_BATCH: usize = 128;
 /// Maximum number of newest ends in one ledger query. It is small because newer ends may arrive.
-const NEWEST_TOGETHER: usize = 16;
+const MAX_NEWEST_BATCH: usize = 16;
 /// Maximum number of the breaker's trial calls in flight per lane. Either an old or a new end may
 /// succeed, so hanging trials of one lane must not use up those of the other.
 const LANE_TRIALS: usize = 2;
 /// How long an acknowledgement waits for others in flight, so that they are written together.
-const LINGER: Duration = Duration::from_millis(250);
+const ACKNOWLEDGEMENT_DELAY: Duration = Duration::from_millis(250);
 /// Backoff of a failed end: the first wait, and the limit up to which it doubles.
 const FIRST_WAIT: Duration = Duration::from_millis(500);
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 /// Wait before an end that the breaker held back is tried again.
 const HELD_BACK_WAIT: Duration = Duration::from_millis(200);
 /// Interval of ledger queries without a notification: another process may have ended a loan.
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
+const LEDGER_POLL_INTERVAL: Duration = Duration::from_secs(1);
 /// Interval at which waiting ends are counted.
-const COUNT_AGAIN: Duration = Duration::from_secs(5);
+const COUNT_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Result of sending an end.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -53,18 +53,18 @@ enum Sent {
     /// Bokbasen acknowledged it; the acknowledgement is not written yet.
     Acknowledged,
     /// Bokbasen responded but does not accept the end yet; it may send a Retry-After.
-    NotTaken(Option<Duration>),
+    NotAccepted(Option<Duration>),
     /// Bokbasen did not respond, or responded with a 5xx, which this end itself may cause.
-    NoAnswer,
+    NoResponse,
     /// The request was never sent: no connection or no access token.
-    NotReached,
+    NotSent,
     /// The breaker blocked the request. The end waits for the breaker and has not failed.
     HeldBack,
 }
 
 impl Sent {
-    fn is_answer(self) -> bool {
-        matches!(self, Sent::Acknowledged | Sent::NotTaken(_))
+    fn is_response(self) -> bool {
+        matches!(self, Sent::Acknowledged | Sent::NotAccepted(_))
     }
 }
 
@@ -140,9 +140,9 @@ struct Outbox {
     /// Ends that Bokbasen acknowledged and whose acknowledgement is not written yet.
     acknowledged: Vec<LoanId>,
     /// When the first of them was acknowledged.
-    since: Option<Instant>,
+    first_acknowledged: Option<Instant>,
     /// Last ledger step that was read; none before the first query.
-    seen: Option<i64>,
+    last_step: Option<i64>,
     /// Whether the breaker has held ends back since the last response.
     was_held_back: bool,
 }
@@ -150,34 +150,38 @@ struct Outbox {
 /// Sends ends until the process stops.
 pub(super) async fn send_ends(circulation: Circulation) {
     let mut outbox = Outbox::default();
-    let mut look = tokio::time::interval(LOOK_AGAIN);
-    let mut count = tokio::time::interval(COUNT_AGAIN);
-    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut poll = tokio::time::interval(LEDGER_POLL_INTERVAL);
+    let mut count = tokio::time::interval(COUNT_INTERVAL);
+    poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
     count.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         outbox.send_ready(&circulation).await;
         outbox.write_acknowledged(&circulation).await;
         let wait = outbox.wait(&circulation);
         tokio::select! {
-            Some(sent) = outbox.sending.join_next_with_id() => outbox.joined(&circulation, sent),
-            () = circulation.inner.ends_waiting.notified() => outbox.take_in(&circulation).await,
-            _ = look.tick() => outbox.take_in(&circulation).await,
+            Some(sent) = outbox.sending.join_next_with_id() => {
+                outbox.record_task(&circulation, sent);
+            }
+            () = circulation.inner.ends_waiting.notified() => {
+                outbox.read_new_ends(&circulation).await;
+            }
+            _ = poll.tick() => outbox.read_new_ends(&circulation).await,
             _ = count.tick() => count_ends(&circulation).await,
             () = tokio::time::sleep(wait) => {}
             () = circulation.inner.stopping.cancelled() => break,
         }
     }
     while let Some(sent) = outbox.sending.join_next_with_id().await {
-        outbox.joined(&circulation, sent);
+        outbox.record_task(&circulation, sent);
     }
     outbox.write_acknowledged(&circulation).await;
 }
 
 impl Outbox {
     /// Reads the ends since the last query; the first query reads all waiting ends.
-    async fn take_in(&mut self, circulation: &Circulation) {
+    async fn read_new_ends(&mut self, circulation: &Circulation) {
         let ledger = &circulation.inner.ledger;
-        let ends = match self.seen {
+        let ends = match self.last_step {
             Some(seen) => ledger.ends_after(seen).await,
             None => ledger.ends_waiting().await,
         };
@@ -185,10 +189,10 @@ impl Outbox {
             Ok(ends) => {
                 if !ends.loans.is_empty() {
                     // The ends read as the newest no longer are.
-                    self.unread(Lane::Newest);
+                    self.return_unsent(Lane::Newest);
                 }
                 ends.loans.into_iter().for_each(|id| self.fresh.arrive(id));
-                self.seen = Some(ends.step);
+                self.last_step = Some(ends.step);
             }
             Err(error) => log_ledger_failure("looking for ends to send", &error),
         }
@@ -207,9 +211,9 @@ impl Outbox {
     async fn send_ready(&mut self, circulation: &Circulation) {
         for lane in Lane::ALL {
             loop {
-                let room = room(circulation, lane);
-                self.was_held_back |= !matches!(room, Room::Open(_));
-                if !room.has_place(self.queue(lane).in_flight) {
+                let capacity = capacity(circulation, lane);
+                self.was_held_back |= !matches!(capacity, Capacity::Open(_));
+                if !capacity.has_room(self.queue(lane).in_flight) {
                     break;
                 }
                 self.take_over(circulation, lane);
@@ -235,13 +239,13 @@ impl Outbox {
             Lane::Retries => return,
         };
         let is_needed = self.queue(lane).next.is_empty() && self.fresh.waiting.is_empty();
-        if is_needed && !room(circulation, other).has_place(self.queue(other).in_flight) {
-            self.unread(other);
+        if is_needed && !capacity(circulation, other).has_room(self.queue(other).in_flight) {
+            self.return_unsent(other);
         }
     }
 
     /// Returns the fresh ends that a lane has read but not sent to the waiting ends.
-    fn unread(&mut self, lane: Lane) {
+    fn return_unsent(&mut self, lane: Lane) {
         let unsent = std::mem::take(&mut self.queue(lane).next);
         self.fresh.waiting.extend(unsent.into_iter().map(|(arrival, loan)| (arrival, loan.id)));
     }
@@ -252,7 +256,7 @@ impl Outbox {
         if ready.is_empty() {
             return false;
         }
-        let is_open = matches!(room(circulation, lane), Room::Open(_));
+        let is_open = matches!(capacity(circulation, lane), Capacity::Open(_));
         let ids: Vec<LoanId> = ready.iter().map(|(_, id)| *id).collect();
         match circulation.inner.ledger.loans(&ids).await {
             Ok(loans) => {
@@ -263,31 +267,31 @@ impl Outbox {
                     match read.remove(&id) {
                         Some(loan) => ordered.push((arrival, loan)),
                         // A row that cannot be read is retried later: support may repair it.
-                        None => self.put_off(id, Sent::NotTaken(None)),
+                        None => self.schedule_retry(id, Sent::NotAccepted(None)),
                     }
                 }
                 if !is_open && lane != Lane::Newest {
                     // Trials in random order: the oldest ends may all be bad ones.
                     fastrand::shuffle(&mut ordered);
                 }
-                ordered.into_iter().for_each(|(arrival, loan)| self.read(arrival, loan, lane));
+                ordered.into_iter().for_each(|(arrival, loan)| self.enqueue(arrival, loan, lane));
             }
-            Err(error) => self.not_read(&ids, &error),
+            Err(error) => self.retry_unread(&ids, &error),
         }
         true
     }
 
     /// Removes and returns the due ends of a lane, at most one batch.
     fn take_due(&mut self, lane: Lane, now: Instant) -> Vec<(u64, LoanId)> {
-        let most = match lane {
-            Lane::Newest => NEWEST_TOGETHER,
+        let limit = match lane {
+            Lane::Newest => MAX_NEWEST_BATCH,
             // The newer half stays for the lane of the newest: an end that is read waits for those
             // read before it.
-            Lane::Oldest => self.fresh.waiting.len().div_ceil(2).min(TOGETHER),
-            Lane::Retries => TOGETHER,
+            Lane::Oldest => self.fresh.waiting.len().div_ceil(2).min(MAX_BATCH),
+            Lane::Retries => MAX_BATCH,
         };
         let mut due = Vec::new();
-        while due.len() < most
+        while due.len() < limit
             && let Some(next) = match lane {
                 Lane::Newest => self.fresh.take(now, BTreeMap::pop_last),
                 Lane::Oldest => self.fresh.take(now, BTreeMap::pop_first),
@@ -304,7 +308,7 @@ impl Outbox {
         self.retries.pop_first().map(|(_, id)| (0, id))
     }
 
-    fn read(&mut self, arrival: u64, loan: Loan, lane: Lane) {
+    fn enqueue(&mut self, arrival: u64, loan: Loan, lane: Lane) {
         if loan.state == LoanState::Ending {
             self.queue(lane).next.push_back((arrival, loan));
         } else {
@@ -313,21 +317,24 @@ impl Outbox {
         }
     }
 
-    fn not_read(&mut self, ids: &[LoanId], error: &LedgerError) {
+    fn retry_unread(&mut self, ids: &[LoanId], error: &LedgerError) {
         log_ledger_failure("reading an end to send", error);
-        ids.iter().for_each(|id| self.put_off(*id, Sent::NotTaken(None)));
+        ids.iter().for_each(|id| self.schedule_retry(*id, Sent::NotAccepted(None)));
     }
 
     /// Writes the acknowledgements, unless more are expected soon. If the ledger fails, the end is
     /// sent again, which Bokbasen allows.
     async fn write_acknowledged(&mut self, circulation: &Circulation) {
-        let more = !self.sending.is_empty() && self.acknowledged.len() < TOGETHER;
+        let more = !self.sending.is_empty() && self.acknowledged.len() < MAX_BATCH;
         if self.acknowledged.is_empty()
-            || more && self.since.is_some_and(|since| since.elapsed() < LINGER)
+            || more
+                && self
+                    .first_acknowledged
+                    .is_some_and(|since| since.elapsed() < ACKNOWLEDGEMENT_DELAY)
         {
             return;
         }
-        self.since = None;
+        self.first_acknowledged = None;
         let acknowledged = std::mem::take(&mut self.acknowledged);
         let written = acknowledged.iter().map(|id| {
             let cause = Cause { by: "outbox", detail: None };
@@ -339,7 +346,7 @@ impl Outbox {
                 Ok(_) | Err(LedgerError::Illegal(_)) => drop(self.failed.remove(id)),
                 Err(error) => {
                     log_ledger_failure("writing that an end was acknowledged", &error);
-                    self.put_off(*id, Sent::NotTaken(None));
+                    self.schedule_retry(*id, Sent::NotAccepted(None));
                 }
             }
         }
@@ -348,15 +355,18 @@ impl Outbox {
     /// Returns how long the task can sleep if no event wakes it.
     fn wait(&mut self, circulation: &Circulation) -> Duration {
         let now = Instant::now();
-        let write = self.since.map_or(LOOK_AGAIN, |since| LINGER.saturating_sub(since.elapsed()));
-        let sends = Lane::ALL.map(|lane| match (room(circulation, lane), self.next_due(lane)) {
-            (Room::Closed(wait), Some(_)) => wait.max(Duration::from_millis(10)),
-            (room, Some(at)) if room.has_place(self.queue(lane).in_flight) => {
-                at.saturating_duration_since(now)
-            }
-            _ => LOOK_AGAIN,
+        let write = self.first_acknowledged.map_or(LEDGER_POLL_INTERVAL, |since| {
+            ACKNOWLEDGEMENT_DELAY.saturating_sub(since.elapsed())
         });
-        sends.into_iter().fold(write.min(LOOK_AGAIN), Duration::min)
+        let sends =
+            Lane::ALL.map(|lane| match (capacity(circulation, lane), self.next_due(lane)) {
+                (Capacity::Closed(wait), Some(_)) => wait.max(Duration::from_millis(10)),
+                (capacity, Some(at)) if capacity.has_room(self.queue(lane).in_flight) => {
+                    at.saturating_duration_since(now)
+                }
+                _ => LEDGER_POLL_INTERVAL,
+            });
+        sends.into_iter().fold(write.min(LEDGER_POLL_INTERVAL), Duration::min)
     }
 
     /// Returns when the next waiting end of a lane may be sent.
@@ -368,21 +378,25 @@ impl Outbox {
         (!self.fresh.waiting.is_empty()).then(|| self.fresh.held_until.unwrap_or(now))
     }
 
-    fn joined(&mut self, circulation: &Circulation, sent: Result<(task::Id, Sent), JoinError>) {
+    fn record_task(
+        &mut self,
+        circulation: &Circulation,
+        sent: Result<(task::Id, Sent), JoinError>,
+    ) {
         // A task that panicked counts as unanswered, because its outcome is unknown.
-        let (task, sent) = sent.unwrap_or_else(|error| (error.id(), Sent::NoAnswer));
+        let (task, sent) = sent.unwrap_or_else(|error| (error.id(), Sent::NoResponse));
         let Some((id, arrival, lane)) = self.senders.remove(&task) else { return };
         let queue = self.queue(lane);
         queue.in_flight = queue.in_flight.saturating_sub(1);
-        if sent.is_answer() {
-            let is_open = matches!(room(circulation, Lane::Oldest), Room::Open(_));
+        if sent.is_response() {
+            let is_open = matches!(capacity(circulation, Lane::Oldest), Capacity::Open(_));
             let is_over = is_open && std::mem::take(&mut self.was_held_back);
             self.fresh.held_until = self.fresh.held_until.filter(|_| !is_open);
             self.expedite(is_over);
         }
         match sent {
             Sent::HeldBack => self.hold_back(id, arrival, lane),
-            sent => self.note(id, sent),
+            sent => self.record_result(id, sent),
         }
     }
 
@@ -400,21 +414,21 @@ impl Outbox {
         }
     }
 
-    fn note(&mut self, id: LoanId, sent: Sent) {
+    fn record_result(&mut self, id: LoanId, sent: Sent) {
         if sent == Sent::Acknowledged {
             self.acknowledged.push(id);
-            self.since.get_or_insert_with(Instant::now);
+            self.first_acknowledged.get_or_insert_with(Instant::now);
         } else {
-            self.put_off(id, sent);
+            self.schedule_retry(id, sent);
         }
     }
 
     /// Schedules the retry of a failed end by its own backoff.
-    fn put_off(&mut self, id: LoanId, how: Sent) {
+    fn schedule_retry(&mut self, id: LoanId, how: Sent) {
         let before = self.failed.get(&id);
         let wait = before.map_or(FIRST_WAIT, |failed| (failed.wait * 2).min(LONGEST_WAIT));
         let was_expedited = before.is_some_and(|failed| failed.was_expedited);
-        let named = if let Sent::NotTaken(named) = how {
+        let named = if let Sent::NotAccepted(named) = how {
             named.unwrap_or_default()
         } else {
             Duration::ZERO
@@ -432,12 +446,12 @@ impl Outbox {
         let now = Instant::now();
         for (id, failed) in &mut self.failed {
             let expedited = match failed.how {
-                Sent::NotReached => true,
-                Sent::NoAnswer => outage_is_over && !failed.was_expedited,
-                Sent::Acknowledged | Sent::NotTaken(_) | Sent::HeldBack => false,
+                Sent::NotSent => true,
+                Sent::NoResponse => outage_is_over && !failed.was_expedited,
+                Sent::Acknowledged | Sent::NotAccepted(_) | Sent::HeldBack => false,
             };
             if expedited && self.retries.remove(&(failed.next, *id)) {
-                failed.was_expedited |= failed.how == Sent::NoAnswer;
+                failed.was_expedited |= failed.how == Sent::NoResponse;
                 failed.next = now;
                 self.fresh.return_to_front(*id);
             }
@@ -474,26 +488,26 @@ impl Fresh {
 
 /// How many ends a lane may have in flight.
 #[derive(Clone, Copy, Debug)]
-enum Room {
+enum Capacity {
     Open(usize),
     /// A few trials, which show whether Bokbasen responds again. The breaker holds the others back.
     Trial(usize),
     Closed(Duration),
 }
 
-impl Room {
-    fn has_place(self, in_flight: usize) -> bool {
+impl Capacity {
+    fn has_room(self, in_flight: usize) -> bool {
         match self {
-            Room::Open(most) => in_flight < most,
-            Room::Trial(most) => in_flight < most,
-            Room::Closed(_) => false,
+            Capacity::Open(limit) => in_flight < limit,
+            Capacity::Trial(limit) => in_flight < limit,
+            Capacity::Closed(_) => false,
         }
     }
 }
 
-fn room(circulation: &Circulation, lane: Lane) -> Room {
+fn capacity(circulation: &Circulation, lane: Lane) -> Capacity {
     let lending = &circulation.inner.lending;
-    room_of(
+    capacity_of(
         lane,
         lending.most_at_once(CallKind::End),
         lending.passage(CallKind::End, lane.is_retries()),
@@ -501,16 +515,16 @@ fn room(circulation: &Circulation, lane: Lane) -> Room {
 }
 
 /// Returns the limit of a lane if all lanes together may have `most` ends in flight.
-fn room_of(lane: Lane, most: usize, passage: Passage) -> Room {
-    let most = match lane {
-        Lane::Oldest => most.div_ceil(2),
-        Lane::Newest => most / 2,
-        Lane::Retries => (most / 2).max(1),
+fn capacity_of(lane: Lane, limit: usize, passage: Passage) -> Capacity {
+    let limit = match lane {
+        Lane::Oldest => limit.div_ceil(2),
+        Lane::Newest => limit / 2,
+        Lane::Retries => (limit / 2).max(1),
     };
     match passage {
-        Passage::Open => Room::Open(most),
-        Passage::Trial => Room::Trial(most.min(LANE_TRIALS)),
-        Passage::Closed(wait) => Room::Closed(wait),
+        Passage::Open => Capacity::Open(limit),
+        Passage::Trial => Capacity::Trial(limit.min(LANE_TRIALS)),
+        Passage::Closed(wait) => Capacity::Closed(wait),
     }
 }
 
@@ -536,16 +550,16 @@ async fn count_ends(circulation: &Circulation) {
 /// Sends one end to Bokbasen.
 async fn send(circulation: &Circulation, loan: &Loan) -> Sent {
     let id = loan.id;
-    match tell(circulation, loan).await {
+    match call_bokbasen(circulation, loan).await {
         Ok(Told::Done) => Sent::Acknowledged,
-        Ok(Told::NoSuchLoan) if circulation.believes_absence(loan) => Sent::Acknowledged,
-        Ok(told) => {
-            tracing::warn!(loan = %id, ?told, "Bokbasen does not accept this end yet; retrying");
-            Sent::NotTaken(None)
+        Ok(Told::NoSuchLoan) if circulation.trusts_absence(loan) => Sent::Acknowledged,
+        Ok(ack) => {
+            tracing::warn!(loan = %id, ?ack, "Bokbasen does not accept this end yet; retrying");
+            Sent::NotAccepted(None)
         }
         Err(error @ CallError::Rejected { retry_after, .. }) => {
             tracing::error!(loan = %id, %error, "Bokbasen rejected this end; retrying");
-            Sent::NotTaken(retry_after)
+            Sent::NotAccepted(retry_after)
         }
         Err(CallError::NotSent(_))
             if circulation.inner.lending.passage(CallKind::End, false) != Passage::Open =>
@@ -555,16 +569,16 @@ async fn send(circulation: &Circulation, loan: &Loan) -> Sent {
         Err(error @ CallError::NotSent(_)) => {
             // The client of Bokbasen logs the reason, once a minute for all loans.
             tracing::debug!(loan = %id, %error, "cannot send an end; retrying");
-            Sent::NotReached
+            Sent::NotSent
         }
         Err(error @ CallError::Unknown(_)) => {
             tracing::debug!(loan = %id, %error, "Bokbasen did not respond to an end; retrying");
-            Sent::NoAnswer
+            Sent::NoResponse
         }
     }
 }
 
-async fn tell(circulation: &Circulation, loan: &Loan) -> Result<Told, CallError> {
+async fn call_bokbasen(circulation: &Circulation, loan: &Loan) -> Result<Told, CallError> {
     let lending = &circulation.inner.lending;
     let (Some(lending_id), Some(ended), Some(reason)) =
         (&loan.lending_id, loan.ended, loan.end_reason)
@@ -583,7 +597,7 @@ async fn tell(circulation: &Circulation, loan: &Loan) -> Result<Told, CallError>
                 Told::StillPending => {
                     lending.cancel(lending_id, "ended before it was accepted").await
                 }
-                told @ (Told::Done | Told::CancelWindowClosed | Told::NoSuchLoan) => Ok(told),
+                ack @ (Told::Done | Told::CancelWindowClosed | Told::NoSuchLoan) => Ok(ack),
             }
         }
     }
@@ -610,17 +624,17 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_end_is_expedited_once_and_only_after_an_outage() {
+    async fn failed_end_is_expedited_once_after_an_outage() {
         let mut outbox = Outbox::default();
         let [unanswered, rejected] = [(); 2].map(|()| LoanId::fresh());
-        outbox.note(unanswered, Sent::NoAnswer);
-        outbox.note(rejected, Sent::NotTaken(Some(Duration::from_secs(5))));
+        outbox.record_result(unanswered, Sent::NoResponse);
+        outbox.record_result(rejected, Sent::NotAccepted(Some(Duration::from_secs(5))));
         outbox.expedite(false);
         assert_eq!(due(&outbox), [], "the response to another end is no reason");
         outbox.expedite(true);
         assert_eq!(due(&outbox), [unanswered]);
         assert_eq!(taken(&mut outbox, Lane::Oldest), [unanswered]);
-        outbox.note(unanswered, Sent::NoAnswer);
+        outbox.record_result(unanswered, Sent::NoResponse);
         outbox.expedite(true);
         assert_eq!(due(&outbox), [], "the end itself may be at fault");
         let waits = outbox.failed[&rejected].next - Instant::now();
@@ -646,19 +660,19 @@ mod tests {
         assert_eq!(taken(&mut outbox, Lane::Oldest), ends[..4]);
         // An end that failed in an outage precedes all others.
         outbox.fresh.arrive(ends[1]);
-        outbox.note(ends[0], Sent::NotReached);
+        outbox.record_result(ends[0], Sent::NotSent);
         outbox.expedite(false);
         assert_eq!(taken(&mut outbox, Lane::Oldest), ends[..2]);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_oldest_lane_leaves_the_newer_half_to_the_newest() {
-        for waiting in [1, 2, 50, 4 * TOGETHER] {
+    async fn oldest_lane_leaves_the_newer_half_to_the_newest_lane() {
+        for waiting in [1, 2, 50, 4 * MAX_BATCH] {
             let mut outbox = Outbox::default();
             let ends: Vec<LoanId> = (0..waiting).map(|_| LoanId::fresh()).collect();
             ends.iter().for_each(|id| outbox.fresh.arrive(*id));
             let oldest = outbox.take_due(Lane::Oldest, Instant::now());
-            assert_eq!(oldest.len(), waiting.div_ceil(2).min(TOGETHER), "of {waiting}");
+            assert_eq!(oldest.len(), waiting.div_ceil(2).min(MAX_BATCH), "of {waiting}");
             assert_eq!(oldest[0].1, ends[0]);
             if waiting > 1 {
                 assert_eq!(outbox.take_due(Lane::Newest, Instant::now())[0].1, ends[waiting - 1]);
@@ -668,24 +682,24 @@ mod tests {
 
     #[test]
     fn each_lane_may_have_half_of_the_trials() {
-        let room = |lane, passage| room_of(lane, 8, passage);
+        let capacity = |lane, passage| capacity_of(lane, 8, passage);
         for lane in Lane::ALL {
-            assert!(room(lane, Passage::Open).has_place(3), "{lane:?}");
-            assert!(!room(lane, Passage::Open).has_place(4), "{lane:?}");
-            assert!(room(lane, Passage::Trial).has_place(1), "{lane:?}");
+            assert!(capacity(lane, Passage::Open).has_room(3), "{lane:?}");
+            assert!(!capacity(lane, Passage::Open).has_room(4), "{lane:?}");
+            assert!(capacity(lane, Passage::Trial).has_room(1), "{lane:?}");
             assert!(
-                !room(lane, Passage::Trial).has_place(2),
+                !capacity(lane, Passage::Trial).has_room(2),
                 "{lane:?}: the other lane needs trials"
             );
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_was_never_sent_is_sent_with_the_first_answer() {
+    async fn unsent_end_is_sent_after_the_first_response() {
         let mut outbox = Outbox::default();
         let unreached = LoanId::fresh();
         for _ in 0..5 {
-            outbox.note(unreached, Sent::NotReached);
+            outbox.record_result(unreached, Sent::NotSent);
             assert_eq!(due(&outbox), []);
             outbox.expedite(false);
             assert_eq!(taken(&mut outbox, Lane::Newest), [unreached]);
@@ -698,9 +712,9 @@ mod tests {
         let (bad, good) = (LoanId::fresh(), LoanId::fresh());
         let mut waits = Vec::new();
         for _ in 0..10 {
-            outbox.note(bad, Sent::NoAnswer);
+            outbox.record_result(bad, Sent::NoResponse);
             waits.push(outbox.failed[&bad].next - Instant::now());
-            outbox.note(good, Sent::Acknowledged);
+            outbox.record_result(good, Sent::Acknowledged);
             outbox.expedite(false);
             tokio::time::advance(LONGEST_WAIT).await;
             assert_eq!(taken(&mut outbox, Lane::Retries), [bad]);

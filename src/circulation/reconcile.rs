@@ -12,7 +12,7 @@ use crate::ledger::Cause;
 use crate::loan::{Event, Loan, LoanId, LoanState};
 
 /// Interval of the queries for such loans.
-const LOOK_AGAIN: Duration = Duration::from_secs(5);
+const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Adopts loans of dead processes and schedules loans of this process without a driver, until the
 /// process stops.
@@ -27,8 +27,8 @@ pub(super) async fn adopt_orphans(circulation: Circulation) {
             }
             Err(error) => log_ledger_failure("reading loans of dead processes", &error),
         }
-        suspects = take_up_undriven(&circulation, &suspects).await;
-        if !circulation.pause(LOOK_AGAIN).await {
+        suspects = schedule_undriven(&circulation, &suspects).await;
+        if !circulation.pause(CHECK_INTERVAL).await {
             return;
         }
     }
@@ -45,12 +45,12 @@ async fn adopt(circulation: &Circulation, orphan: Loan) {
         let detail = Some("the process that wrote the intent has ended".to_owned());
         circulation.record(orphan.id, Event::Lost, Cause { by: "restart", detail }).await;
     }
-    circulation.inner.schedule.take_up(orphan.id);
+    circulation.inner.schedule.add(orphan.id);
 }
 
 /// Schedules the loans in `suspects` that still have no driver, and returns those that have none
 /// now. A loan that was just decided can appear in one query, but not in two.
-async fn take_up_undriven(
+async fn schedule_undriven(
     circulation: &Circulation,
     suspects: &HashSet<LoanId>,
 ) -> HashSet<LoanId> {
@@ -63,10 +63,10 @@ async fn take_up_undriven(
         }
     };
     let undriven: HashSet<LoanId> =
-        undecided.into_iter().filter(|loan| !schedule.has(*loan)).collect();
+        undecided.into_iter().filter(|loan| !schedule.contains(*loan)).collect();
     for loan in undriven.intersection(suspects) {
         tracing::warn!(%loan, "scheduled a loan that had no driver");
-        schedule.take_up(*loan);
+        schedule.add(*loan);
     }
     undriven
 }

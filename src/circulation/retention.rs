@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Circulation, LOOK_AT_CLOCK, log_ledger_failure};
+use super::{CLOCK_CHECK_INTERVAL, Circulation, log_ledger_failure};
 use crate::clock;
 use crate::ledger::{LedgerError, Prunable};
 
@@ -26,7 +26,7 @@ pub(super) async fn forget_in_time(circulation: Circulation) {
     let mut log_has_traces = true;
     let mut prune_at = Instant::now();
     loop {
-        let mut wait = LOOK_AT_CLOCK;
+        let mut wait = CLOCK_CHECK_INTERVAL;
         match forget(&circulation).await {
             Ok(0) => {}
             Ok(forgotten) => {
@@ -44,7 +44,7 @@ pub(super) async fn forget_in_time(circulation: Circulation) {
                 Err(error) => log_ledger_failure("removing old refused loans", &error),
             }
         }
-        if log_has_traces && wait == LOOK_AT_CLOCK {
+        if log_has_traces && wait == CLOCK_CHECK_INTERVAL {
             match circulation.inner.ledger.empty_log().await {
                 Ok(emptied) => log_has_traces = !emptied,
                 Err(error) => log_ledger_failure("emptying the write-ahead log", &error),

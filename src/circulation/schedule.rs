@@ -16,8 +16,8 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-use super::drive::{self, Going};
-use super::wait::Waiting;
+use super::drive::{self, DriverState};
+use super::wait::LoanWaiter;
 use super::{Circulation, Outcome};
 use crate::crash::{self, Edge};
 use crate::lending::{CallKind, Passage};
@@ -29,11 +29,11 @@ pub(super) const FIRST_WAIT: Duration = Duration::from_millis(100);
 pub(super) const LONGEST_WAIT: Duration = Duration::from_secs(2);
 const LONGEST_IDLE_WAIT: Duration = Duration::from_secs(60);
 /// Wait before a loan is polled again whose task panicked.
-const AFTER_DEATH: Duration = Duration::from_millis(500);
+const PANIC_RETRY_WAIT: Duration = Duration::from_millis(500);
 /// Number of polls that count as early.
 const EARLY_POLLS: u32 = 5;
 /// Longest time between two checks of the schedule.
-const CHECK_AGAIN: Duration = Duration::from_secs(5);
+const MAX_CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Urgency of a step.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -57,25 +57,25 @@ impl Level {
 
 /// Which due loan of a level is picked.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum End {
+enum PickFrom {
     Newest,
     Oldest,
 }
 
 /// The order in which the levels take turns if several have due loans.
-const TURNS: [(Level, End); 8] = [
-    (Level::First, End::Newest),
-    (Level::Early, End::Newest),
-    (Level::Waited, End::Oldest),
-    (Level::First, End::Newest),
-    (Level::Early, End::Oldest),
-    (Level::Idle, End::Oldest),
-    (Level::First, End::Oldest),
-    (Level::Waited, End::Oldest),
+const TURNS: [(Level, PickFrom); 8] = [
+    (Level::First, PickFrom::Newest),
+    (Level::Early, PickFrom::Newest),
+    (Level::Waited, PickFrom::Oldest),
+    (Level::First, PickFrom::Newest),
+    (Level::Early, PickFrom::Oldest),
+    (Level::Idle, PickFrom::Oldest),
+    (Level::First, PickFrom::Oldest),
+    (Level::Waited, PickFrom::Oldest),
 ];
 
 /// Position in the order of a level: the due time, and a unique number.
-type Place = (Instant, u64);
+type Position = (Instant, u64);
 
 /// The undecided loans of this process.
 #[derive(Debug, Default)]
@@ -89,29 +89,29 @@ struct State {
     /// Boxed, so that unused slots of the map are small.
     entries: HashMap<LoanId, Box<Entry>>,
     /// Scheduled loans, by level.
-    due: [BTreeMap<Place, LoanId>; 4],
+    due: [BTreeMap<Position, LoanId>; 4],
     /// Number of running tasks of the scheduler, and of those that are not urgent.
     working: usize,
     routine: usize,
     turn: usize,
-    places: u64,
+    positions: u64,
 }
 
 /// One undecided loan.
 #[derive(Debug)]
 struct Entry {
     /// Position in the schedule; none while a step runs.
-    place: Option<(Level, Place)>,
+    position: Option<(Level, Position)>,
     /// State of the driver; none while a step runs.
-    going: Option<Going>,
-    pace: Pace,
+    driver: Option<DriverState>,
+    backoff: PollBackoff,
     /// Exists only while a caller waits.
     waiters: Option<watch::Sender<Option<Outcome>>>,
 }
 
 /// Poll interval of a loan, which grows with each poll.
 #[derive(Clone, Copy, Debug)]
-struct Pace {
+struct PollBackoff {
     polls: u32,
     wait: Duration,
     last: Instant,
@@ -119,13 +119,13 @@ struct Pace {
     not_before: Instant,
 }
 
-impl Pace {
-    fn new(now: Instant) -> Pace {
-        Pace { polls: 0, wait: FIRST_WAIT, last: now, not_before: now }
+impl PollBackoff {
+    fn new(now: Instant) -> PollBackoff {
+        PollBackoff { polls: 0, wait: FIRST_WAIT, last: now, not_before: now }
     }
 
     /// Records a poll that decided nothing.
-    fn polled(&mut self, now: Instant, not_before: Instant) {
+    fn record_poll(&mut self, now: Instant, not_before: Instant) {
         if self.polls > 0 {
             self.wait = (self.wait * 2).min(LONGEST_IDLE_WAIT);
         }
@@ -155,11 +155,11 @@ impl Pace {
 #[derive(Debug)]
 pub(super) enum Next {
     /// The loan is decided, or this process can do nothing more.
-    Over(Outcome),
+    Done(Outcome),
     /// A begin was sent. The loan is polled at once, or at the earliest at this time.
     Begun { not_before: Instant },
     /// The loan is still undecided. It is polled again, at the earliest at this time.
-    Again { not_before: Instant },
+    PollAgain { not_before: Instant },
 }
 
 /// A running step of one loan. If it is dropped unfinished, its task died, and the loan is
@@ -168,7 +168,7 @@ pub(super) enum Next {
 pub(super) struct Work {
     circulation: Circulation,
     pub(super) loan: LoanId,
-    pub(super) going: Going,
+    pub(super) driver: DriverState,
     /// The level whose limit it counts towards; none for a begin.
     level: Option<Level>,
     is_finished: bool,
@@ -178,8 +178,8 @@ impl Work {
     /// Ends the step and schedules the next.
     pub(super) fn finish(mut self, next: Next) {
         self.is_finished = true;
-        let going = std::mem::take(&mut self.going);
-        self.circulation.inner.schedule.finish(self.loan, going, next);
+        let driver = std::mem::take(&mut self.driver);
+        self.circulation.inner.schedule.finish(self.loan, driver, next);
     }
 
     /// Removes the entry of an intent that was not written.
@@ -193,10 +193,13 @@ impl Drop for Work {
     fn drop(&mut self) {
         let schedule = &self.circulation.inner.schedule;
         if !self.is_finished {
-            schedule.take_up_after_death(self.loan);
+            schedule.reschedule_after_panic(self.loan);
             if std::thread::panicking() {
                 self.circulation.inner.metrics.task_restarted("driver");
-                tracing::error!(loan = %self.loan, "the driver of a loan panicked; polling it again");
+                tracing::error!(
+                    loan = %self.loan,
+                    "the driver of a loan panicked; polling it again"
+                );
             }
         }
         if let Some(level) = self.level {
@@ -215,41 +218,42 @@ impl Schedule {
 
     /// Adds a loan whose intent is about to be written. Returns its first step and its first
     /// waiter.
-    pub(super) fn enter(&self, circulation: &Circulation, loan: LoanId) -> (Work, Waiting) {
+    pub(super) fn insert(&self, circulation: &Circulation, loan: LoanId) -> (Work, LoanWaiter) {
         let (sender, receiver) = watch::channel(None);
         let entry = Entry {
-            place: None,
-            going: None,
-            pace: Pace::new(Instant::now()),
+            position: None,
+            driver: None,
+            backoff: PollBackoff::new(Instant::now()),
             waiters: Some(sender),
         };
         self.lock().entries.insert(loan, Box::new(entry));
         let circulation = circulation.clone();
-        let waiting = Waiting::new(circulation.clone(), loan, receiver);
-        let going = Going::default();
-        (Work { circulation, loan, going, level: None, is_finished: false }, waiting)
+        let waiting = LoanWaiter::new(circulation.clone(), loan, receiver);
+        let driver = DriverState::default();
+        (Work { circulation, loan, driver, level: None, is_finished: false }, waiting)
     }
 
     /// Schedules an undecided loan of this process, unless it is scheduled already.
-    pub(super) fn take_up(&self, loan: LoanId) {
+    pub(super) fn add(&self, loan: LoanId) {
         let mut state = self.lock();
         if let hash_map::Entry::Vacant(vacant) = state.entries.entry(loan) {
-            let (going, pace) = (Some(Going::default()), Pace::new(Instant::now()));
-            vacant.insert(Box::new(Entry { place: None, going, pace, waiters: None }));
-            state.place(loan);
+            let (driver, backoff) =
+                (Some(DriverState::default()), PollBackoff::new(Instant::now()));
+            vacant.insert(Box::new(Entry { position: None, driver, backoff, waiters: None }));
+            state.reschedule(loan);
         }
         drop(state);
         self.changed.notify_one();
     }
 
     /// Returns whether this process drives the loan.
-    pub(super) fn has(&self, loan: LoanId) -> bool {
+    pub(super) fn contains(&self, loan: LoanId) -> bool {
         self.lock().entries.contains_key(&loan)
     }
 
     /// Registers a waiter for a loan that this process drives. If it is the first, the loan is
     /// polled sooner.
-    pub(super) fn wait(&self, circulation: &Circulation, loan: LoanId) -> Option<Waiting> {
+    pub(super) fn wait(&self, circulation: &Circulation, loan: LoanId) -> Option<LoanWaiter> {
         let mut state = self.lock();
         let entry = state.entries.get_mut(&loan)?;
         let receiver = match &entry.waiters {
@@ -257,45 +261,45 @@ impl Schedule {
             None => {
                 let (sender, receiver) = watch::channel(None);
                 entry.waiters = Some(sender);
-                entry.pace.wait = entry.pace.wait.min(LONGEST_WAIT);
-                state.place(loan);
+                entry.backoff.wait = entry.backoff.wait.min(LONGEST_WAIT);
+                state.reschedule(loan);
                 receiver
             }
         };
         drop(state);
         self.changed.notify_one();
-        Some(Waiting::new(circulation.clone(), loan, receiver))
+        Some(LoanWaiter::new(circulation.clone(), loan, receiver))
     }
 
     /// Unregisters a waiter. Without waiters the loan is polled less often, and their channel is
     /// freed.
-    pub(super) fn left(&self, loan: LoanId) {
+    pub(super) fn waiter_left(&self, loan: LoanId) {
         let mut state = self.lock();
         let Some(entry) = state.entries.get_mut(&loan) else { return };
         if entry.waiters.as_ref().is_some_and(|sender| sender.receiver_count() == 0) {
             entry.waiters = None;
-            state.place(loan);
+            state.reschedule(loan);
         }
     }
 
     /// Makes a loan due at once because its state in the ledger changed.
-    pub(super) fn hurry(&self, loan: LoanId) {
+    pub(super) fn make_due(&self, loan: LoanId) {
         let mut state = self.lock();
         if let Some(entry) = state.entries.get_mut(&loan) {
             let now = Instant::now();
-            entry.pace.last = now.checked_sub(LONGEST_IDLE_WAIT).unwrap_or(now);
-            entry.pace.not_before = now;
-            state.place(loan);
+            entry.backoff.last = now.checked_sub(LONGEST_IDLE_WAIT).unwrap_or(now);
+            entry.backoff.not_before = now;
+            state.reschedule(loan);
         }
         drop(state);
         self.changed.notify_one();
     }
 
-    fn finish(&self, loan: LoanId, going: Going, next: Next) {
+    fn finish(&self, loan: LoanId, driver: DriverState, next: Next) {
         let mut state = self.lock();
         let now = Instant::now();
         let not_before = match next {
-            Next::Over(outcome) => {
+            Next::Done(outcome) => {
                 // Sent before the removal, so that a waiter that arrives in between gets it.
                 if let Some(waiters) =
                     state.entries.get(&loan).and_then(|entry| entry.waiters.as_ref())
@@ -305,24 +309,26 @@ impl Schedule {
                 state.entries.remove(&loan);
                 return;
             }
-            Next::Begun { not_before } | Next::Again { not_before } => not_before,
+            Next::Begun { not_before } | Next::PollAgain { not_before } => not_before,
         };
         let Some(entry) = state.entries.get_mut(&loan) else { return };
-        entry.going = Some(going);
+        entry.driver = Some(driver);
         match next {
-            Next::Begun { .. } => entry.pace = Pace { not_before, ..Pace::new(now) },
-            _ => entry.pace.polled(now, not_before),
+            Next::Begun { .. } => {
+                entry.backoff = PollBackoff { not_before, ..PollBackoff::new(now) }
+            }
+            _ => entry.backoff.record_poll(now, not_before),
         }
-        state.place(loan);
+        state.reschedule(loan);
     }
 
-    fn take_up_after_death(&self, loan: LoanId) {
+    fn reschedule_after_panic(&self, loan: LoanId) {
         let mut state = self.lock();
         let now = Instant::now();
         let Some(entry) = state.entries.get_mut(&loan) else { return };
-        entry.going = Some(Going::default());
-        entry.pace.polled(now, now + AFTER_DEATH);
-        state.place(loan);
+        entry.driver = Some(DriverState::default());
+        entry.backoff.record_poll(now, now + PANIC_RETRY_WAIT);
+        state.reschedule(loan);
     }
 
     /// Returns the next due step that the limits allow, or when to check again. At most `limit`
@@ -334,33 +340,34 @@ impl Schedule {
         }
         let mut state = self.lock();
         let Some((level, loan)) = state.take_due(now, limit) else {
-            return Err(state.next_due(now).min(now + CHECK_AGAIN));
+            return Err(state.next_due(now).min(now + MAX_CHECK_INTERVAL));
         };
         let Some(entry) = state.entries.get_mut(&loan) else { return Err(now) };
-        entry.place = None;
-        let going = entry.going.take().unwrap_or_default();
+        entry.position = None;
+        let driver = entry.driver.take().unwrap_or_default();
         state.working += 1;
         state.routine += usize::from(!level.is_urgent());
         let circulation = circulation.clone();
-        Ok(Work { circulation, loan, going, level: Some(level), is_finished: false })
+        Ok(Work { circulation, loan, driver, level: Some(level), is_finished: false })
     }
 }
 
 impl State {
     /// Schedules an entry by its poll interval and removes its old position. Does nothing to it
     /// while a step runs.
-    fn place(&mut self, loan: LoanId) {
+    fn reschedule(&mut self, loan: LoanId) {
         let Some(entry) = self.entries.get_mut(&loan) else { return };
-        if let Some((level, place)) = entry.place.take() {
-            order(&mut self.due, level).remove(&place);
+        if let Some((level, position)) = entry.position.take() {
+            order(&mut self.due, level).remove(&position);
         }
-        if entry.going.is_some() {
+        if entry.driver.is_some() {
             let is_waited_for = entry.waiters.is_some();
-            let (level, at) = (entry.pace.level(is_waited_for), entry.pace.next(is_waited_for));
-            self.places = self.places.wrapping_add(1);
-            let place = (at, self.places);
-            entry.place = Some((level, place));
-            order(&mut self.due, level).insert(place, loan);
+            let (level, at) =
+                (entry.backoff.level(is_waited_for), entry.backoff.next(is_waited_for));
+            self.positions = self.positions.wrapping_add(1);
+            let position = (at, self.positions);
+            entry.position = Some((level, position));
+            order(&mut self.due, level).insert(position, loan);
         }
     }
 
@@ -369,7 +376,7 @@ impl State {
         if self.working >= limit * 2 {
             return None;
         }
-        let (preferred, end) = TURNS.get(self.turn % TURNS.len()).copied()?;
+        let (preferred, pick_from) = TURNS.get(self.turn % TURNS.len()).copied()?;
         let may_be_routine = self.routine < limit;
         for level in [preferred, Level::First, Level::Early, Level::Waited, Level::Idle] {
             if !level.is_urgent() && !may_be_routine {
@@ -377,25 +384,31 @@ impl State {
             }
             let order = order(&mut self.due, level);
             let mut due = order.range(..=(now, u64::MAX));
-            let taken =
-                if end == End::Newest && level.is_urgent() { due.next_back() } else { due.next() };
-            let Some(place) = taken.map(|(place, _)| *place) else { continue };
+            let taken = if pick_from == PickFrom::Newest && level.is_urgent() {
+                due.next_back()
+            } else {
+                due.next()
+            };
+            let Some(position) = taken.map(|(position, _)| *position) else { continue };
             self.turn = self.turn.wrapping_add(1);
-            return order.remove(&place).map(|loan| (level, loan));
+            return order.remove(&position).map(|loan| (level, loan));
         }
         None
     }
 
     /// Returns when the next loan becomes due. Loans that are due already wait for a task to end.
     fn next_due(&self, now: Instant) -> Instant {
-        let next = |due: &BTreeMap<Place, LoanId>| {
-            due.range((now, u64::MAX)..).next().map(|(place, _)| place.0)
+        let next = |due: &BTreeMap<Position, LoanId>| {
+            due.range((now, u64::MAX)..).next().map(|(position, _)| position.0)
         };
-        self.due.iter().filter_map(next).min().unwrap_or(now + CHECK_AGAIN)
+        self.due.iter().filter_map(next).min().unwrap_or(now + MAX_CHECK_INTERVAL)
     }
 }
 
-fn order(due: &mut [BTreeMap<Place, LoanId>; 4], level: Level) -> &mut BTreeMap<Place, LoanId> {
+fn order(
+    due: &mut [BTreeMap<Position, LoanId>; 4],
+    level: Level,
+) -> &mut BTreeMap<Position, LoanId> {
     let [first, early, waited, idle] = due;
     match level {
         Level::First => first,
@@ -431,8 +444,8 @@ mod tests {
     use url::Url;
 
     use super::*;
-    use crate::circulation::licences::MAX_TRIES_BYTES;
-    use crate::circulation::{Asker, Begun, Licences, Settings};
+    use crate::circulation::licences::MAX_CANDIDATE_BYTES;
+    use crate::circulation::{BeginResult, Licences, LoanRequest, Settings};
     use crate::clock::Clock;
     use crate::ledger::{self, AuditKey, Brake, Ledger};
     use crate::lending::{self, Auth, Bokbasen};
@@ -443,8 +456,8 @@ mod tests {
 
     /// Bokbasen's response: one free licence with a long id, and every loan is pending.
     async fn answer(uri: http::Uri) -> Json<Value> {
-        let licence =
-            json!({ "licenseId": "L".repeat(8 * MAX_TRIES_BYTES), "type": "PACKAGE", "free": 1 });
+        let id = "L".repeat(8 * MAX_CANDIDATE_BYTES);
+        let licence = json!({ "licenseId": id, "type": "PACKAGE", "free": 1 });
         Json(match uri.path() {
             "/token" => json!({ "access_token": "t", "expires_in": 3600 }),
             "/v1/loans" => json!({ "loanId": "BL1", "status": "PENDING" }),
@@ -488,26 +501,27 @@ mod tests {
     }
 
     /// Adds a loan with this poll interval, with or without a waiting caller.
-    fn add(state: &mut State, pace: Pace, is_waited_for: bool) -> LoanId {
+    fn add(state: &mut State, backoff: PollBackoff, is_waited_for: bool) -> LoanId {
         let loan = LoanId::fresh();
         let waiters = is_waited_for.then(|| watch::channel(None).0);
-        let entry = Entry { place: None, going: Some(Going::default()), pace, waiters };
+        let entry =
+            Entry { position: None, driver: Some(DriverState::default()), backoff, waiters };
         state.entries.insert(loan, Box::new(entry));
-        state.place(loan);
+        state.reschedule(loan);
         loan
     }
 
     #[test]
-    fn an_entry_takes_at_most_one_kib() {
+    fn entry_takes_at_most_one_kib() {
         // The map may be less than half full after growing; a tree's nodes may be half full.
         let map = 3 * (size_of::<LoanId>() + size_of::<Box<Entry>>() + 1);
         let entry = size_of::<Entry>() + 2 * size_of::<usize>();
-        let order = 2 * size_of::<(Place, LoanId)>();
-        assert!(map + entry + order + MAX_TRIES_BYTES <= 1024, "{map} {entry} {order}");
+        let order = 2 * size_of::<(Position, LoanId)>();
+        assert!(map + entry + order + MAX_CANDIDATE_BYTES <= 1024, "{map} {entry} {order}");
     }
 
     #[tokio::test]
-    async fn entry_of_a_begun_loan_keeps_no_licence_without_need() {
+    async fn entry_of_a_begun_loan_stores_no_unneeded_licence() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let bokbasen = Url::parse(&format!("http://{}/", listener.local_addr().unwrap())).unwrap();
         let server =
@@ -520,36 +534,40 @@ mod tests {
             borrower,
             isbn: ISBN.parse().unwrap(),
         };
-        let begun = circulation.begin(&Asker { key, issued: None }, "reader").await;
-        assert!(matches!(begun, Begun::Sent(_)), "{begun:?}");
+        let begun = circulation.begin(&LoanRequest { key, issued: None }, "reader").await;
+        assert!(matches!(begun, BeginResult::Sent(_)), "{begun:?}");
         // The ledger has the licence that was used, and its id may be of any length.
         let bytes = {
             let state = circulation.inner.schedule.lock();
             let entry = state.entries.values().next().expect("the loan is pending");
-            entry.going.as_ref().expect("no work is under way").heap_bytes()
+            entry.driver.as_ref().expect("no step is running").heap_bytes()
         };
-        assert!(bytes <= MAX_TRIES_BYTES, "{bytes}");
+        assert!(bytes <= MAX_CANDIDATE_BYTES, "{bytes}");
         circulation.inner.ledger.close().await;
         server.abort();
     }
 
     #[test]
-    fn polls_back_off_further_while_nobody_waits() {
+    fn polls_back_off_further_without_a_waiting_caller() {
         let now = Instant::now();
-        let mut pace = Pace::new(now);
-        assert_eq!(pace.next(true), now, "the first poll is due at once");
+        let mut backoff = PollBackoff::new(now);
+        assert_eq!(backoff.next(true), now, "the first poll is due at once");
         let mut waits = Vec::new();
         for _ in 0..12 {
-            pace.polled(now, now);
-            waits.push((pace.next(true) - now, pace.next(false) - now));
+            backoff.record_poll(now, now);
+            waits.push((backoff.next(true) - now, backoff.next(false) - now));
         }
         let millis = |(waited, idle): &(Duration, Duration)| (waited.as_millis(), idle.as_millis());
         assert_eq!(millis(&waits[0]), (100, 100));
         assert_eq!(millis(&waits[4]), (1600, 1600));
         assert_eq!(millis(&waits[5]), (2000, 3200));
         assert_eq!(millis(&waits[11]), (2000, 60_000));
-        pace.polled(now, now + Duration::from_secs(7));
-        assert_eq!(pace.next(true), now + Duration::from_secs(7), "Bokbasen's Retry-After counts");
+        backoff.record_poll(now, now + Duration::from_secs(7));
+        assert_eq!(
+            backoff.next(true),
+            now + Duration::from_secs(7),
+            "Bokbasen's Retry-After counts"
+        );
     }
 
     #[test]
@@ -557,24 +575,25 @@ mod tests {
         let mut state = State::default();
         let long_ago = Instant::now();
         let now = long_ago + Duration::from_secs(600);
-        let old = Pace { polls: 50, ..Pace::new(long_ago) };
+        let old = PollBackoff { polls: 50, ..PollBackoff::new(long_ago) };
         for _ in 0..700 {
             add(&mut state, old, true);
             add(&mut state, old, false);
         }
         // A burst of loans whose first polls are late as well.
         let burst: Vec<LoanId> =
-            (0..700).map(|_| add(&mut state, Pace::new(long_ago), true)).collect();
-        let new: Vec<LoanId> = (0..15).map(|_| add(&mut state, Pace::new(now), true)).collect();
+            (0..700).map(|_| add(&mut state, PollBackoff::new(long_ago), true)).collect();
+        let new: Vec<LoanId> =
+            (0..15).map(|_| add(&mut state, PollBackoff::new(now), true)).collect();
         let picked: Vec<LoanId> =
             (0..80).map_while(|_| state.take_due(now, 8)).map(|(_, loan)| loan).collect();
         assert_eq!(picked.len(), 80);
         let last = picked.iter().rposition(|loan| new.contains(loan)).unwrap();
         assert!(new.iter().all(|loan| picked.contains(loan)) && last < 60, "{last}");
-        let of_the_burst = picked.iter().filter(|loan| burst.contains(loan)).count();
+        let from_burst = picked.iter().filter(|loan| burst.contains(loan)).count();
         let idle = picked.iter().filter(|loan| state.entries[loan].waiters.is_none()).count();
-        let waited = picked.len() - idle - of_the_burst - new.len();
-        assert!(of_the_burst >= 8 && idle >= 8 && waited >= 16, "{of_the_burst} {idle} {waited}");
+        let waited = picked.len() - idle - from_burst - new.len();
+        assert!(from_burst >= 8 && idle >= 8 && waited >= 16, "{from_burst} {idle} {waited}");
     }
 
     #[test]
@@ -582,10 +601,10 @@ mod tests {
         let mut state = State::default();
         let long_ago = Instant::now();
         let now = long_ago + Duration::from_secs(600);
-        let old = add(&mut state, Pace { polls: 50, ..Pace::new(long_ago) }, false);
+        let old = add(&mut state, PollBackoff { polls: 50, ..PollBackoff::new(long_ago) }, false);
         (state.working, state.routine) = (8, 8);
         assert_eq!(state.take_due(now, 8), None, "routine polls are at their limit");
-        let new = add(&mut state, Pace::new(now), true);
+        let new = add(&mut state, PollBackoff::new(now), true);
         assert_eq!(state.take_due(now, 8), Some((Level::First, new)));
         (state.working, state.routine) = (16, 7);
         assert_eq!(state.take_due(now, 8), None, "all tasks are in use");
@@ -594,24 +613,25 @@ mod tests {
     }
 
     #[test]
-    fn a_caller_who_arrives_makes_an_idle_loan_due_soon() {
+    fn new_caller_makes_an_idle_loan_due_soon() {
         let mut state = State::default();
         let now = Instant::now();
-        let pace = Pace { polls: 20, wait: LONGEST_IDLE_WAIT, last: now, not_before: now };
-        let loan = add(&mut state, pace, false);
-        let soon = |state: &State| {
-            state.due.iter().filter_map(|due| due.keys().next()).min().map(|place| place.0)
+        let backoff =
+            PollBackoff { polls: 20, wait: LONGEST_IDLE_WAIT, last: now, not_before: now };
+        let loan = add(&mut state, backoff, false);
+        let first_due = |state: &State| {
+            state.due.iter().filter_map(|due| due.keys().next()).min().map(|position| position.0)
         };
-        assert_eq!(soon(&state), Some(now + LONGEST_IDLE_WAIT));
+        assert_eq!(first_due(&state), Some(now + LONGEST_IDLE_WAIT));
         let schedule = Schedule { state: Mutex::new(state), changed: Notify::new() };
         let mut state = schedule.lock();
         let entry = state.entries.get_mut(&loan).unwrap();
         entry.waiters = Some(watch::channel(None).0);
-        state.place(loan);
-        assert_eq!(soon(&state), Some(now + LONGEST_WAIT));
+        state.reschedule(loan);
+        assert_eq!(first_due(&state), Some(now + LONGEST_WAIT));
         drop(state);
-        schedule.left(loan);
-        assert_eq!(soon(&schedule.lock()), Some(now + LONGEST_IDLE_WAIT), "idle again");
+        schedule.waiter_left(loan);
+        assert_eq!(first_due(&schedule.lock()), Some(now + LONGEST_IDLE_WAIT), "idle again");
         assert!(schedule.lock().entries[&loan].waiters.is_none(), "the caller's channel is freed");
     }
 }

@@ -27,7 +27,7 @@ pub(super) type Verdict = (Event, Option<String>);
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Search {
     /// The last moment at which the begin can have been sent.
-    left: Instant,
+    sent_by: Instant,
     /// When the loan was first absent by reference and by id.
     absent: Option<Instant>,
 }
@@ -41,8 +41,8 @@ impl Default for Search {
 }
 
 impl Search {
-    fn new(left: Instant) -> Search {
-        Search { left, absent: None }
+    fn new(sent_by: Instant) -> Search {
+        Search { sent_by, absent: None }
     }
 
     /// Records that Bokbasen returned the loan.
@@ -67,7 +67,7 @@ impl Search {
             return Ok(Some(verdict_of(&checked(remote, loan)?, None)));
         }
         let now = Instant::now();
-        if now < self.left + inner.settings.settle {
+        if now < self.sent_by + inner.settings.settle {
             return Ok(None);
         }
         match by_reference(circulation, loan).await? {
@@ -103,7 +103,7 @@ impl Search {
     /// Returns when the next check can give a new result. Only a named loan can be read by id
     /// before `lending.settle` is over.
     pub(super) fn next(&self, is_named: bool, soonest: Instant, settle: Duration) -> Instant {
-        if is_named { soonest } else { soonest.max(self.left + settle) }
+        if is_named { soonest } else { soonest.max(self.sent_by + settle) }
     }
 }
 
@@ -118,7 +118,7 @@ async fn by_reference(circulation: &Circulation, loan: &Loan) -> Result<Found, C
     found.retain(|remote| remote.reference.as_ref() == Some(&loan.reference));
     let Some(kept) = pick(&mut found) else { return Ok(Found::Nothing) };
     for extra in &found {
-        give_back(circulation, extra).await?;
+        end_duplicate(circulation, extra).await?;
     }
     let extra = (!found.is_empty())
         .then(|| format!("{} more under this reference were returned", found.len()));
@@ -168,7 +168,7 @@ fn pick(found: &mut Vec<RemoteLoan>) -> Option<RemoteLoan> {
 }
 
 /// Cancels a surplus loan, or returns it if the time for cancelling is over.
-async fn give_back(circulation: &Circulation, extra: &RemoteLoan) -> Result<(), CallError> {
+async fn end_duplicate(circulation: &Circulation, extra: &RemoteLoan) -> Result<(), CallError> {
     if matches!(extra.standing, Standing::Refused(_) | Standing::Ended(_)) {
         return Ok(());
     }
@@ -188,7 +188,7 @@ async fn give_back(circulation: &Circulation, extra: &RemoteLoan) -> Result<(), 
 impl Circulation {
     /// Returns whether 404 `LOAN_NOT_FOUND` for an end means that the loan is over. Within
     /// `lending.settle` of the time when Bokbasen last showed the loan, it may be a lagging read.
-    pub(super) fn believes_absence(&self, loan: &Loan) -> bool {
+    pub(super) fn trusts_absence(&self, loan: &Loan) -> bool {
         let shown = loan.accepted.or(loan.ended).unwrap_or(loan.begun);
         crate::clock::after(shown, self.inner.settings.settle) <= self.inner.clock.now()
     }
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn the_earliest_accepted_loan_stays() {
+    fn earliest_accepted_loan_stays() {
         let terms = || Terms { due: jiff::Timestamp::MAX, licence_id: None, licence_type: None };
         let mut found = vec![
             remote("3", Standing::Pending { retry_after: None }),
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unnamed_loan_is_first_searched_for_after_settle() {
+    fn unnamed_loan_is_first_searched_for_after_settle() {
         let now = Instant::now();
         let search = Search::new(now);
         assert_eq!(search.next(false, now, SETTLE), now + SETTLE);
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_about_another_loan_decides_nothing() {
+    fn response_about_another_loan_decides_nothing() {
         let key = LoanKey {
             library: "NO-0301000".parse().unwrap(),
             borrower: Borrower::from_bytes([1; 16]),

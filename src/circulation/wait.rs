@@ -14,46 +14,46 @@ use crate::loan::{Loan, LoanId, LoanState};
 
 /// Wait between two reads of another process's loan: the first, and the limit up to which it
 /// doubles.
-const FIRST_READ: Duration = Duration::from_millis(50);
-const LAST_READ: Duration = Duration::from_secs(1);
+const FIRST_WAIT: Duration = Duration::from_millis(50);
+const LONGEST_WAIT: Duration = Duration::from_secs(1);
 
 /// A caller's registration for the outcome of a loan that this process drives. Dropping it
 /// unregisters the caller.
 #[derive(Debug)]
-pub struct Waiting {
+pub struct LoanWaiter {
     circulation: Circulation,
     loan: LoanId,
     receiver: Option<watch::Receiver<Option<Outcome>>>,
 }
 
-impl Waiting {
+impl LoanWaiter {
     pub(super) fn new(
         circulation: Circulation,
         loan: LoanId,
         receiver: watch::Receiver<Option<Outcome>>,
-    ) -> Waiting {
-        Waiting { circulation, loan, receiver: Some(receiver) }
+    ) -> LoanWaiter {
+        LoanWaiter { circulation, loan, receiver: Some(receiver) }
     }
 
     /// Waits for the outcome. If this is dropped, the loan continues.
     pub async fn outcome(mut self) -> Outcome {
         let circulation = self.circulation.clone();
-        let Some(receiver) = &mut self.receiver else { return Outcome::Unsure };
+        let Some(receiver) = &mut self.receiver else { return Outcome::Undetermined };
         tokio::select! {
             biased;
             outcome = receiver.wait_for(Option::is_some) => match outcome {
-                Ok(outcome) => outcome.clone().unwrap_or(Outcome::Unsure),
-                Err(_) => Outcome::Unsure,
+                Ok(outcome) => outcome.clone().unwrap_or(Outcome::Undetermined),
+                Err(_) => Outcome::Undetermined,
             },
-            () = circulation.inner.stopping.cancelled() => Outcome::Unsure,
+            () = circulation.inner.stopping.cancelled() => Outcome::Undetermined,
         }
     }
 }
 
-impl Drop for Waiting {
+impl Drop for LoanWaiter {
     fn drop(&mut self) {
         self.receiver = None;
-        self.circulation.inner.schedule.left(self.loan);
+        self.circulation.inner.schedule.waiter_left(self.loan);
     }
 }
 
@@ -70,19 +70,19 @@ impl Circulation {
         // to `reconcile`.
         let is_ours = self.inner.ledger.is_ours(loan.id).await.unwrap_or(false);
         if is_ours && loan.state != LoanState::Intended {
-            self.inner.schedule.take_up(loan.id);
+            self.inner.schedule.add(loan.id);
         }
-        self.watch(loan.id).await
+        self.poll_ledger(loan.id).await
     }
 
     /// Returns whether this process drives the loan.
-    pub fn carries(&self, id: LoanId) -> bool {
-        self.inner.schedule.has(id)
+    pub fn drives(&self, id: LoanId) -> bool {
+        self.inner.schedule.contains(id)
     }
 
     /// Reads the ledger until the loan is decided or scheduled in this process.
-    async fn watch(&self, id: LoanId) -> Outcome {
-        let mut wait = FIRST_READ;
+    async fn poll_ledger(&self, id: LoanId) -> Outcome {
+        let mut wait = FIRST_WAIT;
         loop {
             if let Some(waiting) = self.inner.schedule.wait(self, id) {
                 return waiting.outcome().await;
@@ -93,13 +93,13 @@ impl Circulation {
                         return outcome;
                     }
                 }
-                Ok(None) => return Outcome::Unsure,
+                Ok(None) => return Outcome::Undetermined,
                 Err(error) => log_ledger_failure("reading a loan of another process", &error),
             }
             if !self.pause(wait).await {
-                return Outcome::Unsure;
+                return Outcome::Undetermined;
             }
-            wait = (wait * 2).min(LAST_READ);
+            wait = (wait * 2).min(LONGEST_WAIT);
         }
     }
 }

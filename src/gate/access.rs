@@ -27,7 +27,7 @@ pub(super) struct Access {
     state: AtomicU8,
     /// Set once the mark is durable. One caller writes the mark; others wait for it.
     mark: OnceCell<()>,
-    streams: Mutex<Streams>,
+    streams: Mutex<ActiveBodies>,
 }
 
 /// Why a permit is denied.
@@ -41,7 +41,7 @@ pub(super) enum Denied {
 
 /// Running bodies of the loan, each with a unique number.
 #[derive(Debug, Default)]
-struct Streams {
+struct ActiveBodies {
     last: u64,
     bodies: Vec<(u64, Weak<dyn OutgoingBody>)>,
 }
@@ -95,7 +95,7 @@ impl Access {
     }
 
     /// Registers a running body, and returns its number.
-    pub(super) fn enter(&self, body: Weak<dyn OutgoingBody>) -> u64 {
+    pub(super) fn register(&self, body: Weak<dyn OutgoingBody>) -> u64 {
         let mut streams = self.streams();
         streams.last += 1;
         let number = streams.last;
@@ -103,12 +103,12 @@ impl Access {
         number
     }
 
-    pub(super) fn leave(&self, number: u64) {
+    pub(super) fn unregister(&self, number: u64) {
         self.streams().bodies.retain(|(other, _)| *other != number);
     }
 
     /// Returns whether a body of the loan is running.
-    fn runs(&self) -> bool {
+    fn has_running_body(&self) -> bool {
         !self.streams().bodies.is_empty()
     }
 
@@ -119,7 +119,7 @@ impl Access {
 
     /// Closes every connection with a running body of the loan, and returns the number of those
     /// bodies.
-    pub(super) fn cut(&self) -> usize {
+    pub(super) fn close_connections(&self) -> usize {
         let bodies = self.bodies();
         bodies.iter().for_each(|body| body.connection().cut());
         bodies.len()
@@ -131,7 +131,7 @@ impl Access {
         self.streams().bodies.iter().filter_map(|(_, body)| body.upgrade()).collect()
     }
 
-    fn streams(&self) -> MutexGuard<'_, Streams> {
+    fn streams(&self) -> MutexGuard<'_, ActiveBodies> {
         self.streams.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -141,16 +141,16 @@ impl Access {
 pub(super) struct Accesses(Mutex<HashMap<LoanId, Weak<Access>>>);
 
 /// Number of added entries after which unused ones are removed.
-const TIDIED_AT: usize = 1024;
+const SWEEP_INTERVAL: usize = 1024;
 
 impl Accesses {
     /// Returns the access of a loan, and creates it if needed.
-    pub(super) fn of(&self, loan: LoanId) -> Arc<Access> {
+    pub(super) fn get_or_create(&self, loan: LoanId) -> Arc<Access> {
         let mut accesses = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(access) = accesses.get(&loan).and_then(Weak::upgrade) {
             return access;
         }
-        if accesses.len() % TIDIED_AT == TIDIED_AT - 1 {
+        if accesses.len() % SWEEP_INTERVAL == SWEEP_INTERVAL - 1 {
             accesses.retain(|_, access| access.strong_count() > 0);
         }
         let access = Arc::new(Access::new());
@@ -161,8 +161,10 @@ impl Accesses {
     /// Returns the loans with running bodies.
     pub(super) fn running(&self) -> Vec<LoanId> {
         let accesses = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let runs = |access: &Weak<Access>| access.upgrade().is_some_and(|access| access.runs());
-        accesses.iter().filter(|(_, access)| runs(access)).map(|(loan, _)| *loan).collect()
+        let is_running = |access: &Weak<Access>| {
+            access.upgrade().is_some_and(|access| access.has_running_body())
+        };
+        accesses.iter().filter(|(_, access)| is_running(access)).map(|(loan, _)| *loan).collect()
     }
 
     /// Returns the access of a loan if it is in use.
@@ -173,7 +175,7 @@ impl Accesses {
 
     /// Removes the access of a loan so that the loan can be opened again: its end failed, or only
     /// its streams were aborted.
-    pub(super) fn forget(&self, loan: LoanId) {
+    pub(super) fn remove(&self, loan: LoanId) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&loan);
     }
 }
@@ -189,26 +191,26 @@ mod tests {
     async fn access_opens_with_the_mark_and_never_after_the_end() {
         let accesses = Accesses::default();
         let loan = LoanId::fresh();
-        let access = accesses.of(loan);
+        let access = accesses.get_or_create(loan);
         assert!(!access.is_open());
         assert_eq!(access.open(async || Err(Denied::Unmarked)).await, Err(Denied::Unmarked));
         assert!(!access.is_open(), "a mark that was not written opens nothing");
         access.open(async || Ok(true)).await.unwrap();
         access.open(async || panic!("it is marked")).await.unwrap();
-        assert!(accesses.of(loan).is_open(), "the same one");
+        assert!(accesses.get_or_create(loan).is_open(), "the same one");
         assert!(!access.close_unopened() && access.is_open());
         access.close();
         assert!(!access.is_open() && access.is_closed());
         assert_eq!(access.open(async || panic!("it is marked")).await, Err(Denied::Closed));
 
-        let unopened = accesses.of(LoanId::fresh());
+        let unopened = accesses.get_or_create(LoanId::fresh());
         assert!(unopened.close_unopened());
         assert_eq!(
             unopened.open(async || Ok(true)).await,
             Err(Denied::Closed),
             "the loan ended first"
         );
-        let over = accesses.of(LoanId::fresh());
+        let over = accesses.get_or_create(LoanId::fresh());
         assert_eq!(over.open(async || Ok(false)).await, Err(Denied::Closed));
     }
 
@@ -239,24 +241,24 @@ mod tests {
             let body: Arc<dyn OutgoingBody> = body.clone();
             Arc::downgrade(&body)
         };
-        let number = access.enter(listed(&one));
-        access.enter(listed(&other));
-        access.leave(number);
+        let number = access.register(listed(&one));
+        access.register(listed(&other));
+        access.unregister(number);
         access.abort();
         assert!(
             !one.is_aborted.load(Ordering::Relaxed) && other.is_aborted.load(Ordering::Relaxed)
         );
         assert!(!other.connection.is_cut());
-        assert_eq!(access.cut(), 1);
+        assert_eq!(access.close_connections(), 1);
         assert!(!one.connection.is_cut() && other.connection.is_cut());
     }
 
     #[test]
-    fn what_nobody_holds_is_forgotten() {
+    fn unused_accesses_are_removed() {
         let accesses = Accesses::default();
-        for _ in 0..10 * TIDIED_AT {
-            accesses.of(LoanId::fresh());
+        for _ in 0..10 * SWEEP_INTERVAL {
+            accesses.get_or_create(LoanId::fresh());
         }
-        assert!(accesses.0.lock().unwrap().len() <= TIDIED_AT);
+        assert!(accesses.0.lock().unwrap().len() <= SWEEP_INTERVAL);
     }
 }

@@ -13,20 +13,20 @@ use quick_cache::UnitWeighter;
 use quick_cache::sync::Cache;
 
 use super::access::{Access, Accesses};
-use crate::circulation::{Closed, Fed};
+use crate::circulation::{Closed, FeedStatus};
 use crate::clock::{self, Clock};
 use crate::loan::{LoanId, LoanKey};
 
 /// Maximum number of cached decisions; each takes about 200 bytes.
-const DECISIONS: u64 = 1_000_000;
+const MAX_DECISIONS: u64 = 1_000_000;
 /// Initial capacity; the cache grows as needed.
-const ROOM: usize = 10_000;
+const INITIAL_CAPACITY: usize = 10_000;
 /// How long an end is cached, to answer old credentials without the ledger.
-const END_KEPT: Duration = Duration::from_secs(600);
+const END_TTL: Duration = Duration::from_secs(600);
 /// How long a closed loan is remembered: far longer than any flight takes.
-const CLOSED_KEPT: Duration = Duration::from_secs(600);
+const CLOSED_TTL: Duration = Duration::from_secs(600);
 /// Longest time that a decision is cached before the ledger is read again.
-const LONGEST: Duration = Duration::from_secs(86_400);
+const MAX_TTL: Duration = Duration::from_secs(86_400);
 
 /// Decision about a reader and a title.
 #[derive(Clone, Debug)]
@@ -41,7 +41,7 @@ pub(super) enum Decision {
 
 /// A cached decision with its expiry.
 #[derive(Clone, Debug)]
-struct Kept {
+struct Entry {
     decision: Decision,
     until: Timestamp,
     /// When it was stored, in milliseconds, shortly after it was read from the ledger.
@@ -51,53 +51,53 @@ struct Kept {
 /// The cached decisions and the recently closed loans.
 #[derive(Debug)]
 pub(super) struct Decisions {
-    decided: Cache<LoanKey, Kept>,
+    decided: Cache<LoanKey, Entry>,
     closed: moka::sync::Cache<LoanId, ()>,
     pub(super) accesses: Accesses,
     clock: Clock,
-    fed: Fed,
+    feed_status: FeedStatus,
     freshness: Duration,
 }
 
 impl Decisions {
-    pub(super) fn new(clock: Clock, fed: Fed, freshness: Duration) -> Decisions {
-        let decided = Cache::with_weighter(ROOM, DECISIONS, UnitWeighter);
+    pub(super) fn new(clock: Clock, feed_status: FeedStatus, freshness: Duration) -> Decisions {
+        let decided = Cache::with_weighter(INITIAL_CAPACITY, MAX_DECISIONS, UnitWeighter);
         let closed = moka::sync::Cache::builder();
-        let closed = closed.max_capacity(DECISIONS).time_to_live(CLOSED_KEPT).build();
-        Decisions { decided, closed, accesses: Accesses::default(), clock, fed, freshness }
+        let closed = closed.max_capacity(MAX_DECISIONS).time_to_live(CLOSED_TTL).build();
+        Decisions { decided, closed, accesses: Accesses::default(), clock, feed_status, freshness }
     }
 
     /// Returns the decision if it still holds at `now`.
     pub(super) fn find(&self, key: &LoanKey, now: Timestamp) -> Option<Decision> {
-        let kept = self.decided.get(key)?;
-        let is_acceptance = matches!(kept.decision, Decision::Accepted { .. });
+        let entry = self.decided.get(key)?;
+        let is_acceptance = matches!(entry.decision, Decision::Accepted { .. });
         let is_stale =
-            is_acceptance && self.fed.is_stale(kept.at, self.clock.now(), self.freshness);
-        (kept.until > now && !is_stale).then_some(kept.decision)
+            is_acceptance && self.feed_status.is_stale(entry.at, self.clock.now(), self.freshness);
+        (entry.until > now && !is_stale).then_some(entry.decision)
     }
 
     /// Stores a decision; an acceptance only if its loan has not closed.
-    pub(super) fn keep(&self, key: LoanKey, decision: Decision) {
+    pub(super) fn store(&self, key: LoanKey, decision: Decision) {
         let now = self.clock.lending_now();
         let (loan, end) = match &decision {
             Decision::Accepted { loan, until, .. } => (Some(*loan), *until),
             Decision::Refused { until, .. } => (None, *until),
-            Decision::Ended { .. } => (None, clock::after(now, END_KEPT)),
+            Decision::Ended { .. } => (None, clock::after(now, END_TTL)),
         };
         let ended = matches!(decision, Decision::Ended { .. });
         if ended && matches!(self.find(&key, now), Some(Decision::Accepted { .. })) {
             return; // the flight read the ledger before the new loan was begun
         }
-        let kept = Kept {
+        let entry = Entry {
             decision,
-            until: end.min(clock::after(now, LONGEST)),
+            until: end.min(clock::after(now, MAX_TTL)),
             at: self.clock.now().as_millisecond(),
         };
-        self.decided.insert(key, kept);
+        self.decided.insert(key, entry);
         // Checked after the insertion, since `close` records before it removes: one of the two sees
         // the other.
         if loan.is_some_and(|loan| self.is_closed(loan)) {
-            self.forget(&key);
+            self.remove(&key);
         }
     }
 
@@ -110,14 +110,14 @@ impl Decisions {
     /// in use.
     pub(super) fn close(&self, closed: &Closed) -> Option<Arc<Access>> {
         self.closed.insert(closed.loan, ());
-        self.forget(&closed.key);
+        self.remove(&closed.key);
         let access = self.accesses.find(closed.loan)?;
         access.close();
         Some(access)
     }
 
     /// Removes the decision about a reader and a title.
-    pub(super) fn forget(&self, key: &LoanKey) {
+    pub(super) fn remove(&self, key: &LoanKey) {
         self.decided.remove(key);
     }
 }
@@ -136,33 +136,35 @@ mod tests {
     }
 
     fn accepted(decisions: &Decisions, loan: LoanId, until: Timestamp) -> Decision {
-        Decision::Accepted { loan, until, access: decisions.accesses.of(loan) }
+        Decision::Accepted { loan, until, access: decisions.accesses.get_or_create(loan) }
     }
 
     #[test]
-    fn an_acceptance_ends_by_the_projects_clock() {
+    fn acceptance_ends_by_the_projects_clock() {
         let clock = Clock::movable(Timestamp::UNIX_EPOCH);
-        let decisions = Decisions::new(clock.clone(), Fed::default(), Duration::from_secs(30));
+        let decisions =
+            Decisions::new(clock.clone(), FeedStatus::default(), Duration::from_secs(30));
         let until = clock::after(clock.now(), Duration::from_secs(60));
-        decisions.keep(key(), accepted(&decisions, LoanId::fresh(), until));
+        decisions.store(key(), accepted(&decisions, LoanId::fresh(), until));
         assert!(decisions.find(&key(), clock.now()).is_some());
         clock.advance(Duration::from_secs(60));
         assert!(decisions.find(&key(), clock.now()).is_none());
     }
 
     #[test]
-    fn what_does_not_end_soon_by_itself_is_read_anew_all_the_same() {
+    fn long_lived_decisions_expire_after_their_ttl() {
         let clock = Clock::movable(Timestamp::UNIX_EPOCH);
-        let decisions = Decisions::new(clock.clone(), Fed::default(), Duration::from_secs(30));
-        let year = clock::after(clock.now(), 365 * LONGEST);
+        let decisions =
+            Decisions::new(clock.clone(), FeedStatus::default(), Duration::from_secs(30));
+        let year = clock::after(clock.now(), 365 * MAX_TTL);
         let cases = [
-            (accepted(&decisions, LoanId::fresh(), year), LONGEST),
-            (Decision::Ended { at: clock.now() }, END_KEPT),
+            (accepted(&decisions, LoanId::fresh(), year), MAX_TTL),
+            (Decision::Ended { at: clock.now() }, END_TTL),
         ];
-        for (decision, kept) in cases {
-            decisions.forget(&key());
-            decisions.keep(key(), decision);
-            clock.advance(kept - Duration::from_secs(1));
+        for (decision, ttl) in cases {
+            decisions.remove(&key());
+            decisions.store(key(), decision);
+            clock.advance(ttl - Duration::from_secs(1));
             assert!(decisions.find(&key(), clock.now()).is_some());
             clock.advance(Duration::from_secs(1));
             assert!(decisions.find(&key(), clock.now()).is_none());
@@ -170,12 +172,13 @@ mod tests {
     }
 
     #[test]
-    fn a_flight_that_read_before_the_end_cannot_put_the_loan_back() {
+    fn late_flight_cannot_store_a_closed_loan() {
         let clock = Clock::movable(Timestamp::UNIX_EPOCH);
-        let decisions = Decisions::new(clock.clone(), Fed::default(), Duration::from_secs(30));
+        let decisions =
+            Decisions::new(clock.clone(), FeedStatus::default(), Duration::from_secs(30));
         let (loan, until) = (LoanId::fresh(), clock::after(clock.now(), Duration::from_secs(60)));
         decisions.close(&Closed { loan, key: key(), at: clock.now() });
-        decisions.keep(key(), accepted(&decisions, loan, until));
+        decisions.store(key(), accepted(&decisions, loan, until));
         assert!(decisions.find(&key(), clock.now()).is_none());
     }
 }

@@ -12,17 +12,17 @@ use tokio::runtime::Handle;
 
 use super::access::Access;
 use super::cache::Decisions;
-use super::{COME_BACK, Gate};
-use crate::circulation::{Closed, EndError, Streams};
+use super::{Gate, PENDING_RETRY_AFTER};
+use crate::circulation::{Closed, EndError, RunningStreams};
 use crate::clock;
 use crate::loan::{EndReason, Loan, LoanId, LoanKey, LoanState};
 use crate::problem::Problem;
 
 /// How long after its acceptance a loan can be cancelled, which frees its licence (assumed: 15
 /// minutes). A cancel that arrives too late is sent as a return.
-const CANCELLED_WITHIN: Duration = Duration::from_secs(15 * 60);
+const CANCEL_WINDOW: Duration = Duration::from_secs(15 * 60);
 /// How long an aborted body may take until its last byte is sent or discarded.
-const ABORTED_WITHIN: Duration = Duration::from_millis(500);
+const ABORT_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Closes the access of an ended loan. A repeated announcement has no effect: the change feed also
 /// returns the ends of this process.
@@ -40,8 +40,8 @@ pub(super) fn closed(decisions: &Decisions, closed: &Closed, slow: &Handle) {
 fn abort_streams(access: Arc<Access>, loan: LoanId, slow: &Handle) {
     access.abort();
     slow.spawn(async move {
-        tokio::time::sleep(ABORTED_WITHIN).await;
-        let bodies = access.cut();
+        tokio::time::sleep(ABORT_TIMEOUT).await;
+        let bodies = access.close_connections();
         if bodies > 0 {
             tracing::info!(%loan, bodies, "closed connections that held bytes of an ended loan");
         }
@@ -54,7 +54,7 @@ pub(super) struct Running {
     pub(super) slow: Handle,
 }
 
-impl Streams for Running {
+impl RunningStreams for Running {
     fn running(&self) -> Vec<LoanId> {
         self.decisions.accesses.running()
     }
@@ -63,7 +63,7 @@ impl Streams for Running {
         for loan in loans {
             let access = self.decisions.accesses.find(*loan);
             // The loan may be live: once the ledger can be read, it is opened again.
-            self.decisions.accesses.forget(*loan);
+            self.decisions.accesses.remove(*loan);
             if let Some(access) = access {
                 access.close();
                 abort_streams(access, *loan, &self.slow);
@@ -85,7 +85,7 @@ impl Gate {
             match gate.flights.circulation.newest(&key).await {
                 Ok(Some(loan)) => gate.end(&loan, "reader", None).await,
                 Ok(None) => Ok(()),
-                Err(error) => Err(unreadable(&error)),
+                Err(error) => Err(ledger_failure(&error)),
             }
         });
         ended.await.unwrap_or(Err(Problem::LedgerUnavailable))
@@ -101,7 +101,7 @@ impl Gate {
             match gate.flights.circulation.loan(id).await {
                 Ok(Some(loan)) => gate.end(&loan, "admin", why).await.map(|()| true),
                 Ok(None) => Ok(false),
-                Err(error) => Err(unreadable(&error)),
+                Err(error) => Err(ledger_failure(&error)),
             }
         });
         ended.await.unwrap_or(Err(Problem::LedgerUnavailable))
@@ -111,7 +111,7 @@ impl Gate {
         match loan.state {
             LoanState::Ending | LoanState::Ended | LoanState::Refused => return Ok(()),
             LoanState::Intended | LoanState::Unknown => {
-                return Err(Problem::LoanPending { retry_after: COME_BACK });
+                return Err(Problem::LoanPending { retry_after: PENDING_RETRY_AFTER });
             }
             LoanState::Pending | LoanState::Accepted => {}
         }
@@ -121,14 +121,14 @@ impl Gate {
         match ended {
             // A lagging read has made it unknown: it may be live, and must be returned again.
             Err(EndError::NotLive(LoanState::Intended | LoanState::Unknown)) => {
-                self.decisions.accesses.forget(loan.id);
-                Err(Problem::LoanPending { retry_after: COME_BACK })
+                self.decisions.accesses.remove(loan.id);
+                Err(Problem::LoanPending { retry_after: PENDING_RETRY_AFTER })
             }
             // Another caller or Bokbasen ended it first.
             Ok(_) | Err(EndError::NotLive(_) | EndError::NoSuchLoan) => Ok(()),
             Err(EndError::Ledger(error)) => {
-                self.decisions.accesses.forget(loan.id);
-                Err(unreadable(&error))
+                self.decisions.accesses.remove(loan.id);
+                Err(ledger_failure(&error))
             }
         }
     }
@@ -137,17 +137,17 @@ impl Gate {
     /// licence, if this process has given no permit, or else returned. The ledger turns a cancel
     /// into a return if another process may have given one.
     fn stop_access(&self, loan: &Loan) -> (Arc<Access>, EndReason) {
-        let access = self.decisions.accesses.of(loan.id);
+        let access = self.decisions.accesses.get_or_create(loan.id);
         let now = self.clock.now();
-        let in_time = loan.accepted.is_none_or(|at| clock::after(at, CANCELLED_WITHIN) > now);
+        let in_time = loan.accepted.is_none_or(|at| clock::after(at, CANCEL_WINDOW) > now);
         let cancelled = in_time && access.close_unopened();
         access.close();
-        self.decisions.forget(&loan.key);
+        self.decisions.remove(&loan.key);
         (access, if cancelled { EndReason::Cancelled } else { EndReason::Returned })
     }
 }
 
-fn unreadable(error: &dyn std::fmt::Display) -> Problem {
+fn ledger_failure(error: &dyn std::fmt::Display) -> Problem {
     tracing::error!(%error, "cannot end a loan");
     Problem::LedgerUnavailable
 }

@@ -18,13 +18,13 @@ use tokio::sync::watch;
 
 use super::access::Access;
 use super::cache::{Decision, Decisions};
-use crate::circulation::{Asker, Begun, Circulation, Outcome, Standing};
+use crate::circulation::{BeginResult, Circulation, LedgerStatus, LoanRequest, Outcome};
 use crate::loan::{LoanId, LoanKey};
 use crate::telemetry::{LogLimit, Metrics};
 
 /// Result of a flight.
 #[derive(Clone, Debug)]
-pub(super) enum Landing {
+pub(super) enum FlightResult {
     /// A loan opens the title until then.
     Open { loan: LoanId, until: Timestamp, access: Arc<Access> },
     /// Bokbasen refused; the refusal holds until then.
@@ -36,13 +36,13 @@ pub(super) enum Landing {
     /// There is no loan.
     Nothing,
     /// The loan was ended before it was accepted. Only a later request begins another.
-    TakenBack,
+    Withdrawn,
     /// Bokbasen is unavailable.
     Unavailable { retry_after: Duration },
     /// The spending brake is on until then.
     Braked { until: Timestamp },
     /// The ledger failed, or the gate is stopping.
-    Unsure,
+    Undetermined,
     /// Too many flights are running.
     Overloaded,
 }
@@ -51,13 +51,13 @@ pub(super) enum Landing {
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub(super) enum Stage {
     /// Queries the ledger, and waits for an undecided loan.
-    Look,
+    LookUp,
     /// Begins a loan.
     Begin,
 }
 
-type Name = (LoanKey, Stage);
-type Land = Arc<watch::Sender<Option<Landing>>>;
+type FlightKey = (LoanKey, Stage);
+type ResultSender = Arc<watch::Sender<Option<FlightResult>>>;
 
 /// The flights of this process.
 #[derive(Clone)]
@@ -65,7 +65,7 @@ pub(super) struct Flights {
     pub(super) circulation: Circulation,
     decisions: Arc<Decisions>,
     slow: Handle,
-    under_way: Arc<Mutex<HashMap<Name, Land>>>,
+    running: Arc<Mutex<HashMap<FlightKey, ResultSender>>>,
     /// `lending.flights`.
     limit: usize,
     metrics: Metrics,
@@ -85,73 +85,73 @@ impl Flights {
         limit: usize,
         metrics: Metrics,
     ) -> Flights {
-        Flights { circulation, decisions, slow, under_way: Arc::default(), limit, metrics }
+        Flights { circulation, decisions, slow, running: Arc::default(), limit, metrics }
     }
 
     /// Waits for the flight of this reader and title, and starts it if there is none.
-    pub(super) async fn join(&self, asker: Asker, stage: Stage) -> Landing {
-        let Some(mut landing) = self.find_or_start(asker, stage) else {
-            return Landing::Overloaded;
+    pub(super) async fn join(&self, loan_request: LoanRequest, stage: Stage) -> FlightResult {
+        let Some(mut receiver) = self.find_or_start(loan_request, stage) else {
+            return FlightResult::Overloaded;
         };
-        match landing.wait_for(Option::is_some).await {
-            Ok(landed) => landed.clone().unwrap_or(Landing::Unsure),
-            Err(_) => Landing::Unsure, // its task died, so the outcome is unknown
+        match receiver.wait_for(Option::is_some).await {
+            Ok(result) => result.clone().unwrap_or(FlightResult::Undetermined),
+            Err(_) => FlightResult::Undetermined, // its task died, so the outcome is unknown
         }
     }
 
     fn find_or_start(
         &self,
-        asker: Asker,
+        loan_request: LoanRequest,
         stage: Stage,
-    ) -> Option<watch::Receiver<Option<Landing>>> {
-        let name = (asker.key, stage);
-        let mut under_way = self.lock();
-        if let Some(land) = under_way.get(&name) {
-            return Some(land.subscribe());
+    ) -> Option<watch::Receiver<Option<FlightResult>>> {
+        let key = (loan_request.key, stage);
+        let mut running = self.lock();
+        if let Some(sender) = running.get(&key) {
+            return Some(sender.subscribe());
         }
-        if under_way.len() >= self.limit {
-            drop(under_way);
+        if running.len() >= self.limit {
+            drop(running);
             self.metrics.flight_refused();
             return None;
         }
-        let (land, landing) = watch::channel(None);
-        let land = Arc::new(land);
-        under_way.insert(name, land.clone());
-        self.metrics.flights(under_way.len());
-        drop(under_way);
-        let flying = Flying { flights: self.clone(), name, land };
+        let (sender, receiver) = watch::channel(None);
+        let sender = Arc::new(sender);
+        running.insert(key, sender.clone());
+        self.metrics.flights(running.len());
+        drop(running);
+        let flight = RunningFlight { flights: self.clone(), key, sender };
         self.slow.spawn(async move {
-            if let Some(landed) = flying.fly(asker).await {
+            if let Some(result) = flight.run(loan_request).await {
                 // Removed from the list first: a caller that now begins must not hit the limit
                 // because of this flight.
-                flying.leave(&mut flying.flights.lock());
-                flying.land.send_replace(Some(landed));
+                flight.remove_from(&mut flight.flights.lock());
+                flight.sender.send_replace(Some(result));
             }
         });
-        Some(landing)
+        Some(receiver)
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Name, Land>> {
-        self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, HashMap<FlightKey, ResultSender>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn landing_of(&self, outcome: Outcome) -> Landing {
+    fn result_of(&self, outcome: Outcome) -> FlightResult {
         match outcome {
             Outcome::Accepted { loan, until } => self.open(loan, until),
             Outcome::Refused { refusal, until } => {
-                Landing::Refused { reason: refusal.code.into(), until }
+                FlightResult::Refused { reason: refusal.code.into(), until }
             }
-            Outcome::NothingMade => Landing::Nothing,
-            Outcome::TakenBack => Landing::TakenBack,
-            Outcome::Unavailable { retry_after } => Landing::Unavailable { retry_after },
-            Outcome::Braked { until } => Landing::Braked { until },
-            Outcome::Ended { at } => Landing::Ended { at, settled: true },
-            Outcome::Unsure => Landing::Unsure,
+            Outcome::NotCreated => FlightResult::Nothing,
+            Outcome::Withdrawn => FlightResult::Withdrawn,
+            Outcome::Unavailable { retry_after } => FlightResult::Unavailable { retry_after },
+            Outcome::Braked { until } => FlightResult::Braked { until },
+            Outcome::Ended { at } => FlightResult::Ended { at, settled: true },
+            Outcome::Undetermined => FlightResult::Undetermined,
         }
     }
 
-    fn open(&self, loan: LoanId, until: Timestamp) -> Landing {
-        Landing::Open { loan, until, access: self.decisions.accesses.of(loan) }
+    fn open(&self, loan: LoanId, until: Timestamp) -> FlightResult {
+        FlightResult::Open { loan, until, access: self.decisions.accesses.get_or_create(loan) }
     }
 
     /// Runs work on the slow runtime that completes even if its caller disconnects. Returns none if
@@ -165,79 +165,79 @@ impl Flights {
 }
 
 /// A running flight. Dropping it removes it from the list, also if its task died.
-struct Flying {
+struct RunningFlight {
     flights: Flights,
-    name: Name,
-    land: Land,
+    key: FlightKey,
+    sender: ResultSender,
 }
 
-impl Flying {
+impl RunningFlight {
     /// Runs the flight and returns its result. Returns none if every caller left while it only
     /// waited for a decision.
-    async fn fly(&self, asker: Asker) -> Option<Landing> {
-        let landed = match self.name.1 {
-            Stage::Look => self.look(&asker).await,
-            Stage::Begin => self.begin(&asker).await,
+    async fn run(&self, loan_request: LoanRequest) -> Option<FlightResult> {
+        let result = match self.key.1 {
+            Stage::LookUp => self.look_up(&loan_request).await,
+            Stage::Begin => self.begin(&loan_request).await,
         }?;
-        if let Some(decision) = decision_of(&landed) {
-            self.flights.decisions.keep(asker.key, decision);
+        if let Some(decision) = decision_of(&result) {
+            self.flights.decisions.store(loan_request.key, decision);
         }
-        Some(landed)
+        Some(result)
     }
 
-    async fn look(&self, asker: &Asker) -> Option<Landing> {
+    async fn look_up(&self, loan_request: &LoanRequest) -> Option<FlightResult> {
         let (flights, circulation) = (&self.flights, &self.flights.circulation);
-        Some(match circulation.standing(&asker.key).await {
-            Ok(Standing::Open { loan, until }) => flights.open(loan, until),
-            Ok(Standing::Undecided(loan)) => {
-                flights.landing_of(self.unless_abandoned(circulation.join(*loan)).await?)
+        Some(match circulation.ledger_status(&loan_request.key).await {
+            Ok(LedgerStatus::Open { loan, until }) => flights.open(loan, until),
+            Ok(LedgerStatus::Undecided(loan)) => {
+                flights.result_of(self.while_joined(circulation.join(*loan)).await?)
             }
-            Ok(Standing::Refused(outcome)) => flights.landing_of(outcome),
-            Ok(Standing::Ended { at, settled }) => Landing::Ended { at, settled },
-            Ok(Standing::Nothing) => Landing::Nothing,
+            Ok(LedgerStatus::Refused(outcome)) => flights.result_of(outcome),
+            Ok(LedgerStatus::Ended { at, settled }) => FlightResult::Ended { at, settled },
+            Ok(LedgerStatus::Nothing) => FlightResult::Nothing,
             Err(error) => {
                 static LIMIT: LogLimit = LogLimit::per_minute();
                 if let Some(suppressed) = LIMIT.permit("read") {
                     tracing::error!(%error, suppressed, "cannot read a loan from the ledger");
                 }
-                Landing::Unsure
+                FlightResult::Undetermined
             }
         })
     }
 
     /// Begins a loan. If no loan was created, for example because of an old intent that was never
     /// sent, it tries once more: then Bokbasen certainly has none.
-    async fn begin(&self, asker: &Asker) -> Option<Landing> {
-        match self.begin_once(asker).await? {
-            Landing::Nothing => self.begin_once(asker).await,
-            landed => Some(landed),
+    async fn begin(&self, loan_request: &LoanRequest) -> Option<FlightResult> {
+        match self.begin_once(loan_request).await? {
+            FlightResult::Nothing => self.begin_once(loan_request).await,
+            result => Some(result),
         }
     }
 
-    async fn begin_once(&self, asker: &Asker) -> Option<Landing> {
+    async fn begin_once(&self, loan_request: &LoanRequest) -> Option<FlightResult> {
         let circulation = &self.flights.circulation;
-        let begun = circulation.begin(asker, "reader").await;
+        let begun = circulation.begin(loan_request, "reader").await;
         let outcome = match begun {
-            Begun::Decided(outcome) => outcome,
-            Begun::Sent(waiting) => self.unless_abandoned(waiting.outcome()).await?,
-            Begun::Live(loan) => self.unless_abandoned(circulation.join(*loan)).await?,
+            BeginResult::Decided(outcome) => outcome,
+            BeginResult::Sent(waiting) => self.while_joined(waiting.outcome()).await?,
+            BeginResult::Live(loan) => self.while_joined(circulation.join(*loan)).await?,
         };
-        Some(self.flights.landing_of(outcome))
+        Some(self.flights.result_of(outcome))
     }
 
     /// Returns the result of a wait. Returns none once the last caller has left; the flight is then
     /// removed from the list.
-    async fn unless_abandoned<T>(&self, wait: impl Future<Output = T>) -> Option<T> {
+    async fn while_joined<T>(&self, wait: impl Future<Output = T>) -> Option<T> {
         let mut wait = std::pin::pin!(wait);
         loop {
             tokio::select! {
                 biased;
                 waited = &mut wait => return Some(waited),
-                () = self.land.closed() => {
+                () = self.sender.closed() => {
                     // Callers join under this lock, so a caller that has joined since is counted.
-                    let mut under_way = self.flights.lock();
-                    if self.land.receiver_count() == 0 {
-                        self.leave(&mut under_way);
+                    let mut running = self.flights.lock();
+                    if self.sender.receiver_count() == 0 {
+                        self.remove_from(&mut running);
                         return None;
                     }
                 }
@@ -246,36 +246,36 @@ impl Flying {
     }
 
     /// Removes this flight from the list, but no later flight of the same name.
-    fn leave(&self, under_way: &mut HashMap<Name, Land>) {
-        if under_way.get(&self.name).is_some_and(|land| Arc::ptr_eq(land, &self.land)) {
-            under_way.remove(&self.name);
-            self.flights.metrics.flights(under_way.len());
+    fn remove_from(&self, running: &mut HashMap<FlightKey, ResultSender>) {
+        if running.get(&self.key).is_some_and(|sender| Arc::ptr_eq(sender, &self.sender)) {
+            running.remove(&self.key);
+            self.flights.metrics.flights(running.len());
         }
     }
 }
 
-impl Drop for Flying {
+impl Drop for RunningFlight {
     fn drop(&mut self) {
-        self.leave(&mut self.flights.lock());
+        self.remove_from(&mut self.flights.lock());
     }
 }
 
 /// Returns the decision to cache; none for results that may change at any moment.
-fn decision_of(landing: &Landing) -> Option<Decision> {
-    match landing {
-        Landing::Open { loan, until, access } => {
+fn decision_of(result: &FlightResult) -> Option<Decision> {
+    match result {
+        FlightResult::Open { loan, until, access } => {
             Some(Decision::Accepted { loan: *loan, until: *until, access: access.clone() })
         }
-        Landing::Refused { reason, until } => {
+        FlightResult::Refused { reason, until } => {
             Some(Decision::Refused { reason: reason.clone(), until: *until })
         }
-        Landing::Ended { at, .. } => Some(Decision::Ended { at: *at }),
-        Landing::Forbidden(_)
-        | Landing::Nothing
-        | Landing::TakenBack
-        | Landing::Unavailable { .. }
-        | Landing::Braked { .. }
-        | Landing::Unsure
-        | Landing::Overloaded => None,
+        FlightResult::Ended { at, .. } => Some(Decision::Ended { at: *at }),
+        FlightResult::Forbidden(_)
+        | FlightResult::Nothing
+        | FlightResult::Withdrawn
+        | FlightResult::Unavailable { .. }
+        | FlightResult::Braked { .. }
+        | FlightResult::Undetermined
+        | FlightResult::Overloaded => None,
     }
 }

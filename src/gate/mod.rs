@@ -23,7 +23,7 @@ use jiff::Timestamp;
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 
-use crate::circulation::{Asker, Circulation};
+use crate::circulation::{Circulation, LoanRequest};
 use crate::clock::{self, Clock};
 use crate::loan::{Isbn, LoanId, LoanKey};
 use crate::problem::Problem;
@@ -32,7 +32,7 @@ use crate::telemetry::{LogLimit, Metrics, Via};
 pub use crate::circulation::Availability;
 use access::Denied;
 use cache::{Decision, Decisions};
-use flight::{Flights, Landing, Stage};
+use flight::{FlightResult, Flights, Stage};
 pub use permit::Permit;
 
 /// The settings in `[gate]`.
@@ -88,14 +88,14 @@ pub struct Answer {
 }
 
 /// Result of a cache lookup for a reader and a title.
-enum Known {
+enum CacheLookup {
     Open(Permit),
     Closed(Problem),
-    Nothing,
+    Miss,
 }
 
 /// Retry-After for a loan that is not decided yet.
-const COME_BACK: Duration = Duration::from_secs(2);
+const PENDING_RETRY_AFTER: Duration = Duration::from_secs(2);
 
 /// The gate. Clones share all state, over all worker threads.
 #[derive(Clone, Debug)]
@@ -117,12 +117,12 @@ impl Gate {
         slow: Handle,
     ) -> Gate {
         let decisions =
-            Arc::new(Decisions::new(clock.clone(), circulation.fed(), settings.freshness));
+            Arc::new(Decisions::new(clock.clone(), circulation.feed_status(), settings.freshness));
         let running = end::Running { decisions: decisions.clone(), slow: slow.clone() };
         circulation.watch_streams(settings.freshness, running);
         let closing = decisions.clone();
-        let cutting = slow.clone();
-        circulation.on_closed(move |closed| end::closed(&closing, &closed, &cutting));
+        let runtime = slow.clone();
+        circulation.on_closed(move |closed| end::closed(&closing, &closed, &runtime));
         let flights = Flights::new(circulation, decisions.clone(), slow, settings.flights, metrics);
         Gate { decisions, flights, clock, settings: settings.clone() }
     }
@@ -134,29 +134,29 @@ impl Gate {
     pub async fn admit(&self, request: &Request<'_>) -> Answer {
         let now = self.clock.lending_now();
         let (isbn, via) = (request.key.isbn, Via::Cache);
-        match self.known(&request.key, request.issued, now) {
-            Known::Open(permit) => Answer { permit: Ok(permit), isbn, via },
-            known if !request.further.is_empty() => {
-                Box::pin(self.admit_among(request, known, now)).await
+        match self.look_up(&request.key, request.issued, now) {
+            CacheLookup::Open(permit) => Answer { permit: Ok(permit), isbn, via },
+            lookup if !request.further.is_empty() => {
+                Box::pin(self.admit_among(request, lookup, now)).await
             }
-            Known::Closed(problem) => Answer { permit: Err(problem), isbn, via },
-            Known::Nothing => Box::pin(self.fly(request, self.patience())).await,
+            CacheLookup::Closed(problem) => Answer { permit: Err(problem), isbn, via },
+            CacheLookup::Miss => Box::pin(self.decide_by_flight(request, self.patience())).await,
         }
     }
 
     /// Looks up a reader and a title in the cache.
-    fn known(&self, key: &LoanKey, issued: Option<Timestamp>, now: Timestamp) -> Known {
+    fn look_up(&self, key: &LoanKey, issued: Option<Timestamp>, now: Timestamp) -> CacheLookup {
         match self.decisions.find(key, now) {
             Some(Decision::Accepted { loan, access, until }) if access.is_open() => {
-                Known::Open(Permit::new(loan, *key, access, until, &self.clock))
+                CacheLookup::Open(Permit::new(loan, *key, access, until, &self.clock))
             }
             Some(Decision::Refused { reason, until }) => {
-                Known::Closed(refused(reason.to_string(), now, until))
+                CacheLookup::Closed(refused(reason.to_string(), now, until))
             }
             Some(Decision::Ended { at }) if rules::is_old(issued, at) => {
-                Known::Closed(Problem::LoanEnded)
+                CacheLookup::Closed(Problem::LoanEnded)
             }
-            Some(Decision::Accepted { .. } | Decision::Ended { .. }) | None => Known::Nothing,
+            Some(Decision::Accepted { .. } | Decision::Ended { .. }) | None => CacheLookup::Miss,
         }
     }
 
@@ -166,9 +166,9 @@ impl Gate {
     /// # Errors
     /// As [`Gate::admit`].
     pub async fn begin(&self, request: &Request<'_>) -> Result<(LoanId, bool), Problem> {
-        let (landing, via) = self.landed(request, self.patience()).await?;
-        match landing {
-            Landing::Open { loan, until, .. }
+        let (result, via) = self.await_flights(request, self.patience()).await?;
+        match result {
+            FlightResult::Open { loan, until, .. }
                 if until > self.clock.lending_now() && !self.decisions.is_closed(loan) =>
             {
                 Ok((loan, via == Via::Registered))
@@ -178,9 +178,9 @@ impl Gate {
     }
 
     /// Waits for the flights of a request that the cache does not decide.
-    async fn fly(&self, request: &Request<'_>, until: Instant) -> Answer {
-        let (permit, via) = match self.landed(request, until).await {
-            Ok((landing, via)) => (self.answer(request, &request.key, landing, until).await, via),
+    async fn decide_by_flight(&self, request: &Request<'_>, until: Instant) -> Answer {
+        let (permit, via) = match self.await_flights(request, until).await {
+            Ok((result, via)) => (self.permit_for(request, &request.key, result, until).await, via),
             Err(problem) => (Err(problem), Via::None),
         };
         Answer { permit, isbn: request.key.isbn, via }
@@ -192,51 +192,51 @@ impl Gate {
     }
 
     /// Waits for the flights of a request, at most until the deadline.
-    async fn landed(
+    async fn await_flights(
         &self,
         request: &Request<'_>,
         until: Instant,
-    ) -> Result<(Landing, Via), Problem> {
-        let landing = tokio::time::timeout_at(until, self.land(request)).await;
-        landing.map_err(|_| Problem::LoanPending { retry_after: COME_BACK })
+    ) -> Result<(FlightResult, Via), Problem> {
+        let result = tokio::time::timeout_at(until, self.run_flights(request)).await;
+        result.map_err(|_| Problem::LoanPending { retry_after: PENDING_RETRY_AFTER })
     }
 
     /// Queries the ledger first. Then begins a loan if this request may.
-    async fn land(&self, request: &Request<'_>) -> (Landing, Via) {
-        let asker = Asker { key: request.key, issued: request.issued };
-        let found = self.flights.join(asker, Stage::Look).await;
+    async fn run_flights(&self, request: &Request<'_>) -> (FlightResult, Via) {
+        let loan_request = LoanRequest { key: request.key, issued: request.issued };
+        let found = self.flights.join(loan_request, Stage::LookUp).await;
         let may_begin = match &found {
-            Landing::Nothing => rules::may_begin(request, None),
-            Landing::Ended { at, settled: true } => rules::may_begin(request, Some(*at)),
+            FlightResult::Nothing => rules::may_begin(request, None),
+            FlightResult::Ended { at, settled: true } => rules::may_begin(request, Some(*at)),
             _ => return (found, Via::Ledger),
         };
         match may_begin {
-            Ok(()) => (self.begun(asker).await, Via::Registered),
+            Ok(()) => (self.begin_flight(loan_request).await, Via::Registered),
             Err(reason) => (reason, Via::Ledger),
         }
     }
 
     /// Begins a loan. Tries once more if the flight was started by an older credential, whose
     /// refusal does not apply to this one.
-    async fn begun(&self, asker: Asker) -> Landing {
-        match self.flights.join(asker, Stage::Begin).await {
-            Landing::Ended { at, .. } if !rules::is_old(asker.issued, at) => {
-                self.flights.join(asker, Stage::Begin).await
+    async fn begin_flight(&self, loan_request: LoanRequest) -> FlightResult {
+        match self.flights.join(loan_request, Stage::Begin).await {
+            FlightResult::Ended { at, .. } if !rules::is_old(loan_request.issued, at) => {
+                self.flights.join(loan_request, Stage::Begin).await
             }
-            landed => landed,
+            result => result,
         }
     }
 
     /// Returns a permit for an open loan, once the ledger has marked it as opened.
-    async fn answer(
+    async fn permit_for(
         &self,
         request: &Request<'_>,
         key: &LoanKey,
-        landing: Landing,
+        result: FlightResult,
         patience: Instant,
     ) -> Result<Permit, Problem> {
-        let (loan, access, until) = match landing {
-            Landing::Open { loan, until, access }
+        let (loan, access, until) = match result {
+            FlightResult::Open { loan, until, access }
                 if until > self.clock.lending_now() && !self.decisions.is_closed(loan) =>
             {
                 (loan, access, until)
@@ -275,37 +275,41 @@ impl Gate {
     }
 
     /// Returns the problem for a flight that opens nothing.
-    fn refusal(&self, request: &Request<'_>, landing: Landing) -> Problem {
+    fn refusal(&self, request: &Request<'_>, result: FlightResult) -> Problem {
         let now = self.clock.lending_now();
-        match landing {
-            Landing::Open { .. } | Landing::TakenBack => Problem::LoanEnded,
-            Landing::Refused { reason, until } => refused(reason.to_string(), now, until),
-            Landing::Forbidden(reason) => {
+        match result {
+            FlightResult::Open { .. } | FlightResult::Withdrawn => Problem::LoanEnded,
+            FlightResult::Refused { reason, until } => refused(reason.to_string(), now, until),
+            FlightResult::Forbidden(reason) => {
                 Problem::LoanRefused { reason: reason.to_owned(), retry_after: None }
             }
-            Landing::Ended { at, .. } if rules::is_old(request.issued, at) => Problem::LoanEnded,
+            FlightResult::Ended { at, .. } if rules::is_old(request.issued, at) => {
+                Problem::LoanEnded
+            }
             // The credential is newer, but the end is not acknowledged yet, or another flight was
             // first.
-            Landing::Ended { .. } | Landing::Nothing => {
-                Problem::LoanPending { retry_after: COME_BACK }
+            FlightResult::Ended { .. } | FlightResult::Nothing => {
+                Problem::LoanPending { retry_after: PENDING_RETRY_AFTER }
             }
-            Landing::Unavailable { retry_after } => Problem::LendingUnavailable { retry_after },
-            Landing::Braked { until } => Problem::TooManyRequests {
+            FlightResult::Unavailable { retry_after } => {
+                Problem::LendingUnavailable { retry_after }
+            }
+            FlightResult::Braked { until } => Problem::TooManyRequests {
                 reason: "brake",
                 retry_after: clock::until(self.clock.now(), until),
             },
-            Landing::Unsure => Problem::LedgerUnavailable,
-            Landing::Overloaded => Problem::Overloaded,
+            FlightResult::Undetermined => Problem::LedgerUnavailable,
+            FlightResult::Overloaded => Problem::Overloaded,
         }
     }
 }
 
 /// Bokbasen's code (assumed) for an unknown title: for a reader this is a wrong path, not a
 /// refusal.
-const NO_SUCH_TITLE: &str = "TITLE_NOT_FOUND";
+const UNKNOWN_TITLE_CODE: &str = "TITLE_NOT_FOUND";
 
 fn refused(reason: String, now: Timestamp, until: Timestamp) -> Problem {
-    if reason == NO_SUCH_TITLE {
+    if reason == UNKNOWN_TITLE_CODE {
         return Problem::TitleNotFound;
     }
     Problem::LoanRefused { reason, retry_after: Some(clock::until(now, until)) }

@@ -10,9 +10,9 @@ use futures_util::stream::FuturesUnordered;
 use jiff::Timestamp;
 use tokio::time::Instant;
 
-use super::flight::{Landing, Stage};
-use super::{Answer, COME_BACK, Gate, Known, Request, rules};
-use crate::circulation::Asker;
+use super::flight::{FlightResult, Stage};
+use super::{Answer, CacheLookup, Gate, PENDING_RETRY_AFTER, Request, rules};
+use crate::circulation::LoanRequest;
 use crate::loan::LoanKey;
 use crate::problem::Problem;
 use crate::telemetry::Via;
@@ -21,7 +21,7 @@ use crate::telemetry::Via;
 #[derive(Debug, Default)]
 struct Found {
     /// The ledger could not be read for one title: its loan may be live.
-    unsure: bool,
+    undetermined: bool,
     /// Too many flights were running to look up one title: its loan may be live.
     overloaded: bool,
     /// A loan has ended, and the credential is too old to begin another.
@@ -33,83 +33,90 @@ impl Gate {
     pub(super) async fn admit_among(
         &self,
         request: &Request<'_>,
-        first: Known,
+        first: CacheLookup,
         now: Timestamp,
     ) -> Answer {
         let mut found = Found::default();
         let mut unknown: Vec<LoanKey> = Vec::with_capacity(1 + request.further.len());
         for isbn in request.further {
             let key = LoanKey { isbn: *isbn, ..request.key };
-            match self.known(&key, request.issued, now) {
-                Known::Open(permit) => {
+            match self.look_up(&key, request.issued, now) {
+                CacheLookup::Open(permit) => {
                     return Answer { permit: Ok(permit), isbn: *isbn, via: Via::Cache };
                 }
-                Known::Closed(problem) => found.ended |= problem == Problem::LoanEnded,
-                Known::Nothing => unknown.push(key),
+                CacheLookup::Closed(problem) => found.ended |= problem == Problem::LoanEnded,
+                CacheLookup::Miss => unknown.push(key),
             }
         }
         let first = match first {
-            Known::Closed(problem) => Some(problem),
-            Known::Open(_) | Known::Nothing => {
+            CacheLookup::Closed(problem) => Some(problem),
+            CacheLookup::Open(_) | CacheLookup::Miss => {
                 unknown.push(request.key);
                 None
             }
         };
         let until = self.patience();
-        let looks = self.look_at(request, &unknown, &mut found, until);
-        let looked = tokio::time::timeout_at(until, looks).await;
+        let lookups = self.look_up_all(request, &unknown, &mut found, until);
+        let answer = tokio::time::timeout_at(until, lookups).await;
         let closed = |problem, via| Answer { permit: Err(problem), isbn: request.key.isbn, via };
-        match (looked, first) {
+        match (answer, first) {
             (Ok(Some(answer)), _) => answer,
-            (Err(_), _) => closed(Problem::LoanPending { retry_after: COME_BACK }, Via::None),
+            (Err(_), _) => {
+                closed(Problem::LoanPending { retry_after: PENDING_RETRY_AFTER }, Via::None)
+            }
             (Ok(None), _) if found.overloaded => closed(Problem::Overloaded, Via::None),
-            (Ok(None), _) if found.unsure => closed(Problem::LedgerUnavailable, Via::Ledger),
+            (Ok(None), _) if found.undetermined => closed(Problem::LedgerUnavailable, Via::Ledger),
             (Ok(None), Some(problem)) => closed(problem, Via::Cache),
             // After returning one of its titles, a reader needs a newer credential, as for a single
             // title. Otherwise an app that continues automatically would spend a licence of another
             // title.
             (Ok(None), None) if found.ended => closed(Problem::LoanEnded, Via::Ledger),
-            (Ok(None), None) => self.fly(request, until).await,
+            (Ok(None), None) => self.decide_by_flight(request, until).await,
         }
     }
 
     /// Queries the ledger for all titles at once: a title that waits for Bokbasen must not delay
     /// one with a live loan.
-    async fn look_at(
+    async fn look_up_all(
         &self,
         request: &Request<'_>,
         keys: &[LoanKey],
         found: &mut Found,
         until: Instant,
     ) -> Option<Answer> {
-        let look = |key: LoanKey| async move {
-            (key, self.flights.join(Asker { key, issued: request.issued }, Stage::Look).await)
+        let look_up = |key: LoanKey| async move {
+            (
+                key,
+                self.flights.join(LoanRequest { key, issued: request.issued }, Stage::LookUp).await,
+            )
         };
-        let mut looks: FuturesUnordered<_> = keys.iter().copied().map(look).collect();
-        while let Some((key, landing)) = looks.next().await {
-            match landing {
-                Landing::Open { .. } => match self.answer(request, &key, landing, until).await {
-                    Ok(permit) => {
-                        return Some(Answer {
-                            permit: Ok(permit),
-                            isbn: key.isbn,
-                            via: Via::Ledger,
-                        });
+        let mut lookups: FuturesUnordered<_> = keys.iter().copied().map(look_up).collect();
+        while let Some((key, result)) = lookups.next().await {
+            match result {
+                FlightResult::Open { .. } => {
+                    match self.permit_for(request, &key, result, until).await {
+                        Ok(permit) => {
+                            return Some(Answer {
+                                permit: Ok(permit),
+                                isbn: key.isbn,
+                                via: Via::Ledger,
+                            });
+                        }
+                        Err(problem) => {
+                            found.undetermined |= problem == Problem::LedgerUnavailable;
+                            found.ended |= problem == Problem::LoanEnded;
+                        }
                     }
-                    Err(problem) => {
-                        found.unsure |= problem == Problem::LedgerUnavailable;
-                        found.ended |= problem == Problem::LoanEnded;
-                    }
-                },
-                Landing::Unsure => found.unsure = true,
-                Landing::Overloaded => found.overloaded = true,
-                Landing::Ended { at, .. } => found.ended |= rules::is_old(request.issued, at),
-                Landing::Refused { .. }
-                | Landing::Forbidden(_)
-                | Landing::Nothing
-                | Landing::TakenBack
-                | Landing::Unavailable { .. }
-                | Landing::Braked { .. } => {}
+                }
+                FlightResult::Undetermined => found.undetermined = true,
+                FlightResult::Overloaded => found.overloaded = true,
+                FlightResult::Ended { at, .. } => found.ended |= rules::is_old(request.issued, at),
+                FlightResult::Refused { .. }
+                | FlightResult::Forbidden(_)
+                | FlightResult::Nothing
+                | FlightResult::Withdrawn
+                | FlightResult::Unavailable { .. }
+                | FlightResult::Braked { .. } => {}
             }
         }
         None

@@ -45,7 +45,7 @@ impl Permit {
     /// Registers a body that starts under the permit, so that it is aborted when the loan ends.
     /// Returns false if the loan has ended.
     pub fn begin_stream(&self, body: Weak<dyn OutgoingBody>) -> bool {
-        self.stream.get_or_init(|| self.access.enter(body));
+        self.stream.get_or_init(|| self.access.register(body));
         // Checked after the registration: an end either finds the body, or is seen here.
         !self.access.is_closed()
     }
@@ -77,7 +77,7 @@ impl Permit {
 impl Drop for Permit {
     fn drop(&mut self) {
         if let Some(number) = self.stream.get() {
-            self.access.leave(*number);
+            self.access.unregister(*number);
         }
     }
 }
@@ -106,7 +106,7 @@ mod tests {
             isbn: "9780306406157".parse().unwrap(),
         };
         let loan = LoanId::fresh();
-        let access = Accesses::default().of(loan);
+        let access = Accesses::default().get_or_create(loan);
         let permit = Permit::new(
             loan,
             key,

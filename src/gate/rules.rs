@@ -7,7 +7,7 @@
 use jiff::Timestamp;
 
 use super::Request;
-use super::flight::Landing;
+use super::flight::FlightResult;
 
 /// Refusal reason on a route where only an explicit request begins loans.
 const EXPLICIT: &str = "explicit-begin-required";
@@ -22,11 +22,14 @@ pub(super) fn is_old(issued: Option<Timestamp>, ended: Timestamp) -> bool {
 
 /// Checks whether this request may begin a loan. `last_end` is the last end of a loan of this
 /// reader and title.
-pub(super) fn may_begin(request: &Request<'_>, last_end: Option<Timestamp>) -> Result<(), Landing> {
+pub(super) fn may_begin(
+    request: &Request<'_>,
+    last_end: Option<Timestamp>,
+) -> Result<(), FlightResult> {
     match last_end {
-        Some(at) if is_old(request.issued, at) => Err(Landing::Ended { at, settled: true }),
-        _ if request.explicit => Err(Landing::Forbidden(EXPLICIT)),
-        _ if request.continues => Err(Landing::Forbidden(CONTINUES)),
+        Some(at) if is_old(request.issued, at) => Err(FlightResult::Ended { at, settled: true }),
+        _ if request.explicit => Err(FlightResult::Forbidden(EXPLICIT)),
+        _ if request.continues => Err(FlightResult::Forbidden(CONTINUES)),
         _ => Ok(()),
     }
 }
@@ -58,10 +61,10 @@ mod tests {
     }
 
     #[test]
-    fn a_download_that_goes_on_and_an_explicit_route_begin_nothing() {
-        let going_on = Request { continues: true, ..request(Some(101)) };
-        assert!(matches!(may_begin(&going_on, None), Err(Landing::Forbidden(CONTINUES))));
+    fn continued_download_and_explicit_route_begin_nothing() {
+        let continued = Request { continues: true, ..request(Some(101)) };
+        assert!(matches!(may_begin(&continued, None), Err(FlightResult::Forbidden(CONTINUES))));
         let explicit = Request { explicit: true, ..request(Some(101)) };
-        assert!(matches!(may_begin(&explicit, None), Err(Landing::Forbidden(EXPLICIT))));
+        assert!(matches!(may_begin(&explicit, None), Err(FlightResult::Forbidden(EXPLICIT))));
     }
 }

@@ -1,6 +1,6 @@
 //! Other requests about a title: reading progress and availability.
 
-use crate::circulation::{Availability, Unsaid};
+use crate::circulation::{Availability, AvailabilityError};
 use crate::loan::{Isbn, LibraryId, LoanKey, Progress};
 use crate::problem::Problem;
 
@@ -36,19 +36,21 @@ impl Gate {
         isbn: Isbn,
     ) -> Result<Availability, Problem> {
         let circulation = self.flights.circulation.clone();
-        let asked = self.flights.run(async move { circulation.availability(library, isbn).await });
-        match asked.await {
-            Some(Ok(there)) => Ok(there),
-            Some(Err(Unsaid::Refused(reason))) if reason == super::NO_SUCH_TITLE => {
+        let result = self.flights.run(async move { circulation.availability(library, isbn).await });
+        match result.await {
+            Some(Ok(availability)) => Ok(availability),
+            Some(Err(AvailabilityError::Refused(reason)))
+                if reason == super::UNKNOWN_TITLE_CODE =>
+            {
                 Err(Problem::TitleNotFound)
             }
-            Some(Err(Unsaid::Refused(reason))) => {
+            Some(Err(AvailabilityError::Refused(reason))) => {
                 Err(Problem::LoanRefused { reason, retry_after: None })
             }
-            Some(Err(Unsaid::Unavailable { retry_after })) => {
+            Some(Err(AvailabilityError::Unavailable { retry_after })) => {
                 Err(Problem::LendingUnavailable { retry_after })
             }
-            None => Err(Problem::LendingUnavailable { retry_after: super::COME_BACK }),
+            None => Err(Problem::LendingUnavailable { retry_after: super::PENDING_RETRY_AFTER }),
         }
     }
 }

@@ -103,7 +103,7 @@ impl<'a> Comparison<'a> {
     pub(super) async fn run(&mut self) -> Result<(), Stopped> {
         let mut listing = self.circulation.inner.lending.listing(self.library, self.since);
         while let Some(page) = listing.next().await? {
-            self.may_go_on()?;
+            self.check_stop()?;
             for row in page.unreadable {
                 self.unreadable(row);
             }
@@ -118,7 +118,7 @@ impl<'a> Comparison<'a> {
 
     /// Returns an error once the balance must stop. Called between steps, because a step that is
     /// dropped half-way might end a loan without notifying the gate.
-    pub(super) fn may_go_on(&self) -> Result<(), Stopped> {
+    pub(super) fn check_stop(&self) -> Result<(), Stopped> {
         match () {
             () if self.circulation.inner.stopping.is_cancelled() => Err(Stopped::Stopping),
             () if Instant::now() > self.until => Err(Stopped::TooLong),
@@ -146,7 +146,7 @@ impl<'a> Comparison<'a> {
             Some(before) if before == standing => return Ok(()),
             Some(_) => {
                 let detail = "Bokbasen lists it twice, with different contents";
-                self.note(Kind::ListedTwice, Done::Reported, None, Some(&remote), detail);
+                self.report_finding(Kind::ListedTwice, Done::Reported, None, Some(&remote), detail);
                 return Ok(());
             }
         }
@@ -154,7 +154,13 @@ impl<'a> Comparison<'a> {
         let Some(reference) = remote.reference.clone() else {
             let detail = "Bokbasen lists it without a reference, which every loan has";
             let loan = ledger.by_lending_id(&remote.lending_id, None).await?;
-            self.note(Kind::NoReference, Done::Reported, loan.as_ref(), Some(&remote), detail);
+            self.report_finding(
+                Kind::NoReference,
+                Done::Reported,
+                loan.as_ref(),
+                Some(&remote),
+                detail,
+            );
             return Ok(());
         };
         let loan =
@@ -173,17 +179,23 @@ impl<'a> Comparison<'a> {
         let same_id = self.circulation.inner.ledger.by_lending_id(&remote.lending_id, None).await?;
         if let Some(loan) = same_id.filter(|loan| loan.state.is_live()) {
             let detail = "Bokbasen lists it under another reference than its begin had";
-            self.note(Kind::RowDiffers, Done::Reported, Some(&loan), Some(remote), detail);
+            self.report_finding(
+                Kind::RowDiffers,
+                Done::Reported,
+                Some(&loan),
+                Some(remote),
+                detail,
+            );
         } else if remote.library.is_some_and(|library| library != self.library) {
             let detail = "Bokbasen lists it with this library, but it belongs to another";
-            self.note(Kind::RowDiffers, Done::Reported, None, Some(remote), detail);
+            self.report_finding(Kind::RowDiffers, Done::Reported, None, Some(remote), detail);
         } else if !looks_ours {
             self.compared.foreign += 1;
         } else if is_live(&remote.standing) || matches!(remote.standing, Standing::Unrecognised(_))
         {
             let detail = "its reference is from this program but not in the ledger: it belongs to \
                           another ledger, or to one that was lost";
-            self.note(Kind::UnknownHere, Done::Reported, None, Some(remote), detail);
+            self.report_finding(Kind::UnknownHere, Done::Reported, None, Some(remote), detail);
         }
         Ok(())
     }
@@ -194,7 +206,13 @@ impl<'a> Comparison<'a> {
             || remote.library.is_some_and(|library| library != loan.key.library);
         if other_library || remote.isbn.is_some_and(|isbn| isbn != loan.key.isbn) {
             let detail = "Bokbasen lists it with another library or title than it was begun for";
-            return self.note(Kind::RowDiffers, Done::Reported, Some(&loan), Some(&remote), detail);
+            return self.report_finding(
+                Kind::RowDiffers,
+                Done::Reported,
+                Some(&loan),
+                Some(&remote),
+                detail,
+            );
         }
         self.latest_listed = self.latest_listed.max(Some(loan.begun));
         let same_id = loan.lending_id.as_ref() == Some(&remote.lending_id);
@@ -213,14 +231,20 @@ impl<'a> Comparison<'a> {
         }
         if remote.begin.is_some_and(is_future) {
             let detail = "Bokbasen lists it with a begin in the future";
-            self.note(Kind::RowDiffers, Done::Reported, Some(&loan), Some(&remote), detail);
+            self.report_finding(
+                Kind::RowDiffers,
+                Done::Reported,
+                Some(&loan),
+                Some(&remote),
+                detail,
+            );
         }
         if let Standing::Unrecognised(status) = &remote.standing {
             let detail = format!(
                 "Bokbasen lists it with the status {}, which this program does not know",
-                short(status)
+                truncate(status)
             );
-            return self.note(
+            return self.report_finding(
                 Kind::UnknownStatus,
                 Done::Reported,
                 Some(&loan),
@@ -245,9 +269,9 @@ impl<'a> Comparison<'a> {
         if self.extras.len() < MAX_EXAMINED {
             self.extras.push((kind, loan, remote));
         } else {
-            let detail = "not examined: too many loans that ended here are live there; retried by a \
-                          later balance";
-            self.note(kind, Done::Reported, Some(&loan), Some(&remote), detail);
+            let detail = "not examined: too many loans are live there that should not; a later \
+                          balance examines it";
+            self.report_finding(kind, Done::Reported, Some(&loan), Some(&remote), detail);
         }
     }
 
@@ -258,7 +282,7 @@ impl<'a> Comparison<'a> {
             Standing::Accepted(terms) if Some(terms.due) != due => {
                 let here = due.map_or_else(|| "never".to_owned(), |due| due.to_string());
                 let detail = format!("it is due {here} here and {} there", terms.due);
-                return self.note(
+                return self.report_finding(
                     Kind::DueDiffers,
                     Done::Reported,
                     Some(&loan),
@@ -268,7 +292,7 @@ impl<'a> Comparison<'a> {
             }
             Standing::Pending { .. } => {
                 let detail = "it is accepted here, and Bokbasen lists it as pending";
-                return self.note(
+                return self.report_finding(
                     Kind::RowDiffers,
                     Done::Reported,
                     Some(&loan),
@@ -278,7 +302,7 @@ impl<'a> Comparison<'a> {
             }
             Standing::Accepted(_) | Standing::Unrecognised(_) => return,
             Standing::Ended(reason) => reason.to_string(),
-            Standing::Refused(refusal) => format!("refused ({})", short(&refusal.code)),
+            Standing::Refused(refusal) => format!("refused ({})", truncate(&refusal.code)),
         };
         self.suspect(Suspect { loan, listed_as: Some(listed_as) });
     }
@@ -294,7 +318,7 @@ impl<'a> Comparison<'a> {
     /// one reference, the one accepted in the ledger stays, provided that it is listed.
     async fn end_extras(&mut self) -> Result<(), Stopped> {
         for (kind, loan, extra) in std::mem::take(&mut self.extras) {
-            self.may_go_on()?;
+            self.check_stop()?;
             if kind == Kind::LiveThere {
                 let ended = loan.ended.unwrap_or(loan.changed);
                 let reason = loan.end_reason.unwrap_or(EndReason::Returned);
@@ -311,7 +335,13 @@ impl<'a> Comparison<'a> {
             } else {
                 self.suspects.retain(|suspect| suspect.loan.id != loan.id);
                 let detail = "Bokbasen lists it as live under another id than it accepted it with";
-                self.note(Kind::RowDiffers, Done::Reported, Some(&loan), Some(&extra), detail);
+                self.report_finding(
+                    Kind::RowDiffers,
+                    Done::Reported,
+                    Some(&loan),
+                    Some(&extra),
+                    detail,
+                );
             }
         }
         Ok(())
@@ -327,7 +357,7 @@ impl<'a> Comparison<'a> {
             ..Filter::default()
         };
         loop {
-            self.may_go_on()?;
+            self.check_stop()?;
             let page = self.circulation.inner.ledger.page(&filter).await?;
             filter.after = page.last().map(|loan| loan.id);
             self.compared.accepted_here += page.len();
@@ -369,18 +399,18 @@ impl<'a> Comparison<'a> {
         let Some(confirmed) = confirmed.filter(|_| other.is_none()) else {
             let detail =
                 format!("{detail}; not ended there, because its id belongs to another loan");
-            self.note(kind, Done::Reported, Some(loan), Some(remote), &detail);
+            self.report_finding(kind, Done::Reported, Some(loan), Some(remote), &detail);
             return Ok(());
         };
         let never_used = loan.accepted.is_none() || kind == Kind::TwiceThere;
-        let told = if never_used || matches!(confirmed.standing, Standing::Pending { .. }) {
+        let ack = if never_used || matches!(confirmed.standing, Standing::Pending { .. }) {
             let why = "it has ended in the lender's ledger";
             inner.lending.give_back(&remote.lending_id, ended, reason, why).await?
         } else {
             inner.lending.return_loan(&remote.lending_id, ended, reason).await?
         };
-        let done = if told == Told::Done { Done::EndedThere } else { Done::Reported };
-        self.note(kind, done, Some(loan), Some(remote), detail);
+        let done = if ack == Told::Done { Done::EndedThere } else { Done::Reported };
+        self.report_finding(kind, done, Some(loan), Some(remote), detail);
         Ok(())
     }
 
@@ -388,7 +418,7 @@ impl<'a> Comparison<'a> {
         self.hasher.hash_one(id)
     }
 
-    pub(super) fn note(
+    pub(super) fn report_finding(
         &mut self,
         kind: Kind,
         done: Done,
@@ -451,6 +481,6 @@ pub(super) fn is_live(standing: &Standing) -> bool {
 }
 
 /// Shortens a text from Bokbasen for the report.
-pub(super) fn short(text: &str) -> String {
+pub(super) fn truncate(text: &str) -> String {
     text.chars().take(40).collect()
 }

@@ -29,9 +29,9 @@ pub use report::{Compared, Done, Finding, Kind, Report};
 /// Shortest period that a balance compares: a loan lasts for weeks.
 const LOOKBACK: SignedDuration = SignedDuration::from_hours(60 * 24);
 /// Hour, in UTC, of the nightly run. Each process draws its minute at random.
-const HOUR: i64 = 2;
+const NIGHTLY_HOUR: i64 = 2;
 /// Time limit of one balance, over all libraries.
-const LONGEST_RUN: Duration = Duration::from_secs(4 * 3600);
+const MAX_RUN_TIME: Duration = Duration::from_secs(4 * 3600);
 
 /// Why no balance was made.
 #[derive(Debug, thiserror::Error)]
@@ -51,7 +51,7 @@ impl Circulation {
     /// # Errors
     /// [`BalanceError`]. The report names each library whose comparison failed.
     pub async fn balance(&self, since: Option<Timestamp>) -> Result<Report, BalanceError> {
-        let Ok(_alone) = self.inner.balancing.try_lock() else {
+        let Ok(_guard) = self.inner.balancing.try_lock() else {
             return Err(BalanceError::UnderWay);
         };
         let now = self.inner.clock.now();
@@ -79,7 +79,7 @@ impl Circulation {
         since: Option<Timestamp>,
         now: Timestamp,
     ) -> Result<Report, LedgerError> {
-        let until = Instant::now() + LONGEST_RUN;
+        let until = Instant::now() + MAX_RUN_TIME;
         let mut report = Report::begun(now);
         for library in self.inner.ledger.libraries().await? {
             let (since, unread) = match since {
@@ -95,7 +95,7 @@ impl Circulation {
                 None => comparison.run().await,
             };
             if failed.is_err() {
-                comparison.start_over().await;
+                comparison.clear_doubts().await;
             }
             let mut compared = comparison.compared;
             compared.failed = failed.err().map(|error| error.to_string());
@@ -115,12 +115,13 @@ impl Circulation {
 }
 
 /// Runs a balance each night, until the process stops.
-pub(super) async fn each_night(circulation: Circulation) {
+pub(super) async fn run_nightly(circulation: Circulation) {
     let minute = fastrand::i64(0..60);
     loop {
         let next = next_night(circulation.inner.clock.now(), minute);
         while circulation.inner.clock.now() < next {
-            if !circulation.pause(wait_until(&circulation, next, super::LOOK_AT_CLOCK)).await {
+            if !circulation.pause(wait_until(&circulation, next, super::CLOCK_CHECK_INTERVAL)).await
+            {
                 return;
             }
         }
@@ -142,7 +143,7 @@ pub(super) async fn each_night(circulation: Circulation) {
 /// here.
 fn next_night(now: Timestamp, minute: i64) -> Timestamp {
     const DAY: i64 = 86_400;
-    let of_the_day = HOUR * 3600 + minute * 60;
+    let of_the_day = NIGHTLY_HOUR * 3600 + minute * 60;
     let since = (now.as_second() - of_the_day).rem_euclid(DAY);
     Timestamp::from_second(now.as_second() + DAY - since).unwrap_or(Timestamp::MAX)
 }
@@ -165,7 +166,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_next_night_is_today_or_tomorrow() {
+    fn next_night_is_today_or_tomorrow() {
         let at = |text: &str| text.parse::<Timestamp>().unwrap();
         for (now, next) in [
             ("2026-03-29T00:00:00Z", "2026-03-29T02:07:00Z"),

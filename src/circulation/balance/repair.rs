@@ -14,7 +14,7 @@ use std::collections::HashMap;
 use jiff::{SignedDuration, Timestamp};
 
 use super::Stopped;
-use super::compare::{Comparison, Suspect, short};
+use super::compare::{Comparison, Suspect, truncate};
 use super::report::{Done, Kind};
 use crate::circulation::Closed;
 use crate::clock;
@@ -23,11 +23,11 @@ use crate::lending::{RemoteLoan, Standing};
 use crate::loan::{EndReason, Event, Loan, LoanId};
 
 /// Balances may end one loan in this many within a night, and in a small library at least one.
-const SHARE: usize = 20;
+const SHARE_DIVISOR: usize = 20;
 /// One night. It is shorter than a day, so that each nightly run has its own share.
 const NIGHT: SignedDuration = SignedDuration::from_hours(20);
 /// Maximum number of suspects that are queried by id if none may end.
-const SAMPLE: usize = 20;
+const MAX_SAMPLED: usize = 20;
 
 /// Result of a query by id of a suspect.
 enum Confirmed {
@@ -50,21 +50,21 @@ impl Comparison<'_> {
     pub(super) async fn repair(&mut self) -> Result<(), Stopped> {
         let suspects = std::mem::take(&mut self.suspects);
         let limits = self.limits(suspects.is_empty()).await?;
-        let asked = if limits.forbidden.is_some() { SAMPLE } else { usize::MAX };
+        let max_queried = if limits.forbidden.is_some() { MAX_SAMPLED } else { usize::MAX };
         let unexamined = self.suspected.saturating_sub(suspects.len());
         let mut absent = Vec::new();
         for (number, suspect) in suspects.into_iter().enumerate() {
-            self.may_go_on()?;
-            if number < asked {
+            self.check_stop()?;
+            if number < max_queried {
                 self.examine(suspect, &limits, &mut absent).await?;
             } else {
-                self.not_asked(&suspect, &limits);
+                self.report_unqueried(&suspect, &limits);
             }
         }
         if unexamined > 0 {
             let detail =
                 format!("{unexamined} more loans of this library are accepted here and not there");
-            self.note(Kind::UnknownThere, Done::Reported, None, None, &detail);
+            self.report_finding(Kind::UnknownThere, Done::Reported, None, None, &detail);
         }
         let doubts = Doubts { library: self.library, absent, run: self.now };
         Ok(self.circulation.inner.ledger.replace_doubts(doubts).await?)
@@ -72,7 +72,7 @@ impl Comparison<'_> {
 
     /// Clears the absences found by earlier runs: this run may have seen those loans, but did not
     /// complete.
-    pub(super) async fn start_over(&mut self) {
+    pub(super) async fn clear_doubts(&mut self) {
         let doubts = Doubts { library: self.library, absent: Vec::new(), run: self.now };
         if let Err(error) = self.circulation.inner.ledger.replace_doubts(doubts).await {
             tracing::warn!(%error, library = %self.library, "cannot clear the doubts of a balance");
@@ -86,7 +86,7 @@ impl Comparison<'_> {
         }
         let recently = self.ended_recently(true).await?;
         let all = self.compared.accepted_here + recently;
-        if self.suspected + recently > share(all) {
+        if self.suspected + recently > max_ends(all) {
             limits.forbidden = Some(format!(
                 "{} of {all} loans of the library are suspects and {recently} were ended within a \
                  night, more than a balance may end; check lending.url and whether the listing is \
@@ -118,7 +118,7 @@ impl Comparison<'_> {
         let (kind, reason, detail) = match confirm(&suspect, by_id) {
             Confirmed::Gone(kind, reason, detail) => (kind, reason, detail),
             Confirmed::Differs(kind, detail) => {
-                self.note(kind, Done::Reported, Some(loan), None, &detail);
+                self.report_finding(kind, Done::Reported, Some(loan), None, &detail);
                 return Ok(());
             }
         };
@@ -132,12 +132,12 @@ impl Comparison<'_> {
             }
         }
         if forbidden.is_none() {
-            forbidden = self.total_forbidden().await?;
+            forbidden = self.over_total_limit().await?;
         }
         match forbidden {
             None => self.end_here(kind, loan, reason, &detail).await,
             Some(why) => {
-                self.note(
+                self.report_finding(
                     kind,
                     Done::Reported,
                     Some(loan),
@@ -176,24 +176,24 @@ impl Comparison<'_> {
     }
 
     /// Returns why no further loan of any library may end in this night.
-    async fn total_forbidden(&self) -> Result<Option<String>, LedgerError> {
+    async fn over_total_limit(&self) -> Result<Option<String>, LedgerError> {
         let recently = self.ended_recently(false).await?;
         let all = self.circulation.inner.ledger.count_accepted().await? + recently;
         let why = || {
             format!("balances ended {recently} of {all} loans within a night, which is the limit")
         };
-        Ok((recently >= share(all)).then(why))
+        Ok((recently >= max_ends(all)).then(why))
     }
 
     /// Reports a suspect that is not queried by id, because there are too many.
-    fn not_asked(&mut self, suspect: &Suspect, limits: &Limits) {
+    fn report_unqueried(&mut self, suspect: &Suspect, limits: &Limits) {
         let why = limits.forbidden.as_deref().unwrap_or_default();
-        let (kind, said) = match &suspect.listed_as {
+        let (kind, listing) = match &suspect.listed_as {
             Some(listed_as) => (Kind::EndedThere, format!("Bokbasen lists it as {listed_as}")),
             None => (Kind::UnknownThere, "Bokbasen does not list it".to_owned()),
         };
-        let detail = format!("{said}; not ended, and not queried by id: {why}");
-        self.note(kind, Done::Reported, Some(&suspect.loan), None, &detail);
+        let detail = format!("{listing}; not ended, and not queried by id: {why}");
+        self.report_finding(kind, Done::Reported, Some(&suspect.loan), None, &detail);
     }
 
     /// Ends a loan in the ledger, so that it opens nothing.
@@ -209,7 +209,7 @@ impl Comparison<'_> {
         match circulation.inner.ledger.apply(loan.id, Event::EndedThere { reason }, cause).await {
             Ok(ended) => {
                 circulation.announce(Closed { loan: ended.id, key: ended.key, at: ended.changed });
-                self.note(kind, Done::EndedHere, Some(loan), None, detail);
+                self.report_finding(kind, Done::EndedHere, Some(loan), None, detail);
                 Ok(())
             }
             // It has ended since.
@@ -220,24 +220,24 @@ impl Comparison<'_> {
 }
 
 /// Returns how many of `of` loans balances may end within a night.
-fn share(of: usize) -> usize {
-    (of / SHARE).max(1)
+fn max_ends(of: usize) -> usize {
+    (of / SHARE_DIVISOR).max(1)
 }
 
 /// Combines the listing with the result of the query by id.
 fn confirm(suspect: &Suspect, by_id: Option<RemoteLoan>) -> Confirmed {
-    let said = match &suspect.listed_as {
+    let listing = match &suspect.listed_as {
         Some(listed_as) => format!("Bokbasen lists it as {listed_as}"),
         None => "Bokbasen does not list it".to_owned(),
     };
     let Some(by_id) = by_id else {
         return match suspect.listed_as {
             None => {
-                let detail = format!("{said}, and does not know its id");
+                let detail = format!("{listing}, and does not know its id");
                 Confirmed::Gone(Kind::UnknownThere, EndReason::Rejected, detail)
             }
             Some(_) => {
-                Confirmed::Differs(Kind::RowDiffers, format!("{said}, and does not know its id"))
+                Confirmed::Differs(Kind::RowDiffers, format!("{listing}, and does not know its id"))
             }
         };
     };
@@ -246,25 +246,28 @@ fn confirm(suspect: &Suspect, by_id: Option<RemoteLoan>) -> Confirmed {
     if !same {
         return Confirmed::Differs(
             Kind::RowDiffers,
-            format!("{said}, and its id belongs to another loan"),
+            format!("{listing}, and its id belongs to another loan"),
         );
     }
     match by_id.standing {
-        Standing::Ended(reason) => {
-            Confirmed::Gone(Kind::EndedThere, reason, format!("{said}, and by id it is {reason}"))
-        }
+        Standing::Ended(reason) => Confirmed::Gone(
+            Kind::EndedThere,
+            reason,
+            format!("{listing}, and by id it is {reason}"),
+        ),
         Standing::Refused(refusal) => {
-            let detail = format!("{said}, and by id it is refused: {}", short(&refusal.code));
+            let detail = format!("{listing}, and by id it is refused: {}", truncate(&refusal.code));
             Confirmed::Gone(Kind::EndedThere, EndReason::Rejected, detail)
         }
         Standing::Accepted(_) if suspect.listed_as.is_none() => {
-            Confirmed::Differs(Kind::NotListed, format!("{said}, and by id it is accepted"))
+            Confirmed::Differs(Kind::NotListed, format!("{listing}, and by id it is accepted"))
         }
         Standing::Accepted(_) | Standing::Pending { .. } => {
-            Confirmed::Differs(Kind::RowDiffers, format!("{said}, and by id it is live"))
+            Confirmed::Differs(Kind::RowDiffers, format!("{listing}, and by id it is live"))
         }
         Standing::Unrecognised(status) => {
-            let detail = format!("{said}, and by id it has the unknown status {}", short(&status));
+            let detail =
+                format!("{listing}, and by id it has the unknown status {}", truncate(&status));
             Confirmed::Differs(Kind::UnknownStatus, detail)
         }
     }
@@ -272,12 +275,12 @@ fn confirm(suspect: &Suspect, by_id: Option<RemoteLoan>) -> Confirmed {
 
 #[cfg(test)]
 mod tests {
-    use super::share;
+    use super::max_ends;
 
     #[test]
-    fn share_is_a_twentieth_and_one_at_least() {
+    fn max_ends_is_a_twentieth_and_at_least_one() {
         for (of, may) in [(0, 1), (8, 1), (39, 1), (40, 2), (1000, 50)] {
-            assert_eq!(share(of), may, "{of}");
+            assert_eq!(max_ends(of), may, "{of}");
         }
     }
 }
