@@ -102,7 +102,14 @@ async fn step(circulation: &Circulation, id: LoanId, driver: &mut DriverState) -
     let written = match loan.state {
         LoanState::Pending => match poll(circulation, &loan, driver).await {
             Polled::Decided(event) => {
-                decided(circulation, &loan, driver, event, Cause { by: "poll", detail: None }).await
+                record_decision(
+                    circulation,
+                    &loan,
+                    driver,
+                    event,
+                    Cause { by: "poll", detail: None },
+                )
+                .await
             }
             Polled::Missing => {
                 let detail =
@@ -257,12 +264,12 @@ async fn send_begin(
         Err(CallError::Unknown(why)) => (Event::Lost, Some(why)),
         Err(error @ CallError::Rejected { .. }) => rejected(error, &mut driver.unavailable),
     };
-    decided(circulation, loan, driver, event, Cause { by: "begin", detail }).await
+    record_decision(circulation, loan, driver, event, Cause { by: "begin", detail }).await
 }
 
 /// Writes Bokbasen's decision on a begin. If Bokbasen declined the licence and another is left, the
 /// next begin may be sent.
-async fn decided(
+async fn record_decision(
     circulation: &Circulation,
     loan: &Loan,
     driver: &mut DriverState,

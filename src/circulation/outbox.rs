@@ -182,7 +182,7 @@ impl Outbox {
     async fn read_new_ends(&mut self, circulation: &Circulation) {
         let ledger = &circulation.inner.ledger;
         let ends = match self.last_step {
-            Some(seen) => ledger.ends_after(seen).await,
+            Some(step) => ledger.ends_after(step).await,
             None => ledger.ends_waiting().await,
         };
         match ends {
@@ -194,7 +194,7 @@ impl Outbox {
                 ends.loans.into_iter().for_each(|id| self.fresh.arrive(id));
                 self.last_step = Some(ends.step);
             }
-            Err(error) => log_ledger_failure("looking for ends to send", &error),
+            Err(error) => log_ledger_failure("reading the ends to send", &error),
         }
     }
 
@@ -229,9 +229,9 @@ impl Outbox {
         }
     }
 
-    /// Returns the ends that the other fresh lane has read, so that this lane can send them. It
-    /// does so only if this lane has nothing to send and all calls of the other are in use, since
-    /// those may hang.
+    /// Moves the ends that the other fresh lane has read back to the waiting ends, so that this
+    /// lane can send them. It does so only if this lane has nothing to send and all calls of the
+    /// other are in use, since those may hang.
     fn take_over(&mut self, circulation: &Circulation, lane: Lane) {
         let other = match lane {
             Lane::Newest => Lane::Oldest,
@@ -244,7 +244,7 @@ impl Outbox {
         }
     }
 
-    /// Returns the fresh ends that a lane has read but not sent to the waiting ends.
+    /// Moves the fresh ends that a lane has read but not sent back to the waiting ends.
     fn return_unsent(&mut self, lane: Lane) {
         let unsent = std::mem::take(&mut self.queue(lane).next);
         self.fresh.waiting.extend(unsent.into_iter().map(|(arrival, loan)| (arrival, loan.id)));

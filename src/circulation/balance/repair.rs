@@ -219,9 +219,9 @@ impl Comparison<'_> {
     }
 }
 
-/// Returns how many of `of` loans balances may end within a night.
-fn max_ends(of: usize) -> usize {
-    (of / SHARE_DIVISOR).max(1)
+/// Returns how many of `loans` balances may end within a night.
+fn max_ends(loans: usize) -> usize {
+    (loans / SHARE_DIVISOR).max(1)
 }
 
 /// Combines the listing with the result of the query by id.
@@ -279,8 +279,8 @@ mod tests {
 
     #[test]
     fn max_ends_is_a_twentieth_and_at_least_one() {
-        for (of, may) in [(0, 1), (8, 1), (39, 1), (40, 2), (1000, 50)] {
-            assert_eq!(max_ends(of), may, "{of}");
+        for (loans, limit) in [(0, 1), (8, 1), (39, 1), (40, 2), (1000, 50)] {
+            assert_eq!(max_ends(loans), limit, "{loans}");
         }
     }
 }
