@@ -1,8 +1,8 @@
-//! Logging in at Bokbasen: by ticket (the legacy way) or by OAuth 2 client credentials.
+//! Login at Bokbasen, by ticket (legacy) or by OAuth 2 client credentials.
 //!
-//! One credential is held and reused until shortly before it expires. Callers that need one while
-//! it is fetched wait for that one fetch, and share its failure, so that a failing login is not
-//! tried once for each of them. Source: Bokbasen's page "Authentication Service", both generations.
+//! One credential is cached and reused until shortly before it expires. Callers that need it
+//! during a fetch wait for that fetch and share its failure, so that a failing login is not
+//! repeated for each caller. Source: Bokbasen's page "Authentication Service", both generations.
 
 use std::fmt;
 use std::sync::{Arc, Mutex as StdMutex, PoisonError};
@@ -21,48 +21,48 @@ use super::outage_reason::{Health, Trouble};
 use super::transport::{cause, read_body};
 use crate::clock::{self, Clock};
 
-/// The answer's field that carries a ticket.
-const TICKET: HeaderName = HeaderName::from_static("boknett-tgt");
-/// A ticket lives two hours; it is renewed as early as the published SDK does it.
-const TICKET_USED: Duration = Duration::from_secs(110 * 60);
-/// How long before its expiry a token is renewed: this, or a tenth of its life if that is shorter.
-const TOKEN_MARGIN: Duration = Duration::from_secs(60);
+/// The response header that carries the ticket.
+const TICKET_HEADER: HeaderName = HeaderName::from_static("boknett-tgt");
+/// The age at which a ticket is renewed. It lives two hours; the published SDK renews it as early.
+const TICKET_RENEWAL_AGE: Duration = Duration::from_secs(110 * 60);
+/// The time before its expiry at which a token is renewed; a tenth of its lifetime if shorter.
+const TOKEN_RENEWAL_MARGIN: Duration = Duration::from_secs(60);
 
-/// How to log in.
+/// The login method and its credentials.
 #[derive(Clone, Debug)]
 pub enum Auth {
-    /// A ticket for user name and password; calls then also carry the field Date.
+    /// A ticket for user name and password; calls then also carry the header Date.
     Ticket {
-        /// Where tickets are given out.
+        /// The URL that issues tickets.
         login_url: Url,
-        /// The user.
+        /// The user name at Bokbasen.
         username: String,
-        /// Its password.
+        /// The password of this user.
         password: SecretString,
     },
     /// OAuth 2 client credentials.
     OAuth {
-        /// Where tokens are given out.
+        /// The token endpoint.
         token_url: Url,
         /// The API that the token is for.
         audience: String,
-        /// The client.
+        /// The id of the OAuth client.
         client_id: String,
-        /// Its secret.
+        /// The secret of the OAuth client.
         client_secret: SecretString,
     },
 }
 
-/// The login, and what it holds.
+/// The login method with its cached credential.
 pub(super) struct Login {
     auth: Auth,
-    held: Mutex<Option<Held>>,
+    cached: Mutex<Option<CachedCredential>>,
     health: Arc<Health>,
-    /// When the last fetch failed, and why.
+    /// The time and the error of the last failed fetch; none after a successful one.
     last_failure: StdMutex<Option<(Instant, CallError)>>,
 }
 
-struct Held {
+struct CachedCredential {
     header: HeaderValue,
     renew: Timestamp,
     ticket: Option<SecretString>,
@@ -90,15 +90,16 @@ impl fmt::Debug for Login {
 
 impl Login {
     pub(super) fn new(auth: Auth, health: Arc<Health>) -> Login {
-        Login { auth, held: Mutex::default(), health, last_failure: StdMutex::default() }
+        Login { auth, cached: Mutex::default(), health, last_failure: StdMutex::default() }
     }
 
-    /// Whether calls carry the field Date.
-    pub(super) fn wants_date(&self) -> bool {
+    /// Whether calls carry the header Date.
+    pub(super) fn sends_date(&self) -> bool {
         matches!(self.auth, Auth::Ticket { .. })
     }
 
-    /// The value of the field Authorization; fetched where none is held, or what is held runs out.
+    /// Returns the value of the header Authorization; fetches one if none is cached or the cached
+    /// one is due for renewal.
     pub(super) async fn authorization(
         &self,
         client: &reqwest::Client,
@@ -106,9 +107,11 @@ impl Login {
         skew: &Skew,
     ) -> Result<HeaderValue, CallError> {
         let began = Instant::now();
-        let mut held = self.held.lock().await;
-        if let Some(held) = held.as_ref().filter(|held| held.renew > clock.now()) {
-            return Ok(held.header.clone());
+        let mut cached = self.cached.lock().await;
+        if let Some(credential) =
+            cached.as_ref().filter(|credential| credential.renew > clock.now())
+        {
+            return Ok(credential.header.clone());
         }
         if let Some(error) = self.failed_since(began) {
             return Err(error);
@@ -118,34 +121,34 @@ impl Login {
             fetched.as_ref().err().map(|error| (Instant::now(), error.clone()));
         let fresh = fetched?;
         let header = fresh.header.clone();
-        *held = Some(fresh);
+        *cached = Some(fresh);
         Ok(header)
     }
 
-    /// Why a fetch failed that ended after this moment.
+    /// Returns the error of the last fetch if it failed after this time.
     fn failed_since(&self, moment: Instant) -> Option<CallError> {
         let failed = self.last_failure.lock().unwrap_or_else(PoisonError::into_inner);
         failed.as_ref().filter(|(at, _)| *at >= moment).map(|(_, error)| error.clone())
     }
 
-    /// Forgets this credential, which Bokbasen did not take; one that was fetched meanwhile stays.
+    /// Drops a credential that Bokbasen refused; a newer one stays cached.
     pub(super) async fn discard(&self, refused: &HeaderValue) {
-        let mut held = self.held.lock().await;
-        if held.as_ref().is_some_and(|held| held.header == refused) {
-            *held = None;
+        let mut cached = self.cached.lock().await;
+        if cached.as_ref().is_some_and(|credential| credential.header == refused) {
+            *cached = None;
         }
     }
 
-    /// Gives a ticket back; a token cannot be given back.
+    /// Revokes the ticket; a token cannot be revoked.
     pub(super) async fn log_out(&self, client: &reqwest::Client) {
-        let ticket = self.held.lock().await.take().and_then(|held| held.ticket);
+        let ticket = self.cached.lock().await.take().and_then(|credential| credential.ticket);
         if let (Auth::Ticket { login_url, .. }, Some(ticket)) = (&self.auth, ticket) {
             let mut url = login_url.clone();
             if let Ok(mut path) = url.path_segments_mut() {
                 path.pop_if_empty().push(ticket.expose_secret());
             }
             if client.delete(url).send().await.is_err() {
-                tracing::debug!("the ticket could not be given back; it runs out by itself");
+                tracing::debug!("could not revoke the ticket; it expires on its own");
             }
         }
     }
@@ -155,7 +158,7 @@ impl Login {
         client: &reqwest::Client,
         clock: &Clock,
         skew: &Skew,
-    ) -> Result<Held, CallError> {
+    ) -> Result<CachedCredential, CallError> {
         let request = match &self.auth {
             Auth::Ticket { login_url, username, password } => client
                 .post(login_url.clone())
@@ -177,28 +180,31 @@ impl Login {
         skew.note(sent, response.headers());
         match response.status() {
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::BAD_REQUEST => {
-                let why = format!("it was answered {}", response.status());
+                let why = format!("the login service answered {}", response.status());
                 return Err(self.failed(Trouble::LoginRefused, &why));
             }
             status if status.is_server_error() => {
-                return Err(self.failed(Trouble::ServerError, &format!("it was answered {status}")));
+                let why = format!("the login service answered {status}");
+                return Err(self.failed(Trouble::ServerError, &why));
             }
             status if !status.is_success() => {
-                let why =
-                    format!("it was answered {status}; check {} in [lending]", self.address_key());
+                let key = self.address_key();
+                let why = format!("the login service answered {status}; check {key} in [lending]");
                 return Err(self.failed(Trouble::BadAnswer, &why));
             }
             _ => {}
         }
         let unusable = |why: String| self.failed(Trouble::BadAnswer, &why);
-        let held = match &self.auth {
-            Auth::Ticket { .. } => held_ticket(&response, clock),
-            Auth::OAuth { .. } => held_token(&read_body(response).await.map_err(unusable)?, clock),
+        let credential = match &self.auth {
+            Auth::Ticket { .. } => ticket_credential(&response, clock),
+            Auth::OAuth { .. } => {
+                token_credential(&read_body(response).await.map_err(unusable)?, clock)
+            }
         };
-        held.map_err(|why| self.failed(Trouble::BadAnswer, why))
+        credential.map_err(|why| self.failed(Trouble::BadAnswer, why))
     }
 
-    /// The key of the configuration that has the login's address.
+    /// Returns the configuration key of the login URL.
     fn address_key(&self) -> &'static str {
         match self.auth {
             Auth::Ticket { .. } => "login_url",
@@ -213,22 +219,25 @@ impl Login {
     }
 }
 
-fn held_ticket(response: &reqwest::Response, clock: &Clock) -> Result<Held, &'static str> {
-    let ticket = response.headers().get(TICKET).and_then(|ticket| ticket.to_str().ok());
-    let ticket = ticket.ok_or("the answer has no ticket; check login_url in [lending]")?;
-    Ok(Held {
+fn ticket_credential(
+    response: &reqwest::Response,
+    clock: &Clock,
+) -> Result<CachedCredential, &'static str> {
+    let ticket = response.headers().get(TICKET_HEADER).and_then(|ticket| ticket.to_str().ok());
+    let ticket = ticket.ok_or("the response has no ticket; check login_url in [lending]")?;
+    Ok(CachedCredential {
         header: sensitive(&format!("Boknett {ticket}"))?,
-        renew: clock::after(clock.now(), TICKET_USED),
+        renew: clock::after(clock.now(), TICKET_RENEWAL_AGE),
         ticket: Some(ticket.into()),
     })
 }
 
-fn held_token(body: &[u8], clock: &Clock) -> Result<Held, &'static str> {
+fn token_credential(body: &[u8], clock: &Clock) -> Result<CachedCredential, &'static str> {
     let token: Token = serde_json::from_slice(body)
-        .map_err(|_| "the answer has no token; check token_url in [lending]")?;
+        .map_err(|_| "the response has no token; check token_url in [lending]")?;
     let life = Duration::from_secs(token.expires_in);
-    let used = life.saturating_sub(TOKEN_MARGIN.min(life / 10));
-    Ok(Held {
+    let used = life.saturating_sub(TOKEN_RENEWAL_MARGIN.min(life / 10));
+    Ok(CachedCredential {
         header: sensitive(&format!("Bearer {}", token.access_token.expose_secret()))?,
         renew: clock::after(clock.now(), used),
         ticket: None,
@@ -237,7 +246,7 @@ fn held_token(body: &[u8], clock: &Clock) -> Result<Held, &'static str> {
 
 fn sensitive(text: &str) -> Result<HeaderValue, &'static str> {
     let mut value = HeaderValue::try_from(text)
-        .map_err(|_| "the credential that it gave cannot be sent in a header")?;
+        .map_err(|_| "the issued credential cannot be sent in a header")?;
     value.set_sensitive(true);
     Ok(value)
 }

@@ -1,17 +1,20 @@
-//! How many calls of each kind may be in flight at once.
+//! Limits on the calls of each kind in flight at once.
 //!
-//! `lending.concurrency` is the total. Each kind has a guaranteed number of slots that no other
-//! kind can take, so that calls of one kind which hang do not block the others. Polls, ends and
-//! reads have a maximum as well; begins may use every slot that is not guaranteed to another kind,
-//! and get a free slot first.
+//! `lending.concurrency` is the total. Each kind has guaranteed slots that no other kind can take,
+//! so that hanging calls of one kind do not block the others. Polls, ends and reads also have a
+//! maximum. Begins may use every slot that is not guaranteed to another kind, and get a free slot
+//! first.
 //!
-//! Calls about a subject that failed last (a loan, or a title) may use half of their kind's slots,
-//! so that a few subjects which Bokbasen cannot handle leave room for the rest. Before the first
-//! call about a subject has failed, its group is limited: a group may have as many slots as are
-//! free beside it, so that alone it has half, and a second one half of the rest. It may have one
-//! more for each of its calls that was answered within the last second or two, so that a popular
-//! title is quick, but never more than seven eighths. So titles whose begins hang leave slots to
-//! others.
+//! A suspect is a loan or a title whose last call failed. All suspects of a kind share half of its
+//! slots, so that subjects which Bokbasen cannot handle leave room for the rest.
+//!
+//! Groups limit calls that hang before the first one fails, such as the begins of one title:
+//!
+//! - A group may have as many slots as are free beside it. A single group gets half of the slots, a
+//!   second one half of the rest.
+//! - It may have one more for each of its calls answered within the last second or two, so that a
+//!   popular title is fast.
+//! - It never has more than seven eighths of the slots.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -22,27 +25,27 @@ use tokio::time::Instant;
 
 use super::kind::{CallKind, PerKind};
 
-/// The least total: below it, a kind would have no slot for subjects beside those that failed.
-pub(super) const LEAST_TOTAL: usize = 8;
-/// How many calls of a kind may wait for a slot, those about suspects counted apart. Calls further
-/// behind would time out before their turn.
+/// The minimum total. Below it, suspects could take every slot of a kind.
+pub(super) const MIN_TOTAL: usize = 8;
+/// The most calls of a kind that wait for a slot; suspects have a queue of the same length. Calls
+/// further back would time out before their turn.
 const MAX_WAITING: usize = 10_000;
-/// An answer of a group counts for between one and two of these, while the group has slots.
-const ANSWERS_COUNT_FOR: Duration = Duration::from_secs(1);
+/// The length of a counting period: an answer of a group counts for one to two periods.
+const ANSWER_PERIOD: Duration = Duration::from_secs(1);
 
-/// The slots.
+/// The slots of all kinds, shared between clones.
 #[derive(Clone, Debug)]
 pub(super) struct Bulkhead {
     slots: Arc<Mutex<Slots>>,
 }
 
-/// What a slot is requested for.
+/// A request for a slot.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct Claim {
     pub(super) kind: CallKind,
-    /// A hash of what would make the call hang: for a begin the title at its library.
+    /// A hash of the likely cause of a hang: for a begin, the title at its library.
     pub(super) group: u64,
-    /// Whether the last call about the same failed.
+    /// Whether the last call about the same subject failed.
     pub(super) suspect: bool,
 }
 
@@ -50,7 +53,7 @@ pub(super) struct Claim {
 struct Slots {
     total: usize,
     kinds: PerKind<KindSlots>,
-    /// The number of the next caller that waits.
+    /// The queue number of the next caller that waits.
     next_number: u64,
 }
 
@@ -58,10 +61,10 @@ struct Slots {
 #[derive(Debug, Default)]
 struct KindSlots {
     guaranteed: usize,
-    most: usize,
+    max: usize,
     in_use: usize,
     suspects_in_use: usize,
-    /// The groups that have slots.
+    /// The groups that hold slots.
     groups: HashMap<u64, Group>,
     queue: Queue,
     suspects_queue: Queue,
@@ -71,17 +74,17 @@ struct KindSlots {
 #[derive(Debug, Default)]
 struct Queue {
     waiting: VecDeque<Waiting>,
-    /// Callers of groups that had all the slots they may have, by group.
+    /// Callers whose group is at its limit, by group.
     held_back: BTreeMap<u64, VecDeque<Waiting>>,
 }
 
-/// The slots that a group has, and the calls of it that were answered.
+/// The slots that a group holds, and its answered calls.
 #[derive(Debug)]
 struct Group {
     in_use: usize,
     answered: usize,
-    answered_before: usize,
-    /// When `answered` began to be counted.
+    answered_previously: usize,
+    /// The start of the period that `answered` counts.
     counted_from: Instant,
 }
 
@@ -93,7 +96,7 @@ struct Waiting {
     turn: oneshot::Sender<Slot>,
 }
 
-/// A slot; free again once it is dropped.
+/// A slot, which is freed when dropped.
 #[derive(Debug)]
 pub(super) struct Slot {
     slots: Arc<Mutex<Slots>>,
@@ -102,16 +105,16 @@ pub(super) struct Slot {
 }
 
 impl Bulkhead {
-    /// A total below [`LEAST_TOTAL`] counts as that.
+    /// Raises a total below [`MIN_TOTAL`] to it.
     pub(super) fn new(total: usize) -> Bulkhead {
-        let total = total.max(LEAST_TOTAL);
+        let total = total.max(MIN_TOTAL);
         let kind =
-            |guaranteed: usize, most: usize| KindSlots { guaranteed, most, ..KindSlots::default() };
+            |guaranteed: usize, max: usize| KindSlots { guaranteed, max, ..KindSlots::default() };
         let (quarter, eighth) = (total / 4, total / 8);
         let read = (total / 16).max(1);
         let kinds = PerKind {
             begin: kind(quarter, total - 2 * eighth - read),
-            // Each begin leads to a poll or two: with fewer, begins would wait for their polls.
+            // Each begin needs a poll or two: with fewer slots, begins would wait for their polls.
             poll: kind(eighth, total / 2),
             end: kind(eighth, quarter),
             read: kind(read, quarter),
@@ -119,12 +122,12 @@ impl Bulkhead {
         Bulkhead { slots: Arc::new(Mutex::new(Slots { total, kinds, next_number: 0 })) }
     }
 
-    /// The most calls of this kind at once.
-    pub(super) fn most(&self, kind: CallKind) -> usize {
-        lock(&self.slots).kinds.of(kind).most
+    /// Returns the most calls of this kind in flight at once.
+    pub(super) fn max_in_flight(&self, kind: CallKind) -> usize {
+        lock(&self.slots).kinds.of(kind).max
     }
 
-    /// A slot, waited for as long as `patience`; none after that.
+    /// Waits up to `patience` for a slot; none after that, or if the queue is full.
     pub(super) async fn enter(&self, claim: Claim, patience: Duration) -> Option<Slot> {
         let turn = {
             let mut slots = lock(&self.slots);
@@ -133,7 +136,7 @@ impl Bulkhead {
             }
             slots.enqueue(claim)?
         };
-        // A caller that was queued behind callers who have left meanwhile has its turn at once.
+        // Callers ahead in the queue may have given up: then it is this caller's turn already.
         admit(&self.slots);
         tokio::time::timeout(patience, turn).await.ok()?.ok()
     }
@@ -144,26 +147,26 @@ fn lock(slots: &Mutex<Slots>) -> MutexGuard<'_, Slots> {
 }
 
 impl Slots {
-    /// How many slots of a kind are free.
+    /// Returns the number of slots that are free for a kind.
     fn free(&self, kind: CallKind) -> usize {
         let own = self.kinds.of(kind);
-        let mut spoken_for = 0;
+        let mut unavailable = 0;
         for other in CallKind::ALL {
             let slots = self.kinds.of(other);
             let reserved = if other == kind { 0 } else { slots.guaranteed };
-            spoken_for += slots.in_use.max(reserved);
+            unavailable += slots.in_use.max(reserved);
         }
-        own.most.saturating_sub(own.in_use).min(self.total.saturating_sub(spoken_for))
+        own.max.saturating_sub(own.in_use).min(self.total.saturating_sub(unavailable))
     }
 
-    /// Whether a call may have a slot, whatever its group.
+    /// Whether a slot is free for a call, before its group's limit.
     fn has_room(&self, kind: CallKind, suspect: bool) -> bool {
         let own = self.kinds.of(kind);
-        let is_closed = suspect && own.suspects_in_use >= (own.most / 2).max(1);
+        let is_closed = suspect && own.suspects_in_use >= (own.max / 2).max(1);
         !is_closed && self.free(kind) > 0
     }
 
-    /// Takes a slot where one is free and no other caller waits for it.
+    /// Takes a slot if one is free and no other caller waits for it.
     fn take_at_once(&mut self, claim: Claim) -> bool {
         let own = self.kinds.of(claim.kind);
         let is_first =
@@ -175,11 +178,11 @@ impl Slots {
         takes
     }
 
-    /// Queues a caller; none where the queue is full.
+    /// Queues a caller; none if the queue is full.
     fn enqueue(&mut self, claim: Claim) -> Option<oneshot::Receiver<Slot>> {
         let queue = self.kinds.of_mut(claim.kind).queue_mut(claim.suspect);
         if queue.len() >= MAX_WAITING {
-            queue.forget_closed();
+            queue.remove_closed();
         }
         if queue.len() >= MAX_WAITING {
             return None;
@@ -211,7 +214,7 @@ impl Slots {
         }
     }
 
-    /// The next caller that has a slot now, which is taken for it.
+    /// Dequeues the next caller that may have a slot, and takes the slot for it.
     fn next(&mut self) -> Option<Waiting> {
         for kind in CallKind::ALL {
             for suspect in [false, true] {
@@ -238,15 +241,15 @@ impl KindSlots {
         if suspect { &mut self.suspects_queue } else { &mut self.queue }
     }
 
-    /// Whether the group of a call may take one of so many free slots.
+    /// Whether the group of a call may take one of the `free` slots.
     fn allows(&self, claim: &Claim, free: usize) -> bool {
         let Some(group) = self.groups.get(&claim.group) else { return true };
-        let most = self.most - (self.most / 8).max(1);
+        let max = self.max - (self.max / 8).max(1);
         let answers = if claim.suspect { 0 } else { group.recent_answers(Instant::now()) };
-        group.in_use < (free + answers).min(most)
+        group.in_use < (free + answers).min(max)
     }
 
-    /// The next caller that may take one of so many free slots, in the order of their arrival.
+    /// Dequeues the next caller that may take one of the `free` slots, in order of arrival.
     fn next(&mut self, suspect: bool, free: usize) -> Option<Waiting> {
         self.hold_back(suspect, free);
         let queue = self.queue(suspect);
@@ -263,8 +266,8 @@ impl KindSlots {
         }
     }
 
-    /// Sets callers at the front aside whose groups may have no more, so that they do not hold back
-    /// the callers of others.
+    /// Moves callers at the front whose group is at its limit into `held_back`, so that they do not
+    /// block callers of other groups.
     fn hold_back(&mut self, suspect: bool, free: usize) {
         while let Some(first) = self.queue(suspect).waiting.front()
             && !self.allows(&first.claim, free)
@@ -285,8 +288,8 @@ impl Queue {
         self.waiting.len() + self.held_back.values().map(VecDeque::len).sum::<usize>()
     }
 
-    /// Forgets the callers that have left.
-    fn forget_closed(&mut self) {
+    /// Removes callers that stopped waiting.
+    fn remove_closed(&mut self) {
         for queue in self.held_back.values_mut().chain([&mut self.waiting]) {
             queue.retain(|waiting| !waiting.turn.is_closed());
         }
@@ -305,25 +308,25 @@ impl Queue {
 
 impl Group {
     fn new() -> Group {
-        Group { in_use: 0, answered: 0, answered_before: 0, counted_from: Instant::now() }
+        Group { in_use: 0, answered: 0, answered_previously: 0, counted_from: Instant::now() }
     }
 
     fn note_answer(&mut self, now: Instant) {
         let age = now.duration_since(self.counted_from);
-        if age >= ANSWERS_COUNT_FOR {
-            let is_next = age < ANSWERS_COUNT_FOR * 2;
-            self.answered_before = if is_next { self.answered } else { 0 };
+        if age >= ANSWER_PERIOD {
+            let is_next = age < ANSWER_PERIOD * 2;
+            self.answered_previously = if is_next { self.answered } else { 0 };
             (self.answered, self.counted_from) = (0, now);
         }
         self.answered += 1;
     }
 
-    /// How many calls were answered within the last second, or up to two.
+    /// Returns the number of calls answered within the last one to two periods.
     fn recent_answers(&self, now: Instant) -> usize {
         let age = now.duration_since(self.counted_from);
-        if age < ANSWERS_COUNT_FOR {
-            self.answered_before + self.answered
-        } else if age < ANSWERS_COUNT_FOR * 2 {
+        if age < ANSWER_PERIOD {
+            self.answered_previously + self.answered
+        } else if age < ANSWER_PERIOD * 2 {
             self.answered
         } else {
             0
@@ -331,13 +334,13 @@ impl Group {
     }
 }
 
-/// Gives free slots to the callers that wait for them.
+/// Hands free slots to waiting callers.
 fn admit(slots: &Arc<Mutex<Slots>>) {
     loop {
         let next = lock(slots).next();
         let Some(Waiting { claim, turn, .. }) = next else { return };
-        // Sent without the lock: a caller that has just left drops its slot here, which takes the
-        // lock again.
+        // Sent without the lock: if the caller has just stopped waiting, the slot is dropped here,
+        // which takes the lock again.
         let _ = turn.send(Slot::new(slots, claim));
     }
 }
@@ -347,7 +350,7 @@ impl Slot {
         Slot { slots: slots.clone(), claim, is_answered: false }
     }
 
-    /// Notes that Bokbasen answered the call.
+    /// Records that Bokbasen answered the call.
     pub(super) fn set_answered(&mut self) {
         self.is_answered = true;
     }
@@ -370,7 +373,7 @@ mod tests {
         Claim { kind, group, suspect: false }
     }
 
-    /// All slots that claims get, each of a group of its own.
+    /// Takes slots until none is left, each in its own group.
     async fn take_all(bulkhead: &Bulkhead, kind: CallKind, suspect: bool) -> Vec<Slot> {
         let mut held = Vec::new();
         while let Some(slot) = bulkhead
@@ -382,7 +385,7 @@ mod tests {
         held
     }
 
-    /// All slots that one group gets.
+    /// Takes all slots that one group gets.
     async fn take_all_of(bulkhead: &Bulkhead, group: u64) -> Vec<Slot> {
         let mut held = Vec::new();
         while let Some(slot) = bulkhead.enter(claim(CallKind::Begin, group), PATIENCE).await {
@@ -397,12 +400,12 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_kind_that_hangs_leaves_the_others_their_slots() {
-        for total in [1, LEAST_TOTAL, 32, 1000] {
+    async fn hanging_kind_leaves_the_others_their_slots() {
+        for total in [1, MIN_TOTAL, 32, 1000] {
             for hanging in CallKind::ALL {
                 let bulkhead = Bulkhead::new(total);
                 let held = take_all(&bulkhead, hanging, false).await;
-                assert_eq!(held.len(), bulkhead.most(hanging), "{total} {hanging:?}");
+                assert_eq!(held.len(), bulkhead.max_in_flight(hanging), "{total} {hanging:?}");
                 for other in CallKind::ALL.into_iter().filter(|other| *other != hanging) {
                     assert!(
                         bulkhead.enter(claim(other, 0), PATIENCE).await.is_some(),
@@ -414,7 +417,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn all_kinds_together_never_exceed_the_total() {
+    async fn all_kinds_together_stay_within_the_total() {
         let bulkhead = Bulkhead::new(32);
         let mut held = Vec::new();
         for kind in [CallKind::Read, CallKind::End, CallKind::Poll, CallKind::Begin] {
@@ -426,18 +429,18 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn suspects_use_half_of_their_kinds_slots() {
+    async fn suspects_use_at_most_half_of_the_slots() {
         let bulkhead = Bulkhead::new(32);
         for kind in CallKind::ALL {
             let held = take_all(&bulkhead, kind, true).await;
-            assert_eq!(held.len(), bulkhead.most(kind) / 2, "{kind:?}");
+            assert_eq!(held.len(), bulkhead.max_in_flight(kind) / 2, "{kind:?}");
             assert!(bulkhead.enter(claim(kind, 0), PATIENCE).await.is_some(), "{kind:?}");
         }
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_free_slot_goes_to_a_begin_first() {
-        let bulkhead = Bulkhead::new(LEAST_TOTAL);
+        let bulkhead = Bulkhead::new(MIN_TOTAL);
         let mut held = Vec::new();
         for kind in CallKind::ALL {
             held.extend(take_all(&bulkhead, kind, false).await);
@@ -455,24 +458,24 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn callers_that_leave_the_queue_take_no_slot() {
-        let bulkhead = Bulkhead::new(LEAST_TOTAL);
+    async fn callers_that_time_out_hold_no_slot() {
+        let bulkhead = Bulkhead::new(MIN_TOTAL);
         let held = take_all(&bulkhead, CallKind::End, false).await;
         for _ in 0..100 {
             assert!(
                 bulkhead.enter(claim(CallKind::End, 0), PATIENCE).await.is_none(),
-                "it leaves in time"
+                "it times out"
             );
         }
         drop(held);
         let again = take_all(&bulkhead, CallKind::End, false).await;
-        assert_eq!(again.len(), bulkhead.most(CallKind::End), "no slot is lost");
+        assert_eq!(again.len(), bulkhead.max_in_flight(CallKind::End), "no slot is lost");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn group_whose_calls_hang_leaves_half_to_others() {
+    async fn hanging_group_leaves_half_to_others() {
         let bulkhead = Bulkhead::new(32);
-        let half = bulkhead.most(CallKind::Begin) / 2;
+        let half = bulkhead.max_in_flight(CallKind::Begin) / 2;
         let hanging = take_all_of(&bulkhead, 7).await;
         assert_eq!(hanging.len(), half);
         let waiting: Vec<_> = (0..50).map(|_| wait(&bulkhead, claim(CallKind::Begin, 7))).collect();
@@ -480,7 +483,7 @@ mod tests {
         assert_eq!(
             take_all(&bulkhead, CallKind::Begin, false).await.len(),
             half,
-            "nobody is held back"
+            "no other group is held back"
         );
         assert!(waiting.iter().all(|waiting| !waiting.is_finished()));
         drop(hanging);
@@ -490,7 +493,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn several_groups_that_hang_leave_slots_to_others() {
+    async fn several_hanging_groups_leave_slots_to_others() {
         let bulkhead = Bulkhead::new(32);
         let mut hanging = Vec::new();
         for group in 1..=3 {
@@ -515,11 +518,11 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn group_whose_calls_are_answered_gets_seven_eighths() {
         let bulkhead = Bulkhead::new(32);
-        let most = bulkhead.most(CallKind::Begin);
+        let max = bulkhead.max_in_flight(CallKind::Begin);
         let mut held = take_all_of(&bulkhead, 7).await;
         for _ in 0..3 {
             let waiting: Vec<_> =
-                (0..most).map(|_| wait(&bulkhead, claim(CallKind::Begin, 7))).collect();
+                (0..max).map(|_| wait(&bulkhead, claim(CallKind::Begin, 7))).collect();
             tokio::task::yield_now().await;
             held.drain(..).for_each(|mut slot| slot.set_answered());
             tokio::task::yield_now().await;
@@ -531,18 +534,18 @@ mod tests {
                 }
             }
         }
-        assert_eq!(held.len(), most - most / 8);
+        assert_eq!(held.len(), max - max / 8);
         assert!(bulkhead.enter(claim(CallKind::Begin, 8), PATIENCE).await.is_some());
-        // Nothing was answered since: the excess is not replaced.
-        tokio::time::advance(ANSWERS_COUNT_FOR * 3).await;
-        held.truncate(most / 2);
+        // No call was answered recently, so the slots above half are not replaced.
+        tokio::time::advance(ANSWER_PERIOD * 3).await;
+        held.truncate(max / 2);
         assert!(bulkhead.enter(claim(CallKind::Begin, 7), PATIENCE).await.is_none());
         assert!(bulkhead.enter(claim(CallKind::Begin, 8), PATIENCE).await.is_some());
     }
 
-    /// Half of a group's calls hang, whatever is answered besides.
+    /// Every second call of the group hangs; the others are answered.
     #[tokio::test(start_paused = true)]
-    async fn group_of_which_half_hangs_leaves_an_eighth_to_others() {
+    async fn half_hanging_group_leaves_an_eighth_to_others() {
         let bulkhead = Bulkhead::new(32);
         let mut hanging = Vec::new();
         for number in 0..200 {
@@ -556,14 +559,14 @@ mod tests {
                 slot.set_answered();
             }
         }
-        let most = bulkhead.most(CallKind::Begin);
-        assert!(hanging.len() <= most - most / 8, "{}", hanging.len());
+        let max = bulkhead.max_in_flight(CallKind::Begin);
+        assert!(hanging.len() <= max - max / 8, "{}", hanging.len());
         assert!(bulkhead.enter(claim(CallKind::Begin, 8), PATIENCE).await.is_some());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn full_queue_forgets_callers_that_have_left() {
-        let bulkhead = Bulkhead::new(LEAST_TOTAL);
+    async fn full_queue_removes_callers_that_stopped_waiting() {
+        let bulkhead = Bulkhead::new(MIN_TOTAL);
         let held = take_all(&bulkhead, CallKind::Begin, false).await;
         let mut waiting = tokio::task::JoinSet::new();
         for _ in 0..MAX_WAITING {
@@ -581,7 +584,7 @@ mod tests {
         assert_eq!(
             began.elapsed(),
             Duration::ZERO,
-            "it is full, and the caller is refused at once"
+            "the queue is full, and the caller is rejected at once"
         );
         waiting.shutdown().await;
         let last = wait(&bulkhead, claim(CallKind::Begin, 7));

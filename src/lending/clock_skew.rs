@@ -1,9 +1,8 @@
-//! How far Bokbasen's clock is from ours, measured by the field `Date` of its answers.
+//! Offset between Bokbasen's clock and ours, measured by the header `Date` of its responses.
 //!
-//! `transport` and `auth` note every answer here. The median of the last several counts, so that
-//! one wrong `Date`, of a cache or a proxy in between, changes nothing. The result goes into
-//! [`Clock`], where the gate reads it, and is limited in the direction in which it would extend
-//! loans.
+//! `transport` and `auth` record every response here. The median of the last few counts, so that
+//! one wrong `Date` of a cache or proxy has no effect. The offset is stored in [`Clock`], where the
+//! gate reads it. It is limited in the direction that would extend loans.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
@@ -17,38 +16,38 @@ use tokio::time::Instant;
 use crate::clock::Clock;
 use crate::telemetry::Metrics;
 
-/// How many answers the median is taken of, how many it needs at least, and how old they may be.
+/// The most responses in the median, the fewest that it needs, and their greatest age.
 const SAMPLES: usize = 9;
-const LEAST_SAMPLES: usize = 3;
+const MIN_SAMPLES: usize = 3;
 const MAX_AGE: Duration = Duration::from_secs(600);
-/// Answers that took longer say little about the time.
-const SLOWEST: Duration = Duration::from_secs(5);
-/// A smaller offset is within the error of a `Date`, which has whole seconds, and counts as none.
-const NOISE: SignedDuration = SignedDuration::from_secs(2);
-/// From here on an operator should act.
-const WARNING: SignedDuration = SignedDuration::from_secs(60);
-/// From here on nothing is begun and no expiry registered (page "Authentication Service": calls
-/// with such a `Date` are refused). No loan is extended by more than this.
-const LIMIT: SignedDuration = SignedDuration::from_mins(15);
-/// A `Date` outside of these is absurd: 2020 to 2100, in seconds since the epoch.
+/// The longest round trip of a sample; slower ones are too inexact.
+const MAX_ROUND_TRIP: Duration = Duration::from_secs(5);
+/// Smaller offsets count as zero: a `Date` has whole seconds only.
+const TOLERANCE: SignedDuration = SignedDuration::from_secs(2);
+/// The offset from which an operator should act.
+const WARNING_OFFSET: SignedDuration = SignedDuration::from_secs(60);
+/// The offset beyond which no loan is begun and no expiry is registered: Bokbasen refuses calls
+/// with such a `Date` (page "Authentication Service"). No loan is extended by more than this.
+const MAX_OFFSET: SignedDuration = SignedDuration::from_mins(15);
+/// The range of a plausible `Date`: 2020 to 2100, in seconds since the epoch.
 const PLAUSIBLE: std::ops::Range<i64> = 1_577_836_800..4_102_444_800;
-/// How often a lasting difference is logged.
-const LOG_AGAIN: Duration = Duration::from_secs(60);
-/// How long the time of a Bokbasen that answers nothing is waited for before this machine's counts.
-const UNANSWERED: Duration = Duration::from_secs(15);
-/// How long without an answer before one is asked for: while the clocks agree, and while they do
-/// not.
-const IDLE: Duration = Duration::from_secs(60);
-const IDLE_OFF: Duration = Duration::from_secs(2);
+/// The interval at which a lasting offset is logged.
+const LOG_INTERVAL: Duration = Duration::from_secs(60);
+/// How long to wait for Bokbasen's time before this machine's clock is trusted.
+const COMPARISON_TIMEOUT: Duration = Duration::from_secs(15);
+/// The time without a sample after which Bokbasen is polled for its time: while the clocks agree,
+/// and while they do not.
+const POLL_AFTER: Duration = Duration::from_secs(60);
+const POLL_AFTER_WHILE_OFF: Duration = Duration::from_secs(2);
 
-/// When a call was sent, by both clocks of this machine.
+/// A point in time on this machine's wall clock and monotonic clock.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct SentAt {
     wall: Timestamp,
-    steady: Instant,
+    monotonic: Instant,
 }
 
-/// The measurement.
+/// The measured offset, kept up to date from responses.
 #[derive(Debug)]
 pub(super) struct Skew {
     clock: Clock,
@@ -59,11 +58,12 @@ pub(super) struct Skew {
 
 #[derive(Debug, Default)]
 struct Measured {
-    /// By how much Bokbasen's clock was ahead in each recent answer, the newest at the back.
+    /// How far Bokbasen's clock was ahead in each recent response, the newest at the back.
     samples: VecDeque<(Instant, SignedDuration)>,
-    /// When the last answer arrived, by both clocks.
+    /// The time of the last sample.
     last: Option<SentAt>,
-    /// Answers without a `Date` that can be used: where there are no others, our clock has to do.
+    /// The number of responses without a usable `Date`. If there are only such, our clock is
+    /// trusted.
     undated: usize,
     /// The last median of enough samples.
     median: Option<SignedDuration>,
@@ -75,14 +75,14 @@ impl Skew {
         Skew { clock, metrics, started: Instant::now(), measured: Mutex::default() }
     }
 
-    /// To be noted before a call is sent.
+    /// Returns the current time; the caller passes it to [`Skew::note`] with the response.
     pub(super) fn sending(&self) -> SentAt {
-        SentAt { wall: self.clock.now(), steady: Instant::now() }
+        SentAt { wall: self.clock.now(), monotonic: Instant::now() }
     }
 
-    /// Compares the clocks by an answer to a call that was sent at that moment.
+    /// Compares the clocks by the response to a call that was sent at `sent`.
     pub(super) fn note(&self, sent: SentAt, headers: &HeaderMap) {
-        // An answer out of a cache tells when it was stored.
+        // The `Date` of a cached response is the time at which it was stored.
         if headers.get(AGE).is_some_and(|age| age.as_bytes() != b"0") {
             return;
         }
@@ -92,68 +92,67 @@ impl Skew {
             return;
         };
         let now = self.sending();
-        let took = now.steady - sent.steady;
-        if took > SLOWEST || is_step(sent, now) {
+        let took = now.monotonic - sent.monotonic;
+        if took > MAX_ROUND_TRIP || is_step(sent, now) {
             return;
         }
         let middle = sent.wall + SignedDuration::try_from(took / 2).unwrap_or_default();
-        // A `Date` is cut to whole seconds: on average it is half a second behind.
+        // A `Date` is truncated to whole seconds: on average it is half a second behind.
         let ahead = theirs.duration_since(middle) + SignedDuration::from_millis(500);
         let mut measured = self.measured.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(median) = measured.take(now, ahead) else { return };
-        let acting = if median.abs() < NOISE { SignedDuration::ZERO } else { median };
-        // A loan ends early where Bokbasen's clock says so. It never lasts longer than the limit
-        // allows.
-        self.clock.set_lending_offset(acting.max(-LIMIT));
-        self.metrics.lending_clock(acting.as_secs_f64(), level_of(acting));
-        if acting.abs() < WARNING {
+        let Some(median) = measured.add(now, ahead) else { return };
+        let offset = if median.abs() < TOLERANCE { SignedDuration::ZERO } else { median };
+        // A loan may end early by Bokbasen's clock, but is extended by the limit at most.
+        self.clock.set_lending_offset(offset.max(-MAX_OFFSET));
+        self.metrics.lending_clock(offset.as_secs_f64(), level_of(offset));
+        if offset.abs() < WARNING_OFFSET {
             measured.logged = None;
-        } else if measured.logged.is_none_or(|at| at.elapsed() >= LOG_AGAIN) {
-            measured.logged = Some(now.steady);
-            log(acting);
+        } else if measured.logged.is_none_or(|at| at.elapsed() >= LOG_INTERVAL) {
+            measured.logged = Some(now.monotonic);
+            log(offset);
         }
     }
 
-    /// How far our clock is ahead of Bokbasen's, as far as it is known.
+    /// Returns how far our clock is ahead of Bokbasen's, if known.
     pub(super) fn ahead_of_bokbasen(&self) -> Option<SignedDuration> {
         let measured = self.measured.lock().unwrap_or_else(PoisonError::into_inner);
         measured.median.or_else(|| measured.current_median()).map(|ahead| -ahead)
     }
 
-    /// Whether the clocks differ by so much that nothing is begun.
+    /// Whether the offset exceeds the limit, so that no loan is begun.
     pub(super) fn is_off(&self) -> bool {
         let measured = self.measured.lock().unwrap_or_else(PoisonError::into_inner);
-        measured.median.is_some_and(|median| median.abs() > LIMIT)
+        measured.median.is_some_and(|median| median.abs() > MAX_OFFSET)
     }
 
-    /// Whether the clocks were compared since our clock was last set: before that, no loan that
-    /// seems due is ended for good. Where nothing answers for a while, our clock has to do.
+    /// Whether the clocks were compared since our clock was last set. Before that, no loan that
+    /// seems due is ended for good. If nothing answers for a while, our clock is trusted.
     pub(super) fn is_known(&self) -> bool {
         let now = self.sending();
         let measured = self.measured.lock().unwrap_or_else(PoisonError::into_inner);
-        let answered = measured.last.map_or(self.started, |last| last.steady);
-        let is_compared = measured.samples.len() >= LEAST_SAMPLES
+        let answered = measured.last.map_or(self.started, |last| last.monotonic);
+        let is_compared = measured.samples.len() >= MIN_SAMPLES
             && measured.last.is_some_and(|last| !is_step(last, now));
-        let is_undated = measured.last.is_none() && measured.undated >= LEAST_SAMPLES;
-        is_compared || is_undated || answered.elapsed() >= UNANSWERED
+        let is_undated = measured.last.is_none() && measured.undated >= MIN_SAMPLES;
+        is_compared || is_undated || answered.elapsed() >= COMPARISON_TIMEOUT
     }
 
-    /// Whether Bokbasen should be asked for the time, since no other call has brought it.
+    /// Whether Bokbasen should be polled for its time, since no other call sampled it recently.
     pub(super) fn is_stale(&self) -> bool {
         if !self.is_known() {
             return true;
         }
-        let idle = if self.is_off() { IDLE_OFF } else { IDLE };
+        let idle = if self.is_off() { POLL_AFTER_WHILE_OFF } else { POLL_AFTER };
         let measured = self.measured.lock().unwrap_or_else(PoisonError::into_inner);
-        measured.last.is_none_or(|last| last.steady.elapsed() >= idle)
+        measured.last.is_none_or(|last| last.monotonic.elapsed() >= idle)
     }
 }
 
 impl Measured {
-    /// Takes a sample in, and returns the median where there are enough.
-    fn take(&mut self, now: SentAt, ahead: SignedDuration) -> Option<SignedDuration> {
+    /// Adds a sample, and returns the median if there are enough.
+    fn add(&mut self, now: SentAt, ahead: SignedDuration) -> Option<SignedDuration> {
         if self.last.is_some_and(|last| is_step(last, now)) {
-            // Our clock was set, or the machine slept: what was measured before may hold no more.
+            // Our clock was set, or the machine was suspended: earlier samples may be wrong.
             self.samples.clear();
         }
         self.last = Some(now);
@@ -161,8 +160,8 @@ impl Measured {
         if self.samples.len() >= SAMPLES {
             self.samples.pop_front();
         }
-        self.samples.push_back((now.steady, ahead));
-        if self.samples.len() >= LEAST_SAMPLES {
+        self.samples.push_back((now.monotonic, ahead));
+        if self.samples.len() >= MIN_SAMPLES {
             self.median = self.current_median();
             return self.median;
         }
@@ -177,10 +176,11 @@ impl Measured {
     }
 }
 
-/// Whether our clock was set between two moments.
+/// Whether our clock was set between two points in time.
 fn is_step(before: SentAt, after: SentAt) -> bool {
-    let steady = SignedDuration::try_from(after.steady - before.steady).unwrap_or_default();
-    (after.wall.duration_since(before.wall) - steady).abs() >= NOISE
+    let monotonic =
+        SignedDuration::try_from(after.monotonic - before.monotonic).unwrap_or_default();
+    (after.wall.duration_since(before.wall) - monotonic).abs() >= TOLERANCE
 }
 
 fn date_of(headers: &HeaderMap) -> Option<Timestamp> {
@@ -189,22 +189,22 @@ fn date_of(headers: &HeaderMap) -> Option<Timestamp> {
     PLAUSIBLE.contains(&theirs.as_second()).then_some(theirs)
 }
 
-/// 1 where an operator should act, 2 where nothing is begun.
+/// Returns the alarm level: 1 if an operator should act, 2 if no loan is begun.
 fn level_of(offset: SignedDuration) -> u8 {
     match offset.abs() {
-        off if off > LIMIT => 2,
-        off if off >= WARNING => 1,
+        off if off > MAX_OFFSET => 2,
+        off if off >= WARNING_OFFSET => 1,
         _ => 0,
     }
 }
 
 fn log(offset: SignedDuration) {
     let seconds = offset.as_secs();
-    if offset.abs() > LIMIT {
+    if offset.abs() > MAX_OFFSET {
         tracing::error!(
             bokbasen_ahead_seconds = seconds,
-            "this machine's clock is more than 15 minutes from Bokbasen's: no loan is begun and no expiry is \
-             registered; set the clock by NTP"
+            "this machine's clock is more than 15 minutes from Bokbasen's: no loan is begun and \
+             no expiry is registered; set the clock by NTP"
         );
     } else {
         tracing::warn!(
@@ -230,7 +230,7 @@ mod tests {
             Stage { clock, skew }
         }
 
-        /// An answer whose `Date` is so many seconds ahead.
+        /// Records a response whose `Date` is `ahead` seconds ahead.
         fn answer(&self, ahead: i64) {
             let date =
                 Duration::from_secs(u64::try_from(self.clock.now().as_second() + ahead).unwrap());
@@ -245,16 +245,16 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_median_of_several_answers_counts() {
+    async fn median_of_several_responses_counts() {
         let stage = Stage::new();
         stage.answer(300);
         stage.answer(300);
-        assert_eq!(stage.offset(), 0, "two answers prove nothing");
+        assert_eq!(stage.offset(), 0, "two responses are too few");
         stage.answer(300);
         assert_eq!(stage.offset(), 300);
         for absurd in [-86_400, 86_400, 86_400 * 365 * 20] {
             stage.answer(absurd);
-            assert_eq!(stage.offset(), 300, "one wrong answer changes nothing");
+            assert_eq!(stage.offset(), 300, "one wrong response has no effect");
         }
     }
 
@@ -268,7 +268,7 @@ mod tests {
         for _ in 0..SAMPLES {
             stage.answer(-86_400 * 365 * 30);
         }
-        assert_eq!(stage.offset(), 0, "nobody's clock is in the last century");
+        assert_eq!(stage.offset(), 0, "implausible dates are ignored");
     }
 
     #[tokio::test(start_paused = true)]
@@ -282,16 +282,16 @@ mod tests {
         for _ in 0..SAMPLES {
             stage.answer(86_400);
         }
-        assert_eq!(stage.offset(), 86_400, "but it may end early");
+        assert_eq!(stage.offset(), 86_400, "a loan may end early");
         assert!(stage.skew.is_off());
         for _ in 0..=SAMPLES / 2 {
             stage.answer(0);
         }
-        assert_eq!((stage.offset(), stage.skew.is_off()), (0, false), "back again");
+        assert_eq!((stage.offset(), stage.skew.is_off()), (0, false), "the clocks agree again");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn slow_answers_and_steps_of_our_clock_are_not_measured() {
+    async fn slow_responses_and_clock_steps_are_not_sampled() {
         let stage = Stage::new();
         for _ in 0..SAMPLES {
             stage.answer(100);
@@ -302,15 +302,15 @@ mod tests {
             HeaderMap::from_iter([(DATE, "Sun, 20 Sep 2026 12:00:00 GMT".parse().unwrap())]);
         stage.skew.note(sent, &headers);
         assert_eq!(stage.offset(), 100);
-        // After a step, the answers before it count no more.
-        for _ in 0..LEAST_SAMPLES {
+        // After a step, earlier samples no longer count.
+        for _ in 0..MIN_SAMPLES {
             stage.answer(0);
         }
         assert_eq!(stage.offset(), 0);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_time_is_asked_for_where_no_answer_brings_it() {
+    async fn time_is_polled_if_no_response_carries_it() {
         let stage = Stage::new();
         assert!(stage.skew.is_stale());
         for _ in 0..SAMPLES {
@@ -320,7 +320,7 @@ mod tests {
         for _ in 0..SAMPLES {
             stage.answer(3600);
         }
-        tokio::time::advance(IDLE_OFF).await;
+        tokio::time::advance(POLL_AFTER_WHILE_OFF).await;
         assert!(stage.skew.is_off() && stage.skew.is_stale());
     }
 }

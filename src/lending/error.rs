@@ -1,4 +1,4 @@
-//! Why a call to Bokbasen did not succeed, told by what may have happened there.
+//! Errors of calls to Bokbasen, by what may have happened there.
 
 use std::time::Duration;
 
@@ -7,33 +7,37 @@ use super::wire;
 /// Why a call failed. No sentence names a token, a secret or a borrower.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum CallError {
-    /// It is certain that the call never left: no connection, no login, or held back here.
+    /// The call was certainly not sent: no connection, no login, or held back by the guard.
     #[error("the call was not sent: {0}")]
     NotSent(String),
-    /// Bokbasen answered no, and did nothing.
+    /// Bokbasen answered with a 4xx status, and did nothing.
     #[error("Bokbasen answered {status} {code}: {message}")]
     Rejected {
         /// The HTTP status, from 400 to 499.
         status: u16,
-        /// Its code, word for word; empty where it gave none.
+        /// Bokbasen's error code, verbatim; empty if there is none.
         code: String,
-        /// Its message, word for word.
+        /// Bokbasen's error message, verbatim.
         message: String,
-        /// When to ask again.
+        /// The time to wait before a retry.
         retry_after: Option<Duration>,
     },
-    /// The call may have been carried out: it left, and no answer that tells came back.
-    #[error("what became of the call is not known: {0}")]
+    /// Bokbasen may have executed the call: it was sent, and no conclusive response arrived.
+    #[error("the outcome of the call is unknown: {0}")]
     Unknown(String),
 }
 
 impl CallError {
-    /// Whether Bokbasen says that it has no such loan; a 404 without that word is a wrong address.
+    /// Whether Bokbasen reports that it has no such loan. A 404 without that code means a wrong
+    /// address.
     pub(super) fn is_no_such_loan(&self) -> bool {
-        matches!(self, CallError::Rejected { status: 404, code, .. } if code == wire::LOAN_NOT_FOUND)
+        match self {
+            CallError::Rejected { status: 404, code, .. } => code == wire::LOAN_NOT_FOUND,
+            CallError::NotSent(_) | CallError::Rejected { .. } | CallError::Unknown(_) => false,
+        }
     }
 
-    /// The outcome's name in metrics.
+    /// Returns the outcome's name in metrics.
     pub(super) fn name(&self) -> &'static str {
         match self {
             CallError::NotSent(_) => "not_sent",
@@ -43,7 +47,7 @@ impl CallError {
     }
 }
 
-/// Why there is no client.
+/// The reason why the client cannot be created.
 #[derive(Debug, thiserror::Error)]
 #[error("the client of the lending platform cannot be set up: {0}")]
 pub struct SetUpError(pub(super) String);

@@ -1,12 +1,14 @@
-//! What protects Bokbasen from us, and the kinds of calls from each other: a bulkhead and a breaker
-//! for each kind.
+//! Admission of calls: one bulkhead for all, and one breaker for each kind of call.
+//!
+//! They protect Bokbasen from loangate, and each kind of call from the others. `transport` requests
+//! a permit for every call.
 
 use std::hash::{BuildHasher, Hash, RandomState};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::CallError;
-use super::breaker::{Breaker, Ended, Passage, Subject};
+use super::breaker::{Breaker, Outcome, Passage, Subject};
 use super::bulkhead::{Bulkhead, Claim, Slot};
 use super::kind::{CallKind, PerKind};
 
@@ -15,13 +17,13 @@ use super::kind::{CallKind, PerKind};
 pub(super) struct Guard {
     bulkhead: Bulkhead,
     breakers: PerKind<Mutex<Breaker>>,
-    /// Keyed by chance, so that nobody can choose names that count as one.
+    /// Randomly keyed, so that no client can choose names that collide.
     hasher: RandomState,
 }
 
-/// Permission for one call.
+/// Permission to send one call. Dropping it frees the slot.
 #[derive(Debug)]
-pub(super) struct Pass {
+pub(super) struct Permit {
     slot: Slot,
     is_trial: bool,
 }
@@ -32,64 +34,65 @@ impl Guard {
         Guard { bulkhead, breakers, hasher: RandomState::new() }
     }
 
-    /// The subject of a call that is about this alone.
+    /// Returns the subject of a call about one name.
     pub(super) fn subject(&self, name: impl Hash) -> Subject {
         let hash = self.hasher.hash_one(name);
         Subject { counted: hash, suspected: hash, group: hash }
     }
 
-    /// The subject of a call about one loan, whose failure makes more than that loan suspect.
+    /// Returns the subject of a call about one loan whose failure makes a whole title suspect.
     pub(super) fn subject_within(&self, name: impl Hash, suspected: impl Hash) -> Subject {
         let suspected = self.hasher.hash_one(suspected);
         Subject { counted: self.hasher.hash_one(name), suspected, group: suspected }
     }
 
-    /// The same subject, for calls whose answers say nothing of other calls about it.
-    pub(super) fn apart(&self, subject: Subject, name: impl Hash) -> Subject {
+    /// Returns the subject in another bulkhead group, for calls whose outcome is independent of
+    /// other calls about it.
+    pub(super) fn with_group(&self, subject: Subject, name: impl Hash) -> Subject {
         Subject { group: self.hasher.hash_one(name), ..subject }
     }
 
-    /// Permission for one call, waited for as long as `patience`.
+    /// Waits up to `patience` for a permit.
     pub(super) async fn enter(
         &self,
         kind: CallKind,
         subject: Subject,
         patience: Duration,
-    ) -> Result<Pass, CallError> {
+    ) -> Result<Permit, CallError> {
         let suspect = self.breaker(kind).is_suspect(subject);
         let claim = Claim { kind, group: subject.group, suspect };
         let Some(slot) = self.bulkhead.enter(claim, patience).await else {
             return Err(CallError::NotSent("too many calls of its kind are in flight".to_owned()));
         };
         match self.breaker(kind).pass(suspect) {
-            Passage::Open => Ok(Pass { slot, is_trial: false }),
-            Passage::Trial => Ok(Pass { slot, is_trial: true }),
+            Passage::Open => Ok(Permit { slot, is_trial: false }),
+            Passage::Trial => Ok(Permit { slot, is_trial: true }),
             Passage::Closed(_) => {
                 Err(CallError::NotSent("too many calls of its kind failed recently".to_owned()))
             }
         }
     }
 
-    /// Notes how a call ended, which frees its slot, and returns whether the breaker is open now,
-    /// where that changed.
+    /// Records the outcome of a call and frees its slot. Returns the breaker's new state (true:
+    /// open) if it changed.
     pub(super) fn note(
         &self,
         kind: CallKind,
         subject: Subject,
-        mut pass: Pass,
-        ended: Ended,
+        mut permit: Permit,
+        outcome: Outcome,
     ) -> Option<bool> {
-        if ended == Ended::Answered {
-            pass.slot.set_answered();
+        if outcome == Outcome::Answered {
+            permit.slot.set_answered();
         }
-        self.breaker(kind).note(subject, ended, pass.is_trial)
+        self.breaker(kind).note(subject, outcome, permit.is_trial)
     }
 
     pub(super) fn is_suspect(&self, kind: CallKind, subject: Subject) -> bool {
         self.breaker(kind).is_suspect(subject)
     }
 
-    /// Whether calls of this kind go out, of subjects that failed last or did not.
+    /// Returns whether calls of this kind are sent; suspects have trials of their own.
     pub(super) fn passage(&self, kind: CallKind, suspect: bool) -> Passage {
         self.breaker(kind).passage(suspect)
     }
@@ -98,9 +101,9 @@ impl Guard {
         self.breaker(kind).is_open()
     }
 
-    /// The most calls of this kind at once.
-    pub(super) fn most(&self, kind: CallKind) -> usize {
-        self.bulkhead.most(kind)
+    /// Returns the most calls of this kind in flight at once.
+    pub(super) fn max_in_flight(&self, kind: CallKind) -> usize {
+        self.bulkhead.max_in_flight(kind)
     }
 
     fn breaker(&self, kind: CallKind) -> MutexGuard<'_, Breaker> {
@@ -115,12 +118,12 @@ mod tests {
     const PATIENCE: Duration = Duration::from_secs(1);
 
     #[tokio::test(start_paused = true)]
-    async fn an_open_breaker_holds_back_its_own_kind_only() {
+    async fn open_breaker_holds_back_its_own_kind_only() {
         let guard = Guard::new(32);
         for number in 0..10 {
             let subject = guard.subject(number);
-            if let Ok(pass) = guard.enter(CallKind::End, subject, PATIENCE).await {
-                guard.note(CallKind::End, subject, pass, Ended::Failed);
+            if let Ok(permit) = guard.enter(CallKind::End, subject, PATIENCE).await {
+                guard.note(CallKind::End, subject, permit, Outcome::Failed);
             }
         }
         let subject = guard.subject("another");

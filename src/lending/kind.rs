@@ -1,26 +1,26 @@
-//! The kinds of calls to Bokbasen, each with limits and a breaker of its own.
+//! Kinds of calls to Bokbasen, each with its own limits and breaker.
 //!
-//! `guard`, `bulkhead` and `breaker` keep one value for each kind, so that a failing kind holds
-//! back no other.
+//! `guard` and `bulkhead` store one value per kind, so that a failing kind does not hold back the
+//! others.
 
-/// A kind of call.
+/// A kind of call to Bokbasen.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum CallKind {
-    /// Beginning a loan: a reader waits for it.
+    /// Begins a loan; a reader waits for it.
     Begin,
-    /// Getting one loan by its id.
+    /// Gets one loan by its id.
     Poll,
-    /// Returning or cancelling a loan.
+    /// Returns or cancels a loan.
     End,
-    /// Listings and availability.
+    /// Lists loans or gets availability.
     Read,
 }
 
 impl CallKind {
-    /// Every kind, the one that gets a free slot first in front.
+    /// Every kind, in the order in which they get a free slot.
     pub const ALL: [CallKind; 4] = [CallKind::Begin, CallKind::Poll, CallKind::End, CallKind::Read];
 
-    /// The kind's name in metrics and logs.
+    /// Returns the kind's name in metrics and logs.
     pub fn name(self) -> &'static str {
         match self {
             CallKind::Begin => "begin",
@@ -31,7 +31,7 @@ impl CallKind {
     }
 }
 
-/// One value for each kind.
+/// One value per kind.
 #[derive(Clone, Debug, Default)]
 pub(super) struct PerKind<T> {
     pub(super) begin: T,

@@ -1,8 +1,7 @@
-//! A library's listing at Bokbasen, read page by page, and bounded whatever Bokbasen sends.
+//! A library's listing at Bokbasen, read page by page within fixed limits.
 //!
-//! Circulation's balance reads it. A cursor may lead back to where it was, or lead on for ever; so
-//! the pages, the rows and the time have limits, and a listing that exceeds one is an error, never
-//! a listing that looks whole.
+//! Circulation's balance reads it. Cursors may form a cycle or never end, so pages, rows and time
+//! are limited. A listing that exceeds a limit is an error, so that it never looks complete.
 
 use std::collections::HashSet;
 use std::hash::{BuildHasher, RandomState};
@@ -11,39 +10,43 @@ use std::time::Duration;
 use http::Method;
 use tokio::time::Instant;
 
-use super::transport::{Call, Concern};
+use super::transport::{Call, CallScope};
 use super::wire::{self, Query};
 use super::{Bokbasen, CallError, RemoteLoan};
 
 /// The limits of one listing.
 #[derive(Clone, Copy, Debug)]
-struct Bounds {
+struct Limits {
     pages: usize,
     rows: usize,
-    /// Pages in a row on which every loan was listed before.
-    stale_pages: usize,
+    /// Consecutive pages on which every loan was listed before.
+    repeated_pages: usize,
     time: Duration,
 }
 
-/// Far above what any library lends in the months that a balance looks back.
-const BOUNDS: Bounds =
-    Bounds { pages: 20_000, rows: 1_000_000, stale_pages: 3, time: Duration::from_secs(15 * 60) };
+/// Limits far above what any library lends in the months that a balance covers.
+const LIMITS: Limits = Limits {
+    pages: 20_000,
+    rows: 1_000_000,
+    repeated_pages: 3,
+    time: Duration::from_secs(15 * 60),
+};
 
-/// One page.
+/// One page of a listing.
 #[derive(Debug, Default)]
 pub struct Page {
-    /// The loans that could be read.
+    /// The readable loans.
     pub loans: Vec<RemoteLoan>,
-    /// The rows that could not.
+    /// The rows that could not be read.
     pub unreadable: Vec<Unreadable>,
 }
 
 /// A row that breaks the protocol.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Unreadable {
-    /// Bokbasen's id of the loan, where at least that could be read.
+    /// Bokbasen's id of the loan, if readable.
     pub lending_id: Option<String>,
-    /// What is wrong with the row.
+    /// The reason why the row cannot be read.
     pub why: String,
 }
 
@@ -51,30 +54,30 @@ pub struct Unreadable {
 #[derive(Debug)]
 pub struct Listing<'a> {
     bokbasen: &'a Bokbasen,
-    concern: Concern,
+    scope: CallScope,
     /// The query of the next page; none at the end.
     query: Option<Query>,
     until: Instant,
-    walk: Walk,
+    progress: Progress,
 }
 
 impl<'a> Listing<'a> {
-    pub(super) fn begin(bokbasen: &'a Bokbasen, concern: Concern, query: Query) -> Listing<'a> {
-        let until = Instant::now() + BOUNDS.time;
-        Listing { bokbasen, concern, query: Some(query), until, walk: Walk::new(BOUNDS) }
+    pub(super) fn begin(bokbasen: &'a Bokbasen, scope: CallScope, query: Query) -> Listing<'a> {
+        let until = Instant::now() + LIMITS.time;
+        Listing { bokbasen, scope, query: Some(query), until, progress: Progress::new(LIMITS) }
     }
 
-    /// The next page; none at the end. An empty page ends the listing, also where it has a cursor.
+    /// Returns the next page; none at the end. An empty page ends the listing, even with a cursor.
     ///
     /// # Errors
-    /// [`CallError`]; the listing is then not whole.
+    /// [`CallError`]; the listing is then incomplete.
     pub async fn next(&mut self) -> Result<Option<Page>, CallError> {
         let Some(query) = self.query.take() else { return Ok(None) };
         let transport = &self.bokbasen.transport;
-        let call = Call::repeatable(self.concern, "list", Method::GET, wire::loans()).query(query);
+        let call = Call::repeatable(self.scope, "list", Method::GET, wire::loans()).query(query);
         let answer = tokio::time::timeout_at(self.until, transport.send(&call)).await;
         let answer =
-            answer.map_err(|_| endless(&format!("it took longer than {:?}", BOUNDS.time)))??;
+            answer.map_err(|_| endless(&format!("it took longer than {:?}", LIMITS.time)))??;
         let (page, next) = wire::listed_page(&answer, transport.now())?;
         transport.breaches.check_listed(&page.loans);
         let ids = page.loans.iter().map(|loan| loan.lending_id.as_str());
@@ -82,32 +85,39 @@ impl<'a> Listing<'a> {
         self.query = next.filter(|_| rows > 0).map(wire::next_page);
         let cursor =
             self.query.as_ref().and_then(|query| query.first()).map(|(_, cursor)| cursor.as_str());
-        self.walk.note(ids, rows, cursor)?;
+        self.progress.note(ids, rows, cursor)?;
         Ok(Some(page))
     }
 }
 
-/// What a listing has led through so far.
+/// The progress of a listing, compared with its limits.
 #[derive(Debug)]
-struct Walk {
-    bounds: Bounds,
+struct Progress {
+    limits: Limits,
     hasher: RandomState,
-    /// Hashes of the ids that were listed, and of the cursors; a collision only ends a listing too
-    /// early.
+    /// Hashes of the listed ids and of the cursors. A collision can only end a listing too early.
     ids: HashSet<u64>,
     cursors: HashSet<u64>,
     pages: usize,
     rows: usize,
-    stale_pages: usize,
+    repeated_pages: usize,
 }
 
-impl Walk {
-    fn new(bounds: Bounds) -> Walk {
+impl Progress {
+    fn new(limits: Limits) -> Progress {
         let (ids, cursors) = (HashSet::new(), HashSet::new());
-        Walk { bounds, hasher: RandomState::new(), ids, cursors, pages: 0, rows: 0, stale_pages: 0 }
+        Progress {
+            limits,
+            hasher: RandomState::new(),
+            ids,
+            cursors,
+            pages: 0,
+            rows: 0,
+            repeated_pages: 0,
+        }
     }
 
-    /// Notes a page of so many rows, the ids on it, and the cursor that leads on from it.
+    /// Records a page: its ids, the number of its rows, and the cursor of the next page.
     fn note<'i>(
         &mut self,
         ids: impl Iterator<Item = &'i str>,
@@ -120,21 +130,21 @@ impl Walk {
         for id in ids {
             self.ids.insert(self.hasher.hash_one(id));
         }
-        let has_news = self.ids.len() > before;
-        self.stale_pages = if has_news { 0 } else { self.stale_pages + 1 };
+        let has_new_ids = self.ids.len() > before;
+        self.repeated_pages = if has_new_ids { 0 } else { self.repeated_pages + 1 };
         let Some(cursor) = cursor else { return Ok(()) };
         if !self.cursors.insert(self.hasher.hash_one(cursor)) {
             return Err(endless(&format!("the cursor of page {} was given before", self.pages)));
         }
-        if self.stale_pages >= self.bounds.stale_pages {
-            let pages = self.stale_pages;
+        if self.repeated_pages >= self.limits.repeated_pages {
+            let pages = self.repeated_pages;
             return Err(endless(&format!(
                 "its last {pages} pages list only loans that were listed before"
             )));
         }
-        if self.pages >= self.bounds.pages || self.rows >= self.bounds.rows {
+        if self.pages >= self.limits.pages || self.rows >= self.limits.rows {
             return Err(endless(&format!(
-                "it goes on after {} pages of {} rows",
+                "it continues after {} pages of {} rows",
                 self.pages, self.rows
             )));
         }
@@ -150,21 +160,22 @@ fn endless(why: &str) -> CallError {
 mod tests {
     use super::*;
 
-    const SMALL: Bounds =
-        Bounds { pages: 5, rows: 20, stale_pages: 3, time: Duration::from_secs(1) };
+    const SMALL: Limits =
+        Limits { pages: 5, rows: 20, repeated_pages: 3, time: Duration::from_secs(1) };
 
-    /// The page on which a listing is stopped, where page `n` has these ids and this cursor.
+    /// Returns the page at which a listing is stopped; `page(n)` returns the ids and the cursor of
+    /// page `n`.
     fn stopped(page: impl Fn(usize) -> (Vec<String>, String)) -> Option<(usize, String)> {
-        let mut walk = Walk::new(SMALL);
+        let mut progress = Progress::new(SMALL);
         (1..100).find_map(|number| {
             let (ids, cursor) = page(number);
-            let noted = walk.note(ids.iter().map(String::as_str), ids.len(), Some(&cursor));
+            let noted = progress.note(ids.iter().map(String::as_str), ids.len(), Some(&cursor));
             noted.err().map(|error| (number, error.to_string()))
         })
     }
 
     #[test]
-    fn a_listing_without_an_end_is_stopped() {
+    fn endless_listing_is_stopped() {
         let fresh =
             |n: usize, count: usize| (0..count).map(|i| format!("{n}-{i}")).collect::<Vec<_>>();
         let (at, why) = stopped(|n| (fresh(n, 1), "same".to_owned())).unwrap();

@@ -1,10 +1,14 @@
-//! Bokbasen: a pure client of its lending API, which knows nothing of ours but the vocabulary.
+//! Client of Bokbasen's lending API. It depends only on the shared types in `loan`.
 //!
-//! Circulation calls it. Each call ends in an answer, or in a [`CallError`] that says whether
-//! Bokbasen may have acted on it: that is what "one loan, once" stands on. A begin is sent once;
-//! only what may be repeated is repeated. `wire` holds every path and body, so that a correction of
-//! an assumption stays in one file; `auth` the two logins; `guard` the limits and breakers, which
-//! protect Bokbasen from us and the kinds of calls from each other; `transport` sends every call.
+//! Circulation calls it. Each call returns a response or a [`CallError`], which says whether
+//! Bokbasen may have acted on the call. The invariant "one loan, once" rests on that distinction. A
+//! begin is sent once; only repeatable calls are retried.
+//!
+//! - `wire` holds every path and body, so that one file changes when an assumption is corrected.
+//! - `auth` holds the two login methods.
+//! - `guard` holds the limits and breakers. They protect Bokbasen from loangate, and each kind of
+//!   call from the others.
+//! - `transport` sends every call.
 
 mod auth;
 mod breaker;
@@ -42,92 +46,93 @@ use transport::{Call, Transport};
 /// The keys of `[lending]`.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// The API's address.
+    /// The base URL of the API.
     pub url: Url,
-    /// How to log in.
+    /// The login method and its credentials.
     pub auth: Auth,
-    /// How many calls may be in flight at once, of all kinds together; less than 8 counts as 8.
+    /// The most calls in flight at once, all kinds together; less than 8 counts as 8.
     pub concurrency: usize,
-    /// How long one call may take.
+    /// The longest that one call may take.
     pub timeout: Duration,
 }
 
-/// A loan to be begun.
+/// A request to begin a loan.
 #[derive(Clone, Debug)]
 pub struct Begin {
-    /// Whose licence.
+    /// The library that owns the licence.
     pub library: LibraryId,
-    /// Which title.
+    /// The title to lend.
     pub isbn: Isbn,
-    /// For whom.
+    /// The pseudonymous borrower.
     pub borrower: Borrower,
-    /// Under which licence; none leaves the choice to Bokbasen.
+    /// The licence to use; none leaves the choice to Bokbasen.
     pub licence_id: Option<String>,
-    /// By what we find it again.
+    /// Our unique reference, by which [`Bokbasen::find`] finds the loan.
     pub reference: Reference,
-    /// From when.
+    /// The time at which the loan begins.
     pub begin: Timestamp,
 }
 
-/// A loan as Bokbasen has it.
+/// A loan as Bokbasen reports it.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct RemoteLoan {
-    /// Its name there.
+    /// Bokbasen's id of the loan.
     pub lending_id: String,
-    /// The reference that it was begun with.
+    /// The reference of the begin request.
     pub reference: Option<Reference>,
-    /// Whose licence.
+    /// The library that owns the licence.
     pub library: Option<LibraryId>,
-    /// Which title.
+    /// The title that is lent.
     pub isbn: Option<Isbn>,
-    /// When it began.
+    /// The time at which the loan began.
     pub begin: Option<Timestamp>,
-    /// Where it stands.
+    /// The status of the loan.
     pub standing: Standing,
 }
 
-/// Where a loan stands at Bokbasen.
+/// The status of a loan at Bokbasen.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Standing {
-    /// Not decided.
+    /// Bokbasen has not decided yet.
     Pending {
-        /// When to ask again.
+        /// The time to wait before the next poll.
         retry_after: Option<Duration>,
     },
-    /// Accepted: the one standing that opens a file.
+    /// Bokbasen accepted the loan. Only this status opens a file.
     Accepted(Terms),
-    /// Refused.
+    /// Bokbasen refused the loan.
     Refused(Refusal),
-    /// Over.
+    /// The loan is over.
     Ended(EndReason),
-    /// A status that we do not know; it counts as not accepted.
+    /// An unknown status; it counts as not accepted.
     Unrecognised(String),
 }
 
-/// What a library has of a title.
+/// The availability of one title at one library.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Availability {
-    /// Whether it can be borrowed now, by Bokbasen's word.
+    /// Whether Bokbasen reports that the title can be borrowed now.
     pub available: bool,
-    /// The licences, in Bokbasen's order.
+    /// The library's licences for the title, in Bokbasen's order.
     pub licences: Vec<FreeLicence>,
 }
 
-/// How a licence stands.
+/// A licence and its free loans.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct FreeLicence {
-    /// Its name there.
+    /// Bokbasen's id of the licence.
     pub licence_id: String,
-    /// Its type, like `PACKAGE`.
+    /// The licence type, such as `PACKAGE`.
     pub kind: String,
-    /// How many loans can be begun on it now.
+    /// The number of loans that can begin on it now.
     pub free: u32,
-    /// When one more can be, where none can now.
+    /// The time of the next free loan, if none is free now.
     pub next_free: Option<Timestamp>,
 }
 
 impl Availability {
-    /// When it can be borrowed next, where it cannot now and Bokbasen says so.
+    /// Returns the earliest time at which a licence becomes free; none if the title is available
+    /// now or Bokbasen names no time.
     pub fn next_free(&self) -> Option<Timestamp> {
         if self.available {
             None
@@ -137,24 +142,24 @@ impl Availability {
     }
 }
 
-/// What came of telling Bokbasen about an end.
+/// Bokbasen's response to a return or cancel.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Told {
-    /// It is over there.
+    /// The loan is over at Bokbasen.
     Done,
-    /// It is not decided there yet, and can only be cancelled.
+    /// Bokbasen has not decided the loan yet; it can only be cancelled.
     StillPending,
-    /// It can no longer be cancelled, only returned.
+    /// The loan can no longer be cancelled, only returned.
     CancelWindowClosed,
-    /// 404 `LOAN_NOT_FOUND`. The loan is over there, unless it is so recent that the answer may
-    /// lag.
+    /// 404 `LOAN_NOT_FOUND`. The loan is over at Bokbasen, unless it is so recent that Bokbasen may
+    /// not show it yet.
     NoSuchLoan,
 }
 
-/// When a caller should try again while the clock is off.
-const CLOCK_CHECKED_AGAIN: Duration = Duration::from_secs(5);
+/// The retry delay for callers while the clock is off.
+const CLOCK_RETRY_DELAY: Duration = Duration::from_secs(5);
 
-/// The client. Clones share its connections, its login and its limits.
+/// Client of Bokbasen. Clones share its connections, its login and its limits.
 #[derive(Clone)]
 pub struct Bokbasen {
     transport: Arc<Transport>,
@@ -167,10 +172,10 @@ impl fmt::Debug for Bokbasen {
 }
 
 impl Bokbasen {
-    /// A client; nothing is sent yet.
+    /// Creates a client without sending anything.
     ///
     /// # Errors
-    /// Where TLS cannot be set up, or the address cannot be a base.
+    /// [`SetUpError`] if TLS cannot be set up, or if the address cannot be a base URL.
     pub fn new(
         settings: &Settings,
         clock: Clock,
@@ -180,12 +185,12 @@ impl Bokbasen {
         Ok(Bokbasen { transport })
     }
 
-    /// Begins a loan: sent once, whatever happens.
+    /// Begins a loan. The request is never sent twice.
     ///
     /// # Errors
-    /// [`CallError::NotSent`] and [`CallError::Rejected`] where it is certain that no loan was
-    /// made; after [`CallError::Unknown`] ask for the reference before anything else (Bokbasen does
-    /// not deduplicate).
+    /// [`CallError::NotSent`] and [`CallError::Rejected`] if it is certain that no loan was
+    /// created. After [`CallError::Unknown`], find the reference before anything else: Bokbasen
+    /// does not deduplicate.
     pub async fn begin(&self, begin: &Begin) -> Result<RemoteLoan, CallError> {
         if self.clock_is_off() {
             return Err(CallError::NotSent("the clock is too far from Bokbasen's".to_owned()));
@@ -198,13 +203,13 @@ impl Bokbasen {
         self.checked(wire::remote_loan(&answer, self.transport.now())?)
     }
 
-    /// One loan by its name there; none where Bokbasen does not know it.
+    /// Returns one loan by Bokbasen's id; none if Bokbasen does not know it.
     ///
     /// # Errors
-    /// [`CallError`]; the question can be asked again.
+    /// [`CallError`]; the call may be repeated.
     pub async fn loan(&self, lending_id: &str) -> Result<Option<RemoteLoan>, CallError> {
-        let concern = (CallKind::Poll, self.transport.guard.subject(lending_id));
-        let call = Call::repeatable(concern, "loan", Method::GET, wire::loan(lending_id));
+        let scope = (CallKind::Poll, self.transport.guard.subject(lending_id));
+        let call = Call::repeatable(scope, "loan", Method::GET, wire::loan(lending_id));
         match self.transport.send(&call).await {
             Ok(answer) => self.checked(wire::remote_loan(&answer, self.transport.now())?).map(Some),
             Err(error) if error.is_no_such_loan() => Ok(None),
@@ -212,32 +217,32 @@ impl Bokbasen {
         }
     }
 
-    /// Every loan of a reference; more than one where a begin was carried out twice. The listing
-    /// can lag behind a begin (assumed: by 2 s at most).
+    /// Returns every loan of a reference; more than one if Bokbasen executed a begin twice. The
+    /// listing can lag behind a begin (assumed: by 2 s at most).
     ///
     /// # Errors
-    /// [`CallError`]; the call may be repeated. What cannot be read, a loan without a reference,
-    /// and an answer about other references only are errors too: the loan may exist all the same.
+    /// [`CallError`]; the call may be repeated. An unreadable loan, a loan without a reference, and
+    /// a listing of other references only are errors too: the loan may exist all the same.
     pub async fn find(&self, reference: &Reference) -> Result<Vec<RemoteLoan>, CallError> {
-        let concern = (CallKind::Read, self.transport.guard.subject(reference.as_str()));
+        let scope = (CallKind::Read, self.transport.guard.subject(reference.as_str()));
         let mut found = Vec::new();
         let mut query = wire::by_reference(reference);
-        for _ in 0..wire::MOST_PAGES {
-            let call = Call::repeatable(concern, "find", Method::GET, wire::loans()).query(query);
+        for _ in 0..wire::MAX_PAGES {
+            let call = Call::repeatable(scope, "find", Method::GET, wire::loans()).query(query);
             let answer = self.transport.send(&call).await?;
             let page = wire::page(&answer, self.transport.now())?;
             let last = page.loans.is_empty();
             found.extend(page.loans);
             match page.next {
                 Some(next) if !last => query = wire::next_page(next),
-                _ => return self.believed(found, reference),
+                _ => return self.checked_listing(found, reference),
             }
         }
         Err(CallError::Unknown("the listing of one reference has too many pages".to_owned()))
     }
 
-    /// The loans of this reference out of a listing of it.
-    fn believed(
+    /// Checks a listing of one reference and returns the loans that have it.
+    fn checked_listing(
         &self,
         mut found: Vec<RemoteLoan>,
         reference: &Reference,
@@ -257,10 +262,10 @@ impl Bokbasen {
         Ok(loan)
     }
 
-    /// What a library has of a title, and how much of it is free.
+    /// Returns a library's licences for a title, with their free loans.
     ///
     /// # Errors
-    /// [`CallError`]; the question can be asked again.
+    /// [`CallError`]; the call may be repeated.
     pub async fn availability(
         &self,
         library: LibraryId,
@@ -269,11 +274,11 @@ impl Bokbasen {
         self.availability_as(CallKind::Read, library, isbn).await
     }
 
-    /// As [`Bokbasen::availability`], for a loan that is about to be begun: it has the priority of
-    /// begins, and waits behind no app that lists what is free.
+    /// As [`Bokbasen::availability`], but with the priority of begins. It does not wait behind apps
+    /// that list free titles.
     ///
     /// # Errors
-    /// [`CallError`]; nothing was begun.
+    /// [`CallError`]; no loan was begun.
     pub async fn availability_to_begin(
         &self,
         library: LibraryId,
@@ -289,8 +294,8 @@ impl Bokbasen {
         isbn: Isbn,
     ) -> Result<Availability, CallError> {
         let (guard, title) = (&self.transport.guard, (library.as_str(), isbn.number()));
-        // In the bulkhead a group of its own: begins may hang although availability is answered.
-        let subject = guard.apart(guard.subject(title), ("availability", title));
+        // A bulkhead group of its own: begins may hang while availability calls are answered.
+        let subject = guard.with_group(guard.subject(title), ("availability", title));
         let call = Call::repeatable(
             (kind, subject),
             "availability",
@@ -301,16 +306,16 @@ impl Bokbasen {
         wire::availability(&answer, isbn)
     }
 
-    /// Every loan of a library that Bokbasen has from this moment on, page by page.
+    /// Lists every loan of a library that Bokbasen has from this time on, page by page.
     pub fn listing(&self, library: LibraryId, after: Timestamp) -> Listing<'_> {
-        let concern = (CallKind::Read, self.transport.guard.subject(library.as_str()));
-        Listing::begin(self, concern, wire::of_library(library, after))
+        let scope = (CallKind::Read, self.transport.guard.subject(library.as_str()));
+        Listing::begin(self, scope, wire::of_library(library, after))
     }
 
-    /// Returns a loan, as given back or as expired. May be repeated.
+    /// Ends a loan as returned or as expired. May be repeated.
     ///
     /// # Errors
-    /// [`CallError`]; the end is then to be sent again.
+    /// [`CallError`]; send the end again then.
     pub async fn return_loan(
         &self,
         lending_id: &str,
@@ -319,35 +324,35 @@ impl Bokbasen {
     ) -> Result<Told, CallError> {
         let body = wire::Return::new(ended, reason);
         let call = Call::repeatable(
-            self.end_of(lending_id),
+            self.end_scope(lending_id),
             "return",
             Method::POST,
             wire::return_of(lending_id),
         )
         .body(&body);
-        told(self.transport.send(&call).await)
+        end_response(self.transport.send(&call).await)
     }
 
-    /// Cancels a loan, which gives its licence back. May be repeated.
+    /// Cancels a loan, which releases its licence. May be repeated.
     ///
     /// # Errors
-    /// [`CallError`]; the end is then to be sent again.
+    /// [`CallError`]; send the end again then.
     pub async fn cancel(&self, lending_id: &str, reason: &str) -> Result<Told, CallError> {
         let call = Call::repeatable(
-            self.end_of(lending_id),
+            self.end_scope(lending_id),
             "cancel",
             Method::POST,
             wire::cancel_of(lending_id),
         )
         .body(&wire::Cancel { reason });
-        told(self.transport.send(&call).await)
+        end_response(self.transport.send(&call).await)
     }
 
-    /// Gives a loan back: cancelled where it still can be, which gives the licence back too, else
-    /// returned. May be repeated.
+    /// Cancels a loan if that is still possible, which releases the licence too; else returns it.
+    /// May be repeated.
     ///
     /// # Errors
-    /// [`CallError`]; the end is then to be sent again.
+    /// [`CallError`]; send the end again then.
     pub async fn give_back(
         &self,
         lending_id: &str,
@@ -357,19 +362,19 @@ impl Bokbasen {
     ) -> Result<Told, CallError> {
         match self.cancel(lending_id, why).await? {
             Told::CancelWindowClosed => self.return_loan(lending_id, ended, reason).await,
-            told @ (Told::Done | Told::StillPending | Told::NoSuchLoan) => Ok(told),
+            response @ (Told::Done | Told::StillPending | Told::NoSuchLoan) => Ok(response),
         }
     }
 
-    fn end_of(&self, lending_id: &str) -> transport::Concern {
+    fn end_scope(&self, lending_id: &str) -> transport::CallScope {
         (CallKind::End, self.transport.guard.subject(lending_id))
     }
 
-    /// How long no begin is sent, because too many failed or the clock is off; none while begins
-    /// are sent.
+    /// Returns how long begins are held back, because too many failed or the clock is off; none
+    /// while begins are sent.
     pub fn closed_for(&self) -> Option<Duration> {
         if self.clock_is_off() {
-            return Some(CLOCK_CHECKED_AGAIN);
+            return Some(CLOCK_RETRY_DELAY);
         }
         match self.passage(CallKind::Begin, false) {
             Passage::Closed(wait) => Some(wait),
@@ -377,58 +382,58 @@ impl Bokbasen {
         }
     }
 
-    /// Whether our clock is more than 15 minutes from Bokbasen's: then no loan is begun and no
-    /// expiry registered.
+    /// Whether our clock differs from Bokbasen's by more than 15 minutes. No loan is begun and no
+    /// expiry is registered then.
     pub fn clock_is_off(&self) -> bool {
         self.transport.skew.is_off()
     }
 
-    /// Whether the clocks were compared, or cannot be.
+    /// Whether the clocks were compared, or cannot be compared.
     pub fn clock_is_known(&self) -> bool {
         self.transport.skew.is_known()
     }
 
-    /// Whether loans that seem due may be ended: the clock agrees with Bokbasen's as far as can be
-    /// known.
+    /// Whether loans that seem due may be ended: as far as is known, the clock agrees with
+    /// Bokbasen's.
     pub fn clock_can_end_loans(&self) -> bool {
         !self.clock_is_off() && self.clock_is_known()
     }
 
-    /// Requests Bokbasen's time, where no call has brought it recently.
+    /// Requests Bokbasen's time if no response carried it recently.
     pub async fn compare_clocks(&self) {
         if self.transport.skew.is_stale() {
-            self.transport.ask_time().await;
+            self.transport.request_time().await;
         }
     }
 
-    /// Whether calls of this kind are sent. `failed_last` says that the call before about the same
-    /// loan failed: such calls are tried later than others.
+    /// Whether calls of this kind are sent. `failed_last` means that the previous call about the
+    /// same loan failed; such calls are tried later than others.
     pub fn passage(&self, kind: CallKind, failed_last: bool) -> Passage {
         self.transport.guard.passage(kind, failed_last)
     }
 
-    /// The most calls of this kind that are in flight at once: more only wait for each other.
+    /// Returns the most calls of this kind in flight at once; further calls wait.
     pub fn most_at_once(&self, kind: CallKind) -> usize {
-        self.transport.guard.most(kind)
+        self.transport.guard.max_in_flight(kind)
     }
 
-    /// Whether Bokbasen failed to answer the last calls that a new loan needs, so that they are
-    /// held back or only tried.
+    /// Whether a breaker is open for begins or polls, the calls that a new loan needs.
     pub fn is_failing(&self) -> bool {
         self.transport.is_failing()
     }
 
-    /// The reason why calls fail at the moment; none while Bokbasen answers.
+    /// Returns the reason why calls fail at the moment; none while Bokbasen answers.
     pub fn trouble(&self) -> Option<Trouble> {
         self.transport.trouble()
     }
 
-    /// The reason of the last failure since a call was answered, also if it was the only one.
+    /// Returns the reason of the last failure since a call was answered, also if it was the only
+    /// one.
     pub fn last_trouble(&self) -> Option<Trouble> {
         self.transport.last_trouble()
     }
 
-    /// How far our clock is ahead of Bokbasen's; none until a call was answered.
+    /// Returns how far our clock is ahead of Bokbasen's; none until a call was answered.
     pub fn clock_ahead(&self) -> Option<SignedDuration> {
         self.transport.skew.ahead_of_bokbasen()
     }
@@ -441,8 +446,8 @@ impl Bokbasen {
         self.transport.login().await
     }
 
-    /// Makes a call of the API that changes nothing, for `loangate check`: it shows whether the
-    /// address and the token are good, and sets [`Bokbasen::clock_ahead`].
+    /// Sends a read-only call, for `loangate check`. It shows whether the address and the token are
+    /// good, and sets [`Bokbasen::clock_ahead`].
     ///
     /// # Errors
     /// [`CallError`], if the call fails.
@@ -450,14 +455,14 @@ impl Bokbasen {
         self.find(&Reference::fresh()).await.map(drop)
     }
 
-    /// Logs out, as far as the login knows that.
+    /// Logs out, if the login method supports it.
     pub async fn close(&self) {
         self.transport.log_out().await;
     }
 }
 
-/// What an answer to an end says (assumed: a loan that is over there counts as done).
-fn told(answer: Result<transport::Answer, CallError>) -> Result<Told, CallError> {
+/// Interprets the response to an end (assumed: an end of a loan that is already over is done).
+fn end_response(answer: Result<transport::Answer, CallError>) -> Result<Told, CallError> {
     match answer {
         Ok(_) => Ok(Told::Done),
         Err(error) if error.is_no_such_loan() => Ok(Told::NoSuchLoan),

@@ -1,7 +1,7 @@
-//! Why Bokbasen cannot be used at the moment: the reason that `/readyz` and the log name.
+//! The reason why Bokbasen is unavailable, as shown by `/readyz` and the log.
 //!
-//! `transport` and `auth` record it where it is known. The log has one line a minute for each
-//! reason, however many calls fail for it.
+//! `transport` and `auth` record it. The log has at most one line per minute and reason, however
+//! many calls fail.
 
 use std::error::Error;
 use std::io;
@@ -12,10 +12,10 @@ use tokio::time::Instant;
 
 use crate::telemetry::LogLimit;
 
-/// How long one refusal counts as a reason if no call follows it.
+/// How long a single certain failure counts if no call follows it.
 const CERTAIN_FOR: Duration = Duration::from_secs(300);
 
-/// A reason.
+/// A reason why calls to Bokbasen fail.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Trouble {
     /// The login service refuses the credentials.
@@ -28,25 +28,25 @@ pub enum Trouble {
     ConnectionRefused,
     /// TLS cannot be established.
     Tls,
-    /// No answer arrived in time.
+    /// No response arrived in time.
     Timeout,
-    /// The connection cannot be made, or broke.
+    /// The connection cannot be established, or broke.
     Network,
-    /// It answers 5xx.
+    /// Bokbasen answers 5xx.
     ServerError,
-    /// It answers what is not its API.
+    /// The response is not one of the expected API.
     BadAnswer,
 }
 
 impl Trouble {
-    /// The reason of a request that got no answer.
+    /// Returns the reason why a request got no response.
     pub(super) fn of(error: &reqwest::Error) -> Trouble {
         let mut cause: Option<&(dyn Error + 'static)> = error.source();
         while let Some(error) = cause {
             if error.is::<rustls::Error>() {
                 return Trouble::Tls;
             }
-            // The connector's own error has no type that can be named.
+            // The connector's error type is private.
             if error.to_string() == "dns error" {
                 return Trouble::NoAddress;
             }
@@ -54,7 +54,7 @@ impl Trouble {
             if io.is_some_and(|error| error.kind() == io::ErrorKind::ConnectionRefused) {
                 return Trouble::ConnectionRefused;
             }
-            // An error inside an I/O error is not its source, but takes its place.
+            // An I/O error does not return the error that it wraps as its source, so unwrap it.
             let inside = io.and_then(io::Error::get_ref);
             cause =
                 inside.map(|inside| inside as &(dyn Error + 'static)).or_else(|| error.source());
@@ -62,7 +62,7 @@ impl Trouble {
         if error.is_timeout() { Trouble::Timeout } else { Trouble::Network }
     }
 
-    /// The name in logs.
+    /// Returns the reason's name in logs.
     pub fn name(self) -> &'static str {
         match self {
             Trouble::LoginRefused => "login_refused",
@@ -77,45 +77,49 @@ impl Trouble {
         }
     }
 
-    /// What it is, what it means for readers, and what to do.
+    /// Returns a sentence for operators: the reason, its effect on readers, and what to do.
     pub fn sentence(self) -> &'static str {
         match self {
             Trouble::LoginRefused => {
-                "Bokbasen refuses the login: readers without a loan get none. Check the credentials and, for \
-                 OAuth, the audience in [lending]."
+                "Bokbasen refuses the login: readers without a loan get none. Check the \
+                 credentials and, for OAuth, the audience in [lending]."
             }
             Trouble::TokenRefused => {
-                "Bokbasen's API refuses the token of a login that worked: readers without a loan get none. Check \
-                 lending.audience and lending.url, and this machine's clock."
+                "Bokbasen's API refuses the token of a login that worked: readers without a loan \
+                 get none. Check lending.audience and lending.url, and this machine's clock."
             }
             Trouble::NoAddress => {
-                "Bokbasen's host name has no address: readers without a loan get none. Check the host names in \
-                 [lending] and this machine's DNS."
+                "Bokbasen's host name has no address: readers without a loan get none. Check the \
+                 host names in [lending] and this machine's DNS."
             }
             Trouble::ConnectionRefused => {
-                "Bokbasen refuses the connection: readers without a loan get none. Check the ports in [lending] and \
-                 the firewall."
+                "Bokbasen refuses the connection: readers without a loan get none. Check the \
+                 ports in [lending] and the firewall."
             }
             Trouble::Tls => {
-                "TLS to Bokbasen fails: readers without a loan get none. Check this machine's root certificates and \
-                 clock, and whether a proxy intercepts TLS."
+                "TLS to Bokbasen fails: readers without a loan get none. Check this machine's \
+                 root certificates and clock, and whether a proxy intercepts TLS."
             }
             Trouble::Timeout => {
-                "Bokbasen does not answer within lending.timeout: readers without a loan get none. Check the network."
+                "Bokbasen does not answer within lending.timeout: readers without a loan get \
+                 none. Check the network."
             }
             Trouble::Network => {
-                "Bokbasen cannot be reached: readers without a loan get none. Check the network; the log has the error."
+                "Bokbasen cannot be reached: readers without a loan get none. Check the network; \
+                 the log has the error."
             }
             Trouble::ServerError => {
-                "Bokbasen answers with server errors: readers without a loan get none. It is for Bokbasen to mend."
+                "Bokbasen answers with server errors: readers without a loan get none. Only \
+                 Bokbasen can fix this."
             }
             Trouble::BadAnswer => {
-                "Bokbasen's answers cannot be read: readers without a loan get none. Check the addresses in [lending]."
+                "Bokbasen's responses cannot be read: readers without a loan get none. Check the \
+                 addresses in [lending]."
             }
         }
     }
 
-    /// Whether no call can succeed while it lasts, so that one failure is proof enough.
+    /// Whether no call can succeed while the reason lasts, so that one failure is proof.
     fn is_certain(self) -> bool {
         matches!(self, Trouble::LoginRefused | Trouble::TokenRefused)
     }
@@ -133,7 +137,7 @@ impl Health {
         Health { last: Mutex::new(None), limit: LogLimit::per_minute() }
     }
 
-    /// Notes a failure, and logs it once a minute. `detail` has no address, token or secret.
+    /// Records a failure, and logs it once a minute. `detail` has no address, token or secret.
     pub(super) fn failed(&self, call: &'static str, trouble: Trouble, detail: &str) {
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some((trouble, Instant::now()));
         if let Some(suppressed) = self.limit.permit(trouble.name()) {
@@ -142,7 +146,7 @@ impl Health {
         }
     }
 
-    /// Notes that Bokbasen answered a call.
+    /// Records that Bokbasen answered a call.
     pub(super) fn answered(&self) {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((reason, _)) = last.take()
@@ -152,13 +156,13 @@ impl Health {
         }
     }
 
-    /// The reason of the last failure since a call was answered.
+    /// Returns the reason of the last failure since a call was answered.
     pub(super) fn last(&self) -> Option<Trouble> {
         self.last.lock().unwrap_or_else(PoisonError::into_inner).map(|(trouble, _)| trouble)
     }
 
-    /// The reason why calls fail: of any failure where `is_failing`, else only of a recent one that
-    /// is certain. Without a call nothing shows that it has passed.
+    /// Returns the reason why calls fail: of any failure if `is_failing`, else only of a recent
+    /// certain one. A certain failure expires, since without calls nothing shows that it is over.
     pub(super) fn trouble(&self, is_failing: bool) -> Option<Trouble> {
         let last = *self.last.lock().unwrap_or_else(PoisonError::into_inner);
         let Some((trouble, at)) = last else {
@@ -183,13 +187,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn unknown_host_name_is_told_from_a_closed_port() {
+    async fn unknown_host_differs_from_closed_port() {
         let client =
             reqwest::Client::builder().no_proxy().dns_resolver(std::sync::Arc::new(NoNames));
         let client = client.build().unwrap();
         let error = client.get("http://bokbasen.invalid/").send().await.unwrap_err();
         assert_eq!(Trouble::of(&error), Trouble::NoAddress);
-        // Bound, so that no other program gets the port, but not listening.
+        // Bound but not listening, so that no other program can use the port.
         let reserved = tokio::net::TcpSocket::new_v4().unwrap();
         reserved.bind(std::net::SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
         let closed = reserved.local_addr().unwrap();
@@ -198,7 +202,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn one_failure_is_proof_only_if_it_is_certain() {
+    async fn one_failure_counts_only_if_it_is_certain() {
         let health = Health::new();
         assert_eq!((health.trouble(false), health.trouble(true)), (None, Some(Trouble::Network)));
         health.failed("begin", Trouble::Timeout, "late");

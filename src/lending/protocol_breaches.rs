@@ -1,5 +1,5 @@
-//! Answers of Bokbasen that break its own API: counted, and logged as an alarm, never passed over
-//! in silence.
+//! Detection of responses that break Bokbasen's own API. Every breach is counted and logged as an
+//! error.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -10,10 +10,10 @@ use super::{RemoteLoan, Standing};
 use crate::loan::Reference;
 use crate::telemetry::Metrics;
 
-/// How often a breach of one kind is logged; each is counted.
-const LOG_AGAIN: Duration = Duration::from_secs(60);
+/// The interval at which breaches of one kind are logged; each is counted.
+const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
-/// How an answer breaks the API.
+/// A way in which a response breaks the API.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Breach {
     UnknownStatus,
@@ -33,13 +33,13 @@ impl Breach {
     fn sentence(self) -> &'static str {
         match self {
             Breach::UnknownStatus => {
-                "Bokbasen shows a loan in a status that is not known; it counts as not accepted"
+                "Bokbasen reports an unknown loan status; it counts as not accepted"
             }
             Breach::NoReference => {
                 "Bokbasen lists a loan without its reference; report it to Bokbasen"
             }
             Breach::OtherReference => {
-                "Bokbasen lists a loan of another reference than was asked for; report it to Bokbasen"
+                "Bokbasen lists a loan of another reference than requested; report it to Bokbasen"
             }
         }
     }
@@ -57,14 +57,14 @@ impl Breaches {
         Breaches { metrics, logged: Mutex::default() }
     }
 
-    /// Notes what is wrong with one loan as answered.
+    /// Checks one loan of a response.
     pub(super) fn check(&self, loan: &RemoteLoan) {
         if let Standing::Unrecognised(status) = &loan.standing {
             self.note(Breach::UnknownStatus, loan, Some(status));
         }
     }
 
-    /// Notes what is wrong with listed loans.
+    /// Checks the loans of a listing.
     pub(super) fn check_listed(&self, loans: &[RemoteLoan]) {
         for loan in loans {
             self.check(loan);
@@ -86,7 +86,7 @@ impl Breaches {
     fn note(&self, breach: Breach, loan: &RemoteLoan, status: Option<&str>) {
         self.metrics.lending_breach(breach.name());
         let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
-        if logged.iter().any(|(other, at)| *other == breach && at.elapsed() < LOG_AGAIN) {
+        if logged.iter().any(|(other, at)| *other == breach && at.elapsed() < LOG_INTERVAL) {
             return;
         }
         logged.retain(|(other, _)| *other != breach);
@@ -101,8 +101,8 @@ impl Breaches {
     }
 }
 
-/// Whether a listing of one reference can be believed: what it does not show may otherwise exist
-/// all the same.
+/// Whether a listing of one reference is trustworthy. In any other listing, a missing loan may
+/// exist all the same.
 pub(super) fn is_believable(loans: &[RemoteLoan], reference: &Reference) -> bool {
     let is_ours = |loan: &RemoteLoan| loan.reference.as_ref() == Some(reference);
     loans.iter().all(|loan| loan.reference.is_some())

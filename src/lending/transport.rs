@@ -1,8 +1,9 @@
-//! The one way out to Bokbasen: login, deadline, limits, and what an answer or a failure means.
+//! HTTP transport of all calls to Bokbasen: login, timeout, limits, and the meaning of a response
+//! or a failure.
 //!
-//! HTTP/1.1 without redirects and without a proxy of the environment. A call that must not be
-//! repeated gets a connection of its own, so that a kept one which Bokbasen just closed cannot
-//! leave its outcome unknown.
+//! It speaks HTTP/1.1, follows no redirects and ignores proxies of the environment. A call that
+//! must not be retried uses a new connection. On a pooled connection that Bokbasen has just
+//! closed, its outcome would be unknown.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -15,7 +16,7 @@ use serde::Serialize;
 use url::Url;
 
 use super::auth::Login;
-use super::breaker::{Ended, Passage, Subject};
+use super::breaker::{Outcome, Passage, Subject};
 use super::clock_skew::Skew;
 use super::guard::Guard;
 use super::kind::CallKind;
@@ -27,24 +28,24 @@ use crate::clock::{self, Clock};
 use crate::crash::{self, Edge};
 use crate::telemetry::Metrics;
 
-/// How long a connection may take to be made.
-const CONNECT: Duration = Duration::from_secs(5);
-/// How long the kernel may go on sending what nobody acknowledges: it bounds when a call can still
-/// arrive.
+/// The timeout for connection setup.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// The longest that the kernel resends unacknowledged data (TCP_USER_TIMEOUT). It bounds how late a
+/// call can still arrive at Bokbasen.
 const USER_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a call waits for its turn at least: when many readers come at once, the last of them is
-/// served within `gate.patience`, however short the time of one call is.
-const QUEUE_PATIENCE: Duration = Duration::from_secs(12);
-/// The longest wait that an error may name: longer ones would block for good by one bad answer.
-const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(3600);
-/// The largest answer that is read.
-const LARGEST: usize = 4 * 1024 * 1024;
-/// How often a repeatable call is repeated, and how long it waits first; the caller tries again
+/// The shortest patience for a slot. If many readers arrive at once, the last one is still served
+/// within `gate.patience`, even with a short `lending.timeout`.
+const MIN_QUEUE_PATIENCE: Duration = Duration::from_secs(12);
+/// The longest Retry-After that is honoured; a single bad response must not block callers for good.
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(3600);
+/// The largest response body that is read, in bytes.
+const MAX_RESPONSE: usize = 4 * 1024 * 1024;
+/// The most retries of a repeatable call, and the first delay. After that, the caller retries
 /// later.
-const REPEATS: usize = 2;
-const FIRST_WAIT: Duration = Duration::from_millis(100);
+const MAX_RETRIES: usize = 2;
+const FIRST_RETRY_DELAY: Duration = Duration::from_millis(100);
 
-/// One call.
+/// One call to the API.
 #[derive(Debug)]
 pub(super) struct Call {
     kind: CallKind,
@@ -57,24 +58,24 @@ pub(super) struct Call {
     repeatable: bool,
 }
 
-/// Which limits and which breaker a call belongs to, and what it is about.
-pub(super) type Concern = (CallKind, Subject);
+/// The kind of a call, which selects its limits and breaker, and its subject.
+pub(super) type CallScope = (CallKind, Subject);
 
 impl Call {
-    /// A call that goes out once.
-    pub(super) fn once(concern: Concern, name: &'static str, method: Method, path: Path) -> Call {
-        let (kind, subject) = concern;
+    /// Returns a call that is sent once.
+    pub(super) fn once(scope: CallScope, name: &'static str, method: Method, path: Path) -> Call {
+        let (kind, subject) = scope;
         Call { kind, subject, name, method, path, query: Vec::new(), body: None, repeatable: false }
     }
 
-    /// A call that may be repeated.
+    /// Returns a call that may be retried.
     pub(super) fn repeatable(
-        concern: Concern,
+        scope: CallScope,
         name: &'static str,
         method: Method,
         path: Path,
     ) -> Call {
-        Call { repeatable: true, ..Call::once(concern, name, method, path) }
+        Call { repeatable: true, ..Call::once(scope, name, method, path) }
     }
 
     pub(super) fn query(self, query: Query) -> Call {
@@ -86,7 +87,7 @@ impl Call {
     }
 }
 
-/// A good answer.
+/// A 2xx response.
 #[derive(Debug)]
 pub(super) struct Answer {
     pub(super) body: Vec<u8>,
@@ -95,12 +96,12 @@ pub(super) struct Answer {
     pub(super) next: Option<String>,
 }
 
-/// The way out.
+/// The transport of all calls.
 #[derive(Debug)]
 pub(super) struct Transport {
     base: Url,
-    kept: reqwest::Client,
-    fresh: reqwest::Client,
+    pooled: reqwest::Client,
+    unpooled: reqwest::Client,
     login: Login,
     pub(super) guard: Guard,
     health: Arc<Health>,
@@ -122,17 +123,17 @@ impl Transport {
                 "lending.url is not an address that paths can be added to".to_owned(),
             ));
         }
-        let client = |kept: usize| {
+        let client = |max_idle: usize| {
             reqwest::Client::builder()
                 .http1_only()
                 .no_proxy()
                 .redirect(reqwest::redirect::Policy::none())
                 .retry(reqwest::retry::never())
-                .connect_timeout(CONNECT)
+                .connect_timeout(CONNECT_TIMEOUT)
                 .timeout(settings.timeout)
                 .tcp_user_timeout(USER_TIMEOUT)
                 .pool_idle_timeout(Duration::from_secs(15))
-                .pool_max_idle_per_host(kept)
+                .pool_max_idle_per_host(max_idle)
                 .user_agent(concat!("loangate/", env!("CARGO_PKG_VERSION")))
                 .build()
                 .map_err(|error| SetUpError(cause(error)))
@@ -140,8 +141,8 @@ impl Transport {
         let health = Arc::new(Health::new());
         Ok(Transport {
             base: settings.url.clone(),
-            kept: client(settings.concurrency)?,
-            fresh: client(0)?,
+            pooled: client(settings.concurrency)?,
+            unpooled: client(0)?,
             skew: Skew::new(clock.clone(), metrics.clone()),
             breaches: Breaches::new(metrics.clone()),
             login: Login::new(settings.auth.clone(), health.clone()),
@@ -153,22 +154,22 @@ impl Transport {
         })
     }
 
-    /// The time by Bokbasen's clock: what times in answers are relative to.
+    /// Returns the time by Bokbasen's clock, to which times in responses are relative.
     pub(super) fn now(&self) -> Timestamp {
         self.clock.lending_now()
     }
 
-    /// Whether Bokbasen failed to answer the last calls that a new loan needs.
+    /// Whether a breaker is open for begins or polls, the calls that a new loan needs.
     pub(super) fn is_failing(&self) -> bool {
         [CallKind::Begin, CallKind::Poll].into_iter().any(|kind| self.guard.is_open(kind))
     }
 
-    /// Why calls fail, if they do.
+    /// Returns why calls fail; none while Bokbasen answers.
     pub(super) fn trouble(&self) -> Option<Trouble> {
         self.health.trouble(self.is_failing())
     }
 
-    /// Why the last call failed, if it did.
+    /// Returns why a call failed, if none was answered since.
     pub(super) fn last_trouble(&self) -> Option<Trouble> {
         self.health.last()
     }
@@ -178,13 +179,13 @@ impl Transport {
     }
 
     pub(super) async fn log_out(&self) {
-        self.login.log_out(&self.kept).await;
+        self.login.log_out(&self.pooled).await;
     }
 
-    /// Requests the API's address, without a login, for the `Date` of whatever answer.
-    pub(super) async fn ask_time(&self) {
+    /// Requests the API's base URL without a login; any response carries a `Date`.
+    pub(super) async fn request_time(&self) {
         let sent = self.skew.sending();
-        let request = self.kept.get(self.base.clone()).header(CACHE_CONTROL, "no-cache");
+        let request = self.pooled.get(self.base.clone()).header(CACHE_CONTROL, "no-cache");
         match request.send().await {
             Ok(response) => self.skew.note(sent, response.headers()),
             Err(error) => {
@@ -193,31 +194,31 @@ impl Transport {
         }
     }
 
-    /// Sends a call, repeatedly where that is allowed.
+    /// Sends a call, with retries if it may be retried.
     pub(super) async fn send(&self, call: &Call) -> Result<Answer, CallError> {
-        // What failed last is likely to fail again, and its caller tries again by itself.
-        let repeated = call.repeatable && !self.guard.is_suspect(call.kind, call.subject);
-        let repeats = if repeated { REPEATS } else { 0 };
-        let waits = ExponentialBuilder::default()
-            .with_min_delay(FIRST_WAIT)
-            .with_max_times(repeats)
+        // A suspect is likely to fail again, and its caller retries later anyway.
+        let retried = call.repeatable && !self.guard.is_suspect(call.kind, call.subject);
+        let retries = if retried { MAX_RETRIES } else { 0 };
+        let delays = ExponentialBuilder::default()
+            .with_min_delay(FIRST_RETRY_DELAY)
+            .with_max_times(retries)
             .with_jitter();
         let began = Instant::now();
-        // A call that hung must not hold a slot three times as long.
-        let worth_it = |error: &CallError| {
+        // A call that hung is not retried: it would hold a slot three times as long.
+        let should_retry = |error: &CallError| {
             !matches!(error, CallError::Rejected { .. })
                 && began.elapsed() < self.timeout / 2
                 && self.guard.passage(call.kind, false) == Passage::Open
         };
-        (|| self.counted(call)).retry(waits).when(worth_it).await
+        (|| self.send_guarded(call)).retry(delays).when(should_retry).await
     }
 
-    async fn counted(&self, call: &Call) -> Result<Answer, CallError> {
-        let patience = self.timeout.max(QUEUE_PATIENCE);
-        let pass = self.guard.enter(call.kind, call.subject, patience).await?;
+    async fn send_guarded(&self, call: &Call) -> Result<Answer, CallError> {
+        let patience = self.timeout.max(MIN_QUEUE_PATIENCE);
+        let permit = self.guard.enter(call.kind, call.subject, patience).await?;
         let began = Instant::now();
         let result = self.attempt(call).await;
-        if let Some(open) = self.guard.note(call.kind, call.subject, pass, ended(&result)) {
+        if let Some(open) = self.guard.note(call.kind, call.subject, permit, outcome_of(&result)) {
             tracing::warn!(
                 open,
                 kind = call.kind.name(),
@@ -230,53 +231,54 @@ impl Transport {
         result
     }
 
-    /// One sending; a second one where the first is answered that its credential is no longer good.
+    /// Sends a call; once more with a new credential if Bokbasen answers 401.
     async fn attempt(&self, call: &Call) -> Result<Answer, CallError> {
         let credential = self.credential().await?;
-        let response = self.go(call, credential.clone()).await?;
+        let response = self.send_once(call, credential.clone()).await?;
         if response.status() != StatusCode::UNAUTHORIZED {
             return self.read(call, response).await;
         }
         self.login.discard(&credential).await;
         let credential = self.credential().await?;
-        let response = self.go(call, credential).await?;
+        let response = self.send_once(call, credential).await?;
         if response.status() == StatusCode::UNAUTHORIZED {
             self.health.failed(
                 call.name,
                 Trouble::TokenRefused,
-                "it was answered 401 with a new token",
+                "Bokbasen answered 401 to a new token",
             );
             return self.read(call, response).await;
         }
         self.read(call, response).await
     }
 
-    /// What calls are sent with. Many may wait for one login, but none for longer than for a call.
+    /// Returns the credential for calls. Many callers may wait for one login, but none longer than
+    /// the timeout of a call.
     async fn credential(&self) -> Result<http::HeaderValue, CallError> {
-        let held = self.login.authorization(&self.kept, &self.clock, &self.skew);
-        match tokio::time::timeout(self.timeout, held).await {
+        let login = self.login.authorization(&self.pooled, &self.clock, &self.skew);
+        match tokio::time::timeout(self.timeout, login).await {
             Ok(credential) => credential,
-            // This deadline and the HTTP client's own are equal, so either may be first.
+            // This timeout equals the HTTP client's own, so either may expire first.
             Err(_) => {
                 self.health.failed(
                     "login",
                     Trouble::Timeout,
-                    "no answer to the login arrived in time",
+                    "the login service did not respond in time",
                 );
                 Err(CallError::NotSent("the login took too long".to_owned()))
             }
         }
     }
 
-    async fn go(
+    async fn send_once(
         &self,
         call: &Call,
         credential: http::HeaderValue,
     ) -> Result<reqwest::Response, CallError> {
-        let client = if call.repeatable { &self.kept } else { &self.fresh };
+        let client = if call.repeatable { &self.pooled } else { &self.unpooled };
         let mut request =
             client.request(call.method.clone(), self.url(call)).header(AUTHORIZATION, credential);
-        if self.login.wants_date() {
+        if self.login.sends_date() {
             request = request.header(DATE, http_date(self.clock.now()));
         }
         if let Some(body) = &call.body {
@@ -291,7 +293,7 @@ impl Transport {
             let is_connect = error.is_connect();
             let why = cause(error);
             self.health.failed(call.name, trouble, &why);
-            // Without a connection nothing can have left; anything else may have.
+            // Without a connection nothing was sent; after any other error the call may have been.
             if is_connect { CallError::NotSent(why) } else { CallError::Unknown(why) }
         })?;
         self.skew.note(sent, response.headers());
@@ -323,10 +325,9 @@ impl Transport {
             self.health.answered();
             return Ok(Answer { body, retry_after, next });
         }
-        // A 408 comes from whoever waited for the rest of a request, and may not be Bokbasen's last
-        // word.
+        // A proxy may have sent a 408 while Bokbasen executes the call, so the outcome is unknown.
         if !status.is_client_error() || status == StatusCode::REQUEST_TIMEOUT {
-            let why = format!("it was answered {status}");
+            let why = format!("Bokbasen answered {status}");
             self.health.failed(call.name, Trouble::ServerError, &why);
             return Err(CallError::Unknown(why));
         }
@@ -344,23 +345,23 @@ impl Transport {
     }
 }
 
-/// What a result says about Bokbasen. A no is an answer: only what fails to answer is a reason to
-/// hold back.
-fn ended(result: &Result<Answer, CallError>) -> Ended {
+/// Maps a result to a breaker outcome. A rejection counts as answered: only missing answers open a
+/// breaker.
+fn outcome_of(result: &Result<Answer, CallError>) -> Outcome {
     match result {
-        Ok(_) | Err(CallError::Rejected { .. }) => Ended::Answered,
-        Err(CallError::NotSent(_)) => Ended::Unreachable,
-        Err(CallError::Unknown(_)) => Ended::Failed,
+        Ok(_) | Err(CallError::Rejected { .. }) => Outcome::Answered,
+        Err(CallError::NotSent(_)) => Outcome::Unreachable,
+        Err(CallError::Unknown(_)) => Outcome::Failed,
     }
 }
 
-/// A moment as HTTP writes it, to the second.
+/// Formats a time as an HTTP date, in whole seconds.
 fn http_date(at: Timestamp) -> String {
     let since = Duration::from_secs(u64::try_from(at.as_second()).unwrap_or(0));
     httpdate::fmt_http_date(SystemTime::UNIX_EPOCH + since)
 }
 
-/// The field Retry-After, which is in seconds or a date (RFC 9110 §10.2.3), limited from above.
+/// Parses Retry-After, in seconds or as a date (RFC 9110 §10.2.3), up to [`MAX_RETRY_AFTER`].
 fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?;
     let named = match text.parse() {
@@ -370,31 +371,31 @@ fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
             clock::until(now, Timestamp::try_from(at).ok()?)
         }
     };
-    Some(named.min(LONGEST_RETRY_AFTER))
+    Some(named.min(MAX_RETRY_AFTER))
 }
 
-/// A body up to the largest that is read.
+/// Reads a response body of at most [`MAX_RESPONSE`] bytes.
 pub(super) async fn read_body(mut response: reqwest::Response) -> Result<Vec<u8>, String> {
     let mut body = Vec::new();
     while let Some(chunk) = response.chunk().await.map_err(cause)? {
-        if body.len() + chunk.len() > LARGEST {
-            return Err("the answer is too large".to_owned());
+        if body.len() + chunk.len() > MAX_RESPONSE {
+            return Err("the response is larger than 4 MiB".to_owned());
         }
         body.extend_from_slice(&chunk);
     }
     Ok(body)
 }
 
-/// What went wrong, in the words of the innermost error and without the address.
+/// Returns the message of the innermost error, without the URL.
 pub(super) fn cause(error: reqwest::Error) -> String {
     let error = error.without_url();
     let mut innermost: &dyn std::error::Error = &error;
-    let mut words = error.to_string();
+    let mut message = error.to_string();
     while let Some(source) = innermost.source() {
-        words = source.to_string();
+        message = source.to_string();
         innermost = source;
     }
-    words
+    message
 }
 
 #[cfg(test)]
@@ -403,8 +404,8 @@ mod tests {
     use crate::lending::Auth;
 
     #[tokio::test]
-    async fn login_without_answer_is_reported_as_timeout() {
-        // It accepts, by the backlog, and never answers.
+    async fn login_without_response_is_reported_as_timeout() {
+        // The kernel accepts connections into the backlog; nothing responds.
         let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = Url::parse(&format!("http://{}/", silent.local_addr().unwrap())).unwrap();
         let settings = Settings {
@@ -420,8 +421,8 @@ mod tests {
         };
         let mut transport =
             Transport::new(&settings, Clock::system(), Metrics::new().unwrap()).unwrap();
-        // The client's own deadline must not be the first.
-        transport.kept = reqwest::Client::builder().no_proxy().build().unwrap();
+        // The HTTP client's own timeout must not expire first.
+        transport.pooled = reqwest::Client::builder().no_proxy().build().unwrap();
         assert!(matches!(transport.credential().await, Err(CallError::NotSent(_))));
         assert_eq!(transport.last_trouble(), Some(Trouble::Timeout));
     }

@@ -1,8 +1,8 @@
-//! Every path, body and code of Bokbasen's lending API, and how its answers are read.
+//! Wire format of Bokbasen's lending API: paths, request bodies, error codes and responses.
 //!
-//! The calls' names are documented (page "Digital lending platform"); their paths and bodies are
-//! assumed, so that whoever has the contract corrects this file, and nothing else moves. Unknown
-//! fields are ignored; an unknown status counts as not accepted.
+//! The calls' names are documented (page "Digital lending platform"). Their paths and bodies are
+//! assumed: once the contract is known, only this file must be corrected. Unknown fields are
+//! ignored; an unknown status counts as not accepted.
 
 use std::time::Duration;
 
@@ -18,20 +18,20 @@ pub(super) const LOAN_NOT_FOUND: &str = "LOAN_NOT_FOUND";
 pub(super) const ALREADY_ENDED: &str = "ALREADY_ENDED";
 pub(super) const LOAN_PENDING: &str = "LOAN_PENDING";
 pub(super) const CANCEL_WINDOW_CLOSED: &str = "CANCEL_WINDOW_CLOSED";
-/// A reference has one loan, and two after a mishap; a listing that goes on is not about a
-/// reference.
-pub(super) const MOST_PAGES: usize = 20;
+/// The most pages in a listing of one reference. A reference has one loan, or two after a fault, so
+/// a longer listing is wrong.
+pub(super) const MAX_PAGES: usize = 20;
 
-/// Between these, a pending loan is asked about again, whatever time Bokbasen names.
-const SHORTEST_POLL: Duration = Duration::from_secs(1);
-const LONGEST_POLL: Duration = Duration::from_secs(30);
+/// Bounds for the Retry-After of a pending loan.
+const MIN_POLL_DELAY: Duration = Duration::from_secs(1);
+const MAX_POLL_DELAY: Duration = Duration::from_secs(30);
 
-/// A refusal that names a later time names none that can be meant.
-const LONGEST_REFUSAL: Duration = Duration::from_secs(366 * 86_400);
+/// The longest wait that a refusal may name; a longer one is shortened to this.
+const MAX_REFUSAL_WAIT: Duration = Duration::from_secs(366 * 86_400);
 
-/// The path's segments below the API's address.
+/// The path segments below the API's base URL.
 pub(super) type Path = Vec<String>;
-/// The fields of a query.
+/// The parameters of a query string.
 pub(super) type Query = Vec<(&'static str, String)>;
 
 fn path(segments: &[&str]) -> Path {
@@ -66,7 +66,8 @@ pub(super) fn by_reference(reference: &Reference) -> Query {
     vec![("reference", reference.as_str().to_owned())]
 }
 
-/// `after` is written in whole seconds, UTC (page "Export paging").
+/// Returns the query of a library's listing. `after` is written in whole seconds, UTC (page "Export
+/// paging").
 pub(super) fn of_library(library: LibraryId, after: Timestamp) -> Query {
     let after = after.strftime("%Y%m%d%H%M%S").to_string();
     vec![("library", library.as_str().to_owned()), ("after", after)]
@@ -110,7 +111,7 @@ pub(super) struct Return {
 }
 
 impl Return {
-    /// What is not an expiry is a return.
+    /// Maps every reason except an expiry to a return.
     pub(super) fn new(ended: Timestamp, reason: EndReason) -> Return {
         let reason = match reason {
             EndReason::Expired => "EXPIRED",
@@ -136,7 +137,7 @@ pub(super) struct ErrorBody {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct ShownLoan {
+struct LoanBody {
     loan_id: String,
     reference: Option<String>,
     library: Option<String>,
@@ -146,19 +147,19 @@ struct ShownLoan {
     license_type: Option<String>,
     begin: Option<Timestamp>,
     due: Option<Timestamp>,
-    refusal: Option<ShownRefusal>,
+    refusal: Option<RefusalBody>,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-struct ShownRefusal {
+struct RefusalBody {
     code: String,
     message: String,
     retry_after: Option<RetryAfter>,
 }
 
-/// A wait in seconds, or the moment when it is over (assumed: either). Anything else counts as
-/// none: a refusal is one whatever it says about the time.
+/// A wait in seconds, or the time at which it is over (assumed: either). Anything else counts as
+/// none, so that a refusal stays readable whatever its wait.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum RetryAfter {
@@ -169,16 +170,16 @@ enum RetryAfter {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct ShownAvailability {
+struct AvailabilityBody {
     isbn: String,
     available: bool,
     #[serde(default)]
-    licenses: Vec<ShownLicence>,
+    licenses: Vec<LicenceBody>,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct ShownLicence {
+struct LicenceBody {
     license_id: String,
     #[serde(rename = "type")]
     kind: String,
@@ -186,9 +187,9 @@ struct ShownLicence {
     next_free: Option<Timestamp>,
 }
 
-/// What is available of one title; one that the answer does not name is not.
+/// Parses the availability of one title; a title missing from the response is unavailable.
 pub(super) fn availability(answer: &Answer, isbn: Isbn) -> Result<Availability, CallError> {
-    let shown: Vec<ShownAvailability> = read(answer)?;
+    let shown: Vec<AvailabilityBody> = read(answer)?;
     let title = isbn.to_string();
     let Some(shown) = shown.into_iter().find(|shown| shown.isbn == title) else {
         return Ok(Availability::default());
@@ -202,33 +203,32 @@ pub(super) fn availability(answer: &Answer, isbn: Isbn) -> Result<Availability, 
     Ok(Availability { available: shown.available, licences: licences.collect() })
 }
 
-/// A page of a listing.
+/// A page of a reference's listing.
 pub(super) struct Page {
     pub(super) loans: Vec<RemoteLoan>,
     pub(super) next: Option<String>,
 }
 
-/// One loan as answered, also to a begin: that answer has an id and a status only.
+/// Parses one loan. The response to a begin has an id and a status only.
 pub(super) fn remote_loan(answer: &Answer, now: Timestamp) -> Result<RemoteLoan, CallError> {
-    read::<ShownLoan>(answer)?.remote(answer.retry_after, now)
+    read::<LoanBody>(answer)?.remote(answer.retry_after, now)
 }
 
-/// One page as answered: an array of loans, and the cursor in the field Next (page "Export
-/// paging").
+/// Parses one page: an array of loans, and the cursor in the header Next (page "Export paging").
 pub(super) fn page(answer: &Answer, now: Timestamp) -> Result<Page, CallError> {
-    let shown: Vec<ShownLoan> = read(answer)?;
+    let shown: Vec<LoanBody> = read(answer)?;
     let loans: Result<Vec<RemoteLoan>, CallError> =
         shown.into_iter().map(|loan| loan.remote(None, now)).collect();
     Ok(Page { loans: loans?, next: answer.next.clone() })
 }
 
-/// The longest id or reference that a listed loan may have.
-const LONGEST_NAME: usize = 256;
-/// How much of what is wrong with a row is quoted.
-const LONGEST_WHY: usize = 200;
+/// The longest id or reference of a listed loan, in bytes.
+const MAX_ID_LENGTH: usize = 256;
+/// The longest quoted parse error of a row, in characters.
+const MAX_ERROR_LENGTH: usize = 200;
 
-/// One page of a library's listing, row by row: one that cannot be read leaves the others as they
-/// are.
+/// Parses one page of a library's listing row by row, so that an unreadable row does not affect
+/// the others.
 pub(super) fn listed_page(
     answer: &Answer,
     now: Timestamp,
@@ -239,12 +239,12 @@ pub(super) fn listed_page(
         let id = row
             .get("loanId")
             .and_then(serde_json::Value::as_str)
-            .filter(|id| id.len() <= LONGEST_NAME);
+            .filter(|id| id.len() <= MAX_ID_LENGTH);
         let lending_id = id.map(str::to_owned);
         match listed_loan(row, now) {
             Ok(loan) => page.loans.push(loan),
             Err(why) => {
-                let why = why.chars().take(LONGEST_WHY).collect();
+                let why = why.chars().take(MAX_ERROR_LENGTH).collect();
                 page.unreadable.push(listing::Unreadable { lending_id, why });
             }
         }
@@ -253,9 +253,9 @@ pub(super) fn listed_page(
 }
 
 fn listed_loan(row: serde_json::Value, now: Timestamp) -> Result<RemoteLoan, String> {
-    let shown: ShownLoan = serde_json::from_value(row).map_err(|error| error.to_string())?;
+    let shown: LoanBody = serde_json::from_value(row).map_err(|error| error.to_string())?;
     let longest = shown.loan_id.len().max(shown.reference.as_ref().map_or(0, String::len));
-    if shown.loan_id.is_empty() || longest > LONGEST_NAME {
+    if shown.loan_id.is_empty() || longest > MAX_ID_LENGTH {
         return Err("the loan's id is empty, or its id or reference is too long".to_owned());
     }
     shown.remote(None, now).map_err(|error| error.to_string())
@@ -263,17 +263,17 @@ fn listed_loan(row: serde_json::Value, now: Timestamp) -> Result<RemoteLoan, Str
 
 fn read<'a, T: Deserialize<'a>>(answer: &'a Answer) -> Result<T, CallError> {
     serde_json::from_slice(&answer.body)
-        .map_err(|error| CallError::Unknown(format!("the answer cannot be read: {error}")))
+        .map_err(|error| CallError::Unknown(format!("the response cannot be read: {error}")))
 }
 
-impl ShownLoan {
+impl LoanBody {
     fn remote(self, wait: Option<Duration>, now: Timestamp) -> Result<RemoteLoan, CallError> {
-        let unreadable = |what: &str| CallError::Unknown(format!("the answer has {what}"));
+        let unreadable = |what: &str| CallError::Unknown(format!("the response has {what}"));
         let library = self.library.map(|text| text.parse()).transpose();
         let isbn = self.isbn.map(|text| text.parse()).transpose();
         let standing = match self.status.as_str() {
             "PENDING" => Standing::Pending {
-                retry_after: wait.map(|wait| wait.clamp(SHORTEST_POLL, LONGEST_POLL)),
+                retry_after: wait.map(|wait| wait.clamp(MIN_POLL_DELAY, MAX_POLL_DELAY)),
             },
             "ACCEPTED" => Standing::Accepted(Terms {
                 due: self.due.ok_or_else(|| unreadable("an accepted loan without its due time"))?,
@@ -297,14 +297,14 @@ impl ShownLoan {
     }
 }
 
-impl ShownRefusal {
+impl RefusalBody {
     fn refusal(self, now: Timestamp) -> Refusal {
         let retry_at = self.retry_after.and_then(|wait| match wait {
             RetryAfter::Seconds(seconds) => Some(clock::after(now, Duration::from_secs(seconds))),
             RetryAfter::At(at) => Some(at),
             RetryAfter::Other(_) => None,
         });
-        let latest = clock::after(now, LONGEST_REFUSAL);
+        let latest = clock::after(now, MAX_REFUSAL_WAIT);
         let retry_at = retry_at.map(|at| at.min(latest));
         Refusal { code: self.code, message: self.message, retry_at }
     }
