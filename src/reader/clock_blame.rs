@@ -1,8 +1,8 @@
-//! Whose clock is wrong when a credential comes from the future: the issuer's or the gate's own.
+//! Diagnosis of credentials issued in the future: is the issuer's clock wrong, or the gate's?
 //!
-//! `reader/mod.rs` calls it. Two witnesses are compared with the credential: Bokbasen's clock, and
-//! the credentials that were issued a moment ago and were good. The log has the finding once a
-//! minute.
+//! `reader/mod.rs` calls it. It compares the credential with Bokbasen's clock or, if that is
+//! unknown, relies on other credentials that were valid right after their issue. The finding is
+//! logged once a minute.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -12,49 +12,50 @@ use jiff::{SignedDuration, Timestamp};
 use super::jwt::LEEWAY;
 use crate::telemetry::LogLimit;
 
-/// How far the gate's clock may be from Bokbasen's and still count as right: half the leeway of
-/// tokens.
+/// The largest offset from Bokbasen's clock at which the gate's clock counts as right: half the
+/// leeway of tokens.
 const TOLERANCE: SignedDuration = SignedDuration::from_secs(30);
-/// How long a good credential speaks for the gate's clock.
-const WITNESS: i64 = 600;
-/// How old a credential may be to count as issued a moment ago: an older one is good by a clock
-/// that is behind, too.
-const FRESH: i64 = 30;
-/// No credential has been good so far.
-const NONE: i64 = i64::MIN;
+/// How long a fresh valid credential is evidence for the gate's clock, in seconds.
+const EVIDENCE_LIFETIME: i64 = 600;
+/// The greatest age of a fresh credential, in seconds. An older one is also valid by a clock that
+/// is behind.
+const MAX_FRESH_AGE: i64 = 30;
+/// Marks that no fresh credential has been valid so far.
+const NEVER: i64 = i64::MIN;
 
 type Reference = Box<dyn Fn() -> Option<SignedDuration> + Send + Sync>;
 
-/// Whose clock is wrong.
+/// The party whose clock is wrong.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Blame {
-    /// That of the login service, or of the program that made the link.
+pub(super) enum WrongClock {
+    /// The login service, or the program that minted the link.
     Issuer,
-    /// The gate's own.
+    /// The gate itself.
     Gate,
-    /// There is no witness.
+    /// There is no evidence, or both clocks are wrong.
     Unknown,
 }
 
-/// The witnesses.
-pub(super) struct Witnesses {
+/// Evidence for or against the gate's clock.
+pub(super) struct ClockEvidence {
     /// How far the gate's clock is ahead of Bokbasen's.
     reference: OnceLock<Reference>,
-    /// When, by the gate's clock, a fresh credential was last good, in seconds since the epoch.
+    /// The last time at which a fresh credential was valid, by the gate's clock, in seconds since
+    /// the epoch.
     last_fresh: AtomicI64,
     limit: LogLimit,
 }
 
-impl Witnesses {
-    pub(super) fn new() -> Witnesses {
-        Witnesses {
+impl ClockEvidence {
+    pub(super) fn new() -> ClockEvidence {
+        ClockEvidence {
             reference: OnceLock::new(),
-            last_fresh: AtomicI64::new(NONE),
+            last_fresh: AtomicI64::new(NEVER),
             limit: LogLimit::per_minute(),
         }
     }
 
-    /// Sets where Bokbasen's clock is read. A second call changes nothing.
+    /// Sets the source of the offset from Bokbasen's clock. A second call changes nothing.
     pub(super) fn compare_with(
         &self,
         reference: impl Fn() -> Option<SignedDuration> + Send + Sync + 'static,
@@ -62,55 +63,63 @@ impl Witnesses {
         let _ = self.reference.set(Box::new(reference));
     }
 
-    /// Notes a credential that was good at `now`.
-    pub(super) fn was_good(&self, issued: Option<Timestamp>, now: Timestamp) {
-        let is_fresh =
-            |issued: Timestamp| (0..=FRESH).contains(&(now.as_second() - issued.as_second()));
+    /// Records a credential that was valid at `now`.
+    pub(super) fn record_valid(&self, issued: Option<Timestamp>, now: Timestamp) {
+        let is_fresh = |issued: Timestamp| {
+            (0..=MAX_FRESH_AGE).contains(&(now.as_second() - issued.as_second()))
+        };
         if issued.is_some_and(is_fresh) {
             self.last_fresh.store(now.as_second(), Ordering::Relaxed);
         }
     }
 
-    /// Whose clock is wrong if a credential begins `at`, later than the leeway allows; logged once
-    /// a minute.
-    pub(super) fn judge(&self, at: Timestamp, now: Timestamp) -> Blame {
+    /// Returns whose clock is wrong if a credential begins `at`, later than the leeway allows. Logs
+    /// the finding once a minute.
+    pub(super) fn diagnose(&self, at: Timestamp, now: Timestamp) -> WrongClock {
         let gate_ahead = self.reference.get().and_then(|reference| reference());
-        let blame = self.verdict(gate_ahead, at, now);
-        let kind = match blame {
-            Blame::Issuer => "issuer",
-            Blame::Gate => "gate",
-            Blame::Unknown => "unknown",
+        let wrong_clock = self.decide(gate_ahead, at, now);
+        let name = match wrong_clock {
+            WrongClock::Issuer => "issuer",
+            WrongClock::Gate => "gate",
+            WrongClock::Unknown => "unknown",
         };
-        if let Some(suppressed) = self.limit.permit(kind) {
+        if let Some(suppressed) = self.limit.permit(name) {
             let ahead_s = at.duration_since(now).as_secs();
             let gate_ahead_of_bokbasen_s = gate_ahead.map(|ahead| ahead.as_secs());
             tracing::warn!(
-                wrong_clock = kind,
+                wrong_clock = name,
                 ahead_s,
                 gate_ahead_of_bokbasen_s,
                 suppressed,
                 "credential issued in the future"
             );
         }
-        blame
+        wrong_clock
     }
 
-    fn verdict(&self, gate_ahead: Option<SignedDuration>, at: Timestamp, now: Timestamp) -> Blame {
+    fn decide(
+        &self,
+        gate_ahead: Option<SignedDuration>,
+        at: Timestamp,
+        now: Timestamp,
+    ) -> WrongClock {
         if let Some(ahead) = gate_ahead {
-            // By Bokbasen's clock the credential may be good: then the gate's own is behind.
+            // If the credential is valid by Bokbasen's clock, the gate's own clock is behind.
             let theirs = now.saturating_sub(ahead).unwrap_or(now);
             let leeway = SignedDuration::try_from(LEEWAY).unwrap_or(TOLERANCE);
             return match ahead.abs() {
-                apart if apart <= TOLERANCE => Blame::Issuer,
-                _ if at.duration_since(theirs) <= leeway => Blame::Gate,
-                _ => Blame::Unknown,
+                offset if offset <= TOLERANCE => WrongClock::Issuer,
+                _ if at.duration_since(theirs) <= leeway => WrongClock::Gate,
+                _ => WrongClock::Unknown,
             };
         }
-        // Others' clocks agree with the gate's at this very moment.
+        // A recent fresh credential shows that another issuer's clock agrees with the gate's.
         match self.last_fresh.load(Ordering::Relaxed) {
-            NONE => Blame::Unknown,
-            last if (0..=WITNESS).contains(&(now.as_second() - last)) => Blame::Issuer,
-            _ => Blame::Unknown,
+            NEVER => WrongClock::Unknown,
+            last if (0..=EVIDENCE_LIFETIME).contains(&(now.as_second() - last)) => {
+                WrongClock::Issuer
+            }
+            _ => WrongClock::Unknown,
         }
     }
 }
@@ -124,30 +133,38 @@ mod tests {
     }
 
     #[test]
-    fn bokbasens_clock_tells_whose_is_wrong() {
-        let judged = |gate_ahead: i64, issued: i64| {
-            let witnesses = Witnesses::new();
-            witnesses.compare_with(move || Some(SignedDuration::from_secs(gate_ahead)));
-            witnesses.judge(at(issued), at(0))
+    fn bokbasens_clock_shows_whose_clock_is_wrong() {
+        let diagnosed = |gate_ahead: i64, issued: i64| {
+            let clock_evidence = ClockEvidence::new();
+            clock_evidence.compare_with(move || Some(SignedDuration::from_secs(gate_ahead)));
+            clock_evidence.diagnose(at(issued), at(0))
         };
-        assert_eq!(judged(0, 300), Blame::Issuer);
-        assert_eq!(judged(-20, 300), Blame::Issuer);
-        assert_eq!(judged(-300, 300), Blame::Gate);
-        assert_eq!(judged(-250, 300), Blame::Gate);
-        assert_eq!(judged(-120, 3000), Blame::Unknown, "both are wrong");
-        assert_eq!(judged(300, 300), Blame::Unknown, "both are wrong");
+        assert_eq!(diagnosed(0, 300), WrongClock::Issuer);
+        assert_eq!(diagnosed(-20, 300), WrongClock::Issuer);
+        assert_eq!(diagnosed(-300, 300), WrongClock::Gate);
+        assert_eq!(diagnosed(-250, 300), WrongClock::Gate);
+        assert_eq!(diagnosed(-120, 3000), WrongClock::Unknown, "both are wrong");
+        assert_eq!(diagnosed(300, 300), WrongClock::Unknown, "both are wrong");
     }
 
     #[test]
-    fn fresh_good_credentials_speak_for_the_gate() {
-        let witnesses = Witnesses::new();
-        assert_eq!(witnesses.judge(at(300), at(0)), Blame::Unknown);
-        witnesses.was_good(Some(at(-3600)), at(0));
-        witnesses.was_good(Some(at(40)), at(0));
-        witnesses.was_good(None, at(0));
-        assert_eq!(witnesses.judge(at(300), at(0)), Blame::Unknown, "none of these was fresh");
-        witnesses.was_good(Some(at(-5)), at(0));
-        assert_eq!(witnesses.judge(at(300), at(0)), Blame::Issuer);
-        assert_eq!(witnesses.judge(at(2000), at(WITNESS + 1)), Blame::Unknown, "that was long ago");
+    fn fresh_valid_credentials_clear_the_gates_clock() {
+        let clock_evidence = ClockEvidence::new();
+        assert_eq!(clock_evidence.diagnose(at(300), at(0)), WrongClock::Unknown);
+        clock_evidence.record_valid(Some(at(-3600)), at(0));
+        clock_evidence.record_valid(Some(at(40)), at(0));
+        clock_evidence.record_valid(None, at(0));
+        assert_eq!(
+            clock_evidence.diagnose(at(300), at(0)),
+            WrongClock::Unknown,
+            "none of these was fresh"
+        );
+        clock_evidence.record_valid(Some(at(-5)), at(0));
+        assert_eq!(clock_evidence.diagnose(at(300), at(0)), WrongClock::Issuer);
+        assert_eq!(
+            clock_evidence.diagnose(at(2000), at(EVIDENCE_LIFETIME + 1)),
+            WrongClock::Unknown,
+            "the evidence is too old"
+        );
     }
 }

@@ -1,9 +1,9 @@
-//! Where a request says who asks: the field Authorization, the query's `token`, or a token in the
-//! path.
+//! Extraction of the credential from a request: the Authorization header, the query's `token`, or a
+//! token in the path.
 //!
-//! `reader/mod.rs` calls it first, on every request. It looks at the form only, allocates nothing
-//! in the usual case, and promises that what it calls a JWT came in Authorization and what it calls
-//! a link did not: the cache of verified tokens asks for no more.
+//! `reader/mod.rs` calls it first, on every request. It checks the form only, and usually
+//! allocates nothing. A JWT is only ever taken from Authorization, and a link never is. The cache
+//! of verified credentials relies on that.
 
 use std::borrow::Cow;
 
@@ -13,13 +13,13 @@ use percent_encoding::percent_decode_str;
 
 use super::refusal::Refusal;
 
-/// The longest JWT that is looked at, in bytes.
+/// The longest accepted JWT, in bytes.
 const MAX_TOKEN: usize = 8 * 1024;
 
-/// The longest link token that is looked at, in characters: a path holds no more.
+/// The longest accepted link token, in characters: the most that a path can hold.
 pub(super) const MAX_LINK: usize = 1024;
 
-/// What a request brings, unverified.
+/// The credential of a request, unverified.
 #[derive(Eq, PartialEq)]
 pub(super) enum Credential<'a> {
     Token(&'a str),
@@ -27,7 +27,7 @@ pub(super) enum Credential<'a> {
 }
 
 impl Credential<'_> {
-    /// The text that its hash is made of.
+    /// Returns the text to hash.
     pub(super) fn text(&self) -> &str {
         match self {
             Credential::Token(token) => token,
@@ -53,7 +53,7 @@ pub(super) fn find<'a>(
     Ok(Credential::Link(link))
 }
 
-/// The bearer token of RFC 6750 §2.1; the scheme's name in any case (RFC 9110 §11.1).
+/// Returns the bearer token (RFC 6750 §2.1); the scheme name is case-insensitive (RFC 9110 §11.1).
 fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
     let mut fields = headers.get_all(AUTHORIZATION).iter();
     let Some(field) = fields.next() else {
@@ -62,7 +62,8 @@ fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
     if fields.next().is_some() {
         return Err(Refusal::SeveralCredentials);
     }
-    // `HeaderValue::to_str` checks byte after byte, for control characters too, which no field has.
+    // Faster than `HeaderValue::to_str`, which also checks for control characters, one byte at a
+    // time; no header value has any.
     let text = Some(field.as_bytes()).filter(|bytes| bytes.is_ascii());
     let text = text.and_then(|bytes| str::from_utf8(bytes).ok()).ok_or(Refusal::OtherScheme)?;
     let (scheme, token) = text.split_once(' ').ok_or(Refusal::OtherScheme)?;
@@ -77,12 +78,13 @@ fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
         return Err(Refusal::TokenTooLong);
     }
     if !token.contains('.') {
-        return Err(Refusal::TokenMalformed); // a link here would be found in the cache, but not verified
+        // A link token here would be found in the cache although it is not a JWT.
+        return Err(Refusal::TokenMalformed);
     }
     Ok(Some(token))
 }
 
-/// The value of the one parameter `token`.
+/// Returns the value of the single parameter `token`.
 fn token_of_query(query: &str) -> Result<Option<Cow<'_, str>>, Refusal> {
     let mut tokens = query
         .split('&')
@@ -97,7 +99,7 @@ fn token_of_query(query: &str) -> Result<Option<Cow<'_, str>>, Refusal> {
     percent_decode_str(token).decode_utf8().map(Some).map_err(|_| Refusal::LinkMalformed)
 }
 
-/// A link's token has base64url's characters only, so a dot makes it a JWT.
+/// Checks the form of a link token. It is base64url, so a dot means that it is a JWT.
 fn check_link(link: &str) -> Result<(), Refusal> {
     if link.contains('.') {
         return Err(Refusal::TokenInLink);

@@ -1,7 +1,7 @@
-//! The authenticated request's subject: who asks, and what the credential opens.
+//! Identity of an authenticated reader, and the scope of the credential.
 //!
-//! `server` asks [`Reader::opens`] for the path that it resolved; the gate takes the library and
-//! the borrower. A prefix opens at segment boundaries only, compared decoded, so that `/a/97` never
+//! `server` calls [`Reader::opens`] with the path that it resolved; the gate uses the library and
+//! the borrower. A prefix matches decoded and at segment boundaries only, so that `/a/97` never
 //! opens `/a/978…`.
 
 use jiff::Timestamp;
@@ -9,24 +9,23 @@ use jiff::Timestamp;
 use crate::loan::{Borrower, Isbn, LibraryId, LoanKey};
 use crate::path::{PathError, RequestPath};
 
-/// What a credential opens.
+/// The files that a credential opens.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Scope {
     /// Every title of the library (a JWT).
     All,
-    /// One title.
+    /// The files of one title.
     Title(Isbn),
-    /// Paths that are this one or lie under it, at a segment's boundary: decoded segments. None
-    /// opens nothing.
+    /// This path and all paths below it, as decoded segments. An empty prefix opens nothing.
     Prefix(Vec<String>),
 }
 
 impl Scope {
-    /// The scope of a prefix as an operator writes it, like `/files/9780306406157/`: a request's
-    /// path, with or without a slash at its end.
+    /// Parses a prefix such as `/files/9780306406157/`: a request path, with or without a trailing
+    /// slash.
     ///
     /// # Errors
-    /// Where it is not in normal form, or is the root: a link to everything is not a link.
+    /// If the path is not in normal form, or is the root: no link may open everything.
     pub fn prefix(path: &str) -> Result<Scope, PathError> {
         let without = path.strip_suffix('/').filter(|without| !without.is_empty());
         let path = RequestPath::parse(without.unwrap_or(path))?;
@@ -38,29 +37,29 @@ impl Scope {
     }
 }
 
-/// The authenticated request's subject.
+/// An authenticated reader, with the times and scope of the credential.
 #[derive(Clone, Debug)]
 pub struct Reader {
     /// The library that lends.
     pub library: LibraryId,
-    /// Who borrows, by pseudonym.
+    /// The borrower's pseudonym.
     pub borrower: Borrower,
-    /// When the credential was issued; none counts as old.
+    /// The issue time of the credential; none counts as old.
     pub issued: Option<Timestamp>,
-    /// When the credential expires, as it says itself, without leeway.
+    /// The expiry that the credential states, without leeway.
     pub expires: Timestamp,
-    /// What it opens.
+    /// The files that the credential opens.
     pub scope: Scope,
 }
 
 impl Reader {
-    /// What this reader's loan of a title is known by.
+    /// Returns the key of this reader's loan of a title.
     pub fn key(&self, isbn: Isbn) -> LoanKey {
         LoanKey { library: self.library, borrower: self.borrower, isbn }
     }
 
-    /// Whether the credential opens this: the title that the path leads to, if any, and the path
-    /// without a link's token.
+    /// Whether the credential opens a file, by its title (if any) and its path without the link
+    /// token.
     pub fn opens(&self, isbn: Option<Isbn>, path: &RequestPath) -> bool {
         match &self.scope {
             Scope::All => true,

@@ -1,9 +1,9 @@
 //! The login service's public keys, from a JWKS file (RFC 7517).
 //!
-//! `reader/mod.rs` reads the file at start and on reload. Each key is bound here to the one
-//! algorithm that its own type, curve and `alg` allow, so that a token's header can never choose
-//! what a key is used for. A key for another purpose or algorithm is passed over; a key that should
-//! fit and is broken is an error.
+//! `reader/mod.rs` reads the file at start and on reload. Each key is bound to the one algorithm
+//! that its own type, curve and `alg` allow, so that a token's header can never choose the
+//! algorithm of a key. Keys for other purposes or algorithms are skipped. A broken key for an
+//! allowed algorithm is an error.
 
 use std::path::Path;
 
@@ -20,17 +20,17 @@ use super::{Algorithm, JwtSettings, ReadersError};
 /// The largest JWKS file that is read, in bytes.
 const MAX_FILE: u64 = 1024 * 1024;
 
-/// The moduli that RS256 is verified with, in bytes: 2048 to 8192 bits.
+/// The accepted lengths of an RSA modulus, in bytes: 2048 to 8192 bits.
 const RSA_MODULUS: std::ops::RangeInclusive<usize> = 256..=1024;
 
-/// A public key, and the one algorithm it is for.
+/// A public key and its only algorithm.
 pub(super) struct VerifyKey {
     pub(super) kid: Option<String>,
     pub(super) algorithm: Algorithm,
     pub(super) key: DecodingKey,
 }
 
-/// The keys of the file that fit the allowed algorithms; at least one.
+/// Reads the keys for the allowed algorithms from the file; returns at least one.
 pub(super) fn read(settings: &JwtSettings) -> Result<Vec<VerifyKey>, ReadersError> {
     let file = settings.jwks.display();
     let text = read_file(&settings.jwks)
@@ -48,10 +48,11 @@ pub(super) fn read(settings: &JwtSettings) -> Result<Vec<VerifyKey>, ReadersErro
         else {
             continue;
         };
-        let key = usable(jwk, algorithm).ok_or_else(|| {
+        let key = valid_key(jwk, algorithm).ok_or_else(|| {
             let number = index + 1;
             ReadersError(format!(
-                "Key number {number} in the JWKS file {file} is not a valid key for {algorithm:?}: replace it or take it out."
+                "Key number {number} in the JWKS file {file} is not a valid key for \
+                 {algorithm:?}: replace it or take it out."
             ))
         })?;
         let kid = jwk.common.key_id.clone();
@@ -59,7 +60,8 @@ pub(super) fn read(settings: &JwtSettings) -> Result<Vec<VerifyKey>, ReadersErro
     }
     if keys.is_empty() {
         return Err(ReadersError(format!(
-            "No key in the JWKS file {file} fits the allowed algorithms {:?}: add one, or allow its algorithm.",
+            "No key in the JWKS file {file} fits the allowed algorithms {:?}: add one, or allow \
+             its algorithm.",
             settings.algorithms
         )));
     }
@@ -74,8 +76,8 @@ fn read_file(path: &Path) -> std::io::Result<String> {
     std::fs::read_to_string(path)
 }
 
-/// What a key is for, by its type and curve (RFC 7518 §6, RFC 8037 §2), its `alg`, `use` and
-/// `key_ops`.
+/// Returns the algorithm of a signature key, by its type and curve (RFC 7518 §6, RFC 8037 §2), its
+/// `alg`, `use` and `key_ops`.
 fn algorithm_of(jwk: &Jwk) -> Option<Algorithm> {
     let (algorithm, named) = match &jwk.algorithm {
         AlgorithmParameters::OctetKeyPair(key) if key.curve == EllipticCurve::Ed25519 => {
@@ -97,10 +99,10 @@ fn algorithm_of(jwk: &Jwk) -> Option<Algorithm> {
     fits.then_some(algorithm)
 }
 
-/// The key, if its bytes are one.
-fn usable(jwk: &Jwk, algorithm: Algorithm) -> Option<DecodingKey> {
+/// Returns the key if its bytes are valid.
+fn valid_key(jwk: &Jwk, algorithm: Algorithm) -> Option<DecodingKey> {
     let key = DecodingKey::from_jwk(jwk).ok()?;
-    let sound = match (key.kind(), algorithm) {
+    let is_valid = match (key.kind(), algorithm) {
         (DecodingKeyKind::SecretOrDer(bytes), Algorithm::EdDSA) => parses(&ED25519, bytes),
         (DecodingKeyKind::SecretOrDer(bytes), Algorithm::ES256) => {
             parses(&ECDSA_P256_SHA256_FIXED, bytes)
@@ -110,7 +112,7 @@ fn usable(jwk: &Jwk, algorithm: Algorithm) -> Option<DecodingKey> {
         }
         _ => false,
     };
-    sound.then_some(key)
+    is_valid.then_some(key)
 }
 
 fn parses(algorithm: &'static dyn VerificationAlgorithm, bytes: &[u8]) -> bool {

@@ -1,9 +1,9 @@
-//! Reader tokens: JWTs (RFC 7519) of the login service.
+//! Verification of reader tokens: JWTs (RFC 7519) of the login service.
 //!
-//! `reader/mod.rs` calls it for a token that the cache does not know. The keys are those of the
-//! JWKS file and no others: `jku`, `x5u`, `x5c` and `jwk` in a header are ignored. Signature,
-//! issuer and audience are checked by `jsonwebtoken`; times here, by the project's clock. The
-//! borrower's own id leaves here as a pseudonym only.
+//! `reader/mod.rs` calls it for a token that is not cached. Only keys of the JWKS file count:
+//! `jku`, `x5u`, `x5c` and `jwk` in a header are ignored. `jsonwebtoken` checks signature, issuer
+//! and audience. This module checks times, by [`crate::clock`]. It returns the borrower as a
+//! pseudonym only.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use jsonwebtoken::errors::{Error, ErrorKind};
 use jsonwebtoken::{Header, Validation, decode, decode_header};
 use serde_json::{Map, Value};
 
-use super::clock_blame::Witnesses;
+use super::clock_blame::ClockEvidence;
 use super::jwks::{self, VerifyKey};
 use super::pseudonym::Pseudonyms;
 use super::refusal::Refusal;
@@ -20,19 +20,19 @@ use super::{Algorithm, JwtSettings, Reader, ReadersError, Scope};
 use crate::clock;
 use crate::loan::LibraryId;
 
-/// How far the clocks of the login service and of the gate may be apart.
+/// The largest accepted offset between the clocks of the login service and the gate.
 pub(super) const LEEWAY: Duration = Duration::from_secs(60);
 
-/// The longest id of a borrower, in bytes.
+/// The longest borrower id, in bytes.
 const MAX_BORROWER: usize = 256;
 
 type Claims = Map<String, Value>;
 
-/// What verifies tokens.
+/// Verifier of tokens.
 pub(super) struct Tokens {
     keys: Vec<VerifyKey>,
     settings: JwtSettings,
-    /// Issuer, audience and the claims that must be there; no times, no algorithm yet.
+    /// Checks of issuer, audience and required claims; times and algorithm are checked per token.
     validation: Validation,
 }
 
@@ -51,22 +51,23 @@ impl Tokens {
         Ok(Tokens { keys: jwks::read(settings)?, settings: settings.clone(), validation })
     }
 
-    /// The reader of a token that is good at `now`.
+    /// Verifies a token at `now` and returns its reader.
     pub(super) fn verify(
         &self,
         token: &str,
         pseudonyms: &Pseudonyms,
-        witnesses: &Witnesses,
+        clock_evidence: &ClockEvidence,
         now: Timestamp,
     ) -> Result<Reader, Refusal> {
         let header = decode_header(token).map_err(|_| Refusal::TokenMalformed)?;
         if header.crit.is_some() {
-            return Err(Refusal::TokenMalformed); // nothing critical is understood here: RFC 7515 §4.1.11
+            // No critical extension is supported, so each must be rejected (RFC 7515 §4.1.11).
+            return Err(Refusal::TokenMalformed);
         }
         let claims = self.claims(token, &header)?;
         let times = Times::of(&claims)?;
-        times.check(now, witnesses)?;
-        witnesses.was_good(times.issued, now);
+        times.check(now, clock_evidence)?;
+        clock_evidence.record_valid(times.issued, now);
         let (library, borrower) = self.subject(&claims)?;
         Ok(Reader {
             library,
@@ -77,7 +78,7 @@ impl Tokens {
         })
     }
 
-    /// The claims, if a key that the header may name has signed them for us.
+    /// Returns the claims if one of the keys that fit the header has signed them.
     fn claims(&self, token: &str, header: &Header) -> Result<Claims, Refusal> {
         let algorithm = self.allowed(header.alg).ok_or(Refusal::TokenAlgorithm)?;
         let mut validation = self.validation.clone();
@@ -107,7 +108,7 @@ impl Tokens {
         self.settings.algorithms.contains(&algorithm).then_some(algorithm)
     }
 
-    /// The library, and the borrower's own id: it lives no longer than the claims.
+    /// Returns the library and the borrower's own id, borrowed from the claims.
     fn subject<'a>(&self, claims: &'a Claims) -> Result<(LibraryId, &'a str), Refusal> {
         let text = |claim: &str| claims.get(claim).and_then(Value::as_str);
         let library = text(&self.settings.library_claim)
@@ -120,7 +121,7 @@ impl Tokens {
     }
 }
 
-/// The times of RFC 7519 §4.1.4 to §4.1.6.
+/// The time claims of RFC 7519 §4.1.4 to §4.1.6.
 struct Times {
     expires: Timestamp,
     not_before: Option<Timestamp>,
@@ -136,31 +137,33 @@ impl Times {
         })
     }
 
-    fn check(&self, now: Timestamp, witnesses: &Witnesses) -> Result<(), Refusal> {
+    fn check(&self, now: Timestamp, clock_evidence: &ClockEvidence) -> Result<(), Refusal> {
         let ahead = |time: Option<Timestamp>| time.filter(|time| *time > clock::after(now, LEEWAY));
         if now >= clock::after(self.expires, LEEWAY) {
             return Err(Refusal::TokenExpired);
         }
-        // An issue time in the future says more about the clocks: a token may be meant for later.
+        // Checked before `nbf`: an issue time in the future proves a wrong clock, while `nbf` may
+        // be in the future on purpose.
         if let Some(issued) = ahead(self.issued) {
-            return Err(Refusal::TokenIssuedAhead(witnesses.judge(issued, now)));
+            return Err(Refusal::TokenIssuedAhead(clock_evidence.diagnose(issued, now)));
         }
         if let Some(not_before) = ahead(self.not_before) {
-            return Err(Refusal::TokenNotYetValid(witnesses.judge(not_before, now)));
+            return Err(Refusal::TokenNotYetValid(clock_evidence.diagnose(not_before, now)));
         }
         Ok(())
     }
 }
 
-/// A NumericDate (RFC 7519 §2), whole seconds of it; an issue time is never taken for later than it
-/// is.
+/// Parses a NumericDate (RFC 7519 §2), rounded down to whole seconds, so that no time is later than
+/// stated.
 fn time(claims: &Claims, name: &str) -> Result<Option<Timestamp>, Refusal> {
     let Some(value) = claims.get(name) else {
         return Ok(None);
     };
     let second = value
         .as_i64()
-        .or_else(|| value.as_f64().map(|seconds| seconds.floor() as i64)) // saturates, and NaN is no JSON
+        // The cast saturates, and JSON has no NaN.
+        .or_else(|| value.as_f64().map(|seconds| seconds.floor() as i64))
         .ok_or(Refusal::TokenMalformed)?;
     Timestamp::from_second(second).map(Some).map_err(|_| Refusal::TokenMalformed)
 }

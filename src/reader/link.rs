@@ -1,10 +1,10 @@
-//! Signed links: minting and reading them.
+//! Minting and verification of signed links.
 //!
-//! `reader/mod.rs` calls it. A link's token is base64url, without a dot and so never a JWT, of a
-//! version, the key's id, library, pseudonym, scope, issue time, expiry, and HMAC-SHA256 over all
-//! of it. A URL travels, so it bears the pseudonym and never the borrower's own id. Reading
-//! promises that nothing is looked at before the signature is right but the key's id; whether the
-//! time is right is asked last and apart.
+//! `reader/mod.rs` calls it. A link token is base64url without a dot, so it is never a JWT. It
+//! encodes a version, the key's id, the library, the pseudonym, the scope, the issue time, the
+//! expiry, and an HMAC-SHA256 over all of these. URLs are shared and logged, so a link contains the
+//! pseudonym and never the borrower's own id. Until the signature is verified, only the version and
+//! the key's id are read. The caller checks the times afterwards.
 
 use aws_lc_rs::hmac;
 use data_encoding::BASE64URL_NOPAD;
@@ -17,17 +17,18 @@ use super::refusal::Refusal;
 use super::{LinkKey, Reader, ReadersError, Scope};
 use crate::loan::{Borrower, Isbn, LibraryId};
 
-/// Stands before what is signed, so that the key's other uses, if any, can never pass for a link.
+/// Domain separation: a prefix of the signed bytes, so that a signature from another use of the key
+/// is never valid for a link.
 const DOMAIN: &[u8] = b"loangate signed link 1\0";
 const VERSION: u8 = 1;
-const TITLE: u8 = 1;
-const PREFIX: u8 = 2;
-/// The length of HMAC-SHA256.
-const MAC: usize = 32;
+const TITLE_SCOPE: u8 = 1;
+const PREFIX_SCOPE: u8 = 2;
+/// The length of an HMAC-SHA256 tag, in bytes.
+const MAC_LENGTH: usize = 32;
 /// The longest key id, in bytes.
 const MAX_ID: usize = 64;
 
-/// The keys of links, in the order of the configuration: the first one signs.
+/// The link keys in the order of the configuration; the first one signs.
 pub(super) struct LinkKeys {
     keys: Vec<(String, hmac::Key)>,
 }
@@ -39,7 +40,8 @@ impl LinkKeys {
             if id.is_empty() || id.len() > MAX_ID || !id.bytes().all(|byte| byte.is_ascii_graphic())
             {
                 return Err(ReadersError(format!(
-                    "The id of a link key must be 1 to {MAX_ID} visible ASCII characters, and {id:?} is not."
+                    "The id of a link key must be 1 to {MAX_ID} visible ASCII characters, and \
+                     {id:?} is not."
                 )));
             }
             if keys.iter().any(|(other, _)| other == id) {
@@ -63,8 +65,8 @@ impl LinkKeys {
         self.keys.is_empty()
     }
 
-    /// The token of a link. None without a key, and for a scope that no link can have: everything,
-    /// or too long.
+    /// Mints a link token. None without a key, or if no link can have the scope:
+    /// [`Scope::All`], or a prefix that is too long.
     pub(super) fn mint(&self, reader: &Reader) -> Option<String> {
         let (id, key) = self.keys.first()?;
         let mut body = vec![VERSION];
@@ -74,11 +76,11 @@ impl LinkKeys {
         match &reader.scope {
             Scope::All => return None,
             Scope::Title(isbn) => {
-                body.push(TITLE);
+                body.push(TITLE_SCOPE);
                 body.extend(isbn.number().to_be_bytes());
             }
             Scope::Prefix(segments) => {
-                body.push(PREFIX);
+                body.push(PREFIX_SCOPE);
                 put_prefix(&mut body, segments)?;
             }
         }
@@ -90,11 +92,11 @@ impl LinkKeys {
         (token.len() <= MAX_LINK).then_some(token)
     }
 
-    /// The reader of a link whose signature is right. The caller asks whether its time is.
+    /// Verifies the signature of a link and returns its reader. The caller checks the times.
     pub(super) fn read(&self, token: &str) -> Result<Reader, Refusal> {
         let signed =
             BASE64URL_NOPAD.decode(token.as_bytes()).map_err(|_| Refusal::LinkMalformed)?;
-        let (body, mac) = signed.split_last_chunk::<MAC>().ok_or(Refusal::LinkMalformed)?;
+        let (body, mac) = signed.split_last_chunk::<MAC_LENGTH>().ok_or(Refusal::LinkMalformed)?;
         let mut fields = Fields(body);
         if fields.byte()? != VERSION {
             return Err(Refusal::LinkMalformed);
@@ -112,7 +114,7 @@ fn put_text(body: &mut Vec<u8>, text: &str) -> Option<()> {
     Some(())
 }
 
-/// How many segments, then each with its length: at most 255 of at most 255 bytes.
+/// Writes the number of segments, then each with its length: at most 255 of at most 255 bytes.
 fn put_prefix(body: &mut Vec<u8>, segments: &[String]) -> Option<()> {
     if segments.is_empty() {
         return None;
@@ -121,7 +123,7 @@ fn put_prefix(body: &mut Vec<u8>, segments: &[String]) -> Option<()> {
     segments.iter().try_for_each(|segment| put_text(body, segment))
 }
 
-/// Reads a link's body from the front.
+/// Reader of the fields in a link's body, in order.
 struct Fields<'a>(&'a [u8]);
 
 impl<'a> Fields<'a> {
@@ -149,12 +151,12 @@ impl<'a> Fields<'a> {
 
     fn scope(&mut self) -> Result<Scope, Refusal> {
         match self.byte()? {
-            TITLE => {
+            TITLE_SCOPE => {
                 let number = u64::from_be_bytes(self.array()?);
                 let isbn: Isbn = number.to_string().parse().map_err(|_| Refusal::LinkMalformed)?;
                 Ok(Scope::Title(isbn))
             }
-            PREFIX => {
+            PREFIX_SCOPE => {
                 let count = self.byte()?;
                 let segments =
                     (0..count).map(|_| self.text().map(str::to_owned)).collect::<Result<_, _>>()?;
@@ -164,7 +166,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// Everything after the key's id.
+    /// Parses all fields after the key's id.
     fn reader(mut self) -> Result<Reader, Refusal> {
         let library: LibraryId = self.text()?.parse().map_err(|_| Refusal::LinkMalformed)?;
         let borrower = Borrower::from_bytes(self.array()?);

@@ -1,9 +1,11 @@
-//! Who asks: a reader token (JWT) or a signed link becomes a library and a borrower's pseudonym.
+//! Reader authentication: maps a reader token (JWT) or a signed link to a library and a borrower's
+//! pseudonym.
 //!
-//! `server` calls [`Readers::authenticate`] as the first step of the line; `admin` and `cli` mint
-//! links through it. It calls the vocabulary only and reads one file, the JWKS. It promises that a
-//! credential is verified once and then found by its hash until it expires or the keys change, and
-//! that a borrower's own id is gone when it returns: no log, error, cache or `Debug` has it.
+//! `server` calls [`Readers::authenticate`] first for every request; `admin` and `cli` mint links.
+//! It depends only on shared types and reads one file, the JWKS. It guarantees two things:
+//!
+//! - A credential is verified once, then found by its hash until it expires or the keys change.
+//! - The borrower's own id never leaves it: no log, error, cache or `Debug` output contains it.
 
 mod clock_blame;
 mod credential;
@@ -26,7 +28,7 @@ use arc_swap::ArcSwap;
 use http::HeaderMap;
 use jiff::{SignedDuration, Timestamp};
 
-use self::clock_blame::Witnesses;
+use self::clock_blame::ClockEvidence;
 use self::credential::Credential;
 use self::jwt::{LEEWAY, Tokens};
 use self::link::LinkKeys;
@@ -40,15 +42,15 @@ use crate::problem::Problem;
 pub use self::identity::{Reader, Scope};
 pub use self::settings::{Algorithm, JwtSettings, LinkKey, Settings};
 
-/// Readers, ready to authenticate requests. `Debug` shows no key and no reader.
+/// Authenticator of readers' requests. `Debug` shows no key and no reader.
 pub struct Readers {
     clock: Clock,
     pseudonyms: Pseudonyms,
-    witnesses: Witnesses,
+    clock_evidence: ClockEvidence,
     keys: ArcSwap<Keys>,
 }
 
-/// Everything that a reload replaces: the keys, and what was verified with them.
+/// The state that a reload replaces: the keys, and the credentials verified with them.
 struct Keys {
     settings: Settings,
     tokens: Option<Tokens>,
@@ -60,27 +62,27 @@ impl Readers {
     /// Reads the JWKS and the keys.
     ///
     /// # Errors
-    /// Where the JWKS file is missing, broken or has no key for the allowed algorithms, and where a
-    /// secret is shorter than 32 bytes or two link keys share an id.
+    /// If the JWKS file is missing or broken, or has no key for the allowed algorithms. If a secret
+    /// is shorter than 32 bytes, or two link keys share an id.
     pub fn new(settings: &Settings, clock: Clock) -> Result<Readers, ReadersError> {
         Ok(Readers {
             pseudonyms: Pseudonyms::new(&settings.pseudonym_key)?,
-            witnesses: Witnesses::new(),
+            clock_evidence: ClockEvidence::new(),
             keys: ArcSwap::from_pointee(Keys::read(settings.clone())?),
             clock,
         })
     }
 
-    /// Names the clock that tells whose is wrong if a credential comes from the future: a function
-    /// that returns how far the gate's clock is ahead of it.
+    /// Sets the reference clock that shows whose clock is wrong if a credential was issued in the
+    /// future. `ahead` returns how far the gate's clock is ahead of the reference.
     pub fn compare_clock_with(
         &self,
         ahead: impl Fn() -> Option<SignedDuration> + Send + Sync + 'static,
     ) {
-        self.witnesses.compare_with(ahead);
+        self.clock_evidence.compare_with(ahead);
     }
 
-    /// Reads the JWKS file anew and forgets every verified token. On an error all stays as it was.
+    /// Reloads the JWKS file and drops every verified token. An error changes nothing.
     ///
     /// # Errors
     /// As [`Readers::new`].
@@ -89,12 +91,12 @@ impl Readers {
         self.reload_with(&settings)
     }
 
-    /// Takes over new settings, link keys included, and forgets every verified token and link. On
-    /// an error all stays as it was.
+    /// Applies new settings, including link keys, and drops every verified token and link. An error
+    /// changes nothing.
     ///
     /// # Errors
-    /// As [`Readers::new`], and where the pseudonym key is another one: every reader would become a
-    /// stranger.
+    /// As [`Readers::new`], and if the pseudonym key differs: every reader would get another
+    /// pseudonym.
     pub fn reload_with(&self, settings: &Settings) -> Result<(), ReadersError> {
         if Pseudonyms::new(&settings.pseudonym_key)?.fingerprint() != self.key_fingerprint() {
             return Err(ReadersError(
@@ -107,15 +109,14 @@ impl Readers {
         Ok(())
     }
 
-    /// Who asks: from Authorization, else the link in the query (`token`), else the path prefix
-    /// token (`~…`, given by the caller without the tilde).
+    /// Authenticates a request by its Authorization header, else by the link in the query
+    /// (`token`), else by the link token in the path (`~…`, passed without the tilde).
     ///
-    /// The hot path: a verified token is found by its hash, without a signature check and without
-    /// an allocation.
+    /// Hot path: a verified token is found by its hash, without a signature check or an allocation.
     ///
     /// # Errors
-    /// [`Problem::RequestMalformed`] for a link that cannot be read,
-    /// [`Problem::ReaderUnauthenticated`] for every other credential that is missing or not good.
+    /// [`Problem::RequestMalformed`] for an unreadable link, [`Problem::ReaderUnauthenticated`] for
+    /// any other missing or invalid credential.
     pub fn authenticate(
         &self,
         headers: &HeaderMap,
@@ -129,10 +130,10 @@ impl Readers {
         }
     }
 
-    /// As [`Readers::authenticate`], for a request that continues a download: it is told apart, by
-    /// true, whether the link has expired and this is its grace. Then nothing may be opened but the
-    /// rest of a file that the request shows to be the one that the reader has begun, and no loan
-    /// be begun; else it is refused by [`Readers::expired`].
+    /// As [`Readers::authenticate`], for a request that continues a download. Returns true if the
+    /// link has expired but is within its grace period. Then the caller may only serve the rest of
+    /// the file that the reader has begun to download, and must not begin a loan. It refuses
+    /// anything else with [`Readers::expired`].
     ///
     /// # Errors
     /// As [`Readers::authenticate`].
@@ -145,7 +146,7 @@ impl Readers {
         self.find(headers, query, path_token).map_err(Refusal::problem)
     }
 
-    /// The refusal of a link that has expired.
+    /// Returns the problem for an expired link.
     pub fn expired() -> Problem {
         Refusal::LinkExpired.problem()
     }
@@ -170,55 +171,54 @@ impl Readers {
         }
         let (reader, leeway, grace) = match credential {
             Credential::Token(token) => {
-                let tokens = keys.tokens.as_ref().ok_or(Refusal::NoTokensHere)?;
+                let tokens = keys.tokens.as_ref().ok_or(Refusal::TokensDisabled)?;
                 (
-                    tokens.verify(token, &self.pseudonyms, &self.witnesses, now)?,
+                    tokens.verify(token, &self.pseudonyms, &self.clock_evidence, now)?,
                     LEEWAY,
                     Duration::ZERO,
                 )
             }
-            // A link is minted and read by gates of one configuration: its end needs no leeway, as
-            // a JWT's does.
+            // Gates with one configuration mint and read links, so their expiry needs no leeway.
             Credential::Link(token) => {
                 (keys.read_link(token)?, Duration::ZERO, keys.settings.resume_grace)
             }
         };
         let until = clock::after(reader.expires, leeway);
-        let late_until = clock::after(until, grace);
+        let grace_until = clock::after(until, grace);
         if matches!(credential, Credential::Link(_)) {
-            check_link_times(&reader, &self.witnesses, now, late_until)?;
+            check_link_times(&reader, &self.clock_evidence, now, grace_until)?;
         }
         check_lifetime(&reader, now, keys.settings.max_lifetime, credential)?;
-        let verified = Verified { reader: Arc::new(reader), until, late_until };
-        keys.verified.remember(hash, verified.clone());
+        let verified = Verified { reader: Arc::new(reader), until, grace_until };
+        keys.verified.insert(hash, verified.clone());
         Ok(verified)
     }
 
-    /// The pseudonym of a borrower's own id, which is not kept.
+    /// Returns the pseudonym of a borrower's own id; the id itself is not stored.
     pub fn pseudonym(&self, library: LibraryId, borrower: &str) -> Borrower {
         self.pseudonyms.of(library, borrower)
     }
 
-    /// The longest that a token or a link may live.
+    /// Returns the longest lifetime of a token or a link.
     pub fn max_lifetime(&self) -> Duration {
         self.keys.load().settings.max_lifetime
     }
 
-    /// For the ledger: a one-way fingerprint of the pseudonym key.
+    /// Returns a one-way fingerprint of the pseudonym key, for the ledger.
     pub fn key_fingerprint(&self) -> [u8; 32] {
         self.pseudonyms.fingerprint()
     }
 
-    /// For the ledger: the key of its audit trail, one-way from the pseudonym key.
+    /// Returns the key of the ledger's audit trail, derived one-way from the pseudonym key.
     pub fn audit_key(&self) -> [u8; 32] {
         self.pseudonyms.audit_key()
     }
 
-    /// Mints a link token, good for `ttl` from now: text safe in a query and in a path segment, and
-    /// its expiry.
+    /// Mints a link token that is valid for `ttl` from now, and returns it with its expiry. The
+    /// token is safe in a query and in a path segment.
     ///
-    /// None where no link key is configured, for a longer life than a link may have, and for what
-    /// no link may open: [`Scope::All`], or a prefix without segments or too long for a URL.
+    /// None if no link key is configured, if `ttl` exceeds the longest lifetime, or if no link can
+    /// have the scope: [`Scope::All`], or a prefix without segments or too long for a URL.
     pub fn mint_link(
         &self,
         library: LibraryId,
@@ -236,7 +236,7 @@ impl Readers {
     }
 
     #[cfg(test)]
-    fn remembered(&self) -> usize {
+    fn cached_count(&self) -> usize {
         self.keys.load().verified.len()
     }
 }
@@ -259,15 +259,17 @@ impl Keys {
 
     fn read_link(&self, token: &str) -> Result<Reader, Refusal> {
         if self.links.is_empty() {
-            return Err(Refusal::NoLinksHere);
+            return Err(Refusal::LinksDisabled);
         }
         self.links.read(token)
     }
 }
 
-/// A credential that could outlive the memory of an end could borrow again what had ended
-/// (invariant 7). Where it does not say when it was issued, that can have been now at the latest. A
-/// link's grace does not count: it borrows nothing.
+/// Checks that a credential does not live longer than allowed.
+///
+/// Otherwise it could outlive the record of an ended loan and borrow the title again (invariant 7).
+/// Without an issue time, the latest possible one counts: now. A link's grace period does not
+/// count, since no loan begins in it.
 fn check_lifetime(
     reader: &Reader,
     now: Timestamp,
@@ -286,25 +288,25 @@ fn check_lifetime(
 
 fn check_link_times(
     reader: &Reader,
-    witnesses: &Witnesses,
+    clock_evidence: &ClockEvidence,
     now: Timestamp,
-    late_until: Timestamp,
+    grace_until: Timestamp,
 ) -> Result<(), Refusal> {
     if let Some(issued) = reader.issued.filter(|issued| *issued > clock::after(now, LEEWAY)) {
-        return Err(Refusal::LinkIssuedAhead(witnesses.judge(issued, now)));
+        return Err(Refusal::LinkIssuedAhead(clock_evidence.diagnose(issued, now)));
     }
-    if now >= late_until {
+    if now >= grace_until {
         return Err(Refusal::LinkExpired);
     }
     Ok(())
 }
 
-/// A link bears whole seconds: cut off, so that it is never later than said.
+/// Truncates a time to whole seconds, as links contain it, so that it is never later.
 fn whole_seconds(time: Timestamp) -> Timestamp {
     Timestamp::from_second(time.as_second()).unwrap_or(time)
 }
 
-/// Why the readers' keys cannot be used: a sentence with file and reason, never a key.
+/// The reason why the readers' keys are unusable: a sentence with file and cause, never a key.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct ReadersError(pub String);

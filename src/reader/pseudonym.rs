@@ -1,9 +1,9 @@
-//! Borrowers' own ids become pseudonyms here, at the door, and go no further.
+//! Pseudonyms for borrowers' own ids. No other part of the gate sees the ids.
 //!
-//! `reader/mod.rs` calls it for every token that it verifies, and the admin API through it for
-//! every link. A pseudonym is 128 bits of HMAC-SHA256 over the library and the id: the same person
-//! has another one at another library and under another key, and nobody without the key can find
-//! the id again.
+//! `reader/mod.rs` calls it for every token that it verifies, and for every link that the admin API
+//! mints. A pseudonym is 128 bits of HMAC-SHA256 over the library and the id. The same person has
+//! different pseudonyms at different libraries and under different keys. Without the key, the id
+//! cannot be recovered.
 
 use aws_lc_rs::hmac;
 use secrecy::{ExposeSecret, SecretString};
@@ -11,15 +11,15 @@ use secrecy::{ExposeSecret, SecretString};
 use super::ReadersError;
 use crate::loan::{Borrower, LibraryId};
 
-/// What is hashed says what it is for, so that no two uses of the key can meet.
+/// Domain separation: each use of the key hashes its own prefix, so that no two uses collide.
 const PSEUDONYM: &[u8] = b"loangate borrower pseudonym 1\0";
 const AUDIT: &[u8] = b"loangate audit trail 1";
 const FINGERPRINT: &[u8] = b"loangate pseudonym key fingerprint 1\0";
 
-/// The shortest secret of any kind, in bytes: as long as the hash (RFC 2104 §3).
+/// The minimum length of every secret, in bytes: the length of the hash (RFC 2104 §3).
 pub(super) const MIN_SECRET: usize = 32;
 
-/// The key of pseudonyms. `Debug` shows the algorithm and nothing else.
+/// The pseudonym key. `Debug` shows only the algorithm.
 #[derive(Debug)]
 pub(super) struct Pseudonyms {
     key: hmac::Key,
@@ -30,15 +30,16 @@ impl Pseudonyms {
         let secret = secret.expose_secret().as_bytes();
         if secret.len() < MIN_SECRET {
             return Err(ReadersError(format!(
-                "The pseudonym key has {} bytes and must have at least {MIN_SECRET}: make one with `loangate init`.",
+                "The pseudonym key has {} bytes and must have at least {MIN_SECRET}: make one \
+                 with `loangate init`.",
                 secret.len()
             )));
         }
         Ok(Pseudonyms { key: hmac::Key::new(hmac::HMAC_SHA256, secret) })
     }
 
-    /// The pseudonym of a borrower. The library's length stands before it, so that no two pairs
-    /// read alike.
+    /// Returns the pseudonym of a borrower. The library's length is hashed first, so that no two
+    /// pairs hash the same bytes.
     pub(super) fn of(&self, library: LibraryId, borrower: &str) -> Borrower {
         let library = library.as_str().as_bytes();
         let mut context = hmac::Context::with_key(&self.key);
@@ -49,18 +50,18 @@ impl Pseudonyms {
         Borrower::from_bytes(first(context.sign().as_ref()))
     }
 
-    /// The key of the ledger's audit trail, which tells nothing of this one.
+    /// Returns the key of the ledger's audit trail. It reveals nothing about the pseudonym key.
     pub(super) fn audit_key(&self) -> [u8; 32] {
         first(hmac::sign(&self.key, AUDIT).as_ref())
     }
 
-    /// Tells two keys apart and gives away neither.
+    /// Returns a fingerprint that distinguishes keys without revealing them.
     pub(super) fn fingerprint(&self) -> [u8; 32] {
         first(hmac::sign(&self.key, FINGERPRINT).as_ref())
     }
 }
 
-/// The first `N` bytes of a tag or hash, which has 32.
+/// Returns the first `N` bytes of a 32-byte tag or hash.
 pub(super) fn first<const N: usize>(tag: &[u8]) -> [u8; N] {
     let mut bytes = [0; N];
     for (slot, byte) in bytes.iter_mut().zip(tag) {

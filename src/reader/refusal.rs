@@ -1,20 +1,19 @@
-//! Why a request has no reader: every reason, with its sentence and its problem document.
+//! Reasons why authentication fails, each with a sentence and a problem document.
 //!
-//! The other files of `reader` return these; `reader/mod.rs` turns one into a [`Problem`] at the
-//! end. A sentence is fixed text: it never repeats what the request said, and never names a key, a
-//! borrower or a token.
+//! The other modules of `reader` return them; `reader/mod.rs` converts them to a [`Problem`].
+//! Sentences are fixed text: they never repeat the request, a key, a borrower or a token.
 
-use super::clock_blame::Blame;
+use super::clock_blame::WrongClock;
 use crate::problem::Problem;
 
-/// Why nobody could be made out.
+/// The reason why a request is not authenticated.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Refusal {
     NoCredential,
     SeveralCredentials,
     OtherScheme,
-    NoTokensHere,
-    NoLinksHere,
+    TokensDisabled,
+    LinksDisabled,
     TokenInLink,
     TokenTooLong,
     TokenMalformed,
@@ -25,8 +24,8 @@ pub(super) enum Refusal {
     TokenAudience,
     TokenWithoutExpiry,
     TokenExpired,
-    TokenNotYetValid(Blame),
-    TokenIssuedAhead(Blame),
+    TokenNotYetValid(WrongClock),
+    TokenIssuedAhead(WrongClock),
     TokenLivesTooLong,
     TokenLibrary,
     TokenBorrower,
@@ -34,13 +33,13 @@ pub(super) enum Refusal {
     LinkMalformed,
     LinkKey,
     LinkForged,
-    LinkIssuedAhead(Blame),
+    LinkIssuedAhead(WrongClock),
     LinkExpired,
     LinkLivesTooLong,
 }
 
 impl Refusal {
-    /// 400 for a link that cannot be read, 401 for everything else.
+    /// Returns the problem document: 400 for an unreadable link, else 401.
     pub(super) fn problem(self) -> Problem {
         match self {
             Refusal::LinkTwice | Refusal::LinkMalformed => {
@@ -49,8 +48,8 @@ impl Refusal {
             Refusal::NoCredential
             | Refusal::SeveralCredentials
             | Refusal::OtherScheme
-            | Refusal::NoTokensHere
-            | Refusal::NoLinksHere
+            | Refusal::TokensDisabled
+            | Refusal::LinksDisabled
             | Refusal::TokenInLink
             | Refusal::TokenTooLong
             | Refusal::TokenMalformed
@@ -77,25 +76,29 @@ impl Refusal {
     fn sentence(self) -> &'static str {
         match self {
             Refusal::NoCredential => {
-                "The request says nothing of who asks. Send Authorization: Bearer with a reader token, or use a signed link."
+                "The request has no credentials. Send Authorization: Bearer with a reader token, \
+                 or use a signed link."
             }
-            Refusal::SeveralCredentials => "There is more than one field Authorization. Send one.",
+            Refusal::SeveralCredentials => "There is more than one Authorization header. Send one.",
             Refusal::OtherScheme => {
-                "The field Authorization is not of the scheme Bearer with one token. Send Authorization: Bearer and the token."
+                "The Authorization header is not the scheme Bearer with one token. Send \
+                 Authorization: Bearer and the token."
             }
-            Refusal::NoTokensHere => "This gate takes no reader tokens. Use a signed link.",
-            Refusal::NoLinksHere => {
-                "This gate takes no signed links. Send a reader token in Authorization."
+            Refusal::TokensDisabled => "This gate accepts no reader tokens. Use a signed link.",
+            Refusal::LinksDisabled => {
+                "This gate accepts no signed links. Send a reader token in Authorization."
             }
             Refusal::TokenInLink => {
-                "A reader token does not belong in a URL, where logs keep it. Send it in Authorization, and get a new one."
+                "A reader token must not be in a URL, which logs store. Get a new token and send \
+                 it in Authorization."
             }
             Refusal::TokenTooLong => "The reader token is longer than 8 KiB. Get a shorter one.",
             Refusal::TokenMalformed => {
                 "The reader token is not a JWT that can be read. Get a new token."
             }
             Refusal::TokenAlgorithm => {
-                "The reader token is signed with an algorithm that is not allowed here. Get a new token."
+                "The reader token is signed with an algorithm that is not allowed here. Get a new \
+                 token."
             }
             Refusal::TokenKey => {
                 "The reader token is signed with a key that is not known here. Get a new token."
@@ -104,37 +107,40 @@ impl Refusal {
                 "The signature of the reader token is wrong. Get a new token."
             }
             Refusal::TokenIssuer => {
-                "The reader token is of another issuer, or names none. Get a new token."
+                "The reader token is from another issuer, or names none. Get a new token."
             }
             Refusal::TokenAudience => {
-                "The reader token is meant for another service. Get a token for this one."
+                "The reader token is for another service. Get a token for this one."
             }
             Refusal::TokenWithoutExpiry => {
                 "The reader token does not say when it expires. Get one that does."
             }
             Refusal::TokenExpired => "The reader token has expired. Get a new token.",
-            Refusal::TokenNotYetValid(Blame::Issuer) => {
+            Refusal::TokenNotYetValid(WrongClock::Issuer) => {
                 "The reader token is not valid yet. Check the clock of the login service."
             }
-            Refusal::TokenNotYetValid(Blame::Gate) => {
-                "The reader token is not valid yet by this gate's clock, which is behind. The gate's operator must set it."
+            Refusal::TokenNotYetValid(WrongClock::Gate) => {
+                "The reader token is not valid yet by this gate's clock, which is behind. The \
+                 gate's operator must set it."
             }
-            Refusal::TokenNotYetValid(Blame::Unknown) => {
-                "The reader token is not valid yet. The clock of the login service or of this gate is wrong: check both."
+            Refusal::TokenNotYetValid(WrongClock::Unknown) => {
+                "The reader token is not valid yet. The clock of the login service or of this \
+                 gate is wrong: check both."
             }
-            Refusal::TokenIssuedAhead(Blame::Issuer) => {
+            Refusal::TokenIssuedAhead(WrongClock::Issuer) => {
                 "The reader token was issued in the future. Check the clock of the login service."
             }
-            Refusal::TokenIssuedAhead(Blame::Gate) => {
-                "The reader token was issued in the future by this gate's clock, which is behind. The gate's operator \
-                 must set it."
+            Refusal::TokenIssuedAhead(WrongClock::Gate) => {
+                "The reader token was issued in the future by this gate's clock, which is behind. \
+                 The gate's operator must set it."
             }
-            Refusal::TokenIssuedAhead(Blame::Unknown) => {
-                "The reader token was issued in the future. The clock of the login service or of this gate is wrong: \
-                 check both."
+            Refusal::TokenIssuedAhead(WrongClock::Unknown) => {
+                "The reader token was issued in the future. The clock of the login service or of \
+                 this gate is wrong: check both."
             }
             Refusal::TokenLivesTooLong => {
-                "The reader token is good for longer than this gate allows. Get one that expires sooner."
+                "The reader token is valid for longer than this gate allows. Get one that expires \
+                 sooner."
             }
             Refusal::TokenLibrary => {
                 "The reader token does not name its library by an ISIL. Get a new token."
@@ -149,25 +155,27 @@ impl Refusal {
                 "The signed link cannot be read. Use the whole link as it was given."
             }
             Refusal::LinkKey => {
-                "The signed link was signed with a key that is no longer known here. Get a new link."
+                "The signed link was signed with a key that is no longer known here. Get a new \
+                 link."
             }
             Refusal::LinkForged => {
                 "The signature of the link is wrong. Use the link as it was given."
             }
-            Refusal::LinkIssuedAhead(Blame::Issuer) => {
-                "The signed link was issued in the future. Check the clock where it was made."
+            Refusal::LinkIssuedAhead(WrongClock::Issuer) => {
+                "The signed link was issued in the future. Check the clock of its issuer."
             }
-            Refusal::LinkIssuedAhead(Blame::Gate) => {
-                "The signed link was issued in the future by this gate's clock, which is behind. The gate's operator \
-                 must set it."
+            Refusal::LinkIssuedAhead(WrongClock::Gate) => {
+                "The signed link was issued in the future by this gate's clock, which is behind. \
+                 The gate's operator must set it."
             }
-            Refusal::LinkIssuedAhead(Blame::Unknown) => {
-                "The signed link was issued in the future. The clock where it was made or that of this gate is wrong: \
-                 check both."
+            Refusal::LinkIssuedAhead(WrongClock::Unknown) => {
+                "The signed link was issued in the future. The clock of its issuer or of this \
+                 gate is wrong: check both."
             }
             Refusal::LinkExpired => "The signed link has expired. Get a new link.",
             Refusal::LinkLivesTooLong => {
-                "The signed link is good for longer than this gate allows. Get one that expires sooner."
+                "The signed link is valid for longer than this gate allows. Get one that expires \
+                 sooner."
             }
         }
     }

@@ -1,6 +1,6 @@
-//! What the configuration says of readers: `[readers]` and `[privacy]`.
+//! Settings of reader authentication: `[readers]` and `[privacy]` of the configuration.
 //!
-//! `config` builds these; only `reader` reads them. `Debug` shows no secret, since secrets are
+//! `config` builds them; only `reader` reads them. `Debug` shows no secret, since secrets are
 //! `secrecy` types.
 
 use std::path::PathBuf;
@@ -11,7 +11,7 @@ use secrecy::SecretString;
 /// Signature algorithms (RFC 7518 §3.1, RFC 8037 §3.1) that can be allowed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Algorithm {
-    /// Ed25519.
+    /// EdDSA with the curve Ed25519.
     EdDSA,
     /// ECDSA on P-256 with SHA-256.
     ES256,
@@ -19,44 +19,43 @@ pub enum Algorithm {
     RS256,
 }
 
-/// `[readers.jwt]`
+/// The keys of `[readers.jwt]`.
 #[derive(Clone, Debug)]
 pub struct JwtSettings {
-    /// The JWKS file.
+    /// The file with the login service's public keys (JWKS).
     pub jwks: PathBuf,
-    /// Allowed algorithms.
+    /// The signature algorithms that tokens may use.
     pub algorithms: Vec<Algorithm>,
-    /// Expected iss.
+    /// The expected value of the claim `iss`.
     pub issuer: String,
-    /// Expected aud.
+    /// The expected value of the claim `aud`.
     pub audience: String,
-    /// Claim with the library's ISIL.
+    /// The name of the claim with the library's ISIL.
     pub library_claim: String,
-    /// Claim with the borrower's id.
+    /// The name of the claim with the borrower's id.
     pub borrower_claim: String,
 }
 
 /// One key of `[readers.links]`.
 #[derive(Clone, Debug)]
 pub struct LinkKey {
-    /// Its id, which a link names: 1 to 64 visible ASCII characters.
+    /// The key's id, which links contain: 1 to 64 visible ASCII characters.
     pub id: String,
-    /// The secret: at least 32 bytes.
+    /// The secret of at least 32 bytes.
     pub secret: SecretString,
 }
 
-/// `[readers]` and `[privacy]`
+/// The keys of `[readers]` and `[privacy]`.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// JWTs, where they are configured.
+    /// The settings of reader tokens, if the gate accepts them.
     pub jwt: Option<JwtSettings>,
-    /// Keys of links; the first signs.
+    /// The keys of signed links; the first one signs.
     pub link_keys: Vec<LinkKey>,
-    /// `[readers.links] resume_grace`: how long after its expiry a link continues a download that
-    /// has begun.
+    /// `[readers.links] resume_grace`: how long after its expiry a link can resume a download.
     pub resume_grace: Duration,
-    /// The longest that a token or a link may live, from its issue to its expiry.
+    /// The longest lifetime of a token or a link, from its issue to its expiry.
     pub max_lifetime: Duration,
-    /// `[privacy] pseudonym_key`: at least 32 bytes.
+    /// `[privacy] pseudonym_key`, of at least 32 bytes.
     pub pseudonym_key: SecretString,
 }

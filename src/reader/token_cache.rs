@@ -1,9 +1,9 @@
-//! The tokens and links that were verified, by the hash of their text.
+//! Cache of verified tokens and links, keyed by the hash of their text.
 //!
-//! `reader/mod.rs` asks it before it checks a signature, and remembers here what passed. Refusals
-//! are not kept: there is no end of bad tokens. Each hit compares the credential's end with the
-//! project's clock. The memory is bounded by the number of entries; one that has ended gives way
-//! where it is asked for again, or to others.
+//! `reader/mod.rs` queries it before it verifies a signature, and stores each verified credential.
+//! Rejected credentials are not cached: there is no limit to their number. Each hit compares the
+//! credential's expiry with the current time. The number of entries is bounded. An expired entry is
+//! removed when it is queried, or evicted for others.
 
 use std::sync::Arc;
 
@@ -15,34 +15,33 @@ use siphasher::sip128::SipHasher24;
 
 use super::{Reader, ReadersError};
 
-/// How many credentials are remembered: some 20 MB, and more readers than one gate serves at a
+/// The most cached credentials: about 20 MB, and more than the readers that one gate serves at a
 /// time.
-const CAPACITY: u64 = 50_000;
-/// For how many there is room at once; more is made as they come.
-const ROOM: usize = 1000;
+const MAX_ENTRIES: u64 = 50_000;
+/// The initial capacity, in entries; the cache grows on demand.
+const INITIAL_CAPACITY: usize = 1000;
 
-/// The hash of a credential's text under the cache's own key.
+/// The keyed hash of a credential's text.
 #[derive(Clone, Copy, Eq, Hash, PartialEq)]
 pub(super) struct TokenHash(u128);
 
-/// A reader, and when the credential is no longer taken.
+/// A verified reader, and the times until which the credential is accepted.
 #[derive(Clone)]
 pub(super) struct Verified {
     pub(super) reader: Arc<Reader>,
-    /// Its expiry, with the leeway that a token has.
+    /// The expiry, plus the leeway of a token.
     pub(super) until: Timestamp,
-    /// The end of a link's grace; of a token, its expiry.
-    pub(super) late_until: Timestamp,
+    /// The end of a link's grace period; for a token, the same as `until`.
+    pub(super) grace_until: Timestamp,
 }
 
-/// The cache. A change of keys brings a new one, so that what was verified under the old keys, even
-/// while they changed, is forgotten with them.
+/// The cache. Each reload of the keys creates a new cache, so that nothing verified with the old
+/// keys survives, even if it was verified during the reload.
 pub(super) struct VerifiedTokens {
     cache: Cache<TokenHash, Verified>,
-    /// SipHash-2-4 with 128 bits, under a secret key that nobody else has: without it, a text that
-    /// shares another's entry is found by trying 2^128 / [`CAPACITY`] of them at the gate. SHA-256
-    /// would need no key, and costs five times as much where a processor has no instructions for
-    /// it.
+    /// SipHash-2-4 with 128 bits and a secret random key. An attacker without the key would have to
+    /// send about 2^128 / [`MAX_ENTRIES`] texts to find one that collides with an entry. SHA-256
+    /// needs no key, but costs five times as much on processors without instructions for it.
     hasher: SipHasher24,
 }
 
@@ -50,8 +49,8 @@ impl VerifiedTokens {
     pub(super) fn new() -> Result<VerifiedTokens, ReadersError> {
         let mut key = [0; 16];
         rand::fill(&mut key)
-            .map_err(|_| ReadersError("This machine gives no random numbers.".to_owned()))?;
-        let cache = Cache::with_weighter(ROOM, CAPACITY, UnitWeighter);
+            .map_err(|_| ReadersError("This machine provides no random numbers.".to_owned()))?;
+        let cache = Cache::with_weighter(INITIAL_CAPACITY, MAX_ENTRIES, UnitWeighter);
         Ok(VerifiedTokens { cache, hasher: SipHasher24::new_with_key(&key) })
     }
 
@@ -59,17 +58,17 @@ impl VerifiedTokens {
         TokenHash(self.hasher.hash(token.as_bytes()).as_u128())
     }
 
-    /// The reader of a token that is still good at `now`, or in its grace.
+    /// Returns the entry of a credential that is valid at `now` or within its grace period.
     pub(super) fn get(&self, hash: &TokenHash, now: Timestamp) -> Option<Verified> {
         let verified = self.cache.get(hash)?;
-        if now < verified.late_until {
+        if now < verified.grace_until {
             return Some(verified);
         }
         self.cache.remove(hash);
         None
     }
 
-    pub(super) fn remember(&self, hash: TokenHash, verified: Verified) {
+    pub(super) fn insert(&self, hash: TokenHash, verified: Verified) {
         self.cache.insert(hash, verified);
     }
 

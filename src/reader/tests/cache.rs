@@ -1,4 +1,4 @@
-//! The cache of what was verified, reloads, and what must never be printed.
+//! The cache of verified credentials, reloads, and output that must contain no secret.
 
 use super::*;
 
@@ -7,7 +7,7 @@ fn token() -> String {
 }
 
 #[test]
-fn a_verified_token_is_found_again_until_it_expires() {
+fn verified_token_is_cached_until_it_expires() {
     let gate = Gate::start();
     let token = token();
     let first = gate.bearer(&token).unwrap();
@@ -15,21 +15,21 @@ fn a_verified_token_is_found_again_until_it_expires() {
     assert!(Arc::ptr_eq(&first, &gate.bearer(&token).unwrap()));
     gate.clock.advance(Duration::from_secs(1));
     assert!(unauthenticated(gate.bearer(&token)).contains("expired"));
-    assert_eq!(gate.readers.remembered(), 0);
+    assert_eq!(gate.readers.cached_count(), 0);
 }
 
 #[test]
-fn a_verified_link_is_found_again_in_either_place() {
+fn verified_link_is_cached_for_query_and_path() {
     let gate = Gate::start();
     let link = gate.link(&Scope::Title("9780306406157".parse().unwrap()));
     let first = gate.path(&link).unwrap();
     let again = gate.query(&format!("token={link}")).unwrap();
     assert!(Arc::ptr_eq(&first, &again));
-    assert_eq!(gate.readers.remembered(), 1);
+    assert_eq!(gate.readers.cached_count(), 1);
 }
 
 #[test]
-fn a_reload_forgets_what_old_keys_verified() {
+fn reload_drops_credentials_of_old_keys() {
     let gate = Gate::start();
     let token = token();
     let first = gate.bearer(&token).unwrap();
@@ -40,7 +40,7 @@ fn a_reload_forgets_what_old_keys_verified() {
     let file = gate.dir.path().join("jwks.json");
     std::fs::write(&file, "broken").unwrap();
     assert!(gate.readers.reload().is_err());
-    assert!(Arc::ptr_eq(&second, &gate.bearer(&token).unwrap()), "all stays as it was");
+    assert!(Arc::ptr_eq(&second, &gate.bearer(&token).unwrap()), "the error changed nothing");
 
     let others = json!({"keys": [LOGIN.stranger.jwk]});
     std::fs::write(&file, others.to_string()).unwrap();
@@ -51,7 +51,7 @@ fn a_reload_forgets_what_old_keys_verified() {
 }
 
 #[test]
-fn a_reload_never_changes_the_pseudonym_key() {
+fn reload_never_changes_the_pseudonym_key() {
     let mut gate = Gate::start();
     gate.settings.pseudonym_key = SecretString::from("another pseudonym key of more than 32 bytes");
     let error = gate.readers.reload_with(&gate.settings).unwrap_err();
@@ -79,7 +79,7 @@ fn pseudonyms_differ_by_library_borrower_and_key() {
 }
 
 #[test]
-fn nothing_that_prints_gives_a_secret_or_a_borrower_away() {
+fn debug_output_has_no_secret_and_no_borrower() {
     let gate = Gate::start();
     let token = token();
     let reader = gate.bearer(&token).unwrap();

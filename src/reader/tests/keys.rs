@@ -1,4 +1,4 @@
-//! The keys that readers are built from: every mistake has its sentence, and no sentence has a key.
+//! Errors in keys and secrets: every mistake has a sentence, and no sentence contains a key.
 
 use super::*;
 
@@ -10,7 +10,7 @@ fn refused(settings: &Settings) -> String {
 }
 
 #[test]
-fn a_jwks_without_a_usable_key_is_refused() {
+fn jwks_without_usable_key_is_rejected() {
     let dir = tempfile::tempdir().unwrap();
     let (ed, ec, rsa) = (&LOGIN.ed.jwk, &LOGIN.ec.jwk, &LOGIN.rsa.jwk);
     let changed = |jwk: &Value, name: &str, value: Value| {
@@ -48,7 +48,7 @@ fn a_jwks_without_a_usable_key_is_refused() {
 }
 
 #[test]
-fn a_missing_or_huge_jwks_is_refused() {
+fn missing_or_huge_jwks_is_rejected() {
     let dir = tempfile::tempdir().unwrap();
     let mut settings = settings(&dir, &json!({"keys": []}));
     let file = settings.jwt.as_ref().unwrap().jwks.clone();
@@ -59,7 +59,7 @@ fn a_missing_or_huge_jwks_is_refused() {
 }
 
 #[test]
-fn only_allowed_algorithms_have_keys() {
+fn keys_of_other_algorithms_are_ignored() {
     let mut gate = Gate::start();
     gate.settings.jwt.as_mut().unwrap().algorithms = vec![Algorithm::ES256];
     gate.restart();
@@ -72,7 +72,7 @@ fn only_allowed_algorithms_have_keys() {
 }
 
 #[test]
-fn two_keys_may_share_a_kid_while_they_change() {
+fn two_keys_may_share_a_kid_during_rotation() {
     let dir = tempfile::tempdir().unwrap();
     let settings = settings(&dir, &json!({"keys": [LOGIN.stranger.jwk, LOGIN.ed.jwk]}));
     let readers = Readers::new(&settings, Clock::movable(at(NOW))).unwrap();
@@ -83,7 +83,7 @@ fn two_keys_may_share_a_kid_while_they_change() {
 }
 
 #[test]
-fn secrets_must_be_long_and_ids_different() {
+fn short_secrets_and_duplicate_ids_are_rejected() {
     let gate = Gate::start();
     let long = "x".repeat(32);
     let short = "x".repeat(31);

@@ -1,4 +1,4 @@
-//! Signed links: what they open, for how long, and that nobody else can make one.
+//! Signed links: scope, lifetime and forgery.
 
 use proptest::prelude::*;
 
@@ -15,7 +15,7 @@ fn prefix(path: &str) -> Scope {
 }
 
 #[test]
-fn a_link_says_what_it_was_minted_with() {
+fn link_contains_what_it_was_minted_with() {
     let gate = Gate::start();
     gate.clock.advance(Duration::from_millis(700));
     let borrower = gate.readers.pseudonym(library(), BORROWER);
@@ -34,7 +34,7 @@ fn a_link_says_what_it_was_minted_with() {
 }
 
 #[test]
-fn what_lives_longer_than_it_may_is_neither_minted_nor_taken() {
+fn too_long_lifetimes_are_neither_minted_nor_accepted() {
     let mut gate = Gate::start();
     let borrower = gate.readers.pseudonym(library(), BORROWER);
     let week = Duration::from_secs(7 * 86_400);
@@ -56,7 +56,7 @@ fn what_lives_longer_than_it_may_is_neither_minted_nor_taken() {
 }
 
 #[test]
-fn a_link_to_everything_cannot_be_minted() {
+fn link_to_everything_cannot_be_minted() {
     let gate = Gate::start();
     let borrower = gate.readers.pseudonym(library(), BORROWER);
     let mint =
@@ -79,31 +79,31 @@ fn a_link_to_everything_cannot_be_minted() {
 }
 
 #[test]
-fn every_touched_byte_is_noticed() {
+fn any_changed_bit_invalidates_a_link() {
     let gate = Gate::start();
     for scope in [title(), prefix("/files/a")] {
         let token = gate.link(&scope);
         let bytes = BASE64URL_NOPAD.decode(token.as_bytes()).unwrap();
         for index in 0..bytes.len() {
             for bit in 0..8 {
-                let mut touched = bytes.clone();
-                touched[index] ^= 1 << bit;
-                gate.path(&BASE64URL_NOPAD.encode(&touched)).unwrap_err();
+                let mut changed = bytes.clone();
+                changed[index] ^= 1 << bit;
+                gate.path(&BASE64URL_NOPAD.encode(&changed)).unwrap_err();
             }
-            let cut = BASE64URL_NOPAD.encode(&bytes[..index]);
-            gate.path(&cut).unwrap_err();
+            let truncated = BASE64URL_NOPAD.encode(&bytes[..index]);
+            gate.path(&truncated).unwrap_err();
         }
         for index in 0..token.len() {
-            let mut touched = token.clone().into_bytes();
-            touched[index] = if touched[index] == b'A' { b'B' } else { b'A' };
-            gate.path(std::str::from_utf8(&touched).unwrap()).unwrap_err();
+            let mut changed = token.clone().into_bytes();
+            changed[index] = if changed[index] == b'A' { b'B' } else { b'A' };
+            gate.path(std::str::from_utf8(&changed).unwrap()).unwrap_err();
         }
         assert!(gate.path(&token).is_ok());
     }
 }
 
 #[test]
-fn what_cannot_be_read_is_malformed() {
+fn unreadable_links_are_malformed() {
     let gate = Gate::start();
     let token = gate.link(&title());
     for query in [
@@ -130,7 +130,7 @@ fn what_cannot_be_read_is_malformed() {
 }
 
 #[test]
-fn a_link_expires_to_the_second_and_comes_from_no_future() {
+fn link_expires_to_the_second_and_rejects_future_issue() {
     let gate = Gate::start();
     let token = gate.link(&title());
     gate.clock.set(at(NOW - 60));
@@ -146,7 +146,7 @@ fn a_link_expires_to_the_second_and_comes_from_no_future() {
 }
 
 #[test]
-fn a_link_has_a_grace_only_for_who_asks_for_it_and_a_token_has_none() {
+fn only_links_have_a_grace_and_only_on_request() {
     let mut gate = Gate::start();
     let (link, token) = (gate.link(&title()), LOGIN.ed.sign(&claims(json!({}))));
     let late = |gate: &Gate| gate.readers.authenticate_late(&HeaderMap::new(), None, Some(&link));
@@ -177,7 +177,7 @@ fn a_link_has_a_grace_only_for_who_asks_for_it_and_a_token_has_none() {
 }
 
 #[test]
-fn keys_rotate_by_their_id() {
+fn link_keys_rotate_by_id() {
     let mut gate = Gate::start();
     let old = gate.link(&title());
     let second = link_key("k2", "another link key of more than thirty-two bytes");
@@ -197,7 +197,7 @@ fn keys_rotate_by_their_id() {
 }
 
 #[test]
-fn a_scope_opens_what_it_names_and_nothing_beside_it() {
+fn scope_opens_only_what_it_names() {
     let gate = Gate::start();
     let isbn: Isbn = "9780306406157".parse().unwrap();
     let other: Isbn = "9781861972712".parse().unwrap();
@@ -235,7 +235,7 @@ fn a_scope_opens_what_it_names_and_nothing_beside_it() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
     #[test]
-    fn no_text_is_taken_for_a_link(
+    fn random_text_is_never_a_valid_link(
         query in "(token=)?\\PC{0,40}",
         bytes in proptest::collection::vec(any::<u8>(), 0..120),
     ) {

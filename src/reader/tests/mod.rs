@@ -1,5 +1,5 @@
 //! Readers with real keys: a login service that signs with all three algorithms, and a clock that
-//! is moved.
+//! the tests set.
 
 mod cache;
 mod keys;
@@ -19,13 +19,13 @@ use tempfile::TempDir;
 
 use super::*;
 
-/// When all tests begin.
+/// The time at which all tests begin, in seconds since the epoch.
 const NOW: i64 = 1_800_000_000;
 const BORROWER: &str = "kari.nordmann@example.no";
 const PSEUDONYM_KEY: &str = "a pseudonym key of more than thirty-two bytes";
 const LINK_KEY: &str = "a link key of more than thirty-two bytes, first";
 
-/// A login service's key, with its public half as a JWK.
+/// A login service's private key, with the public key as a JWK.
 struct Signer {
     alg: Named,
     key: EncodingKey,
@@ -39,7 +39,9 @@ impl Signer {
         Signer {
             alg: Named::EdDSA,
             key: EncodingKey::from_ed_der(&pair.serialize_der()),
-            jwk: json!({"kty": "OKP", "crv": "Ed25519", "kid": kid, "x": x, "use": "sig", "alg": "EdDSA"}),
+            jwk: json!({
+                "kty": "OKP", "crv": "Ed25519", "kid": kid, "x": x, "use": "sig", "alg": "EdDSA",
+            }),
         }
     }
 
@@ -66,12 +68,12 @@ impl Signer {
         }
     }
 
-    /// A token of the usual header and these claims.
+    /// Signs a token with the usual header.
     fn sign(&self, claims: &Value) -> String {
         self.sign_with(&json!({"alg": self.alg, "typ": "JWT", "kid": self.jwk["kid"]}), claims)
     }
 
-    /// A token whose header may lie about how it is signed.
+    /// Signs a token whose header may name another algorithm or key.
     fn sign_with(&self, header: &Value, claims: &Value) -> String {
         let message = message(header, claims);
         let signature = crypto::sign(message.as_bytes(), &self.key, self.alg).unwrap();
@@ -84,7 +86,7 @@ fn message(header: &Value, claims: &Value) -> String {
     format!("{}.{}", part(header), part(claims))
 }
 
-/// The login service's keys, made once: an RSA key takes its time.
+/// The login service's keys. They are generated once, since RSA keys are slow to generate.
 struct Login {
     ed: Signer,
     ec: Signer,
@@ -99,7 +101,7 @@ static LOGIN: LazyLock<Login> = LazyLock::new(|| Login {
     stranger: Signer::ed("ed"),
 });
 
-/// Readers, with their file, settings and clock.
+/// Readers with their JWKS file, settings and clock.
 struct Gate {
     dir: TempDir,
     settings: Settings,
@@ -117,7 +119,7 @@ impl Gate {
         Gate { dir, settings, clock, readers }
     }
 
-    /// With settings that a test changed; the clock goes on.
+    /// Recreates the readers with changed settings and the same clock.
     fn restart(&mut self) {
         self.readers = Readers::new(&self.settings, self.clock.clone()).unwrap();
     }
@@ -176,7 +178,7 @@ fn library() -> LibraryId {
     "NO-0301000".parse().unwrap()
 }
 
-/// Good claims, with some of them changed: null takes one out.
+/// Returns valid claims with some changes; null removes a claim.
 fn claims(changes: Value) -> Value {
     let mut claims = json!({
         "iss": "https://login.example.no",
@@ -199,7 +201,7 @@ fn at(second: i64) -> Timestamp {
     Timestamp::from_second(second).unwrap()
 }
 
-/// The sentence of a 401, which ends as one.
+/// Returns the sentence of a 401.
 fn unauthenticated<T: fmt::Debug>(answer: Result<T, Problem>) -> &'static str {
     match answer {
         Err(Problem::ReaderUnauthenticated(sentence)) => {

@@ -1,11 +1,11 @@
-//! Reader tokens: what is taken, and the attacks that worked on others.
+//! Reader tokens: accepted and rejected claims, and known attacks on JWT verifiers.
 
 use aws_lc_rs::hmac;
 
 use super::*;
 
 #[test]
-fn each_algorithm_is_verified_and_the_claims_taken() {
+fn token_of_each_algorithm_yields_its_claims() {
     let gate = Gate::start();
     for signer in [&LOGIN.ed, &LOGIN.ec, &LOGIN.rsa] {
         let token =
@@ -13,7 +13,7 @@ fn each_algorithm_is_verified_and_the_claims_taken() {
         let reader = gate.bearer(&token).unwrap();
         assert_eq!(reader.library, library());
         assert_eq!(reader.borrower, gate.readers.pseudonym(library(), BORROWER));
-        assert_eq!(reader.issued, Some(at(NOW - 1)), "never later than said");
+        assert_eq!(reader.issued, Some(at(NOW - 1)), "rounded down");
         assert_eq!(reader.expires, at(NOW + 3600));
         assert_eq!(reader.scope, Scope::All);
 
@@ -39,7 +39,7 @@ fn claim_names_are_configurable() {
 }
 
 #[test]
-fn claims_that_are_wrong_are_refused() {
+fn wrong_claims_are_rejected() {
     let gate = Gate::start();
     for (changes, words) in [
         (json!({"exp": null}), "when it expires"),
@@ -77,7 +77,7 @@ fn claims_that_are_wrong_are_refused() {
         assert!(sentence.contains(words), "{changes}: {sentence}");
     }
     unauthenticated(gate.bearer(&LOGIN.ed.sign(&claims(json!({"exp": 1e300})))));
-    assert_eq!(gate.readers.remembered(), 0, "no refusal is kept");
+    assert_eq!(gate.readers.cached_count(), 0, "rejected tokens are not cached");
     let token = LOGIN.ed.sign(&claims(
         json!({"exp": NOW - 59, "nbf": NOW + 60, "iat": NOW + 60, "sub": "x".repeat(256)}),
     ));
@@ -85,7 +85,7 @@ fn claims_that_are_wrong_are_refused() {
 }
 
 #[test]
-fn a_header_cannot_choose_how_it_is_verified() {
+fn header_cannot_choose_the_verification() {
     let gate = Gate::start();
     let good = claims(json!({}));
     let (ed, ec, rsa, stranger) = (&LOGIN.ed, &LOGIN.ec, &LOGIN.rsa, &LOGIN.stranger);
@@ -96,12 +96,13 @@ fn a_header_cannot_choose_how_it_is_verified() {
         let mac = hmac::sign(&key, message.as_bytes());
         format!("{message}.{}", BASE64URL_NOPAD.encode(mac.as_ref()))
     };
-    let lying = |signer: &Signer, alg: &str, kid: &str| {
+    let mislabelled = |signer: &Signer, alg: &str, kid: &str| {
         signer.sign_with(&json!({"alg": alg, "kid": kid}), &good)
     };
     let public = ed.jwk["x"].as_str().unwrap();
     let own_key = json!({
-        "alg": "EdDSA", "kid": "ed", "jwk": stranger.jwk, "jku": "https://evil.example/", "x5u": "https://evil.example/",
+        "alg": "EdDSA", "kid": "ed", "jwk": stranger.jwk,
+        "jku": "https://evil.example/", "x5u": "https://evil.example/",
     });
     let critical = json!({"alg": "EdDSA", "kid": "ed", "crit": ["b64"], "b64": false});
     for (name, token, words) in [
@@ -111,13 +112,13 @@ fn a_header_cannot_choose_how_it_is_verified() {
         ("unsigned", bare(json!({"alg": "EdDSA", "kid": "ed"})), "signature of"),
         ("hmac", hmac(public), "an algorithm"),
         ("hmac of the file", hmac(&ed.jwk.to_string()), "an algorithm"),
-        ("another hash", lying(rsa, "RS512", "rsa"), "an algorithm"),
-        ("another padding", lying(rsa, "PS256", "rsa"), "an algorithm"),
-        ("unknown kid", lying(ed, "EdDSA", "other"), "a key"),
-        ("kid as a path", lying(ed, "EdDSA", "../../dev/null"), "a key"),
-        ("key of another type", lying(ed, "EdDSA", "ec"), "a key"),
-        ("alg of another type", lying(ec, "RS256", "ec"), "a key"),
-        ("alg that lies", lying(ec, "EdDSA", "ed"), "signature of"),
+        ("another hash", mislabelled(rsa, "RS512", "rsa"), "an algorithm"),
+        ("another padding", mislabelled(rsa, "PS256", "rsa"), "an algorithm"),
+        ("unknown kid", mislabelled(ed, "EdDSA", "other"), "a key"),
+        ("kid as a path", mislabelled(ed, "EdDSA", "../../dev/null"), "a key"),
+        ("key of another type", mislabelled(ed, "EdDSA", "ec"), "a key"),
+        ("alg of another type", mislabelled(ec, "RS256", "ec"), "a key"),
+        ("alg of another key", mislabelled(ec, "EdDSA", "ed"), "signature of"),
         ("stranger", stranger.sign(&good), "signature of"),
         (
             "stranger without kid",
@@ -133,7 +134,7 @@ fn a_header_cannot_choose_how_it_is_verified() {
 }
 
 #[test]
-fn a_token_that_was_touched_is_refused() {
+fn modified_token_is_rejected() {
     let gate = Gate::start();
     for signer in [&LOGIN.ed, &LOGIN.ec, &LOGIN.rsa] {
         let token = signer.sign(&claims(json!({})));
@@ -165,7 +166,7 @@ fn a_token_that_was_touched_is_refused() {
 }
 
 #[test]
-fn only_one_authorization_of_the_scheme_bearer_is_taken() {
+fn only_one_bearer_authorization_is_accepted() {
     let gate = Gate::start();
     let token = LOGIN.ed.sign(&claims(json!({})));
     for field in [
@@ -201,7 +202,7 @@ fn only_one_authorization_of_the_scheme_bearer_is_taken() {
 }
 
 #[test]
-fn authorization_wins_and_a_token_in_a_url_is_refused() {
+fn authorization_wins_and_url_tokens_are_rejected() {
     let gate = Gate::start();
     let token = LOGIN.ed.sign(&claims(json!({})));
     let link = gate.link(&Scope::Title("9780306406157".parse().unwrap()));
@@ -216,11 +217,11 @@ fn authorization_wins_and_a_token_in_a_url_is_refused() {
     assert!(unauthenticated(gate.query(&format!("a=b&token={encoded}"))).contains("URL"));
     assert!(unauthenticated(gate.path(&token)).contains("URL"));
     gate.path(&link).unwrap();
-    unauthenticated(gate.bearer(&link)); // although the cache knows it
+    unauthenticated(gate.bearer(&link)); // although it is cached
 }
 
 #[test]
-fn without_a_credential_the_sentence_says_what_to_send() {
+fn missing_credential_names_what_to_send() {
     let mut gate = Gate::start();
     for query in [None, Some(""), Some("a=b&tokens=c"), Some("&&=")] {
         let answer = gate.readers.authenticate(&HeaderMap::new(), query, None);
