@@ -1,41 +1,41 @@
-//! Where an origin's files lie, in a form in which one place has one name.
+//! Normalised locations of an origin's files, so that equal places compare equal.
 //!
-//! Two origins of different names may be the same storage. Whether an open route leads to gated
-//! files is decided by these locations and not by the origins' names. `config` makes them. Names of
-//! servers that only DNS knows to be one cannot be told to be the same.
+//! Two origins with different names may be the same storage. Therefore the catalog compares
+//! locations, not names, to decide whether an open route reaches gated files. `config` creates
+//! them. Two host names for one server are not detected, since that needs DNS.
 
 use std::path::{Component, Path, PathBuf};
 
 use percent_encoding::percent_decode_str;
 use url::{Host, Url};
 
-/// An origin as the catalog knows it.
+/// An origin, with the locations of its files.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Storage {
     /// The name by which routes refer to it.
     pub name: String,
-    /// Every place where its files lie, under each name that may be given to it.
+    /// Every location of its files, under each possible address.
     pub locations: Vec<Location>,
 }
 
-/// A place below which files lie.
+/// A server or storage, with a base path for files.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Location {
     /// The server or the kind of storage, normalised.
     pub(super) server: String,
-    /// The decoded path that stands before each file's: empty, or with a slash at its end.
+    /// The decoded base path: empty, or with a trailing slash.
     pub(super) base: String,
 }
 
 impl Location {
-    /// The place of an HTTP address; also that of a bucket whose storage has this address.
+    /// Returns the location of an HTTP URL, which may also be a bucket's.
     pub fn http(url: &Url) -> Location {
         let path = percent_decode_str(url.path()).decode_utf8_lossy();
         let host = host(url);
         if let Some((server, bucket)) = bucket_in_host(&host) {
             return Location::new(server, &format!("{bucket}/{path}"));
         }
-        // The usual ports of one host mostly serve the same files, with and without TLS.
+        // Ports 80 and 443 of a host usually serve the same files.
         let server = match url.port_or_known_default() {
             Some(80 | 443) | None => host,
             Some(port) => format!("{host}:{port}"),
@@ -43,9 +43,8 @@ impl Location {
         Location::new(server, &path)
     }
 
-    /// The places that a bucket or container has at the storage of this address. Where the address
-    /// does not name the bucket itself, the storage may serve it under a path and under a host of
-    /// its own.
+    /// Returns the locations of a bucket or container at this endpoint. If the endpoint does not
+    /// name the bucket, the storage may serve it by path and by host name.
     pub fn bucket(endpoint: &Url, names_bucket: bool, bucket: &str, prefix: &str) -> Vec<Location> {
         let Location { server, base } = Location::http(endpoint);
         if names_bucket {
@@ -55,7 +54,7 @@ impl Location {
         vec![Location::new(server, &format!("{base}{bucket}/{prefix}")), in_host]
     }
 
-    /// A directory of this machine, by its real path where it exists.
+    /// Returns the location of a local directory, by its canonical path if it exists.
     pub fn directory(path: &Path) -> Location {
         let path = path.canonicalize().unwrap_or_else(|_| without_dots(path));
         Location::new("file".to_owned(), &path.to_string_lossy())
@@ -86,7 +85,7 @@ fn host(url: &Url) -> String {
     }
 }
 
-/// The storage and the bucket that the host of a public cloud names:
+/// Returns the storage and the bucket of a public cloud's host name such as
 /// `books.s3.eu-north-1.amazonaws.com`.
 fn bucket_in_host(host: &str) -> Option<(String, String)> {
     if let Some(bucket) = host.strip_suffix(".storage.googleapis.com") {
@@ -128,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn one_place_has_one_name() {
+    fn equal_places_have_equal_locations() {
         let place = http("https://files.example.no/books/");
         for same in [
             "https://FILES.example.no:443/books",
@@ -160,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn bucket_is_one_place_however_it_is_addressed() {
+    fn bucket_addresses_share_a_location() {
         let aws = Url::parse("https://s3.amazonaws.com").unwrap();
         let places = Location::bucket(&aws, false, "books", "all");
         for same in [
@@ -189,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn directory_is_known_by_its_real_path() {
+    fn directory_has_its_canonical_path() {
         let dir = tempfile::tempdir().unwrap();
         let books = dir.path().join("books");
         std::fs::create_dir(&books).unwrap();

@@ -1,9 +1,9 @@
-//! What is asked: a path in its normal form becomes a title's file, or an open one.
+//! Routing: maps a normalised request path to a title's file or an open file.
 //!
-//! Called by the server. It calls nothing of ours but the vocabulary. The path at the origin is
-//! rebuilt from the parts that a pattern named, never copied from the request; and only the catalog
-//! makes an [`OpenFile`]. Where paths do not name their title, a table does, which is read apart
-//! and anew while requests go on.
+//! The server calls it. It depends only on shared types. It rebuilds the path at the origin from
+//! the pattern's parameters and never copies it from the request. Only the catalog creates an
+//! [`OpenFile`]. If paths do not name their title, a table maps them to titles. Tables are reloaded
+//! while requests are served.
 
 mod location;
 mod overlap;
@@ -27,111 +27,110 @@ use titles::Table;
 pub use location::{Location, Storage};
 pub use titles::{TableError, Titles};
 
-/// One `[[routes]]`.
+/// One `[[routes]]` entry of the configuration.
 #[derive(Clone, Debug)]
 pub struct Route {
     /// The pattern as written, such as `/files/{isbn}/{*file}`.
     pub path: String,
-    /// The origin's name.
+    /// The name of the origin that stores the files.
     pub origin: String,
-    /// Where the file is there, such as `{isbn}/{file}`.
+    /// The path template at the origin, such as `{isbn}/{file}`.
     pub to: String,
-    /// Whether it needs no loan.
+    /// Whether its files need no loan.
     pub open: bool,
     /// Whether only an explicit request begins a loan.
     pub explicit: bool,
-    /// The file of the table that names the titles, in place of `{isbn}` in the path.
+    /// The CSV file that maps paths to titles, in place of `{isbn}` in the path.
     pub table: Option<PathBuf>,
-    /// Whether and how the answers say under which name the file is saved; none: as the origin
-    /// does.
+    /// The Content-Disposition of responses; none keeps the origin's.
     pub disposition: Option<Disposition>,
-    /// The Content-Security-Policy of its documents; none: the gate's own, for gated ones.
+    /// The Content-Security-Policy of its documents; none means the gate's default, for gated
+    /// files.
     pub content_security_policy: Option<HeaderValue>,
 }
 
-/// What a reader's program is told to do with a file (RFC 6266 §4.2).
+/// The Content-Disposition of a file (RFC 6266 §4.2).
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Disposition {
-    /// Save it.
+    /// The reader's program should save the file.
     Attachment,
-    /// Show it, where it can.
+    /// The reader's program should show the file if it can.
     Inline,
 }
 
-/// The routes, in the order of the file, and the origins to which they lead.
+/// The configured routes, in file order, and their origins.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// The origins; a [`File`] names one by its index.
+    /// The origins; a [`File`] refers to one by its index.
     pub origins: Vec<Storage>,
-    /// The routes.
+    /// The routes; a [`File`] refers to one by its index.
     pub routes: Vec<Route>,
 }
 
-/// Why a route cannot be used.
+/// The reason why a route is unusable.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("{sentence}")]
 pub struct RouteError {
-    /// Which of the routes.
+    /// The index of the route.
     pub route: usize,
-    /// Which of its keys: `path`, `to`, `origin` or `title`.
+    /// The affected key: `path`, `to`, `origin` or `title`.
     pub key: &'static str,
-    /// What is wrong and what to write instead.
+    /// The mistake, and what to write instead.
     pub sentence: String,
-    /// The route that it conflicts with.
+    /// The index of the route that it conflicts with.
     pub other: Option<usize>,
 }
 
 /// A file at an origin.
 #[derive(Clone, Debug)]
 pub struct File {
-    /// Which of the origins.
+    /// The index of the origin.
     pub origin: usize,
-    /// Where it is there.
+    /// The path at the origin.
     pub path: FilePath,
-    /// Which of the routes led to it.
+    /// The index of the route that matched.
     pub route: usize,
-    /// The path that readers ask for, decoded and without a link's token: its name in what is told
-    /// of deliveries.
+    /// The requested path, decoded and without a link token. Delivery records name the file by it.
     pub name: Arc<str>,
-    /// What its route says of saving it.
+    /// The Content-Disposition that its route sets.
     pub disposition: Option<Disposition>,
     /// The Content-Security-Policy that its route sets.
     pub content_security_policy: Option<HeaderValue>,
 }
 
-/// A file of an open route.
+/// A file of an open route. Only the catalog can create one.
 #[derive(Debug)]
 pub struct OpenFile(File);
 
 impl OpenFile {
-    /// The file.
+    /// Returns the file at its origin.
     pub fn file(&self) -> &File {
         &self.0
     }
 
-    /// The file, for whoever fetches it.
+    /// Returns the file by value, for its delivery.
     pub fn into_file(self) -> File {
         self.0
     }
 }
 
-/// What a path leads to.
+/// The target of a path.
 #[derive(Debug)]
 pub enum Target {
     /// A title's file, which needs a loan.
     Loanable {
         /// The titles that the file belongs to.
         titles: Titles,
-        /// The file.
+        /// The file at its origin.
         file: File,
         /// Whether only an explicit request begins a loan.
         explicit: bool,
     },
-    /// A file that needs none.
+    /// A file that needs no loan.
     Open(OpenFile),
 }
 
-/// The routes, ready to be asked.
+/// The router over all configured routes.
 #[derive(Debug)]
 pub struct Catalog {
     router: Router<usize>,
@@ -143,20 +142,20 @@ struct Built {
     settings: Route,
     origin: usize,
     to: Template,
-    table: Option<TitlesOfRoute>,
+    table: Option<RouteTable>,
 }
 
-/// The table of a route, and what it is asked for.
+/// The table of a route, and the path parameter that it maps.
 #[derive(Debug)]
-struct TitlesOfRoute {
+struct RouteTable {
     file: PathBuf,
-    /// The name of the part of the pattern that the table's paths stand for.
-    part: String,
+    /// The name of the pattern parameter that the table's paths are compared with.
+    parameter: String,
     table: ArcSwap<Table>,
 }
 
 impl Catalog {
-    /// The routes over these origins. No table is read yet: [`Catalog::read_tables`] does that.
+    /// Builds the router. No table is read yet: [`Catalog::read_tables`] does that.
     ///
     /// # Errors
     /// Every mistake in every route.
@@ -169,7 +168,8 @@ impl Catalog {
                 Ok(built) => {
                     if let Err(error) = catalog.router.insert(&written.path, catalog.routes.len()) {
                         let sentence = format!(
-                            "the pattern cannot be used: {error}. Write one like /files/{{isbn}}/{{*file}}"
+                            "the pattern is unusable: {error}. Write one like \
+                             /files/{{isbn}}/{{*file}}"
                         );
                         mistakes.push(RouteError { route, key: "path", sentence, other: None });
                     }
@@ -191,28 +191,31 @@ impl Catalog {
         if mistakes.is_empty() { Ok(catalog) } else { Err(mistakes) }
     }
 
-    /// An open route that leads to files of a gated one would hand them out without a loan, also
-    /// where their origins are two names of one place, or one lies below the other.
+    /// Finds open routes that reach files of a gated route, which would be served without a loan.
+    /// This includes origins that are two names of one place, or of which one is below the other.
     fn open_to_gated_files(&self, origins: &[Storage]) -> Vec<RouteError> {
         let shapes: Vec<Vec<(&str, Shape)>> =
             self.routes.iter().map(|built| built.reaches(origins)).collect();
-        let meet = |one: usize, other: usize| {
+        let overlap = |one: usize, other: usize| {
             let (Some(one), Some(other)) = (shapes.get(one), shapes.get(other)) else {
                 return false;
             };
             let mut pairs = one.iter().flat_map(|one| other.iter().map(move |other| (one, other)));
-            pairs.any(|((here, one), (there, other))| here == there && one.meets(other))
+            pairs.any(|((here, one), (there, other))| here == there && one.overlaps(other))
         };
         let routes = || self.routes.iter().enumerate();
         let open = routes().filter(|(_, built)| built.settings.open);
         open.filter_map(|(route, open)| {
             let mut gated = routes().filter(|(_, built)| !built.settings.open);
-            let (other, gated) = gated.find(|(gated, _)| meet(*gated, route))?;
+            let (other, gated) = gated.find(|(gated, _)| overlap(*gated, route))?;
             let (one, two) = (&open.settings.origin, &gated.settings.origin);
-            let places =
-                if one == two { String::new() } else { format!(" (the origins {one} and {two} share a place)") };
+            let places = match one == two {
+                true => String::new(),
+                false => format!(" (the origins {one} and {two} share a place)"),
+            };
             let sentence = format!(
-                "this open route can lead to files of {}, which need a loan{places}. Give open files a folder of their own",
+                "this open route can lead to files of {}, which need a loan{places}. Give open \
+                 files a folder of their own",
                 gated.settings.path
             );
             Some(RouteError { route, key: "to", sentence, other: Some(other) })
@@ -220,10 +223,10 @@ impl Catalog {
         .collect()
     }
 
-    /// What the path leads to.
+    /// Returns the target of a path.
     ///
     /// # Errors
-    /// `title-not-found` where no route has it, or its title is no ISBN.
+    /// `title-not-found` if no route matches, or if the title is not an ISBN.
     pub fn resolve(&self, path: &RequestPath) -> Result<Target, Problem> {
         let found = self.router.at(path.decoded()).map_err(|_| Problem::TitleNotFound)?;
         let route = *found.value;
@@ -247,16 +250,17 @@ impl Catalog {
         }
         let titles = match &built.table {
             None => isbn.map(Titles::one),
-            Some(by) => {
-                found.params.get(&by.part).and_then(|path| by.table.load().titles(path).cloned())
-            }
+            Some(by) => found
+                .params
+                .get(&by.parameter)
+                .and_then(|path| by.table.load().titles(path).cloned()),
         };
         let titles = titles.ok_or(Problem::TitleNotFound)?;
         Ok(Target::Loanable { titles, file, explicit: built.settings.explicit })
     }
 
-    /// Reads the tables of all routes, also anew while requests go on; how many lines each has. A
-    /// table with a mistake stays as it was.
+    /// Reads the tables of all routes, and returns the number of lines of each. A reload may run
+    /// while requests are served; a table with a mistake keeps its previous content.
     ///
     /// # Errors
     /// Every mistake in every table.
@@ -275,27 +279,28 @@ impl Catalog {
         if wrong.is_empty() { Ok(lines) } else { Err(wrong) }
     }
 
-    /// The pattern of a route, for logs.
+    /// Returns the pattern of a route, for logs.
     pub fn route_name(&self, route: usize) -> &str {
         self.routes.get(route).map_or("?", |built| &built.settings.path)
     }
 
-    /// The paths under which a title's files lie, as they are asked for: those that a table names,
-    /// and each gated route with `{isbn}` up to its first part that is not the title.
+    /// Returns the request paths of a title's files: those that a table lists, and each gated
+    /// route with `{isbn}` up to its first other parameter.
     pub fn files_of(&self, isbn: Isbn) -> Vec<String> {
         let gated = || self.routes.iter().filter(|built| !built.settings.open);
-        // What a table says of a title is certain; whether a route has it, only the storage knows.
+        // Paths of a table come first: its titles certainly have files. Whether a title has files
+        // on another route is known only to the storage.
         let named = gated().flat_map(|built| built.paths_in_table(isbn));
         let by_isbn = gated().filter(|built| built.table.is_none()).map(|built| {
             let path = built.settings.path.replace("{isbn}", &isbn.to_string());
-            as_asked_for(path.split('{').next().unwrap_or_default())
+            encode_path(path.split('{').next().unwrap_or_default())
         });
         named.chain(by_isbn).collect()
     }
 }
 
 impl Built {
-    /// Every server that it leads to, and the paths that it can reach there.
+    /// Returns every server that the route reaches, with the possible paths there.
     fn reaches<'a>(&self, origins: &'a [Storage]) -> Vec<(&'a str, Shape)> {
         let locations =
             origins.get(self.origin).map(|origin| origin.locations.as_slice()).unwrap_or_default();
@@ -308,12 +313,12 @@ impl Built {
         let Some(by) = &self.table else { return Vec::new() };
         let before = self.settings.path.split('{').next().unwrap_or_default();
         let table = by.table.load();
-        table.paths(isbn).iter().map(|path| as_asked_for(&format!("{before}{path}"))).collect()
+        table.paths(isbn).iter().map(|path| encode_path(&format!("{before}{path}"))).collect()
     }
 }
 
-/// A decoded path as it stands in a request.
-fn as_asked_for(path: &str) -> String {
+/// Percent-encodes a decoded path, as in a request.
+fn encode_path(path: &str) -> String {
     path.split('/')
         .enumerate()
         .flat_map(|(number, segment)| {
@@ -339,8 +344,8 @@ fn build(route: &Route, origins: &[Storage]) -> Result<Built, Vec<(&'static str,
     if route.path.starts_with('/') && !can_match(&route.path) {
         mistakes.push((
             "path",
-            "no request has such a path: it ends in a slash, or has an empty segment, dots, an escape or a \
-             semicolon. Write it decoded, like /files/{isbn}/{*file}"
+            "no request has such a path: it ends in a slash, or has an empty segment, dots, an \
+             escape or a semicolon. Write it decoded, like /files/{isbn}/{*file}"
                 .to_owned(),
         ));
     }
@@ -365,8 +370,8 @@ fn build(route: &Route, origins: &[Storage]) -> Result<Built, Vec<(&'static str,
     }
 }
 
-/// How a route names its titles: the table, where not by `{isbn}`.
-fn title_of(route: &Route) -> Result<Option<TitlesOfRoute>, (&'static str, &'static str)> {
+/// Returns the table of a route; none if `{isbn}` names its titles, or if it is open.
+fn title_of(route: &Route) -> Result<Option<RouteTable>, (&'static str, &'static str)> {
     let by_isbn = route.path.contains("{isbn}");
     let Some(file) = route.table.clone() else {
         let names_none = !route.open && !by_isbn;
@@ -384,22 +389,23 @@ fn title_of(route: &Route) -> Result<Option<TitlesOfRoute>, (&'static str, &'sta
             "the path names the title already, by {isbn}. Take one of the two out",
         ));
     }
-    // A table's path must mean one file: it could not where another part of the pattern chose among
-    // several.
-    let part =
+    // A second parameter could select among several files for one path of the table.
+    let parameter =
         route.path.split_once('{').and_then(|(_, rest)| rest.strip_prefix('*')?.strip_suffix('}'));
-    let part = part.filter(|part| !part.contains('{'));
-    let part = part.ok_or((
+    let parameter = parameter.filter(|parameter| !parameter.contains('{'));
+    let parameter = parameter.ok_or((
         "path",
-        "with a table of titles its one part is {*file}. Write a path like /media/{*file}",
+        "with a table of titles, {*file} must be its only parameter. Write a path like \
+         /media/{*file}",
     ))?;
-    Ok(Some(TitlesOfRoute { file, part: part.to_owned(), table: ArcSwap::default() }))
+    Ok(Some(RouteTable { file, parameter: parameter.to_owned(), table: ArcSwap::default() }))
 }
 
-const NO_TITLE: &str = "a gated route needs {isbn}, which names the title, or a table of titles. Add one, or write open = true";
+const NO_TITLE: &str = "a gated route needs {isbn}, which names the title, or a table of titles. \
+                        Add one, or write open = true";
 
-/// Whether a path in normal form can have this pattern: one that it would match is read and comes
-/// out the same.
+/// Whether a normalised path can match this pattern. Builds a matching example, and checks that
+/// normalisation does not change it.
 fn can_match(pattern: &str) -> bool {
     let mut example = String::new();
     let mut rest = pattern;

@@ -1,11 +1,12 @@
-//! Whether two templates can come out as the same path: then an open route would open a title's
-//! file.
+//! Overlap test for two templates: an open route that can produce the path of a gated file would
+//! serve it without a loan.
 //!
-//! Both are read as simple patterns over characters, and walked side by side.
+//! Each template becomes a simple character pattern. A search over pairs of positions finds a
+//! common path.
 
 use std::collections::HashSet;
 
-/// What stands in one place of a pattern.
+/// The characters that one position of a pattern matches.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Class {
     Exactly(char),
@@ -15,69 +16,69 @@ enum Class {
     Anything,
 }
 
-/// A place, taken once or as often as wanted.
+/// A position of a pattern, which matches once or, if it repeats, any number of times.
 #[derive(Clone, Copy, Debug)]
-struct Place {
+struct Position {
     class: Class,
     repeats: bool,
 }
 
-/// The paths that a template can come out as.
+/// The set of paths that a template can produce.
 #[derive(Debug, Default)]
-pub(super) struct Shape(Vec<Place>);
+pub(super) struct Shape(Vec<Position>);
 
 impl Shape {
     pub(super) fn text(&mut self, text: &str) {
         self.0.extend(
             text.chars()
-                .map(|character| Place { class: Class::Exactly(character), repeats: false }),
+                .map(|character| Position { class: Class::Exactly(character), repeats: false }),
         );
     }
 
-    /// Thirteen digits.
+    /// Appends the thirteen digits of an ISBN.
     pub(super) fn isbn(&mut self) {
-        self.0.extend([Place { class: Class::Digit, repeats: false }; 13]);
+        self.0.extend([Position { class: Class::Digit, repeats: false }; 13]);
     }
 
-    /// One character or more.
+    /// Appends one or more characters.
     pub(super) fn anything(&mut self, spans_segments: bool) {
         let class = if spans_segments { Class::Anything } else { Class::InSegment };
-        self.0.extend([Place { class, repeats: false }, Place { class, repeats: true }]);
+        self.0.extend([Position { class, repeats: false }, Position { class, repeats: true }]);
     }
 
-    /// Whether some path has both shapes.
-    pub(super) fn meets(&self, other: &Shape) -> bool {
+    /// Whether a path exists in both sets.
+    pub(super) fn overlaps(&self, other: &Shape) -> bool {
         let mut seen = HashSet::from([(0, 0)]);
-        let mut open = vec![(0, 0)];
-        while let Some((a, b)) = open.pop() {
+        let mut pending = vec![(0, 0)];
+        while let Some((a, b)) = pending.pop() {
             let (here, there) = (self.0.get(a), other.0.get(b));
-            let mut ways = Vec::with_capacity(4);
+            let mut next = Vec::with_capacity(4);
             match (here, there) {
                 (None, None) => return true,
                 (here, there) => {
                     let (skip_a, skip_b) = (
-                        here.is_some_and(|place| place.repeats),
-                        there.is_some_and(|place| place.repeats),
+                        here.is_some_and(|position| position.repeats),
+                        there.is_some_and(|position| position.repeats),
                     );
-                    ways.extend(skip_a.then_some((a + 1, b)));
-                    ways.extend(skip_b.then_some((a, b + 1)));
+                    next.extend(skip_a.then_some((a + 1, b)));
+                    next.extend(skip_b.then_some((a, b + 1)));
                     if let (Some(here), Some(there)) = (here, there)
-                        && share_a_character(here.class, there.class)
+                        && classes_overlap(here.class, there.class)
                     {
-                        ways.push((
+                        next.push((
                             a + usize::from(!here.repeats),
                             b + usize::from(!there.repeats),
                         ));
                     }
                 }
             }
-            open.extend(ways.into_iter().filter(|way| seen.insert(*way)));
+            pending.extend(next.into_iter().filter(|pair| seen.insert(*pair)));
         }
         false
     }
 }
 
-fn share_a_character(one: Class, other: Class) -> bool {
+fn classes_overlap(one: Class, other: Class) -> bool {
     match (one, other) {
         (Class::Exactly(one), Class::Exactly(other)) => one == other,
         (Class::Exactly(one), Class::Digit) | (Class::Digit, Class::Exactly(one)) => {

@@ -1,12 +1,12 @@
-//! Where a file is at its origin: a template of fixed text and of the parts that the pattern names.
+//! Path template at the origin: fixed text and the parameters of the route's pattern.
 
 use matchit::Params;
 
 use super::overlap::Shape;
 use crate::path::FilePath;
 
-/// Room for most paths at an origin.
-const LENGTH: usize = 128;
+/// The initial capacity for a path, in bytes; enough for most.
+const INITIAL_CAPACITY: usize = 128;
 
 /// A template, segment by segment.
 #[derive(Debug)]
@@ -21,7 +21,7 @@ enum Part {
 }
 
 impl Template {
-    /// The paths that it can produce, below a base path.
+    /// Returns the paths that the template can produce below a base path.
     pub(super) fn shape(&self, base: &str, pattern: &str) -> Shape {
         let mut shape = Shape::default();
         shape.text(base);
@@ -42,17 +42,17 @@ impl Template {
 }
 
 impl Template {
-    /// Reads a template whose names must all be in the pattern.
+    /// Parses a template. All its parameters must be in the pattern.
     pub(super) fn parse(to: &str, pattern: &str) -> Result<Template, String> {
         let segments: Result<Vec<_>, String> =
             to.split('/').map(|segment| parts(segment, pattern)).collect();
         Ok(Template { segments: segments? })
     }
 
-    /// The path at the origin. A part that spans segments stays so. None where a segment comes out
-    /// empty or as dots, which no storage could be asked for safely.
+    /// Returns the path at the origin. The value of a `{*name}` parameter keeps its segments. None
+    /// if a segment is empty or dots, which is unsafe to request from a storage.
     pub(super) fn fill(&self, params: &Params<'_, '_>) -> Option<FilePath> {
-        let mut filled = String::with_capacity(LENGTH);
+        let mut filled = String::with_capacity(INITIAL_CAPACITY);
         for (number, parts) in self.segments.iter().enumerate() {
             if number > 0 {
                 filled.push('/');

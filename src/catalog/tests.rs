@@ -1,8 +1,8 @@
-//! Routes as they are resolved, and their mistakes.
+//! Resolution of routes, and their mistakes.
 
 use super::*;
 
-/// These routes over one origin.
+/// Returns settings with these routes and one origin.
 fn settings(routes: Vec<Route>) -> Settings {
     let place = Location::http(&url::Url::parse("https://files.example.no/").unwrap());
     Settings { origins: vec![Storage { name: "files".into(), locations: vec![place] }], routes }
@@ -31,7 +31,7 @@ fn catalog() -> Catalog {
 }
 
 #[test]
-fn a_path_leads_to_a_titles_file_that_is_rebuilt_from_its_parts() {
+fn path_resolves_to_a_file_rebuilt_from_parameters() {
     let resolve = |path: &str| catalog().resolve(&RequestPath::parse(path).unwrap());
     for (path, at_origin) in [
         ("/files/9780306406157/part%201/b%C3%B8k.mp3", "9780306406157/part%201/b%C3%B8k.mp3"),
@@ -48,7 +48,7 @@ fn a_path_leads_to_a_titles_file_that_is_rebuilt_from_its_parts() {
 }
 
 #[test]
-fn an_open_route_to_gated_files_is_refused() {
+fn open_route_to_gated_files_is_rejected() {
     for (to, refused) in [
         ("{file}", true),
         ("9780306406157/{file}", true),
@@ -67,7 +67,7 @@ fn an_open_route_to_gated_files_is_refused() {
 }
 
 #[test]
-fn a_pattern_that_no_path_can_have_is_refused() {
+fn pattern_that_no_path_matches_is_rejected() {
     for path in ["/a/{isbn}/", "/a//{isbn}", "/a%20b/{isbn}", "/../{isbn}", "/a;b/{isbn}"] {
         let routes = vec![route(path, "{isbn}", false)];
         let mistakes = Catalog::new(&settings(routes)).unwrap_err();
@@ -78,7 +78,7 @@ fn a_pattern_that_no_path_can_have_is_refused() {
 }
 
 #[test]
-fn a_file_name_of_dots_is_not_found() {
+fn file_name_of_dots_is_not_found() {
     let routes = vec![route("/files/{isbn}/{name}.epub", "{isbn}/{name}", false)];
     let Ok(catalog) = Catalog::new(&settings(routes)) else {
         return;
@@ -88,7 +88,7 @@ fn a_file_name_of_dots_is_not_found() {
 }
 
 #[test]
-fn a_table_names_the_titles_once_it_is_read_and_keeps_to_them_where_it_cannot_be() {
+fn table_keeps_its_titles_if_a_reload_fails() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("titles.csv");
     let media =
@@ -113,7 +113,7 @@ fn a_table_names_the_titles_once_it_is_read_and_keeps_to_them_where_it_cannot_be
 }
 
 #[test]
-fn a_table_needs_a_route_whose_one_part_is_the_rest() {
+fn table_needs_a_route_with_one_wildcard_parameter() {
     for (path, open, key) in [
         ("/files/{isbn}/{*file}", false, "title"),
         ("/media/{*file}", true, "title"),
@@ -129,7 +129,7 @@ fn a_table_needs_a_route_whose_one_part_is_the_rest() {
 }
 
 #[test]
-fn every_mistake_in_every_route_is_named() {
+fn every_mistake_in_every_route_is_reported() {
     let mut elsewhere = route("/a/{isbn}", "{isbn}", false);
     elsewhere.origin = "nowhere".into();
     let routes = vec![

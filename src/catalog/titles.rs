@@ -1,9 +1,9 @@
-//! Titles by a table: which titles a file belongs to, where its path does not say.
+//! Title tables: map files to titles if their paths do not contain an ISBN.
 //!
-//! The catalog asks it for each request, and reads it at the start and on SIGHUP. A table is a CSV
-//! file of lines like `lyd/12345/,9788299999038`: a path as it stands for the route's `{*file}`,
-//! decoded, with a slash at its end where it is a prefix, and the ISBNs. A file's own line beats
-//! every prefix, and a longer prefix a shorter one.
+//! The catalog queries a table for each request, and reads it at start and on SIGHUP. A table is a
+//! CSV file of lines like `lyd/12345/,9788299999038`: the decoded value of the route's `{*file}`,
+//! then the ISBNs. A trailing slash marks a prefix. The exact path takes precedence over prefixes,
+//! and a longer prefix over a shorter one.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -15,7 +15,7 @@ use csv::ByteRecord;
 use crate::loan::Isbn;
 use crate::path::RequestPath;
 
-/// The titles of a file, in their order; at least one.
+/// The titles of a file, in the table's order; at least one.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Titles {
     first: Isbn,
@@ -23,37 +23,36 @@ pub struct Titles {
 }
 
 impl Titles {
-    /// One title.
+    /// Creates a list of one title.
     pub fn one(isbn: Isbn) -> Titles {
         Titles { first: isbn, further: None }
     }
 
-    /// The one that is named first: the only one that a request for the file begins a loan of.
+    /// Returns the first title. A request for the file begins a loan of this title only.
     pub fn first(&self) -> Isbn {
         self.first
     }
 
-    /// The others, whose loans open the file as well.
+    /// Returns the other titles, whose loans open the file as well.
     pub fn further(&self) -> &[Isbn] {
         self.further.as_deref().unwrap_or_default()
     }
 
-    /// All of them.
     fn all(&self) -> impl Iterator<Item = Isbn> {
         std::iter::once(self.first).chain(self.further().iter().copied())
     }
 }
 
-/// What is wrong with a table.
+/// A mistake in a table.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct TableError {
-    /// Which of the routes names it.
+    /// The index of the route with the table.
     pub route: usize,
-    /// The table's file.
+    /// The path of the table's file.
     pub file: PathBuf,
-    /// Which line, counted from 1; none where the file cannot be read at all.
+    /// The line, counted from 1; none if the file cannot be read.
     pub line: Option<usize>,
-    /// What is wrong, and what to write instead.
+    /// The mistake, and what to write instead.
     pub sentence: String,
 }
 
@@ -66,20 +65,20 @@ impl fmt::Display for TableError {
     }
 }
 
-/// A table, ready to be asked. Before it is read it is empty: then no path has a title.
+/// A table in memory. It is empty until the file is read: no path has a title then.
 #[derive(Debug, Default)]
 pub(super) struct Table {
     files: HashMap<Box<str>, Titles>,
-    /// Without the slash at their ends.
+    /// The prefixes without their trailing slash.
     prefixes: HashMap<Box<str>, Titles>,
-    /// The longest prefix, in bytes: nothing longer need be looked for, however long the path.
+    /// The length of the longest prefix, in bytes: bounds the lookups for a long path.
     longest: usize,
     /// The paths of each title, in the order of the lines.
     paths: HashMap<Isbn, Vec<Box<str>>>,
 }
 
 impl Table {
-    /// Reads a table's file for this route.
+    /// Reads the table file of a route.
     pub(super) fn read(route: usize, file: &Path) -> Result<Table, Vec<TableError>> {
         let at = |line, sentence| TableError { route, file: file.to_owned(), line, sentence };
         let text = std::fs::read(file).map_err(|error| {
@@ -93,7 +92,7 @@ impl Table {
         })
     }
 
-    /// Reads a table, or finds every mistake in it with its line.
+    /// Parses a table, or returns every mistake with its line.
     fn parse(text: &[u8]) -> Result<Table, Vec<(usize, String)>> {
         let mut reader = csv::ReaderBuilder::new()
             .has_headers(false)
@@ -153,8 +152,7 @@ impl Table {
         Ok(())
     }
 
-    /// The titles of a path: those of its own line, or else of the longest prefix that it lies
-    /// under.
+    /// Returns the titles of a path: of its own line, else of its longest prefix.
     pub(super) fn titles(&self, path: &str) -> Option<&Titles> {
         self.files.get(path).or_else(|| {
             let slashes =
@@ -163,19 +161,19 @@ impl Table {
         })
     }
 
-    /// The paths of a title, prefixes as they are.
+    /// Returns the paths of a title; prefixes keep their trailing slash.
     pub(super) fn paths(&self, isbn: Isbn) -> &[Box<str>] {
         self.paths.get(&isbn).map(Vec::as_slice).unwrap_or_default()
     }
 
-    /// How many lines it has.
+    /// Returns the number of lines.
     pub(super) fn len(&self) -> usize {
         self.files.len() + self.prefixes.len()
     }
 }
 
-/// Counts lines up to where a record ends: the reader itself tells where it began to look for one,
-/// which is before the comments and the empty lines above it.
+/// Line counter for records. The CSV reader's own line number is where it began to search for the
+/// record: before the comments and empty lines above it.
 #[derive(Debug)]
 struct Lines<'a> {
     text: &'a [u8],
@@ -184,7 +182,7 @@ struct Lines<'a> {
 }
 
 impl Lines<'_> {
-    /// The line, counted from 1, of what ends here; never asked of an earlier place again.
+    /// Returns the line, counted from 1, of the record that ends at `end`. Calls must be in order.
     fn of(&mut self, end: &csv::Position) -> usize {
         let end = usize::try_from(end.byte()).unwrap_or(usize::MAX).min(self.text.len());
         let passed = self.text.get(self.at..end).unwrap_or_default();
@@ -194,7 +192,7 @@ impl Lines<'_> {
     }
 }
 
-/// A first line like `path,isbn`.
+/// Whether a first line is a header like `path,isbn`.
 fn is_header(record: &ByteRecord) -> bool {
     let is_path = record.get(0).is_some_and(|name| name.trim_ascii().eq_ignore_ascii_case(b"path"));
     is_path && record.get(1).is_none_or(|isbn| !isbn.first().is_some_and(u8::is_ascii_digit))
@@ -211,11 +209,11 @@ fn row(record: &ByteRecord) -> Result<(&str, Titles), String> {
     for field in fields {
         let field = field?.trim();
         if field.is_empty() {
-            continue; // programs that make tables give all lines as many commas
+            continue; // spreadsheet programs give all lines the same number of commas
         }
         let isbn = field.parse().map_err(|error| format!("{field:?} is no title: {error}"))?;
         if isbns.contains(&isbn) {
-            return Err(format!("{isbn} stands here twice. Write it once"));
+            return Err(format!("{isbn} is listed twice. Write it once"));
         }
         isbns.push(isbn);
     }
@@ -229,11 +227,12 @@ fn row(record: &ByteRecord) -> Result<(&str, Titles), String> {
     }
 }
 
-/// Whether a request's path can be this below a route's fixed part.
+/// Checks that a request path can have this value for the route's `{*file}`.
 fn check_path(path: &str) -> Result<(), String> {
     if path.starts_with('/') {
         return Err(
-            "a path here starts without a slash, as it stands for the route's {*file}. Take it out"
+            "a path here starts without a slash: it is the value of the route's {*file}. Remove \
+             the slash"
                 .to_owned(),
         );
     }
@@ -244,7 +243,7 @@ fn check_path(path: &str) -> Result<(), String> {
     })?;
     if known.segments().next().is_none() {
         return Err(
-            "there is no path. Write a file's, or a prefix with a slash at its end".to_owned()
+            "there is no path. Write a file's path, or a prefix with a slash at its end".to_owned()
         );
     }
     Ok(())

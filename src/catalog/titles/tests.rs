@@ -1,4 +1,4 @@
-//! Tables: what is in them, which line wins, and every mistake with its line.
+//! Tables: contents, precedence of lines, and every mistake with its line.
 
 use proptest::prelude::*;
 
@@ -16,9 +16,10 @@ fn titles(table: &Table, path: &str) -> Vec<String> {
 }
 
 #[test]
-fn a_files_own_line_beats_a_prefix_and_a_longer_prefix_a_shorter_one() {
+fn exact_path_beats_prefix_and_longer_prefix_beats_shorter() {
     let table = table(&format!(
-        "\u{feff}Path,ISBN\n# all of the shelf\nlyd/,{A}\n\nlyd/12/,{B},{A}\nlyd/12/kap 1.mp3,{A}\r\n\"a, b/ø\", {B} ,,\n"
+        "\u{feff}Path,ISBN\n# all of the shelf\nlyd/,{A}\n\nlyd/12/,{B},{A}\n\
+         lyd/12/kap 1.mp3,{A}\r\n\"a, b/ø\", {B} ,,\n"
     ));
     for (path, expected) in [
         ("lyd/1.mp3", &[A][..]),
@@ -45,7 +46,7 @@ fn a_files_own_line_beats_a_prefix_and_a_longer_prefix_a_shorter_one() {
 }
 
 #[test]
-fn a_file_may_be_named_path_and_an_empty_table_names_nothing() {
+fn file_may_be_named_path_and_a_table_may_be_empty() {
     assert_eq!(titles(&table(&format!("path,{A}\n")), "path"), [A]);
     for empty in ["", "\n", "# nothing yet\n", "path,isbn\n"] {
         assert_eq!(table(empty).len(), 0, "{empty:?}");
@@ -60,7 +61,7 @@ fn every_mistake_has_its_line() {
         ("a.mp3;9788299999014", "no request has such a path"),
         ("a.mp3,9788299999015", "\"9788299999015\" is no title: the check digit"),
         ("a.mp3,978-82-99999-01-4", "\"978-82-99999-01-4\" is no title: an ISBN is 13 digits"),
-        ("a.mp3,9788299999014,9788299999014", "9788299999014 stands here twice"),
+        ("a.mp3,9788299999014,9788299999014", "9788299999014 is listed twice"),
         ("/a.mp3,9788299999014", "a path here starts without a slash"),
         ("/,9788299999014", "a path here starts without a slash"),
         (",9788299999014", "there is no path"),
@@ -85,15 +86,16 @@ fn every_mistake_has_its_line() {
 }
 
 proptest! {
-    /// Against the plain words: of all lines that name the path or a prefix of its segments, the
-    /// longest.
+    /// Compares with the definition: the longest of all lines that name the path or a prefix of its
+    /// segments.
     #[test]
-    fn the_longest_line_wins(
+    fn longest_matching_line_wins(
         rows in proptest::collection::btree_map("[ab](/[ab]){0,3}/?", 0..2_usize, 0..12),
         path in "[abc](/[abc]){0,4}",
     ) {
         let isbns = [A, B];
-        let text: String = rows.iter().map(|(path, isbn)| format!("{path},{}\n", isbns[*isbn])).collect();
+        let lines = rows.iter().map(|(path, isbn)| format!("{path},{}\n", isbns[*isbn]));
+        let text: String = lines.collect();
         let segments: Vec<&str> = path.split('/').collect();
         let names = |row: &str| match row.strip_suffix('/') {
             None => row == path,
@@ -102,14 +104,14 @@ proptest! {
                 segments.len() > prefix.len() && segments[..prefix.len()] == prefix
             }
         };
-        // A file's own line is the longest where there is one: every prefix of it is shorter.
+        // The exact path is longer than all of its prefixes.
         let expected = rows.iter().filter(|(row, _)| names(row)).max_by_key(|(row, _)| row.len());
         let expected: Vec<&str> = expected.into_iter().map(|(_, isbn)| isbns[*isbn]).collect();
         prop_assert_eq!(titles(&table(&text), &path), expected);
     }
 
     #[test]
-    fn no_bytes_are_too_strange(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+    fn parser_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
         let _ = Table::parse(&bytes);
     }
 }
