@@ -1,5 +1,5 @@
-//! The bearer token of the admin listener: compared in constant time, with wrong ones answered
-//! late.
+//! Authentication at the admin listener: the bearer token is compared in constant time, and wrong
+//! tokens are answered with a delay.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -11,10 +11,10 @@ use http::header::AUTHORIZATION;
 use secrecy::{ExposeSecret, SecretString};
 
 use super::client_addresses::Peer;
-use super::problems::Refused;
+use super::problems::AdminProblem;
 use crate::telemetry::LogLimit;
 
-/// Wrong tokens are logged once a minute.
+/// Log of wrong tokens, limited to one line a minute.
 #[derive(Debug)]
 pub(super) struct WrongTokenLog(LogLimit);
 
@@ -25,54 +25,54 @@ impl Default for WrongTokenLog {
 }
 
 impl WrongTokenLog {
-    fn note(&self, address: IpAddr) {
+    fn record(&self, address: IpAddr) {
         if let Some(left_out) = self.0.permit("wrong token") {
             tracing::warn!(%address, left_out, "a request to the admin listener had a wrong token");
         }
     }
 }
 
-/// Lets a request with these fields pass if they carry the token. One with a wrong token is
-/// refused, the later the more its address has sent.
+/// Accepts a request if its headers carry the token. A wrong token is rejected with a delay, which
+/// grows with each wrong token from the same address.
 pub(super) async fn authenticate(
     headers: &HeaderMap,
     peer: Option<Arc<Peer>>,
     token: &SecretString,
     log: &WrongTokenLog,
-) -> Result<(), Refused> {
+) -> Result<(), AdminProblem> {
     let checked = check(headers, token);
     match (&checked, peer) {
-        (Ok(()), Some(peer)) => peer.note_token(),
-        (Err(Wrong::Token), Some(peer)) => {
-            log.note(peer.address());
-            tokio::time::sleep(peer.note_wrong_token(Instant::now())).await;
+        (Ok(()), Some(peer)) => peer.record_token(),
+        (Err(TokenFault::Token), Some(peer)) => {
+            log.record(peer.address());
+            tokio::time::sleep(peer.record_wrong_token(Instant::now())).await;
         }
         _ => {}
     }
-    checked.map_err(|wrong| match wrong {
-        Wrong::Missing => Refused::UNAUTHENTICATED,
-        Wrong::Token => Refused::WRONG_TOKEN,
+    checked.map_err(|fault| match fault {
+        TokenFault::Missing => AdminProblem::UNAUTHENTICATED,
+        TokenFault::Token => AdminProblem::WRONG_TOKEN,
     })
 }
 
-/// What is wrong with a request's credentials.
+/// A fault in a request's credentials.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Wrong {
+enum TokenFault {
     Missing,
     Token,
 }
 
 /// Whether the request carries the token (RFC 6750 §2.1).
-fn check(headers: &HeaderMap, token: &SecretString) -> Result<(), Wrong> {
+fn check(headers: &HeaderMap, token: &SecretString) -> Result<(), TokenFault> {
     let field = headers.get(AUTHORIZATION).map_or(&b""[..], |field| field.as_bytes());
     let given = match field.split_at_checked(7) {
         Some((scheme, given)) if scheme.eq_ignore_ascii_case(b"bearer ") => given.trim_ascii(),
-        _ => return Err(Wrong::Missing),
+        _ => return Err(TokenFault::Missing),
     };
     if given.is_empty() {
-        return Err(Wrong::Missing);
+        return Err(TokenFault::Missing);
     }
-    verify_slices_are_equal(given, token.expose_secret().as_bytes()).map_err(|_| Wrong::Token)
+    verify_slices_are_equal(given, token.expose_secret().as_bytes()).map_err(|_| TokenFault::Token)
 }
 
 #[cfg(test)]
@@ -80,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_whole_token_opens() {
+    fn only_the_exact_token_is_accepted() {
         let token = SecretString::from("0123456789abcdef");
         for (field, opens) in [
             ("Bearer 0123456789abcdef", true),

@@ -1,6 +1,7 @@
-//! The admin listener's connections by address: how many there are, and who has sent wrong tokens.
+//! Connections to the admin listener, with a limit on them and a record of wrong tokens by address.
 //!
-//! `listen` admits each connection, and `auth` notes what its token was. All state is bounded.
+//! `listen` admits each connection, and `auth` records whether its token was right. All state is
+//! bounded.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv6Addr};
@@ -9,24 +10,24 @@ use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
-/// Connections at once.
+/// The most open connections.
 pub(super) const MAX_CONNECTIONS: usize = 64;
-/// Addresses whose wrong tokens are remembered.
-const MAX_REMEMBERED: usize = 1024;
-/// How long they are remembered after the last one.
-const REMEMBERED: Duration = Duration::from_secs(600);
-/// How much later each further wrong token is answered, and at most.
+/// The most addresses whose wrong tokens are recorded.
+const MAX_RECORDED_ADDRESSES: usize = 1024;
+/// How long an address is recorded after its last wrong token.
+const RECORD_LIFETIME: Duration = Duration::from_secs(600);
+/// The additional delay for each further wrong token, and the longest delay.
 const DELAY_STEP: Duration = Duration::from_millis(25);
 const MAX_DELAY: Duration = Duration::from_secs(1);
 
-/// Everybody who is connected. Clones share it.
+/// All open connections, shared between clones.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Peers(Arc<Mutex<State>>);
 
 #[derive(Debug, Default)]
 struct State {
     last: u64,
-    /// By number, so the oldest first.
+    /// The connections by number: the oldest first.
     connections: BTreeMap<u64, Connection>,
     wrong_tokens: HashMap<IpAddr, WrongTokens>,
 }
@@ -53,8 +54,8 @@ pub(super) struct Peer {
 }
 
 impl Peers {
-    /// Admits a connection. Where there are too many, the oldest one without the token is closed
-    /// for it; none where all have the token.
+    /// Admits a connection. At the limit, it closes the oldest connection without the token; none
+    /// if all have the token.
     pub(super) fn admit(&self, address: IpAddr) -> Option<Arc<Peer>> {
         let mut state = self.lock();
         if state.connections.len() >= MAX_CONNECTIONS {
@@ -77,37 +78,37 @@ impl Peers {
 }
 
 impl Peer {
-    /// Where it connects from; of an IPv6 address, the network.
+    /// Returns the client's address; for IPv6, its /64 network.
     pub(super) fn address(&self) -> IpAddr {
         self.address
     }
 
-    /// Ready when the connection is to be closed for another one.
+    /// Completes when the connection must close to make room for another.
     pub(super) async fn closed(&self) {
         self.close.cancelled().await;
     }
 
-    /// Notes that it sent the token.
-    pub(super) fn note_token(&self) {
+    /// Records that the client sent the token.
+    pub(super) fn record_token(&self) {
         if let Some(connection) = self.peers.lock().connections.get_mut(&self.number) {
             connection.has_token = true;
         }
     }
 
-    /// Notes a wrong token, and returns how much later it is to be answered: longer with each one
-    /// of the address.
-    pub(super) fn note_wrong_token(&self, now: Instant) -> Duration {
+    /// Records a wrong token, and returns the delay for the response. The delay grows with each
+    /// wrong token from the address.
+    pub(super) fn record_wrong_token(&self, now: Instant) -> Duration {
         let wrong = &mut self.peers.lock().wrong_tokens;
-        if wrong.len() >= MAX_REMEMBERED && !wrong.contains_key(&self.address) {
-            wrong.retain(|_, tokens| now.duration_since(tokens.last) < REMEMBERED);
+        if wrong.len() >= MAX_RECORDED_ADDRESSES && !wrong.contains_key(&self.address) {
+            wrong.retain(|_, tokens| now.duration_since(tokens.last) < RECORD_LIFETIME);
             let oldest =
                 wrong.iter().min_by_key(|(_, tokens)| tokens.last).map(|(address, _)| *address);
-            if let (true, Some(oldest)) = (wrong.len() >= MAX_REMEMBERED, oldest) {
+            if let (true, Some(oldest)) = (wrong.len() >= MAX_RECORDED_ADDRESSES, oldest) {
                 wrong.remove(&oldest);
             }
         }
         let tokens = wrong.entry(self.address).or_insert(WrongTokens { count: 0, last: now });
-        if now.duration_since(tokens.last) >= REMEMBERED {
+        if now.duration_since(tokens.last) >= RECORD_LIFETIME {
             tokens.count = 0;
         }
         tokens.count = tokens.count.saturating_add(1);
@@ -122,7 +123,7 @@ impl Drop for Peer {
     }
 }
 
-/// One subscriber's address: of IPv6, the first 64 bits.
+/// Returns the address that identifies a subscriber: for IPv6, its first 64 bits.
 fn subscriber(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => {
@@ -142,16 +143,16 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_connection_without_the_token_makes_room() {
+    fn oldest_connection_without_the_token_is_closed() {
         let peers = Peers::default();
         let mut open: Vec<_> =
             (0..MAX_CONNECTIONS).map(|_| peers.admit(address(1)).unwrap()).collect();
-        open[0].note_token();
+        open[0].record_token();
         open.push(peers.admit(address(2)).unwrap());
         let closed: Vec<bool> = open.iter().map(|peer| peer.close.is_cancelled()).collect();
         assert_eq!(closed.iter().filter(|closed| **closed).count(), 1);
         assert!(closed[1], "the oldest without the token");
-        open.iter().for_each(|peer| peer.note_token());
+        open.iter().for_each(|peer| peer.record_token());
         assert!(peers.admit(address(3)).is_none(), "all have the token");
         open.pop();
         assert!(peers.admit(address(3)).is_some());
@@ -160,30 +161,33 @@ mod tests {
     }
 
     #[test]
-    fn each_wrong_token_of_an_address_is_answered_later() {
+    fn delay_grows_with_each_wrong_token_of_an_address() {
         let peers = Peers::default();
         let (guesser, other) = (peers.admit(address(1)).unwrap(), peers.admit(address(2)).unwrap());
         let now = Instant::now();
-        let delays: Vec<_> = (0..100).map(|_| guesser.note_wrong_token(now)).collect();
+        let delays: Vec<_> = (0..100).map(|_| guesser.record_wrong_token(now)).collect();
         assert!(delays[0].is_zero() && delays.is_sorted() && delays[99] == MAX_DELAY, "{delays:?}");
-        assert!(other.note_wrong_token(now).is_zero());
-        assert!(guesser.note_wrong_token(now + REMEMBERED).is_zero(), "it is forgotten");
+        assert!(other.record_wrong_token(now).is_zero());
+        assert!(
+            guesser.record_wrong_token(now + RECORD_LIFETIME).is_zero(),
+            "the record has expired"
+        );
     }
 
     #[test]
-    fn few_addresses_are_remembered_however_many_guess() {
+    fn number_of_recorded_addresses_is_bounded() {
         let peers = Peers::default();
         let began = Instant::now();
         for number in 0..5000 {
             let peer = peers.admit(address(number)).unwrap();
-            peer.note_wrong_token(began + Duration::from_millis(number.into()));
+            peer.record_wrong_token(began + Duration::from_millis(number.into()));
         }
-        assert_eq!(peers.lock().wrong_tokens.len(), MAX_REMEMBERED);
+        assert_eq!(peers.lock().wrong_tokens.len(), MAX_RECORDED_ADDRESSES);
         assert!(peers.lock().wrong_tokens.contains_key(&address(4999)));
     }
 
     #[test]
-    fn an_ipv6_subscriber_is_one_address() {
+    fn ipv6_subscriber_is_one_address() {
         let one = subscriber("2001:db8:0:1::1".parse().unwrap());
         assert_eq!(one, subscriber("2001:db8:0:1:ffff::2".parse().unwrap()));
         assert_ne!(one, subscriber("2001:db8:0:2::1".parse().unwrap()));

@@ -1,4 +1,4 @@
-//! Ending a loan for support: `DELETE /api/v1/loans/{id}?reason=…`.
+//! End of a loan by support: `DELETE /api/v1/loans/{id}?reason=…`.
 
 use std::sync::Arc;
 
@@ -9,18 +9,18 @@ use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::App;
-use super::loans::unreadable_path;
-use super::problems::Refused;
+use super::loans::malformed_path;
+use super::problems::AdminProblem;
 use crate::problem;
 
 /// The longest reason, in characters.
-const LONGEST: usize = 200;
+const MAX_REASON_LENGTH: usize = 200;
 
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
-pub(super) struct Asked {
-    /// Why, in words for the history: up to 200 characters, none of them a control character.
+pub(super) struct EndQuery {
+    /// The reason, for the loan's history: up to 200 characters without control characters.
     #[param(
         required,
         value_type = String,
@@ -31,32 +31,34 @@ pub(super) struct Asked {
     reason: Option<String>,
 }
 
-/// Ends a loan: access stops before this answers, and the end is on its way to Bokbasen.
+/// Ends a loan. Access stops before the response; the end is sent to Bokbasen afterwards.
 /// Idempotent.
 #[utoipa::path(delete, path = "/api/v1/loans/{id}", operation_id = "support_end", tag = "support",
-    params(("id" = String, Path), Asked), responses(
+    params(("id" = String, Path), EndQuery), responses(
     (status = 202, description = "Access has stopped"),
-    (status = 400, response = inline(problem::Refused)), (status = 401, response = inline(problem::Refused)),
-    (status = 404, response = inline(problem::Refused)), (status = 503, response = inline(problem::Refused)),
+    (status = 400, response = inline(problem::Refused)),
+    (status = 401, response = inline(problem::Refused)),
+    (status = 404, response = inline(problem::Refused)),
+    (status = 503, response = inline(problem::Refused)),
 ))]
 pub(super) async fn end(
     State(app): State<Arc<App>>,
     id: Result<Path<String>, PathRejection>,
-    asked: Result<Query<Asked>, QueryRejection>,
-) -> Result<StatusCode, Refused> {
-    let Query(asked) = asked.map_err(|rejection| Refused::malformed(rejection.body_text()))?;
-    let reason = asked.reason.filter(|reason| !reason.trim().is_empty());
-    let reason = reason.ok_or(Refused::malformed(
+    query: Result<Query<EndQuery>, QueryRejection>,
+) -> Result<StatusCode, AdminProblem> {
+    let Query(query) = query.map_err(|rejection| AdminProblem::malformed(rejection.body_text()))?;
+    let reason = query.reason.filter(|reason| !reason.trim().is_empty());
+    let reason = reason.ok_or(AdminProblem::malformed(
         "An end needs a reason, for the loan's history. Write ?reason=…",
     ))?;
-    if reason.chars().count() > LONGEST || reason.chars().any(char::is_control) {
-        return Err(Refused::malformed(
+    if reason.chars().count() > MAX_REASON_LENGTH || reason.chars().any(char::is_control) {
+        return Err(AdminProblem::malformed(
             "The reason is longer than 200 characters, or has control characters.",
         ));
     }
-    let id = id.map_err(unreadable_path)?.parse().map_err(|_| Refused::NO_SUCH_LOAN)?;
+    let id = id.map_err(malformed_path)?.parse().map_err(|_| AdminProblem::NO_SUCH_LOAN)?;
     match app.parts.gate.revoke_loan(id, Some(reason)).await? {
         true => Ok(StatusCode::ACCEPTED),
-        false => Err(Refused::NO_SUCH_LOAN),
+        false => Err(AdminProblem::NO_SUCH_LOAN),
     }
 }

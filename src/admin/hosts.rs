@@ -1,14 +1,14 @@
-//! Which names the admin listener answers to, against DNS rebinding.
+//! Check of the Host header at the admin listener, against DNS rebinding.
 //!
-//! A page of a stranger can give its own name the address of this listener and then read its
-//! answers in an operator's browser. It needs a name for that, so addresses pass.
+//! A hostile page can point its own host name at this listener's address, and then read responses
+//! in an operator's browser. The attack needs a host name, so IP addresses are allowed.
 
 use std::net::{IpAddr, Ipv6Addr};
 
 use axum::extract::Request;
 use http::header::HOST;
 
-/// Whether the host that a request names is an address, a loopback name, or one of these.
+/// Whether the request's host is an IP address, a loopback name, or one of `hosts`.
 pub(super) fn allows(request: &Request, hosts: &[String]) -> bool {
     let mut fields = request.headers().get_all(HOST).iter();
     let host = match (request.uri().authority(), fields.next(), fields.next()) {
@@ -63,7 +63,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_names_one_host() {
+    fn request_must_have_one_host() {
         let request = |fields: &[&str]| {
             let builder = fields
                 .iter()

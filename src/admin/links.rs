@@ -1,6 +1,6 @@
-//! Minting signed links: `POST /api/v1/links`.
+//! Minting of signed links: `POST /api/v1/links`.
 //!
-//! The borrower's own id comes in and becomes a pseudonym at once; no answer and no log has it.
+//! The borrower's own id becomes a pseudonym at once; no response and no log contains it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,22 +14,22 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::App;
-use super::problems::Refused;
+use super::problems::AdminProblem;
 use crate::loan::{Isbn, LibraryId};
 use crate::problem;
 use crate::reader::Scope;
 
-/// The longest id of a borrower, in bytes, as in a reader's token.
+/// The longest borrower id, in bytes, as in a reader token.
 const MAX_BORROWER: usize = 256;
-/// How long a link is good for where nobody says.
-const TTL: Duration = Duration::from_secs(8 * 3600);
+/// The default lifetime of a link.
+const DEFAULT_TTL: Duration = Duration::from_secs(8 * 3600);
 
-/// No `Debug`: it holds a borrower's own id.
+/// The request for a link. It has no `Debug`, since it contains a borrower's own id.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = LinkWish)]
-pub(super) struct Wish {
-    /// An ISIL.
+pub(super) struct LinkRequest {
+    /// The library's ISIL.
     #[schema(
         example = "NO-0301000",
         max_length = 16,
@@ -39,77 +39,84 @@ pub(super) struct Wish {
     /// The borrower's own id, 1 to 256 bytes of UTF-8, which becomes a pseudonym at once.
     #[schema(min_length = 1, max_length = 256)]
     borrower: String,
-    /// The title that it opens; or else a prefix.
+    /// The title that the link opens; exclusive with `prefix`.
     isbn: Option<String>,
-    /// The path below which it opens everything; or else a title.
+    /// The path below which the link opens every file; exclusive with `isbn`.
     prefix: Option<String>,
-    /// How long it is good for; else 8 hours.
+    /// The lifetime of the link; the default is 8 hours.
     #[schema(example = "8h")]
     ttl: Option<String>,
 }
 
-/// A link that was minted.
+/// A minted link.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Link)]
-pub(super) struct Minted {
-    /// In the path form: relative links below it keep the token.
+pub(super) struct MintedLink {
+    /// The link with the token in its path. Relative links below it keep the token.
     url: String,
-    /// In the query form: to be put after a file's path and a question mark.
+    /// The token as a query string, to append to a file's path after a question mark.
     query: String,
     #[schema(value_type = String, format = DateTime)]
     expires: Timestamp,
 }
 
 /// Mints a signed link.
-#[utoipa::path(post, path = "/api/v1/links", tag = "support", request_body = Wish, responses(
-    (status = 201, description = "The link, in both forms", body = Minted),
-    (status = 400, response = inline(problem::Refused)), (status = 401, response = inline(problem::Refused)),
+#[utoipa::path(post, path = "/api/v1/links", tag = "support", request_body = LinkRequest, responses(
+    (status = 201, description = "The link, in both forms", body = MintedLink),
+    (status = 400, response = inline(problem::Refused)),
+    (status = 401, response = inline(problem::Refused)),
 ))]
 pub(super) async fn mint(
     State(app): State<Arc<App>>,
     body: Bytes,
-) -> Result<(StatusCode, Json<Minted>), Refused> {
-    // serde's sentence names a field or a place, and repeats no value of a string.
-    let wish: Wish = serde_json::from_slice(&body)
-        .map_err(|error| Refused::malformed(format!("The body cannot be read: {error}.")))?;
-    let library: LibraryId = wish
-        .library
-        .parse()
-        .map_err(|_| Refused::malformed("library is not an ISIL. Write one like NO-0301000."))?;
-    if !(1..=MAX_BORROWER).contains(&wish.borrower.len()) {
-        return Err(Refused::malformed("borrower must have 1 to 256 bytes."));
+) -> Result<(StatusCode, Json<MintedLink>), AdminProblem> {
+    // serde's message names a field or a position, and repeats no string value.
+    let request: LinkRequest = serde_json::from_slice(&body)
+        .map_err(|error| AdminProblem::malformed(format!("The body cannot be read: {error}.")))?;
+    let library: LibraryId = request.library.parse().map_err(|_| {
+        AdminProblem::malformed("library is not an ISIL. Write one like NO-0301000.")
+    })?;
+    if !(1..=MAX_BORROWER).contains(&request.borrower.len()) {
+        return Err(AdminProblem::malformed("borrower must have 1 to 256 bytes."));
     }
-    let (scope, below) = scope(&app, wish.isbn.as_deref(), wish.prefix.as_deref())?;
-    let ttl = wish.ttl.as_deref().map_or(Ok(TTL), humantime::parse_duration);
+    let (scope, below) = scope(&app, request.isbn.as_deref(), request.prefix.as_deref())?;
+    let ttl = request.ttl.as_deref().map_or(Ok(DEFAULT_TTL), humantime::parse_duration);
     let readers = &app.parts.readers;
     let ttl = ttl.ok().filter(|ttl| !ttl.is_zero() && *ttl <= readers.max_lifetime());
-    let ttl = ttl.ok_or(Refused::malformed(
+    let ttl = ttl.ok_or(AdminProblem::malformed(
         "ttl is not a duration up to the configuration's readers.max_lifetime. Write one like 8h.",
     ))?;
-    let borrower = readers.pseudonym(library, &wish.borrower);
+    let borrower = readers.pseudonym(library, &request.borrower);
     let minted = readers.mint_link(library, borrower, &scope, ttl);
-    let (token, expires) = minted.ok_or(Refused::malformed(
-        "No link can be made: the configuration has no [readers.links] keys, or the prefix is too long.",
+    let (token, expires) = minted.ok_or(AdminProblem::malformed(
+        "No link can be made: the configuration has no [readers.links] keys, or the prefix is \
+         too long.",
     ))?;
     let url = format!("{}/~{token}{below}", app.parts.public_base);
-    Ok((StatusCode::CREATED, Json(Minted { url, query: format!("token={token}"), expires })))
+    Ok((StatusCode::CREATED, Json(MintedLink { url, query: format!("token={token}"), expires })))
 }
 
-/// What the link opens, and the path below which that lies.
-fn scope(app: &App, isbn: Option<&str>, prefix: Option<&str>) -> Result<(Scope, String), Refused> {
+/// Returns the scope of the link, and the path below which its files are.
+fn scope(
+    app: &App,
+    isbn: Option<&str>,
+    prefix: Option<&str>,
+) -> Result<(Scope, String), AdminProblem> {
     match (isbn, prefix) {
         (Some(isbn), None) => {
             let isbn: Isbn = isbn.parse().map_err(|_| {
-                Refused::malformed("isbn cannot be read. Write 13 digits with a right check digit.")
+                AdminProblem::malformed(
+                    "isbn cannot be read. Write 13 digits with a right check digit.",
+                )
             })?;
             let below = app.parts.catalog.files_of(isbn).into_iter().next().unwrap_or_default();
             Ok((Scope::Title(isbn), below))
         }
         (None, Some(prefix)) => {
-            let scope = Scope::prefix(prefix).map_err(|error| Refused::malformed(error.0))?;
+            let scope = Scope::prefix(prefix).map_err(|error| AdminProblem::malformed(error.0))?;
             Ok((scope, prefix.to_owned()))
         }
-        _ => Err(Refused::malformed(
+        _ => Err(AdminProblem::malformed(
             "A link opens a title or a prefix. Write one of isbn and prefix.",
         )),
     }

@@ -1,8 +1,7 @@
-//! The admin listener's connections: plain or under the server's own certificate, few, and each
-//! with deadlines.
+//! Accept loop of the admin listener, with plain HTTP or TLS, few connections and timeouts.
 //!
-//! `admin` starts [`accept`]. The limits are the listener's own, and it keeps file descriptors in
-//! reserve, so that it can be reached while the public listener is full.
+//! `admin` starts [`accept`]. The listener has its own limits and reserves file descriptors, so
+//! that it stays reachable while the public listener is full.
 
 use std::fs::File;
 use std::sync::Arc;
@@ -22,25 +21,25 @@ use tokio_util::task::TaskTracker;
 use super::client_addresses::{Peer, Peers};
 use crate::telemetry::LogLimit;
 
-/// How long a handshake may take.
-const HANDSHAKE: Duration = Duration::from_secs(10);
-/// How long a connection may be idle, and how long a request's head may take.
-const IDLE: Duration = Duration::from_secs(10);
-/// How long a client may take nothing of an answer.
-const SEND: Duration = Duration::from_secs(30);
-/// How long to wait after an accept that failed.
-const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
-/// File descriptors that are kept for connections where the process has no other left.
-pub(super) const RESERVE: usize = 4;
+/// The timeout for a TLS handshake.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// The timeout for an idle connection, and for a request head.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
+/// The timeout for a stalled write of a response.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+/// The delay after a failed accept.
+const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(50);
+/// The number of file descriptors reserved for connections when the process has no others left.
+pub(super) const RESERVED_DESCRIPTORS: usize = 4;
 
-/// The server's TLS settings, for HTTP/1.1 alone.
+/// Returns the server's TLS settings, restricted to HTTP/1.1.
 pub(super) fn acceptor(public: &ServerConfig) -> TlsAcceptor {
     let mut config = public.clone();
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     TlsAcceptor::from(Arc::new(config))
 }
 
-/// Accepts until the listener stops.
+/// Accepts connections until `stop` is cancelled.
 pub(super) async fn accept(
     listener: Arc<TcpListener>,
     tls: Option<TlsAcceptor>,
@@ -72,28 +71,33 @@ pub(super) async fn accept(
             Err(error) => {
                 let has_freed = reserve.free_one();
                 if let Some(left_out) = failures.permit("accept") {
-                    tracing::warn!(%error, has_freed, left_out, "the admin listener cannot accept a connection");
+                    tracing::warn!(
+                        %error,
+                        has_freed,
+                        left_out,
+                        "the admin listener cannot accept a connection"
+                    );
                 }
                 if !has_freed {
-                    tokio::time::sleep(ACCEPT_AGAIN).await;
+                    tokio::time::sleep(ACCEPT_RETRY_DELAY).await;
                 }
             }
         }
     }
 }
 
-/// Descriptors that are held open only to be closed when an accept finds none.
+/// Open descriptors in reserve, closed one by one when an accept finds no free descriptor.
 struct Reserve(Vec<File>);
 
 impl Reserve {
     fn new() -> Reserve {
-        let mut reserve = Reserve(Vec::with_capacity(RESERVE));
+        let mut reserve = Reserve(Vec::with_capacity(RESERVED_DESCRIPTORS));
         reserve.refill();
         reserve
     }
 
     fn refill(&mut self) {
-        while self.0.len() < RESERVE {
+        while self.0.len() < RESERVED_DESCRIPTORS {
             match File::open("/dev/null") {
                 Ok(file) => self.0.push(file),
                 Err(_) => return,
@@ -101,7 +105,7 @@ impl Reserve {
         }
     }
 
-    /// Frees a descriptor for the next accept; false where none is left.
+    /// Frees a descriptor for the next accept; false if none is left.
     fn free_one(&mut self) -> bool {
         self.0.pop().is_some()
     }
@@ -111,22 +115,24 @@ async fn serve(socket: TcpStream, tls: Option<TlsAcceptor>, router: Router, peer
     let _ = socket.set_nodelay(true);
     let router = router.layer(Extension(peer));
     match tls {
-        None => converse(socket, router).await,
+        None => serve_http(socket, router).await,
         Some(tls) => {
-            if let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE, tls.accept(socket)).await {
-                converse(stream, router).await;
+            if let Ok(Ok(stream)) =
+                tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.accept(socket)).await
+            {
+                serve_http(stream, router).await;
             }
         }
     }
 }
 
-async fn converse(stream: impl AsyncRead + AsyncWrite, router: Router) {
+async fn serve_http(stream: impl AsyncRead + AsyncWrite, router: Router) {
     let mut stream = TimeoutStream::new(stream);
-    stream.set_write_timeout(Some(SEND));
+    stream.set_write_timeout(Some(WRITE_TIMEOUT));
     let ended = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
-        // It runs between requests as well.
-        .header_read_timeout(IDLE)
+        // hyper applies it between requests as well, so it is the idle timeout too.
+        .header_read_timeout(IDLE_TIMEOUT)
         .serve_connection(TokioIo::new(Box::pin(stream)), TowerToHyperService::new(router))
         .await;
     if let Err(error) = ended {
@@ -142,19 +148,21 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn an_unread_answer_ends_the_connection() {
+    async fn unread_response_closes_the_connection() {
         let router = Router::new().route("/", get(async || vec![0; 1 << 20]));
         let (mut client, server) = tokio::io::duplex(1024);
         client.write_all(b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
-        let conversation =
-            tokio::time::timeout(SEND + Duration::from_secs(2), converse(server, router));
-        assert!(conversation.await.is_ok(), "it waits for a client that reads nothing");
+        let connection = tokio::time::timeout(
+            WRITE_TIMEOUT + Duration::from_secs(2),
+            serve_http(server, router),
+        );
+        assert!(connection.await.is_ok(), "the write must time out if the client reads nothing");
     }
 
     #[test]
-    fn the_reserve_frees_what_it_holds() {
+    fn reserve_frees_all_its_descriptors() {
         let mut reserve = Reserve::new();
-        assert_eq!((0..10).filter(|_| reserve.free_one()).count(), RESERVE);
+        assert_eq!((0..10).filter(|_| reserve.free_one()).count(), RESERVED_DESCRIPTORS);
         reserve.refill();
         assert!(reserve.free_one());
     }

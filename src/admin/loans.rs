@@ -1,4 +1,4 @@
-//! The support API's loans: a listing with filters and a cursor, and one loan with its history.
+//! Loans in the support API: a listing with filters and a cursor, and one loan with its history.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -12,56 +12,57 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::problems::Refused;
+use super::problems::AdminProblem;
 use super::{App, Parts};
 use crate::ledger::{Filter, HistoryRow, LedgerError};
 use crate::loan::{Loan, LoanId, LoanView, Tally, state_schema};
 use crate::problem;
 
-/// How many loans a page has where nobody says, and at most.
-const PAGE: u32 = 100;
-const LARGEST_PAGE: u32 = 1000;
+/// The default and the maximum number of loans on a page.
+const DEFAULT_PAGE_SIZE: u32 = 100;
+const MAX_PAGE_SIZE: u32 = 1000;
 
-/// The filters as they are written. An unknown one is refused: it would else list everything.
+/// The query parameters, unparsed. An unknown parameter is rejected, since a misspelt filter would
+/// list everything.
 #[derive(Debug, Default, Deserialize, IntoParams)]
 #[serde(default, deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
-pub(super) struct Asked {
-    /// Of this library, by its ISIL.
+pub(super) struct LoansQuery {
+    /// Only loans of this library, by its ISIL.
     #[param(max_length = 16, pattern = "^[A-Za-z0-9]{1,4}-[A-Za-z0-9:/-]{1,11}$")]
     library: Option<String>,
-    /// Of this title.
+    /// Only loans of this title.
     #[param(pattern = "^97[89][0-9]{10}$")]
     isbn: Option<String>,
-    /// In this state.
+    /// Only loans in this state.
     #[param(schema_with = state_schema)]
     state: Option<String>,
-    /// Of this borrower, by pseudonym: 26 characters of base 32 in lower case.
+    /// Only loans of this borrower, by pseudonym: 26 characters of base 32 in lower case.
     #[param(min_length = 26, max_length = 26, pattern = "^[a-z2-7]{26}$")]
     borrower: Option<String>,
-    /// Begun at this time or later.
+    /// Only loans that began at this time or later.
     #[param(format = DateTime)]
     since: Option<String>,
-    /// At most so many, from 1 to 1000; else 100.
+    /// The most loans on a page, from 1 to 1000; the default is 100.
     #[param(value_type = u32, minimum = 1, maximum = 1000)]
     limit: Option<String>,
-    /// What a page gave as `next`.
+    /// The `next` of the previous page.
     cursor: Option<String>,
 }
 
-/// A page of loans, and where the next one begins.
+/// A page of loans, with the cursor of the next page.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Page {
-    loans: Vec<Shown>,
+    loans: Vec<SupportLoan>,
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = String, required = false)]
     next: Option<String>,
 }
 
-/// A loan as support sees it.
+/// A loan as shown to support.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = SupportLoan)]
-pub(super) struct Shown {
+pub(super) struct SupportLoan {
     #[schema(format = "uuid")]
     id: String,
     #[serde(flatten)]
@@ -72,36 +73,36 @@ pub(super) struct Shown {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = ShownRefusal, required = false)]
     refusal: Option<ShownRefusal>,
-    /// It ended here more than a day ago, and Bokbasen has not acknowledged that.
+    /// True if the loan ended here more than a day ago and Bokbasen has not acknowledged the end.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     #[schema(required = false)]
     end_overdue: bool,
-    /// When its borrower was forgotten: `borrower` is a random value since.
+    /// When the borrower's data was erased; `borrower` is a random value since then.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = String, required = false, format = DateTime)]
     forgotten: Option<Timestamp>,
     library: String,
-    /// The pseudonym.
+    /// The borrower's pseudonym.
     borrower: String,
     reference: String,
     #[schema(required)]
     lending_id: Option<String>,
-    /// What was delivered under it, by the path of each file; what came in the last
-    /// `metering.flush` may be missing.
-    delivered: BTreeMap<String, ShownTally>,
+    /// Bytes delivered under the loan, by file path; those of the last `metering.flush` may be
+    /// missing.
+    delivered: BTreeMap<String, DeliveredFile>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Vec<ShownStep>, required = false)]
-    history: Option<Vec<ShownStep>>,
+    #[schema(value_type = Vec<LoanStep>, required = false)]
+    history: Option<Vec<LoanStep>>,
 }
 
-/// What was delivered of a file under a loan.
+/// The delivered bytes of one file under a loan.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Delivered)]
-struct ShownTally {
-    /// All bytes of it that were sent, also those that were sent again.
+struct DeliveredFile {
+    /// The number of bytes sent, including repeated ones.
     bytes: u64,
-    /// Which of them, each once: the first and the last byte of each range, in their order. There
-    /// is room for 512; of more, the shortest are left out.
+    /// The distinct ranges sent, in order: the first and the last byte of each. At most 512 are
+    /// stored; beyond that, the shortest are dropped.
     #[schema(value_type = Vec<[u64; 2]>)]
     ranges: Vec<[u64; 2]>,
 }
@@ -118,44 +119,47 @@ struct ShownRefusal {
 
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Step)]
-struct ShownStep {
+struct LoanStep {
     #[schema(value_type = String, format = DateTime)]
     at: Timestamp,
-    /// None for the intent, with which a loan begins.
+    /// None for the intent, which is the first step of a loan.
     #[schema(required)]
     from: Option<&'static str>,
     #[schema(schema_with = state_schema)]
     to: &'static str,
-    /// What did it, in a word.
+    /// The cause of the transition, in one word.
     cause: String,
-    /// In words, Bokbasen's own where there are any.
+    /// A description; Bokbasen's own message if there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = String, required = false)]
     detail: Option<String>,
 }
 
 /// Loans, the newest first.
-#[utoipa::path(get, path = "/api/v1/loans", operation_id = "support_list", tag = "support", params(Asked), responses(
+#[utoipa::path(get, path = "/api/v1/loans", operation_id = "support_list", tag = "support",
+    params(LoansQuery), responses(
     (status = 200, description = "A page of loans", body = Page),
-    (status = 400, response = inline(problem::Refused)), (status = 401, response = inline(problem::Refused)),
+    (status = 400, response = inline(problem::Refused)),
+    (status = 401, response = inline(problem::Refused)),
     (status = 503, response = inline(problem::Refused)),
 ))]
 pub(super) async fn list(
     State(app): State<Arc<App>>,
-    asked: Result<Query<Asked>, QueryRejection>,
-) -> Result<Json<Page>, Refused> {
-    let Query(asked) = asked.map_err(|rejection| Refused::malformed(rejection.body_text()))?;
-    let mut filter = asked.filter()?;
+    query: Result<Query<LoansQuery>, QueryRejection>,
+) -> Result<Json<Page>, AdminProblem> {
+    let Query(query) = query.map_err(|rejection| AdminProblem::malformed(rejection.body_text()))?;
+    let mut filter = query.filter()?;
     let limit = filter.limit;
-    filter.limit += 1; // one more tells whether there is another page
-    let mut loans = app.parts.ledger.page(&filter).await.map_err(unreadable)?;
+    filter.limit += 1; // one extra row shows whether there is another page
+    let mut loans = app.parts.ledger.page(&filter).await.map_err(ledger_error)?;
     let more = loans.len() > limit as usize;
     loans.truncate(limit as usize);
     let next = loans.last().filter(|_| more).map(|loan| loan.id.to_string());
     let ids: Vec<LoanId> = loans.iter().map(|loan| loan.id).collect();
-    let mut delivered = app.parts.ledger.delivered(&ids).await.map_err(unreadable)?;
-    let shown =
-        |loan: &Loan| Shown::of(loan, delivered.remove(&loan.id).unwrap_or_default(), &app.parts);
+    let mut delivered = app.parts.ledger.delivered(&ids).await.map_err(ledger_error)?;
+    let shown = |loan: &Loan| {
+        SupportLoan::of(loan, delivered.remove(&loan.id).unwrap_or_default(), &app.parts)
+    };
     let loans = loans.iter().map(shown).collect();
     Ok(Json(Page { loans, next }))
 }
@@ -163,42 +167,47 @@ pub(super) async fn list(
 /// A loan with its history.
 #[utoipa::path(get, path = "/api/v1/loans/{id}", operation_id = "support_show", tag = "support",
     params(("id" = String, Path)), responses(
-    (status = 200, description = "The loan", body = Shown),
-    (status = 400, response = inline(problem::Refused)), (status = 401, response = inline(problem::Refused)),
+    (status = 200, description = "The loan", body = SupportLoan),
+    (status = 400, response = inline(problem::Refused)),
+    (status = 401, response = inline(problem::Refused)),
     (status = 404, response = inline(problem::Refused)),
     (status = 503, response = inline(problem::Refused)),
 ))]
 pub(super) async fn one(
     State(app): State<Arc<App>>,
     id: Result<Path<String>, PathRejection>,
-) -> Result<Json<Shown>, Refused> {
-    let id = id.map_err(unreadable_path)?.parse().map_err(|_| Refused::NO_SUCH_LOAN)?;
-    let loan = app.parts.ledger.loan(id).await.map_err(unreadable)?;
-    let loan = loan.ok_or(Refused::NO_SUCH_LOAN)?;
-    let history = app.parts.ledger.history(id).await.map_err(unreadable)?;
-    let history = history.into_iter().map(ShownStep::from).collect();
-    let delivered = app.parts.ledger.delivered(&[id]).await.map_err(unreadable)?;
+) -> Result<Json<SupportLoan>, AdminProblem> {
+    let id = id.map_err(malformed_path)?.parse().map_err(|_| AdminProblem::NO_SUCH_LOAN)?;
+    let loan = app.parts.ledger.loan(id).await.map_err(ledger_error)?;
+    let loan = loan.ok_or(AdminProblem::NO_SUCH_LOAN)?;
+    let history = app.parts.ledger.history(id).await.map_err(ledger_error)?;
+    let history = history.into_iter().map(LoanStep::from).collect();
+    let delivered = app.parts.ledger.delivered(&[id]).await.map_err(ledger_error)?;
     let delivered = delivered.into_values().next().unwrap_or_default();
-    Ok(Json(Shown { history: Some(history), ..Shown::of(&loan, delivered, &app.parts) }))
+    Ok(Json(SupportLoan {
+        history: Some(history),
+        ..SupportLoan::of(&loan, delivered, &app.parts)
+    }))
 }
 
-/// A path whose escapes are not UTF-8.
-pub(super) fn unreadable_path(_: PathRejection) -> Refused {
-    Refused::malformed(
+/// Returns the problem for a path whose escapes are not UTF-8.
+pub(super) fn malformed_path(_: PathRejection) -> AdminProblem {
+    AdminProblem::malformed(
         "The path cannot be read: its escapes are not UTF-8. Write the id as the list shows it.",
     )
 }
 
-pub(super) fn unreadable(error: LedgerError) -> Refused {
+pub(super) fn ledger_error(error: LedgerError) -> AdminProblem {
     tracing::error!(%error, "the ledger could not be read for the support API");
-    Refused::LEDGER
+    AdminProblem::LEDGER
 }
 
-impl Asked {
-    fn filter(self) -> Result<Filter, Refused> {
-        let limit = read("limit", self.limit, "a number from 1 to 1000")?.unwrap_or(PAGE);
-        if !(1..=LARGEST_PAGE).contains(&limit) {
-            return Err(Refused::malformed(
+impl LoansQuery {
+    fn filter(self) -> Result<Filter, AdminProblem> {
+        let limit =
+            read("limit", self.limit, "a number from 1 to 1000")?.unwrap_or(DEFAULT_PAGE_SIZE);
+        if !(1..=MAX_PAGE_SIZE).contains(&limit) {
+            return Err(AdminProblem::malformed(
                 "limit is out of bounds. Write a number from 1 to 1000.",
             ));
         }
@@ -206,26 +215,30 @@ impl Asked {
             library: read("library", self.library, "an ISIL like NO-0301000")?,
             isbn: read("isbn", self.isbn, "13 digits with a right check digit")?,
             state: read("state", self.state, "a state like accepted")?,
-            borrower: read("borrower", self.borrower, "a pseudonym, as these loans show it")?,
+            borrower: read("borrower", self.borrower, "a pseudonym, as the list shows it")?,
             since: read("since", self.since, "a time like 2026-01-31T00:00:00Z")?,
-            after: read("cursor", self.cursor, "what a page gave as next")?,
+            after: read("cursor", self.cursor, "the next of the previous page")?,
             limit,
         })
     }
 }
 
-pub(super) fn read<T>(name: &str, value: Option<String>, form: &str) -> Result<Option<T>, Refused>
+pub(super) fn read<T>(
+    name: &str,
+    value: Option<String>,
+    form: &str,
+) -> Result<Option<T>, AdminProblem>
 where
     T: FromStr<Err: Display>,
 {
-    // The value itself is not said back: it may be a borrower's own id, typed by mistake.
+    // The message does not repeat the value: it may be a borrower's own id, entered by mistake.
     let read = value.map(|value| value.parse()).transpose();
-    read.map_err(|_| Refused::malformed(format!("{name} cannot be read. Write {form}.")))
+    read.map_err(|_| AdminProblem::malformed(format!("{name} cannot be read. Write {form}.")))
 }
 
-impl Shown {
-    fn of(loan: &Loan, delivered: BTreeMap<String, Tally>, parts: &Parts) -> Shown {
-        Shown {
+impl SupportLoan {
+    fn of(loan: &Loan, delivered: BTreeMap<String, Tally>, parts: &Parts) -> SupportLoan {
+        SupportLoan {
             id: loan.id.to_string(),
             loan: LoanView::of(loan, parts.catalog.files_of(loan.key.isbn)),
             end_reason: loan.end_reason.map(|reason| reason.name()),
@@ -242,22 +255,22 @@ impl Shown {
             lending_id: loan.lending_id.clone(),
             delivered: delivered
                 .into_iter()
-                .map(|(file, tally)| (file, ShownTally::from(&tally)))
+                .map(|(file, tally)| (file, DeliveredFile::from(&tally)))
                 .collect(),
             history: None,
         }
     }
 }
 
-impl From<&Tally> for ShownTally {
-    fn from(tally: &Tally) -> ShownTally {
-        ShownTally { bytes: tally.bytes, ranges: tally.ranges.pairs().collect() }
+impl From<&Tally> for DeliveredFile {
+    fn from(tally: &Tally) -> DeliveredFile {
+        DeliveredFile { bytes: tally.bytes, ranges: tally.ranges.pairs().collect() }
     }
 }
 
-impl From<HistoryRow> for ShownStep {
-    fn from(row: HistoryRow) -> ShownStep {
-        ShownStep {
+impl From<HistoryRow> for LoanStep {
+    fn from(row: HistoryRow) -> LoanStep {
+        LoanStep {
             at: row.at,
             from: row.from.map(|state| state.name()),
             to: row.to.name(),

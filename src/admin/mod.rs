@@ -1,10 +1,10 @@
-//! What operators and support staff ask: health, readiness, metrics, and which loans there are.
+//! Admin listener for operators and support staff: health, readiness, metrics, loans, links and
+//! balances.
 //!
-//! The command line starts it, on a listener of its own and on the slow runtime, so that it never
-//! competes with a reader. It reads the ledger, asks the gate to end a loan, and circulation to
-//! balance the books. It promises that everything but `/healthz` and `/readyz` needs the bearer
-//! token (`/metrics` unless the configuration opens it), and that beyond this machine it speaks TLS
-//! only.
+//! The command line starts it on its own listener and on the slow runtime, so that it never
+//! competes with readers. It reads the ledger, ends loans through the gate, and runs balances
+//! through circulation. Everything except `/healthz` and `/readyz` needs the bearer token; the
+//! configuration can exempt `/metrics`. Beyond this machine it serves TLS only.
 
 mod auth;
 #[allow(unused_qualifications, reason = "utoipa's macros write them")]
@@ -50,52 +50,53 @@ use crate::reader::Readers;
 use crate::supervise::supervise;
 use crate::telemetry::Metrics;
 use auth::WrongTokenLog;
-use problems::Refused;
+use problems::AdminProblem;
 
 /// The keys of `[listen] admin` and `[admin]`.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Where operators connect.
+    /// The address of the admin listener.
     pub listen: SocketAddr,
-    /// The bearer token.
+    /// The bearer token of operators.
     pub token: SecretString,
-    /// HTTPS with the server's certificate in place of plain HTTP.
+    /// Whether to serve HTTPS with the server's certificate instead of plain HTTP.
     pub tls: bool,
     /// Whether `/metrics` needs no token.
     pub open_metrics: bool,
-    /// Names in the field Host that are answered besides those of loopback, in lower case and
-    /// without a port.
+    /// The accepted names in the Host header besides loopback names, in lower case and without a
+    /// port.
     pub hosts: Vec<String>,
 }
 
-/// File descriptors that the listener may hold.
-pub const DESCRIPTORS: u64 = (client_addresses::MAX_CONNECTIONS + listen::RESERVE + 1) as u64;
+/// The most file descriptors that the listener holds.
+pub const DESCRIPTORS: u64 =
+    (client_addresses::MAX_CONNECTIONS + listen::RESERVED_DESCRIPTORS + 1) as u64;
 
-/// What the answers are made of.
+/// The services that the admin listener uses.
 pub struct Parts {
-    /// Which loans there are.
+    /// The store of all loans.
     pub ledger: Ledger,
-    /// What was counted.
+    /// The metrics of `/metrics`.
     pub metrics: Metrics,
-    /// What readers' streams hold.
+    /// The buffer budget of readers' streams, for its metrics.
     pub buffers: Buffers,
-    /// Whether everyone can be served.
+    /// The check behind `/readyz`.
     pub readiness: Readiness,
-    /// What ends loans.
+    /// The gate, which ends loans.
     pub gate: Gate,
-    /// What balances the books.
+    /// Circulation, which runs balances.
     pub circulation: Circulation,
-    /// What mints links.
+    /// The authenticator, which mints links.
     pub readers: Arc<Readers>,
-    /// Where readers connect, as links name it: without a slash at the end.
+    /// The public base URL of links, without a trailing slash.
     pub public_base: String,
-    /// Where a title's files are.
+    /// The catalog, which finds a title's files.
     pub catalog: Arc<Catalog>,
-    /// What time it is.
+    /// The clock of this process.
     pub clock: Clock,
-    /// The description of the readers' API.
+    /// The OpenAPI description of the readers' API.
     pub readers_api: utoipa::openapi::OpenApi,
-    /// The server's TLS settings.
+    /// The TLS settings of the public listener.
     pub tls: Arc<ServerConfig>,
 }
 
@@ -105,28 +106,28 @@ impl fmt::Debug for Parts {
     }
 }
 
-/// What is not as it should be.
+/// The result of a readiness check: sentences about what does not work.
 #[derive(Clone, Debug, Default)]
 pub struct Missing {
-    /// What keeps the gate from serving anyone, as sentences.
+    /// Failures that affect all readers; the gate is not ready.
     pub needed: Vec<Cow<'static, str>>,
-    /// What keeps some readers from being served while others are.
+    /// Failures that affect some readers only; the gate stays ready.
     pub wanted: Vec<Cow<'static, str>>,
 }
 
-type Answer = Pin<Box<dyn Future<Output = Missing> + Send>>;
+type CheckFuture = Pin<Box<dyn Future<Output = Missing> + Send>>;
 
-/// Tells what is missing. The gate is ready as long as nothing is that it needs: a balancer that
-/// took every gate away because Bokbasen is down would cut off the readers who have their loans.
-pub struct Readiness(Box<dyn Fn() -> Answer + Send + Sync>);
+/// The readiness check behind `/readyz`. The gate is not ready only if no reader can be served. If
+/// Bokbasen is down, a load balancer must not remove every gate: readers with loans still need one.
+pub struct Readiness(Box<dyn Fn() -> CheckFuture + Send + Sync>);
 
 impl Readiness {
-    /// A readiness that is found out by this question.
-    pub fn new<F>(ask: impl Fn() -> F + Send + Sync + 'static) -> Readiness
+    /// Creates a readiness check from a function.
+    pub fn new<F>(check: impl Fn() -> F + Send + Sync + 'static) -> Readiness
     where
         F: Future<Output = Missing> + Send + 'static,
     {
-        Readiness(Box::new(move || Box::pin(ask())))
+        Readiness(Box::new(move || Box::pin(check())))
     }
 }
 
@@ -136,19 +137,19 @@ impl fmt::Debug for Readiness {
     }
 }
 
-/// Why the admin listener did not start.
+/// The reason why the admin listener did not start.
 #[derive(Debug, thiserror::Error)]
-#[error("the admin listener cannot listen on {address}: {source}; is another program there?")]
+#[error("the admin listener cannot listen on {address}: {source}; is another program using it?")]
 pub struct AdminError {
     address: SocketAddr,
     source: std::io::Error,
 }
 
-/// The admin listener.
+/// The admin listener, before its start.
 #[derive(Debug)]
 pub struct Admin {}
 
-/// A listener that answers; all its tasks end with it.
+/// A running admin listener. Dropping it cancels all its tasks.
 #[derive(Debug)]
 pub struct Running {
     url: String,
@@ -156,7 +157,7 @@ pub struct Running {
     stop: CancellationToken,
 }
 
-/// How long a request's body may take, and how large it may be, in bytes.
+/// The timeout for a request body, and its maximum length in bytes.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_BODY: usize = 64 * 1024;
 
@@ -168,10 +169,10 @@ struct App {
 }
 
 impl Admin {
-    /// Listens, and answers on the runtime that it is called on.
+    /// Starts to listen, and serves requests on the current runtime.
     ///
     /// # Errors
-    /// [`AdminError`], where the address is taken.
+    /// [`AdminError`] if the address cannot be bound.
     pub async fn start(settings: &Settings, parts: Parts) -> Result<Running, AdminError> {
         let failed = |source| AdminError { address: settings.listen, source };
         let listener = tokio::net::TcpListener::bind(settings.listen).await.map_err(failed)?;
@@ -208,12 +209,12 @@ impl Admin {
 }
 
 impl Running {
-    /// Its address, without a slash at the end.
+    /// Returns the listener's URL, without a trailing slash.
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// Ends every connection and waits for that.
+    /// Closes every connection and waits until all tasks have ended.
     pub async fn stop(self) {
         self.stop.cancel();
         self.tasks.close();
@@ -234,8 +235,8 @@ fn router(app: Arc<App>) -> Router {
         .route("/api/v1/links", post(links::mint))
         .route("/api/v1/balance", get(balance::last).post(balance::balance))
         .route("/openapi.json", get(openapi::describe))
-        .fallback(async || Refused::NOT_FOUND)
-        .method_not_allowed_fallback(async || Refused::METHOD)
+        .fallback(async || AdminProblem::NOT_FOUND)
+        .method_not_allowed_fallback(async || AdminProblem::METHOD)
         .layer(middleware::from_fn_with_state(app.clone(), guard));
     let named = Router::new()
         .route("/metrics", get(metrics))
@@ -248,15 +249,15 @@ fn router(app: Arc<App>) -> Router {
         .with_state(app)
 }
 
-/// Refuses names that the listener does not answer to, before anything else is looked at.
+/// Rejects requests for other host names, before any other check.
 async fn check_host(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     match hosts::allows(&request, &app.settings.hosts) {
         true => next.run(request).await,
-        false => Refused::HOST.into_response(),
+        false => AdminProblem::HOST.into_response(),
     }
 }
 
-/// Lets no request pass without the token, also where there is nothing behind it.
+/// Rejects requests without the token, including those for unknown paths.
 async fn guard(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     if let Err(refused) = authenticate(&app, &request).await {
         return refused.into_response();
@@ -270,22 +271,22 @@ async fn guard(State(app): State<Arc<App>>, request: Request, next: Next) -> Res
 fn authenticate<'a>(
     app: &'a App,
     request: &'a Request,
-) -> impl Future<Output = Result<(), Refused>> + use<'a> {
+) -> impl Future<Output = Result<(), AdminProblem>> + use<'a> {
     let peer = request.extensions().get().cloned();
     auth::authenticate(request.headers(), peer, &app.settings.token, &app.wrong_tokens)
 }
 
-/// The request with its body in memory, which has to arrive in time.
-async fn with_whole_body(request: Request) -> Result<Request, Refused> {
+/// Reads the whole body into memory, within the timeout.
+async fn with_whole_body(request: Request) -> Result<Request, AdminProblem> {
     let (parts, body) = request.into_parts();
     match tokio::time::timeout(BODY_TIMEOUT, to_bytes(body, MAX_BODY)).await {
         Ok(Ok(body)) => Ok(Request::from_parts(parts, body.into())),
-        Ok(Err(_)) => Err(Refused::malformed(
-            "The body cannot be read, or has more than 64 KiB. Send a smaller one.",
+        Ok(Err(_)) => Err(AdminProblem::malformed(
+            "The body cannot be read, or is larger than 64 KiB. Send a smaller one.",
         )),
-        Err(_) => {
-            Err(Refused::malformed("The body did not arrive within 10 seconds. Send it at once."))
-        }
+        Err(_) => Err(AdminProblem::malformed(
+            "The body did not arrive within 10 seconds. Send it at once.",
+        )),
     }
 }
 
@@ -297,7 +298,7 @@ async fn ready(State(app): State<Arc<App>>) -> Response {
     (status, Json(serde_json::json!({ "ready": ready, "missing": missing }))).into_response()
 }
 
-async fn metrics(State(app): State<Arc<App>>, request: Request) -> Result<Response, Refused> {
+async fn metrics(State(app): State<Arc<App>>, request: Request) -> Result<Response, AdminProblem> {
     if !app.settings.open_metrics {
         authenticate(&app, &request).await?;
     }

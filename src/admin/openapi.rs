@@ -1,5 +1,4 @@
-//! `GET /openapi.json`: both HTTP APIs, the readers' and support's, described from the code that
-//! answers.
+//! `GET /openapi.json`: the readers' and the support API, described from the handlers.
 
 use std::sync::Arc;
 
@@ -16,7 +15,10 @@ use crate::problem::Document;
 #[openapi(
     info(title = "loangate", description = "Files under loans that Bokbasen has accepted."),
     tags(
-        (name = "reader", description = "On the public listener, with a reader's token: the reader's own loans."),
+        (
+            name = "reader",
+            description = "On the public listener, with a reader token: the reader's own loans."
+        ),
         (name = "support", description = "On the admin listener, with the admin token."),
     ),
     paths(loans::list, loans::one, ends::end, links::mint, balance::balance, balance::last),
@@ -28,10 +30,10 @@ pub(super) async fn describe(State(app): State<Arc<App>>) -> Json<Description> {
     Json(app.description.clone())
 }
 
-/// The description of both, with the tokens that they need.
+/// Returns the description of both APIs, with the tokens that they require.
 pub(super) fn description(readers: Description) -> Description {
-    let bearer = |words: &str| {
-        let scheme = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).description(Some(words));
+    let bearer = |text: &str| {
+        let scheme = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).description(Some(text));
         SecurityScheme::Http(scheme.build())
     };
     let mut all = Support::openapi();
@@ -43,7 +45,7 @@ pub(super) fn description(readers: Description) -> Description {
     for path in all.paths.paths.values_mut() {
         let operations = [&mut path.get, &mut path.put, &mut path.post, &mut path.delete];
         for operation in operations.into_iter().flatten() {
-            // The tag says who asks, and the scheme of the same name what they show.
+            // Each tag has a security scheme of the same name.
             let scheme = operation.tags.iter().flatten().next().cloned().unwrap_or_default();
             operation.security =
                 Some(vec![SecurityRequirement::new::<_, [&str; 0], &str>(scheme, [])]);

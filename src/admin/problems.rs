@@ -1,4 +1,4 @@
-//! What the admin listener refuses, as problem documents (RFC 9457).
+//! Error responses of the admin listener, as problem documents (RFC 9457).
 
 use std::borrow::Cow;
 
@@ -8,66 +8,67 @@ use http::{HeaderValue, StatusCode};
 
 use crate::problem::{Document, Problem};
 
-/// A refusal: its slug, its status, and a sentence.
+/// An error response: its problem type, title, status and detail.
 #[derive(Clone, Debug)]
-pub(super) struct Refused {
+pub(super) struct AdminProblem {
     kind: &'static str,
     title: &'static str,
     status: StatusCode,
     detail: Cow<'static, str>,
 }
 
-impl Refused {
-    pub(super) const UNAUTHENTICATED: Refused = Refused::fixed(
+impl AdminProblem {
+    pub(super) const UNAUTHENTICATED: AdminProblem = AdminProblem::fixed(
         "operator-unauthenticated",
         "Operator unauthenticated",
         StatusCode::UNAUTHORIZED,
         "This needs the admin token. Send it as Authorization: Bearer TOKEN.",
     );
-    pub(super) const WRONG_TOKEN: Refused = Refused::fixed(
+    pub(super) const WRONG_TOKEN: AdminProblem = AdminProblem::fixed(
         "operator-token-wrong",
         "Operator token wrong",
         StatusCode::UNAUTHORIZED,
-        "This is not the admin token. Send the one that [admin] token of the running gate's configuration names; \
-         a token that was changed there counts after a restart.",
+        "This is not the admin token. Send the one that [admin] token names in the running \
+         gate's configuration. A changed token takes effect after a restart.",
     );
-    pub(super) const HOST: Refused = Refused::fixed(
+    pub(super) const HOST: AdminProblem = AdminProblem::fixed(
         "misdirected-request",
         "Misdirected request",
         StatusCode::MISDIRECTED_REQUEST,
-        "The admin listener does not answer to this name. Use its address or localhost, or add the name to hosts in [admin].",
+        "The admin listener does not answer to this name. Use its address or localhost, or add \
+         the name to hosts in [admin].",
     );
-    pub(super) const NOT_FOUND: Refused = Refused::fixed(
+    pub(super) const NOT_FOUND: AdminProblem = AdminProblem::fixed(
         "not-found",
         "Not found",
         StatusCode::NOT_FOUND,
         "There is nothing at this address. Check the path.",
     );
-    pub(super) const NO_SUCH_LOAN: Refused = Refused::fixed(
+    pub(super) const NO_SUCH_LOAN: AdminProblem = AdminProblem::fixed(
         "loan-not-found",
         "Loan not found",
         StatusCode::NOT_FOUND,
-        "There is no loan of this id in the ledger. Look for it in /api/v1/loans.",
+        "There is no loan of this id in the ledger. Search for it in /api/v1/loans.",
     );
-    pub(super) const METHOD: Refused = Refused::fixed(
+    pub(super) const METHOD: AdminProblem = AdminProblem::fixed(
         "method-not-allowed",
         "Method not allowed",
         StatusCode::METHOD_NOT_ALLOWED,
-        "This method has no meaning here. The API's table in the README says which has.",
+        "This path does not allow this method. The API table in the README lists the methods.",
     );
-    pub(super) const UNDER_WAY: Refused = Refused::fixed(
+    pub(super) const UNDER_WAY: AdminProblem = AdminProblem::fixed(
         "balance-under-way",
         "Balance under way",
         StatusCode::CONFLICT,
-        "The books are being balanced already. Wait until that is done and ask again.",
+        "A balance is already running. Wait until it is done and try again.",
     );
-    pub(super) const NO_BALANCE: Refused = Refused::fixed(
+    pub(super) const NO_BALANCE: AdminProblem = AdminProblem::fixed(
         "balance-not-found",
         "Balance not found",
         StatusCode::NOT_FOUND,
-        "This process has not balanced the books since its start. Run a balance with POST.",
+        "This process has run no balance since its start. Run one with POST.",
     );
-    pub(super) const LEDGER: Refused = Refused::fixed(
+    pub(super) const LEDGER: AdminProblem = AdminProblem::fixed(
         "ledger-unavailable",
         "Ledger unavailable",
         StatusCode::SERVICE_UNAVAILABLE,
@@ -79,13 +80,13 @@ impl Refused {
         title: &'static str,
         status: StatusCode,
         detail: &'static str,
-    ) -> Refused {
-        Refused { kind, title, status, detail: Cow::Borrowed(detail) }
+    ) -> AdminProblem {
+        AdminProblem { kind, title, status, detail: Cow::Borrowed(detail) }
     }
 
-    /// A request that cannot be read, for this reason.
-    pub(super) fn malformed(detail: impl Into<Cow<'static, str>>) -> Refused {
-        Refused {
+    /// Returns a 400 with this detail.
+    pub(super) fn malformed(detail: impl Into<Cow<'static, str>>) -> AdminProblem {
+        AdminProblem {
             kind: "request-malformed",
             title: "Request malformed",
             status: StatusCode::BAD_REQUEST,
@@ -94,10 +95,10 @@ impl Refused {
     }
 }
 
-impl From<Problem> for Refused {
-    fn from(problem: Problem) -> Refused {
+impl From<Problem> for AdminProblem {
+    fn from(problem: Problem) -> AdminProblem {
         let document = problem.document();
-        Refused {
+        AdminProblem {
             kind: document.kind,
             title: document.title,
             status: problem.status(),
@@ -106,7 +107,7 @@ impl From<Problem> for Refused {
     }
 }
 
-impl IntoResponse for Refused {
+impl IntoResponse for AdminProblem {
     fn into_response(self) -> Response {
         let document = Document {
             kind: self.kind,
@@ -123,7 +124,7 @@ impl IntoResponse for Refused {
         fields.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         if self.status == StatusCode::UNAUTHORIZED {
             // RFC 6750 §3: a request without a token gets no error code.
-            let challenge = match self.kind == Refused::WRONG_TOKEN.kind {
+            let challenge = match self.kind == AdminProblem::WRONG_TOKEN.kind {
                 true => HeaderValue::from_static("Bearer error=\"invalid_token\""),
                 false => HeaderValue::from_static("Bearer"),
             };
