@@ -188,12 +188,12 @@ impl Breaker {
             self.suspects.values_mut().for_each(|suspect| suspect.failed_in_outage = true);
             return Some(false);
         }
-        self.remember(subject, false);
+        self.record_outcome(subject, false);
         None
     }
 
     fn failed(&mut self, subject: Subject) -> Option<bool> {
-        self.remember(subject, true);
+        self.record_outcome(subject, true);
         let failed = self.recent.iter().filter(|recent| recent.failed).count();
         let enough = failed >= MIN_FAILED_LOANS && failed * 2 >= self.recent.len();
         if !enough || self.is_isolated(subject) {
@@ -224,7 +224,7 @@ impl Breaker {
         others_succeed && self.recent.iter().all(|recent| !recent.failed || is_this(recent))
     }
 
-    fn remember(&mut self, subject: Subject, failed: bool) {
+    fn record_outcome(&mut self, subject: Subject, failed: bool) {
         self.recent.retain(|recent| recent.subject != subject && recent.at.elapsed() < WINDOW);
         if self.recent.len() >= MAX_RECENT {
             self.recent.pop_front();

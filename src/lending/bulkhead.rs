@@ -439,7 +439,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_free_slot_goes_to_a_begin_first() {
+    async fn free_slot_goes_to_a_begin_first() {
         let bulkhead = Bulkhead::new(MIN_TOTAL);
         let mut held = Vec::new();
         for kind in CallKind::ALL {

@@ -75,10 +75,10 @@ impl<'a> Listing<'a> {
         let Some(query) = self.query.take() else { return Ok(None) };
         let transport = &self.bokbasen.transport;
         let call = Call::repeatable(self.scope, "list", Method::GET, wire::loans()).query(query);
-        let answer = tokio::time::timeout_at(self.until, transport.send(&call)).await;
-        let answer =
-            answer.map_err(|_| endless(&format!("it took longer than {:?}", LIMITS.time)))??;
-        let (page, next) = wire::listed_page(&answer, transport.now())?;
+        let response = tokio::time::timeout_at(self.until, transport.send(&call)).await;
+        let response =
+            response.map_err(|_| endless(&format!("it took longer than {:?}", LIMITS.time)))??;
+        let (page, next) = wire::listed_page(&response, transport.now())?;
         transport.breaches.check_listed(&page.loans);
         let ids = page.loans.iter().map(|loan| loan.lending_id.as_str());
         let rows = page.loans.len() + page.unreadable.len();

@@ -199,8 +199,8 @@ impl Bokbasen {
         let subject = self.transport.guard.subject_within(begin.reference.as_str(), title);
         let call = Call::once((CallKind::Begin, subject), "begin", Method::POST, wire::loans())
             .body(&wire::NewLoan::from(begin));
-        let answer = self.transport.send(&call).await?;
-        self.checked(wire::remote_loan(&answer, self.transport.now())?)
+        let response = self.transport.send(&call).await?;
+        self.checked(wire::remote_loan(&response, self.transport.now())?)
     }
 
     /// Returns one loan by Bokbasen's id; none if Bokbasen does not know it.
@@ -211,7 +211,9 @@ impl Bokbasen {
         let scope = (CallKind::Poll, self.transport.guard.subject(lending_id));
         let call = Call::repeatable(scope, "loan", Method::GET, wire::loan(lending_id));
         match self.transport.send(&call).await {
-            Ok(answer) => self.checked(wire::remote_loan(&answer, self.transport.now())?).map(Some),
+            Ok(response) => {
+                self.checked(wire::remote_loan(&response, self.transport.now())?).map(Some)
+            }
             Err(error) if error.is_no_such_loan() => Ok(None),
             Err(error) => Err(error),
         }
@@ -229,8 +231,8 @@ impl Bokbasen {
         let mut query = wire::by_reference(reference);
         for _ in 0..wire::MAX_PAGES {
             let call = Call::repeatable(scope, "find", Method::GET, wire::loans()).query(query);
-            let answer = self.transport.send(&call).await?;
-            let page = wire::page(&answer, self.transport.now())?;
+            let response = self.transport.send(&call).await?;
+            let page = wire::page(&response, self.transport.now())?;
             let last = page.loans.is_empty();
             found.extend(page.loans);
             match page.next {
@@ -302,8 +304,8 @@ impl Bokbasen {
             Method::GET,
             wire::availability_at(library),
         );
-        let answer = self.transport.send(&call.query(wire::of_title(isbn))).await?;
-        wire::availability(&answer, isbn)
+        let response = self.transport.send(&call.query(wire::of_title(isbn))).await?;
+        wire::availability(&response, isbn)
     }
 
     /// Lists every loan of a library that Bokbasen has from this time on, page by page.
@@ -462,8 +464,8 @@ impl Bokbasen {
 }
 
 /// Interprets the response to an end (assumed: an end of a loan that is already over is done).
-fn end_response(answer: Result<transport::Answer, CallError>) -> Result<Told, CallError> {
-    match answer {
+fn end_response(response: Result<transport::ApiResponse, CallError>) -> Result<Told, CallError> {
+    match response {
         Ok(_) => Ok(Told::Done),
         Err(error) if error.is_no_such_loan() => Ok(Told::NoSuchLoan),
         Err(CallError::Rejected { status: 409, code, .. }) if code == wire::ALREADY_ENDED => {

@@ -89,7 +89,7 @@ impl Call {
 
 /// A 2xx response.
 #[derive(Debug)]
-pub(super) struct Answer {
+pub(super) struct ApiResponse {
     pub(super) body: Vec<u8>,
     pub(super) retry_after: Option<Duration>,
     /// The cursor of the next page.
@@ -195,7 +195,7 @@ impl Transport {
     }
 
     /// Sends a call, with retries if it may be retried.
-    pub(super) async fn send(&self, call: &Call) -> Result<Answer, CallError> {
+    pub(super) async fn send(&self, call: &Call) -> Result<ApiResponse, CallError> {
         // A suspect is likely to fail again, and its caller retries later anyway.
         let retried = call.repeatable && !self.guard.is_suspect(call.kind, call.subject);
         let retries = if retried { MAX_RETRIES } else { 0 };
@@ -213,7 +213,7 @@ impl Transport {
         (|| self.send_guarded(call)).retry(delays).when(should_retry).await
     }
 
-    async fn send_guarded(&self, call: &Call) -> Result<Answer, CallError> {
+    async fn send_guarded(&self, call: &Call) -> Result<ApiResponse, CallError> {
         let patience = self.timeout.max(MIN_QUEUE_PATIENCE);
         let permit = self.guard.enter(call.kind, call.subject, patience).await?;
         let began = Instant::now();
@@ -232,7 +232,7 @@ impl Transport {
     }
 
     /// Sends a call; once more with a new credential if Bokbasen answers 401.
-    async fn attempt(&self, call: &Call) -> Result<Answer, CallError> {
+    async fn attempt(&self, call: &Call) -> Result<ApiResponse, CallError> {
         let credential = self.credential().await?;
         let response = self.send_once(call, credential.clone()).await?;
         if response.status() != StatusCode::UNAUTHORIZED {
@@ -311,7 +311,11 @@ impl Transport {
         url
     }
 
-    async fn read(&self, call: &Call, response: reqwest::Response) -> Result<Answer, CallError> {
+    async fn read(
+        &self,
+        call: &Call,
+        response: reqwest::Response,
+    ) -> Result<ApiResponse, CallError> {
         let status = response.status();
         let headers = response.headers();
         let retry_after = retry_after(headers, self.now());
@@ -323,7 +327,7 @@ impl Transport {
                 CallError::Unknown(why)
             })?;
             self.health.answered();
-            return Ok(Answer { body, retry_after, next });
+            return Ok(ApiResponse { body, retry_after, next });
         }
         // A proxy may have sent a 408 while Bokbasen executes the call, so the outcome is unknown.
         if !status.is_client_error() || status == StatusCode::REQUEST_TIMEOUT {
@@ -347,7 +351,7 @@ impl Transport {
 
 /// Maps a result to a breaker outcome. A rejection counts as answered: only missing answers open a
 /// breaker.
-fn outcome_of(result: &Result<Answer, CallError>) -> Outcome {
+fn outcome_of(result: &Result<ApiResponse, CallError>) -> Outcome {
     match result {
         Ok(_) | Err(CallError::Rejected { .. }) => Outcome::Answered,
         Err(CallError::NotSent(_)) => Outcome::Unreachable,

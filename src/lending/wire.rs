@@ -9,7 +9,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::transport::Answer;
+use super::transport::ApiResponse;
 use super::{Availability, Begin, CallError, FreeLicence, RemoteLoan, Standing, listing};
 use crate::clock;
 use crate::loan::{EndReason, Isbn, LibraryId, Reference, Refusal, Terms};
@@ -188,8 +188,8 @@ struct LicenceBody {
 }
 
 /// Parses the availability of one title; a title missing from the response is unavailable.
-pub(super) fn availability(answer: &Answer, isbn: Isbn) -> Result<Availability, CallError> {
-    let shown: Vec<AvailabilityBody> = read(answer)?;
+pub(super) fn availability(response: &ApiResponse, isbn: Isbn) -> Result<Availability, CallError> {
+    let shown: Vec<AvailabilityBody> = read(response)?;
     let title = isbn.to_string();
     let Some(shown) = shown.into_iter().find(|shown| shown.isbn == title) else {
         return Ok(Availability::default());
@@ -210,16 +210,16 @@ pub(super) struct Page {
 }
 
 /// Parses one loan. The response to a begin has an id and a status only.
-pub(super) fn remote_loan(answer: &Answer, now: Timestamp) -> Result<RemoteLoan, CallError> {
-    read::<LoanBody>(answer)?.remote(answer.retry_after, now)
+pub(super) fn remote_loan(response: &ApiResponse, now: Timestamp) -> Result<RemoteLoan, CallError> {
+    read::<LoanBody>(response)?.remote(response.retry_after, now)
 }
 
 /// Parses one page: an array of loans, and the cursor in the header Next (page "Export paging").
-pub(super) fn page(answer: &Answer, now: Timestamp) -> Result<Page, CallError> {
-    let shown: Vec<LoanBody> = read(answer)?;
+pub(super) fn page(response: &ApiResponse, now: Timestamp) -> Result<Page, CallError> {
+    let shown: Vec<LoanBody> = read(response)?;
     let loans: Result<Vec<RemoteLoan>, CallError> =
         shown.into_iter().map(|loan| loan.remote(None, now)).collect();
-    Ok(Page { loans: loans?, next: answer.next.clone() })
+    Ok(Page { loans: loans?, next: response.next.clone() })
 }
 
 /// The longest id or reference of a listed loan, in bytes.
@@ -230,10 +230,10 @@ const MAX_ERROR_LENGTH: usize = 200;
 /// Parses one page of a library's listing row by row, so that an unreadable row does not affect
 /// the others.
 pub(super) fn listed_page(
-    answer: &Answer,
+    response: &ApiResponse,
     now: Timestamp,
 ) -> Result<(listing::Page, Option<String>), CallError> {
-    let rows: Vec<serde_json::Value> = read(answer)?;
+    let rows: Vec<serde_json::Value> = read(response)?;
     let mut page = listing::Page::default();
     for row in rows {
         let id = row
@@ -249,7 +249,7 @@ pub(super) fn listed_page(
             }
         }
     }
-    Ok((page, answer.next.clone()))
+    Ok((page, response.next.clone()))
 }
 
 fn listed_loan(row: serde_json::Value, now: Timestamp) -> Result<RemoteLoan, String> {
@@ -261,8 +261,8 @@ fn listed_loan(row: serde_json::Value, now: Timestamp) -> Result<RemoteLoan, Str
     shown.remote(None, now).map_err(|error| error.to_string())
 }
 
-fn read<'a, T: Deserialize<'a>>(answer: &'a Answer) -> Result<T, CallError> {
-    serde_json::from_slice(&answer.body)
+fn read<'a, T: Deserialize<'a>>(response: &'a ApiResponse) -> Result<T, CallError> {
+    serde_json::from_slice(&response.body)
         .map_err(|error| CallError::Unknown(format!("the response cannot be read: {error}")))
 }
 
