@@ -14,7 +14,7 @@ use bytes::{Buf, Bytes};
 use http::StatusCode;
 use http_body::{Frame, SizeHint};
 
-use super::body_source::{Came, Flow};
+use super::body_source::{BodySource, Received};
 use super::chunk::Chunk;
 use super::outgoing::{self, Outgoing, Suspension};
 use crate::connection_handle::{Abort, OutgoingBody};
@@ -28,7 +28,7 @@ enum Kind {
     #[default]
     Empty,
     Full(Bytes),
-    File(Box<Measured>),
+    File(Box<FileBody>),
 }
 
 /// Is notified how a body ended.
@@ -116,15 +116,15 @@ pub struct Delivered {
     pub resumes: u32,
 }
 
-struct Measured {
-    flow: Flow,
+struct FileBody {
+    source: BodySource,
     /// Bytes that are still to become chunks; none where the origin named no length.
     left: Option<u64>,
     outgoing: Arc<Outgoing>,
 }
 
 /// The largest chunk that a suspended body keeps, in bytes.
-const KEPT: usize = 16 * 1024;
+const MAX_KEPT_CHUNK: usize = 16 * 1024;
 
 impl Body {
     /// No body.
@@ -138,8 +138,8 @@ impl Body {
     }
 
     /// `take` bytes of what flows from an origin, which begin under these obligations.
-    pub(super) fn measured(flow: Flow, take: Option<u64>, outgoing: Arc<Outgoing>) -> Body {
-        Body(Kind::File(Box::new(Measured { flow, left: take, outgoing })))
+    pub(super) fn measured(source: BodySource, take: Option<u64>, outgoing: Arc<Outgoing>) -> Body {
+        Body(Kind::File(Box::new(FileBody { source, left: take, outgoing })))
     }
 
     /// Whether it is a file's, which the monitor checks.
@@ -191,8 +191,8 @@ impl Body {
     }
 }
 
-impl Measured {
-    fn broken(&mut self, error: BodyError) -> Poll<Option<Result<Frame<Chunk>, BodyError>>> {
+impl FileBody {
+    fn fail(&mut self, error: BodyError) -> Poll<Option<Result<Frame<Chunk>, BodyError>>> {
         match error {
             BodyError::Origin | BodyError::Stalled | BodyError::Changed => {
                 self.outgoing.set_failed()
@@ -205,8 +205,8 @@ impl Measured {
     }
 
     /// Makes a chunk of what arrived, truncated to what the head announced.
-    fn chunk(&mut self, came: Came) -> Chunk {
-        let Came { mut data, at } = came;
+    fn chunk(&mut self, received: Received) -> Chunk {
+        let Received { mut data, at } = received;
         if let Some(left) = &mut self.left {
             let taken = usize::try_from(*left).map_or(data.len(), |left| left.min(data.len()));
             data.truncate(taken);
@@ -214,45 +214,52 @@ impl Measured {
         }
         let count = data.len() as u64;
         self.outgoing.note_handed(count);
-        if self.outgoing.has_share() {
-            self.outgoing.books().share.iter_mut().for_each(|share| share.owe(count));
+        if self.outgoing.has_allowance() {
+            self.outgoing
+                .accounting()
+                .allowance
+                .iter_mut()
+                .for_each(|allowance| allowance.charge(count));
         }
         Chunk::held(data, at, self.outgoing.clone())
     }
 
     /// Whether the reader is to take first what was written before.
-    fn is_held_up(&mut self, context: &Context<'_>) -> bool {
-        let is_held_up = self.outgoing.connection_ref().poll_takes(context).is_pending();
-        if is_held_up {
+    fn poll_backpressure(&mut self, context: &Context<'_>) -> bool {
+        let poll_backpressure = self.outgoing.connection_ref().poll_takes(context).is_pending();
+        if poll_backpressure {
             self.outgoing.set_waits(false);
             self.outgoing.listen(context);
             if self.outgoing.takes_suspend().is_some() {
-                self.flow.suspend(0);
+                self.source.suspend(0);
             }
-            self.flow.release();
+            self.source.release();
         }
-        is_held_up
+        poll_backpressure
     }
 
     /// The next bytes, once the borrower's rate allows them.
-    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Came, BodyError>>> {
-        if self.outgoing.has_share()
-            && let Some(share) = &mut self.outgoing.books().share
+    fn poll_next(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Received, BodyError>>> {
+        if self.outgoing.has_allowance()
+            && let Some(allowance) = &mut self.outgoing.accounting().allowance
         {
-            ready!(share.poll_paid(context));
+            ready!(allowance.poll_ready(context));
         }
-        self.flow.poll_bytes(context)
+        self.source.poll_bytes(context)
     }
 
     fn suspend(&mut self, suspension: Suspension, mut unsent: Option<Chunk>) -> Suspended {
         // What stands between two parts of a file is not the file's: it cannot be requested again.
         if let Some(mut text) = unsent.take_if(|chunk| !chunk.is_of_file()) {
-            self.flow.suspend(0);
+            self.source.suspend(0);
             text.shrink();
             return Suspended::Keeps(Some(text));
         }
         let count = unsent.as_ref().map_or(0, Buf::remaining);
-        if self.flow.suspend(count as u64) {
+        if self.source.suspend(count as u64) {
             self.outgoing.take_back(count as u64);
             if let Some(left) = &mut self.left {
                 *left += count as u64;
@@ -262,7 +269,7 @@ impl Measured {
         match unsent {
             unsent if suspension == Suspension::Early => Suspended::Keeps(unsent),
             // All that is left is in hand.
-            Some(mut chunk) if self.left == Some(0) && count <= KEPT => {
+            Some(mut chunk) if self.left == Some(0) && count <= MAX_KEPT_CHUNK => {
                 chunk.shrink();
                 Suspended::Keeps(Some(chunk))
             }
@@ -279,10 +286,10 @@ impl Measured {
                 return Poll::Ready(None);
             }
             if let Some(why) = self.outgoing.why_over() {
-                return self.broken(why.into());
+                return self.fail(why.into());
             }
             // What the reader cannot take yet is not fetched: it would only occupy memory.
-            if self.is_held_up(context) {
+            if self.poll_backpressure(context) {
                 return Poll::Pending;
             }
             let polled = self.poll_next(context);
@@ -290,10 +297,10 @@ impl Measured {
             match ready!(polled) {
                 // It may have ended while the origin was waited for.
                 Some(Ok(_)) if self.outgoing.is_loan_over() => {
-                    return self.broken(BodyError::LoanEnded);
+                    return self.fail(BodyError::LoanEnded);
                 }
-                Some(Ok(came)) => {
-                    let chunk = self.chunk(came);
+                Some(Ok(received)) => {
+                    let chunk = self.chunk(received);
                     if self.left == Some(0) {
                         self.outgoing.set_whole();
                     }
@@ -301,8 +308,8 @@ impl Measured {
                         return Poll::Ready(Some(Ok(Frame::data(chunk))));
                     }
                 }
-                Some(Err(error)) => return self.broken(error),
-                None if self.left.is_some() => return self.broken(BodyError::Origin),
+                Some(Err(error)) => return self.fail(error),
+                None if self.left.is_some() => return self.fail(BodyError::Origin),
                 None => {
                     self.outgoing.set_whole();
                     return Poll::Ready(None);
@@ -312,15 +319,15 @@ impl Measured {
     }
 }
 
-impl std::fmt::Debug for Measured {
+impl std::fmt::Debug for FileBody {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Measured").field("left", &self.left).finish_non_exhaustive()
     }
 }
 
-impl Drop for Measured {
+impl Drop for FileBody {
     fn drop(&mut self) {
-        self.outgoing.set_resumes(self.flow.resumes());
+        self.outgoing.set_resumes(self.source.resumes());
         if self.left == Some(0) {
             self.outgoing.set_whole();
         }

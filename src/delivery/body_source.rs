@@ -16,7 +16,7 @@ use tokio::time::Sleep;
 
 use super::body::BodyError;
 use super::range::Part;
-use super::resume::{Answer, Asking, Rest};
+use super::resume::{FetchOutcome, PendingFetch, Remainder};
 use crate::origin;
 
 /// What comes next.
@@ -24,27 +24,27 @@ use crate::origin;
     clippy::large_enum_variant,
     reason = "nearly every body is one file, and a box would be one more allocation"
 )]
-pub(super) enum Piece {
+pub(super) enum Segment {
     /// These bytes, which are not the file's.
     Text(Bytes),
     /// A part of the file.
-    File(Stretch),
+    File(FileSegment),
 }
 
 /// Bytes that came.
-pub(super) struct Came {
+pub(super) struct Received {
     pub(super) data: Bytes,
     /// Where in the file the first of them is; none where they are not the file's.
     pub(super) at: Option<u64>,
 }
 
 /// A part of a file on its way.
-pub(super) struct Stretch {
+pub(super) struct FileSegment {
     /// The origin's body; none while it is asked for it.
     incoming: Option<origin::Body>,
-    asking: Option<Asking>,
+    pending: Option<PendingFetch>,
     /// What is to come, where it can be asked for again.
-    rest: Option<Rest>,
+    remainder: Option<Remainder>,
     /// Bytes of the origin's that come before the part.
     skip: u64,
     /// The byte of the file that comes next.
@@ -53,120 +53,135 @@ pub(super) struct Stretch {
     left: Option<u64>,
     idle: Duration,
     /// Runs while the origin lets us wait.
-    waiting: Option<Pin<Box<Sleep>>>,
+    idle_timer: Option<Pin<Box<Sleep>>>,
     /// Whether the origin's body was dropped for a reader who takes nothing.
     is_suspended: bool,
 }
 
 /// All that comes, the next piece in front.
-pub(super) struct Flow {
-    pieces: VecDeque<Piece>,
+pub(super) struct BodySource {
+    pieces: VecDeque<Segment>,
     /// How often the pieces that are over were gone on with.
     resumed: u32,
 }
 
-impl Stretch {
+impl FileSegment {
     /// The part that begins after `skip` bytes of this body: from byte `next` of the file on,
     /// `left` bytes long.
-    pub(super) fn coming(
+    pub(super) fn started(
         incoming: origin::Body,
         skip: u64,
         (next, left): (u64, Option<u64>),
         idle: Duration,
-        rest: Option<Rest>,
-    ) -> Stretch {
-        Stretch {
+        remainder: Option<Remainder>,
+    ) -> FileSegment {
+        FileSegment {
             incoming: Some(incoming),
-            asking: None,
-            rest,
+            pending: None,
+            remainder,
             skip,
             next,
             left,
             idle,
-            waiting: None,
+            idle_timer: None,
             is_suspended: false,
         }
     }
 
     /// A part that is asked for when its turn comes.
-    pub(super) fn to_ask_for(rest: Rest, part: Part, idle: Duration) -> Stretch {
-        let (incoming, asking, rest, left) = (None, None, Some(rest), Some(part.length()));
-        let (skip, next, waiting, is_suspended) = (0, part.first, None, false);
-        Stretch { incoming, asking, rest, skip, next, left, idle, waiting, is_suspended }
+    pub(super) fn deferred(remainder: Remainder, part: Part, idle: Duration) -> FileSegment {
+        let (incoming, pending, remainder, left) =
+            (None, None, Some(remainder), Some(part.length()));
+        let (skip, next, idle_timer, is_suspended) = (0, part.first, None, false);
+        FileSegment {
+            incoming,
+            pending,
+            remainder,
+            skip,
+            next,
+            left,
+            idle,
+            idle_timer,
+            is_suspended,
+        }
     }
 
     /// The next bytes of the part, or the error that ends it.
-    fn poll_bytes(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Came, BodyError>>> {
+    fn poll_bytes(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Received, BodyError>>> {
         loop {
             if self.left == Some(0) {
                 return Poll::Ready(None);
             }
-            if let Some(asking) = &mut self.asking {
-                let answer = ready!(asking.as_mut().poll(context));
-                self.asking = None;
-                if let Some(error) = self.take_up(answer) {
+            if let Some(pending) = &mut self.pending {
+                let answer = ready!(pending.as_mut().poll(context));
+                self.pending = None;
+                if let Some(error) = self.accept(answer) {
                     return Poll::Ready(Some(Err(error)));
                 }
                 continue;
             }
             if std::mem::take(&mut self.is_suspended) {
-                self.asking = self.rest.as_mut().map(Rest::ask_now);
+                self.pending = self.remainder.as_mut().map(Remainder::refetch);
                 continue;
             }
             let error = match ready!(self.poll_origin(context)) {
-                Some(Ok(data)) => match self.cut(data) {
-                    came if came.data.is_empty() => continue,
-                    came => return Poll::Ready(Some(Ok(came))),
+                Some(Ok(data)) => match self.trim(data) {
+                    received if received.data.is_empty() => continue,
+                    received => return Poll::Ready(Some(Ok(received))),
                 },
                 None if self.left.is_none() => return Poll::Ready(None),
                 None => BodyError::Origin,
                 Some(Err(error)) => error,
             };
-            if !self.ask_again() {
+            if !self.retry() {
                 return Poll::Ready(Some(Err(error)));
             }
         }
     }
 
-    /// See [`Flow::suspend`].
+    /// See [`BodySource::suspend`].
     fn suspend(&mut self, unsent: u64) -> bool {
-        let Some(rest) = &mut self.rest else { return false };
+        let Some(remainder) = &mut self.remainder else { return false };
         if self.left == Some(0) && unsent == 0 {
             return true;
         }
         let Some(next) = self.next.checked_sub(unsent) else { return false };
-        rest.rewind(unsent);
+        remainder.rewind(unsent);
         self.next = next;
         self.left = self.left.map(|left| left + unsent);
-        (self.incoming, self.asking, self.waiting, self.is_suspended) = (None, None, None, true);
+        (self.incoming, self.pending, self.idle_timer, self.is_suspended) =
+            (None, None, None, true);
         true
     }
 
     /// Asks for the rest, where that can be; the broken body is let go.
-    fn ask_again(&mut self) -> bool {
-        if let (Some(rest), Some(incoming)) = (&mut self.rest, &self.incoming) {
-            rest.broke(incoming);
+    fn retry(&mut self) -> bool {
+        if let (Some(remainder), Some(incoming)) = (&mut self.remainder, &self.incoming) {
+            remainder.record_break(incoming);
         }
-        self.asking = self.rest.as_mut().and_then(Rest::ask);
-        if self.asking.is_some() {
-            (self.incoming, self.waiting) = (None, None);
+        self.pending = self.remainder.as_mut().and_then(Remainder::retry);
+        if self.pending.is_some() {
+            (self.incoming, self.idle_timer) = (None, None);
         }
-        self.asking.is_some()
+        self.pending.is_some()
     }
 
     /// Goes on with what an origin answered that was asked for the rest, or tells why the part ends
     /// here.
-    fn take_up(&mut self, answer: Answer) -> Option<BodyError> {
-        if let Some(rest) = &mut self.rest {
-            rest.note(&answer);
+    fn accept(&mut self, answer: FetchOutcome) -> Option<BodyError> {
+        if let Some(remainder) = &mut self.remainder {
+            remainder.note(&answer);
         }
         match answer {
-            Answer::Rest(incoming, skip) => {
+            FetchOutcome::Found(incoming, skip) => {
                 (self.incoming, self.skip) = (Some(incoming), skip);
                 None
             }
-            Answer::Failed => (!self.ask_again()).then_some(BodyError::Origin),
-            Answer::Changed => Some(BodyError::Changed),
+            FetchOutcome::Failed => (!self.retry()).then_some(BodyError::Origin),
+            FetchOutcome::Changed => Some(BodyError::Changed),
         }
     }
 
@@ -178,7 +193,7 @@ impl Stretch {
         loop {
             match Pin::new(&mut *incoming).poll_frame(context) {
                 Poll::Ready(Some(Ok(frame))) => {
-                    self.waiting = None;
+                    self.idle_timer = None;
                     if let Ok(data) = frame.into_data() {
                         return Poll::Ready(Some(Ok(data)));
                     }
@@ -187,9 +202,9 @@ impl Stretch {
                 Poll::Ready(None) => return Poll::Ready(None),
                 Poll::Pending => {
                     let idle = self.idle;
-                    let waiting =
-                        self.waiting.get_or_insert_with(|| Box::pin(tokio::time::sleep(idle)));
-                    ready!(waiting.as_mut().poll(context));
+                    let idle_timer =
+                        self.idle_timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(idle)));
+                    ready!(idle_timer.as_mut().poll(context));
                     return Poll::Ready(Some(Err(BodyError::Stalled)));
                 }
             }
@@ -197,7 +212,7 @@ impl Stretch {
     }
 
     /// What of these bytes is the part's.
-    fn cut(&mut self, mut data: Bytes) -> Came {
+    fn trim(&mut self, mut data: Bytes) -> Received {
         let skipped = usize::try_from(self.skip).map_or(data.len(), |skip| skip.min(data.len()));
         data.advance(skipped);
         self.skip -= skipped as u64;
@@ -206,26 +221,26 @@ impl Stretch {
             data.truncate(taken);
             *left -= taken as u64;
         }
-        if let Some(rest) = self.rest.as_mut().filter(|_| !data.is_empty()) {
-            rest.advance(data.len());
+        if let Some(remainder) = self.remainder.as_mut().filter(|_| !data.is_empty()) {
+            remainder.advance(data.len());
         }
         let at = self.next;
         self.next += data.len() as u64;
-        Came { data, at: Some(at) }
+        Received { data, at: Some(at) }
     }
 }
 
-impl Flow {
+impl BodySource {
     /// What flows in these pieces.
-    pub(super) fn of(pieces: impl Into<VecDeque<Piece>>) -> Flow {
-        Flow { pieces: pieces.into(), resumed: 0 }
+    pub(super) fn of(pieces: impl Into<VecDeque<Segment>>) -> BodySource {
+        BodySource { pieces: pieces.into(), resumed: 0 }
     }
 
     /// How often an origin that broke off was gone on with.
     pub(super) fn resumes(&self) -> u32 {
         match self.pieces.front() {
-            Some(Piece::File(stretch)) => {
-                self.resumed + stretch.rest.as_ref().map_or(0, Rest::resumed)
+            Some(Segment::File(stretch)) => {
+                self.resumed + stretch.remainder.as_ref().map_or(0, Remainder::resumed)
             }
             _ => self.resumed,
         }
@@ -233,7 +248,8 @@ impl Flow {
 
     /// Holds no more than it must while nobody asks for bytes.
     pub(super) fn release(&mut self) {
-        if let Some(Piece::File(Stretch { incoming: Some(incoming), .. })) = self.pieces.front_mut()
+        if let Some(Segment::File(FileSegment { incoming: Some(incoming), .. })) =
+            self.pieces.front_mut()
         {
             incoming.release();
         }
@@ -244,7 +260,7 @@ impl Flow {
     /// cannot be requested.
     pub(super) fn suspend(&mut self, unsent: u64) -> bool {
         match self.pieces.front_mut() {
-            Some(Piece::File(stretch)) => stretch.suspend(unsent),
+            Some(Segment::File(stretch)) => stretch.suspend(unsent),
             _ => false,
         }
     }
@@ -253,17 +269,17 @@ impl Flow {
     pub(super) fn poll_bytes(
         &mut self,
         context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Came, BodyError>>> {
+    ) -> Poll<Option<Result<Received, BodyError>>> {
         loop {
             match self.pieces.front_mut() {
                 None => return Poll::Ready(None),
-                Some(Piece::Text(text)) => {
+                Some(Segment::Text(text)) => {
                     let data = std::mem::take(text);
                     self.pieces.pop_front();
-                    return Poll::Ready(Some(Ok(Came { data, at: None })));
+                    return Poll::Ready(Some(Ok(Received { data, at: None })));
                 }
-                Some(Piece::File(stretch)) => match ready!(stretch.poll_bytes(context)) {
-                    Some(came) => return Poll::Ready(Some(came)),
+                Some(Segment::File(stretch)) => match ready!(stretch.poll_bytes(context)) {
+                    Some(received) => return Poll::Ready(Some(received)),
                     None => {
                         self.resumed = self.resumes();
                         self.pieces.pop_front();

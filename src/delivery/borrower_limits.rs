@@ -25,41 +25,41 @@ type Bucket =
     RateLimiter<NotKeyed, InMemoryState, MonotonicClock, NoOpMiddleware<std::time::Instant>>;
 
 /// By whom they are held: gone with the last stream.
-type Held = HashMap<(LibraryId, Borrower), Weak<Option<Bucket>>>;
+type BucketMap = HashMap<(LibraryId, Borrower), Weak<Option<Bucket>>>;
 
 /// A stream may end at any moment.
 const TOO_MANY_STREAMS: Problem =
     Problem::TooManyRequests { reason: "streams", retry_after: Duration::from_secs(2) };
 
 /// How many entries may be added before those are looked for that nobody holds any more.
-const TIDIED_AT: usize = 1024;
+const PRUNE_INTERVAL: usize = 1024;
 
 /// The shares of all borrowers who take something now.
 #[derive(Clone, Debug)]
-pub(super) struct Shares(Arc<Inner>);
+pub(super) struct BorrowerLimits(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
     streams: usize,
     rate: Option<NonZeroU32>,
-    borrowers: Mutex<Held>,
+    borrowers: Mutex<BucketMap>,
 }
 
 /// One stream of a borrower's: held for as long as it runs.
 #[derive(Debug)]
-pub(super) struct Share {
+pub(super) struct StreamAllowance {
     bucket: Arc<Option<Bucket>>,
     /// What the bucket holds at once.
-    most: u64,
+    burst: u64,
     /// Bytes that were taken and not paid for.
-    owed: u64,
+    debt: u64,
     waiting: Option<Pin<Box<Sleep>>>,
 }
 
-impl Shares {
-    pub(super) fn new(settings: &Settings) -> Shares {
+impl BorrowerLimits {
+    pub(super) fn new(settings: &Settings) -> BorrowerLimits {
         let rate = NonZeroU32::new(u32::try_from(settings.rate_per_borrower).unwrap_or(u32::MAX));
-        Shares(Arc::new(Inner {
+        BorrowerLimits(Arc::new(Inner {
             streams: settings.streams_per_borrower,
             rate,
             borrowers: Mutex::default(),
@@ -70,28 +70,28 @@ impl Shares {
     ///
     /// # Errors
     /// `too-many-requests`, where the borrower has all that it may have.
-    pub(super) fn take(&self, key: &LoanKey) -> Result<Option<Share>, Problem> {
+    pub(super) fn take(&self, key: &LoanKey) -> Result<Option<StreamAllowance>, Problem> {
         if self.0.streams == 0 && self.0.rate.is_none() {
             return Ok(None);
         }
         let mut borrowers = self.0.borrowers.lock().unwrap_or_else(PoisonError::into_inner);
-        if borrowers.len() % TIDIED_AT == TIDIED_AT - 1 {
+        if borrowers.len() % PRUNE_INTERVAL == PRUNE_INTERVAL - 1 {
             borrowers.retain(|_, bucket| bucket.strong_count() > 0);
         }
-        let held = borrowers.entry((key.library, key.borrower)).or_default();
-        let streams = held.strong_count();
+        let entry = borrowers.entry((key.library, key.borrower)).or_default();
+        let streams = entry.strong_count();
         if self.0.streams > 0 && streams >= self.0.streams {
             return Err(TOO_MANY_STREAMS);
         }
-        let bucket = held.upgrade().unwrap_or_else(|| {
+        let bucket = entry.upgrade().unwrap_or_else(|| {
             let bucket =
                 self.0.rate.map(|rate| RateLimiter::direct_with_clock(quota(rate), MonotonicClock));
             let bucket = Arc::new(bucket);
-            *held = Arc::downgrade(&bucket);
+            *entry = Arc::downgrade(&bucket);
             bucket
         });
-        let most = self.0.rate.map_or(0, |rate| u64::from(rate.get()));
-        Ok(Some(Share { bucket, most, owed: 0, waiting: None }))
+        let burst = self.0.rate.map_or(0, |rate| u64::from(rate.get()));
+        Ok(Some(StreamAllowance { bucket, burst, debt: 0, waiting: None }))
     }
 }
 
@@ -100,26 +100,26 @@ fn quota(rate: NonZeroU32) -> Quota {
     Quota::per_second(rate).allow_burst(rate)
 }
 
-impl Share {
+impl StreamAllowance {
     /// So many bytes were taken.
-    pub(super) fn owe(&mut self, bytes: u64) {
+    pub(super) fn charge(&mut self, bytes: u64) {
         if self.bucket.is_some() {
-            self.owed += bytes;
+            self.debt += bytes;
         }
     }
 
     /// Ready when what was taken is paid for, so that more may be.
-    pub(super) fn poll_paid(&mut self, context: &mut Context<'_>) -> Poll<()> {
+    pub(super) fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<()> {
         let Some(bucket) = self.bucket.as_ref() else { return Poll::Ready(()) };
         loop {
             if let Some(waiting) = &mut self.waiting {
                 ready!(waiting.as_mut().poll(context));
                 self.waiting = None;
             }
-            let part = u32::try_from(self.owed.min(self.most)).unwrap_or(u32::MAX);
-            let Some(part) = NonZeroU32::new(part) else { return Poll::Ready(()) };
-            match bucket.check_n(part) {
-                Ok(Ok(())) => self.owed -= u64::from(part.get()),
+            let amount = u32::try_from(self.debt.min(self.burst)).unwrap_or(u32::MAX);
+            let Some(amount) = NonZeroU32::new(amount) else { return Poll::Ready(()) };
+            match bucket.check_n(amount) {
+                Ok(Ok(())) => self.debt -= u64::from(amount.get()),
                 Ok(Err(too_early)) => {
                     let wait = too_early.wait_time_from(MonotonicClock.now());
                     self.waiting = Some(Box::pin(tokio::time::sleep(wait)));

@@ -39,13 +39,13 @@ use crate::problem::Problem;
 use crate::telemetry::Metrics;
 
 pub use body::{Body, BodyError, Delivered, End, OnEnd, Suspended};
-use borrower_limits::Shares;
+use borrower_limits::BorrowerLimits;
 pub use chunk::Chunk;
 use fields::Kind;
 use origin_fetch::Known;
 pub use outgoing::Suspension;
-use request::{Request, Towards};
-use stall_monitor::Watch;
+use request::{Destination, Request};
+use stall_monitor::StallMonitor;
 
 /// The keys of `[delivery]`.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -100,8 +100,8 @@ pub struct Delivery {
     origins: Vec<Arc<Origin>>,
     known: Vec<Known>,
     settings: Settings,
-    watch: Watch,
-    shares: Shares,
+    monitor: StallMonitor,
+    limits: BorrowerLimits,
     meter: Meter,
     metrics: Metrics,
 }
@@ -125,8 +125,8 @@ impl Delivery {
             .collect();
         let known =
             origins.iter().map(|settings| origin_fetch::known(settings.metadata_ttl)).collect();
-        let (watch, shares) = (Watch::new(settings), Shares::new(&settings));
-        Ok(Delivery { origins: built?, known, settings, watch, shares, meter, metrics })
+        let (monitor, limits) = (StallMonitor::new(settings), BorrowerLimits::new(&settings));
+        Ok(Delivery { origins: built?, known, settings, monitor, limits, meter, metrics })
     }
 
     /// The same, with connections of its own; what is known of files is shared.
@@ -136,15 +136,15 @@ impl Delivery {
     pub fn for_worker(&self) -> Result<Delivery, origin::SetUpError> {
         let origins: Result<Vec<Arc<Origin>>, _> =
             self.origins.iter().map(|origin| origin.for_worker().map(Arc::new)).collect();
-        let (meter, watch) = (self.meter.for_worker(), self.watch.for_worker());
-        Ok(Delivery { origins: origins?, meter, watch, ..self.clone() })
+        let (meter, monitor) = (self.meter.for_worker(), self.monitor.for_worker());
+        Ok(Delivery { origins: origins?, meter, monitor, ..self.clone() })
     }
 
     /// Aborts bodies whose reader is too slow or whose loan is due, for as long as there is a
     /// worker; a task of its own.
     pub fn watch_readers(&self) -> impl Future<Output = ()> + Send + use<> {
         let origins = self.origins.clone();
-        self.watch.clone().run(move || origins.iter().any(|origin| origin.has_waiters()))
+        self.monitor.clone().run(move || origins.iter().any(|origin| origin.has_waiters()))
     }
 
     /// The response to a GET or HEAD. `connection` is what is cut where the loan ends and the
@@ -180,12 +180,13 @@ impl Delivery {
         let mut response = if method == Method::HEAD {
             request.head(on_end).await?
         } else {
-            let share =
-                permit.as_ref().map(|permit| self.shares.take(permit.key())).transpose()?.flatten();
+            let allowance =
+                permit.as_ref().map(|permit| self.limits.take(permit.key())).transpose()?.flatten();
             let metered =
                 permit.as_ref().map(|permit| self.meter.of(permit.loan(), file.name.clone()));
-            let (metrics, watch) = (&self.metrics, &self.watch);
-            let to = Towards { permit, metered, connection, on_end, metrics, watch, share };
+            let (metrics, monitor) = (&self.metrics, &self.monitor);
+            let to =
+                Destination { permit, metered, connection, on_end, metrics, monitor, allowance };
             request.get(to).await?
         };
         fields::restrict(kind, file.content_security_policy.as_ref(), response.headers_mut());

@@ -7,17 +7,17 @@ use http::HeaderValue;
 use super::range::Part;
 
 /// One answer's boundary, and the type that each part tells.
-pub(super) struct Several {
+pub(super) struct Multipart {
     boundary: String,
     kind: String,
 }
 
-impl Several {
+impl Multipart {
     /// Parts of a file of this type, under a boundary that no file has in it but by a chance of one
     /// in 2^122.
-    pub(super) fn new(kind: Option<&HeaderValue>) -> Several {
+    pub(super) fn new(kind: Option<&HeaderValue>) -> Multipart {
         let kind = kind.and_then(|kind| kind.to_str().ok()).unwrap_or("application/octet-stream");
-        Several { boundary: uuid::Uuid::new_v4().simple().to_string(), kind: kind.to_owned() }
+        Multipart { boundary: uuid::Uuid::new_v4().simple().to_string(), kind: kind.to_owned() }
     }
 
     /// The type of the answer.

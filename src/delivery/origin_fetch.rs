@@ -11,7 +11,7 @@ use http::{HeaderMap, Response, StatusCode};
 use moka::sync::Cache;
 
 use super::request::Request;
-use crate::origin::{self, Ask, Asked};
+use crate::origin::{self, ByteRange, FileRequest};
 use crate::path::FilePath;
 use crate::problem::Problem;
 
@@ -28,15 +28,15 @@ pub(super) fn known(believed: Duration) -> Known {
 
 impl Request<'_> {
     /// The answer to a GET: 200 or 206, checked to be what was asked.
-    pub(super) async fn ask(
+    pub(super) async fn get_file(
         &self,
-        asked: Option<Asked>,
+        range: Option<ByteRange>,
     ) -> Result<Response<origin::Body>, Problem> {
-        let answer = self.fetch(&Ask::get(asked)).await?;
+        let answer = self.fetch(&FileRequest::get(range)).await?;
         match answer.status() {
             StatusCode::OK => Ok(answer),
-            StatusCode::PARTIAL_CONTENT if asked.is_some() => Ok(answer),
-            StatusCode::RANGE_NOT_SATISFIABLE if asked.is_some() => {
+            StatusCode::PARTIAL_CONTENT if range.is_some() => Ok(answer),
+            StatusCode::RANGE_NOT_SATISFIABLE if range.is_some() => {
                 Err(self.not_satisfiable().await)
             }
             StatusCode::NOT_FOUND | StatusCode::GONE => Err(Problem::TitleNotFound),
@@ -46,12 +46,12 @@ impl Request<'_> {
 
     /// Whether a range is known to lie outside of the file: then the origin need not be asked to
     /// say so.
-    pub(super) fn is_outside(&self, asked: Asked) -> Option<Problem> {
-        if matches!(asked, Asked::From(0) | Asked::Between(0, _) | Asked::Last(1..)) {
-            return None; // hardly ever, and asked most
+    pub(super) fn is_outside(&self, range: ByteRange) -> Option<Problem> {
+        if matches!(range, ByteRange::From(0) | ByteRange::Between(0, _) | ByteRange::Last(1..)) {
+            return None; // hardly ever, and range most
         }
         let complete_length = length_of(&*self.known.get(self.path)?)?;
-        (!asked.is_satisfiable(complete_length))
+        (!range.is_satisfiable(complete_length))
             .then_some(Problem::RangeNotSatisfiable { complete_length })
     }
 
@@ -69,7 +69,7 @@ impl Request<'_> {
         if let Some(file) = self.known.get(self.path) {
             return Ok(file);
         }
-        let answer = self.fetch(&Ask::head()).await?;
+        let answer = self.fetch(&FileRequest::head()).await?;
         match answer.status() {
             StatusCode::OK => {
                 let file = Arc::new(answer.into_parts().0.headers);
@@ -83,8 +83,8 @@ impl Request<'_> {
 
     /// Sends a request to the origin, and repeats it at most once for all that this reader's
     /// request needs.
-    async fn fetch(&self, ask: &Ask) -> Result<Response<origin::Body>, Problem> {
-        Ok(self.origin.fetch(self.path, ask, &self.repetition).await?)
+    async fn fetch(&self, request: &FileRequest) -> Result<Response<origin::Body>, Problem> {
+        Ok(self.origin.fetch(self.path, request, &self.repetition).await?)
     }
 
     /// The problem of a response that gives no file; the reader is told what its Retry-After says.

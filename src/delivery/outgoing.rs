@@ -1,7 +1,7 @@
 //! What a body is bound by until its last byte is with the kernel: permit, limits, metering, and
 //! who is notified of its end.
 //!
-//! [`Measured`](super::body) and each of its chunks hold one, also the chunks that HTTP/2 queues or
+//! [`FileBody`](super::body) and each of its chunks hold one, also the chunks that HTTP/2 queues or
 //! TLS has sealed. The last one that is dropped ends the body. The monitor reads its progress; the
 //! loan's access and the monitor abort it. Progress is atomic numbers that one task writes.
 
@@ -14,8 +14,8 @@ use futures_util::task::AtomicWaker;
 use http::StatusCode;
 
 use super::body::{Delivered, End, OnEnd};
-use super::borrower_limits::Share;
-use super::stall_monitor::Watch;
+use super::borrower_limits::StreamAllowance;
+use super::stall_monitor::StallMonitor;
 use crate::connection_handle::{Abort, Connection, OutgoingBody, Written};
 use crate::gate::Permit;
 use crate::metering::Metered;
@@ -39,13 +39,13 @@ pub(super) struct Outgoing {
     connection: Connection,
     /// What it runs under; none for an open file.
     permit: Option<Permit>,
-    books: Mutex<Books>,
+    accounting: Mutex<Accounting>,
     /// Whether the borrower has limits. Without them a chunk does not lock the books.
-    has_share: bool,
+    has_allowance: bool,
     metrics: Metrics,
     status: StatusCode,
     opened: Instant,
-    watch: Watch,
+    monitor: StallMonitor,
     /// Its place in the monitor's list.
     slot: AtomicUsize,
     /// Is notified of the end. Empty until the body is under way.
@@ -68,11 +68,11 @@ pub(super) struct Outgoing {
 
 /// What counts a body's bytes.
 #[derive(Debug)]
-pub(super) struct Books {
+pub(super) struct Accounting {
     /// Counts under the loan; none for an open file.
     pub(super) metered: Option<Metered>,
     /// The borrower's limits; none where there are none.
-    pub(super) share: Option<Share>,
+    pub(super) allowance: Option<StreamAllowance>,
 }
 
 /// How far a body has come, as the monitor sees it.
@@ -91,20 +91,20 @@ impl Outgoing {
     pub(super) fn new(
         connection: Connection,
         permit: Option<Permit>,
-        books: Books,
+        accounting: Accounting,
         metrics: Metrics,
-        watch: Watch,
+        monitor: StallMonitor,
         status: StatusCode,
     ) -> Outgoing {
         Outgoing {
             connection,
             permit,
-            has_share: books.share.is_some(),
-            books: Mutex::new(books),
+            has_allowance: accounting.allowance.is_some(),
+            accounting: Mutex::new(accounting),
             metrics,
             status,
             opened: Instant::now(),
-            watch,
+            monitor,
             slot: AtomicUsize::new(UNLISTED),
             on_end: OnceLock::new(),
             task: AtomicWaker::new(),
@@ -129,7 +129,7 @@ impl Outgoing {
         }
         self.metrics.stream_opened();
         let _ = self.on_end.set(on_end);
-        self.slot.store(self.watch.enter(Arc::downgrade(self)), Ordering::Relaxed);
+        self.slot.store(self.monitor.add(Arc::downgrade(self)), Ordering::Relaxed);
         true
     }
 
@@ -142,13 +142,13 @@ impl Outgoing {
         &self.connection
     }
 
-    pub(super) fn books(&self) -> MutexGuard<'_, Books> {
-        self.books.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn accounting(&self) -> MutexGuard<'_, Accounting> {
+        self.accounting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether the borrower has limits.
-    pub(super) fn has_share(&self) -> bool {
-        self.has_share
+    pub(super) fn has_allowance(&self) -> bool {
+        self.has_allowance
     }
 
     pub(super) fn metrics(&self) -> &Metrics {
@@ -298,7 +298,7 @@ impl OutgoingBody for Outgoing {
         let count = count as u64;
         add(&self.left, count);
         self.metrics.delivered(count);
-        if let (Some(metered), Some(at)) = (&mut self.books().metered, at) {
+        if let (Some(metered), Some(at)) = (&mut self.accounting().metered, at) {
             metered.sent(at, count);
         }
     }
@@ -321,11 +321,11 @@ pub(super) fn hold_until_flushed(body: &Arc<Outgoing>) {
 impl Drop for Outgoing {
     fn drop(&mut self) {
         let Some(on_end) = self.on_end.take() else { return };
-        self.watch.leave(self.slot.load(Ordering::Relaxed));
+        self.monitor.remove(self.slot.load(Ordering::Relaxed));
         let end = self.end();
         // Counted before the access line is written, so that whoever reads the line finds the
         // count.
-        self.books().metered = None;
+        self.accounting().metered = None;
         self.metrics.stream_closed(end.name());
         on_end(Delivered {
             bytes: self.left.load(Ordering::Relaxed),

@@ -9,17 +9,17 @@ use http::header::RANGE;
 use http::{HeaderMap, HeaderValue};
 use http_range_header::{SyntacticallyCorrectRange, parse_range_header};
 
-use crate::origin::{Asked, MAX_LENGTH};
+use crate::origin::{ByteRange, MAX_LENGTH};
 
 /// What a request asks for.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(super) enum Wanted {
+pub(super) enum RequestedRanges {
     /// All of it.
     Whole,
     /// One range.
-    One(Asked),
+    One(ByteRange),
     /// Several.
-    Several(Vec<Asked>),
+    Several(Vec<ByteRange>),
 }
 
 /// What several ranges come to in a file of known length.
@@ -45,17 +45,17 @@ pub(super) struct Part {
     pub(super) complete: u64,
 }
 
-impl Wanted {
+impl RequestedRanges {
     /// What the request asks for.
-    pub(super) fn of(headers: &HeaderMap) -> Wanted {
-        match Wanted::ranges(headers).as_deref() {
-            None | Some([]) => Wanted::Whole,
-            Some([one]) => Wanted::One(*one),
-            Some(several) => Wanted::Several(several.to_vec()),
+    pub(super) fn of(headers: &HeaderMap) -> RequestedRanges {
+        match RequestedRanges::ranges(headers).as_deref() {
+            None | Some([]) => RequestedRanges::Whole,
+            Some([one]) => RequestedRanges::One(*one),
+            Some(several) => RequestedRanges::Several(several.to_vec()),
         }
     }
 
-    fn ranges(headers: &HeaderMap) -> Option<Vec<Asked>> {
+    fn ranges(headers: &HeaderMap) -> Option<Vec<ByteRange>> {
         let mut fields = headers.get_all(RANGE).iter();
         let (Some(field), None) = (fields.next(), fields.next()) else {
             return None;
@@ -65,14 +65,14 @@ impl Wanted {
             return None;
         }
         let parsed = parse_range_header(&format!("bytes={}", set.trim())).ok()?;
-        Some(parsed.into_ranges().iter().map(asked).collect())
+        Some(parsed.into_ranges().iter().map(range).collect())
     }
 }
 
 /// What these ranges come to in a file of this length, in at most so many parts.
-pub(super) fn parts(ranges: &[Asked], complete: u64, most: usize) -> Parts {
+pub(super) fn parts(ranges: &[ByteRange], complete: u64, most: usize) -> Parts {
     let mut within: Vec<Part> =
-        ranges.iter().filter_map(|asked| Part::of(*asked, complete)).collect();
+        ranges.iter().filter_map(|range| Part::of(*range, complete)).collect();
     within.sort_unstable_by_key(|part| (part.first, part.last));
     let mut apart: Vec<Part> = Vec::with_capacity(within.len());
     for part in within {
@@ -87,7 +87,7 @@ pub(super) fn parts(ranges: &[Asked], complete: u64, most: usize) -> Parts {
         .iter()
         .fold(0_u64, |sum, part| sum.saturating_add(part.length()).saturating_add(NEARLY));
     match apart.len() {
-        0 if ranges.iter().any(|asked| asked.is_satisfiable(complete)) => Parts::Whole,
+        0 if ranges.iter().any(|range| range.is_satisfiable(complete)) => Parts::Whole,
         0 => Parts::None,
         1 => Parts::These(apart),
         count if count > most || bytes >= complete => Parts::Whole,
@@ -95,18 +95,18 @@ pub(super) fn parts(ranges: &[Asked], complete: u64, most: usize) -> Parts {
     }
 }
 
-fn asked(range: &SyntacticallyCorrectRange) -> Asked {
+fn range(range: &SyntacticallyCorrectRange) -> ByteRange {
     match range {
-        SyntacticallyCorrectRange::FromStart(first) => Asked::From(*first),
-        SyntacticallyCorrectRange::Indexed(first, last) => Asked::Between(*first, *last),
-        SyntacticallyCorrectRange::FromLast(count) => Asked::Last(*count),
+        SyntacticallyCorrectRange::FromStart(first) => ByteRange::From(*first),
+        SyntacticallyCorrectRange::Indexed(first, last) => ByteRange::Between(*first, *last),
+        SyntacticallyCorrectRange::FromLast(count) => ByteRange::Last(*count),
     }
 }
 
 impl Part {
     /// Which part that is of a file of this length; none where it lies outside.
-    pub(super) fn of(asked: Asked, complete: u64) -> Option<Part> {
-        asked.within(complete).map(|(first, last)| Part { first, last, complete })
+    pub(super) fn of(range: ByteRange, complete: u64) -> Option<Part> {
+        range.within(complete).map(|(first, last)| Part { first, last, complete })
     }
 
     /// Reads a field Content-Range that tells all three numbers, and tells them rightly.
@@ -123,7 +123,7 @@ impl Part {
         is_good.then_some(part)
     }
 
-    /// As the reader is told.
+    /// As the reader is merged.
     pub(super) fn field(self) -> Option<HeaderValue> {
         HeaderValue::try_from(format!("bytes {}-{}/{}", self.first, self.last, self.complete)).ok()
     }
@@ -139,23 +139,23 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn one(value: &str) -> Option<Asked> {
+    fn one(value: &str) -> Option<ByteRange> {
         match wanted(value) {
-            Wanted::One(asked) => Some(asked),
-            Wanted::Whole | Wanted::Several(_) => None,
+            RequestedRanges::One(range) => Some(range),
+            RequestedRanges::Whole | RequestedRanges::Several(_) => None,
         }
     }
 
-    fn wanted(value: &str) -> Wanted {
+    fn wanted(value: &str) -> RequestedRanges {
         let mut headers = HeaderMap::new();
         headers.insert(RANGE, HeaderValue::from_str(value).unwrap());
-        Wanted::of(&headers)
+        RequestedRanges::of(&headers)
     }
 
     #[test]
     fn several_ranges_are_sorted_put_together_and_not_honoured_where_they_are_not_worth_it() {
-        let told = |value: &str| {
-            let Wanted::Several(ranges) = wanted(value) else { panic!("{value}") };
+        let merged = |value: &str| {
+            let RequestedRanges::Several(ranges) = wanted(value) else { panic!("{value}") };
             match parts(&ranges, 10_000, 4) {
                 Parts::These(parts) => {
                     Some(parts.iter().map(|part| (part.first, part.last)).collect())
@@ -176,20 +176,20 @@ mod tests {
             ("bytes=0-4999,5200-", Some(Vec::new())),
             ("bytes=0-0,1000-1000,2000-2000,3000-3000,4000-4000", Some(Vec::new())),
         ] {
-            assert_eq!(told(value), expected, "{value}");
+            assert_eq!(merged(value), expected, "{value}");
         }
         for malformed in ["bytes=0-1,5-4", "bytes=0-1,a-b"] {
-            assert_eq!(wanted(malformed), Wanted::Whole, "{malformed}");
+            assert_eq!(wanted(malformed), RequestedRanges::Whole, "{malformed}");
         }
     }
 
     #[test]
     fn one_range_in_its_three_forms_is_read_and_nothing_malformed() {
         for (value, expected) in [
-            ("bytes=0-", Some(Asked::From(0))),
-            ("Bytes=0-1", Some(Asked::Between(0, 1))),
-            ("bytes=5-5", Some(Asked::Between(5, 5))),
-            ("bytes=-500", Some(Asked::Last(500))),
+            ("bytes=0-", Some(ByteRange::From(0))),
+            ("Bytes=0-1", Some(ByteRange::Between(0, 1))),
+            ("bytes=5-5", Some(ByteRange::Between(5, 5))),
+            ("bytes=-500", Some(ByteRange::Last(500))),
             ("bytes=0-1,5-6", None),
             ("bytes=5-4", None),
             ("bytes=", None),
@@ -197,7 +197,7 @@ mod tests {
             ("bytes=a-b", None),
             ("chapters=1-2", None),
             ("bytes 0-1", None),
-            ("bytes=18446744073709551616-", Some(Asked::From(u64::MAX))),
+            ("bytes=18446744073709551616-", Some(ByteRange::From(u64::MAX))),
         ] {
             assert_eq!(one(value), expected, "{value}");
         }
@@ -223,13 +223,13 @@ mod tests {
     proptest! {
         #[test]
         fn a_part_lies_within_its_file(first in 0u64..50, last in 0u64..50, complete in 0u64..50) {
-            for asked in [Asked::From(first), Asked::Between(first, last.max(first)), Asked::Last(first)] {
-                if let Some(part) = Part::of(asked, complete) {
+            for range in [ByteRange::From(first), ByteRange::Between(first, last.max(first)), ByteRange::Last(first)] {
+                if let Some(part) = Part::of(range, complete) {
                     prop_assert!(part.first <= part.last && part.last < complete);
                     prop_assert!(part.length() <= complete);
                     prop_assert_eq!(Part::read(&part.field().unwrap()), Some(part));
                 } else {
-                    let empty = matches!(asked, Asked::Last(0)) || complete == 0 || first >= complete;
+                    let empty = matches!(range, ByteRange::Last(0)) || complete == 0 || first >= complete;
                     prop_assert!(empty);
                 }
             }

@@ -10,34 +10,34 @@ use http::header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
 use super::body::{Body, Delivered, End, OnEnd};
-use super::body_source::{Flow, Piece, Stretch};
-use super::borrower_limits::Share;
+use super::body_source::{BodySource, FileSegment, Segment};
+use super::borrower_limits::StreamAllowance;
 use super::conditions::{self, Verdict};
 use super::fields::{self, Kind};
-use super::multipart::Several;
+use super::multipart::Multipart;
 use super::origin_fetch::{Known, length_of};
-use super::outgoing::{Books, Outgoing};
-use super::range::{self, Part, Parts, Wanted};
-use super::resume::Rest;
-use super::stall_monitor::Watch;
+use super::outgoing::{Accounting, Outgoing};
+use super::range::{self, Part, Parts, RequestedRanges};
+use super::resume::Remainder;
+use super::stall_monitor::StallMonitor;
 use crate::connection_handle::Connection;
 use crate::gate::Permit;
 use crate::metering::Metered;
-use crate::origin::{self, Asked, Origin, Repetition};
+use crate::origin::{self, ByteRange, Origin, Repetition};
 use crate::path::FilePath;
 use crate::problem::Problem;
 use crate::telemetry::Metrics;
 
 /// Where a body goes: by which permit, on which connection, and who is told of its end.
-pub(super) struct Towards<'a> {
+pub(super) struct Destination<'a> {
     pub(super) permit: Option<Permit>,
     /// Where it is counted; nowhere for an open file.
     pub(super) metered: Option<Metered>,
     pub(super) connection: &'a Connection,
     pub(super) on_end: OnEnd,
     pub(super) metrics: &'a Metrics,
-    pub(super) watch: &'a Watch,
-    pub(super) share: Option<Share>,
+    pub(super) monitor: &'a StallMonitor,
+    pub(super) allowance: Option<StreamAllowance>,
 }
 
 /// A request for a file, and what is known of it.
@@ -53,16 +53,17 @@ pub(super) struct Request<'a> {
     pub(super) repetition: Repetition,
 }
 
-impl Towards<'_> {
+impl Destination<'_> {
     /// Begins the stream, unless the loan has ended while the origin was asked.
     fn open(self, status: StatusCode, is_encoded: bool) -> Result<Arc<Outgoing>, Problem> {
-        let Towards { permit, mut metered, share, .. } = self;
+        let Destination { permit, mut metered, allowance, .. } = self;
         if is_encoded {
             metered.iter_mut().for_each(Metered::without_places);
         }
-        let (connection, books) = (self.connection.clone(), Books { metered, share });
-        let (metrics, watch) = (self.metrics.clone(), self.watch.clone());
-        let outgoing = Arc::new(Outgoing::new(connection, permit, books, metrics, watch, status));
+        let (connection, accounting) = (self.connection.clone(), Accounting { metered, allowance });
+        let (metrics, monitor) = (self.metrics.clone(), self.monitor.clone());
+        let outgoing =
+            Arc::new(Outgoing::new(connection, permit, accounting, metrics, monitor, status));
         if outgoing.begin(self.on_end) { Ok(outgoing) } else { Err(Problem::LoanEnded) }
     }
 }
@@ -79,8 +80,8 @@ impl Request<'_> {
         Ok(self.bodiless(status, &file, on_end))
     }
 
-    pub(super) async fn get(&self, to: Towards<'_>) -> Result<Response<Body>, Problem> {
-        let mut wanted = Wanted::of(self.headers);
+    pub(super) async fn get(&self, to: Destination<'_>) -> Result<Response<Body>, Problem> {
+        let mut wanted = RequestedRanges::of(self.headers);
         // What the reader says about the file it has can only be judged with the file's fields at
         // hand.
         if conditions::any(self.headers) {
@@ -94,49 +95,52 @@ impl Request<'_> {
                 Verdict::Failed => return Err(Problem::PreconditionFailed),
             }
             if !conditions::range_applies(self.headers, &file) {
-                wanted = Wanted::Whole;
+                wanted = RequestedRanges::Whole;
             }
         }
-        if self.only_rest && !matches!(wanted, Wanted::One(_)) {
+        if self.only_rest && !matches!(wanted, RequestedRanges::One(_)) {
             return Err(Problem::PreconditionFailed);
         }
-        let asked = match wanted {
-            Wanted::Whole => None,
-            Wanted::One(asked) => Some(asked),
-            Wanted::Several(ranges) => match self.parts(&ranges).await? {
+        let range = match wanted {
+            RequestedRanges::Whole => None,
+            RequestedRanges::One(range) => Some(range),
+            RequestedRanges::Several(ranges) => match self.parts(&ranges).await? {
                 Some(parts) if parts.len() > 1 => return self.several(&parts, to).await,
                 parts => parts.and_then(|parts| {
-                    parts.first().map(|part| Asked::Between(part.first, part.last))
+                    parts.first().map(|part| ByteRange::Between(part.first, part.last))
                 }),
             },
         };
-        if let Some(outside) = asked.and_then(|asked| self.is_outside(asked)) {
+        if let Some(outside) = range.and_then(|range| self.is_outside(range)) {
             return Err(outside);
         }
-        let answer = match (self.ask_judged(asked).await, asked) {
+        let answer = match (self.get_checked(range).await, range) {
             // All of an empty file: there is no part that a 206 could tell of.
-            (Err(Problem::RangeNotSatisfiable { complete_length }), Some(asked))
-                if asked.is_satisfiable(complete_length) =>
+            (Err(Problem::RangeNotSatisfiable { complete_length }), Some(range))
+                if range.is_satisfiable(complete_length) =>
             {
-                let whole = self.ask(None).await?;
+                let whole = self.get_file(None).await?;
                 return self.stream(whole, None, to);
             }
             (answer, _) => answer?,
         };
-        let ranged = asked.is_some() && conditions::range_applies(self.headers, answer.headers());
+        let ranged = range.is_some() && conditions::range_applies(self.headers, answer.headers());
         if answer.status() == StatusCode::PARTIAL_CONTENT && !ranged {
             // The part of a file that is no longer the one that If-Range means.
             self.known.invalidate(self.path);
-            let whole = self.ask(None).await?;
+            let whole = self.get_file(None).await?;
             return self.stream(whole, None, to);
         }
-        self.stream(answer, asked.filter(|_| ranged), to)
+        self.stream(answer, range.filter(|_| ranged), to)
     }
 
     /// As [`Request::ask`], with the reader's conditions judged by what comes: the file may have
     /// changed since they were.
-    async fn ask_judged(&self, asked: Option<Asked>) -> Result<Response<origin::Body>, Problem> {
-        let answer = self.ask(asked).await?;
+    async fn get_checked(
+        &self,
+        range: Option<ByteRange>,
+    ) -> Result<Response<origin::Body>, Problem> {
+        let answer = self.get_file(range).await?;
         match conditions::judge(self.headers, answer.headers()) {
             Verdict::Failed => {
                 self.known.invalidate(self.path);
@@ -150,8 +154,8 @@ impl Request<'_> {
     fn stream(
         &self,
         answer: Response<origin::Body>,
-        asked: Option<Asked>,
-        to: Towards<'_>,
+        range: Option<ByteRange>,
+        to: Destination<'_>,
     ) -> Result<Response<Body>, Problem> {
         let (head, incoming) = answer.into_parts();
         let length = length_of(&head.headers);
@@ -160,20 +164,20 @@ impl Request<'_> {
                 "its answer has no length, so that its end could not be told from a break",
             ));
         }
-        if asked.is_some() && fields::is_encoded(&head.headers) {
+        if range.is_some() && fields::is_encoded(&head.headers) {
             return Err(self.failed(
-                "it packed a file of which a part was asked: the part would be of the packed bytes",
+                "it packed a file of which a part was range: the part would be of the packed bytes",
             ));
         }
-        let (part, skip) = match (head.status, asked) {
-            (StatusCode::PARTIAL_CONTENT, Some(asked)) => {
-                (Some(self.checked(&head.headers, asked)?), 0)
+        let (part, skip) = match (head.status, range) {
+            (StatusCode::PARTIAL_CONTENT, Some(range)) => {
+                (Some(self.checked(&head.headers, range)?), 0)
             }
             // The origin has no ranges: the part is cut out here, where the length is known.
-            (_, Some(asked)) => match length {
-                Some(complete_length) => match Part::of(asked, complete_length) {
+            (_, Some(range)) => match length {
+                Some(complete_length) => match Part::of(range, complete_length) {
                     Some(part) => (Some(part), part.first),
-                    None if asked.is_satisfiable(complete_length) => (None, 0),
+                    None if range.is_satisfiable(complete_length) => (None, 0),
                     None => return Err(Problem::RangeNotSatisfiable { complete_length }),
                 },
                 None => (None, 0),
@@ -191,11 +195,11 @@ impl Request<'_> {
         let first = part.map_or(0, |part| part.first);
         let last = take.and_then(|take| first.checked_add(take)?.checked_sub(1));
         let rest =
-            Rest::of(self.origin, self.path, outgoing.metrics(), &head.headers, (first, last));
+            Remainder::of(self.origin, self.path, outgoing.metrics(), &head.headers, (first, last));
         let stretch =
-            Stretch::coming(incoming, skip, (first, take), self.origin.settings().idle, rest);
-        let flow = Flow::of([Piece::File(stretch)]);
-        let mut response = Response::new(Body::measured(flow, take, outgoing));
+            FileSegment::started(incoming, skip, (first, take), self.origin.settings().idle, rest);
+        let source = BodySource::of([Segment::File(stretch)]);
+        let mut response = Response::new(Body::measured(source, take, outgoing));
         *response.status_mut() = status;
         let fields = response.headers_mut();
         fields::pass(&head.headers, self.kind, self.path, fields);
@@ -209,7 +213,7 @@ impl Request<'_> {
     }
 
     /// What several ranges come to; none where the whole file is answered.
-    async fn parts(&self, ranges: &[Asked]) -> Result<Option<Vec<Part>>, Problem> {
+    async fn parts(&self, ranges: &[ByteRange]) -> Result<Option<Vec<Part>>, Problem> {
         let file = self.file().await?;
         let Some(complete_length) = length_of(&file) else { return Ok(None) };
         match range::parts(ranges, complete_length, self.max_ranges) {
@@ -222,21 +226,25 @@ impl Request<'_> {
     /// Several parts in one answer (RFC 9110 §14.6), put together here, since hardly any storage
     /// does it. Only of a file of which a strong entity tag says that all parts are of it; another
     /// is answered whole.
-    async fn several(&self, parts: &[Part], to: Towards<'_>) -> Result<Response<Body>, Problem> {
-        let Some(first) = parts.first() else { return Err(self.failed("no part was asked for")) };
-        let asked = Asked::Between(first.first, first.last);
-        let answer = self.ask_judged(Some(asked)).await?;
+    async fn several(
+        &self,
+        parts: &[Part],
+        to: Destination<'_>,
+    ) -> Result<Response<Body>, Problem> {
+        let Some(first) = parts.first() else { return Err(self.failed("no part was range for")) };
+        let range = ByteRange::Between(first.first, first.last);
+        let answer = self.get_checked(Some(range)).await?;
         if answer.status() == StatusCode::OK {
             return self.stream(answer, None, to);
         }
         let bounds = (first.first, Some(first.last));
-        let rest = Rest::of(self.origin, self.path, to.metrics, answer.headers(), bounds);
+        let rest = Remainder::of(self.origin, self.path, to.metrics, answer.headers(), bounds);
         let rest = rest.filter(|_| conditions::range_applies(self.headers, answer.headers()));
-        let is_part = self.checked(answer.headers(), asked).is_ok_and(|part| part == *first);
+        let is_part = self.checked(answer.headers(), range).is_ok_and(|part| part == *first);
         let (Some(rest), true) = (rest, is_part) else {
             self.known.invalidate(self.path);
             drop(answer);
-            let whole = self.ask(None).await?;
+            let whole = self.get_file(None).await?;
             return self.stream(whole, None, to);
         };
         let status = StatusCode::PARTIAL_CONTENT;
@@ -245,47 +253,47 @@ impl Request<'_> {
         let mut response = Response::new(Body::empty());
         *response.status_mut() = status;
         fields::pass(&head.headers, self.kind, self.path, response.headers_mut());
-        let several = Several::new(response.headers().get(CONTENT_TYPE));
+        let several = Multipart::new(response.headers().get(CONTENT_TYPE));
         let idle = self.origin.settings().idle;
         let mut incoming = Some(incoming);
         let mut pieces = Vec::with_capacity(2 * parts.len() + 1);
         for part in parts {
-            pieces.push(Piece::Text(several.before(*part)));
+            pieces.push(Segment::Text(several.before(*part)));
             let rest = rest.of_part(*part);
-            pieces.push(Piece::File(match incoming.take() {
-                Some(incoming) => Stretch::coming(
+            pieces.push(Segment::File(match incoming.take() {
+                Some(incoming) => FileSegment::started(
                     incoming,
                     0,
                     (part.first, Some(part.length())),
                     idle,
                     Some(rest),
                 ),
-                None => Stretch::to_ask_for(rest, *part, idle),
+                None => FileSegment::deferred(rest, *part, idle),
             }));
         }
-        pieces.push(Piece::Text(several.end()));
+        pieces.push(Segment::Text(several.end()));
         let texts = pieces
             .iter()
-            .map(|piece| if let Piece::Text(text) = piece { text.len() as u64 } else { 0 });
+            .map(|piece| if let Segment::Text(text) = piece { text.len() as u64 } else { 0 });
         let mut lengths = texts.chain(parts.iter().map(|part| part.length()));
         let take = lengths.try_fold(0_u64, u64::checked_add);
         let take = take.ok_or_else(|| self.failed("its parts are longer than any file"))?;
         let fields = response.headers_mut();
         fields.insert(CONTENT_TYPE, several.kind());
         fields.insert(CONTENT_LENGTH, HeaderValue::from(take));
-        *response.body_mut() = Body::measured(Flow::of(pieces), Some(take), outgoing);
+        *response.body_mut() = Body::measured(BodySource::of(pieces), Some(take), outgoing);
         Ok(response)
     }
 
     /// The part that a 206 brings, which must be the one that was asked for.
-    fn checked(&self, answer: &HeaderMap, asked: Asked) -> Result<Part, Problem> {
+    fn checked(&self, answer: &HeaderMap, range: ByteRange) -> Result<Part, Problem> {
         let part = answer.get(CONTENT_RANGE).and_then(Part::read);
-        let part = part.filter(|part| Part::of(asked, part.complete) == Some(*part));
+        let part = part.filter(|part| Part::of(range, part.complete) == Some(*part));
         match part {
             Some(part) if length_of(answer).is_none_or(|length| length == part.length()) => {
                 Ok(part)
             }
-            _ => Err(self.failed("it answered with another part than it was asked for")),
+            _ => Err(self.failed("it answered with another part than it was range for")),
         }
     }
 

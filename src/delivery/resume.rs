@@ -15,7 +15,7 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use super::origin_fetch::length_of;
 use super::range::Part;
 use super::{conditions, fields};
-use crate::origin::{self, Ask, Asked, Origin, USEFUL_BYTES};
+use crate::origin::{self, ByteRange, FileRequest, Origin, USEFUL_BYTES};
 use crate::path::FilePath;
 use crate::telemetry::Metrics;
 
@@ -25,12 +25,12 @@ const FIRST_WAIT: Duration = Duration::from_millis(100);
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
 /// The first request for a part costs no retry.
-const FREE: origin::Rest = origin::Rest { progress: USEFUL_BYTES };
+const FREE: origin::ResumeCost = origin::ResumeCost { progress: USEFUL_BYTES };
 
 /// What came of asking for the rest.
-pub(super) enum Answer {
+pub(super) enum FetchOutcome {
     /// It comes, after so many bytes that were delivered already.
-    Rest(origin::Body, u64),
+    Found(origin::Body, u64),
     /// Nothing came of it this time.
     Failed,
     /// It is another file now.
@@ -38,11 +38,11 @@ pub(super) enum Answer {
 }
 
 /// Asking for the rest, once.
-pub(super) type Asking = Pin<Box<dyn Future<Output = Answer> + Send>>;
+pub(super) type PendingFetch = Pin<Box<dyn Future<Output = FetchOutcome> + Send>>;
 
 /// What of a file is still to come, and of whom.
 #[derive(Debug)]
-pub(super) struct Rest {
+pub(super) struct Remainder {
     origin: Arc<Origin>,
     path: FilePath,
     metrics: Metrics,
@@ -58,14 +58,14 @@ pub(super) struct Rest {
     /// The attempt that is next, or under way: 1 after a body that was of use; 0 while none broke.
     attempt: u32,
     /// How the next attempt is paid for.
-    payment: origin::Rest,
+    payment: origin::ResumeCost,
     /// Whether the body that is read now was paid for out of the retry budget.
     is_paid: bool,
     /// How often the rest arrived.
     resumed: u32,
 }
 
-impl Rest {
+impl Remainder {
     /// The rest of an answer that begins at byte `next` and ends with `last`; none where nothing
     /// says which file it is.
     pub(super) fn of(
@@ -74,14 +74,14 @@ impl Rest {
         metrics: &Metrics,
         answer: &HeaderMap,
         (next, last): (u64, Option<u64>),
-    ) -> Option<Rest> {
+    ) -> Option<Remainder> {
         let validator = answer.get(ETAG).filter(|etag| conditions::is_strong(etag))?.clone();
         if origin.settings().resumes == 0 || fields::is_encoded(answer) {
             return None;
         }
         let (origin, path, metrics) = (origin.clone(), path.clone(), metrics.clone());
         let file = (validator, complete_length(answer));
-        Some(Rest::new(origin, path, metrics, file, (next, last)))
+        Some(Remainder::new(origin, path, metrics, file, (next, last)))
     }
 
     fn new(
@@ -90,8 +90,8 @@ impl Rest {
         metrics: Metrics,
         (validator, complete): (HeaderValue, Option<u64>),
         (next, last): (u64, Option<u64>),
-    ) -> Rest {
-        Rest {
+    ) -> Remainder {
+        Remainder {
             origin,
             path,
             metrics,
@@ -108,11 +108,11 @@ impl Rest {
     }
 
     /// Another part of the same file.
-    pub(super) fn of_part(&self, part: Part) -> Rest {
+    pub(super) fn of_part(&self, part: Part) -> Remainder {
         let (origin, path, metrics) =
             (self.origin.clone(), self.path.clone(), self.metrics.clone());
         let file = (self.validator.clone(), self.complete);
-        Rest::new(origin, path, metrics, file, (part.first, Some(part.last)))
+        Remainder::new(origin, path, metrics, file, (part.first, Some(part.last)))
     }
 
     /// Bytes have been delivered.
@@ -127,8 +127,8 @@ impl Rest {
 
     /// This body broke or stalled: what [`Rest::ask`] requests next is another attempt. A body that
     /// was dropped for another reason costs none.
-    pub(super) fn broke(&mut self, body: &origin::Body) {
-        self.payment = origin::Rest { progress: self.progress };
+    pub(super) fn record_break(&mut self, body: &origin::Body) {
+        self.payment = origin::ResumeCost { progress: self.progress };
         self.progress = 0;
         if self.payment.is_free() {
             self.attempt = 1;
@@ -149,26 +149,26 @@ impl Rest {
     }
 
     /// Records what came of an attempt.
-    pub(super) fn note(&mut self, answer: &Answer) {
+    pub(super) fn note(&mut self, answer: &FetchOutcome) {
         let outcome = match answer {
-            Answer::Rest(..) => {
+            FetchOutcome::Found(..) => {
                 self.resumed += 1;
                 self.payment = FREE;
                 "resumed"
             }
-            Answer::Failed => {
+            FetchOutcome::Failed => {
                 self.attempt += 1;
-                self.payment = origin::Rest { progress: 0 };
+                self.payment = origin::ResumeCost { progress: 0 };
                 self.is_paid = false;
                 "failed"
             }
-            Answer::Changed => "changed",
+            FetchOutcome::Changed => "changed",
         };
         self.metrics.origin_resume(&self.origin.settings().name, outcome);
     }
 
     /// Requests the rest; none after too many failed attempts in a row.
-    pub(super) fn ask(&mut self) -> Option<Asking> {
+    pub(super) fn retry(&mut self) -> Option<PendingFetch> {
         if self.attempt > self.origin.settings().resumes {
             return None;
         }
@@ -179,12 +179,12 @@ impl Rest {
 
     /// Requests the rest, whatever failed before: it was dropped for the reader's sake, not for a
     /// fault of the origin.
-    pub(super) fn ask_now(&mut self) -> Asking {
+    pub(super) fn refetch(&mut self) -> PendingFetch {
         self.is_paid = false;
         self.request(Duration::ZERO, FREE)
     }
 
-    fn request(&self, wait: Duration, payment: origin::Rest) -> Asking {
+    fn request(&self, wait: Duration, payment: origin::ResumeCost) -> PendingFetch {
         let (origin, path) = (self.origin.clone(), self.path.clone());
         let (validator, complete) = (self.validator.clone(), self.complete);
         let (next, last) = (self.next, self.last);
@@ -192,11 +192,12 @@ impl Rest {
             if !wait.is_zero() {
                 tokio::time::sleep(wait).await;
             }
-            let range = last.map_or(Asked::From(next), |last| Asked::Between(next, last));
-            let ask = Ask { only_if: Some(validator.clone()), ..Ask::get(Some(range)) };
-            match origin.fetch_rest(&path, &ask, payment).await {
+            let range = last.map_or(ByteRange::From(next), |last| ByteRange::Between(next, last));
+            let request =
+                FileRequest { only_if: Some(validator.clone()), ..FileRequest::get(Some(range)) };
+            match origin.fetch_rest(&path, &request, payment).await {
                 Ok(answer) => read(answer, (&validator, complete), (next, last)),
-                Err(_) => Answer::Failed,
+                Err(_) => FetchOutcome::Failed,
             }
         })
     }
@@ -227,7 +228,7 @@ fn read(
     answer: Response<origin::Body>,
     (validator, complete): (&HeaderValue, Option<u64>),
     (next, last): (u64, Option<u64>),
-) -> Answer {
+) -> FetchOutcome {
     let (head, incoming) = answer.into_parts();
     let is_a_file = matches!(head.status, StatusCode::OK | StatusCode::PARTIAL_CONTENT);
     if !is_a_file {
@@ -235,25 +236,25 @@ fn read(
         // otherwise in a moment.
         let is_another =
             matches!(head.status, StatusCode::NOT_FOUND | StatusCode::PRECONDITION_FAILED);
-        return if is_another { Answer::Changed } else { Answer::Failed };
+        return if is_another { FetchOutcome::Changed } else { FetchOutcome::Failed };
     }
     if head.headers.get(ETAG) != Some(validator) || fields::is_encoded(&head.headers) {
-        return Answer::Changed;
+        return FetchOutcome::Changed;
     }
     // A storage that gives two files one tag shows it by their lengths.
     let named = complete_length(&head.headers);
     if named.zip(complete).is_some_and(|(named, before)| named != before) {
-        return Answer::Changed;
+        return FetchOutcome::Changed;
     }
     // An origin without ranges sends all of it again.
     if head.status == StatusCode::OK {
-        return Answer::Rest(incoming, next);
+        return FetchOutcome::Found(incoming, next);
     }
     let part = head.headers.get(CONTENT_RANGE).and_then(Part::read);
     match part {
         Some(part) if part.first == next && last.is_none_or(|last| part.last == last) => {
-            Answer::Rest(incoming, 0)
+            FetchOutcome::Found(incoming, 0)
         }
-        _ => Answer::Failed,
+        _ => FetchOutcome::Failed,
     }
 }

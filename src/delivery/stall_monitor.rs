@@ -21,14 +21,14 @@ use crate::connection_handle::{Abort, OutgoingBody};
 const LONGEST_INTERVAL: Duration = Duration::from_millis(250);
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(20);
 /// How long an aborted body may take until its last byte has left or is discarded.
-const ABORTED_WITHIN: Duration = Duration::from_millis(500);
+const ABORT_TIMEOUT: Duration = Duration::from_millis(500);
 /// After how long without progress a body releases its connection to an origin that others wait
 /// for.
-const SUSPENDED_EARLY: Duration = Duration::from_secs(2);
+const EARLY_SUSPEND_AFTER: Duration = Duration::from_secs(2);
 
 /// The list of one worker's bodies, and all workers' for the monitor.
 #[derive(Clone, Debug)]
-pub(super) struct Watch {
+pub(super) struct StallMonitor {
     settings: Settings,
     shards: Arc<Mutex<Vec<Arc<Shard>>>>,
     shard: Arc<Shard>,
@@ -41,12 +41,12 @@ struct Shard(Mutex<Slab<Watched>>);
 #[derive(Debug)]
 struct Watched {
     body: Listed,
-    seen: Option<Seen>,
+    observation: Option<Observation>,
     aborted: Option<Instant>,
 }
 
 #[derive(Debug)]
-struct Seen {
+struct Observation {
     progress: Progress,
     /// Since when there is no progress.
     since: Instant,
@@ -61,28 +61,28 @@ enum Verdict {
     Fine,
     Suspend(Suspension),
     Abort(Abort),
-    Cut,
+    CloseConnection,
 }
 
-impl Watch {
-    pub(super) fn new(settings: Settings) -> Watch {
+impl StallMonitor {
+    pub(super) fn new(settings: Settings) -> StallMonitor {
         let shard = Arc::new(Shard::default());
-        Watch { settings, shards: Arc::new(Mutex::new(vec![shard.clone()])), shard }
+        StallMonitor { settings, shards: Arc::new(Mutex::new(vec![shard.clone()])), shard }
     }
 
     /// The same, with a list of its own, so that workers do not wait for one another.
-    pub(super) fn for_worker(&self) -> Watch {
+    pub(super) fn for_worker(&self) -> StallMonitor {
         let shard = Arc::new(Shard::default());
         self.shards.lock().unwrap_or_else(PoisonError::into_inner).push(shard.clone());
-        Watch { shard, ..self.clone() }
+        StallMonitor { shard, ..self.clone() }
     }
 
-    /// Lists a body; [`Watch::leave`] takes the number that this returns.
-    pub(super) fn enter(&self, body: Listed) -> usize {
-        self.shard.lock().insert(Watched { body, seen: None, aborted: None })
+    /// Lists a body; [`StallMonitor::remove`] takes the number that this returns.
+    pub(super) fn add(&self, body: Listed) -> usize {
+        self.shard.lock().insert(Watched { body, observation: None, aborted: None })
     }
 
-    pub(super) fn leave(&self, number: usize) {
+    pub(super) fn remove(&self, number: usize) {
         // Dropped after the lock.
         let _watched = self.shard.lock().try_remove(number);
     }
@@ -119,7 +119,7 @@ impl Shard {
                 Verdict::Fine => {}
                 Verdict::Suspend(suspension) => body.suspend(suspension),
                 Verdict::Abort(why) => body.abort(why),
-                Verdict::Cut => body.connection().cut(),
+                Verdict::CloseConnection => body.connection().cut(),
             }
         }
     }
@@ -138,26 +138,26 @@ impl Watched {
         now: Instant,
     ) -> Verdict {
         if let Some(at) = self.aborted {
-            return if now.duration_since(at) >= ABORTED_WITHIN {
-                Verdict::Cut
+            return if now.duration_since(at) >= ABORT_TIMEOUT {
+                Verdict::CloseConnection
             } else {
                 Verdict::Fine
             };
         }
         let progress = body.progress();
-        let seen = self.seen.get_or_insert_with(|| Seen::first(progress, now));
+        let observation = self.observation.get_or_insert_with(|| Observation::first(progress, now));
         let verdict = match body.why_over() {
             Some(why) => Verdict::Abort(why),
             None if body.is_loan_over() => Verdict::Abort(Abort::LoanEnded),
             // HTTP/1.1 polls no body while its buffer is full: this one holds a connection that
             // others wait for, and cannot be made to release it.
             None if is_congested
-                && seen.suspended == Some(Suspension::Last)
+                && observation.suspended == Some(Suspension::Last)
                 && body.is_suspend_pending() =>
             {
                 Verdict::Abort(Abort::TooSlow)
             }
-            None => seen.judge(progress, settings, is_congested, now),
+            None => observation.judge(progress, settings, is_congested, now),
         };
         if matches!(verdict, Verdict::Abort(_)) {
             self.aborted = Some(now);
@@ -166,9 +166,9 @@ impl Watched {
     }
 }
 
-impl Seen {
-    fn first(progress: Progress, now: Instant) -> Seen {
-        Seen { progress, since: now, from: (now, progress.written), suspended: None }
+impl Observation {
+    fn first(progress: Progress, now: Instant) -> Observation {
+        Observation { progress, since: now, from: (now, progress.written), suspended: None }
     }
 
     fn judge(
@@ -179,7 +179,7 @@ impl Seen {
         now: Instant,
     ) -> Verdict {
         if progress.waits {
-            *self = Seen::first(progress, now);
+            *self = Observation::first(progress, now);
             return Verdict::Fine;
         }
         let before = std::mem::replace(&mut self.progress, progress);
@@ -194,7 +194,9 @@ impl Seen {
         let last = settings.suspend_after.min(settings.idle / 2);
         let suspension = match stalled {
             stalled if stalled >= last => Suspension::Last,
-            stalled if is_congested && stalled >= SUSPENDED_EARLY.min(last) => Suspension::Early,
+            stalled if is_congested && stalled >= EARLY_SUSPEND_AFTER.min(last) => {
+                Suspension::Early
+            }
             _ => return Verdict::Fine,
         };
         if self.suspended.replace(suspension) == Some(suspension) {
@@ -228,12 +230,12 @@ mod tests {
     /// When a body is aborted that has come so far at each second.
     fn aborted_at(settings: Settings, seconds: &[(u64, bool)]) -> Option<usize> {
         let began = Instant::now();
-        let mut seen = None;
+        let mut observation = None;
         seconds.iter().enumerate().find_map(|(second, (written, waits))| {
             let now = began + SECOND * second as u32;
             let progress = Progress { written: *written, sent: 0, waits: *waits };
-            let seen = seen.get_or_insert_with(|| Seen::first(progress, now));
-            let verdict = seen.judge(progress, &settings, false, now);
+            let observation = observation.get_or_insert_with(|| Observation::first(progress, now));
+            let verdict = observation.judge(progress, &settings, false, now);
             (verdict == Verdict::Abort(Abort::TooSlow)).then_some(second)
         })
     }
@@ -262,16 +264,21 @@ mod tests {
             Settings { idle: 30 * SECOND, min_rate: 0, suspend_after: 3 * SECOND, ..settings() };
         let began = Instant::now();
         let progress = Progress { written: 5, sent: 0, waits: false };
-        let mut seen = Seen::first(progress, began);
-        let at = |seen: &mut Seen, written, second| {
-            seen.judge(Progress { written, ..progress }, &settings, false, began + SECOND * second)
+        let mut observation = Observation::first(progress, began);
+        let at = |observation: &mut Observation, written, second| {
+            observation.judge(
+                Progress { written, ..progress },
+                &settings,
+                false,
+                began + SECOND * second,
+            )
         };
-        assert_eq!(at(&mut seen, 5, 2), Verdict::Fine);
-        assert_eq!(at(&mut seen, 5, 3), Verdict::Suspend(Suspension::Last));
-        assert_eq!(at(&mut seen, 5, 9), Verdict::Fine);
-        assert_eq!(at(&mut seen, 6, 10), Verdict::Fine);
+        assert_eq!(at(&mut observation, 5, 2), Verdict::Fine);
+        assert_eq!(at(&mut observation, 5, 3), Verdict::Suspend(Suspension::Last));
+        assert_eq!(at(&mut observation, 5, 9), Verdict::Fine);
+        assert_eq!(at(&mut observation, 6, 10), Verdict::Fine);
         assert_eq!(
-            at(&mut seen, 6, 13),
+            at(&mut observation, 6, 13),
             Verdict::Suspend(Suspension::Last),
             "again after progress"
         );
@@ -283,9 +290,9 @@ mod tests {
             Settings { idle: 600 * SECOND, min_rate: 0, suspend_after: 60 * SECOND, ..settings() };
         let began = Instant::now();
         let progress = Progress { written: 5, sent: 0, waits: false };
-        let mut seen = Seen::first(progress, began);
+        let mut observation = Observation::first(progress, began);
         let mut at = |is_congested, second| {
-            seen.judge(progress, &settings, is_congested, began + SECOND * second)
+            observation.judge(progress, &settings, is_congested, began + SECOND * second)
         };
         assert_eq!(at(true, 1), Verdict::Fine);
         assert_eq!(at(false, 3), Verdict::Fine);
@@ -300,9 +307,9 @@ mod tests {
         let slow = Verdict::Abort(Abort::TooSlow);
         let began = Instant::now();
         let at = |sent| Progress { written: 5, sent, waits: false };
-        let mut seen = Seen::first(at(100), began);
-        assert_ne!(seen.judge(at(101), &settings, false, began + 9 * SECOND), slow);
-        assert_ne!(seen.judge(at(101), &settings, false, began + 18 * SECOND), slow);
-        assert_eq!(seen.judge(at(101), &settings, false, began + 19 * SECOND), slow);
+        let mut observation = Observation::first(at(100), began);
+        assert_ne!(observation.judge(at(101), &settings, false, began + 9 * SECOND), slow);
+        assert_ne!(observation.judge(at(101), &settings, false, began + 18 * SECOND), slow);
+        assert_eq!(observation.judge(at(101), &settings, false, began + 19 * SECOND), slow);
     }
 }

@@ -18,13 +18,13 @@ use super::socket::{Server, Socket};
 use crate::buffer_budget::Buffers;
 
 /// How long a connection is kept that nobody uses, and how many are.
-const KEPT: Duration = Duration::from_secs(30);
+const MAX_IDLE: Duration = Duration::from_secs(30);
 const SWEEPS: u64 = 4;
-const MOST: usize = 1024;
+const MAX_IDLE_CONNECTIONS: usize = 1024;
 
 /// How connections are made.
 #[derive(Clone)]
-pub(super) struct Ways {
+pub(super) struct ConnectSettings {
     pub(super) tls: TlsConnector,
     pub(super) connect_timeout: Duration,
     /// How long a request may wait for a connection while all are in use.
@@ -36,7 +36,7 @@ pub(super) struct Ways {
 /// A server, the way to it, and its idle connections.
 pub(super) struct Pool {
     server: Server,
-    ways: Ways,
+    settings: ConnectSettings,
     idle: Mutex<Idle>,
     limit: Arc<ConnectionLimit>,
     /// This worker's requests in the queue, and their wake-up when a connection here becomes idle.
@@ -54,35 +54,35 @@ struct Idle {
 }
 
 impl Pool {
-    pub(super) fn new(server: Server, ways: Ways) -> Arc<Pool> {
-        let limit = ways.limits.of(&server);
+    pub(super) fn new(server: Server, settings: ConnectSettings) -> Arc<Pool> {
+        let limit = settings.limits.of(&server);
         let (idle, waiting, freed) = (Mutex::default(), AtomicUsize::new(0), Notify::new());
-        let pool = Arc::new(Pool { server, ways, idle, limit, waiting, freed });
+        let pool = Arc::new(Pool { server, settings, idle, limit, waiting, freed });
         pool.limit.register(Arc::downgrade(&pool));
         pool
     }
 
     /// What the bodies of its answers may hold.
     pub(super) fn buffers(&self) -> &Buffers {
-        &self.ways.buffers
+        &self.settings.buffers
     }
 
     /// Sends a request once and returns its response; `fresh`: on a new connection.
     ///
     /// # Errors
     /// [`Failure`]. [`Failure::Stale`] is worth another try on a new connection.
-    pub(super) async fn ask(
+    pub(super) async fn send(
         self: &Arc<Pool>,
         request: &[u8],
         to_head: bool,
         fresh: bool,
     ) -> Result<Response<Incoming>, Failure> {
-        let kept = if fresh { None } else { self.take() };
-        let connection = match kept {
-            Some(kept) => kept,
+        let idle = if fresh { None } else { self.take() };
+        let connection = match idle {
+            Some(idle) => idle,
             None => Box::pin(self.connection(fresh)).await?,
         };
-        connection.ask(request, to_head, self).await
+        connection.send(request, to_head, self).await
     }
 
     /// A new connection, or the next one that becomes idle unless it must be `fresh`.
@@ -94,10 +94,10 @@ impl Pool {
             self.limit.log_refusal();
             return Err(Failure::Busy);
         };
-        let waited = tokio::time::timeout(self.ways.queue_timeout, self.wait(fresh)).await;
+        let waited = tokio::time::timeout(self.settings.queue_timeout, self.wait(fresh)).await;
         match waited {
             Ok(Ok(slot)) => self.connect(slot).await,
-            Ok(Err(kept)) => Ok(kept),
+            Ok(Err(idle)) => Ok(idle),
             Err(_) => {
                 self.limit.log_refusal();
                 Err(Failure::Busy)
@@ -111,7 +111,7 @@ impl Pool {
         loop {
             // A connection may have become idle before this request was in the queue.
             match if fresh { None } else { self.take() } {
-                Some(kept) => return Err(kept),
+                Some(idle) => return Err(idle),
                 None => self.limit.close_idle(),
             }
             tokio::select! {
@@ -122,7 +122,7 @@ impl Pool {
     }
 
     async fn connect(&self, slot: Slot) -> Result<Connection, Failure> {
-        let Ways { tls, connect_timeout, .. } = &self.ways;
+        let ConnectSettings { tls, connect_timeout, .. } = &self.settings;
         let socket = Socket::connect(&self.server, tls, *connect_timeout).await;
         let socket = socket.map_err(|error| match Failure::is_of_descriptors(&error) {
             true => Failure::Busy,
@@ -150,7 +150,7 @@ impl Pool {
     /// Keeps a connection for the next request.
     pub(super) fn put(self: &Arc<Pool>, connection: Connection) {
         let mut idle = self.idle();
-        if idle.connections.len() < MOST {
+        if idle.connections.len() < MAX_IDLE_CONNECTIONS {
             let sweeps = idle.sweeps;
             idle.connections.push((sweeps, connection));
         }
@@ -198,7 +198,7 @@ impl Pool {
 /// Closes what is too old, for as long as any connection is idle.
 async fn sweep(pool: Weak<Pool>) {
     loop {
-        tokio::time::sleep(KEPT.div_f64(SWEEPS as f64)).await;
+        tokio::time::sleep(MAX_IDLE.div_f64(SWEEPS as f64)).await;
         match pool.upgrade() {
             Some(pool) if pool.close_old() => {}
             _ => return,

@@ -16,7 +16,7 @@ use tokio_rustls::TlsConnector;
 
 use super::Settings;
 use super::connection_limit::ConnectionLimits;
-use super::connection_pool::{Pool, Ways};
+use super::connection_pool::{ConnectSettings, Pool};
 use super::exchange::{Failure, Incoming};
 use super::socket::Server;
 use crate::buffer_budget::Buffers;
@@ -27,7 +27,7 @@ pub(super) const OUR_NAME: &str = concat!("loangate/", env!("CARGO_PKG_VERSION")
 /// The ways to all servers that are asked under one configuration.
 #[derive(Clone)]
 pub(super) struct Connections {
-    ways: Ways,
+    settings: ConnectSettings,
     pools: Arc<Mutex<HashMap<Server, Arc<Pool>>>>,
 }
 
@@ -40,7 +40,7 @@ impl Connections {
         buffers: &Buffers,
         limits: &ConnectionLimits,
     ) -> Result<Connections, String> {
-        let roots = if secure { machines_roots()? } else { RootCertStore::empty() };
+        let roots = if secure { system_roots()? } else { RootCertStore::empty() };
         let mut config = ClientConfig::builder_with_provider(aws_lc_rs::default_provider().into())
             .with_safe_default_protocol_versions()
             .map_err(|error| error.to_string())?
@@ -52,8 +52,8 @@ impl Connections {
         // A request that waits too long for a connection must not look like a slow origin.
         let queue_timeout = settings.queue_timeout();
         let (buffers, limits) = (buffers.clone(), limits.clone());
-        let ways = Ways { tls, connect_timeout, queue_timeout, buffers, limits };
-        Ok(Connections { ways, pools: Arc::default() })
+        let settings = ConnectSettings { tls, connect_timeout, queue_timeout, buffers, limits };
+        Ok(Connections { settings, pools: Arc::default() })
     }
 
     /// The way to a server.
@@ -61,18 +61,18 @@ impl Connections {
         let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
         pools
             .entry(server)
-            .or_insert_with_key(|server| Pool::new(server.clone(), self.ways.clone()))
+            .or_insert_with_key(|server| Pool::new(server.clone(), self.settings.clone()))
             .clone()
     }
 
     /// Sends a request as it stands; `fresh`: on a new connection.
-    pub(super) async fn ask(
+    pub(super) async fn send(
         &self,
         request: Request<Bytes>,
         fresh: bool,
     ) -> Result<Response<Incoming>, Failure> {
         let pool = self.to(server_of(request.uri()).map_err(Failure::Broken)?);
-        pool.ask(&written(&request), request.method() == Method::HEAD, fresh).await
+        pool.send(&written(&request), request.method() == Method::HEAD, fresh).await
     }
 }
 
@@ -82,7 +82,7 @@ impl std::fmt::Debug for Connections {
     }
 }
 
-fn machines_roots() -> Result<RootCertStore, String> {
+fn system_roots() -> Result<RootCertStore, String> {
     let loaded = rustls_native_certs::load_native_certs();
     let mut roots = RootCertStore::empty();
     let (added, _) = roots.add_parsable_certificates(loaded.certs);

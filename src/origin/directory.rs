@@ -31,7 +31,7 @@ use super::Settings;
 use super::body::{Body, Broken, bodiless, not_satisfiable};
 use super::connection_limit::{ConnectionLimit, ConnectionLimits, Slot};
 use super::exchange::Failure;
-use super::file_request::Ask;
+use super::file_request::FileRequest;
 use super::reachability::Outcome;
 use crate::path::FilePath;
 
@@ -89,7 +89,11 @@ impl Directory {
         }
     }
 
-    pub(super) async fn ask(&self, path: &FilePath, ask: &Ask) -> Result<Response<Body>, Failure> {
+    pub(super) async fn send(
+        &self,
+        path: &FilePath,
+        request: &FileRequest,
+    ) -> Result<Response<Body>, Failure> {
         let Ok(name) = percent_decode_str(path.as_str()).decode_utf8() else {
             return Ok(bodiless(StatusCode::NOT_FOUND));
         };
@@ -100,7 +104,7 @@ impl Directory {
         let opened = spawn_blocking(move || Ok((root.open_file(&name)?, slot))).await;
         let opened = opened.unwrap_or_else(|error| Err(io::Error::other(error)));
         match opened.map(|(opened, slot)| opened.map(|(file, metadata)| (file, metadata, slot))) {
-            Ok(Some((file, metadata, slot))) => answer(file, &metadata, ask, slot)
+            Ok(Some((file, metadata, slot))) => answer(file, &metadata, request, slot)
                 .map_err(|error| Failure::Broken(error.to_string())),
             Ok(None) => Ok(bodiless(StatusCode::NOT_FOUND)),
             // The fault of one file, and no reason to suspect the directory.
@@ -169,13 +173,18 @@ fn is_no_file(error: &io::Error) -> bool {
         || Errno::from_io_error(error).is_some_and(|number| by_number.contains(&number))
 }
 
-fn answer(file: File, metadata: &Metadata, ask: &Ask, slot: Slot) -> io::Result<Response<Body>> {
+fn answer(
+    file: File,
+    metadata: &Metadata,
+    request: &FileRequest,
+    slot: Slot,
+) -> io::Result<Response<Body>> {
     let stamp @ (complete, modified) = stamp(metadata)?;
     let tag = tag_of(metadata, modified);
-    let is_it = ask.only_if.as_ref().is_none_or(|wanted| Some(wanted) == tag.as_ref());
+    let is_it = request.only_if.as_ref().is_none_or(|wanted| Some(wanted) == tag.as_ref());
     let mut response = Response::new(Body::empty());
     let (first, length) =
-        match ask.range.filter(|_| is_it).map(|asked| (asked, asked.within(complete))) {
+        match request.range.filter(|_| is_it).map(|range| (range, range.within(complete))) {
             None => (0, complete),
             Some((_, Some((first, last)))) => {
                 *response.status_mut() = StatusCode::PARTIAL_CONTENT;
@@ -189,10 +198,10 @@ fn answer(file: File, metadata: &Metadata, ask: &Ask, slot: Slot) -> io::Result<
     fields.insert(CONTENT_LENGTH, HeaderValue::from(length));
     fields.extend(tag.map(|tag| (ETAG, tag)));
     fields.extend(http_date(modified).map(|date| (LAST_MODIFIED, date)));
-    if !ask.head {
+    if !request.head {
         let open =
             Open { file, seek: (first > 0).then_some(first), left: length, stamp, _slot: slot };
-        *response.body_mut() = Body::file(Reading { at_rest: Some(open), under_way: None });
+        *response.body_mut() = Body::file(Reading { idle: Some(open), pending: None });
     }
     Ok(response)
 }
@@ -215,8 +224,8 @@ fn http_date(at: SystemTime) -> Option<HeaderValue> {
 #[derive(Debug)]
 pub(super) struct Reading {
     /// None while a read is under way, and after an error.
-    at_rest: Option<Open>,
-    under_way: Option<JoinHandle<io::Result<(Bytes, Open)>>>,
+    idle: Option<Open>,
+    pending: Option<JoinHandle<io::Result<(Bytes, Open)>>>,
 }
 
 #[derive(Debug)]
@@ -238,15 +247,15 @@ impl Reading {
         &mut self,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Bytes, Broken>>> {
-        if let Some(open) = self.at_rest.take_if(|open| open.left > 0) {
-            self.under_way = Some(spawn_blocking(|| open.read()));
+        if let Some(open) = self.idle.take_if(|open| open.left > 0) {
+            self.pending = Some(spawn_blocking(|| open.read()));
         }
-        let Some(reading) = &mut self.under_way else { return Poll::Ready(None) };
+        let Some(reading) = &mut self.pending else { return Poll::Ready(None) };
         let read = ready!(Pin::new(reading).poll(context));
-        self.under_way = None;
+        self.pending = None;
         match read {
             Ok(Ok((bytes, open))) => {
-                self.at_rest = Some(open);
+                self.idle = Some(open);
                 Poll::Ready(Some(Ok(bytes)))
             }
             Ok(Err(error)) => {

@@ -6,7 +6,7 @@ use super::body::Body;
 use super::connection_limit::ConnectionLimits;
 use super::directory::Directory;
 use super::exchange::Failure;
-use super::file_request::Ask;
+use super::file_request::FileRequest;
 use super::http::Http;
 use super::object_store::Store;
 use super::reachability::Outcome;
@@ -58,11 +58,15 @@ impl Place {
 
     /// Sends one request, and returns its response as soon as the head has arrived, whatever its
     /// status.
-    pub(super) async fn ask(&self, path: &FilePath, ask: &Ask) -> Result<Response<Body>, Failure> {
+    pub(super) async fn send(
+        &self,
+        path: &FilePath,
+        request: &FileRequest,
+    ) -> Result<Response<Body>, Failure> {
         match &self.kind {
-            Kind::Http(http) => http.ask(path, ask).await,
-            Kind::Store(store) => store.ask(path, ask).await,
-            Kind::Directory(directory) => directory.ask(path, ask).await,
+            Kind::Http(http) => http.send(path, request).await,
+            Kind::Store(store) => store.send(path, request).await,
+            Kind::Directory(directory) => directory.send(path, request).await,
         }
     }
 

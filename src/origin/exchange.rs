@@ -25,9 +25,9 @@ use super::socket::Socket;
 use crate::buffer_budget::{LEAST, Size};
 
 /// What is read at once of an answer's beginning: a small file comes whole with its head.
-const BEGINNING: usize = 68 * 1024;
+const FIRST_READ: usize = 68 * 1024;
 /// The most that is read at once.
-const MOST: usize = 1024 * 1024;
+const MAX_READ: usize = 1024 * 1024;
 
 /// A connection between requests.
 #[derive(Debug)]
@@ -88,7 +88,7 @@ impl Connection {
     }
 
     /// Sends a request, and gives its answer when the head is there.
-    pub(super) async fn ask(
+    pub(super) async fn send(
         mut self,
         request: &[u8],
         to_head: bool,
@@ -111,16 +111,16 @@ impl Connection {
         *response.status_mut() = head.status;
         *response.version_mut() = head.version;
         *response.headers_mut() = head.fields;
-        let (framing, keeps) = (head.framing, head.keeps);
+        let (framing, keep_alive) = (head.framing, head.keep_alive);
         let mut body = Incoming {
             connection: Some(self),
             buffer,
             framing,
-            keeps,
+            keep_alive,
             size: None,
             pool: pool.clone(),
         };
-        body.give_back_if_over();
+        body.release_if_complete();
         Ok(response.map(|()| body))
     }
 
@@ -128,7 +128,7 @@ impl Connection {
         let mut interim = 0;
         loop {
             let before = buffer.len();
-            let most = BEGINNING.max(buffer.len() + 1) - buffer.len();
+            let most = FIRST_READ.max(buffer.len() + 1) - buffer.len();
             let read = poll_fn(|context| self.socket.poll_fill(context, buffer, most)).await;
             if read.map_err(|error| error.to_string())? == 0 {
                 return Err("it closed the connection before it had answered".to_owned());
@@ -156,7 +156,7 @@ pub(super) struct Incoming {
     /// What was read and not taken.
     buffer: BytesMut,
     framing: Framing,
-    keeps: bool,
+    keep_alive: bool,
     /// How much to read; none while nothing was read but the answer's beginning.
     size: Option<Size>,
     pool: Arc<Pool>,
@@ -168,12 +168,12 @@ impl Incoming {
         loop {
             match self.framing.take(&mut self.buffer) {
                 Ok(Taken::Data(data)) => {
-                    self.give_back_if_over();
-                    self.let_go_of_rest();
+                    self.release_if_complete();
+                    self.drop_small_buffer();
                     return Poll::Ready(Some(Ok(data)));
                 }
                 Ok(Taken::Over) => {
-                    self.give_back_if_over();
+                    self.release_if_complete();
                     return Poll::Ready(None);
                 }
                 Ok(Taken::Nothing) => {}
@@ -193,16 +193,16 @@ impl Incoming {
     /// Reads as much as the reader is worth; none where the connection broke.
     fn poll_fill(&mut self, context: &mut Context<'_>) -> Poll<Option<usize>> {
         let Some(connection) = &mut self.connection else { return Poll::Ready(None) };
-        let size = self.size.get_or_insert_with(|| Size::new(self.pool.buffers(), MOST));
+        let size = self.size.get_or_insert_with(|| Size::new(self.pool.buffers(), MAX_READ));
         let left = self.framing.left().and_then(|left| usize::try_from(left).ok());
-        let most = size.next(Instant::now()).min(left.unwrap_or(MOST));
+        let most = size.next(Instant::now()).min(left.unwrap_or(MAX_READ));
         let read = ready!(connection.socket.poll_fill(context, &mut self.buffer, most));
         Poll::Ready(read.ok().inspect(|read| size.came(*read, Instant::now())))
     }
 
     /// What a read has left of its buffer is too little for the next one, and would keep all of it
     /// for as long as the reader stands still.
-    fn let_go_of_rest(&mut self) {
+    fn drop_small_buffer(&mut self) {
         if self.size.is_some() && self.buffer.is_empty() && self.buffer.capacity() < LEAST {
             self.buffer = BytesMut::new();
         }
@@ -226,11 +226,11 @@ impl Incoming {
 
     /// Lets the connection serve others as soon as the body is over; it ends where something came
     /// behind the body.
-    fn give_back_if_over(&mut self) {
+    fn release_if_complete(&mut self) {
         if !self.framing.is_over() {
             return;
         }
-        let is_good = self.keeps && self.buffer.is_empty();
+        let is_good = self.keep_alive && self.buffer.is_empty();
         // A small answer's buffer serves the next one, once the reader has taken what was in it.
         let spare = std::mem::take(&mut self.buffer);
         if let Some(mut connection) = self.connection.take().filter(|_| is_good) {

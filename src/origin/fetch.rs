@@ -13,7 +13,7 @@ use http::{Response, StatusCode};
 use super::breaker::{Breaker, Evidence};
 use super::exchange::Failure;
 use super::object_store::Repeated;
-use super::{Ask, Body, Origin, OriginError, USEFUL_BYTES, retry_after};
+use super::{Body, FileRequest, Origin, OriginError, USEFUL_BYTES, retry_after};
 use crate::path::FilePath;
 
 /// The pause before a repetition at the same address: a random part of it, at least half.
@@ -34,12 +34,12 @@ impl Repetition {
 
 /// A request for the rest of a body that broke.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Rest {
+pub struct ResumeCost {
     /// How many bytes the body before had brought.
     pub progress: u64,
 }
 
-impl Rest {
+impl ResumeCost {
     /// Whether the request costs nothing of the retry budget, and its failure is no evidence
     /// against the address.
     pub fn is_free(self) -> bool {
@@ -69,33 +69,48 @@ impl Origin {
     ///
     /// # Errors
     /// [`OriginError`]; the reason is logged here, since no reader may see it.
-    pub async fn fetch(&self, path: &FilePath, ask: &Ask, repetition: &Repetition) -> Outcome {
+    pub async fn fetch(
+        &self,
+        path: &FilePath,
+        request: &FileRequest,
+        repetition: &Repetition,
+    ) -> Outcome {
         let first = self.choose(None).map_err(|wait| self.suspended(wait))?;
         self.shared.budget.earn();
-        let (outcome, verdict) = self.attempt(first, path, ask, true).await;
+        let (outcome, verdict) = self.attempt(first, path, request, true).await;
         if verdict == Verdict::Final {
             return outcome;
         }
         // Boxed: hardly any request gets here, and each would be larger for it.
-        Box::pin(self.repeat(first, (outcome, verdict), path, ask, repetition)).await
+        Box::pin(self.repeat(first, (outcome, verdict), path, request, repetition)).await
     }
 
     /// Requests the rest of a body that broke, once.
     ///
     /// # Errors
     /// As [`Origin::fetch`], and where the retry budget is used up.
-    pub async fn fetch_rest(&self, path: &FilePath, ask: &Ask, rest: Rest) -> Outcome {
-        if !rest.is_free() && !self.shared.budget.withdraw(Instant::now()) {
+    pub async fn fetch_rest(
+        &self,
+        path: &FilePath,
+        request: &FileRequest,
+        cost: ResumeCost,
+    ) -> Outcome {
+        if !cost.is_free() && !self.shared.budget.withdraw(Instant::now()) {
             self.counts.not_sent("suspended");
             return Err(OriginError::Failed { retry_after: None });
         }
         let address = self.choose(None).map_err(|wait| self.suspended(wait))?;
-        let is_evidence = !rest.is_free();
-        match self.attempt(address, path, ask, is_evidence).await {
+        let is_evidence = !cost.is_free();
+        match self.attempt(address, path, request, is_evidence).await {
             (_, Verdict::Fresh) => {
-                self.attempt(address, path, &Ask { fresh: true, ..ask.clone() }, is_evidence)
-                    .await
-                    .0
+                self.attempt(
+                    address,
+                    path,
+                    &FileRequest { fresh: true, ..request.clone() },
+                    is_evidence,
+                )
+                .await
+                .0
             }
             (outcome, _) => outcome,
         }
@@ -116,14 +131,17 @@ impl Origin {
         first: usize,
         (outcome, verdict): (Outcome, Verdict),
         path: &FilePath,
-        ask: &Ask,
+        request: &FileRequest,
         repetition: &Repetition,
     ) -> Outcome {
         if verdict == Verdict::Fresh {
             if !repetition.take() {
                 return outcome;
             }
-            return self.attempt(first, path, &Ask { fresh: true, ..ask.clone() }, true).await.0;
+            return self
+                .attempt(first, path, &FileRequest { fresh: true, ..request.clone() }, true)
+                .await
+                .0;
         }
         let other = self.choose(Some(first)).ok();
         let is_hopeless = other.is_none()
@@ -143,7 +161,7 @@ impl Origin {
             }
         };
         drop(outcome);
-        let (repeated, verdict) = self.attempt(address, path, ask, true).await;
+        let (repeated, verdict) = self.attempt(address, path, request, true).await;
         // A third request would be the second repetition.
         if verdict == Verdict::Fresh {
             Err(OriginError::Failed { retry_after: None })
@@ -196,7 +214,7 @@ impl Origin {
         &self,
         address: usize,
         path: &FilePath,
-        ask: &Ask,
+        request: &FileRequest,
         is_evidence: bool,
     ) -> (Outcome, Verdict) {
         let Some(place) = self.places.get(address) else {
@@ -204,9 +222,10 @@ impl Origin {
         };
         let began = Instant::now();
         let (origin, place_name) = (self.settings.name.as_str(), place.name());
-        let asked = tokio::time::timeout(self.settings.first_byte, place.ask(path, ask)).await;
+        let attempted =
+            tokio::time::timeout(self.settings.first_byte, place.send(path, request)).await;
         let failed = Err(OriginError::Failed { retry_after: None });
-        let (outcome, verdict, label) = match asked {
+        let (outcome, verdict, label) = match attempted {
             Ok(Ok(mut response)) => {
                 response.body_mut().address = address;
                 let (verdict, label) = (judge(&response), status_class(response.status()));

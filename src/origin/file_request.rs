@@ -4,11 +4,11 @@ use http::HeaderValue;
 
 /// One question.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Ask {
+pub struct FileRequest {
     /// Only the fields, as HEAD has them.
     pub head: bool,
     /// The part that is wanted; none for the whole file.
-    pub range: Option<Asked>,
+    pub range: Option<ByteRange>,
     /// Only of the file that has this strong entity tag: of another one nothing, or all of it.
     pub only_if: Option<HeaderValue>,
     /// On a new connection, since an idle one turned out to be closed.
@@ -17,7 +17,7 @@ pub struct Ask {
 
 /// One range (RFC 9110 §14.1.1).
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Asked {
+pub enum ByteRange {
     /// From this byte to the end.
     From(u64),
     /// From the first to the second, both included.
@@ -26,25 +26,25 @@ pub enum Asked {
     Last(u64),
 }
 
-impl Ask {
+impl FileRequest {
     /// The fields of a file.
-    pub fn head() -> Ask {
-        Ask { head: true, ..Ask::default() }
+    pub fn head() -> FileRequest {
+        FileRequest { head: true, ..FileRequest::default() }
     }
 
     /// A part of a file, or the whole.
-    pub fn get(range: Option<Asked>) -> Ask {
-        Ask { range, ..Ask::default() }
+    pub fn get(range: Option<ByteRange>) -> FileRequest {
+        FileRequest { range, ..FileRequest::default() }
     }
 }
 
-impl Asked {
+impl ByteRange {
     /// As the field Range says it.
     pub(super) fn text(self) -> String {
         match self {
-            Asked::From(first) => format!("bytes={first}-"),
-            Asked::Between(first, last) => format!("bytes={first}-{last}"),
-            Asked::Last(count) => format!("bytes=-{count}"),
+            ByteRange::From(first) => format!("bytes={first}-"),
+            ByteRange::Between(first, last) => format!("bytes={first}-{last}"),
+            ByteRange::Last(count) => format!("bytes=-{count}"),
         }
     }
 
@@ -52,8 +52,8 @@ impl Asked {
     /// file is all of it, although that is no byte.
     pub fn is_satisfiable(self, complete: u64) -> bool {
         match self {
-            Asked::From(first) | Asked::Between(first, _) => first < complete,
-            Asked::Last(count) => count > 0,
+            ByteRange::From(first) | ByteRange::Between(first, _) => first < complete,
+            ByteRange::Last(count) => count > 0,
         }
     }
 
@@ -61,10 +61,10 @@ impl Asked {
     pub fn within(self, complete: u64) -> Option<(u64, u64)> {
         let end = complete.checked_sub(1)?;
         let (first, last) = match self {
-            Asked::From(first) => (first, end),
-            Asked::Between(first, last) => (first, last.min(end)),
-            Asked::Last(0) => return None,
-            Asked::Last(count) => (complete.saturating_sub(count), end),
+            ByteRange::From(first) => (first, end),
+            ByteRange::Between(first, last) => (first, last.min(end)),
+            ByteRange::Last(0) => return None,
+            ByteRange::Last(count) => (complete.saturating_sub(count), end),
         };
         (first <= last).then_some((first, last))
     }

@@ -12,7 +12,7 @@ use super::connection_limit::ConnectionLimits;
 use super::connection_pool::Pool;
 use super::connections::{Connections, OUR_NAME, server_of};
 use super::exchange::Failure;
-use super::file_request::Ask;
+use super::file_request::FileRequest;
 use crate::buffer_budget::Buffers;
 use crate::path::FilePath;
 
@@ -51,24 +51,29 @@ impl Http {
         Ok(Http { base: base.into(), fields: fields.into(), pool })
     }
 
-    pub(super) async fn ask(&self, path: &FilePath, ask: &Ask) -> Result<Response<Body>, Failure> {
-        let answer = self.pool.ask(&self.request(path, ask), ask.head, ask.fresh).await?;
+    pub(super) async fn send(
+        &self,
+        path: &FilePath,
+        request: &FileRequest,
+    ) -> Result<Response<Body>, Failure> {
+        let answer =
+            self.pool.send(&self.request(path, request), request.head, request.fresh).await?;
         Ok(answer.map(Body::from))
     }
 
-    fn request(&self, path: &FilePath, ask: &Ask) -> Vec<u8> {
+    fn request(&self, path: &FilePath, request: &FileRequest) -> Vec<u8> {
         let length = self.base.len() + path.as_str().len() + self.fields.len();
         let mut text = Vec::with_capacity(length + 160);
-        text.put_slice(if ask.head { b"HEAD " } else { b"GET " });
+        text.put_slice(if request.head { b"HEAD " } else { b"GET " });
         text.put_slice(self.base.as_bytes());
         text.put_slice(path.as_str().as_bytes());
         text.put_slice(self.fields.as_bytes());
-        if let Some(range) = ask.range {
+        if let Some(range) = request.range {
             text.put_slice(b"range: ");
             text.put_slice(range.text().as_bytes());
             text.put_slice(b"\r\n");
         }
-        if let Some(tag) = &ask.only_if {
+        if let Some(tag) = &request.only_if {
             text.put_slice(b"if-range: ");
             text.put_slice(tag.as_bytes());
             text.put_slice(b"\r\n");

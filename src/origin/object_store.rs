@@ -29,7 +29,7 @@ use super::body::{Body, not_satisfiable};
 use super::connection_limit::ConnectionLimits;
 use super::connections::{Connections, innermost};
 use super::exchange::{Failure, Incoming};
-use super::file_request::{Ask, Asked};
+use super::file_request::{ByteRange, FileRequest};
 use super::reachability::Outcome;
 use super::{MAX_LENGTH, Settings, object_store_error};
 use crate::buffer_budget::Buffers;
@@ -204,36 +204,42 @@ impl Store {
         }
     }
 
-    pub(super) async fn ask(&self, path: &FilePath, ask: &Ask) -> Result<Response<Body>, Failure> {
-        match ask.range {
+    pub(super) async fn send(
+        &self,
+        path: &FilePath,
+        request: &FileRequest,
+    ) -> Result<Response<Body>, Failure> {
+        match request.range {
             // A repetition takes the way that every storage understands.
-            Some(Asked::Last(_)) if ask.fresh || !self.has_suffixes.load(Ordering::Relaxed) => {
-                self.ask_by_length(path, ask).await
+            Some(ByteRange::Last(_))
+                if request.fresh || !self.has_suffixes.load(Ordering::Relaxed) =>
+            {
+                self.send_by_length(path, request).await
             }
-            Some(Asked::Last(_)) => match self.go(path, ask).await {
+            Some(ByteRange::Last(_)) => match self.get(path, request).await {
                 Ok(response) if !may_lack_suffixes(response.status()) => Ok(response),
                 refused @ (Ok(_) | Err(Failure::Broken(_))) => {
-                    self.ask_in_place_of(refused, path, ask).await
+                    self.retry_by_length(refused, path, request).await
                 }
                 failed => failed,
             },
-            Some(Asked::From(first) | Asked::Between(first, _)) if first > MAX_LENGTH => {
-                self.ask_by_length(path, ask).await
+            Some(ByteRange::From(first) | ByteRange::Between(first, _)) if first > MAX_LENGTH => {
+                self.send_by_length(path, request).await
             }
-            _ => self.go(path, ask).await,
+            _ => self.get(path, request).await,
         }
     }
 
     /// Requests the last bytes by their number. If that fails too, the request counts as repeated.
-    async fn ask_in_place_of(
+    async fn retry_by_length(
         &self,
         refused: Result<Response<Body>, Failure>,
         path: &FilePath,
-        ask: &Ask,
+        request: &FileRequest,
     ) -> Result<Response<Body>, Failure> {
         let is_unknown =
             refused.as_ref().is_ok_and(|response| response.status() == StatusCode::NOT_IMPLEMENTED);
-        match self.ask_by_length(path, ask).await {
+        match self.send_by_length(path, request).await {
             Ok(response) if !response.status().is_server_error() => {
                 if is_unknown {
                     self.has_suffixes.store(false, Ordering::Relaxed);
@@ -251,8 +257,13 @@ impl Store {
     }
 
     /// A part of a file by its length, for what the storage would not understand.
-    async fn ask_by_length(&self, path: &FilePath, ask: &Ask) -> Result<Response<Body>, Failure> {
-        let answer = self.go(path, &Ask { head: true, range: None, ..ask.clone() }).await?;
+    async fn send_by_length(
+        &self,
+        path: &FilePath,
+        request: &FileRequest,
+    ) -> Result<Response<Body>, Failure> {
+        let answer =
+            self.get(path, &FileRequest { head: true, range: None, ..request.clone() }).await?;
         let length = answer
             .headers()
             .get(CONTENT_LENGTH)
@@ -260,26 +271,29 @@ impl Store {
         let (true, Some(complete)) = (answer.status().is_success(), length) else {
             return Ok(answer);
         };
-        match ask.range.and_then(|asked| asked.within(complete)) {
+        match request.range.and_then(|range| range.within(complete)) {
             Some((first, last)) => {
-                let range = Some(Asked::Between(first, last));
+                let range = Some(ByteRange::Between(first, last));
                 // The file whose length this is, and no other.
                 let only_if = answer.headers().get(ETAG).cloned();
-                self.go(path, &Ask { range, only_if, ..ask.clone() }).await
+                self.get(path, &FileRequest { range, only_if, ..request.clone() }).await
             }
             None => Ok(not_satisfiable(complete)),
         }
     }
 
-    async fn go(&self, path: &FilePath, ask: &Ask) -> Result<Response<Body>, Failure> {
+    async fn get(&self, path: &FilePath, request: &FileRequest) -> Result<Response<Body>, Failure> {
         let location =
             object_store::path::Path::from_url_path(format!("{}{}", self.prefix, path.as_str()))
                 .map_err(|error| Failure::Broken(error.to_string()))?;
-        let slot = ResponseSlot { fresh: ask.fresh, ..ResponseSlot::default() };
-        let mut options =
-            GetOptions { head: ask.head, range: ask.range.map(range), ..GetOptions::default() };
+        let slot = ResponseSlot { fresh: request.fresh, ..ResponseSlot::default() };
+        let mut options = GetOptions {
+            head: request.head,
+            range: request.range.map(get_range),
+            ..GetOptions::default()
+        };
         options.if_match =
-            ask.only_if.as_ref().and_then(|tag| tag.to_str().ok()).map(str::to_owned);
+            request.only_if.as_ref().and_then(|tag| tag.to_str().ok()).map(str::to_owned);
         options.extensions.insert(slot.clone());
         let got = self.store.get_opts(&location, options).await;
         match (slot.take(), got) {
@@ -304,12 +318,12 @@ fn may_lack_suffixes(status: StatusCode) -> bool {
     )
 }
 
-fn range(asked: Asked) -> GetRange {
-    match asked {
-        Asked::From(first) => GetRange::Offset(first),
-        Asked::Between(first, last) if last >= MAX_LENGTH => GetRange::Offset(first),
-        Asked::Between(first, last) => GetRange::Bounded(first..last.saturating_add(1)),
-        Asked::Last(count) => GetRange::Suffix(count),
+fn get_range(range: ByteRange) -> GetRange {
+    match range {
+        ByteRange::From(first) => GetRange::Offset(first),
+        ByteRange::Between(first, last) if last >= MAX_LENGTH => GetRange::Offset(first),
+        ByteRange::Between(first, last) => GetRange::Bounded(first..last.saturating_add(1)),
+        ByteRange::Last(count) => GetRange::Suffix(count),
     }
 }
 
@@ -345,22 +359,22 @@ fn connector(
 }
 
 /// An answer, or why there is none.
-type Answered = Result<Response<Incoming>, Failure>;
+type FetchResult = Result<Response<Incoming>, Failure>;
 
 /// Where a file's response is put, past `object_store`.
 #[derive(Clone, Default)]
 struct ResponseSlot {
-    answer: Arc<Mutex<Option<Answered>>>,
-    /// [`Ask::fresh`].
+    answer: Arc<Mutex<Option<FetchResult>>>,
+    /// [`FileRequest::fresh`].
     fresh: bool,
 }
 
 impl ResponseSlot {
-    fn put(&self, answer: Answered) {
+    fn put(&self, answer: FetchResult) {
         *self.answer.lock().unwrap_or_else(PoisonError::into_inner) = Some(answer);
     }
 
-    fn take(&self) -> Option<Answered> {
+    fn take(&self) -> Option<FetchResult> {
         self.answer.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
@@ -398,7 +412,7 @@ impl HttpService for Connector {
         let slot = head.extensions.remove::<ResponseSlot>();
         let body = body.collect().await?.to_bytes();
         let fresh = slot.as_ref().is_some_and(|slot| slot.fresh);
-        let answered = self.0.ask(Request::from_parts(head, body), fresh).await;
+        let answered = self.0.send(Request::from_parts(head, body), fresh).await;
         if let Some(slot) = slot {
             slot.put(answered);
             return Err(HttpError::new(HttpErrorKind::Unknown, Taken));

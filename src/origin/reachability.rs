@@ -9,7 +9,7 @@ use http::StatusCode;
 use tokio::time::timeout;
 
 use super::endpoint::Place;
-use super::file_request::Ask;
+use super::file_request::FileRequest;
 use super::{Origin, Settings};
 use crate::path::FilePath;
 
@@ -68,7 +68,7 @@ impl Place {
         let Some(path) = FilePath::of_decoded(NO_FILE) else {
             return Outcome::Failed("no path can be made".to_owned());
         };
-        match self.ask(&path, &Ask::head()).await {
+        match self.send(&path, &FileRequest::head()).await {
             Ok(answer) => of_status(answer.status()),
             Err(why) => Outcome::Failed(format!("it cannot be reached: {why}")),
         }

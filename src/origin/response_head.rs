@@ -13,7 +13,7 @@ use super::framing::{Chunk, Framing};
 
 /// The longest head that is read, in bytes, and the most fields in it.
 pub(super) const LONGEST: usize = 64 * 1024;
-const MOST_FIELDS: usize = 100;
+const MAX_FIELDS: usize = 100;
 /// The most interim responses (1xx) before a final one.
 const MAX_INTERIM: usize = 16;
 
@@ -26,7 +26,7 @@ pub(super) struct Head {
     /// How its body is framed.
     pub(super) framing: Framing,
     /// Whether the connection is good for another request once the body is over.
-    pub(super) keeps: bool,
+    pub(super) keep_alive: bool,
 }
 
 /// Removes the head from the buffer, and interim responses (RFC 9110 §15.2) before it; none while
@@ -39,7 +39,7 @@ pub(super) fn take(
     loop {
         // The parser would skip empty lines.
         if buffer.first().is_some_and(|first| *first != b'H') {
-            return Err(NO_HTTP);
+            return Err(NOT_HTTP);
         }
         let Some((length, head)) = read(buffer, to_head)? else {
             let is_too_long = buffer.len() >= LONGEST;
@@ -56,26 +56,26 @@ pub(super) fn take(
     }
 }
 
-const NO_HTTP: &str = "what it answers is no HTTP";
+const NOT_HTTP: &str = "what it answers is no HTTP";
 
 fn read(buffer: &[u8], to_head: bool) -> Result<Option<(usize, Head)>, &'static str> {
-    let mut room = [const { MaybeUninit::uninit() }; MOST_FIELDS];
+    let mut room = [const { MaybeUninit::uninit() }; MAX_FIELDS];
     let mut answer = httparse::Response::new(&mut []);
     let parsed =
         ParserConfig::default().parse_response_with_uninit_headers(&mut answer, buffer, &mut room);
-    let Status::Complete(length) = parsed.map_err(|_| NO_HTTP)? else { return Ok(None) };
+    let Status::Complete(length) = parsed.map_err(|_| NOT_HTTP)? else { return Ok(None) };
     // The parser takes a bare LF for the end of a line; another reader of the same bytes might not.
     if has_bare_line_feed(buffer.get(..length).unwrap_or_default()) {
         return Err("a line of its head ends without a carriage return");
     }
-    let status = answer.code.and_then(|code| StatusCode::from_u16(code).ok()).ok_or(NO_HTTP)?;
+    let status = answer.code.and_then(|code| StatusCode::from_u16(code).ok()).ok_or(NOT_HTTP)?;
     let version = if answer.version == Some(1) { Version::HTTP_11 } else { Version::HTTP_10 };
     let mut fields = HeaderMap::with_capacity(answer.headers.len());
     for field in
         answer.headers.iter().filter(|field| **field != EMPTY_HEADER && !is_unread(field.name))
     {
-        let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| NO_HTTP)?;
-        fields.append(name, HeaderValue::from_bytes(field.value).map_err(|_| NO_HTTP)?);
+        let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| NOT_HTTP)?;
+        fields.append(name, HeaderValue::from_bytes(field.value).map_err(|_| NOT_HTTP)?);
     }
     let has_transfer_coding = fields.contains_key(TRANSFER_ENCODING);
     let named = framing(&mut fields, has_transfer_coding)?;
@@ -86,8 +86,8 @@ fn read(buffer: &[u8], to_head: bool) -> Result<Option<(usize, Head)>, &'static 
     // HTTP/1.0 has no transfer codings (RFC 9112 §6.1): who forwarded it may not have understood
     // the framing.
     let is_understood = version == Version::HTTP_11 || !has_transfer_coding;
-    let keeps = keeps(version, &fields) && ends_surely && is_understood;
-    Ok(Some((length, Head { status, version, fields, framing, keeps })))
+    let keep_alive = keep_alive(version, &fields) && ends_surely && is_understood;
+    Ok(Some((length, Head { status, version, fields, framing, keep_alive })))
 }
 
 /// Compares all pairs of bytes without a branch, which the compiler does many at a time: a search
@@ -156,7 +156,7 @@ fn framing(fields: &mut HeaderMap, has_transfer_coding: bool) -> Result<Framing,
 }
 
 /// RFC 9112 §9.3.
-fn keeps(version: Version, fields: &HeaderMap) -> bool {
+fn keep_alive(version: Version, fields: &HeaderMap) -> bool {
     let says =
         |option: &str| words(fields, &CONNECTION).any(|word| word.eq_ignore_ascii_case(option));
     if version == Version::HTTP_11 { !says("close") } else { says("keep-alive") && !says("close") }
@@ -179,7 +179,7 @@ mod tests {
         let mut buffer = BytesMut::from(text);
         let head = take(&mut buffer, to_head, &mut 0)?;
         let rest = String::from_utf8(buffer.to_vec()).unwrap();
-        Ok(head.map(|head| (head.status.as_u16(), head.framing, head.keeps, rest)))
+        Ok(head.map(|head| (head.status.as_u16(), head.framing, head.keep_alive, rest)))
     }
 
     #[test]
@@ -293,10 +293,10 @@ mod tests {
                 "",
             ),
         ];
-        for (text, to_head, status, framing, keeps, rest) in good {
+        for (text, to_head, status, framing, keep_alive, rest) in good {
             assert_eq!(
                 taken(text, to_head),
-                Ok(Some((status, framing, keeps, rest.to_owned()))),
+                Ok(Some((status, framing, keep_alive, rest.to_owned()))),
                 "{text:?}"
             );
             let end = text.len() - rest.len() - 1;
@@ -342,7 +342,7 @@ mod tests {
         ] {
             assert!(taken(text, false).is_err(), "{text:?}");
         }
-        let many = format!("HTTP/1.1 200 OK\r\n{}\r\n", "a: b\r\n".repeat(MOST_FIELDS + 1));
+        let many = format!("HTTP/1.1 200 OK\r\n{}\r\n", "a: b\r\n".repeat(MAX_FIELDS + 1));
         assert!(taken(&many, false).is_err());
         assert!(taken(&format!("HTTP/1.1 200 OK\r\na: {}", "b".repeat(LONGEST)), false).is_err());
     }
