@@ -1,9 +1,10 @@
-//! A response's body: passed on chunk by chunk, truncated to its range, and never short without an
-//! error.
+//! The body of a response. It forwards chunks, truncates them to the range, and never ends early
+//! without an error.
 //!
 //! The server polls it. An error resets the stream (HTTP/2) or closes the connection (HTTP/1.1), so
-//! that a short body cannot look whole. The origin is read only as fast as the reader reads. What a
-//! body is bound by outlives it in its chunks (`outgoing`), until the last byte is with the kernel.
+//! that a client cannot mistake a truncated body for a complete one. Back-pressure limits the
+//! origin to the reader's speed. Permit and limits stay in force in its chunks (`outgoing`) until
+//! the kernel has the last byte.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -31,35 +32,35 @@ enum Kind {
     File(Box<FileBody>),
 }
 
-/// Is notified how a body ended.
+/// Callback that receives the result of a body.
 pub type OnEnd = Box<dyn FnOnce(Delivered) + Send + Sync>;
 
-/// What a suspended body could release.
+/// The result of suspending a body.
 #[derive(Debug)]
 pub enum Suspended {
-    /// The chunk that was not sent, in a buffer of its own size; none where it will be fetched
-    /// again.
+    /// The body was suspended and keeps this unsent chunk, copied to a buffer of its exact size.
+    /// `None` if the chunk will be fetched again.
     Keeps(Option<Chunk>),
-    /// The rest cannot be fetched again.
+    /// The remaining bytes cannot be fetched again.
     Impossible,
 }
 
-/// Why a body broke off.
+/// Why a body ended early.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum BodyError {
-    /// The origin broke off, or sent another length than it had named.
+    /// The origin broke off, or sent fewer bytes than it had announced.
     #[error("the origin's body broke off")]
     Origin,
-    /// The origin stood still for too long.
-    #[error("the origin's body stood still")]
+    /// The origin sent nothing for `idle`.
+    #[error("the origin's body stalled")]
     Stalled,
     /// The origin has another file now.
     #[error("the file has changed at the origin")]
     Changed,
-    /// The loan ended under way.
+    /// The loan ended during the transfer.
     #[error("the loan has ended")]
     LoanEnded,
-    /// The reader took nothing, or too little.
+    /// The reader was idle or too slow.
     #[error("the reader is too slow")]
     TooSlow,
 }
@@ -76,20 +77,20 @@ impl From<Abort> for BodyError {
 /// How a body ended.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum End {
-    /// Its last byte is with the kernel.
+    /// The kernel accepted the last byte.
     Complete,
-    /// The origin broke off or stood still.
+    /// The origin broke off or stalled.
     OriginFailed,
-    /// The reader went away.
+    /// The reader closed the stream or the connection.
     HungUp,
-    /// The loan ended, and with it the body.
+    /// The loan ended during the transfer.
     Cut,
-    /// The reader took nothing, or too little.
+    /// The reader was idle or too slow.
     TooSlow,
 }
 
 impl End {
-    /// Its name in logs and metrics.
+    /// Returns the name for logs and metrics.
     pub fn name(self) -> &'static str {
         match self {
             End::Complete => "complete",
@@ -101,59 +102,59 @@ impl End {
     }
 }
 
-/// What left, and how it ended.
+/// The result of a body: what was sent, and how it ended.
 #[derive(Clone, Copy, Debug)]
 pub struct Delivered {
-    /// Body bytes that were handed to the kernel.
+    /// Body bytes that the kernel accepted.
     pub bytes: u64,
-    /// How it ended.
+    /// Why the body ended.
     pub end: End,
-    /// The response's status.
+    /// Status of the response.
     pub status: StatusCode,
     /// When the response's head was ready.
     pub opened: Instant,
-    /// How often an origin that broke off was gone on with.
+    /// Times resumed after the origin broke off.
     pub resumes: u32,
 }
 
 struct FileBody {
     source: BodySource,
-    /// Bytes that are still to become chunks; none where the origin named no length.
+    /// Bytes that are not yet chunks; `None` if the origin announced no length.
     left: Option<u64>,
     outgoing: Arc<Outgoing>,
 }
 
-/// The largest chunk that a suspended body keeps, in bytes.
+/// Largest chunk that a suspended body keeps, in bytes.
 const MAX_KEPT_CHUNK: usize = 16 * 1024;
 
 impl Body {
-    /// No body.
+    /// Returns an empty body.
     pub fn empty() -> Body {
         Body::default()
     }
 
-    /// A whole body, which no permit or limit binds.
+    /// Returns a body of these bytes, without a permit or limit.
     pub fn full(bytes: Bytes) -> Body {
         if bytes.is_empty() { Body::empty() } else { Body(Kind::Full(bytes)) }
     }
 
-    /// `take` bytes of what flows from an origin, which begin under these obligations.
+    /// Returns a body of the first `take` bytes of this source.
     pub(super) fn measured(source: BodySource, take: Option<u64>, outgoing: Arc<Outgoing>) -> Body {
         Body(Kind::File(Box::new(FileBody { source, left: take, outgoing })))
     }
 
-    /// Whether it is a file's, which the monitor checks.
+    /// Returns whether this is a file's body, which the stall monitor checks.
     pub fn is_file(&self) -> bool {
         matches!(self.0, Kind::File(_))
     }
 
-    /// Why nothing more of it may leave, if so: it was aborted, or its loan has ended.
+    /// Returns why no more of the body may be sent: it was aborted, or its loan has ended.
     pub fn why_over(&self) -> Option<Abort> {
         if let Kind::File(file) = &self.0 { file.outgoing.why_over() } else { None }
     }
 
-    /// Ready when the body is aborted. The task is woken for that, and when [`Body::takes_suspend`]
-    /// becomes true.
+    /// Waits for the body to be aborted. Also wakes the task when [`Body::takes_suspend`] has a
+    /// request.
     pub fn poll_aborted(&self, context: &Context<'_>) -> Poll<Abort> {
         match &self.0 {
             Kind::File(file) => file.outgoing.poll_aborted(context),
@@ -161,20 +162,20 @@ impl Body {
         }
     }
 
-    /// Notes that the next bytes wait for the reader.
+    /// Records that the next bytes are available and wait for the reader.
     pub fn waits_for_reader(&self) {
         if let Kind::File(file) = &self.0 {
             file.outgoing.set_waits(false);
         }
     }
 
-    /// Whether it is to be suspended, as its reader has taken nothing for a while; once.
+    /// Takes the monitor's request to suspend this body; each request is returned once.
     pub fn takes_suspend(&self) -> Option<Suspension> {
         if let Kind::File(file) = &self.0 { file.outgoing.takes_suspend() } else { None }
     }
 
-    /// Releases the origin's connection and all buffers, where the rest can be fetched again later.
-    /// `unsent` is the chunk that comes next.
+    /// Releases the origin's connection and all buffers if the remaining bytes can be fetched
+    /// again. `unsent` is the next chunk.
     pub fn suspend(&mut self, suspension: Suspension, unsent: Option<Chunk>) -> Suspended {
         match &mut self.0 {
             Kind::File(file) => file.suspend(suspension, unsent),
@@ -182,8 +183,8 @@ impl Body {
         }
     }
 
-    /// Has the connection hold the body until what was written before is with the kernel. A body
-    /// that was aborted and does not get there in time costs its connection.
+    /// Keeps the body alive until the kernel has everything written before. If an aborted body does
+    /// not get there in time, its connection is closed.
     pub fn hold_until_flushed(&self) {
         if let Kind::File(file) = &self.0 {
             outgoing::hold_until_flushed(&file.outgoing);
@@ -197,14 +198,14 @@ impl FileBody {
             BodyError::Origin | BodyError::Stalled | BodyError::Changed => {
                 self.outgoing.set_failed()
             }
-            // Over HTTP/1.1 this cuts the connection: else the kernel would deliver what it holds.
+            // Over HTTP/1.1 this resets the connection; a close would deliver what the kernel holds.
             BodyError::LoanEnded => self.outgoing.abort(Abort::LoanEnded),
             BodyError::TooSlow => self.outgoing.abort(Abort::TooSlow),
         }
         Poll::Ready(Some(Err(error)))
     }
 
-    /// Makes a chunk of what arrived, truncated to what the head announced.
+    /// Creates a chunk, truncated to the length in the response head.
     fn chunk(&mut self, received: Received) -> Chunk {
         let Received { mut data, at } = received;
         if let Some(left) = &mut self.left {
@@ -224,10 +225,10 @@ impl FileBody {
         Chunk::held(data, at, self.outgoing.clone())
     }
 
-    /// Whether the reader is to take first what was written before.
-    fn poll_backpressure(&mut self, context: &Context<'_>) -> bool {
-        let poll_backpressure = self.outgoing.connection_ref().poll_takes(context).is_pending();
-        if poll_backpressure {
+    /// Returns whether the connection's buffer is full, and then releases what can be released.
+    fn is_blocked(&mut self, context: &Context<'_>) -> bool {
+        let is_blocked = self.outgoing.connection_ref().poll_takes(context).is_pending();
+        if is_blocked {
             self.outgoing.set_waits(false);
             self.outgoing.listen(context);
             if self.outgoing.takes_suspend().is_some() {
@@ -235,10 +236,10 @@ impl FileBody {
             }
             self.source.release();
         }
-        poll_backpressure
+        is_blocked
     }
 
-    /// The next bytes, once the borrower's rate allows them.
+    /// Polls for the next bytes, once the borrower's rate limit allows them.
     fn poll_next(
         &mut self,
         context: &mut Context<'_>,
@@ -252,7 +253,7 @@ impl FileBody {
     }
 
     fn suspend(&mut self, suspension: Suspension, mut unsent: Option<Chunk>) -> Suspended {
-        // What stands between two parts of a file is not the file's: it cannot be requested again.
+        // Multipart text does not come from the origin, so it cannot be requested again.
         if let Some(mut text) = unsent.take_if(|chunk| !chunk.is_of_file()) {
             self.source.suspend(0);
             text.shrink();
@@ -268,7 +269,7 @@ impl FileBody {
         }
         match unsent {
             unsent if suspension == Suspension::Early => Suspended::Keeps(unsent),
-            // All that is left is in hand.
+            // The unsent chunk is the last one.
             Some(mut chunk) if self.left == Some(0) && count <= MAX_KEPT_CHUNK => {
                 chunk.shrink();
                 Suspended::Keeps(Some(chunk))
@@ -288,14 +289,14 @@ impl FileBody {
             if let Some(why) = self.outgoing.why_over() {
                 return self.fail(why.into());
             }
-            // What the reader cannot take yet is not fetched: it would only occupy memory.
-            if self.poll_backpressure(context) {
+            // Bytes that the reader cannot accept yet would only occupy memory.
+            if self.is_blocked(context) {
                 return Poll::Pending;
             }
             let polled = self.poll_next(context);
             self.outgoing.set_waits(polled.is_pending());
             match ready!(polled) {
-                // It may have ended while the origin was waited for.
+                // The loan may have ended while the body waited for the origin.
                 Some(Ok(_)) if self.outgoing.is_loan_over() => {
                     return self.fail(BodyError::LoanEnded);
                 }

@@ -1,9 +1,9 @@
-//! The bytes of a response as they come from an origin: one part of a file, or several with what
-//! stands between them.
+//! The source of a body's bytes: one part of a file, or several parts with multipart text between
+//! them.
 //!
-//! `body` draws from it. Each part is cut out where the origin sends more than was asked, and gone
-//! on with where the origin breaks off (`resume`); a part that nobody has asked for yet is asked
-//! for when its turn comes. Nothing is held but what is on its way.
+//! `body` reads from it. It discards bytes outside the requested part. It resumes a part that the
+//! origin broke off (`resume`). It requests each further part when the one before is complete. It
+//! buffers nothing.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -19,55 +19,55 @@ use super::range::Part;
 use super::resume::{FetchOutcome, PendingFetch, Remainder};
 use crate::origin;
 
-/// What comes next.
+/// One segment of a body.
 #[expect(
     clippy::large_enum_variant,
     reason = "nearly every body is one file, and a box would be one more allocation"
 )]
 pub(super) enum Segment {
-    /// These bytes, which are not the file's.
+    /// Multipart text, which is not part of the file.
     Text(Bytes),
-    /// A part of the file.
+    /// One part of the file.
     File(FileSegment),
 }
 
-/// Bytes that came.
+/// Bytes that were received.
 pub(super) struct Received {
     pub(super) data: Bytes,
-    /// Where in the file the first of them is; none where they are not the file's.
+    /// Offset of the first byte in the file; `None` for multipart text.
     pub(super) at: Option<u64>,
 }
 
-/// A part of a file on its way.
+/// A part of a file that an origin sends.
 pub(super) struct FileSegment {
-    /// The origin's body; none while it is asked for it.
+    /// The origin's body; `None` before its response has arrived.
     incoming: Option<origin::Body>,
     pending: Option<PendingFetch>,
-    /// What is to come, where it can be asked for again.
+    /// The remaining range; `None` if it cannot be requested again.
     remainder: Option<Remainder>,
-    /// Bytes of the origin's that come before the part.
+    /// Bytes to discard before the part begins.
     skip: u64,
-    /// The byte of the file that comes next.
+    /// Offset of the next byte in the file.
     next: u64,
-    /// Bytes of the part that are to come; none where the file's end is not known.
+    /// Remaining bytes of the part; `None` if the file's length is unknown.
     left: Option<u64>,
     idle: Duration,
-    /// Runs while the origin lets us wait.
+    /// Runs while the origin sends nothing.
     idle_timer: Option<Pin<Box<Sleep>>>,
-    /// Whether the origin's body was dropped for a reader who takes nothing.
+    /// Whether the origin's body was dropped because the reader stalled.
     is_suspended: bool,
 }
 
-/// All that comes, the next piece in front.
+/// All remaining segments of a body, in order.
 pub(super) struct BodySource {
     pieces: VecDeque<Segment>,
-    /// How often the pieces that are over were gone on with.
+    /// Times that the completed segments were resumed.
     resumed: u32,
 }
 
 impl FileSegment {
-    /// The part that begins after `skip` bytes of this body: from byte `next` of the file on,
-    /// `left` bytes long.
+    /// Creates a part from a body that has arrived. It starts after `skip` bytes of the body, at
+    /// offset `next` of the file, and has `left` bytes.
     pub(super) fn started(
         incoming: origin::Body,
         skip: u64,
@@ -88,7 +88,7 @@ impl FileSegment {
         }
     }
 
-    /// A part that is asked for when its turn comes.
+    /// Creates a part that is requested when it is first polled.
     pub(super) fn deferred(remainder: Remainder, part: Part, idle: Duration) -> FileSegment {
         let (incoming, pending, remainder, left) =
             (None, None, Some(remainder), Some(part.length()));
@@ -106,7 +106,7 @@ impl FileSegment {
         }
     }
 
-    /// The next bytes of the part, or the error that ends it.
+    /// Polls for the next bytes of the part, or for the error that ends it.
     fn poll_bytes(
         &mut self,
         context: &mut Context<'_>,
@@ -157,7 +157,7 @@ impl FileSegment {
         true
     }
 
-    /// Asks for the rest, where that can be; the broken body is let go.
+    /// Requests the remaining range and drops the broken body. Returns false if it cannot.
     fn retry(&mut self) -> bool {
         if let (Some(remainder), Some(incoming)) = (&mut self.remainder, &self.incoming) {
             remainder.record_break(incoming);
@@ -169,8 +169,7 @@ impl FileSegment {
         self.pending.is_some()
     }
 
-    /// Goes on with what an origin answered that was asked for the rest, or tells why the part ends
-    /// here.
+    /// Continues with the response to a resume request. Returns the error that ends the part.
     fn accept(&mut self, answer: FetchOutcome) -> Option<BodyError> {
         if let Some(remainder) = &mut self.remainder {
             remainder.note(&answer);
@@ -185,7 +184,7 @@ impl FileSegment {
         }
     }
 
-    /// The next bytes of the origin's body, or the error that it has let us wait for too long.
+    /// Polls for the next bytes of the origin's body. Fails if it is idle for too long.
     fn poll_origin(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
         let Some(incoming) = &mut self.incoming else {
             return Poll::Ready(Some(Err(BodyError::Origin)));
@@ -211,7 +210,7 @@ impl FileSegment {
         }
     }
 
-    /// What of these bytes is the part's.
+    /// Trims received bytes to the part.
     fn trim(&mut self, mut data: Bytes) -> Received {
         let skipped = usize::try_from(self.skip).map_or(data.len(), |skip| skip.min(data.len()));
         data.advance(skipped);
@@ -231,12 +230,12 @@ impl FileSegment {
 }
 
 impl BodySource {
-    /// What flows in these pieces.
+    /// Creates a source of these segments.
     pub(super) fn of(pieces: impl Into<VecDeque<Segment>>) -> BodySource {
         BodySource { pieces: pieces.into(), resumed: 0 }
     }
 
-    /// How often an origin that broke off was gone on with.
+    /// Returns how often a body was resumed.
     pub(super) fn resumes(&self) -> u32 {
         match self.pieces.front() {
             Some(Segment::File(stretch)) => {
@@ -246,7 +245,7 @@ impl BodySource {
         }
     }
 
-    /// Holds no more than it must while nobody asks for bytes.
+    /// Releases the buffers that an idle body does not need.
     pub(super) fn release(&mut self) {
         if let Some(Segment::File(FileSegment { incoming: Some(incoming), .. })) =
             self.pieces.front_mut()
@@ -255,9 +254,9 @@ impl BodySource {
         }
     }
 
-    /// Drops the origin's body, to request the rest again when it is polled next. The last `unsent`
-    /// bytes were not sent and are part of that rest. False, and nothing is dropped, where the rest
-    /// cannot be requested.
+    /// Drops the origin's body and requests the remaining range at the next poll. That range
+    /// includes the last `unsent` bytes, which were received but not sent. Returns false, and drops
+    /// nothing, if the range cannot be requested again.
     pub(super) fn suspend(&mut self, unsent: u64) -> bool {
         match self.pieces.front_mut() {
             Some(Segment::File(stretch)) => stretch.suspend(unsent),
@@ -265,7 +264,7 @@ impl BodySource {
         }
     }
 
-    /// The next bytes, or the error that ends it all.
+    /// Polls for the next bytes, or for the error that ends the body.
     pub(super) fn poll_bytes(
         &mut self,
         context: &mut Context<'_>,

@@ -31,63 +31,65 @@ const NOT_ABORTED: u8 = 0;
 const LOAN_ENDED: u8 = 1;
 const TOO_SLOW: u8 = 2;
 
-/// No place in the monitor's list.
+/// Value of `slot` before the body is registered with the monitor.
 const UNLISTED: usize = usize::MAX;
 
-/// A body's obligations.
+/// The state of a running body.
 pub(super) struct Outgoing {
     connection: Connection,
-    /// What it runs under; none for an open file.
+    /// Permit of the loan; `None` for an open file.
     permit: Option<Permit>,
     accounting: Mutex<Accounting>,
-    /// Whether the borrower has limits. Without them a chunk does not lock the books.
+    /// Whether the borrower has limits. Without limits, a chunk takes no lock.
     has_allowance: bool,
     metrics: Metrics,
     status: StatusCode,
     opened: Instant,
     monitor: StallMonitor,
-    /// Its place in the monitor's list.
+    /// Key in the monitor's registry.
     slot: AtomicUsize,
-    /// Is notified of the end. Empty until the body is under way.
+    /// End callback. Empty until the body begins.
     on_end: OnceLock<OnEnd>,
-    /// The task that sends it over HTTP/2, or waits for its reader.
+    /// Task that sends the body over HTTP/2, or waits for its reader.
     task: AtomicWaker,
-    /// Bytes that became chunks, were written to the connection, and are with the kernel.
+    /// Bytes that became chunks.
     handed: AtomicU64,
+    /// Bytes written to the connection.
     written: AtomicU64,
-    /// Bytes of whole chunks that were written.
+    /// Written bytes whose chunks were dropped, so that the connection reports them.
     recorded: AtomicU64,
+    /// Bytes that the kernel accepted.
     left: AtomicU64,
     source: AtomicU8,
     aborted: AtomicU8,
-    /// Whether the next bytes are not available yet, so that the reader cannot take them.
+    /// Whether the body waits for the origin or for a limit, and not for the reader.
     waits: AtomicBool,
     suspends: AtomicU8,
     resumes: AtomicU32,
 }
 
-/// What counts a body's bytes.
+/// Counters of a body's bytes.
 #[derive(Debug)]
 pub(super) struct Accounting {
-    /// Counts under the loan; none for an open file.
+    /// Meter of the loan; `None` for an open file.
     pub(super) metered: Option<Metered>,
-    /// The borrower's limits; none where there are none.
+    /// The borrower's limits; `None` if none are configured.
     pub(super) allowance: Option<StreamAllowance>,
 }
 
-/// How far a body has come, as the monitor sees it.
+/// The progress of a body, for the monitor.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct Progress {
-    /// Bytes that were written to the connection.
+    /// Bytes of the body written to the connection.
     pub(super) written: u64,
-    /// What the connection has sent, where bytes of the body wait in it.
+    /// Bytes sent by the connection while bytes of the body wait in it; otherwise 0.
     pub(super) sent: u64,
-    /// Whether the reader cannot take more now.
+    /// Whether the body waits for the origin or for a limit.
     pub(super) waits: bool,
 }
 
 impl Outgoing {
-    /// Obligations of a body that is about to begin.
+    /// Creates the state of a body that has not begun.
     pub(super) fn new(
         connection: Connection,
         permit: Option<Permit>,
@@ -120,7 +122,7 @@ impl Outgoing {
         }
     }
 
-    /// Begins the body: lists it for the loan's end and for the monitor. False where the loan has
+    /// Begins the body: registers it with the permit and the monitor. Returns false if the loan has
     /// ended.
     pub(super) fn begin(self: &Arc<Outgoing>, on_end: OnEnd) -> bool {
         let body: Arc<dyn OutgoingBody> = self.clone();
@@ -133,7 +135,7 @@ impl Outgoing {
         true
     }
 
-    /// A handle of its connection.
+    /// Returns a handle of the body's connection.
     pub(super) fn connection_handle(&self) -> Connection {
         self.connection.clone()
     }
@@ -146,7 +148,7 @@ impl Outgoing {
         self.accounting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether the borrower has limits.
+    /// Returns whether the borrower has limits.
     pub(super) fn has_allowance(&self) -> bool {
         self.has_allowance
     }
@@ -155,8 +157,8 @@ impl Outgoing {
         &self.metrics
     }
 
-    /// Why nothing more of it may leave: its loan has ended, or it was aborted. The due time is
-    /// checked by [`Outgoing::is_loan_over`].
+    /// Returns why no more of the body may be sent: its loan has ended, or it was aborted. The due
+    /// time is checked by [`Outgoing::is_loan_over`].
     pub(super) fn why_over(&self) -> Option<Abort> {
         match self.aborted.load(Ordering::Acquire) {
             LOAN_ENDED => Some(Abort::LoanEnded),
@@ -165,77 +167,77 @@ impl Outgoing {
         }
     }
 
-    /// Whether its loan has ended or is due.
+    /// Returns whether the loan has ended or is due.
     pub(super) fn is_loan_over(&self) -> bool {
         self.permit.as_ref().is_some_and(Permit::is_over)
     }
 
-    /// Ready with the reason when it is aborted; the task is woken then, and when it is to be
-    /// suspended.
+    /// Waits for the body to be aborted, and returns the reason. The task is also woken when the
+    /// body is to be suspended.
     pub(super) fn poll_aborted(&self, context: &Context<'_>) -> Poll<Abort> {
         self.listen(context);
         self.why_over().map_or(Poll::Pending, Poll::Ready)
     }
 
-    /// Has the task woken that waits for the reader.
+    /// Registers the task to wake on an abort or a suspension.
     pub(super) fn listen(&self, context: &Context<'_>) {
         self.task.register(context.waker());
     }
 
-    /// `count` bytes became a chunk.
+    /// Records that `count` bytes became a chunk.
     pub(super) fn note_handed(&self, count: u64) {
         add(&self.handed, count);
     }
 
-    /// `count` bytes of a chunk were discarded, to be fetched again.
+    /// Records that `count` bytes of a chunk were discarded and will be fetched again.
     pub(super) fn take_back(&self, count: u64) {
         let handed = self.handed.load(Ordering::Relaxed).saturating_sub(count);
         self.handed.store(handed, Ordering::Relaxed);
         self.source.store(RUNNING, Ordering::Relaxed);
     }
 
-    /// `count` bytes were written to the connection.
+    /// Records that `count` bytes were written to the connection.
     pub(super) fn note_written(&self, count: usize) {
         add(&self.written, count as u64);
     }
 
-    /// The connection will report `count` bytes once they are with the kernel.
+    /// Records that the connection will report `count` bytes when the kernel has accepted them.
     pub(super) fn note_recorded(&self, count: usize) {
         add(&self.recorded, count as u64);
     }
 
-    /// Whether the reader is kept waiting by the origin or by a limit of the gate's.
+    /// Sets whether the body waits for the origin or for a limit.
     pub(super) fn set_waits(&self, waits: bool) {
         self.waits.store(waits, Ordering::Relaxed);
     }
 
-    /// The origin has sent all of it.
+    /// Records that the origin has sent the whole body.
     pub(super) fn set_whole(&self) {
         self.source.store(WHOLE, Ordering::Relaxed);
     }
 
-    /// The origin has failed.
+    /// Records that the origin has failed.
     pub(super) fn set_failed(&self) {
         self.source.store(FAILED, Ordering::Relaxed);
     }
 
-    /// Times resumed after the origin broke off, or a pause of the reader.
+    /// Sets how often the body was resumed, after a failure of the origin or a suspension.
     pub(super) fn set_resumes(&self, resumes: u32) {
         self.resumes.store(resumes, Ordering::Relaxed);
     }
 
-    /// Has it release what it holds for a reader who has taken nothing for a while.
+    /// Requests that the body release its resources, because its reader stalls.
     pub(super) fn suspend(&self, suspension: Suspension) {
         self.suspends.store(suspension as u8, Ordering::Release);
         self.task.wake();
     }
 
-    /// Whether it was to release what it holds, and has not yet.
+    /// Returns whether a request to suspend has not been handled yet.
     pub(super) fn is_suspend_pending(&self) -> bool {
         self.suspends.load(Ordering::Relaxed) != 0
     }
 
-    /// Whether it is to release what it holds; once.
+    /// Takes the request to suspend; each request is returned once.
     pub(super) fn takes_suspend(&self) -> Option<Suspension> {
         if self.suspends.load(Ordering::Relaxed) == 0 {
             return None;
@@ -247,11 +249,10 @@ impl Outgoing {
         }
     }
 
-    /// How far it has come.
+    /// Returns the progress of the body.
     pub(super) fn progress(&self) -> Progress {
         let written = self.written.load(Ordering::Relaxed);
-        // What waits in the connection leaves in order: whatever the connection sends brings it
-        // nearer.
+        // The connection sends in order, so any bytes that it sends are progress for this body.
         let is_in_connection =
             self.left.load(Ordering::Relaxed) < self.recorded.load(Ordering::Relaxed);
         let sent = if is_in_connection { self.connection.sent() } else { 0 };
@@ -304,16 +305,16 @@ impl OutgoingBody for Outgoing {
     }
 }
 
-/// What a body of a stalled reader is to release.
+/// The resources that a body with a stalled reader must release.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Suspension {
-    /// What can be requested again: the origin's connections are few.
+    /// Only what can be requested again, because other requests wait for an origin connection.
     Early = 1,
-    /// All of it. A body that cannot be resumed ends over HTTP/2.
+    /// Everything. Over HTTP/2, a body that cannot be resumed ends.
     Last = 2,
 }
 
-/// Has the connection hold a body until what was written before is with the kernel.
+/// Keeps a body alive until the kernel has everything that was written before.
 pub(super) fn hold_until_flushed(body: &Arc<Outgoing>) {
     body.connection.record(Written { body: body.clone(), at: None, count: 0 });
 }
@@ -323,8 +324,7 @@ impl Drop for Outgoing {
         let Some(on_end) = self.on_end.take() else { return };
         self.monitor.remove(self.slot.load(Ordering::Relaxed));
         let end = self.end();
-        // Counted before the access line is written, so that whoever reads the line finds the
-        // count.
+        // Counted before the access log line, so that a reader of the line finds the count.
         self.accounting().metered = None;
         self.metrics.stream_closed(end.name());
         on_end(Delivered {
@@ -343,10 +343,10 @@ impl std::fmt::Debug for Outgoing {
     }
 }
 
-/// A body as the monitor lists it.
+/// A body in the monitor's registry.
 pub(super) type Listed = Weak<Outgoing>;
 
-/// Adds to a number that one task writes at a time: cheaper than an atomic addition.
+/// Adds to a counter with a single writer. This is cheaper than an atomic addition.
 fn add(number: &AtomicU64, count: u64) {
     number.store(number.load(Ordering::Relaxed) + count, Ordering::Relaxed);
 }

@@ -1,9 +1,9 @@
-//! The field Range (RFC 9110 §14.2), and which bytes of a file it means.
+//! The Range field (RFC 9110 §14.2), and the bytes of a file that it selects.
 //!
-//! What is malformed or of another unit is ignored, as the RFC has it. Several ranges are sorted,
-//! and put together where they overlap or nearly touch; where they are still too many, or no
-//! shorter than the file, the field is ignored too, as is one of more than a hundred ranges, which
-//! nobody means well by.
+//! A malformed field, or one with another unit, is ignored, as the RFC requires. Several ranges are
+//! sorted, and merged if they overlap or nearly touch. If they are still too many, or not shorter
+//! than the file, the field is ignored. A field with more than a hundred ranges is ignored too: it
+//! is likely an attack.
 
 use http::header::RANGE;
 use http::{HeaderMap, HeaderValue};
@@ -11,33 +11,32 @@ use http_range_header::{SyntacticallyCorrectRange, parse_range_header};
 
 use crate::origin::{ByteRange, MAX_LENGTH};
 
-/// What a request asks for.
+/// The part of a file that a request selects.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) enum RequestedRanges {
-    /// All of it.
+    /// The whole file.
     Whole,
-    /// One range.
+    /// A single range.
     One(ByteRange),
-    /// Several.
+    /// Two or more ranges, as sent.
     Several(Vec<ByteRange>),
 }
 
-/// What several ranges come to in a file of known length.
+/// The result of applying several ranges to a file of known length.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) enum Parts {
-    /// None of them lies within it.
+    /// No range lies within the file.
     None,
-    /// They are too many, or not worth it: the file is answered whole.
+    /// The ranges are too many or too long: send the whole file.
     Whole,
-    /// These, in order and apart from each other; at least one.
+    /// At least one part, sorted and not overlapping.
     These(Vec<Part>),
 }
 
-/// Two parts with fewer bytes than these between them are one: the head of a part costs about as
-/// many.
-const NEARLY: u64 = 100;
+/// Parts with a gap of at max_parts this many bytes are merged: a part header is about as long.
+const MERGE_GAP: u64 = 100;
 
-/// A part of a file of known length; never empty.
+/// A part of a file of known length, never empty. Both ends are inclusive.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct Part {
     pub(super) first: u64,
@@ -46,7 +45,7 @@ pub(super) struct Part {
 }
 
 impl RequestedRanges {
-    /// What the request asks for.
+    /// Reads the Range field of a request.
     pub(super) fn of(headers: &HeaderMap) -> RequestedRanges {
         match RequestedRanges::ranges(headers).as_deref() {
             None | Some([]) => RequestedRanges::Whole,
@@ -69,29 +68,29 @@ impl RequestedRanges {
     }
 }
 
-/// What these ranges come to in a file of this length, in at most so many parts.
-pub(super) fn parts(ranges: &[ByteRange], complete: u64, most: usize) -> Parts {
+/// Applies ranges to a file of this length. Returns at max_parts `max_parts` parts.
+pub(super) fn parts(ranges: &[ByteRange], complete: u64, max_parts: usize) -> Parts {
     let mut within: Vec<Part> =
         ranges.iter().filter_map(|range| Part::of(*range, complete)).collect();
     within.sort_unstable_by_key(|part| (part.first, part.last));
-    let mut apart: Vec<Part> = Vec::with_capacity(within.len());
+    let mut merged_parts: Vec<Part> = Vec::with_capacity(within.len());
     for part in within {
-        match apart.last_mut() {
-            Some(last) if part.first <= last.last.saturating_add(NEARLY) => {
+        match merged_parts.last_mut() {
+            Some(last) if part.first <= last.last.saturating_add(MERGE_GAP) => {
                 last.last = last.last.max(part.last)
             }
-            _ => apart.push(part),
+            _ => merged_parts.push(part),
         }
     }
-    let bytes = apart
+    let bytes = merged_parts
         .iter()
-        .fold(0_u64, |sum, part| sum.saturating_add(part.length()).saturating_add(NEARLY));
-    match apart.len() {
+        .fold(0_u64, |sum, part| sum.saturating_add(part.length()).saturating_add(MERGE_GAP));
+    match merged_parts.len() {
         0 if ranges.iter().any(|range| range.is_satisfiable(complete)) => Parts::Whole,
         0 => Parts::None,
-        1 => Parts::These(apart),
-        count if count > most || bytes >= complete => Parts::Whole,
-        _ => Parts::These(apart),
+        1 => Parts::These(merged_parts),
+        count if count > max_parts || bytes >= complete => Parts::Whole,
+        _ => Parts::These(merged_parts),
     }
 }
 
@@ -104,12 +103,12 @@ fn range(range: &SyntacticallyCorrectRange) -> ByteRange {
 }
 
 impl Part {
-    /// Which part that is of a file of this length; none where it lies outside.
+    /// Applies a range to a file of this length. Returns `None` if it lies outside.
     pub(super) fn of(range: ByteRange, complete: u64) -> Option<Part> {
         range.within(complete).map(|(first, last)| Part { first, last, complete })
     }
 
-    /// Reads a field Content-Range that tells all three numbers, and tells them rightly.
+    /// Parses a Content-Range field. Returns `None` unless all three numbers are given and valid.
     pub(super) fn read(field: &HeaderValue) -> Option<Part> {
         let (range, complete) = field.to_str().ok()?.strip_prefix("bytes ")?.split_once('/')?;
         let (first, last) = range.split_once('-')?;
@@ -118,9 +117,9 @@ impl Part {
             last: last.parse().ok()?,
             complete: complete.parse().ok()?,
         };
-        let is_good =
+        let is_valid =
             part.first <= part.last && part.last < part.complete && part.complete <= MAX_LENGTH;
-        is_good.then_some(part)
+        is_valid.then_some(part)
     }
 
     /// As the reader is merged.
@@ -128,7 +127,7 @@ impl Part {
         HeaderValue::try_from(format!("bytes {}-{}/{}", self.first, self.last, self.complete)).ok()
     }
 
-    /// How many bytes it is.
+    /// Returns the length in bytes.
     pub(super) fn length(self) -> u64 {
         self.last - self.first + 1
     }
@@ -153,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn several_ranges_are_sorted_put_together_and_not_honoured_where_they_are_not_worth_it() {
+    fn several_ranges_are_sorted_merged_or_ignored() {
         let merged = |value: &str| {
             let RequestedRanges::Several(ranges) = wanted(value) else { panic!("{value}") };
             match parts(&ranges, 10_000, 4) {
@@ -184,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn one_range_in_its_three_forms_is_read_and_nothing_malformed() {
+    fn single_range_is_parsed_and_malformed_ones_are_ignored() {
         for (value, expected) in [
             ("bytes=0-", Some(ByteRange::From(0))),
             ("Bytes=0-1", Some(ByteRange::Between(0, 1))),
@@ -204,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn a_content_range_must_be_right() {
+    fn invalid_content_range_is_rejected() {
         for (text, right) in [
             ("bytes 0-9/10", true),
             ("bytes 0-10/10", false),
@@ -222,7 +221,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_part_lies_within_its_file(first in 0u64..50, last in 0u64..50, complete in 0u64..50) {
+        fn part_lies_within_its_file(first in 0u64..50, last in 0u64..50, complete in 0u64..50) {
             for range in [ByteRange::From(first), ByteRange::Between(first, last.max(first)), ByteRange::Last(first)] {
                 if let Some(part) = Part::of(range, complete) {
                     prop_assert!(part.first <= part.last && part.last < complete);

@@ -1,9 +1,10 @@
-//! Resumes a file whose origin broke off or stalled: it requests the rest of the very same file.
+//! Resumes a file after the origin broke off or stalled: requests the remaining bytes of the same
+//! file.
 //!
-//! `body_source` calls it when a body breaks. Only a strong entity tag says that two responses are
-//! of one file (RFC 9110 §8.8.1); without one, or where it has changed, the body breaks. A body
-//! that broke after less than [`USEFUL_BYTES`] is a failed attempt: it costs one of the `resumes`,
-//! a part of the origin's retry budget, and counts against its address.
+//! `body_source` calls it when a body breaks. Only a strong entity tag proves that two responses
+//! are of one file (RFC 9110 §8.8.1). Without one, or if it has changed, the body ends with an
+//! error. A body that breaks before [`USEFUL_BYTES`] is a failed attempt. It uses one of the
+//! `resumes` and retry budget, and counts as a failure of the address.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -19,55 +20,55 @@ use crate::origin::{self, ByteRange, FileRequest, Origin, USEFUL_BYTES};
 use crate::path::FilePath;
 use crate::telemetry::Metrics;
 
-/// The pause before the second attempt in a row, and the longest that it doubles up to; the first
-/// does not wait.
+/// The pause before the second attempt in a row, and the maximum that it doubles up to. The first
+/// attempt does not wait.
 const FIRST_WAIT: Duration = Duration::from_millis(100);
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
-/// The first request for a part costs no retry.
+/// Cost of a request that uses no retry budget.
 const FREE: origin::ResumeCost = origin::ResumeCost { progress: USEFUL_BYTES };
 
-/// What came of asking for the rest.
+/// The result of one resume request.
 pub(super) enum FetchOutcome {
-    /// It comes, after so many bytes that were delivered already.
+    /// A body, and the number of its bytes to skip because they were delivered before.
     Found(origin::Body, u64),
-    /// Nothing came of it this time.
+    /// The attempt failed; another one may succeed.
     Failed,
-    /// It is another file now.
+    /// The origin now has another file.
     Changed,
 }
 
-/// Asking for the rest, once.
+/// A resume request in flight.
 pub(super) type PendingFetch = Pin<Box<dyn Future<Output = FetchOutcome> + Send>>;
 
-/// What of a file is still to come, and of whom.
+/// The remaining range of a file, and how to request it.
 #[derive(Debug)]
 pub(super) struct Remainder {
     origin: Arc<Origin>,
     path: FilePath,
     metrics: Metrics,
-    /// The strong entity tag of the file, and its complete length where that is known.
+    /// The file's strong entity tag, and its complete length if known.
     validator: HeaderValue,
     complete: Option<u64>,
-    /// The byte that comes next.
+    /// Offset of the next byte.
     next: u64,
-    /// The last byte; none where the file's end is not known.
+    /// Offset of the last byte; `None` if the file's length is unknown.
     last: Option<u64>,
-    /// Bytes that have arrived since the last break.
+    /// Bytes received since the last break.
     progress: u64,
-    /// The attempt that is next, or under way: 1 after a body that was of use; 0 while none broke.
+    /// Number of the next or current attempt: 1 after a useful body; 0 before the first break.
     attempt: u32,
-    /// How the next attempt is paid for.
+    /// What the next attempt costs.
     payment: origin::ResumeCost,
-    /// Whether the body that is read now was paid for out of the retry budget.
+    /// Whether the current body used retry budget.
     is_paid: bool,
-    /// How often the rest arrived.
+    /// Number of successful resumes.
     resumed: u32,
 }
 
 impl Remainder {
-    /// The rest of an answer that begins at byte `next` and ends with `last`; none where nothing
-    /// says which file it is.
+    /// Creates the range from `next` to `last` of this response. Returns `None` if the file has no
+    /// strong entity tag, is encoded, or resuming is disabled.
     pub(super) fn of(
         origin: &Arc<Origin>,
         path: &FilePath,
@@ -107,7 +108,7 @@ impl Remainder {
         }
     }
 
-    /// Another part of the same file.
+    /// Returns another part of the same file.
     pub(super) fn of_part(&self, part: Part) -> Remainder {
         let (origin, path, metrics) =
             (self.origin.clone(), self.path.clone(), self.metrics.clone());
@@ -115,7 +116,7 @@ impl Remainder {
         Remainder::new(origin, path, metrics, file, (part.first, Some(part.last)))
     }
 
-    /// Bytes have been delivered.
+    /// Records delivered bytes.
     pub(super) fn advance(&mut self, bytes: usize) {
         self.next += bytes as u64;
         self.progress += bytes as u64;
@@ -125,8 +126,8 @@ impl Remainder {
         }
     }
 
-    /// This body broke or stalled: what [`Rest::ask`] requests next is another attempt. A body that
-    /// was dropped for another reason costs none.
+    /// Records that this body broke or stalled, so the next request is another attempt. Do not call
+    /// it for a body that was dropped for another reason.
     pub(super) fn record_break(&mut self, body: &origin::Body) {
         self.payment = origin::ResumeCost { progress: self.progress };
         self.progress = 0;
@@ -138,17 +139,17 @@ impl Remainder {
         }
     }
 
-    /// Bytes that were delivered were not sent.
+    /// Moves the start back by bytes that were delivered but not sent.
     pub(super) fn rewind(&mut self, bytes: u64) {
         self.next = self.next.saturating_sub(bytes);
     }
 
-    /// How often the origin was gone on with.
+    /// Returns the number of successful resumes.
     pub(super) fn resumed(&self) -> u32 {
         self.resumed
     }
 
-    /// Records what came of an attempt.
+    /// Records the result of an attempt.
     pub(super) fn note(&mut self, answer: &FetchOutcome) {
         let outcome = match answer {
             FetchOutcome::Found(..) => {
@@ -167,7 +168,7 @@ impl Remainder {
         self.metrics.origin_resume(&self.origin.settings().name, outcome);
     }
 
-    /// Requests the rest; none after too many failed attempts in a row.
+    /// Requests the remaining range. Returns `None` after too many failed attempts in a row.
     pub(super) fn retry(&mut self) -> Option<PendingFetch> {
         if self.attempt > self.origin.settings().resumes {
             return None;
@@ -177,8 +178,8 @@ impl Remainder {
         Some(self.request(wait, payment))
     }
 
-    /// Requests the rest, whatever failed before: it was dropped for the reader's sake, not for a
-    /// fault of the origin.
+    /// Requests the remaining range after a suspension. This is not limited by failed attempts,
+    /// since the origin was not at fault.
     pub(super) fn refetch(&mut self) -> PendingFetch {
         self.is_paid = false;
         self.request(Duration::ZERO, FREE)
@@ -203,8 +204,8 @@ impl Remainder {
     }
 }
 
-/// The pause before an attempt: exponential, and a random part of it, at least half, so that
-/// streams that broke together do not return together.
+/// Returns the pause before an attempt: exponential backoff with jitter of up to half, so that
+/// streams that broke together do not retry together.
 fn wait(attempt: u32) -> Duration {
     match attempt.checked_sub(2) {
         None => Duration::ZERO,
@@ -215,7 +216,7 @@ fn wait(attempt: u32) -> Duration {
     }
 }
 
-/// The length of the whole file that an answer has, or has a part of.
+/// Returns the length of the whole file, from a full or partial response.
 fn complete_length(answer: &HeaderMap) -> Option<u64> {
     match answer.get(CONTENT_RANGE) {
         Some(range) => Part::read(range).map(|part| part.complete),
@@ -223,7 +224,7 @@ fn complete_length(answer: &HeaderMap) -> Option<u64> {
     }
 }
 
-/// What an origin's answer is that was asked for the rest of this file.
+/// Interprets the response to a resume request.
 fn read(
     answer: Response<origin::Body>,
     (validator, complete): (&HeaderValue, Option<u64>),
@@ -232,8 +233,7 @@ fn read(
     let (head, incoming) = answer.into_parts();
     let is_a_file = matches!(head.status, StatusCode::OK | StatusCode::PARTIAL_CONTENT);
     if !is_a_file {
-        // A 404 is a file that is gone, a 412 is another one; what it answers besides may be
-        // otherwise in a moment.
+        // 404: the file is gone. 412: it was replaced. Any other status may be temporary.
         let is_another =
             matches!(head.status, StatusCode::NOT_FOUND | StatusCode::PRECONDITION_FAILED);
         return if is_another { FetchOutcome::Changed } else { FetchOutcome::Failed };
@@ -241,12 +241,12 @@ fn read(
     if head.headers.get(ETAG) != Some(validator) || fields::is_encoded(&head.headers) {
         return FetchOutcome::Changed;
     }
-    // A storage that gives two files one tag shows it by their lengths.
+    // Catches a storage that gives two files the same entity tag.
     let named = complete_length(&head.headers);
     if named.zip(complete).is_some_and(|(named, before)| named != before) {
         return FetchOutcome::Changed;
     }
-    // An origin without ranges sends all of it again.
+    // An origin without range support sends the whole file again.
     if head.status == StatusCode::OK {
         return FetchOutcome::Found(incoming, next);
     }

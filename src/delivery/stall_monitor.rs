@@ -1,11 +1,10 @@
-//! The monitor of all bodies under way: `delivery.idle`, `delivery.min_rate` and the due times of
-//! loans.
+//! The monitor of all running bodies. It enforces `delivery.idle`, `delivery.min_rate` and the due
+//! times of loans.
 //!
-//! A body whose reader takes nothing is polled by nobody and cannot notice. So one task checks all
-//! bodies, several times a second, and aborts those whose reader takes nothing or too little, and
-//! those whose loan is due. A body that does not end soon after it was aborted costs its
-//! connection: the kernel accepts no more of it. The time in which the origin or a limit of the
-//! gate's keeps a reader waiting does not count.
+//! A body with a stalled reader is not polled, so it cannot enforce its own timeout. One task
+//! therefore checks all bodies several times a second. It aborts a body whose reader is idle or too
+//! slow, or whose loan is due. If an aborted body does not end soon, the monitor closes its
+//! connection. Time spent waiting for the origin, or for a rate limit of the gate, does not count.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -20,13 +19,12 @@ use crate::connection_handle::{Abort, OutgoingBody};
 /// The longest and the shortest time between two checks.
 const LONGEST_INTERVAL: Duration = Duration::from_millis(250);
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(20);
-/// How long an aborted body may take until its last byte has left or is discarded.
+/// How long an aborted body may take to end before its connection is closed.
 const ABORT_TIMEOUT: Duration = Duration::from_millis(500);
-/// After how long without progress a body releases its connection to an origin that others wait
-/// for.
+/// How long a body may stall before it releases its origin connection, if requests wait for one.
 const EARLY_SUSPEND_AFTER: Duration = Duration::from_secs(2);
 
-/// The list of one worker's bodies, and all workers' for the monitor.
+/// The registry of one worker's bodies, with access to those of all workers.
 #[derive(Clone, Debug)]
 pub(super) struct StallMonitor {
     settings: Settings,
@@ -37,7 +35,7 @@ pub(super) struct StallMonitor {
 #[derive(Debug, Default)]
 struct Shard(Mutex<Slab<Watched>>);
 
-/// A body, and what the last check saw of it.
+/// A body, and its state at the last check.
 #[derive(Debug)]
 struct Watched {
     body: Listed,
@@ -48,14 +46,14 @@ struct Watched {
 #[derive(Debug)]
 struct Observation {
     progress: Progress,
-    /// Since when there is no progress.
+    /// Time of the last progress.
     since: Instant,
-    /// Where the measurement of its rate began.
+    /// Start of the current rate measurement: time and bytes written.
     from: (Instant, u64),
     suspended: Option<Suspension>,
 }
 
-/// What is to be done with a body.
+/// The action that a check decides on.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Verdict {
     Fine,
@@ -70,25 +68,25 @@ impl StallMonitor {
         StallMonitor { settings, shards: Arc::new(Mutex::new(vec![shard.clone()])), shard }
     }
 
-    /// The same, with a list of its own, so that workers do not wait for one another.
+    /// Returns a monitor with its own list, so that workers do not contend for one lock.
     pub(super) fn for_worker(&self) -> StallMonitor {
         let shard = Arc::new(Shard::default());
         self.shards.lock().unwrap_or_else(PoisonError::into_inner).push(shard.clone());
         StallMonitor { shard, ..self.clone() }
     }
 
-    /// Lists a body; [`StallMonitor::remove`] takes the number that this returns.
+    /// Registers a body. Returns the key for [`StallMonitor::remove`].
     pub(super) fn add(&self, body: Listed) -> usize {
         self.shard.lock().insert(Watched { body, observation: None, aborted: None })
     }
 
     pub(super) fn remove(&self, number: usize) {
-        // Dropped after the lock.
+        // The binding keeps the entry alive until the lock is released.
         let _watched = self.shard.lock().try_remove(number);
     }
 
-    /// Checks all bodies until no worker is left.
-    /// `is_congested` says whether requests wait for connections to an origin.
+    /// Checks all bodies until the last worker ends. `is_congested` returns whether requests wait
+    /// for connections to an origin.
     pub(super) async fn run(self, is_congested: impl Fn() -> bool) {
         let Settings { idle, min_rate, min_rate_grace, .. } = self.settings;
         let shortest = if min_rate > 0 { idle.min(min_rate_grace) } else { idle };
@@ -113,7 +111,7 @@ impl Shard {
                 verdicts.push((watched.judge(&body, settings, is_congested, now), body));
             }
         }
-        // Outside of the lock, which a body takes that ends: this may drop the last handle of one.
+        // Outside the lock: this may drop the last handle of a body, and a body that ends takes it.
         for (verdict, body) in verdicts {
             match verdict {
                 Verdict::Fine => {}
@@ -149,8 +147,8 @@ impl Watched {
         let verdict = match body.why_over() {
             Some(why) => Verdict::Abort(why),
             None if body.is_loan_over() => Verdict::Abort(Abort::LoanEnded),
-            // HTTP/1.1 polls no body while its buffer is full: this one holds a connection that
-            // others wait for, and cannot be made to release it.
+            // HTTP/1.1 does not poll a body while its buffer is full. So this body cannot release
+            // the origin connection that other requests wait for.
             None if is_congested
                 && observation.suspended == Some(Suspension::Last)
                 && body.is_suspend_pending() =>
@@ -190,7 +188,7 @@ impl Observation {
         if stalled >= settings.idle || self.is_below_rate(settings, now) {
             return Verdict::Abort(Abort::TooSlow);
         }
-        // Before it is aborted it costs little.
+        // A body is suspended well before it is aborted, so that it uses few resources until then.
         let last = settings.suspend_after.min(settings.idle / 2);
         let suspension = match stalled {
             stalled if stalled >= last => Suspension::Last,
@@ -227,7 +225,7 @@ mod tests {
         Settings { idle, min_rate: 1000, min_rate_grace, ..Settings::default() }
     }
 
-    /// When a body is aborted that has come so far at each second.
+    /// Returns the second at which a body with this progress (bytes written, waits) is aborted.
     fn aborted_at(settings: Settings, seconds: &[(u64, bool)]) -> Option<usize> {
         let began = Instant::now();
         let mut observation = None;
@@ -247,15 +245,15 @@ mod tests {
         assert_eq!(aborted_at(idle, &[(5, true); 20]), None, "the origin keeps the reader waiting");
         let mut late = [(5, true); 20];
         late[8..].fill((5, false));
-        assert_eq!(aborted_at(idle, &late), Some(17), "from when it could take");
+        assert_eq!(aborted_at(idle, &late), Some(17), "counted from when data was available");
         let taking: Vec<_> = (0..40).map(|second| (second, false)).collect();
-        assert_eq!(aborted_at(idle, &taking), None, "however little");
+        assert_eq!(aborted_at(idle, &taking), None, "any progress counts without a minimum rate");
 
         assert_eq!(aborted_at(settings(), &taking), Some(4), "after the grace");
         let well: Vec<_> = (0..40).map(|second| (second * 1100, false)).collect();
         assert_eq!(aborted_at(settings(), &well), None);
         let slower: Vec<_> = (0..40).map(|second| (9900.min(second * 1100), false)).collect();
-        assert_eq!(aborted_at(settings(), &slower), Some(12), "a good beginning is no credit");
+        assert_eq!(aborted_at(settings(), &slower), Some(12), "early speed is no credit");
     }
 
     #[test]
