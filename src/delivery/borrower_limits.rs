@@ -1,8 +1,7 @@
-//! What one borrower may take at once: `delivery.streams_per_borrower` and
-//! `delivery.rate_per_borrower`.
+//! The limits of one borrower: `delivery.streams_per_borrower` and `delivery.rate_per_borrower`.
 //!
-//! Both hold in this process, over all of a borrower's titles and connections. Where neither is
-//! set, nothing is looked up.
+//! Both apply per process, to all titles and connections of a borrower. If neither is set, there is
+//! no lookup.
 
 use std::collections::HashMap;
 use std::num::NonZeroU32;
@@ -24,17 +23,18 @@ use crate::problem::Problem;
 type Bucket =
     RateLimiter<NotKeyed, InMemoryState, MonotonicClock, NoOpMiddleware<std::time::Instant>>;
 
-/// By whom they are held: gone with the last stream.
+/// Rate limiters by borrower. Each lives until the borrower's last stream ends; the strong count is
+/// the number of streams.
 type BucketMap = HashMap<(LibraryId, Borrower), Weak<Option<Bucket>>>;
 
-/// A stream may end at any moment.
+/// The wait is short, since a stream may end at any moment.
 const TOO_MANY_STREAMS: Problem =
     Problem::TooManyRequests { reason: "streams", retry_after: Duration::from_secs(2) };
 
-/// How many entries may be added before those are looked for that nobody holds any more.
+/// Number of entries after which expired entries are removed.
 const PRUNE_INTERVAL: usize = 1024;
 
-/// The shares of all borrowers who take something now.
+/// The limits of all borrowers with a running stream.
 #[derive(Clone, Debug)]
 pub(super) struct BorrowerLimits(Arc<Inner>);
 
@@ -45,13 +45,13 @@ struct Inner {
     borrowers: Mutex<BucketMap>,
 }
 
-/// One stream of a borrower's: held for as long as it runs.
+/// One stream of a borrower, counted until it is dropped.
 #[derive(Debug)]
 pub(super) struct StreamAllowance {
     bucket: Arc<Option<Bucket>>,
-    /// What the bucket holds at once.
+    /// Capacity of the bucket in bytes.
     burst: u64,
-    /// Bytes that were taken and not paid for.
+    /// Bytes that were sent but not yet taken from the bucket.
     debt: u64,
     waiting: Option<Pin<Box<Sleep>>>,
 }
@@ -66,10 +66,10 @@ impl BorrowerLimits {
         }))
     }
 
-    /// A share for one stream more; none where there are no limits, and so nothing to share.
+    /// Counts one more stream. Returns `None` if no limits are configured.
     ///
     /// # Errors
-    /// `too-many-requests`, where the borrower has all that it may have.
+    /// Returns `too-many-requests` if the borrower is at its stream limit.
     pub(super) fn take(&self, key: &LoanKey) -> Result<Option<StreamAllowance>, Problem> {
         if self.0.streams == 0 && self.0.rate.is_none() {
             return Ok(None);
@@ -95,20 +95,20 @@ impl BorrowerLimits {
     }
 }
 
-/// So many bytes a second, and as many at once.
+/// Returns a quota of `rate` bytes a second with a burst of one second.
 fn quota(rate: NonZeroU32) -> Quota {
     Quota::per_second(rate).allow_burst(rate)
 }
 
 impl StreamAllowance {
-    /// So many bytes were taken.
+    /// Charges bytes to the borrower's rate limit.
     pub(super) fn charge(&mut self, bytes: u64) {
         if self.bucket.is_some() {
             self.debt += bytes;
         }
     }
 
-    /// Ready when what was taken is paid for, so that more may be.
+    /// Waits until the rate limit allows more bytes.
     pub(super) fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<()> {
         let Some(bucket) = self.bucket.as_ref() else { return Poll::Ready(()) };
         loop {

@@ -1,8 +1,8 @@
-//! A chunk of a body as HTTP/1.1 and HTTP/2 write it: bytes that keep their body's permit and
-//! limits in force until they are with the kernel.
+//! A chunk of a body. It keeps the body's permit and limits in force until the kernel has its
+//! bytes.
 //!
-//! `body` makes them; the server writes and drops them. A chunk that is dropped reports to its
-//! connection how much of it was written. It never blocks and copies nothing.
+//! `body` creates chunks; the server writes and drops them. On drop, a chunk reports to its
+//! connection how many of its bytes were written. It never blocks, and copies no bytes on this path.
 
 use std::sync::Arc;
 
@@ -18,23 +18,23 @@ pub struct Chunk {
     hold: Option<Hold>,
 }
 
-/// What a chunk of a file holds on to.
+/// The body that a chunk of a file belongs to.
 #[derive(Debug)]
 struct Hold {
     body: Arc<Outgoing>,
-    /// Where in the file the chunk began; none where its bytes are not the file's.
+    /// Offset of the chunk in the file; `None` for multipart text.
     at: Option<u64>,
-    /// How many bytes of it were written.
+    /// Bytes written so far.
     written: usize,
 }
 
 impl Chunk {
-    /// Bytes of a body that runs under a permit or a limit.
+    /// Creates a chunk of a running body.
     pub(super) fn held(bytes: Bytes, at: Option<u64>, body: Arc<Outgoing>) -> Chunk {
         Chunk { bytes, hold: Some(Hold { body, at, written: 0 }) }
     }
 
-    /// Splits off the first `count` bytes, of which nothing was written yet.
+    /// Splits off the first `count` bytes. None of them may have been written yet.
     pub fn split_to(&mut self, count: usize) -> Chunk {
         let bytes = self.bytes.split_to(count.min(self.bytes.len()));
         let hold = self.hold.as_mut().map(|hold| {
@@ -45,19 +45,19 @@ impl Chunk {
         Chunk { bytes, hold }
     }
 
-    /// Whether the bytes are a file's, by their place in it.
+    /// Returns whether the bytes are part of a file.
     pub(super) fn is_of_file(&self) -> bool {
         self.hold.as_ref().is_some_and(|hold| hold.at.is_some())
     }
 
-    /// Copies the bytes where they keep a larger buffer alive.
+    /// Copies the bytes, so that they do not keep a larger buffer alive.
     pub(super) fn shrink(&mut self) {
         self.bytes = Bytes::copy_from_slice(&self.bytes);
     }
 }
 
 impl From<Bytes> for Chunk {
-    /// Bytes that nothing depends on.
+    /// Creates a chunk without a permit or limit.
     fn from(bytes: Bytes) -> Chunk {
         Chunk { bytes, hold: None }
     }

@@ -1,4 +1,4 @@
-//! Conditional requests: RFC 9110 §13, in the order of §13.2.2.
+//! Conditional requests (RFC 9110 §13), judged in the order of §13.2.2.
 
 use headers::{
     ETag, HeaderMapExt, IfMatch, IfModifiedSince, IfNoneMatch, IfUnmodifiedSince, LastModified,
@@ -8,31 +8,30 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-/// What the conditions of a request say.
+/// The result of a request's conditions.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Verdict {
-    /// Answer the request.
+    /// The request is answered normally.
     Proceed,
-    /// The reader has the file as it is: 304.
+    /// The reader has the current file: 304.
     NotModified,
-    /// It is not the file that the reader means: 412.
+    /// The file is not the one that the reader expects: 412.
     Failed,
 }
 
 const CONDITIONS: [HeaderName; 5] =
     [IF_MATCH, IF_NONE_MATCH, IF_MODIFIED_SINCE, IF_UNMODIFIED_SINCE, IF_RANGE];
 
-/// Whether a request has any.
+/// Returns whether a request has conditions.
 pub(super) fn any(request: &HeaderMap) -> bool {
-    // All of them are made of standard names: that is cheaper to see than to look for each by its
-    // hash.
+    // Standard names compare as integers, which is cheaper than five hash lookups.
     request.keys().any(|name| CONDITIONS.contains(name))
 }
 
-/// Judges the conditions of a GET or HEAD against a file's fields. What cannot be read fails
-/// If-Match, and is otherwise ignored.
+/// Judges the conditions of a GET or HEAD against a file's fields. A malformed If-Match fails; other
+/// malformed conditions are ignored.
 pub(super) fn judge(request: &HeaderMap, file: &HeaderMap) -> Verdict {
-    // Nearly every request; the file's fields need not be read for it.
+    // The common case: no need to parse the file's fields.
     if !any(request) {
         return Verdict::Proceed;
     }
@@ -58,7 +57,7 @@ pub(super) fn judge(request: &HeaderMap, file: &HeaderMap) -> Verdict {
         let known: Option<IfNoneMatch> = request.typed_get();
         let differs = match (&known, &etag) {
             (Some(known), Some(etag)) => known.precondition_passes(etag),
-            // Only "*" matches a file without an entity tag, and it passes for none that there is.
+            // A file without an entity tag matches only "*".
             (Some(known), None) => known != &IfNoneMatch::any(),
             (None, _) => true,
         };
@@ -73,8 +72,8 @@ pub(super) fn judge(request: &HeaderMap, file: &HeaderMap) -> Verdict {
     Verdict::Proceed
 }
 
-/// Whether the field Range still means this file (§13.1.5): no If-Range, or one that is the file's
-/// strong entity tag or its date, to the letter.
+/// Returns whether Range applies to this file (RFC 9110 §13.1.5). It does without If-Range, or if
+/// If-Range equals the file's strong entity tag or its date exactly.
 pub(super) fn range_applies(request: &HeaderMap, file: &HeaderMap) -> bool {
     let Some(wanted) = request.get(IF_RANGE) else {
         return true;
@@ -85,8 +84,8 @@ pub(super) fn range_applies(request: &HeaderMap, file: &HeaderMap) -> bool {
     !wanted.as_bytes().starts_with(b"W/") && file.get(LAST_MODIFIED) == Some(wanted)
 }
 
-/// Whether a validator is a strong entity tag (RFC 9110 §8.8.3), by which alone two answers are of
-/// one file.
+/// Returns whether a validator is a strong entity tag (RFC 9110 §8.8.3). Only a strong tag proves
+/// that two responses are of one file.
 pub(super) fn is_strong(validator: &HeaderValue) -> bool {
     validator.as_bytes().starts_with(b"\"")
 }
@@ -104,7 +103,7 @@ mod tests {
     const BEFORE: &str = "Wed, 14 Jan 2026 12:00:00 GMT";
 
     #[test]
-    fn conditions_are_judged_in_the_order_of_the_rfc() {
+    fn conditions_are_judged_in_rfc_order() {
         let file = map(&[(ETAG, "\"a\""), (LAST_MODIFIED, DAY)]);
         let cases: [(&[(HeaderName, &'static str)], Verdict); 12] = [
             (&[], Verdict::Proceed),
@@ -126,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn a_range_applies_to_a_strong_validator_only() {
+    fn range_applies_to_strong_validators_only() {
         let file = map(&[(ETAG, "\"a\""), (LAST_MODIFIED, DAY)]);
         for (value, applies) in
             [("\"a\"", true), ("\"b\"", false), ("W/\"a\"", false), (DAY, true), (BEFORE, false)]

@@ -1,15 +1,15 @@
-//! What a file is by its name, for storages that call everything octet-stream.
+//! Media types by file extension, for storages that label every file octet-stream.
 //!
-//! Players and readers go by the type: an EPUB of no type is offered to be saved, and a playlist of
-//! no type is not played.
+//! Clients depend on the type: a browser saves an EPUB without one, and a player does not play such
+//! a playlist.
 
 use http::HeaderValue;
 
-/// The media type of a file by what its name ends in; none where that says nothing.
+/// Returns the media type for a file's extension; `None` if the extension is unknown.
 pub(super) fn by_name(path: &str) -> Option<HeaderValue> {
     let name = path.rsplit('/').next().unwrap_or(path);
-    let (_, ending) = name.rsplit_once('.')?;
-    let kind = match ending.to_ascii_lowercase().as_str() {
+    let (_, extension) = name.rsplit_once('.')?;
+    let kind = match extension.to_ascii_lowercase().as_str() {
         "epub" => "application/epub+zip",
         "pdf" => "application/pdf",
         "cbz" => "application/vnd.comicbook+zip",
@@ -23,7 +23,7 @@ pub(super) fn by_name(path: &str) -> Option<HeaderValue> {
         "m3u8" => "application/vnd.apple.mpegurl",
         "ts" => "video/mp2t",
         "vtt" => "text/vtt",
-        // Readium: packages of web publications and audiobooks, and those under LCP.
+        // Readium: packaged web publications and audiobooks, also with LCP protection.
         "webpub" => "application/webpub+zip",
         "audiobook" => "application/audiobook+zip",
         "lcpl" => "application/vnd.readium.lcp.license.v1.0+json",
@@ -56,8 +56,8 @@ pub(super) fn by_name(path: &str) -> Option<HeaderValue> {
     Some(HeaderValue::from_static(kind))
 }
 
-/// Whether a type says no more than that there are bytes.
-pub(super) fn says_nothing(kind: &HeaderValue) -> bool {
+/// Returns whether a type is generic: empty or octet-stream.
+pub(super) fn is_generic(kind: &HeaderValue) -> bool {
     let kind = kind.to_str().unwrap_or_default();
     let kind = kind.split(';').next().unwrap_or_default().trim();
     kind.is_empty()
@@ -70,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_is_what_its_name_ends_in() {
+    fn extension_determines_media_type() {
         for (path, kind) in [
             ("9788299999014/Bok.EPUB", Some("application/epub+zip")),
             ("a/b.c/kapittel 1.mp3", Some("audio/mpeg")),
@@ -87,8 +87,8 @@ mod tests {
     }
 
     #[test]
-    fn only_a_type_that_says_nothing_gives_way() {
-        for (kind, nothing) in [
+    fn only_generic_types_are_replaced() {
+        for (kind, generic) in [
             ("application/octet-stream", true),
             ("Application/Octet-Stream; charset=binary", true),
             ("binary/octet-stream", true),
@@ -96,7 +96,7 @@ mod tests {
             ("audio/x-mpeg", false),
             ("text/plain", false),
         ] {
-            assert_eq!(says_nothing(&HeaderValue::from_static(kind)), nothing, "{kind}");
+            assert_eq!(is_generic(&HeaderValue::from_static(kind)), generic, "{kind}");
         }
     }
 }

@@ -1,8 +1,8 @@
-//! The field Content-Disposition (RFC 6266), where the route asks for it: under which name a file
-//! is to be saved.
+//! The Content-Disposition field (RFC 6266): the name under which a reader saves a file.
 //!
-//! Delivery calls it. The name is the last segment of the file's path, made clean: whoever names
-//! files at the storage must not reach a reader's directories, nor make a program look like a book.
+//! Delivery calls it if the route configures it. The name is the last segment of the file's path,
+//! sanitized. A hostile name at the storage must not write into other directories of a reader, nor
+//! disguise a program as a book.
 
 use http::HeaderValue;
 use percent_encoding::percent_decode_str;
@@ -10,25 +10,25 @@ use percent_encoding::percent_decode_str;
 use crate::catalog::Disposition;
 use crate::path::{self, FilePath};
 
-/// The longest name, in bytes of UTF-8: file systems have 255.
-const LONGEST: usize = 200;
-/// The longest ending that is kept where a name is cut, with its dot.
-const LONGEST_ENDING: usize = 16;
-/// The name of a file of which nothing is left.
-const NAMELESS: &str = "file";
+/// Longest file name in UTF-8 bytes; file systems allow 255.
+const MAX_NAME: usize = 200;
+/// Longest extension, with its dot, that is preserved when a name is truncated.
+const MAX_EXTENSION: usize = 16;
+/// Name of a file whose sanitized name is empty.
+const DEFAULT_NAME: &str = "file";
 
-/// The field for the file at this path; never without a name.
+/// Returns the field for the file at this path. It always has a name.
 pub(super) fn field(disposition: Disposition, path: &FilePath) -> Option<HeaderValue> {
     let segment = path.as_str().rsplit('/').next().unwrap_or_default();
     let segment = percent_decode_str(segment).decode_utf8_lossy();
     HeaderValue::try_from(text(disposition, &segment)).ok()
 }
 
-/// With the name twice (RFC 6266 §4.3): in ASCII for who reads no more, and whole as RFC 8187 has
-/// it.
+/// Formats the field with two names (RFC 6266 §4.3): an ASCII fallback, and the full name encoded
+/// by RFC 8187.
 fn text(disposition: Disposition, segment: &str) -> String {
-    let name = clean(segment);
-    // A percent sign would be decoded by some (RFC 6266, appendix D).
+    let name = sanitized(segment);
+    // Some clients would decode a percent sign (RFC 6266, appendix D).
     let fallback: String = name
         .chars()
         .map(|character| if character.is_ascii() && character != '%' { character } else { '_' })
@@ -41,29 +41,31 @@ fn text(disposition: Disposition, segment: &str) -> String {
     format!("{kind}; filename=\"{fallback}\"; filename*=UTF-8''{encoded}")
 }
 
-/// A name that every file system takes and that shows what it is.
-fn clean(segment: &str) -> String {
-    let seen =
-        segment.chars().filter(|character| !character.is_control() && !is_unseen(*character));
+/// Sanitizes a name: removes invisible characters and replaces special ones.
+fn sanitized(segment: &str) -> String {
+    let visible =
+        segment.chars().filter(|character| !character.is_control() && !is_invisible(*character));
     let name: String =
-        seen.map(|character| if is_special(character) { '_' } else { character }).collect();
+        visible.map(|character| if is_special(character) { '_' } else { character }).collect();
     let name = trimmed(&name);
-    let name = if name.len() > LONGEST { cut(name) } else { name.to_owned() };
-    if name.is_empty() { NAMELESS.to_owned() } else { name }
+    let name = if name.len() > MAX_NAME { truncated(name) } else { name.to_owned() };
+    if name.is_empty() { DEFAULT_NAME.to_owned() } else { name }
 }
 
-/// Without what is hidden by it, or taken away by some systems, at either end.
+/// Trims dots and whitespace: a leading dot hides a file, and some systems remove trailing ones.
 fn trimmed(name: &str) -> &str {
     name.trim_matches(|character: char| character == '.' || character.is_whitespace())
 }
 
-/// What separates directories, or means something in a quoted text, a shell or a file system.
+/// Returns whether a character separates directories, or is special in a quoted string, a shell or
+/// a file system.
 fn is_special(character: char) -> bool {
     matches!(character, '/' | '\\' | '"' | ':' | '*' | '?' | '<' | '>' | '|' | '\u{fffd}')
 }
 
-/// What is not seen and changes what is: directions (CWE-451), joiners, marks, tags, line ends.
-fn is_unseen(character: char) -> bool {
+/// Returns whether a character is invisible and affects how text is shown: bidirectional controls
+/// (CWE-451), joiners, marks, tags, line separators.
+fn is_invisible(character: char) -> bool {
     matches!(
         character,
         '\u{ad}'
@@ -78,12 +80,12 @@ fn is_unseen(character: char) -> bool {
     )
 }
 
-/// As much of a name as there is room for, with its ending.
-fn cut(name: &str) -> String {
-    let ending = name.rfind('.').and_then(|dot| name.get(dot..)).unwrap_or_default();
-    let ending = if ending.len() <= LONGEST_ENDING { ending } else { "" };
-    let stem = name.get(..name.floor_char_boundary(LONGEST - ending.len())).unwrap_or_default();
-    format!("{}{ending}", trimmed(stem))
+/// Truncates a name to [`MAX_NAME`], and preserves its extension.
+fn truncated(name: &str) -> String {
+    let extension = name.rfind('.').and_then(|dot| name.get(dot..)).unwrap_or_default();
+    let extension = if extension.len() <= MAX_EXTENSION { extension } else { "" };
+    let stem = name.get(..name.floor_char_boundary(MAX_NAME - extension.len())).unwrap_or_default();
+    format!("{}{extension}", trimmed(stem))
 }
 
 #[cfg(test)]
@@ -97,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_saved_under_a_clean_name() {
+    fn file_names_are_sanitized() {
         for (segment, fallback, whole) in [
             ("book.epub", "book.epub", "book.epub"),
             ("Kapittel 1.mp3", "Kapittel 1.mp3", "Kapittel%201.mp3"),
@@ -127,32 +129,32 @@ mod tests {
     }
 
     #[test]
-    fn a_long_name_keeps_its_ending() {
+    fn long_name_keeps_its_extension() {
         for (segment, expected) in [
             (format!("{}.epub", "ø".repeat(300)), format!("{}.epub", "ø".repeat(97))),
             (format!("{}  x.epub", "a".repeat(194)), format!("{}.epub", "a".repeat(194))),
             (format!("a.{}", "b".repeat(300)), format!("a.{}", "b".repeat(198))),
             ("a".repeat(300), "a".repeat(200)),
         ] {
-            assert_eq!(clean(&segment), expected);
+            assert_eq!(sanitized(&segment), expected);
         }
     }
 
     proptest! {
         #[test]
-        fn whatever_the_name_the_field_is_whole(segment in prop_oneof!["\\PC{0,300}", any::<String>(), "[ -/.\"\\\\%\r\n;]{0,20}"]) {
+        fn field_is_valid_for_any_name(segment in prop_oneof!["\\PC{0,300}", any::<String>(), "[ -/.\"\\\\%\r\n;]{0,20}"]) {
             let text = attachment(&segment);
             prop_assert!(HeaderValue::try_from(&text).is_ok());
             let rest = text.strip_prefix("attachment; filename=\"").unwrap();
             let (fallback, whole) = rest.split_once("\"; filename*=UTF-8''").unwrap();
             let plain = |byte: u8| (0x20..0x7f).contains(&byte) && !b"\"\\/%".contains(&byte);
-            prop_assert!(!fallback.is_empty() && fallback.len() <= LONGEST && fallback.bytes().all(plain));
+            prop_assert!(!fallback.is_empty() && fallback.len() <= MAX_NAME && fallback.bytes().all(plain));
             // RFC 8187 §3.2.1: value-chars.
             let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$&+-.^_`|~%".contains(&byte);
-            prop_assert!(!whole.is_empty() && whole.len() <= 3 * LONGEST && whole.bytes().all(allowed));
+            prop_assert!(!whole.is_empty() && whole.len() <= 3 * MAX_NAME && whole.bytes().all(allowed));
             let name = percent_decode_str(whole).decode_utf8().unwrap();
             prop_assert_eq!(name.chars().count(), fallback.len());
-            prop_assert!(!name.contains(['/', '\\']) && !name.chars().any(|one| one.is_control() || is_unseen(one)));
+            prop_assert!(!name.contains(['/', '\\']) && !name.chars().any(|one| one.is_control() || is_invisible(one)));
             prop_assert!(!name.starts_with('.') && !name.ends_with(['.', ' ']));
         }
     }

@@ -1,4 +1,4 @@
-//! Which of an origin's fields a reader gets to see, and which the gate adds.
+//! The allow-list of response fields that the gate forwards, and the fields that it adds.
 
 use http::header::{
     ACCEPT_RANGES, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_ENCODING, CONTENT_LANGUAGE,
@@ -10,27 +10,27 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use super::content_type;
 use crate::path::FilePath;
 
-/// What describes the representation (RFC 9110 §8); everything else stays behind.
+/// Forwarded fields: they describe the representation (RFC 9110 §8).
 const PASSED: [HeaderName; 6] =
     [CONTENT_TYPE, CONTENT_LANGUAGE, CONTENT_ENCODING, CONTENT_DISPOSITION, ETAG, LAST_MODIFIED];
-/// What may be stored of an open file is for its origin to say.
+/// Fields forwarded for open files only: their origin decides on caching.
 const PASSED_WHEN_OPEN: [HeaderName; 2] = [CACHE_CONTROL, EXPIRES];
 
 /// No scripts, forms or pop-ups. Fonts and images of the same publication still load, since the
 /// document keeps its origin.
 const SANDBOX: HeaderValue = HeaderValue::from_static("sandbox allow-same-origin");
 
-/// Whether a file is under a loan.
+/// Whether a file requires a loan.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Kind {
     Gated,
     Open,
 }
 
-/// Passes the fields of an origin's answer on; a type that says nothing gives way to what the
-/// file's name says.
+/// Copies the allowed fields of an origin's response and adds the gate's own. Replaces a generic
+/// media type by the one of the file's extension.
 pub(super) fn pass(from: &HeaderMap, kind: Kind, path: &FilePath, to: &mut HeaderMap) {
-    to.reserve(12); // those below, and those that the server adds
+    to.reserve(12); // for the fields below and those that the server adds
     copy(from, &PASSED, to);
     match kind {
         Kind::Gated => {
@@ -38,7 +38,7 @@ pub(super) fn pass(from: &HeaderMap, kind: Kind, path: &FilePath, to: &mut Heade
         }
         Kind::Open => copy(from, &PASSED_WHEN_OPEN, to),
     }
-    if to.get(CONTENT_TYPE).is_none_or(content_type::says_nothing) {
+    if to.get(CONTENT_TYPE).is_none_or(content_type::is_generic) {
         let by_name = content_type::by_name(path.as_str());
         let kind = by_name.unwrap_or(HeaderValue::from_static("application/octet-stream"));
         to.insert(CONTENT_TYPE, kind);
@@ -47,9 +47,9 @@ pub(super) fn pass(from: &HeaderMap, kind: Kind, path: &FilePath, to: &mut Heade
     to.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
 }
 
-/// Restricts what a document may do in a browser: a publisher's script must not run in the gate's
-/// origin, with a link's token in its address. `policy` is the route's own; without one, gated
-/// documents get [`SANDBOX`].
+/// Adds a Content-Security-Policy to documents. A publisher's script must not run in the gate's web
+/// origin, since it could read the token in a link's URL. `policy` is the route's own; without one,
+/// gated documents get [`SANDBOX`].
 pub(super) fn restrict(kind: Kind, policy: Option<&HeaderValue>, fields: &mut HeaderMap) {
     if !fields.get(CONTENT_TYPE).is_some_and(is_document) {
         return;
@@ -61,9 +61,9 @@ pub(super) fn restrict(kind: Kind, policy: Option<&HeaderValue>, fields: &mut He
     }
 }
 
-/// Whether a browser may take a type for a document that can run scripts: HTML, XML, SVG, XSL, and
-/// those that contain others (multipart, message/rfc822). It looks anywhere in the field, since
-/// browsers take the last of several types.
+/// Returns whether a browser may treat a type as a document that can run scripts: HTML, XML, SVG,
+/// XSL, and containers (multipart, message/rfc822). It searches the whole field, since browsers use
+/// the last of several types.
 fn is_document(kind: &HeaderValue) -> bool {
     kind.as_bytes().windows(3).any(|part| match part {
         [a, b, c] => {
@@ -84,15 +84,16 @@ fn copy(from: &HeaderMap, names: &[HeaderName], to: &mut HeaderMap) {
     }
 }
 
-/// Whether the bytes are packed (RFC 9110 §8.4), although they were asked for as they are.
+/// Returns whether a response has a content coding (RFC 9110 §8.4), although the gate requested
+/// none.
 pub(super) fn is_encoded(answer: &HeaderMap) -> bool {
     answer
         .get(CONTENT_ENCODING)
         .is_some_and(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity"))
 }
 
-/// Whether a body without a length still tells its end (RFC 9112 §6.3): chunked does, a closed
-/// connection not.
+/// Returns whether a body without a length has a detectable end (RFC 9112 §6.3): a chunked body
+/// does, a body that ends with the connection does not.
 pub(super) fn is_framed(answer: &HeaderMap) -> bool {
     let coding = answer.get(TRANSFER_ENCODING).and_then(|coding| coding.to_str().ok());
     coding.is_some_and(|coding| coding.trim().to_ascii_lowercase().ends_with("chunked"))
@@ -103,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn documents_are_told_from_media() {
+    fn documents_are_distinguished_from_media() {
         for (kind, document) in [
             ("text/html", true),
             ("TEXT/HTML; charset=utf-8", true),
@@ -129,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn a_routes_own_policy_wins() {
+    fn route_policy_overrides_default() {
         let policy = HeaderValue::from_static("script-src 'self'");
         let restricted = |kind, policy: Option<&HeaderValue>, content_type: &'static str| {
             let mut fields = HeaderMap::new();

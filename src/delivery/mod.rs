@@ -1,11 +1,13 @@
-//! The only door to the origins: it takes a permit or an open file, and nothing else.
+//! The only access to the origins. It requires a permit or an open file.
 //!
-//! The dispatcher calls it. It asks the origin for the file, or the part of it, that the reader's
-//! fields mean (RFC 9110 §13 and §14), and passes the body on without holding it: `request` decides
-//! what is answered, `range` reads Range, `conditions` judges preconditions, `origin_fetch` is the
-//! way to the origin, `fields` is the allow-list, `body` never lets a short body look whole,
-//! `outgoing` binds its bytes until they are with the kernel, `resume` goes on where an origin
-//! broke off, `stall_monitor` and `borrower_limits` bound what one reader costs.
+//! The dispatcher calls it. It requests the file, or the part that the reader's fields select (RFC
+//! 9110 §13 and §14), and streams the body without buffering it.
+//!
+//! - `request` builds the response; `range` parses Range, and `conditions` judges preconditions.
+//! - `origin_fetch` queries the origin, and `fields` is the allow-list for header fields.
+//! - `body` never ends a short body without an error, and `resume` resumes a broken one.
+//! - `outgoing` keeps permit and limits in force until the kernel has the bytes.
+//! - `stall_monitor` and `borrower_limits` bound what one reader costs.
 
 mod body;
 mod body_source;
@@ -42,7 +44,7 @@ pub use body::{Body, BodyError, Delivered, End, OnEnd, Suspended};
 use borrower_limits::BorrowerLimits;
 pub use chunk::Chunk;
 use fields::Kind;
-use origin_fetch::Known;
+use origin_fetch::MetadataCache;
 pub use outgoing::Suspension;
 use request::{Destination, Request};
 use stall_monitor::StallMonitor;
@@ -50,20 +52,20 @@ use stall_monitor::StallMonitor;
 /// The keys of `[delivery]`.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Settings {
-    /// How many ranges one answer may have.
+    /// Most ranges in one response.
     pub max_ranges: usize,
-    /// How long a reader may take nothing of what it has asked for.
+    /// How long a reader may stall before its body is aborted.
     pub idle: Duration,
-    /// How long a reader may take nothing before its body releases the origin's connection and its
+    /// How long a reader may stall before its body releases the origin's connection and its
     /// buffers.
     pub suspend_after: Duration,
-    /// How many bytes a second a reader must take; 0 is any.
+    /// Lowest rate of a reader, in bytes a second; 0 disables the check.
     pub min_rate: u64,
-    /// Over how long that is measured.
+    /// Interval over which the rate is measured.
     pub min_rate_grace: Duration,
-    /// How many streams a borrower may have at once; 0 is any.
+    /// Most concurrent streams of a borrower; 0 is unlimited.
     pub streams_per_borrower: usize,
-    /// How many bytes a second a borrower may take, over all streams together; 0 is any.
+    /// Highest rate of a borrower over all streams, in bytes a second; 0 is unlimited.
     pub rate_per_borrower: u64,
 }
 
@@ -81,24 +83,23 @@ impl Default for Settings {
     }
 }
 
-/// What opens a file.
+/// The right to a file.
 #[derive(Debug)]
 pub enum Pass {
     /// A title's file, under a loan.
     Loan(Permit, File),
-    /// A title's file, under a loan, of which no more may leave than one part that does not start
-    /// with its first byte, and that only where the request's validators say that the reader has
-    /// begun this very file.
+    /// A title's file, under a loan, for a reader that continues a download. Only one part may be
+    /// sent, and not from the first byte. The request's validators must match the file.
     Rest(Permit, File),
     /// A file of an open route.
     Open(OpenFile),
 }
 
-/// The way from the origins to the readers; one worker's.
+/// Delivers files from the origins to readers. Each worker has its own.
 #[derive(Clone, Debug)]
 pub struct Delivery {
     origins: Vec<Arc<Origin>>,
-    known: Vec<Known>,
+    metadata: Vec<MetadataCache>,
     settings: Settings,
     monitor: StallMonitor,
     limits: BorrowerLimits,
@@ -107,11 +108,11 @@ pub struct Delivery {
 }
 
 impl Delivery {
-    /// The way to these origins, whose bodies hold what these buffers allow; what is delivered
-    /// under loans is counted by this meter.
+    /// Creates the delivery for these origins. `buffers` bounds what bodies buffer. `meter` counts
+    /// what is delivered under loans.
     ///
     /// # Errors
-    /// For the first that cannot be used.
+    /// Returns the error of the first origin that cannot be used.
     pub fn new(
         settings: Settings,
         origins: &[origin::Settings],
@@ -123,13 +124,13 @@ impl Delivery {
             .iter()
             .map(|settings| Origin::new(settings, &buffers, metrics.clone()).map(Arc::new))
             .collect();
-        let known =
-            origins.iter().map(|settings| origin_fetch::known(settings.metadata_ttl)).collect();
+        let metadata =
+            origins.iter().map(|settings| origin_fetch::metadata(settings.metadata_ttl)).collect();
         let (monitor, limits) = (StallMonitor::new(settings), BorrowerLimits::new(&settings));
-        Ok(Delivery { origins: built?, known, settings, monitor, limits, meter, metrics })
+        Ok(Delivery { origins: built?, metadata, settings, monitor, limits, meter, metrics })
     }
 
-    /// The same, with connections of its own; what is known of files is shared.
+    /// Returns a delivery with its own connections. The metadata cache is shared.
     ///
     /// # Errors
     /// As [`Delivery::new`].
@@ -140,16 +141,16 @@ impl Delivery {
         Ok(Delivery { origins: origins?, meter, monitor, ..self.clone() })
     }
 
-    /// Aborts bodies whose reader is too slow or whose loan is due, for as long as there is a
-    /// worker; a task of its own.
+    /// Runs the stall monitor: aborts bodies whose reader is too slow or whose loan is due. Spawn
+    /// it as one task; it ends with the last worker.
     pub fn watch_readers(&self) -> impl Future<Output = ()> + Send + use<> {
         let origins = self.origins.clone();
         self.monitor.clone().run(move || origins.iter().any(|origin| origin.has_waiters()))
     }
 
-    /// The response to a GET or HEAD. `connection` is what is cut where the loan ends and the
-    /// reader takes nothing, so that the body cannot notice it. `on_end` is told how the body
-    /// ended, and is not called where there is a problem in place of a response.
+    /// Answers a GET or HEAD. `connection` is closed if the loan ends while the reader stalls, since
+    /// the body is then not polled. `on_end` receives the result of the body. It is not called if
+    /// this returns a problem.
     ///
     /// # Errors
     /// [`Problem`]: `title-not-found`, `precondition-failed`, `range-not-satisfiable`,
@@ -168,15 +169,15 @@ impl Delivery {
             Pass::Open(open) => (None, open.into_file()),
         };
         let kind = if permit.is_some() { Kind::Gated } else { Kind::Open };
-        let (Some(origin), Some(known)) =
-            (self.origins.get(file.origin), self.known.get(file.origin))
+        let (Some(origin), Some(metadata)) =
+            (self.origins.get(file.origin), self.metadata.get(file.origin))
         else {
             return Err(Problem::TitleNotFound);
         };
         let max_ranges = self.settings.max_ranges;
         let (path, repetition) = (&file.path, Repetition::default());
         let request =
-            Request { origin, known, path, kind, headers, max_ranges, only_rest, repetition };
+            Request { origin, metadata, path, kind, headers, max_ranges, only_rest, repetition };
         let mut response = if method == Method::HEAD {
             request.head(on_end).await?
         } else {

@@ -1,41 +1,42 @@
-//! The text between several parts of one answer: multipart/byteranges (RFC 9110 §14.6, RFC 2046
-//! §5.1).
+//! The multipart text of a response with several parts: multipart/byteranges (RFC 9110 §14.6, RFC
+//! 2046 §5.1).
 
 use bytes::Bytes;
 use http::HeaderValue;
 
 use super::range::Part;
 
-/// One answer's boundary, and the type that each part tells.
+/// The boundary of one response, and the media type of its parts.
 pub(super) struct Multipart {
     boundary: String,
     kind: String,
 }
 
 impl Multipart {
-    /// Parts of a file of this type, under a boundary that no file has in it but by a chance of one
-    /// in 2^122.
+    /// Creates a boundary for parts of this media type. A file contains it with a probability of at
+    /// most about one in 2^122.
     pub(super) fn new(kind: Option<&HeaderValue>) -> Multipart {
         let kind = kind.and_then(|kind| kind.to_str().ok()).unwrap_or("application/octet-stream");
         Multipart { boundary: uuid::Uuid::new_v4().simple().to_string(), kind: kind.to_owned() }
     }
 
-    /// The type of the answer.
+    /// Returns the media type of the response.
     pub(super) fn kind(&self) -> HeaderValue {
         let kind = format!("multipart/byteranges; boundary={}", self.boundary);
         HeaderValue::try_from(kind).unwrap_or(HeaderValue::from_static("multipart/byteranges"))
     }
 
-    /// What stands before a part.
+    /// Returns the text before a part: boundary and part header.
     pub(super) fn before(&self, part: Part) -> Bytes {
         let (boundary, kind) = (&self.boundary, &self.kind);
         let (first, last, complete) = (part.first, part.last, part.complete);
         Bytes::from(format!(
-            "\r\n--{boundary}\r\nContent-Type: {kind}\r\nContent-Range: bytes {first}-{last}/{complete}\r\n\r\n"
+            "\r\n--{boundary}\r\nContent-Type: {kind}\r\n\
+             Content-Range: bytes {first}-{last}/{complete}\r\n\r\n"
         ))
     }
 
-    /// What stands after the last.
+    /// Returns the closing boundary.
     pub(super) fn end(&self) -> Bytes {
         Bytes::from(format!("\r\n--{}--\r\n", self.boundary))
     }

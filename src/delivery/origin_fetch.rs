@@ -1,7 +1,7 @@
-//! What an origin says of a file that is asked for: its answer, checked to be one, or its fields
-//! alone.
+//! Requests to the origin for one reader's request: a file, checked for a valid status, or its
+//! fields.
 //!
-//! `request` asks. Why an answer is none is logged here, since no reader may see it.
+//! `request` calls it. The reason of a failure is logged here, since no reader may see it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,19 +15,19 @@ use crate::origin::{self, ByteRange, FileRequest};
 use crate::path::FilePath;
 use crate::problem::Problem;
 
-/// How many files' fields are kept.
-const KNOWN_FILES: u64 = 100_000;
+/// Most files in the metadata cache of one origin.
+const MAX_CACHED_FILES: u64 = 100_000;
 
-/// The fields of an origin's files, as its answers to HEAD gave them.
-pub(super) type Known = Cache<FilePath, Arc<HeaderMap>>;
+/// The metadata cache of one origin: fields of its files, from its responses to HEAD.
+pub(super) type MetadataCache = Cache<FilePath, Arc<HeaderMap>>;
 
-/// Room for them, of an origin whose files' fields are believed for so long.
-pub(super) fn known(believed: Duration) -> Known {
-    Cache::builder().max_capacity(KNOWN_FILES).time_to_live(believed).build()
+/// Creates a metadata cache whose entries live for `ttl`.
+pub(super) fn metadata(ttl: Duration) -> MetadataCache {
+    Cache::builder().max_capacity(MAX_CACHED_FILES).time_to_live(ttl).build()
 }
 
 impl Request<'_> {
-    /// The answer to a GET: 200 or 206, checked to be what was asked.
+    /// Sends a GET. Returns a 200, or a 206 if a range was requested.
     pub(super) async fn get_file(
         &self,
         range: Option<ByteRange>,
@@ -44,36 +44,36 @@ impl Request<'_> {
         }
     }
 
-    /// Whether a range is known to lie outside of the file: then the origin need not be asked to
-    /// say so.
+    /// Returns the problem if cached metadata shows that a range lies outside the file. This saves a
+    /// request to the origin.
     pub(super) fn is_outside(&self, range: ByteRange) -> Option<Problem> {
         if matches!(range, ByteRange::From(0) | ByteRange::Between(0, _) | ByteRange::Last(1..)) {
-            return None; // hardly ever, and range most
+            return None; // The most common ranges; they lie outside empty files only.
         }
-        let complete_length = length_of(&*self.known.get(self.path)?)?;
+        let complete_length = length_of(&*self.metadata.get(self.path)?)?;
         (!range.is_satisfiable(complete_length))
             .then_some(Problem::RangeNotSatisfiable { complete_length })
     }
 
-    /// A 416 needs the file's length, which is known from then on.
+    /// Returns the problem for a 416, with the file's length. The length is cached.
     async fn not_satisfiable(&self) -> Problem {
         match self.file().await.map(|file| length_of(&file)) {
             Ok(Some(complete_length)) => Problem::RangeNotSatisfiable { complete_length },
-            Ok(None) => self.failed("it does not tell the length of a file"),
+            Ok(None) => self.failed("its response to HEAD has no length"),
             Err(problem) => problem,
         }
     }
 
-    /// The file's fields, as known or as the origin answers HEAD.
+    /// Returns the file's fields, from the cache or by HEAD.
     pub(super) async fn file(&self) -> Result<Arc<HeaderMap>, Problem> {
-        if let Some(file) = self.known.get(self.path) {
+        if let Some(file) = self.metadata.get(self.path) {
             return Ok(file);
         }
         let answer = self.fetch(&FileRequest::head()).await?;
         match answer.status() {
             StatusCode::OK => {
                 let file = Arc::new(answer.into_parts().0.headers);
-                self.known.insert(self.path.clone(), file.clone());
+                self.metadata.insert(self.path.clone(), file.clone());
                 Ok(file)
             }
             StatusCode::NOT_FOUND | StatusCode::GONE => Err(Problem::TitleNotFound),
@@ -81,13 +81,12 @@ impl Request<'_> {
         }
     }
 
-    /// Sends a request to the origin, and repeats it at most once for all that this reader's
-    /// request needs.
+    /// Sends a request to the origin. All requests for one reader's request share one retry.
     async fn fetch(&self, request: &FileRequest) -> Result<Response<origin::Body>, Problem> {
         Ok(self.origin.fetch(self.path, request, &self.repetition).await?)
     }
 
-    /// The problem of a response that gives no file; the reader is told what its Retry-After says.
+    /// Returns the problem for a response without a file. It forwards Retry-After.
     fn unexpected(&self, status: StatusCode, fields: &HeaderMap) -> Problem {
         self.failed(&unexpected(status));
         Problem::OriginFailed { retry_after: origin::retry_after(fields) }
@@ -97,18 +96,18 @@ impl Request<'_> {
         tracing::warn!(
             origin = self.origin.settings().name,
             why,
-            "an origin's answer cannot be passed on"
+            "an origin's response cannot be forwarded"
         );
         Problem::OriginFailed { retry_after: None }
     }
 }
 
-/// What an origin answers that gives no file, in words for whoever runs the gate.
+/// Describes a status without a file, for the operator.
 fn unexpected(status: StatusCode) -> String {
     match status {
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => format!(
-            "it answered {status}: it does not know our credentials, or they do not open this file. \
-             Look at the keys in [[origins]], and at what they may read"
+            "it answered {status}: the credentials are unknown, or may not read this file. Check \
+             the keys in [[origins]] and their permissions"
         ),
         status => format!("it answered {status}"),
     }

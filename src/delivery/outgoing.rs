@@ -1,9 +1,10 @@
-//! What a body is bound by until its last byte is with the kernel: permit, limits, metering, and
-//! who is notified of its end.
+//! The state of a running body: permit, limits, metering, progress and the end callback. It lives
+//! until the kernel has the last byte.
 //!
-//! [`FileBody`](super::body) and each of its chunks hold one, also the chunks that HTTP/2 queues or
-//! TLS has sealed. The last one that is dropped ends the body. The monitor reads its progress; the
-//! loan's access and the monitor abort it. Progress is atomic numbers that one task writes.
+//! [`FileBody`](super::body) and each of its chunks hold a reference, including chunks that HTTP/2
+//! queues or TLS has encrypted. Dropping the last reference ends the body. The monitor reads the
+//! progress. The loan's access and the monitor abort the body. Progress is stored in atomics that
+//! one task writes.
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};

@@ -33,7 +33,7 @@ pub(super) enum Parts {
     These(Vec<Part>),
 }
 
-/// Parts with a gap of at max_parts this many bytes are merged: a part header is about as long.
+/// Parts with a gap of fewer bytes than this are merged: a part header is about as long.
 const MERGE_GAP: u64 = 100;
 
 /// A part of a file of known length, never empty. Both ends are inclusive.
@@ -68,7 +68,7 @@ impl RequestedRanges {
     }
 }
 
-/// Applies ranges to a file of this length. Returns at max_parts `max_parts` parts.
+/// Applies ranges to a file of this length. Returns at most `max_parts` parts.
 pub(super) fn parts(ranges: &[ByteRange], complete: u64, max_parts: usize) -> Parts {
     let mut within: Vec<Part> =
         ranges.iter().filter_map(|range| Part::of(*range, complete)).collect();
@@ -122,7 +122,7 @@ impl Part {
         is_valid.then_some(part)
     }
 
-    /// As the reader is merged.
+    /// Returns the value of the Content-Range field.
     pub(super) fn field(self) -> Option<HeaderValue> {
         HeaderValue::try_from(format!("bytes {}-{}/{}", self.first, self.last, self.complete)).ok()
     }
@@ -222,13 +222,20 @@ mod tests {
     proptest! {
         #[test]
         fn part_lies_within_its_file(first in 0u64..50, last in 0u64..50, complete in 0u64..50) {
-            for range in [ByteRange::From(first), ByteRange::Between(first, last.max(first)), ByteRange::Last(first)] {
+            let ranges = [
+                ByteRange::From(first),
+                ByteRange::Between(first, last.max(first)),
+                ByteRange::Last(first),
+            ];
+            for range in ranges {
                 if let Some(part) = Part::of(range, complete) {
                     prop_assert!(part.first <= part.last && part.last < complete);
                     prop_assert!(part.length() <= complete);
                     prop_assert_eq!(Part::read(&part.field().unwrap()), Some(part));
                 } else {
-                    let empty = matches!(range, ByteRange::Last(0)) || complete == 0 || first >= complete;
+                    let empty = matches!(range, ByteRange::Last(0))
+                        || complete == 0
+                        || first >= complete;
                     prop_assert!(empty);
                 }
             }

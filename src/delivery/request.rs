@@ -1,7 +1,7 @@
-//! One request for a file: which of it is answered, by the reader's conditions and ranges (RFC 9110
-//! §13 and §14).
+//! One request for a file: applies the reader's conditions and ranges (RFC 9110 §13 and §14) and
+//! builds the response.
 //!
-//! The door makes it; what the origin says comes by `origin_fetch`.
+//! [`Delivery`](super::Delivery) creates it. It queries the origin through `origin_fetch`.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -15,7 +15,7 @@ use super::borrower_limits::StreamAllowance;
 use super::conditions::{self, Verdict};
 use super::fields::{self, Kind};
 use super::multipart::Multipart;
-use super::origin_fetch::{Known, length_of};
+use super::origin_fetch::{MetadataCache, length_of};
 use super::outgoing::{Accounting, Outgoing};
 use super::range::{self, Part, Parts, RequestedRanges};
 use super::resume::Remainder;
@@ -28,10 +28,10 @@ use crate::path::FilePath;
 use crate::problem::Problem;
 use crate::telemetry::Metrics;
 
-/// Where a body goes: by which permit, on which connection, and who is told of its end.
+/// What a body is sent with: permit, connection, limits and the end callback.
 pub(super) struct Destination<'a> {
     pub(super) permit: Option<Permit>,
-    /// Where it is counted; nowhere for an open file.
+    /// Meter of the loan; `None` for an open file.
     pub(super) metered: Option<Metered>,
     pub(super) connection: &'a Connection,
     pub(super) on_end: OnEnd,
@@ -40,21 +40,22 @@ pub(super) struct Destination<'a> {
     pub(super) allowance: Option<StreamAllowance>,
 }
 
-/// A request for a file, and what is known of it.
+/// A request for a file, and the cached metadata of its origin.
 pub(super) struct Request<'a> {
     pub(super) origin: &'a Arc<Origin>,
-    pub(super) known: &'a Known,
+    pub(super) metadata: &'a MetadataCache,
     pub(super) path: &'a FilePath,
     pub(super) kind: Kind,
     pub(super) headers: &'a HeaderMap,
     pub(super) max_ranges: usize,
-    /// [`Pass::Rest`]: what would be answered otherwise is a failed precondition.
+    /// Only a single part after the first byte may be sent ([`Pass::Rest`](super::Pass::Rest));
+    /// anything else fails the precondition.
     pub(super) only_rest: bool,
     pub(super) repetition: Repetition,
 }
 
 impl Destination<'_> {
-    /// Begins the stream, unless the loan has ended while the origin was asked.
+    /// Begins the stream. Fails if the loan has ended during the request to the origin.
     fn open(self, status: StatusCode, is_encoded: bool) -> Result<Arc<Outgoing>, Problem> {
         let Destination { permit, mut metered, allowance, .. } = self;
         if is_encoded {
@@ -69,7 +70,7 @@ impl Destination<'_> {
 }
 
 impl Request<'_> {
-    /// HEAD: as GET without its body; RFC 9110 §14.2 has no ranges for it.
+    /// Answers HEAD: like GET, without the body. RFC 9110 §14.2 defines no ranges for HEAD.
     pub(super) async fn head(&self, on_end: OnEnd) -> Result<Response<Body>, Problem> {
         let file = self.file().await?;
         let status = match conditions::judge(self.headers, &file) {
@@ -82,8 +83,7 @@ impl Request<'_> {
 
     pub(super) async fn get(&self, to: Destination<'_>) -> Result<Response<Body>, Problem> {
         let mut wanted = RequestedRanges::of(self.headers);
-        // What the reader says about the file it has can only be judged with the file's fields at
-        // hand.
+        // Conditions can only be judged with the file's own fields.
         if conditions::any(self.headers) {
             let file = self.file().await?;
             match conditions::judge(self.headers, &file) {
@@ -115,7 +115,7 @@ impl Request<'_> {
             return Err(outside);
         }
         let answer = match (self.get_checked(range).await, range) {
-            // All of an empty file: there is no part that a 206 could tell of.
+            // All of an empty file: a 206 cannot describe an empty part.
             (Err(Problem::RangeNotSatisfiable { complete_length }), Some(range))
                 if range.is_satisfiable(complete_length) =>
             {
@@ -126,16 +126,16 @@ impl Request<'_> {
         };
         let ranged = range.is_some() && conditions::range_applies(self.headers, answer.headers());
         if answer.status() == StatusCode::PARTIAL_CONTENT && !ranged {
-            // The part of a file that is no longer the one that If-Range means.
-            self.known.invalidate(self.path);
+            // The file has changed since the one that If-Range names.
+            self.metadata.invalidate(self.path);
             let whole = self.get_file(None).await?;
             return self.stream(whole, None, to);
         }
         self.stream(answer, range.filter(|_| ranged), to)
     }
 
-    /// As [`Request::ask`], with the reader's conditions judged by what comes: the file may have
-    /// changed since they were.
+    /// Like [`Request::get_file`], and judges the reader's conditions again by the response: the
+    /// file may have changed since the first check.
     async fn get_checked(
         &self,
         range: Option<ByteRange>,
@@ -143,10 +143,10 @@ impl Request<'_> {
         let answer = self.get_file(range).await?;
         match conditions::judge(self.headers, answer.headers()) {
             Verdict::Failed => {
-                self.known.invalidate(self.path);
+                self.metadata.invalidate(self.path);
                 Err(Problem::PreconditionFailed)
             }
-            // It was judged otherwise a moment ago: the reader gets the new one.
+            // The file has changed since the first check: the reader gets the new one.
             Verdict::Proceed | Verdict::NotModified => Ok(answer),
         }
     }
@@ -160,20 +160,21 @@ impl Request<'_> {
         let (head, incoming) = answer.into_parts();
         let length = length_of(&head.headers);
         if length.is_none() && !fields::is_framed(&head.headers) {
-            return Err(self.failed(
-                "its answer has no length, so that its end could not be told from a break",
-            ));
+            return Err(
+                self.failed("its response has no length, so a truncated body could look complete")
+            );
         }
         if range.is_some() && fields::is_encoded(&head.headers) {
             return Err(self.failed(
-                "it packed a file of which a part was range: the part would be of the packed bytes",
+                "it encoded a file of which a part was requested; the gate does not forward ranges \
+                 of encoded bytes",
             ));
         }
         let (part, skip) = match (head.status, range) {
             (StatusCode::PARTIAL_CONTENT, Some(range)) => {
                 (Some(self.checked(&head.headers, range)?), 0)
             }
-            // The origin has no ranges: the part is cut out here, where the length is known.
+            // The origin does not support ranges: extract the part here, if the length is known.
             (_, Some(range)) => match length {
                 Some(complete_length) => match Part::of(range, complete_length) {
                     Some(part) => (Some(part), part.first),
@@ -184,8 +185,7 @@ impl Request<'_> {
             },
             (_, None) => (None, 0),
         };
-        // Looked at here, where it is certain what leaves: the file may have changed since it was
-        // judged.
+        // Checked on the final response: the file may have changed since the first check.
         if self.only_rest && part.is_none_or(|part| part.first == 0) {
             return Err(Problem::PreconditionFailed);
         }
@@ -212,7 +212,7 @@ impl Request<'_> {
         Ok(response)
     }
 
-    /// What several ranges come to; none where the whole file is answered.
+    /// Resolves several ranges. Returns `None` if the whole file must be sent.
     async fn parts(&self, ranges: &[ByteRange]) -> Result<Option<Vec<Part>>, Problem> {
         let file = self.file().await?;
         let Some(complete_length) = length_of(&file) else { return Ok(None) };
@@ -223,15 +223,15 @@ impl Request<'_> {
         }
     }
 
-    /// Several parts in one answer (RFC 9110 §14.6), put together here, since hardly any storage
-    /// does it. Only of a file of which a strong entity tag says that all parts are of it; another
-    /// is answered whole.
+    /// Answers with several parts (RFC 9110 §14.6). The gate assembles them, since few storages
+    /// support it. It sends the whole file instead if no strong entity tag proves that all parts
+    /// are of one file.
     async fn several(
         &self,
         parts: &[Part],
         to: Destination<'_>,
     ) -> Result<Response<Body>, Problem> {
-        let Some(first) = parts.first() else { return Err(self.failed("no part was range for")) };
+        let Some(first) = parts.first() else { return Err(self.failed("no part was requested")) };
         let range = ByteRange::Between(first.first, first.last);
         let answer = self.get_checked(Some(range)).await?;
         if answer.status() == StatusCode::OK {
@@ -242,7 +242,7 @@ impl Request<'_> {
         let rest = rest.filter(|_| conditions::range_applies(self.headers, answer.headers()));
         let is_part = self.checked(answer.headers(), range).is_ok_and(|part| part == *first);
         let (Some(rest), true) = (rest, is_part) else {
-            self.known.invalidate(self.path);
+            self.metadata.invalidate(self.path);
             drop(answer);
             let whole = self.get_file(None).await?;
             return self.stream(whole, None, to);
@@ -277,7 +277,7 @@ impl Request<'_> {
             .map(|piece| if let Segment::Text(text) = piece { text.len() as u64 } else { 0 });
         let mut lengths = texts.chain(parts.iter().map(|part| part.length()));
         let take = lengths.try_fold(0_u64, u64::checked_add);
-        let take = take.ok_or_else(|| self.failed("its parts are longer than any file"))?;
+        let take = take.ok_or_else(|| self.failed("its parts are longer than any file can be"))?;
         let fields = response.headers_mut();
         fields.insert(CONTENT_TYPE, several.kind());
         fields.insert(CONTENT_LENGTH, HeaderValue::from(take));
@@ -285,7 +285,7 @@ impl Request<'_> {
         Ok(response)
     }
 
-    /// The part that a 206 brings, which must be the one that was asked for.
+    /// Returns the part in a 206, which must be the requested one.
     fn checked(&self, answer: &HeaderMap, range: ByteRange) -> Result<Part, Problem> {
         let part = answer.get(CONTENT_RANGE).and_then(Part::read);
         let part = part.filter(|part| Part::of(range, part.complete) == Some(*part));
@@ -293,7 +293,7 @@ impl Request<'_> {
             Some(part) if length_of(answer).is_none_or(|length| length == part.length()) => {
                 Ok(part)
             }
-            _ => Err(self.failed("it answered with another part than it was range for")),
+            _ => Err(self.failed("it answered with another part than the requested one")),
         }
     }
 
