@@ -198,7 +198,8 @@ impl FileBody {
             BodyError::Origin | BodyError::Stalled | BodyError::Changed => {
                 self.outgoing.set_failed()
             }
-            // Over HTTP/1.1 this resets the connection; a close would deliver what the kernel holds.
+            // Over HTTP/1.1 this resets the connection. A plain close would deliver the bytes that
+            // the kernel holds.
             BodyError::LoanEnded => self.outgoing.abort(Abort::LoanEnded),
             BodyError::TooSlow => self.outgoing.abort(Abort::TooSlow),
         }

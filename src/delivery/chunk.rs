@@ -2,7 +2,7 @@
 //! bytes.
 //!
 //! `body` creates chunks; the server writes and drops them. On drop, a chunk reports to its
-//! connection how many of its bytes were written. It never blocks, and copies no bytes on this path.
+//! connection how many of its bytes were written. It does not block.
 
 use std::sync::Arc;
 

@@ -28,8 +28,8 @@ pub(super) fn any(request: &HeaderMap) -> bool {
     request.keys().any(|name| CONDITIONS.contains(name))
 }
 
-/// Judges the conditions of a GET or HEAD against a file's fields. A malformed If-Match fails; other
-/// malformed conditions are ignored.
+/// Judges the conditions of a GET or HEAD against a file's fields. A malformed If-Match fails;
+/// other malformed conditions are ignored.
 pub(super) fn judge(request: &HeaderMap, file: &HeaderMap) -> Verdict {
     // The common case: no need to parse the file's fields.
     if !any(request) {

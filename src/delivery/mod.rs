@@ -148,9 +148,9 @@ impl Delivery {
         self.monitor.clone().run(move || origins.iter().any(|origin| origin.has_waiters()))
     }
 
-    /// Answers a GET or HEAD. `connection` is closed if the loan ends while the reader stalls, since
-    /// the body is then not polled. `on_end` receives the result of the body. It is not called if
-    /// this returns a problem.
+    /// Answers a GET or HEAD. `connection` is closed if the loan ends while the reader stalls,
+    /// since the body is then not polled. `on_end` receives the result of the body. It is not
+    /// called if this returns a problem.
     ///
     /// # Errors
     /// [`Problem`]: `title-not-found`, `precondition-failed`, `range-not-satisfiable`,

@@ -44,8 +44,8 @@ impl Request<'_> {
         }
     }
 
-    /// Returns the problem if cached metadata shows that a range lies outside the file. This saves a
-    /// request to the origin.
+    /// Returns the problem if cached metadata shows that a range lies outside the file. This saves
+    /// a request to the origin.
     pub(super) fn is_outside(&self, range: ByteRange) -> Option<Problem> {
         if matches!(range, ByteRange::From(0) | ByteRange::Between(0, _) | ByteRange::Last(1..)) {
             return None; // The most common ranges; they lie outside empty files only.

@@ -1,4 +1,4 @@
-//! The bytes of an answer, whichever kind of origin gives it.
+//! The body of an origin's response, for every kind of origin.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -11,7 +11,7 @@ use http_body::Frame;
 use super::directory::Reading;
 use super::exchange::Incoming;
 
-/// A body that comes from an origin.
+/// The body of an origin's response.
 #[derive(Debug)]
 pub struct Body {
     kind: Kind,
@@ -26,7 +26,7 @@ enum Kind {
     File(Box<Reading>),
 }
 
-/// The body broke off before its end; why is logged where it is known.
+/// The error of a body that ended early. The reason is logged where it occurs.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("the origin's body broke off")]
 pub struct Broken;
@@ -36,12 +36,12 @@ impl Body {
         Kind::Empty.into()
     }
 
-    /// Which of the origin's addresses sends it.
+    /// Returns the index of the origin's address that sends this body.
     pub fn address(&self) -> usize {
         self.address
     }
 
-    /// Holds no more than it must while nobody asks for bytes.
+    /// Releases the buffers that an idle body does not need.
     pub fn release(&mut self) {
         if let Kind::Incoming(incoming) = &mut self.kind {
             incoming.release();
@@ -84,14 +84,14 @@ impl http_body::Body for Body {
     }
 }
 
-/// An answer of an origin that tells a status and nothing more.
+/// Returns a response with a status and nothing else.
 pub(super) fn bodiless(status: StatusCode) -> Response<Body> {
     let mut response = Response::new(Body::empty());
     *response.status_mut() = status;
     response
 }
 
-/// The answer to a range that lies outside of a file of this length (RFC 9110 §15.5.17).
+/// Returns the response to a range outside a file of this length (RFC 9110 §15.5.17).
 pub(super) fn not_satisfiable(complete: u64) -> Response<Body> {
     let mut response = bodiless(StatusCode::RANGE_NOT_SATISFIABLE);
     let field = HeaderValue::try_from(format!("bytes */{complete}"));

@@ -1,8 +1,8 @@
 //! The circuit breaker of one address of an origin, shared by all workers.
 //!
-//! It opens when most recent requests failed and the failures are not the fault of one or two
-//! files. While it is open, no request is sent but one trial after each cooldown. `Origin` queries
-//! it before each request and records each outcome. A success costs one atomic update.
+//! It opens when most recent requests failed, and one or two files are not the cause. While it is
+//! open, it admits only one trial request after each cooldown. `Origin` queries it before each
+//! request and records each outcome. A success costs one atomic update.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -25,7 +25,7 @@ const AVOIDANCE: Duration = Duration::from_secs(10);
 const BITS: u32 = 20;
 const MAX_COUNT: u64 = (1 << BITS) - 1;
 
-/// What a failure says about the address.
+/// What a failure indicates about the address.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Evidence {
     /// The address cannot be reached, whatever the file.
@@ -93,15 +93,15 @@ impl Breaker {
         }
     }
 
-    /// Whether any request may be sent.
+    /// Returns whether every request may be sent.
     pub(super) fn is_closed(&self) -> bool {
         self.open_until.load(Ordering::Relaxed) == 0
     }
 
-    /// Whether a request may be sent. While the breaker is open, only one caller per cooldown may.
+    /// Admits a request. While the breaker is open, it admits one caller per cooldown.
     ///
     /// # Errors
-    /// The time until the next trial.
+    /// Returns the time until the next trial.
     pub(super) fn admit(&self, now: Instant) -> Result<(), Duration> {
         let until = self.open_until.load(Ordering::Relaxed);
         if until == 0 {
@@ -123,8 +123,8 @@ impl Breaker {
         }
     }
 
-    /// Whether to try this address before those that failed recently. Once an avoidance is over,
-    /// only one caller tries the address first.
+    /// Returns whether to try this address before those that failed recently. When an avoidance
+    /// ends, only one caller tries the address first.
     pub(super) fn is_preferred(&self, now: Instant) -> bool {
         let until = self.avoid_until.load(Ordering::Relaxed);
         let now = self.millis(now);
@@ -142,7 +142,7 @@ impl Breaker {
         self.avoid_until.store(self.millis(now) + millis(AVOIDANCE), Ordering::Relaxed);
     }
 
-    /// Whether the last requests all failed, so that a repetition would fail too.
+    /// Returns whether the last requests all failed, so that a repetition would likely fail too.
     pub(super) fn is_failing(&self) -> bool {
         self.failures_in_a_row.load(Ordering::Relaxed) >= FAILURES_IN_A_ROW
     }
@@ -179,7 +179,7 @@ impl Breaker {
             Evidence::File(hash) => 1 << (hash % 64),
         };
         let files = match counts.failures {
-            // The first of a window forgets the files of those before it.
+            // The first failure of a window discards the files of earlier windows.
             1 => {
                 self.failed_files.store(file, Ordering::Relaxed);
                 file
@@ -198,7 +198,7 @@ impl Breaker {
         true
     }
 
-    /// The cooldown after so many more trials.
+    /// Returns the cooldown after `more` further trials.
     fn cooldown(&self, more: u32) -> Duration {
         let trials = self.trials.load(Ordering::Relaxed).saturating_add(more);
         COOLDOWN.saturating_mul(1 << trials.min(10)).min(MAX_COOLDOWN)

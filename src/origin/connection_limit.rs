@@ -1,9 +1,9 @@
 //! The cap on connections to one server, or on open files of one directory, over all workers, and
 //! the bounded queue for a free one.
 //!
-//! A connection holds a [`Slot`] until it is closed, also while it is idle. At the cap, an idle
-//! connection of any worker is closed for the sake of a request; if there is none, the request
-//! waits. Pools and directories call it.
+//! A connection holds a [`Slot`] until it is closed, also while it is idle. At the cap, a request
+//! closes an idle connection of any worker. If none is idle, the request waits. Pools and
+//! directories call it.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -16,13 +16,13 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::connection_pool::Pool;
 use super::socket::Server;
 
-/// How often a full queue is logged at most.
+/// Shortest interval between two log lines about a full queue.
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
 /// The right to one connection or open file.
 #[derive(Debug)]
 pub(super) struct Slot {
-    /// Frees the connection's place on drop.
+    /// Frees the slot on drop.
     _permit: OwnedSemaphorePermit,
 }
 
@@ -38,8 +38,8 @@ struct Inner {
 }
 
 impl ConnectionLimits {
-    /// At most this many connections to each server or open files of each directory, and as many
-    /// requests that wait for one.
+    /// Creates limits for the connections to each server and the open files of each directory. As
+    /// many requests may wait.
     pub(super) fn new(connections: usize, files: usize) -> ConnectionLimits {
         ConnectionLimits(Arc::new(Inner { connections, files, by_name: Mutex::default() }))
     }
@@ -61,7 +61,7 @@ impl ConnectionLimits {
             .clone()
     }
 
-    /// Whether a request waits for a connection to any of them.
+    /// Returns whether a request waits for any of these connections or files.
     pub(super) fn have_waiters(&self) -> bool {
         let limits = self.0.by_name.lock().unwrap_or_else(PoisonError::into_inner);
         limits.values().any(|limit| limit.has_waiters())
@@ -82,7 +82,7 @@ pub(super) struct ConnectionLimit {
     log_after: AtomicU64,
 }
 
-/// A request in the queue; leaves it on drop.
+/// A request in the queue. It leaves the queue on drop.
 #[derive(Debug)]
 pub(super) struct Waiter<'a>(&'a AtomicUsize);
 
@@ -92,8 +92,8 @@ impl Drop for Waiter<'_> {
     }
 }
 
-/// Counts a waiter, who leaves on drop.
-pub(super) fn enter(waiting: &AtomicUsize) -> Waiter<'_> {
+/// Counts a waiter until it is dropped.
+pub(super) fn count_waiter(waiting: &AtomicUsize) -> Waiter<'_> {
     waiting.fetch_add(1, Ordering::SeqCst);
     Waiter(waiting)
 }
@@ -111,14 +111,14 @@ impl ConnectionLimit {
         }
     }
 
-    /// Adds a pool whose idle connections may be closed for others.
+    /// Registers a pool whose idle connections may be closed for other requests.
     pub(super) fn register(&self, pool: Weak<Pool>) {
         let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
         pools.retain(|other| other.strong_count() > 0);
         pools.push(pool);
     }
 
-    /// A slot, if one is free or can be freed by closing an idle connection.
+    /// Returns a slot if one is free, or can be freed by closing an idle connection.
     pub(super) fn try_slot(&self) -> Option<Slot> {
         self.free_slot().or_else(|| {
             self.close_idle();
@@ -130,8 +130,9 @@ impl ConnectionLimit {
         self.free.clone().try_acquire_owned().ok().map(|permit| Slot { _permit: permit })
     }
 
-    /// A slot for a file, waited for as long as this; none where too many wait or the time is over.
-    pub(super) async fn slot_within(&self, patience: Duration) -> Option<Slot> {
+    /// Waits at most `timeout` for a file slot. Returns `None` if the queue is full or the timeout
+    /// expires.
+    pub(super) async fn slot_within(&self, timeout: Duration) -> Option<Slot> {
         if let Some(slot) = self.free_slot() {
             return Some(slot);
         }
@@ -139,37 +140,37 @@ impl ConnectionLimit {
             let _in_queue = self.queue()?;
             self.slot().await
         };
-        let slot = tokio::time::timeout(patience, queued).await.ok().flatten();
+        let slot = tokio::time::timeout(timeout, queued).await.ok().flatten();
         if slot.is_none() {
             self.log_refusal();
         }
         slot
     }
 
-    /// The next slot that becomes free.
+    /// Waits for a free slot.
     pub(super) async fn slot(&self) -> Option<Slot> {
         self.free.clone().acquire_owned().await.ok().map(|permit| Slot { _permit: permit })
     }
 
-    /// A place in the queue; none where the queue is full.
+    /// Enters the queue. Returns `None` if it is full.
     pub(super) fn queue(&self) -> Option<Waiter<'_>> {
-        let waiter = enter(&self.waiting);
+        let waiter = count_waiter(&self.waiting);
         (self.waiting.load(Ordering::SeqCst) <= self.most).then_some(waiter)
     }
 
-    /// Whether any worker's request waits.
+    /// Returns whether a request of any worker waits.
     pub(super) fn has_waiters(&self) -> bool {
         self.waiting.load(Ordering::SeqCst) > 0
     }
 
-    /// Closes one idle connection, of whichever worker has one.
+    /// Closes one idle connection of any worker.
     pub(super) fn close_idle(&self) {
         let pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let closed = pools.iter().filter_map(Weak::upgrade).find_map(|pool| pool.pop_oldest());
         drop(closed);
     }
 
-    /// Logs a refusal, once in a while.
+    /// Logs a refusal, at most once per [`LOG_INTERVAL`].
     pub(super) fn log_refusal(&self) {
         let now = u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(u64::MAX);
         let due = |after: u64| (after <= now).then(|| now + LOG_INTERVAL.as_millis() as u64);
@@ -178,8 +179,9 @@ impl ConnectionLimit {
             tracing::warn!(
                 place,
                 most,
-                "all connections to an origin, or files of its directory, are in use; raise connections in [[origins]] \
-                 if it can serve more, and LimitNOFILE if the log names fewer at the start"
+                "all connections to an origin, or files of its directory, are in use; raise \
+                 connections in [[origins]] if it can serve more, and LimitNOFILE if the log names \
+                 fewer at the start"
             );
         }
     }

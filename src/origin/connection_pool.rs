@@ -1,7 +1,7 @@
-//! The connections to one server that wait for their next request; one worker's.
+//! The pool of idle connections to one server. Each worker has its own.
 //!
-//! All workers together have no more connections to a server than its `ConnectionLimit` allows. A
-//! request without one waits in a bounded queue for a bounded time.
+//! `ConnectionLimit` caps the connections of all workers. At the cap, a request waits in a bounded
+//! queue for a bounded time.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -12,17 +12,17 @@ use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio_rustls::TlsConnector;
 
-use super::connection_limit::{ConnectionLimit, ConnectionLimits, Slot, enter};
+use super::connection_limit::{ConnectionLimit, ConnectionLimits, Slot, count_waiter};
 use super::exchange::{Connection, Failure, Incoming};
 use super::socket::{Server, Socket};
 use crate::buffer_budget::Buffers;
 
-/// How long a connection is kept that nobody uses, and how many are.
-const MAX_IDLE: Duration = Duration::from_secs(30);
-const SWEEPS: u64 = 4;
+/// Longest idle time of a connection, the sweeps within it, and most idle connections of a pool.
+const MAX_IDLE_TIME: Duration = Duration::from_secs(30);
+const MAX_AGE_SWEEPS: u64 = 4;
 const MAX_IDLE_CONNECTIONS: usize = 1024;
 
-/// How connections are made.
+/// Settings for new connections.
 #[derive(Clone)]
 pub(super) struct ConnectSettings {
     pub(super) tls: TlsConnector,
@@ -33,23 +33,24 @@ pub(super) struct ConnectSettings {
     pub(super) limits: ConnectionLimits,
 }
 
-/// A server, the way to it, and its idle connections.
+/// A server and its idle connections.
 pub(super) struct Pool {
     server: Server,
     settings: ConnectSettings,
     idle: Mutex<Idle>,
     limit: Arc<ConnectionLimit>,
-    /// This worker's requests in the queue, and their wake-up when a connection here becomes idle.
+    /// Number of this worker's requests in the queue.
     waiting: AtomicUsize,
+    /// Wakes one of them when a connection becomes idle.
     freed: Notify,
 }
 
 #[derive(Default)]
 struct Idle {
-    /// The one that was used last is the last one. Each with the number of sweeps there had been.
+    /// Sorted by last use, the newest last. The number is the value of `sweeps` at that time.
     connections: Vec<(u64, Connection)>,
     sweeps: u64,
-    /// Whether somebody looks for those that are too old.
+    /// Whether a sweep task runs.
     is_swept: bool,
 }
 
@@ -62,15 +63,15 @@ impl Pool {
         pool
     }
 
-    /// What the bodies of its answers may hold.
+    /// Returns the buffer budget for response bodies.
     pub(super) fn buffers(&self) -> &Buffers {
         &self.settings.buffers
     }
 
-    /// Sends a request once and returns its response; `fresh`: on a new connection.
+    /// Sends a request once and returns its response. With `fresh`, it uses a new connection.
     ///
     /// # Errors
-    /// [`Failure`]. [`Failure::Stale`] is worth another try on a new connection.
+    /// Returns a [`Failure`]. After [`Failure::Stale`], retry on a new connection.
     pub(super) async fn send(
         self: &Arc<Pool>,
         request: &[u8],
@@ -85,7 +86,7 @@ impl Pool {
         connection.send(request, to_head, self).await
     }
 
-    /// A new connection, or the next one that becomes idle unless it must be `fresh`.
+    /// Returns a new connection, or the next one that becomes idle unless `fresh` is set.
     async fn connection(&self, fresh: bool) -> Result<Connection, Failure> {
         if let Some(slot) = self.limit.try_slot() {
             return self.connect(slot).await;
@@ -105,11 +106,11 @@ impl Pool {
         }
     }
 
-    /// Waits for a slot, or else (in the error) for an idle connection.
+    /// Waits for a slot for a new connection, or for an idle connection (returned as the error).
     async fn wait(&self, fresh: bool) -> Result<Slot, Connection> {
-        let _waiter = enter(&self.waiting);
+        let _waiter = count_waiter(&self.waiting);
         loop {
-            // A connection may have become idle before this request was in the queue.
+            // A connection may have become idle before this request entered the queue.
             match if fresh { None } else { self.take() } {
                 Some(idle) => return Err(idle),
                 None => self.limit.close_idle(),
@@ -137,7 +138,7 @@ impl Pool {
         (!idle.connections.is_empty()).then(|| idle.connections.remove(0).1)
     }
 
-    /// The connection that was used last and on which nothing has come since.
+    /// Removes the most recently used connection on which nothing has arrived since.
     fn take(&self) -> Option<Connection> {
         loop {
             let (_, mut connection) = self.idle().connections.pop()?;
@@ -147,7 +148,7 @@ impl Pool {
         }
     }
 
-    /// Keeps a connection for the next request.
+    /// Stores a connection for the next request.
     pub(super) fn put(self: &Arc<Pool>, connection: Connection) {
         let mut idle = self.idle();
         if idle.connections.len() < MAX_IDLE_CONNECTIONS {
@@ -163,8 +164,8 @@ impl Pool {
         self.wake_waiter();
     }
 
-    /// Hands the newest idle connection to a request of this worker's that waits, or its slot to
-    /// one of another's.
+    /// Wakes a waiting request: one of this worker takes the idle connection, one of another worker
+    /// takes its slot.
     fn wake_waiter(&self) {
         if !self.limit.has_waiters() {
             return;
@@ -176,13 +177,13 @@ impl Pool {
         }
     }
 
-    /// Closes those that are too old; false where none is left.
+    /// Closes expired connections. Returns false if no idle connection is left.
     fn close_old(&self) -> bool {
         let mut idle = self.idle();
         idle.sweeps += 1;
-        let oldest = idle.sweeps.saturating_sub(SWEEPS);
-        let young = idle.connections.partition_point(|(since, _)| *since < oldest);
-        let old: Vec<_> = idle.connections.drain(..young).collect();
+        let oldest = idle.sweeps.saturating_sub(MAX_AGE_SWEEPS);
+        let first_recent = idle.connections.partition_point(|(since, _)| *since < oldest);
+        let old: Vec<_> = idle.connections.drain(..first_recent).collect();
         idle.is_swept = !idle.connections.is_empty();
         let is_swept = idle.is_swept;
         drop(idle);
@@ -195,10 +196,10 @@ impl Pool {
     }
 }
 
-/// Closes what is too old, for as long as any connection is idle.
+/// Closes expired connections until no connection is idle.
 async fn sweep(pool: Weak<Pool>) {
     loop {
-        tokio::time::sleep(MAX_IDLE.div_f64(SWEEPS as f64)).await;
+        tokio::time::sleep(MAX_IDLE_TIME.div_f64(MAX_AGE_SWEEPS as f64)).await;
         match pool.upgrade() {
             Some(pool) if pool.close_old() => {}
             _ => return,

@@ -1,8 +1,7 @@
-//! Connections to HTTP servers, one worker's: for HTTP origins, and under object storages.
+//! The HTTP/1.1 client of one worker, for HTTP origins and object storages.
 //!
-//! An HTTP/1.1 client of the gate's own: `connection_pool` keeps connections, `exchange` is a
-//! request and its answer on one of them, `response_head` and `framing` read what comes, `socket`
-//! is where it comes from.
+//! `connection_pool` stores idle connections. `exchange` sends a request and reads its response.
+//! `response_head` and `framing` parse the response. `socket` is the transport.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,10 +20,10 @@ use super::exchange::{Failure, Incoming};
 use super::socket::Server;
 use crate::buffer_budget::Buffers;
 
-/// How the gate calls itself.
+/// The User-Agent of the gate.
 pub(super) const OUR_NAME: &str = concat!("loangate/", env!("CARGO_PKG_VERSION"));
 
-/// The ways to all servers that are asked under one configuration.
+/// The connection pools of all servers of one origin address.
 #[derive(Clone)]
 pub(super) struct Connections {
     settings: ConnectSettings,
@@ -32,8 +31,7 @@ pub(super) struct Connections {
 }
 
 impl Connections {
-    /// Connections, also under TLS where `secure`: only then are this machine's root certificates
-    /// read.
+    /// Creates a client. With `secure`, it supports TLS and loads this machine's root certificates.
     pub(super) fn new(
         settings: &Settings,
         secure: bool,
@@ -56,7 +54,7 @@ impl Connections {
         Ok(Connections { settings, pools: Arc::default() })
     }
 
-    /// The way to a server.
+    /// Returns the pool of a server.
     pub(super) fn to(&self, server: Server) -> Arc<Pool> {
         let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
         pools
@@ -65,14 +63,14 @@ impl Connections {
             .clone()
     }
 
-    /// Sends a request as it stands; `fresh`: on a new connection.
+    /// Sends a request unchanged. With `fresh`, it uses a new connection.
     pub(super) async fn send(
         &self,
         request: Request<Bytes>,
         fresh: bool,
     ) -> Result<Response<Incoming>, Failure> {
         let pool = self.to(server_of(request.uri()).map_err(Failure::Broken)?);
-        pool.send(&written(&request), request.method() == Method::HEAD, fresh).await
+        pool.send(&serialized(&request), request.method() == Method::HEAD, fresh).await
     }
 }
 
@@ -88,14 +86,15 @@ fn system_roots() -> Result<RootCertStore, String> {
     let (added, _) = roots.add_parsable_certificates(loaded.certs);
     if added == 0 {
         return Err(format!(
-            "this machine has no root certificates, by which a server is known: install ca-certificates ({:?})",
+            "this machine has no root certificates to verify a server with: install \
+             ca-certificates ({:?})",
             loaded.errors
         ));
     }
     Ok(roots)
 }
 
-/// The server that an address names.
+/// Returns the server of a URI.
 pub(super) fn server_of(uri: &Uri) -> Result<Server, String> {
     let secure = uri.scheme_str() == Some("https");
     let host = uri.host().ok_or("the address names no server")?.to_ascii_lowercase();
@@ -103,8 +102,8 @@ pub(super) fn server_of(uri: &Uri) -> Result<Server, String> {
     Ok(Server { secure, host, port })
 }
 
-/// A request as it is sent (RFC 9112 §3).
-fn written(request: &Request<Bytes>) -> Vec<u8> {
+/// Serializes a request (RFC 9112 §3).
+fn serialized(request: &Request<Bytes>) -> Vec<u8> {
     let (uri, fields) = (request.uri(), request.headers());
     let target = uri.path_and_query().map_or("/", |target| target.as_str());
     let mut text = Vec::with_capacity(1024 + request.body().len());
@@ -133,7 +132,7 @@ fn written(request: &Request<Bytes>) -> Vec<u8> {
     text
 }
 
-/// The words of the innermost error, which say what happened.
+/// Returns the message of the root cause.
 pub(super) fn innermost(error: &dyn std::error::Error) -> String {
     let mut error = error;
     while let Some(source) = error.source() {

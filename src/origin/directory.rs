@@ -1,13 +1,13 @@
-//! An address that is a directory of this machine.
+//! An origin address that is a directory of this machine.
 //!
-//! Only regular files are opened: a FIFO would block a thread, and a device may do anything. A
-//! symbolic link is followed where its target is below the directory. One that leads out of it is a
-//! missing file, unless `follow_symlinks` is set: then whoever may write in the directory decides
-//! what is served. The kernel resolves and opens in one call, so that no link can be put in
-//! between.
+//! Only regular files are served: a FIFO would block a thread, and a device may have side effects.
+//! A symbolic link is followed if its target is below the directory. A link that leads out of it
+//! counts as a missing file, unless `follow_symlinks` is set. With `follow_symlinks`, every user
+//! who may write to the directory decides what is served. The kernel resolves and opens a path in
+//! one call, so a link cannot be swapped in between.
 //!
-//! A file that is written to while it is read breaks the body, so that no reader gets a part of the
-//! old one and a part of the new; a new file that is moved into its place does not.
+//! If a file is written to during a read, the body breaks, so that no reader gets a mix of two
+//! versions. Replacing a file by a rename is safe.
 
 use std::fs::{File, Metadata};
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom};
@@ -35,18 +35,18 @@ use super::file_request::FileRequest;
 use super::reachability::Outcome;
 use crate::path::FilePath;
 
-/// The first second of the year 10000, since the epoch.
+/// Start of the year 10000, in seconds since the epoch.
 const YEAR_10000: u64 = 253_402_300_800;
-/// How much is read at once: what a reader that stalls holds of a file.
-const READ: u64 = 64 * 1024;
+/// Size of one read in bytes. A stalled reader holds this much of a file in memory.
+const READ_SIZE: u64 = 64 * 1024;
 
-/// How often the kernel is asked again while a rename elsewhere disturbs it.
-const MAX_DISTURBANCES: usize = 16;
+/// Most retries of a path lookup while concurrent renames disturb it.
+const MAX_LOOKUP_RETRIES: usize = 16;
 
 #[derive(Debug)]
 pub(super) struct Directory {
     root: Arc<Root>,
-    /// Of open files.
+    /// Limit of open files.
     limit: Arc<ConnectionLimit>,
     queue_timeout: Duration,
 }
@@ -68,17 +68,19 @@ impl Directory {
         let shown = directory.display();
         root.open_below(Path::new(".")).map_err(|error| match Errno::from_io_error(&error) {
             Some(Errno::NOSYS | Errno::PERM) if !follow_symlinks => format!(
-                "{shown} cannot be used: this kernel, or its container, has no openat2 (Linux 5.6), which keeps \
-                 links from leading out of a directory. Allow it, or write follow_symlinks = true if nobody but you \
-                 can make links there"
+                "{shown} cannot be used: this kernel, or its container, has no openat2 (Linux \
+                 5.6), which keeps links from leading out of a directory. Allow it, or write \
+                 follow_symlinks = true if only you can make links there"
             ),
-            _ => format!("{shown} is no directory that can be read ({error}). Make it, or name another"),
+            _ => format!(
+                "{shown} is no directory that can be read ({error}). Make it, or name another"
+            ),
         })?;
         let (limit, queue_timeout) = (limits.of_directory(directory), settings.queue_timeout());
         Ok(Directory { root: Arc::new(root), limit, queue_timeout })
     }
 
-    /// Tries whether the directory can be listed and holds anything.
+    /// Checks that the directory can be listed and is not empty.
     pub(super) fn probe(&self) -> Outcome {
         match std::fs::read_dir(&self.root.path).map(|mut entries| entries.next().transpose()) {
             Ok(Ok(Some(_))) => Outcome::Reached("the directory can be read".to_owned()),
@@ -99,15 +101,14 @@ impl Directory {
         };
         let slot = self.limit.slot_within(self.queue_timeout).await.ok_or(Failure::Busy)?;
         let (root, name) = (self.root.clone(), PathBuf::from(name.as_ref()));
-        // The slot stays with the thread: a disk that hangs holds it after the request has given
-        // up.
+        // The thread owns the slot, so a hanging disk holds it even after the request timed out.
         let opened = spawn_blocking(move || Ok((root.open_file(&name)?, slot))).await;
         let opened = opened.unwrap_or_else(|error| Err(io::Error::other(error)));
         match opened.map(|(opened, slot)| opened.map(|(file, metadata)| (file, metadata, slot))) {
             Ok(Some((file, metadata, slot))) => answer(file, &metadata, request, slot)
                 .map_err(|error| Failure::Broken(error.to_string())),
             Ok(None) => Ok(bodiless(StatusCode::NOT_FOUND)),
-            // The fault of one file, and no reason to suspect the directory.
+            // The fault of one file, and no evidence against the directory.
             Err(error) if error.kind() == ErrorKind::PermissionDenied => {
                 Ok(bodiless(StatusCode::FORBIDDEN))
             }
@@ -118,7 +119,7 @@ impl Directory {
 }
 
 impl Root {
-    /// A regular file below the directory; none where there is none.
+    /// Opens a regular file below the directory. Returns `None` if there is none.
     fn open_file(&self, name: &Path) -> io::Result<Option<(File, Metadata)>> {
         let file = match self.open_below(name) {
             Ok(file) => File::from(file),
@@ -127,7 +128,8 @@ impl Root {
                     let directory = self.path.display();
                     tracing::warn!(
                         %directory,
-                        "a symbolic link leads out of an origin's directory and was not followed; follow_symlinks allows it"
+                        "a symbolic link leads out of an origin's directory and was not followed; \
+                         follow_symlinks allows it"
                     );
                 }
                 return if is_no_file(&error) { Ok(None) } else { Err(error) };
@@ -137,10 +139,9 @@ impl Root {
         Ok(metadata.is_file().then_some((file, metadata)))
     }
 
-    /// Opens what is below the directory by this relative path, without waiting for a writer of a
-    /// FIFO.
+    /// Opens a relative path below the directory. It does not block on a FIFO.
     fn open_below(&self, name: &Path) -> io::Result<OwnedFd> {
-        // Opened each time: another directory may have been moved or mounted there.
+        // Opened each time, since another directory may have been moved or mounted there.
         let here = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = openat(CWD, &self.path, here, Mode::empty())?;
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
@@ -148,17 +149,17 @@ impl Root {
             return Ok(openat(&root, name, flags, Mode::empty())?);
         }
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
-        let mut disturbances = 0;
+        let mut lookup_retries = 0;
         loop {
             match openat2(&root, name, flags, Mode::empty(), resolve) {
-                Err(Errno::AGAIN) if disturbances < MAX_DISTURBANCES => disturbances += 1,
+                Err(Errno::AGAIN) if lookup_retries < MAX_LOOKUP_RETRIES => lookup_retries += 1,
                 opened => return Ok(opened?),
             }
         }
     }
 }
 
-/// Whether an error says that there is no such file, in whatever way.
+/// Returns whether an error means that there is no such file.
 fn is_no_file(error: &io::Error) -> bool {
     let by_kind = [
         ErrorKind::NotFound,
@@ -167,7 +168,7 @@ fn is_no_file(error: &io::Error) -> bool {
         ErrorKind::IsADirectory,
         ErrorKind::InvalidInput,
     ];
-    // Links in a circle, links that lead out, sockets, devices without a driver.
+    // Symbolic link loops, links that lead out, sockets, devices without a driver.
     let by_number = [Errno::LOOP, Errno::XDEV, Errno::NXIO, Errno::NODEV, Errno::NAMETOOLONG];
     by_kind.contains(&error.kind())
         || Errno::from_io_error(error).is_some_and(|number| by_number.contains(&number))
@@ -181,10 +182,10 @@ fn answer(
 ) -> io::Result<Response<Body>> {
     let stamp @ (complete, modified) = stamp(metadata)?;
     let tag = tag_of(metadata, modified);
-    let is_it = request.only_if.as_ref().is_none_or(|wanted| Some(wanted) == tag.as_ref());
+    let tag_matches = request.only_if.as_ref().is_none_or(|wanted| Some(wanted) == tag.as_ref());
     let mut response = Response::new(Body::empty());
     let (first, length) =
-        match request.range.filter(|_| is_it).map(|range| (range, range.within(complete))) {
+        match request.range.filter(|_| tag_matches).map(|range| (range, range.within(complete))) {
             None => (0, complete),
             Some((_, Some((first, last)))) => {
                 *response.status_mut() = StatusCode::PARTIAL_CONTENT;
@@ -206,15 +207,15 @@ fn answer(
     Ok(response)
 }
 
-/// The strong entity tag of a file: another inode, time of writing or length is another file.
+/// Returns the strong entity tag of a file, made of its inode, modification time and length.
 fn tag_of(metadata: &Metadata, modified: SystemTime) -> Option<HeaderValue> {
     let micros = modified.duration_since(UNIX_EPOCH).unwrap_or_default().as_micros();
     let (inode, length) = (metadata.ino(), metadata.len());
     HeaderValue::try_from(format!("\"{inode:x}-{micros:x}-{length:x}\"")).ok()
 }
 
-/// A moment as HTTP writes it; none for one that it cannot write, which a file may have all the
-/// same.
+/// Formats an HTTP date. Returns `None` for a time outside the range of HTTP dates, which a file
+/// may have.
 fn http_date(at: SystemTime) -> Option<HeaderValue> {
     let since = at.duration_since(UNIX_EPOCH).ok().filter(|since| since.as_secs() < YEAR_10000)?;
     HeaderValue::try_from(httpdate::fmt_http_date(UNIX_EPOCH + since)).ok()
@@ -223,7 +224,7 @@ fn http_date(at: SystemTime) -> Option<HeaderValue> {
 /// A file that is being read.
 #[derive(Debug)]
 pub(super) struct Reading {
-    /// None while a read is under way, and after an error.
+    /// `None` during a read, and after an error.
     idle: Option<Open>,
     pending: Option<JoinHandle<io::Result<(Bytes, Open)>>>,
 }
@@ -231,18 +232,17 @@ pub(super) struct Reading {
 #[derive(Debug)]
 struct Open {
     file: File,
-    /// Where the next read begins, if not where the last one ended.
+    /// Start of the next read, if it is not the end of the last one.
     seek: Option<u64>,
     left: u64,
-    /// The file as the head of the answer tells of it: its length, and when it was written to.
+    /// The file's length and modification time, as in the response head.
     stamp: (u64, SystemTime),
     /// Freed when the file is closed.
     _slot: Slot,
 }
 
 impl Reading {
-    /// The next bytes; each read has the file's state looked at, so that none of a file that has
-    /// changed is given.
+    /// Polls for the next bytes. Each read checks that the file has not changed.
     pub(super) fn poll_bytes(
         &mut self,
         context: &mut Context<'_>,
@@ -272,7 +272,7 @@ impl Open {
         if let Some(first) = self.seek.take() {
             self.file.seek(SeekFrom::Start(first))?;
         }
-        let wanted = self.left.min(READ);
+        let wanted = self.left.min(READ_SIZE);
         let mut bytes = Vec::with_capacity(usize::try_from(wanted).unwrap_or_default());
         (&self.file).take(wanted).read_to_end(&mut bytes)?;
         if bytes.len() as u64 != wanted || stamp(&self.file.metadata()?)? != self.stamp {
@@ -292,7 +292,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_of_any_date_can_be_told_of() {
+    fn dates_outside_the_http_range_have_no_field() {
         let epoch = UNIX_EPOCH + Duration::from_secs(1_767_600_000);
         assert_eq!(http_date(epoch).unwrap(), "Mon, 05 Jan 2026 08:00:00 GMT");
         assert_eq!(http_date(UNIX_EPOCH - Duration::from_secs(1)), None);

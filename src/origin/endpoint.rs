@@ -15,7 +15,7 @@ use crate::buffer_budget::Buffers;
 use crate::path::FilePath;
 
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct Endpoint {
     kind: Kind,
     name: String,
 }
@@ -27,13 +27,13 @@ enum Kind {
     Directory(Directory),
 }
 
-impl Place {
+impl Endpoint {
     pub(super) fn new(
         settings: &Settings,
         place: &Where,
         buffers: &Buffers,
         limits: &ConnectionLimits,
-    ) -> Result<Place, String> {
+    ) -> Result<Endpoint, String> {
         let shared = (buffers, limits);
         let kind = match place {
             Where::Http(url) => Kind::Http(Box::new(Http::new(settings, url, buffers, limits)?)),
@@ -48,10 +48,10 @@ impl Place {
                 Kind::Store(Store::azure(settings, bucket, azure, shared)?)
             }
         };
-        Ok(Place { kind, name: place.to_string() })
+        Ok(Endpoint { kind, name: place.to_string() })
     }
 
-    /// As logs name it: its address.
+    /// Returns the address, for logs.
     pub(super) fn name(&self) -> &str {
         &self.name
     }
@@ -70,7 +70,7 @@ impl Place {
         }
     }
 
-    /// Tries a listing of an object storage or a directory; none for what cannot be listed.
+    /// Checks by listing an object storage or a directory. Returns `None` for an HTTP server.
     pub(super) async fn probe_listing(&self) -> Option<Outcome> {
         match &self.kind {
             Kind::Http(_) => None,

@@ -1,8 +1,8 @@
-//! One request and its answer on a connection to a server; the answer's body keeps the connection
-//! until it is over.
+//! One request and its response on a connection to a server. The body owns the connection until it
+//! is complete.
 //!
-//! There is no task behind it: whoever waits for the answer reads the socket itself, and so does
-//! whoever takes the body. A byte wakes nobody but the one that it is for.
+//! There is no background task. The task that waits for the response, or polls the body, reads the
+//! socket directly. So received bytes wake only the task that needs them.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -24,16 +24,16 @@ use super::response_head::{self, Head};
 use super::socket::Socket;
 use crate::buffer_budget::{LEAST, Size};
 
-/// What is read at once of an answer's beginning: a small file comes whole with its head.
+/// Size of the first reads of a response in bytes: a small file arrives whole with its head.
 const FIRST_READ: usize = 68 * 1024;
-/// The most that is read at once.
+/// Largest size of one read in bytes.
 const MAX_READ: usize = 1024 * 1024;
 
 /// A connection between requests.
 #[derive(Debug)]
 pub(super) struct Connection {
     socket: Socket,
-    /// An empty buffer that an answer has been read into before.
+    /// An empty buffer of an earlier response, for reuse.
     spare: BytesMut,
     /// Freed when the connection is closed.
     _slot: Slot,
@@ -58,8 +58,8 @@ pub(super) enum Failure {
 }
 
 impl Failure {
-    /// Whether a call failed for want of a file descriptor: that is no fault of an origin's, and
-    /// must open no breaker.
+    /// Returns whether a call failed because no file descriptor is left. This is not a fault of the
+    /// origin and must not open its breaker.
     pub(super) fn is_of_descriptors(error: &std::io::Error) -> bool {
         matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE))
     }
@@ -82,12 +82,12 @@ impl Connection {
         Connection { socket, spare: BytesMut::new(), _slot: slot, is_reused: false }
     }
 
-    /// Whether nothing has come that nobody asked for, nor its end.
+    /// Returns whether the server has neither sent unsolicited bytes nor closed the connection.
     pub(super) fn is_quiet(&mut self) -> bool {
         self.socket.is_quiet()
     }
 
-    /// Sends a request, and gives its answer when the head is there.
+    /// Sends a request. Returns its response when the head has arrived.
     pub(super) async fn send(
         mut self,
         request: &[u8],
@@ -96,8 +96,8 @@ impl Connection {
     ) -> Result<Response<Incoming>, Failure> {
         let mut buffer = std::mem::take(&mut self.spare);
         let written = self.socket.write_all(request).await;
-        // A server may have answered before it closed: that it did not take all of the request says
-        // less.
+        // A server may respond and close before it has read the whole request. So the response
+        // counts, and a write error only if there is no response.
         let head = match self.read_head(&mut buffer, to_head).await {
             Ok(head) => head,
             Err(why) => {
@@ -148,22 +148,22 @@ impl Connection {
     }
 }
 
-/// The body of an answer.
+/// The body of a response.
 #[derive(Debug)]
 pub(super) struct Incoming {
-    /// None once the body is over or broken: then it is in the pool, or closed.
+    /// `None` once the body is complete or broken: the connection is then pooled or closed.
     connection: Option<Connection>,
-    /// What was read and not taken.
+    /// Bytes that were read and not yet returned.
     buffer: BytesMut,
     framing: Framing,
     keep_alive: bool,
-    /// How much to read; none while nothing was read but the answer's beginning.
+    /// Size of the next read; `None` before the first read after the head.
     size: Option<Size>,
     pool: Arc<Pool>,
 }
 
 impl Incoming {
-    /// The next bytes: what was read into one buffer at once, as it is.
+    /// Polls for the next bytes, without copying them.
     fn poll_bytes(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, Broken>>> {
         loop {
             match self.framing.take(&mut self.buffer) {
@@ -190,7 +190,7 @@ impl Incoming {
         }
     }
 
-    /// Reads as much as the reader is worth; none where the connection broke.
+    /// Reads an amount that fits the reader's speed. Returns `None` if the connection broke.
     fn poll_fill(&mut self, context: &mut Context<'_>) -> Poll<Option<usize>> {
         let Some(connection) = &mut self.connection else { return Poll::Ready(None) };
         let size = self.size.get_or_insert_with(|| Size::new(self.pool.buffers(), MAX_READ));
@@ -200,16 +200,16 @@ impl Incoming {
         Poll::Ready(read.ok().inspect(|read| size.came(*read, Instant::now())))
     }
 
-    /// What a read has left of its buffer is too little for the next one, and would keep all of it
-    /// for as long as the reader stands still.
+    /// Drops a buffer whose spare capacity is too small for another read. It would keep the whole
+    /// allocation alive while the reader stalls.
     fn drop_small_buffer(&mut self) {
         if self.size.is_some() && self.buffer.is_empty() && self.buffer.capacity() < LEAST {
             self.buffer = BytesMut::new();
         }
     }
 
-    /// The reader takes nothing now: lets go of a buffer that could be read into again, and of its
-    /// part of the budget where that lasts.
+    /// Releases the empty read buffer of a stalled reader. If the stall lasts, also releases its
+    /// share of the buffer budget.
     pub(super) fn release(&mut self) {
         if self.buffer.is_empty() {
             self.buffer = BytesMut::new();
@@ -224,14 +224,14 @@ impl Incoming {
         Poll::Ready(Some(Err(Broken)))
     }
 
-    /// Lets the connection serve others as soon as the body is over; it ends where something came
-    /// behind the body.
+    /// Returns the connection to the pool once the body is complete. Closes it if it cannot be
+    /// reused, or if bytes follow the body.
     fn release_if_complete(&mut self) {
         if !self.framing.is_over() {
             return;
         }
         let is_good = self.keep_alive && self.buffer.is_empty();
-        // A small answer's buffer serves the next one, once the reader has taken what was in it.
+        // The next response reuses the buffer of a small one.
         let spare = std::mem::take(&mut self.buffer);
         if let Some(mut connection) = self.connection.take().filter(|_| is_good) {
             if self.size.is_none() {

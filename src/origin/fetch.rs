@@ -1,8 +1,7 @@
-//! One request to an origin: which address gets it, and whether it is repeated.
+//! One request to an origin: chooses the address and decides on a retry.
 //!
-//! This is the only loop that repeats requests. A reader's request leads to at most one repetition,
-//! and all repetitions together stay within the retry budget, so that a failing origin is not hit
-//! harder because it fails.
+//! No other module retries requests. One reader's request causes at most one retry. All retries
+//! stay within the retry budget, so that a failing origin does not get more load because it fails.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,11 +15,10 @@ use super::object_store::Repeated;
 use super::{Body, FileRequest, Origin, OriginError, USEFUL_BYTES, retry_after};
 use crate::path::FilePath;
 
-/// The pause before a repetition at the same address: a random part of it, at least half.
+/// Longest pause before a retry at the same address; jitter shortens it by up to half.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// The one repetition that a reader's request may cause, over all that is asked of the origin for
-/// it.
+/// The one retry that a reader's request may cause, shared by all its requests to the origin.
 #[derive(Debug, Default)]
 pub struct Repetition {
     is_used: AtomicBool,
@@ -32,16 +30,16 @@ impl Repetition {
     }
 }
 
-/// A request for the rest of a body that broke.
+/// What a request for the remaining bytes of a body costs.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct ResumeCost {
-    /// How many bytes the body before had brought.
+    /// Bytes received by the previous body.
     pub progress: u64,
 }
 
 impl ResumeCost {
-    /// Whether the request costs nothing of the retry budget, and its failure is no evidence
-    /// against the address.
+    /// Returns whether the request uses no retry budget. The failure of such a request is no
+    /// evidence against the address.
     pub fn is_free(self) -> bool {
         self.progress >= USEFUL_BYTES
     }
@@ -54,7 +52,7 @@ enum Verdict {
     Final,
     /// Yes, on a new connection: the address never saw the request.
     Fresh,
-    /// Yes, at whichever address.
+    /// Yes, at any address.
     Anywhere,
     /// Only at another address.
     Elsewhere,
@@ -81,14 +79,14 @@ impl Origin {
         if verdict == Verdict::Final {
             return outcome;
         }
-        // Boxed: hardly any request gets here, and each would be larger for it.
+        // Boxed, since retries are rare and would enlarge the future of every request.
         Box::pin(self.repeat(first, (outcome, verdict), path, request, repetition)).await
     }
 
-    /// Requests the rest of a body that broke, once.
+    /// Requests the remaining bytes of a body that broke, once.
     ///
     /// # Errors
-    /// As [`Origin::fetch`], and where the retry budget is used up.
+    /// Like [`Origin::fetch`], and if the retry budget is used up.
     pub async fn fetch_rest(
         &self,
         path: &FilePath,
@@ -116,12 +114,12 @@ impl Origin {
         }
     }
 
-    /// A resume that was paid for out of the retry budget brought the whole rest.
+    /// Records that a resume from the retry budget delivered all remaining bytes.
     pub fn resume_completed(&self) {
         self.shared.budget.refund();
     }
 
-    /// A body of this address broke off, or stalled, before it was of any use.
+    /// Records that a body of this address broke off or stalled before [`USEFUL_BYTES`].
     pub fn record_useless_body(&self, path: &FilePath, address: usize) {
         self.record_failure(address, Evidence::File(hash(path)));
     }
@@ -162,7 +160,7 @@ impl Origin {
         };
         drop(outcome);
         let (repeated, verdict) = self.attempt(address, path, request, true).await;
-        // A third request would be the second repetition.
+        // Another request would be a second retry.
         if verdict == Verdict::Fresh {
             Err(OriginError::Failed { retry_after: None })
         } else {
@@ -170,10 +168,10 @@ impl Origin {
         }
     }
 
-    /// An address that may be sent a request: first one that has not failed recently.
+    /// Chooses an address for a request. It prefers addresses that have not failed recently.
     ///
     /// # Errors
-    /// The time until one may be tried again, where all are suspended.
+    /// Returns the time until the next trial if all breakers are open.
     fn choose(&self, except: Option<usize>) -> Result<usize, Duration> {
         if self.places.len() == 1 && except.is_none() {
             return self.admit(0).map(|()| 0);
@@ -209,7 +207,7 @@ impl Origin {
         OriginError::Failed { retry_after: Some(wait) }
     }
 
-    /// Sends one request to one address and records what came of it.
+    /// Sends one request to one address and records the outcome.
     async fn attempt(
         &self,
         address: usize,
@@ -303,7 +301,7 @@ fn judge(response: &Response<Body>) -> Verdict {
     if status != StatusCode::TOO_MANY_REQUESTS && !status.is_server_error() {
         return Verdict::Final;
     }
-    // What is wrong for a moment, if the origin does not say for how long.
+    // These statuses are often temporary, unless the origin sends Retry-After.
     let is_brief = matches!(status.as_u16(), 500 | 502 | 503 | 504)
         && retry_after(response.headers()).is_none();
     let is_repeated = response.extensions().get::<Repeated>().is_some();

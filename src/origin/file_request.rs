@@ -1,45 +1,46 @@
-//! What an origin is asked: a file or a part of it, in one form for every kind of origin.
+//! A request for a file or a part of it, in one form for every kind of origin.
 
 use http::HeaderValue;
 
-/// One question.
+/// A request for one file.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct FileRequest {
-    /// Only the fields, as HEAD has them.
+    /// Whether to request only the fields, like HEAD.
     pub head: bool,
-    /// The part that is wanted; none for the whole file.
+    /// The requested range; `None` for the whole file.
     pub range: Option<ByteRange>,
-    /// Only of the file that has this strong entity tag: of another one nothing, or all of it.
+    /// Sends the range only if the file has this strong entity tag. For another file, the origin
+    /// sends no body or the whole file.
     pub only_if: Option<HeaderValue>,
-    /// On a new connection, since an idle one turned out to be closed.
+    /// Whether to use a new connection, because an idle one was closed.
     pub fresh: bool,
 }
 
-/// One range (RFC 9110 §14.1.1).
+/// One byte range (RFC 9110 §14.1.1).
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum ByteRange {
     /// From this byte to the end.
     From(u64),
-    /// From the first to the second, both included.
+    /// From the first to the second byte, both inclusive.
     Between(u64, u64),
-    /// The last so many.
+    /// This many bytes at the end of the file.
     Last(u64),
 }
 
 impl FileRequest {
-    /// The fields of a file.
+    /// Requests the fields of a file.
     pub fn head() -> FileRequest {
         FileRequest { head: true, ..FileRequest::default() }
     }
 
-    /// A part of a file, or the whole.
+    /// Requests a range of a file, or the whole file.
     pub fn get(range: Option<ByteRange>) -> FileRequest {
         FileRequest { range, ..FileRequest::default() }
     }
 }
 
 impl ByteRange {
-    /// As the field Range says it.
+    /// Returns the value of the Range field.
     pub(super) fn text(self) -> String {
         match self {
             ByteRange::From(first) => format!("bytes={first}-"),
@@ -48,8 +49,8 @@ impl ByteRange {
         }
     }
 
-    /// Whether it means anything of a file of this length (RFC 9110 §14.1.2): the end of an empty
-    /// file is all of it, although that is no byte.
+    /// Returns whether the range is satisfiable for a file of this length (RFC 9110 §14.1.2). A
+    /// suffix of an empty file is satisfiable: it selects the whole, empty file.
     pub fn is_satisfiable(self, complete: u64) -> bool {
         match self {
             ByteRange::From(first) | ByteRange::Between(first, _) => first < complete,
@@ -57,7 +58,7 @@ impl ByteRange {
         }
     }
 
-    /// The first and the last byte in a file of this length; none where it lies outside.
+    /// Returns the first and last byte in a file of this length; `None` if the range selects none.
     pub fn within(self, complete: u64) -> Option<(u64, u64)> {
         let end = complete.checked_sub(1)?;
         let (first, last) = match self {

@@ -1,54 +1,54 @@
-//! Where a body ends (RFC 9112 §6 and §7): by its length, by chunks, or with the connection.
+//! The framing of a body (RFC 9112 §6 and §7): by length, by chunks, or until the connection closes.
 
 use bytes::{Buf, Bytes, BytesMut};
 
 use super::body::Broken;
 
-/// The longest line between chunks that is read, and the longest trailer section.
+/// Longest line between chunks, and longest trailer section, in bytes.
 const LONGEST_LINE: usize = 4 * 1024;
 const LONGEST_TRAILERS: usize = 16 * 1024;
 
-/// How a body is framed, and how far it has come.
+/// The framing of a body, with its progress.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Framing {
-    /// So many bytes are to come.
+    /// This many bytes remain.
     Length(u64),
     Chunked(Chunk),
     /// Until the server closes the connection.
     UntilClose,
 }
 
-/// What comes next of a chunked body.
+/// The next element of a chunked body.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Chunk {
-    /// The line that tells how long the next chunk is.
+    /// The line with the size of the next chunk.
     Size,
-    /// So many bytes of it.
+    /// This many bytes of the chunk.
     Data(u64),
-    /// The end of its line.
+    /// The CR LF after the chunk.
     End,
-    /// Trailers, of which so many bytes have been read.
+    /// Trailers, of which this many bytes were read.
     Trailers(usize),
     Over,
 }
 
-/// What a look at what has come gives.
+/// The result of parsing the buffer.
 #[derive(Debug, Eq, PartialEq)]
 pub(super) enum Taken {
     Data(Bytes),
-    /// More is to be read first.
+    /// More bytes must be read first.
     Nothing,
-    /// The body is over.
+    /// The body is complete.
     Over,
 }
 
 impl Framing {
-    /// Whether the body is over.
+    /// Returns whether the body is complete.
     pub(super) fn is_over(self) -> bool {
         matches!(self, Framing::Length(0) | Framing::Chunked(Chunk::Over))
     }
 
-    /// How many bytes are to come, where that is known.
+    /// Returns the number of remaining bytes, if known.
     pub(super) fn left(self) -> Option<u64> {
         match self {
             Framing::Length(left) => Some(left),
@@ -57,7 +57,7 @@ impl Framing {
         }
     }
 
-    /// The body's next bytes of what has come.
+    /// Takes the next bytes of the body out of the buffer.
     pub(super) fn take(&mut self, buffer: &mut BytesMut) -> Result<Taken, Broken> {
         match self {
             Framing::Length(left) => Ok(take(left, buffer)),
@@ -67,7 +67,7 @@ impl Framing {
         }
     }
 
-    /// Whether the body is whole if the server closes the connection now.
+    /// Returns whether the body is complete if the server closes the connection now.
     pub(super) fn may_close(self) -> bool {
         self == Framing::UntilClose || self.is_over()
     }
@@ -91,7 +91,7 @@ impl Chunk {
     fn take(&mut self, buffer: &mut BytesMut) -> Result<Taken, Broken> {
         loop {
             match self {
-                // The parser takes a line without a digit for the last chunk's.
+                // The parser treats a line without a digit as the last chunk.
                 Chunk::Size if buffer.first().is_some_and(|digit| !digit.is_ascii_hexdigit()) => {
                     return Err(Broken);
                 }
@@ -135,15 +135,14 @@ impl Chunk {
     }
 }
 
-/// Refuses a line, with its CR LF, that is too long or has another LF in it: a server may have
-/// meant two lines.
+/// Rejects a line that is too long or contains a bare LF or CR, which could be read as two lines.
 fn check_line(line: Option<&[u8]>, longest: usize) -> Result<(), Broken> {
     let text = line.and_then(|line| line.strip_suffix(b"\r\n")).ok_or(Broken)?;
     let is_good = text.len() <= longest && !text.contains(&b'\n') && !text.contains(&b'\r');
     if is_good { Ok(()) } else { Err(Broken) }
 }
 
-/// More is to be read, unless too much has come already.
+/// Requests more bytes, unless the buffer is already too long.
 fn bounded(buffer: &BytesMut, most: usize) -> Result<Taken, Broken> {
     if buffer.len() < most { Ok(Taken::Nothing) } else { Err(Broken) }
 }
@@ -154,8 +153,8 @@ mod tests {
 
     use super::*;
 
-    /// Reads a body that comes in these pieces: what it is, whether it is over, and what is left
-    /// over behind it.
+    /// Reads a body that arrives in these pieces. Returns the body, whether it is complete, and the
+    /// bytes after it.
     fn read(mut framing: Framing, pieces: &[&[u8]]) -> Result<(Vec<u8>, bool, Vec<u8>), Broken> {
         let (mut buffer, mut body, mut is_over) = (BytesMut::new(), Vec::new(), false);
         for piece in pieces {
@@ -178,7 +177,7 @@ mod tests {
     const CHUNKED: Framing = Framing::Chunked(Chunk::Size);
 
     #[test]
-    fn a_body_ends_where_its_framing_says() {
+    fn body_ends_where_its_framing_says() {
         let good: [(Framing, &str, &str, bool, &str); 9] = [
             (Framing::Length(5), "hello", "hello", true, ""),
             (Framing::Length(5), "hello, you", "hello", true, ", you"),
@@ -222,7 +221,7 @@ mod tests {
             assert_eq!(read(CHUNKED, &[sent.as_bytes()]), Err(Broken), "{sent:?}: a bare LF");
         }
         let long = format!("5;{}\r\nhello\r\n0\r\n\r\n", "x".repeat(5000));
-        assert_eq!(read(CHUNKED, &[long.as_bytes()]), Err(Broken), "a long line that is whole");
+        assert_eq!(read(CHUNKED, &[long.as_bytes()]), Err(Broken), "a long complete line");
         let endless = format!("0\r\n{}", "a: b\r\n".repeat(4000));
         assert_eq!(read(CHUNKED, &[endless.as_bytes()]), Err(Broken));
         assert_eq!(read(CHUNKED, &[format!("5;{}", "x".repeat(5000)).as_bytes()]), Err(Broken));
@@ -230,7 +229,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn chunks_cut_anywhere_are_the_body_again(
+        fn chunked_body_is_restored_from_any_split(
             chunks in prop::collection::vec(prop::collection::vec(any::<u8>(), 1..300), 0..8),
             cuts in prop::collection::vec(1_usize..80, 1..20),
         ) {

@@ -43,7 +43,7 @@ use crate::telemetry::{Metrics, OriginMetrics};
 pub use body::{Body, Broken};
 use breaker::Breaker;
 use connection_limit::ConnectionLimits;
-use endpoint::Place;
+use endpoint::Endpoint;
 pub use fetch::{Repetition, ResumeCost};
 pub use file_request::{ByteRange, FileRequest};
 pub use object_store::{Azure, Bucket, Google, S3};
@@ -175,7 +175,7 @@ impl From<OriginError> for Problem {
 #[derive(Debug)]
 pub struct Origin {
     settings: Settings,
-    places: Vec<Place>,
+    places: Vec<Endpoint>,
     buffers: Buffers,
     metrics: Metrics,
     counts: OriginMetrics,
@@ -223,9 +223,9 @@ impl Origin {
         let places = settings
             .places
             .iter()
-            .map(|place| Place::new(settings, place, buffers, &shared.limits));
+            .map(|place| Endpoint::new(settings, place, buffers, &shared.limits));
         let places = places
-            .collect::<Result<Vec<Place>, String>>()
+            .collect::<Result<Vec<Endpoint>, String>>()
             .map_err(|why| SetUpError { name: settings.name.clone(), why })?;
         let counts = metrics.origin(&settings.name);
         Ok(Origin {

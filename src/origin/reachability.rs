@@ -8,7 +8,7 @@ use std::time::Duration;
 use http::StatusCode;
 use tokio::time::timeout;
 
-use super::endpoint::Place;
+use super::endpoint::Endpoint;
 use super::file_request::FileRequest;
 use super::{Origin, Settings};
 use crate::path::FilePath;
@@ -47,7 +47,7 @@ impl Origin {
     }
 }
 
-async fn probe_place(settings: &Settings, place: &Place) -> Probed {
+async fn probe_place(settings: &Settings, place: &Endpoint) -> Probed {
     let wait = (settings.connect_timeout + settings.first_byte).min(MAX_WAIT);
     let outcome = timeout(wait, place.probe()).await.unwrap_or_else(|_| {
         let seconds = wait.as_secs_f32();
@@ -59,7 +59,7 @@ async fn probe_place(settings: &Settings, place: &Place) -> Probed {
     Probed { address: place.name().to_owned(), outcome }
 }
 
-impl Place {
+impl Endpoint {
     /// Reads what the address answers to a request that changes nothing.
     async fn probe(&self) -> Outcome {
         if let Some(outcome) = self.probe_listing().await {
