@@ -1,29 +1,29 @@
-//! How much a stream may hold on its way through the gate: little at first, more while its reader
-//! takes all it is given, little again for one who is slower, and all streams together no more than
-//! `server.buffers`.
+//! The buffer sizes of streams. A stream starts with a small buffer, gets a larger one while its
+//! reader reads at full speed, and a small one again for a slower reader. All streams together stay
+//! within `server.buffers`.
 //!
-//! The size of a read or a write decides what a byte costs: few large ones mean few wake-ups. But
-//! what was read is held until the reader has taken it, and a thousand readers who stand still
-//! would hold a thousand large pieces.
+//! Large reads and writes cost less CPU per byte, since they cause fewer wake-ups. But a buffer is
+//! occupied until the reader has read it, so large buffers for a thousand stalled readers would
+//! exhaust memory.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-/// What every stream may hold, whatever the others do, in bytes: what makes a TLS record of 16 KiB
-/// in all.
+/// Smallest buffer in bytes, which every stream may hold outside the budget. With its overhead, it
+/// fills a TLS record of 16 KiB.
 pub const LEAST: usize = 16 * 1024 - 32;
-/// What it holds at first while few others hold more than the least: it makes short files cheap.
-const FIRST: usize = 64 * 1024;
-/// After how many bytes it may hold more: what a reader takes at first may lie in the buffers of
-/// both systems, or in an HTTP/2 window, and say nothing.
-const GROWS_FROM: usize = 3 * 1024 * 1024;
-/// After how many full pieces it then holds twice as much.
-const GROWS_AFTER: u32 = 4;
-/// How long between a piece and the next question for one a reader is thought to keep up.
-const KEEPS_UP: Duration = Duration::from_millis(20);
-/// After how long it is thought to stand still.
-const STANDS_STILL: Duration = Duration::from_millis(200);
+/// Initial buffer in bytes while the budget is mostly free. It makes short files cheap.
+const INITIAL: usize = 64 * 1024;
+/// Bytes before a buffer may grow. The first bytes may only fill socket buffers or an HTTP/2
+/// window, so they do not show the reader's speed.
+const GROWTH_THRESHOLD: usize = 3 * 1024 * 1024;
+/// Number of full buffers after which the size doubles.
+const FULL_READS_TO_GROW: u32 = 4;
+/// Longest pause between two requests for bytes of a reader that reads at full speed.
+const FULL_SPEED_PAUSE: Duration = Duration::from_millis(20);
+/// Pause after which a reader counts as stalled.
+const STALL_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// The budget of all streams of the process (`server.buffers`). Clones share it.
 #[derive(Clone, Debug)]
@@ -36,51 +36,51 @@ struct Budget {
 }
 
 impl Buffers {
-    /// A budget of so many bytes, beyond [`LEAST`] for each stream.
+    /// Creates a budget of `total` bytes, in addition to [`LEAST`] for each stream.
     pub fn new(total: usize) -> Buffers {
         Buffers(Arc::new(Budget { total, held: AtomicUsize::new(0) }))
     }
 
-    /// How many bytes of it are taken.
+    /// Returns the bytes in use.
     pub fn held(&self) -> usize {
         self.0.held.load(Ordering::Relaxed)
     }
 
-    /// How many bytes it has.
+    /// Returns the size of the budget in bytes.
     pub fn total(&self) -> usize {
         self.0.total
     }
 
-    /// Takes so many bytes, where no more than `total` are taken then.
-    fn take(&self, bytes: usize, total: usize) -> bool {
+    /// Takes bytes out of the budget, unless more than `limit` would then be in use.
+    fn take(&self, bytes: usize, limit: usize) -> bool {
         let held = self.0.held.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        if held > total {
-            self.give(bytes);
+        if held > limit {
+            self.release(bytes);
         }
-        held <= total
+        held <= limit
     }
 
-    fn give(&self, bytes: usize) {
+    fn release(&self, bytes: usize) {
         self.0.held.fetch_sub(bytes, Ordering::Relaxed);
     }
 }
 
-/// How much one stream moves at once.
+/// The buffer size of one stream.
 #[derive(Debug)]
 pub struct Size {
     buffers: Buffers,
     most: usize,
     bytes: usize,
     has_begun: bool,
-    /// How much has been moved since it began, or last stood still.
+    /// Bytes moved since the stream began or last stalled.
     moved: usize,
     full: u32,
-    /// When the last piece had come; none while more is waited for.
+    /// Arrival of the last bytes; `None` while the stream waits for more.
     came: Option<Instant>,
 }
 
 impl Size {
-    /// A little at first, up to `most` later, which is at least 64 KiB.
+    /// Creates a size that grows up to `most` bytes, which must be at least 64 KiB.
     pub fn new(buffers: &Buffers, most: usize) -> Size {
         Size {
             buffers: buffers.clone(),
@@ -93,68 +93,68 @@ impl Size {
         }
     }
 
-    /// How much to move now that the reader takes more.
+    /// Returns the size for the next read. Call it when the reader requests more bytes.
     pub fn next(&mut self, now: Instant) -> usize {
         if !std::mem::replace(&mut self.has_begun, true)
-            && self.buffers.take(FIRST - LEAST, self.buffers.0.total / 32)
+            && self.buffers.take(INITIAL - LEAST, self.buffers.0.total / 32)
         {
-            self.bytes = FIRST;
+            self.bytes = INITIAL;
         }
-        // Only the time in which nobody asked for more is the reader's; the storage's is not.
+        // Measures only the time until the reader requests more, not the origin's response time.
         match self.came.take().map(|came| now.duration_since(came)) {
-            Some(waited) if waited > STANDS_STILL => {
+            Some(waited) if waited > STALL_TIMEOUT => {
                 self.change(LEAST);
                 self.moved = 0;
             }
-            // So it comes to what a reader takes in that time.
-            Some(waited) if waited > KEEPS_UP => self.change((self.bytes / 2).max(LEAST)),
+            // Converges on the amount that the reader reads in this time.
+            Some(waited) if waited > FULL_SPEED_PAUSE => self.change((self.bytes / 2).max(LEAST)),
             _ => {}
         }
         self.bytes
     }
 
-    /// Whether it is as much as it may ever be: the reader keeps up.
+    /// Returns whether the size is at its maximum: the reader reads at full speed.
     pub fn is_most(&self) -> bool {
         self.bytes == self.most
     }
 
-    /// Whether it holds nothing beyond the least.
+    /// Returns whether the stream uses nothing of the budget.
     pub fn is_least(&self) -> bool {
         self.bytes == LEAST
     }
 
-    /// Releases what it holds beyond the least, since nothing is under way.
+    /// Releases everything beyond [`LEAST`], since no transfer is running.
     pub fn shrink(&mut self) {
         self.change(LEAST);
         (self.moved, self.has_begun) = (0, false);
     }
 
-    /// Gives back what it holds beyond the least where its reader stands still and does not ask.
+    /// Releases everything beyond [`LEAST`] if the reader has stalled.
     pub fn rest(&mut self, now: Instant) {
-        if self.came.is_some_and(|came| now.duration_since(came) > STANDS_STILL) {
+        if self.came.is_some_and(|came| now.duration_since(came) > STALL_TIMEOUT) {
             self.change(LEAST);
             self.moved = 0;
         }
     }
 
-    /// Notes that so much has come.
+    /// Records that this many bytes arrived.
     pub fn came(&mut self, bytes: usize, now: Instant) {
         self.came = Some(now);
         self.moved = self.moved.saturating_add(bytes);
-        if self.moved < GROWS_FROM || bytes < self.bytes / 8 * 7 {
+        if self.moved < GROWTH_THRESHOLD || bytes < self.bytes / 8 * 7 {
             return;
         }
         self.full += 1;
-        if self.full >= GROWS_AFTER {
+        if self.full >= FULL_READS_TO_GROW {
             self.change((self.bytes * 2).min(self.most));
         }
     }
 
-    /// Takes what is more from the budget, where there is so much, and gives back what is less.
+    /// Changes the size. Growth needs free budget; shrinking releases budget.
     fn change(&mut self, bytes: usize) {
         self.full = 0;
         if bytes <= self.bytes || self.buffers.take(bytes - self.bytes, self.buffers.0.total) {
-            self.buffers.give(self.bytes.saturating_sub(bytes));
+            self.buffers.release(self.bytes.saturating_sub(bytes));
             self.bytes = bytes;
         }
     }
@@ -162,7 +162,7 @@ impl Size {
 
 impl Drop for Size {
     fn drop(&mut self) {
-        self.buffers.give(self.bytes - LEAST);
+        self.buffers.release(self.bytes - LEAST);
     }
 }
 
@@ -172,7 +172,7 @@ mod tests {
 
     const MOST: usize = 1024 * 1024;
 
-    /// Moves so many bytes in full pieces, at one moment; the sizes that it came by.
+    /// Moves this many bytes in full reads without a pause. Returns the distinct sizes used.
     fn moves(size: &mut Size, bytes: usize, now: Instant) -> Vec<usize> {
         let (mut sizes, mut moved) = (Vec::new(), 0);
         while moved < bytes {
@@ -186,28 +186,32 @@ mod tests {
     }
 
     #[test]
-    fn it_grows_while_all_is_taken_at_once_and_falls_when_the_reader_lets_it_wait() {
+    fn size_follows_the_speed_of_the_reader() {
         let buffers = Buffers::new(64 << 20);
         let mut size = Size::new(&buffers, MOST);
         let began = Instant::now();
         let at = |millis| began + Duration::from_millis(millis);
-        assert_eq!(moves(&mut size, GROWS_FROM, at(0)), [FIRST], "so much may lie in buffers");
-        let grown: Vec<usize> = (0..=4).map(|twice| FIRST << twice).collect();
+        assert_eq!(
+            moves(&mut size, GROWTH_THRESHOLD, at(0)),
+            [INITIAL],
+            "the first bytes may only fill buffers"
+        );
+        let grown: Vec<usize> = (0..=4).map(|twice| INITIAL << twice).collect();
         assert_eq!(moves(&mut size, 8 << 20, at(0)), grown);
         assert_eq!(size.next(at(10)), MOST);
-        assert_eq!(size.next(at(9000)), MOST, "the storage lets wait, not the reader");
+        assert_eq!(size.next(at(9000)), MOST, "the origin is slow, not the reader");
         size.came(MOST, at(9000));
         assert_eq!(size.next(at(9050)), MOST / 2, "the reader is slower");
         size.came(MOST / 2, at(9050));
-        assert_eq!(size.next(at(9300)), LEAST, "the reader stands still");
-        assert_eq!(moves(&mut size, GROWS_FROM, at(9300)), [LEAST], "and begins anew");
+        assert_eq!(size.next(at(9300)), LEAST, "the reader has stalled");
+        assert_eq!(moves(&mut size, GROWTH_THRESHOLD, at(9300)), [LEAST], "growth starts over");
     }
 
     #[test]
-    fn who_stands_still_holds_nothing_beyond_the_least() {
+    fn stalled_stream_releases_its_budget() {
         let buffers = Buffers::new(64 << 20);
         let mut size = Size::new(&buffers, MOST);
-        assert_eq!(buffers.held(), 0, "nor who has not begun");
+        assert_eq!(buffers.held(), 0, "a stream that has not begun uses no budget");
         let began = Instant::now();
         moves(&mut size, 16 << 20, began);
         size.rest(began + Duration::from_millis(100));
@@ -217,22 +221,22 @@ mod tests {
         moves(&mut size, 16 << 20, began);
         size.next(began);
         size.rest(began + Duration::from_secs(9));
-        assert_eq!(buffers.held(), MOST - LEAST, "who waits for the storage does not stand still");
+        assert_eq!(buffers.held(), MOST - LEAST, "waiting for the origin is not a stall");
     }
 
     #[test]
-    fn what_comes_in_small_pieces_is_moved_in_small_pieces() {
+    fn small_reads_do_not_grow_the_size() {
         let mut size = Size::new(&Buffers::new(64 << 20), MOST);
         let now = Instant::now();
-        for _ in 0..2 * GROWS_FROM / 1000 {
+        for _ in 0..2 * GROWTH_THRESHOLD / 1000 {
             size.next(now);
             size.came(1000, now);
         }
-        assert_eq!(size.next(now), FIRST);
+        assert_eq!(size.next(now), INITIAL);
     }
 
     #[test]
-    fn all_together_hold_no_more_than_the_budget_and_give_back_what_they_held() {
+    fn streams_stay_within_the_budget_and_release_it() {
         let buffers = Buffers::new(100 * 1024);
         let now = Instant::now();
         let mut sizes: Vec<Size> = (0..20).map(|_| Size::new(&buffers, MOST)).collect();
@@ -242,7 +246,7 @@ mod tests {
         }
         let held: usize = sizes.iter().map(|size| size.bytes - LEAST).sum();
         assert_eq!(buffers.held(), held);
-        assert_eq!(sizes.pop().unwrap().bytes, LEAST, "nothing was left for the last");
+        assert_eq!(sizes.pop().unwrap().bytes, LEAST, "no budget was left for the last");
         drop(sizes);
         assert_eq!(buffers.held(), 0);
     }

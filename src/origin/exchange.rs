@@ -131,12 +131,12 @@ impl Connection {
             let most = FIRST_READ.max(buffer.len() + 1) - buffer.len();
             let read = poll_fn(|context| self.socket.poll_fill(context, buffer, most)).await;
             if read.map_err(|error| error.to_string())? == 0 {
-                return Err("it closed the connection before it had answered".to_owned());
+                return Err("it closed the connection before it answered".to_owned());
             }
             // A head that arrives byte by byte is parsed once, not once for each byte.
             let new = buffer.get(before.saturating_sub(3)..).unwrap_or_default();
             if before > 0
-                && buffer.len() < response_head::LONGEST
+                && buffer.len() < response_head::MAX_HEAD
                 && memmem::find(new, b"\r\n\r\n").is_none()
             {
                 continue;

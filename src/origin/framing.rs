@@ -1,4 +1,5 @@
-//! The framing of a body (RFC 9112 §6 and §7): by length, by chunks, or until the connection closes.
+//! The framing of a body (RFC 9112 §6 and §7): by length, by chunks, or until the connection
+//! closes.
 
 use bytes::{Buf, Bytes, BytesMut};
 

@@ -1,4 +1,4 @@
-//! A place that speaks HTTP or HTTPS.
+//! An origin address that is an HTTP or HTTPS server.
 
 use std::sync::Arc;
 
@@ -18,9 +18,9 @@ use crate::path::FilePath;
 
 #[derive(Debug)]
 pub(super) struct Http {
-    /// What stands before every file's path.
+    /// Path prefix of every file; ends with a slash.
     base: Box<str>,
-    /// The lines that every request has after its first one.
+    /// The end of the request line, and the header fields of every request.
     fields: Box<str>,
     pool: Arc<Pool>,
 }
@@ -38,7 +38,7 @@ impl Http {
         let uri = Uri::try_from(url.as_str()).map_err(|error| error.to_string())?;
         let mut base = uri.path().trim_end_matches('/').to_owned();
         base.push('/');
-        // Without a name or a password: those of a url are for nobody else.
+        // Without the user name and password of the URL.
         let host = match (url.host_str().unwrap_or_default(), url.port()) {
             (host, Some(port)) => format!("{host}:{port}"),
             (host, None) => host.to_owned(),

@@ -1,13 +1,13 @@
-//! Where the files are: HTTP and HTTPS origins, object storages, directories.
+//! The clients of the origins, which store the files: HTTP and HTTPS servers, object storages and
+//! directories.
 //!
-//! Delivery calls it and nobody else; it calls nothing of ours but the vocabulary. An origin has
-//! one or more addresses, each of its kind (`http`, `object_store`, `directory`). All respond
-//! alike: a head as HTTP has it, and a body that has not been read. No field of the reader's is
-//! sent there but what delivery names.
+//! Only delivery fetches files through it. An origin has one or more addresses, each of one kind
+//! (`http`, `object_store`, `directory`). All kinds return an HTTP response whose body has not been
+//! read. An origin receives no field of the reader's request, except what delivery passes.
 //!
-//! `fetch` chooses the address and decides what is repeated. Each worker has connections of its
-//! own; all share, for each origin, the retry budget, and for each address, the circuit breaker and
-//! the cap on connections.
+//! `fetch` chooses the address and decides on retries. Each worker has its own connections. All
+//! workers share the retry budget of an origin, and the circuit breaker and connection limit of an
+//! address.
 
 mod body;
 mod breaker;
@@ -51,47 +51,47 @@ pub use reachability::{Outcome, Probed};
 pub use retry_after::retry_after;
 use retry_budget::RetryBudget;
 
-/// The longest file: no storage has a longer one, and sums of such lengths do not overflow.
+/// Longest file in bytes. No storage has a longer one, and the sum of two lengths fits a `u64`.
 pub const MAX_LENGTH: u64 = i64::MAX as u64;
 
-/// A body that breaks off before this many bytes were of no use: it counts as a failure of its
+/// Bytes that a body must deliver before it breaks off. A shorter one counts as a failure of its
 /// address.
 pub const USEFUL_BYTES: u64 = 64 * 1024;
 
 /// One `[[origins]]`.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// The name by which routes call it.
+    /// The name that routes refer to.
     pub name: String,
-    /// Where its files are, all in each place; the first that answers is asked.
+    /// Addresses of the origin. Each has all files; requests prefer the first one that works.
     pub places: Vec<Where>,
-    /// How long a connection may take to be made.
+    /// Timeout for a new connection.
     pub connect_timeout: Duration,
-    /// How long a request may take until the whole head of its response has arrived.
+    /// Timeout from the request until the whole response head has arrived.
     pub first_byte: Duration,
     /// The longest pause between two bytes of a body.
     pub idle: Duration,
-    /// The most connections to each address, over all workers. As many requests may wait for one.
+    /// Most connections to each address over all workers. As many requests may wait for one.
     pub connections: usize,
-    /// The most open files of each address that is a directory, over all workers. As many requests
-    /// may wait for one.
+    /// Most open files of each directory over all workers. As many requests may wait for one.
     pub files: usize,
-    /// How often in a row a broken body is resumed while less than [`USEFUL_BYTES`] arrive each
-    /// time; 0 is never.
+    /// Most consecutive resumes of a broken body that each deliver less than [`USEFUL_BYTES`]; 0
+    /// disables resuming.
     pub resumes: u32,
     /// Whether symbolic links may lead out of a directory.
     pub follow_symlinks: bool,
-    /// How long a file's size, type and validator are believed.
+    /// How long a file's metadata (size, type and validator) is cached.
     pub metadata_ttl: Duration,
 }
 
 impl Settings {
-    /// The most file descriptors that it needs.
+    /// Returns the most file descriptors that this origin needs.
     pub fn descriptors(&self) -> u64 {
         self.places.iter().map(|place| self.most(place) as u64).sum()
     }
 
-    /// Has it need its part of `left` file descriptors, where all origins need so many.
+    /// Scales the limits down to this origin's share of `left` file descriptors, if all origins
+    /// together need `needed`.
     pub fn scale_descriptors(&mut self, left: u64, needed: u64) {
         let scale = |most: usize| {
             let scaled = most as u128 * u128::from(left) / u128::from(needed.max(1));
@@ -100,7 +100,7 @@ impl Settings {
         (self.connections, self.files) = (scale(self.connections), scale(self.files));
     }
 
-    /// How long a request may wait for a connection or a file while all are in use.
+    /// Returns how long a request may wait while all connections or files are in use.
     fn queue_timeout(&self) -> Duration {
         self.connect_timeout.min(self.first_byte / 2)
     }
@@ -110,14 +110,14 @@ impl Settings {
     }
 }
 
-/// One place of files.
+/// An address of an origin.
 #[derive(Clone, Debug)]
 pub enum Where {
-    /// An address to which paths are added.
+    /// The base URL of an HTTP server.
     Http(Url),
     /// A directory of this machine.
     Directory(PathBuf),
-    /// A bucket of what speaks S3.
+    /// A bucket of an S3-compatible storage.
     S3(Bucket, S3),
     /// A bucket of Google Cloud Storage.
     Google(Bucket, Google),
@@ -126,7 +126,7 @@ pub enum Where {
 }
 
 impl fmt::Display for Where {
-    /// As logs name it; nothing of it is secret.
+    /// Formats the address for logs, without secrets.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Where::Http(url) => write!(f, "{url}"),
@@ -138,7 +138,7 @@ impl fmt::Display for Where {
     }
 }
 
-/// Why there is no way to an origin.
+/// The error of an origin that cannot be set up.
 #[derive(Debug, thiserror::Error)]
 #[error("origin {name} cannot be used: {why}")]
 pub struct SetUpError {
@@ -149,15 +149,14 @@ pub struct SetUpError {
 /// Why an origin gave no response.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum OriginError {
-    /// It could not be reached, broke off, or has failed so often that it is left alone for a
-    /// while.
+    /// It could not be reached, broke off, or its circuit breaker is open.
     Failed {
-        /// How long it is left alone.
+        /// Time until the next trial request, if the breaker is open.
         retry_after: Option<Duration>,
     },
-    /// It took too long.
+    /// The response head did not arrive in time.
     TimedOut,
-    /// All connections that it may have are in use.
+    /// All its connections are in use.
     Busy,
 }
 
@@ -182,7 +181,7 @@ pub struct Origin {
     shared: Arc<Shared>,
 }
 
-/// What all workers share of one origin.
+/// The state of one origin that all workers share.
 #[derive(Debug)]
 struct Shared {
     /// One for each address.
@@ -192,15 +191,16 @@ struct Shared {
 }
 
 impl Origin {
-    /// Whether requests of any worker wait for a connection to it.
+    /// Returns whether requests of any worker wait for a connection.
     pub fn has_waiters(&self) -> bool {
         self.shared.limits.have_waiters()
     }
 
-    /// A way to an origin, whose bodies hold what these buffers allow; nothing is sent yet.
+    /// Creates the client of an origin. `buffers` bounds what its bodies buffer. It sends nothing
+    /// yet.
     ///
     /// # Errors
-    /// Where a place cannot be one, or this machine's root certificates cannot be read.
+    /// Fails if an address is not valid, or this machine's root certificates cannot be read.
     pub fn new(
         settings: &Settings,
         buffers: &Buffers,
@@ -238,7 +238,7 @@ impl Origin {
         })
     }
 
-    /// The same origin, with connections of its own.
+    /// Returns the same origin with its own connections.
     ///
     /// # Errors
     /// As [`Origin::new`].
@@ -246,7 +246,7 @@ impl Origin {
         Origin::with(&self.settings, &self.buffers, self.metrics.clone(), self.shared.clone())
     }
 
-    /// Its settings.
+    /// Returns the settings of this origin.
     pub fn settings(&self) -> &Settings {
         &self.settings
     }

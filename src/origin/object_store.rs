@@ -1,9 +1,9 @@
-//! A place in an object storage: S3 and what speaks its language, Google Cloud Storage, Azure Blob
-//! Storage.
+//! An origin address in an object storage: S3 and compatible storages, Google Cloud Storage, Azure
+//! Blob Storage.
 //!
-//! The crate `object_store` knows who we are to each of them: credentials, signatures, addresses.
-//! What they answer is HTTP as any other, and is taken as it comes, from under it: so there is one
-//! way for bytes, and one way to go on where they break off.
+//! The crate `object_store` builds the requests: credentials, signatures, addresses. The HTTP
+//! client below it is the gate's own. It intercepts each file's response before `object_store`
+//! reads it. So all kinds of origins share one code path for bodies and resuming.
 
 use std::error::Error;
 use std::fmt;
@@ -35,14 +35,14 @@ use super::{MAX_LENGTH, Settings, object_store_error};
 use crate::buffer_budget::Buffers;
 use crate::path::FilePath;
 
-/// Marks a failure for which a second request was sent already.
+/// Marks a failed response for which a second request was already sent.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Repeated;
 
 /// A bucket, or a container as Azure calls it, and the path in it under which the files are.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Bucket {
-    /// Its name.
+    /// Name of the bucket or container.
     pub name: String,
     /// The path, without a slash at either end; empty for the root.
     pub prefix: String,
@@ -54,7 +54,7 @@ impl fmt::Display for Bucket {
     }
 }
 
-/// How a bucket is asked for of what speaks S3.
+/// Access to a bucket of an S3-compatible storage.
 #[derive(Clone, Debug)]
 pub struct S3 {
     /// The region for which requests are signed.
@@ -63,25 +63,25 @@ pub struct S3 {
     pub endpoint: Option<Url>,
     /// Whether the bucket is named in the path and not in the host.
     pub path_style: bool,
-    /// The access key's id and its secret; without, this machine's own credentials are used.
+    /// ID and secret of the access key; without it, this machine's own credentials are used.
     pub keys: Option<(String, SecretString)>,
 }
 
-/// How a bucket is asked for of Google Cloud Storage.
+/// Access to a bucket of Google Cloud Storage.
 #[derive(Clone, Debug)]
 pub struct Google {
-    /// The key of a service account, as its JSON; without, this machine's own credentials are used.
+    /// Key of a service account as JSON; without it, this machine's own credentials are used.
     pub service_account: Option<SecretString>,
     /// The address, where it is not Google's own.
     pub endpoint: Option<Url>,
 }
 
-/// How a container is asked for of Azure Blob Storage.
+/// Access to a container of Azure Blob Storage.
 #[derive(Clone, Debug)]
 pub struct Azure {
     /// The storage account.
     pub account: String,
-    /// Its key; without, this machine's own credentials are used.
+    /// Key of the account; without it, this machine's own credentials are used.
     pub access_key: Option<SecretString>,
     /// The address, where it is not Azure's own.
     pub endpoint: Option<Url>,
@@ -91,8 +91,8 @@ pub struct Azure {
 pub(super) struct Store {
     store: Arc<dyn ObjectStore>,
     prefix: String,
-    /// Whether it understands a range of the last bytes of a file. Azure Blob Storage does not; of
-    /// the others, it is so until one responds that it does not.
+    /// Whether the storage supports suffix ranges (the last bytes of a file). Azure Blob Storage
+    /// does not. The others are assumed to, until a response shows that they do not.
     has_suffixes: AtomicBool,
 }
 
@@ -145,8 +145,7 @@ impl Store {
         builder = builder
             .with_bucket_name(&bucket.name)
             .with_retry(retry(settings))
-            // What stands in for Google in the clear asks for no login of Google's, which would be
-            // under TLS.
+            // An emulator over plain HTTP needs no Google login, so it needs no TLS.
             .with_http_connector(connector(settings, google.endpoint.as_ref(), true, shared)?);
         if let Some(endpoint) = &google.endpoint {
             builder = builder.with_base_url(&plain(endpoint));
@@ -192,7 +191,7 @@ impl Store {
         Ok(Store { store: Arc::new(store), prefix, has_suffixes: AtomicBool::new(has_suffixes) })
     }
 
-    /// Tries a listing, which tells a wrong key from a missing file.
+    /// Checks by a listing, which distinguishes a wrong key from a missing file.
     pub(super) async fn probe(&self) -> Outcome {
         let below = object_store::path::Path::from(self.prefix.as_str());
         match self.store.list(Some(&below)).next().await {
@@ -210,7 +209,7 @@ impl Store {
         request: &FileRequest,
     ) -> Result<Response<Body>, Failure> {
         match request.range {
-            // A repetition takes the way that every storage understands.
+            // A retry uses the form that every storage supports.
             Some(ByteRange::Last(_))
                 if request.fresh || !self.has_suffixes.load(Ordering::Relaxed) =>
             {
@@ -230,7 +229,7 @@ impl Store {
         }
     }
 
-    /// Requests the last bytes by their number. If that fails too, the request counts as repeated.
+    /// Requests the last bytes by their offsets. If that fails too, the request counts as repeated.
     async fn retry_by_length(
         &self,
         refused: Result<Response<Body>, Failure>,
@@ -256,7 +255,8 @@ impl Store {
         }
     }
 
-    /// A part of a file by its length, for what the storage would not understand.
+    /// Queries the file's length first, and requests the range by its offsets. This is for ranges
+    /// that the storage does not support.
     async fn send_by_length(
         &self,
         path: &FilePath,
@@ -274,7 +274,7 @@ impl Store {
         match request.range.and_then(|range| range.within(complete)) {
             Some((first, last)) => {
                 let range = Some(ByteRange::Between(first, last));
-                // The file whose length this is, and no other.
+                // The offsets are valid only for the file with this length.
                 let only_if = answer.headers().get(ETAG).cloned();
                 self.get(path, &FileRequest { range, only_if, ..request.clone() }).await
             }
@@ -297,18 +297,18 @@ impl Store {
         options.extensions.insert(slot.clone());
         let got = self.store.get_opts(&location, options).await;
         match (slot.take(), got) {
-            (Some(answered), _) => answered.map(|answer| answer.map(Body::from)),
-            // It did not come to a request: there is no credential.
-            (None, Err(error)) => Err(Failure::Unreachable(format!(
-                "no credential could be had: {}",
-                innermost(&error)
-            ))),
-            (None, Ok(_)) => Err(Failure::Broken("the storage was not asked".to_owned())),
+            (Some(fetched), _) => fetched.map(|answer| answer.map(Body::from)),
+            // No request was sent, so there is no credential.
+            (None, Err(error)) => {
+                Err(Failure::Unreachable(format!("cannot get a credential: {}", innermost(&error))))
+            }
+            (None, Ok(_)) => Err(Failure::Broken("no request was sent to the storage".to_owned())),
         }
     }
 }
 
-/// Whether this may mean that the storage has no ranges of the last bytes, or only of longer files.
+/// Returns whether a status may mean that the storage does not support suffix ranges, or only for
+/// longer files.
 fn may_lack_suffixes(status: StatusCode) -> bool {
     matches!(
         status,
@@ -327,7 +327,7 @@ fn get_range(range: ByteRange) -> GetRange {
     }
 }
 
-/// An error with all its causes.
+/// Formats an error with all its causes.
 fn causes(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut error = error;
@@ -342,12 +342,13 @@ fn plain(url: &Url) -> String {
     url.as_str().trim_end_matches('/').to_owned()
 }
 
-/// `Origin` repeats requests, also for credentials, so that there is one loop with one budget.
+/// Disables retries in `object_store`: `Origin` alone retries, also for credentials, within one
+/// budget.
 fn retry(settings: &Settings) -> RetryConfig {
     RetryConfig { max_retries: 0, retry_timeout: settings.first_byte, ..RetryConfig::default() }
 }
 
-/// Connections in the clear are enough where the storage is asked so and the credential is at hand.
+/// Creates the HTTP client. It needs no TLS if the endpoint is plain HTTP and keys are configured.
 fn connector(
     settings: &Settings,
     endpoint: Option<&Url>,
@@ -358,10 +359,10 @@ fn connector(
     Ok(Connector(Connections::new(settings, !in_the_clear, buffers, limits)?))
 }
 
-/// An answer, or why there is none.
+/// A response, or why there is none.
 type FetchResult = Result<Response<Incoming>, Failure>;
 
-/// Where a file's response is put, past `object_store`.
+/// Receives a file's response, bypassing `object_store`.
 #[derive(Clone, Default)]
 struct ResponseSlot {
     answer: Arc<Mutex<Option<FetchResult>>>,
@@ -379,17 +380,17 @@ impl ResponseSlot {
     }
 }
 
-/// What `object_store` is told in place of an answer that went another way.
+/// The error that `object_store` gets in place of a response that was intercepted.
 #[derive(Debug)]
-struct Taken;
+struct Intercepted;
 
-impl fmt::Display for Taken {
+impl fmt::Display for Intercepted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the answer was taken")
+        f.write_str("the response was intercepted")
     }
 }
 
-impl Error for Taken {}
+impl Error for Intercepted {}
 
 /// A request for a credential that failed.
 #[derive(Debug, thiserror::Error)]
@@ -412,12 +413,12 @@ impl HttpService for Connector {
         let slot = head.extensions.remove::<ResponseSlot>();
         let body = body.collect().await?.to_bytes();
         let fresh = slot.as_ref().is_some_and(|slot| slot.fresh);
-        let answered = self.0.send(Request::from_parts(head, body), fresh).await;
+        let fetched = self.0.send(Request::from_parts(head, body), fresh).await;
         if let Some(slot) = slot {
-            slot.put(answered);
-            return Err(HttpError::new(HttpErrorKind::Unknown, Taken));
+            slot.put(fetched);
+            return Err(HttpError::new(HttpErrorKind::Unknown, Intercepted));
         }
-        let answer = answered.map_err(|failure| {
+        let answer = fetched.map_err(|failure| {
             HttpError::new(HttpErrorKind::Connect, Failed(failure.to_string()))
         })?;
         let unreadable = |error| HttpError::new(HttpErrorKind::Interrupted, error);

@@ -1,32 +1,33 @@
-//! What the error of an object storage means, in a sentence for the operator.
+//! Explains the error of an object storage in a sentence for the operator.
 //!
-//! `reachability` calls it. Storages answer with a code in a body of XML or JSON; the body itself
-//! may repeat a key's id or the text that was signed, so no sentence has more of it than a region.
+//! `reachability` calls it. Storages send an error code in an XML or JSON body. The body may
+//! contain a key's ID or the signed text, so a sentence quotes nothing of it but a region.
 
 use super::reachability::Outcome;
 
-/// A code of a storage, and what it means. The first one that an error contains decides.
+/// An error code of a storage, and its meaning. The first code in an error decides.
 type Meaning = (&'static str, fn(String) -> Outcome, &'static str);
 
 const MEANINGS: [Meaning; 22] = [
-    // Amazon S3, and what speaks its language.
+    // Amazon S3 and compatible storages.
     ("NoSuchBucket", Outcome::Failed, "there is no such bucket. Check its name in the address"),
     (
         "InvalidAccessKeyId",
         Outcome::Failed,
-        "the storage does not know the access key. Check access_key_id, or the AWS_ACCESS_KEY_ID of this process",
+        "the storage does not know the access key. Check access_key_id, or the AWS_ACCESS_KEY_ID \
+         of this process",
     ),
     (
         "NotSignedUp",
         Outcome::Failed,
-        "the storage does not know the access key's account. Check access_key_id, or the AWS_ACCESS_KEY_ID of this \
-         process",
+        "the storage does not know the access key's account. Check access_key_id, or the \
+         AWS_ACCESS_KEY_ID of this process",
     ),
     (
         "SignatureDoesNotMatch",
         Outcome::Failed,
-        "the secret is not the one of the access key. Check secret_access_key, or the AWS_SECRET_ACCESS_KEY of \
-         this process",
+        "the secret does not belong to the access key. Check secret_access_key, or the \
+         AWS_SECRET_ACCESS_KEY of this process",
     ),
     (
         "ExpiredToken",
@@ -91,15 +92,16 @@ const MEANINGS: [Meaning; 22] = [
     (
         "AccessDenied",
         Outcome::Doubtful,
-        "the storage knows the key and does not let it list the bucket. Reading files needs no listing; allow it \
-         (s3:ListBucket) to have this checked, and so that a missing file is a 404",
+        "the storage knows the key, but does not allow it to list the bucket. Reading files needs \
+         no listing; allow it (s3:ListBucket) to have this checked, and so that a missing file is \
+         a 404",
     ),
 ];
 
-const NO_CREDENTIALS: &str = "no credentials are configured, and this machine has none. Write a key in the origin's \
-                              table, or give the machine a role";
+const NO_CREDENTIALS: &str = "no credentials are configured, and this machine has none. Write a \
+                              key in the origin's table, or give the machine a role";
 
-/// The meaning of an error whose text, with its causes, is this.
+/// Explains an error, given its text with all causes.
 pub(super) fn explain(text: &str) -> Outcome {
     if let Some((_, outcome, sentence)) = MEANINGS.iter().find(|(code, _, _)| text.contains(code)) {
         return outcome(match named_region(text) {
@@ -126,7 +128,7 @@ pub(super) fn explain(text: &str) -> Outcome {
     }
 }
 
-/// The region that S3 names as the bucket's own.
+/// Returns the region of the bucket, if S3 names it in the error.
 fn named_region(text: &str) -> Option<&str> {
     let (_, after) = text.split_once("<Region>")?;
     let (region, _) = after.split_once("</Region>")?;
@@ -149,7 +151,8 @@ mod tests {
 
     #[test]
     fn region_of_bucket_is_named() {
-        let text = "status code: 400 Bad Request: <Code>AuthorizationHeaderMalformed</Code><Region>eu-north-1</Region>";
+        let text = "status code: 400 Bad Request: <Code>AuthorizationHeaderMalformed</Code>\
+                    <Region>eu-north-1</Region>";
         assert!(
             sentence(text).ends_with("Write its region: region = \"eu-north-1\""),
             "{}",
@@ -161,7 +164,8 @@ mod tests {
 
     #[test]
     fn error_without_known_code_shows_no_body() {
-        let text = "status code: 403 Forbidden: <Error><AWSAccessKeyId>AKIASECRET</AWSAccessKeyId></Error>";
+        let text = "status code: 403 Forbidden: <Error>\
+                    <AWSAccessKeyId>AKIASECRET</AWSAccessKeyId></Error>";
         assert!(
             sentence(text).contains("refuses the credentials")
                 && !sentence(text).contains("AKIASECRET")
@@ -172,7 +176,8 @@ mod tests {
 
     #[test]
     fn missing_credentials_are_named() {
-        let text = "Error performing PUT http://169.254.169.254/latest/api/token in 5s - connection refused";
+        let text = "Error performing PUT http://169.254.169.254/latest/api/token in 5s - \
+                    connection refused";
         assert!(sentence(text).contains("no credentials are configured"));
     }
 }

@@ -1,7 +1,8 @@
-//! Whether an origin can be reached with the credentials that its requests use, in a sentence.
+//! Checks whether an origin can be reached with its credentials, and explains the result.
 //!
-//! `loangate check --online` calls [`Origin::probe`]. HTTP servers get a HEAD for a name that no
-//! file has, object storages a listing, since that is what tells a wrong key from a missing file.
+//! `loangate check --online` calls [`Origin::probe`]. It sends HTTP servers a HEAD for a file that
+//! does not exist. It lists object storages, since only that distinguishes a wrong key from a
+//! missing file.
 
 use std::time::Duration;
 
@@ -13,34 +14,34 @@ use super::file_request::FileRequest;
 use super::{Origin, Settings};
 use crate::path::FilePath;
 
-/// The name that HTTP servers are queried for. It does not exist, which is as good an answer as
-/// any.
+/// Name of the file that HTTP servers are queried for. It need not exist: a 404 shows that the
+/// server works.
 const NO_FILE: &str = "loangate-check";
-/// The longest that one address may take, whatever the origin's own limits are.
+/// Upper bound for the timeout of one address.
 const MAX_WAIT: Duration = Duration::from_secs(20);
 
-/// What came of trying one address of an origin.
+/// The result of checking one address of an origin.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Probed {
-    /// The address, as logs name it.
+    /// The address in the form used in logs.
     pub address: String,
-    /// The result, with a sentence.
+    /// The outcome with its explanation.
     pub outcome: Outcome,
 }
 
 /// Whether an address can serve files.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Outcome {
-    /// It can; the sentence says what it answered.
+    /// It can; the sentence describes the response.
     Reached(String),
-    /// It answered, and whether it serves files is not certain.
+    /// It responds, but may not serve files.
     Doubtful(String),
-    /// It cannot; the sentence says why and what to do.
+    /// It cannot; the sentence gives the reason and the remedy.
     Failed(String),
 }
 
 impl Origin {
-    /// Tries every address at the same time, each within its own deadline.
+    /// Checks all addresses concurrently, each with its own timeout.
     pub async fn probe(&self) -> Vec<Probed> {
         let probes = self.places.iter().map(|place| probe_place(&self.settings, place));
         futures_util::future::join_all(probes).await
@@ -52,15 +53,15 @@ async fn probe_place(settings: &Settings, place: &Endpoint) -> Probed {
     let outcome = timeout(wait, place.probe()).await.unwrap_or_else(|_| {
         let seconds = wait.as_secs_f32();
         Outcome::Failed(format!(
-            "it did not answer within {seconds} s. Check the address, the firewall and, for object storages, \
-             the credentials"
+            "it did not answer within {seconds} s. Check the address, the firewall and, for \
+             object storages, the credentials"
         ))
     });
     Probed { address: place.name().to_owned(), outcome }
 }
 
 impl Endpoint {
-    /// Reads what the address answers to a request that changes nothing.
+    /// Checks the address with a request that changes nothing.
     async fn probe(&self) -> Outcome {
         if let Some(outcome) = self.probe_listing().await {
             return outcome;
@@ -75,22 +76,24 @@ impl Endpoint {
     }
 }
 
-/// What a status says of an HTTP server, for a file that does not exist.
+/// Interprets the status of an HTTP server for a file that does not exist.
 fn of_status(status: StatusCode) -> Outcome {
     let code = status.as_u16();
     match status {
         StatusCode::NOT_FOUND | StatusCode::GONE => Outcome::Reached("it answers".to_owned()),
         _ if status.is_success() => Outcome::Doubtful(format!(
-            "it answers {code} for a file that does not exist. Readers would get its page for a missing file; check the URL"
+            "it answers {code} for a file that does not exist. Readers would get its page for a \
+             missing file; check the URL"
         )),
         _ if status.is_redirection() => Outcome::Doubtful(format!(
-            "it answers {code}, and the gate follows no redirect. Write the address that it redirects to"
+            "it answers {code}, and the gate follows no redirect. Write the address that it \
+             redirects to"
         )),
         StatusCode::UNAUTHORIZED
         | StatusCode::FORBIDDEN
         | StatusCode::PROXY_AUTHENTICATION_REQUIRED => Outcome::Doubtful(format!(
-            "it answers {code} for a file that does not exist. The gate sends no credentials to an HTTP origin; \
-                 check that it may read there"
+            "it answers {code} for a file that does not exist. The gate sends no credentials to \
+             an HTTP origin; check that it may read there"
         )),
         _ if status.is_server_error() => {
             Outcome::Failed(format!("it answers {code}. Look into the log of that server"))

@@ -1,5 +1,4 @@
-//! The head of a response (RFC 9112 §4 to §6), read strictly: what could be read in two ways is a
-//! protocol error.
+//! A strict parser for response heads (RFC 9112 §4 to §6). Ambiguous input is a protocol error.
 
 use std::mem::MaybeUninit;
 
@@ -11,26 +10,26 @@ use httparse::{EMPTY_HEADER, ParserConfig, Status};
 use super::MAX_LENGTH;
 use super::framing::{Chunk, Framing};
 
-/// The longest head that is read, in bytes, and the most fields in it.
-pub(super) const LONGEST: usize = 64 * 1024;
+/// Longest response head in bytes, and most fields in it.
+pub(super) const MAX_HEAD: usize = 64 * 1024;
 const MAX_FIELDS: usize = 100;
 /// The most interim responses (1xx) before a final one.
 const MAX_INTERIM: usize = 16;
 
-/// A head.
+/// The head of a final response.
 #[derive(Debug)]
 pub(super) struct Head {
     pub(super) status: StatusCode,
     pub(super) version: Version,
     pub(super) fields: HeaderMap,
-    /// How its body is framed.
+    /// Framing of the body.
     pub(super) framing: Framing,
-    /// Whether the connection is good for another request once the body is over.
+    /// Whether the connection can be reused once the body is complete.
     pub(super) keep_alive: bool,
 }
 
-/// Removes the head from the buffer, and interim responses (RFC 9110 §15.2) before it; none while
-/// it is not whole. `interim` counts those over all calls for one response.
+/// Takes the head out of the buffer, with interim responses (RFC 9110 §15.2) before it. Returns
+/// `None` while the head is incomplete. `interim` counts interim responses over all calls.
 pub(super) fn take(
     buffer: &mut BytesMut,
     to_head: bool,
@@ -42,13 +41,17 @@ pub(super) fn take(
             return Err(NOT_HTTP);
         }
         let Some((length, head)) = read(buffer, to_head)? else {
-            let is_too_long = buffer.len() >= LONGEST;
-            return if is_too_long { Err("the head of its answer is too long") } else { Ok(None) };
+            let is_too_long = buffer.len() >= MAX_HEAD;
+            return if is_too_long {
+                Err("the head of its response is too long")
+            } else {
+                Ok(None)
+            };
         };
         buffer.advance(length);
         match head.status.as_u16() {
-            // Nobody asked it to change to another protocol.
-            101 => return Err("it wants to speak another protocol"),
+            // The gate never sends Upgrade.
+            101 => return Err("it switches to another protocol"),
             100..200 if *interim < MAX_INTERIM => *interim += 1,
             100..200 => return Err("it sends interim responses without end"),
             _ => return Ok(Some(head)),
@@ -56,7 +59,7 @@ pub(super) fn take(
     }
 }
 
-const NOT_HTTP: &str = "what it answers is no HTTP";
+const NOT_HTTP: &str = "its response is not HTTP";
 
 fn read(buffer: &[u8], to_head: bool) -> Result<Option<(usize, Head)>, &'static str> {
     let mut room = [const { MaybeUninit::uninit() }; MAX_FIELDS];
@@ -64,7 +67,7 @@ fn read(buffer: &[u8], to_head: bool) -> Result<Option<(usize, Head)>, &'static 
     let parsed =
         ParserConfig::default().parse_response_with_uninit_headers(&mut answer, buffer, &mut room);
     let Status::Complete(length) = parsed.map_err(|_| NOT_HTTP)? else { return Ok(None) };
-    // The parser takes a bare LF for the end of a line; another reader of the same bytes might not.
+    // The parser accepts a bare LF as a line end; an intermediary might not.
     if has_bare_line_feed(buffer.get(..length).unwrap_or_default()) {
         return Err("a line of its head ends without a carriage return");
     }
@@ -81,25 +84,25 @@ fn read(buffer: &[u8], to_head: bool) -> Result<Option<(usize, Head)>, &'static 
     let named = framing(&mut fields, has_transfer_coding)?;
     let is_bodiless = to_head || matches!(status.as_u16(), 100..200 | 204 | 304);
     let framing = if is_bodiless { Framing::Length(0) } else { named };
-    // A server that sends a body all the same would have it read as the next response.
-    let ends_surely = !is_bodiless && framing != Framing::UntilClose;
-    // HTTP/1.0 has no transfer codings (RFC 9112 §6.1): who forwarded it may not have understood
-    // the framing.
-    let is_understood = version == Version::HTTP_11 || !has_transfer_coding;
-    let keep_alive = keep_alive(version, &fields) && ends_surely && is_understood;
+    // If a server sends a body with such a response, it would be read as the next response.
+    let has_known_end = !is_bodiless && framing != Framing::UntilClose;
+    // HTTP/1.0 has no transfer codings (RFC 9112 §6.1): an intermediary may have misread the
+    // framing.
+    let is_unambiguous = version == Version::HTTP_11 || !has_transfer_coding;
+    let keep_alive = keep_alive(version, &fields) && has_known_end && is_unambiguous;
     Ok(Some((length, Head { status, version, fields, framing, keep_alive })))
 }
 
-/// Compares all pairs of bytes without a branch, which the compiler does many at a time: a search
-/// for the end of each line costs more.
+/// Returns whether a head contains an LF without a CR. It compares all pairs of bytes without a
+/// branch, which the compiler vectorizes; a search for each line end costs more.
 fn has_bare_line_feed(head: &[u8]) -> bool {
     let follows = head.iter().zip(head.iter().skip(1));
     let bare = follows.map(|(before, byte)| u8::from(*byte == b'\n') & u8::from(*before != b'\r'));
     bare.fold(u8::from(head.first() == Some(&b'\n')), |any, bare| any | bare) != 0
 }
 
-/// Whether no part of the gate reads this field. It is not stored, which is a tenth of what a head
-/// costs for each.
+/// Returns whether the gate never reads this field. Such a field is not stored, since each one
+/// costs about a tenth of parsing a head.
 fn is_unread(name: &str) -> bool {
     let unread: &[&str] = match name.len() {
         3 => &["age", "via"],
@@ -114,9 +117,9 @@ fn is_unread(name: &str) -> bool {
     unread.iter().any(|unread| name.eq_ignore_ascii_case(unread))
 }
 
-/// RFC 9112 §6.3.
+/// Determines the framing of the body (RFC 9112 §6.3).
 fn framing(fields: &mut HeaderMap, has_transfer_coding: bool) -> Result<Framing, &'static str> {
-    const TWO_LENGTHS: &str = "its answer tells its length in two ways";
+    const TWO_LENGTHS: &str = "its response has two conflicting lengths";
     if has_transfer_coding {
         if fields.contains_key(CONTENT_LENGTH) {
             return Err(TWO_LENGTHS);
@@ -127,7 +130,7 @@ fn framing(fields: &mut HeaderMap, has_transfer_coding: bool) -> Result<Framing,
             (Some(coding), None) if coding.eq_ignore_ascii_case("chunked") => {
                 Ok(Framing::Chunked(Chunk::Size))
             }
-            _ => Err("its answer has a transfer coding that nobody asked for"),
+            _ => Err("its response has an unsupported transfer coding"),
         };
     }
     if !fields.contains_key(CONTENT_LENGTH) {
@@ -137,9 +140,10 @@ fn framing(fields: &mut HeaderMap, has_transfer_coding: bool) -> Result<Framing,
         word.bytes().all(|byte| byte.is_ascii_digit()).then(|| word.parse().ok()).flatten()
     };
     let mut lengths = words(fields, &CONTENT_LENGTH).map(digits);
-    let first: u64 = lengths.next().flatten().ok_or("the length of its answer is no number")?;
+    let first: u64 =
+        lengths.next().flatten().ok_or("the length of its response is not a number")?;
     if first > MAX_LENGTH {
-        return Err("its answer is longer than any file");
+        return Err("its response is longer than any file can be");
     }
     let mut is_list = false;
     for other in lengths {
@@ -148,21 +152,21 @@ fn framing(fields: &mut HeaderMap, has_transfer_coding: bool) -> Result<Framing,
         }
         is_list = true;
     }
-    // Said once to whoever reads it after.
+    // Later readers of the field expect a single number.
     if is_list {
         fields.insert(CONTENT_LENGTH, HeaderValue::from(first));
     }
     Ok(Framing::Length(first))
 }
 
-/// RFC 9112 §9.3.
+/// Returns whether the connection stays open after the response (RFC 9112 §9.3).
 fn keep_alive(version: Version, fields: &HeaderMap) -> bool {
-    let says =
+    let has =
         |option: &str| words(fields, &CONNECTION).any(|word| word.eq_ignore_ascii_case(option));
-    if version == Version::HTTP_11 { !says("close") } else { says("keep-alive") && !says("close") }
+    if version == Version::HTTP_11 { !has("close") } else { has("keep-alive") && !has("close") }
 }
 
-/// The members of a field that is a list, over all its lines.
+/// Returns the members of a list field, from all its lines.
 fn words<'a>(fields: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
     let lines = fields.get_all(name).iter();
     lines.flat_map(|line| line.to_str().unwrap_or("?").split(',').map(str::trim))
@@ -183,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn a_head_tells_how_its_body_is_framed() {
+    fn head_determines_the_framing_of_the_body() {
         let chunked = Framing::Chunked(Chunk::Size);
         let good: [(&str, bool, u16, Framing, bool, &str); 15] = [
             (
@@ -277,7 +281,8 @@ mod tests {
                 "",
             ),
             (
-                "HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n",
+                "HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n\
+                 HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n",
                 false,
                 200,
                 Framing::Length(0),
@@ -307,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn what_could_be_read_in_two_ways_is_refused() {
+    fn ambiguous_heads_are_rejected() {
         for fields in [
             "content-length: 5\r\ntransfer-encoding: chunked",
             "content-length: 5\r\ncontent-length: 6",
@@ -344,7 +349,7 @@ mod tests {
         }
         let many = format!("HTTP/1.1 200 OK\r\n{}\r\n", "a: b\r\n".repeat(MAX_FIELDS + 1));
         assert!(taken(&many, false).is_err());
-        assert!(taken(&format!("HTTP/1.1 200 OK\r\na: {}", "b".repeat(LONGEST)), false).is_err());
+        assert!(taken(&format!("HTTP/1.1 200 OK\r\na: {}", "b".repeat(MAX_HEAD)), false).is_err());
     }
 
     #[test]

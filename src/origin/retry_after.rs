@@ -11,15 +11,15 @@ use crate::clock::{self, Clock};
 /// The longest wait that an origin can impose on a reader.
 const MAX_WAIT: Duration = Duration::from_secs(3600);
 
-/// How long the origin wants to be left alone; none where it does not say, or where that time is
-/// over.
+/// Returns how long clients must wait before a retry; `None` without a valid field, or if that time
+/// has passed.
 pub fn retry_after(fields: &HeaderMap) -> Option<Duration> {
     let text = fields.get(RETRY_AFTER)?.to_str().ok()?.trim();
     let wait = if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
         // A number with more digits than a u64 has is still a long wait.
         text.parse().map_or(MAX_WAIT, Duration::from_secs)
     } else {
-        // A date that is too far away to be represented is a long wait.
+        // A date too far in the future to be represented is a long wait.
         let at = Timestamp::try_from(httpdate::parse_http_date(text).ok()?);
         at.map_or(MAX_WAIT, |at| clock::until(Clock::system().now(), at))
     };

@@ -1,8 +1,8 @@
 //! The retry budget of one origin, shared by all workers: retries are at most 20 % of the requests
 //! plus 10 a second.
 //!
-//! A failing origin gets no storm of repetitions, however many readers there are. A request costs
-//! one atomic addition.
+//! It prevents a retry storm on a failing origin, for any number of readers. A request costs one
+//! atomic addition.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -10,18 +10,19 @@ use std::time::{Duration, Instant};
 /// A retry costs this many units, and a request earns this many: 20 %.
 const RETRY: u64 = 10;
 const REQUEST: u64 = 2;
-/// The most units that are saved: 100 retries.
+/// Most saved units: 100 retries.
 const MAX_SAVED: u64 = 100 * RETRY;
-/// Beside the savings, one retry in this interval is free.
+/// Besides the saved units, one retry per interval is free.
 const FREE_INTERVAL: Duration = Duration::from_millis(100);
-/// As many free retries as a second brings may be made at once.
+/// Burst of free retries: as many as accrue in this time.
 const FREE_BURST: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 pub(super) struct RetryBudget {
     epoch: Instant,
     saved: AtomicU64,
-    /// Milliseconds since the epoch by which all free retries so far are paid for (GCRA).
+    /// Theoretical arrival time of the generic cell rate algorithm (GCRA), in milliseconds since
+    /// the epoch.
     paid_until: AtomicU64,
 }
 
@@ -34,18 +35,18 @@ impl RetryBudget {
         }
     }
 
-    /// A request was sent.
+    /// Records a request, which earns a part of a retry.
     pub(super) fn earn(&self) {
-        // More than the most that is saved does no harm: `withdraw` cuts it.
+        // The sum may exceed `MAX_SAVED`; `withdraw_saved` caps it.
         self.saved.fetch_add(REQUEST, Ordering::Relaxed);
     }
 
-    /// Takes one retry out of the budget; false where it is used up.
+    /// Takes one retry out of the budget. Returns false if the budget is used up.
     pub(super) fn withdraw(&self, now: Instant) -> bool {
         self.withdraw_free(now) || self.withdraw_saved()
     }
 
-    /// Returns a retry that turned out to be useful.
+    /// Refunds a retry that was useful.
     pub(super) fn refund(&self) {
         self.saved.fetch_add(RETRY, Ordering::Relaxed);
     }
@@ -75,7 +76,7 @@ mod tests {
     fn retries_are_a_fifth_of_requests_and_ten_a_second() {
         let (budget, start) = (RetryBudget::new(), Instant::now());
         let mut retries = 0;
-        // 1000 requests a second for ten seconds, of which each would like to be repeated.
+        // 1000 requests a second for ten seconds, and a retry of each.
         for number in 0..10_000 {
             budget.earn();
             retries += u64::from(budget.withdraw(start + Duration::from_millis(number)));

@@ -1,5 +1,4 @@
-//! The socket to a server that has the files: in the clear or under TLS, read in pieces of a wanted
-//! size.
+//! The socket to an origin server, plain or with TLS. The caller sets the size of each read.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -16,10 +15,10 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_util::io::poll_read_buf;
 
-/// A server by its name, as requests and certificates have it.
+/// A server, named as in requests and certificates.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub(super) struct Server {
-    /// Whether it is spoken to under TLS.
+    /// Whether connections use TLS.
     pub(super) secure: bool,
     pub(super) host: String,
     pub(super) port: u16,
@@ -32,15 +31,15 @@ pub(super) enum Socket {
 }
 
 impl Socket {
-    /// Connects, to the first of the name's addresses that answers; TLS included, it may take so
-    /// long.
+    /// Connects to the first address of the name that answers. `timeout` includes the TLS
+    /// handshake.
     pub(super) async fn connect(
         server: &Server,
         tls: &TlsConnector,
-        within: Duration,
+        timeout: Duration,
     ) -> io::Result<Socket> {
         let connecting = async {
-            // An address of IPv6 stands in brackets, except here.
+            // URLs put IPv6 addresses in brackets; the resolver expects none.
             let host = server.host.trim_start_matches('[').trim_end_matches(']');
             let socket = TcpStream::connect((host, server.port)).await?;
             socket.set_nodelay(true)?;
@@ -52,26 +51,27 @@ impl Socket {
         };
         let late =
             || io::Error::new(io::ErrorKind::TimedOut, "the connection was not made in time");
-        tokio::time::timeout(within, connecting).await.unwrap_or_else(|_| Err(late()))
+        tokio::time::timeout(timeout, connecting).await.unwrap_or_else(|_| Err(late()))
     }
 
-    /// Reads at most so many bytes after what the buffer holds; 0 where the server has closed.
+    /// Appends at most `max_bytes` to the buffer. Returns 0 if the server has closed the
+    /// connection.
     pub(super) fn poll_fill(
         &mut self,
         context: &mut Context<'_>,
         buffer: &mut BytesMut,
-        most: usize,
+        max_bytes: usize,
     ) -> Poll<io::Result<usize>> {
         match self {
             Socket::Plain(socket) => {
-                // Only then is there need of room: who waits holds none.
+                // Allocates only when bytes are ready, so that an idle socket holds no buffer.
                 ready!(socket.poll_read_ready(context))?;
-                make_room(buffer, most);
-                poll_read_buf(Pin::new(socket), context, &mut buffer.limit(most))
+                make_room(buffer, max_bytes);
+                poll_read_buf(Pin::new(socket), context, &mut buffer.limit(max_bytes))
             }
             Socket::Secure(socket) => {
-                make_room(buffer, most);
-                poll_read_buf(Pin::new(socket.as_mut()), context, &mut buffer.limit(most))
+                make_room(buffer, max_bytes);
+                poll_read_buf(Pin::new(socket.as_mut()), context, &mut buffer.limit(max_bytes))
             }
         }
     }
@@ -83,9 +83,9 @@ impl Socket {
         }
     }
 
-    /// Whether the server has sent nothing since its last response: no unsolicited bytes, and no
-    /// close. It looks into the kernel's buffer, since the runtime may not have polled the socket
-    /// since.
+    /// Returns whether the server has sent nothing since its last response: no unsolicited bytes,
+    /// and no close. It peeks into the kernel's buffer, since the runtime may not have polled the
+    /// socket yet.
     pub(super) fn is_quiet(&mut self) -> bool {
         match self {
             Socket::Plain(socket) => has_no_bytes(socket),
@@ -93,7 +93,7 @@ impl Socket {
                 let mut byte = [0];
                 let mut buffer = tokio::io::ReadBuf::new(&mut byte);
                 let mut context = Context::from_waker(Waker::noop());
-                // Decrypted bytes may lie in the TLS layer, where the kernel has none.
+                // The TLS layer may have decrypted bytes while the kernel's buffer is empty.
                 let is_pending =
                     Pin::new(socket.as_mut()).poll_read(&mut context, &mut buffer).is_pending();
                 is_pending && has_no_bytes(socket.get_ref().0)
@@ -102,19 +102,19 @@ impl Socket {
     }
 }
 
-/// Whether a peek would have to wait.
+/// Returns whether a peek would block.
 fn has_no_bytes(socket: &TcpStream) -> bool {
     let peeked = SockRef::from(socket).peek(&mut [MaybeUninit::uninit()]);
     peeked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
 }
 
-/// Makes room for so many bytes more. A new buffer where it is empty: an old one's would be as
-/// large as it ever was.
-fn make_room(buffer: &mut BytesMut, most: usize) {
-    if buffer.is_empty() && buffer.capacity() < most {
-        *buffer = BytesMut::with_capacity(most);
+/// Reserves room for `max_bytes` more bytes. Replaces an empty buffer that is too small, since its
+/// allocation could otherwise only grow.
+fn make_room(buffer: &mut BytesMut, max_bytes: usize) {
+    if buffer.is_empty() && buffer.capacity() < max_bytes {
+        *buffer = BytesMut::with_capacity(max_bytes);
     }
-    buffer.reserve(most);
+    buffer.reserve(max_bytes);
 }
 
 async fn write_all<S: AsyncWrite + Unpin>(socket: &mut S, bytes: &[u8]) -> io::Result<()> {
