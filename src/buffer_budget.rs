@@ -74,9 +74,9 @@ pub struct Size {
     has_begun: bool,
     /// Bytes moved since the stream began or last stalled.
     moved: usize,
-    full: u32,
+    full_reads: u32,
     /// Arrival of the last bytes; `None` while the stream waits for more.
-    came: Option<Instant>,
+    last_arrival: Option<Instant>,
 }
 
 impl Size {
@@ -88,8 +88,8 @@ impl Size {
             bytes: LEAST,
             has_begun: false,
             moved: 0,
-            full: 0,
-            came: None,
+            full_reads: 0,
+            last_arrival: None,
         }
     }
 
@@ -101,7 +101,7 @@ impl Size {
             self.bytes = INITIAL;
         }
         // Measures only the time until the reader requests more, not the origin's response time.
-        match self.came.take().map(|came| now.duration_since(came)) {
+        match self.last_arrival.take().map(|arrival| now.duration_since(arrival)) {
             Some(waited) if waited > STALL_TIMEOUT => {
                 self.change(LEAST);
                 self.moved = 0;
@@ -131,7 +131,7 @@ impl Size {
 
     /// Releases everything beyond [`LEAST`] if the reader has stalled.
     pub fn rest(&mut self, now: Instant) {
-        if self.came.is_some_and(|came| now.duration_since(came) > STALL_TIMEOUT) {
+        if self.last_arrival.is_some_and(|arrival| now.duration_since(arrival) > STALL_TIMEOUT) {
             self.change(LEAST);
             self.moved = 0;
         }
@@ -139,20 +139,20 @@ impl Size {
 
     /// Records that this many bytes arrived.
     pub fn came(&mut self, bytes: usize, now: Instant) {
-        self.came = Some(now);
+        self.last_arrival = Some(now);
         self.moved = self.moved.saturating_add(bytes);
         if self.moved < GROWTH_THRESHOLD || bytes < self.bytes / 8 * 7 {
             return;
         }
-        self.full += 1;
-        if self.full >= FULL_READS_TO_GROW {
+        self.full_reads += 1;
+        if self.full_reads >= FULL_READS_TO_GROW {
             self.change((self.bytes * 2).min(self.most));
         }
     }
 
     /// Changes the size. Growth needs free budget; shrinking releases budget.
     fn change(&mut self, bytes: usize) {
-        self.full = 0;
+        self.full_reads = 0;
         if bytes <= self.bytes || self.buffers.take(bytes - self.bytes, self.buffers.0.total) {
             self.buffers.release(self.bytes.saturating_sub(bytes));
             self.bytes = bytes;

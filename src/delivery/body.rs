@@ -20,7 +20,7 @@ use super::chunk::Chunk;
 use super::outgoing::{self, Outgoing, Suspension};
 use crate::connection_handle::{Abort, OutgoingBody};
 
-/// A response's body.
+/// The body of a response to a reader.
 #[derive(Debug, Default)]
 pub struct Body(Kind);
 
@@ -215,7 +215,7 @@ impl FileBody {
             *left -= taken as u64;
         }
         let count = data.len() as u64;
-        self.outgoing.note_handed(count);
+        self.outgoing.record_chunk(count);
         if self.outgoing.has_allowance() {
             self.outgoing
                 .accounting()
@@ -262,7 +262,7 @@ impl FileBody {
         }
         let count = unsent.as_ref().map_or(0, Buf::remaining);
         if self.source.suspend(count as u64) {
-            self.outgoing.take_back(count as u64);
+            self.outgoing.record_discarded(count as u64);
             if let Some(left) = &mut self.left {
                 *left += count as u64;
             }
@@ -304,7 +304,7 @@ impl FileBody {
                 Some(Ok(received)) => {
                     let chunk = self.chunk(received);
                     if self.left == Some(0) {
-                        self.outgoing.set_whole();
+                        self.outgoing.set_complete();
                     }
                     if chunk.has_remaining() {
                         return Poll::Ready(Some(Ok(Frame::data(chunk))));
@@ -313,7 +313,7 @@ impl FileBody {
                 Some(Err(error)) => return self.fail(error),
                 None if self.left.is_some() => return self.fail(BodyError::Origin),
                 None => {
-                    self.outgoing.set_whole();
+                    self.outgoing.set_complete();
                     return Poll::Ready(None);
                 }
             }
@@ -331,7 +331,7 @@ impl Drop for FileBody {
     fn drop(&mut self) {
         self.outgoing.set_resumes(self.source.resumes());
         if self.left == Some(0) {
-            self.outgoing.set_whole();
+            self.outgoing.set_complete();
         }
     }
 }

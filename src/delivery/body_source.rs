@@ -60,7 +60,7 @@ pub(super) struct FileSegment {
 
 /// All remaining segments of a body, in order.
 pub(super) struct BodySource {
-    pieces: VecDeque<Segment>,
+    segments: VecDeque<Segment>,
     /// Times that the completed segments were resumed.
     resumed: u32,
 }
@@ -116,9 +116,9 @@ impl FileSegment {
                 return Poll::Ready(None);
             }
             if let Some(pending) = &mut self.pending {
-                let answer = ready!(pending.as_mut().poll(context));
+                let outcome = ready!(pending.as_mut().poll(context));
                 self.pending = None;
-                if let Some(error) = self.accept(answer) {
+                if let Some(error) = self.accept(outcome) {
                     return Poll::Ready(Some(Err(error)));
                 }
                 continue;
@@ -170,11 +170,11 @@ impl FileSegment {
     }
 
     /// Continues with the response to a resume request. Returns the error that ends the part.
-    fn accept(&mut self, answer: FetchOutcome) -> Option<BodyError> {
+    fn accept(&mut self, outcome: FetchOutcome) -> Option<BodyError> {
         if let Some(remainder) = &mut self.remainder {
-            remainder.note(&answer);
+            remainder.record_outcome(&outcome);
         }
-        match answer {
+        match outcome {
             FetchOutcome::Found(incoming, skip) => {
                 (self.incoming, self.skip) = (Some(incoming), skip);
                 None
@@ -231,15 +231,15 @@ impl FileSegment {
 
 impl BodySource {
     /// Creates a source of these segments.
-    pub(super) fn of(pieces: impl Into<VecDeque<Segment>>) -> BodySource {
-        BodySource { pieces: pieces.into(), resumed: 0 }
+    pub(super) fn of(segments: impl Into<VecDeque<Segment>>) -> BodySource {
+        BodySource { segments: segments.into(), resumed: 0 }
     }
 
     /// Returns how often a body was resumed.
     pub(super) fn resumes(&self) -> u32 {
-        match self.pieces.front() {
-            Some(Segment::File(stretch)) => {
-                self.resumed + stretch.remainder.as_ref().map_or(0, Remainder::resumed)
+        match self.segments.front() {
+            Some(Segment::File(segment)) => {
+                self.resumed + segment.remainder.as_ref().map_or(0, Remainder::resumed)
             }
             _ => self.resumed,
         }
@@ -248,7 +248,7 @@ impl BodySource {
     /// Releases the buffers that an idle body does not need.
     pub(super) fn release(&mut self) {
         if let Some(Segment::File(FileSegment { incoming: Some(incoming), .. })) =
-            self.pieces.front_mut()
+            self.segments.front_mut()
         {
             incoming.release();
         }
@@ -258,8 +258,8 @@ impl BodySource {
     /// includes the last `unsent` bytes, which were received but not sent. Returns false, and drops
     /// nothing, if the range cannot be requested again.
     pub(super) fn suspend(&mut self, unsent: u64) -> bool {
-        match self.pieces.front_mut() {
-            Some(Segment::File(stretch)) => stretch.suspend(unsent),
+        match self.segments.front_mut() {
+            Some(Segment::File(segment)) => segment.suspend(unsent),
             _ => false,
         }
     }
@@ -270,18 +270,18 @@ impl BodySource {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Received, BodyError>>> {
         loop {
-            match self.pieces.front_mut() {
+            match self.segments.front_mut() {
                 None => return Poll::Ready(None),
                 Some(Segment::Text(text)) => {
                     let data = std::mem::take(text);
-                    self.pieces.pop_front();
+                    self.segments.pop_front();
                     return Poll::Ready(Some(Ok(Received { data, at: None })));
                 }
-                Some(Segment::File(stretch)) => match ready!(stretch.poll_bytes(context)) {
+                Some(Segment::File(segment)) => match ready!(segment.poll_bytes(context)) {
                     Some(received) => return Poll::Ready(Some(received)),
                     None => {
                         self.resumed = self.resumes();
-                        self.pieces.pop_front();
+                        self.segments.pop_front();
                     }
                 },
             }

@@ -86,16 +86,16 @@ fn copy(from: &HeaderMap, names: &[HeaderName], to: &mut HeaderMap) {
 
 /// Returns whether a response has a content coding (RFC 9110 §8.4), although the gate requested
 /// none.
-pub(super) fn is_encoded(answer: &HeaderMap) -> bool {
-    answer
+pub(super) fn is_encoded(response: &HeaderMap) -> bool {
+    response
         .get(CONTENT_ENCODING)
         .is_some_and(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity"))
 }
 
 /// Returns whether a body without a length has a detectable end (RFC 9112 §6.3): a chunked body
 /// does, a body that ends with the connection does not.
-pub(super) fn is_framed(answer: &HeaderMap) -> bool {
-    let coding = answer.get(TRANSFER_ENCODING).and_then(|coding| coding.to_str().ok());
+pub(super) fn is_framed(response: &HeaderMap) -> bool {
+    let coding = response.get(TRANSFER_ENCODING).and_then(|coding| coding.to_str().ok());
     coding.is_some_and(|coding| coding.trim().to_ascii_lowercase().ends_with("chunked"))
 }
 

@@ -21,13 +21,13 @@ impl Multipart {
     }
 
     /// Returns the media type of the response.
-    pub(super) fn kind(&self) -> HeaderValue {
+    pub(super) fn content_type(&self) -> HeaderValue {
         let kind = format!("multipart/byteranges; boundary={}", self.boundary);
         HeaderValue::try_from(kind).unwrap_or(HeaderValue::from_static("multipart/byteranges"))
     }
 
     /// Returns the text before a part: boundary and part header.
-    pub(super) fn before(&self, part: Part) -> Bytes {
+    pub(super) fn part_header(&self, part: Part) -> Bytes {
         let (boundary, kind) = (&self.boundary, &self.kind);
         let (first, last, complete) = (part.first, part.last, part.complete);
         Bytes::from(format!(
@@ -37,7 +37,7 @@ impl Multipart {
     }
 
     /// Returns the closing boundary.
-    pub(super) fn end(&self) -> Bytes {
+    pub(super) fn closing(&self) -> Bytes {
         Bytes::from(format!("\r\n--{}--\r\n", self.boundary))
     }
 }

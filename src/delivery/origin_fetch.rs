@@ -32,15 +32,15 @@ impl Request<'_> {
         &self,
         range: Option<ByteRange>,
     ) -> Result<Response<origin::Body>, Problem> {
-        let answer = self.fetch(&FileRequest::get(range)).await?;
-        match answer.status() {
-            StatusCode::OK => Ok(answer),
-            StatusCode::PARTIAL_CONTENT if range.is_some() => Ok(answer),
+        let response = self.fetch(&FileRequest::get(range)).await?;
+        match response.status() {
+            StatusCode::OK => Ok(response),
+            StatusCode::PARTIAL_CONTENT if range.is_some() => Ok(response),
             StatusCode::RANGE_NOT_SATISFIABLE if range.is_some() => {
                 Err(self.not_satisfiable().await)
             }
             StatusCode::NOT_FOUND | StatusCode::GONE => Err(Problem::TitleNotFound),
-            status => Err(self.unexpected(status, answer.headers())),
+            status => Err(self.unexpected(status, response.headers())),
         }
     }
 
@@ -69,15 +69,15 @@ impl Request<'_> {
         if let Some(file) = self.metadata.get(self.path) {
             return Ok(file);
         }
-        let answer = self.fetch(&FileRequest::head()).await?;
-        match answer.status() {
+        let response = self.fetch(&FileRequest::head()).await?;
+        match response.status() {
             StatusCode::OK => {
-                let file = Arc::new(answer.into_parts().0.headers);
+                let file = Arc::new(response.into_parts().0.headers);
                 self.metadata.insert(self.path.clone(), file.clone());
                 Ok(file)
             }
             StatusCode::NOT_FOUND | StatusCode::GONE => Err(Problem::TitleNotFound),
-            status => Err(self.unexpected(status, answer.headers())),
+            status => Err(self.unexpected(status, response.headers())),
         }
     }
 

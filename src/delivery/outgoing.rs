@@ -24,7 +24,7 @@ use crate::telemetry::Metrics;
 
 /// States of the origin's side of a body.
 const RUNNING: u8 = 0;
-const WHOLE: u8 = 1;
+const COMPLETE: u8 = 1;
 const FAILED: u8 = 2;
 
 /// Values of `aborted`.
@@ -54,13 +54,13 @@ pub(super) struct Outgoing {
     /// Task that sends the body over HTTP/2, or waits for its reader.
     task: AtomicWaker,
     /// Bytes that became chunks.
-    handed: AtomicU64,
+    chunked: AtomicU64,
     /// Bytes written to the connection.
     written: AtomicU64,
     /// Written bytes whose chunks were dropped, so that the connection reports them.
-    recorded: AtomicU64,
+    reportable: AtomicU64,
     /// Bytes that the kernel accepted.
-    left: AtomicU64,
+    accepted: AtomicU64,
     source: AtomicU8,
     aborted: AtomicU8,
     /// Whether the body waits for the origin or for a limit, and not for the reader.
@@ -111,10 +111,10 @@ impl Outgoing {
             slot: AtomicUsize::new(UNLISTED),
             on_end: OnceLock::new(),
             task: AtomicWaker::new(),
-            handed: AtomicU64::new(0),
+            chunked: AtomicU64::new(0),
             written: AtomicU64::new(0),
-            recorded: AtomicU64::new(0),
-            left: AtomicU64::new(0),
+            reportable: AtomicU64::new(0),
+            accepted: AtomicU64::new(0),
             source: AtomicU8::new(RUNNING),
             aborted: AtomicU8::new(NOT_ABORTED),
             waits: AtomicBool::new(false),
@@ -186,25 +186,25 @@ impl Outgoing {
     }
 
     /// Records that `count` bytes became a chunk.
-    pub(super) fn note_handed(&self, count: u64) {
-        add(&self.handed, count);
+    pub(super) fn record_chunk(&self, count: u64) {
+        add(&self.chunked, count);
     }
 
     /// Records that `count` bytes of a chunk were discarded and will be fetched again.
-    pub(super) fn take_back(&self, count: u64) {
-        let handed = self.handed.load(Ordering::Relaxed).saturating_sub(count);
-        self.handed.store(handed, Ordering::Relaxed);
+    pub(super) fn record_discarded(&self, count: u64) {
+        let chunked = self.chunked.load(Ordering::Relaxed).saturating_sub(count);
+        self.chunked.store(chunked, Ordering::Relaxed);
         self.source.store(RUNNING, Ordering::Relaxed);
     }
 
     /// Records that `count` bytes were written to the connection.
-    pub(super) fn note_written(&self, count: usize) {
+    pub(super) fn record_written(&self, count: usize) {
         add(&self.written, count as u64);
     }
 
     /// Records that the connection will report `count` bytes when the kernel has accepted them.
-    pub(super) fn note_recorded(&self, count: usize) {
-        add(&self.recorded, count as u64);
+    pub(super) fn record_reportable(&self, count: usize) {
+        add(&self.reportable, count as u64);
     }
 
     /// Sets whether the body waits for the origin or for a limit.
@@ -213,8 +213,8 @@ impl Outgoing {
     }
 
     /// Records that the origin has sent the whole body.
-    pub(super) fn set_whole(&self) {
-        self.source.store(WHOLE, Ordering::Relaxed);
+    pub(super) fn set_complete(&self) {
+        self.source.store(COMPLETE, Ordering::Relaxed);
     }
 
     /// Records that the origin has failed.
@@ -255,16 +255,16 @@ impl Outgoing {
         let written = self.written.load(Ordering::Relaxed);
         // The connection sends in order, so any bytes that it sends are progress for this body.
         let is_in_connection =
-            self.left.load(Ordering::Relaxed) < self.recorded.load(Ordering::Relaxed);
+            self.accepted.load(Ordering::Relaxed) < self.reportable.load(Ordering::Relaxed);
         let sent = if is_in_connection { self.connection.sent() } else { 0 };
         Progress { written, sent, waits: self.waits.load(Ordering::Relaxed) }
     }
 
     fn end(&self) -> End {
-        let left = self.left.load(Ordering::Relaxed);
-        let is_whole = self.source.load(Ordering::Relaxed) == WHOLE;
+        let left = self.accepted.load(Ordering::Relaxed);
+        let is_complete = self.source.load(Ordering::Relaxed) == COMPLETE;
         match self.aborted.load(Ordering::Acquire) {
-            _ if is_whole && left == self.handed.load(Ordering::Relaxed) => End::Complete,
+            _ if is_complete && left == self.chunked.load(Ordering::Relaxed) => End::Complete,
             LOAN_ENDED => End::Cut,
             TOO_SLOW => End::TooSlow,
             _ if self.source.load(Ordering::Relaxed) == FAILED => End::OriginFailed,
@@ -298,7 +298,7 @@ impl OutgoingBody for Outgoing {
 
     fn left(&self, at: Option<u64>, count: usize) {
         let count = count as u64;
-        add(&self.left, count);
+        add(&self.accepted, count);
         self.metrics.delivered(count);
         if let (Some(metered), Some(at)) = (&mut self.accounting().metered, at) {
             metered.sent(at, count);
@@ -329,7 +329,7 @@ impl Drop for Outgoing {
         self.accounting().metered = None;
         self.metrics.stream_closed(end.name());
         on_end(Delivered {
-            bytes: self.left.load(Ordering::Relaxed),
+            bytes: self.accepted.load(Ordering::Relaxed),
             end,
             status: self.status,
             opened: self.opened,
@@ -345,7 +345,7 @@ impl std::fmt::Debug for Outgoing {
 }
 
 /// A body in the monitor's registry.
-pub(super) type Listed = Weak<Outgoing>;
+pub(super) type BodyHandle = Weak<Outgoing>;
 
 /// Adds to a counter with a single writer. This is cheaper than an atomic addition.
 fn add(number: &AtomicU64, count: u64) {

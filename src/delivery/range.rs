@@ -14,9 +14,9 @@ use crate::origin::{ByteRange, MAX_LENGTH};
 /// The part of a file that a request selects.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) enum RequestedRanges {
-    /// The whole file.
+    /// The whole file, since no usable Range field was sent.
     Whole,
-    /// A single range.
+    /// A single range, as sent.
     One(ByteRange),
     /// Two or more ranges, as sent.
     Several(Vec<ByteRange>),

@@ -114,7 +114,7 @@ impl Request<'_> {
         if let Some(outside) = range.and_then(|range| self.is_outside(range)) {
             return Err(outside);
         }
-        let answer = match (self.get_checked(range).await, range) {
+        let upstream = match (self.get_checked(range).await, range) {
             // All of an empty file: a 206 cannot describe an empty part.
             (Err(Problem::RangeNotSatisfiable { complete_length }), Some(range))
                 if range.is_satisfiable(complete_length) =>
@@ -122,16 +122,16 @@ impl Request<'_> {
                 let whole = self.get_file(None).await?;
                 return self.stream(whole, None, to);
             }
-            (answer, _) => answer?,
+            (upstream, _) => upstream?,
         };
-        let ranged = range.is_some() && conditions::range_applies(self.headers, answer.headers());
-        if answer.status() == StatusCode::PARTIAL_CONTENT && !ranged {
+        let ranged = range.is_some() && conditions::range_applies(self.headers, upstream.headers());
+        if upstream.status() == StatusCode::PARTIAL_CONTENT && !ranged {
             // The file has changed since the one that If-Range names.
             self.metadata.invalidate(self.path);
             let whole = self.get_file(None).await?;
             return self.stream(whole, None, to);
         }
-        self.stream(answer, range.filter(|_| ranged), to)
+        self.stream(upstream, range.filter(|_| ranged), to)
     }
 
     /// Like [`Request::get_file`], and judges the reader's conditions again by the response: the
@@ -140,24 +140,24 @@ impl Request<'_> {
         &self,
         range: Option<ByteRange>,
     ) -> Result<Response<origin::Body>, Problem> {
-        let answer = self.get_file(range).await?;
-        match conditions::judge(self.headers, answer.headers()) {
+        let upstream = self.get_file(range).await?;
+        match conditions::judge(self.headers, upstream.headers()) {
             Verdict::Failed => {
                 self.metadata.invalidate(self.path);
                 Err(Problem::PreconditionFailed)
             }
             // The file has changed since the first check: the reader gets the new one.
-            Verdict::Proceed | Verdict::NotModified => Ok(answer),
+            Verdict::Proceed | Verdict::NotModified => Ok(upstream),
         }
     }
 
     fn stream(
         &self,
-        answer: Response<origin::Body>,
+        upstream: Response<origin::Body>,
         range: Option<ByteRange>,
         to: Destination<'_>,
     ) -> Result<Response<Body>, Problem> {
-        let (head, incoming) = answer.into_parts();
+        let (head, incoming) = upstream.into_parts();
         let length = length_of(&head.headers);
         if length.is_none() && !fields::is_framed(&head.headers) {
             return Err(
@@ -196,9 +196,9 @@ impl Request<'_> {
         let last = take.and_then(|take| first.checked_add(take)?.checked_sub(1));
         let rest =
             Remainder::of(self.origin, self.path, outgoing.metrics(), &head.headers, (first, last));
-        let stretch =
+        let file_segment =
             FileSegment::started(incoming, skip, (first, take), self.origin.settings().idle, rest);
-        let source = BodySource::of([Segment::File(stretch)]);
+        let source = BodySource::of([Segment::File(file_segment)]);
         let mut response = Response::new(Body::measured(source, take, outgoing));
         *response.status_mut() = status;
         let fields = response.headers_mut();
@@ -233,34 +233,34 @@ impl Request<'_> {
     ) -> Result<Response<Body>, Problem> {
         let Some(first) = parts.first() else { return Err(self.failed("no part was requested")) };
         let range = ByteRange::Between(first.first, first.last);
-        let answer = self.get_checked(Some(range)).await?;
-        if answer.status() == StatusCode::OK {
-            return self.stream(answer, None, to);
+        let upstream = self.get_checked(Some(range)).await?;
+        if upstream.status() == StatusCode::OK {
+            return self.stream(upstream, None, to);
         }
         let bounds = (first.first, Some(first.last));
-        let rest = Remainder::of(self.origin, self.path, to.metrics, answer.headers(), bounds);
-        let rest = rest.filter(|_| conditions::range_applies(self.headers, answer.headers()));
-        let is_part = self.checked(answer.headers(), range).is_ok_and(|part| part == *first);
+        let rest = Remainder::of(self.origin, self.path, to.metrics, upstream.headers(), bounds);
+        let rest = rest.filter(|_| conditions::range_applies(self.headers, upstream.headers()));
+        let is_part = self.checked(upstream.headers(), range).is_ok_and(|part| part == *first);
         let (Some(rest), true) = (rest, is_part) else {
             self.metadata.invalidate(self.path);
-            drop(answer);
+            drop(upstream);
             let whole = self.get_file(None).await?;
             return self.stream(whole, None, to);
         };
         let status = StatusCode::PARTIAL_CONTENT;
         let outgoing = to.open(status, false)?;
-        let (head, incoming) = answer.into_parts();
+        let (head, incoming) = upstream.into_parts();
         let mut response = Response::new(Body::empty());
         *response.status_mut() = status;
         fields::pass(&head.headers, self.kind, self.path, response.headers_mut());
-        let several = Multipart::new(response.headers().get(CONTENT_TYPE));
+        let multipart = Multipart::new(response.headers().get(CONTENT_TYPE));
         let idle = self.origin.settings().idle;
         let mut incoming = Some(incoming);
-        let mut pieces = Vec::with_capacity(2 * parts.len() + 1);
+        let mut segments = Vec::with_capacity(2 * parts.len() + 1);
         for part in parts {
-            pieces.push(Segment::Text(several.before(*part)));
+            segments.push(Segment::Text(multipart.part_header(*part)));
             let rest = rest.of_part(*part);
-            pieces.push(Segment::File(match incoming.take() {
+            segments.push(Segment::File(match incoming.take() {
                 Some(incoming) => FileSegment::started(
                     incoming,
                     0,
@@ -271,26 +271,26 @@ impl Request<'_> {
                 None => FileSegment::deferred(rest, *part, idle),
             }));
         }
-        pieces.push(Segment::Text(several.end()));
-        let texts = pieces
+        segments.push(Segment::Text(multipart.closing()));
+        let texts = segments
             .iter()
-            .map(|piece| if let Segment::Text(text) = piece { text.len() as u64 } else { 0 });
+            .map(|segment| if let Segment::Text(text) = segment { text.len() as u64 } else { 0 });
         let mut lengths = texts.chain(parts.iter().map(|part| part.length()));
         let take = lengths.try_fold(0_u64, u64::checked_add);
         let take = take.ok_or_else(|| self.failed("its parts are longer than any file can be"))?;
         let fields = response.headers_mut();
-        fields.insert(CONTENT_TYPE, several.kind());
+        fields.insert(CONTENT_TYPE, multipart.content_type());
         fields.insert(CONTENT_LENGTH, HeaderValue::from(take));
-        *response.body_mut() = Body::measured(BodySource::of(pieces), Some(take), outgoing);
+        *response.body_mut() = Body::measured(BodySource::of(segments), Some(take), outgoing);
         Ok(response)
     }
 
     /// Returns the part in a 206, which must be the requested one.
-    fn checked(&self, answer: &HeaderMap, range: ByteRange) -> Result<Part, Problem> {
-        let part = answer.get(CONTENT_RANGE).and_then(Part::read);
+    fn checked(&self, upstream: &HeaderMap, range: ByteRange) -> Result<Part, Problem> {
+        let part = upstream.get(CONTENT_RANGE).and_then(Part::read);
         let part = part.filter(|part| Part::of(range, part.complete) == Some(*part));
         match part {
-            Some(part) if length_of(answer).is_none_or(|length| length == part.length()) => {
+            Some(part) if length_of(upstream).is_none_or(|length| length == part.length()) => {
                 Ok(part)
             }
             _ => Err(self.failed("it answered with another part than the requested one")),

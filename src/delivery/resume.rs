@@ -73,15 +73,15 @@ impl Remainder {
         origin: &Arc<Origin>,
         path: &FilePath,
         metrics: &Metrics,
-        answer: &HeaderMap,
+        response: &HeaderMap,
         (next, last): (u64, Option<u64>),
     ) -> Option<Remainder> {
-        let validator = answer.get(ETAG).filter(|etag| conditions::is_strong(etag))?.clone();
-        if origin.settings().resumes == 0 || fields::is_encoded(answer) {
+        let validator = response.get(ETAG).filter(|etag| conditions::is_strong(etag))?.clone();
+        if origin.settings().resumes == 0 || fields::is_encoded(response) {
             return None;
         }
         let (origin, path, metrics) = (origin.clone(), path.clone(), metrics.clone());
-        let file = (validator, complete_length(answer));
+        let file = (validator, complete_length(response));
         Some(Remainder::new(origin, path, metrics, file, (next, last)))
     }
 
@@ -116,7 +116,7 @@ impl Remainder {
         Remainder::new(origin, path, metrics, file, (part.first, Some(part.last)))
     }
 
-    /// Records delivered bytes.
+    /// Advances the start by the bytes that were delivered.
     pub(super) fn advance(&mut self, bytes: usize) {
         self.next += bytes as u64;
         self.progress += bytes as u64;
@@ -150,8 +150,8 @@ impl Remainder {
     }
 
     /// Records the result of an attempt.
-    pub(super) fn note(&mut self, answer: &FetchOutcome) {
-        let outcome = match answer {
+    pub(super) fn record_outcome(&mut self, fetched: &FetchOutcome) {
+        let outcome = match fetched {
             FetchOutcome::Found(..) => {
                 self.resumed += 1;
                 self.payment = FREE;
@@ -197,7 +197,7 @@ impl Remainder {
             let request =
                 FileRequest { only_if: Some(validator.clone()), ..FileRequest::get(Some(range)) };
             match origin.fetch_rest(&path, &request, payment).await {
-                Ok(answer) => read(answer, (&validator, complete), (next, last)),
+                Ok(response) => interpret(response, (&validator, complete), (next, last)),
                 Err(_) => FetchOutcome::Failed,
             }
         })
@@ -217,20 +217,20 @@ fn wait(attempt: u32) -> Duration {
 }
 
 /// Returns the length of the whole file, from a full or partial response.
-fn complete_length(answer: &HeaderMap) -> Option<u64> {
-    match answer.get(CONTENT_RANGE) {
+fn complete_length(response: &HeaderMap) -> Option<u64> {
+    match response.get(CONTENT_RANGE) {
         Some(range) => Part::read(range).map(|part| part.complete),
-        None => length_of(answer),
+        None => length_of(response),
     }
 }
 
 /// Interprets the response to a resume request.
-fn read(
-    answer: Response<origin::Body>,
+fn interpret(
+    response: Response<origin::Body>,
     (validator, complete): (&HeaderValue, Option<u64>),
     (next, last): (u64, Option<u64>),
 ) -> FetchOutcome {
-    let (head, incoming) = answer.into_parts();
+    let (head, incoming) = response.into_parts();
     let is_a_file = matches!(head.status, StatusCode::OK | StatusCode::PARTIAL_CONTENT);
     if !is_a_file {
         // 404: the file is gone. 412: it was replaced. Any other status may be temporary.

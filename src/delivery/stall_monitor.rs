@@ -13,7 +13,7 @@ use slab::Slab;
 use tokio::time::Instant;
 
 use super::Settings;
-use super::outgoing::{Listed, Outgoing, Progress, Suspension};
+use super::outgoing::{BodyHandle, Outgoing, Progress, Suspension};
 use crate::connection_handle::{Abort, OutgoingBody};
 
 /// The longest and the shortest time between two checks.
@@ -33,12 +33,12 @@ pub(super) struct StallMonitor {
 }
 
 #[derive(Debug, Default)]
-struct Shard(Mutex<Slab<Watched>>);
+struct Shard(Mutex<Slab<Entry>>);
 
 /// A body, and its state at the last check.
 #[derive(Debug)]
-struct Watched {
-    body: Listed,
+struct Entry {
+    body: BodyHandle,
     observation: Option<Observation>,
     aborted: Option<Instant>,
 }
@@ -56,7 +56,7 @@ struct Observation {
 /// The action that a check decides on.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Verdict {
-    Fine,
+    Continue,
     Suspend(Suspension),
     Abort(Abort),
     CloseConnection,
@@ -76,8 +76,8 @@ impl StallMonitor {
     }
 
     /// Registers a body. Returns the key for [`StallMonitor::remove`].
-    pub(super) fn add(&self, body: Listed) -> usize {
-        self.shard.lock().insert(Watched { body, observation: None, aborted: None })
+    pub(super) fn add(&self, body: BodyHandle) -> usize {
+        self.shard.lock().insert(Entry { body, observation: None, aborted: None })
     }
 
     pub(super) fn remove(&self, number: usize) {
@@ -106,15 +106,15 @@ impl StallMonitor {
 impl Shard {
     fn check(&self, settings: &Settings, is_congested: bool, now: Instant) {
         let mut verdicts = Vec::new();
-        for (_, watched) in self.lock().iter_mut() {
-            if let Some(body) = watched.body.upgrade() {
-                verdicts.push((watched.judge(&body, settings, is_congested, now), body));
+        for (_, entry) in self.lock().iter_mut() {
+            if let Some(body) = entry.body.upgrade() {
+                verdicts.push((entry.judge(&body, settings, is_congested, now), body));
             }
         }
         // Outside the lock: this may drop the last handle of a body, and a body that ends takes it.
         for (verdict, body) in verdicts {
             match verdict {
-                Verdict::Fine => {}
+                Verdict::Continue => {}
                 Verdict::Suspend(suspension) => body.suspend(suspension),
                 Verdict::Abort(why) => body.abort(why),
                 Verdict::CloseConnection => body.connection().cut(),
@@ -122,12 +122,12 @@ impl Shard {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Slab<Watched>> {
+    fn lock(&self) -> MutexGuard<'_, Slab<Entry>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Watched {
+impl Entry {
     fn judge(
         &mut self,
         body: &Outgoing,
@@ -139,7 +139,7 @@ impl Watched {
             return if now.duration_since(at) >= ABORT_TIMEOUT {
                 Verdict::CloseConnection
             } else {
-                Verdict::Fine
+                Verdict::Continue
             };
         }
         let progress = body.progress();
@@ -178,7 +178,7 @@ impl Observation {
     ) -> Verdict {
         if progress.waits {
             *self = Observation::first(progress, now);
-            return Verdict::Fine;
+            return Verdict::Continue;
         }
         let before = std::mem::replace(&mut self.progress, progress);
         if (before.written, before.sent) != (progress.written, progress.sent) {
@@ -195,10 +195,10 @@ impl Observation {
             stalled if is_congested && stalled >= EARLY_SUSPEND_AFTER.min(last) => {
                 Suspension::Early
             }
-            _ => return Verdict::Fine,
+            _ => return Verdict::Continue,
         };
         if self.suspended.replace(suspension) == Some(suspension) {
-            return Verdict::Fine;
+            return Verdict::Continue;
         }
         Verdict::Suspend(suspension)
     }
@@ -271,10 +271,10 @@ mod tests {
                 began + SECOND * second,
             )
         };
-        assert_eq!(at(&mut observation, 5, 2), Verdict::Fine);
+        assert_eq!(at(&mut observation, 5, 2), Verdict::Continue);
         assert_eq!(at(&mut observation, 5, 3), Verdict::Suspend(Suspension::Last));
-        assert_eq!(at(&mut observation, 5, 9), Verdict::Fine);
-        assert_eq!(at(&mut observation, 6, 10), Verdict::Fine);
+        assert_eq!(at(&mut observation, 5, 9), Verdict::Continue);
+        assert_eq!(at(&mut observation, 6, 10), Verdict::Continue);
         assert_eq!(
             at(&mut observation, 6, 13),
             Verdict::Suspend(Suspension::Last),
@@ -292,10 +292,10 @@ mod tests {
         let mut at = |is_congested, second| {
             observation.judge(progress, &settings, is_congested, began + SECOND * second)
         };
-        assert_eq!(at(true, 1), Verdict::Fine);
-        assert_eq!(at(false, 3), Verdict::Fine);
+        assert_eq!(at(true, 1), Verdict::Continue);
+        assert_eq!(at(false, 3), Verdict::Continue);
         assert_eq!(at(true, 4), Verdict::Suspend(Suspension::Early));
-        assert_eq!(at(true, 5), Verdict::Fine, "once");
+        assert_eq!(at(true, 5), Verdict::Continue, "once");
         assert_eq!(at(true, 60), Verdict::Suspend(Suspension::Last));
     }
 

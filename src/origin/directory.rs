@@ -105,7 +105,7 @@ impl Directory {
         let opened = spawn_blocking(move || Ok((root.open_file(&name)?, slot))).await;
         let opened = opened.unwrap_or_else(|error| Err(io::Error::other(error)));
         match opened.map(|(opened, slot)| opened.map(|(file, metadata)| (file, metadata, slot))) {
-            Ok(Some((file, metadata, slot))) => answer(file, &metadata, request, slot)
+            Ok(Some((file, metadata, slot))) => respond(file, &metadata, request, slot)
                 .map_err(|error| Failure::Broken(error.to_string())),
             Ok(None) => Ok(bodiless(StatusCode::NOT_FOUND)),
             // The fault of one file, and no evidence against the directory.
@@ -174,7 +174,7 @@ fn is_no_file(error: &io::Error) -> bool {
         || Errno::from_io_error(error).is_some_and(|number| by_number.contains(&number))
 }
 
-fn answer(
+fn respond(
     file: File,
     metadata: &Metadata,
     request: &FileRequest,
@@ -201,7 +201,7 @@ fn answer(
     fields.extend(http_date(modified).map(|date| (LAST_MODIFIED, date)));
     if !request.head {
         let open =
-            Open { file, seek: (first > 0).then_some(first), left: length, stamp, _slot: slot };
+            OpenFile { file, seek: (first > 0).then_some(first), left: length, stamp, _slot: slot };
         *response.body_mut() = Body::file(Reading { idle: Some(open), pending: None });
     }
     Ok(response)
@@ -225,12 +225,12 @@ fn http_date(at: SystemTime) -> Option<HeaderValue> {
 #[derive(Debug)]
 pub(super) struct Reading {
     /// `None` during a read, and after an error.
-    idle: Option<Open>,
-    pending: Option<JoinHandle<io::Result<(Bytes, Open)>>>,
+    idle: Option<OpenFile>,
+    pending: Option<JoinHandle<io::Result<(Bytes, OpenFile)>>>,
 }
 
 #[derive(Debug)]
-struct Open {
+struct OpenFile {
     file: File,
     /// Start of the next read, if it is not the end of the last one.
     seek: Option<u64>,
@@ -267,8 +267,8 @@ impl Reading {
     }
 }
 
-impl Open {
-    fn read(mut self) -> io::Result<(Bytes, Open)> {
+impl OpenFile {
+    fn read(mut self) -> io::Result<(Bytes, OpenFile)> {
         if let Some(first) = self.seek.take() {
             self.file.seek(SeekFrom::Start(first))?;
         }

@@ -19,7 +19,7 @@ use rustix::io::Errno;
 use super::body::Broken;
 use super::connection_limit::Slot;
 use super::connection_pool::Pool;
-use super::framing::{Framing, Taken};
+use super::framing::{Framing, Parsed};
 use super::response_head::{self, Head};
 use super::socket::Socket;
 use crate::buffer_budget::{LEAST, Size};
@@ -167,16 +167,16 @@ impl Incoming {
     fn poll_bytes(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, Broken>>> {
         loop {
             match self.framing.take(&mut self.buffer) {
-                Ok(Taken::Data(data)) => {
+                Ok(Parsed::Data(data)) => {
                     self.release_if_complete();
                     self.drop_small_buffer();
                     return Poll::Ready(Some(Ok(data)));
                 }
-                Ok(Taken::Over) => {
+                Ok(Parsed::Complete) => {
                     self.release_if_complete();
                     return Poll::Ready(None);
                 }
-                Ok(Taken::Nothing) => {}
+                Ok(Parsed::Incomplete) => {}
                 Err(Broken) => return self.broken(),
             }
             match ready!(self.poll_fill(context)) {
@@ -227,7 +227,7 @@ impl Incoming {
     /// Returns the connection to the pool once the body is complete. Closes it if it cannot be
     /// reused, or if bytes follow the body.
     fn release_if_complete(&mut self) {
-        if !self.framing.is_over() {
+        if !self.framing.is_complete() {
             return;
         }
         let is_good = self.keep_alive && self.buffer.is_empty();
@@ -257,7 +257,7 @@ impl http_body::Body for Incoming {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.framing.is_over()
+        self.framing.is_complete()
     }
 
     fn size_hint(&self) -> SizeHint {

@@ -63,7 +63,7 @@ type Outcome = Result<Response<Body>, OriginError>;
 impl Origin {
     /// Requests a file, and returns the response as soon as its head has arrived, whatever its
     /// status. A request that failed is repeated if `repetition` and the retry budget allow it, at
-    /// another address where there is one.
+    /// another address if there is one.
     ///
     /// # Errors
     /// [`OriginError`]; the reason is logged here, since no reader may see it.

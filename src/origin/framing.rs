@@ -30,66 +30,66 @@ pub(super) enum Chunk {
     End,
     /// Trailers, of which this many bytes were read.
     Trailers(usize),
-    Over,
+    Complete,
 }
 
 /// The result of parsing the buffer.
 #[derive(Debug, Eq, PartialEq)]
-pub(super) enum Taken {
+pub(super) enum Parsed {
     Data(Bytes),
     /// More bytes must be read first.
-    Nothing,
+    Incomplete,
     /// The body is complete.
-    Over,
+    Complete,
 }
 
 impl Framing {
     /// Returns whether the body is complete.
-    pub(super) fn is_over(self) -> bool {
-        matches!(self, Framing::Length(0) | Framing::Chunked(Chunk::Over))
+    pub(super) fn is_complete(self) -> bool {
+        matches!(self, Framing::Length(0) | Framing::Chunked(Chunk::Complete))
     }
 
     /// Returns the number of remaining bytes, if known.
     pub(super) fn left(self) -> Option<u64> {
         match self {
             Framing::Length(left) => Some(left),
-            Framing::Chunked(Chunk::Over) => Some(0),
+            Framing::Chunked(Chunk::Complete) => Some(0),
             Framing::Chunked(_) | Framing::UntilClose => None,
         }
     }
 
     /// Takes the next bytes of the body out of the buffer.
-    pub(super) fn take(&mut self, buffer: &mut BytesMut) -> Result<Taken, Broken> {
+    pub(super) fn take(&mut self, buffer: &mut BytesMut) -> Result<Parsed, Broken> {
         match self {
             Framing::Length(left) => Ok(take(left, buffer)),
-            Framing::UntilClose if buffer.is_empty() => Ok(Taken::Nothing),
-            Framing::UntilClose => Ok(Taken::Data(buffer.split().freeze())),
+            Framing::UntilClose if buffer.is_empty() => Ok(Parsed::Incomplete),
+            Framing::UntilClose => Ok(Parsed::Data(buffer.split().freeze())),
             Framing::Chunked(chunk) => chunk.take(buffer),
         }
     }
 
     /// Returns whether the body is complete if the server closes the connection now.
     pub(super) fn may_close(self) -> bool {
-        self == Framing::UntilClose || self.is_over()
+        self == Framing::UntilClose || self.is_complete()
     }
 }
 
-fn take(left: &mut u64, buffer: &mut BytesMut) -> Taken {
+fn take(left: &mut u64, buffer: &mut BytesMut) -> Parsed {
     if *left == 0 {
-        return Taken::Over;
+        return Parsed::Complete;
     }
     let count = usize::try_from(*left).map_or(buffer.len(), |left| left.min(buffer.len()));
     if count == 0 {
-        return Taken::Nothing;
+        return Parsed::Incomplete;
     }
     *left -= count as u64;
-    Taken::Data(
+    Parsed::Data(
         if count == buffer.len() { buffer.split() } else { buffer.split_to(count) }.freeze(),
     )
 }
 
 impl Chunk {
-    fn take(&mut self, buffer: &mut BytesMut) -> Result<Taken, Broken> {
+    fn take(&mut self, buffer: &mut BytesMut) -> Result<Parsed, Broken> {
         loop {
             match self {
                 // The parser treats a line without a digit as the last chunk.
@@ -105,7 +105,7 @@ impl Chunk {
                     }
                 },
                 Chunk::Data(left) => match take(left, buffer) {
-                    Taken::Over => *self = Chunk::End,
+                    Parsed::Complete => *self = Chunk::End,
                     taken => return Ok(taken),
                 },
                 Chunk::End => match buffer.get(..2) {
@@ -114,7 +114,7 @@ impl Chunk {
                         *self = Chunk::Size;
                     }
                     Some(_) => return Err(Broken),
-                    None => return Ok(Taken::Nothing),
+                    None => return Ok(Parsed::Incomplete),
                 },
                 Chunk::Trailers(read) => {
                     let Some(line) = buffer.windows(2).position(|two| two == b"\r\n") else {
@@ -127,10 +127,10 @@ impl Chunk {
                         return Err(Broken);
                     }
                     if line == 0 {
-                        *self = Chunk::Over;
+                        *self = Chunk::Complete;
                     }
                 }
-                Chunk::Over => return Ok(Taken::Over),
+                Chunk::Complete => return Ok(Parsed::Complete),
             }
         }
     }
@@ -144,8 +144,8 @@ fn check_line(line: Option<&[u8]>, longest: usize) -> Result<(), Broken> {
 }
 
 /// Requests more bytes, unless the buffer is already too long.
-fn bounded(buffer: &BytesMut, most: usize) -> Result<Taken, Broken> {
-    if buffer.len() < most { Ok(Taken::Nothing) } else { Err(Broken) }
+fn bounded(buffer: &BytesMut, most: usize) -> Result<Parsed, Broken> {
+    if buffer.len() < most { Ok(Parsed::Incomplete) } else { Err(Broken) }
 }
 
 #[cfg(test)]
@@ -157,22 +157,22 @@ mod tests {
     /// Reads a body that arrives in these pieces. Returns the body, whether it is complete, and the
     /// bytes after it.
     fn read(mut framing: Framing, pieces: &[&[u8]]) -> Result<(Vec<u8>, bool, Vec<u8>), Broken> {
-        let (mut buffer, mut body, mut is_over) = (BytesMut::new(), Vec::new(), false);
+        let (mut buffer, mut body, mut is_complete) = (BytesMut::new(), Vec::new(), false);
         for piece in pieces {
             buffer.extend_from_slice(piece);
             loop {
                 match framing.take(&mut buffer)? {
-                    Taken::Data(data) => body.extend_from_slice(&data),
-                    Taken::Nothing => break,
-                    Taken::Over => {
-                        is_over = true;
+                    Parsed::Data(data) => body.extend_from_slice(&data),
+                    Parsed::Incomplete => break,
+                    Parsed::Complete => {
+                        is_complete = true;
                         break;
                     }
                 }
             }
         }
-        assert!(!is_over || framing.is_over());
-        Ok((body, is_over, buffer.to_vec()))
+        assert!(!is_complete || framing.is_complete());
+        Ok((body, is_complete, buffer.to_vec()))
     }
 
     const CHUNKED: Framing = Framing::Chunked(Chunk::Size);
@@ -196,14 +196,14 @@ mod tests {
             (CHUNKED, "5\r\nhel", "hel", false, ""),
             (CHUNKED, "5\r\nhello\r\n0\r\n", "hello", false, ""),
         ];
-        for (framing, sent, body, is_over, rest) in good {
-            let wanted = Ok((body.as_bytes().to_vec(), is_over, rest.as_bytes().to_vec()));
+        for (framing, sent, body, is_complete, rest) in good {
+            let wanted = Ok((body.as_bytes().to_vec(), is_complete, rest.as_bytes().to_vec()));
             assert_eq!(read(framing, &[sent.as_bytes()]), wanted, "{sent:?}");
             let bytes: Vec<&[u8]> = sent.as_bytes().chunks(1).chain([&b""[..]]).collect();
             let (by_bytes, over, _) = read(framing, &bytes).unwrap();
             assert_eq!(
                 (by_bytes, over),
-                (body.as_bytes().to_vec(), is_over),
+                (body.as_bytes().to_vec(), is_complete),
                 "{sent:?} byte by byte"
             );
         }

@@ -58,7 +58,7 @@ pub const MAX_LENGTH: u64 = i64::MAX as u64;
 /// address.
 pub const USEFUL_BYTES: u64 = 64 * 1024;
 
-/// One `[[origins]]`.
+/// Settings of one `[[origins]]` table.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// The name that routes refer to.

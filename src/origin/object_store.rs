@@ -59,7 +59,7 @@ impl fmt::Display for Bucket {
 pub struct S3 {
     /// The region for which requests are signed.
     pub region: Option<String>,
-    /// The address, where it is not Amazon's own.
+    /// URL of the storage, if it is not Amazon's own.
     pub endpoint: Option<Url>,
     /// Whether the bucket is named in the path and not in the host.
     pub path_style: bool,
@@ -72,18 +72,18 @@ pub struct S3 {
 pub struct Google {
     /// Key of a service account as JSON; without it, this machine's own credentials are used.
     pub service_account: Option<SecretString>,
-    /// The address, where it is not Google's own.
+    /// URL of the storage, if it is not Google's own.
     pub endpoint: Option<Url>,
 }
 
 /// Access to a container of Azure Blob Storage.
 #[derive(Clone, Debug)]
 pub struct Azure {
-    /// The storage account.
+    /// Name of the storage account.
     pub account: String,
     /// Key of the account; without it, this machine's own credentials are used.
     pub access_key: Option<SecretString>,
-    /// The address, where it is not Azure's own.
+    /// URL of the storage, if it is not Azure's own.
     pub endpoint: Option<Url>,
 }
 
@@ -93,7 +93,7 @@ pub(super) struct Store {
     prefix: String,
     /// Whether the storage supports suffix ranges (the last bytes of a file). Azure Blob Storage
     /// does not. The others are assumed to, until a response shows that they do not.
-    has_suffixes: AtomicBool,
+    supports_suffix_ranges: AtomicBool,
 }
 
 impl Store {
@@ -183,12 +183,16 @@ impl Store {
     fn new(
         built: object_store::Result<impl ObjectStore>,
         bucket: &Bucket,
-        has_suffixes: bool,
+        supports_suffix_ranges: bool,
     ) -> Result<Store, String> {
         let store = built.map_err(|error| innermost(&error))?;
         let prefix =
             if bucket.prefix.is_empty() { String::new() } else { format!("{}/", bucket.prefix) };
-        Ok(Store { store: Arc::new(store), prefix, has_suffixes: AtomicBool::new(has_suffixes) })
+        Ok(Store {
+            store: Arc::new(store),
+            prefix,
+            supports_suffix_ranges: AtomicBool::new(supports_suffix_ranges),
+        })
     }
 
     /// Checks by a listing, which distinguishes a wrong key from a missing file.
@@ -211,12 +215,12 @@ impl Store {
         match request.range {
             // A retry uses the form that every storage supports.
             Some(ByteRange::Last(_))
-                if request.fresh || !self.has_suffixes.load(Ordering::Relaxed) =>
+                if request.fresh || !self.supports_suffix_ranges.load(Ordering::Relaxed) =>
             {
                 self.send_by_length(path, request).await
             }
             Some(ByteRange::Last(_)) => match self.get(path, request).await {
-                Ok(response) if !may_lack_suffixes(response.status()) => Ok(response),
+                Ok(response) if !may_lack_suffix_ranges(response.status()) => Ok(response),
                 refused @ (Ok(_) | Err(Failure::Broken(_))) => {
                     self.retry_by_length(refused, path, request).await
                 }
@@ -241,7 +245,7 @@ impl Store {
         match self.send_by_length(path, request).await {
             Ok(response) if !response.status().is_server_error() => {
                 if is_unknown {
-                    self.has_suffixes.store(false, Ordering::Relaxed);
+                    self.supports_suffix_ranges.store(false, Ordering::Relaxed);
                 }
                 Ok(response)
             }
@@ -309,7 +313,7 @@ impl Store {
 
 /// Returns whether a status may mean that the storage does not support suffix ranges, or only for
 /// longer files.
-fn may_lack_suffixes(status: StatusCode) -> bool {
+fn may_lack_suffix_ranges(status: StatusCode) -> bool {
     matches!(
         status,
         StatusCode::NOT_IMPLEMENTED

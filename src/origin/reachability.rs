@@ -53,7 +53,7 @@ async fn probe_place(settings: &Settings, place: &Endpoint) -> Probed {
     let outcome = timeout(wait, place.probe()).await.unwrap_or_else(|_| {
         let seconds = wait.as_secs_f32();
         Outcome::Failed(format!(
-            "it did not answer within {seconds} s. Check the address, the firewall and, for \
+            "it did not response within {seconds} s. Check the address, the firewall and, for \
              object storages, the credentials"
         ))
     });
@@ -70,7 +70,7 @@ impl Endpoint {
             return Outcome::Failed("no path can be made".to_owned());
         };
         match self.send(&path, &FileRequest::head()).await {
-            Ok(answer) => of_status(answer.status()),
+            Ok(response) => of_status(response.status()),
             Err(why) => Outcome::Failed(format!("it cannot be reached: {why}")),
         }
     }
