@@ -1,10 +1,11 @@
-//! A reader's connection as everybody sees it who has something under way on it: whether it is to
-//! be closed, whether its reader takes nothing now, and what was handed to the kernel.
+//! The shared handle of a reader's connection: whether it is to be closed, whether its writes are
+//! blocked, and how many bytes the kernel has accepted.
 //!
-//! The server makes one for each connection; each body on it holds a clone. A loan's end and a
-//! reader who is too slow abort bodies by [`OutgoingBody`]. A body whose bytes have been written
-//! reports it by [`Connection::record`], and hears of them again once they are with the kernel.
-//! Where nothing happens, it costs an atomic load.
+//! The server creates one handle for each connection, and each body on the connection holds a
+//! clone. The gate aborts a body through [`OutgoingBody`] when its loan ends, and delivery when its
+//! reader is too slow. A body reports written bytes with [`Connection::record`];
+//! [`OutgoingBody::left`] is called once the kernel has accepted them. A check without news costs
+//! one atomic load.
 
 use std::fmt::Debug;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -13,40 +14,40 @@ use std::task::{Context, Poll, Waker};
 
 use futures_util::task::AtomicWaker;
 
-/// Why a body is ended before its last byte.
+/// Why a body is aborted before its last byte.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Abort {
-    /// Its loan has ended.
+    /// The loan of the body has ended.
     LoanEnded,
-    /// Its reader takes nothing, or too little.
+    /// The reader has stalled, or reads below the minimum rate.
     TooSlow,
 }
 
-/// A body under way, until its last byte is with the kernel.
+/// A response body in flight, until the kernel has accepted its last byte.
 pub trait OutgoingBody: Debug + Send + Sync {
-    /// The connection it is sent on.
+    /// The connection that the body is sent on.
     fn connection(&self) -> &Connection;
 
-    /// Ends it. Over HTTP/2 its stream is reset; over HTTP/1.1 its connection is closed.
+    /// Aborts the body. HTTP/2 resets its stream; HTTP/1.1 closes its connection.
     fn abort(&self, why: Abort);
 
-    /// Notes that `count` of its bytes were handed to the kernel, from byte `at` of the file on,
-    /// where that is known.
+    /// Records that the kernel has accepted `count` bytes of the body. `at` is their position in
+    /// the file, if it is known.
     fn left(&self, at: Option<u64>, count: usize);
 }
 
 /// Bytes of a body that were written to the connection.
 #[derive(Debug)]
 pub struct Written {
-    /// The body, which is held until they are with the kernel.
+    /// The body, which is held until the kernel has accepted the bytes.
     pub body: Arc<dyn OutgoingBody>,
-    /// Where in the file the first of them is; none where they are not the file's.
+    /// The position of the first byte in the file; none if the bytes are not from the file.
     pub at: Option<u64>,
-    /// How many they are.
+    /// The number of bytes.
     pub count: usize,
 }
 
-/// A reader's connection. Clones are the same one.
+/// The handle of a reader's connection. Clones share its state.
 #[derive(Clone, Debug, Default)]
 pub struct Connection(Arc<Inner>);
 
@@ -54,64 +55,65 @@ pub struct Connection(Arc<Inner>);
 struct Inner {
     cut: AtomicBool,
     draining: AtomicBool,
-    /// Whether bodies share it (HTTP/2), so that one of them can be reset alone.
+    /// Whether bodies share the connection (HTTP/2), so that each can be reset separately.
     is_multiplexed: AtomicBool,
-    /// The task that serves it.
-    served_by: AtomicWaker,
-    held_up: AtomicBool,
+    /// Wakes the task that serves the connection.
+    serving_task: AtomicWaker,
+    write_blocked: AtomicBool,
     credentials: AtomicBool,
-    /// How many hold it while no request is under way on it; zero until that is known.
-    idle_holders: AtomicUsize,
-    /// Bodies that wait for the reader.
-    waiting: Mutex<Vec<Waker>>,
-    /// Bytes handed to the kernel, TLS included.
+    /// The number of clones while no request is in flight; zero until it is known.
+    clones_when_idle: AtomicUsize,
+    /// The wakers of bodies that wait until writes are no longer blocked.
+    blocked_bodies: Mutex<Vec<Waker>>,
+    /// Bytes that the kernel has accepted, TLS overhead included.
     sent: AtomicU64,
-    /// Whether `written` has any.
+    /// Whether `written` has entries.
     has_written: AtomicBool,
-    /// What was written since the last [`Connection::take_written`].
-    written: Mutex<Log>,
+    /// The bytes written since the last [`Connection::take_written`].
+    written: Mutex<WrittenLog>,
 }
 
 #[derive(Debug, Default)]
-struct Log {
-    /// Whether the socket is closed: what was written and not sent never will be.
+struct WrittenLog {
+    /// Whether the socket is closed. Unsent bytes are then never sent.
     is_closed: bool,
     entries: Vec<Written>,
 }
 
 impl Connection {
-    /// An open connection.
+    /// Returns the handle of an open connection.
     pub fn new() -> Connection {
         Connection::default()
     }
 
-    /// Closes it at once, whatever is under way on it, and has the kernel discard what is unsent.
+    /// Aborts the connection at once, with all requests in flight. The kernel discards unsent
+    /// bytes.
     pub fn cut(&self) {
         self.0.cut.store(true, Ordering::Release);
-        self.0.served_by.wake();
+        self.0.serving_task.wake();
     }
 
-    /// Whether it is to be closed at once.
+    /// Whether the connection is aborted.
     pub fn is_cut(&self) -> bool {
         self.0.cut.load(Ordering::Acquire)
     }
 
-    /// Notes that bodies share it.
+    /// Records that bodies share the connection (HTTP/2).
     pub fn set_multiplexed(&self) {
         self.0.is_multiplexed.store(true, Ordering::Relaxed);
     }
 
-    /// Whether bodies share it, so that one of them can be reset alone.
+    /// Whether bodies share the connection, so that each can be reset separately.
     pub fn is_multiplexed(&self) -> bool {
         self.0.is_multiplexed.load(Ordering::Relaxed)
     }
 
-    /// Notes what was written of a body. It is returned by [`OutgoingBody::left`] once it is with
-    /// the kernel, and dropped where the connection ends before.
+    /// Records written bytes of a body. [`OutgoingBody::left`] is called once the kernel has
+    /// accepted them. They are dropped if the connection closes before.
     pub fn record(&self, written: Written) {
         let mut log = self.written();
         if log.is_closed {
-            // Dropped after the lock: a body's end calls others.
+            // After the lock is released: dropping a body calls other modules.
             drop(log);
             return drop(written);
         }
@@ -119,7 +121,7 @@ impl Connection {
         self.0.has_written.store(true, Ordering::Release);
     }
 
-    /// Takes what was written since the last call.
+    /// Passes the bytes written since the last call to `take`.
     pub fn take_written(&self, take: impl FnMut(Written)) {
         if self.0.has_written.load(Ordering::Acquire) {
             let mut log = self.written();
@@ -128,8 +130,8 @@ impl Connection {
         }
     }
 
-    /// Notes that the socket is closed.
-    pub fn closed(&self) {
+    /// Records that the socket is closed, and drops all unsent entries.
+    pub fn note_closed(&self) {
         let mut log = self.written();
         log.is_closed = true;
         let entries = std::mem::take(&mut log.entries);
@@ -137,96 +139,96 @@ impl Connection {
         drop(entries);
     }
 
-    /// Notes that so many bytes were handed to the kernel.
+    /// Records that the kernel has accepted `bytes` more bytes.
     pub fn note_sent(&self, bytes: usize) {
-        // One task writes; a plain store is enough.
+        // Only one task writes, so a plain store is enough.
         let sent = self.0.sent.load(Ordering::Relaxed) + bytes as u64;
         self.0.sent.store(sent, Ordering::Relaxed);
     }
 
-    /// How many bytes were handed to the kernel, TLS included.
+    /// Bytes that the kernel has accepted since the start, TLS overhead included.
     pub fn sent(&self) -> u64 {
         self.0.sent.load(Ordering::Relaxed)
     }
 
-    /// Lets it end once nothing is under way on it.
+    /// Closes the connection once no request is in flight.
     pub fn drain(&self) {
         self.0.draining.store(true, Ordering::Release);
-        self.0.served_by.wake();
+        self.0.serving_task.wake();
     }
 
-    /// Whether it is to end once nothing is under way.
+    /// Whether the connection closes once no request is in flight.
     pub fn is_draining(&self) -> bool {
         self.0.draining.load(Ordering::Acquire)
     }
 
-    /// Notes that a request on it carried accepted credentials. It is no longer closed for another
-    /// connection.
+    /// Records that a request had accepted credentials. The connection is then no longer closed to
+    /// make room for another one, unless it is idle.
     pub fn note_credentials(&self) {
         if !self.has_credentials() {
             self.0.credentials.store(true, Ordering::Relaxed);
         }
     }
 
-    /// Whether a request on it has carried accepted credentials.
+    /// Whether a request on the connection had accepted credentials.
     pub fn has_credentials(&self) -> bool {
         self.0.credentials.load(Ordering::Relaxed)
     }
 
-    /// Notes that no request is being handled on it and no file is sent: more holders later mean
-    /// one.
+    /// Records that no request is in flight and no file is being sent. More clones later mean that
+    /// one is.
     pub fn note_idle(&self) {
-        self.0.idle_holders.store(self.holders(), Ordering::Relaxed);
+        self.0.clones_when_idle.store(self.clones(), Ordering::Relaxed);
     }
 
-    /// Whether no request is being handled on it and no file is sent. From another task it is an
-    /// estimate.
+    /// Whether no request is in flight and no file is being sent. From another task, the result is
+    /// an estimate.
     pub fn is_idle(&self) -> bool {
-        self.holders() <= self.0.idle_holders.load(Ordering::Relaxed)
+        self.clones() <= self.0.clones_when_idle.load(Ordering::Relaxed)
     }
 
-    /// Has the task woken that serves it where it is cut or drained from now on.
-    pub fn listen(&self, context: &Context<'_>) {
-        self.0.served_by.register(context.waker());
+    /// Registers the task that serves the connection, to be woken on an abort or a drain.
+    pub fn register_waker(&self, context: &Context<'_>) {
+        self.0.serving_task.register(context.waker());
     }
 
-    /// How many hold it, itself included.
-    fn holders(&self) -> usize {
+    /// The number of clones, this one included.
+    fn clones(&self) -> usize {
         Arc::strong_count(&self.0)
     }
 
-    /// Its reader takes nothing now, or takes again.
-    pub fn held_up(&self, held_up: bool) {
-        if self.0.held_up.swap(held_up, Ordering::AcqRel) && !held_up {
-            let waiting = std::mem::take(&mut *self.waiting());
+    /// Sets whether the socket accepts no more bytes. Wakes waiting bodies when it does again.
+    pub fn set_write_blocked(&self, write_blocked: bool) {
+        if self.0.write_blocked.swap(write_blocked, Ordering::AcqRel) && !write_blocked {
+            let waiting = std::mem::take(&mut *self.blocked_bodies());
             waiting.into_iter().for_each(Waker::wake);
         }
     }
 
-    /// Whether its reader takes nothing now.
-    pub fn is_held_up(&self) -> bool {
-        self.0.held_up.load(Ordering::Acquire)
+    /// Whether the socket accepts no more bytes now.
+    pub fn is_write_blocked(&self) -> bool {
+        self.0.write_blocked.load(Ordering::Acquire)
     }
 
-    /// Ready when its reader can be brought more.
+    /// Ready when the socket accepts bytes.
     pub fn poll_takes(&self, context: &Context<'_>) -> Poll<()> {
-        if !self.is_held_up() {
+        if !self.is_write_blocked() {
             return Poll::Ready(());
         }
-        let mut waiting = self.waiting();
+        let mut waiting = self.blocked_bodies();
         if !waiting.iter().any(|waker| waker.will_wake(context.waker())) {
             waiting.push(context.waker().clone());
         }
         drop(waiting);
-        // Looked at again after the waker is on the list: it is either found there, or seen here.
-        if self.is_held_up() { Poll::Pending } else { Poll::Ready(()) }
+        // Checked again: either the other task finds the waker, or this one sees the change.
+        if self.is_write_blocked() { Poll::Pending } else { Poll::Ready(()) }
     }
 
-    fn waiting(&self) -> MutexGuard<'_, Vec<Waker>> {
-        self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    fn blocked_bodies(&self) -> MutexGuard<'_, Vec<Waker>> {
+        self.0.blocked_bodies.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn written(&self) -> MutexGuard<'_, Log> {
+    fn written(&self) -> MutexGuard<'_, WrittenLog> {
         self.0.written.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -247,15 +249,15 @@ mod tests {
     }
 
     #[test]
-    fn who_serves_it_is_woken_when_it_is_cut_or_drained() {
+    fn serving_task_is_woken_on_abort_and_drain() {
         let (connection, woken) = (Connection::new(), Arc::new(Woken::default()));
         let waker = woken.clone().into();
-        connection.listen(&Context::from_waker(&waker));
+        connection.register_waker(&Context::from_waker(&waker));
         let clone = connection.clone();
-        assert_eq!(connection.holders(), 2);
+        assert_eq!(connection.clones(), 2);
         clone.drain();
         assert!(connection.is_draining() && !connection.is_cut());
-        connection.listen(&Context::from_waker(&waker));
+        connection.register_waker(&Context::from_waker(&waker));
         clone.cut();
         assert!(connection.is_cut());
         assert_eq!(woken.0.load(Ordering::Relaxed), 2);
@@ -290,26 +292,26 @@ mod tests {
         connection.take_written(|Written { body, at, count }| body.left(at, count));
         assert_eq!((Arc::strong_count(&body), body.left.load(Ordering::Relaxed)), (1, 7));
         connection.record(written(5));
-        connection.closed();
+        connection.note_closed();
         connection.record(written(6));
-        connection.take_written(|_| panic!("nothing more is sent"));
+        connection.take_written(|_| panic!("no entries after the close"));
         assert_eq!((Arc::strong_count(&body), body.left.load(Ordering::Relaxed)), (1, 7));
     }
 
     #[test]
-    fn every_body_that_waits_for_the_reader_is_woken_once() {
+    fn each_waiting_body_is_woken_once() {
         let (connection, woken) = (Connection::new(), Arc::new(Woken::default()));
         let other = Arc::new(Woken::default());
         let (waker, another) = (woken.clone().into(), other.clone().into());
         let (one, two) = (Context::from_waker(&waker), Context::from_waker(&another));
         assert!(connection.poll_takes(&one).is_ready());
-        connection.held_up(true);
+        connection.set_write_blocked(true);
         assert!(
             connection.poll_takes(&one).is_pending() && connection.poll_takes(&one).is_pending()
         );
         assert!(connection.poll_takes(&two).is_pending());
-        connection.held_up(false);
-        connection.held_up(false);
+        connection.set_write_blocked(false);
+        connection.set_write_blocked(false);
         assert_eq!((woken.0.load(Ordering::Relaxed), other.0.load(Ordering::Relaxed)), (1, 1));
         assert!(connection.poll_takes(&one).is_ready());
     }

@@ -1,8 +1,8 @@
-//! One connection: the handshake, the HTTP version by ALPN, and its end.
+//! One public connection, from its TLS handshake to its end.
 //!
-//! The accept loop calls it; it runs as a task of its worker. It ends when the client closes, a
-//! limit is reached, the gate drains and the last answer is sent, or another part of the gate
-//! aborts it.
+//! `listen` spawns [`serve`] as a task of the worker. The HTTP version follows ALPN. The connection
+//! ends when the client closes it, when a limit is reached, when the gate drains and the last
+//! response is sent, or when another part of the gate aborts it.
 
 use std::convert::Infallible;
 use std::future::poll_fn;
@@ -16,48 +16,49 @@ use tokio_rustls::TlsAcceptor;
 
 use super::limits::Limit;
 use super::open_connections::Entry;
-use super::placement::Seat;
+use super::placement::WorkerSlot;
 use super::request_body::RequestBody;
-use super::tls_stream::{self, Wire};
+use super::tls_stream::{self, TlsStream};
 use super::{Worker, dispatch, http1, http2};
 use crate::buffer_budget::Size;
 use crate::connection_handle::Connection;
 use crate::delivery::Body;
 
-/// The largest head that is read, in bytes: a token is at most 8 KiB.
+/// The largest accepted request head, in bytes. A token is at most 8 KiB.
 pub(super) const HEAD_SIZE: usize = 16 * 1024;
 
-/// What a request's connection tells about it.
+/// The connection of a request.
 #[derive(Clone, Debug)]
 pub(super) struct Asked {
-    /// The name by which the reader asked for this server (SNI).
+    /// The server name that the client requested (SNI).
     pub(super) name: Option<Arc<str>>,
-    /// What it came on.
+    /// The handle of the connection that the request arrived on.
     pub(super) connection: Connection,
 }
 
-/// Serves one connection to its end, in its seat at this worker and its place among the open ones.
-pub(super) async fn serve(socket: TcpStream, worker: Arc<Worker>, _seat: Seat, entry: Entry) {
+/// Serves one connection to its end. Both guards count it as open until then: the slot for this
+/// worker, the entry for the server.
+pub(super) async fn serve(socket: TcpStream, worker: Arc<Worker>, _slot: WorkerSlot, entry: Entry) {
     let connection = entry.connection();
-    let handshake = Box::pin(shake_hands(socket, &worker, connection));
-    let shaken = unless_over(connection, true, handshake).await;
-    let Some((wire, asked)) = shaken.flatten() else { return worker.line.metrics.handshake(false) };
+    let handshake = Box::pin(handshake(socket, &worker, connection));
+    let accepted = unless_ended(connection, true, handshake).await;
+    let Some((tls, info)) = accepted.flatten() else { return worker.line.metrics.handshake(false) };
     worker.line.metrics.handshake(true);
     worker.line.metrics.connection_opened(worker.number);
-    let _closed = Opened(worker.clone());
-    if wire.gathers() {
-        Box::pin(http2::serve(wire, worker.clone(), asked)).await;
+    let _closed = ClosedOnDrop(worker.clone());
+    if tls.coalesces() {
+        Box::pin(http2::serve(tls, worker.clone(), info)).await;
     } else {
-        http1::serve(wire, &worker, asked).await;
+        http1::serve(tls, &worker, info).await;
     }
 }
 
-/// The connection after its handshake; none where that failed or took too long.
-async fn shake_hands(
+/// Performs the TLS handshake. Returns none if it fails or times out.
+async fn handshake(
     socket: TcpStream,
     worker: &Worker,
     connection: &Connection,
-) -> Option<(Wire, Asked)> {
+) -> Option<(TlsStream, Asked)> {
     let _ = socket.set_nodelay(true);
     let acceptor = TlsAcceptor::from(worker.certificates.config());
     let accepted = acceptor.accept_with(socket, |session| session.set_buffer_limit(None));
@@ -72,27 +73,28 @@ async fn shake_hands(
     if is_http2 {
         connection.set_multiplexed();
     }
-    let size = Size::new(&worker.line.buffers, tls_stream::MOST);
-    let wire = Wire::new(socket, session, connection.clone(), size, is_http2);
-    Some((wire, Asked { name, connection: connection.clone() }))
+    let size = Size::new(&worker.line.buffers, tls_stream::MAX_SEALED);
+    let tls = TlsStream::new(socket, session, connection.clone(), size, is_http2);
+    Some((tls, Asked { name, connection: connection.clone() }))
 }
 
-/// What the future returns, unless the connection is aborted before.
-pub(super) async fn unless_cut<F: Future + Unpin>(
+/// Waits for the future. Returns none if the connection is aborted before.
+pub(super) async fn unless_aborted<F: Future + Unpin>(
     connection: &Connection,
     future: F,
 ) -> Option<F::Output> {
-    unless_over(connection, false, future).await
+    unless_ended(connection, false, future).await
 }
 
-/// As [`unless_cut`]; with `or_draining`, a drain ends it as well.
-async fn unless_over<F: Future + Unpin>(
+/// Waits for the future. Returns none if the connection is aborted before or, with `or_draining`,
+/// if it drains.
+async fn unless_ended<F: Future + Unpin>(
     connection: &Connection,
     or_draining: bool,
     mut future: F,
 ) -> Option<F::Output> {
     poll_fn(|context| {
-        connection.listen(context);
+        connection.register_waker(context);
         if connection.is_cut() || (or_draining && connection.is_draining()) {
             return Poll::Ready(None);
         }
@@ -101,26 +103,26 @@ async fn unless_over<F: Future + Unpin>(
     .await
 }
 
-pub(super) async fn answer(
+pub(super) async fn handle_request(
     worker: Arc<Worker>,
-    asked: Asked,
+    info: Asked,
     request: http::Request<Incoming>,
 ) -> Result<http::Response<Body>, Infallible> {
     let request = request.map(RequestBody::Http1);
-    Ok(dispatch::dispatch(&worker.line, &worker.delivery, &asked, request).await)
+    Ok(dispatch::dispatch(&worker.line, &worker.delivery, &info, request).await)
 }
 
-/// A connection that breaks is the reader's everyday business, and tells us nothing but at debug.
-pub(super) fn note(ended: hyper::Result<()>) {
-    if let Err(error) = ended {
-        tracing::debug!(%error, "a connection broke");
+/// Logs how a connection result, at debug level: clients break connections all the time.
+pub(super) fn log_end(result: hyper::Result<()>) {
+    if let Err(error) = result {
+        tracing::debug!(%error, "HTTP/1.1 connection broke");
     }
 }
 
-/// Counts the connection as closed however it ends.
-struct Opened(Arc<Worker>);
+/// Counts the connection as closed when it is dropped.
+struct ClosedOnDrop(Arc<Worker>);
 
-impl Drop for Opened {
+impl Drop for ClosedOnDrop {
     fn drop(&mut self) {
         self.0.line.metrics.connection_closed(self.0.number);
     }

@@ -1,11 +1,11 @@
-//! HTTP/2 on one connection, over the `h2` crate: a task for the connection and one for each
+//! HTTP/2 on one connection, over the `h2` crate: one task for the connection and one for each
 //! stream.
 //!
-//! `connection` calls [`serve`] after the handshake. A stream's body is requested from the origin
-//! only while the stream's window is open, and no more is handed to `h2` than the window admits:
-//! what `h2` holds waits for TCP alone. So a stream whose reader is too slow, or whose loan has
-//! ended, can be reset without harm to the others on the connection. The limits of a connection as
-//! a whole are in [`Deadlines`], which [`Watch`] feeds.
+//! `connection` calls [`serve`] after the handshake. A stream reads from the origin only while its
+//! flow-control window is open, and queues no more in `h2` than the window allows. Bytes in `h2`
+//! therefore wait for TCP only. A stream can be reset without harm to the others, when its reader
+//! is too slow or its loan has ended. [`Http2Monitor`] checks the limits of the connection with
+//! [`Deadlines`].
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
@@ -22,105 +22,103 @@ use http_body::Body as _;
 use tokio::time::{Instant, Sleep};
 
 use super::connection::Asked;
-use super::deadlines::{Deadlines, Seen, Step};
+use super::deadlines::{Deadlines, Observed, Step};
 use super::limits::Limit;
-use super::pending_responses::{PendingAnswer, PendingAnswers};
+use super::pending_responses::{PendingResponse, PendingResponses};
 use super::request_body::RequestBody;
-use super::tls_stream::Wire;
+use super::tls_stream::TlsStream;
 use super::{Worker, date, dispatch};
 use crate::connection_handle::Connection;
 use crate::delivery::{Body, BodyError, Chunk, Suspended};
 
-/// The largest list of fields that is read, in bytes: a token is at most 8 KiB.
-const HEADER_LIST: u32 = 16 * 1024;
-/// What `h2` may queue for one stream, in bytes, for a reader at full speed.
-const SEND_BUFFER: usize = 256 * 1024;
-/// What is reserved of the windows before the length of the next chunk is known, in bytes.
-const RESERVED: usize = 16 * 1024;
+/// The largest accepted header list, in bytes. A token is at most 8 KiB.
+const MAX_HEADER_LIST: u32 = 16 * 1024;
+/// The most that `h2` queues for one stream, in bytes. A reader at full speed needs it.
+const MAX_SEND_BUFFER: usize = 256 * 1024;
+/// The window capacity to reserve while the length of the next chunk is unknown, in bytes.
+const DEFAULT_RESERVATION: usize = 16 * 1024;
 /// Streams that the gate may reset on one connection because of the peer's errors.
-const LOCAL_RESETS: usize = 1024;
-/// Without a byte from the peer for this long, it is pinged, and must answer within
-/// [`PONG_WITHIN`].
+const MAX_LOCAL_RESETS: usize = 1024;
+/// How long the peer may be silent before it is pinged.
 const PING_AFTER: Duration = Duration::from_secs(60);
-const PONG_WITHIN: Duration = Duration::from_secs(30);
-/// How often a connection that holds a part of the buffers' budget is checked for whether it still
-/// needs it.
+/// How long the peer has to acknowledge the ping.
+const PONG_TIMEOUT: Duration = Duration::from_secs(30);
+/// How often to check whether a connection still needs its allowance of the buffer budget.
 const RELEASE_AFTER: Duration = Duration::from_secs(1);
-/// How much later than `limits.send` a stalled answer's stream is reset: where nothing else is
-/// under way, its connection is closed before that.
+/// The delay after `limits.send` before a stalled response's stream is reset. If it is the only
+/// one, the deadline of the connection closes the connection before.
 const RESET_AFTER_SEND: Duration = Duration::from_secs(1);
-/// Bytes that the kernel must accept to count as progress on answers: more than a few frames that
-/// answer PINGs.
-const PROGRESS: u64 = 4096;
+/// How many bytes the kernel must accept to count as progress on responses. A few acknowledgements
+/// of PINGs must not count.
+const PROGRESS_STEP: u64 = 4096;
 
-/// Serves a connection until its peer closes it, the gate drains and the last stream has ended, or
-/// it is cut.
-pub(super) async fn serve(wire: Wire, worker: Arc<Worker>, asked: Asked) {
-    let connection = asked.connection.clone();
-    let answers = PendingAnswers::default();
-    let mut watch = Watch::new(&wire, &worker, &connection, answers.clone());
+/// Serves a connection until the peer closes it, a limit closes it, it is aborted, or the gate
+/// drains and the last stream has ended.
+pub(super) async fn serve(tls: TlsStream, worker: Arc<Worker>, info: Asked) {
+    let connection = info.connection.clone();
+    let responses = PendingResponses::default();
+    let mut monitor = Http2Monitor::new(&tls, &worker, &connection, responses.clone());
     let mut builder = h2::server::Builder::new();
     builder
         .max_concurrent_streams(worker.limits.h2_streams)
-        .max_header_list_size(HEADER_LIST)
-        .max_send_buffer_size(SEND_BUFFER)
-        // A client may cancel all that it has asked for at once; `h2_resets_per_minute` bounds how
-        // often.
+        .max_header_list_size(MAX_HEADER_LIST)
+        .max_send_buffer_size(MAX_SEND_BUFFER)
+        // A client may cancel all its requests at once. `h2_resets_per_minute` limits how often.
         .max_pending_accept_reset_streams(worker.limits.h2_streams as usize)
-        .max_local_error_reset_streams(Some(LOCAL_RESETS));
-    let mut handshake = pin!(builder.handshake::<Wire, Chunk>(wire.clone()));
-    let shaken = poll_fn(|context| {
-        connection.listen(context);
+        .max_local_error_reset_streams(Some(MAX_LOCAL_RESETS));
+    let mut handshake = pin!(builder.handshake::<TlsStream, Chunk>(tls.clone()));
+    let prepared = poll_fn(|context| {
+        connection.register_waker(context);
         if connection.is_cut() || connection.is_draining() {
             return Poll::Ready(None);
         }
-        let shaken = handshake.as_mut().poll(context);
-        // The gate's settings leave before the peer's preface arrives.
-        if let Poll::Ready(Err(_)) = wire.poll_send(context) {
+        let polled = handshake.as_mut().poll(context);
+        // Sends the gate's SETTINGS before the peer's preface arrives.
+        if let Poll::Ready(Err(_)) = tls.poll_send(context) {
             return Poll::Ready(None);
         }
-        if shaken.is_ready() {
-            return shaken.map(Result::ok);
+        if polled.is_ready() {
+            return polled.map(Result::ok);
         }
-        // Nothing runs yet: whatever ends the connection closes it.
-        watch.poll(context).map(|_| None)
+        // No stream exists yet, so any limit closes the connection.
+        monitor.poll(context).map(|_| None)
     });
-    let Some(mut http2) = shaken.await else { return };
-    let mut peer = Peer::new(http2.ping_pong());
+    let Some(mut http2) = prepared.await else { return };
+    let mut keep_alive = KeepAlive::new(http2.ping_pong());
     let mut is_ending = false;
     poll_fn(|context| {
-        connection.listen(context);
+        connection.register_waker(context);
         if connection.is_cut() {
             return Poll::Ready(());
         }
         if connection.is_draining() && !std::mem::replace(&mut is_ending, true) {
-            watch.deadlines.drain(Instant::now());
-            // Two GOAWAYs: requests that are on their way to the gate are still answered.
+            monitor.deadlines.drain(Instant::now());
+            // Sends two GOAWAYs, so that requests in flight from the client still get a response.
             http2.graceful_shutdown();
         }
-        if peer.poll(&wire, context).is_ready() {
+        if keep_alive.poll(&tls, context).is_ready() {
             connection.cut();
             return Poll::Ready(());
         }
-        let accepted = poll_streams(&mut http2, &worker, &asked, &answers, context);
-        // What all streams have written in this round is sent together.
-        match wire.poll_send(context) {
+        let accepted = poll_streams(&mut http2, &worker, &info, &responses, context);
+        // Sends the bytes that all streams have written since the last poll.
+        match tls.poll_send(context) {
             Poll::Ready(Err(_)) => return Poll::Ready(()),
             Poll::Ready(Ok(())) if accepted.is_ready() => return Poll::Ready(()),
             Poll::Ready(Ok(())) | Poll::Pending => {}
         }
-        match watch.poll(context) {
+        match monitor.poll(context) {
             Poll::Pending => Poll::Pending,
-            Poll::Ready(Over::Finish) => {
+            Poll::Ready(LimitAction::Finish) => {
                 http2.graceful_shutdown();
                 context.waker().wake_by_ref();
                 Poll::Pending
             }
-            Poll::Ready(Over::Close(limit)) => {
+            Poll::Ready(LimitAction::Close(limit)) => {
                 if limit.is_some_and(Limit::is_abuse) {
                     http2.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
-                    let _ = poll_streams(&mut http2, &worker, &asked, &answers, context);
-                    let _ = wire.poll_send(context);
+                    let _ = poll_streams(&mut http2, &worker, &info, &responses, context);
+                    let _ = tls.poll_send(context);
                 }
                 Poll::Ready(())
             }
@@ -129,27 +127,28 @@ pub(super) async fn serve(wire: Wire, worker: Arc<Worker>, asked: Asked) {
     .await;
 }
 
-/// Drives the connection and starts a task for each new stream; ready when the connection is over.
+/// Drives the connection and spawns a task for each new stream. Ready when the connection has
+/// ended.
 fn poll_streams(
-    http2: &mut Http2<Wire, Chunk>,
+    http2: &mut Http2<TlsStream, Chunk>,
     worker: &Arc<Worker>,
-    asked: &Asked,
-    answers: &PendingAnswers,
+    info: &Asked,
+    responses: &PendingResponses,
     context: &mut Context<'_>,
 ) -> Poll<()> {
     loop {
         match ready!(http2.poll_accept(context)) {
             Some(Ok((request, respond))) => {
-                tokio::spawn(answer(
+                tokio::spawn(handle_stream(
                     worker.clone(),
-                    asked.clone(),
-                    answers.clone(),
+                    info.clone(),
+                    responses.clone(),
                     request,
                     respond,
                 ));
             }
             Some(Err(error)) => {
-                tracing::debug!(%error, "an HTTP/2 connection broke");
+                tracing::debug!(%error, "HTTP/2 connection broke");
                 return Poll::Ready(());
             }
             None => return Poll::Ready(()),
@@ -157,55 +156,55 @@ fn poll_streams(
     }
 }
 
-/// What a limit asks of a connection.
-enum Over {
+/// What to do with a connection that reached a limit.
+enum LimitAction {
     /// Accept no further stream, and close after the last one.
     Finish,
     /// Close now.
     Close(Option<Limit>),
 }
 
-/// What is seen of a connection, and the deadlines that follow from it.
-struct Watch<'a> {
-    wire: &'a Wire,
+/// Checks the deadlines of a connection.
+struct Http2Monitor<'a> {
+    tls: &'a TlsStream,
     worker: &'a Worker,
     connection: &'a Connection,
-    answers: PendingAnswers,
+    responses: PendingResponses,
     deadlines: Deadlines,
     next: Pin<Box<Sleep>>,
 }
 
-impl<'a> Watch<'a> {
+impl<'a> Http2Monitor<'a> {
     fn new(
-        wire: &'a Wire,
+        tls: &'a TlsStream,
         worker: &'a Worker,
         connection: &'a Connection,
-        answers: PendingAnswers,
-    ) -> Watch<'a> {
+        responses: PendingResponses,
+    ) -> Http2Monitor<'a> {
         let deadlines = Deadlines::new(worker.limits.clone(), Instant::now());
         let next = Box::pin(tokio::time::sleep(Duration::ZERO));
         connection.note_idle();
-        Watch { wire, worker, connection, answers, deadlines, next }
+        Http2Monitor { tls, worker, connection, responses, deadlines, next }
     }
 
     /// Ready when a limit is reached.
-    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Over> {
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<LimitAction> {
         loop {
-            let seen = self.see();
-            let until = match self.deadlines.look(Instant::now(), &seen) {
+            let observed = self.observe();
+            let until = match self.deadlines.check(Instant::now(), &observed) {
                 Step::Wait(until) => until,
                 Step::Finish(limit) => {
                     self.worker.line.metrics.limit_reached(limit.name());
-                    return Poll::Ready(Over::Finish);
+                    return Poll::Ready(LimitAction::Finish);
                 }
                 Step::Close(limit) => {
                     limit
                         .iter()
                         .for_each(|limit| self.worker.line.metrics.limit_reached(limit.name()));
-                    return Poll::Ready(Over::Close(limit));
+                    return Poll::Ready(LimitAction::Close(limit));
                 }
             };
-            // An earlier timer stays as it is: it only looks once more.
+            // An earlier timer is not reset: it only causes one more check.
             if until < self.next.deadline() || self.next.is_elapsed() {
                 self.next.as_mut().reset(until);
             }
@@ -213,57 +212,64 @@ impl<'a> Watch<'a> {
         }
     }
 
-    fn see(&self) -> Seen {
-        let traffic = self.wire.traffic();
-        Seen {
+    fn observe(&self) -> Observed {
+        let traffic = self.tls.traffic();
+        Observed {
             awaits_preface: traffic.awaits_preface,
             partial_head: traffic.is_within_head,
             requests: traffic.heads,
             running: !self.connection.is_idle(),
-            unsent: self.answers.waiting() > 0 || !traffic.is_sent,
-            progress: self.answers.taken() + traffic.sent / PROGRESS,
+            unsent: self.responses.waiting() > 0 || !traffic.is_sent,
+            progress: self.responses.finished() + traffic.sent / PROGRESS_STEP,
             resets: traffic.resets,
             overspent: traffic.is_overspent,
         }
     }
 }
 
-/// Whether the peer still answers, and whether its connection needs its part of the buffers'
-/// budget.
-struct Peer {
+/// The keep-alive of a connection: pings a silent peer, and releases buffers that it does not need.
+struct KeepAlive {
     pings: Option<PingPong>,
     timer: Pin<Box<Sleep>>,
-    /// Whether the timer is short, since the connection holds a part of the buffers' budget.
+    /// Whether the timer is short because the connection holds an allowance of the buffer budget.
     is_short: bool,
-    /// Bytes read from the peer, and when there last were more.
+    /// Bytes read from the peer until the last check.
     read: u64,
-    heard: Instant,
-    /// When the peer was pinged that has not answered since.
+    /// When bytes were last read.
+    last_read: Instant,
+    /// When a ping was sent, if no byte has arrived since.
     pinged: Option<Instant>,
 }
 
-impl Peer {
-    fn new(pings: Option<PingPong>) -> Peer {
+impl KeepAlive {
+    fn new(pings: Option<PingPong>) -> KeepAlive {
         let timer = Box::pin(tokio::time::sleep(PING_AFTER));
-        Peer { pings, timer, is_short: false, read: 0, heard: Instant::now(), pinged: None }
+        KeepAlive {
+            pings,
+            timer,
+            is_short: false,
+            read: 0,
+            last_read: Instant::now(),
+            pinged: None,
+        }
     }
 
     /// Ready when the connection is to be closed.
-    fn poll(&mut self, wire: &Wire, context: &mut Context<'_>) -> Poll<()> {
-        if !self.is_short && wire.holds_buffers() {
+    fn poll(&mut self, tls: &TlsStream, context: &mut Context<'_>) -> Poll<()> {
+        if !self.is_short && tls.holds_buffers() {
             self.is_short = true;
             self.timer.as_mut().reset(Instant::now() + RELEASE_AFTER);
         }
         while self.timer.as_mut().poll(context).is_ready() {
             let now = Instant::now();
-            wire.rest(now.into_std());
-            self.is_short = wire.holds_buffers();
-            if self.is_gone(wire.bytes_read(), now) {
+            tls.release_if_stalled(now.into_std());
+            self.is_short = tls.holds_buffers();
+            if self.has_timed_out(tls.bytes_read(), now) {
                 return Poll::Ready(());
             }
             let wait = match self.pinged {
                 _ if self.is_short => RELEASE_AFTER,
-                Some(_) => PONG_WITHIN,
+                Some(_) => PONG_TIMEOUT,
                 None => PING_AFTER,
             };
             self.timer.as_mut().reset(now + wait);
@@ -274,65 +280,68 @@ impl Peer {
         Poll::Pending
     }
 
-    /// Whether the peer has not answered a ping in time. Pings one from which nothing arrives.
-    fn is_gone(&mut self, read: u64, now: Instant) -> bool {
+    /// Whether the peer has not acknowledged a ping in time. Pings a silent peer.
+    fn has_timed_out(&mut self, read: u64, now: Instant) -> bool {
         if std::mem::replace(&mut self.read, read) != read {
-            (self.heard, self.pinged) = (now, None);
+            (self.last_read, self.pinged) = (now, None);
         }
-        if self.pinged.is_none() && now.duration_since(self.heard) >= PING_AFTER {
-            // A connection that can send no ping is over, and answers none.
+        if self.pinged.is_none() && now.duration_since(self.last_read) >= PING_AFTER {
+            // If the ping cannot be sent, the connection is broken and times out below.
             let _ = self.pings.as_mut().map(|pings| pings.send_ping(Ping::opaque()));
             self.pinged = Some(now);
         }
-        self.pinged.is_some_and(|at| now.duration_since(at) >= PONG_WITHIN)
+        self.pinged.is_some_and(|at| now.duration_since(at) >= PONG_TIMEOUT)
     }
 }
 
-/// Answers the request of one stream.
-async fn answer(
+/// Handles the request of one stream.
+async fn handle_stream(
     worker: Arc<Worker>,
-    asked: Asked,
-    answers: PendingAnswers,
+    info: Asked,
+    responses: PendingResponses,
     request: Request<RecvStream>,
     mut respond: SendResponse<Chunk>,
 ) {
     let request = request.map(RequestBody::Http2);
-    // A request that was cancelled before its task ran costs the origin nothing.
+    // A request that was reset before its task ran must not reach the origin.
     if poll_fn(|context| Poll::Ready(respond.poll_reset(context).is_ready())).await {
         return;
     }
     // Boxed, so it is freed once the head is sent.
-    let mut answer = Box::pin(dispatch::dispatch(&worker.line, &worker.delivery, &asked, request));
-    let answered = poll_fn(|context| {
-        if let Poll::Ready(response) = answer.as_mut().poll(context) {
+    let mut dispatched =
+        Box::pin(dispatch::dispatch(&worker.line, &worker.delivery, &info, request));
+    let polled = poll_fn(|context| {
+        if let Poll::Ready(response) = dispatched.as_mut().poll(context) {
             return Poll::Ready(Some(response));
         }
         respond.poll_reset(context).map(|_| None)
     });
-    let Some(response) = answered.await else { return };
-    drop(answer);
+    let Some(response) = polled.await else { return };
+    drop(dispatched);
     let (mut head, body) = response.into_parts();
-    complete(&mut head.headers, &body);
-    let is_over = body.is_end_stream();
+    add_fields(&mut head.headers, &body);
+    let has_no_body = body.is_end_stream();
     let response = http::Response::from_parts(head, ());
-    let stream = match respond.send_response(response, is_over) {
+    let stream = match respond.send_response(response, has_no_body) {
         Ok(stream) => stream,
         Err(error) => {
-            tracing::debug!(%error, "an answer's head could not be sent");
+            tracing::debug!(%error, "cannot send the head of a response");
             return respond.send_reset(Reason::INTERNAL_ERROR);
         }
     };
-    if !is_over {
+    if !has_no_body {
         let send = worker.limits.send + RESET_AFTER_SEND;
-        let pending = (!body.is_file()).then(|| answers.enter());
-        drop((worker, asked, respond));
-        Sending { body, stream, next: None, send, deadline: None, _pending: pending }.run().await;
+        let pending = (!body.is_file()).then(|| responses.enter());
+        drop((worker, info, respond));
+        BodySender { body, stream, next: None, send, deadline: None, _pending: pending }
+            .run()
+            .await;
     }
 }
 
-/// Adds the fields that every answer has. None of the gate's answers has a field that HTTP/2
-/// forbids (RFC 9113 §8.2.2); `h2` would not send it.
-fn complete(fields: &mut HeaderMap, body: &Body) {
+/// Adds Date and Content-Length. The gate sets no field that HTTP/2 forbids (RFC 9113 §8.2.2),
+/// which `h2` would refuse to send.
+fn add_fields(fields: &mut HeaderMap, body: &Body) {
     if !fields.contains_key(DATE) {
         fields.extend(date::now().map(|now| (DATE, now)));
     }
@@ -343,40 +352,41 @@ fn complete(fields: &mut HeaderMap, body: &Body) {
     }
 }
 
-/// A body on its way into a stream.
-struct Sending {
+/// Sends a response body on a stream.
+struct BodySender {
     body: Body,
     stream: SendStream<Chunk>,
-    /// The chunk that comes next, of which nothing was handed to `h2`.
+    /// The next chunk, not yet queued in `h2`.
     next: Option<Chunk>,
-    /// How long a body that is no file's waits for room, and until when.
+    /// How long a body without a file may wait for room.
     send: Duration,
+    /// When the current wait ends.
     deadline: Option<Pin<Box<Sleep>>>,
-    /// Held where the body is no file's.
-    _pending: Option<PendingAnswer>,
+    /// Counts the response as pending; none for a file.
+    _pending: Option<PendingResponse>,
 }
 
-/// Why a stream ends before its body.
-enum Broken {
-    /// The peer has reset it, or the connection is over.
+/// Why a stream ends before the end of its body.
+enum StreamError {
+    /// The peer has reset the stream, or the connection has ended.
     Gone,
-    /// It is to be reset.
+    /// The gate must reset the stream.
     Reset(Reason),
 }
 
-impl From<BodyError> for Broken {
-    fn from(error: BodyError) -> Broken {
+impl From<BodyError> for StreamError {
+    fn from(error: BodyError) -> StreamError {
         match error {
-            BodyError::LoanEnded | BodyError::TooSlow => Broken::Reset(Reason::CANCEL),
-            _ => Broken::Reset(Reason::INTERNAL_ERROR),
+            BodyError::LoanEnded | BodyError::TooSlow => StreamError::Reset(Reason::CANCEL),
+            _ => StreamError::Reset(Reason::INTERNAL_ERROR),
         }
     }
 }
 
-impl Sending {
+impl BodySender {
     /// Sends the body to its end, or resets the stream.
     async fn run(mut self) {
-        if let Err(Broken::Reset(reason)) = poll_fn(|context| self.poll_send(context)).await {
+        if let Err(StreamError::Reset(reason)) = poll_fn(|context| self.poll_send(context)).await {
             self.next = None;
             // Discards what `h2` has queued.
             self.stream.send_reset(reason);
@@ -384,25 +394,26 @@ impl Sending {
         }
     }
 
-    fn poll_send(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Broken>> {
-        // First, so that no wake-up is lost: an abort and a suspension are checked for after it.
+    fn poll_send(&mut self, context: &mut Context<'_>) -> Poll<Result<(), StreamError>> {
+        // Registers the waker first. Aborts and suspensions are checked after it, so none is
+        // missed.
         if let Poll::Ready(why) = self.body.poll_aborted(context) {
             return Poll::Ready(Err(BodyError::from(why).into()));
         }
         if let Poll::Ready(sent) = self.poll_chunks(context) {
             return Poll::Ready(sent);
         }
-        // A reset shows in `poll_chunks` as well; a body that waits is woken for it.
-        self.stream.poll_reset(context).map(|_| Err(Broken::Gone))
+        // `poll_chunks` detects a reset as well. This registers the waker for one.
+        self.stream.poll_reset(context).map(|_| Err(StreamError::Gone))
     }
 
-    /// Hands over what the reader's window admits.
-    fn poll_chunks(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Broken>> {
+    /// Queues as many chunks as the window allows.
+    fn poll_chunks(&mut self, context: &mut Context<'_>) -> Poll<Result<(), StreamError>> {
         loop {
             if let Some(why) = self.body.why_over() {
                 return Poll::Ready(Err(BodyError::from(why).into()));
             }
-            let wanted = self.next.as_ref().map_or_else(|| self.expected(), Buf::remaining);
+            let wanted = self.next.as_ref().map_or_else(|| self.expected_length(), Buf::remaining);
             if self.stream.capacity() < wanted {
                 self.stream.reserve_capacity(wanted);
             }
@@ -411,12 +422,11 @@ impl Sending {
                 match self.body_frame(context) {
                     Poll::Ready(Some(chunk)) => self.next = Some(chunk?),
                     Poll::Ready(None) => {
-                        self.hand_over(Chunk::default(), true)?;
+                        self.queue(Chunk::default(), true)?;
                         return Poll::Ready(Ok(()));
                     }
                     Poll::Pending => {
-                        // What is reserved and not used is kept from the other streams of the
-                        // connection.
+                        // Reserved capacity is not available to the other streams.
                         self.stream.reserve_capacity(0);
                         return Poll::Pending;
                     }
@@ -428,14 +438,14 @@ impl Sending {
         }
     }
 
-    /// About how long the next chunk will be.
-    fn expected(&self) -> usize {
+    /// Estimates the length of the next chunk, in bytes.
+    fn expected_length(&self) -> usize {
         let left = self.body.size_hint().exact().and_then(|left| usize::try_from(left).ok());
-        left.unwrap_or(RESERVED).clamp(1, RESERVED)
+        left.unwrap_or(DEFAULT_RESERVATION).clamp(1, DEFAULT_RESERVATION)
     }
 
-    /// Ready when the stream's window, the connection's and the queue have room.
-    fn poll_room(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Broken>> {
+    /// Ready when the stream's window, the connection's window and the queue have room.
+    fn poll_room(&mut self, context: &mut Context<'_>) -> Poll<Result<(), StreamError>> {
         while self.stream.capacity() == 0 {
             self.body.waits_for_reader();
             if let Some(suspension) = self.body.takes_suspend() {
@@ -445,23 +455,26 @@ impl Sending {
                 }
             }
             if !self.body.is_file() {
-                // A file's body has `delivery.idle`.
+                // For a file, `delivery.idle` applies instead.
                 let send = self.send;
                 let deadline =
                     self.deadline.get_or_insert_with(|| Box::pin(tokio::time::sleep(send)));
                 if deadline.as_mut().poll(context).is_ready() {
-                    return Poll::Ready(Err(Broken::Reset(Reason::CANCEL)));
+                    return Poll::Ready(Err(StreamError::Reset(Reason::CANCEL)));
                 }
             }
             match ready!(self.stream.poll_capacity(context)) {
                 Some(Ok(_)) => {}
-                Some(Err(_)) | None => return Poll::Ready(Err(Broken::Gone)),
+                Some(Err(_)) | None => return Poll::Ready(Err(StreamError::Gone)),
             }
         }
         Poll::Ready(Ok(()))
     }
 
-    fn body_frame(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Chunk, Broken>>> {
+    fn body_frame(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Chunk, StreamError>>> {
         loop {
             match ready!(Pin::new(&mut self.body).poll_frame(context)) {
                 Some(Ok(frame)) => {
@@ -475,8 +488,8 @@ impl Sending {
         }
     }
 
-    /// Hands over what the window admits of the next chunk. True after the last byte of the body.
-    fn send_next(&mut self) -> Result<bool, Broken> {
+    /// Queues as much of the next chunk as the window allows. Returns true after the last byte.
+    fn send_next(&mut self) -> Result<bool, StreamError> {
         let Some(mut next) = self.next.take() else { return Ok(false) };
         let length = next.remaining();
         if self.stream.capacity() < length {
@@ -487,17 +500,17 @@ impl Sending {
             let first = next.split_to(room);
             self.next = Some(next);
             if room > 0 {
-                self.hand_over(first, false)?;
+                self.queue(first, false)?;
             }
             return Ok(false);
         }
         let is_last = self.body.is_end_stream();
-        self.hand_over(next, is_last)?;
+        self.queue(next, is_last)?;
         Ok(is_last)
     }
 
-    fn hand_over(&mut self, chunk: Chunk, is_last: bool) -> Result<(), Broken> {
+    fn queue(&mut self, chunk: Chunk, is_last: bool) -> Result<(), StreamError> {
         self.deadline = None;
-        self.stream.send_data(chunk, is_last).map_err(|_| Broken::Gone)
+        self.stream.send_data(chunk, is_last).map_err(|_| StreamError::Gone)
     }
 }

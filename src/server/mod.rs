@@ -1,13 +1,14 @@
 //! The public listener: HTTPS over HTTP/1.1 and HTTP/2, on one single-threaded runtime per core.
 //!
-//! Called by the command line, which builds the [`Line`]. Each worker thread has its own listening
-//! socket (SO_REUSEPORT) and its own connections to the origins; what they share is the line. Every
-//! connection is a task of the worker that was least busy when it arrived. [`Running::drain`] ends
-//! them: it stops accepting, closes connections on which nothing runs, waits for running answers as
-//! long as `server.drain` says, and aborts the rest.
+//! The command line builds the [`Line`] and calls [`start`]. Each worker thread has its own
+//! listening socket (SO_REUSEPORT) and its own connections to the origins. The workers share the
+//! [`Line`]. Every connection is a task of the worker that was least busy when it arrived.
 //!
-//! `limits` has the keys of `[limits]`; `open_connections` admits connections, `deadlines` says
-//! when one is closed, and `frame_budget` counts what an HTTP/2 client sends.
+//! [`Running::drain`] stops accepting and closes idle connections. It waits up to `server.drain`
+//! for responses in flight, and then aborts the remaining connections.
+//!
+//! `limits` holds the keys of `[limits]`, `open_connections` admits connections, `deadlines`
+//! decides when one is closed, and `frame_budget` counts the frames of an HTTP/2 client.
 
 mod connection;
 mod cors;
@@ -61,101 +62,102 @@ pub use tls::{Certificates, DateProblem, TlsError, Validity};
 /// A certificate chain and its key, as files in PEM.
 #[derive(Clone, Debug)]
 pub struct Certificate {
-    /// The chain, the server's own certificate first.
+    /// The file of the chain, the server's own certificate first.
     pub certificate: PathBuf,
-    /// Its private key.
+    /// The file of the certificate's private key.
     pub key: PathBuf,
 }
 
 /// The keys of `[listen] public`, `[tls]` and `[server]`.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Where readers connect.
+    /// The address and port that readers connect to.
     pub listen: SocketAddr,
-    /// The certificate for names that no other has.
+    /// The default certificate, for names that no other certificate covers.
     pub certificate: Certificate,
     /// `[[tls.extra]]`: more certificates, chosen by SNI.
     pub extra: Vec<Certificate>,
-    /// `tls.ticket_keys`: what session tickets are sealed with, by the first, and opened; at least
-    /// 32 bytes each. Without any the keys are random ones of the process.
+    /// `tls.ticket_keys`: the secrets of session tickets, at least 32 bytes each. The first seals,
+    /// and all open. If there are none, the process uses random keys.
     pub ticket_keys: Vec<SecretString>,
-    /// How long running downloads may go on after the signal to stop.
+    /// How long downloads in flight may continue after the signal to stop.
     pub drain: Duration,
-    /// How many bytes all streams together may hold, beyond the least for each.
+    /// The buffer budget of all streams together, in bytes, beyond the minimum for each.
     pub buffers: usize,
-    /// `[cors]`: which web pages may ask.
+    /// `[cors]`: the origins whose web pages may send requests.
     pub cors: Cors,
-    /// `[limits]`: what connections may cost.
+    /// `[limits]`: the limits of connections.
     pub limits: Limits,
-    /// How long browsers use HTTPS only for this host; zero sends no Strict-Transport-Security.
+    /// The `max-age` of Strict-Transport-Security; zero omits the field.
     pub hsts: Duration,
 }
 
-/// Everything that a request walks through, shared by all workers.
+/// The services that handle a request, shared by all workers.
 #[derive(Debug)]
 pub struct Line {
-    /// Who asks.
+    /// Authenticates readers.
     pub readers: Arc<Readers>,
-    /// What is asked.
+    /// Resolves paths to files and titles.
     pub catalog: Arc<Catalog>,
-    /// May they.
+    /// Admits requests under a loan.
     pub gate: Gate,
-    /// Which loans a reader has.
+    /// Stores the loans of readers.
     pub ledger: Ledger,
-    /// Which web pages may ask.
+    /// Adds the CORS fields to responses.
     pub cors: Cors,
-    /// The fields that every answer has for the reader's security.
+    /// Adds the security fields to every response.
     pub security: SecurityHeaders,
-    /// How long a request's body may take.
+    /// The timeout for receiving a request body.
     pub body_timeout: Duration,
-    /// What all streams together may hold.
+    /// The buffer budget of all streams together.
     pub buffers: Buffers,
-    /// What is counted.
+    /// The metrics of the process.
     pub metrics: Metrics,
 }
 
 /// Why the server did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum ServerError {
-    /// The address cannot be listened on.
+    /// The server cannot listen on the address.
     #[error(
-        "cannot listen on {address}: {source}; is another program there, or is the port below 1024?"
+        "cannot listen on {address}: {source}; is another program there, \
+         or is the port below 1024?"
     )]
     Listen {
         /// The address as configured.
         address: SocketAddr,
-        /// The system's word.
+        /// The error of the operating system.
         source: std::io::Error,
     },
-    /// The certificate is not usable.
+    /// A certificate cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
-    /// A worker thread could not be made.
+    /// A worker thread cannot be started.
     #[error("cannot start a worker thread: {0}")]
     Worker(std::io::Error),
 }
 
-/// A server that answers.
+/// A running server.
 #[derive(Debug)]
 pub struct Running {
-    /// Where it answers, with the port that it really has.
+    /// The address it listens on, with the actual port.
     pub address: SocketAddr,
     drain: Duration,
     stopping: Stopping,
     workers: Vec<JoinHandle<()>>,
 }
 
-/// How a worker and its connections are told to stop.
+/// The signals that stop workers and their connections.
 #[derive(Clone, Debug, Default)]
 struct Stopping {
-    /// No new connections; the open ones finish what they are doing.
+    /// Stops accepting; open connections finish their responses.
     drain: CancellationToken,
-    /// The open ones are cut.
-    cut: CancellationToken,
+    /// Aborts the open connections.
+    abort: CancellationToken,
     connections: TaskTracker,
 }
 
-/// One core's part of the server.
+/// The state of one worker thread.
 #[derive(Debug)]
 struct Worker {
     number: usize,
@@ -168,7 +170,7 @@ struct Worker {
     stopping: Stopping,
 }
 
-/// The description of the readers' API, in OpenAPI 3.1.
+/// The OpenAPI 3.1 description of the readers' API.
 #[derive(Debug, utoipa::OpenApi)]
 #[openapi(paths(
     loans_api::list,
@@ -180,11 +182,11 @@ struct Worker {
 ))]
 pub struct Api;
 
-/// Starts one worker for each of these ways to the origins, of which every worker has its own. To
-/// be called on a runtime, which looks now and then how busy they are.
+/// Starts one worker for each of the `deliveries`, which are the workers' clients of the origins.
+/// Must be called on a runtime: it spawns a task that samples the load of the workers.
 ///
 /// # Errors
-/// [`ServerError`]; nothing is left running.
+/// [`ServerError`]. No worker is left running.
 pub fn start(
     settings: &Settings,
     line: Arc<Line>,
@@ -229,26 +231,27 @@ pub fn start(
         threads.push(thread);
     }
     let drained = stopping.drain.clone();
-    let watch =
-        supervise("place-connections", metrics, drained.clone(), move || workers.clone().watch());
-    tokio::spawn(drained.run_until_cancelled_owned(watch));
+    let sampling = supervise("place-connections", metrics, drained.clone(), move || {
+        workers.clone().sample_load()
+    });
+    tokio::spawn(drained.run_until_cancelled_owned(sampling));
     Ok(Running { address, drain: settings.drain, stopping, workers: threads })
 }
 
 impl Running {
-    /// Stops accepting, waits for running requests, then cuts what is left. Returns how many were
-    /// cut.
+    /// Stops accepting, waits for requests in flight, then aborts the remaining connections.
+    /// Returns the number of aborted connections.
     pub async fn drain(self) -> usize {
         self.stopping.drain.cancel();
         self.stopping.connections.close();
         let finished = tokio::time::timeout(self.drain, self.stopping.connections.wait()).await;
         let left = if finished.is_ok() { 0 } else { self.stopping.connections.len() };
-        self.stopping.cut.cancel();
+        self.stopping.abort.cancel();
         let workers = self.workers;
         let _ = tokio::task::spawn_blocking(move || {
             for worker in workers {
                 if worker.join().is_err() {
-                    tracing::error!("a worker thread had died");
+                    tracing::error!("worker thread panicked");
                 }
             }
         })

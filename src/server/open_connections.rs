@@ -1,10 +1,9 @@
-//! The open connections of all workers: how many there may be, and which one is closed for a new
-//! one.
+//! The open connections of all workers: their limits, and which one is closed to admit a new one.
 //!
-//! The accept loops admit each connection here before it has a task, and drain all of them here. A
-//! connection that has carried accepted credentials is closed for another one only while it is
-//! idle, and by a drain, so that a request which is arriving is still answered. The mutex is taken
-//! when a connection opens and closes, never for a request.
+//! The accept loops admit each connection here before it has a task, and drain all connections
+//! here. A connection with accepted credentials is closed for another one only while it is idle. It
+//! is drained, so that a request which is arriving still gets a response. The mutex is locked when
+//! a connection opens or closes, never for a request.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -17,15 +16,15 @@ use super::limits::{Limit, Limits};
 use crate::connection_handle::Connection;
 use crate::telemetry::Metrics;
 
-/// How many connections may be closing beyond `limits.connections`: a connection that is closed for
-/// another one keeps its descriptor until its worker runs.
+/// How many connections may be closing, in addition to `limits.connections`. An evicted connection
+/// keeps its file descriptor until its worker runs.
 pub(super) const MAX_CLOSING: usize = 32;
-/// How many connections are checked at once for one that is idle.
+/// How many connections one search for an idle connection checks.
 const MAX_CHECKED: usize = 512;
-/// How long a new connection has for its handshake and first request before it is closed rather
-/// than an idle one.
-const GRACE: Duration = Duration::from_secs(2);
-/// The part of an IPv6 address that one subscriber has.
+/// How long a new connection has for its handshake and first request. After that, it is closed
+/// before an idle one is.
+const REQUEST_GRACE: Duration = Duration::from_secs(2);
+/// The prefix length of the IPv6 network of one subscriber.
 const IPV6_PREFIX: u8 = 64;
 
 /// The open connections of the server. Clones share them.
@@ -42,27 +41,26 @@ struct Shared {
 #[derive(Debug, Default)]
 struct State {
     draining: bool,
-    last: u64,
-    /// By number, so the oldest first.
+    last_number: u64,
+    /// All open connections by number, the oldest first.
     connections: BTreeMap<u64, Connection>,
-    /// Connections that may be closed for a new one, with the network that they count for. Those
-    /// that have carried accepted credentials since are found and taken out when one is to be
-    /// closed.
+    /// Connections without accepted credentials, as far as known. One that has had them since is
+    /// removed when it is next considered for closing.
     unproven: BTreeMap<u64, Unproven>,
     by_network: HashMap<IpNet, BTreeSet<u64>>,
-    /// The next number to be checked for an idle connection.
+    /// The number at which the next search for an idle connection starts.
     next_checked: u64,
 }
 
 /// A connection that has not carried accepted credentials.
 #[derive(Debug)]
 struct Unproven {
-    /// The network that it counts for; none for an exempt one.
+    /// The network that the connection counts for; none if it is exempt.
     network: Option<IpNet>,
     since: Instant,
 }
 
-/// A connection's place among the open ones, freed when it is dropped.
+/// The entry of an open connection, removed when it is dropped.
 #[derive(Debug)]
 pub(super) struct Entry {
     open: OpenConnections,
@@ -77,8 +75,8 @@ impl OpenConnections {
         OpenConnections(Arc::new(Shared { limits, metrics, state: Mutex::default() }))
     }
 
-    /// Admits a connection from this address; none where there are too many and none can be closed
-    /// for it.
+    /// Admits a connection from this address. Returns none if the server is full and no connection
+    /// can be closed for it.
     pub(super) fn admit(&self, address: IpAddr) -> Option<Entry> {
         let (limits, metrics) = (&self.0.limits, &self.0.metrics);
         let network = (!limits.is_exempt(address.to_canonical())).then(|| network_of(address));
@@ -97,12 +95,12 @@ impl OpenConnections {
                 }
             }
         }
-        // All beyond the limit are closing already: closing more of them makes no room.
+        // All connections beyond the limit are already closing; closing more makes no room.
         if state.connections.len() >= limits.connections + MAX_CLOSING {
             metrics.limit_reached(Limit::Connections.name());
             return None;
         }
-        // Those that are closing already count against MAX_CLOSING alone.
+        // Connections that are already closing count against `MAX_CLOSING` only.
         if state.connections.len() >= limits.connections && !evicted_another {
             metrics.limit_reached(Limit::Connections.name());
             evicted_another = state.make_room(Instant::now());
@@ -114,8 +112,8 @@ impl OpenConnections {
         if state.draining {
             connection.drain();
         }
-        state.last += 1;
-        let number = state.last;
+        state.last_number += 1;
+        let number = state.last_number;
         state.connections.insert(number, connection.clone());
         state.unproven.insert(number, Unproven { network, since: Instant::now() });
         if let Some(network) = network {
@@ -125,13 +123,12 @@ impl OpenConnections {
         Some(Entry { open: self.clone(), number, connection, evicted_another })
     }
 
-    /// Closes a connection for want of file descriptors, as for one more than the limit; false
-    /// where none can be closed.
+    /// Closes a connection to free a file descriptor. Returns false if none can be closed.
     pub(super) fn make_room(&self) -> bool {
         self.lock().make_room(Instant::now())
     }
 
-    /// Drains all connections, and those that are admitted later.
+    /// Drains all connections, including those that are admitted later.
     pub(super) fn drain(&self) {
         let mut state = self.lock();
         state.draining = true;
@@ -144,16 +141,16 @@ impl OpenConnections {
 }
 
 impl State {
-    /// Closes a connection for another one: the oldest that has not carried accepted credentials in
-    /// [`GRACE`], else one that is idle, else the oldest without credentials. False where there is
-    /// none of them.
+    /// Closes a connection for another one: the oldest without accepted credentials after
+    /// [`REQUEST_GRACE`], else an idle one, else the oldest without credentials. Returns false if
+    /// there is none.
     fn make_room(&mut self, now: Instant) -> bool {
-        let is_late = |since: Instant| now.saturating_duration_since(since) >= GRACE;
+        let is_late = |since: Instant| now.saturating_duration_since(since) >= REQUEST_GRACE;
         self.close_oldest(is_late) || self.drain_idle() || self.close_oldest(|_| true)
     }
 
-    /// Closes the oldest connection that has not carried accepted credentials, if it may be closed;
-    /// false where there is none.
+    /// Closes the oldest connection without accepted credentials, if `may_close` allows it. Returns
+    /// false if none is closed.
     fn close_oldest(&mut self, may_close: impl Fn(Instant) -> bool) -> bool {
         while let Some((number, unproven)) = self.unproven.first_key_value() {
             let (number, since) = (*number, unproven.since);
@@ -169,8 +166,8 @@ impl State {
         false
     }
 
-    /// Drains a connection that is idle; false where none of those that were checked is. Each call
-    /// goes on where the last one ended, so that all are checked in turn.
+    /// Drains an idle connection. Returns false if none of the checked connections is idle. Each
+    /// call continues where the last one ended, so that all connections are checked in turn.
     fn drain_idle(&mut self) -> bool {
         let (before, after) = (self.connections.range(..self.next_checked), self.next_checked..);
         for (number, connection) in self.connections.range(after).chain(before).take(MAX_CHECKED) {
@@ -183,10 +180,10 @@ impl State {
         false
     }
 
-    /// Closes a connection, unless it has carried accepted credentials. Either way it is a
-    /// candidate no longer.
+    /// Closes a connection unless it has had accepted credentials, and removes it from the
+    /// candidates. Returns whether it was closed.
     fn close_unproven(&mut self, number: u64) -> bool {
-        self.forget_candidate(number);
+        self.remove_candidate(number);
         match self.connections.get(&number) {
             Some(connection) if !connection.has_credentials() => {
                 connection.cut();
@@ -196,7 +193,7 @@ impl State {
         }
     }
 
-    fn forget_candidate(&mut self, number: u64) {
+    fn remove_candidate(&mut self, number: u64) {
         let Some(Unproven { network: Some(network), .. }) = self.unproven.remove(&number) else {
             return;
         };
@@ -210,7 +207,7 @@ impl State {
 }
 
 impl Entry {
-    /// The handle of the connection that was admitted.
+    /// The handle of the admitted connection.
     pub(super) fn connection(&self) -> &Connection {
         &self.connection
     }
@@ -220,7 +217,7 @@ impl Drop for Entry {
     fn drop(&mut self) {
         let mut state = self.open.lock();
         state.connections.remove(&self.number);
-        state.forget_candidate(self.number);
+        state.remove_candidate(self.number);
     }
 }
 
@@ -251,18 +248,18 @@ mod tests {
         open.admit(address.parse().unwrap()).unwrap()
     }
 
-    fn are_cut(entries: &[Entry]) -> Vec<bool> {
+    fn are_aborted(entries: &[Entry]) -> Vec<bool> {
         entries.iter().map(|entry| entry.connection().is_cut()).collect()
     }
 
     #[test]
-    fn the_oldest_of_an_address_is_closed_for_its_newest() {
+    fn oldest_of_an_address_is_closed_for_its_newest() {
         let open = open(100, 3);
         let mut entries: Vec<_> = (0..3).map(|_| admit(&open, "192.0.2.1")).collect();
         let other = admit(&open, "192.0.2.2");
         entries.push(admit(&open, "192.0.2.1"));
         entries.push(admit(&open, "::ffff:192.0.2.1"));
-        assert_eq!(are_cut(&entries), [true, true, false, false, false]);
+        assert_eq!(are_aborted(&entries), [true, true, false, false, false]);
         assert!(entries[4].evicted_another && !other.connection().is_cut());
     }
 
@@ -277,35 +274,35 @@ mod tests {
             })
             .collect();
         let silent: Vec<_> = (0..3).map(|_| admit(&open, "192.0.2.1")).collect();
-        assert!(!are_cut(&school).contains(&true));
-        assert_eq!(are_cut(&silent), [true, false, false]);
+        assert!(!are_aborted(&school).contains(&true));
+        assert_eq!(are_aborted(&silent), [true, false, false]);
     }
 
     #[test]
-    fn an_ipv6_subscriber_is_one_address() {
+    fn ipv6_subscriber_is_one_address() {
         let open = open(100, 1);
         let first = admit(&open, "2001:db8:0:1::1");
         let neighbour = admit(&open, "2001:db8:0:2::1");
         let second = admit(&open, "2001:db8:0:1:ffff::2");
-        assert_eq!(are_cut(&[first, neighbour, second]), [true, false, false]);
+        assert_eq!(are_aborted(&[first, neighbour, second]), [true, false, false]);
     }
 
     #[test]
-    fn an_exempt_network_has_no_limit_of_its_own() {
+    fn exempt_network_has_no_limit_per_address() {
         let open = open(100, 1);
         let balancer: Vec<_> = (0..50).map(|_| admit(&open, "10.0.0.1")).collect();
-        assert!(!are_cut(&balancer).contains(&true));
+        assert!(!are_aborted(&balancer).contains(&true));
     }
 
     #[test]
-    fn a_full_server_closes_silent_connections_only() {
+    fn full_server_closes_silent_connections_only() {
         let open = open(3, 3);
         let reader = admit(&open, "192.0.2.1");
         reader.connection().note_credentials();
         let silent = admit(&open, "192.0.2.2");
         let another = admit(&open, "192.0.2.3");
         let newest = admit(&open, "192.0.2.4");
-        assert_eq!(are_cut(&[reader, silent]), [false, true]);
+        assert_eq!(are_aborted(&[reader, silent]), [false, true]);
         another.connection().note_credentials();
         newest.connection().note_credentials();
         let metrics = open.0.metrics.render();
@@ -322,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_server_drains_one_idle_connection_for_each_new_one() {
+    fn full_server_drains_an_idle_connection_for_each_new_one() {
         let open = open(4, 4);
         let readers: Vec<_> =
             (1..=4).map(|number| admit(&open, &format!("192.0.2.{number}"))).collect();
@@ -333,7 +330,7 @@ mod tests {
             || readers.iter().map(|reader| reader.connection().is_draining()).collect::<Vec<_>>();
         let new = admit(&open, "192.0.2.5");
         assert!(new.evicted_another);
-        assert_eq!(are_draining(), [false, true, false, false], "one");
+        assert_eq!(are_draining(), [false, true, false, false], "only one");
         // The next one arrives before the first has sent its request.
         let another = admit(&open, "192.0.2.6");
         assert_eq!(are_draining(), [false, true, false, true]);
@@ -343,25 +340,25 @@ mod tests {
         assert!(open.admit("192.0.2.7".parse().unwrap()).is_none(), "all others are in use");
         readers[0].connection().note_idle();
         let request = readers[0].connection().clone();
-        assert!(!open.make_room(), "a request is under way");
+        assert!(!open.make_room(), "a request is in flight");
         drop(request);
         assert!(open.make_room() && readers[0].connection().is_draining());
-        assert_eq!(are_cut(&readers), [false; 4]);
+        assert_eq!(are_aborted(&readers), [false; 4]);
     }
 
     #[test]
-    fn a_newcomer_that_is_late_is_closed_before_an_idle_reader() {
+    fn late_new_connection_is_closed_before_an_idle_reader() {
         let open = open(2, 2);
         let reader = admit(&open, "192.0.2.1");
         reader.connection().note_credentials();
         reader.connection().note_idle();
         let silent = admit(&open, "192.0.2.2");
-        let made_room = open.lock().make_room(Instant::now() + GRACE);
+        let made_room = open.lock().make_room(Instant::now() + REQUEST_GRACE);
         assert!(made_room && silent.connection().is_cut() && !reader.connection().is_draining());
     }
 
     #[test]
-    fn a_newcomer_that_cannot_be_admitted_costs_no_reader_its_connection() {
+    fn refused_connection_evicts_no_reader() {
         let open = open(64, 64);
         let readers: Vec<_> = (0..64).map(|_| admit(&open, "192.0.2.1")).collect();
         readers.iter().for_each(|reader| {
@@ -377,7 +374,7 @@ mod tests {
     }
 
     #[test]
-    fn a_search_for_an_idle_connection_is_bounded_and_goes_on() {
+    fn search_for_an_idle_connection_is_bounded_and_resumes() {
         let many = 3 * MAX_CHECKED;
         let open = open(many, many);
         let readers: Vec<_> = (0..many).map(|_| admit(&open, "192.0.2.1")).collect();
@@ -403,7 +400,7 @@ mod tests {
     }
 
     #[test]
-    fn a_drain_reaches_later_connections_too() {
+    fn drain_reaches_later_connections_too() {
         let open = open(4, 4);
         let before = admit(&open, "192.0.2.1");
         open.drain();

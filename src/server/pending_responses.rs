@@ -1,47 +1,47 @@
-//! Answers of the gate's own that an HTTP/2 client has not taken yet.
+//! Responses without a file that wait for an HTTP/2 client to read them.
 //!
-//! Such an answer waits for the client's window and holds nothing of the connection. `http2` counts
-//! them here for the connection's deadlines.
+//! Such a response waits for the client's flow-control window and does not keep the connection from
+//! being idle. `http2` counts them here for the connection's deadlines.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-/// The answers on one connection. Clones share them.
+/// The pending responses on one connection. Clones share the counters.
 #[derive(Clone, Debug, Default)]
-pub(super) struct PendingAnswers(Arc<Counts>);
+pub(super) struct PendingResponses(Arc<Counts>);
 
 #[derive(Debug, Default)]
 struct Counts {
     waiting: AtomicUsize,
-    taken: AtomicU64,
+    finished: AtomicU64,
 }
 
-/// One answer, until its last byte is handed to HTTP/2 or its stream is reset.
+/// A pending response, until its last byte is queued in `h2` or its stream is reset.
 #[derive(Debug)]
-pub(super) struct PendingAnswer(PendingAnswers);
+pub(super) struct PendingResponse(PendingResponses);
 
-impl PendingAnswers {
-    /// Counts an answer for as long as the result is held.
-    pub(super) fn enter(&self) -> PendingAnswer {
+impl PendingResponses {
+    /// Counts a response as waiting until the returned guard is dropped.
+    pub(super) fn enter(&self) -> PendingResponse {
         self.0.waiting.fetch_add(1, Ordering::Relaxed);
-        PendingAnswer(self.clone())
+        PendingResponse(self.clone())
     }
 
-    /// How many answers wait to be taken.
+    /// The number of responses that wait for the client.
     pub(super) fn waiting(&self) -> usize {
         self.0.waiting.load(Ordering::Relaxed)
     }
 
-    /// How many were taken, or given up.
-    pub(super) fn taken(&self) -> u64 {
-        self.0.taken.load(Ordering::Relaxed)
+    /// The number of responses that were sent or reset.
+    pub(super) fn finished(&self) -> u64 {
+        self.0.finished.load(Ordering::Relaxed)
     }
 }
 
-impl Drop for PendingAnswer {
+impl Drop for PendingResponse {
     fn drop(&mut self) {
         self.0.0.waiting.fetch_sub(1, Ordering::Relaxed);
-        self.0.0.taken.fetch_add(1, Ordering::Relaxed);
+        self.0.0.finished.fetch_add(1, Ordering::Relaxed);
     }
 }
 
@@ -50,11 +50,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_answer_waits_until_it_is_dropped() {
-        let answers = PendingAnswers::default();
-        let answer = answers.enter();
-        assert_eq!((answers.waiting(), answers.taken()), (1, 0));
-        drop(answer);
-        assert_eq!((answers.waiting(), answers.taken()), (0, 1));
+    fn response_waits_until_it_is_dropped() {
+        let responses = PendingResponses::default();
+        let response = responses.enter();
+        assert_eq!((responses.waiting(), responses.finished()), (1, 0));
+        drop(response);
+        assert_eq!((responses.waiting(), responses.finished()), (0, 1));
     }
 }

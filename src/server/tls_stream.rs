@@ -1,10 +1,10 @@
-//! A connection's own bytes: TLS between HTTP and the socket.
+//! The TLS stream of a connection, between the HTTP library and the socket.
 //!
-//! `connection` makes a [`Wire`] of a socket whose handshake is over, lends it to hyper, and looks
-//! after it: hyper writes plaintext in pieces as they come, but a record costs the same whether it
-//! is full or not, and a system call costs more than what it moves. So whole records are made of
-//! what hyper writes, and go out many at once: when so much has gathered as may be held, or when
-//! the round is over. How much may be held follows the reader.
+//! `connection` creates a [`TlsStream`] after the handshake; `http1` and `http2` use it. A small
+//! TLS record costs as much as a full one, and a system call costs more than the bytes it moves.
+//! The stream therefore coalesces writes into full records and sends many records at once: when its
+//! buffer is full, or when the caller calls [`TlsStream::poll_send`]. The buffer grows for a reader
+//! at full speed and shrinks for a slow one.
 
 use std::collections::VecDeque;
 use std::io::{self, BufRead, IoSlice, Read, Write};
@@ -23,88 +23,89 @@ use super::frame_budget::FrameBudget;
 use crate::buffer_budget::{LEAST, Size};
 use crate::connection_handle::{Connection, Written};
 
-/// The plaintext of a full record (RFC 8446 §5.1).
-const RECORD: usize = 16 * 1024;
-/// What a record is longer than its plaintext, at the most, in TLS 1.3 with AES-GCM.
+/// The plaintext of a full TLS record (RFC 8446 §5.1), in bytes.
+const RECORD_SIZE: usize = 16 * 1024;
+/// The overhead of a record in TLS 1.3 with AES-GCM, in bytes: an upper bound.
 const OVERHEAD: usize = 22;
-/// An upper bound of the same for every version and cipher.
+/// An upper bound of the overhead for every TLS version and cipher, in bytes.
 const OVERHEAD_BOUND: u64 = 64;
-/// The most that is sealed and not sent: more would not stay in the core's own cache until the
-/// system copies it.
-pub(super) const MOST: usize = 128 * 1024;
-/// How much may wait in the system that has not been sent, in bytes; what is on its way and not yet
-/// acknowledged comes on top. Without a bound it is megabytes for each reader who stands still, and
-/// a player that jumps leaves them behind, read from the origin for nobody.
-pub(super) const UNSENT: u32 = 64 * 1024;
-/// The same for a reader who keeps up: then what is read at once from the origin finds room at
-/// once, which makes a wake-up of four. It is half of what Linux itself would hold.
-const UNSENT_FAST: u32 = 2 * 1024 * 1024;
-/// What may be sealed at once of an answer to what has just been read: so much the system takes in
-/// any case.
-const AT_ONCE: usize = 80 * 1024;
-/// Of what does not fill a record, so much is kept for the next one, which costs less to copy than
-/// a record of its own.
-const KEPT: usize = 4 * 1024;
+/// The largest amount of sealed, unsent ciphertext, in bytes. More would leave the core's cache
+/// before the kernel copies it.
+pub(super) const MAX_SEALED: usize = 128 * 1024;
+/// How many unsent bytes the kernel may buffer for a connection (TCP_NOTSENT_LOWAT), in addition to
+/// the bytes in flight. Without a bound, a stalled reader occupies megabytes, and a player that
+/// seeks discards them although the origin has sent them.
+pub(super) const NOTSENT_LOWAT: u32 = 64 * 1024;
+/// The same for a reader at full speed. One read from the origin then fits into one write, which
+/// saves three of four wake-ups. It is half of what Linux buffers by default.
+const NOTSENT_LOWAT_FAST: u32 = 2 * 1024 * 1024;
+/// How many bytes may be sealed directly after a read, whatever the buffer budget allows. The
+/// kernel accepts this much in any case.
+const IMMEDIATE: usize = 80 * 1024;
+/// The longest remainder that is buffered for the next record, in bytes. Up to this length, a copy
+/// costs less than a record of its own.
+const MAX_REMAINDER: usize = 4 * 1024;
 
-/// What is copied into a record at once. From about 2 KiB on, glibc copies by `rep movsb` where a
-/// processor claims to be fast at it, and on some virtual machines that is slow: it was a third of
-/// all that a large file cost.
-const PIECE: usize = 2 * 1024;
+/// The largest chunk that is copied into a record in one call, in bytes. Above about 2 KiB, glibc
+/// copies with `rep movsb` where the processor reports that it is fast. On some virtual machines it
+/// is slow, and took a third of the CPU time of a large file.
+const COPY_CHUNK: usize = 2 * 1024;
 
-/// A connection after its handshake. Clones are the same one: hyper's, and that of whoever looks
-/// after it.
+/// The TLS stream of a connection after its handshake. Clones share the connection: the HTTP
+/// library has one, and the task that monitors the connection has another.
 #[derive(Clone, Debug)]
-pub(super) struct Wire {
-    inner: Arc<Mutex<Sealed>>,
-    /// Whether what hyper flushes waits for [`Wire::poll_send`]. HTTP/2 flushes after each frame.
-    gathers: bool,
+pub(super) struct TlsStream {
+    inner: Arc<Mutex<Inner>>,
+    /// Whether flushed bytes wait for [`TlsStream::poll_send`]. HTTP/2 flushes after each frame.
+    coalesces: bool,
 }
 
 #[derive(Debug)]
-struct Sealed {
+struct Inner {
     socket: TcpStream,
     session: ServerConnection,
     connection: Connection,
-    /// Read before, to be read again.
+    /// Input that [`TlsStream::put_back`] returned; read before anything else.
     unread: Bytes,
-    /// Whether something came that is no request yet.
-    heard: bool,
-    /// Whether the reader has closed its side.
-    ended: bool,
-    /// Plaintext that does not fill a record yet.
+    /// Whether input was read that has not become a request yet.
+    has_unparsed_input: bool,
+    /// Whether the peer has closed its side.
+    is_closed_by_peer: bool,
+    /// Buffered plaintext, shorter than a record.
     tail: Vec<u8>,
-    /// About how much is sealed and not sent.
-    sealed: usize,
+    /// Sealed and unsent ciphertext, in bytes; an estimate.
+    unsent_ciphertext: usize,
     size: Size,
-    /// How much may wait in the system.
-    unsent: u32,
-    /// How much of [`AT_ONCE`] is left.
-    at_once: usize,
-    closing: bool,
-    /// What the client sends over HTTP/2; none over HTTP/1.1.
+    /// The TCP_NOTSENT_LOWAT that is set on the socket.
+    notsent_lowat: u32,
+    /// How many bytes of [`IMMEDIATE`] are left.
+    immediate: usize,
+    is_closing: bool,
+    /// Counts the client's HTTP/2 frames; none over HTTP/1.1.
     frames: Option<Box<FrameBudget>>,
-    /// Plaintext that was sealed, in bytes.
+    /// Sealed plaintext since the start, in bytes.
     written: u64,
-    /// Whether HTTP has written all that it had buffered, so that what bodies report as written is
-    /// in the session.
+    /// Whether the HTTP library has flushed its buffer. Then all bytes that bodies report as
+    /// written are sealed or in `tail`.
     is_flushed: bool,
-    /// Where the ciphertext ends that was made, at most, and how much of it is with the kernel.
-    made: u64,
+    /// Ciphertext produced since the start, in bytes; an upper bound.
+    produced: u64,
+    /// The position in the ciphertext up to which the kernel has accepted it.
     sent: u64,
-    /// Where in the ciphertext the last body ends that was released.
-    released: u64,
-    /// Bytes read from the peer, TLS included.
+    /// The position in the ciphertext where the last released body ends.
+    released_end: u64,
+    /// Bytes read from the peer, TLS overhead included.
     read: u64,
-    /// What had been sent when [`Wire::rest`] was last called.
-    sent_at_rest: u64,
-    /// What was written of bodies and is not with the kernel, by where it ends in the ciphertext.
+    /// The bytes sent until the last call of [`TlsStream::release_if_stalled`].
+    sent_at_last_check: u64,
+    /// Written parts of bodies that the kernel has not accepted, with their end in the ciphertext.
     unsent_bodies: VecDeque<(u64, Written)>,
 }
 
-/// What the deadlines of a connection need to know of its bytes.
+/// The counters of a stream that [`Deadlines`](super::deadlines::Deadlines) needs.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Traffic {
-    /// Whether the client's HTTP/2 preface is still to come; false over HTTP/1.1.
+    /// Whether the client's HTTP/2 preface is incomplete; false over HTTP/1.1.
     pub(super) awaits_preface: bool,
     /// Whether an HTTP/2 head has begun to arrive.
     pub(super) is_within_head: bool,
@@ -120,46 +121,46 @@ pub(super) struct Traffic {
     pub(super) sent: u64,
 }
 
-impl Wire {
+impl TlsStream {
     pub(super) fn new(
         socket: TcpStream,
         session: ServerConnection,
         connection: Connection,
         size: Size,
-        gathers: bool,
-    ) -> Wire {
-        let sealed = Sealed {
+        coalesces: bool,
+    ) -> TlsStream {
+        let inner = Inner {
             socket,
             session,
             connection,
             unread: Bytes::new(),
-            heard: false,
-            ended: false,
+            has_unparsed_input: false,
+            is_closed_by_peer: false,
             tail: Vec::new(),
-            sealed: 0,
+            unsent_ciphertext: 0,
             size,
-            unsent: UNSENT,
-            at_once: 0,
-            closing: false,
-            frames: gathers.then(|| Box::new(FrameBudget::new())),
+            notsent_lowat: NOTSENT_LOWAT,
+            immediate: 0,
+            is_closing: false,
+            frames: coalesces.then(|| Box::new(FrameBudget::new())),
             written: 0,
             is_flushed: true,
-            made: 0,
+            produced: 0,
             sent: 0,
-            released: 0,
+            released_end: 0,
             read: 0,
-            sent_at_rest: 0,
+            sent_at_last_check: 0,
             unsent_bodies: VecDeque::new(),
         };
-        Wire { inner: Arc::new(Mutex::new(sealed)), gathers }
+        TlsStream { inner: Arc::new(Mutex::new(inner)), coalesces }
     }
 
-    /// Sends what was handed over; ready when all of it is with the system.
+    /// Seals and sends all written bytes; ready when the kernel has accepted them.
     pub(super) fn poll_send(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.lock().poll_send(context)
     }
 
-    /// Ready when there is something to read, or the reader has gone. Nothing is held meanwhile.
+    /// Ready when there is input, or the peer has closed. Allocates no buffer while it waits.
     pub(super) fn poll_readable(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.lock();
         if !this.unread.is_empty() || !this.session.wants_read() {
@@ -168,39 +169,41 @@ impl Wire {
         this.socket.poll_read_ready(context)
     }
 
-    /// Releases the part of the buffers' budget that is held for a reader who has stalled, or
-    /// requests nothing.
-    pub(super) fn rest(&self, now: Instant) {
+    /// Releases this connection's allowance of the buffer budget if the reader has stalled or the
+    /// connection is idle.
+    pub(super) fn release_if_stalled(&self, now: Instant) {
         let mut this = self.lock();
         this.size.rest(now);
         let sent = this.connection.sent();
-        if std::mem::replace(&mut this.sent_at_rest, sent) == sent && !this.session.wants_write() {
+        if std::mem::replace(&mut this.sent_at_last_check, sent) == sent
+            && !this.session.wants_write()
+        {
             this.size.shrink();
         }
     }
 
-    /// Whether it holds a part of the buffers' budget.
+    /// Whether the connection holds an allowance of the buffer budget.
     pub(super) fn holds_buffers(&self) -> bool {
         !self.lock().size.is_least()
     }
 
-    /// Whether all that was handed over is with the system.
+    /// Whether the kernel has accepted all written bytes.
     pub(super) fn is_sent(&self) -> bool {
         let this = self.lock();
         this.tail.is_empty() && !this.session.wants_write()
     }
 
-    /// Whether anything was heard of the reader since [`Wire::forget_heard`].
-    pub(super) fn was_heard(&self) -> bool {
-        self.lock().heard
+    /// Whether input was read since the last [`TlsStream::clear_unparsed_input`].
+    pub(super) fn has_unparsed_input(&self) -> bool {
+        self.lock().has_unparsed_input
     }
 
-    /// What was heard has become a request.
-    pub(super) fn forget_heard(&self) {
-        self.lock().heard = false;
+    /// Records that all input so far has become a request.
+    pub(super) fn clear_unparsed_input(&self) {
+        self.lock().has_unparsed_input = false;
     }
 
-    /// What has passed so far.
+    /// Returns the counters up to now.
     pub(super) fn traffic(&self) -> Traffic {
         let this = self.lock();
         let is_sent = this.tail.is_empty() && !this.session.wants_write();
@@ -211,34 +214,34 @@ impl Wire {
             is_within_head: frames.is_within_head(),
             heads: frames.heads(),
             resets: frames.resets(),
-            // What was written is nearly all payload: frames without any are answered by frames of
-            // their size.
+            // The written bytes are nearly all payload: the library replies to a frame without
+            // payload with a frame of the same size.
             is_overspent: frames.is_overspent(this.written),
             ..traffic
         }
     }
 
-    /// How many bytes were read from the peer, TLS included.
+    /// Bytes read from the peer, TLS overhead included.
     pub(super) fn bytes_read(&self) -> u64 {
         self.lock().read
     }
 
-    /// Whether it gathers what hyper writes.
-    pub(super) fn gathers(&self) -> bool {
-        self.gathers
+    /// Whether flushed bytes wait for [`TlsStream::poll_send`].
+    pub(super) fn coalesces(&self) -> bool {
+        self.coalesces
     }
 
-    /// Has this read before anything else.
+    /// Returns input to the stream, to be read before anything else.
     pub(super) fn put_back(&self, unread: Bytes) {
         self.lock().unread = unread;
     }
 
-    fn lock(&self) -> MutexGuard<'_, Sealed> {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl AsyncRead for Wire {
+impl AsyncRead for TlsStream {
     fn poll_read(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -248,7 +251,7 @@ impl AsyncRead for Wire {
     }
 }
 
-impl AsyncWrite for Wire {
+impl AsyncWrite for TlsStream {
     fn poll_write(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -272,7 +275,7 @@ impl AsyncWrite for Wire {
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut this = self.lock();
         this.is_flushed = true;
-        if self.gathers { Poll::Ready(Ok(())) } else { this.poll_send(context) }
+        if self.coalesces { Poll::Ready(Ok(())) } else { this.poll_send(context) }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -280,7 +283,7 @@ impl AsyncWrite for Wire {
     }
 }
 
-impl Sealed {
+impl Inner {
     fn poll_read(
         &mut self,
         context: &mut Context<'_>,
@@ -289,13 +292,13 @@ impl Sealed {
         if !self.unread.is_empty() {
             let length = self.unread.len().min(buffer.remaining());
             buffer.put_slice(&self.unread.split_to(length));
-            self.heard = true;
+            self.has_unparsed_input = true;
             return Poll::Ready(Ok(()));
         }
         let mut is_waiting = false;
-        while !self.ended && self.session.wants_read() && !is_waiting {
-            match self.poll_hear(context) {
-                Poll::Ready(heard) => self.ended = heard? == 0,
+        while !self.is_closed_by_peer && self.session.wants_read() && !is_waiting {
+            match self.poll_read_tls(context) {
+                Poll::Ready(count) => self.is_closed_by_peer = count? == 0,
                 Poll::Pending => is_waiting = true,
             }
         }
@@ -314,25 +317,25 @@ impl Sealed {
             frames.read(read);
         }
         reader.consume(length);
-        self.heard |= length > 0;
-        self.at_once = AT_ONCE;
+        self.has_unparsed_input |= length > 0;
+        self.immediate = IMMEDIATE;
         Poll::Ready(Ok(()))
     }
 
-    /// Takes up what the socket has; 0 where the reader has closed its side.
-    fn poll_hear(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
+    /// Reads TLS records from the socket. Returns 0 if the peer has closed its side.
+    fn poll_read_tls(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let mut socket = Socket { socket: &mut self.socket, context };
-        let heard = match self.session.read_tls(&mut socket) {
+        let count = match self.session.read_tls(&mut socket) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Poll::Pending,
-            heard => heard?,
+            count => count?,
         };
-        self.read += heard as u64;
+        self.read += count as u64;
         if let Err(error) = self.session.process_new_packets() {
-            // The reader is told why, where it still listens.
+            // Sends the TLS alert, if the socket accepts it.
             let _ = self.session.write_tls(&mut Socket { socket: &mut self.socket, context });
             return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, error)));
         }
-        Poll::Ready(Ok(heard))
+        Poll::Ready(Ok(count))
     }
 
     fn poll_write(
@@ -344,105 +347,106 @@ impl Sealed {
         loop {
             let room = self.room();
             if room > 0 {
-                return Poll::Ready(self.take(slices, room));
+                return Poll::Ready(self.accept(slices, room));
             }
             ready!(self.poll_send_some(context))?;
         }
     }
 
-    /// How much may be sealed now, in whole records.
+    /// Returns how many bytes of plaintext may be sealed now, in whole records.
     fn room(&mut self) -> usize {
-        let may_hold = if self.at_once > 0 { self.at_once } else { self.size.next(Instant::now()) };
-        match may_hold.saturating_sub(self.sealed) {
+        let may_hold =
+            if self.immediate > 0 { self.immediate } else { self.size.next(Instant::now()) };
+        match may_hold.saturating_sub(self.unsent_ciphertext) {
             0 => 0,
-            // So little that it is no whole record is still worth one, where it is all that may
-            // ever be held.
-            room if self.sealed == 0 && may_hold == LEAST => room,
-            room if self.sealed == 0 => (room / RECORD).max(1) * RECORD,
-            // What was sent in part leaves less than a record's room: it is not worth a record of
-            // its own.
-            room => room / RECORD * RECORD,
+            // The least allowance is shorter than a record: seal a short record.
+            room if self.unsent_ciphertext == 0 && may_hold == LEAST => room,
+            room if self.unsent_ciphertext == 0 => (room / RECORD_SIZE).max(1) * RECORD_SIZE,
+            // After a partial send, a room shorter than a record is not worth a short record.
+            room => room / RECORD_SIZE * RECORD_SIZE,
         }
     }
 
-    /// Makes whole records of what is kept and of these, and tells how much of these was taken.
-    fn take(&mut self, slices: &[IoSlice<'_>], room: usize) -> io::Result<usize> {
+    /// Seals the tail and these slices into full records, and buffers the remainder. Returns how
+    /// many bytes of the slices it accepted.
+    fn accept(&mut self, slices: &[IoSlice<'_>], room: usize) -> io::Result<usize> {
         let offered: usize = slices.iter().map(|slice| slice.len()).sum();
         let all = self.tail.len() + offered;
-        if all < RECORD && offered <= KEPT {
+        if all < RECORD_SIZE && offered <= MAX_REMAINDER {
             slices.iter().for_each(|slice| self.tail.extend_from_slice(slice));
             return Ok(offered);
         }
-        // What is kept may be more than the room: something of these goes with it, or it would seem
-        // that nothing can.
+        // The tail may be longer than the room. Accept at least one byte: `Ok(0)` would
+        // report that the stream is closed for writing.
         let room = room.max(self.tail.len() + 1);
-        let sealed = if all <= room { all - self.left_over(all) } else { room };
+        let sealed = if all <= room { all - self.remainder(all) } else { room };
         let mut taken = sealed.saturating_sub(self.tail.len());
         self.seal(slices, taken)?;
-        // What is left over of all that there is waits for the next record.
+        // The remainder of the last record stays in the tail.
         if all <= room {
-            copy(slices, taken, &mut self.tail);
+            append_after(slices, taken, &mut self.tail);
             taken = offered;
         }
         Ok(taken)
     }
 
-    /// How much of so many bytes is kept for the next record.
-    fn left_over(&self, all: usize) -> usize {
-        let left_over = all % RECORD;
-        if left_over <= KEPT && all > RECORD { left_over } else { 0 }
+    /// Returns how many of `all` bytes stay in the tail for the next record.
+    fn remainder(&self, all: usize) -> usize {
+        let remainder = all % RECORD_SIZE;
+        if remainder <= MAX_REMAINDER && all > RECORD_SIZE { remainder } else { 0 }
     }
 
-    /// Seals what is kept and so much of these.
+    /// Seals the tail and the first `count` bytes of the slices.
     fn seal(&mut self, slices: &[IoSlice<'_>], count: usize) -> io::Result<()> {
         let length = self.tail.len() + count;
-        let mut parts = Vec::with_capacity(length / PIECE + slices.len() + 2);
-        parts.extend(self.tail.chunks(PIECE).map(IoSlice::new));
+        let mut parts = Vec::with_capacity(length / COPY_CHUNK + slices.len() + 2);
+        parts.extend(self.tail.chunks(COPY_CHUNK).map(IoSlice::new));
         let mut left = count;
         for slice in slices {
             let part = slice.get(..left.min(slice.len())).unwrap_or_default();
             left -= part.len();
-            parts.extend(part.chunks(PIECE).map(IoSlice::new));
+            parts.extend(part.chunks(COPY_CHUNK).map(IoSlice::new));
         }
         let sealed = self.session.writer().write_vectored(&parts)?;
         if sealed != length {
-            return Err(io::Error::other("TLS did not take what it was given"));
+            return Err(io::Error::other("rustls accepted only a part of the plaintext"));
         }
-        let records = length.div_ceil(RECORD);
-        self.sealed += length + records * OVERHEAD;
-        self.made += length as u64 + records as u64 * OVERHEAD_BOUND;
+        let records = length.div_ceil(RECORD_SIZE);
+        self.unsent_ciphertext += length + records * OVERHEAD;
+        self.produced += length as u64 + records as u64 * OVERHEAD_BOUND;
         self.written += length as u64;
-        self.at_once = self.at_once.saturating_sub(length);
+        self.immediate = self.immediate.saturating_sub(length);
         self.tail.clear();
         Ok(())
     }
 
-    /// Hands some of what is sealed to the system.
+    /// Writes some of the ciphertext to the socket.
     fn poll_send_some(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.session.write_tls(&mut Socket { socket: &mut self.socket, context }) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                self.connection.held_up(true);
+                self.connection.set_write_blocked(true);
                 Poll::Pending
             }
             Ok(0) => Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
             Ok(sent) => {
                 let is_all = !self.session.wants_write();
-                self.sealed = if is_all { 0 } else { self.sealed.saturating_sub(sent) };
+                self.unsent_ciphertext =
+                    if is_all { 0 } else { self.unsent_ciphertext.saturating_sub(sent) };
                 self.note_sent(sent, is_all);
-                if self.at_once == 0 {
+                if self.immediate == 0 {
                     self.size.came(sent, Instant::now());
                 }
-                self.follow();
-                self.connection.held_up(false);
+                self.adjust_notsent_lowat();
+                self.connection.set_write_blocked(false);
                 Poll::Ready(Ok(()))
             }
             Err(error) => Poll::Ready(Err(error)),
         }
     }
 
-    /// Releases the bodies whose bytes are with the kernel.
+    /// Counts ciphertext that the kernel accepted, and releases the bodies that it completes.
     fn note_sent(&mut self, sent: usize, is_all: bool) {
-        self.sent = if is_all { self.made } else { self.sent + sent as u64 };
+        self.sent = if is_all { self.produced } else { self.sent + sent as u64 };
         self.connection.note_sent(sent);
         self.release_bodies();
     }
@@ -450,18 +454,18 @@ impl Sealed {
     fn release_bodies(&mut self) {
         while self.unsent_bodies.front().is_some_and(|(end, _)| *end <= self.sent) {
             if let Some((end, Written { body, at, count })) = self.unsent_bodies.pop_front() {
-                self.released = end;
+                self.released_end = end;
                 body.left(at, count);
             }
         }
     }
 
-    /// Counts what was sent of bodies whose last byte was not: the connection broke, and the reader
-    /// may have received it.
+    /// Counts the sent bytes of unfinished bodies after the connection broke: the reader may have
+    /// received them.
     fn count_unfinished(&mut self) {
         self.list_bodies();
         let mut sent =
-            usize::try_from(self.sent.saturating_sub(self.released)).unwrap_or(usize::MAX);
+            usize::try_from(self.sent.saturating_sub(self.released_end)).unwrap_or(usize::MAX);
         for (_, Written { body, at, count }) in self.unsent_bodies.drain(..) {
             let part = count.min(sent);
             if part > 0 {
@@ -471,19 +475,19 @@ impl Sealed {
         }
     }
 
-    /// Lists what bodies have written since the last call; all of it is sealed.
+    /// Queues the parts of bodies written since the last call. All of them are sealed.
     fn list_bodies(&mut self) {
-        let (made, unsent) = (self.made, &mut self.unsent_bodies);
-        self.connection.take_written(|written| unsent.push_back((made, written)));
+        let (produced, unsent) = (self.produced, &mut self.unsent_bodies);
+        self.connection.take_written(|written| unsent.push_back((produced, written)));
     }
 
-    /// Has the system hold what suits this reader.
-    fn follow(&mut self) {
-        let unsent = if self.size.is_most() { UNSENT_FAST } else { UNSENT };
-        if unsent != self.unsent {
-            self.unsent = unsent;
-            // Where it cannot be set it is as it was.
-            let _ = SockRef::from(&self.socket).set_tcp_notsent_lowat(unsent);
+    /// Adjusts TCP_NOTSENT_LOWAT to the speed of the reader.
+    fn adjust_notsent_lowat(&mut self) {
+        let lowat = if self.size.is_most() { NOTSENT_LOWAT_FAST } else { NOTSENT_LOWAT };
+        if lowat != self.notsent_lowat {
+            self.notsent_lowat = lowat;
+            // On an error the old value stays.
+            let _ = SockRef::from(&self.socket).set_tcp_notsent_lowat(lowat);
         }
     }
 
@@ -498,15 +502,15 @@ impl Sealed {
         while self.session.wants_write() {
             ready!(self.poll_send_some(context))?;
         }
-        // What was written before all was sent the last time.
-        self.sent = self.made;
+        // Everything is sent, so `sent` catches up with the upper bound `produced`.
+        self.sent = self.produced;
         self.release_bodies();
-        self.released = self.made;
+        self.released_end = self.produced;
         Poll::Ready(Ok(()))
     }
 
     fn poll_close(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if !std::mem::replace(&mut self.closing, true) {
+        if !std::mem::replace(&mut self.is_closing, true) {
             if !self.tail.is_empty() {
                 self.seal(&[], 0)?;
             }
@@ -520,21 +524,21 @@ impl Sealed {
     }
 }
 
-impl Drop for Sealed {
-    /// Has the kernel discard what is unsent of a connection that was cut: it would be delivered
-    /// after the loan's end.
+impl Drop for Inner {
+    /// Makes the kernel discard unsent bytes of an aborted connection. They would arrive after the
+    /// loan's end.
     fn drop(&mut self) {
         if self.connection.is_cut() {
             let _ = SockRef::from(&self.socket).set_linger(Some(Duration::ZERO));
         } else {
             self.count_unfinished();
         }
-        self.connection.closed();
+        self.connection.note_closed();
     }
 }
 
-/// Appends what these hold after the first so many bytes.
-fn copy(slices: &[IoSlice<'_>], mut skip: usize, to: &mut Vec<u8>) {
+/// Appends the bytes of the slices after the first `skip` bytes.
+fn append_after(slices: &[IoSlice<'_>], mut skip: usize, to: &mut Vec<u8>) {
     for slice in slices {
         let skipped = skip.min(slice.len());
         to.extend_from_slice(slice.get(skipped..).unwrap_or_default());
@@ -542,7 +546,7 @@ fn copy(slices: &[IoSlice<'_>], mut skip: usize, to: &mut Vec<u8>) {
     }
 }
 
-/// The socket as TLS reads and writes it, within a task.
+/// Adapts the socket to the blocking I/O traits of rustls, within one poll.
 struct Socket<'a, 'b> {
     socket: &'a mut TcpStream,
     context: &'a mut Context<'b>,

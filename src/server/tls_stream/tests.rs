@@ -1,4 +1,4 @@
-//! A wire against a real reader over loopback, whose records are looked at from outside.
+//! A TLS stream against a real reader over loopback that sees the boundaries of the records.
 
 use std::sync::Arc;
 
@@ -12,23 +12,26 @@ use tokio_rustls::TlsAcceptor;
 use super::*;
 use crate::buffer_budget::Buffers;
 
-/// A reader who takes the bytes off the socket by itself, so that it sees how they were sealed.
+/// A reader that splits the ciphertext into records before it decrypts them.
 struct Reader {
     socket: TcpStream,
     session: ClientConnection,
-    /// How long each record is that came, with its head.
+    /// The length of each received record, in bytes, header included.
     records: Vec<usize>,
     raw: Vec<u8>,
 }
 
-async fn joined(gathers: bool) -> (Wire, Reader, Connection) {
-    joined_under(&Buffers::new(64 << 20), gathers).await
+async fn connect(coalesces: bool) -> (TlsStream, Reader, Connection) {
+    connect_with_budget(&Buffers::new(64 << 20), coalesces).await
 }
 
-async fn joined_under(buffers: &Buffers, gathers: bool) -> (Wire, Reader, Connection) {
-    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
-    let certificate = CertificateDer::from(made.cert.der().to_vec());
-    let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+async fn connect_with_budget(
+    buffers: &Buffers,
+    coalesces: bool,
+) -> (TlsStream, Reader, Connection) {
+    let generated = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    let certificate = CertificateDer::from(generated.cert.der().to_vec());
+    let key = PrivateKeyDer::try_from(generated.signing_key.serialize_der()).unwrap();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut server = ServerConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
@@ -59,12 +62,12 @@ async fn joined_under(buffers: &Buffers, gathers: bool) -> (Wire, Reader, Connec
     let reader = Reader { socket, session, records: Vec::new(), raw: Vec::new() };
     let (socket, session) = served.unwrap().into_inner();
     let connection = Connection::new();
-    let size = Size::new(buffers, MOST);
-    (Wire::new(socket, session, connection.clone(), size, gathers), reader, connection)
+    let size = Size::new(buffers, MAX_SEALED);
+    (TlsStream::new(socket, session, connection.clone(), size, coalesces), reader, connection)
 }
 
 impl Reader {
-    /// Reads so many bytes of plaintext.
+    /// Reads `count` bytes of plaintext.
     async fn take(&mut self, count: usize) -> Vec<u8> {
         let mut plain = Vec::new();
         while plain.len() < count {
@@ -96,18 +99,18 @@ impl Reader {
     }
 }
 
-fn some(count: usize) -> Vec<u8> {
+fn bytes_of_length(count: usize) -> Vec<u8> {
     (0..count).map(|at| (at * 31 + at / 256) as u8).collect()
 }
 
-/// Writes all of it in these pieces, two at a time, as hyper would, and sends it.
-async fn write(wire: &mut Wire, bytes: &[u8], pieces: &[usize]) {
+/// Writes the bytes in chunks of these lengths, two slices per call as hyper does, and sends them.
+async fn write(stream: &mut TlsStream, bytes: &[u8], chunks: &[usize]) {
     let mut rest = bytes;
-    for piece in pieces.iter().cycle() {
+    for chunk in chunks.iter().cycle() {
         if rest.is_empty() {
             break;
         }
-        let (now, later) = rest.split_at((*piece).min(rest.len()));
+        let (now, later) = rest.split_at((*chunk).min(rest.len()));
         let (one, other) = now.split_at(now.len() / 3);
         let mut written = 0;
         while written < now.len() {
@@ -115,15 +118,16 @@ async fn write(wire: &mut Wire, bytes: &[u8], pieces: &[usize]) {
                 (&one[written.min(one.len())..], &other[written.saturating_sub(one.len())..]);
             let slices = [IoSlice::new(one), IoSlice::new(other)];
             let taken =
-                poll_fn(|context| Pin::new(&mut *wire).poll_write_vectored(context, &slices)).await;
+                poll_fn(|context| Pin::new(&mut *stream).poll_write_vectored(context, &slices))
+                    .await;
             let taken = taken.unwrap();
-            assert!(taken > 0, "to HTTP it seems that nothing can be written any more");
+            assert!(taken > 0, "Ok(0) reports that the stream is closed for writing");
             written += taken;
         }
-        wire.flush().await.unwrap();
+        stream.flush().await.unwrap();
         rest = later;
     }
-    poll_fn(|context| wire.poll_send(context)).await.unwrap();
+    poll_fn(|context| stream.poll_send(context)).await.unwrap();
 }
 
 use std::future::poll_fn;
@@ -136,38 +140,41 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
     #[test]
-    fn whatever_the_pieces_the_reader_gets_the_same_bytes(
-        gathers in any::<bool>(),
+    fn reader_gets_the_same_bytes_for_any_chunk_lengths(
+        coalesces in any::<bool>(),
         budget in prop_oneof![Just(0_usize), Just(64 << 20)],
         length in 0_usize..600_000,
-        pieces in prop::collection::vec(prop_oneof![1_usize..200, 1_000_usize..40_000, 16_380_usize..16_400], 1..6),
+        chunks in prop::collection::vec(
+            prop_oneof![1_usize..200, 1_000_usize..40_000, 16_380_usize..16_400],
+            1..6,
+        ),
     ) {
-        // Small pieces of something large would only take time.
-        let length = length.min(pieces.iter().sum::<usize>() * 400);
+        // Many small chunks would only make the test slow.
+        let length = length.min(chunks.iter().sum::<usize>() * 400);
         run(async {
-            let (mut wire, mut reader, _) = joined_under(&Buffers::new(budget), gathers).await;
-            let bytes = some(length);
-            let (_, read) = tokio::join!(write(&mut wire, &bytes, &pieces), reader.take(length));
-            assert!(read == bytes && wire.is_sent());
+            let (mut stream, mut reader, _) = connect_with_budget(&Buffers::new(budget), coalesces).await;
+            let bytes = bytes_of_length(length);
+            let (_, read) = tokio::join!(write(&mut stream, &bytes, &chunks), reader.take(length));
+            assert!(read == bytes && stream.is_sent());
         });
     }
 }
 
 #[tokio::test]
-async fn something_is_taken_however_little_room_is_left() {
-    // What may be sealed at once after a question is used up but for some bytes, and then small
-    // pieces are kept.
+async fn write_accepts_bytes_when_little_room_is_left() {
+    // The bytes that may be sealed directly after a read are nearly used up. Then small chunks
+    // collect in the tail.
     for used in [81_536, 81_900, 65_536] {
-        let (mut wire, mut reader, _) = joined_under(&Buffers::new(0), true).await;
+        let (mut stream, mut reader, _) = connect_with_budget(&Buffers::new(0), true).await;
         reader.session.writer().write_all(b"?").unwrap();
         let mut sealed = Vec::new();
         reader.session.write_tls(&mut sealed).unwrap();
         reader.socket.write_all(&sealed).await.unwrap();
-        assert_eq!(wire.read(&mut [0; 8]).await.unwrap(), 1);
-        let bytes = some(used + 200_000);
+        assert_eq!(stream.read(&mut [0; 8]).await.unwrap(), 1);
+        let bytes = bytes_of_length(used + 200_000);
         let writing = async {
-            write(&mut wire, &bytes[..used], &[used]).await;
-            write(&mut wire, &bytes[used..], &[4000, 4000, 4000, 4000, 370, 9]).await;
+            write(&mut stream, &bytes[..used], &[used]).await;
+            write(&mut stream, &bytes[used..], &[4000, 4000, 4000, 4000, 370, 9]).await;
         };
         let (_, read) = tokio::join!(writing, reader.take(bytes.len()));
         assert!(read == bytes);
@@ -175,14 +182,14 @@ async fn something_is_taken_however_little_room_is_left() {
 }
 
 #[tokio::test]
-async fn frames_are_gathered_into_whole_records() {
-    let (mut wire, mut reader, _) = joined(true).await;
-    let bytes = some(64 * (16 * 1024 + 9));
-    // As HTTP/2 writes: a frame's head and its payload, and a flush after each.
+async fn frames_are_coalesced_into_full_records() {
+    let (mut stream, mut reader, _) = connect(true).await;
+    let bytes = bytes_of_length(64 * (16 * 1024 + 9));
+    // HTTP/2 writes a frame's header and its payload, and flushes after each.
     let (_, read) =
-        tokio::join!(write(&mut wire, &bytes, &[16 * 1024 + 9]), reader.take(bytes.len()));
+        tokio::join!(write(&mut stream, &bytes, &[16 * 1024 + 9]), reader.take(bytes.len()));
     assert!(read == bytes);
-    let short = reader.records.iter().filter(|record| **record < RECORD).count();
+    let short = reader.records.iter().filter(|record| **record < RECORD_SIZE).count();
     assert!(
         short <= 1 + 64 / 8,
         "{short} short records of {}: {:?}",
@@ -192,33 +199,33 @@ async fn frames_are_gathered_into_whole_records() {
 }
 
 #[tokio::test]
-async fn what_is_gathered_leaves_when_it_is_sent_and_not_before() {
-    let (mut wire, mut reader, _) = joined(true).await;
-    wire.write_all(b"a frame").await.unwrap();
-    wire.flush().await.unwrap();
-    assert!(!wire.is_sent());
+async fn coalesced_bytes_are_sent_by_poll_send_only() {
+    let (mut stream, mut reader, _) = connect(true).await;
+    stream.write_all(b"a frame").await.unwrap();
+    stream.flush().await.unwrap();
+    assert!(!stream.is_sent());
     let mut none = [0];
-    assert!(reader.socket.try_read(&mut none).is_err(), "nothing has left");
-    poll_fn(|context| wire.poll_send(context)).await.unwrap();
+    assert!(reader.socket.try_read(&mut none).is_err(), "nothing is sent");
+    poll_fn(|context| stream.poll_send(context)).await.unwrap();
     assert_eq!(reader.take(7).await, b"a frame");
 
-    let (mut wire, mut reader, _) = joined(false).await;
-    wire.write_all(b"an answer").await.unwrap();
-    wire.flush().await.unwrap();
-    assert!(wire.is_sent());
+    let (mut stream, mut reader, _) = connect(false).await;
+    stream.write_all(b"an answer").await.unwrap();
+    stream.flush().await.unwrap();
+    assert!(stream.is_sent());
     assert_eq!(reader.take(9).await, b"an answer");
 }
 
 #[tokio::test]
-async fn a_reader_who_takes_nothing_holds_the_connection_up_until_it_takes_again() {
-    let (mut wire, mut reader, connection) = joined(false).await;
-    let bytes = some(32 << 20);
+async fn stalled_reader_blocks_writes_until_it_reads_again() {
+    let (mut stream, mut reader, connection) = connect(false).await;
+    let bytes = bytes_of_length(32 << 20);
     let mut written = 0;
-    // Until the system takes no more.
+    // Until the kernel accepts no more.
     loop {
         let slice = IoSlice::new(&bytes[written..]);
         let polled = poll_fn(|context| {
-            Poll::Ready(Pin::new(&mut wire).poll_write_vectored(context, &[slice]))
+            Poll::Ready(Pin::new(&mut stream).poll_write_vectored(context, &[slice]))
         })
         .await;
         match polled {
@@ -226,33 +233,33 @@ async fn a_reader_who_takes_nothing_holds_the_connection_up_until_it_takes_again
             Poll::Pending => break,
         }
     }
-    assert!(connection.is_held_up() && !wire.is_sent());
+    assert!(connection.is_write_blocked() && !stream.is_sent());
     let wanted = bytes[..written].to_vec();
-    let sending = poll_fn(|context| wire.poll_send(context));
+    let sending = poll_fn(|context| stream.poll_send(context));
     let (sent, read) = tokio::join!(sending, reader.take(written));
     sent.unwrap();
-    assert!(read == wanted && !connection.is_held_up() && wire.is_sent());
+    assert!(read == wanted && !connection.is_write_blocked() && stream.is_sent());
 }
 
 #[tokio::test]
-async fn the_end_is_told_and_what_was_put_back_is_read_first() {
-    let (mut wire, mut reader, _) = joined(true).await;
+async fn put_back_input_is_read_first_and_close_notify_is_sent() {
+    let (mut stream, mut reader, _) = connect(true).await;
     let mut hello = reader.session.writer();
     hello.write_all(b" of a head").unwrap();
     let mut sealed = Vec::new();
     reader.session.write_tls(&mut sealed).unwrap();
     reader.socket.write_all(&sealed).await.unwrap();
-    wire.put_back(Bytes::from_static(b"the begin"));
-    poll_fn(|context| wire.poll_readable(context)).await.unwrap();
+    stream.put_back(Bytes::from_static(b"the begin"));
+    poll_fn(|context| stream.poll_readable(context)).await.unwrap();
     let mut head = [0; 19];
-    wire.read_exact(&mut head).await.unwrap();
+    stream.read_exact(&mut head).await.unwrap();
     assert_eq!(&head, b"the begin of a head");
-    assert!(wire.was_heard());
-    wire.forget_heard();
-    assert!(!wire.was_heard());
+    assert!(stream.has_unparsed_input());
+    stream.clear_unparsed_input();
+    assert!(!stream.has_unparsed_input());
 
-    wire.write_all(b"bye").await.unwrap();
-    wire.shutdown().await.unwrap();
+    stream.write_all(b"bye").await.unwrap();
+    stream.shutdown().await.unwrap();
     assert_eq!(reader.take(3).await, b"bye");
     let mut rest = Vec::new();
     reader.socket.read_to_end(&mut rest).await.unwrap();
@@ -284,26 +291,26 @@ impl crate::connection_handle::OutgoingBody for Body {
     }
 }
 
-/// Writes what is accepted at once; how much that is.
-fn write_now(wire: &mut Wire, bytes: &[u8]) -> usize {
+/// Writes as much as is accepted without waiting, and returns how much.
+fn write_now(stream: &mut TlsStream, bytes: &[u8]) -> usize {
     let mut context = Context::from_waker(std::task::Waker::noop());
-    match Pin::new(wire).poll_write(&mut context, bytes) {
+    match Pin::new(stream).poll_write(&mut context, bytes) {
         Poll::Ready(written) => written.unwrap(),
         Poll::Pending => 0,
     }
 }
 
 #[test]
-fn body_is_held_until_the_kernel_has_its_bytes() {
+fn body_is_released_once_the_kernel_has_its_bytes() {
     run(async {
-        for gathers in [false, true] {
-            let (mut wire, mut reader, connection) = joined(gathers).await;
+        for coalesces in [false, true] {
+            let (mut stream, mut reader, connection) = connect(coalesces).await;
             let body = Arc::new(Body { connection: connection.clone(), left: Default::default() });
             let written = |count| Written { body: body.clone(), at: None, count };
             // The socket is full when no more is accepted.
-            let (bytes, mut all) = (some(100_000), 0);
+            let (bytes, mut all) = (bytes_of_length(100_000), 0);
             loop {
-                let count = write_now(&mut wire, &bytes);
+                let count = write_now(&mut stream, &bytes);
                 all += count;
                 if count == 0 {
                     break;
@@ -311,21 +318,21 @@ fn body_is_held_until_the_kernel_has_its_bytes() {
             }
             connection.record(written(1000));
             let mut context = Context::from_waker(std::task::Waker::noop());
-            assert!(wire.poll_send(&mut context).is_pending());
-            assert_eq!(body.left(), 0, "HTTP has not written all that it buffers");
-            let _ = Pin::new(&mut wire).poll_flush(&mut context);
-            assert!(wire.poll_send(&mut context).is_pending());
-            assert_eq!(body.left(), 0, "it waits for the kernel");
+            assert!(stream.poll_send(&mut context).is_pending());
+            assert_eq!(body.left(), 0, "the HTTP library has not flushed its buffer");
+            let _ = Pin::new(&mut stream).poll_flush(&mut context);
+            assert!(stream.poll_send(&mut context).is_pending());
+            assert_eq!(body.left(), 0, "the kernel has not accepted the bytes");
             let (plain, sent) =
-                tokio::join!(reader.take(all), poll_fn(|context| wire.poll_send(context)));
+                tokio::join!(reader.take(all), poll_fn(|context| stream.poll_send(context)));
             sent.unwrap();
             assert_eq!((plain.len(), body.left()), (all, 1000));
             connection.record(written(10));
-            drop(wire);
+            drop(stream);
             assert_eq!(
                 (body.left(), Arc::strong_count(&body)),
                 (1000, 1),
-                "what was not sent is not counted"
+                "unsent bytes are not counted"
             );
         }
     });
