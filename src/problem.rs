@@ -1,8 +1,9 @@
-//! Every refusal that a reader's request can meet, as a problem document of RFC 9457.
+//! The problems that a reader's request can end with, as problem documents (RFC 9457).
 //!
-//! Each step of the line turns its own error into a [`Problem`]; only `server` writes one as bytes.
-//! A problem names no borrower, origin, key or token: its sentences are fixed, but for Bokbasen's
-//! own refusal code. It calls nothing of ours.
+//! Each module that handles a request converts its errors to a [`Problem`]; only `server`
+//! serializes it. A problem contains no borrower, origin, key or token. Its sentences are fixed,
+//! and its only variable text is Bokbasen's refusal code. The module depends on no other module of
+//! loangate.
 
 use std::time::Duration;
 
@@ -14,99 +15,98 @@ use utoipa::{ToResponse, ToSchema};
 #[derive(Clone, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum Problem {
-    /// The request is not in a form that the gate reads; the sentence says what is wrong.
+    /// The request is malformed. The sentence describes what is wrong.
     RequestMalformed(&'static str),
-    /// Nobody could be made out, or the credential is no longer good; the sentence says which.
+    /// The request has no valid credential. The sentence describes why.
     ReaderUnauthenticated(&'static str),
-    /// The loan was refused, by Bokbasen or by a rule here.
+    /// Bokbasen or a rule of the gate refused the loan.
     LoanRefused {
-        /// Bokbasen's code word for word, or the slug of our rule.
+        /// Bokbasen's code, unchanged, or the slug of the gate's rule.
         reason: String,
-        /// After how long it can be asked for again.
+        /// How long to wait before requesting the loan again, if a time is known.
         retry_after: Option<Duration>,
     },
-    /// A loan of this title has ended, and this credential was issued before that (invariant 7).
+    /// A loan of this title has ended, and the credential was issued before its end (invariant 7).
     LoanEnded,
-    /// No route has this path, or no file is there.
+    /// No route has this path, or the file does not exist.
     TitleNotFound,
-    /// The reader has no loan of this title, and never had.
+    /// The reader has never had a loan of this title.
     LoanNotFound,
-    /// The method has no meaning here; these have.
+    /// The method is not supported here. The text lists the supported ones, as for Allow.
     MethodNotAllowed(&'static str),
-    /// A condition of RFC 9110 §13 does not hold.
+    /// A precondition of the request (RFC 9110 §13) is false.
     PreconditionFailed,
-    /// No asked range lies within the representation.
+    /// No requested range overlaps the representation.
     RangeNotSatisfiable {
         /// The representation's length in bytes.
         complete_length: u64,
     },
-    /// The request is for an authority that this gate does not answer for.
+    /// The request names an authority that this gate does not serve.
     MisdirectedRequest,
-    /// Too much was asked at once.
+    /// The client has reached a limit on requests or loans.
     TooManyRequests {
-        /// Which limit, such as `brake`.
+        /// The name of the limit, such as `brake`.
         reason: &'static str,
-        /// When to come back.
+        /// How long to wait before the next attempt.
         retry_after: Duration,
     },
-    /// The origin failed, or responded with what cannot be passed on.
+    /// The origin failed, or its response cannot be forwarded.
     OriginFailed {
-        /// When to try again, where the origin or its circuit breaker says so.
+        /// How long to wait, if the origin or its circuit breaker gives a time.
         retry_after: Option<Duration>,
     },
-    /// The origin took too long.
+    /// The origin did not respond in time.
     OriginTimeout,
-    /// Bokbasen cannot be reached or does not answer as it should.
+    /// Bokbasen cannot be reached, or its response is not usable.
     LendingUnavailable {
-        /// When to come back.
+        /// How long to wait before the next attempt.
         retry_after: Duration,
     },
     /// The ledger cannot be read or written.
     LedgerUnavailable,
-    /// Bokbasen has not decided yet.
+    /// Bokbasen has not decided about the loan yet.
     LoanPending {
-        /// When to come back.
+        /// How long to wait before the next attempt.
         retry_after: Duration,
     },
-    /// The gate has too much to do, or is stopping.
+    /// The gate is overloaded, or is stopping.
     Overloaded,
 }
 
-/// A problem document as it is sent (RFC 9457 §3), with the members of our own that some problems
-/// add.
+/// A problem document (RFC 9457 §3), with the extension members that some problems add.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 #[schema(as = Problem)]
 pub struct Document<'a> {
-    /// The stable slug.
+    /// The stable slug of the problem.
     #[serde(rename = "type")]
     #[schema(example = "loan-refused")]
     pub kind: &'static str,
-    /// The slug as words.
+    /// The slug in words.
     pub title: &'static str,
-    /// The HTTP status.
+    /// The HTTP status of the response.
     pub status: u16,
-    /// What is wrong and what to do.
+    /// What failed, and what to do.
     pub detail: &'a str,
-    /// Which refusal or limit it was.
+    /// The code of the refusal, or the name of the limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = String, required = false)]
     pub reason: Option<&'a str>,
-    /// After how many seconds to come back.
+    /// How many seconds to wait before the next attempt.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = u64, required = false)]
     pub retry_after: Option<u64>,
 }
 
-/// A refusal, in the description of the APIs.
+/// A refusal in the OpenAPI description of the APIs.
 #[derive(Debug, ToResponse)]
 #[response(
-    description = "A refusal: its `type` says which",
+    description = "A refusal; its `type` identifies the problem",
     content_type = "application/problem+json"
 )]
 pub struct Refused(#[allow(dead_code)] Document<'static>);
 
 impl Problem {
-    /// The HTTP status.
+    /// The HTTP status of the response.
     pub fn status(&self) -> StatusCode {
         match self {
             Problem::RequestMalformed(_) => StatusCode::BAD_REQUEST,
@@ -150,7 +150,7 @@ impl Problem {
         }
     }
 
-    /// When to come back, for the field Retry-After, in whole seconds and never zero.
+    /// The value of Retry-After, in whole seconds and at least one.
     pub fn retry_after(&self) -> Option<u64> {
         let wait = match self {
             Problem::LoanRefused { retry_after, .. } | Problem::OriginFailed { retry_after } => {
@@ -174,7 +174,7 @@ impl Problem {
         Some(wait.as_millis().div_ceil(1000).max(1).try_into().unwrap_or(u64::MAX))
     }
 
-    /// The document to send.
+    /// Returns the problem document to send.
     pub fn document(&self) -> Document<'_> {
         Document {
             kind: self.slug(),
@@ -219,55 +219,60 @@ impl Problem {
             }
             Problem::LoanRefused { reason, .. } => refusal_sentence(reason),
             Problem::LoanEnded => {
-                "The loan of this title has ended. To borrow it again, sign in anew and open the title from the start."
+                "The loan of this title has ended. To borrow it again, sign in again and \
+                 open the title from the start."
             }
             Problem::TitleNotFound => {
                 "There is no such file here. Check the path and the ISBN in it."
             }
             Problem::LoanNotFound => {
-                "There is no loan of this title. Begin one with PUT, or open the title from the start."
+                "There is no loan of this title. Begin one with PUT, or open the title \
+                 from the start."
             }
             Problem::MethodNotAllowed(_) => {
-                "This method has no meaning here. The field Allow lists those that have."
+                "This method is not supported here. The field Allow lists the supported ones."
             }
             Problem::PreconditionFailed => {
-                "The file is no longer the one that the request's condition names. Fetch it from the start."
+                "The file has changed since the version that the request names. \
+                 Fetch it from the start."
             }
             Problem::RangeNotSatisfiable { .. } => {
-                "The range lies past the end of the file. The field Content-Range gives the file's length."
+                "The range lies past the end of the file. The field Content-Range gives \
+                 the file's length."
             }
             Problem::MisdirectedRequest => {
-                "This gate does not answer for that host name. Connect to the host that the request names."
+                "This gate does not serve that host name. Connect to the host that the \
+                 request names."
             }
-            Problem::TooManyRequests { .. } => {
-                "A limit is reached. Wait for as long as Retry-After says and try again."
-            }
+            Problem::TooManyRequests { .. } => "A limit is reached. Try again after Retry-After.",
             Problem::OriginFailed { .. } => {
-                "The storage did not deliver the file. Try again; if it goes on, tell the operator."
+                "The storage did not deliver the file. Try again; if it keeps failing, \
+                 contact the operator."
             }
-            Problem::OriginTimeout => "The storage did not answer in time. Try again in a while.",
+            Problem::OriginTimeout => "The storage did not respond in time. Try again later.",
             Problem::LendingUnavailable { .. } => {
-                "The lending platform cannot be reached, so that no new loan can be made. Try again after Retry-After."
+                "The lending platform cannot be reached, so no new loan can begin. \
+                 Try again after Retry-After."
             }
             Problem::LedgerUnavailable => {
-                "The gate cannot reach its record of loans, so that it can decide nothing. Try again after Retry-After."
+                "The gate cannot access its record of loans, so it cannot admit requests. \
+                 Try again after Retry-After."
             }
             Problem::LoanPending { .. } => {
-                "The lending platform has not yet decided about this loan. Ask again after Retry-After; nothing is lost."
+                "The lending platform has not yet decided about this loan. \
+                 Try again after Retry-After; nothing is lost."
             }
-            Problem::Overloaded => {
-                "The gate has too much to do at the moment. Try again after Retry-After."
-            }
+            Problem::Overloaded => "The gate is overloaded. Try again after Retry-After.",
         }
     }
 }
 
-/// What a reader can do about a refusal. The codes are Bokbasen's (assumed), but for our own slugs
-/// at the end.
+/// Returns what a reader can do about a refusal. The upper-case codes are Bokbasen's (assumed), the
+/// slugs are the gate's.
 fn refusal_sentence(reason: &str) -> &'static str {
     match reason {
         "NO_FREE_LICENSE" => {
-            "All copies that the library has of this title are on loan. Try again later or reserve it."
+            "All of the library's copies of this title are on loan. Try again later or reserve it."
         }
         "BUDGET_EXCEEDED" => "The library's budget for loans is used up for now. Ask the library.",
         "BORROWER_LIMIT" => {
@@ -288,10 +293,12 @@ fn refusal_sentence(reason: &str) -> &'static str {
             "This title is lent only on request. Begin the loan with PUT /loans/{isbn} first."
         }
         "continues-download" => {
-            "There is no live loan, and a request that continues a download never begins one. Open the title from the start."
+            "There is no live loan, and a request that continues a download never begins one. \
+             Open the title from the start."
         }
         _ => {
-            "The lending platform refused this loan. The member reason gives its code; ask the library."
+            "The lending platform refused this loan. The member reason gives its code; \
+             ask the library."
         }
     }
 }
@@ -301,7 +308,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_document_has_its_slug_sentence_and_wait() {
+    fn document_has_slug_sentence_and_retry_after() {
         let problem = Problem::LoanRefused {
             reason: "NO_FREE_LICENSE".into(),
             retry_after: Some(Duration::from_millis(1500)),
@@ -315,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wait_is_never_zero() {
+    fn retry_after_is_never_zero() {
         let problem = Problem::LoanPending { retry_after: Duration::ZERO };
         assert_eq!(problem.retry_after(), Some(1));
     }

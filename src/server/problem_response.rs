@@ -1,7 +1,7 @@
-//! Where a [`Problem`] becomes bytes, and nowhere else.
+//! Serializes a [`Problem`] as a response.
 //!
-//! Called by the dispatcher. The body is the problem document (RFC 9457), the fields are those that
-//! the status asks for (RFC 9110), and nothing of it may be stored.
+//! The dispatcher calls it, and no other module writes problems. The body is the problem document
+//! (RFC 9457), the header fields follow the status (RFC 9110), and caches must not store it.
 
 use bytes::Bytes;
 use http::header::{
@@ -12,7 +12,7 @@ use http::{HeaderValue, Method, Response, StatusCode, Version};
 use crate::delivery::Body;
 use crate::problem::Problem;
 
-/// The response to a request that met this problem.
+/// Returns the response for a problem.
 pub(super) fn problem(problem: &Problem, method: &Method, version: Version) -> Response<Body> {
     let document = serde_json::to_vec(&problem.document()).unwrap_or_default();
     let length = document.len();
@@ -40,7 +40,7 @@ pub(super) fn problem(problem: &Problem, method: &Method, version: Version) -> R
                 fields.insert(CONTENT_RANGE, value);
             }
         }
-        // A body may follow that nobody reads: over HTTP/1.1 the connection cannot be used again.
+        // The request's body may be unread, so an HTTP/1.1 connection cannot be reused.
         Problem::RequestMalformed(_) if version < Version::HTTP_2 => {
             fields.insert(CONNECTION, HeaderValue::from_static("close"));
         }
@@ -49,19 +49,19 @@ pub(super) fn problem(problem: &Problem, method: &Method, version: Version) -> R
     response
 }
 
-/// A success without anything to say.
+/// Returns a response with status 204.
 pub(super) fn no_content() -> Response<Body> {
     let mut response = Response::new(empty());
     *response.status_mut() = StatusCode::NO_CONTENT;
     response
 }
 
-/// A whole body.
+/// Returns a body with these bytes.
 pub(super) fn full(bytes: impl Into<Bytes>) -> Body {
     Body::full(bytes.into())
 }
 
-/// No body.
+/// Returns an empty body.
 pub(super) fn empty() -> Body {
     Body::empty()
 }
