@@ -1,10 +1,9 @@
-//! The path of a request in its one normal form, and the path of a file at an origin.
+//! The path of a request in normal form, and the path of a file at an origin.
 //!
-//! The server parses every request's path here, once, before anything else looks at it; the
-//! catalog, the readers' scopes and the origins see decoded segments only. Between the two types
-//! lies the promise: a [`FilePath`] is built from decoded parts and never copied from a request, so
-//! that the gate and the storage cannot read one path in two ways (CWE-551). It calls nothing of
-//! ours.
+//! The server parses each request's path here, once, before any other use. The catalog, the
+//! readers' scopes and the origins see decoded segments only. A [`FilePath`] is built from decoded
+//! parts and never copied from a request. The gate and the storage therefore cannot interpret one
+//! path in two ways (CWE-551). The module depends on no other module of loangate.
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,47 +13,45 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 #[cfg(test)]
 mod tests;
 
-/// The longest path that is read, in bytes as sent: room for a long link and a long file name.
+/// The longest accepted path, in bytes as sent. A long link and a long file name fit.
 pub const MAX_BYTES: usize = 2048;
 
-/// Every byte but RFC 3986's unreserved (§2.3).
-const ALL_BUT_UNRESERVED: &AsciiSet =
+/// The characters to percent-encode: all except the unreserved ones of RFC 3986 §2.3.
+const ENCODED_CHARACTERS: &AsciiSet =
     &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
-/// A request path in its one normal form; made only by [`RequestPath::parse`].
+/// A request path in normal form, created by [`RequestPath::parse`] only.
 ///
 /// `Debug` leaves out a link's token.
 #[derive(Clone, Eq, PartialEq)]
 pub struct RequestPath {
-    /// A slash, then the decoded segments with a slash between them: no decoded segment contains
-    /// one.
+    /// The decoded segments, each after a slash. No decoded segment contains a slash.
     text: Arc<str>,
 }
 
-/// What is wrong with a path: a sentence.
+/// A sentence that describes what is wrong with a path.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("{0}")]
 pub struct PathError(pub &'static str);
 
 impl RequestPath {
-    /// Reads a path as sent (`Uri::path`), decoding it once, and refuses anything not in normal
-    /// form.
+    /// Parses a path as sent (`Uri::path`). Decodes it once, and refuses a path not in normal form.
     ///
-    /// Normal is: a leading slash, no empty segment (so no slash at the end but in the root), no
-    /// segment of dots alone, nothing encoded twice, no encoded slash, no backslash, semicolon or
-    /// control character, whole UTF-8, at most [`MAX_BYTES`]. An escape may stand for any other
-    /// byte, in either case of hex.
+    /// The normal form has a leading slash, valid UTF-8, and at most [`MAX_BYTES`]. It has no empty
+    /// segment (so no trailing slash, except in the root) and no segment of dots only. It has no
+    /// double encoding, encoded slash, backslash, semicolon or control character. Any other byte
+    /// may be percent-encoded, with hexadecimal digits in either case.
     ///
     /// # Errors
-    /// The sentence for the reader, for 400 `request-malformed`.
+    /// A sentence for the reader, for 400 `request-malformed`.
     pub fn parse(raw: &str) -> Result<RequestPath, PathError> {
         if raw.len() > MAX_BYTES {
-            return Err(PathError("The path is longer than 2 KiB. Ask for a shorter one."));
+            return Err(PathError("The path is longer than 2 KiB. Send a shorter one."));
         }
         if !raw.starts_with('/') {
             return Err(PathError("The path does not start with a slash."));
         }
-        // In most paths there is nothing to decode and nothing that could be wrong.
+        // Fast path: most paths need no decoding and no check of characters.
         if raw.bytes().all(is_plain) {
             check_segments(raw)?;
             return Ok(RequestPath { text: raw.into() });
@@ -66,10 +63,10 @@ impl RequestPath {
         Ok(RequestPath { text: text.into() })
     }
 
-    /// The path that is this text once it is decoded, a slash at its front.
+    /// Returns the path with this decoded text, which starts with a slash.
     ///
     /// # Errors
-    /// Where no request can have it: as [`RequestPath::parse`].
+    /// The same as for [`RequestPath::parse`]: no request can have such a path.
     pub fn of_decoded(text: &str) -> Result<RequestPath, PathError> {
         let Some(below) = text.strip_prefix('/') else {
             return Err(PathError("The path does not start with a slash."));
@@ -81,24 +78,23 @@ impl RequestPath {
         RequestPath::parse(&raw)
     }
 
-    /// The decoded segments; none for the root.
+    /// Iterates over the decoded segments. The root has none.
     pub fn segments(&self) -> impl Iterator<Item = &str> {
         segments_of(&self.text)
     }
 
-    /// The decoded segments, each after a slash; `/` for the root. Good for matching, never for
-    /// sending.
+    /// The decoded segments, each after a slash; `/` for the root. For matching, never for sending.
     pub fn decoded(&self) -> &str {
         &self.text
     }
 
-    /// The same, for whoever keeps it.
+    /// The text of [`RequestPath::decoded`] as a shared string.
     pub fn shared(&self) -> Arc<str> {
         self.text.clone()
     }
 
-    /// Splits off a first segment that starts with `~` (a link's token, without the tilde) and
-    /// gives the rest.
+    /// Splits off a first segment that starts with `~`. Returns it without the tilde (a link's
+    /// token), and the rest of the path.
     pub fn split_token(self) -> (Option<String>, RequestPath) {
         let Some(rest) = self.text.strip_prefix("/~") else {
             return (None, self);
@@ -125,13 +121,13 @@ fn segments_of(text: &str) -> impl Iterator<Item = &str> {
     text.split('/').skip(1).filter(|segment| !segment.is_empty())
 }
 
-/// RFC 3986's unreserved (§2.3), and the slash.
+/// Whether a byte is an unreserved character of RFC 3986 §2.3, or a slash.
 fn is_plain(byte: u8) -> bool {
     matches!(byte, b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'/')
 }
 
-/// What may not even be sent (RFC 3986 §3.3). Brackets and bars may not either, but browsers send
-/// them.
+/// Checks for characters that must not be sent unencoded (RFC 3986 §3.3). Brackets and bars are
+/// accepted, because browsers send them.
 fn check_raw(raw: &str) -> Result<(), PathError> {
     for byte in raw.bytes() {
         match byte {
@@ -150,7 +146,7 @@ fn check_raw(raw: &str) -> Result<(), PathError> {
     Ok(())
 }
 
-/// Decodes once. Without a percent sign there is nothing to do but to copy.
+/// Percent-decodes a path once.
 fn decode(raw: &str) -> Result<String, PathError> {
     if !raw.contains('%') {
         return Ok(raw.to_owned());
@@ -185,8 +181,8 @@ fn hex(digit: Option<u8>) -> Option<u8> {
     u8::try_from(value).ok()
 }
 
-/// Whether a second decoding would find something: checked on the decoded text, so that `%25%32%65`
-/// counts too.
+/// Whether the decoded text still contains a percent-encoded byte. Checked after decoding, to
+/// detect `%25%32%65` as well.
 fn is_still_encoded(text: &str) -> bool {
     text.split('%').skip(1).any(|after| {
         let mut bytes = after.bytes();
@@ -229,21 +225,22 @@ fn check_segments(text: &str) -> Result<(), PathError> {
     Ok(())
 }
 
-/// `.`, `..`, and what some storage reads as one of them: more dots, or a space among them.
+/// Whether a segment is `.`, `..`, or what some storage reads as one of them: more dots, or spaces
+/// between them.
 fn is_dots(segment: &str) -> bool {
     segment.bytes().all(|byte| matches!(byte, b'.' | b' '))
 }
 
-/// A path at an origin, built from parts: never copied from a request. Already percent-encoded,
-/// without a leading slash.
+/// A path at an origin, percent-encoded and without a leading slash. It is built from decoded
+/// parts, never copied from a request.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct FilePath(Arc<str>);
 
 impl FilePath {
-    /// From decoded segments with a slash between them, percent-encoding every byte outside RFC
-    /// 3986's unreserved.
+    /// Builds a path from decoded segments with a slash between them. Percent-encodes every byte
+    /// except the unreserved characters of RFC 3986.
     ///
-    /// None where a segment is empty or only dots: such a path has no safe spelling.
+    /// Returns none if a segment is empty or only dots: such a path has no safe form.
     pub fn of_decoded(text: &str) -> Option<FilePath> {
         if text.split('/').any(is_dots) {
             return None;
@@ -261,13 +258,13 @@ impl FilePath {
         Some(FilePath(path.into()))
     }
 
-    /// The encoded path.
+    /// The percent-encoded path.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
-/// A decoded segment as it is sent: every byte outside RFC 3986's unreserved percent-encoded.
+/// Percent-encodes a decoded segment, except for the unreserved characters of RFC 3986.
 pub fn encoded(segment: &str) -> impl Iterator<Item = &str> {
-    utf8_percent_encode(segment, ALL_BUT_UNRESERVED)
+    utf8_percent_encode(segment, ENCODED_CHARACTERS)
 }

@@ -1,11 +1,11 @@
-//! Path tricks that worked on others, each refused with its sentence; and what must be accepted.
+//! Path attacks known from other software, each refused with its own sentence, and valid paths.
 
 use proptest::prelude::*;
 
 use super::*;
 
-/// The refused path, and a word of its sentence.
-const TRICKS: &[(&str, &str)] = &[
+/// A refused path, and a word of its sentence.
+const ATTACKS: &[(&str, &str)] = &[
     ("", "start with a slash"),
     ("*", "start with a slash"),
     ("files/a", "start with a slash"),
@@ -91,9 +91,9 @@ const TRICKS: &[(&str, &str)] = &[
 ];
 
 #[test]
-fn every_trick_is_refused_with_its_sentence() {
-    assert!(TRICKS.len() >= 60);
-    for (path, word) in TRICKS {
+fn each_attack_is_refused_with_its_sentence() {
+    assert!(ATTACKS.len() >= 60);
+    for (path, word) in ATTACKS {
         let error = RequestPath::parse(path).expect_err(path);
         assert!(error.0.contains(word), "{path}: {error}");
         assert!(error.0.ends_with('.'), "{error}");
@@ -101,7 +101,7 @@ fn every_trick_is_refused_with_its_sentence() {
 }
 
 #[test]
-fn a_path_longer_than_two_kibibytes_is_refused() {
+fn path_longer_than_two_kibibytes_is_refused() {
     let longest = format!("/{}", "a".repeat(MAX_BYTES - 1));
     assert!(RequestPath::parse(&longest).is_ok());
     let error = RequestPath::parse(&format!("{longest}a")).unwrap_err();
@@ -109,7 +109,7 @@ fn a_path_longer_than_two_kibibytes_is_refused() {
 }
 
 #[test]
-fn what_is_normal_is_decoded_once() {
+fn normal_path_is_decoded_once() {
     for (path, segments) in [
         ("/", &[][..]),
         ("/files/9780306406157/a.epub", &["files", "9780306406157", "a.epub"]),
@@ -130,7 +130,7 @@ fn what_is_normal_is_decoded_once() {
 }
 
 #[test]
-fn a_token_is_split_off_and_never_printed() {
+fn token_is_split_off_and_never_printed() {
     for (path, token, rest) in [
         ("/~AbC-_9/files/a", Some("AbC-_9"), "/files/a"),
         ("/%7EAbC/files/a", Some("AbC"), "/files/a"),
@@ -150,17 +150,17 @@ fn a_token_is_split_off_and_never_printed() {
 }
 
 #[test]
-fn a_file_path_encodes_all_but_the_unreserved() {
+fn file_path_encodes_all_but_the_unreserved() {
     let path = FilePath::of_decoded("a b/å/c/100%/~x-._/e?f#g;h\\").unwrap();
     assert_eq!(path.as_str(), "a%20b/%C3%A5/c/100%25/~x-._/e%3Ff%23g%3Bh%5C");
     assert_eq!(FilePath::of_decoded("a-b/c.epub").unwrap().as_str(), "a-b/c.epub");
-    for unsafe_one in ["", "a/..", "a/", "a//b", "/a", "å/."] {
-        assert_eq!(FilePath::of_decoded(unsafe_one), None, "{unsafe_one}");
+    for unsafe_path in ["", "a/..", "a/", "a//b", "/a", "å/."] {
+        assert_eq!(FilePath::of_decoded(unsafe_path), None, "{unsafe_path}");
     }
 }
 
-/// Paths made of the pieces that tricks are made of.
-fn tricky() -> impl Strategy<Value = String> {
+/// Generates paths from the building blocks of the attacks.
+fn attack_path() -> impl Strategy<Value = String> {
     let piece = prop_oneof![
         Just("/"),
         Just("."),
@@ -182,7 +182,7 @@ fn tricky() -> impl Strategy<Value = String> {
     proptest::collection::vec(piece, 0..12).prop_map(|pieces| format!("/{}", pieces.concat()))
 }
 
-fn holds(raw: &str) -> Result<(), TestCaseError> {
+fn check_invariants(raw: &str) -> Result<(), TestCaseError> {
     let Ok(path) = RequestPath::parse(raw) else {
         return Ok(());
     };
@@ -202,20 +202,20 @@ fn holds(raw: &str) -> Result<(), TestCaseError> {
 
 proptest! {
     #[test]
-    fn any_text_is_read_or_refused(raw in "\\PC*") {
-        holds(&raw)?;
-        holds(&format!("/{raw}"))?;
+    fn any_text_is_parsed_or_refused(raw in "\\PC*") {
+        check_invariants(&raw)?;
+        check_invariants(&format!("/{raw}"))?;
     }
 
     #[test]
-    fn any_bytes_are_read_or_refused(raw in proptest::collection::vec(any::<u8>(), 0..80)) {
-        holds(&String::from_utf8_lossy(&raw))?;
+    fn any_bytes_are_parsed_or_refused(raw in proptest::collection::vec(any::<u8>(), 0..80)) {
+        check_invariants(&String::from_utf8_lossy(&raw))?;
         let escaped: String = raw.iter().map(|byte| format!("%{byte:02x}")).collect();
-        holds(&format!("/{escaped}"))?;
+        check_invariants(&format!("/{escaped}"))?;
     }
 
     #[test]
-    fn tricks_in_any_order_keep_the_promise(raw in tricky()) {
-        holds(&raw)?;
+    fn combined_attacks_keep_the_invariants(raw in attack_path()) {
+        check_invariants(&raw)?;
     }
 }
