@@ -1,8 +1,7 @@
-//! Web readers of other origins (the Fetch standard's CORS protocol): who may ask, with which
-//! fields, and what they may see.
+//! The CORS protocol of the Fetch standard, for web readers on other origins.
 //!
-//! The dispatcher calls it before anything else and after everything else. A preflight is answered
-//! here, and asks neither who the reader is nor whether there is a loan. Credentials are a token in
+//! The dispatcher calls [`Cors::preflight`] first and [`Cors::tell`] last. A preflight gets its
+//! response here, without authentication and without a loan. Credentials are a token in
 //! Authorization, never a cookie.
 
 use http::header::{
@@ -15,16 +14,17 @@ use http::{HeaderMap, HeaderValue, Method, Response};
 use super::problem_response;
 use crate::delivery::Body;
 
-const METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, PUT, DELETE");
-const FIELDS: HeaderValue = HeaderValue::from_static(
-    "Authorization, Range, If-Range, If-Match, If-None-Match, If-Modified-Since, If-Unmodified-Since, Content-Type, \
-     Cache-Control, Pragma, X-Requested-With",
+const ALLOWED_METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, PUT, DELETE");
+const ALLOWED_FIELDS: HeaderValue = HeaderValue::from_static(
+    "Authorization, Range, If-Range, If-Match, If-None-Match, If-Modified-Since, \
+     If-Unmodified-Since, Content-Type, Cache-Control, Pragma, X-Requested-With",
 );
-const EXPOSED: HeaderValue = HeaderValue::from_static(
-    "Accept-Ranges, Content-Disposition, Content-Length, Content-Range, ETag, Last-Modified, Retry-After",
+const EXPOSED_FIELDS: HeaderValue = HeaderValue::from_static(
+    "Accept-Ranges, Content-Disposition, Content-Length, Content-Range, ETag, Last-Modified, \
+     Retry-After",
 );
-/// For how many seconds a browser may remember a preflight; browsers have a limit of their own.
-const REMEMBERED: HeaderValue = HeaderValue::from_static("7200");
+/// How long a browser may cache a preflight, in seconds. Browsers apply their own maximum as well.
+const MAX_AGE: HeaderValue = HeaderValue::from_static("7200");
 
 /// The keys of `[cors]`.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -33,46 +33,51 @@ pub struct Cors {
     pub origins: Vec<AllowedOrigin>,
 }
 
-/// An origin whose pages may send requests, or all of one domain.
+/// An allowed origin, or a pattern for the subdomains of one domain.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum AllowedOrigin {
-    /// Exactly this one, as browsers write it (RFC 6454 §6.2).
+    /// Exactly this origin, as browsers serialize it (RFC 6454 §6.2).
     Exact(String),
-    /// `https://*.DOMAIN`: one label in the place of the asterisk, like `https://kari.DOMAIN`.
+    /// `https://*.DOMAIN`: any one label in place of the asterisk, like `https://kari.DOMAIN`.
     AnyLabel {
-        /// What follows that label: a dot, the domain, and a port that is not 443.
+        /// The text after the label: a dot, the domain, and the port unless it is 443.
         suffix: String,
     },
 }
 
-/// Schemes whose pages have no origin of their own (browsers send `null`), or that load no pages.
-const NO_ORIGIN: [&str; 8] = ["about", "blob", "data", "file", "ftp", "javascript", "ws", "wss"];
+/// Schemes without an origin of their own (browsers send `null`), or that load no pages.
+const EXCLUDED_SCHEMES: [&str; 8] =
+    ["about", "blob", "data", "file", "ftp", "javascript", "ws", "wss"];
 /// The longest label of a host name (RFC 1035 §2.3.4).
-const MAX_LABEL: usize = 63;
+const MAX_LABEL_LENGTH: usize = 63;
 const WILDCARD: &str = "https://*.";
 
 impl AllowedOrigin {
-    /// Reads an origin of `[cors] origins`.
+    /// Parses an entry of `[cors] origins`.
     ///
     /// # Errors
-    /// A sentence that says what to write.
+    /// A sentence that describes the expected form.
     pub fn parse(text: &str) -> Result<AllowedOrigin, String> {
         match text {
-            "*" => Err("with * any web page could send requests with a token that it got hold of, and read the \
-                        files. Name the pages' origins, like \"https://reader.example.no\", or one label of your \
-                        own domain, \"https://*.example.no\""
+            "*" => {
+                Err("with * any web page could send requests with a token that it got hold of, \
+                        and read the files. Name the pages' origins, like \
+                        \"https://reader.example.no\", or one label of your own domain, \
+                        \"https://*.example.no\""
+                    .to_owned())
+            }
+            "null" => Err("null is the origin of any sandboxed page and any file on a disk. \
+                           Name the pages' origins, like \"https://reader.example.no\""
                 .to_owned()),
-            "null" => Err("null is the origin of any sandboxed page and any file on a disk. Name the pages' origins, \
-                           like \"https://reader.example.no\""
-                .to_owned()),
-            text if text.contains('*') => wildcard(text),
-            text if is_special(text) => {
-                let origin = url::Url::parse(text).ok().map(|url| url.origin().ascii_serialization());
+            text if text.contains('*') => parse_wildcard(text),
+            text if is_web(text) => {
+                let origin =
+                    url::Url::parse(text).ok().map(|url| url.origin().ascii_serialization());
                 let origin = origin.filter(|origin| origin == text);
-                origin.map(AllowedOrigin::Exact).ok_or_else(|| no_origin(text))
+                origin.map(AllowedOrigin::Exact).ok_or_else(|| invalid_origin(text))
             }
             text if is_app(text) => Ok(AllowedOrigin::Exact(text.to_owned())),
-            text => Err(no_origin(text)),
+            text => Err(invalid_origin(text)),
         }
     }
 
@@ -87,18 +92,19 @@ impl AllowedOrigin {
     }
 }
 
-fn no_origin(text: &str) -> String {
+fn invalid_origin(text: &str) -> String {
     format!(
         "{text:?} is no origin of a web page or an app. Write it as browsers send it, like \
-         \"https://reader.example.no\" or \"capacitor://localhost\": lower case, no path, no default port"
+         \"https://reader.example.no\" or \"capacitor://localhost\": lower case, no path, \
+         no default port"
     )
 }
 
-fn is_special(text: &str) -> bool {
+fn is_web(text: &str) -> bool {
     text.starts_with("https://") || text.starts_with("http://")
 }
 
-/// Whether this is an origin of a hybrid app: a scheme of its own, a host, and perhaps a port.
+/// Whether this is the origin of a hybrid app: its own scheme, a host, and an optional port.
 fn is_app(text: &str) -> bool {
     let Some((scheme, authority)) = text.split_once("://") else { return false };
     let (host, port) = authority.split_once(':').unwrap_or((authority, "1"));
@@ -107,13 +113,13 @@ fn is_app(text: &str) -> bool {
             byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'+' | b'-' | b'.')
         });
     is_scheme
-        && !NO_ORIGIN.contains(&scheme)
+        && !EXCLUDED_SCHEMES.contains(&scheme)
         && host.split('.').all(is_label)
         && port.parse::<u16>().is_ok_and(|port| port > 0)
 }
 
-/// Reads `https://*.example.no`.
-fn wildcard(text: &str) -> Result<AllowedOrigin, String> {
+/// Parses a pattern such as `https://*.example.no`.
+fn parse_wildcard(text: &str) -> Result<AllowedOrigin, String> {
     const FORM: &str =
         "Write it as one whole label in front of your own domain: \"https://*.example.no\"";
     let Some(rest) = text.strip_prefix(WILDCARD).filter(|rest| !rest.contains('*')) else {
@@ -121,7 +127,7 @@ fn wildcard(text: &str) -> Result<AllowedOrigin, String> {
             "the asterisk of {text:?} is not in the one place that has a meaning. {FORM}"
         ));
     };
-    // Read with a label in its place, so that the domain is checked as that of any origin.
+    // Parsed with a sample label instead of the asterisk, so that the domain is checked as usual.
     let sample = format!("https://x.{rest}");
     let url =
         url::Url::parse(&sample).ok().filter(|url| url.origin().ascii_serialization() == sample);
@@ -138,12 +144,12 @@ fn is_label(text: &str) -> bool {
     let is_allowed = |byte: u8| {
         byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'_')
     };
-    !text.is_empty() && text.len() <= MAX_LABEL && text.bytes().all(is_allowed)
+    !text.is_empty() && text.len() <= MAX_LABEL_LENGTH && text.bytes().all(is_allowed)
 }
 
 impl Cors {
-    /// The answer to a preflight; none where the request is none, or nobody of another origin may
-    /// ask.
+    /// Returns the response to a preflight. Returns none for other requests, and if no origin is
+    /// allowed.
     pub(super) fn preflight(&self, method: &Method, request: &HeaderMap) -> Option<Response<Body>> {
         let is_preflight = *method == Method::OPTIONS
             && request.contains_key(ORIGIN)
@@ -154,15 +160,15 @@ impl Cors {
         let mut response = problem_response::no_content();
         if self.allowed(request).is_some() {
             let fields = response.headers_mut();
-            fields.insert(ACCESS_CONTROL_ALLOW_METHODS, METHODS);
-            fields.insert(ACCESS_CONTROL_ALLOW_HEADERS, FIELDS);
-            fields.insert(ACCESS_CONTROL_MAX_AGE, REMEMBERED);
+            fields.insert(ACCESS_CONTROL_ALLOW_METHODS, ALLOWED_METHODS);
+            fields.insert(ACCESS_CONTROL_ALLOW_HEADERS, ALLOWED_FIELDS);
+            fields.insert(ACCESS_CONTROL_MAX_AGE, MAX_AGE);
         }
         self.tell(request, &mut response);
         Some(response)
     }
 
-    /// Tells the browser who may see this answer, and what of it.
+    /// Adds the CORS fields to a response: which origin may read it, and which of its fields.
     pub(super) fn tell(&self, request: &HeaderMap, response: &mut Response<Body>) {
         if self.origins.is_empty() {
             return;
@@ -171,11 +177,11 @@ impl Cors {
         fields.append(VARY, HeaderValue::from_static("Origin"));
         if let Some(origin) = self.allowed(request) {
             fields.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
-            fields.insert(ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED);
+            fields.insert(ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED_FIELDS);
         }
     }
 
-    /// The request's origin, if it is allowed.
+    /// Returns the request's origin if it is allowed.
     fn allowed(&self, request: &HeaderMap) -> Option<HeaderValue> {
         let mut fields = request.get_all(ORIGIN).iter();
         let (Some(field), None) = (fields.next(), fields.next()) else { return None };
@@ -234,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn what_browsers_never_send_is_refused() {
+    fn origins_that_browsers_never_send_are_refused() {
         for (text, word) in [
             ("*", "any web page"),
             ("null", "sandboxed page"),

@@ -1,9 +1,8 @@
-//! Readers' own loans: what they have, an explicit begin, a return, how far they have read, and
-//! what can be had.
+//! The readers' API for loans: list, show, begin, return, reading progress and availability.
 //!
-//! The dispatcher calls it for `/loans` and what lies below. It asks the gate to begin and to end,
-//! and reads the ledger. A signed link opens files and nothing here: it travels, and whoever finds
-//! it must not return a loan.
+//! The dispatcher calls it for `/loans` and the paths below. It begins and ends loans through the
+//! gate, and reads the ledger. A signed link opens files only and is refused here: links are passed
+//! on, and another person must not be able to return a loan.
 
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::request::Parts;
@@ -25,19 +24,21 @@ use crate::path::RequestPath;
 use crate::problem::{Problem, Refused};
 use crate::reader::{Reader, Scope};
 
-/// How many loans a reader is shown, the newest.
-const SHOWN: u32 = 200;
-/// The largest body of a request, in bytes.
-const LARGEST: usize = 1024;
-const PROGRESS: Problem = Problem::RequestMalformed(
-    "The body cannot be read. Send the part of the title that was read, from 0 to 1, like {\"fraction\": 0.4}.",
+/// The largest number of loans in a list; the newest are listed.
+const MAX_LISTED: u32 = 200;
+/// The largest accepted request body, in bytes.
+const MAX_BODY: usize = 1024;
+const MALFORMED_PROGRESS: Problem = Problem::RequestMalformed(
+    "The body cannot be read. Send the part of the title that was read, from 0 to 1, \
+     like {\"fraction\": 0.4}.",
 );
 
 const BODY_LATE: Problem = Problem::RequestMalformed(
-    "The body of the request did not arrive in time. Send it at once, with a correct Content-Length.",
+    "The body of the request did not arrive in time. Send it at once, \
+     with a correct Content-Length.",
 );
 
-/// What a path of the loans API names.
+/// An endpoint of the loans API, as its path names it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Asked {
     /// `/loans`
@@ -51,7 +52,7 @@ pub(super) enum Asked {
 }
 
 impl Asked {
-    /// The title that it is about.
+    /// The title of the endpoint; none for `/loans`.
     pub(super) fn isbn(self) -> Option<Isbn> {
         match self {
             Asked::All => None,
@@ -59,7 +60,7 @@ impl Asked {
         }
     }
 
-    /// The methods that have a meaning, as the field Allow lists them.
+    /// The supported methods, as the field Allow lists them.
     fn methods(self) -> &'static str {
         match self {
             Asked::All | Asked::Availability(_) => "GET, HEAD",
@@ -75,43 +76,43 @@ pub(super) struct Loans {
     loans: Vec<LoanView>,
 }
 
-/// What an app says of how far a title was read.
+/// The reading progress that an app reports.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = Progress)]
-pub(super) struct Read {
-    /// The part of the title that was read.
+pub(super) struct ReportedProgress {
+    /// The part of the title that was read, from 0 to 1.
     #[schema(minimum = 0, maximum = 1, example = 0.4)]
     fraction: f64,
 }
 
-/// Whether a title can be had.
+/// Whether a title can be borrowed.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Availability)]
-pub(super) struct ShownAvailability {
+pub(super) struct AvailabilityView {
     isbn: String,
     /// Whether it can be borrowed now.
     available: bool,
-    /// When it can be borrowed next, where it cannot now and that is known.
+    /// When it can be borrowed next, if it cannot now and the time is known.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = String, required = false, format = DateTime)]
     next_free: Option<Timestamp>,
-    licences: Vec<ShownLicences>,
+    licences: Vec<LicencesView>,
 }
 
-/// The licences of one type, taken together.
+/// The licences of one type, summed.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Licences)]
-struct ShownLicences {
+struct LicencesView {
     #[serde(rename = "type")]
     #[schema(example = "PACKAGE")]
     kind: String,
-    /// How many loans can be begun under them now.
+    /// How many loans can begin under them now.
     free: u32,
 }
 
-/// What the path names, where it is one of these; a problem where it lies below `/loans` and is
-/// none.
+/// Returns the endpoint of a path. Returns none for a path outside `/loans`, and a problem for an
+/// unknown path below it.
 pub(super) fn asked(path: &RequestPath) -> Option<Result<Asked, Problem>> {
     let mut segments = path.segments();
     if segments.next() != Some("loans") {
@@ -131,7 +132,7 @@ pub(super) fn asked(path: &RequestPath) -> Option<Result<Asked, Problem>> {
     })
 }
 
-/// Answers a request for a reader's loans.
+/// Handles a request to the loans API.
 pub(super) async fn answer(
     line: &Line,
     connection: &Connection,
@@ -163,7 +164,7 @@ fn view(line: &Line, loan: &Loan) -> LoanView {
     LoanView::of(loan, line.catalog.files_of(loan.key.isbn))
 }
 
-/// The reader's own loans, the newest 200.
+/// Lists the reader's own loans, the newest 200.
 #[utoipa::path(get, path = "/loans", tag = "reader", responses(
     (status = 200, description = "The loans", body = Loans),
     (status = 400, response = inline(Refused)), (status = 401, response = inline(Refused)),
@@ -173,15 +174,16 @@ pub(super) async fn list(line: &Line, reader: &Reader) -> Result<Response<Body>,
     let filter = Filter {
         library: Some(reader.library),
         borrower: Some(reader.borrower),
-        limit: SHOWN,
+        limit: MAX_LISTED,
         ..Filter::default()
     };
-    let loans = line.ledger.page(&filter).await.map_err(unreadable)?;
+    let loans = line.ledger.page(&filter).await.map_err(ledger_unavailable)?;
     json(StatusCode::OK, &Loans { loans: loans.iter().map(|loan| view(line, loan)).collect() })
 }
 
-/// The reader's loan of a title: the one that lives, or else the newest that there was.
-#[utoipa::path(get, path = "/loans/{isbn}", tag = "reader", params(("isbn" = String, Path)), responses(
+/// Returns the reader's loan of a title: the live one, or else the most recent one.
+#[utoipa::path(get, path = "/loans/{isbn}", tag = "reader",
+    params(("isbn" = String, Path)), responses(
     (status = 200, description = "The loan", body = LoanView),
     (status = 400, response = inline(Refused)), (status = 401, response = inline(Refused)),
     (status = 404, response = inline(Refused)),
@@ -192,14 +194,14 @@ pub(super) async fn show(
     reader: &Reader,
     isbn: Isbn,
 ) -> Result<Response<Body>, Problem> {
-    let loan = line.ledger.newest(&reader.key(isbn)).await.map_err(unreadable)?;
+    let loan = line.ledger.newest(&reader.key(isbn)).await.map_err(ledger_unavailable)?;
     json(StatusCode::OK, &view(line, &loan.ok_or(Problem::LoanNotFound)?))
 }
 
-/// Gives a loan back. Idempotent, also where there is none; streams that run are cut within a
-/// second.
-#[utoipa::path(delete, path = "/loans/{isbn}", tag = "reader", params(("isbn" = String, Path)), responses(
-    (status = 204, description = "There is no live loan any more"),
+/// Returns a loan. Idempotent, even without a loan. Streams in flight are aborted within a second.
+#[utoipa::path(delete, path = "/loans/{isbn}", tag = "reader",
+    params(("isbn" = String, Path)), responses(
+    (status = 204, description = "There is no live loan"),
     (status = 400, response = inline(Refused)), (status = 401, response = inline(Refused)),
     (status = 404, response = inline(Refused)),
     (status = 503, response = inline(Refused)),
@@ -213,11 +215,12 @@ pub(super) async fn give_back(
     Ok(problem_response::no_content())
 }
 
-/// Says how far a title was read, for the newest loan of it, also after its end. Idempotent.
+/// Records how far a title was read, for its newest loan, even after the loan's end. Idempotent.
 #[utoipa::path(
-    put, path = "/loans/{isbn}/progress", tag = "reader", params(("isbn" = String, Path)), request_body = Read,
+    put, path = "/loans/{isbn}/progress", tag = "reader", params(("isbn" = String, Path)),
+    request_body = ReportedProgress,
     responses(
-        (status = 204, description = "It is kept"),
+        (status = 204, description = "The progress is stored"),
         (status = 400, response = inline(Refused)), (status = 401, response = inline(Refused)),
         (status = 404, response = inline(Refused)), (status = 503, response = inline(Refused)),
     )
@@ -228,13 +231,15 @@ pub(super) async fn progress(
     isbn: Isbn,
     body: RequestBody,
 ) -> Result<Response<Body>, Problem> {
-    line.gate.note_progress(reader.key(isbn), read(line, body).await?).await?;
+    line.gate.note_progress(reader.key(isbn), read_progress(line, body).await?).await?;
     Ok(problem_response::no_content())
 }
 
-/// Whether the reader's library can lend a title now; up to `lending.availability_ttl` old.
-#[utoipa::path(get, path = "/loans/{isbn}/availability", tag = "reader", params(("isbn" = String, Path)), responses(
-    (status = 200, description = "What is free", body = ShownAvailability),
+/// Returns whether the reader's library can lend a title now. The data is up to
+/// `lending.availability_ttl` old.
+#[utoipa::path(get, path = "/loans/{isbn}/availability", tag = "reader",
+    params(("isbn" = String, Path)), responses(
+    (status = 200, description = "The availability", body = AvailabilityView),
     (status = 400, response = inline(Refused)), (status = 401, response = inline(Refused)),
     (status = 403, response = inline(Refused)),
     (status = 404, response = inline(Refused)), (status = 503, response = inline(Refused)),
@@ -244,15 +249,16 @@ pub(super) async fn availability(
     reader: &Reader,
     isbn: Isbn,
 ) -> Result<Response<Body>, Problem> {
-    let there = line.gate.availability(reader.library, isbn).await?;
-    json(StatusCode::OK, &ShownAvailability::of(isbn, &there))
+    let availability = line.gate.availability(reader.library, isbn).await?;
+    json(StatusCode::OK, &AvailabilityView::of(isbn, &availability))
 }
 
-/// Begins a loan because the reader says so. Idempotent; an old token borrows nothing again that
-/// has ended.
-#[utoipa::path(put, path = "/loans/{isbn}", tag = "reader", params(("isbn" = String, Path)), responses(
-    (status = 201, description = "The loan, which was begun", body = LoanView),
-    (status = 200, description = "The loan, which lives already", body = LoanView),
+/// Begins a loan at the reader's request. Idempotent. A token issued before a loan ended cannot
+/// begin it again.
+#[utoipa::path(put, path = "/loans/{isbn}", tag = "reader",
+    params(("isbn" = String, Path)), responses(
+    (status = 201, description = "The loan, which has begun now", body = LoanView),
+    (status = 200, description = "The loan, which was already live", body = LoanView),
     (status = 400, response = inline(Refused)), (status = 401, response = inline(Refused)),
     (status = 403, response = inline(Refused)),
     (status = 404, response = inline(Refused)), (status = 429, response = inline(Refused)),
@@ -266,41 +272,43 @@ pub(super) async fn begin(
     let (key, issued) = (reader.key(isbn), reader.issued);
     let request = gate::Request { key, further: &[], issued, continues: false, explicit: false };
     let (id, is_new) = line.gate.begin(&request).await?;
-    let loan = line.ledger.loan(id).await.map_err(unreadable)?.ok_or(Problem::LoanNotFound)?;
+    let loan =
+        line.ledger.loan(id).await.map_err(ledger_unavailable)?.ok_or(Problem::LoanNotFound)?;
     let status = if is_new { StatusCode::CREATED } else { StatusCode::OK };
     json(status, &view(line, &loan))
 }
 
-/// Reads how far a title was read.
-async fn read(line: &Line, body: RequestBody) -> Result<Progress, Problem> {
-    let collected = Limited::new(body, LARGEST).collect();
+/// Reads the reading progress from a request body.
+async fn read_progress(line: &Line, body: RequestBody) -> Result<Progress, Problem> {
+    let collected = Limited::new(body, MAX_BODY).collect();
     let Ok(body) = tokio::time::timeout(line.body_timeout, collected).await else {
         line.metrics.limit_reached(Limit::Body.name());
         return Err(BODY_LATE);
     };
-    let body = body.map_err(|_| PROGRESS)?;
-    let read: Read = serde_json::from_slice(&body.to_bytes()).map_err(|_| PROGRESS)?;
-    Progress::of(read.fraction).map_err(|_| PROGRESS)
+    let body = body.map_err(|_| MALFORMED_PROGRESS)?;
+    let read: ReportedProgress =
+        serde_json::from_slice(&body.to_bytes()).map_err(|_| MALFORMED_PROGRESS)?;
+    Progress::of(read.fraction).map_err(|_| MALFORMED_PROGRESS)
 }
 
-impl ShownAvailability {
-    fn of(isbn: Isbn, there: &Availability) -> ShownAvailability {
-        let mut licences: Vec<ShownLicences> = Vec::new();
-        for licence in &there.licences {
+impl AvailabilityView {
+    fn of(isbn: Isbn, availability: &Availability) -> AvailabilityView {
+        let mut licences: Vec<LicencesView> = Vec::new();
+        for licence in &availability.licences {
             match licences.iter_mut().find(|shown| shown.kind == licence.kind) {
                 Some(shown) => shown.free = shown.free.saturating_add(licence.free),
                 None => {
-                    licences.push(ShownLicences { kind: licence.kind.clone(), free: licence.free })
+                    licences.push(LicencesView { kind: licence.kind.clone(), free: licence.free })
                 }
             }
         }
-        let (available, next_free) = (there.available, there.next_free());
-        ShownAvailability { isbn: isbn.to_string(), available, next_free, licences }
+        let (available, next_free) = (availability.available, availability.next_free());
+        AvailabilityView { isbn: isbn.to_string(), available, next_free, licences }
     }
 }
 
-fn unreadable(error: LedgerError) -> Problem {
-    tracing::error!(%error, "the ledger could not be read for a reader's loans");
+fn ledger_unavailable(error: LedgerError) -> Problem {
+    tracing::error!(%error, "cannot read a reader's loans from the ledger");
     Problem::LedgerUnavailable
 }
 
