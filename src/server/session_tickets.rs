@@ -1,10 +1,9 @@
-//! Session tickets: a reader who comes back need not shake hands in full, at whichever node and
-//! after a restart.
+//! TLS session tickets: a returning reader resumes its session at any node, even after a restart.
 //!
-//! TLS calls it for each handshake. With keys from `tls.ticket_keys` every node that has them opens
-//! what another sealed. From each of them another key is derived every six hours, so that a ticket
-//! ends with its key, without a word between the nodes. Without them the keys are random and the
-//! process's own.
+//! rustls calls it for each handshake. Nodes that share `tls.ticket_keys` open each other's
+//! tickets. A new key is derived from each secret every six hours, and tickets expire with their
+//! key. The nodes need no communication for this. Without `tls.ticket_keys` the process uses random
+//! keys.
 
 use std::fmt;
 use std::sync::Arc;
@@ -18,30 +17,30 @@ use secrecy::{ExposeSecret, SecretString};
 
 use crate::clock::Clock;
 
-/// How long a key seals, in seconds; it opens for as long again. So a ticket is good for this long
-/// at least, and for twice as long at most.
+/// How long a key seals tickets, in seconds. It opens them for one more period, so a ticket is
+/// valid for one to two periods.
 const PERIOD: u32 = 6 * 60 * 60;
-/// What is hashed says what it is for, so that no two uses of a secret can meet.
-const KEY: &[u8] = b"loangate session ticket key 1\0";
-const NAME: &[u8] = b"loangate session ticket key name 1\0";
-/// The length of a key's name, as RFC 5077 §4 has it.
+/// The labels separate the uses of a secret: no two derived values can be equal.
+const KEY_LABEL: &[u8] = b"loangate session ticket key 1\0";
+const NAME_LABEL: &[u8] = b"loangate session ticket key name 1\0";
+/// The length of a key name (RFC 5077 §4), in bytes.
 const NAME_LEN: usize = 16;
-/// The longest that is opened, in bytes; ours have some 300.
-const LONGEST: usize = 4096;
+/// The longest accepted ticket, in bytes. The gate's own have about 300.
+const MAX_TICKET: usize = 4096;
 
 type Name = [u8; NAME_LEN];
 
-/// Makes and opens the tickets of a server.
+/// Seals and opens the session tickets of the server.
 pub(super) struct Tickets {
     clock: Clock,
-    /// With keys that several nodes share.
+    /// The configured keys, which several nodes share.
     shared: ArcSwapOption<Shared>,
-    /// With random ones, where no others are configured.
+    /// Random keys, used if none are configured.
     own: Arc<dyn ProducesTickets>,
 }
 
 impl Tickets {
-    /// With these keys, of which the first seals and all open.
+    /// Creates tickets with these keys: the first seals, and all open.
     pub(super) fn new(keys: &[SecretString], clock: Clock) -> Result<Tickets, rustls::Error> {
         let tickets = Tickets {
             clock,
@@ -52,7 +51,7 @@ impl Tickets {
         Ok(tickets)
     }
 
-    /// Seals and opens with these keys from now on; on an error with those from before.
+    /// Replaces the keys. On an error, the old keys stay in use.
     pub(super) fn change(&self, keys: &[SecretString]) -> Result<(), rustls::Error> {
         let shared = match keys {
             [] => None,
@@ -67,7 +66,7 @@ impl Tickets {
         Ok(())
     }
 
-    /// Which period this is, since the epoch.
+    /// The number of the current period, counted from the Unix epoch.
     fn period(&self) -> i64 {
         self.clock.now().as_second().div_euclid(i64::from(PERIOD))
     }
@@ -106,10 +105,10 @@ impl fmt::Debug for Tickets {
     }
 }
 
-/// What is configured, and the keys that are made of it for now.
+/// The configured secrets, and the keys derived for the current period.
 struct Shared {
     secrets: Vec<hmac::Key>,
-    now: ArcSwap<Keys>,
+    current: ArcSwap<Keys>,
 }
 
 impl Shared {
@@ -118,18 +117,18 @@ impl Shared {
             .iter()
             .map(|secret| hmac::Key::new(hmac::HMAC_SHA256, secret.expose_secret().as_bytes()))
             .collect();
-        let now = ArcSwap::from_pointee(Keys::derive(&secrets, period)?);
-        Ok(Shared { secrets, now })
+        let current = ArcSwap::from_pointee(Keys::derive(&secrets, period)?);
+        Ok(Shared { secrets, current })
     }
 
-    /// The keys of this period, made anew where those at hand are of another.
+    /// Returns the keys of a period, and derives them if another period's are cached.
     fn at(&self, period: i64) -> Option<Arc<Keys>> {
-        let now = self.now.load_full();
+        let now = self.current.load_full();
         if now.period == period {
             return Some(now);
         }
         let derived = Arc::new(Keys::derive(&self.secrets, period).ok()?);
-        self.now.store(derived.clone());
+        self.current.store(derived.clone());
         Some(derived)
     }
 }
@@ -137,8 +136,8 @@ impl Shared {
 /// The keys of one period.
 struct Keys {
     period: i64,
-    /// By name. The first seals. Of each secret there is the key of this period, of the one before,
-    /// and of the next, since another node's clock may be ahead.
+    /// The keys with their names. The first seals. Each secret has the key of this period, of the
+    /// previous one and of the next one, since another node's clock may be ahead.
     keys: Vec<(Name, RandomizedNonceKey)>,
 }
 
@@ -148,16 +147,18 @@ impl Keys {
         let all = secrets.iter().flat_map(|secret| periods.map(|period| (secret, period)));
         let keys: Result<Vec<_>, Unspecified> = all
             .map(|(secret, period)| {
-                let name = labelled(secret, NAME, period);
-                let key =
-                    RandomizedNonceKey::new(&AES_256_GCM, labelled(secret, KEY, period).as_ref())?;
+                let name = derive_tag(secret, NAME_LABEL, period);
+                let key = RandomizedNonceKey::new(
+                    &AES_256_GCM,
+                    derive_tag(secret, KEY_LABEL, period).as_ref(),
+                )?;
                 Ok((*name.as_ref().first_chunk().ok_or(Unspecified)?, key))
             })
             .collect();
         Ok(Keys { period, keys: keys? })
     }
 
-    /// The key's name, a nonce, and what is sealed with its tag.
+    /// Returns a ticket: the key's name, a nonce, the ciphertext and its tag.
     fn seal(&self, plain: &[u8]) -> Option<Vec<u8>> {
         let (name, key) = self.keys.first()?;
         let mut sealed = plain.to_vec();
@@ -166,7 +167,7 @@ impl Keys {
     }
 
     fn open(&self, ticket: &[u8]) -> Option<Vec<u8>> {
-        if ticket.len() > LONGEST {
+        if ticket.len() > MAX_TICKET {
             return None;
         }
         let (name, rest) = ticket.split_first_chunk::<NAME_LEN>()?;
@@ -180,7 +181,7 @@ impl Keys {
     }
 }
 
-fn labelled(secret: &hmac::Key, label: &[u8], period: i64) -> hmac::Tag {
+fn derive_tag(secret: &hmac::Key, label: &[u8], period: i64) -> hmac::Tag {
     let mut context = hmac::Context::with_key(secret);
     context.update(label);
     context.update(&period.to_be_bytes());
@@ -205,26 +206,22 @@ mod tests {
     }
 
     fn clock() -> Clock {
-        Clock::movable("2026-11-25T12:00:00Z".parse().unwrap()) // where a period begins
+        Clock::movable("2026-11-25T12:00:00Z".parse().unwrap()) // the start of a period
     }
 
     #[test]
-    fn another_node_with_the_key_opens_a_ticket_and_one_without_does_not() {
+    fn only_nodes_with_the_key_open_a_ticket() {
         let clock = clock();
         let (one, other) = (tickets(&["a"], &clock), tickets(&["b", "a"], &clock));
         let ticket = one.encrypt(b"a session").unwrap();
         assert_eq!(other.decrypt(&ticket).unwrap(), b"a session");
-        assert_eq!(
-            one.decrypt(&other.encrypt(b"a session").unwrap()),
-            None,
-            "it is sealed with the first"
-        );
+        assert_eq!(one.decrypt(&other.encrypt(b"a session").unwrap()), None, "the first key seals");
         assert_eq!(tickets(&[], &clock).decrypt(&ticket), None);
-        assert_ne!(ticket, one.encrypt(b"a session").unwrap(), "no two tickets are alike");
+        assert_ne!(ticket, one.encrypt(b"a session").unwrap(), "each ticket is unique");
     }
 
     #[test]
-    fn a_ticket_is_good_for_six_hours_at_least_and_twelve_at_most() {
+    fn ticket_is_valid_for_six_to_twelve_hours() {
         for minutes_in in [0, 1, 200, 359] {
             let clock = clock();
             let tickets = tickets(&["a"], &clock);
@@ -244,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_whose_clock_is_behind_opens_what_the_next_period_sealed() {
+    fn node_with_a_slow_clock_opens_tickets_of_the_next_period() {
         let (behind, ahead) = (clock(), clock());
         ahead.advance(Duration::from_secs(u64::from(PERIOD)));
         let ticket = tickets(&["a"], &ahead).encrypt(b"a session").unwrap();
@@ -252,12 +249,12 @@ mod tests {
     }
 
     #[test]
-    fn changed_keys_count_at_once() {
+    fn changed_keys_apply_at_once() {
         let clock = clock();
         let tickets = tickets(&["a"], &clock);
         let ticket = tickets.encrypt(b"a session").unwrap();
         tickets.change(&[secret("b"), secret("a")]).unwrap();
-        assert!(tickets.decrypt(&ticket).is_some(), "the old one still opens");
+        assert!(tickets.decrypt(&ticket).is_some(), "the old key still opens");
         tickets.change(&[secret("b")]).unwrap();
         assert!(tickets.decrypt(&ticket).is_none());
         assert_eq!(format!("{tickets:?}"), "Tickets");
@@ -265,7 +262,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn nothing_but_a_whole_ticket_is_opened(
+        fn only_a_complete_ticket_is_opened(
             plain in prop::collection::vec(any::<u8>(), 0..500),
             at in any::<prop::sample::Index>(),
             change in 1..=255_u8,

@@ -1,7 +1,7 @@
-//! The server's certificates: loaded, checked, chosen by name, and changed while running.
+//! The server's certificates: loading, validation, selection by SNI, and reload.
 //!
-//! Called by the command line at the start and on a reload. TLS 1.2 and 1.3 by rustls with
-//! aws-lc-rs; no early data, since a request that can be replayed could begin a loan.
+//! The command line calls it at the start and on a reload. rustls provides TLS 1.2 and 1.3 with
+//! aws-lc-rs. Early data is disabled, since a replayed request could begin a loan.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -23,21 +23,21 @@ use super::session_tickets::Tickets;
 use super::{Certificate, Settings};
 use crate::clock::{self, Clock};
 
-/// How long before its end a certificate is reported.
+/// How long before its expiry a certificate is reported.
 const EXPIRES_SOON: Duration = Duration::from_secs(14 * 86_400);
 
 /// Why a certificate cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    /// A file cannot be read as PEM.
+    /// The file cannot be read, or is not PEM.
     #[error("{file} cannot be read as PEM: {why}")]
     File {
-        /// The file.
+        /// The file that cannot be read.
         file: PathBuf,
         /// What is wrong.
         why: String,
     },
-    /// The key is encrypted with a passphrase, which the gate never has.
+    /// The key is encrypted with a passphrase, which the gate does not support.
     #[error(
         "{key} is encrypted with a passphrase, and the gate has none. Remove it: \
          openssl pkey -in {key} -out NEW.key && chmod 600 NEW.key, and name NEW.key here"
@@ -46,7 +46,7 @@ pub enum TlsError {
         /// The key's file.
         key: PathBuf,
     },
-    /// The key is not the one of the certificate.
+    /// The key does not belong to the certificate.
     #[error(
         "{key} is not the key of {certificate}. These two commands must print the same: \
          openssl x509 -in {certificate} -noout -pubkey and openssl pkey -in {key} -pubout. \
@@ -73,98 +73,96 @@ pub enum TlsError {
     SetUp(#[from] rustls::Error),
 }
 
-/// The certificates that are served, and the TLS settings that serve them.
+/// The certificates in use, and the TLS configuration that selects among them.
 #[derive(Debug)]
 pub struct Certificates {
-    chosen: Arc<Chosen>,
+    resolver: Arc<Resolver>,
     tickets: Arc<Tickets>,
     config: Arc<ServerConfig>,
 }
 
 impl Certificates {
-    /// Loads every certificate of the settings.
+    /// Loads all certificates of the settings.
     ///
     /// # Errors
-    /// [`TlsError`], for the first that cannot be used.
+    /// [`TlsError`], for the first certificate that cannot be used.
     pub fn load(settings: &Settings, clock: Clock) -> Result<Certificates, TlsError> {
-        let chosen = Arc::new(Chosen { names: ArcSwap::from_pointee(load_all(settings)?) });
+        let resolver = Arc::new(Resolver { names: ArcSwap::from_pointee(load_all(settings)?) });
         let mut config =
             ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
                 .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
                 .with_no_client_auth()
-                .with_cert_resolver(chosen.clone());
+                .with_cert_resolver(resolver.clone());
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        // The order of ciphers is the reader's: it knows what its machine does fast.
+        // The client's cipher order counts: it knows which ciphers are fast on its device.
         let tickets = Arc::new(Tickets::new(&settings.ticket_keys, clock)?);
         config.ticketer = tickets.clone();
-        Ok(Certificates { chosen, tickets, config: Arc::new(config) })
+        Ok(Certificates { resolver, tickets, config: Arc::new(config) })
     }
 
-    /// Loads one certificate and its key as a start does, and returns when the certificate is
-    /// valid.
+    /// Loads one certificate and its key without using them, and returns the validity period.
     ///
     /// # Errors
     /// [`TlsError`], if they cannot be used.
     pub fn try_load(files: &Certificate) -> Result<Validity, TlsError> {
-        load(files).map(|named| named.validity)
+        load(files).map(|loaded| loaded.validity)
     }
 
-    /// Returns what a client or an operator has to know at `now` about the dates of the
-    /// certificates in use: one entry for each that is not valid or expires soon.
+    /// Returns the certificates in use that are invalid at `now` or expire soon, with their files.
     pub fn date_problems(&self, now: Timestamp) -> Vec<(PathBuf, DateProblem)> {
-        let served = self.chosen.names.load();
-        served
+        let loaded_certificates = self.resolver.names.load();
+        loaded_certificates
             .iter()
-            .filter_map(|named| Some((named.file.clone(), named.validity.problem(now)?)))
+            .filter_map(|loaded| Some((loaded.file.clone(), loaded.validity.problem(now)?)))
             .collect()
     }
 
-    /// Takes the certificates up anew from their files, and the keys of tickets; new connections
-    /// get them.
+    /// Reloads the certificates from their files, and replaces the ticket keys. New connections use
+    /// them.
     ///
     /// # Errors
-    /// [`TlsError`]; the old ones then stay.
+    /// [`TlsError`]; the old certificates and keys stay in use.
     pub fn reload(&self, settings: &Settings) -> Result<(), TlsError> {
         let names = load_all(settings)?;
         self.tickets.change(&settings.ticket_keys)?;
-        self.chosen.names.store(Arc::new(names));
+        self.resolver.names.store(Arc::new(names));
         Ok(())
     }
 
-    /// The first name of the first certificate, by which readers may ask for this server.
+    /// The first name of the default certificate, which readers may connect to.
     pub fn name(&self) -> Option<String> {
-        self.chosen.names.load().first()?.names.first().cloned()
+        self.resolver.names.load().first()?.names.first().cloned()
     }
 
-    /// The TLS settings, with both HTTP versions by ALPN.
+    /// The TLS configuration, which offers both HTTP versions by ALPN.
     pub fn config(&self) -> Arc<ServerConfig> {
         self.config.clone()
     }
 }
 
-/// When a certificate is valid, both moments included (RFC 5280 §4.1.2.5).
+/// The validity period of a certificate, both ends included (RFC 5280 §4.1.2.5).
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Validity {
     from: Timestamp,
     until: Timestamp,
 }
 
-/// What is wrong, or soon will be, with the dates of a certificate. The text ends in what to do.
+/// A problem with the validity period of a certificate. Its text ends with what to do.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum DateProblem {
-    /// Clients refuse it already.
+    /// The certificate has expired, and clients refuse it.
     #[error(
-        "the certificate expired at {0}, so that clients refuse the connection. Renew it; a running gate \
-         loads it on SIGHUP"
+        "the certificate expired at {0}, so that clients refuse the connection. Renew it; \
+         a running gate loads it on SIGHUP"
     )]
     Expired(Timestamp),
-    /// Clients do not accept it yet.
+    /// The certificate is not valid yet, and clients refuse it.
     #[error(
-        "the certificate is not valid before {0}, so that clients refuse the connection. Check this \
-         machine's clock, or use the certificate that it replaces until then"
+        "the certificate is not valid before {0}, so that clients refuse the connection. \
+         Check this machine's clock, or use the previous certificate until then"
     )]
     NotYetValid(Timestamp),
-    /// It expires within 14 days.
+    /// The certificate expires within 14 days.
     #[error("the certificate expires at {0}. Renew it before; a running gate loads it on SIGHUP")]
     ExpiresSoon(Timestamp),
 }
@@ -175,7 +173,7 @@ impl DateProblem {
         !matches!(self, DateProblem::ExpiresSoon(_))
     }
 
-    /// The kind, as logs name it.
+    /// The name of the problem in logs.
     pub fn name(self) -> &'static str {
         match self {
             DateProblem::Expired(_) => "expired",
@@ -186,8 +184,8 @@ impl DateProblem {
 }
 
 impl Validity {
-    /// Of the server's own certificate. Clients find another way around an expired intermediate, as
-    /// around a cross-signed root.
+    /// Reads the validity period of the server's own certificate. An expired intermediate is not
+    /// checked: clients may build another chain, as with cross-signed roots.
     fn of(own: &CertificateDer<'_>) -> Result<Validity, String> {
         let (_, parsed) = X509Certificate::from_der(own).map_err(|error| error.to_string())?;
         let moment = |at: ASN1Time| {
@@ -199,7 +197,7 @@ impl Validity {
         })
     }
 
-    /// What is wrong at `now`, or will be within 14 days.
+    /// Returns the problem at `now`, or the expiry within 14 days after it.
     pub fn problem(self, now: Timestamp) -> Option<DateProblem> {
         if now > self.until {
             Some(DateProblem::Expired(self.until))
@@ -213,10 +211,10 @@ impl Validity {
     }
 }
 
-/// A certificate with the names that it is good for.
+/// A certificate with the names that it covers.
 #[derive(Debug)]
-struct Named {
-    /// The certificate's file, as logs name it.
+struct LoadedCertificate {
+    /// The certificate's file, for logs.
     file: PathBuf,
     validity: Validity,
     names: Vec<String>,
@@ -224,38 +222,40 @@ struct Named {
 }
 
 #[derive(Debug)]
-struct Chosen {
-    /// The first is for names that no other has.
-    names: ArcSwap<Vec<Named>>,
+struct Resolver {
+    /// The certificates in order. The first is the default.
+    names: ArcSwap<Vec<LoadedCertificate>>,
 }
 
-impl ResolvesServerCert for Chosen {
+impl ResolvesServerCert for Resolver {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        let served = self.names.load();
-        let asked = hello.server_name();
-        let by_name = asked.and_then(|asked| served.iter().find(|named| named.covers(asked)));
-        by_name.or_else(|| served.first()).map(|named| named.certified.clone())
+        let loaded_certificates = self.names.load();
+        let requested = hello.server_name();
+        let by_name = requested.and_then(|requested| {
+            loaded_certificates.iter().find(|loaded| loaded.covers(requested))
+        });
+        by_name.or_else(|| loaded_certificates.first()).map(|loaded| loaded.certified.clone())
     }
 }
 
-impl Named {
-    /// Whether a certificate is good for this name (RFC 9525 §6.3: a wildcard stands for one whole
-    /// label).
-    fn covers(&self, asked: &str) -> bool {
+impl LoadedCertificate {
+    /// Whether the certificate covers this name. A wildcard matches exactly one label (RFC 9525
+    /// §6.3).
+    fn covers(&self, requested: &str) -> bool {
         self.names.iter().any(|name| match name.strip_prefix("*.") {
             Some(domain) => {
-                asked.split_once('.').is_some_and(|(_, rest)| rest.eq_ignore_ascii_case(domain))
+                requested.split_once('.').is_some_and(|(_, rest)| rest.eq_ignore_ascii_case(domain))
             }
-            None => name.eq_ignore_ascii_case(asked),
+            None => name.eq_ignore_ascii_case(requested),
         })
     }
 }
 
-fn load_all(settings: &Settings) -> Result<Vec<Named>, TlsError> {
+fn load_all(settings: &Settings) -> Result<Vec<LoadedCertificate>, TlsError> {
     std::iter::once(&settings.certificate).chain(&settings.extra).map(load).collect()
 }
 
-fn load(files: &Certificate) -> Result<Named, TlsError> {
+fn load(files: &Certificate) -> Result<LoadedCertificate, TlsError> {
     let unreadable = |file: &PathBuf, why: String| TlsError::File { file: file.clone(), why };
     let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(&files.certificate)
         .and_then(Iterator::collect)
@@ -267,9 +267,12 @@ fn load(files: &Certificate) -> Result<Named, TlsError> {
             unreadable(&files.certificate, why)
         })?;
     let Some(own) = chain.first() else {
-        return Err(unreadable(&files.certificate, no_item(&files.certificate, "certificate")));
+        return Err(unreadable(
+            &files.certificate,
+            describe_missing_item(&files.certificate, "certificate"),
+        ));
     };
-    let names = names_of(own).map_err(|why| unreadable(&files.certificate, why))?;
+    let names = dns_names_of(own).map_err(|why| unreadable(&files.certificate, why))?;
     let validity = Validity::of(own).map_err(|why| unreadable(&files.certificate, why))?;
     let key = read_key(&files.key)?;
     let (certificate, key_file) = (files.certificate.clone(), files.key.clone());
@@ -282,7 +285,12 @@ fn load(files: &Certificate) -> Result<Named, TlsError> {
                 error => TlsError::Unusable { certificate, key: key_file, why: error.to_string() },
             }
         })?;
-    Ok(Named { file: files.certificate.clone(), validity, names, certified: Arc::new(certified) })
+    Ok(LoadedCertificate {
+        file: files.certificate.clone(),
+        validity,
+        names,
+        certified: Arc::new(certified),
+    })
 }
 
 /// Reads a private key in PKCS#1, PKCS#8 or SEC1.
@@ -294,17 +302,17 @@ fn read_key(file: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
             return TlsError::Encrypted { key: file.to_owned() };
         }
         unreadable(match error {
-            pem::Error::NoItemsFound => no_item(file, "private key"),
+            pem::Error::NoItemsFound => describe_missing_item(file, "private key"),
             error => error.to_string(),
         })
     })
 }
 
-/// Why a file has none of what is wanted: what it has instead, where that is known.
-fn no_item(file: &Path, wanted: &str) -> String {
+/// Describes a file without the expected PEM item, with what it contains instead if that is known.
+fn describe_missing_item(file: &Path, wanted: &str) -> String {
     let text = std::fs::read(file).unwrap_or_default();
     let contains = |words: &[u8]| text.windows(words.len()).any(|window| window == words);
-    // ASN.1 begins with a sequence, whose length takes more than a byte.
+    // DER starts with a sequence whose length takes two bytes.
     let has = if text.starts_with(&[0x30, 0x82]) {
         "it is binary, DER or PKCS#12; convert it with openssl x509, pkey or pkcs12"
     } else if contains(b" PRIVATE KEY-----") {
@@ -317,8 +325,8 @@ fn no_item(file: &Path, wanted: &str) -> String {
     format!("there is no {wanted} in it: {has}")
 }
 
-/// Whether a PEM file has a key under a passphrase: PKCS#8 says so in its label, PKCS#1 and SEC1 in
-/// a header of RFC 1421.
+/// Whether a PEM file contains an encrypted key. PKCS#8 marks it in the label, PKCS#1 and SEC1 in a
+/// header of RFC 1421.
 fn is_encrypted(pem: &[u8]) -> bool {
     pem.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii).any(|line| {
         line == b"-----BEGIN ENCRYPTED PRIVATE KEY-----"
@@ -326,7 +334,7 @@ fn is_encrypted(pem: &[u8]) -> bool {
     })
 }
 
-fn names_of(own: &CertificateDer<'_>) -> Result<Vec<String>, String> {
+fn dns_names_of(own: &CertificateDer<'_>) -> Result<Vec<String>, String> {
     let (_, parsed) = X509Certificate::from_der(own).map_err(|error| error.to_string())?;
     let alternatives = parsed.subject_alternative_name().map_err(|error| error.to_string())?;
     Ok(alternatives
@@ -344,7 +352,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_wildcard_stands_for_one_label() {
+    fn wildcard_matches_exactly_one_label_of_a_name() {
         let key = rcgen::generate_simple_self_signed(vec!["*.example.no".to_owned()]).unwrap();
         let directory = tempfile::tempdir().unwrap();
         let files = Certificate {
@@ -353,13 +361,13 @@ mod tests {
         };
         std::fs::write(&files.certificate, key.cert.pem()).unwrap();
         std::fs::write(&files.key, key.signing_key.serialize_pem()).unwrap();
-        let named = load(&files).unwrap();
-        assert!(named.covers("files.Example.no"));
-        assert!(!named.covers("a.b.example.no") && !named.covers("example.no"));
+        let loaded = load(&files).unwrap();
+        assert!(loaded.covers("files.Example.no"));
+        assert!(!loaded.covers("a.b.example.no") && !loaded.covers("example.no"));
     }
 
     #[test]
-    fn a_key_of_another_certificate_is_refused() {
+    fn key_of_another_certificate_is_refused() {
         let directory = tempfile::tempdir().unwrap();
         let make = || rcgen::generate_simple_self_signed(vec!["example.no".to_owned()]).unwrap();
         let files = Certificate {
