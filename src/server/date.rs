@@ -1,4 +1,4 @@
-//! The field Date (RFC 9110 §6.6.1) of answers over HTTP/2; hyper writes it over HTTP/1.1.
+//! The field Date (RFC 9110 §6.6.1) of responses over HTTP/2. hyper adds it over HTTP/1.1.
 
 use std::cell::RefCell;
 use std::time::{Duration, SystemTime};
@@ -8,11 +8,11 @@ use http::HeaderValue;
 use crate::clock::Clock;
 
 thread_local! {
-    /// The second that was formatted last, and its text.
+    /// The last formatted second, and its text.
     static LAST: RefCell<Option<(i64, HeaderValue)>> = const { RefCell::new(None) };
 }
 
-/// The present second.
+/// Returns the field value for the current second.
 pub(super) fn now() -> Option<HeaderValue> {
     let second = Clock::system().now().as_second();
     LAST.with_borrow_mut(|last| match last {
@@ -35,7 +35,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn date_is_formatted_as_http_has_it() {
+    fn date_has_the_http_format() {
         assert_eq!(format(784_111_777).unwrap(), "Sun, 06 Nov 1994 08:49:37 GMT");
         assert_eq!(now().unwrap().len(), 29);
     }

@@ -1,32 +1,32 @@
-//! Requests that go on with a download, by their fields alone.
+//! Recognizes requests that continue a download, by their header fields.
 //!
-//! The dispatcher asks it before it asks the gate, which begins no loan for such a request, and
-//! before it takes a link in the grace after its expiry. What is in doubt goes on with a download,
-//! and earns no grace.
+//! The dispatcher uses it twice. The gate begins no loan for a request that continues a download. A
+//! recently expired link is accepted only from a request that proves that it has a part of the
+//! file. In doubt, a request continues a download, and proves nothing.
 
 use headers::{HeaderMapExt, IfMatch};
 use http::header::{IF_MATCH, IF_RANGE, RANGE};
 use http::{HeaderMap, Method};
 
-/// Whether a request goes on with a download: If-Range, If-Match, or a Range that does not start at
-/// 0. Such a request never begins a loan (invariant 7).
+/// Whether a request continues a download: it has If-Range, If-Match, or a Range that does not
+/// start at byte 0. Such a request never begins a loan (invariant 7).
 pub(super) fn continues(headers: &HeaderMap) -> bool {
     headers.contains_key(IF_RANGE)
         || headers.contains_key(IF_MATCH)
-        || headers.get(RANGE).is_some_and(|range| !starts_at_the_start(range.as_bytes()))
+        || headers.get(RANGE).is_some_and(|range| !starts_at_zero(range.as_bytes()))
 }
 
-/// Whether a Range field asks for the first byte first. One that is malformed is ignored later on,
-/// and taken here for one that does not: what is in doubt begins nothing.
-fn starts_at_the_start(range: &[u8]) -> bool {
+/// Whether a Range field starts at byte 0. Returns false for a malformed field, which is ignored
+/// later: in doubt, no loan begins.
+fn starts_at_zero(range: &[u8]) -> bool {
     let Some((unit, set)) = range.split_first_chunk::<6>() else {
         return false;
     };
     unit.eq_ignore_ascii_case(b"bytes=") && matches!(set.trim_ascii_start(), [b'0', b'-', ..])
 }
 
-/// Whether a request shows by a strong validator which file it has a part of, and asks for what
-/// comes after its first byte. Whether that is the file as it is, delivery sees.
+/// Whether a request names its file by a strong validator, and requests a range after the first
+/// byte. Delivery then checks that the validator matches the file.
 pub(super) fn shows_a_part(method: &Method, headers: &HeaderMap) -> bool {
     let mut ranges = headers.get_all(RANGE).iter();
     let (Some(range), None) = (ranges.next(), ranges.next()) else {
@@ -36,7 +36,7 @@ pub(super) fn shows_a_part(method: &Method, headers: &HeaderMap) -> bool {
         Some(validator) => validator.as_bytes().starts_with(b"\""),
         None => headers.typed_get::<IfMatch>().is_some_and(|tags| !tags.is_any()),
     };
-    method == Method::GET && shows && !starts_at_the_start(range.as_bytes())
+    method == Method::GET && shows && !starts_at_zero(range.as_bytes())
 }
 
 #[cfg(test)]
@@ -45,7 +45,7 @@ mod tests {
 
     #[test]
     fn only_a_request_from_the_start_may_begin_a_loan() {
-        for (name, value, goes_on) in [
+        for (name, value, continues_download) in [
             ("accept", "*/*", false),
             ("range", "bytes=0-", false),
             ("range", "bytes=0-1", false),
@@ -62,12 +62,12 @@ mod tests {
         ] {
             let mut headers = HeaderMap::new();
             headers.insert(name, value.parse().unwrap());
-            assert_eq!(continues(&headers), goes_on, "{name}: {value}");
+            assert_eq!(continues(&headers), continues_download, "{name}: {value}");
         }
     }
 
     #[test]
-    fn a_part_is_shown_by_a_strong_validator_and_a_range_that_starts_later() {
+    fn strong_validator_and_later_range_prove_a_part() {
         const DAY: &str = "Mon, 05 Jan 2026 08:00:00 GMT";
         for (fields, shows) in [
             (&[("range", "bytes=5-"), ("if-range", "\"v\"")][..], true),

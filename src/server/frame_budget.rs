@@ -1,20 +1,19 @@
-//! Counts the HTTP/2 frames that a client sends, by their headers alone, and tells work from noise.
+//! A budget for HTTP/2 frames that do no work, such as PING. It counts frames by their headers.
 //!
-//! The TLS stream feeds it the plaintext that the HTTP/2 library reads, which exposes no such
-//! numbers. It checks nothing: the library does. A client may send 1 MiB of frames that do no work,
-//! and an eighth of what is transferred: a fast download needs many WINDOW_UPDATE frames, and a
-//! connection that only sends PINGs needs none.
+//! `tls_stream` passes it the plaintext that `h2` reads, because `h2` exposes no such counters. It
+//! validates nothing; `h2` does. A client may send 1 MiB of such frames, plus an eighth of the
+//! transferred payload, since a fast download needs many WINDOW_UPDATE frames.
 
 /// The client's connection preface without its SETTINGS (RFC 9113 §3.4), in bytes.
-const PREFACE: usize = 24;
+const PREFACE_LENGTH: usize = 24;
 /// The header of a frame (RFC 9113 §4.1), in bytes.
-const HEADER: usize = 9;
-/// Bytes of one request's head that count as work: as many as the largest head that is accepted.
-const HEAD: usize = 16 * 1024;
+const HEADER_LENGTH: usize = 9;
+/// Bytes of one request's head that count as work: the largest accepted head.
+const MAX_HEAD: usize = 16 * 1024;
 /// Bytes of frames without work that every connection may send.
-const FREE: u64 = 1024 * 1024;
-/// The part of the transferred payload that frames without work may be as well.
-const SHARE: u64 = 8;
+const FREE_NOISE: u64 = 1024 * 1024;
+/// The divisor of the transferred payload that gives the additional budget.
+const PAYLOAD_PER_NOISE: u64 = 8;
 
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
@@ -24,23 +23,23 @@ const CONTINUATION: u8 = 9;
 const END_HEADERS: u8 = 0x4;
 const PADDED: u8 = 0x8;
 
-/// What a client has sent on one HTTP/2 connection.
+/// The frames that a client has sent on one HTTP/2 connection.
 #[derive(Debug)]
 pub(super) struct FrameBudget {
-    /// Bytes of the preface that are still to come.
+    /// Missing bytes of the preface.
     preface: usize,
     has_settings: bool,
-    /// The frame's header, as far as it has arrived.
-    header: [u8; HEADER],
+    /// The received part of a frame's header.
+    header: [u8; HEADER_LENGTH],
     header_length: usize,
     frame: Frame,
-    /// Bytes of the head that is arriving; none between heads.
+    /// Received bytes of an incomplete head; none between heads.
     head: Option<usize>,
     heads: u64,
     resets: u64,
-    /// Bytes of DATA that carried something.
+    /// Bytes of DATA payload, without padding.
     payload: u64,
-    /// Bytes of frames that did no work.
+    /// Bytes of frames without work.
     noise: u64,
 }
 
@@ -50,16 +49,16 @@ struct Frame {
     kind: u8,
     flags: u8,
     length: usize,
-    /// Bytes of its payload that are still to come.
+    /// Missing bytes of its payload.
     left: usize,
 }
 
 impl FrameBudget {
     pub(super) fn new() -> FrameBudget {
         FrameBudget {
-            preface: PREFACE,
+            preface: PREFACE_LENGTH,
             has_settings: false,
-            header: [0; HEADER],
+            header: [0; HEADER_LENGTH],
             header_length: 0,
             frame: Frame::default(),
             head: None,
@@ -70,7 +69,7 @@ impl FrameBudget {
         }
     }
 
-    /// Notes what the client has sent, in any pieces.
+    /// Counts bytes from the client, in chunks of any length.
     pub(super) fn read(&mut self, bytes: &[u8]) {
         let (preface, mut bytes) = bytes.split_at(bytes.len().min(self.preface));
         self.preface -= preface.len();
@@ -83,7 +82,7 @@ impl FrameBudget {
         }
     }
 
-    /// Whether the preface is still to come, or its SETTINGS.
+    /// Whether the preface, its SETTINGS included, is incomplete.
     pub(super) fn awaits_preface(&self) -> bool {
         !self.has_settings
     }
@@ -93,29 +92,28 @@ impl FrameBudget {
         self.head.is_some() || self.header_length > 0
     }
 
-    /// How many heads have arrived, trailers included.
+    /// The number of complete heads, trailers included.
     pub(super) fn heads(&self) -> u64 {
         self.heads
     }
 
-    /// How many streams the client has reset.
+    /// The number of streams that the client has reset.
     pub(super) fn resets(&self) -> u64 {
         self.resets
     }
 
-    /// Whether the client has sent too much that does no work. `sent` is the payload that the gate
-    /// has sent, in bytes.
+    /// Whether the budget is overspent. `sent` is the payload that the gate has sent, in bytes.
     pub(super) fn is_overspent(&self, sent: u64) -> bool {
-        self.noise > FREE + (self.payload + sent) / SHARE
+        self.noise > FREE_NOISE + (self.payload + sent) / PAYLOAD_PER_NOISE
     }
 
     fn read_header<'b>(&mut self, bytes: &'b [u8]) -> &'b [u8] {
-        let (read, rest) = bytes.split_at(bytes.len().min(HEADER - self.header_length));
+        let (read, rest) = bytes.split_at(bytes.len().min(HEADER_LENGTH - self.header_length));
         for (to, byte) in self.header.iter_mut().skip(self.header_length).zip(read) {
             *to = *byte;
         }
         self.header_length += read.len();
-        if self.header_length == HEADER {
+        if self.header_length == HEADER_LENGTH {
             let [a, b, c, kind, flags, ..] = self.header;
             let length = u32::from_be_bytes([0, a, b, c]) as usize;
             self.header_length = 0;
@@ -126,10 +124,10 @@ impl FrameBudget {
 
     fn begin(&mut self, frame: Frame) {
         self.frame = frame;
-        let whole = (HEADER + frame.length) as u64;
+        let whole = (HEADER_LENGTH + frame.length) as u64;
         match frame.kind {
             DATA if frame.length == 0 => self.noise += whole,
-            // How much of it is padding is in its first byte.
+            // The first byte of the payload has the length of the padding.
             DATA if frame.flags & PADDED != 0 => {}
             DATA => self.payload += frame.length as u64,
             HEADERS => {
@@ -137,7 +135,7 @@ impl FrameBudget {
                 self.read_head(frame.length);
             }
             CONTINUATION => {
-                self.noise += HEADER as u64;
+                self.noise += HEADER_LENGTH as u64;
                 self.read_head(frame.length);
             }
             kind => {
@@ -150,11 +148,11 @@ impl FrameBudget {
         }
     }
 
-    /// What is beyond the largest head is no work.
+    /// Counts a part of a head. Bytes beyond the largest head are no work.
     fn read_head(&mut self, length: usize) {
-        let before = self.head.unwrap_or(HEAD);
+        let before = self.head.unwrap_or(MAX_HEAD);
         let head = before.saturating_add(length);
-        self.noise += (head.max(HEAD) - before.max(HEAD)) as u64;
+        self.noise += (head.max(MAX_HEAD) - before.max(MAX_HEAD)) as u64;
         self.head = Some(head);
     }
 
@@ -164,7 +162,7 @@ impl FrameBudget {
             (kind, flags & PADDED != 0, left == length, bytes.first())
         {
             match length.saturating_sub(1 + usize::from(*padding)) {
-                0 => self.noise += (HEADER + length) as u64,
+                0 => self.noise += (HEADER_LENGTH + length) as u64,
                 data => self.payload += data as u64,
             }
         }
@@ -217,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn the_preface_ends_with_its_settings() {
+    fn preface_ends_with_its_settings() {
         let bytes = opening();
         let mut budget = FrameBudget::new();
         for byte in &bytes[..bytes.len() - 1] {
@@ -229,12 +227,12 @@ mod tests {
     }
 
     #[test]
-    fn frames_that_do_no_work_are_counted_whole() {
+    fn frames_without_work_are_counted_with_their_header() {
         assert_eq!(noise(&[frame(6, 0, &[0; 8])]), 17, "PING");
         assert_eq!(noise(&[frame(8, 0, &[0; 4])]), 13, "WINDOW_UPDATE");
         assert_eq!(noise(&[frame(SETTINGS, 0, &[0; 6])]), 15);
         assert_eq!(noise(&[frame(RST_STREAM, 0, &[0; 4])]), 13);
-        assert_eq!(noise(&[frame(0xbe, 0, &[0; 100])]), 109, "a frame of no known type");
+        assert_eq!(noise(&[frame(0xbe, 0, &[0; 100])]), 109, "a frame of an unknown type");
         assert_eq!(noise(&[frame(DATA, 0, &[])]), 9, "empty DATA");
         assert_eq!(noise(&[frame(DATA, PADDED, &[3, 0, 0, 0])]), 13, "DATA that is padding");
         assert_eq!(noise(&[frame(CONTINUATION, 0, &[])]), 9);
@@ -249,11 +247,11 @@ mod tests {
         assert_eq!((budget.payload, budget.heads()), (1100, 1));
         let in_parts =
             [frame(HEADERS, 0, &[0; 10_000]), frame(CONTINUATION, END_HEADERS, &[0; 6000])];
-        assert_eq!(noise(&in_parts), HEADER as u64, "the header of the second frame");
+        assert_eq!(noise(&in_parts), HEADER_LENGTH as u64, "the header of the second frame");
     }
 
     #[test]
-    fn a_continuation_flood_is_no_work() {
+    fn continuation_flood_is_no_work() {
         let mut frames = vec![frame(HEADERS, 0, &[0; 10])];
         frames.extend((0..100).map(|_| frame(CONTINUATION, 0, &[0; 16_000])));
         let noise = noise(&frames);
@@ -263,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn it_counts_the_same_in_any_pieces() {
+    fn counts_do_not_depend_on_chunk_lengths() {
         let stream = [
             opening(),
             frame(HEADERS, 0, &[1; 300]),
@@ -288,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn half_a_head_is_seen() {
+    fn partial_head_is_detected() {
         let head = frame(HEADERS, END_HEADERS, &[0; 20]);
         for length in 1..head.len() {
             assert!(after(&[head[..length].to_vec()]).is_within_head(), "{length}");
@@ -298,12 +296,12 @@ mod tests {
     }
 
     #[test]
-    fn a_transfer_pays_for_its_window_updates() {
+    fn transfer_pays_for_its_window_updates() {
         let pings = after(&vec![frame(6, 0, &[0; 8]); 60_000]);
         assert!(!pings.is_overspent(0));
         let flood = after(&vec![frame(6, 0, &[0; 8]); 62_000]);
         assert!(flood.is_overspent(0), "1 MiB of PINGs");
-        assert!(flood.is_overspent(17 * 1000), "their answers pay for little");
+        assert!(flood.is_overspent(17 * 1000), "their acknowledgements add little budget");
         // A client that opens its window for every 1 KiB still downloads a gigabyte.
         let updates = after(&vec![frame(8, 0, &[0; 4]); 1 << 20]);
         assert!(!updates.is_overspent(1 << 30) && updates.is_overspent(1 << 20));

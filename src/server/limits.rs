@@ -1,7 +1,7 @@
-//! `[limits]`: how many connections there may be, and how long each may take for what.
+//! `[limits]`: the number of connections, and the timeouts of each phase of a connection.
 //!
-//! `config` builds [`Limits`], the command line fits it to the process's file descriptors, and
-//! every connection is held to it. [`Limit`] names the limit that was reached, for metrics.
+//! `config` builds [`Limits`]. The command line reduces it to the available file descriptors, and
+//! the server applies it to every connection. [`Limit`] names a reached limit in metrics.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -9,42 +9,42 @@ use std::time::Duration;
 use ipnet::IpNet;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// The fewest connections that descriptors are found for. A process with so few descriptors fails
-/// elsewhere.
-const FEWEST_CONNECTIONS: usize = 16;
-/// The fewest descriptors for connections to origins and their files, unless that is more than half
-/// of those for readers and origins together.
-const ORIGIN_DESCRIPTORS: u64 = 1024;
+/// The fewest connections that [`Limits::fit`] allows. With fewer file descriptors, the process
+/// fails elsewhere.
+const MIN_CONNECTIONS: usize = 16;
+/// The fewest file descriptors reserved for connections to origins and their files, but at most
+/// half of the descriptors for readers and origins.
+const MIN_ORIGIN_DESCRIPTORS: u64 = 1024;
 
 /// The keys of `[limits]`.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Limits {
-    /// Open connections of all readers.
+    /// The maximum number of open connections of all readers.
     pub connections: usize,
-    /// Of those, the ones of one address that have not yet carried accepted credentials.
+    /// The maximum number of connections from one address without accepted credentials.
     pub connections_per_address: usize,
-    /// Networks to whose addresses `connections_per_address` does not apply, such as a load
-    /// balancer's.
+    /// Networks that are exempt from `connections_per_address`, such as those of load balancers.
     pub exempt_networks: Vec<IpNet>,
-    /// The whole TLS handshake.
+    /// The timeout of the TLS handshake.
     pub handshake: Duration,
-    /// From the handshake to the end of the client's HTTP/2 preface.
+    /// The timeout from the handshake to the end of the client's HTTP/2 preface.
     pub preface: Duration,
-    /// From the first byte of a request's head to its last.
+    /// The timeout from the first to the last byte of a request's head.
     pub head: Duration,
-    /// From the end of a request's head to the end of its body.
+    /// The timeout from the end of a request's head to the end of its body.
     pub body: Duration,
-    /// Between requests.
+    /// The idle timeout between requests.
     pub idle: Duration,
-    /// Without progress on an answer that is not a file; `delivery.idle` bounds those that are.
+    /// The timeout without progress on a response that is not a file. For files, `delivery.idle`
+    /// applies.
     pub send: Duration,
-    /// Requests on one connection, after which it ends.
+    /// The number of requests after which a connection ends.
     pub requests_per_connection: u64,
-    /// The age at which a connection ends once its running answers are sent.
+    /// The age at which a connection ends, once its responses in flight are sent.
     pub connection_age: Duration,
-    /// Concurrent streams of one HTTP/2 connection.
+    /// The maximum number of concurrent streams of one HTTP/2 connection.
     pub h2_streams: u32,
-    /// Streams that a client may reset in a minute on one HTTP/2 connection.
+    /// The maximum number of streams that a client may reset per minute on one HTTP/2 connection.
     pub h2_resets_per_minute: u64,
 }
 
@@ -69,14 +69,14 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// The same limits with as many connections as this many file descriptors allow, of which
-    /// `origins` are for connections to origins, and `reserved` for other parts of the process. The
-    /// connections of one address are at most a quarter of all.
+    /// Returns the limits, with the number of connections reduced to what `descriptors` allow. Of
+    /// these, `origins` are for connections to origins, and `reserved` for other parts of the
+    /// process. One address gets at most a quarter of all connections.
     #[must_use]
     pub fn fit(&self, descriptors: u64, origins: u64, reserved: u64) -> Limits {
         let free = descriptors.saturating_sub(reserved);
-        let allowed = free - origins.max(ORIGIN_DESCRIPTORS).min(free / 2);
-        let allowed = usize::try_from(allowed).unwrap_or(usize::MAX).max(FEWEST_CONNECTIONS);
+        let allowed = free - origins.max(MIN_ORIGIN_DESCRIPTORS).min(free / 2);
+        let allowed = usize::try_from(allowed).unwrap_or(usize::MAX).max(MIN_CONNECTIONS);
         let connections = self.connections.min(allowed);
         let connections_per_address = self.connections_per_address.min(connections / 4).max(1);
         Limits { connections, connections_per_address, ..self.clone() }
@@ -88,14 +88,14 @@ impl Limits {
     }
 }
 
-/// Raises the soft limit of open file descriptors to the hard one, and returns the limit then in
-/// force.
+/// Raises the soft limit of open file descriptors to the hard limit. Returns the limit in force
+/// afterwards.
 pub fn raise_descriptor_limit() -> u64 {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
     let in_force = match setrlimit(Resource::Nofile, raised) {
         Ok(()) => limit.maximum,
-        // A system may refuse what it names as its own maximum. The old limit then stays.
+        // Some systems refuse their own maximum. The old limit then stays.
         Err(error) => {
             tracing::warn!(%error, "the limit of open files was not raised");
             limit.current
@@ -104,12 +104,12 @@ pub fn raise_descriptor_limit() -> u64 {
     in_force.unwrap_or(u64::MAX)
 }
 
-/// The limit of open file descriptors in force.
+/// Returns the limit of open file descriptors in force.
 pub(super) fn descriptor_limit() -> u64 {
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
-/// A limit of `[limits]` that a connection reached.
+/// A limit that a connection reached.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Limit {
     Connections,
@@ -128,7 +128,7 @@ pub(super) enum Limit {
 }
 
 impl Limit {
-    /// The label in `loangate_limit_reached_total`: the key, where there is one.
+    /// The label in `loangate_limit_reached_total`: the configuration key, if there is one.
     pub(super) fn name(self) -> &'static str {
         match self {
             Limit::Connections => "connections",
@@ -169,14 +169,14 @@ mod tests {
         assert_eq!(fitted(2_200, 200), (1000, 250), "a quarter of all for one address");
         assert_eq!(fitted(20_000, 200), (10_000, 256));
         assert_eq!(fitted(300, 200), (50, 12), "half of them for origins");
-        assert_eq!(fitted(100, 200), (16, 4), "never none");
+        assert_eq!(fitted(100, 200), (16, 4), "never below the minimum");
         assert_eq!(fitted(u64::MAX, 0), (10_000, 256));
         assert_eq!(fitted_beside(6000, 15_200, 200), (9000, 256));
         assert_eq!(fitted_beside(u64::MAX, 15_200, 200), (7500, 256), "never more than half");
     }
 
     #[test]
-    fn the_soft_descriptor_limit_rises_to_the_hard_one() {
+    fn soft_descriptor_limit_is_raised_to_the_hard_one() {
         let raised = raise_descriptor_limit();
         let limit = getrlimit(Resource::Nofile);
         assert_eq!(limit.current, limit.maximum);
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn an_exempt_network_covers_its_addresses() {
+    fn exempt_network_covers_its_addresses() {
         let exempt_networks = vec!["10.0.0.0/8".parse().unwrap(), "2001:db8::/32".parse().unwrap()];
         let limits = Limits { exempt_networks, ..Limits::default() };
         for (address, exempt) in

@@ -1,7 +1,7 @@
-//! The body of a request, over either version of HTTP.
+//! The body of a request, over HTTP/1.1 or HTTP/2.
 //!
-//! The dispatcher passes it to the loans API, which reads a bounded part of it. HTTP/2's window
-//! opens only as far as it is read, so that an unread body costs at most one window.
+//! The dispatcher passes it to the loans API, which reads a limited length. The HTTP/2 window opens
+//! only as the body is read, so an unread body occupies at most one window.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -17,7 +17,7 @@ pub(super) enum RequestBody {
     Http2(RecvStream),
 }
 
-/// A request's body broke off.
+/// A request's body ended early.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum RequestBodyError {
     #[error(transparent)]
@@ -41,7 +41,7 @@ impl http_body::Body for RequestBody {
             }
             RequestBody::Http2(body) => match ready!(body.poll_data(context)) {
                 Some(Ok(data)) => {
-                    // Where the stream was reset meanwhile there is no window to open.
+                    // Fails only if the stream was reset, and then there is no window to open.
                     let _ = body.flow_control().release_capacity(data.len());
                     Poll::Ready(Some(Ok(Frame::data(data))))
                 }

@@ -1,30 +1,32 @@
-//! Header fields for the reader's security that every answer of the public listener has.
+//! Header fields for the reader's security, in every response of the public listener.
 //!
-//! The dispatcher adds them. What a gated document may do in a browser is `delivery`'s to say.
+//! The dispatcher adds them. `delivery` sets the fields that restrict a gated document in a
+//! browser.
 
 use std::time::Duration;
 
 use http::header::{REFERRER_POLICY, STRICT_TRANSPORT_SECURITY};
 use http::{HeaderMap, HeaderValue};
 
-/// Links carry tokens in their address, which no other site may learn.
+/// A signed link contains a token, which other sites must not receive.
 const NO_REFERRER: HeaderValue = HeaderValue::from_static("no-referrer");
 
-/// The fields, built once.
+/// The fields that every response has.
 #[derive(Clone, Debug)]
 pub struct SecurityHeaders {
     hsts: Option<HeaderValue>,
 }
 
 impl SecurityHeaders {
-    /// With Strict-Transport-Security (RFC 6797) for this long, or without it where that is zero.
+    /// Builds the fields. Strict-Transport-Security (RFC 6797) has this `max-age`, and is omitted
+    /// if it is zero.
     pub fn new(hsts: Duration) -> SecurityHeaders {
         let seconds = hsts.as_secs();
         let hsts = (seconds > 0).then(|| HeaderValue::try_from(format!("max-age={seconds}")).ok());
         SecurityHeaders { hsts: hsts.flatten() }
     }
 
-    /// Adds the fields to an answer.
+    /// Adds the fields to a response.
     pub(super) fn add(&self, fields: &mut HeaderMap) {
         fields.insert(REFERRER_POLICY, NO_REFERRER);
         if let Some(hsts) = &self.hsts {
@@ -38,7 +40,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn hsts_is_sent_in_seconds_or_not_at_all() {
+    fn hsts_is_sent_in_seconds_or_omitted() {
         let mut fields = HeaderMap::new();
         SecurityHeaders::new(Duration::ZERO).add(&mut fields);
         assert_eq!(fields["referrer-policy"], "no-referrer");
