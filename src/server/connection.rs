@@ -112,7 +112,7 @@ pub(super) async fn handle_request(
     Ok(dispatch::dispatch(&worker.line, &worker.delivery, &info, request).await)
 }
 
-/// Logs how a connection result, at debug level: clients break connections all the time.
+/// Logs how a connection ended, at debug level: clients break connections all the time.
 pub(super) fn log_end(result: hyper::Result<()>) {
     if let Err(error) = result {
         tracing::debug!(%error, "HTTP/1.1 connection broke");

@@ -192,7 +192,7 @@ impl Http1Monitor<'_> {
             let waited = pin!(tokio::time::timeout_at(until, readable));
             match unless_aborted(connection, waited).await {
                 Some(Ok(is_readable)) => return is_readable,
-                Some(Err(_)) => {} // the deadline may have moved
+                Some(Err(_)) => {} // check the deadlines again
                 None => return false,
             }
         }

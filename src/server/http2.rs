@@ -45,8 +45,8 @@ const PING_AFTER: Duration = Duration::from_secs(60);
 const PONG_TIMEOUT: Duration = Duration::from_secs(30);
 /// How often to check whether a connection still needs its allowance of the buffer budget.
 const RELEASE_AFTER: Duration = Duration::from_secs(1);
-/// The delay after `limits.send` before a stalled response's stream is reset. If it is the only
-/// one, the deadline of the connection closes the connection before.
+/// The delay after `limits.send` before a stalled response's stream is reset. If no
+/// other is in flight, the connection's own deadline closes the connection first.
 const RESET_AFTER_SEND: Duration = Duration::from_secs(1);
 /// How many bytes the kernel must accept to count as progress on responses. A few acknowledgements
 /// of PINGs must not count.

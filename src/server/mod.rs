@@ -182,7 +182,7 @@ struct Worker {
 ))]
 pub struct Api;
 
-/// Starts one worker for each of the `deliveries`, which are the workers' clients of the origins.
+/// Starts one worker for each [`Delivery`], which has the worker's own connections to the origins.
 /// Must be called on a runtime: it spawns a task that samples the load of the workers.
 ///
 /// # Errors

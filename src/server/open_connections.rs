@@ -52,7 +52,7 @@ struct State {
     next_checked: u64,
 }
 
-/// A connection that has not carried accepted credentials.
+/// A connection without accepted credentials, a candidate for closing.
 #[derive(Debug)]
 struct Unproven {
     /// The network that the connection counts for; none if it is exempt.

@@ -34,7 +34,7 @@ pub enum TlsError {
     File {
         /// The file that cannot be read.
         file: PathBuf,
-        /// What is wrong.
+        /// The error message of the underlying library.
         why: String,
     },
     /// The key is encrypted with a passphrase, which the gate does not support.
@@ -43,7 +43,7 @@ pub enum TlsError {
          openssl pkey -in {key} -out NEW.key && chmod 600 NEW.key, and name NEW.key here"
     )]
     Encrypted {
-        /// The key's file.
+        /// The file of the private key.
         key: PathBuf,
     },
     /// The key does not belong to the certificate.
@@ -53,19 +53,19 @@ pub enum TlsError {
          In a chain the server's own certificate is the first"
     )]
     OtherKey {
-        /// The certificate's file.
+        /// The file of the certificate chain.
         certificate: PathBuf,
-        /// The key's file.
+        /// The file of the private key.
         key: PathBuf,
     },
     /// The certificate and the key cannot be used together for another reason.
     #[error("{certificate} and {key} cannot be used together: {why}")]
     Unusable {
-        /// The certificate's file.
+        /// The file of the certificate chain.
         certificate: PathBuf,
-        /// The key's file.
+        /// The file of the private key.
         key: PathBuf,
-        /// What is wrong.
+        /// The error message of the underlying library.
         why: String,
     },
     /// TLS cannot be set up.

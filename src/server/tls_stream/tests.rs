@@ -152,7 +152,8 @@ proptest! {
         // Many small chunks would only make the test slow.
         let length = length.min(chunks.iter().sum::<usize>() * 400);
         run(async {
-            let (mut stream, mut reader, _) = connect_with_budget(&Buffers::new(budget), coalesces).await;
+            let buffers = Buffers::new(budget);
+            let (mut stream, mut reader, _) = connect_with_budget(&buffers, coalesces).await;
             let bytes = bytes_of_length(length);
             let (_, read) = tokio::join!(write(&mut stream, &bytes, &chunks), reader.take(length));
             assert!(read == bytes && stream.is_sent());
