@@ -34,7 +34,7 @@ pub enum TlsError {
     File {
         /// The file that cannot be read.
         file: PathBuf,
-        /// The error message of the underlying library.
+        /// The reason, as part of a sentence.
         why: String,
     },
     /// The key is encrypted with a passphrase, which the gate does not support.
@@ -65,7 +65,7 @@ pub enum TlsError {
         certificate: PathBuf,
         /// The file of the private key.
         key: PathBuf,
-        /// The error message of the underlying library.
+        /// The reason, as part of a sentence.
         why: String,
     },
     /// TLS cannot be set up.
