@@ -1,11 +1,10 @@
-//! The change feed: the loans that have stopped opening files, whichever process of this ledger
-//! ended them.
+//! The change feed: the loans that any process on this ledger has ended.
 //!
-//! Circulation reads it several times a second and announces what it returns. A [`Feed`] is the
-//! seam for other ledgers: it promises only that each end which was committed after the ledger was
-//! opened is returned once it can be read. Here it reads the steps after the last one seen, by an
-//! index that has no other steps; SQLite's writers take turns, so that a step with a lower number
-//! is never committed later.
+//! Circulation polls it several times a second and announces the ends. [`Feed`] is the interface
+//! for other kinds of ledgers. It guarantees only that each end committed after the ledger was
+//! opened is returned. This implementation reads the steps after the last one seen, with an index
+//! that has only ends. SQLite serializes writers, so a step with a lower number is never committed
+//! later.
 
 use jiff::Timestamp;
 use sqlx::Row;
@@ -13,46 +12,47 @@ use sqlx::Row;
 use super::{Ledger, LedgerError};
 use crate::loan::{Borrower, LoanId, LoanKey};
 
-/// How many ends are read in one go.
+/// The maximum number of ends that one query reads.
 const PAGE: u32 = 1000;
 
-/// A reader of the change feed.
+/// A cursor in the change feed.
 #[derive(Clone, Debug)]
 pub struct Feed {
     ledger: Ledger,
-    /// The last step that was read.
+    /// The number of the last step read.
     seen: i64,
 }
 
-/// A loan that has stopped opening files.
+/// A loan that has ended: it gives no more access to files.
 #[derive(Clone, Copy, Debug)]
 pub struct ClosedLoan {
-    /// Its id.
+    /// The id of the loan.
     pub loan: LoanId,
-    /// Its reader and title.
+    /// The library, borrower and title of the loan.
     pub key: LoanKey,
-    /// When it ended.
+    /// When the loan ended.
     pub at: Timestamp,
 }
 
 impl Ledger {
-    /// The feed of ends, from the moment at which this ledger was opened.
+    /// Returns the feed of ends that were committed after this ledger was opened.
     pub fn feed(&self) -> Feed {
         Feed { ledger: self.clone(), seen: self.opened_at }
     }
 }
 
 impl Feed {
-    /// The next ends, in their order; none where there are no more now. A row that cannot be read
-    /// is skipped, so that it does not hide the ends after it: its loan cannot be opened from the
-    /// ledger either.
+    /// Returns the next ends in their order, or an empty list if there are none now.
+    ///
+    /// An unreadable row is skipped, so that it does not hide the ends after it. Its loan gives no
+    /// access either, because the gate cannot read it.
     ///
     /// # Errors
-    /// [`LedgerError`]; the next call reads from the same place.
+    /// [`LedgerError`]; the next call reads from the same position.
     pub async fn next(&mut self) -> Result<Vec<ClosedLoan>, LedgerError> {
-        // The condition on the states is that of the index, word for word.
-        const ENDS: &str = "SELECT number, loans.id, library, borrower, isbn, coalesce(ended, at) AS at \
-             FROM history CROSS JOIN loans ON loans.id = history.loan \
+        // The condition on the states must equal the condition of the index.
+        const ENDS: &str = "SELECT number, loans.id, library, borrower, isbn, \
+             coalesce(ended, at) AS at FROM history CROSS JOIN loans ON loans.id = history.loan \
              WHERE number > ? AND to_state IN ('ending', 'ended') AND from_state <> 'ending' \
              ORDER BY number LIMIT ?";
         let rows = sqlx::query(ENDS)
@@ -113,7 +113,7 @@ mod tests {
         other.apply(early, returned.clone(), by("reader")).await.unwrap();
         let ours = open(&file).await;
         let mut feed = ours.feed();
-        assert!(ids(&mut feed).await.is_empty(), "what ended before is in the ledger");
+        assert!(ids(&mut feed).await.is_empty(), "earlier ends are not in the feed");
         let [one, two] = [accepted(&other, 2).await, accepted(&other, 3).await];
         other.apply(one, returned, by("reader")).await.unwrap();
         other.apply(one, Event::EndAcknowledged, by("outbox")).await.unwrap();
@@ -134,7 +134,8 @@ mod tests {
         open(&file).await.close().await;
         let mut connection = SqliteConnectOptions::new().filename(&file).connect().await.unwrap();
         let plan = "EXPLAIN QUERY PLAN SELECT number FROM history WHERE number > 7 \
-             AND to_state IN ('ending', 'ended') AND from_state <> 'ending' ORDER BY number LIMIT 1000";
+             AND to_state IN ('ending', 'ended') AND from_state <> 'ending' \
+             ORDER BY number LIMIT 1000";
         let rows = sqlx::query(plan).fetch_all(&mut connection).await.unwrap();
         let plan: Vec<String> = rows.iter().map(|row| row.get("detail")).collect();
         assert!(plan.len() == 1 && plan[0].contains("history_closed (number>?)"), "{plan:?}");

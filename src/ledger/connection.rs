@@ -1,10 +1,10 @@
 //! The write connection: closed after every failed transaction, and reopened with a backoff.
 //!
 //! The writing task owns it. When the disk is full or an I/O error occurs, SQLite rolls the
-//! transaction back by itself, and sqlx does not notice: its transaction depth stays at 1, and
-//! every later `BEGIN` fails. A connection that has failed once is therefore never used again. A
-//! new one counts as open only after a probe row is committed through it, so a disk that is still
-//! full costs one attempt per backoff and not one per command.
+//! transaction back, and sqlx does not notice: its transaction depth stays at 1, and every later
+//! `BEGIN` fails. A connection that has failed once is therefore never used again. A new one counts
+//! as open only after a probe row is committed through it, so a disk that is still full costs one
+//! attempt per backoff and not one per command.
 
 use std::time::Duration;
 
@@ -15,27 +15,26 @@ use tokio::time::{Instant, timeout};
 
 /// How long a write waits for another process's transaction, for example during an upgrade.
 pub(super) const BUSY: Duration = Duration::from_secs(10);
-/// Deadline of one transaction. It exceeds [`BUSY`], so it passes only when the disk does not
-/// answer.
+/// The deadline of one transaction. It exceeds [`BUSY`], so it passes only when the disk hangs.
 pub(super) const TRANSACTION_DEADLINE: Duration = Duration::from_secs(20);
-/// Deadline of one attempt to reopen, and how long that attempt waits for another writer.
+/// The deadline of one attempt to reopen, and how long that attempt waits for another writer.
 const REOPEN_DEADLINE: Duration = Duration::from_secs(2);
 const REOPEN_BUSY: Duration = Duration::from_secs(1);
-/// Deadline for closing a failed connection; its thread ends later where the disk does not answer.
+/// The deadline for closing a failed connection. If the disk hangs, its thread ends later.
 const CLOSE_DEADLINE: Duration = Duration::from_millis(500);
-/// The wait after the second failure in a row, and the limit of its doubling. The first failure
-/// waits for nothing.
+/// The backoff after the second failure in a row, and the limit of its doubling. After the first
+/// failure there is no wait.
 const FIRST_BACKOFF: Duration = Duration::from_millis(50);
 const MAX_BACKOFF: Duration = Duration::from_secs(1);
 
 /// The size of the probe row.
 const PROBE_BYTES: usize = 32 << 10;
 
-/// A connection that may be closed for a while.
+/// A write connection that is closed between a failure and the next successful reopening.
 pub(super) struct WriteConnection {
     options: SqliteConnectOptions,
     state: State,
-    /// Failures since the last committed batch.
+    /// The number of failures since the last committed batch.
     failures: u32,
 }
 
@@ -56,7 +55,7 @@ impl WriteConnection {
         WriteConnection { options, state: State::Open(open), failures: 0 }
     }
 
-    /// The connection, or why there is none.
+    /// Returns the connection, or why there is none.
     pub(super) fn get(&mut self) -> Result<&mut SqliteConnection, &str> {
         match &mut self.state {
             State::Open(connection) => Ok(connection),
@@ -64,7 +63,7 @@ impl WriteConnection {
         }
     }
 
-    /// When the next attempt to reopen is due; none while the connection is open.
+    /// Returns the time of the next attempt to reopen; none while the connection is open.
     pub(super) fn retry_at(&self) -> Option<Instant> {
         match &self.state {
             State::Open(_) => None,
@@ -92,16 +91,15 @@ impl WriteConnection {
             closed.since = since;
         }
         if let Some(connection) = connection {
-            // Dropped at the deadline: the thread of the connection then closes it when the disk
-            // answers.
+            // After the deadline, the thread of the connection closes it once the disk responds.
             let _ = timeout(CLOSE_DEADLINE, connection.close()).await;
         }
     }
 
-    /// Opens a connection and commits a probe row through it. Returns how long there was none.
+    /// Opens a connection and commits a probe row through it. Returns how long it was closed.
     ///
     /// # Errors
-    /// Why it is still closed, as a phrase; the next attempt waits longer.
+    /// Returns the cause as a phrase. The next attempt waits longer.
     pub(super) async fn reopen(&mut self, now: Timestamp) -> Result<Duration, String> {
         let State::Closed(closed) = &self.state else { return Ok(Duration::ZERO) };
         let since = closed.since;
@@ -137,8 +135,8 @@ async fn open_and_probe(
     Ok(connection)
 }
 
-/// Writes the row that shows that the ledger can be written. It is larger than what a batch of
-/// loans usually takes: the test must not succeed with the last free page where a loan then fails.
+/// Writes a probe row, to test that the ledger can be written. The row is larger than a usual batch
+/// of loans, so the test does not succeed on a disk where the next loan would fail.
 pub(super) async fn write_probe(
     connection: &mut SqliteConnection,
     now: Timestamp,
@@ -155,7 +153,7 @@ pub(super) async fn write_probe(
     .map(drop)
 }
 
-/// A phrase for operators. SQLite's messages carry no value of a row.
+/// Returns the cause as a phrase for operators. SQLite's messages contain no value of a row.
 pub(super) fn reason(error: &sqlx::Error) -> String {
     match error {
         sqlx::Error::Database(error) => error.message().to_owned(),

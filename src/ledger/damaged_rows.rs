@@ -1,7 +1,7 @@
-//! Rows that cannot be read: every batch skips them, so that one of them never blocks the others.
+//! Rows that cannot be read. Queries skip them, so a damaged row never blocks the others.
 //!
-//! Each is logged once in a process, with its id, and counted until it can be read again. A row is
-//! found when a query meets it; `loangate ledger check` finds all of them.
+//! Each process logs a damaged row once, with its id, and counts it until it can be read again. A
+//! query finds only the rows that it reads; `loangate ledger check` finds all.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -14,24 +14,24 @@ use super::{Ledger, LedgerError};
 use crate::loan::Loan;
 use crate::telemetry::Metrics;
 
-/// How many ids are remembered. Beyond that a damaged row is skipped without a word: the ledger is
-/// lost anyway.
+/// The maximum number of remembered ids. Further damaged rows are skipped without a log line: such
+/// a ledger is beyond repair.
 const MAX_REMEMBERED: usize = 10_000;
 
-/// The damaged rows that this process has met.
+/// The damaged rows that this process has read.
 #[derive(Clone, Debug)]
 pub(super) struct DamagedRows(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    /// Those that cannot be read at present.
+    /// The ids of rows that could not be read last time.
     ids: Mutex<HashSet<String>>,
     count: AtomicUsize,
     metrics: Metrics,
 }
 
 impl Ledger {
-    /// How many rows could not be read when a query last met them.
+    /// Returns the number of rows that could not be read when a query last read them.
     pub fn damaged_rows(&self) -> usize {
         self.damaged.0.count.load(Ordering::Relaxed)
     }
@@ -43,7 +43,7 @@ impl DamagedRows {
         DamagedRows(Arc::new(Inner { ids: Mutex::default(), count: AtomicUsize::new(0), metrics }))
     }
 
-    /// The loan of a row, or none where it is damaged.
+    /// Converts a row to a loan. Reports a damaged row and returns none for it.
     pub(super) fn loan(&self, row: &SqliteRow) -> Option<Loan> {
         let loan = self.skip(loan_of(row))?;
         if self.0.count.load(Ordering::Relaxed) > 0 {
@@ -52,7 +52,7 @@ impl DamagedRows {
         Some(loan)
     }
 
-    /// What was read, or none where the row is damaged.
+    /// Returns the value that was read. Reports a damaged row and returns none for it.
     pub(super) fn skip<T>(&self, read: Result<T, LedgerError>) -> Option<T> {
         read.inspect_err(|error| self.report(error)).ok()
     }
@@ -61,7 +61,7 @@ impl DamagedRows {
         let LedgerError::Damaged { id, why } = error else { return };
         let mut ids = self.0.ids.lock().unwrap_or_else(PoisonError::into_inner);
         if ids.len() < MAX_REMEMBERED && ids.insert(id.clone()) {
-            self.counted(ids.len());
+            self.publish_count(ids.len());
             tracing::error!(
                 ?id,
                 why,
@@ -70,15 +70,15 @@ impl DamagedRows {
         }
     }
 
-    /// The row of this id can be read: it was mended.
+    /// Removes the id of a row that can be read again.
     fn forget(&self, id: &str) {
         let mut ids = self.0.ids.lock().unwrap_or_else(PoisonError::into_inner);
         if ids.remove(id) {
-            self.counted(ids.len());
+            self.publish_count(ids.len());
         }
     }
 
-    fn counted(&self, rows: usize) {
+    fn publish_count(&self, rows: usize) {
         self.0.count.store(rows, Ordering::Relaxed);
         self.0.metrics.ledger_damaged_rows(rows);
     }

@@ -1,10 +1,15 @@
 //! The durable record of loans, in SQLite.
 //!
-//! Circulation and metering write it, admin reads it; it calls nothing of ours but the vocabulary.
-//! The contract: when [`Ledger::intend`] or [`Ledger::apply`] returns, what it says is on disk
-//! (WAL, `synchronous = FULL`); a caller who hangs up undoes nothing; and at most one live loan
-//! stands for a library, a borrower and a title, by a unique index. All writes go through one task
-//! that commits whatever is waiting in one transaction.
+//! Circulation and metering write it, and admin reads it. It depends only on the vocabulary in
+//! [`crate::loan`] and on clock, crash and telemetry.
+//!
+//! The contract:
+//! - When [`Ledger::intend`] or [`Ledger::apply`] returns, its result is on disk (WAL,
+//!   `synchronous = FULL`).
+//! - Dropping the future of a write does not cancel the write.
+//! - A library, a borrower and a title have at most one live loan, enforced by a unique index.
+//!
+//! One task performs all writes and commits the queued commands together.
 
 mod audit;
 mod balance_memory;
@@ -52,79 +57,80 @@ use write_check::WriteTest;
 /// The keys of `[ledger]`.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// The SQLite file; its directory is made where it is missing.
+    /// The SQLite file. A missing directory is created.
     pub file: PathBuf,
-    /// `[brake]`: what may be spent.
+    /// `[brake]`: the limits on new loans.
     pub brake: Brake,
 }
 
-/// What came of writing an intent.
+/// The result of writing an intent.
 #[derive(Clone, Debug)]
 pub enum Intended {
-    /// It is durable; the begin may be sent.
+    /// The intent is durable, and the begin may be sent.
     Written(Loan),
-    /// A live loan of this reader and title stands already; nothing was written.
+    /// Nothing was written because this reader already has a live loan of the title.
     Live(Loan),
-    /// An accepted loan ended at or after the credential was issued (invariant 7); nothing was
-    /// written.
+    /// Nothing was written because an accepted loan ended at or after the time at which the
+    /// credential was issued (invariant 7).
     EndedSince(Timestamp),
-    /// The spending brake holds until then; nothing was written.
+    /// Nothing was written because a brake limit is reached until this time.
     Braked(Timestamp),
 }
 
-/// Why a loan changed, for its history: what did it, and Bokbasen's own words where there are any.
+/// Why a loan changed, for its history.
 #[derive(Clone, Debug)]
 pub struct Cause {
     /// A short slug: `reader`, `expiry`, `settle`, `admin`, `poll`.
     pub by: &'static str,
-    /// Words for support; never a borrower, a token or a secret.
+    /// A text for support, such as Bokbasen's message. It never has a borrower, a token or a
+    /// secret.
     pub detail: Option<String>,
 }
 
 /// One transition of a loan.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct HistoryRow {
-    /// When.
+    /// When the step was written.
     pub at: Timestamp,
-    /// The state before; none for the intent.
+    /// The state before the step; none for the intent.
     pub from: Option<LoanState>,
-    /// The state after.
+    /// The state after the step.
     pub to: LoanState,
-    /// What did it.
+    /// The slug of [`Cause::by`].
     pub cause: String,
-    /// Words for support.
+    /// The text of [`Cause::detail`].
     pub detail: Option<String>,
 }
 
-/// Loans that have ended and whose end waits to be acknowledged.
+/// Ended loans whose end Bokbasen has not acknowledged.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Ends {
-    /// The loans.
+    /// The ids of the loans.
     pub loans: Vec<LoanId>,
-    /// The last step that this knows of.
+    /// The number of the last step that was read, for [`Ledger::ends_after`].
     pub step: i64,
 }
 
-/// Which loans a listing gives.
+/// The filters of a listing. A field that is none does not filter.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
-    /// Of this library.
+    /// Only loans of this library.
     pub library: Option<LibraryId>,
-    /// Of this title.
+    /// Only loans of this title.
     pub isbn: Option<Isbn>,
-    /// In this state.
+    /// Only loans in this state.
     pub state: Option<LoanState>,
-    /// Of this borrower.
+    /// Only loans of this borrower.
     pub borrower: Option<Borrower>,
-    /// Begun at this moment or later.
+    /// Only loans that were begun at this time or later.
     pub since: Option<Timestamp>,
     /// Only loans after this one in the order of the listing, newest first.
     pub after: Option<LoanId>,
-    /// At most so many.
+    /// The maximum number of loans returned.
     pub limit: u32,
 }
 
-/// The record of loans. Clones share everything.
+/// A handle of the ledger. Clones share the writing task and all connections.
 #[derive(Clone, Debug)]
 pub struct Ledger {
     file: Arc<PathBuf>,
@@ -134,19 +140,18 @@ pub struct Ledger {
     process: Arc<Process>,
     write_test: WriteTest,
     damaged: DamagedRows,
-    /// The last step when it was opened: the change feed starts there.
+    /// The last step at the time of opening, where the change feed starts.
     opened_at: i64,
     audit_key: AuditKey,
 }
 
 impl Ledger {
-    /// Writes an intent, unless a live loan of its reader and title stands, or an accepted one
-    /// ended no earlier than the credential was `issued`.
+    /// Writes an intent, unless [`Intended`] names a reason against it. `issued` is the time at
+    /// which the reader's credential was issued.
     ///
     /// # Errors
     /// [`LedgerError`]; the begin must not be sent. After [`LedgerError::Commit`] the intent may be
-    /// durable all the same; the writing task then ends it as never sent, before it takes another
-    /// command.
+    /// durable; the writing task then ends it as not sent before it runs another command.
     pub async fn intend(
         &self,
         loan: Loan,
@@ -158,66 +163,66 @@ impl Ledger {
         answered.await.map_err(|_| LedgerError::Closed)?
     }
 
-    /// Applies an event by the pure machine, within the transaction that reads and writes the loan.
+    /// Applies an event with [`Loan::apply`] in one transaction, and returns the changed loan.
     ///
     /// # Errors
-    /// [`LedgerError`]; the loan is then as it was, except that after [`LedgerError::Commit`] and
-    /// [`LedgerError::Closed`] that is not certain.
+    /// [`LedgerError`]; the loan is unchanged, but after [`LedgerError::Commit`] and
+    /// [`LedgerError::Closed`] that is uncertain.
     pub async fn apply(&self, id: LoanId, event: Event, cause: Cause) -> Result<Loan, LedgerError> {
         let (answer, answered) = oneshot::channel();
         self.send(Command::Apply { id, event, cause, answer }).await?;
         answered.await.map_err(|_| LedgerError::Closed)?
     }
 
-    /// Takes over a loan of a process that has died: true where this process now owns it.
+    /// Takes over a loan of a dead process. Returns whether this process now owns the loan.
     ///
     /// # Errors
-    /// [`LedgerError`].
+    /// [`LedgerError`] if the ledger cannot be written.
     pub async fn adopt(&self, id: LoanId) -> Result<bool, LedgerError> {
         let (answer, answered) = oneshot::channel();
         self.send(Command::Adopt { id, answer }).await?;
         answered.await.map_err(|_| LedgerError::Closed)?
     }
 
-    /// Writes how far a loan has been read: false where it never was accepted.
+    /// Writes the reading progress of a loan. Returns false if the loan was never accepted.
     ///
     /// # Errors
-    /// [`LedgerError`].
+    /// [`LedgerError`] if the ledger cannot be written.
     pub async fn note_progress(&self, id: LoanId, progress: Progress) -> Result<bool, LedgerError> {
         let (answer, answered) = oneshot::channel();
         self.send(Command::Progress { id, progress, answer }).await?;
         answered.await.map_err(|_| LedgerError::Closed)?
     }
 
-    /// Adds to what was delivered before: durable, all of it, when this returns. A loan that is not
-    /// there is passed over.
+    /// Adds these counts to the stored ones. All are durable when this returns. Unknown loans are
+    /// skipped.
     ///
     /// # Errors
-    /// [`LedgerError`]; nothing was written, except that after [`LedgerError::Closed`], and where a
-    /// commit failed in the last step, that is not certain.
+    /// [`LedgerError`]; nothing was written, but after [`LedgerError::Closed`], or if the commit
+    /// itself failed, that is uncertain.
     pub async fn note_delivered(&self, delivered: Arc<[Delivered]>) -> Result<(), LedgerError> {
         let (answer, answered) = oneshot::channel();
         self.send(Command::Delivered { delivered, answer }).await?;
         answered.await.map_err(|_| LedgerError::Closed)?.map(drop)
     }
 
-    /// Replaces the pseudonym of loans that ended before this moment by a random value, `limit` of
-    /// them at most, and says how many those were.
+    /// Replaces the pseudonym in loans that ended before this time with a random value. Returns the
+    /// number of changed loans, at most `limit`.
     ///
     /// # Errors
-    /// [`LedgerError`].
+    /// [`LedgerError`] if the ledger cannot be written.
     pub async fn forget(&self, before: Timestamp, limit: u32) -> Result<u64, LedgerError> {
         let (answer, answered) = oneshot::channel();
         self.send(Command::Forget { before, limit, answer }).await?;
         answered.await.map_err(|_| LedgerError::Closed)?
     }
 
-    /// Counts the other processes that have this ledger open now: other gates.
+    /// Returns the number of other processes that have this ledger open.
     pub fn other_processes(&self) -> usize {
         self.process.count_others()
     }
 
-    /// Writes what is waiting, folds the log into the file, and closes.
+    /// Commits the queued commands, checkpoints the write-ahead log and closes the ledger.
     pub async fn close(&self) {
         let (answer, answered) = oneshot::channel();
         if self.commands.send(Command::Close { answer }).await.is_ok() {
@@ -227,8 +232,8 @@ impl Ledger {
         self.support.close().await;
     }
 
-    /// The same ledger, read through connections of its own: a support query over many loans must
-    /// not keep a reader's first request waiting for a connection.
+    /// Returns a handle with a separate connection pool for support queries. A slow support query
+    /// then never delays a reader's request.
     pub fn for_support(&self) -> Ledger {
         Ledger { readers: self.support.clone(), ..self.clone() }
     }

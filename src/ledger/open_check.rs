@@ -1,6 +1,7 @@
-//! Whether a ledger could be opened and written, without opening it as a gate does.
+//! A test whether a start could open and write the ledger.
 //!
-//! `loangate check` calls it, also beside a running gate. It creates no ledger and changes none.
+//! `loangate check` calls it, also while a gate is running. It neither creates nor changes a
+//! ledger.
 
 use std::fs::{self, OpenOptions};
 use std::io::{Error, ErrorKind, Write as _};
@@ -13,18 +14,18 @@ use uuid::Uuid;
 
 use super::LedgerError;
 
-/// How much is written to try the disk: one page of SQLite.
+/// The number of bytes written to test the disk: one page of SQLite.
 const PAGE: usize = 4096;
-/// How long another process's write is waited for.
+/// How long the test waits for a write of another process.
 const BUSY: Duration = Duration::from_secs(5);
 
-/// Tries whether a start could open and write the ledger under this pseudonym key.
+/// Tests whether a start could open and write the ledger with this pseudonym key.
 ///
 /// # Errors
-/// [`LedgerError`], as a start would return it.
+/// [`LedgerError`], the same that a start would return.
 pub async fn probe(file: &Path, key_fingerprint: &[u8; 32]) -> Result<(), LedgerError> {
     let size =
-        try_file(file).map_err(|source| LedgerError::File { file: file.to_owned(), source })?;
+        test_file(file).map_err(|source| LedgerError::File { file: file.to_owned(), source })?;
     if size == 0 {
         return Ok(());
     }
@@ -54,8 +55,8 @@ pub async fn probe(file: &Path, key_fingerprint: &[u8; 32]) -> Result<(), Ledger
     }
 }
 
-/// Tries the file and its directory, and returns the file's size; 0 if it is still to be made.
-fn try_file(file: &Path) -> Result<u64, Error> {
+/// Tests the file and its directory. Returns the size of the file, or 0 if it does not exist.
+fn test_file(file: &Path) -> Result<u64, Error> {
     let size = match fs::metadata(file) {
         Ok(metadata) if metadata.is_dir() => {
             return Err(Error::new(ErrorKind::IsADirectory, "it is a directory, not a file"));
@@ -71,8 +72,8 @@ fn try_file(file: &Path) -> Result<u64, Error> {
         file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let nearest = parent.ancestors().find(|directory| directory.exists()).unwrap_or(Path::new("."));
     let nearest = if nearest.as_os_str().is_empty() { Path::new(".") } else { nearest };
-    // SQLite writes its log beside the file, so that the directory must be writable too.
-    try_directory(nearest).map_err(|error| {
+    // SQLite writes its log beside the file, so the directory must be writable too.
+    test_directory(nearest).map_err(|error| {
         let shown = nearest.display();
         Error::new(
             error.kind(),
@@ -82,7 +83,7 @@ fn try_file(file: &Path) -> Result<u64, Error> {
     Ok(size)
 }
 
-fn try_directory(directory: &Path) -> Result<(), Error> {
+fn test_directory(directory: &Path) -> Result<(), Error> {
     let trial = directory.join(format!(".loangate-check-{}", Uuid::new_v4().simple()));
     let mut opened = OpenOptions::new().write(true).create_new(true).open(&trial)?;
     let written = opened.write_all(&[0; PAGE]).and_then(|()| opened.sync_all());

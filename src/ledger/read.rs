@@ -1,4 +1,4 @@
-//! Questions to the ledger. They see everything that was committed before they were asked.
+//! Queries of the ledger. A query sees everything that was committed before it started.
 
 use std::time::Duration;
 
@@ -10,21 +10,22 @@ use super::row::{COLUMNS, by_ids, history_of, loan_of};
 use super::{Ends, Filter, HistoryRow, Ledger, LedgerError};
 use crate::loan::{LibraryId, Loan, LoanId, LoanKey, LoanState, Reference};
 
-/// How many rows a query reads at least to fill up what damaged rows left open.
+/// The minimum number of rows that a query reads to replace skipped damaged rows.
 const REFILL: u32 = 500;
-/// Deadline of [`Ledger::check`].
+/// The deadline of [`Ledger::check`].
 const CHECK_DEADLINE: Duration = Duration::from_secs(2);
 
 impl Ledger {
-    /// The live loan of this reader and title, or else the newest that there was.
+    /// Returns the live loan of this reader and title, or the newest one if none is live.
     ///
     /// # Errors
-    /// [`LedgerError`].
+    /// [`LedgerError`] if the ledger cannot be read or the row is damaged.
     pub async fn newest(&self, key: &LoanKey) -> Result<Option<Loan>, LedgerError> {
-        // Ids follow the clock, which may have been set back: the live one first, whatever its id.
+        // Ids follow the clock, which may have been set back, so the live loan is ordered first.
         let sql = format!(
             "SELECT {COLUMNS} FROM loans WHERE library = ? AND borrower = ? AND isbn = ? \
-             ORDER BY state IN ('intended', 'pending', 'accepted', 'unknown', 'ending') DESC, id DESC LIMIT 1"
+             ORDER BY state IN ('intended', 'pending', 'accepted', 'unknown', 'ending') DESC, \
+             id DESC LIMIT 1"
         );
         let row = sqlx::query(AssertSqlSafe(sql))
             .bind(key.library.as_str())
@@ -36,14 +37,14 @@ impl Ledger {
         row.as_ref().map(loan_of).transpose()
     }
 
-    /// When the last accepted loan of this reader and title ended; none if there was none
-    /// (invariant 7).
+    /// Returns when the last accepted loan of this reader and title ended (invariant 7).
     ///
     /// # Errors
-    /// [`LedgerError`].
+    /// [`LedgerError`] if the ledger cannot be read.
     pub async fn last_end(&self, key: &LoanKey) -> Result<Option<Timestamp>, LedgerError> {
         const LAST_END: &str = "SELECT max(ended) FROM loans \
-             WHERE library = ? AND borrower = ? AND isbn = ? AND accepted IS NOT NULL AND ended IS NOT NULL";
+             WHERE library = ? AND borrower = ? AND isbn = ? \
+             AND accepted IS NOT NULL AND ended IS NOT NULL";
         let millis: Option<i64> = sqlx::query_scalar(LAST_END)
             .bind(key.library.as_str())
             .bind(key.borrower.as_bytes().as_slice())
@@ -54,10 +55,10 @@ impl Ledger {
         Ok(millis.and_then(|millis| Timestamp::from_millisecond(millis).ok()))
     }
 
-    /// The loan of this id.
+    /// Returns the loan with this id.
     ///
     /// # Errors
-    /// [`LedgerError`].
+    /// [`LedgerError`] if the ledger cannot be read or the row is damaged.
     pub async fn loan(&self, id: LoanId) -> Result<Option<Loan>, LedgerError> {
         let sql = format!("SELECT {COLUMNS} FROM loans WHERE id = ?");
         let query = sqlx::query(AssertSqlSafe(sql)).bind(id.to_string());
@@ -66,11 +67,11 @@ impl Ledger {
         row.as_ref().map(loan_of).transpose()
     }
 
-    /// The loans of these ids, in no particular order, without those that do not exist or whose row
-    /// is damaged.
+    /// Returns the loans with these ids, in no particular order. Missing and damaged rows are
+    /// skipped.
     ///
     /// # Errors
-    /// [`LedgerError`].
+    /// [`LedgerError`] if the ledger cannot be read.
     pub async fn loans(&self, ids: &[LoanId]) -> Result<Vec<Loan>, LedgerError> {
         let mut query = by_ids(ids);
         let query = query.build().persistent(false);
@@ -78,10 +79,10 @@ impl Ledger {
         Ok(rows.iter().filter_map(|row| self.damaged.loan(row)).collect())
     }
 
-    /// The loan of this reference.
+    /// Returns the loan with this reference.
     ///
     /// # Errors
-    /// [`LedgerError`].
+    /// [`LedgerError`] if the ledger cannot be read or the row is damaged.
     pub async fn by_reference(&self, reference: &Reference) -> Result<Option<Loan>, LedgerError> {
         let sql = format!("SELECT {COLUMNS} FROM loans WHERE reference = ?");
         let query = sqlx::query(AssertSqlSafe(sql)).bind(reference.as_str());
@@ -90,10 +91,10 @@ impl Ledger {
         row.as_ref().map(loan_of).transpose()
     }
 
-    /// Every library that has lent, without names that are damaged.
+    /// Returns every library with a loan. Damaged names are skipped.
     ///
     /// # Errors
-    /// [`LedgerError`].
+    /// [`LedgerError`] if the ledger cannot be read.
     pub async fn libraries(&self) -> Result<Vec<LibraryId>, LedgerError> {
         let names: Vec<String> =
             sqlx::query_scalar("SELECT DISTINCT library FROM loans ORDER BY library")
@@ -103,16 +104,16 @@ impl Ledger {
         let read = |name: String| {
             name.parse().map_err(|_| LedgerError::Damaged {
                 id: name,
-                why: "its library is none".to_owned(),
+                why: "its library is not valid".to_owned(),
             })
         };
         Ok(names.into_iter().filter_map(|name| self.damaged.skip(read(name))).collect())
     }
 
-    /// When the oldest loan of a library was begun that lives.
+    /// Returns when the oldest live loan of a library was begun.
     ///
     /// # Errors
-    /// [`LedgerError`].
+    /// [`LedgerError`] if the ledger cannot be read.
     pub async fn oldest_live(&self, library: LibraryId) -> Result<Option<Timestamp>, LedgerError> {
         const OLDEST: &str = "SELECT min(begun) FROM loans WHERE library = ? \
              AND state IN ('intended', 'pending', 'accepted', 'unknown', 'ending')";
@@ -124,10 +125,10 @@ impl Ledger {
         Ok(millis.and_then(|millis| Timestamp::from_millisecond(millis).ok()))
     }
 
-    /// Whether this process began the loan, or took it over.
+    /// Returns whether this process began the loan or took it over.
     ///
     /// # Errors
-    /// [`LedgerError`].
+    /// [`LedgerError`] if the ledger cannot be read.
     pub async fn is_ours(&self, id: LoanId) -> Result<bool, LedgerError> {
         let owner: Option<String> = sqlx::query_scalar("SELECT owner FROM loans WHERE id = ?")
             .bind(id.to_string())
@@ -137,10 +138,10 @@ impl Ledger {
         Ok(owner.as_deref() == Some(self.process.name()))
     }
 
-    /// The loans of this process that are intended, pending or unknown.
+    /// Returns the loans of this process that are intended, pending or unknown.
     ///
     /// # Errors
-    /// [`LedgerError`].
+    /// [`LedgerError`] if the ledger cannot be read.
     pub async fn undecided(&self) -> Result<Vec<LoanId>, LedgerError> {
         const UNDECIDED: &str =
             "SELECT id FROM loans WHERE state IN ('intended', 'pending', 'unknown') AND owner = ?";
@@ -152,10 +153,10 @@ impl Ledger {
         Ok(ids.iter().filter_map(|id| self.damaged.skip(read_id(id))).collect())
     }
 
-    /// A loan's transitions, the oldest first, without those that are damaged.
+    /// Returns the transitions of a loan, the oldest first. Damaged rows are skipped.
     ///
     /// # Errors
-    /// [`LedgerError`].
+    /// [`LedgerError`] if the ledger cannot be read.
     pub async fn history(&self, id: LoanId) -> Result<Vec<HistoryRow>, LedgerError> {
         let rows = sqlx::query("SELECT * FROM history WHERE loan = ? ORDER BY number")
             .bind(id.to_string())
@@ -165,16 +166,16 @@ impl Ledger {
         Ok(rows.iter().filter_map(|row| self.damaged.skip(history_of(id, row))).collect())
     }
 
-    /// A listing, the newest first. A damaged row is skipped, and the page is filled from the rows
-    /// after it.
+    /// Returns a page of loans, the newest first. Damaged rows are skipped, and the rows after them
+    /// fill the page.
     ///
     /// # Errors
-    /// [`LedgerError`].
+    /// [`LedgerError`] if the ledger cannot be read.
     pub async fn page(&self, filter: &Filter) -> Result<Vec<Loan>, LedgerError> {
         let wanted = filter.limit as usize;
         let mut limit = filter.limit;
         let mut after = match filter.after {
-            Some(id) => Some(self.place_of(id).await?),
+            Some(id) => Some(self.listing_position(id).await?),
             None => None,
         };
         let mut loans = Vec::new();
@@ -192,16 +193,17 @@ impl Ledger {
         }
     }
 
-    /// Where a loan stands in the order of the listing; after it was pruned, where its id says.
-    async fn place_of(&self, id: LoanId) -> Result<(i64, String), LedgerError> {
+    /// Returns the position of a loan in the order of the listing. The position of a pruned loan is
+    /// derived from its id.
+    async fn listing_position(&self, id: LoanId) -> Result<(i64, String), LedgerError> {
         let begun = sqlx::query_scalar("SELECT begun FROM loans WHERE id = ?").bind(id.to_string());
         let begun =
             begun.fetch_optional(&self.readers).await.map_err(|source| self.failed(source))?;
         Ok((begun.unwrap_or_else(|| id.made_at().as_millisecond()), id.to_string()))
     }
 
-    /// Each filter has an index in the order of the listing. The inner query reads that index alone
-    /// wherever it can: a row is read only where it is listed.
+    /// Reads one page. Each filter has an index in the order of the listing, and the inner query
+    /// usually reads only that index. The outer query reads only the rows of the page.
     async fn page_rows(
         &self,
         filter: &Filter,
@@ -210,7 +212,8 @@ impl Ledger {
     ) -> Result<Vec<SqliteRow>, LedgerError> {
         let index = index_of(filter);
         let mut query: QueryBuilder<Sqlite> = QueryBuilder::new(format!(
-            "SELECT {COLUMNS} FROM loans WHERE id IN (SELECT id FROM loans INDEXED BY {index} WHERE 1"
+            "SELECT {COLUMNS} FROM loans \
+             WHERE id IN (SELECT id FROM loans INDEXED BY {index} WHERE 1"
         ));
         if let Some(library) = &filter.library {
             query.push(" AND library = ").push_bind(library.as_str().to_owned());
@@ -240,10 +243,10 @@ impl Ledger {
         query.build().fetch_all(&self.readers).await.map_err(|source| self.failed(source))
     }
 
-    /// Loans left half-way (intended, unknown, pending) by processes that have died.
+    /// Returns the undecided loans (intended, pending or unknown) of dead processes.
     ///
     /// # Errors
-    /// [`LedgerError`].
+    /// [`LedgerError`] if the ledger cannot be read.
     pub async fn orphans(&self) -> Result<Vec<Loan>, LedgerError> {
         const OWNERS: &str =
             "SELECT DISTINCT owner FROM loans WHERE state IN ('intended', 'pending', 'unknown')";
@@ -252,7 +255,8 @@ impl Ledger {
             .await
             .map_err(|source| self.failed(source))?;
         let sql = format!(
-            "SELECT {COLUMNS} FROM loans WHERE state IN ('intended', 'pending', 'unknown') AND owner = ? ORDER BY id"
+            "SELECT {COLUMNS} FROM loans \
+             WHERE state IN ('intended', 'pending', 'unknown') AND owner = ? ORDER BY id"
         );
         let mut orphans = Vec::new();
         for dead in owners.into_iter().filter(|owner| self.process.is_dead(owner)) {
@@ -264,14 +268,15 @@ impl Ledger {
         Ok(orphans)
     }
 
-    /// Accepted loans that are due at this moment, the earliest first. A damaged row is skipped and
-    /// takes no place of `limit`, so that damaged rows cannot keep the others from being ended.
+    /// Returns the accepted loans that are due at this time, the earliest first. Damaged rows do
+    /// not count towards `limit`, so they cannot prevent the other loans from being ended.
     ///
     /// # Errors
-    /// [`LedgerError`].
+    /// [`LedgerError`] if the ledger cannot be read.
     pub async fn due(&self, at: Timestamp, limit: u32) -> Result<Vec<Loan>, LedgerError> {
         let sql = format!(
-            "SELECT {COLUMNS} FROM loans WHERE state = 'accepted' AND due <= ? AND (due, id) > (?, ?) \
+            "SELECT {COLUMNS} FROM loans \
+             WHERE state = 'accepted' AND due <= ? AND (due, id) > (?, ?) \
              ORDER BY due, id LIMIT ?"
         );
         let wanted = limit as usize;
@@ -296,10 +301,10 @@ impl Ledger {
         Ok(loans)
     }
 
-    /// How many accepted loans are due at this moment.
+    /// Returns the number of accepted loans that are due at this time.
     ///
     /// # Errors
-    /// [`LedgerError`].
+    /// [`LedgerError`] if the ledger cannot be read.
     pub async fn count_due(&self, at: Timestamp) -> Result<u64, LedgerError> {
         let count: i64 =
             sqlx::query_scalar("SELECT count(*) FROM loans WHERE state = 'accepted' AND due <= ?")
@@ -310,10 +315,10 @@ impl Ledger {
         Ok(count.unsigned_abs())
     }
 
-    /// When the next accepted loan is due after this moment.
+    /// Returns the earliest due time of an accepted loan after this time.
     ///
     /// # Errors
-    /// [`LedgerError`].
+    /// [`LedgerError`] if the ledger cannot be read.
     pub async fn next_due(&self, after: Timestamp) -> Result<Option<Timestamp>, LedgerError> {
         let due =
             sqlx::query_scalar("SELECT min(due) FROM loans WHERE state = 'accepted' AND due > ?");
@@ -325,14 +330,14 @@ impl Ledger {
         Ok(due.and_then(|due| Timestamp::from_millisecond(due).ok()))
     }
 
-    /// Every loan whose end has not been acknowledged, and the last step from which
-    /// [`Ledger::ends_after`] goes on.
+    /// Returns every loan whose end has not been acknowledged, and the step from which
+    /// [`Ledger::ends_after`] continues.
     ///
     /// # Errors
-    /// [`LedgerError`].
+    /// [`LedgerError`] if the ledger cannot be read.
     pub async fn ends_waiting(&self) -> Result<Ends, LedgerError> {
-        // First the step: an end that is written in between is then told twice, and not passed
-        // over.
+        // Read the step first: an end written between the two queries is then returned twice, and
+        // never missed.
         let step: Option<i64> = sqlx::query_scalar("SELECT max(number) FROM history")
             .fetch_one(&self.readers)
             .await
@@ -346,13 +351,14 @@ impl Ledger {
         Ok(Ends { loans, step: step.unwrap_or_default() })
     }
 
-    /// The loans that ended after this step, in the order in which they did.
+    /// Returns the loans that ended after this step, in the order of their ends.
     ///
     /// # Errors
-    /// [`LedgerError`].
+    /// [`LedgerError`] if the ledger cannot be read.
     pub async fn ends_after(&self, step: i64) -> Result<Ends, LedgerError> {
         let rows: Vec<(i64, String)> = sqlx::query_as(
-            "SELECT number, loan FROM history WHERE number > ? AND to_state = 'ending' ORDER BY number",
+            "SELECT number, loan FROM history \
+             WHERE number > ? AND to_state = 'ending' ORDER BY number",
         )
         .bind(step)
         .fetch_all(&self.readers)
@@ -363,10 +369,11 @@ impl Ledger {
         Ok(Ends { loans, step })
     }
 
-    /// How many ends have not been acknowledged, and how many of those ended before this moment.
+    /// Returns the number of ends that have not been acknowledged, and the number of those that
+    /// ended before this time.
     ///
     /// # Errors
-    /// [`LedgerError`].
+    /// [`LedgerError`] if the ledger cannot be read.
     pub async fn count_ends(&self, before: Timestamp) -> Result<(u64, u64), LedgerError> {
         let (waiting, overdue): (i64, i64) = sqlx::query_as(
             "SELECT count(*), count(*) FILTER (WHERE ended < ?) FROM loans WHERE state = 'ending'",
@@ -378,10 +385,10 @@ impl Ledger {
         Ok((waiting.unsigned_abs(), overdue.unsigned_abs()))
     }
 
-    /// Whether a loan ended before this moment whose borrower is still known.
+    /// Returns whether a loan that ended before this time still has its borrower.
     ///
     /// # Errors
-    /// [`LedgerError`].
+    /// [`LedgerError`] if the ledger cannot be read.
     pub async fn has_to_forget(&self, before: Timestamp) -> Result<bool, LedgerError> {
         const ANY: &str = "SELECT EXISTS (SELECT 1 FROM loans WHERE state IN ('refused', 'ended') \
              AND forgotten IS NULL AND coalesce(ended, changed) < ?)";
@@ -390,10 +397,10 @@ impl Ledger {
         any.map_err(|source| self.failed(source))
     }
 
-    /// Reads a row, within two seconds.
+    /// Tests that the ledger can be read, within two seconds.
     ///
     /// # Errors
-    /// [`LedgerError`], where the ledger cannot be read.
+    /// [`LedgerError`] if it cannot.
     pub async fn check(&self) -> Result<(), LedgerError> {
         let one = sqlx::query("SELECT value FROM meta LIMIT 1").fetch_one(&self.readers);
         let one = tokio::time::timeout(CHECK_DEADLINE, one)
@@ -407,8 +414,8 @@ impl Ledger {
     }
 }
 
-/// The index that leaves the fewest loans to look at. It is named in the query: the planner, which
-/// knows no numbers, may choose another and sort a million rows.
+/// Returns the most selective index for a filter. The query names it because the planner has no
+/// statistics and might sort a million rows instead.
 fn index_of(filter: &Filter) -> &'static str {
     let is_rare = |state| !matches!(state, LoanState::Accepted | LoanState::Ended);
     match filter {
@@ -422,6 +429,8 @@ fn index_of(filter: &Filter) -> &'static str {
 }
 
 fn read_id(id: &str) -> Result<LoanId, LedgerError> {
-    id.parse()
-        .map_err(|_| LedgerError::Damaged { id: id.to_owned(), why: "its id is none".to_owned() })
+    id.parse().map_err(|_| LedgerError::Damaged {
+        id: id.to_owned(),
+        why: "its id is not valid".to_owned(),
+    })
 }

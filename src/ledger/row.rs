@@ -1,4 +1,4 @@
-//! A loan as a row, and back.
+//! Conversion between loans and rows.
 
 use jiff::Timestamp;
 use sqlx::sqlite::SqliteRow;
@@ -7,12 +7,13 @@ use sqlx::{QueryBuilder, Row, Sqlite};
 use super::{HistoryRow, LedgerError};
 use crate::loan::{Borrower, Loan, LoanId, LoanRecord, Progress, Reference, Refusal, Terms};
 
-/// The columns of a loan, in the order in which [`push_loans`] binds them; [`loan_of`] wants them
+/// The columns of a loan, in the order in which [`push_loans`] binds them. [`loan_of`] reads them
 /// by name.
-pub(super) const COLUMNS: &str = "id, library, borrower, isbn, reference, lending_id, state, begun, accepted, due, \
-     licence_id, licence_type, ended, end_reason, refusal_code, refusal_message, refusal_retry, progress, forgotten, changed";
+pub(super) const COLUMNS: &str = "id, library, borrower, isbn, reference, lending_id, state, \
+     begun, accepted, due, licence_id, licence_type, ended, end_reason, refusal_code, \
+     refusal_message, refusal_retry, progress, forgotten, changed";
 
-/// A query of the loans of these ids.
+/// Returns a query for the loans with these ids.
 pub(super) fn by_ids(ids: &[LoanId]) -> QueryBuilder<Sqlite> {
     let mut query = QueryBuilder::new(format!("SELECT {COLUMNS} FROM loans WHERE id IN ("));
     let mut list = query.separated(", ");
@@ -23,15 +24,15 @@ pub(super) fn by_ids(ids: &[LoanId]) -> QueryBuilder<Sqlite> {
     query
 }
 
-/// The loan of a row.
+/// Converts a row to a loan.
 pub(super) fn loan_of(row: &SqliteRow) -> Result<Loan, LedgerError> {
     let id: String = row.try_get("id").map_err(|error| damaged("?", &error))?;
     let record = record_of(row, &id)?;
     Loan::restore(record).map_err(|error| damaged(&id, &error))
 }
 
-/// The time of a column. `Timestamp::from_millisecond` refuses the last second that a timestamp can
-/// have, and with it the due time of a loan that Bokbasen lets end there.
+/// Converts milliseconds to a timestamp. `Timestamp::from_millisecond` rejects the last second of
+/// the range, but Bokbasen may use it as a due time.
 fn timestamp(millis: i64) -> Result<Timestamp, jiff::Error> {
     let nanoseconds = i32::try_from(millis.rem_euclid(1000) * 1_000_000).unwrap_or_default();
     Timestamp::new(millis.div_euclid(1000), nanoseconds)
@@ -76,7 +77,7 @@ fn record_of(row: &SqliteRow, id: &str) -> Result<LoanRecord, LedgerError> {
         key: crate::loan::LoanKey {
             library: text("library")?.parse().map_err(|error| wrong(&error))?,
             borrower: Borrower::from_bytes(
-                borrower.try_into().map_err(|_| wrong(&"the borrower"))?,
+                borrower.try_into().map_err(|_| wrong(&"the borrower is not 16 bytes"))?,
             ),
             isbn: isbn.to_string().parse().map_err(|error| wrong(&error))?,
         },
@@ -107,7 +108,7 @@ fn progress_of(
         .transpose()
 }
 
-/// The transition of a row.
+/// Converts a row of the history of `loan`.
 pub(super) fn history_of(loan: LoanId, row: &SqliteRow) -> Result<HistoryRow, LedgerError> {
     let wrong = |error: &dyn std::fmt::Display| damaged(&format!("{loan} (its history)"), error);
     let at: i64 = row.try_get("at").map_err(|error| wrong(&error))?;
@@ -122,16 +123,16 @@ pub(super) fn history_of(loan: LoanId, row: &SqliteRow) -> Result<HistoryRow, Le
     })
 }
 
-/// The columns that a step can change: the owner stays who it was, and a progress as the app last
-/// said it.
-const CHANGES: &str = " ON CONFLICT (id) DO UPDATE SET lending_id = excluded.lending_id, state = excluded.state, \
-     accepted = excluded.accepted, due = excluded.due, licence_id = excluded.licence_id, \
-     licence_type = excluded.licence_type, ended = excluded.ended, end_reason = excluded.end_reason, \
+/// Updates the columns that a step can change. Owner and progress have their own commands.
+const CHANGES: &str = " ON CONFLICT (id) DO UPDATE SET lending_id = excluded.lending_id, \
+     state = excluded.state, accepted = excluded.accepted, due = excluded.due, \
+     licence_id = excluded.licence_id, licence_type = excluded.licence_type, \
+     ended = excluded.ended, end_reason = excluded.end_reason, \
      refusal_code = excluded.refusal_code, refusal_message = excluded.refusal_message, \
      refusal_retry = excluded.refusal_retry, changed = excluded.changed";
 
-/// Adds to a query what writes these loans as they are now, new rows or changed ones; one loan at
-/// the least.
+/// Appends the statement that inserts or updates these loans to a query. There must be at least one
+/// loan.
 pub(super) fn push_loans<'a>(
     query: &mut QueryBuilder<Sqlite>,
     loans: impl Iterator<Item = &'a Loan>,

@@ -1,5 +1,4 @@
-//! What the tests of the ledger's modules share: a ledger on a real file, readers with a title, and
-//! causes.
+//! Helpers for the ledger's tests: ledgers on real files, loans and causes.
 
 use std::path::Path;
 
@@ -15,7 +14,7 @@ pub(super) fn audit_key() -> AuditKey {
     AuditKey::new(&[2; 32])
 }
 
-/// The ledger of this file, under the key of this fingerprint.
+/// Opens the ledger in this file with the key of this fingerprint.
 pub(super) async fn try_open(file: &Path, fingerprint: &[u8; 32]) -> Result<Ledger, LedgerError> {
     let settings = Settings { file: file.to_owned(), brake: Brake::default() };
     Ledger::open(&settings, fingerprint, audit_key(), Clock::system(), Metrics::new().unwrap())
@@ -34,12 +33,12 @@ pub(super) fn key(borrower: u8) -> LoanKey {
     }
 }
 
-/// A new loan of this borrower.
+/// Creates a loan of this borrower in the state intended.
 pub(super) fn loan(borrower: u8) -> Loan {
     Loan::intend(key(borrower), Clock::system().now())
 }
 
-/// A new loan of this borrower, begun at this time.
+/// Creates a loan of this borrower that was begun at this time.
 pub(super) fn loan_at(borrower: u8, at: jiff::Timestamp) -> Loan {
     Loan::intend(key(borrower), at)
 }
@@ -48,7 +47,7 @@ pub(super) fn by(by: &'static str) -> Cause {
     Cause { by, detail: None }
 }
 
-/// The id of a loan of this borrower that Bokbasen has accepted, due far ahead.
+/// Writes an accepted loan of this borrower, due in the far future, and returns its id.
 pub(super) async fn accepted(ledger: &Ledger, borrower: u8) -> LoanId {
     let loan = loan(borrower);
     let id = loan.id;

@@ -1,7 +1,7 @@
-//! The answer to "can the ledger be written now?", for `/readyz`.
+//! A test whether the ledger can be written now, for `/readyz`.
 //!
-//! The test is a real write by the writing task. `/readyz` needs no token, so the result is shared:
-//! however many callers there are, the test writes one row a second at most.
+//! The writing task performs a real write. `/readyz` needs no token, so callers share the result:
+//! the test writes at most one row a second, for any number of callers.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,15 +12,15 @@ use tokio::time::{Instant, timeout};
 use super::{Ledger, LedgerError, write::Command};
 use crate::telemetry::Metrics;
 
-/// How long a result is shared.
+/// How long callers share a result.
 const SHARED_FOR: Duration = Duration::from_secs(1);
-/// Deadline of the test, and of waiting for the test of another caller.
+/// The deadline of the test, and of waiting for another caller's test.
 const DEADLINE: Duration = Duration::from_secs(2);
 
-/// The last result, as a phrase where the write failed.
+/// The last result with its time. A failure is a phrase.
 type LastResult = Option<(Instant, Result<(), String>)>;
 
-/// The last result of the write test.
+/// The write test and its last result.
 #[derive(Clone, Debug)]
 pub(super) struct WriteTest {
     pub(super) last: Arc<Mutex<LastResult>>,
@@ -34,16 +34,17 @@ impl WriteTest {
 }
 
 impl Ledger {
-    /// Writes a row, unless that was tried within the last second. Returns within two seconds.
+    /// Tests that the ledger can be written, unless that was tested within the last second. Returns
+    /// within two seconds.
     ///
     /// # Errors
-    /// Why the ledger cannot be written, as a phrase without a path or a value.
+    /// Returns the cause as a phrase without a path or a value.
     pub async fn check_writable(&self) -> Result<(), String> {
         match timeout(DEADLINE, self.shared_write_test()).await {
             Ok(result) => result,
             Err(_) => {
-                // A disk that hangs fails no write for now. The next write that succeeds sets it
-                // again.
+                // On a hanging disk no write has failed yet, so the metric is set here. The next
+                // successful write resets it.
                 self.write_test.metrics.ledger_writable(false);
                 Err(format!("no answer within {} s", DEADLINE.as_secs()))
             }
@@ -57,8 +58,7 @@ impl Ledger {
         {
             return result.clone();
         }
-        // Stored first: when this caller hangs up or the deadline passes, the rate limit still
-        // holds.
+        // Stored first, so that the rate limit holds even if this future is dropped.
         let pending = Err("the last write test did not finish".to_owned());
         *last = Some((Instant::now(), pending));
         let (answer, answered) = oneshot::channel();
