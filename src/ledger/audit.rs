@@ -1,14 +1,15 @@
-//! The audit trail: every step has a keyed hash of itself, of the loan's row after it, and of the
-//! step before it, in one chain over all loans.
+//! The audit trail: one chain of keyed hashes over the steps of all loans.
 //!
-//! The writing task extends it inside the transaction that writes the step. [`verify`] walks it and
-//! names each step and each loan that was changed, removed or moved. The newest link is also stored
-//! apart, in a file beside the ledger that is at most a second or so behind, so that a cut-off end
-//! is found; copy it away to be sure of more.
+//! The hash of a step covers the step, the loan's row after it, and the hash of the previous step.
+//! The writing task extends the chain in the transaction that writes the step. [`verify`] walks the
+//! chain and reports each step and loan that was changed, removed or moved.
 //!
-//! A row's hash is salted. When a borrower is forgotten, the salts of the loan's steps are erased,
-//! and a new step covers the row without the borrower. Where loans were pruned, an anchor stands
-//! for their steps.
+//! The newest link is also stored in the head file beside the ledger, at most about a second later.
+//! It reveals that the last steps were removed. Copy it to another machine for more certainty.
+//!
+//! The hash of a row is salted. When a borrower is forgotten, the salts of the loan's steps are
+//! erased, and a new step covers the row without the borrower. When loans are pruned, an anchor
+//! replaces their steps.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -27,8 +28,8 @@ use super::row::{COLUMNS, loan_of};
 use super::{LedgerError, maintenance};
 use crate::loan::Loan;
 
-/// The maximum number of findings that are reported.
-const TOLD: usize = 100;
+/// The maximum number of reported findings.
+const MAX_FINDINGS: usize = 100;
 
 /// The length of a hash, in bytes.
 const MAC_LENGTH: usize = 32;
@@ -38,17 +39,17 @@ const MAC_LENGTH: usize = 32;
 pub struct AuditKey(Arc<hmac::Key>);
 
 impl AuditKey {
-    /// A key of these 32 bytes.
+    /// Creates a key from 32 bytes.
     pub fn new(bytes: &[u8; 32]) -> AuditKey {
         AuditKey(Arc::new(hmac::Key::new(hmac::HMAC_SHA256, bytes)))
     }
 
-    /// The hash of a loan's row. What is no part of a step is left out: progress, owner and
-    /// deliveries.
+    /// Returns the hash of a loan's row. It does not cover progress, owner and deliveries, which
+    /// change without a step.
     pub(super) fn loan_mac(&self, salt: &[u8], loan: &Loan) -> Vec<u8> {
         let millis = |at: Option<Timestamp>| at.map(|at| at.as_millisecond().to_be_bytes());
         let (terms, refusal) = (loan.terms.as_ref(), loan.refusal.as_ref());
-        let mut parts = Parts::with_key(&self.0);
+        let mut parts = MacInput::with_key(&self.0);
         parts.add(Some(b"loan"));
         parts.add(Some(salt));
         parts.add(Some(loan.id.to_string().as_bytes()));
@@ -76,10 +77,10 @@ impl AuditKey {
         parts.sign()
     }
 
-    /// The seal of an anchor, which leads from the hash before its first step to the hash of its
-    /// last.
+    /// Returns the seal of an anchor. It covers the hash before the first pruned step and the hash
+    /// of the last one.
     pub(super) fn seal(&self, first: i64, before: &[u8], last: &Head) -> Vec<u8> {
-        let mut parts = Parts::with_key(&self.0);
+        let mut parts = MacInput::with_key(&self.0);
         parts.add(Some(b"anchor"));
         parts.add(Some(&first.to_be_bytes()));
         parts.add(Some(before));
@@ -89,13 +90,13 @@ impl AuditKey {
     }
 }
 
-/// What a hash is made of. Each part has its length before it, and a part that may be missing says
-/// so: no two inputs are alike.
-struct Parts(hmac::Context);
+/// The input of a hash. Each part is preceded by its length, and a missing part by `u64::MAX`, so
+/// that different inputs never encode to the same bytes.
+struct MacInput(hmac::Context);
 
-impl Parts {
-    fn with_key(key: &hmac::Key) -> Parts {
-        Parts(hmac::Context::with_key(key))
+impl MacInput {
+    fn with_key(key: &hmac::Key) -> MacInput {
+        MacInput(hmac::Context::with_key(key))
     }
 
     fn add(&mut self, bytes: Option<&[u8]>) {
@@ -112,13 +113,13 @@ impl Parts {
 /// The newest link of a chain.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Head {
-    /// Which step it is; 0 where there is none.
+    /// The number of the step; 0 for an empty chain.
     pub number: i64,
-    /// Its hash.
+    /// The hash of the step.
     pub mac: Vec<u8>,
 }
 
-/// A step, as it is hashed.
+/// The parts of a step that its hash covers.
 #[derive(Debug)]
 pub(super) struct Step<'a> {
     pub(super) loan: &'a str,
@@ -127,12 +128,12 @@ pub(super) struct Step<'a> {
     pub(super) to: &'a str,
     pub(super) cause: &'a str,
     pub(super) detail: Option<&'a str>,
-    /// The hash of the loan's row after it; none in a step of version 1.
+    /// The hash of the loan's row after the step; none in a step of version 1.
     pub(super) loan_mac: Option<&'a [u8]>,
 }
 
 impl Head {
-    /// The newest link that a ledger has.
+    /// Reads the newest link of a ledger.
     pub(super) async fn read(connection: &mut SqliteConnection) -> Result<Head, sqlx::Error> {
         let row = sqlx::query("SELECT number, mac FROM history ORDER BY number DESC LIMIT 1");
         match row.fetch_optional(connection).await? {
@@ -141,10 +142,10 @@ impl Head {
         }
     }
 
-    /// The link of the step that comes next.
+    /// Returns the link of the next step.
     pub(super) fn next(&self, step: &Step<'_>, key: &AuditKey) -> Head {
         let number = self.number.saturating_add(1);
-        let mut parts = Parts::with_key(&key.0);
+        let mut parts = MacInput::with_key(&key.0);
         parts.add(Some(&self.mac));
         parts.add(Some(&number.to_be_bytes()));
         parts.add(Some(step.loan.as_bytes()));
@@ -163,7 +164,7 @@ impl Head {
         format!("{} {}\n", self.number, HEXLOWER.encode(&self.mac))
     }
 
-    /// None for a text that was cut short: half a hash must not pass for another hash.
+    /// Parses a link. Returns none for a truncated text: half a hash must not count as a hash.
     fn from_text(text: &str) -> Option<Head> {
         let (number, mac) = text.strip_suffix('\n')?.split_once(' ')?;
         let mac = HEXLOWER.decode(mac.as_bytes()).ok().filter(|mac| mac.len() == MAC_LENGTH)?;
@@ -171,25 +172,25 @@ impl Head {
     }
 }
 
-/// Where the newest link is kept apart.
+/// Returns the path of the head file.
 fn head_file(ledger: &Path) -> PathBuf {
     let mut file = ledger.as_os_str().to_owned();
     file.push(".head");
     PathBuf::from(file)
 }
 
-/// Stores the newest link apart. The text is on the disk before it replaces the one before: on a
-/// full disk the older link stays, and a power cut leaves one of the two. `process` keeps two
-/// processes from writing one temporary file.
-pub(super) fn keep_apart(ledger: &Path, process: &str, head: &Head) -> std::io::Result<()> {
+/// Writes the newest link to the head file. The text is synced before it replaces the older one, so
+/// a full disk or a power failure leaves one of the two. `process` makes the name of the temporary
+/// file unique.
+pub(super) fn store_head(ledger: &Path, process: &str, head: &Head) -> std::io::Result<()> {
     let file = head_file(ledger);
-    let beside = file.with_extension(format!("head.{process}.new"));
-    let replaced =
-        write_durably(&beside, &head.text()).and_then(|()| std::fs::rename(&beside, file));
-    if replaced.is_err() {
-        let _ = std::fs::remove_file(beside);
+    let temporary = file.with_extension(format!("head.{process}.new"));
+    let result =
+        write_durably(&temporary, &head.text()).and_then(|()| std::fs::rename(&temporary, file));
+    if result.is_err() {
+        let _ = std::fs::remove_file(temporary);
     }
-    replaced
+    result
 }
 
 fn write_durably(file: &Path, text: &str) -> std::io::Result<()> {
@@ -198,7 +199,7 @@ fn write_durably(file: &Path, text: &str) -> std::io::Result<()> {
     file.sync_all()
 }
 
-/// Removes what processes left that died while they stored a link.
+/// Removes temporary files of processes that died while they wrote the head file.
 pub(super) fn remove_leftovers(ledger: &Path, is_dead: impl Fn(&str) -> bool) {
     let head = head_file(ledger);
     let (Some(directory), Some(name)) =
@@ -216,10 +217,11 @@ pub(super) fn remove_leftovers(ledger: &Path, is_dead: impl Fn(&str) -> bool) {
     }
 }
 
-/// The newest link of a ledger that is being opened, once it is certain that the one kept apart is
-/// in its chain: else the ledger was cut off, or an older copy was put in its place, and going on
-/// would hide that for good.
-pub(super) async fn opened(
+/// Checks that the link in the head file is in the chain, and returns the newest link.
+///
+/// If it is not, the last steps were removed, or an older copy replaced the ledger. Opening such a
+/// ledger would overwrite the head file and hide that.
+pub(super) async fn check_head_file(
     connection: &mut SqliteConnection,
     ledger: &Path,
 ) -> Result<Head, LedgerError> {
@@ -228,22 +230,23 @@ pub(super) async fn opened(
     let Ok(text) = std::fs::read_to_string(head_file(ledger)) else {
         return Ok(head);
     };
-    // What a power cut left of it says no more than a file that is not there.
-    let Some(apart) = Head::from_text(&text) else {
-        tracing::warn!(
-            "the link of the audit trail that was kept apart cannot be read; it is written anew"
-        );
+    // A head file that a power failure truncated counts as a missing one.
+    let Some(stored_head) = Head::from_text(&text) else {
+        tracing::warn!("the head file of the audit trail cannot be read; it is written again");
         return Ok(head);
     };
-    let there = sqlx::query_scalar("SELECT mac FROM history WHERE number = ?").bind(apart.number);
-    let there: Option<Vec<u8>> = there.fetch_optional(&mut *connection).await.map_err(failed)?;
-    if there.as_ref() == Some(&apart.mac) || is_pruned(connection, &apart).await.map_err(failed)? {
+    let query =
+        sqlx::query_scalar("SELECT mac FROM history WHERE number = ?").bind(stored_head.number);
+    let mac: Option<Vec<u8>> = query.fetch_optional(&mut *connection).await.map_err(failed)?;
+    if mac.as_ref() == Some(&stored_head.mac)
+        || is_pruned(connection, &stored_head).await.map_err(failed)?
+    {
         return Ok(head);
     }
-    Err(LedgerError::CutOff { file: ledger.to_owned(), apart: head_file(ledger) })
+    Err(LedgerError::HeadMissing { file: ledger.to_owned(), head_file: head_file(ledger) })
 }
 
-/// Whether an anchor stands for this step.
+/// Returns whether an anchor covers this step.
 async fn is_pruned(connection: &mut SqliteConnection, step: &Head) -> Result<bool, sqlx::Error> {
     let anchor = sqlx::query_as(
         "SELECT last, mac FROM anchors WHERE last >= ? AND first <= ? ORDER BY last LIMIT 1",
@@ -253,8 +256,8 @@ async fn is_pruned(connection: &mut SqliteConnection, step: &Head) -> Result<boo
     Ok(anchor.is_some_and(|(last, mac)| last > step.number || mac == step.mac))
 }
 
-/// Fills in the hashes of steps that were written before there was a chain.
-pub(super) async fn fill_in(
+/// Computes the hashes of steps from versions without a chain.
+pub(super) async fn fill_in_hashes(
     connection: &mut SqliteConnection,
     key: &AuditKey,
 ) -> Result<(), sqlx::Error> {
@@ -271,15 +274,19 @@ pub(super) async fn fill_in(
         None => Head::default(),
     };
     for row in &rows {
-        head = linked(&head, row, key)?;
+        head = next_link(&head, row, key)?;
         let update = sqlx::query("UPDATE history SET mac = ? WHERE number = ?");
         update.bind(&head.mac).bind(head.number).execute(&mut *connection).await?;
     }
     Ok(())
 }
 
-/// The link that a row must bear after this one.
-pub(super) fn linked(before: &Head, row: &SqliteRow, key: &AuditKey) -> Result<Head, sqlx::Error> {
+/// Returns the link that the step of this row must have after `before`.
+pub(super) fn next_link(
+    before: &Head,
+    row: &SqliteRow,
+    key: &AuditKey,
+) -> Result<Head, sqlx::Error> {
     let loan_mac: Option<Vec<u8>> = row.try_get("loan_mac")?;
     let loan_mac = if row.try_get::<i64, _>("version")? > 1 {
         Some(loan_mac.unwrap_or_default())
@@ -298,28 +305,28 @@ pub(super) fn linked(before: &Head, row: &SqliteRow, key: &AuditKey) -> Result<H
     Ok(before.next(&step, key))
 }
 
-/// What a walk through the chain came to.
+/// The result of [`verify`].
 #[derive(Debug, Default)]
 pub struct Verified {
     /// The newest link.
     pub head: Head,
-    /// What is wrong, as sentences.
+    /// The problems found, as sentences.
     pub findings: Vec<String>,
-    /// Loans whose last step is of version 1, so that no hash covers their row.
+    /// The number of loans whose last step is of version 1, so that no hash covers their row.
     pub uncovered: u64,
-    /// Steps that were pruned.
+    /// The number of pruned steps.
     pub pruned: i64,
 }
 
-/// Walks the chain of a ledger and compares every loan with its last step, also beside a running
-/// gate.
+/// Walks the chain of a ledger and compares every loan with its last step. A running gate does not
+/// disturb it.
 ///
 /// # Errors
-/// [`LedgerError`], where the ledger cannot be read at all.
+/// [`LedgerError`] if the ledger cannot be read.
 pub async fn verify(ledger: &Path, key: &AuditKey) -> Result<Verified, LedgerError> {
     let failed = |source| LedgerError::Database { file: ledger.to_owned(), source };
-    // Read before the ledger, which may grow meanwhile.
-    let apart = std::fs::read_to_string(head_file(ledger)).ok();
+    // Read first: the ledger may grow between the two reads.
+    let stored_head = std::fs::read_to_string(head_file(ledger)).ok();
     let mut connection = maintenance::open(ledger).await?;
     let mut reading = connection.begin().await.map_err(failed)?;
     let anchors: Vec<Anchor> =
@@ -327,11 +334,12 @@ pub async fn verify(ledger: &Path, key: &AuditKey) -> Result<Verified, LedgerErr
             .fetch_all(&mut *reading)
             .await
             .map_err(failed)?;
-    let apart = apart.as_deref().and_then(Head::from_text);
-    let mut walk = Walk { key, apart, anchors: anchors.into(), verified: Verified::default() };
-    if walk.apart.is_none() {
+    let stored_head = stored_head.as_deref().and_then(Head::from_text);
+    let mut walk =
+        Walk { key, stored_head, anchors: anchors.into(), verified: Verified::default() };
+    if walk.stored_head.is_none() {
         let sentence = format!(
-            "{} cannot be read: whether the end was cut off cannot be told",
+            "{} cannot be read, so removed last steps cannot be detected",
             head_file(ledger).display()
         );
         walk.verified.findings.push(sentence);
@@ -346,10 +354,10 @@ pub async fn verify(ledger: &Path, key: &AuditKey) -> Result<Verified, LedgerErr
     Ok(verified)
 }
 
-/// Compares every loan with the hash that its last step has of it.
+/// Compares every loan with the hash in its last step, and returns the problems as sentences.
 ///
 /// # Errors
-/// [`LedgerError`], where the ledger cannot be read at all.
+/// [`LedgerError`] if the ledger cannot be read.
 pub async fn check_loans(ledger: &Path, key: &AuditKey) -> Result<Vec<String>, LedgerError> {
     let mut connection = maintenance::open(ledger).await?;
     let mut verified = Verified::default();
@@ -374,18 +382,18 @@ async fn compare_loans(
             Ok(Some(false)) => verified.uncovered += 1,
             Ok(None) => {
                 let id: String = row.try_get("id")?;
-                verified.found(format!(
+                verified.report(format!(
                     "loan {id} is not as its last step left it: its row was changed"
                 ));
             }
-            Err(error) => verified.found(error.to_string()),
+            Err(error) => verified.report(error.to_string()),
         }
     }
     Ok(())
 }
 
-/// Whether the row of a loan, joined with its last step, is what that step's hash covers: none
-/// where it is not, false where the step is of version 1 and covers nothing.
+/// Compares the row of a loan, joined with its last step, with the hash in that step. Returns none
+/// if they differ, and false if the step is of version 1 and has no such hash.
 pub(super) fn row_matches(row: &SqliteRow, key: &AuditKey) -> Result<Option<bool>, LedgerError> {
     let loan = loan_of(row)?;
     let column = |error: sqlx::Error| LedgerError::Damaged {
@@ -404,7 +412,7 @@ pub(super) fn row_matches(row: &SqliteRow, key: &AuditKey) -> Result<Option<bool
     }
 }
 
-/// What stands for steps that were pruned.
+/// The replacement of a run of pruned steps.
 #[derive(Clone, Debug, sqlx::FromRow)]
 pub(super) struct Anchor {
     pub(super) first: i64,
@@ -414,12 +422,12 @@ pub(super) struct Anchor {
 }
 
 impl Anchor {
-    /// The last step that it stands for.
+    /// Returns the link of the last pruned step.
     pub(super) fn end(&self) -> Head {
         Head { number: self.last, mac: self.mac.clone() }
     }
 
-    /// Whether the key made it, to go on from this hash.
+    /// Returns whether the seal was made with this key, for a chain with the hash `before`.
     pub(super) fn is_genuine(&self, before: &[u8], key: &AuditKey) -> bool {
         key.seal(self.first, before, &self.end()) == self.seal
     }
@@ -427,7 +435,7 @@ impl Anchor {
 
 struct Walk<'a> {
     key: &'a AuditKey,
-    apart: Option<Head>,
+    stored_head: Option<Head>,
     anchors: VecDeque<Anchor>,
     verified: Verified,
 }
@@ -442,19 +450,18 @@ impl Walk<'_> {
         if number != before.number.saturating_add(1) {
             let missing =
                 format!("steps {} to {} are missing", before.number.saturating_add(1), number - 1);
-            self.verified.found(missing);
-        } else if linked(&before, row, self.key)?.mac != mac {
+            self.verified.report(missing);
+        } else if next_link(&before, row, self.key)?.mac != mac {
             let (loan, at): (String, i64) = (row.try_get("loan")?, row.try_get("at")?);
-            self.verified.found(format!(
-                "step {number} (loan {loan}, at {at} ms) was changed, or stands where another stood"
-            ));
+            self.verified
+                .report(format!("step {number} (loan {loan}, at {at} ms) was changed or moved"));
         }
-        // The walk goes on from what stands there, so that each wrong row is reported once.
-        self.arrived(Head { number, mac });
+        // Continue from the stored hash, so that each wrong row is reported only once.
+        self.advance(Head { number, mac });
         Ok(())
     }
 
-    /// Goes over the steps that were pruned.
+    /// Advances over pruned steps.
     fn cross_anchors(&mut self) {
         while let Some(anchor) =
             self.anchors.pop_front_if(|anchor| anchor.first == self.verified.head.number + 1)
@@ -462,21 +469,22 @@ impl Walk<'_> {
             if !anchor.is_genuine(&self.verified.head.mac, self.key) {
                 let Anchor { first, last, .. } = anchor;
                 self.verified
-                    .found(format!("the anchor of steps {first} to {last} was changed or forged"));
+                    .report(format!("the anchor of steps {first} to {last} was changed or forged"));
             }
             self.verified.pruned += anchor.last - anchor.first + 1;
-            self.arrived(anchor.end());
+            self.advance(anchor.end());
         }
     }
 
-    fn arrived(&mut self, head: Head) {
+    fn advance(&mut self, head: Head) {
         self.verified.head = head;
         let head = &self.verified.head;
-        if let Some(apart) = self.apart.as_ref().filter(|apart| apart.number == head.number)
-            && apart.mac != head.mac
+        if let Some(stored_head) =
+            self.stored_head.as_ref().filter(|stored_head| stored_head.number == head.number)
+            && stored_head.mac != head.mac
         {
-            let sentence = format!("step {} is not the one whose hash was kept apart", head.number);
-            self.verified.found(sentence);
+            let sentence = format!("step {} differs from the one in the head file", head.number);
+            self.verified.report(sentence);
         }
     }
 
@@ -485,12 +493,14 @@ impl Walk<'_> {
         let last = self.verified.head.number;
         for Anchor { first, last, .. } in std::mem::take(&mut self.anchors) {
             self.verified
-                .found(format!("an anchor stands for steps {first} to {last}, where others stand"));
+                .report(format!("the anchor of steps {first} to {last} does not fit the chain"));
         }
-        if let Some(apart) = self.apart.clone().filter(|apart| apart.number > last) {
-            self.verified.found(format!(
-                "the end is cut off: the last step is {last}, and step {} was kept apart",
-                apart.number
+        if let Some(stored_head) =
+            self.stored_head.clone().filter(|stored_head| stored_head.number > last)
+        {
+            self.verified.report(format!(
+                "the last steps are missing: the chain ends at {last}, the head file names step {}",
+                stored_head.number
             ));
         }
         self.verified
@@ -498,8 +508,8 @@ impl Walk<'_> {
 }
 
 impl Verified {
-    fn found(&mut self, sentence: String) {
-        if self.findings.len() < TOLD {
+    fn report(&mut self, sentence: String) {
+        if self.findings.len() < MAX_FINDINGS {
             self.findings.push(sentence);
         }
     }

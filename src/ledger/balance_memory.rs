@@ -1,8 +1,8 @@
-//! What a balance remembers between runs: which loans were absent at Bokbasen, and how many it has
-//! ended.
+//! The state of the balance between two runs: the loans that were absent at Bokbasen, and the
+//! number of loans that it has ended.
 //!
-//! Circulation's balance is the only caller. A doubt is durable, so that a restart between two runs
-//! keeps it; whatever clears one only makes the balance start over, which is safe.
+//! Only circulation's balance calls it. A doubt is a loan that a run found absent. Doubts are
+//! durable, so they survive a restart. Losing one is safe: the balance starts again with that loan.
 
 use std::collections::HashMap;
 
@@ -10,18 +10,18 @@ use jiff::{SignedDuration, Timestamp};
 use sqlx::{AssertSqlSafe, QueryBuilder, Sqlite};
 use tokio::sync::oneshot;
 
-use super::batch::{Draft, database};
+use super::batch::{WriteBatch, database};
 use super::row::{COLUMNS, loan_of};
 use super::write::Command;
 use super::{Ledger, LedgerError};
 use crate::loan::{LibraryId, Loan, LoanId};
 
-/// A doubt that no run has confirmed for this long starts over.
-const FORGOTTEN_AFTER: SignedDuration = SignedDuration::from_hours(24 * 7);
-/// How many doubts one library may have: far more than a balance ever acts on.
+/// A doubt that no run confirms within this time is discarded.
+const DISCARDED_AFTER: SignedDuration = SignedDuration::from_hours(24 * 7);
+/// The maximum number of doubts of a library: far more than a balance ever acts on.
 const MAX_DOUBTS: usize = 1000;
 
-/// The loans of one library that a run found absent at Bokbasen.
+/// The loans of a library that a run found absent at Bokbasen.
 #[derive(Clone, Debug)]
 pub struct Doubts {
     /// The library that was compared.
@@ -33,11 +33,11 @@ pub struct Doubts {
 }
 
 impl Ledger {
-    /// Since when loans of a library have been found absent by every run up to now that compared
-    /// it.
+    /// Returns the doubts about a library, each with the time of the first run that found the loan
+    /// absent.
     ///
     /// # Errors
-    /// [`LedgerError`].
+    /// [`LedgerError`] if the ledger cannot be read.
     pub async fn doubts(
         &self,
         library: LibraryId,
@@ -46,18 +46,18 @@ impl Ledger {
         const DOUBTS: &str = "SELECT loan, since FROM doubts WHERE library = ? AND run >= ?";
         let rows: Vec<(String, i64)> = sqlx::query_as(DOUBTS)
             .bind(library.as_str())
-            .bind(forgotten_before(now))
+            .bind(discarded_before(now))
             .fetch_all(&self.readers)
             .await
             .map_err(|source| self.failed(source))?;
         let read = |(id, since): (String, i64)| {
             Some((id.parse().ok()?, Timestamp::from_millisecond(since).ok()?))
         };
-        // A doubt that cannot be read is no doubt: the balance starts over with that loan.
+        // Damaged doubts are skipped: the balance starts again with those loans.
         Ok(rows.into_iter().filter_map(read).collect())
     }
 
-    /// Replaces the doubts about a library. Durable when this returns.
+    /// Replaces the doubts about a library. They are durable when this returns.
     ///
     /// # Errors
     /// [`LedgerError`]; the earlier doubts remain.
@@ -67,17 +67,20 @@ impl Ledger {
         answered.await.map_err(|_| LedgerError::Closed)?.map(drop)
     }
 
-    /// How many loans a balance has ended after this moment, of one library or of all.
+    /// Returns the number of loans that a balance has ended after this time, of one library or of
+    /// all.
     ///
     /// # Errors
-    /// [`LedgerError`].
+    /// [`LedgerError`] if the ledger cannot be read.
     pub async fn ended_by_balance(
         &self,
         library: Option<LibraryId>,
         after: Timestamp,
     ) -> Result<usize, LedgerError> {
-        const ENDED: &str = "SELECT count(*) FROM history CROSS JOIN loans ON loans.id = history.loan \
-             WHERE cause = 'balance' AND to_state = 'ended' AND at > ? AND (?2 IS NULL OR library = ?2)";
+        const ENDED: &str = "SELECT count(*) FROM history \
+             CROSS JOIN loans ON loans.id = history.loan \
+             WHERE cause = 'balance' AND to_state = 'ended' AND at > ? \
+             AND (?2 IS NULL OR library = ?2)";
         let count: i64 = sqlx::query_scalar(ENDED)
             .bind(after.as_millisecond())
             .bind(library.map(|library| library.as_str().to_owned()))
@@ -87,10 +90,10 @@ impl Ledger {
         Ok(usize::try_from(count).unwrap_or_default())
     }
 
-    /// How many loans are accepted, over all libraries.
+    /// Returns the number of accepted loans of all libraries.
     ///
     /// # Errors
-    /// [`LedgerError`].
+    /// [`LedgerError`] if the ledger cannot be read.
     pub async fn count_accepted(&self) -> Result<usize, LedgerError> {
         let count: i64 = sqlx::query_scalar("SELECT count(*) FROM loans WHERE state = 'accepted'")
             .fetch_one(&self.readers)
@@ -99,10 +102,10 @@ impl Ledger {
         Ok(usize::try_from(count).unwrap_or_default())
     }
 
-    /// A loan that Bokbasen knows by this id; another one than `except`, where that is given.
+    /// Returns a loan with this id of Bokbasen, other than `except`.
     ///
     /// # Errors
-    /// [`LedgerError`].
+    /// [`LedgerError`] if the ledger cannot be read or the row is damaged.
     pub async fn by_lending_id(
         &self,
         lending_id: &str,
@@ -119,17 +122,20 @@ impl Ledger {
     }
 }
 
-fn forgotten_before(now: Timestamp) -> i64 {
-    now.checked_sub(FORGOTTEN_AFTER).unwrap_or(Timestamp::MIN).as_millisecond()
+fn discarded_before(now: Timestamp) -> i64 {
+    now.checked_sub(DISCARDED_AFTER).unwrap_or(Timestamp::MIN).as_millisecond()
 }
 
 /// Writes the doubts of one run and clears those that it did not confirm.
-pub(super) async fn replace(draft: &mut Draft<'_>, doubts: &Doubts) -> Result<bool, LedgerError> {
-    let connection = draft.connection().await.map_err(database)?;
+pub(super) async fn replace(
+    batch: &mut WriteBatch<'_>,
+    doubts: &Doubts,
+) -> Result<bool, LedgerError> {
+    let connection = batch.connection().await.map_err(database)?;
     let (run, library) = (doubts.run.as_millisecond(), doubts.library.as_str());
     sqlx::query("DELETE FROM doubts WHERE library = ? AND run < ?")
         .bind(library)
-        .bind(forgotten_before(doubts.run))
+        .bind(discarded_before(doubts.run))
         .execute(&mut *connection)
         .await
         .map_err(database)?;
@@ -164,7 +170,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn doubts_survive_a_restart_and_end_when_not_confirmed() {
+    async fn doubts_survive_restarts_and_lapse_unconfirmed() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("loans.db");
         let ledger = open(&file).await;
@@ -185,22 +191,25 @@ mod tests {
         assert_eq!(
             doubts,
             HashMap::from([(one.id, at(0))]),
-            "the first run that found it absent counts"
+            "the first run that found it absent sets the time"
         );
         let doubts = run(&ledger, 48, &[one.id, other.id]).await;
         assert_eq!(
             doubts,
             HashMap::from([(one.id, at(0)), (other.id, at(48))]),
-            "the other starts over"
+            "the other doubt starts again"
         );
         assert!(ledger.doubts(library, at(48 + 24 * 8)).await.unwrap().is_empty());
         let doubts = run(&ledger, 48 + 24 * 8, &[one.id]).await;
         assert_eq!(
             doubts,
             HashMap::from([(one.id, at(48 + 24 * 8))]),
-            "a doubt is forgotten after a week"
+            "a doubt is discarded after a week"
         );
-        assert!(run(&ledger, 48 + 24 * 8, &[]).await.is_empty(), "also within one moment");
+        assert!(
+            run(&ledger, 48 + 24 * 8, &[]).await.is_empty(),
+            "also for two runs at the same time"
+        );
         ledger.close().await;
     }
 }

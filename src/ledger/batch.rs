@@ -1,10 +1,9 @@
-//! What one transaction has read and means to write: loans and steps, written together.
+//! The loans that one transaction has read, and the changes that it writes in one query.
 //!
-//! A statement costs a way to the connection's own thread and back, which is dearer than the
-//! statement itself. So the loans that a batch of commands speaks of are read ahead, and what the
-//! commands change is written by one query at the end. A loan that is asked for here is as the
-//! commands before have left it, whether or not that is written yet. Reading ahead is no more than
-//! that: what was not read is read when it is asked for.
+//! Each statement costs a round trip to the connection's thread, which takes longer than the
+//! statement itself. So the batch reads the loans of all its commands in advance, and writes all
+//! changes with one query at the end. A loan returned here includes the changes of earlier
+//! commands, written or not. A loan that was not read in advance is read when it is needed.
 
 use std::collections::{HashMap, HashSet};
 
@@ -17,21 +16,22 @@ use super::row::{COLUMNS, by_ids, loan_of, push_loans};
 use super::{Cause, LedgerError};
 use crate::loan::{Loan, LoanId, LoanKey, LoanState};
 
-/// Up to how many rows a query is kept prepared; there is one for each number of rows.
-pub(super) const KEPT_PREPARED: usize = 2;
+/// Queries with at most this number of rows are prepared. SQLite needs one prepared statement for
+/// each number of rows.
+pub(super) const MAX_PREPARED_ROWS: usize = 2;
 
-/// Where a reader and a title stand.
+/// The loans of one borrower and title, as far as a new loan depends on them.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Standing {
-    /// The loan that lives.
+pub(super) struct KeyState {
+    /// The live loan; there is at most one.
     pub(super) live: Option<Loan>,
     /// When the last accepted loan ended.
     pub(super) last_end: Option<Timestamp>,
 }
 
-impl Standing {
-    /// Takes a loan into account, new or changed.
-    fn note(&mut self, loan: &Loan) {
+impl KeyState {
+    /// Applies a new or changed loan.
+    fn include(&mut self, loan: &Loan) {
         if loan.state.is_live() {
             self.live = Some(loan.clone());
         } else {
@@ -43,8 +43,8 @@ impl Standing {
     }
 }
 
-/// A step that is to be written.
-struct Taken {
+/// A step that is not written yet.
+struct NewStep {
     loan: String,
     at: i64,
     from: Option<&'static str>,
@@ -55,57 +55,57 @@ struct Taken {
     loan_mac: Vec<u8>,
 }
 
-/// The work of one transaction.
-pub(super) struct Draft<'a> {
+/// The reads and pending writes of one transaction.
+pub(super) struct WriteBatch<'a> {
     connection: &'a mut SqliteConnection,
     owner: &'a str,
     key: &'a AuditKey,
     head: Head,
     loans: HashMap<LoanId, Loan>,
-    standings: HashMap<LoanKey, Standing>,
-    /// The loans that are to be written, in the order of their changes: an end before what it makes
-    /// room for.
+    key_states: HashMap<LoanKey, KeyState>,
+    /// The loans to write, in the order of their changes. An end precedes the new loan that it
+    /// permits, so that the unique index holds.
     changed: Vec<LoanId>,
-    steps: Vec<Taken>,
+    steps: Vec<NewStep>,
 }
 
-impl<'a> Draft<'a> {
-    /// An empty one. The newest link is read anew in each transaction: another process may have
-    /// written since.
+impl<'a> WriteBatch<'a> {
+    /// Creates an empty batch. Each transaction reads the newest link again because another process
+    /// may have written.
     pub(super) async fn begin(
         connection: &'a mut SqliteConnection,
         owner: &'a str,
         key: &'a AuditKey,
-    ) -> Result<Draft<'a>, sqlx::Error> {
+    ) -> Result<WriteBatch<'a>, sqlx::Error> {
         let head = Head::read(&mut *connection).await?;
-        let (loans, standings) = (HashMap::new(), HashMap::new());
-        Ok(Draft {
+        let (loans, key_states) = (HashMap::new(), HashMap::new());
+        Ok(WriteBatch {
             connection,
             owner,
             key,
             head,
             loans,
-            standings,
+            key_states,
             changed: Vec::new(),
             steps: Vec::new(),
         })
     }
 
-    /// Reads what commands will ask for that name these loans, and these readers and titles.
+    /// Reads these loans, and the loans of these borrowers and titles, in advance.
     pub(super) async fn read_ahead(
         &mut self,
         ids: &[LoanId],
         keys: impl Iterator<Item = LoanKey>,
     ) -> Result<(), sqlx::Error> {
         let read = match self.read_loans(ids).await {
-            Ok(()) => self.read_standings(keys).await,
+            Ok(()) => self.read_key_states(keys).await,
             failed => failed,
         };
         match read {
             Err(LedgerError::Database { source, .. }) => Err(source),
-            // A damaged row is told to the one command that asks for it.
+            // Only the command that needs the damaged row receives the error.
             Err(_) => {
-                self.standings.clear();
+                self.key_states.clear();
                 Ok(())
             }
             Ok(()) => Ok(()),
@@ -117,7 +117,7 @@ impl<'a> Draft<'a> {
             return Ok(());
         }
         let mut query = by_ids(ids);
-        let query = query.build().persistent(ids.len() <= KEPT_PREPARED);
+        let query = query.build().persistent(ids.len() <= MAX_PREPARED_ROWS);
         for row in query.fetch_all(&mut *self.connection).await.map_err(database)? {
             let loan = loan_of(&row)?;
             self.loans.insert(loan.id, loan);
@@ -125,7 +125,7 @@ impl<'a> Draft<'a> {
         Ok(())
     }
 
-    async fn read_standings(
+    async fn read_key_states(
         &mut self,
         keys: impl Iterator<Item = LoanKey>,
     ) -> Result<(), LedgerError> {
@@ -139,23 +139,23 @@ impl<'a> Draft<'a> {
             row.push_bind(key.borrower.as_bytes().as_slice());
             row.push_bind(i64::try_from(key.isbn.number()).unwrap_or_default());
         });
-        // A cross join keeps the order: for each reader and title that is wanted, its loans by the
-        // index.
+        // CROSS JOIN fixes the join order: each wanted borrower and title is looked up by index.
         query.push(format!(
             ") SELECT {COLUMNS} FROM wanted CROSS JOIN loans USING (library, borrower, isbn) \
-             WHERE state NOT IN ('refused', 'ended') OR (accepted IS NOT NULL AND ended IS NOT NULL)"
+             WHERE state NOT IN ('refused', 'ended') \
+             OR (accepted IS NOT NULL AND ended IS NOT NULL)"
         ));
-        let query = query.build().persistent(keys.len() <= KEPT_PREPARED);
+        let query = query.build().persistent(keys.len() <= MAX_PREPARED_ROWS);
         let rows = query.fetch_all(&mut *self.connection).await.map_err(database)?;
-        self.standings.extend(keys.into_iter().map(|key| (key, Standing::default())));
+        self.key_states.extend(keys.into_iter().map(|key| (key, KeyState::default())));
         for row in rows {
             let loan = loan_of(&row)?;
-            self.standings.entry(loan.key).or_default().note(&loan);
+            self.key_states.entry(loan.key).or_default().include(&loan);
         }
         Ok(())
     }
 
-    /// The loan of this id.
+    /// Returns the loan with this id.
     pub(super) async fn loan(&mut self, id: LoanId) -> Result<Loan, LedgerError> {
         if !self.loans.contains_key(&id) {
             self.read_loans(&[id]).await?;
@@ -163,28 +163,28 @@ impl<'a> Draft<'a> {
         self.loans.get(&id).cloned().ok_or(LedgerError::NoSuchLoan(id))
     }
 
-    /// Where this reader and title stand.
-    pub(super) async fn standing(&mut self, key: &LoanKey) -> Result<Standing, LedgerError> {
-        if !self.standings.contains_key(key) {
+    /// Returns the live loan and the last end of this borrower and title.
+    pub(super) async fn key_state(&mut self, key: &LoanKey) -> Result<KeyState, LedgerError> {
+        if !self.key_states.contains_key(key) {
             self.write().await.map_err(database)?;
-            self.read_standings(std::iter::once(*key)).await?;
+            self.read_key_states(std::iter::once(*key)).await?;
         }
-        Ok(self.standings.get(key).cloned().unwrap_or_default())
+        Ok(self.key_states.get(key).cloned().unwrap_or_default())
     }
 
-    /// Takes a loan down, new or changed, with the step that led to it.
-    pub(super) fn note(&mut self, loan: &Loan, from: Option<LoanState>, cause: &Cause) {
+    /// Records a new or changed loan and its step, to be written later.
+    pub(super) fn record(&mut self, loan: &Loan, from: Option<LoanState>, cause: &Cause) {
         self.add_step(loan, loan.changed, from, cause);
-        if let Some(standing) = self.standings.get_mut(&loan.key) {
-            standing.note(loan);
+        if let Some(key_state) = self.key_states.get_mut(&loan.key) {
+            key_state.include(loan);
         }
         self.changed.push(loan.id);
         self.loans.insert(loan.id, loan.clone());
     }
 
-    /// Takes a step down that leaves its loan in the state that it is in, of a row that is written
-    /// already: the hash of the row covers it as it is now.
-    pub(super) fn note_written(&mut self, loan: &Loan, at: Timestamp, cause: &Cause) {
+    /// Records a step without a change of state, for a row that is already written. The step's hash
+    /// covers the row as passed here.
+    pub(super) fn record_written_row(&mut self, loan: &Loan, at: Timestamp, cause: &Cause) {
         self.add_step(loan, at, Some(loan.state), cause);
         self.loans.insert(loan.id, loan.clone());
     }
@@ -198,7 +198,7 @@ impl<'a> Draft<'a> {
             Step { loan: &id, at, from, to, cause: cause.by, detail, loan_mac: Some(&loan_mac) };
         let link = self.head.next(&step, self.key);
         self.head = link.clone();
-        self.steps.push(Taken {
+        self.steps.push(NewStep {
             loan: id,
             at,
             from,
@@ -210,14 +210,13 @@ impl<'a> Draft<'a> {
         });
     }
 
-    /// The connection, with everything written that was taken down: for what asks the tables
-    /// itself.
+    /// Writes the recorded changes and returns the connection, for commands with their own queries.
     pub(super) async fn connection(&mut self) -> Result<&mut SqliteConnection, sqlx::Error> {
         self.write().await?;
         Ok(&mut *self.connection)
     }
 
-    /// Writes what is left, and gives the newest link.
+    /// Writes the recorded changes and returns the newest link.
     pub(super) async fn end(mut self) -> Result<Head, sqlx::Error> {
         self.write().await?;
         Ok(self.head)
@@ -237,16 +236,19 @@ impl<'a> Draft<'a> {
             query.push("; ");
         }
         push_steps(&mut query, &steps);
-        let query = query.build().persistent(steps.len() <= KEPT_PREPARED);
+        let query = query.build().persistent(steps.len() <= MAX_PREPARED_ROWS);
         query.execute(&mut *self.connection).await.map(drop)
     }
 }
 
-/// The version of the steps that are written.
+/// The version of the steps that this program writes.
 const STEP_VERSION: i64 = 2;
 
-fn push_steps(query: &mut QueryBuilder<Sqlite>, steps: &[Taken]) {
-    query.push("INSERT INTO history (number, loan, at, from_state, to_state, cause, detail, mac, version, salt, loan_mac) ");
+fn push_steps(query: &mut QueryBuilder<Sqlite>, steps: &[NewStep]) {
+    query.push(
+        "INSERT INTO history \
+         (number, loan, at, from_state, to_state, cause, detail, mac, version, salt, loan_mac) ",
+    );
     query.push_values(steps, |mut row, step| {
         row.push_bind(step.link.number);
         row.push_bind(step.loan.as_str());
@@ -262,7 +264,8 @@ fn push_steps(query: &mut QueryBuilder<Sqlite>, steps: &[Taken]) {
     });
 }
 
-/// The file's name is added where the error is told of as a whole.
+/// Wraps an error of SQLite. The file name stays empty because each caller unwraps the source
+/// again.
 pub(super) fn database(source: sqlx::Error) -> LedgerError {
     LedgerError::Database { file: std::path::PathBuf::new(), source }
 }
@@ -276,11 +279,11 @@ mod tests {
     use super::*;
     use crate::loan::{EndReason, Event, Terms};
 
-    async fn ending(ledger: &Ledger, borrower: u8) -> LoanId {
+    async fn ending_loan(ledger: &Ledger, borrower: u8) -> LoanId {
         let Intended::Written(loan) =
             ledger.intend(loan(borrower), None, by("reader")).await.unwrap()
         else {
-            panic!("it is the first");
+            panic!("the first intent must be written");
         };
         let due = Timestamp::from_second(4_000_000_000).unwrap();
         let terms = Terms { due, licence_id: None, licence_type: None };
@@ -296,12 +299,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn commands_of_one_batch_see_what_those_before_have_made_of_a_loan() {
+    async fn commands_see_changes_of_earlier_ones_in_the_batch() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("loans.db");
         let ledger = open(&file).await;
-        let former = ending(&ledger, 1).await;
-        // Joined, they wait together and are taken together.
+        let former = ending_loan(&ledger, 1).await;
+        // Joined futures enqueue their commands together, so that one batch has all of them.
         let next = || ledger.intend(loan(1), Some(Timestamp::MAX), by("reader"));
         let (too_early, ended, too_late, begun, joined) = tokio::join!(
             next(),
@@ -322,28 +325,28 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn where_one_row_cannot_be_written_nothing_of_the_batch_is_and_everyone_is_told() {
+    async fn failed_row_rolls_back_the_batch_and_fails_every_command() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("loans.db");
         let ledger = open(&file).await;
-        let former = ending(&ledger, 1).await;
+        let former = ending_loan(&ledger, 1).await;
         let mut other =
             sqlx::sqlite::SqliteConnectOptions::new().filename(&file).connect().await.unwrap();
-        let trigger = "CREATE TRIGGER full BEFORE INSERT ON history WHEN new.cause = 'last straw' \
+        let trigger = "CREATE TRIGGER full BEFORE INSERT ON history WHEN new.cause = 'failing' \
              BEGIN SELECT RAISE(ABORT, 'the disk is full'); END";
         sqlx::raw_sql(trigger).execute(&mut other).await.unwrap();
         other.close().await.unwrap();
-        let (begun, ended, straw) = tokio::join!(
+        let (begun, ended, failing) = tokio::join!(
             ledger.intend(loan(2), None, by("reader")),
             ledger.apply(former, Event::EndAcknowledged, by("outbox")),
-            ledger.intend(loan(3), None, by("last straw")),
+            ledger.intend(loan(3), None, by("failing")),
         );
-        for told in [begun.map(drop), ended.map(drop), straw.map(drop)] {
-            assert!(matches!(told, Err(LedgerError::Commit(_))), "{told:?}");
+        for result in [begun.map(drop), ended.map(drop), failing.map(drop)] {
+            assert!(matches!(result, Err(LedgerError::Commit(_))), "{result:?}");
         }
         assert_eq!(ledger.loan(former).await.unwrap().unwrap().state, LoanState::Ending);
         assert!(ledger.newest(&loan(2).key).await.unwrap().is_none());
-        // And the chain goes on from what is written.
+        // The chain continues from the last committed step.
         ledger.apply(former, Event::EndAcknowledged, by("outbox")).await.unwrap();
         ledger.close().await;
         assert_eq!(verify(&file, &audit_key()).await.unwrap().findings, Vec::<String>::new());

@@ -1,13 +1,13 @@
-//! The brake: how many loans a library, and one of its borrowers, may begin in an hour and a day.
+//! The brake: limits on the loans of a library and of a borrower within an hour and a day.
 //!
-//! There are two kinds of limits. Those on loans protect a budget from a stolen signing key or a
-//! looping app, and count loans that cost something. Those on attempts protect Bokbasen, and count
-//! every begin, whatever became of it: refused by Bokbasen, or here by the licence policy, which
-//! has to query Bokbasen for each title first.
+//! There are two kinds of limits. Limits on loans count loans that cost money, and protect a budget
+//! from a stolen signing key or a looping app. Limits on attempts count every begin and protect
+//! Bokbasen. They include begins that Bokbasen refused, and begins that the licence policy refused
+//! after a query to Bokbasen.
 //!
-//! The writing task checks both inside the transaction of an intent, so that they hold under any
-//! concurrency, over all processes of a ledger and across restarts: what is counted are the loans
-//! themselves, by an index.
+//! The writing task checks both in the transaction of an intent, and counts the rows themselves by
+//! an index. So the limits hold for concurrent requests, for all processes on one ledger and across
+//! restarts.
 
 use std::time::Duration;
 
@@ -20,18 +20,18 @@ use crate::telemetry::Metrics;
 
 const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(86_400);
-/// How long a begin counts that came to nothing.
-const FAILED_COUNTS: Duration = Duration::from_secs(120);
+/// How long a failed begin counts.
+const FAILED_WINDOW: Duration = Duration::from_secs(120);
 
-/// What the brake does.
+/// What the brake does when a limit on loans is reached.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum BrakeMode {
-    /// Nothing.
+    /// The limits on loans are not checked.
     #[default]
     Off,
-    /// Counts and warns, and lets loans be begun.
+    /// Counts and logs a warning, and permits the loan.
     Shadow,
-    /// Refuses.
+    /// Refuses the loan.
     Enforce,
 }
 
@@ -45,20 +45,20 @@ impl BrakeMode {
     }
 }
 
-/// The keys of `[brake]`. A limit of 0 is none.
+/// The keys of `[brake]`. A limit of 0 means no limit.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Brake {
-    /// What it does.
+    /// The mode of the limits on loans.
     pub mode: BrakeMode,
-    /// New loans of a library in an hour.
+    /// The maximum number of new loans of a library in an hour.
     pub library_per_hour: u32,
-    /// New loans of a library in a day.
+    /// The maximum number of new loans of a library in a day.
     pub library_per_day: u32,
-    /// New loans of a borrower in an hour.
+    /// The maximum number of new loans of a borrower in an hour.
     pub borrower_per_hour: u32,
-    /// Begins of a borrower in an hour, refused ones included; in force in every mode.
+    /// Begins of a borrower in an hour, including refused ones. Enforced in every mode.
     pub attempts_per_borrower_per_hour: u32,
-    /// Begins of a library in an hour, refused ones included; in force in every mode.
+    /// Begins of a library in an hour, including refused ones. Enforced in every mode.
     pub attempts_per_library_per_hour: u32,
 }
 
@@ -67,19 +67,19 @@ pub struct Brake {
 pub(super) struct Reached {
     /// Its key in `[brake]`.
     pub(super) limit: &'static str,
-    /// When there is room again.
+    /// When the next loan is permitted.
     pub(super) until: Timestamp,
 }
 
-/// A limit on the loans within a time.
+/// A limit on the number of loans within a window.
 #[derive(Clone, Copy, Debug)]
 struct Limit {
     /// Its key in `[brake]`.
     key: &'static str,
-    /// How many; 0 is no limit.
-    most: u32,
+    /// The maximum number of loans in the window; 0 means no limit.
+    maximum: u32,
     window: Duration,
-    /// Selects the loans that count, by the begun time of the one that makes the limit full.
+    /// Selects the begun time of the loan with which the limit is reached, if it is.
     query: &'static str,
     of_borrower: bool,
 }
@@ -87,7 +87,8 @@ struct Limit {
 macro_rules! of_library {
     ($counted:literal) => {
         concat!(
-            "SELECT begun FROM loans INDEXED BY loans_of_library WHERE library = ? AND begun > ? AND ",
+            "SELECT begun FROM loans INDEXED BY loans_of_library ",
+            "WHERE library = ? AND begun > ? AND ",
             $counted,
             " ORDER BY begun DESC LIMIT 1 OFFSET ?"
         )
@@ -97,7 +98,8 @@ macro_rules! of_library {
 macro_rules! of_borrower {
     ($counted:literal) => {
         concat!(
-            "SELECT begun FROM loans INDEXED BY loans_begun_by WHERE library = ? AND borrower = ? AND begun > ? AND ",
+            "SELECT begun FROM loans INDEXED BY loans_begun_by ",
+            "WHERE library = ? AND borrower = ? AND begun > ? AND ",
             $counted,
             " ORDER BY begun DESC LIMIT 1 OFFSET ?"
         )
@@ -109,17 +111,17 @@ const LOANS_OF_LIBRARY: &str =
     of_library!("state <> 'refused' AND (end_reason IS NULL OR end_reason <> 'rejected')");
 const LOANS_OF_BORROWER: &str =
     of_borrower!("state <> 'refused' AND (end_reason IS NULL OR end_reason <> 'rejected')");
-/// Begins that Bokbasen decided, or has still to decide.
+/// Begins that Bokbasen has decided or is deciding.
 const DECIDED_OF_LIBRARY: &str = of_library!("(end_reason IS NULL OR end_reason <> 'rejected')");
 const DECIDED_OF_BORROWER: &str = of_borrower!("(end_reason IS NULL OR end_reason <> 'rejected')");
-/// Begins that came to nothing: Bokbasen was not reached, or answered with an error.
+/// Failed begins: Bokbasen was not reached, or responded with an error.
 const FAILED_OF_LIBRARY: &str = of_library!("end_reason = 'rejected'");
 const FAILED_OF_BORROWER: &str = of_borrower!("end_reason = 'rejected'");
 
 impl Brake {
-    /// When this loan may be begun, if not now. The limits on attempts hold in every mode; of the
-    /// others, shadow counts and warns, and never refuses.
-    pub(super) async fn holds(
+    /// Returns when this loan may be begun, if not now. Limits on attempts are enforced in every
+    /// mode. Limits on loans depend on the mode.
+    pub(super) async fn refused_until(
         &self,
         connection: &mut SqliteConnection,
         key: &LoanKey,
@@ -132,7 +134,8 @@ impl Brake {
         {
             let Some(reached) = reached(limits, connection, key, now).await? else { continue };
             metrics.brake(reached.limit, mode.name());
-            tracing::warn!(library = %key.library, limit = reached.limit, mode = mode.name(), "brake limit reached");
+            let (limit, mode_name) = (reached.limit, mode.name());
+            tracing::warn!(library = %key.library, limit, mode = mode_name, "brake limit reached");
             if mode == BrakeMode::Enforce {
                 until = until.max(Some(reached.until));
             }
@@ -140,34 +143,39 @@ impl Brake {
         Ok(until)
     }
 
-    /// Whether nothing is limited.
-    pub(super) fn is_idle(&self) -> bool {
+    /// Returns whether no limit is configured.
+    pub(super) fn has_no_limits(&self) -> bool {
         let limits = [self.attempts_per_borrower_per_hour, self.attempts_per_library_per_hour];
         self.mode == BrakeMode::Off && limits == [0, 0]
     }
 
-    /// A begin that failed counts for a short time only: after an outage, the readers who tried
-    /// through it must be served at once.
+    /// Returns the limits on attempts. A failed begin counts only for a short time, so that readers
+    /// who retried during an outage are served at once after it.
     fn attempts(&self) -> [Limit; 4] {
         let (borrower, library) =
             (self.attempts_per_borrower_per_hour, self.attempts_per_library_per_hour);
         let (of_borrower, of_library) =
             ("attempts_per_borrower_per_hour", "attempts_per_library_per_hour");
-        let limit =
-            |key, most, window, query, of_borrower| Limit { key, most, window, query, of_borrower };
+        let limit = |key, maximum, window, query, of_borrower| Limit {
+            key,
+            maximum,
+            window,
+            query,
+            of_borrower,
+        };
         [
             limit(of_borrower, borrower, HOUR, DECIDED_OF_BORROWER, true),
-            limit(of_borrower, borrower, FAILED_COUNTS, FAILED_OF_BORROWER, true),
+            limit(of_borrower, borrower, FAILED_WINDOW, FAILED_OF_BORROWER, true),
             limit(of_library, library, HOUR, DECIDED_OF_LIBRARY, false),
-            limit(of_library, library, FAILED_COUNTS, FAILED_OF_LIBRARY, false),
+            limit(of_library, library, FAILED_WINDOW, FAILED_OF_LIBRARY, false),
         ]
     }
 
     fn loans(&self) -> [Limit; 3] {
         let on = if self.mode == BrakeMode::Off { 0 } else { 1 };
-        let limit = |key, most: u32, window, query, of_borrower| Limit {
+        let limit = |key, maximum: u32, window, query, of_borrower| Limit {
             key,
-            most: most * on,
+            maximum: maximum * on,
             window,
             query,
             of_borrower,
@@ -180,7 +188,7 @@ impl Brake {
     }
 }
 
-/// The limit that has room again last, of those that are reached.
+/// Returns the reached limit that lasts longest.
 async fn reached(
     limits: &[Limit],
     connection: &mut SqliteConnection,
@@ -189,9 +197,8 @@ async fn reached(
 ) -> Result<Option<Reached>, sqlx::Error> {
     let mut last: Option<Reached> = None;
     for limit in limits {
-        // Where that many were begun within the window, the oldest of them says when there is room
-        // again.
-        let Some(before) = limit.most.checked_sub(1) else { continue };
+        // If the limit is reached, it lasts until the oldest of these loans leaves the window.
+        let Some(before) = limit.maximum.checked_sub(1) else { continue };
         let since = clock::before(now, limit.window).as_millisecond();
         let query = sqlx::query_scalar(limit.query).bind(key.library.as_str());
         let query =

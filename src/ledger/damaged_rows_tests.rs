@@ -1,4 +1,4 @@
-//! Tests of batches that meet rows which cannot be read.
+//! Tests of queries that read damaged rows.
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ use super::test_support::{by, key, loan, open};
 use super::*;
 use crate::loan::{EndReason, Terms};
 
-/// A title that no row may have: its check digit is wrong.
+/// An assignment that damages a row: the check digit of the ISBN is wrong.
 const DAMAGE: &str = "isbn = 7";
 
 async fn execute(file: &Path, sql: &str) {
@@ -23,7 +23,7 @@ fn second(second: i64) -> Timestamp {
     Timestamp::from_second(second).unwrap()
 }
 
-/// Accepted loans, one of each borrower, that are due at this second.
+/// Writes one accepted loan for each borrower, due at this second.
 async fn accepted(ledger: &Ledger, borrowers: std::ops::Range<u8>, due: i64) -> Vec<LoanId> {
     let one = async |borrower: u8| {
         let loan = loan(borrower);
@@ -58,7 +58,7 @@ async fn damaged_due_rows_do_not_fill_the_limit() {
     assert_eq!(ledger.due(second(15), 2).await.unwrap(), []);
     assert_eq!(ledger.damaged_rows(), 200);
 
-    // A listing of two loans a page, to its end.
+    // Read all pages of a listing with two loans a page.
     let mut filter = Filter { limit: 2, ..Filter::default() };
     let mut listed = Vec::new();
     loop {
@@ -70,7 +70,7 @@ async fn damaged_due_rows_do_not_fill_the_limit() {
     listed.sort_unstable();
     assert_eq!(listed, sorted);
 
-    // Mended, it counts no more.
+    // Repaired rows are no longer counted.
     execute(&file, "UPDATE loans SET isbn = 9780306406157").await;
     assert_eq!(ledger.due(second(30), 1000).await.unwrap().len(), 203);
     assert_eq!(ledger.damaged_rows(), 0);
@@ -94,7 +94,8 @@ async fn damaged_rows_are_skipped_by_every_batch() {
         "UPDATE loans SET library = 'no library!', {DAMAGE} WHERE id = '{first}'; \
          UPDATE loans SET id = 'no id' WHERE id = '{second}'; \
          UPDATE history SET loan = 'no id' WHERE loan = '{second}'; \
-         UPDATE history SET at = 9223372036854775807 WHERE loan = '{third}' AND to_state = 'intended'"
+         UPDATE history SET at = 9223372036854775807 \
+         WHERE loan = '{third}' AND to_state = 'intended'"
     );
     execute(&file, &damage).await;
     let read: Vec<LoanId> = ledger.loans(&ids).await.unwrap().iter().map(|loan| loan.id).collect();
@@ -105,7 +106,7 @@ async fn damaged_rows_are_skipped_by_every_batch() {
     assert_eq!(ledger.history(third).await.unwrap().len(), 2);
     // The first row, its library, the second row's id, and the third loan's history.
     assert_eq!(ledger.damaged_rows(), 4);
-    // Writing goes on beside them.
+    // Damaged rows do not prevent writes of other rows.
     let (ended, damaged) = tokio::join!(
         ledger.apply(third, Event::EndAcknowledged, by("outbox")),
         ledger.apply(first, Event::EndAcknowledged, by("outbox")),
@@ -116,7 +117,7 @@ async fn damaged_rows_are_skipped_by_every_batch() {
 }
 
 #[tokio::test]
-async fn damaged_orphan_does_not_keep_others_from_adoption() {
+async fn damaged_orphan_does_not_prevent_adoption_of_others() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("loans.db");
     let former = open(&file).await;
@@ -128,7 +129,7 @@ async fn damaged_orphan_does_not_keep_others_from_adoption() {
     drop(former);
     execute(&file, &format!("UPDATE loans SET {DAMAGE} WHERE id = '{}'", ids[0])).await;
     let ledger = open(&file).await;
-    // The writing task holds the lock of its process a moment longer than the last handle.
+    // The writing task releases the lock of its process slightly later than the last handle.
     let mut orphans = Vec::new();
     while orphans.is_empty() {
         orphans = ledger.orphans().await.unwrap();

@@ -1,8 +1,8 @@
-//! What was delivered under each loan: added to by the writing task, read by the support API.
+//! The delivered bytes and ranges of each file under each loan, for the support API.
 //!
-//! New counts are added to the row inside the transaction that reads it, so that two processes on
-//! one ledger lose none of one another's. A row names a loan and a file, and no person: it stays
-//! when a borrower is forgotten.
+//! The writing task adds new counts in the transaction that reads the old ones, so two processes on
+//! one ledger do not overwrite each other's counts. A row names a loan and a file, but no person,
+//! so it is retained when a borrower is forgotten.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -10,30 +10,29 @@ use std::sync::Arc;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{QueryBuilder, Row, Sqlite};
 
-use super::batch::{Draft, KEPT_PREPARED};
+use super::batch::{MAX_PREPARED_ROWS, WriteBatch};
 use super::{Ledger, LedgerError};
 use crate::loan::{LoanId, Ranges, Tally};
 
-/// What was delivered of a file under a loan, since that was last written.
+/// The bytes of a file delivered under a loan since the last write.
 #[derive(Clone, Debug)]
 pub struct Delivered {
-    /// Under which loan.
+    /// The loan that permitted the delivery.
     pub loan: LoanId,
-    /// The path under which readers ask for the file.
+    /// The path with which readers request the file.
     pub file: Arc<str>,
-    /// How much of it, and which.
+    /// The number of bytes, and their ranges.
     pub tally: Tally,
 }
 
-/// A row, and how much was delivered.
-type Kept = (String, String, Tally);
+/// A stored row: loan, file and tally.
+type StoredTally = (String, String, Tally);
 
 impl Ledger {
-    /// What was delivered under these loans, by the path of each file, without rows that are
-    /// damaged.
+    /// Returns the tallies of these loans, by the path of each file. Damaged rows are skipped.
     ///
     /// # Errors
-    /// [`LedgerError`].
+    /// [`LedgerError`] if the ledger cannot be read.
     pub async fn delivered(
         &self,
         loans: &[LoanId],
@@ -50,10 +49,10 @@ impl Ledger {
             list.push_bind(loan.to_string());
         }
         query.push(")");
-        let query = query.build().persistent(loans.len() <= KEPT_PREPARED);
+        let query = query.build().persistent(loans.len() <= MAX_PREPARED_ROWS);
         for row in query.fetch_all(&self.readers).await.map_err(|source| self.failed(source))? {
-            let Some((loan, file, tally)) = self.damaged.skip(kept(&row)) else { continue };
-            let id = loan.parse().map_err(|_| damaged(&loan, "its id is none"));
+            let Some((loan, file, tally)) = self.damaged.skip(stored_tally(&row)) else { continue };
+            let id = loan.parse().map_err(|_| damaged(&loan, "its id is not valid"));
             let Some(id) = self.damaged.skip(id) else { continue };
             found.entry(id).or_default().insert(file, tally);
         }
@@ -61,30 +60,30 @@ impl Ledger {
     }
 }
 
-/// Adds to what was delivered before. A loan that is not there is passed over.
-pub(super) async fn add(draft: &mut Draft<'_>, all: &[Delivered]) -> Result<(), sqlx::Error> {
+/// Adds these counts to the stored ones. Unknown loans are skipped.
+pub(super) async fn add(batch: &mut WriteBatch<'_>, all: &[Delivered]) -> Result<(), sqlx::Error> {
     if all.is_empty() {
         return Ok(());
     }
-    let connection = draft.connection().await?;
+    let connection = batch.connection().await?;
     let mut query = QueryBuilder::<Sqlite>::new("WITH wanted (loan, file) AS (");
     query.push_values(all, |mut row, delivered| {
         row.push_bind(delivered.loan.to_string());
         row.push_bind(delivered.file.as_ref());
     });
-    // Cross joins keep the order: each loan and each row is looked up by its key.
+    // CROSS JOIN fixes the join order: each loan and each row is looked up by its key.
     query.push(
-        ") SELECT wanted.loan, wanted.file, coalesce(bytes, 0) AS bytes, coalesce(ranges, x'') AS ranges \
-         FROM wanted CROSS JOIN loans ON loans.id = wanted.loan \
+        ") SELECT wanted.loan, wanted.file, coalesce(bytes, 0) AS bytes, \
+         coalesce(ranges, x'') AS ranges FROM wanted CROSS JOIN loans ON loans.id = wanted.loan \
          LEFT JOIN delivered ON delivered.loan = wanted.loan AND delivered.file = wanted.file",
     );
-    let query = query.build().persistent(all.len() <= KEPT_PREPARED);
+    let query = query.build().persistent(all.len() <= MAX_PREPARED_ROWS);
     let mut rows = HashMap::with_capacity(all.len());
     for row in query.fetch_all(&mut *connection).await? {
         let key: (String, String) = (row.try_get("loan")?, row.try_get("file")?);
-        // What cannot be read is begun anew, which claims too little; `ledger check` tells of it
-        // before.
-        let tally = kept(&row).map_or_else(|_| Tally::default(), |(_, _, tally)| tally);
+        // A damaged tally restarts from zero, which under-reports. `ledger check` reports it until
+        // then.
+        let tally = stored_tally(&row).map_or_else(|_| Tally::default(), |(_, _, tally)| tally);
         rows.insert(key, tally);
     }
     for delivered in all {
@@ -109,18 +108,18 @@ pub(super) async fn add(draft: &mut Draft<'_>, all: &[Delivered]) -> Result<(), 
     query.push(
         " ON CONFLICT (loan, file) DO UPDATE SET bytes = excluded.bytes, ranges = excluded.ranges",
     );
-    query.build().persistent(count <= KEPT_PREPARED).execute(connection).await.map(drop)
+    query.build().persistent(count <= MAX_PREPARED_ROWS).execute(connection).await.map(drop)
 }
 
-/// A row as it is kept.
-pub(super) fn kept(row: &SqliteRow) -> Result<Kept, LedgerError> {
+/// Converts a stored row.
+pub(super) fn stored_tally(row: &SqliteRow) -> Result<StoredTally, LedgerError> {
     let loan: String = row.try_get("loan").map_err(|error| damaged("?", &error.to_string()))?;
     let wrong = |error: sqlx::Error| damaged(&loan, &error.to_string());
     let (file, bytes): (String, i64) =
         (row.try_get("file").map_err(wrong)?, row.try_get("bytes").map_err(wrong)?);
     let ranges: Vec<u8> = row.try_get("ranges").map_err(wrong)?;
     let ranges = Ranges::from_bytes(&ranges)
-        .ok_or_else(|| damaged(&loan, "what was delivered of a file cannot be read"))?;
+        .ok_or_else(|| damaged(&loan, "the tally of a file cannot be read"))?;
     Ok((loan, file, Tally { bytes: bytes.unsigned_abs(), ranges }))
 }
 
@@ -137,7 +136,7 @@ mod tests {
     use super::super::test_support::{by, loan, open};
     use super::*;
 
-    /// A loan that stands in the ledger.
+    /// Writes an intent and returns its id.
     async fn begun(ledger: &Ledger, borrower: u8) -> LoanId {
         let loan = loan(borrower);
         let id = loan.id;
@@ -151,7 +150,7 @@ mod tests {
         Delivered { loan, file: file.into(), tally }
     }
 
-    async fn kept_of(ledger: &Ledger, loan: LoanId) -> Vec<(String, u64, Vec<[u64; 2]>)> {
+    async fn stored_of(ledger: &Ledger, loan: LoanId) -> Vec<(String, u64, Vec<[u64; 2]>)> {
         let all = ledger.delivered(&[loan]).await.unwrap().remove(&loan).unwrap_or_default();
         all.into_iter()
             .map(|(file, tally)| (file, tally.bytes, tally.ranges.pairs().collect()))
@@ -159,14 +158,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_two_processes_deliver_at_once_is_added_up_and_survives() {
+    async fn concurrent_tallies_of_two_processes_add_up() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("loans.db");
         let (one, other) = (open(&file).await, open(&file).await);
         let (first, second) = (begun(&one, 1).await, begun(&one, 2).await);
         for step in 0..20 {
             let (at, far) = (100 * step, 10_000 + 100 * step);
-            let (here, there) = tokio::join!(
+            let (one_result, other_result) = tokio::join!(
                 one.note_delivered(
                     [delivered(first, "/a", at, at + 100), delivered(second, "/a", 0, 10)].into()
                 ),
@@ -174,7 +173,7 @@ mod tests {
                     [delivered(first, "/a", far, far + 100), delivered(first, "/b", 0, 1)].into()
                 ),
             );
-            here.and(there).unwrap();
+            one_result.and(other_result).unwrap();
         }
         one.close().await;
         other.close().await;
@@ -183,12 +182,12 @@ mod tests {
             ("/a".into(), 4000, vec![[0, 1999], [10_000, 11_999]]),
             ("/b".into(), 20, vec![[0, 0]]),
         ];
-        assert_eq!(kept_of(&ledger, first).await, wanted);
-        assert_eq!(kept_of(&ledger, second).await, [("/a".into(), 200, vec![[0, 9]])]);
-        // A loan that is not there keeps nothing of the others back.
+        assert_eq!(stored_of(&ledger, first).await, wanted);
+        assert_eq!(stored_of(&ledger, second).await, [("/a".into(), 200, vec![[0, 9]])]);
+        // An unknown loan does not prevent the other counts from being written.
         let all = [delivered(LoanId::fresh(), "/a", 0, 1), delivered(second, "/c", 0, 1)];
         ledger.note_delivered(all.into()).await.unwrap();
-        assert_eq!(kept_of(&ledger, second).await.len(), 2);
+        assert_eq!(stored_of(&ledger, second).await.len(), 2);
         ledger.close().await;
         assert_eq!(check(&file).await.unwrap(), Vec::<String>::new());
     }
@@ -203,17 +202,13 @@ mod tests {
         let mut connection = SqliteConnectOptions::new().filename(&file).connect().await.unwrap();
         sqlx::query("UPDATE delivered SET ranges = x'ff'").execute(&mut connection).await.unwrap();
         connection.close().await.unwrap();
-        assert!(kept_of(&ledger, id).await.is_empty());
+        assert!(stored_of(&ledger, id).await.is_empty());
         assert_eq!(ledger.damaged_rows(), 1);
         assert!(
-            check(&file)
-                .await
-                .unwrap()
-                .join("\n")
-                .contains("what was delivered of a file cannot be read")
+            check(&file).await.unwrap().join("\n").contains("the tally of a file cannot be read")
         );
         ledger.note_delivered([delivered(id, "/a", 50, 60)].into()).await.unwrap();
-        assert_eq!(kept_of(&ledger, id).await, [("/a".into(), 10, vec![[50, 59]])]);
+        assert_eq!(stored_of(&ledger, id).await, [("/a".into(), 10, vec![[50, 59]])]);
         ledger.close().await;
     }
 }

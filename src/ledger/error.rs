@@ -1,74 +1,79 @@
-//! Why the ledger did not answer, in sentences for the operator. No error carries a value of a row.
+//! The errors of the ledger, as sentences for the operator. No error contains a value of a row.
 
 use std::path::PathBuf;
 
 use crate::loan::{IllegalTransition, LoanId};
 
-/// Why the ledger did not answer.
+/// A failure of the ledger.
 #[derive(Debug, thiserror::Error)]
 pub enum LedgerError {
-    /// It was written under another pseudonym key: every reader would be a stranger (invariant 5).
+    /// The ledger was written under another pseudonym key, so it would recognize no reader
+    /// (invariant 5).
     #[error(
-        "the ledger was written under another pseudonym key, so that every reader would be a stranger to it; \
-         put the old key back in [privacy] pseudonym_key, or name a new ledger file"
+        "the ledger was written under another pseudonym key, so it would recognize no reader; \
+         restore the old key in [privacy] pseudonym_key, or name a new ledger file"
     )]
     OtherPseudonymKey,
-    /// A newer program has written it.
+    /// A newer version of loangate has written the ledger.
     #[error(
-        "the ledger has a schema that this program does not know; use the newer program that wrote it"
+        "the ledger has a schema that this program does not know; \
+         use the newer program that wrote it"
     )]
     NewerSchema,
-    /// The newest link of the audit trail that was kept apart is not in the ledger.
+    /// The ledger does not have the step in the head file of the audit trail.
     #[error(
-        "the ledger {file} does not have the step that {apart} names: its end was cut off, or an older copy was put in its \
-         place; put the newest copy back, or, if this one is wanted, remove {apart}"
+        "the ledger {file} does not have the step that {head_file} names: its last steps were \
+         removed, or an older copy replaced it; restore the newest copy, or remove {head_file} to \
+         use this one"
     )]
-    CutOff {
+    HeadMissing {
         /// The ledger's file.
         file: PathBuf,
-        /// Where the newest link was kept apart.
-        apart: PathBuf,
+        /// The head file, which stores the newest link of the audit trail.
+        head_file: PathBuf,
     },
-    /// The file cannot be made or locked.
+    /// The file cannot be created or locked.
     #[error("the ledger file {file} cannot be used: {source}; check its directory and its owner")]
     File {
-        /// The file.
+        /// The file that failed.
         file: PathBuf,
-        /// The system's word.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// The database failed.
+    /// SQLite reported an error.
     #[error(
-        "the ledger {file} failed: {source}; check the disk, and the file with `sqlite3 FILE 'PRAGMA integrity_check'`"
+        "the ledger {file} failed: {source}; check the disk, and the file with \
+         `sqlite3 FILE 'PRAGMA integrity_check'`"
     )]
     Database {
-        /// The file.
+        /// The ledger's file.
         file: PathBuf,
-        /// SQLite's word.
+        /// SQLite's error.
         source: sqlx::Error,
     },
     /// The transaction of this command failed, or the ledger cannot be written at the moment.
-    /// Usually nothing was written; but where the commit itself failed, that is not certain until
-    /// the ledger is read again.
+    ///
+    /// Usually nothing was written. If the commit itself failed, that is uncertain until the ledger
+    /// is read again.
     #[error(
         "the ledger cannot be written: {0}; check the disk. The gate tries again until it succeeds"
     )]
     Commit(String),
-    /// A row does not bear out its own state.
+    /// A row cannot be read, or its columns contradict its state.
     #[error("loan {id} in the ledger is damaged: {why}; restore a backup")]
     Damaged {
-        /// The row's id.
+        /// The id of the row.
         id: String,
-        /// What is wrong with it.
+        /// The cause, as a phrase.
         why: String,
     },
-    /// The state machine has no such way.
+    /// The state machine does not allow this event in the loan's state.
     #[error(transparent)]
     Illegal(#[from] IllegalTransition),
-    /// There is no such loan.
+    /// No loan has this id.
     #[error("there is no loan {0} in the ledger")]
     NoSuchLoan(LoanId),
-    /// The ledger is closed.
+    /// The writing task has ended.
     #[error("the ledger is closed, since the gate is stopping")]
     Closed,
 }

@@ -25,14 +25,14 @@ async fn open_with_metrics(directory: &Path) -> (Ledger, Metrics) {
     (opened.unwrap(), metrics)
 }
 
-/// Writes loans until the database has to grow, and returns the first error.
+/// Writes loans until the database must grow, and returns the first error.
 async fn until_full(ledger: &Ledger) -> LedgerError {
     for borrower in 0..200 {
         if let Err(error) = ledger.intend(loan(borrower), None, by("reader")).await {
             return error;
         }
     }
-    panic!("the database never had to grow");
+    panic!("the database did not grow");
 }
 
 async fn assert_sound(file: &Path) {
@@ -49,7 +49,7 @@ async fn writer_recovers_from_a_full_database() {
         inject(&ledger, Fault::Full).await;
         let error = until_full(&ledger).await;
         assert!(matches!(&error, LedgerError::Commit(why) if why.contains("full")), "{error}");
-        // The limit was one of the connection that is closed now.
+        // The limit held for the failed connection only.
         let deadline = Instant::now() + Duration::from_secs(5);
         while let Err(error) = ledger.intend(loan(201), None, by("reader")).await {
             assert!(Instant::now() < deadline, "{error}");
@@ -86,7 +86,7 @@ async fn intent_with_an_unreported_commit_is_ended_as_not_sent() {
     let id = doubtful.id;
     let error = ledger.intend(doubtful, None, by("reader")).await.unwrap_err();
     assert!(matches!(error, LedgerError::Commit(_)), "{error}");
-    // Otherwise it would stay live for ever: its begin is never sent, and its process is alive.
+    // Otherwise the intent would stay live: its begin is never sent, and its process is alive.
     let next = ledger.intend(loan(1), None, by("reader")).await.unwrap();
     assert!(matches!(next, Intended::Written(_)), "{next:?}");
     let ended = ledger.loan(id).await.unwrap().unwrap();
@@ -100,7 +100,7 @@ async fn intent_with_an_unreported_commit_is_ended_as_not_sent() {
 }
 
 #[tokio::test]
-async fn write_test_writes_once_a_second_however_many_call() {
+async fn write_test_writes_at_most_once_a_second() {
     let directory = tempfile::tempdir().unwrap();
     let (ledger, metrics) = open_with_metrics(directory.path()).await;
     let began = Instant::now();
@@ -120,22 +120,22 @@ async fn write_test_writes_once_a_second_however_many_call() {
 }
 
 #[tokio::test]
-async fn a_write_that_hangs_shows_in_the_metric() {
+async fn hanging_write_resets_the_writable_metric() {
     let directory = tempfile::tempdir().unwrap();
     let (ledger, metrics) = open_with_metrics(directory.path()).await;
     let is_writable = || metrics.render().contains("loangate_ledger_writable 1");
     assert!(is_writable());
-    let hangs = ledger.write_test.last.clone().lock_owned().await;
+    let hanging = ledger.write_test.last.clone().lock_owned().await;
     assert!(ledger.check_writable().await.unwrap_err().contains("no answer"));
     assert!(!is_writable());
-    drop(hangs);
+    drop(hanging);
     ledger.intend(loan(1), None, by("reader")).await.unwrap();
     assert!(is_writable(), "a write has succeeded");
     ledger.close().await;
 }
 
 #[tokio::test]
-async fn head_file_that_was_cut_short_does_not_stop_a_start() {
+async fn truncated_head_file_does_not_prevent_a_start() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("loans.db");
     let ledger = open(&file).await;
@@ -146,12 +146,16 @@ async fn head_file_that_was_cut_short_does_not_stop_a_start() {
     for length in [0, 1, 2, 3, 10, whole.len() - 3, whole.len() - 1] {
         std::fs::write(&head, &whole[..length]).unwrap();
         open(&file).await.close().await;
-        assert_eq!(std::fs::read(&head).unwrap(), whole, "cut at {length}, and not written again");
+        assert_eq!(
+            std::fs::read(&head).unwrap(),
+            whole,
+            "truncated to {length} bytes and not written again"
+        );
     }
 }
 
 #[tokio::test]
-async fn leftovers_of_dead_processes_are_removed_at_the_start() {
+async fn temporary_files_of_dead_processes_are_removed() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("loans.db");
     let first = open(&file).await;

@@ -1,8 +1,7 @@
-//! Upkeep beside a running gate: a copy of the ledger that is whole, and a check of all that is in
-//! it.
+//! Backup and check of a ledger, also while a gate uses it.
 //!
-//! The command line calls it. It only reads the ledger, in one transaction of its own, so that
-//! readers and the writing task of a running gate go on meanwhile.
+//! The command line calls [`backup`] and [`check`]. They read the ledger in one transaction and do
+//! not block a running gate. Circulation calls [`Ledger::empty_log`].
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt;
@@ -17,26 +16,27 @@ use super::open::write_options;
 use super::row::{COLUMNS, loan_of};
 use super::{Ledger, LedgerError, delivered};
 
-/// How many findings are told; a broken disk makes more than anyone reads.
-const TOLD: usize = 100;
+/// The maximum number of reported findings: a broken disk causes more than anyone reads.
+const MAX_FINDINGS: usize = 100;
 
-/// How long emptying the log waits for others.
+/// How long emptying the log waits for other connections.
 const EMPTYING_WAIT: Duration = Duration::from_millis(200);
 
-/// Loans whose history does not end where they are, or does not begin with the intent.
+/// Selects loans whose history does not begin with the intent or does not end in their state.
 const HISTORY: &str = "SELECT id FROM loans WHERE state IS NOT \
      (SELECT to_state FROM history WHERE loan = loans.id ORDER BY number DESC LIMIT 1) \
-     OR 'intended' IS NOT (SELECT to_state FROM history WHERE loan = loans.id ORDER BY number LIMIT 1)";
+     OR 'intended' IS NOT \
+     (SELECT to_state FROM history WHERE loan = loans.id ORDER BY number LIMIT 1)";
 
-/// Copies the ledger into a file that is not there yet, for its owner alone.
+/// Copies the ledger to a new file that only its owner can read.
 ///
 /// # Errors
-/// [`LedgerError`], where the ledger cannot be read or the file is there already.
+/// [`LedgerError`] if the ledger cannot be read or the file exists.
 pub async fn backup(ledger: &Path, to: &Path) -> Result<(), LedgerError> {
     let mut connection = open(ledger).await?;
-    // SQLite takes an empty file; made here, it is never readable by others.
-    let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(to);
-    made.map_err(|source| LedgerError::File { file: to.to_owned(), source })?;
+    // SQLite accepts an empty file. Created here, it is never readable by others.
+    let created = OpenOptions::new().write(true).create_new(true).mode(0o600).open(to);
+    created.map_err(|source| LedgerError::File { file: to.to_owned(), source })?;
     let copied = sqlx::query("VACUUM INTO ?").bind(to.to_string_lossy().into_owned());
     let copied = copied.execute(&mut connection).await.map(drop);
     if copied.is_err() {
@@ -45,10 +45,11 @@ pub async fn backup(ledger: &Path, to: &Path) -> Result<(), LedgerError> {
     copied.map_err(|source| LedgerError::Database { file: ledger.to_owned(), source })
 }
 
-/// Checks the file's structure, every loan and every history, and gives what is wrong as sentences.
+/// Checks the structure of the file, every loan and every history. Returns the problems as
+/// sentences.
 ///
 /// # Errors
-/// [`LedgerError`], where the ledger cannot be read at all.
+/// [`LedgerError`] if the ledger cannot be read.
 pub async fn check(ledger: &Path) -> Result<Vec<String>, LedgerError> {
     let failed = |source| LedgerError::Database { file: ledger.to_owned(), source };
     let mut connection = open(ledger).await?;
@@ -56,8 +57,9 @@ pub async fn check(ledger: &Path) -> Result<Vec<String>, LedgerError> {
     let mut found = Vec::new();
     for pragma in ["PRAGMA integrity_check", "PRAGMA foreign_key_check"] {
         let rows = sqlx::query(pragma).fetch_all(&mut *reading).await.map_err(failed)?;
-        let said = rows.iter().filter_map(|row| row.try_get::<String, _>(0).ok());
-        found.extend(said.filter(|said| said != "ok").map(|said| format!("SQLite says: {said}")));
+        let messages = rows.iter().filter_map(|row| row.try_get::<String, _>(0).ok());
+        let problems = messages.filter(|message| message != "ok");
+        found.extend(problems.map(|message| format!("SQLite reports: {message}")));
     }
     let sql = format!("SELECT {COLUMNS} FROM loans");
     let mut rows = sqlx::query(AssertSqlSafe(sql)).fetch(&mut *reading);
@@ -70,34 +72,35 @@ pub async fn check(ledger: &Path) -> Result<Vec<String>, LedgerError> {
     let mut rows =
         sqlx::query("SELECT loan, file, bytes, ranges FROM delivered").fetch(&mut *reading);
     while let Some(row) = rows.try_next().await.map_err(failed)? {
-        if let Err(error) = delivered::kept(&row) {
+        if let Err(error) = delivered::stored_tally(&row) {
             found.push(error.to_string());
         }
     }
     drop(rows);
-    let odd: Vec<String> =
+    let inconsistent: Vec<String> =
         sqlx::query_scalar(HISTORY).fetch_all(&mut *reading).await.map_err(failed)?;
-    found
-        .extend(odd.iter().map(|id| {
-            format!("the history of loan {id} does not lead to the state that it is in")
-        }));
-    found.truncate(TOLD);
+    found.extend(
+        inconsistent
+            .iter()
+            .map(|id| format!("the history of loan {id} does not lead to its state")),
+    );
+    found.truncate(MAX_FINDINGS);
     Ok(found)
 }
 
 impl Ledger {
-    /// Copies the write-ahead log into the file and empties it, so that what was deleted stands
-    /// nowhere any more. False where another connection still reads an older state; the caller
-    /// tries again later.
+    /// Copies the write-ahead log into the file and empties it, so that deleted data is left in
+    /// neither. Returns false if another connection still reads an older state; the caller then
+    /// retries later.
     ///
     /// # Errors
-    /// [`LedgerError`].
+    /// [`LedgerError`] if the file cannot be opened or written.
     pub async fn empty_log(&self) -> Result<bool, LedgerError> {
-        // The waits are short: while the log is emptied, nobody else can write.
+        // A short wait: no other connection can write while the log is emptied.
         let options = write_options(&self.file).busy_timeout(EMPTYING_WAIT);
         let emptied = async {
             let mut connection = options.connect().await?;
-            // What can be copied without a lock, so that the rest is short.
+            // Copy most pages without a lock first, so that the locked checkpoint is short.
             sqlx::query("PRAGMA wal_checkpoint(PASSIVE)").execute(&mut connection).await?;
             let row =
                 sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").fetch_one(&mut connection).await?;
@@ -108,7 +111,7 @@ impl Ledger {
     }
 }
 
-/// A connection that only reads. A ledger that is not there is not made.
+/// Opens a read-only connection. A missing ledger is not created.
 pub(super) async fn open(ledger: &Path) -> Result<SqliteConnection, LedgerError> {
     let options =
         SqliteConnectOptions::new().filename(ledger).read_only(true).disable_statement_logging();
@@ -141,7 +144,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_backup_beside_a_running_ledger_is_whole_and_its_owners_alone() {
+    async fn backup_of_an_open_ledger_is_complete_and_private() {
         use std::os::unix::fs::PermissionsExt;
         let directory = tempfile::tempdir().unwrap();
         let (file, copy) = (directory.path().join("loans.db"), directory.path().join("copy.db"));
@@ -150,25 +153,25 @@ mod tests {
         assert_eq!(copy.metadata().unwrap().permissions().mode() & 0o777, 0o600);
         assert!(
             matches!(backup(&file, &copy).await, Err(LedgerError::File { .. })),
-            "nothing is overwritten"
+            "an existing file is not overwritten"
         );
         assert_eq!(check(&copy).await.unwrap(), Vec::<String>::new());
         ledger.close().await;
-        let again = with_loans(&copy, 0).await;
+        let restored = with_loans(&copy, 0).await;
         assert_eq!(
-            again
+            restored
                 .page(&super::super::Filter { limit: 50, ..Default::default() })
                 .await
                 .unwrap()
                 .len(),
             20
         );
-        again.close().await;
+        restored.close().await;
     }
 
     #[tokio::test]
-    async fn what_is_wrong_in_a_row_or_a_history_is_found() {
-        for (damage, says) in [
+    async fn check_finds_damaged_rows_and_histories() {
+        for (damage, expected) in [
             ("UPDATE loans SET begun = 1 WHERE 0", ""),
             (
                 "UPDATE loans SET state = 'pending', lending_id = 'L' WHERE isbn > 0",
@@ -183,11 +186,11 @@ mod tests {
             run(&file, damage).await;
             let found = check(&file).await.unwrap().join("\n");
             assert!(
-                if says.is_empty() { found.is_empty() } else { found.contains(says) },
+                if expected.is_empty() { found.is_empty() } else { found.contains(expected) },
                 "{damage}: {found}"
             );
         }
-        let nowhere = tempfile::tempdir().unwrap().path().join("none.db");
-        assert!(check(&nowhere).await.is_err());
+        let missing = tempfile::tempdir().unwrap().path().join("none.db");
+        assert!(check(&missing).await.is_err());
     }
 }

@@ -1,4 +1,4 @@
-//! Opening the ledger: the file, the schema, the key's fingerprint, and the task that writes.
+//! Opening the ledger: the file, the schema, the fingerprint of the key, and the writing task.
 
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 
 use super::connection::{BUSY, WriteConnection};
 use super::damaged_rows::DamagedRows;
-use super::process::{Opening, Process};
+use super::process::{OpeningLock, Process};
 use super::write::{self, Writer};
 use super::write_check::WriteTest;
 use super::{AuditKey, Ledger, LedgerError, Settings, audit};
@@ -22,27 +22,27 @@ use crate::telemetry::Metrics;
 
 static MIGRATIONS: Migrator = sqlx::migrate!("src/ledger/migrations");
 
-/// After how many pages of 4 KiB the write-ahead log is folded into the file. The same pages change
-/// again and again, and the longer the log, the fewer of them are written twice; at 16 MB it is
-/// still read within a moment after a kill.
-const FOLDED_AT: &str = "4000";
-/// How many commands may wait for the writer.
-const QUEUE: usize = 4096;
-/// Connections that only read, and how long a query waits for one of them.
-const READERS: u32 = 4;
-const READER_DEADLINE: Duration = Duration::from_secs(5);
-/// Connections of support queries, which may scan many rows: fewer than there are cores on most
-/// machines.
-const SUPPORT_READERS: u32 = 2;
+/// The number of 4 KiB pages after which SQLite checkpoints the write-ahead log. The same pages
+/// change repeatedly, so a longer log saves writes. A log of 16 MB is still recovered quickly after
+/// a kill.
+const CHECKPOINT_PAGES: &str = "4000";
+/// The maximum number of commands that wait for the writing task.
+const QUEUE_CAPACITY: usize = 4096;
+/// The number of read connections, and how long a query waits for one.
+const READ_CONNECTIONS: u32 = 4;
+const READ_ACQUIRE_DEADLINE: Duration = Duration::from_secs(5);
+/// The number of connections for support queries, which may scan many rows. It is below the number
+/// of cores of most machines.
+const SUPPORT_CONNECTIONS: u32 = 2;
 
 impl Ledger {
-    /// Opens the ledger, makes it where there is none, and brings its schema up to date.
+    /// Opens the ledger. Creates a missing file and migrates an older schema.
     ///
-    /// `key_fingerprint` is written at the first opening and compared at every later one;
-    /// `audit_key` is that of the chain of steps.
+    /// The first opening stores `key_fingerprint`, and each later one compares it. `audit_key` is
+    /// the key of the audit trail.
     ///
     /// # Errors
-    /// [`LedgerError`], in a sentence that names the file; the gate must then not start.
+    /// [`LedgerError`], a sentence that names the file. The gate must not start then.
     pub async fn open(
         settings: &Settings,
         key_fingerprint: &[u8; 32],
@@ -52,11 +52,11 @@ impl Ledger {
     ) -> Result<Ledger, LedgerError> {
         let file = settings.file.as_path();
         let unusable = |source| LedgerError::File { file: file.to_owned(), source };
-        make(file).map_err(unusable)?;
+        create_file(file).map_err(unusable)?;
         let failed = |source| LedgerError::Database { file: file.to_owned(), source };
         let options = write_options(file);
-        // Until the schema is up to date: neither SQLite nor sqlx keeps two first starts apart.
-        let opening = Opening::acquire(file).await.map_err(unusable)?;
+        // Held until the schema is current: SQLite and sqlx do not serialize two first starts.
+        let opening = OpeningLock::acquire(file).await.map_err(unusable)?;
         let mut connection = SqliteConnection::connect_with(&options).await.map_err(failed)?;
         migrate(&mut connection).await.map_err(|error| match error {
             MigrateError::VersionMissing(_) | MigrateError::VersionTooNew(..) => {
@@ -69,24 +69,26 @@ impl Ledger {
             .map_err(failed)?
             .then_some(())
             .ok_or(LedgerError::OtherPseudonymKey)?;
-        audit::fill_in(&mut connection, &audit_key).await.map_err(failed)?;
-        let head = audit::opened(&mut connection, file).await?;
+        audit::fill_in_hashes(&mut connection, &audit_key).await.map_err(failed)?;
+        let head = audit::check_head_file(&mut connection, file).await?;
         let opened_at = head.number;
         drop(opening);
         let pool = |connections| {
             SqlitePoolOptions::new()
                 .max_connections(connections)
-                // A file does not hang up; the test would double the ways to the connection's
+                // A file never disconnects, and the test costs a round trip to the connection's
                 // thread.
                 .test_before_acquire(false)
-                .acquire_timeout(READER_DEADLINE)
+                .acquire_timeout(READ_ACQUIRE_DEADLINE)
         };
-        let readers =
-            pool(READERS).connect_with(options.clone().read_only(true)).await.map_err(failed)?;
-        let support = pool(SUPPORT_READERS).connect_lazy_with(options.clone().read_only(true));
-        let process = Process::enter(file).map_err(unusable)?;
+        let readers = pool(READ_CONNECTIONS)
+            .connect_with(options.clone().read_only(true))
+            .await
+            .map_err(failed)?;
+        let support = pool(SUPPORT_CONNECTIONS).connect_lazy_with(options.clone().read_only(true));
+        let process = Process::register(file).map_err(unusable)?;
         let process = Arc::new(process);
-        let (commands, waiting) = mpsc::channel(QUEUE);
+        let (commands, waiting) = mpsc::channel(QUEUE_CAPACITY);
         audit::remove_leftovers(file, |name| process.is_dead(name));
         metrics.ledger_writable(true);
         let damaged = DamagedRows::new(metrics.clone());
@@ -102,8 +104,8 @@ impl Ledger {
             file: file.to_owned(),
             in_doubt: Vec::new(),
             head: (head.number > 0).then_some(head),
-            keep_at: tokio::time::Instant::now(),
-            keeping: None,
+            head_write_at: tokio::time::Instant::now(),
+            head_write: None,
             logged_at: None,
             #[cfg(test)]
             fault: None,
@@ -124,23 +126,23 @@ impl Ledger {
     }
 }
 
-/// How connections that write are opened.
+/// Returns the options of write connections.
 pub(super) fn write_options(file: &Path) -> SqliteConnectOptions {
     SqliteConnectOptions::new()
         .filename(file)
         .journal_mode(SqliteJournalMode::Wal)
         .synchronous(SqliteSynchronous::Full)
         .foreign_keys(true)
-        // What is deleted is overwritten, and does not stay behind in free pages.
+        // Overwrite deleted data, so that free pages do not contain it.
         .pragma("secure_delete", "ON")
         .busy_timeout(BUSY)
-        .pragma("wal_autocheckpoint", FOLDED_AT)
+        .pragma("wal_autocheckpoint", CHECKPOINT_PAGES)
         .statement_cache_capacity(64)
         .disable_statement_logging()
 }
 
-/// Makes the file for its owner alone: it tells who reads what.
-fn make(file: &Path) -> std::io::Result<()> {
+/// Creates the file with access for its owner only, since it shows who reads what.
+fn create_file(file: &Path) -> std::io::Result<()> {
     if let Some(directory) = file.parent() {
         fs::create_dir_all(directory)?;
     }
@@ -151,7 +153,7 @@ async fn migrate(connection: &mut SqliteConnection) -> Result<(), MigrateError> 
     MIGRATIONS.run(connection).await
 }
 
-/// Whether the ledger is of this pseudonym key; a new one becomes so.
+/// Compares the fingerprint of the pseudonym key with the stored one. A new ledger stores it.
 async fn check_fingerprint(
     connection: &mut SqliteConnection,
     key: &[u8; 32],
@@ -162,8 +164,8 @@ async fn check_fingerprint(
     .bind(key.as_slice())
     .execute(&mut *connection)
     .await?;
-    let kept: Vec<u8> = sqlx::query_scalar("SELECT value FROM meta WHERE name = 'pseudonym key'")
+    let stored: Vec<u8> = sqlx::query_scalar("SELECT value FROM meta WHERE name = 'pseudonym key'")
         .fetch_one(connection)
         .await?;
-    Ok(kept == key)
+    Ok(stored == key)
 }

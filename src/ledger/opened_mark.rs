@@ -1,25 +1,25 @@
-//! The durable mark of loans under which a byte may have left: such a loan is returned, never
+//! The durable mark of loans under which a byte may have been sent. Such a loan is returned, never
 //! cancelled.
 //!
-//! The gate writes it, through circulation, before it gives the first permit of a loan in this
-//! process. The mark is only written while the loan is accepted, and a cancel reads it inside the
-//! transaction that ends the loan; so of a mark and a cancel in two processes, one always sees the
-//! other.
+//! The gate writes the mark, through circulation, before it issues the first permit of a loan in
+//! this process. The mark is written only while the loan is accepted. A cancel reads the mark in
+//! the transaction that ends the loan. So if one process marks and another cancels, one of them
+//! sees the other's write.
 
 use jiff::Timestamp;
 use tokio::sync::oneshot;
 
-use super::batch::{Draft, database};
+use super::batch::{WriteBatch, database};
 use super::write::Command;
 use super::{Ledger, LedgerError};
 use crate::loan::{EndReason, Event, LoanId};
 
 impl Ledger {
-    /// Marks an accepted loan as opened. False where the loan is no longer accepted, so that it
-    /// opens nothing. A loan that is marked already costs a read and no write.
+    /// Marks an accepted loan as opened. Returns false if the loan is no longer accepted and must
+    /// not be opened. A loan that is already marked costs a read and no write.
     ///
     /// # Errors
-    /// [`LedgerError`]; the loan must then not be opened.
+    /// [`LedgerError`]; the loan must not be opened then.
     pub async fn mark_opened(&self, id: LoanId) -> Result<bool, LedgerError> {
         const MARKED: &str =
             "SELECT 1 FROM loans WHERE id = ? AND state = 'accepted' AND opened IS NOT NULL";
@@ -37,13 +37,13 @@ impl Ledger {
     }
 }
 
-/// Writes the mark, where the loan is still accepted.
+/// Writes the mark if the loan is still accepted.
 pub(super) async fn mark(
-    draft: &mut Draft<'_>,
+    batch: &mut WriteBatch<'_>,
     id: LoanId,
     now: Timestamp,
 ) -> Result<bool, LedgerError> {
-    let connection = draft.connection().await.map_err(database)?;
+    let connection = batch.connection().await.map_err(database)?;
     let update =
         "UPDATE loans SET opened = coalesce(opened, ?) WHERE id = ? AND state = 'accepted'";
     let update = sqlx::query(update).bind(now.as_millisecond()).bind(id.to_string());
@@ -51,16 +51,16 @@ pub(super) async fn mark(
     Ok(update.rows_affected() == 1)
 }
 
-/// The event as it may happen to this loan: a cancel of a loan that was opened is a return.
-pub(super) async fn permitted(
-    draft: &mut Draft<'_>,
+/// Replaces a cancel of an opened loan with a return. Returns every other event unchanged.
+pub(super) async fn replace_cancel_of_opened(
+    batch: &mut WriteBatch<'_>,
     id: LoanId,
     event: Event,
 ) -> Result<Event, LedgerError> {
     if !matches!(event, Event::Ending { reason: EndReason::Cancelled }) {
         return Ok(event);
     }
-    let connection = draft.connection().await.map_err(database)?;
+    let connection = batch.connection().await.map_err(database)?;
     let opened: Option<i64> =
         sqlx::query_scalar("SELECT 1 FROM loans WHERE id = ? AND opened IS NOT NULL")
             .bind(id.to_string())
@@ -79,26 +79,26 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn cancel_of_a_loan_that_another_process_opened_is_a_return() {
+    async fn cancel_of_a_loan_opened_elsewhere_is_a_return() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("loans.db");
         let (ours, other) = (open(&file).await, open(&file).await);
         let (opened, unopened) = (accepted(&ours, 1).await, accepted(&ours, 2).await);
         assert!(ours.mark_opened(opened).await.unwrap());
-        assert!(other.mark_opened(opened).await.unwrap(), "again");
+        assert!(other.mark_opened(opened).await.unwrap(), "a second mark succeeds");
         let cancel = Event::Ending { reason: EndReason::Cancelled };
         let ended = other.apply(opened, cancel.clone(), by("reader")).await.unwrap();
         assert_eq!(ended.end_reason, Some(EndReason::Returned));
         let ended = other.apply(unopened, cancel, by("reader")).await.unwrap();
         assert_eq!(ended.end_reason, Some(EndReason::Cancelled));
-        assert!(!ours.mark_opened(unopened).await.unwrap(), "it is over");
-        assert!(!ours.mark_opened(opened).await.unwrap(), "so is the other");
+        assert!(!ours.mark_opened(unopened).await.unwrap(), "a cancelled loan cannot be opened");
+        assert!(!ours.mark_opened(opened).await.unwrap(), "nor can a returned one");
         ours.close().await;
         other.close().await;
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn of_a_mark_and_a_cancel_one_sees_the_other() {
+    async fn concurrent_mark_and_cancel_never_both_succeed() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("loans.db");
         let (ours, other) = (open(&file).await, open(&file).await);

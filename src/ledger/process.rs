@@ -1,9 +1,8 @@
-//! Which process wrote an intent, and whether it still lives.
+//! The names of the processes on a ledger, and the test whether one of them is alive.
 //!
-//! Each process holds a lock on a file of its own beside the ledger for as long as it lives. The
-//! system lets the lock go at the moment the process dies, however it dies; so unlike a heartbeat
-//! this cannot take a process that was merely stopped for a while for a dead one and let its begin
-//! be sent after all.
+//! Each process locks a file beside the ledger for its whole life. The system releases the lock
+//! when the process dies. A heartbeat could declare a suspended process dead, whose begin is then
+//! sent after its loan was taken over; a lock cannot.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
@@ -12,31 +11,31 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-/// How long an opening waits for that of another process, which may be migrating a large ledger.
+/// How long opening waits for another process, which may be migrating a large ledger.
 const OPENING_DEADLINE: Duration = Duration::from_secs(120);
-/// How often it tries.
+/// The interval between attempts to take the lock.
 const OPENING_RETRY: Duration = Duration::from_millis(20);
 
-/// The right to open the ledger: one process at a time creates the file and its schema. Released
-/// when it is dropped.
+/// The lock for opening the ledger: one process at a time creates the file and its schema. Dropping
+/// it releases the lock.
 #[derive(Debug)]
-pub(super) struct Opening {
+pub(super) struct OpeningLock {
     _lock: File,
 }
 
-impl Opening {
+impl OpeningLock {
     /// Waits for the lock.
     ///
     /// # Errors
-    /// The system's, or that another process did not finish in time.
-    pub(super) async fn acquire(ledger: &Path) -> io::Result<Opening> {
+    /// Returns the system's error, or `WouldBlock` if another process holds the lock too long.
+    pub(super) async fn acquire(ledger: &Path) -> io::Result<OpeningLock> {
         let mut file = ledger.as_os_str().to_owned();
         file.push(".opening");
         let lock = OpenOptions::new().create(true).append(true).open(PathBuf::from(file))?;
         let deadline = tokio::time::Instant::now() + OPENING_DEADLINE;
         loop {
             match lock.try_lock() {
-                Ok(()) => return Ok(Opening { _lock: lock }),
+                Ok(()) => return Ok(OpeningLock { _lock: lock }),
                 Err(TryLockError::WouldBlock) if tokio::time::Instant::now() < deadline => {
                     tokio::time::sleep(OPENING_RETRY).await;
                 }
@@ -46,47 +45,46 @@ impl Opening {
     }
 }
 
-/// This process, by the name under which it writes.
+/// This process as an owner of loans.
 #[derive(Debug)]
 pub(super) struct Process {
     name: String,
     directory: PathBuf,
-    /// Held until the process ends.
+    /// Held until this is dropped.
     _lock: File,
 }
 
 impl Process {
-    /// Takes a fresh name and its lock, in a directory beside the ledger.
-    pub(super) fn enter(ledger: &Path) -> io::Result<Process> {
+    /// Creates a new name and locks its file, in a directory beside the ledger.
+    pub(super) fn register(ledger: &Path) -> io::Result<Process> {
         let mut directory = ledger.as_os_str().to_owned();
         directory.push(".processes");
         let directory = PathBuf::from(directory);
         fs::create_dir_all(&directory)?;
         let name = Uuid::new_v4().simple().to_string();
-        // Under its name the file is locked from the start: nobody takes it for a dead process's.
-        let unnamed = directory.join(format!("{name}.new"));
-        let lock = File::create_new(&unnamed)?;
+        // The file is locked before it has its final name, so no other process considers it dead.
+        let temporary = directory.join(format!("{name}.new"));
+        let lock = File::create_new(&temporary)?;
         lock.try_lock().map_err(io::Error::from)?;
-        fs::rename(&unnamed, directory.join(&name))?;
+        fs::rename(&temporary, directory.join(&name))?;
         Ok(Process { name, directory, _lock: lock })
     }
 
-    /// The name.
     pub(super) fn name(&self) -> &str {
         &self.name
     }
 
-    /// Counts the other processes that live. A file that cannot be read counts as none.
+    /// Returns the number of other live processes. Files that cannot be read are not counted.
     pub(super) fn count_others(&self) -> usize {
         let entries = fs::read_dir(&self.directory).into_iter().flatten().flatten();
         let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
-        let is_other = |name: &String| *name != self.name && is_a_name(name);
+        let is_other = |name: &String| *name != self.name && is_valid_name(name);
         names.filter(is_other).filter(|name| !self.is_dead(name)).count()
     }
 
-    /// Whether the process of this name has died. In doubt it lives.
+    /// Returns whether the process with this name is dead. If that is uncertain, returns false.
     pub(super) fn is_dead(&self, name: &str) -> bool {
-        if name == self.name || !is_a_name(name) {
+        if name == self.name || !is_valid_name(name) {
             return false;
         }
         let file = self.directory.join(name);
@@ -103,7 +101,7 @@ impl Process {
     }
 }
 
-fn is_a_name(text: &str) -> bool {
+fn is_valid_name(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
@@ -118,24 +116,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_process_is_dead_when_its_lock_is_free() {
+    fn process_is_dead_when_its_lock_is_free() {
         let directory = tempfile::tempdir().unwrap();
         let ledger = directory.path().join("loans.db");
-        let (mine, other) = (Process::enter(&ledger).unwrap(), Process::enter(&ledger).unwrap());
+        let (mine, other) =
+            (Process::register(&ledger).unwrap(), Process::register(&ledger).unwrap());
         assert!(!mine.is_dead(mine.name()) && !mine.is_dead(other.name()));
         let name = other.name().to_owned();
         drop(other);
         assert!(mine.is_dead(&name));
-        assert!(!mine.is_dead("../other"), "in doubt it lives");
+        assert!(!mine.is_dead("../other"), "an invalid name is not dead");
     }
 
     #[test]
     fn only_other_living_processes_are_counted() {
         let directory = tempfile::tempdir().unwrap();
         let ledger = directory.path().join("loans.db");
-        let mine = Process::enter(&ledger).unwrap();
+        let mine = Process::register(&ledger).unwrap();
         assert_eq!(mine.count_others(), 0);
-        let other = Process::enter(&ledger).unwrap();
+        let other = Process::register(&ledger).unwrap();
         assert_eq!((mine.count_others(), other.count_others()), (1, 1));
         // A killed process leaves its file behind, without a lock.
         File::create_new(directory.path().join("loans.db.processes/0123456789abcdef")).unwrap();

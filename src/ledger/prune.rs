@@ -1,12 +1,13 @@
-//! Removing old loans: with their steps and deliveries, in short transactions beside a running
-//! gate.
+//! Removes old loans with their steps and tallies, in short transactions, also while a gate is
+//! running.
 //!
-//! Circulation prunes what Bokbasen never accepted; the command line prunes what has ended. Both
-//! use a connection of their own, so that a failure here fails no other command. In the audit trail
-//! an anchor takes the place of the steps: a seal that only the key makes, so that
-//! [`super::verify`] crosses the gap, and nobody else can make one. Steps are verified before they
-//! are removed, so pruning never hides that one was changed. The newest step is never pruned: the
-//! trail goes on from it.
+//! Circulation prunes loans that Bokbasen never accepted, and the command line prunes ended loans.
+//! Both use a separate connection, so a failure here does not fail other commands.
+//!
+//! In the audit trail, an anchor replaces the removed steps. Its seal needs the audit key, so an
+//! anchor cannot be forged, and [`super::verify`] can continue after it. Steps are verified before
+//! they are removed, so pruning never hides a change. The newest step is never pruned, because the
+//! next step continues from it.
 
 use std::path::Path;
 use std::time::Duration;
@@ -22,56 +23,54 @@ use super::open::write_options;
 use super::row::COLUMNS;
 use super::{Ledger, LedgerError, maintenance};
 
-/// How many loans one transaction removes, and how long the gate has the ledger to itself before
-/// the next.
-const BATCH: u32 = 50;
-const BETWEEN: Duration = Duration::from_millis(50);
-/// The maximum number of loans that are named because they were left.
+/// The number of loans that one transaction removes, and the pause before the next transaction, in
+/// which the gate can write.
+const BATCH_SIZE: u32 = 50;
+const PAUSE: Duration = Duration::from_millis(50);
+/// The maximum number of retained loans that are reported.
 const MAX_REPORTED: usize = 20;
 
-/// Which loans are pruned.
+/// The kinds of loans that [`prune`] removes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Prunable {
-    /// Those that Bokbasen never accepted, last changed before this time, whose refusal no longer
-    /// holds at `now`.
+    /// Loans that Bokbasen never accepted and whose refusal is no longer active at `now`.
     NeverLent {
-        /// Only loans older than this.
+        /// Only loans that last changed before this time.
         before: Timestamp,
         /// The current time.
         now: Timestamp,
     },
-    /// Those that ended before this time, whose end Bokbasen has acknowledged and whose borrower is
-    /// forgotten.
+    /// Ended loans whose end Bokbasen has acknowledged and whose borrower is forgotten.
     Ended {
-        /// Only loans older than this.
+        /// Only loans that ended before this time.
         before: Timestamp,
     },
 }
 
-/// What was pruned.
+/// The result of [`prune`].
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Pruned {
-    /// How many loans.
+    /// The number of removed loans.
     pub loans: u64,
-    /// Loans that were left because their row is damaged or was changed, as sentences.
+    /// The loans that were retained because their row is damaged or was changed, as sentences.
     pub left: Vec<String>,
 }
 
 impl Ledger {
-    /// Removes loans. See [`prune`].
+    /// Removes loans with [`prune`].
     ///
     /// # Errors
-    /// [`LedgerError`]; what was removed until then stays removed.
+    /// [`LedgerError`]; loans that were already removed stay removed.
     pub async fn prune(&self, which: Prunable) -> Result<Pruned, LedgerError> {
         prune(&self.file, &self.audit_key, which).await
     }
 }
 
-/// Removes loans, also beside a running gate.
+/// Removes loans, also while a gate is running.
 ///
 /// # Errors
-/// [`LedgerError`], also where the audit trail does not verify at a step that would be removed;
-/// what was removed until then stays removed.
+/// [`LedgerError`], also if a step to be removed does not verify. Loans that were already removed
+/// stay removed.
 pub async fn prune(ledger: &Path, key: &AuditKey, which: Prunable) -> Result<Pruned, LedgerError> {
     let failed = |source| LedgerError::Database { file: ledger.to_owned(), source };
     let mut reading = maintenance::open(ledger).await?;
@@ -90,7 +89,7 @@ pub async fn prune(ledger: &Path, key: &AuditKey, which: Prunable) -> Result<Pru
             },
         )?;
         transaction.commit().await.map_err(failed)?;
-        tokio::time::sleep(BETWEEN).await;
+        tokio::time::sleep(PAUSE).await;
         candidates = self::candidates(&mut reading, which, &last).await.map_err(failed)?;
     }
     connection.close().await.map_err(failed)?;
@@ -98,7 +97,7 @@ pub async fn prune(ledger: &Path, key: &AuditKey, which: Prunable) -> Result<Pru
 }
 
 impl Prunable {
-    /// The condition on a row, with one time that is bound.
+    /// Returns the condition on a row, and the time to bind to it.
     fn condition(self) -> (&'static str, Timestamp) {
         match self {
             Prunable::NeverLent { before, .. } => (
@@ -113,27 +112,28 @@ impl Prunable {
         }
     }
 
-    /// Whether a refusal still holds, so that another begin must not be sent.
-    fn holds(self, row: &SqliteRow) -> Result<bool, sqlx::Error> {
+    /// Returns whether a refusal is still active. It is needed to prevent another begin.
+    fn is_refusal_active(self, row: &SqliteRow) -> Result<bool, sqlx::Error> {
         let Prunable::NeverLent { now, .. } = self else { return Ok(false) };
         let retry: Option<i64> = row.try_get("refusal_retry")?;
         Ok(retry.is_some_and(|retry| retry > now.as_millisecond()))
     }
 }
 
-/// The next loans in the order of their ids. They are read outside of the transaction, which checks
-/// them again.
+/// Returns the next candidates in the order of their ids. They are read outside of the transaction,
+/// which checks them again.
 async fn candidates(
     connection: &mut SqliteConnection,
     which: Prunable,
     after: &str,
 ) -> Result<Vec<String>, sqlx::Error> {
     let (condition, before) = which.condition();
-    // What ended is searched from the oldest on; what was never lent is rare, and has an index.
+    // Ended loans are scanned from the oldest on. Loans that were never lent are rare and have an
+    // index.
     let index =
         if let Prunable::NeverLent { .. } = which { "INDEXED BY loans_never_lent" } else { "" };
     let sql = format!(
-        "SELECT id FROM loans {index} WHERE {condition} AND id > ? ORDER BY id LIMIT {BATCH}"
+        "SELECT id FROM loans {index} WHERE {condition} AND id > ? ORDER BY id LIMIT {BATCH_SIZE}"
     );
     let query =
         sqlx::query_scalar(AssertSqlSafe(sql)).bind(before.as_millisecond()).bind(after.to_owned());
@@ -152,14 +152,14 @@ async fn prune_batch(
     let mut loans = Vec::new();
     for row in rows(&mut *connection, which, candidates).await.map_err(failed)? {
         let last: Option<i64> = row.try_get("number").map_err(failed)?;
-        if last == Some(newest) || which.holds(&row).map_err(failed)? {
+        if last == Some(newest) || which.is_refusal_active(&row).map_err(failed)? {
             continue;
         }
         let id: String = row.try_get("id").map_err(failed)?;
         match audit::row_matches(&row, key) {
             Ok(Some(_)) => loans.push(id),
-            Ok(None) => pruned.leave(format!("loan {id} is not as its last step left it")),
-            Err(error) => pruned.leave(error.to_string()),
+            Ok(None) => pruned.report_left(format!("loan {id} is not as its last step left it")),
+            Err(error) => pruned.report_left(error.to_string()),
         }
     }
     if loans.is_empty() {
@@ -175,7 +175,7 @@ async fn prune_batch(
     Ok(())
 }
 
-/// The rows of those candidates that are still prunable, with the last step of each.
+/// Returns the rows of the candidates that are still prunable, each with its last step.
 async fn rows(
     connection: &mut SqliteConnection,
     which: Prunable,
@@ -192,7 +192,7 @@ async fn rows(
     query.build().persistent(false).fetch_all(connection).await
 }
 
-/// Removes the steps of these loans, and puts an anchor in the place of each run of them.
+/// Replaces each run of consecutive steps of these loans with an anchor.
 async fn anchor_steps(
     connection: &mut SqliteConnection,
     key: &AuditKey,
@@ -217,9 +217,9 @@ async fn anchor_steps(
                 (number, before.clone(), Head { number: number - 1, mac: before })
             }
         };
-        let next = audit::linked(&head, step, key).map_err(failed)?;
+        let next = audit::next_link(&head, step, key).map_err(failed)?;
         if step.try_get::<Option<Vec<u8>>, _>("mac").map_err(failed)?.as_ref() != Some(&next.mac) {
-            return Err(broken(number));
+            return Err(unverified(number));
         }
         run = Some((first, before, next));
     }
@@ -229,7 +229,7 @@ async fn anchor_steps(
     Ok(())
 }
 
-/// Replaces a run of steps by an anchor, which takes in those beside it.
+/// Replaces a run of steps with an anchor, merged with adjacent anchors.
 async fn replace_run(
     connection: &mut SqliteConnection,
     key: &AuditKey,
@@ -238,19 +238,19 @@ async fn replace_run(
     last: Head,
 ) -> Result<(), LedgerError> {
     let failed = super::batch::database;
-    let delete = sqlx::query("DELETE FROM history WHERE number BETWEEN ? AND ?");
+    let delete = sqlx::query("DELETE FROM history WHERE number PAUSE ? AND ?");
     delete.bind(first).bind(last.number).execute(&mut *connection).await.map_err(failed)?;
     let (mut first, mut before, mut end) = (first, before.to_vec(), last);
     if let Some(left) = anchor_where(&mut *connection, "last", first - 1).await? {
         let before_left = mac_before(&mut *connection, left.first).await?;
         if !left.is_genuine(&before_left, key) {
-            return Err(broken(left.first));
+            return Err(unverified(left.first));
         }
         (first, before) = (left.first, before_left);
     }
     if let Some(right) = anchor_where(&mut *connection, "first", end.number + 1).await? {
         if !right.is_genuine(&end.mac, key) {
-            return Err(broken(right.first));
+            return Err(unverified(right.first));
         }
         end = right.end();
     }
@@ -272,7 +272,7 @@ async fn anchor_where(
     anchor.map_err(super::batch::database)
 }
 
-/// The hash of the step before this one; empty for the first.
+/// Returns the hash of the previous step; empty for the first.
 async fn mac_before(
     connection: &mut SqliteConnection,
     number: i64,
@@ -290,14 +290,15 @@ async fn mac_before(
         return Ok(mac);
     }
     let anchor = anchor_where(connection, "last", number - 1).await?;
-    anchor.map(|anchor| anchor.mac).ok_or_else(|| broken(number))
+    anchor.map(|anchor| anchor.mac).ok_or_else(|| unverified(number))
 }
 
-fn broken(step: i64) -> LedgerError {
+fn unverified(step: i64) -> LedgerError {
     LedgerError::Damaged {
         id: "?".to_owned(),
         why: format!(
-            "the audit trail does not verify at step {step}, which is not removed; run `loangate audit verify`"
+            "the audit trail does not verify at step {step}, which is not removed; \
+             run `loangate audit verify`"
         ),
     }
 }
@@ -311,7 +312,7 @@ fn push_ids(query: &mut QueryBuilder<Sqlite>, ids: &[String]) {
 }
 
 impl Pruned {
-    fn leave(&mut self, sentence: String) {
+    fn report_left(&mut self, sentence: String) {
         if self.left.len() < MAX_REPORTED {
             self.left.push(sentence);
         }

@@ -1,4 +1,4 @@
-//! Tests of pruning, and of the audit trail across it.
+//! Tests of pruning and of the audit trail after it.
 
 use std::path::Path;
 
@@ -35,13 +35,13 @@ async fn forget(ledger: &Ledger) {
     while ledger.forget(Timestamp::MAX, 500).await.unwrap() > 0 {}
 }
 
-/// Six loans that are over and forgotten, between six that live. Returns those that live.
-async fn between_live_ones(ledger: &Ledger) -> Vec<LoanId> {
+/// Writes six ended and forgotten loans interleaved with live loans. Returns the live loans.
+async fn interleaved_loans(ledger: &Ledger) -> Vec<LoanId> {
     let mut live = Vec::new();
     for borrower in 0..6 {
-        let over = accepted(ledger, 100 + borrower).await;
+        let ended = accepted(ledger, 100 + borrower).await;
         live.push(accepted(ledger, borrower).await);
-        end(ledger, over).await;
+        end(ledger, ended).await;
     }
     forget(ledger).await;
     live.push(accepted(ledger, 6).await);
@@ -55,13 +55,13 @@ async fn findings(file: &Path) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn pruned_ledger_verifies_and_goes_on() {
+async fn pruned_ledger_verifies_and_continues() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("loans.db");
     let ledger = open(&file).await;
-    let live = between_live_ones(&ledger).await;
+    let live = interleaved_loans(&ledger).await;
     let steps = count(&file, "history").await;
-    // Beside a ledger that is written: the head of the trail stays with the writer's transactions.
+    // Write during pruning: only the writer's transactions advance the head of the trail.
     let writing = async {
         for borrower in 10..60 {
             accepted(&ledger, borrower).await;
@@ -71,14 +71,14 @@ async fn pruned_ledger_verifies_and_goes_on() {
     let (pruned, ()) = tokio::join!(prune(&file, &key, ENDED), writing);
     assert_eq!(pruned.unwrap(), Pruned { loans: 6, left: Vec::new() });
     assert_eq!(count(&file, "loans").await, 7 + 50);
-    // The first link is stored apart within a second.
+    // The head file is first written within a second.
     while !directory.path().join("loans.db.head").exists() {
         tokio::time::sleep(std::time::Duration::from_millis(5)).await;
     }
     let verified = verify(&file, &audit_key()).await.unwrap();
     assert_eq!((verified.findings, verified.pruned), (Vec::new(), 6 * 5));
     assert_eq!(verified.head.number, steps + 100);
-    // Later the loans between are over as well: their anchors become one.
+    // Prune the loans between as well: their anchors are merged.
     for id in &live[..6] {
         end(&ledger, *id).await;
     }
@@ -89,42 +89,44 @@ async fn pruned_ledger_verifies_and_goes_on() {
     assert!(count(&file, "anchors").await <= 3, "{}", count(&file, "anchors").await);
     assert!(ledger.loan(live[6]).await.unwrap().is_some());
     ledger.close().await;
-    let again = open(&file).await;
-    accepted(&again, 8).await;
-    again.close().await;
+    let reopened = open(&file).await;
+    accepted(&reopened, 8).await;
+    reopened.close().await;
     assert_eq!(findings(&file).await, Vec::<String>::new());
 }
 
 #[tokio::test]
-async fn anchor_that_the_key_did_not_make_is_found() {
-    for (damage, says) in [
+async fn anchor_without_a_valid_seal_is_found() {
+    for (damage, expected) in [
         (
             "UPDATE anchors SET mac = zeroblob(32) WHERE first = (SELECT min(first) FROM anchors)",
             "was changed or forged",
         ),
         ("DELETE FROM anchors WHERE first = (SELECT min(first) FROM anchors)", "are missing"),
-        // A step is removed, and an anchor made up for it.
+        // A forged anchor replaces a removed step.
         (
-            "INSERT INTO anchors SELECT number, number, mac, zeroblob(32) FROM history WHERE cause = 'begin' LIMIT 1; \
+            "INSERT INTO anchors SELECT number, number, mac, zeroblob(32) FROM history \
+             WHERE cause = 'begin' LIMIT 1; \
              DELETE FROM history WHERE number IN (SELECT last FROM anchors)",
             "was changed or forged",
         ),
-        // An anchor is copied over a step that stands.
+        // A forged anchor covers an existing step.
         (
-            "INSERT INTO anchors SELECT number, number, mac, zeroblob(32) FROM history WHERE cause = 'begin' LIMIT 1",
+            "INSERT INTO anchors SELECT number, number, mac, zeroblob(32) FROM history \
+             WHERE cause = 'begin' LIMIT 1",
             "was changed or forged",
         ),
     ] {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("loans.db");
         let ledger = open(&file).await;
-        between_live_ones(&ledger).await;
+        interleaved_loans(&ledger).await;
         ledger.prune(ENDED).await.unwrap();
         ledger.close().await;
         assert_eq!(findings(&file).await, Vec::<String>::new());
         execute(&file, damage).await;
         let found = verify(&file, &audit_key()).await.unwrap().findings.join("\n");
-        assert!(found.contains(says), "{damage}: {found}");
+        assert!(found.contains(expected), "{damage}: {found}");
     }
 }
 
@@ -133,19 +135,19 @@ async fn changed_loan_or_step_is_not_pruned() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("loans.db");
     let ledger = open(&file).await;
-    between_live_ones(&ledger).await;
+    interleaved_loans(&ledger).await;
     execute(&file, "UPDATE loans SET due = due - 1 WHERE id = (SELECT min(id) FROM loans)").await;
     let pruned = ledger.prune(ENDED).await.unwrap();
     assert_eq!((pruned.loans, pruned.left.len()), (5, 1));
     assert!(pruned.left[0].contains("is not as its last step left it"), "{:?}", pruned.left);
-    // Another loan is over, and one of its steps is changed.
-    let over = accepted(&ledger, 90).await;
-    end(&ledger, over).await;
+    // Change a step of another ended loan.
+    let ended = accepted(&ledger, 90).await;
+    end(&ledger, ended).await;
     forget(&ledger).await;
     accepted(&ledger, 91).await;
     execute(
         &file,
-        &format!("UPDATE history SET at = at + 1 WHERE loan = '{over}' AND to_state = 'ending'"),
+        &format!("UPDATE history SET at = at + 1 WHERE loan = '{ended}' AND to_state = 'ending'"),
     )
     .await;
     let (loans, steps) = (count(&file, "loans").await, count(&file, "history").await);
@@ -160,24 +162,28 @@ async fn changed_loan_or_step_is_not_pruned() {
 }
 
 #[tokio::test]
-async fn only_loans_that_are_over_and_forgotten_are_pruned() {
+async fn only_ended_and_forgotten_loans_are_pruned() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("loans.db");
     let ledger = open(&file).await;
-    let over = accepted(&ledger, 1).await;
-    end(&ledger, over).await;
+    let ended = accepted(&ledger, 1).await;
+    end(&ledger, ended).await;
     let unacknowledged = accepted(&ledger, 2).await;
     ledger
         .apply(unacknowledged, Event::Ending { reason: EndReason::Returned }, by("reader"))
         .await
         .unwrap();
-    assert_eq!(ledger.prune(ENDED).await.unwrap(), Pruned::default(), "the borrower is known");
+    assert_eq!(
+        ledger.prune(ENDED).await.unwrap(),
+        Pruned::default(),
+        "the borrower is not forgotten"
+    );
     forget(&ledger).await;
     assert_eq!(
         ledger.prune(Prunable::Ended { before: Timestamp::MIN }).await.unwrap(),
         Pruned::default()
     );
-    assert_eq!(ledger.prune(ENDED).await.unwrap(), Pruned::default(), "the newest step is its own");
+    assert_eq!(ledger.prune(ENDED).await.unwrap(), Pruned::default(), "it has the newest step");
     accepted(&ledger, 3).await;
     assert_eq!(ledger.prune(ENDED).await.unwrap().loans, 1);
     assert!(ledger.loan(unacknowledged).await.unwrap().is_some());
@@ -190,7 +196,7 @@ async fn loan_that_was_lent_is_not_pruned_as_refused() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("loans.db");
     let ledger = open(&file).await;
-    // As a balance ends a loan that Bokbasen no longer has.
+    // The balance ends a loan like this if Bokbasen no longer lists it.
     let id = accepted(&ledger, 1).await;
     ledger
         .apply(id, Event::EndedThere { reason: EndReason::Rejected }, by("balance"))
@@ -203,7 +209,7 @@ async fn loan_that_was_lent_is_not_pruned_as_refused() {
 }
 
 #[tokio::test]
-async fn refused_loans_are_pruned_unless_the_refusal_holds() {
+async fn refused_loans_are_pruned_after_the_refusal_expires() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("loans.db");
     let ledger = open(&file).await;

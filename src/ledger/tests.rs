@@ -1,4 +1,4 @@
-//! The ledger's contract, on real files.
+//! Tests of the ledger's contract, on real files.
 
 use std::path::Path;
 
@@ -37,18 +37,18 @@ async fn written(ledger: &Ledger, borrower: u8) -> LoanId {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_two_hundred_intents_of_one_reader_and_title_one_is_written() {
+async fn concurrent_intents_of_one_reader_and_title_write_one() {
     let directory = tempfile::tempdir().unwrap();
     let ledger = open(directory.path()).await.unwrap();
-    let wishes: Vec<_> = (0..200)
+    let intents: Vec<_> = (0..200)
         .map(|_| {
             let ledger = ledger.clone();
             tokio::spawn(async move { intend(&ledger, 1).await })
         })
         .collect();
     let (mut written, mut live) = (Vec::new(), Vec::new());
-    for wish in wishes {
-        match wish.await.unwrap() {
+    for intent in intents {
+        match intent.await.unwrap() {
             Intended::Written(loan) => written.push(loan.id),
             Intended::Live(loan) => live.push(loan.id),
             Intended::EndedSince(at) | Intended::Braked(at) => panic!("{at}"),
@@ -59,7 +59,7 @@ async fn of_two_hundred_intents_of_one_reader_and_title_one_is_written() {
 }
 
 #[tokio::test]
-async fn what_was_written_is_there_after_opening_again_with_its_history() {
+async fn loans_and_history_survive_reopening() {
     let directory = tempfile::tempdir().unwrap();
     let ledger = open(directory.path()).await.unwrap();
     let id = written(&ledger, 1).await;
@@ -81,18 +81,18 @@ async fn what_was_written_is_there_after_opening_again_with_its_history() {
 }
 
 #[tokio::test]
-async fn an_illegal_event_changes_nothing_and_spoils_no_other() {
+async fn illegal_event_changes_nothing_and_fails_no_other() {
     let directory = tempfile::tempdir().unwrap();
     let ledger = open(directory.path()).await.unwrap();
     let (one, two) = (written(&ledger, 1).await, written(&ledger, 2).await);
-    let (bad, good, none) = tokio::join!(
+    let (illegal, legal, missing) = tokio::join!(
         ledger.apply(one, Event::EndAcknowledged, by("x")),
         ledger.apply(two, accepted(100), by("begin")),
         ledger.apply(LoanId::fresh(), Event::Lost, by("x")),
     );
-    assert!(matches!(bad, Err(LedgerError::Illegal(_))));
-    assert!(matches!(none, Err(LedgerError::NoSuchLoan(_))));
-    assert_eq!(good.unwrap().state, LoanState::Accepted);
+    assert!(matches!(illegal, Err(LedgerError::Illegal(_))));
+    assert!(matches!(missing, Err(LedgerError::NoSuchLoan(_))));
+    assert_eq!(legal.unwrap().state, LoanState::Accepted);
     assert_eq!(ledger.loan(one).await.unwrap().unwrap().state, LoanState::Intended);
     assert_eq!(ledger.history(one).await.unwrap().len(), 1);
 }
@@ -109,22 +109,22 @@ async fn only_a_credential_issued_after_the_end_borrows_again() {
         .unwrap();
     assert!(
         matches!(intend(&ledger, 1).await, Intended::Live(_)),
-        "until Bokbasen knows of the end"
+        "the loan is live until Bokbasen acknowledges the end"
     );
     ledger.apply(id, Event::EndAcknowledged, by("outbox")).await.unwrap();
     let end = ledger.last_end(&key(1)).await.unwrap().unwrap();
     assert_eq!(Some(end.as_millisecond()), ending.ended.map(Timestamp::as_millisecond));
     let later = crate::clock::after(end, std::time::Duration::from_millis(1));
-    for (issued, may) in [(None, false), (Some(end), false), (Some(later), true)] {
-        let wish =
+    for (issued, permitted) in [(None, false), (Some(end), false), (Some(later), true)] {
+        let intended =
             ledger.intend(Loan::intend(key(1), second(1)), issued, by("reader")).await.unwrap();
-        assert_eq!(matches!(wish, Intended::Written(_)), may, "{issued:?}");
-        assert_eq!(matches!(wish, Intended::EndedSince(_)), !may, "{issued:?}");
+        assert_eq!(matches!(intended, Intended::Written(_)), permitted, "{issued:?}");
+        assert_eq!(matches!(intended, Intended::EndedSince(_)), !permitted, "{issued:?}");
     }
 }
 
 #[tokio::test]
-async fn a_loan_that_ended_before_its_acceptance_was_seen_bars_old_credentials() {
+async fn end_seen_before_acceptance_bars_older_credentials() {
     for (borrower, reason, bars) in [
         (1, EndReason::Returned, true),
         (2, EndReason::Expired, true),
@@ -144,20 +144,20 @@ async fn a_loan_that_ended_before_its_acceptance_was_seen_bars_old_credentials()
 }
 
 #[tokio::test]
-async fn a_caller_who_hangs_up_undoes_nothing() {
+async fn dropped_future_does_not_cancel_the_write() {
     let directory = tempfile::tempdir().unwrap();
     let ledger = open(directory.path()).await.unwrap();
     {
-        let mut wish =
+        let mut intent =
             std::pin::pin!(ledger.intend(Loan::intend(key(1), second(1)), None, by("reader")));
-        // Polled once, the command is on its way; then the caller is gone.
-        assert!(futures_util::poll!(wish.as_mut()).is_pending());
+        // One poll enqueues the command. Then the future is dropped.
+        assert!(futures_util::poll!(intent.as_mut()).is_pending());
     }
     assert!(matches!(intend(&ledger, 1).await, Intended::Live(_)));
 }
 
 #[tokio::test]
-async fn listings_filter_and_go_on_after_a_loan() {
+async fn listings_filter_and_continue_after_a_loan() {
     let directory = tempfile::tempdir().unwrap();
     let ledger = open(directory.path()).await.unwrap();
     let mut ids = Vec::new();
@@ -188,54 +188,54 @@ async fn loans_of_a_dead_process_are_taken_over_once() {
     let first = open(directory.path()).await.unwrap();
     let id = written(&first, 1).await;
     let second = open(directory.path()).await.unwrap();
-    assert!(second.orphans().await.unwrap().is_empty(), "the first still lives");
+    assert!(second.orphans().await.unwrap().is_empty(), "the first process is alive");
     assert!(!second.adopt(id).await.unwrap());
     first.close().await;
     drop(first);
-    // The writing task holds the lock a moment longer than the last handle.
+    // The writing task releases the lock slightly later than the last handle.
     while second.orphans().await.unwrap().is_empty() {
         tokio::task::yield_now().await;
     }
     assert!(second.adopt(id).await.unwrap());
-    assert!(!second.adopt(id).await.unwrap(), "it is ours now, and we live");
+    assert!(!second.adopt(id).await.unwrap(), "the owner is this live process");
     assert!(second.orphans().await.unwrap().is_empty());
 }
 
 #[tokio::test]
-async fn a_ledger_of_another_key_or_none_at_all_is_refused() {
+async fn ledger_of_another_key_and_garbage_are_refused() {
     let directory = tempfile::tempdir().unwrap();
     open(directory.path()).await.unwrap().close().await;
     let other = try_open(&directory.path().join("data/loans.db"), &[2; 32]).await;
     assert!(matches!(other, Err(LedgerError::OtherPseudonymKey)));
     let garbage = directory.path().join("garbage.db");
-    std::fs::write(&garbage, "this is no database, and never was one. ".repeat(100)).unwrap();
+    std::fs::write(&garbage, "this is not a database. ".repeat(200)).unwrap();
     let refused = try_open(&garbage, &KEY).await.unwrap_err();
     assert!(matches!(refused, LedgerError::Database { .. }), "{refused}");
 }
 
-/// A ledger with some loans and all that has happened to them, closed.
-async fn with_a_history(directory: &Path) -> PathBuf {
+/// Writes a ledger with four ended loans, closes it and returns its file.
+async fn closed_ledger(directory: &Path) -> PathBuf {
     let ledger = open(directory).await.unwrap();
     for borrower in 0..4 {
         let id = written(&ledger, borrower).await;
         ledger.apply(id, accepted(100 + i64::from(borrower)), by("begin")).await.unwrap();
         let end = Event::Ending { reason: EndReason::Returned };
-        ledger.apply(id, end, Cause { by: "admin", detail: Some("a word".into()) }).await.unwrap();
+        ledger.apply(id, end, Cause { by: "admin", detail: Some("a text".into()) }).await.unwrap();
     }
     ledger.close().await;
     directory.join("data/loans.db")
 }
 
-/// How a finding begins that is about a loan's row.
+/// The beginning of a finding about a loan's row.
 const ROW: &str = "loan ";
 
 #[tokio::test]
-async fn the_audit_finds_what_was_changed_taken_out_swapped_or_cut_off_and_names_it() {
+async fn verify_names_each_changed_missing_or_swapped_step() {
     use sqlx::Connection;
-    for (damage, says) in [
+    for (damage, expected) in [
         ("SELECT 1", &[][..]),
         ("UPDATE history SET at = at + 1 WHERE number = 5", &["step 5 (loan"]),
-        ("UPDATE history SET detail = 'a ward' WHERE number = 3", &["step 3 (loan"]),
+        ("UPDATE history SET detail = 'a test' WHERE number = 3", &["step 3 (loan"]),
         ("UPDATE history SET detail = NULL WHERE number = 3", &["step 3 (loan"]),
         (
             "UPDATE history SET mac = zeroblob(32) WHERE number = 7",
@@ -244,11 +244,18 @@ async fn the_audit_finds_what_was_changed_taken_out_swapped_or_cut_off_and_names
         ("DELETE FROM history WHERE number IN (6, 7)", &["steps 6 to 7 are missing", ROW]),
         (
             "UPDATE history SET number = CASE number WHEN 4 THEN -1 ELSE number END; \
-             UPDATE history SET number = 4 WHERE number = 8; UPDATE history SET number = 8 WHERE number = -1",
+             UPDATE history SET number = 4 WHERE number = 8; \
+             UPDATE history SET number = 8 WHERE number = -1",
             &["step 4 (loan", "step 5 (loan", "step 8 (loan", "step 9 (loan", ROW],
         ),
-        ("DELETE FROM history WHERE number > 9", &["the end is cut off: the last step is 9", ROW]),
-        ("DELETE FROM history", &["the end is cut off: the last step is 0", ROW, ROW, ROW, ROW]),
+        (
+            "DELETE FROM history WHERE number > 9",
+            &["the last steps are missing: the chain ends at 9,", ROW],
+        ),
+        (
+            "DELETE FROM history",
+            &["the last steps are missing: the chain ends at 0,", ROW, ROW, ROW, ROW],
+        ),
         ("UPDATE history SET version = 1 WHERE number = 12", &["step 12 (loan"]),
         ("UPDATE history SET loan_mac = zeroblob(32) WHERE number = 12", &["step 12 (loan", ROW]),
         ("UPDATE history SET salt = NULL WHERE number = 12", &[ROW]),
@@ -259,28 +266,28 @@ async fn the_audit_finds_what_was_changed_taken_out_swapped_or_cut_off_and_names
         ("UPDATE loans SET progress = 1, owner = 'another'", &[]),
     ] {
         let directory = tempfile::tempdir().unwrap();
-        let file = with_a_history(directory.path()).await;
+        let file = closed_ledger(directory.path()).await;
         let options = sqlx::sqlite::SqliteConnectOptions::new().filename(&file);
         let mut connection = sqlx::SqliteConnection::connect_with(&options).await.unwrap();
         sqlx::raw_sql(damage).execute(&mut connection).await.unwrap();
         connection.close().await.unwrap();
         let verified = verify(&file, &audit_key()).await.unwrap();
-        assert_eq!(verified.findings.len(), says.len(), "{damage}: {:?}", verified.findings);
-        for (found, says) in verified.findings.iter().zip(says) {
-            assert!(found.starts_with(says), "{damage}: {found}");
+        assert_eq!(verified.findings.len(), expected.len(), "{damage}: {:?}", verified.findings);
+        for (found, expected) in verified.findings.iter().zip(expected) {
+            assert!(found.starts_with(expected), "{damage}: {found}");
         }
         let other = verify(&file, &AuditKey::new(&[3; 32])).await.unwrap();
         assert!(
-            other.findings.len() >= says.len().min(1),
-            "and under another key nothing is right"
+            other.findings.len() >= expected.len().min(1),
+            "another key does not hide the damage"
         );
     }
 }
 
 #[tokio::test]
-async fn forgotten_loan_verifies_and_no_salt_of_its_steps_is_left() {
+async fn forgotten_loan_verifies_without_the_salts_of_its_steps() {
     let directory = tempfile::tempdir().unwrap();
-    let file = with_a_history(directory.path()).await;
+    let file = closed_ledger(directory.path()).await;
     let ledger = open(directory.path()).await.unwrap();
     let ids: Vec<LoanId> = ledger
         .page(&Filter { limit: 2, ..Filter::default() })
@@ -306,7 +313,7 @@ async fn forgotten_loan_verifies_and_no_salt_of_its_steps_is_left() {
     assert_eq!(salted, 0);
 }
 
-/// The hash of a step as versions before wrote it, made from the bytes.
+/// Returns the hash of a step of version 1, computed independently from the bytes.
 fn hash_of_version_1(before: &[u8], number: i64, step: &HistoryRow, loan: LoanId) -> Vec<u8> {
     use aws_lc_rs::hmac;
     let mut bytes = Vec::new();
@@ -326,7 +333,7 @@ fn hash_of_version_1(before: &[u8], number: i64, step: &HistoryRow, loan: LoanId
 }
 
 #[tokio::test]
-async fn steps_of_an_older_version_verify_and_later_ones_cover_the_loan() {
+async fn version_1_steps_verify_and_later_ones_cover_the_loan() {
     use sqlx::{AssertSqlSafe, ConnectOptions};
     let directory = tempfile::tempdir().unwrap();
     let ledger = open(directory.path()).await.unwrap();
@@ -337,7 +344,7 @@ async fn steps_of_an_older_version_verify_and_later_ones_cover_the_loan() {
     let file = directory.path().join("data/loans.db");
     let options = sqlx::sqlite::SqliteConnectOptions::new().filename(&file);
     let mut connection = options.connect().await.unwrap();
-    // As a version before left it: the hashes of the first two steps have nothing of the rows.
+    // Convert the first two steps to version 1, whose hashes do not cover the rows.
     let first = data_encoding::HEXLOWER.encode(&hash_of_version_1(&[], 1, &step, id));
     let old = format!(
         "UPDATE history SET version = 1, salt = NULL, loan_mac = NULL, mac = NULL; \
@@ -357,7 +364,7 @@ async fn steps_of_an_older_version_verify_and_later_ones_cover_the_loan() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn new_ledger_is_opened_by_several_at_once() {
+async fn several_processes_open_a_new_ledger_at_once() {
     for _ in 0..5 {
         let directory = tempfile::tempdir().unwrap();
         let open = async || open(directory.path()).await;
@@ -373,7 +380,7 @@ async fn new_ledger_is_opened_by_several_at_once() {
 }
 
 #[tokio::test]
-async fn support_queries_leave_the_connections_of_readers_alone() {
+async fn support_queries_do_not_use_connections_of_readers() {
     let directory = tempfile::tempdir().unwrap();
     let ledger = open(directory.path()).await.unwrap();
     let id = written(&ledger, 1).await;
@@ -397,7 +404,7 @@ async fn support_queries_leave_the_connections_of_readers_alone() {
 }
 
 #[tokio::test]
-async fn loan_that_ends_at_the_end_of_time_can_be_read() {
+async fn loan_due_at_the_maximum_timestamp_can_be_read() {
     let directory = tempfile::tempdir().unwrap();
     let ledger = open(directory.path()).await.unwrap();
     let id = written(&ledger, 1).await;
@@ -428,23 +435,23 @@ async fn every_filter_of_the_listing_has_an_index() {
             after: None,
             limit: 10,
         };
-        // Each names its index, and SQLite fails where that cannot be used.
+        // Each query names its index, and SQLite fails if it cannot use it.
         let ids: Vec<LoanId> =
             ledger.page(&filter).await.unwrap().iter().map(|loan| loan.id).collect();
         assert_eq!(ids, if has(3) { vec![first] } else { vec![second, first] }, "{filter:?}");
         let next = Filter { after: ids.first().copied(), ..filter };
         assert_eq!(ledger.page(&next).await.unwrap().len(), ids.len() - 1, "{next:?}");
     }
-    // After a loan that was pruned, the listing goes on where its id says.
+    // After a pruned loan, the listing continues at the position derived from its id.
     let pruned = Filter { after: Some(LoanId::fresh()), limit: 10, ..Filter::default() };
     assert_eq!(ledger.page(&pruned).await.unwrap().len(), 2);
     ledger.close().await;
 }
 
 #[tokio::test]
-async fn a_chain_goes_on_after_opening_again() {
+async fn chain_continues_after_reopening() {
     let directory = tempfile::tempdir().unwrap();
-    let file = with_a_history(directory.path()).await;
+    let file = closed_ledger(directory.path()).await;
     let ledger = open(directory.path()).await.unwrap();
     written(&ledger, 9).await;
     ledger.close().await;
@@ -453,9 +460,9 @@ async fn a_chain_goes_on_after_opening_again() {
 }
 
 #[tokio::test]
-async fn a_ledger_that_was_cut_off_or_put_back_is_not_opened() {
+async fn older_copy_of_a_ledger_is_not_opened() {
     let directory = tempfile::tempdir().unwrap();
-    let file = with_a_history(directory.path()).await;
+    let file = closed_ledger(directory.path()).await;
     let older = directory.path().join("older.db");
     backup(&file, &older).await.unwrap();
     let ledger = open(directory.path()).await.unwrap();
@@ -464,17 +471,18 @@ async fn a_ledger_that_was_cut_off_or_put_back_is_not_opened() {
     std::fs::copy(&older, &file).unwrap();
     let refused = open(directory.path()).await.unwrap_err();
     assert!(
-        matches!(refused, LedgerError::CutOff { .. }) && refused.to_string().contains("remove"),
+        matches!(refused, LedgerError::HeadMissing { .. })
+            && refused.to_string().contains("remove"),
         "{refused}"
     );
-    // Whoever means it says so.
+    // Removing the head file accepts the older copy.
     std::fs::remove_file(directory.path().join("data/loans.db.head")).unwrap();
     open(directory.path()).await.unwrap().close().await;
     assert!(verify(&file, &audit_key()).await.unwrap().findings.is_empty());
 }
 
 #[tokio::test]
-async fn the_file_itself_refuses_a_second_live_loan_and_states_that_are_not_borne_out() {
+async fn schema_refuses_second_live_loans_and_incomplete_states() {
     use sqlx::sqlite::SqliteConnectOptions;
     use sqlx::{AssertSqlSafe, ConnectOptions};
     let directory = tempfile::tempdir().unwrap();
@@ -487,29 +495,28 @@ async fn the_file_itself_refuses_a_second_live_loan_and_states_that_are_not_born
     let copy = |state: &str, borrower: u8| {
         let borrower = format!("x'{}'", format!("{borrower:02x}").repeat(16));
         format!(
-            "INSERT INTO loans SELECT * FROM (SELECT hex(randomblob(16)), library, {borrower}, isbn, \
-             hex(randomblob(8)), lending_id, '{state}', begun, accepted, due, licence_id, licence_type, ended, \
-             end_reason, refusal_code, refusal_message, refusal_retry, changed, owner, progress, forgotten, \
-             opened \
-             FROM loans LIMIT 1)"
+            "INSERT INTO loans SELECT * FROM (SELECT hex(randomblob(16)), library, {borrower}, \
+             isbn, hex(randomblob(8)), lending_id, '{state}', begun, accepted, due, licence_id, \
+             licence_type, ended, end_reason, refusal_code, refusal_message, refusal_retry, \
+             changed, owner, progress, forgotten, opened FROM loans LIMIT 1)"
         )
     };
     for state in
         LoanState::ALL.into_iter().filter(|state| state.is_live() && *state != LoanState::Ending)
     {
-        let twice =
+        let second_live =
             sqlx::query(AssertSqlSafe(copy(state.name(), 1))).execute(&mut connection).await;
-        let error = twice.unwrap_err().to_string();
+        let error = second_live.unwrap_err().to_string();
         assert!(error.contains("UNIQUE constraint failed"), "{state}: {error}");
         let other = sqlx::query(AssertSqlSafe(copy(state.name(), 2 + state as u8)));
         other.execute(&mut connection).await.unwrap();
     }
-    for (state, what) in
+    for (state, missing) in
         [("ending", "an end"), ("ended", "an end"), ("refused", "a refusal"), ("lent", "a state")]
     {
-        let wrong = sqlx::query(AssertSqlSafe(copy(state, 90))).execute(&mut connection).await;
-        let error = wrong.unwrap_err().to_string();
-        assert!(error.contains("CHECK constraint failed"), "{state} without {what}: {error}");
+        let inserted = sqlx::query(AssertSqlSafe(copy(state, 90))).execute(&mut connection).await;
+        let error = inserted.unwrap_err().to_string();
+        assert!(error.contains("CHECK constraint failed"), "{state} without {missing}: {error}");
     }
     for damage in [
         "lending_id = NULL",

@@ -1,10 +1,10 @@
-//! The one task that writes: it takes what is waiting, commits it together, and only then answers.
+//! The writing task: commits all queued commands in one transaction, then responds to them.
 //!
-//! A commit costs a sync of the disk, whatever is in it; so a hundred registrations at once cost
-//! one sync and not a hundred. Commands of one batch see one another's rows; one that fails by a
-//! rule (an illegal transition, a live loan) writes nothing and leaves the others alone, since
-//! rules are looked at before anything is written. Where the database itself fails, the whole batch
-//! fails, and `connection` opens another connection; until that succeeds, commands fail at once.
+//! Each commit costs one disk sync, so a hundred registrations in one batch cost one sync. Commands
+//! of a batch see one another's rows. Rules (legal transition, no second live loan) are checked
+//! before anything is written, so a command that breaks a rule does not affect the others. If the
+//! database fails, the whole batch fails and `connection` opens another connection. Until that
+//! succeeds, every command fails immediately.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::audit::{self, AuditKey, Head};
-use super::batch::{Draft, database};
+use super::batch::{WriteBatch, database};
 use super::brake::Brake;
 use super::connection::{TRANSACTION_DEADLINE, WriteConnection, reason, write_probe};
 use super::process::Process;
@@ -30,19 +30,19 @@ use crate::crash::{self, Edge};
 use crate::loan::{Event, Loan, LoanId, LoanState, Progress};
 use crate::telemetry::Metrics;
 
-/// How many commands one transaction takes at most.
-const BATCH: usize = 512;
+/// The maximum number of commands in one transaction.
+const MAX_BATCH: usize = 512;
 
-/// How long the newest link of the audit trail may be missing in the file apart.
-const KEPT_APART_WITHIN: Duration = Duration::from_secs(1);
-/// Deadline of each step of closing.
+/// The interval between writes of the head file, which stores the newest link of the audit trail.
+const HEAD_WRITE_INTERVAL: Duration = Duration::from_secs(1);
+/// The deadline of each step of closing.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(5);
-/// How often a ledger that stays unwritable is logged.
+/// The interval between log lines while the ledger cannot be written.
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
 type Answer<T> = oneshot::Sender<Result<T, LedgerError>>;
 
-/// Something to write, and whom to tell.
+/// A write request with the channel for its response.
 pub(super) enum Command {
     Intend {
         loan: Box<Loan>,
@@ -74,11 +74,11 @@ pub(super) enum Command {
         limit: u32,
         answer: Answer<u64>,
     },
-    /// Writes a row that means nothing, to see that the ledger can be written.
+    /// Writes a probe row to test that the ledger can be written.
     TestWrite {
         answer: Answer<bool>,
     },
-    /// What a failing disk does, for tests.
+    /// Simulates a disk fault.
     #[cfg(test)]
     Fault {
         fault: Fault,
@@ -97,29 +97,29 @@ pub(super) enum Command {
     },
 }
 
-/// A fault of the disk, as SQLite shows it.
+/// A disk fault as SQLite reports it.
 #[cfg(test)]
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Fault {
-    /// The database cannot grow: SQLite itself rolls the transaction back with SQLITE_FULL.
+    /// The database cannot grow: SQLite rolls the transaction back with SQLITE_FULL.
     Full,
-    /// The next transaction is rolled back before its commit without the knowledge of sqlx.
+    /// The next transaction is rolled back before its commit, and sqlx does not notice.
     RolledBack,
     /// The next commit succeeds, and its success is not reported.
     CommitUnreported,
 }
 
-/// What a command gave, to be told once it is durable.
+/// The result of a command, sent to its caller after the commit.
 enum Done {
     Intended(Result<Intended, LedgerError>, Answer<Intended>),
     Applied(Result<Loan, LedgerError>, &'static str, Answer<Loan>),
-    /// By its name, whether there was anything to write.
+    /// Whether anything was written, and the name of the command.
     Written(Result<bool, LedgerError>, &'static str, Answer<bool>),
     Forgotten(Result<u64, LedgerError>, Answer<u64>),
 }
 
 impl Done {
-    /// The intent that this wrote.
+    /// Returns the id of the intent if one was written.
     fn written_intent(&self) -> Option<LoanId> {
         match self {
             Done::Intended(Ok(Intended::Written(loan)), _) => Some(loan.id),
@@ -127,7 +127,7 @@ impl Done {
         }
     }
 
-    /// What was done, for those who let it crash there.
+    /// Returns the name that crash points use.
     fn name(&self) -> &'static str {
         match self {
             Done::Intended(..) => "intended",
@@ -138,7 +138,7 @@ impl Done {
     }
 }
 
-/// What the writing task owns.
+/// The state of the writing task.
 pub(super) struct Writer {
     pub(super) connection: WriteConnection,
     pub(super) clock: Clock,
@@ -146,20 +146,18 @@ pub(super) struct Writer {
     pub(super) process: Arc<Process>,
     pub(super) brake: Brake,
     pub(super) audit_key: AuditKey,
-    /// The ledger's file.
     pub(super) file: PathBuf,
-    /// Intents whose commit failed in its last step: their callers send no begin, but the rows may
-    /// be durable.
+    /// Intents whose commit failed in its last step. The rows may be durable, but their callers do
+    /// not send a begin.
     pub(super) in_doubt: Vec<LoanId>,
-    /// The newest committed link of the audit trail, where the file apart does not have it yet.
+    /// The newest committed link of the audit trail, until the head file has it.
     pub(super) head: Option<Head>,
-    /// When that file is to be written next.
-    pub(super) keep_at: Instant,
-    /// The write of that file that is in progress; returns the link where it failed.
-    pub(super) keeping: Option<JoinHandle<Option<Head>>>,
-    /// When a failure was last logged.
+    /// When to write the head file next.
+    pub(super) head_write_at: Instant,
+    /// The write of the head file in progress. Returns the link if it fails.
+    pub(super) head_write: Option<JoinHandle<Option<Head>>>,
     pub(super) logged_at: Option<Instant>,
-    /// What the next transaction meets.
+    /// The fault to simulate in the next transaction.
     #[cfg(test)]
     pub(super) fault: Option<Fault>,
 }
@@ -177,28 +175,28 @@ impl From<sqlx::Error> for Failure {
     }
 }
 
-/// Writes until told to close, or until nobody is left to write for.
+/// Runs until a close command is received or every sender is dropped.
 pub(super) async fn run(mut writer: Writer, mut waiting: mpsc::Receiver<Command>) {
-    let mut batch = Vec::with_capacity(BATCH);
+    let mut batch = Vec::with_capacity(MAX_BATCH);
     loop {
-        let taken = match writer.wake_at() {
-            None => waiting.recv_many(&mut batch, BATCH).await,
-            Some(at) => match timeout_at(at, waiting.recv_many(&mut batch, BATCH)).await {
-                Ok(taken) => taken,
+        let received = match writer.wake_at() {
+            None => waiting.recv_many(&mut batch, MAX_BATCH).await,
+            Some(at) => match timeout_at(at, waiting.recv_many(&mut batch, MAX_BATCH)).await {
+                Ok(received) => received,
                 Err(_) => {
                     writer.wake().await;
                     continue;
                 }
             },
         };
-        if taken == 0 {
-            return writer.finish_head().await;
+        if received == 0 {
+            return writer.flush_head().await;
         }
-        let closing = writer.take(std::mem::take(&mut batch)).await;
+        let closing = writer.process(std::mem::take(&mut batch)).await;
         if let Some(answer) = closing {
             waiting.close();
-            writer.finish_head().await;
-            writer.fold().await;
+            writer.flush_head().await;
+            writer.checkpoint().await;
             let _ = answer.send(());
             return;
         }
@@ -209,7 +207,7 @@ impl Writer {
     #[cfg(test)]
     async fn inject(&mut self, fault: Fault) {
         match (fault, self.connection.get()) {
-            // The limit is one of this connection, and never below the pages that there are.
+            // The limit holds for this connection only. SQLite raises it to the current page count.
             (Fault::Full, Ok(connection)) => {
                 sqlx::query("PRAGMA max_page_count = 1").execute(connection).await.unwrap();
             }
@@ -217,11 +215,12 @@ impl Writer {
         }
     }
 
-    /// When there is work without a command: reopening the connection, or writing the newest link
-    /// apart.
+    /// Returns the time of the next work that needs no command: reopening the connection or writing
+    /// the head file.
     fn wake_at(&self) -> Option<Instant> {
-        let keep_at = (self.head.is_some() || self.keeping.is_some()).then_some(self.keep_at);
-        [self.connection.retry_at(), keep_at].into_iter().flatten().min()
+        let head_write_at =
+            (self.head.is_some() || self.head_write.is_some()).then_some(self.head_write_at);
+        [self.connection.retry_at(), head_write_at].into_iter().flatten().min()
     }
 
     async fn wake(&mut self) {
@@ -229,14 +228,14 @@ impl Writer {
         if self.connection.retry_at().is_some_and(|at| at <= now) {
             self.reopen().await;
         }
-        if self.keep_at <= now {
-            self.keep_head().await;
+        if self.head_write_at <= now {
+            self.start_head_write().await;
         }
     }
 
-    /// Writes one batch; returns the answer of a close that was in it. What follows the close is
-    /// not written.
-    async fn take(&mut self, batch: Vec<Command>) -> Option<oneshot::Sender<()>> {
+    /// Writes one batch, and returns the response channel of a close command in it. Commands after
+    /// the close are not written.
+    async fn process(&mut self, batch: Vec<Command>) -> Option<oneshot::Sender<()>> {
         let began = Instant::now();
         let mut closing = None;
         let mut commands = Vec::with_capacity(batch.len());
@@ -248,7 +247,7 @@ impl Writer {
                     self.inject(fault).await;
                     let _ = answer.send(());
                 }
-                _ if closing.is_some() => {} // dropping it says `Closed`
+                _ if closing.is_some() => {} // its caller receives `Closed` because of the drop
                 command => commands.push(command),
             }
         }
@@ -262,7 +261,7 @@ impl Writer {
         closing
     }
 
-    /// Commits the commands and answers them; returns whether that succeeded.
+    /// Commits the commands and responds to them. Returns whether the commit succeeded.
     async fn commit(&mut self, commands: Vec<Command>) -> bool {
         if self.connection.retry_at().is_some_and(|at| at <= Instant::now()) {
             self.reopen().await;
@@ -271,14 +270,14 @@ impl Writer {
         let mut commands = commands.into_iter();
         if let Err(why) = self.connection.get() {
             let why = why.to_owned();
-            commands.filter_map(unwritten).for_each(|done| fail(done, &why));
+            commands.filter_map(unprocessed).for_each(|done| fail(done, &why));
             return false;
         }
         match self.write(&mut commands, &mut done).await {
             Ok(head) => {
                 self.connection.committed();
                 self.note_head(head).await;
-                done.into_iter().for_each(|done| self.tell(done));
+                done.into_iter().for_each(|done| self.respond(done));
                 true
             }
             Err(Failure { source, in_doubt }) => {
@@ -287,22 +286,23 @@ impl Writer {
                 }
                 let why = reason(&source);
                 self.failed(&why, done.len() + commands.len());
-                // Answered before the connection is closed, which may take a moment.
+                // Respond first: closing the connection may take a moment.
                 done.into_iter().for_each(|done| fail(done, &why));
-                commands.filter_map(unwritten).for_each(|done| fail(done, &why));
+                commands.filter_map(unprocessed).for_each(|done| fail(done, &why));
                 self.connection.discard(why).await;
                 false
             }
         }
     }
 
-    /// Counts a failed transaction, and logs it once a minute at most: a full disk fails every one.
+    /// Counts a failed transaction, and logs at most one a minute: on a full disk each one fails.
     fn failed(&mut self, why: &str, commands: usize) {
         self.metrics.ledger_failed();
         self.metrics.ledger_writable(false);
         if self.logged_at.is_none_or(|at| at.elapsed() >= LOG_INTERVAL) {
             self.logged_at = Some(Instant::now());
-            tracing::error!(error = why, commands, file = %self.file.display(), "the ledger cannot be written");
+            let file = self.file.display();
+            tracing::error!(error = why, commands, %file, "the ledger cannot be written");
         }
     }
 
@@ -318,14 +318,13 @@ impl Writer {
             return self.connection.discard(why).await;
         }
         self.metrics.ledger_writable(true);
-        // So that the next failure is logged whatever the time.
+        // The next failure is logged even within the interval.
         self.logged_at = None;
         tracing::info!(?down, "the ledger can be written again");
     }
 
-    /// Ends the intents in doubt that turn out to be durable: their callers were told that nothing
-    /// is certain, and sent no begin. The write lock that the transaction holds proves that no
-    /// older commit is still on its way.
+    /// Ends the intents in doubt that are durable. Their callers received an error and sent no
+    /// begin. The transaction holds the write lock, so no older commit can be in progress.
     async fn end_doubtful(&mut self) -> Result<(), Failure> {
         if self.in_doubt.is_empty() {
             return Ok(());
@@ -336,30 +335,30 @@ impl Writer {
         let (now, owner) = (self.clock.now(), self.process.name().to_owned());
         let Ok(connection) = self.connection.get() else { return Ok(()) };
         let mut transaction = within(deadline, connection.begin_with("BEGIN IMMEDIATE")).await?;
-        let mut draft =
-            within(deadline, Draft::begin(&mut transaction, &owner, &self.audit_key)).await?;
+        let mut batch =
+            within(deadline, WriteBatch::begin(&mut transaction, &owner, &self.audit_key)).await?;
         for id in &self.in_doubt {
-            let found = within_rule(deadline, draft.loan(*id)).await;
-            let (found, broken) = rule(found);
-            if let Some(source) = broken {
+            let found = within_rule(deadline, batch.loan(*id)).await;
+            let (found, failure) = split_database_error(found);
+            if let Some(source) = failure {
                 return Err(source.into());
             }
             let intent = found.ok().filter(|loan| loan.state == LoanState::Intended);
             if let Some((before, Ok(after))) =
                 intent.map(|loan| (loan.state, loan.apply(&Event::NotSent, now)))
             {
-                draft.note(&after, Some(before), &cause);
+                batch.record(&after, Some(before), &cause);
             }
         }
-        let head = within(deadline, draft.end()).await?;
+        let head = within(deadline, batch.end()).await?;
         within(deadline, transaction.commit()).await?;
         self.in_doubt.clear();
         self.note_head(head).await;
         Ok(())
     }
 
-    /// Runs the commands in one transaction, and returns the newest link of the audit trail. Where
-    /// the database fails, the rest of the commands is left, and the caller answers all of them.
+    /// Runs the commands in one transaction, and returns the newest link of the audit trail. If the
+    /// database fails, the remaining commands stay in `commands` for the caller to respond to.
     async fn write(
         &mut self,
         commands: &mut std::vec::IntoIter<Command>,
@@ -377,17 +376,18 @@ impl Writer {
             brake: (self.brake, &self.metrics),
         };
         let mut transaction = within(deadline, connection.begin_with("BEGIN IMMEDIATE")).await?;
-        let mut draft =
-            within(deadline, Draft::begin(&mut transaction, work.owner, &self.audit_key)).await?;
-        within(deadline, read_ahead(&mut draft, commands.as_slice())).await?;
+        let mut batch =
+            within(deadline, WriteBatch::begin(&mut transaction, work.owner, &self.audit_key))
+                .await?;
+        within(deadline, read_ahead(&mut batch, commands.as_slice())).await?;
         for command in commands {
-            let Some((result, broken)) = work.run(&mut draft, command).await else { continue };
+            let Some((result, failure)) = work.run(&mut batch, command).await else { continue };
             done.push(result);
-            if let Some(source) = broken {
+            if let Some(source) = failure {
                 return Err(source.into());
             }
         }
-        let head = within(deadline, draft.end()).await?;
+        let head = within(deadline, batch.end()).await?;
         done.iter().for_each(|done| crash::point("commit", done.name(), Edge::Before));
         #[cfg(test)]
         let fault = self.fault.take();
@@ -398,67 +398,67 @@ impl Writer {
         let committed = within(deadline, transaction.commit()).await;
         #[cfg(test)]
         let committed =
-            if fault == Some(Fault::CommitUnreported) { Err(late()) } else { committed };
+            if fault == Some(Fault::CommitUnreported) { Err(disk_timeout()) } else { committed };
         committed.map_err(|source| Failure { source, in_doubt: true })?;
         done.iter().for_each(|done| crash::point("commit", done.name(), Edge::After));
         Ok(head)
     }
 
-    /// Records a committed link, which the file apart has within a second.
+    /// Records a committed link. The head file has it within [`HEAD_WRITE_INTERVAL`].
     async fn note_head(&mut self, head: Head) {
         if head.number == 0 {
             return;
         }
-        if self.head.is_none() && self.keeping.is_none() {
-            self.keep_at = Instant::now() + KEPT_APART_WITHIN;
+        if self.head.is_none() && self.head_write.is_none() {
+            self.head_write_at = Instant::now() + HEAD_WRITE_INTERVAL;
         }
         self.head = Some(head);
-        if Instant::now() >= self.keep_at {
-            self.keep_head().await;
+        if Instant::now() >= self.head_write_at {
+            self.start_head_write().await;
         }
     }
 
-    /// Starts to write the newest link apart, unless the write before is still in progress. On a
-    /// thread of its own: a disk that does not answer must not stop the commands.
-    async fn keep_head(&mut self) {
-        self.keep_at = Instant::now() + KEPT_APART_WITHIN;
-        if let Some(keeping) = self.keeping.take_if(|keeping| keeping.is_finished())
-            && let Ok(Some(failed)) = keeping.await
+    /// Starts to write the head file, unless a write is in progress. It runs on a blocking thread
+    /// so that a hanging disk does not stop the commands.
+    async fn start_head_write(&mut self) {
+        self.head_write_at = Instant::now() + HEAD_WRITE_INTERVAL;
+        if let Some(head_write) = self.head_write.take_if(|head_write| head_write.is_finished())
+            && let Ok(Some(failed)) = head_write.await
         {
-            // Tried again a second later, unless there is a newer one by now.
+            // Retry at the next interval, with the newer link if there is one.
             self.head.get_or_insert(failed);
             return;
         }
-        if self.keeping.is_none()
+        if self.head_write.is_none()
             && let Some(head) = self.head.take()
         {
             let (file, process) = (self.file.clone(), self.process.clone());
-            self.keeping =
-                Some(tokio::task::spawn_blocking(move || keep_apart(&file, process.name(), head)));
+            self.head_write =
+                Some(tokio::task::spawn_blocking(move || store_head(&file, process.name(), head)));
         }
     }
 
-    /// Writes the newest link apart and waits for that, on closing.
-    async fn finish_head(&mut self) {
+    /// Writes the newest link to the head file and waits until it is durable. Used on closing.
+    async fn flush_head(&mut self) {
         let finish = async {
             for _ in 0..2 {
-                if let Some(keeping) = self.keeping.take()
-                    && let Ok(Some(failed)) = keeping.await
+                if let Some(head_write) = self.head_write.take()
+                    && let Ok(Some(failed)) = head_write.await
                 {
                     self.head.get_or_insert(failed);
                 }
-                self.keep_head().await;
+                self.start_head_write().await;
             }
-            if let Some(keeping) = self.keeping.take() {
-                let _ = keeping.await;
+            if let Some(head_write) = self.head_write.take() {
+                let _ = head_write.await;
             }
         };
         if timeout(CLOSE_DEADLINE, finish).await.is_err() {
-            tracing::warn!("the newest link of the audit trail could not be stored apart in time");
+            tracing::warn!("timed out while writing the head file of the audit trail");
         }
     }
 
-    fn tell(&self, done: Done) {
+    fn respond(&self, done: Done) {
         match done {
             Done::Intended(result, answer) => {
                 if matches!(result, Ok(Intended::Written(_))) {
@@ -481,21 +481,21 @@ impl Writer {
         }
     }
 
-    /// Folds the write-ahead log into the file, so that a copy of the file alone is whole.
-    async fn fold(&mut self) {
+    /// Checkpoints the write-ahead log, so that the database file alone is a complete copy.
+    async fn checkpoint(&mut self) {
         let Ok(connection) = self.connection.get() else { return };
         for statement in ["PRAGMA optimize", "PRAGMA wal_checkpoint(TRUNCATE)"] {
             let deadline = Instant::now() + CLOSE_DEADLINE;
             if let Err(error) =
                 within(deadline, sqlx::query(statement).execute(&mut *connection)).await
             {
-                tracing::warn!(%error, statement, "the ledger could not be tidied on closing");
+                tracing::warn!(%error, statement, "cannot checkpoint the ledger on closing");
             }
         }
     }
 }
 
-/// What the commands of one transaction share.
+/// The values that all commands of one transaction use.
 struct Work<'a> {
     now: Timestamp,
     deadline: Instant,
@@ -505,60 +505,64 @@ struct Work<'a> {
 }
 
 impl Work<'_> {
-    /// Runs one command: what is to be answered once it is durable, and the error where the
-    /// database failed. None for a close, which is answered elsewhere.
+    /// Runs one command. Returns the result to send after the commit, and the error if the database
+    /// failed. Returns none for a close, which [`run`] handles.
     async fn run(
         &self,
-        draft: &mut Draft<'_>,
+        batch: &mut WriteBatch<'_>,
         command: Command,
     ) -> Option<(Done, Option<sqlx::Error>)> {
         let by = self.deadline;
         Some(match command {
             Command::Intend { loan, issued, cause, answer } => {
-                let work = intend(draft, *loan, issued, &cause, self.brake);
-                let (result, broken) = rule(within_rule(by, work).await);
-                (Done::Intended(result, answer), broken)
+                let work = intend(batch, *loan, issued, &cause, self.brake);
+                let (result, failure) = split_database_error(within_rule(by, work).await);
+                (Done::Intended(result, answer), failure)
             }
             Command::Apply { id, event, cause, answer } => {
                 let name = event.name();
-                let work = apply(draft, id, event, &cause, self.now);
-                let (result, broken) = rule(within_rule(by, work).await);
-                (Done::Applied(result, name, answer), broken)
+                let work = apply(batch, id, event, &cause, self.now);
+                let (result, failure) = split_database_error(within_rule(by, work).await);
+                (Done::Applied(result, name, answer), failure)
             }
             Command::Adopt { id, answer } => {
-                let work = adopt(draft, id, self.owner, self.process);
-                let (result, broken) = rule(within_rule(by, work).await);
-                (Done::Written(result, "adopted", answer), broken)
+                let work = adopt(batch, id, self.owner, self.process);
+                let (result, failure) = split_database_error(within_rule(by, work).await);
+                (Done::Written(result, "adopted", answer), failure)
             }
             Command::Progress { id, progress, answer } => {
-                let work = note_progress(draft, id, progress);
-                let (result, broken) = rule(within_rule(by, work).await);
-                (Done::Written(result, "progress", answer), broken)
+                let work = note_progress(batch, id, progress);
+                let (result, failure) = split_database_error(within_rule(by, work).await);
+                (Done::Written(result, "progress", answer), failure)
             }
             Command::Delivered { delivered, answer } => {
-                let written = within(by, delivered::add(draft, &delivered)).await;
-                let (result, broken) = rule(written.map(|()| true).map_err(database));
-                (Done::Written(result, "delivered", answer), broken)
+                let written = within(by, delivered::add(batch, &delivered)).await;
+                let (result, failure) =
+                    split_database_error(written.map(|()| true).map_err(database));
+                (Done::Written(result, "delivered", answer), failure)
             }
             Command::Forget { before, limit, answer } => {
-                let work = forget(draft, before, limit, self.now);
-                let (result, broken) = rule(within_rule(by, work).await);
-                (Done::Forgotten(result, answer), broken)
+                let work = forget(batch, before, limit, self.now);
+                let (result, failure) = split_database_error(within_rule(by, work).await);
+                (Done::Forgotten(result, answer), failure)
             }
             Command::Opened { id, answer } => {
-                let (result, broken) =
-                    rule(within_rule(by, opened_mark::mark(draft, id, self.now)).await);
-                (Done::Written(result, "opened", answer), broken)
+                let (result, failure) = split_database_error(
+                    within_rule(by, opened_mark::mark(batch, id, self.now)).await,
+                );
+                (Done::Written(result, "opened", answer), failure)
             }
             Command::Doubts { doubts, answer } => {
-                let (result, broken) =
-                    rule(within_rule(by, balance_memory::replace(draft, &doubts)).await);
-                (Done::Written(result, "doubts", answer), broken)
+                let (result, failure) = split_database_error(
+                    within_rule(by, balance_memory::replace(batch, &doubts)).await,
+                );
+                (Done::Written(result, "doubts", answer), failure)
             }
             Command::TestWrite { answer } => {
-                let written = within(by, test_write(draft, self.now)).await;
-                let (result, broken) = rule(written.map(|()| true).map_err(database));
-                (Done::Written(result, "tested", answer), broken)
+                let written = within(by, test_write(batch, self.now)).await;
+                let (result, failure) =
+                    split_database_error(written.map(|()| true).map_err(database));
+                (Done::Written(result, "tested", answer), failure)
             }
             #[cfg(test)]
             Command::Fault { .. } => return None,
@@ -567,36 +571,36 @@ impl Work<'_> {
     }
 }
 
-/// Fails at the deadline, where the disk does not answer.
+/// Fails with [`disk_timeout`] at the deadline.
 async fn within<T>(
     deadline: Instant,
     work: impl Future<Output = Result<T, sqlx::Error>>,
 ) -> Result<T, sqlx::Error> {
-    timeout_at(deadline, work).await.unwrap_or_else(|_| Err(late()))
+    timeout_at(deadline, work).await.unwrap_or_else(|_| Err(disk_timeout()))
 }
 
-/// As [`within`], for work that a rule may refuse.
+/// Like [`within`], for work that can also fail by a rule.
 async fn within_rule<T>(
     deadline: Instant,
     work: impl Future<Output = Result<T, LedgerError>>,
 ) -> Result<T, LedgerError> {
-    timeout_at(deadline, work).await.unwrap_or_else(|_| Err(database(late())))
+    timeout_at(deadline, work).await.unwrap_or_else(|_| Err(database(disk_timeout())))
 }
 
-fn late() -> sqlx::Error {
+fn disk_timeout() -> sqlx::Error {
     let sentence = format!("the disk did not answer within {} s", TRANSACTION_DEADLINE.as_secs());
     sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, sentence))
 }
 
-/// Returns the link where it could not be stored.
-fn keep_apart(file: &Path, process: &str, head: Head) -> Option<Head> {
-    let error = audit::keep_apart(file, process, &head).err()?;
-    tracing::warn!(%error, "the newest link of the audit trail could not be stored apart; trying again");
+/// Writes the head file. Returns the link if that fails.
+fn store_head(file: &Path, process: &str, head: Head) -> Option<Head> {
+    let error = audit::store_head(file, process, &head).err()?;
+    tracing::warn!(%error, "cannot write the head file of the audit trail; retrying");
     Some(head)
 }
 
-async fn test_write(draft: &mut Draft<'_>, now: Timestamp) -> Result<(), sqlx::Error> {
-    write_probe(draft.connection().await?, now).await
+async fn test_write(batch: &mut WriteBatch<'_>, now: Timestamp) -> Result<(), sqlx::Error> {
+    write_probe(batch.connection().await?, now).await
 }
 
 fn fail(done: Done, why: &str) {
@@ -609,8 +613,8 @@ fn fail(done: Done, why: &str) {
     }
 }
 
-/// Reads what these commands will ask for.
-async fn read_ahead(draft: &mut Draft<'_>, commands: &[Command]) -> Result<(), sqlx::Error> {
+/// Reads the loans that these commands need.
+async fn read_ahead(batch: &mut WriteBatch<'_>, commands: &[Command]) -> Result<(), sqlx::Error> {
     let ids: Vec<LoanId> = commands
         .iter()
         .filter_map(
@@ -620,12 +624,12 @@ async fn read_ahead(draft: &mut Draft<'_>, commands: &[Command]) -> Result<(), s
     let keys = commands.iter().filter_map(|command| {
         if let Command::Intend { loan, .. } = command { Some(loan.key) } else { None }
     });
-    draft.read_ahead(&ids, keys).await
+    batch.read_ahead(&ids, keys).await
 }
 
-/// A command that was not come to, as one that failed; none for a close, which is answered
-/// elsewhere.
-fn unwritten(command: Command) -> Option<Done> {
+/// Converts a command that did not run to a failed result. Returns none for a close, which [`run`]
+/// handles.
+fn unprocessed(command: Command) -> Option<Done> {
     match command {
         Command::Intend { answer, .. } => Some(Done::Intended(Err(LedgerError::Closed), answer)),
         Command::Apply { event, answer, .. } => {
@@ -656,9 +660,11 @@ fn unwritten(command: Command) -> Option<Done> {
     }
 }
 
-/// Tells an error by a rule, which concerns one command, from one of the database, which concerns
-/// all: that is given apart.
-fn rule<T>(result: Result<T, LedgerError>) -> (Result<T, LedgerError>, Option<sqlx::Error>) {
+/// Separates a database error, which fails the whole batch, from the error of a rule, which fails
+/// one command. The database error is returned second.
+fn split_database_error<T>(
+    result: Result<T, LedgerError>,
+) -> (Result<T, LedgerError>, Option<sqlx::Error>) {
     match result {
         Err(LedgerError::Database { source, .. }) => (Err(LedgerError::Closed), Some(source)),
         result => (result, None),
@@ -666,54 +672,56 @@ fn rule<T>(result: Result<T, LedgerError>) -> (Result<T, LedgerError>, Option<sq
 }
 
 async fn intend(
-    draft: &mut Draft<'_>,
+    batch: &mut WriteBatch<'_>,
     loan: Loan,
     issued: Option<Timestamp>,
     cause: &Cause,
     (brake, metrics): (Brake, &Metrics),
 ) -> Result<Intended, LedgerError> {
-    let standing = draft.standing(&loan.key).await?;
-    if let Some(live) = standing.live {
+    let key_state = batch.key_state(&loan.key).await?;
+    if let Some(live) = key_state.live {
         return Ok(Intended::Live(live));
     }
-    if let Some(end) = standing.last_end
+    if let Some(end) = key_state.last_end
         && issued.is_none_or(|issued| issued <= end)
     {
         return Ok(Intended::EndedSince(end));
     }
-    if !brake.is_idle() {
-        let connection = draft.connection().await.map_err(database)?;
-        let held =
-            brake.holds(connection, &loan.key, loan.begun, metrics).await.map_err(database)?;
-        if let Some(until) = held {
+    if !brake.has_no_limits() {
+        let connection = batch.connection().await.map_err(database)?;
+        let refused_until = brake
+            .refused_until(connection, &loan.key, loan.begun, metrics)
+            .await
+            .map_err(database)?;
+        if let Some(until) = refused_until {
             return Ok(Intended::Braked(until));
         }
     }
-    draft.note(&loan, None, cause);
+    batch.record(&loan, None, cause);
     Ok(Intended::Written(loan))
 }
 
 async fn apply(
-    draft: &mut Draft<'_>,
+    batch: &mut WriteBatch<'_>,
     id: LoanId,
     event: Event,
     cause: &Cause,
     now: Timestamp,
 ) -> Result<Loan, LedgerError> {
-    let event = opened_mark::permitted(draft, id, event).await?;
-    let before = draft.loan(id).await?;
+    let event = opened_mark::replace_cancel_of_opened(batch, id, event).await?;
+    let before = batch.loan(id).await?;
     let after = before.apply(&event, now)?;
-    draft.note(&after, Some(before.state), cause);
+    batch.record(&after, Some(before.state), cause);
     Ok(after)
 }
 
 async fn adopt(
-    draft: &mut Draft<'_>,
+    batch: &mut WriteBatch<'_>,
     id: LoanId,
     owner: &str,
     process: &Process,
 ) -> Result<bool, LedgerError> {
-    let connection = draft.connection().await.map_err(database)?;
+    let connection = batch.connection().await.map_err(database)?;
     let former: Option<String> = sqlx::query_scalar("SELECT owner FROM loans WHERE id = ?")
         .bind(id.to_string())
         .fetch_optional(&mut *connection)
@@ -732,13 +740,13 @@ async fn adopt(
     Ok(update.rows_affected() == 1)
 }
 
-/// Writes how far a loan has been read, where it was ever accepted.
+/// Writes the reading progress of a loan that was accepted at some time.
 async fn note_progress(
-    draft: &mut Draft<'_>,
+    batch: &mut WriteBatch<'_>,
     id: LoanId,
     progress: Progress,
 ) -> Result<bool, LedgerError> {
-    let connection = draft.connection().await.map_err(database)?;
+    let connection = batch.connection().await.map_err(database)?;
     let update = sqlx::query("UPDATE loans SET progress = ? WHERE id = ? AND accepted IS NOT NULL")
         .bind(progress.hundredths())
         .bind(id.to_string())
@@ -748,22 +756,22 @@ async fn note_progress(
     Ok(update.rows_affected() == 1)
 }
 
-/// Forgets who borrowed, of up to `limit` loans that ended before this moment. Each gets a step
-/// that covers the row without its borrower, and the salts of its steps are erased: their hashes
-/// can be tied to the borrower no more.
+/// Replaces the borrower of up to `limit` loans that ended before this time. Each loan gets a step
+/// that covers the row without its borrower. The salts of its steps are erased, so their hashes can
+/// no longer be linked to the borrower.
 async fn forget(
-    draft: &mut Draft<'_>,
+    batch: &mut WriteBatch<'_>,
     before: Timestamp,
     limit: u32,
     now: Timestamp,
 ) -> Result<u64, LedgerError> {
-    // Another value for each loan: nothing ties the loans of one borrower together either.
+    // Each loan gets a different value, so the loans of one borrower cannot be linked either.
     let forget = format!(
         "UPDATE loans SET borrower = randomblob(16), forgotten = ? WHERE id IN \
          (SELECT id FROM loans WHERE state IN ('refused', 'ended') AND forgotten IS NULL \
           AND coalesce(ended, changed) < ? LIMIT ?) RETURNING {COLUMNS}"
     );
-    let connection = draft.connection().await.map_err(database)?;
+    let connection = batch.connection().await.map_err(database)?;
     let rows = sqlx::query(AssertSqlSafe(forget))
         .bind(now.as_millisecond())
         .bind(before.as_millisecond())
@@ -781,10 +789,10 @@ async fn forget(
     }
     erase.push(")").build().persistent(false).execute(connection).await.map_err(database)?;
     let cause = Cause { by: "retention", detail: None };
-    // A damaged row is forgotten as well, without a step: no hash of it can be made, and `ledger
-    // check` names it anyway.
+    // A damaged row loses its borrower too, but gets no step: it cannot be hashed, and `ledger
+    // check` reports it anyway.
     for loan in rows.iter().filter_map(|row| loan_of(row).ok()) {
-        draft.note_written(&loan, now, &cause);
+        batch.record_written_row(&loan, now, &cause);
     }
     Ok(rows.len() as u64)
 }
