@@ -1,5 +1,5 @@
-//! Counts that wait to be written, by loan and file; so many of them and no more, however long the
-//! ledger fails.
+//! Counts by loan and file that wait to be written. Their number is limited, for the case that the
+//! ledger fails for a long time.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -8,25 +8,25 @@ use std::sync::Arc;
 use crate::ledger::Delivered;
 use crate::loan::{LoanId, Tally};
 
-/// Which file under which loan.
+/// A loan and the path of a file.
 pub(super) type Key = (LoanId, Arc<str>);
 
-/// Of how many files counts may wait; some 200 bytes each. What comes beyond that is lost: less is
-/// claimed than came.
-const MOST: usize = 100_000;
+/// The maximum number of waiting entries, about 200 bytes each. Counts beyond it are lost, so the
+/// ledger under-reports then.
+const MAX_ENTRIES: usize = 100_000;
 
-/// The counts.
+/// The waiting counts.
 #[derive(Debug, Default)]
 pub(super) struct Tallies {
     by_file: HashMap<Key, Tally>,
-    /// Bytes for which there was no room.
+    /// The number of bytes that were not counted because of [`MAX_ENTRIES`].
     lost: u64,
 }
 
 impl Tallies {
-    /// Counts so many bytes of a file, and that these of it were delivered.
+    /// Adds a number of delivered bytes of a file, and their range.
     pub(super) fn add(&mut self, key: &Key, bytes: u64, range: Range<u64>) {
-        match self.room(key) {
+        match self.entry(key) {
             Some(tally) => {
                 tally.bytes = tally.bytes.saturating_add(bytes);
                 tally.ranges.insert(range);
@@ -35,8 +35,8 @@ impl Tallies {
         }
     }
 
-    /// Adds the counts of another.
-    pub(super) fn take_in(&mut self, other: Tallies) {
+    /// Adds all counts of `other`.
+    pub(super) fn merge(&mut self, other: Tallies) {
         self.lost = self.lost.saturating_add(other.lost);
         for (key, tally) in other.by_file {
             self.add_tally(&key, &tally);
@@ -44,35 +44,36 @@ impl Tallies {
     }
 
     fn add_tally(&mut self, key: &Key, tally: &Tally) {
-        match self.room(key) {
-            Some(there) => there.add(tally),
+        match self.entry(key) {
+            Some(existing) => existing.add(tally),
             None => self.lost = self.lost.saturating_add(tally.bytes),
         }
     }
 
-    fn room(&mut self, key: &Key) -> Option<&mut Tally> {
-        if self.by_file.len() < MOST || self.by_file.contains_key(key) {
+    /// Returns the entry of a key, or none if the maximum is reached.
+    fn entry(&mut self, key: &Key) -> Option<&mut Tally> {
+        if self.by_file.len() < MAX_ENTRIES || self.by_file.contains_key(key) {
             return Some(self.by_file.entry(key.clone()).or_default());
         }
         None
     }
 
-    /// Takes the counts of so many files out, or of all.
-    pub(super) fn some(&mut self, most: usize) -> Vec<Delivered> {
-        let keys: Vec<Key> = self.by_file.keys().take(most).cloned().collect();
-        let taken = keys.into_iter().filter_map(|key| self.by_file.remove_entry(&key));
-        taken.map(|((loan, file), tally)| Delivered { loan, file, tally }).collect()
+    /// Removes and returns at most `maximum` entries.
+    pub(super) fn take(&mut self, maximum: usize) -> Vec<Delivered> {
+        let keys: Vec<Key> = self.by_file.keys().take(maximum).cloned().collect();
+        let removed = keys.into_iter().filter_map(|key| self.by_file.remove_entry(&key));
+        removed.map(|((loan, file), tally)| Delivered { loan, file, tally }).collect()
     }
 
-    /// Puts back what was not written.
+    /// Adds entries again that could not be written.
     pub(super) fn put_back(&mut self, all: &[Delivered]) {
         for one in all {
             self.add_tally(&(one.loan, one.file.clone()), &one.tally);
         }
     }
 
-    /// How many bytes there was no room for, since this was last asked.
-    pub(super) fn lost(&mut self) -> u64 {
+    /// Returns the number of lost bytes since the last call.
+    pub(super) fn take_lost(&mut self) -> u64 {
         std::mem::take(&mut self.lost)
     }
 }
@@ -82,17 +83,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_keeps_so_many_files_and_counts_what_is_lost_beyond() {
+    fn entries_are_limited_and_lost_bytes_counted() {
         let mut tallies = Tallies::default();
         let loan = LoanId::fresh();
         let file = |number: usize| (loan, Arc::from(format!("/{number}")));
-        (0..MOST + 10).for_each(|number| tallies.add(&file(number), 7, 0..7));
+        (0..MAX_ENTRIES + 10).for_each(|number| tallies.add(&file(number), 7, 0..7));
         tallies.add(&file(0), 1, 7..8);
-        assert_eq!((tallies.lost(), tallies.lost()), (70, 0));
-        let all = tallies.some(usize::MAX);
-        assert_eq!(all.len(), MOST);
-        assert_eq!(all.iter().map(|one| one.tally.bytes).sum::<u64>(), 7 * MOST as u64 + 1);
+        assert_eq!((tallies.take_lost(), tallies.take_lost()), (70, 0));
+        let all = tallies.take(usize::MAX);
+        assert_eq!(all.len(), MAX_ENTRIES);
+        assert_eq!(all.iter().map(|one| one.tally.bytes).sum::<u64>(), 7 * MAX_ENTRIES as u64 + 1);
         tallies.put_back(&all);
-        assert_eq!((tallies.some(3).len(), tallies.by_file.len()), (3, MOST - 3));
+        assert_eq!((tallies.take(3).len(), tallies.by_file.len()), (3, MAX_ENTRIES - 3));
     }
 }

@@ -1,4 +1,4 @@
-//! The one task that gives counts to the ledger, again and again, and a last time at the end.
+//! The task that writes the counts to the ledger at an interval, and a last time on shutdown.
 
 use std::sync::Arc;
 
@@ -12,10 +12,10 @@ use crate::ledger::{Delivered, Ledger, LedgerError};
 use crate::supervise::supervise;
 use crate::telemetry::Metrics;
 
-/// How many files' counts one command writes: a begin that comes meanwhile waits for no more.
-const TOGETHER: usize = 256;
+/// The maximum number of entries in one command, so that a concurrent begin waits only briefly.
+const ENTRIES_PER_COMMAND: usize = 256;
 
-/// Writes counts until it is stopped.
+/// The handle of the task that writes counts.
 #[derive(Debug)]
 pub struct Flusher {
     task: JoinHandle<()>,
@@ -23,26 +23,26 @@ pub struct Flusher {
 }
 
 impl Flusher {
-    /// Begins to write the counts of every worker, on the runtime that it is called on.
+    /// Starts the task on the current runtime. It writes the counts of every worker.
     pub fn start(settings: Settings, meter: Meter, ledger: Ledger, metrics: Metrics) -> Flusher {
         let stop = CancellationToken::new();
-        // Outside of the task, so that nothing is lost where a run of it panics.
+        // Outside of the task, so that a panic in it loses no counts.
         let waiting = Arc::new(Mutex::new(Tallies::default()));
-        let (counting, stopping) = (metrics.clone(), stop.clone());
+        let (run_metrics, stopping) = (metrics.clone(), stop.clone());
         let run = move || {
-            let (meter, ledger, metrics) = (meter.clone(), ledger.clone(), counting.clone());
+            let (meter, ledger, metrics) = (meter.clone(), ledger.clone(), run_metrics.clone());
             run(settings, meter, ledger, metrics, stopping.clone(), waiting.clone())
         };
         let task = tokio::spawn(supervise("flush-metering", metrics, stop.clone(), run));
         Flusher { task, stop: stop.drop_guard() }
     }
 
-    /// Writes what is left. To be called when the last body is over, and before the ledger is
+    /// Writes the remaining counts. Call it after the last body has ended and before the ledger is
     /// closed.
     pub async fn stop(self) {
         drop(self.stop);
         if self.task.await.is_err() {
-            tracing::error!("the task that writes what was delivered had died");
+            tracing::error!("the metering task ended abnormally; its last counts may be lost");
         }
     }
 }
@@ -60,12 +60,12 @@ async fn run(
         let stopped = tokio::time::timeout(settings.flush, stop.cancelled()).await.is_ok();
         meter.collect(&mut waiting);
         let written = write(&ledger, &mut waiting).await;
-        let lost = waiting.lost();
+        let lost = waiting.take_lost();
         if lost > 0 {
-            tracing::error!(bytes = lost, "too many counts wait for the ledger: some were lost");
+            tracing::error!(bytes = lost, "too many counts wait for the ledger; some were lost");
         }
         if let Err(error) = &written {
-            tracing::error!(%error, stopped, "what was delivered could not be written; it is tried again");
+            tracing::error!(%error, stopped, "cannot write the counts of delivered bytes");
         }
         metrics.metering_flush(written.is_ok());
         if stopped {
@@ -74,21 +74,20 @@ async fn run(
     }
 }
 
-/// Writes everything, some at a time. What fails waits for the next time, with all that comes after
-/// it.
+/// Writes all counts, one chunk at a time. After a failure, the failed chunk and the rest wait for
+/// the next flush.
 async fn write(ledger: &Ledger, waiting: &mut Tallies) -> Result<(), LedgerError> {
     loop {
-        let some: Arc<[Delivered]> = waiting.some(TOGETHER).into();
-        if some.is_empty() {
+        let chunk: Arc<[Delivered]> = waiting.take(ENTRIES_PER_COMMAND).into();
+        if chunk.is_empty() {
             return Ok(());
         }
-        match ledger.note_delivered(some.clone()).await {
+        match ledger.note_delivered(chunk.clone()).await {
             Ok(()) => {}
-            // Whether it was written cannot be told, and what is written twice would claim too
-            // much.
+            // It is unknown whether the chunk was written. Writing it twice would over-report.
             Err(LedgerError::Closed) => return Err(LedgerError::Closed),
             Err(error) => {
-                waiting.put_back(&some);
+                waiting.put_back(&chunk);
                 return Err(error);
             }
         }

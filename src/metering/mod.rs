@@ -1,13 +1,15 @@
-//! What was delivered under which loan: how many bytes of each file, and which.
+//! Counts the bytes and ranges of each file that were delivered under each loan.
 //!
-//! Delivery counts here; [`Flusher`] calls the ledger, to which it gives every count each
-//! `metering.flush`, on the slow runtime. On the hot path a frame costs one store to an atomic
-//! number, which nobody else writes: how far its run has come. A *run* is bytes of one file one
-//! after the other; only its begin and its end take a lock, which is its worker's own but for the
-//! moments in which the flusher reads it. The flusher reads how far the runs have come that still
-//! go on, so that a reader who stands still keeps no count back. A kill loses what came since the
-//! last flush, and as a count is only ever added once it was handed over for sending, nothing is
-//! counted that was not.
+//! Delivery calls [`Metered::sent`]. [`Flusher`] writes all counts to the ledger every
+//! `metering.flush`, on the slow runtime.
+//!
+//! A *run* is a sequence of consecutive bytes of one file. On the hot path a frame costs one atomic
+//! store of the end of its run. Only the start and the end of a run take a lock, which belongs to
+//! the worker and is shared only with the flusher. The flusher also reads unfinished runs, so a
+//! stalled stream does not delay its count.
+//!
+//! A kill loses the counts since the last flush. Bytes are counted when they are handed over for
+//! sending, never before.
 
 mod counters;
 mod flush;
@@ -26,85 +28,90 @@ pub use flush::Flusher;
 /// The keys of `[metering]`.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Settings {
-    /// How often counts are written to the ledger: what a crash may lose.
+    /// The interval between writes to the ledger. A crash loses at most the counts of one interval.
     pub flush: Duration,
 }
 
-/// Where counts are kept until they are written: one worker's, and all workers' to the flusher.
-/// Clones share everything.
+/// The counts that are not written yet. A worker adds to its own shard, and the flusher collects
+/// all shards. Clones share everything.
 #[derive(Clone, Debug)]
 pub struct Meter {
     shards: Arc<Mutex<Vec<Arc<Shard>>>>,
     shard: Arc<Shard>,
 }
 
-/// The counts of one body: which bytes of a file left under a loan.
+/// The counter of one response body, for a file under a loan.
 #[derive(Debug)]
 pub struct Metered {
     shard: Arc<Shard>,
     key: Key,
-    /// Whether it is known where in the file the bytes are.
-    placed: bool,
-    /// The run that goes on: its number, and how far it has come.
+    /// Whether the positions of the bytes in the file are known.
+    has_positions: bool,
+    /// The current run: its number and its end.
     run: Option<(u64, Arc<AtomicU64>)>,
-    /// The byte that comes next in it.
+    /// The position of the next byte of the run.
     next: u64,
 }
 
 #[derive(Debug, Default)]
 struct Shard(Mutex<Counts>);
 
-/// One worker's counts.
+/// The counts of one worker.
 #[derive(Debug, Default)]
 struct Counts {
-    last: u64,
+    last_number: u64,
     runs: HashMap<u64, Run>,
-    /// What has not been written, of runs that are over.
-    over: Tallies,
+    /// The counts of finished runs that are not written yet.
+    finished: Tallies,
 }
 
 #[derive(Debug)]
 struct Run {
     key: Key,
-    placed: bool,
+    has_positions: bool,
     first: u64,
-    /// Up to where it has been counted.
+    /// The end of the bytes that are already counted.
     counted: u64,
-    /// The byte that comes next, as the body last said.
+    /// The position of the next byte, which the body updates.
     next: Arc<AtomicU64>,
 }
 
 impl Meter {
-    /// A meter without counts.
+    /// Creates a meter without counts.
     pub fn new() -> Meter {
         let shard = Arc::new(Shard::default());
         Meter { shards: Arc::new(Mutex::new(vec![shard.clone()])), shard }
     }
 
-    /// The same, with a place of its own for its counts, so that workers do not wait for one
-    /// another.
+    /// Returns a handle with a new shard, so that workers do not wait for each other's lock.
     pub fn for_worker(&self) -> Meter {
         let shard = Arc::new(Shard::default());
         self.shards.lock().unwrap_or_else(PoisonError::into_inner).push(shard.clone());
         Meter { shards: self.shards.clone(), shard }
     }
 
-    /// Counts for a body of this file under this loan.
+    /// Returns a counter for a body of this file under this loan.
     pub fn of(&self, loan: LoanId, file: Arc<str>) -> Metered {
-        Metered { shard: self.shard.clone(), key: (loan, file), placed: true, run: None, next: 0 }
+        Metered {
+            shard: self.shard.clone(),
+            key: (loan, file),
+            has_positions: true,
+            run: None,
+            next: 0,
+        }
     }
 
-    /// Moves every count there is into these, also of runs that go on.
+    /// Moves the counts of all shards into `into`, including those of unfinished runs.
     fn collect(&self, into: &mut Tallies) {
         let shards = self.shards.lock().unwrap_or_else(PoisonError::into_inner).clone();
         for shard in shards {
             let mut counts = shard.lock();
-            let over = std::mem::take(&mut counts.over);
+            let finished = std::mem::take(&mut counts.finished);
             for run in counts.runs.values_mut() {
                 run.count(into);
             }
             drop(counts);
-            into.take_in(over);
+            into.merge(finished);
         }
     }
 }
@@ -116,43 +123,41 @@ impl Default for Meter {
 }
 
 impl Metered {
-    /// Counts bytes only, and claims no ranges: for a body of which the bytes are not the file's
-    /// own (RFC 9110 §8.4).
+    /// Counts bytes only and records no ranges, for a body with a content coding (RFC 9110 §8.4).
     pub fn without_places(&mut self) {
-        self.placed = false;
+        self.has_positions = false;
     }
 
-    /// Counts `count` bytes that leave, from byte `first` of the file on.
+    /// Counts `count` bytes that are handed over for sending, starting at byte `first` of the file.
     pub fn sent(&mut self, first: u64, count: u64) {
-        let first = if self.placed { first } else { self.next };
+        let first = if self.has_positions { first } else { self.next };
         let next = first.saturating_add(count);
         match &self.run {
-            // The number stands for itself: no other memory is read by it, and so the order does
-            // not matter.
-            Some((_, shown)) if self.next == first => shown.store(next, Ordering::Relaxed),
-            _ => self.begin(first, next),
+            // Relaxed, because no other memory depends on this value.
+            Some((_, end)) if self.next == first => end.store(next, Ordering::Relaxed),
+            _ => self.start_run(first, next),
         }
         self.next = next;
     }
 
-    fn begin(&mut self, first: u64, next: u64) {
-        let shown = Arc::new(AtomicU64::new(next));
-        let (key, placed, next) = (self.key.clone(), self.placed, shown.clone());
+    fn start_run(&mut self, first: u64, next: u64) {
+        let end = Arc::new(AtomicU64::new(next));
+        let (key, has_positions, next) = (self.key.clone(), self.has_positions, end.clone());
         let mut counts = self.shard.lock();
-        if let Some((former, _)) = self.run.take() {
-            counts.end(former);
+        if let Some((previous, _)) = self.run.take() {
+            counts.finish_run(previous);
         }
-        counts.last += 1;
-        let number = counts.last;
-        counts.runs.insert(number, Run { key, placed, first, counted: first, next });
-        self.run = Some((number, shown));
+        counts.last_number += 1;
+        let number = counts.last_number;
+        counts.runs.insert(number, Run { key, has_positions, first, counted: first, next });
+        self.run = Some((number, end));
     }
 }
 
 impl Drop for Metered {
     fn drop(&mut self) {
         if let Some((number, _)) = self.run.take() {
-            self.shard.lock().end(number);
+            self.shard.lock().finish_run(number);
         }
     }
 }
@@ -164,20 +169,20 @@ impl Shard {
 }
 
 impl Counts {
-    fn end(&mut self, number: u64) {
+    fn finish_run(&mut self, number: u64) {
         if let Some(mut run) = self.runs.remove(&number) {
-            run.count(&mut self.over);
+            run.count(&mut self.finished);
         }
     }
 }
 
 impl Run {
-    /// Counts what has come since this was last asked. The range is the whole run each time: where
-    /// there is room for some ranges only, one that grows is so told as the long one that it is.
+    /// Adds the bytes since the last call to `into`. The range always covers the whole run: a full
+    /// [`crate::loan::Ranges`] drops its shortest ranges, and a growing run must not look short.
     fn count(&mut self, into: &mut Tallies) {
         let next = self.next.load(Ordering::Relaxed);
         if next > self.counted {
-            let range: Range<u64> = if self.placed { self.first..next } else { 0..0 };
+            let range: Range<u64> = if self.has_positions { self.first..next } else { 0..0 };
             into.add(&self.key, next - self.counted, range);
             self.counted = next;
         }
@@ -191,25 +196,25 @@ mod tests {
     fn collected(meter: &Meter) -> Vec<(String, u64, Vec<[u64; 2]>)> {
         let mut all = Tallies::default();
         meter.collect(&mut all);
-        let tallies = all.some(usize::MAX).into_iter();
-        let mut shown: Vec<_> = tallies
+        let tallies = all.take(usize::MAX).into_iter();
+        let mut collected: Vec<_> = tallies
             .map(|one| (one.file.to_string(), one.tally.bytes, one.tally.ranges.pairs().collect()))
             .collect();
-        shown.sort();
-        shown
+        collected.sort();
+        collected
     }
 
     #[test]
-    fn a_run_is_counted_while_it_goes_on_and_no_byte_twice() {
+    fn unfinished_run_is_counted_without_duplicates() {
         let meter = Meter::new();
         let worker = meter.for_worker();
         let mut body = worker.of(LoanId::fresh(), "/a".into());
         assert_eq!(collected(&meter), []);
         body.sent(100, 50);
         assert_eq!(collected(&meter), [("/a".into(), 50, vec![[100, 149]])]);
-        assert_eq!(collected(&meter), [], "nothing has come since");
+        assert_eq!(collected(&meter), [], "no byte was sent since the last call");
         body.sent(150, 50);
-        body.sent(300, 10); // another part
+        body.sent(300, 10); // not consecutive: a new run
         body.sent(310, 10);
         assert_eq!(collected(&meter), [("/a".into(), 70, vec![[100, 199], [300, 319]])]);
         body.sent(320, 5);
@@ -220,18 +225,18 @@ mod tests {
     }
 
     #[test]
-    fn what_is_sent_again_adds_bytes_and_no_ranges_and_packed_bytes_claim_none() {
+    fn resent_bytes_add_no_range_and_coded_bodies_record_none() {
         let meter = Meter::new();
         let loan = LoanId::fresh();
         for _ in 0..3 {
             meter.of(loan, "/a".into()).sent(0, 10);
             meter.for_worker().of(loan, "/a".into()).sent(5, 10);
         }
-        let mut packed = meter.of(loan, "/b".into());
-        packed.without_places();
-        packed.sent(0, 10);
-        packed.sent(10, 10);
-        drop(packed);
+        let mut coded = meter.of(loan, "/b".into());
+        coded.without_places();
+        coded.sent(0, 10);
+        coded.sent(10, 10);
+        drop(coded);
         assert_eq!(
             collected(&meter),
             [("/a".into(), 60, vec![[0, 14]]), ("/b".into(), 20, vec![])]
@@ -239,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn threads_that_count_while_all_is_collected_lose_nothing_and_count_nothing_twice() {
+    fn concurrent_collection_counts_each_byte_exactly_once() {
         let meter = Meter::new();
         let loan = LoanId::fresh();
         let mut all = Tallies::default();
@@ -261,7 +266,7 @@ mod tests {
             }
         });
         meter.collect(&mut all);
-        let tally = all.some(2).pop().unwrap().tally;
+        let tally = all.take(2).pop().unwrap().tally;
         assert_eq!(tally.bytes, 4 * 200 * 100);
         let wanted: Vec<[u64; 2]> =
             (0..4).map(|number| [1_000_000 * number, 1_000_000 * number + 19_999]).collect();
