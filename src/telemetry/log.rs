@@ -1,7 +1,7 @@
 //! The process's log, on standard error.
 //!
-//! Called once, by the command line. Our own target follows the configuration and `LOANGATE_LOG`;
-//! everything else stays at info.
+//! The command line calls [`init`] once. The level of our own target follows `LOANGATE_LOG` or the
+//! configuration. All other targets log at info or above.
 
 use std::str::FromStr;
 
@@ -14,15 +14,15 @@ use tracing_subscriber::{Layer, fmt};
 
 use super::Settings;
 
-/// `LOANGATE_LOG` is not a level.
+/// The environment variable `LOANGATE_LOG` is not a level.
 #[derive(Debug, thiserror::Error)]
-#[error("LOANGATE_LOG is not a level; write one of error, warn, info, debug, trace")]
+#[error("LOANGATE_LOG is not a level; use one of error, warn, info, debug, trace")]
 pub struct LogError;
 
 /// Starts the log. A second call changes nothing.
 ///
 /// # Errors
-/// [`LogError`] where `LOANGATE_LOG` is set and is no level.
+/// [`LogError`] if `LOANGATE_LOG` is set to something else than a level.
 pub fn init(settings: &Settings) -> Result<(), LogError> {
     let level = match std::env::var("LOANGATE_LOG") {
         Ok(text) => Level::from_str(&text).map_err(|_| LogError)?,

@@ -1,7 +1,7 @@
-//! A limit on how often one trouble is logged, so that a failing dependency does not fill the log.
+//! A rate limit for log lines, so that a failing dependency does not fill the log.
 //!
-//! Any module that logs from a retry loop keeps one [`LogLimit`] in a `static` or in its own state.
-//! The first line of a kind passes at once; after it, one line of that kind passes per interval.
+//! A module that logs from a retry loop has a [`LogLimit`] in a `static` or in its state. The first
+//! line of a kind is permitted at once. After it, one line of that kind is permitted per interval.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -11,10 +11,10 @@ use tokio::time::Instant;
 /// The interval of [`LogLimit::per_minute`].
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// Lets one log line of each kind pass per interval and counts those it holds back.
+/// Permits one log line of each kind per interval, and counts the suppressed ones.
 ///
-/// A kind is a fixed text, such as the reason of a failure, so the number of kinds is bounded by
-/// the code. A new kind is logged at once even if another kind was logged a moment ago.
+/// A kind is a fixed text, such as the reason of a failure, so the code bounds the number of kinds.
+/// The first line of a kind is permitted even if another kind was just logged.
 ///
 /// ```
 /// use loangate::telemetry::LogLimit;
@@ -38,12 +38,13 @@ struct Kind {
 }
 
 impl LogLimit {
-    /// One line a minute for each kind.
+    /// Creates a limit of one line a minute for each kind.
     pub const fn per_minute() -> LogLimit {
         LogLimit { interval: MINUTE, kinds: Mutex::new(Vec::new()) }
     }
 
-    /// Returns how many lines of this kind were held back since the last one, if one may pass now.
+    /// Returns the number of lines of this kind suppressed since the last one, or none if this line
+    /// must be suppressed too.
     pub fn permit(&self, kind: &'static str) -> Option<u64> {
         let now = Instant::now();
         let mut kinds = self.kinds.lock().unwrap_or_else(PoisonError::into_inner);
@@ -65,13 +66,13 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn one_line_of_a_kind_passes_per_minute() {
+    async fn one_line_of_a_kind_is_permitted_per_minute() {
         let limit = LogLimit::per_minute();
         assert_eq!(limit.permit("refused"), Some(0));
         for _ in 0..393 {
             assert_eq!(limit.permit("refused"), None);
         }
-        assert_eq!(limit.permit("timeout"), Some(0), "another kind passes at once");
+        assert_eq!(limit.permit("timeout"), Some(0), "another kind is permitted at once");
         tokio::time::advance(MINUTE - Duration::from_secs(1)).await;
         assert_eq!(limit.permit("refused"), None);
         tokio::time::advance(Duration::from_secs(1)).await;

@@ -1,7 +1,7 @@
-//! Every metric, with its name, unit and meaning: the one place where they are named.
+//! All metrics, with their names, units and descriptions. No other module names a metric.
 //!
-//! Handles of the hot path are made at the start, so that counting is one atomic addition. Each
-//! gate has a registry of its own, so that two in one process do not count into each other.
+//! The handles of the hot path are created at the start, so counting is one atomic addition. Each
+//! gate has a separate registry, so two gates in one process do not mix their counts.
 
 use std::fmt;
 use std::sync::Arc;
@@ -17,144 +17,145 @@ use metrics_exporter_prometheus::{
 
 use super::Via;
 
-const SECONDS: [f64; 12] =
+const DURATION_BUCKETS: [f64; 12] =
     [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0];
 const METADATA: Metadata<'static> = Metadata::new("loangate", Level::INFO, None);
 
-/// Name, unit and meaning of every counter.
+/// Name, unit and description of every counter.
 const COUNTERS: &[(&str, Unit, &str)] = &[
     (
         "loangate_requests_total",
         Unit::Count,
-        "Requests, by outcome (ok or the problem's slug) and via",
+        "Requests, by outcome (ok or the slug of the problem) and via",
     ),
-    ("loangate_delivered_bytes_total", Unit::Bytes, "Body bytes that left towards readers"),
-    ("loangate_streams_closed_total", Unit::Count, "Bodies that are over, by how they ended"),
+    ("loangate_delivered_bytes_total", Unit::Bytes, "Body bytes sent to readers"),
+    (
+        "loangate_streams_closed_total",
+        Unit::Count,
+        "Response bodies that ended, by the way they ended",
+    ),
     ("loangate_handshakes_total", Unit::Count, "TLS handshakes, by outcome"),
-    ("loangate_connections_total", Unit::Count, "Connections whose handshake succeeded"),
+    ("loangate_connections_total", Unit::Count, "Connections with a successful handshake"),
     (
         "loangate_limit_reached_total",
         Unit::Count,
-        "Connections that reached a limit of [limits], by limit",
+        "Connections that reached a limit in [limits], by limit",
     ),
-    ("loangate_loan_events_total", Unit::Count, "Events of loans that were written to the ledger"),
+    ("loangate_loan_events_total", Unit::Count, "Loan events written to the ledger, by event"),
     (
         "loangate_task_restarts_total",
         Unit::Count,
-        "Background tasks started again after a panic, by task",
+        "Restarts of background tasks that ended early, by task",
     ),
     (
         "loangate_flights_refused_total",
         Unit::Count,
-        "Requests refused as overloaded because lending.flights decisions were under way",
+        "Requests refused as overloaded because lending.flights decisions were in flight",
     ),
-    ("loangate_brake_total", Unit::Count, "Loans that the spending brake met, by limit and mode"),
+    (
+        "loangate_brake_total",
+        Unit::Count,
+        "Loan requests that reached a brake limit, by limit and mode",
+    ),
     (
         "loangate_balance_findings_total",
         Unit::Count,
-        "Differences from Bokbasen's books, by kind and what was done",
+        "Differences between the ledger and Bokbasen, by kind and action",
     ),
     ("loangate_lending_calls_total", Unit::Count, "Calls to Bokbasen, by call and outcome"),
     (
         "loangate_lending_breaches_total",
         Unit::Count,
-        "Loans in answers of Bokbasen that break its API, by breach: an alarm",
+        "Loans in Bokbasen's responses that violate its API, by breach: an alarm",
     ),
     ("loangate_origin_requests_total", Unit::Count, "Requests to origins, by origin and outcome"),
     (
         "loangate_origin_resumes_total",
         Unit::Count,
-        "Broken bodies that an origin was asked to go on with, by outcome",
+        "Requests to an origin for the rest of a broken body, by outcome",
     ),
     (
         "loangate_metering_flushes_total",
         Unit::Count,
-        "How often what was delivered under loans was written to the ledger, by outcome",
+        "Writes of delivery counts to the ledger, by outcome",
     ),
-    ("loangate_ledger_commands_total", Unit::Count, "Commands that the ledger committed"),
-    ("loangate_ledger_failures_total", Unit::Count, "Transactions of the ledger that failed"),
+    ("loangate_ledger_commands_total", Unit::Count, "Commands committed by the ledger"),
+    ("loangate_ledger_failures_total", Unit::Count, "Failed transactions of the ledger"),
 ];
-/// Name, unit and meaning of every gauge.
+/// Name, unit and description of every gauge.
 const GAUGES: &[(&str, Unit, &str)] = &[
-    ("loangate_streams", Unit::Count, "Bodies on their way to readers"),
+    ("loangate_streams", Unit::Count, "Response bodies in progress"),
     ("loangate_connections", Unit::Count, "Open connections, by worker thread"),
-    ("loangate_buffers_held_bytes", Unit::Bytes, "What streams hold beyond the least for each"),
-    ("loangate_buffers_bytes", Unit::Bytes, "What they may hold together (server.buffers)"),
+    (
+        "loangate_buffers_held_bytes",
+        Unit::Bytes,
+        "Buffer memory that streams hold beyond their minimum",
+    ),
+    (
+        "loangate_buffers_bytes",
+        Unit::Bytes,
+        "Buffer memory that all streams may hold (server.buffers)",
+    ),
     (
         "loangate_flights",
         Unit::Count,
-        "Decisions under way that a caller waits for (limit: lending.flights)",
+        "Decisions in flight that a caller waits for (limit: lending.flights)",
     ),
     (
         "loangate_lending_breaker_open",
         Unit::Count,
-        "1 while calls to Bokbasen of this kind are held back",
+        "1 while calls of this kind to Bokbasen are suspended",
     ),
     (
         "loangate_lending_clock_offset_seconds",
         Unit::Seconds,
-        "How far Bokbasen's clock is ahead of this machine's; negative where it is behind",
+        "How far Bokbasen's clock is ahead of this machine's; negative if it is behind",
     ),
     (
         "loangate_lending_clock_alarm",
         Unit::Count,
-        "1 where the clocks differ by a minute, 2 where they differ by 15 minutes and no loan is begun",
+        "1 if the clocks differ by a minute; 2 if by 15 minutes, when no loan is begun",
     ),
-    (
-        "loangate_balance_last_seconds",
-        Unit::Seconds,
-        "When the books were last balanced, since the epoch",
-    ),
+    ("loangate_balance_last_seconds", Unit::Seconds, "Time of the last balance, since the epoch"),
     (
         "loangate_balance_unbalanced",
         Unit::Count,
-        "1 where the last balance left something for a person to look at, or failed",
+        "1 if the last balance failed or left a difference for an operator",
     ),
-    (
-        "loangate_ends_waiting",
-        Unit::Count,
-        "Loans that have ended, whose end Bokbasen has not acknowledged",
-    ),
-    (
-        "loangate_ends_overdue",
-        Unit::Count,
-        "Of those, the ones that have waited for a day: an alarm",
-    ),
+    ("loangate_ends_waiting", Unit::Count, "Ended loans whose end Bokbasen has not acknowledged"),
+    ("loangate_ends_overdue", Unit::Count, "Ended loans whose end has waited for a day: an alarm"),
     (
         "loangate_ledger_writable",
         Unit::Count,
-        "0 while the ledger cannot be written, as the last write or /readyz found: an alarm",
+        "0 while the ledger cannot be written, by the last write or /readyz: an alarm",
     ),
-    (
-        "loangate_ledger_damaged_rows",
-        Unit::Count,
-        "Rows of the ledger that cannot be read and are skipped",
-    ),
+    ("loangate_ledger_damaged_rows", Unit::Count, "Damaged rows of the ledger, which are skipped"),
 ];
-/// Name, unit and meaning of every histogram.
+/// Name, unit and description of every histogram.
 const HISTOGRAMS: &[(&str, Unit, &str)] = &[
-    ("loangate_head_seconds", Unit::Seconds, "From a request to the head of its answer"),
-    ("loangate_lending_call_seconds", Unit::Seconds, "How long a call to Bokbasen took"),
+    ("loangate_head_seconds", Unit::Seconds, "Time from a request to its response head"),
+    ("loangate_lending_call_seconds", Unit::Seconds, "Duration of a call to Bokbasen"),
     (
         "loangate_origin_first_byte_seconds",
         Unit::Seconds,
-        "From a request to an origin to the head of its answer",
+        "Time from a request to an origin to its response head",
     ),
-    ("loangate_ledger_commit_seconds", Unit::Seconds, "How long a commit of the ledger took"),
+    ("loangate_ledger_commit_seconds", Unit::Seconds, "Duration of a commit of the ledger"),
 ];
 
-/// Counters of one name, by the value of their one label that tells them apart: few, and found
-/// without a hash.
-type Labelled = Vec<(&'static str, Counter)>;
+/// The counters of one metric, by the value of their label. They are few, so a linear search
+/// suffices.
+type LabelledCounters = Vec<(&'static str, Counter)>;
 
-const ENDS: [&str; 5] = ["complete", "origin_failed", "hung_up", "cut", "too_slow"];
-const ANSWERS: [&str; 8] = ["2xx", "3xx", "4xx", "5xx", "failed", "timed_out", "busy", "suspended"];
+const STREAM_ENDS: [&str; 5] = ["complete", "origin_failed", "hung_up", "cut", "too_slow"];
+const ORIGIN_OUTCOMES: [&str; 8] =
+    ["2xx", "3xx", "4xx", "5xx", "failed", "timed_out", "busy", "suspended"];
 
-/// What is counted of one origin.
+/// The metrics of one origin.
 #[derive(Clone)]
-pub struct OriginMetrics(Arc<(Labelled, Histogram)>);
+pub struct OriginMetrics(Arc<(LabelledCounters, Histogram)>);
 
-/// The handles that the other modules count with. Cheap to clone.
+/// The metrics of one gate, for all modules. Cheap to clone.
 #[derive(Clone)]
 pub struct Metrics {
     inner: Arc<Inner>,
@@ -163,12 +164,12 @@ pub struct Metrics {
 struct Inner {
     recorder: PrometheusRecorder,
     handle: PrometheusHandle,
-    /// By via.
+    /// Successful requests, by via.
     ok: [Counter; Via::ALL.len()],
     head: Histogram,
-    /// By how they ended.
-    closed: Labelled,
-    handshakes: Labelled,
+    /// Ended bodies, by the way they ended.
+    closed: LabelledCounters,
+    handshakes: LabelledCounters,
     delivered: Counter,
     streams: Gauge,
     connections_total: Counter,
@@ -181,12 +182,12 @@ impl fmt::Debug for Metrics {
 }
 
 impl Metrics {
-    /// A registry of its own.
+    /// Creates a registry with all metrics.
     ///
     /// # Errors
-    /// Where the histogram's buckets are not accepted.
+    /// Returns an error if the exporter rejects the buckets of the histograms.
     pub fn new() -> Result<Metrics, BuildError> {
-        let recorder = PrometheusBuilder::new().set_buckets(&SECONDS)?.build_recorder();
+        let recorder = PrometheusBuilder::new().set_buckets(&DURATION_BUCKETS)?.build_recorder();
         for &(name, unit, help) in COUNTERS {
             recorder.describe_counter(
                 KeyName::from(name),
@@ -219,7 +220,7 @@ impl Metrics {
         let inner = Inner {
             handle: recorder.handle(),
             ok,
-            closed: ENDS
+            closed: STREAM_ENDS
                 .map(|end| (end, labelled("loangate_streams_closed_total", &[("end", end)])))
                 .into(),
             handshakes: ["ok", "failed"]
@@ -237,14 +238,14 @@ impl Metrics {
         Ok(Metrics { inner: Arc::new(inner) })
     }
 
-    /// The text that Prometheus reads.
+    /// Returns all metrics in the text format of Prometheus.
     pub fn render(&self) -> String {
         self.fold();
         self.inner.handle.render()
     }
 
-    /// Folds what the histograms have noted. Without it they keep every value until somebody reads
-    /// them.
+    /// Aggregates the recorded values of the histograms. Without regular calls, they store every
+    /// value until the next [`Metrics::render`].
     pub fn fold(&self) {
         self.inner.handle.run_upkeep();
     }
@@ -258,14 +259,14 @@ impl Metrics {
             .increment(1);
     }
 
-    fn took(&self, name: &'static str, took: Duration) {
+    fn record_duration(&self, name: &'static str, duration: Duration) {
         self.inner
             .recorder
             .register_histogram(&Key::from_static_name(name), &METADATA)
-            .record(took.as_secs_f64());
+            .record(duration.as_secs_f64());
     }
 
-    /// A request was decided, and its head is ready.
+    /// Records a request whose response head is ready. `head` is the time until then.
     pub fn request(&self, outcome: &'static str, via: Via, head: Duration) {
         self.inner.head.record(head.as_secs_f64());
         match self.inner.ok.get(via as usize) {
@@ -276,39 +277,39 @@ impl Metrics {
         }
     }
 
-    /// Body bytes left towards a reader.
+    /// Counts body bytes sent to a reader.
     pub fn delivered(&self, bytes: u64) {
         self.inner.delivered.increment(bytes);
     }
 
-    /// A body began.
+    /// Records the start of a response body.
     pub fn stream_opened(&self) {
         self.inner.streams.increment(1.0);
     }
 
-    /// A body is over.
+    /// Records the end of a response body, and how it ended.
     pub fn stream_closed(&self, end: &'static str) {
         self.inner.streams.decrement(1.0);
         count_by(&self.inner.closed, end);
     }
 
-    /// A handshake succeeded or failed.
+    /// Counts a TLS handshake.
     pub fn handshake(&self, succeeded: bool) {
         count_by(&self.inner.handshakes, if succeeded { "ok" } else { "failed" });
     }
 
-    /// A connection is open at this worker.
+    /// Records an opened connection of this worker.
     pub fn connection_opened(&self, worker: usize) {
         self.inner.connections_total.increment(1);
         self.connections(worker).increment(1.0);
     }
 
-    /// A connection is closed.
+    /// Records a closed connection of this worker.
     pub fn connection_closed(&self, worker: usize) {
         self.connections(worker).decrement(1.0);
     }
 
-    /// A connection reached this limit of `[limits]`.
+    /// Counts a connection that reached this limit of `[limits]`.
     pub fn limit_reached(&self, limit: &'static str) {
         self.count("loangate_limit_reached_total", &[("limit", limit)]);
     }
@@ -319,7 +320,7 @@ impl Metrics {
         self.inner.recorder.register_gauge(&key, &METADATA)
     }
 
-    /// Streams hold so many bytes of what they may hold together.
+    /// Records the buffer bytes that streams hold, and the bytes that they may hold together.
     pub fn buffers(&self, held: usize, total: usize) {
         for (name, bytes) in
             [("loangate_buffers_held_bytes", held), ("loangate_buffers_bytes", total)]
@@ -329,51 +330,51 @@ impl Metrics {
         }
     }
 
-    /// An event of a loan was written.
+    /// Counts a loan event written to the ledger.
     pub fn loan(&self, event: &'static str) {
         self.count("loangate_loan_events_total", &[("event", event)]);
     }
 
-    /// A background task, or the driver of a loan, is started again after it ended by itself.
+    /// Counts a restart of a background task, or of the driver of a loan, that ended early.
     pub fn task_restarted(&self, task: &'static str) {
         self.count("loangate_task_restarts_total", &[("task", task)]);
     }
 
-    /// So many flights are under way.
+    /// Records the number of flights that a caller waits for.
     pub fn flights(&self, count: usize) {
         let key = Key::from_static_name("loangate_flights");
         let count = f64::from(u32::try_from(count).unwrap_or(u32::MAX));
         self.inner.recorder.register_gauge(&key, &METADATA).set(count);
     }
 
-    /// A flight was refused at the limit.
+    /// Counts a request that was refused at the limit of flights.
     pub fn flight_refused(&self) {
         self.count("loangate_flights_refused_total", &[]);
     }
 
-    /// A loan met the spending brake.
+    /// Counts a loan request that reached a brake limit.
     pub fn brake(&self, limit: &'static str, mode: &'static str) {
         self.count("loangate_brake_total", &[("limit", limit), ("mode", mode)]);
     }
 
-    /// A call to Bokbasen came back, or did not.
-    pub fn lending_call(&self, call: &'static str, outcome: &'static str, took: Duration) {
+    /// Records a finished call to Bokbasen, with its outcome and duration.
+    pub fn lending_call(&self, call: &'static str, outcome: &'static str, duration: Duration) {
         self.count("loangate_lending_calls_total", &[("call", call), ("outcome", outcome)]);
-        self.took("loangate_lending_call_seconds", took);
+        self.record_duration("loangate_lending_call_seconds", duration);
     }
 
-    /// An answer of Bokbasen breaks its API in this way.
+    /// Counts a loan in a response of Bokbasen that violates its API.
     pub fn lending_breach(&self, breach: &'static str) {
         self.count("loangate_lending_breaches_total", &[("breach", breach)]);
     }
 
-    /// Calls to Bokbasen of this kind are held back, or sent again.
+    /// Records whether calls of this kind to Bokbasen are suspended.
     pub fn lending_breaker(&self, kind: &'static str, open: bool) {
         let key = Key::from_parts("loangate_lending_breaker_open", vec![Label::new("kind", kind)]);
         self.inner.recorder.register_gauge(&key, &METADATA).set(if open { 1.0 } else { 0.0 });
     }
 
-    /// Bokbasen's clock is so many seconds ahead, which is an alarm of this level.
+    /// Records how many seconds Bokbasen's clock is ahead, and the level of the alarm.
     pub fn lending_clock(&self, ahead: f64, alarm: u8) {
         for (name, value) in [
             ("loangate_lending_clock_offset_seconds", ahead),
@@ -383,7 +384,7 @@ impl Metrics {
         }
     }
 
-    /// So many ends wait to be acknowledged, and so many of them for a day.
+    /// Records the number of unacknowledged ends, and of those that have waited for a day.
     pub fn ends_waiting(&self, waiting: u64, overdue: u64) {
         for (name, count) in
             [("loangate_ends_waiting", waiting), ("loangate_ends_overdue", overdue)]
@@ -393,12 +394,12 @@ impl Metrics {
         }
     }
 
-    /// A balance met a difference, and did this about it.
+    /// Counts a difference that a balance found, and its action.
     pub fn balance(&self, kind: &'static str, done: &'static str) {
         self.count("loangate_balance_findings_total", &[("kind", kind), ("done", done)]);
     }
 
-    /// The books were balanced, and nothing or something is left.
+    /// Records a finished balance, and whether it left no difference for an operator.
     pub fn balanced(&self, at: Timestamp, balanced: bool) {
         let last = at.duration_since(Timestamp::UNIX_EPOCH).as_secs_f64();
         let left = if balanced { 0.0 } else { 1.0 };
@@ -409,16 +410,16 @@ impl Metrics {
         }
     }
 
-    /// The books could not be balanced at all.
+    /// Records a failed balance.
     pub fn balance_failed(&self) {
         let key = Key::from_static_name("loangate_balance_unbalanced");
         self.inner.recorder.register_gauge(&key, &METADATA).set(1.0);
     }
 
-    /// What counts the requests to the origin of this name.
+    /// Returns the metrics of the origin with this name.
     pub fn origin(&self, name: &str) -> OriginMetrics {
         let recorder = &self.inner.recorder;
-        let answers = ANSWERS.map(|outcome| {
+        let outcomes = ORIGIN_OUTCOMES.map(|outcome| {
             let labels =
                 vec![Label::new("origin", name.to_owned()), Label::new("outcome", outcome)];
             let key = Key::from_parts("loangate_origin_requests_total", labels);
@@ -426,28 +427,28 @@ impl Metrics {
         });
         let first_byte = Key::from_static_name("loangate_origin_first_byte_seconds");
         OriginMetrics(Arc::new((
-            answers.into(),
+            outcomes.into(),
             recorder.register_histogram(&first_byte, &METADATA),
         )))
     }
 
-    /// An origin was asked to go on with a body that broke.
+    /// Counts a request to an origin for the rest of a broken body.
     pub fn origin_resume(&self, origin: &str, outcome: &'static str) {
         self.count("loangate_origin_resumes_total", &[("origin", origin), ("outcome", outcome)]);
     }
 
-    /// What was delivered under loans was written to the ledger, or could not be.
+    /// Counts a write of delivery counts to the ledger.
     pub fn metering_flush(&self, written: bool) {
         let outcome = if written { "written" } else { "failed" };
         self.count("loangate_metering_flushes_total", &[("outcome", outcome)]);
     }
 
-    /// The ledger committed so many commands together.
-    pub fn ledger_batch(&self, commands: usize, took: Duration) {
+    /// Records a commit of the ledger: the number of commands and the duration.
+    pub fn ledger_batch(&self, commands: usize, duration: Duration) {
         let key = Key::from_static_name("loangate_ledger_commands_total");
         let commands = u64::try_from(commands).unwrap_or(u64::MAX);
         self.inner.recorder.register_counter(&key, &METADATA).increment(commands);
-        self.took("loangate_ledger_commit_seconds", took);
+        self.record_duration("loangate_ledger_commit_seconds", duration);
     }
 
     /// Records a failed transaction of the ledger.
@@ -470,15 +471,16 @@ impl Metrics {
 }
 
 impl OriginMetrics {
-    /// A request was not sent: all connections are `busy`, or the address is `suspended`.
+    /// Counts a request that was not sent: all connections are `busy`, or the address is
+    /// `suspended`.
     pub fn not_sent(&self, outcome: &'static str) {
         count_by(&self.0.0, outcome);
     }
 
-    /// It answered, or did not.
+    /// Records a request to the origin: its outcome, and the time to its response head.
     pub fn request(&self, outcome: &'static str, first_byte: Duration) {
-        let (answers, first_bytes) = &*self.0;
-        count_by(answers, outcome);
+        let (outcomes, first_bytes) = &*self.0;
+        count_by(outcomes, outcome);
         first_bytes.record(first_byte.as_secs_f64());
     }
 }
@@ -489,7 +491,7 @@ impl fmt::Debug for OriginMetrics {
     }
 }
 
-fn count_by(counters: &Labelled, label: &str) {
+fn count_by(counters: &LabelledCounters, label: &str) {
     if let Some((_, counter)) = counters.iter().find(|(name, _)| *name == label) {
         counter.increment(1);
     }
@@ -500,7 +502,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_counted_can_be_read() {
+    fn rendered_text_has_counts_and_descriptions() {
         let metrics = Metrics::new().unwrap();
         metrics.request("ok", Via::Cache, Duration::from_millis(1));
         metrics.request("loan-refused", Via::Ledger, Duration::from_millis(1));

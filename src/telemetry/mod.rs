@@ -1,8 +1,8 @@
-//! What an operator sees: logs, metrics, the line per request.
+//! Logs, metrics and request lines for operators.
 //!
-//! Everyone but the vocabulary may call it; it calls nothing of ours but the vocabulary. It
-//! promises that no dependency logs below info, whatever is asked for: at trace, HTTP libraries
-//! print header fields.
+//! Every module except the vocabulary in [`crate::loan`] may call it. It depends only on the
+//! vocabulary. Dependencies never log below info, at any configured level, because HTTP libraries
+//! print header fields at trace.
 
 mod log;
 mod log_limit;
@@ -19,30 +19,30 @@ pub use request_line::RequestLine;
 pub struct Settings {
     /// The level of our own targets; dependencies stay at info or above.
     pub level: tracing::Level,
-    /// One JSON object a line instead of text.
+    /// Whether a log line is a JSON object instead of text.
     pub json: bool,
 }
 
-/// Where a request's permission came from: the `via` of metrics and of the request line.
+/// The source of a request's permission: the `via` of metrics and request lines.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Via {
     /// An open route: no loan is needed.
     Open,
-    /// A decision in the cache.
+    /// A cached decision.
     Cache,
-    /// A loan in the ledger.
+    /// An existing loan in the ledger.
     Ledger,
-    /// A loan that was registered for this request, or that it waited for.
+    /// A loan that was begun for this request, or that the request waited for.
     Registered,
     /// No decision was reached.
     None,
 }
 
 impl Via {
-    /// Every one of them.
+    /// Every variant, in the order of declaration.
     pub const ALL: [Via; 5] = [Via::Open, Via::Cache, Via::Ledger, Via::Registered, Via::None];
 
-    /// The name in metrics and logs.
+    /// Returns the name in metrics and logs.
     pub fn name(self) -> &'static str {
         match self {
             Via::Open => "open",

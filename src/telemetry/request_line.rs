@@ -1,9 +1,7 @@
-//! The one line that is logged for a request, filled along the way and written when its body is
-//! over.
+//! The log line of a request, filled while it is processed and written when its body ends.
 //!
-//! It names the route and the title, and never the borrower, the token, the path as asked, or the
-//! query. What a reader may write freely, method and range, is shown only where it is one: else a
-//! token that was put there would be shown.
+//! It names the route and the title, but never the borrower, the token, the requested path or the
+//! query. Method and range are logged only if they are valid: a client could put a token there.
 
 use std::time::{Duration, Instant};
 
@@ -14,12 +12,12 @@ use crate::loan::Isbn;
 
 /// The target of request lines, for filters.
 const TARGET: &str = "loangate::request";
-/// How much of a Range field is shown.
-const RANGE_SHOWN: usize = 64;
-/// Stands for what is not shown.
+/// The maximum logged length of a Range field, in bytes.
+const MAX_RANGE_LENGTH: usize = 64;
+/// Replaces a value that is not logged.
 const OTHER: &str = "other";
 
-/// What is known of a request so far.
+/// The log line of one request.
 #[derive(Clone, Debug)]
 pub struct RequestLine {
     began: Instant,
@@ -35,7 +33,7 @@ pub struct RequestLine {
 }
 
 impl RequestLine {
-    /// A line for a request that begins now.
+    /// Creates the line of a request that starts now.
     pub fn start(method: &Method, version: Version) -> RequestLine {
         RequestLine {
             began: Instant::now(),
@@ -51,46 +49,46 @@ impl RequestLine {
         }
     }
 
-    /// When the request began.
+    /// Returns when the request started.
     pub fn began(&self) -> Instant {
         self.began
     }
 
-    /// The route's pattern, as configured.
+    /// Sets the configured pattern of the route.
     pub fn route(&mut self, pattern: &str) -> &mut RequestLine {
         self.route = self.enabled.then(|| pattern.into());
         self
     }
 
-    /// The title.
+    /// Sets the title that the path names.
     pub fn isbn(&mut self, isbn: Isbn) -> &mut RequestLine {
         self.isbn = Some(isbn);
         self
     }
 
-    /// Where the permission came from.
+    /// Sets the source of the permission.
     pub fn via(&mut self, via: Via) -> &mut RequestLine {
         self.via = via;
         self
     }
 
-    /// The status, and the slug of the problem or `ok`.
+    /// Sets the status, and the slug of the problem or `ok`.
     pub fn outcome(&mut self, status: u16, outcome: &'static str) -> &mut RequestLine {
         self.status = status;
         self.outcome = outcome;
         self
     }
 
-    /// The range that was asked for, shortened.
+    /// Sets the requested range, shortened to 64 bytes.
     pub fn range(&mut self, range: Option<&HeaderValue>) -> &mut RequestLine {
         if self.enabled {
-            self.range = range.map(|range| shown_range(range.as_bytes()).into());
+            self.range = range.map(|range| logged_range(range.as_bytes()).into());
         }
         self
     }
 
-    /// Writes the line: the bytes of the body that left, how often the origin was gone on with, how
-    /// the body ended, and when its head was ready.
+    /// Writes the line with the sent body bytes, the number of resumed origin bodies, how the body
+    /// ended, and the time to the response head.
     pub fn finish(self, bytes: u64, resumes: u32, end: &'static str, head: Duration) {
         if !self.enabled {
             return;
@@ -98,7 +96,7 @@ impl RequestLine {
         tracing::info!(
             target: TARGET,
             id = %uuid::Uuid::now_v7().simple(),
-            method = shown_method(&self.method),
+            method = logged_method(&self.method),
             version = ?self.version,
             route = self.route.as_deref(),
             isbn = self.isbn.map(tracing::field::display),
@@ -116,8 +114,8 @@ impl RequestLine {
     }
 }
 
-/// A method that HTTP defines, and no other word.
-fn shown_method(method: &Method) -> &str {
+/// Returns the method if HTTP defines it, or [`OTHER`].
+fn logged_method(method: &Method) -> &str {
     let methods = [
         Method::GET,
         Method::HEAD,
@@ -132,13 +130,13 @@ fn shown_method(method: &Method) -> &str {
     if methods.contains(method) { method.as_str() } else { OTHER }
 }
 
-/// A range of bytes, shortened, and no other text.
-fn shown_range(range: &[u8]) -> String {
+/// Returns a range of bytes, shortened, or [`OTHER`] for any other text.
+fn logged_range(range: &[u8]) -> String {
     let set = range.split_at_checked(6).filter(|(unit, _)| unit.eq_ignore_ascii_case(b"bytes="));
     let allowed = |byte: &u8| byte.is_ascii_digit() || matches!(byte, b'-' | b',' | b' ');
     match set {
         Some((_, set)) if set.iter().all(allowed) => {
-            range.iter().take(RANGE_SHOWN).copied().map(char::from).collect()
+            range.iter().take(MAX_RANGE_LENGTH).copied().map(char::from).collect()
         }
         _ => OTHER.to_owned(),
     }
@@ -149,10 +147,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_is_a_method_or_a_range_is_shown() {
-        assert_eq!(shown_method(&Method::PATCH), "PATCH");
-        assert_eq!(shown_method(&"ey.a.token".parse().unwrap()), "other");
-        for (range, shown) in [
+    fn only_known_methods_and_byte_ranges_are_logged() {
+        assert_eq!(logged_method(&Method::PATCH), "PATCH");
+        assert_eq!(logged_method(&"ey.a.token".parse().unwrap()), "other");
+        for (range, logged) in [
             ("bytes=0-", "bytes=0-"),
             ("bytes=0-1, 5-9", "bytes=0-1, 5-9"),
             ("Bytes=-500", "Bytes=-500"),
@@ -161,11 +159,11 @@ mod tests {
             ("ey.a.token", "other"),
             ("", "other"),
         ] {
-            assert_eq!(shown_range(range.as_bytes()), shown);
+            assert_eq!(logged_range(range.as_bytes()), logged);
         }
         assert_eq!(
-            shown_range(format!("bytes={}", "1-2,".repeat(99)).as_bytes()).len(),
-            RANGE_SHOWN
+            logged_range(format!("bytes={}", "1-2,".repeat(99)).as_bytes()).len(),
+            MAX_RANGE_LENGTH
         );
     }
 }
