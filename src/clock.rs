@@ -1,8 +1,8 @@
-//! The clock: the system's, and one that a test can move.
+//! The clock: the system's, or one that a test can set.
 //!
-//! Everything that compares a moment (a loan's due time, a token's expiry, a retry) reads a
-//! [`Clock`] and never the system, so that a test need not wait. Bokbasen sets due times by its own
-//! clock, so a clock also carries how far Bokbasen's is from ours. It calls nothing of ours.
+//! Code that compares times (a due time, the expiry of a token, a retry) reads a [`Clock`] and
+//! never the system clock, so that tests need not wait. Bokbasen sets due times by its own clock,
+//! so [`Clock`] also stores the offset between the two clocks. It depends on no other module.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -14,81 +14,82 @@ use jiff::{SignedDuration, Timestamp};
 /// share one offset to Bokbasen's clock.
 #[derive(Clone, Debug, Default)]
 pub struct Clock {
-    /// Milliseconds since the epoch when the clock is moved by hand.
-    by_hand: Option<Arc<AtomicI64>>,
-    /// Milliseconds by which Bokbasen's clock is ahead of ours; negative where it is behind.
+    /// The time of a movable clock, in milliseconds since the epoch.
+    movable: Option<Arc<AtomicI64>>,
+    /// Milliseconds by which Bokbasen's clock is ahead of ours; negative if it is behind.
     lending_offset: Arc<AtomicI64>,
 }
 
 impl Clock {
-    /// The system's clock.
+    /// Creates a clock that reads the system time.
     pub fn system() -> Clock {
         Clock::default()
     }
 
-    /// A clock that keeps the time `start` until a test moves it, to the millisecond.
+    /// Creates a clock that shows `start`, in milliseconds, until a test moves it.
     pub fn movable(start: Timestamp) -> Clock {
         Clock {
-            by_hand: Some(Arc::new(AtomicI64::new(start.as_millisecond()))),
+            movable: Some(Arc::new(AtomicI64::new(start.as_millisecond()))),
             ..Clock::default()
         }
     }
 
-    /// The present moment by our own clock.
+    /// Returns the current time by our own clock.
     #[allow(clippy::disallowed_methods)] // the one place that reads the system's clock
     pub fn now(&self) -> Timestamp {
-        match &self.by_hand {
+        match &self.movable {
             Some(millis) => Timestamp::from_millisecond(millis.load(Ordering::SeqCst))
                 .unwrap_or(Timestamp::UNIX_EPOCH),
             None => Timestamp::now(),
         }
     }
 
-    /// The present moment by Bokbasen's clock: what a loan's due time is compared with. It costs
-    /// one atomic load more than [`Clock::now`].
+    /// Returns the current time by Bokbasen's clock, for comparison with due times. It costs one
+    /// atomic load more than [`Clock::now`].
     pub fn lending_now(&self) -> Timestamp {
         self.now().checked_add(self.lending_offset()).unwrap_or_else(|_| self.now())
     }
 
-    /// How far Bokbasen's clock is ahead of ours, as last measured; zero before that.
+    /// Returns how far Bokbasen's clock is ahead of ours, as last measured, or zero before the
+    /// first measurement.
     pub fn lending_offset(&self) -> SignedDuration {
         SignedDuration::from_millis(self.lending_offset.load(Ordering::Relaxed))
     }
 
-    /// Sets how far Bokbasen's clock is ahead of ours. The client of Bokbasen calls this, and
-    /// bounds the value.
+    /// Sets how far Bokbasen's clock is ahead of ours. The client of Bokbasen calls this and bounds
+    /// the value.
     pub fn set_lending_offset(&self, ahead: SignedDuration) {
         let millis = i64::try_from(ahead.as_millis()).unwrap_or(0);
         self.lending_offset.store(millis, Ordering::Relaxed);
     }
 
-    /// Moves a movable clock forward, and does nothing to the system's.
+    /// Moves a movable clock forward. Has no effect on the system clock.
     pub fn advance(&self, by: Duration) {
-        if let Some(millis) = &self.by_hand {
+        if let Some(millis) = &self.movable {
             let by = i64::try_from(by.as_millis()).unwrap_or(i64::MAX);
             millis.fetch_add(by, Ordering::SeqCst);
         }
     }
 
-    /// Sets a movable clock, also backwards, and does nothing to the system's.
+    /// Sets a movable clock, possibly backwards. Has no effect on the system clock.
     pub fn set(&self, to: Timestamp) {
-        if let Some(millis) = &self.by_hand {
+        if let Some(millis) = &self.movable {
             millis.store(to.as_millisecond(), Ordering::SeqCst);
         }
     }
 }
 
-/// `at + by`, and the end of time where that cannot be represented: a moment that never comes.
+/// Returns `at + by`, or [`Timestamp::MAX`] on overflow.
 pub fn after(at: Timestamp, by: Duration) -> Timestamp {
     at.checked_add(by).unwrap_or(Timestamp::MAX)
 }
 
-/// `at - by`, and the beginning of time where that cannot be represented.
+/// Returns `at - by`, or [`Timestamp::MIN`] on overflow.
 pub fn before(at: Timestamp, by: Duration) -> Timestamp {
     at.checked_sub(by).unwrap_or(Timestamp::MIN)
 }
 
-/// How long it is from `now` until `at`; zero where `at` has passed.
+/// Returns the time from `now` until `at`, or zero if `at` has passed.
 pub fn until(now: Timestamp, at: Timestamp) -> Duration {
     Duration::try_from(at.duration_since(now)).unwrap_or(Duration::ZERO)
 }
@@ -120,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn until_a_moment_that_has_passed_is_zero() {
+    fn duration_until_a_past_time_is_zero() {
         let now = Timestamp::from_second(100).unwrap();
         let past = Timestamp::from_second(40).unwrap();
         assert_eq!(until(now, past), Duration::ZERO);

@@ -1,7 +1,7 @@
-//! Starts background tasks again that end although nobody stopped them.
+//! Restarts background tasks that end early.
 //!
-//! Whoever starts a task that must run for as long as the process wraps it in [`supervise`]. A
-//! panic ends one run of the task and nothing else.
+//! Any module may wrap a task in [`supervise`] if the task must run as long as the process. A panic
+//! ends one run of the task and nothing else.
 
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
@@ -13,15 +13,16 @@ use tokio_util::sync::CancellationToken;
 use crate::crash::{self, Edge};
 use crate::telemetry::Metrics;
 
-/// The wait before a restart: the first, and the longest that it doubles up to.
+/// The first wait before a restart, and the limit of its doubling.
 const FIRST_WAIT: Duration = Duration::from_millis(100);
-const LONGEST_WAIT: Duration = Duration::from_secs(30);
-/// A run of this length counts as healthy: the next wait is the first again.
-const HEALTHY: Duration = Duration::from_secs(60);
+const MAX_WAIT: Duration = Duration::from_secs(30);
+/// The length of a healthy run. After one, the wait is reset to [`FIRST_WAIT`].
+const HEALTHY_RUN: Duration = Duration::from_secs(60);
 
-/// Runs a task until `stopping`. A run that panics or returns before is logged and counted by the
-/// task's name, and followed by the next one after a wait. State that must survive a run belongs
-/// outside of it.
+/// Runs a task until `stopping` is cancelled.
+///
+/// A run that panics or returns early is logged, counted by the task's name, and restarted after a
+/// wait. State that must survive a restart belongs outside of the run.
 pub(crate) async fn supervise<F, T>(
     task: &'static str,
     metrics: Metrics,
@@ -42,20 +43,15 @@ pub(crate) async fn supervise<F, T>(
         if stopping.is_cancelled() {
             return;
         }
-        if began.elapsed() >= HEALTHY {
+        if began.elapsed() >= HEALTHY_RUN {
             wait = FIRST_WAIT;
         }
         metrics.task_restarted(task);
-        tracing::error!(
-            task,
-            panicked,
-            ?wait,
-            "a background task ended by itself; it is started again"
-        );
+        tracing::error!(task, panicked, ?wait, "a background task ended early; restarting it");
         if tokio::time::timeout(wait, stopping.cancelled()).await.is_ok() {
             return;
         }
-        wait = (wait * 2).min(LONGEST_WAIT);
+        wait = (wait * 2).min(MAX_WAIT);
     }
 }
 
@@ -67,7 +63,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_task_that_panics_or_returns_runs_again_with_backoff() {
+    async fn task_that_panics_or_returns_restarts_with_backoff() {
         let (metrics, stopping) = (Metrics::new().unwrap(), CancellationToken::new());
         let runs = Arc::new(AtomicU32::new(0));
         let (counting, stop) = (runs.clone(), stopping.clone());
