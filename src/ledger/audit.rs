@@ -308,7 +308,7 @@ pub(super) fn next_link(
 /// The result of [`verify`].
 #[derive(Debug, Default)]
 pub struct Verified {
-    /// The newest link.
+    /// The newest link of the chain.
     pub head: Head,
     /// The problems found, as sentences.
     pub findings: Vec<String>,

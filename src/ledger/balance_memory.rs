@@ -62,9 +62,9 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError`]; the earlier doubts remain.
     pub async fn replace_doubts(&self, doubts: Doubts) -> Result<(), LedgerError> {
-        let (answer, answered) = oneshot::channel();
-        self.send(Command::Doubts { doubts, answer }).await?;
-        answered.await.map_err(|_| LedgerError::Closed)?.map(drop)
+        let (responder, response) = oneshot::channel();
+        self.send(Command::Doubts { doubts, responder }).await?;
+        response.await.map_err(|_| LedgerError::Closed)?.map(drop)
     }
 
     /// Returns the number of loans that a balance has ended after this time, of one library or of

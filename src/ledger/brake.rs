@@ -31,7 +31,7 @@ pub enum BrakeMode {
     Off,
     /// Counts and logs a warning, and permits the loan.
     Shadow,
-    /// Refuses the loan.
+    /// Refuses the loan until the limit permits it.
     Enforce,
 }
 

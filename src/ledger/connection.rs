@@ -106,7 +106,7 @@ impl WriteConnection {
         let opened = match timeout(REOPEN_DEADLINE, open_and_probe(&self.options, now)).await {
             Ok(opened) => opened.map_err(|error| reason(&error)),
             Err(_) => {
-                Err(format!("the disk did not answer within {} s", REOPEN_DEADLINE.as_secs()))
+                Err(format!("the disk did not respond within {} s", REOPEN_DEADLINE.as_secs()))
             }
         };
         match opened {

@@ -27,7 +27,7 @@ pub enum LedgerError {
          use this one"
     )]
     HeadMissing {
-        /// The ledger's file.
+        /// The path of the ledger's file.
         file: PathBuf,
         /// The head file, which stores the newest link of the audit trail.
         head_file: PathBuf,
@@ -37,7 +37,7 @@ pub enum LedgerError {
     File {
         /// The file that failed.
         file: PathBuf,
-        /// The system's error.
+        /// The error of the operating system.
         source: std::io::Error,
     },
     /// SQLite reported an error.
@@ -46,9 +46,9 @@ pub enum LedgerError {
          `sqlite3 FILE 'PRAGMA integrity_check'`"
     )]
     Database {
-        /// The ledger's file.
+        /// The path of the ledger's file.
         file: PathBuf,
-        /// SQLite's error.
+        /// The error that SQLite reported.
         source: sqlx::Error,
     },
     /// The transaction of this command failed, or the ledger cannot be written at the moment.

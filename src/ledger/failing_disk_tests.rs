@@ -13,9 +13,9 @@ use crate::clock::Clock;
 use crate::telemetry::Metrics;
 
 async fn inject(ledger: &Ledger, fault: Fault) {
-    let (answer, answered) = oneshot::channel();
-    ledger.send(Command::Fault { fault, answer }).await.unwrap();
-    answered.await.unwrap();
+    let (responder, response) = oneshot::channel();
+    ledger.send(Command::Fault { fault, responder }).await.unwrap();
+    response.await.unwrap();
 }
 
 async fn open_with_metrics(directory: &Path) -> (Ledger, Metrics) {
@@ -126,7 +126,7 @@ async fn hanging_write_resets_the_writable_metric() {
     let is_writable = || metrics.render().contains("loangate_ledger_writable 1");
     assert!(is_writable());
     let hanging = ledger.write_test.last.clone().lock_owned().await;
-    assert!(ledger.check_writable().await.unwrap_err().contains("no answer"));
+    assert!(ledger.check_writable().await.unwrap_err().contains("no response"));
     assert!(!is_writable());
     drop(hanging);
     ledger.intend(loan(1), None, by("reader")).await.unwrap();

@@ -158,9 +158,9 @@ impl Ledger {
         issued: Option<Timestamp>,
         cause: Cause,
     ) -> Result<Intended, LedgerError> {
-        let (answer, answered) = oneshot::channel();
-        self.send(Command::Intend { loan: Box::new(loan), issued, cause, answer }).await?;
-        answered.await.map_err(|_| LedgerError::Closed)?
+        let (responder, response) = oneshot::channel();
+        self.send(Command::Intend { loan: Box::new(loan), issued, cause, responder }).await?;
+        response.await.map_err(|_| LedgerError::Closed)?
     }
 
     /// Applies an event with [`Loan::apply`] in one transaction, and returns the changed loan.
@@ -169,9 +169,9 @@ impl Ledger {
     /// [`LedgerError`]; the loan is unchanged, but after [`LedgerError::Commit`] and
     /// [`LedgerError::Closed`] that is uncertain.
     pub async fn apply(&self, id: LoanId, event: Event, cause: Cause) -> Result<Loan, LedgerError> {
-        let (answer, answered) = oneshot::channel();
-        self.send(Command::Apply { id, event, cause, answer }).await?;
-        answered.await.map_err(|_| LedgerError::Closed)?
+        let (responder, response) = oneshot::channel();
+        self.send(Command::Apply { id, event, cause, responder }).await?;
+        response.await.map_err(|_| LedgerError::Closed)?
     }
 
     /// Takes over a loan of a dead process. Returns whether this process now owns the loan.
@@ -179,9 +179,9 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError`] if the ledger cannot be written.
     pub async fn adopt(&self, id: LoanId) -> Result<bool, LedgerError> {
-        let (answer, answered) = oneshot::channel();
-        self.send(Command::Adopt { id, answer }).await?;
-        answered.await.map_err(|_| LedgerError::Closed)?
+        let (responder, response) = oneshot::channel();
+        self.send(Command::Adopt { id, responder }).await?;
+        response.await.map_err(|_| LedgerError::Closed)?
     }
 
     /// Writes the reading progress of a loan. Returns false if the loan was never accepted.
@@ -189,9 +189,9 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError`] if the ledger cannot be written.
     pub async fn note_progress(&self, id: LoanId, progress: Progress) -> Result<bool, LedgerError> {
-        let (answer, answered) = oneshot::channel();
-        self.send(Command::Progress { id, progress, answer }).await?;
-        answered.await.map_err(|_| LedgerError::Closed)?
+        let (responder, response) = oneshot::channel();
+        self.send(Command::Progress { id, progress, responder }).await?;
+        response.await.map_err(|_| LedgerError::Closed)?
     }
 
     /// Adds these counts to the stored ones. All are durable when this returns. Unknown loans are
@@ -201,9 +201,9 @@ impl Ledger {
     /// [`LedgerError`]; nothing was written, but after [`LedgerError::Closed`], or if the commit
     /// itself failed, that is uncertain.
     pub async fn note_delivered(&self, delivered: Arc<[Delivered]>) -> Result<(), LedgerError> {
-        let (answer, answered) = oneshot::channel();
-        self.send(Command::Delivered { delivered, answer }).await?;
-        answered.await.map_err(|_| LedgerError::Closed)?.map(drop)
+        let (responder, response) = oneshot::channel();
+        self.send(Command::Delivered { delivered, responder }).await?;
+        response.await.map_err(|_| LedgerError::Closed)?.map(drop)
     }
 
     /// Replaces the pseudonym in loans that ended before this time with a random value. Returns the
@@ -212,9 +212,9 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError`] if the ledger cannot be written.
     pub async fn forget(&self, before: Timestamp, limit: u32) -> Result<u64, LedgerError> {
-        let (answer, answered) = oneshot::channel();
-        self.send(Command::Forget { before, limit, answer }).await?;
-        answered.await.map_err(|_| LedgerError::Closed)?
+        let (responder, response) = oneshot::channel();
+        self.send(Command::Forget { before, limit, responder }).await?;
+        response.await.map_err(|_| LedgerError::Closed)?
     }
 
     /// Returns the number of other processes that have this ledger open.
@@ -224,9 +224,9 @@ impl Ledger {
 
     /// Commits the queued commands, checkpoints the write-ahead log and closes the ledger.
     pub async fn close(&self) {
-        let (answer, answered) = oneshot::channel();
-        if self.commands.send(Command::Close { answer }).await.is_ok() {
-            let _ = answered.await;
+        let (responder, response) = oneshot::channel();
+        if self.commands.send(Command::Close { responder }).await.is_ok() {
+            let _ = response.await;
         }
         self.readers.close().await;
         self.support.close().await;

@@ -31,9 +31,9 @@ impl Ledger {
         if marked.is_some() {
             return Ok(true);
         }
-        let (answer, answered) = oneshot::channel();
-        self.send(Command::Opened { id, answer }).await?;
-        answered.await.map_err(|_| LedgerError::Closed)?
+        let (responder, response) = oneshot::channel();
+        self.send(Command::Opened { id, responder }).await?;
+        response.await.map_err(|_| LedgerError::Closed)?
     }
 }
 

@@ -37,7 +37,7 @@ pub enum Prunable {
     NeverLent {
         /// Only loans that last changed before this time.
         before: Timestamp,
-        /// The current time.
+        /// The time at which a refusal must be over.
         now: Timestamp,
     },
     /// Ended loans whose end Bokbasen has acknowledged and whose borrower is forgotten.

@@ -40,7 +40,7 @@ const CLOSE_DEADLINE: Duration = Duration::from_secs(5);
 /// The interval between log lines while the ledger cannot be written.
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
-type Answer<T> = oneshot::Sender<Result<T, LedgerError>>;
+type Responder<T> = oneshot::Sender<Result<T, LedgerError>>;
 
 /// A write request with the channel for its response.
 pub(super) enum Command {
@@ -48,52 +48,52 @@ pub(super) enum Command {
         loan: Box<Loan>,
         issued: Option<Timestamp>,
         cause: Cause,
-        answer: Answer<Intended>,
+        responder: Responder<Intended>,
     },
     Apply {
         id: LoanId,
         event: Event,
         cause: Cause,
-        answer: Answer<Loan>,
+        responder: Responder<Loan>,
     },
     Adopt {
         id: LoanId,
-        answer: Answer<bool>,
+        responder: Responder<bool>,
     },
     Progress {
         id: LoanId,
         progress: Progress,
-        answer: Answer<bool>,
+        responder: Responder<bool>,
     },
     Delivered {
         delivered: Arc<[Delivered]>,
-        answer: Answer<bool>,
+        responder: Responder<bool>,
     },
     Forget {
         before: Timestamp,
         limit: u32,
-        answer: Answer<u64>,
+        responder: Responder<u64>,
     },
     /// Writes a probe row to test that the ledger can be written.
     TestWrite {
-        answer: Answer<bool>,
+        responder: Responder<bool>,
     },
     /// Simulates a disk fault.
     #[cfg(test)]
     Fault {
         fault: Fault,
-        answer: oneshot::Sender<()>,
+        responder: oneshot::Sender<()>,
     },
     Doubts {
         doubts: Doubts,
-        answer: Answer<bool>,
+        responder: Responder<bool>,
     },
     Opened {
         id: LoanId,
-        answer: Answer<bool>,
+        responder: Responder<bool>,
     },
     Close {
-        answer: oneshot::Sender<()>,
+        responder: oneshot::Sender<()>,
     },
 }
 
@@ -111,11 +111,11 @@ pub(super) enum Fault {
 
 /// The result of a command, sent to its caller after the commit.
 enum Done {
-    Intended(Result<Intended, LedgerError>, Answer<Intended>),
-    Applied(Result<Loan, LedgerError>, &'static str, Answer<Loan>),
+    Intended(Result<Intended, LedgerError>, Responder<Intended>),
+    Applied(Result<Loan, LedgerError>, &'static str, Responder<Loan>),
     /// Whether anything was written, and the name of the command.
-    Written(Result<bool, LedgerError>, &'static str, Answer<bool>),
-    Forgotten(Result<u64, LedgerError>, Answer<u64>),
+    Written(Result<bool, LedgerError>, &'static str, Responder<bool>),
+    Forgotten(Result<u64, LedgerError>, Responder<u64>),
 }
 
 impl Done {
@@ -162,7 +162,7 @@ pub(super) struct Writer {
     pub(super) fault: Option<Fault>,
 }
 
-/// A failed transaction.
+/// The error of a failed transaction.
 struct Failure {
     source: sqlx::Error,
     /// The commit itself failed, so the transaction may be durable.
@@ -193,11 +193,11 @@ pub(super) async fn run(mut writer: Writer, mut waiting: mpsc::Receiver<Command>
             return writer.flush_head().await;
         }
         let closing = writer.process(std::mem::take(&mut batch)).await;
-        if let Some(answer) = closing {
+        if let Some(responder) = closing {
             waiting.close();
             writer.flush_head().await;
             writer.checkpoint().await;
-            let _ = answer.send(());
+            let _ = responder.send(());
             return;
         }
     }
@@ -241,11 +241,11 @@ impl Writer {
         let mut commands = Vec::with_capacity(batch.len());
         for command in batch {
             match command {
-                Command::Close { answer } => closing = Some(answer),
+                Command::Close { responder } => closing = Some(responder),
                 #[cfg(test)]
-                Command::Fault { fault, answer } => {
+                Command::Fault { fault, responder } => {
                     self.inject(fault).await;
-                    let _ = answer.send(());
+                    let _ = responder.send(());
                 }
                 _ if closing.is_some() => {} // its caller receives `Closed` because of the drop
                 command => commands.push(command),
@@ -276,7 +276,7 @@ impl Writer {
         match self.write(&mut commands, &mut done).await {
             Ok(head) => {
                 self.connection.committed();
-                self.note_head(head).await;
+                self.record_head(head).await;
                 done.into_iter().for_each(|done| self.respond(done));
                 true
             }
@@ -312,7 +312,7 @@ impl Writer {
             Ok(down) => down,
             Err(why) => return self.failed(&why, 0),
         };
-        if let Err(Failure { source, .. }) = self.end_doubtful().await {
+        if let Err(Failure { source, .. }) = self.end_intents_in_doubt().await {
             let why = reason(&source);
             self.failed(&why, 0);
             return self.connection.discard(why).await;
@@ -325,7 +325,7 @@ impl Writer {
 
     /// Ends the intents in doubt that are durable. Their callers received an error and sent no
     /// begin. The transaction holds the write lock, so no older commit can be in progress.
-    async fn end_doubtful(&mut self) -> Result<(), Failure> {
+    async fn end_intents_in_doubt(&mut self) -> Result<(), Failure> {
         if self.in_doubt.is_empty() {
             return Ok(());
         }
@@ -353,7 +353,7 @@ impl Writer {
         let head = within(deadline, batch.end()).await?;
         within(deadline, transaction.commit()).await?;
         self.in_doubt.clear();
-        self.note_head(head).await;
+        self.record_head(head).await;
         Ok(())
     }
 
@@ -368,7 +368,7 @@ impl Writer {
         let Ok(connection) = self.connection.get() else {
             return Err(sqlx::Error::WorkerCrashed.into());
         };
-        let work = Work {
+        let context = TransactionContext {
             now: self.clock.now(),
             deadline,
             owner: self.process.name(),
@@ -377,11 +377,11 @@ impl Writer {
         };
         let mut transaction = within(deadline, connection.begin_with("BEGIN IMMEDIATE")).await?;
         let mut batch =
-            within(deadline, WriteBatch::begin(&mut transaction, work.owner, &self.audit_key))
+            within(deadline, WriteBatch::begin(&mut transaction, context.owner, &self.audit_key))
                 .await?;
         within(deadline, read_ahead(&mut batch, commands.as_slice())).await?;
         for command in commands {
-            let Some((result, failure)) = work.run(&mut batch, command).await else { continue };
+            let Some((result, failure)) = context.run(&mut batch, command).await else { continue };
             done.push(result);
             if let Some(source) = failure {
                 return Err(source.into());
@@ -405,7 +405,7 @@ impl Writer {
     }
 
     /// Records a committed link. The head file has it within [`HEAD_WRITE_INTERVAL`].
-    async fn note_head(&mut self, head: Head) {
+    async fn record_head(&mut self, head: Head) {
         if head.number == 0 {
             return;
         }
@@ -460,23 +460,23 @@ impl Writer {
 
     fn respond(&self, done: Done) {
         match done {
-            Done::Intended(result, answer) => {
+            Done::Intended(result, responder) => {
                 if matches!(result, Ok(Intended::Written(_))) {
                     self.metrics.loan("intended");
                 }
-                let _ = answer.send(result);
+                let _ = responder.send(result);
             }
-            Done::Applied(result, event, answer) => {
+            Done::Applied(result, event, responder) => {
                 if result.is_ok() {
                     self.metrics.loan(event);
                 }
-                let _ = answer.send(result);
+                let _ = responder.send(result);
             }
-            Done::Written(result, _, answer) => {
-                let _ = answer.send(result);
+            Done::Written(result, _, responder) => {
+                let _ = responder.send(result);
             }
-            Done::Forgotten(result, answer) => {
-                let _ = answer.send(result);
+            Done::Forgotten(result, responder) => {
+                let _ = responder.send(result);
             }
         }
     }
@@ -496,7 +496,7 @@ impl Writer {
 }
 
 /// The values that all commands of one transaction use.
-struct Work<'a> {
+struct TransactionContext<'a> {
     now: Timestamp,
     deadline: Instant,
     owner: &'a str,
@@ -504,7 +504,7 @@ struct Work<'a> {
     brake: (Brake, &'a Metrics),
 }
 
-impl Work<'_> {
+impl TransactionContext<'_> {
     /// Runs one command. Returns the result to send after the commit, and the error if the database
     /// failed. Returns none for a close, which [`run`] handles.
     async fn run(
@@ -514,55 +514,55 @@ impl Work<'_> {
     ) -> Option<(Done, Option<sqlx::Error>)> {
         let by = self.deadline;
         Some(match command {
-            Command::Intend { loan, issued, cause, answer } => {
+            Command::Intend { loan, issued, cause, responder } => {
                 let work = intend(batch, *loan, issued, &cause, self.brake);
                 let (result, failure) = split_database_error(within_rule(by, work).await);
-                (Done::Intended(result, answer), failure)
+                (Done::Intended(result, responder), failure)
             }
-            Command::Apply { id, event, cause, answer } => {
+            Command::Apply { id, event, cause, responder } => {
                 let name = event.name();
                 let work = apply(batch, id, event, &cause, self.now);
                 let (result, failure) = split_database_error(within_rule(by, work).await);
-                (Done::Applied(result, name, answer), failure)
+                (Done::Applied(result, name, responder), failure)
             }
-            Command::Adopt { id, answer } => {
+            Command::Adopt { id, responder } => {
                 let work = adopt(batch, id, self.owner, self.process);
                 let (result, failure) = split_database_error(within_rule(by, work).await);
-                (Done::Written(result, "adopted", answer), failure)
+                (Done::Written(result, "adopted", responder), failure)
             }
-            Command::Progress { id, progress, answer } => {
+            Command::Progress { id, progress, responder } => {
                 let work = note_progress(batch, id, progress);
                 let (result, failure) = split_database_error(within_rule(by, work).await);
-                (Done::Written(result, "progress", answer), failure)
+                (Done::Written(result, "progress", responder), failure)
             }
-            Command::Delivered { delivered, answer } => {
+            Command::Delivered { delivered, responder } => {
                 let written = within(by, delivered::add(batch, &delivered)).await;
                 let (result, failure) =
                     split_database_error(written.map(|()| true).map_err(database));
-                (Done::Written(result, "delivered", answer), failure)
+                (Done::Written(result, "delivered", responder), failure)
             }
-            Command::Forget { before, limit, answer } => {
+            Command::Forget { before, limit, responder } => {
                 let work = forget(batch, before, limit, self.now);
                 let (result, failure) = split_database_error(within_rule(by, work).await);
-                (Done::Forgotten(result, answer), failure)
+                (Done::Forgotten(result, responder), failure)
             }
-            Command::Opened { id, answer } => {
+            Command::Opened { id, responder } => {
                 let (result, failure) = split_database_error(
                     within_rule(by, opened_mark::mark(batch, id, self.now)).await,
                 );
-                (Done::Written(result, "opened", answer), failure)
+                (Done::Written(result, "opened", responder), failure)
             }
-            Command::Doubts { doubts, answer } => {
+            Command::Doubts { doubts, responder } => {
                 let (result, failure) = split_database_error(
                     within_rule(by, balance_memory::replace(batch, &doubts)).await,
                 );
-                (Done::Written(result, "doubts", answer), failure)
+                (Done::Written(result, "doubts", responder), failure)
             }
-            Command::TestWrite { answer } => {
+            Command::TestWrite { responder } => {
                 let written = within(by, test_write(batch, self.now)).await;
                 let (result, failure) =
                     split_database_error(written.map(|()| true).map_err(database));
-                (Done::Written(result, "tested", answer), failure)
+                (Done::Written(result, "tested", responder), failure)
             }
             #[cfg(test)]
             Command::Fault { .. } => return None,
@@ -588,7 +588,7 @@ async fn within_rule<T>(
 }
 
 fn disk_timeout() -> sqlx::Error {
-    let sentence = format!("the disk did not answer within {} s", TRANSACTION_DEADLINE.as_secs());
+    let sentence = format!("the disk did not respond within {} s", TRANSACTION_DEADLINE.as_secs());
     sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, sentence))
 }
 
@@ -606,10 +606,10 @@ async fn test_write(batch: &mut WriteBatch<'_>, now: Timestamp) -> Result<(), sq
 fn fail(done: Done, why: &str) {
     let error = || LedgerError::Commit(why.to_owned());
     match done {
-        Done::Intended(_, answer) => drop(answer.send(Err(error()))),
-        Done::Applied(_, _, answer) => drop(answer.send(Err(error()))),
-        Done::Written(_, _, answer) => drop(answer.send(Err(error()))),
-        Done::Forgotten(_, answer) => drop(answer.send(Err(error()))),
+        Done::Intended(_, responder) => drop(responder.send(Err(error()))),
+        Done::Applied(_, _, responder) => drop(responder.send(Err(error()))),
+        Done::Written(_, _, responder) => drop(responder.send(Err(error()))),
+        Done::Forgotten(_, responder) => drop(responder.send(Err(error()))),
     }
 }
 
@@ -631,30 +631,34 @@ async fn read_ahead(batch: &mut WriteBatch<'_>, commands: &[Command]) -> Result<
 /// handles.
 fn unprocessed(command: Command) -> Option<Done> {
     match command {
-        Command::Intend { answer, .. } => Some(Done::Intended(Err(LedgerError::Closed), answer)),
-        Command::Apply { event, answer, .. } => {
-            Some(Done::Applied(Err(LedgerError::Closed), event.name(), answer))
+        Command::Intend { responder, .. } => {
+            Some(Done::Intended(Err(LedgerError::Closed), responder))
         }
-        Command::Adopt { answer, .. } => {
-            Some(Done::Written(Err(LedgerError::Closed), "adopted", answer))
+        Command::Apply { event, responder, .. } => {
+            Some(Done::Applied(Err(LedgerError::Closed), event.name(), responder))
         }
-        Command::Progress { answer, .. } => {
-            Some(Done::Written(Err(LedgerError::Closed), "progress", answer))
+        Command::Adopt { responder, .. } => {
+            Some(Done::Written(Err(LedgerError::Closed), "adopted", responder))
         }
-        Command::Delivered { answer, .. } => {
-            Some(Done::Written(Err(LedgerError::Closed), "delivered", answer))
+        Command::Progress { responder, .. } => {
+            Some(Done::Written(Err(LedgerError::Closed), "progress", responder))
         }
-        Command::Forget { answer, .. } => Some(Done::Forgotten(Err(LedgerError::Closed), answer)),
-        Command::TestWrite { answer } => {
-            Some(Done::Written(Err(LedgerError::Closed), "tested", answer))
+        Command::Delivered { responder, .. } => {
+            Some(Done::Written(Err(LedgerError::Closed), "delivered", responder))
+        }
+        Command::Forget { responder, .. } => {
+            Some(Done::Forgotten(Err(LedgerError::Closed), responder))
+        }
+        Command::TestWrite { responder } => {
+            Some(Done::Written(Err(LedgerError::Closed), "tested", responder))
         }
         #[cfg(test)]
         Command::Fault { .. } => None,
-        Command::Opened { answer, .. } => {
-            Some(Done::Written(Err(LedgerError::Closed), "opened", answer))
+        Command::Opened { responder, .. } => {
+            Some(Done::Written(Err(LedgerError::Closed), "opened", responder))
         }
-        Command::Doubts { answer, .. } => {
-            Some(Done::Written(Err(LedgerError::Closed), "doubts", answer))
+        Command::Doubts { responder, .. } => {
+            Some(Done::Written(Err(LedgerError::Closed), "doubts", responder))
         }
         Command::Close { .. } => None,
     }

@@ -46,7 +46,7 @@ impl Ledger {
                 // On a hanging disk no write has failed yet, so the metric is set here. The next
                 // successful write resets it.
                 self.write_test.metrics.ledger_writable(false);
-                Err(format!("no answer within {} s", DEADLINE.as_secs()))
+                Err(format!("no response within {} s", DEADLINE.as_secs()))
             }
         }
     }
@@ -61,9 +61,9 @@ impl Ledger {
         // Stored first, so that the rate limit holds even if this future is dropped.
         let pending = Err("the last write test did not finish".to_owned());
         *last = Some((Instant::now(), pending));
-        let (answer, answered) = oneshot::channel();
-        let result = match self.send(Command::TestWrite { answer }).await {
-            Ok(()) => answered.await.map_err(|_| LedgerError::Closed).and_then(|result| result),
+        let (responder, response) = oneshot::channel();
+        let result = match self.send(Command::TestWrite { responder }).await {
+            Ok(()) => response.await.map_err(|_| LedgerError::Closed).and_then(|result| result),
             Err(error) => Err(error),
         };
         let result = result.map(drop).map_err(|error| match error {

@@ -15,7 +15,7 @@ pub(super) type Key = (LoanId, Arc<str>);
 /// ledger under-reports then.
 const MAX_ENTRIES: usize = 100_000;
 
-/// The waiting counts.
+/// The counts that wait to be written.
 #[derive(Debug, Default)]
 pub(super) struct Tallies {
     by_file: HashMap<Key, Tally>,

@@ -177,7 +177,7 @@ impl Counts {
 }
 
 impl Run {
-    /// Adds the bytes since the last call to `into`. The range always covers the whole run: a full
+    /// Adds the bytes since the last call to `into`. The range always covers the whole run. A full
     /// [`crate::loan::Ranges`] drops its shortest ranges, and a growing run must not look short.
     fn count(&mut self, into: &mut Tallies) {
         let next = self.next.load(Ordering::Relaxed);

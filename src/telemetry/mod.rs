@@ -28,7 +28,7 @@ pub struct Settings {
 pub enum Via {
     /// An open route: no loan is needed.
     Open,
-    /// A cached decision.
+    /// An earlier decision, from the cache.
     Cache,
     /// An existing loan in the ledger.
     Ledger,
