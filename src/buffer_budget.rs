@@ -114,12 +114,12 @@ impl Size {
     }
 
     /// Returns whether the size is at its maximum: the reader reads at full speed.
-    pub fn is_most(&self) -> bool {
+    pub fn is_at_maximum(&self) -> bool {
         self.bytes == self.most
     }
 
     /// Returns whether the stream uses nothing of the budget.
-    pub fn is_least(&self) -> bool {
+    pub fn is_at_minimum(&self) -> bool {
         self.bytes == LEAST
     }
 
@@ -138,7 +138,7 @@ impl Size {
     }
 
     /// Records that this many bytes arrived.
-    pub fn came(&mut self, bytes: usize, now: Instant) {
+    pub fn record_arrival(&mut self, bytes: usize, now: Instant) {
         self.last_arrival = Some(now);
         self.moved = self.moved.saturating_add(bytes);
         if self.moved < GROWTH_THRESHOLD || bytes < self.bytes / 8 * 7 {
@@ -177,7 +177,7 @@ mod tests {
         let (mut sizes, mut moved) = (Vec::new(), 0);
         while moved < bytes {
             let next = size.next(now);
-            size.came(next, now);
+            size.record_arrival(next, now);
             moved += next;
             sizes.push(next);
         }
@@ -200,9 +200,9 @@ mod tests {
         assert_eq!(moves(&mut size, 8 << 20, at(0)), grown);
         assert_eq!(size.next(at(10)), MOST);
         assert_eq!(size.next(at(9000)), MOST, "the origin is slow, not the reader");
-        size.came(MOST, at(9000));
+        size.record_arrival(MOST, at(9000));
         assert_eq!(size.next(at(9050)), MOST / 2, "the reader is slower");
-        size.came(MOST / 2, at(9050));
+        size.record_arrival(MOST / 2, at(9050));
         assert_eq!(size.next(at(9300)), LEAST, "the reader has stalled");
         assert_eq!(moves(&mut size, GROWTH_THRESHOLD, at(9300)), [LEAST], "growth starts over");
     }
@@ -230,7 +230,7 @@ mod tests {
         let now = Instant::now();
         for _ in 0..2 * GROWTH_THRESHOLD / 1000 {
             size.next(now);
-            size.came(1000, now);
+            size.record_arrival(1000, now);
         }
         assert_eq!(size.next(now), INITIAL);
     }

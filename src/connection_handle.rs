@@ -94,7 +94,7 @@ impl Connection {
     }
 
     /// Whether the connection is aborted.
-    pub fn is_cut(&self) -> bool {
+    pub fn is_aborted(&self) -> bool {
         self.0.cut.load(Ordering::Acquire)
     }
 
@@ -211,7 +211,7 @@ impl Connection {
     }
 
     /// Ready when the socket accepts bytes.
-    pub fn poll_takes(&self, context: &Context<'_>) -> Poll<()> {
+    pub fn poll_writable(&self, context: &Context<'_>) -> Poll<()> {
         if !self.is_write_blocked() {
             return Poll::Ready(());
         }
@@ -256,10 +256,10 @@ mod tests {
         let clone = connection.clone();
         assert_eq!(connection.clones(), 2);
         clone.drain();
-        assert!(connection.is_draining() && !connection.is_cut());
+        assert!(connection.is_draining() && !connection.is_aborted());
         connection.register_waker(&Context::from_waker(&waker));
         clone.cut();
-        assert!(connection.is_cut());
+        assert!(connection.is_aborted());
         assert_eq!(woken.0.load(Ordering::Relaxed), 2);
     }
 
@@ -304,15 +304,16 @@ mod tests {
         let other = Arc::new(Woken::default());
         let (waker, another) = (woken.clone().into(), other.clone().into());
         let (one, two) = (Context::from_waker(&waker), Context::from_waker(&another));
-        assert!(connection.poll_takes(&one).is_ready());
+        assert!(connection.poll_writable(&one).is_ready());
         connection.set_write_blocked(true);
         assert!(
-            connection.poll_takes(&one).is_pending() && connection.poll_takes(&one).is_pending()
+            connection.poll_writable(&one).is_pending()
+                && connection.poll_writable(&one).is_pending()
         );
-        assert!(connection.poll_takes(&two).is_pending());
+        assert!(connection.poll_writable(&two).is_pending());
         connection.set_write_blocked(false);
         connection.set_write_blocked(false);
         assert_eq!((woken.0.load(Ordering::Relaxed), other.0.load(Ordering::Relaxed)), (1, 1));
-        assert!(connection.poll_takes(&one).is_ready());
+        assert!(connection.poll_writable(&one).is_ready());
     }
 }

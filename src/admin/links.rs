@@ -27,7 +27,7 @@ const DEFAULT_TTL: Duration = Duration::from_secs(8 * 3600);
 /// The request for a link. It has no `Debug`, since it contains a borrower's own id.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-#[schema(as = LinkWish)]
+#[schema(as = LinkRequest)]
 pub(super) struct LinkRequest {
     /// The library's ISIL.
     #[schema(

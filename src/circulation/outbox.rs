@@ -25,7 +25,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use super::{Circulation, log_ledger_failure};
 use crate::clock;
 use crate::ledger::{Cause, LedgerError};
-use crate::lending::{CallError, CallKind, Passage, Told};
+use crate::lending::{CallError, CallKind, EndAck, Passage};
 use crate::loan::{EndReason, Event, Loan, LoanId, LoanState, OVERDUE_AFTER};
 
 /// Maximum number of ends in one ledger query, and of acknowledgements in one batch of writes.
@@ -551,8 +551,8 @@ async fn count_ends(circulation: &Circulation) {
 async fn send(circulation: &Circulation, loan: &Loan) -> Sent {
     let id = loan.id;
     match call_bokbasen(circulation, loan).await {
-        Ok(Told::Done) => Sent::Acknowledged,
-        Ok(Told::NoSuchLoan) if circulation.trusts_absence(loan) => Sent::Acknowledged,
+        Ok(EndAck::Done) => Sent::Acknowledged,
+        Ok(EndAck::NoSuchLoan) if circulation.trusts_absence(loan) => Sent::Acknowledged,
         Ok(ack) => {
             tracing::warn!(loan = %id, ?ack, "Bokbasen does not accept this end yet; retrying");
             Sent::NotAccepted(None)
@@ -578,26 +578,26 @@ async fn send(circulation: &Circulation, loan: &Loan) -> Sent {
     }
 }
 
-async fn call_bokbasen(circulation: &Circulation, loan: &Loan) -> Result<Told, CallError> {
+async fn call_bokbasen(circulation: &Circulation, loan: &Loan) -> Result<EndAck, CallError> {
     let lending = &circulation.inner.lending;
     let (Some(lending_id), Some(ended), Some(reason)) =
         (&loan.lending_id, loan.ended, loan.end_reason)
     else {
-        return Ok(Told::Done); // Bokbasen never had it
+        return Ok(EndAck::Done); // Bokbasen never had it
     };
     match reason {
         EndReason::Cancelled => {
             lending
-                .give_back(lending_id, ended, EndReason::Returned, "cancelled by the reader")
+                .cancel_or_return(lending_id, ended, EndReason::Returned, "cancelled by the reader")
                 .await
         }
         EndReason::Returned | EndReason::Expired | EndReason::Rejected => {
             match lending.return_loan(lending_id, ended, reason).await? {
                 // Bokbasen can only cancel a loan that is still pending there.
-                Told::StillPending => {
+                EndAck::StillPending => {
                     lending.cancel(lending_id, "ended before it was accepted").await
                 }
-                ack @ (Told::Done | Told::CancelWindowClosed | Told::NoSuchLoan) => Ok(ack),
+                ack @ (EndAck::Done | EndAck::CancelWindowClosed | EndAck::NoSuchLoan) => Ok(ack),
             }
         }
     }
@@ -626,7 +626,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn failed_end_is_expedited_once_after_an_outage() {
         let mut outbox = Outbox::default();
-        let [unanswered, rejected] = [(); 2].map(|()| LoanId::fresh());
+        let [unanswered, rejected] = [(); 2].map(|()| LoanId::generate());
         outbox.record_result(unanswered, Sent::NoResponse);
         outbox.record_result(rejected, Sent::NotAccepted(Some(Duration::from_secs(5))));
         outbox.expedite(false);
@@ -644,7 +644,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn one_lane_takes_the_oldest_and_one_the_newest() {
         let mut outbox = Outbox::default();
-        let ends: Vec<LoanId> = (0..5).map(|_| LoanId::fresh()).collect();
+        let ends: Vec<LoanId> = (0..5).map(|_| LoanId::generate()).collect();
         ends.iter().for_each(|id| outbox.fresh.arrive(*id));
         let newest = outbox.take_due(Lane::Newest, Instant::now());
         assert_eq!(newest[0].1, ends[4]);
@@ -669,7 +669,7 @@ mod tests {
     async fn oldest_lane_leaves_the_newer_half_to_the_newest_lane() {
         for waiting in [1, 2, 50, 4 * MAX_BATCH] {
             let mut outbox = Outbox::default();
-            let ends: Vec<LoanId> = (0..waiting).map(|_| LoanId::fresh()).collect();
+            let ends: Vec<LoanId> = (0..waiting).map(|_| LoanId::generate()).collect();
             ends.iter().for_each(|id| outbox.fresh.arrive(*id));
             let oldest = outbox.take_due(Lane::Oldest, Instant::now());
             assert_eq!(oldest.len(), waiting.div_ceil(2).min(MAX_BATCH), "of {waiting}");
@@ -697,7 +697,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn unsent_end_is_sent_after_the_first_response() {
         let mut outbox = Outbox::default();
-        let unreached = LoanId::fresh();
+        let unreached = LoanId::generate();
         for _ in 0..5 {
             outbox.record_result(unreached, Sent::NotSent);
             assert_eq!(due(&outbox), []);
@@ -709,7 +709,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn each_end_keeps_its_own_backoff() {
         let mut outbox = Outbox::default();
-        let (bad, good) = (LoanId::fresh(), LoanId::fresh());
+        let (bad, good) = (LoanId::generate(), LoanId::generate());
         let mut waits = Vec::new();
         for _ in 0..10 {
             outbox.record_result(bad, Sent::NoResponse);

@@ -502,7 +502,7 @@ mod tests {
 
     /// Adds a loan with this poll interval, with or without a waiting caller.
     fn add(state: &mut State, backoff: PollBackoff, is_waited_for: bool) -> LoanId {
-        let loan = LoanId::fresh();
+        let loan = LoanId::generate();
         let waiters = is_waited_for.then(|| watch::channel(None).0);
         let entry =
             Entry { position: None, driver: Some(DriverState::default()), backoff, waiters };

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use super::Circulation;
 use super::drive::event_of;
-use crate::lending::{CallError, RemoteLoan, Standing, Told};
+use crate::lending::{CallError, EndAck, RemoteLoan, Standing};
 use crate::loan::{EndReason, Event, Loan};
 
 /// Result of a check of an unknown loan: the event, and details for its history.
@@ -176,10 +176,10 @@ async fn end_duplicate(circulation: &Circulation, extra: &RemoteLoan) -> Result<
     tracing::warn!(lending_id = extra.lending_id, "two loans under one reference; returning one");
     let (lending, now) = (&circulation.inner.lending, circulation.inner.clock.now());
     let why = "duplicate of one reference";
-    match lending.give_back(&extra.lending_id, now, EndReason::Returned, why).await? {
-        Told::Done => Ok(()),
+    match lending.cancel_or_return(&extra.lending_id, now, EndReason::Returned, why).await? {
+        EndAck::Done => Ok(()),
         // It was listed a moment ago, so a 404 is a lagging read.
-        Told::CancelWindowClosed | Told::StillPending | Told::NoSuchLoan => Err(
+        EndAck::CancelWindowClosed | EndAck::StillPending | EndAck::NoSuchLoan => Err(
             CallError::Unknown("a duplicate could neither be cancelled nor returned".to_owned()),
         ),
     }
@@ -263,7 +263,7 @@ mod tests {
         };
         assert!(checked(right.clone(), &loan).is_ok());
         for wrong in [
-            RemoteLoan { reference: Some(Reference::fresh()), ..right.clone() },
+            RemoteLoan { reference: Some(Reference::generate()), ..right.clone() },
             RemoteLoan { library: Some("NO-0301001".parse().unwrap()), ..right.clone() },
             RemoteLoan { isbn: Some("9788299999014".parse().unwrap()), ..right },
         ] {

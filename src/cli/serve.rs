@@ -169,7 +169,7 @@ pub async fn start(mut config: Config, clock: Clock) -> Result<Running, CliError
     let count = std::thread::available_parallelism().map_or(1, NonZero::get);
     let workers: Result<Vec<Delivery>, _> = (0..count).map(|_| delivery.for_worker()).collect();
     // It works until the drain ends, so only the end of the process stops it.
-    let watch = move || delivery.watch_readers();
+    let watch = move || delivery.run_stall_monitor();
     tokio::spawn(supervise("watch-readers", metrics.clone(), CancellationToken::new(), watch));
     let server =
         server::start(&config.server, line, certificates.clone(), workers.map_err(CliError::new)?)

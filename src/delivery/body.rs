@@ -149,11 +149,11 @@ impl Body {
     }
 
     /// Returns why no more of the body may be sent: it was aborted, or its loan has ended.
-    pub fn why_over(&self) -> Option<Abort> {
-        if let Kind::File(file) = &self.0 { file.outgoing.why_over() } else { None }
+    pub fn abort_reason(&self) -> Option<Abort> {
+        if let Kind::File(file) = &self.0 { file.outgoing.abort_reason() } else { None }
     }
 
-    /// Waits for the body to be aborted. Also wakes the task when [`Body::takes_suspend`] has a
+    /// Waits for the body to be aborted. Also wakes the task when [`Body::take_suspension`] has a
     /// request.
     pub fn poll_aborted(&self, context: &Context<'_>) -> Poll<Abort> {
         match &self.0 {
@@ -163,15 +163,15 @@ impl Body {
     }
 
     /// Records that the next bytes are available and wait for the reader.
-    pub fn waits_for_reader(&self) {
+    pub fn mark_waiting_for_reader(&self) {
         if let Kind::File(file) = &self.0 {
             file.outgoing.set_waits(false);
         }
     }
 
     /// Takes the monitor's request to suspend this body; each request is returned once.
-    pub fn takes_suspend(&self) -> Option<Suspension> {
-        if let Kind::File(file) = &self.0 { file.outgoing.takes_suspend() } else { None }
+    pub fn take_suspension(&self) -> Option<Suspension> {
+        if let Kind::File(file) = &self.0 { file.outgoing.take_suspension() } else { None }
     }
 
     /// Releases the origin's connection and all buffers if the remaining bytes can be fetched
@@ -228,11 +228,11 @@ impl FileBody {
 
     /// Returns whether the connection's buffer is full, and then releases what can be released.
     fn is_blocked(&mut self, context: &Context<'_>) -> bool {
-        let is_blocked = self.outgoing.connection_ref().poll_takes(context).is_pending();
+        let is_blocked = self.outgoing.connection_ref().poll_writable(context).is_pending();
         if is_blocked {
             self.outgoing.set_waits(false);
             self.outgoing.listen(context);
-            if self.outgoing.takes_suspend().is_some() {
+            if self.outgoing.take_suspension().is_some() {
                 self.source.suspend(0);
             }
             self.source.release();
@@ -287,7 +287,7 @@ impl FileBody {
             if self.left == Some(0) {
                 return Poll::Ready(None);
             }
-            if let Some(why) = self.outgoing.why_over() {
+            if let Some(why) = self.outgoing.abort_reason() {
                 return self.fail(why.into());
             }
             // Bytes that the reader cannot accept yet would only occupy memory.

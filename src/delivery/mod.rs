@@ -143,7 +143,7 @@ impl Delivery {
 
     /// Runs the stall monitor: aborts bodies whose reader is too slow or whose loan is due. Spawn
     /// it as one task; it ends with the last worker.
-    pub fn watch_readers(&self) -> impl Future<Output = ()> + Send + use<> {
+    pub fn run_stall_monitor(&self) -> impl Future<Output = ()> + Send + use<> {
         let origins = self.origins.clone();
         self.monitor.clone().run(move || origins.iter().any(|origin| origin.has_waiters()))
     }

@@ -160,7 +160,7 @@ impl Outgoing {
 
     /// Returns why no more of the body may be sent: its loan has ended, or it was aborted. The due
     /// time is checked by [`Outgoing::is_loan_over`].
-    pub(super) fn why_over(&self) -> Option<Abort> {
+    pub(super) fn abort_reason(&self) -> Option<Abort> {
         match self.aborted.load(Ordering::Acquire) {
             LOAN_ENDED => Some(Abort::LoanEnded),
             TOO_SLOW => Some(Abort::TooSlow),
@@ -177,7 +177,7 @@ impl Outgoing {
     /// body is to be suspended.
     pub(super) fn poll_aborted(&self, context: &Context<'_>) -> Poll<Abort> {
         self.listen(context);
-        self.why_over().map_or(Poll::Pending, Poll::Ready)
+        self.abort_reason().map_or(Poll::Pending, Poll::Ready)
     }
 
     /// Registers the task to wake on an abort or a suspension.
@@ -239,7 +239,7 @@ impl Outgoing {
     }
 
     /// Takes the request to suspend; each request is returned once.
-    pub(super) fn takes_suspend(&self) -> Option<Suspension> {
+    pub(super) fn take_suspension(&self) -> Option<Suspension> {
         if self.suspends.load(Ordering::Relaxed) == 0 {
             return None;
         }

@@ -59,7 +59,7 @@ impl Destination<'_> {
     fn open(self, status: StatusCode, is_encoded: bool) -> Result<Arc<Outgoing>, Problem> {
         let Destination { permit, mut metered, allowance, .. } = self;
         if is_encoded {
-            metered.iter_mut().for_each(Metered::without_places);
+            metered.iter_mut().for_each(Metered::count_bytes_only);
         }
         let (connection, accounting) = (self.connection.clone(), Accounting { metered, allowance });
         let (metrics, monitor) = (self.metrics.clone(), self.monitor.clone());

@@ -144,7 +144,7 @@ impl Entry {
         }
         let progress = body.progress();
         let observation = self.observation.get_or_insert_with(|| Observation::first(progress, now));
-        let verdict = match body.why_over() {
+        let verdict = match body.abort_reason() {
             Some(why) => Verdict::Abort(why),
             None if body.is_loan_over() => Verdict::Abort(Abort::LoanEnded),
             // HTTP/1.1 does not poll a body while its buffer is full. So this body cannot release

@@ -190,7 +190,7 @@ mod tests {
     #[tokio::test]
     async fn access_opens_with_the_mark_and_never_after_the_end() {
         let accesses = Accesses::default();
-        let loan = LoanId::fresh();
+        let loan = LoanId::generate();
         let access = accesses.get_or_create(loan);
         assert!(!access.is_open());
         assert_eq!(access.open(async || Err(Denied::Unmarked)).await, Err(Denied::Unmarked));
@@ -203,14 +203,14 @@ mod tests {
         assert!(!access.is_open() && access.is_closed());
         assert_eq!(access.open(async || panic!("it is marked")).await, Err(Denied::Closed));
 
-        let unopened = accesses.get_or_create(LoanId::fresh());
+        let unopened = accesses.get_or_create(LoanId::generate());
         assert!(unopened.close_unopened());
         assert_eq!(
             unopened.open(async || Ok(true)).await,
             Err(Denied::Closed),
             "the loan ended first"
         );
-        let over = accesses.get_or_create(LoanId::fresh());
+        let over = accesses.get_or_create(LoanId::generate());
         assert_eq!(over.open(async || Ok(false)).await, Err(Denied::Closed));
     }
 
@@ -248,16 +248,16 @@ mod tests {
         assert!(
             !one.is_aborted.load(Ordering::Relaxed) && other.is_aborted.load(Ordering::Relaxed)
         );
-        assert!(!other.connection.is_cut());
+        assert!(!other.connection.is_aborted());
         assert_eq!(access.close_connections(), 1);
-        assert!(!one.connection.is_cut() && other.connection.is_cut());
+        assert!(!one.connection.is_aborted() && other.connection.is_aborted());
     }
 
     #[test]
     fn unused_accesses_are_removed() {
         let accesses = Accesses::default();
         for _ in 0..10 * SWEEP_INTERVAL {
-            accesses.get_or_create(LoanId::fresh());
+            accesses.get_or_create(LoanId::generate());
         }
         assert!(accesses.0.lock().unwrap().len() <= SWEEP_INTERVAL);
     }

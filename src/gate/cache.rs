@@ -145,7 +145,7 @@ mod tests {
         let decisions =
             Decisions::new(clock.clone(), FeedStatus::default(), Duration::from_secs(30));
         let until = clock::after(clock.now(), Duration::from_secs(60));
-        decisions.store(key(), accepted(&decisions, LoanId::fresh(), until));
+        decisions.store(key(), accepted(&decisions, LoanId::generate(), until));
         assert!(decisions.find(&key(), clock.now()).is_some());
         clock.advance(Duration::from_secs(60));
         assert!(decisions.find(&key(), clock.now()).is_none());
@@ -158,7 +158,7 @@ mod tests {
             Decisions::new(clock.clone(), FeedStatus::default(), Duration::from_secs(30));
         let year = clock::after(clock.now(), 365 * MAX_TTL);
         let cases = [
-            (accepted(&decisions, LoanId::fresh(), year), MAX_TTL),
+            (accepted(&decisions, LoanId::generate(), year), MAX_TTL),
             (Decision::Ended { at: clock.now() }, END_TTL),
         ];
         for (decision, ttl) in cases {
@@ -176,7 +176,8 @@ mod tests {
         let clock = Clock::movable(Timestamp::UNIX_EPOCH);
         let decisions =
             Decisions::new(clock.clone(), FeedStatus::default(), Duration::from_secs(30));
-        let (loan, until) = (LoanId::fresh(), clock::after(clock.now(), Duration::from_secs(60)));
+        let (loan, until) =
+            (LoanId::generate(), clock::after(clock.now(), Duration::from_secs(60)));
         decisions.close(&Closed { loan, key: key(), at: clock.now() });
         decisions.store(key(), accepted(&decisions, loan, until));
         assert!(decisions.find(&key(), clock.now()).is_none());

@@ -185,7 +185,7 @@ mod tests {
         assert_eq!(stored_of(&ledger, first).await, wanted);
         assert_eq!(stored_of(&ledger, second).await, [("/a".into(), 200, vec![[0, 9]])]);
         // An unknown loan does not prevent the other counts from being written.
-        let all = [delivered(LoanId::fresh(), "/a", 0, 1), delivered(second, "/c", 0, 1)];
+        let all = [delivered(LoanId::generate(), "/a", 0, 1), delivered(second, "/c", 0, 1)];
         ledger.note_delivered(all.into()).await.unwrap();
         assert_eq!(stored_of(&ledger, second).await.len(), 2);
         ledger.close().await;

@@ -199,7 +199,7 @@ impl Ledger {
         let begun = sqlx::query_scalar("SELECT begun FROM loans WHERE id = ?").bind(id.to_string());
         let begun =
             begun.fetch_optional(&self.readers).await.map_err(|source| self.failed(source))?;
-        Ok((begun.unwrap_or_else(|| id.made_at().as_millisecond()), id.to_string()))
+        Ok((begun.unwrap_or_else(|| id.created_at().as_millisecond()), id.to_string()))
     }
 
     /// Reads one page. Each filter has an index in the order of the listing, and the inner query

@@ -88,7 +88,7 @@ async fn illegal_event_changes_nothing_and_fails_no_other() {
     let (illegal, legal, missing) = tokio::join!(
         ledger.apply(one, Event::EndAcknowledged, by("x")),
         ledger.apply(two, accepted(100), by("begin")),
-        ledger.apply(LoanId::fresh(), Event::Lost, by("x")),
+        ledger.apply(LoanId::generate(), Event::Lost, by("x")),
     );
     assert!(matches!(illegal, Err(LedgerError::Illegal(_))));
     assert!(matches!(missing, Err(LedgerError::NoSuchLoan(_))));
@@ -443,7 +443,7 @@ async fn every_filter_of_the_listing_has_an_index() {
         assert_eq!(ledger.page(&next).await.unwrap().len(), ids.len() - 1, "{next:?}");
     }
     // After a pruned loan, the listing continues at the position derived from its id.
-    let pruned = Filter { after: Some(LoanId::fresh()), limit: 10, ..Filter::default() };
+    let pruned = Filter { after: Some(LoanId::generate()), limit: 10, ..Filter::default() };
     assert_eq!(ledger.page(&pruned).await.unwrap().len(), 2);
     ledger.close().await;
 }

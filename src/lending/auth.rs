@@ -17,7 +17,7 @@ use url::Url;
 
 use super::CallError;
 use super::clock_skew::Skew;
-use super::outage_reason::{Health, Trouble};
+use super::outage_reason::{Health, OutageReason};
 use super::transport::{cause, read_body};
 use crate::clock::{self, Clock};
 
@@ -174,34 +174,34 @@ impl Login {
         };
         let sent = skew.sending();
         let response = request.send().await.map_err(|error| {
-            let trouble = Trouble::of(&error);
+            let trouble = OutageReason::of(&error);
             self.failed(trouble, &cause(error))
         })?;
         skew.note(sent, response.headers());
         match response.status() {
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::BAD_REQUEST => {
                 let why = format!("the login service answered {}", response.status());
-                return Err(self.failed(Trouble::LoginRefused, &why));
+                return Err(self.failed(OutageReason::LoginRefused, &why));
             }
             status if status.is_server_error() => {
                 let why = format!("the login service answered {status}");
-                return Err(self.failed(Trouble::ServerError, &why));
+                return Err(self.failed(OutageReason::ServerError, &why));
             }
             status if !status.is_success() => {
                 let key = self.address_key();
                 let why = format!("the login service answered {status}; check {key} in [lending]");
-                return Err(self.failed(Trouble::BadAnswer, &why));
+                return Err(self.failed(OutageReason::BadAnswer, &why));
             }
             _ => {}
         }
-        let unusable = |why: String| self.failed(Trouble::BadAnswer, &why);
+        let unusable = |why: String| self.failed(OutageReason::BadAnswer, &why);
         let credential = match &self.auth {
             Auth::Ticket { .. } => ticket_credential(&response, clock),
             Auth::OAuth { .. } => {
                 token_credential(&read_body(response).await.map_err(unusable)?, clock)
             }
         };
-        credential.map_err(|why| self.failed(Trouble::BadAnswer, why))
+        credential.map_err(|why| self.failed(OutageReason::BadAnswer, why))
     }
 
     /// Returns the configuration key of the login URL.
@@ -213,7 +213,7 @@ impl Login {
     }
 
     /// Records a failed login and returns its error.
-    fn failed(&self, trouble: Trouble, why: &str) -> CallError {
+    fn failed(&self, trouble: OutageReason, why: &str) -> CallError {
         self.health.failed("login", trouble, why);
         CallError::NotSent(format!("the login failed: {why}"))
     }

@@ -40,7 +40,7 @@ pub use breaker::Passage;
 pub use error::{CallError, SetUpError};
 pub use kind::CallKind;
 pub use listing::{Listing, Page, Unreadable};
-pub use outage_reason::Trouble;
+pub use outage_reason::OutageReason;
 use transport::{Call, Transport};
 
 /// The keys of `[lending]`.
@@ -144,7 +144,7 @@ impl Availability {
 
 /// Bokbasen's response to a return or cancel.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Told {
+pub enum EndAck {
     /// The loan is over at Bokbasen.
     Done,
     /// Bokbasen has not decided the loan yet; it can only be cancelled.
@@ -323,7 +323,7 @@ impl Bokbasen {
         lending_id: &str,
         ended: Timestamp,
         reason: EndReason,
-    ) -> Result<Told, CallError> {
+    ) -> Result<EndAck, CallError> {
         let body = wire::Return::new(ended, reason);
         let call = Call::repeatable(
             self.end_scope(lending_id),
@@ -339,7 +339,7 @@ impl Bokbasen {
     ///
     /// # Errors
     /// [`CallError`]; send the end again then.
-    pub async fn cancel(&self, lending_id: &str, reason: &str) -> Result<Told, CallError> {
+    pub async fn cancel(&self, lending_id: &str, reason: &str) -> Result<EndAck, CallError> {
         let call = Call::repeatable(
             self.end_scope(lending_id),
             "cancel",
@@ -355,16 +355,16 @@ impl Bokbasen {
     ///
     /// # Errors
     /// [`CallError`]; send the end again then.
-    pub async fn give_back(
+    pub async fn cancel_or_return(
         &self,
         lending_id: &str,
         ended: Timestamp,
         reason: EndReason,
         why: &str,
-    ) -> Result<Told, CallError> {
+    ) -> Result<EndAck, CallError> {
         match self.cancel(lending_id, why).await? {
-            Told::CancelWindowClosed => self.return_loan(lending_id, ended, reason).await,
-            response @ (Told::Done | Told::StillPending | Told::NoSuchLoan) => Ok(response),
+            EndAck::CancelWindowClosed => self.return_loan(lending_id, ended, reason).await,
+            response @ (EndAck::Done | EndAck::StillPending | EndAck::NoSuchLoan) => Ok(response),
         }
     }
 
@@ -425,13 +425,13 @@ impl Bokbasen {
     }
 
     /// Returns the reason why calls fail at the moment; none while Bokbasen answers.
-    pub fn trouble(&self) -> Option<Trouble> {
+    pub fn trouble(&self) -> Option<OutageReason> {
         self.transport.trouble()
     }
 
     /// Returns the reason of the last failure since a call was answered, also if it was the only
     /// one.
-    pub fn last_trouble(&self) -> Option<Trouble> {
+    pub fn last_trouble(&self) -> Option<OutageReason> {
         self.transport.last_trouble()
     }
 
@@ -454,7 +454,7 @@ impl Bokbasen {
     /// # Errors
     /// [`CallError`], if the call fails.
     pub async fn try_call(&self) -> Result<(), CallError> {
-        self.find(&Reference::fresh()).await.map(drop)
+        self.find(&Reference::generate()).await.map(drop)
     }
 
     /// Logs out, if the login method supports it.
@@ -464,20 +464,20 @@ impl Bokbasen {
 }
 
 /// Interprets the response to an end (assumed: an end of a loan that is already over is done).
-fn end_response(response: Result<transport::ApiResponse, CallError>) -> Result<Told, CallError> {
+fn end_response(response: Result<transport::ApiResponse, CallError>) -> Result<EndAck, CallError> {
     match response {
-        Ok(_) => Ok(Told::Done),
-        Err(error) if error.is_no_such_loan() => Ok(Told::NoSuchLoan),
+        Ok(_) => Ok(EndAck::Done),
+        Err(error) if error.is_no_such_loan() => Ok(EndAck::NoSuchLoan),
         Err(CallError::Rejected { status: 409, code, .. }) if code == wire::ALREADY_ENDED => {
-            Ok(Told::Done)
+            Ok(EndAck::Done)
         }
         Err(CallError::Rejected { status: 409, code, .. }) if code == wire::LOAN_PENDING => {
-            Ok(Told::StillPending)
+            Ok(EndAck::StillPending)
         }
         Err(CallError::Rejected { status: 409, code, .. })
             if code == wire::CANCEL_WINDOW_CLOSED =>
         {
-            Ok(Told::CancelWindowClosed)
+            Ok(EndAck::CancelWindowClosed)
         }
         Err(error) => Err(error),
     }

@@ -20,7 +20,7 @@ use super::breaker::{Outcome, Passage, Subject};
 use super::clock_skew::Skew;
 use super::guard::Guard;
 use super::kind::CallKind;
-use super::outage_reason::{Health, Trouble};
+use super::outage_reason::{Health, OutageReason};
 use super::protocol_breaches::Breaches;
 use super::wire::{ErrorBody, Path, Query};
 use super::{CallError, SetUpError, Settings};
@@ -165,12 +165,12 @@ impl Transport {
     }
 
     /// Returns why calls fail; none while Bokbasen answers.
-    pub(super) fn trouble(&self) -> Option<Trouble> {
+    pub(super) fn trouble(&self) -> Option<OutageReason> {
         self.health.trouble(self.is_failing())
     }
 
     /// Returns why a call failed, if none was answered since.
-    pub(super) fn last_trouble(&self) -> Option<Trouble> {
+    pub(super) fn last_trouble(&self) -> Option<OutageReason> {
         self.health.last()
     }
 
@@ -244,7 +244,7 @@ impl Transport {
         if response.status() == StatusCode::UNAUTHORIZED {
             self.health.failed(
                 call.name,
-                Trouble::TokenRefused,
+                OutageReason::TokenRefused,
                 "Bokbasen answered 401 to a new token",
             );
             return self.read(call, response).await;
@@ -262,7 +262,7 @@ impl Transport {
             Err(_) => {
                 self.health.failed(
                     "login",
-                    Trouble::Timeout,
+                    OutageReason::Timeout,
                     "the login service did not respond in time",
                 );
                 Err(CallError::NotSent("the login took too long".to_owned()))
@@ -289,7 +289,7 @@ impl Transport {
         let answered = request.send().await;
         crash::point("send", call.name, Edge::After);
         let response = answered.map_err(|error| {
-            let trouble = Trouble::of(&error);
+            let trouble = OutageReason::of(&error);
             let is_connect = error.is_connect();
             let why = cause(error);
             self.health.failed(call.name, trouble, &why);
@@ -323,7 +323,7 @@ impl Transport {
         let body = read_body(response).await;
         if status.is_success() {
             let body = body.map_err(|why| {
-                self.health.failed(call.name, Trouble::Network, &why);
+                self.health.failed(call.name, OutageReason::Network, &why);
                 CallError::Unknown(why)
             })?;
             self.health.answered();
@@ -332,7 +332,7 @@ impl Transport {
         // A proxy may have sent a 408 while Bokbasen executes the call, so the outcome is unknown.
         if !status.is_client_error() || status == StatusCode::REQUEST_TIMEOUT {
             let why = format!("Bokbasen answered {status}");
-            self.health.failed(call.name, Trouble::ServerError, &why);
+            self.health.failed(call.name, OutageReason::ServerError, &why);
             return Err(CallError::Unknown(why));
         }
         if status != StatusCode::UNAUTHORIZED {
@@ -428,6 +428,6 @@ mod tests {
         // The HTTP client's own timeout must not expire first.
         transport.pooled = reqwest::Client::builder().no_proxy().build().unwrap();
         assert!(matches!(transport.credential().await, Err(CallError::NotSent(_))));
-        assert_eq!(transport.last_trouble(), Some(Trouble::Timeout));
+        assert_eq!(transport.last_trouble(), Some(OutageReason::Timeout));
     }
 }

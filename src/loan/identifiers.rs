@@ -14,12 +14,12 @@ use uuid::Uuid;
 /// Why a text is not a valid identifier. The sentence says what is wrong.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("{0}")]
-pub struct NameError(&'static str);
+pub struct IdentifierError(&'static str);
 
-impl NameError {
+impl IdentifierError {
     /// Creates an error with this sentence.
-    pub(super) fn because(sentence: &'static str) -> NameError {
-        NameError(sentence)
+    pub(super) fn because(sentence: &'static str) -> IdentifierError {
+        IdentifierError(sentence)
     }
 }
 
@@ -35,15 +35,15 @@ impl Isbn {
 }
 
 impl FromStr for Isbn {
-    type Err = NameError;
+    type Err = IdentifierError;
 
     /// Parses thirteen digits without hyphens: prefix 978 or 979, check digit by ISO 2108.
-    fn from_str(text: &str) -> Result<Isbn, NameError> {
+    fn from_str(text: &str) -> Result<Isbn, IdentifierError> {
         if text.len() != 13 || !text.bytes().all(|byte| byte.is_ascii_digit()) {
-            return Err(NameError("an ISBN is 13 digits without hyphens"));
+            return Err(IdentifierError("an ISBN is 13 digits without hyphens"));
         }
         if !text.starts_with("978") && !text.starts_with("979") {
-            return Err(NameError("an ISBN-13 starts with 978 or 979"));
+            return Err(IdentifierError("an ISBN-13 starts with 978 or 979"));
         }
         let digits = text.bytes().map(|byte| u64::from(byte - b'0'));
         let sum: u64 = digits
@@ -52,7 +52,7 @@ impl FromStr for Isbn {
             .map(|(digit, weight)| digit * weight)
             .sum();
         if !sum.is_multiple_of(10) {
-            return Err(NameError("the check digit of the ISBN is wrong"));
+            return Err(IdentifierError("the check digit of the ISBN is wrong"));
         }
         Ok(Isbn(digits.fold(0, |number, digit| number * 10 + digit)))
     }
@@ -81,23 +81,23 @@ impl LibraryId {
 }
 
 impl FromStr for LibraryId {
-    type Err = NameError;
+    type Err = IdentifierError;
 
-    fn from_str(written: &str) -> Result<LibraryId, NameError> {
-        let (prefix, rest) = written
-            .split_once('-')
-            .ok_or(NameError("an ISIL is a prefix, a hyphen and an identifier, like NO-0301000"))?;
+    fn from_str(written: &str) -> Result<LibraryId, IdentifierError> {
+        let (prefix, rest) = written.split_once('-').ok_or(IdentifierError(
+            "an ISIL is a prefix, a hyphen and an identifier, like NO-0301000",
+        ))?;
         if prefix.is_empty()
             || prefix.len() > 4
             || !prefix.bytes().all(|byte| byte.is_ascii_alphanumeric())
         {
-            return Err(NameError(
+            return Err(IdentifierError(
                 "the prefix of an ISIL is one to four letters or digits, like NO",
             ));
         }
         let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b':' | b'/' | b'-');
         if rest.is_empty() || rest.len() > 11 || !rest.bytes().all(allowed) {
-            return Err(NameError(
+            return Err(IdentifierError(
                 "after its hyphen an ISIL has 1 to 11 letters, digits, ':', '/' or '-'",
             ));
         }
@@ -142,11 +142,11 @@ impl Borrower {
 }
 
 impl FromStr for Borrower {
-    type Err = NameError;
+    type Err = IdentifierError;
 
-    fn from_str(text: &str) -> Result<Borrower, NameError> {
-        const WRONG: NameError =
-            NameError("a borrower's pseudonym is 26 characters of lower-case base 32");
+    fn from_str(text: &str) -> Result<Borrower, IdentifierError> {
+        const WRONG: IdentifierError =
+            IdentifierError("a borrower's pseudonym is 26 characters of lower-case base 32");
         let bytes = borrower_encoding().decode(text.as_bytes()).map_err(|_| WRONG)?;
         Ok(Borrower(bytes.try_into().map_err(|_| WRONG)?))
     }
@@ -193,12 +193,12 @@ pub struct LoanId(Uuid);
 
 impl LoanId {
     /// Creates a unique id.
-    pub fn fresh() -> LoanId {
+    pub fn generate() -> LoanId {
         LoanId(Uuid::now_v7())
     }
 
     /// Returns the creation time by the clock at that time; the epoch for another kind of UUID.
-    pub fn made_at(self) -> Timestamp {
+    pub fn created_at(self) -> Timestamp {
         let (seconds, nanoseconds) = self.0.get_timestamp().map_or((0, 0), |at| at.to_unix());
         let seconds = i64::try_from(seconds).unwrap_or_default();
         Timestamp::new(seconds, i32::try_from(nanoseconds).unwrap_or_default()).unwrap_or_default()
@@ -206,10 +206,10 @@ impl LoanId {
 }
 
 impl FromStr for LoanId {
-    type Err = NameError;
+    type Err = IdentifierError;
 
-    fn from_str(text: &str) -> Result<LoanId, NameError> {
-        Uuid::try_parse(text).map(LoanId).map_err(|_| NameError("a loan's id is a UUID"))
+    fn from_str(text: &str) -> Result<LoanId, IdentifierError> {
+        Uuid::try_parse(text).map(LoanId).map_err(|_| IdentifierError("a loan's id is a UUID"))
     }
 }
 
@@ -225,7 +225,7 @@ pub struct Reference(String);
 
 impl Reference {
     /// Creates a unique reference. It is random, so that it reveals nothing.
-    pub fn fresh() -> Reference {
+    pub fn generate() -> Reference {
         Reference(format!("lg-{}", Uuid::new_v4().simple()))
     }
 
@@ -235,7 +235,7 @@ impl Reference {
     }
 
     /// Returns whether it has the form of the references that this program creates.
-    pub fn looks_ours(&self) -> bool {
+    pub fn has_our_format(&self) -> bool {
         self.0.strip_prefix("lg-").is_some_and(|rest| Uuid::try_parse(rest).is_ok())
     }
 

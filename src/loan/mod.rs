@@ -10,7 +10,7 @@ mod progress;
 mod ranges;
 mod state;
 
-pub use identifiers::{Borrower, Isbn, LibraryId, LoanId, LoanKey, NameError, Reference};
+pub use identifiers::{Borrower, IdentifierError, Isbn, LibraryId, LoanId, LoanKey, Reference};
 pub use json_view::{LoanView, state_schema};
 pub use progress::Progress;
 pub use ranges::{Ranges, Tally};

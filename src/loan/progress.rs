@@ -1,6 +1,6 @@
 //! Reading progress of a borrower.
 
-use super::NameError;
+use super::IdentifierError;
 
 /// Reading progress from 0 to 1, stored in hundredths of a per cent. It is rounded down, so that no
 /// unread part counts as read: reports to Bokbasen about loans that are paid by use depend on it.
@@ -17,9 +17,9 @@ impl Progress {
     ///
     /// # Errors
     /// If the fraction is not between 0 and 1.
-    pub fn of(fraction: f64) -> Result<Progress, NameError> {
+    pub fn of(fraction: f64) -> Result<Progress, IdentifierError> {
         if !(0.0..=1.0).contains(&fraction) {
-            return Err(NameError::because("a progress is a fraction from 0 to 1, like 0.4"));
+            return Err(IdentifierError::because("a progress is a fraction from 0 to 1, like 0.4"));
         }
         // The check above limits it to 0 to 10,000, so nothing is truncated.
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
@@ -30,10 +30,12 @@ impl Progress {
     ///
     /// # Errors
     /// If the value exceeds the whole.
-    pub fn of_hundredths(hundredths: u16) -> Result<Progress, NameError> {
+    pub fn of_hundredths(hundredths: u16) -> Result<Progress, IdentifierError> {
         match hundredths {
             0..=WHOLE => Ok(Progress(hundredths)),
-            _ => Err(NameError::because("a progress has at most 10,000 hundredths of a per cent")),
+            _ => Err(IdentifierError::because(
+                "a progress has at most 10,000 hundredths of a per cent",
+            )),
         }
     }
 

@@ -32,7 +32,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::{LoanId, LoanKey, NameError, Progress, Reference};
+use super::{IdentifierError, LoanId, LoanKey, Progress, Reference};
 use crate::clock;
 
 /// Time after which an unacknowledged end raises an alarm.
@@ -286,9 +286,9 @@ impl Loan {
     /// Creates an intent: a loan that Bokbasen does not know yet.
     pub fn intend(key: LoanKey, at: Timestamp) -> Loan {
         Loan(LoanRecord {
-            id: LoanId::fresh(),
+            id: LoanId::generate(),
             key,
-            reference: Reference::fresh(),
+            reference: Reference::generate(),
             lending_id: None,
             state: LoanState::Intended,
             begun: at,
@@ -308,7 +308,7 @@ impl Loan {
     /// # Errors
     /// Says what is missing if the record contradicts its own state: an accepted loan without
     /// terms, an ended one without its end, a pending one without Bokbasen's id.
-    pub fn restore(record: LoanRecord) -> Result<Loan, NameError> {
+    pub fn restore(record: LoanRecord) -> Result<Loan, IdentifierError> {
         let missing = match record.state {
             LoanState::Intended | LoanState::Unknown => None,
             LoanState::Pending => {
@@ -329,7 +329,7 @@ impl Loan {
                 .then_some("an ended loan has no end or no reason"),
         };
         match missing {
-            Some(sentence) => Err(NameError::because(sentence)),
+            Some(sentence) => Err(IdentifierError::because(sentence)),
             None => Ok(Loan(record)),
         }
     }

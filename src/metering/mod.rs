@@ -124,7 +124,7 @@ impl Default for Meter {
 
 impl Metered {
     /// Counts bytes only and records no ranges, for a body with a content coding (RFC 9110 §8.4).
-    pub fn without_places(&mut self) {
+    pub fn count_bytes_only(&mut self) {
         self.has_positions = false;
     }
 
@@ -208,7 +208,7 @@ mod tests {
     fn unfinished_run_is_counted_without_duplicates() {
         let meter = Meter::new();
         let worker = meter.for_worker();
-        let mut body = worker.of(LoanId::fresh(), "/a".into());
+        let mut body = worker.of(LoanId::generate(), "/a".into());
         assert_eq!(collected(&meter), []);
         body.sent(100, 50);
         assert_eq!(collected(&meter), [("/a".into(), 50, vec![[100, 149]])]);
@@ -227,13 +227,13 @@ mod tests {
     #[test]
     fn resent_bytes_add_no_range_and_coded_bodies_record_none() {
         let meter = Meter::new();
-        let loan = LoanId::fresh();
+        let loan = LoanId::generate();
         for _ in 0..3 {
             meter.of(loan, "/a".into()).sent(0, 10);
             meter.for_worker().of(loan, "/a".into()).sent(5, 10);
         }
         let mut coded = meter.of(loan, "/b".into());
-        coded.without_places();
+        coded.count_bytes_only();
         coded.sent(0, 10);
         coded.sent(10, 10);
         drop(coded);
@@ -246,7 +246,7 @@ mod tests {
     #[test]
     fn concurrent_collection_counts_each_byte_exactly_once() {
         let meter = Meter::new();
-        let loan = LoanId::fresh();
+        let loan = LoanId::generate();
         let mut all = Tallies::default();
         std::thread::scope(|scope| {
             let workers: Vec<_> = (0..4_u64)

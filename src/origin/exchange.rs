@@ -197,7 +197,7 @@ impl Incoming {
         let left = self.framing.left().and_then(|left| usize::try_from(left).ok());
         let most = size.next(Instant::now()).min(left.unwrap_or(MAX_READ));
         let read = ready!(connection.socket.poll_fill(context, &mut self.buffer, most));
-        Poll::Ready(read.ok().inspect(|read| size.came(*read, Instant::now())))
+        Poll::Ready(read.ok().inspect(|read| size.record_arrival(*read, Instant::now())))
     }
 
     /// Drops a buffer whose spare capacity is too small for another read. It would keep the whole

@@ -125,7 +125,7 @@ impl Readers {
     ) -> Result<Arc<Reader>, Problem> {
         match self.find(headers, query, path_token) {
             Ok((reader, false)) => Ok(reader),
-            Ok((_, true)) => Err(Readers::expired()),
+            Ok((_, true)) => Err(Readers::expired_link_problem()),
             Err(refusal) => Err(refusal.problem()),
         }
     }
@@ -137,7 +137,7 @@ impl Readers {
     ///
     /// # Errors
     /// As [`Readers::authenticate`].
-    pub fn authenticate_late(
+    pub fn authenticate_with_grace(
         &self,
         headers: &HeaderMap,
         query: Option<&str>,
@@ -147,7 +147,7 @@ impl Readers {
     }
 
     /// Returns the problem for an expired link.
-    pub fn expired() -> Problem {
+    pub fn expired_link_problem() -> Problem {
         Refusal::LinkExpired.problem()
     }
 

@@ -17,7 +17,7 @@ use bytes::Bytes;
 use data_encoding::HEXLOWER;
 use zip::result::ZipError;
 
-use crate::loan::{Isbn, NameError};
+use crate::loan::{IdentifierError, Isbn};
 
 pub use storage::{Running, Storage};
 
@@ -50,7 +50,7 @@ const LIGHTHOUSE: &str = "9788299999038";
 pub enum BuildError {
     /// An ISBN is invalid.
     #[error("a sample's ISBN is wrong: {0}")]
-    Isbn(#[from] NameError),
+    Isbn(#[from] IdentifierError),
     /// An EPUB cannot be written.
     #[error("a sample's EPUB cannot be written: {0}")]
     Epub(#[from] ZipError),

@@ -29,7 +29,7 @@ pub(super) const HEAD_SIZE: usize = 16 * 1024;
 
 /// The connection of a request.
 #[derive(Clone, Debug)]
-pub(super) struct Asked {
+pub(super) struct ConnectionInfo {
     /// The server name that the client requested (SNI).
     pub(super) name: Option<Arc<str>>,
     /// The handle of the connection that the request arrived on.
@@ -58,7 +58,7 @@ async fn handshake(
     socket: TcpStream,
     worker: &Worker,
     connection: &Connection,
-) -> Option<(TlsStream, Asked)> {
+) -> Option<(TlsStream, ConnectionInfo)> {
     let _ = socket.set_nodelay(true);
     let acceptor = TlsAcceptor::from(worker.certificates.config());
     let accepted = acceptor.accept_with(socket, |session| session.set_buffer_limit(None));
@@ -75,7 +75,7 @@ async fn handshake(
     }
     let size = Size::new(&worker.line.buffers, tls_stream::MAX_SEALED);
     let tls = TlsStream::new(socket, session, connection.clone(), size, is_http2);
-    Some((tls, Asked { name, connection: connection.clone() }))
+    Some((tls, ConnectionInfo { name, connection: connection.clone() }))
 }
 
 /// Waits for the future. Returns none if the connection is aborted before.
@@ -95,7 +95,7 @@ async fn unless_ended<F: Future + Unpin>(
 ) -> Option<F::Output> {
     poll_fn(|context| {
         connection.register_waker(context);
-        if connection.is_cut() || (or_draining && connection.is_draining()) {
+        if connection.is_aborted() || (or_draining && connection.is_draining()) {
             return Poll::Ready(None);
         }
         Pin::new(&mut future).poll(context).map(Some)
@@ -105,7 +105,7 @@ async fn unless_ended<F: Future + Unpin>(
 
 pub(super) async fn handle_request(
     worker: Arc<Worker>,
-    info: Asked,
+    info: ConnectionInfo,
     request: http::Request<Incoming>,
 ) -> Result<http::Response<Body>, Infallible> {
     let request = request.map(RequestBody::Http1);

@@ -1,6 +1,6 @@
 //! The CORS protocol of the Fetch standard, for web readers on other origins.
 //!
-//! The dispatcher calls [`Cors::preflight`] first and [`Cors::tell`] last. A preflight gets its
+//! The dispatcher calls [`Cors::preflight`] first and [`Cors::add_response_fields`] last. A preflight gets its
 //! response here, without authentication and without a loan. Credentials are a token in
 //! Authorization, never a cookie.
 
@@ -164,12 +164,12 @@ impl Cors {
             fields.insert(ACCESS_CONTROL_ALLOW_HEADERS, ALLOWED_FIELDS);
             fields.insert(ACCESS_CONTROL_MAX_AGE, MAX_AGE);
         }
-        self.tell(request, &mut response);
+        self.add_response_fields(request, &mut response);
         Some(response)
     }
 
     /// Adds the CORS fields to a response: which origin may read it, and which of its fields.
-    pub(super) fn tell(&self, request: &HeaderMap, response: &mut Response<Body>) {
+    pub(super) fn add_response_fields(&self, request: &HeaderMap, response: &mut Response<Body>) {
         if self.origins.is_empty() {
             return;
         }

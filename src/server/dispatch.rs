@@ -12,7 +12,7 @@ use http::request::Parts;
 use http::{Method, Request, Response};
 use http_body::Body as _;
 
-use super::connection::Asked;
+use super::connection::ConnectionInfo;
 use super::request_body::RequestBody;
 use super::{Line, download_continuation, loans_api, problem_response};
 use crate::catalog::{Target, Titles};
@@ -30,7 +30,7 @@ const FILE_METHODS: &str = "GET, HEAD";
 pub(super) async fn dispatch(
     line: &Line,
     delivery: &Delivery,
-    asked: &Asked,
+    asked: &ConnectionInfo,
     request: Request<RequestBody>,
 ) -> Response<Body> {
     let began = Instant::now();
@@ -55,7 +55,7 @@ pub(super) async fn dispatch(
             problem_response::problem(&problem, &parts.method, parts.version)
         }
     };
-    line.cors.tell(&parts.headers, &mut response);
+    line.cors.add_response_fields(&parts.headers, &mut response);
     line.security.add(response.headers_mut());
     response
 }
@@ -63,7 +63,7 @@ pub(super) async fn dispatch(
 async fn walk(
     line: &Line,
     delivery: &Delivery,
-    asked: &Asked,
+    asked: &ConnectionInfo,
     request: &Parts,
     body: RequestBody,
     log: &mut RequestLine,
@@ -73,7 +73,7 @@ async fn walk(
         .map_err(|error| Problem::RequestMalformed(error.0))?;
     check_authority(request, asked.name.as_deref())?;
     let (token, path) = path.split_token();
-    if let Some(loans) = loans_api::asked(&path) {
+    if let Some(loans) = loans_api::parse_endpoint(&path) {
         log.route("/loans");
         return answer_loans(line, asked, request, body, loans?, token.as_deref(), log).await;
     }
@@ -100,7 +100,9 @@ async fn walk(
             match answer.permit {
                 Ok(permit) if is_late => Pass::Rest(permit, file),
                 Ok(permit) => Pass::Loan(permit, file),
-                Err(problem) => return Err(if is_late { told_late(problem) } else { problem }),
+                Err(problem) => {
+                    return Err(if is_late { as_expired_link(problem) } else { problem });
+                }
             }
         }
     };
@@ -110,7 +112,7 @@ async fn walk(
     let is_late = matches!(pass, Pass::Rest(..));
     let delivered =
         delivery.deliver(pass, &request.method, &request.headers, &asked.connection, on_end).await;
-    delivered.map_err(|problem| if is_late { told_late(problem) } else { problem })
+    delivered.map_err(|problem| if is_late { as_expired_link(problem) } else { problem })
 }
 
 /// Who asks for a file, and whether by a link in the grace after its expiry, which only a request
@@ -121,8 +123,8 @@ fn authenticate(
     token: Option<&str>,
 ) -> Result<(Arc<Reader>, bool), Problem> {
     let (headers, query) = (&request.headers, request.uri.query());
-    if download_continuation::shows_a_part(&request.method, headers) {
-        return line.readers.authenticate_late(headers, query, token);
+    if download_continuation::proves_partial_download(&request.method, headers) {
+        return line.readers.authenticate_with_grace(headers, query, token);
     }
     Ok((line.readers.authenticate(headers, query, token)?, false))
 }
@@ -130,9 +132,11 @@ fn authenticate(
 /// What is said where an expired link is of no more use: the grace is only for the rest of a file
 /// that is still the same, under a loan that lives. That a loan has ended is for a reader to know;
 /// all else a new link will tell.
-fn told_late(problem: Problem) -> Problem {
+fn as_expired_link(problem: Problem) -> Problem {
     match problem {
-        Problem::PreconditionFailed | Problem::LoanRefused { .. } => Readers::expired(),
+        Problem::PreconditionFailed | Problem::LoanRefused { .. } => {
+            Readers::expired_link_problem()
+        }
         other => other,
     }
 }
@@ -140,10 +144,10 @@ fn told_late(problem: Problem) -> Problem {
 /// A request for a reader's loans, whose answer is whole when it is made.
 async fn answer_loans(
     line: &Line,
-    connection: &Asked,
+    connection: &ConnectionInfo,
     request: &Parts,
     body: RequestBody,
-    target: loans_api::Asked,
+    target: loans_api::LoansEndpoint,
     link: Option<&str>,
     log: &RequestLine,
 ) -> Result<Response<Body>, Problem> {

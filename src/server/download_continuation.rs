@@ -27,7 +27,7 @@ fn starts_at_zero(range: &[u8]) -> bool {
 
 /// Whether a request names its file by a strong validator, and requests a range after the first
 /// byte. Delivery then checks that the validator matches the file.
-pub(super) fn shows_a_part(method: &Method, headers: &HeaderMap) -> bool {
+pub(super) fn proves_partial_download(method: &Method, headers: &HeaderMap) -> bool {
     let mut ranges = headers.get_all(RANGE).iter();
     let (Some(range), None) = (ranges.next(), ranges.next()) else {
         return false;
@@ -87,8 +87,8 @@ mod tests {
             for (name, value) in fields {
                 headers.append(*name, value.parse().unwrap());
             }
-            assert_eq!(shows_a_part(&Method::GET, &headers), shows, "{fields:?}");
-            assert!(!shows_a_part(&Method::HEAD, &headers));
+            assert_eq!(proves_partial_download(&Method::GET, &headers), shows, "{fields:?}");
+            assert!(!proves_partial_download(&Method::HEAD, &headers));
         }
     }
 }

@@ -20,7 +20,7 @@ use hyper_util::rt::TokioIo;
 use tokio::time::Instant;
 
 use super::Worker;
-use super::connection::{Asked, HEAD_SIZE, handle_request, log_end, unless_aborted};
+use super::connection::{ConnectionInfo, HEAD_SIZE, handle_request, log_end, unless_aborted};
 use super::deadlines::{Deadlines, Observed, Step};
 use super::limits::Limit;
 use super::tls_stream::TlsStream;
@@ -38,7 +38,7 @@ const RUNNING_CHECK_INTERVAL: Duration = Duration::from_secs(10);
 const BUFFER_SIZE: usize = LEAST;
 
 /// Serves a connection to its end, and parks it whenever it is idle.
-pub(super) async fn serve(tls: TlsStream, worker: &Arc<Worker>, info: Asked) {
+pub(super) async fn serve(tls: TlsStream, worker: &Arc<Worker>, info: ConnectionInfo) {
     let deadlines = Deadlines::new(worker.limits.clone(), Instant::now());
     let requests = Arc::new(Requests::new(worker.limits.requests_per_connection));
     let mut monitor =
@@ -56,7 +56,7 @@ pub(super) async fn serve(tls: TlsStream, worker: &Arc<Worker>, info: Asked) {
 
 /// Serves requests until the connection ends or can be parked. When it can be parked, returns the
 /// bytes already read of the next request.
-async fn serve_requests(monitor: &mut Http1Monitor<'_>, info: &Asked) -> Option<Bytes> {
+async fn serve_requests(monitor: &mut Http1Monitor<'_>, info: &ConnectionInfo) -> Option<Bytes> {
     let (tls, worker) = (monitor.tls, monitor.worker);
     let service = service_fn({
         let (worker, info, tls) = (worker.clone(), info.clone(), tls.clone());
@@ -93,7 +93,7 @@ async fn serve_requests(monitor: &mut Http1Monitor<'_>, info: &Asked) -> Option<
     let (mut was_running, mut is_ending) = (false, false);
     let is_parked = poll_fn(|context| {
         info.connection.register_waker(context);
-        if info.connection.is_cut() {
+        if info.connection.is_aborted() {
             return Poll::Ready(false);
         }
         if let Poll::Ready(ended) = Pin::new(&mut served).poll(context) {

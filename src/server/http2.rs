@@ -21,7 +21,7 @@ use http::{HeaderMap, HeaderValue, Request};
 use http_body::Body as _;
 use tokio::time::{Instant, Sleep};
 
-use super::connection::Asked;
+use super::connection::ConnectionInfo;
 use super::deadlines::{Deadlines, Observed, Step};
 use super::limits::Limit;
 use super::pending_responses::{PendingResponse, PendingResponses};
@@ -54,7 +54,7 @@ const PROGRESS_STEP: u64 = 4096;
 
 /// Serves a connection until the peer closes it, a limit closes it, it is aborted, or the gate
 /// drains and the last stream has ended.
-pub(super) async fn serve(tls: TlsStream, worker: Arc<Worker>, info: Asked) {
+pub(super) async fn serve(tls: TlsStream, worker: Arc<Worker>, info: ConnectionInfo) {
     let connection = info.connection.clone();
     let responses = PendingResponses::default();
     let mut monitor = Http2Monitor::new(&tls, &worker, &connection, responses.clone());
@@ -69,7 +69,7 @@ pub(super) async fn serve(tls: TlsStream, worker: Arc<Worker>, info: Asked) {
     let mut handshake = pin!(builder.handshake::<TlsStream, Chunk>(tls.clone()));
     let prepared = poll_fn(|context| {
         connection.register_waker(context);
-        if connection.is_cut() || connection.is_draining() {
+        if connection.is_aborted() || connection.is_draining() {
             return Poll::Ready(None);
         }
         let polled = handshake.as_mut().poll(context);
@@ -88,7 +88,7 @@ pub(super) async fn serve(tls: TlsStream, worker: Arc<Worker>, info: Asked) {
     let mut is_ending = false;
     poll_fn(|context| {
         connection.register_waker(context);
-        if connection.is_cut() {
+        if connection.is_aborted() {
             return Poll::Ready(());
         }
         if connection.is_draining() && !std::mem::replace(&mut is_ending, true) {
@@ -132,7 +132,7 @@ pub(super) async fn serve(tls: TlsStream, worker: Arc<Worker>, info: Asked) {
 fn poll_streams(
     http2: &mut Http2<TlsStream, Chunk>,
     worker: &Arc<Worker>,
-    info: &Asked,
+    info: &ConnectionInfo,
     responses: &PendingResponses,
     context: &mut Context<'_>,
 ) -> Poll<()> {
@@ -297,7 +297,7 @@ impl KeepAlive {
 /// Handles the request of one stream.
 async fn handle_stream(
     worker: Arc<Worker>,
-    info: Asked,
+    info: ConnectionInfo,
     responses: PendingResponses,
     request: Request<RecvStream>,
     mut respond: SendResponse<Chunk>,
@@ -410,7 +410,7 @@ impl BodySender {
     /// Queues as many chunks as the window allows.
     fn poll_chunks(&mut self, context: &mut Context<'_>) -> Poll<Result<(), StreamError>> {
         loop {
-            if let Some(why) = self.body.why_over() {
+            if let Some(why) = self.body.abort_reason() {
                 return Poll::Ready(Err(BodyError::from(why).into()));
             }
             let wanted = self.next.as_ref().map_or_else(|| self.expected_length(), Buf::remaining);
@@ -447,8 +447,8 @@ impl BodySender {
     /// Ready when the stream's window, the connection's window and the queue have room.
     fn poll_room(&mut self, context: &mut Context<'_>) -> Poll<Result<(), StreamError>> {
         while self.stream.capacity() == 0 {
-            self.body.waits_for_reader();
-            if let Some(suspension) = self.body.takes_suspend() {
+            self.body.mark_waiting_for_reader();
+            if let Some(suspension) = self.body.take_suspension() {
                 match self.body.suspend(suspension, self.next.take()) {
                     Suspended::Keeps(next) => self.next = next,
                     Suspended::Impossible => return Poll::Ready(Err(BodyError::TooSlow.into())),

@@ -40,7 +40,7 @@ const BODY_LATE: Problem = Problem::RequestMalformed(
 
 /// An endpoint of the loans API, as its path names it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Asked {
+pub(super) enum LoansEndpoint {
     /// `/loans`
     All,
     /// `/loans/{isbn}`
@@ -51,21 +51,23 @@ pub(super) enum Asked {
     Availability(Isbn),
 }
 
-impl Asked {
+impl LoansEndpoint {
     /// The title of the endpoint; none for `/loans`.
     pub(super) fn isbn(self) -> Option<Isbn> {
         match self {
-            Asked::All => None,
-            Asked::One(isbn) | Asked::Progress(isbn) | Asked::Availability(isbn) => Some(isbn),
+            LoansEndpoint::All => None,
+            LoansEndpoint::One(isbn)
+            | LoansEndpoint::Progress(isbn)
+            | LoansEndpoint::Availability(isbn) => Some(isbn),
         }
     }
 
     /// The supported methods, as the field Allow lists them.
     fn methods(self) -> &'static str {
         match self {
-            Asked::All | Asked::Availability(_) => "GET, HEAD",
-            Asked::One(_) => "GET, HEAD, PUT, DELETE",
-            Asked::Progress(_) => "PUT",
+            LoansEndpoint::All | LoansEndpoint::Availability(_) => "GET, HEAD",
+            LoansEndpoint::One(_) => "GET, HEAD, PUT, DELETE",
+            LoansEndpoint::Progress(_) => "PUT",
         }
     }
 }
@@ -113,21 +115,21 @@ struct LicencesView {
 
 /// Returns the endpoint of a path. Returns none for a path outside `/loans`, and a problem for an
 /// unknown path below it.
-pub(super) fn asked(path: &RequestPath) -> Option<Result<Asked, Problem>> {
+pub(super) fn parse_endpoint(path: &RequestPath) -> Option<Result<LoansEndpoint, Problem>> {
     let mut segments = path.segments();
     if segments.next() != Some("loans") {
         return None;
     }
     let Some(isbn) = segments.next() else {
-        return Some(Ok(Asked::All));
+        return Some(Ok(LoansEndpoint::All));
     };
     let Ok(isbn) = isbn.parse() else {
         return Some(Err(Problem::TitleNotFound));
     };
     Some(match (segments.next(), segments.next()) {
-        (None, _) => Ok(Asked::One(isbn)),
-        (Some("progress"), None) => Ok(Asked::Progress(isbn)),
-        (Some("availability"), None) => Ok(Asked::Availability(isbn)),
+        (None, _) => Ok(LoansEndpoint::One(isbn)),
+        (Some("progress"), None) => Ok(LoansEndpoint::Progress(isbn)),
+        (Some("availability"), None) => Ok(LoansEndpoint::Availability(isbn)),
         (Some(_), _) => Err(Problem::TitleNotFound),
     })
 }
@@ -138,7 +140,7 @@ pub(super) async fn answer(
     connection: &Connection,
     request: &Parts,
     body: RequestBody,
-    asked: Asked,
+    asked: LoansEndpoint,
     link: Option<&str>,
 ) -> Result<Response<Body>, Problem> {
     let (method, methods) = (&request.method, asked.methods());
@@ -151,12 +153,14 @@ pub(super) async fn answer(
         return Err(super::dispatch::outside_of_link());
     }
     match asked {
-        Asked::All => list(line, &reader).await,
-        Asked::One(isbn) if *method == Method::PUT => begin(line, &reader, isbn).await,
-        Asked::One(isbn) if *method == Method::DELETE => give_back(line, &reader, isbn).await,
-        Asked::One(isbn) => show(line, &reader, isbn).await,
-        Asked::Progress(isbn) => progress(line, &reader, isbn, body).await,
-        Asked::Availability(isbn) => availability(line, &reader, isbn).await,
+        LoansEndpoint::All => list(line, &reader).await,
+        LoansEndpoint::One(isbn) if *method == Method::PUT => begin(line, &reader, isbn).await,
+        LoansEndpoint::One(isbn) if *method == Method::DELETE => {
+            cancel_or_return(line, &reader, isbn).await
+        }
+        LoansEndpoint::One(isbn) => show(line, &reader, isbn).await,
+        LoansEndpoint::Progress(isbn) => progress(line, &reader, isbn, body).await,
+        LoansEndpoint::Availability(isbn) => availability(line, &reader, isbn).await,
     }
 }
 
@@ -206,7 +210,7 @@ pub(super) async fn show(
     (status = 404, response = inline(Refused)),
     (status = 503, response = inline(Refused)),
 ))]
-pub(super) async fn give_back(
+pub(super) async fn cancel_or_return(
     line: &Line,
     reader: &Reader,
     isbn: Isbn,

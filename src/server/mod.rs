@@ -176,7 +176,7 @@ struct Worker {
     loans_api::list,
     loans_api::show,
     loans_api::begin,
-    loans_api::give_back,
+    loans_api::cancel_or_return,
     loans_api::progress,
     loans_api::availability
 ))]

@@ -249,7 +249,7 @@ mod tests {
     }
 
     fn are_aborted(entries: &[Entry]) -> Vec<bool> {
-        entries.iter().map(|entry| entry.connection().is_cut()).collect()
+        entries.iter().map(|entry| entry.connection().is_aborted()).collect()
     }
 
     #[test]
@@ -260,7 +260,7 @@ mod tests {
         entries.push(admit(&open, "192.0.2.1"));
         entries.push(admit(&open, "::ffff:192.0.2.1"));
         assert_eq!(are_aborted(&entries), [true, true, false, false, false]);
-        assert!(entries[4].evicted_another && !other.connection().is_cut());
+        assert!(entries[4].evicted_another && !other.connection().is_aborted());
     }
 
     #[test]
@@ -334,7 +334,7 @@ mod tests {
         // The next one arrives before the first has sent its request.
         let another = admit(&open, "192.0.2.6");
         assert_eq!(are_draining(), [false, true, false, true]);
-        assert!(!new.connection().is_cut());
+        assert!(!new.connection().is_aborted());
         new.connection().note_credentials();
         another.connection().note_credentials();
         assert!(open.admit("192.0.2.7".parse().unwrap()).is_none(), "all others are in use");
@@ -354,7 +354,9 @@ mod tests {
         reader.connection().note_idle();
         let silent = admit(&open, "192.0.2.2");
         let made_room = open.lock().make_room(Instant::now() + REQUEST_GRACE);
-        assert!(made_room && silent.connection().is_cut() && !reader.connection().is_draining());
+        assert!(
+            made_room && silent.connection().is_aborted() && !reader.connection().is_draining()
+        );
     }
 
     #[test]

@@ -184,7 +184,7 @@ impl TlsStream {
 
     /// Whether the connection holds an allowance of the buffer budget.
     pub(super) fn holds_buffers(&self) -> bool {
-        !self.lock().size.is_least()
+        !self.lock().size.is_at_minimum()
     }
 
     /// Whether the kernel has accepted all written bytes.
@@ -434,7 +434,7 @@ impl Inner {
                     if is_all { 0 } else { self.unsent_ciphertext.saturating_sub(sent) };
                 self.note_sent(sent, is_all);
                 if self.immediate == 0 {
-                    self.size.came(sent, Instant::now());
+                    self.size.record_arrival(sent, Instant::now());
                 }
                 self.adjust_notsent_lowat();
                 self.connection.set_write_blocked(false);
@@ -483,7 +483,7 @@ impl Inner {
 
     /// Adjusts TCP_NOTSENT_LOWAT to the speed of the reader.
     fn adjust_notsent_lowat(&mut self) {
-        let lowat = if self.size.is_most() { NOTSENT_LOWAT_FAST } else { NOTSENT_LOWAT };
+        let lowat = if self.size.is_at_maximum() { NOTSENT_LOWAT_FAST } else { NOTSENT_LOWAT };
         if lowat != self.notsent_lowat {
             self.notsent_lowat = lowat;
             // On an error the old value stays.
@@ -528,7 +528,7 @@ impl Drop for Inner {
     /// Makes the kernel discard unsent bytes of an aborted connection. They would arrive after the
     /// loan's end.
     fn drop(&mut self) {
-        if self.connection.is_cut() {
+        if self.connection.is_aborted() {
             let _ = SockRef::from(&self.socket).set_linger(Some(Duration::ZERO));
         } else {
             self.count_unfinished();

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use loangate::clock::Clock;
-use loangate::lending::{Auth, Begin, Bokbasen, CallError, RemoteLoan, Settings, Standing, Told};
+use loangate::lending::{Auth, Begin, Bokbasen, CallError, EndAck, RemoteLoan, Settings, Standing};
 use loangate::loan::{EndReason, Reference, Refusal, Terms};
 use loangate::telemetry::Metrics;
 use serde_json::Value;
@@ -299,12 +299,12 @@ async fn end_is_sent_and_completed_ends_are_recognized() {
         )
     };
     for (name, expected) in [
-        ("return-200", Ok(Told::Done)),
-        ("return-expired-200", Ok(Told::Done)),
-        ("return-again", Ok(Told::Done)),
-        ("return-409-loan-pending", Ok(Told::StillPending)),
-        ("already-ended-409", Ok(Told::Done)),
-        ("return-loan-not-found-404", Ok(Told::NoSuchLoan)),
+        ("return-200", Ok(EndAck::Done)),
+        ("return-expired-200", Ok(EndAck::Done)),
+        ("return-again", Ok(EndAck::Done)),
+        ("return-409-loan-pending", Ok(EndAck::StillPending)),
+        ("already-ended-409", Ok(EndAck::Done)),
+        ("return-loan-not-found-404", Ok(EndAck::NoSuchLoan)),
     ] {
         let (ended, reason) = at(name);
         let reason = if reason == "EXPIRED" { EndReason::Expired } else { EndReason::Returned };
@@ -318,10 +318,10 @@ async fn end_is_sent_and_completed_ends_are_recognized() {
         stage.over().await;
     }
     for (name, expected) in [
-        ("cancel-200", Ok(Told::Done)),
-        ("cancel-again-200", Ok(Told::Done)),
-        ("cancel-window-closed-409", Ok(Told::CancelWindowClosed)),
-        ("cancel-loan-not-found-404", Ok(Told::NoSuchLoan)),
+        ("cancel-200", Ok(EndAck::Done)),
+        ("cancel-again-200", Ok(EndAck::Done)),
+        ("cancel-window-closed-409", Ok(EndAck::CancelWindowClosed)),
+        ("cancel-loan-not-found-404", Ok(EndAck::NoSuchLoan)),
     ] {
         let loan = if name.contains("not-found") { "BL99999999" } else { LOAN };
         let stage = Stage::with(&["oauth-200", name]).await;

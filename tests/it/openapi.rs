@@ -287,7 +287,7 @@ async fn described_limits_are_enforced() {
         "/paths/~1api~1v1~1loans/get/parameters",
         "/paths/~1api~1v1~1loans~1{id}/delete/parameters",
     );
-    let wish = "/components/schemas/LinkWish/properties";
+    let wish = "/components/schemas/LinkRequest/properties";
     let text_of = |length: usize| "x".repeat(length);
     let nowhere = format!("/api/v1/loans/{}", uuid::Uuid::now_v7());
     let link = |library: &str, borrower: &str| {

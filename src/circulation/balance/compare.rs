@@ -14,7 +14,7 @@ use super::report::{Compared, Done, Finding, Kind, Report};
 use super::{Circulation, Stopped};
 use crate::clock;
 use crate::ledger::Filter;
-use crate::lending::{RemoteLoan, Standing, Told, Unreadable};
+use crate::lending::{EndAck, RemoteLoan, Standing, Unreadable};
 use crate::loan::{EndReason, LibraryId, Loan, LoanState};
 
 /// Maximum number of loans in one query of the ledger.
@@ -164,18 +164,22 @@ impl<'a> Comparison<'a> {
             return Ok(());
         };
         let loan =
-            if reference.looks_ours() { ledger.by_reference(&reference).await? } else { None };
+            if reference.has_our_format() { ledger.by_reference(&reference).await? } else { None };
         match loan {
             Some(loan) => {
                 self.known(loan, remote);
                 Ok(())
             }
-            None => self.unknown_here(&remote, reference.looks_ours()).await,
+            None => self.unknown_here(&remote, reference.has_our_format()).await,
         }
     }
 
     /// Compares a row whose reference is not in the ledger.
-    async fn unknown_here(&mut self, remote: &RemoteLoan, looks_ours: bool) -> Result<(), Stopped> {
+    async fn unknown_here(
+        &mut self,
+        remote: &RemoteLoan,
+        has_our_format: bool,
+    ) -> Result<(), Stopped> {
         let same_id = self.circulation.inner.ledger.by_lending_id(&remote.lending_id, None).await?;
         if let Some(loan) = same_id.filter(|loan| loan.state.is_live()) {
             let detail = "Bokbasen lists it under another reference than its begin had";
@@ -189,7 +193,7 @@ impl<'a> Comparison<'a> {
         } else if remote.library.is_some_and(|library| library != self.library) {
             let detail = "Bokbasen lists it with this library, but it belongs to another";
             self.report_finding(Kind::RowDiffers, Done::Reported, None, Some(remote), detail);
-        } else if !looks_ours {
+        } else if !has_our_format {
             self.compared.foreign += 1;
         } else if is_live(&remote.standing) || matches!(remote.standing, Standing::Unrecognised(_))
         {
@@ -405,11 +409,11 @@ impl<'a> Comparison<'a> {
         let never_used = loan.accepted.is_none() || kind == Kind::TwiceThere;
         let ack = if never_used || matches!(confirmed.standing, Standing::Pending { .. }) {
             let why = "it has ended in the lender's ledger";
-            inner.lending.give_back(&remote.lending_id, ended, reason, why).await?
+            inner.lending.cancel_or_return(&remote.lending_id, ended, reason, why).await?
         } else {
             inner.lending.return_loan(&remote.lending_id, ended, reason).await?
         };
-        let done = if ack == Told::Done { Done::EndedThere } else { Done::Reported };
+        let done = if ack == EndAck::Done { Done::EndedThere } else { Done::Reported };
         self.report_finding(kind, done, Some(loan), Some(remote), detail);
         Ok(())
     }

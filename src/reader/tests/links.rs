@@ -149,7 +149,8 @@ fn link_expires_to_the_second_and_rejects_future_issue() {
 fn only_links_have_a_grace_and_only_on_request() {
     let mut gate = Gate::start();
     let (link, token) = (gate.link(&title()), LOGIN.ed.sign(&claims(json!({}))));
-    let late = |gate: &Gate| gate.readers.authenticate_late(&HeaderMap::new(), None, Some(&link));
+    let late =
+        |gate: &Gate| gate.readers.authenticate_with_grace(&HeaderMap::new(), None, Some(&link));
     let late = |gate: &Gate| late(gate).map(|(_, is_late)| is_late);
     assert_eq!(late(&gate), Ok(false));
     for from in ["the cache", "the link"] {
@@ -165,10 +166,10 @@ fn only_links_have_a_grace_and_only_on_request() {
     gate.clock.set(at(NOW + 4200));
     assert!(unauthenticated(late(&gate)).contains("expired"));
     assert!(
-        unauthenticated(gate.readers.authenticate_late(&authorization(&token), None, None))
+        unauthenticated(gate.readers.authenticate_with_grace(&authorization(&token), None, None))
             .contains("expired")
     );
-    assert_eq!(Readers::expired(), gate.path(&link).unwrap_err());
+    assert_eq!(Readers::expired_link_problem(), gate.path(&link).unwrap_err());
 
     gate.clock.set(at(NOW + 3600));
     gate.settings.resume_grace = Duration::ZERO;
