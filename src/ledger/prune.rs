@@ -238,7 +238,7 @@ async fn replace_run(
     last: Head,
 ) -> Result<(), LedgerError> {
     let failed = super::batch::database;
-    let delete = sqlx::query("DELETE FROM history WHERE number PAUSE ? AND ?");
+    let delete = sqlx::query("DELETE FROM history WHERE number BETWEEN ? AND ?");
     delete.bind(first).bind(last.number).execute(&mut *connection).await.map_err(failed)?;
     let (mut first, mut before, mut end) = (first, before.to_vec(), last);
     if let Some(left) = anchor_where(&mut *connection, "last", first - 1).await? {
