@@ -88,7 +88,7 @@ impl Connection {
 
     /// Aborts the connection at once, with all requests in flight. The kernel discards unsent
     /// bytes.
-    pub fn cut(&self) {
+    pub fn abort(&self) {
         self.0.cut.store(true, Ordering::Release);
         self.0.serving_task.wake();
     }
@@ -258,7 +258,7 @@ mod tests {
         clone.drain();
         assert!(connection.is_draining() && !connection.is_aborted());
         connection.register_waker(&Context::from_waker(&waker));
-        clone.cut();
+        clone.abort();
         assert!(connection.is_aborted());
         assert_eq!(woken.0.load(Ordering::Relaxed), 2);
     }

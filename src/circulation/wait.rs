@@ -75,11 +75,6 @@ impl Circulation {
         self.poll_ledger(loan.id).await
     }
 
-    /// Returns whether this process drives the loan.
-    pub fn drives(&self, id: LoanId) -> bool {
-        self.inner.schedule.contains(id)
-    }
-
     /// Reads the ledger until the loan is decided or scheduled in this process.
     async fn poll_ledger(&self, id: LoanId) -> Outcome {
         let mut wait = FIRST_WAIT;

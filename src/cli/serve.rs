@@ -315,7 +315,8 @@ fn announce_others(ledger: &Ledger) {
         tracing::warn!(
             others,
             "another gate uses this ledger. Each loan is still registered once, and each return is \
-             sent. A return at one gate stops streams of the other within a second. Borrower limits \
+             sent. A return at one gate stops streams of the other within a second. Borrower \
+             limits \
              apply per gate. Links and session tickets need the same keys at both gates"
         );
     }
@@ -383,14 +384,18 @@ fn readiness(
                 missing.needed.push("The ledger cannot be read: no new reader gets a file.".into());
             } else if let Err(why) = ledger.check_writable().await {
                 missing.wanted.push(
-                    format!("The ledger cannot be written ({why}): readers without a loan cannot get one. \
-                         Check its disk.")
-                        .into(),
+                    format!(
+                        "The ledger cannot be written ({why}): readers without a loan cannot \
+                             get one. \
+                         Check its disk."
+                    )
+                    .into(),
                 );
             }
             if lending.clock_is_off() {
                 missing.wanted.push(
-                    "This machine's clock is more than 15 minutes from Bokbasen's: no loan is begun \
+                    "This machine's clock is more than 15 minutes from Bokbasen's: no loan is \
+                     begun \
                      and no expiry is registered. Set it by NTP."
                         .into(),
                 );
@@ -398,9 +403,12 @@ fn readiness(
             let damaged = ledger.damaged_rows();
             if damaged > 0 {
                 missing.wanted.push(
-                    format!("{damaged} rows of the ledger are damaged and skipped: `loangate ledger check` \
-                         names them.")
-                        .into(),
+                    format!(
+                        "{damaged} rows of the ledger are damaged and skipped: `loangate \
+                             ledger check` \
+                         names them."
+                    )
+                    .into(),
                 );
             }
             if let Some(trouble) = lending.trouble() {

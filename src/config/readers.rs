@@ -81,7 +81,8 @@ fn privacy(root: &mut Table<'_>, max_lifetime: Duration) -> (Option<SecretString
         let days = max_lifetime.as_secs().div_ceil(86_400);
         let sentence = format!(
             "a token or a link may live for {days} days. An old one could begin a new loan once \
-             its borrower is erased. Write a longer time here, or a shorter max_lifetime in [readers]"
+             its borrower is erased. Write a longer time here, or a shorter max_lifetime in \
+             [readers]"
         );
         table.mistake("retention", sentence);
     }

@@ -250,7 +250,8 @@ impl<'s> Table<'s> {
             Secret::Literal(secret) => {
                 note(self.source.file.to_owned());
                 let sentence = "the configuration contains the secret itself, visible to all who \
-                                can read the file. Write { file = \"certs/…\" } or { env = \"NAME\" }";
+                                can read the file. Write { file = \"certs/…\" } or { env = \
+                                \"NAME\" }";
                 self.warn(key, sentence);
                 secret
             }

@@ -292,7 +292,7 @@ impl OutgoingBody for Outgoing {
         if self.connection.is_multiplexed() {
             self.task.wake();
         } else {
-            self.connection.cut();
+            self.connection.abort();
         }
     }
 

@@ -117,7 +117,7 @@ impl Shard {
                 Verdict::Continue => {}
                 Verdict::Suspend(suspension) => body.suspend(suspension),
                 Verdict::Abort(why) => body.abort(why),
-                Verdict::CloseConnection => body.connection().cut(),
+                Verdict::CloseConnection => body.connection().abort(),
             }
         }
     }

@@ -121,7 +121,7 @@ impl Access {
     /// bodies.
     pub(super) fn close_connections(&self) -> usize {
         let bodies = self.bodies();
-        bodies.iter().for_each(|body| body.connection().cut());
+        bodies.iter().for_each(|body| body.connection().abort());
         bodies.len()
     }
 

@@ -1,8 +1,8 @@
 //! The CORS protocol of the Fetch standard, for web readers on other origins.
 //!
-//! The dispatcher calls [`Cors::preflight`] first and [`Cors::add_response_fields`] last. A preflight gets its
-//! response here, without authentication and without a loan. Credentials are a token in
-//! Authorization, never a cookie.
+//! The dispatcher calls [`Cors::preflight`] first and [`Cors::add_response_fields`] last. A
+//! preflight gets its response here, without authentication and without a loan. Credentials are a
+//! token in Authorization, never a cookie.
 
 use http::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,

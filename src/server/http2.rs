@@ -97,7 +97,7 @@ pub(super) async fn serve(tls: TlsStream, worker: Arc<Worker>, info: ConnectionI
             http2.graceful_shutdown();
         }
         if keep_alive.poll(&tls, context).is_ready() {
-            connection.cut();
+            connection.abort();
             return Poll::Ready(());
         }
         let accepted = poll_streams(&mut http2, &worker, &info, &responses, context);

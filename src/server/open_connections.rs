@@ -186,7 +186,7 @@ impl State {
         self.remove_candidate(number);
         match self.connections.get(&number) {
             Some(connection) if !connection.has_credentials() => {
-                connection.cut();
+                connection.abort();
                 true
             }
             _ => false,

@@ -157,8 +157,10 @@ const CASES: &[Case] = &[
         "certificate = \"certs/server.pem\"\nkey = \"certs/server.key\"",
         "certificate = certs/server.pem\nkey = \"certs/server.key",
         &[
-            "8: this is not TOML: string values must be quoted, expected literal string. Strings need quotes, table names need brackets",
-            "9: this is not TOML: invalid basic string, expected `\"`. Strings need quotes, table names need brackets",
+            "8: this is not TOML: string values must be quoted, expected literal string. Strings \
+             need quotes, table names need brackets",
+            "9: this is not TOML: invalid basic string, expected `\"`. Strings need quotes, table \
+             names need brackets",
         ],
     ),
     (
@@ -193,7 +195,8 @@ const CASES: &[Case] = &[
         "[ledger]",
         "[leger]",
         &[
-            "1: ledger: it is missing. Write the table [ledger] with url = \"sqlite:data/loangate.db\"",
+            "1: ledger: it is missing. Write the table [ledger] with url = \
+             \"sqlite:data/loangate.db\"",
             "36: leger: there is no such key. Write [ledger]",
         ],
     ),
@@ -201,9 +204,8 @@ const CASES: &[Case] = &[
         "an address without a port",
         "\"127.0.0.1:8443\"",
         "\"127.0.0.1\"",
-        &[
-            "4: listen.public: \"127.0.0.1\" is not an address with a port. Write one like \"0.0.0.0:8443\" or \"[::1]:9443\"",
-        ],
+        &["4: listen.public: \"127.0.0.1\" is not an address with a port. Write one like \
+             \"0.0.0.0:8443\" or \"[::1]:9443\""],
     ),
     (
         "one address for both",
@@ -215,17 +217,15 @@ const CASES: &[Case] = &[
         "a number for a string",
         "admin = \"127.0.0.1:9443\"",
         "admin = 9443",
-        &[
-            "5: listen.admin: this is a number. Write a string like \"0.0.0.0:8443\" or \"[::1]:9443\"",
-        ],
+        &["5: listen.admin: this is a number. Write a string like \"0.0.0.0:8443\" or \
+             \"[::1]:9443\""],
     ),
     (
         "a certificate that is not there",
         "certs/server.pem",
         "certs/other.pem",
-        &[
-            "8: tls.certificate: certs/other.pem cannot be read as PEM: No such file or directory (os error 2)",
-        ],
+        &["8: tls.certificate: certs/other.pem cannot be read as PEM: No such file or directory \
+             (os error 2)"],
     ),
     (
         "a key that is no key",
@@ -233,56 +233,52 @@ const CASES: &[Case] = &[
         "key = \"certs/jwks.json\"",
         &[
             "9: tls.key: certs/jwks.json cannot be read as PEM: there is no private key in it",
-            "9: tls.key: other users can read or change certs/jwks.json (mode 644). Allow only its owner: chmod 600 certs/jwks.json",
+            "9: tls.key: other users can read or change certs/jwks.json (mode 644). Allow only its \
+             owner: chmod 600 certs/jwks.json",
         ],
     ),
     (
         "a key of another certificate",
         "key = \"certs/server.key\"",
         "key = \"certs/jwt.key\"",
-        &[
-            "9: tls.key: certs/jwt.key is not the key of certs/server.pem. These two commands must print the same: openssl x509 -in certs/server.pem -noout -pubkey and openssl pkey -in certs/jwt.key -pubout. In a chain the server's own certificate is the first",
-        ],
+        &["9: tls.key: certs/jwt.key is not the key of certs/server.pem. These two commands must \
+             print the same: openssl x509 -in certs/server.pem -noout -pubkey and openssl pkey -in \
+             certs/jwt.key -pubout. In a chain the server's own certificate is the first"],
     ),
     (
         "a secret file that is not there",
         "certs/admin.token",
         "certs/nothing",
-        &[
-            "13: admin.token: the file certs/nothing cannot be read: No such file or directory (os error 2). Create it, or name another; `loangate init` creates keys for development",
-        ],
+        &["13: admin.token: the file certs/nothing cannot be read: No such file or directory (os \
+             error 2). Create it, or name another; `loangate init` creates keys for development"],
     ),
     (
         "a secret that the environment lacks",
         "{ file = \"certs/admin.token\" }",
         "{ env = \"LOANGATE_NO_SUCH\" }",
-        &[
-            "13: admin.token: the environment has no LOANGATE_NO_SUCH, or it is empty. Set it before the start",
-        ],
+        &["13: admin.token: the environment has no LOANGATE_NO_SUCH, or it is empty. Set it \
+             before the start"],
     ),
     (
         "a secret from nowhere",
         "{ file = \"certs/admin.token\" }",
         "{ vault = \"x\" }",
-        &[
-            "13: admin.token: a secret cannot come from \"vault\". Write { file = \"certs/…\" } or { env = \"NAME\" }",
-        ],
+        &["13: admin.token: a secret cannot come from \"vault\". Write { file = \"certs/…\" } or \
+             { env = \"NAME\" }"],
     ),
     (
         "a secret from two places",
         "{ file = \"certs/admin.token\" }",
         "{ file = \"certs/admin.token\", env = \"X\" }",
-        &[
-            "13: admin.token: a secret needs exactly one source. Write { file = \"certs/…\" } or { env = \"NAME\" }",
-        ],
+        &["13: admin.token: a secret needs exactly one source. Write { file = \"certs/…\" } or { \
+             env = \"NAME\" }"],
     ),
     (
         "a ticket key that is too short",
         "ticket_keys = [{ file = \"certs/ticket.key\" }]",
         "ticket_keys = [{ file = \"certs/ticket.key\" }, \"short\"]",
-        &[
-            "10: tls.ticket_keys: the key has 5 bytes and needs 32. Make one with `openssl rand -hex 32`",
-        ],
+        &["10: tls.ticket_keys: the key has 5 bytes and needs 32. Make one with `openssl rand \
+             -hex 32`"],
     ),
     (
         "ticket keys that are no list",
@@ -294,59 +290,56 @@ const CASES: &[Case] = &[
         "an admin token that is too short",
         "{ file = \"certs/admin.token\" }",
         "\"short\"",
-        &[
-            "13: admin.token: the key has 5 bytes and needs 32. Make one with `openssl rand -hex 32`",
-        ],
+        &["13: admin.token: the key has 5 bytes and needs 32. Make one with `openssl rand -hex \
+             32`"],
     ),
     (
         "a host of the admin listener with a port",
         "[admin]",
         "[admin]\nhosts = [\"gate.example.no:9443\"]",
-        &[
-            "13: admin.hosts: \"gate.example.no:9443\" is not a host name. Write it without a scheme and a port, like \"gate.example.no\"",
-        ],
+        &["13: admin.hosts: \"gate.example.no:9443\" is not a host name. Write it without a \
+             scheme and a port, like \"gate.example.no\""],
     ),
     (
         "limits without sense",
         "[ledger]",
-        "[limits]\nconnections = 100\nconnections_per_address = 50\nidle = \"0s\"\nexempt_networks = [\"10.0.0.0/40\"]\n\n[ledger]",
+        "[limits]\nconnections = 100\nconnections_per_address = 50\nidle = \"0s\"\nexempt_networks \
+         = [\"10.0.0.0/40\"]\n\n[ledger]",
         &[
-            "38: limits.connections_per_address: one address may use at most a quarter of limits.connections. Write 25 or less",
+            "38: limits.connections_per_address: one address may use at most a quarter of \
+             limits.connections. Write 25 or less",
             "39: limits.idle: it must be longer than zero. Write a duration like \"15s\"",
-            "40: limits.exempt_networks: \"10.0.0.0/40\" is no network. Write one like \"10.0.0.0/8\" or \"2001:db8::/32\"",
+            "40: limits.exempt_networks: \"10.0.0.0/40\" is no network. Write one like \
+             \"10.0.0.0/8\" or \"2001:db8::/32\"",
         ],
     ),
     (
         "a policy of two lines",
         "to = \"{isbn}/{file}\"",
         "to = \"{isbn}/{file}\"\ncontent_security_policy = \"sandbox\\nx: y\"",
-        &[
-            "48: routes[0].content_security_policy: a header cannot contain these characters. Write one line, like \"sandbox allow-same-origin\"",
-        ],
+        &["48: routes[0].content_security_policy: a header cannot contain these characters. \
+             Write one line, like \"sandbox allow-same-origin\""],
     ),
     (
         "a pseudonym key that is too short",
         "{ file = \"certs/pseudonym.key\" }",
         "\"short\"",
-        &[
-            "16: privacy.pseudonym_key: the key has 5 bytes and needs 32. Make one with `openssl rand -hex 32`",
-        ],
+        &["16: privacy.pseudonym_key: the key has 5 bytes and needs 32. Make one with `openssl \
+             rand -hex 32`"],
     ),
     (
         "no pseudonym key",
         "pseudonym_key = { file = \"certs/pseudonym.key\" }",
         "",
-        &[
-            "15: privacy.pseudonym_key: it is missing. Write pseudonym_key = { file = \"certs/pseudonym.key\" }",
-        ],
+        &["15: privacy.pseudonym_key: it is missing. Write pseudonym_key = { file = \
+             \"certs/pseudonym.key\" }"],
     ),
     (
         "an algorithm that is not allowed",
         "[\"EdDSA\"]",
         "[\"HS256\"]",
-        &[
-            "21: readers.jwt.algorithms: \"HS256\" is not known. Write \"EdDSA\" or \"ES256\" or \"RS256\"",
-        ],
+        &["21: readers.jwt.algorithms: \"HS256\" is not known. Write \"EdDSA\" or \"ES256\" or \
+             \"RS256\""],
     ),
     (
         "no algorithm",
@@ -358,39 +351,36 @@ const CASES: &[Case] = &[
         "a key set without a key of the algorithm",
         "[\"EdDSA\"]",
         "[\"ES256\"]",
-        &[
-            "20: readers.jwt.jwks: No key in the JWKS file certs/jwks.json fits the allowed algorithms [ES256]: add one, or allow its algorithm.",
-        ],
+        &["20: readers.jwt.jwks: No key in the JWKS file certs/jwks.json fits the allowed \
+             algorithms [ES256]: add one, or allow its algorithm."],
     ),
     (
         "a key set that is none",
         "jwks = \"certs/jwks.json\"",
         "jwks = \"certs/server.pem\"",
-        &[
-            "20: readers.jwt.jwks: The file certs/server.pem is not a JWKS, which is JSON with a list `keys`: line 1, column 2.",
-        ],
+        &["20: readers.jwt.jwks: The file certs/server.pem is not a JWKS, which is JSON with a \
+             list `keys`: line 1, column 2."],
     ),
     (
         "keys from a URL",
         "jwks = \"certs/jwks.json\"",
         "jwks_url = \"https://login.example.no/jwks\"",
-        &[
-            "20: readers.jwt.jwks_url: this version reads keys from a file. Write jwks = \"certs/jwks.json\"",
-        ],
+        &["20: readers.jwt.jwks_url: this version reads keys from a file. Write jwks = \
+             \"certs/jwks.json\""],
     ),
     (
         "two link keys of one name",
         "keys = [{ id = \"k1\", secret = { file = \"certs/link.key\" } }]",
-        "keys = [{ id = \"k1\", secret = { file = \"certs/link.key\" } }, { id = \"k1\", secret = { file = \"certs/link.key\" } }]",
+        "keys = [{ id = \"k1\", secret = { file = \"certs/link.key\" } }, { id = \"k1\", secret = \
+         { file = \"certs/link.key\" } }]",
         &["26: readers.links.keys[1].id: another key has this id. Give each its own"],
     ),
     (
         "a scheme that Bokbasen does not speak",
         "url = \"http://127.0.0.1:9100\"",
         "url = \"ftp://127.0.0.1:9100\"",
-        &[
-            "29: lending.url: this version does not support ftp. Write a URL that starts with https:// or http://",
-        ],
+        &["29: lending.url: this version does not support ftp. Write a URL that starts with \
+             https:// or http://"],
     ),
     (
         "a secret in the clear",
@@ -409,121 +399,126 @@ const CASES: &[Case] = &[
         "auth = \"oauth\"",
         "auth = \"ticket\"",
         &[
-            "28: lending.login_url: it is missing. Write login_url = \"https://login.boknett.no/v1/tickets\"",
+            "28: lending.login_url: it is missing. Write login_url = \
+             \"https://login.boknett.no/v1/tickets\"",
             "28: lending.username: it is missing. Write the username that Bokbasen gave you",
             "28: lending.password: it is missing. Write password = { env = \"BOKBASEN_PASSWORD\" }",
-            "31: lending.token_url: auth = \"ticket\" has no such key. Remove it, or write auth = \"oauth\"",
-            "32: lending.audience: auth = \"ticket\" has no such key. Remove it, or write auth = \"oauth\"",
-            "33: lending.client_id: auth = \"ticket\" has no such key. Remove it, or write auth = \"oauth\"",
-            "34: lending.client_secret: auth = \"ticket\" has no such key. Remove it, or write auth = \"oauth\"",
+            "31: lending.token_url: auth = \"ticket\" has no such key. Remove it, or write auth = \
+             \"oauth\"",
+            "32: lending.audience: auth = \"ticket\" has no such key. Remove it, or write auth = \
+             \"oauth\"",
+            "33: lending.client_id: auth = \"ticket\" has no such key. Remove it, or write auth = \
+             \"oauth\"",
+            "34: lending.client_secret: auth = \"ticket\" has no such key. Remove it, or write \
+             auth = \"oauth\"",
         ],
     ),
     (
         "a settle time that is too short",
         "url = \"http://127.0.0.1:9100\"",
         "url = \"https://api.loan.boknett.no\"\nsettle = \"5s\"",
-        &[
-            "30: lending.settle: a begin can need 22s to take effect and be listed. With less time, a loan could be registered twice. Write \"30s\"",
-        ],
+        &["30: lending.settle: a begin can need 22s to take effect and be listed. With less \
+             time, a loan could be registered twice. Write \"30s\""],
     ),
     (
         "licences of a library that is none, and a type that is none",
         "[ledger]",
-        "[licences]\norder = [\"pay per loan\"]\nnever = { \"Deichman\" = [\"PACKAGE\"], \"NO-1\" = \"PACKAGE\" }\n\n[ledger]",
+        "[licences]\norder = [\"pay per loan\"]\nnever = { \"Deichman\" = [\"PACKAGE\"], \"NO-1\" \
+         = \"PACKAGE\" }\n\n[ledger]",
         &[
-            "37: licences.order: \"pay per loan\" is not a licence type. Write it as Bokbasen does, like \"PAY_PER_LOAN\"",
+            "37: licences.order: \"pay per loan\" is not a licence type. Write it as Bokbasen \
+             does, like \"PAY_PER_LOAN\"",
             "38: licences.never.NO-1: this is a string. Write a list: [ … ]",
-            "38: licences.never.Deichman: this is no library: an ISIL is a prefix, a hyphen and an identifier, like NO-0301000",
+            "38: licences.never.Deichman: this is no library: an ISIL is a prefix, a hyphen and an \
+             identifier, like NO-0301000",
         ],
     ),
     (
         "a borrower who is forgotten before a token is",
         "pseudonym_key = { file = \"certs/pseudonym.key\" }",
         "pseudonym_key = { file = \"certs/pseudonym.key\" }\nretention = \"90d\"",
-        &[
-            "17: privacy.retention: a token or a link may live for 365 days. An old one could begin a new loan once its borrower is erased. Write a longer time here, or a shorter max_lifetime in [readers]",
-        ],
+        &["17: privacy.retention: a token or a link may live for 365 days. An old one could \
+             begin a new loan once its borrower is erased. Write a longer time here, or a shorter \
+             max_lifetime in [readers]"],
     ),
     (
         "pages of origins that browsers do not write so",
         "[ledger]",
         "[cors]\norigins = [\"https://reader.example.no/\"]\n\n[ledger]",
-        &[
-            "37: cors.origins: \"https://reader.example.no/\" is no origin of a web page or an app. Write it as browsers send it, like \"https://reader.example.no\" or \"capacitor://localhost\": lower case, no path, no default port",
-        ],
+        &["37: cors.origins: \"https://reader.example.no/\" is no origin of a web page or an \
+             app. Write it as browsers send it, like \"https://reader.example.no\" or \
+             \"capacitor://localhost\": lower case, no path, no default port"],
     ),
     (
         "an address of another machine",
         "\"127.0.0.1:8443\"",
         "\"192.0.2.7:8443\"",
-        &[
-            "4: listen.public: this machine does not have the address 192.0.2.7. Write one of its own, or 0.0.0.0",
-        ],
+        &["4: listen.public: this machine does not have the address 192.0.2.7. Write one of its \
+             own, or 0.0.0.0"],
     ),
     (
         "a certificate and a key that are exchanged",
         "certificate = \"certs/server.pem\"\nkey = \"certs/server.key\"",
         "certificate = \"certs/server.key\"\nkey = \"certs/server.pem\"",
         &[
-            "8: tls.certificate: certs/server.key cannot be read as PEM: there is no certificate in it: it has a private key; are certificate and key exchanged?",
-            "9: tls.key: other users can read or change certs/server.pem (mode 644). Allow only its owner: chmod 600 certs/server.pem",
+            "8: tls.certificate: certs/server.key cannot be read as PEM: there is no certificate \
+             in it: it has a private key; are certificate and key exchanged?",
+            "9: tls.key: other users can read or change certs/server.pem (mode 644). Allow only \
+             its owner: chmod 600 certs/server.pem",
         ],
     ),
     (
         "all web pages",
         "[ledger]",
         "[cors]\norigins = [\"*\"]\n\n[ledger]",
-        &[
-            "37: cors.origins: with * any web page could send requests with a token that it got hold of, and read the files. Name the pages' origins, like \"https://reader.example.no\", or one label of your own domain, \"https://*.example.no\"",
-        ],
+        &["37: cors.origins: with * any web page could send requests with a token that it got \
+             hold of, and read the files. Name the pages' origins, like \
+             \"https://reader.example.no\", or one label of your own domain, \
+             \"https://*.example.no\""],
     ),
     (
         "all web pages of a country",
         "[ledger]",
         "[cors]\norigins = [\"https://*.no\"]\n\n[ledger]",
-        &[
-            "37: cors.origins: \"https://*.no\" would allow everyone who has a name there. Write it as one whole label in front of your own domain: \"https://*.example.no\"",
-        ],
+        &["37: cors.origins: \"https://*.no\" would allow everyone who has a name there. Write \
+             it as one whole label in front of your own domain: \"https://*.example.no\""],
     ),
     (
         "a ledger below a file",
         "sqlite:data/loangate.db",
         "sqlite:certs/server.pem/loangate.db",
-        &[
-            "37: ledger.url: the ledger file certs/server.pem/loangate.db cannot be used: Not a directory (os error 20); check its directory and its owner",
-        ],
+        &["37: ledger.url: the ledger file certs/server.pem/loangate.db cannot be used: Not a \
+             directory (os error 20); check its directory and its owner"],
     ),
     (
         "a ledger that is a directory",
         "sqlite:data/loangate.db",
         "sqlite:certs",
-        &[
-            "37: ledger.url: the ledger file certs cannot be used: it is a directory, not a file; check its directory and its owner",
-        ],
+        &["37: ledger.url: the ledger file certs cannot be used: it is a directory, not a file; \
+             check its directory and its owner"],
     ),
     (
         "a ledger where nothing can be made",
         "sqlite:data/loangate.db",
         "sqlite:/proc/loangate/loangate.db",
-        &[
-            "37: ledger.url: the ledger file /proc/loangate/loangate.db cannot be used: nothing can be written in the directory /proc: No such file or directory (os error 2); check its directory and its owner",
-        ],
+        &["37: ledger.url: the ledger file /proc/loangate/loangate.db cannot be used: nothing \
+             can be written in the directory /proc: No such file or directory (os error 2); check \
+             its directory and its owner"],
     ),
     (
         "a ledger that is another file",
         "sqlite:data/loangate.db",
         "sqlite:certs/server.pem",
-        &[
-            "37: ledger.url: the ledger certs/server.pem failed: error returned from database: (code: 26) file is not a database; check the disk, and the file with `sqlite3 FILE 'PRAGMA integrity_check'`",
-        ],
+        &["37: ledger.url: the ledger certs/server.pem failed: error returned from database: \
+             (code: 26) file is not a database; check the disk, and the file with `sqlite3 FILE \
+             'PRAGMA integrity_check'`"],
     ),
     (
         "a timeout without a unit",
         "auth = \"oauth\"",
         "auth = \"oauth\"\ntimeout = \"10\"",
-        &[
-            "31: lending.timeout: \"10\" is not a duration. Write one like \"15s\", \"10m\" or \"400d\"",
-        ],
+        &["31: lending.timeout: \"10\" is not a duration. Write one like \"15s\", \"10m\" or \
+             \"400d\""],
     ),
     (
         "a timeout of nothing",
@@ -547,25 +542,22 @@ const CASES: &[Case] = &[
         "a ledger in memory",
         "sqlite:data/loangate.db",
         "sqlite::memory:",
-        &[
-            "37: ledger.url: a ledger needs a file, so that it outlives the process. Write \"sqlite:data/loangate.db\"",
-        ],
+        &["37: ledger.url: a ledger needs a file, so that it outlives the process. Write \
+             \"sqlite:data/loangate.db\""],
     ),
     (
         "a ledger of another kind",
         "sqlite:data/loangate.db",
         "postgres://db/loans",
-        &[
-            "37: ledger.url: \"postgres://db/loans\" is not supported: this version stores the ledger in SQLite. Write \"sqlite:data/loangate.db\"",
-        ],
+        &["37: ledger.url: \"postgres://db/loans\" is not supported: this version stores the \
+             ledger in SQLite. Write \"sqlite:data/loangate.db\""],
     ),
     (
         "an origin of another kind",
         "url = \"http://127.0.0.1:9000/\"",
         "url = \"ftp://books\"",
-        &[
-            "42: origins[0].url: an origin cannot use ftp. Write an address that starts with https://, http://, s3://, gs://, az:// or file:",
-        ],
+        &["42: origins[0].url: an origin cannot use ftp. Write an address that starts with \
+             https://, http://, s3://, gs://, az:// or file:"],
     ),
     (
         "an origin with a password",
@@ -590,7 +582,8 @@ const CASES: &[Case] = &[
         "url = \"http://127.0.0.1:9000/\"",
         "url = \"s3://books\"\ns3 = { access_key_id = \"a\" }\nazure = { account = \"b\" }",
         &[
-            "43: origins[0].s3.access_key_id: its secret is missing. Write secret_access_key = { file = \"certs/s3.key\" }",
+            "43: origins[0].s3.access_key_id: its secret is missing. Write secret_access_key = { \
+             file = \"certs/s3.key\" }",
             "44: origins[0].azure: no address of this origin starts with az://. Remove the table",
         ],
     ),
@@ -611,7 +604,8 @@ const CASES: &[Case] = &[
         "path = \"/files/{isbn}/{*file}\"",
         "path = \"/files/{*file}\"",
         &[
-            "45: routes[0].path: a gated route needs {isbn}, which names the title, or a table of titles. Add one, or write open = true",
+            "45: routes[0].path: a gated route needs {isbn}, which names the title, or a table of \
+             titles. Add one, or write open = true",
             "47: routes[0].to: {isbn} is not in the route's path. Write a name that is",
         ],
     ),
@@ -619,33 +613,30 @@ const CASES: &[Case] = &[
         "a grace of links without end",
         "[readers.links]",
         "[readers.links]\nresume_grace = \"30d\"",
-        &[
-            "26: readers.links.resume_grace: it is longer than a day. Write a shorter time, and mint links that live longer",
-        ],
+        &["26: readers.links.resume_grace: it is longer than a day. Write a shorter time, and \
+             mint links that live longer"],
     ),
     (
         "a disposition that is none",
         "to = \"{isbn}/{file}\"",
         "to = \"{isbn}/{file}\"\ndisposition = \"download\"",
-        &[
-            "48: routes[0].disposition: \"download\" is not known. Write \"attachment\" or \"inline\"",
-        ],
+        &["48: routes[0].disposition: \"download\" is not known. Write \"attachment\" or \
+             \"inline\""],
     ),
     (
         "a table of titles that is not there",
         "path = \"/files/{isbn}/{*file}\"\norigin = \"files\"\nto = \"{isbn}/{file}\"",
-        "path = \"/files/{*file}\"\norigin = \"files\"\nto = \"m/{file}\"\ntitle = { table = \"titles.csv\" }",
-        &[
-            "48: routes[0].title.table: the table titles.csv cannot be read: No such file or directory (os error 2). Make it, or name another",
-        ],
+        "path = \"/files/{*file}\"\norigin = \"files\"\nto = \"m/{file}\"\ntitle = { table = \
+         \"titles.csv\" }",
+        &["48: routes[0].title.table: the table titles.csv cannot be read: No such file or \
+             directory (os error 2). Make it, or name another"],
     ),
     (
         "a title by table and by path",
         "to = \"{isbn}/{file}\"",
         "to = \"{isbn}/{file}\"\ntitle = { table = \"titles.csv\" }",
-        &[
-            "48: routes[0].title: the path names the title already, by {isbn}. Take one of the two out",
-        ],
+        &["48: routes[0].title: the path names the title already, by {isbn}. Take one of the two \
+             out"],
     ),
     (
         "a title that is no table",
@@ -656,7 +647,8 @@ const CASES: &[Case] = &[
     (
         "a title without its table",
         "path = \"/files/{isbn}/{*file}\"\norigin = \"files\"\nto = \"{isbn}/{file}\"",
-        "path = \"/files/{*file}\"\norigin = \"files\"\nto = \"m/{file}\"\ntitle = { tabel = \"titles.csv\" }",
+        "path = \"/files/{*file}\"\norigin = \"files\"\nto = \"m/{file}\"\ntitle = { tabel = \
+         \"titles.csv\" }",
         &[
             "48: routes[0].title.table: it is missing. Write title = { table = \"titles.csv\" }",
             "48: routes[0].title.tabel: there is no such key. Write table",
@@ -666,25 +658,22 @@ const CASES: &[Case] = &[
         "a route into the gate's own paths",
         "path = \"/files/{isbn}/{*file}\"",
         "path = \"/loans/{isbn}/{*file}\"",
-        &[
-            "45: routes[0].path: /loans and /~ belong to the gate itself. Choose another first segment",
-        ],
+        &["45: routes[0].path: /loans and /~ belong to the gate itself. Choose another first \
+             segment"],
     ),
     (
         "an open route to gated files",
         "to = \"covers/{file}\"",
         "to = \"{file}\"",
-        &[
-            "52: routes[1].to: this open route can lead to files of /files/{isbn}/{*file}, which need a loan. Give open files a folder of their own. The other route starts in line 44",
-        ],
+        &["52: routes[1].to: this open route can lead to files of /files/{isbn}/{*file}, which \
+             need a loan. Give open files a folder of their own. The other route starts in line 44"],
     ),
     (
         "an open route that registers",
         "open = true",
         "open = true\nregistration = \"explicit\"",
-        &[
-            "54: routes[1].registration: an open route registers no loan. Remove it, or write open = false",
-        ],
+        &["54: routes[1].registration: an open route registers no loan. Remove it, or write open \
+             = false"],
     ),
     (
         "a truth in quotes",
@@ -694,7 +683,9 @@ const CASES: &[Case] = &[
     ),
     (
         "no route at all",
-        "[[routes]]\npath = \"/files/{isbn}/{*file}\"\norigin = \"files\"\nto = \"{isbn}/{file}\"\n\n[[routes]]\npath = \"/covers/{*file}\"\norigin = \"files\"\nto = \"covers/{file}\"\nopen = true",
+        "[[routes]]\npath = \"/files/{isbn}/{*file}\"\norigin = \"files\"\nto = \"{isbn}/{file}\"\n\
+         \n[[routes]]\npath = \"/covers/{*file}\"\norigin = \"files\"\nto = \"covers/{file}\"\n\
+         open = true",
         "",
         &["1: routes: it is missing. Write [[routes]] with path, origin and to"],
     ),
@@ -708,17 +699,15 @@ const CASES: &[Case] = &[
         "a brake without a limit",
         "[ledger]",
         "[brake]\nmode = \"enforce\"\n\n[ledger]",
-        &[
-            "37: brake.mode: a brake without a limit stops nothing. Write library_per_hour = 500, or mode = \"off\"",
-        ],
+        &["37: brake.mode: a brake without a limit stops nothing. Write library_per_hour = 500, \
+             or mode = \"off\""],
     ),
     (
         "a level that is none",
         "[ledger]",
         "[log]\nlevel = \"loud\"\n\n[ledger]",
-        &[
-            "37: log.level: \"loud\" is not known. Write \"error\" or \"warn\" or \"info\" or \"debug\" or \"trace\"",
-        ],
+        &["37: log.level: \"loud\" is not known. Write \"error\" or \"warn\" or \"info\" or \
+             \"debug\" or \"trace\""],
     ),
 ];
 
@@ -740,13 +729,15 @@ fn every_mistake_in_a_title_table_is_reported_with_its_line() {
     let directory = initialised();
     let text = GOOD.replace(
         "path = \"/files/{isbn}/{*file}\"\norigin = \"files\"\nto = \"{isbn}/{file}\"",
-        "path = \"/files/{*file}\"\norigin = \"files\"\nto = \"m/{file}\"\ntitle = { table = \"titles.csv\" }",
+        "path = \"/files/{*file}\"\norigin = \"files\"\nto = \"m/{file}\"\ntitle = { table = \
+         \"titles.csv\" }",
     );
     let table = |rows: &str| fs::write(directory.path().join("titles.csv"), rows).unwrap();
     table("path,isbn\nlyd/12/,9788299999038\nlyd/13.mp3,9788299999014,9788299999038\n");
     assert!(check(directory.path(), &text).0);
     table(
-        "# ours\nlyd/12/,9788299999039\n\nlyd/12/,9788299999038\nb%C3%B8k,9788299999038\nlyd/12/,9788299999014\nx\n",
+        "# ours\nlyd/12/,9788299999039\n\nlyd/12/,9788299999038\nb%C3%B8k,9788299999038\n\
+         lyd/12/,9788299999014\nx\n",
     );
     let (good, _, errors) =
         check(directory.path(), &text.replace("certs/server.key", "certs/jwks.json"));
@@ -754,12 +745,16 @@ fn every_mistake_in_a_title_table_is_reported_with_its_line() {
     assert_eq!(
         errors.lines().collect::<Vec<_>>(),
         [
-            "case.toml:9: tls.key: certs/jwks.json cannot be read as PEM: there is no private key in it",
-            "case.toml:9: tls.key: other users can read or change certs/jwks.json (mode 644). Allow only its owner: chmod 600 certs/jwks.json",
+            "case.toml:9: tls.key: certs/jwks.json cannot be read as PEM: there is no private key \
+             in it",
+            "case.toml:9: tls.key: other users can read or change certs/jwks.json (mode 644). \
+             Allow only its owner: chmod 600 certs/jwks.json",
             "titles.csv:2: \"9788299999039\" is no title: the check digit of the ISBN is wrong",
-            "titles.csv:5: no request has such a path, which is written decoded. The path is percent-encoded twice. Encode it once.",
+            "titles.csv:5: no request has such a path, which is written decoded. The path is \
+             percent-encoded twice. Encode it once.",
             "titles.csv:6: line 4 has this path already. Write all its ISBNs in one line",
-            "titles.csv:7: there is no ISBN. Write the path, a comma, and the ISBNs with commas between",
+            "titles.csv:7: there is no ISBN. Write the path, a comma, and the ISBNs with commas \
+             between",
         ]
     );
     // A gate does not start with these mistakes either.
