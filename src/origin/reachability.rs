@@ -53,7 +53,7 @@ async fn probe_place(settings: &Settings, place: &Endpoint) -> Probed {
     let outcome = timeout(wait, place.probe()).await.unwrap_or_else(|_| {
         let seconds = wait.as_secs_f32();
         Outcome::Failed(format!(
-            "it did not response within {seconds} s. Check the address, the firewall and, for \
+            "it did not respond within {seconds} s. Check the address, the firewall and, for \
              object storages, the credentials"
         ))
     });

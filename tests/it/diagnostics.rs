@@ -356,7 +356,7 @@ async fn online_check_tries_a_bucket_with_its_credentials() {
     for (lines, expected) in [
         (
             good.replace(crate::support::storage::SECRET, "another-secret-altogether"),
-            "the secret is not the one",
+            "the secret does not belong",
         ),
         (
             good.replace(crate::support::storage::KEY_ID, "AKIDSTRANGER"),
@@ -421,7 +421,7 @@ async fn online_check_tries_all_addresses_at_once() {
         "{result:?}"
     );
     let late =
-        result.errors.lines().filter(|line| line.contains("it did not answer within 4 s")).count();
+        result.errors.lines().filter(|line| line.contains("it did not respond within 4 s")).count();
     assert_eq!(late, 8, "{result:?}");
     scene.end().await;
 }
