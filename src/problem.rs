@@ -87,6 +87,11 @@ pub struct Document<'a> {
     pub status: u16,
     /// What failed, and what to do.
     pub detail: &'a str,
+    /// The URI of the request, by its id; support finds the request by it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = String, required = false,
+        example = "urn:uuid:f81d4fae-7dec-41d0-a765-00a0c91e6bf6")]
+    pub instance: Option<String>,
     /// The code of the refusal, or the name of the limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = String, required = false)]
@@ -181,6 +186,7 @@ impl Problem {
             title: self.title(),
             status: self.status().as_u16(),
             detail: self.detail(),
+            instance: None,
             reason: match self {
                 Problem::LoanRefused { reason, .. } => Some(reason),
                 Problem::TooManyRequests { reason, .. } => Some(reason),

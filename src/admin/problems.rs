@@ -114,6 +114,7 @@ impl IntoResponse for AdminProblem {
             title: self.title,
             status: self.status.as_u16(),
             detail: &self.detail,
+            instance: None,
             reason: None,
             retry_after: None,
         };

@@ -45,7 +45,7 @@ use crate::ledger::{Ledger, LedgerError};
 use crate::lending::Bokbasen;
 use crate::loan::{LoanId, LoanKey, Refusal};
 use crate::supervise::supervise;
-use crate::telemetry::{LogLimit, Metrics};
+use crate::telemetry::{LogLimit, Metrics, RequestId};
 
 pub use crate::lending::{Availability, FreeLicence};
 pub use availability::AvailabilityError;
@@ -252,7 +252,7 @@ impl Circulation {
         &self,
         task: impl Future<Output = T> + Send + 'static,
     ) -> JoinHandle<T> {
-        self.inner.tasks.spawn_on(task, &self.inner.slow)
+        self.inner.tasks.spawn_on(RequestId::inherit(task), &self.inner.slow)
     }
 
     fn announce(&self, closed: Closed) {

@@ -19,6 +19,7 @@ use super::body_source::{BodySource, Received};
 use super::chunk::Chunk;
 use super::outgoing::{self, Outgoing, Suspension};
 use crate::connection_handle::{Abort, OutgoingBody};
+use crate::telemetry::RequestId;
 
 /// The body of a response to a reader.
 #[derive(Debug, Default)]
@@ -122,6 +123,8 @@ struct FileBody {
     /// Bytes that are not yet chunks; `None` if the origin announced no length.
     left: Option<u64>,
     outgoing: Arc<Outgoing>,
+    /// Whose log lines its polls write.
+    request: Option<RequestId>,
 }
 
 /// Largest chunk that a suspended body keeps, in bytes.
@@ -140,7 +143,8 @@ impl Body {
 
     /// Returns a body of the first `take` bytes of this source.
     pub(super) fn measured(source: BodySource, take: Option<u64>, outgoing: Arc<Outgoing>) -> Body {
-        Body(Kind::File(Box::new(FileBody { source, left: take, outgoing })))
+        let request = RequestId::current();
+        Body(Kind::File(Box::new(FileBody { source, left: take, outgoing, request })))
     }
 
     /// Returns whether this is a file's body, which the stall monitor checks.
@@ -352,7 +356,10 @@ impl http_body::Body for Body {
                 this.0 = Kind::Empty;
                 Poll::Ready(Some(Ok(Frame::data(bytes.into()))))
             }
-            Kind::File(file) => file.poll_chunk(context),
+            Kind::File(file) => match file.request {
+                Some(id) => id.within(|| file.poll_chunk(context)),
+                None => file.poll_chunk(context),
+            },
         }
     }
 

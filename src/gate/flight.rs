@@ -20,7 +20,7 @@ use super::access::Access;
 use super::cache::{Decision, Decisions};
 use crate::circulation::{BeginResult, Circulation, LedgerStatus, LoanRequest, Outcome};
 use crate::loan::{LoanId, LoanKey};
-use crate::telemetry::{LogLimit, Metrics};
+use crate::telemetry::{LogLimit, Metrics, RequestId};
 
 /// Result of a flight.
 #[derive(Clone, Debug)]
@@ -120,14 +120,14 @@ impl Flights {
         self.metrics.flights(running.len());
         drop(running);
         let flight = RunningFlight { flights: self.clone(), key, sender };
-        self.slow.spawn(async move {
+        self.slow.spawn(RequestId::inherit(async move {
             if let Some(result) = flight.run(loan_request).await {
                 // Removed from the list first: a caller that now begins must not hit the limit
                 // because of this flight.
                 flight.remove_from(&mut flight.flights.lock());
                 flight.sender.send_replace(Some(result));
             }
-        });
+        }));
         Some(receiver)
     }
 
@@ -160,7 +160,7 @@ impl Flights {
         &self,
         work: impl Future<Output = T> + Send + 'static,
     ) -> Option<T> {
-        self.slow.spawn(work).await.ok()
+        self.slow.spawn(RequestId::inherit(work)).await.ok()
     }
 }
 

@@ -21,7 +21,7 @@ const ALLOWED_FIELDS: HeaderValue = HeaderValue::from_static(
 );
 const EXPOSED_FIELDS: HeaderValue = HeaderValue::from_static(
     "Accept-Ranges, Content-Disposition, Content-Length, Content-Range, ETag, Last-Modified, \
-     Retry-After",
+     Retry-After, X-Request-Id",
 );
 /// How long a browser may cache a preflight, in seconds. Browsers apply their own maximum as well.
 const MAX_AGE: HeaderValue = HeaderValue::from_static("7200");

@@ -1,13 +1,12 @@
-//! The line that a request walks: reader, catalog, gate, delivery.
+//! The path of a request through the gate: reader, catalog, gate, delivery.
 //!
-//! [`dispatch`] is the outer function: whatever happens, it gives a response, counts it, and sees
-//! to the one line that is logged for it, which is written when the body is over. [`walk`] is the
-//! inner one, and reads like the line; it may end anywhere with a [`Problem`].
+//! [`dispatch`] always returns a response: it counts the response, and adds the fields that each
+//! one has. [`process`] takes the steps, and may end at each of them with a [`Problem`]. The log
+//! line of the request is written when its body ends.
 
 use std::sync::Arc;
-use std::time::Instant;
 
-use http::header::{CONTENT_LENGTH, HOST, RANGE, TRANSFER_ENCODING};
+use http::header::{CONTENT_LENGTH, HOST, HeaderName, RANGE, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::{Method, Request, Response};
 use http_body::Body as _;
@@ -22,116 +21,132 @@ use crate::loan::Isbn;
 use crate::path::RequestPath;
 use crate::problem::Problem;
 use crate::reader::{Reader, Readers};
-use crate::telemetry::{RequestLine, Via};
+use crate::telemetry::{RequestId, RequestLine, Via};
 
 const FILE_METHODS: &str = "GET, HEAD";
+/// The response field with the id of the request.
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// Answers one request.
+/// What the steps of one request share.
+struct Context<'a> {
+    line: &'a Line,
+    delivery: &'a Delivery,
+    connection: &'a ConnectionInfo,
+    request: &'a Parts,
+    log: RequestLine,
+}
+
+/// Responds to one request.
 pub(super) async fn dispatch(
     line: &Line,
     delivery: &Delivery,
-    asked: &ConnectionInfo,
+    connection: &ConnectionInfo,
     request: Request<RequestBody>,
 ) -> Response<Body> {
-    let began = Instant::now();
-    let (parts, body) = request.into_parts();
-    let mut log = RequestLine::start(&parts.method, parts.version);
-    let mut via = Via::None;
-    if let Some(mut response) = line.cors.preflight(&parts.method, &parts.headers) {
-        line.metrics.request("preflight", via, began.elapsed());
-        line.security.add(response.headers_mut());
-        return response;
-    }
-    let answer = walk(line, delivery, asked, &parts, body, &mut log, &mut via).await;
-    let mut response = match answer {
-        Ok(response) => {
-            line.metrics.request("ok", via, began.elapsed());
+    let (request, body) = request.into_parts();
+    let id = RequestId::generate();
+    let log = RequestLine::start(id, &request.method, request.version);
+    let mut context = Context { line, delivery, connection, request: &request, log };
+    let mut response = match line.cors.preflight(&request.method, &request.headers) {
+        Some(response) => {
+            line.metrics.request("preflight", Via::None, context.log.began().elapsed());
             response
         }
-        Err(problem) => {
-            line.metrics.request(problem.slug(), via, began.elapsed());
-            log.via(via).outcome(problem.status().as_u16(), problem.slug());
-            log.finish(0, 0, "complete", began.elapsed());
-            problem_response::problem(&problem, &parts.method, parts.version)
+        None => {
+            let processed = id.scope(process(&mut context, body)).await;
+            let mut response = context.response(id, processed);
+            line.cors.add_response_fields(&request.headers, &mut response);
+            response
         }
     };
-    line.cors.add_response_fields(&parts.headers, &mut response);
     line.security.add(response.headers_mut());
+    response.headers_mut().extend(id.field().map(|id| (REQUEST_ID, id)));
     response
 }
 
-async fn walk(
-    line: &Line,
-    delivery: &Delivery,
-    asked: &ConnectionInfo,
-    request: &Parts,
-    body: RequestBody,
-    log: &mut RequestLine,
-    via: &mut Via,
-) -> Result<Response<Body>, Problem> {
+impl Context<'_> {
+    /// Counts the request, and turns a problem into its response.
+    fn response(self, id: RequestId, processed: Result<Response<Body>, Problem>) -> Response<Body> {
+        let (metrics, mut log) = (&self.line.metrics, self.log);
+        let (via, took) = (log.permitted_via(), log.began().elapsed());
+        match processed {
+            Ok(response) => {
+                metrics.request("ok", via, took);
+                response
+            }
+            Err(problem) => {
+                metrics.request(problem.slug(), via, took);
+                log.outcome(problem.status().as_u16(), problem.slug());
+                log.finish(0, 0, "complete", took);
+                problem_response::problem(&problem, id, &self.request.method, self.request.version)
+            }
+        }
+    }
+
+    /// Authenticates the request for a file. Also returns whether its link has expired, and is in
+    /// the grace that only the continuation of a download has.
+    fn authenticate(&self, token: Option<&str>) -> Result<(Arc<Reader>, bool), Problem> {
+        let (headers, query) = (&self.request.headers, self.request.uri.query());
+        let readers = &self.line.readers;
+        if download_continuation::proves_partial_download(&self.request.method, headers) {
+            return readers.authenticate_with_grace(headers, query, token);
+        }
+        Ok((readers.authenticate(headers, query, token)?, false))
+    }
+}
+
+async fn process(context: &mut Context<'_>, body: RequestBody) -> Result<Response<Body>, Problem> {
+    let (line, request) = (context.line, context.request);
     let path = RequestPath::parse(request.uri.path())
         .map_err(|error| Problem::RequestMalformed(error.0))?;
-    check_authority(request, asked.name.as_deref())?;
+    check_authority(request, context.connection.name.as_deref())?;
     let (token, path) = path.split_token();
-    if let Some(loans) = loans_api::parse_endpoint(&path) {
-        log.route("/loans");
-        return answer_loans(line, asked, request, body, loans?, token.as_deref(), log).await;
+    if let Some(endpoint) = loans_api::parse_endpoint(&path) {
+        context.log.route("/loans");
+        return process_loans(context, body, endpoint?, token.as_deref()).await;
     }
     let target = line.catalog.resolve(&path)?;
-    log.range(request.headers.get(RANGE));
+    context.log.range(request.headers.get(RANGE));
     check_shape(request, !body.is_end_stream())?;
     drop(body);
     let pass = match target {
         Target::Open(file) => {
-            *via = Via::Open;
-            log.route(line.catalog.route_name(file.file().route));
+            context.log.via(Via::Open).route(line.catalog.route_name(file.file().route));
             Pass::Open(file)
         }
         Target::Loanable { titles, file, explicit } => {
-            log.route(line.catalog.route_name(file.route)).isbn(titles.first());
-            let (reader, is_late) = authenticate(line, request, token.as_deref())?;
-            asked.connection.note_credentials();
+            context.log.route(line.catalog.route_name(file.route)).isbn(titles.first());
+            let (reader, is_expired) = context.authenticate(token.as_deref())?;
+            context.connection.connection.note_credentials();
             let continues = download_continuation::continues(&request.headers);
-            let wish =
-                ask(&reader, &titles, &path, explicit, continues).ok_or_else(outside_of_link)?;
-            let answer = line.gate.admit(&wish).await;
-            *via = answer.via;
-            log.isbn(answer.isbn);
-            match answer.permit {
-                Ok(permit) if is_late => Pass::Rest(permit, file),
+            let loan_request = gate_request(&reader, &titles, &path, explicit, continues)
+                .ok_or_else(outside_of_link)?;
+            let admission = line.gate.admit(&loan_request).await;
+            context.log.via(admission.via).isbn(admission.isbn);
+            match admission.permit {
+                Ok(permit) if is_expired => Pass::Rest(permit, file),
                 Ok(permit) => Pass::Loan(permit, file),
-                Err(problem) => {
-                    return Err(if is_late { as_expired_link(problem) } else { problem });
-                }
+                Err(problem) if is_expired => return Err(as_expired_link(problem)),
+                Err(problem) => return Err(problem),
             }
         }
     };
-    log.via(*via);
-    let log = log.clone();
+    deliver(context, pass).await
+}
+
+async fn deliver(context: &Context<'_>, pass: Pass) -> Result<Response<Body>, Problem> {
+    let log = context.log.clone();
     let on_end = Box::new(move |delivered: Delivered| write_line(log, &delivered));
-    let is_late = matches!(pass, Pass::Rest(..));
+    let is_expired = matches!(pass, Pass::Rest(..));
+    let (request, connection) = (context.request, &context.connection.connection);
     let delivered =
-        delivery.deliver(pass, &request.method, &request.headers, &asked.connection, on_end).await;
-    delivered.map_err(|problem| if is_late { as_expired_link(problem) } else { problem })
+        context.delivery.deliver(pass, &request.method, &request.headers, connection, on_end).await;
+    delivered.map_err(|problem| if is_expired { as_expired_link(problem) } else { problem })
 }
 
-/// Who asks for a file, and whether by a link in the grace after its expiry, which only a request
-/// has that shows what it goes on with.
-fn authenticate(
-    line: &Line,
-    request: &Parts,
-    token: Option<&str>,
-) -> Result<(Arc<Reader>, bool), Problem> {
-    let (headers, query) = (&request.headers, request.uri.query());
-    if download_continuation::proves_partial_download(&request.method, headers) {
-        return line.readers.authenticate_with_grace(headers, query, token);
-    }
-    Ok((line.readers.authenticate(headers, query, token)?, false))
-}
-
-/// What is said where an expired link is of no more use: the grace is only for the rest of a file
-/// that is still the same, under a loan that lives. That a loan has ended is for a reader to know;
-/// all else a new link will tell.
+/// Returns the problem of a request by an expired link. Within its grace, such a link only
+/// continues the download of an unchanged file under a live loan. The reader learns that the loan
+/// has ended; in all other cases a new link helps.
 fn as_expired_link(problem: Problem) -> Problem {
     match problem {
         Problem::PreconditionFailed | Problem::LoanRefused { .. } => {
@@ -141,20 +156,18 @@ fn as_expired_link(problem: Problem) -> Problem {
     }
 }
 
-/// A request for a reader's loans, whose answer is whole when it is made.
-async fn answer_loans(
-    line: &Line,
-    connection: &ConnectionInfo,
-    request: &Parts,
+/// Processes a request for the reader's loans. Its response is complete when it is created.
+async fn process_loans(
+    context: &mut Context<'_>,
     body: RequestBody,
-    target: loans_api::LoansEndpoint,
+    endpoint: loans_api::LoansEndpoint,
     link: Option<&str>,
-    log: &RequestLine,
 ) -> Result<Response<Body>, Problem> {
+    let (line, connection) = (context.line, &context.connection.connection);
     let response =
-        loans_api::answer(line, &connection.connection, request, body, target, link).await?;
-    let mut log = log.clone();
-    if let Some(isbn) = target.isbn() {
+        loans_api::answer(line, connection, context.request, body, endpoint, link).await?;
+    let mut log = context.log.clone();
+    if let Some(isbn) = endpoint.isbn() {
         log.isbn(isbn);
     }
     log.outcome(response.status().as_u16(), "ok");
@@ -169,9 +182,9 @@ fn write_line(mut log: RequestLine, delivered: &Delivered) {
     log.finish(delivered.bytes, delivered.resumes, delivered.end.name(), head);
 }
 
-/// What the gate is asked for a file of these titles; none where the credential opens it under no
-/// title.
-fn ask<'a>(
+/// Returns the request to the gate for a file of these titles, or none if the credential opens none
+/// of them.
+fn gate_request<'a>(
     reader: &Reader,
     titles: &'a Titles,
     path: &RequestPath,
@@ -193,7 +206,7 @@ fn ask<'a>(
     Some(gate::Request { key, further, issued, continues, explicit })
 }
 
-/// What is asked of a file is a GET or a HEAD without a body.
+/// Accepts a GET or a HEAD without a body.
 fn check_shape(request: &Parts, has_body: bool) -> Result<(), Problem> {
     if request.method != Method::GET && request.method != Method::HEAD {
         return Err(Problem::MethodNotAllowed(FILE_METHODS));
@@ -253,7 +266,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_request_names_one_host_and_the_one_that_was_connected_to() {
+    fn request_names_one_host_and_that_of_its_connection() {
         let check = |uri: &str, hosts: &[&str], name: Option<&str>| {
             let mut request = Request::builder().uri(uri);
             for host in hosts {

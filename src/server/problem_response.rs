@@ -10,11 +10,18 @@ use http::header::{
 use http::{HeaderValue, Method, Response, StatusCode, Version};
 
 use crate::delivery::Body;
-use crate::problem::Problem;
+use crate::problem::{Document, Problem};
+use crate::telemetry::RequestId;
 
-/// Returns the response for a problem.
-pub(super) fn problem(problem: &Problem, method: &Method, version: Version) -> Response<Body> {
-    let document = serde_json::to_vec(&problem.document()).unwrap_or_default();
+/// Returns the response for a problem that the request of this id met.
+pub(super) fn problem(
+    problem: &Problem,
+    id: RequestId,
+    method: &Method,
+    version: Version,
+) -> Response<Body> {
+    let document = Document { instance: Some(id.urn()), ..problem.document() };
+    let document = serde_json::to_vec(&document).unwrap_or_default();
     let length = document.len();
     let mut response = Response::new(if method == Method::HEAD { empty() } else { full(document) });
     *response.status_mut() = problem.status();

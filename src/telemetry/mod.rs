@@ -7,11 +7,13 @@
 mod log;
 mod log_limit;
 mod metrics;
+mod request_id;
 mod request_line;
 
 pub use log::{LogError, init};
 pub use log_limit::LogLimit;
 pub use metrics::{Metrics, OriginMetrics};
+pub use request_id::RequestId;
 pub use request_line::RequestLine;
 
 /// The keys of `[log]`.

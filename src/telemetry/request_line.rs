@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use http::{HeaderValue, Method, Version};
 
-use super::Via;
+use super::{RequestId, Via};
 use crate::loan::Isbn;
 
 /// The target of request lines, for filters.
@@ -20,6 +20,7 @@ const OTHER: &str = "other";
 /// The log line of one request.
 #[derive(Clone, Debug)]
 pub struct RequestLine {
+    id: RequestId,
     began: Instant,
     enabled: bool,
     method: Method,
@@ -34,8 +35,9 @@ pub struct RequestLine {
 
 impl RequestLine {
     /// Creates the line of a request that starts now.
-    pub fn start(method: &Method, version: Version) -> RequestLine {
+    pub fn start(id: RequestId, method: &Method, version: Version) -> RequestLine {
         RequestLine {
+            id,
             began: Instant::now(),
             enabled: tracing::enabled!(target: TARGET, tracing::Level::INFO),
             method: method.clone(),
@@ -64,6 +66,11 @@ impl RequestLine {
     pub fn isbn(&mut self, isbn: Isbn) -> &mut RequestLine {
         self.isbn = Some(isbn);
         self
+    }
+
+    /// Returns the source of the permission.
+    pub fn permitted_via(&self) -> Via {
+        self.via
     }
 
     /// Sets the source of the permission.
@@ -95,7 +102,7 @@ impl RequestLine {
         }
         tracing::info!(
             target: TARGET,
-            id = %uuid::Uuid::now_v7().simple(),
+            id = %self.id,
             method = logged_method(&self.method),
             version = ?self.version,
             route = self.route.as_deref(),

@@ -59,6 +59,60 @@ async fn refused_login_is_named_and_logged_once() {
 }
 
 #[tokio::test]
+async fn request_id_is_in_response_problem_and_log_lines() {
+    let mut scene =
+        Scene::without_gate(Setting { config: vec![JSON_LOG], ..Setting::default() }).await;
+    let file = |status| File { status, ..File::of(2_000_000) };
+    scene.origin.put(&format!("{BOOK}/book.epub"), file(None));
+    let mut process = scene.spawn_gate().await;
+    let (http1, http2, token) = (scene.http1(), scene.http2(), scene.token("kari"));
+    let id = |response: &reqwest::Response| {
+        response.headers()["x-request-id"].to_str().unwrap().to_owned()
+    };
+    let mut ids = Vec::new();
+    // A whole file, an origin that fails, a body that its origin aborts, and no token.
+    for client in [&http1, &http2] {
+        let response = scene.get(client, PATH, &token).send().await.unwrap();
+        ids.push((id(&response), StatusCode::OK));
+        assert_eq!(response.bytes().await.unwrap().len(), 2_000_000);
+
+        let failing = file(Some(StatusCode::INTERNAL_SERVER_ERROR));
+        scene.origin.put(&format!("{BOOK}/failing.epub"), failing);
+        let path = format!("/files/{BOOK}/failing.epub");
+        let response = scene.get(client, &path, &token).send().await.unwrap();
+        ids.push((id(&response), response.status()));
+        let instance = format!("urn:uuid:{}", id(&response));
+        assert_eq!(response.json::<Value>().await.unwrap()["instance"], instance);
+
+        let response = scene.get(client, PATH, "no token").send().await.unwrap();
+        ids.push((id(&response), StatusCode::UNAUTHORIZED));
+        let instance = format!("urn:uuid:{}", id(&response));
+        assert_eq!(response.json::<Value>().await.unwrap()["instance"], instance);
+    }
+    scene.origin.put(&format!("{BOOK}/reset.epub"), File { abort_after: Some(0), ..file(None) });
+    let path = format!("/files/{BOOK}/reset.epub");
+    let response = scene.get(&http1, &path, &token).send().await.unwrap();
+    let aborted = id(&response);
+    assert!(response.bytes().await.is_err());
+    process.terminate();
+    process.exit().await;
+    let lines = lines(&process);
+    let of = |id: &str| -> Vec<&Value> {
+        lines.iter().filter(|line| line["fields"]["id"] == *id || line["request"] == *id).collect()
+    };
+    for (id, status) in &ids {
+        let request_line = of(id).into_iter().find(|line| line["fields"]["id"] == **id);
+        assert_eq!(request_line.unwrap()["fields"]["status"], status.as_u16(), "{id}");
+        assert_eq!(ids.iter().filter(|(other, _)| other == id).count(), 1, "each id is new");
+    }
+    // Lines of other modules: while the request is processed, and while its body is sent.
+    let failed = &ids[1].0;
+    assert!(of(failed).iter().any(|line| line["request"] == **failed), "{:?}", of(failed));
+    assert!(of(&aborted).iter().any(|line| line["request"] == *aborted), "{lines:#?}");
+    scene.end().await;
+}
+
+#[tokio::test]
 async fn readyz_names_the_reason_and_forgets_it() {
     let mut scene = Scene::start().await;
     scene.origin.put(&format!("{BOOK}/book.epub"), File::of(10));
