@@ -54,7 +54,7 @@ impl AdminProblem {
         "method-not-allowed",
         "Method not allowed",
         StatusCode::METHOD_NOT_ALLOWED,
-        "This path does not allow this method. The API table in the README lists the methods.",
+        "This path does not allow this method. docs/operations.md lists the methods.",
     );
     pub(super) const UNDER_WAY: AdminProblem = AdminProblem::fixed(
         "balance-under-way",

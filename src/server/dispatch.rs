@@ -4,6 +4,8 @@
 //! one has. [`process`] takes the steps, and may end at each of them with a [`Problem`]. The log
 //! line of the request is written when its body ends.
 
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
 
 use http::header::{CONTENT_LENGTH, HOST, HeaderName, RANGE, TRANSFER_ENCODING};
@@ -53,7 +55,11 @@ pub(super) async fn dispatch(
             response
         }
         None => {
-            let processed = id.scope(process(&mut context, body)).await;
+            // Polled in place: to move the future into another one would copy it.
+            let processed = {
+                let mut processing = pin!(process(&mut context, body));
+                poll_fn(|task| id.within(|| processing.as_mut().poll(task))).await
+            };
             let mut response = context.response(id, processed);
             line.cors.add_response_fields(&request.headers, &mut response);
             response

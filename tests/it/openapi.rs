@@ -266,7 +266,7 @@ async fn every_operation_answers_as_described() {
         }
     }
     assert_eq!(described.seen, all, "an operation was not called");
-    // Everything that the README names is described.
+    // Everything that the documentation names is described.
     assert_eq!(all.len(), 12);
     scene.end().await;
 }

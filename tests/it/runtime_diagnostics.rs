@@ -7,7 +7,7 @@ use http::StatusCode;
 use loangate::clock::Clock;
 use serde_json::{Value, json};
 
-use crate::support::{BOOK, File, Process, Scene, Setting};
+use crate::support::{BOOK, File, Process, RawOrigin, Reply, Scene, Setting};
 
 const PATH: &str = "/files/9788299999014/book.epub";
 
@@ -89,11 +89,6 @@ async fn request_id_is_in_response_problem_and_log_lines() {
         let instance = format!("urn:uuid:{}", id(&response));
         assert_eq!(response.json::<Value>().await.unwrap()["instance"], instance);
     }
-    scene.origin.put(&format!("{BOOK}/reset.epub"), File { abort_after: Some(0), ..file(None) });
-    let path = format!("/files/{BOOK}/reset.epub");
-    let response = scene.get(&http1, &path, &token).send().await.unwrap();
-    let aborted = id(&response);
-    assert!(response.bytes().await.is_err());
     process.terminate();
     process.exit().await;
     let lines = lines(&process);
@@ -105,10 +100,32 @@ async fn request_id_is_in_response_problem_and_log_lines() {
         assert_eq!(request_line.unwrap()["fields"]["status"], status.as_u16(), "{id}");
         assert_eq!(ids.iter().filter(|(other, _)| other == id).count(), 1, "each id is new");
     }
-    // Lines of other modules: while the request is processed, and while its body is sent.
+    // A line of another module, written while the request is processed.
     let failed = &ids[1].0;
     assert!(of(failed).iter().any(|line| line["request"] == **failed), "{:?}", of(failed));
-    assert!(of(&aborted).iter().any(|line| line["request"] == *aborted), "{lines:#?}");
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn lines_about_a_body_carry_its_request_id() {
+    let mut scene =
+        Scene::without_gate(Setting { config: vec![JSON_LOG], ..Setting::default() }).await;
+    // The body breaks off, and the request for its rest gets no response.
+    let origin = RawOrigin::start(|_, number| match number {
+        0 => Reply::close("HTTP/1.1 200 OK\r\ncontent-length: 100\r\netag: \"v1\"\r\n\r\nabc"),
+        _ => Reply::close(""),
+    });
+    let origin = origin.await;
+    scene.replace_in_config(&format!("{}/", scene.origin.url), &origin.url);
+    let mut process = scene.spawn_gate().await;
+    let response = scene.get(&scene.http2(), PATH, &scene.token("kari")).send().await.unwrap();
+    let id = response.headers()["x-request-id"].to_str().unwrap().to_owned();
+    assert!(response.bytes().await.is_err());
+    process.terminate();
+    process.exit().await;
+    let lines = lines(&process);
+    let failed = lines.iter().find(|line| line["fields"]["message"] == "an origin failed");
+    assert_eq!(failed.expect("the failure is logged")["request"], id);
     scene.end().await;
 }
 

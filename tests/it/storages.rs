@@ -121,7 +121,7 @@ async fn wrong_storage_credential_fails_clearly_and_is_not_shown() {
     process.terminate();
     process.exit().await;
     let log = std::fs::read_to_string(&process.log).unwrap();
-    assert!(log.contains("it does not know our credentials"), "{log}");
+    assert!(log.contains("the credentials are unknown"), "{log}");
     let shown = format!("{problem}{log}");
     for secret in ["another-secret-altogether", SECRET, KEY_ID, "Signature", "AWS4"] {
         assert!(!shown.contains(secret), "{secret} is shown: {shown}");
