@@ -49,7 +49,7 @@ const COUNT_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Result of sending an end.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Sent {
+enum SendResult {
     /// Bokbasen acknowledged it; the acknowledgement is not written yet.
     Acknowledged,
     /// Bokbasen responded but does not accept the end yet; it may send a Retry-After.
@@ -62,9 +62,9 @@ enum Sent {
     HeldBack,
 }
 
-impl Sent {
+impl SendResult {
     fn is_response(self) -> bool {
-        matches!(self, Sent::Acknowledged | Sent::NotAccepted(_))
+        matches!(self, SendResult::Acknowledged | SendResult::NotAccepted(_))
     }
 }
 
@@ -73,7 +73,7 @@ impl Sent {
 struct Failed {
     next: Instant,
     wait: Duration,
-    how: Sent,
+    how: SendResult,
     /// Whether it has been retried at once after an outage.
     was_expedited: bool,
 }
@@ -134,7 +134,7 @@ struct Outbox {
     failed: HashMap<LoanId, Failed>,
     /// Calls in flight. They are tasks because futures that only this task polls would hold ledger
     /// connections while this task waits for the ledger.
-    sending: JoinSet<Sent>,
+    sending: JoinSet<SendResult>,
     /// End, arrival number and lane of each of these tasks.
     senders: HashMap<task::Id, (LoanId, u64, Lane)>,
     /// Ends that Bokbasen acknowledged and whose acknowledgement is not written yet.
@@ -267,7 +267,7 @@ impl Outbox {
                     match read.remove(&id) {
                         Some(loan) => ordered.push((arrival, loan)),
                         // A row that cannot be read is retried later: support may repair it.
-                        None => self.schedule_retry(id, Sent::NotAccepted(None)),
+                        None => self.schedule_retry(id, SendResult::NotAccepted(None)),
                     }
                 }
                 if !is_open && lane != Lane::Newest {
@@ -319,7 +319,7 @@ impl Outbox {
 
     fn retry_unread(&mut self, ids: &[LoanId], error: &LedgerError) {
         log_ledger_failure("reading an end to send", error);
-        ids.iter().for_each(|id| self.schedule_retry(*id, Sent::NotAccepted(None)));
+        ids.iter().for_each(|id| self.schedule_retry(*id, SendResult::NotAccepted(None)));
     }
 
     /// Writes the acknowledgements, unless more are expected soon. If the ledger fails, the end is
@@ -346,7 +346,7 @@ impl Outbox {
                 Ok(_) | Err(LedgerError::Illegal(_)) => drop(self.failed.remove(id)),
                 Err(error) => {
                     log_ledger_failure("writing that an end was acknowledged", &error);
-                    self.schedule_retry(*id, Sent::NotAccepted(None));
+                    self.schedule_retry(*id, SendResult::NotAccepted(None));
                 }
             }
         }
@@ -381,10 +381,10 @@ impl Outbox {
     fn record_task(
         &mut self,
         circulation: &Circulation,
-        sent: Result<(task::Id, Sent), JoinError>,
+        sent: Result<(task::Id, SendResult), JoinError>,
     ) {
         // A task that panicked counts as unanswered, because its outcome is unknown.
-        let (task, sent) = sent.unwrap_or_else(|error| (error.id(), Sent::NoResponse));
+        let (task, sent) = sent.unwrap_or_else(|error| (error.id(), SendResult::NoResponse));
         let Some((id, arrival, lane)) = self.senders.remove(&task) else { return };
         let queue = self.queue(lane);
         queue.in_flight = queue.in_flight.saturating_sub(1);
@@ -395,7 +395,7 @@ impl Outbox {
             self.expedite(is_over);
         }
         match sent {
-            Sent::HeldBack => self.hold_back(id, arrival, lane),
+            SendResult::HeldBack => self.hold_back(id, arrival, lane),
             sent => self.record_result(id, sent),
         }
     }
@@ -414,8 +414,8 @@ impl Outbox {
         }
     }
 
-    fn record_result(&mut self, id: LoanId, sent: Sent) {
-        if sent == Sent::Acknowledged {
+    fn record_result(&mut self, id: LoanId, sent: SendResult) {
+        if sent == SendResult::Acknowledged {
             self.acknowledged.push(id);
             self.first_acknowledged.get_or_insert_with(Instant::now);
         } else {
@@ -424,11 +424,11 @@ impl Outbox {
     }
 
     /// Schedules the retry of a failed end by its own backoff.
-    fn schedule_retry(&mut self, id: LoanId, how: Sent) {
+    fn schedule_retry(&mut self, id: LoanId, how: SendResult) {
         let before = self.failed.get(&id);
         let wait = before.map_or(FIRST_WAIT, |failed| (failed.wait * 2).min(LONGEST_WAIT));
         let was_expedited = before.is_some_and(|failed| failed.was_expedited);
-        let named = if let Sent::NotAccepted(named) = how {
+        let named = if let SendResult::NotAccepted(named) = how {
             named.unwrap_or_default()
         } else {
             Duration::ZERO
@@ -446,12 +446,14 @@ impl Outbox {
         let now = Instant::now();
         for (id, failed) in &mut self.failed {
             let expedited = match failed.how {
-                Sent::NotSent => true,
-                Sent::NoResponse => outage_is_over && !failed.was_expedited,
-                Sent::Acknowledged | Sent::NotAccepted(_) | Sent::HeldBack => false,
+                SendResult::NotSent => true,
+                SendResult::NoResponse => outage_is_over && !failed.was_expedited,
+                SendResult::Acknowledged | SendResult::NotAccepted(_) | SendResult::HeldBack => {
+                    false
+                }
             };
             if expedited && self.retries.remove(&(failed.next, *id)) {
-                failed.was_expedited |= failed.how == Sent::NoResponse;
+                failed.was_expedited |= failed.how == SendResult::NoResponse;
                 failed.next = now;
                 self.fresh.return_to_front(*id);
             }
@@ -548,32 +550,32 @@ async fn count_ends(circulation: &Circulation) {
 }
 
 /// Sends one end to Bokbasen.
-async fn send(circulation: &Circulation, loan: &Loan) -> Sent {
+async fn send(circulation: &Circulation, loan: &Loan) -> SendResult {
     let id = loan.id;
     match call_bokbasen(circulation, loan).await {
-        Ok(EndAck::Done) => Sent::Acknowledged,
-        Ok(EndAck::NoSuchLoan) if circulation.trusts_absence(loan) => Sent::Acknowledged,
+        Ok(EndAck::Done) => SendResult::Acknowledged,
+        Ok(EndAck::NoSuchLoan) if circulation.trusts_absence(loan) => SendResult::Acknowledged,
         Ok(ack) => {
             tracing::warn!(loan = %id, ?ack, "Bokbasen does not accept this end yet; retrying");
-            Sent::NotAccepted(None)
+            SendResult::NotAccepted(None)
         }
         Err(error @ CallError::Rejected { retry_after, .. }) => {
             tracing::error!(loan = %id, %error, "Bokbasen rejected this end; retrying");
-            Sent::NotAccepted(retry_after)
+            SendResult::NotAccepted(retry_after)
         }
         Err(CallError::NotSent(_))
             if circulation.inner.lending.passage(CallKind::End, false) != Passage::Open =>
         {
-            Sent::HeldBack
+            SendResult::HeldBack
         }
         Err(error @ CallError::NotSent(_)) => {
             // The client of Bokbasen logs the reason, once a minute for all loans.
             tracing::debug!(loan = %id, %error, "cannot send an end; retrying");
-            Sent::NotSent
+            SendResult::NotSent
         }
         Err(error @ CallError::Unknown(_)) => {
             tracing::debug!(loan = %id, %error, "Bokbasen did not respond to an end; retrying");
-            Sent::NoResponse
+            SendResult::NoResponse
         }
     }
 }
@@ -627,14 +629,14 @@ mod tests {
     async fn failed_end_is_expedited_once_after_an_outage() {
         let mut outbox = Outbox::default();
         let [unanswered, rejected] = [(); 2].map(|()| LoanId::generate());
-        outbox.record_result(unanswered, Sent::NoResponse);
-        outbox.record_result(rejected, Sent::NotAccepted(Some(Duration::from_secs(5))));
+        outbox.record_result(unanswered, SendResult::NoResponse);
+        outbox.record_result(rejected, SendResult::NotAccepted(Some(Duration::from_secs(5))));
         outbox.expedite(false);
         assert_eq!(due(&outbox), [], "the response to another end is no reason");
         outbox.expedite(true);
         assert_eq!(due(&outbox), [unanswered]);
         assert_eq!(taken(&mut outbox, Lane::Oldest), [unanswered]);
-        outbox.record_result(unanswered, Sent::NoResponse);
+        outbox.record_result(unanswered, SendResult::NoResponse);
         outbox.expedite(true);
         assert_eq!(due(&outbox), [], "the end itself may be at fault");
         let waits = outbox.failed[&rejected].next - Instant::now();
@@ -660,7 +662,7 @@ mod tests {
         assert_eq!(taken(&mut outbox, Lane::Oldest), ends[..4]);
         // An end that failed in an outage precedes all others.
         outbox.fresh.arrive(ends[1]);
-        outbox.record_result(ends[0], Sent::NotSent);
+        outbox.record_result(ends[0], SendResult::NotSent);
         outbox.expedite(false);
         assert_eq!(taken(&mut outbox, Lane::Oldest), ends[..2]);
     }
@@ -699,7 +701,7 @@ mod tests {
         let mut outbox = Outbox::default();
         let unreached = LoanId::generate();
         for _ in 0..5 {
-            outbox.record_result(unreached, Sent::NotSent);
+            outbox.record_result(unreached, SendResult::NotSent);
             assert_eq!(due(&outbox), []);
             outbox.expedite(false);
             assert_eq!(taken(&mut outbox, Lane::Newest), [unreached]);
@@ -712,9 +714,9 @@ mod tests {
         let (bad, good) = (LoanId::generate(), LoanId::generate());
         let mut waits = Vec::new();
         for _ in 0..10 {
-            outbox.record_result(bad, Sent::NoResponse);
+            outbox.record_result(bad, SendResult::NoResponse);
             waits.push(outbox.failed[&bad].next - Instant::now());
-            outbox.record_result(good, Sent::Acknowledged);
+            outbox.record_result(good, SendResult::Acknowledged);
             outbox.expedite(false);
             tokio::time::advance(LONGEST_WAIT).await;
             assert_eq!(taken(&mut outbox, Lane::Retries), [bad]);

@@ -133,7 +133,7 @@ impl Readers {
     /// As [`Readers::authenticate`], for a request that continues a download. Returns true if the
     /// link has expired but is within its grace period. Then the caller may only serve the rest of
     /// the file that the reader has begun to download, and must not begin a loan. It refuses
-    /// anything else with [`Readers::expired`].
+    /// anything else with [`Readers::expired_link_problem`].
     ///
     /// # Errors
     /// As [`Readers::authenticate`].
