@@ -666,7 +666,8 @@ const CASES: &[Case] = &[
         "to = \"covers/{file}\"",
         "to = \"{file}\"",
         &["52: routes[1].to: this open route can lead to files of /files/{isbn}/{*file}, which \
-             need a loan. Give open files a folder of their own. The other route starts in line 44"],
+             need a loan. Give open files a folder of their own. The other route starts in line \
+             44"],
     ),
     (
         "an open route that registers",

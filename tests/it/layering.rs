@@ -1,4 +1,5 @@
-//! Module layering: the sources call only what the table in `src/lib.rs` allows.
+//! Rules for the sources: modules call only what the table in `src/lib.rs` allows, and lines are
+//! not too long.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -110,6 +111,19 @@ fn delivery_uses_only_the_permit_and_the_file() {
                 "use crate::gate::Permit;",
             ];
             assert!(known.contains(&line), "{}: {line}", file.display());
+        }
+    }
+}
+
+/// `rustfmt` leaves long strings and comments as they are.
+#[test]
+fn lines_have_at_most_100_columns() {
+    for directory in ["src", "tests", "benches"] {
+        for file in sources(Path::new(directory)) {
+            let text = fs::read_to_string(&file).unwrap();
+            let is_long = |line: &&str| line.chars().count() > 100 && !line.starts_with("<html");
+            let long: Vec<&str> = text.lines().filter(is_long).collect();
+            assert!(long.is_empty(), "{}: {long:#?}", file.display());
         }
     }
 }
