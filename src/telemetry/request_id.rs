@@ -8,7 +8,7 @@
 use std::fmt;
 
 use http::HeaderValue;
-use uuid::{Builder, Uuid, Variant, Version};
+use uuid::Uuid;
 
 tokio::task_local! {
     static CURRENT: RequestId;
@@ -19,10 +19,9 @@ tokio::task_local! {
 pub struct RequestId(Uuid);
 
 impl RequestId {
-    /// Generates an id. It is unique, but not a secret: the generator is a fast one.
+    /// Generates an id.
     pub fn generate() -> RequestId {
-        let id = Builder::from_u128(fastrand::u128(..));
-        RequestId(id.with_variant(Variant::RFC4122).with_version(Version::Random).into_uuid())
+        RequestId(Uuid::new_v4())
     }
 
     /// Returns the value of the response field `X-Request-Id`.
