@@ -6,6 +6,7 @@ use std::time::Duration;
 use http::StatusCode;
 use loangate::sandbox::Bounds;
 use serde_json::{Value, json};
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::support::{AUDIO, BOOK, File, Scene, Setting, metric};
@@ -34,6 +35,28 @@ async fn flights(scene: &Scene) -> f64 {
 /// Returns the number of loans of this state in the ledger.
 async fn in_state(scene: &Scene, state: &str) -> usize {
     scene.ledger().await.iter().filter(|loan| loan["state"] == state).count()
+}
+
+type Response = reqwest::Result<reqwest::Response>;
+
+/// Requests the audiobook for this many readers, and returns the requests once all loans are
+/// pending.
+async fn wait_for_pending_loans(
+    scene: &Scene,
+    clients: &[reqwest::Client],
+    count: usize,
+) -> Vec<JoinHandle<Response>> {
+    let waiting = (0..count)
+        .map(|number| {
+            let token = scene.token(&format!("waiting {number}"));
+            let client = &clients[number % clients.len()];
+            tokio::spawn(scene.get(client, &format!("/files/{AUDIO}/a.mp3"), &token).send())
+        })
+        .collect();
+    scene
+        .until("all of them are pending", async || in_state(scene, "pending").await == count)
+        .await;
+    waiting
 }
 
 /// Lets new readers borrow the book; each must be served in time.
@@ -69,18 +92,7 @@ async fn new_readers_are_served_beside_700_pending_loans() {
     scene.fault(&json!({ "call": "get", "effect": { "delay": { "ms": 300 } } })).await;
     // More connections than one, since a connection has a limit of streams.
     let clients: Vec<_> = (0..14).map(|_| scene.http2()).collect();
-    let waiting: Vec<_> = (0..PENDING_LOANS)
-        .map(|number| {
-            let token = scene.token(&format!("waiting {number}"));
-            let client = &clients[number % clients.len()];
-            tokio::spawn(scene.get(client, &format!("/files/{AUDIO}/a.mp3"), &token).send())
-        })
-        .collect();
-    scene
-        .until("all of them are pending", async || {
-            in_state(&scene, "pending").await == PENDING_LOANS
-        })
-        .await;
+    let waiting = wait_for_pending_loans(&scene, &clients, PENDING_LOANS).await;
     scene.fault(&json!({ "call": "begin", "effect": { "delay": { "ms": 300 } } })).await;
     new_readers_are_served(&scene, "beside callers who wait").await;
 
@@ -109,18 +121,7 @@ async fn pending_loan_without_a_caller_holds_no_task() {
     // The gate's slow work, the sandbox and the clients all run on this test's runtime.
     let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
     let before = tasks();
-    let waiting: Vec<_> = (0..ABANDONED_LOANS)
-        .map(|number| {
-            let token = scene.token(&format!("waiting {number}"));
-            let client = &clients[number % clients.len()];
-            tokio::spawn(scene.get(client, &format!("/files/{AUDIO}/a.mp3"), &token).send())
-        })
-        .collect();
-    scene
-        .until("all of them are pending", async || {
-            in_state(&scene, "pending").await == ABANDONED_LOANS
-        })
-        .await;
+    let waiting = wait_for_pending_loans(&scene, &clients, ABANDONED_LOANS).await;
     waiting.iter().for_each(|request| request.abort());
     drop((waiting, clients));
     scene.until("the flights are over", async || flights(&scene).await == 0.0).await;
@@ -199,13 +200,7 @@ async fn routine_polls_that_hang_leave_calls_to_first_polls() {
     let forever = json!({ "pending_polls": { "n": 1_000_000 } });
     scene.fault(&json!({ "call": "begin", "isbn": AUDIO, "effect": forever })).await;
     let client = scene.http2();
-    let waiting: Vec<_> = (0..40)
-        .map(|number| {
-            let token = scene.token(&format!("waiting {number}"));
-            tokio::spawn(scene.get(&client, &format!("/files/{AUDIO}/a.mp3"), &token).send())
-        })
-        .collect();
-    scene.until("all of them are pending", async || in_state(&scene, "pending").await == 40).await;
+    let waiting = wait_for_pending_loans(&scene, &[client], 40).await;
     waiting.iter().for_each(|request| request.abort());
     // After a restart these loans have no callers, and all are due at once.
     scene.stop_gate().await;
