@@ -1,7 +1,8 @@
 //! An origin that sends scripted bytes: responses that no HTTP library would send.
 
-use std::sync::Arc;
+use std::io::ErrorKind;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -38,7 +39,6 @@ impl Reply {
 struct Counts {
     requests: AtomicUsize,
     connections: AtomicUsize,
-    open: AtomicUsize,
     max_open: AtomicUsize,
 }
 
@@ -60,6 +60,7 @@ impl RawOrigin {
         let origin = RawOrigin { url, counts: Arc::default(), stop: CancellationToken::new() };
         let (counts, stop, reply) = (origin.counts.clone(), origin.stop.clone(), Arc::new(reply));
         tokio::spawn(async move {
+            let mut open: Vec<Weak<std::net::TcpStream>> = Vec::new();
             loop {
                 let accepted = tokio::select! {
                     () = stop.cancelled() => return,
@@ -67,15 +68,19 @@ impl RawOrigin {
                 };
                 let Ok((socket, _)) = accepted else { continue };
                 let (counts, stop, reply) = (counts.clone(), stop.clone(), reply.clone());
+                let socket = socket.into_std().unwrap();
+                let handle = Arc::new(socket.try_clone().unwrap());
+                open.retain(|other| other.upgrade().is_some_and(|other| is_open(&other)));
+                open.push(Arc::downgrade(&handle));
+                counts.connections.fetch_add(1, Ordering::SeqCst);
+                counts.max_open.fetch_max(open.len(), Ordering::SeqCst);
                 tokio::spawn(async move {
-                    counts.connections.fetch_add(1, Ordering::SeqCst);
-                    let open = counts.open.fetch_add(1, Ordering::SeqCst) + 1;
-                    counts.max_open.fetch_max(open, Ordering::SeqCst);
+                    let socket = TcpStream::from_std(socket).unwrap();
                     tokio::select! {
                         () = stop.cancelled() => {}
                         () = serve(socket, &counts, &*reply) => {}
                     }
-                    counts.open.fetch_sub(1, Ordering::SeqCst);
+                    drop(handle);
                 });
             }
         });
@@ -101,6 +106,15 @@ impl RawOrigin {
 impl Drop for RawOrigin {
     fn drop(&mut self) {
         self.stop.cancel();
+    }
+}
+
+/// Returns whether the peer has not closed this connection. Reads the socket itself, because on a
+/// loaded machine the task that serves it notices the close late.
+fn is_open(socket: &std::net::TcpStream) -> bool {
+    match socket.peek(&mut [0]) {
+        Ok(length) => length > 0,
+        Err(error) => error.kind() == ErrorKind::WouldBlock,
     }
 }
 
