@@ -28,7 +28,7 @@ use crate::ledger::{AuditKey, Ledger};
 use crate::lending::Bokbasen;
 use crate::metering::{Flusher, Meter};
 use crate::reader::Readers;
-use crate::server::{self, Certificates, Limits, Line, SecurityHeaders};
+use crate::server::{self, Certificates, Limits, SecurityHeaders, Services};
 use crate::supervise::supervise;
 use crate::telemetry::{self, Metrics};
 
@@ -155,7 +155,7 @@ pub async fn start(mut config: Config, clock: Clock) -> Result<Running, CliError
         slow.clone(),
     );
     let gate = Gate::new(&config.gate, circulation.clone(), clock.clone(), metrics.clone(), slow);
-    let line = Arc::new(Line {
+    let services = Arc::new(Services {
         readers: readers.clone(),
         catalog: catalog.clone(),
         gate: gate.clone(),
@@ -171,9 +171,13 @@ pub async fn start(mut config: Config, clock: Clock) -> Result<Running, CliError
     // It works until the drain ends, so only the end of the process stops it.
     let watch = move || delivery.run_stall_monitor();
     tokio::spawn(supervise("watch-readers", metrics.clone(), CancellationToken::new(), watch));
-    let server =
-        server::start(&config.server, line, certificates.clone(), workers.map_err(CliError::new)?)
-            .map_err(CliError::new)?;
+    let server = server::start(
+        &config.server,
+        services,
+        certificates.clone(),
+        workers.map_err(CliError::new)?,
+    )
+    .map_err(CliError::new)?;
     let stopping = CancellationToken::new();
     let (folding, stop) = (metrics.clone(), stopping.clone());
     let fold = move || fold(folding.clone(), stop.clone());

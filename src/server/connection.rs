@@ -42,9 +42,11 @@ pub(super) async fn serve(socket: TcpStream, worker: Arc<Worker>, _slot: WorkerS
     let connection = entry.connection();
     let handshake = Box::pin(handshake(socket, &worker, connection));
     let accepted = unless_ended(connection, true, handshake).await;
-    let Some((tls, info)) = accepted.flatten() else { return worker.line.metrics.handshake(false) };
-    worker.line.metrics.handshake(true);
-    worker.line.metrics.connection_opened(worker.number);
+    let Some((tls, info)) = accepted.flatten() else {
+        return worker.services.metrics.handshake(false);
+    };
+    worker.services.metrics.handshake(true);
+    worker.services.metrics.connection_opened(worker.number);
     let _closed = ClosedOnDrop(worker.clone());
     if tls.coalesces() {
         Box::pin(http2::serve(tls, worker.clone(), info)).await;
@@ -63,7 +65,7 @@ async fn handshake(
     let acceptor = TlsAcceptor::from(worker.certificates.config());
     let accepted = acceptor.accept_with(socket, |session| session.set_buffer_limit(None));
     let Ok(accepted) = tokio::time::timeout(worker.limits.handshake, accepted).await else {
-        worker.line.metrics.limit_reached(Limit::Handshake.name());
+        worker.services.metrics.limit_reached(Limit::Handshake.name());
         return None;
     };
     let stream = accepted.ok()?;
@@ -73,7 +75,7 @@ async fn handshake(
     if is_http2 {
         connection.set_multiplexed();
     }
-    let size = Size::new(&worker.line.buffers, tls_stream::MAX_SEALED);
+    let size = Size::new(&worker.services.buffers, tls_stream::MAX_SEALED);
     let tls = TlsStream::new(socket, session, connection.clone(), size, is_http2);
     Some((tls, ConnectionInfo { name, connection: connection.clone() }))
 }
@@ -109,7 +111,7 @@ pub(super) async fn handle_request(
     request: http::Request<Incoming>,
 ) -> Result<http::Response<Body>, Infallible> {
     let request = request.map(RequestBody::Http1);
-    Ok(dispatch::dispatch(&worker.line, &worker.delivery, &info, request).await)
+    Ok(dispatch::dispatch(&worker.services, &worker.delivery, &info, request).await)
 }
 
 /// Logs how a connection ended, at debug level: clients break connections all the time.
@@ -124,6 +126,6 @@ struct ClosedOnDrop(Arc<Worker>);
 
 impl Drop for ClosedOnDrop {
     fn drop(&mut self) {
-        self.0.line.metrics.connection_closed(self.0.number);
+        self.0.services.metrics.connection_closed(self.0.number);
     }
 }

@@ -15,7 +15,7 @@ use http_body::Body as _;
 
 use super::connection::ConnectionInfo;
 use super::request_body::RequestBody;
-use super::{Line, download_continuation, loans_api, problem_response};
+use super::{Services, download_continuation, loans_api, problem_response};
 use crate::catalog::{Target, Titles};
 use crate::delivery::{Body, Delivered, Delivery, Pass};
 use crate::gate;
@@ -31,7 +31,7 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// What the steps of one request share.
 struct Context<'a> {
-    line: &'a Line,
+    services: &'a Services,
     delivery: &'a Delivery,
     connection: &'a ConnectionInfo,
     request: &'a Parts,
@@ -40,7 +40,7 @@ struct Context<'a> {
 
 /// Responds to one request.
 pub(super) async fn dispatch(
-    line: &Line,
+    services: &Services,
     delivery: &Delivery,
     connection: &ConnectionInfo,
     request: Request<RequestBody>,
@@ -48,10 +48,10 @@ pub(super) async fn dispatch(
     let (request, body) = request.into_parts();
     let id = RequestId::generate();
     let log = RequestLine::start(id, &request.method, request.version);
-    let mut context = Context { line, delivery, connection, request: &request, log };
-    let mut response = match line.cors.preflight(&request.method, &request.headers) {
+    let mut context = Context { services, delivery, connection, request: &request, log };
+    let mut response = match services.cors.preflight(&request.method, &request.headers) {
         Some(response) => {
-            line.metrics.request("preflight", Via::None, context.log.began().elapsed());
+            services.metrics.request("preflight", Via::None, context.log.began().elapsed());
             response
         }
         None => {
@@ -61,11 +61,11 @@ pub(super) async fn dispatch(
                 poll_fn(|task| id.within(|| processing.as_mut().poll(task))).await
             };
             let mut response = context.response(id, processed);
-            line.cors.add_response_fields(&request.headers, &mut response);
+            services.cors.add_response_fields(&request.headers, &mut response);
             response
         }
     };
-    line.security.add(response.headers_mut());
+    services.security.add(response.headers_mut());
     response.headers_mut().extend(id.field().map(|id| (REQUEST_ID, id)));
     response
 }
@@ -73,7 +73,7 @@ pub(super) async fn dispatch(
 impl Context<'_> {
     /// Counts the request, and turns a problem into its response.
     fn response(self, id: RequestId, processed: Result<Response<Body>, Problem>) -> Response<Body> {
-        let (metrics, mut log) = (&self.line.metrics, self.log);
+        let (metrics, mut log) = (&self.services.metrics, self.log);
         let (via, took) = (log.permitted_via(), log.began().elapsed());
         match processed {
             Ok(response) => {
@@ -93,7 +93,7 @@ impl Context<'_> {
     /// the grace that only the continuation of a download has.
     fn authenticate(&self, token: Option<&str>) -> Result<(Arc<Reader>, bool), Problem> {
         let (headers, query) = (&self.request.headers, self.request.uri.query());
-        let readers = &self.line.readers;
+        let readers = &self.services.readers;
         if download_continuation::proves_partial_download(&self.request.method, headers) {
             return readers.authenticate_with_grace(headers, query, token);
         }
@@ -102,7 +102,7 @@ impl Context<'_> {
 }
 
 async fn process(context: &mut Context<'_>, body: RequestBody) -> Result<Response<Body>, Problem> {
-    let (line, request) = (context.line, context.request);
+    let (services, request) = (context.services, context.request);
     let path = RequestPath::parse(request.uri.path())
         .map_err(|error| Problem::RequestMalformed(error.0))?;
     check_authority(request, context.connection.name.as_deref())?;
@@ -111,23 +111,23 @@ async fn process(context: &mut Context<'_>, body: RequestBody) -> Result<Respons
         context.log.route("/loans");
         return process_loans(context, body, endpoint?, token.as_deref()).await;
     }
-    let target = line.catalog.resolve(&path)?;
+    let target = services.catalog.resolve(&path)?;
     context.log.range(request.headers.get(RANGE));
     check_shape(request, !body.is_end_stream())?;
     drop(body);
     let pass = match target {
         Target::Open(file) => {
-            context.log.via(Via::Open).route(line.catalog.route_name(file.file().route));
+            context.log.via(Via::Open).route(services.catalog.route_name(file.file().route));
             Pass::Open(file)
         }
         Target::Loanable { titles, file, explicit } => {
-            context.log.route(line.catalog.route_name(file.route)).isbn(titles.first());
+            context.log.route(services.catalog.route_name(file.route)).isbn(titles.first());
             let (reader, is_expired) = context.authenticate(token.as_deref())?;
             context.connection.connection.note_credentials();
             let continues = download_continuation::continues(&request.headers);
             let loan_request = gate_request(&reader, &titles, &path, explicit, continues)
                 .ok_or_else(outside_of_link)?;
-            let admission = line.gate.admit(&loan_request).await;
+            let admission = services.gate.admit(&loan_request).await;
             context.log.via(admission.via).isbn(admission.isbn);
             match admission.permit {
                 Ok(permit) if is_expired => Pass::Rest(permit, file),
@@ -169,9 +169,9 @@ async fn process_loans(
     endpoint: loans_api::LoansEndpoint,
     link: Option<&str>,
 ) -> Result<Response<Body>, Problem> {
-    let (line, connection) = (context.line, &context.connection.connection);
+    let (services, connection) = (context.services, &context.connection.connection);
     let response =
-        loans_api::answer(line, connection, context.request, body, endpoint, link).await?;
+        loans_api::answer(services, connection, context.request, body, endpoint, link).await?;
     let mut log = context.log.clone();
     if let Some(isbn) = endpoint.isbn() {
         log.isbn(isbn);

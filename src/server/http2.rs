@@ -194,13 +194,13 @@ impl<'a> Http2Monitor<'a> {
             let until = match self.deadlines.check(Instant::now(), &observed) {
                 Step::Wait(until) => until,
                 Step::Finish(limit) => {
-                    self.worker.line.metrics.limit_reached(limit.name());
+                    self.worker.services.metrics.limit_reached(limit.name());
                     return Poll::Ready(LimitAction::Finish);
                 }
                 Step::Close(limit) => {
                     limit
                         .iter()
-                        .for_each(|limit| self.worker.line.metrics.limit_reached(limit.name()));
+                        .for_each(|limit| self.worker.services.metrics.limit_reached(limit.name()));
                     return Poll::Ready(LimitAction::Close(limit));
                 }
             };
@@ -309,7 +309,7 @@ async fn handle_stream(
     }
     // Boxed, so it is freed once the head is sent.
     let mut dispatched =
-        Box::pin(dispatch::dispatch(&worker.line, &worker.delivery, &info, request));
+        Box::pin(dispatch::dispatch(&worker.services, &worker.delivery, &info, request));
     let polled = poll_fn(|context| {
         if let Poll::Ready(response) = dispatched.as_mut().poll(context) {
             return Poll::Ready(Some(response));

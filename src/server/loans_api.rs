@@ -14,7 +14,7 @@ use utoipa::ToSchema;
 
 use super::limits::Limit;
 use super::request_body::RequestBody;
-use super::{Line, problem_response};
+use super::{Services, problem_response};
 use crate::connection_handle::Connection;
 use crate::delivery::Body;
 use crate::gate::{self, Availability};
@@ -136,7 +136,7 @@ pub(super) fn parse_endpoint(path: &RequestPath) -> Option<Result<LoansEndpoint,
 
 /// Handles a request to the loans API.
 pub(super) async fn answer(
-    line: &Line,
+    services: &Services,
     connection: &Connection,
     request: &Parts,
     body: RequestBody,
@@ -147,25 +147,25 @@ pub(super) async fn answer(
     if !methods.split(", ").any(|known| known == method.as_str()) {
         return Err(Problem::MethodNotAllowed(methods));
     }
-    let reader = line.readers.authenticate(&request.headers, request.uri.query(), link)?;
+    let reader = services.readers.authenticate(&request.headers, request.uri.query(), link)?;
     connection.note_credentials();
     if reader.scope != Scope::All {
         return Err(super::dispatch::outside_of_link());
     }
     match asked {
-        LoansEndpoint::All => list(line, &reader).await,
-        LoansEndpoint::One(isbn) if *method == Method::PUT => begin(line, &reader, isbn).await,
+        LoansEndpoint::All => list(services, &reader).await,
+        LoansEndpoint::One(isbn) if *method == Method::PUT => begin(services, &reader, isbn).await,
         LoansEndpoint::One(isbn) if *method == Method::DELETE => {
-            cancel_or_return(line, &reader, isbn).await
+            cancel_or_return(services, &reader, isbn).await
         }
-        LoansEndpoint::One(isbn) => show(line, &reader, isbn).await,
-        LoansEndpoint::Progress(isbn) => progress(line, &reader, isbn, body).await,
-        LoansEndpoint::Availability(isbn) => availability(line, &reader, isbn).await,
+        LoansEndpoint::One(isbn) => show(services, &reader, isbn).await,
+        LoansEndpoint::Progress(isbn) => progress(services, &reader, isbn, body).await,
+        LoansEndpoint::Availability(isbn) => availability(services, &reader, isbn).await,
     }
 }
 
-fn view(line: &Line, loan: &Loan) -> LoanView {
-    LoanView::of(loan, line.catalog.files_of(loan.key.isbn))
+fn view(services: &Services, loan: &Loan) -> LoanView {
+    LoanView::of(loan, services.catalog.files_of(loan.key.isbn))
 }
 
 /// Lists the reader's own loans, the newest 200.
@@ -174,15 +174,15 @@ fn view(line: &Line, loan: &Loan) -> LoanView {
     (status = 400, response = inline(Refused)), (status = 401, response = inline(Refused)),
     (status = 503, response = inline(Refused)),
 ))]
-pub(super) async fn list(line: &Line, reader: &Reader) -> Result<Response<Body>, Problem> {
+pub(super) async fn list(services: &Services, reader: &Reader) -> Result<Response<Body>, Problem> {
     let filter = Filter {
         library: Some(reader.library),
         borrower: Some(reader.borrower),
         limit: MAX_LISTED,
         ..Filter::default()
     };
-    let loans = line.ledger.page(&filter).await.map_err(ledger_unavailable)?;
-    json(StatusCode::OK, &Loans { loans: loans.iter().map(|loan| view(line, loan)).collect() })
+    let loans = services.ledger.page(&filter).await.map_err(ledger_unavailable)?;
+    json(StatusCode::OK, &Loans { loans: loans.iter().map(|loan| view(services, loan)).collect() })
 }
 
 /// Returns the reader's loan of a title: the live one, or else the most recent one.
@@ -194,12 +194,12 @@ pub(super) async fn list(line: &Line, reader: &Reader) -> Result<Response<Body>,
     (status = 503, response = inline(Refused)),
 ))]
 pub(super) async fn show(
-    line: &Line,
+    services: &Services,
     reader: &Reader,
     isbn: Isbn,
 ) -> Result<Response<Body>, Problem> {
-    let loan = line.ledger.newest(&reader.key(isbn)).await.map_err(ledger_unavailable)?;
-    json(StatusCode::OK, &view(line, &loan.ok_or(Problem::LoanNotFound)?))
+    let loan = services.ledger.newest(&reader.key(isbn)).await.map_err(ledger_unavailable)?;
+    json(StatusCode::OK, &view(services, &loan.ok_or(Problem::LoanNotFound)?))
 }
 
 /// Returns a loan. Idempotent, even without a loan. Streams in flight are aborted within a second.
@@ -211,11 +211,11 @@ pub(super) async fn show(
     (status = 503, response = inline(Refused)),
 ))]
 pub(super) async fn cancel_or_return(
-    line: &Line,
+    services: &Services,
     reader: &Reader,
     isbn: Isbn,
 ) -> Result<Response<Body>, Problem> {
-    line.gate.revoke(reader.key(isbn)).await?;
+    services.gate.revoke(reader.key(isbn)).await?;
     Ok(problem_response::no_content())
 }
 
@@ -230,12 +230,12 @@ pub(super) async fn cancel_or_return(
     )
 )]
 pub(super) async fn progress(
-    line: &Line,
+    services: &Services,
     reader: &Reader,
     isbn: Isbn,
     body: RequestBody,
 ) -> Result<Response<Body>, Problem> {
-    line.gate.note_progress(reader.key(isbn), read_progress(line, body).await?).await?;
+    services.gate.note_progress(reader.key(isbn), read_progress(services, body).await?).await?;
     Ok(problem_response::no_content())
 }
 
@@ -249,11 +249,11 @@ pub(super) async fn progress(
     (status = 404, response = inline(Refused)), (status = 503, response = inline(Refused)),
 ))]
 pub(super) async fn availability(
-    line: &Line,
+    services: &Services,
     reader: &Reader,
     isbn: Isbn,
 ) -> Result<Response<Body>, Problem> {
-    let availability = line.gate.availability(reader.library, isbn).await?;
+    let availability = services.gate.availability(reader.library, isbn).await?;
     json(StatusCode::OK, &AvailabilityView::of(isbn, &availability))
 }
 
@@ -269,24 +269,24 @@ pub(super) async fn availability(
     (status = 503, response = inline(Refused)),
 ))]
 pub(super) async fn begin(
-    line: &Line,
+    services: &Services,
     reader: &Reader,
     isbn: Isbn,
 ) -> Result<Response<Body>, Problem> {
     let (key, issued) = (reader.key(isbn), reader.issued);
     let request = gate::Request { key, further: &[], issued, continues: false, explicit: false };
-    let (id, is_new) = line.gate.begin(&request).await?;
+    let (id, is_new) = services.gate.begin(&request).await?;
     let loan =
-        line.ledger.loan(id).await.map_err(ledger_unavailable)?.ok_or(Problem::LoanNotFound)?;
+        services.ledger.loan(id).await.map_err(ledger_unavailable)?.ok_or(Problem::LoanNotFound)?;
     let status = if is_new { StatusCode::CREATED } else { StatusCode::OK };
-    json(status, &view(line, &loan))
+    json(status, &view(services, &loan))
 }
 
 /// Reads the reading progress from a request body.
-async fn read_progress(line: &Line, body: RequestBody) -> Result<Progress, Problem> {
+async fn read_progress(services: &Services, body: RequestBody) -> Result<Progress, Problem> {
     let collected = Limited::new(body, MAX_BODY).collect();
-    let Ok(body) = tokio::time::timeout(line.body_timeout, collected).await else {
-        line.metrics.limit_reached(Limit::Body.name());
+    let Ok(body) = tokio::time::timeout(services.body_timeout, collected).await else {
+        services.metrics.limit_reached(Limit::Body.name());
         return Err(BODY_LATE);
     };
     let body = body.map_err(|_| MALFORMED_PROGRESS)?;

@@ -1,8 +1,8 @@
 //! The public listener: HTTPS over HTTP/1.1 and HTTP/2, on one single-threaded runtime per core.
 //!
-//! The command line builds the [`Line`] and calls [`start`]. Each worker thread has its own
+//! The command line builds the [`Services`] and calls [`start`]. Each worker thread has its own
 //! listening socket (SO_REUSEPORT) and its own connections to the origins. The workers share the
-//! [`Line`]. Every connection is a task of the worker that was least busy when it arrived.
+//! [`Services`]. Every connection is a task of the worker that was least busy when it arrived.
 //!
 //! [`Running::drain`] stops accepting and closes idle connections. It waits up to `server.drain`
 //! for responses in flight, and then aborts the remaining connections.
@@ -94,7 +94,7 @@ pub struct Settings {
 
 /// The services that handle a request, shared by all workers.
 #[derive(Debug)]
-pub struct Line {
+pub struct Services {
     /// Authenticates readers.
     pub readers: Arc<Readers>,
     /// Resolves paths to files and titles.
@@ -162,7 +162,7 @@ struct Stopping {
 struct Worker {
     number: usize,
     workers: Workers,
-    line: Arc<Line>,
+    services: Arc<Services>,
     delivery: Delivery,
     certificates: Arc<Certificates>,
     open: OpenConnections,
@@ -189,7 +189,7 @@ pub struct Api;
 /// [`ServerError`]. No worker is left running.
 pub fn start(
     settings: &Settings,
-    line: Arc<Line>,
+    services: Arc<Services>,
     certificates: Arc<Certificates>,
     deliveries: Vec<Delivery>,
 ) -> Result<Running, ServerError> {
@@ -205,19 +205,19 @@ pub fn start(
         .map(|_| listen::runtime())
         .collect::<Result<_, _>>()
         .map_err(ServerError::Worker)?;
-    let metrics = line.metrics.clone();
+    let metrics = services.metrics.clone();
     let (workers, inboxes) =
         Workers::new(runtimes.iter().map(|runtime| runtime.handle().clone()).collect());
     let stopping = Stopping::default();
     let limits = Arc::new(settings.limits.clone());
-    let open = OpenConnections::new(settings.limits.clone(), line.metrics.clone());
+    let open = OpenConnections::new(settings.limits.clone(), services.metrics.clone());
     let mut threads = Vec::with_capacity(deliveries.len());
     let parts = sockets.into_iter().zip(deliveries).zip(runtimes.into_iter().zip(inboxes));
     for (number, ((socket, delivery), (runtime, inbox))) in parts.enumerate() {
         let worker = Worker {
             number,
             workers: workers.clone(),
-            line: line.clone(),
+            services: services.clone(),
             delivery,
             certificates: certificates.clone(),
             open: open.clone(),
