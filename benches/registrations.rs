@@ -205,7 +205,7 @@ async fn register(gate: &Gate, number: u64, scheduled: Instant) -> Duration {
     };
     let request = Request {
         key,
-        further: &[],
+        alternative_titles: &[],
         issued: Some(Clock::system().now()),
         continues: false,
         explicit: false,

@@ -150,5 +150,5 @@ fn name(number: u64) -> String {
 }
 
 fn request(key: LoanKey) -> Request<'static> {
-    Request { key, further: &[], issued: None, continues: false, explicit: false }
+    Request { key, alternative_titles: &[], issued: None, continues: false, explicit: false }
 }

@@ -105,7 +105,10 @@ fn table_keeps_its_titles_if_a_reload_fails() {
     let mistakes = catalog.read_tables().unwrap_err();
     assert_eq!((mistakes.len(), mistakes[0].route, mistakes[0].line), (1, 1, Some(2)));
     let Ok(Target::Loanable { titles, file, .. }) = resolve() else { panic!() };
-    assert_eq!((titles.first().to_string().as_str(), titles.further().len()), ("9780306406157", 1));
+    assert_eq!(
+        (titles.first().to_string().as_str(), titles.alternatives().len()),
+        ("9780306406157", 1)
+    );
     assert_eq!(file.path.as_str(), "m/lyd/%C3%A5.mp3");
     let files = |isbn: &str| catalog.files_of(isbn.parse().unwrap());
     assert_eq!(files("9788299999014"), ["/my%20media/lyd/%C3%A5.mp3", "/files/9788299999014/"]);

@@ -19,13 +19,13 @@ use crate::path::RequestPath;
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Titles {
     first: Isbn,
-    further: Option<Arc<[Isbn]>>,
+    alternatives: Option<Arc<[Isbn]>>,
 }
 
 impl Titles {
     /// Creates a list of one title.
     pub fn one(isbn: Isbn) -> Titles {
-        Titles { first: isbn, further: None }
+        Titles { first: isbn, alternatives: None }
     }
 
     /// Returns the first title. A request for the file begins a loan of this title only.
@@ -34,12 +34,12 @@ impl Titles {
     }
 
     /// Returns the other titles, whose loans open the file as well.
-    pub fn further(&self) -> &[Isbn] {
-        self.further.as_deref().unwrap_or_default()
+    pub fn alternatives(&self) -> &[Isbn] {
+        self.alternatives.as_deref().unwrap_or_default()
     }
 
     fn all(&self) -> impl Iterator<Item = Isbn> {
-        std::iter::once(self.first).chain(self.further().iter().copied())
+        std::iter::once(self.first).chain(self.alternatives().iter().copied())
     }
 }
 
@@ -221,8 +221,8 @@ fn row(record: &ByteRecord) -> Result<(&str, Titles), String> {
         [] => Err("there is no ISBN. Write the path, a comma, and the ISBNs with commas between"
             .to_owned()),
         [one] => Ok((path, Titles::one(*one))),
-        [first, further @ ..] => {
-            Ok((path, Titles { first: *first, further: Some(further.into()) }))
+        [first, alternatives @ ..] => {
+            Ok((path, Titles { first: *first, alternatives: Some(alternatives.into()) }))
         }
     }
 }

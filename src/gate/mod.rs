@@ -67,7 +67,7 @@ pub struct Request<'a> {
     /// The reader's library and pseudonym, and the title.
     pub key: LoanKey,
     /// Alternative titles: a live loan of one of them opens the file too, but none is ever begun.
-    pub further: &'a [Isbn],
+    pub alternative_titles: &'a [Isbn],
     /// When the credential was issued; without a time it counts as old.
     pub issued: Option<Timestamp>,
     /// Whether this request continues a download. Such a request never begins a loan (invariant 7).
@@ -136,7 +136,7 @@ impl Gate {
         let (isbn, via) = (request.key.isbn, Via::Cache);
         match self.look_up(&request.key, request.issued, now) {
             CacheLookup::Open(permit) => Answer { permit: Ok(permit), isbn, via },
-            lookup if !request.further.is_empty() => {
+            lookup if !request.alternative_titles.is_empty() => {
                 Box::pin(self.admit_among(request, lookup, now)).await
             }
             CacheLookup::Closed(problem) => Answer { permit: Err(problem), isbn, via },

@@ -37,8 +37,8 @@ impl Gate {
         now: Timestamp,
     ) -> Answer {
         let mut found = Found::default();
-        let mut unknown: Vec<LoanKey> = Vec::with_capacity(1 + request.further.len());
-        for isbn in request.further {
+        let mut unknown: Vec<LoanKey> = Vec::with_capacity(1 + request.alternative_titles.len());
+        for isbn in request.alternative_titles {
             let key = LoanKey { isbn: *isbn, ..request.key };
             match self.look_up(&key, request.issued, now) {
                 CacheLookup::Open(permit) => {

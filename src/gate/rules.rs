@@ -46,7 +46,7 @@ mod tests {
             isbn: "9780306406157".parse().unwrap(),
         };
         let issued = issued.map(|second| Timestamp::from_second(second).unwrap());
-        Request { key, further: &[], issued, continues: false, explicit: false }
+        Request { key, alternative_titles: &[], issued, continues: false, explicit: false }
     }
 
     #[test]

@@ -198,18 +198,18 @@ fn gate_request<'a>(
     continues: bool,
 ) -> Option<gate::Request<'a>> {
     let opens = |isbn: &Isbn| reader.opens(Some(*isbn), path);
-    let (first, further) = (titles.first(), titles.further());
-    let (isbn, further, explicit) = if !opens(&first) {
+    let (first, alternatives) = (titles.first(), titles.alternatives());
+    let (isbn, alternatives, explicit) = if !opens(&first) {
         // A link to a title that is not named first: its loan opens the file, and no request for
         // the file begins it.
-        (*further.iter().find(|isbn| opens(isbn))?, &[][..], true)
-    } else if further.iter().all(opens) {
-        (first, further, explicit)
+        (*alternatives.iter().find(|isbn| opens(isbn))?, &[][..], true)
+    } else if alternatives.iter().all(opens) {
+        (first, alternatives, explicit)
     } else {
         (first, &[][..], explicit)
     };
     let (key, issued) = (reader.key(isbn), reader.issued);
-    Some(gate::Request { key, further, issued, continues, explicit })
+    Some(gate::Request { key, alternative_titles: alternatives, issued, continues, explicit })
 }
 
 /// Accepts a GET or a HEAD without a body.

@@ -274,7 +274,8 @@ pub(super) async fn begin(
     isbn: Isbn,
 ) -> Result<Response<Body>, Problem> {
     let (key, issued) = (reader.key(isbn), reader.issued);
-    let request = gate::Request { key, further: &[], issued, continues: false, explicit: false };
+    let request =
+        gate::Request { key, alternative_titles: &[], issued, continues: false, explicit: false };
     let (id, is_new) = services.gate.begin(&request).await?;
     let loan =
         services.ledger.loan(id).await.map_err(ledger_unavailable)?.ok_or(Problem::LoanNotFound)?;
