@@ -24,7 +24,7 @@
 //!
 //! | module | may call |
 //! |---|---|
-//! | `buffer_budget`, `clock`, `connection_handle`, `crash` | each other |
+//! | `accept`, `buffer_budget`, `clock`, `connection_handle`, `crash` | each other |
 //! | `loan`, `path`, `problem` | each other |
 //! | `telemetry`, `supervise`, `ledger`, `lending`, `origin` | |
 //! | `circulation` | `ledger`, `lending`, `supervise` |
@@ -55,6 +55,7 @@
 //!   [`delivery`] requires.
 //! * **origin**, **representation**, **range**, **validator**: as in RFC 9110.
 
+mod accept;
 pub mod admin;
 pub mod buffer_budget;
 pub mod catalog;

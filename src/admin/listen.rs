@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::client_addresses::{Peer, Peers};
+use crate::accept::{self, AcceptRetry};
 use crate::telemetry::LogLimit;
 
 /// The timeout for a TLS handshake.
@@ -27,8 +28,6 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 /// The timeout for a stalled write of a response.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
-/// The delay after a failed accept.
-const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(50);
 /// The number of file descriptors reserved for connections when the process has no others left.
 pub(super) const RESERVED_DESCRIPTORS: usize = 4;
 
@@ -50,39 +49,32 @@ pub(super) async fn accept(
     let (peers, failures) = (Peers::default(), LogLimit::per_minute());
     let mut reserve = Reserve::new();
     loop {
-        let accepted = tokio::select! {
-            () = stop.cancelled() => return,
-            accepted = listener.accept() => accepted,
+        let use_reserve = |error: &std::io::Error| {
+            let has_freed = reserve.free_one();
+            if let Some(left_out) = failures.permit("accept") {
+                tracing::warn!(
+                    %error,
+                    has_freed,
+                    left_out,
+                    "the admin listener cannot accept a connection"
+                );
+            }
+            if has_freed { AcceptRetry::AtOnce } else { AcceptRetry::AfterDelay }
         };
-        match accepted {
-            Ok((socket, address)) => {
-                reserve.refill();
-                let Some(peer) = peers.admit(address.ip()) else { continue };
-                let connection = serve(socket, tls.clone(), router.clone(), peer.clone());
-                let stop = stop.clone();
-                tasks.spawn(async move {
-                    tokio::select! {
-                        () = connection => {}
-                        () = peer.closed() => {}
-                        () = stop.cancelled() => {}
-                    }
-                });
+        let Some((socket, address)) = accept::next(&listener, &stop, use_reserve).await else {
+            return;
+        };
+        reserve.refill();
+        let Some(peer) = peers.admit(address.ip()) else { continue };
+        let connection = serve(socket, tls.clone(), router.clone(), peer.clone());
+        let stop = stop.clone();
+        tasks.spawn(async move {
+            tokio::select! {
+                () = connection => {}
+                () = peer.closed() => {}
+                () = stop.cancelled() => {}
             }
-            Err(error) => {
-                let has_freed = reserve.free_one();
-                if let Some(left_out) = failures.permit("accept") {
-                    tracing::warn!(
-                        %error,
-                        has_freed,
-                        left_out,
-                        "the admin listener cannot accept a connection"
-                    );
-                }
-                if !has_freed {
-                    tokio::time::sleep(ACCEPT_RETRY_DELAY).await;
-                }
-            }
-        }
+        });
     }
 }
 

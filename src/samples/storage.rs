@@ -8,7 +8,6 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE};
@@ -24,6 +23,7 @@ use tokio_util::task::TaskTracker;
 use super::Collection;
 use super::file_response::{self, Slices};
 use super::request_log::{Entry, Log};
+use crate::accept::{self, AcceptRetry};
 use crate::clock::Clock;
 
 #[cfg(test)]
@@ -106,20 +106,12 @@ async fn accept(
     tasks: TaskTracker,
     stop: CancellationToken,
 ) {
-    loop {
-        let accepted = tokio::select! {
-            () = stop.cancelled() => return,
-            accepted = listener.accept() => accepted,
-        };
-        match accepted {
-            Ok((stream, _)) => {
-                tasks.spawn(serve_connection(stream, shared.clone(), stop.clone()));
-            }
-            Err(error) => {
-                tracing::warn!(%error, "the storage cannot accept a connection");
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        }
+    let log_failure = |error: &io::Error| {
+        tracing::warn!(%error, "the storage cannot accept a connection");
+        AcceptRetry::AfterDelay
+    };
+    while let Some((stream, _)) = accept::next(&listener, &stop, log_failure).await {
+        tasks.spawn(serve_connection(stream, shared.clone(), stop.clone()));
     }
 }
 

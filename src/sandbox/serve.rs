@@ -29,6 +29,7 @@ use super::loan_store::Books;
 use super::lookup::WorldIndex;
 use super::state::State;
 use super::{Settings, calls, control};
+use crate::accept::{self, AcceptRetry};
 use crate::clock::{self, Clock};
 
 /// The reason why a sandbox cannot start.
@@ -157,20 +158,12 @@ async fn accept(listener: TcpListener, app: App) {
         .fallback(calls::no_such_path)
         .method_not_allowed_fallback(calls::no_such_method)
         .with_state(app.clone());
-    loop {
-        let accepted = tokio::select! {
-            () = app.stop.cancelled() => return,
-            accepted = listener.accept() => accepted,
-        };
-        match accepted {
-            Ok((stream, _)) => {
-                app.tasks.spawn(serve_connection(stream, router.clone(), app.clone()));
-            }
-            Err(error) => {
-                tracing::warn!(%error, "the sandbox cannot accept a connection");
-                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-            }
-        }
+    let log_failure = |error: &io::Error| {
+        tracing::warn!(%error, "the sandbox cannot accept a connection");
+        AcceptRetry::AfterDelay
+    };
+    while let Some((stream, _)) = accept::next(&listener, &app.stop, log_failure).await {
+        app.tasks.spawn(serve_connection(stream, router.clone(), app.clone()));
     }
 }
 

@@ -6,7 +6,6 @@
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
 
 use rustix::io::Errno;
 use socket2::{Domain, Protocol, Socket, Type};
@@ -16,13 +15,11 @@ use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::placement::HandedOver;
 use super::{Worker, connection, tls_stream};
+use crate::accept::{self, AcceptRetry};
 use crate::telemetry::LogLimit;
 
 /// The length of the accept queue of a listening socket.
 const BACKLOG: i32 = 4096;
-/// The delay after an accept that failed for lack of resources, such as file descriptors. An
-/// immediate retry would only spin.
-const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(50);
 
 /// Limits the log of refused connections to one line a minute, for all workers together.
 static ACCEPT_LOG: LogLimit = LogLimit::per_minute();
@@ -71,24 +68,20 @@ async fn run_worker(
     worker: Arc<Worker>,
 ) {
     let stopping = worker.stopping.clone();
+    let make_room = |error: &std::io::Error| make_room(error, &worker);
     loop {
-        tokio::select! {
-            accepted = listener.accept() => match accepted {
-                Ok((socket, peer)) => {
-                    if place(socket, peer.ip(), &worker) {
-                        // A connection was closed for this one. Its task frees the descriptor
-                        // before the next accept.
-                        tokio::task::yield_now().await;
-                    }
-                }
-                Err(error) if affects_one_connection(&error) => {}
-                Err(error) => {
-                    make_room(&error, &worker);
-                    tokio::time::sleep(ACCEPT_RETRY_DELAY).await;
-                }
-            },
-            Some(handed_over) = inbox.recv() => serve_handed_over(handed_over, &worker),
-            () = stopping.drain.cancelled() => break,
+        let accepted = tokio::select! {
+            accepted = accept::next(&listener, &stopping.drain, make_room) => accepted,
+            Some(handed_over) = inbox.recv() => {
+                serve_handed_over(handed_over, &worker);
+                continue;
+            }
+        };
+        let Some((socket, peer)) = accepted else { break };
+        if place(socket, peer.ip(), &worker) {
+            // A connection was closed for this one. Its task frees the descriptor before the next
+            // accept.
+            tokio::task::yield_now().await;
         }
     }
     drop(listener);
@@ -157,11 +150,12 @@ fn serve_handed_over(handed_over: HandedOver, worker: &Arc<Worker>) {
     drop(counted); // its task counts from here on
 }
 
-/// Closes a connection if file descriptors are exhausted, and logs why accept failed.
-fn make_room(error: &std::io::Error, worker: &Worker) {
+/// Closes a connection if file descriptors are exhausted, and logs why accept failed. The task of
+/// the closed connection frees its descriptor during the delay.
+fn make_room(error: &std::io::Error, worker: &Worker) -> AcceptRetry {
     let is_exhausted = matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE));
     let closed_another = is_exhausted && worker.open.make_room();
-    let Some(left_out) = ACCEPT_LOG.permit("accept") else { return };
+    let Some(left_out) = ACCEPT_LOG.permit("accept") else { return AcceptRetry::AfterDelay };
     if is_exhausted {
         let limit = super::limits::descriptor_limit();
         tracing::warn!(
@@ -172,13 +166,5 @@ fn make_room(error: &std::io::Error, worker: &Worker) {
     } else {
         tracing::warn!(%error, left_out, "cannot accept connections");
     }
-}
-
-/// Whether the error concerns a single connection that closed before it was accepted.
-fn affects_one_connection(error: &std::io::Error) -> bool {
-    use std::io::ErrorKind;
-    matches!(
-        error.kind(),
-        ErrorKind::ConnectionAborted | ErrorKind::ConnectionRefused | ErrorKind::ConnectionReset
-    )
+    AcceptRetry::AfterDelay
 }
