@@ -29,6 +29,7 @@ use loangate::gate::{self, Gate, Request};
 use loangate::ledger::{self, AuditKey, Brake, Ledger};
 use loangate::lending::Bokbasen;
 use loangate::loan::{Borrower, LoanKey};
+use loangate::process_handles::ProcessHandles;
 use loangate::telemetry::Metrics;
 use shared::{Sandbox, Waits, cpu_without_children};
 use tempfile::TempDir;
@@ -96,16 +97,9 @@ impl Scene {
             polls: 8,
         };
         let lending = Bokbasen::new(&lending, clock.clone(), metrics.clone()).unwrap();
-        let slow = Handle::current();
-        let circulation = Circulation::new(
-            timing,
-            ledger.clone(),
-            lending,
-            clock.clone(),
-            metrics.clone(),
-            slow.clone(),
-        );
-        let gate = Gate::new(&gate::Settings::default(), circulation.clone(), clock, metrics, slow);
+        let handles = ProcessHandles { clock, metrics, slow: Handle::current() };
+        let circulation = Circulation::new(timing, ledger.clone(), lending, handles.clone());
+        let gate = Gate::new(&gate::Settings::default(), circulation.clone(), handles);
         circulation.start();
         Scene { gate, circulation, ledger, sandbox, _dir: dir }
     }

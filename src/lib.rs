@@ -26,11 +26,11 @@
 //! |---|---|
 //! | `accept`, `buffer_budget`, `clock`, `connection_handle`, `crash` | each other |
 //! | `loan`, `path`, `problem` | each other |
-//! | `telemetry`, `supervise`, `ledger`, `lending`, `origin` | |
-//! | `circulation` | `ledger`, `lending`, `supervise` |
+//! | `telemetry`, `process_handles`, `supervise`, `ledger`, `lending`, `origin` | |
+//! | `circulation` | `ledger`, `lending`, `process_handles`, `supervise` |
 //! | `reader`, `catalog` | |
 //! | `metering` | `ledger`, `supervise` |
-//! | `gate` | `circulation` |
+//! | `gate` | `circulation`, `process_handles` |
 //! | `delivery` | `origin`, `metering`, `gate` (the permit), `catalog` (files) |
 //! | `server` | `reader`, `catalog`, `gate`, `delivery`, `ledger` (reads), `supervise` |
 //! | `admin` | `ledger` (reads), `gate` (ends loans), `circulation` (balances) |
@@ -74,6 +74,7 @@ pub mod metering;
 pub mod origin;
 pub mod path;
 pub mod problem;
+pub mod process_handles;
 pub mod reader;
 pub mod samples;
 pub mod sandbox;

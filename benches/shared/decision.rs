@@ -16,6 +16,7 @@ use loangate::ledger::{AuditKey, Cause, Intended, Ledger};
 use loangate::lending::Bokbasen;
 use loangate::loan::{Event, Isbn, Loan, LoanKey, Terms};
 use loangate::path::RequestPath;
+use loangate::process_handles::ProcessHandles;
 use loangate::reader::{Reader, Readers};
 use loangate::telemetry::{Metrics, Via};
 use tokio::runtime::Handle;
@@ -48,16 +49,10 @@ impl Decider {
             .await
             .unwrap();
         let lending = Bokbasen::new(&config.lending, clock.clone(), metrics.clone()).unwrap();
-        let slow = Handle::current();
-        let circulation = Circulation::new(
-            config.circulation,
-            ledger.clone(),
-            lending,
-            clock.clone(),
-            metrics.clone(),
-            slow.clone(),
-        );
-        let gate = Gate::new(&config.gate, circulation, clock, metrics, slow);
+        let handles = ProcessHandles { clock, metrics, slow: Handle::current() };
+        let circulation =
+            Circulation::new(config.circulation, ledger.clone(), lending, handles.clone());
+        let gate = Gate::new(&config.gate, circulation, handles);
         let path = format!("/files/{BOOK}/book.epub");
         Decider { scene, ledger, readers, catalog, gate, path, cached: 0 }
     }

@@ -44,6 +44,7 @@ use crate::clock::Clock;
 use crate::ledger::{Ledger, LedgerError};
 use crate::lending::Bokbasen;
 use crate::loan::{LoanId, LoanKey, Refusal};
+use crate::process_handles::ProcessHandles;
 use crate::supervise::supervise;
 use crate::telemetry::{LogLimit, Metrics, RequestId};
 
@@ -173,16 +174,14 @@ impl fmt::Debug for Circulation {
 }
 
 impl Circulation {
-    /// Creates the circulation over this ledger and lending client; its tasks run on `slow`. Starts
-    /// nothing.
+    /// Creates the circulation over this ledger and lending client. Starts nothing.
     pub fn new(
         settings: Settings,
         ledger: Ledger,
         lending: Bokbasen,
-        clock: Clock,
-        metrics: Metrics,
-        slow: Handle,
+        handles: ProcessHandles,
     ) -> Circulation {
+        let ProcessHandles { clock, metrics, slow } = handles;
         let inner = Inner {
             availabilities: availability::AvailabilityCache::new(settings.availability_ttl),
             future_ends: moka::sync::Cache::new(FUTURE_ENDS),

@@ -450,6 +450,7 @@ mod tests {
     use crate::ledger::{self, AuditKey, Brake, Ledger};
     use crate::lending::{self, Auth, Bokbasen};
     use crate::loan::{Borrower, LoanKey};
+    use crate::process_handles::ProcessHandles;
     use crate::telemetry::Metrics;
 
     const ISBN: &str = "9780306406157";
@@ -490,14 +491,8 @@ mod tests {
             licences: Licences { order: vec!["PACKAGE".to_owned()], ..Licences::default() },
             polls: 2,
         };
-        Circulation::new(
-            settings,
-            ledger,
-            lending,
-            clock,
-            metrics,
-            tokio::runtime::Handle::current(),
-        )
+        let slow = tokio::runtime::Handle::current();
+        Circulation::new(settings, ledger, lending, ProcessHandles { clock, metrics, slow })
     }
 
     /// Adds a loan with this poll interval, with or without a waiting caller.

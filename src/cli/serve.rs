@@ -27,6 +27,7 @@ use crate::gate::Gate;
 use crate::ledger::{AuditKey, Ledger};
 use crate::lending::Bokbasen;
 use crate::metering::{Flusher, Meter};
+use crate::process_handles::ProcessHandles;
 use crate::reader::Readers;
 use crate::server::{self, Certificates, Limits, SecurityHeaders, Services};
 use crate::supervise::supervise;
@@ -145,16 +146,11 @@ pub async fn start(mut config: Config, clock: Clock) -> Result<Running, CliError
         Bokbasen::new(&config.lending, clock.clone(), metrics.clone()).map_err(CliError::new)?;
     let reference = lending.clone();
     readers.compare_clock_with(move || reference.clock_ahead());
-    let slow = Handle::current();
-    let circulation = Circulation::new(
-        config.circulation,
-        ledger.clone(),
-        lending.clone(),
-        clock.clone(),
-        metrics.clone(),
-        slow.clone(),
-    );
-    let gate = Gate::new(&config.gate, circulation.clone(), clock.clone(), metrics.clone(), slow);
+    let handles =
+        ProcessHandles { clock: clock.clone(), metrics: metrics.clone(), slow: Handle::current() };
+    let circulation =
+        Circulation::new(config.circulation, ledger.clone(), lending.clone(), handles.clone());
+    let gate = Gate::new(&config.gate, circulation.clone(), handles);
     let services = Arc::new(Services {
         readers: readers.clone(),
         catalog: catalog.clone(),

@@ -20,14 +20,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tokio::runtime::Handle;
 use tokio::time::Instant;
 
 use crate::circulation::{Circulation, LoanRequest};
 use crate::clock::{self, Clock};
 use crate::loan::{Isbn, LoanId, LoanKey};
 use crate::problem::Problem;
-use crate::telemetry::{LogLimit, Metrics, Via};
+use crate::process_handles::ProcessHandles;
+use crate::telemetry::{LogLimit, Via};
 
 pub use crate::circulation::Availability;
 use access::Denied;
@@ -107,15 +107,9 @@ pub struct Gate {
 }
 
 impl Gate {
-    /// Creates a gate over this circulation, and subscribes to the ends of loans. Flights run on
-    /// `slow`.
-    pub fn new(
-        settings: &Settings,
-        circulation: Circulation,
-        clock: Clock,
-        metrics: Metrics,
-        slow: Handle,
-    ) -> Gate {
+    /// Creates a gate over this circulation, and subscribes to the ends of loans.
+    pub fn new(settings: &Settings, circulation: Circulation, handles: ProcessHandles) -> Gate {
+        let ProcessHandles { clock, metrics, slow } = handles;
         let decisions =
             Arc::new(Decisions::new(clock.clone(), circulation.feed_status(), settings.freshness));
         let running = end::Running { decisions: decisions.clone(), slow: slow.clone() };
