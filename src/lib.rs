@@ -13,8 +13,8 @@
 //! each loan.
 //!
 //! [`admin`] serves operators and support staff. [`sandbox`] simulates Bokbasen, and [`samples`]
-//! provides files for the demo. [`config`] builds the Settings of every module, and [`cli`] starts
-//! everything.
+//! provides files for the demo. [`config`] builds the Settings of every module. [`app`] builds all
+//! parts from them, connects them and runs them, and [`cli`] is the command line.
 //!
 //! # Layers
 //!
@@ -24,7 +24,7 @@
 //!
 //! | module | may call |
 //! |---|---|
-//! | `accept`, `buffer_budget`, `clock`, `connection_handle`, `crash` | each other |
+//! | `accept`, `buffer_budget`, `clock`, `connection_handle`, `crash`, `reload` | each other |
 //! | `loan`, `path`, `problem` | each other |
 //! | `telemetry`, `process_handles`, `supervise`, `ledger`, `lending`, `origin` | |
 //! | `circulation` | `ledger`, `lending`, `process_handles`, `supervise` |
@@ -38,6 +38,8 @@
 //! | `sandbox`, `samples` | |
 //! | `config` | `admin`, `catalog`, `circulation`, `delivery`, `gate`, `ledger` (their Settings) |
 //! | `config` | `lending`, `metering`, `origin`, `reader`, `server` (their Settings) |
+//! | `app` | `admin`, `catalog`, `circulation`, `config`, `delivery`, `gate`, `ledger` |
+//! | `app` | `lending`, `metering`, `process_handles`, `reader`, `server`, `supervise` |
 //! | `cli` | everything |
 //!
 //! # Glossary
@@ -57,6 +59,7 @@
 
 mod accept;
 pub mod admin;
+pub mod app;
 pub mod buffer_budget;
 pub mod catalog;
 pub mod circulation;
@@ -76,6 +79,7 @@ pub mod path;
 pub mod problem;
 pub mod process_handles;
 pub mod reader;
+mod reload;
 pub mod samples;
 pub mod sandbox;
 pub mod server;

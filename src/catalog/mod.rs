@@ -8,12 +8,12 @@
 mod location;
 mod overlap;
 mod template;
+mod title_table;
 mod titles;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
 use http::HeaderValue;
 use matchit::Router;
 
@@ -22,7 +22,7 @@ use crate::path::{self, FilePath, RequestPath};
 use crate::problem::Problem;
 use overlap::Shape;
 use template::Template;
-use titles::Table;
+use title_table::TitleTable;
 
 pub use location::{Location, Storage};
 pub use titles::{TableError, Titles};
@@ -142,16 +142,7 @@ struct Built {
     settings: Route,
     origin: usize,
     to: Template,
-    table: Option<RouteTable>,
-}
-
-/// The table of a route, and the path parameter that it maps.
-#[derive(Debug)]
-struct RouteTable {
-    file: PathBuf,
-    /// The name of the pattern parameter that the table's paths are compared with.
-    parameter: String,
-    table: ArcSwap<Table>,
+    table: Option<Arc<TitleTable>>,
 }
 
 impl Catalog {
@@ -164,7 +155,7 @@ impl Catalog {
         let mut catalog = Catalog { router: Router::new(), routes: Vec::new() };
         let mut mistakes = Vec::new();
         for (route, written) in settings.routes.iter().enumerate() {
-            match build(written, origins) {
+            match build(route, written, origins) {
                 Ok(built) => {
                     if let Err(error) = catalog.router.insert(&written.path, catalog.routes.len()) {
                         let sentence = format!(
@@ -250,33 +241,33 @@ impl Catalog {
         }
         let titles = match &built.table {
             None => isbn.map(Titles::one),
-            Some(by) => found
-                .params
-                .get(&by.parameter)
-                .and_then(|path| by.table.load().titles(path).cloned()),
+            Some(by) => {
+                found.params.get(by.parameter()).and_then(|path| by.current().titles(path).cloned())
+            }
         };
         let titles = titles.ok_or(Problem::TitleNotFound)?;
         Ok(Target::Loanable { titles, file, explicit: built.settings.explicit })
     }
 
-    /// Reads the tables of all routes, and returns the number of lines of each. A reload may run
-    /// while requests are served; a table with a mistake keeps its previous content.
+    /// Reads the tables of all routes, and returns the number of lines of each. A table with a
+    /// mistake keeps its previous content.
     ///
     /// # Errors
     /// Every mistake in every table.
     pub fn read_tables(&self) -> Result<Vec<usize>, Vec<TableError>> {
         let (mut lines, mut wrong) = (Vec::new(), Vec::new());
-        for (route, built) in self.routes.iter().enumerate() {
-            let Some(by) = &built.table else { continue };
-            match Table::read(route, &by.file) {
-                Ok(table) => {
-                    lines.push(table.len());
-                    by.table.store(table.into());
-                }
+        for table in self.title_tables() {
+            match table.read() {
+                Ok(read) => lines.push(read),
                 Err(mistakes) => wrong.extend(mistakes),
             }
         }
         if wrong.is_empty() { Ok(lines) } else { Err(wrong) }
+    }
+
+    /// Returns the tables of all routes, which can be reloaded while requests are served.
+    pub(crate) fn title_tables(&self) -> impl Iterator<Item = Arc<TitleTable>> {
+        self.routes.iter().filter_map(|built| built.table.clone())
     }
 
     /// Returns the pattern of a route, for logs.
@@ -312,7 +303,7 @@ impl Built {
     fn paths_in_table(&self, isbn: Isbn) -> Vec<String> {
         let Some(by) = &self.table else { return Vec::new() };
         let before = self.settings.path.split('{').next().unwrap_or_default();
-        let table = by.table.load();
+        let table = by.current();
         table.paths(isbn).iter().map(|path| encode_path(&format!("{before}{path}"))).collect()
     }
 }
@@ -327,7 +318,11 @@ fn encode_path(path: &str) -> String {
         .collect()
 }
 
-fn build(route: &Route, origins: &[Storage]) -> Result<Built, Vec<(&'static str, String)>> {
+fn build(
+    index: usize,
+    route: &Route,
+    origins: &[Storage],
+) -> Result<Built, Vec<(&'static str, String)>> {
     let mut mistakes = Vec::new();
     if !route.path.starts_with('/') {
         mistakes.push((
@@ -350,7 +345,7 @@ fn build(route: &Route, origins: &[Storage]) -> Result<Built, Vec<(&'static str,
         ));
     }
     let table =
-        title_of(route).map_err(|(key, sentence)| mistakes.push((key, sentence.to_owned())));
+        title_of(index, route).map_err(|(key, sentence)| mistakes.push((key, sentence.to_owned())));
     let origin = origins.iter().position(|origin| origin.name == route.origin);
     if origin.is_none() {
         let known: Vec<&str> = origins.iter().map(|origin| origin.name.as_str()).collect();
@@ -371,7 +366,10 @@ fn build(route: &Route, origins: &[Storage]) -> Result<Built, Vec<(&'static str,
 }
 
 /// Returns the table of a route; none if `{isbn}` names its titles, or if it is open.
-fn title_of(route: &Route) -> Result<Option<RouteTable>, (&'static str, &'static str)> {
+fn title_of(
+    index: usize,
+    route: &Route,
+) -> Result<Option<Arc<TitleTable>>, (&'static str, &'static str)> {
     let by_isbn = route.path.contains("{isbn}");
     let Some(file) = route.table.clone() else {
         let names_none = !route.open && !by_isbn;
@@ -398,7 +396,7 @@ fn title_of(route: &Route) -> Result<Option<RouteTable>, (&'static str, &'static
         "with a table of titles, {*file} must be its only parameter. Write a path like \
          /media/{*file}",
     ))?;
-    Ok(Some(RouteTable { file, parameter: parameter.to_owned(), table: ArcSwap::default() }))
+    Ok(Some(Arc::new(TitleTable::new(index, file, parameter.to_owned()))))
 }
 
 const NO_TITLE: &str = "a gated route needs {isbn}, which names the title, or a table of titles. \

@@ -67,7 +67,7 @@ impl fmt::Display for TableError {
 
 /// A table in memory. It is empty until the file is read: no path has a title then.
 #[derive(Debug, Default)]
-pub(super) struct Table {
+pub(crate) struct Table {
     files: HashMap<Box<str>, Titles>,
     /// The prefixes without their trailing slash.
     prefixes: HashMap<Box<str>, Titles>,

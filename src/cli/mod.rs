@@ -1,4 +1,5 @@
-//! The command line. It is the only module that may call all others.
+//! The command line, which `main` calls. It may call all other modules; `app` builds and runs the
+//! gate.
 //!
 //! Each command has a file. It returns success or a [`CliError`], whose sentences go to standard
 //! error.
@@ -10,7 +11,7 @@ mod init;
 mod ledger;
 mod loans;
 mod sandbox;
-pub mod serve;
+mod serve;
 mod signals;
 mod token;
 
@@ -21,6 +22,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
+
+use crate::app::StartError;
 
 /// A streaming HTTPS gate that delivers e-books and audiobooks only under a loan that Bokbasen has
 /// accepted.
@@ -81,6 +84,12 @@ impl CliError {
 
     fn all<E: fmt::Display>(errors: impl IntoIterator<Item = E>) -> CliError {
         CliError(errors.into_iter().map(|error| error.to_string()).collect())
+    }
+}
+
+impl From<StartError> for CliError {
+    fn from(error: StartError) -> CliError {
+        CliError(error.into_sentences())
     }
 }
 

@@ -38,6 +38,7 @@ use self::token_cache::{Verified, VerifiedTokens};
 use crate::clock::{self, Clock};
 use crate::loan::{Borrower, LibraryId};
 use crate::problem::Problem;
+use crate::reload::Reload;
 
 pub use self::identity::{Reader, Scope};
 pub use self::settings::{Algorithm, JwtSettings, LinkKey, Settings};
@@ -51,7 +52,7 @@ pub struct Readers {
 }
 
 /// The state that a reload replaces: the keys, and the credentials verified with them.
-struct Keys {
+pub(crate) struct Keys {
     settings: Settings,
     tokens: Option<Tokens>,
     links: LinkKeys,
@@ -80,33 +81,6 @@ impl Readers {
         ahead: impl Fn() -> Option<SignedDuration> + Send + Sync + 'static,
     ) {
         self.clock_evidence.compare_with(ahead);
-    }
-
-    /// Reloads the JWKS file and drops every verified token. An error changes nothing.
-    ///
-    /// # Errors
-    /// As [`Readers::new`].
-    pub fn reload(&self) -> Result<(), ReadersError> {
-        let settings = self.keys.load().settings.clone();
-        self.reload_with(&settings)
-    }
-
-    /// Applies new settings, including link keys, and drops every verified token and link. An error
-    /// changes nothing.
-    ///
-    /// # Errors
-    /// As [`Readers::new`], and if the pseudonym key differs: every reader would get another
-    /// pseudonym.
-    pub fn reload_with(&self, settings: &Settings) -> Result<(), ReadersError> {
-        if Pseudonyms::new(&settings.pseudonym_key)?.fingerprint() != self.key_fingerprint() {
-            return Err(ReadersError(
-                "The pseudonym key has changed, which a reload cannot do: put the old one back."
-                    .to_owned(),
-            ));
-        }
-        let keys = Keys::read(settings.clone())?;
-        self.keys.store(Arc::new(keys));
-        Ok(())
     }
 
     /// Authenticates a request by its Authorization header, else by the link in the query
@@ -235,9 +209,39 @@ impl Readers {
         Some((self.keys.load().links.mint(&reader)?, expires))
     }
 
+    /// Reads the keys for a reload. The pseudonym key must not change: every reader would get
+    /// another pseudonym.
+    fn read_keys(&self, settings: &Settings) -> Result<Keys, ReadersError> {
+        if Pseudonyms::new(&settings.pseudonym_key)?.fingerprint() != self.key_fingerprint() {
+            return Err(ReadersError(
+                "The pseudonym key has changed, which a reload cannot do: put the old one back."
+                    .to_owned(),
+            ));
+        }
+        Keys::read(settings.clone())
+    }
+
     #[cfg(test)]
     fn cached_count(&self) -> usize {
         self.keys.load().verified.len()
+    }
+}
+
+/// A reload reads the JWKS file and the link keys, and drops every verified token and link.
+impl Reload for Readers {
+    type Settings = Settings;
+    type Version = Keys;
+    type Error = ReadersError;
+
+    const KEPT: &str = "the readers' keys were not reloaded; the old ones stay";
+
+    fn validate(&self, settings: &Settings) -> Result<Keys, Vec<ReadersError>> {
+        self.read_keys(settings).map_err(|error| vec![error])
+    }
+
+    fn apply(&self, keys: Keys) {
+        self.keys.store(Arc::new(keys));
+        tracing::info!("the readers' keys were reloaded");
     }
 }
 

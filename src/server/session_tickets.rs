@@ -47,23 +47,23 @@ impl Tickets {
             shared: ArcSwapOption::empty(),
             own: rustls::crypto::aws_lc_rs::Ticketer::new()?,
         };
-        tickets.change(keys)?;
+        tickets.replace(tickets.derive(keys)?);
         Ok(tickets)
     }
 
-    /// Replaces the keys. On an error, the old keys stay in use.
-    pub(super) fn change(&self, keys: &[SecretString]) -> Result<(), rustls::Error> {
-        let shared = match keys {
-            [] => None,
-            keys => {
-                let shared = Shared::new(keys, self.period());
-                Some(Arc::new(
-                    shared.map_err(|_| rustls::Error::General("no ticket key".to_owned()))?,
-                ))
-            }
-        };
-        self.shared.store(shared);
-        Ok(())
+    /// Derives ticket keys from these secrets, and does not use them yet.
+    pub(super) fn derive(&self, keys: &[SecretString]) -> Result<TicketKeys, rustls::Error> {
+        if keys.is_empty() {
+            return Ok(TicketKeys(None));
+        }
+        let shared = Shared::new(keys, self.period())
+            .map_err(|_| rustls::Error::General("no ticket key".to_owned()))?;
+        Ok(TicketKeys(Some(Arc::new(shared))))
+    }
+
+    /// Replaces the keys.
+    pub(super) fn replace(&self, keys: TicketKeys) {
+        self.shared.store(keys.0);
     }
 
     /// The number of the current period, counted from the Unix epoch.
@@ -104,6 +104,9 @@ impl fmt::Debug for Tickets {
         f.write_str("Tickets")
     }
 }
+
+/// Derived keys that are not in use yet; none means the random keys of the process.
+pub(super) struct TicketKeys(Option<Arc<Shared>>);
 
 /// The configured secrets, and the keys derived for the current period.
 struct Shared {
@@ -253,9 +256,9 @@ mod tests {
         let clock = clock();
         let tickets = tickets(&["a"], &clock);
         let ticket = tickets.encrypt(b"a session").unwrap();
-        tickets.change(&[secret("b"), secret("a")]).unwrap();
+        tickets.replace(tickets.derive(&[secret("b"), secret("a")]).unwrap());
         assert!(tickets.decrypt(&ticket).is_some(), "the old key still opens");
-        tickets.change(&[secret("b")]).unwrap();
+        tickets.replace(tickets.derive(&[secret("b")]).unwrap());
         assert!(tickets.decrypt(&ticket).is_none());
         assert_eq!(format!("{tickets:?}"), "Tickets");
     }

@@ -19,9 +19,10 @@ use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 use x509_parser::time::ASN1Time;
 
-use super::session_tickets::Tickets;
+use super::session_tickets::{TicketKeys, Tickets};
 use super::{Certificate, Settings};
 use crate::clock::{self, Clock};
+use crate::reload::Reload;
 
 /// How long before its expiry a certificate is reported.
 const EXPIRES_SOON: Duration = Duration::from_secs(14 * 86_400);
@@ -117,18 +118,6 @@ impl Certificates {
             .collect()
     }
 
-    /// Reloads the certificates from their files, and replaces the ticket keys. New connections use
-    /// them.
-    ///
-    /// # Errors
-    /// [`TlsError`]; the old certificates and keys stay in use.
-    pub fn reload(&self, settings: &Settings) -> Result<(), TlsError> {
-        let names = load_all(settings)?;
-        self.tickets.change(&settings.ticket_keys)?;
-        self.resolver.names.store(Arc::new(names));
-        Ok(())
-    }
-
     /// The first name of the default certificate, which readers may connect to.
     pub fn name(&self) -> Option<String> {
         self.resolver.names.load().first()?.names.first().cloned()
@@ -137,6 +126,34 @@ impl Certificates {
     /// The TLS configuration, which offers both HTTP versions by ALPN.
     pub fn config(&self) -> Arc<ServerConfig> {
         self.config.clone()
+    }
+}
+
+/// Certificates and ticket keys that are validated but not in use.
+pub(crate) struct LoadedKeys {
+    certificates: Vec<LoadedCertificate>,
+    ticket_keys: TicketKeys,
+}
+
+/// New connections use the reloaded certificates and ticket keys.
+impl Reload for Certificates {
+    type Settings = Settings;
+    type Version = LoadedKeys;
+    type Error = TlsError;
+
+    const KEPT: &str = "the certificates were not reloaded; the old ones stay";
+
+    fn validate(&self, settings: &Settings) -> Result<LoadedKeys, Vec<TlsError>> {
+        let certificates = load_all(settings).map_err(|error| vec![error])?;
+        let ticket_keys = self.tickets.derive(&settings.ticket_keys);
+        let ticket_keys = ticket_keys.map_err(|error| vec![error.into()])?;
+        Ok(LoadedKeys { certificates, ticket_keys })
+    }
+
+    fn apply(&self, loaded: LoadedKeys) {
+        self.tickets.replace(loaded.ticket_keys);
+        self.resolver.names.store(Arc::new(loaded.certificates));
+        tracing::info!("the certificates and the ticket keys were reloaded");
     }
 }
 

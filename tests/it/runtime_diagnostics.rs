@@ -283,7 +283,7 @@ async fn wrong_gate_clock_differs_from_wrong_login_clock() {
     let mut scene = Scene::without_gate(Setting::default()).await;
     scene.origin.put(&format!("{BOOK}/book.epub"), File::of(10));
     let loaded = loangate::config::load(&scene.config_file()).unwrap();
-    let gate = loangate::cli::serve::start(loaded.config, Clock::movable(behind)).await.unwrap();
+    let gate = loangate::app::start(loaded.config, Clock::movable(behind)).await.unwrap();
     (scene.base, scene.admin) = (format!("https://{}", gate.public), gate.admin_url.clone());
     scene.gate = Some(gate);
     let said = detail(&scene, real.as_second()).await;

@@ -11,7 +11,7 @@ use std::time::Duration;
 use http::StatusCode;
 use jiff::Timestamp;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
-use loangate::cli::serve;
+use loangate::app;
 use loangate::clock::Clock;
 use loangate::sandbox::{self, Bounds, Sandbox, World};
 use serde_json::{Value, json};
@@ -53,7 +53,7 @@ impl Default for Setting {
 /// A gate with everything around it.
 #[derive(Debug)]
 pub(crate) struct Scene {
-    pub(crate) gate: Option<serve::Running>,
+    pub(crate) gate: Option<app::Running>,
     pub(crate) sandbox: Option<sandbox::Running>,
     pub(crate) origin: Origin,
     pub(crate) dir: TempDir,
@@ -143,7 +143,7 @@ impl Scene {
 
     pub(crate) async fn start_gate(&mut self) {
         let loaded = loangate::config::load(&self.config_file()).unwrap();
-        let gate = serve::start(loaded.config, self.setting.clock.clone()).await.unwrap();
+        let gate = app::start(loaded.config, self.setting.clock.clone()).await.unwrap();
         self.base = format!("https://{}", gate.public);
         self.admin = gate.admin_url.clone();
         self.gate = Some(gate);

@@ -16,7 +16,8 @@ use std::time::Duration;
 use secrecy::ExposeSecret;
 
 use super::signals::Signals;
-use super::{CliError, init, say, serve, token};
+use super::{CliError, init, say, token};
+use crate::app;
 use crate::clock::Clock;
 use crate::config::{self, Config};
 use crate::loan::LibraryId;
@@ -76,7 +77,7 @@ const WITHOUT_BUDGET: &str = "NO-1103000";
 
 /// A running demo.
 struct Demo {
-    gate: serve::Running,
+    gate: app::Running,
     sandbox: sandbox::Running,
     storage: samples::Running,
     tokens: Vec<String>,
@@ -111,7 +112,7 @@ async fn start(args: Args) -> Result<Demo, CliError> {
     let tokens = write_tokens(&dir, &config)?;
     let admin_token = config.admin.token.expose_secret().to_owned();
     write(&dir, "admin.header", &format!("Authorization: Bearer {admin_token}\n"))?;
-    let gate = serve::start(config, clock).await?;
+    let gate = app::start(config, clock).await?;
     refuse_borrower(&sandbox, &gate).await?;
     Ok(Demo { gate, sandbox, storage, tokens, admin_token, dir, collection })
 }
@@ -228,10 +229,7 @@ fn write(dir: &Path, name: &str, text: &str) -> Result<(), CliError> {
 }
 
 /// Makes the stand-in refuse the reader who is over the limit.
-async fn refuse_borrower(
-    sandbox: &sandbox::Running,
-    gate: &serve::Running,
-) -> Result<(), CliError> {
+async fn refuse_borrower(sandbox: &sandbox::Running, gate: &app::Running) -> Result<(), CliError> {
     for person in PEOPLE.iter().filter(|person| person.name == OVER_THE_LIMIT) {
         let pseudonym = gate.readers.pseudonym(library(person)?, person.name);
         let url = format!("{}/sandbox/borrowers/{pseudonym}", sandbox.url());

@@ -33,18 +33,18 @@ fn reload_drops_credentials_of_old_keys() {
     let gate = Gate::start();
     let token = token();
     let first = gate.bearer(&token).unwrap();
-    gate.readers.reload().unwrap();
+    gate.reload().unwrap();
     let second = gate.bearer(&token).unwrap();
     assert!(!Arc::ptr_eq(&first, &second));
 
     let file = gate.dir.path().join("jwks.json");
     std::fs::write(&file, "broken").unwrap();
-    assert!(gate.readers.reload().is_err());
+    assert!(gate.reload().is_err());
     assert!(Arc::ptr_eq(&second, &gate.bearer(&token).unwrap()), "the error changed nothing");
 
     let others = json!({"keys": [LOGIN.stranger.jwk]});
     std::fs::write(&file, others.to_string()).unwrap();
-    gate.readers.reload().unwrap();
+    gate.reload().unwrap();
     assert!(unauthenticated(gate.bearer(&token)).contains("signature"));
     let strangers = LOGIN.stranger.sign(&claims(json!({})));
     assert!(gate.bearer(&strangers).is_ok());
@@ -54,8 +54,8 @@ fn reload_drops_credentials_of_old_keys() {
 fn reload_never_changes_the_pseudonym_key() {
     let mut gate = Gate::start();
     gate.settings.pseudonym_key = SecretString::from("another pseudonym key of more than 32 bytes");
-    let error = gate.readers.reload_with(&gate.settings).unwrap_err();
-    assert!(error.to_string().contains("pseudonym key has changed"));
+    let errors = gate.reload().unwrap_err();
+    assert!(errors[0].to_string().contains("pseudonym key has changed"));
 }
 
 #[test]

@@ -135,7 +135,7 @@ fn link_expires_to_the_second_and_rejects_future_issue() {
     let token = gate.link(&title());
     gate.clock.set(at(NOW - 60));
     assert!(gate.path(&token).is_ok());
-    gate.readers.reload().unwrap();
+    gate.reload().unwrap();
     gate.clock.set(at(NOW - 61));
     assert!(unauthenticated(gate.path(&token)).contains("future"));
     gate.clock.set(at(NOW + 3599));
@@ -173,7 +173,7 @@ fn only_links_have_a_grace_and_only_on_request() {
 
     gate.clock.set(at(NOW + 3600));
     gate.settings.resume_grace = Duration::ZERO;
-    gate.readers.reload_with(&gate.settings).unwrap();
+    gate.reload().unwrap();
     assert!(unauthenticated(late(&gate)).contains("expired"));
 }
 
@@ -183,17 +183,17 @@ fn link_keys_rotate_by_id() {
     let old = gate.link(&title());
     let second = link_key("k2", "another link key of more than thirty-two bytes");
     gate.settings.link_keys.insert(0, second);
-    gate.readers.reload_with(&gate.settings).unwrap();
+    gate.reload().unwrap();
     let new = gate.link(&title());
     assert!(gate.path(&old).is_ok() && gate.path(&new).is_ok());
 
     gate.settings.link_keys.pop();
-    gate.readers.reload_with(&gate.settings).unwrap();
+    gate.reload().unwrap();
     assert!(gate.path(&new).is_ok());
     assert!(unauthenticated(gate.path(&old)).contains("no longer known"));
 
     gate.settings.link_keys = vec![link_key("k2", LINK_KEY)];
-    gate.readers.reload_with(&gate.settings).unwrap();
+    gate.reload().unwrap();
     assert!(unauthenticated(gate.path(&new)).contains("wrong"));
 }
 

@@ -124,6 +124,12 @@ impl Gate {
         self.readers = Readers::new(&self.settings, self.clock.clone()).unwrap();
     }
 
+    /// Reloads the keys with the settings.
+    fn reload(&self) -> Result<(), Vec<ReadersError>> {
+        self.readers.apply(self.readers.validate(&self.settings)?);
+        Ok(())
+    }
+
     fn bearer(&self, token: &str) -> Result<Arc<Reader>, Problem> {
         self.readers.authenticate(&authorization(token), None, None)
     }

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 use jiff::{SignedDuration, Timestamp};
-use loangate::cli::serve;
+use loangate::app;
 use loangate::clock::{self, Clock};
 use loangate::ledger::AuditKey;
 use loangate::reader::Readers;
@@ -80,7 +80,7 @@ impl Seen {
 
 /// A running gate, or one that is shutting down after a crash.
 enum Gate {
-    Alive { running: Box<serve::Running>, runtime: Slow },
+    Alive { running: Box<app::Running>, runtime: Slow },
     Dead(JoinHandle<()>),
 }
 
@@ -160,7 +160,7 @@ impl Stage {
         let started = tokio::task::spawn_blocking(move || {
             let mut builder = tokio::runtime::Builder::new_multi_thread();
             let runtime = builder.worker_threads(2).enable_all().build().unwrap();
-            let running = runtime.block_on(serve::start(config, clock)).unwrap();
+            let running = runtime.block_on(app::start(config, clock)).unwrap();
             (running, runtime)
         });
         let (running, runtime) = started.await.unwrap();

@@ -1,0 +1,86 @@
+//! Background tasks that belong to no part: the stall monitor of all workers, the folding of
+//! metrics, and the check of certificate dates.
+
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::build::Parts;
+use crate::clock::Clock;
+use crate::process_handles::ProcessHandles;
+use crate::server::Certificates;
+use crate::supervise::supervise;
+use crate::telemetry::Metrics;
+
+/// How often certificate dates are checked.
+const CERTIFICATE_CHECK_INTERVAL: Duration = Duration::from_secs(86_400);
+
+/// How often the metrics are folded.
+const FOLD_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Starts the tasks on the slow runtime.
+pub(super) fn start(parts: &Parts, stopping: &CancellationToken) {
+    let ProcessHandles { clock, metrics, slow } = &parts.handles;
+    let delivery = parts.delivery.clone();
+    let monitor = move || delivery.run_stall_monitor();
+    // It works until the drain ends, so only the end of the process stops it.
+    let never = CancellationToken::new();
+    slow.spawn(supervise("watch-readers", metrics.clone(), never, monitor));
+    let (folded, stop) = (metrics.clone(), stopping.clone());
+    let fold = move || fold(folded.clone(), stop.clone());
+    slow.spawn(supervise("fold-metrics", metrics.clone(), stopping.clone(), fold));
+    let (watched, clock, stop) = (parts.certificates.clone(), clock.clone(), stopping.clone());
+    let watch = move || {
+        let (certificates, clock) = (watched.clone(), clock.clone());
+        daily(stop.clone(), move || log_date_problems(&certificates, &clock))
+    };
+    slow.spawn(supervise("watch-certificates", metrics.clone(), stopping.clone(), watch));
+}
+
+/// Logs certificate dates that are invalid, or become invalid soon.
+fn log_date_problems(certificates: &Certificates, clock: &Clock) {
+    for (file, problem) in certificates.date_problems(clock.now()) {
+        let (file, kind) = (file.display(), problem.name());
+        match problem.is_fatal() {
+            true => tracing::error!(%file, kind, "{problem}"),
+            false => tracing::warn!(%file, kind, "{problem}"),
+        }
+    }
+}
+
+/// Runs `work` now and once a day.
+async fn daily(stopping: CancellationToken, mut work: impl FnMut()) {
+    loop {
+        work();
+        if tokio::time::timeout(CERTIFICATE_CHECK_INTERVAL, stopping.cancelled()).await.is_ok() {
+            return;
+        }
+    }
+}
+
+/// Folds the metrics regularly, to bound their memory if no client reads them.
+async fn fold(metrics: Metrics, stopping: CancellationToken) {
+    while tokio::time::timeout(FOLD_INTERVAL, stopping.cancelled()).await.is_err() {
+        metrics.fold();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn daily_work_runs_at_the_start_and_every_day() {
+        let stopping = CancellationToken::new();
+        let mut runs = 0;
+        let three_days = tokio::time::timeout(
+            CERTIFICATE_CHECK_INTERVAL * 3 + Duration::from_secs(1),
+            daily(stopping.clone(), || runs += 1),
+        );
+        assert!(three_days.await.is_err());
+        assert_eq!(runs, 4);
+        stopping.cancel();
+        daily(stopping, || runs += 1).await;
+        assert_eq!(runs, 5, "it stops with the gate");
+    }
+}

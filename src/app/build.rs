@@ -1,0 +1,147 @@
+//! Creates the parts of a gate and connects them. `run` starts them.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+use utoipa::OpenApi;
+
+use super::{StartError, readiness};
+use crate::admin;
+use crate::buffer_budget::Buffers;
+use crate::catalog::Catalog;
+use crate::circulation::Circulation;
+use crate::config::Config;
+use crate::delivery::Delivery;
+use crate::gate::Gate;
+use crate::ledger::{AuditKey, Ledger};
+use crate::lending::Bokbasen;
+use crate::metering::Meter;
+use crate::process_handles::ProcessHandles;
+use crate::reader::Readers;
+use crate::server::{self, Certificates, SecurityHeaders, Services};
+
+/// The connected parts of a gate, without its listeners. Nothing runs yet.
+pub(super) struct Parts {
+    pub(super) handles: ProcessHandles,
+    pub(super) readers: Arc<Readers>,
+    pub(super) catalog: Arc<Catalog>,
+    pub(super) certificates: Arc<Certificates>,
+    pub(super) meter: Meter,
+    pub(super) delivery: Delivery,
+    pub(super) ledger: Ledger,
+    pub(super) circulation: Circulation,
+    buffers: Buffers,
+    lending: Bokbasen,
+    gate: Gate,
+}
+
+impl Parts {
+    /// Creates all parts, and opens the ledger.
+    pub(super) async fn build(
+        config: &Config,
+        handles: ProcessHandles,
+    ) -> Result<Parts, StartError> {
+        let ProcessHandles { clock, metrics, .. } = handles.clone();
+        let readers = Arc::new(Readers::new(&config.readers, clock.clone())?);
+        let catalog = Arc::new(Catalog::new(&config.catalog).map_err(StartError::all)?);
+        catalog.read_tables().map_err(StartError::all)?;
+        let certificates = Arc::new(Certificates::load(&config.server, clock.clone())?);
+        let (meter, buffers) = (Meter::new(), Buffers::new(config.server.buffers));
+        let delivery = Delivery::new(
+            config.delivery,
+            &config.origins,
+            buffers.clone(),
+            meter.clone(),
+            metrics.clone(),
+        )?;
+        let (fingerprint, audit_key) =
+            (readers.key_fingerprint(), AuditKey::new(&readers.audit_key()));
+        let ledger =
+            Ledger::open(&config.ledger, &fingerprint, audit_key, clock.clone(), metrics.clone())
+                .await?;
+        warn_of_other_processes(&ledger);
+        let lending = Bokbasen::new(&config.lending, clock, metrics)?;
+        let reference = lending.clone();
+        readers.compare_clock_with(move || reference.clock_ahead());
+        let circulation = Circulation::new(
+            config.circulation.clone(),
+            ledger.clone(),
+            lending.clone(),
+            handles.clone(),
+        );
+        let gate = Gate::new(&config.gate, circulation.clone(), handles.clone());
+        Ok(Parts {
+            handles,
+            readers,
+            catalog,
+            certificates,
+            meter,
+            delivery,
+            ledger,
+            circulation,
+            buffers,
+            lending,
+            gate,
+        })
+    }
+
+    /// Returns the services that handle the requests of readers.
+    pub(super) fn services(&self, settings: &server::Settings) -> Services {
+        Services {
+            readers: self.readers.clone(),
+            catalog: self.catalog.clone(),
+            gate: self.gate.clone(),
+            ledger: self.ledger.clone(),
+            cors: settings.cors.clone(),
+            security: SecurityHeaders::new(settings.hsts),
+            body_timeout: settings.limits.body,
+            buffers: self.buffers.clone(),
+            metrics: self.handles.metrics.clone(),
+        }
+    }
+
+    /// Returns what the admin listener needs. `public` is the address of the public listener.
+    pub(super) fn for_admin(
+        &self,
+        public: SocketAddr,
+        stopping: &CancellationToken,
+    ) -> admin::Parts {
+        admin::Parts {
+            ledger: self.ledger.for_support(),
+            metrics: self.handles.metrics.clone(),
+            buffers: self.buffers.clone(),
+            readiness: readiness::check(&self.ledger, &self.lending, stopping),
+            gate: self.gate.clone(),
+            circulation: self.circulation.clone(),
+            readers: self.readers.clone(),
+            public_base: public_base(&self.certificates, public),
+            catalog: self.catalog.clone(),
+            clock: self.handles.clock.clone(),
+            readers_api: server::Api::openapi(),
+            tls: self.certificates.config(),
+        }
+    }
+}
+
+/// Warns at the start if other gates share the ledger.
+fn warn_of_other_processes(ledger: &Ledger) {
+    let others = ledger.other_processes();
+    if others > 0 {
+        tracing::warn!(
+            others,
+            "another gate uses this ledger. Each loan is still registered once, and each return is \
+             sent. A return at one gate stops streams of the other within a second. Borrower \
+             limits apply per gate. Links and session tickets need the same keys at both gates"
+        );
+    }
+}
+
+/// Returns the base URL of links. Uses the certificate's name, because the listen address may be a
+/// wildcard.
+fn public_base(certificates: &Certificates, address: SocketAddr) -> String {
+    match certificates.name() {
+        Some(name) if !name.starts_with('*') => format!("https://{name}:{}", address.port()),
+        _ => format!("https://{address}"),
+    }
+}

@@ -1,0 +1,41 @@
+//! The composition root: builds every part of the gate from its settings, starts them, reloads
+//! them, and stops them in order.
+//!
+//! The commands `serve` and `demo` and the tests call [`start`]. Only this module knows all parts.
+//!
+//! - `build` creates the parts and connects them; `run` starts and stops them.
+//! - `descriptors` divides the file descriptors of the process among connections.
+//! - `background` runs the tasks that belong to no part, and `readiness` answers `/readyz`.
+//! - `reload` validates new versions of all parts that can be reloaded, then applies them.
+
+mod background;
+mod build;
+mod descriptors;
+mod readiness;
+mod reload;
+mod run;
+
+use std::fmt;
+
+pub use run::{Running, start};
+
+/// The sentences that say why a gate did not start. A list of routes or tables may have several.
+#[derive(Debug)]
+pub struct StartError(Vec<String>);
+
+impl StartError {
+    fn all<E: fmt::Display>(errors: impl IntoIterator<Item = E>) -> StartError {
+        StartError(errors.into_iter().map(|error| error.to_string()).collect())
+    }
+
+    /// Returns the sentences, one for each mistake.
+    pub fn into_sentences(self) -> Vec<String> {
+        self.0
+    }
+}
+
+impl<E: std::error::Error> From<E> for StartError {
+    fn from(error: E) -> StartError {
+        StartError(vec![error.to_string()])
+    }
+}

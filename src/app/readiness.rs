@@ -1,0 +1,60 @@
+//! The readiness check behind `/readyz`.
+
+use tokio_util::sync::CancellationToken;
+
+use crate::admin::{Missing, Readiness};
+use crate::ledger::Ledger;
+use crate::lending::Bokbasen;
+
+const STOPPING: &str = "The gate is stopping: it accepts no new connections.";
+const LEDGER_UNREADABLE: &str = "The ledger cannot be read: no new reader gets a file.";
+const CLOCK_OFF: &str = "This machine's clock is more than 15 minutes from Bokbasen's: no loan is \
+                         begun and no expiry is registered. Set it by NTP.";
+
+/// Builds the readiness check, which returns what is missing as sentences.
+pub(super) fn check(
+    ledger: &Ledger,
+    lending: &Bokbasen,
+    stopping: &CancellationToken,
+) -> Readiness {
+    let (ledger, lending, stopping) = (ledger.clone(), lending.clone(), stopping.clone());
+    Readiness::new(move || {
+        let (ledger, lending, stopping) = (ledger.clone(), lending.clone(), stopping.clone());
+        async move { find_missing(&ledger, &lending, &stopping).await }
+    })
+}
+
+async fn find_missing(
+    ledger: &Ledger,
+    lending: &Bokbasen,
+    stopping: &CancellationToken,
+) -> Missing {
+    let mut missing = Missing::default();
+    if stopping.is_cancelled() {
+        missing.needed.push(STOPPING.into());
+    }
+    if ledger.check().await.is_err() {
+        missing.needed.push(LEDGER_UNREADABLE.into());
+    } else if let Err(why) = ledger.check_writable().await {
+        let sentence = format!(
+            "The ledger cannot be written ({why}): readers without a loan cannot get one. Check \
+             its disk."
+        );
+        missing.wanted.push(sentence.into());
+    }
+    if lending.clock_is_off() {
+        missing.wanted.push(CLOCK_OFF.into());
+    }
+    let damaged = ledger.damaged_rows();
+    if damaged > 0 {
+        let sentence = format!(
+            "{damaged} rows of the ledger are damaged and skipped: `loangate ledger check` names \
+             them."
+        );
+        missing.wanted.push(sentence.into());
+    }
+    if let Some(trouble) = lending.trouble() {
+        missing.wanted.push(trouble.sentence().into());
+    }
+    missing
+}

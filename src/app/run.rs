@@ -1,0 +1,108 @@
+//! Starts and stops a gate.
+//!
+//! The order of stopping matters: first the readers drain, then the meter and `circulation` stop,
+//! then the ledger. So the ledger still records everything that readers do.
+
+use std::net::SocketAddr;
+use std::num::NonZero;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
+
+use super::build::Parts;
+use super::reload::ReloadableParts;
+use super::{StartError, background, descriptors};
+use crate::admin::{self, Admin};
+use crate::circulation::Circulation;
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::ledger::Ledger;
+use crate::metering::Flusher;
+use crate::process_handles::ProcessHandles;
+use crate::reader::Readers;
+use crate::server;
+use crate::telemetry::Metrics;
+
+/// How long `circulation` may take to stop, because it waits for begins in flight.
+const STOP_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// A running gate.
+#[derive(Debug)]
+pub struct Running {
+    /// The address where readers connect.
+    pub public: SocketAddr,
+    /// The URL of the admin API.
+    pub admin_url: String,
+    /// The authentication of readers.
+    pub readers: Arc<Readers>,
+    server: server::Running,
+    admin: admin::Running,
+    circulation: Circulation,
+    flusher: Flusher,
+    ledger: Ledger,
+    reloadable: ReloadableParts,
+    stopping: CancellationToken,
+}
+
+/// Starts everything in a configuration, on the current runtime. Readers get their own threads.
+///
+/// # Errors
+/// Returns a [`StartError`] that names the part that could not start.
+pub async fn start(mut config: Config, clock: Clock) -> Result<Running, StartError> {
+    descriptors::fit_limits(&mut config);
+    let handles = ProcessHandles { clock, metrics: Metrics::new()?, slow: Handle::current() };
+    let parts = Parts::build(&config, handles).await?;
+    let server = start_server(&config, &parts)?;
+    let stopping = CancellationToken::new();
+    background::start(&parts, &stopping);
+    let reloadable = ReloadableParts::of(&parts);
+    let for_admin = parts.for_admin(server.address, &stopping);
+    let Parts { handles, readers, meter, ledger, circulation, .. } = parts;
+    let flusher = Flusher::start(config.metering, meter, ledger.clone(), handles.metrics);
+    let admin = Admin::start(&config.admin, for_admin).await?;
+    circulation.start();
+    Ok(Running {
+        public: server.address,
+        admin_url: admin.url().to_owned(),
+        readers,
+        server,
+        admin,
+        circulation,
+        flusher,
+        ledger,
+        reloadable,
+        stopping,
+    })
+}
+
+/// Starts the public listener with one worker for each core.
+fn start_server(config: &Config, parts: &Parts) -> Result<server::Running, StartError> {
+    let count = std::thread::available_parallelism().map_or(1, NonZero::get);
+    let workers = (0..count).map(|_| parts.delivery.for_worker()).collect::<Result<Vec<_>, _>>()?;
+    let services = Arc::new(parts.services(&config.server));
+    Ok(server::start(&config.server, services, parts.certificates.clone(), workers)?)
+}
+
+impl Running {
+    /// Reloads title tables, certificates, ticket keys and readers' keys. Keeps the old version of
+    /// anything invalid. Without a valid configuration, it reloads only the title tables, from the
+    /// paths that were configured at the start.
+    pub fn reload(&self, config: Option<&Config>) {
+        self.reloadable.reload(config);
+    }
+
+    /// Drains connections, then stops every part in order.
+    pub async fn stop(self) {
+        self.stopping.cancel();
+        let aborted = self.server.drain().await;
+        if aborted > 0 {
+            tracing::warn!(aborted, "connections were aborted when server.drain ended");
+        }
+        self.flusher.stop().await;
+        self.circulation.stop(STOP_TIMEOUT).await;
+        self.admin.stop().await;
+        self.ledger.close().await;
+    }
+}
