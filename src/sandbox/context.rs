@@ -62,16 +62,26 @@ impl App {
         state.tokens.check(headers, now)
     }
 
-    /// Returns the faults that apply to a call.
-    pub(super) fn plan(
+    /// Answers a call: finds the faults that apply to its subject, and executes it with them. `act`
+    /// is the call itself.
+    pub(super) async fn answer<A>(
         &self,
         call: Call,
         headers: &HeaderMap,
-        subject: impl FnOnce(&State) -> Subject,
-    ) -> Result<Plan, Rejected> {
+        subject: Subject,
+        act: A,
+    ) -> Result<Response, Rejected>
+    where
+        A: FnOnce(&App, &Plan) -> Result<Response, Rejected> + Send + 'static,
+    {
+        let plan = self.plan(call, headers, &subject)?;
+        Ok(self.perform(plan, act).await)
+    }
+
+    /// Returns the faults that apply to a call.
+    fn plan(&self, call: Call, headers: &HeaderMap, subject: &Subject) -> Result<Plan, Rejected> {
         let mut state = self.state();
-        let subject = subject(&state);
-        let plan = state.faults.plan(call, &subject);
+        let plan = state.faults.plan(call, subject);
         if plan.expire_token {
             return Err(state.tokens.expire(headers));
         }
@@ -89,8 +99,8 @@ impl App {
         });
     }
 
-    /// Executes a call with its faults. `act` is the call itself.
-    pub(super) async fn perform<A>(&self, plan: Plan, act: A) -> Response
+    /// Executes a call with its faults.
+    async fn perform<A>(&self, plan: Plan, act: A) -> Response
     where
         A: FnOnce(&App, &Plan) -> Result<Response, Rejected> + Send + 'static,
     {

@@ -38,10 +38,7 @@ pub(in super::super) async fn begin(
             return Err(Rejected::malformed(message));
         }
     }
-    let plan = app.plan(Call::Begin, &headers, |_| Subject {
-        library: Some(begin.library),
-        isbns: vec![begin.isbn],
-    })?;
+    let subject = Subject { library: Some(begin.library), isbns: vec![begin.isbn] };
     let act = move |app: &App, plan: &Plan| {
         let mut state = app.state();
         let now = app.now(&state);
@@ -51,7 +48,7 @@ pub(in super::super) async fn begin(
         }
         Ok(begun(&loan, plan.unknown_status))
     };
-    Ok(app.perform(plan, act).await)
+    app.answer(Call::Begin, &headers, subject, act).await
 }
 
 fn begun(loan: &Loan, unknown_status: bool) -> Response {
@@ -71,7 +68,7 @@ pub(in super::super) async fn loan(
     headers: HeaderMap,
 ) -> Result<Response, Rejected> {
     app.authenticate(&headers)?;
-    let plan = app.plan(Call::Get, &headers, |state| state.subject(&id))?;
+    let subject = app.state().subject(&id);
     let act = move |app: &App, plan: &Plan| {
         let mut state = app.state();
         let now = app.now(&state);
@@ -85,7 +82,7 @@ pub(in super::super) async fn loan(
         }
         Ok(response)
     };
-    Ok(app.perform(plan, act).await)
+    app.answer(Call::Get, &headers, subject, act).await
 }
 
 /// `POST /v1/loans/{loanId}/return`.
@@ -97,14 +94,14 @@ pub(in super::super) async fn return_loan(
 ) -> Result<Response, Rejected> {
     app.authenticate(&headers)?;
     let end: Return = super::json(&headers, &body)?;
-    let plan = app.plan(Call::Return, &headers, |state| state.subject(&id))?;
+    let subject = app.state().subject(&id);
     let act = move |app: &App, plan: &Plan| {
         let mut state = app.state();
         let now = app.now(&state);
         state.check_lag(&id, plan.lag, now)?;
         Ok(shown(&state.return_loan(&id, &end, now)?, plan))
     };
-    Ok(app.perform(plan, act).await)
+    app.answer(Call::Return, &headers, subject, act).await
 }
 
 /// `POST /v1/loans/{loanId}/cancel`.
@@ -119,14 +116,14 @@ pub(in super::super) async fn cancel(
     if cancel.reason.is_empty() {
         return Err(Rejected::malformed("The reason must not be empty."));
     }
-    let plan = app.plan(Call::Cancel, &headers, |state| state.subject(&id))?;
+    let subject = app.state().subject(&id);
     let act = move |app: &App, plan: &Plan| {
         let mut state = app.state();
         let now = app.now(&state);
         state.check_lag(&id, plan.lag, now)?;
         Ok(shown(&state.cancel(&id, now)?, plan))
     };
-    Ok(app.perform(plan, act).await)
+    app.answer(Call::Cancel, &headers, subject, act).await
 }
 
 fn shown(loan: &Loan, plan: &Plan) -> Response {

@@ -28,7 +28,6 @@ pub(in super::super) async fn token(
         "application/json" => super::json(&headers, &body)?,
         _ => form(&headers, &body)?,
     };
-    let plan = app.plan(Call::Token, &headers, |_| Subject::default())?;
     let act = move |app: &App, _: &Plan| {
         check_client(app, &credentials)?;
         let mut state = app.state();
@@ -40,7 +39,7 @@ pub(in super::super) async fn token(
         });
         Ok(super::json_response(StatusCode::OK, &body))
     };
-    Ok(app.perform(plan, act).await)
+    app.answer(Call::Token, &headers, Subject::default(), act).await
 }
 
 fn check_client(app: &App, credentials: &TokenRequest) -> Result<(), Rejected> {
@@ -71,7 +70,6 @@ pub(in super::super) async fn ticket(
     body: Bytes,
 ) -> Result<Response, Rejected> {
     let credentials: TicketRequest = form(&headers, &body)?;
-    let plan = app.plan(Call::Token, &headers, |_| Subject::default())?;
     let act = move |app: &App, _: &Plan| {
         let known = &app.settings;
         if credentials.username != known.username
@@ -90,7 +88,7 @@ pub(in super::super) async fn ticket(
         }
         Ok(response)
     };
-    Ok(app.perform(plan, act).await)
+    app.answer(Call::Token, &headers, Subject::default(), act).await
 }
 
 /// `DELETE /v1/tickets/{TGT}`.

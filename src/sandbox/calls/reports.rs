@@ -24,8 +24,7 @@ pub(in super::super) async fn report(
     if report.price < 0.0 {
         return Err(Rejected::malformed("The price must not be negative."));
     }
-    let plan =
-        app.plan(Call::Report, &headers, |_| Subject { library: None, isbns: vec![report.isbn] })?;
+    let subject = Subject { library: None, isbns: vec![report.isbn] };
     let act = move |app: &App, _: &Plan| {
         let mut state = app.state();
         let received = app.now(&state);
@@ -38,5 +37,5 @@ pub(in super::super) async fn report(
         })?;
         Ok(StatusCode::NO_CONTENT.into_response())
     };
-    Ok(app.perform(plan, act).await)
+    app.answer(Call::Report, &headers, subject, act).await
 }

@@ -26,11 +26,10 @@ pub(in super::super) async fn licence_types(
     headers: HeaderMap,
 ) -> Result<Response, Rejected> {
     app.authenticate(&headers)?;
-    let plan = app.plan(Call::Licenses, &headers, |_| Subject::default())?;
     let act = |app: &App, _: &Plan| {
         Ok(super::json_response(StatusCode::OK, &app.state().world_index.licence_types()))
     };
-    Ok(app.perform(plan, act).await)
+    app.answer(Call::Licenses, &headers, Subject::default(), act).await
 }
 
 /// `GET /v1/libraries/{isil}/availability?isbn=…`.
@@ -50,7 +49,6 @@ pub(in super::super) async fn availability(
     let isbns: Vec<Isbn> =
         parameters.iter().map(|(_, text)| read_isbn(text)).collect::<Result<_, _>>()?;
     let subject = Subject { library: Some(library), isbns: isbns.clone() };
-    let plan = app.plan(Call::Availability, &headers, |_| subject)?;
     let act = move |app: &App, _: &Plan| {
         let mut state = app.state();
         let now = app.now(&state);
@@ -59,7 +57,7 @@ pub(in super::super) async fn availability(
             isbns.iter().map(|isbn| available(&mut state, library, *isbn, now)).collect();
         Ok(super::json_response(StatusCode::OK, &all))
     };
-    Ok(app.perform(plan, act).await)
+    app.answer(Call::Availability, &headers, subject, act).await
 }
 
 fn available(
@@ -93,10 +91,7 @@ pub(in super::super) async fn licences(
 ) -> Result<Response, Rejected> {
     app.authenticate(&headers)?;
     let (library, isbn) = (read_library(&isil)?, read_isbn(&isbn)?);
-    let plan = app.plan(Call::Licenses, &headers, |_| Subject {
-        library: Some(library),
-        isbns: vec![isbn],
-    })?;
+    let subject = Subject { library: Some(library), isbns: vec![isbn] };
     let act = move |app: &App, _: &Plan| {
         let mut state = app.state();
         let now = app.now(&state);
@@ -104,7 +99,7 @@ pub(in super::super) async fn licences(
         let licences = shown(&mut state, library, isbn, now).ok_or_else(|| unknown_title(isbn))?;
         Ok(super::json_response(StatusCode::OK, &licences))
     };
-    Ok(app.perform(plan, act).await)
+    app.answer(Call::Licenses, &headers, subject, act).await
 }
 
 /// `GET /v1/libraries/{isil}/inventory?after=…` or `?next=…`.
@@ -117,10 +112,7 @@ pub(in super::super) async fn inventory(
     app.authenticate(&headers)?;
     let library = read_library(&isil)?;
     let parameters = paging::parameters(query.as_deref(), &["after", "next"])?;
-    let plan = app.plan(Call::Inventory, &headers, |_| Subject {
-        library: Some(library),
-        isbns: Vec::new(),
-    })?;
+    let subject = Subject { library: Some(library), isbns: Vec::new() };
     let act = move |app: &App, _: &Plan| {
         let mut state = app.state();
         let now = app.now(&state);
@@ -136,7 +128,7 @@ pub(in super::super) async fn inventory(
         let path = format!("/v1/libraries/{library}/inventory");
         Ok(cursor.page(&path, entries.len(), json, now))
     };
-    Ok(app.perform(plan, act).await)
+    app.answer(Call::Inventory, &headers, subject, act).await
 }
 
 fn inventory_from(

@@ -30,12 +30,12 @@ pub(in super::super::super) async fn list(
         let state = app.state();
         listing(query.as_deref(), &state, app.now(&state))?
     };
-    let plan = app.plan(Call::List, &headers, |state| match &cursor.listing {
-        Listing::Reference(reference) => state.subject_of_reference(reference),
+    let subject = match &cursor.listing {
+        Listing::Reference(reference) => app.state().subject_of_reference(reference),
         Listing::Library { isil, .. } | Listing::Inventory { isil, .. } => {
             Subject { library: isil.parse().ok(), isbns: Vec::new() }
         }
-    })?;
+    };
     let act = move |app: &App, plan: &Plan| {
         let mut state = app.state();
         let now = app.now(&state);
@@ -48,7 +48,7 @@ pub(in super::super::super) async fn list(
         let json = serde_json::to_string(&shown).unwrap_or_default();
         Ok(cursor.page("/v1/loans", loans.len(), json, now))
     };
-    Ok(app.perform(plan, act).await)
+    app.answer(Call::List, &headers, subject, act).await
 }
 
 /// Returns the requested listing, and where it continues.
