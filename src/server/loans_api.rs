@@ -4,6 +4,8 @@
 //! gate, and reads the ledger. A signed link opens files only and is refused here: links are passed
 //! on, and another person must not be able to return a loan.
 
+mod endpoint;
+
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::request::Parts;
 use http::{HeaderValue, Method, Response, StatusCode};
@@ -20,9 +22,10 @@ use crate::delivery::Body;
 use crate::gate::{self, Availability};
 use crate::ledger::{Filter, LedgerError};
 use crate::loan::{Isbn, Loan, LoanView, Progress};
-use crate::path::RequestPath;
 use crate::problem::{Problem, Refused};
 use crate::reader::{Reader, Scope};
+
+pub(super) use endpoint::{LoansEndpoint, parse_endpoint};
 
 /// The largest number of loans in a list; the newest are listed.
 const MAX_LISTED: u32 = 200;
@@ -37,40 +40,6 @@ const BODY_LATE: Problem = Problem::RequestMalformed(
     "The body of the request did not arrive in time. Send it at once, \
      with a correct Content-Length.",
 );
-
-/// An endpoint of the loans API, as its path names it.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum LoansEndpoint {
-    /// `/loans`
-    All,
-    /// `/loans/{isbn}`
-    One(Isbn),
-    /// `/loans/{isbn}/progress`
-    Progress(Isbn),
-    /// `/loans/{isbn}/availability`
-    Availability(Isbn),
-}
-
-impl LoansEndpoint {
-    /// The title of the endpoint; none for `/loans`.
-    pub(super) fn isbn(self) -> Option<Isbn> {
-        match self {
-            LoansEndpoint::All => None,
-            LoansEndpoint::One(isbn)
-            | LoansEndpoint::Progress(isbn)
-            | LoansEndpoint::Availability(isbn) => Some(isbn),
-        }
-    }
-
-    /// The supported methods, as the field Allow lists them.
-    fn methods(self) -> &'static str {
-        match self {
-            LoansEndpoint::All | LoansEndpoint::Availability(_) => "GET, HEAD",
-            LoansEndpoint::One(_) => "GET, HEAD, PUT, DELETE",
-            LoansEndpoint::Progress(_) => "PUT",
-        }
-    }
-}
 
 /// A reader's loans, the newest first.
 #[derive(Serialize, ToSchema)]
@@ -113,37 +82,16 @@ struct LicencesView {
     free: u32,
 }
 
-/// Returns the endpoint of a path. Returns none for a path outside `/loans`, and a problem for an
-/// unknown path below it.
-pub(super) fn parse_endpoint(path: &RequestPath) -> Option<Result<LoansEndpoint, Problem>> {
-    let mut segments = path.segments();
-    if segments.next() != Some("loans") {
-        return None;
-    }
-    let Some(isbn) = segments.next() else {
-        return Some(Ok(LoansEndpoint::All));
-    };
-    let Ok(isbn) = isbn.parse() else {
-        return Some(Err(Problem::TitleNotFound));
-    };
-    Some(match (segments.next(), segments.next()) {
-        (None, _) => Ok(LoansEndpoint::One(isbn)),
-        (Some("progress"), None) => Ok(LoansEndpoint::Progress(isbn)),
-        (Some("availability"), None) => Ok(LoansEndpoint::Availability(isbn)),
-        (Some(_), _) => Err(Problem::TitleNotFound),
-    })
-}
-
 /// Handles a request to the loans API.
 pub(super) async fn answer(
     services: &Services,
     connection: &Connection,
     request: &Parts,
     body: RequestBody,
-    asked: LoansEndpoint,
+    endpoint: LoansEndpoint,
     link: Option<&str>,
 ) -> Result<Response<Body>, Problem> {
-    let (method, methods) = (&request.method, asked.methods());
+    let (method, methods) = (&request.method, endpoint.methods());
     if !methods.split(", ").any(|known| known == method.as_str()) {
         return Err(Problem::MethodNotAllowed(methods));
     }
@@ -152,7 +100,7 @@ pub(super) async fn answer(
     if reader.scope != Scope::All {
         return Err(super::dispatch::outside_of_link());
     }
-    match asked {
+    match endpoint {
         LoansEndpoint::All => list(services, &reader).await,
         LoansEndpoint::One(isbn) if *method == Method::PUT => begin(services, &reader, isbn).await,
         LoansEndpoint::One(isbn) if *method == Method::DELETE => {
