@@ -1,7 +1,7 @@
 //! Admin listener for operators and support staff: health, readiness, metrics, loans, links and
 //! balances.
 //!
-//! The command line starts it on its own listener and on the slow runtime, so that it never
+//! `app` starts it on its own listener and on the slow runtime, so that it never
 //! competes with readers. It reads the ledger, ends loans through the gate, and runs balances
 //! through circulation. Everything except `/healthz` and `/readyz` needs the bearer token; the
 //! configuration can exempt `/metrics`. Beyond this machine it serves TLS only.

@@ -1,7 +1,7 @@
 //! `[limits]`: the number of connections, and the timeouts of each phase of a connection.
 //!
-//! `config` builds [`Limits`]. The command line reduces it to the available file descriptors, and
-//! the server applies it to every connection. [`Limit`] names a reached limit in metrics.
+//! `config` builds [`Limits`]. `app` reduces it to the available file descriptors, and the server
+//! applies it to every connection. [`Limit`] names a reached limit in metrics.
 
 use std::net::IpAddr;
 use std::time::Duration;

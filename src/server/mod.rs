@@ -1,7 +1,7 @@
 //! The public listener: HTTPS over HTTP/1.1 and HTTP/2, on one single-threaded runtime per core.
 //!
-//! The command line builds the [`Services`] and calls [`start`]. Each worker thread has its own
-//! listening socket (SO_REUSEPORT) and its own connections to the origins. The workers share the
+//! `app` builds the [`Services`] and calls [`start`]. Each worker thread has its own listening
+//! socket (SO_REUSEPORT) and its own connections to the origins. The workers share the
 //! [`Services`]. Every connection is a task of the worker that was least busy when it arrived.
 //!
 //! [`Running::drain`] stops accepting and closes idle connections. It waits up to `server.drain`

@@ -1,6 +1,6 @@
 //! The server's certificates: loading, validation, selection by SNI, and reload.
 //!
-//! The command line calls it at the start and on a reload. rustls provides TLS 1.2 and 1.3 with
+//! `app` calls it at the start and on a reload. rustls provides TLS 1.2 and 1.3 with
 //! aws-lc-rs. Early data is disabled, since a replayed request could begin a loan.
 
 use std::path::{Path, PathBuf};
