@@ -12,6 +12,26 @@ use jiff::{SignedDuration, Timestamp};
 
 /// Reads the time in UTC. Cheap to clone; clones of a movable clock move together, and all clones
 /// share one offset to Bokbasen's clock.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use jiff::{SignedDuration, Timestamp};
+/// use loangate::clock::{self, Clock};
+///
+/// let start: Timestamp = "2026-01-15T12:00:00Z".parse()?;
+/// let clock = Clock::movable(start);
+/// let due = clock::after(clock.now(), Duration::from_secs(60));
+///
+/// // Due times are compared with Bokbasen's clock, which is 40 seconds ahead here.
+/// clock.set_lending_offset(SignedDuration::from_secs(40));
+/// assert_eq!(clock::until(clock.lending_now(), due), Duration::from_secs(20));
+///
+/// clock.advance(Duration::from_secs(20));
+/// assert_eq!(clock::until(clock.lending_now(), due), Duration::ZERO);
+/// assert_eq!(clock::until(clock.now(), due), Duration::from_secs(40));
+/// # Ok::<(), jiff::Error>(())
+/// ```
 #[derive(Clone, Debug, Default)]
 pub struct Clock {
     /// The time of a movable clock, in milliseconds since the epoch.

@@ -42,6 +42,20 @@ impl RequestPath {
     /// double encoding, encoded slash, backslash, semicolon or control character. Any other byte
     /// may be percent-encoded, with hexadecimal digits in either case.
     ///
+    /// ```
+    /// use loangate::path::RequestPath;
+    ///
+    /// let path = RequestPath::parse("/files/9788299999014/kapittel%201.xhtml")?;
+    /// assert_eq!(path.decoded(), "/files/9788299999014/kapittel 1.xhtml");
+    /// assert_eq!(path.segments().next(), Some("files"));
+    ///
+    /// // Nothing is repaired: a storage could read each of these in another way than the gate.
+    /// for trick in ["/files/../keys", "/files/%2e%2e/keys", "/files//keys", "/files/a%2fb"] {
+    ///     assert!(RequestPath::parse(trick).is_err(), "{trick}");
+    /// }
+    /// # Ok::<(), loangate::path::PathError>(())
+    /// ```
+    ///
     /// # Errors
     /// A sentence for the reader, for 400 `request-malformed`.
     pub fn parse(raw: &str) -> Result<RequestPath, PathError> {
@@ -258,7 +272,7 @@ impl FilePath {
         Some(FilePath(path.into()))
     }
 
-    /// The percent-encoded path.
+    /// Returns the percent-encoded path, without a leading slash.
     pub fn as_str(&self) -> &str {
         &self.0
     }

@@ -12,6 +12,24 @@ use serde::Serialize;
 use utoipa::{ToResponse, ToSchema};
 
 /// Why a request is refused.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use loangate::problem::Problem;
+///
+/// let problem = Problem::LoanRefused {
+///     reason: "NO_FREE_LICENSE".into(),
+///     retry_after: Some(Duration::from_millis(59_001)),
+/// };
+/// assert_eq!(problem.status(), 403);
+/// assert_eq!(problem.retry_after(), Some(60)); // rounded up to whole seconds
+///
+/// // Apps match the slug; the sentence is for people.
+/// let document = serde_json::to_value(problem.document()).unwrap();
+/// assert_eq!(document["type"], "loan-refused");
+/// assert_eq!(document["reason"], "NO_FREE_LICENSE");
+/// ```
 #[derive(Clone, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum Problem {
@@ -111,7 +129,7 @@ pub struct Document<'a> {
 pub struct Refused(#[allow(dead_code)] Document<'static>);
 
 impl Problem {
-    /// The HTTP status of the response.
+    /// Returns the HTTP status of the response.
     pub fn status(&self) -> StatusCode {
         match self {
             Problem::RequestMalformed(_) => StatusCode::BAD_REQUEST,
@@ -132,7 +150,7 @@ impl Problem {
         }
     }
 
-    /// The stable slug: the document's `type`, and the `outcome` of logs and metrics.
+    /// Returns the stable slug: the document's `type`, and the `outcome` of logs and metrics.
     pub fn slug(&self) -> &'static str {
         match self {
             Problem::RequestMalformed(_) => "request-malformed",
@@ -155,7 +173,8 @@ impl Problem {
         }
     }
 
-    /// The value of Retry-After, in whole seconds and at least one.
+    /// Returns the value of Retry-After, in whole seconds and at least one; none for a problem that
+    /// waiting does not solve.
     pub fn retry_after(&self) -> Option<u64> {
         let wait = match self {
             Problem::LoanRefused { retry_after, .. } | Problem::OriginFailed { retry_after } => {

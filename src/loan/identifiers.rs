@@ -24,6 +24,18 @@ impl IdentifierError {
 }
 
 /// A title: an ISBN-13 with a valid check digit.
+///
+/// ```
+/// use loangate::loan::Isbn;
+///
+/// let isbn: Isbn = "9788299999014".parse()?;
+/// assert_eq!(isbn.to_string(), "9788299999014");
+///
+/// assert!("9788299999015".parse::<Isbn>().is_err()); // wrong check digit
+/// assert!("978-82-99999-01-4".parse::<Isbn>().is_err()); // hyphens
+/// assert!("8299999011".parse::<Isbn>().is_err()); // ISBN-10
+/// # Ok::<(), loangate::loan::IdentifierError>(())
+/// ```
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Isbn(u64);
 
@@ -66,6 +78,20 @@ impl fmt::Display for Isbn {
 
 /// A library, by its ISIL (ISO 15511): a prefix, a hyphen, and up to eleven letters, digits, `:`,
 /// `/` or `-`.
+///
+/// Two spellings are two libraries: the gate never changes the case of an ISIL.
+///
+/// ```
+/// use loangate::loan::LibraryId;
+///
+/// let library: LibraryId = "NO-0301000".parse()?;
+/// assert_eq!(library.as_str(), "NO-0301000");
+/// assert_ne!(library, "no-0301000".parse()?);
+///
+/// assert!("0301000".parse::<LibraryId>().is_err()); // no prefix
+/// assert!("NO-Oslo bibliotek".parse::<LibraryId>().is_err()); // a space, and too long
+/// # Ok::<(), loangate::loan::IdentifierError>(())
+/// ```
 #[derive(Clone, Copy, Eq, Hash, PartialEq)]
 pub struct LibraryId {
     /// The text, padded with zeros.
@@ -126,6 +152,14 @@ impl fmt::Debug for LibraryId {
 /// The borrower's own id is not stored. `Display` writes the pseudonym (26 characters of lower-case
 /// base 32), for the ledger, Bokbasen and support. `Debug` hides it, so that no log shows it by
 /// chance.
+///
+/// ```
+/// use loangate::loan::Borrower;
+///
+/// let borrower = Borrower::from_bytes([7; 16]);
+/// assert_eq!(borrower.to_string().parse(), Ok(borrower));
+/// assert_eq!(format!("{borrower:?}"), "Borrower(…)");
+/// ```
 #[derive(Clone, Copy, Eq, Hash, PartialEq)]
 pub struct Borrower([u8; 16]);
 

@@ -4,6 +4,18 @@ use super::IdentifierError;
 
 /// Reading progress from 0 to 1, stored in hundredths of a per cent. It is rounded down, so that no
 /// unread part counts as read: reports to Bokbasen about loans that are paid by use depend on it.
+///
+/// ```
+/// use loangate::loan::Progress;
+///
+/// let almost = Progress::of(0.999_99)?;
+/// assert_eq!(almost.hundredths(), 9_999);
+/// assert!(almost < Progress::of(1.0)?);
+///
+/// assert!(Progress::of(1.01).is_err());
+/// assert!(Progress::of(f64::NAN).is_err());
+/// # Ok::<(), loangate::loan::IdentifierError>(())
+/// ```
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub struct Progress(u16);
 

@@ -25,6 +25,21 @@ impl Tally {
 }
 
 /// A set of bytes: sorted ranges that neither overlap nor touch.
+///
+/// ```
+/// use loangate::loan::Ranges;
+///
+/// let mut delivered = Ranges::default();
+/// delivered.insert(0..1000);
+/// delivered.insert(2000..3000);
+/// delivered.insert(500..2000); // overlaps the first range and touches the second
+/// assert_eq!(delivered.pairs().collect::<Vec<_>>(), [[0, 2999]]);
+/// assert_eq!(delivered.length(), 3000);
+///
+/// // The ledger stores the encoded form, and rejects one that no set has.
+/// assert_eq!(Ranges::from_bytes(&delivered.to_bytes()), Some(delivered));
+/// assert_eq!(Ranges::from_bytes(&[0xff]), None);
+/// ```
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Ranges(Vec<Range<u64>>);
 

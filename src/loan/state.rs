@@ -261,6 +261,44 @@ pub struct LoanRecord {
 }
 
 /// A loan. It reads like its [`LoanRecord`], and only [`Loan::apply`] changes it.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use jiff::Timestamp;
+/// use loangate::clock;
+/// use loangate::loan::{Borrower, EndReason, Event, Loan, LoanKey, LoanState, Terms};
+///
+/// let now: Timestamp = "2026-01-15T12:00:00Z".parse()?;
+/// let key = LoanKey {
+///     library: "NO-0301000".parse()?,
+///     borrower: Borrower::from_bytes([7; 16]),
+///     isbn: "9788299999014".parse()?,
+/// };
+///
+/// // An intent opens nothing, and blocks a second begin.
+/// let intent = Loan::intend(key, now);
+/// assert_eq!(intent.open_until(), None);
+/// assert!(intent.state.is_live());
+///
+/// // Bokbasen accepts: the files are open until the due time.
+/// let due = clock::after(now, Duration::from_secs(21 * 86_400));
+/// let terms = Terms { due, licence_id: None, licence_type: None };
+/// let accepted = intent.apply(&Event::Accepted { lending_id: "L1".into(), terms }, now)?;
+/// assert_eq!(accepted.open_until(), Some(due));
+///
+/// // A return closes the files at once, and stays live until Bokbasen acknowledges it.
+/// let ending = accepted.apply(&Event::Ending { reason: EndReason::Returned }, now)?;
+/// assert_eq!(ending.open_until(), None);
+/// assert!(ending.state.is_live());
+/// let ended = ending.apply(&Event::EndAcknowledged, now)?;
+/// assert_eq!(ended.state, LoanState::Ended);
+///
+/// // An end is final. The error names what was tried.
+/// let error = ended.apply(&Event::Begun { lending_id: "L2".into() }, now).unwrap_err();
+/// assert_eq!(error.to_string(), "a loan that is ended cannot take the event begun");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Loan(LoanRecord);
 
