@@ -35,6 +35,7 @@ mod directories;
 mod dispositions;
 mod download_clients;
 mod drain;
+mod examples;
 mod full_disk;
 mod hls;
 mod i1_no_byte;
