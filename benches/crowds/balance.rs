@@ -31,9 +31,14 @@ pub(crate) async fn measure(stage: &Stage) -> Vec<Figure> {
     let over = shares.iter().filter(|share| **share > 60.0).count();
     let most = shares.iter().copied().fold(0.0, f64::max);
     vec![
-        Figure::unbounded("the busiest worker's share, median", median(shares), "% of CPU"),
-        Figure::bounded(format!("the maximum of {TRIES} tries"), most, "% of CPU", 60.0),
-        Figure::unbounded("tries in which it was over 60 %", over as f64, ""),
+        Figure::unbounded("busiest worker's share, median", median(shares), "% of CPU"),
+        Figure::bounded(
+            format!("busiest worker's share, maximum of {TRIES} tries"),
+            most,
+            "% of CPU",
+            60.0,
+        ),
+        Figure::unbounded("tries with a share over 60 %", over as f64, ""),
     ]
 }
 

@@ -20,9 +20,9 @@ pub(crate) async fn measure(stage: &mut Stage) -> Vec<Figure> {
     let again = costs(stage, &tokens).await;
     assert_eq!(stage.scene.books().await.len(), READERS + 1, "a loan was registered again");
     vec![
-        Figure::bounded("a first request, whose loan is registered", registered, "CPU ms", 1.0),
-        Figure::bounded("one whose loan is found in the ledger", found, "CPU ms", 0.3),
-        Figure::unbounded("one whose loan is in the cache", again, "CPU ms"),
+        Figure::bounded("first request, loan registered", registered, "CPU ms", 1.0),
+        Figure::bounded("first request, loan found in the ledger", found, "CPU ms", 0.3),
+        Figure::unbounded("later request, loan in the cache", again, "CPU ms"),
     ]
 }
 

@@ -49,15 +49,15 @@ async fn decisions(stage: &Stage, small: &Stage) -> Vec<Figure> {
     }
     let [few, same, many] = [few, same, many].map(median);
     vec![
+        Figure::unbounded(format!("hit, {FEW} readers, {FEW} decisions cached"), few, "CPU µs"),
+        Figure::unbounded(format!("hit, {FEW} readers, {MANY} decisions cached"), same, "CPU µs"),
+        Figure::bounded("ratio, many to few cached", same / few, "", 1.15),
         Figure::unbounded(
-            format!("a hit of {FEW} readers with {FEW} decisions cached"),
-            few,
+            format!("hit, {MANY} readers in turn, {MANY} decisions cached"),
+            many,
             "CPU µs",
         ),
-        Figure::unbounded(format!("of {FEW} with {MANY} cached"), same, "CPU µs"),
-        Figure::bounded("to that with few", same / few, "", 1.15),
-        Figure::unbounded(format!("of {MANY} in turn"), many, "CPU µs"),
-        Figure::bounded("to that with few", many / few, "", 1.15),
+        Figure::bounded("ratio, many to few readers", many / few, "", 1.15),
     ]
 }
 
@@ -75,10 +75,19 @@ async fn connections(stage: &Stage, small: &Stage) -> Vec<Figure> {
     }
     let [alone, beside, spread] = [alone, beside, spread].map(median);
     vec![
-        Figure::unbounded(format!("a hit with {ACTIVE} connections"), alone, "CPU µs"),
-        Figure::unbounded(format!("with {CONNECTED}, over {ACTIVE} of them"), beside, "CPU µs"),
-        Figure::bounded(format!("with {CONNECTED}, to with {ACTIVE}"), beside / alone, "", 1.15),
-        Figure::unbounded(format!("over all {} in turn", CONNECTED - ACTIVE), spread, "CPU µs"),
-        Figure::unbounded("over all in turn, to over few", spread / alone, ""),
+        Figure::unbounded(format!("hit, {ACTIVE} connections"), alone, "CPU µs"),
+        Figure::unbounded(format!("hit, {ACTIVE} of {CONNECTED} connections"), beside, "CPU µs"),
+        Figure::bounded(
+            format!("ratio, {CONNECTED} to {ACTIVE} connections"),
+            beside / alone,
+            "",
+            1.15,
+        ),
+        Figure::unbounded(
+            format!("hit, the other {} connections in turn", CONNECTED - ACTIVE),
+            spread,
+            "CPU µs",
+        ),
+        Figure::unbounded(format!("ratio, all in turn to {ACTIVE} alone"), spread / alone, ""),
     ]
 }

@@ -45,11 +45,11 @@ pub(crate) async fn measure(stage: &Stage, alone: &Stage) -> Vec<Figure> {
             "KiB",
         ),
         Figure::unbounded(
-            format!("p99 of {ACTIVE} active alone, {RATE} requests a second"),
+            format!("p99 of {ACTIVE} active connections alone, {RATE} requests/s"),
             without,
             "ms",
         ),
-        Figure::unbounded("p99 beside them", beside, "ms"),
-        Figure::bounded("p99 beside them, to alone", beside / without, "", 1.5),
+        Figure::unbounded("p99 beside the idle connections", beside, "ms"),
+        Figure::bounded("ratio of p99, beside to alone", beside / without, "", 1.5),
     ]
 }

@@ -59,7 +59,7 @@ pub(crate) async fn measure(
     drop(stalled);
     let (beside, without) = (median(beside), median(without));
     let megabytes = |kib: u64| kib as f64 * 1024.0 / 1e6;
-    let held = format!("resident with {count} stalled readers");
+    let held = format!("resident memory with {count} stalled readers");
     vec![
         match version {
             Version::HTTP_11 if count >= wanted => {
@@ -67,16 +67,16 @@ pub(crate) async fn measure(
             }
             _ => Figure::unbounded(held, megabytes(after), "MB"),
         },
-        Figure::unbounded("the same before any other work", megabytes(at_once), "MB"),
-        Figure::unbounded("of it before their requests", megabytes(before), "MB"),
+        Figure::unbounded("resident memory before any other work", megabytes(at_once), "MB"),
+        Figure::unbounded("resident memory before their requests", megabytes(before), "MB"),
         Figure::unbounded(
-            "for each",
+            "memory of each stalled reader",
             after.saturating_sub(before) as f64 / count.max(1) as f64,
             "KiB",
         ),
-        Figure::unbounded("what the system holds for TCP, both sides and the origin", system, "MB"),
-        Figure::unbounded("a fast reader alone", without, "CPU s/GB"),
-        Figure::unbounded("beside them", beside, "CPU s/GB"),
-        Figure::bounded("beside them, to alone", beside / without, "", 1.1),
+        Figure::unbounded("kernel memory for TCP, both sides and the origin", system, "MB"),
+        Figure::unbounded("fast reader alone", without, "CPU s/GB"),
+        Figure::unbounded("fast reader beside them", beside, "CPU s/GB"),
+        Figure::bounded("ratio, beside to alone", beside / without, "", 1.1),
     ]
 }
