@@ -12,7 +12,7 @@ pub(super) struct Endpoints<'a> {
 
 /// Returns the walkthrough with these addresses.
 pub(super) fn lines(endpoints: &Endpoints<'_>) -> String {
-    include_str!("tried.sh")
+    include_str!("walkthrough.sh")
         .replace("https://localhost:8443", endpoints.base)
         .replace("http://127.0.0.1:9443", endpoints.admin)
         .replace("http://127.0.0.1:9100", endpoints.sandbox)
@@ -25,7 +25,7 @@ mod tests {
     #[test]
     fn readme_has_the_same_commands() {
         let readme = include_str!("../../../README.md");
-        for line in include_str!("tried.sh").lines().filter(|line| line.starts_with("curl")) {
+        for line in include_str!("walkthrough.sh").lines().filter(|line| line.starts_with("curl")) {
             assert!(readme.contains(line), "the README lacks: {line}");
         }
     }
