@@ -33,6 +33,7 @@ mod damaged_rows;
 mod diagnostics;
 mod directories;
 mod dispositions;
+mod documents;
 mod download_clients;
 mod drain;
 mod examples;
