@@ -76,8 +76,8 @@ impl Clock {
         SignedDuration::from_millis(self.lending_offset.load(Ordering::Relaxed))
     }
 
-    /// Sets how far Bokbasen's clock is ahead of ours. The client of Bokbasen calls this and bounds
-    /// the value.
+    /// Sets how far Bokbasen's clock is ahead of ours. The client of Bokbasen calls this, and
+    /// bounds the value first.
     pub fn set_lending_offset(&self, ahead: SignedDuration) {
         let millis = i64::try_from(ahead.as_millis()).unwrap_or(0);
         self.lending_offset.store(millis, Ordering::Relaxed);

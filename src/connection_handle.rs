@@ -86,8 +86,7 @@ impl Connection {
         Connection::default()
     }
 
-    /// Aborts the connection at once, with all requests in flight. The kernel discards unsent
-    /// bytes.
+    /// Aborts the connection and all its requests at once. The kernel discards unsent bytes.
     pub fn abort(&self) {
         self.0.cut.store(true, Ordering::Release);
         self.0.serving_task.wake();
@@ -175,14 +174,12 @@ impl Connection {
         self.0.credentials.load(Ordering::Relaxed)
     }
 
-    /// Records that no request is in flight and no file is being sent. More clones later mean that
-    /// one is.
+    /// Records that no request is in flight. If more clones exist later, one is.
     pub fn note_idle(&self) {
         self.0.clones_when_idle.store(self.clones(), Ordering::Relaxed);
     }
 
-    /// Whether no request is in flight and no file is being sent. From another task, the result is
-    /// an estimate.
+    /// Whether no request is in flight and no file is being sent; an estimate from another task.
     pub fn is_idle(&self) -> bool {
         self.clones() <= self.0.clones_when_idle.load(Ordering::Relaxed)
     }

@@ -239,8 +239,7 @@ fn check_segments(text: &str) -> Result<(), PathError> {
     Ok(())
 }
 
-/// Whether a segment is `.`, `..`, or what some storage reads as one of them: more dots, or spaces
-/// between them.
+/// Whether a segment is `.` or `..`, or some storage reads it so: more dots, or dots and spaces.
 fn is_dots(segment: &str) -> bool {
     segment.bytes().all(|byte| matches!(byte, b'.' | b' '))
 }

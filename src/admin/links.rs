@@ -29,7 +29,7 @@ const DEFAULT_TTL: Duration = Duration::from_secs(8 * 3600);
 #[serde(deny_unknown_fields)]
 #[schema(as = LinkRequest)]
 pub(super) struct LinkRequest {
-    /// The library's ISIL.
+    /// The ISIL of the library that lends.
     #[schema(
         example = "NO-0301000",
         max_length = 16,
@@ -48,7 +48,7 @@ pub(super) struct LinkRequest {
     ttl: Option<String>,
 }
 
-/// A minted link.
+/// A signed link, in the two forms that players use.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Link)]
 pub(super) struct MintedLink {

@@ -22,8 +22,7 @@ use crate::problem;
 const DEFAULT_PAGE_SIZE: u32 = 100;
 const MAX_PAGE_SIZE: u32 = 1000;
 
-/// The query parameters, unparsed. An unknown parameter is rejected, since a misspelt filter would
-/// list everything.
+/// The query parameters, unparsed. Unknown ones are rejected: a misspelt filter would list all.
 #[derive(Debug, Default, Deserialize, IntoParams)]
 #[serde(default, deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
@@ -82,13 +81,12 @@ pub(super) struct SupportLoan {
     #[schema(value_type = String, required = false, format = DateTime)]
     forgotten: Option<Timestamp>,
     library: String,
-    /// The borrower's pseudonym.
+    /// Pseudonym of the borrower: 26 characters of base 32.
     borrower: String,
     reference: String,
     #[schema(required)]
     lending_id: Option<String>,
-    /// Bytes delivered under the loan, by file path; those of the last `metering.flush` may be
-    /// missing.
+    /// Delivered bytes by file path, perhaps without those of the last `metering.flush`.
     delivered: BTreeMap<String, DeliveredFile>,
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Vec<LoanStep>, required = false)]

@@ -63,8 +63,7 @@ pub struct Settings {
     pub tls: bool,
     /// Whether `/metrics` needs no token.
     pub open_metrics: bool,
-    /// The accepted names in the Host header besides loopback names, in lower case and without a
-    /// port.
+    /// The accepted names in the Host header, in lower case. Loopback names are always accepted.
     pub hosts: Vec<String>,
 }
 
@@ -172,7 +171,7 @@ impl Admin {
     /// Starts to listen, and serves requests on the current runtime.
     ///
     /// # Errors
-    /// [`AdminError`] if the address cannot be bound.
+    /// Returns [`AdminError`] if the address cannot be bound.
     pub async fn start(settings: &Settings, parts: Parts) -> Result<Running, AdminError> {
         let failed = |source| AdminError { address: settings.listen, source };
         let listener = tokio::net::TcpListener::bind(settings.listen).await.map_err(failed)?;

@@ -85,8 +85,7 @@ fn host(url: &Url) -> String {
     }
 }
 
-/// Returns the storage and the bucket of a public cloud's host name such as
-/// `books.s3.eu-north-1.amazonaws.com`.
+/// Returns the storage and bucket of a cloud's host name, like `books.s3.eu-north-1.amazonaws.com`.
 fn bucket_in_host(host: &str) -> Option<(String, String)> {
     if let Some(bucket) = host.strip_suffix(".storage.googleapis.com") {
         return Some(("storage.googleapis.com".to_owned(), bucket.to_owned()));

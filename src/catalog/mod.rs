@@ -44,8 +44,8 @@ pub struct Route {
     pub table: Option<PathBuf>,
     /// The Content-Disposition of responses; none keeps the origin's.
     pub disposition: Option<Disposition>,
-    /// The Content-Security-Policy of its documents; none means the gate's default, for gated
-    /// files.
+    /// The Content-Security-Policy of its documents. None means the gate's default for gated files,
+    /// and no policy for open ones.
     pub content_security_policy: Option<HeaderValue>,
 }
 
@@ -149,7 +149,7 @@ impl Catalog {
     /// Builds the router. No table is read yet: [`Catalog::read_tables`] does that.
     ///
     /// # Errors
-    /// Every mistake in every route.
+    /// Returns every mistake in every route.
     pub fn new(settings: &Settings) -> Result<Catalog, Vec<RouteError>> {
         let origins = &settings.origins;
         let mut catalog = Catalog { router: Router::new(), routes: Vec::new() };
@@ -253,7 +253,7 @@ impl Catalog {
     /// mistake keeps its previous content.
     ///
     /// # Errors
-    /// Every mistake in every table.
+    /// Returns every mistake in every table.
     pub fn read_tables(&self) -> Result<Vec<usize>, Vec<TableError>> {
         let (mut lines, mut wrong) = (Vec::new(), Vec::new());
         for table in self.title_tables() {

@@ -110,8 +110,7 @@ fn random_hex() -> Result<String, CliError> {
     Ok(HEXLOWER.encode(&bytes))
 }
 
-/// Creates a certificate for this machine and discards the key of its CA, so the CA can sign
-/// nothing else.
+/// Creates a certificate for this machine. The CA's key is discarded, so it can sign nothing else.
 fn certificate() -> Result<Vec<NewFile>, CliError> {
     let today = jiff::tz::TimeZone::UTC.to_datetime(Clock::system().now()).date();
     let day = |years: i16| {

@@ -45,7 +45,7 @@ enum Command {
     /// Write a development configuration, with its own keys and certificates; never overwrite a
     /// file.
     Init {
-        /// Target directory.
+        /// Directory to write to; created if it is missing.
         #[arg(long, default_value = ".")]
         dir: PathBuf,
     },
@@ -126,8 +126,7 @@ fn execute(command: Command) -> Result<(), CliError> {
     }
 }
 
-/// Runs a command on the runtime for slow work: ledger, Bokbasen, admin. Readers have their own
-/// threads.
+/// Runs a command on the runtime for slow work. Readers have their own threads.
 fn block_on(command: impl Future<Output = Result<(), CliError>>) -> Result<(), CliError> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)

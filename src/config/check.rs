@@ -28,7 +28,7 @@ pub struct Checked {
     pub mistakes: Vec<Mistake>,
     /// Settings that are valid but not advisable.
     pub warnings: Vec<Mistake>,
-    /// What works. Empty unless the network was tested.
+    /// Sentences about what works. Empty unless the network was tested.
     pub found: Vec<String>,
 }
 

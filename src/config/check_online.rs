@@ -27,7 +27,7 @@ const MAX_WAIT: Duration = Duration::from_secs(40);
 /// The findings, each problem with the key that it is about.
 #[derive(Debug, Default)]
 pub(super) struct Found {
-    /// What works.
+    /// Sentences about what works, one for each service.
     pub(super) good: Vec<String>,
     /// Problems that may keep the gate from working.
     pub(super) warnings: Vec<(String, String)>,

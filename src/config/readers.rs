@@ -67,8 +67,7 @@ fn credentials(root: &mut Table<'_>) -> Option<Credentials> {
     })
 }
 
-/// Reads `[privacy]`: the pseudonym key, and the time from a loan's end until its borrower is
-/// erased.
+/// Reads `[privacy]`: the pseudonym key, and how long after a loan's end its borrower is erased.
 fn privacy(root: &mut Table<'_>, max_lifetime: Duration) -> (Option<SecretString>, Duration) {
     const EXAMPLE: &str = "pseudonym_key = { file = \"certs/pseudonym.key\" }";
     let Some(mut table) = root.required_table("privacy", EXAMPLE) else {

@@ -191,7 +191,7 @@ impl<'s> Table<'s> {
     }
 
     /// Reads a key as [`Table::optional`] does, and reports it if it is absent. `example` is a line
-    /// to write.
+    /// to write in its place.
     pub(super) fn required<T>(
         &mut self,
         key: &'static str,
@@ -301,7 +301,7 @@ impl<'s> Table<'s> {
     }
 
     /// Reads a subtable as [`Table::table`] does, and reports it if it is absent. `example` shows
-    /// its content.
+    /// what it may contain.
     pub(super) fn required_table(&mut self, key: &'static str, example: &str) -> Option<Table<'s>> {
         if self.entry(key).is_none() {
             self.report_missing(

@@ -62,7 +62,7 @@ pub(super) fn number(least: u64, most: u64) -> impl FnOnce(&DeValue<'_>) -> Resu
     }
 }
 
-/// Reads a duration.
+/// Reads a duration such as `"15s"`, which may be zero.
 pub(super) fn duration(value: &DeValue<'_>) -> Result<Duration, String> {
     const EXAMPLE: &str = "\"15s\", \"10m\" or \"400d\"";
     let text = string(value, EXAMPLE)?;
@@ -166,7 +166,7 @@ fn is_loopback(url: &Url) -> bool {
 pub(super) enum Secret {
     Environment(SecretString),
     File(SecretString, PathBuf),
-    /// The configuration itself.
+    /// The text in the configuration itself.
     Literal(SecretString),
 }
 

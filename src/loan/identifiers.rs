@@ -76,8 +76,7 @@ impl fmt::Display for Isbn {
     }
 }
 
-/// A library, by its ISIL (ISO 15511): a prefix, a hyphen, and up to eleven letters, digits, `:`,
-/// `/` or `-`.
+/// A library, by its ISIL (ISO 15511): a prefix, a hyphen, and up to 11 letters, digits or `:/-`.
 ///
 /// Two spellings are two libraries: the gate never changes the case of an ISIL.
 ///
@@ -150,8 +149,7 @@ impl fmt::Debug for LibraryId {
 /// A borrower, by pseudonym: 128 bits of a keyed hash of the library and the borrower's own id.
 ///
 /// The borrower's own id is not stored. `Display` writes the pseudonym (26 characters of lower-case
-/// base 32), for the ledger, Bokbasen and support. `Debug` hides it, so that no log shows it by
-/// chance.
+/// base 32), for the ledger, Bokbasen and support. `Debug` hides it, so that no log shows it.
 ///
 /// ```
 /// use loangate::loan::Borrower;
@@ -198,8 +196,7 @@ impl fmt::Debug for Borrower {
     }
 }
 
-/// Base 32 of RFC 4648 in lower case, without padding: readable in a URL, in a table and over the
-/// telephone.
+/// Base 32 of RFC 4648 in lower case, without padding: easy to read aloud and safe in a URL.
 fn borrower_encoding() -> &'static Encoding {
     static ENCODING: LazyLock<Encoding> = LazyLock::new(|| {
         let mut specification = Specification::new();
@@ -209,15 +206,14 @@ fn borrower_encoding() -> &'static Encoding {
     &ENCODING
 }
 
-/// Key of a loan: a library, one of its borrowers and a title. At most one loan may be live for a
-/// key.
+/// Key of a loan: a library, its borrower and a title. At most one loan of a key may be live.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct LoanKey {
     /// The library that lends.
     pub library: LibraryId,
     /// The borrower, by pseudonym.
     pub borrower: Borrower,
-    /// The borrowed title.
+    /// The title that is lent.
     pub isbn: Isbn,
 }
 

@@ -28,7 +28,7 @@ impl Progress {
     /// Creates a progress from a fraction.
     ///
     /// # Errors
-    /// If the fraction is not between 0 and 1.
+    /// Fails if the fraction is not between 0 and 1.
     pub fn of(fraction: f64) -> Result<Progress, IdentifierError> {
         if !(0.0..=1.0).contains(&fraction) {
             return Err(IdentifierError::because("a progress is a fraction from 0 to 1, like 0.4"));
@@ -41,7 +41,7 @@ impl Progress {
     /// Creates a progress from hundredths of a per cent, as the ledger stores it.
     ///
     /// # Errors
-    /// If the value exceeds the whole.
+    /// Fails if the value exceeds 10,000.
     pub fn of_hundredths(hundredths: u16) -> Result<Progress, IdentifierError> {
         match hundredths {
             0..=WHOLE => Ok(Progress(hundredths)),

@@ -168,7 +168,7 @@ pub struct Terms {
     pub licence_type: Option<String>,
 }
 
-/// Bokbasen's refusal.
+/// Bokbasen's reason for refusing a loan.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Refusal {
     /// Bokbasen's code, verbatim, even if unknown here.
@@ -209,12 +209,11 @@ pub enum Event {
     },
     /// Bokbasen was queried after an unknown outcome and has no loan of this reference.
     NotFound,
-    /// A read by id does not return a loan that Bokbasen has named. Reads may lag, so this proves
-    /// nothing.
+    /// A read by id lacks a loan that Bokbasen has named. Reads may lag, so this proves nothing.
     Missing,
     /// The loan ends here. From now on it opens nothing, and the end must be sent to Bokbasen.
     Ending {
-        /// Why it ends.
+        /// The reason for the end.
         reason: EndReason,
     },
     /// Bokbasen acknowledged the end.
@@ -237,7 +236,7 @@ pub struct LoanRecord {
     pub reference: Reference,
     /// Bokbasen's id of the loan, once known.
     pub lending_id: Option<String>,
-    /// Its current state.
+    /// Its state after the last event.
     pub state: LoanState,
     /// When the intent was written.
     pub begun: Timestamp,
@@ -248,7 +247,7 @@ pub struct LoanRecord {
     pub terms: Option<Terms>,
     /// When it ended here.
     pub ended: Option<Timestamp>,
-    /// Why it ended.
+    /// Why it ended, once it has.
     pub end_reason: Option<EndReason>,
     /// Why it was refused.
     pub refusal: Option<Refusal>,
@@ -377,8 +376,7 @@ impl Loan {
         &self.0
     }
 
-    /// Returns until when this loan opens its files: the due time while it is accepted, otherwise
-    /// none.
+    /// Returns until when this loan opens its files: the due time if it is accepted, else none.
     pub fn open_until(&self) -> Option<Timestamp> {
         match self.state {
             LoanState::Accepted => self.terms.as_ref().map(|terms| terms.due),
@@ -400,7 +398,7 @@ impl Loan {
     /// Returns the loan after `event`, which happened at `at`.
     ///
     /// # Errors
-    /// [`IllegalTransition`] if the state has no such transition; the loan is unchanged.
+    /// Returns [`IllegalTransition`] if the state has no such transition; the loan is unchanged.
     pub fn apply(&self, event: &Event, at: Timestamp) -> Result<Loan, IllegalTransition> {
         use LoanState::{Accepted, Ending, Intended, Pending, Unknown};
         let mut next = self.0.clone();

@@ -37,8 +37,7 @@ impl Flusher {
         Flusher { task, stop: stop.drop_guard() }
     }
 
-    /// Writes the remaining counts. Call it after the last body has ended and before the ledger is
-    /// closed.
+    /// Writes the remaining counts. Call it after the last body and before closing the ledger.
     pub async fn stop(self) {
         drop(self.stop);
         if self.task.await.is_err() {
@@ -74,8 +73,7 @@ async fn run(
     }
 }
 
-/// Writes all counts, one chunk at a time. After a failure, the failed chunk and the rest wait for
-/// the next flush.
+/// Writes all counts, chunk by chunk. After a failure, the rest waits for the next flush.
 async fn write(ledger: &Ledger, waiting: &mut Tallies) -> Result<(), LedgerError> {
     loop {
         let chunk: Arc<[Delivered]> = waiting.take(ENTRIES_PER_COMMAND).into();

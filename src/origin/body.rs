@@ -15,7 +15,7 @@ use super::exchange::Incoming;
 #[derive(Debug)]
 pub struct Body {
     kind: Kind,
-    /// [`Body::address`].
+    /// Index of the address in the origin's list.
     pub(super) address: usize,
 }
 

@@ -130,8 +130,7 @@ impl ConnectionLimit {
         self.free.clone().try_acquire_owned().ok().map(|permit| Slot { _permit: permit })
     }
 
-    /// Waits at most `timeout` for a file slot. Returns `None` if the queue is full or the timeout
-    /// expires.
+    /// Waits at most `timeout` for a file slot. Returns `None` on a full queue or a timeout.
     pub(super) async fn slot_within(&self, timeout: Duration) -> Option<Slot> {
         if let Some(slot) = self.free_slot() {
             return Some(slot);

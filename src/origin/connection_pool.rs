@@ -164,8 +164,8 @@ impl Pool {
         self.wake_waiter();
     }
 
-    /// Wakes a waiting request: one of this worker takes the idle connection, one of another worker
-    /// takes its slot.
+    /// Wakes a waiting request. One of this worker takes the idle connection; one of another worker
+    /// takes the slot of that connection.
     fn wake_waiter(&self) {
         if !self.limit.has_waiters() {
             return;

@@ -214,8 +214,7 @@ fn tag_of(metadata: &Metadata, modified: SystemTime) -> Option<HeaderValue> {
     HeaderValue::try_from(format!("\"{inode:x}-{micros:x}-{length:x}\"")).ok()
 }
 
-/// Formats an HTTP date. Returns `None` for a time outside the range of HTTP dates, which a file
-/// may have.
+/// Formats an HTTP date. Returns `None` for a file's time that no HTTP date can express.
 fn http_date(at: SystemTime) -> Option<HeaderValue> {
     let since = at.duration_since(UNIX_EPOCH).ok().filter(|since| since.as_secs() < YEAR_10000)?;
     HeaderValue::try_from(httpdate::fmt_http_date(UNIX_EPOCH + since)).ok()

@@ -56,8 +56,7 @@ impl Endpoint {
         &self.name
     }
 
-    /// Sends one request, and returns its response as soon as the head has arrived, whatever its
-    /// status.
+    /// Sends one request. Returns its response, of any status, once the head has arrived.
     pub(super) async fn send(
         &self,
         path: &FilePath,

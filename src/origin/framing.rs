@@ -154,8 +154,7 @@ mod tests {
 
     use super::*;
 
-    /// Reads a body that arrives in these pieces. Returns the body, whether it is complete, and the
-    /// bytes after it.
+    /// Reads a body from these pieces. Returns it, whether it is complete, and the bytes after it.
     fn read(mut framing: Framing, pieces: &[&[u8]]) -> Result<(Vec<u8>, bool, Vec<u8>), Broken> {
         let (mut buffer, mut body, mut is_complete) = (BytesMut::new(), Vec::new(), false);
         for piece in pieces {

@@ -54,8 +54,7 @@ use retry_budget::RetryBudget;
 /// Longest file in bytes. No storage has a longer one, and the sum of two lengths fits a `u64`.
 pub const MAX_LENGTH: u64 = i64::MAX as u64;
 
-/// Bytes that a body must deliver before it breaks off. A shorter one counts as a failure of its
-/// address.
+/// A body that breaks off before this many bytes counts as a failure of its address.
 pub const USEFUL_BYTES: u64 = 64 * 1024;
 
 /// Settings of one `[[origins]]` table.
@@ -75,8 +74,7 @@ pub struct Settings {
     pub connections: usize,
     /// Most open files of each directory over all workers. As many requests may wait for one.
     pub files: usize,
-    /// Most consecutive resumes of a broken body that each deliver less than [`USEFUL_BYTES`]; 0
-    /// disables resuming.
+    /// Most resumes in a row that each deliver less than [`USEFUL_BYTES`]; 0 disables resuming.
     pub resumes: u32,
     /// Whether symbolic links may lead out of a directory.
     pub follow_symlinks: bool,
@@ -90,8 +88,7 @@ impl Settings {
         self.places.iter().map(|place| self.most(place) as u64).sum()
     }
 
-    /// Scales the limits down to this origin's share of `left` file descriptors, if all origins
-    /// together need `needed`.
+    /// Scales the limits down to a share of `left` file descriptors, if all origins need `needed`.
     pub fn scale_descriptors(&mut self, left: u64, needed: u64) {
         let scale = |most: usize| {
             let scaled = most as u128 * u128::from(left) / u128::from(needed.max(1));
@@ -196,8 +193,7 @@ impl Origin {
         self.shared.limits.have_waiters()
     }
 
-    /// Creates the client of an origin. `buffers` bounds what its bodies buffer. It sends nothing
-    /// yet.
+    /// Creates the client of an origin, without a request. `buffers` bounds what its bodies buffer.
     ///
     /// # Errors
     /// Fails if an address is not valid, or this machine's root certificates cannot be read.
@@ -241,7 +237,7 @@ impl Origin {
     /// Returns the same origin with its own connections.
     ///
     /// # Errors
-    /// As [`Origin::new`].
+    /// The errors of [`Origin::new`].
     pub fn for_worker(&self) -> Result<Origin, SetUpError> {
         Origin::with(&self.settings, &self.buffers, self.metrics.clone(), self.shared.clone())
     }

@@ -311,8 +311,7 @@ impl Store {
     }
 }
 
-/// Returns whether a status may mean that the storage does not support suffix ranges, or only for
-/// longer files.
+/// Returns whether a status may mean that the storage does not support this suffix range.
 fn may_lack_suffix_ranges(status: StatusCode) -> bool {
     matches!(
         status,
@@ -346,8 +345,7 @@ fn plain(url: &Url) -> String {
     url.as_str().trim_end_matches('/').to_owned()
 }
 
-/// Disables retries in `object_store`: `Origin` alone retries, also for credentials, within one
-/// budget.
+/// Disables retries in `object_store`, also for credentials: only `Origin` retries, in its budget.
 fn retry(settings: &Settings) -> RetryConfig {
     RetryConfig { max_retries: 0, retry_timeout: settings.first_byte, ..RetryConfig::default() }
 }
@@ -370,7 +368,7 @@ type FetchResult = Result<Response<Incoming>, Failure>;
 #[derive(Clone, Default)]
 struct ResponseSlot {
     answer: Arc<Mutex<Option<FetchResult>>>,
-    /// [`FileRequest::fresh`].
+    /// Whether to use a new connection, as in [`FileRequest::fresh`].
     fresh: bool,
 }
 

@@ -14,8 +14,7 @@ use super::file_request::FileRequest;
 use super::{Origin, Settings};
 use crate::path::FilePath;
 
-/// Name of the file that HTTP servers are queried for. It need not exist: a 404 shows that the
-/// server works.
+/// Name of the file to request from HTTP servers. A 404 also shows that the server works.
 const NO_FILE: &str = "loangate-check";
 /// Upper bound for the timeout of one address.
 const MAX_WAIT: Duration = Duration::from_secs(20);

@@ -11,8 +11,7 @@ use crate::clock::{self, Clock};
 /// The longest wait that an origin can impose on a reader.
 const MAX_WAIT: Duration = Duration::from_secs(3600);
 
-/// Returns how long clients must wait before a retry; `None` without a valid field, or if that time
-/// has passed.
+/// Returns how long clients must wait before a retry; `None` for a missing, invalid or past value.
 pub fn retry_after(fields: &HeaderMap) -> Option<Duration> {
     let text = fields.get(RETRY_AFTER)?.to_str().ok()?.trim();
     let wait = if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {

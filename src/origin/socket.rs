@@ -31,8 +31,7 @@ pub(super) enum Socket {
 }
 
 impl Socket {
-    /// Connects to the first address of the name that answers. `timeout` includes the TLS
-    /// handshake.
+    /// Connects to the first address that responds. `timeout` includes the TLS handshake.
     pub(super) async fn connect(
         server: &Server,
         tls: &TlsConnector,
@@ -54,8 +53,7 @@ impl Socket {
         tokio::time::timeout(timeout, connecting).await.unwrap_or_else(|_| Err(late()))
     }
 
-    /// Appends at most `max_bytes` to the buffer. Returns 0 if the server has closed the
-    /// connection.
+    /// Appends at most `max_bytes` to the buffer. Returns 0 once the server has closed.
     pub(super) fn poll_fill(
         &mut self,
         context: &mut Context<'_>,
@@ -84,8 +82,7 @@ impl Socket {
     }
 
     /// Returns whether the server has sent nothing since its last response: no unsolicited bytes,
-    /// and no close. It peeks into the kernel's buffer, since the runtime may not have polled the
-    /// socket yet.
+    /// and no close. It peeks into the kernel's buffer: the runtime may not have polled yet.
     pub(super) fn is_quiet(&mut self) -> bool {
         match self {
             Socket::Plain(socket) => has_no_bytes(socket),

@@ -12,13 +12,11 @@ use jiff::{SignedDuration, Timestamp};
 use super::jwt::LEEWAY;
 use crate::telemetry::LogLimit;
 
-/// The largest offset from Bokbasen's clock at which the gate's clock counts as right: half the
-/// leeway of tokens.
+/// Largest offset from Bokbasen's clock at which the gate's clock counts as right: half the leeway.
 const TOLERANCE: SignedDuration = SignedDuration::from_secs(30);
 /// How long a fresh valid credential is evidence for the gate's clock, in seconds.
 const EVIDENCE_LIFETIME: i64 = 600;
-/// The greatest age of a fresh credential, in seconds. An older one is also valid by a clock that
-/// is behind.
+/// Greatest age of a fresh credential, in seconds. An older one is also valid by a slow clock.
 const MAX_FRESH_AGE: i64 = 30;
 /// Marks that no fresh credential has been valid so far.
 const NEVER: i64 = i64::MIN;
@@ -30,7 +28,7 @@ type Reference = Box<dyn Fn() -> Option<SignedDuration> + Send + Sync>;
 pub(super) enum WrongClock {
     /// The login service, or the program that minted the link.
     Issuer,
-    /// The gate itself.
+    /// The machine of this gate.
     Gate,
     /// There is no evidence, or both clocks are wrong.
     Unknown,
@@ -40,8 +38,7 @@ pub(super) enum WrongClock {
 pub(super) struct ClockEvidence {
     /// How far the gate's clock is ahead of Bokbasen's.
     reference: OnceLock<Reference>,
-    /// The last time at which a fresh credential was valid, by the gate's clock, in seconds since
-    /// the epoch.
+    /// When a fresh credential was last valid, by the gate's clock, in Unix seconds.
     last_fresh: AtomicI64,
     limit: LogLimit,
 }

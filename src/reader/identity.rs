@@ -21,11 +21,10 @@ pub enum Scope {
 }
 
 impl Scope {
-    /// Parses a prefix such as `/files/9780306406157/`: a request path, with or without a trailing
-    /// slash.
+    /// Parses a prefix: a request path such as `/files/9780306406157/`; the last slash is optional.
     ///
     /// # Errors
-    /// If the path is not in normal form, or is the root: no link may open everything.
+    /// Fails if the path is not in normal form, or is the root: no link may open everything.
     pub fn prefix(path: &str) -> Result<Scope, PathError> {
         let without = path.strip_suffix('/').filter(|without| !without.is_empty());
         let path = RequestPath::parse(without.unwrap_or(path))?;
@@ -42,7 +41,7 @@ impl Scope {
 pub struct Reader {
     /// The library that lends.
     pub library: LibraryId,
-    /// The borrower's pseudonym.
+    /// The borrower, by pseudonym.
     pub borrower: Borrower,
     /// The issue time of the credential; none counts as old.
     pub issued: Option<Timestamp>,
@@ -58,8 +57,8 @@ impl Reader {
         LoanKey { library: self.library, borrower: self.borrower, isbn }
     }
 
-    /// Whether the credential opens a file, by its title (if any) and its path without the link
-    /// token.
+    /// Whether the credential opens a file with this title (if any) and path (without a link
+    /// token).
     pub fn opens(&self, isbn: Option<Isbn>, path: &RequestPath) -> bool {
         match &self.scope {
             Scope::All => true,

@@ -28,7 +28,7 @@ const MAX_BORROWER: usize = 256;
 
 type Claims = Map<String, Value>;
 
-/// Verifier of tokens.
+/// Verifier of reader tokens, with the keys and the expected claims.
 pub(super) struct Tokens {
     keys: Vec<VerifyKey>,
     settings: JwtSettings,
@@ -154,8 +154,7 @@ impl Times {
     }
 }
 
-/// Parses a NumericDate (RFC 7519 §2), rounded down to whole seconds, so that no time is later than
-/// stated.
+/// Parses a NumericDate (RFC 7519 §2), rounded down, so that no time is later than stated.
 fn time(claims: &Claims, name: &str) -> Result<Option<Timestamp>, Refusal> {
     let Some(value) = claims.get(name) else {
         return Ok(None);

@@ -110,7 +110,7 @@ impl Readers {
     /// anything else with [`Readers::expired_link_problem`].
     ///
     /// # Errors
-    /// As [`Readers::authenticate`].
+    /// The problems of [`Readers::authenticate`].
     pub fn authenticate_with_grace(
         &self,
         headers: &HeaderMap,

@@ -15,8 +15,7 @@ use siphasher::sip128::SipHasher24;
 
 use super::{Reader, ReadersError};
 
-/// The most cached credentials: about 20 MB, and more than the readers that one gate serves at a
-/// time.
+/// The most cached credentials: about 20 MB, and more than the concurrent readers of a gate.
 const MAX_ENTRIES: u64 = 50_000;
 /// The initial capacity, in entries; the cache grows on demand.
 const INITIAL_CAPACITY: usize = 1000;

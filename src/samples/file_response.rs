@@ -140,8 +140,7 @@ fn requested_range(request: &HeaderMap) -> Option<SyntacticallyCorrectRange> {
     ranges.next().is_none().then_some(first)
 }
 
-/// Returns the byte positions of a range in a file of this length. Returns none if it lies outside.
-/// Never empty.
+/// Returns the byte positions of a range in a file of this length; none if outside. Never empty.
 fn within(range: &SyntacticallyCorrectRange, complete: usize) -> Option<Range<usize>> {
     let number = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
     let (start, end) = match *range {

@@ -160,7 +160,7 @@ pub struct Collection {
 }
 
 impl Collection {
-    /// Builds every title.
+    /// Builds every title and its file in memory.
     ///
     /// # Errors
     /// Returns [`BuildError`], which only a bug in this module causes.

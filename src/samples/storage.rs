@@ -37,8 +37,7 @@ const REQUESTS: &str = "/_requests";
 pub struct Storage {}
 
 impl Storage {
-    /// Binds the address, and serves the collection on the current runtime. `clock` gives the times
-    /// in the log.
+    /// Binds the address, and serves the collection on the current runtime. `clock` dates the log.
     ///
     /// # Errors
     /// Returns the system's error if the address cannot be bound.

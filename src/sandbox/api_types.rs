@@ -161,8 +161,7 @@ impl<'a> ShownLoan<'a> {
         ShownLoan { reference: None, ..self }
     }
 
-    /// Builds the response for a loan. Only accepted loans show a licence, only refused ones a
-    /// refusal.
+    /// Builds the response for a loan. A licence shows only if accepted, a refusal only if refused.
     pub(super) fn of(loan: &'a Loan, unknown_status: bool) -> ShownLoan<'a> {
         let (licence, refusal) = match &loan.verdict {
             Verdict::Accept { licence_id, licence_type, due } => {

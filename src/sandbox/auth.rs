@@ -62,7 +62,7 @@ impl Tokens {
     /// Checks the `Authorization` header of a call, and the `Date` header of a legacy one.
     ///
     /// # Errors
-    /// 401, with a different code for each reason.
+    /// Fails with 401, and a different code for each reason.
     pub(super) fn check(&self, headers: &HeaderMap, now: Timestamp) -> Result<(), Rejected> {
         let (kind, token) = credential(headers)?;
         let until = match self.0.get(token) {

@@ -16,27 +16,27 @@ use crate::loan::{Isbn, LibraryId};
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Call {
-    /// `POST /v1/loans`
+    /// Begin: `POST /v1/loans`.
     Begin,
-    /// `GET /v1/loans/{loanId}`
+    /// Read by id: `GET /v1/loans/{loanId}`.
     Get,
-    /// `GET /v1/loans`
+    /// Listing, by library or reference: `GET /v1/loans`.
     List,
-    /// `POST /v1/loans/{loanId}/return`
+    /// Return of a loan: `POST /v1/loans/{loanId}/return`.
     Return,
-    /// `POST /v1/loans/{loanId}/cancel`
+    /// Cancellation of a loan: `POST /v1/loans/{loanId}/cancel`.
     Cancel,
-    /// `GET /v1/libraries/{isil}/availability`
+    /// Free licences of titles: `GET /v1/libraries/{isil}/availability`.
     Availability,
-    /// `GET /v1/libraries/{isil}/inventory`
+    /// Titles of a library: `GET /v1/libraries/{isil}/inventory`.
     Inventory,
-    /// `GET /v1/license-types` and `GET /v1/libraries/{isil}/titles/{isbn}/licenses`
+    /// Licences: `GET /v1/license-types`, `GET /v1/libraries/{isil}/titles/{isbn}/licenses`.
     Licenses,
-    /// `POST /reporting/loan/v1`
+    /// Report of a paid loan: `POST /reporting/loan/v1`.
     Report,
-    /// `POST /oauth/token` and `POST /v1/tickets`
+    /// Both logins: `POST /oauth/token` and `POST /v1/tickets`.
     Token,
-    /// Every call.
+    /// Every call of the API.
     #[serde(rename = "*")]
     Any,
 }
@@ -77,8 +77,7 @@ fn named_effect<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Effect, D:
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Effect {
-    /// The response is late. A begin still takes effect within `post_bound_ms`, even if the caller
-    /// disconnects first.
+    /// The response is late. A begin takes effect within `post_bound_ms`, even without its caller.
     Delay {
         /// The delay, in milliseconds.
         ms: u64,
@@ -136,7 +135,7 @@ pub enum Effect {
     /// The response has a status that no page documents.
     UnknownStatus {},
     /// Until a loan has this age, get, return and cancel respond 404 `LOAN_NOT_FOUND`, and listings
-    /// omit the loan.
+    /// do not have the loan.
     Lag {
         /// The age, in milliseconds.
         ms: u64,
@@ -273,8 +272,8 @@ impl Plan {
     }
 }
 
-/// Returns a Pareto-distributed delay of index 1: half are below the median, and 1 in n exceeds n/2
-/// medians.
+/// Returns a Pareto-distributed delay of index 1: half are below the median, 1 in n above n/2 of
+/// it.
 fn long_tail(median_ms: u64, max_ms: u64, rng: &mut Rng) -> Duration {
     let median = Duration::from_millis(median_ms);
     let times = 0.5 / rng.f64().max(1e-6);

@@ -31,8 +31,7 @@ pub(super) struct Journal {
 }
 
 impl Drop for Journal {
-    /// Unlocks explicitly, because a child process that is just starting may hold the file a little
-    /// longer.
+    /// Unlocks explicitly, because a child process that is just starting may still hold the file.
     fn drop(&mut self) {
         let _ = self.lock.unlock();
     }

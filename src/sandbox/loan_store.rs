@@ -98,7 +98,7 @@ impl Books {
         self.by_library.get(&library).map_or(&[], Vec::as_slice)
     }
 
-    /// Stores a report.
+    /// Stores a report of a paid loan.
     pub(super) fn report(&mut self, report: BookedReport) -> io::Result<()> {
         self.write(&Entry::Report(report.clone()))?;
         self.reports.push(report);

@@ -1,7 +1,6 @@
 //! The world, indexed: libraries, titles and borrowers by key.
 //!
 //! The state queries it on every call, and the control API changes it. It contains no loans.
-//! world's types. It knows nothing of loans.
 
 use std::collections::HashMap;
 
@@ -70,7 +69,7 @@ impl WorldIndex {
     /// Checks that a library has a contract.
     ///
     /// # Errors
-    /// 403 if it has none.
+    /// Fails with 403 if it has none.
     pub(super) fn library(&self, isil: LibraryId) -> Result<(), Rejected> {
         if self.allows_unknown || self.libraries.contains_key(&isil) {
             return Ok(());

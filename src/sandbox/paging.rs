@@ -39,10 +39,10 @@ impl Cursor {
         Cursor { listing, offset: 0, issued: now }
     }
 
-    /// Decodes a cursor.
+    /// Decodes a cursor of this sandbox.
     ///
     /// # Errors
-    /// 400 if the text is not a cursor of this sandbox, or is too old.
+    /// Fails with 400 if the text is no cursor of this sandbox, or is older than 180 days.
     pub(super) fn read(text: &str, now: Timestamp) -> Result<Cursor, Rejected> {
         let bytes = BASE64URL_NOPAD.decode(text.as_bytes()).ok();
         let cursor: Option<Cursor> = bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok());
@@ -78,7 +78,7 @@ impl Cursor {
 /// Reads `after=yyyyMMddHHmmss`, in UTC.
 ///
 /// # Errors
-/// 400 if the text is not a valid time of fourteen digits.
+/// Fails with 400 if the text is not a valid time of fourteen digits.
 pub(super) fn after(text: &str) -> Result<Timestamp, Rejected> {
     let digits = text.len() == 14 && text.bytes().all(|byte| byte.is_ascii_digit());
     let moment = digits.then(|| DateTime::strptime("%Y%m%d%H%M%S", text).ok()).flatten();
@@ -90,7 +90,7 @@ pub(super) fn after(text: &str) -> Result<Timestamp, Rejected> {
 /// Parses the parameters of a query.
 ///
 /// # Errors
-/// 400 for a parameter that the call does not have.
+/// Fails with 400 for a parameter that the call does not have.
 pub(super) fn parameters(
     query: Option<&str>,
     known: &[&str],
@@ -108,7 +108,7 @@ pub(super) fn parameters(
 /// Returns the single value of a parameter.
 ///
 /// # Errors
-/// 400 if it is repeated or empty.
+/// Fails with 400 if it is repeated or empty.
 pub(super) fn single<'a>(
     parameters: &'a [(String, String)],
     name: &str,

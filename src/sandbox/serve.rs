@@ -38,7 +38,7 @@ pub enum SandboxError {
     /// The address cannot be bound.
     #[error("the sandbox cannot listen on {address}: {cause}; choose another address, or port 0")]
     Listen {
-        /// The configured address.
+        /// The address that was configured.
         address: SocketAddr,
         /// The error of the operating system.
         cause: io::Error,
@@ -111,27 +111,27 @@ impl Running {
         }
     }
 
-    /// The bound address.
+    /// Returns the bound address, with its real port.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// The base URL of the API, without a trailing slash.
+    /// Returns the base URL of the API, without a trailing slash.
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// The URL of the OAuth token endpoint.
+    /// Returns the URL of the OAuth token endpoint.
     pub fn token_url(&self) -> &str {
         &self.token_url
     }
 
-    /// The URL of the legacy ticket endpoint.
+    /// Returns the URL of the legacy ticket endpoint.
     pub fn login_url(&self) -> &str {
         &self.login_url
     }
 
-    /// The settings that it was started with, including the credentials.
+    /// Returns the settings that it was started with, including the credentials.
     pub fn settings(&self) -> &Settings {
         &self.app.settings
     }

@@ -73,16 +73,14 @@ pub struct Bounds {
     pub pending_polls: u32,
     /// The shortest time that a loan stays PENDING, in milliseconds.
     pub pending_ms: u64,
-    /// The longest time that a loan stays PENDING, even without polls, in milliseconds (assumed:
-    /// one minute).
+    /// Longest time that a loan stays PENDING, even without polls, in milliseconds (assumed: 1
+    /// min).
     pub pending_limit_ms: u64,
     /// The `Retry-After` of a PENDING loan, in seconds.
     pub poll_after_seconds: u64,
-    /// The maximum `retryAfter` of NO_FREE_LICENSE, in seconds. It is short because loans are often
-    /// returned early.
+    /// Maximum `retryAfter` of NO_FREE_LICENSE, in seconds: short, since many loans return early.
     pub no_free_retry_after_seconds: u64,
-    /// The time after acceptance in which a loan can be cancelled, in milliseconds (assumed: 15
-    /// minutes).
+    /// Time after acceptance in which a loan can be cancelled, in milliseconds (assumed: 15 min).
     pub cancel_window_ms: u64,
     /// How far the sandbox's clock is ahead of the machine's, in seconds. Negative is behind.
     pub clock_skew_seconds: i64,

@@ -32,7 +32,7 @@ impl State {
     /// Creates a pending loan, and assigns a licence if the loan will be accepted.
     ///
     /// # Errors
-    /// 403 without a contract, 404 for an unknown title. A refusal is no error: the loan shows it.
+    /// Fails with 403 without a contract, 404 for an unknown title. A refusal is no error.
     pub(super) fn begin(
         &mut self,
         begin: &Begin,
@@ -104,7 +104,7 @@ impl State {
     /// Returns the current state of a loan.
     ///
     /// # Errors
-    /// 404 `LOAN_NOT_FOUND`.
+    /// Fails with 404 `LOAN_NOT_FOUND`.
     pub(super) fn loan(&mut self, id: &str, now: Timestamp) -> Result<Loan, Rejected> {
         let Some(loan) = self.books.loan(id) else {
             return Err(loan_not_found(id));
@@ -121,7 +121,7 @@ impl State {
     /// Fails like an unknown id while the loan's age is below `lag`.
     ///
     /// # Errors
-    /// 404 `LOAN_NOT_FOUND`.
+    /// Fails with 404 `LOAN_NOT_FOUND`.
     pub(super) fn check_lag(
         &self,
         id: &str,
@@ -159,7 +159,7 @@ impl State {
     /// Ends a loan with a return.
     ///
     /// # Errors
-    /// 404, 409 `LOAN_PENDING`, 409 `ALREADY_ENDED` (refused or cancelled).
+    /// Fails with 404, 409 `LOAN_PENDING`, or 409 `ALREADY_ENDED` (refused or cancelled).
     pub(super) fn return_loan(
         &mut self,
         id: &str,
@@ -192,7 +192,7 @@ impl State {
     /// Cancels a loan and frees its licence.
     ///
     /// # Errors
-    /// 404, 409 `CANCEL_WINDOW_CLOSED`.
+    /// Fails with 404 or 409 `CANCEL_WINDOW_CLOSED`.
     pub(super) fn cancel(&mut self, id: &str, now: Timestamp) -> Result<Loan, Rejected> {
         let mut loan = self.loan(id, now)?;
         let window = SignedDuration::from_millis(

@@ -77,8 +77,7 @@ pub struct Licence {
     /// The type, such as `PACKAGE`.
     #[serde(rename = "type")]
     pub kind: String,
-    /// The maximum number of live loans per library. None means one for exclusive licences, and no
-    /// limit for others.
+    /// Maximum number of live loans per library; by default one if exclusive, else no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub count: Option<u32>,
     /// Whether it allows only one live loan at a time.
@@ -132,7 +131,7 @@ pub enum Origin {
     Purchase,
     /// It was migrated from an earlier platform.
     Imported,
-    /// Kulturrådet granted it.
+    /// Arts Council Norway (Kulturrådet) granted it.
     Kulturradet,
 }
 

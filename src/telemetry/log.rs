@@ -27,7 +27,7 @@ pub struct LogError;
 /// Starts the log. A second call changes nothing.
 ///
 /// # Errors
-/// [`LogError`] if `LOANGATE_LOG` is set to something else than a level.
+/// Returns [`LogError`] if `LOANGATE_LOG` is not the name of a level.
 pub fn init(settings: &Settings) -> Result<(), LogError> {
     let level = match std::env::var("LOANGATE_LOG") {
         Ok(text) => Level::from_str(&text).map_err(|_| LogError)?,
@@ -94,7 +94,7 @@ mod tests {
 
     use super::*;
 
-    /// What was written.
+    /// The bytes that the log has written.
     #[derive(Clone, Debug, Default)]
     struct Written(Arc<Mutex<Vec<u8>>>);
 

@@ -19,7 +19,7 @@ tokio::task_local! {
 pub struct RequestId(Uuid);
 
 impl RequestId {
-    /// Generates an id.
+    /// Generates a random id of version 4.
     pub fn generate() -> RequestId {
         RequestId(Uuid::new_v4())
     }

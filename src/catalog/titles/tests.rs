@@ -86,8 +86,7 @@ fn every_mistake_has_its_line() {
 }
 
 proptest! {
-    /// Compares with the definition: the longest of all lines that name the path or a prefix of its
-    /// segments.
+    /// Compares with the definition: the longest line that names the path or one of its prefixes.
     #[test]
     fn longest_matching_line_wins(
         rows in proptest::collection::btree_map("[ab](/[ab]){0,3}/?", 0..2_usize, 0..12),

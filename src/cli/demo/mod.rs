@@ -38,7 +38,7 @@ pub(super) struct Args {
     /// Where readers connect; port 0 takes a free one.
     #[arg(long, default_value = "127.0.0.1:8443")]
     listen: SocketAddr,
-    /// Where operators connect.
+    /// Where operators connect; port 0 takes a free one.
     #[arg(long, default_value = "127.0.0.1:9443")]
     admin: SocketAddr,
     /// Where the Bokbasen stand-in listens; by default 127.0.0.1:9100, or a free port.
@@ -75,7 +75,7 @@ const PEOPLE: [Person; 4] = [
 const OVER_THE_LIMIT: &str = "ola";
 const WITHOUT_BUDGET: &str = "NO-1103000";
 
-/// A running demo.
+/// The running parts of a demo, and what its output names.
 struct Demo {
     gate: app::Running,
     sandbox: sandbox::Running,
@@ -117,8 +117,7 @@ async fn start(args: Args) -> Result<Demo, CliError> {
     Ok(Demo { gate, sandbox, storage, tokens, admin_token, dir, collection })
 }
 
-/// Starts the storage at the requested address, or at the default one, or at a free port if that is
-/// taken.
+/// Starts the storage at the requested address, else at the default one, else at a free port.
 async fn start_storage(
     requested: Option<SocketAddr>,
     collection: &Collection,

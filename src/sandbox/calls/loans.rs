@@ -24,7 +24,7 @@ use super::super::loan::{Loan, Status};
 /// The maximum length of a reference or a borrower (assumed).
 const MAX_TEXT_LENGTH: usize = 128;
 
-/// `POST /v1/loans`.
+/// `POST /v1/loans`: begins a loan, which is PENDING at first.
 pub(in super::super) async fn begin(
     State(app): State<App>,
     headers: HeaderMap,
@@ -61,7 +61,7 @@ fn begun(loan: &Loan, unknown_status: bool) -> Response {
     response
 }
 
-/// `GET /v1/loans/{loanId}`.
+/// `GET /v1/loans/{loanId}`: returns a loan, and counts a poll.
 pub(in super::super) async fn loan(
     State(app): State<App>,
     Path(id): Path<String>,
@@ -85,7 +85,7 @@ pub(in super::super) async fn loan(
     app.answer(Call::Get, &headers, subject, act).await
 }
 
-/// `POST /v1/loans/{loanId}/return`.
+/// `POST /v1/loans/{loanId}/return`: ends an accepted loan.
 pub(in super::super) async fn return_loan(
     State(app): State<App>,
     Path(id): Path<String>,
@@ -104,7 +104,7 @@ pub(in super::super) async fn return_loan(
     app.answer(Call::Return, &headers, subject, act).await
 }
 
-/// `POST /v1/loans/{loanId}/cancel`.
+/// `POST /v1/loans/{loanId}/cancel`: ends a loan and frees its licence.
 pub(in super::super) async fn cancel(
     State(app): State<App>,
     Path(id): Path<String>,

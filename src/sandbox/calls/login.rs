@@ -91,7 +91,7 @@ pub(in super::super) async fn ticket(
     app.answer(Call::Token, &headers, Subject::default(), act).await
 }
 
-/// `DELETE /v1/tickets/{TGT}`.
+/// `DELETE /v1/tickets/{TGT}`: revokes a ticket.
 pub(in super::super) async fn log_out(
     State(app): State<App>,
     Path(ticket): Path<String>,

@@ -13,7 +13,7 @@ use super::super::context::App;
 use super::super::error_response::Rejected;
 use super::super::faults::{Call, Plan, Subject};
 
-/// `POST /reporting/loan/v1`.
+/// `POST /reporting/loan/v1`: stores a report of a paid loan.
 pub(in super::super) async fn report(
     State(app): State<App>,
     headers: HeaderMap,

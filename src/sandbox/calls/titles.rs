@@ -20,7 +20,7 @@ use crate::loan::{Isbn, LibraryId};
 /// The maximum number of titles in one call.
 const MAX_TITLES: usize = 100;
 
-/// `GET /v1/license-types`.
+/// `GET /v1/license-types`: lists the licence types of the world.
 pub(in super::super) async fn licence_types(
     State(app): State<App>,
     headers: HeaderMap,
@@ -32,7 +32,7 @@ pub(in super::super) async fn licence_types(
     app.answer(Call::Licenses, &headers, Subject::default(), act).await
 }
 
-/// `GET /v1/libraries/{isil}/availability?isbn=…`.
+/// `GET /v1/libraries/{isil}/availability?isbn=…`: the free licences of titles.
 pub(in super::super) async fn availability(
     State(app): State<App>,
     Path(isil): Path<String>,
@@ -83,7 +83,7 @@ fn available(
     Availability { isbn, available: licenses.iter().any(|licence| licence.free > 0), licenses }
 }
 
-/// `GET /v1/libraries/{isil}/titles/{isbn}/licenses`.
+/// `GET /v1/libraries/{isil}/titles/{isbn}/licenses`: the licences of a title.
 pub(in super::super) async fn licences(
     State(app): State<App>,
     Path((isil, isbn)): Path<(String, String)>,

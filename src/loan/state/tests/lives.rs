@@ -15,8 +15,7 @@ const LASTS: i64 = 100;
 /// A step of the simulation.
 #[derive(Clone, Copy, Debug)]
 enum Step {
-    /// A reader requests a loan with a token of this age, in seconds; `fate` applies if a begin
-    /// follows.
+    /// A reader requests a loan with a token of this age in seconds; `fate` applies to a begin.
     Begin { age: i64, fate: Fate },
     /// Delayed begins arrive at Bokbasen.
     DeliverBegins,
@@ -49,7 +48,7 @@ enum Fate {
     NotSent,
     Refused,
     /// There was no response. Bokbasen created the loan, does so later, or never does. The process
-    /// may die.
+    /// that sent the begin may die.
     Lost {
         executed: Executed,
         dies: bool,
