@@ -209,8 +209,7 @@ async fn first_requests(gate: &Gate, what: &str, from: u64) {
     print_waits(what, waits);
 }
 
-/// Times first requests during support queries over all loans, with the concurrency of a busy
-/// office.
+/// Times first requests during support queries over all loans, as many as in a busy office.
 async fn beside_support_queries(gate: &Gate) {
     let isbn = million_ledger::isbn_of(0);
     let queries = [

@@ -186,8 +186,7 @@ async fn open(gate: &Gate, loans: u64) -> Vec<Duration> {
     waits
 }
 
-/// Begins a loan of a new reader, and returns the time from its scheduled start until its
-/// acceptance.
+/// Begins a loan of a new reader. Returns the time from its scheduled start to its acceptance.
 async fn register(gate: &Gate, number: u64, scheduled: Instant) -> Duration {
     let mut borrower = [0; 16];
     // Spread over the index like pseudonyms, which are hashes.

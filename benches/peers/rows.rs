@@ -41,7 +41,7 @@ pub(crate) struct Row {
     pub(crate) load: Load,
     /// Whether an access log file is written.
     pub(crate) lines: bool,
-    /// Maximum ratio of the gate's cost to that of nginx and HAProxy, where the project sets one.
+    /// Maximum ratio of the gate's cost to the cost of nginx and HAProxy, if the project sets one.
     pub(crate) bound: [Option<f64>; 2],
 }
 

@@ -29,8 +29,7 @@ pub(crate) fn threads(process: u32) -> Vec<Thread> {
         .collect()
 }
 
-/// Returns the resident memory of a process and its children, in KiB. Shared memory counts for
-/// each.
+/// Returns the resident memory of a process and its children, in KiB. Each counts shared memory.
 pub(crate) fn memory(process: u32) -> u64 {
     family(process)
         .iter()

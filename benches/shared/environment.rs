@@ -3,14 +3,12 @@
 use crate::shared::load::Client;
 use crate::support::{Scene, Setting};
 
-/// All readers of a bench share one address and few connections, with more streams than an app
-/// uses.
+/// All readers of a bench share an address and few connections, with more streams than an app.
 const CONFIG: &str = "[log]\nlevel = \"warn\"\n\n[limits]\nconnections = 15000\nexempt_networks = \
                       [\"127.0.0.0/8\"]\n\
                       requests_per_connection = 1000000000\nconnection_age = \"30d\"\n\n[ledger]";
 
-/// Starts a scene for a gate without request logs in front of the origin at this port, and returns
-/// its client.
+/// Starts a scene for a gate without request logs, in front of this origin. Returns its client.
 pub(crate) async fn around(origin: u16) -> (Scene, Client) {
     let url = format!("http://127.0.0.1:{origin}/");
     let config = vec![

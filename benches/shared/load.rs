@@ -231,8 +231,7 @@ impl Client {
         join_all(all).await;
     }
 
-    /// Returns a reader who stalls after this many bytes while it is kept, or `None` if it did not
-    /// get them.
+    /// Returns a reader that stalls after this many bytes, or `None` if it did not get them.
     pub(crate) async fn stalled(
         &self,
         target: &Target,

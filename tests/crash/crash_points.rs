@@ -23,8 +23,7 @@ fn both(actions: &[&str]) -> Vec<String> {
     actions.iter().flat_map(|deed| [format!("{deed} before"), format!("{deed} after")]).collect()
 }
 
-/// Starts a scene whose begins are executed and listed late, well within the 500 ms of
-/// `lending.settle`.
+/// Starts a scene whose begins take effect and are listed late, within `lending.settle` (500 ms).
 async fn scene(pending_polls: u32, faults: &Value) -> Scene {
     let bounds = Bounds { list_lag_ms: 60, post_bound_ms: 60, pending_polls, ..Bounds::quick() };
     scene_of(Setting { bounds, ..Setting::default() }, faults).await
@@ -51,8 +50,7 @@ async fn stop(mut gate: Process, scene: Scene) {
     scene.end().await;
 }
 
-/// Requests the book until the gate crashes at this point, restarts the gate, and requests again.
-/// Returns the books.
+/// Requests the book until the gate crashes at this point, then again. Returns the books.
 async fn crash_during_begin(mut scene: Scene, place: &str) -> Vec<Value> {
     let token = scene.token("kari");
     let mut gate = scene.spawn_gate_until(place).await;

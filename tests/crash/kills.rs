@@ -29,8 +29,7 @@ struct RoundReader {
     booked: (String, String),
 }
 
-/// Returns a seeded random generator and prints its seed. To repeat a run: `LOANGATE_TEST_SEED=…
-/// cargo test`.
+/// Returns a random generator, and prints its seed. `LOANGATE_TEST_SEED=…` repeats a run.
 fn chance() -> fastrand::Rng {
     let given = std::env::var("LOANGATE_TEST_SEED").ok().map(|seed| seed.parse().unwrap());
     let seed = given.unwrap_or_else(|| fastrand::u64(..));
@@ -199,7 +198,7 @@ async fn pending_loan_is_decided_after_a_kill_without_requests() {
         Setting { bounds: Bounds { pending_polls: 1, ..Bounds::quick() }, ..Setting::default() };
     let mut scene = Scene::without_gate(setting).await;
     scene.origin.put(&format!("{BOOK}/book.epub"), File::of(5000));
-    // The sandbox rejects every query about the loan, so it stays pending meanwhile.
+    // The sandbox rejects every query about the loan, so it stays pending.
     scene.fault(&json!({ "call": "get", "effect": { "status": { "status": 429 } } })).await;
     let mut gate = scene.spawn_gate().await;
     let request =
@@ -312,8 +311,7 @@ async fn until_returned(request: reqwest::RequestBuilder) {
     }
 }
 
-/// Compares the origin's log with the books: each file was fetched under an accepted loan of its
-/// reader.
+/// Checks by the books that each request at the origin had an accepted loan of its reader.
 async fn no_byte_without_a_loan(scene: &Scene, names: &Readers) {
     let books = scene.books().await;
     let time =

@@ -35,8 +35,7 @@ fn readers(kind: &str, count: usize) -> Vec<String> {
     (0..count).map(|number| format!("{kind} {number}")).collect()
 }
 
-/// Sends a request of each of these readers for a title's file, or its return, all at once. Returns
-/// the statuses.
+/// Sends one request of each reader for a title's file or its return. Returns the statuses.
 async fn each(scene: &Scene, method: &str, title: &str, readers: &[String]) -> Vec<StatusCode> {
     let client = scene.http2();
     let path =

@@ -588,13 +588,13 @@ const CASES: &[Case] = &[
         ],
     ),
     (
-        "a container of nobody",
+        "a container without an account",
         "url = \"http://127.0.0.1:9000/\"",
         "url = \"az://books\"",
         &["40: origins[0].azure.account: it is missing. Write account = \"books\""],
     ),
     (
-        "a route to an origin that is not there",
+        "a route to an origin that does not exist",
         "origin = \"files\"\nto = \"{isbn}/{file}\"",
         "origin = \"fils\"\nto = \"{isbn}/{file}\"",
         &["46: routes[0].origin: there is no origin named fils. Write one of: files"],

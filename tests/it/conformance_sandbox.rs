@@ -33,8 +33,7 @@ async fn sandbox_answers_every_exchange_of_the_table() {
     }
 }
 
-/// A table player sends the responses literally, so they must contain the values that later
-/// requests name.
+/// A player sends the responses literally, so they must have the values that later requests name.
 #[test]
 fn table_is_consistent() {
     let literals: BTreeMap<&str, &str> = crate::table::LITERALS.into();
@@ -59,8 +58,7 @@ struct Player {
     played: BTreeSet<String>,
 }
 
-/// A response as received: status, headers and body. `None` where the connection closed without
-/// one.
+/// Status, headers and body of a response; `None` if the connection closed without one.
 type Received = Option<(u16, BTreeMap<String, String>, String)>;
 
 impl Player {

@@ -9,8 +9,7 @@ use tokio::time::Instant;
 
 use crate::support::{BOOK, File, Scene, Setting, metric};
 
-/// Adds 200 copies of the one loan, all due and with an invalid title, and makes the loan itself
-/// due.
+/// Adds 200 due copies of the one loan with an invalid title, and makes the loan itself due.
 const DAMAGE: &str = "CREATE TEMP TABLE copy AS SELECT * FROM loans; \
      WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 200) \
      INSERT INTO loans (id, library, borrower, isbn, reference, lending_id, state, begun, \

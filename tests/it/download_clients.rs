@@ -57,8 +57,7 @@ fn partial_size(place: &Path, whole: &[u8]) -> usize {
     content.len()
 }
 
-/// Repeats a command that resumes a download until it succeeds. Each run breaks off, and each adds
-/// bytes.
+/// Repeats a command that resumes a download until it succeeds. Each run before adds bytes.
 async fn run_until_complete(
     name: &str,
     command: &mut Command,

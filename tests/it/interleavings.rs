@@ -23,8 +23,7 @@ use tokio::runtime::Runtime;
 use model::{Model, ReaderRequest, RequestKind};
 use stage::Stage;
 
-/// Number of cases that run at once, since they mostly wait, and number of cases per lane in an
-/// ordinary run.
+/// Number of concurrent cases, which mostly wait, and of cases per lane in an ordinary run.
 const LANES: u64 = 3;
 const CASES: u32 = 6;
 /// Number of steps in a case.
@@ -241,8 +240,7 @@ async fn start(
     None
 }
 
-/// Removes all faults, waits until all work is done, and checks that every reader can borrow every
-/// title again.
+/// Removes all faults, waits for all work, and checks that each reader can borrow each title.
 async fn finish(stage: &mut Stage, model: &mut Model) {
     stage.scene.no_faults().await;
     // The clock moves past its latest value, whatever it was set to, and then past every end,

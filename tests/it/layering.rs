@@ -19,8 +19,7 @@ enum MayCall {
     These(BTreeSet<String>),
 }
 
-/// The rows of the table in the documentation of the crate: the modules of each, and what they may
-/// call.
+/// Returns the rows of the table in the crate's documentation: modules, and what they may call.
 fn table(documentation: &str) -> Vec<(BTreeSet<String>, MayCall)> {
     let lines =
         documentation.lines().skip_while(|line| *line != "//! | module | may call |").skip(2);

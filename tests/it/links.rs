@@ -84,8 +84,7 @@ impl Stage {
         self.link(&Scope::Title(BOOK.parse().unwrap()))
     }
 
-    /// Requests a path with this link in both forms. Returns the status, the problem type and the
-    /// body.
+    /// Requests a path with this link in both forms. Returns status, problem type and body.
     async fn fetch(
         &self,
         link: &str,

@@ -136,7 +136,7 @@ async fn reading_progress_is_stored_and_validated() {
     assert_eq!(
         put(&scene, r#"{"fraction": 0.4}"#, &scene.token("ola")).await,
         no_loan,
-        "nobody else's"
+        "only the borrower of the loan"
     );
 
     scene.stop_gate().await;

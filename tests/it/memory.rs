@@ -17,8 +17,7 @@ async fn sixty_four_readers_of_a_gigabyte_fit_into_150_megabytes() {
     download(24 << 20).await;
 }
 
-/// Slow, and meaningful with a release build: `cargo test --release --test it -- --ignored
-/// --nocapture memory`.
+/// Slow; needs a release build: `cargo test --release --test it -- --ignored --nocapture memory`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "draws 8 GiB"]
 async fn long_downloads_need_no_more_memory() {

@@ -166,7 +166,7 @@ async fn every_operation_answers_as_described() {
             "effect": { "refuse": { "code": "NO_FREE_LICENSE", "retry_after": 60 } } }))
         .await;
     let nowhere = format!("/api/v1/loans/{}", uuid::Uuid::now_v7());
-    let wish = json!({ "library": LIBRARY, "borrower": "kari", "isbn": BOOK });
+    let link_request = json!({ "library": LIBRARY, "borrower": "kari", "isbn": BOOK });
     let calls: Vec<Call> = vec![
         ("GET", "/loans".into(), None, 200),
         ("GET", loan.clone(), None, 404),
@@ -189,7 +189,7 @@ async fn every_operation_answers_as_described() {
         ("GET", nowhere.clone(), None, 404),
         ("DELETE", format!("{nowhere}?reason=x"), None, 404),
         ("DELETE", nowhere, None, 400),
-        ("POST", "/api/v1/links".into(), Some(wish), 201),
+        ("POST", "/api/v1/links".into(), Some(link_request), 201),
         ("POST", "/api/v1/links".into(), Some(json!({ "library": LIBRARY })), 400),
         ("POST", "/api/v1/links".into(), Some(json!("kari")), 400),
         ("GET", "/api/v1/balance".into(), None, 404),
@@ -287,7 +287,7 @@ async fn described_limits_are_enforced() {
         "/paths/~1api~1v1~1loans/get/parameters",
         "/paths/~1api~1v1~1loans~1{id}/delete/parameters",
     );
-    let wish = "/components/schemas/LinkRequest/properties";
+    let schema = "/components/schemas/LinkRequest/properties";
     let text_of = |length: usize| "x".repeat(length);
     let nowhere = format!("/api/v1/loans/{}", uuid::Uuid::now_v7());
     let link = |library: &str, borrower: &str| {
@@ -361,11 +361,11 @@ async fn described_limits_are_enforced() {
             400,
             "kari".into(),
         ),
-        (wish, "borrower", vec![link(LIBRARY, &text_of(256))], 201, text_of(256)),
-        (wish, "borrower", vec![link(LIBRARY, &text_of(257))], 400, text_of(257)),
-        (wish, "borrower", vec![link(LIBRARY, "")], 400, String::new()),
-        (wish, "library", vec![link(&library, "kari")], 201, library.clone()),
-        (wish, "library", vec![link("Oslo", "kari")], 400, "Oslo".into()),
+        (schema, "borrower", vec![link(LIBRARY, &text_of(256))], 201, text_of(256)),
+        (schema, "borrower", vec![link(LIBRARY, &text_of(257))], 400, text_of(257)),
+        (schema, "borrower", vec![link(LIBRARY, "")], 400, String::new()),
+        (schema, "library", vec![link(&library, "kari")], 201, library.clone()),
+        (schema, "library", vec![link("Oslo", "kari")], 400, "Oslo".into()),
     ];
     for (pointer, name, calls, status, value) in cases {
         let schema = limits(&described.document, pointer, name);

@@ -20,8 +20,7 @@ async fn scene_before(origin: &RawOrigin) -> Scene {
     scene
 }
 
-/// Returns the body of a response to a client that keeps its connection, and with it its worker and
-/// that worker's pool.
+/// Returns the body of a response. The client keeps its connection, and with it the worker's pool.
 async fn text(scene: &Scene, client: &reqwest::Client, method: Method, name: &str) -> String {
     let request = client.request(method, format!("{}/covers/{name}", scene.base));
     request.send().await.unwrap().text().await.unwrap()

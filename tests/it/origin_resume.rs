@@ -253,8 +253,7 @@ async fn thousand_downloads_from_an_unreliable_origin_are_complete() {
     downloads(1000, 20_000_000).await;
 }
 
-/// Downloads a file from that origin while it is replaced repeatedly. Returns the number of
-/// complete downloads.
+/// Downloads a file while it is replaced repeatedly. Returns the number of complete downloads.
 async fn downloads_while_replaced(count: usize, size: u64) -> usize {
     let (scene, file) = troubled(size).await;
     let other = {

@@ -116,8 +116,7 @@ const TRICKS: &[(&[u8], u16)] = &[
     (b"localhost:443", 400),
 ];
 
-/// Request heads with a tricky host or framing. `TOKEN` is replaced by the token; the SNI name is
-/// `localhost`.
+/// Request heads with a tricky host or framing. `TOKEN` stands for the token; SNI is `localhost`.
 const HEADS: &[(&str, u16)] = &[
     // No host, two hosts, or a foreign one (RFC 9112 §3.2, RFC 9110 §7.4).
     ("GET /files/9788299999014/book.epub HTTP/1.1\r\nAuthorization: Bearer TOKEN\r\n\r\n", 400),

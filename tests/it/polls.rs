@@ -39,8 +39,7 @@ async fn in_state(scene: &Scene, state: &str) -> usize {
 
 type Response = reqwest::Result<reqwest::Response>;
 
-/// Requests the audiobook for this many readers, and returns the requests once all loans are
-/// pending.
+/// Requests the audiobook for this many readers. Returns the requests once all loans pend.
 async fn wait_for_pending_loans(
     scene: &Scene,
     clients: &[reqwest::Client],

@@ -307,8 +307,7 @@ impl Spec {
         }
     }
 
-    /// Returns the bytes that it selects by §14.1.2; an empty range for the suffix of an empty
-    /// file.
+    /// Returns the bytes that it selects by §14.1.2; none of an empty file for a suffix.
     fn of(self, size: u64) -> Option<Range<u64>> {
         match self {
             Spec::Int(first, _) if first >= size => None,

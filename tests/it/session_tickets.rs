@@ -36,8 +36,7 @@ impl App {
         App(Arc::new(config))
     }
 
-    /// Connects and returns the kind of the handshake. It reads a response, so that the tickets
-    /// have arrived.
+    /// Connects and returns the kind of handshake. It reads a response, to receive the tickets.
     async fn connect(&self, scene: &Scene) -> HandshakeKind {
         let address: SocketAddr = scene.base.trim_start_matches("https://").parse().unwrap();
         let socket = TcpStream::connect(address).await.unwrap();

@@ -287,8 +287,7 @@ async fn file_metadata_is_requested_once_for_many_responses() {
     scene.end().await;
 }
 
-/// Checks the requests to Google and Azure literally, and their signatures. No test server for
-/// these exists.
+/// Checks the requests to Google and Azure, and their signatures, literally: no test server exists.
 #[tokio::test]
 async fn google_and_azure_get_requests_of_their_own_form() {
     let key = "c2VjcmV0LW9mLWF6dXJl"; // base64

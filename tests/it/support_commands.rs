@@ -73,8 +73,8 @@ async fn support_ends_a_loan_with_a_reason_in_its_history() {
 #[tokio::test]
 async fn minted_link_opens_its_title_and_hides_the_borrower() {
     let scene = scene_with_a_loan().await;
-    let wish = json!({ "library": LIBRARY, "borrower": "kari", "isbn": BOOK, "ttl": "1h" });
-    let (status, link) = call(&scene, "POST", "/api/v1/links", Some(&wish)).await;
+    let link_request = json!({ "library": LIBRARY, "borrower": "kari", "isbn": BOOK, "ttl": "1h" });
+    let (status, link) = call(&scene, "POST", "/api/v1/links", Some(&link_request)).await;
     assert_eq!(status, StatusCode::CREATED, "{link}");
     assert!(!link.to_string().contains("kari"));
     let port = scene.base.rsplit(':').next().unwrap();
@@ -96,7 +96,7 @@ async fn minted_link_opens_its_title_and_hides_the_borrower() {
         client.get(format!("{}book.epub", link["url"].as_str().unwrap())).send().await.unwrap();
     assert_eq!(by_path.status(), StatusCode::OK);
 
-    for (wish, says) in [
+    for (link_request, says) in [
         (json!({ "library": "kari", "borrower": "kari", "isbn": BOOK }), "library is not"),
         (json!({ "library": LIBRARY, "borrower": "", "isbn": BOOK }), "borrower must"),
         (json!({ "library": LIBRARY, "borrower": "kari", "isbn": "kari" }), "isbn cannot"),
@@ -116,8 +116,8 @@ async fn minted_link_opens_its_title_and_hides_the_borrower() {
         ),
         (json!({ "library": LIBRARY, "borrower": ["kari"], "isbn": BOOK }), "cannot be read"),
     ] {
-        let (status, document) = call(&scene, "POST", "/api/v1/links", Some(&wish)).await;
-        assert_eq!(status, StatusCode::BAD_REQUEST, "{wish}");
+        let (status, document) = call(&scene, "POST", "/api/v1/links", Some(&link_request)).await;
+        assert_eq!(status, StatusCode::BAD_REQUEST, "{link_request}");
         let detail = document["detail"].as_str().unwrap();
         assert!(detail.contains(says) && !detail.contains("kari"), "{detail}");
     }

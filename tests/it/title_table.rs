@@ -303,10 +303,12 @@ async fn operators_list_paths_of_a_title_and_mint_its_link() {
     put(&scene, BOOK, &scene.token("kari")).await;
     assert_eq!(scene.ledger().await[0]["files"], json!([SHARED_PATH]));
     let admin_token = fs::read_to_string(scene.dir.path().join("certs/admin.token")).unwrap();
-    let wish = json!({ "library": LIBRARY, "borrower": "kari", "isbn": BOOK });
+    let link_request = json!({ "library": LIBRARY, "borrower": "kari", "isbn": BOOK });
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
-    let minted =
-        client.post(format!("{}/api/v1/links", scene.admin)).bearer_auth(admin_token).json(&wish);
+    let minted = client
+        .post(format!("{}/api/v1/links", scene.admin))
+        .bearer_auth(admin_token)
+        .json(&link_request);
     let minted: Value = minted.send().await.unwrap().json().await.unwrap();
     let url = minted["url"].as_str().unwrap();
     assert!(url.ends_with(SHARED_PATH), "{url}");

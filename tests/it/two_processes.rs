@@ -15,8 +15,7 @@ use crate::support::{AUDIO, BOOK, File, Process, Scene, metric};
 /// Time within which an end at one process reaches the other.
 const PROPAGATES_WITHIN: Duration = Duration::from_secs(1);
 
-/// Starts two gates on one ledger. The scene's requests go to the first; the text is the base URL
-/// of the second.
+/// Starts two gates on one ledger. The scene uses the first; the text is the second's base URL.
 async fn two_gates() -> (Scene, Process, Process, String) {
     let mut scene = Scene::without_gate(Setting::default()).await;
     let first = scene.spawn_gate().await;

@@ -61,8 +61,7 @@ fn literal(block: &mut Vec<u8>, name: &[u8], value: &str) {
     block.extend(value.as_bytes());
 }
 
-/// Reads the next frame: its type, flags, stream and payload. Returns `None` when the connection is
-/// closed.
+/// Reads the next frame: type, flags, stream and payload; `None` if the connection is closed.
 pub(crate) async fn next(stream: &mut (impl AsyncRead + Unpin)) -> Option<(u8, u8, u32, Vec<u8>)> {
     let mut header = [0; 9];
     stream.read_exact(&mut header).await.ok()?;

@@ -196,8 +196,7 @@ impl Origin {
         self.state.bodies.load(Ordering::Relaxed)
     }
 
-    /// Makes the origin reset all further connections instead of closing them. A reset discards
-    /// bytes in flight.
+    /// Makes the origin reset further connections instead of closing them, which discards bytes.
     pub(crate) fn reset_connections(&self) {
         self.state.resets.store(true, Ordering::Relaxed);
     }

@@ -37,8 +37,7 @@ impl Process {
         Process::start(command, config.with_file_name("serve.log")).await
     }
 
-    /// Like [`Process::serve`], under a wrapper that runs its arguments as a command, such as a
-    /// debugger.
+    /// Like [`Process::serve`], under a wrapper that runs its arguments, such as a debugger.
     pub(crate) async fn serve_within(mut wrapper: Command, config: &Path) -> Process {
         wrapper.arg(env!("CARGO_BIN_EXE_loangate")).arg("serve").arg("--config").arg(config);
         Process::start(wrapper, config.with_file_name("serve.log")).await
@@ -58,8 +57,7 @@ impl Process {
         Process::start(command, config.with_file_name("serve.log")).await
     }
 
-    /// Like [`Process::serve_until`], for a point that is reached without a request. Returns the
-    /// exit status.
+    /// Like [`Process::serve_until`], for a point before any request. Returns the exit status.
     pub(crate) async fn serve_until_death(config: &Path, place: &str) -> ExitStatus {
         let mut command = program("serve");
         let errors =

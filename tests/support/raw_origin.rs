@@ -14,8 +14,7 @@ use tokio_util::sync::CancellationToken;
 pub(crate) enum Reply {
     /// Sends these bytes and waits for the next request.
     Send(Vec<u8>),
-    /// Sends the first bytes, and the others when the next request has arrived on the same
-    /// connection.
+    /// Sends the first bytes, and the others after the next request on the same connection.
     SendLate(Vec<u8>, Vec<u8>),
     /// Sends these bytes and closes the connection.
     Close(Vec<u8>),
@@ -50,8 +49,7 @@ pub(crate) struct RawOrigin {
 }
 
 impl RawOrigin {
-    /// Starts an origin. The function chooses the reply from the request's head and its number,
-    /// counted from 0.
+    /// Starts an origin. The function chooses the reply by the request's head and number, from 0.
     pub(crate) async fn start(
         reply: impl Fn(&str, usize) -> Reply + Send + Sync + 'static,
     ) -> RawOrigin {

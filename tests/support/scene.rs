@@ -250,8 +250,7 @@ impl Scene {
         client.get(format!("{}{path}", self.base)).bearer_auth(token)
     }
 
-    /// Sends a request to the readers' API. Returns the status and the JSON body, or null without a
-    /// body.
+    /// Sends a request to the readers' API. Returns the status and the JSON body, or null.
     pub(crate) async fn call_api(
         &self,
         method: &str,
@@ -290,8 +289,7 @@ impl Scene {
         self.control("POST", "/sandbox/faults", fault).await;
     }
 
-    /// Makes calls of this name for a title hang, in place of all other faults. [`Scene::hung`]
-    /// counts them.
+    /// Makes calls of this name for a title hang. Removes other faults. See [`Scene::hung`].
     pub(crate) async fn hang(&self, call: &str, isbn: &str) {
         let hang = json!({ "call": call, "isbn": isbn, "times": MAX_HANGS, "effect": "hang" });
         self.control("PUT", "/sandbox/faults", &hang).await;

@@ -14,7 +14,7 @@ use super::{File, Scene, Setting};
 
 /// Access key ID of the S3 server.
 pub(crate) const KEY_ID: &str = "AKIDLOANGATE";
-pub(crate) const SECRET: &str = "of-the-storage-and-of-nobody-else";
+pub(crate) const SECRET: &str = "secret-key-of-the-storage-only";
 const BUCKET: &str = "books";
 
 /// Kind of a storage.
@@ -138,8 +138,7 @@ async fn serve(listener: TcpListener, service: S3Service, stop: CancellationToke
     }
 }
 
-/// Starts a proxy that aborts each connection after a random number of response bytes below this
-/// limit.
+/// Starts a proxy that aborts each connection after a random number of bytes below this limit.
 pub(crate) async fn breaking(to: String, within: u64, stop: CancellationToken) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();

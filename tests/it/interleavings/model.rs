@@ -141,8 +141,7 @@ impl Model {
         tokens[(tokens.len() - 1).saturating_sub(request.token_back)]
     }
 
-    /// Checks a step against the rules. `times` are the earliest and latest time that the clock
-    /// showed during it.
+    /// Checks a step against the rules. `times` are the earliest and latest time during it.
     pub(super) fn judge(
         &mut self,
         before: &Seen,

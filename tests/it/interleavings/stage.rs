@@ -350,8 +350,7 @@ impl Stage {
         self.scene.until("all work is done", is_quiet).await;
     }
 
-    /// Ends the case: the audit trail is unbroken across all crashes, and the ledger has no
-    /// findings.
+    /// Ends the case: the audit trail is unbroken, and the ledger has no findings.
     pub(super) async fn end(mut self) {
         if let Some(Gate::Alive { running, runtime }) = self.gate.take() {
             running.stop().await;
