@@ -4,16 +4,18 @@
 //! waits. A [`Loan`] changes only through [`Loan::apply`], a pure function, so no other code can
 //! write an illegal transition.
 
+mod event;
 mod identifiers;
 mod json_view;
 mod progress;
 mod ranges;
+mod record;
 mod state;
 
+pub use event::{Event, EventKind};
 pub use identifiers::{Borrower, IdentifierError, Isbn, LibraryId, LoanId, LoanKey, Reference};
 pub use json_view::{LoanView, state_schema};
 pub use progress::Progress;
 pub use ranges::{Ranges, Tally};
-pub use state::{
-    EndReason, Event, IllegalTransition, Loan, LoanRecord, LoanState, OVERDUE_AFTER, Refusal, Terms,
-};
+pub use record::{EndReason, LoanRecord, LoanState, Refusal, Terms};
+pub use state::{IllegalTransition, Loan, OVERDUE_AFTER};

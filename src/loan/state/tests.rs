@@ -6,7 +6,7 @@ mod lives;
 use proptest::prelude::*;
 
 use super::*;
-use crate::loan::Borrower;
+use crate::loan::{Borrower, Refusal, Terms};
 
 fn at(second: i64) -> Timestamp {
     Timestamp::from_second(second).unwrap()

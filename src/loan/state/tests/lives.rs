@@ -8,6 +8,7 @@ use proptest::prelude::*;
 
 use super::super::*;
 use super::{at, fresh, refusal};
+use crate::loan::Terms;
 
 /// Duration of a loan, in seconds.
 const LASTS: i64 = 100;
