@@ -3,13 +3,20 @@
 //! Each module that handles a request converts its errors to a [`Problem`]; only `server`
 //! serializes it. A problem contains no borrower, origin, key or token. Its sentences are fixed,
 //! and its only variable text is Bokbasen's refusal code. The module depends on no other module of
-//! loangate.
+//! loangate. [`ProblemType`] has what does not depend on the request; `docs/problems.md` is
+//! generated from it.
+
+mod guidance;
+mod problem_type;
 
 use std::time::Duration;
 
 use http::StatusCode;
 use serde::Serialize;
 use utoipa::{ToResponse, ToSchema};
+
+pub use guidance::Guidance;
+pub use problem_type::{ProblemType, RetryAfter};
 
 /// Why a request is refused.
 ///
@@ -101,7 +108,7 @@ pub struct Document<'a> {
     pub kind: &'static str,
     /// The slug in words.
     pub title: &'static str,
-    /// The HTTP status of the response.
+    /// Returns the HTTP status of the response.
     pub status: u16,
     /// What failed, and what to do.
     pub detail: &'a str,
@@ -129,48 +136,37 @@ pub struct Document<'a> {
 pub struct Refused(#[allow(dead_code)] Document<'static>);
 
 impl Problem {
+    /// Returns the type of the problem.
+    pub fn problem_type(&self) -> ProblemType {
+        match self {
+            Problem::RequestMalformed(_) => ProblemType::RequestMalformed,
+            Problem::ReaderUnauthenticated(_) => ProblemType::ReaderUnauthenticated,
+            Problem::LoanRefused { .. } => ProblemType::LoanRefused,
+            Problem::LoanEnded => ProblemType::LoanEnded,
+            Problem::TitleNotFound => ProblemType::TitleNotFound,
+            Problem::LoanNotFound => ProblemType::LoanNotFound,
+            Problem::MethodNotAllowed(_) => ProblemType::MethodNotAllowed,
+            Problem::PreconditionFailed => ProblemType::PreconditionFailed,
+            Problem::RangeNotSatisfiable { .. } => ProblemType::RangeNotSatisfiable,
+            Problem::MisdirectedRequest => ProblemType::MisdirectedRequest,
+            Problem::TooManyRequests { .. } => ProblemType::TooManyRequests,
+            Problem::OriginFailed { .. } => ProblemType::OriginFailed,
+            Problem::OriginTimeout => ProblemType::OriginTimeout,
+            Problem::LoanPending { .. } => ProblemType::LoanPending,
+            Problem::LendingUnavailable { .. } => ProblemType::LendingUnavailable,
+            Problem::LedgerUnavailable => ProblemType::LedgerUnavailable,
+            Problem::Overloaded => ProblemType::Overloaded,
+        }
+    }
+
     /// Returns the HTTP status of the response.
     pub fn status(&self) -> StatusCode {
-        match self {
-            Problem::RequestMalformed(_) => StatusCode::BAD_REQUEST,
-            Problem::ReaderUnauthenticated(_) => StatusCode::UNAUTHORIZED,
-            Problem::LoanRefused { .. } | Problem::LoanEnded => StatusCode::FORBIDDEN,
-            Problem::TitleNotFound | Problem::LoanNotFound => StatusCode::NOT_FOUND,
-            Problem::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
-            Problem::PreconditionFailed => StatusCode::PRECONDITION_FAILED,
-            Problem::RangeNotSatisfiable { .. } => StatusCode::RANGE_NOT_SATISFIABLE,
-            Problem::MisdirectedRequest => StatusCode::MISDIRECTED_REQUEST,
-            Problem::TooManyRequests { .. } => StatusCode::TOO_MANY_REQUESTS,
-            Problem::OriginFailed { .. } => StatusCode::BAD_GATEWAY,
-            Problem::OriginTimeout => StatusCode::GATEWAY_TIMEOUT,
-            Problem::LendingUnavailable { .. }
-            | Problem::LedgerUnavailable
-            | Problem::LoanPending { .. }
-            | Problem::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
-        }
+        self.problem_type().status()
     }
 
     /// Returns the stable slug: the document's `type`, and the `outcome` of logs and metrics.
     pub fn slug(&self) -> &'static str {
-        match self {
-            Problem::RequestMalformed(_) => "request-malformed",
-            Problem::ReaderUnauthenticated(_) => "reader-unauthenticated",
-            Problem::LoanRefused { .. } => "loan-refused",
-            Problem::LoanEnded => "loan-ended",
-            Problem::TitleNotFound => "title-not-found",
-            Problem::LoanNotFound => "loan-not-found",
-            Problem::MethodNotAllowed(_) => "method-not-allowed",
-            Problem::PreconditionFailed => "precondition-failed",
-            Problem::RangeNotSatisfiable { .. } => "range-not-satisfiable",
-            Problem::MisdirectedRequest => "misdirected-request",
-            Problem::TooManyRequests { .. } => "too-many-requests",
-            Problem::OriginFailed { .. } => "origin-failed",
-            Problem::OriginTimeout => "origin-timeout",
-            Problem::LendingUnavailable { .. } => "lending-unavailable",
-            Problem::LedgerUnavailable => "ledger-unavailable",
-            Problem::LoanPending { .. } => "loan-pending",
-            Problem::Overloaded => "overloaded",
-        }
+        self.problem_type().slug()
     }
 
     /// Returns the value of Retry-After, in whole seconds and at least one; none for a problem that
@@ -200,10 +196,11 @@ impl Problem {
 
     /// Returns the problem document to send.
     pub fn document(&self) -> Document<'_> {
+        let problem_type = self.problem_type();
         Document {
-            kind: self.slug(),
-            title: self.title(),
-            status: self.status().as_u16(),
+            kind: problem_type.slug(),
+            title: problem_type.title(),
+            status: problem_type.status().as_u16(),
             detail: self.detail(),
             instance: None,
             reason: match self {
@@ -212,28 +209,6 @@ impl Problem {
                 _ => None,
             },
             retry_after: self.retry_after(),
-        }
-    }
-
-    fn title(&self) -> &'static str {
-        match self {
-            Problem::RequestMalformed(_) => "Request malformed",
-            Problem::ReaderUnauthenticated(_) => "Reader unauthenticated",
-            Problem::LoanRefused { .. } => "Loan refused",
-            Problem::LoanEnded => "Loan ended",
-            Problem::TitleNotFound => "Title not found",
-            Problem::LoanNotFound => "Loan not found",
-            Problem::MethodNotAllowed(_) => "Method not allowed",
-            Problem::PreconditionFailed => "Precondition failed",
-            Problem::RangeNotSatisfiable { .. } => "Range not satisfiable",
-            Problem::MisdirectedRequest => "Misdirected request",
-            Problem::TooManyRequests { .. } => "Too many requests",
-            Problem::OriginFailed { .. } => "Origin failed",
-            Problem::OriginTimeout => "Origin timeout",
-            Problem::LendingUnavailable { .. } => "Lending unavailable",
-            Problem::LedgerUnavailable => "Ledger unavailable",
-            Problem::LoanPending { .. } => "Loan pending",
-            Problem::Overloaded => "Overloaded",
         }
     }
 
@@ -344,6 +319,46 @@ mod tests {
         assert_eq!(json["reason"], "NO_FREE_LICENSE");
         assert_eq!(json["retry_after"], 2);
         assert!(json["detail"].as_str().unwrap().contains("on loan"));
+    }
+
+    /// One problem of each type, without a wait where that is possible.
+    fn examples() -> [Problem; 17] {
+        let retry_after = Duration::from_secs(1);
+        [
+            Problem::RequestMalformed(""),
+            Problem::ReaderUnauthenticated(""),
+            Problem::LoanRefused { reason: String::new(), retry_after: None },
+            Problem::LoanEnded,
+            Problem::TitleNotFound,
+            Problem::LoanNotFound,
+            Problem::MethodNotAllowed("GET"),
+            Problem::PreconditionFailed,
+            Problem::RangeNotSatisfiable { complete_length: 1 },
+            Problem::MisdirectedRequest,
+            Problem::TooManyRequests { reason: "brake", retry_after },
+            Problem::OriginFailed { retry_after: None },
+            Problem::OriginTimeout,
+            Problem::LoanPending { retry_after },
+            Problem::LendingUnavailable { retry_after },
+            Problem::LedgerUnavailable,
+            Problem::Overloaded,
+        ]
+    }
+
+    #[test]
+    fn retry_after_is_sent_as_the_type_says() {
+        let types = examples().map(|problem| problem.problem_type());
+        assert_eq!(types, ProblemType::ALL);
+        for problem in examples() {
+            let is_always = problem.problem_type().retry_after() == RetryAfter::Always;
+            assert_eq!(problem.retry_after().is_some(), is_always, "{problem:?}");
+        }
+        let wait = Some(Duration::from_secs(1));
+        let refused = Problem::LoanRefused { reason: String::new(), retry_after: wait };
+        for problem in [refused, Problem::OriginFailed { retry_after: wait }] {
+            assert_eq!(problem.problem_type().retry_after(), RetryAfter::IfKnown);
+            assert_eq!(problem.retry_after(), Some(1), "{problem:?}");
+        }
     }
 
     #[test]
