@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::crash::{self, Edge};
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, Task};
 
 /// The first wait before a restart, and the limit of its doubling.
 const FIRST_WAIT: Duration = Duration::from_millis(100);
@@ -24,7 +24,7 @@ const HEALTHY_RUN: Duration = Duration::from_secs(60);
 /// A run that panics or returns early is logged, counted by the task's name, and restarted after a
 /// wait. State that must survive a restart belongs outside of the run.
 pub(crate) async fn supervise<F, T>(
-    task: &'static str,
+    task: Task,
     metrics: Metrics,
     stopping: CancellationToken,
     mut run: F,
@@ -36,7 +36,7 @@ pub(crate) async fn supervise<F, T>(
     loop {
         let began = Instant::now();
         let run = AssertUnwindSafe(async {
-            crash::point("task", task, Edge::Before);
+            crash::point("task", task.name(), Edge::Before);
             run().await;
         });
         let panicked = run.catch_unwind().await.is_err();
@@ -47,7 +47,12 @@ pub(crate) async fn supervise<F, T>(
             wait = FIRST_WAIT;
         }
         metrics.task_restarted(task);
-        tracing::error!(task, panicked, ?wait, "a background task ended early; restarting it");
+        tracing::error!(
+            task = task.name(),
+            panicked,
+            ?wait,
+            "a background task ended early; restarting it"
+        );
         if tokio::time::timeout(wait, stopping.cancelled()).await.is_ok() {
             return;
         }
@@ -68,7 +73,7 @@ mod tests {
         let runs = Arc::new(AtomicU32::new(0));
         let (counting, stop) = (runs.clone(), stopping.clone());
         let began = Instant::now();
-        let supervised = supervise("fragile", metrics.clone(), stopping.clone(), move || {
+        let supervised = supervise(Task::Balance, metrics.clone(), stopping.clone(), move || {
             let (run, stop) = (counting.fetch_add(1, Ordering::SeqCst), stop.clone());
             async move {
                 match run {
@@ -85,6 +90,6 @@ mod tests {
         assert_eq!(runs.load(Ordering::SeqCst), 4);
         assert_eq!(began.elapsed(), FIRST_WAIT * 7, "100, 200 and 400 ms");
         let text = metrics.render();
-        assert!(text.contains(r#"loangate_task_restarts_total{task="fragile"} 3"#), "{text}");
+        assert!(text.contains(r#"loangate_task_restarts_total{task="balance"} 3"#), "{text}");
     }
 }

@@ -48,7 +48,7 @@ use crate::gate::Gate;
 use crate::ledger::Ledger;
 use crate::reader::Readers;
 use crate::supervise::supervise;
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, Task};
 use auth::WrongTokenLog;
 use problems::AdminProblem;
 
@@ -193,7 +193,7 @@ impl Admin {
         }));
         let (listener, tasks, stop) =
             (Arc::new(listener), running.tasks.clone(), running.stop.clone());
-        let accepting = supervise("accept-admin", metrics, running.stop.clone(), move || {
+        let accepting = supervise(Task::AcceptAdmin, metrics, running.stop.clone(), move || {
             listen::accept(
                 listener.clone(),
                 tls.clone(),

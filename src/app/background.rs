@@ -10,7 +10,7 @@ use crate::clock::Clock;
 use crate::process_handles::ProcessHandles;
 use crate::server::Certificates;
 use crate::supervise::supervise;
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, Task};
 
 /// How often certificate dates are checked.
 const CERTIFICATE_CHECK_INTERVAL: Duration = Duration::from_secs(86_400);
@@ -25,16 +25,16 @@ pub(super) fn start(parts: &Parts, stopping: &CancellationToken) {
     let monitor = move || delivery.run_stall_monitor();
     // It works until the drain ends, so only the end of the process stops it.
     let never = CancellationToken::new();
-    slow.spawn(supervise("watch-readers", metrics.clone(), never, monitor));
+    slow.spawn(supervise(Task::WatchReaders, metrics.clone(), never, monitor));
     let (folded, stop) = (metrics.clone(), stopping.clone());
     let fold = move || fold(folded.clone(), stop.clone());
-    slow.spawn(supervise("fold-metrics", metrics.clone(), stopping.clone(), fold));
+    slow.spawn(supervise(Task::FoldMetrics, metrics.clone(), stopping.clone(), fold));
     let (watched, clock, stop) = (parts.certificates.clone(), clock.clone(), stopping.clone());
     let watch = move || {
         let (certificates, clock) = (watched.clone(), clock.clone());
         daily(stop.clone(), move || log_date_problems(&certificates, &clock))
     };
-    slow.spawn(supervise("watch-certificates", metrics.clone(), stopping.clone(), watch));
+    slow.spawn(supervise(Task::WatchCertificates, metrics.clone(), stopping.clone(), watch));
 }
 
 /// Logs certificate dates that are invalid, or become invalid soon.

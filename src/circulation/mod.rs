@@ -46,7 +46,7 @@ use crate::lending::Bokbasen;
 use crate::loan::{LoanId, LoanKey, Refusal};
 use crate::process_handles::ProcessHandles;
 use crate::supervise::supervise;
-use crate::telemetry::{LogLimit, Metrics, RequestId};
+use crate::telemetry::{LogLimit, Metrics, RequestId, Task};
 
 pub use crate::lending::{Availability, FreeLicence};
 pub use availability::AvailabilityError;
@@ -212,17 +212,17 @@ impl Circulation {
 
     /// Starts the background tasks. Each is restarted if it panics.
     pub fn start(&self) {
-        self.supervised("follow-feed", feed::follow);
-        self.supervised("drive-loans", schedule::run);
-        self.supervised("adopt-orphans", reconcile::adopt_orphans);
-        self.supervised("expire", end::expire_when_due);
-        self.supervised("send-ends", outbox::send_ends);
-        self.supervised("balance", balance::run_nightly);
-        self.supervised("forget", retention::forget_in_time);
-        self.supervised("compare-clocks", clock_watch::compare_clocks);
+        self.supervised(Task::FollowFeed, feed::follow);
+        self.supervised(Task::DriveLoans, schedule::run);
+        self.supervised(Task::AdoptOrphans, reconcile::adopt_orphans);
+        self.supervised(Task::Expire, end::expire_when_due);
+        self.supervised(Task::SendEnds, outbox::send_ends);
+        self.supervised(Task::Balance, balance::run_nightly);
+        self.supervised(Task::Forget, retention::forget_in_time);
+        self.supervised(Task::CompareClocks, clock_watch::compare_clocks);
     }
 
-    fn supervised<F, T>(&self, name: &'static str, task: F)
+    fn supervised<F, T>(&self, name: Task, task: F)
     where
         F: Fn(Circulation) -> T + Send + 'static,
         T: Future<Output = ()> + Send + 'static,

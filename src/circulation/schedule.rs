@@ -22,6 +22,7 @@ use super::{Circulation, Outcome};
 use crate::crash::{self, Edge};
 use crate::lending::{CallKind, Passage};
 use crate::loan::LoanId;
+use crate::telemetry::Task;
 
 /// First wait between two polls, and the limit up to which it doubles, with and without a waiting
 /// caller. Bokbasen decides most loans within two seconds.
@@ -195,7 +196,7 @@ impl Drop for Work {
         if !self.is_finished {
             schedule.reschedule_after_panic(self.loan);
             if std::thread::panicking() {
-                self.circulation.inner.metrics.task_restarted("driver");
+                self.circulation.inner.metrics.task_restarted(Task::Driver);
                 tracing::error!(
                     loan = %self.loan,
                     "the driver of a loan panicked; polling it again"

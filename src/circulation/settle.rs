@@ -19,6 +19,7 @@ use super::Circulation;
 use super::drive::event_of;
 use crate::lending::{CallError, EndAck, RemoteLoan, Standing};
 use crate::loan::{EndReason, Event, Loan};
+use crate::telemetry::LoanEvent;
 
 /// Result of a check of an unknown loan: the event, and details for its history.
 pub(super) type Verdict = (Event, Option<String>);
@@ -172,7 +173,7 @@ async fn end_duplicate(circulation: &Circulation, extra: &RemoteLoan) -> Result<
     if matches!(extra.standing, Standing::Refused(_) | Standing::Ended(_)) {
         return Ok(());
     }
-    circulation.inner.metrics.loan("duplicate");
+    circulation.inner.metrics.loan(LoanEvent::Duplicate);
     tracing::warn!(lending_id = extra.lending_id, "two loans under one reference; returning one");
     let (lending, now) = (&circulation.inner.lending, circulation.inner.clock.now());
     let why = "duplicate of one reference";

@@ -19,7 +19,7 @@ use super::body_source::{BodySource, Received};
 use super::chunk::Chunk;
 use super::outgoing::{self, Outgoing, Suspension};
 use crate::connection_handle::{Abort, OutgoingBody};
-use crate::telemetry::RequestId;
+use crate::telemetry::{RequestId, StreamEnd};
 
 /// The body of a response to a reader.
 #[derive(Debug, Default)]
@@ -75,41 +75,13 @@ impl From<Abort> for BodyError {
     }
 }
 
-/// How a body ended.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum End {
-    /// The kernel accepted the last byte.
-    Complete,
-    /// The origin broke off or stalled.
-    OriginFailed,
-    /// The reader closed the stream or the connection.
-    HungUp,
-    /// The loan ended during the transfer.
-    Cut,
-    /// The reader was idle or too slow.
-    TooSlow,
-}
-
-impl End {
-    /// Returns the name for logs and metrics.
-    pub fn name(self) -> &'static str {
-        match self {
-            End::Complete => "complete",
-            End::OriginFailed => "origin_failed",
-            End::HungUp => "hung_up",
-            End::Cut => "cut",
-            End::TooSlow => "too_slow",
-        }
-    }
-}
-
 /// The result of a body: what was sent, and how it ended.
 #[derive(Clone, Copy, Debug)]
 pub struct Delivered {
     /// Body bytes that the kernel accepted.
     pub bytes: u64,
     /// Why the body ended.
-    pub end: End,
+    pub end: StreamEnd,
     /// Status of the response.
     pub status: StatusCode,
     /// When the response's head was ready.

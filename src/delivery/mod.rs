@@ -40,7 +40,7 @@ use crate::origin::{self, Origin, Repetition};
 use crate::problem::Problem;
 use crate::telemetry::Metrics;
 
-pub use body::{Body, BodyError, Delivered, End, OnEnd, Suspended};
+pub use body::{Body, BodyError, Delivered, OnEnd, Suspended};
 use borrower_limits::BorrowerLimits;
 pub use chunk::Chunk;
 use fields::Kind;

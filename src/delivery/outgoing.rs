@@ -14,13 +14,13 @@ use std::time::Instant;
 use futures_util::task::AtomicWaker;
 use http::StatusCode;
 
-use super::body::{Delivered, End, OnEnd};
+use super::body::{Delivered, OnEnd};
 use super::borrower_limits::StreamAllowance;
 use super::stall_monitor::StallMonitor;
 use crate::connection_handle::{Abort, Connection, OutgoingBody, Written};
 use crate::gate::Permit;
 use crate::metering::Metered;
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, StreamEnd};
 
 /// States of the origin's side of a body.
 const RUNNING: u8 = 0;
@@ -260,16 +260,16 @@ impl Outgoing {
         Progress { written, sent, waits: self.waits.load(Ordering::Relaxed) }
     }
 
-    fn end(&self) -> End {
+    fn end(&self) -> StreamEnd {
         let left = self.accepted.load(Ordering::Relaxed);
         let is_complete = self.source.load(Ordering::Relaxed) == COMPLETE;
         match self.aborted.load(Ordering::Acquire) {
-            _ if is_complete && left == self.chunked.load(Ordering::Relaxed) => End::Complete,
-            LOAN_ENDED => End::Cut,
-            TOO_SLOW => End::TooSlow,
-            _ if self.source.load(Ordering::Relaxed) == FAILED => End::OriginFailed,
-            _ if self.is_loan_over() => End::Cut,
-            _ => End::HungUp,
+            _ if is_complete && left == self.chunked.load(Ordering::Relaxed) => StreamEnd::Complete,
+            LOAN_ENDED => StreamEnd::Cut,
+            TOO_SLOW => StreamEnd::TooSlow,
+            _ if self.source.load(Ordering::Relaxed) == FAILED => StreamEnd::OriginFailed,
+            _ if self.is_loan_over() => StreamEnd::Cut,
+            _ => StreamEnd::HungUp,
         }
     }
 }
@@ -327,7 +327,7 @@ impl Drop for Outgoing {
         let end = self.end();
         // Counted before the access log line, so that a reader of the line finds the count.
         self.accounting().metered = None;
-        self.metrics.stream_closed(end.name());
+        self.metrics.stream_closed(end);
         on_end(Delivered {
             bytes: self.accepted.load(Ordering::Relaxed),
             end,

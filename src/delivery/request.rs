@@ -9,7 +9,7 @@ use std::time::Instant;
 use http::header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
-use super::body::{Body, Delivered, End, OnEnd};
+use super::body::{Body, Delivered, OnEnd};
 use super::body_source::{BodySource, FileSegment, Segment};
 use super::borrower_limits::StreamAllowance;
 use super::conditions::{self, Verdict};
@@ -26,7 +26,7 @@ use crate::metering::Metered;
 use crate::origin::{self, ByteRange, Origin, Repetition};
 use crate::path::FilePath;
 use crate::problem::Problem;
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, StreamEnd};
 
 /// What a body is sent with: permit, connection, limits and the end callback.
 pub(super) struct Destination<'a> {
@@ -306,7 +306,7 @@ impl Request<'_> {
         }
         on_end(Delivered {
             bytes: 0,
-            end: End::Complete,
+            end: StreamEnd::Complete,
             status,
             opened: Instant::now(),
             resumes: 0,

@@ -18,7 +18,7 @@ use super::range::Part;
 use super::{conditions, fields};
 use crate::origin::{self, ByteRange, FileRequest, Origin, USEFUL_BYTES};
 use crate::path::FilePath;
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, ResumeOutcome};
 
 /// The pause before the second attempt in a row, and the maximum that it doubles up to. The first
 /// attempt does not wait.
@@ -155,15 +155,15 @@ impl Remainder {
             FetchOutcome::Found(..) => {
                 self.resumed += 1;
                 self.payment = FREE;
-                "resumed"
+                ResumeOutcome::Resumed
             }
             FetchOutcome::Failed => {
                 self.attempt += 1;
                 self.payment = origin::ResumeCost { progress: 0 };
                 self.is_paid = false;
-                "failed"
+                ResumeOutcome::Failed
             }
-            FetchOutcome::Changed => "changed",
+            FetchOutcome::Changed => ResumeOutcome::Changed,
         };
         self.metrics.origin_resume(&self.origin.settings().name, outcome);
     }

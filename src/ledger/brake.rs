@@ -16,7 +16,7 @@ use sqlx::SqliteConnection;
 
 use crate::clock;
 use crate::loan::LoanKey;
-use crate::telemetry::Metrics;
+use crate::telemetry::{BrakeAction, BrakeLimit, Metrics};
 
 const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(86_400);
@@ -33,16 +33,6 @@ pub enum BrakeMode {
     Shadow,
     /// Refuses the loan until the limit permits it.
     Enforce,
-}
-
-impl BrakeMode {
-    fn name(self) -> &'static str {
-        match self {
-            BrakeMode::Off => "off",
-            BrakeMode::Shadow => "shadow",
-            BrakeMode::Enforce => "enforce",
-        }
-    }
 }
 
 /// The keys of `[brake]`. A limit of 0 means no limit.
@@ -66,7 +56,7 @@ pub struct Brake {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct Reached {
     /// Its key in `[brake]`.
-    pub(super) limit: &'static str,
+    pub(super) limit: BrakeLimit,
     /// When the next loan is permitted.
     pub(super) until: Timestamp,
 }
@@ -75,7 +65,7 @@ pub(super) struct Reached {
 #[derive(Clone, Copy, Debug)]
 struct Limit {
     /// Its key in `[brake]`.
-    key: &'static str,
+    key: BrakeLimit,
     /// The maximum number of loans in the window; 0 means no limit.
     maximum: u32,
     window: Duration,
@@ -133,10 +123,12 @@ impl Brake {
             [(BrakeMode::Enforce, &self.attempts()[..]), (self.mode, &self.loans()[..])]
         {
             let Some(reached) = reached(limits, connection, key, now).await? else { continue };
-            metrics.brake(reached.limit, mode.name());
-            let (limit, mode_name) = (reached.limit, mode.name());
-            tracing::warn!(library = %key.library, limit, mode = mode_name, "brake limit reached");
-            if mode == BrakeMode::Enforce {
+            let is_enforced = mode == BrakeMode::Enforce;
+            let action = if is_enforced { BrakeAction::Enforce } else { BrakeAction::Shadow };
+            metrics.brake(reached.limit, action);
+            let (limit, mode) = (reached.limit.name(), action.name());
+            tracing::warn!(library = %key.library, limit, mode, "brake limit reached");
+            if is_enforced {
                 until = until.max(Some(reached.until));
             }
         }
@@ -155,7 +147,7 @@ impl Brake {
         let (borrower, library) =
             (self.attempts_per_borrower_per_hour, self.attempts_per_library_per_hour);
         let (of_borrower, of_library) =
-            ("attempts_per_borrower_per_hour", "attempts_per_library_per_hour");
+            (BrakeLimit::AttemptsPerBorrower, BrakeLimit::AttemptsPerLibrary);
         let limit = |key, maximum, window, query, of_borrower| Limit {
             key,
             maximum,
@@ -181,9 +173,15 @@ impl Brake {
             of_borrower,
         };
         [
-            limit("library_per_hour", self.library_per_hour, HOUR, LOANS_OF_LIBRARY, false),
-            limit("library_per_day", self.library_per_day, DAY, LOANS_OF_LIBRARY, false),
-            limit("borrower_per_hour", self.borrower_per_hour, HOUR, LOANS_OF_BORROWER, true),
+            limit(BrakeLimit::LibraryPerHour, self.library_per_hour, HOUR, LOANS_OF_LIBRARY, false),
+            limit(BrakeLimit::LibraryPerDay, self.library_per_day, DAY, LOANS_OF_LIBRARY, false),
+            limit(
+                BrakeLimit::BorrowerPerHour,
+                self.borrower_per_hour,
+                HOUR,
+                LOANS_OF_BORROWER,
+                true,
+            ),
         ]
     }
 }

@@ -27,8 +27,8 @@ use super::{
 };
 use crate::clock::Clock;
 use crate::crash::{self, Edge};
-use crate::loan::{Event, Loan, LoanId, LoanState, Progress};
-use crate::telemetry::Metrics;
+use crate::loan::{Event, EventKind, Loan, LoanId, LoanState, Progress};
+use crate::telemetry::{LoanEvent, Metrics};
 
 /// The maximum number of commands in one transaction.
 const MAX_BATCH: usize = 512;
@@ -112,7 +112,7 @@ pub(super) enum Fault {
 /// The result of a command, sent to its caller after the commit.
 enum Done {
     Intended(Result<Intended, LedgerError>, Responder<Intended>),
-    Applied(Result<Loan, LedgerError>, &'static str, Responder<Loan>),
+    Applied(Result<Loan, LedgerError>, EventKind, Responder<Loan>),
     /// Whether anything was written, and the name of the command.
     Written(Result<bool, LedgerError>, &'static str, Responder<bool>),
     Forgotten(Result<u64, LedgerError>, Responder<u64>),
@@ -131,7 +131,7 @@ impl Done {
     fn name(&self) -> &'static str {
         match self {
             Done::Intended(..) => "intended",
-            Done::Applied(_, event, _) => event,
+            Done::Applied(_, event, _) => event.name(),
             Done::Written(_, name, _) => name,
             Done::Forgotten(..) => "forgotten",
         }
@@ -462,13 +462,13 @@ impl Writer {
         match done {
             Done::Intended(result, responder) => {
                 if matches!(result, Ok(Intended::Written(_))) {
-                    self.metrics.loan("intended");
+                    self.metrics.loan(LoanEvent::Intended);
                 }
                 let _ = responder.send(result);
             }
             Done::Applied(result, event, responder) => {
                 if result.is_ok() {
-                    self.metrics.loan(event);
+                    self.metrics.loan(LoanEvent::Applied(event));
                 }
                 let _ = responder.send(result);
             }
@@ -520,10 +520,10 @@ impl TransactionContext<'_> {
                 (Done::Intended(result, responder), failure)
             }
             Command::Apply { id, event, cause, responder } => {
-                let name = event.name();
+                let kind = event.kind();
                 let work = apply(batch, id, event, &cause, self.now);
                 let (result, failure) = split_database_error(within_rule(by, work).await);
-                (Done::Applied(result, name, responder), failure)
+                (Done::Applied(result, kind, responder), failure)
             }
             Command::Adopt { id, responder } => {
                 let work = adopt(batch, id, self.owner, self.process);
@@ -635,7 +635,7 @@ fn unprocessed(command: Command) -> Option<Done> {
             Some(Done::Intended(Err(LedgerError::Closed), responder))
         }
         Command::Apply { event, responder, .. } => {
-            Some(Done::Applied(Err(LedgerError::Closed), event.name(), responder))
+            Some(Done::Applied(Err(LedgerError::Closed), event.kind(), responder))
         }
         Command::Adopt { responder, .. } => {
             Some(Done::Written(Err(LedgerError::Closed), "adopted", responder))

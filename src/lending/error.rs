@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::wire;
+use crate::telemetry::CallOutcome;
 
 /// Why a call failed. No sentence names a token, a secret or a borrower.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -37,12 +38,12 @@ impl CallError {
         }
     }
 
-    /// Returns the outcome's name in metrics.
-    pub(super) fn name(&self) -> &'static str {
+    /// Returns the outcome of the call, for metrics.
+    pub(super) fn outcome(&self) -> CallOutcome {
         match self {
-            CallError::NotSent(_) => "not_sent",
-            CallError::Rejected { .. } => "rejected",
-            CallError::Unknown(_) => "unknown",
+            CallError::NotSent(_) => CallOutcome::NotSent,
+            CallError::Rejected { .. } => CallOutcome::Rejected,
+            CallError::Unknown(_) => CallOutcome::Unknown,
         }
     }
 }

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use super::transport::{Call, CallScope};
 use super::wire::{self, Query};
 use super::{Bokbasen, CallError, RemoteLoan};
+use crate::telemetry::LendingCall;
 
 /// The limits of one listing.
 #[derive(Clone, Copy, Debug)]
@@ -74,7 +75,8 @@ impl<'a> Listing<'a> {
     pub async fn next(&mut self) -> Result<Option<Page>, CallError> {
         let Some(query) = self.query.take() else { return Ok(None) };
         let transport = &self.bokbasen.transport;
-        let call = Call::repeatable(self.scope, "list", Method::GET, wire::loans()).query(query);
+        let call = Call::repeatable(self.scope, LendingCall::List, Method::GET, wire::loans())
+            .query(query);
         let response = tokio::time::timeout_at(self.until, transport.send(&call)).await;
         let response =
             response.map_err(|_| endless(&format!("it took longer than {:?}", LIMITS.time)))??;

@@ -33,7 +33,7 @@ use url::Url;
 
 use crate::clock::Clock;
 use crate::loan::{Borrower, EndReason, Isbn, LibraryId, Reference, Refusal, Terms};
-use crate::telemetry::Metrics;
+use crate::telemetry::{LendingCall, Metrics};
 
 pub use auth::Auth;
 pub use breaker::Passage;
@@ -197,8 +197,9 @@ impl Bokbasen {
         }
         let title = (begin.library.as_str(), begin.isbn.number());
         let subject = self.transport.guard.subject_within(begin.reference.as_str(), title);
-        let call = Call::once((CallKind::Begin, subject), "begin", Method::POST, wire::loans())
-            .body(&wire::NewLoan::from(begin));
+        let call =
+            Call::once((CallKind::Begin, subject), LendingCall::Begin, Method::POST, wire::loans())
+                .body(&wire::NewLoan::from(begin));
         let response = self.transport.send(&call).await?;
         self.checked(wire::remote_loan(&response, self.transport.now())?)
     }
@@ -209,7 +210,7 @@ impl Bokbasen {
     /// [`CallError`]; the call may be repeated.
     pub async fn loan(&self, lending_id: &str) -> Result<Option<RemoteLoan>, CallError> {
         let scope = (CallKind::Poll, self.transport.guard.subject(lending_id));
-        let call = Call::repeatable(scope, "loan", Method::GET, wire::loan(lending_id));
+        let call = Call::repeatable(scope, LendingCall::Loan, Method::GET, wire::loan(lending_id));
         match self.transport.send(&call).await {
             Ok(response) => {
                 self.checked(wire::remote_loan(&response, self.transport.now())?).map(Some)
@@ -230,7 +231,8 @@ impl Bokbasen {
         let mut found = Vec::new();
         let mut query = wire::by_reference(reference);
         for _ in 0..wire::MAX_PAGES {
-            let call = Call::repeatable(scope, "find", Method::GET, wire::loans()).query(query);
+            let call =
+                Call::repeatable(scope, LendingCall::Find, Method::GET, wire::loans()).query(query);
             let response = self.transport.send(&call).await?;
             let page = wire::page(&response, self.transport.now())?;
             let last = page.loans.is_empty();
@@ -300,7 +302,7 @@ impl Bokbasen {
         let subject = guard.with_group(guard.subject(title), ("availability", title));
         let call = Call::repeatable(
             (kind, subject),
-            "availability",
+            LendingCall::Availability,
             Method::GET,
             wire::availability_at(library),
         );
@@ -327,7 +329,7 @@ impl Bokbasen {
         let body = wire::Return::new(ended, reason);
         let call = Call::repeatable(
             self.end_scope(lending_id),
-            "return",
+            LendingCall::Return,
             Method::POST,
             wire::return_of(lending_id),
         )
@@ -342,7 +344,7 @@ impl Bokbasen {
     pub async fn cancel(&self, lending_id: &str, reason: &str) -> Result<EndAck, CallError> {
         let call = Call::repeatable(
             self.end_scope(lending_id),
-            "cancel",
+            LendingCall::Cancel,
             Method::POST,
             wire::cancel_of(lending_id),
         )

@@ -8,42 +8,10 @@ use tokio::time::Instant;
 
 use super::{RemoteLoan, Standing};
 use crate::loan::Reference;
-use crate::telemetry::Metrics;
+use crate::telemetry::{Breach, Metrics};
 
 /// The interval at which breaches of one kind are logged; each is counted.
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
-
-/// A way in which a response breaks the API.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Breach {
-    UnknownStatus,
-    NoReference,
-    OtherReference,
-}
-
-impl Breach {
-    fn name(self) -> &'static str {
-        match self {
-            Breach::UnknownStatus => "unknown_status",
-            Breach::NoReference => "no_reference",
-            Breach::OtherReference => "other_reference",
-        }
-    }
-
-    fn sentence(self) -> &'static str {
-        match self {
-            Breach::UnknownStatus => {
-                "Bokbasen reports an unknown loan status; it counts as not accepted"
-            }
-            Breach::NoReference => {
-                "Bokbasen lists a loan without its reference; report it to Bokbasen"
-            }
-            Breach::OtherReference => {
-                "Bokbasen lists a loan of another reference than requested; report it to Bokbasen"
-            }
-        }
-    }
-}
 
 /// Counts and logs breaches.
 #[derive(Debug)]
@@ -84,7 +52,7 @@ impl Breaches {
     }
 
     fn note(&self, breach: Breach, loan: &RemoteLoan, status: Option<&str>) {
-        self.metrics.lending_breach(breach.name());
+        self.metrics.lending_breach(breach);
         let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
         if logged.iter().any(|(other, at)| *other == breach && at.elapsed() < LOG_INTERVAL) {
             return;
@@ -96,7 +64,7 @@ impl Breaches {
             lending_id = loan.lending_id,
             status,
             "{}",
-            breach.sentence()
+            sentence(breach)
         );
     }
 }
@@ -107,4 +75,17 @@ pub(super) fn is_believable(loans: &[RemoteLoan], reference: &Reference) -> bool
     let is_ours = |loan: &RemoteLoan| loan.reference.as_ref() == Some(reference);
     loans.iter().all(|loan| loan.reference.is_some())
         && (loans.is_empty() || loans.iter().any(is_ours))
+}
+
+/// Returns what the log says of a breach.
+fn sentence(breach: Breach) -> &'static str {
+    match breach {
+        Breach::UnknownStatus => {
+            "Bokbasen reports an unknown loan status; it counts as not accepted"
+        }
+        Breach::NoReference => "Bokbasen lists a loan without its reference; report it to Bokbasen",
+        Breach::OtherReference => {
+            "Bokbasen lists a loan of another reference than requested; report it to Bokbasen"
+        }
+    }
 }

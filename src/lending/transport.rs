@@ -26,7 +26,7 @@ use super::wire::{ErrorBody, Path, Query};
 use super::{CallError, SetUpError, Settings};
 use crate::clock::{self, Clock};
 use crate::crash::{self, Edge};
-use crate::telemetry::Metrics;
+use crate::telemetry::{CallOutcome, LendingCall, Metrics};
 
 /// The timeout for connection setup.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -50,7 +50,7 @@ const FIRST_RETRY_DELAY: Duration = Duration::from_millis(100);
 pub(super) struct Call {
     kind: CallKind,
     subject: Subject,
-    name: &'static str,
+    operation: LendingCall,
     method: Method,
     path: Path,
     query: Query,
@@ -63,19 +63,33 @@ pub(super) type CallScope = (CallKind, Subject);
 
 impl Call {
     /// Returns a call that is sent once.
-    pub(super) fn once(scope: CallScope, name: &'static str, method: Method, path: Path) -> Call {
+    pub(super) fn once(
+        scope: CallScope,
+        operation: LendingCall,
+        method: Method,
+        path: Path,
+    ) -> Call {
         let (kind, subject) = scope;
-        Call { kind, subject, name, method, path, query: Vec::new(), body: None, repeatable: false }
+        Call {
+            kind,
+            subject,
+            operation,
+            method,
+            path,
+            query: Vec::new(),
+            body: None,
+            repeatable: false,
+        }
     }
 
     /// Returns a call that may be retried.
     pub(super) fn repeatable(
         scope: CallScope,
-        name: &'static str,
+        operation: LendingCall,
         method: Method,
         path: Path,
     ) -> Call {
-        Call { repeatable: true, ..Call::once(scope, name, method, path) }
+        Call { repeatable: true, ..Call::once(scope, operation, method, path) }
     }
 
     pub(super) fn query(self, query: Query) -> Call {
@@ -224,10 +238,10 @@ impl Transport {
                 kind = call.kind.name(),
                 "the breaker of calls to Bokbasen changed"
             );
-            self.metrics.lending_breaker(call.kind.name(), open);
+            self.metrics.lending_breaker(call.kind, open);
         }
-        let outcome = result.as_ref().map_or_else(CallError::name, |_| "ok");
-        self.metrics.lending_call(call.name, outcome, began.elapsed());
+        let outcome = result.as_ref().map_or_else(CallError::outcome, |_| CallOutcome::Ok);
+        self.metrics.lending_call(call.operation, outcome, began.elapsed());
         result
     }
 
@@ -243,7 +257,7 @@ impl Transport {
         let response = self.send_once(call, credential).await?;
         if response.status() == StatusCode::UNAUTHORIZED {
             self.health.failed(
-                call.name,
+                call.operation.name(),
                 OutageReason::TokenRefused,
                 "Bokbasen answered 401 to a new token",
             );
@@ -284,15 +298,15 @@ impl Transport {
         if let Some(body) = &call.body {
             request = request.header(CONTENT_TYPE, "application/json").body(body.clone());
         }
-        crash::point("send", call.name, Edge::Before);
+        crash::point("send", call.operation.name(), Edge::Before);
         let sent = self.skew.sending();
         let answered = request.send().await;
-        crash::point("send", call.name, Edge::After);
+        crash::point("send", call.operation.name(), Edge::After);
         let response = answered.map_err(|error| {
             let trouble = OutageReason::of(&error);
             let is_connect = error.is_connect();
             let why = cause(error);
-            self.health.failed(call.name, trouble, &why);
+            self.health.failed(call.operation.name(), trouble, &why);
             // Without a connection nothing was sent; after any other error the call may have been.
             if is_connect { CallError::NotSent(why) } else { CallError::Unknown(why) }
         })?;
@@ -323,7 +337,7 @@ impl Transport {
         let body = read_body(response).await;
         if status.is_success() {
             let body = body.map_err(|why| {
-                self.health.failed(call.name, OutageReason::Network, &why);
+                self.health.failed(call.operation.name(), OutageReason::Network, &why);
                 CallError::Unknown(why)
             })?;
             self.health.answered();
@@ -332,7 +346,7 @@ impl Transport {
         // A proxy may have sent a 408 while Bokbasen executes the call, so the outcome is unknown.
         if !status.is_client_error() || status == StatusCode::REQUEST_TIMEOUT {
             let why = format!("Bokbasen answered {status}");
-            self.health.failed(call.name, OutageReason::ServerError, &why);
+            self.health.failed(call.operation.name(), OutageReason::ServerError, &why);
             return Err(CallError::Unknown(why));
         }
         if status != StatusCode::UNAUTHORIZED {

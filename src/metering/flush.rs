@@ -10,7 +10,7 @@ use super::counters::Tallies;
 use super::{Meter, Settings};
 use crate::ledger::{Delivered, Ledger, LedgerError};
 use crate::supervise::supervise;
-use crate::telemetry::Metrics;
+use crate::telemetry::{FlushOutcome, Metrics, Task};
 
 /// The maximum number of entries in one command, so that a concurrent begin waits only briefly.
 const ENTRIES_PER_COMMAND: usize = 256;
@@ -33,7 +33,7 @@ impl Flusher {
             let (meter, ledger, metrics) = (meter.clone(), ledger.clone(), run_metrics.clone());
             run(settings, meter, ledger, metrics, stopping.clone(), waiting.clone())
         };
-        let task = tokio::spawn(supervise("flush-metering", metrics, stop.clone(), run));
+        let task = tokio::spawn(supervise(Task::FlushMetering, metrics, stop.clone(), run));
         Flusher { task, stop: stop.drop_guard() }
     }
 
@@ -66,7 +66,8 @@ async fn run(
         if let Err(error) = &written {
             tracing::error!(%error, stopped, "cannot write the counts of delivered bytes");
         }
-        metrics.metering_flush(written.is_ok());
+        let outcome = if written.is_ok() { FlushOutcome::Written } else { FlushOutcome::Failed };
+        metrics.metering_flush(outcome);
         if stopped {
             return;
         }

@@ -14,6 +14,7 @@ use super::exchange::Failure;
 use super::object_store::Repeated;
 use super::{Body, FileRequest, Origin, OriginError, USEFUL_BYTES, retry_after};
 use crate::path::FilePath;
+use crate::telemetry::OriginOutcome;
 
 /// Longest pause before a retry at the same address; jitter shortens it by up to half.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -94,7 +95,7 @@ impl Origin {
         cost: ResumeCost,
     ) -> Outcome {
         if !cost.is_free() && !self.shared.budget.withdraw(Instant::now()) {
-            self.counts.not_sent("suspended");
+            self.counts.not_sent(OriginOutcome::Suspended);
             return Err(OriginError::Failed { retry_after: None });
         }
         let address = self.choose(None).map_err(|wait| self.suspended(wait))?;
@@ -203,7 +204,7 @@ impl Origin {
     }
 
     fn suspended(&self, wait: Duration) -> OriginError {
-        self.counts.not_sent("suspended");
+        self.counts.not_sent(OriginOutcome::Suspended);
         OriginError::Failed { retry_after: Some(wait) }
     }
 
@@ -230,7 +231,7 @@ impl Origin {
                 (Ok(response), verdict, label)
             }
             Ok(Err(Failure::Busy)) => {
-                self.counts.not_sent("busy");
+                self.counts.not_sent(OriginOutcome::Busy);
                 return (Err(OriginError::Busy), Verdict::Elsewhere);
             }
             Ok(Err(Failure::Stale)) => return (failed, Verdict::Fresh),
@@ -241,13 +242,13 @@ impl Origin {
                 let evidence =
                     if is_unreachable { Evidence::Address } else { Evidence::File(hash(path)) };
                 self.record_attempt(address, is_evidence.then_some(evidence));
-                self.counts.request("failed", began.elapsed());
+                self.counts.request(OriginOutcome::Failed, began.elapsed());
                 let is_repeated = matches!(failure, Failure::Repeated(_));
                 return (failed, if is_repeated { Verdict::Elsewhere } else { Verdict::Anywhere });
             }
             Err(_) => {
                 tracing::warn!(origin, place = place_name, "an origin did not answer in time");
-                (Err(OriginError::TimedOut), Verdict::Elsewhere, "timed_out")
+                (Err(OriginError::TimedOut), Verdict::Elsewhere, OriginOutcome::TimedOut)
             }
         };
         let ended = Instant::now();
@@ -308,12 +309,12 @@ fn judge(response: &Response<Body>) -> Verdict {
     if is_brief && !is_repeated { Verdict::Anywhere } else { Verdict::Elsewhere }
 }
 
-fn status_class(status: StatusCode) -> &'static str {
+fn status_class(status: StatusCode) -> OriginOutcome {
     match status.as_u16() {
-        200..300 => "2xx",
-        300..400 => "3xx",
-        400..500 => "4xx",
-        _ => "5xx",
+        200..300 => OriginOutcome::Success,
+        300..400 => OriginOutcome::Redirection,
+        400..500 => OriginOutcome::ClientError,
+        _ => OriginOutcome::ServerError,
     }
 }
 

@@ -23,6 +23,7 @@ use super::{Worker, dispatch, http1, http2};
 use crate::buffer_budget::Size;
 use crate::connection_handle::Connection;
 use crate::delivery::Body;
+use crate::telemetry::Handshake;
 
 /// The largest accepted request head, in bytes. A token is at most 8 KiB.
 pub(super) const HEAD_SIZE: usize = 16 * 1024;
@@ -43,9 +44,9 @@ pub(super) async fn serve(socket: TcpStream, worker: Arc<Worker>, _slot: WorkerS
     let handshake = Box::pin(handshake(socket, &worker, connection));
     let accepted = unless_ended(connection, true, handshake).await;
     let Some((tls, info)) = accepted.flatten() else {
-        return worker.services.metrics.handshake(false);
+        return worker.services.metrics.handshake(Handshake::Failed);
     };
-    worker.services.metrics.handshake(true);
+    worker.services.metrics.handshake(Handshake::Ok);
     worker.services.metrics.connection_opened(worker.number);
     let _closed = ClosedOnDrop(worker.clone());
     if tls.coalesces() {
@@ -65,7 +66,7 @@ async fn handshake(
     let acceptor = TlsAcceptor::from(worker.certificates.config());
     let accepted = acceptor.accept_with(socket, |session| session.set_buffer_limit(None));
     let Ok(accepted) = tokio::time::timeout(worker.limits.handshake, accepted).await else {
-        worker.services.metrics.limit_reached(Limit::Handshake.name());
+        worker.services.metrics.limit_reached(Limit::Handshake);
         return None;
     };
     let stream = accepted.ok()?;

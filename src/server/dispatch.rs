@@ -23,7 +23,7 @@ use crate::loan::Isbn;
 use crate::path::RequestPath;
 use crate::problem::Problem;
 use crate::reader::{Reader, Readers};
-use crate::telemetry::{RequestId, RequestLine, Via};
+use crate::telemetry::{RequestId, RequestLine, RequestOutcome, Via};
 
 const FILE_METHODS: &str = "GET, HEAD";
 /// The response field with the id of the request.
@@ -51,7 +51,8 @@ pub(super) async fn dispatch(
     let mut context = Context { services, delivery, connection, request: &request, log };
     let mut response = match services.cors.preflight(&request.method, &request.headers) {
         Some(response) => {
-            services.metrics.request("preflight", Via::None, context.log.began().elapsed());
+            let took = context.log.began().elapsed();
+            services.metrics.request(RequestOutcome::Preflight, Via::None, took);
             response
         }
         None => {
@@ -77,11 +78,11 @@ impl Context<'_> {
         let (via, took) = (log.permitted_via(), log.began().elapsed());
         match processed {
             Ok(response) => {
-                metrics.request("ok", via, took);
+                metrics.request(RequestOutcome::Ok, via, took);
                 response
             }
             Err(problem) => {
-                metrics.request(problem.slug(), via, took);
+                metrics.request(RequestOutcome::Refused(problem.problem_type()), via, took);
                 log.outcome(problem.status().as_u16(), problem.slug());
                 log.finish(0, 0, "complete", took);
                 problem_response::problem(&problem, id, &self.request.method, self.request.version)

@@ -64,7 +64,7 @@ async fn serve_requests(monitor: &mut Http1Monitor<'_>, info: &ConnectionInfo) -
         move |request: http::Request<Incoming>| {
             let is_last = requests.count_request(&request);
             if is_last {
-                worker.services.metrics.limit_reached(Limit::Requests.name());
+                worker.services.metrics.limit_reached(Limit::Requests);
             }
             tls.clear_unparsed_input();
             let has_body = !request.body().is_end_stream();
@@ -238,14 +238,14 @@ impl Http1Monitor<'_> {
             Step::Finish(limit) => {
                 // `Limit::Requests` was counted when the last request began.
                 if limit != Limit::Requests {
-                    self.worker.services.metrics.limit_reached(limit.name());
+                    self.worker.services.metrics.limit_reached(limit);
                 }
                 Check::Finish
             }
             Step::Close(limit) => {
                 limit
-                    .iter()
-                    .for_each(|limit| self.worker.services.metrics.limit_reached(limit.name()));
+                    .into_iter()
+                    .for_each(|limit| self.worker.services.metrics.limit_reached(limit));
                 Check::Close
             }
         }

@@ -23,7 +23,7 @@ use tokio::time::{Instant, Sleep};
 
 use super::connection::ConnectionInfo;
 use super::deadlines::{Deadlines, Observed, Step};
-use super::limits::Limit;
+use super::limits::{Limit, is_abuse};
 use super::pending_responses::{PendingResponse, PendingResponses};
 use super::request_body::RequestBody;
 use super::tls_stream::TlsStream;
@@ -115,7 +115,7 @@ pub(super) async fn serve(tls: TlsStream, worker: Arc<Worker>, info: ConnectionI
                 Poll::Pending
             }
             Poll::Ready(LimitAction::Close(limit)) => {
-                if limit.is_some_and(Limit::is_abuse) {
+                if limit.is_some_and(is_abuse) {
                     http2.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
                     let _ = poll_streams(&mut http2, &worker, &info, &responses, context);
                     let _ = tls.poll_send(context);
@@ -194,13 +194,13 @@ impl<'a> Http2Monitor<'a> {
             let until = match self.deadlines.check(Instant::now(), &observed) {
                 Step::Wait(until) => until,
                 Step::Finish(limit) => {
-                    self.worker.services.metrics.limit_reached(limit.name());
+                    self.worker.services.metrics.limit_reached(limit);
                     return Poll::Ready(LimitAction::Finish);
                 }
                 Step::Close(limit) => {
-                    limit
-                        .iter()
-                        .for_each(|limit| self.worker.services.metrics.limit_reached(limit.name()));
+                    if let Some(limit) = limit {
+                        self.worker.services.metrics.limit_reached(limit);
+                    }
                     return Poll::Ready(LimitAction::Close(limit));
                 }
             };

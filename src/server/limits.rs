@@ -9,6 +9,8 @@ use std::time::Duration;
 use ipnet::IpNet;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+pub(super) use crate::telemetry::Limit;
+
 /// The fewest connections that [`Limits::fit`] allows. With fewer file descriptors, the process
 /// fails elsewhere.
 const MIN_CONNECTIONS: usize = 16;
@@ -109,48 +111,10 @@ pub(super) fn descriptor_limit() -> u64 {
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
-/// A limit that a connection reached.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Limit {
-    Connections,
-    ConnectionsPerAddress,
-    Handshake,
-    Preface,
-    Head,
-    Body,
-    Idle,
-    Send,
-    Requests,
-    Age,
-    H2Resets,
-    /// The budget of HTTP/2 frames that do no work.
-    H2Frames,
-}
-
-impl Limit {
-    /// The label in `loangate_limit_reached_total`: the configuration key, if there is one.
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Limit::Connections => "connections",
-            Limit::ConnectionsPerAddress => "connections_per_address",
-            Limit::Handshake => "handshake",
-            Limit::Preface => "preface",
-            Limit::Head => "head",
-            Limit::Body => "body",
-            Limit::Idle => "idle",
-            Limit::Send => "send",
-            Limit::Requests => "requests_per_connection",
-            Limit::Age => "connection_age",
-            Limit::H2Resets => "h2_resets_per_minute",
-            Limit::H2Frames => "h2_frames",
-        }
-    }
-
-    /// Whether only an abusive client reaches it. HTTP/2 then closes with ENHANCE_YOUR_CALM (RFC
-    /// 9113 §7).
-    pub(super) fn is_abuse(self) -> bool {
-        matches!(self, Limit::H2Resets | Limit::H2Frames)
-    }
+/// Returns whether only an abusive client reaches the limit. HTTP/2 then closes with
+/// ENHANCE_YOUR_CALM (RFC 9113 §7).
+pub(super) fn is_abuse(limit: Limit) -> bool {
+    matches!(limit, Limit::H2Resets | Limit::H2Frames)
 }
 
 #[cfg(test)]

@@ -235,7 +235,7 @@ pub(super) async fn begin(
 async fn read_progress(services: &Services, body: RequestBody) -> Result<Progress, Problem> {
     let collected = Limited::new(body, MAX_BODY).collect();
     let Ok(body) = tokio::time::timeout(services.body_timeout, collected).await else {
-        services.metrics.limit_reached(Limit::Body.name());
+        services.metrics.limit_reached(Limit::Body);
         return Err(BODY_LATE);
     };
     let body = body.map_err(|_| MALFORMED_PROGRESS)?;

@@ -50,7 +50,7 @@ use crate::gate::Gate;
 use crate::ledger::Ledger;
 use crate::reader::Readers;
 use crate::supervise::supervise;
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, Task};
 
 pub use cors::{AllowedOrigin, Cors};
 pub use limits::{Limits, raise_descriptor_limit};
@@ -231,7 +231,7 @@ pub fn start(
         threads.push(thread);
     }
     let drained = stopping.drain.clone();
-    let sampling = supervise("place-connections", metrics, drained.clone(), move || {
+    let sampling = supervise(Task::PlaceConnections, metrics, drained.clone(), move || {
         workers.clone().sample_load()
     });
     tokio::spawn(drained.run_until_cancelled_owned(sampling));

@@ -90,19 +90,19 @@ impl OpenConnections {
             {
                 let oldest = state.by_network.get(&network).and_then(|own| own.first().copied());
                 if oldest.is_some_and(|number| state.close_unproven(number)) {
-                    metrics.limit_reached(Limit::ConnectionsPerAddress.name());
+                    metrics.limit_reached(Limit::ConnectionsPerAddress);
                     evicted_another = true;
                 }
             }
         }
         // All connections beyond the limit are already closing; closing more makes no room.
         if state.connections.len() >= limits.connections + MAX_CLOSING {
-            metrics.limit_reached(Limit::Connections.name());
+            metrics.limit_reached(Limit::Connections);
             return None;
         }
         // Connections that are already closing count against `MAX_CLOSING` only.
         if state.connections.len() >= limits.connections && !evicted_another {
-            metrics.limit_reached(Limit::Connections.name());
+            metrics.limit_reached(Limit::Connections);
             evicted_another = state.make_room(Instant::now());
             if !evicted_another {
                 return None;

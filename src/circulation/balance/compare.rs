@@ -16,6 +16,7 @@ use crate::clock;
 use crate::ledger::Filter;
 use crate::lending::{EndAck, RemoteLoan, Standing, Unreadable};
 use crate::loan::{EndReason, LibraryId, Loan, LoanState};
+use crate::telemetry::LoanEvent;
 
 /// Maximum number of loans in one query of the ledger.
 const PAGE: u32 = 500;
@@ -333,7 +334,7 @@ impl<'a> Comparison<'a> {
                 .as_ref()
                 .is_some_and(|id| self.agreed.contains(&self.hash(id)))
             {
-                self.circulation.inner.metrics.loan("duplicate");
+                self.circulation.inner.metrics.loan(LoanEvent::Duplicate);
                 let detail = "another loan under this reference is in use";
                 self.end_there(kind, &loan, &extra, self.now, EndReason::Cancelled, detail).await?;
             } else {
@@ -462,10 +463,10 @@ impl<'a> Comparison<'a> {
     }
 
     fn add(&mut self, finding: Finding) {
-        let (kind, done) = (finding.kind.name(), finding.done.name());
-        self.circulation.inner.metrics.balance(kind, done);
+        self.circulation.inner.metrics.balance_finding(finding.kind, finding.done);
         if self.report.has_room() {
             let (library, detail) = (&finding.library, &finding.detail);
+            let (kind, done) = (finding.kind.name(), finding.done.name());
             tracing::warn!(
                 kind,
                 done,

@@ -4,6 +4,8 @@ use jiff::Timestamp;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+pub use crate::telemetry::{FindingAction as Done, FindingKind as Kind};
+
 /// Maximum number of findings in a report; the rest are only counted.
 const MAX_REPORTED: usize = 1000;
 
@@ -72,79 +74,6 @@ pub struct Finding {
     pub lending_id: Option<String>,
     /// Description of the difference for people.
     pub detail: String,
-}
-
-/// Kind of difference.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, ToSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum Kind {
-    /// The loan has a reference of this program, but is not in the ledger.
-    UnknownHere,
-    /// The loan is accepted here, and Bokbasen does not know it.
-    UnknownThere,
-    /// The loan is accepted here, and has ended at Bokbasen.
-    EndedThere,
-    /// The loan has ended here, and is live at Bokbasen.
-    LiveThere,
-    /// Several loans are live at Bokbasen under one reference.
-    TwiceThere,
-    /// The loan is accepted on both sides, with different due times.
-    DueDiffers,
-    /// The loan is accepted here and by id, but missing in the listing.
-    NotListed,
-    /// The loan has a status that this program does not know.
-    UnknownStatus,
-    /// The listing has the loan without a reference, which breaks the protocol.
-    NoReference,
-    /// The listing differs from the loan as it was begun, or as Bokbasen returns it by id.
-    RowDiffers,
-    /// The listing has the loan twice, with different contents.
-    ListedTwice,
-    /// A row of the listing cannot be read.
-    UnreadableRow,
-}
-
-impl Kind {
-    /// Returns the name used in the report.
-    pub fn name(self) -> &'static str {
-        match self {
-            Kind::UnknownHere => "unknown-here",
-            Kind::UnknownThere => "unknown-there",
-            Kind::EndedThere => "ended-there",
-            Kind::LiveThere => "live-there",
-            Kind::TwiceThere => "twice-there",
-            Kind::DueDiffers => "due-differs",
-            Kind::NotListed => "not-listed",
-            Kind::UnknownStatus => "unknown-status",
-            Kind::NoReference => "no-reference",
-            Kind::RowDiffers => "row-differs",
-            Kind::ListedTwice => "listed-twice",
-            Kind::UnreadableRow => "unreadable-row",
-        }
-    }
-}
-
-/// How a difference was handled.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, ToSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum Done {
-    /// Only reported: a person must check it.
-    Reported,
-    /// The loan was ended in the ledger, and opens nothing any more.
-    EndedHere,
-    /// The loan was ended at Bokbasen.
-    EndedThere,
-}
-
-impl Done {
-    /// Returns the name used in the report.
-    pub fn name(self) -> &'static str {
-        match self {
-            Done::Reported => "reported",
-            Done::EndedHere => "ended-here",
-            Done::EndedThere => "ended-there",
-        }
-    }
 }
 
 impl Report {

@@ -1,0 +1,85 @@
+//! Metrics of the ledger and of the counts of delivered bytes that are written to it.
+
+use std::time::Duration;
+
+use metrics::Unit;
+
+use super::Metrics;
+use super::family::{Definition, Family};
+use super::label::label_enum;
+
+const FLUSHES: Family<FlushOutcome> = Family::counter(
+    "loangate_metering_flushes_total",
+    Unit::Count,
+    "Writes of delivery counts to the ledger, by outcome",
+);
+const COMMANDS: Family<()> = Family::counter(
+    "loangate_ledger_commands_total",
+    Unit::Count,
+    "Commands committed by the ledger",
+);
+const COMMIT: Family<()> =
+    Family::histogram("loangate_ledger_commit_seconds", "Duration of a commit of the ledger");
+const FAILURES: Family<()> = Family::counter(
+    "loangate_ledger_failures_total",
+    Unit::Count,
+    "Failed transactions of the ledger",
+);
+const WRITABLE: Family<()> = Family::gauge(
+    "loangate_ledger_writable",
+    Unit::Count,
+    "0 while the ledger cannot be written, by the last write or /readyz: an alarm",
+);
+const DAMAGED_ROWS: Family<()> = Family::gauge(
+    "loangate_ledger_damaged_rows",
+    Unit::Count,
+    "Damaged rows of the ledger, which are skipped",
+);
+
+pub(super) const DEFINITIONS: [Definition; 6] = [
+    FLUSHES.definition,
+    COMMANDS.definition,
+    COMMIT.definition,
+    FAILURES.definition,
+    WRITABLE.definition,
+    DAMAGED_ROWS.definition,
+];
+
+label_enum! {
+    /// The result of a write of delivery counts.
+    pub enum FlushOutcome: "outcome" {
+        /// The ledger has the counts.
+        Written = "written",
+        /// The counts wait for the next write.
+        Failed = "failed",
+    }
+}
+
+impl Metrics {
+    /// Counts a write of delivery counts to the ledger.
+    pub fn metering_flush(&self, outcome: FlushOutcome) {
+        self.count(&FLUSHES, outcome);
+    }
+
+    /// Records a commit of the ledger: the number of commands and the duration.
+    pub fn ledger_batch(&self, commands: usize, duration: Duration) {
+        let commands = u64::try_from(commands).unwrap_or(u64::MAX);
+        self.inner.registry.counter(&COMMANDS, ()).increment(commands);
+        self.record_duration(&COMMIT, duration);
+    }
+
+    /// Records a failed transaction of the ledger.
+    pub fn ledger_failed(&self) {
+        self.count(&FAILURES, ());
+    }
+
+    /// Records how many rows of the ledger cannot be read.
+    pub fn ledger_damaged_rows(&self, rows: usize) {
+        self.set(&DAMAGED_ROWS, (), f64::from(u32::try_from(rows).unwrap_or(u32::MAX)));
+    }
+
+    /// Records whether the ledger can be written.
+    pub fn ledger_writable(&self, writable: bool) {
+        self.set(&WRITABLE, (), if writable { 1.0 } else { 0.0 });
+    }
+}

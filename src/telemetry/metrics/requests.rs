@@ -1,0 +1,173 @@
+//! Metrics of readers' requests and of the bodies that answer them.
+
+use std::time::Duration;
+
+use metrics::{Counter, Gauge, Histogram, SharedString, Unit};
+
+use super::Metrics;
+use super::family::{CounterPer, Definition, Family, Registry};
+use super::label::{Label, LabelValues, label_enum};
+use crate::problem::ProblemType;
+
+const REQUESTS: Family<(RequestOutcome, Via)> = Family::counter(
+    "loangate_requests_total",
+    Unit::Count,
+    "Requests, by outcome (ok or the slug of the problem) and via",
+);
+const HEAD: Family<()> =
+    Family::histogram("loangate_head_seconds", "Time from a request to its response head");
+const DELIVERED: Family<()> =
+    Family::counter("loangate_delivered_bytes_total", Unit::Bytes, "Body bytes sent to readers");
+const STREAMS: Family<()> =
+    Family::gauge("loangate_streams", Unit::Count, "Response bodies in progress");
+const STREAMS_CLOSED: Family<StreamEnd> = Family::counter(
+    "loangate_streams_closed_total",
+    Unit::Count,
+    "Response bodies that ended, by the way they ended",
+);
+
+pub(super) const DEFINITIONS: [Definition; 5] = [
+    REQUESTS.definition,
+    HEAD.definition,
+    DELIVERED.definition,
+    STREAMS.definition,
+    STREAMS_CLOSED.definition,
+];
+
+label_enum! {
+    /// The source of a request's permission: the `via` of metrics and request lines.
+    pub enum Via: "via" {
+        /// An open route: no loan is needed.
+        Open = "open",
+        /// An earlier decision, from the cache.
+        Cache = "cache",
+        /// An existing loan in the ledger.
+        Ledger = "ledger",
+        /// A loan that was begun for this request, or that the request waited for.
+        Registered = "registered",
+        /// No decision was reached.
+        None = "none",
+    }
+}
+
+label_enum! {
+    /// How a response body ended.
+    pub enum StreamEnd: "end" {
+        /// The kernel accepted the last byte.
+        Complete = "complete",
+        /// The origin broke off or stalled.
+        OriginFailed = "origin_failed",
+        /// The reader closed the stream or the connection.
+        HungUp = "hung_up",
+        /// The loan ended during the transfer.
+        Cut = "cut",
+        /// The reader was idle or too slow.
+        TooSlow = "too_slow",
+    }
+}
+
+/// The result of a request.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum RequestOutcome {
+    /// It was answered.
+    Ok,
+    /// It was a CORS preflight, which the gate answers by itself.
+    Preflight,
+    /// It was refused with a problem of this type.
+    Refused(ProblemType),
+}
+
+impl RequestOutcome {
+    fn name(self) -> &'static str {
+        match self {
+            RequestOutcome::Ok => "ok",
+            RequestOutcome::Preflight => "preflight",
+            RequestOutcome::Refused(problem) => problem.slug(),
+        }
+    }
+}
+
+impl Label for RequestOutcome {
+    const KEY: &'static str = "outcome";
+
+    fn values() -> LabelValues {
+        let refused = ProblemType::ALL.iter().copied().map(RequestOutcome::Refused);
+        let all = [RequestOutcome::Ok, RequestOutcome::Preflight].into_iter().chain(refused);
+        LabelValues::Fixed(all.map(RequestOutcome::name).collect())
+    }
+
+    fn value(&self) -> SharedString {
+        SharedString::const_str(self.name())
+    }
+}
+
+/// The handles that a request on the hot path uses.
+pub(super) struct Handles {
+    /// Successful requests.
+    ok: CounterPer<Via>,
+    head: Histogram,
+    delivered: Counter,
+    streams: Gauge,
+    closed: CounterPer<StreamEnd>,
+}
+
+impl Handles {
+    pub(super) fn new(registry: &Registry) -> Handles {
+        Handles {
+            ok: CounterPer::new(|via| registry.counter(&REQUESTS, (RequestOutcome::Ok, via))),
+            head: registry.histogram(&HEAD, ()),
+            delivered: registry.counter(&DELIVERED, ()),
+            streams: registry.gauge(&STREAMS, ()),
+            closed: CounterPer::new(|end| registry.counter(&STREAMS_CLOSED, end)),
+        }
+    }
+}
+
+impl Metrics {
+    /// Records a request whose response head is ready. `head` is the time until then.
+    pub fn request(&self, outcome: RequestOutcome, via: Via, head: Duration) {
+        let handles = &self.inner.requests;
+        handles.head.record(head.as_secs_f64());
+        match outcome {
+            RequestOutcome::Ok => handles.ok.increment(via),
+            RequestOutcome::Preflight | RequestOutcome::Refused(_) => {
+                self.count(&REQUESTS, (outcome, via));
+            }
+        }
+    }
+
+    /// Counts body bytes sent to a reader.
+    pub fn delivered(&self, bytes: u64) {
+        self.inner.requests.delivered.increment(bytes);
+    }
+
+    /// Records the start of a response body.
+    pub fn stream_opened(&self) {
+        self.inner.requests.streams.increment(1.0);
+    }
+
+    /// Records the end of a response body, and how it ended.
+    pub fn stream_closed(&self, end: StreamEnd) {
+        self.inner.requests.streams.decrement(1.0);
+        self.inner.requests.closed.increment(end);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rendered_text_has_counts_and_descriptions() {
+        let metrics = Metrics::new().unwrap();
+        metrics.request(RequestOutcome::Ok, Via::Cache, Duration::from_millis(1));
+        let refused = RequestOutcome::Refused(ProblemType::LoanRefused);
+        metrics.request(refused, Via::Ledger, Duration::from_millis(1));
+        metrics.delivered(1000);
+        let text = metrics.render();
+        assert!(text.contains(r#"loangate_requests_total{outcome="ok",via="cache"} 1"#), "{text}");
+        assert!(text.contains(r#"outcome="loan-refused",via="ledger"} 1"#), "{text}");
+        assert!(text.contains("loangate_delivered_bytes_total 1000"), "{text}");
+        assert!(text.contains("# HELP loangate_delivered_bytes_total"), "{text}");
+    }
+}

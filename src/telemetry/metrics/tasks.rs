@@ -1,0 +1,58 @@
+//! Metrics of background tasks.
+
+use metrics::Unit;
+
+use super::Metrics;
+use super::family::{Definition, Family};
+use super::label::label_enum;
+
+const RESTARTS: Family<Task> = Family::counter(
+    "loangate_task_restarts_total",
+    Unit::Count,
+    "Restarts of background tasks that ended early, by task",
+);
+
+pub(super) const DEFINITIONS: [Definition; 1] = [RESTARTS.definition];
+
+label_enum! {
+    /// A background task that is restarted if it ends early.
+    pub enum Task: "task" {
+        /// Accepts connections of the admin listener.
+        AcceptAdmin = "accept-admin",
+        /// Adopts loans whose process has ended.
+        AdoptOrphans = "adopt-orphans",
+        /// Compares the ledger with Bokbasen at night.
+        Balance = "balance",
+        /// Compares this machine's clock with Bokbasen's.
+        CompareClocks = "compare-clocks",
+        /// Drives the loans that are due for a step.
+        DriveLoans = "drive-loans",
+        /// Drives one loan.
+        Driver = "driver",
+        /// Ends loans whose time is over.
+        Expire = "expire",
+        /// Writes the counts of delivered bytes.
+        FlushMetering = "flush-metering",
+        /// Aggregates the histograms.
+        FoldMetrics = "fold-metrics",
+        /// Follows the changes that other processes make in the ledger.
+        FollowFeed = "follow-feed",
+        /// Forgets the borrowers of old loans.
+        Forget = "forget",
+        /// Measures the load of the workers.
+        PlaceConnections = "place-connections",
+        /// Sends ends to Bokbasen.
+        SendEnds = "send-ends",
+        /// Checks the dates of certificates.
+        WatchCertificates = "watch-certificates",
+        /// Aborts bodies whose readers are idle or too slow.
+        WatchReaders = "watch-readers",
+    }
+}
+
+impl Metrics {
+    /// Counts a restart of a background task, or of the driver of a loan, that ended early.
+    pub fn task_restarted(&self, task: Task) {
+        self.count(&RESTARTS, task);
+    }
+}
