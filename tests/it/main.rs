@@ -67,6 +67,7 @@ mod polls;
 mod privacy;
 mod prune;
 mod readme;
+mod reference;
 mod refusals;
 mod retention;
 mod rfc9110;
