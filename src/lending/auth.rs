@@ -18,7 +18,7 @@ use url::Url;
 use super::CallError;
 use super::clock_skew::Skew;
 use super::outage_reason::{Health, OutageReason};
-use super::transport::{cause, read_body};
+use super::response::{cause, read_body};
 use crate::clock::{self, Clock};
 
 /// The response header that carries the ticket.

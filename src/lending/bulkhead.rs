@@ -16,7 +16,10 @@
 //!   popular title is fast.
 //! - It never has more than seven eighths of the slots.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+mod group;
+mod queue;
+
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -24,14 +27,14 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::kind::{CallKind, PerKind};
+use group::Group;
+use queue::{Queue, Waiting};
 
 /// The minimum total. Below it, suspects could take every slot of a kind.
 pub(super) const MIN_TOTAL: usize = 8;
 /// The most calls of a kind that wait for a slot; suspects have a queue of the same length. Calls
 /// further back would time out before their turn.
 const MAX_WAITING: usize = 10_000;
-/// The length of a counting period: an answer of a group counts for one to two periods.
-const ANSWER_PERIOD: Duration = Duration::from_secs(1);
 
 /// The slots of all kinds, shared between clones.
 #[derive(Clone, Debug)]
@@ -68,32 +71,6 @@ struct KindSlots {
     groups: HashMap<u64, Group>,
     queue: Queue,
     suspects_queue: Queue,
-}
-
-/// The callers that wait for a slot of one kind.
-#[derive(Debug, Default)]
-struct Queue {
-    waiting: VecDeque<Waiting>,
-    /// Callers whose group is at its limit, by group.
-    held_back: BTreeMap<u64, VecDeque<Waiting>>,
-}
-
-/// The slots that a group holds, and its answered calls.
-#[derive(Debug)]
-struct Group {
-    in_use: usize,
-    answered: usize,
-    answered_previously: usize,
-    /// The start of the period that `answered` counts.
-    counted_from: Instant,
-}
-
-/// A caller that waits for a slot.
-#[derive(Debug)]
-struct Waiting {
-    number: u64,
-    claim: Claim,
-    turn: oneshot::Sender<Slot>,
 }
 
 /// A slot, which is freed when dropped.
@@ -188,7 +165,7 @@ impl Slots {
             return None;
         }
         let (turn, receiver) = oneshot::channel();
-        queue.waiting.push_back(Waiting { number: self.next_number, claim, turn });
+        queue.push(Waiting { number: self.next_number, claim, turn });
         self.next_number += 1;
         Some(receiver)
     }
@@ -279,61 +256,6 @@ impl KindSlots {
     }
 }
 
-impl Queue {
-    fn is_empty(&self) -> bool {
-        self.waiting.is_empty() && self.held_back.is_empty()
-    }
-
-    fn len(&self) -> usize {
-        self.waiting.len() + self.held_back.values().map(VecDeque::len).sum::<usize>()
-    }
-
-    /// Removes callers that stopped waiting.
-    fn remove_closed(&mut self) {
-        for queue in self.held_back.values_mut().chain([&mut self.waiting]) {
-            queue.retain(|waiting| !waiting.turn.is_closed());
-        }
-        self.held_back.retain(|_, queue| !queue.is_empty());
-    }
-
-    fn next_held_back(&mut self, group: u64) -> Option<Waiting> {
-        let queue = self.held_back.get_mut(&group)?;
-        let next = queue.pop_front();
-        if queue.is_empty() {
-            self.held_back.remove(&group);
-        }
-        next
-    }
-}
-
-impl Group {
-    fn new() -> Group {
-        Group { in_use: 0, answered: 0, answered_previously: 0, counted_from: Instant::now() }
-    }
-
-    fn note_answer(&mut self, now: Instant) {
-        let age = now.duration_since(self.counted_from);
-        if age >= ANSWER_PERIOD {
-            let is_next = age < ANSWER_PERIOD * 2;
-            self.answered_previously = if is_next { self.answered } else { 0 };
-            (self.answered, self.counted_from) = (0, now);
-        }
-        self.answered += 1;
-    }
-
-    /// Returns the number of calls answered within the last one to two periods.
-    fn recent_answers(&self, now: Instant) -> usize {
-        let age = now.duration_since(self.counted_from);
-        if age < ANSWER_PERIOD {
-            self.answered_previously + self.answered
-        } else if age < ANSWER_PERIOD * 2 {
-            self.answered
-        } else {
-            0
-        }
-    }
-}
-
 /// Hands free slots to waiting callers.
 fn admit(slots: &Arc<Mutex<Slots>>) {
     loop {
@@ -364,233 +286,4 @@ impl Drop for Slot {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const PATIENCE: Duration = Duration::from_secs(1);
-
-    fn claim(kind: CallKind, group: u64) -> Claim {
-        Claim { kind, group, suspect: false }
-    }
-
-    /// Takes slots until none is left, each in its own group.
-    async fn take_all(bulkhead: &Bulkhead, kind: CallKind, suspect: bool) -> Vec<Slot> {
-        let mut held = Vec::new();
-        while let Some(slot) = bulkhead
-            .enter(Claim { suspect, ..claim(kind, 1000 + held.len() as u64) }, PATIENCE)
-            .await
-        {
-            held.push(slot);
-        }
-        held
-    }
-
-    /// Takes all slots that one group gets.
-    async fn take_all_of(bulkhead: &Bulkhead, group: u64) -> Vec<Slot> {
-        let mut held = Vec::new();
-        while let Some(slot) = bulkhead.enter(claim(CallKind::Begin, group), PATIENCE).await {
-            held.push(slot);
-        }
-        held
-    }
-
-    fn wait(bulkhead: &Bulkhead, claim: Claim) -> tokio::task::JoinHandle<Option<Slot>> {
-        let bulkhead = bulkhead.clone();
-        tokio::spawn(async move { bulkhead.enter(claim, PATIENCE * 100).await })
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn hanging_kind_leaves_the_others_their_slots() {
-        for total in [1, MIN_TOTAL, 32, 1000] {
-            for hanging in CallKind::ALL {
-                let bulkhead = Bulkhead::new(total);
-                let held = take_all(&bulkhead, hanging, false).await;
-                assert_eq!(held.len(), bulkhead.max_in_flight(hanging), "{total} {hanging:?}");
-                for other in CallKind::ALL.into_iter().filter(|other| *other != hanging) {
-                    assert!(
-                        bulkhead.enter(claim(other, 0), PATIENCE).await.is_some(),
-                        "{total} {other:?}"
-                    );
-                }
-            }
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn all_kinds_together_stay_within_the_total() {
-        let bulkhead = Bulkhead::new(32);
-        let mut held = Vec::new();
-        for kind in [CallKind::Read, CallKind::End, CallKind::Poll, CallKind::Begin] {
-            held.extend(take_all(&bulkhead, kind, false).await);
-        }
-        assert_eq!(held.len(), 32);
-        let begins = held.iter().filter(|slot| slot.claim.kind == CallKind::Begin).count();
-        assert_eq!(begins, 8, "begins keep the slots that are guaranteed to them");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn suspects_use_at_most_half_of_the_slots() {
-        let bulkhead = Bulkhead::new(32);
-        for kind in CallKind::ALL {
-            let held = take_all(&bulkhead, kind, true).await;
-            assert_eq!(held.len(), bulkhead.max_in_flight(kind) / 2, "{kind:?}");
-            assert!(bulkhead.enter(claim(kind, 0), PATIENCE).await.is_some(), "{kind:?}");
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn free_slot_goes_to_a_begin_first() {
-        let bulkhead = Bulkhead::new(MIN_TOTAL);
-        let mut held = Vec::new();
-        for kind in CallKind::ALL {
-            held.extend(take_all(&bulkhead, kind, false).await);
-        }
-        let waiting_end = wait(&bulkhead, claim(CallKind::End, 99));
-        tokio::task::yield_now().await;
-        let waiting_begin = wait(&bulkhead, claim(CallKind::Begin, 99));
-        tokio::task::yield_now().await;
-        let surplus = held.iter().position(|slot| slot.claim.kind == CallKind::Begin).unwrap();
-        drop(held.swap_remove(surplus));
-        let slot = waiting_begin.await.unwrap().unwrap();
-        assert!(!waiting_end.is_finished());
-        drop((slot, held));
-        assert!(waiting_end.await.unwrap().is_some());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn callers_that_time_out_hold_no_slot() {
-        let bulkhead = Bulkhead::new(MIN_TOTAL);
-        let held = take_all(&bulkhead, CallKind::End, false).await;
-        for _ in 0..100 {
-            assert!(
-                bulkhead.enter(claim(CallKind::End, 0), PATIENCE).await.is_none(),
-                "it times out"
-            );
-        }
-        drop(held);
-        let again = take_all(&bulkhead, CallKind::End, false).await;
-        assert_eq!(again.len(), bulkhead.max_in_flight(CallKind::End), "no slot is lost");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn hanging_group_leaves_half_to_others() {
-        let bulkhead = Bulkhead::new(32);
-        let half = bulkhead.max_in_flight(CallKind::Begin) / 2;
-        let hanging = take_all_of(&bulkhead, 7).await;
-        assert_eq!(hanging.len(), half);
-        let waiting: Vec<_> = (0..50).map(|_| wait(&bulkhead, claim(CallKind::Begin, 7))).collect();
-        tokio::task::yield_now().await;
-        assert_eq!(
-            take_all(&bulkhead, CallKind::Begin, false).await.len(),
-            half,
-            "no other group is held back"
-        );
-        assert!(waiting.iter().all(|waiting| !waiting.is_finished()));
-        drop(hanging);
-        for waiting in waiting {
-            assert!(waiting.await.unwrap().is_some(), "each gets a slot");
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn several_hanging_groups_leave_slots_to_others() {
-        let bulkhead = Bulkhead::new(32);
-        let mut hanging = Vec::new();
-        for group in 1..=3 {
-            hanging.push(take_all_of(&bulkhead, group).await);
-            assert!(bulkhead.enter(claim(CallKind::Begin, 8), PATIENCE).await.is_some(), "{group}");
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn group_that_became_suspect_gets_no_second_half() {
-        let bulkhead = Bulkhead::new(32);
-        let _hanging = take_all_of(&bulkhead, 7).await;
-        let suspect = Claim { suspect: true, ..claim(CallKind::Begin, 7) };
-        assert!(bulkhead.enter(suspect, PATIENCE).await.is_none());
-        let other = Claim { suspect: true, ..claim(CallKind::Begin, 8) };
-        assert!(
-            bulkhead.enter(other, PATIENCE).await.is_some(),
-            "another suspect is not held back"
-        );
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn group_whose_calls_are_answered_gets_seven_eighths() {
-        let bulkhead = Bulkhead::new(32);
-        let max = bulkhead.max_in_flight(CallKind::Begin);
-        let mut held = take_all_of(&bulkhead, 7).await;
-        for _ in 0..3 {
-            let waiting: Vec<_> =
-                (0..max).map(|_| wait(&bulkhead, claim(CallKind::Begin, 7))).collect();
-            tokio::task::yield_now().await;
-            held.drain(..).for_each(|mut slot| slot.set_answered());
-            tokio::task::yield_now().await;
-            for waiting in waiting {
-                if waiting.is_finished() {
-                    held.extend(waiting.await.unwrap());
-                } else {
-                    waiting.abort();
-                }
-            }
-        }
-        assert_eq!(held.len(), max - max / 8);
-        assert!(bulkhead.enter(claim(CallKind::Begin, 8), PATIENCE).await.is_some());
-        // No call was answered recently, so the slots above half are not replaced.
-        tokio::time::advance(ANSWER_PERIOD * 3).await;
-        held.truncate(max / 2);
-        assert!(bulkhead.enter(claim(CallKind::Begin, 7), PATIENCE).await.is_none());
-        assert!(bulkhead.enter(claim(CallKind::Begin, 8), PATIENCE).await.is_some());
-    }
-
-    /// Every second call of the group hangs; the others are answered.
-    #[tokio::test(start_paused = true)]
-    async fn half_hanging_group_leaves_an_eighth_to_others() {
-        let bulkhead = Bulkhead::new(32);
-        let mut hanging = Vec::new();
-        for number in 0..200 {
-            let Some(mut slot) = bulkhead.enter(claim(CallKind::Begin, 7), PATIENCE / 100).await
-            else {
-                continue;
-            };
-            if number % 2 == 0 {
-                hanging.push(slot);
-            } else {
-                slot.set_answered();
-            }
-        }
-        let max = bulkhead.max_in_flight(CallKind::Begin);
-        assert!(hanging.len() <= max - max / 8, "{}", hanging.len());
-        assert!(bulkhead.enter(claim(CallKind::Begin, 8), PATIENCE).await.is_some());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn full_queue_removes_callers_that_stopped_waiting() {
-        let bulkhead = Bulkhead::new(MIN_TOTAL);
-        let held = take_all(&bulkhead, CallKind::Begin, false).await;
-        let mut waiting = tokio::task::JoinSet::new();
-        for _ in 0..MAX_WAITING {
-            let bulkhead = bulkhead.clone();
-            waiting.spawn(async move {
-                bulkhead.enter(claim(CallKind::Begin, 7), PATIENCE * 100).await
-            });
-        }
-        let queued = || lock(&bulkhead.slots).kinds.begin.queue.len();
-        while queued() < MAX_WAITING {
-            tokio::task::yield_now().await;
-        }
-        let began = Instant::now();
-        assert!(bulkhead.enter(claim(CallKind::Begin, 7), PATIENCE * 100).await.is_none());
-        assert_eq!(
-            began.elapsed(),
-            Duration::ZERO,
-            "the queue is full, and the caller is rejected at once"
-        );
-        waiting.shutdown().await;
-        let last = wait(&bulkhead, claim(CallKind::Begin, 7));
-        tokio::task::yield_now().await;
-        drop(held);
-        assert!(last.await.unwrap().is_some());
-        assert!(lock(&bulkhead.slots).kinds.begin.groups.is_empty(), "no group is left");
-    }
-}
+mod tests;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use http::Method;
 use tokio::time::Instant;
 
-use super::transport::{Call, CallScope};
+use super::call::{Call, CallScope};
 use super::wire::{self, Query};
 use super::{Bokbasen, CallError, RemoteLoan};
 use crate::telemetry::LendingCall;

@@ -9,24 +9,25 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use backon::{ExponentialBuilder, Retryable};
-use http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, DATE, RETRY_AFTER};
-use http::{HeaderMap, Method, StatusCode};
+use http::StatusCode;
+use http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, DATE};
 use jiff::Timestamp;
-use serde::Serialize;
 use url::Url;
 
 use super::auth::Login;
-use super::breaker::{Outcome, Passage, Subject};
+use super::breaker::{Outcome, Passage};
+use super::call::Call;
 use super::clock_skew::Skew;
 use super::guard::Guard;
 use super::kind::CallKind;
 use super::outage_reason::{Health, OutageReason};
 use super::protocol_breaches::Breaches;
-use super::wire::{ErrorBody, Path, Query};
+use super::response::{ApiResponse, cause, read_body, retry_after};
+use super::wire::ErrorBody;
 use super::{CallError, SetUpError, Settings};
-use crate::clock::{self, Clock};
+use crate::clock::Clock;
 use crate::crash::{self, Edge};
-use crate::telemetry::{CallOutcome, LendingCall, Metrics};
+use crate::telemetry::{CallOutcome, Metrics};
 
 /// The timeout for connection setup.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -36,79 +37,10 @@ const USER_TIMEOUT: Duration = Duration::from_secs(10);
 /// The shortest patience for a slot. If many readers arrive at once, the last one is still served
 /// within `gate.patience`, even with a short `lending.timeout`.
 const MIN_QUEUE_PATIENCE: Duration = Duration::from_secs(12);
-/// The longest Retry-After that is honoured; a single bad response must not block callers for good.
-const MAX_RETRY_AFTER: Duration = Duration::from_secs(3600);
-/// The largest response body that is read, in bytes.
-const MAX_RESPONSE: usize = 4 * 1024 * 1024;
 /// The most retries of a repeatable call, and the first delay. After that, the caller retries
 /// later.
 const MAX_RETRIES: usize = 2;
 const FIRST_RETRY_DELAY: Duration = Duration::from_millis(100);
-
-/// One call to the API.
-#[derive(Debug)]
-pub(super) struct Call {
-    kind: CallKind,
-    subject: Subject,
-    operation: LendingCall,
-    method: Method,
-    path: Path,
-    query: Query,
-    body: Option<Vec<u8>>,
-    repeatable: bool,
-}
-
-/// The kind of a call, which selects its limits and breaker, and its subject.
-pub(super) type CallScope = (CallKind, Subject);
-
-impl Call {
-    /// Returns a call that is sent once.
-    pub(super) fn once(
-        scope: CallScope,
-        operation: LendingCall,
-        method: Method,
-        path: Path,
-    ) -> Call {
-        let (kind, subject) = scope;
-        Call {
-            kind,
-            subject,
-            operation,
-            method,
-            path,
-            query: Vec::new(),
-            body: None,
-            repeatable: false,
-        }
-    }
-
-    /// Returns a call that may be retried.
-    pub(super) fn repeatable(
-        scope: CallScope,
-        operation: LendingCall,
-        method: Method,
-        path: Path,
-    ) -> Call {
-        Call { repeatable: true, ..Call::once(scope, operation, method, path) }
-    }
-
-    pub(super) fn query(self, query: Query) -> Call {
-        Call { query, ..self }
-    }
-
-    pub(super) fn body(self, body: &impl Serialize) -> Call {
-        Call { body: serde_json::to_vec(body).ok(), ..self }
-    }
-}
-
-/// A 2xx response.
-#[derive(Debug)]
-pub(super) struct ApiResponse {
-    pub(super) body: Vec<u8>,
-    pub(super) retry_after: Option<Duration>,
-    /// The cursor of the next page.
-    pub(super) next: Option<String>,
-}
 
 /// The transport of all calls.
 #[derive(Debug)]
@@ -377,43 +309,6 @@ fn outcome_of(result: &Result<ApiResponse, CallError>) -> Outcome {
 fn http_date(at: Timestamp) -> String {
     let since = Duration::from_secs(u64::try_from(at.as_second()).unwrap_or(0));
     httpdate::fmt_http_date(SystemTime::UNIX_EPOCH + since)
-}
-
-/// Parses Retry-After, in seconds or as a date (RFC 9110 §10.2.3), up to [`MAX_RETRY_AFTER`].
-fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
-    let text = headers.get(RETRY_AFTER)?.to_str().ok()?;
-    let named = match text.parse() {
-        Ok(seconds) => Duration::from_secs(seconds),
-        Err(_) => {
-            let at = httpdate::parse_http_date(text).ok()?;
-            clock::until(now, Timestamp::try_from(at).ok()?)
-        }
-    };
-    Some(named.min(MAX_RETRY_AFTER))
-}
-
-/// Reads a response body of at most [`MAX_RESPONSE`] bytes.
-pub(super) async fn read_body(mut response: reqwest::Response) -> Result<Vec<u8>, String> {
-    let mut body = Vec::new();
-    while let Some(chunk) = response.chunk().await.map_err(cause)? {
-        if body.len() + chunk.len() > MAX_RESPONSE {
-            return Err("the response is larger than 4 MiB".to_owned());
-        }
-        body.extend_from_slice(&chunk);
-    }
-    Ok(body)
-}
-
-/// Returns the message of the innermost error, without the URL.
-pub(super) fn cause(error: reqwest::Error) -> String {
-    let error = error.without_url();
-    let mut innermost: &dyn std::error::Error = &error;
-    let mut message = error.to_string();
-    while let Some(source) = innermost.source() {
-        message = source.to_string();
-        innermost = source;
-    }
-    message
 }
 
 #[cfg(test)]

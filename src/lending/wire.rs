@@ -9,7 +9,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::transport::ApiResponse;
+use super::response::ApiResponse;
 use super::{Availability, Begin, CallError, FreeLicence, RemoteLoan, Standing, listing};
 use crate::clock;
 use crate::loan::{EndReason, Isbn, LibraryId, Reference, Refusal, Terms};
