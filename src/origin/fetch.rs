@@ -1,14 +1,14 @@
-//! One request to an origin: chooses the address and decides on a retry.
+//! One request to an origin, and the decision on a retry.
 //!
 //! No other module retries requests. One reader's request causes at most one retry. All retries
 //! stay within the retry budget, so that a failing origin does not get more load because it fails.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use http::{Response, StatusCode};
 
+use super::address::hash;
 use super::breaker::{Breaker, Evidence};
 use super::exchange::Failure;
 use super::object_store::Repeated;
@@ -120,11 +120,6 @@ impl Origin {
         self.shared.budget.refund();
     }
 
-    /// Records that a body of this address broke off or stalled before [`USEFUL_BYTES`].
-    pub fn record_useless_body(&self, path: &FilePath, address: usize) {
-        self.record_failure(address, Evidence::File(hash(path)));
-    }
-
     async fn repeat(
         &self,
         first: usize,
@@ -167,45 +162,6 @@ impl Origin {
         } else {
             repeated
         }
-    }
-
-    /// Chooses an address for a request. It prefers addresses that have not failed recently.
-    ///
-    /// # Errors
-    /// Returns the time until the next trial if all breakers are open.
-    fn choose(&self, except: Option<usize>) -> Result<usize, Duration> {
-        if self.places.len() == 1 && except.is_none() {
-            return self.admit(0).map(|()| 0);
-        }
-        let now = Instant::now();
-        let others =
-            self.shared.breakers.iter().enumerate().filter(|(index, _)| Some(*index) != except);
-        let (preferred, avoided): (Vec<_>, Vec<_>) =
-            others.partition(|(_, breaker)| breaker.is_preferred(now));
-        let mut wait = Duration::MAX;
-        for (index, _) in preferred.into_iter().chain(avoided) {
-            match self.admit(index) {
-                Ok(()) => return Ok(index),
-                Err(until) => wait = wait.min(until),
-            }
-        }
-        Err(wait)
-    }
-
-    fn admit(&self, address: usize) -> Result<(), Duration> {
-        match self.breaker(address) {
-            Some(breaker) if !breaker.is_closed() => breaker.admit(Instant::now()),
-            _ => Ok(()),
-        }
-    }
-
-    fn breaker(&self, address: usize) -> Option<&Breaker> {
-        self.shared.breakers.get(address)
-    }
-
-    fn suspended(&self, wait: Duration) -> OriginError {
-        self.counts.not_sent(OriginOutcome::Suspended);
-        OriginError::Failed { retry_after: Some(wait) }
     }
 
     /// Sends one request to one address and records the outcome.
@@ -262,39 +218,6 @@ impl Origin {
         self.counts.request(label, ended.saturating_duration_since(began));
         (outcome, verdict)
     }
-
-    /// Records a failed request; without evidence, only so that other addresses are tried first.
-    fn record_attempt(&self, address: usize, evidence: Option<Evidence>) {
-        if let Some(breaker) = self.breaker(address) {
-            breaker.avoid(Instant::now());
-        }
-        if let Some(evidence) = evidence {
-            self.record_failure(address, evidence);
-        }
-    }
-
-    fn record_success(&self, address: usize, now: Instant) {
-        if self.breaker(address).is_some_and(|breaker| breaker.record_success(now)) {
-            tracing::info!(
-                origin = self.settings.name,
-                place = self.places.get(address).map(|place| place.name()),
-                "an origin address works again"
-            );
-        }
-    }
-
-    fn record_failure(&self, address: usize, evidence: Evidence) {
-        if self
-            .breaker(address)
-            .is_some_and(|breaker| breaker.record_failure(Instant::now(), evidence))
-        {
-            tracing::warn!(
-                origin = self.settings.name,
-                place = self.places.get(address).map(|place| place.name()),
-                "most requests to an origin address fail; sending it a trial from time to time only"
-            );
-        }
-    }
 }
 
 fn judge(response: &Response<Body>) -> Verdict {
@@ -316,10 +239,4 @@ fn status_class(status: StatusCode) -> OriginOutcome {
         400..500 => OriginOutcome::ClientError,
         _ => OriginOutcome::ServerError,
     }
-}
-
-fn hash(path: &FilePath) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    path.hash(&mut hasher);
-    hasher.finish()
 }

@@ -5,10 +5,11 @@
 //! (`http`, `object_store`, `directory`). All kinds return an HTTP response whose body has not been
 //! read. An origin receives no field of the reader's request, except what delivery passes.
 //!
-//! `fetch` chooses the address and decides on retries. Each worker has its own connections. All
-//! workers share the retry budget of an origin, and the circuit breaker and connection limit of an
-//! address.
+//! `address` chooses the address and `fetch` decides on retries. Each worker has its own
+//! connections. All workers share the retry budget of an origin, and the circuit breaker and
+//! connection limit of an address.
 
+mod address;
 mod body;
 mod breaker;
 mod connection_limit;
@@ -22,7 +23,9 @@ mod file_request;
 mod framing;
 mod http;
 mod object_store;
+mod object_store_connector;
 mod object_store_error;
+mod object_store_kinds;
 mod reachability;
 mod response_head;
 mod retry_after;
@@ -46,7 +49,7 @@ use connection_limit::ConnectionLimits;
 use endpoint::Endpoint;
 pub use fetch::{Repetition, ResumeCost};
 pub use file_request::{ByteRange, FileRequest};
-pub use object_store::{Azure, Bucket, Google, S3};
+pub use object_store_kinds::{Azure, Bucket, Google, S3};
 pub use reachability::{Outcome, Probed};
 pub use retry_after::retry_after;
 use retry_budget::RetryBudget;

@@ -2,90 +2,32 @@
 //! Blob Storage.
 //!
 //! The crate `object_store` builds the requests: credentials, signatures, addresses. The HTTP
-//! client below it is the gate's own. It intercepts each file's response before `object_store`
-//! reads it. So all kinds of origins share one code path for bodies and resuming.
+//! client below it is the gate's own (`object_store_connector`). It intercepts each file's response
+//! before `object_store` reads it. So all kinds of origins share one code path for bodies and
+//! resuming.
 
 use std::error::Error;
-use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::StreamExt as _;
 use http::header::{CONTENT_LENGTH, ETAG};
-use http::{Request, Response, StatusCode};
-use http_body_util::BodyExt;
-use object_store::aws::AmazonS3Builder;
-use object_store::azure::MicrosoftAzureBuilder;
-use object_store::client::{
-    HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpResponse,
-    HttpResponseBody, HttpService,
-};
-use object_store::gcp::GoogleCloudStorageBuilder;
-use object_store::{ClientOptions, GetOptions, GetRange, ObjectStore, RetryConfig};
-use secrecy::{ExposeSecret, SecretString};
-use url::Url;
+use http::{Response, StatusCode};
+use object_store::{GetOptions, GetRange, ObjectStore};
 
 use super::body::{Body, not_satisfiable};
-use super::connection_limit::ConnectionLimits;
-use super::connections::{Connections, innermost};
-use super::exchange::{Failure, Incoming};
+use super::connections::innermost;
+use super::exchange::Failure;
 use super::file_request::{ByteRange, FileRequest};
+use super::object_store_connector::ResponseSlot;
+use super::object_store_kinds::Bucket;
 use super::reachability::Outcome;
-use super::{MAX_LENGTH, Settings, object_store_error};
-use crate::buffer_budget::Buffers;
+use super::{MAX_LENGTH, object_store_error};
 use crate::path::FilePath;
 
 /// Marks a failed response for which a second request was already sent.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Repeated;
-
-/// A bucket, or a container as Azure calls it, and the path in it under which the files are.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Bucket {
-    /// Name of the bucket or container.
-    pub name: String,
-    /// The path, without a slash at either end; empty for the root.
-    pub prefix: String,
-}
-
-impl fmt::Display for Bucket {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.name, self.prefix)
-    }
-}
-
-/// Access to a bucket of an S3-compatible storage.
-#[derive(Clone, Debug)]
-pub struct S3 {
-    /// The region for which requests are signed.
-    pub region: Option<String>,
-    /// URL of the storage, if it is not Amazon's own.
-    pub endpoint: Option<Url>,
-    /// Whether the bucket is named in the path and not in the host.
-    pub path_style: bool,
-    /// ID and secret of the access key; without it, this machine's own credentials are used.
-    pub keys: Option<(String, SecretString)>,
-}
-
-/// Access to a bucket of Google Cloud Storage.
-#[derive(Clone, Debug)]
-pub struct Google {
-    /// Key of a service account as JSON; without it, this machine's own credentials are used.
-    pub service_account: Option<SecretString>,
-    /// URL of the storage, if it is not Google's own.
-    pub endpoint: Option<Url>,
-}
-
-/// Access to a container of Azure Blob Storage.
-#[derive(Clone, Debug)]
-pub struct Azure {
-    /// Name of the storage account.
-    pub account: String,
-    /// Key of the account; without it, this machine's own credentials are used.
-    pub access_key: Option<SecretString>,
-    /// URL of the storage, if it is not Azure's own.
-    pub endpoint: Option<Url>,
-}
 
 #[derive(Debug)]
 pub(super) struct Store {
@@ -97,90 +39,7 @@ pub(super) struct Store {
 }
 
 impl Store {
-    pub(super) fn s3(
-        settings: &Settings,
-        bucket: &Bucket,
-        s3: &S3,
-        shared: (&Buffers, &ConnectionLimits),
-    ) -> Result<Store, String> {
-        let mut builder = match &s3.keys {
-            Some((id, secret)) => AmazonS3Builder::new()
-                .with_access_key_id(id)
-                .with_secret_access_key(secret.expose_secret()),
-            None => AmazonS3Builder::from_env(),
-        };
-        builder = builder
-            .with_bucket_name(&bucket.name)
-            .with_virtual_hosted_style_request(!s3.path_style)
-            .with_retry(retry(settings))
-            .with_http_connector(connector(
-                settings,
-                s3.endpoint.as_ref(),
-                s3.keys.is_some(),
-                shared,
-            )?);
-        if let Some(region) = &s3.region {
-            builder = builder.with_region(region);
-        }
-        if let Some(endpoint) = &s3.endpoint {
-            builder =
-                builder.with_endpoint(plain(endpoint)).with_allow_http(endpoint.scheme() == "http");
-        }
-        Store::new(builder.build(), bucket, true)
-    }
-
-    pub(super) fn google(
-        settings: &Settings,
-        bucket: &Bucket,
-        google: &Google,
-        shared: (&Buffers, &ConnectionLimits),
-    ) -> Result<Store, String> {
-        let known = google.service_account.as_ref();
-        let mut builder = match known {
-            Some(key) => {
-                GoogleCloudStorageBuilder::new().with_service_account_key(key.expose_secret())
-            }
-            None => GoogleCloudStorageBuilder::from_env(),
-        };
-        builder = builder
-            .with_bucket_name(&bucket.name)
-            .with_retry(retry(settings))
-            // An emulator over plain HTTP needs no Google login, so it needs no TLS.
-            .with_http_connector(connector(settings, google.endpoint.as_ref(), true, shared)?);
-        if let Some(endpoint) = &google.endpoint {
-            builder = builder.with_base_url(&plain(endpoint));
-        }
-        Store::new(builder.build(), bucket, true)
-    }
-
-    pub(super) fn azure(
-        settings: &Settings,
-        bucket: &Bucket,
-        azure: &Azure,
-        shared: (&Buffers, &ConnectionLimits),
-    ) -> Result<Store, String> {
-        let mut builder = match &azure.access_key {
-            Some(key) => MicrosoftAzureBuilder::new().with_access_key(key.expose_secret()),
-            None => MicrosoftAzureBuilder::from_env(),
-        };
-        builder = builder
-            .with_account(&azure.account)
-            .with_container_name(&bucket.name)
-            .with_retry(retry(settings))
-            .with_http_connector(connector(
-                settings,
-                azure.endpoint.as_ref(),
-                azure.access_key.is_some(),
-                shared,
-            )?);
-        if let Some(endpoint) = &azure.endpoint {
-            builder =
-                builder.with_endpoint(plain(endpoint)).with_allow_http(endpoint.scheme() == "http");
-        }
-        Store::new(builder.build(), bucket, false)
-    }
-
-    fn new(
+    pub(super) fn new(
         built: object_store::Result<impl ObjectStore>,
         bucket: &Bucket,
         supports_suffix_ranges: bool,
@@ -290,7 +149,7 @@ impl Store {
         let location =
             object_store::path::Path::from_url_path(format!("{}{}", self.prefix, path.as_str()))
                 .map_err(|error| Failure::Broken(error.to_string()))?;
-        let slot = ResponseSlot { fresh: request.fresh, ..ResponseSlot::default() };
+        let slot = ResponseSlot::new(request.fresh);
         let mut options = GetOptions {
             head: request.head,
             range: request.range.map(get_range),
@@ -339,91 +198,4 @@ fn causes(error: &dyn Error) -> String {
         error = source;
     }
     text
-}
-
-fn plain(url: &Url) -> String {
-    url.as_str().trim_end_matches('/').to_owned()
-}
-
-/// Disables retries in `object_store`, also for credentials: only `Origin` retries, in its budget.
-fn retry(settings: &Settings) -> RetryConfig {
-    RetryConfig { max_retries: 0, retry_timeout: settings.first_byte, ..RetryConfig::default() }
-}
-
-/// Creates the HTTP client. It needs no TLS if the endpoint is plain HTTP and keys are configured.
-fn connector(
-    settings: &Settings,
-    endpoint: Option<&Url>,
-    has_keys: bool,
-    (buffers, limits): (&Buffers, &ConnectionLimits),
-) -> Result<Connector, String> {
-    let in_the_clear = has_keys && endpoint.is_some_and(|endpoint| endpoint.scheme() == "http");
-    Ok(Connector(Connections::new(settings, !in_the_clear, buffers, limits)?))
-}
-
-/// A response, or why there is none.
-type FetchResult = Result<Response<Incoming>, Failure>;
-
-/// Receives a file's response, bypassing `object_store`.
-#[derive(Clone, Default)]
-struct ResponseSlot {
-    answer: Arc<Mutex<Option<FetchResult>>>,
-    /// Whether to use a new connection, as in [`FileRequest::fresh`].
-    fresh: bool,
-}
-
-impl ResponseSlot {
-    fn put(&self, answer: FetchResult) {
-        *self.answer.lock().unwrap_or_else(PoisonError::into_inner) = Some(answer);
-    }
-
-    fn take(&self) -> Option<FetchResult> {
-        self.answer.lock().unwrap_or_else(PoisonError::into_inner).take()
-    }
-}
-
-/// The error that `object_store` gets in place of a response that was intercepted.
-#[derive(Debug)]
-struct Intercepted;
-
-impl fmt::Display for Intercepted {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the response was intercepted")
-    }
-}
-
-impl Error for Intercepted {}
-
-/// A request for a credential that failed.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-struct Failed(String);
-
-#[derive(Clone, Debug)]
-struct Connector(Connections);
-
-impl HttpConnector for Connector {
-    fn connect(&self, _: &ClientOptions) -> object_store::Result<HttpClient> {
-        Ok(HttpClient::new(self.clone()))
-    }
-}
-
-#[async_trait::async_trait]
-impl HttpService for Connector {
-    async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
-        let (mut head, body) = request.into_parts();
-        let slot = head.extensions.remove::<ResponseSlot>();
-        let body = body.collect().await?.to_bytes();
-        let fresh = slot.as_ref().is_some_and(|slot| slot.fresh);
-        let fetched = self.0.send(Request::from_parts(head, body), fresh).await;
-        if let Some(slot) = slot {
-            slot.put(fetched);
-            return Err(HttpError::new(HttpErrorKind::Unknown, Intercepted));
-        }
-        let answer = fetched.map_err(|failure| {
-            HttpError::new(HttpErrorKind::Connect, Failed(failure.to_string()))
-        })?;
-        let unreadable = |error| HttpError::new(HttpErrorKind::Interrupted, error);
-        Ok(answer.map(|body: Incoming| HttpResponseBody::new(body.map_err(unreadable))))
-    }
 }
