@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::licences::Candidates;
 use super::schedule::{FIRST_WAIT, LONGEST_WAIT, Next, Work};
 use super::settle::{Search, checked};
-use super::{Circulation, DEFAULT_RETRY_AFTER, Outcome, log_ledger_failure};
+use super::{Circulation, DEFAULT_RETRY_AFTER, LoanOutcome, log_ledger_failure};
 use crate::clock;
 use crate::ledger::{Cause, LedgerError};
 use crate::lending::{Begin, CallError, RemoteLoan, Standing};
@@ -90,7 +90,7 @@ async fn step(circulation: &Circulation, id: LoanId, driver: &mut DriverState) -
     driver.unavailable = None;
     let loan = match circulation.inner.ledger.loan(id).await {
         Ok(Some(loan)) => loan,
-        Ok(None) => return Next::Done(Outcome::Undetermined),
+        Ok(None) => return Next::Done(LoanOutcome::Undetermined),
         Err(error) => {
             log_ledger_failure("reading a loan to drive", &error);
             return poll_again();
@@ -156,7 +156,7 @@ async fn follow_up(
         if let Some(outcome) = circulation.outcome_of(&loan) {
             let unavailable = driver.unavailable.take();
             return Next::Done(
-                unavailable.map_or(outcome, |retry_after| Outcome::Unavailable { retry_after }),
+                unavailable.map_or(outcome, |retry_after| LoanOutcome::Unavailable { retry_after }),
             );
         }
         if !driver.declined {

@@ -1,8 +1,9 @@
 //! The life of a loan: begin, decision, end. No other module writes loan states.
 //!
-//! The gate calls [`Circulation::ledger_status`] and [`Circulation::begin`], and every end of a
-//! loan is requested here. This module calls the ledger and the lending client. It notifies one
-//! listener of each end before Bokbasen is notified, and never calls the layers above.
+//! The gate calls [`Circulation::look_up`] and [`Circulation::begin`], whose one result is a
+//! [`LoanOutcome`], and every end of a loan is requested here. This module calls the ledger and the
+//! lending client. It notifies one listener of each end before Bokbasen is notified, and never
+//! calls the layers above.
 //!
 //! Each undecided loan has one entry in the schedule of the process that owns it, and a task only
 //! while a step runs. Both outlive the caller. A task that panics is restarted, and its loan is
@@ -23,6 +24,7 @@ mod end;
 mod feed;
 mod licences;
 mod outbox;
+mod outcome;
 mod reconcile;
 mod retention;
 mod schedule;
@@ -43,7 +45,7 @@ use tokio_util::task::TaskTracker;
 use crate::clock::Clock;
 use crate::ledger::{Ledger, LedgerError};
 use crate::lending::Bokbasen;
-use crate::loan::{LoanId, LoanKey, Refusal};
+use crate::loan::{LoanId, LoanKey};
 use crate::process_handles::ProcessHandles;
 use crate::supervise::supervise;
 use crate::telemetry::{LogLimit, Metrics, RequestId, Task};
@@ -51,11 +53,12 @@ use crate::telemetry::{LogLimit, Metrics, RequestId, Task};
 pub use crate::lending::{Availability, FreeLicence};
 pub use availability::AvailabilityError;
 pub use balance::{BalanceError, Compared, Done, Finding, Kind, Report};
-pub use begin::{BeginResult, LedgerStatus, LoanRequest};
+pub use begin::LoanRequest;
 pub use end::EndError;
 pub use feed::{FeedStatus, RunningStreams};
 pub use licences::Licences;
-pub use wait::LoanWaiter;
+pub use outcome::LoanOutcome;
+pub use wait::OutcomeWait;
 
 /// Times and limits of the life of a loan.
 #[derive(Clone, Debug)]
@@ -83,47 +86,6 @@ const CLOCK_CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Maximum number of remembered ends that are in the future.
 const FUTURE_ENDS: u64 = 10_000;
-
-/// Outcome of a loan for a caller that waited for it.
-#[derive(Clone, Debug)]
-pub enum Outcome {
-    /// The loan is accepted, and the ledger has it.
-    Accepted {
-        /// Id of the accepted loan in the ledger.
-        loan: LoanId,
-        /// Its due time, by Bokbasen's clock.
-        until: Timestamp,
-    },
-    /// Bokbasen refused the loan.
-    Refused {
-        /// Bokbasen's code and message.
-        refusal: Refusal,
-        /// Until when the refusal holds.
-        until: Timestamp,
-    },
-    /// No loan was created, and Bokbasen has none: another begin may be sent.
-    NotCreated,
-    /// The loan was ended before it was accepted, by the reader or at Bokbasen. No waiter may begin
-    /// another.
-    Withdrawn,
-    /// Bokbasen is unavailable; no loan was created.
-    Unavailable {
-        /// When the caller should retry.
-        retry_after: Duration,
-    },
-    /// The spending brake is on; no begin was sent.
-    Braked {
-        /// Until when the brake stays on.
-        until: Timestamp,
-    },
-    /// A loan of this reader and title has ended.
-    Ended {
-        /// When that loan ended, by the project's clock.
-        at: Timestamp,
-    },
-    /// The ledger failed, or the gate is stopping; the outcome is unknown.
-    Undetermined,
-}
 
 /// Notification that a loan opens no files any more.
 #[derive(Clone, Copy, Debug)]
@@ -269,7 +231,7 @@ impl Circulation {
     }
 }
 
-/// Logs a failure of the ledger where it occurs. Waiters get [`Outcome::Undetermined`].
+/// Logs a failure of the ledger where it occurs. Waiters get [`LoanOutcome::Undetermined`].
 fn log_ledger_failure(doing: &'static str, error: &LedgerError) {
     static LIMIT: LogLimit = LogLimit::per_minute();
     if let Some(suppressed) = LIMIT.permit(doing) {

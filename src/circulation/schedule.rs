@@ -13,12 +13,12 @@ use std::collections::{BTreeMap, HashMap, hash_map};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
 use super::drive::{self, DriverState};
-use super::wait::LoanWaiter;
-use super::{Circulation, Outcome};
+use super::wait::ScheduleWaiter;
+use super::{Circulation, LoanOutcome};
 use crate::crash::{self, Edge};
 use crate::lending::{CallKind, Passage};
 use crate::loan::LoanId;
@@ -106,8 +106,14 @@ struct Entry {
     /// State of the driver; none while a step runs.
     driver: Option<DriverState>,
     backoff: PollBackoff,
-    /// Exists only while a caller waits.
-    waiters: Option<watch::Sender<Option<Outcome>>>,
+    /// The callers that wait for the outcome.
+    waiters: Vec<oneshot::Sender<LoanOutcome>>,
+}
+
+impl Entry {
+    fn is_waited_for(&self) -> bool {
+        !self.waiters.is_empty()
+    }
 }
 
 /// Poll interval of a loan, which grows with each poll.
@@ -156,7 +162,7 @@ impl PollBackoff {
 #[derive(Debug)]
 pub(super) enum Next {
     /// The loan is decided, or this process can do nothing more.
-    Done(Outcome),
+    Done(LoanOutcome),
     /// A begin was sent. The loan is polled at once, or at the earliest at this time.
     Begun { not_before: Instant },
     /// The loan is still undecided. It is polled again, at the earliest at this time.
@@ -219,19 +225,19 @@ impl Schedule {
 
     /// Adds a loan whose intent is about to be written. Returns its first step and its first
     /// waiter.
-    pub(super) fn insert(&self, circulation: &Circulation, loan: LoanId) -> (Work, LoanWaiter) {
-        let (sender, receiver) = watch::channel(None);
+    pub(super) fn insert(&self, circulation: &Circulation, loan: LoanId) -> (Work, ScheduleWaiter) {
+        let (sender, receiver) = oneshot::channel();
         let entry = Entry {
             position: None,
             driver: None,
             backoff: PollBackoff::new(Instant::now()),
-            waiters: Some(sender),
+            waiters: vec![sender],
         };
         self.lock().entries.insert(loan, Box::new(entry));
         let circulation = circulation.clone();
-        let waiting = LoanWaiter::new(circulation.clone(), loan, receiver);
+        let waiter = ScheduleWaiter::new(circulation.clone(), loan, receiver);
         let driver = DriverState::default();
-        (Work { circulation, loan, driver, level: None, is_finished: false }, waiting)
+        (Work { circulation, loan, driver, level: None, is_finished: false }, waiter)
     }
 
     /// Schedules an undecided loan of this process, unless it is scheduled already.
@@ -240,7 +246,7 @@ impl Schedule {
         if let hash_map::Entry::Vacant(vacant) = state.entries.entry(loan) {
             let (driver, backoff) =
                 (Some(DriverState::default()), PollBackoff::new(Instant::now()));
-            vacant.insert(Box::new(Entry { position: None, driver, backoff, waiters: None }));
+            vacant.insert(Box::new(Entry { position: None, driver, backoff, waiters: Vec::new() }));
             state.reschedule(loan);
         }
         drop(state);
@@ -254,31 +260,29 @@ impl Schedule {
 
     /// Registers a waiter for a loan that this process drives. If it is the first, the loan is
     /// polled sooner.
-    pub(super) fn wait(&self, circulation: &Circulation, loan: LoanId) -> Option<LoanWaiter> {
+    pub(super) fn wait(&self, circulation: &Circulation, loan: LoanId) -> Option<ScheduleWaiter> {
         let mut state = self.lock();
         let entry = state.entries.get_mut(&loan)?;
-        let receiver = match &entry.waiters {
-            Some(sender) => sender.subscribe(),
-            None => {
-                let (sender, receiver) = watch::channel(None);
-                entry.waiters = Some(sender);
-                entry.backoff.wait = entry.backoff.wait.min(LONGEST_WAIT);
-                state.reschedule(loan);
-                receiver
-            }
-        };
+        let (sender, receiver) = oneshot::channel();
+        let is_first = !entry.is_waited_for();
+        entry.waiters.push(sender);
+        if is_first {
+            entry.backoff.wait = entry.backoff.wait.min(LONGEST_WAIT);
+            state.reschedule(loan);
+        }
         drop(state);
         self.changed.notify_one();
-        Some(LoanWaiter::new(circulation.clone(), loan, receiver))
+        Some(ScheduleWaiter::new(circulation.clone(), loan, receiver))
     }
 
-    /// Unregisters a waiter. Without waiters the loan is polled less often, and their channel is
-    /// freed.
+    /// Unregisters the waiters that have left. Without waiters the loan is polled less often.
     pub(super) fn waiter_left(&self, loan: LoanId) {
         let mut state = self.lock();
         let Some(entry) = state.entries.get_mut(&loan) else { return };
-        if entry.waiters.as_ref().is_some_and(|sender| sender.receiver_count() == 0) {
-            entry.waiters = None;
+        let was_waited_for = entry.is_waited_for();
+        entry.waiters.retain(|waiter| !waiter.is_closed());
+        if was_waited_for && !entry.is_waited_for() {
+            entry.waiters = Vec::new(); // frees the memory
             state.reschedule(loan);
         }
     }
@@ -301,13 +305,13 @@ impl Schedule {
         let now = Instant::now();
         let not_before = match next {
             Next::Done(outcome) => {
-                // Sent before the removal, so that a waiter that arrives in between gets it.
-                if let Some(waiters) =
-                    state.entries.get(&loan).and_then(|entry| entry.waiters.as_ref())
-                {
-                    waiters.send_replace(Some(outcome));
+                // A waiter that arrives after the removal reads the outcome from the ledger.
+                let waiters = state.entries.remove(&loan).map(|entry| entry.waiters);
+                drop(state);
+                for waiter in waiters.into_iter().flatten() {
+                    // An error: the waiter has left.
+                    let _ = waiter.send(outcome.clone());
                 }
-                state.entries.remove(&loan);
                 return;
             }
             Next::Begun { not_before } | Next::PollAgain { not_before } => not_before,
@@ -362,7 +366,7 @@ impl State {
             order(&mut self.due, level).remove(&position);
         }
         if entry.driver.is_some() {
-            let is_waited_for = entry.waiters.is_some();
+            let is_waited_for = entry.is_waited_for();
             let (level, at) =
                 (entry.backoff.level(is_waited_for), entry.backoff.next(is_waited_for));
             self.positions = self.positions.wrapping_add(1);
@@ -446,7 +450,8 @@ mod tests {
 
     use super::*;
     use crate::circulation::licences::MAX_CANDIDATE_BYTES;
-    use crate::circulation::{BeginResult, Licences, LoanRequest, Settings};
+    use crate::circulation::wait::{OutcomeWait, Source};
+    use crate::circulation::{Licences, LoanRequest, Settings};
     use crate::clock::Clock;
     use crate::ledger::{self, AuditKey, Brake, Ledger};
     use crate::lending::{self, Auth, Bokbasen};
@@ -499,7 +504,7 @@ mod tests {
     /// Adds a loan with this poll interval, with or without a waiting caller.
     fn add(state: &mut State, backoff: PollBackoff, is_waited_for: bool) -> LoanId {
         let loan = LoanId::generate();
-        let waiters = is_waited_for.then(|| watch::channel(None).0);
+        let waiters = is_waited_for.then(|| oneshot::channel().0).into_iter().collect();
         let entry =
             Entry { position: None, driver: Some(DriverState::default()), backoff, waiters };
         state.entries.insert(loan, Box::new(entry));
@@ -531,7 +536,7 @@ mod tests {
             isbn: ISBN.parse().unwrap(),
         };
         let begun = circulation.begin(&LoanRequest { key, issued: None }, "reader").await;
-        assert!(matches!(begun, BeginResult::Sent(_)), "{begun:?}");
+        assert!(matches!(begun, OutcomeWait(Source::Scheduled(_))), "{begun:?}");
         // The ledger has the licence that was used, and its id may be of any length.
         let bytes = {
             let state = circulation.inner.schedule.lock();
@@ -587,7 +592,7 @@ mod tests {
         let last = picked.iter().rposition(|loan| new.contains(loan)).unwrap();
         assert!(new.iter().all(|loan| picked.contains(loan)) && last < 60, "{last}");
         let from_burst = picked.iter().filter(|loan| burst.contains(loan)).count();
-        let idle = picked.iter().filter(|loan| state.entries[loan].waiters.is_none()).count();
+        let idle = picked.iter().filter(|loan| !state.entries[loan].is_waited_for()).count();
         let waited = picked.len() - idle - from_burst - new.len();
         assert!(from_burst >= 8 && idle >= 8 && waited >= 16, "{from_burst} {idle} {waited}");
     }
@@ -622,12 +627,13 @@ mod tests {
         let schedule = Schedule { state: Mutex::new(state), changed: Notify::new() };
         let mut state = schedule.lock();
         let entry = state.entries.get_mut(&loan).unwrap();
-        entry.waiters = Some(watch::channel(None).0);
+        entry.waiters = vec![oneshot::channel().0];
         state.reschedule(loan);
         assert_eq!(first_due(&state), Some(now + LONGEST_WAIT));
         drop(state);
         schedule.waiter_left(loan);
         assert_eq!(first_due(&schedule.lock()), Some(now + LONGEST_IDLE_WAIT), "idle again");
-        assert!(schedule.lock().entries[&loan].waiters.is_none(), "the caller's channel is freed");
+        let capacity = schedule.lock().entries[&loan].waiters.capacity();
+        assert_eq!(capacity, 0, "the caller's channel is freed");
     }
 }

@@ -1,15 +1,15 @@
 //! Waits for the outcome of a loan, whichever process drives it.
 //!
-//! The gate's flights call this module. A loan that this process began or adopted has an entry in
-//! the schedule. Its waiters share one channel, which exists only while a caller waits. During an
+//! The gate's flights wait here. A loan that this process began or adopted has an entry in the
+//! schedule. Each waiter registers a channel there, which exists only while it waits. During an
 //! upgrade two processes share a ledger, and each drives its own loans. A loan of the other process
 //! is only read from the ledger.
 
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::oneshot;
 
-use super::{Circulation, Outcome, log_ledger_failure};
+use super::{Circulation, LoanOutcome, log_ledger_failure};
 use crate::loan::{Loan, LoanId, LoanState};
 
 /// Wait between two reads of another process's loan: the first, and the limit up to which it
@@ -17,54 +17,91 @@ use crate::loan::{Loan, LoanId, LoanState};
 const FIRST_WAIT: Duration = Duration::from_millis(50);
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
 
-/// A caller's registration for the outcome of a loan that this process drives. Dropping it
-/// unregisters the caller.
+/// The outcome of a loan: known already, or still to be awaited.
 #[derive(Debug)]
-pub struct LoanWaiter {
-    circulation: Circulation,
-    loan: LoanId,
-    receiver: Option<watch::Receiver<Option<Outcome>>>,
+pub struct OutcomeWait(pub(super) Source);
+
+/// Where an outcome comes from.
+#[derive(Debug)]
+pub(super) enum Source {
+    Known(LoanOutcome),
+    /// This process drives the loan.
+    Scheduled(ScheduleWaiter),
+    /// Any process may drive the loan.
+    Undecided(Circulation, Box<Loan>),
 }
 
-impl LoanWaiter {
-    pub(super) fn new(
-        circulation: Circulation,
-        loan: LoanId,
-        receiver: watch::Receiver<Option<Outcome>>,
-    ) -> LoanWaiter {
-        LoanWaiter { circulation, loan, receiver: Some(receiver) }
+impl OutcomeWait {
+    pub(super) fn undecided(circulation: &Circulation, loan: Loan) -> OutcomeWait {
+        OutcomeWait(Source::Undecided(circulation.clone(), Box::new(loan)))
     }
 
     /// Waits for the outcome. If this is dropped, the loan continues.
-    pub async fn outcome(mut self) -> Outcome {
-        let circulation = self.circulation.clone();
-        let Some(receiver) = &mut self.receiver else { return Outcome::Undetermined };
-        tokio::select! {
-            biased;
-            outcome = receiver.wait_for(Option::is_some) => match outcome {
-                Ok(outcome) => outcome.clone().unwrap_or(Outcome::Undetermined),
-                Err(_) => Outcome::Undetermined,
-            },
-            () = circulation.inner.stopping.cancelled() => Outcome::Undetermined,
+    pub async fn outcome(self) -> LoanOutcome {
+        match self.0 {
+            Source::Known(outcome) => outcome,
+            Source::Scheduled(waiter) => waiter.outcome().await,
+            Source::Undecided(circulation, loan) => circulation.wait_for(&loan).await,
         }
     }
 }
 
-impl Drop for LoanWaiter {
+impl From<LoanOutcome> for OutcomeWait {
+    fn from(outcome: LoanOutcome) -> OutcomeWait {
+        OutcomeWait(Source::Known(outcome))
+    }
+}
+
+impl From<ScheduleWaiter> for OutcomeWait {
+    fn from(waiter: ScheduleWaiter) -> OutcomeWait {
+        OutcomeWait(Source::Scheduled(waiter))
+    }
+}
+
+/// Registration of a waiter in the schedule. Dropping it unregisters the waiter.
+#[derive(Debug)]
+pub(super) struct ScheduleWaiter {
+    circulation: Circulation,
+    loan: LoanId,
+    receiver: Option<oneshot::Receiver<LoanOutcome>>,
+}
+
+impl ScheduleWaiter {
+    pub(super) fn new(
+        circulation: Circulation,
+        loan: LoanId,
+        receiver: oneshot::Receiver<LoanOutcome>,
+    ) -> ScheduleWaiter {
+        ScheduleWaiter { circulation, loan, receiver: Some(receiver) }
+    }
+
+    async fn outcome(mut self) -> LoanOutcome {
+        let circulation = self.circulation.clone();
+        let Some(receiver) = &mut self.receiver else { return LoanOutcome::Undetermined };
+        tokio::select! {
+            biased;
+            // An error: the schedule dropped the entry without an outcome.
+            outcome = receiver => outcome.unwrap_or(LoanOutcome::Undetermined),
+            () = circulation.inner.stopping.cancelled() => LoanOutcome::Undetermined,
+        }
+    }
+}
+
+impl Drop for ScheduleWaiter {
     fn drop(&mut self) {
+        // Dropped first: the schedule recognises a waiter that has left by its closed channel.
         self.receiver = None;
         self.circulation.inner.schedule.waiter_left(self.loan);
     }
 }
 
 impl Circulation {
-    /// Waits for the outcome of an undecided loan. If this is dropped, the loan continues.
-    pub async fn join(&self, loan: Loan) -> Outcome {
-        if let Some(outcome) = self.outcome_of(&loan) {
+    async fn wait_for(&self, loan: &Loan) -> LoanOutcome {
+        if let Some(outcome) = self.outcome_of(loan) {
             return outcome;
         }
-        if let Some(waiting) = self.inner.schedule.wait(self, loan.id) {
-            return waiting.outcome().await;
+        if let Some(waiter) = self.inner.schedule.wait(self, loan.id) {
+            return waiter.outcome().await;
         }
         // An intent of this process is scheduled before it is written. One without an entry is left
         // to `reconcile`.
@@ -76,11 +113,11 @@ impl Circulation {
     }
 
     /// Reads the ledger until the loan is decided or scheduled in this process.
-    async fn poll_ledger(&self, id: LoanId) -> Outcome {
+    async fn poll_ledger(&self, id: LoanId) -> LoanOutcome {
         let mut wait = FIRST_WAIT;
         loop {
-            if let Some(waiting) = self.inner.schedule.wait(self, id) {
-                return waiting.outcome().await;
+            if let Some(waiter) = self.inner.schedule.wait(self, id) {
+                return waiter.outcome().await;
             }
             match self.inner.ledger.loan(id).await {
                 Ok(Some(loan)) => {
@@ -88,11 +125,11 @@ impl Circulation {
                         return outcome;
                     }
                 }
-                Ok(None) => return Outcome::Undetermined,
+                Ok(None) => return LoanOutcome::Undetermined,
                 Err(error) => log_ledger_failure("reading a loan of another process", &error),
             }
             if !self.pause(wait).await {
-                return Outcome::Undetermined;
+                return LoanOutcome::Undetermined;
             }
             wait = (wait * 2).min(LONGEST_WAIT);
         }

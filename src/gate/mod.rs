@@ -14,6 +14,7 @@ mod flight;
 mod multi_title;
 mod permit;
 mod rules;
+mod shared_task;
 mod title_status;
 
 use std::sync::Arc;
@@ -22,7 +23,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::time::Instant;
 
-use crate::circulation::{Circulation, LoanRequest};
+use crate::circulation::{Circulation, LoanOutcome, LoanRequest};
 use crate::clock::{self, Clock};
 use crate::loan::{Isbn, LoanId, LoanKey};
 use crate::problem::Problem;
@@ -32,7 +33,7 @@ use crate::telemetry::{LogLimit, Via};
 pub use crate::circulation::Availability;
 use access::Denied;
 use cache::{Decision, Decisions};
-use flight::{FlightResult, Flights, Stage};
+use flight::{Flights, Stage};
 pub use permit::Permit;
 
 /// The settings in `[gate]`.
@@ -87,13 +88,6 @@ pub struct Answer {
     pub via: Via,
 }
 
-/// Result of a cache lookup for a reader and a title.
-enum CacheLookup {
-    Open(Permit),
-    Closed(Problem),
-    Miss,
-}
-
 /// Retry-After for a loan that is not decided yet.
 const PENDING_RETRY_AFTER: Duration = Duration::from_secs(2);
 
@@ -129,28 +123,31 @@ impl Gate {
         let now = self.clock.lending_now();
         let (isbn, via) = (request.key.isbn, Via::Cache);
         match self.look_up(&request.key, request.issued, now) {
-            CacheLookup::Open(permit) => Answer { permit: Ok(permit), isbn, via },
-            lookup if !request.alternative_titles.is_empty() => {
-                Box::pin(self.admit_among(request, lookup, now)).await
+            Some(Ok(permit)) => Answer { permit: Ok(permit), isbn, via },
+            cached if !request.alternative_titles.is_empty() => {
+                Box::pin(self.admit_among(request, cached.and_then(Result::err), now)).await
             }
-            CacheLookup::Closed(problem) => Answer { permit: Err(problem), isbn, via },
-            CacheLookup::Miss => Box::pin(self.decide_by_flight(request, self.patience())).await,
+            Some(Err(problem)) => Answer { permit: Err(problem), isbn, via },
+            None => Box::pin(self.decide_by_flight(request, self.patience())).await,
         }
     }
 
-    /// Looks up a reader and a title in the cache.
-    fn look_up(&self, key: &LoanKey, issued: Option<Timestamp>, now: Timestamp) -> CacheLookup {
-        match self.decisions.find(key, now) {
-            Some(Decision::Accepted { loan, access, until }) if access.is_open() => {
-                CacheLookup::Open(Permit::new(loan, *key, access, until, &self.clock))
+    /// Returns what the cache decides about a reader and a title: a permit, or why there is none.
+    fn look_up(
+        &self,
+        key: &LoanKey,
+        issued: Option<Timestamp>,
+        now: Timestamp,
+    ) -> Option<Result<Permit, Problem>> {
+        match self.decisions.find(key, now)? {
+            Decision::Accepted { loan, access, until } if access.is_open() => {
+                Some(Ok(Permit::new(loan, *key, access, until, &self.clock)))
             }
-            Some(Decision::Refused { reason, until }) => {
-                CacheLookup::Closed(refused(reason.to_string(), now, until))
+            Decision::Refused { reason, until } => {
+                Some(Err(refused(reason.to_string(), now, until)))
             }
-            Some(Decision::Ended { at }) if rules::is_old(issued, at) => {
-                CacheLookup::Closed(Problem::LoanEnded)
-            }
-            Some(Decision::Accepted { .. } | Decision::Ended { .. }) | None => CacheLookup::Miss,
+            Decision::Ended { at } if rules::is_old(issued, at) => Some(Err(Problem::LoanEnded)),
+            Decision::Accepted { .. } | Decision::Ended { .. } => None,
         }
     }
 
@@ -160,21 +157,18 @@ impl Gate {
     /// # Errors
     /// As [`Gate::admit`].
     pub async fn begin(&self, request: &Request<'_>) -> Result<(LoanId, bool), Problem> {
-        let (result, via) = self.await_flights(request, self.patience()).await?;
-        match result {
-            FlightResult::Open { loan, until, .. }
-                if until > self.clock.lending_now() && !self.decisions.is_closed(loan) =>
-            {
-                Ok((loan, via == Via::Registered))
-            }
-            other => Err(self.refusal(request, other)),
-        }
+        let (outcome, via) = self.await_flights(request, self.patience()).await?;
+        let (loan, _) = self.open_loan(request, outcome?)?;
+        Ok((loan, via == Via::Registered))
     }
 
     /// Waits for the flights of a request that the cache does not decide.
     async fn decide_by_flight(&self, request: &Request<'_>, until: Instant) -> Answer {
         let (permit, via) = match self.await_flights(request, until).await {
-            Ok((result, via)) => (self.permit_for(request, &request.key, result, until).await, via),
+            Ok((Ok(outcome), via)) => {
+                (self.permit_for(request, &request.key, outcome, until).await, via)
+            }
+            Ok((Err(problem), via)) => (Err(problem), via),
             Err(problem) => (Err(problem), Via::None),
         };
         Answer { permit, isbn: request.key.isbn, via }
@@ -190,34 +184,50 @@ impl Gate {
         &self,
         request: &Request<'_>,
         until: Instant,
-    ) -> Result<(FlightResult, Via), Problem> {
-        let result = tokio::time::timeout_at(until, self.run_flights(request)).await;
-        result.map_err(|_| Problem::LoanPending { retry_after: PENDING_RETRY_AFTER })
+    ) -> Result<(Result<LoanOutcome, Problem>, Via), Problem> {
+        let outcome = tokio::time::timeout_at(until, self.run_flights(request)).await;
+        outcome.map_err(|_| Problem::LoanPending { retry_after: PENDING_RETRY_AFTER })
     }
 
     /// Queries the ledger first. Then begins a loan if this request may.
-    async fn run_flights(&self, request: &Request<'_>) -> (FlightResult, Via) {
+    async fn run_flights(&self, request: &Request<'_>) -> (Result<LoanOutcome, Problem>, Via) {
         let loan_request = LoanRequest { key: request.key, issued: request.issued };
         let found = self.flights.join(loan_request, Stage::LookUp).await;
-        let may_begin = match &found {
-            FlightResult::Nothing => rules::may_begin(request, None),
-            FlightResult::Ended { at, settled: true } => rules::may_begin(request, Some(*at)),
+        let last_end = match found {
+            Ok(LoanOutcome::NoLoan) => None,
+            Ok(LoanOutcome::Ended { at, settled: true }) => Some(at),
             _ => return (found, Via::Ledger),
         };
-        match may_begin {
+        match rules::may_begin(request, last_end) {
             Ok(()) => (self.begin_flight(loan_request).await, Via::Registered),
-            Err(reason) => (reason, Via::Ledger),
+            Err(problem) => (Err(problem), Via::Ledger),
         }
     }
 
     /// Begins a loan. Tries once more if the flight was started by an older credential, whose
     /// refusal does not apply to this one.
-    async fn begin_flight(&self, loan_request: LoanRequest) -> FlightResult {
-        match self.flights.join(loan_request, Stage::Begin).await {
-            FlightResult::Ended { at, .. } if !rules::is_old(loan_request.issued, at) => {
+    async fn begin_flight(&self, loan_request: LoanRequest) -> Result<LoanOutcome, Problem> {
+        match self.flights.join(loan_request, Stage::Begin).await? {
+            LoanOutcome::Ended { at, .. } if !rules::is_old(loan_request.issued, at) => {
                 self.flights.join(loan_request, Stage::Begin).await
             }
-            result => result,
+            outcome => Ok(outcome),
+        }
+    }
+
+    /// Returns the open loan of an outcome and its due time, or why there is none.
+    fn open_loan(
+        &self,
+        request: &Request<'_>,
+        outcome: LoanOutcome,
+    ) -> Result<(LoanId, Timestamp), Problem> {
+        match outcome {
+            LoanOutcome::Open { loan, until }
+                if until > self.clock.lending_now() && !self.decisions.is_closed(loan) =>
+            {
+                Ok((loan, until))
+            }
+            other => Err(self.refusal(request, other)),
         }
     }
 
@@ -226,17 +236,12 @@ impl Gate {
         &self,
         request: &Request<'_>,
         key: &LoanKey,
-        result: FlightResult,
+        outcome: LoanOutcome,
         patience: Instant,
     ) -> Result<Permit, Problem> {
-        let (loan, access, until) = match result {
-            FlightResult::Open { loan, until, access }
-                if until > self.clock.lending_now() && !self.decisions.is_closed(loan) =>
-            {
-                (loan, access, until)
-            }
-            other => return Err(self.refusal(request, other)),
-        };
+        let (loan, until) = self.open_loan(request, outcome)?;
+        // If the loan closes now, this is the closed access, or a new one that the ledger denies.
+        let access = self.decisions.accesses.get_or_create(loan);
         let opened =
             tokio::time::timeout_at(patience, access.open(async || self.mark_opened(loan).await))
                 .await;
@@ -268,32 +273,27 @@ impl Gate {
         }
     }
 
-    /// Returns the problem for a flight that opens nothing.
-    fn refusal(&self, request: &Request<'_>, result: FlightResult) -> Problem {
+    /// Returns the problem for an outcome that opens nothing.
+    fn refusal(&self, request: &Request<'_>, outcome: LoanOutcome) -> Problem {
         let now = self.clock.lending_now();
-        match result {
-            FlightResult::Open { .. } | FlightResult::Withdrawn => Problem::LoanEnded,
-            FlightResult::Refused { reason, until } => refused(reason.to_string(), now, until),
-            FlightResult::Forbidden(reason) => {
-                Problem::LoanRefused { reason: reason.to_owned(), retry_after: None }
-            }
-            FlightResult::Ended { at, .. } if rules::is_old(request.issued, at) => {
+        match outcome {
+            // An open loan that is due or closed by now.
+            LoanOutcome::Open { .. } | LoanOutcome::Withdrawn => Problem::LoanEnded,
+            LoanOutcome::Refused { reason, until } => refused(reason.to_string(), now, until),
+            LoanOutcome::Ended { at, .. } if rules::is_old(request.issued, at) => {
                 Problem::LoanEnded
             }
             // The credential is newer, but the end is not acknowledged yet, or another flight was
             // first.
-            FlightResult::Ended { .. } | FlightResult::Nothing => {
+            LoanOutcome::Ended { .. } | LoanOutcome::NoLoan => {
                 Problem::LoanPending { retry_after: PENDING_RETRY_AFTER }
             }
-            FlightResult::Unavailable { retry_after } => {
-                Problem::LendingUnavailable { retry_after }
-            }
-            FlightResult::Braked { until } => Problem::TooManyRequests {
+            LoanOutcome::Unavailable { retry_after } => Problem::LendingUnavailable { retry_after },
+            LoanOutcome::Braked { until } => Problem::TooManyRequests {
                 reason: "brake",
                 retry_after: clock::until(self.clock.now(), until),
             },
-            FlightResult::Undetermined => Problem::LedgerUnavailable,
-            FlightResult::Overloaded => Problem::Overloaded,
+            LoanOutcome::Undetermined => Problem::LedgerUnavailable,
         }
     }
 }

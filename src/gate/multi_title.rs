@@ -10,9 +10,9 @@ use futures_util::stream::FuturesUnordered;
 use jiff::Timestamp;
 use tokio::time::Instant;
 
-use super::flight::{FlightResult, Stage};
-use super::{Answer, CacheLookup, Gate, PENDING_RETRY_AFTER, Request, rules};
-use crate::circulation::LoanRequest;
+use super::flight::Stage;
+use super::{Answer, Gate, PENDING_RETRY_AFTER, Request, rules};
+use crate::circulation::{LoanOutcome, LoanRequest};
 use crate::loan::LoanKey;
 use crate::problem::Problem;
 use crate::telemetry::Via;
@@ -29,11 +29,11 @@ struct Found {
 }
 
 impl Gate {
-    /// As [`Gate::admit`], where `first` is the cache's result for the first title.
+    /// As [`Gate::admit`], where `first` is the problem that the cache has for the first title.
     pub(super) async fn admit_among(
         &self,
         request: &Request<'_>,
-        first: CacheLookup,
+        first: Option<Problem>,
         now: Timestamp,
     ) -> Answer {
         let mut found = Found::default();
@@ -41,20 +41,16 @@ impl Gate {
         for isbn in request.alternative_titles {
             let key = LoanKey { isbn: *isbn, ..request.key };
             match self.look_up(&key, request.issued, now) {
-                CacheLookup::Open(permit) => {
+                Some(Ok(permit)) => {
                     return Answer { permit: Ok(permit), isbn: *isbn, via: Via::Cache };
                 }
-                CacheLookup::Closed(problem) => found.ended |= problem == Problem::LoanEnded,
-                CacheLookup::Miss => unknown.push(key),
+                Some(Err(problem)) => found.ended |= problem == Problem::LoanEnded,
+                None => unknown.push(key),
             }
         }
-        let first = match first {
-            CacheLookup::Closed(problem) => Some(problem),
-            CacheLookup::Open(_) | CacheLookup::Miss => {
-                unknown.push(request.key);
-                None
-            }
-        };
+        if first.is_none() {
+            unknown.push(request.key);
+        }
         let until = self.patience();
         let lookups = self.look_up_all(request, &unknown, &mut found, until);
         let answer = tokio::time::timeout_at(until, lookups).await;
@@ -93,8 +89,8 @@ impl Gate {
         let mut lookups: FuturesUnordered<_> = keys.iter().copied().map(look_up).collect();
         while let Some((key, result)) = lookups.next().await {
             match result {
-                FlightResult::Open { .. } => {
-                    match self.permit_for(request, &key, result, until).await {
+                Ok(outcome @ LoanOutcome::Open { .. }) => {
+                    match self.permit_for(request, &key, outcome, until).await {
                         Ok(permit) => {
                             return Some(Answer {
                                 permit: Ok(permit),
@@ -108,15 +104,19 @@ impl Gate {
                         }
                     }
                 }
-                FlightResult::Undetermined => found.undetermined = true,
-                FlightResult::Overloaded => found.overloaded = true,
-                FlightResult::Ended { at, .. } => found.ended |= rules::is_old(request.issued, at),
-                FlightResult::Refused { .. }
-                | FlightResult::Forbidden(_)
-                | FlightResult::Nothing
-                | FlightResult::Withdrawn
-                | FlightResult::Unavailable { .. }
-                | FlightResult::Braked { .. } => {}
+                Ok(LoanOutcome::Ended { at, .. }) => {
+                    found.ended |= rules::is_old(request.issued, at)
+                }
+                Ok(LoanOutcome::Undetermined) => found.undetermined = true,
+                Ok(
+                    LoanOutcome::Refused { .. }
+                    | LoanOutcome::NoLoan
+                    | LoanOutcome::Withdrawn
+                    | LoanOutcome::Unavailable { .. }
+                    | LoanOutcome::Braked { .. },
+                ) => {}
+                // The flights' only problem.
+                Err(_) => found.overloaded = true,
             }
         }
         None

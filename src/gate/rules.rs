@@ -7,7 +7,7 @@
 use jiff::Timestamp;
 
 use super::Request;
-use super::flight::FlightResult;
+use crate::problem::Problem;
 
 /// Refusal reason on a route where only an explicit request begins loans.
 const EXPLICIT: &str = "explicit-begin-required";
@@ -22,14 +22,17 @@ pub(super) fn is_old(issued: Option<Timestamp>, ended: Timestamp) -> bool {
 
 /// Checks whether this request may begin a loan. `last_end` is the last end of a loan of this
 /// reader and title.
-pub(super) fn may_begin(
-    request: &Request<'_>,
-    last_end: Option<Timestamp>,
-) -> Result<(), FlightResult> {
+///
+/// # Errors
+/// `loan-ended` for a credential that is too old, `loan-refused` with the rule that forbids a
+/// begin.
+pub(super) fn may_begin(request: &Request<'_>, last_end: Option<Timestamp>) -> Result<(), Problem> {
+    let forbidden =
+        |reason: &str| Problem::LoanRefused { reason: reason.to_owned(), retry_after: None };
     match last_end {
-        Some(at) if is_old(request.issued, at) => Err(FlightResult::Ended { at, settled: true }),
-        _ if request.explicit => Err(FlightResult::Forbidden(EXPLICIT)),
-        _ if request.continues => Err(FlightResult::Forbidden(CONTINUES)),
+        Some(at) if is_old(request.issued, at) => Err(Problem::LoanEnded),
+        _ if request.explicit => Err(forbidden(EXPLICIT)),
+        _ if request.continues => Err(forbidden(CONTINUES)),
         _ => Ok(()),
     }
 }
@@ -62,9 +65,11 @@ mod tests {
 
     #[test]
     fn continued_download_and_explicit_route_begin_nothing() {
+        let forbidden =
+            |rule: &str| Problem::LoanRefused { reason: rule.to_owned(), retry_after: None };
         let continued = Request { continues: true, ..request(Some(101)) };
-        assert!(matches!(may_begin(&continued, None), Err(FlightResult::Forbidden(CONTINUES))));
+        assert_eq!(may_begin(&continued, None), Err(forbidden(CONTINUES)));
         let explicit = Request { explicit: true, ..request(Some(101)) };
-        assert!(matches!(may_begin(&explicit, None), Err(FlightResult::Forbidden(EXPLICIT))));
+        assert_eq!(may_begin(&explicit, None), Err(forbidden(EXPLICIT)));
     }
 }
