@@ -26,6 +26,7 @@ mod licences;
 mod outbox;
 mod outcome;
 mod reconcile;
+mod record;
 mod retention;
 mod schedule;
 mod settle;

@@ -17,8 +17,8 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
 
-use super::Circulation;
-use super::drive::wait_until;
+use super::{CLOCK_CHECK_INTERVAL, Circulation};
+use crate::clock;
 use crate::ledger::LedgerError;
 use crate::lending::CallError;
 use crate::loan::LibraryId;
@@ -120,8 +120,9 @@ pub(super) async fn run_nightly(circulation: Circulation) {
     loop {
         let next = next_night(circulation.inner.clock.now(), minute);
         while circulation.inner.clock.now() < next {
-            if !circulation.pause(wait_until(&circulation, next, super::CLOCK_CHECK_INTERVAL)).await
-            {
+            // The limit lets the wait follow a clock that was set.
+            let wait = clock::until(circulation.inner.clock.now(), next);
+            if !circulation.pause(wait.min(CLOCK_CHECK_INTERVAL)).await {
                 return;
             }
         }
