@@ -1,15 +1,19 @@
 //! Balance: compares the ledger with Bokbasen's listing, each night and on demand.
 //!
 //! The nightly task and the admin listener call this module. `compare` reads one library's listing
-//! and reports differences; `repair` decides which loans end here.
+//! and reports differences; `extras` ends loans there, and `repair` decides which loans end here.
 //!
 //! Any response of Bokbasen may be wrong, so one response never ends a loan. A listed end must be
 //! confirmed by id. An absence must be confirmed by id and found again by a later run. One night
 //! ends at most a small share of a library's loans. All other differences are only reported.
 
 mod compare;
+mod confirm;
+mod extras;
+mod findings;
 mod repair;
 mod report;
+mod rows;
 
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;

@@ -14,12 +14,12 @@ use std::collections::HashMap;
 use jiff::{SignedDuration, Timestamp};
 
 use super::Stopped;
-use super::compare::{Comparison, Suspect, truncate};
+use super::compare::{Comparison, Suspect};
+use super::confirm::{Confirmed, confirm};
 use super::report::{Done, Kind};
 use crate::circulation::Closed;
 use crate::clock;
 use crate::ledger::{Cause, Doubts, LedgerError};
-use crate::lending::{RemoteLoan, Standing};
 use crate::loan::{EndReason, Event, Loan, LoanId};
 
 /// Balances may end one loan in this many within a night, and in a small library at least one.
@@ -28,14 +28,6 @@ const SHARE_DIVISOR: usize = 20;
 const NIGHT: SignedDuration = SignedDuration::from_hours(20);
 /// Maximum number of suspects that are queried by id if none may end.
 const MAX_SAMPLED: usize = 20;
-
-/// Result of a query by id of a suspect.
-enum Confirmed {
-    /// The loan is over or unknown at Bokbasen, for this reason.
-    Gone(Kind, EndReason, String),
-    /// The listing and the loan by id differ.
-    Differs(Kind, String),
-}
 
 /// Limits for all suspects of a library.
 struct Limits {
@@ -64,7 +56,7 @@ impl Comparison<'_> {
         if unexamined > 0 {
             let detail =
                 format!("{unexamined} more loans of this library are accepted here and not there");
-            self.report_finding(Kind::UnknownThere, Done::Reported, None, None, &detail);
+            self.report_only(Kind::UnknownThere, None, None, &detail);
         }
         let doubts = Doubts { library: self.library, absent, run: self.now };
         Ok(self.circulation.inner.ledger.replace_doubts(doubts).await?)
@@ -118,7 +110,7 @@ impl Comparison<'_> {
         let (kind, reason, detail) = match confirm(&suspect, by_id) {
             Confirmed::Gone(kind, reason, detail) => (kind, reason, detail),
             Confirmed::Differs(kind, detail) => {
-                self.report_finding(kind, Done::Reported, Some(loan), None, &detail);
+                self.report_only(kind, Some(loan), None, &detail);
                 return Ok(());
             }
         };
@@ -137,13 +129,7 @@ impl Comparison<'_> {
         match forbidden {
             None => self.end_here(kind, loan, reason, &detail).await,
             Some(why) => {
-                self.report_finding(
-                    kind,
-                    Done::Reported,
-                    Some(loan),
-                    None,
-                    &format!("{detail}; not ended: {why}"),
-                );
+                self.report_only(kind, Some(loan), None, &format!("{detail}; not ended: {why}"));
                 Ok(())
             }
         }
@@ -193,7 +179,7 @@ impl Comparison<'_> {
             None => (Kind::UnknownThere, "Bokbasen does not list it".to_owned()),
         };
         let detail = format!("{listing}; not ended, and not queried by id: {why}");
-        self.report_finding(kind, Done::Reported, Some(&suspect.loan), None, &detail);
+        self.report_only(kind, Some(&suspect.loan), None, &detail);
     }
 
     /// Ends a loan in the ledger, so that it opens nothing.
@@ -209,7 +195,7 @@ impl Comparison<'_> {
         match circulation.inner.ledger.apply(loan.id, Event::EndedThere { reason }, cause).await {
             Ok(ended) => {
                 circulation.announce(Closed { loan: ended.id, key: ended.key, at: ended.changed });
-                self.report_finding(kind, Done::EndedHere, Some(loan), None, detail);
+                self.add_finding(kind, Done::EndedHere, Some(loan), None, detail);
                 Ok(())
             }
             // It has ended since.
@@ -222,55 +208,6 @@ impl Comparison<'_> {
 /// Returns how many of `loans` balances may end within a night.
 fn max_ends(loans: usize) -> usize {
     (loans / SHARE_DIVISOR).max(1)
-}
-
-/// Combines the listing with the result of the query by id.
-fn confirm(suspect: &Suspect, by_id: Option<RemoteLoan>) -> Confirmed {
-    let listing = match &suspect.listed_as {
-        Some(listed_as) => format!("Bokbasen lists it as {listed_as}"),
-        None => "Bokbasen does not list it".to_owned(),
-    };
-    let Some(by_id) = by_id else {
-        return match suspect.listed_as {
-            None => {
-                let detail = format!("{listing}, and does not know its id");
-                Confirmed::Gone(Kind::UnknownThere, EndReason::Rejected, detail)
-            }
-            Some(_) => {
-                Confirmed::Differs(Kind::RowDiffers, format!("{listing}, and does not know its id"))
-            }
-        };
-    };
-    let same = Some(&by_id.lending_id) == suspect.loan.lending_id.as_ref()
-        && by_id.reference.as_ref() == Some(&suspect.loan.reference);
-    if !same {
-        return Confirmed::Differs(
-            Kind::RowDiffers,
-            format!("{listing}, and its id belongs to another loan"),
-        );
-    }
-    match by_id.standing {
-        Standing::Ended(reason) => Confirmed::Gone(
-            Kind::EndedThere,
-            reason,
-            format!("{listing}, and by id it is {reason}"),
-        ),
-        Standing::Refused(refusal) => {
-            let detail = format!("{listing}, and by id it is refused: {}", truncate(&refusal.code));
-            Confirmed::Gone(Kind::EndedThere, EndReason::Rejected, detail)
-        }
-        Standing::Accepted(_) if suspect.listed_as.is_none() => {
-            Confirmed::Differs(Kind::NotListed, format!("{listing}, and by id it is accepted"))
-        }
-        Standing::Accepted(_) | Standing::Pending { .. } => {
-            Confirmed::Differs(Kind::RowDiffers, format!("{listing}, and by id it is live"))
-        }
-        Standing::Unrecognised(status) => {
-            let detail =
-                format!("{listing}, and by id it has the unknown status {}", truncate(&status));
-            Confirmed::Differs(Kind::UnknownStatus, detail)
-        }
-    }
 }
 
 #[cfg(test)]
