@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::build::Parts;
+use super::build::ConnectedParts;
 use crate::clock::Clock;
 use crate::process_handles::ProcessHandles;
 use crate::server::Certificates;
@@ -19,7 +19,7 @@ const CERTIFICATE_CHECK_INTERVAL: Duration = Duration::from_secs(86_400);
 const FOLD_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Starts the tasks on the slow runtime.
-pub(super) fn start(parts: &Parts, stopping: &CancellationToken) {
+pub(super) fn start(parts: &ConnectedParts, stopping: &CancellationToken) {
     let ProcessHandles { clock, metrics, slow } = &parts.handles;
     let delivery = parts.delivery.clone();
     let monitor = move || delivery.run_stall_monitor();

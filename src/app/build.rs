@@ -22,7 +22,7 @@ use crate::reader::Readers;
 use crate::server::{self, Certificates, SecurityHeaders, Services};
 
 /// The connected parts of a gate, without its listeners. Nothing runs yet.
-pub(super) struct Parts {
+pub(super) struct ConnectedParts {
     pub(super) handles: ProcessHandles,
     pub(super) readers: Arc<Readers>,
     pub(super) catalog: Arc<Catalog>,
@@ -36,12 +36,12 @@ pub(super) struct Parts {
     gate: Gate,
 }
 
-impl Parts {
+impl ConnectedParts {
     /// Creates all parts, and opens the ledger.
     pub(super) async fn build(
         config: &Config,
         handles: ProcessHandles,
-    ) -> Result<Parts, StartError> {
+    ) -> Result<ConnectedParts, StartError> {
         let ProcessHandles { clock, metrics, .. } = handles.clone();
         let readers = Arc::new(Readers::new(&config.readers, clock.clone())?);
         let catalog = Arc::new(Catalog::new(&config.catalog).map_err(StartError::all)?);
@@ -71,7 +71,7 @@ impl Parts {
             handles.clone(),
         );
         let gate = Gate::new(&config.gate, circulation.clone(), handles.clone());
-        Ok(Parts {
+        Ok(ConnectedParts {
             handles,
             readers,
             catalog,

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::build::Parts;
+use super::build::ConnectedParts;
 use crate::config::Config;
 use crate::reload::Reload;
 
@@ -27,7 +27,8 @@ impl fmt::Debug for ReloadableParts {
 }
 
 impl ReloadableParts {
-    pub(super) fn of(parts: &Parts) -> ReloadableParts {
+    /// Lists the parts that implement [`Reload`].
+    pub(super) fn of(parts: &ConnectedParts) -> ReloadableParts {
         let mut reloadable = ReloadableParts::default();
         for table in parts.catalog.title_tables() {
             reloadable.add(table, |_| Some(&()));

@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
-use super::build::Parts;
+use super::build::ConnectedParts;
 use super::reload::ReloadableParts;
 use super::{StartError, background, descriptors};
 use crate::admin::{self, Admin};
@@ -53,13 +53,13 @@ pub struct Running {
 pub async fn start(mut config: Config, clock: Clock) -> Result<Running, StartError> {
     descriptors::fit_limits(&mut config);
     let handles = ProcessHandles { clock, metrics: Metrics::new()?, slow: Handle::current() };
-    let parts = Parts::build(&config, handles).await?;
+    let parts = ConnectedParts::build(&config, handles).await?;
     let server = start_server(&config, &parts)?;
     let stopping = CancellationToken::new();
     background::start(&parts, &stopping);
     let reloadable = ReloadableParts::of(&parts);
     let for_admin = parts.for_admin(server.address, &stopping);
-    let Parts { handles, readers, meter, ledger, circulation, .. } = parts;
+    let ConnectedParts { handles, readers, meter, ledger, circulation, .. } = parts;
     let flusher = Flusher::start(config.metering, meter, ledger.clone(), handles.metrics);
     let admin = Admin::start(&config.admin, for_admin).await?;
     circulation.start();
@@ -78,7 +78,7 @@ pub async fn start(mut config: Config, clock: Clock) -> Result<Running, StartErr
 }
 
 /// Starts the public listener with one worker for each core.
-fn start_server(config: &Config, parts: &Parts) -> Result<server::Running, StartError> {
+fn start_server(config: &Config, parts: &ConnectedParts) -> Result<server::Running, StartError> {
     let count = std::thread::available_parallelism().map_or(1, NonZero::get);
     let workers = (0..count).map(|_| parts.delivery.for_worker()).collect::<Result<Vec<_>, _>>()?;
     let services = Arc::new(parts.services(&config.server));
