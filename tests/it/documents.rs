@@ -74,3 +74,21 @@ fn links_lead_to_files_and_headings() {
     assert!(checked > 200, "only {checked} links were read");
     assert!(broken.is_empty(), "broken links: {broken:#?}");
 }
+
+/// From the README to the file that decides 403 `loan-ended`, over one page.
+#[test]
+fn newcomer_finds_what_decides_loan_ended_in_three_steps() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let readme = std::fs::read_to_string(root.join("README.md")).unwrap();
+    assert!(targets(&readme).contains(&"docs/architecture.md"));
+    let page = std::fs::read_to_string(root.join("docs/architecture.md")).unwrap();
+    let row = page
+        .lines()
+        .find(|line| line.starts_with('|') && line.contains("403 `loan-ended`"))
+        .expect("no row about loan-ended");
+    let decides = targets(row).into_iter().any(|target| {
+        let source = std::fs::read_to_string(root.join("docs").join(target)).unwrap();
+        source.contains("Problem::LoanEnded")
+    });
+    assert!(decides, "no file of this row makes the problem: {row}");
+}
