@@ -4,11 +4,12 @@
 use std::path::{Path, PathBuf};
 use std::process::Output;
 
+use aws_lc_rs::digest;
 use serde_json::{Value, json};
 
 use crate::support::external_program::{direct, output_text, run};
 use crate::support::scene::Setting;
-use crate::support::{AUDIO, BOOK, Demo, File, Scene, program};
+use crate::support::{AUDIO, BOOK, Chromium, Demo, File, Pages, Scene, program};
 
 const SIZE: u64 = 20_000_000;
 const BOOK_SIZE: u64 = 5000;
@@ -218,4 +219,42 @@ async fn python_client_downloads_waits_and_returns() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn javascript_client_downloads_waits_and_returns() {
     example_works(JAVASCRIPT).await;
+}
+
+/// Downloads a file, returns its loan, and requests the file again.
+const BROWSER_SCRIPT: &str = "
+const client = new Client(url, token);
+const blob = await client.download(path);
+const digest = await crypto.subtle.digest('SHA-256', await blob.arrayBuffer());
+await client.returnLoan(isbn);
+const refused = await client.download(path).catch(error => error.type);
+await report({ size: blob.size, digest: Array.from(new Uint8Array(digest)), refused });";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn javascript_client_works_in_a_browser() {
+    let Some(chromium) = program("chromium", "chromium") else {
+        return;
+    };
+    let mut pages = Pages::bind().await;
+    let config = vec![("name = \"files\"", "name = \"files\"\nresumes = 0")];
+    let mut scene = Scene::without_gate(Setting { config, ..Setting::default() }).await;
+    let cors = format!("[cors]\norigins = [\"{}\"]\n\n[ledger]", pages.origin);
+    scene.replace_in_config("[ledger]", &cors);
+    scene.start_gate().await;
+    scene.origin.put(&format!("{AUDIO}/audio.mp3"), audio());
+    let parameters = json!([scene.base, scene.token("kari"), audio_path(), AUDIO]);
+    let client = include_str!("../examples/client.mjs");
+    pages.serve(&format!(
+        "const [url, token, path, isbn] = {parameters};\n{client}\n{BROWSER_SCRIPT}"
+    ));
+    let certificate = scene.dir.path().join("certs/server.pem");
+    let mut browser = Chromium::open(&chromium, &pages.origin, &certificate);
+    let reported = browser.reported(&mut pages).await;
+    let digest = digest::digest(&digest::SHA256, &audio().part(0..SIZE));
+    let expected = json!({ "size": SIZE, "digest": digest.as_ref(), "refused": "loan-ended" });
+    assert_eq!(reported, expected);
+    let requests = scene.origin.count(&format!("/{AUDIO}"));
+    assert!(requests >= MIN_REQUESTS, "only {requests} requests: the download did not break off");
+    drop(browser);
+    scene.end().await;
 }
