@@ -21,6 +21,7 @@ mod clock_skew;
 mod condition;
 mod error;
 mod guard;
+mod http_client;
 mod kind;
 mod listing;
 mod outage_reason;

@@ -24,16 +24,11 @@ use super::outage_reason::{Health, OutageReason};
 use super::protocol_breaches::Breaches;
 use super::response::{ApiResponse, cause, read_body, retry_after};
 use super::wire::ErrorBody;
-use super::{CallError, SetUpError, Settings};
+use super::{CallError, SetUpError, Settings, http_client};
 use crate::clock::Clock;
 use crate::crash::{self, Edge};
 use crate::telemetry::{CallOutcome, Metrics};
 
-/// The timeout for connection setup.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// The longest that the kernel resends unacknowledged data (TCP_USER_TIMEOUT). It bounds how late a
-/// call can still arrive at Bokbasen.
-const USER_TIMEOUT: Duration = Duration::from_secs(10);
 /// The shortest patience for a slot. If many readers arrive at once, the last one is still served
 /// within `gate.patience`, even with a short `lending.timeout`.
 const MIN_QUEUE_PATIENCE: Duration = Duration::from_secs(12);
@@ -69,26 +64,11 @@ impl Transport {
                 "lending.url is not an address that paths can be added to".to_owned(),
             ));
         }
-        let client = |max_idle: usize| {
-            reqwest::Client::builder()
-                .http1_only()
-                .no_proxy()
-                .redirect(reqwest::redirect::Policy::none())
-                .retry(reqwest::retry::never())
-                .connect_timeout(CONNECT_TIMEOUT)
-                .timeout(settings.timeout)
-                .tcp_user_timeout(USER_TIMEOUT)
-                .pool_idle_timeout(Duration::from_secs(15))
-                .pool_max_idle_per_host(max_idle)
-                .user_agent(concat!("loangate/", env!("CARGO_PKG_VERSION")))
-                .build()
-                .map_err(|error| SetUpError(cause(error)))
-        };
         let health = Arc::new(Health::new());
         Ok(Transport {
             base: settings.url.clone(),
-            pooled: client(settings.concurrency)?,
-            unpooled: client(0)?,
+            pooled: http_client::build(settings.timeout, settings.concurrency)?,
+            unpooled: http_client::build(settings.timeout, 0)?,
             skew: Skew::new(clock.clone(), metrics.clone()),
             breaches: Breaches::new(metrics.clone()),
             login: Login::new(settings.auth.clone(), health.clone()),
