@@ -5,8 +5,8 @@
 //! builds the `Settings` of every other module and calls nothing else in them. Only `check` also
 //! opens files and connections, through the modules that own them.
 //!
-//! `table` walks the TOML and records lines, and `values` reads one value. The files named after
-//! sections read those sections. One mistake never hides another.
+//! `source` has the lines and the mistakes, `table` walks the TOML, and `values` reads one value. The
+//! files named after sections read those sections. One mistake never hides another.
 
 mod check;
 mod check_online;
@@ -15,7 +15,9 @@ mod limits;
 mod origins;
 mod readers;
 mod routes;
+mod secrets;
 mod service;
+mod source;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -30,7 +32,8 @@ use crate::{
 };
 
 pub use check::{Checked, check};
-use table::{Report, Source, Table};
+use source::{Report, Source};
+use table::Table;
 
 /// The settings of every part of a gate.
 #[derive(Clone, Debug)]

@@ -6,7 +6,8 @@ use secrecy::SecretString;
 use toml::de::DeValue;
 use url::Url;
 
-use super::table::{Source, Table};
+use super::source::Source;
+use super::table::Table;
 use super::values::{self, boolean, confidential_url, list, nonzero_duration, number, text};
 use crate::catalog::{Location, Storage};
 use crate::origin::{self, Azure, Bucket, Google, S3, Where};

@@ -3,120 +3,13 @@
 //! The section files call it. It records each mistake with its line and continues, so that one run
 //! finds all of them.
 
-use std::cell::RefCell;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use secrecy::SecretString;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::values::{self, Secret};
-use super::{Lines, Mistake, SecretFile};
-
-/// The file to read, and the findings so far.
-#[derive(Debug)]
-pub(super) struct Source<'a> {
-    file: &'a Path,
-    text: &'a str,
-    /// The entries of an optional table that is absent.
-    empty: DeTable<'a>,
-    found: RefCell<Found>,
-}
-
-#[derive(Debug, Default)]
-struct Found {
-    report: Report,
-    /// Lines with invalid TOML. Other mistakes on these lines are not reported.
-    invalid_lines: Vec<usize>,
-    known: Vec<(String, &'static str)>,
-    unknown: Vec<(usize, String, String)>,
-}
-
-/// The findings in a file.
-#[derive(Debug, Default)]
-pub(super) struct Report {
-    pub(super) mistakes: Vec<Mistake>,
-    pub(super) warnings: Vec<Mistake>,
-    pub(super) lines: Lines,
-    pub(super) secret_files: Vec<SecretFile>,
-}
-
-impl<'a> Source<'a> {
-    pub(super) fn new(file: &'a Path, text: &'a str) -> Source<'a> {
-        Source { file, text, empty: DeTable::new(), found: RefCell::default() }
-    }
-
-    /// Returns the line of a byte offset, counted from 1.
-    fn line(&self, at: usize) -> usize {
-        let before = self.text.as_bytes().get(..at).unwrap_or(self.text.as_bytes());
-        1 + before.iter().filter(|byte| **byte == b'\n').count()
-    }
-
-    /// Resolves a path relative to the file's directory.
-    pub(super) fn path(&self, text: &str) -> PathBuf {
-        self.file.parent().unwrap_or(Path::new("")).join(text)
-    }
-
-    pub(super) fn not_toml(&self, error: &toml::de::Error) {
-        let line = error.span().map_or(1, |span| self.line(span.start));
-        let sentence = match error.message().trim_end_matches(", expected nothing") {
-            "duplicate key" => "this key or table is defined twice. Keep one of the two".to_owned(),
-            what => {
-                format!("this is not TOML: {what}. Strings need quotes, table names need brackets")
-            }
-        };
-        let mistake = self.at(line, String::new(), sentence);
-        let mut found = self.found.borrow_mut();
-        found.invalid_lines.push(line);
-        found.report.mistakes.push(mistake);
-    }
-
-    fn at(&self, line: usize, key: String, sentence: impl Into<String>) -> Mistake {
-        Mistake { file: self.file.to_owned(), line, key, sentence: sentence.into() }
-    }
-
-    fn mistake(&self, line: usize, key: String, sentence: impl Into<String>) {
-        let mistake = self.at(line, key, sentence);
-        let mut found = self.found.borrow_mut();
-        if !found.invalid_lines.contains(&line) {
-            found.report.mistakes.push(mistake);
-        }
-    }
-
-    /// Reports a missing key, unless a line with invalid TOML may contain it.
-    fn missing(&self, line: usize, key: String, sentence: String) {
-        if self.found.borrow().invalid_lines.is_empty() {
-            self.mistake(line, key, sentence);
-        }
-    }
-
-    fn warn(&self, line: usize, key: String, sentence: &str) {
-        let warning = self.at(line, key, sentence);
-        self.found.borrow_mut().report.warnings.push(warning);
-    }
-
-    /// Returns all findings, sorted by line.
-    pub(super) fn finish(self) -> Report {
-        let unknown = std::mem::take(&mut self.found.borrow_mut().unknown);
-        for (line, table, key) in unknown {
-            let sentence = {
-                let found = self.found.borrow();
-                suggestion(&found.known, &table, &key)
-            };
-            self.mistake(line, join(&table, &key), sentence);
-        }
-        let mut report = self.found.into_inner().report;
-        report.mistakes.sort_by_key(|mistake| mistake.line);
-        report.warnings.sort_by_key(|warning| warning.line);
-        report
-    }
-
-    /// Returns every known key with its table, which is every key that a section has read.
-    #[cfg(test)]
-    pub(super) fn known(&self) -> Vec<(String, &'static str)> {
-        self.found.borrow().known.clone()
-    }
-}
+use super::source::{Source, join};
+use super::values;
 
 /// A table in the file, or the whole file.
 #[derive(Debug)]
@@ -152,15 +45,20 @@ impl<'s> Table<'s> {
         self.source
     }
 
+    /// Returns the name of a key in mistakes, such as `origins[1].name`.
+    pub(super) fn full_key(&self, key: &str) -> String {
+        join(&self.name, key)
+    }
+
     /// Returns the value of a key, and its line.
     fn entry(&mut self, key: &'static str) -> Option<(usize, &'s DeValue<'s>)> {
         if !self.read_keys.contains(&key) {
             self.read_keys.push(key);
-            self.source.found.borrow_mut().known.push((self.schema_name.clone(), key));
+            self.source.record_known(&self.schema_name, key);
         }
         let (written, value) = self.entries.iter().find(|(written, _)| written.get_ref() == key)?;
         let line = self.source.line(written.span().start);
-        self.source.found.borrow_mut().report.lines.record(join(&self.name, key), line);
+        self.source.record_line(self.full_key(key), line);
         Some((line, value.get_ref()))
     }
 
@@ -174,7 +72,7 @@ impl<'s> Table<'s> {
         match read(value) {
             Ok(value) => Some(value),
             Err(sentence) => {
-                self.source.mistake(line, join(&self.name, key), sentence);
+                self.source.mistake(line, self.full_key(key), sentence);
                 None
             }
         }
@@ -206,56 +104,7 @@ impl<'s> Table<'s> {
 
     fn report_missing(&self, key: &str, example: &str) {
         let sentence = format!("it is missing. Write {example}");
-        self.source.missing(self.line, join(&self.name, key), sentence);
-    }
-
-    /// Reads a secret from a file, the environment or, with a warning, the configuration itself.
-    pub(super) fn secret(&mut self, key: &'static str, example: &str) -> Option<SecretString> {
-        let source = self.source;
-        let secret = self.required(key, example, |value| values::secret(value, source))?;
-        Some(self.record_secret(key, secret))
-    }
-
-    /// Reads a list of secrets that serve as keys, empty if absent.
-    pub(super) fn keys(&mut self, key: &'static str) -> Vec<SecretString> {
-        let source = self.source;
-        let read = values::list(|value| {
-            let secret = values::secret(value, source)?;
-            values::long_enough(secret.inner())?;
-            Ok(secret)
-        });
-        let secrets = self.optional(key, read).unwrap_or_default();
-        secrets.into_iter().map(|secret| self.record_secret(key, secret)).collect()
-    }
-
-    /// Records the file of a secret, and warns about a secret in the configuration.
-    fn record_secret(&mut self, key: &'static str, secret: Secret) -> SecretString {
-        if values::has_outer_whitespace(secret.inner()) {
-            self.warn(
-                key,
-                "the secret starts or ends with white space, which counts as a part of it. Remove \
-                 it if it got there by mistake",
-            );
-        }
-        let note = |file| {
-            let found = SecretFile { key: join(&self.name, key), file };
-            self.source.found.borrow_mut().report.secret_files.push(found);
-        };
-        match secret {
-            Secret::Environment(secret) => secret,
-            Secret::File(secret, file) => {
-                note(file);
-                secret
-            }
-            Secret::Literal(secret) => {
-                note(self.source.file.to_owned());
-                let sentence = "the configuration contains the secret itself, visible to all who \
-                                can read the file. Write { file = \"certs/…\" } or { env = \
-                                \"NAME\" }";
-                self.warn(key, sentence);
-                secret
-            }
-        }
+        self.source.missing(self.line, self.full_key(key), sentence);
     }
 
     /// Reads a path, relative to the file.
@@ -267,7 +116,7 @@ impl<'s> Table<'s> {
     /// Reads a subtable. Returns none if it is absent.
     pub(super) fn table(&mut self, key: &'static str) -> Option<Table<'s>> {
         let (line, value) = self.entry(key)?;
-        let name = join(&self.name, key);
+        let name = self.full_key(key);
         let schema_name = join(&self.schema_name, key);
         match value {
             DeValue::Table(entries) => Some(Table {
@@ -291,10 +140,10 @@ impl<'s> Table<'s> {
     pub(super) fn optional_table(&mut self, key: &'static str) -> Table<'s> {
         let empty = Table {
             source: self.source,
-            name: join(&self.name, key),
+            name: self.full_key(key),
             schema_name: join(&self.schema_name, key),
             line: self.line,
-            entries: &self.source.empty,
+            entries: self.source.no_entries(),
             read_keys: Vec::new(),
         };
         self.table(key).unwrap_or(empty)
@@ -317,7 +166,7 @@ impl<'s> Table<'s> {
         let Some((line, value)) = self.entry(key) else {
             return Vec::new();
         };
-        let name = join(&self.name, key);
+        let name = self.full_key(key);
         let DeValue::Array(list) = value else {
             let sentence =
                 format!("this is {}. Write a list of tables: [[{name}]]", values::kind(value));
@@ -329,7 +178,7 @@ impl<'s> Table<'s> {
             |(number, value): (usize, &'s Spanned<DeValue<'s>>)| {
                 let line = self.source.line(value.span().start);
                 let name = format!("{name}[{number}]");
-                self.source.found.borrow_mut().report.lines.record(name.clone(), line);
+                self.source.record_line(name.clone(), line);
                 match value.get_ref() {
                     DeValue::Table(entries) => Some(Table {
                         source: self.source,
@@ -370,7 +219,7 @@ impl<'s> Table<'s> {
     pub(super) fn mistake_at(&self, name: &str, sentence: impl Into<String>) {
         let written = self.entries.keys().find(|written| written.get_ref() == name);
         let line = written.map_or(self.line, |written| self.source.line(written.span().start));
-        self.source.mistake(line, join(&self.name, name), sentence);
+        self.source.mistake(line, self.full_key(name), sentence);
     }
 
     /// Whether the file has the key.
@@ -381,12 +230,12 @@ impl<'s> Table<'s> {
     /// Reports a mistake that involves several keys.
     pub(super) fn mistake(&mut self, key: &'static str, sentence: impl Into<String>) {
         let line = self.entry(key).map_or(self.line, |(line, _)| line);
-        self.source.mistake(line, join(&self.name, key), sentence);
+        self.source.mistake(line, self.full_key(key), sentence);
     }
 
     pub(super) fn warn(&mut self, key: &'static str, sentence: &str) {
         let line = self.entry(key).map_or(self.line, |(line, _)| line);
-        self.source.warn(line, join(&self.name, key), sentence);
+        self.source.warn(line, self.full_key(key), sentence);
     }
 
     /// Records every key that no section has read.
@@ -395,43 +244,7 @@ impl<'s> Table<'s> {
             self.entries.keys().filter(|key| !self.read_keys.contains(&key.get_ref().as_ref()));
         for key in unknown {
             let line = self.source.line(key.span().start);
-            let entry = (line, self.name.clone(), key.get_ref().to_string());
-            self.source.found.borrow_mut().unknown.push(entry);
+            self.source.record_unknown(line, &self.name, key.get_ref());
         }
     }
-}
-
-fn join(table: &str, key: &str) -> String {
-    match (table, key) {
-        ("", key) => key.to_owned(),
-        (table, "") => table.to_owned(),
-        (table, key) => format!("{table}.{key}"),
-    }
-}
-
-/// Suggests a replacement for an unknown key: a similar key of this table, the same key in another
-/// table, or else all keys of this table.
-fn suggestion(known: &[(String, &'static str)], table: &str, key: &str) -> String {
-    // Strips list indices: `routes[0].title` has the keys of `routes.title`.
-    let schema_name: String = table
-        .split('[')
-        .map(|part| part.split_once(']').map_or(part, |(_, after)| after))
-        .collect();
-    let here = || known.iter().filter(|(table, _)| *table == schema_name).map(|(_, key)| *key);
-    let near = here()
-        .map(|known| (strsim::damerau_levenshtein(known, key), known))
-        .filter(|(distance, known)| *distance <= 1 + known.len() / 4)
-        .min();
-    if let Some((_, near)) = near {
-        let near = if table.is_empty() { format!("[{near}]") } else { near.to_owned() };
-        return format!("there is no such key. Write {near}");
-    }
-    if let Some((other, _)) = known.iter().find(|(_, known)| *known == key) {
-        let place = if other.is_empty() { format!("[{key}]") } else { format!("[{other}]") };
-        return format!("there is no such key here. It belongs to {place}");
-    }
-    let mut keys: Vec<&str> = here().collect();
-    keys.sort_unstable();
-    keys.dedup();
-    format!("there is no such key. This table has {}", keys.join(", "))
 }

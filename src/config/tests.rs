@@ -4,7 +4,8 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use super::table::{Source, Table};
+use super::source::Source;
+use super::table::Table;
 use super::{read, sections};
 
 const REFERENCE: &str = include_str!("../../config.toml");

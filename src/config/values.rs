@@ -12,7 +12,7 @@ use secrecy::{ExposeSecret, SecretString};
 use toml::de::DeValue;
 use url::{Host, Url};
 
-use super::table::Source;
+use super::source::Source;
 
 /// Returns the name of a value's type, for use in a sentence.
 pub(super) fn kind(value: &DeValue<'_>) -> &'static str {
