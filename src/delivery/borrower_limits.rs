@@ -1,12 +1,13 @@
 //! The limits of one borrower: `delivery.streams_per_borrower` and `delivery.rate_per_borrower`.
 //!
-//! Both apply per process, to all titles and connections of a borrower. If neither is set, there is
-//! no lookup.
+//! Both apply per process, to all titles and connections of a borrower. `deliver` takes a
+//! [`StreamAllowance`] for each stream. If neither limit is set, there is no lookup.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::num::NonZeroU32;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -23,16 +24,11 @@ use crate::problem::Problem;
 type Bucket =
     RateLimiter<NotKeyed, InMemoryState, MonotonicClock, NoOpMiddleware<std::time::Instant>>;
 
-/// Rate limiters by borrower. Each lives until the borrower's last stream ends; the strong count is
-/// the number of streams.
-type BucketMap = HashMap<(LibraryId, Borrower), Weak<Option<Bucket>>>;
+type BorrowerKey = (LibraryId, Borrower);
 
 /// The wait is short, since a stream may end at any moment.
 const TOO_MANY_STREAMS: Problem =
     Problem::TooManyRequests { reason: "streams", retry_after: Duration::from_secs(2) };
-
-/// Number of entries after which expired entries are removed.
-const PRUNE_INTERVAL: usize = 1024;
 
 /// The limits of all borrowers with a running stream.
 #[derive(Clone, Debug)]
@@ -42,13 +38,30 @@ pub(super) struct BorrowerLimits(Arc<Inner>);
 struct Inner {
     streams: usize,
     rate: Option<NonZeroU32>,
-    borrowers: Mutex<BucketMap>,
+    /// Every borrower with a running stream, and no other.
+    borrowers: Mutex<HashMap<BorrowerKey, RunningStreams>>,
 }
 
-/// One stream of a borrower, counted until it is dropped.
+/// The running streams of a borrower.
+#[derive(Debug)]
+struct RunningStreams {
+    count: usize,
+    /// The rate limiter that the streams share; `None` if no rate is configured.
+    bucket: Option<Arc<Bucket>>,
+}
+
+/// Counts a stream of a borrower until it is dropped.
+#[derive(Debug)]
+struct CountedStream {
+    limits: BorrowerLimits,
+    borrower: BorrowerKey,
+}
+
+/// One stream of a borrower, with its share of the rate limit.
 #[derive(Debug)]
 pub(super) struct StreamAllowance {
-    bucket: Arc<Option<Bucket>>,
+    _counted: CountedStream,
+    bucket: Option<Arc<Bucket>>,
     /// Capacity of the bucket in bytes.
     burst: u64,
     /// Bytes that were sent but not yet taken from the bucket.
@@ -74,25 +87,40 @@ impl BorrowerLimits {
         if self.0.streams == 0 && self.0.rate.is_none() {
             return Ok(None);
         }
-        let mut borrowers = self.0.borrowers.lock().unwrap_or_else(PoisonError::into_inner);
-        if borrowers.len() % PRUNE_INTERVAL == PRUNE_INTERVAL - 1 {
-            borrowers.retain(|_, bucket| bucket.strong_count() > 0);
-        }
-        let entry = borrowers.entry((key.library, key.borrower)).or_default();
-        let streams = entry.strong_count();
-        if self.0.streams > 0 && streams >= self.0.streams {
+        let borrower = (key.library, key.borrower);
+        let mut borrowers = self.borrowers();
+        let running = borrowers
+            .entry(borrower)
+            .or_insert_with(|| RunningStreams { count: 0, bucket: self.0.rate.map(bucket) });
+        if self.0.streams > 0 && running.count >= self.0.streams {
             return Err(TOO_MANY_STREAMS);
         }
-        let bucket = entry.upgrade().unwrap_or_else(|| {
-            let bucket =
-                self.0.rate.map(|rate| RateLimiter::direct_with_clock(quota(rate), MonotonicClock));
-            let bucket = Arc::new(bucket);
-            *entry = Arc::downgrade(&bucket);
-            bucket
-        });
+        running.count += 1;
+        let bucket = running.bucket.clone();
+        drop(borrowers);
+        let counted = CountedStream { limits: self.clone(), borrower };
         let burst = self.0.rate.map_or(0, |rate| u64::from(rate.get()));
-        Ok(Some(StreamAllowance { bucket, burst, debt: 0, waiting: None }))
+        Ok(Some(StreamAllowance { _counted: counted, bucket, burst, debt: 0, waiting: None }))
     }
+
+    fn borrowers(&self) -> MutexGuard<'_, HashMap<BorrowerKey, RunningStreams>> {
+        self.0.borrowers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for CountedStream {
+    fn drop(&mut self) {
+        if let Entry::Occupied(mut running) = self.limits.borrowers().entry(self.borrower) {
+            running.get_mut().count -= 1;
+            if running.get().count == 0 {
+                running.remove();
+            }
+        }
+    }
+}
+
+fn bucket(rate: NonZeroU32) -> Arc<Bucket> {
+    Arc::new(RateLimiter::direct_with_clock(quota(rate), MonotonicClock))
 }
 
 /// Returns a quota of `rate` bytes a second with a burst of one second.
