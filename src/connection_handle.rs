@@ -1,8 +1,8 @@
 //! The shared handle of a reader's connection: whether it is to be closed, whether its writes are
 //! blocked, and how many bytes the kernel has accepted.
 //!
-//! The server creates one handle for each connection, and each body on the connection holds a
-//! clone. The gate aborts a body through [`OutgoingBody`] when its loan ends, and delivery when its
+//! The server creates one handle for each connection. Each request and each body of a file holds an
+//! [`InFlight`] guard of it, so that the server knows when the connection is idle. The gate aborts a body through [`OutgoingBody`] when its loan ends, and delivery when its
 //! reader is too slow. A body reports written bytes with [`Connection::record`];
 //! [`OutgoingBody::left`] is called once the kernel has accepted them. A check without news costs
 //! one atomic load.
@@ -61,8 +61,9 @@ struct Inner {
     serving_task: AtomicWaker,
     write_blocked: AtomicBool,
     credentials: AtomicBool,
-    /// The number of clones while no request is in flight; zero until it is known.
-    clones_when_idle: AtomicUsize,
+    is_established: AtomicBool,
+    /// The number of [`InFlight`] guards.
+    in_flight: AtomicUsize,
     /// The wakers of bodies that wait until writes are no longer blocked.
     blocked_bodies: Mutex<Vec<Waker>>,
     /// Bytes that the kernel has accepted, TLS overhead included.
@@ -72,6 +73,10 @@ struct Inner {
     /// The bytes written since the last [`Connection::take_written`].
     written: Mutex<WrittenLog>,
 }
+
+/// A request or a file's body in flight on a connection, until it is dropped.
+#[derive(Debug)]
+pub struct InFlight(Connection);
 
 #[derive(Debug, Default)]
 struct WrittenLog {
@@ -174,24 +179,27 @@ impl Connection {
         self.0.credentials.load(Ordering::Relaxed)
     }
 
-    /// Records that no request is in flight. If more clones exist later, one is.
-    pub fn note_idle(&self) {
-        self.0.clones_when_idle.store(self.clones(), Ordering::Relaxed);
+    /// Records that the TLS handshake is complete. Before, the connection is not idle.
+    pub fn note_established(&self) {
+        self.0.is_established.store(true, Ordering::Relaxed);
     }
 
-    /// Whether no request is in flight and no file is being sent; an estimate from another task.
+    /// Counts a request or a file's body as in flight until the returned guard is dropped.
+    pub fn begin(&self) -> InFlight {
+        self.0.in_flight.fetch_add(1, Ordering::Relaxed);
+        InFlight(self.clone())
+    }
+
+    /// Returns whether the connection is established and nothing is in flight. From another thread, the
+    /// result may be outdated.
     pub fn is_idle(&self) -> bool {
-        self.clones() <= self.0.clones_when_idle.load(Ordering::Relaxed)
+        self.0.is_established.load(Ordering::Relaxed)
+            && self.0.in_flight.load(Ordering::Relaxed) == 0
     }
 
     /// Registers the task that serves the connection, to be woken on an abort or a drain.
     pub fn register_waker(&self, context: &Context<'_>) {
         self.0.serving_task.register(context.waker());
-    }
-
-    /// The number of clones, this one included.
-    fn clones(&self) -> usize {
-        Arc::strong_count(&self.0)
     }
 
     /// Sets whether the socket accepts no more bytes. Wakes waiting bodies when it does again.
@@ -230,6 +238,19 @@ impl Connection {
     }
 }
 
+impl InFlight {
+    /// The connection that it is in flight on.
+    pub fn connection(&self) -> &Connection {
+        &self.0
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::task::Wake;
@@ -251,13 +272,26 @@ mod tests {
         let waker = woken.clone().into();
         connection.register_waker(&Context::from_waker(&waker));
         let clone = connection.clone();
-        assert_eq!(connection.clones(), 2);
         clone.drain();
         assert!(connection.is_draining() && !connection.is_aborted());
         connection.register_waker(&Context::from_waker(&waker));
         clone.abort();
         assert!(connection.is_aborted());
         assert_eq!(woken.0.load(Ordering::Relaxed), 2);
+    }
+
+    #[test]
+    fn connection_is_idle_while_it_has_no_guard() {
+        let connection = Connection::new();
+        assert!(!connection.is_idle(), "before the handshake");
+        connection.note_established();
+        let _clone = connection.clone();
+        assert!(connection.is_idle(), "a clone alone is not in flight");
+        let (request, body) = (connection.begin(), connection.begin());
+        drop(request);
+        assert!(!connection.is_idle(), "the body is still being sent");
+        drop(body);
+        assert!(connection.is_idle());
     }
 
     #[derive(Debug, Default)]

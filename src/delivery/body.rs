@@ -204,7 +204,7 @@ impl FileBody {
 
     /// Returns whether the connection's buffer is full, and then releases what can be released.
     fn is_blocked(&mut self, context: &Context<'_>) -> bool {
-        let is_blocked = self.outgoing.connection_ref().poll_writable(context).is_pending();
+        let is_blocked = self.outgoing.connection().poll_writable(context).is_pending();
         if is_blocked {
             self.outgoing.set_waits(false);
             self.outgoing.listen(context);

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use bytes::{Buf, Bytes};
 
 use super::outgoing::Outgoing;
-use crate::connection_handle::Written;
+use crate::connection_handle::{OutgoingBody, Written};
 
 /// Bytes of a response's body.
 #[derive(Debug, Default)]
@@ -84,7 +84,7 @@ impl Buf for Chunk {
 impl Drop for Chunk {
     fn drop(&mut self) {
         if let Some(Hold { body, at, written: count @ 1.. }) = self.hold.take() {
-            let connection = body.connection_handle();
+            let connection = body.connection().clone();
             body.record_reportable(count);
             connection.record(Written { body, at, count });
         }

@@ -17,7 +17,7 @@ use http::StatusCode;
 use super::body::{Delivered, OnEnd};
 use super::borrower_limits::StreamAllowance;
 use super::stall_monitor::StallMonitor;
-use crate::connection_handle::{Abort, Connection, OutgoingBody, Written};
+use crate::connection_handle::{Abort, Connection, InFlight, OutgoingBody, Written};
 use crate::gate::Permit;
 use crate::metering::Metered;
 use crate::telemetry::{Metrics, StreamEnd};
@@ -37,7 +37,8 @@ const UNLISTED: usize = usize::MAX;
 
 /// The state of a running body.
 pub(super) struct Outgoing {
-    connection: Connection,
+    /// Keeps the connection from being idle.
+    in_flight: InFlight,
     /// Permit of the loan; `None` for an open file.
     permit: Option<Permit>,
     accounting: Mutex<Accounting>,
@@ -92,7 +93,7 @@ pub(super) struct Progress {
 impl Outgoing {
     /// Creates the state of a body that has not begun.
     pub(super) fn new(
-        connection: Connection,
+        connection: &Connection,
         permit: Option<Permit>,
         accounting: Accounting,
         metrics: Metrics,
@@ -100,7 +101,7 @@ impl Outgoing {
         status: StatusCode,
     ) -> Outgoing {
         Outgoing {
-            connection,
+            in_flight: connection.begin(),
             permit,
             has_allowance: accounting.allowance.is_some(),
             accounting: Mutex::new(accounting),
@@ -134,15 +135,6 @@ impl Outgoing {
         let _ = self.on_end.set(on_end);
         self.slot.store(self.monitor.add(Arc::downgrade(self)), Ordering::Relaxed);
         true
-    }
-
-    /// Returns a handle of the body's connection.
-    pub(super) fn connection_handle(&self) -> Connection {
-        self.connection.clone()
-    }
-
-    pub(super) fn connection_ref(&self) -> &Connection {
-        &self.connection
     }
 
     pub(super) fn accounting(&self) -> MutexGuard<'_, Accounting> {
@@ -256,7 +248,7 @@ impl Outgoing {
         // The connection sends in order, so any bytes that it sends are progress for this body.
         let is_in_connection =
             self.accepted.load(Ordering::Relaxed) < self.reportable.load(Ordering::Relaxed);
-        let sent = if is_in_connection { self.connection.sent() } else { 0 };
+        let sent = if is_in_connection { self.connection().sent() } else { 0 };
         Progress { written, sent, waits: self.waits.load(Ordering::Relaxed) }
     }
 
@@ -276,7 +268,7 @@ impl Outgoing {
 
 impl OutgoingBody for Outgoing {
     fn connection(&self) -> &Connection {
-        &self.connection
+        self.in_flight.connection()
     }
 
     fn abort(&self, why: Abort) {
@@ -289,10 +281,10 @@ impl OutgoingBody for Outgoing {
         if first.is_err() {
             return;
         }
-        if self.connection.is_multiplexed() {
+        if self.connection().is_multiplexed() {
             self.task.wake();
         } else {
-            self.connection.abort();
+            self.connection().abort();
         }
     }
 
@@ -317,7 +309,7 @@ pub enum Suspension {
 
 /// Keeps a body alive until the kernel has everything that was written before.
 pub(super) fn hold_until_flushed(body: &Arc<Outgoing>) {
-    body.connection.record(Written { body: body.clone(), at: None, count: 0 });
+    body.connection().record(Written { body: body.clone(), at: None, count: 0 });
 }
 
 impl Drop for Outgoing {

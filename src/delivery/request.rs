@@ -61,10 +61,10 @@ impl Destination<'_> {
         if is_encoded {
             metered.iter_mut().for_each(Metered::count_bytes_only);
         }
-        let (connection, accounting) = (self.connection.clone(), Accounting { metered, allowance });
+        let accounting = Accounting { metered, allowance };
         let (metrics, monitor) = (self.metrics.clone(), self.monitor.clone());
         let outgoing =
-            Arc::new(Outgoing::new(connection, permit, accounting, metrics, monitor, status));
+            Arc::new(Outgoing::new(self.connection, permit, accounting, metrics, monitor, status));
         if outgoing.begin(self.on_end) { Ok(outgoing) } else { Err(Problem::LoanEnded) }
     }
 }

@@ -46,6 +46,7 @@ pub(super) async fn serve(socket: TcpStream, worker: Arc<Worker>, _slot: WorkerS
     let Some((tls, info)) = accepted.flatten() else {
         return worker.services.metrics.handshake(Handshake::Failed);
     };
+    connection.note_established();
     worker.services.metrics.handshake(Handshake::Ok);
     worker.services.metrics.connection_opened(worker.number);
     let _closed = ClosedOnDrop(worker.clone());

@@ -69,10 +69,12 @@ async fn serve_requests(monitor: &mut Http1Monitor<'_>, info: &ConnectionInfo) -
             tls.clear_unparsed_input();
             let has_body = !request.body().is_end_stream();
             let (worker, info, tls) = (worker.clone(), info.clone(), tls.clone());
+            let in_flight = info.connection.begin();
             // Boxed, so it is freed once the head is sent: hyper keeps the memory of an unboxed
             // future until the response ends.
             Box::pin(async move {
                 let mut response = handle_request(worker, info, request).await;
+                drop(in_flight); // the body of a file has a guard of its own
                 if has_body {
                     tls.clear_unparsed_input(); // the input since then was the body
                 }
@@ -88,7 +90,6 @@ async fn serve_requests(monitor: &mut Http1Monitor<'_>, info: &ConnectionInfo) -
         .max_header_size(HEAD_SIZE)
         .max_buf_size(BUFFER_SIZE)
         .serve_connection(TokioIo::new(tls.clone()), service);
-    info.connection.note_idle();
     let mut next = pin!(tokio::time::sleep(CHECK_INTERVAL));
     let (mut was_running, mut is_ending) = (false, false);
     let is_parked = poll_fn(|context| {
@@ -182,7 +183,6 @@ impl Http1Monitor<'_> {
     async fn wait_for_bytes(&mut self) -> bool {
         loop {
             let (tls, connection) = (self.tls, self.connection);
-            connection.note_idle();
             let Check::Again(until) = self.check_deadlines(Instant::now()) else { return false };
             // A request that has arrived gets a response even if the connection drains.
             let readable = poll_fn(|context| match tls.poll_readable(context) {

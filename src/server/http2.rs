@@ -28,7 +28,7 @@ use super::pending_responses::{PendingResponse, PendingResponses};
 use super::request_body::RequestBody;
 use super::tls_stream::TlsStream;
 use super::{Worker, date, dispatch};
-use crate::connection_handle::Connection;
+use crate::connection_handle::{Connection, InFlight};
 use crate::delivery::{Body, BodyError, Chunk, Suspended};
 
 /// The largest accepted header list, in bytes. A token is at most 8 KiB.
@@ -142,6 +142,7 @@ fn poll_streams(
                 tokio::spawn(handle_stream(
                     worker.clone(),
                     info.clone(),
+                    info.connection.begin(),
                     responses.clone(),
                     request,
                     respond,
@@ -183,7 +184,6 @@ impl<'a> Http2Monitor<'a> {
     ) -> Http2Monitor<'a> {
         let deadlines = Deadlines::new(worker.limits.clone(), Instant::now());
         let next = Box::pin(tokio::time::sleep(Duration::ZERO));
-        connection.note_idle();
         Http2Monitor { tls, worker, connection, responses, deadlines, next }
     }
 
@@ -298,6 +298,7 @@ impl KeepAlive {
 async fn handle_stream(
     worker: Arc<Worker>,
     info: ConnectionInfo,
+    in_flight: InFlight,
     responses: PendingResponses,
     request: Request<RecvStream>,
     mut respond: SendResponse<Chunk>,
@@ -332,7 +333,8 @@ async fn handle_stream(
     if !has_no_body {
         let send = worker.limits.send + RESET_AFTER_SEND;
         let pending = (!body.is_file()).then(|| responses.enter());
-        drop((worker, info, respond));
+        // The body of a file has a guard of its own.
+        drop((worker, info, in_flight, respond));
         BodySender { body, stream, next: None, send, deadline: None, _pending: pending }
             .run()
             .await;

@@ -324,8 +324,8 @@ mod tests {
         let readers: Vec<_> =
             (1..=4).map(|number| admit(&open, &format!("192.0.2.{number}"))).collect();
         readers.iter().for_each(|reader| reader.connection().note_credentials());
-        readers[1].connection().note_idle();
-        readers[3].connection().note_idle();
+        readers[1].connection().note_established();
+        readers[3].connection().note_established();
         let are_draining =
             || readers.iter().map(|reader| reader.connection().is_draining()).collect::<Vec<_>>();
         let new = admit(&open, "192.0.2.5");
@@ -338,8 +338,8 @@ mod tests {
         new.connection().note_credentials();
         another.connection().note_credentials();
         assert!(open.admit("192.0.2.7".parse().unwrap()).is_none(), "all others are in use");
-        readers[0].connection().note_idle();
-        let request = readers[0].connection().clone();
+        readers[0].connection().note_established();
+        let request = readers[0].connection().begin();
         assert!(!open.make_room(), "a request is in flight");
         drop(request);
         assert!(open.make_room() && readers[0].connection().is_draining());
@@ -351,7 +351,7 @@ mod tests {
         let open = open(2, 2);
         let reader = admit(&open, "192.0.2.1");
         reader.connection().note_credentials();
-        reader.connection().note_idle();
+        reader.connection().note_established();
         let silent = admit(&open, "192.0.2.2");
         let made_room = open.lock().make_room(Instant::now() + REQUEST_GRACE);
         assert!(
@@ -365,7 +365,7 @@ mod tests {
         let readers: Vec<_> = (0..64).map(|_| admit(&open, "192.0.2.1")).collect();
         readers.iter().for_each(|reader| {
             reader.connection().note_credentials();
-            reader.connection().note_idle();
+            reader.connection().note_established();
         });
         let admitted: Vec<_> = (0..40)
             .filter_map(|_| open.admit("192.0.2.2".parse().unwrap()))
@@ -382,7 +382,7 @@ mod tests {
         let readers: Vec<_> = (0..many).map(|_| admit(&open, "192.0.2.1")).collect();
         readers.iter().for_each(|reader| reader.connection().note_credentials());
         while open.lock().close_oldest(|_| true) {}
-        readers[many - 1].connection().note_idle();
+        readers[many - 1].connection().note_established();
         assert!(!open.make_room() && !open.make_room() && open.make_room());
     }
 
