@@ -4,25 +4,21 @@
 //! ends when the client closes it, when a limit is reached, when the gate drains and the last
 //! response is sent, or when another part of the gate aborts it.
 
-use std::convert::Infallible;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
 
-use hyper::body::Incoming;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
 use super::limits::Limit;
 use super::open_connections::Entry;
 use super::placement::WorkerSlot;
-use super::request_body::RequestBody;
 use super::tls_stream::{self, TlsStream};
-use super::{Worker, dispatch, http1, http2};
+use super::{Worker, http1, http2};
 use crate::buffer_budget::Size;
 use crate::connection_handle::Connection;
-use crate::delivery::Body;
 use crate::telemetry::Handshake;
 
 /// The largest accepted request head, in bytes. A token is at most 8 KiB.
@@ -105,22 +101,6 @@ async fn unless_ended<F: Future + Unpin>(
         Pin::new(&mut future).poll(context).map(Some)
     })
     .await
-}
-
-pub(super) async fn handle_request(
-    worker: Arc<Worker>,
-    info: ConnectionInfo,
-    request: http::Request<Incoming>,
-) -> Result<http::Response<Body>, Infallible> {
-    let request = request.map(RequestBody::Http1);
-    Ok(dispatch::dispatch(&worker.services, &worker.delivery, &info, request).await)
-}
-
-/// Logs how a connection ended, at debug level: clients break connections all the time.
-pub(super) fn log_end(result: hyper::Result<()>) {
-    if let Err(error) = result {
-        tracing::debug!(%error, "HTTP/1.1 connection broke");
-    }
 }
 
 /// Counts the connection as closed when it is dropped.

@@ -3,6 +3,7 @@
 //! `connection` calls [`serve`] after the handshake. An idle connection is *parked*: hyper's state
 //! and its buffers are dropped, and created again when bytes arrive.
 
+use std::convert::Infallible;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -19,11 +20,12 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::time::Instant;
 
-use super::Worker;
-use super::connection::{ConnectionInfo, HEAD_SIZE, handle_request, log_end, unless_aborted};
+use super::connection::{ConnectionInfo, HEAD_SIZE, unless_aborted};
 use super::deadlines::{Deadlines, Observed, Step};
 use super::limits::Limit;
+use super::request_body::RequestBody;
 use super::tls_stream::TlsStream;
+use super::{Worker, dispatch};
 use crate::buffer_budget::LEAST;
 use crate::connection_handle::Connection;
 
@@ -73,15 +75,17 @@ async fn serve_requests(monitor: &mut Http1Monitor<'_>, info: &ConnectionInfo) -
             // Boxed, so it is freed once the head is sent: hyper keeps the memory of an unboxed
             // future until the response ends.
             Box::pin(async move {
-                let mut response = handle_request(worker, info, request).await;
+                let request = request.map(RequestBody::new);
+                let mut response =
+                    dispatch::dispatch(&worker.services, &worker.delivery, &info, request).await;
                 drop(in_flight); // the body of a file has a guard of its own
                 if has_body {
                     tls.clear_unparsed_input(); // the input since then was the body
                 }
-                if let (true, Ok(response)) = (is_last, &mut response) {
+                if is_last {
                     response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
                 }
-                response
+                Ok::<_, Infallible>(response)
             })
         }
     });
@@ -98,7 +102,9 @@ async fn serve_requests(monitor: &mut Http1Monitor<'_>, info: &ConnectionInfo) -
             return Poll::Ready(false);
         }
         if let Poll::Ready(ended) = Pin::new(&mut served).poll(context) {
-            log_end(ended);
+            if let Err(error) = ended {
+                tracing::debug!(%error, "HTTP/1.1 connection broke");
+            }
             return Poll::Ready(false);
         }
         // Only after hyper has read a request that was waiting, since hyper closes an idle

@@ -1,60 +1,55 @@
-//! The body of a request, over HTTP/1.1 or HTTP/2.
+//! The body of a request, whichever HTTP version it arrived by.
 //!
-//! The dispatcher passes it to the loans API, which reads a limited length. The HTTP/2 window opens
-//! only as the body is read, so an unread body occupies at most one window.
+//! `http1` and `http2` wrap the body of their library. The dispatcher passes it to the loans API,
+//! which reads a limited length.
 
+use std::error::Error;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use h2::RecvStream;
-use http_body::Frame;
-use hyper::body::Incoming;
+use http_body::{Body, Frame};
+use http_body_util::BodyExt;
+use http_body_util::combinators::UnsyncBoxBody;
 
-/// A request's body.
-pub(super) enum RequestBody {
-    Http1(Incoming),
-    Http2(RecvStream),
-}
+/// A request's body. It hides the HTTP library, so that the dispatcher depends on none. An empty
+/// body, as of every request for a file, is not allocated.
+pub(super) struct RequestBody(Option<UnsyncBoxBody<Bytes, BrokenRequest>>);
 
 /// A request's body ended early.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum RequestBodyError {
-    #[error(transparent)]
-    Http1(#[from] hyper::Error),
-    #[error(transparent)]
-    Http2(#[from] h2::Error),
+#[error(transparent)]
+pub(super) struct BrokenRequest(Box<dyn Error + Send + Sync>);
+
+impl RequestBody {
+    /// Wraps the body of an HTTP library.
+    pub(super) fn new<B>(body: B) -> RequestBody
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Error + Send + Sync + 'static,
+    {
+        let has_body = !body.is_end_stream();
+        RequestBody(
+            has_body.then(|| body.map_err(|error| BrokenRequest(Box::new(error))).boxed_unsync()),
+        )
+    }
 }
 
-impl http_body::Body for RequestBody {
+impl Body for RequestBody {
     type Data = Bytes;
-    type Error = RequestBodyError;
+    type Error = BrokenRequest;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, RequestBodyError>>> {
-        match self.get_mut() {
-            RequestBody::Http1(body) => {
-                let frame = ready!(Pin::new(body).poll_frame(context));
-                Poll::Ready(frame.map(|frame| Ok(frame?)))
-            }
-            RequestBody::Http2(body) => match ready!(body.poll_data(context)) {
-                Some(Ok(data)) => {
-                    // Fails only if the stream was reset, and then there is no window to open.
-                    let _ = body.flow_control().release_capacity(data.len());
-                    Poll::Ready(Some(Ok(Frame::data(data))))
-                }
-                Some(Err(error)) => Poll::Ready(Some(Err(error.into()))),
-                None => Poll::Ready(None),
-            },
+    ) -> Poll<Option<Result<Frame<Bytes>, BrokenRequest>>> {
+        match &mut self.get_mut().0 {
+            Some(body) => Pin::new(body).poll_frame(context),
+            None => Poll::Ready(None),
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        match self {
-            RequestBody::Http1(body) => body.is_end_stream(),
-            RequestBody::Http2(body) => body.is_end_stream(),
-        }
+        self.0.as_ref().is_none_or(Body::is_end_stream)
     }
 }
