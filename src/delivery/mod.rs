@@ -3,8 +3,10 @@
 //! The dispatcher calls it. It requests the file, or the part that the reader's fields select (RFC
 //! 9110 §13 and §14), and streams the body without buffering it.
 //!
-//! - `request` builds the response; `range` parses Range, and `conditions` judges preconditions.
-//! - `origin_fetch` queries the origin, and `fields` is the allow-list for header fields.
+//! - `plan` decides what to answer, without I/O; `range` parses Range, and `conditions` judges
+//!   preconditions.
+//! - `transfer` performs the plan and builds the response; `origin_fetch` queries the origin, and
+//!   `fields` is the allow-list for header fields.
 //! - `body` never ends a short body without an error, and `resume` resumes a broken one.
 //! - `outgoing` keeps permit and limits in force until the kernel has the bytes.
 //! - `stall_monitor` and `borrower_limits` bound what one reader costs.
@@ -20,10 +22,11 @@ mod fields;
 mod multipart;
 mod origin_fetch;
 mod outgoing;
+mod plan;
 mod range;
-mod request;
 mod resume;
 mod stall_monitor;
+mod transfer;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,7 +39,7 @@ use crate::catalog::{File, OpenFile};
 use crate::connection_handle::Connection;
 use crate::gate::Permit;
 use crate::metering::Meter;
-use crate::origin::{self, Origin, Repetition};
+use crate::origin::{self, Origin};
 use crate::problem::Problem;
 use crate::telemetry::Metrics;
 
@@ -44,10 +47,11 @@ pub use body::{Body, BodyError, Delivered, OnEnd, Suspended};
 use borrower_limits::BorrowerLimits;
 pub use chunk::Chunk;
 use fields::Kind;
-use origin_fetch::MetadataCache;
+use origin_fetch::{MetadataCache, OriginFile};
 pub use outgoing::Suspension;
-use request::{Destination, Request};
+use plan::Planner;
 use stall_monitor::StallMonitor;
+use transfer::{Destination, Transfer};
 
 /// The keys of `[delivery]`.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -88,9 +92,16 @@ impl Default for Settings {
 pub enum Pass {
     /// A title's file, under a loan.
     Loan(Permit, File),
-    /// A title's file, under a loan, for a reader that continues a download. Only one part may be
-    /// sent, and not from the first byte. The request's validators must match the file.
-    Rest(Permit, File),
+    /// A title's file, under a loan, for a reader that may only continue a download. One part is
+    /// sent, not from the first byte, and only if the request's validators match the file.
+    Continuation {
+        /// Proof of the loan.
+        permit: Permit,
+        /// The file that the reader has begun to download.
+        file: File,
+        /// The answer to a request that does not continue its download.
+        otherwise: Problem,
+    },
     /// A file of an open route.
     Open(OpenFile),
 }
@@ -154,7 +165,8 @@ impl Delivery {
     ///
     /// # Errors
     /// [`Problem`]: `title-not-found`, `precondition-failed`, `range-not-satisfiable`,
-    /// `origin-failed`, `origin-timeout`, `too-many-requests`.
+    /// `origin-failed`, `origin-timeout`, `too-many-requests`, `loan-ended`, or the problem of
+    /// [`Pass::Continuation`].
     pub async fn deliver(
         &self,
         pass: Pass,
@@ -163,10 +175,10 @@ impl Delivery {
         connection: &Connection,
         on_end: OnEnd,
     ) -> Result<Response<Body>, Problem> {
-        let only_rest = matches!(pass, Pass::Rest(..));
-        let (permit, file) = match pass {
-            Pass::Loan(permit, file) | Pass::Rest(permit, file) => (Some(permit), file),
-            Pass::Open(open) => (None, open.into_file()),
+        let (permit, file, continuation) = match pass {
+            Pass::Loan(permit, file) => (Some(permit), file, None),
+            Pass::Continuation { permit, file, otherwise } => (Some(permit), file, Some(otherwise)),
+            Pass::Open(open) => (None, open.into_file(), None),
         };
         let kind = if permit.is_some() { Kind::Gated } else { Kind::Open };
         let (Some(origin), Some(metadata)) =
@@ -174,12 +186,11 @@ impl Delivery {
         else {
             return Err(Problem::TitleNotFound);
         };
-        let max_ranges = self.settings.max_ranges;
-        let (path, repetition) = (&file.path, Repetition::default());
-        let request =
-            Request { origin, metadata, path, kind, headers, max_ranges, only_rest, repetition };
+        let planner = Planner::new(headers, self.settings.max_ranges, continuation);
+        let origin_file = OriginFile::new(origin, metadata, &file.path);
+        let transfer = Transfer { file: origin_file, kind, planner };
         let mut response = if method == Method::HEAD {
-            request.head(on_end).await?
+            transfer.head(on_end).await?
         } else {
             let allowance =
                 permit.as_ref().map(|permit| self.limits.take(permit.key())).transpose()?.flatten();
@@ -188,7 +199,7 @@ impl Delivery {
             let (metrics, monitor) = (&self.metrics, &self.monitor);
             let to =
                 Destination { permit, metered, connection, on_end, metrics, monitor, allowance };
-            request.get(to).await?
+            transfer.get(to).await?
         };
         fields::restrict(kind, file.content_security_policy.as_ref(), response.headers_mut());
         let named =

@@ -1,17 +1,16 @@
 //! Requests to the origin for one reader's request: a file, checked for a valid status, or its
 //! fields.
 //!
-//! `request` calls it. The reason of a failure is logged here, since no reader may see it.
+//! `transfer` calls it. The reason of a failure is logged here, since no reader may see it.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::CONTENT_LENGTH;
 use http::{HeaderMap, Response, StatusCode};
 use moka::sync::Cache;
 
-use super::request::Request;
-use crate::origin::{self, ByteRange, FileRequest};
+use super::plan::length_of;
+use crate::origin::{self, ByteRange, FileRequest, Origin, Repetition};
 use crate::path::FilePath;
 use crate::problem::Problem;
 
@@ -26,9 +25,26 @@ pub(super) fn metadata(ttl: Duration) -> MetadataCache {
     Cache::builder().max_capacity(MAX_CACHED_FILES).time_to_live(ttl).build()
 }
 
-impl Request<'_> {
+/// A file of an origin, as one reader's request sees it.
+pub(super) struct OriginFile<'a> {
+    pub(super) origin: &'a Arc<Origin>,
+    pub(super) path: &'a FilePath,
+    cache: &'a MetadataCache,
+    /// Whether one of the requests to the origin was retried. All share one retry.
+    repetition: Repetition,
+}
+
+impl<'a> OriginFile<'a> {
+    pub(super) fn new(
+        origin: &'a Arc<Origin>,
+        cache: &'a MetadataCache,
+        path: &'a FilePath,
+    ) -> OriginFile<'a> {
+        OriginFile { origin, path, cache, repetition: Repetition::default() }
+    }
+
     /// Sends a GET. Returns a 200, or a 206 if a range was requested.
-    pub(super) async fn get_file(
+    pub(super) async fn get(
         &self,
         range: Option<ByteRange>,
     ) -> Result<Response<origin::Body>, Problem> {
@@ -44,20 +60,9 @@ impl Request<'_> {
         }
     }
 
-    /// Returns the problem if cached metadata shows that a range lies outside the file. This saves
-    /// a request to the origin.
-    pub(super) fn is_outside(&self, range: ByteRange) -> Option<Problem> {
-        if matches!(range, ByteRange::From(0) | ByteRange::Between(0, _) | ByteRange::Last(1..)) {
-            return None; // The most common ranges; they lie outside empty files only.
-        }
-        let complete_length = length_of(&*self.metadata.get(self.path)?)?;
-        (!range.is_satisfiable(complete_length))
-            .then_some(Problem::RangeNotSatisfiable { complete_length })
-    }
-
     /// Returns the problem for a 416, with the file's length. The length is cached.
     async fn not_satisfiable(&self) -> Problem {
-        match self.file().await.map(|file| length_of(&file)) {
+        match self.metadata().await.map(|file| length_of(&file)) {
             Ok(Some(complete_length)) => Problem::RangeNotSatisfiable { complete_length },
             Ok(None) => self.failed("its response to HEAD has no length"),
             Err(problem) => problem,
@@ -65,15 +70,15 @@ impl Request<'_> {
     }
 
     /// Returns the file's fields, from the cache or by HEAD.
-    pub(super) async fn file(&self) -> Result<Arc<HeaderMap>, Problem> {
-        if let Some(file) = self.metadata.get(self.path) {
+    pub(super) async fn metadata(&self) -> Result<Arc<HeaderMap>, Problem> {
+        if let Some(file) = self.cached_metadata() {
             return Ok(file);
         }
         let response = self.fetch(&FileRequest::head()).await?;
         match response.status() {
             StatusCode::OK => {
                 let file = Arc::new(response.into_parts().0.headers);
-                self.metadata.insert(self.path.clone(), file.clone());
+                self.cache.insert(self.path.clone(), file.clone());
                 Ok(file)
             }
             StatusCode::NOT_FOUND | StatusCode::GONE => Err(Problem::TitleNotFound),
@@ -81,7 +86,17 @@ impl Request<'_> {
         }
     }
 
-    /// Sends a request to the origin. All requests for one reader's request share one retry.
+    /// Returns the file's fields if they are cached.
+    pub(super) fn cached_metadata(&self) -> Option<Arc<HeaderMap>> {
+        self.cache.get(self.path)
+    }
+
+    /// Drops the file's fields from the cache, since the file has changed.
+    pub(super) fn forget_metadata(&self) {
+        self.cache.invalidate(self.path);
+    }
+
+    /// Sends a request to the origin.
     async fn fetch(&self, request: &FileRequest) -> Result<Response<origin::Body>, Problem> {
         Ok(self.origin.fetch(self.path, request, &self.repetition).await?)
     }
@@ -92,6 +107,7 @@ impl Request<'_> {
         Problem::OriginFailed { retry_after: origin::retry_after(fields) }
     }
 
+    /// Returns the problem for a response that cannot be forwarded, and logs why.
     pub(super) fn failed(&self, why: &str) -> Problem {
         tracing::warn!(
             origin = self.origin.settings().name,
@@ -111,9 +127,4 @@ fn unexpected(status: StatusCode) -> String {
         ),
         status => format!("it answered {status}"),
     }
-}
-
-pub(super) fn length_of(headers: &HeaderMap) -> Option<u64> {
-    let length = headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok();
-    length.filter(|length| *length <= origin::MAX_LENGTH)
 }

@@ -13,7 +13,7 @@ use std::time::Duration;
 use http::header::{CONTENT_RANGE, ETAG};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
-use super::origin_fetch::length_of;
+use super::plan::length_of;
 use super::range::Part;
 use super::{conditions, fields};
 use crate::origin::{self, ByteRange, FileRequest, Origin, USEFUL_BYTES};

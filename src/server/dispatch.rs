@@ -130,11 +130,13 @@ async fn process(context: &mut Context<'_>, body: RequestBody) -> Result<Respons
                 .ok_or_else(outside_of_link)?;
             let admission = services.gate.admit(&loan_request).await;
             context.log.via(admission.via).isbn(admission.isbn);
-            match admission.permit {
-                Ok(permit) if is_expired => Pass::Rest(permit, file),
-                Ok(permit) => Pass::Loan(permit, file),
-                Err(problem) if is_expired => return Err(as_expired_link(problem)),
-                Err(problem) => return Err(problem),
+            let otherwise = is_expired.then(Readers::expired_link_problem);
+            match (admission.permit, otherwise) {
+                (Ok(permit), None) => Pass::Loan(permit, file),
+                (Ok(permit), Some(otherwise)) => Pass::Continuation { permit, file, otherwise },
+                // A new link helps. Only the end of the loan is final, and the reader learns of it.
+                (Err(Problem::LoanRefused { .. }), Some(otherwise)) => return Err(otherwise),
+                (Err(problem), _) => return Err(problem),
             }
         }
     };
@@ -144,23 +146,8 @@ async fn process(context: &mut Context<'_>, body: RequestBody) -> Result<Respons
 async fn deliver(context: &Context<'_>, pass: Pass) -> Result<Response<Body>, Problem> {
     let log = context.log.clone();
     let on_end = Box::new(move |delivered: Delivered| write_line(log, &delivered));
-    let is_expired = matches!(pass, Pass::Rest(..));
     let (request, connection) = (context.request, &context.connection.connection);
-    let delivered =
-        context.delivery.deliver(pass, &request.method, &request.headers, connection, on_end).await;
-    delivered.map_err(|problem| if is_expired { as_expired_link(problem) } else { problem })
-}
-
-/// Returns the problem of a request by an expired link. Within its grace, such a link only
-/// continues the download of an unchanged file under a live loan. The reader learns that the loan
-/// has ended; in all other cases a new link helps.
-fn as_expired_link(problem: Problem) -> Problem {
-    match problem {
-        Problem::PreconditionFailed | Problem::LoanRefused { .. } => {
-            Readers::expired_link_problem()
-        }
-        other => other,
-    }
+    context.delivery.deliver(pass, &request.method, &request.headers, connection, on_end).await
 }
 
 /// Processes a request for the reader's loans. Its response is complete when it is created.
