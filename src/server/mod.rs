@@ -10,6 +10,7 @@
 //! `limits` holds the keys of `[limits]`, `open_connections` admits connections, `deadlines`
 //! decides when one is closed, and `frame_budget` counts the frames of an HTTP/2 client.
 
+mod certificate_file;
 mod connection;
 mod cors;
 mod date;
@@ -31,6 +32,7 @@ mod security_headers;
 mod session_tickets;
 mod tls;
 mod tls_stream;
+mod validity;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -52,12 +54,14 @@ use crate::reader::Readers;
 use crate::supervise::supervise;
 use crate::telemetry::{Metrics, Task};
 
+pub use certificate_file::TlsError;
 pub use cors::{AllowedOrigin, Cors};
 pub use limits::{Limits, raise_descriptor_limit};
 use open_connections::OpenConnections;
 use placement::Workers;
 pub use security_headers::SecurityHeaders;
-pub use tls::{Certificates, DateProblem, TlsError, Validity};
+pub use tls::Certificates;
+pub use validity::{DateProblem, Validity};
 
 /// A certificate chain and its key, as files in PEM.
 #[derive(Clone, Debug)]
