@@ -14,7 +14,7 @@ use bytes::{Buf, Bytes};
 use http_body::Body as _;
 use tokio::time::Sleep;
 
-use super::body::BodyError;
+use super::body_end::BodyError;
 use super::range::Part;
 use super::resume::{FetchOutcome, PendingFetch, Remainder};
 use crate::origin;

@@ -76,7 +76,7 @@ impl Buf for Chunk {
         self.bytes.advance(count);
         if let Some(hold) = &mut self.hold {
             hold.written += count;
-            hold.body.record_written(count);
+            hold.body.counters().record_written(count);
         }
     }
 }
@@ -85,7 +85,7 @@ impl Drop for Chunk {
     fn drop(&mut self) {
         if let Some(Hold { body, at, written: count @ 1.. }) = self.hold.take() {
             let connection = body.connection().clone();
-            body.record_reportable(count);
+            body.counters().record_reportable(count);
             connection.record(Written { body, at, count });
         }
     }

@@ -12,13 +12,16 @@
 //! - `stall_monitor` and `borrower_limits` bound what one reader costs.
 
 mod body;
+mod body_end;
 mod body_source;
 mod borrower_limits;
+mod byte_counters;
 mod chunk;
 mod conditions;
 mod content_type;
 mod disposition;
 mod fields;
+mod file_body;
 mod multipart;
 mod origin_fetch;
 mod outgoing;
@@ -43,10 +46,12 @@ use crate::origin::{self, Origin};
 use crate::problem::Problem;
 use crate::telemetry::Metrics;
 
-pub use body::{Body, BodyError, Delivered, OnEnd, Suspended};
+pub use body::Body;
+pub use body_end::{BodyError, Delivered, OnEnd};
 use borrower_limits::BorrowerLimits;
 pub use chunk::Chunk;
 use fields::Kind;
+pub use file_body::Suspended;
 use origin_fetch::{MetadataCache, OriginFile};
 pub use outgoing::Suspension;
 use plan::Planner;

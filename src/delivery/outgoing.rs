@@ -3,10 +3,9 @@
 //!
 //! [`FileBody`](super::body) and each of its chunks hold a reference, including chunks that HTTP/2
 //! queues or TLS has encrypted. Dropping the last reference ends the body. The monitor reads the
-//! progress. The loan's access and the monitor abort the body. Progress is stored in atomics that
-//! one task writes.
+//! progress. The loan's access and the monitor abort the body.
 
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::task::{Context, Poll};
 use std::time::Instant;
@@ -14,8 +13,9 @@ use std::time::Instant;
 use futures_util::task::AtomicWaker;
 use http::StatusCode;
 
-use super::body::{Delivered, OnEnd};
+use super::body_end::{Delivered, OnEnd};
 use super::borrower_limits::StreamAllowance;
+use super::byte_counters::ByteCounters;
 use super::stall_monitor::StallMonitor;
 use crate::connection_handle::{Abort, Connection, InFlight, OutgoingBody, Written};
 use crate::gate::Permit;
@@ -54,14 +54,7 @@ pub(super) struct Outgoing {
     on_end: OnceLock<OnEnd>,
     /// Task that sends the body over HTTP/2, or waits for its reader.
     task: AtomicWaker,
-    /// Bytes that became chunks.
-    chunked: AtomicU64,
-    /// Bytes written to the connection.
-    written: AtomicU64,
-    /// Written bytes whose chunks were dropped, so that the connection reports them.
-    reportable: AtomicU64,
-    /// Bytes that the kernel accepted.
-    accepted: AtomicU64,
+    counters: ByteCounters,
     source: AtomicU8,
     aborted: AtomicU8,
     /// Whether the body waits for the origin or for a limit, and not for the reader.
@@ -112,10 +105,7 @@ impl Outgoing {
             slot: AtomicUsize::new(UNLISTED),
             on_end: OnceLock::new(),
             task: AtomicWaker::new(),
-            chunked: AtomicU64::new(0),
-            written: AtomicU64::new(0),
-            reportable: AtomicU64::new(0),
-            accepted: AtomicU64::new(0),
+            counters: ByteCounters::default(),
             source: AtomicU8::new(RUNNING),
             aborted: AtomicU8::new(NOT_ABORTED),
             waits: AtomicBool::new(false),
@@ -177,26 +167,15 @@ impl Outgoing {
         self.task.register(context.waker());
     }
 
-    /// Records that `count` bytes became a chunk.
-    pub(super) fn record_chunk(&self, count: u64) {
-        add(&self.chunked, count);
+    /// Returns the counters of the body's bytes.
+    pub(super) fn counters(&self) -> &ByteCounters {
+        &self.counters
     }
 
     /// Records that `count` bytes of a chunk were discarded and will be fetched again.
     pub(super) fn record_discarded(&self, count: u64) {
-        let chunked = self.chunked.load(Ordering::Relaxed).saturating_sub(count);
-        self.chunked.store(chunked, Ordering::Relaxed);
+        self.counters.record_discarded(count);
         self.source.store(RUNNING, Ordering::Relaxed);
-    }
-
-    /// Records that `count` bytes were written to the connection.
-    pub(super) fn record_written(&self, count: usize) {
-        add(&self.written, count as u64);
-    }
-
-    /// Records that the connection will report `count` bytes when the kernel has accepted them.
-    pub(super) fn record_reportable(&self, count: usize) {
-        add(&self.reportable, count as u64);
     }
 
     /// Sets whether the body waits for the origin or for a limit.
@@ -244,19 +223,17 @@ impl Outgoing {
 
     /// Returns the progress of the body.
     pub(super) fn progress(&self) -> Progress {
-        let written = self.written.load(Ordering::Relaxed);
         // The connection sends in order, so any bytes that it sends are progress for this body.
-        let is_in_connection =
-            self.accepted.load(Ordering::Relaxed) < self.reportable.load(Ordering::Relaxed);
-        let sent = if is_in_connection { self.connection().sent() } else { 0 };
+        let sent =
+            if self.counters.has_bytes_in_connection() { self.connection().sent() } else { 0 };
+        let written = self.counters.written();
         Progress { written, sent, waits: self.waits.load(Ordering::Relaxed) }
     }
 
     fn end(&self) -> StreamEnd {
-        let left = self.accepted.load(Ordering::Relaxed);
         let is_complete = self.source.load(Ordering::Relaxed) == COMPLETE;
         match self.aborted.load(Ordering::Acquire) {
-            _ if is_complete && left == self.chunked.load(Ordering::Relaxed) => StreamEnd::Complete,
+            _ if is_complete && self.counters.is_all_accepted() => StreamEnd::Complete,
             LOAN_ENDED => StreamEnd::Cut,
             TOO_SLOW => StreamEnd::TooSlow,
             _ if self.source.load(Ordering::Relaxed) == FAILED => StreamEnd::OriginFailed,
@@ -290,7 +267,7 @@ impl OutgoingBody for Outgoing {
 
     fn left(&self, at: Option<u64>, count: usize) {
         let count = count as u64;
-        add(&self.accepted, count);
+        self.counters.record_accepted(count);
         self.metrics.delivered(count);
         if let (Some(metered), Some(at)) = (&mut self.accounting().metered, at) {
             metered.sent(at, count);
@@ -321,7 +298,7 @@ impl Drop for Outgoing {
         self.accounting().metered = None;
         self.metrics.stream_closed(end);
         on_end(Delivered {
-            bytes: self.accepted.load(Ordering::Relaxed),
+            bytes: self.counters.accepted(),
             end,
             status: self.status,
             opened: self.opened,
@@ -338,8 +315,3 @@ impl std::fmt::Debug for Outgoing {
 
 /// A body in the monitor's registry.
 pub(super) type BodyHandle = Weak<Outgoing>;
-
-/// Adds to a counter with a single writer. This is cheaper than an atomic addition.
-fn add(number: &AtomicU64, count: u64) {
-    number.store(number.load(Ordering::Relaxed) + count, Ordering::Relaxed);
-}

@@ -9,7 +9,8 @@ use std::time::Instant;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
-use super::body::{Body, Delivered, OnEnd};
+use super::body::Body;
+use super::body_end::{Delivered, OnEnd};
 use super::body_source::{BodySource, FileSegment, Segment};
 use super::borrower_limits::StreamAllowance;
 use super::fields::{self, Kind};
