@@ -1,5 +1,6 @@
 //! A TLS stream against a real reader over loopback that sees the boundaries of the records.
 
+use std::io::{Read as _, Write as _};
 use std::sync::Arc;
 
 use proptest::prelude::*;
@@ -9,8 +10,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
+use super::write::RECORD_SIZE;
 use super::*;
 use crate::buffer_budget::Buffers;
+use crate::connection_handle::Written;
 
 /// A reader that splits the ciphertext into records before it decrypts them.
 struct Reader {

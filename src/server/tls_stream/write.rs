@@ -13,7 +13,7 @@ use super::{Inner, NOTSENT_LOWAT};
 use crate::buffer_budget::LEAST;
 
 /// The plaintext of a full TLS record (RFC 8446 §5.1), in bytes.
-const RECORD_SIZE: usize = 16 * 1024;
+pub(super) const RECORD_SIZE: usize = 16 * 1024;
 /// The overhead of a record in TLS 1.3 with AES-GCM, in bytes: an upper bound.
 const OVERHEAD: usize = 22;
 /// An upper bound of the overhead for every TLS version and cipher, in bytes.
