@@ -1,11 +1,13 @@
 //! SIGTERM: running bodies complete, new connections are refused, and the drain is bounded in time.
 
+use std::time::Duration;
+
 use http::StatusCode;
 use loangate::sandbox::Bounds;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::support::{AUDIO, File, Process, Scene, Setting, frames, raw_client};
+use crate::support::{AUDIO, File, Process, Scene, Setting, frames, metric, raw_client};
 
 /// Larger than all sockets and windows together, so the gate cannot finish before the reader reads.
 const SIZE: u64 = 64 << 20;
@@ -137,8 +139,60 @@ async fn silent_connections_do_not_delay_a_drain() {
     let began = std::time::Instant::now();
     gate.terminate();
     assert_eq!(gate.exit().await.code(), Some(0));
-    assert!(began.elapsed() < std::time::Duration::from_secs(9), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(9), "{:?}", began.elapsed());
     assert_eq!(shaking.read(&mut [0]).await.unwrap_or(0), 0);
     drop(silent);
+    scene.end().await;
+}
+
+/// The kernel resets a closed socket when more input arrives, and then discards what the client has
+/// not received yet.
+#[tokio::test]
+async fn drain_delivers_the_rest_to_a_slow_http2_reader() {
+    // So little that the kernel accepts it, and a GOAWAY after it, while the client reads nothing.
+    const FITTING: u64 = 50_000;
+    const WINDOW: u32 = 1 << 20;
+    let (scene, mut gate) = scene(Vec::new()).await;
+    scene.origin.put(&format!("{AUDIO}/audio.mp3"), File::of(FITTING));
+    let address: std::net::SocketAddr = scene.base.trim_start_matches("https://").parse().unwrap();
+    let ca = scene.dir.path().join("certs/ca.pem");
+    let mut stream = raw_client::connect_with_buffer(address, &ca, "h2", 4096).await;
+    let path = format!("/files/{AUDIO}/audio.mp3");
+    let head = frames::head("GET", "localhost", &path, Some(&scene.token("kari")));
+    let window_update = |bytes: u32| frames::frame(8, 0, 0, &bytes.to_be_bytes());
+    let request = [
+        frames::preface(&[(4, WINDOW)]),
+        window_update(WINDOW),
+        frames::frame(frames::HEADERS, frames::END_HEADERS | frames::END_STREAM, 1, &head),
+    ];
+    stream.write_all(&request.concat()).await.unwrap();
+    stream.flush().await.unwrap();
+    scene
+        .until("the kernel has the file", async || {
+            let closed = "loangate_streams_closed_total";
+            metric(&scene.metrics().await, closed, "end=\"complete\"") == 1.0
+        })
+        .await;
+    gate.terminate();
+    scene.until("no new connections", async || refuses_connections(&scene).await).await;
+    // Longer than the gate waits for another request on a connection that drains.
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    let mut arrived = 0;
+    while let Some((kind, flags, _, payload)) = frames::next(&mut stream).await {
+        match kind {
+            frames::DATA => arrived += payload.len() as u64,
+            frames::PING if flags == 0 => {
+                let _ = stream.write_all(&frames::frame(frames::PING, 1, 0, &payload)).await;
+            }
+            _ => {}
+        }
+        // The gate may have closed, once the file has arrived.
+        let _ = stream.write_all(&window_update(1)).await;
+        let _ = stream.flush().await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(arrived, FITTING);
+    drop(stream);
+    assert_eq!(gate.exit().await.code(), Some(0));
     scene.end().await;
 }

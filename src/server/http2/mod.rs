@@ -2,8 +2,8 @@
 //! stream.
 //!
 //! `connection` calls [`serve`] after the handshake. `stream` handles the request of a stream, and
-//! `body_sender` sends its body. `monitor` checks the limits of the connection, and `keep_alive`
-//! pings a silent peer.
+//! `body_sender` sends its body. `monitor` checks the limits of the connection, `keep_alive`
+//! pings a silent peer, and `linger` closes the connection.
 //!
 //! A stream reads from the origin only while its flow-control window is open, and queues no more in
 //! `h2` than the window allows. Bytes in `h2` therefore wait for TCP only.
@@ -17,6 +17,7 @@
 
 mod body_sender;
 mod keep_alive;
+mod linger;
 mod monitor;
 mod stream;
 
@@ -36,6 +37,7 @@ use super::pending_responses::PendingResponses;
 use super::tls_stream::TlsStream;
 use crate::delivery::Chunk;
 use keep_alive::KeepAlive;
+use linger::linger;
 use monitor::{Http2Monitor, LimitAction};
 
 /// The largest accepted header list, in bytes. A token is at most 8 KiB.
@@ -54,10 +56,10 @@ pub(super) async fn serve(tls: TlsStream, worker: Arc<Worker>, info: ConnectionI
     let Some(mut http2) = handshake(&tls, &worker, &info, &mut monitor).await else { return };
     let mut keep_alive = KeepAlive::new(http2.ping_pong());
     let mut is_ending = false;
-    poll_fn(|context| {
+    let may_linger = poll_fn(|context| {
         connection.register_waker(context);
         if connection.is_aborted() {
-            return Poll::Ready(());
+            return Poll::Ready(false);
         }
         if connection.is_draining() && !std::mem::replace(&mut is_ending, true) {
             monitor.drain(Instant::now());
@@ -66,13 +68,13 @@ pub(super) async fn serve(tls: TlsStream, worker: Arc<Worker>, info: ConnectionI
         }
         if keep_alive.poll(&tls, context).is_ready() {
             connection.abort();
-            return Poll::Ready(());
+            return Poll::Ready(false);
         }
         let accepted = poll_streams(&mut http2, &worker, &info, &responses, context);
         // Sends the bytes that all streams have written since the last poll.
         match tls.poll_send(context) {
-            Poll::Ready(Err(_)) => return Poll::Ready(()),
-            Poll::Ready(Ok(())) if accepted.is_ready() => return Poll::Ready(()),
+            Poll::Ready(Err(_)) => return Poll::Ready(false),
+            Poll::Ready(Ok(())) if accepted.is_ready() => return Poll::Ready(true),
             Poll::Ready(Ok(())) | Poll::Pending => {}
         }
         match monitor.poll(context) {
@@ -88,11 +90,13 @@ pub(super) async fn serve(tls: TlsStream, worker: Arc<Worker>, info: ConnectionI
                     let _ = poll_streams(&mut http2, &worker, &info, &responses, context);
                     let _ = tls.poll_send(context);
                 }
-                Poll::Ready(())
+                Poll::Ready(limit.is_none())
             }
         }
-    })
-    .await;
+    });
+    if may_linger.await {
+        linger(&tls, &connection).await;
+    }
 }
 
 /// Performs the HTTP/2 handshake. Returns none if it fails, a limit is reached, or the connection

@@ -138,6 +138,16 @@ impl TlsStream {
         self.lock().poll_send(context)
     }
 
+    /// Seals and sends all written bytes, and closes the gate's side of the connection.
+    pub(super) fn poll_close(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.lock().poll_close(context)
+    }
+
+    /// Reads input and discards it. Returns the number of bytes; 0 if the peer has closed its side.
+    pub(super) fn poll_discard(&self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        self.lock().poll_discard(context)
+    }
+
     /// Ready when there is input, or the peer has closed. Allocates no buffer while it waits.
     pub(super) fn poll_readable(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.lock();

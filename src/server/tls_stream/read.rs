@@ -1,9 +1,10 @@
 //! The receiving side of a TLS stream: from the socket to the HTTP library.
 
 use std::io::{self, BufRead};
-use std::task::{Context, Poll};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 
-use tokio::io::ReadBuf;
+use tokio::io::{AsyncRead, ReadBuf};
 
 use super::Inner;
 use super::socket::Socket;
@@ -11,6 +12,8 @@ use super::socket::Socket;
 /// How many bytes may be sealed directly after a read, whatever the buffer budget allows. The
 /// kernel accepts this much in any case.
 const IMMEDIATE: usize = 80 * 1024;
+/// How many bytes to discard in one read.
+const DISCARDED_AT_ONCE: usize = 4 * 1024;
 
 impl Inner {
     pub(super) fn poll_read(
@@ -49,6 +52,15 @@ impl Inner {
         self.has_unparsed_input |= length > 0;
         self.immediate = IMMEDIATE;
         Poll::Ready(Ok(()))
+    }
+
+    /// Reads ciphertext and discards it. Returns the number of bytes; 0 if the peer has closed its
+    /// side.
+    pub(super) fn poll_discard(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let mut bytes = [0; DISCARDED_AT_ONCE];
+        let mut buffer = ReadBuf::new(&mut bytes);
+        ready!(Pin::new(&mut self.socket).poll_read(context, &mut buffer))?;
+        Poll::Ready(Ok(buffer.filled().len()))
     }
 
     /// Reads TLS records from the socket. Returns 0 if the peer has closed its side.
