@@ -28,6 +28,7 @@ use super::tls_stream::TlsStream;
 use super::{Worker, dispatch};
 use crate::buffer_budget::LEAST;
 use crate::connection_handle::Connection;
+use crate::delivery::Body;
 
 /// How often to check whether hyper's state can be dropped, and whether a deadline has passed.
 const CHECK_INTERVAL: Duration = Duration::from_millis(200);
@@ -59,36 +60,12 @@ pub(super) async fn serve(tls: TlsStream, worker: &Arc<Worker>, info: Connection
 /// Serves requests until the connection ends or can be parked. When it can be parked, returns the
 /// bytes already read of the next request.
 async fn serve_requests(monitor: &mut Http1Monitor<'_>, info: &ConnectionInfo) -> Option<Bytes> {
-    let (tls, worker) = (monitor.tls, monitor.worker);
-    let service = service_fn({
-        let (worker, info, tls) = (worker.clone(), info.clone(), tls.clone());
-        let requests = monitor.requests.clone();
-        move |request: http::Request<Incoming>| {
-            let is_last = requests.count_request(&request);
-            if is_last {
-                worker.services.metrics.limit_reached(Limit::Requests);
-            }
-            tls.clear_unparsed_input();
-            let has_body = !request.body().is_end_stream();
-            let (worker, info, tls) = (worker.clone(), info.clone(), tls.clone());
-            let in_flight = info.connection.begin();
-            // Boxed, so it is freed once the head is sent: hyper keeps the memory of an unboxed
-            // future until the response ends.
-            Box::pin(async move {
-                let request = request.map(RequestBody::new);
-                let mut response =
-                    dispatch::dispatch(&worker.services, &worker.delivery, &info, request).await;
-                drop(in_flight); // the body of a file has a guard of its own
-                if has_body {
-                    tls.clear_unparsed_input(); // the input since then was the body
-                }
-                if is_last {
-                    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-                }
-                Ok::<_, Infallible>(response)
-            })
-        }
-    });
+    let tls = monitor.tls;
+    let (worker, requests) = (monitor.worker.clone(), monitor.requests.clone());
+    let handler = RequestHandler { worker, info: info.clone(), tls: tls.clone(), requests };
+    // Boxed, so it is freed once the head is sent: hyper keeps the memory of an unboxed future
+    // until the response ends.
+    let service = service_fn(move |request| Box::pin(handler.handle(request)));
     let mut served = http1::Builder::new()
         .header_read_timeout(None)
         .max_header_size(HEAD_SIZE)
@@ -138,6 +115,44 @@ async fn serve_requests(monitor: &mut Http1Monitor<'_>, info: &ConnectionInfo) -
         Poll::Pending
     });
     is_parked.await.then(|| served.into_parts().read_buf)
+}
+
+/// Handles the requests that hyper reads on one connection.
+struct RequestHandler {
+    worker: Arc<Worker>,
+    info: ConnectionInfo,
+    tls: TlsStream,
+    requests: Arc<Requests>,
+}
+
+impl RequestHandler {
+    /// Counts a request as in flight, and returns the future of its response.
+    fn handle(
+        &self,
+        request: http::Request<Incoming>,
+    ) -> impl Future<Output = Result<http::Response<Body>, Infallible>> + use<> {
+        let is_last = self.requests.count_request(&request);
+        if is_last {
+            self.worker.services.metrics.limit_reached(Limit::Requests);
+        }
+        self.tls.clear_unparsed_input();
+        let has_body = !request.body().is_end_stream();
+        let (worker, info, tls) = (self.worker.clone(), self.info.clone(), self.tls.clone());
+        let in_flight = info.connection.begin();
+        async move {
+            let request = request.map(RequestBody::new);
+            let mut response =
+                dispatch::dispatch(&worker.services, &worker.delivery, &info, request).await;
+            drop(in_flight); // the body of a file has a guard of its own
+            if has_body {
+                tls.clear_unparsed_input(); // the input since then was the body
+            }
+            if is_last {
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok(response)
+        }
+    }
 }
 
 /// Counts the requests that hyper has read on one connection.
