@@ -23,7 +23,7 @@ use crate::loan::Isbn;
 use crate::path::RequestPath;
 use crate::problem::Problem;
 use crate::reader::{Reader, Readers};
-use crate::telemetry::{RequestId, RequestLine, RequestOutcome, Via};
+use crate::telemetry::{RequestId, RequestLine, RequestOutcome, StreamEnd, Via};
 
 const FILE_METHODS: &str = "GET, HEAD";
 /// The response field with the id of the request.
@@ -84,7 +84,7 @@ impl Context<'_> {
             Err(problem) => {
                 metrics.request(RequestOutcome::Refused(problem.problem_type()), via, took);
                 log.outcome(problem.status().as_u16(), problem.slug());
-                log.finish(0, 0, "complete", took);
+                log.finish(0, 0, StreamEnd::Complete, took);
                 problem_response::problem(&problem, id, &self.request.method, self.request.version)
             }
         }
@@ -166,14 +166,14 @@ async fn process_loans(
     }
     log.outcome(response.status().as_u16(), "ok");
     let (bytes, head) = (response.body().size_hint().lower(), log.began().elapsed());
-    log.finish(bytes, 0, "complete", head);
+    log.finish(bytes, 0, StreamEnd::Complete, head);
     Ok(response)
 }
 
 fn write_line(mut log: RequestLine, delivered: &Delivered) {
     log.outcome(delivered.status.as_u16(), "ok");
     let head = delivered.opened.duration_since(log.began());
-    log.finish(delivered.bytes, delivered.resumes, delivered.end.name(), head);
+    log.finish(delivered.bytes, delivered.resumes, delivered.end, head);
 }
 
 /// Returns the request to the gate for a file of these titles, or none if the credential opens none

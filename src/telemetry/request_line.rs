@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use http::{HeaderValue, Method, Version};
 
-use super::{RequestId, Via};
+use super::{RequestId, StreamEnd, Via};
 use crate::loan::Isbn;
 
 /// The target of request lines, for filters.
@@ -96,7 +96,7 @@ impl RequestLine {
 
     /// Writes the line with the sent body bytes, the number of resumed origin bodies, how the body
     /// ended, and the time to the response head.
-    pub fn finish(self, bytes: u64, resumes: u32, end: &'static str, head: Duration) {
+    pub fn finish(self, bytes: u64, resumes: u32, end: StreamEnd, head: Duration) {
         if !self.enabled {
             return;
         }
@@ -113,7 +113,7 @@ impl RequestLine {
             range = self.range.as_deref(),
             bytes,
             resumes = (resumes > 0).then_some(resumes),
-            end,
+            end = end.name(),
             head_us = u64::try_from(head.as_micros()).unwrap_or(u64::MAX),
             total_us = u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX),
             "request"
