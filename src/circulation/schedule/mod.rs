@@ -4,8 +4,8 @@
 //! exists only while one step runs: a begin, a poll, or a check of a search. The scheduler starts
 //! due steps for a bounded number of loans at a time, so that begins get most of the call budget.
 //!
-//! `poll_backoff` decides when a loan is due, and `poll_queue` which due loan is next. [`Work`] is a
-//! running step.
+//! `poll_backoff` decides when a loan is due, and `poll_queue` which due loan is next. [`Work`] is
+//! a running step.
 
 mod poll_backoff;
 mod poll_queue;
