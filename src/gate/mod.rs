@@ -157,19 +157,17 @@ impl Gate {
     /// # Errors
     /// As [`Gate::admit`].
     pub async fn begin(&self, request: &Request<'_>) -> Result<(LoanId, bool), Problem> {
-        let (outcome, via) = self.await_flights(request, self.patience()).await?;
+        let (outcome, via) = self.await_flights(request, self.patience()).await;
         let (loan, _) = self.open_loan(request, outcome?)?;
         Ok((loan, via == Via::Registered))
     }
 
     /// Waits for the flights of a request that the cache does not decide.
     async fn decide_by_flight(&self, request: &Request<'_>, until: Instant) -> Answer {
-        let (permit, via) = match self.await_flights(request, until).await {
-            Ok((Ok(outcome), via)) => {
-                (self.permit_for(request, &request.key, outcome, until).await, via)
-            }
-            Ok((Err(problem), via)) => (Err(problem), via),
-            Err(problem) => (Err(problem), Via::None),
+        let (outcome, via) = self.await_flights(request, until).await;
+        let permit = match outcome {
+            Ok(outcome) => self.permit_for(request, &request.key, outcome, until).await,
+            Err(problem) => Err(problem),
         };
         Answer { permit, isbn: request.key.isbn, via }
     }
@@ -184,9 +182,10 @@ impl Gate {
         &self,
         request: &Request<'_>,
         until: Instant,
-    ) -> Result<(Result<LoanOutcome, Problem>, Via), Problem> {
+    ) -> (Result<LoanOutcome, Problem>, Via) {
+        let pending = Problem::LoanPending { retry_after: PENDING_RETRY_AFTER };
         let outcome = tokio::time::timeout_at(until, self.run_flights(request)).await;
-        outcome.map_err(|_| Problem::LoanPending { retry_after: PENDING_RETRY_AFTER })
+        outcome.unwrap_or((Err(pending), Via::None))
     }
 
     /// Queries the ledger first. Then begins a loan if this request may.

@@ -102,7 +102,7 @@ async fn entry_of_a_begun_loan_stores_no_unneeded_licence() {
 }
 
 #[tokio::test]
-async fn each_waiter_gets_the_outcome_whoever_leaves() {
+async fn each_waiter_gets_the_outcome_if_others_leave() {
     let directory = tempfile::tempdir().unwrap();
     let nowhere = Url::parse("http://127.0.0.1:9/").unwrap();
     let circulation = circulation(directory.path(), &nowhere).await;
