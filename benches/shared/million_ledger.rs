@@ -76,7 +76,7 @@ pub(crate) fn due_of(group: Option<u64>) -> i64 {
 
 /// Returns the directory with such a ledger and its keys, and builds it if it is missing.
 pub(crate) async fn directory() -> PathBuf {
-    let migrations = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/ledger/migrations");
+    let migrations = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/ledger/sqlite/migrations");
     let newest = std::fs::read_dir(migrations)
         .unwrap()
         .map(|entry| entry.unwrap().file_name())

@@ -12,7 +12,7 @@ use sqlx::{QueryBuilder, Sqlite, SqliteConnection};
 use uuid::Uuid;
 
 use super::audit::{AuditKey, Head, Step};
-use super::row::{COLUMNS, by_ids, loan_of, push_loans};
+use super::sqlite::row::{COLUMNS, by_ids, loan_of, push_loans};
 use super::{Cause, LedgerError};
 use crate::loan::{Loan, LoanId, LoanKey, LoanState};
 

@@ -6,8 +6,8 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use super::executor::{Command, Fault};
 use super::test_support::{KEY, audit_key, by, key, loan, open};
-use super::write::{Command, Fault};
 use super::*;
 use crate::clock::Clock;
 use crate::telemetry::Metrics;

@@ -12,23 +12,12 @@
 //! One task performs all writes and commits the queued commands together.
 
 mod audit;
-mod balance_memory;
 mod batch;
 mod brake;
 mod change_feed;
-mod connection;
-mod damaged_rows;
-mod delivered;
 mod error;
-mod maintenance;
-mod open;
-mod open_check;
-mod opened_mark;
-mod process;
-mod prune;
-mod read;
-mod row;
-mod write;
+mod executor;
+mod sqlite;
 mod write_check;
 
 use std::path::PathBuf;
@@ -41,17 +30,13 @@ use tokio::sync::{mpsc, oneshot};
 use crate::loan::{Borrower, Event, Isbn, LibraryId, Loan, LoanId, LoanState, Progress};
 
 pub use audit::{AuditKey, Head, Verified, check_loans, verify};
-pub use balance_memory::Doubts;
 pub use brake::{Brake, BrakeMode};
 pub use change_feed::{ClosedLoan, Feed};
-use damaged_rows::DamagedRows;
-pub use delivered::Delivered;
 pub use error::LedgerError;
-pub use maintenance::{backup, check};
-pub use open_check::probe;
-use process::Process;
-pub use prune::{Prunable, Pruned, prune};
-use write::Command;
+use executor::Command;
+use sqlite::damaged_rows::DamagedRows;
+use sqlite::process::Process;
+pub use sqlite::{Delivered, Doubts, Prunable, Pruned, backup, check, probe, prune};
 use write_check::WriteTest;
 
 /// The keys of `[ledger]`.

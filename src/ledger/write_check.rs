@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::sync::{Mutex, oneshot};
 use tokio::time::{Instant, timeout};
 
-use super::{Ledger, LedgerError, write::Command};
+use super::{Ledger, LedgerError, executor::Command};
 use crate::telemetry::Metrics;
 
 /// How long callers share a result.

@@ -10,10 +10,10 @@ use jiff::{SignedDuration, Timestamp};
 use sqlx::{AssertSqlSafe, QueryBuilder, Sqlite};
 use tokio::sync::oneshot;
 
-use super::batch::{WriteBatch, database};
 use super::row::{COLUMNS, loan_of};
-use super::write::Command;
-use super::{Ledger, LedgerError};
+use crate::ledger::batch::{WriteBatch, database};
+use crate::ledger::executor::Command;
+use crate::ledger::{Ledger, LedgerError};
 use crate::loan::{LibraryId, Loan, LoanId};
 
 /// A doubt that no run confirms within this time is discarded.
@@ -127,7 +127,7 @@ fn discarded_before(now: Timestamp) -> i64 {
 }
 
 /// Writes the doubts of one run and clears those that it did not confirm.
-pub(super) async fn replace(
+pub(in crate::ledger) async fn replace(
     batch: &mut WriteBatch<'_>,
     doubts: &Doubts,
 ) -> Result<bool, LedgerError> {
@@ -162,8 +162,8 @@ pub(super) async fn replace(
 
 #[cfg(test)]
 mod tests {
-    use super::super::test_support::{by, loan, open};
     use super::*;
+    use crate::ledger::test_support::{by, loan, open};
 
     fn at(hours: i64) -> Timestamp {
         Timestamp::from_second(1_790_000_000 + hours * 3600).unwrap()

@@ -14,13 +14,13 @@ use tokio::sync::mpsc;
 use super::connection::{BUSY, WriteConnection};
 use super::damaged_rows::DamagedRows;
 use super::process::{OpeningLock, Process};
-use super::write::{self, Writer};
-use super::write_check::WriteTest;
-use super::{AuditKey, Ledger, LedgerError, Settings, audit};
 use crate::clock::Clock;
+use crate::ledger::executor::{self, Writer};
+use crate::ledger::write_check::WriteTest;
+use crate::ledger::{AuditKey, Ledger, LedgerError, Settings, audit};
 use crate::telemetry::Metrics;
 
-static MIGRATIONS: Migrator = sqlx::migrate!("src/ledger/migrations");
+static MIGRATIONS: Migrator = sqlx::migrate!("src/ledger/sqlite/migrations");
 
 /// The number of 4 KiB pages after which SQLite checkpoints the write-ahead log. The same pages
 /// change repeatedly, so a longer log saves writes. A log of 16 MB is still recovered quickly after
@@ -110,7 +110,7 @@ impl Ledger {
             #[cfg(test)]
             fault: None,
         };
-        tokio::spawn(write::run(writer, waiting));
+        tokio::spawn(executor::run(writer, waiting));
         let file = Arc::new(file.to_owned());
         Ok(Ledger {
             file,
@@ -127,7 +127,7 @@ impl Ledger {
 }
 
 /// Returns the options of write connections.
-pub(super) fn write_options(file: &Path) -> SqliteConnectOptions {
+pub(in crate::ledger) fn write_options(file: &Path) -> SqliteConnectOptions {
     SqliteConnectOptions::new()
         .filename(file)
         .journal_mode(SqliteJournalMode::Wal)

@@ -5,7 +5,7 @@
 //! Both use a separate connection, so a failure here does not fail other commands.
 //!
 //! In the audit trail, an anchor replaces the removed steps. Its seal needs the audit key, so an
-//! anchor cannot be forged, and [`super::verify`] can continue after it. Steps are verified before
+//! anchor cannot be forged, and [`crate::ledger::verify`] can continue after it. Steps are verified before
 //! they are removed, so pruning never hides a change. The newest step is never pruned, because the
 //! next step continues from it.
 
@@ -18,10 +18,11 @@ use sqlx::{
     AssertSqlSafe, ConnectOptions, Connection, QueryBuilder, Row, Sqlite, SqliteConnection,
 };
 
-use super::audit::{self, Anchor, AuditKey, Head};
+use super::maintenance;
 use super::open::write_options;
 use super::row::COLUMNS;
-use super::{Ledger, LedgerError, maintenance};
+use crate::ledger::audit::{self, Anchor, AuditKey, Head};
+use crate::ledger::{Ledger, LedgerError};
 
 /// The number of loans that one transaction removes, and the pause before the next transaction, in
 /// which the gate can write.
@@ -147,7 +148,7 @@ async fn prune_batch(
     candidates: &[String],
     pruned: &mut Pruned,
 ) -> Result<(), LedgerError> {
-    let failed = super::batch::database;
+    let failed = crate::ledger::batch::database;
     let newest = Head::read(&mut *connection).await.map_err(failed)?.number;
     let mut loans = Vec::new();
     for row in rows(&mut *connection, which, candidates).await.map_err(failed)? {
@@ -198,7 +199,7 @@ async fn anchor_steps(
     key: &AuditKey,
     loans: &[String],
 ) -> Result<(), LedgerError> {
-    let failed = super::batch::database;
+    let failed = crate::ledger::batch::database;
     let mut query = QueryBuilder::<Sqlite>::new("SELECT * FROM history WHERE loan IN (");
     push_ids(&mut query, loans);
     query.push(" ORDER BY number");
@@ -237,7 +238,7 @@ async fn replace_run(
     before: &[u8],
     last: Head,
 ) -> Result<(), LedgerError> {
-    let failed = super::batch::database;
+    let failed = crate::ledger::batch::database;
     let delete = sqlx::query("DELETE FROM history WHERE number BETWEEN ? AND ?");
     delete.bind(first).bind(last.number).execute(&mut *connection).await.map_err(failed)?;
     let (mut first, mut before, mut end) = (first, before.to_vec(), last);
@@ -269,7 +270,7 @@ async fn anchor_where(
 ) -> Result<Option<Anchor>, LedgerError> {
     let sql = format!("SELECT first, last, mac, seal FROM anchors WHERE {column} = ?");
     let anchor = sqlx::query_as(AssertSqlSafe(sql)).bind(number).fetch_optional(connection).await;
-    anchor.map_err(super::batch::database)
+    anchor.map_err(crate::ledger::batch::database)
 }
 
 /// Returns the hash of the previous step; empty for the first.
@@ -285,7 +286,7 @@ async fn mac_before(
         .bind(number - 1)
         .fetch_optional(&mut *connection)
         .await
-        .map_err(super::batch::database)?;
+        .map_err(crate::ledger::batch::database)?;
     if let Some(mac) = step {
         return Ok(mac);
     }

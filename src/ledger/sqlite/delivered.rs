@@ -10,8 +10,8 @@ use std::sync::Arc;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{QueryBuilder, Row, Sqlite};
 
-use super::batch::{MAX_PREPARED_ROWS, WriteBatch};
-use super::{Ledger, LedgerError};
+use crate::ledger::batch::{MAX_PREPARED_ROWS, WriteBatch};
+use crate::ledger::{Ledger, LedgerError};
 use crate::loan::{LoanId, Ranges, Tally};
 
 /// The bytes of a file delivered under a loan since the last write.
@@ -61,7 +61,10 @@ impl Ledger {
 }
 
 /// Adds these counts to the stored ones. Unknown loans are skipped.
-pub(super) async fn add(batch: &mut WriteBatch<'_>, all: &[Delivered]) -> Result<(), sqlx::Error> {
+pub(in crate::ledger) async fn add(
+    batch: &mut WriteBatch<'_>,
+    all: &[Delivered],
+) -> Result<(), sqlx::Error> {
     if all.is_empty() {
         return Ok(());
     }
@@ -112,7 +115,7 @@ pub(super) async fn add(batch: &mut WriteBatch<'_>, all: &[Delivered]) -> Result
 }
 
 /// Converts a stored row.
-pub(super) fn stored_tally(row: &SqliteRow) -> Result<StoredTally, LedgerError> {
+pub(in crate::ledger) fn stored_tally(row: &SqliteRow) -> Result<StoredTally, LedgerError> {
     let loan: String = row.try_get("loan").map_err(|error| damaged("?", &error.to_string()))?;
     let wrong = |error: sqlx::Error| damaged(&loan, &error.to_string());
     let (file, bytes): (String, i64) =
@@ -132,9 +135,9 @@ mod tests {
     use sqlx::sqlite::SqliteConnectOptions;
     use sqlx::{ConnectOptions, Connection};
 
-    use super::super::check;
-    use super::super::test_support::{by, loan, open};
     use super::*;
+    use crate::ledger::check;
+    use crate::ledger::test_support::{by, loan, open};
 
     /// Writes an intent and returns its id.
     async fn begun(ledger: &Ledger, borrower: u8) -> LoanId {

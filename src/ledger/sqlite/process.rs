@@ -19,7 +19,7 @@ const OPENING_RETRY: Duration = Duration::from_millis(20);
 /// The lock for opening the ledger: one process at a time creates the file and its schema. Dropping
 /// it releases the lock.
 #[derive(Debug)]
-pub(super) struct OpeningLock {
+pub(in crate::ledger) struct OpeningLock {
     _lock: File,
 }
 
@@ -28,7 +28,7 @@ impl OpeningLock {
     ///
     /// # Errors
     /// Returns the system's error, or `WouldBlock` if another process holds the lock too long.
-    pub(super) async fn acquire(ledger: &Path) -> io::Result<OpeningLock> {
+    pub(in crate::ledger) async fn acquire(ledger: &Path) -> io::Result<OpeningLock> {
         let mut file = ledger.as_os_str().to_owned();
         file.push(".opening");
         let lock = OpenOptions::new().create(true).append(true).open(PathBuf::from(file))?;
@@ -47,7 +47,7 @@ impl OpeningLock {
 
 /// This process as an owner of loans.
 #[derive(Debug)]
-pub(super) struct Process {
+pub(in crate::ledger) struct Process {
     name: String,
     directory: PathBuf,
     /// Held until this is dropped.
@@ -56,7 +56,7 @@ pub(super) struct Process {
 
 impl Process {
     /// Creates a new name and locks its file, in a directory beside the ledger.
-    pub(super) fn register(ledger: &Path) -> io::Result<Process> {
+    pub(in crate::ledger) fn register(ledger: &Path) -> io::Result<Process> {
         let mut directory = ledger.as_os_str().to_owned();
         directory.push(".processes");
         let directory = PathBuf::from(directory);
@@ -70,12 +70,12 @@ impl Process {
         Ok(Process { name, directory, _lock: lock })
     }
 
-    pub(super) fn name(&self) -> &str {
+    pub(in crate::ledger) fn name(&self) -> &str {
         &self.name
     }
 
     /// Returns the number of other live processes. Files that cannot be read are not counted.
-    pub(super) fn count_others(&self) -> usize {
+    pub(in crate::ledger) fn count_others(&self) -> usize {
         let entries = fs::read_dir(&self.directory).into_iter().flatten().flatten();
         let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
         let is_other = |name: &String| *name != self.name && is_valid_name(name);
@@ -83,7 +83,7 @@ impl Process {
     }
 
     /// Returns whether the process with this name is dead. If that is uncertain, returns false.
-    pub(super) fn is_dead(&self, name: &str) -> bool {
+    pub(in crate::ledger) fn is_dead(&self, name: &str) -> bool {
         if name == self.name || !is_valid_name(name) {
             return false;
         }

@@ -7,7 +7,7 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{AssertSqlSafe, QueryBuilder, Row, Sqlite};
 
 use super::row::{COLUMNS, by_ids, history_of, loan_of};
-use super::{Ends, Filter, HistoryRow, Ledger, LedgerError};
+use crate::ledger::{Ends, Filter, HistoryRow, Ledger, LedgerError};
 use crate::loan::{LibraryId, Loan, LoanId, LoanKey, LoanState, Reference};
 
 /// The minimum number of rows that a query reads to replace skipped damaged rows.
@@ -409,7 +409,7 @@ impl Ledger {
         one.map(drop).map_err(|source| self.failed(source))
     }
 
-    pub(super) fn failed(&self, source: sqlx::Error) -> LedgerError {
+    pub(in crate::ledger) fn failed(&self, source: sqlx::Error) -> LedgerError {
         LedgerError::Database { file: self.file.as_ref().clone(), source }
     }
 }

@@ -14,9 +14,9 @@ use sqlx::{AssertSqlSafe, ConnectOptions, Connection, SqliteConnection};
 use tokio::time::{Instant, timeout};
 
 /// How long a write waits for another process's transaction, for example during an upgrade.
-pub(super) const BUSY: Duration = Duration::from_secs(10);
+pub(in crate::ledger) const BUSY: Duration = Duration::from_secs(10);
 /// The deadline of one transaction. It exceeds [`BUSY`], so it passes only when the disk hangs.
-pub(super) const TRANSACTION_DEADLINE: Duration = Duration::from_secs(20);
+pub(in crate::ledger) const TRANSACTION_DEADLINE: Duration = Duration::from_secs(20);
 /// The deadline of one attempt to reopen, and how long that attempt waits for another writer.
 const REOPEN_DEADLINE: Duration = Duration::from_secs(2);
 const REOPEN_BUSY: Duration = Duration::from_secs(1);
@@ -31,7 +31,7 @@ const MAX_BACKOFF: Duration = Duration::from_secs(1);
 const PROBE_BYTES: usize = 32 << 10;
 
 /// A write connection that is closed between a failure and the next successful reopening.
-pub(super) struct WriteConnection {
+pub(in crate::ledger) struct WriteConnection {
     options: SqliteConnectOptions,
     state: State,
     /// The number of failures since the last committed batch.
@@ -51,12 +51,15 @@ struct Closed {
 }
 
 impl WriteConnection {
-    pub(super) fn new(options: SqliteConnectOptions, open: SqliteConnection) -> WriteConnection {
+    pub(in crate::ledger) fn new(
+        options: SqliteConnectOptions,
+        open: SqliteConnection,
+    ) -> WriteConnection {
         WriteConnection { options, state: State::Open(open), failures: 0 }
     }
 
     /// Returns the connection, or why there is none.
-    pub(super) fn get(&mut self) -> Result<&mut SqliteConnection, &str> {
+    pub(in crate::ledger) fn get(&mut self) -> Result<&mut SqliteConnection, &str> {
         match &mut self.state {
             State::Open(connection) => Ok(connection),
             State::Closed(closed) => Err(&closed.why),
@@ -64,7 +67,7 @@ impl WriteConnection {
     }
 
     /// Returns the time of the next attempt to reopen; none while the connection is open.
-    pub(super) fn retry_at(&self) -> Option<Instant> {
+    pub(in crate::ledger) fn retry_at(&self) -> Option<Instant> {
         match &self.state {
             State::Open(_) => None,
             State::Closed(closed) => Some(closed.retry_at),
@@ -72,12 +75,12 @@ impl WriteConnection {
     }
 
     /// Records that a batch was committed: the next failure is a first one again.
-    pub(super) fn committed(&mut self) {
+    pub(in crate::ledger) fn committed(&mut self) {
         self.failures = 0;
     }
 
     /// Closes the connection after a failure, which releases its lock on the ledger.
-    pub(super) async fn discard(&mut self, why: String) {
+    pub(in crate::ledger) async fn discard(&mut self, why: String) {
         let now = Instant::now();
         let (since, connection) = match std::mem::replace(
             &mut self.state,
@@ -100,7 +103,7 @@ impl WriteConnection {
     ///
     /// # Errors
     /// Returns the cause as a phrase. The next attempt waits longer.
-    pub(super) async fn reopen(&mut self, now: Timestamp) -> Result<Duration, String> {
+    pub(in crate::ledger) async fn reopen(&mut self, now: Timestamp) -> Result<Duration, String> {
         let State::Closed(closed) = &self.state else { return Ok(Duration::ZERO) };
         let since = closed.since;
         let opened = match timeout(REOPEN_DEADLINE, open_and_probe(&self.options, now)).await {
@@ -137,7 +140,7 @@ async fn open_and_probe(
 
 /// Writes a probe row, to test that the ledger can be written. The row is larger than a usual batch
 /// of loans, so the test does not succeed on a disk where the next loan would fail.
-pub(super) async fn write_probe(
+pub(in crate::ledger) async fn write_probe(
     connection: &mut SqliteConnection,
     now: Timestamp,
 ) -> Result<(), sqlx::Error> {
@@ -154,7 +157,7 @@ pub(super) async fn write_probe(
 }
 
 /// Returns the cause as a phrase for operators. SQLite's messages contain no value of a row.
-pub(super) fn reason(error: &sqlx::Error) -> String {
+pub(in crate::ledger) fn reason(error: &sqlx::Error) -> String {
     match error {
         sqlx::Error::Database(error) => error.message().to_owned(),
         other => other.to_string(),

@@ -19,12 +19,11 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::audit::{self, AuditKey, Head};
 use super::batch::{WriteBatch, database};
 use super::brake::Brake;
-use super::connection::{TRANSACTION_DEADLINE, WriteConnection, reason, write_probe};
-use super::process::Process;
-use super::row::{COLUMNS, loan_of};
-use super::{
-    Cause, Delivered, Doubts, Intended, LedgerError, balance_memory, delivered, opened_mark,
-};
+use super::sqlite::connection::{TRANSACTION_DEADLINE, WriteConnection, reason, write_probe};
+use super::sqlite::process::Process;
+use super::sqlite::row::{COLUMNS, loan_of};
+use super::sqlite::{delivered, doubts, opened_mark};
+use super::{Cause, Delivered, Doubts, Intended, LedgerError};
 use crate::clock::Clock;
 use crate::crash::{self, Edge};
 use crate::loan::{Event, EventKind, Loan, LoanId, LoanState, Progress};
@@ -553,9 +552,8 @@ impl TransactionContext<'_> {
                 (Done::Written(result, "opened", responder), failure)
             }
             Command::Doubts { doubts, responder } => {
-                let (result, failure) = split_database_error(
-                    within_rule(by, balance_memory::replace(batch, &doubts)).await,
-                );
+                let (result, failure) =
+                    split_database_error(within_rule(by, doubts::replace(batch, &doubts)).await);
                 (Done::Written(result, "doubts", responder), failure)
             }
             Command::TestWrite { responder } => {

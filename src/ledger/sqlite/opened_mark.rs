@@ -9,9 +9,9 @@
 use jiff::Timestamp;
 use tokio::sync::oneshot;
 
-use super::batch::{WriteBatch, database};
-use super::write::Command;
-use super::{Ledger, LedgerError};
+use crate::ledger::batch::{WriteBatch, database};
+use crate::ledger::executor::Command;
+use crate::ledger::{Ledger, LedgerError};
 use crate::loan::{EndReason, Event, LoanId};
 
 impl Ledger {
@@ -38,7 +38,7 @@ impl Ledger {
 }
 
 /// Writes the mark if the loan is still accepted.
-pub(super) async fn mark(
+pub(in crate::ledger) async fn mark(
     batch: &mut WriteBatch<'_>,
     id: LoanId,
     now: Timestamp,
@@ -52,7 +52,7 @@ pub(super) async fn mark(
 }
 
 /// Replaces a cancel of an opened loan with a return. Returns every other event unchanged.
-pub(super) async fn replace_cancel_of_opened(
+pub(in crate::ledger) async fn replace_cancel_of_opened(
     batch: &mut WriteBatch<'_>,
     id: LoanId,
     event: Event,
@@ -75,8 +75,8 @@ pub(super) async fn replace_cancel_of_opened(
 
 #[cfg(test)]
 mod tests {
-    use super::super::test_support::{accepted, by, open};
     use super::*;
+    use crate::ledger::test_support::{accepted, by, open};
 
     #[tokio::test]
     async fn cancel_of_a_loan_opened_elsewhere_is_a_return() {

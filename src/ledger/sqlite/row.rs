@@ -4,17 +4,17 @@ use jiff::Timestamp;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{QueryBuilder, Row, Sqlite};
 
-use super::{HistoryRow, LedgerError};
+use crate::ledger::{HistoryRow, LedgerError};
 use crate::loan::{Borrower, Loan, LoanId, LoanRecord, Progress, Reference, Refusal, Terms};
 
 /// The columns of a loan, in the order in which [`push_loans`] binds them. [`loan_of`] reads them
 /// by name.
-pub(super) const COLUMNS: &str = "id, library, borrower, isbn, reference, lending_id, state, \
+pub(in crate::ledger) const COLUMNS: &str = "id, library, borrower, isbn, reference, lending_id, state, \
      begun, accepted, due, licence_id, licence_type, ended, end_reason, refusal_code, \
      refusal_message, refusal_retry, progress, forgotten, changed";
 
 /// Returns a query for the loans with these ids.
-pub(super) fn by_ids(ids: &[LoanId]) -> QueryBuilder<Sqlite> {
+pub(in crate::ledger) fn by_ids(ids: &[LoanId]) -> QueryBuilder<Sqlite> {
     let mut query = QueryBuilder::new(format!("SELECT {COLUMNS} FROM loans WHERE id IN ("));
     let mut list = query.separated(", ");
     for id in ids {
@@ -25,7 +25,7 @@ pub(super) fn by_ids(ids: &[LoanId]) -> QueryBuilder<Sqlite> {
 }
 
 /// Converts a row to a loan.
-pub(super) fn loan_of(row: &SqliteRow) -> Result<Loan, LedgerError> {
+pub(in crate::ledger) fn loan_of(row: &SqliteRow) -> Result<Loan, LedgerError> {
     let id: String = row.try_get("id").map_err(|error| damaged("?", &error))?;
     let record = record_of(row, &id)?;
     Loan::restore(record).map_err(|error| damaged(&id, &error))
@@ -109,7 +109,10 @@ fn progress_of(
 }
 
 /// Converts a row of the history of `loan`.
-pub(super) fn history_of(loan: LoanId, row: &SqliteRow) -> Result<HistoryRow, LedgerError> {
+pub(in crate::ledger) fn history_of(
+    loan: LoanId,
+    row: &SqliteRow,
+) -> Result<HistoryRow, LedgerError> {
     let wrong = |error: &dyn std::fmt::Display| damaged(&format!("{loan} (its history)"), error);
     let at: i64 = row.try_get("at").map_err(|error| wrong(&error))?;
     let from: Option<String> = row.try_get("from_state").map_err(|error| wrong(&error))?;
@@ -133,7 +136,7 @@ const CHANGES: &str = " ON CONFLICT (id) DO UPDATE SET lending_id = excluded.len
 
 /// Appends the statement that inserts or updates these loans to a query. There must be at least one
 /// loan.
-pub(super) fn push_loans<'a>(
+pub(in crate::ledger) fn push_loans<'a>(
     query: &mut QueryBuilder<Sqlite>,
     loans: impl Iterator<Item = &'a Loan>,
     owner: &str,

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use sqlx::sqlite::SqliteRow;
 
 use super::row::loan_of;
-use super::{Ledger, LedgerError};
+use crate::ledger::{Ledger, LedgerError};
 use crate::loan::Loan;
 use crate::telemetry::Metrics;
 
@@ -20,7 +20,7 @@ const MAX_REMEMBERED: usize = 10_000;
 
 /// The damaged rows that this process has read.
 #[derive(Clone, Debug)]
-pub(super) struct DamagedRows(Arc<Inner>);
+pub(in crate::ledger) struct DamagedRows(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
@@ -38,13 +38,13 @@ impl Ledger {
 }
 
 impl DamagedRows {
-    pub(super) fn new(metrics: Metrics) -> DamagedRows {
+    pub(in crate::ledger) fn new(metrics: Metrics) -> DamagedRows {
         metrics.ledger_damaged_rows(0);
         DamagedRows(Arc::new(Inner { ids: Mutex::default(), count: AtomicUsize::new(0), metrics }))
     }
 
     /// Converts a row to a loan. Reports a damaged row and returns none for it.
-    pub(super) fn loan(&self, row: &SqliteRow) -> Option<Loan> {
+    pub(in crate::ledger) fn loan(&self, row: &SqliteRow) -> Option<Loan> {
         let loan = self.skip(loan_of(row))?;
         if self.0.count.load(Ordering::Relaxed) > 0 {
             self.forget(&loan.id.to_string());
@@ -53,7 +53,7 @@ impl DamagedRows {
     }
 
     /// Returns the value that was read. Reports a damaged row and returns none for it.
-    pub(super) fn skip<T>(&self, read: Result<T, LedgerError>) -> Option<T> {
+    pub(in crate::ledger) fn skip<T>(&self, read: Result<T, LedgerError>) -> Option<T> {
         read.inspect_err(|error| self.report(error)).ok()
     }
 

@@ -12,9 +12,10 @@ use futures_util::TryStreamExt;
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Row, SqliteConnection};
 
+use super::delivered;
 use super::open::write_options;
 use super::row::{COLUMNS, loan_of};
-use super::{Ledger, LedgerError, delivered};
+use crate::ledger::{Ledger, LedgerError};
 
 /// The maximum number of reported findings: a broken disk causes more than anyone reads.
 const MAX_FINDINGS: usize = 100;
@@ -112,7 +113,7 @@ impl Ledger {
 }
 
 /// Opens a read-only connection. A missing ledger is not created.
-pub(super) async fn open(ledger: &Path) -> Result<SqliteConnection, LedgerError> {
+pub(in crate::ledger) async fn open(ledger: &Path) -> Result<SqliteConnection, LedgerError> {
     let options =
         SqliteConnectOptions::new().filename(ledger).read_only(true).disable_statement_logging();
     let opened = SqliteConnection::connect_with(&options).await;
@@ -121,8 +122,8 @@ pub(super) async fn open(ledger: &Path) -> Result<SqliteConnection, LedgerError>
 
 #[cfg(test)]
 mod tests {
-    use super::super::test_support;
     use super::*;
+    use crate::ledger::test_support;
     use crate::loan::Event;
 
     async fn with_loans(file: &Path, count: u8) -> Ledger {
@@ -160,7 +161,7 @@ mod tests {
         let restored = with_loans(&copy, 0).await;
         assert_eq!(
             restored
-                .page(&super::super::Filter { limit: 50, ..Default::default() })
+                .page(&crate::ledger::Filter { limit: 50, ..Default::default() })
                 .await
                 .unwrap()
                 .len(),

@@ -24,8 +24,9 @@ use jiff::Timestamp;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{AssertSqlSafe, Connection, Row, SqliteConnection};
 
-use super::row::{COLUMNS, loan_of};
-use super::{LedgerError, maintenance};
+use super::LedgerError;
+use super::sqlite::maintenance;
+use super::sqlite::row::{COLUMNS, loan_of};
 use crate::loan::Loan;
 
 /// The maximum number of reported findings.

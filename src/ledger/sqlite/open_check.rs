@@ -12,7 +12,7 @@ use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions, Connection, SqliteConnection};
 use uuid::Uuid;
 
-use super::LedgerError;
+use crate::ledger::LedgerError;
 
 /// The number of bytes written to test the disk: one page of SQLite.
 const PAGE: usize = 4096;
