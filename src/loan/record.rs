@@ -57,6 +57,16 @@ impl LoanState {
     pub fn is_live(self) -> bool {
         !matches!(self, LoanState::Refused | LoanState::Ended)
     }
+
+    /// Returns whether Bokbasen's decision on the loan is not known yet.
+    pub fn is_undecided(self) -> bool {
+        matches!(self, LoanState::Intended | LoanState::Pending | LoanState::Unknown)
+    }
+
+    /// Returns whether the loan has ended here, acknowledged by Bokbasen or not.
+    pub fn has_ended(self) -> bool {
+        matches!(self, LoanState::Ending | LoanState::Ended)
+    }
 }
 
 impl fmt::Display for LoanState {
