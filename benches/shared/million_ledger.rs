@@ -1,17 +1,15 @@
 //! A ledger of a million loans, built once and stored under the target directory.
 //!
 //! The rows are inserted by SQL, since the ledger syncs every step, and the indexes are built at
-//! the end. The hash chain of the steps is computed here as `ledger/audit.rs` documents it.
-//! `loangate audit verify` and `loangate ledger check` then check the result, so that a mistake
-//! here cannot distort a measurement.
+//! the end. `loangate audit verify` and `loangate ledger check` then check the result, so that a
+//! mistake here cannot distort a measurement.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use aws_lc_rs::hmac;
 use jiff::{SignedDuration, Timestamp};
 use loangate::clock::Clock;
-use loangate::ledger::{AuditKey, Ledger};
+use loangate::ledger::{AuditKey, AuditStep, Head, Ledger};
 use loangate::loan::{Borrower, Isbn, LibraryId, LoanKey};
 use loangate::reader::Readers;
 use loangate::telemetry::Metrics;
@@ -163,17 +161,9 @@ struct Made {
     begun: i64,
 }
 
-struct Step {
-    loan: String,
-    at: i64,
-    from: Option<&'static str>,
-    to: &'static str,
-    cause: &'static str,
-}
-
 async fn fill(connection: &mut SqliteConnection, readers: &Readers) {
-    let key = hmac::Key::new(hmac::HMAC_SHA256, &readers.audit_key());
-    let (mut number, mut mac) = (0_i64, Vec::new());
+    let key = AuditKey::new(&readers.audit_key());
+    let mut head = Head::default();
     let built = Clock::system().now();
     // Spread over the last four hundred days, in order.
     let apart = SignedDuration::from_hours(400 * 24).as_millis() / i128::from(LOANS);
@@ -193,9 +183,9 @@ async fn fill(connection: &mut SqliteConnection, readers: &Readers) {
             })
             .collect();
         insert_loans(connection, &rows).await;
-        let steps: Vec<Step> = rows.iter().flat_map(steps_of).collect();
+        let steps: Vec<AuditStep<'_>> = rows.iter().flat_map(steps_of).collect();
         for steps in steps.chunks(ROWS_AT_ONCE) {
-            insert_steps(connection, steps, &key, &mut number, &mut mac).await;
+            insert_steps(connection, steps, &key, &mut head).await;
         }
     }
     run(connection, "COMMIT").await;
@@ -239,10 +229,13 @@ async fn insert_loans(connection: &mut SqliteConnection, rows: &[Made]) {
     query.build().execute(connection).await.unwrap();
 }
 
-fn steps_of(row: &Made) -> Vec<Step> {
+/// Returns steps of version 1, whose hashes do not cover the row of the loan.
+fn steps_of(row: &Made) -> Vec<AuditStep<'_>> {
     let mut before = None;
-    let mut step =
-        |at, to, cause| Step { loan: row.id.clone(), at, from: before.replace(to), to, cause };
+    let mut step = |at, to, cause| {
+        let (loan, from) = (row.id.as_str(), before.replace(to));
+        AuditStep { loan, at, from, to, cause, detail: None, loan_mac: None }
+    };
     let mut steps = vec![
         step(row.begun, "intended", "reader"),
         step(row.begun + 100, "pending", "begin"),
@@ -257,46 +250,21 @@ fn steps_of(row: &Made) -> Vec<Step> {
 
 async fn insert_steps(
     connection: &mut SqliteConnection,
-    steps: &[Step],
-    key: &hmac::Key,
-    number: &mut i64,
-    mac: &mut Vec<u8>,
+    steps: &[AuditStep<'_>],
+    key: &AuditKey,
+    head: &mut Head,
 ) {
     let mut query = QueryBuilder::<Sqlite>::new(
         "INSERT INTO history (number, loan, at, from_state, to_state, cause, detail, mac) ",
     );
     query.push_values(steps, |mut values, step| {
-        *number += 1;
-        *mac = linked(key, mac, *number, step);
-        values
-            .push_bind(*number)
-            .push_bind(step.loan.as_str())
-            .push_bind(step.at)
-            .push_bind(step.from);
+        *head = head.next(step, key);
+        values.push_bind(head.number).push_bind(step.loan).push_bind(step.at).push_bind(step.from);
         values
             .push_bind(step.to)
             .push_bind(step.cause)
             .push_bind(None::<String>)
-            .push_bind(mac.as_slice());
+            .push_bind(head.mac.clone());
     });
     query.build().execute(connection).await.unwrap();
-}
-
-/// Returns the hash of a step and the one before it. Each part has its length as a prefix; a
-/// missing part has the largest length.
-fn linked(key: &hmac::Key, before: &[u8], number: i64, step: &Step) -> Vec<u8> {
-    let mut context = hmac::Context::with_key(key);
-    let mut part = |bytes: Option<&[u8]>| {
-        context.update(&bytes.map_or(u64::MAX, |bytes| bytes.len() as u64).to_be_bytes());
-        context.update(bytes.unwrap_or_default());
-    };
-    part(Some(before));
-    part(Some(&number.to_be_bytes()));
-    part(Some(step.loan.as_bytes()));
-    part(Some(&step.at.to_be_bytes()));
-    part(step.from.map(str::as_bytes));
-    part(Some(step.to.as_bytes()));
-    part(Some(step.cause.as_bytes()));
-    part(None);
-    context.sign().as_ref().to_vec()
 }

@@ -5,18 +5,16 @@
 //! Bokbasen. They include begins that Bokbasen refused, and begins that the licence policy refused
 //! after a query to Bokbasen.
 //!
-//! The writing task checks both in the transaction of an intent, and counts the rows themselves by
-//! an index. So the limits hold for concurrent requests, for all processes on one ledger and across
-//! restarts.
+//! The executor checks both in the transaction of an intent, and the store counts the rows
+//! themselves. So the limits hold for concurrent requests, for all processes on one ledger and
+//! across restarts. This module decides from the counts.
 
 use std::time::Duration;
 
 use jiff::Timestamp;
-use sqlx::SqliteConnection;
 
 use crate::clock;
-use crate::loan::LoanKey;
-use crate::telemetry::{BrakeAction, BrakeLimit, Metrics};
+use crate::telemetry::{BrakeAction, BrakeLimit};
 
 const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(86_400);
@@ -52,165 +50,132 @@ pub struct Brake {
     pub attempts_per_library_per_hour: u32,
 }
 
+/// The loans that count towards a limit.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Counted {
+    /// Loans that cost money: neither refused nor rejected.
+    Lent,
+    /// Begins that Bokbasen has decided or is deciding.
+    Decided,
+    /// Failed begins: Bokbasen was not reached, or responded with an error.
+    Failed,
+}
+
+/// A count of loans that were begun recently.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct Count {
+    pub(super) counted: Counted,
+    /// Whether only loans of the borrower count, or those of the whole library.
+    pub(super) of_borrower: bool,
+    /// Only loans that were begun after this time count.
+    pub(super) since: Timestamp,
+    /// The number of loans with which the limit is reached.
+    pub(super) maximum: u32,
+}
+
+/// A limit on the number of loans within a window.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct WindowLimit {
+    /// Its key in `[brake]`.
+    key: BrakeLimit,
+    kind: LimitKind,
+    action: BrakeAction,
+    window: Duration,
+    count: Count,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum LimitKind {
+    Attempts,
+    Loans,
+}
+
 /// A limit that is reached.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct Reached {
     /// Its key in `[brake]`.
     pub(super) limit: BrakeLimit,
+    /// Whether it refuses the loan.
+    pub(super) action: BrakeAction,
     /// When the next loan is permitted.
     pub(super) until: Timestamp,
+    kind: LimitKind,
 }
 
-/// A limit on the number of loans within a window.
-#[derive(Clone, Copy, Debug)]
-struct Limit {
-    /// Its key in `[brake]`.
-    key: BrakeLimit,
-    /// The maximum number of loans in the window; 0 means no limit.
-    maximum: u32,
-    window: Duration,
-    /// Selects the begun time of the loan with which the limit is reached, if it is.
-    query: &'static str,
-    of_borrower: bool,
+impl WindowLimit {
+    /// Returns the limit as reached if a loan of the count was begun at this time. It lasts until
+    /// the oldest of these loans leaves the window.
+    pub(super) fn reached(&self, oldest: Option<Timestamp>) -> Option<Reached> {
+        let until = clock::after(oldest?, self.window);
+        Some(Reached { limit: self.key, action: self.action, until, kind: self.kind })
+    }
+
+    /// Returns the loans to count.
+    pub(super) fn count(&self) -> &Count {
+        &self.count
+    }
 }
 
-macro_rules! of_library {
-    ($counted:literal) => {
-        concat!(
-            "SELECT begun FROM loans INDEXED BY loans_of_library ",
-            "WHERE library = ? AND begun > ? AND ",
-            $counted,
-            " ORDER BY begun DESC LIMIT 1 OFFSET ?"
-        )
-    };
+/// Returns the reached limit of each kind that lasts longest.
+pub(super) fn longest(all: &[Reached]) -> impl Iterator<Item = Reached> {
+    [LimitKind::Attempts, LimitKind::Loans].into_iter().filter_map(|kind| {
+        let of_kind = all.iter().filter(|reached| reached.kind == kind);
+        // The first of equals, as `max_by_key` would return the last.
+        of_kind.rev().max_by_key(|reached| reached.until).copied()
+    })
 }
 
-macro_rules! of_borrower {
-    ($counted:literal) => {
-        concat!(
-            "SELECT begun FROM loans INDEXED BY loans_begun_by ",
-            "WHERE library = ? AND borrower = ? AND begun > ? AND ",
-            $counted,
-            " ORDER BY begun DESC LIMIT 1 OFFSET ?"
-        )
-    };
+/// Returns when the reached limits permit the loan, if they refuse it now.
+pub(super) fn refused_until(reached: &[Reached]) -> Option<Timestamp> {
+    let enforced = reached.iter().filter(|reached| reached.action == BrakeAction::Enforce);
+    enforced.map(|reached| reached.until).max()
 }
-
-/// Loans that cost money: neither refused nor rejected.
-const LOANS_OF_LIBRARY: &str =
-    of_library!("state <> 'refused' AND (end_reason IS NULL OR end_reason <> 'rejected')");
-const LOANS_OF_BORROWER: &str =
-    of_borrower!("state <> 'refused' AND (end_reason IS NULL OR end_reason <> 'rejected')");
-/// Begins that Bokbasen has decided or is deciding.
-const DECIDED_OF_LIBRARY: &str = of_library!("(end_reason IS NULL OR end_reason <> 'rejected')");
-const DECIDED_OF_BORROWER: &str = of_borrower!("(end_reason IS NULL OR end_reason <> 'rejected')");
-/// Failed begins: Bokbasen was not reached, or responded with an error.
-const FAILED_OF_LIBRARY: &str = of_library!("end_reason = 'rejected'");
-const FAILED_OF_BORROWER: &str = of_borrower!("end_reason = 'rejected'");
 
 impl Brake {
-    /// Returns when this loan may be begun, if not now. Limits on attempts are enforced in every
+    /// Returns the limits on a loan that is begun now. Limits on attempts are enforced in every
     /// mode. Limits on loans depend on the mode.
-    pub(super) async fn refused_until(
-        &self,
-        connection: &mut SqliteConnection,
-        key: &LoanKey,
-        now: Timestamp,
-        metrics: &Metrics,
-    ) -> Result<Option<Timestamp>, sqlx::Error> {
-        let mut until = None;
-        for (mode, limits) in
-            [(BrakeMode::Enforce, &self.attempts()[..]), (self.mode, &self.loans()[..])]
-        {
-            let Some(reached) = reached(limits, connection, key, now).await? else { continue };
-            let is_enforced = mode == BrakeMode::Enforce;
-            let action = if is_enforced { BrakeAction::Enforce } else { BrakeAction::Shadow };
-            metrics.brake(reached.limit, action);
-            let (limit, mode) = (reached.limit.name(), action.name());
-            tracing::warn!(library = %key.library, limit, mode, "brake limit reached");
-            if is_enforced {
-                until = until.max(Some(reached.until));
-            }
-        }
-        Ok(until)
-    }
-
-    /// Returns whether no limit is configured.
-    pub(super) fn has_no_limits(&self) -> bool {
-        let limits = [self.attempts_per_borrower_per_hour, self.attempts_per_library_per_hour];
-        self.mode == BrakeMode::Off && limits == [0, 0]
-    }
-
-    /// Returns the limits on attempts. A failed begin counts only for a short time, so that readers
-    /// who retried during an outage are served at once after it.
-    fn attempts(&self) -> [Limit; 4] {
-        let (borrower, library) =
-            (self.attempts_per_borrower_per_hour, self.attempts_per_library_per_hour);
-        let (of_borrower, of_library) =
-            (BrakeLimit::AttemptsPerBorrower, BrakeLimit::AttemptsPerLibrary);
-        let limit = |key, maximum, window, query, of_borrower| Limit {
+    pub(super) fn limits(&self, now: Timestamp) -> Vec<WindowLimit> {
+        let limit = |kind, action, key, maximum, window, counted, of_borrower| WindowLimit {
             key,
-            maximum,
+            kind,
+            action,
             window,
-            query,
-            of_borrower,
+            count: Count { counted, of_borrower, since: clock::before(now, window), maximum },
         };
-        [
-            limit(of_borrower, borrower, HOUR, DECIDED_OF_BORROWER, true),
-            limit(of_borrower, borrower, FAILED_WINDOW, FAILED_OF_BORROWER, true),
-            limit(of_library, library, HOUR, DECIDED_OF_LIBRARY, false),
-            limit(of_library, library, FAILED_WINDOW, FAILED_OF_LIBRARY, false),
-        ]
-    }
-
-    fn loans(&self) -> [Limit; 3] {
-        let on = if self.mode == BrakeMode::Off { 0 } else { 1 };
-        let limit = |key, maximum: u32, window, query, of_borrower| Limit {
-            key,
-            maximum: maximum * on,
-            window,
-            query,
-            of_borrower,
-        };
-        [
-            limit(BrakeLimit::LibraryPerHour, self.library_per_hour, HOUR, LOANS_OF_LIBRARY, false),
-            limit(BrakeLimit::LibraryPerDay, self.library_per_day, DAY, LOANS_OF_LIBRARY, false),
-            limit(
-                BrakeLimit::BorrowerPerHour,
-                self.borrower_per_hour,
-                HOUR,
-                LOANS_OF_BORROWER,
-                true,
-            ),
-        ]
-    }
-}
-
-/// Returns the reached limit that lasts longest.
-async fn reached(
-    limits: &[Limit],
-    connection: &mut SqliteConnection,
-    key: &LoanKey,
-    now: Timestamp,
-) -> Result<Option<Reached>, sqlx::Error> {
-    let mut last: Option<Reached> = None;
-    for limit in limits {
-        // If the limit is reached, it lasts until the oldest of these loans leaves the window.
-        let Some(before) = limit.maximum.checked_sub(1) else { continue };
-        let since = clock::before(now, limit.window).as_millisecond();
-        let query = sqlx::query_scalar(limit.query).bind(key.library.as_str());
-        let query =
-            if limit.of_borrower { query.bind(key.borrower.as_bytes().as_slice()) } else { query };
-        let query = query.bind(since).bind(i64::from(before));
-        let oldest: Option<i64> = query.fetch_optional(&mut *connection).await?;
-        let oldest = oldest.and_then(|millis| Timestamp::from_millisecond(millis).ok());
-        let reached = oldest
-            .map(|oldest| Reached { limit: limit.key, until: clock::after(oldest, limit.window) });
-        if reached.is_some_and(|reached| last.is_none_or(|last| last.until < reached.until)) {
-            last = reached;
+        // A failed begin counts only for a short time, so that readers who retried during an outage
+        // are served at once after it.
+        let attempts = [(HOUR, Counted::Decided), (FAILED_WINDOW, Counted::Failed)];
+        let mut limits = Vec::with_capacity(7);
+        for (key, maximum, of_borrower) in [
+            (BrakeLimit::AttemptsPerBorrower, self.attempts_per_borrower_per_hour, true),
+            (BrakeLimit::AttemptsPerLibrary, self.attempts_per_library_per_hour, false),
+        ] {
+            limits.extend(attempts.map(|(window, counted)| {
+                let (kind, action) = (LimitKind::Attempts, BrakeAction::Enforce);
+                limit(kind, action, key, maximum, window, counted, of_borrower)
+            }));
         }
+        let action = match self.mode {
+            BrakeMode::Off => None,
+            BrakeMode::Shadow => Some(BrakeAction::Shadow),
+            BrakeMode::Enforce => Some(BrakeAction::Enforce),
+        };
+        if let Some(action) = action {
+            limits.extend(
+                [
+                    (BrakeLimit::LibraryPerHour, self.library_per_hour, HOUR, false),
+                    (BrakeLimit::LibraryPerDay, self.library_per_day, DAY, false),
+                    (BrakeLimit::BorrowerPerHour, self.borrower_per_hour, HOUR, true),
+                ]
+                .map(|(key, maximum, window, of_borrower)| {
+                    let kind = LimitKind::Loans;
+                    limit(kind, action, key, maximum, window, Counted::Lent, of_borrower)
+                }),
+            );
+        }
+        limits.retain(|limit| limit.count.maximum > 0);
+        limits
     }
-    Ok(last)
 }
 
 #[cfg(test)]
@@ -220,6 +185,45 @@ mod tests {
     use super::*;
     use crate::clock::Clock;
     use crate::loan::{Event, LoanId, Refusal};
+    use crate::telemetry::Metrics;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    #[test]
+    fn limits_follow_the_mode_and_zero_means_none() {
+        let keys = |brake: Brake| -> Vec<(&str, u32)> {
+            let limits = brake.limits(at(0));
+            limits.iter().map(|limit| (limit.key.name(), limit.count.maximum)).collect()
+        };
+        let brake = Brake { library_per_day: 5, borrower_per_hour: 2, ..Brake::default() };
+        assert_eq!(keys(brake), []);
+        let shadow = Brake { mode: BrakeMode::Shadow, ..brake };
+        assert_eq!(keys(shadow), [("library_per_day", 5), ("borrower_per_hour", 2)]);
+        let attempts = Brake { attempts_per_library_per_hour: 9, ..Brake::default() };
+        let key = "attempts_per_library_per_hour";
+        assert_eq!(keys(attempts), [(key, 9), (key, 9)], "decided and failed begins");
+    }
+
+    #[test]
+    fn only_enforced_limits_refuse_and_the_longest_wins() {
+        let brake = Brake {
+            mode: BrakeMode::Shadow,
+            library_per_hour: 1,
+            library_per_day: 1,
+            attempts_per_borrower_per_hour: 1,
+            ..Brake::default()
+        };
+        let limits = brake.limits(at(0));
+        let reached: Vec<Reached> =
+            limits.iter().filter_map(|limit| limit.reached(Some(at(-100)))).collect();
+        let longest: Vec<Reached> = longest(&reached).collect();
+        let keys: Vec<&str> = longest.iter().map(|reached| reached.limit.name()).collect();
+        assert_eq!(keys, ["attempts_per_borrower_per_hour", "library_per_day"]);
+        assert_eq!(refused_until(&longest), Some(at(3500)));
+        assert!(limits[0].reached(None).is_none());
+    }
 
     async fn open(file: std::path::PathBuf, brake: Brake) -> Ledger {
         let settings = Settings { file, brake };

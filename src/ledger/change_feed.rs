@@ -1,24 +1,21 @@
 //! The change feed: the loans that any process on this ledger has ended.
 //!
-//! Circulation polls it several times a second and announces the ends. [`Feed`] is the interface
-//! for other kinds of ledgers. It guarantees only that each end committed after the ledger was
-//! opened is returned. This implementation reads the steps after the last one seen, with an index
-//! that has only ends. SQLite serializes writers, so a step with a lower number is never committed
-//! later.
+//! Circulation polls it several times a second and announces the ends. It guarantees only that each
+//! end committed after the ledger was opened is returned. In SQLite it reads the steps after the
+//! last one seen, with an index that has only ends. SQLite serializes writers, so a step with a
+//! lower number is never committed later. A ledger without that property needs a position that is
+//! ordered by commits.
 
 use jiff::Timestamp;
-use sqlx::Row;
 
+use super::sqlite::Queries;
 use super::{Ledger, LedgerError};
-use crate::loan::{Borrower, LoanId, LoanKey};
-
-/// The maximum number of ends that one query reads.
-const PAGE: u32 = 1000;
+use crate::loan::{LoanId, LoanKey};
 
 /// A cursor in the change feed.
 #[derive(Clone, Debug)]
 pub struct Feed {
-    ledger: Ledger,
+    queries: Queries,
     /// The number of the last step read.
     seen: i64,
 }
@@ -34,10 +31,18 @@ pub struct ClosedLoan {
     pub at: Timestamp,
 }
 
+/// The ends that one query has read.
+#[derive(Debug)]
+pub(super) struct ClosedPage {
+    pub(super) loans: Vec<ClosedLoan>,
+    /// The number of the last step read.
+    pub(super) step: i64,
+}
+
 impl Ledger {
     /// Returns the feed of ends that were committed after this ledger was opened.
     pub fn feed(&self) -> Feed {
-        Feed { ledger: self.clone(), seen: self.opened_at }
+        Feed { queries: self.queries.clone(), seen: self.opened_at }
     }
 }
 
@@ -50,50 +55,16 @@ impl Feed {
     /// # Errors
     /// [`LedgerError`]; the next call reads from the same position.
     pub async fn next(&mut self) -> Result<Vec<ClosedLoan>, LedgerError> {
-        // The condition on the states must equal the condition of the index.
-        const ENDS: &str = "SELECT number, loans.id, library, borrower, isbn, \
-             coalesce(ended, at) AS at FROM history CROSS JOIN loans ON loans.id = history.loan \
-             WHERE number > ? AND to_state IN ('ending', 'ended') AND from_state <> 'ending' \
-             ORDER BY number LIMIT ?";
-        let rows = sqlx::query(ENDS)
-            .bind(self.seen)
-            .bind(PAGE)
-            .fetch_all(&self.ledger.readers)
-            .await
-            .map_err(|source| self.ledger.failed(source))?;
-        let mut closed = Vec::with_capacity(rows.len());
-        for row in &rows {
-            match closed_of(row) {
-                Some(loan) => closed.push(loan),
-                None => {
-                    tracing::error!(
-                        "a row of the change feed cannot be read; run `loangate ledger check`"
-                    )
-                }
-            }
-            let number = row.try_get("number").map_err(|source| self.ledger.failed(source))?;
-            self.seen = self.seen.max(number);
-        }
-        Ok(closed)
+        let page = self.queries.closed_after(self.seen).await?;
+        self.seen = page.step;
+        Ok(page.loans)
     }
-}
-
-fn closed_of(row: &sqlx::sqlite::SqliteRow) -> Option<ClosedLoan> {
-    let (id, library): (String, String) = (row.try_get("id").ok()?, row.try_get("library").ok()?);
-    let borrower: Vec<u8> = row.try_get("borrower").ok()?;
-    let (isbn, at): (i64, i64) = (row.try_get("isbn").ok()?, row.try_get("at").ok()?);
-    let key = LoanKey {
-        library: library.parse().ok()?,
-        borrower: Borrower::from_bytes(borrower.try_into().ok()?),
-        isbn: isbn.to_string().parse().ok()?,
-    };
-    Some(ClosedLoan { loan: id.parse().ok()?, key, at: Timestamp::from_millisecond(at).ok()? })
 }
 
 #[cfg(test)]
 mod tests {
     use sqlx::sqlite::SqliteConnectOptions;
-    use sqlx::{ConnectOptions, Connection};
+    use sqlx::{ConnectOptions, Connection, Row};
 
     use super::super::test_support::{accepted, by, open};
     use super::*;

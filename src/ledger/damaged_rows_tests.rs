@@ -7,7 +7,7 @@ use sqlx::{AssertSqlSafe, ConnectOptions, Connection};
 
 use super::test_support::{by, key, loan, open};
 use super::*;
-use crate::loan::{EndReason, Terms};
+use crate::loan::{EndReason, LoanState, Terms};
 
 /// An assignment that damages a row: the check digit of the ISBN is wrong.
 const DAMAGE: &str = "isbn = 7";

@@ -77,3 +77,10 @@ pub enum LedgerError {
     #[error("the ledger is closed, since the gate is stopping")]
     Closed,
 }
+
+impl LedgerError {
+    /// Creates the error of a row that cannot be read.
+    pub(super) fn damaged(id: &str, why: &dyn std::fmt::Display) -> LedgerError {
+        LedgerError::Damaged { id: id.to_owned(), why: why.to_string() }
+    }
+}

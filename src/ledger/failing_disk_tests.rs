@@ -1,4 +1,4 @@
-//! Tests of the writing task on a disk that fails.
+//! Tests of the executor on a disk that fails.
 
 use std::path::Path;
 use std::time::Duration;
@@ -6,15 +6,14 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::executor::{Command, Fault};
+use super::store::DiskFault;
 use super::test_support::{KEY, audit_key, by, key, loan, open};
 use super::*;
-use crate::clock::Clock;
-use crate::telemetry::Metrics;
+use crate::loan::LoanState;
 
-async fn inject(ledger: &Ledger, fault: Fault) {
+async fn inject(ledger: &Ledger, fault: DiskFault) {
     let (responder, response) = oneshot::channel();
-    ledger.send(Command::Fault { fault, responder }).await.unwrap();
+    ledger.commands.send(Message::Inject(fault, responder)).await.unwrap();
     response.await.unwrap();
 }
 
@@ -46,7 +45,7 @@ async fn writer_recovers_from_a_full_database() {
     let file = directory.path().join("loans.db");
     let ledger = open(&file).await;
     for _ in 0..3 {
-        inject(&ledger, Fault::Full).await;
+        inject(&ledger, DiskFault::Full).await;
         let error = until_full(&ledger).await;
         assert!(matches!(&error, LedgerError::Commit(why) if why.contains("full")), "{error}");
         // The limit held for the failed connection only.
@@ -67,7 +66,7 @@ async fn writer_recovers_from_a_rollback_by_sqlite() {
     let file = directory.path().join("loans.db");
     let ledger = open(&file).await;
     ledger.intend(loan(1), None, by("reader")).await.unwrap();
-    inject(&ledger, Fault::RolledBack).await;
+    inject(&ledger, DiskFault::RolledBack).await;
     let error = ledger.intend(loan(2), None, by("reader")).await.unwrap_err();
     assert!(matches!(error, LedgerError::Commit(_)), "{error}");
     let again = ledger.intend(loan(2), None, by("reader")).await;
@@ -81,7 +80,7 @@ async fn intent_with_an_unreported_commit_is_ended_as_not_sent() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("loans.db");
     let ledger = open(&file).await;
-    inject(&ledger, Fault::CommitUnreported).await;
+    inject(&ledger, DiskFault::CommitUnreported).await;
     let doubtful = loan(1);
     let id = doubtful.id;
     let error = ledger.intend(doubtful, None, by("reader")).await.unwrap_err();
@@ -159,7 +158,7 @@ async fn temporary_files_of_dead_processes_are_removed() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("loans.db");
     let first = open(&file).await;
-    let alive = directory.path().join(format!("loans.db.head.{}.new", first.process.name()));
+    let alive = directory.path().join(format!("loans.db.head.{}.new", first.membership.name()));
     let dead = directory.path().join("loans.db.head.0123abcd.new");
     let foreign = directory.path().join("loans.db.head.copy");
     for left in [&alive, &dead, &foreign] {

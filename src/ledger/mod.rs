@@ -1,4 +1,4 @@
-//! The durable record of loans, in SQLite.
+//! The durable record of loans.
 //!
 //! Circulation and metering write it, and admin reads it. It depends only on the vocabulary in
 //! [`crate::loan`] and on clock, crash and telemetry.
@@ -9,143 +9,139 @@
 //! - Dropping the future of a write does not cancel the write.
 //! - A library, a borrower and a title have at most one live loan, enforced by a unique index.
 //!
-//! One task performs all writes and commits the queued commands together.
+//! Two layers do that. The upper one knows the rules and no database:
+//!
+//! | module | what it does |
+//! |---|---|
+//! | `command` | the writes that callers request, each with its response |
+//! | `executor` | the writing task: commits all queued commands together |
+//! | `runner`, `batch` | what each command does inside the transaction |
+//! | `rules`, `brake` | decisions, as pure functions of rows and counts |
+//! | `audit` | the chain of hashes over all steps |
+//! | `write_connection` | reopens the connection after a failure |
+//!
+//! The lower one is a database. `store` has its primitives for writes, `membership` reports which
+//! processes are alive, and `change_feed` reports what other processes ended. `sqlite` implements
+//! them and all queries. Callers see only [`Ledger`], so another database changes nothing for them.
 
 mod audit;
 mod batch;
 mod brake;
 mod change_feed;
+mod command;
 mod error;
 mod executor;
+mod membership;
+mod reads;
+mod rules;
+mod runner;
 mod sqlite;
+mod store;
+mod types;
 mod write_check;
+mod write_connection;
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use sqlx::SqlitePool;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::loan::{Borrower, Event, Isbn, LibraryId, Loan, LoanId, LoanState, Progress};
+use crate::clock::Clock;
+use crate::loan::{Event, Loan, LoanId, Progress};
+use crate::telemetry::Metrics;
 
-pub use audit::{AuditKey, Head, Verified, check_loans, verify};
+use audit::HeadWriter;
+pub use audit::{AuditKey, AuditStep, Head, Verified};
 pub use brake::{Brake, BrakeMode};
 pub use change_feed::{ClosedLoan, Feed};
+use command::{Change, Command, Intent, Message, Reply, Update};
 pub use error::LedgerError;
-use executor::Command;
-use sqlite::damaged_rows::DamagedRows;
-use sqlite::process::Process;
-pub use sqlite::{Delivered, Doubts, Prunable, Pruned, backup, check, probe, prune};
+use executor::{Executor, ExecutorContext};
+use membership::Membership;
+use sqlite::{Opened, Queries};
+pub use sqlite::{backup, check, check_loans, probe, prune, verify};
+pub use types::{
+    Cause, Delivered, Doubts, Ends, Filter, HistoryRow, Intended, Prunable, Pruned, Settings,
+};
 use write_check::WriteTest;
+use write_connection::WriteConnection;
 
-/// The keys of `[ledger]`.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// The SQLite file. A missing directory is created.
-    pub file: PathBuf,
-    /// `[brake]`: the limits on new loans.
-    pub brake: Brake,
-}
+/// The maximum number of commands that wait for the executor.
+const QUEUE_CAPACITY: usize = 4096;
 
-/// The result of writing an intent.
-#[derive(Clone, Debug)]
-pub enum Intended {
-    /// The intent is durable, and the begin may be sent.
-    Written(Loan),
-    /// Nothing was written because this reader already has a live loan of the title.
-    Live(Loan),
-    /// Nothing was written because an accepted loan ended at or after the time at which the
-    /// credential was issued (invariant 7).
-    EndedSince(Timestamp),
-    /// Nothing was written because a brake limit is reached until this time.
-    Braked(Timestamp),
-}
-
-/// Why a loan changed, for its history.
-#[derive(Clone, Debug)]
-pub struct Cause {
-    /// A short slug: `reader`, `expiry`, `settle`, `admin`, `poll`.
-    pub by: &'static str,
-    /// A text for support, such as Bokbasen's message. It never has a borrower, a token or a
-    /// secret.
-    pub detail: Option<String>,
-}
-
-/// One transition of a loan.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct HistoryRow {
-    /// When the step was written.
-    pub at: Timestamp,
-    /// The state before the step; none for the intent.
-    pub from: Option<LoanState>,
-    /// The state after the step.
-    pub to: LoanState,
-    /// The slug of [`Cause::by`].
-    pub cause: String,
-    /// The text of [`Cause::detail`].
-    pub detail: Option<String>,
-}
-
-/// Ended loans whose end Bokbasen has not acknowledged.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Ends {
-    /// The ids of the loans.
-    pub loans: Vec<LoanId>,
-    /// The number of the last step that was read, for [`Ledger::ends_after`].
-    pub step: i64,
-}
-
-/// The filters of a listing. A field that is none does not filter.
-#[derive(Clone, Debug, Default)]
-pub struct Filter {
-    /// Only loans of this library.
-    pub library: Option<LibraryId>,
-    /// Only loans of this title.
-    pub isbn: Option<Isbn>,
-    /// Only loans in this state.
-    pub state: Option<LoanState>,
-    /// Only loans of this borrower.
-    pub borrower: Option<Borrower>,
-    /// Only loans that were begun at this time or later.
-    pub since: Option<Timestamp>,
-    /// Only loans after this one in the order of the listing, newest first.
-    pub after: Option<LoanId>,
-    /// The maximum number of loans returned.
-    pub limit: u32,
-}
-
-/// A handle of the ledger. Clones share the writing task and all connections.
+/// A handle of the ledger. Clones share the executor and all connections.
 #[derive(Clone, Debug)]
 pub struct Ledger {
-    file: Arc<PathBuf>,
-    commands: mpsc::Sender<Command>,
-    readers: SqlitePool,
-    support: SqlitePool,
-    process: Arc<Process>,
+    file: Arc<Path>,
+    commands: mpsc::Sender<Message>,
+    queries: Queries,
+    support: Queries,
+    membership: Arc<dyn Membership>,
     write_test: WriteTest,
-    damaged: DamagedRows,
     /// The last step at the time of opening, where the change feed starts.
     opened_at: i64,
     audit_key: AuditKey,
 }
 
 impl Ledger {
+    /// Opens the ledger. Creates a missing file and migrates an older schema.
+    ///
+    /// The first opening stores `key_fingerprint`, and each later one compares it. `audit_key` is
+    /// the key of the audit trail.
+    ///
+    /// # Errors
+    /// [`LedgerError`], a sentence that names the file. The gate must not start then.
+    pub async fn open(
+        settings: &Settings,
+        key_fingerprint: &[u8; 32],
+        audit_key: AuditKey,
+        clock: Clock,
+        metrics: Metrics,
+    ) -> Result<Ledger, LedgerError> {
+        let file: Arc<Path> = settings.file.as_path().into();
+        let Opened { store, connection, queries, support, membership, head } =
+            sqlite::open(&file, key_fingerprint, &audit_key, &metrics).await?;
+        metrics.ledger_writable(true);
+        let (commands, waiting) = mpsc::channel(QUEUE_CAPACITY);
+        let (opened_at, write_test) = (head.number, WriteTest::new(metrics.clone()));
+        let context = ExecutorContext {
+            clock,
+            metrics,
+            membership: membership.clone(),
+            brake: settings.brake,
+            audit_key: audit_key.clone(),
+            file: settings.file.clone(),
+        };
+        let head = HeadWriter::new(&file, membership.name(), head);
+        let executor = Executor::new(context, WriteConnection::new(store, connection), head);
+        tokio::spawn(executor.run(waiting));
+        Ok(Ledger {
+            file,
+            commands,
+            queries,
+            support,
+            membership,
+            write_test,
+            opened_at,
+            audit_key,
+        })
+    }
+
     /// Writes an intent, unless [`Intended`] names a reason against it. `issued` is the time at
     /// which the reader's credential was issued.
     ///
     /// # Errors
     /// [`LedgerError`]; the begin must not be sent. After [`LedgerError::Commit`] the intent may be
-    /// durable; the writing task then ends it as not sent before it runs another command.
+    /// durable; the executor then ends it as not sent before it runs another command.
     pub async fn intend(
         &self,
         loan: Loan,
         issued: Option<Timestamp>,
         cause: Cause,
     ) -> Result<Intended, LedgerError> {
-        let (responder, response) = oneshot::channel();
-        self.send(Command::Intend { loan: Box::new(loan), issued, cause, responder }).await?;
-        response.await.map_err(|_| LedgerError::Closed)?
+        let intent = Intent { loan, issued, cause };
+        self.run(|reply| Command::Intend(intent, reply)).await
     }
 
     /// Applies an event with [`Loan::apply`] in one transaction, and returns the changed loan.
@@ -154,9 +150,8 @@ impl Ledger {
     /// [`LedgerError`]; the loan is unchanged, but after [`LedgerError::Commit`] and
     /// [`LedgerError::Closed`] that is uncertain.
     pub async fn apply(&self, id: LoanId, event: Event, cause: Cause) -> Result<Loan, LedgerError> {
-        let (responder, response) = oneshot::channel();
-        self.send(Command::Apply { id, event, cause, responder }).await?;
-        response.await.map_err(|_| LedgerError::Closed)?
+        let change = Change { id, event, cause };
+        self.run(|reply| Command::Apply(change, reply)).await
     }
 
     /// Takes over a loan of a dead process. Returns whether this process now owns the loan.
@@ -164,9 +159,7 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError`] if the ledger cannot be written.
     pub async fn adopt(&self, id: LoanId) -> Result<bool, LedgerError> {
-        let (responder, response) = oneshot::channel();
-        self.send(Command::Adopt { id, responder }).await?;
-        response.await.map_err(|_| LedgerError::Closed)?
+        Ok(self.update(Update::Adopt(id)).await? > 0)
     }
 
     /// Writes the reading progress of a loan. Returns false if the loan was never accepted.
@@ -174,9 +167,7 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError`] if the ledger cannot be written.
     pub async fn note_progress(&self, id: LoanId, progress: Progress) -> Result<bool, LedgerError> {
-        let (responder, response) = oneshot::channel();
-        self.send(Command::Progress { id, progress, responder }).await?;
-        response.await.map_err(|_| LedgerError::Closed)?
+        Ok(self.update(Update::SetProgress(id, progress)).await? > 0)
     }
 
     /// Adds these counts to the stored ones. All are durable when this returns. Unknown loans are
@@ -186,9 +177,29 @@ impl Ledger {
     /// [`LedgerError`]; nothing was written, but after [`LedgerError::Closed`], or if the commit
     /// itself failed, that is uncertain.
     pub async fn note_delivered(&self, delivered: Arc<[Delivered]>) -> Result<(), LedgerError> {
-        let (responder, response) = oneshot::channel();
-        self.send(Command::Delivered { delivered, responder }).await?;
-        response.await.map_err(|_| LedgerError::Closed)?.map(drop)
+        self.update(Update::AddDelivered(delivered)).await.map(drop)
+    }
+
+    /// Marks an accepted loan as opened. Returns false if the loan is no longer accepted and must
+    /// not be opened. A loan that is already marked costs a read and no write.
+    ///
+    /// The gate writes the mark, through circulation, before it issues the first permit of a loan
+    /// in this process. An opened loan is returned, never cancelled: a cancel reads the mark in the
+    /// transaction that ends the loan. So if one process marks and another cancels, one of them
+    /// sees the other's write.
+    ///
+    /// # Errors
+    /// [`LedgerError`]; the loan must not be opened then.
+    pub async fn mark_opened(&self, id: LoanId) -> Result<bool, LedgerError> {
+        Ok(self.queries.is_opened(id).await? || self.update(Update::MarkOpened(id)).await? > 0)
+    }
+
+    /// Replaces the doubts about a library. They are durable when this returns.
+    ///
+    /// # Errors
+    /// [`LedgerError`]; the earlier doubts remain.
+    pub async fn replace_doubts(&self, doubts: Doubts) -> Result<(), LedgerError> {
+        self.update(Update::ReplaceDoubts(doubts)).await.map(drop)
     }
 
     /// Replaces the pseudonym in loans that ended before this time with a random value. Returns the
@@ -197,34 +208,58 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError`] if the ledger cannot be written.
     pub async fn forget(&self, before: Timestamp, limit: u32) -> Result<u64, LedgerError> {
-        let (responder, response) = oneshot::channel();
-        self.send(Command::Forget { before, limit, responder }).await?;
-        response.await.map_err(|_| LedgerError::Closed)?
+        self.update(Update::Forget { before, limit }).await
+    }
+
+    /// Removes loans with [`prune`].
+    ///
+    /// # Errors
+    /// [`LedgerError`]; loans that were already removed stay removed.
+    pub async fn prune(&self, which: Prunable) -> Result<Pruned, LedgerError> {
+        prune(&self.file, &self.audit_key, which).await
+    }
+
+    /// Copies the write-ahead log into the file and empties it, so that deleted data is left in
+    /// neither. Returns false if another connection still reads an older state; the caller then
+    /// retries later.
+    ///
+    /// # Errors
+    /// [`LedgerError`] if the file cannot be opened or written.
+    pub async fn empty_log(&self) -> Result<bool, LedgerError> {
+        sqlite::empty_log(&self.file).await
     }
 
     /// Returns the number of other processes that have this ledger open.
     pub fn other_processes(&self) -> usize {
-        self.process.count_others()
+        self.membership.count_others()
     }
 
     /// Commits the queued commands, checkpoints the write-ahead log and closes the ledger.
     pub async fn close(&self) {
         let (responder, response) = oneshot::channel();
-        if self.commands.send(Command::Close { responder }).await.is_ok() {
+        if self.commands.send(Message::Close(responder)).await.is_ok() {
             let _ = response.await;
         }
-        self.readers.close().await;
+        self.queries.close().await;
         self.support.close().await;
     }
 
     /// Returns a handle with a separate connection pool for support queries. A slow support query
     /// then never delays a reader's request.
     pub fn for_support(&self) -> Ledger {
-        Ledger { readers: self.support.clone(), ..self.clone() }
+        Ledger { queries: self.support.clone(), ..self.clone() }
     }
 
-    async fn send(&self, command: Command) -> Result<(), LedgerError> {
-        self.commands.send(command).await.map_err(|_| LedgerError::Closed)
+    async fn update(&self, update: Update) -> Result<u64, LedgerError> {
+        self.run(|reply| Command::Update(update, reply)).await
+    }
+
+    /// Sends a command to the executor and waits for its response.
+    async fn run<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, LedgerError> {
+        let (reply, response) = Reply::new();
+        let message = Message::Run(Box::new(command(reply)));
+        self.commands.send(message).await.map_err(|_| LedgerError::Closed)?;
+        response.await.map_err(|_| LedgerError::Closed)?
     }
 }
 
@@ -232,6 +267,8 @@ impl Ledger {
 mod damaged_rows_tests;
 #[cfg(test)]
 mod failing_disk_tests;
+#[cfg(test)]
+mod opened_mark_tests;
 #[cfg(test)]
 mod prune_tests;
 #[cfg(test)]

@@ -213,7 +213,7 @@ async fn refused_loans_are_pruned_after_the_refusal_expires() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("loans.db");
     let ledger = open(&file).await;
-    let now = crate::clock::Clock::system().now();
+    let now = Clock::system().now();
     let later = crate::clock::after(now, std::time::Duration::from_secs(86_400));
     for (borrower, retry_at) in [(1, None), (2, Some(now)), (3, Some(later))] {
         let loan = loan(borrower);

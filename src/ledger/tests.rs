@@ -1,12 +1,12 @@
 //! Tests of the ledger's contract, on real files.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 
 use super::test_support::{KEY, audit_key, by, key, try_open};
 use super::*;
-use crate::loan::{EndReason, Terms};
+use crate::loan::{EndReason, LoanState, Terms};
 
 async fn open(directory: &Path) -> Result<Ledger, LedgerError> {
     try_open(&directory.join("data/loans.db"), &KEY).await
@@ -388,7 +388,7 @@ async fn support_queries_do_not_use_connections_of_readers() {
     assert_eq!(support.page(&Filter { limit: 1, ..Filter::default() }).await.unwrap().len(), 1);
     let mut busy = Vec::new();
     let short = std::time::Duration::from_millis(500);
-    while let Ok(connection) = tokio::time::timeout(short, support.readers.acquire()).await {
+    while let Ok(connection) = tokio::time::timeout(short, support.queries.pool().acquire()).await {
         busy.push(connection.unwrap());
     }
     assert_eq!(busy.len(), 2);

@@ -1,15 +1,16 @@
 //! A test whether the ledger can be written now, for `/readyz`.
 //!
-//! The writing task performs a real write. `/readyz` needs no token, so callers share the result:
+//! The executor performs a real write. `/readyz` needs no token, so callers share the result:
 //! the test writes at most one row a second, for any number of callers.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Mutex, oneshot};
+use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
 
-use super::{Ledger, LedgerError, executor::Command};
+use super::command::Update;
+use super::{Ledger, LedgerError};
 use crate::telemetry::Metrics;
 
 /// How long callers share a result.
@@ -61,12 +62,7 @@ impl Ledger {
         // Stored first, so that the rate limit holds even if this future is dropped.
         let pending = Err("the last write test did not finish".to_owned());
         *last = Some((Instant::now(), pending));
-        let (responder, response) = oneshot::channel();
-        let result = match self.send(Command::TestWrite { responder }).await {
-            Ok(()) => response.await.map_err(|_| LedgerError::Closed).and_then(|result| result),
-            Err(error) => Err(error),
-        };
-        let result = result.map(drop).map_err(|error| match error {
+        let result = self.update(Update::Probe).await.map(drop).map_err(|error| match error {
             LedgerError::Commit(why) => why,
             other => other.to_string(),
         });

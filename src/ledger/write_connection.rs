@@ -1,25 +1,20 @@
 //! The write connection: closed after every failed transaction, and reopened with a backoff.
 //!
-//! The writing task owns it. When the disk is full or an I/O error occurs, SQLite rolls the
-//! transaction back, and sqlx does not notice: its transaction depth stays at 1, and every later
-//! `BEGIN` fails. A connection that has failed once is therefore never used again. A new one counts
-//! as open only after a probe row is committed through it, so a disk that is still full costs one
-//! attempt per backoff and not one per command.
+//! The executor owns it. When the disk is full or an I/O error occurs, SQLite rolls the transaction
+//! back, and sqlx does not notice: its transaction depth stays at 1, and every later `BEGIN` fails.
+//! A connection that has failed once is therefore never used again. A new one counts as open only
+//! after a probe row is committed through it, so a disk that is still full costs one attempt per
+//! backoff and not one per command.
 
 use std::time::Duration;
 
 use jiff::Timestamp;
-use sqlx::sqlite::SqliteConnectOptions;
-use sqlx::{AssertSqlSafe, ConnectOptions, Connection, SqliteConnection};
 use tokio::time::{Instant, timeout};
 
-/// How long a write waits for another process's transaction, for example during an upgrade.
-pub(in crate::ledger) const BUSY: Duration = Duration::from_secs(10);
-/// The deadline of one transaction. It exceeds [`BUSY`], so it passes only when the disk hangs.
-pub(in crate::ledger) const TRANSACTION_DEADLINE: Duration = Duration::from_secs(20);
-/// The deadline of one attempt to reopen, and how long that attempt waits for another writer.
+use super::store::{LedgerStore, StoreConnection, reason};
+
+/// The deadline of one attempt to reopen.
 const REOPEN_DEADLINE: Duration = Duration::from_secs(2);
-const REOPEN_BUSY: Duration = Duration::from_secs(1);
 /// The deadline for closing a failed connection. If the disk hangs, its thread ends later.
 const CLOSE_DEADLINE: Duration = Duration::from_millis(500);
 /// The backoff after the second failure in a row, and the limit of its doubling. After the first
@@ -27,19 +22,16 @@ const CLOSE_DEADLINE: Duration = Duration::from_millis(500);
 const FIRST_BACKOFF: Duration = Duration::from_millis(50);
 const MAX_BACKOFF: Duration = Duration::from_secs(1);
 
-/// The size of the probe row.
-const PROBE_BYTES: usize = 32 << 10;
-
 /// A write connection that is closed between a failure and the next successful reopening.
-pub(in crate::ledger) struct WriteConnection {
-    options: SqliteConnectOptions,
-    state: State,
+pub(super) struct WriteConnection<S: LedgerStore> {
+    store: S,
+    state: State<S::Connection>,
     /// The number of failures since the last committed batch.
     failures: u32,
 }
 
-enum State {
-    Open(SqliteConnection),
+enum State<C> {
+    Open(C),
     Closed(Closed),
 }
 
@@ -50,16 +42,13 @@ struct Closed {
     retry_at: Instant,
 }
 
-impl WriteConnection {
-    pub(in crate::ledger) fn new(
-        options: SqliteConnectOptions,
-        open: SqliteConnection,
-    ) -> WriteConnection {
-        WriteConnection { options, state: State::Open(open), failures: 0 }
+impl<S: LedgerStore> WriteConnection<S> {
+    pub(super) fn new(store: S, open: S::Connection) -> WriteConnection<S> {
+        WriteConnection { store, state: State::Open(open), failures: 0 }
     }
 
     /// Returns the connection, or why there is none.
-    pub(in crate::ledger) fn get(&mut self) -> Result<&mut SqliteConnection, &str> {
+    pub(super) fn get(&mut self) -> Result<&mut S::Connection, &str> {
         match &mut self.state {
             State::Open(connection) => Ok(connection),
             State::Closed(closed) => Err(&closed.why),
@@ -67,7 +56,7 @@ impl WriteConnection {
     }
 
     /// Returns the time of the next attempt to reopen; none while the connection is open.
-    pub(in crate::ledger) fn retry_at(&self) -> Option<Instant> {
+    pub(super) fn retry_at(&self) -> Option<Instant> {
         match &self.state {
             State::Open(_) => None,
             State::Closed(closed) => Some(closed.retry_at),
@@ -75,12 +64,12 @@ impl WriteConnection {
     }
 
     /// Records that a batch was committed: the next failure is a first one again.
-    pub(in crate::ledger) fn committed(&mut self) {
+    pub(super) fn committed(&mut self) {
         self.failures = 0;
     }
 
     /// Closes the connection after a failure, which releases its lock on the ledger.
-    pub(in crate::ledger) async fn discard(&mut self, why: String) {
+    pub(super) async fn discard(&mut self, why: String) {
         let now = Instant::now();
         let (since, connection) = match std::mem::replace(
             &mut self.state,
@@ -103,10 +92,10 @@ impl WriteConnection {
     ///
     /// # Errors
     /// Returns the cause as a phrase. The next attempt waits longer.
-    pub(in crate::ledger) async fn reopen(&mut self, now: Timestamp) -> Result<Duration, String> {
+    pub(super) async fn reopen(&mut self, now: Timestamp) -> Result<Duration, String> {
         let State::Closed(closed) = &self.state else { return Ok(Duration::ZERO) };
         let since = closed.since;
-        let opened = match timeout(REOPEN_DEADLINE, open_and_probe(&self.options, now)).await {
+        let opened = match timeout(REOPEN_DEADLINE, self.store.connect(now)).await {
             Ok(opened) => opened.map_err(|error| reason(&error)),
             Err(_) => {
                 Err(format!("the disk did not respond within {} s", REOPEN_DEADLINE.as_secs()))
@@ -122,45 +111,6 @@ impl WriteConnection {
                 Err(why)
             }
         }
-    }
-}
-
-async fn open_and_probe(
-    options: &SqliteConnectOptions,
-    now: Timestamp,
-) -> Result<SqliteConnection, sqlx::Error> {
-    let mut connection = options.clone().busy_timeout(REOPEN_BUSY).connect().await?;
-    let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
-    write_probe(&mut transaction, now).await?;
-    transaction.commit().await?;
-    let busy = format!("PRAGMA busy_timeout = {}", BUSY.as_millis());
-    sqlx::query(AssertSqlSafe(busy)).execute(&mut connection).await?;
-    Ok(connection)
-}
-
-/// Writes a probe row, to test that the ledger can be written. The row is larger than a usual batch
-/// of loans, so the test does not succeed on a disk where the next loan would fail.
-pub(in crate::ledger) async fn write_probe(
-    connection: &mut SqliteConnection,
-    now: Timestamp,
-) -> Result<(), sqlx::Error> {
-    let mut value = vec![0; PROBE_BYTES];
-    value.extend_from_slice(&now.as_millisecond().to_be_bytes());
-    sqlx::query(
-        "INSERT INTO meta (name, value) VALUES ('last write test', ?) \
-         ON CONFLICT (name) DO UPDATE SET value = excluded.value",
-    )
-    .bind(value)
-    .execute(connection)
-    .await
-    .map(drop)
-}
-
-/// Returns the cause as a phrase for operators. SQLite's messages contain no value of a row.
-pub(in crate::ledger) fn reason(error: &sqlx::Error) -> String {
-    match error {
-        sqlx::Error::Database(error) => error.message().to_owned(),
-        other => other.to_string(),
     }
 }
 

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use sqlx::sqlite::SqliteRow;
 
 use super::row::loan_of;
-use crate::ledger::{Ledger, LedgerError};
+use crate::ledger::LedgerError;
 use crate::loan::Loan;
 use crate::telemetry::Metrics;
 
@@ -20,7 +20,7 @@ const MAX_REMEMBERED: usize = 10_000;
 
 /// The damaged rows that this process has read.
 #[derive(Clone, Debug)]
-pub(in crate::ledger) struct DamagedRows(Arc<Inner>);
+pub(super) struct DamagedRows(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
@@ -30,30 +30,28 @@ struct Inner {
     metrics: Metrics,
 }
 
-impl Ledger {
-    /// Returns the number of rows that could not be read when a query last read them.
-    pub fn damaged_rows(&self) -> usize {
-        self.damaged.0.count.load(Ordering::Relaxed)
-    }
-}
-
 impl DamagedRows {
-    pub(in crate::ledger) fn new(metrics: Metrics) -> DamagedRows {
+    pub(super) fn new(metrics: Metrics) -> DamagedRows {
         metrics.ledger_damaged_rows(0);
         DamagedRows(Arc::new(Inner { ids: Mutex::default(), count: AtomicUsize::new(0), metrics }))
     }
 
+    /// Returns the number of rows that could not be read when a query last read them.
+    pub(super) fn count(&self) -> usize {
+        self.0.count.load(Ordering::Relaxed)
+    }
+
     /// Converts a row to a loan. Reports a damaged row and returns none for it.
-    pub(in crate::ledger) fn loan(&self, row: &SqliteRow) -> Option<Loan> {
+    pub(super) fn loan(&self, row: &SqliteRow) -> Option<Loan> {
         let loan = self.skip(loan_of(row))?;
-        if self.0.count.load(Ordering::Relaxed) > 0 {
+        if self.count() > 0 {
             self.forget(&loan.id.to_string());
         }
         Some(loan)
     }
 
     /// Returns the value that was read. Reports a damaged row and returns none for it.
-    pub(in crate::ledger) fn skip<T>(&self, read: Result<T, LedgerError>) -> Option<T> {
+    pub(super) fn skip<T>(&self, read: Result<T, LedgerError>) -> Option<T> {
         read.inspect_err(|error| self.report(error)).ok()
     }
 

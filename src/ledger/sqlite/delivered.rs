@@ -1,39 +1,25 @@
 //! The delivered bytes and ranges of each file under each loan, for the support API.
 //!
-//! The writing task adds new counts in the transaction that reads the old ones, so two processes on
+//! The executor adds new counts in the transaction that reads the old ones, so two processes on
 //! one ledger do not overwrite each other's counts. A row names a loan and a file, but no person,
 //! so it is retained when a borrower is forgotten.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
 
 use sqlx::sqlite::SqliteRow;
-use sqlx::{QueryBuilder, Row, Sqlite};
+use sqlx::{QueryBuilder, Row, Sqlite, SqliteConnection};
 
-use crate::ledger::batch::{MAX_PREPARED_ROWS, WriteBatch};
-use crate::ledger::{Ledger, LedgerError};
+use super::queries::{Queries, read_id};
+use super::sql::MAX_PREPARED_ROWS;
+use crate::ledger::store::StoredTallies;
+use crate::ledger::{Delivered, LedgerError};
 use crate::loan::{LoanId, Ranges, Tally};
-
-/// The bytes of a file delivered under a loan since the last write.
-#[derive(Clone, Debug)]
-pub struct Delivered {
-    /// The loan that permitted the delivery.
-    pub loan: LoanId,
-    /// The path with which readers request the file.
-    pub file: Arc<str>,
-    /// The number of bytes, and their ranges.
-    pub tally: Tally,
-}
 
 /// A stored row: loan, file and tally.
 type StoredTally = (String, String, Tally);
 
-impl Ledger {
-    /// Returns the tallies of these loans, by the path of each file. Damaged rows are skipped.
-    ///
-    /// # Errors
-    /// [`LedgerError`] if the ledger cannot be read.
-    pub async fn delivered(
+impl Queries {
+    pub(in crate::ledger) async fn delivered(
         &self,
         loans: &[LoanId],
     ) -> Result<HashMap<LoanId, BTreeMap<String, Tally>>, LedgerError> {
@@ -50,27 +36,22 @@ impl Ledger {
         }
         query.push(")");
         let query = query.build().persistent(loans.len() <= MAX_PREPARED_ROWS);
-        for row in query.fetch_all(&self.readers).await.map_err(|source| self.failed(source))? {
+        for row in self.rows(query).await? {
             let Some((loan, file, tally)) = self.damaged.skip(stored_tally(&row)) else { continue };
-            let id = loan.parse().map_err(|_| damaged(&loan, "its id is not valid"));
-            let Some(id) = self.damaged.skip(id) else { continue };
+            let Some(id) = self.damaged.skip(read_id(&loan)) else { continue };
             found.entry(id).or_default().insert(file, tally);
         }
         Ok(found)
     }
 }
 
-/// Adds these counts to the stored ones. Unknown loans are skipped.
-pub(in crate::ledger) async fn add(
-    batch: &mut WriteBatch<'_>,
-    all: &[Delivered],
-) -> Result<(), sqlx::Error> {
-    if all.is_empty() {
-        return Ok(());
-    }
-    let connection = batch.connection().await?;
+/// Reads the stored tallies of these files, zero if none is stored. Unknown loans are left out.
+pub(super) async fn read(
+    connection: &mut SqliteConnection,
+    files: &[Delivered],
+) -> Result<StoredTallies, sqlx::Error> {
     let mut query = QueryBuilder::<Sqlite>::new("WITH wanted (loan, file) AS (");
-    query.push_values(all, |mut row, delivered| {
+    query.push_values(files, |mut row, delivered| {
         row.push_bind(delivered.loan.to_string());
         row.push_bind(delivered.file.as_ref());
     });
@@ -80,54 +61,51 @@ pub(in crate::ledger) async fn add(
          coalesce(ranges, x'') AS ranges FROM wanted CROSS JOIN loans ON loans.id = wanted.loan \
          LEFT JOIN delivered ON delivered.loan = wanted.loan AND delivered.file = wanted.file",
     );
-    let query = query.build().persistent(all.len() <= MAX_PREPARED_ROWS);
-    let mut rows = HashMap::with_capacity(all.len());
-    for row in query.fetch_all(&mut *connection).await? {
-        let key: (String, String) = (row.try_get("loan")?, row.try_get("file")?);
+    let query = query.build().persistent(files.len() <= MAX_PREPARED_ROWS);
+    let mut tallies = HashMap::with_capacity(files.len());
+    for row in query.fetch_all(connection).await? {
+        let (loan, file): (String, String) = (row.try_get("loan")?, row.try_get("file")?);
         // A damaged tally restarts from zero, which under-reports. `ledger check` reports it until
         // then.
         let tally = stored_tally(&row).map_or_else(|_| Tally::default(), |(_, _, tally)| tally);
-        rows.insert(key, tally);
-    }
-    for delivered in all {
-        if let Some(tally) =
-            rows.get_mut(&(delivered.loan.to_string(), delivered.file.as_ref().to_owned()))
-        {
-            tally.add(&delivered.tally);
+        // Every id is one of those bound above.
+        if let Ok(loan) = loan.parse() {
+            tallies.insert((loan, file.into()), tally);
         }
     }
-    if rows.is_empty() {
-        return Ok(());
-    }
-    let count = rows.len();
+    Ok(tallies)
+}
+
+/// Replaces the stored tallies. There must be at least one.
+pub(super) async fn write(
+    connection: &mut SqliteConnection,
+    tallies: &StoredTallies,
+) -> Result<(), sqlx::Error> {
     let mut query =
         QueryBuilder::<Sqlite>::new("INSERT INTO delivered (loan, file, bytes, ranges) ");
-    query.push_values(rows, |mut row, ((loan, file), tally)| {
-        row.push_bind(loan);
-        row.push_bind(file);
+    query.push_values(tallies, |mut row, ((loan, file), tally)| {
+        row.push_bind(loan.to_string());
+        row.push_bind(file.as_ref());
         row.push_bind(i64::try_from(tally.bytes).unwrap_or(i64::MAX));
         row.push_bind(tally.ranges.to_bytes());
     });
     query.push(
         " ON CONFLICT (loan, file) DO UPDATE SET bytes = excluded.bytes, ranges = excluded.ranges",
     );
-    query.build().persistent(count <= MAX_PREPARED_ROWS).execute(connection).await.map(drop)
+    let query = query.build().persistent(tallies.len() <= MAX_PREPARED_ROWS);
+    query.execute(connection).await.map(drop)
 }
 
 /// Converts a stored row.
-pub(in crate::ledger) fn stored_tally(row: &SqliteRow) -> Result<StoredTally, LedgerError> {
-    let loan: String = row.try_get("loan").map_err(|error| damaged("?", &error.to_string()))?;
-    let wrong = |error: sqlx::Error| damaged(&loan, &error.to_string());
+pub(super) fn stored_tally(row: &SqliteRow) -> Result<StoredTally, LedgerError> {
+    let loan: String = row.try_get("loan").map_err(|error| LedgerError::damaged("?", &error))?;
+    let wrong = |error: sqlx::Error| LedgerError::damaged(&loan, &error);
     let (file, bytes): (String, i64) =
         (row.try_get("file").map_err(wrong)?, row.try_get("bytes").map_err(wrong)?);
     let ranges: Vec<u8> = row.try_get("ranges").map_err(wrong)?;
     let ranges = Ranges::from_bytes(&ranges)
-        .ok_or_else(|| damaged(&loan, "the tally of a file cannot be read"))?;
+        .ok_or_else(|| LedgerError::damaged(&loan, &"the tally of a file cannot be read"))?;
     Ok((loan, file, Tally { bytes: bytes.unsigned_abs(), ranges }))
-}
-
-fn damaged(loan: &str, why: &str) -> LedgerError {
-    LedgerError::Damaged { id: loan.to_owned(), why: why.to_owned() }
 }
 
 #[cfg(test)]
@@ -136,8 +114,8 @@ mod tests {
     use sqlx::{ConnectOptions, Connection};
 
     use super::*;
-    use crate::ledger::check;
     use crate::ledger::test_support::{by, loan, open};
+    use crate::ledger::{Ledger, check};
 
     /// Writes an intent and returns its id.
     async fn begun(ledger: &Ledger, borrower: u8) -> LoanId {

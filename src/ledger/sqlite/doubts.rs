@@ -1,124 +1,52 @@
 //! The state of the balance between two runs: the loans that were absent at Bokbasen, and the
 //! number of loans that it has ended.
 //!
-//! Only circulation's balance calls it. A doubt is a loan that a run found absent. Doubts are
+//! A doubt is a loan that a run found absent. Doubts are
 //! durable, so they survive a restart. Losing one is safe: the balance starts again with that loan.
 
 use std::collections::HashMap;
 
 use jiff::{SignedDuration, Timestamp};
-use sqlx::{AssertSqlSafe, QueryBuilder, Sqlite};
-use tokio::sync::oneshot;
+use sqlx::sqlite::SqliteRow;
+use sqlx::{QueryBuilder, Row, Sqlite, SqliteConnection};
 
-use super::row::{COLUMNS, loan_of};
-use crate::ledger::batch::{WriteBatch, database};
-use crate::ledger::executor::Command;
-use crate::ledger::{Ledger, LedgerError};
-use crate::loan::{LibraryId, Loan, LoanId};
+use super::queries::Queries;
+use crate::ledger::{Doubts, LedgerError};
+use crate::loan::{LibraryId, LoanId};
 
 /// A doubt that no run confirms within this time is discarded.
 const DISCARDED_AFTER: SignedDuration = SignedDuration::from_hours(24 * 7);
 /// The maximum number of doubts of a library: far more than a balance ever acts on.
 const MAX_DOUBTS: usize = 1000;
 
-/// The loans of a library that a run found absent at Bokbasen.
-#[derive(Clone, Debug)]
-pub struct Doubts {
-    /// The library that was compared.
-    pub library: LibraryId,
-    /// Every absent loan; doubts about any other loan of the library are cleared.
-    pub absent: Vec<LoanId>,
-    /// When the run began.
-    pub run: Timestamp,
-}
-
-impl Ledger {
-    /// Returns the doubts about a library, each with the time of the first run that found the loan
-    /// absent.
-    ///
-    /// # Errors
-    /// [`LedgerError`] if the ledger cannot be read.
-    pub async fn doubts(
+impl Queries {
+    pub(in crate::ledger) async fn doubts(
         &self,
         library: LibraryId,
         now: Timestamp,
     ) -> Result<HashMap<LoanId, Timestamp>, LedgerError> {
         const DOUBTS: &str = "SELECT loan, since FROM doubts WHERE library = ? AND run >= ?";
-        let rows: Vec<(String, i64)> = sqlx::query_as(DOUBTS)
-            .bind(library.as_str())
-            .bind(discarded_before(now))
-            .fetch_all(&self.readers)
-            .await
-            .map_err(|source| self.failed(source))?;
-        let read = |(id, since): (String, i64)| {
+        let query = sqlx::query(DOUBTS).bind(library.as_str()).bind(discarded_before(now));
+        let read = |row: &SqliteRow| {
+            let (id, since): (String, i64) =
+                (row.try_get("loan").ok()?, row.try_get("since").ok()?);
             Some((id.parse().ok()?, Timestamp::from_millisecond(since).ok()?))
         };
         // Damaged doubts are skipped: the balance starts again with those loans.
-        Ok(rows.into_iter().filter_map(read).collect())
+        Ok(self.rows(query).await?.iter().filter_map(read).collect())
     }
 
-    /// Replaces the doubts about a library. They are durable when this returns.
-    ///
-    /// # Errors
-    /// [`LedgerError`]; the earlier doubts remain.
-    pub async fn replace_doubts(&self, doubts: Doubts) -> Result<(), LedgerError> {
-        let (responder, response) = oneshot::channel();
-        self.send(Command::Doubts { doubts, responder }).await?;
-        response.await.map_err(|_| LedgerError::Closed)?.map(drop)
-    }
-
-    /// Returns the number of loans that a balance has ended after this time, of one library or of
-    /// all.
-    ///
-    /// # Errors
-    /// [`LedgerError`] if the ledger cannot be read.
-    pub async fn ended_by_balance(
+    pub(in crate::ledger) async fn ended_by_balance(
         &self,
         library: Option<LibraryId>,
         after: Timestamp,
-    ) -> Result<usize, LedgerError> {
+    ) -> Result<u64, LedgerError> {
         const ENDED: &str = "SELECT count(*) FROM history \
              CROSS JOIN loans ON loans.id = history.loan \
              WHERE cause = 'balance' AND to_state = 'ended' AND at > ? \
              AND (?2 IS NULL OR library = ?2)";
-        let count: i64 = sqlx::query_scalar(ENDED)
-            .bind(after.as_millisecond())
-            .bind(library.map(|library| library.as_str().to_owned()))
-            .fetch_one(&self.readers)
-            .await
-            .map_err(|source| self.failed(source))?;
-        Ok(usize::try_from(count).unwrap_or_default())
-    }
-
-    /// Returns the number of accepted loans of all libraries.
-    ///
-    /// # Errors
-    /// [`LedgerError`] if the ledger cannot be read.
-    pub async fn count_accepted(&self) -> Result<usize, LedgerError> {
-        let count: i64 = sqlx::query_scalar("SELECT count(*) FROM loans WHERE state = 'accepted'")
-            .fetch_one(&self.readers)
-            .await
-            .map_err(|source| self.failed(source))?;
-        Ok(usize::try_from(count).unwrap_or_default())
-    }
-
-    /// Returns a loan with this id of Bokbasen, other than `except`.
-    ///
-    /// # Errors
-    /// [`LedgerError`] if the ledger cannot be read or the row is damaged.
-    pub async fn by_lending_id(
-        &self,
-        lending_id: &str,
-        except: Option<LoanId>,
-    ) -> Result<Option<Loan>, LedgerError> {
-        let sql = format!("SELECT {COLUMNS} FROM loans WHERE lending_id = ? AND id <> ? LIMIT 1");
-        let row = sqlx::query(AssertSqlSafe(sql))
-            .bind(lending_id)
-            .bind(except.map(|id| id.to_string()).unwrap_or_default())
-            .fetch_optional(&self.readers)
-            .await
-            .map_err(|source| self.failed(source))?;
-        row.as_ref().map(loan_of).transpose()
+        let query = sqlx::query(ENDED).bind(after.as_millisecond());
+        self.count(query.bind(library.map(|library| library.as_str().to_owned()))).await
     }
 }
 
@@ -127,18 +55,16 @@ fn discarded_before(now: Timestamp) -> i64 {
 }
 
 /// Writes the doubts of one run and clears those that it did not confirm.
-pub(in crate::ledger) async fn replace(
-    batch: &mut WriteBatch<'_>,
+pub(super) async fn replace(
+    connection: &mut SqliteConnection,
     doubts: &Doubts,
-) -> Result<bool, LedgerError> {
-    let connection = batch.connection().await.map_err(database)?;
+) -> Result<(), sqlx::Error> {
     let (run, library) = (doubts.run.as_millisecond(), doubts.library.as_str());
     sqlx::query("DELETE FROM doubts WHERE library = ? AND run < ?")
         .bind(library)
         .bind(discarded_before(doubts.run))
         .execute(&mut *connection)
-        .await
-        .map_err(database)?;
+        .await?;
     let absent = doubts.absent.get(..MAX_DOUBTS).unwrap_or(&doubts.absent);
     if !absent.is_empty() {
         let mut query =
@@ -147,7 +73,7 @@ pub(in crate::ledger) async fn replace(
             row.push_bind(id.to_string()).push_bind(library).push_bind(run).push_bind(run);
         });
         query.push(" ON CONFLICT (loan) DO UPDATE SET run = excluded.run");
-        query.build().persistent(false).execute(&mut *connection).await.map_err(database)?;
+        query.build().persistent(false).execute(&mut *connection).await?;
     }
     let mut query = QueryBuilder::<Sqlite>::new("DELETE FROM doubts WHERE library = ");
     query.push_bind(library).push(" AND loan NOT IN (");
@@ -156,13 +82,13 @@ pub(in crate::ledger) async fn replace(
         list.push_bind(id.to_string());
     }
     query.push(")");
-    query.build().persistent(false).execute(connection).await.map_err(database)?;
-    Ok(!absent.is_empty())
+    query.build().persistent(false).execute(connection).await.map(drop)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ledger::Ledger;
     use crate::ledger::test_support::{by, loan, open};
 
     fn at(hours: i64) -> Timestamp {

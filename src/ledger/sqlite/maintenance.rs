@@ -1,7 +1,7 @@
 //! Backup and check of a ledger, also while a gate uses it.
 //!
 //! The command line calls [`backup`] and [`check`]. They read the ledger in one transaction and do
-//! not block a running gate. Circulation calls [`Ledger::empty_log`].
+//! not block a running gate. Circulation calls [`empty_log`].
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt;
@@ -12,10 +12,10 @@ use futures_util::TryStreamExt;
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Row, SqliteConnection};
 
+use super::connection::write_options;
 use super::delivered;
-use super::open::write_options;
 use super::row::{COLUMNS, loan_of};
-use crate::ledger::{Ledger, LedgerError};
+use crate::ledger::LedgerError;
 
 /// The maximum number of reported findings: a broken disk causes more than anyone reads.
 const MAX_FINDINGS: usize = 100;
@@ -89,31 +89,25 @@ pub async fn check(ledger: &Path) -> Result<Vec<String>, LedgerError> {
     Ok(found)
 }
 
-impl Ledger {
-    /// Copies the write-ahead log into the file and empties it, so that deleted data is left in
-    /// neither. Returns false if another connection still reads an older state; the caller then
-    /// retries later.
-    ///
-    /// # Errors
-    /// [`LedgerError`] if the file cannot be opened or written.
-    pub async fn empty_log(&self) -> Result<bool, LedgerError> {
-        // A short wait: no other connection can write while the log is emptied.
-        let options = write_options(&self.file).busy_timeout(EMPTYING_WAIT);
-        let emptied = async {
-            let mut connection = options.connect().await?;
-            // Copy most pages without a lock first, so that the locked checkpoint is short.
-            sqlx::query("PRAGMA wal_checkpoint(PASSIVE)").execute(&mut connection).await?;
-            let row =
-                sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").fetch_one(&mut connection).await?;
-            connection.close().await?;
-            row.try_get::<i64, _>(0)
-        };
-        emptied.await.map(|busy| busy == 0).map_err(|source| self.failed(source))
-    }
+/// Copies the write-ahead log into the file and empties it. Returns false if another connection
+/// still reads an older state.
+pub(in crate::ledger) async fn empty_log(ledger: &Path) -> Result<bool, LedgerError> {
+    // A short wait: no other connection can write while the log is emptied.
+    let options = write_options(ledger).busy_timeout(EMPTYING_WAIT);
+    let emptied = async {
+        let mut connection = options.connect().await?;
+        // Copy most pages without a lock first, so that the locked checkpoint is short.
+        sqlx::query("PRAGMA wal_checkpoint(PASSIVE)").execute(&mut connection).await?;
+        let row = sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").fetch_one(&mut connection).await?;
+        connection.close().await?;
+        row.try_get::<i64, _>(0)
+    };
+    let emptied = emptied.await.map(|busy| busy == 0);
+    emptied.map_err(|source| LedgerError::Database { file: ledger.to_owned(), source })
 }
 
 /// Opens a read-only connection. A missing ledger is not created.
-pub(in crate::ledger) async fn open(ledger: &Path) -> Result<SqliteConnection, LedgerError> {
+pub(super) async fn open(ledger: &Path) -> Result<SqliteConnection, LedgerError> {
     let options =
         SqliteConnectOptions::new().filename(ledger).read_only(true).disable_statement_logging();
     let opened = SqliteConnection::connect_with(&options).await;
@@ -123,7 +117,7 @@ pub(in crate::ledger) async fn open(ledger: &Path) -> Result<SqliteConnection, L
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ledger::test_support;
+    use crate::ledger::{Ledger, test_support};
     use crate::loan::Event;
 
     async fn with_loans(file: &Path, count: u8) -> Ledger {

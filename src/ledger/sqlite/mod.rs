@@ -1,20 +1,33 @@
-//! The ledger in a SQLite file: schema, rows, queries, the write connection and maintenance.
+//! The ledger in a SQLite file.
+//!
+//! Only the other modules of the ledger call it. `connection` and `transaction` implement
+//! [`super::store`], `process` implements [`super::membership`], and [`Queries`] reads. The
+//! functions for support commands open the file themselves, also while a gate is running.
 
-pub(super) mod connection;
-pub(super) mod damaged_rows;
-pub(super) mod delivered;
-pub(super) mod doubts;
-pub(super) mod maintenance;
+mod anchors;
+mod chain;
+mod connection;
+mod damaged_rows;
+mod delivered;
+mod doubts;
+mod listing;
+mod maintenance;
 mod open;
 mod open_check;
-pub(super) mod opened_mark;
-pub(super) mod process;
+mod process;
 mod prune;
-mod reader;
-pub(super) mod row;
+mod queries;
+mod retention;
+mod row;
+mod sql;
+mod transaction;
+mod verify;
+mod worklist;
 
-pub use delivered::Delivered;
-pub use doubts::Doubts;
+pub(super) use maintenance::empty_log;
 pub use maintenance::{backup, check};
+pub(super) use open::{Opened, open};
 pub use open_check::probe;
-pub use prune::{Prunable, Pruned, prune};
+pub use prune::prune;
+pub(super) use queries::Queries;
+pub use verify::{check_loans, verify};

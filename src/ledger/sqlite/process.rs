@@ -11,6 +11,8 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
+use crate::ledger::membership::Membership;
+
 /// How long opening waits for another process, which may be migrating a large ledger.
 const OPENING_DEADLINE: Duration = Duration::from_secs(120);
 /// The interval between attempts to take the lock.
@@ -19,7 +21,7 @@ const OPENING_RETRY: Duration = Duration::from_millis(20);
 /// The lock for opening the ledger: one process at a time creates the file and its schema. Dropping
 /// it releases the lock.
 #[derive(Debug)]
-pub(in crate::ledger) struct OpeningLock {
+pub(super) struct OpeningLock {
     _lock: File,
 }
 
@@ -28,7 +30,7 @@ impl OpeningLock {
     ///
     /// # Errors
     /// Returns the system's error, or `WouldBlock` if another process holds the lock too long.
-    pub(in crate::ledger) async fn acquire(ledger: &Path) -> io::Result<OpeningLock> {
+    pub(super) async fn acquire(ledger: &Path) -> io::Result<OpeningLock> {
         let mut file = ledger.as_os_str().to_owned();
         file.push(".opening");
         let lock = OpenOptions::new().create(true).append(true).open(PathBuf::from(file))?;
@@ -47,7 +49,7 @@ impl OpeningLock {
 
 /// This process as an owner of loans.
 #[derive(Debug)]
-pub(in crate::ledger) struct Process {
+pub(super) struct Process {
     name: String,
     directory: PathBuf,
     /// Held until this is dropped.
@@ -56,7 +58,7 @@ pub(in crate::ledger) struct Process {
 
 impl Process {
     /// Creates a new name and locks its file, in a directory beside the ledger.
-    pub(in crate::ledger) fn register(ledger: &Path) -> io::Result<Process> {
+    pub(super) fn register(ledger: &Path) -> io::Result<Process> {
         let mut directory = ledger.as_os_str().to_owned();
         directory.push(".processes");
         let directory = PathBuf::from(directory);
@@ -69,21 +71,22 @@ impl Process {
         fs::rename(&temporary, directory.join(&name))?;
         Ok(Process { name, directory, _lock: lock })
     }
+}
 
-    pub(in crate::ledger) fn name(&self) -> &str {
+impl Membership for Process {
+    fn name(&self) -> &str {
         &self.name
     }
 
-    /// Returns the number of other live processes. Files that cannot be read are not counted.
-    pub(in crate::ledger) fn count_others(&self) -> usize {
+    /// Files that cannot be read are not counted.
+    fn count_others(&self) -> usize {
         let entries = fs::read_dir(&self.directory).into_iter().flatten().flatten();
         let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
         let is_other = |name: &String| *name != self.name && is_valid_name(name);
         names.filter(is_other).filter(|name| !self.is_dead(name)).count()
     }
 
-    /// Returns whether the process with this name is dead. If that is uncertain, returns false.
-    pub(in crate::ledger) fn is_dead(&self, name: &str) -> bool {
+    fn is_dead(&self, name: &str) -> bool {
         if name == self.name || !is_valid_name(name) {
             return false;
         }

@@ -5,7 +5,7 @@
 //! Both use a separate connection, so a failure here does not fail other commands.
 //!
 //! In the audit trail, an anchor replaces the removed steps. Its seal needs the audit key, so an
-//! anchor cannot be forged, and [`crate::ledger::verify`] can continue after it. Steps are verified before
+//! anchor cannot be forged, and [`super::verify`] can continue after it. Steps are verified before
 //! they are removed, so pruning never hides a change. The newest step is never pruned, because the
 //! next step continues from it.
 
@@ -18,54 +18,20 @@ use sqlx::{
     AssertSqlSafe, ConnectOptions, Connection, QueryBuilder, Row, Sqlite, SqliteConnection,
 };
 
+use super::anchors::anchor_steps;
+use super::chain::read_head;
+use super::connection::{BEGIN, write_options};
 use super::maintenance;
-use super::open::write_options;
-use super::row::COLUMNS;
-use crate::ledger::audit::{self, Anchor, AuditKey, Head};
-use crate::ledger::{Ledger, LedgerError};
+use super::sql::OVER;
+use super::verify::{LOANS_WITH_LAST_STEP, row_matches};
+use crate::ledger::audit::AuditKey;
+use crate::ledger::store::WorkError;
+use crate::ledger::{LedgerError, Prunable, Pruned};
 
 /// The number of loans that one transaction removes, and the pause before the next transaction, in
 /// which the gate can write.
 const BATCH_SIZE: u32 = 50;
 const PAUSE: Duration = Duration::from_millis(50);
-/// The maximum number of retained loans that are reported.
-const MAX_REPORTED: usize = 20;
-
-/// The kinds of loans that [`prune`] removes.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Prunable {
-    /// Loans that Bokbasen never accepted and whose refusal is no longer active at `now`.
-    NeverLent {
-        /// Only loans that last changed before this time.
-        before: Timestamp,
-        /// The time at which a refusal must be over.
-        now: Timestamp,
-    },
-    /// Ended loans whose end Bokbasen has acknowledged and whose borrower is forgotten.
-    Ended {
-        /// Only loans that ended before this time.
-        before: Timestamp,
-    },
-}
-
-/// The result of [`prune`].
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Pruned {
-    /// The number of removed loans.
-    pub loans: u64,
-    /// The loans that were retained because their row is damaged or was changed, as sentences.
-    pub left: Vec<String>,
-}
-
-impl Ledger {
-    /// Removes loans with [`prune`].
-    ///
-    /// # Errors
-    /// [`LedgerError`]; loans that were already removed stay removed.
-    pub async fn prune(&self, which: Prunable) -> Result<Pruned, LedgerError> {
-        prune(&self.file, &self.audit_key, which).await
-    }
-}
 
 /// Removes loans, also while a gate is running.
 ///
@@ -82,13 +48,9 @@ pub async fn prune(ledger: &Path, key: &AuditKey, which: Prunable) -> Result<Pru
     }
     let mut connection = write_options(ledger).connect().await.map_err(failed)?;
     while let Some(last) = candidates.last().cloned() {
-        let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await.map_err(failed)?;
-        prune_batch(&mut transaction, key, which, &candidates, &mut pruned).await.map_err(
-            |error| match error {
-                LedgerError::Database { source, .. } => failed(source),
-                other => other,
-            },
-        )?;
+        let mut transaction = connection.begin_with(BEGIN).await.map_err(failed)?;
+        let removed = prune_batch(&mut transaction, key, which, &candidates, &mut pruned).await;
+        WorkError::split(removed).map_err(failed)??;
         transaction.commit().await.map_err(failed)?;
         tokio::time::sleep(PAUSE).await;
         candidates = self::candidates(&mut reading, which, &last).await.map_err(failed)?;
@@ -97,28 +59,30 @@ pub async fn prune(ledger: &Path, key: &AuditKey, which: Prunable) -> Result<Pru
     Ok(pruned)
 }
 
-impl Prunable {
-    /// Returns the condition on a row, and the time to bind to it.
-    fn condition(self) -> (&'static str, Timestamp) {
-        match self {
-            Prunable::NeverLent { before, .. } => (
+/// Returns the condition on a row, and the time to bind to it.
+fn condition(which: Prunable) -> (String, Timestamp) {
+    match which {
+        Prunable::NeverLent { before, .. } => {
+            let over = &*OVER;
+            let condition = format!(
                 "(state = 'refused' OR end_reason = 'rejected') AND accepted IS NULL \
-                 AND state IN ('refused', 'ended') AND changed < ?",
-                before,
-            ),
-            Prunable::Ended { before } => (
-                "state = 'ended' AND forgotten IS NOT NULL AND coalesce(ended, changed) < ?",
-                before,
-            ),
+                 AND state IN ({over}) AND changed < ?"
+            );
+            (condition, before)
+        }
+        Prunable::Ended { before } => {
+            let condition = "state = 'ended' AND forgotten IS NOT NULL \
+                 AND coalesce(ended, changed) < ?";
+            (condition.to_owned(), before)
         }
     }
+}
 
-    /// Returns whether a refusal is still active. It is needed to prevent another begin.
-    fn is_refusal_active(self, row: &SqliteRow) -> Result<bool, sqlx::Error> {
-        let Prunable::NeverLent { now, .. } = self else { return Ok(false) };
-        let retry: Option<i64> = row.try_get("refusal_retry")?;
-        Ok(retry.is_some_and(|retry| retry > now.as_millisecond()))
-    }
+/// Returns whether a refusal is still active. It is needed to prevent another begin.
+fn is_refusal_active(which: Prunable, row: &SqliteRow) -> Result<bool, sqlx::Error> {
+    let Prunable::NeverLent { now, .. } = which else { return Ok(false) };
+    let retry: Option<i64> = row.try_get("refusal_retry")?;
+    Ok(retry.is_some_and(|retry| retry > now.as_millisecond()))
 }
 
 /// Returns the next candidates in the order of their ids. They are read outside of the transaction,
@@ -128,7 +92,7 @@ async fn candidates(
     which: Prunable,
     after: &str,
 ) -> Result<Vec<String>, sqlx::Error> {
-    let (condition, before) = which.condition();
+    let (condition, before) = condition(which);
     // Ended loans are scanned from the oldest on. Loans that were never lent are rare and have an
     // index.
     let index =
@@ -147,17 +111,16 @@ async fn prune_batch(
     which: Prunable,
     candidates: &[String],
     pruned: &mut Pruned,
-) -> Result<(), LedgerError> {
-    let failed = crate::ledger::batch::database;
-    let newest = Head::read(&mut *connection).await.map_err(failed)?.number;
+) -> Result<(), WorkError> {
+    let newest = read_head(&mut *connection).await?.number;
     let mut loans = Vec::new();
-    for row in rows(&mut *connection, which, candidates).await.map_err(failed)? {
-        let last: Option<i64> = row.try_get("number").map_err(failed)?;
-        if last == Some(newest) || which.is_refusal_active(&row).map_err(failed)? {
+    for row in rows(&mut *connection, which, candidates).await? {
+        let last: Option<i64> = row.try_get("number")?;
+        if last == Some(newest) || is_refusal_active(which, &row)? {
             continue;
         }
-        let id: String = row.try_get("id").map_err(failed)?;
-        match audit::row_matches(&row, key) {
+        let id: String = row.try_get("id")?;
+        match row_matches(&row, key) {
             Ok(Some(_)) => loans.push(id),
             Ok(None) => pruned.report_left(format!("loan {id} is not as its last step left it")),
             Err(error) => pruned.report_left(error.to_string()),
@@ -170,7 +133,7 @@ async fn prune_batch(
     for table in ["delivered WHERE loan", "loans WHERE id"] {
         let mut delete = QueryBuilder::<Sqlite>::new(format!("DELETE FROM {table} IN ("));
         push_ids(&mut delete, &loans);
-        delete.build().persistent(false).execute(&mut *connection).await.map_err(failed)?;
+        delete.build().persistent(false).execute(&mut *connection).await?;
     }
     pruned.loans += loans.len() as u64;
     Ok(())
@@ -182,140 +145,20 @@ async fn rows(
     which: Prunable,
     candidates: &[String],
 ) -> Result<Vec<SqliteRow>, sqlx::Error> {
-    let (condition, before) = which.condition();
-    let mut query = QueryBuilder::<Sqlite>::new(format!(
-        "SELECT {COLUMNS}, number, version, salt, loan_mac FROM loans LEFT JOIN history \
-         ON number = (SELECT max(number) FROM history WHERE loan = loans.id) WHERE "
-    ));
-    let (start, end) = condition.split_once('?').unwrap_or((condition, ""));
+    let (condition, before) = condition(which);
+    let mut query = QueryBuilder::<Sqlite>::new(LOANS_WITH_LAST_STEP.as_str());
+    query.push(" WHERE ");
+    let (start, end) = condition.split_once('?').unwrap_or((condition.as_str(), ""));
     query.push(start).push_bind(before.as_millisecond()).push(end).push(" AND id IN (");
     push_ids(&mut query, candidates);
     query.build().persistent(false).fetch_all(connection).await
 }
 
-/// Replaces each run of consecutive steps of these loans with an anchor.
-async fn anchor_steps(
-    connection: &mut SqliteConnection,
-    key: &AuditKey,
-    loans: &[String],
-) -> Result<(), LedgerError> {
-    let failed = crate::ledger::batch::database;
-    let mut query = QueryBuilder::<Sqlite>::new("SELECT * FROM history WHERE loan IN (");
-    push_ids(&mut query, loans);
-    query.push(" ORDER BY number");
-    let steps =
-        query.build().persistent(false).fetch_all(&mut *connection).await.map_err(failed)?;
-    let mut run: Option<(i64, Vec<u8>, Head)> = None;
-    for step in &steps {
-        let number: i64 = step.try_get("number").map_err(failed)?;
-        let (first, before, head) = match run.take() {
-            Some(run) if run.2.number + 1 == number => run,
-            other => {
-                if let Some((first, before, last)) = other {
-                    replace_run(&mut *connection, key, first, &before, last).await?;
-                }
-                let before = mac_before(&mut *connection, number).await?;
-                (number, before.clone(), Head { number: number - 1, mac: before })
-            }
-        };
-        let next = audit::next_link(&head, step, key).map_err(failed)?;
-        if step.try_get::<Option<Vec<u8>>, _>("mac").map_err(failed)?.as_ref() != Some(&next.mac) {
-            return Err(unverified(number));
-        }
-        run = Some((first, before, next));
-    }
-    if let Some((first, before, last)) = run {
-        replace_run(connection, key, first, &before, last).await?;
-    }
-    Ok(())
-}
-
-/// Replaces a run of steps with an anchor, merged with adjacent anchors.
-async fn replace_run(
-    connection: &mut SqliteConnection,
-    key: &AuditKey,
-    first: i64,
-    before: &[u8],
-    last: Head,
-) -> Result<(), LedgerError> {
-    let failed = crate::ledger::batch::database;
-    let delete = sqlx::query("DELETE FROM history WHERE number BETWEEN ? AND ?");
-    delete.bind(first).bind(last.number).execute(&mut *connection).await.map_err(failed)?;
-    let (mut first, mut before, mut end) = (first, before.to_vec(), last);
-    if let Some(left) = anchor_where(&mut *connection, "last", first - 1).await? {
-        let before_left = mac_before(&mut *connection, left.first).await?;
-        if !left.is_genuine(&before_left, key) {
-            return Err(unverified(left.first));
-        }
-        (first, before) = (left.first, before_left);
-    }
-    if let Some(right) = anchor_where(&mut *connection, "first", end.number + 1).await? {
-        if !right.is_genuine(&end.mac, key) {
-            return Err(unverified(right.first));
-        }
-        end = right.end();
-    }
-    let delete = sqlx::query("DELETE FROM anchors WHERE first >= ? AND last <= ?");
-    delete.bind(first).bind(end.number).execute(&mut *connection).await.map_err(failed)?;
-    let insert = sqlx::query("INSERT INTO anchors (first, last, mac, seal) VALUES (?, ?, ?, ?)");
-    let insert =
-        insert.bind(first).bind(end.number).bind(&end.mac).bind(key.seal(first, &before, &end));
-    insert.execute(connection).await.map(drop).map_err(failed)
-}
-
-async fn anchor_where(
-    connection: &mut SqliteConnection,
-    column: &'static str,
-    number: i64,
-) -> Result<Option<Anchor>, LedgerError> {
-    let sql = format!("SELECT first, last, mac, seal FROM anchors WHERE {column} = ?");
-    let anchor = sqlx::query_as(AssertSqlSafe(sql)).bind(number).fetch_optional(connection).await;
-    anchor.map_err(crate::ledger::batch::database)
-}
-
-/// Returns the hash of the previous step; empty for the first.
-async fn mac_before(
-    connection: &mut SqliteConnection,
-    number: i64,
-) -> Result<Vec<u8>, LedgerError> {
-    if number <= 1 {
-        return Ok(Vec::new());
-    }
-    let step = sqlx::query_scalar("SELECT mac FROM history WHERE number = ? AND mac IS NOT NULL");
-    let step = step
-        .bind(number - 1)
-        .fetch_optional(&mut *connection)
-        .await
-        .map_err(crate::ledger::batch::database)?;
-    if let Some(mac) = step {
-        return Ok(mac);
-    }
-    let anchor = anchor_where(connection, "last", number - 1).await?;
-    anchor.map(|anchor| anchor.mac).ok_or_else(|| unverified(number))
-}
-
-fn unverified(step: i64) -> LedgerError {
-    LedgerError::Damaged {
-        id: "?".to_owned(),
-        why: format!(
-            "the audit trail does not verify at step {step}, which is not removed; \
-             run `loangate audit verify`"
-        ),
-    }
-}
-
-fn push_ids(query: &mut QueryBuilder<Sqlite>, ids: &[String]) {
+/// Appends ids to the list of an IN, and closes the list.
+pub(super) fn push_ids(query: &mut QueryBuilder<Sqlite>, ids: &[String]) {
     let mut list = query.separated(", ");
     for id in ids {
         list.push_bind(id.clone());
     }
     query.push(")");
-}
-
-impl Pruned {
-    fn report_left(&mut self, sentence: String) {
-        if self.left.len() < MAX_REPORTED {
-            self.left.push(sentence);
-        }
-    }
 }

@@ -1,436 +1,244 @@
-//! Queries of the ledger. A query sees everything that was committed before it started.
+//! Queries for requests and for single loans, and what all queries share.
+//!
+//! A query sees everything that was committed before it started.
 
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use sqlx::sqlite::SqliteRow;
-use sqlx::{AssertSqlSafe, QueryBuilder, Row, Sqlite};
+use sqlx::sqlite::{SqlitePoolOptions, SqliteRow};
+use sqlx::{Row, SqlitePool};
 
+use super::connection::write_options;
+use super::damaged_rows::DamagedRows;
 use super::row::{COLUMNS, by_ids, history_of, loan_of};
-use crate::ledger::{Ends, Filter, HistoryRow, Ledger, LedgerError};
-use crate::loan::{LibraryId, Loan, LoanId, LoanKey, LoanState, Reference};
+use super::sql::{KEY_IS, LIVE, SqliteQuery, bind_key};
+use crate::ledger::{HistoryRow, LedgerError};
+use crate::loan::{LibraryId, Loan, LoanId, LoanKey, Reference};
 
-/// The minimum number of rows that a query reads to replace skipped damaged rows.
-const REFILL: u32 = 500;
-/// The deadline of [`Ledger::check`].
+/// The deadline of [`Queries::check`].
 const CHECK_DEADLINE: Duration = Duration::from_secs(2);
+/// The number of connections for readers' requests, and how long a query waits for one.
+const READ_CONNECTIONS: u32 = 4;
+const ACQUIRE_DEADLINE: Duration = Duration::from_secs(5);
+/// The number of connections for support queries, which may scan many rows. It is below the number
+/// of cores of most machines.
+const SUPPORT_CONNECTIONS: u32 = 2;
 
-impl Ledger {
-    /// Returns the live loan of this reader and title, or the newest one if none is live.
-    ///
-    /// # Errors
-    /// [`LedgerError`] if the ledger cannot be read or the row is damaged.
-    pub async fn newest(&self, key: &LoanKey) -> Result<Option<Loan>, LedgerError> {
-        // Ids follow the clock, which may have been set back, so the live loan is ordered first.
-        let sql = format!(
-            "SELECT {COLUMNS} FROM loans WHERE library = ? AND borrower = ? AND isbn = ? \
-             ORDER BY state IN ('intended', 'pending', 'accepted', 'unknown', 'ending') DESC, \
-             id DESC LIMIT 1"
-        );
-        let row = sqlx::query(AssertSqlSafe(sql))
-            .bind(key.library.as_str())
-            .bind(key.borrower.as_bytes().as_slice())
-            .bind(i64::try_from(key.isbn.number()).unwrap_or_default())
-            .fetch_optional(&self.readers)
-            .await
-            .map_err(|source| self.failed(source))?;
-        row.as_ref().map(loan_of).transpose()
-    }
+/// Reads a ledger file over a pool of connections. Clones share the pool.
+#[derive(Clone, Debug)]
+pub(in crate::ledger) struct Queries {
+    file: Arc<PathBuf>,
+    pool: SqlitePool,
+    pub(super) damaged: DamagedRows,
+}
 
-    /// Returns when the last accepted loan of this reader and title ended (invariant 7).
-    ///
-    /// # Errors
-    /// [`LedgerError`] if the ledger cannot be read.
-    pub async fn last_end(&self, key: &LoanKey) -> Result<Option<Timestamp>, LedgerError> {
-        const LAST_END: &str = "SELECT max(ended) FROM loans \
-             WHERE library = ? AND borrower = ? AND isbn = ? \
-             AND accepted IS NOT NULL AND ended IS NOT NULL";
-        let millis: Option<i64> = sqlx::query_scalar(LAST_END)
-            .bind(key.library.as_str())
-            .bind(key.borrower.as_bytes().as_slice())
-            .bind(i64::try_from(key.isbn.number()).unwrap_or_default())
-            .fetch_one(&self.readers)
-            .await
-            .map_err(|source| self.failed(source))?;
-        Ok(millis.and_then(|millis| Timestamp::from_millisecond(millis).ok()))
-    }
+/// Ids follow the clock, which may have been set back, so the live loan is ordered first.
+static NEWEST: LazyLock<String> = LazyLock::new(|| {
+    let live = &*LIVE;
+    loans(&format!("{KEY_IS} ORDER BY state IN ({live}) DESC, id DESC LIMIT 1"))
+});
+static LAST_END: LazyLock<String> = LazyLock::new(|| {
+    format!(
+        "SELECT max(ended) FROM loans WHERE {KEY_IS} \
+         AND accepted IS NOT NULL AND ended IS NOT NULL"
+    )
+});
+static BY_ID: LazyLock<String> = LazyLock::new(|| loans("id = ?"));
+static BY_REFERENCE: LazyLock<String> = LazyLock::new(|| loans("reference = ?"));
+static BY_LENDING_ID: LazyLock<String> =
+    LazyLock::new(|| loans("lending_id = ? AND id <> ? LIMIT 1"));
 
-    /// Returns the loan with this id.
-    ///
-    /// # Errors
-    /// [`LedgerError`] if the ledger cannot be read or the row is damaged.
-    pub async fn loan(&self, id: LoanId) -> Result<Option<Loan>, LedgerError> {
-        let sql = format!("SELECT {COLUMNS} FROM loans WHERE id = ?");
-        let query = sqlx::query(AssertSqlSafe(sql)).bind(id.to_string());
-        let row =
-            query.fetch_optional(&self.readers).await.map_err(|source| self.failed(source))?;
-        row.as_ref().map(loan_of).transpose()
-    }
+/// Returns a query for the loans with this condition.
+pub(super) fn loans(condition: &str) -> String {
+    format!("SELECT {COLUMNS} FROM loans WHERE {condition}")
+}
 
-    /// Returns the loans with these ids, in no particular order. Missing and damaged rows are
-    /// skipped.
-    ///
-    /// # Errors
-    /// [`LedgerError`] if the ledger cannot be read.
-    pub async fn loans(&self, ids: &[LoanId]) -> Result<Vec<Loan>, LedgerError> {
-        let mut query = by_ids(ids);
-        let query = query.build().persistent(false);
-        let rows = query.fetch_all(&self.readers).await.map_err(|source| self.failed(source))?;
-        Ok(rows.iter().filter_map(|row| self.damaged.loan(row)).collect())
-    }
-
-    /// Returns the loan with this reference.
-    ///
-    /// # Errors
-    /// [`LedgerError`] if the ledger cannot be read or the row is damaged.
-    pub async fn by_reference(&self, reference: &Reference) -> Result<Option<Loan>, LedgerError> {
-        let sql = format!("SELECT {COLUMNS} FROM loans WHERE reference = ?");
-        let query = sqlx::query(AssertSqlSafe(sql)).bind(reference.as_str());
-        let row =
-            query.fetch_optional(&self.readers).await.map_err(|source| self.failed(source))?;
-        row.as_ref().map(loan_of).transpose()
-    }
-
-    /// Returns every library with a loan. Damaged names are skipped.
-    ///
-    /// # Errors
-    /// [`LedgerError`] if the ledger cannot be read.
-    pub async fn libraries(&self) -> Result<Vec<LibraryId>, LedgerError> {
-        let names: Vec<String> =
-            sqlx::query_scalar("SELECT DISTINCT library FROM loans ORDER BY library")
-                .fetch_all(&self.readers)
-                .await
-                .map_err(|source| self.failed(source))?;
-        let read = |name: String| {
-            name.parse().map_err(|_| LedgerError::Damaged {
-                id: name,
-                why: "its library is not valid".to_owned(),
-            })
+impl Queries {
+    /// Opens the connections for readers' requests, and a separate pool for support.
+    pub(super) async fn open(
+        file: &Path,
+        damaged: DamagedRows,
+    ) -> Result<(Queries, Queries), sqlx::Error> {
+        let options = write_options(file).read_only(true);
+        let pool = |connections| {
+            SqlitePoolOptions::new()
+                .max_connections(connections)
+                // A file never disconnects, and the test costs a round trip to the connection's
+                // thread.
+                .test_before_acquire(false)
+                .acquire_timeout(ACQUIRE_DEADLINE)
         };
-        Ok(names.into_iter().filter_map(|name| self.damaged.skip(read(name))).collect())
+        let readers = pool(READ_CONNECTIONS).connect_with(options.clone()).await?;
+        let support = pool(SUPPORT_CONNECTIONS).connect_lazy_with(options);
+        let file = Arc::new(file.to_owned());
+        let queries = Queries { file, pool: readers, damaged };
+        Ok((queries.clone(), Queries { pool: support, ..queries }))
     }
 
-    /// Returns when the oldest live loan of a library was begun.
-    ///
-    /// # Errors
-    /// [`LedgerError`] if the ledger cannot be read.
-    pub async fn oldest_live(&self, library: LibraryId) -> Result<Option<Timestamp>, LedgerError> {
-        const OLDEST: &str = "SELECT min(begun) FROM loans WHERE library = ? \
-             AND state IN ('intended', 'pending', 'accepted', 'unknown', 'ending')";
-        let millis: Option<i64> = sqlx::query_scalar(OLDEST)
-            .bind(library.as_str())
-            .fetch_one(&self.readers)
-            .await
-            .map_err(|source| self.failed(source))?;
-        Ok(millis.and_then(|millis| Timestamp::from_millisecond(millis).ok()))
+    /// Returns the pool, for tests that occupy its connections.
+    #[cfg(test)]
+    pub(in crate::ledger) fn pool(&self) -> &SqlitePool {
+        &self.pool
     }
 
-    /// Returns whether this process began the loan or took it over.
-    ///
-    /// # Errors
-    /// [`LedgerError`] if the ledger cannot be read.
-    pub async fn is_ours(&self, id: LoanId) -> Result<bool, LedgerError> {
-        let owner: Option<String> = sqlx::query_scalar("SELECT owner FROM loans WHERE id = ?")
-            .bind(id.to_string())
-            .fetch_optional(&self.readers)
-            .await
-            .map_err(|source| self.failed(source))?;
-        Ok(owner.as_deref() == Some(self.process.name()))
+    pub(in crate::ledger) async fn close(&self) {
+        self.pool.close().await;
     }
 
-    /// Returns the loans of this process that are intended, pending or unknown.
-    ///
-    /// # Errors
-    /// [`LedgerError`] if the ledger cannot be read.
-    pub async fn undecided(&self) -> Result<Vec<LoanId>, LedgerError> {
-        const UNDECIDED: &str =
-            "SELECT id FROM loans WHERE state IN ('intended', 'pending', 'unknown') AND owner = ?";
-        let ids: Vec<String> = sqlx::query_scalar(UNDECIDED)
-            .bind(self.process.name())
-            .fetch_all(&self.readers)
-            .await
-            .map_err(|source| self.failed(source))?;
-        Ok(ids.iter().filter_map(|id| self.damaged.skip(read_id(id))).collect())
+    pub(in crate::ledger) fn damaged_rows(&self) -> usize {
+        self.damaged.count()
     }
 
-    /// Returns the transitions of a loan, the oldest first. Damaged rows are skipped.
-    ///
-    /// # Errors
-    /// [`LedgerError`] if the ledger cannot be read.
-    pub async fn history(&self, id: LoanId) -> Result<Vec<HistoryRow>, LedgerError> {
-        let rows = sqlx::query("SELECT * FROM history WHERE loan = ? ORDER BY number")
-            .bind(id.to_string())
-            .fetch_all(&self.readers)
-            .await
-            .map_err(|source| self.failed(source))?;
+    pub(in crate::ledger) async fn newest(
+        &self,
+        key: &LoanKey,
+    ) -> Result<Option<Loan>, LedgerError> {
+        self.one_loan(bind_key(sqlx::query(NEWEST.as_str()), key)).await
+    }
+
+    pub(in crate::ledger) async fn last_end(
+        &self,
+        key: &LoanKey,
+    ) -> Result<Option<Timestamp>, LedgerError> {
+        self.time(bind_key(sqlx::query(LAST_END.as_str()), key)).await
+    }
+
+    pub(in crate::ledger) async fn loan(&self, id: LoanId) -> Result<Option<Loan>, LedgerError> {
+        self.one_loan(sqlx::query(BY_ID.as_str()).bind(id.to_string())).await
+    }
+
+    pub(in crate::ledger) async fn by_reference(
+        &self,
+        reference: &Reference,
+    ) -> Result<Option<Loan>, LedgerError> {
+        self.one_loan(sqlx::query(BY_REFERENCE.as_str()).bind(reference.as_str())).await
+    }
+
+    pub(in crate::ledger) async fn by_lending_id(
+        &self,
+        lending_id: &str,
+        except: Option<LoanId>,
+    ) -> Result<Option<Loan>, LedgerError> {
+        let except = except.map(|id| id.to_string()).unwrap_or_default();
+        self.one_loan(sqlx::query(BY_LENDING_ID.as_str()).bind(lending_id).bind(except)).await
+    }
+
+    pub(in crate::ledger) async fn loans(&self, ids: &[LoanId]) -> Result<Vec<Loan>, LedgerError> {
+        let mut query = by_ids(ids);
+        self.readable_loans(query.build().persistent(false)).await
+    }
+
+    /// Returns whether an accepted loan is marked as opened.
+    pub(in crate::ledger) async fn is_opened(&self, id: LoanId) -> Result<bool, LedgerError> {
+        const OPENED: &str =
+            "SELECT 1 FROM loans WHERE id = ? AND state = 'accepted' AND opened IS NOT NULL";
+        Ok(self.row(sqlx::query(OPENED).bind(id.to_string())).await?.is_some())
+    }
+
+    /// Returns the name of the process that began a loan or took it over.
+    pub(in crate::ledger) async fn owner(&self, id: LoanId) -> Result<Option<String>, LedgerError> {
+        let owner = sqlx::query("SELECT owner FROM loans WHERE id = ?").bind(id.to_string());
+        self.first(owner).await
+    }
+
+    pub(in crate::ledger) async fn history(
+        &self,
+        id: LoanId,
+    ) -> Result<Vec<HistoryRow>, LedgerError> {
+        let steps = sqlx::query("SELECT * FROM history WHERE loan = ? ORDER BY number");
+        let rows = self.rows(steps.bind(id.to_string())).await?;
         Ok(rows.iter().filter_map(|row| self.damaged.skip(history_of(id, row))).collect())
     }
 
-    /// Returns a page of loans, the newest first. Damaged rows are skipped, and the rows after them
-    /// fill the page.
-    ///
-    /// # Errors
-    /// [`LedgerError`] if the ledger cannot be read.
-    pub async fn page(&self, filter: &Filter) -> Result<Vec<Loan>, LedgerError> {
-        let wanted = filter.limit as usize;
-        let mut limit = filter.limit;
-        let mut after = match filter.after {
-            Some(id) => Some(self.listing_position(id).await?),
-            None => None,
+    pub(in crate::ledger) async fn libraries(&self) -> Result<Vec<LibraryId>, LedgerError> {
+        let names = sqlx::query("SELECT DISTINCT library FROM loans ORDER BY library");
+        let read = |row: &SqliteRow| -> Result<LibraryId, LedgerError> {
+            let name: String = row.try_get(0).map_err(|error| self.failed(error))?;
+            name.parse().map_err(|_| LedgerError::damaged(&name, &"its library is not valid"))
         };
-        let mut loans = Vec::new();
-        loop {
-            let rows = self.page_rows(filter, after.as_ref(), limit).await?;
-            loans.extend(rows.iter().filter_map(|row| self.damaged.loan(row)));
-            after = rows
-                .last()
-                .and_then(|row| Some((row.try_get("begun").ok()?, row.try_get("id").ok()?)));
-            if loans.len() >= wanted || rows.len() < limit as usize || after.is_none() {
-                loans.truncate(wanted);
-                return Ok(loans);
-            }
-            limit = limit.max(REFILL);
-        }
-    }
-
-    /// Returns the position of a loan in the order of the listing. The position of a pruned loan is
-    /// derived from its id.
-    async fn listing_position(&self, id: LoanId) -> Result<(i64, String), LedgerError> {
-        let begun = sqlx::query_scalar("SELECT begun FROM loans WHERE id = ?").bind(id.to_string());
-        let begun =
-            begun.fetch_optional(&self.readers).await.map_err(|source| self.failed(source))?;
-        Ok((begun.unwrap_or_else(|| id.created_at().as_millisecond()), id.to_string()))
-    }
-
-    /// Reads one page. Each filter has an index in the order of the listing, and the inner query
-    /// usually reads only that index. The outer query reads only the rows of the page.
-    async fn page_rows(
-        &self,
-        filter: &Filter,
-        after: Option<&(i64, String)>,
-        limit: u32,
-    ) -> Result<Vec<SqliteRow>, LedgerError> {
-        let index = index_of(filter);
-        let mut query: QueryBuilder<Sqlite> = QueryBuilder::new(format!(
-            "SELECT {COLUMNS} FROM loans \
-             WHERE id IN (SELECT id FROM loans INDEXED BY {index} WHERE 1"
-        ));
-        if let Some(library) = &filter.library {
-            query.push(" AND library = ").push_bind(library.as_str().to_owned());
-        }
-        if let Some(borrower) = &filter.borrower {
-            query.push(" AND borrower = ").push_bind(borrower.as_bytes().to_vec());
-        }
-        if let Some(isbn) = filter.isbn {
-            query.push(" AND isbn = ").push_bind(i64::try_from(isbn.number()).unwrap_or_default());
-        }
-        if let Some(state) = filter.state {
-            query.push(" AND state = ").push_bind(state.name());
-        }
-        if let Some(since) = filter.since {
-            query.push(" AND begun >= ").push_bind(since.as_millisecond());
-        }
-        if let Some((begun, id)) = after {
-            query
-                .push(" AND (begun, id) < (")
-                .push_bind(*begun)
-                .push(", ")
-                .push_bind(id.clone())
-                .push(")");
-        }
-        query.push(" ORDER BY begun DESC, id DESC LIMIT ").push_bind(i64::from(limit));
-        query.push(") ORDER BY begun DESC, id DESC");
-        query.build().fetch_all(&self.readers).await.map_err(|source| self.failed(source))
-    }
-
-    /// Returns the undecided loans (intended, pending or unknown) of dead processes.
-    ///
-    /// # Errors
-    /// [`LedgerError`] if the ledger cannot be read.
-    pub async fn orphans(&self) -> Result<Vec<Loan>, LedgerError> {
-        const OWNERS: &str =
-            "SELECT DISTINCT owner FROM loans WHERE state IN ('intended', 'pending', 'unknown')";
-        let owners: Vec<String> = sqlx::query_scalar(OWNERS)
-            .fetch_all(&self.readers)
-            .await
-            .map_err(|source| self.failed(source))?;
-        let sql = format!(
-            "SELECT {COLUMNS} FROM loans \
-             WHERE state IN ('intended', 'pending', 'unknown') AND owner = ? ORDER BY id"
-        );
-        let mut orphans = Vec::new();
-        for dead in owners.into_iter().filter(|owner| self.process.is_dead(owner)) {
-            let query = sqlx::query(AssertSqlSafe(sql.clone())).bind(dead);
-            let rows =
-                query.fetch_all(&self.readers).await.map_err(|source| self.failed(source))?;
-            orphans.extend(rows.iter().filter_map(|row| self.damaged.loan(row)));
-        }
-        Ok(orphans)
-    }
-
-    /// Returns the accepted loans that are due at this time, the earliest first. Damaged rows do
-    /// not count towards `limit`, so they cannot prevent the other loans from being ended.
-    ///
-    /// # Errors
-    /// [`LedgerError`] if the ledger cannot be read.
-    pub async fn due(&self, at: Timestamp, limit: u32) -> Result<Vec<Loan>, LedgerError> {
-        let sql = format!(
-            "SELECT {COLUMNS} FROM loans \
-             WHERE state = 'accepted' AND due <= ? AND (due, id) > (?, ?) \
-             ORDER BY due, id LIMIT ?"
-        );
-        let wanted = limit as usize;
-        let (mut limit, mut after) = (limit, (i64::MIN, String::new()));
-        let mut loans = Vec::new();
-        loop {
-            let query = sqlx::query(AssertSqlSafe(sql.clone())).bind(at.as_millisecond());
-            let query = query.bind(after.0).bind(after.1.clone()).bind(i64::from(limit));
-            let rows =
-                query.fetch_all(&self.readers).await.map_err(|source| self.failed(source))?;
-            loans.extend(rows.iter().filter_map(|row| self.damaged.loan(row)));
-            let last = rows
-                .last()
-                .and_then(|row| Some((row.try_get("due").ok()?, row.try_get("id").ok()?)));
-            match last {
-                Some(last) if loans.len() < wanted && rows.len() == limit as usize => after = last,
-                _ => break,
-            }
-            limit = limit.max(REFILL);
-        }
-        loans.truncate(wanted);
-        Ok(loans)
-    }
-
-    /// Returns the number of accepted loans that are due at this time.
-    ///
-    /// # Errors
-    /// [`LedgerError`] if the ledger cannot be read.
-    pub async fn count_due(&self, at: Timestamp) -> Result<u64, LedgerError> {
-        let count: i64 =
-            sqlx::query_scalar("SELECT count(*) FROM loans WHERE state = 'accepted' AND due <= ?")
-                .bind(at.as_millisecond())
-                .fetch_one(&self.readers)
-                .await
-                .map_err(|source| self.failed(source))?;
-        Ok(count.unsigned_abs())
-    }
-
-    /// Returns the earliest due time of an accepted loan after this time.
-    ///
-    /// # Errors
-    /// [`LedgerError`] if the ledger cannot be read.
-    pub async fn next_due(&self, after: Timestamp) -> Result<Option<Timestamp>, LedgerError> {
-        let due =
-            sqlx::query_scalar("SELECT min(due) FROM loans WHERE state = 'accepted' AND due > ?");
-        let due: Option<i64> = due
-            .bind(after.as_millisecond())
-            .fetch_one(&self.readers)
-            .await
-            .map_err(|source| self.failed(source))?;
-        Ok(due.and_then(|due| Timestamp::from_millisecond(due).ok()))
-    }
-
-    /// Returns every loan whose end has not been acknowledged, and the step from which
-    /// [`Ledger::ends_after`] continues.
-    ///
-    /// # Errors
-    /// [`LedgerError`] if the ledger cannot be read.
-    pub async fn ends_waiting(&self) -> Result<Ends, LedgerError> {
-        // Read the step first: an end written between the two queries is then returned twice, and
-        // never missed.
-        let step: Option<i64> = sqlx::query_scalar("SELECT max(number) FROM history")
-            .fetch_one(&self.readers)
-            .await
-            .map_err(|source| self.failed(source))?;
-        let ids: Vec<String> =
-            sqlx::query_scalar("SELECT id FROM loans WHERE state = 'ending' ORDER BY ended")
-                .fetch_all(&self.readers)
-                .await
-                .map_err(|source| self.failed(source))?;
-        let loans = ids.iter().filter_map(|id| self.damaged.skip(read_id(id))).collect();
-        Ok(Ends { loans, step: step.unwrap_or_default() })
-    }
-
-    /// Returns the loans that ended after this step, in the order of their ends.
-    ///
-    /// # Errors
-    /// [`LedgerError`] if the ledger cannot be read.
-    pub async fn ends_after(&self, step: i64) -> Result<Ends, LedgerError> {
-        let rows: Vec<(i64, String)> = sqlx::query_as(
-            "SELECT number, loan FROM history \
-             WHERE number > ? AND to_state = 'ending' ORDER BY number",
-        )
-        .bind(step)
-        .fetch_all(&self.readers)
-        .await
-        .map_err(|source| self.failed(source))?;
-        let step = rows.last().map_or(step, |(number, _)| *number);
-        let loans = rows.iter().filter_map(|(_, id)| self.damaged.skip(read_id(id))).collect();
-        Ok(Ends { loans, step })
-    }
-
-    /// Returns the number of ends that have not been acknowledged, and the number of those that
-    /// ended before this time.
-    ///
-    /// # Errors
-    /// [`LedgerError`] if the ledger cannot be read.
-    pub async fn count_ends(&self, before: Timestamp) -> Result<(u64, u64), LedgerError> {
-        let (waiting, overdue): (i64, i64) = sqlx::query_as(
-            "SELECT count(*), count(*) FILTER (WHERE ended < ?) FROM loans WHERE state = 'ending'",
-        )
-        .bind(before.as_millisecond())
-        .fetch_one(&self.readers)
-        .await
-        .map_err(|source| self.failed(source))?;
-        Ok((waiting.unsigned_abs(), overdue.unsigned_abs()))
-    }
-
-    /// Returns whether a loan that ended before this time still has its borrower.
-    ///
-    /// # Errors
-    /// [`LedgerError`] if the ledger cannot be read.
-    pub async fn has_to_forget(&self, before: Timestamp) -> Result<bool, LedgerError> {
-        const ANY: &str = "SELECT EXISTS (SELECT 1 FROM loans WHERE state IN ('refused', 'ended') \
-             AND forgotten IS NULL AND coalesce(ended, changed) < ?)";
-        let any =
-            sqlx::query_scalar(ANY).bind(before.as_millisecond()).fetch_one(&self.readers).await;
-        any.map_err(|source| self.failed(source))
+        let rows = self.rows(names).await?;
+        Ok(rows.iter().filter_map(|row| self.damaged.skip(read(row))).collect())
     }
 
     /// Tests that the ledger can be read, within two seconds.
-    ///
-    /// # Errors
-    /// [`LedgerError`] if it cannot.
-    pub async fn check(&self) -> Result<(), LedgerError> {
-        let one = sqlx::query("SELECT value FROM meta LIMIT 1").fetch_one(&self.readers);
-        let one = tokio::time::timeout(CHECK_DEADLINE, one)
-            .await
-            .unwrap_or(Err(sqlx::Error::PoolTimedOut));
+    pub(in crate::ledger) async fn check(&self) -> Result<(), LedgerError> {
+        let one = sqlx::query("SELECT value FROM meta LIMIT 1").fetch_one(&self.pool);
+        let one = tokio::time::timeout(CHECK_DEADLINE, one).await;
+        let one = one.unwrap_or(Err(sqlx::Error::PoolTimedOut));
         one.map(drop).map_err(|source| self.failed(source))
     }
 
-    pub(in crate::ledger) fn failed(&self, source: sqlx::Error) -> LedgerError {
+    /// Returns all rows of a query.
+    pub(super) async fn rows(&self, query: SqliteQuery<'_>) -> Result<Vec<SqliteRow>, LedgerError> {
+        query.fetch_all(&self.pool).await.map_err(|source| self.failed(source))
+    }
+
+    /// Returns the first row of a query.
+    pub(super) async fn row(
+        &self,
+        query: SqliteQuery<'_>,
+    ) -> Result<Option<SqliteRow>, LedgerError> {
+        query.fetch_optional(&self.pool).await.map_err(|source| self.failed(source))
+    }
+
+    /// Returns the loan that a query selects.
+    async fn one_loan(&self, query: SqliteQuery<'_>) -> Result<Option<Loan>, LedgerError> {
+        self.row(query).await?.as_ref().map(loan_of).transpose()
+    }
+
+    /// Returns the loans that a query selects, without damaged ones.
+    pub(super) async fn readable_loans(
+        &self,
+        query: SqliteQuery<'_>,
+    ) -> Result<Vec<Loan>, LedgerError> {
+        let rows = self.rows(query).await?;
+        Ok(rows.iter().filter_map(|row| self.damaged.loan(row)).collect())
+    }
+
+    /// Returns the ids in this column of a query, without damaged ones.
+    pub(super) async fn ids(
+        &self,
+        query: SqliteQuery<'_>,
+        column: &str,
+    ) -> Result<Vec<LoanId>, LedgerError> {
+        let rows = self.rows(query).await?;
+        let ids = rows.iter().map(|row| row.try_get(column));
+        let ids: Result<Vec<String>, sqlx::Error> = ids.collect();
+        let ids = ids.map_err(|source| self.failed(source))?;
+        Ok(ids.iter().filter_map(|id| self.damaged.skip(read_id(id))).collect())
+    }
+
+    /// Returns the first column of the first row; none if there is no row or the column is null.
+    pub(super) async fn first<T>(&self, query: SqliteQuery<'_>) -> Result<Option<T>, LedgerError>
+    where
+        T: for<'r> sqlx::Decode<'r, sqlx::Sqlite> + sqlx::Type<sqlx::Sqlite>,
+    {
+        let Some(row) = self.row(query).await? else { return Ok(None) };
+        row.try_get(0).map_err(|source| self.failed(source))
+    }
+
+    /// Returns the count that a query selects.
+    pub(super) async fn count(&self, query: SqliteQuery<'_>) -> Result<u64, LedgerError> {
+        Ok(self.first(query).await?.map_or(0, i64::unsigned_abs))
+    }
+
+    /// Returns the time that a query selects, in milliseconds.
+    pub(super) async fn time(
+        &self,
+        query: SqliteQuery<'_>,
+    ) -> Result<Option<Timestamp>, LedgerError> {
+        let millis = self.first(query).await?;
+        Ok(millis.and_then(|millis| Timestamp::from_millisecond(millis).ok()))
+    }
+
+    pub(super) fn failed(&self, source: sqlx::Error) -> LedgerError {
         LedgerError::Database { file: self.file.as_ref().clone(), source }
     }
 }
 
-/// Returns the most selective index for a filter. The query names it because the planner has no
-/// statistics and might sort a million rows instead.
-fn index_of(filter: &Filter) -> &'static str {
-    let is_rare = |state| !matches!(state, LoanState::Accepted | LoanState::Ended);
-    match filter {
-        Filter { borrower: Some(_), .. } => "loans_of_borrower",
-        Filter { isbn: Some(_), .. } => "loans_of_title",
-        Filter { state: Some(state), .. } if is_rare(*state) => "loans_in_state",
-        Filter { library: Some(_), .. } => "loans_of_library",
-        Filter { state: Some(_), .. } => "loans_in_state",
-        _ => "loans_by_begun",
-    }
-}
-
-fn read_id(id: &str) -> Result<LoanId, LedgerError> {
-    id.parse().map_err(|_| LedgerError::Damaged {
-        id: id.to_owned(),
-        why: "its id is not valid".to_owned(),
-    })
+/// Converts the id of a row.
+pub(super) fn read_id(id: &str) -> Result<LoanId, LedgerError> {
+    id.parse().map_err(|_| LedgerError::damaged(id, &"its id is not valid"))
 }

@@ -4,17 +4,19 @@ use jiff::Timestamp;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{QueryBuilder, Row, Sqlite};
 
+use super::sql::{KeyColumns, key_of};
+use crate::ledger::audit::NewStep;
 use crate::ledger::{HistoryRow, LedgerError};
-use crate::loan::{Borrower, Loan, LoanId, LoanRecord, Progress, Reference, Refusal, Terms};
+use crate::loan::{EndReason, Loan, LoanId, LoanRecord, Progress, Reference, Refusal, Terms};
 
 /// The columns of a loan, in the order in which [`push_loans`] binds them. [`loan_of`] reads them
 /// by name.
-pub(in crate::ledger) const COLUMNS: &str = "id, library, borrower, isbn, reference, lending_id, state, \
+pub(super) const COLUMNS: &str = "id, library, borrower, isbn, reference, lending_id, state, \
      begun, accepted, due, licence_id, licence_type, ended, end_reason, refusal_code, \
      refusal_message, refusal_retry, progress, forgotten, changed";
 
 /// Returns a query for the loans with these ids.
-pub(in crate::ledger) fn by_ids(ids: &[LoanId]) -> QueryBuilder<Sqlite> {
+pub(super) fn by_ids(ids: &[LoanId]) -> QueryBuilder<Sqlite> {
     let mut query = QueryBuilder::new(format!("SELECT {COLUMNS} FROM loans WHERE id IN ("));
     let mut list = query.separated(", ");
     for id in ids {
@@ -25,10 +27,10 @@ pub(in crate::ledger) fn by_ids(ids: &[LoanId]) -> QueryBuilder<Sqlite> {
 }
 
 /// Converts a row to a loan.
-pub(in crate::ledger) fn loan_of(row: &SqliteRow) -> Result<Loan, LedgerError> {
-    let id: String = row.try_get("id").map_err(|error| damaged("?", &error))?;
+pub(super) fn loan_of(row: &SqliteRow) -> Result<Loan, LedgerError> {
+    let id: String = row.try_get("id").map_err(|error| LedgerError::damaged("?", &error))?;
     let record = record_of(row, &id)?;
-    Loan::restore(record).map_err(|error| damaged(&id, &error))
+    Loan::restore(record).map_err(|error| LedgerError::damaged(&id, &error))
 }
 
 /// Converts milliseconds to a timestamp. `Timestamp::from_millisecond` rejects the last second of
@@ -38,12 +40,8 @@ fn timestamp(millis: i64) -> Result<Timestamp, jiff::Error> {
     Timestamp::new(millis.div_euclid(1000), nanoseconds)
 }
 
-fn damaged(id: &str, why: &dyn std::fmt::Display) -> LedgerError {
-    LedgerError::Damaged { id: id.to_owned(), why: why.to_string() }
-}
-
 fn record_of(row: &SqliteRow, id: &str) -> Result<LoanRecord, LedgerError> {
-    let wrong = |error: &dyn std::fmt::Display| damaged(id, error);
+    let wrong = |error: &dyn std::fmt::Display| LedgerError::damaged(id, error);
     let text = |column: &str| row.try_get::<String, _>(column).map_err(|error| wrong(&error));
     let optional =
         |column: &str| row.try_get::<Option<String>, _>(column).map_err(|error| wrong(&error));
@@ -52,8 +50,6 @@ fn record_of(row: &SqliteRow, id: &str) -> Result<LoanRecord, LedgerError> {
         millis.map(|millis| timestamp(millis).map_err(|error| wrong(&error))).transpose()
     };
     let moment = |column: &str| time(column)?.ok_or_else(|| wrong(&"a time is missing"));
-    let borrower: Vec<u8> = row.try_get("borrower").map_err(|error| wrong(&error))?;
-    let isbn: i64 = row.try_get("isbn").map_err(|error| wrong(&error))?;
     let terms = time("due")?
         .map(|due| {
             Ok::<_, LedgerError>(Terms {
@@ -74,13 +70,7 @@ fn record_of(row: &SqliteRow, id: &str) -> Result<LoanRecord, LedgerError> {
         .transpose()?;
     Ok(LoanRecord {
         id: id.parse().map_err(|error| wrong(&error))?,
-        key: crate::loan::LoanKey {
-            library: text("library")?.parse().map_err(|error| wrong(&error))?,
-            borrower: Borrower::from_bytes(
-                borrower.try_into().map_err(|_| wrong(&"the borrower is not 16 bytes"))?,
-            ),
-            isbn: isbn.to_string().parse().map_err(|error| wrong(&error))?,
-        },
+        key: key_of(row, id)?,
         reference: Reference::from_text(text("reference")?),
         lending_id: optional("lending_id")?,
         state: text("state")?.parse().map_err(|error| wrong(&error))?,
@@ -109,11 +99,10 @@ fn progress_of(
 }
 
 /// Converts a row of the history of `loan`.
-pub(in crate::ledger) fn history_of(
-    loan: LoanId,
-    row: &SqliteRow,
-) -> Result<HistoryRow, LedgerError> {
-    let wrong = |error: &dyn std::fmt::Display| damaged(&format!("{loan} (its history)"), error);
+pub(super) fn history_of(loan: LoanId, row: &SqliteRow) -> Result<HistoryRow, LedgerError> {
+    let wrong = |error: &dyn std::fmt::Display| {
+        LedgerError::damaged(&format!("{loan} (its history)"), error)
+    };
     let at: i64 = row.try_get("at").map_err(|error| wrong(&error))?;
     let from: Option<String> = row.try_get("from_state").map_err(|error| wrong(&error))?;
     let to: String = row.try_get("to_state").map_err(|error| wrong(&error))?;
@@ -136,19 +125,16 @@ const CHANGES: &str = " ON CONFLICT (id) DO UPDATE SET lending_id = excluded.len
 
 /// Appends the statement that inserts or updates these loans to a query. There must be at least one
 /// loan.
-pub(in crate::ledger) fn push_loans<'a>(
-    query: &mut QueryBuilder<Sqlite>,
-    loans: impl Iterator<Item = &'a Loan>,
-    owner: &str,
-) {
+pub(super) fn push_loans(query: &mut QueryBuilder<Sqlite>, loans: &[&Loan], owner: &str) {
     let millis = |time: Option<Timestamp>| time.map(Timestamp::as_millisecond);
     query.push(format!("INSERT INTO loans ({COLUMNS}, owner) "));
     query.push_values(loans, |mut row, loan| {
         let (terms, refusal) = (loan.terms.as_ref(), loan.refusal.as_ref());
+        let KeyColumns { library, borrower, isbn } = (&loan.key).into();
         row.push_bind(loan.id.to_string());
-        row.push_bind(loan.key.library.as_str());
-        row.push_bind(loan.key.borrower.as_bytes().as_slice());
-        row.push_bind(i64::try_from(loan.key.isbn.number()).unwrap_or_default());
+        row.push_bind(library);
+        row.push_bind(borrower);
+        row.push_bind(isbn);
         row.push_bind(loan.reference.as_str());
         row.push_bind(loan.lending_id.as_deref());
         row.push_bind(loan.state.name());
@@ -158,7 +144,7 @@ pub(in crate::ledger) fn push_loans<'a>(
         row.push_bind(terms.and_then(|terms| terms.licence_id.as_deref()));
         row.push_bind(terms.and_then(|terms| terms.licence_type.as_deref()));
         row.push_bind(millis(loan.ended));
-        row.push_bind(loan.end_reason.map(crate::loan::EndReason::name));
+        row.push_bind(loan.end_reason.map(EndReason::name));
         row.push_bind(refusal.map(|refusal| refusal.code.as_str()));
         row.push_bind(refusal.map(|refusal| refusal.message.as_str()));
         row.push_bind(millis(refusal.and_then(|refusal| refusal.retry_at)));
@@ -168,4 +154,28 @@ pub(in crate::ledger) fn push_loans<'a>(
         row.push_bind(owner);
     });
     query.push(CHANGES);
+}
+
+/// The version of the steps that this program writes.
+const STEP_VERSION: i64 = 2;
+
+/// Appends the statement that inserts these steps to a query. There must be at least one step.
+pub(super) fn push_steps(query: &mut QueryBuilder<Sqlite>, steps: &[NewStep]) {
+    query.push(
+        "INSERT INTO history \
+         (number, loan, at, from_state, to_state, cause, detail, mac, version, salt, loan_mac) ",
+    );
+    query.push_values(steps, |mut row, step| {
+        row.push_bind(step.link.number);
+        row.push_bind(step.loan.as_str());
+        row.push_bind(step.at);
+        row.push_bind(step.from);
+        row.push_bind(step.to);
+        row.push_bind(step.cause.by);
+        row.push_bind(step.cause.detail.as_deref());
+        row.push_bind(step.link.mac.as_slice());
+        row.push_bind(STEP_VERSION);
+        row.push_bind(step.salt.as_slice());
+        row.push_bind(step.loan_mac.as_slice());
+    });
 }

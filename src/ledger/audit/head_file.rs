@@ -1,0 +1,79 @@
+//! The head file: the newest link of the chain, as a text file beside the ledger.
+
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use super::Head;
+
+/// Returns the path of the head file.
+pub(in crate::ledger) fn path(ledger: &Path) -> PathBuf {
+    let mut file = ledger.as_os_str().to_owned();
+    file.push(".head");
+    PathBuf::from(file)
+}
+
+/// The contents of a head file.
+#[derive(Debug)]
+pub(in crate::ledger) enum StoredHead {
+    /// The file is missing or cannot be read.
+    Missing,
+    /// A power failure truncated the text.
+    Truncated,
+    /// The link that was stored last.
+    Link(Head),
+}
+
+impl StoredHead {
+    /// Returns the link, if the file has one.
+    pub(in crate::ledger) fn link(self) -> Option<Head> {
+        match self {
+            StoredHead::Link(head) => Some(head),
+            StoredHead::Missing | StoredHead::Truncated => None,
+        }
+    }
+}
+
+/// Reads the head file.
+pub(in crate::ledger) fn read(ledger: &Path) -> StoredHead {
+    let Ok(text) = std::fs::read_to_string(path(ledger)) else { return StoredHead::Missing };
+    Head::from_text(&text).map_or(StoredHead::Truncated, StoredHead::Link)
+}
+
+/// Writes the newest link to the head file. The text is synced before it replaces the older one, so
+/// a full disk or a power failure leaves one of the two. `process` makes the name of the temporary
+/// file unique.
+pub(super) fn store(ledger: &Path, process: &str, head: &Head) -> std::io::Result<()> {
+    let file = path(ledger);
+    let temporary = file.with_extension(format!("head.{process}.new"));
+    let result =
+        write_durably(&temporary, &head.text()).and_then(|()| std::fs::rename(&temporary, file));
+    if result.is_err() {
+        let _ = std::fs::remove_file(temporary);
+    }
+    result
+}
+
+fn write_durably(file: &Path, text: &str) -> std::io::Result<()> {
+    let mut file = File::create(file)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()
+}
+
+/// Removes temporary files of processes that died while they wrote the head file.
+pub(in crate::ledger) fn remove_leftovers(ledger: &Path, is_dead: impl Fn(&str) -> bool) {
+    let head = path(ledger);
+    let (Some(directory), Some(name)) =
+        (head.parent(), head.file_name().and_then(|name| name.to_str()))
+    else {
+        return;
+    };
+    let directory = if directory.as_os_str().is_empty() { Path::new(".") } else { directory };
+    for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+        let left = entry.file_name();
+        let process = left.to_str().and_then(|left| left.strip_prefix(name)?.strip_prefix('.'));
+        if process.and_then(|rest| rest.strip_suffix(".new")).is_some_and(&is_dead) {
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! The commands of the executor, and the channel for the response of each.
+//!
+//! [`super::Ledger`] sends commands, and the executor runs them and responds after the commit.
+//! There are three kinds of results, so there are three kinds of commands: an intent, an event of a
+//! loan, and every other update, which returns a number of rows.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use tokio::sync::oneshot;
+
+#[cfg(test)]
+use super::store::DiskFault;
+use super::{Cause, Delivered, Doubts, Intended, LedgerError};
+use crate::loan::{Event, Loan, LoanId, Progress};
+use crate::telemetry::LoanEvent;
+
+/// A message to the executor.
+pub(super) enum Message {
+    /// Run a command. Boxed, because the queue has room for thousands.
+    Run(Box<Command>),
+    /// Commit the commands so far, close the ledger and respond.
+    Close(oneshot::Sender<()>),
+    /// Simulate a fault of the disk.
+    #[cfg(test)]
+    Inject(DiskFault, oneshot::Sender<()>),
+}
+
+/// A command with its response.
+pub(super) enum Command {
+    Intend(Intent, Reply<Intended>),
+    Apply(Change, Reply<Loan>),
+    Update(Update, Reply<u64>),
+}
+
+/// A new loan to write, unless a rule forbids it.
+pub(super) struct Intent {
+    pub(super) loan: Loan,
+    /// The time at which the reader's credential was issued.
+    pub(super) issued: Option<Timestamp>,
+    pub(super) cause: Cause,
+}
+
+/// An event to apply to a loan.
+pub(super) struct Change {
+    pub(super) id: LoanId,
+    pub(super) event: Event,
+    pub(super) cause: Cause,
+}
+
+/// An update without a step, or with steps that the update itself determines. Its result is the
+/// number of changed rows.
+pub(super) enum Update {
+    /// Take over a loan of a dead process.
+    Adopt(LoanId),
+    SetProgress(LoanId, Progress),
+    /// Add to the stored tallies.
+    AddDelivered(Arc<[Delivered]>),
+    /// Mark an accepted loan as opened.
+    MarkOpened(LoanId),
+    /// Replace the doubts about a library.
+    ReplaceDoubts(Doubts),
+    /// Replace the borrower of loans that ended before this time.
+    Forget {
+        before: Timestamp,
+        limit: u32,
+    },
+    /// Write a probe row, to test that the ledger can be written.
+    Probe,
+}
+
+impl Command {
+    /// Returns the name that crash points use.
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Command::Intend(..) => "intended",
+            Command::Apply(change, _) => change.event.name(),
+            Command::Update(update, _) => update.name(),
+        }
+    }
+
+    /// Returns the id of the intent if one was written.
+    pub(super) fn written_intent(&self) -> Option<LoanId> {
+        match self {
+            Command::Intend(_, Reply { result: Some(Ok(Intended::Written(loan))), .. }) => {
+                Some(loan.id)
+            }
+            _ => None,
+        }
+    }
+
+    /// Returns the event that the command has added to the history of a loan, for the metrics.
+    pub(super) fn event(&self) -> Option<LoanEvent> {
+        match self {
+            Command::Intend(..) => self.written_intent().map(|_| LoanEvent::Intended),
+            Command::Apply(change, reply) => {
+                matches!(reply.result, Some(Ok(_))).then(|| LoanEvent::Applied(change.event.kind()))
+            }
+            Command::Update(..) => None,
+        }
+    }
+
+    /// Sends the response: the result after a commit, or why nothing was committed.
+    pub(super) fn respond(self, committed: Result<(), &str>) {
+        match self {
+            Command::Intend(_, reply) => reply.send(committed),
+            Command::Apply(_, reply) => reply.send(committed),
+            Command::Update(_, reply) => reply.send(committed),
+        }
+    }
+}
+
+impl Update {
+    fn name(&self) -> &'static str {
+        match self {
+            Update::Adopt(_) => "adopted",
+            Update::SetProgress(..) => "progress",
+            Update::AddDelivered(_) => "delivered",
+            Update::MarkOpened(_) => "opened",
+            Update::ReplaceDoubts(_) => "doubts",
+            Update::Forget { .. } => "forgotten",
+            Update::Probe => "tested",
+        }
+    }
+}
+
+/// The response of a command: its result waits here until the transaction is committed.
+pub(super) struct Reply<T> {
+    sender: oneshot::Sender<Result<T, LedgerError>>,
+    result: Option<Result<T, LedgerError>>,
+}
+
+/// The receiver of a [`Reply`]. An error means that the executor has ended.
+pub(super) type Response<T> = oneshot::Receiver<Result<T, LedgerError>>;
+
+impl<T> Reply<T> {
+    pub(super) fn new() -> (Reply<T>, Response<T>) {
+        let (sender, response) = oneshot::channel();
+        (Reply { sender, result: None }, response)
+    }
+
+    /// Stores the result until the commit.
+    pub(super) fn set(&mut self, result: Result<T, LedgerError>) {
+        self.result = Some(result);
+    }
+
+    fn send(self, committed: Result<(), &str>) {
+        let result = match committed {
+            Ok(()) => self.result,
+            Err(why) => Some(Err(LedgerError::Commit(why.to_owned()))),
+        };
+        // The caller may have dropped its future. That does not cancel the write.
+        if let Some(result) = result {
+            let _ = self.sender.send(result);
+        }
+    }
+}

@@ -1,0 +1,241 @@
+//! The queries of [`Ledger`], as their callers see them. The database implements each.
+//!
+//! A query sees everything that was committed before it started.
+
+use std::collections::{BTreeMap, HashMap};
+
+use jiff::Timestamp;
+
+use super::{Ends, Filter, HistoryRow, Ledger, LedgerError};
+use crate::loan::{LibraryId, Loan, LoanId, LoanKey, Reference, Tally};
+
+impl Ledger {
+    /// Returns the live loan of this reader and title, or the newest one if none is live.
+    ///
+    /// # Errors
+    /// [`LedgerError`] if the ledger cannot be read or the row is damaged.
+    pub async fn newest(&self, key: &LoanKey) -> Result<Option<Loan>, LedgerError> {
+        self.queries.newest(key).await
+    }
+
+    /// Returns when the last accepted loan of this reader and title ended (invariant 7).
+    ///
+    /// # Errors
+    /// [`LedgerError`] if the ledger cannot be read.
+    pub async fn last_end(&self, key: &LoanKey) -> Result<Option<Timestamp>, LedgerError> {
+        self.queries.last_end(key).await
+    }
+
+    /// Returns the loan with this id.
+    ///
+    /// # Errors
+    /// [`LedgerError`] if the ledger cannot be read or the row is damaged.
+    pub async fn loan(&self, id: LoanId) -> Result<Option<Loan>, LedgerError> {
+        self.queries.loan(id).await
+    }
+
+    /// Returns the loans with these ids, in no particular order. Missing and damaged rows are
+    /// skipped.
+    ///
+    /// # Errors
+    /// [`LedgerError`] if the ledger cannot be read.
+    pub async fn loans(&self, ids: &[LoanId]) -> Result<Vec<Loan>, LedgerError> {
+        self.queries.loans(ids).await
+    }
+
+    /// Returns the loan with this reference.
+    ///
+    /// # Errors
+    /// [`LedgerError`] if the ledger cannot be read or the row is damaged.
+    pub async fn by_reference(&self, reference: &Reference) -> Result<Option<Loan>, LedgerError> {
+        self.queries.by_reference(reference).await
+    }
+
+    /// Returns every library with a loan. Damaged names are skipped.
+    ///
+    /// # Errors
+    /// [`LedgerError`] if the ledger cannot be read.
+    pub async fn libraries(&self) -> Result<Vec<LibraryId>, LedgerError> {
+        self.queries.libraries().await
+    }
+
+    /// Returns when the oldest live loan of a library was begun.
+    ///
+    /// # Errors
+    /// [`LedgerError`] if the ledger cannot be read.
+    pub async fn oldest_live(&self, library: LibraryId) -> Result<Option<Timestamp>, LedgerError> {
+        self.queries.oldest_live(library).await
+    }
+
+    /// Returns whether this process began the loan or took it over.
+    ///
+    /// # Errors
+    /// [`LedgerError`] if the ledger cannot be read.
+    pub async fn is_ours(&self, id: LoanId) -> Result<bool, LedgerError> {
+        Ok(self.queries.owner(id).await?.as_deref() == Some(self.membership.name()))
+    }
+
+    /// Returns the loans of this process that are intended, pending or unknown.
+    ///
+    /// # Errors
+    /// [`LedgerError`] if the ledger cannot be read.
+    pub async fn undecided(&self) -> Result<Vec<LoanId>, LedgerError> {
+        self.queries.undecided(self.membership.name()).await
+    }
+
+    /// Returns the transitions of a loan, the oldest first. Damaged rows are skipped.
+    ///
+    /// # Errors
+    /// [`LedgerError`] if the ledger cannot be read.
+    pub async fn history(&self, id: LoanId) -> Result<Vec<HistoryRow>, LedgerError> {
+        self.queries.history(id).await
+    }
+
+    /// Returns a page of loans, the newest first. Damaged rows are skipped, and the rows after them
+    /// fill the page.
+    ///
+    /// # Errors
+    /// [`LedgerError`] if the ledger cannot be read.
+    pub async fn page(&self, filter: &Filter) -> Result<Vec<Loan>, LedgerError> {
+        self.queries.page(filter).await
+    }
+
+    /// Returns the undecided loans (intended, pending or unknown) of dead processes.
+    ///
+    /// # Errors
+    /// [`LedgerError`] if the ledger cannot be read.
+    pub async fn orphans(&self) -> Result<Vec<Loan>, LedgerError> {
+        self.queries.orphans(|owner| self.membership.is_dead(owner)).await
+    }
+
+    /// Returns the accepted loans that are due at this time, the earliest first. Damaged rows do
+    /// not count towards `limit`, so they cannot prevent the other loans from being ended.
+    ///
+    /// # Errors
+    /// [`LedgerError`] if the ledger cannot be read.
+    pub async fn due(&self, at: Timestamp, limit: u32) -> Result<Vec<Loan>, LedgerError> {
+        self.queries.due(at, limit).await
+    }
+
+    /// Returns the number of accepted loans that are due at this time.
+    ///
+    /// # Errors
+    /// [`LedgerError`] if the ledger cannot be read.
+    pub async fn count_due(&self, at: Timestamp) -> Result<u64, LedgerError> {
+        self.queries.count_due(at).await
+    }
+
+    /// Returns the earliest due time of an accepted loan after this time.
+    ///
+    /// # Errors
+    /// [`LedgerError`] if the ledger cannot be read.
+    pub async fn next_due(&self, after: Timestamp) -> Result<Option<Timestamp>, LedgerError> {
+        self.queries.next_due(after).await
+    }
+
+    /// Returns every loan whose end has not been acknowledged, and the step from which
+    /// [`Ledger::ends_after`] continues.
+    ///
+    /// # Errors
+    /// [`LedgerError`] if the ledger cannot be read.
+    pub async fn ends_waiting(&self) -> Result<Ends, LedgerError> {
+        self.queries.ends_waiting().await
+    }
+
+    /// Returns the loans that ended after this step, in the order of their ends.
+    ///
+    /// # Errors
+    /// [`LedgerError`] if the ledger cannot be read.
+    pub async fn ends_after(&self, step: i64) -> Result<Ends, LedgerError> {
+        self.queries.ends_after(step).await
+    }
+
+    /// Returns the number of ends that have not been acknowledged, and the number of those that
+    /// ended before this time.
+    ///
+    /// # Errors
+    /// [`LedgerError`] if the ledger cannot be read.
+    pub async fn count_ends(&self, before: Timestamp) -> Result<(u64, u64), LedgerError> {
+        self.queries.count_ends(before).await
+    }
+
+    /// Returns whether a loan that ended before this time still has its borrower.
+    ///
+    /// # Errors
+    /// [`LedgerError`] if the ledger cannot be read.
+    pub async fn has_to_forget(&self, before: Timestamp) -> Result<bool, LedgerError> {
+        self.queries.has_to_forget(before).await
+    }
+
+    /// Tests that the ledger can be read, within two seconds.
+    ///
+    /// # Errors
+    /// [`LedgerError`] if it cannot.
+    pub async fn check(&self) -> Result<(), LedgerError> {
+        self.queries.check().await
+    }
+
+    /// Returns the tallies of these loans, by the path of each file. Damaged rows are skipped.
+    ///
+    /// # Errors
+    /// [`LedgerError`] if the ledger cannot be read.
+    pub async fn delivered(
+        &self,
+        loans: &[LoanId],
+    ) -> Result<HashMap<LoanId, BTreeMap<String, Tally>>, LedgerError> {
+        self.queries.delivered(loans).await
+    }
+
+    /// Returns the doubts about a library, each with the time of the first run that found the loan
+    /// absent.
+    ///
+    /// # Errors
+    /// [`LedgerError`] if the ledger cannot be read.
+    pub async fn doubts(
+        &self,
+        library: LibraryId,
+        now: Timestamp,
+    ) -> Result<HashMap<LoanId, Timestamp>, LedgerError> {
+        self.queries.doubts(library, now).await
+    }
+
+    /// Returns the number of loans that a balance has ended after this time, of one library or of
+    /// all.
+    ///
+    /// # Errors
+    /// [`LedgerError`] if the ledger cannot be read.
+    pub async fn ended_by_balance(
+        &self,
+        library: Option<LibraryId>,
+        after: Timestamp,
+    ) -> Result<usize, LedgerError> {
+        let count = self.queries.ended_by_balance(library, after).await?;
+        Ok(usize::try_from(count).unwrap_or_default())
+    }
+
+    /// Returns the number of accepted loans of all libraries.
+    ///
+    /// # Errors
+    /// [`LedgerError`] if the ledger cannot be read.
+    pub async fn count_accepted(&self) -> Result<usize, LedgerError> {
+        let count = self.queries.count_accepted().await?;
+        Ok(usize::try_from(count).unwrap_or_default())
+    }
+
+    /// Returns a loan with this id of Bokbasen, other than `except`.
+    ///
+    /// # Errors
+    /// [`LedgerError`] if the ledger cannot be read or the row is damaged.
+    pub async fn by_lending_id(
+        &self,
+        lending_id: &str,
+        except: Option<LoanId>,
+    ) -> Result<Option<Loan>, LedgerError> {
+        self.queries.by_lending_id(lending_id, except).await
+    }
+
+    /// Returns the number of rows that could not be read when a query last read them.
+    pub fn damaged_rows(&self) -> usize {
+        self.queries.damaged_rows()
+    }
+}

@@ -1,0 +1,174 @@
+//! The work of each command inside a transaction: locks rows, applies the rules and records the
+//! changes.
+//!
+//! Only the executor calls it.
+
+use jiff::Timestamp;
+
+use super::audit::Head;
+use super::batch::WriteBatch;
+use super::brake::{self, Reached};
+use super::command::{Change, Command, Intent, Update};
+use super::executor::ExecutorContext;
+use super::store::{StoreTransaction, WorkError};
+use super::{Cause, Delivered, Intended, rules};
+use crate::loan::{Loan, LoanId, LoanKey};
+
+/// Runs the commands of one transaction.
+pub(super) struct CommandRunner<'a, T> {
+    context: &'a ExecutorContext,
+    now: Timestamp,
+    batch: WriteBatch<'a, T>,
+}
+
+impl<'a, T: StoreTransaction> CommandRunner<'a, T> {
+    pub(super) fn new(
+        context: &'a ExecutorContext,
+        batch: WriteBatch<'a, T>,
+    ) -> CommandRunner<'a, T> {
+        CommandRunner { context, now: context.clock.now(), batch }
+    }
+
+    /// Locks the loans that these commands need.
+    pub(super) async fn lock_ahead(&mut self, commands: &[Command]) -> Result<(), sqlx::Error> {
+        let (mut ids, mut keys) = (Vec::new(), Vec::new());
+        for command in commands {
+            match command {
+                Command::Intend(intent, _) => keys.push(intent.loan.key),
+                Command::Apply(change, _) => ids.push(change.id),
+                Command::Update(..) => {}
+            }
+        }
+        self.batch.lock_ahead(&ids, &keys).await
+    }
+
+    /// Runs a command and stores its result for the response.
+    ///
+    /// # Errors
+    /// The error of the database; the transaction has failed then.
+    pub(super) async fn run(&mut self, command: &mut Command) -> Result<(), sqlx::Error> {
+        match command {
+            Command::Intend(intent, reply) => {
+                reply.set(WorkError::split(self.intend(intent).await)?);
+            }
+            Command::Apply(change, reply) => {
+                reply.set(WorkError::split(self.apply(change).await)?);
+            }
+            Command::Update(update, reply) => reply.set(Ok(self.update(update).await?)),
+        }
+        Ok(())
+    }
+
+    /// Writes the recorded changes. Returns the transaction, which is ready to commit, and the
+    /// newest link if it has written one.
+    pub(super) async fn finish(self) -> Result<(T, Option<Head>), sqlx::Error> {
+        self.batch.finish().await
+    }
+
+    async fn intend(&mut self, intent: &Intent) -> Result<Intended, WorkError> {
+        let Intent { loan, issued, cause } = intent;
+        let standing = self.batch.standing(&loan.key).await?;
+        if let Some(barred) = standing.bar(*issued) {
+            return Ok(barred);
+        }
+        if let Some(until) = self.braked_until(&loan.key, loan.begun).await? {
+            return Ok(Intended::Braked(until));
+        }
+        self.batch.record(loan, None, cause);
+        Ok(Intended::Written(loan.clone()))
+    }
+
+    /// Returns until when the brake refuses a loan that is begun now. Reports each kind of limit
+    /// that is reached.
+    async fn braked_until(
+        &mut self,
+        key: &LoanKey,
+        now: Timestamp,
+    ) -> Result<Option<Timestamp>, sqlx::Error> {
+        let limits = self.context.brake.limits(now);
+        if limits.is_empty() {
+            return Ok(None);
+        }
+        let transaction = self.batch.transaction().await?;
+        let mut reached = Vec::new();
+        for limit in &limits {
+            let oldest = transaction.begun_at_limit(key, limit.count()).await?;
+            reached.extend(limit.reached(oldest));
+        }
+        let reached: Vec<Reached> = brake::longest(&reached).collect();
+        for Reached { limit, action, .. } in &reached {
+            self.context.metrics.brake(*limit, *action);
+            let (limit, mode) = (limit.name(), action.name());
+            tracing::warn!(library = %key.library, limit, mode, "brake limit reached");
+        }
+        Ok(brake::refused_until(&reached))
+    }
+
+    async fn apply(&mut self, change: &Change) -> Result<Loan, WorkError> {
+        let Change { id, event, cause } = change;
+        let is_opened = rules::depends_on_opening(event)
+            && self.batch.transaction().await?.is_opened(*id).await?;
+        let event = if is_opened { &rules::event_of_opened(event) } else { event };
+        let before = self.batch.loan(*id).await?;
+        let after =
+            before.apply(event, self.now).map_err(|illegal| WorkError::Rejected(illegal.into()))?;
+        self.batch.record(&after, Some(before.state), cause);
+        Ok(after)
+    }
+
+    /// Returns the number of changed rows.
+    async fn update(&mut self, update: &Update) -> Result<u64, sqlx::Error> {
+        let now = self.now;
+        let transaction = self.batch.transaction().await?;
+        match update {
+            Update::Adopt(id) => self.adopt(*id).await.map(u64::from),
+            Update::SetProgress(id, progress) => {
+                transaction.set_progress(*id, *progress).await.map(u64::from)
+            }
+            Update::AddDelivered(delivered) => self.deliver(delivered).await,
+            Update::MarkOpened(id) => transaction.mark_opened(*id, now).await.map(u64::from),
+            Update::ReplaceDoubts(doubts) => transaction.replace_doubts(doubts).await.map(|()| 1),
+            Update::Forget { before, limit } => self.forget(*before, *limit).await,
+            Update::Probe => transaction.probe(now).await.map(|()| 1),
+        }
+    }
+
+    async fn adopt(&mut self, id: LoanId) -> Result<bool, sqlx::Error> {
+        let membership = &self.context.membership;
+        let transaction = self.batch.transaction().await?;
+        match transaction.owner(id).await? {
+            Some(former) if membership.is_dead(&former) => {
+                transaction.adopt(id, &former, membership.name()).await
+            }
+            _ => Ok(false),
+        }
+    }
+
+    async fn deliver(&mut self, delivered: &[Delivered]) -> Result<u64, sqlx::Error> {
+        if delivered.is_empty() {
+            return Ok(0);
+        }
+        let transaction = self.batch.transaction().await?;
+        let mut tallies = transaction.tallies(delivered).await?;
+        if tallies.is_empty() {
+            return Ok(0);
+        }
+        rules::add_tallies(&mut tallies, delivered);
+        transaction.write_tallies(&tallies).await?;
+        Ok(tallies.len() as u64)
+    }
+
+    /// Replaces borrowers. Each loan gets a step that covers the row without its borrower. The
+    /// salts of its other steps are erased, so their hashes cannot be linked to the borrower.
+    async fn forget(&mut self, before: Timestamp, limit: u32) -> Result<u64, sqlx::Error> {
+        let now = self.now;
+        let forgotten = self.batch.transaction().await?.forget(before, limit, now).await?;
+        let cause = Cause { by: "retention", detail: None };
+        // A damaged row loses its borrower too, but gets no step: it cannot be hashed, and `ledger
+        // check` reports it anyway.
+        for loan in &forgotten.loans {
+            self.batch.record_written_row(loan, now, &cause);
+        }
+        Ok(forgotten.count)
+    }
+}

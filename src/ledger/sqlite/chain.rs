@@ -1,0 +1,70 @@
+//! The audit trail in the file: its newest link, and the checks at the opening.
+
+use std::path::Path;
+
+use sqlx::{Row, SqliteConnection};
+
+use super::anchors::is_pruned;
+use crate::ledger::LedgerError;
+use crate::ledger::audit::head_file::{self, StoredHead};
+use crate::ledger::audit::{AuditKey, Head, StoredStep};
+
+/// Reads the newest link of a ledger.
+pub(super) async fn read_head(connection: &mut SqliteConnection) -> Result<Head, sqlx::Error> {
+    let row = sqlx::query("SELECT number, mac FROM history ORDER BY number DESC LIMIT 1");
+    match row.fetch_optional(connection).await? {
+        Some(row) => Ok(Head { number: row.try_get("number")?, mac: row.try_get("mac")? }),
+        None => Ok(Head::default()),
+    }
+}
+
+/// Checks that the link in the head file is in the chain, and returns the newest link.
+///
+/// If it is not, the last steps were removed, or an older copy replaced the ledger. Opening such a
+/// ledger would overwrite the head file and hide that.
+pub(super) async fn check_head_file(
+    connection: &mut SqliteConnection,
+    ledger: &Path,
+) -> Result<Head, LedgerError> {
+    let failed = |source| LedgerError::Database { file: ledger.to_owned(), source };
+    let head = read_head(connection).await.map_err(failed)?;
+    let stored_head = match head_file::read(ledger) {
+        StoredHead::Link(stored_head) => stored_head,
+        StoredHead::Missing => return Ok(head),
+        StoredHead::Truncated => {
+            tracing::warn!("the head file of the audit trail cannot be read; it is written again");
+            return Ok(head);
+        }
+    };
+    let query =
+        sqlx::query_scalar("SELECT mac FROM history WHERE number = ?").bind(stored_head.number);
+    let mac: Option<Vec<u8>> = query.fetch_optional(&mut *connection).await.map_err(failed)?;
+    if mac.as_ref() == Some(&stored_head.mac)
+        || is_pruned(connection, &stored_head).await.map_err(failed)?
+    {
+        return Ok(head);
+    }
+    Err(LedgerError::HeadMissing { file: ledger.to_owned(), head_file: head_file::path(ledger) })
+}
+
+/// Computes the hashes of steps from versions without a chain.
+pub(super) async fn fill_in_hashes(
+    connection: &mut SqliteConnection,
+    key: &AuditKey,
+) -> Result<(), sqlx::Error> {
+    const UNLINKED: &str = "SELECT * FROM history WHERE mac IS NULL ORDER BY number";
+    let steps: Vec<StoredStep> = sqlx::query_as(UNLINKED).fetch_all(&mut *connection).await?;
+    let Some(first) = steps.first() else { return Ok(()) };
+    let before = sqlx::query("SELECT number, mac FROM history WHERE number = ?");
+    let before = before.bind(first.number - 1).fetch_optional(&mut *connection).await?;
+    let mut head = match before {
+        Some(row) => Head { number: row.try_get("number")?, mac: row.try_get("mac")? },
+        None => Head::default(),
+    };
+    for step in &steps {
+        head = step.link_after(&head, key);
+        let update = sqlx::query("UPDATE history SET mac = ? WHERE number = ?");
+        update.bind(&head.mac).bind(head.number).execute(&mut *connection).await?;
+    }
+    Ok(())
+}

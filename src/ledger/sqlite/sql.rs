@@ -1,0 +1,109 @@
+//! The parts of SQL statements that several queries share: lists of states, and the columns of a
+//! library, borrower and title.
+
+use std::sync::LazyLock;
+
+use sqlx::sqlite::{SqliteArguments, SqliteRow};
+use sqlx::{Row, Sqlite};
+
+use crate::ledger::LedgerError;
+use crate::loan::{Borrower, Isbn, LoanKey, LoanState};
+
+/// Queries with at most this number of rows are prepared. SQLite needs one prepared statement for
+/// each number of rows.
+pub(super) const MAX_PREPARED_ROWS: usize = 2;
+
+/// The states of live loans, as the list of an IN. Partial indexes have conditions on these lists,
+/// and SQLite uses such an index only if a query has the same list.
+pub(super) static LIVE: LazyLock<String> = LazyLock::new(|| list(LoanState::is_live));
+/// The states of loans that are over.
+pub(super) static OVER: LazyLock<String> = LazyLock::new(|| list(|state| !state.is_live()));
+/// The states in which Bokbasen's decision is not known.
+pub(super) static UNDECIDED: LazyLock<String> = LazyLock::new(|| list(LoanState::is_undecided));
+/// The states after an end here.
+pub(super) static CLOSED: LazyLock<String> = LazyLock::new(|| list(LoanState::has_ended));
+
+fn list(includes: impl Fn(LoanState) -> bool) -> String {
+    let states = LoanState::ALL.into_iter().filter(|state| includes(*state));
+    states.map(|state| format!("'{}'", state.name())).collect::<Vec<_>>().join(", ")
+}
+
+/// A query with its arguments.
+pub(super) type SqliteQuery<'q> = sqlx::query::Query<'q, Sqlite, SqliteArguments>;
+
+/// The condition on a key, for [`bind_key`].
+pub(super) const KEY_IS: &str = "library = ? AND borrower = ? AND isbn = ?";
+
+/// The columns of a key, in the order of [`KEY_IS`].
+pub(super) struct KeyColumns<'a> {
+    pub(super) library: &'a str,
+    pub(super) borrower: &'a [u8],
+    pub(super) isbn: i64,
+}
+
+impl<'a> From<&'a LoanKey> for KeyColumns<'a> {
+    fn from(key: &'a LoanKey) -> KeyColumns<'a> {
+        KeyColumns {
+            library: key.library.as_str(),
+            borrower: key.borrower.as_bytes(),
+            isbn: isbn_column(key.isbn),
+        }
+    }
+}
+
+/// Binds the three columns of [`KEY_IS`].
+pub(super) fn bind_key<'q>(query: SqliteQuery<'q>, key: &LoanKey) -> SqliteQuery<'q> {
+    let KeyColumns { library, borrower, isbn } = key.into();
+    query.bind(library).bind(borrower).bind(isbn)
+}
+
+/// Returns the column of a title. An ISBN has thirteen digits, so it always fits.
+pub(super) fn isbn_column(isbn: Isbn) -> i64 {
+    i64::try_from(isbn.number()).unwrap_or_default()
+}
+
+/// Reads the key of a loan's row.
+///
+/// # Errors
+/// [`LedgerError::Damaged`] for the row with this id.
+pub(super) fn key_of(row: &SqliteRow, id: &str) -> Result<LoanKey, LedgerError> {
+    let wrong = |error: &dyn std::fmt::Display| LedgerError::damaged(id, error);
+    let library: String = row.try_get("library").map_err(|error| wrong(&error))?;
+    let borrower: Vec<u8> = row.try_get("borrower").map_err(|error| wrong(&error))?;
+    let isbn: i64 = row.try_get("isbn").map_err(|error| wrong(&error))?;
+    Ok(LoanKey {
+        library: library.parse().map_err(|error| wrong(&error))?,
+        borrower: Borrower::from_bytes(
+            borrower.try_into().map_err(|_| wrong(&"the borrower is not 16 bytes"))?,
+        ),
+        isbn: isbn.to_string().parse().map_err(|error| wrong(&error))?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use sqlx::{ConnectOptions, Connection};
+
+    use super::*;
+    use crate::ledger::test_support::open;
+
+    #[tokio::test]
+    async fn lists_of_states_equal_those_of_the_indexes() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("loans.db");
+        open(&file).await.close().await;
+        let options = sqlx::sqlite::SqliteConnectOptions::new().filename(&file);
+        let mut connection = options.connect().await.unwrap();
+        for (index, list) in [
+            ("one_live_loan", &LIVE),
+            ("loans_undecided", &UNDECIDED),
+            ("loans_to_forget", &OVER),
+            ("history_closed", &CLOSED),
+        ] {
+            let sql = sqlx::query_scalar("SELECT sql FROM sqlite_master WHERE name = ?");
+            let sql: String = sql.bind(index).fetch_one(&mut connection).await.unwrap();
+            assert!(sql.contains(&format!("state IN ({})", **list)), "{sql}");
+        }
+        connection.close().await.unwrap();
+    }
+}

@@ -1,0 +1,246 @@
+//! The primitives of a transaction in SQLite.
+//!
+//! A transaction holds SQLite's only write lock from its beginning, so a read is also a lock.
+
+use std::collections::{HashMap, HashSet};
+
+use jiff::Timestamp;
+use sqlx::{QueryBuilder, Sqlite, SqliteConnection};
+
+use super::connection::write_probe;
+use super::row::{COLUMNS, by_ids, loan_of, push_loans, push_steps};
+use super::sql::{KeyColumns, MAX_PREPARED_ROWS, OVER};
+use super::{chain, delivered, doubts, retention};
+use crate::ledger::audit::{Head, NewStep};
+use crate::ledger::brake::{Count, Counted};
+use crate::ledger::rules::KeyStanding;
+#[cfg(test)]
+use crate::ledger::store::DiskFault;
+use crate::ledger::store::{Forgotten, Locked, StoreTransaction, StoredTallies, WorkError};
+use crate::ledger::{Delivered, Doubts};
+use crate::loan::{Loan, LoanId, LoanKey, Progress};
+
+/// A transaction that can write.
+pub(in crate::ledger) struct SqliteTransaction<'a> {
+    transaction: sqlx::Transaction<'a, Sqlite>,
+    #[cfg(test)]
+    fault: Option<DiskFault>,
+}
+
+impl<'a> SqliteTransaction<'a> {
+    pub(super) fn new(transaction: sqlx::Transaction<'a, Sqlite>) -> SqliteTransaction<'a> {
+        SqliteTransaction {
+            transaction,
+            #[cfg(test)]
+            fault: None,
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn with_fault(self, fault: Option<DiskFault>) -> SqliteTransaction<'a> {
+        SqliteTransaction { fault, ..self }
+    }
+}
+
+impl StoreTransaction for SqliteTransaction<'_> {
+    async fn lock(&mut self, ids: &[LoanId], keys: &[LoanKey]) -> Result<Locked, WorkError> {
+        let loans = read_loans(&mut self.transaction, ids).await?;
+        let standings = read_standings(&mut self.transaction, keys).await?;
+        Ok(Locked { loans, standings })
+    }
+
+    async fn audit_head(&mut self) -> Result<Head, sqlx::Error> {
+        chain::read_head(&mut self.transaction).await
+    }
+
+    /// Inserts or updates the loans and inserts the steps with one query.
+    async fn write(
+        &mut self,
+        loans: &[&Loan],
+        steps: &[NewStep],
+        owner: &str,
+    ) -> Result<(), sqlx::Error> {
+        let mut query = QueryBuilder::<Sqlite>::default();
+        if !loans.is_empty() {
+            push_loans(&mut query, loans, owner);
+            query.push("; ");
+        }
+        push_steps(&mut query, steps);
+        let query = query.build().persistent(steps.len() <= MAX_PREPARED_ROWS);
+        query.execute(&mut *self.transaction).await.map(drop)
+    }
+
+    async fn begun_at_limit(
+        &mut self,
+        key: &LoanKey,
+        count: &Count,
+    ) -> Result<Option<Timestamp>, sqlx::Error> {
+        let Some(skipped) = count.maximum.checked_sub(1) else { return Ok(None) };
+        let KeyColumns { library, borrower, .. } = key.into();
+        let query = sqlx::query_scalar(begun_query(count)).bind(library);
+        let query = if count.of_borrower { query.bind(borrower) } else { query };
+        let query = query.bind(count.since.as_millisecond()).bind(i64::from(skipped));
+        let oldest: Option<i64> = query.fetch_optional(&mut *self.transaction).await?;
+        Ok(oldest.and_then(|millis| Timestamp::from_millisecond(millis).ok()))
+    }
+
+    async fn owner(&mut self, id: LoanId) -> Result<Option<String>, sqlx::Error> {
+        let owner = sqlx::query_scalar("SELECT owner FROM loans WHERE id = ?").bind(id.to_string());
+        owner.fetch_optional(&mut *self.transaction).await
+    }
+
+    async fn adopt(&mut self, id: LoanId, former: &str, owner: &str) -> Result<bool, sqlx::Error> {
+        let update = sqlx::query("UPDATE loans SET owner = ? WHERE id = ? AND owner = ?");
+        let update = update.bind(owner).bind(id.to_string()).bind(former);
+        Ok(update.execute(&mut *self.transaction).await?.rows_affected() == 1)
+    }
+
+    async fn set_progress(&mut self, id: LoanId, progress: Progress) -> Result<bool, sqlx::Error> {
+        const UPDATE: &str = "UPDATE loans SET progress = ? WHERE id = ? AND accepted IS NOT NULL";
+        let update = sqlx::query(UPDATE).bind(progress.hundredths()).bind(id.to_string());
+        Ok(update.execute(&mut *self.transaction).await?.rows_affected() == 1)
+    }
+
+    async fn is_opened(&mut self, id: LoanId) -> Result<bool, sqlx::Error> {
+        const OPENED: &str = "SELECT 1 FROM loans WHERE id = ? AND opened IS NOT NULL";
+        let opened = sqlx::query(OPENED).bind(id.to_string());
+        Ok(opened.fetch_optional(&mut *self.transaction).await?.is_some())
+    }
+
+    async fn mark_opened(&mut self, id: LoanId, at: Timestamp) -> Result<bool, sqlx::Error> {
+        const UPDATE: &str =
+            "UPDATE loans SET opened = coalesce(opened, ?) WHERE id = ? AND state = 'accepted'";
+        let update = sqlx::query(UPDATE).bind(at.as_millisecond()).bind(id.to_string());
+        Ok(update.execute(&mut *self.transaction).await?.rows_affected() == 1)
+    }
+
+    async fn tallies(&mut self, files: &[Delivered]) -> Result<StoredTallies, sqlx::Error> {
+        delivered::read(&mut self.transaction, files).await
+    }
+
+    async fn write_tallies(&mut self, tallies: &StoredTallies) -> Result<(), sqlx::Error> {
+        delivered::write(&mut self.transaction, tallies).await
+    }
+
+    async fn replace_doubts(&mut self, doubts: &Doubts) -> Result<(), sqlx::Error> {
+        doubts::replace(&mut self.transaction, doubts).await
+    }
+
+    async fn forget(
+        &mut self,
+        before: Timestamp,
+        limit: u32,
+        now: Timestamp,
+    ) -> Result<Forgotten, sqlx::Error> {
+        retention::forget(&mut self.transaction, before, limit, now).await
+    }
+
+    async fn probe(&mut self, now: Timestamp) -> Result<(), sqlx::Error> {
+        write_probe(&mut self.transaction, now).await
+    }
+
+    #[cfg(not(test))]
+    async fn commit(self) -> Result<(), sqlx::Error> {
+        self.transaction.commit().await
+    }
+
+    #[cfg(test)]
+    async fn commit(mut self) -> Result<(), sqlx::Error> {
+        if self.fault == Some(DiskFault::RolledBack) {
+            sqlx::raw_sql("ROLLBACK").execute(&mut *self.transaction).await?;
+        }
+        self.transaction.commit().await?;
+        match self.fault {
+            Some(DiskFault::CommitUnreported) => {
+                Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+async fn read_loans(
+    connection: &mut SqliteConnection,
+    ids: &[LoanId],
+) -> Result<Vec<Loan>, WorkError> {
+    if ids.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut query = by_ids(ids);
+    let query = query.build().persistent(ids.len() <= MAX_PREPARED_ROWS);
+    let rows = query.fetch_all(connection).await?;
+    rows.iter().map(|row| loan_of(row).map_err(WorkError::Rejected)).collect()
+}
+
+async fn read_standings(
+    connection: &mut SqliteConnection,
+    keys: &[LoanKey],
+) -> Result<HashMap<LoanKey, KeyStanding>, WorkError> {
+    let keys: HashSet<LoanKey> = keys.iter().copied().collect();
+    if keys.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let mut query = QueryBuilder::<Sqlite>::new("WITH wanted (library, borrower, isbn) AS (");
+    query.push_values(&keys, |mut row, key| {
+        let KeyColumns { library, borrower, isbn } = key.into();
+        row.push_bind(library).push_bind(borrower).push_bind(isbn);
+    });
+    // CROSS JOIN fixes the join order: each wanted borrower and title is looked up by index.
+    query.push(format!(
+        ") SELECT {COLUMNS} FROM wanted CROSS JOIN loans USING (library, borrower, isbn) \
+         WHERE state NOT IN ({over}) OR (accepted IS NOT NULL AND ended IS NOT NULL)",
+        over = *OVER
+    ));
+    let query = query.build().persistent(keys.len() <= MAX_PREPARED_ROWS);
+    let rows = query.fetch_all(connection).await?;
+    let mut standings: HashMap<LoanKey, KeyStanding> =
+        keys.into_iter().map(|key| (key, KeyStanding::default())).collect();
+    for row in rows {
+        let loan = loan_of(&row)?;
+        standings.entry(loan.key).or_default().include(&loan);
+    }
+    Ok(standings)
+}
+
+macro_rules! of_library {
+    ($counted:literal) => {
+        concat!(
+            "SELECT begun FROM loans INDEXED BY loans_of_library ",
+            "WHERE library = ? AND begun > ? AND ",
+            $counted,
+            " ORDER BY begun DESC LIMIT 1 OFFSET ?"
+        )
+    };
+}
+
+macro_rules! of_borrower {
+    ($counted:literal) => {
+        concat!(
+            "SELECT begun FROM loans INDEXED BY loans_begun_by ",
+            "WHERE library = ? AND borrower = ? AND begun > ? AND ",
+            $counted,
+            " ORDER BY begun DESC LIMIT 1 OFFSET ?"
+        )
+    };
+}
+
+/// Returns the query for [`StoreTransaction::begun_at_limit`]. It binds the library, the borrower
+/// if only loans of one count, the beginning of the window, and the number of newer loans.
+fn begun_query(count: &Count) -> &'static str {
+    match (count.counted, count.of_borrower) {
+        (Counted::Lent, false) => {
+            of_library!("state <> 'refused' AND (end_reason IS NULL OR end_reason <> 'rejected')")
+        }
+        (Counted::Lent, true) => {
+            of_borrower!("state <> 'refused' AND (end_reason IS NULL OR end_reason <> 'rejected')")
+        }
+        (Counted::Decided, false) => {
+            of_library!("(end_reason IS NULL OR end_reason <> 'rejected')")
+        }
+        (Counted::Decided, true) => {
+            of_borrower!("(end_reason IS NULL OR end_reason <> 'rejected')")
+        }
+        (Counted::Failed, false) => of_library!("end_reason = 'rejected'"),
+        (Counted::Failed, true) => of_borrower!("end_reason = 'rejected'"),
+    }
+}

@@ -1,0 +1,204 @@
+//! Queries for circulation's background work: loans that are due, undecided, ending or old.
+
+use std::sync::LazyLock;
+
+use jiff::Timestamp;
+use sqlx::Row;
+use sqlx::sqlite::SqliteRow;
+
+use super::queries::{Queries, loans, read_id};
+use super::retention::TO_FORGET;
+use super::sql::{CLOSED, LIVE, UNDECIDED, key_of};
+use crate::ledger::change_feed::{ClosedLoan, ClosedPage};
+use crate::ledger::{Ends, LedgerError};
+use crate::loan::{LibraryId, Loan, LoanId, LoanState};
+
+/// The minimum number of rows that a query reads to replace skipped damaged rows.
+pub(super) const REFILL: u32 = 500;
+/// The maximum number of ends that one query of the change feed reads.
+const FEED_PAGE: u32 = 1000;
+
+static DUE: LazyLock<String> = LazyLock::new(|| {
+    loans("state = 'accepted' AND due <= ? AND (due, id) > (?, ?) ORDER BY due, id LIMIT ?")
+});
+static UNDECIDED_OF: LazyLock<String> = LazyLock::new(|| {
+    let undecided = &*UNDECIDED;
+    loans(&format!("state IN ({undecided}) AND owner = ? ORDER BY id"))
+});
+static UNDECIDED_IDS_OF: LazyLock<String> = LazyLock::new(|| {
+    let undecided = &*UNDECIDED;
+    format!("SELECT id FROM loans WHERE state IN ({undecided}) AND owner = ?")
+});
+static OWNERS: LazyLock<String> = LazyLock::new(|| {
+    let undecided = &*UNDECIDED;
+    format!("SELECT DISTINCT owner FROM loans WHERE state IN ({undecided})")
+});
+static OLDEST_LIVE: LazyLock<String> = LazyLock::new(|| {
+    let live = &*LIVE;
+    format!("SELECT min(begun) FROM loans WHERE library = ? AND state IN ({live})")
+});
+static ANY_TO_FORGET: LazyLock<String> = LazyLock::new(|| {
+    let to_forget = &*TO_FORGET;
+    format!("SELECT EXISTS (SELECT 1 FROM loans WHERE {to_forget})")
+});
+/// The condition on the states must equal the condition of the index.
+static CLOSED_AFTER: LazyLock<String> = LazyLock::new(|| {
+    let (closed, ending) = (&*CLOSED, LoanState::Ending.name());
+    format!(
+        "SELECT number, loans.id, library, borrower, isbn, coalesce(ended, at) AS at \
+         FROM history CROSS JOIN loans ON loans.id = history.loan \
+         WHERE number > ? AND to_state IN ({closed}) AND from_state <> '{ending}' \
+         ORDER BY number LIMIT ?"
+    )
+});
+
+impl Queries {
+    pub(in crate::ledger) async fn due(
+        &self,
+        at: Timestamp,
+        limit: u32,
+    ) -> Result<Vec<Loan>, LedgerError> {
+        let wanted = limit as usize;
+        let (mut limit, mut after) = (limit, (i64::MIN, String::new()));
+        let mut loans = Vec::new();
+        loop {
+            let query = sqlx::query(DUE.as_str()).bind(at.as_millisecond());
+            let query = query.bind(after.0).bind(after.1.clone()).bind(i64::from(limit));
+            let rows = self.rows(query).await?;
+            loans.extend(rows.iter().filter_map(|row| self.damaged.loan(row)));
+            let last = rows
+                .last()
+                .and_then(|row| Some((row.try_get("due").ok()?, row.try_get("id").ok()?)));
+            match last {
+                Some(last) if loans.len() < wanted && rows.len() == limit as usize => after = last,
+                _ => break,
+            }
+            limit = limit.max(REFILL);
+        }
+        loans.truncate(wanted);
+        Ok(loans)
+    }
+
+    pub(in crate::ledger) async fn count_due(&self, at: Timestamp) -> Result<u64, LedgerError> {
+        const COUNT: &str = "SELECT count(*) FROM loans WHERE state = 'accepted' AND due <= ?";
+        self.count(sqlx::query(COUNT).bind(at.as_millisecond())).await
+    }
+
+    pub(in crate::ledger) async fn next_due(
+        &self,
+        after: Timestamp,
+    ) -> Result<Option<Timestamp>, LedgerError> {
+        const NEXT: &str = "SELECT min(due) FROM loans WHERE state = 'accepted' AND due > ?";
+        self.time(sqlx::query(NEXT).bind(after.as_millisecond())).await
+    }
+
+    pub(in crate::ledger) async fn count_accepted(&self) -> Result<u64, LedgerError> {
+        self.count(sqlx::query("SELECT count(*) FROM loans WHERE state = 'accepted'")).await
+    }
+
+    pub(in crate::ledger) async fn ends_waiting(&self) -> Result<Ends, LedgerError> {
+        // Read the step first: an end written between the two queries is then returned twice, and
+        // never missed.
+        let step = self.first(sqlx::query("SELECT max(number) FROM history")).await?;
+        let ending = sqlx::query("SELECT id FROM loans WHERE state = 'ending' ORDER BY ended");
+        let loans = self.ids(ending, "id").await?;
+        Ok(Ends { loans, step: step.unwrap_or_default() })
+    }
+
+    pub(in crate::ledger) async fn ends_after(&self, step: i64) -> Result<Ends, LedgerError> {
+        const ENDS: &str = "SELECT number, loan FROM history \
+             WHERE number > ? AND to_state = 'ending' ORDER BY number";
+        let rows = self.rows(sqlx::query(ENDS).bind(step)).await?;
+        let read = |row: &SqliteRow| -> Result<(i64, String), sqlx::Error> {
+            Ok((row.try_get("number")?, row.try_get("loan")?))
+        };
+        let rows: Result<Vec<_>, sqlx::Error> = rows.iter().map(read).collect();
+        let rows = rows.map_err(|source| self.failed(source))?;
+        let step = rows.last().map_or(step, |(number, _)| *number);
+        let loans = rows.iter().filter_map(|(_, id)| self.damaged.skip(read_id(id))).collect();
+        Ok(Ends { loans, step })
+    }
+
+    pub(in crate::ledger) async fn count_ends(
+        &self,
+        before: Timestamp,
+    ) -> Result<(u64, u64), LedgerError> {
+        const COUNTS: &str = "SELECT count(*) AS waiting, \
+             count(*) FILTER (WHERE ended < ?) AS overdue FROM loans WHERE state = 'ending'";
+        let row = self.row(sqlx::query(COUNTS).bind(before.as_millisecond())).await?;
+        let count = |column: &str| -> Result<u64, LedgerError> {
+            let count = row.as_ref().map(|row| row.try_get::<i64, _>(column)).transpose();
+            Ok(count.map_err(|source| self.failed(source))?.map_or(0, i64::unsigned_abs))
+        };
+        Ok((count("waiting")?, count("overdue")?))
+    }
+
+    /// Returns the undecided loans of this process.
+    pub(in crate::ledger) async fn undecided(
+        &self,
+        owner: &str,
+    ) -> Result<Vec<LoanId>, LedgerError> {
+        self.ids(sqlx::query(UNDECIDED_IDS_OF.as_str()).bind(owner), "id").await
+    }
+
+    /// Returns the undecided loans of all processes that are dead.
+    pub(in crate::ledger) async fn orphans(
+        &self,
+        is_dead: impl Fn(&str) -> bool,
+    ) -> Result<Vec<Loan>, LedgerError> {
+        let rows = self.rows(sqlx::query(OWNERS.as_str())).await?;
+        let owners: Result<Vec<String>, sqlx::Error> =
+            rows.iter().map(|row| row.try_get("owner")).collect();
+        let owners = owners.map_err(|source| self.failed(source))?;
+        let mut orphans = Vec::new();
+        for dead in owners.into_iter().filter(|owner| is_dead(owner)) {
+            let query = sqlx::query(UNDECIDED_OF.as_str()).bind(dead);
+            orphans.extend(self.readable_loans(query).await?);
+        }
+        Ok(orphans)
+    }
+
+    pub(in crate::ledger) async fn oldest_live(
+        &self,
+        library: LibraryId,
+    ) -> Result<Option<Timestamp>, LedgerError> {
+        self.time(sqlx::query(OLDEST_LIVE.as_str()).bind(library.as_str())).await
+    }
+
+    pub(in crate::ledger) async fn has_to_forget(
+        &self,
+        before: Timestamp,
+    ) -> Result<bool, LedgerError> {
+        let any = sqlx::query(ANY_TO_FORGET.as_str()).bind(before.as_millisecond());
+        Ok(self.first(any).await?.unwrap_or_default())
+    }
+
+    /// Returns the next page of the change feed: ends that were committed after this step.
+    pub(in crate::ledger) async fn closed_after(
+        &self,
+        step: i64,
+    ) -> Result<ClosedPage, LedgerError> {
+        let query = sqlx::query(CLOSED_AFTER.as_str()).bind(step).bind(FEED_PAGE);
+        let mut page = ClosedPage { loans: Vec::new(), step };
+        for row in &self.rows(query).await? {
+            match closed_of(row) {
+                Some(loan) => page.loans.push(loan),
+                None => tracing::error!(
+                    "a row of the change feed cannot be read; run `loangate ledger check`"
+                ),
+            }
+            let number = row.try_get("number").map_err(|source| self.failed(source))?;
+            page.step = page.step.max(number);
+        }
+        Ok(page)
+    }
+}
+
+fn closed_of(row: &SqliteRow) -> Option<ClosedLoan> {
+    let (id, at): (String, i64) = (row.try_get("id").ok()?, row.try_get("at").ok()?);
+    Some(ClosedLoan {
+        loan: id.parse().ok()?,
+        key: key_of(row, &id).ok()?,
+        at: Timestamp::from_millisecond(at).ok()?,
+    })
+}

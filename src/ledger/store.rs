@@ -1,0 +1,237 @@
+//! The interface between the executor and a database: connections, transactions and about a dozen
+//! primitives. SQLite implements it in [`super::sqlite`].
+//!
+//! A primitive states what a command needs, and not how one database provides it. Several processes
+//! may write one ledger, so a store guarantees:
+//!
+//! - What [`StoreTransaction::lock`] and [`StoreTransaction::audit_head`] return does not change
+//!   until the end of the transaction. That includes the absence of a live loan: no other
+//!   transaction inserts one for a locked key, or the insertion here fails the transaction.
+//!   SQLite holds its only write lock from the beginning. A store with row locks locks all rows of
+//!   one call in the order of their keys, so that transactions do not deadlock.
+//! - A row that another process committed before the lock is seen.
+//! - When [`StoreTransaction::commit`] returns, the changes are durable. If it fails, they may be,
+//!   also later. After the next [`LedgerStore::connect`] that is certain.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use super::audit::{Head, NewStep};
+use super::brake::Count;
+use super::rules::KeyStanding;
+use super::{Delivered, Doubts, LedgerError};
+use crate::loan::{Loan, LoanId, LoanKey, Progress, Tally};
+
+/// Opens write connections.
+pub(super) trait LedgerStore: Send {
+    /// The connections that this store opens.
+    type Connection: StoreConnection;
+
+    /// Opens a connection and commits a probe row through it. When it returns, no transaction of
+    /// an earlier connection of this process can commit any more.
+    fn connect(
+        &self,
+        now: Timestamp,
+    ) -> impl Future<Output = Result<Self::Connection, sqlx::Error>> + Send;
+}
+
+/// A write connection. After a failed transaction it is closed and not used again.
+pub(super) trait StoreConnection: Send {
+    /// The transactions of this connection.
+    type Transaction<'a>: StoreTransaction
+    where
+        Self: 'a;
+
+    /// Begins a transaction. Dropping the transaction rolls it back.
+    fn begin(&mut self) -> impl Future<Output = Result<Self::Transaction<'_>, sqlx::Error>> + Send;
+
+    /// Prepares the ledger for the end of this process, for example by a checkpoint.
+    fn finish(&mut self) -> impl Future<Output = ()> + Send;
+
+    /// Closes the connection and releases its locks.
+    fn close(self) -> impl Future<Output = ()> + Send;
+
+    /// Simulates a fault of the disk.
+    #[cfg(test)]
+    fn inject(&mut self, fault: DiskFault) -> impl Future<Output = ()> + Send;
+}
+
+/// The primitives of a transaction.
+pub(super) trait StoreTransaction: Send {
+    /// Locks these loans, and all loans of these keys. Returns the loans that exist, and the
+    /// standing of every key. One call locks everything that a batch needs.
+    ///
+    /// # Errors
+    /// Rejects the call if one of the rows is damaged. The transaction can continue.
+    fn lock(
+        &mut self,
+        ids: &[LoanId],
+        keys: &[LoanKey],
+    ) -> impl Future<Output = Result<Locked, WorkError>> + Send;
+
+    /// Returns the newest link of the audit trail, and locks the trail.
+    fn audit_head(&mut self) -> impl Future<Output = Result<Head, sqlx::Error>> + Send;
+
+    /// Inserts or updates these loans in this order, and inserts the steps. The process `owner`
+    /// becomes the owner of new loans.
+    fn write(
+        &mut self,
+        loans: &[&Loan],
+        steps: &[NewStep],
+        owner: &str,
+    ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
+
+    /// Returns when the oldest of the newest `count.maximum` counted loans was begun; none if
+    /// there are fewer.
+    fn begun_at_limit(
+        &mut self,
+        key: &LoanKey,
+        count: &Count,
+    ) -> impl Future<Output = Result<Option<Timestamp>, sqlx::Error>> + Send;
+
+    /// Returns the owner of a loan; none if there is no such loan.
+    fn owner(
+        &mut self,
+        id: LoanId,
+    ) -> impl Future<Output = Result<Option<String>, sqlx::Error>> + Send;
+
+    /// Changes the owner of a loan. Returns false if `former` is no longer its owner.
+    fn adopt(
+        &mut self,
+        id: LoanId,
+        former: &str,
+        owner: &str,
+    ) -> impl Future<Output = Result<bool, sqlx::Error>> + Send;
+
+    /// Writes the reading progress. Returns false if the loan was never accepted.
+    fn set_progress(
+        &mut self,
+        id: LoanId,
+        progress: Progress,
+    ) -> impl Future<Output = Result<bool, sqlx::Error>> + Send;
+
+    /// Returns whether a byte may have been sent under this loan.
+    fn is_opened(&mut self, id: LoanId) -> impl Future<Output = Result<bool, sqlx::Error>> + Send;
+
+    /// Marks a loan as opened. Returns false if it is not accepted.
+    fn mark_opened(
+        &mut self,
+        id: LoanId,
+        at: Timestamp,
+    ) -> impl Future<Output = Result<bool, sqlx::Error>> + Send;
+
+    /// Locks and returns the stored tally of each of these files, zero if none is stored. Unknown
+    /// loans are left out.
+    fn tallies(
+        &mut self,
+        files: &[Delivered],
+    ) -> impl Future<Output = Result<StoredTallies, sqlx::Error>> + Send;
+
+    /// Replaces the stored tallies.
+    fn write_tallies(
+        &mut self,
+        tallies: &StoredTallies,
+    ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
+
+    /// Adds the doubts of one run and clears those that it did not confirm.
+    fn replace_doubts(
+        &mut self,
+        doubts: &Doubts,
+    ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
+
+    /// Replaces the borrower of up to `limit` loans that ended before this time with a random
+    /// value, a different one for each loan, and erases the salts of their steps.
+    fn forget(
+        &mut self,
+        before: Timestamp,
+        limit: u32,
+        now: Timestamp,
+    ) -> impl Future<Output = Result<Forgotten, sqlx::Error>> + Send;
+
+    /// Writes a probe row, to test that the ledger can be written.
+    fn probe(&mut self, now: Timestamp) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
+
+    /// Makes the changes durable.
+    ///
+    /// # Errors
+    /// The error of the database. Whether the changes are durable is then unknown.
+    fn commit(self) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
+}
+
+/// The rows that [`StoreTransaction::lock`] has locked.
+#[derive(Debug, Default)]
+pub(super) struct Locked {
+    pub(super) loans: Vec<Loan>,
+    pub(super) standings: HashMap<LoanKey, KeyStanding>,
+}
+
+/// The loans whose borrower [`StoreTransaction::forget`] has replaced.
+#[derive(Debug, Default)]
+pub(super) struct Forgotten {
+    /// The number of loans, damaged ones included.
+    pub(super) count: u64,
+    /// The loans that can be read.
+    pub(super) loans: Vec<Loan>,
+}
+
+/// The tally of each file under each loan.
+pub(super) type StoredTallies = HashMap<(LoanId, Arc<str>), Tally>;
+
+/// Why a command failed inside a transaction.
+#[derive(Debug)]
+pub(super) enum WorkError {
+    /// The database failed, and with it the transaction.
+    Database(sqlx::Error),
+    /// A rule or a damaged row rejects this command. The transaction continues.
+    Rejected(LedgerError),
+}
+
+impl From<sqlx::Error> for WorkError {
+    fn from(error: sqlx::Error) -> WorkError {
+        WorkError::Database(error)
+    }
+}
+
+impl From<LedgerError> for WorkError {
+    fn from(error: LedgerError) -> WorkError {
+        WorkError::Rejected(error)
+    }
+}
+
+impl WorkError {
+    /// Separates what fails one command from what fails the whole transaction.
+    ///
+    /// # Errors
+    /// The error of the database.
+    pub(super) fn split<T>(
+        result: Result<T, WorkError>,
+    ) -> Result<Result<T, LedgerError>, sqlx::Error> {
+        match result {
+            Ok(value) => Ok(Ok(value)),
+            Err(WorkError::Rejected(error)) => Ok(Err(error)),
+            Err(WorkError::Database(error)) => Err(error),
+        }
+    }
+}
+
+/// Returns the cause as a phrase for operators. Messages of a database contain no value of a row.
+pub(super) fn reason(error: &sqlx::Error) -> String {
+    match error {
+        sqlx::Error::Database(error) => error.message().to_owned(),
+        other => other.to_string(),
+    }
+}
+
+/// A disk fault as SQLite reports it.
+#[cfg(test)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum DiskFault {
+    /// The database cannot grow: SQLite rolls the transaction back with SQLITE_FULL.
+    Full,
+    /// The next transaction is rolled back before its commit, and sqlx does not notice.
+    RolledBack,
+    /// The next commit succeeds, and its success is not reported.
+    CommitUnreported,
+}

@@ -1,0 +1,145 @@
+//! The values that callers exchange with the ledger.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use super::Brake;
+use crate::loan::{Borrower, Isbn, LibraryId, Loan, LoanId, LoanState, Tally};
+
+/// The maximum number of retained loans that are reported.
+const MAX_REPORTED: usize = 20;
+
+/// The keys of `[ledger]`.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The SQLite file. A missing directory is created.
+    pub file: PathBuf,
+    /// `[brake]`: the limits on new loans.
+    pub brake: Brake,
+}
+
+/// The result of writing an intent.
+#[derive(Clone, Debug)]
+pub enum Intended {
+    /// The intent is durable, and the begin may be sent.
+    Written(Loan),
+    /// Nothing was written because this reader already has a live loan of the title.
+    Live(Loan),
+    /// Nothing was written because an accepted loan ended at or after the time at which the
+    /// credential was issued (invariant 7).
+    EndedSince(Timestamp),
+    /// Nothing was written because a brake limit is reached until this time.
+    Braked(Timestamp),
+}
+
+/// Why a loan changed, for its history.
+#[derive(Clone, Debug)]
+pub struct Cause {
+    /// A short slug: `reader`, `expiry`, `settle`, `admin`, `poll`.
+    pub by: &'static str,
+    /// A text for support, such as Bokbasen's message. It never has a borrower, a token or a
+    /// secret.
+    pub detail: Option<String>,
+}
+
+/// One transition of a loan.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct HistoryRow {
+    /// When the step was written.
+    pub at: Timestamp,
+    /// The state before the step; none for the intent.
+    pub from: Option<LoanState>,
+    /// The state after the step.
+    pub to: LoanState,
+    /// The slug of [`Cause::by`].
+    pub cause: String,
+    /// The text of [`Cause::detail`].
+    pub detail: Option<String>,
+}
+
+/// Ended loans whose end Bokbasen has not acknowledged.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Ends {
+    /// The ids of the loans.
+    pub loans: Vec<LoanId>,
+    /// The number of the last step that was read, for [`super::Ledger::ends_after`].
+    pub step: i64,
+}
+
+/// The filters of a listing. A field that is none does not filter.
+#[derive(Clone, Debug, Default)]
+pub struct Filter {
+    /// Only loans of this library.
+    pub library: Option<LibraryId>,
+    /// Only loans of this title.
+    pub isbn: Option<Isbn>,
+    /// Only loans in this state.
+    pub state: Option<LoanState>,
+    /// Only loans of this borrower.
+    pub borrower: Option<Borrower>,
+    /// Only loans that were begun at this time or later.
+    pub since: Option<Timestamp>,
+    /// Only loans after this one in the order of the listing, newest first.
+    pub after: Option<LoanId>,
+    /// The maximum number of loans returned.
+    pub limit: u32,
+}
+
+/// The bytes of a file delivered under a loan since the last write.
+#[derive(Clone, Debug)]
+pub struct Delivered {
+    /// The loan that permitted the delivery.
+    pub loan: LoanId,
+    /// The path with which readers request the file.
+    pub file: Arc<str>,
+    /// The number of bytes, and their ranges.
+    pub tally: Tally,
+}
+
+/// The loans of a library that a run found absent at Bokbasen.
+#[derive(Clone, Debug)]
+pub struct Doubts {
+    /// The library that was compared.
+    pub library: LibraryId,
+    /// Every absent loan; doubts about any other loan of the library are cleared.
+    pub absent: Vec<LoanId>,
+    /// When the run began.
+    pub run: Timestamp,
+}
+
+/// The kinds of loans that [`super::prune`] removes.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Prunable {
+    /// Loans that Bokbasen never accepted and whose refusal is no longer active at `now`.
+    NeverLent {
+        /// Only loans that last changed before this time.
+        before: Timestamp,
+        /// The time at which a refusal must be over.
+        now: Timestamp,
+    },
+    /// Ended loans whose end Bokbasen has acknowledged and whose borrower is forgotten.
+    Ended {
+        /// Only loans that ended before this time.
+        before: Timestamp,
+    },
+}
+
+/// The result of [`super::prune`].
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Pruned {
+    /// The number of removed loans.
+    pub loans: u64,
+    /// The loans that were retained because their row is damaged or was changed, as sentences.
+    pub left: Vec<String>,
+}
+
+impl Pruned {
+    /// Reports a retained loan, up to a maximum.
+    pub(super) fn report_left(&mut self, sentence: String) {
+        if self.left.len() < MAX_REPORTED {
+            self.left.push(sentence);
+        }
+    }
+}
