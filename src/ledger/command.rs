@@ -28,7 +28,7 @@ pub(super) enum Message {
 
 /// A command with its response.
 pub(super) enum Command {
-    Intend(Intent, Reply<Intended>),
+    Intend(Box<Intent>, Reply<Intended>),
     Apply(Change, Reply<Loan>),
     Update(Update, Reply<u64>),
 }

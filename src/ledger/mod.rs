@@ -140,7 +140,7 @@ impl Ledger {
         issued: Option<Timestamp>,
         cause: Cause,
     ) -> Result<Intended, LedgerError> {
-        let intent = Intent { loan, issued, cause };
+        let intent = Box::new(Intent { loan, issued, cause });
         self.run(|reply| Command::Intend(intent, reply)).await
     }
 
