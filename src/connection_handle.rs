@@ -2,10 +2,11 @@
 //! blocked, and how many bytes the kernel has accepted.
 //!
 //! The server creates one handle for each connection. Each request and each body of a file holds an
-//! [`InFlight`] guard of it, so that the server knows when the connection is idle. The gate aborts a body through [`OutgoingBody`] when its loan ends, and delivery when its
-//! reader is too slow. A body reports written bytes with [`Connection::record`];
-//! [`OutgoingBody::left`] is called once the kernel has accepted them. A check without news costs
-//! one atomic load.
+//! [`InFlight`] guard of it, so that the server knows when the connection is idle. The gate aborts
+//! a body through [`OutgoingBody`] when its loan ends, and delivery when its reader is too slow. A
+//! body reports written bytes with [`Connection::record`], and the server calls
+//! [`OutgoingBody::left`] once the kernel has accepted them. A check without news costs one atomic
+//! load.
 
 use std::fmt::Debug;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};

@@ -1,8 +1,8 @@
 //! The body of a file: forwards chunks of the source, truncates them to the response's length, and
 //! never ends early without an error.
 //!
-//! `body` polls it for the server. It stops when its loan ends or the monitor aborts it, waits while
-//! the connection is blocked, and releases the origin's connection while its reader stalls.
+//! `body` polls it for the server. It stops when its loan ends or the monitor aborts it, and waits
+//! while the connection is blocked. While its reader stalls, it releases the origin's connection.
 
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
