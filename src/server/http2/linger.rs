@@ -26,7 +26,9 @@ pub(super) async fn linger(tls: &TlsStream, connection: &Connection) {
     let mut timeout = pin!(tokio::time::sleep(IDLE));
     poll_fn(|context| {
         connection.register_waker(context);
-        if connection.is_aborted() {
+        // The timeout is checked first: tokio lets a task do only so much in one poll, and a client
+        // that floods the gate would use that up each time.
+        if connection.is_aborted() || timeout.as_mut().poll(context).is_ready() {
             return Poll::Ready(());
         }
         if let Poll::Ready(Err(_)) = tls.poll_close(context) {
