@@ -24,7 +24,8 @@
 //!
 //! | module | may call |
 //! |---|---|
-//! | `accept`, `buffer_budget`, `clock`, `connection_handle`, `crash`, `reload` | each other |
+//! | `accept`, `buffer_budget`, `clock`, `connection_handle`, `crash` | each other |
+//! | `near_cache`, `reload` | each other |
 //! | `loan`, `path`, `problem` | each other |
 //! | `telemetry`, `process_handles`, `supervise`, `ledger`, `lending`, `origin` | |
 //! | `circulation` | `ledger`, `lending`, `process_handles`, `supervise` |
@@ -74,6 +75,7 @@ pub mod ledger;
 pub mod lending;
 pub mod loan;
 pub mod metering;
+pub mod near_cache;
 pub mod origin;
 pub mod path;
 pub mod problem;

@@ -5,15 +5,19 @@
 //! once. On the hot path it is one atomic number; the list of streams is used only when a body
 //! starts or ends. The first permit is given after the ledger has durably marked the loan as
 //! opened, and no process cancels a marked loan.
+//!
+//! The access also has a copy of its loan's decision for the near caches of the worker threads,
+//! because a permit needs the access anyway: one place in memory holds all that a hit reads.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::atomic::{AtomicI64, AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
+use jiff::Timestamp;
 use tokio::sync::OnceCell;
 
 use crate::connection_handle::{Abort, OutgoingBody};
-use crate::loan::LoanId;
+use crate::loan::{LoanId, LoanKey};
 
 /// This process does not know whether the ledger has marked the loan as opened.
 const UNMARKED: u8 = 0;
@@ -28,6 +32,28 @@ pub(super) struct Access {
     /// Set once the mark is durable. One caller writes the mark; others wait for it.
     mark: OnceCell<()>,
     streams: Mutex<ActiveBodies>,
+    accepted: OnceLock<Acceptance>,
+}
+
+/// What opens the access: an accepted loan.
+#[derive(Debug)]
+pub(super) struct Acceptance {
+    pub(super) key: LoanKey,
+    pub(super) loan: LoanId,
+    /// When the loan is due, by Bokbasen's clock.
+    pub(super) until: Timestamp,
+    /// When the loan was last read from the ledger, in milliseconds, or [`NEVER`].
+    read_at: AtomicI64,
+}
+
+/// Time of a decision that only the cache of record may serve.
+const NEVER: i64 = i64::MIN;
+
+impl Acceptance {
+    /// Returns when the loan was last read from the ledger, in milliseconds.
+    pub(super) fn read_at(&self) -> i64 {
+        self.read_at.load(Ordering::Relaxed)
+    }
 }
 
 /// Why a permit is denied.
@@ -48,7 +74,28 @@ struct ActiveBodies {
 
 impl Access {
     fn new() -> Access {
-        Access { state: AtomicU8::new(UNMARKED), mark: OnceCell::new(), streams: Mutex::default() }
+        Access {
+            state: AtomicU8::new(UNMARKED),
+            mark: OnceCell::new(),
+            streams: Mutex::default(),
+            accepted: OnceLock::new(),
+        }
+    }
+
+    /// Records that the loan was read from the ledger as accepted. If its due time has changed
+    /// since the first read, only the cache of record serves it.
+    pub(super) fn record(&self, key: LoanKey, loan: LoanId, until: Timestamp, read_at: i64) {
+        let first = self.accepted.get_or_init(|| {
+            let read_at = AtomicI64::new(read_at);
+            Acceptance { key, loan, until, read_at }
+        });
+        let is_same = first.key == key && first.until == until;
+        first.read_at.store(if is_same { read_at } else { NEVER }, Ordering::Relaxed);
+    }
+
+    /// Returns what opens the access, if a permit may be given now.
+    pub(super) fn opened_by(&self) -> Option<&Acceptance> {
+        self.accepted.get().filter(|_| self.is_open())
     }
 
     /// Returns whether a permit may be given now.

@@ -222,7 +222,7 @@ impl Readers {
     }
 
     #[cfg(test)]
-    fn cached_count(&self) -> usize {
+    fn cached_count(&self) -> u64 {
         self.keys.load().verified.len()
     }
 }

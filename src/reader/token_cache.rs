@@ -1,24 +1,26 @@
 //! Cache of verified tokens and links, keyed by the hash of their text.
 //!
 //! `reader/mod.rs` queries it before it verifies a signature, and stores each verified credential.
-//! Rejected credentials are not cached: there is no limit to their number. Each hit compares the
-//! credential's expiry with the current time. The number of entries is bounded. An expired entry is
-//! removed when it is queried, or evicted for others.
+//! Rejected credentials are not cached: there is no limit to their number. moka is the cache of
+//! record, with a near cache of each worker thread in front. Each hit compares the credential's
+//! expiry with the current time. The number of entries is bounded. An expired entry is removed when
+//! it is queried, or evicted for others.
 
 use std::sync::Arc;
 
 use aws_lc_rs::rand;
 use jiff::Timestamp;
-use quick_cache::UnitWeighter;
-use quick_cache::sync::Cache;
+use moka::policy::EvictionPolicy;
+use moka::sync::Cache;
 use siphasher::sip128::SipHasher24;
 
 use super::{Reader, ReadersError};
+use crate::near_cache::NearCache;
 
-/// The most cached credentials: about 20 MB, and more than the concurrent readers of a gate.
+/// The most cached credentials: about 30 MB, and more than the concurrent readers of a gate.
 const MAX_ENTRIES: u64 = 50_000;
-/// The initial capacity, in entries; the cache grows on demand.
-const INITIAL_CAPACITY: usize = 1000;
+/// The number of entries in the near cache of each worker, which takes 1 MiB.
+const NEAR_ENTRIES: usize = 1 << 16;
 
 /// The keyed hash of a credential's text.
 #[derive(Clone, Copy, Eq, Hash, PartialEq)]
@@ -34,10 +36,17 @@ pub(super) struct Verified {
     pub(super) grace_until: Timestamp,
 }
 
+/// A verified credential with its hash, which the near cache compares.
+struct Entry {
+    hash: TokenHash,
+    verified: Verified,
+}
+
 /// The cache. Each reload of the keys creates a new cache, so that nothing verified with the old
 /// keys survives, even if it was verified during the reload.
 pub(super) struct VerifiedTokens {
-    cache: Cache<TokenHash, Verified>,
+    record: Cache<TokenHash, Arc<Entry>>,
+    near: NearCache<Entry>,
     /// SipHash-2-4 with 128 bits and a secret random key. An attacker without the key would have to
     /// send about 2^128 / [`MAX_ENTRIES`] texts to find one that collides with an entry. SHA-256
     /// needs no key, but costs five times as much on processors without instructions for it.
@@ -49,8 +58,12 @@ impl VerifiedTokens {
         let mut key = [0; 16];
         rand::fill(&mut key)
             .map_err(|_| ReadersError("This machine provides no random numbers.".to_owned()))?;
-        let cache = Cache::with_weighter(INITIAL_CAPACITY, MAX_ENTRIES, UnitWeighter);
-        Ok(VerifiedTokens { cache, hasher: SipHasher24::new_with_key(&key) })
+        let record = Cache::builder()
+            .max_capacity(MAX_ENTRIES)
+            .eviction_policy(EvictionPolicy::lru())
+            .build();
+        let near = NearCache::new(NEAR_ENTRIES);
+        Ok(VerifiedTokens { record, near, hasher: SipHasher24::new_with_key(&key) })
     }
 
     pub(super) fn hash(&self, token: &str) -> TokenHash {
@@ -59,20 +72,36 @@ impl VerifiedTokens {
 
     /// Returns the entry of a credential that is valid at `now` or within its grace period.
     pub(super) fn get(&self, hash: &TokenHash, now: Timestamp) -> Option<Verified> {
-        let verified = self.cache.get(hash)?;
-        if now < verified.grace_until {
-            return Some(verified);
+        let holds = |entry: &Entry| entry.hash == *hash && now < entry.verified.grace_until;
+        let verified = |entry: &Arc<Entry>| holds(entry).then(|| entry.verified.clone());
+        let miss = match self.near.find(hash.bits(), verified) {
+            Ok(verified) => return Some(verified),
+            Err(miss) => miss,
+        };
+        let entry = self.record.get(hash)?;
+        if !holds(&entry) {
+            self.record.invalidate(hash);
+            return None;
         }
-        self.cache.remove(hash);
-        None
+        self.near.insert(miss, entry.clone());
+        Some(entry.verified.clone())
     }
 
+    /// Stores a verified credential. The near caches need no invalidation: an entry never changes.
     pub(super) fn insert(&self, hash: TokenHash, verified: Verified) {
-        self.cache.insert(hash, verified);
+        self.record.insert(hash, Arc::new(Entry { hash, verified }));
     }
 
     #[cfg(test)]
-    pub(super) fn len(&self) -> usize {
-        self.cache.len()
+    pub(super) fn len(&self) -> u64 {
+        self.record.run_pending_tasks();
+        self.record.entry_count()
+    }
+}
+
+impl TokenHash {
+    /// Returns the lower half, for the near cache.
+    fn bits(self) -> u64 {
+        self.0 as u64
     }
 }
