@@ -92,9 +92,9 @@ const ORDERS: [&str; 4] = ["100 in turn", "10,000 in turn", "Zipf(1.0)", "unifor
 
 #[divan::bench(args = ORDERS, sample_count = 500, sample_size = 2000)]
 fn moka_alone(bencher: Bencher<'_, '_>, order: &str) {
-    let mut next = requests(order);
+    let next = requests(order);
     let record = &*RECORD;
-    bencher.with_inputs(|| next()).bench_local_values(|key| record.get(&key));
+    bencher.with_inputs(next).bench_local_values(|key| record.get(&key));
 }
 
 #[divan::bench(args = ORDERS, sample_count = 500, sample_size = 2000)]
@@ -112,5 +112,5 @@ fn moka_behind_near_cache(bencher: Bencher<'_, '_>, order: &str) {
     for _ in 0..WARM_UP {
         drop(find(next()));
     }
-    bencher.with_inputs(|| next()).bench_local_values(find);
+    bencher.with_inputs(next).bench_local_values(find);
 }

@@ -4,9 +4,9 @@
 //! cache of record. A lookup there touches much memory that the processor's caches do not hold; a
 //! hit here touches two places, takes no lock, and writes nothing that another thread reads.
 //!
-//! A near cache never serves what the record no longer holds. Whoever changes the record of a key
-//! then calls [`NearCache::invalidate`], and no thread uses an older copy from then on. The caller
-//! checks key and expiry with every hit.
+//! A near cache never serves what has been replaced or removed in the record. Whoever changes the
+//! record of a key then calls [`NearCache::invalidate`], and no thread uses an older copy from then
+//! on. An eviction for space is no such change. The caller checks key and expiry with every hit.
 
 use std::cell::RefCell;
 use std::fmt;

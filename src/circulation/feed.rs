@@ -54,7 +54,7 @@ impl FeedStatus {
             && now.abs_diff(at) > freshness
     }
 
-    fn record(&self, at: Timestamp) {
+    pub(crate) fn record(&self, at: Timestamp) {
         self.0.store(at.as_millisecond(), Ordering::Release);
     }
 }

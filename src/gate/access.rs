@@ -32,6 +32,7 @@ pub(super) struct Access {
     /// Set once the mark is durable. One caller writes the mark; others wait for it.
     mark: OnceCell<()>,
     streams: Mutex<ActiveBodies>,
+    /// Set when the loan is first read from the ledger as accepted.
     accepted: OnceLock<Acceptance>,
 }
 
@@ -84,7 +85,7 @@ impl Access {
 
     /// Records that the loan was read from the ledger as accepted. If its due time has changed
     /// since the first read, only the cache of record serves it.
-    pub(super) fn record(&self, key: LoanKey, loan: LoanId, until: Timestamp, read_at: i64) {
+    pub(super) fn confirm(&self, key: LoanKey, loan: LoanId, until: Timestamp, read_at: i64) {
         let first = self.accepted.get_or_init(|| {
             let read_at = AtomicI64::new(read_at);
             Acceptance { key, loan, until, read_at }

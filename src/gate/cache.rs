@@ -143,7 +143,7 @@ impl Decisions {
         let at = self.clock.now().as_millisecond();
         let (loan, end) = match &decision {
             Decision::Accepted { loan, until, access } => {
-                access.record(key, *loan, *until, at);
+                access.confirm(key, *loan, *until, at);
                 (Some(*loan), *until)
             }
             Decision::Refused { until, .. } => (None, *until),
@@ -354,6 +354,21 @@ mod tests {
         decisions.clock.advance(Duration::from_secs(1));
         assert_eq!(found(&decisions), None);
         store();
+        assert_eq!(found(&decisions), Some(loan));
+    }
+
+    #[tokio::test]
+    async fn near_cache_serves_no_stale_loan() {
+        let decisions = decisions();
+        let loan = LoanId::generate();
+        store_opened(&decisions, loan).await;
+        decisions.record.invalidate(&key());
+        decisions.feed_status.record(decisions.clock.now());
+        decisions.clock.advance(Duration::from_secs(30));
+        assert_eq!(found(&decisions), Some(loan));
+        decisions.clock.advance(Duration::from_secs(1));
+        assert_eq!(found(&decisions), None, "neither read nor confirmed within gate.freshness");
+        decisions.feed_status.record(decisions.clock.now());
         assert_eq!(found(&decisions), Some(loan));
     }
 
