@@ -4,9 +4,9 @@
 //! cache of record. A lookup there touches much memory that the processor's caches do not hold; a
 //! hit here touches two places, takes no lock, and writes nothing that another thread reads.
 //!
-//! A near cache never serves what has been replaced or removed in the record. Whoever changes the
-//! record of a key then calls [`NearCache::invalidate`], and no thread uses an older copy from then
-//! on. An eviction for space is no such change. The caller checks key and expiry with every hit.
+//! A near cache never serves what has been replaced or removed in the record. After such a change
+//! the caller calls [`NearCache::invalidate`], and no thread uses an older copy from then on. An
+//! eviction for space is no such change. The caller checks key and expiry with every hit.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn busy_entries_stay_when_rare_ones_come() {
+    fn rare_entries_replace_no_busy_one() {
         let cache = NearCache::new(2 * WAYS);
         let busy = 1 << 32;
         for number in 1..=WAYS as u64 {
