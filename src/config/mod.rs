@@ -5,8 +5,8 @@
 //! builds the `Settings` of every other module and calls nothing else in them. Only `check` also
 //! opens files and connections, through the modules that own them.
 //!
-//! `source` has the lines and the mistakes, `table` walks the TOML, and `values` reads one value. The
-//! files named after sections read those sections. One mistake never hides another.
+//! `source` has the lines and the mistakes, `table` walks the TOML, and `values` reads one value.
+//! The files named after sections read those sections. One mistake never hides another.
 
 mod check;
 mod check_online;

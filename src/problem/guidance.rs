@@ -55,8 +55,8 @@ const READER_UNAUTHENTICATED: Guidance = Guidance {
 };
 
 const LOAN_REFUSED: Guidance = Guidance {
-    occurs: "Bokbasen or a rule of the gate refused the loan. `reason` has Bokbasen's code, such as \
-         `NO_FREE_LICENSE` or `BORROWER_LIMIT`, or the gate's rule, such as \
+    occurs: "Bokbasen or a rule of the gate refused the loan. `reason` has Bokbasen's code, such \
+         as `NO_FREE_LICENSE` or `BORROWER_LIMIT`, or the gate's rule, such as \
          `explicit-begin-required`.",
     app: "Show `detail` to the reader. Retry after `Retry-After`, if it is sent.",
     operator: Some(
@@ -118,8 +118,8 @@ const TOO_MANY_REQUESTS: Guidance = Guidance {
 };
 
 const ORIGIN_FAILED: Guidance = Guidance {
-    occurs: "The storage cannot be reached, its response cannot be forwarded, or its circuit breaker \
-         is open.",
+    occurs: "The storage cannot be reached, its response cannot be forwarded, or its circuit \
+         breaker is open.",
     app: "Retry, after `Retry-After` where it is sent.",
     operator: Some("The log has the reason. `loangate check --online` tries each address."),
 };
