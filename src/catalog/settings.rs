@@ -40,9 +40,9 @@ pub enum Disposition {
 /// The configured routes, in file order, and their origins.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// The origins; a [`File`] refers to one by its index.
+    /// The origins; a [`File`](super::File) refers to one by its index.
     pub origins: Vec<Storage>,
-    /// The routes; a [`File`] refers to one by its index.
+    /// The routes; a [`File`](super::File) refers to one by its index.
     pub routes: Vec<Route>,
 }
 

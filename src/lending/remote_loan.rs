@@ -17,7 +17,7 @@ pub struct Begin {
     pub borrower: Borrower,
     /// The licence to use; none leaves the choice to Bokbasen.
     pub licence_id: Option<String>,
-    /// Our unique reference, by which [`Bokbasen::find`] finds the loan.
+    /// Our unique reference, by which [`find`](super::Bokbasen::find) finds the loan.
     pub reference: Reference,
     /// The time at which the loan begins.
     pub begin: Timestamp,
