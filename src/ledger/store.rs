@@ -1,4 +1,4 @@
-//! The interface between the executor and a database: connections, transactions and about a dozen
+//! The interface between the executor and a database: connections, transactions and their
 //! primitives. SQLite implements it in [`super::sqlite`].
 //!
 //! A primitive states what a command needs, and not how one database provides it. Several processes
@@ -84,7 +84,8 @@ pub(super) trait StoreTransaction: Send {
     ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
 
     /// Returns when the oldest of the newest `count.maximum` counted loans was begun; none if
-    /// there are fewer.
+    /// there are fewer. No other transaction begins a counted loan until the end of this one, so a
+    /// store with row locks locks the library or the borrower.
     fn begun_at_limit(
         &mut self,
         key: &LoanKey,
