@@ -11,7 +11,7 @@ use http::HeaderMap;
 use http::header::AUTHORIZATION;
 use percent_encoding::percent_decode_str;
 
-use super::refusal::Refusal;
+use super::refusal::{JwtFault, LinkFault, Refusal};
 
 /// The longest accepted JWT, in bytes.
 const MAX_TOKEN: usize = 8 * 1024;
@@ -75,11 +75,11 @@ fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
         return Err(Refusal::OtherScheme);
     }
     if token.len() > MAX_TOKEN {
-        return Err(Refusal::TokenTooLong);
+        return Err(Refusal::Token(JwtFault::TooLong));
     }
     if !token.contains('.') {
         // A link token here would be found in the cache although it is not a JWT.
-        return Err(Refusal::TokenMalformed);
+        return Err(Refusal::Token(JwtFault::Malformed));
     }
     Ok(Some(token))
 }
@@ -94,9 +94,12 @@ fn token_of_query(query: &str) -> Result<Option<Cow<'_, str>>, Refusal> {
         return Ok(None);
     };
     if tokens.next().is_some() {
-        return Err(Refusal::LinkTwice);
+        return Err(Refusal::Link(LinkFault::Twice));
     }
-    percent_decode_str(token).decode_utf8().map(Some).map_err(|_| Refusal::LinkMalformed)
+    percent_decode_str(token)
+        .decode_utf8()
+        .map(Some)
+        .map_err(|_| Refusal::Link(LinkFault::Malformed))
 }
 
 /// Checks the form of a link token. It is base64url, so a dot means that it is a JWT.
@@ -106,7 +109,7 @@ fn check_link(link: &str) -> Result<(), Refusal> {
     }
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
     if link.is_empty() || link.len() > MAX_LINK || !link.bytes().all(allowed) {
-        return Err(Refusal::LinkMalformed);
+        return Err(Refusal::Link(LinkFault::Malformed));
     }
     Ok(())
 }

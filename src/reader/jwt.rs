@@ -15,7 +15,7 @@ use serde_json::{Map, Value};
 use super::clock_blame::ClockEvidence;
 use super::jwks::{self, VerifyKey};
 use super::pseudonym::Pseudonyms;
-use super::refusal::Refusal;
+use super::refusal::{JwtFault, Refusal};
 use super::{Algorithm, JwtSettings, Reader, ReadersError, Scope};
 use crate::clock;
 use crate::loan::LibraryId;
@@ -59,10 +59,10 @@ impl Tokens {
         clock_evidence: &ClockEvidence,
         now: Timestamp,
     ) -> Result<Reader, Refusal> {
-        let header = decode_header(token).map_err(|_| Refusal::TokenMalformed)?;
+        let header = decode_header(token).map_err(|_| Refusal::Token(JwtFault::Malformed))?;
         if header.crit.is_some() {
             // No critical extension is supported, so each must be rejected (RFC 7515 §4.1.11).
-            return Err(Refusal::TokenMalformed);
+            return Err(Refusal::Token(JwtFault::Malformed));
         }
         let claims = self.claims(token, &header)?;
         let times = Times::of(&claims)?;
@@ -80,10 +80,10 @@ impl Tokens {
 
     /// Returns the claims if one of the keys that fit the header has signed them.
     fn claims(&self, token: &str, header: &Header) -> Result<Claims, Refusal> {
-        let algorithm = self.allowed(header.alg).ok_or(Refusal::TokenAlgorithm)?;
+        let algorithm = self.allowed(header.alg).ok_or(Refusal::Token(JwtFault::Algorithm))?;
         let mut validation = self.validation.clone();
         validation.algorithms = vec![header.alg];
-        let mut outcome = Err(Refusal::TokenKey);
+        let mut outcome = Err(Refusal::Token(JwtFault::Key));
         for key in self.keys.iter().filter(|key| key.algorithm == algorithm) {
             if header.kid.is_some() && header.kid != key.kid {
                 continue;
@@ -91,7 +91,7 @@ impl Tokens {
             outcome = decode::<Claims>(token, &key.key, &validation)
                 .map(|token| token.claims)
                 .map_err(|error| refusal_of(&error));
-            if outcome != Err(Refusal::TokenSignature) {
+            if outcome != Err(Refusal::Token(JwtFault::Signature)) {
                 break;
             }
         }
@@ -113,10 +113,10 @@ impl Tokens {
         let text = |claim: &str| claims.get(claim).and_then(Value::as_str);
         let library = text(&self.settings.library_claim)
             .and_then(|isil| isil.parse().ok())
-            .ok_or(Refusal::TokenLibrary)?;
+            .ok_or(Refusal::Token(JwtFault::Library))?;
         let borrower = text(&self.settings.borrower_claim)
             .filter(|id| !id.is_empty() && id.len() <= MAX_BORROWER)
-            .ok_or(Refusal::TokenBorrower)?;
+            .ok_or(Refusal::Token(JwtFault::Borrower))?;
         Ok((library, borrower))
     }
 }
@@ -131,7 +131,7 @@ struct Times {
 impl Times {
     fn of(claims: &Claims) -> Result<Times, Refusal> {
         Ok(Times {
-            expires: time(claims, "exp")?.ok_or(Refusal::TokenWithoutExpiry)?,
+            expires: time(claims, "exp")?.ok_or(Refusal::Token(JwtFault::WithoutExpiry))?,
             not_before: time(claims, "nbf")?,
             issued: time(claims, "iat")?,
         })
@@ -140,15 +140,19 @@ impl Times {
     fn check(&self, now: Timestamp, clock_evidence: &ClockEvidence) -> Result<(), Refusal> {
         let ahead = |time: Option<Timestamp>| time.filter(|time| *time > clock::after(now, LEEWAY));
         if now >= clock::after(self.expires, LEEWAY) {
-            return Err(Refusal::TokenExpired);
+            return Err(Refusal::Token(JwtFault::Expired));
         }
         // Checked before `nbf`: an issue time in the future proves a wrong clock, while `nbf` may
         // be in the future on purpose.
         if let Some(issued) = ahead(self.issued) {
-            return Err(Refusal::TokenIssuedAhead(clock_evidence.diagnose(issued, now)));
+            return Err(Refusal::Token(JwtFault::IssuedAhead(
+                clock_evidence.diagnose(issued, now),
+            )));
         }
         if let Some(not_before) = ahead(self.not_before) {
-            return Err(Refusal::TokenNotYetValid(clock_evidence.diagnose(not_before, now)));
+            return Err(Refusal::Token(JwtFault::NotYetValid(
+                clock_evidence.diagnose(not_before, now),
+            )));
         }
         Ok(())
     }
@@ -163,21 +167,21 @@ fn time(claims: &Claims, name: &str) -> Result<Option<Timestamp>, Refusal> {
         .as_i64()
         // The cast saturates, and JSON has no NaN.
         .or_else(|| value.as_f64().map(|seconds| seconds.floor() as i64))
-        .ok_or(Refusal::TokenMalformed)?;
-    Timestamp::from_second(second).map(Some).map_err(|_| Refusal::TokenMalformed)
+        .ok_or(Refusal::Token(JwtFault::Malformed))?;
+    Timestamp::from_second(second).map(Some).map_err(|_| Refusal::Token(JwtFault::Malformed))
 }
 
 fn refusal_of(error: &Error) -> Refusal {
     match error.kind() {
-        ErrorKind::InvalidSignature => Refusal::TokenSignature,
-        ErrorKind::InvalidIssuer => Refusal::TokenIssuer,
-        ErrorKind::InvalidAudience => Refusal::TokenAudience,
+        ErrorKind::InvalidSignature => Refusal::Token(JwtFault::Signature),
+        ErrorKind::InvalidIssuer => Refusal::Token(JwtFault::Issuer),
+        ErrorKind::InvalidAudience => Refusal::Token(JwtFault::Audience),
         ErrorKind::MissingRequiredClaim(claim) => match claim.as_str() {
-            "exp" => Refusal::TokenWithoutExpiry,
-            "iss" => Refusal::TokenIssuer,
-            "aud" => Refusal::TokenAudience,
-            _ => Refusal::TokenMalformed,
+            "exp" => Refusal::Token(JwtFault::WithoutExpiry),
+            "iss" => Refusal::Token(JwtFault::Issuer),
+            "aud" => Refusal::Token(JwtFault::Audience),
+            _ => Refusal::Token(JwtFault::Malformed),
         },
-        _ => Refusal::TokenMalformed,
+        _ => Refusal::Token(JwtFault::Malformed),
     }
 }

@@ -13,7 +13,7 @@ use secrecy::ExposeSecret;
 
 use super::credential::MAX_LINK;
 use super::pseudonym::MIN_SECRET;
-use super::refusal::Refusal;
+use super::refusal::{LinkFault, Refusal};
 use super::{LinkKey, Reader, ReadersError, Scope};
 use crate::loan::{Borrower, Isbn, LibraryId};
 
@@ -94,16 +94,20 @@ impl LinkKeys {
 
     /// Verifies the signature of a link and returns its reader. The caller checks the times.
     pub(super) fn read(&self, token: &str) -> Result<Reader, Refusal> {
-        let signed =
-            BASE64URL_NOPAD.decode(token.as_bytes()).map_err(|_| Refusal::LinkMalformed)?;
-        let (body, mac) = signed.split_last_chunk::<MAC_LENGTH>().ok_or(Refusal::LinkMalformed)?;
+        let signed = BASE64URL_NOPAD
+            .decode(token.as_bytes())
+            .map_err(|_| Refusal::Link(LinkFault::Malformed))?;
+        let (body, mac) =
+            signed.split_last_chunk::<MAC_LENGTH>().ok_or(Refusal::Link(LinkFault::Malformed))?;
         let mut fields = Fields(body);
         if fields.byte()? != VERSION {
-            return Err(Refusal::LinkMalformed);
+            return Err(Refusal::Link(LinkFault::Malformed));
         }
         let id = fields.text()?;
-        let (_, key) = self.keys.iter().find(|(known, _)| known == id).ok_or(Refusal::LinkKey)?;
-        hmac::verify(key, &[DOMAIN, body].concat(), mac).map_err(|_| Refusal::LinkForged)?;
+        let (_, key) =
+            self.keys.iter().find(|(known, _)| known == id).ok_or(Refusal::Link(LinkFault::Key))?;
+        hmac::verify(key, &[DOMAIN, body].concat(), mac)
+            .map_err(|_| Refusal::Link(LinkFault::Forged))?;
         fields.reader()
     }
 }
@@ -132,28 +136,31 @@ impl<'a> Fields<'a> {
     }
 
     fn array<const N: usize>(&mut self) -> Result<[u8; N], Refusal> {
-        let (bytes, rest) = self.0.split_first_chunk::<N>().ok_or(Refusal::LinkMalformed)?;
+        let (bytes, rest) =
+            self.0.split_first_chunk::<N>().ok_or(Refusal::Link(LinkFault::Malformed))?;
         self.0 = rest;
         Ok(*bytes)
     }
 
     fn text(&mut self) -> Result<&'a str, Refusal> {
         let length = usize::from(self.byte()?);
-        let (bytes, rest) = self.0.split_at_checked(length).ok_or(Refusal::LinkMalformed)?;
+        let (bytes, rest) =
+            self.0.split_at_checked(length).ok_or(Refusal::Link(LinkFault::Malformed))?;
         self.0 = rest;
-        std::str::from_utf8(bytes).map_err(|_| Refusal::LinkMalformed)
+        std::str::from_utf8(bytes).map_err(|_| Refusal::Link(LinkFault::Malformed))
     }
 
     fn time(&mut self) -> Result<Timestamp, Refusal> {
         let second = i64::from_be_bytes(self.array()?);
-        Timestamp::from_second(second).map_err(|_| Refusal::LinkMalformed)
+        Timestamp::from_second(second).map_err(|_| Refusal::Link(LinkFault::Malformed))
     }
 
     fn scope(&mut self) -> Result<Scope, Refusal> {
         match self.byte()? {
             TITLE_SCOPE => {
                 let number = u64::from_be_bytes(self.array()?);
-                let isbn: Isbn = number.to_string().parse().map_err(|_| Refusal::LinkMalformed)?;
+                let isbn: Isbn =
+                    number.to_string().parse().map_err(|_| Refusal::Link(LinkFault::Malformed))?;
                 Ok(Scope::Title(isbn))
             }
             PREFIX_SCOPE => {
@@ -162,19 +169,20 @@ impl<'a> Fields<'a> {
                     (0..count).map(|_| self.text().map(str::to_owned)).collect::<Result<_, _>>()?;
                 Ok(Scope::Prefix(segments))
             }
-            _ => Err(Refusal::LinkMalformed),
+            _ => Err(Refusal::Link(LinkFault::Malformed)),
         }
     }
 
     /// Parses all fields after the key's id.
     fn reader(mut self) -> Result<Reader, Refusal> {
-        let library: LibraryId = self.text()?.parse().map_err(|_| Refusal::LinkMalformed)?;
+        let library: LibraryId =
+            self.text()?.parse().map_err(|_| Refusal::Link(LinkFault::Malformed))?;
         let borrower = Borrower::from_bytes(self.array()?);
         let scope = self.scope()?;
         let issued = self.time()?;
         let expires = self.time()?;
         if !self.0.is_empty() {
-            return Err(Refusal::LinkMalformed);
+            return Err(Refusal::Link(LinkFault::Malformed));
         }
         Ok(Reader { library, borrower, issued: Some(issued), expires, scope })
     }

@@ -33,7 +33,7 @@ use self::credential::Credential;
 use self::jwt::{LEEWAY, Tokens};
 use self::link::LinkKeys;
 use self::pseudonym::Pseudonyms;
-use self::refusal::Refusal;
+use self::refusal::{JwtFault, LinkFault, Refusal};
 use self::token_cache::{Verified, VerifiedTokens};
 use crate::clock::{self, Clock};
 use crate::loan::{Borrower, LibraryId};
@@ -122,7 +122,7 @@ impl Readers {
 
     /// Returns the problem for an expired link.
     pub fn expired_link_problem() -> Problem {
-        Refusal::LinkExpired.problem()
+        Refusal::Link(LinkFault::Expired).problem()
     }
 
     fn find(
@@ -285,8 +285,8 @@ fn check_lifetime(
         return Ok(());
     }
     Err(match credential {
-        Credential::Token(_) => Refusal::TokenLivesTooLong,
-        Credential::Link(_) => Refusal::LinkLivesTooLong,
+        Credential::Token(_) => Refusal::Token(JwtFault::LivesTooLong),
+        Credential::Link(_) => Refusal::Link(LinkFault::LivesTooLong),
     })
 }
 
@@ -297,10 +297,10 @@ fn check_link_times(
     grace_until: Timestamp,
 ) -> Result<(), Refusal> {
     if let Some(issued) = reader.issued.filter(|issued| *issued > clock::after(now, LEEWAY)) {
-        return Err(Refusal::LinkIssuedAhead(clock_evidence.diagnose(issued, now)));
+        return Err(Refusal::Link(LinkFault::IssuedAhead(clock_evidence.diagnose(issued, now))));
     }
     if now >= grace_until {
-        return Err(Refusal::LinkExpired);
+        return Err(Refusal::Link(LinkFault::Expired));
     }
     Ok(())
 }

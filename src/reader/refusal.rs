@@ -15,34 +15,46 @@ pub(super) enum Refusal {
     TokensDisabled,
     LinksDisabled,
     TokenInLink,
-    TokenTooLong,
-    TokenMalformed,
-    TokenAlgorithm,
-    TokenKey,
-    TokenSignature,
-    TokenIssuer,
-    TokenAudience,
-    TokenWithoutExpiry,
-    TokenExpired,
-    TokenNotYetValid(WrongClock),
-    TokenIssuedAhead(WrongClock),
-    TokenLivesTooLong,
-    TokenLibrary,
-    TokenBorrower,
-    LinkTwice,
-    LinkMalformed,
-    LinkKey,
-    LinkForged,
-    LinkIssuedAhead(WrongClock),
-    LinkExpired,
-    LinkLivesTooLong,
+    Token(JwtFault),
+    Link(LinkFault),
+}
+
+/// Why a reader token is not accepted.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum JwtFault {
+    TooLong,
+    Malformed,
+    Algorithm,
+    Key,
+    Signature,
+    Issuer,
+    Audience,
+    WithoutExpiry,
+    Expired,
+    NotYetValid(WrongClock),
+    IssuedAhead(WrongClock),
+    LivesTooLong,
+    Library,
+    Borrower,
+}
+
+/// Why a signed link is not accepted.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum LinkFault {
+    Twice,
+    Malformed,
+    Key,
+    Forged,
+    IssuedAhead(WrongClock),
+    Expired,
+    LivesTooLong,
 }
 
 impl Refusal {
     /// Returns the problem document: 400 for an unreadable link, else 401.
     pub(super) fn problem(self) -> Problem {
         match self {
-            Refusal::LinkTwice | Refusal::LinkMalformed => {
+            Refusal::Link(LinkFault::Twice | LinkFault::Malformed) => {
                 Problem::RequestMalformed(self.sentence())
             }
             Refusal::NoCredential
@@ -51,25 +63,8 @@ impl Refusal {
             | Refusal::TokensDisabled
             | Refusal::LinksDisabled
             | Refusal::TokenInLink
-            | Refusal::TokenTooLong
-            | Refusal::TokenMalformed
-            | Refusal::TokenAlgorithm
-            | Refusal::TokenKey
-            | Refusal::TokenSignature
-            | Refusal::TokenIssuer
-            | Refusal::TokenAudience
-            | Refusal::TokenWithoutExpiry
-            | Refusal::TokenExpired
-            | Refusal::TokenNotYetValid(_)
-            | Refusal::TokenIssuedAhead(_)
-            | Refusal::TokenLivesTooLong
-            | Refusal::TokenLibrary
-            | Refusal::TokenBorrower
-            | Refusal::LinkKey
-            | Refusal::LinkForged
-            | Refusal::LinkIssuedAhead(_)
-            | Refusal::LinkExpired
-            | Refusal::LinkLivesTooLong => Problem::ReaderUnauthenticated(self.sentence()),
+            | Refusal::Token(_)
+            | Refusal::Link(_) => Problem::ReaderUnauthenticated(self.sentence()),
         }
     }
 
@@ -92,91 +87,122 @@ impl Refusal {
                 "A reader token must not be in a URL, which logs store. Get a new token and send \
                  it in Authorization."
             }
-            Refusal::TokenTooLong => "The reader token is longer than 8 KiB. Get a shorter one.",
-            Refusal::TokenMalformed => {
+            Refusal::Token(fault) => fault.sentence(),
+            Refusal::Link(fault) => fault.sentence(),
+        }
+    }
+}
+
+impl JwtFault {
+    fn sentence(self) -> &'static str {
+        match self {
+            JwtFault::TooLong => "The reader token is longer than 8 KiB. Get a shorter one.",
+            JwtFault::Malformed => {
                 "The reader token is not a JWT that can be read. Get a new token."
             }
-            Refusal::TokenAlgorithm => {
+            JwtFault::Algorithm => {
                 "The reader token is signed with an algorithm that is not allowed here. Get a new \
                  token."
             }
-            Refusal::TokenKey => {
+            JwtFault::Key => {
                 "The reader token is signed with a key that is not known here. Get a new token."
             }
-            Refusal::TokenSignature => {
-                "The signature of the reader token is wrong. Get a new token."
-            }
-            Refusal::TokenIssuer => {
+            JwtFault::Signature => "The signature of the reader token is wrong. Get a new token.",
+            JwtFault::Issuer => {
                 "The reader token is from another issuer, or names none. Get a new token."
             }
-            Refusal::TokenAudience => {
+            JwtFault::Audience => {
                 "The reader token is for another service. Get a token for this one."
             }
-            Refusal::TokenWithoutExpiry => {
+            JwtFault::WithoutExpiry => {
                 "The reader token does not say when it expires. Get one that does."
             }
-            Refusal::TokenExpired => "The reader token has expired. Get a new token.",
-            Refusal::TokenNotYetValid(WrongClock::Issuer) => {
-                "The reader token is not valid yet. Check the clock of the login service."
-            }
-            Refusal::TokenNotYetValid(WrongClock::Gate) => {
-                "The reader token is not valid yet by this gate's clock, which is behind. The \
-                 gate's operator must set it."
-            }
-            Refusal::TokenNotYetValid(WrongClock::Unknown) => {
-                "The reader token is not valid yet. The clock of the login service or of this \
-                 gate is wrong: check both."
-            }
-            Refusal::TokenIssuedAhead(WrongClock::Issuer) => {
-                "The reader token was issued in the future. Check the clock of the login service."
-            }
-            Refusal::TokenIssuedAhead(WrongClock::Gate) => {
-                "The reader token was issued in the future by this gate's clock, which is behind. \
-                 The gate's operator must set it."
-            }
-            Refusal::TokenIssuedAhead(WrongClock::Unknown) => {
-                "The reader token was issued in the future. The clock of the login service or of \
-                 this gate is wrong: check both."
-            }
-            Refusal::TokenLivesTooLong => {
+            JwtFault::Expired => "The reader token has expired. Get a new token.",
+            JwtFault::LivesTooLong => {
                 "The reader token is valid for longer than this gate allows. Get one that expires \
                  sooner."
             }
-            Refusal::TokenLibrary => {
+            JwtFault::Library => {
                 "The reader token does not name its library by an ISIL. Get a new token."
             }
-            Refusal::TokenBorrower => {
-                "The reader token does not name its borrower. Get a new token."
-            }
-            Refusal::LinkTwice => {
-                "The query has more than one token. Use the link as it was given."
-            }
-            Refusal::LinkMalformed => {
+            JwtFault::Borrower => "The reader token does not name its borrower. Get a new token.",
+            JwtFault::NotYetValid(clock) => token_not_yet_valid(clock),
+            JwtFault::IssuedAhead(clock) => token_issued_ahead(clock),
+        }
+    }
+}
+
+impl LinkFault {
+    fn sentence(self) -> &'static str {
+        match self {
+            LinkFault::Twice => "The query has more than one token. Use the link as it was given.",
+            LinkFault::Malformed => {
                 "The signed link cannot be read. Use the whole link as it was given."
             }
-            Refusal::LinkKey => {
+            LinkFault::Key => {
                 "The signed link was signed with a key that is no longer known here. Get a new \
                  link."
             }
-            Refusal::LinkForged => {
+            LinkFault::Forged => {
                 "The signature of the link is wrong. Use the link as it was given."
             }
-            Refusal::LinkIssuedAhead(WrongClock::Issuer) => {
-                "The signed link was issued in the future. Check the clock of its issuer."
-            }
-            Refusal::LinkIssuedAhead(WrongClock::Gate) => {
-                "The signed link was issued in the future by this gate's clock, which is behind. \
-                 The gate's operator must set it."
-            }
-            Refusal::LinkIssuedAhead(WrongClock::Unknown) => {
-                "The signed link was issued in the future. The clock of its issuer or of this \
-                 gate is wrong: check both."
-            }
-            Refusal::LinkExpired => "The signed link has expired. Get a new link.",
-            Refusal::LinkLivesTooLong => {
+            LinkFault::Expired => "The signed link has expired. Get a new link.",
+            LinkFault::LivesTooLong => {
                 "The signed link is valid for longer than this gate allows. Get one that expires \
                  sooner."
             }
+            LinkFault::IssuedAhead(clock) => link_issued_ahead(clock),
+        }
+    }
+}
+
+/// Returns the sentence about a token whose validity begins in the future.
+fn token_not_yet_valid(clock: WrongClock) -> &'static str {
+    match clock {
+        WrongClock::Issuer => {
+            "The reader token is not valid yet. Check the clock of the login service."
+        }
+        WrongClock::Gate => {
+            "The reader token is not valid yet by this gate's clock, which is behind. The \
+                 gate's operator must set it."
+        }
+        WrongClock::Unknown => {
+            "The reader token is not valid yet. The clock of the login service or of this \
+                 gate is wrong: check both."
+        }
+    }
+}
+
+/// Returns the sentence about a token that was issued in the future.
+fn token_issued_ahead(clock: WrongClock) -> &'static str {
+    match clock {
+        WrongClock::Issuer => {
+            "The reader token was issued in the future. Check the clock of the login service."
+        }
+        WrongClock::Gate => {
+            "The reader token was issued in the future by this gate's clock, which is behind. \
+                 The gate's operator must set it."
+        }
+        WrongClock::Unknown => {
+            "The reader token was issued in the future. The clock of the login service or of \
+                 this gate is wrong: check both."
+        }
+    }
+}
+
+/// Returns the sentence about a link that was issued in the future.
+fn link_issued_ahead(clock: WrongClock) -> &'static str {
+    match clock {
+        WrongClock::Issuer => {
+            "The signed link was issued in the future. Check the clock of its issuer."
+        }
+        WrongClock::Gate => {
+            "The signed link was issued in the future by this gate's clock, which is behind. \
+                 The gate's operator must set it."
+        }
+        WrongClock::Unknown => {
+            "The signed link was issued in the future. The clock of its issuer or of this \
+                 gate is wrong: check both."
         }
     }
 }
