@@ -10,10 +10,12 @@
 
 use std::fmt::Debug;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
 
 use futures_util::task::AtomicWaker;
+
+use crate::lock::lock;
 
 /// Why a body is aborted before its last byte.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -231,11 +233,11 @@ impl Connection {
     }
 
     fn blocked_bodies(&self) -> MutexGuard<'_, Vec<Waker>> {
-        self.0.blocked_bodies.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0.blocked_bodies)
     }
 
     fn written(&self) -> MutexGuard<'_, WrittenLog> {
-        self.0.written.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0.written)
     }
 }
 

@@ -50,10 +50,10 @@ fn is_at(place: &str, operation: &str, name: &str, edge: Edge) -> bool {
 #[allow(clippy::panic)] // a panic is its purpose
 fn panic_once(operation: &str, name: &str, edge: Edge) {
     use std::collections::HashSet;
-    use std::sync::{Mutex, PoisonError};
+    use std::sync::Mutex;
     static PASSED: Mutex<Option<HashSet<String>>> = Mutex::new(None);
     let place = format!("{operation} {name} {edge:?}");
-    let mut passed = PASSED.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut passed = crate::lock::lock(&PASSED);
     if passed.get_or_insert_default().insert(place) {
         drop(passed);
         panic!("{operation} {name}: requested by LOANGATE_PANIC");

@@ -25,7 +25,7 @@
 //! | module | may call |
 //! |---|---|
 //! | `accept`, `buffer_budget`, `clock`, `connection_handle`, `crash` | each other |
-//! | `near_cache`, `reload` | each other |
+//! | `lock`, `near_cache`, `reload` | each other |
 //! | `loan`, `path`, `problem` | each other |
 //! | `telemetry`, `process_handles`, `supervise`, `ledger`, `lending`, `origin` | |
 //! | `circulation` | `ledger`, `lending`, `process_handles`, `supervise` |
@@ -74,6 +74,7 @@ pub mod gate;
 pub mod ledger;
 pub mod lending;
 pub mod loan;
+mod lock;
 pub mod metering;
 pub mod near_cache;
 pub mod origin;

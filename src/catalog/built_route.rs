@@ -135,8 +135,8 @@ fn title_of(
 const NO_TITLE: &str = "a gated route needs {isbn}, which names the title, or a table of titles. \
                         Add one, or write open = true";
 
-/// Returns whether a normalised path can match this pattern. Builds a matching example, and checks that
-/// normalisation does not change it.
+/// Returns whether a normalised path can match this pattern. Builds a matching example, and checks
+/// that normalisation does not change it.
 fn can_match(pattern: &str) -> bool {
     let mut example = String::new();
     let mut rest = pattern;

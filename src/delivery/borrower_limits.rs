@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::num::NonZeroU32;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -19,6 +19,7 @@ use tokio::time::Sleep;
 
 use super::Settings;
 use crate::loan::{Borrower, LibraryId, LoanKey};
+use crate::lock::lock;
 use crate::problem::Problem;
 
 type Bucket =
@@ -104,7 +105,7 @@ impl BorrowerLimits {
     }
 
     fn borrowers(&self) -> MutexGuard<'_, HashMap<BorrowerKey, RunningStreams>> {
-        self.0.borrowers.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0.borrowers)
     }
 }
 

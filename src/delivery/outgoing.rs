@@ -6,7 +6,7 @@
 //! progress. The loan's access and the monitor abort the body.
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 use std::task::{Context, Poll};
 use std::time::Instant;
 
@@ -19,6 +19,7 @@ use super::byte_counters::ByteCounters;
 use super::stall_monitor::StallMonitor;
 use crate::connection_handle::{Abort, Connection, InFlight, OutgoingBody, Written};
 use crate::gate::Permit;
+use crate::lock::lock;
 use crate::metering::Metered;
 use crate::telemetry::{Metrics, StreamEnd};
 
@@ -128,7 +129,7 @@ impl Outgoing {
     }
 
     pub(super) fn accounting(&self) -> MutexGuard<'_, Accounting> {
-        self.accounting.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.accounting)
     }
 
     /// Returns whether the borrower has limits.

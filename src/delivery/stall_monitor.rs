@@ -6,7 +6,7 @@
 //! slow, or whose loan is due. If an aborted body does not end soon, the monitor closes its
 //! connection. Time spent waiting for the origin, or for a rate limit of the gate, does not count.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use slab::Slab;
@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use super::Settings;
 use super::outgoing::{BodyHandle, Outgoing, Progress, Suspension};
 use crate::connection_handle::{Abort, OutgoingBody};
+use crate::lock::lock;
 
 /// The longest and the shortest time between two checks.
 const LONGEST_INTERVAL: Duration = Duration::from_millis(250);
@@ -71,7 +72,7 @@ impl StallMonitor {
     /// Returns a monitor with its own list, so that workers do not contend for one lock.
     pub(super) fn for_worker(&self) -> StallMonitor {
         let shard = Arc::new(Shard::default());
-        self.shards.lock().unwrap_or_else(PoisonError::into_inner).push(shard.clone());
+        lock(&self.shards).push(shard.clone());
         StallMonitor { shard, ..self.clone() }
     }
 
@@ -96,7 +97,7 @@ impl StallMonitor {
         loop {
             tokio::time::sleep(interval).await;
             let Some(shards) = shards.upgrade() else { return };
-            let shards = shards.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let shards = lock(&shards).clone();
             let is_congested = is_congested();
             shards.iter().for_each(|shard| shard.check(&settings, is_congested, Instant::now()));
         }
@@ -123,7 +124,7 @@ impl Shard {
     }
 
     fn lock(&self) -> MutexGuard<'_, Slab<Entry>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }
 

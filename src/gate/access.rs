@@ -11,13 +11,14 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicI64, AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 
 use jiff::Timestamp;
 use tokio::sync::OnceCell;
 
 use crate::connection_handle::{Abort, OutgoingBody};
 use crate::loan::{LoanId, LoanKey};
+use crate::lock::lock;
 
 /// This process does not know whether the ledger has marked the loan as opened.
 const UNMARKED: u8 = 0;
@@ -180,7 +181,7 @@ impl Access {
     }
 
     fn streams(&self) -> MutexGuard<'_, ActiveBodies> {
-        self.streams.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.streams)
     }
 }
 
@@ -194,7 +195,7 @@ const SWEEP_INTERVAL: usize = 1024;
 impl Accesses {
     /// Returns the access of a loan, and creates it if needed.
     pub(super) fn get_or_create(&self, loan: LoanId) -> Arc<Access> {
-        let mut accesses = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut accesses = lock(&self.0);
         if let Some(access) = accesses.get(&loan).and_then(Weak::upgrade) {
             return access;
         }
@@ -208,7 +209,7 @@ impl Accesses {
 
     /// Returns the loans with running bodies.
     pub(super) fn running(&self) -> Vec<LoanId> {
-        let accesses = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let accesses = lock(&self.0);
         let is_running = |access: &Weak<Access>| {
             access.upgrade().is_some_and(|access| access.has_running_body())
         };
@@ -217,14 +218,14 @@ impl Accesses {
 
     /// Returns the access of a loan if it is in use.
     pub(super) fn find(&self, loan: LoanId) -> Option<Arc<Access>> {
-        let accesses = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let accesses = lock(&self.0);
         accesses.get(&loan).and_then(Weak::upgrade)
     }
 
     /// Removes the access of a loan so that the loan can be opened again: its end failed, or only
     /// its streams were aborted.
     pub(super) fn remove(&self, loan: LoanId) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&loan);
+        lock(&self.0).remove(&loan);
     }
 }
 

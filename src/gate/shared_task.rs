@@ -21,10 +21,12 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::hash::Hash;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use tokio::runtime::Handle;
 use tokio::sync::watch;
+
+use crate::lock::lock;
 
 /// Why a caller gets no result.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -180,7 +182,7 @@ impl<K: Eq + Hash, T> Drop for SharedTask<K, T> {
 
 impl<K, T> Inner<K, T> {
     fn lock(&self) -> MutexGuard<'_, HashMap<K, ResultSender<T>>> {
-        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.running)
     }
 }
 

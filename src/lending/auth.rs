@@ -5,7 +5,7 @@
 //! repeated for each caller. Source: Bokbasen's page "Authentication Service", both generations.
 
 use std::fmt;
-use std::sync::{Arc, Mutex as StdMutex, PoisonError};
+use std::sync::{Arc, Mutex as StdMutex};
 use std::time::{Duration, Instant};
 
 use http::{HeaderName, HeaderValue, StatusCode};
@@ -20,6 +20,7 @@ use super::clock_skew::Skew;
 use super::outage_reason::{Health, OutageReason};
 use super::response::{cause, read_body};
 use crate::clock::{self, Clock};
+use crate::lock::lock;
 
 /// The response header that carries the ticket.
 const TICKET_HEADER: HeaderName = HeaderName::from_static("boknett-tgt");
@@ -117,7 +118,7 @@ impl Login {
             return Err(error);
         }
         let fetched = self.fetch(client, clock, skew).await;
-        *self.last_failure.lock().unwrap_or_else(PoisonError::into_inner) =
+        *lock(&self.last_failure) =
             fetched.as_ref().err().map(|error| (Instant::now(), error.clone()));
         let fresh = fetched?;
         let header = fresh.header.clone();
@@ -127,7 +128,7 @@ impl Login {
 
     /// Returns the error of the last fetch if it failed after this time.
     fn failed_since(&self, moment: Instant) -> Option<CallError> {
-        let failed = self.last_failure.lock().unwrap_or_else(PoisonError::into_inner);
+        let failed = lock(&self.last_failure);
         failed.as_ref().filter(|(at, _)| *at >= moment).map(|(_, error)| error.clone())
     }
 

@@ -20,13 +20,14 @@ mod group;
 mod queue;
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::kind::{CallKind, PerKind};
+use crate::lock::lock;
 use group::Group;
 use queue::{Queue, Waiting};
 
@@ -117,10 +118,6 @@ impl Bulkhead {
         admit(&self.slots);
         tokio::time::timeout(patience, turn).await.ok()?.ok()
     }
-}
-
-fn lock(slots: &Mutex<Slots>) -> MutexGuard<'_, Slots> {
-    slots.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Slots {

@@ -5,7 +5,7 @@
 //! gate reads it. It is limited in the direction that would extend loans.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use http::HeaderMap;
@@ -14,6 +14,7 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
 
 use crate::clock::Clock;
+use crate::lock::lock;
 use crate::telemetry::Metrics;
 
 /// The most responses in the median, the fewest that it needs, and their greatest age.
@@ -87,7 +88,7 @@ impl Skew {
             return;
         }
         let Some(theirs) = date_of(headers) else {
-            let mut measured = self.measured.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut measured = lock(&self.measured);
             measured.undated = measured.undated.saturating_add(1);
             return;
         };
@@ -99,7 +100,7 @@ impl Skew {
         let middle = sent.wall + SignedDuration::try_from(took / 2).unwrap_or_default();
         // A `Date` is truncated to whole seconds: on average it is half a second behind.
         let ahead = theirs.duration_since(middle) + SignedDuration::from_millis(500);
-        let mut measured = self.measured.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut measured = lock(&self.measured);
         let Some(median) = measured.add(now, ahead) else { return };
         let offset = if median.abs() < TOLERANCE { SignedDuration::ZERO } else { median };
         // A loan may end early by Bokbasen's clock, but is extended by the limit at most.
@@ -115,13 +116,13 @@ impl Skew {
 
     /// Returns how far our clock is ahead of Bokbasen's, if known.
     pub(super) fn ahead_of_bokbasen(&self) -> Option<SignedDuration> {
-        let measured = self.measured.lock().unwrap_or_else(PoisonError::into_inner);
+        let measured = lock(&self.measured);
         measured.median.or_else(|| measured.current_median()).map(|ahead| -ahead)
     }
 
     /// Whether the offset exceeds the limit, so that no loan is begun.
     pub(super) fn is_off(&self) -> bool {
-        let measured = self.measured.lock().unwrap_or_else(PoisonError::into_inner);
+        let measured = lock(&self.measured);
         measured.median.is_some_and(|median| median.abs() > MAX_OFFSET)
     }
 
@@ -129,7 +130,7 @@ impl Skew {
     /// seems due is ended for good. If nothing answers for a while, our clock is trusted.
     pub(super) fn is_known(&self) -> bool {
         let now = self.sending();
-        let measured = self.measured.lock().unwrap_or_else(PoisonError::into_inner);
+        let measured = lock(&self.measured);
         let answered = measured.last.map_or(self.started, |last| last.monotonic);
         let is_compared = measured.samples.len() >= MIN_SAMPLES
             && measured.last.is_some_and(|last| !is_step(last, now));
@@ -143,7 +144,7 @@ impl Skew {
             return true;
         }
         let idle = if self.is_off() { POLL_AFTER_WHILE_OFF } else { POLL_AFTER };
-        let measured = self.measured.lock().unwrap_or_else(PoisonError::into_inner);
+        let measured = lock(&self.measured);
         measured.last.is_none_or(|last| last.monotonic.elapsed() >= idle)
     }
 }

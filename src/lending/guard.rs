@@ -4,13 +4,14 @@
 //! a permit for every call.
 
 use std::hash::{BuildHasher, Hash, RandomState};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use super::CallError;
 use super::breaker::{Breaker, Outcome, Passage, Subject};
 use super::bulkhead::{Bulkhead, Claim, Slot};
 use super::kind::{CallKind, PerKind};
+use crate::lock::lock;
 
 /// The bulkhead and the breakers.
 #[derive(Debug)]
@@ -107,7 +108,7 @@ impl Guard {
     }
 
     fn breaker(&self, kind: CallKind) -> MutexGuard<'_, Breaker> {
-        self.breakers.of(kind).lock().unwrap_or_else(PoisonError::into_inner)
+        lock(self.breakers.of(kind))
     }
 }
 

@@ -5,11 +5,12 @@
 
 use std::error::Error;
 use std::io;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::lock::lock;
 use crate::telemetry::LogLimit;
 
 /// How long a single certain failure counts if no call follows it.
@@ -139,7 +140,7 @@ impl Health {
 
     /// Records a failure, and logs it once a minute. `detail` has no address, token or secret.
     pub(super) fn failed(&self, call: &'static str, trouble: OutageReason, detail: &str) {
-        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some((trouble, Instant::now()));
+        *lock(&self.last) = Some((trouble, Instant::now()));
         if let Some(suppressed) = self.limit.permit(trouble.name()) {
             let (reason, hint) = (trouble.name(), trouble.sentence());
             tracing::warn!(call, reason, detail, suppressed, hint, "call to Bokbasen failed");
@@ -148,7 +149,7 @@ impl Health {
 
     /// Records that Bokbasen answered a call.
     pub(super) fn answered(&self) {
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last = lock(&self.last);
         if let Some((reason, _)) = last.take()
             && self.limit.permit("answered").is_some()
         {
@@ -158,13 +159,13 @@ impl Health {
 
     /// Returns the reason of the last failure since a call was answered.
     pub(super) fn last(&self) -> Option<OutageReason> {
-        self.last.lock().unwrap_or_else(PoisonError::into_inner).map(|(trouble, _)| trouble)
+        lock(&self.last).map(|(trouble, _)| trouble)
     }
 
     /// Returns the reason why calls fail: of any failure if `is_failing`, else only of a recent
     /// certain one. A certain failure expires, since without calls nothing shows that it is over.
     pub(super) fn trouble(&self, is_failing: bool) -> Option<OutageReason> {
-        let last = *self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = *lock(&self.last);
         let Some((trouble, at)) = last else {
             return is_failing.then_some(OutageReason::Network);
         };

@@ -1,13 +1,14 @@
 //! Detection of responses that break Bokbasen's own API. Every breach is counted and logged as an
 //! error.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::{RemoteLoan, Standing};
 use crate::loan::Reference;
+use crate::lock::lock;
 use crate::telemetry::{Breach, Metrics};
 
 /// The interval at which breaches of one kind are logged; each is counted.
@@ -53,7 +54,7 @@ impl Breaches {
 
     fn note(&self, breach: Breach, loan: &RemoteLoan, status: Option<&str>) {
         self.metrics.lending_breach(breach);
-        let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut logged = lock(&self.logged);
         if logged.iter().any(|(other, at)| *other == breach && at.elapsed() < LOG_INTERVAL) {
             return;
         }

@@ -17,10 +17,11 @@ mod flush;
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use crate::loan::LoanId;
+use crate::lock::lock;
 
 use counters::{Key, Tallies};
 pub use flush::Flusher;
@@ -86,7 +87,7 @@ impl Meter {
     /// Returns a handle with a new shard, so that workers do not wait for each other's lock.
     pub fn for_worker(&self) -> Meter {
         let shard = Arc::new(Shard::default());
-        self.shards.lock().unwrap_or_else(PoisonError::into_inner).push(shard.clone());
+        lock(&self.shards).push(shard.clone());
         Meter { shards: self.shards.clone(), shard }
     }
 
@@ -103,7 +104,7 @@ impl Meter {
 
     /// Moves the counts of all shards into `into`, including those of unfinished runs.
     fn collect(&self, into: &mut Tallies) {
-        let shards = self.shards.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let shards = lock(&self.shards).clone();
         for shard in shards {
             let mut counts = shard.lock();
             let finished = std::mem::take(&mut counts.finished);
@@ -164,7 +165,7 @@ impl Drop for Metered {
 
 impl Shard {
     fn lock(&self) -> MutexGuard<'_, Counts> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }
 

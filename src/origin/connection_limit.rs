@@ -8,13 +8,15 @@
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::connection_pool::Pool;
 use super::socket::Server;
+
+use crate::lock::lock;
 
 /// Shortest interval between two log lines about a full queue.
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
@@ -54,7 +56,7 @@ impl ConnectionLimits {
     }
 
     fn named(&self, name: String, most: usize) -> Arc<ConnectionLimit> {
-        let mut limits = self.0.by_name.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut limits = lock(&self.0.by_name);
         limits
             .entry(name.clone())
             .or_insert_with(|| Arc::new(ConnectionLimit::new(name, most)))
@@ -63,7 +65,7 @@ impl ConnectionLimits {
 
     /// Returns whether a request waits for any of these connections or files.
     pub(super) fn have_waiters(&self) -> bool {
-        let limits = self.0.by_name.lock().unwrap_or_else(PoisonError::into_inner);
+        let limits = lock(&self.0.by_name);
         limits.values().any(|limit| limit.has_waiters())
     }
 }
@@ -113,7 +115,7 @@ impl ConnectionLimit {
 
     /// Registers a pool whose idle connections may be closed for other requests.
     pub(super) fn register(&self, pool: Weak<Pool>) {
-        let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut pools = lock(&self.pools);
         pools.retain(|other| other.strong_count() > 0);
         pools.push(pool);
     }
@@ -164,7 +166,7 @@ impl ConnectionLimit {
 
     /// Closes one idle connection of any worker.
     pub(super) fn close_idle(&self) {
-        let pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let pools = lock(&self.pools).clone();
         let closed = pools.iter().filter_map(Weak::upgrade).find_map(|pool| pool.pop_oldest());
         drop(closed);
     }

@@ -4,7 +4,7 @@
 //! queue for a bounded time.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
 use http::Response;
@@ -16,6 +16,7 @@ use super::connection_limit::{ConnectionLimit, ConnectionLimits, Slot, count_wai
 use super::exchange::{Connection, Failure, Incoming};
 use super::socket::{Server, Socket};
 use crate::buffer_budget::Buffers;
+use crate::lock::lock;
 
 /// Longest idle time of a connection, the sweeps within it, and most idle connections of a pool.
 const MAX_IDLE_TIME: Duration = Duration::from_secs(30);
@@ -192,7 +193,7 @@ impl Pool {
     }
 
     fn idle(&self) -> MutexGuard<'_, Idle> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.idle)
     }
 }
 

@@ -4,7 +4,7 @@
 //! `response_head` and `framing` parse the response. `socket` is the transport.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use bytes::{BufMut, Bytes};
 use http::header::{CONTENT_LENGTH, HOST, USER_AGENT};
@@ -19,6 +19,7 @@ use super::connection_pool::{ConnectSettings, Pool};
 use super::exchange::{Failure, Incoming};
 use super::socket::Server;
 use crate::buffer_budget::Buffers;
+use crate::lock::lock;
 
 /// The User-Agent of the gate.
 pub(super) const OUR_NAME: &str = concat!("loangate/", env!("CARGO_PKG_VERSION"));
@@ -56,7 +57,7 @@ impl Connections {
 
     /// Returns the pool of a server.
     pub(super) fn to(&self, server: Server) -> Arc<Pool> {
-        let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut pools = lock(&self.pools);
         pools
             .entry(server)
             .or_insert_with_key(|server| Pool::new(server.clone(), self.settings.clone()))

@@ -5,7 +5,7 @@
 
 use std::error::Error;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use http::{Request, Response};
 use http_body_util::BodyExt;
@@ -17,6 +17,8 @@ use object_store::client::{
 
 use super::connections::Connections;
 use super::exchange::{Failure, Incoming};
+
+use crate::lock::lock;
 
 /// A response, or why there is none.
 pub(super) type FetchResult = Result<Response<Incoming>, Failure>;
@@ -36,11 +38,11 @@ impl ResponseSlot {
     }
 
     fn put(&self, answer: FetchResult) {
-        *self.answer.lock().unwrap_or_else(PoisonError::into_inner) = Some(answer);
+        *lock(&self.answer) = Some(answer);
     }
 
     pub(super) fn take(&self) -> Option<FetchResult> {
-        self.answer.lock().unwrap_or_else(PoisonError::into_inner).take()
+        lock(&self.answer).take()
     }
 }
 

@@ -3,12 +3,14 @@
 //! The storage logs a request before it responds. Logging never waits.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use http::HeaderMap;
 use http::header::RANGE;
 use jiff::Timestamp;
 use serde::Serialize;
+
+use crate::lock::lock;
 
 /// The maximum number of requests in the log.
 const MAX_ENTRIES: usize = 100_000;
@@ -43,7 +45,7 @@ pub(super) struct Log(Mutex<VecDeque<Entry>>);
 impl Log {
     /// Adds a request, and removes the oldest if the log is full.
     pub(super) fn add(&self, entry: Entry) {
-        let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut entries = lock(&self.0);
         if entries.len() == MAX_ENTRIES {
             entries.pop_front();
         }
@@ -52,7 +54,7 @@ impl Log {
 
     /// Returns the log as a JSON array.
     pub(super) fn json(&self) -> serde_json::Result<Vec<u8>> {
-        let entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let entries = lock(&self.0);
         serde_json::to_vec(&*entries)
     }
 }

@@ -3,7 +3,7 @@
 //! A delayed call runs in its own task, so that a caller who disconnects does not cancel it.
 
 use std::future::pending;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use axum::response::{IntoResponse, Response};
@@ -17,6 +17,7 @@ use super::error_response::Rejected;
 use super::faults::{Call, End, Plan, Subject};
 use super::state::State;
 use crate::clock::Clock;
+use crate::lock::lock;
 
 /// A response extension: the server closes the connection instead of sending the response.
 #[derive(Clone, Copy, Debug)]
@@ -45,7 +46,7 @@ impl App {
 
     /// Locks the state. Callers must not hold the guard across an await.
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     /// Returns the sandbox's time in whole milliseconds: the clock's time plus the configured skew.

@@ -7,13 +7,14 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::limits::{Limit, Limits};
 use crate::connection_handle::Connection;
+use crate::lock::lock;
 use crate::telemetry::Metrics;
 
 /// How many connections may be closing, in addition to `limits.connections`. An evicted connection
@@ -136,7 +137,7 @@ impl OpenConnections {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0.state)
     }
 }
 

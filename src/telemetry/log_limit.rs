@@ -3,10 +3,12 @@
 //! A module that logs from a retry loop has a [`LogLimit`] in a `static` or in its state. The first
 //! line of a kind is permitted at once. After it, one line of that kind is permitted per interval.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use tokio::time::Instant;
+
+use crate::lock::lock;
 
 /// The interval of [`LogLimit::per_minute`].
 const MINUTE: Duration = Duration::from_secs(60);
@@ -47,7 +49,7 @@ impl LogLimit {
     /// must be suppressed too.
     pub fn permit(&self, kind: &'static str) -> Option<u64> {
         let now = Instant::now();
-        let mut kinds = self.kinds.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kinds = lock(&self.kinds);
         let Some(known) = kinds.iter_mut().find(|known| known.name == kind) else {
             kinds.push(Kind { name: kind, logged: now, suppressed: 0 });
             return Some(0);

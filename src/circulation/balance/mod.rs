@@ -15,7 +15,7 @@ mod repair;
 mod report;
 mod rows;
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
@@ -26,6 +26,7 @@ use crate::clock;
 use crate::ledger::LedgerError;
 use crate::lending::CallError;
 use crate::loan::LibraryId;
+use crate::lock::lock;
 use compare::Comparison;
 
 pub use report::{Compared, Done, Finding, Kind, Report};
@@ -63,7 +64,7 @@ impl Circulation {
             Ok(report) => {
                 self.inner.metrics.balanced(now, report.balanced);
                 let last = Some(Arc::new(report.clone()));
-                *self.inner.last_balance.lock().unwrap_or_else(PoisonError::into_inner) = last;
+                *lock(&self.inner.last_balance) = last;
                 Ok(report)
             }
             Err(error) => {
@@ -75,7 +76,7 @@ impl Circulation {
 
     /// Returns the report of this process's last balance.
     pub fn last_balance(&self) -> Option<Arc<Report>> {
-        self.inner.last_balance.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        lock(&self.inner.last_balance).clone()
     }
 
     async fn balance_all(

@@ -14,7 +14,7 @@ mod tests;
 mod work;
 
 use std::collections::{HashMap, hash_map};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio::sync::{Notify, oneshot};
@@ -26,6 +26,7 @@ use super::{Circulation, LoanOutcome};
 use crate::crash::{self, Edge};
 use crate::lending::{CallKind, Passage};
 use crate::loan::LoanId;
+use crate::lock::lock;
 use poll_backoff::PollBackoff;
 pub(super) use poll_backoff::{FIRST_WAIT, LONGEST_WAIT};
 use poll_queue::{Level, MAX_CHECK_INTERVAL, PollQueue, Position};
@@ -68,7 +69,7 @@ impl Entry {
 
 impl Schedule {
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     /// Adds a loan whose intent is about to be written. Returns its first step and its first

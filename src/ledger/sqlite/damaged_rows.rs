@@ -5,13 +5,14 @@
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use sqlx::sqlite::SqliteRow;
 
 use super::row::loan_of;
 use crate::ledger::LedgerError;
 use crate::loan::Loan;
+use crate::lock::lock;
 use crate::telemetry::Metrics;
 
 /// The maximum number of remembered ids. Further damaged rows are skipped without a log line: such
@@ -57,7 +58,7 @@ impl DamagedRows {
 
     fn report(&self, error: &LedgerError) {
         let LedgerError::Damaged { id, why } = error else { return };
-        let mut ids = self.0.ids.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut ids = lock(&self.0.ids);
         if ids.len() < MAX_REMEMBERED && ids.insert(id.clone()) {
             self.publish_count(ids.len());
             tracing::error!(
@@ -70,7 +71,7 @@ impl DamagedRows {
 
     /// Removes the id of a row that can be read again.
     fn forget(&self, id: &str) {
-        let mut ids = self.0.ids.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut ids = lock(&self.0.ids);
         if ids.remove(id) {
             self.publish_count(ids.len());
         }

@@ -16,7 +16,7 @@ mod write;
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll};
 use std::time::Instant;
 
@@ -28,6 +28,7 @@ use tokio::net::TcpStream;
 use super::frame_budget::FrameBudget;
 use crate::buffer_budget::Size;
 use crate::connection_handle::Connection;
+use crate::lock::lock;
 use sent_bodies::SentBodies;
 
 /// The largest amount of sealed, unsent ciphertext, in bytes. More would leave the core's cache
@@ -225,7 +226,7 @@ impl TlsStream {
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.inner)
     }
 }
 
