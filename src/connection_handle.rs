@@ -193,8 +193,8 @@ impl Connection {
         InFlight(self.clone())
     }
 
-    /// Returns whether the connection is established and nothing is in flight. From another thread, the
-    /// result may be outdated.
+    /// Returns whether the connection is established and nothing is in flight. From another thread,
+    /// the result may be outdated.
     pub fn is_idle(&self) -> bool {
         self.0.is_established.load(Ordering::Relaxed)
             && self.0.in_flight.load(Ordering::Relaxed) == 0
