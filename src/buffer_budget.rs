@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 /// Smallest buffer in bytes, which every stream may hold outside the budget. With its overhead, it
 /// fills a TLS record of 16 KiB.
-pub const LEAST: usize = 16 * 1024 - 32;
+pub(crate) const LEAST: usize = 16 * 1024 - 32;
 /// Initial buffer in bytes while the budget is mostly free. It makes short files cheap.
 const INITIAL: usize = 64 * 1024;
 /// Bytes before a buffer may grow. The first bytes may only fill socket buffers or an HTTP/2
@@ -27,7 +27,7 @@ const STALL_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// The budget of all streams of the process (`server.buffers`). Clones share it.
 #[derive(Clone, Debug)]
-pub struct Buffers(Arc<Budget>);
+pub(crate) struct Buffers(Arc<Budget>);
 
 #[derive(Debug)]
 struct Budget {
@@ -37,17 +37,17 @@ struct Budget {
 
 impl Buffers {
     /// Creates a budget of `total` bytes, in addition to [`LEAST`] for each stream.
-    pub fn new(total: usize) -> Buffers {
+    pub(crate) fn new(total: usize) -> Buffers {
         Buffers(Arc::new(Budget { total, held: AtomicUsize::new(0) }))
     }
 
     /// Returns the bytes in use.
-    pub fn held(&self) -> usize {
+    pub(crate) fn held(&self) -> usize {
         self.0.held.load(Ordering::Relaxed)
     }
 
     /// Returns the size of the budget in bytes.
-    pub fn total(&self) -> usize {
+    pub(crate) fn total(&self) -> usize {
         self.0.total
     }
 
@@ -67,7 +67,7 @@ impl Buffers {
 
 /// The buffer size of one stream.
 #[derive(Debug)]
-pub struct Size {
+pub(crate) struct Size {
     buffers: Buffers,
     most: usize,
     bytes: usize,
@@ -81,7 +81,7 @@ pub struct Size {
 
 impl Size {
     /// Creates a size that grows up to `most` bytes, which must be at least 64 KiB.
-    pub fn new(buffers: &Buffers, most: usize) -> Size {
+    pub(crate) fn new(buffers: &Buffers, most: usize) -> Size {
         Size {
             buffers: buffers.clone(),
             most,
@@ -94,7 +94,7 @@ impl Size {
     }
 
     /// Returns the size for the next read. Call it when the reader requests more bytes.
-    pub fn next(&mut self, now: Instant) -> usize {
+    pub(crate) fn next(&mut self, now: Instant) -> usize {
         if !std::mem::replace(&mut self.has_begun, true)
             && self.buffers.take(INITIAL - LEAST, self.buffers.0.total / 32)
         {
@@ -114,23 +114,23 @@ impl Size {
     }
 
     /// Returns whether the size is at its maximum: the reader reads at full speed.
-    pub fn is_at_maximum(&self) -> bool {
+    pub(crate) fn is_at_maximum(&self) -> bool {
         self.bytes == self.most
     }
 
     /// Returns whether the stream uses nothing of the budget.
-    pub fn is_at_minimum(&self) -> bool {
+    pub(crate) fn is_at_minimum(&self) -> bool {
         self.bytes == LEAST
     }
 
     /// Releases everything beyond [`LEAST`], since no transfer is running.
-    pub fn shrink(&mut self) {
+    pub(crate) fn shrink(&mut self) {
         self.change(LEAST);
         (self.moved, self.has_begun) = (0, false);
     }
 
     /// Releases everything beyond [`LEAST`] if the reader has stalled.
-    pub fn rest(&mut self, now: Instant) {
+    pub(crate) fn rest(&mut self, now: Instant) {
         if self.last_arrival.is_some_and(|arrival| now.duration_since(arrival) > STALL_TIMEOUT) {
             self.change(LEAST);
             self.moved = 0;
@@ -138,7 +138,7 @@ impl Size {
     }
 
     /// Records that this many bytes arrived.
-    pub fn record_arrival(&mut self, bytes: usize, now: Instant) {
+    pub(crate) fn record_arrival(&mut self, bytes: usize, now: Instant) {
         self.last_arrival = Some(now);
         self.moved = self.moved.saturating_add(bytes);
         if self.moved < GROWTH_THRESHOLD || bytes < self.bytes / 8 * 7 {

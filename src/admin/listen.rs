@@ -1,6 +1,6 @@
 //! Accept loop of the admin listener, with plain HTTP or TLS, few connections and timeouts.
 //!
-//! `admin` starts [`accept`]. The listener has its own limits and reserves file descriptors, so
+//! `admin` starts [`accept()`]. The listener has its own limits and reserves file descriptors, so
 //! that it stays reachable while the public listener is full.
 
 use std::fs::File;

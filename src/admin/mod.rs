@@ -68,11 +68,11 @@ pub struct Settings {
 }
 
 /// The most file descriptors that the listener holds.
-pub const DESCRIPTORS: u64 =
+pub(crate) const DESCRIPTORS: u64 =
     (client_addresses::MAX_CONNECTIONS + listen::RESERVED_DESCRIPTORS + 1) as u64;
 
 /// The services that the admin listener uses.
-pub struct Parts {
+pub(crate) struct Parts {
     /// The store of all loans.
     pub ledger: Ledger,
     /// The metrics of `/metrics`.
@@ -107,7 +107,7 @@ impl fmt::Debug for Parts {
 
 /// The result of a readiness check: sentences about what does not work.
 #[derive(Clone, Debug, Default)]
-pub struct Missing {
+pub(crate) struct Missing {
     /// Failures that affect all readers; the gate is not ready.
     pub needed: Vec<Cow<'static, str>>,
     /// Failures that affect some readers only; the gate stays ready.
@@ -118,11 +118,11 @@ type CheckFuture = Pin<Box<dyn Future<Output = Missing> + Send>>;
 
 /// The readiness check behind `/readyz`. The gate is not ready only if no reader can be served. If
 /// Bokbasen is down, a load balancer must not remove every gate: readers with loans still need one.
-pub struct Readiness(Box<dyn Fn() -> CheckFuture + Send + Sync>);
+pub(crate) struct Readiness(Box<dyn Fn() -> CheckFuture + Send + Sync>);
 
 impl Readiness {
     /// Creates a readiness check from a function.
-    pub fn new<F>(check: impl Fn() -> F + Send + Sync + 'static) -> Readiness
+    pub(crate) fn new<F>(check: impl Fn() -> F + Send + Sync + 'static) -> Readiness
     where
         F: Future<Output = Missing> + Send + 'static,
     {
@@ -139,18 +139,18 @@ impl fmt::Debug for Readiness {
 /// The reason why the admin listener did not start.
 #[derive(Debug, thiserror::Error)]
 #[error("the admin listener cannot listen on {address}: {source}; is another program using it?")]
-pub struct AdminError {
+pub(crate) struct AdminError {
     address: SocketAddr,
     source: std::io::Error,
 }
 
 /// The admin listener, before its start.
 #[derive(Debug)]
-pub struct Admin {}
+pub(crate) struct Admin {}
 
 /// A running admin listener. Dropping it cancels all its tasks.
 #[derive(Debug)]
-pub struct Running {
+pub(crate) struct Running {
     url: String,
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -172,7 +172,7 @@ impl Admin {
     ///
     /// # Errors
     /// Returns [`AdminError`] if the address cannot be bound.
-    pub async fn start(settings: &Settings, parts: Parts) -> Result<Running, AdminError> {
+    pub(crate) async fn start(settings: &Settings, parts: Parts) -> Result<Running, AdminError> {
         let failed = |source| AdminError { address: settings.listen, source };
         let listener = tokio::net::TcpListener::bind(settings.listen).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
@@ -209,12 +209,12 @@ impl Admin {
 
 impl Running {
     /// Returns the listener's URL, without a trailing slash.
-    pub fn url(&self) -> &str {
+    pub(crate) fn url(&self) -> &str {
         &self.url
     }
 
     /// Closes every connection and waits until all tasks have ended.
-    pub async fn stop(self) {
+    pub(crate) async fn stop(self) {
         self.stop.cancel();
         self.tasks.close();
         self.tasks.wait().await;

@@ -1,7 +1,7 @@
 //! The configuration: reads one TOML file into the `Settings` of every module, or reports every
 //! mistake in it.
 //!
-//! The command line calls [`load`] to serve and [`check`] to test what the file names. This module
+//! The command line calls [`load`] to serve and [`check()`] to test what the file names. This module
 //! builds the `Settings` of every other module and calls nothing else in them. Only `check` also
 //! opens files and connections, through the modules that own them.
 //!

@@ -144,7 +144,7 @@ pub(super) fn url(value: &DeValue<'_>) -> Result<Url, String> {
     Ok(url)
 }
 
-/// Reads a [`url`] to which secrets are sent: HTTPS, or HTTP on loopback.
+/// Reads a URL to which secrets are sent: HTTPS, or HTTP on loopback.
 pub(super) fn confidential_url(value: &DeValue<'_>) -> Result<Url, String> {
     let url = url(value)?;
     if url.scheme() == "http" && !is_loopback(&url) {

@@ -21,7 +21,7 @@ use crate::connection_handle::Abort;
 
 /// The body of a response to a reader.
 #[derive(Debug, Default)]
-pub struct Body(Kind);
+pub(crate) struct Body(Kind);
 
 #[derive(Debug, Default)]
 enum Kind {
@@ -33,12 +33,12 @@ enum Kind {
 
 impl Body {
     /// Returns an empty body.
-    pub fn empty() -> Body {
+    pub(crate) fn empty() -> Body {
         Body::default()
     }
 
     /// Returns a body of these bytes, without a permit or limit.
-    pub fn full(bytes: Bytes) -> Body {
+    pub(crate) fn full(bytes: Bytes) -> Body {
         if bytes.is_empty() { Body::empty() } else { Body(Kind::Full(bytes)) }
     }
 
@@ -48,18 +48,18 @@ impl Body {
     }
 
     /// Returns whether this is a file's body, which the stall monitor checks.
-    pub fn is_file(&self) -> bool {
+    pub(crate) fn is_file(&self) -> bool {
         matches!(self.0, Kind::File(_))
     }
 
     /// Returns why no more of the body may be sent: it was aborted, or its loan has ended.
-    pub fn abort_reason(&self) -> Option<Abort> {
+    pub(crate) fn abort_reason(&self) -> Option<Abort> {
         if let Kind::File(file) = &self.0 { file.outgoing().abort_reason() } else { None }
     }
 
     /// Waits for the body to be aborted. Also wakes the task when [`Body::take_suspension`] has a
     /// request.
-    pub fn poll_aborted(&self, context: &Context<'_>) -> Poll<Abort> {
+    pub(crate) fn poll_aborted(&self, context: &Context<'_>) -> Poll<Abort> {
         match &self.0 {
             Kind::File(file) => file.outgoing().poll_aborted(context),
             _ => Poll::Pending,
@@ -67,20 +67,20 @@ impl Body {
     }
 
     /// Records that the next bytes are available and wait for the reader.
-    pub fn mark_waiting_for_reader(&self) {
+    pub(crate) fn mark_waiting_for_reader(&self) {
         if let Kind::File(file) = &self.0 {
             file.outgoing().set_waits(false);
         }
     }
 
     /// Takes the monitor's request to suspend this body; each request is returned once.
-    pub fn take_suspension(&self) -> Option<Suspension> {
+    pub(crate) fn take_suspension(&self) -> Option<Suspension> {
         if let Kind::File(file) = &self.0 { file.outgoing().take_suspension() } else { None }
     }
 
     /// Releases the origin's connection and all buffers if the remaining bytes can be fetched
     /// again. `unsent` is the next chunk.
-    pub fn suspend(&mut self, suspension: Suspension, unsent: Option<Chunk>) -> Suspended {
+    pub(crate) fn suspend(&mut self, suspension: Suspension, unsent: Option<Chunk>) -> Suspended {
         match &mut self.0 {
             Kind::File(file) => file.suspend(suspension, unsent),
             _ => Suspended::Keeps(unsent),
@@ -89,7 +89,7 @@ impl Body {
 
     /// Keeps the body alive until the kernel has everything written before. If an aborted body does
     /// not get there in time, its connection is closed.
-    pub fn hold_until_flushed(&self) {
+    pub(crate) fn hold_until_flushed(&self) {
         if let Kind::File(file) = &self.0 {
             outgoing::hold_until_flushed(file.outgoing());
         }

@@ -10,11 +10,11 @@ use crate::connection_handle::Abort;
 use crate::telemetry::StreamEnd;
 
 /// Callback that receives the result of a body.
-pub type OnEnd = Box<dyn FnOnce(Delivered) + Send + Sync>;
+pub(crate) type OnEnd = Box<dyn FnOnce(Delivered) + Send + Sync>;
 
 /// Why a body ended early.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-pub enum BodyError {
+pub(crate) enum BodyError {
     /// The origin broke off, or sent fewer bytes than it had announced.
     #[error("the origin's body broke off")]
     Origin,
@@ -43,7 +43,7 @@ impl From<Abort> for BodyError {
 
 /// The result of a body: what was sent, and how it ended.
 #[derive(Clone, Copy, Debug)]
-pub struct Delivered {
+pub(crate) struct Delivered {
     /// Body bytes that the kernel accepted.
     pub bytes: u64,
     /// Why the body ended.

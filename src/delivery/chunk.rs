@@ -13,7 +13,7 @@ use crate::connection_handle::{OutgoingBody, Written};
 
 /// Bytes of a response's body.
 #[derive(Debug, Default)]
-pub struct Chunk {
+pub(crate) struct Chunk {
     bytes: Bytes,
     hold: Option<Hold>,
 }
@@ -35,7 +35,7 @@ impl Chunk {
     }
 
     /// Splits off the first `count` bytes. None of them may have been written yet.
-    pub fn split_to(&mut self, count: usize) -> Chunk {
+    pub(crate) fn split_to(&mut self, count: usize) -> Chunk {
         let bytes = self.bytes.split_to(count.min(self.bytes.len()));
         let hold = self.hold.as_mut().map(|hold| {
             let first = Hold { body: hold.body.clone(), at: hold.at, written: 0 };

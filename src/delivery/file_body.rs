@@ -22,7 +22,7 @@ const MAX_KEPT_CHUNK: usize = 16 * 1024;
 
 /// The result of suspending a body.
 #[derive(Debug)]
-pub enum Suspended {
+pub(crate) enum Suspended {
     /// The body was suspended and keeps this unsent chunk, copied to a buffer of its exact size.
     /// `None` if the chunk will be fetched again.
     Keeps(Option<Chunk>),

@@ -46,14 +46,13 @@ use crate::origin::{self, Origin};
 use crate::problem::Problem;
 use crate::telemetry::Metrics;
 
-pub use body::Body;
-pub use body_end::{BodyError, Delivered, OnEnd};
+pub(crate) use body::Body;
+pub(crate) use body_end::{BodyError, Delivered, OnEnd};
 use borrower_limits::BorrowerLimits;
-pub use chunk::Chunk;
+pub(crate) use chunk::Chunk;
 use fields::Kind;
-pub use file_body::Suspended;
+pub(crate) use file_body::Suspended;
 use origin_fetch::{MetadataCache, OriginFile};
-pub use outgoing::Suspension;
 use plan::Planner;
 use stall_monitor::StallMonitor;
 use transfer::{Destination, Transfer};
@@ -94,7 +93,7 @@ impl Default for Settings {
 
 /// The right to a file.
 #[derive(Debug)]
-pub enum Pass {
+pub(crate) enum Pass {
     /// A title's file, under a loan.
     Loan(Permit, File),
     /// A title's file, under a loan, for a reader that may only continue a download. One part is
@@ -113,7 +112,7 @@ pub enum Pass {
 
 /// Delivers files from the origins to readers. Each worker has its own.
 #[derive(Clone, Debug)]
-pub struct Delivery {
+pub(crate) struct Delivery {
     origins: Vec<Arc<Origin>>,
     metadata: Vec<MetadataCache>,
     settings: Settings,
@@ -129,7 +128,7 @@ impl Delivery {
     ///
     /// # Errors
     /// Returns the error of the first origin that cannot be used.
-    pub fn new(
+    pub(crate) fn new(
         settings: Settings,
         origins: &[origin::Settings],
         buffers: Buffers,
@@ -150,7 +149,7 @@ impl Delivery {
     ///
     /// # Errors
     /// As [`Delivery::new`].
-    pub fn for_worker(&self) -> Result<Delivery, origin::SetUpError> {
+    pub(crate) fn for_worker(&self) -> Result<Delivery, origin::SetUpError> {
         let origins: Result<Vec<Arc<Origin>>, _> =
             self.origins.iter().map(|origin| origin.for_worker().map(Arc::new)).collect();
         let (meter, monitor) = (self.meter.for_worker(), self.monitor.for_worker());
@@ -159,7 +158,7 @@ impl Delivery {
 
     /// Runs the stall monitor: aborts bodies whose reader is too slow or whose loan is due. Spawn
     /// it as one task; it ends with the last worker.
-    pub fn run_stall_monitor(&self) -> impl Future<Output = ()> + Send + use<> {
+    pub(crate) fn run_stall_monitor(&self) -> impl Future<Output = ()> + Send + use<> {
         let origins = self.origins.clone();
         self.monitor.clone().run(move || origins.iter().any(|origin| origin.has_waiters()))
     }
@@ -172,7 +171,7 @@ impl Delivery {
     /// [`Problem`]: `title-not-found`, `precondition-failed`, `range-not-satisfiable`,
     /// `origin-failed`, `origin-timeout`, `too-many-requests`, `loan-ended`, or the problem of
     /// [`Pass::Continuation`].
-    pub async fn deliver(
+    pub(crate) async fn deliver(
         &self,
         pass: Pass,
         method: &Method,

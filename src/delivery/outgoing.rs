@@ -278,7 +278,7 @@ impl OutgoingBody for Outgoing {
 
 /// The resources that a body with a stalled reader must release.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Suspension {
+pub(crate) enum Suspension {
     /// Only what can be requested again, because other requests wait for an origin connection.
     Early = 1,
     /// Everything. Over HTTP/2, a body that cannot be resumed ends.

@@ -2,7 +2,7 @@
 //!
 //! A loan belongs to the process that began it. Another process may take it over only when its
 //! owner is dead: otherwise both would send its begin. The implementation for a file is
-//! [`super::sqlite::process`].
+//! `sqlite::process`.
 
 use std::fmt::Debug;
 

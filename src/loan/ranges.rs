@@ -131,7 +131,7 @@ fn write(mut number: u64, bytes: &mut Vec<u8>) {
     bytes.push(number.to_le_bytes()[0]);
 }
 
-/// Reads a number from the front, as written by [`write`].
+/// Reads a number from the front, as written by [`write()`].
 fn read(bytes: &mut &[u8]) -> Option<u64> {
     let mut number = 0_u64;
     for shift in (0..u64::BITS).step_by(7) {

@@ -17,14 +17,19 @@ const ENTRIES_PER_COMMAND: usize = 256;
 
 /// The handle of the task that writes counts.
 #[derive(Debug)]
-pub struct Flusher {
+pub(crate) struct Flusher {
     task: JoinHandle<()>,
     stop: DropGuard,
 }
 
 impl Flusher {
     /// Starts the task on the current runtime. It writes the counts of every worker.
-    pub fn start(settings: Settings, meter: Meter, ledger: Ledger, metrics: Metrics) -> Flusher {
+    pub(crate) fn start(
+        settings: Settings,
+        meter: Meter,
+        ledger: Ledger,
+        metrics: Metrics,
+    ) -> Flusher {
         let stop = CancellationToken::new();
         // Outside of the task, so that a panic in it loses no counts.
         let waiting = Arc::new(Mutex::new(Tallies::default()));
@@ -38,7 +43,7 @@ impl Flusher {
     }
 
     /// Writes the remaining counts. Call it after the last body and before closing the ledger.
-    pub async fn stop(self) {
+    pub(crate) async fn stop(self) {
         drop(self.stop);
         if self.task.await.is_err() {
             tracing::error!("the metering task ended abnormally; its last counts may be lost");

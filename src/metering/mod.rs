@@ -24,7 +24,7 @@ use crate::loan::LoanId;
 use crate::lock::lock;
 
 use counters::{Key, Tallies};
-pub use flush::Flusher;
+pub(crate) use flush::Flusher;
 
 /// The keys of `[metering]`.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -36,14 +36,14 @@ pub struct Settings {
 /// The counts that are not written yet. A worker adds to its own shard, and the flusher collects
 /// all shards. Clones share everything.
 #[derive(Clone, Debug)]
-pub struct Meter {
+pub(crate) struct Meter {
     shards: Arc<Mutex<Vec<Arc<Shard>>>>,
     shard: Arc<Shard>,
 }
 
 /// The counter of one response body, for a file under a loan.
 #[derive(Debug)]
-pub struct Metered {
+pub(crate) struct Metered {
     shard: Arc<Shard>,
     key: Key,
     /// Whether the positions of the bytes in the file are known.
@@ -79,20 +79,20 @@ struct Run {
 
 impl Meter {
     /// Creates a meter without counts.
-    pub fn new() -> Meter {
+    pub(crate) fn new() -> Meter {
         let shard = Arc::new(Shard::default());
         Meter { shards: Arc::new(Mutex::new(vec![shard.clone()])), shard }
     }
 
     /// Returns a handle with a new shard, so that workers do not wait for each other's lock.
-    pub fn for_worker(&self) -> Meter {
+    pub(crate) fn for_worker(&self) -> Meter {
         let shard = Arc::new(Shard::default());
         lock(&self.shards).push(shard.clone());
         Meter { shards: self.shards.clone(), shard }
     }
 
     /// Returns a counter for a body of this file under this loan.
-    pub fn of(&self, loan: LoanId, file: Arc<str>) -> Metered {
+    pub(crate) fn of(&self, loan: LoanId, file: Arc<str>) -> Metered {
         Metered {
             shard: self.shard.clone(),
             key: (loan, file),
@@ -125,12 +125,12 @@ impl Default for Meter {
 
 impl Metered {
     /// Counts bytes only and records no ranges, for a body with a content coding (RFC 9110 §8.4).
-    pub fn count_bytes_only(&mut self) {
+    pub(crate) fn count_bytes_only(&mut self) {
         self.has_positions = false;
     }
 
     /// Counts `count` bytes that are handed over for sending, starting at byte `first` of the file.
-    pub fn sent(&mut self, first: u64, count: u64) {
+    pub(crate) fn sent(&mut self, first: u64, count: u64) {
         let first = if self.has_positions { first } else { self.next };
         let next = first.saturating_add(count);
         match &self.run {

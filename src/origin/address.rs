@@ -50,7 +50,7 @@ impl Origin {
 
     /// Records that a body of this address broke off or stalled before
     /// [`USEFUL_BYTES`](super::USEFUL_BYTES).
-    pub fn record_useless_body(&self, path: &FilePath, address: usize) {
+    pub(crate) fn record_useless_body(&self, path: &FilePath, address: usize) {
         self.record_failure(address, Evidence::File(hash(path)));
     }
 

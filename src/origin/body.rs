@@ -13,7 +13,7 @@ use super::exchange::Incoming;
 
 /// The body of an origin's response.
 #[derive(Debug)]
-pub struct Body {
+pub(crate) struct Body {
     kind: Kind,
     /// Index of the address in the origin's list.
     pub(super) address: usize,
@@ -29,7 +29,7 @@ enum Kind {
 /// The error of a body that ended early. The reason is logged where it occurs.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("the origin's body broke off")]
-pub struct Broken;
+pub(crate) struct Broken;
 
 impl Body {
     pub(super) fn empty() -> Body {
@@ -37,12 +37,12 @@ impl Body {
     }
 
     /// Returns the index of the origin's address that sends this body.
-    pub fn address(&self) -> usize {
+    pub(crate) fn address(&self) -> usize {
         self.address
     }
 
     /// Releases the buffers that an idle body does not need.
-    pub fn release(&mut self) {
+    pub(crate) fn release(&mut self) {
         if let Kind::Incoming(incoming) = &mut self.kind {
             incoming.release();
         }

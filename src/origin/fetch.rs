@@ -21,7 +21,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 /// The one retry that a reader's request may cause, shared by all its requests to the origin.
 #[derive(Debug, Default)]
-pub struct Repetition {
+pub(crate) struct Repetition {
     is_used: AtomicBool,
 }
 
@@ -33,7 +33,7 @@ impl Repetition {
 
 /// What a request for the remaining bytes of a body costs.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct ResumeCost {
+pub(crate) struct ResumeCost {
     /// Bytes received by the previous body.
     pub progress: u64,
 }
@@ -41,7 +41,7 @@ pub struct ResumeCost {
 impl ResumeCost {
     /// Returns whether the request uses no retry budget. The failure of such a request is no
     /// evidence against the address.
-    pub fn is_free(self) -> bool {
+    pub(crate) fn is_free(self) -> bool {
         self.progress >= USEFUL_BYTES
     }
 }
@@ -68,7 +68,7 @@ impl Origin {
     ///
     /// # Errors
     /// [`OriginError`]; the reason is logged here, since no reader may see it.
-    pub async fn fetch(
+    pub(crate) async fn fetch(
         &self,
         path: &FilePath,
         request: &FileRequest,
@@ -88,7 +88,7 @@ impl Origin {
     ///
     /// # Errors
     /// Like [`Origin::fetch`], and if the retry budget is used up.
-    pub async fn fetch_rest(
+    pub(crate) async fn fetch_rest(
         &self,
         path: &FilePath,
         request: &FileRequest,
@@ -116,7 +116,7 @@ impl Origin {
     }
 
     /// Records that a resume from the retry budget delivered all remaining bytes.
-    pub fn resume_completed(&self) {
+    pub(crate) fn resume_completed(&self) {
         self.shared.budget.refund();
     }
 

@@ -4,7 +4,7 @@ use http::HeaderValue;
 
 /// A request for one file.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct FileRequest {
+pub(crate) struct FileRequest {
     /// Whether to request only the fields, like HEAD.
     pub head: bool,
     /// The requested range; `None` for the whole file.
@@ -18,7 +18,7 @@ pub struct FileRequest {
 
 /// One byte range (RFC 9110 §14.1.1).
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum ByteRange {
+pub(crate) enum ByteRange {
     /// From this byte to the end.
     From(u64),
     /// From the first to the second byte, both inclusive.
@@ -29,12 +29,12 @@ pub enum ByteRange {
 
 impl FileRequest {
     /// Requests the fields of a file.
-    pub fn head() -> FileRequest {
+    pub(crate) fn head() -> FileRequest {
         FileRequest { head: true, ..FileRequest::default() }
     }
 
     /// Requests a range of a file, or the whole file.
-    pub fn get(range: Option<ByteRange>) -> FileRequest {
+    pub(crate) fn get(range: Option<ByteRange>) -> FileRequest {
         FileRequest { range, ..FileRequest::default() }
     }
 }
@@ -51,7 +51,7 @@ impl ByteRange {
 
     /// Returns whether the range is satisfiable for a file of this length (RFC 9110 §14.1.2). A
     /// suffix of an empty file is satisfiable: it selects the whole, empty file.
-    pub fn is_satisfiable(self, complete: u64) -> bool {
+    pub(crate) fn is_satisfiable(self, complete: u64) -> bool {
         match self {
             ByteRange::From(first) | ByteRange::Between(first, _) => first < complete,
             ByteRange::Last(count) => count > 0,
@@ -59,7 +59,7 @@ impl ByteRange {
     }
 
     /// Returns the first and last byte in a file of this length; `None` if the range selects none.
-    pub fn within(self, complete: u64) -> Option<(u64, u64)> {
+    pub(crate) fn within(self, complete: u64) -> Option<(u64, u64)> {
         let end = complete.checked_sub(1)?;
         let (first, last) = match self {
             ByteRange::From(first) => (first, end),

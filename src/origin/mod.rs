@@ -43,22 +43,22 @@ use crate::buffer_budget::Buffers;
 use crate::problem::Problem;
 use crate::telemetry::{Metrics, OriginMetrics};
 
-pub use body::{Body, Broken};
+pub(crate) use body::Body;
 use breaker::Breaker;
 use connection_limit::ConnectionLimits;
 use endpoint::Endpoint;
-pub use fetch::{Repetition, ResumeCost};
-pub use file_request::{ByteRange, FileRequest};
-pub use object_store_kinds::{Azure, Bucket, Google, S3};
-pub use reachability::{Outcome, Probed};
-pub use retry_after::retry_after;
+pub(crate) use fetch::{Repetition, ResumeCost};
+pub(crate) use file_request::{ByteRange, FileRequest};
+pub(crate) use object_store_kinds::{Azure, Bucket, Google, S3};
+pub(crate) use reachability::Outcome;
+pub(crate) use retry_after::retry_after;
 use retry_budget::RetryBudget;
 
 /// Longest file in bytes. No storage has a longer one, and the sum of two lengths fits a `u64`.
-pub const MAX_LENGTH: u64 = i64::MAX as u64;
+pub(crate) const MAX_LENGTH: u64 = i64::MAX as u64;
 
 /// A body that breaks off before this many bytes counts as a failure of its address.
-pub const USEFUL_BYTES: u64 = 64 * 1024;
+pub(crate) const USEFUL_BYTES: u64 = 64 * 1024;
 
 /// Settings of one `[[origins]]` table.
 #[derive(Clone, Debug)]
@@ -141,7 +141,7 @@ impl fmt::Display for Where {
 /// The error of an origin that cannot be set up.
 #[derive(Debug, thiserror::Error)]
 #[error("origin {name} cannot be used: {why}")]
-pub struct SetUpError {
+pub(crate) struct SetUpError {
     name: String,
     why: String,
 }
@@ -172,7 +172,7 @@ impl From<OriginError> for Problem {
 
 /// One origin, with one worker's connections to it.
 #[derive(Debug)]
-pub struct Origin {
+pub(crate) struct Origin {
     settings: Settings,
     places: Vec<Endpoint>,
     buffers: Buffers,
@@ -192,7 +192,7 @@ struct Shared {
 
 impl Origin {
     /// Returns whether requests of any worker wait for a connection.
-    pub fn has_waiters(&self) -> bool {
+    pub(crate) fn has_waiters(&self) -> bool {
         self.shared.limits.have_waiters()
     }
 
@@ -200,7 +200,7 @@ impl Origin {
     ///
     /// # Errors
     /// Fails if an address is not valid, or this machine's root certificates cannot be read.
-    pub fn new(
+    pub(crate) fn new(
         settings: &Settings,
         buffers: &Buffers,
         metrics: Metrics,
@@ -241,12 +241,12 @@ impl Origin {
     ///
     /// # Errors
     /// The errors of [`Origin::new`].
-    pub fn for_worker(&self) -> Result<Origin, SetUpError> {
+    pub(crate) fn for_worker(&self) -> Result<Origin, SetUpError> {
         Origin::with(&self.settings, &self.buffers, self.metrics.clone(), self.shared.clone())
     }
 
     /// Returns the settings of this origin.
-    pub fn settings(&self) -> &Settings {
+    pub(crate) fn settings(&self) -> &Settings {
         &self.settings
     }
 }

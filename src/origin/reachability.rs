@@ -21,7 +21,7 @@ const MAX_WAIT: Duration = Duration::from_secs(20);
 
 /// The result of checking one address of an origin.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Probed {
+pub(crate) struct Probed {
     /// The address in the form used in logs.
     pub address: String,
     /// The outcome with its explanation.
@@ -30,7 +30,7 @@ pub struct Probed {
 
 /// Whether an address can serve files.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Outcome {
+pub(crate) enum Outcome {
     /// It can; the sentence describes the response.
     Reached(String),
     /// It responds, but may not serve files.
@@ -41,7 +41,7 @@ pub enum Outcome {
 
 impl Origin {
     /// Checks all addresses concurrently, each with its own timeout.
-    pub async fn probe(&self) -> Vec<Probed> {
+    pub(crate) async fn probe(&self) -> Vec<Probed> {
         let probes = self.places.iter().map(|place| probe_place(&self.settings, place));
         futures_util::future::join_all(probes).await
     }

@@ -12,7 +12,7 @@ use crate::clock::{self, Clock};
 const MAX_WAIT: Duration = Duration::from_secs(3600);
 
 /// Returns how long clients must wait before a retry; `None` for a missing, invalid or past value.
-pub fn retry_after(fields: &HeaderMap) -> Option<Duration> {
+pub(crate) fn retry_after(fields: &HeaderMap) -> Option<Duration> {
     let text = fields.get(RETRY_AFTER)?.to_str().ok()?.trim();
     let wait = if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
         // A number with more digits than a u64 has is still a long wait.

@@ -17,7 +17,7 @@ use super::validity::Validity;
 
 /// Why a certificate cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub enum TlsError {
+pub(crate) enum TlsError {
     /// The file cannot be read, or is not PEM.
     #[error("{file} cannot be read as PEM: {why}")]
     File {

@@ -92,7 +92,7 @@ impl Limits {
 
 /// Raises the soft limit of open file descriptors to the hard limit. Returns the limit in force
 /// afterwards.
-pub fn raise_descriptor_limit() -> u64 {
+pub(crate) fn raise_descriptor_limit() -> u64 {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
     let in_force = match setrlimit(Resource::Nofile, raised) {

@@ -54,14 +54,14 @@ use crate::reader::Readers;
 use crate::supervise::supervise;
 use crate::telemetry::{Metrics, Task};
 
-pub use certificate_file::TlsError;
-pub use cors::{AllowedOrigin, Cors};
-pub use limits::{Limits, raise_descriptor_limit};
+pub(crate) use certificate_file::TlsError;
+pub(crate) use cors::{AllowedOrigin, Cors};
+pub(crate) use limits::{Limits, raise_descriptor_limit};
 use open_connections::OpenConnections;
 use placement::Workers;
-pub use security_headers::SecurityHeaders;
-pub use tls::Certificates;
-pub use validity::{DateProblem, Validity};
+pub(crate) use security_headers::SecurityHeaders;
+pub(crate) use tls::Certificates;
+pub(crate) use validity::Validity;
 
 /// A certificate chain and its key, as files in PEM.
 #[derive(Clone, Debug)]
@@ -98,7 +98,7 @@ pub struct Settings {
 
 /// The services that handle a request, shared by all workers.
 #[derive(Debug)]
-pub struct Services {
+pub(crate) struct Services {
     /// Authenticates readers.
     pub readers: Arc<Readers>,
     /// Resolves paths to files and titles.
@@ -121,7 +121,7 @@ pub struct Services {
 
 /// Why the server did not start.
 #[derive(Debug, thiserror::Error)]
-pub enum ServerError {
+pub(crate) enum ServerError {
     /// The server cannot listen on the address.
     #[error(
         "cannot listen on {address}: {source}; is another program there, \
@@ -143,7 +143,7 @@ pub enum ServerError {
 
 /// A running server.
 #[derive(Debug)]
-pub struct Running {
+pub(crate) struct Running {
     /// The address it listens on, with the actual port.
     pub address: SocketAddr,
     drain: Duration,
@@ -184,14 +184,14 @@ struct Worker {
     loans_api::progress,
     loans_api::availability
 ))]
-pub struct Api;
+pub(crate) struct Api;
 
 /// Starts one worker for each [`Delivery`], which has the worker's own connections to the origins.
 /// Must be called on a runtime: it spawns a task that samples the load of the workers.
 ///
 /// # Errors
 /// [`ServerError`]. No worker is left running.
-pub fn start(
+pub(crate) fn start(
     settings: &Settings,
     services: Arc<Services>,
     certificates: Arc<Certificates>,
@@ -245,7 +245,7 @@ pub fn start(
 impl Running {
     /// Stops accepting, waits for requests in flight, then aborts the remaining connections.
     /// Returns the number of aborted connections.
-    pub async fn drain(self) -> usize {
+    pub(crate) async fn drain(self) -> usize {
         self.stopping.drain.cancel();
         self.stopping.connections.close();
         let finished = tokio::time::timeout(self.drain, self.stopping.connections.wait()).await;

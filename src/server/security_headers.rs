@@ -13,14 +13,14 @@ const NO_REFERRER: HeaderValue = HeaderValue::from_static("no-referrer");
 
 /// The fields that every response has.
 #[derive(Clone, Debug)]
-pub struct SecurityHeaders {
+pub(crate) struct SecurityHeaders {
     hsts: Option<HeaderValue>,
 }
 
 impl SecurityHeaders {
     /// Builds the fields. Strict-Transport-Security (RFC 6797) has this `max-age`, and is omitted
     /// if it is zero.
-    pub fn new(hsts: Duration) -> SecurityHeaders {
+    pub(crate) fn new(hsts: Duration) -> SecurityHeaders {
         let seconds = hsts.as_secs();
         let hsts = (seconds > 0).then(|| HeaderValue::try_from(format!("max-age={seconds}")).ok());
         SecurityHeaders { hsts: hsts.flatten() }

@@ -23,7 +23,7 @@ use crate::reload::Reload;
 
 /// The certificates in use, and the TLS configuration that selects among them.
 #[derive(Debug)]
-pub struct Certificates {
+pub(crate) struct Certificates {
     resolver: Arc<Resolver>,
     tickets: Arc<Tickets>,
     config: Arc<ServerConfig>,
@@ -34,7 +34,7 @@ impl Certificates {
     ///
     /// # Errors
     /// [`TlsError`], for the first certificate that cannot be used.
-    pub fn load(settings: &Settings, clock: Clock) -> Result<Certificates, TlsError> {
+    pub(crate) fn load(settings: &Settings, clock: Clock) -> Result<Certificates, TlsError> {
         let resolver = Arc::new(Resolver { names: ArcSwap::from_pointee(load_all(settings)?) });
         let mut config =
             ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
@@ -52,12 +52,12 @@ impl Certificates {
     ///
     /// # Errors
     /// [`TlsError`], if they cannot be used.
-    pub fn try_load(files: &Certificate) -> Result<Validity, TlsError> {
+    pub(crate) fn try_load(files: &Certificate) -> Result<Validity, TlsError> {
         load(files).map(|loaded| loaded.validity)
     }
 
     /// Returns the certificates in use that are invalid at `now` or expire soon, with their files.
-    pub fn date_problems(&self, now: Timestamp) -> Vec<(PathBuf, DateProblem)> {
+    pub(crate) fn date_problems(&self, now: Timestamp) -> Vec<(PathBuf, DateProblem)> {
         let loaded_certificates = self.resolver.names.load();
         loaded_certificates
             .iter()
@@ -66,12 +66,12 @@ impl Certificates {
     }
 
     /// The first name of the default certificate, which readers may connect to.
-    pub fn name(&self) -> Option<String> {
+    pub(crate) fn name(&self) -> Option<String> {
         self.resolver.names.load().first()?.names.first().cloned()
     }
 
     /// The TLS configuration, which offers both HTTP versions by ALPN.
-    pub fn config(&self) -> Arc<ServerConfig> {
+    pub(crate) fn config(&self) -> Arc<ServerConfig> {
         self.config.clone()
     }
 }

@@ -16,14 +16,14 @@ const EXPIRES_SOON: Duration = Duration::from_secs(14 * 86_400);
 
 /// The validity period of a certificate, both ends included (RFC 5280 §4.1.2.5).
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Validity {
+pub(crate) struct Validity {
     from: Timestamp,
     until: Timestamp,
 }
 
 /// A problem with the validity period of a certificate. Its text ends with what to do.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-pub enum DateProblem {
+pub(crate) enum DateProblem {
     /// The certificate has expired, and clients refuse it.
     #[error(
         "the certificate expired at {0}, so that clients refuse the connection. Renew it; \
@@ -43,12 +43,12 @@ pub enum DateProblem {
 
 impl DateProblem {
     /// Whether clients refuse the certificate now.
-    pub fn is_fatal(self) -> bool {
+    pub(crate) fn is_fatal(self) -> bool {
         !matches!(self, DateProblem::ExpiresSoon(_))
     }
 
     /// The name of the problem in logs.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             DateProblem::Expired(_) => "expired",
             DateProblem::NotYetValid(_) => "not_yet_valid",
@@ -72,7 +72,7 @@ impl Validity {
     }
 
     /// Returns the problem at `now`, or the expiry within 14 days after it.
-    pub fn problem(self, now: Timestamp) -> Option<DateProblem> {
+    pub(crate) fn problem(self, now: Timestamp) -> Option<DateProblem> {
         if now > self.until {
             Some(DateProblem::Expired(self.until))
         } else if now < self.from {
