@@ -58,6 +58,7 @@ pub struct Connection(Arc<Inner>);
 struct Inner {
     cut: AtomicBool,
     draining: AtomicBool,
+    is_evicted: AtomicBool,
     /// Whether bodies share the connection (HTTP/2), so that each can be reset separately.
     is_multiplexed: AtomicBool,
     /// Wakes the task that serves the connection.
@@ -162,6 +163,18 @@ impl Connection {
     pub fn drain(&self) {
         self.0.draining.store(true, Ordering::Release);
         self.0.serving_task.wake();
+    }
+
+    /// Drains an idle connection to make room for another one. It is then not kept open for the
+    /// client to read what was sent before.
+    pub(crate) fn evict(&self) {
+        self.0.is_evicted.store(true, Ordering::Release);
+        self.drain();
+    }
+
+    /// Returns whether the connection is drained to make room for another one.
+    pub(crate) fn is_evicted(&self) -> bool {
+        self.0.is_evicted.load(Ordering::Acquire)
     }
 
     /// Whether the connection closes once no request is in flight.

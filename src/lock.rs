@@ -1,8 +1,8 @@
 //! Locks a mutex. Every module may call it.
 //!
-//! A mutex is poisoned when a thread panics while it holds the lock. The gate restarts a task that
-//! panicked, and the data behind each of its mutexes is valid after every statement. So poisoning
-//! is ignored, in this one place.
+//! A mutex is poisoned when a thread panics while it holds the lock. That must not stop everything
+//! that shares the mutex: the gate restarts a task that panicked, and a connection whose task
+//! panicked is closed. So poisoning is ignored, in this one place.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

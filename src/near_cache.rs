@@ -10,6 +10,7 @@
 
 use std::cell::RefCell;
 use std::fmt;
+use std::num::NonZero;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -17,6 +18,8 @@ use thread_local::ThreadLocal;
 
 /// Number of entries that compete for a place. Four fill one cache line of the processor.
 const WAYS: usize = 4;
+/// The minimum number of entries of a worker's table.
+const MIN_ENTRIES: usize = 1 << 14;
 /// Number of version counters; a power of two. Keys that share one are invalidated together.
 const VERSIONS: usize = 4096;
 
@@ -50,6 +53,13 @@ struct Slot<V> {
 }
 
 impl<V: Send + Sync> NearCache<V> {
+    /// Creates a cache of about this number of entries in the tables of all workers. There is one
+    /// worker for each core, and each reader's connection stays at one worker.
+    pub fn for_workers(entries: usize) -> NearCache<V> {
+        let workers = std::thread::available_parallelism().map_or(1, NonZero::get);
+        NearCache::new((entries / workers).max(MIN_ENTRIES))
+    }
+
     /// Creates a cache of at least this number of entries for each thread. A thread allocates its
     /// table at its first lookup.
     pub fn new(entries: usize) -> NearCache<V> {

@@ -108,7 +108,7 @@ pub struct Document<'a> {
     pub kind: &'static str,
     /// The slug in words.
     pub title: &'static str,
-    /// Returns the HTTP status of the response.
+    /// The HTTP status of the response.
     pub status: u16,
     /// What failed, and what to do.
     pub detail: &'a str,

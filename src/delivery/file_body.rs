@@ -201,7 +201,7 @@ impl FileBody {
 
 impl std::fmt::Debug for FileBody {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Measured").field("left", &self.left).finish_non_exhaustive()
+        f.debug_struct("FileBody").field("left", &self.left).finish_non_exhaustive()
     }
 }
 

@@ -1,7 +1,7 @@
 //! The state of a running body: permit, limits, metering, progress and the end callback. It lives
 //! until the kernel has the last byte.
 //!
-//! [`FileBody`](super::body) and each of its chunks hold a reference, including chunks that HTTP/2
+//! [`FileBody`](super::file_body) and each of its chunks hold a reference, including chunks that HTTP/2
 //! queues or TLS has encrypted. Dropping the last reference ends the body. The monitor reads the
 //! progress. The loan's access and the monitor abort the body.
 

@@ -19,6 +19,15 @@ use crate::loan::LoanKey;
 use crate::problem::Problem;
 use crate::telemetry::{Metrics, RequestId};
 
+/// Too many flights are running to start another one.
+pub(super) struct Overloaded;
+
+impl From<Overloaded> for Problem {
+    fn from(_: Overloaded) -> Problem {
+        Problem::Overloaded
+    }
+}
+
 /// Kind of flight.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub(super) enum Stage {
@@ -63,12 +72,12 @@ impl Flights {
     /// Waits for the flight of this reader and title, and starts it if there is none.
     ///
     /// # Errors
-    /// `overloaded` if too many flights are running.
+    /// [`Overloaded`] if too many flights are running.
     pub(super) async fn join(
         &self,
         loan_request: LoanRequest,
         stage: Stage,
-    ) -> Result<LoanOutcome, Problem> {
+    ) -> Result<LoanOutcome, Overloaded> {
         let work = |flight: Arc<Flight>| {
             let flights = self.clone();
             RequestId::inherit(
@@ -80,7 +89,7 @@ impl Flights {
             Err(SharedTaskError::Died) => Ok(LoanOutcome::Undetermined),
             Err(SharedTaskError::LimitReached) => {
                 self.metrics.flight_refused();
-                Err(Problem::Overloaded)
+                Err(Overloaded)
             }
         }
     }

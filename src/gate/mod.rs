@@ -191,7 +191,7 @@ impl Gate {
     /// Queries the ledger first. Then begins a loan if this request may.
     async fn run_flights(&self, request: &Request<'_>) -> (Result<LoanOutcome, Problem>, Via) {
         let loan_request = LoanRequest { key: request.key, issued: request.issued };
-        let found = self.flights.join(loan_request, Stage::LookUp).await;
+        let found = self.flights.join(loan_request, Stage::LookUp).await.map_err(Problem::from);
         let last_end = match found {
             Ok(LoanOutcome::NoLoan) => None,
             Ok(LoanOutcome::Ended { at, settled: true }) => Some(at),
@@ -208,7 +208,7 @@ impl Gate {
     async fn begin_flight(&self, loan_request: LoanRequest) -> Result<LoanOutcome, Problem> {
         match self.flights.join(loan_request, Stage::Begin).await? {
             LoanOutcome::Ended { at, .. } if !rules::is_old(loan_request.issued, at) => {
-                self.flights.join(loan_request, Stage::Begin).await
+                Ok(self.flights.join(loan_request, Stage::Begin).await?)
             }
             outcome => Ok(outcome),
         }
@@ -239,8 +239,7 @@ impl Gate {
         patience: Instant,
     ) -> Result<Permit, Problem> {
         let (loan, until) = self.open_loan(request, outcome)?;
-        // If the loan closes now, this is the closed access, or a new one that the ledger denies.
-        let access = self.decisions.accesses.get_or_create(loan);
+        let access = self.decisions.access_of(key, loan);
         let opened =
             tokio::time::timeout_at(patience, access.open(async || self.mark_opened(loan).await))
                 .await;

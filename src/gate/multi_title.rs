@@ -10,7 +10,7 @@ use futures_util::stream::FuturesUnordered;
 use jiff::Timestamp;
 use tokio::time::Instant;
 
-use super::flight::Stage;
+use super::flight::{Overloaded, Stage};
 use super::{Answer, Gate, PENDING_RETRY_AFTER, Request, rules};
 use crate::circulation::{LoanOutcome, LoanRequest};
 use crate::loan::LoanKey;
@@ -115,8 +115,7 @@ impl Gate {
                     | LoanOutcome::Unavailable { .. }
                     | LoanOutcome::Braked { .. },
                 ) => {}
-                // The flights' only problem.
-                Err(_) => found.overloaded = true,
+                Err(Overloaded) => found.overloaded = true,
             }
         }
         None

@@ -6,9 +6,10 @@
 //! tasks.
 //!
 //! Guarantees:
-//! - At most one task runs for a key, and at most `limit` in all.
-//! - The key is free only when the work has returned. So whatever the work has stored is visible to
-//!   the next task of the key.
+//! - At most one task runs for a key, and at most `limit` in all. A task that
+//!   [`SharedTask::while_joined`] has abandoned does not count.
+//! - The key is free only when the work has returned or was abandoned. So whatever the work has
+//!   stored is visible to the next task of the key, and abandoned work must store nothing more.
 //! - The key is free before a caller gets the result. A caller that then starts another task does
 //!   not hit the limit because of this one.
 //! - A caller that joins while the last one leaves either keeps the task alive or starts a new one.

@@ -102,9 +102,15 @@ impl<'a, T: StoreTransaction> WriteBatch<'a, T> {
 
     /// Writes the recorded changes. Returns the transaction, which is ready to commit, and the
     /// newest link if it has written one.
-    pub(super) async fn finish(mut self) -> Result<(T, Option<Head>), sqlx::Error> {
+    pub(super) async fn finish(mut self) -> Result<(T, Head), sqlx::Error> {
         self.flush().await?;
-        Ok((self.transaction, self.head))
+        let head = match self.head {
+            Some(head) => head,
+            // The trail may have grown without a step of this batch: by another process, or by a
+            // commit that was reported as failed. The head file then lacks the newest link.
+            None => self.transaction.audit_head().await?,
+        };
+        Ok((self.transaction, head))
     }
 
     async fn flush(&mut self) -> Result<(), sqlx::Error> {

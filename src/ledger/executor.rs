@@ -165,9 +165,7 @@ impl<S: LedgerStore> Executor<S> {
         match written {
             Ok(head) => {
                 self.connection.committed();
-                if let Some(head) = head {
-                    self.head.record(head).await;
-                }
+                self.head.record(head).await;
                 for command in commands {
                     command.event().into_iter().for_each(|event| self.context.metrics.loan(event));
                     command.respond(Ok(()));
@@ -249,17 +247,17 @@ impl<S: LedgerStore> Executor<S> {
         };
         let head = within(Instant::now() + TRANSACTION_DEADLINE, ending).await?;
         self.in_doubt.clear();
-        Ok(head)
+        Ok(Some(head))
     }
 }
 
-/// Runs the commands in one transaction, and returns the newest link of the audit trail if it has
-/// grown. Each command keeps its work and its result, also if the transaction fails.
+/// Runs the commands in one transaction, and returns the newest link of the audit trail. Each
+/// command keeps its work and its result, also if the transaction fails.
 async fn write<C: StoreConnection>(
     connection: &mut C,
     context: &ExecutorContext,
     commands: &mut [Command],
-) -> Result<Option<Head>, FailedWrite> {
+) -> Result<Head, FailedWrite> {
     let deadline = Instant::now() + TRANSACTION_DEADLINE;
     let running = async {
         let transaction = connection.begin().await?;

@@ -169,3 +169,27 @@ async fn temporary_files_of_dead_processes_are_removed() {
     second.close().await;
     first.close().await;
 }
+
+/// A commit whose success is not reported adds links that the executor has not seen.
+#[tokio::test]
+async fn head_file_gets_the_links_of_an_unreported_commit() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("loans.db");
+    let ledger = open(&file).await;
+    let Intended::Written(begun) = ledger.intend(loan(1), None, by("reader")).await.unwrap() else {
+        panic!("the first intent is written")
+    };
+    inject(&ledger, DiskFault::CommitUnreported).await;
+    ledger.apply(begun.id, Event::Lost, by("begin")).await.unwrap_err();
+    assert_eq!(ledger.history(begun.id).await.unwrap().len(), 2);
+    let head = directory.path().join("loans.db.head");
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !std::fs::read_to_string(&head).is_ok_and(|text| text.starts_with("2 ")) {
+        assert!(Instant::now() < deadline, "{:?}", std::fs::read_to_string(&head));
+        // Each commit shows the executor the newest link, also one without a step.
+        let _ = ledger.note_progress(begun.id, Progress::of(0.5).unwrap()).await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    ledger.close().await;
+    assert_sound(&file).await;
+}

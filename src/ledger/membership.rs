@@ -6,8 +6,9 @@
 
 use std::fmt::Debug;
 
-/// The processes on one ledger. The methods do not block. An implementation with a database stores
-/// its leases in memory, and refreshes them in the background.
+/// The processes on one ledger. The methods are called within transactions, so they return at once:
+/// an implementation with files looks at one directory, and one with a database stores its leases
+/// in memory and refreshes them in the background.
 pub(super) trait Membership: Debug + Send + Sync {
     /// Returns the name of this process, which no other process ever has.
     fn name(&self) -> &str;

@@ -9,7 +9,7 @@
 //! - Dropping the future of a write does not cancel the write.
 //! - A library, a borrower and a title have at most one live loan, enforced by a unique index.
 //!
-//! Two layers do that. The upper one knows the rules and no database:
+//! Two layers do that. The upper one knows the rules and no SQL:
 //!
 //! | module | what it does |
 //! |---|---|

@@ -60,8 +60,8 @@ impl<'a, T: StoreTransaction> CommandRunner<'a, T> {
     }
 
     /// Writes the recorded changes. Returns the transaction, which is ready to commit, and the
-    /// newest link if it has written one.
-    pub(super) async fn finish(self) -> Result<(T, Option<Head>), sqlx::Error> {
+    /// newest link of the audit trail.
+    pub(super) async fn finish(self) -> Result<(T, Head), sqlx::Error> {
         self.batch.finish().await
     }
 

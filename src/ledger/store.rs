@@ -197,7 +197,10 @@ impl From<sqlx::Error> for WorkError {
 
 impl From<LedgerError> for WorkError {
     fn from(error: LedgerError) -> WorkError {
-        WorkError::Rejected(error)
+        match error {
+            LedgerError::Database { source, .. } => WorkError::Database(source),
+            rejected => WorkError::Rejected(rejected),
+        }
     }
 }
 

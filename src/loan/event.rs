@@ -48,7 +48,7 @@ pub enum Event {
     },
 }
 
-/// An [`Event`] without its details: its name in the history, in logs and in metrics.
+/// An [`Event`] without its details: its name in logs and metrics.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum EventKind {
     /// [`Event::Begun`].
@@ -91,7 +91,7 @@ impl EventKind {
         EventKind::EndedThere,
     ];
 
-    /// Returns the event's name, as used in the history.
+    /// Returns the event's name, as used in logs and metrics.
     pub fn name(self) -> &'static str {
         match self {
             EventKind::Begun => "begun",
@@ -127,7 +127,7 @@ impl Event {
         }
     }
 
-    /// Returns the event's name, as used in the history.
+    /// Returns the event's name, as used in logs and metrics.
     pub fn name(&self) -> &'static str {
         self.kind().name()
     }

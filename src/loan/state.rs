@@ -230,5 +230,6 @@ fn end(record: &mut LoanRecord, reason: EndReason, at: Timestamp) {
     record.end_reason = Some(reason);
     record.ended = Some(at);
 }
+
 #[cfg(test)]
 mod tests;

@@ -79,7 +79,8 @@ async fn run(
     }
 }
 
-/// Writes all counts, chunk by chunk. After a failure, the rest waits for the next flush.
+/// Writes all counts, chunk by chunk. After a failure, the failed chunk and the rest wait for the
+/// next flush.
 async fn write(ledger: &Ledger, waiting: &mut Tallies) -> Result<(), LedgerError> {
     loop {
         let chunk: Arc<[Delivered]> = waiting.take(ENTRIES_PER_COMMAND).into();

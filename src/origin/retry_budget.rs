@@ -21,7 +21,8 @@ const FREE_BURST: Duration = Duration::from_secs(1);
 pub(super) struct RetryBudget {
     epoch: Instant,
     saved: AtomicU64,
-    /// Theoretical arrival time of the generic cell rate algorithm (GCRA), in Unix milliseconds.
+    /// Theoretical arrival time of the generic cell rate algorithm (GCRA), in milliseconds since
+    /// `epoch`.
     paid_until: AtomicU64,
 }
 

@@ -64,7 +64,13 @@ impl Refusal {
             | Refusal::LinksDisabled
             | Refusal::TokenInLink
             | Refusal::Token(_)
-            | Refusal::Link(_) => Problem::ReaderUnauthenticated(self.sentence()),
+            | Refusal::Link(
+                LinkFault::Key
+                | LinkFault::Forged
+                | LinkFault::IssuedAhead(_)
+                | LinkFault::Expired
+                | LinkFault::LivesTooLong,
+            ) => Problem::ReaderUnauthenticated(self.sentence()),
         }
     }
 

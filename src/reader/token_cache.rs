@@ -3,8 +3,10 @@
 //! `reader/mod.rs` queries it before it verifies a signature, and stores each verified credential.
 //! Rejected credentials are not cached: there is no limit to their number. moka is the cache of
 //! record, with a near cache of each worker thread in front. Each hit compares the credential's
-//! expiry with the current time. The number of entries is bounded. An expired entry is removed when
-//! it is queried, or evicted for others.
+//! expiry with the current time. The number of entries is bounded. An expired entry is removed from
+//! the record when it is queried there, or evicted for others. The record sees only what misses the
+//! near caches. So it may evict a credential that one worker uses all day; another worker then
+//! verifies the signature again.
 
 use std::sync::Arc;
 
@@ -19,8 +21,9 @@ use crate::near_cache::NearCache;
 
 /// The most cached credentials: about 30 MB, and more than the concurrent readers of a gate.
 const MAX_ENTRIES: u64 = 50_000;
-/// The number of entries in the near cache of each worker, which takes 1 MiB.
-const NEAR_ENTRIES: usize = 1 << 16;
+/// The number of entries in the near caches of all workers together. Their tables take 2 MiB. Their
+/// entries keep evicted and expired credentials until their places are needed: about 25 MB at most.
+const NEAR_ENTRIES: usize = 1 << 17;
 
 /// The keyed hash of a credential's text.
 #[derive(Clone, Copy, Eq, Hash, PartialEq)]
@@ -62,7 +65,7 @@ impl VerifiedTokens {
             .max_capacity(MAX_ENTRIES)
             .eviction_policy(EvictionPolicy::lru())
             .build();
-        let near = NearCache::new(NEAR_ENTRIES);
+        let near = NearCache::for_workers(NEAR_ENTRIES);
         Ok(VerifiedTokens { record, near, hasher: SipHasher24::new_with_key(&key) })
     }
 

@@ -18,7 +18,7 @@ use crate::lock::lock;
 use crate::telemetry::Metrics;
 
 /// How many connections may be closing, in addition to `limits.connections`. An evicted connection
-/// keeps its file descriptor until its worker runs.
+/// keeps its file descriptor until its worker has closed it.
 pub(super) const MAX_CLOSING: usize = 32;
 /// How many connections one search for an idle connection checks.
 const MAX_CHECKED: usize = 512;
@@ -174,7 +174,7 @@ impl State {
         for (number, connection) in self.connections.range(after).chain(before).take(MAX_CHECKED) {
             self.next_checked = number + 1;
             if connection.is_idle() && !connection.is_draining() {
-                connection.drain();
+                connection.evict();
                 return true;
             }
         }

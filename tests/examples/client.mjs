@@ -22,7 +22,7 @@ export class Problem extends Error {
         this.detail = document.detail; // a sentence, for people
         this.reason = document.reason;
         this.requestId = response.headers.get("X-Request-Id"); // for support
-        this.retryAfter = Number(response.headers.get("Retry-After") ?? 2); // seconds
+        this.retryAfter = Number(response.headers.get("Retry-After")) || 2; // seconds
     }
 }
 

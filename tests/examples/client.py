@@ -87,6 +87,8 @@ class Client:
         with response:
             if response.status == 200:  # the whole file: it has changed, or this is the start
                 offset = 0
+                # Before the new ETag is stored: it must never stand beside bytes of another file.
+                part.unlink(missing_ok=True)
             new_etag = response.headers.get("ETag", "")
             # A weak ETag cannot prove that the rest belongs to the same file.
             tag.write_text(new_etag if new_etag.startswith('"') else "")

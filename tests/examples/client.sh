@@ -14,6 +14,7 @@ MAX_FAILURES=8             # failures in a row before the client gives up
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
+trap 'exit 1' HUP INT TERM # runs the trap above too
 
 # Sends a request. Sets $status, and leaves the head and the body in $work. The token goes through
 # standard input, because every user of a machine can read the arguments of a process.
@@ -22,7 +23,7 @@ send() {
     : >"$work/body"
     broken=
     status=$(printf 'Authorization: Bearer %s\n' "$LOANGATE_TOKEN" |
-        curl -q -sS -H @- ${LOANGATE_CA:+--cacert "$LOANGATE_CA"} \
+        curl -q -sS --connect-timeout 10 --speed-limit 1 --speed-time 60 -H @- ${LOANGATE_CA:+--cacert "$LOANGATE_CA"} \
             -D "$work/head" -o "$work/body" -w '%{http_code}' "$@") || broken=yes
 }
 
@@ -43,7 +44,7 @@ fail() {
 wait_to_retry() {
     case $status in
         000 | 2??) pause=1 ;; # the connection broke
-        429 | 502 | 503 | 504) pause=$(header retry-after) ;;
+        429 | 502 | 503 | 504) pause=$(header retry-after | grep -x '[0-9]*') || pause=2 ;;
         *) fail ;;
     esac
     failures=$((failures + 1))

@@ -221,6 +221,55 @@ async fn idle_readers_make_room_for_new_ones() {
     scene.end().await;
 }
 
+/// Sends bytes until the gate has closed the connection. The gate keeps a connection whose client
+/// reads the rest of a response open for longer than this waits.
+async fn send_until_closed(mut stream: TcpStream) {
+    let sending = async {
+        while stream.write_all(&[0]).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(12), sending).await.expect("still open");
+}
+
+#[tokio::test]
+async fn evicted_http2_connection_is_closed_though_its_client_sends() {
+    const CONNECTIONS: usize = 4;
+    let scene = scene_with("[limits]\nconnections = 4\n\n[ledger]").await;
+    let path = format!("/files/{BOOK}/book.epub");
+    let head = frames::head("GET", "localhost", &path, Some(&scene.token("kari")));
+    let request = [preface(&[]), frame(HEADERS, END_HEADERS | END_STREAM, 1, &head)].concat();
+    let mut held = Vec::new();
+    for _ in 0..CONNECTIONS {
+        let mut stream = connect(&scene, "h2").await;
+        stream.write_all(&request).await.unwrap();
+        stream.flush().await.unwrap();
+        while let Some((kind, flags, ..)) = frames::next(&mut stream).await {
+            if kind == frames::DATA && flags & END_STREAM != 0 {
+                break;
+            }
+        }
+        held.push(stream);
+    }
+    // The first one makes room for another reader.
+    let other = scene.get(&client_at(&scene, 2), &path, &scene.token("ola")).send().await.unwrap();
+    assert_eq!(other.status(), StatusCode::OK);
+    let evicted = held.remove(0);
+    send_until_closed(evicted.into_inner().0).await;
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn http2_connection_with_an_error_is_closed_though_its_client_sends() {
+    let scene = Scene::start().await;
+    let mut stream = connect(&scene, "h2").await;
+    // DATA on stream 0 is a protocol error (RFC 9113 §6.1).
+    stream.write_all(&[preface(&[]), frame(frames::DATA, 0, 0, &[0; 8])].concat()).await.unwrap();
+    stream.flush().await.unwrap();
+    send_until_closed(stream.into_inner().0).await;
+    scene.end().await;
+}
+
 #[tokio::test]
 async fn exempt_network_has_no_limit_per_address() {
     let limits = "[limits]\nconnections = 40\nconnections_per_address = 3\nexempt_networks = \

@@ -223,14 +223,16 @@ async fn workers_share_the_cap_without_starving_each_other() {
 }
 
 /// Repeats a request until it is served. A full queue refuses it at once: a request that has been
-/// given the connection counts as queued until its task runs.
+/// given the connection counts as queued until its task runs. Such a moment is short.
 async fn served(request: reqwest::RequestBuilder) {
-    loop {
+    for _ in 0..100 {
         match request.try_clone().unwrap().send().await.unwrap().status() {
             StatusCode::OK => return,
             status => assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE),
         }
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
+    panic!("refused 100 times in two seconds");
 }
 
 /// Opens two responses that nothing reads yet.

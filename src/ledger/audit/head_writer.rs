@@ -43,8 +43,12 @@ impl HeadWriter {
         (self.head.is_some() || self.write.is_some()).then_some(self.write_at)
     }
 
-    /// Records a committed link. The head file has it within [`WRITE_INTERVAL`].
+    /// Records a committed link. The head file has it within [`WRITE_INTERVAL`]. An empty trail has
+    /// none.
     pub(in crate::ledger) async fn record(&mut self, head: Head) {
+        if head.number == 0 {
+            return;
+        }
         if self.head.is_none() && self.write.is_none() {
             self.write_at = Instant::now() + WRITE_INTERVAL;
         }

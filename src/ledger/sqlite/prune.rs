@@ -5,9 +5,9 @@
 //! Both use a separate connection, so a failure here does not fail other commands.
 //!
 //! In the audit trail, an anchor replaces the removed steps. Its seal needs the audit key, so an
-//! anchor cannot be forged, and [`super::verify()`] can continue after it. Steps are verified before
-//! they are removed, so pruning never hides a change. The newest step is never pruned, because the
-//! next step continues from it.
+//! anchor cannot be forged, and [`super::verify()`] can continue after it. Steps are verified
+//! before they are removed, so pruning never hides a change. The newest step is never pruned,
+//! because the next step continues from it.
 
 use std::path::Path;
 use std::time::Duration;

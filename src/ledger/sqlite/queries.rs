@@ -155,7 +155,7 @@ impl Queries {
     pub(in crate::ledger) async fn libraries(&self) -> Result<Vec<LibraryId>, LedgerError> {
         let names = sqlx::query("SELECT DISTINCT library FROM loans ORDER BY library");
         let read = |row: &SqliteRow| -> Result<LibraryId, LedgerError> {
-            let name: String = row.try_get(0).map_err(|error| self.failed(error))?;
+            let name: String = row.try_get(0).map_err(|error| LedgerError::damaged("?", &error))?;
             name.parse().map_err(|_| LedgerError::damaged(&name, &"its library is not valid"))
         };
         let rows = self.rows(names).await?;

@@ -74,7 +74,7 @@ pub(super) async fn serve(tls: TlsStream, worker: Arc<Worker>, info: ConnectionI
         // Sends the bytes that all streams have written since the last poll.
         match tls.poll_send(context) {
             Poll::Ready(Err(_)) => return Poll::Ready(false),
-            Poll::Ready(Ok(())) if accepted.is_ready() => return Poll::Ready(true),
+            Poll::Ready(Ok(())) if accepted.is_ready() => return accepted,
             Poll::Ready(Ok(())) | Poll::Pending => {}
         }
         match monitor.poll(context) {
@@ -94,7 +94,9 @@ pub(super) async fn serve(tls: TlsStream, worker: Arc<Worker>, info: ConnectionI
             }
         }
     });
-    if may_linger.await {
+    let may_linger = may_linger.await;
+    drop((http2, monitor, keep_alive)); // frees their memory while the client reads the rest
+    if may_linger && !connection.is_evicted() {
         linger(&tls, &connection).await;
     }
 }
@@ -137,14 +139,14 @@ async fn handshake(
 }
 
 /// Drives the connection and spawns a task for each new stream. Ready when the connection has
-/// ended.
+/// ended; true if it ended without an error.
 fn poll_streams(
     http2: &mut Http2<TlsStream, Chunk>,
     worker: &Arc<Worker>,
     info: &ConnectionInfo,
     responses: &PendingResponses,
     context: &mut Context<'_>,
-) -> Poll<()> {
+) -> Poll<bool> {
     loop {
         match ready!(http2.poll_accept(context)) {
             Some(Ok((request, respond))) => {
@@ -159,9 +161,9 @@ fn poll_streams(
             }
             Some(Err(error)) => {
                 tracing::debug!(%error, "HTTP/2 connection broke");
-                return Poll::Ready(());
+                return Poll::Ready(false);
             }
-            None => return Poll::Ready(()),
+            None => return Poll::Ready(true),
         }
     }
 }

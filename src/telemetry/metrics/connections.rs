@@ -63,7 +63,7 @@ label_enum! {
         Preface = "preface",
         /// The time of a request's head.
         Head = "head",
-        /// The time or size of a request's body.
+        /// The time of a request's body.
         Body = "body",
         /// The time between requests.
         Idle = "idle",
