@@ -206,19 +206,20 @@ impl NewStep {
 }
 
 /// A step as the ledger stores it.
-#[derive(Debug, sqlx::FromRow)]
+#[derive(Debug)]
 pub(in crate::ledger) struct StoredStep {
     pub(in crate::ledger) number: i64,
     pub(in crate::ledger) loan: String,
     pub(in crate::ledger) at: i64,
-    from_state: Option<String>,
-    to_state: String,
-    cause: String,
-    detail: Option<String>,
+    pub(in crate::ledger) from_state: Option<String>,
+    pub(in crate::ledger) to_state: String,
+    pub(in crate::ledger) cause: String,
+    pub(in crate::ledger) detail: Option<String>,
     /// The hash; none in a step from before the audit trail.
     pub(in crate::ledger) mac: Option<Vec<u8>>,
-    version: i64,
-    loan_mac: Option<Vec<u8>>,
+    /// The version of the hash.
+    pub(in crate::ledger) version: i64,
+    pub(in crate::ledger) loan_mac: Option<Vec<u8>>,
 }
 
 impl StoredStep {

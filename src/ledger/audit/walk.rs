@@ -30,7 +30,7 @@ impl Verified {
 }
 
 /// The replacement of a run of pruned steps.
-#[derive(Clone, Debug, sqlx::FromRow)]
+#[derive(Clone, Debug)]
 pub(in crate::ledger) struct Anchor {
     pub(in crate::ledger) first: i64,
     pub(in crate::ledger) last: i64,

@@ -1,11 +1,23 @@
 //! Anchors in the audit trail: each replaces a run of steps that were pruned.
 
-use sqlx::{AssertSqlSafe, QueryBuilder, Sqlite, SqliteConnection};
+use sqlx::sqlite::SqliteRow;
+use sqlx::{AssertSqlSafe, FromRow, QueryBuilder, Row, Sqlite, SqliteConnection};
 
 use super::prune::push_ids;
 use crate::ledger::LedgerError;
 use crate::ledger::audit::{Anchor, AuditKey, Head, StoredStep};
 use crate::ledger::store::WorkError;
+
+impl FromRow<'_, SqliteRow> for Anchor {
+    fn from_row(row: &SqliteRow) -> Result<Anchor, sqlx::Error> {
+        Ok(Anchor {
+            first: row.try_get("first")?,
+            last: row.try_get("last")?,
+            mac: row.try_get("mac")?,
+            seal: row.try_get("seal")?,
+        })
+    }
+}
 
 /// Consecutive steps of pruned loans.
 struct StepRun {

@@ -2,12 +2,30 @@
 
 use std::path::Path;
 
-use sqlx::{Row, SqliteConnection};
+use sqlx::sqlite::SqliteRow;
+use sqlx::{FromRow, Row, SqliteConnection};
 
 use super::anchors::is_pruned;
 use crate::ledger::LedgerError;
 use crate::ledger::audit::head_file::{self, StoredHead};
 use crate::ledger::audit::{AuditKey, Head, StoredStep};
+
+impl FromRow<'_, SqliteRow> for StoredStep {
+    fn from_row(row: &SqliteRow) -> Result<StoredStep, sqlx::Error> {
+        Ok(StoredStep {
+            number: row.try_get("number")?,
+            loan: row.try_get("loan")?,
+            at: row.try_get("at")?,
+            from_state: row.try_get("from_state")?,
+            to_state: row.try_get("to_state")?,
+            cause: row.try_get("cause")?,
+            detail: row.try_get("detail")?,
+            mac: row.try_get("mac")?,
+            version: row.try_get("version")?,
+            loan_mac: row.try_get("loan_mac")?,
+        })
+    }
+}
 
 /// Reads the newest link of a ledger.
 pub(super) async fn read_head(connection: &mut SqliteConnection) -> Result<Head, sqlx::Error> {

@@ -5,8 +5,8 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use sqlx::migrate::{MigrateError, Migrator};
-use sqlx::{Connection, SqliteConnection};
+use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
+use sqlx::{Connection, SqlSafeStr, SqliteConnection};
 
 use super::chain;
 use super::connection::{SqliteStore, WriteHandle, write_options};
@@ -18,7 +18,20 @@ use crate::ledger::audit::{AuditKey, Head, head_file};
 use crate::ledger::membership::Membership;
 use crate::telemetry::Metrics;
 
-static MIGRATIONS: Migrator = sqlx::migrate!("src/ledger/sqlite/migrations");
+/// The migrations: number, name and SQL. sqlx has a macro that lists them, but it would compile
+/// SQLite a second time.
+const MIGRATIONS: [(i64, &str, &str); 10] = [
+    (1, "loans", include_str!("migrations/0001_loans.sql")),
+    (2, "brake", include_str!("migrations/0002_brake.sql")),
+    (3, "audit", include_str!("migrations/0003_audit.sql")),
+    (4, "life", include_str!("migrations/0004_life.sql")),
+    (5, "brake", include_str!("migrations/0005_brake.sql")),
+    (6, "delivered", include_str!("migrations/0006_delivered.sql")),
+    (7, "attempts", include_str!("migrations/0007_attempts.sql")),
+    (8, "listings", include_str!("migrations/0008_listings.sql")),
+    (9, "audit", include_str!("migrations/0009_audit.sql")),
+    (10, "balance feed", include_str!("migrations/0010_balance_feed.sql")),
+];
 
 /// A ledger file that is ready to use.
 pub(in crate::ledger) struct Opened {
@@ -83,7 +96,11 @@ fn create_file(file: &Path) -> std::io::Result<()> {
 }
 
 async fn migrate(connection: &mut SqliteConnection) -> Result<(), MigrateError> {
-    MIGRATIONS.run(connection).await
+    let migrations = MIGRATIONS.map(|(version, name, sql)| {
+        let sql = sql.into_sql_str();
+        Migration::new(version, name.into(), MigrationType::Simple, sql, false)
+    });
+    Migrator::with_migrations(migrations.into()).run(connection).await
 }
 
 /// Compares the fingerprint of the pseudonym key with the stored one. A new ledger stores it.
@@ -101,4 +118,22 @@ async fn check_fingerprint(
         .fetch_one(connection)
         .await?;
     Ok(stored == key)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_migration_is_listed_in_order() {
+        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/ledger/sqlite/migrations");
+        let mut files: Vec<String> = fs::read_dir(directory)
+            .unwrap()
+            .map(|file| file.unwrap().file_name().into_string().unwrap())
+            .collect();
+        files.sort();
+        let listed = MIGRATIONS
+            .map(|(version, name, _)| format!("{version:04}_{}.sql", name.replace(' ', "_")));
+        assert_eq!(files, listed);
+    }
 }
