@@ -1,9 +1,9 @@
 //! The configuration: reads one TOML file into the `Settings` of every module, or reports every
 //! mistake in it.
 //!
-//! The command line calls [`load`] to serve and [`check()`] to test what the file names. This module
-//! builds the `Settings` of every other module and calls nothing else in them. Only `check` also
-//! opens files and connections, through the modules that own them.
+//! The command line calls [`load`] to serve and [`check()`] to test what the file names. This
+//! module builds the `Settings` of every other module and calls nothing else in them. Only `check`
+//! also opens files and connections, through the modules that own them.
 //!
 //! `source` has the lines and the mistakes, `table` walks the TOML, and `values` reads one value.
 //! The files named after sections read those sections. One mistake never hides another.

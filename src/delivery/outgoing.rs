@@ -1,9 +1,9 @@
 //! The state of a running body: permit, limits, metering, progress and the end callback. It lives
 //! until the kernel has the last byte.
 //!
-//! [`FileBody`](super::file_body) and each of its chunks hold a reference, including chunks that HTTP/2
-//! queues or TLS has encrypted. Dropping the last reference ends the body. The monitor reads the
-//! progress. The loan's access and the monitor abort the body.
+//! [`FileBody`](super::file_body) and each of its chunks hold a reference, including chunks that
+//! HTTP/2 queues or TLS has encrypted. Dropping the last reference ends the body. The monitor reads
+//! the progress. The loan's access and the monitor abort the body.
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};

@@ -1,7 +1,7 @@
 //! The rules of the ledger, as pure functions of rows that a transaction has locked.
 //!
-//! The upper layer calls them, and the store to build the standing of a key. The limits on new loans are in [`super::brake`], and the states of a
-//! loan in [`crate::loan`].
+//! The upper layer calls them, and the store to build the standing of a key. The limits on new
+//! loans are in [`super::brake`], and the states of a loan in [`crate::loan`].
 
 use jiff::Timestamp;
 

@@ -11,7 +11,8 @@ use crate::loan::{LoanId, Tally};
 /// A loan and the path of a file.
 pub(super) type Key = (LoanId, Arc<str>);
 
-/// The maximum number of waiting entries, about 200 bytes each. Further counts are lost: the ledger under-reports.
+/// The maximum number of waiting entries, about 200 bytes each. Further counts are lost: the ledger
+/// under-reports.
 const MAX_ENTRIES: usize = 100_000;
 
 /// The counts that wait to be written.

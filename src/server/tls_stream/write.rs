@@ -18,8 +18,9 @@ pub(super) const RECORD_SIZE: usize = 16 * 1024;
 const OVERHEAD: usize = 22;
 /// An upper bound of the overhead for every TLS version and cipher, in bytes.
 const OVERHEAD_BOUND: u64 = 64;
-/// The most unsent bytes in the kernel for a reader at full speed. One read from the origin then fits into one write, which
-/// saves three of four wake-ups. It is half of what Linux buffers by default.
+/// The most unsent bytes in the kernel for a reader at full speed. One read from the origin then
+/// fits into one write, which saves three of four wake-ups. It is half of what Linux buffers by
+/// default.
 const NOTSENT_LOWAT_FAST: u32 = 2 * 1024 * 1024;
 /// The longest remainder that is buffered for the next record, in bytes. Up to this length, a copy
 /// costs less than a record of its own.
