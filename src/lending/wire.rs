@@ -276,7 +276,9 @@ impl LoanBody {
                 retry_after: wait.map(|wait| wait.clamp(MIN_POLL_DELAY, MAX_POLL_DELAY)),
             },
             "ACCEPTED" => Standing::Accepted(Terms {
-                due: self.due.ok_or_else(|| unreadable("an accepted loan without its due time"))?,
+                due: whole_milliseconds(
+                    self.due.ok_or_else(|| unreadable("an accepted loan without its due time"))?,
+                ),
                 licence_id: self.license_id,
                 licence_type: self.license_type,
             }),
@@ -297,6 +299,12 @@ impl LoanBody {
     }
 }
 
+/// Returns a time in whole milliseconds, as the ledger stores it. With more digits, a listed due
+/// time would differ from the stored one.
+fn whole_milliseconds(at: Timestamp) -> Timestamp {
+    Timestamp::from_millisecond(at.as_millisecond()).unwrap_or(at)
+}
+
 impl RefusalBody {
     fn refusal(self, now: Timestamp) -> Refusal {
         let retry_at = self.retry_after.and_then(|wait| match wait {
@@ -307,5 +315,24 @@ impl RefusalBody {
         let latest = clock::after(now, MAX_REFUSAL_WAIT);
         let retry_at = retry_at.map(|at| at.min(latest));
         Refusal { code: self.code, message: self.message, retry_at }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn due_time_is_read_in_whole_milliseconds() {
+        let row = |due: &str| json!({ "loanId": "BL1", "status": "ACCEPTED", "due": due });
+        let due = |text: &str| match listed_loan(row(text), Timestamp::UNIX_EPOCH).unwrap().standing
+        {
+            Standing::Accepted(terms) => terms.due.to_string(),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(due("2026-12-17T15:13:22.927999999Z"), "2026-12-17T15:13:22.927Z");
+        assert_eq!(due("2026-12-17T15:13:22Z"), "2026-12-17T15:13:22Z");
     }
 }
