@@ -1,7 +1,6 @@
 //! Readers who stop reading: over HTTP/2 with a closed window, over HTTP/1.1 with a full socket. A
 //! body is bound by its loan and by every limit until the kernel has its last byte.
 
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -33,7 +32,7 @@ async fn scene_with(delivery: &'static str, size: u64) -> Scene {
 
 /// Opens an HTTP/2 connection with small stream windows, which reopen only as data is read.
 async fn connect(scene: &Scene) -> SendRequest<Bytes> {
-    let tls = raw_client::connect(address(scene), &ca(scene), "localhost", "h2").await;
+    let tls = scene.connect("h2").await;
     let mut builder = h2::client::Builder::new();
     builder.initial_window_size(WINDOW).initial_connection_window_size(1 << 24);
     let (sender, connection) = builder.handshake(tls).await.unwrap();
@@ -41,19 +40,11 @@ async fn connect(scene: &Scene) -> SendRequest<Bytes> {
     sender.ready().await.unwrap()
 }
 
-fn address(scene: &Scene) -> SocketAddr {
-    scene.base.trim_start_matches("https://").parse().unwrap()
-}
-
-fn ca(scene: &Scene) -> std::path::PathBuf {
-    scene.dir.path().join("certs/ca.pem")
-}
-
 async fn get(scene: &Scene, sender: &SendRequest<Bytes>, token: &str) -> Response<RecvStream> {
     let mut sender = sender.clone().ready().await.unwrap();
     let request = Request::builder()
         .method(Method::GET)
-        .uri(format!("https://localhost:{}/files/{AUDIO}/audio.mp3", address(scene).port()))
+        .uri(format!("https://localhost:{}/files/{AUDIO}/audio.mp3", scene.address().port()))
         .header("authorization", format!("Bearer {token}"))
         .body(())
         .unwrap();
@@ -213,7 +204,7 @@ async fn stalled_stream_ends_when_due_though_the_ledger_cannot_write() {
 /// Requests the file over HTTP/1.1 and reads nothing. Its receive buffer is small.
 async fn unread(scene: &Scene, reader: &str) -> TlsStream<TcpStream> {
     let mut stream =
-        raw_client::connect_with_buffer(address(scene), &ca(scene), "http/1.1", 4096).await;
+        raw_client::connect_with_buffer(scene.address(), &scene.ca(), "http/1.1", 4096).await;
     let token = scene.token(reader);
     let head = format!(
         "GET /files/{AUDIO}/audio.mp3 HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer \
@@ -342,7 +333,7 @@ async fn malformed_request_closes_only_its_stream() {
     let sender = connect(&scene).await;
     let token = scene.token("kari");
     let kept = get(&scene, &sender, &token).await;
-    let authority = format!("localhost:{}", address(&scene).port());
+    let authority = format!("localhost:{}", scene.address().port());
     // CONNECT has no path and opens no tunnel.
     let mut ready = sender.clone().ready().await.unwrap();
     let connect =

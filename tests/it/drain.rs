@@ -33,7 +33,7 @@ async fn started_download(scene: &Scene, client: &reqwest::Client) -> (reqwest::
 }
 
 async fn refuses_connections(scene: &Scene) -> bool {
-    TcpStream::connect(scene.base.trim_start_matches("https://")).await.is_err()
+    TcpStream::connect(scene.address()).await.is_err()
 }
 
 async fn readiness(scene: &Scene) -> StatusCode {
@@ -115,8 +115,8 @@ async fn drain_timeout_aborts_a_stalled_reader() {
 #[tokio::test]
 async fn silent_connections_do_not_delay_a_drain() {
     let (scene, mut gate) = scene(Vec::new()).await;
-    let address = scene.base.trim_start_matches("https://").parse().unwrap();
-    let ca = scene.dir.path().join("certs/ca.pem");
+    let address = scene.address();
+    let ca = scene.ca();
     let connect = async |protocol, sent: Vec<u8>| {
         let mut stream = raw_client::connect(address, &ca, "localhost", protocol).await;
         stream.write_all(&sent).await.unwrap();
@@ -154,8 +154,8 @@ async fn drain_delivers_the_rest_to_a_slow_http2_reader() {
     const WINDOW: u32 = 1 << 20;
     let (scene, mut gate) = scene(Vec::new()).await;
     scene.origin.put(&format!("{AUDIO}/audio.mp3"), File::of(FITTING));
-    let address: std::net::SocketAddr = scene.base.trim_start_matches("https://").parse().unwrap();
-    let ca = scene.dir.path().join("certs/ca.pem");
+    let address = scene.address();
+    let ca = scene.ca();
     let mut stream = raw_client::connect_with_buffer(address, &ca, "h2", 4096).await;
     let path = format!("/files/{AUDIO}/audio.mp3");
     let head = frames::head("GET", "localhost", &path, Some(&scene.token("kari")));

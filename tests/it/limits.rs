@@ -16,7 +16,7 @@ use crate::support::frames::{
 };
 use crate::support::scene::Setting;
 use crate::support::storage::{Kind, Storage};
-use crate::support::{AUDIO, BOOK, File, Process, Scene, metric, program, raw_client};
+use crate::support::{AUDIO, BOOK, File, Process, Scene, metric, program};
 
 async fn scene_with(limits: &'static str) -> Scene {
     let scene =
@@ -24,24 +24,6 @@ async fn scene_with(limits: &'static str) -> Scene {
             .await;
     scene.origin.put(&format!("{BOOK}/book.epub"), File::of(1000));
     scene
-}
-
-fn address(scene: &Scene) -> SocketAddr {
-    scene.base.trim_start_matches("https://").parse().unwrap()
-}
-
-async fn connect(scene: &Scene, protocol: &str) -> TlsStream<TcpStream> {
-    raw_client::connect(
-        address(scene),
-        &scene.dir.path().join("certs/ca.pem"),
-        "localhost",
-        protocol,
-    )
-    .await
-}
-
-async fn reached(scene: &Scene, limit: &str) -> f64 {
-    metric(&scene.metrics().await, "loangate_limit_reached_total", &format!("limit=\"{limit}\""))
 }
 
 async fn connections(scene: &Scene) -> f64 {
@@ -57,7 +39,7 @@ fn client_at(scene: &Scene, last: u8) -> reqwest::Client {
 async fn silent(scene: &Scene, count: usize) -> Vec<TcpStream> {
     let mut silent = Vec::new();
     for _ in 0..count {
-        silent.push(TcpStream::connect(address(scene)).await.unwrap());
+        silent.push(TcpStream::connect(scene.address()).await.unwrap());
     }
     silent
 }
@@ -83,7 +65,7 @@ async fn silent_connections_do_not_lock_readers_out() {
     }
     assert_eq!(scene.admin("/healthz").await.status(), StatusCode::OK);
     assert_eq!(scene.admin("/readyz").await.status(), StatusCode::OK);
-    assert!(reached(&scene, "connections_per_address").await > 300.0);
+    assert!(scene.limit_reached("connections_per_address").await > 300.0);
     // A reader behind the same address is served as well.
     let token = scene.token("kari");
     let same = scene
@@ -156,7 +138,7 @@ async fn stalled_streams_leave_descriptors_for_other_readers() {
 async fn accepted_credentials_keep_a_connection_open() {
     let scene =
         scene_with("[limits]\nconnections = 12\nconnections_per_address = 3\n\n[ledger]").await;
-    let mut reader = connect(&scene, "http/1.1").await;
+    let mut reader = scene.connect("http/1.1").await;
     let get = format!(
         "GET /files/{BOOK}/book.epub HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {}\r\n\
          \r\n",
@@ -173,7 +155,7 @@ async fn accepted_credentials_keep_a_connection_open() {
         );
     };
     read(&mut reader, &mut answer).await;
-    let mut cookie = connect(&scene, "http/1.1").await;
+    let mut cookie = scene.connect("http/1.1").await;
     cookie.write_all(b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
     assert!(cookie.read(&mut answer).await.unwrap() > 0);
     let silent = silent(&scene, 20).await;
@@ -182,7 +164,7 @@ async fn accepted_credentials_keep_a_connection_open() {
     assert!(closed.is_ok(), "a request without credentials does not protect its connection");
     scene
         .until("the silent connections are closed", async || {
-            reached(&scene, "connections_per_address").await >= 18.0
+            scene.limit_reached("connections_per_address").await >= 18.0
         })
         .await;
     // The rest of the first response's body arrives first.
@@ -215,7 +197,7 @@ async fn idle_readers_make_room_for_new_ones() {
         let client = client_at(&scene, u8::try_from(number + 2).unwrap());
         held.push(get(client, &format!("reader-{number}")).await);
     }
-    assert!(reached(&scene, "connections").await >= 32.0);
+    assert!(scene.limit_reached("connections").await >= 32.0);
     // A reader whose connection was closed is served on a new one.
     get(held.remove(0), "kari").await;
     scene.end().await;
@@ -241,7 +223,7 @@ async fn evicted_http2_connection_is_closed_though_its_client_sends() {
     let request = [preface(&[]), frame(HEADERS, END_HEADERS | END_STREAM, 1, &head)].concat();
     let mut held = Vec::new();
     for _ in 0..CONNECTIONS {
-        let mut stream = connect(&scene, "h2").await;
+        let mut stream = scene.connect("h2").await;
         stream.write_all(&request).await.unwrap();
         stream.flush().await.unwrap();
         while let Some((kind, flags, ..)) = frames::next(&mut stream).await {
@@ -262,7 +244,7 @@ async fn evicted_http2_connection_is_closed_though_its_client_sends() {
 #[tokio::test]
 async fn http2_connection_with_an_error_is_closed_though_its_client_sends() {
     let scene = Scene::start().await;
-    let mut stream = connect(&scene, "h2").await;
+    let mut stream = scene.connect("h2").await;
     // DATA on stream 0 is a protocol error (RFC 9113 §6.1).
     stream.write_all(&[preface(&[]), frame(frames::DATA, 0, 0, &[0; 8])].concat()).await.unwrap();
     stream.flush().await.unwrap();
@@ -284,14 +266,14 @@ async fn exempt_network_has_no_limit_per_address() {
         let read = tokio::time::timeout(Duration::from_millis(1), socket.read(&mut byte)).await;
         assert!(read.is_err(), "an exempt connection was closed");
     }
-    assert_eq!(reached(&scene, "connections_per_address").await, 0.0);
+    assert_eq!(scene.limit_reached("connections_per_address").await, 0.0);
     scene.end().await;
 }
 
 #[tokio::test]
 async fn connection_closes_after_its_last_allowed_request() {
     let scene = scene_with("[limits]\nrequests_per_connection = 3\n\n[ledger]").await;
-    let mut stream = connect(&scene, "http/1.1").await;
+    let mut stream = scene.connect("http/1.1").await;
     let mut answers = Vec::new();
     stream.write_all(&b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n".repeat(3)).await.unwrap();
     // Reads until the gate closes the connection.
@@ -301,7 +283,7 @@ async fn connection_closes_after_its_last_allowed_request() {
     let text = String::from_utf8_lossy(&answers).to_ascii_lowercase();
     assert_eq!(text.matches("http/1.1 404").count(), 3, "{text}");
     assert_eq!(text.matches("connection: close").count(), 1, "{text}");
-    assert_eq!(reached(&scene, "requests_per_connection").await, 1.0);
+    assert_eq!(scene.limit_reached("requests_per_connection").await, 1.0);
 
     let client = scene.http2();
     let before = connections(&scene).await;
@@ -326,7 +308,7 @@ async fn connection_age_limit_aborts_no_download() {
             // Over HTTP/1.1 the age is rarely checked during a response, and takes effect after it.
             scene
                 .until("both connections are too old", async || {
-                    reached(&scene, "connection_age").await >= 2.0
+                    scene.limit_reached("connection_age").await >= 2.0
                 })
                 .await;
         } else {
@@ -336,7 +318,7 @@ async fn connection_age_limit_aborts_no_download() {
             received += chunk.len() as u64;
         }
         assert_eq!(received, SIZE, "the download broke off");
-        let ended = async || reached(&scene, "connection_age").await == (number + 1) as f64;
+        let ended = async || scene.limit_reached("connection_age").await == (number + 1) as f64;
         scene.until("the connection ends", ended).await;
         let open =
             async || metric(&scene.metrics().await, "loangate_connections", "worker=") == 0.0;
@@ -348,7 +330,7 @@ async fn connection_age_limit_aborts_no_download() {
 #[tokio::test]
 async fn idle_http2_connection_closes_with_a_goaway() {
     let scene = scene_with("[limits]\nidle = \"1s\"\n\n[ledger]").await;
-    let mut stream = connect(&scene, "h2").await;
+    let mut stream = scene.connect("h2").await;
     stream.write_all(&preface(&[])).await.unwrap();
     let mut has_goaway = false;
     let frames = async {
@@ -370,7 +352,7 @@ async fn idle_http2_connection_closes_with_a_goaway() {
 #[tokio::test]
 async fn rapid_reset_closes_the_connection() {
     let scene = scene_with("[limits]\nh2_resets_per_minute = 50\n\n[ledger]").await;
-    let mut stream = connect(&scene, "h2").await;
+    let mut stream = scene.connect("h2").await;
     // The responses wait for a window, so each stream is open when it is reset.
     const INITIAL_WINDOW_SIZE: u16 = 4;
     stream.write_all(&preface(&[(INITIAL_WINDOW_SIZE, 0)])).await.unwrap();
@@ -398,7 +380,7 @@ async fn rapid_reset_closes_the_connection() {
     assert!((50..60).contains(&resets), "{resets} resets were accepted");
     scene
         .until("the limit is counted", async || {
-            reached(&scene, "h2_resets_per_minute").await == 1.0
+            scene.limit_reached("h2_resets_per_minute").await == 1.0
         })
         .await;
     scene.end().await;
@@ -407,7 +389,7 @@ async fn rapid_reset_closes_the_connection() {
 #[tokio::test]
 async fn frames_that_do_no_work_close_the_connection() {
     let scene = scene_with("[limits]\nidle = \"60s\"\n\n[ledger]").await;
-    let (mut reader, mut writer) = tokio::io::split(connect(&scene, "h2").await);
+    let (mut reader, mut writer) = tokio::io::split(scene.connect("h2").await);
     writer.write_all(&preface(&[])).await.unwrap();
     let pings = frame(PING, 0, 0, &[1; 8]).repeat(1000);
     let flood = async {
@@ -426,7 +408,7 @@ async fn frames_that_do_no_work_close_the_connection() {
         closed = closed => assert!(closed.is_ok(), "a flood of PINGs does not close the \
              connection"),
     }
-    assert_eq!(reached(&scene, "h2_frames").await, 1.0);
+    assert_eq!(scene.limit_reached("h2_frames").await, 1.0);
     scene.end().await;
 }
 
@@ -460,7 +442,7 @@ async fn running_out_of_descriptors_is_logged_once() {
     for number in 0..60 {
         let socket = TcpSocket::new_v4().unwrap();
         socket.bind(SocketAddr::from(([127, 0, 1, number], 0))).unwrap();
-        silent.push(socket.connect(address(&scene)).await.unwrap());
+        silent.push(socket.connect(scene.address()).await.unwrap());
     }
     let logged = async || {
         std::fs::read_to_string(&gate.log)
@@ -474,7 +456,7 @@ async fn running_out_of_descriptors_is_logged_once() {
         "the admin listener has a reserve"
     );
     // Each new connection is accepted eventually, since a silent one is closed for it.
-    let mut reader = connect(&scene, "http/1.1").await;
+    let mut reader = scene.connect("http/1.1").await;
     reader.write_all(b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
     assert!(reader.read(&mut [0; 100]).await.unwrap() > 0);
     let log = std::fs::read_to_string(&gate.log).unwrap();

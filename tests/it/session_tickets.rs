@@ -1,7 +1,6 @@
 //! A returning reader resumes the TLS session: at another node, after a restart and after a key
 //! change, while the ticket's key is configured.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use rustls::pki_types::pem::PemObject;
@@ -38,8 +37,7 @@ impl App {
 
     /// Connects and returns the kind of handshake. It reads a response, to receive the tickets.
     async fn connect(&self, scene: &Scene) -> HandshakeKind {
-        let address: SocketAddr = scene.base.trim_start_matches("https://").parse().unwrap();
-        let socket = TcpStream::connect(address).await.unwrap();
+        let socket = TcpStream::connect(scene.address()).await.unwrap();
         let name = ServerName::try_from("localhost").unwrap();
         let mut stream = TlsConnector::from(self.0.clone()).connect(name, socket).await.unwrap();
         stream

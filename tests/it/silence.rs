@@ -1,7 +1,6 @@
 //! Silent and nearly silent clients: each connection closes when the limit of its phase has passed.
 //! Single bytes that still arrive do not extend it.
 
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
@@ -10,7 +9,7 @@ use tokio_rustls::client::TlsStream;
 
 use crate::support::frames::{self, END_HEADERS, END_STREAM, HEADERS, PING, frame, preface};
 use crate::support::scene::Setting;
-use crate::support::{AUDIO, Scene, metric, raw_client};
+use crate::support::{AUDIO, Scene, raw_client};
 
 /// Short limits, with different values where tests could confuse them.
 const LIMITS: &str = "[limits]\nhandshake = \"1s\"\npreface = \"1s\"\nhead = \"1s\"\nbody = \
@@ -23,24 +22,6 @@ const DRIP: Duration = Duration::from_millis(300);
 
 async fn scene() -> Scene {
     Scene::start_with(Setting { config: vec![("[ledger]", LIMITS)], ..Setting::default() }).await
-}
-
-fn address(scene: &Scene) -> SocketAddr {
-    scene.base.trim_start_matches("https://").parse().unwrap()
-}
-
-async fn connect(scene: &Scene, protocol: &str) -> TlsStream<TcpStream> {
-    raw_client::connect(
-        address(scene),
-        &scene.dir.path().join("certs/ca.pem"),
-        "localhost",
-        protocol,
-    )
-    .await
-}
-
-async fn reached(scene: &Scene, limit: &str) -> f64 {
-    metric(&scene.metrics().await, "loangate_limit_reached_total", &format!("limit=\"{limit}\""))
 }
 
 /// Reads until the gate closes the connection, which must happen in time.
@@ -81,12 +62,12 @@ async fn is_closed_despite(stream: TlsStream<TcpStream>, bytes: &[u8], limit: u6
 async fn silent_handshake_is_closed() {
     let scene = scene().await;
     let nothing = async {
-        let mut socket = TcpStream::connect(address(&scene)).await.unwrap();
+        let mut socket = TcpStream::connect(scene.address()).await.unwrap();
         is_closed(&mut socket, 1, "no ClientHello").await;
     };
     let byte_by_byte = async {
         let (mut reader, mut writer) =
-            TcpStream::connect(address(&scene)).await.unwrap().into_split();
+            TcpStream::connect(scene.address()).await.unwrap().into_split();
         let drip = async {
             // The header of a 512-byte record, and then zeros for as long as the gate allows.
             for byte in [0x16, 0x03, 0x01, 0x02, 0x00, 0x01].into_iter().chain(std::iter::repeat(0))
@@ -104,22 +85,22 @@ async fn silent_handshake_is_closed() {
         }
     };
     tokio::join!(nothing, byte_by_byte);
-    assert_eq!(reached(&scene, "handshake").await, 2.0);
+    assert_eq!(scene.limit_reached("handshake").await, 2.0);
     scene.end().await;
 }
 
 #[tokio::test]
 async fn silent_http1_connection_is_closed() {
     let scene = scene().await;
-    let silent = async { is_closed(&mut connect(&scene, "http/1.1").await, 3, "no request").await };
+    let silent = async { is_closed(&mut scene.connect("http/1.1").await, 3, "no request").await };
     let after_an_answer = async {
-        let mut stream = connect(&scene, "http/1.1").await;
+        let mut stream = scene.connect("http/1.1").await;
         stream.write_all(b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
         is_closed(&mut stream, 3, "after an answer").await;
     };
     // A body that arrives after its head must not count as the next head.
     let after_a_body = async {
-        let mut stream = connect(&scene, "http/1.1").await;
+        let mut stream = scene.connect("http/1.1").await;
         let (token, body) = (scene.token("kari"), "{\"fraction\": 0.4}");
         let head = format!(
             "PUT /loans/{AUDIO}/progress HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer \
@@ -135,7 +116,7 @@ async fn silent_http1_connection_is_closed() {
     };
     // Fragments of a TLS record wake the gate, but are not a request.
     let tls_bytes = async {
-        let mut stream = connect(&scene, "http/1.1").await;
+        let mut stream = scene.connect("http/1.1").await;
         let began = Instant::now();
         let (socket, _) = stream.get_mut();
         let mut record = [0x17, 0x03, 0x03, 0x40, 0x00].into_iter().chain(std::iter::repeat(0));
@@ -148,36 +129,36 @@ async fn silent_http1_connection_is_closed() {
         }
     };
     tokio::join!(silent, after_an_answer, after_a_body, tls_bytes);
-    assert_eq!(reached(&scene, "idle").await, 4.0);
+    assert_eq!(scene.limit_reached("idle").await, 4.0);
     let half_a_head = async {
-        let mut stream = connect(&scene, "http/1.1").await;
+        let mut stream = scene.connect("http/1.1").await;
         stream.write_all(b"GET / HTTP/1.1\r\nhost: local").await.unwrap();
         is_closed(&mut stream, 1, "half a head").await;
     };
     let byte_by_byte = async {
         let head = b"GET / HTTP/1.1\r\nhost: localhost\r\naccept: */*\r\n\r\n";
-        is_closed_despite(connect(&scene, "http/1.1").await, head, 1, "a head byte by byte").await;
+        is_closed_despite(scene.connect("http/1.1").await, head, 1, "a head byte by byte").await;
     };
     let empty_lines = async {
-        is_closed_despite(connect(&scene, "http/1.1").await, &[b'\n'; 60], 1, "empty lines").await;
+        is_closed_despite(scene.connect("http/1.1").await, &[b'\n'; 60], 1, "empty lines").await;
     };
     tokio::join!(half_a_head, byte_by_byte, empty_lines);
-    assert_eq!(reached(&scene, "head").await, 3.0);
+    assert_eq!(scene.limit_reached("head").await, 3.0);
     scene.end().await;
 }
 
 #[tokio::test]
 async fn silent_http2_connection_is_closed() {
     let scene = scene().await;
-    let no_preface = async { is_closed(&mut connect(&scene, "h2").await, 1, "no preface").await };
+    let no_preface = async { is_closed(&mut scene.connect("h2").await, 1, "no preface").await };
     let half_a_preface = async {
-        let mut stream = connect(&scene, "h2").await;
+        let mut stream = scene.connect("h2").await;
         stream.write_all(b"PRI * HTTP/2.0\r\n").await.unwrap();
         is_closed(&mut stream, 1, "half a preface").await;
     };
     let no_settings = async {
         is_closed_despite(
-            connect(&scene, "h2").await,
+            scene.connect("h2").await,
             &preface(&[])[..30],
             1,
             "a preface byte by byte",
@@ -185,17 +166,17 @@ async fn silent_http2_connection_is_closed() {
         .await;
     };
     tokio::join!(no_preface, half_a_preface, no_settings);
-    assert_eq!(reached(&scene, "preface").await, 3.0);
+    assert_eq!(scene.limit_reached("preface").await, 3.0);
 
     let request =
         frame(HEADERS, END_HEADERS | END_STREAM, 1, &frames::head("GET", "localhost", "/", None));
     let half_a_head = async {
-        let mut stream = connect(&scene, "h2").await;
+        let mut stream = scene.connect("h2").await;
         stream.write_all(&[&preface(&[]), &request[..20]].concat()).await.unwrap();
         is_closed(&mut stream, 1, "half a head").await;
     };
     let open_head = async {
-        let mut stream = connect(&scene, "h2").await;
+        let mut stream = scene.connect("h2").await;
         let block = frames::head("GET", "localhost", "/", None);
         stream
             .write_all(&[preface(&[]), frame(HEADERS, END_STREAM, 1, &block)].concat())
@@ -204,10 +185,10 @@ async fn silent_http2_connection_is_closed() {
         is_closed(&mut stream, 1, "a head without its end").await;
     };
     tokio::join!(half_a_head, open_head);
-    assert_eq!(reached(&scene, "head").await, 2.0);
+    assert_eq!(scene.limit_reached("head").await, 2.0);
 
     let pings = async {
-        let (mut reader, mut writer) = tokio::io::split(connect(&scene, "h2").await);
+        let (mut reader, mut writer) = tokio::io::split(scene.connect("h2").await);
         writer.write_all(&[preface(&[]), request.clone()].concat()).await.unwrap();
         let pinging = async {
             while writer.write_all(&frame(PING, 0, 0, &[7; 8])).await.is_ok() {
@@ -222,7 +203,7 @@ async fn silent_http2_connection_is_closed() {
         }
     };
     pings.await;
-    assert_eq!(reached(&scene, "idle").await, 1.0);
+    assert_eq!(scene.limit_reached("idle").await, 1.0);
     scene.end().await;
 }
 
@@ -231,7 +212,7 @@ async fn incomplete_request_body_times_out() {
     let scene = scene().await;
     let (path, token) = (format!("/loans/{AUDIO}/progress"), scene.token("kari"));
     let http1 = async {
-        let mut stream = connect(&scene, "http/1.1").await;
+        let mut stream = scene.connect("http/1.1").await;
         let request = format!(
             "PUT {path} HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {token}\r\n\
              content-length: 100\r\n\r\n{{\"fr"
@@ -247,7 +228,7 @@ async fn incomplete_request_body_times_out() {
         assert!(answer.starts_with(b"HTTP/1.1 400"), "{}", answer.escape_ascii());
     };
     let http2 = async {
-        let mut stream = connect(&scene, "h2").await;
+        let mut stream = scene.connect("h2").await;
         let head =
             frame(HEADERS, END_HEADERS, 1, &frames::head("PUT", "localhost", &path, Some(&token)));
         let data = frame(frames::DATA, 0, 1, b"{\"fr");
@@ -268,7 +249,7 @@ async fn incomplete_request_body_times_out() {
         assert!(ended.is_ok(), "an incomplete body over HTTP/2 keeps its stream open");
     };
     tokio::join!(http1, http2);
-    assert_eq!(reached(&scene, "body").await, 2.0);
+    assert_eq!(scene.limit_reached("body").await, 2.0);
     scene.end().await;
 }
 
@@ -278,14 +259,9 @@ async fn unread_answers_close_the_connection() {
     let http1 = async {
         let socket = TcpSocket::new_v4().unwrap();
         socket.set_recv_buffer_size(4096).unwrap();
-        let socket = socket.connect(address(&scene)).await.unwrap();
-        let mut stream = raw_client::connect_over(
-            socket,
-            &scene.dir.path().join("certs/ca.pem"),
-            "localhost",
-            "http/1.1",
-        )
-        .await;
+        let socket = socket.connect(scene.address()).await.unwrap();
+        let mut stream =
+            raw_client::connect_over(socket, &scene.ca(), "localhost", "http/1.1").await;
         let requests = b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n".repeat(100);
         // Sends requests until the gate stops reading, since its responses fill the socket.
         let stalls = async {
@@ -303,14 +279,14 @@ async fn unread_answers_close_the_connection() {
         );
         let began = Instant::now();
         scene
-            .until("the connection is closed", async || reached(&scene, "send").await == 1.0)
+            .until("the connection is closed", async || scene.limit_reached("send").await == 1.0)
             .await;
         assert!(began.elapsed() < Duration::from_secs(2) + TOLERANCE, "{:?}", began.elapsed());
     };
     http1.await;
     // Over HTTP/2 the client's window is closed, while it acknowledges and sends PINGs.
     const INITIAL_WINDOW_SIZE: u16 = 4;
-    let (mut reader, mut writer) = tokio::io::split(connect(&scene, "h2").await);
+    let (mut reader, mut writer) = tokio::io::split(scene.connect("h2").await);
     let request =
         frame(HEADERS, END_HEADERS | END_STREAM, 1, &frames::head("GET", "localhost", "/", None));
     writer.write_all(&[preface(&[(INITIAL_WINDOW_SIZE, 0)]), request].concat()).await.unwrap();
@@ -325,7 +301,7 @@ async fn unread_answers_close_the_connection() {
         () = pinging => {}
         () = is_closed(&mut reader, 2, "an answer without a window") => {}
     }
-    assert_eq!(reached(&scene, "send").await, 2.0);
+    assert_eq!(scene.limit_reached("send").await, 2.0);
     scene.end().await;
 }
 

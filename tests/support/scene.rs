@@ -4,7 +4,8 @@
 //! reader and title has at most one live loan. Every accepted loan of the ledger is in the books.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -16,8 +17,10 @@ use loangate::clock::Clock;
 use loangate::sandbox::{self, Bounds, Sandbox, World};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
 
-use super::{Origin, Process};
+use super::{Origin, Process, metric, raw_client};
 
 /// ISIL of the readers' library, unless a test names another.
 pub(crate) const LIBRARY: &str = "NO-0301000";
@@ -137,7 +140,7 @@ impl Scene {
     }
 
     /// Returns the path of the configuration file.
-    pub(crate) fn config_file(&self) -> std::path::PathBuf {
+    pub(crate) fn config_file(&self) -> PathBuf {
         self.dir.path().join("config.toml")
     }
 
@@ -218,6 +221,27 @@ impl Scene {
             .unwrap();
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
         String::from_utf8(made.stdout).unwrap().trim().to_owned()
+    }
+
+    /// Returns the address of the public listener.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.base.trim_start_matches("https://").parse().unwrap()
+    }
+
+    /// Returns the file of the CA that signed the gate's certificate.
+    pub(crate) fn ca(&self) -> PathBuf {
+        self.dir.path().join("certs/ca.pem")
+    }
+
+    /// Opens a TLS connection to the gate for this protocol, without a client on it.
+    pub(crate) async fn connect(&self, protocol: &str) -> TlsStream<TcpStream> {
+        raw_client::connect(self.address(), &self.ca(), "localhost", protocol).await
+    }
+
+    /// Returns how often the gate has reached this limit.
+    pub(crate) async fn limit_reached(&self, limit: &str) -> f64 {
+        let label = format!("limit=\"{limit}\"");
+        metric(&self.metrics().await, "loangate_limit_reached_total", &label)
     }
 
     /// Returns an HTTP/1.1 client that trusts this gate.
