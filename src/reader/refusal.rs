@@ -132,8 +132,8 @@ impl JwtFault {
                 "The reader token does not name its library by an ISIL. Get a new token."
             }
             JwtFault::Borrower => "The reader token does not name its borrower. Get a new token.",
-            JwtFault::NotYetValid(clock) => token_not_yet_valid(clock),
-            JwtFault::IssuedAhead(clock) => token_issued_ahead(clock),
+            JwtFault::NotYetValid(clock) => TOKEN_NOT_YET_VALID.of(clock),
+            JwtFault::IssuedAhead(clock) => TOKEN_ISSUED_AHEAD.of(clock),
         }
     }
 }
@@ -157,58 +157,48 @@ impl LinkFault {
                 "The signed link is valid for longer than this gate allows. Get one that expires \
                  sooner."
             }
-            LinkFault::IssuedAhead(clock) => link_issued_ahead(clock),
+            LinkFault::IssuedAhead(clock) => LINK_ISSUED_AHEAD.of(clock),
         }
     }
 }
 
-/// Returns the sentence about a token whose validity begins in the future.
-fn token_not_yet_valid(clock: WrongClock) -> &'static str {
-    match clock {
-        WrongClock::Issuer => {
-            "The reader token is not valid yet. Check the clock of the login service."
-        }
-        WrongClock::Gate => {
-            "The reader token is not valid yet by this gate's clock, which is behind. The \
-                 gate's operator must set it."
-        }
-        WrongClock::Unknown => {
-            "The reader token is not valid yet. The clock of the login service or of this \
-                 gate is wrong: check both."
+/// The sentences about a credential from the future, by the clock that is wrong.
+struct ClockSentences {
+    issuer: &'static str,
+    gate: &'static str,
+    unknown: &'static str,
+}
+
+impl ClockSentences {
+    fn of(&self, clock: WrongClock) -> &'static str {
+        match clock {
+            WrongClock::Issuer => self.issuer,
+            WrongClock::Gate => self.gate,
+            WrongClock::Unknown => self.unknown,
         }
     }
 }
 
-/// Returns the sentence about a token that was issued in the future.
-fn token_issued_ahead(clock: WrongClock) -> &'static str {
-    match clock {
-        WrongClock::Issuer => {
-            "The reader token was issued in the future. Check the clock of the login service."
-        }
-        WrongClock::Gate => {
-            "The reader token was issued in the future by this gate's clock, which is behind. \
-                 The gate's operator must set it."
-        }
-        WrongClock::Unknown => {
-            "The reader token was issued in the future. The clock of the login service or of \
-                 this gate is wrong: check both."
-        }
-    }
-}
+const TOKEN_NOT_YET_VALID: ClockSentences = ClockSentences {
+    issuer: "The reader token is not valid yet. Check the clock of the login service.",
+    gate: "The reader token is not valid yet by this gate's clock, which is behind. The gate's \
+           operator must set it.",
+    unknown: "The reader token is not valid yet. The clock of the login service or of this gate \
+              is wrong: check both.",
+};
 
-/// Returns the sentence about a link that was issued in the future.
-fn link_issued_ahead(clock: WrongClock) -> &'static str {
-    match clock {
-        WrongClock::Issuer => {
-            "The signed link was issued in the future. Check the clock of its issuer."
-        }
-        WrongClock::Gate => {
-            "The signed link was issued in the future by this gate's clock, which is behind. \
-                 The gate's operator must set it."
-        }
-        WrongClock::Unknown => {
-            "The signed link was issued in the future. The clock of its issuer or of this \
-                 gate is wrong: check both."
-        }
-    }
-}
+const TOKEN_ISSUED_AHEAD: ClockSentences = ClockSentences {
+    issuer: "The reader token was issued in the future. Check the clock of the login service.",
+    gate: "The reader token was issued in the future by this gate's clock, which is behind. The \
+           gate's operator must set it.",
+    unknown: "The reader token was issued in the future. The clock of the login service or of \
+              this gate is wrong: check both.",
+};
+
+const LINK_ISSUED_AHEAD: ClockSentences = ClockSentences {
+    issuer: "The signed link was issued in the future. Check the clock of its issuer.",
+    gate: "The signed link was issued in the future by this gate's clock, which is behind. The \
+           gate's operator must set it.",
+    unknown: "The signed link was issued in the future. The clock of its issuer or of this gate \
+              is wrong: check both.",
+};
