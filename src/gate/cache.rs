@@ -379,12 +379,12 @@ mod tests {
         let loan = LoanId::generate();
         store_opened(&decisions, loan).await;
         decisions.record.invalidate(&key());
-        decisions.feed_status.record(decisions.clock.now());
+        decisions.feed_status.record_read(decisions.clock.now());
         decisions.clock.advance(Duration::from_secs(30));
         assert_eq!(found(&decisions), Some(loan));
         decisions.clock.advance(Duration::from_secs(1));
         assert_eq!(found(&decisions), None, "neither read nor confirmed within gate.freshness");
-        decisions.feed_status.record(decisions.clock.now());
+        decisions.feed_status.record_read(decisions.clock.now());
         assert_eq!(found(&decisions), Some(loan));
     }
 

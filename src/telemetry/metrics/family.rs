@@ -56,7 +56,7 @@ impl Definition {
     }
 }
 
-/// A metric whose time series are told apart by the labels `L`.
+/// A metric with one time series for each combination of the labels `L`.
 pub(super) struct Family<L> {
     pub(super) definition: Definition,
     labels: PhantomData<fn(L)>,

@@ -71,7 +71,7 @@ label_enum! {
 pub enum RequestOutcome {
     /// It was answered.
     Ok,
-    /// It was a CORS preflight, which the gate answers by itself.
+    /// It was a CORS preflight, which needs no credentials.
     Preflight,
     /// It was refused with a problem of this type.
     Refused(ProblemType),
