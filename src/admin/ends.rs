@@ -9,7 +9,7 @@ use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::App;
-use super::loans::malformed_path;
+use super::loans::find;
 use super::problems::AdminProblem;
 use crate::problem;
 
@@ -56,8 +56,8 @@ pub(super) async fn end(
             "The reason is longer than 200 characters, or has control characters.",
         ));
     }
-    let id = id.map_err(malformed_path)?.parse().map_err(|_| AdminProblem::NO_SUCH_LOAN)?;
-    match app.parts.gate.revoke_loan(id, Some(reason)).await? {
+    let loan = find(&app, id).await?;
+    match app.parts.gate.revoke_loan(loan.id, Some(reason)).await? {
         true => Ok(StatusCode::ACCEPTED),
         false => Err(AdminProblem::NO_SUCH_LOAN),
     }

@@ -175,9 +175,8 @@ pub(super) async fn one(
     State(app): State<Arc<App>>,
     id: Result<Path<String>, PathRejection>,
 ) -> Result<Json<SupportLoan>, AdminProblem> {
-    let id = id.map_err(malformed_path)?.parse().map_err(|_| AdminProblem::NO_SUCH_LOAN)?;
-    let loan = app.parts.ledger.loan(id).await.map_err(ledger_error)?;
-    let loan = loan.ok_or(AdminProblem::NO_SUCH_LOAN)?;
+    let loan = find(&app, id).await?;
+    let id = loan.id;
     let history = app.parts.ledger.history(id).await.map_err(ledger_error)?;
     let history = history.into_iter().map(LoanStep::from).collect();
     let delivered = app.parts.ledger.delivered(&[id]).await.map_err(ledger_error)?;
@@ -186,6 +185,16 @@ pub(super) async fn one(
         history: Some(history),
         ..SupportLoan::of(&loan, delivered, &app.parts)
     }))
+}
+
+/// Returns the loan that a path names.
+pub(super) async fn find(
+    app: &App,
+    id: Result<Path<String>, PathRejection>,
+) -> Result<Loan, AdminProblem> {
+    let uuid = id.map_err(malformed_path)?.parse().map_err(|_| AdminProblem::NO_SUCH_LOAN)?;
+    let loan = app.parts.ledger.find(uuid).await.map_err(ledger_error)?;
+    loan.ok_or(AdminProblem::NO_SUCH_LOAN)
 }
 
 /// Returns the problem for a path whose escapes are not UTF-8.

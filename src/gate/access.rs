@@ -239,7 +239,7 @@ mod tests {
     #[tokio::test]
     async fn access_opens_with_the_mark_and_never_after_the_end() {
         let accesses = Accesses::default();
-        let loan = LoanId::generate();
+        let loan = LoanId::random();
         let access = accesses.get_or_create(loan);
         assert!(!access.is_open());
         assert_eq!(access.open(async || Err(Denied::Unmarked)).await, Err(Denied::Unmarked));
@@ -252,14 +252,14 @@ mod tests {
         assert!(!access.is_open() && access.is_closed());
         assert_eq!(access.open(async || panic!("it is marked")).await, Err(Denied::Closed));
 
-        let unopened = accesses.get_or_create(LoanId::generate());
+        let unopened = accesses.get_or_create(LoanId::random());
         assert!(unopened.close_unopened());
         assert_eq!(
             unopened.open(async || Ok(true)).await,
             Err(Denied::Closed),
             "the loan ended first"
         );
-        let over = accesses.get_or_create(LoanId::generate());
+        let over = accesses.get_or_create(LoanId::random());
         assert_eq!(over.open(async || Ok(false)).await, Err(Denied::Closed));
     }
 
@@ -306,7 +306,7 @@ mod tests {
     fn unused_accesses_are_removed() {
         let accesses = Accesses::default();
         for _ in 0..10 * SWEEP_INTERVAL {
-            accesses.get_or_create(LoanId::generate());
+            accesses.get_or_create(LoanId::random());
         }
         assert!(accesses.0.lock().unwrap().len() <= SWEEP_INTERVAL);
     }

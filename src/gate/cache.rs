@@ -256,7 +256,7 @@ mod tests {
         let decisions =
             Decisions::new(clock.clone(), FeedStatus::default(), Duration::from_secs(30));
         let until = clock::after(clock.now(), Duration::from_secs(60));
-        decisions.store(key(), accepted(&decisions, LoanId::generate(), until));
+        decisions.store(key(), accepted(&decisions, LoanId::random(), until));
         assert!(decisions.find(&key(), clock.now()).is_some());
         clock.advance(Duration::from_secs(60));
         assert!(decisions.find(&key(), clock.now()).is_none());
@@ -269,7 +269,7 @@ mod tests {
             Decisions::new(clock.clone(), FeedStatus::default(), Duration::from_secs(30));
         let year = clock::after(clock.now(), 365 * MAX_TTL);
         let cases = [
-            (accepted(&decisions, LoanId::generate(), year), MAX_TTL),
+            (accepted(&decisions, LoanId::random(), year), MAX_TTL),
             (Decision::Ended { at: clock.now() }, END_TTL),
         ];
         for (decision, ttl) in cases {
@@ -287,8 +287,7 @@ mod tests {
         let clock = Clock::movable(Timestamp::UNIX_EPOCH);
         let decisions =
             Decisions::new(clock.clone(), FeedStatus::default(), Duration::from_secs(30));
-        let (loan, until) =
-            (LoanId::generate(), clock::after(clock.now(), Duration::from_secs(60)));
+        let (loan, until) = (LoanId::random(), clock::after(clock.now(), Duration::from_secs(60)));
         decisions.close(&Closed { loan, key: key(), at: clock.now() });
         decisions.store(key(), accepted(&decisions, loan, until));
         assert!(decisions.find(&key(), clock.now()).is_none());
@@ -297,7 +296,7 @@ mod tests {
     #[tokio::test]
     async fn near_cache_serves_a_loan_until_it_is_due() {
         let decisions = decisions();
-        let loan = LoanId::generate();
+        let loan = LoanId::random();
         store_opened(&decisions, loan).await;
         decisions.record.invalidate(&key()); // so that only the near cache has it
         decisions.clock.advance(Duration::from_secs(3599));
@@ -309,7 +308,7 @@ mod tests {
     #[tokio::test]
     async fn near_cache_serves_no_other_reader() {
         let decisions = decisions();
-        store_opened(&decisions, LoanId::generate()).await;
+        store_opened(&decisions, LoanId::random()).await;
         let other = LoanKey { library: "NO-0301001".parse().unwrap(), ..key() };
         assert_eq!(hash(&other), hash(&key()));
         assert!(decisions.find(&other, decisions.clock.now()).is_none());
@@ -318,13 +317,13 @@ mod tests {
     #[tokio::test]
     async fn near_cache_serves_no_closed_loan() {
         let decisions = decisions();
-        let loan = LoanId::generate();
+        let loan = LoanId::random();
         store_opened(&decisions, loan).await;
         decisions.accesses.find(loan).unwrap().close();
         decisions.record.invalidate(&key());
         assert_eq!(found(&decisions), None, "its access is closed");
 
-        let loan = LoanId::generate();
+        let loan = LoanId::random();
         store_opened(&decisions, loan).await;
         decisions.remove(&key());
         assert_eq!(found(&decisions), None, "its decision was removed");
@@ -333,7 +332,7 @@ mod tests {
     #[tokio::test]
     async fn near_cache_serves_the_newer_loan() {
         let decisions = decisions();
-        let (first, second) = (LoanId::generate(), LoanId::generate());
+        let (first, second) = (LoanId::random(), LoanId::random());
         store_opened(&decisions, first).await;
         store_opened(&decisions, second).await;
         decisions.close(&Closed { loan: first, key: key(), at: decisions.clock.now() });
@@ -345,7 +344,7 @@ mod tests {
     #[tokio::test]
     async fn end_replaces_what_the_near_cache_has() {
         let decisions = decisions();
-        store_opened(&decisions, LoanId::generate()).await;
+        store_opened(&decisions, LoanId::random()).await;
         let now = decisions.clock.now();
         let refused = Decision::Refused { reason: "LIMIT".into(), until: Timestamp::MAX };
         decisions.store(key(), refused);
@@ -358,7 +357,7 @@ mod tests {
     #[tokio::test]
     async fn near_cache_reads_the_record_after_a_day() {
         let decisions = decisions();
-        let loan = LoanId::generate();
+        let loan = LoanId::random();
         let access = decisions.accesses.get_or_create(loan);
         access.open(async || Ok(true)).await.unwrap();
         let store = || decisions.store(key(), accepted(&decisions, loan, Timestamp::MAX));
@@ -376,7 +375,7 @@ mod tests {
     #[tokio::test]
     async fn near_cache_serves_no_stale_loan() {
         let decisions = decisions();
-        let loan = LoanId::generate();
+        let loan = LoanId::random();
         store_opened(&decisions, loan).await;
         decisions.record.invalidate(&key());
         decisions.feed_status.record_read(decisions.clock.now());
@@ -391,7 +390,7 @@ mod tests {
     #[tokio::test]
     async fn changed_due_time_is_served_from_the_record() {
         let decisions = decisions();
-        let loan = LoanId::generate();
+        let loan = LoanId::random();
         store_opened(&decisions, loan).await;
         let earlier = clock::after(decisions.clock.now(), Duration::from_secs(60));
         decisions.store(key(), accepted(&decisions, loan, earlier));

@@ -105,7 +105,7 @@ mod tests {
             borrower: Borrower::from_bytes([1; 16]),
             isbn: "9780306406157".parse().unwrap(),
         };
-        let loan = LoanId::generate();
+        let loan = LoanId::random();
         let access = Accesses::default().get_or_create(loan);
         let permit = Permit::new(
             loan,

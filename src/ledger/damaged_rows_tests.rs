@@ -64,7 +64,7 @@ async fn damaged_due_rows_do_not_fill_the_limit() {
     loop {
         let page = ledger.page(&filter).await.unwrap();
         let Some(last) = page.last() else { break };
-        filter.after = Some(last.id);
+        filter.after = Some(last.id.uuid());
         listed.extend(page.iter().map(|loan| loan.id));
     }
     listed.sort_unstable();
@@ -101,8 +101,9 @@ async fn damaged_rows_are_skipped_by_every_batch() {
     let read: Vec<LoanId> = ledger.loans(&ids).await.unwrap().iter().map(|loan| loan.id).collect();
     assert_eq!(read, [third]);
     assert_eq!(ledger.libraries().await.unwrap(), [key(1).library]);
-    assert_eq!(ledger.ends_waiting().await.unwrap().loans, [first, third]);
-    assert_eq!(ledger.ends_after(0).await.unwrap().loans, [first, third]);
+    // A loan without a readable library has no id. Its end is read again once the row is repaired.
+    assert_eq!(ledger.ends_waiting().await.unwrap().loans, [third]);
+    assert_eq!(ledger.ends_after(0).await.unwrap().loans, [third]);
     assert_eq!(ledger.history(third).await.unwrap().len(), 2);
     // The first row, its library, the second row's id, and the third loan's history.
     assert_eq!(ledger.damaged_rows(), 4);

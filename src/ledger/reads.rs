@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use jiff::Timestamp;
+use uuid::Uuid;
 
 use super::{Ends, Filter, HistoryRow, Ledger, LedgerError};
 use crate::loan::{LibraryId, Loan, LoanId, LoanKey, Reference, Tally};
@@ -32,6 +33,14 @@ impl Ledger {
     /// [`LedgerError`] if the ledger cannot be read or the row is damaged.
     pub async fn loan(&self, id: LoanId) -> Result<Option<Loan>, LedgerError> {
         self.queries.loan(id).await
+    }
+
+    /// Returns the loan with this UUID. It searches all libraries, so it is only for support.
+    ///
+    /// # Errors
+    /// [`LedgerError`] if the ledger cannot be read or the row is damaged.
+    pub async fn find(&self, uuid: Uuid) -> Result<Option<Loan>, LedgerError> {
+        self.queries.find(uuid).await
     }
 
     /// Returns the loans with these ids, in no particular order. Missing and damaged rows are

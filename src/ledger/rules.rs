@@ -154,7 +154,7 @@ mod tests {
             file: "/a".into(),
             tally: Tally { bytes, ..Tally::default() },
         };
-        let (known, unknown) = (LoanId::generate(), LoanId::generate());
+        let (known, unknown) = (LoanId::random(), LoanId::random());
         let mut stored = StoredTallies::from([((known, "/a".into()), Tally::default())]);
         add_tallies(&mut stored, &[file(known, 3), file(unknown, 5), file(known, 4)]);
         let bytes: Vec<u64> = stored.values().map(|tally| tally.bytes).collect();

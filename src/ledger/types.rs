@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use uuid::Uuid;
 
 use super::Brake;
 use crate::loan::{Borrower, Isbn, LibraryId, Loan, LoanId, LoanState, Tally};
@@ -81,8 +82,8 @@ pub struct Filter {
     pub borrower: Option<Borrower>,
     /// Only loans that were begun at this time or later.
     pub since: Option<Timestamp>,
-    /// Only loans after this one in the order of the listing, newest first.
-    pub after: Option<LoanId>,
+    /// Only loans after the one with this UUID in the order of the listing, newest first.
+    pub after: Option<Uuid>,
     /// The maximum number of loans returned.
     pub limit: u32,
 }

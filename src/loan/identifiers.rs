@@ -91,7 +91,7 @@ impl fmt::Display for Isbn {
 /// assert!("NO-Oslo bibliotek".parse::<LibraryId>().is_err()); // a space, and too long
 /// # Ok::<(), loangate::loan::IdentifierError>(())
 /// ```
-#[derive(Clone, Copy, Eq, Hash, PartialEq)]
+#[derive(Clone, Copy, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct LibraryId {
     /// The text, padded with zeros.
     text: [u8; 16],
@@ -217,35 +217,60 @@ pub struct LoanKey {
     pub isbn: Isbn,
 }
 
-/// Id of a loan in the ledger: a UUID of version 7, so ids sort by creation time.
+/// Id of a loan in the ledger: the library of the loan, and a UUID of version 7.
+///
+/// The UUID alone is unique, and is what people and APIs see. The library is part of the id because
+/// a ledger may be distributed by library: each statement about a loan names both. The ids of one
+/// library sort by creation time.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub struct LoanId(Uuid);
+pub struct LoanId {
+    library: LibraryId,
+    uuid: Uuid,
+}
 
 impl LoanId {
-    /// Creates a unique id.
-    pub fn generate() -> LoanId {
-        LoanId(Uuid::now_v7())
+    /// Creates a unique id for a loan of this library.
+    pub fn generate(library: LibraryId) -> LoanId {
+        LoanId { library, uuid: Uuid::now_v7() }
+    }
+
+    /// Creates a unique id in an arbitrary library.
+    #[cfg(test)]
+    pub(crate) fn random() -> LoanId {
+        LoanId::generate(LibraryId { text: *b"NO-0301000\0\0\0\0\0\0" })
+    }
+
+    /// Restores the id of a stored loan.
+    pub fn new(library: LibraryId, uuid: Uuid) -> LoanId {
+        LoanId { library, uuid }
+    }
+
+    /// Returns the library of the loan.
+    pub fn library(self) -> LibraryId {
+        self.library
+    }
+
+    /// Returns the UUID, by which people and APIs name the loan.
+    pub fn uuid(self) -> Uuid {
+        self.uuid
     }
 
     /// Returns the creation time by the clock at that time; the epoch for another kind of UUID.
     pub fn created_at(self) -> Timestamp {
-        let (seconds, nanoseconds) = self.0.get_timestamp().map_or((0, 0), |at| at.to_unix());
-        let seconds = i64::try_from(seconds).unwrap_or_default();
-        Timestamp::new(seconds, i32::try_from(nanoseconds).unwrap_or_default()).unwrap_or_default()
+        created_at(self.uuid)
     }
 }
 
-impl FromStr for LoanId {
-    type Err = IdentifierError;
-
-    fn from_str(text: &str) -> Result<LoanId, IdentifierError> {
-        Uuid::try_parse(text).map(LoanId).map_err(|_| IdentifierError("a loan's id is a UUID"))
-    }
+/// Returns the creation time in a UUID of version 7; the epoch for another kind of UUID.
+pub fn created_at(uuid: Uuid) -> Timestamp {
+    let (seconds, nanoseconds) = uuid.get_timestamp().map_or((0, 0), |at| at.to_unix());
+    let seconds = i64::try_from(seconds).unwrap_or_default();
+    Timestamp::new(seconds, i32::try_from(nanoseconds).unwrap_or_default()).unwrap_or_default()
 }
 
 impl fmt::Display for LoanId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0.hyphenated())
+        write!(f, "{}", self.uuid.hyphenated())
     }
 }
 

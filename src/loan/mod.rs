@@ -13,7 +13,9 @@ mod record;
 mod state;
 
 pub use event::{Event, EventKind};
-pub use identifiers::{Borrower, IdentifierError, Isbn, LibraryId, LoanId, LoanKey, Reference};
+pub use identifiers::{
+    Borrower, IdentifierError, Isbn, LibraryId, LoanId, LoanKey, Reference, created_at,
+};
 pub use json_view::{LoanView, state_schema};
 pub use progress::Progress;
 pub use ranges::{Ranges, Tally};

@@ -100,7 +100,7 @@ impl Loan {
     /// Creates an intent: a loan that Bokbasen does not know yet.
     pub fn intend(key: LoanKey, at: Timestamp) -> Loan {
         Loan(LoanRecord {
-            id: LoanId::generate(),
+            id: LoanId::generate(key.library),
             key,
             reference: Reference::generate(),
             lending_id: None,

@@ -85,7 +85,7 @@ mod tests {
     #[test]
     fn entries_are_limited_and_lost_bytes_counted() {
         let mut tallies = Tallies::default();
-        let loan = LoanId::generate();
+        let loan = LoanId::random();
         let file = |number: usize| (loan, Arc::from(format!("/{number}")));
         (0..MAX_ENTRIES + 10).for_each(|number| tallies.add(&file(number), 7, 0..7));
         tallies.add(&file(0), 1, 7..8);

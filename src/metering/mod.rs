@@ -209,7 +209,7 @@ mod tests {
     fn unfinished_run_is_counted_without_duplicates() {
         let meter = Meter::new();
         let worker = meter.for_worker();
-        let mut body = worker.of(LoanId::generate(), "/a".into());
+        let mut body = worker.of(LoanId::random(), "/a".into());
         assert_eq!(collected(&meter), []);
         body.sent(100, 50);
         assert_eq!(collected(&meter), [("/a".into(), 50, vec![[100, 149]])]);
@@ -228,7 +228,7 @@ mod tests {
     #[test]
     fn resent_bytes_add_no_range_and_coded_bodies_record_none() {
         let meter = Meter::new();
-        let loan = LoanId::generate();
+        let loan = LoanId::random();
         for _ in 0..3 {
             meter.of(loan, "/a".into()).sent(0, 10);
             meter.for_worker().of(loan, "/a".into()).sent(5, 10);
@@ -247,7 +247,7 @@ mod tests {
     #[test]
     fn concurrent_collection_counts_each_byte_exactly_once() {
         let meter = Meter::new();
-        let loan = LoanId::generate();
+        let loan = LoanId::random();
         let mut all = Tallies::default();
         std::thread::scope(|scope| {
             let workers: Vec<_> = (0..4_u64)

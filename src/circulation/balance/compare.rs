@@ -145,7 +145,7 @@ impl<'a> Comparison<'a> {
         loop {
             self.check_stop()?;
             let page = self.circulation.inner.ledger.page(&filter).await?;
-            filter.after = page.last().map(|loan| loan.id);
+            filter.after = page.last().map(|loan| loan.id.uuid());
             self.compared.accepted_here += page.len();
             let full = page.len() == PAGE as usize;
             for loan in page {

@@ -23,7 +23,7 @@ fn taken(outbox: &mut Outbox, lane: Lane) -> Vec<LoanId> {
 #[tokio::test(start_paused = true)]
 async fn failed_end_is_expedited_once_after_an_outage() {
     let mut outbox = Outbox::default();
-    let [unanswered, rejected] = [(); 2].map(|()| LoanId::generate());
+    let [unanswered, rejected] = [(); 2].map(|()| LoanId::random());
     outbox.record_result(unanswered, SendResult::NoResponse);
     outbox.record_result(rejected, SendResult::NotAccepted(Some(Duration::from_secs(5))));
     outbox.expedite_failed(false);
@@ -41,7 +41,7 @@ async fn failed_end_is_expedited_once_after_an_outage() {
 #[tokio::test(start_paused = true)]
 async fn one_lane_takes_the_oldest_and_one_the_newest() {
     let mut outbox = Outbox::default();
-    let ends: Vec<LoanId> = (0..5).map(|_| LoanId::generate()).collect();
+    let ends: Vec<LoanId> = (0..5).map(|_| LoanId::random()).collect();
     ends.iter().for_each(|id| outbox.fresh.arrive(*id));
     let newest = outbox.take_due(Lane::Newest, Instant::now());
     assert_eq!(newest[0].1, ends[4]);
@@ -66,7 +66,7 @@ async fn one_lane_takes_the_oldest_and_one_the_newest() {
 async fn oldest_lane_leaves_the_newer_half_to_the_newest_lane() {
     for waiting in [1, 2, 50, 4 * MAX_BATCH] {
         let mut outbox = Outbox::default();
-        let ends: Vec<LoanId> = (0..waiting).map(|_| LoanId::generate()).collect();
+        let ends: Vec<LoanId> = (0..waiting).map(|_| LoanId::random()).collect();
         ends.iter().for_each(|id| outbox.fresh.arrive(*id));
         let oldest = outbox.take_due(Lane::Oldest, Instant::now());
         assert_eq!(oldest.len(), waiting.div_ceil(2).min(MAX_BATCH), "of {waiting}");
@@ -94,7 +94,7 @@ fn each_lane_may_have_half_of_the_trials() {
 #[tokio::test(start_paused = true)]
 async fn unsent_end_is_sent_after_the_first_response() {
     let mut outbox = Outbox::default();
-    let unreached = LoanId::generate();
+    let unreached = LoanId::random();
     for _ in 0..5 {
         outbox.record_result(unreached, SendResult::NotSent);
         assert_eq!(due(&outbox), []);
@@ -106,7 +106,7 @@ async fn unsent_end_is_sent_after_the_first_response() {
 #[tokio::test(start_paused = true)]
 async fn each_end_keeps_its_own_backoff() {
     let mut outbox = Outbox::default();
-    let (bad, good) = (LoanId::generate(), LoanId::generate());
+    let (bad, good) = (LoanId::random(), LoanId::random());
     let mut waits = Vec::new();
     for _ in 0..10 {
         outbox.record_result(bad, SendResult::NoResponse);

@@ -60,7 +60,7 @@ async fn circulation(directory: &std::path::Path, bokbasen: &Url) -> Circulation
 
 /// Adds a loan with this poll interval, with or without a waiting caller.
 fn add(state: &mut State, backoff: PollBackoff, is_waited_for: bool) -> LoanId {
-    let loan = LoanId::generate();
+    let loan = LoanId::random();
     let waiters = is_waited_for.then(|| oneshot::channel().0).into_iter().collect();
     let entry = Entry { position: None, driver: Some(DriverState::default()), backoff, waiters };
     state.entries.insert(loan, Box::new(entry));
@@ -106,7 +106,7 @@ async fn each_waiter_gets_the_outcome_if_others_leave() {
     let directory = tempfile::tempdir().unwrap();
     let nowhere = Url::parse("http://127.0.0.1:9/").unwrap();
     let circulation = circulation(directory.path(), &nowhere).await;
-    let (schedule, loan) = (&circulation.inner.schedule, LoanId::generate());
+    let (schedule, loan) = (&circulation.inner.schedule, LoanId::random());
     let (work, first) = schedule.insert(&circulation, loan);
     let second = schedule.wait(&circulation, loan).unwrap();
     let third = schedule.wait(&circulation, loan).unwrap();

@@ -242,7 +242,7 @@ impl StoredStep {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::loan::{Borrower, LoanKey, LoanRecord, Reference, Terms};
+    use crate::loan::{Borrower, LoanId, LoanKey, LoanRecord, Reference, Terms};
 
     const ID: &str = "0198f3c2-5a00-7000-8000-000000000001";
 
@@ -258,7 +258,7 @@ mod tests {
         };
         let terms = Terms { due: millis(9000), licence_id: Some("K1".into()), licence_type: None };
         Loan::restore(LoanRecord {
-            id: ID.parse().unwrap(),
+            id: LoanId::new(key.library, ID.parse().unwrap()),
             reference: Reference::from_text("lg-1"),
             lending_id: Some("BL1".into()),
             state: LoanState::Accepted,

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, HashMap};
 use sqlx::sqlite::SqliteRow;
 use sqlx::{QueryBuilder, Row, Sqlite, SqliteConnection};
 
-use super::queries::{Queries, read_id};
+use super::queries::{Queries, id_of};
 use super::sql::MAX_PREPARED_ROWS;
 use crate::ledger::store::StoredTallies;
 use crate::ledger::{Delivered, LedgerError};
@@ -28,7 +28,8 @@ impl Queries {
             return Ok(found);
         }
         let mut query = QueryBuilder::<Sqlite>::new(
-            "SELECT loan, file, bytes, ranges FROM delivered WHERE loan IN (",
+            "SELECT loan, library, file, bytes, ranges \
+             FROM delivered CROSS JOIN loans ON loans.id = delivered.loan WHERE loan IN (",
         );
         let mut list = query.separated(", ");
         for loan in loans {
@@ -37,8 +38,8 @@ impl Queries {
         query.push(")");
         let query = query.build().persistent(loans.len() <= MAX_PREPARED_ROWS);
         for row in self.rows(query).await? {
-            let Some((loan, file, tally)) = self.damaged.skip(stored_tally(&row)) else { continue };
-            let Some(id) = self.damaged.skip(read_id(&loan)) else { continue };
+            let Some((_, file, tally)) = self.damaged.skip(stored_tally(&row)) else { continue };
+            let Some(id) = self.damaged.skip(id_of(&row, "loan")) else { continue };
             found.entry(id).or_default().insert(file, tally);
         }
         Ok(found)
@@ -57,19 +58,19 @@ pub(super) async fn read(
     });
     // CROSS JOIN fixes the join order: each loan and each row is looked up by its key.
     query.push(
-        ") SELECT wanted.loan, wanted.file, coalesce(bytes, 0) AS bytes, \
+        ") SELECT wanted.loan, library, wanted.file, coalesce(bytes, 0) AS bytes, \
          coalesce(ranges, x'') AS ranges FROM wanted CROSS JOIN loans ON loans.id = wanted.loan \
          LEFT JOIN delivered ON delivered.loan = wanted.loan AND delivered.file = wanted.file",
     );
     let query = query.build().persistent(files.len() <= MAX_PREPARED_ROWS);
     let mut tallies = HashMap::with_capacity(files.len());
     for row in query.fetch_all(connection).await? {
-        let (loan, file): (String, String) = (row.try_get("loan")?, row.try_get("file")?);
+        let file: String = row.try_get("file")?;
         // A damaged tally restarts from zero, which under-reports. `ledger check` reports it until
         // then.
         let tally = stored_tally(&row).map_or_else(|_| Tally::default(), |(_, _, tally)| tally);
-        // Every id is one of those bound above.
-        if let Ok(loan) = loan.parse() {
+        // Every UUID is one of those bound above. A damaged library is reported by the check.
+        if let Ok(loan) = id_of(&row, "loan") {
             tallies.insert((loan, file.into()), tally);
         }
     }
@@ -166,7 +167,7 @@ mod tests {
         assert_eq!(stored_of(&ledger, first).await, wanted);
         assert_eq!(stored_of(&ledger, second).await, [("/a".into(), 200, vec![[0, 9]])]);
         // An unknown loan does not prevent the other counts from being written.
-        let all = [delivered(LoanId::generate(), "/a", 0, 1), delivered(second, "/c", 0, 1)];
+        let all = [delivered(LoanId::random(), "/a", 0, 1), delivered(second, "/c", 0, 1)];
         ledger.note_delivered(all.into()).await.unwrap();
         assert_eq!(stored_of(&ledger, second).await.len(), 2);
         ledger.close().await;

@@ -30,7 +30,8 @@ impl Queries {
         let read = |row: &SqliteRow| {
             let (id, since): (String, i64) =
                 (row.try_get("loan").ok()?, row.try_get("since").ok()?);
-            Some((id.parse().ok()?, Timestamp::from_millisecond(since).ok()?))
+            let id = LoanId::new(library, id.parse().ok()?);
+            Some((id, Timestamp::from_millisecond(since).ok()?))
         };
         // Damaged doubts are skipped: the balance starts again with those loans.
         Ok(self.rows(query).await?.iter().filter_map(read).collect())

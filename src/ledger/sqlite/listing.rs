@@ -2,13 +2,14 @@
 
 use sqlx::sqlite::SqliteRow;
 use sqlx::{QueryBuilder, Row, Sqlite};
+use uuid::Uuid;
 
 use super::queries::Queries;
 use super::row::COLUMNS;
 use super::sql::isbn_column;
 use super::worklist::REFILL;
 use crate::ledger::{Filter, LedgerError};
-use crate::loan::{Loan, LoanId, LoanState};
+use crate::loan::{Loan, LoanState, created_at};
 
 /// A position in the order of the listing: when a loan was begun, and its id.
 type ListingPosition = (i64, String);
@@ -38,10 +39,10 @@ impl Queries {
 
     /// Returns the position of a loan in the order of the listing. The position of a pruned loan is
     /// derived from its id.
-    async fn listing_position(&self, id: LoanId) -> Result<ListingPosition, LedgerError> {
+    async fn listing_position(&self, id: Uuid) -> Result<ListingPosition, LedgerError> {
         let begun = sqlx::query("SELECT begun FROM loans WHERE id = ?").bind(id.to_string());
         let begun: Option<i64> = self.first(begun).await?;
-        Ok((begun.unwrap_or_else(|| id.created_at().as_millisecond()), id.to_string()))
+        Ok((begun.unwrap_or_else(|| created_at(id).as_millisecond()), id.to_string()))
     }
 
     /// Reads one page. Each filter has an index in the order of the listing, and the inner query

@@ -9,6 +9,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use sqlx::sqlite::{SqlitePoolOptions, SqliteRow};
 use sqlx::{Row, SqlitePool};
+use uuid::Uuid;
 
 use super::connection::write_options;
 use super::damaged_rows::DamagedRows;
@@ -109,6 +110,11 @@ impl Queries {
         self.one_loan(sqlx::query(BY_ID.as_str()).bind(id.to_string())).await
     }
 
+    /// Returns the loan with this UUID, of any library.
+    pub(in crate::ledger) async fn find(&self, uuid: Uuid) -> Result<Option<Loan>, LedgerError> {
+        self.one_loan(sqlx::query(BY_ID.as_str()).bind(uuid.to_string())).await
+    }
+
     pub(in crate::ledger) async fn by_reference(
         &self,
         reference: &Reference,
@@ -204,10 +210,7 @@ impl Queries {
         column: &str,
     ) -> Result<Vec<LoanId>, LedgerError> {
         let rows = self.rows(query).await?;
-        let ids = rows.iter().map(|row| row.try_get(column));
-        let ids: Result<Vec<String>, sqlx::Error> = ids.collect();
-        let ids = ids.map_err(|source| self.failed(source))?;
-        Ok(ids.iter().filter_map(|id| self.damaged.skip(read_id(id))).collect())
+        Ok(rows.iter().filter_map(|row| self.damaged.skip(id_of(row, column))).collect())
     }
 
     /// Returns the first column of the first row; none if there is no row or the column is null.
@@ -238,7 +241,11 @@ impl Queries {
     }
 }
 
-/// Converts the id of a row.
-pub(super) fn read_id(id: &str) -> Result<LoanId, LedgerError> {
-    id.parse().map_err(|_| LedgerError::damaged(id, &"its id is not valid"))
+/// Reads the id of a loan from a row: its UUID from this column, and its library.
+pub(super) fn id_of(row: &SqliteRow, column: &str) -> Result<LoanId, LedgerError> {
+    let uuid: String = row.try_get(column).map_err(|error| LedgerError::damaged("?", &error))?;
+    let wrong = |error: &dyn std::fmt::Display| LedgerError::damaged(&uuid, error);
+    let library: String = row.try_get("library").map_err(|error| wrong(&error))?;
+    let library = library.parse().map_err(|error| wrong(&error))?;
+    Ok(LoanId::new(library, uuid.parse().map_err(|_| wrong(&"its id is not valid"))?))
 }

@@ -68,9 +68,11 @@ fn record_of(row: &SqliteRow, id: &str) -> Result<LoanRecord, LedgerError> {
             })
         })
         .transpose()?;
+    let key = key_of(row, id)?;
+    let uuid = id.parse().map_err(|_| wrong(&"a loan's id is a UUID"))?;
     Ok(LoanRecord {
-        id: id.parse().map_err(|error| wrong(&error))?,
-        key: key_of(row, id)?,
+        id: LoanId::new(key.library, uuid),
+        key,
         reference: Reference::from_text(text("reference")?),
         lending_id: optional("lending_id")?,
         state: text("state")?.parse().map_err(|error| wrong(&error))?,

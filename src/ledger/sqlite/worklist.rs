@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 
-use super::queries::{Queries, loans, read_id};
+use super::queries::{Queries, id_of, loans};
 use super::retention::TO_FORGET;
 use super::sql::{CLOSED, LIVE, UNDECIDED, key_of};
 use crate::ledger::change_feed::{ClosedLoan, ClosedPage};
@@ -27,7 +27,7 @@ static UNDECIDED_OF: LazyLock<String> = LazyLock::new(|| {
 });
 static UNDECIDED_IDS_OF: LazyLock<String> = LazyLock::new(|| {
     let undecided = &*UNDECIDED;
-    format!("SELECT id FROM loans WHERE state IN ({undecided}) AND owner = ?")
+    format!("SELECT id, library FROM loans WHERE state IN ({undecided}) AND owner = ?")
 });
 static OWNERS: LazyLock<String> = LazyLock::new(|| {
     let undecided = &*UNDECIDED;
@@ -100,22 +100,20 @@ impl Queries {
         // Read the step first: an end written between the two queries is then returned twice, and
         // never missed.
         let step = self.first(sqlx::query("SELECT max(number) FROM history")).await?;
-        let ending = sqlx::query("SELECT id FROM loans WHERE state = 'ending' ORDER BY ended");
+        let ending =
+            sqlx::query("SELECT id, library FROM loans WHERE state = 'ending' ORDER BY ended");
         let loans = self.ids(ending, "id").await?;
         Ok(Ends { loans, step: step.unwrap_or_default() })
     }
 
     pub(in crate::ledger) async fn ends_after(&self, step: i64) -> Result<Ends, LedgerError> {
-        const ENDS: &str = "SELECT number, loan FROM history \
+        const ENDS: &str = "SELECT number, loan, library \
+             FROM history CROSS JOIN loans ON loans.id = history.loan \
              WHERE number > ? AND to_state = 'ending' ORDER BY number";
         let rows = self.rows(sqlx::query(ENDS).bind(step)).await?;
-        let read = |row: &SqliteRow| -> Result<(i64, String), sqlx::Error> {
-            Ok((row.try_get("number")?, row.try_get("loan")?))
-        };
-        let rows: Result<Vec<_>, sqlx::Error> = rows.iter().map(read).collect();
-        let rows = rows.map_err(|source| self.failed(source))?;
-        let step = rows.last().map_or(step, |(number, _)| *number);
-        let loans = rows.iter().filter_map(|(_, id)| self.damaged.skip(read_id(id))).collect();
+        let last = rows.last().map(|row| row.try_get("number")).transpose();
+        let step = last.map_err(|source| self.failed(source))?.unwrap_or(step);
+        let loans = rows.iter().filter_map(|row| self.damaged.skip(id_of(row, "loan"))).collect();
         Ok(Ends { loans, step })
     }
 
@@ -196,9 +194,10 @@ impl Queries {
 
 fn closed_of(row: &SqliteRow) -> Option<ClosedLoan> {
     let (id, at): (String, i64) = (row.try_get("id").ok()?, row.try_get("at").ok()?);
+    let key = key_of(row, &id).ok()?;
     Some(ClosedLoan {
-        loan: id.parse().ok()?,
-        key: key_of(row, &id).ok()?,
+        loan: LoanId::new(key.library, id.parse().ok()?),
+        key,
         at: Timestamp::from_millisecond(at).ok()?,
     })
 }
