@@ -19,6 +19,7 @@ impl Circulation {
                 Err(
                     error @ (LedgerError::Illegal(_)
                     | LedgerError::NoSuchLoan(_)
+                    | LedgerError::NotOwner(_)
                     | LedgerError::Damaged { .. }
                     | LedgerError::Closed),
                 ) => {

@@ -29,11 +29,9 @@ pub(super) async fn forget_in_time(circulation: Circulation) {
         let mut wait = CLOCK_CHECK_INTERVAL;
         match forget(&circulation).await {
             Ok(0) => {}
-            Ok(forgotten) => {
+            Ok(_) => {
                 log_has_traces = true;
-                if forgotten == u64::from(BATCH) {
-                    wait = BETWEEN;
-                }
+                wait = BETWEEN;
             }
             Err(error) => log_ledger_failure("forgetting borrowers", &error),
         }
@@ -59,11 +57,10 @@ pub(super) async fn forget_in_time(circulation: Circulation) {
 async fn forget(circulation: &Circulation) -> Result<u64, LedgerError> {
     let inner = &circulation.inner;
     let before = clock::before(inner.clock.now(), inner.settings.retention);
-    if !inner.ledger.has_to_forget(before).await? {
-        return Ok(0);
-    }
     let forgotten = inner.ledger.forget(before, BATCH).await?;
-    tracing::info!(forgotten, "forgot borrowers whose loans ended before privacy.retention");
+    if forgotten > 0 {
+        tracing::info!(forgotten, "forgot borrowers whose loans ended before privacy.retention");
+    }
     Ok(forgotten)
 }
 

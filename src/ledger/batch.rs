@@ -6,6 +6,7 @@
 //! A loan that was not locked in advance is locked when it is needed.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use jiff::Timestamp;
 
@@ -18,12 +19,16 @@ use crate::loan::{Loan, LoanId, LoanKey, LoanState};
 /// A transaction with its locked loans and pending writes.
 pub(super) struct WriteBatch<'a, T> {
     transaction: T,
-    owner: &'a str,
+    owner: Arc<str>,
     key: &'a AuditKey,
     /// The newest link, once the trail is locked.
     head: Option<Head>,
     loans: HashMap<LoanId, Loan>,
     standings: HashMap<LoanKey, KeyStanding>,
+    /// Those of the loans that belong to another process.
+    foreign: HashSet<LoanId>,
+    /// Intents that have the live slot of their key and are not recorded.
+    claimed: HashSet<LoanId>,
     /// The loans to write, in the order of their changes. An end precedes the new loan that it
     /// permits, so that the unique index holds.
     changed: Vec<LoanId>,
@@ -32,10 +37,45 @@ pub(super) struct WriteBatch<'a, T> {
 
 impl<'a, T: StoreTransaction> WriteBatch<'a, T> {
     /// Creates an empty batch for the process `owner`.
-    pub(super) fn new(transaction: T, owner: &'a str, key: &'a AuditKey) -> WriteBatch<'a, T> {
-        let (loans, standings) = (HashMap::new(), HashMap::new());
-        let (changed, steps) = (Vec::new(), Vec::new());
-        WriteBatch { transaction, owner, key, head: None, loans, standings, changed, steps }
+    pub(super) fn new(transaction: T, owner: Arc<str>, key: &'a AuditKey) -> WriteBatch<'a, T> {
+        WriteBatch {
+            transaction,
+            owner,
+            key,
+            head: None,
+            loans: HashMap::new(),
+            standings: HashMap::new(),
+            foreign: HashSet::new(),
+            claimed: HashSet::new(),
+            changed: Vec::new(),
+            steps: Vec::new(),
+        }
+    }
+
+    /// Claims the live slots of these intents, at most one for each key, before anything is read.
+    pub(super) async fn claim_ahead(&mut self, intents: &[&Loan]) -> Result<(), sqlx::Error> {
+        if !intents.is_empty() {
+            self.claimed.extend(self.transaction.claim(intents, &self.owner).await?);
+        }
+        Ok(())
+    }
+
+    /// Returns whether an intent has the live slot of its key; claims it unless that is done.
+    pub(super) async fn claim(&mut self, intent: &Loan) -> Result<bool, sqlx::Error> {
+        if self.claimed.remove(&intent.id) {
+            return Ok(true);
+        }
+        // An end in this batch may have to free the slot.
+        self.flush().await?;
+        Ok(self.transaction.claim(&[intent], &self.owner).await?.contains(&intent.id))
+    }
+
+    /// Releases the slot of an intent that a rule has refused.
+    pub(super) async fn release(&mut self, intent: LoanId) -> Result<(), sqlx::Error> {
+        if self.claimed.remove(&intent) {
+            self.transaction.release(&[intent]).await?;
+        }
+        Ok(())
     }
 
     /// Locks these loans, and the loans of these keys, in advance.
@@ -52,7 +92,9 @@ impl<'a, T: StoreTransaction> WriteBatch<'a, T> {
         if ids.is_empty() && keys.is_empty() {
             return Ok(());
         }
-        let Locked { loans, standings } = self.transaction.lock(ids, keys).await?;
+        let Locked { loans, foreign, standings } =
+            self.transaction.lock(ids, keys, &self.owner).await?;
+        self.foreign.extend(foreign);
         self.loans.extend(loans.into_iter().map(|loan| (loan.id, loan)));
         self.standings.extend(standings);
         Ok(())
@@ -65,6 +107,22 @@ impl<'a, T: StoreTransaction> WriteBatch<'a, T> {
         }
         let loan = self.loans.get(&id).cloned();
         loan.ok_or_else(|| WorkError::Rejected(LedgerError::NoSuchLoan(id)))
+    }
+
+    /// Returns whether a loan that [`WriteBatch::loan`] has returned belongs to another process.
+    pub(super) fn is_foreign(&self, id: LoanId) -> bool {
+        self.foreign.contains(&id)
+    }
+
+    /// Records that this process now owns a loan.
+    pub(super) fn own(&mut self, id: LoanId) {
+        self.foreign.remove(&id);
+    }
+
+    /// Reads the standing of a key again, which another process has changed.
+    pub(super) async fn read_standing(&mut self, key: &LoanKey) -> Result<KeyStanding, WorkError> {
+        self.standings.remove(key);
+        self.standing(key).await
     }
 
     /// Returns the live loan and the last end of this key.
@@ -104,6 +162,10 @@ impl<'a, T: StoreTransaction> WriteBatch<'a, T> {
     /// newest link if it has written one.
     pub(super) async fn finish(mut self) -> Result<(T, Head), sqlx::Error> {
         self.flush().await?;
+        let unused: Vec<LoanId> = self.claimed.drain().collect();
+        if !unused.is_empty() {
+            self.transaction.release(&unused).await?;
+        }
         let head = match self.head {
             Some(head) => head,
             // The trail may have grown without a step of this batch: by another process, or by a
@@ -131,7 +193,7 @@ impl<'a, T: StoreTransaction> WriteBatch<'a, T> {
         let mut seen = HashSet::new();
         changed.retain(|id| seen.insert(*id));
         let loans: Vec<&Loan> = changed.iter().filter_map(|id| self.loans.get(id)).collect();
-        self.transaction.write(&loans, &steps, self.owner).await
+        self.transaction.write(&loans, &steps, &self.owner).await
     }
 }
 

@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 #[cfg(test)]
 use super::store::DiskFault;
 use super::{Cause, Delivered, Doubts, Intended, LedgerError};
-use crate::loan::{Event, Loan, LoanId, Progress};
+use crate::loan::{Event, LibraryId, Loan, LoanId, Progress};
 use crate::telemetry::LoanEvent;
 
 /// A message to the executor.
@@ -54,14 +54,15 @@ pub(super) enum Update {
     /// Take over a loan of a dead process.
     Adopt(LoanId),
     SetProgress(LoanId, Progress),
-    /// Add to the stored tallies.
-    AddDelivered(Arc<[Delivered]>),
+    /// Add to the stored tallies of loans of this library.
+    AddDelivered(LibraryId, Arc<[Delivered]>),
     /// Mark an accepted loan as opened.
     MarkOpened(LoanId),
     /// Replace the doubts about a library.
     ReplaceDoubts(Doubts),
     /// Replace the borrower of loans that ended before this time.
     Forget {
+        library: Option<LibraryId>,
         before: Timestamp,
         limit: u32,
     },
@@ -76,6 +77,15 @@ impl Command {
             Command::Intend(..) => "intended",
             Command::Apply(change, _) => change.event.name(),
             Command::Update(update, _) => update.name(),
+        }
+    }
+
+    /// Returns the library whose loans the command changes; none for the probe.
+    pub(super) fn library(&self) -> Option<LibraryId> {
+        match self {
+            Command::Intend(intent, _) => Some(intent.loan.key.library),
+            Command::Apply(change, _) => Some(change.id.library()),
+            Command::Update(update, _) => update.library(),
         }
     }
 
@@ -111,11 +121,23 @@ impl Command {
 }
 
 impl Update {
+    fn library(&self) -> Option<LibraryId> {
+        match self {
+            Update::Adopt(id) | Update::SetProgress(id, _) | Update::MarkOpened(id) => {
+                Some(id.library())
+            }
+            Update::AddDelivered(library, _) => Some(*library),
+            Update::Forget { library, .. } => *library,
+            Update::ReplaceDoubts(doubts) => Some(doubts.library),
+            Update::Probe => None,
+        }
+    }
+
     fn name(&self) -> &'static str {
         match self {
             Update::Adopt(_) => "adopted",
             Update::SetProgress(..) => "progress",
-            Update::AddDelivered(_) => "delivered",
+            Update::AddDelivered(..) => "delivered",
             Update::MarkOpened(_) => "opened",
             Update::ReplaceDoubts(_) => "doubts",
             Update::Forget { .. } => "forgotten",

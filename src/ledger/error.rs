@@ -70,6 +70,9 @@ pub enum LedgerError {
     /// The state machine does not allow this event in the loan's state.
     #[error(transparent)]
     Illegal(#[from] IllegalTransition),
+    /// The loan is undecided, and another process has taken it over.
+    #[error("loan {0} belongs to another process, which decides it")]
+    NotOwner(LoanId),
     /// No loan has this id.
     #[error("there is no loan {0} in the ledger")]
     NoSuchLoan(LoanId),

@@ -5,6 +5,11 @@
 //! before anything is written, so a command that breaks a rule does not affect the others. If the
 //! database fails, the whole batch fails and `write_connection` opens another connection. Until
 //! that succeeds, every command fails immediately.
+//!
+//! A store that is distributed by library gets one transaction for each library of a batch.
+//!
+//! If the commit itself fails, it may still be durable. Where the store can tell, the batch gets no
+//! response until it does: then the batch succeeds, or runs again. No caller acts on a guess.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -21,7 +26,9 @@ use super::command::{Command, Message};
 use super::membership::Membership;
 use super::rules;
 use super::runner::CommandRunner;
-use super::store::{LedgerStore, StoreConnection, StoreTransaction, WorkError, reason};
+use super::store::{
+    LastCommit, LedgerStore, StoreConnection, StoreTransaction, WorkError, is_contention, reason,
+};
 use super::write_connection::WriteConnection;
 use crate::clock::Clock;
 use crate::crash::{self, Edge};
@@ -33,6 +40,10 @@ const MAX_BATCH: usize = 512;
 /// The deadline of one transaction. It exceeds the wait for another process's transaction, so it
 /// passes only when the disk hangs.
 const TRANSACTION_DEADLINE: Duration = Duration::from_secs(20);
+/// The number of attempts of a transaction that fails because of others, and the longest wait
+/// before the next, in milliseconds.
+const MAX_ATTEMPTS: u32 = 8;
+const MAX_JITTER_MS: u64 = 20;
 /// The interval between log lines while the ledger cannot be written.
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
@@ -142,7 +153,7 @@ impl<S: LedgerStore> Executor<S> {
                 Message::Run(command) => commands.push(*command),
             }
         }
-        if !commands.is_empty() {
+        for commands in transactions_of::<S>(commands) {
             let count = commands.len();
             if self.commit(commands).await {
                 self.context.metrics.ledger_batch(count, began.elapsed());
@@ -155,35 +166,81 @@ impl<S: LedgerStore> Executor<S> {
     /// Commits the commands and responds to them. Returns whether the commit succeeded.
     async fn commit(&mut self, mut commands: Vec<Command>) -> bool {
         self.reopen_if_due().await;
-        let written = match self.connection.get() {
-            Ok(connection) => write(connection, &self.context, &mut commands).await,
-            Err(why) => {
-                commands.into_iter().for_each(|command| command.respond(Err(why)));
-                return false;
+        let mut attempts = 1;
+        let failed = loop {
+            let connection = match self.connection.get() {
+                Ok(connection) => connection,
+                Err(why) => {
+                    commands.into_iter().for_each(|command| command.respond(Err(why)));
+                    return false;
+                }
+            };
+            match write(connection, &self.context, &mut commands).await {
+                Ok(head) => return self.committed(commands, Some(head)).await,
+                Err(failed) if is_contention(&failed.source) && attempts < MAX_ATTEMPTS => {
+                    attempts += 1;
+                    tokio::time::sleep(jitter()).await;
+                }
+                Err(failed) if failed.in_doubt => match self.resolve(&commands, &failed).await {
+                    LastCommit::Durable => return self.committed(commands, None).await,
+                    LastCommit::RolledBack if attempts < MAX_ATTEMPTS => attempts += 1,
+                    LastCommit::RolledBack => break FailedWrite::from(failed.source),
+                    LastCommit::Unknown => break failed,
+                },
+                Err(failed) => break failed,
             }
         };
-        match written {
-            Ok(head) => {
-                self.connection.committed();
-                self.head.record(head).await;
-                for command in commands {
-                    command.event().into_iter().for_each(|event| self.context.metrics.loan(event));
-                    command.respond(Ok(()));
-                }
-                true
-            }
-            Err(FailedWrite { source, in_doubt }) => {
-                if in_doubt {
-                    self.in_doubt.extend(commands.iter().filter_map(Command::written_intent));
-                }
-                let why = reason(&source);
-                self.failed(&why, commands.len());
-                // Respond first: closing the connection may take a moment.
-                commands.into_iter().for_each(|command| command.respond(Err(&why)));
-                self.connection.discard(why).await;
-                false
-            }
+        let FailedWrite { source, in_doubt } = failed;
+        if in_doubt {
+            self.in_doubt.extend(commands.iter().filter_map(Command::written_intent));
         }
+        let why = reason(&source);
+        self.failed(&why, commands.len());
+        // Respond first: closing the connection may take a moment.
+        commands.into_iter().for_each(|command| command.respond(Err(&why)));
+        self.connection.discard(why).await;
+        false
+    }
+
+    /// Responds to commands that are durable. `head` is the newest link, if it is known.
+    async fn committed(&mut self, commands: Vec<Command>, head: Option<Head>) -> bool {
+        self.connection.committed();
+        if let Some(head) = head {
+            self.head.record(head).await;
+        }
+        for command in commands {
+            command.event().into_iter().for_each(|event| self.context.metrics.loan(event));
+            command.respond(Ok(()));
+        }
+        true
+    }
+
+    /// Determines whether a commit without a response is durable, over a new connection, for as
+    /// long as that takes. Meanwhile neither this batch nor another one gets a response.
+    async fn resolve(&mut self, commands: &[Command], failed: &FailedWrite) -> LastCommit {
+        let library = commands.first().and_then(Command::library);
+        let mut why = reason(&failed.source);
+        while S::RECORDS_COMMITS {
+            self.failed(&why, commands.len());
+            self.connection.discard(std::mem::take(&mut why)).await;
+            why = match self.reopen().await {
+                Ok(connection) => match connection.last_commit(library).await {
+                    Ok(last) => return last,
+                    Err(error) => reason(&error),
+                },
+                Err(why) => why,
+            };
+        }
+        LastCommit::Unknown
+    }
+
+    /// Waits until the connection may be reopened, and opens it.
+    async fn reopen(&mut self) -> Result<&mut S::Connection, String> {
+        if let Some(at) = self.connection.retry_at() {
+            tokio::time::sleep_until(at).await;
+        }
+        self.connection.reopen(self.context.clock.now()).await?;
+        self.connection.get().map_err(str::to_owned)
     }
 
     /// Counts a failed transaction, and logs at most one a minute: on a full disk each one fails.
@@ -231,7 +288,8 @@ impl<S: LedgerStore> Executor<S> {
         };
         let ExecutorContext { clock, membership, audit_key, .. } = &self.context;
         let ending = async {
-            let transaction = connection.begin().await?;
+            // Only a store without a record of commits, which spans libraries, has such intents.
+            let transaction = connection.begin(None).await?;
             let mut batch = WriteBatch::new(transaction, membership.name(), audit_key);
             let detail = "the commit of the intent failed, and its begin was not sent";
             let cause = Cause { by: "ledger", detail: Some(detail.to_owned()) };
@@ -251,6 +309,27 @@ impl<S: LedgerStore> Executor<S> {
     }
 }
 
+/// Returns the commands of each transaction, in the order of their arrival.
+fn transactions_of<S: LedgerStore>(commands: Vec<Command>) -> Vec<Vec<Command>> {
+    let mut transactions: Vec<Vec<Command>> = Vec::new();
+    for command in commands {
+        let library = command.library();
+        let same = |of: &&mut Vec<Command>| {
+            S::SPANS_LIBRARIES || of.first().is_some_and(|first| first.library() == library)
+        };
+        match transactions.iter_mut().find(same) {
+            Some(transaction) => transaction.push(command),
+            None => transactions.push(vec![command]),
+        }
+    }
+    transactions
+}
+
+/// Returns a random wait, so that two transactions that failed each other do not meet again.
+fn jitter() -> Duration {
+    Duration::from_millis(fastrand::u64(1..=MAX_JITTER_MS))
+}
+
 /// Runs the commands in one transaction, and returns the newest link of the audit trail. Each
 /// command keeps its work and its result, also if the transaction fails.
 async fn write<C: StoreConnection>(
@@ -260,7 +339,8 @@ async fn write<C: StoreConnection>(
 ) -> Result<Head, FailedWrite> {
     let deadline = Instant::now() + TRANSACTION_DEADLINE;
     let running = async {
-        let transaction = connection.begin().await?;
+        let library = commands.first().and_then(Command::library);
+        let transaction = connection.begin(library).await?;
         let owner = context.membership.name();
         let mut worker =
             CommandRunner::new(context, WriteBatch::new(transaction, owner, &context.audit_key));

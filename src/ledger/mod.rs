@@ -48,7 +48,7 @@ use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::clock::Clock;
-use crate::loan::{Event, Loan, LoanId, Progress};
+use crate::loan::{Event, LibraryId, Loan, LoanId, Progress};
 use crate::telemetry::Metrics;
 
 use audit::HeadWriter;
@@ -113,7 +113,7 @@ impl Ledger {
             audit_key: audit_key.clone(),
             file: settings.file.clone(),
         };
-        let head = HeadWriter::new(&file, membership.name(), head);
+        let head = HeadWriter::new(&file, &membership.name(), head);
         let executor = Executor::new(context, WriteConnection::new(store, connection), head);
         tokio::spawn(executor.run(waiting));
         Ok(Ledger {
@@ -170,14 +170,18 @@ impl Ledger {
         Ok(self.update(Update::SetProgress(id, progress)).await? > 0)
     }
 
-    /// Adds these counts to the stored ones. All are durable when this returns. Unknown loans are
-    /// skipped.
+    /// Adds these counts to the stored ones. All are durable when this returns. Loans that are
+    /// unknown in this library are skipped.
     ///
     /// # Errors
     /// [`LedgerError`]; nothing was written, but after [`LedgerError::Closed`], or if the commit
     /// itself failed, that is uncertain.
-    pub async fn note_delivered(&self, delivered: Arc<[Delivered]>) -> Result<(), LedgerError> {
-        self.update(Update::AddDelivered(delivered)).await.map(drop)
+    pub async fn note_delivered(
+        &self,
+        library: LibraryId,
+        delivered: Arc<[Delivered]>,
+    ) -> Result<(), LedgerError> {
+        self.update(Update::AddDelivered(library, delivered)).await.map(drop)
     }
 
     /// Marks an accepted loan as opened. Returns false if the loan is no longer accepted and must
@@ -203,12 +207,15 @@ impl Ledger {
     }
 
     /// Replaces the pseudonym in loans that ended before this time with a random value. Returns the
-    /// number of changed loans, at most `limit`.
+    /// number of changed loans, at most `limit`; there may be more unless it is 0.
     ///
     /// # Errors
-    /// [`LedgerError`] if the ledger cannot be written.
+    /// [`LedgerError`] if the ledger cannot be read or written.
     pub async fn forget(&self, before: Timestamp, limit: u32) -> Result<u64, LedgerError> {
-        self.update(Update::Forget { before, limit }).await
+        if !self.queries.has_to_forget(before).await? {
+            return Ok(0);
+        }
+        self.update(Update::Forget { library: None, before, limit }).await
     }
 
     /// Removes loans with [`prune`].

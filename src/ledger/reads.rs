@@ -81,7 +81,7 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError`] if the ledger cannot be read.
     pub async fn is_ours(&self, id: LoanId) -> Result<bool, LedgerError> {
-        Ok(self.queries.owner(id).await?.as_deref() == Some(self.membership.name()))
+        Ok(self.queries.owner(id).await?.as_deref() == Some(self.membership.name().as_ref()))
     }
 
     /// Returns the loans of this process that are intended, pending or unknown.
@@ -89,7 +89,7 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError`] if the ledger cannot be read.
     pub async fn undecided(&self) -> Result<Vec<LoanId>, LedgerError> {
-        self.queries.undecided(self.membership.name()).await
+        self.queries.undecided(&self.membership.name()).await
     }
 
     /// Returns the transitions of a loan, the oldest first. Damaged rows are skipped.
@@ -166,14 +166,6 @@ impl Ledger {
     /// [`LedgerError`] if the ledger cannot be read.
     pub async fn count_ends(&self, before: Timestamp) -> Result<(u64, u64), LedgerError> {
         self.queries.count_ends(before).await
-    }
-
-    /// Returns whether a loan that ended before this time still has its borrower.
-    ///
-    /// # Errors
-    /// [`LedgerError`] if the ledger cannot be read.
-    pub async fn has_to_forget(&self, before: Timestamp) -> Result<bool, LedgerError> {
-        self.queries.has_to_forget(before).await
     }
 
     /// Tests that the ledger can be read, within two seconds.

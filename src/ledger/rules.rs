@@ -48,6 +48,12 @@ pub(super) fn depends_on_opening(event: &Event) -> bool {
     matches!(event, Event::Ending { reason: EndReason::Cancelled })
 }
 
+/// Returns whether only the owner of a loan may apply this event while the loan is undecided. Any
+/// process may end a loan.
+pub(super) fn needs_ownership(event: &Event) -> bool {
+    !matches!(event, Event::Ending { .. })
+}
+
 /// Replaces a cancel of an opened loan with a return. Returns every other event unchanged.
 pub(super) fn event_of_opened(event: &Event) -> Event {
     if depends_on_opening(event) {

@@ -3,6 +3,8 @@
 //!
 //! Only the executor calls it.
 
+use std::collections::HashSet;
+
 use jiff::Timestamp;
 
 use super::audit::Head;
@@ -11,8 +13,8 @@ use super::brake::{self, Reached};
 use super::command::{Change, Command, Intent, Update};
 use super::executor::ExecutorContext;
 use super::store::{StoreTransaction, WorkError};
-use super::{Cause, Delivered, Intended, rules};
-use crate::loan::{Loan, LoanId, LoanKey};
+use super::{Cause, Delivered, Intended, LedgerError, rules};
+use crate::loan::{LibraryId, Loan, LoanId, LoanKey};
 
 /// Runs the commands of one transaction.
 pub(super) struct CommandRunner<'a, T> {
@@ -29,16 +31,22 @@ impl<'a, T: StoreTransaction> CommandRunner<'a, T> {
         CommandRunner { context, now: context.clock.now(), batch }
     }
 
-    /// Locks the loans that these commands need.
+    /// Claims the slots of intents, and then locks the loans that these commands need.
     pub(super) async fn lock_ahead(&mut self, commands: &[Command]) -> Result<(), sqlx::Error> {
-        let (mut ids, mut keys) = (Vec::new(), Vec::new());
+        let (mut ids, mut keys, mut first) = (Vec::new(), HashSet::new(), Vec::new());
         for command in commands {
             match command {
-                Command::Intend(intent, _) => keys.push(intent.loan.key),
+                Command::Intend(intent, _) => {
+                    if keys.insert(intent.loan.key) {
+                        first.push(&intent.loan);
+                    }
+                }
                 Command::Apply(change, _) => ids.push(change.id),
                 Command::Update(..) => {}
             }
         }
+        self.batch.claim_ahead(&first).await?;
+        let keys: Vec<LoanKey> = keys.into_iter().collect();
         self.batch.lock_ahead(&ids, &keys).await
     }
 
@@ -66,16 +74,35 @@ impl<'a, T: StoreTransaction> CommandRunner<'a, T> {
     }
 
     async fn intend(&mut self, intent: &Intent) -> Result<Intended, WorkError> {
-        let Intent { loan, issued, cause } = intent;
-        let standing = self.batch.standing(&loan.key).await?;
-        if let Some(barred) = standing.bar(*issued) {
-            return Ok(barred);
+        let Intent { loan, cause, .. } = intent;
+        if let Some(refused) = self.refusal(intent).await? {
+            self.batch.release(loan.id).await?;
+            return Ok(refused);
         }
-        if let Some(until) = self.braked_until(&loan.key, loan.begun).await? {
-            return Ok(Intended::Braked(until));
+        if !self.batch.claim(loan).await? {
+            return self.lost_slot(intent).await;
         }
         self.batch.record(loan, None, cause);
         Ok(Intended::Written(loan.clone()))
+    }
+
+    /// Returns why an intent must not be written.
+    async fn refusal(&mut self, intent: &Intent) -> Result<Option<Intended>, WorkError> {
+        let Intent { loan, issued, .. } = intent;
+        let standing = self.batch.standing(&loan.key).await?;
+        if let Some(barred) = standing.bar(*issued) {
+            return Ok(Some(barred));
+        }
+        Ok(self.braked_until(&loan.key, loan.begun).await?.map(Intended::Braked))
+    }
+
+    /// Returns what bars an intent whose slot another process has just taken.
+    async fn lost_slot(&mut self, intent: &Intent) -> Result<Intended, WorkError> {
+        let standing = self.batch.read_standing(&intent.loan.key).await?;
+        standing.bar(intent.issued).ok_or_else(|| {
+            let why = "another process began and ended a loan of the same title at the same time";
+            WorkError::Rejected(LedgerError::Commit(why.to_owned()))
+        })
     }
 
     /// Returns until when the brake refuses a loan that is begun now. Reports each kind of limit
@@ -110,6 +137,10 @@ impl<'a, T: StoreTransaction> CommandRunner<'a, T> {
             && self.batch.transaction().await?.is_opened(*id).await?;
         let event = if is_opened { &rules::event_of_opened(event) } else { event };
         let before = self.batch.loan(*id).await?;
+        let is_foreign = before.state.is_undecided() && self.batch.is_foreign(*id);
+        if is_foreign && rules::needs_ownership(event) {
+            return Err(WorkError::Rejected(LedgerError::NotOwner(*id)));
+        }
         let after =
             before.apply(event, self.now).map_err(|illegal| WorkError::Rejected(illegal.into()))?;
         self.batch.record(&after, Some(before.state), cause);
@@ -125,23 +156,23 @@ impl<'a, T: StoreTransaction> CommandRunner<'a, T> {
             Update::SetProgress(id, progress) => {
                 transaction.set_progress(*id, *progress).await.map(u64::from)
             }
-            Update::AddDelivered(delivered) => self.deliver(delivered).await,
+            Update::AddDelivered(_, delivered) => self.deliver(delivered).await,
             Update::MarkOpened(id) => transaction.mark_opened(*id, now).await.map(u64::from),
             Update::ReplaceDoubts(doubts) => transaction.replace_doubts(doubts).await.map(|()| 1),
-            Update::Forget { before, limit } => self.forget(*before, *limit).await,
+            Update::Forget { library, before, limit } => {
+                self.forget(*library, *before, *limit).await
+            }
             Update::Probe => transaction.probe(now).await.map(|()| 1),
         }
     }
 
     async fn adopt(&mut self, id: LoanId) -> Result<bool, sqlx::Error> {
-        let membership = &self.context.membership;
-        let transaction = self.batch.transaction().await?;
-        match transaction.owner(id).await? {
-            Some(former) if membership.is_dead(&former) => {
-                transaction.adopt(id, &former, membership.name()).await
-            }
-            _ => Ok(false),
+        let adopted =
+            self.batch.transaction().await?.adopt(id, self.context.membership.as_ref()).await?;
+        if adopted {
+            self.batch.own(id);
         }
+        Ok(adopted)
     }
 
     async fn deliver(&mut self, delivered: &[Delivered]) -> Result<u64, sqlx::Error> {
@@ -160,9 +191,15 @@ impl<'a, T: StoreTransaction> CommandRunner<'a, T> {
 
     /// Replaces borrowers. Each loan gets a step that covers the row without its borrower. The
     /// salts of its other steps are erased, so their hashes cannot be linked to the borrower.
-    async fn forget(&mut self, before: Timestamp, limit: u32) -> Result<u64, sqlx::Error> {
+    async fn forget(
+        &mut self,
+        library: Option<LibraryId>,
+        before: Timestamp,
+        limit: u32,
+    ) -> Result<u64, sqlx::Error> {
         let now = self.now;
-        let forgotten = self.batch.transaction().await?.forget(before, limit, now).await?;
+        let transaction = self.batch.transaction().await?;
+        let forgotten = transaction.forget(library, before, limit, now).await?;
         let cause = Cause { by: "retention", detail: None };
         // A damaged row loses its borrower too, but gets no step: it cannot be hashed, and `ledger
         // check` reports it anyway.

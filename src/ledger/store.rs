@@ -13,21 +13,29 @@
 //! - When [`StoreTransaction::commit`] returns, the changes are durable. If it fails, they may be,
 //!   also later. After the next [`LedgerStore::connect`] that is certain.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use jiff::Timestamp;
 
 use super::audit::{Head, NewStep};
 use super::brake::Count;
+use super::membership::Membership;
 use super::rules::KeyStanding;
 use super::{Delivered, Doubts, LedgerError};
-use crate::loan::{Loan, LoanId, LoanKey, Progress, Tally};
+use crate::loan::{LibraryId, Loan, LoanId, LoanKey, Progress, Tally};
 
 /// Opens write connections.
 pub(super) trait LedgerStore: Send {
     /// The connections that this store opens.
     type Connection: StoreConnection;
+
+    /// Whether one transaction may change loans of several libraries. If not, the executor writes
+    /// the commands of each library in a transaction of their own.
+    const SPANS_LIBRARIES: bool;
+
+    /// Whether [`StoreConnection::last_commit`] can tell.
+    const RECORDS_COMMITS: bool;
 
     /// Opens a connection and commits a probe row through it. When it returns, no transaction of
     /// an earlier connection of this process can commit any more.
@@ -44,8 +52,19 @@ pub(super) trait StoreConnection: Send {
     where
         Self: 'a;
 
-    /// Begins a transaction. Dropping the transaction rolls it back.
-    fn begin(&mut self) -> impl Future<Output = Result<Self::Transaction<'_>, sqlx::Error>> + Send;
+    /// Begins a transaction. Dropping the transaction rolls it back. `library` is the one whose
+    /// loans it changes; none if it may change all, or none at all.
+    fn begin(
+        &mut self,
+        library: Option<LibraryId>,
+    ) -> impl Future<Output = Result<Self::Transaction<'_>, sqlx::Error>> + Send;
+
+    /// Returns whether the last transaction of this library whose commit was requested, over any
+    /// connection of this process, is durable. Waits until that cannot change any more.
+    fn last_commit(
+        &mut self,
+        library: Option<LibraryId>,
+    ) -> impl Future<Output = Result<LastCommit, sqlx::Error>> + Send;
 
     /// Prepares the ledger for the end of this process, for example by a checkpoint.
     fn finish(&mut self) -> impl Future<Output = ()> + Send;
@@ -60,8 +79,27 @@ pub(super) trait StoreConnection: Send {
 
 /// The primitives of a transaction.
 pub(super) trait StoreTransaction: Send {
+    /// Occupies the live slot of the key of each of these intents, at most one for a key. Returns
+    /// the intents that have it: no other live loan of their key can be inserted until the end of
+    /// this transaction. A store with a lock of the whole ledger returns all and writes nothing.
+    ///
+    /// A claim is not counted by [`StoreTransaction::begun_at_limit`] and not part of a standing,
+    /// until [`StoreTransaction::write`] has written its loan.
+    fn claim(
+        &mut self,
+        intents: &[&Loan],
+        owner: &str,
+    ) -> impl Future<Output = Result<HashSet<LoanId>, sqlx::Error>> + Send;
+
+    /// Releases the slots of claimed intents that are not written.
+    fn release(
+        &mut self,
+        intents: &[LoanId],
+    ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
+
     /// Locks these loans, and all loans of these keys. Returns the loans that exist, and the
-    /// standing of every key. One call locks everything that a batch needs.
+    /// standing of every key. One call locks everything that a batch needs. `owner` is this
+    /// process, for [`Locked::foreign`].
     ///
     /// # Errors
     /// Rejects the call if one of the rows is damaged. The transaction can continue.
@@ -69,9 +107,10 @@ pub(super) trait StoreTransaction: Send {
         &mut self,
         ids: &[LoanId],
         keys: &[LoanKey],
+        owner: &str,
     ) -> impl Future<Output = Result<Locked, WorkError>> + Send;
 
-    /// Returns the newest link of the audit trail, and locks the trail.
+    /// Returns the newest link of the chain that this transaction extends, and locks the chain.
     fn audit_head(&mut self) -> impl Future<Output = Result<Head, sqlx::Error>> + Send;
 
     /// Inserts or updates these loans in this order, and inserts the steps. The process `owner`
@@ -92,18 +131,12 @@ pub(super) trait StoreTransaction: Send {
         count: &Count,
     ) -> impl Future<Output = Result<Option<Timestamp>, sqlx::Error>> + Send;
 
-    /// Returns the owner of a loan; none if there is no such loan.
-    fn owner(
-        &mut self,
-        id: LoanId,
-    ) -> impl Future<Output = Result<Option<String>, sqlx::Error>> + Send;
-
-    /// Changes the owner of a loan. Returns false if `former` is no longer its owner.
+    /// Makes this process the owner of a loan whose owner is dead. Returns false if the owner is
+    /// alive, or another process has adopted the loan.
     fn adopt(
         &mut self,
         id: LoanId,
-        former: &str,
-        owner: &str,
+        membership: &dyn Membership,
     ) -> impl Future<Output = Result<bool, sqlx::Error>> + Send;
 
     /// Writes the reading progress. Returns false if the loan was never accepted.
@@ -124,7 +157,7 @@ pub(super) trait StoreTransaction: Send {
     ) -> impl Future<Output = Result<bool, sqlx::Error>> + Send;
 
     /// Locks and returns the stored tally of each of these files, zero if none is stored. Unknown
-    /// loans are left out.
+    /// loans are left out. All loans are of the library of the transaction.
     fn tallies(
         &mut self,
         files: &[Delivered],
@@ -143,9 +176,11 @@ pub(super) trait StoreTransaction: Send {
     ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
 
     /// Replaces the borrower of up to `limit` loans that ended before this time with a random
-    /// value, a different one for each loan, and erases the salts of their steps.
+    /// value, a different one for each loan, and erases the salts of their steps. A store that
+    /// spans libraries needs no `library`.
     fn forget(
         &mut self,
+        library: Option<LibraryId>,
         before: Timestamp,
         limit: u32,
         now: Timestamp,
@@ -165,7 +200,20 @@ pub(super) trait StoreTransaction: Send {
 #[derive(Debug, Default)]
 pub(super) struct Locked {
     pub(super) loans: Vec<Loan>,
+    /// Those of the loans that belong to another process, or to none.
+    pub(super) foreign: HashSet<LoanId>,
     pub(super) standings: HashMap<LoanKey, KeyStanding>,
+}
+
+/// The state of the last transaction whose commit was requested.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum LastCommit {
+    /// Its changes are durable.
+    Durable,
+    /// None of its changes is durable, or will be.
+    RolledBack,
+    /// The store does not record that.
+    Unknown,
 }
 
 /// The loans whose borrower [`StoreTransaction::forget`] has replaced.
@@ -218,6 +266,13 @@ impl WorkError {
             Err(WorkError::Database(error)) => Err(error),
         }
     }
+}
+
+/// Returns whether the transaction failed only because of concurrent ones, so that the same
+/// commands may succeed now: a serialization failure or a deadlock (PostgreSQL's SQLSTATEs).
+pub(super) fn is_contention(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(|error| error.code());
+    matches!(code.as_deref(), Some("40001" | "40P01"))
 }
 
 /// Returns the cause as a phrase for operators. Messages of a database contain no value of a row.

@@ -333,6 +333,22 @@ fn hash_of_version_1(before: &[u8], number: i64, step: &HistoryRow, loan: LoanId
 }
 
 #[tokio::test]
+async fn only_the_owner_decides_an_undecided_loan() {
+    let directory = tempfile::tempdir().unwrap();
+    let (owner, other) =
+        (open(directory.path()).await.unwrap(), open(directory.path()).await.unwrap());
+    let id = written(&owner, 1).await;
+    let decided = other.apply(id, accepted(100), by("poll")).await;
+    assert!(matches!(decided, Err(LedgerError::NotOwner(of)) if of == id), "{decided:?}");
+    // Any process may end a loan, and change one that is decided.
+    owner.apply(id, accepted(100), by("poll")).await.unwrap();
+    other.apply(id, Event::Ending { reason: EndReason::Returned }, by("reader")).await.unwrap();
+    other.apply(id, Event::EndAcknowledged, by("outbox")).await.unwrap();
+    owner.close().await;
+    other.close().await;
+}
+
+#[tokio::test]
 async fn version_1_steps_verify_and_later_ones_cover_the_loan() {
     use sqlx::{AssertSqlSafe, ConnectOptions};
     let directory = tempfile::tempdir().unwrap();
@@ -341,6 +357,7 @@ async fn version_1_steps_verify_and_later_ones_cover_the_loan() {
     written(&ledger, 2).await;
     let step = ledger.history(id).await.unwrap().remove(0);
     ledger.close().await;
+    drop(ledger);
     let file = directory.path().join("data/loans.db");
     let options = sqlx::sqlite::SqliteConnectOptions::new().filename(&file);
     let mut connection = options.connect().await.unwrap();
@@ -353,6 +370,10 @@ async fn version_1_steps_verify_and_later_ones_cover_the_loan() {
     sqlx::raw_sql(AssertSqlSafe(old)).execute(&mut connection).await.unwrap();
     std::fs::remove_file(directory.path().join("data/loans.db.head")).unwrap();
     let ledger = open(directory.path()).await.unwrap();
+    // The writing task releases the lock of its process slightly later than the last handle.
+    while !ledger.adopt(id).await.unwrap() {
+        tokio::task::yield_now().await;
+    }
     ledger.apply(id, accepted(100), by("begin")).await.unwrap();
     ledger.close().await;
     let verified = verify(&file, &audit_key()).await.unwrap();

@@ -1,7 +1,9 @@
 //! The task that writes the counts to the ledger at an interval, and a last time on shutdown.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
+use futures_util::future::join_all;
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -9,11 +11,12 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::counters::Tallies;
 use super::{Meter, Settings};
 use crate::ledger::{Delivered, Ledger, LedgerError};
+use crate::loan::LibraryId;
 use crate::supervise::supervise;
 use crate::telemetry::{FlushOutcome, Metrics, Task};
 
-/// The maximum number of entries in one command, so that a concurrent begin waits only briefly.
-const ENTRIES_PER_COMMAND: usize = 256;
+/// The maximum number of entries written at once, so that a concurrent begin waits only briefly.
+const ENTRIES_PER_CHUNK: usize = 256;
 
 /// The handle of the task that writes counts.
 #[derive(Debug)]
@@ -79,22 +82,39 @@ async fn run(
     }
 }
 
-/// Writes all counts, chunk by chunk. After a failure, the failed chunk and the rest wait for the
-/// next flush.
+/// Writes all counts, chunk by chunk. After a failure, what failed in the chunk and the rest wait
+/// for the next flush.
 async fn write(ledger: &Ledger, waiting: &mut Tallies) -> Result<(), LedgerError> {
     loop {
-        let chunk: Arc<[Delivered]> = waiting.take(ENTRIES_PER_COMMAND).into();
+        let chunk = waiting.take(ENTRIES_PER_CHUNK);
         if chunk.is_empty() {
             return Ok(());
         }
-        match ledger.note_delivered(chunk.clone()).await {
-            Ok(()) => {}
-            // It is unknown whether the chunk was written. Writing it twice would over-report.
-            Err(LedgerError::Closed) => return Err(LedgerError::Closed),
-            Err(error) => {
-                waiting.put_back(&chunk);
-                return Err(error);
+        let mut result = Ok(());
+        let by_library = by_library(chunk).into_iter().map(async |(library, delivered)| {
+            (ledger.note_delivered(library, delivered.clone()).await, delivered)
+        });
+        // Together, so that a ledger that can write them in one transaction does.
+        for (written, delivered) in join_all(by_library).await {
+            match written {
+                Ok(()) => {}
+                // It is unknown whether they were written. Writing them twice would over-report.
+                Err(LedgerError::Closed) => result = Err(LedgerError::Closed),
+                Err(error) => {
+                    waiting.put_back(&delivered);
+                    result = Err(error);
+                }
             }
         }
+        result?;
     }
+}
+
+/// Groups counts by the library of their loans.
+fn by_library(chunk: Vec<Delivered>) -> HashMap<LibraryId, Arc<[Delivered]>> {
+    let mut groups: HashMap<LibraryId, Vec<Delivered>> = HashMap::new();
+    for delivered in chunk {
+        groups.entry(delivered.loan.library()).or_default().push(delivered);
+    }
+    groups.into_iter().map(|(library, group)| (library, group.into())).collect()
 }

@@ -11,7 +11,8 @@ use tokio::time::timeout;
 use super::transaction::SqliteTransaction;
 #[cfg(test)]
 use crate::ledger::store::DiskFault;
-use crate::ledger::store::{LedgerStore, StoreConnection};
+use crate::ledger::store::{LastCommit, LedgerStore, StoreConnection};
+use crate::loan::LibraryId;
 
 /// How long a write waits for another process's transaction, for example during an upgrade.
 const BUSY: Duration = Duration::from_secs(10);
@@ -39,6 +40,9 @@ impl SqliteStore {
 
 impl LedgerStore for SqliteStore {
     type Connection = WriteHandle;
+
+    const SPANS_LIBRARIES: bool = true;
+    const RECORDS_COMMITS: bool = false;
 
     async fn connect(&self, now: Timestamp) -> Result<WriteHandle, sqlx::Error> {
         let mut connection = write_options(&self.file).busy_timeout(REOPEN_BUSY).connect().await?;
@@ -75,13 +79,23 @@ impl WriteHandle {
 impl StoreConnection for WriteHandle {
     type Transaction<'a> = SqliteTransaction<'a>;
 
-    async fn begin(&mut self) -> Result<SqliteTransaction<'_>, sqlx::Error> {
+    async fn begin(
+        &mut self,
+        _library: Option<LibraryId>,
+    ) -> Result<SqliteTransaction<'_>, sqlx::Error> {
         #[cfg(test)]
         let fault = self.fault.take();
         let transaction = SqliteTransaction::new(self.connection.begin_with(BEGIN).await?);
         #[cfg(test)]
         let transaction = transaction.with_fault(fault);
         Ok(transaction)
+    }
+
+    async fn last_commit(
+        &mut self,
+        _library: Option<LibraryId>,
+    ) -> Result<LastCommit, sqlx::Error> {
+        Ok(LastCommit::Unknown)
     }
 
     /// Checkpoints the write-ahead log, so that the database file alone is a complete copy.

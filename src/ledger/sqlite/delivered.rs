@@ -145,13 +145,16 @@ mod tests {
         let file = directory.path().join("loans.db");
         let (one, other) = (open(&file).await, open(&file).await);
         let (first, second) = (begun(&one, 1).await, begun(&one, 2).await);
+        let library = first.library();
         for step in 0..20 {
             let (at, far) = (100 * step, 10_000 + 100 * step);
             let (one_result, other_result) = tokio::join!(
                 one.note_delivered(
+                    library,
                     [delivered(first, "/a", at, at + 100), delivered(second, "/a", 0, 10)].into()
                 ),
                 other.note_delivered(
+                    library,
                     [delivered(first, "/a", far, far + 100), delivered(first, "/b", 0, 1)].into()
                 ),
             );
@@ -168,7 +171,7 @@ mod tests {
         assert_eq!(stored_of(&ledger, second).await, [("/a".into(), 200, vec![[0, 9]])]);
         // An unknown loan does not prevent the other counts from being written.
         let all = [delivered(LoanId::random(), "/a", 0, 1), delivered(second, "/c", 0, 1)];
-        ledger.note_delivered(all.into()).await.unwrap();
+        ledger.note_delivered(library, all.into()).await.unwrap();
         assert_eq!(stored_of(&ledger, second).await.len(), 2);
         ledger.close().await;
         assert_eq!(check(&file).await.unwrap(), Vec::<String>::new());
@@ -180,7 +183,7 @@ mod tests {
         let file = directory.path().join("loans.db");
         let ledger = open(&file).await;
         let id = begun(&ledger, 1).await;
-        ledger.note_delivered([delivered(id, "/a", 0, 100)].into()).await.unwrap();
+        ledger.note_delivered(id.library(), [delivered(id, "/a", 0, 100)].into()).await.unwrap();
         let mut connection = SqliteConnectOptions::new().filename(&file).connect().await.unwrap();
         sqlx::query("UPDATE delivered SET ranges = x'ff'").execute(&mut connection).await.unwrap();
         connection.close().await.unwrap();
@@ -189,7 +192,7 @@ mod tests {
         assert!(
             check(&file).await.unwrap().join("\n").contains("the tally of a file cannot be read")
         );
-        ledger.note_delivered([delivered(id, "/a", 50, 60)].into()).await.unwrap();
+        ledger.note_delivered(id.library(), [delivered(id, "/a", 50, 60)].into()).await.unwrap();
         assert_eq!(stored_of(&ledger, id).await, [("/a".into(), 10, vec![[50, 59]])]);
         ledger.close().await;
     }

@@ -7,6 +7,7 @@
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use uuid::Uuid;
@@ -50,7 +51,7 @@ impl OpeningLock {
 /// This process as an owner of loans.
 #[derive(Debug)]
 pub(super) struct Process {
-    name: String,
+    name: Arc<str>,
     directory: PathBuf,
     /// Held until this is dropped.
     _lock: File,
@@ -63,31 +64,31 @@ impl Process {
         directory.push(".processes");
         let directory = PathBuf::from(directory);
         fs::create_dir_all(&directory)?;
-        let name = Uuid::new_v4().simple().to_string();
+        let name: Arc<str> = Uuid::new_v4().simple().to_string().into();
         // The file is locked before it has its final name, so no other process considers it dead.
         let temporary = directory.join(format!("{name}.new"));
         let lock = File::create_new(&temporary)?;
         lock.try_lock().map_err(io::Error::from)?;
-        fs::rename(&temporary, directory.join(&name))?;
+        fs::rename(&temporary, directory.join(name.as_ref()))?;
         Ok(Process { name, directory, _lock: lock })
     }
 }
 
 impl Membership for Process {
-    fn name(&self) -> &str {
-        &self.name
+    fn name(&self) -> Arc<str> {
+        self.name.clone()
     }
 
     /// Files that cannot be read are not counted.
     fn count_others(&self) -> usize {
         let entries = fs::read_dir(&self.directory).into_iter().flatten().flatten();
         let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
-        let is_other = |name: &String| *name != self.name && is_valid_name(name);
+        let is_other = |name: &String| **name != *self.name && is_valid_name(name);
         names.filter(is_other).filter(|name| !self.is_dead(name)).count()
     }
 
     fn is_dead(&self, name: &str) -> bool {
-        if name == self.name || !is_valid_name(name) {
+        if name == self.name.as_ref() || !is_valid_name(name) {
             return false;
         }
         let file = self.directory.join(name);
@@ -110,7 +111,7 @@ fn is_valid_name(text: &str) -> bool {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        let _ = fs::remove_file(self.directory.join(&self.name));
+        let _ = fs::remove_file(self.directory.join(self.name.as_ref()));
     }
 }
 
@@ -124,8 +125,8 @@ mod tests {
         let ledger = directory.path().join("loans.db");
         let (mine, other) =
             (Process::register(&ledger).unwrap(), Process::register(&ledger).unwrap());
-        assert!(!mine.is_dead(mine.name()) && !mine.is_dead(other.name()));
-        let name = other.name().to_owned();
+        assert!(!mine.is_dead(&mine.name()) && !mine.is_dead(&other.name()));
+        let name = other.name();
         drop(other);
         assert!(mine.is_dead(&name));
         assert!(!mine.is_dead("../other"), "an invalid name is not dead");

@@ -17,7 +17,7 @@ pub(super) const COLUMNS: &str = "id, library, borrower, isbn, reference, lendin
 
 /// Returns a query for the loans with these ids.
 pub(super) fn by_ids(ids: &[LoanId]) -> QueryBuilder<Sqlite> {
-    let mut query = QueryBuilder::new(format!("SELECT {COLUMNS} FROM loans WHERE id IN ("));
+    let mut query = QueryBuilder::new(format!("SELECT {COLUMNS}, owner FROM loans WHERE id IN ("));
     let mut list = query.separated(", ");
     for id in ids {
         list.push_bind(id.to_string());

@@ -5,7 +5,7 @@
 use std::collections::{HashMap, HashSet};
 
 use jiff::Timestamp;
-use sqlx::{QueryBuilder, Sqlite, SqliteConnection};
+use sqlx::{QueryBuilder, Row, Sqlite, SqliteConnection};
 
 use super::connection::write_probe;
 use super::row::{COLUMNS, by_ids, loan_of, push_loans, push_steps};
@@ -13,12 +13,13 @@ use super::sql::{KeyColumns, MAX_PREPARED_ROWS, OVER};
 use super::{chain, delivered, doubts, retention};
 use crate::ledger::audit::{Head, NewStep};
 use crate::ledger::brake::{Count, Counted};
+use crate::ledger::membership::Membership;
 use crate::ledger::rules::KeyStanding;
 #[cfg(test)]
 use crate::ledger::store::DiskFault;
 use crate::ledger::store::{Forgotten, Locked, StoreTransaction, StoredTallies, WorkError};
 use crate::ledger::{Delivered, Doubts};
-use crate::loan::{Loan, LoanId, LoanKey, Progress};
+use crate::loan::{LibraryId, Loan, LoanId, LoanKey, Progress};
 
 /// A transaction that can write.
 pub(in crate::ledger) struct SqliteTransaction<'a> {
@@ -43,10 +44,28 @@ impl<'a> SqliteTransaction<'a> {
 }
 
 impl StoreTransaction for SqliteTransaction<'_> {
-    async fn lock(&mut self, ids: &[LoanId], keys: &[LoanKey]) -> Result<Locked, WorkError> {
-        let loans = read_loans(&mut self.transaction, ids).await?;
+    /// Claims nothing: the transaction locks the ledger.
+    async fn claim(
+        &mut self,
+        intents: &[&Loan],
+        _owner: &str,
+    ) -> Result<HashSet<LoanId>, sqlx::Error> {
+        Ok(intents.iter().map(|intent| intent.id).collect())
+    }
+
+    async fn release(&mut self, _intents: &[LoanId]) -> Result<(), sqlx::Error> {
+        Ok(())
+    }
+
+    async fn lock(
+        &mut self,
+        ids: &[LoanId],
+        keys: &[LoanKey],
+        owner: &str,
+    ) -> Result<Locked, WorkError> {
+        let (loans, foreign) = read_loans(&mut self.transaction, ids, owner).await?;
         let standings = read_standings(&mut self.transaction, keys).await?;
-        Ok(Locked { loans, standings })
+        Ok(Locked { loans, foreign, standings })
     }
 
     async fn audit_head(&mut self) -> Result<Head, sqlx::Error> {
@@ -84,14 +103,18 @@ impl StoreTransaction for SqliteTransaction<'_> {
         Ok(oldest.and_then(|millis| Timestamp::from_millisecond(millis).ok()))
     }
 
-    async fn owner(&mut self, id: LoanId) -> Result<Option<String>, sqlx::Error> {
+    async fn adopt(
+        &mut self,
+        id: LoanId,
+        membership: &dyn Membership,
+    ) -> Result<bool, sqlx::Error> {
         let owner = sqlx::query_scalar("SELECT owner FROM loans WHERE id = ?").bind(id.to_string());
-        owner.fetch_optional(&mut *self.transaction).await
-    }
-
-    async fn adopt(&mut self, id: LoanId, former: &str, owner: &str) -> Result<bool, sqlx::Error> {
-        let update = sqlx::query("UPDATE loans SET owner = ? WHERE id = ? AND owner = ?");
-        let update = update.bind(owner).bind(id.to_string()).bind(former);
+        let former: Option<String> = owner.fetch_optional(&mut *self.transaction).await?;
+        if !former.is_some_and(|former| membership.is_dead(&former)) {
+            return Ok(false);
+        }
+        let update = sqlx::query("UPDATE loans SET owner = ? WHERE id = ?");
+        let update = update.bind(membership.name().as_ref()).bind(id.to_string());
         Ok(update.execute(&mut *self.transaction).await?.rows_affected() == 1)
     }
 
@@ -128,6 +151,7 @@ impl StoreTransaction for SqliteTransaction<'_> {
 
     async fn forget(
         &mut self,
+        _library: Option<LibraryId>,
         before: Timestamp,
         limit: u32,
         now: Timestamp,
@@ -162,14 +186,22 @@ impl StoreTransaction for SqliteTransaction<'_> {
 async fn read_loans(
     connection: &mut SqliteConnection,
     ids: &[LoanId],
-) -> Result<Vec<Loan>, WorkError> {
+    owner: &str,
+) -> Result<(Vec<Loan>, HashSet<LoanId>), WorkError> {
+    let (mut loans, mut foreign) = (Vec::new(), HashSet::new());
     if ids.is_empty() {
-        return Ok(Vec::new());
+        return Ok((loans, foreign));
     }
     let mut query = by_ids(ids);
     let query = query.build().persistent(ids.len() <= MAX_PREPARED_ROWS);
-    let rows = query.fetch_all(connection).await?;
-    rows.iter().map(|row| loan_of(row).map_err(WorkError::Rejected)).collect()
+    for row in query.fetch_all(connection).await? {
+        let loan = loan_of(&row)?;
+        if row.try_get::<String, _>("owner")? != owner {
+            foreign.insert(loan.id);
+        }
+        loans.push(loan);
+    }
+    Ok((loans, foreign))
 }
 
 async fn read_standings(

@@ -163,6 +163,7 @@ impl Queries {
         self.time(sqlx::query(OLDEST_LIVE.as_str()).bind(library.as_str())).await
     }
 
+    /// Returns whether a loan that ended before this time still has its borrower.
     pub(in crate::ledger) async fn has_to_forget(
         &self,
         before: Timestamp,
