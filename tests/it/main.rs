@@ -64,6 +64,7 @@ mod origin_resume;
 mod outage;
 mod path_tricks;
 mod polls;
+mod postgres_support;
 mod privacy;
 mod prune;
 mod readme;

@@ -9,11 +9,13 @@ pub(crate) mod external_program;
 pub(crate) mod frames;
 pub(crate) mod multipart;
 pub(crate) mod origin;
+pub(crate) mod postgres;
 pub(crate) mod process;
 pub(crate) mod raw_client;
 pub(crate) mod raw_origin;
 pub(crate) mod scene;
 pub(crate) mod storage;
+pub(crate) mod tcp_proxy;
 pub(crate) mod web_page_server;
 
 pub(crate) use bokbasen::Bokbasen;
@@ -22,9 +24,11 @@ pub(crate) use demo::Demo;
 pub(crate) use disk::SmallDisk;
 pub(crate) use external_program::program;
 pub(crate) use origin::{File, Origin};
+pub(crate) use postgres::{PgBouncer, Postgres};
 pub(crate) use process::Process;
 pub(crate) use raw_origin::{RawOrigin, Reply};
 pub(crate) use scene::{LIBRARY, Scene, Setting};
+pub(crate) use tcp_proxy::TcpProxy;
 pub(crate) use web_page_server::Pages;
 
 /// ISBNs of the titles that tests use. The sandbox lends any title.
