@@ -12,8 +12,9 @@
 //! functions return `None`, and the test is skipped (see `external_program`). No server survives
 //! the test process, even if that is killed.
 //!
-//! Unit tests of `src` include this folder by `#[path]`. So it uses nothing of the product, and of
-//! the other support only `external_program`, which must be its sibling module.
+//! Unit tests of `src` may include this folder by `#[path]`, with `allow(dead_code,
+//! unused_imports)`. So it uses nothing of the product, and of the other support only
+//! `external_program`, which must be its sibling module.
 
 mod account;
 mod authority;

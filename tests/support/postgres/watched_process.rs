@@ -21,6 +21,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(5);
 /// Starts the program of its arguments and prints its process id. At the end of its standard input,
 /// which is at the latest the end of the test process, ends the program and removes the folder.
 ///
+/// A paused program continues first, with its children, else the end of PostgreSQL takes 5 s more.
 /// A PostgreSQL server that was killed leaves behind a segment of shared memory, whose id is in the
 /// seventh line of `postmaster.pid`.
 const WATCHDOG: &str = r#"
@@ -30,7 +31,7 @@ shift 2
 pid=$!
 echo $pid
 read -r word
-kill -CONT $pid
+kill -CONT $(cat /proc/$pid/task/$pid/children) $pid
 kill -"$signal" $pid
 wait $pid
 [ "$word" = keep ] && exit
