@@ -24,8 +24,7 @@ async fn main() {
     println!("{:<8} {:>12} {:>12} {:>12}", "callers", "loans/s", "median", "p99");
     for callers in CALLERS {
         let directory = tempfile::tempdir().unwrap();
-        let settings =
-            Settings { file: directory.path().join("loans.db"), brake: Brake::default() };
+        let settings = Settings::sqlite(directory.path().join("loans.db"), Brake::default());
         let (key, metrics) = (AuditKey::new(&[2; 32]), Metrics::new().unwrap());
         let ledger =
             Ledger::open(&settings, &[1; 32], key, Clock::system(), metrics).await.unwrap();

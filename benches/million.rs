@@ -97,7 +97,7 @@ async fn scene() -> Scene {
 }
 
 fn ledger_file(directory: &Path) -> std::path::PathBuf {
-    million_ledger::config(directory).ledger.file
+    million_ledger::config(directory).ledger.sqlite_file().unwrap().to_owned()
 }
 
 /// Writes the loans that will expire to the sandbox's books, in the order of its ids.

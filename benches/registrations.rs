@@ -82,8 +82,7 @@ impl Scene {
         let dir = tempfile::tempdir().unwrap();
         let sandbox = Sandbox::start(None);
         let (clock, metrics) = (Clock::system(), Metrics::new().unwrap());
-        let settings =
-            ledger::Settings { file: dir.path().join("loans.db"), brake: Brake::default() };
+        let settings = ledger::Settings::sqlite(dir.path().join("loans.db"), Brake::default());
         let key = AuditKey::new(&[2; 32]);
         let ledger =
             Ledger::open(&settings, &[1; 32], key, clock.clone(), metrics.clone()).await.unwrap();

@@ -121,7 +121,7 @@ pub(crate) async fn open(directory: &Path) -> Ledger {
 async fn build(directory: &Path) {
     loangate(&["init", "--dir", directory.to_str().unwrap()]);
     open(directory).await.close().await; // creates the tables
-    let file = config(directory).ledger.file;
+    let file = config(directory).ledger.sqlite_file().unwrap().to_owned();
     let mut connection =
         SqliteConnectOptions::new().filename(&file).foreign_keys(false).connect().await.unwrap();
     for pragma in ["journal_mode = OFF", "synchronous = OFF", "cache_size = -1000000"] {

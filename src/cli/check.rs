@@ -11,7 +11,8 @@ pub(super) struct Args {
     /// The configuration to check.
     #[arg(long, default_value = "config.toml")]
     config: PathBuf,
-    /// Test the network too: Bokbasen's login, API and clock, and every address of every origin.
+    /// Test the network too: Bokbasen's login, API and clock, every address of every origin, and
+    /// the ledger's database.
     #[arg(long)]
     online: bool,
 }

@@ -1,7 +1,7 @@
 //! `loangate ledger` and `loangate audit`: back up, check and prune the ledger, and verify its
 //! audit trail. All of them also work while a gate runs.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -9,8 +9,14 @@ use jiff::Timestamp;
 use super::{CliError, say};
 use crate::clock::{self, Clock};
 use crate::config::Config;
-use crate::ledger::{self, AuditKey, Prunable};
+use crate::ledger::{self, AuditKey, Prunable, StoreSettings};
 use crate::reader::Readers;
+
+/// Why there is no backup of PostgreSQL. Its own tools also copy a database that is in use.
+const BACKUP_OF_POSTGRES: &str = "the ledger is in PostgreSQL, which has tools for this: \
+    use pg_basebackup with WAL archiving, or pg_dump for a copy of one moment";
+/// Why a command rejects PostgreSQL.
+const NOT_YET: &str = "this version cannot do that with a ledger in PostgreSQL yet";
 
 /// The minimum time since a pruned loan ended.
 const MIN_PRUNED_AGE: Duration = Duration::from_secs(86_400);
@@ -61,7 +67,8 @@ pub(super) async fn audit(command: Audit) -> Result<(), CliError> {
     let Audit::Verify { config } = command;
     let config = super::load(&config)?;
     let key = audit_key(&config)?;
-    let verified = ledger::verify(&config.ledger.file, &key).await.map_err(CliError::new)?;
+    let file = sqlite_file(&config, NOT_YET)?;
+    let verified = ledger::verify(file, &key).await.map_err(CliError::new)?;
     if !verified.findings.is_empty() {
         return Err(CliError::all(verified.findings));
     }
@@ -76,6 +83,17 @@ pub(super) async fn audit(command: Audit) -> Result<(), CliError> {
         ))?;
     }
     Ok(())
+}
+
+/// Returns the file of the ledger.
+///
+/// # Errors
+/// Returns the sentence if the ledger is in PostgreSQL.
+fn sqlite_file<'a>(config: &'a Config, sentence: &str) -> Result<&'a Path, CliError> {
+    match &config.ledger.store {
+        StoreSettings::Sqlite(file) => Ok(file),
+        StoreSettings::Postgres(_) => Err(CliError::new(sentence)),
+    }
 }
 
 fn audit_key(config: &Config) -> Result<AuditKey, CliError> {
@@ -95,11 +113,11 @@ async fn prune(before: Timestamp, config: &Config) -> Result<(), CliError> {
     if before > clock::before(now, MIN_PRUNED_AGE) {
         return Err(CliError::new("--before is less than a day ago; name an earlier date"));
     }
+    let file = sqlite_file(config, NOT_YET)?;
     let key = audit_key(config)?;
     let (mut loans, mut left) = (0, Vec::new());
     for which in [Prunable::Ended { before }, Prunable::NeverLent { before, now }] {
-        let pruned =
-            ledger::prune(&config.ledger.file, &key, which).await.map_err(CliError::new)?;
+        let pruned = ledger::prune(file, &key, which).await.map_err(CliError::new)?;
         loans += pruned.loans;
         left.extend(pruned.left);
     }
@@ -115,20 +133,21 @@ pub(super) async fn run(command: Command) -> Result<(), CliError> {
     match command {
         Command::Backup { file, config } => {
             let config = super::load(&config)?;
-            ledger::backup(&config.ledger.file, &file).await.map_err(CliError::new)?;
-            say(&format!("copied {} to {}", config.ledger.file.display(), file.display()))
+            let ledger = sqlite_file(&config, BACKUP_OF_POSTGRES)?;
+            ledger::backup(ledger, &file).await.map_err(CliError::new)?;
+            say(&format!("copied {} to {}", ledger.display(), file.display()))
         }
         Command::Check { config } => {
             let config = super::load(&config)?;
-            let mut found = ledger::check(&config.ledger.file).await.map_err(CliError::new)?;
+            let file = sqlite_file(&config, NOT_YET)?;
+            let mut found = ledger::check(file).await.map_err(CliError::new)?;
             let key = audit_key(&config)?;
-            let changed =
-                ledger::check_loans(&config.ledger.file, &key).await.map_err(CliError::new)?;
+            let changed = ledger::check_loans(file, &key).await.map_err(CliError::new)?;
             found.extend(
                 changed.into_iter().filter(|changed| !found.contains(changed)).collect::<Vec<_>>(),
             );
             if found.is_empty() {
-                return say(&format!("{} is good", config.ledger.file.display()));
+                return say(&format!("{} is good", file.display()));
             }
             Err(CliError::all(found))
         }

@@ -213,7 +213,8 @@ impl Checker<'_> {
         let Ok(readers) = Readers::new(&self.loaded.config.readers, Clock::system()) else {
             return;
         };
-        let file = &self.loaded.config.ledger.file;
+        // A database elsewhere is tested only with the rest of the network.
+        let Some(file) = self.loaded.config.ledger.sqlite_file() else { return };
         if let Err(error) = ledger::probe(file, &readers.key_fingerprint()).await {
             self.checked.mistakes.push(self.at("ledger.url", error.to_string()));
         }

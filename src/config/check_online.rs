@@ -4,13 +4,14 @@
 
 use std::time::Duration;
 
-use futures_util::future::{join, join_all};
+use futures_util::future::{join_all, join3};
 use jiff::SignedDuration;
 use tokio::time::timeout;
 
 use super::Loaded;
 use crate::buffer_budget::Buffers;
 use crate::clock::Clock;
+use crate::ledger::{DatabaseFinding, StoreSettings, check_database};
 use crate::lending::{Bokbasen, CallError};
 use crate::origin::{Origin, Outcome};
 use crate::telemetry::Metrics;
@@ -35,15 +36,38 @@ pub(super) struct Found {
     pub(super) mistakes: Vec<(String, String)>,
 }
 
-/// Tests Bokbasen and every address of every origin.
+/// Tests Bokbasen, every address of every origin, and the ledger's database.
 pub(super) async fn run(loaded: &Loaded) -> Found {
     let Ok(metrics) = Metrics::new() else { return Found::default() };
-    let (mut found, origins) =
-        join(lending(loaded, metrics.clone()), origins(loaded, metrics)).await;
-    for other in origins {
+    let (mut found, origins, database) =
+        join3(lending(loaded, metrics.clone()), origins(loaded, metrics), database(loaded)).await;
+    for other in origins.into_iter().chain([database]) {
         found.good.extend(other.good);
         found.warnings.extend(other.warnings);
         found.mistakes.extend(other.mistakes);
+    }
+    found
+}
+
+/// Tests the database of the ledger. `check` has already tested a file.
+async fn database(loaded: &Loaded) -> Found {
+    let mut found = Found::default();
+    let StoreSettings::Postgres(settings) = &loaded.config.ledger.store else { return found };
+    let findings = check_database(settings).await;
+    for (key, findings) in
+        [("ledger.url", findings.url), ("ledger.listen_url", findings.listen_url)]
+    {
+        for finding in findings {
+            match finding {
+                DatabaseFinding::Good(sentence) => found.good.push(format!("ledger: {sentence}")),
+                DatabaseFinding::Doubtful(sentence) => {
+                    found.warnings.push((key.to_owned(), sentence));
+                }
+                DatabaseFinding::Failed(sentence) => {
+                    found.mistakes.push((key.to_owned(), sentence));
+                }
+            }
+        }
     }
     found
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::ledger::Platform;
 use super::table::Table;
 use super::values::{confidential_url, duration, nonzero_duration, number, one_of, text};
 use crate::lending::{Auth, Settings};
@@ -23,6 +24,15 @@ pub(super) struct Lending {
     /// The most concurrent polls: a quarter of the calls, so that begins have capacity.
     pub(super) polls: usize,
     pub(super) flights: usize,
+}
+
+impl Lending {
+    /// Returns what a lease of the ledger depends on.
+    pub(super) fn platform(&self) -> Option<Platform> {
+        let client = self.client.as_ref()?;
+        // Only an address on this machine may be without TLS.
+        Some(Platform { is_local: client.url.scheme() == "http", timeout: client.timeout })
+    }
 }
 
 pub(super) fn lending(root: &mut Table<'_>) -> Option<Lending> {

@@ -10,6 +10,7 @@
 
 mod check;
 mod check_online;
+mod ledger;
 mod lending;
 mod limits;
 mod origins;
@@ -27,8 +28,8 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use crate::{
-    admin, catalog, circulation, delivery, gate, ledger, lending as bokbasen, metering, origin,
-    reader, server, telemetry,
+    admin, catalog, circulation, delivery, gate, ledger as loans, lending as bokbasen, metering,
+    origin, reader, server, telemetry,
 };
 
 pub use check::{Checked, check};
@@ -47,7 +48,7 @@ pub struct Config {
     /// The client of Bokbasen, from `[lending]`.
     pub lending: bokbasen::Settings,
     /// The database of loans, from `[ledger]`.
-    pub ledger: ledger::Settings,
+    pub ledger: loans::Settings,
     /// The limits of streams, from `[delivery]`.
     pub delivery: delivery::Settings,
     /// The recording of delivered bytes, from `[metering]`.
@@ -175,7 +176,7 @@ fn sections(mut root: Table<'_>) -> Option<Config> {
     let admin = service::admin(&mut root, listen.admin);
     let reader_tables = readers::readers(&mut root);
     let lending = lending::lending(&mut root);
-    let ledger = service::ledger(&mut root);
+    let ledger = ledger::ledger(&mut root, lending.as_ref().and_then(lending::Lending::platform));
     let (origins, storages) = origins::origins(&mut root);
     let catalog = routes::routes(&mut root, storages);
     let licences = service::licences(&mut root);
@@ -183,7 +184,8 @@ fn sections(mut root: Table<'_>) -> Option<Config> {
     if let Some(server) = &server {
         delivery.suspend_after = server.limits.send;
     }
-    let gate = service::gate(&mut root);
+    let freshness = ledger::freshness(ledger.as_ref());
+    let gate = service::gate(&mut root, freshness);
     let log = service::log(&mut root);
     let metering = service::metering(&mut root);
     root.finish();

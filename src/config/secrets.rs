@@ -13,6 +13,23 @@ impl Table<'_> {
         Some(self.record_secret(key, secret))
     }
 
+    /// Reads a secret as [`Table::secret`] does. Returns none if it is absent.
+    pub(super) fn optional_secret(&mut self, key: &'static str) -> Option<SecretString> {
+        let source = self.source();
+        let secret = self.optional(key, |value| values::secret(value, source))?;
+        Some(self.record_secret(key, secret))
+    }
+
+    /// Records that the value of a key contains a secret, and warns about it.
+    pub(super) fn record_literal_secret(&mut self, key: &'static str) {
+        self.source().record_secret_file(self.full_key(key), None);
+        self.warn(
+            key,
+            "the configuration contains the secret itself, visible to all who can read the file. \
+             Remove it, and write password = { file = \"certs/ledger.password\" }",
+        );
+    }
+
     /// Reads a list of secrets that serve as keys, empty if absent.
     pub(super) fn keys(&mut self, key: &'static str) -> Vec<SecretString> {
         let source = self.source();

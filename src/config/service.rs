@@ -1,4 +1,4 @@
-//! Reads the tables of the service: listen, tls, server, cors, admin, ledger, gate, metering, log.
+//! Reads the tables of the service: listen, tls, server, cors, admin, gate, metering, log.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -12,9 +12,8 @@ use super::values::{
     self, address, boolean, duration, list, nonzero_duration, number, one_of, size,
 };
 use crate::circulation::Licences;
-use crate::ledger::{Brake, BrakeMode};
 use crate::loan::LibraryId;
-use crate::{admin, delivery, gate, ledger, metering, server, telemetry};
+use crate::{admin, delivery, gate, metering, server, telemetry};
 
 #[derive(Debug, Default)]
 pub(super) struct Listen {
@@ -127,59 +126,10 @@ fn host_name(value: &DeValue<'_>) -> Result<String, String> {
     }
 }
 
-pub(super) fn ledger(root: &mut Table<'_>) -> Option<ledger::Settings> {
-    let brake = brake(root);
-    let mut table = root.required_table("ledger", "url = \"sqlite:data/loangate.db\"")?;
-    let source = table.source();
-    let file = table.required("url", "url = \"sqlite:data/loangate.db\"", |value| {
-        let url = values::text(value)?;
-        let file = url.strip_prefix("sqlite:").ok_or_else(|| {
-            format!(
-                "{url:?} is not supported: this version stores the ledger in SQLite. \
-                 Write \"sqlite:data/loangate.db\""
-            )
-        })?;
-        match file.strip_prefix("//").unwrap_or(file) {
-            "" | ":memory:" => Err("a ledger needs a file, so that it outlives the process. \
-                                    Write \"sqlite:data/loangate.db\""
-                .to_owned()),
-            file => Ok(source.path(file)),
-        }
-    });
-    table.finish();
-    Some(ledger::Settings { file: file?, brake })
-}
-
-fn brake(root: &mut Table<'_>) -> Brake {
-    let mut table = root.optional_table("brake");
-    let modes =
-        [("off", BrakeMode::Off), ("shadow", BrakeMode::Shadow), ("enforce", BrakeMode::Enforce)];
-    let mode = table.or("mode", BrakeMode::Off, one_of(&modes));
-    let mut limit = |key, default| {
-        u32::try_from(table.or(key, default, number(0, u64::from(u32::MAX)))).unwrap_or(u32::MAX)
-    };
-    let brake = Brake {
-        mode,
-        library_per_hour: limit("library_per_hour", 0),
-        library_per_day: limit("library_per_day", 0),
-        borrower_per_hour: limit("borrower_per_hour", 0),
-        attempts_per_borrower_per_hour: limit("attempts_per_borrower_per_hour", 30),
-        attempts_per_library_per_hour: limit("attempts_per_library_per_hour", 0),
-    };
-    let loans = [brake.library_per_hour, brake.library_per_day, brake.borrower_per_hour];
-    if mode != BrakeMode::Off && loans == [0; 3] {
-        table.mistake(
-            "mode",
-            "a brake without a limit stops nothing. Write library_per_hour = 500, or \
-             mode = \"off\"",
-        );
-    }
-    table.finish();
-    brake
-}
-
-pub(super) fn gate(root: &mut Table<'_>) -> gate::Settings {
+/// Reads `[gate]`. `freshness` is the default of that key, if the ledger has one of its own.
+pub(super) fn gate(root: &mut Table<'_>, freshness: Option<Duration>) -> gate::Settings {
     let mut settings = gate::Settings::default();
+    settings.freshness = freshness.unwrap_or(settings.freshness);
     let mut table = root.optional_table("gate");
     settings.patience = table.or("patience", settings.patience, nonzero_duration);
     settings.refusal_ttl = table.or("refusal_ttl", settings.refusal_ttl, duration);

@@ -6,7 +6,8 @@ use std::path::Path;
 
 use super::source::Source;
 use super::table::Table;
-use super::{read, sections};
+use super::{Loaded, Mistake, read, sections};
+use crate::ledger::{Listen, PostgresSettings, StoreSettings};
 
 const REFERENCE: &str = include_str!("../../config.toml");
 const SHORT: &str = include_str!("../cli/init.toml");
@@ -114,4 +115,72 @@ fn debug_shows_no_secret() {
     let loaded = read(Path::new("config.toml"), &text).unwrap();
     assert!(text.contains("0123456789abcdef"));
     assert!(!format!("{loaded:?}").contains("0123456789abcdef"));
+}
+
+/// Reads the short configuration with these lines in `[ledger]`, and Bokbasen at this address.
+fn with_ledger(ledger: &str, bokbasen: &str) -> Result<Loaded, Vec<Mistake>> {
+    let text = with_literal_secrets(SHORT)
+        .replace("url = \"sqlite:data/loangate.db\"", ledger)
+        .replace("http://127.0.0.1:9100", bokbasen);
+    read(Path::new("config.toml"), &text)
+}
+
+fn postgres(loaded: &Loaded) -> &PostgresSettings {
+    match &loaded.config.ledger.store {
+        StoreSettings::Postgres(settings) => settings,
+        StoreSettings::Sqlite(file) => panic!("{}", file.display()),
+    }
+}
+
+const DATABASE: &str = "url = \"postgres://u@localhost/x?sslmode=disable\"";
+const SANDBOX: &str = "http://127.0.0.1:9100";
+const BOKBASEN: &str = "https://api.loan.boknett.no";
+
+#[test]
+fn database_has_its_own_defaults() {
+    let loaded = with_ledger(DATABASE, BOKBASEN).unwrap();
+    let settings = postgres(&loaded);
+    assert_eq!((settings.connections, settings.lease.as_secs()), (20, 30));
+    assert!(matches!(settings.listen, Listen::Same));
+    assert_eq!(loaded.config.gate.freshness.as_secs(), 60);
+    let file = with_ledger("url = \"sqlite:x\"", BOKBASEN).unwrap();
+    assert_eq!(file.config.gate.freshness.as_secs(), 30);
+    let off = format!("{DATABASE}\nlisten_url = \"off\"");
+    assert!(matches!(postgres(&with_ledger(&off, BOKBASEN).unwrap()).listen, Listen::Off));
+    let direct = format!("{DATABASE}\nlisten_url = \"postgres://u@[::1]:6000/x\"");
+    let direct = with_ledger(&direct, BOKBASEN).unwrap();
+    assert!(matches!(postgres(&direct).listen, Listen::Direct(_)));
+}
+
+#[test]
+fn password_of_the_database_is_read_once_and_hidden() {
+    let in_url = "url = \"postgres://u:planted@localhost/x\"";
+    let loaded = with_ledger(in_url, BOKBASEN).unwrap();
+    let is_warning = |warning: &&Mistake| warning.key == "ledger.url";
+    let warning = loaded.warnings.iter().find(is_warning).unwrap();
+    assert!(warning.sentence.contains("contains the secret itself"), "{warning}");
+    assert!(loaded.secret_files.iter().any(|file| file.key == "ledger.url"));
+    let twice = with_ledger(&format!("{in_url}\npassword = \"planted\""), BOKBASEN).unwrap_err();
+    assert!(twice[0].sentence.contains("password is set too"), "{twice:?}");
+    let once = with_ledger(&format!("{DATABASE}\npassword = \"planted\""), BOKBASEN).unwrap();
+    assert!(!format!("{loaded:?} {twice:?} {once:?}").contains("planted"));
+}
+
+#[test]
+fn lease_outlasts_a_call_to_bokbasen() {
+    let with_lease = |lease: &str, bokbasen: &str| {
+        with_ledger(&format!("{DATABASE}\nlease = \"{lease}\""), bokbasen)
+    };
+    let mistake = |lease: &str| {
+        let mistakes = with_lease(lease, BOKBASEN).unwrap_err();
+        assert_eq!((mistakes.len(), mistakes[0].key.as_str()), (1, "ledger.lease"));
+        mistakes[0].sentence.clone()
+    };
+    assert!(mistake("9s").ends_with("Write at least \"10s\""));
+    // The default of lending.timeout is 10 s.
+    assert!(mistake("12s").contains("lending.timeout (10s)"));
+    assert!(mistake("12s").ends_with("lending.timeout = \"8s\" or less"));
+    assert!(with_lease("15s", BOKBASEN).is_ok());
+    let short = with_lease("2s", SANDBOX).unwrap();
+    assert!(short.warnings.iter().any(|warning| warning.key == "ledger.lease"));
 }

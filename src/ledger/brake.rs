@@ -226,7 +226,7 @@ mod tests {
     }
 
     async fn open(file: std::path::PathBuf, brake: Brake) -> Ledger {
-        let settings = Settings { file, brake };
+        let settings = Settings::sqlite(file, brake);
         Ledger::open(&settings, &KEY, audit_key(), Clock::system(), Metrics::new().unwrap())
             .await
             .unwrap()

@@ -32,6 +32,9 @@ pub enum LedgerError {
         /// The head file, which stores the newest link of the audit trail.
         head_file: PathBuf,
     },
+    /// The configuration names a PostgreSQL database.
+    #[error("this version cannot store the ledger in PostgreSQL yet; name a file: sqlite:FILE")]
+    PostgresUnsupported,
     /// The file cannot be created or locked.
     #[error("the ledger file {file} cannot be used: {source}; check its directory and its owner")]
     File {

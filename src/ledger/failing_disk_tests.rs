@@ -18,7 +18,7 @@ async fn inject(ledger: &Ledger, fault: DiskFault) {
 }
 
 async fn open_with_metrics(directory: &Path) -> (Ledger, Metrics) {
-    let settings = Settings { file: directory.join("loans.db"), brake: Brake::default() };
+    let settings = Settings::sqlite(directory.join("loans.db"), Brake::default());
     let metrics = Metrics::new().unwrap();
     let opened = Ledger::open(&settings, &KEY, audit_key(), Clock::system(), metrics.clone()).await;
     (opened.unwrap(), metrics)

@@ -32,6 +32,7 @@ mod command;
 mod error;
 mod executor;
 mod membership;
+mod postgres;
 mod reads;
 mod rules;
 mod runner;
@@ -59,10 +60,15 @@ use command::{Change, Command, Intent, Message, Reply, Update};
 pub use error::LedgerError;
 use executor::{Executor, ExecutorContext};
 use membership::Membership;
+pub use postgres::{
+    ConnectionShares, DatabaseFinding, DatabaseFindings, Endpoint, Listen, PostgresSettings,
+    ReadEndpoint, Sources, check_database, longest_call,
+};
 use sqlite::{Opened, Queries};
 pub use sqlite::{backup, check, check_loans, probe, prune, verify};
 pub use types::{
     Cause, Delivered, Doubts, Ends, Filter, HistoryRow, Intended, Prunable, Pruned, Settings,
+    StoreSettings,
 };
 use write_check::WriteTest;
 use write_connection::WriteConnection;
@@ -99,7 +105,8 @@ impl Ledger {
         clock: Clock,
         metrics: Metrics,
     ) -> Result<Ledger, LedgerError> {
-        let file: Arc<Path> = settings.file.as_path().into();
+        let file: Arc<Path> =
+            settings.sqlite_file().ok_or(LedgerError::PostgresUnsupported)?.into();
         let Opened { store, connection, queries, support, membership, head } =
             sqlite::open(&file, key_fingerprint, &audit_key, &metrics).await?;
         metrics.ledger_writable(true);
@@ -111,7 +118,7 @@ impl Ledger {
             membership: membership.clone(),
             brake: settings.brake,
             audit_key: audit_key.clone(),
-            file: settings.file.clone(),
+            file: file.to_path_buf(),
         };
         let head = HeadWriter::new(&file, &membership.name(), head);
         let executor = Executor::new(context, WriteConnection::new(store, connection), head);

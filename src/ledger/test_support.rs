@@ -16,7 +16,7 @@ pub(super) fn audit_key() -> AuditKey {
 
 /// Opens the ledger in this file with the key of this fingerprint.
 pub(super) async fn try_open(file: &Path, fingerprint: &[u8; 32]) -> Result<Ledger, LedgerError> {
-    let settings = Settings { file: file.to_owned(), brake: Brake::default() };
+    let settings = Settings::sqlite(file, Brake::default());
     Ledger::open(&settings, fingerprint, audit_key(), Clock::system(), Metrics::new().unwrap())
         .await
 }

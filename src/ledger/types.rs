@@ -1,12 +1,13 @@
 //! The values that callers exchange with the ledger.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::Brake;
+use super::postgres::PostgresSettings;
 use crate::loan::{Borrower, Isbn, LibraryId, Loan, LoanId, LoanState, Tally};
 
 /// The maximum number of retained loans that are reported.
@@ -15,10 +16,34 @@ const MAX_REPORTED: usize = 20;
 /// The keys of `[ledger]`.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// The SQLite file. A missing directory is created.
-    pub file: PathBuf,
+    /// Where loans are stored.
+    pub store: StoreSettings,
     /// `[brake]`: the limits on new loans.
     pub brake: Brake,
+}
+
+/// The database of a ledger.
+#[derive(Clone, Debug)]
+pub enum StoreSettings {
+    /// A SQLite file. A missing directory is created.
+    Sqlite(PathBuf),
+    /// A PostgreSQL database, which several processes on several machines share.
+    Postgres(Box<PostgresSettings>),
+}
+
+impl Settings {
+    /// Returns the settings of a ledger in a SQLite file.
+    pub fn sqlite(file: impl Into<PathBuf>, brake: Brake) -> Settings {
+        Settings { store: StoreSettings::Sqlite(file.into()), brake }
+    }
+
+    /// Returns the SQLite file; none for another database.
+    pub fn sqlite_file(&self) -> Option<&Path> {
+        match &self.store {
+            StoreSettings::Sqlite(file) => Some(file),
+            StoreSettings::Postgres(_) => None,
+        }
+    }
 }
 
 /// The result of writing an intent.

@@ -188,7 +188,8 @@ const CASES: &[Case] = &[
         "a key of nowhere",
         "[ledger]",
         "[ledger]\nwal = true",
-        &["37: ledger.wal: there is no such key. This table has url"],
+        &["37: ledger.wal: there is no such key. This table has connections, lease, listen_url, \
+             password, url"],
     ),
     (
         "a misspelt table",
@@ -548,9 +549,39 @@ const CASES: &[Case] = &[
     (
         "a ledger of another kind",
         "sqlite:data/loangate.db",
-        "postgres://db/loans",
-        &["37: ledger.url: \"postgres://db/loans\" is not supported: this version stores the \
-             ledger in SQLite. Write \"sqlite:data/loangate.db\""],
+        "mysql://u:secret@db/loans",
+        &["37: ledger.url: it names neither SQLite nor PostgreSQL. Write \
+             \"sqlite:data/loangate.db\" or \"postgres://loangate@db.example.no/loangate\""],
+    ),
+    (
+        "a database without a user",
+        "url = \"sqlite:data/loangate.db\"",
+        "url = \"postgres://db/loans\"",
+        &["37: ledger.url: it names no user. Write \
+             \"postgres://loangate@db.example.no/loangate\", or set PGUSER before the start"],
+    ),
+    (
+        "a database in the clear, with its password",
+        "url = \"sqlite:data/loangate.db\"",
+        "url = \"postgres://u:secret@10.0.0.1/loans?sslmode=disable\"",
+        &["37: ledger.url: sslmode=disable would send passwords and loans to 10.0.0.1 in the \
+             clear. Remove it; only connections within this machine may be without TLS"],
+    ),
+    (
+        "a database with few connections and a listener without a scheme",
+        "url = \"sqlite:data/loangate.db\"",
+        "url = \"postgres://u@localhost/loans\"\nconnections = 7\nlisten_url = \"on\"",
+        &[
+            "38: ledger.connections: 7 is out of bounds. Write a number from 8 to 1000",
+            "39: ledger.listen_url: it does not start with postgres://. Write \
+             \"postgres://loangate@db.example.no/loangate\"",
+        ],
+    ),
+    (
+        "keys of a database with a file",
+        "url = \"sqlite:data/loangate.db\"",
+        "url = \"sqlite:data/loangate.db\"\nlease = \"30s\"",
+        &["38: ledger.lease: only a ledger in PostgreSQL has this key. Remove it"],
     ),
     (
         "an origin of another kind",

@@ -75,7 +75,13 @@ async fn ends_during_a_long_outage_arrive_once_and_in_order() {
         BTreeMap::from([("EXPIRED".to_owned(), 1000), ("RETURNED".to_owned(), 1000)])
     );
 
-    let file = loangate::config::load(&scene.config_file()).unwrap().config.ledger.file;
+    let file = loangate::config::load(&scene.config_file())
+        .unwrap()
+        .config
+        .ledger
+        .sqlite_file()
+        .unwrap()
+        .to_owned();
     let mut ledger =
         SqliteConnectOptions::new().filename(file).read_only(true).connect().await.unwrap();
     let lives: Vec<(String, i64)> = sqlx::query_as(

@@ -33,7 +33,7 @@ async fn answer(uri: http::Uri) -> Json<Value> {
 /// policy, and no background tasks run.
 async fn circulation(directory: &std::path::Path, bokbasen: &Url) -> Circulation {
     let (clock, metrics) = (Clock::system(), Metrics::new().unwrap());
-    let file = ledger::Settings { file: directory.join("loans.db"), brake: Brake::default() };
+    let file = ledger::Settings::sqlite(directory.join("loans.db"), Brake::default());
     let audit_key = AuditKey::new(&[2; 32]);
     let ledger =
         Ledger::open(&file, &[1; 32], audit_key, clock.clone(), metrics.clone()).await.unwrap();

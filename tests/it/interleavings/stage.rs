@@ -199,7 +199,13 @@ impl Stage {
     }
 
     fn ledger_file(&self) -> std::path::PathBuf {
-        loangate::config::load(&self.scene.config_file()).unwrap().config.ledger.file
+        loangate::config::load(&self.scene.config_file())
+            .unwrap()
+            .config
+            .ledger
+            .sqlite_file()
+            .unwrap()
+            .to_owned()
     }
 
     /// Starts a gate in place of the crashed one.

@@ -1,0 +1,208 @@
+//! Reads `[ledger]` and `[brake]`: where loans are stored, and the limits on new ones.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use secrecy::SecretString;
+use toml::de::DeValue;
+
+use super::table::Table;
+use super::values::{self, nonzero_duration, number, one_of};
+use crate::ledger::{
+    Brake, BrakeMode, Endpoint, Listen, PostgresSettings, ReadEndpoint, Settings, Sources,
+    StoreSettings, longest_call,
+};
+
+const URL_EXAMPLE: &str = "url = \"sqlite:data/loangate.db\"";
+
+/// The keys of PostgreSQL only.
+const POSTGRES_KEYS: [&str; 4] = ["password", "listen_url", "connections", "lease"];
+
+/// How long cached loans stay valid without a response from PostgreSQL: longer than a failover.
+const POSTGRES_FRESHNESS: Duration = Duration::from_secs(60);
+
+/// What the lending platform requires of a lease.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Platform {
+    /// Whether it is on this machine, as in development.
+    pub(super) is_local: bool,
+    /// `lending.timeout`.
+    pub(super) timeout: Duration,
+}
+
+/// A URL of `[ledger]`.
+enum StoreUrl {
+    Sqlite(PathBuf),
+    Postgres(Box<ReadEndpoint>),
+}
+
+pub(super) fn ledger(root: &mut Table<'_>, platform: Option<Platform>) -> Option<Settings> {
+    let brake = brake(root);
+    let mut table = root.required_table("ledger", URL_EXAMPLE)?;
+    let password = table.optional_secret("password");
+    let source = table.source();
+    let path = |file: &str| source.path(file);
+    let sources = sources(&path, password.as_ref());
+    let url = table.required("url", URL_EXAMPLE, |value| store_url(value, &sources));
+    let store = match url {
+        Some(StoreUrl::Sqlite(file)) => {
+            reject_postgres_keys(&mut table);
+            Some(StoreSettings::Sqlite(file))
+        }
+        Some(StoreUrl::Postgres(read)) => {
+            let endpoint = accept_endpoint(&mut table, "url", *read);
+            let settings = postgres(&mut table, endpoint, &sources, platform);
+            Some(StoreSettings::Postgres(Box::new(settings)))
+        }
+        // Reading the other keys keeps them known.
+        None => {
+            for key in POSTGRES_KEYS {
+                let _ = table.has(key);
+            }
+            None
+        }
+    };
+    table.finish();
+    Some(Settings { store: store?, brake })
+}
+
+/// Returns the default of `gate.freshness` with this ledger; none for the usual one.
+pub(super) fn freshness(settings: Option<&Settings>) -> Option<Duration> {
+    match settings?.store {
+        StoreSettings::Sqlite(_) => None,
+        StoreSettings::Postgres(_) => Some(POSTGRES_FRESHNESS),
+    }
+}
+
+fn sources<'a>(
+    path: &'a dyn Fn(&str) -> PathBuf,
+    password: Option<&'a SecretString>,
+) -> Sources<'a> {
+    Sources { environment: &|name| std::env::var(name).ok(), path, password }
+}
+
+fn store_url(value: &DeValue<'_>, sources: &Sources<'_>) -> Result<StoreUrl, String> {
+    let url = values::text(value)?;
+    match url.split_once(':') {
+        Some(("postgres" | "postgresql", _)) => {
+            Endpoint::read(&url, *sources).map(|read| StoreUrl::Postgres(Box::new(read)))
+        }
+        Some(("sqlite", file)) => match file.strip_prefix("//").unwrap_or(file) {
+            "" | ":memory:" => Err("a ledger needs a file, so that it outlives the process. \
+                                    Write \"sqlite:data/loangate.db\""
+                .to_owned()),
+            file => Ok(StoreUrl::Sqlite((sources.path)(file))),
+        },
+        // Not quoted, since it may contain a password.
+        _ => Err("it names neither SQLite nor PostgreSQL. Write \"sqlite:data/loangate.db\" or \
+                  \"postgres://loangate@db.example.no/loangate\""
+            .to_owned()),
+    }
+}
+
+fn reject_postgres_keys(table: &mut Table<'_>) {
+    for key in POSTGRES_KEYS {
+        if table.has(key) {
+            let sentence = "only a ledger in PostgreSQL has this key. Remove it";
+            table.mistake(key, sentence);
+        }
+    }
+}
+
+/// Records what the operator should know about an endpoint.
+fn accept_endpoint(table: &mut Table<'_>, key: &'static str, read: ReadEndpoint) -> Endpoint {
+    let ReadEndpoint { endpoint, has_password_in_url, warnings } = read;
+    if has_password_in_url {
+        table.record_literal_secret(key);
+    }
+    warnings.iter().for_each(|warning| table.warn(key, warning));
+    endpoint
+}
+
+fn postgres(
+    table: &mut Table<'_>,
+    endpoint: Endpoint,
+    sources: &Sources<'_>,
+    platform: Option<Platform>,
+) -> PostgresSettings {
+    let least = u64::from(PostgresSettings::MIN_CONNECTIONS);
+    let default = PostgresSettings::DEFAULT_CONNECTIONS;
+    let connections = table.or("connections", u64::from(default), number(least, 1000));
+    let lease = lease(table, platform);
+    let listen = match table.optional("listen_url", |value| listen_url(value, sources)) {
+        None => Listen::Same,
+        Some(None) => Listen::Off,
+        Some(Some(read)) => Listen::Direct(Box::new(accept_endpoint(table, "listen_url", *read))),
+    };
+    let connections = u32::try_from(connections).unwrap_or(default);
+    PostgresSettings { endpoint, listen, connections, lease }
+}
+
+/// Reads a direct URL; none for `"off"`.
+fn listen_url(
+    value: &DeValue<'_>,
+    sources: &Sources<'_>,
+) -> Result<Option<Box<ReadEndpoint>>, String> {
+    match values::text(value)?.as_str() {
+        "off" => Ok(None),
+        url => Endpoint::read(url, *sources).map(|read| Some(Box::new(read))),
+    }
+}
+
+/// Reads the lease, and compares it with the calls that must end within it.
+fn lease(table: &mut Table<'_>, platform: Option<Platform>) -> Duration {
+    const MIN: Duration = PostgresSettings::MIN_LEASE;
+    let lease = table.or("lease", PostgresSettings::DEFAULT_LEASE, nonzero_duration);
+    let Some(Platform { is_local, timeout }) = platform else { return lease };
+    if lease < MIN && !is_local {
+        let sentence = format!(
+            "a node that is only slow for a moment would lose its loans. Write at least \"{}s\"",
+            MIN.as_secs()
+        );
+        table.mistake("lease", sentence);
+        return lease;
+    }
+    let longest = longest_call(lease);
+    if timeout > longest {
+        let sentence = format!(
+            "a call may take lending.timeout ({}), and must end within two thirds of the lease. \
+             Write a longer lease, or lending.timeout = \"{}\" or less",
+            humantime::format_duration(timeout),
+            humantime::format_duration(Duration::from_secs(longest.as_secs().max(1))),
+        );
+        // In development, a short lease may meet any timeout.
+        match is_local {
+            true => table.warn("lease", &sentence),
+            false => table.mistake("lease", sentence),
+        }
+    }
+    lease
+}
+
+fn brake(root: &mut Table<'_>) -> Brake {
+    let mut table = root.optional_table("brake");
+    let modes =
+        [("off", BrakeMode::Off), ("shadow", BrakeMode::Shadow), ("enforce", BrakeMode::Enforce)];
+    let mode = table.or("mode", BrakeMode::Off, one_of(&modes));
+    let mut limit = |key, default| {
+        u32::try_from(table.or(key, default, number(0, u64::from(u32::MAX)))).unwrap_or(u32::MAX)
+    };
+    let brake = Brake {
+        mode,
+        library_per_hour: limit("library_per_hour", 0),
+        library_per_day: limit("library_per_day", 0),
+        borrower_per_hour: limit("borrower_per_hour", 0),
+        attempts_per_borrower_per_hour: limit("attempts_per_borrower_per_hour", 30),
+        attempts_per_library_per_hour: limit("attempts_per_library_per_hour", 0),
+    };
+    let loans = [brake.library_per_hour, brake.library_per_day, brake.borrower_per_hour];
+    if mode != BrakeMode::Off && loans == [0; 3] {
+        table.mistake(
+            "mode",
+            "a brake without a limit stops nothing. Write library_per_hour = 500, or \
+             mode = \"off\"",
+        );
+    }
+    table.finish();
+    brake
+}

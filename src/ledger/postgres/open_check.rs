@@ -1,0 +1,191 @@
+//! A test whether the database suits a ledger, for `loangate check --online`. It changes nothing.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use sqlx::{Connection, PgConnection, Row};
+
+use super::connect::{Connector, TriedHost, accepts_writes, phrase, within};
+use super::endpoint::{Host, Tls};
+use super::settings::{Listen, PostgresSettings};
+
+/// The oldest supported version, as `server_version_num` counts.
+const MIN_VERSION: u32 = 14_00_00;
+/// The deadline of the queries on one host.
+const DEADLINE: Duration = Duration::from_secs(5);
+
+/// The parameters without which a committed transaction can be lost.
+const DURABILITY: [(&str, &str); 3] = [
+    ("fsync", "a crash of the machine can destroy the database"),
+    ("full_page_writes", "a crash of the machine can destroy the database"),
+    ("synchronous_commit", "a crash can lose loans that Bokbasen has accepted"),
+];
+
+/// What the test found, as sentences.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum DatabaseFinding {
+    /// Something works.
+    Good(String),
+    /// Something is valid but not advisable.
+    Doubtful(String),
+    /// Something keeps the gate from working, or from keeping its promises.
+    Failed(String),
+}
+
+use DatabaseFinding::{Doubtful, Failed, Good};
+
+/// Tests every host of `url` and of `listen_url`. Returns the findings of each.
+pub async fn check_database(settings: &PostgresSettings) -> DatabaseFindings {
+    let connector = Connector::new(settings);
+    let url = check_hosts(settings, connector.try_hosts(false).await).await;
+    let listen_url = match &settings.listen {
+        Listen::Direct(_) => check_listeners(connector.try_hosts(true).await).await,
+        Listen::Same | Listen::Off => Vec::new(),
+    };
+    DatabaseFindings { url, listen_url }
+}
+
+/// The findings for each key.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct DatabaseFindings {
+    /// About `ledger.url`.
+    pub url: Vec<DatabaseFinding>,
+    /// About `ledger.listen_url`.
+    pub listen_url: Vec<DatabaseFinding>,
+}
+
+async fn check_hosts(settings: &PostgresSettings, hosts: Vec<TriedHost>) -> Vec<DatabaseFinding> {
+    let mut findings = Vec::new();
+    let mut failures = Vec::new();
+    let mut has_primary = false;
+    for TriedHost { name, connected } in hosts {
+        let examined = match connected {
+            Ok(connection) => within(DEADLINE, examine(connection)).await,
+            Err(error) => Err(error),
+        };
+        match examined {
+            Err(error) => failures.push(format!("{name}: {}", phrase(&error))),
+            Ok(Examined { accepts_writes: false, .. }) => {
+                findings.push(Good(format!("{name} responds and accepts no writes, as a standby")));
+            }
+            Ok(examined) => {
+                has_primary = true;
+                findings.extend(judge(settings, &name, &examined));
+            }
+        }
+    }
+    // One host that fails is no mistake: the others are there for that.
+    findings.extend(failures.into_iter().map(|failure| match has_primary {
+        true => Doubtful(failure),
+        false => Failed(failure),
+    }));
+    if !has_primary && findings.iter().all(|finding| matches!(finding, Good(_))) {
+        findings.push(Failed("no host accepts writes. Name the primary, too".to_owned()));
+    }
+    findings
+}
+
+async fn check_listeners(hosts: Vec<TriedHost>) -> Vec<DatabaseFinding> {
+    let mut findings = Vec::new();
+    for TriedHost { name, connected } in hosts {
+        findings.push(match connected {
+            Ok(connection) => {
+                let _ = connection.close().await;
+                Good(format!("{name} accepts direct connections"))
+            }
+            Err(error) => Doubtful(format!("{name}: {}", phrase(&error))),
+        });
+    }
+    findings
+}
+
+/// What a server reports about itself.
+#[derive(Debug)]
+struct Examined {
+    accepts_writes: bool,
+    /// Parameters of the server.
+    parameters: HashMap<String, String>,
+}
+
+async fn examine(mut connection: PgConnection) -> Result<Examined, sqlx::Error> {
+    let accepts_writes = accepts_writes(&mut connection).await?;
+    let query = sqlx::raw_sql(
+        "SELECT name, setting FROM pg_settings WHERE name IN ('server_version_num', \
+         'server_version', 'fsync', 'full_page_writes', 'synchronous_commit', 'max_connections', \
+         'superuser_reserved_connections', 'reserved_connections')",
+    );
+    let mut parameters = HashMap::new();
+    for row in query.fetch_all(&mut connection).await? {
+        parameters.insert(row.try_get(0)?, row.try_get(1)?);
+    }
+    let _ = connection.close().await;
+    Ok(Examined { accepts_writes, parameters })
+}
+
+impl Examined {
+    fn number(&self, name: &str) -> Option<u32> {
+        self.parameters.get(name)?.parse().ok()
+    }
+
+    fn text(&self, name: &str) -> &str {
+        self.parameters.get(name).map_or("unknown", String::as_str)
+    }
+}
+
+/// Judges the primary.
+fn judge(settings: &PostgresSettings, name: &str, examined: &Examined) -> Vec<DatabaseFinding> {
+    let mut findings = Vec::new();
+    let is_socket = |host: &&Host| host.is_socket() && host.to_string() == name;
+    let encryption = match settings.endpoint.tls {
+        Tls::Disabled => "without TLS, within this machine",
+        Tls::VerifyFull(_) if settings.endpoint.hosts.iter().any(|host| is_socket(&host)) => {
+            "without TLS, within this machine"
+        }
+        Tls::VerifyFull(_) => "with TLS; certificate and host name are valid",
+    };
+    findings.push(Good(format!(
+        "{name} accepts writes (PostgreSQL {}, {encryption})",
+        examined.text("server_version")
+    )));
+    if examined.number("server_version_num").is_some_and(|version| version < MIN_VERSION) {
+        findings.push(Failed(format!(
+            "{name} has PostgreSQL {}. Install version 14 or later",
+            examined.text("server_version")
+        )));
+    }
+    for (parameter, consequence) in DURABILITY {
+        if examined.text(parameter) == "off" {
+            findings
+                .push(Failed(format!("{name} has {parameter} = off: {consequence}. Set it on")));
+        }
+    }
+    // Behind a pooler, the number of connections to the server is the pooler's.
+    if !matches!(settings.listen, Listen::Direct(_)) {
+        findings.extend(judge_connections(settings.connections, name, examined));
+    }
+    findings
+}
+
+fn judge_connections(needed: u32, name: &str, examined: &Examined) -> Option<DatabaseFinding> {
+    let most = examined.number("max_connections")?;
+    let reserved = ["superuser_reserved_connections", "reserved_connections"];
+    let reserved: u32 = reserved.iter().filter_map(|name| examined.number(name)).sum();
+    let usable = most.saturating_sub(reserved);
+    let what = format!(
+        "{name} has max_connections = {most}, of which this gate and others share {usable}"
+    );
+    Some(match usable.checked_div(needed) {
+        Some(0) => Failed(format!(
+            "{what}, and ledger.connections is {needed}. Raise the one, or lower the other"
+        )),
+        Some(1) => Doubtful(format!(
+            "{what}: enough for one gate with ledger.connections = {needed}, and not for a second"
+        )),
+        Some(gates) => Good(format!("{what}: enough for {gates} gates")),
+        None => return None,
+    })
+}
+
+#[cfg(test)]
+#[path = "open_check_tests.rs"]
+mod tests;

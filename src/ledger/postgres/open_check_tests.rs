@@ -1,0 +1,92 @@
+//! Tests of the judgement of a database, and of the whole check against real servers.
+
+use super::super::test_support::{settings, support};
+use super::*;
+
+fn examined(changed: &[(&str, &str)]) -> Examined {
+    let mut parameters: HashMap<String, String> = [
+        ("server_version_num", "150000"),
+        ("server_version", "15.0"),
+        ("fsync", "on"),
+        ("full_page_writes", "on"),
+        ("synchronous_commit", "on"),
+        ("max_connections", "100"),
+        ("superuser_reserved_connections", "3"),
+    ]
+    .map(|(name, value)| (name.to_owned(), value.to_owned()))
+    .into();
+    for (name, value) in changed {
+        parameters.insert((*name).to_owned(), (*value).to_owned());
+    }
+    Examined { accepts_writes: true, parameters }
+}
+
+fn findings(changed: &[(&str, &str)]) -> Vec<DatabaseFinding> {
+    let settings = settings("postgres://u@localhost/x?sslmode=disable");
+    judge(&settings, "db:5432", &examined(changed))
+}
+
+fn failures(findings: &[DatabaseFinding]) -> Vec<&str> {
+    let failed = findings.iter().filter_map(|finding| match finding {
+        Failed(sentence) => Some(sentence.as_str()),
+        _ => None,
+    });
+    failed.collect()
+}
+
+#[test]
+fn server_that_can_lose_loans_is_rejected() {
+    let good = findings(&[]);
+    assert!(good.iter().all(|finding| matches!(finding, Good(_))), "{good:?}");
+    for name in ["fsync", "full_page_writes", "synchronous_commit"] {
+        let found = findings(&[(name, "off")]);
+        let failed = failures(&found);
+        assert!(failed.len() == 1 && failed[0].contains(&format!("{name} = off")), "{failed:?}");
+    }
+    assert!(failures(&findings(&[("synchronous_commit", "remote_apply")])).is_empty());
+    let old = findings(&[("server_version_num", "130014"), ("server_version", "13.14")]);
+    assert!(failures(&old)[0].contains("Install version 14"), "{old:?}");
+}
+
+#[test]
+fn connections_are_compared_with_those_of_the_server() {
+    let last = |most: &str| findings(&[("max_connections", most)]).pop().unwrap();
+    assert!(matches!(last("22"), Failed(sentence) if sentence.contains("share 19")));
+    assert!(matches!(last("23"), Doubtful(sentence) if sentence.contains("not for a second")));
+    assert!(matches!(last("103"), Good(sentence) if sentence.contains("5 gates")));
+}
+
+#[tokio::test]
+async fn real_server_is_found_fit_and_an_unsafe_one_is_not() {
+    let Some(server) = support::Postgres::shared().await else { return };
+    let database = server.database().await;
+    let found = check_database(&settings(&database.url())).await;
+    assert_eq!(failures(&found.url), Vec::<&str>::new());
+    assert!(matches!(&found.url[0], Good(sentence) if sentence.contains("accepts writes")));
+    let mut admin = database.connect_as_admin().await;
+    let name = database.name();
+    for sql in [
+        format!("ALTER DATABASE \"{name}\" SET synchronous_commit = off"),
+        format!("ALTER DATABASE \"{name}\" SET default_transaction_read_only = on"),
+    ] {
+        let unsafe_sql = sqlx::AssertSqlSafe(sql.clone());
+        sqlx::raw_sql(unsafe_sql).execute(&mut admin).await.unwrap();
+        let found = check_database(&settings(&database.url())).await.url;
+        let failed = failures(&found);
+        let expected = if sql.contains("read_only") { "accepts writes" } else { "can lose loans" };
+        assert!(failed.len() == 1 && failed[0].contains(expected), "{failed:?}");
+    }
+}
+
+#[tokio::test]
+async fn dead_host_beside_a_live_one_is_a_warning() {
+    let Some(server) = support::Postgres::shared().await else { return };
+    let database = server.database().await;
+    let url = database.url().replace("127.0.0.1:", "127.0.0.1:1,127.0.0.1:");
+    let found = check_database(&settings(&url)).await.url;
+    assert_eq!(failures(&found), Vec::<&str>::new());
+    let doubts = found.iter().filter(|finding| matches!(finding, Doubtful(_))).count();
+    assert_eq!(doubts, 1, "{found:?}");
+    let dead = check_database(&settings("postgres://u@127.0.0.1:1/x?sslmode=disable")).await.url;
+    assert!(failures(&dead)[0].contains("127.0.0.1:1: "), "{dead:?}");
+}

@@ -1,0 +1,328 @@
+//! A bounded pool of connections for short transactions.
+//!
+//! The queries of the store use it; the writers, the lease and the feed have connections of
+//! their own. Every call ends by its deadline, whatever the server or the network does:
+//!
+//! - A caller waits at most [`ACQUIRE`] for a connection, and only [`MAX_WAITERS`] wait at once.
+//! - A transaction that is not finished by its deadline loses its connection, which is closed and
+//!   never reused. So does one whose future is dropped.
+//! - An error that concerns the server closes all connections, so that the next callers find the
+//!   new primary.
+//!
+//! A connection is tested by the `BEGIN` of the next transaction. If a reused one fails there, the
+//! transaction starts again on another.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use sqlx::{Connection, PgConnection};
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::{Instant, sleep_until, timeout_at};
+
+use super::connect::{Connector, Purpose, no_response, phrase};
+use super::server_error;
+
+/// How long a caller waits for a connection.
+pub(in crate::ledger) const ACQUIRE: Duration = Duration::from_secs(2);
+/// The maximum number of callers that wait. Twenty connections serve that many short queries in
+/// much less than [`ACQUIRE`].
+const MAX_WAITERS: usize = 4096;
+/// The longest deadline of a transaction in this process. The server ends a statement earlier
+/// ([`BEGIN`]), so a caller usually gets the server's error.
+pub(in crate::ledger) const TRANSACTION: Duration = Duration::from_secs(5);
+/// The deadline of `BEGIN` on a reused connection. It needs no lock and no disk.
+const REUSE: Duration = Duration::from_millis(700);
+/// How long an unused connection is kept. Firewalls drop idle connections without a word.
+const MAX_IDLE: Duration = Duration::from_secs(240);
+/// The backoff after a failed attempt to connect, and the limit of its doubling.
+const FIRST_BACKOFF: Duration = Duration::from_millis(50);
+const MAX_BACKOFF: Duration = Duration::from_secs(1);
+
+/// Begins a transaction that writes. The server ends a statement after 4 s, a wait for a lock after
+/// 3 s, and a transaction that stays idle after 5 s. Without these limits a stalled client would
+/// hold its locks, and the change feed would have to read back further. `SET LOCAL` ends with the
+/// transaction, so it also works behind a pooler.
+pub(in crate::ledger) const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; \
+    SET LOCAL statement_timeout = 4000; \
+    SET LOCAL lock_timeout = 3000; \
+    SET LOCAL idle_in_transaction_session_timeout = 5000";
+/// Begins a transaction that only reads, with the same limits.
+pub(in crate::ledger) const BEGIN_READ_ONLY: &str = "BEGIN ISOLATION LEVEL READ COMMITTED \
+    READ ONLY; \
+    SET LOCAL statement_timeout = 4000; \
+    SET LOCAL lock_timeout = 3000; \
+    SET LOCAL idle_in_transaction_session_timeout = 5000";
+
+/// A pool of connections with one purpose.
+#[derive(Debug)]
+pub(in crate::ledger) struct Pool {
+    connector: Connector,
+    purpose: Purpose,
+    permits: Semaphore,
+    waiters: AtomicUsize,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    idle: Vec<(PgConnection, Instant)>,
+    /// Increases when all connections are discarded. A connection of an earlier one is closed.
+    generation: u64,
+    is_closed: bool,
+    /// Why the last attempt to connect failed, and when the next may start.
+    failure: Option<Failure>,
+}
+
+#[derive(Clone, Debug)]
+struct Failure {
+    why: String,
+    backoff: Duration,
+    retry_at: Instant,
+}
+
+/// A connection in use. Unless [`Pool::put_back`] gets it, it is closed.
+struct Acquired<'p> {
+    connection: PgConnection,
+    is_reused: bool,
+    generation: u64,
+    _permit: SemaphorePermit<'p>,
+}
+
+impl Pool {
+    /// Creates a pool of at most `size` connections. Nothing connects yet.
+    pub(in crate::ledger) fn new(connector: Connector, purpose: Purpose, size: u32) -> Pool {
+        Pool {
+            connector,
+            purpose,
+            permits: Semaphore::new(size as usize),
+            waiters: AtomicUsize::new(0),
+            state: Mutex::default(),
+        }
+    }
+
+    /// Runs queries in a transaction that only reads. It ends by `deadline`, waiting included.
+    ///
+    /// # Errors
+    /// Returns the error of the database, of connecting, or of the deadline.
+    pub(in crate::ledger) async fn read<T>(
+        &self,
+        deadline: Duration,
+        work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>,
+    ) -> Result<T, sqlx::Error> {
+        self.transaction(BEGIN_READ_ONLY, deadline, work).await
+    }
+
+    /// Runs statements in a transaction that starts with `begin`, and commits it. It ends by
+    /// `deadline`, waiting included.
+    ///
+    /// # Errors
+    /// Returns the error of the database, of connecting, or of the deadline. The transaction is
+    /// rolled back, but if its commit failed or met the deadline, that is uncertain.
+    pub(in crate::ledger) async fn transaction<T>(
+        &self,
+        begin: &'static str,
+        deadline: Duration,
+        work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>,
+    ) -> Result<T, sqlx::Error> {
+        let end = Instant::now() + deadline;
+        let mut acquired = self.begin(begin, end).await?;
+        let ran = timeout_at(end, async {
+            let result = work(&mut acquired.connection).await;
+            let sql = if result.is_ok() { "COMMIT" } else { "ROLLBACK" };
+            let ended = sqlx::raw_sql(sql).execute(&mut acquired.connection).await;
+            (result, ended)
+        });
+        match ran.await {
+            Ok((Ok(value), Ok(_))) => {
+                self.put_back(acquired);
+                Ok(value)
+            }
+            Ok((Err(error), Ok(_))) if !server_error::is_of_connection(&error) => {
+                self.put_back(acquired);
+                Err(error)
+            }
+            Ok((Err(error), _) | (Ok(_), Err(error))) => {
+                self.after_error(&error, acquired.generation);
+                Err(error)
+            }
+            Err(_) => Err(no_response(deadline)),
+        }
+    }
+
+    /// Closes all idle connections. No caller can acquire one afterwards.
+    pub(in crate::ledger) async fn close(&self) {
+        self.permits.close();
+        let idle = {
+            let mut state = self.lock();
+            state.is_closed = true;
+            std::mem::take(&mut state.idle)
+        };
+        for (connection, _) in idle {
+            let _ = timeout_at(Instant::now() + REUSE, connection.close()).await;
+        }
+    }
+
+    /// Acquires a connection and begins a transaction on it.
+    async fn begin(&self, sql: &'static str, end: Instant) -> Result<Acquired<'_>, sqlx::Error> {
+        let end = end.min(Instant::now() + ACQUIRE);
+        let mut permit = Some(self.permit(end).await?);
+        while let Some(taken) = permit.take() {
+            let mut acquired = self.connection(taken, end).await?;
+            let began = Instant::now();
+            let limit = if acquired.is_reused { end.min(began + REUSE) } else { end };
+            let begun = sqlx::raw_sql(sql).execute(&mut acquired.connection);
+            let error = match timeout_at(limit, begun).await {
+                Ok(Ok(_)) => return Ok(acquired),
+                Ok(Err(error)) => error,
+                Err(_) => no_response(began.elapsed()),
+            };
+            let Acquired { connection, is_reused, generation, _permit } = acquired;
+            drop(connection);
+            // What breaks one idle connection has usually broken all.
+            self.discard_all(generation);
+            if !is_reused || Instant::now() >= end {
+                return Err(error);
+            }
+            permit = Some(_permit);
+        }
+        Err(sqlx::Error::PoolTimedOut)
+    }
+
+    /// Waits for the right to use a connection.
+    async fn permit(&self, end: Instant) -> Result<SemaphorePermit<'_>, sqlx::Error> {
+        if let Ok(permit) = self.permits.try_acquire() {
+            return Ok(permit);
+        }
+        let waiter = Waiter::new(&self.waiters).ok_or(sqlx::Error::PoolTimedOut)?;
+        let acquired = timeout_at(end, self.permits.acquire()).await;
+        drop(waiter);
+        match acquired {
+            Ok(Ok(permit)) => Ok(permit),
+            Ok(Err(_)) => Err(sqlx::Error::PoolClosed),
+            Err(_) => Err(sqlx::Error::PoolTimedOut),
+        }
+    }
+
+    /// Takes an idle connection, or opens one.
+    async fn connection<'p>(
+        &'p self,
+        permit: SemaphorePermit<'p>,
+        end: Instant,
+    ) -> Result<Acquired<'p>, sqlx::Error> {
+        let (idle, generation, expired) = {
+            let mut state = self.lock();
+            // The newest is last. If it is too old, all are.
+            let newest = state.idle.pop();
+            let is_usable = newest.as_ref().is_some_and(|(_, since)| since.elapsed() < MAX_IDLE);
+            match is_usable {
+                true => (newest, state.generation, Vec::new()),
+                false => (None, state.generation, std::mem::take(&mut state.idle)),
+            }
+        };
+        drop(expired);
+        let is_reused = idle.is_some();
+        let connection = match idle {
+            Some((connection, _)) => connection,
+            None => self.open(end).await?,
+        };
+        Ok(Acquired { connection, is_reused, generation, _permit: permit })
+    }
+
+    /// Opens a connection, with a backoff that all callers share.
+    async fn open(&self, end: Instant) -> Result<PgConnection, sqlx::Error> {
+        loop {
+            let failure = self.lock().failure.clone();
+            if let Some(Failure { why, retry_at, .. }) = failure
+                && retry_at > Instant::now()
+            {
+                if retry_at >= end {
+                    sleep_until(end).await;
+                    return Err(unavailable(why));
+                }
+                sleep_until(retry_at).await;
+            }
+            match timeout_at(end, self.connector.connect(self.purpose)).await {
+                Ok(Ok(connection)) => {
+                    self.lock().failure = None;
+                    return Ok(connection);
+                }
+                Ok(Err(error)) => self.record_failure(phrase(&error)),
+                Err(_) => {
+                    let why = "no host responded in time".to_owned();
+                    self.record_failure(why.clone());
+                    return Err(unavailable(why));
+                }
+            }
+        }
+    }
+
+    /// Records a failed attempt to connect. Concurrent failures count once.
+    fn record_failure(&self, why: String) {
+        let now = Instant::now();
+        let mut state = self.lock();
+        let backoff = match &state.failure {
+            Some(failure) if failure.retry_at > now => return,
+            Some(failure) => (failure.backoff * 2).min(MAX_BACKOFF),
+            None => FIRST_BACKOFF,
+        };
+        state.failure = Some(Failure { why, backoff, retry_at: now + backoff });
+    }
+
+    fn put_back(&self, acquired: Acquired<'_>) {
+        let mut state = self.lock();
+        if acquired.generation == state.generation && !state.is_closed {
+            state.idle.push((acquired.connection, Instant::now()));
+        }
+    }
+
+    /// Closes all connections if the error concerns the server and not only one connection.
+    fn after_error(&self, error: &sqlx::Error, generation: u64) {
+        if server_error::is_of_server(error) {
+            self.discard_all(generation);
+        }
+    }
+
+    /// Closes the connections of this generation: idle ones now, and others after their use.
+    fn discard_all(&self, generation: u64) {
+        let discarded = {
+            let mut state = self.lock();
+            if state.generation != generation {
+                return;
+            }
+            state.generation += 1;
+            std::mem::take(&mut state.idle)
+        };
+        drop(discarded);
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        crate::lock::lock(&self.state)
+    }
+}
+
+fn unavailable(why: String) -> sqlx::Error {
+    sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::NotConnected, why))
+}
+
+/// A caller that waits for a connection.
+struct Waiter<'a>(&'a AtomicUsize);
+
+impl<'a> Waiter<'a> {
+    /// Counts the caller; none if too many wait.
+    fn new(count: &'a AtomicUsize) -> Option<Waiter<'a>> {
+        let waiter = Waiter(count);
+        let before = count.fetch_add(1, Ordering::Relaxed);
+        (before < MAX_WAITERS).then_some(waiter)
+    }
+}
+
+impl Drop for Waiter<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+#[path = "pool_tests.rs"]
+mod tests;

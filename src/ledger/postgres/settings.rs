@@ -1,0 +1,88 @@
+//! The keys of `[ledger]` for PostgreSQL.
+//!
+//! `config` builds them.
+
+use std::time::Duration;
+
+use super::endpoint::Endpoint;
+
+/// How the ledger uses a PostgreSQL database.
+#[derive(Clone, Debug)]
+pub struct PostgresSettings {
+    /// `url`: the database, or a pooler in front of it.
+    pub endpoint: Endpoint,
+    /// `listen_url`: where LISTEN and migrations connect to.
+    pub listen: Listen,
+    /// `connections`: the maximum number of connections of this process.
+    pub connections: u32,
+    /// `lease`: how long a process may be silent before others take over its loans.
+    pub lease: Duration,
+}
+
+/// How the process receives notifications about changes.
+#[derive(Clone, Debug)]
+pub enum Listen {
+    /// Over the same URL as everything else.
+    Same,
+    /// Over this direct connection, since the URL names a pooler.
+    Direct(Box<Endpoint>),
+    /// Not at all: the process only polls.
+    Off,
+}
+
+/// The numbers of connections for each purpose. Their sum is `connections`.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct ConnectionShares {
+    /// For the queries of readers' requests and of background tasks.
+    pub reads: u32,
+    /// For transactions that write.
+    pub writes: u32,
+    /// For support queries and `/readyz`.
+    pub support: u32,
+    /// For the lease, the change feed and LISTEN, one each.
+    pub fixed: u32,
+}
+
+impl PostgresSettings {
+    /// The smallest number of connections: every purpose has at least one.
+    pub const MIN_CONNECTIONS: u32 = 8;
+    /// The default number of connections.
+    pub const DEFAULT_CONNECTIONS: u32 = 20;
+    /// The default lease.
+    pub const DEFAULT_LEASE: Duration = Duration::from_secs(30);
+    /// The shortest lease, unless the lending platform is on this machine. A shorter one fences
+    /// nodes that are only slow.
+    pub const MIN_LEASE: Duration = Duration::from_secs(10);
+
+    /// Divides the connections among their purposes.
+    pub fn shares(&self) -> ConnectionShares {
+        let (fixed, support) = (3, 2);
+        let others = self.connections.saturating_sub(fixed + support).max(2);
+        // A batch needs one connection for each library, and a query is short.
+        let writes = (others / 2).max(1);
+        ConnectionShares { reads: others - writes, writes, support, fixed }
+    }
+}
+
+/// Returns the longest `lending.timeout` that fits in a lease. The lease is renewed at each third.
+/// A call that begins just before a renewal fails must end before others take over its loan.
+pub fn longest_call(lease: Duration) -> Duration {
+    lease - lease / 3
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_use_exactly_the_connections() {
+        let mut settings = super::super::test_support::settings("postgres://u@localhost/x");
+        for connections in PostgresSettings::MIN_CONNECTIONS..100 {
+            settings.connections = connections;
+            let ConnectionShares { reads, writes, support, fixed } = settings.shares();
+            assert_eq!(reads + writes + support + fixed, connections);
+            assert!(reads > 0 && writes > 0, "{connections}");
+        }
+        assert_eq!(longest_call(Duration::from_secs(30)), Duration::from_secs(20));
+    }
+}
