@@ -4,7 +4,6 @@
 //! one has. [`process`] takes the steps, and may end at each of them with a [`Problem`]. The log
 //! line of the request is written when its body ends.
 
-use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
 
@@ -56,18 +55,16 @@ pub(super) async fn dispatch(
             response
         }
         None => {
-            // Polled in place: to move the future into another one would copy it.
-            let processed = {
-                let mut processing = pin!(process(&mut context, body));
-                poll_fn(|task| id.within(|| processing.as_mut().poll(task))).await
-            };
+            let processed = id.poll_within(pin!(process(&mut context, body))).await;
             let mut response = context.response(id, processed);
             services.cors.add_response_fields(&request.headers, &mut response);
             response
         }
     };
     services.security.add(response.headers_mut());
-    response.headers_mut().extend(id.field().map(|id| (REQUEST_ID, id)));
+    if let Some(id) = id.field() {
+        response.headers_mut().insert(REQUEST_ID, id);
+    }
     response
 }
 

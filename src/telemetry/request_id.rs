@@ -1,17 +1,20 @@
 //! The id of a request, and which request the current task works for.
 //!
 //! The dispatcher creates the id and polls the request within [`RequestId::within`]. Every log line
-//! that is written there carries the id (see `log`). A task-local value serves here in place of a
-//! `tracing` span: it costs a request no allocation, while a span that is enabled costs several
-//! percent of a small request.
+//! that is written there carries the id (see `log`). A thread-local value, set during each poll,
+//! serves here in place of a `tracing` span: it costs a request no allocation, while a span that is
+//! enabled costs several percent of a small request.
 
+use std::cell::Cell;
 use std::fmt;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
 
 use http::HeaderValue;
 use uuid::Uuid;
 
-tokio::task_local! {
-    static CURRENT: RequestId;
+thread_local! {
+    static CURRENT: Cell<Option<RequestId>> = const { Cell::new(None) };
 }
 
 /// The id of one request. The reader receives it, and can report it to support.
@@ -41,12 +44,22 @@ impl RequestId {
 
     /// Runs a function as work for this request.
     pub fn within<T>(self, work: impl FnOnce() -> T) -> T {
-        CURRENT.sync_scope(self, work)
+        let _outer = Outer(CURRENT.replace(Some(self)));
+        work()
+    }
+
+    /// Polls a future as work for this request. The future stays in place, since to move it would
+    /// copy it.
+    pub fn poll_within<F: Future>(
+        self,
+        mut work: Pin<&mut F>,
+    ) -> impl Future<Output = F::Output> {
+        poll_fn(move |task| self.within(|| work.as_mut().poll(task)))
     }
 
     /// Returns the request that the current task works for.
     pub fn current() -> Option<RequestId> {
-        CURRENT.try_with(|id| *id).ok()
+        CURRENT.get()
     }
 
     /// Runs a future in another task as work for the request of the current task, if there is one.
@@ -54,10 +67,19 @@ impl RequestId {
         let current = RequestId::current();
         async move {
             match current {
-                Some(id) => CURRENT.scope(id, work).await,
+                Some(id) => id.poll_within(pin!(work)).await,
                 None => work.await,
             }
         }
+    }
+}
+
+/// Restores the request that was current before, also after a panic.
+struct Outer(Option<RequestId>);
+
+impl Drop for Outer {
+    fn drop(&mut self) {
+        CURRENT.set(self.0);
     }
 }
 
@@ -75,14 +97,13 @@ mod tests {
     async fn tasks_inherit_the_request_only_where_asked_to() {
         let id = RequestId::generate();
         assert_eq!(RequestId::current(), None);
-        CURRENT
-            .scope(id, async {
-                assert_eq!(RequestId::current(), Some(id));
-                let inherited = RequestId::inherit(async { RequestId::current() });
-                assert_eq!(tokio::spawn(inherited).await.unwrap(), Some(id));
-                assert_eq!(tokio::spawn(async { RequestId::current() }).await.unwrap(), None);
-            })
-            .await;
+        let work = async {
+            assert_eq!(RequestId::current(), Some(id));
+            let inherited = RequestId::inherit(async { RequestId::current() });
+            assert_eq!(tokio::spawn(inherited).await.unwrap(), Some(id));
+            assert_eq!(tokio::spawn(async { RequestId::current() }).await.unwrap(), None);
+        };
+        id.poll_within(pin!(work)).await;
         assert_eq!(id.within(RequestId::current), Some(id));
         assert_eq!(RequestId::current(), None);
     }
