@@ -10,12 +10,6 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use super::content_type;
 use crate::path::FilePath;
 
-/// Forwarded fields: they describe the representation (RFC 9110 §8).
-const PASSED: [HeaderName; 6] =
-    [CONTENT_TYPE, CONTENT_LANGUAGE, CONTENT_ENCODING, CONTENT_DISPOSITION, ETAG, LAST_MODIFIED];
-/// Fields forwarded for open files only: their origin decides on caching.
-const PASSED_WHEN_OPEN: [HeaderName; 2] = [CACHE_CONTROL, EXPIRES];
-
 /// No scripts, forms or pop-ups. Fonts and images of the same publication still load, since the
 /// document keeps its origin.
 const SANDBOX: HeaderValue = HeaderValue::from_static("sandbox allow-same-origin");
@@ -27,16 +21,18 @@ pub(super) enum Kind {
     Open,
 }
 
-/// Copies the allowed fields of an origin's response and adds the gate's own. Replaces a generic
+/// Moves the allowed fields of an origin's response and adds the gate's own. Replaces a generic
 /// media type by the one of the file's extension.
-pub(super) fn pass(from: &HeaderMap, kind: Kind, path: &FilePath, to: &mut HeaderMap) {
+pub(super) fn pass(from: HeaderMap, kind: Kind, path: &FilePath, to: &mut HeaderMap) {
     to.reserve(12); // for the fields below and those that the server adds
-    copy(from, &PASSED, to);
-    match kind {
-        Kind::Gated => {
-            to.insert(CACHE_CONTROL, HeaderValue::from_static("private, no-store"));
+    for (name, value) in from {
+        // Only the first value of a field has a name. All of these fields have one value.
+        if let Some(name) = name.filter(|name| is_passed(name, kind)) {
+            to.insert(name, value);
         }
-        Kind::Open => copy(from, &PASSED_WHEN_OPEN, to),
+    }
+    if kind == Kind::Gated {
+        to.insert(CACHE_CONTROL, HeaderValue::from_static("private, no-store"));
     }
     if to.get(CONTENT_TYPE).is_none_or(content_type::is_generic) {
         let by_name = content_type::by_name(path.as_str());
@@ -76,11 +72,15 @@ fn is_document(kind: &HeaderValue) -> bool {
     })
 }
 
-fn copy(from: &HeaderMap, names: &[HeaderName], to: &mut HeaderMap) {
-    for name in names {
-        if let Some(value) = from.get(name) {
-            to.insert(name, value.clone());
-        }
+/// Returns whether the gate forwards a field of the origin.
+fn is_passed(name: &HeaderName, kind: Kind) -> bool {
+    match *name {
+        // They describe the representation (RFC 9110 §8).
+        CONTENT_TYPE | CONTENT_LANGUAGE | CONTENT_ENCODING | CONTENT_DISPOSITION | ETAG
+        | LAST_MODIFIED => true,
+        // The origin of open files decides on caching.
+        CACHE_CONTROL | EXPIRES => kind == Kind::Open,
+        _ => false,
     }
 }
 

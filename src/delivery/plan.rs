@@ -271,7 +271,7 @@ impl Selection {
     /// Adds the fields of the response. `origin` has those of the origin's.
     pub(super) fn add_fields(
         &self,
-        origin: &HeaderMap,
+        origin: HeaderMap,
         kind: Kind,
         path: &FilePath,
         to: &mut HeaderMap,

@@ -148,7 +148,7 @@ impl Transfer<'_> {
         let source = BodySource::of([Segment::File(segment)]);
         let mut response = Response::new(Body::measured(source, length, outgoing));
         *response.status_mut() = status;
-        selection.add_fields(&head.headers, self.kind, path, response.headers_mut());
+        selection.add_fields(head.headers, self.kind, path, response.headers_mut());
         Ok(response)
     }
 
@@ -200,7 +200,7 @@ impl Transfer<'_> {
         let (head, incoming) = upstream.into_parts();
         let mut response = Response::new(Body::empty());
         *response.status_mut() = status;
-        fields::pass(&head.headers, self.kind, self.file.path, response.headers_mut());
+        fields::pass(head.headers, self.kind, self.file.path, response.headers_mut());
         let multipart = Multipart::new(response.headers().get(CONTENT_TYPE));
         let segments = self.segments(&multipart, parts, incoming, rest);
         let texts = segments
@@ -244,7 +244,7 @@ impl Transfer<'_> {
     fn without_body(&self, status: StatusCode, file: &HeaderMap, on_end: OnEnd) -> Response<Body> {
         let mut response = Response::new(Body::empty());
         *response.status_mut() = status;
-        fields::pass(file, self.kind, self.file.path, response.headers_mut());
+        fields::pass(file.clone(), self.kind, self.file.path, response.headers_mut());
         if let Some(length) = plan::length_of(file).filter(|_| status == StatusCode::OK) {
             response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(length));
         }

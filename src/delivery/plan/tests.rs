@@ -153,7 +153,7 @@ fn partial_response_describes_its_part() {
     assert_eq!(selection.bounds(), (10, Some(19)));
     let mut fields = HeaderMap::new();
     let path = FilePath::of_decoded("book.epub").unwrap();
-    selection.add_fields(&response, Kind::Gated, &path, &mut fields);
+    selection.add_fields(response, Kind::Gated, &path, &mut fields);
     for (name, value) in [
         (CONTENT_RANGE, "bytes 10-19/1000"),
         (CONTENT_LENGTH, "10"),
