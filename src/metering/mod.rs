@@ -14,11 +14,12 @@
 mod counters;
 mod flush;
 
-use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
+
+use slab::Slab;
 
 use crate::loan::LoanId;
 use crate::lock::lock;
@@ -48,8 +49,8 @@ pub(crate) struct Metered {
     key: Key,
     /// Whether the positions of the bytes in the file are known.
     has_positions: bool,
-    /// The current run: its number and its end.
-    run: Option<(u64, Arc<AtomicU64>)>,
+    /// The current run: its key in the shard and its end.
+    run: Option<(usize, Arc<AtomicU64>)>,
     /// The position of the next byte of the run.
     next: u64,
 }
@@ -60,8 +61,7 @@ struct Shard(Mutex<Counts>);
 /// The counts of one worker.
 #[derive(Debug, Default)]
 struct Counts {
-    last_number: u64,
-    runs: HashMap<u64, Run>,
+    runs: Slab<Run>,
     /// The counts of finished runs that are not written yet.
     finished: Tallies,
 }
@@ -108,7 +108,7 @@ impl Meter {
         for shard in shards {
             let mut counts = shard.lock();
             let finished = std::mem::take(&mut counts.finished);
-            for run in counts.runs.values_mut() {
+            for (_, run) in &mut counts.runs {
                 run.count(into);
             }
             drop(counts);
@@ -148,17 +148,15 @@ impl Metered {
         if let Some((previous, _)) = self.run.take() {
             counts.finish_run(previous);
         }
-        counts.last_number += 1;
-        let number = counts.last_number;
-        counts.runs.insert(number, Run { key, has_positions, first, counted: first, next });
-        self.run = Some((number, end));
+        let run = counts.runs.insert(Run { key, has_positions, first, counted: first, next });
+        self.run = Some((run, end));
     }
 }
 
 impl Drop for Metered {
     fn drop(&mut self) {
-        if let Some((number, _)) = self.run.take() {
-            self.shard.lock().finish_run(number);
+        if let Some((run, _)) = self.run.take() {
+            self.shard.lock().finish_run(run);
         }
     }
 }
@@ -170,8 +168,8 @@ impl Shard {
 }
 
 impl Counts {
-    fn finish_run(&mut self, number: u64) {
-        if let Some(mut run) = self.runs.remove(&number) {
+    fn finish_run(&mut self, key: usize) {
+        if let Some(mut run) = self.runs.try_remove(key) {
             run.count(&mut self.finished);
         }
     }
