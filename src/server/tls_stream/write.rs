@@ -66,6 +66,7 @@ impl Inner {
         let offered: usize = slices.iter().map(|slice| slice.len()).sum();
         let all = self.tail.len() + offered;
         if all < RECORD_SIZE && offered <= MAX_REMAINDER {
+            self.tail.reserve(offered);
             slices.iter().for_each(|slice| self.tail.extend_from_slice(slice));
             return Ok(offered);
         }
