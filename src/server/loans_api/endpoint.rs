@@ -43,14 +43,12 @@ impl LoansEndpoint {
 pub(in super::super) fn parse_endpoint(
     path: &RequestPath,
 ) -> Option<Result<LoansEndpoint, Problem>> {
-    let mut segments = path.segments();
-    if segments.next() != Some("loans") {
-        return None;
-    }
-    let Some(isbn) = segments.next() else {
+    let below = path.decoded().strip_prefix("/loans")?;
+    if below.is_empty() {
         return Some(Ok(LoansEndpoint::All));
-    };
-    let Ok(isbn) = isbn.parse() else {
+    }
+    let mut segments = below.strip_prefix('/')?.split('/');
+    let Some(Ok(isbn)) = segments.next().map(str::parse) else {
         return Some(Err(Problem::TitleNotFound));
     };
     Some(match (segments.next(), segments.next()) {
