@@ -98,8 +98,8 @@ pub(super) async fn handle(
 /// Adds Date and Content-Length. The gate sets no field that HTTP/2 forbids (RFC 9113 §8.2.2),
 /// which `h2` would refuse to send.
 fn add_fields(fields: &mut HeaderMap, body: &Body) {
-    if !fields.contains_key(DATE) {
-        fields.extend(date::now().map(|now| (DATE, now)));
+    if let Some(now) = date::now() {
+        fields.insert(DATE, now);
     }
     if let (Some(length @ 1..), false) =
         (body.size_hint().exact(), fields.contains_key(CONTENT_LENGTH))
