@@ -50,10 +50,7 @@ impl RequestId {
 
     /// Polls a future as work for this request. The future stays in place, since to move it would
     /// copy it.
-    pub fn poll_within<F: Future>(
-        self,
-        mut work: Pin<&mut F>,
-    ) -> impl Future<Output = F::Output> {
+    pub fn poll_within<F: Future>(self, mut work: Pin<&mut F>) -> impl Future<Output = F::Output> {
         poll_fn(move |task| self.within(|| work.as_mut().poll(task)))
     }
 
