@@ -53,7 +53,7 @@ impl<'a> OriginFile<'a> {
             StatusCode::OK => Ok(response),
             StatusCode::PARTIAL_CONTENT if range.is_some() => Ok(response),
             StatusCode::RANGE_NOT_SATISFIABLE if range.is_some() => {
-                Err(self.not_satisfiable().await)
+                Err(Box::pin(self.not_satisfiable()).await)
             }
             StatusCode::NOT_FOUND | StatusCode::GONE => Err(Problem::TitleNotFound),
             status => Err(self.unexpected(status, response.headers())),

@@ -84,7 +84,8 @@ impl Transfer<'_> {
             }
             Plan::Whole => self.one(None, to).await,
             Plan::Range(range) => self.one(Some(range), to).await,
-            Plan::Parts(parts) => self.several(&parts, to).await,
+            // Boxed here and below, since it is rare and would enlarge the future of every request.
+            Plan::Parts(parts) => Box::pin(self.several(&parts, to)).await,
         }
     }
 
@@ -99,7 +100,7 @@ impl Transfer<'_> {
             (Err(Problem::RangeNotSatisfiable { complete_length }), Some(range))
                 if range.is_satisfiable(complete_length) =>
             {
-                return self.whole(to).await;
+                return Box::pin(self.whole(to)).await;
             }
             (upstream, _) => upstream?,
         };
@@ -108,7 +109,7 @@ impl Transfer<'_> {
             Ok(Judgement::RequestWhole) => {
                 self.file.forget_metadata();
                 drop(upstream);
-                self.whole(to).await
+                Box::pin(self.whole(to)).await
             }
             Err(refusal) => Err(self.problem(refusal)),
         }

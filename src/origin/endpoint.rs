@@ -64,7 +64,8 @@ impl Endpoint {
     ) -> Result<Response<Body>, Failure> {
         match &self.kind {
             Kind::Http(http) => http.send(path, request).await,
-            Kind::Store(store) => store.send(path, request).await,
+            // Boxed, since it would enlarge the future of every request to an HTTP server.
+            Kind::Store(store) => Box::pin(store.send(path, request)).await,
             Kind::Directory(directory) => directory.send(path, request).await,
         }
     }

@@ -150,14 +150,15 @@ fn poll_streams(
     loop {
         match ready!(http2.poll_accept(context)) {
             Some(Ok((request, respond))) => {
-                tokio::spawn(stream::handle(
+                // Boxed, since tokio moves a new task's future several times.
+                tokio::spawn(Box::pin(stream::handle(
                     worker.clone(),
                     info.clone(),
                     info.connection.begin(),
                     responses.clone(),
                     request,
                     respond,
-                ));
+                )));
             }
             Some(Err(error)) => {
                 tracing::debug!(%error, "HTTP/2 connection broke");
