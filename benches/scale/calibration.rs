@@ -39,19 +39,19 @@ figures! {
     CONNECTION: "connection of a slow reader", 41.16, "KiB", Measured "`crowds -- stalled`";
     // The database.
     READ: "newest loan of a reader and title", 55.0, "database CPU µs", Provisional "`pgbench`";
-    INTENT: "intent, with checks, step and chain", 600.0, "database CPU µs", Provisional "`pgbench`";
-    STEP: "any later step, with chain", 500.0, "database CPU µs", Provisional "`pgbench`";
+    INTENT: "intent with checks and step", 600.0, "database CPU µs", Provisional "`pgbench`";
+    STEP: "any later step", 500.0, "database CPU µs", Provisional "`pgbench`";
     OPENED: "first-open mark", 200.0, "database CPU µs", Provisional "`pgbench`";
     METER_BATCH: "metering, each transaction", 200.0, "database CPU µs", Provisional "`pgbench`";
     METER_ROW: "metering, each file of a loan", 15.0, "database CPU µs", Provisional "`pgbench`";
     FEED: "poll of the change feed", 530.0, "database CPU µs", Provisional "`pgbench`, 1,000 rows";
     VACUUM: "vacuum, beside all other CPU", 0.1, "share", Assumed "one run took 0.01";
-    LOAN_BYTES: "loan with 5 steps, 2.5 files, indexes", 4_100.0, "bytes", Provisional "300,000 loans";
+    LOAN_BYTES: "loan, 5 steps, 2.5 files", 4_100.0, "bytes", Provisional "300,000 loans";
     BLOAT: "dead and free space", 1.3, "factor", Assumed "fillfactor, time between vacuums";
     LOAN_WAL: "log of a loan's life", 25_000.0, "bytes", Provisional "`pgbench`, lz4";
     METER_WAL: "log of a metering transaction", 900.0, "bytes", Provisional "`pgbench`, lz4";
     ROW_WAL: "log of a metering row", 310.0, "bytes", Provisional "`pgbench`, lz4";
-    COMMIT: "flush of the log, here and at the standby", 2.0, "ms", Assumed "one region, fast disks";
+    COMMIT: "flush of the log and the standby's", 2.0, "ms", Assumed "one region";
     ROUND_TRIPS: "round trips of a transaction", 2.0, "ms", Assumed "4 of 0.5 ms";
     // Bokbasen.
     LENDING: "response of Bokbasen, median", 250.0, "ms", Assumed "lognormal, deviation 0.6";

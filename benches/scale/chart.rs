@@ -4,12 +4,13 @@ use std::fmt::Write as _;
 
 use crate::peak::{INTERVAL, Interval};
 use crate::queues::{MINUTE, SECOND};
+use crate::report::number;
 use crate::year::Year;
 use crate::{FAULT_AT, Findings, LENDING_OUTAGE};
 
 const WIDTH: f64 = 760.0;
 const LEFT: f64 = 70.0;
-const RIGHT: f64 = 740.0;
+const RIGHT: f64 = 730.0;
 
 const STYLE: &str = "\
 text { fill: #24292f } .small { font-size: 11px } .head { font-weight: bold }
@@ -64,7 +65,7 @@ impl Plot {
         let mut grids = String::new();
         for part in [0.0, 0.5, 1.0] {
             let y = top + height * (1.0 - part);
-            let label = format!("{}", most * part);
+            let label = number(most * part);
             grids += &grid(LEFT, y, RIGHT, y);
             grids += &text(LEFT - 6.0, y + 4.0, "class=\"small\" text-anchor=\"end\"", &label);
         }
@@ -115,9 +116,10 @@ fn gates(results: &[Findings]) -> String {
     let (left, top, decades) = (130.0, 300.0, 5.0);
     let x = |gates: f64| left + (RIGHT - 50.0 - left) * ((gates.log10() + 2.0) / decades).max(0.0);
     let bottom = top + 64.0 * results.len() as f64;
-    let mut svg = text(8.0, 264.0, "class=\"head\"", "Gates that each resource alone requires");
+    let mut svg =
+        text(8.0, 264.0, "class=\"head\"", "Gates that each resource alone requires (log scale)");
     let classes = [("one", "CPU"), ("two", "network"), ("three", "connections")];
-    svg += &legend(360.0, 264.0, &classes);
+    svg += &legend(376.0, 264.0, &classes);
     for (gates, label) in
         [(0.01, "0.01"), (0.1, "0.1"), (1.0, "1"), (10.0, "10"), (100.0, "100"), (1000.0, "1,000")]
     {

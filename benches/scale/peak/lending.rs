@@ -100,7 +100,7 @@ impl Cell<'_> {
     fn accepted(&mut self, call: Call) {
         let is_refused = self.random.f64() < cost::REFUSED;
         let is_pending = self.random.f64() < cost::PENDING;
-        let (gate, work) = match call {
+        let (session, work) = match call {
             Call::Begin { session } if is_refused => (session, Work::Refused { session }),
             Call::Begin { session } if is_pending => (session, Work::Pending { session }),
             Call::Begin { session } | Call::Poll { session } => {
@@ -111,7 +111,7 @@ impl Cell<'_> {
                 return self.create_transaction(gate, Work::Ended, self.queue.now);
             }
         };
-        let gate = self.gate_of(self.sessions[gate as usize].front);
+        let gate = self.gate_of(self.sessions[session as usize].front);
         self.create_transaction(gate, work, self.queue.now);
     }
 

@@ -75,7 +75,7 @@ fn run(year: &Year, results: &[Findings], seed: u64) -> String {
         .map(|outcome| outcome.events)
         .sum();
     format!(
-        "Seed {seed}. The year has {} borrowers and {} million events; the hours have {} million. \
+        "Seed {seed}. The year has {} borrowers and {} million events; the hours have {} million.\n\
          For each inhabitant the busiest hour has {:.1} times the mean rate of requests and {:.1} \
          times that of begins; {:.2} loans are live.",
         number(SAMPLE),
@@ -110,7 +110,7 @@ fn short(value: f64) -> String {
 }
 
 /// A whole number with commas, rounded to three digits.
-fn number(value: f64) -> String {
+pub(crate) fn number(value: f64) -> String {
     let digits = (value.abs().max(1.0).log10().floor() as i32 - 2).max(0);
     let step = 10f64.powi(digits);
     let whole = ((value / step).round() * step) as u64;
