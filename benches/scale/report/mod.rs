@@ -76,8 +76,9 @@ fn run(year: &Year, results: &[Findings], seed: u64) -> String {
         .sum();
     format!(
         "Seed {seed}. The year has {} borrowers and {} million events; the hours have {} million.\n\
-         For each inhabitant the busiest hour has {:.1} times the mean rate of requests and {:.1} \
-         times that of begins; {:.2} loans are live.",
+         The busiest hour has {:.1} times the mean rate of requests and {:.1} times the mean rate \
+         of begins.\n\
+         At most {:.2} loans of each inhabitant are live.",
         number(SAMPLE),
         year.events / 1_000_000,
         events / 1_000_000,
