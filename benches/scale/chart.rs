@@ -116,8 +116,7 @@ fn gates(results: &[Findings]) -> String {
     let (left, top, decades) = (130.0, 300.0, 5.0);
     let x = |gates: f64| left + (RIGHT - 50.0 - left) * ((gates.log10() + 2.0) / decades).max(0.0);
     let bottom = top + 64.0 * results.len() as f64;
-    let mut svg =
-        text(8.0, 264.0, "class=\"head\"", "Gates by resource, on a log scale");
+    let mut svg = text(8.0, 264.0, "class=\"head\"", "Gates by resource, on a log scale");
     let classes = [("one", "CPU"), ("two", "network"), ("three", "connections")];
     svg += &legend(376.0, 264.0, &classes);
     for (gates, label) in
