@@ -20,7 +20,7 @@ const LICENCE_NOT_FOUND: &str = "LICENSE_NOT_FOUND";
 
 /// Maximum memory of the licences left to try for one loan, in bytes, since they are stored while
 /// it is pending. Licences beyond it are not tried.
-pub(super) const MAX_CANDIDATE_BYTES: usize = 512;
+pub(super) const MAX_CANDIDATE_BYTES: usize = 480;
 
 /// The settings in `[licences]`.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]

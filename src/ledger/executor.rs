@@ -218,11 +218,14 @@ impl<S: LedgerStore> Executor<S> {
     /// Determines whether a commit without a response is durable, over a new connection, for as
     /// long as that takes. Meanwhile neither this batch nor another one gets a response.
     async fn resolve(&mut self, commands: &[Command], failed: &FailedWrite) -> LastCommit {
+        if !S::RECORDS_COMMITS {
+            return LastCommit::Unknown;
+        }
         let library = commands.first().and_then(Command::library);
         let mut why = reason(&failed.source);
-        while S::RECORDS_COMMITS {
+        loop {
             self.failed(&why, commands.len());
-            self.connection.discard(std::mem::take(&mut why)).await;
+            self.connection.discard(why).await;
             why = match self.reopen().await {
                 Ok(connection) => match connection.last_commit(library).await {
                     Ok(last) => return last,
@@ -231,7 +234,6 @@ impl<S: LedgerStore> Executor<S> {
                 Err(why) => why,
             };
         }
-        LastCommit::Unknown
     }
 
     /// Waits until the connection may be reopened, and opens it.
