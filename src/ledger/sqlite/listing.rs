@@ -5,7 +5,7 @@ use sqlx::{QueryBuilder, Row, Sqlite};
 use uuid::Uuid;
 
 use super::queries::Queries;
-use super::row::COLUMNS;
+use super::row::{COLUMNS, loan_of};
 use super::sql::isbn_column;
 use super::worklist::REFILL;
 use crate::ledger::{Filter, LedgerError};
@@ -25,7 +25,7 @@ impl Queries {
         let mut loans = Vec::new();
         loop {
             let rows = self.page_rows(filter, after.as_ref(), limit).await?;
-            loans.extend(rows.iter().filter_map(|row| self.damaged.loan(row)));
+            loans.extend(rows.iter().filter_map(|row| self.damaged.loan(loan_of(row))));
             after = rows
                 .last()
                 .and_then(|row| Some((row.try_get("begun").ok()?, row.try_get("id").ok()?)));

@@ -7,7 +7,6 @@
 mod anchors;
 mod chain;
 mod connection;
-mod damaged_rows;
 mod delivered;
 mod doubts;
 mod listing;

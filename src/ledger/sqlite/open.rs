@@ -10,11 +10,11 @@ use sqlx::{Connection, SqlSafeStr, SqliteConnection};
 
 use super::chain;
 use super::connection::{SqliteStore, WriteHandle, write_options};
-use super::damaged_rows::DamagedRows;
 use super::process::{OpeningLock, Process};
 use super::queries::Queries;
 use crate::ledger::LedgerError;
 use crate::ledger::audit::{AuditKey, Head, head_file};
+use crate::ledger::damaged_rows::DamagedRows;
 use crate::ledger::membership::Membership;
 use crate::telemetry::Metrics;
 

@@ -22,9 +22,9 @@ use super::anchors::anchor_steps;
 use super::chain::read_head;
 use super::connection::{BEGIN, write_options};
 use super::maintenance;
-use super::sql::OVER;
 use super::verify::{LOANS_WITH_LAST_STEP, row_matches};
 use crate::ledger::audit::AuditKey;
+use crate::ledger::states::OVER;
 use crate::ledger::store::WorkError;
 use crate::ledger::{LedgerError, Prunable, Pruned};
 

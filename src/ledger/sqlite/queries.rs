@@ -12,9 +12,10 @@ use sqlx::{Row, SqlitePool};
 use uuid::Uuid;
 
 use super::connection::write_options;
-use super::damaged_rows::DamagedRows;
 use super::row::{COLUMNS, by_ids, history_of, loan_of};
-use super::sql::{KEY_IS, LIVE, SqliteQuery, bind_key};
+use super::sql::{KEY_IS, SqliteQuery, bind_key};
+use crate::ledger::damaged_rows::DamagedRows;
+use crate::ledger::states::LIVE;
 use crate::ledger::{HistoryRow, LedgerError};
 use crate::loan::{LibraryId, Loan, LoanId, LoanKey, Reference};
 
@@ -200,7 +201,7 @@ impl Queries {
         query: SqliteQuery<'_>,
     ) -> Result<Vec<Loan>, LedgerError> {
         let rows = self.rows(query).await?;
-        Ok(rows.iter().filter_map(|row| self.damaged.loan(row)).collect())
+        Ok(rows.iter().filter_map(|row| self.damaged.loan(loan_of(row))).collect())
     }
 
     /// Returns the ids in this column of a query, without damaged ones.

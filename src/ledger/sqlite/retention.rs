@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use sqlx::{QueryBuilder, Row, Sqlite, SqliteConnection};
 
 use super::row::{COLUMNS, loan_of};
-use super::sql::OVER;
+use crate::ledger::states::OVER;
 use crate::ledger::store::Forgotten;
 
 /// The condition on loans whose borrower is to be forgotten. It binds a time.

@@ -6,6 +6,7 @@ use sqlx::{QueryBuilder, Row, Sqlite};
 
 use super::sql::{KeyColumns, key_of};
 use crate::ledger::audit::NewStep;
+use crate::ledger::states::timestamp;
 use crate::ledger::{HistoryRow, LedgerError};
 use crate::loan::{EndReason, Loan, LoanId, LoanRecord, Progress, Reference, Refusal, Terms};
 
@@ -31,13 +32,6 @@ pub(super) fn loan_of(row: &SqliteRow) -> Result<Loan, LedgerError> {
     let id: String = row.try_get("id").map_err(|error| LedgerError::damaged("?", &error))?;
     let record = record_of(row, &id)?;
     Loan::restore(record).map_err(|error| LedgerError::damaged(&id, &error))
-}
-
-/// Converts milliseconds to a timestamp. `Timestamp::from_millisecond` rejects the last second of
-/// the range, but Bokbasen may use it as a due time.
-fn timestamp(millis: i64) -> Result<Timestamp, jiff::Error> {
-    let nanoseconds = i32::try_from(millis.rem_euclid(1000) * 1_000_000).unwrap_or_default();
-    Timestamp::new(millis.div_euclid(1000), nanoseconds)
 }
 
 fn record_of(row: &SqliteRow, id: &str) -> Result<LoanRecord, LedgerError> {

@@ -1,32 +1,15 @@
-//! The parts of SQL statements that several queries share: lists of states, and the columns of a
-//! library, borrower and title.
-
-use std::sync::LazyLock;
+//! The parts of SQL statements that several queries share: the columns of a library, borrower and
+//! title.
 
 use sqlx::sqlite::{SqliteArguments, SqliteRow};
 use sqlx::{Row, Sqlite};
 
 use crate::ledger::LedgerError;
-use crate::loan::{Borrower, Isbn, LoanKey, LoanState};
+use crate::loan::{Borrower, Isbn, LoanKey};
 
 /// Queries with at most this number of rows are prepared. SQLite needs one prepared statement for
 /// each number of rows.
 pub(super) const MAX_PREPARED_ROWS: usize = 2;
-
-/// The states of live loans, as the list of an IN. Partial indexes have conditions on these lists,
-/// and SQLite uses such an index only if a query has the same list.
-pub(super) static LIVE: LazyLock<String> = LazyLock::new(|| list(LoanState::is_live));
-/// The states of loans that are over.
-pub(super) static OVER: LazyLock<String> = LazyLock::new(|| list(|state| !state.is_live()));
-/// The states in which Bokbasen's decision is not known.
-pub(super) static UNDECIDED: LazyLock<String> = LazyLock::new(|| list(LoanState::is_undecided));
-/// The states after an end here.
-pub(super) static CLOSED: LazyLock<String> = LazyLock::new(|| list(LoanState::has_ended));
-
-fn list(includes: impl Fn(LoanState) -> bool) -> String {
-    let states = LoanState::ALL.into_iter().filter(|state| includes(*state));
-    states.map(|state| format!("'{}'", state.name())).collect::<Vec<_>>().join(", ")
-}
 
 /// A query with its arguments.
 pub(super) type SqliteQuery<'q> = sqlx::query::Query<'q, Sqlite, SqliteArguments>;
@@ -84,7 +67,7 @@ pub(super) fn key_of(row: &SqliteRow, id: &str) -> Result<LoanKey, LedgerError> 
 mod tests {
     use sqlx::{ConnectOptions, Connection};
 
-    use super::*;
+    use crate::ledger::states::{CLOSED, LIVE, OVER, UNDECIDED};
     use crate::ledger::test_support::open;
 
     #[tokio::test]

@@ -9,12 +9,13 @@ use sqlx::{QueryBuilder, Row, Sqlite, SqliteConnection};
 
 use super::connection::write_probe;
 use super::row::{COLUMNS, by_ids, loan_of, push_loans, push_steps};
-use super::sql::{KeyColumns, MAX_PREPARED_ROWS, OVER};
+use super::sql::{KeyColumns, MAX_PREPARED_ROWS};
 use super::{chain, delivered, doubts, retention};
 use crate::ledger::audit::{Head, NewStep};
 use crate::ledger::brake::{Count, Counted};
 use crate::ledger::membership::Membership;
 use crate::ledger::rules::KeyStanding;
+use crate::ledger::states::OVER;
 #[cfg(test)]
 use crate::ledger::store::DiskFault;
 use crate::ledger::store::{Forgotten, Locked, StoreTransaction, StoredTallies, WorkError};

@@ -8,8 +8,10 @@ use sqlx::sqlite::SqliteRow;
 
 use super::queries::{Queries, id_of, loans};
 use super::retention::TO_FORGET;
-use super::sql::{CLOSED, LIVE, UNDECIDED, key_of};
+use super::row::loan_of;
+use super::sql::key_of;
 use crate::ledger::change_feed::{ClosedLoan, ClosedPage};
+use crate::ledger::states::{CLOSED, LIVE, UNDECIDED};
 use crate::ledger::{Ends, LedgerError};
 use crate::loan::{LibraryId, Loan, LoanId, LoanState};
 
@@ -65,7 +67,7 @@ impl Queries {
             let query = sqlx::query(DUE.as_str()).bind(at.as_millisecond());
             let query = query.bind(after.0).bind(after.1.clone()).bind(i64::from(limit));
             let rows = self.rows(query).await?;
-            loans.extend(rows.iter().filter_map(|row| self.damaged.loan(row)));
+            loans.extend(rows.iter().filter_map(|row| self.damaged.loan(loan_of(row))));
             let last = rows
                 .last()
                 .and_then(|row| Some((row.try_get("due").ok()?, row.try_get("id").ok()?)));

@@ -7,10 +7,7 @@ use std::collections::HashSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use sqlx::sqlite::SqliteRow;
-
-use super::row::loan_of;
-use crate::ledger::LedgerError;
+use super::LedgerError;
 use crate::loan::Loan;
 use crate::lock::lock;
 use crate::telemetry::Metrics;
@@ -42,9 +39,9 @@ impl DamagedRows {
         self.0.count.load(Ordering::Relaxed)
     }
 
-    /// Converts a row to a loan. Reports a damaged row and returns none for it.
-    pub(super) fn loan(&self, row: &SqliteRow) -> Option<Loan> {
-        let loan = self.skip(loan_of(row))?;
+    /// Returns the loan that was read. Reports a damaged row and returns none for it.
+    pub(super) fn loan(&self, read: Result<Loan, LedgerError>) -> Option<Loan> {
+        let loan = self.skip(read)?;
         if self.count() > 0 {
             self.forget(&loan.id.to_string());
         }
