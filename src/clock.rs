@@ -64,6 +64,13 @@ impl Clock {
         }
     }
 
+    /// Returns the time of this machine's clock, also from a movable clock. Only a comparison with
+    /// the clock of another machine needs it.
+    #[allow(clippy::disallowed_methods)] // as above
+    pub fn machine_now(&self) -> Timestamp {
+        Timestamp::now()
+    }
+
     /// Returns the current time by Bokbasen's clock, for comparison with due times. It costs one
     /// atomic load more than [`Clock::now`].
     pub fn lending_now(&self) -> Timestamp {
@@ -97,6 +104,13 @@ impl Clock {
             millis.store(to.as_millisecond(), Ordering::SeqCst);
         }
     }
+}
+
+/// Returns the time since this machine started (`CLOCK_BOOTTIME`). Nobody can set that clock, and
+/// it also runs while the machine is suspended, so it tells whether a lease is still valid.
+pub fn since_boot() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    Duration::try_from(time).unwrap_or_default()
 }
 
 /// Returns `at + by`, or [`Timestamp::MAX`] on overflow.

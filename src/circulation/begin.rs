@@ -47,6 +47,7 @@ impl Circulation {
                 Some(_) if self.inner.lending.clock_is_off() => {
                     LoanOutcome::Unavailable { retry_after: DEFAULT_RETRY_AFTER }
                 }
+                Some(_) if !self.inner.ledger.clocks_agree() => LoanOutcome::Undetermined,
                 // It is due, and the expiry task has not ended it yet.
                 Some(_) | None => {
                     self.expire_now(loan.id);
@@ -86,6 +87,11 @@ impl Circulation {
     }
 
     async fn begin_now(&self, loan_request: &LoanRequest, cause: Cause) -> OutcomeWait {
+        let lease = self.inner.ledger.lease();
+        // Checked before the intent is written, and again before its begin is sent.
+        if !lease.is_held() || !self.inner.ledger.clocks_agree() {
+            return LoanOutcome::Undetermined.into();
+        }
         let intent = Loan::intend(loan_request.key, self.inner.clock.now());
         let issued = match self.issued_for_ledger(loan_request).await {
             Ok(issued) => issued,
@@ -98,7 +104,7 @@ impl Circulation {
         let (work, wait) = self.inner.schedule.insert(self, intent.id);
         let not_written = match self.inner.ledger.intend(intent, issued, cause).await {
             Ok(Intended::Written(loan)) => {
-                drive::begin(self, work, loan).await;
+                drive::begin(self, work, loan, lease).await;
                 return wait.into();
             }
             Ok(Intended::Live(loan)) => self.wait_for_live(loan),

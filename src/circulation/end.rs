@@ -126,10 +126,16 @@ impl Circulation {
         Ok(more)
     }
 
+    /// Returns whether loans that seem due may be ended: this machine's clock agrees with those of
+    /// Bokbasen and of the ledger.
+    fn clocks_can_end_loans(&self) -> bool {
+        self.inner.lending.clock_can_end_loans() && self.inner.ledger.clocks_agree()
+    }
+
     /// Ends a due loan before its batch, because its reader requests the title: so another can be
     /// begun sooner.
     pub(super) fn expire_now(&self, id: LoanId) {
-        if !self.inner.lending.clock_can_end_loans() {
+        if !self.clocks_can_end_loans() {
             return; // it opens nothing, but may not be due
         }
         let circulation = self.clone();
@@ -154,7 +160,7 @@ pub(super) async fn expire_when_due(circulation: Circulation) {
         if !circulation.pause(wait).await {
             return;
         }
-        if !circulation.inner.lending.clock_can_end_loans() {
+        if !circulation.clocks_can_end_loans() {
             more = true;
             continue;
         }

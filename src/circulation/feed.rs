@@ -3,12 +3,14 @@
 //! A background task reads the feed several times a second and announces each end to the gate.
 //! [`FeedStatus`] holds the time of the last successful read. While the feed cannot be read, the
 //! gate trusts no acceptance that was read longer than `gate.freshness` ago. A running stream then
-//! continues only if the ledger confirms its loan within that time.
+//! continues only if the ledger confirms its loan within that time. If the store lets processes
+//! acknowledge their reads, an unacknowledged read counts as failed. Both times are then shorter
+//! than `gate.freshness`, since other processes may have sent ends to Bokbasen.
 
 use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -18,26 +20,36 @@ use super::{Circulation, Closed};
 use crate::ledger::{Feed, LedgerError};
 use crate::loan::{LoanId, LoanState};
 
-/// Interval of reads of the feed.
-const POLL_INTERVAL: Duration = Duration::from_millis(150);
 /// Timeout of one read.
 const READ_TIMEOUT: Duration = Duration::from_secs(2);
 /// While the feed fails: interval of log lines, and of checks of running streams.
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
 const STREAM_CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// `gate.freshness` if no gate has registered its streams.
+const DEFAULT_FRESHNESS: Duration = Duration::from_secs(60);
 /// Maximum number of loans in one query.
 const BATCH: usize = 500;
 /// Value while no feed is followed: cached data never becomes stale.
 const NOT_FOLLOWED: i64 = i64::MAX;
 
-/// When the change feed was last read to its end, in milliseconds of the project's clock.
+/// When the change feed was last read to its end.
 #[derive(Clone, Debug)]
-pub struct FeedStatus(Arc<AtomicI64>);
+pub struct FeedStatus(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    /// In milliseconds of the project's clock.
+    last_read: AtomicI64,
+    /// How long data may be used after its own read while the feed fails, in milliseconds. The
+    /// maximum is `gate.freshness`.
+    validity: AtomicU64,
+}
 
 impl Default for FeedStatus {
     /// No feed is followed.
     fn default() -> FeedStatus {
-        FeedStatus(Arc::new(AtomicI64::new(NOT_FOLLOWED)))
+        let validity = AtomicU64::new(u64::MAX);
+        FeedStatus(Arc::new(Inner { last_read: AtomicI64::new(NOT_FOLLOWED), validity }))
     }
 }
 
@@ -45,17 +57,23 @@ impl FeedStatus {
     /// Returns whether data read from the ledger at `at`, in milliseconds, may be older than
     /// `freshness` allows: the feed was not read since, either.
     pub fn is_stale(&self, at: i64, now: Timestamp, freshness: Duration) -> bool {
-        let last_read = self.0.load(Ordering::Acquire);
+        let last_read = self.0.last_read.load(Ordering::Acquire);
         let (now, freshness) =
             (now.as_millisecond(), u64::try_from(freshness.as_millis()).unwrap_or(u64::MAX));
         // A clock that was set back does not tell the age of data, so the data counts as stale.
         last_read != NOT_FOLLOWED
             && now.abs_diff(last_read) > freshness
-            && now.abs_diff(at) > freshness
+            && now.abs_diff(at) > freshness.min(self.0.validity.load(Ordering::Relaxed))
     }
 
     fn record(&self, at: Timestamp) {
-        self.0.store(at.as_millisecond(), Ordering::Release);
+        self.0.last_read.store(at.as_millisecond(), Ordering::Release);
+    }
+
+    /// Limits how long data may be used after its own read while the feed fails.
+    fn limit_validity(&self, validity: Duration) {
+        let millis = u64::try_from(validity.as_millis()).unwrap_or(u64::MAX);
+        self.0.validity.store(millis, Ordering::Relaxed);
     }
 
     /// Records a read of the feed, for tests of modules that depend on its age.
@@ -102,6 +120,12 @@ impl Circulation {
             .set(MonitoredStreams { streams: Box::new(streams), freshness });
     }
 
+    /// Returns how long a process may deliver after its last read of the feed.
+    pub(super) fn freshness(&self) -> Duration {
+        let monitored = self.inner.monitored_streams.get();
+        monitored.map_or(DEFAULT_FRESHNESS, |monitored| monitored.freshness)
+    }
+
     /// Marks a loan as opened, durably, before its first byte is sent: from then on it is never
     /// cancelled. Returns false if it has ended.
     ///
@@ -118,9 +142,18 @@ pub(super) async fn follow(circulation: Circulation) {
     let mut feed = circulation.inner.ledger.feed();
     // A feed that fails from the start must not count as not followed.
     circulation.inner.feed_status.record(circulation.inner.clock.now());
-    let mut state =
-        FollowState { failing_since: None, logged: None, confirmed: Instant::now(), checked: None };
-    let mut poll = tokio::time::interval(POLL_INTERVAL);
+    let validity = feed.validity_without_feed();
+    if let Some(validity) = validity {
+        circulation.inner.feed_status.limit_validity(validity);
+    }
+    let mut state = FollowState {
+        failing_since: None,
+        logged: None,
+        validity,
+        valid: Validity { since: Instant::now(), limit: None },
+        checked: None,
+    };
+    let mut poll = tokio::time::interval(feed.interval());
     poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
@@ -135,7 +168,7 @@ pub(super) async fn follow(circulation: Circulation) {
     }
 }
 
-/// Reads the feed to its end, and announces its ends of loans.
+/// Reads the feed to its end, announces its ends of loans, and acknowledges the read.
 async fn read(circulation: &Circulation, feed: &mut Feed) -> Result<(), LedgerError> {
     loop {
         let began = circulation.inner.clock.now();
@@ -145,6 +178,7 @@ async fn read(circulation: &Circulation, feed: &mut Feed) -> Result<(), LedgerEr
             circulation.announce(Closed { loan: closed.loan, key: closed.key, at: closed.at });
         }
         if at_end {
+            feed.acknowledge().await?;
             circulation.inner.feed_status.record(began);
             return Ok(());
         }
@@ -155,14 +189,31 @@ async fn read(circulation: &Circulation, feed: &mut Feed) -> Result<(), LedgerEr
 struct FollowState {
     failing_since: Option<Instant>,
     logged: Option<Instant>,
-    /// When the loans of running streams were last confirmed.
-    confirmed: Instant,
+    /// How long a confirmation by the ledger is valid; none if as long as one by the feed.
+    validity: Option<Duration>,
+    /// How long the loans of running streams are confirmed.
+    valid: Validity,
     checked: Option<Instant>,
+}
+
+/// A time at which loans were confirmed, and how long that is valid.
+#[derive(Clone, Copy, Debug)]
+struct Validity {
+    since: Instant,
+    /// None for `gate.freshness`.
+    limit: Option<Duration>,
+}
+
+impl Validity {
+    fn is_over(self, freshness: Duration) -> bool {
+        let limit = self.limit.map_or(freshness, |limit| limit.min(freshness));
+        self.since.elapsed() >= limit
+    }
 }
 
 impl FollowState {
     fn succeeded(&mut self) {
-        self.confirmed = Instant::now();
+        self.valid = Validity { since: Instant::now(), limit: None };
         if let Some(since) = self.failing_since.take() {
             tracing::info!(failed_for = ?since.elapsed(), "the ledger's change feed is read again");
             self.logged = None;
@@ -179,7 +230,7 @@ impl FollowState {
             );
         }
         let Some(monitored) = circulation.inner.monitored_streams.get() else { return };
-        if self.confirmed.elapsed() < monitored.freshness
+        if !self.valid.is_over(monitored.freshness)
             || self.checked.is_some_and(|checked| checked.elapsed() < STREAM_CHECK_INTERVAL)
         {
             return;
@@ -190,7 +241,9 @@ impl FollowState {
             return;
         }
         match tokio::time::timeout(READ_TIMEOUT, confirm(circulation, &running)).await {
-            Ok(Ok(())) => self.confirmed = Instant::now(),
+            Ok(Ok(())) => {
+                self.valid = Validity { since: Instant::now(), limit: self.validity };
+            }
             Ok(Err(_)) | Err(_) => {
                 tracing::error!(
                     loans = running.len(),
@@ -244,5 +297,20 @@ mod tests {
             assert_eq!(result, stale, "read at {read}, now {now}");
         }
         assert!(feed_status.is_stale(0, clock::after(at(0), FRESHNESS * 2), FRESHNESS));
+    }
+
+    #[test]
+    fn data_is_stale_earlier_if_others_wait_for_acknowledgements() {
+        const FRESHNESS: Duration = Duration::from_secs(30);
+        let at = |seconds: i64| Timestamp::from_second(1_000 + seconds).unwrap();
+        let feed_status = FeedStatus::default();
+        feed_status.record(at(0));
+        feed_status.limit_validity(Duration::from_secs(5));
+        for (read, now, stale) in
+            [(-900, 30, false), (20, 31, true), (26, 31, false), (40, 45, false), (40, 46, true)]
+        {
+            let result = feed_status.is_stale(at(read).as_millisecond(), at(now), FRESHNESS);
+            assert_eq!(result, stale, "read at {read}, now {now}");
+        }
     }
 }

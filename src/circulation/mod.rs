@@ -22,7 +22,9 @@ mod clock_watch;
 mod drive;
 mod end;
 mod feed;
+mod late_begin;
 mod licences;
+mod limit_shares;
 mod outbox;
 mod outcome;
 mod reconcile;
@@ -183,6 +185,8 @@ impl Circulation {
         self.supervised(Task::Balance, balance::run_nightly);
         self.supervised(Task::Forget, retention::forget_in_time);
         self.supervised(Task::CompareClocks, clock_watch::compare_clocks);
+        self.supervised(Task::SearchLateBegins, late_begin::search_late_begins);
+        self.supervised(Task::ShareLimits, limit_shares::share_limits);
     }
 
     fn supervised<F, T>(&self, name: Task, task: F)

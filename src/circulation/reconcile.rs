@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::{Circulation, log_ledger_failure};
 use crate::crash::{self, Edge};
-use crate::ledger::Cause;
+use crate::ledger::{ADOPTED_INTENT, Cause};
 use crate::loan::{Event, Loan, LoanId, LoanState};
 
 /// Interval of the queries for such loans.
@@ -21,7 +21,8 @@ pub(super) async fn adopt_orphans(circulation: Circulation) {
     loop {
         match circulation.inner.ledger.orphans().await {
             Ok(orphans) => {
-                for orphan in orphans {
+                let ledger = &circulation.inner.ledger;
+                for orphan in orphans.into_iter().filter(|orphan| ledger.owns(orphan.id)) {
                     adopt(&circulation, orphan).await;
                 }
             }
@@ -43,7 +44,9 @@ async fn adopt(circulation: &Circulation, orphan: Loan) {
     crash::point("adopt", "loan", Edge::After);
     if orphan.state == LoanState::Intended {
         let detail = Some("the process that wrote the intent has ended".to_owned());
-        circulation.record(orphan.id, Event::Lost, Cause { by: "restart", detail }).await;
+        // The cause tells later searches that the begin may still be sent.
+        let cause = Cause { by: ADOPTED_INTENT, detail };
+        let _ = circulation.record(orphan.id, Event::Lost, cause).await;
     }
     circulation.inner.schedule.add(orphan.id);
 }

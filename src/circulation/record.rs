@@ -8,29 +8,50 @@ use super::{Circulation, log_ledger_failure};
 use crate::ledger::{Cause, LedgerError};
 use crate::loan::{Event, Loan, LoanId};
 
+/// Why an event was not written.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum NotRecorded {
+    /// Another process has taken the loan over, and decides it.
+    Foreign,
+    /// The loan changed, and the event no longer fits.
+    Obsolete,
+    /// The process stops.
+    Stopping,
+}
+
 impl Circulation {
-    /// Writes an event, and retries until the ledger accepts it. Returns none if the process stops
-    /// first, or if the loan changed and the event no longer fits.
-    pub(super) async fn record(&self, id: LoanId, event: Event, cause: Cause) -> Option<Loan> {
+    /// Writes an event, and retries until the ledger accepts it.
+    ///
+    /// # Errors
+    /// [`NotRecorded`]; the loan is unchanged, unless the process stops.
+    pub(super) async fn record(
+        &self,
+        id: LoanId,
+        event: Event,
+        cause: Cause,
+    ) -> Result<Loan, NotRecorded> {
         let mut wait = FIRST_WAIT;
         loop {
-            match self.inner.ledger.apply(id, event.clone(), cause.clone()).await {
-                Ok(loan) => return Some(loan),
-                Err(
-                    error @ (LedgerError::Illegal(_)
-                    | LedgerError::NoSuchLoan(_)
-                    | LedgerError::NotOwner(_)
-                    | LedgerError::Damaged { .. }
-                    | LedgerError::Closed),
-                ) => {
-                    let event = event.name();
-                    tracing::warn!(loan = %id, event, %error, "cannot write an event of a loan");
-                    return None;
-                }
-                Err(error) => log_ledger_failure("writing a response of Bokbasen", &error),
+            let error = match self.inner.ledger.apply(id, event.clone(), cause.clone()).await {
+                Ok(loan) => return Ok(loan),
+                Err(error) => error,
+            };
+            let reason = match &error {
+                LedgerError::NotOwner(_) => Some(NotRecorded::Foreign),
+                LedgerError::Illegal(_)
+                | LedgerError::NoSuchLoan(_)
+                | LedgerError::Damaged { .. } => Some(NotRecorded::Obsolete),
+                LedgerError::Closed => Some(NotRecorded::Stopping),
+                _ => None,
+            };
+            if let Some(reason) = reason {
+                let event = event.name();
+                tracing::warn!(loan = %id, event, %error, "cannot write an event of a loan");
+                return Err(reason);
             }
+            log_ledger_failure("writing a response of Bokbasen", &error);
             if !self.pause(wait).await {
-                return None;
+                return Err(NotRecorded::Stopping);
             }
             wait = (wait * 2).min(LONGEST_WAIT);
         }

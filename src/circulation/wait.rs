@@ -40,7 +40,13 @@ impl OutcomeWait {
     pub async fn outcome(self) -> LoanOutcome {
         match self.0 {
             Source::Known(outcome) => outcome,
-            Source::Scheduled(waiter) => waiter.outcome().await,
+            Source::Scheduled(waiter) => {
+                let (circulation, loan) = (waiter.circulation.clone(), waiter.loan);
+                match waiter.outcome().await {
+                    Some(outcome) => outcome,
+                    None => circulation.poll_ledger(loan).await,
+                }
+            }
             Source::Undecided(circulation, loan) => circulation.wait_for(&loan).await,
         }
     }
@@ -75,14 +81,15 @@ impl ScheduleWaiter {
         ScheduleWaiter { circulation, loan, receiver: Some(receiver) }
     }
 
-    async fn outcome(mut self) -> LoanOutcome {
+    /// Returns none if this process drives the loan no longer.
+    async fn outcome(mut self) -> Option<LoanOutcome> {
         let circulation = self.circulation.clone();
-        let Some(receiver) = &mut self.receiver else { return LoanOutcome::Undetermined };
+        let receiver = self.receiver.as_mut()?;
         tokio::select! {
             biased;
             // An error: the schedule dropped the entry without an outcome.
-            outcome = receiver => outcome.unwrap_or(LoanOutcome::Undetermined),
-            () = circulation.inner.stopping.cancelled() => LoanOutcome::Undetermined,
+            outcome = receiver => outcome.ok(),
+            () = circulation.inner.stopping.cancelled() => Some(LoanOutcome::Undetermined),
         }
     }
 }
@@ -100,8 +107,10 @@ impl Circulation {
         if let Some(outcome) = self.outcome_of(loan) {
             return outcome;
         }
-        if let Some(waiter) = self.inner.schedule.wait(self, loan.id) {
-            return waiter.outcome().await;
+        if let Some(waiter) = self.inner.schedule.wait(self, loan.id)
+            && let Some(outcome) = waiter.outcome().await
+        {
+            return outcome;
         }
         // An intent of this process is scheduled before it is written. One without an entry is left
         // to `reconcile`.
@@ -116,8 +125,10 @@ impl Circulation {
     async fn poll_ledger(&self, id: LoanId) -> LoanOutcome {
         let mut wait = FIRST_WAIT;
         loop {
-            if let Some(waiter) = self.inner.schedule.wait(self, id) {
-                return waiter.outcome().await;
+            if let Some(waiter) = self.inner.schedule.wait(self, id)
+                && let Some(outcome) = waiter.outcome().await
+            {
+                return outcome;
             }
             match self.inner.ledger.loan(id).await {
                 Ok(Some(loan)) => {

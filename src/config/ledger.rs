@@ -16,7 +16,10 @@ use crate::ledger::{
 const URL_EXAMPLE: &str = "url = \"sqlite:data/loangate.db\"";
 
 /// The keys of PostgreSQL only.
-const POSTGRES_KEYS: [&str; 4] = ["password", "listen_url", "connections", "lease"];
+const POSTGRES_KEYS: [&str; 5] = ["password", "listen_url", "connections", "lease", "heads"];
+
+/// The default directory of the audit trail's newest links.
+const DEFAULT_HEADS: &str = "ledger-heads";
 
 /// How long cached loans stay valid without a response from PostgreSQL: longer than a failover.
 const POSTGRES_FRESHNESS: Duration = Duration::from_secs(60);
@@ -129,13 +132,16 @@ fn postgres(
     let default = PostgresSettings::DEFAULT_CONNECTIONS;
     let connections = table.or("connections", u64::from(default), number(least, 1000));
     let lease = lease(table, platform);
+    let heads = table.or("heads", (sources.path)(DEFAULT_HEADS), |value| {
+        Ok((sources.path)(&values::text(value)?))
+    });
     let listen = match table.optional("listen_url", |value| listen_url(value, sources)) {
         None => Listen::Same,
         Some(None) => Listen::Off,
         Some(Some(read)) => Listen::Direct(Box::new(accept_endpoint(table, "listen_url", *read))),
     };
     let connections = u32::try_from(connections).unwrap_or(default);
-    PostgresSettings { endpoint, listen, connections, lease }
+    PostgresSettings { endpoint, listen, connections, lease, heads }
 }
 
 /// Reads a direct URL; none for `"off"`.

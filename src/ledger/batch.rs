@@ -201,8 +201,9 @@ impl<'a, T: StoreTransaction> WriteBatch<'a, T> {
 mod tests {
     use sqlx::{ConnectOptions, Connection};
 
+    use super::super::test_store::{TestStore, on_each_store};
     use super::super::test_support::{audit_key, by, loan, open};
-    use super::super::{Intended, Ledger, check, verify};
+    use super::super::{Intended, Ledger, verify};
     use super::*;
     use crate::loan::{EndReason, Event, Terms};
 
@@ -225,11 +226,10 @@ mod tests {
         loan.id
     }
 
-    #[tokio::test]
-    async fn commands_see_changes_of_earlier_ones_in_the_batch() {
-        let directory = tempfile::tempdir().unwrap();
-        let file = directory.path().join("loans.db");
-        let ledger = open(&file).await;
+    on_each_store! { commands_see_changes_of_earlier_ones_in_the_batch }
+
+    async fn commands_see_changes_of_earlier_ones_in_the_batch(store: &TestStore) {
+        let ledger = store.open().await;
         let former = ending_loan(&ledger, 1).await;
         // Joined futures enqueue their commands together, so that one batch has all of them.
         let next = || ledger.intend(loan(1), Some(Timestamp::MAX), by("reader"));
@@ -247,8 +247,7 @@ mod tests {
         assert!(matches!(joined, Ok(Intended::Live(live)) if live.id == begun.id));
         assert_eq!(ledger.newest(&begun.key).await.unwrap().unwrap().id, begun.id);
         ledger.close().await;
-        assert_eq!(check(&file).await.unwrap(), Vec::<String>::new());
-        assert_eq!(verify(&file, &audit_key()).await.unwrap().findings, Vec::<String>::new());
+        store.assert_sound().await;
     }
 
     #[tokio::test]

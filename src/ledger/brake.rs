@@ -180,12 +180,11 @@ impl Brake {
 
 #[cfg(test)]
 mod tests {
-    use super::super::test_support::{KEY, audit_key, by, loan_at};
-    use super::super::{Intended, Ledger, Settings};
+    use super::super::test_store::{TestStore, on_each_store};
+    use super::super::test_support::{by, loan_at};
+    use super::super::{Intended, Ledger};
     use super::*;
-    use crate::clock::Clock;
     use crate::loan::{Event, LoanId, Refusal};
-    use crate::telemetry::Metrics;
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(second).unwrap()
@@ -225,13 +224,6 @@ mod tests {
         assert!(limits[0].reached(None).is_none());
     }
 
-    async fn open(file: std::path::PathBuf, brake: Brake) -> Ledger {
-        let settings = Settings::sqlite(file, brake);
-        Ledger::open(&settings, &KEY, audit_key(), Clock::system(), Metrics::new().unwrap())
-            .await
-            .unwrap()
-    }
-
     async fn intend(ledger: &Ledger, borrower: u8, at: i64) -> Result<LoanId, i64> {
         let loan = loan_at(borrower, Timestamp::from_second(at).unwrap());
         match ledger.intend(loan, Some(Timestamp::MAX), by("reader")).await.unwrap() {
@@ -241,11 +233,11 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn failed_begins_count_two_minutes_and_refused_ones_an_hour() {
-        let directory = tempfile::tempdir().unwrap();
+    on_each_store! { failed_begins_count_two_minutes_and_refused_ones_an_hour }
+
+    async fn failed_begins_count_two_minutes_and_refused_ones_an_hour(store: &TestStore) {
         let brake = Brake { attempts_per_borrower_per_hour: 3, ..Brake::default() };
-        let ledger = open(directory.path().join("loans.db"), brake).await;
+        let ledger = store.open_with(brake).await;
         let refusal = Refusal { code: "NO".into(), message: String::new(), retry_at: None };
         let refused = Event::Refused { lending_id: None, refusal };
         for (borrower, event, counts) in [(1, Event::NotSent, 120), (2, refused, 3600)] {

@@ -3,21 +3,40 @@
 //! Circulation polls it several times a second and announces the ends. It guarantees only that each
 //! end committed after the ledger was opened is returned. In SQLite it reads the steps after the
 //! last one seen, with an index that has only ends. SQLite serializes writers, so a step with a
-//! lower number is never committed later. A ledger without that property needs a position that is
-//! ordered by commits.
+//! lower number is never committed later. In PostgreSQL it reads by time, with an overlap, see
+//! `postgres::closed`.
+//!
+//! On PostgreSQL, processes acknowledge what they have read. An end is sent to Bokbasen only after
+//! all processes have acknowledged a read that began after it was committed ([`FeedBarrier`]), or
+//! can no longer deliver: so access stops everywhere before Bokbasen hears of the end.
+
+use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::sqlite::Queries;
-use super::{Ledger, LedgerError};
+use super::queries::Queries;
+use super::{Ledger, LedgerError, postgres, sqlite};
 use crate::loan::{LoanId, LoanKey};
 
+/// The interval between two reads: of a file, and of a database that several machines read.
+const FILE_INTERVAL: Duration = Duration::from_millis(150);
+const SERVER_INTERVAL: Duration = Duration::from_millis(250);
+/// How long data that was read from the ledger may be used while reads of the feed cannot be
+/// acknowledged for longer than `gate.freshness`. Others then assume that it is not used.
+const UNACKNOWLEDGED_VALIDITY: Duration = Duration::from_secs(5);
+
 /// A cursor in the change feed.
-#[derive(Clone, Debug)]
-pub struct Feed {
-    queries: Queries,
-    /// The number of the last step read.
-    seen: i64,
+#[derive(Debug)]
+pub struct Feed(Source);
+
+#[derive(Debug)]
+enum Source {
+    Sqlite {
+        queries: sqlite::Queries,
+        /// The number of the last step read.
+        seen: i64,
+    },
+    Postgres(Box<postgres::ClosedFeed>),
 }
 
 /// A loan that has ended: it gives no more access to files.
@@ -39,10 +58,46 @@ pub(super) struct ClosedPage {
     pub(super) step: i64,
 }
 
+/// A point in time that every process has to read past in the feed.
+#[derive(Clone, Debug)]
+pub struct FeedBarrier(Option<postgres::Barrier>);
+
+impl FeedBarrier {
+    /// Creates a barrier that everyone has passed.
+    pub(super) fn none() -> FeedBarrier {
+        FeedBarrier(None)
+    }
+
+    pub(super) fn new(barrier: postgres::Barrier) -> FeedBarrier {
+        FeedBarrier(Some(barrier))
+    }
+
+    /// Returns whether every process has announced all ends that were committed before the barrier
+    /// was created, or has not been heard of for longer than `freshness`. It reads memory only:
+    /// the task that reads the feed also reads how far the others are.
+    pub fn is_past(&self, freshness: Duration) -> bool {
+        self.0.as_ref().is_none_or(|barrier| barrier.is_past(freshness))
+    }
+}
+
 impl Ledger {
     /// Returns the feed of ends that were committed after this ledger was opened.
     pub fn feed(&self) -> Feed {
-        Feed { queries: self.queries.clone(), seen: self.opened_at }
+        Feed(match self.queries.clone() {
+            Queries::Sqlite(queries) => Source::Sqlite { queries, seen: self.opened_at },
+            Queries::Postgres(queries) => {
+                let membership = self.membership.clone();
+                Source::Postgres(Box::new(postgres::ClosedFeed::new(queries, membership)))
+            }
+        })
+    }
+
+    /// Returns a barrier for all ends that were committed before this call.
+    ///
+    /// # Errors
+    /// [`LedgerError`] if the ledger cannot be read.
+    pub async fn feed_barrier(&self) -> Result<FeedBarrier, LedgerError> {
+        self.queries.barrier().await
     }
 }
 
@@ -53,11 +108,45 @@ impl Feed {
     /// access either, because the gate cannot read it.
     ///
     /// # Errors
-    /// [`LedgerError`]; the next call reads from the same position.
+    /// [`LedgerError`]; the next call reads the same ends again.
     pub async fn next(&mut self) -> Result<Vec<ClosedLoan>, LedgerError> {
-        let page = self.queries.closed_after(self.seen).await?;
-        self.seen = page.step;
-        Ok(page.loans)
+        match &mut self.0 {
+            Source::Sqlite { queries, seen } => {
+                let page = queries.closed_after(*seen).await?;
+                *seen = page.step;
+                Ok(page.loans)
+            }
+            Source::Postgres(feed) => feed.next().await,
+        }
+    }
+
+    /// Reports to the other processes that this one has announced all ends that were returned. The
+    /// caller acknowledges after [`Feed::next`] has returned an empty list, and then reads again.
+    ///
+    /// # Errors
+    /// [`LedgerError`]; the feed then counts as not read.
+    pub async fn acknowledge(&self) -> Result<(), LedgerError> {
+        match &self.0 {
+            Source::Sqlite { .. } => Ok(()),
+            Source::Postgres(feed) => feed.acknowledge().await,
+        }
+    }
+
+    /// Returns the interval between two reads.
+    pub fn interval(&self) -> Duration {
+        match self.0 {
+            Source::Sqlite { .. } => FILE_INTERVAL,
+            Source::Postgres(_) => SERVER_INTERVAL,
+        }
+    }
+
+    /// Returns how long data that was read from the ledger may be used while the feed fails for
+    /// longer than `gate.freshness`; none if that is `gate.freshness`, too.
+    pub fn validity_without_feed(&self) -> Option<Duration> {
+        match self.0 {
+            Source::Sqlite { .. } => None,
+            Source::Postgres(_) => Some(UNACKNOWLEDGED_VALIDITY),
+        }
     }
 }
 

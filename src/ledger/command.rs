@@ -123,13 +123,21 @@ impl Command {
 impl Update {
     fn library(&self) -> Option<LibraryId> {
         match self {
-            Update::Adopt(id) | Update::SetProgress(id, _) | Update::MarkOpened(id) => {
-                Some(id.library())
+            Update::Adopt(_) | Update::SetProgress(..) | Update::MarkOpened(_) => {
+                self.loan().map(LoanId::library)
             }
             Update::AddDelivered(library, _) => Some(*library),
             Update::Forget { library, .. } => *library,
             Update::ReplaceDoubts(doubts) => Some(doubts.library),
             Update::Probe => None,
+        }
+    }
+
+    /// Returns the loan whose row the update changes, if it is one.
+    pub(super) fn loan(&self) -> Option<LoanId> {
+        match self {
+            Update::Adopt(id) | Update::SetProgress(id, _) | Update::MarkOpened(id) => Some(*id),
+            _ => None,
         }
     }
 

@@ -103,7 +103,7 @@ async fn damaged_rows_are_skipped_by_every_batch() {
     assert_eq!(ledger.libraries().await.unwrap(), [key(1).library]);
     // A loan without a readable library has no id. Its end is read again once the row is repaired.
     assert_eq!(ledger.ends_waiting().await.unwrap().loans, [third]);
-    assert_eq!(ledger.ends_after(0).await.unwrap().loans, [third]);
+    assert_eq!(ledger.ends_after(&EndPosition::default()).await.unwrap().loans, [third]);
     assert_eq!(ledger.history(third).await.unwrap().len(), 2);
     // The first row, its library, the second row's id, and the third loan's history.
     assert_eq!(ledger.damaged_rows(), 4);

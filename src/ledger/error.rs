@@ -32,9 +32,16 @@ pub enum LedgerError {
         /// The head file, which stores the newest link of the audit trail.
         head_file: PathBuf,
     },
-    /// The configuration names a PostgreSQL database.
-    #[error("this version cannot store the ledger in PostgreSQL yet; name a file: sqlite:FILE")]
-    PostgresUnsupported,
+    /// The database does not have a step that an earlier process on this machine has committed.
+    #[error(
+        "the database of the ledger does not have the step that {head_file} names: it was restored \
+         from a backup, or a failover lost its last transactions. Restore the newest state, or \
+         remove {head_file} to use this one"
+    )]
+    DatabaseOlder {
+        /// The file with the newest links of the audit trail.
+        head_file: PathBuf,
+    },
     /// The file cannot be created or locked.
     #[error("the ledger file {file} cannot be used: {source}; check its directory and its owner")]
     File {
@@ -54,6 +61,9 @@ pub enum LedgerError {
         /// The error that SQLite reported.
         source: sqlx::Error,
     },
+    /// The database server failed, did not respond in time, or cannot be reached.
+    #[error("the ledger's database failed: {0}; check the PostgreSQL server and the network")]
+    Server(#[source] sqlx::Error),
     /// The transaction of this command failed, or the ledger cannot be written at the moment.
     ///
     /// Usually nothing was written. If the commit itself failed, that is uncertain until the ledger
@@ -76,6 +86,12 @@ pub enum LedgerError {
     /// The loan is undecided, and another process has taken it over.
     #[error("loan {0} belongs to another process, which decides it")]
     NotOwner(LoanId),
+    /// This process is not a member of the ledger at the moment.
+    #[error(
+        "other processes have declared this one dead, because it did not renew its lease in time; \
+         it joins again"
+    )]
+    NoMember,
     /// No loan has this id.
     #[error("there is no loan {0} in the ledger")]
     NoSuchLoan(LoanId),

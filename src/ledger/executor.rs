@@ -11,15 +11,15 @@
 //! If the commit itself fails, it may still be durable. Where the store can tell, the batch gets no
 //! response until it does: then the batch succeeds, or runs again. No caller acts on a guess.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 
 use super::Cause;
-use super::audit::{AuditKey, Head, HeadWriter};
+use super::audit::{AuditKey, Head, HeadRecorder};
 use super::batch::WriteBatch;
 use super::brake::Brake;
 use super::command::{Command, Message};
@@ -30,16 +30,13 @@ use super::store::{
     LastCommit, LedgerStore, StoreConnection, StoreTransaction, WorkError, is_contention, reason,
 };
 use super::write_connection::WriteConnection;
-use crate::clock::Clock;
+use crate::clock::{self, Clock};
 use crate::crash::{self, Edge};
 use crate::loan::LoanId;
 use crate::telemetry::Metrics;
 
 /// The maximum number of commands in one transaction.
 const MAX_BATCH: usize = 512;
-/// The deadline of one transaction. It exceeds the wait for another process's transaction, so it
-/// passes only when the disk hangs.
-const TRANSACTION_DEADLINE: Duration = Duration::from_secs(20);
 /// The number of attempts of a transaction that fails because of others, and the longest wait
 /// before the next, in milliseconds.
 const MAX_ATTEMPTS: u32 = 8;
@@ -54,15 +51,23 @@ pub(super) struct ExecutorContext {
     pub(super) membership: Arc<dyn Membership>,
     pub(super) brake: Brake,
     pub(super) audit_key: AuditKey,
-    /// The ledger's file, for the log.
-    pub(super) file: PathBuf,
+    /// The name of the ledger, for the log.
+    pub(super) ledger: String,
+}
+
+impl ExecutorContext {
+    /// Returns the time of a change: the later of this machine's clock and the database's. An end
+    /// then bars every credential that was issued before it, by whichever clock (invariant 7).
+    pub(super) fn now(&self) -> Timestamp {
+        clock::after(self.clock.now(), self.membership.clock_lag())
+    }
 }
 
 /// The state of the writing task.
 pub(super) struct Executor<S: LedgerStore> {
-    context: ExecutorContext,
+    context: Arc<ExecutorContext>,
     connection: WriteConnection<S>,
-    head: HeadWriter,
+    head: HeadRecorder,
     /// Intents whose commit failed in its last step. The rows may be durable, but their callers do
     /// not send a begin.
     in_doubt: Vec<LoanId>,
@@ -84,9 +89,9 @@ impl From<sqlx::Error> for FailedWrite {
 
 impl<S: LedgerStore> Executor<S> {
     pub(super) fn new(
-        context: ExecutorContext,
+        context: Arc<ExecutorContext>,
         connection: WriteConnection<S>,
-        head: HeadWriter,
+        head: HeadRecorder,
     ) -> Executor<S> {
         Executor { context, connection, head, in_doubt: Vec::new(), logged_at: None }
     }
@@ -175,7 +180,8 @@ impl<S: LedgerStore> Executor<S> {
                     return false;
                 }
             };
-            match write(connection, &self.context, &mut commands).await {
+            let deadline = Instant::now() + S::TRANSACTION_DEADLINE;
+            match write(connection, &self.context, &mut commands, deadline).await {
                 Ok(head) => return self.committed(commands, Some(head)).await,
                 Err(failed) if is_contention(&failed.source) && attempts < MAX_ATTEMPTS => {
                     attempts += 1;
@@ -206,7 +212,7 @@ impl<S: LedgerStore> Executor<S> {
     async fn committed(&mut self, commands: Vec<Command>, head: Option<Head>) -> bool {
         self.connection.committed();
         if let Some(head) = head {
-            self.head.record(head).await;
+            self.head.record(commands.first().and_then(Command::library), head).await;
         }
         for command in commands {
             command.event().into_iter().for_each(|event| self.context.metrics.loan(event));
@@ -227,10 +233,13 @@ impl<S: LedgerStore> Executor<S> {
             self.failed(&why, commands.len());
             self.connection.discard(why).await;
             why = match self.reopen().await {
-                Ok(connection) => match connection.last_commit(library).await {
-                    Ok(last) => return last,
-                    Err(error) => reason(&error),
-                },
+                Ok(connection) => {
+                    let deadline = Instant::now() + S::TRANSACTION_DEADLINE;
+                    match within(deadline, connection.last_commit(library)).await {
+                        Ok(last) => return last,
+                        Err(error) => reason(&error),
+                    }
+                }
                 Err(why) => why,
             };
         }
@@ -251,8 +260,8 @@ impl<S: LedgerStore> Executor<S> {
         self.context.metrics.ledger_writable(false);
         if self.logged_at.is_none_or(|at| at.elapsed() >= LOG_INTERVAL) {
             self.logged_at = Some(Instant::now());
-            let file = self.context.file.display();
-            tracing::error!(error = why, commands, %file, "the ledger cannot be written");
+            let ledger = &self.context.ledger;
+            tracing::error!(error = why, commands, %ledger, "the ledger cannot be written");
         }
     }
 
@@ -267,7 +276,7 @@ impl<S: LedgerStore> Executor<S> {
             Err(why) => return self.failed(&why, 0),
         };
         match self.end_intents_in_doubt().await {
-            Ok(Some(head)) => self.head.record(head).await,
+            Ok(Some(head)) => self.head.record(None, head).await,
             Ok(None) => {}
             Err(error) => {
                 let why = reason(&error);
@@ -288,7 +297,7 @@ impl<S: LedgerStore> Executor<S> {
         let (true, Ok(connection)) = (!self.in_doubt.is_empty(), self.connection.get()) else {
             return Ok(None);
         };
-        let ExecutorContext { clock, membership, audit_key, .. } = &self.context;
+        let ExecutorContext { clock, membership, audit_key, .. } = &*self.context;
         let ending = async {
             // Only a store without a record of commits, which spans libraries, has such intents.
             let transaction = connection.begin(None).await?;
@@ -305,7 +314,7 @@ impl<S: LedgerStore> Executor<S> {
             transaction.commit().await?;
             Ok(head)
         };
-        let head = within(Instant::now() + TRANSACTION_DEADLINE, ending).await?;
+        let head = within(Instant::now() + S::TRANSACTION_DEADLINE, ending).await?;
         self.in_doubt.clear();
         Ok(Some(head))
     }
@@ -338,8 +347,8 @@ async fn write<C: StoreConnection>(
     connection: &mut C,
     context: &ExecutorContext,
     commands: &mut [Command],
+    deadline: Instant,
 ) -> Result<Head, FailedWrite> {
-    let deadline = Instant::now() + TRANSACTION_DEADLINE;
     let running = async {
         let library = commands.first().and_then(Command::library);
         let transaction = connection.begin(library).await?;
@@ -360,14 +369,15 @@ async fn write<C: StoreConnection>(
     Ok(head)
 }
 
-/// Fails with a timeout of the disk at the deadline.
+/// Fails with a timeout at the deadline.
 async fn within<T>(
     deadline: Instant,
     work: impl Future<Output = Result<T, sqlx::Error>>,
 ) -> Result<T, sqlx::Error> {
+    let began = Instant::now();
     timeout_at(deadline, work).await.unwrap_or_else(|_| {
-        let sentence =
-            format!("the disk did not respond within {} s", TRANSACTION_DEADLINE.as_secs());
+        let waited = began.elapsed().as_secs();
+        let sentence = format!("the disk or the database did not respond within {waited} s");
         Err(sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, sentence)))
     })
 }

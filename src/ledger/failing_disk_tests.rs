@@ -6,14 +6,19 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use super::command::Message;
 use super::store::DiskFault;
 use super::test_support::{KEY, audit_key, by, key, loan, open};
+
 use super::*;
+use crate::clock::Clock;
 use crate::loan::LoanState;
+use crate::telemetry::Metrics;
 
 async fn inject(ledger: &Ledger, fault: DiskFault) {
     let (responder, response) = oneshot::channel();
-    ledger.commands.send(Message::Inject(fault, responder)).await.unwrap();
+    let lane = ledger.lanes.lane(None).unwrap();
+    lane.send(Message::Inject(fault, responder)).await.unwrap();
     response.await.unwrap();
 }
 

@@ -1,11 +1,38 @@
-//! Which processes use this ledger, and which of them are alive.
+//! Which processes use this ledger, which of them are alive, and how they divide their work.
 //!
 //! A loan belongs to the process that began it. Another process may take it over only when its
-//! owner is dead: otherwise both would send its begin. The implementation for a file is
-//! `sqlite::process`.
+//! owner is dead: otherwise both would send its begin. The implementations are `sqlite::process`
+//! for a file, and `postgres::membership` for a database that several machines share. The methods
+//! of [`Ledger`] below are for circulation.
 
-use std::fmt::Debug;
-use std::sync::Arc;
+use std::fmt::{self, Debug};
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::{Ledger, LedgerError};
+use crate::loan::{LibraryId, LoanId, Reference};
+
+/// [`super::Cause::by`] of the step that makes an adopted intent an unknown loan.
+pub const ADOPTED_INTENT: &str = "restart";
+
+/// The begin of an adopted intent that Bokbasen did not have when its loan was settled.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct UnfoundBegin {
+    /// The id of the loan, which ended as rejected.
+    pub loan: LoanId,
+    /// The reference of the begin.
+    pub reference: Reference,
+    /// When the loan ended.
+    pub ended: Timestamp,
+}
+
+/// The number of buckets into which loans are divided by their UUID.
+pub(super) const BUCKETS: i16 = 1024;
+
+/// All buckets, for a process that does the work of all loans.
+static ALL_BUCKETS: LazyLock<Arc<[i16]>> = LazyLock::new(|| (0..BUCKETS).collect());
 
 /// The processes on one ledger. The methods are called within transactions, so they return at once:
 /// an implementation with files looks at one directory, and one with a database stores its leases
@@ -21,4 +48,157 @@ pub(super) trait Membership: Debug + Send + Sync {
 
     /// Returns the number of other live processes.
     fn count_others(&self) -> usize;
+
+    /// Returns whether this process still has this name, and no other process can have declared it
+    /// dead.
+    fn holds_lease(&self, _name: &str) -> bool {
+        true
+    }
+
+    /// Returns the number of processes that divide the background work, this one included.
+    fn sharers(&self) -> usize {
+        1
+    }
+
+    /// Returns the buckets whose background work this process does.
+    fn buckets(&self) -> Arc<[i16]> {
+        ALL_BUCKETS.clone()
+    }
+
+    /// Returns a number that changes with [`Membership::buckets`].
+    fn shares_version(&self) -> u64 {
+        0
+    }
+
+    /// Returns whether this process does the background work of a loan.
+    fn owns(&self, _loan: LoanId) -> bool {
+        true
+    }
+
+    /// Returns whether this process compares this library with Bokbasen.
+    fn owns_library(&self, _library: LibraryId) -> bool {
+        true
+    }
+
+    /// Returns whether the clock of this machine agrees with that of the database.
+    fn clocks_agree(&self) -> bool {
+        true
+    }
+
+    /// Returns the least time by which the clock of the database is ahead of this machine's.
+    fn clock_lag(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    /// Declares this process dead, since it ends.
+    fn leave(&self) -> futures_util::future::BoxFuture<'_, ()> {
+        Box::pin(async {})
+    }
+}
+
+/// The right of a process to send the begins of its loans, under the name that it has now. It is
+/// lost when the process cannot renew its lease, and for good when another process declares it
+/// dead.
+#[derive(Clone)]
+pub struct Lease {
+    membership: Arc<dyn Membership>,
+    name: Arc<str>,
+}
+
+impl Debug for Lease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Lease").field(&self.name).finish()
+    }
+}
+
+impl Lease {
+    /// Returns whether the process holds the lease. It reads memory only.
+    pub fn is_held(&self) -> bool {
+        self.membership.holds_lease(&self.name)
+    }
+}
+
+impl Ledger {
+    /// Returns the lease of this process, for a loan whose intent is written next.
+    pub fn lease(&self) -> Lease {
+        Lease { membership: self.membership.clone(), name: self.membership.name() }
+    }
+
+    /// Returns the number of processes that divide the background work, this one included. A
+    /// process that has just started is not counted yet.
+    pub fn sharers(&self) -> usize {
+        self.membership.sharers().max(1)
+    }
+
+    /// Returns a number that changes when this process gets or loses background work.
+    pub fn shares_version(&self) -> u64 {
+        self.membership.shares_version()
+    }
+
+    /// Returns whether this process does the background work of a loan.
+    pub fn owns(&self, loan: LoanId) -> bool {
+        self.membership.owns(loan)
+    }
+
+    /// Returns whether this process compares this library with Bokbasen.
+    pub fn owns_library(&self, library: LibraryId) -> bool {
+        self.membership.owns_library(library)
+    }
+
+    /// Returns the begins of adopted intents that ended unfound after this time, of the loans whose
+    /// background work this process does. The owner of such an intent may not have been dead but
+    /// only suspended, and then sends the begin late. A process on a SQLite file is certainly dead
+    /// when others adopt its loans, so there are none.
+    ///
+    /// # Errors
+    /// [`LedgerError`] if the ledger cannot be read.
+    pub async fn unfound_begins(&self, after: Timestamp) -> Result<Vec<UnfoundBegin>, LedgerError> {
+        self.queries.unfound_begins(after).await
+    }
+
+    /// Returns whether the clock of this machine agrees with that of the database. If not, no loan
+    /// may be begun or end by its due time.
+    pub fn clocks_agree(&self) -> bool {
+        self.membership.clocks_agree()
+    }
+}
+
+#[cfg(test)]
+mod lease_switch {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+
+    /// A membership whose lease a test switches.
+    #[derive(Debug)]
+    struct Switched {
+        membership: Arc<dyn Membership>,
+        is_held: Arc<AtomicBool>,
+    }
+
+    impl Membership for Switched {
+        fn name(&self) -> Arc<str> {
+            self.membership.name()
+        }
+
+        fn is_dead(&self, name: &str) -> bool {
+            self.membership.is_dead(name)
+        }
+
+        fn count_others(&self) -> usize {
+            self.membership.count_others()
+        }
+
+        fn holds_lease(&self, _name: &str) -> bool {
+            self.is_held.load(Ordering::SeqCst)
+        }
+    }
+
+    impl Ledger {
+        /// Returns a handle whose lease is held while the switch is true.
+        pub(crate) fn with_lease_switch(&self, is_held: Arc<AtomicBool>) -> Ledger {
+            let membership = Arc::new(Switched { membership: self.membership.clone(), is_held });
+            Ledger { membership, ..self.clone() }
+        }
+    }
 }

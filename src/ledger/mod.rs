@@ -4,8 +4,7 @@
 //! [`crate::loan`] and on clock, crash and telemetry.
 //!
 //! The contract:
-//! - When [`Ledger::intend`] or [`Ledger::apply`] returns, its result is on disk (WAL,
-//!   `synchronous = FULL`).
+//! - When [`Ledger::intend`] or [`Ledger::apply`] returns, its result is on disk.
 //! - Dropping the future of a write does not cancel the write.
 //! - A library, a borrower and a title have at most one live loan, enforced by a unique index.
 //!
@@ -14,15 +13,17 @@
 //! | module | what it does |
 //! |---|---|
 //! | `command` | the writes that callers request, each with its response |
-//! | `executor` | the writing task: commits all queued commands together |
+//! | `lanes` | the queues of the executors, one for the libraries of each |
+//! | `executor` | a writing task: commits all queued commands together |
 //! | `runner`, `batch` | what each command does inside the transaction |
 //! | `rules`, `brake` | decisions, as pure functions of rows and counts |
 //! | `audit` | the chain of hashes over all steps |
+//! | `queries` | the queries of all stores, and `reads` for callers |
 //! | `write_connection` | reopens the connection after a failure |
 //!
 //! The lower one is a database. `store` has its primitives for writes, `membership` reports which
-//! processes are alive, and `change_feed` reports what other processes ended. `sqlite` implements
-//! them and all queries. Callers see only [`Ledger`], so another database changes nothing for them.
+//! processes are alive, and `change_feed` reports what other processes ended. `sqlite` and
+//! `postgres` implement them and all queries. Callers see only [`Ledger`], which `open` creates.
 
 mod audit;
 mod batch;
@@ -32,8 +33,11 @@ mod command;
 mod damaged_rows;
 mod error;
 mod executor;
+mod lanes;
 mod membership;
+mod open;
 mod postgres;
+mod queries;
 mod reads;
 mod rules;
 mod runner;
@@ -46,103 +50,56 @@ mod write_connection;
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
-use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
 
-use crate::clock::Clock;
 use crate::loan::{Event, LibraryId, Loan, LoanId, Progress};
-use crate::telemetry::Metrics;
 
-use audit::HeadWriter;
 pub use audit::{AuditKey, AuditStep, Head, Verified};
 pub use brake::{Brake, BrakeMode};
-pub use change_feed::{ClosedLoan, Feed};
-use command::{Change, Command, Intent, Message, Reply, Update};
+pub use change_feed::{ClosedLoan, Feed, FeedBarrier};
+use command::{Change, Command, Intent, Reply, Update};
 pub use error::LedgerError;
-use executor::{Executor, ExecutorContext};
+use lanes::{Deadlines, Lanes};
 use membership::Membership;
+pub use membership::{ADOPTED_INTENT, Lease, UnfoundBegin};
 pub use postgres::{
     ConnectionShares, DatabaseFinding, DatabaseFindings, Endpoint, Listen, PostgresSettings,
     ReadEndpoint, Sources, check_database, longest_call,
 };
-use sqlite::{Opened, Queries};
+use queries::{Queries, ToForget};
 pub use sqlite::{backup, check, check_loans, probe, prune, verify};
 pub use types::{
-    Cause, Delivered, Doubts, Ends, Filter, HistoryRow, Intended, Prunable, Pruned, Settings,
-    StoreSettings,
+    Cause, Delivered, Doubts, EndPosition, Ends, Filter, HistoryRow, Intended, Prunable, Pruned,
+    Settings, StoreSettings,
 };
 use write_check::WriteTest;
-use write_connection::WriteConnection;
 
-/// The maximum number of commands that wait for the executor.
-const QUEUE_CAPACITY: usize = 4096;
-
-/// A handle of the ledger. Clones share the executor and all connections.
+/// A handle of the ledger. Clones share the executors and all connections.
 #[derive(Clone, Debug)]
 pub struct Ledger {
-    file: Arc<Path>,
-    commands: mpsc::Sender<Message>,
+    /// The SQLite file; none for another store.
+    file: Option<Arc<Path>>,
+    lanes: Lanes,
+    deadlines: Deadlines,
     queries: Queries,
     support: Queries,
     membership: Arc<dyn Membership>,
     write_test: WriteTest,
-    /// The last step at the time of opening, where the change feed starts.
+    /// The last step at the time of opening, where the change feed of SQLite starts.
     opened_at: i64,
     audit_key: AuditKey,
 }
 
 impl Ledger {
-    /// Opens the ledger. Creates a missing file and migrates an older schema.
-    ///
-    /// The first opening stores `key_fingerprint`, and each later one compares it. `audit_key` is
-    /// the key of the audit trail.
-    ///
-    /// # Errors
-    /// [`LedgerError`], a sentence that names the file. The gate must not start then.
-    pub async fn open(
-        settings: &Settings,
-        key_fingerprint: &[u8; 32],
-        audit_key: AuditKey,
-        clock: Clock,
-        metrics: Metrics,
-    ) -> Result<Ledger, LedgerError> {
-        let file: Arc<Path> =
-            settings.sqlite_file().ok_or(LedgerError::PostgresUnsupported)?.into();
-        let Opened { store, connection, queries, support, membership, head } =
-            sqlite::open(&file, key_fingerprint, &audit_key, &metrics).await?;
-        metrics.ledger_writable(true);
-        let (commands, waiting) = mpsc::channel(QUEUE_CAPACITY);
-        let (opened_at, write_test) = (head.number, WriteTest::new(metrics.clone()));
-        let context = ExecutorContext {
-            clock,
-            metrics,
-            membership: membership.clone(),
-            brake: settings.brake,
-            audit_key: audit_key.clone(),
-            file: file.to_path_buf(),
-        };
-        let head = HeadWriter::new(&file, &membership.name(), head);
-        let executor = Executor::new(context, WriteConnection::new(store, connection), head);
-        tokio::spawn(executor.run(waiting));
-        Ok(Ledger {
-            file,
-            commands,
-            queries,
-            support,
-            membership,
-            write_test,
-            opened_at,
-            audit_key,
-        })
-    }
-
     /// Writes an intent, unless [`Intended`] names a reason against it. `issued` is the time at
     /// which the reader's credential was issued.
     ///
     /// # Errors
     /// [`LedgerError`]; the begin must not be sent. After [`LedgerError::Commit`] the intent may be
-    /// durable; the executor then ends it as not sent before it runs another command.
+    /// durable, also later; the ledger then ends it as not sent.
     pub async fn intend(
         &self,
         loan: Loan,
@@ -150,7 +107,33 @@ impl Ledger {
         cause: Cause,
     ) -> Result<Intended, LedgerError> {
         let intent = Box::new(Intent { loan, issued, cause });
-        self.run(|reply| Command::Intend(intent, reply)).await
+        let Some(deadline) = self.deadlines.reader_write else {
+            return self.run(|reply| Command::Intend(intent, reply)).await;
+        };
+        let ledger = self.clone();
+        let mut writing =
+            Box::pin(async move { ledger.run(|reply| Command::Intend(intent, reply)).await });
+        match timeout(deadline, &mut writing).await {
+            Ok(intended) => intended,
+            Err(_) => {
+                tokio::spawn(self.clone().withdraw_late_intent(writing));
+                Err(no_response(deadline))
+            }
+        }
+    }
+
+    /// Ends an intent that is written after its caller has received an error, so sends no begin.
+    async fn withdraw_late_intent(
+        self,
+        writing: impl Future<Output = Result<Intended, LedgerError>>,
+    ) {
+        let Ok(Intended::Written(loan)) = writing.await else { return };
+        let detail = "the intent was written too late, and its begin was not sent";
+        let cause = Cause { by: "ledger", detail: Some(detail.to_owned()) };
+        if let Err(error) = self.apply(loan.id, Event::NotSent, cause).await {
+            // The loan is undecided and of this process, so it is settled as one without a driver.
+            tracing::warn!(loan = %loan.id, %error, "cannot end an intent that was written late");
+        }
     }
 
     /// Applies an event with [`Loan::apply`] in one transaction, and returns the changed loan.
@@ -176,7 +159,7 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError`] if the ledger cannot be written.
     pub async fn note_progress(&self, id: LoanId, progress: Progress) -> Result<bool, LedgerError> {
-        Ok(self.update(Update::SetProgress(id, progress)).await? > 0)
+        Ok(self.update_for_reader(Update::SetProgress(id, progress)).await? > 0)
     }
 
     /// Adds these counts to the stored ones. All are durable when this returns. Loans that are
@@ -204,7 +187,8 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError`]; the loan must not be opened then.
     pub async fn mark_opened(&self, id: LoanId) -> Result<bool, LedgerError> {
-        Ok(self.queries.is_opened(id).await? || self.update(Update::MarkOpened(id)).await? > 0)
+        Ok(self.queries.is_opened(id).await?
+            || self.update_for_reader(Update::MarkOpened(id)).await? > 0)
     }
 
     /// Replaces the doubts about a library. They are durable when this returns.
@@ -221,10 +205,12 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError`] if the ledger cannot be read or written.
     pub async fn forget(&self, before: Timestamp, limit: u32) -> Result<u64, LedgerError> {
-        if !self.queries.has_to_forget(before).await? {
-            return Ok(0);
-        }
-        self.update(Update::Forget { library: None, before, limit }).await
+        let library = match self.queries.to_forget(before).await? {
+            ToForget::Nothing => return Ok(0),
+            ToForget::AnyLibrary => None,
+            ToForget::Library(library) => Some(library),
+        };
+        self.update(Update::Forget { library, before, limit }).await
     }
 
     /// Removes loans with [`prune`].
@@ -232,7 +218,11 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError`]; loans that were already removed stay removed.
     pub async fn prune(&self, which: Prunable) -> Result<Pruned, LedgerError> {
-        prune(&self.file, &self.audit_key, which).await
+        match &self.file {
+            Some(file) => prune(file, &self.audit_key, which).await,
+            // PostgreSQL is pruned by a command.
+            None => Ok(Pruned::default()),
+        }
     }
 
     /// Copies the write-ahead log into the file and empties it, so that deleted data is left in
@@ -242,7 +232,11 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError`] if the file cannot be opened or written.
     pub async fn empty_log(&self) -> Result<bool, LedgerError> {
-        sqlite::empty_log(&self.file).await
+        match &self.file {
+            Some(file) => sqlite::empty_log(file).await,
+            // PostgreSQL recycles its log itself.
+            None => Ok(true),
+        }
     }
 
     /// Returns the number of other processes that have this ledger open.
@@ -252,10 +246,8 @@ impl Ledger {
 
     /// Commits the queued commands, checkpoints the write-ahead log and closes the ledger.
     pub async fn close(&self) {
-        let (responder, response) = oneshot::channel();
-        if self.commands.send(Message::Close(responder)).await.is_ok() {
-            let _ = response.await;
-        }
+        self.lanes.close(self.deadlines.close).await;
+        self.membership.leave().await;
         self.queries.close().await;
         self.support.close().await;
     }
@@ -270,23 +262,39 @@ impl Ledger {
         self.run(|reply| Command::Update(update, reply)).await
     }
 
-    /// Sends a command to the executor and waits for its response.
+    /// Writes on a reader's request, who waits for a limited time. The write continues after it.
+    async fn update_for_reader(&self, update: Update) -> Result<u64, LedgerError> {
+        let deadline = self.deadlines.reader_write;
+        let updated = lanes::within(deadline, self.update(update)).await;
+        updated.unwrap_or_else(|| Err(no_response(deadline.unwrap_or_default())))
+    }
+
+    /// Sends a command to its executor and waits for the response.
     async fn run<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, LedgerError> {
         let (reply, response) = Reply::new();
-        let message = Message::Run(Box::new(command(reply)));
-        self.commands.send(message).await.map_err(|_| LedgerError::Closed)?;
+        self.lanes.send(command(reply)).await?;
         response.await.map_err(|_| LedgerError::Closed)?
     }
 }
 
+fn no_response(deadline: Duration) -> LedgerError {
+    LedgerError::Commit(format!("no response within {} s", deadline.as_secs()))
+}
+
 #[cfg(test)]
 mod damaged_rows_tests;
+#[cfg(test)]
+mod delivered_tests;
+#[cfg(test)]
+mod doubts_tests;
 #[cfg(test)]
 mod failing_disk_tests;
 #[cfg(test)]
 mod opened_mark_tests;
 #[cfg(test)]
 mod prune_tests;
+#[cfg(test)]
+mod test_store;
 #[cfg(test)]
 mod test_support;
 #[cfg(test)]

@@ -1,13 +1,16 @@
 //! Tests of the mark of opened loans.
 
-use super::test_support::{accepted, by, open};
+use super::test_store::{TestStore, on_each_store};
+use super::test_support::{accepted, by};
 use crate::loan::{EndReason, Event};
 
-#[tokio::test]
-async fn cancel_of_a_loan_opened_elsewhere_is_a_return() {
-    let directory = tempfile::tempdir().unwrap();
-    let file = directory.path().join("loans.db");
-    let (ours, other) = (open(&file).await, open(&file).await);
+on_each_store! {
+    cancel_of_a_loan_opened_elsewhere_is_a_return
+    concurrent_mark_and_cancel_never_both_succeed
+}
+
+async fn cancel_of_a_loan_opened_elsewhere_is_a_return(store: &TestStore) {
+    let (ours, other) = (store.open().await, store.open().await);
     let (opened, unopened) = (accepted(&ours, 1).await, accepted(&ours, 2).await);
     assert!(ours.mark_opened(opened).await.unwrap());
     assert!(other.mark_opened(opened).await.unwrap(), "a second mark succeeds");
@@ -22,11 +25,8 @@ async fn cancel_of_a_loan_opened_elsewhere_is_a_return() {
     other.close().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn concurrent_mark_and_cancel_never_both_succeed() {
-    let directory = tempfile::tempdir().unwrap();
-    let file = directory.path().join("loans.db");
-    let (ours, other) = (open(&file).await, open(&file).await);
+async fn concurrent_mark_and_cancel_never_both_succeed(store: &TestStore) {
+    let (ours, other) = (store.open().await, store.open().await);
     for borrower in 0..40 {
         let id = accepted(&ours, borrower).await;
         let cancel = Event::Ending { reason: EndReason::Cancelled };

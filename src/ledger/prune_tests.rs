@@ -7,6 +7,7 @@ use sqlx::{AssertSqlSafe, ConnectOptions, Connection};
 
 use super::test_support::{accepted, audit_key, by, key, loan, open};
 use super::*;
+use crate::clock::Clock;
 use crate::loan::{EndReason, Refusal};
 
 const ENDED: Prunable = Prunable::Ended { before: Timestamp::MAX };
@@ -73,7 +74,7 @@ async fn pruned_ledger_verifies_and_continues() {
     assert_eq!(count(&file, "loans").await, 7 + 50);
     // The head file is first written within a second.
     while !directory.path().join("loans.db.head").exists() {
-        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
     let verified = verify(&file, &audit_key()).await.unwrap();
     assert_eq!((verified.findings, verified.pruned), (Vec::new(), 6 * 5));
@@ -214,7 +215,7 @@ async fn refused_loans_are_pruned_after_the_refusal_expires() {
     let file = directory.path().join("loans.db");
     let ledger = open(&file).await;
     let now = Clock::system().now();
-    let later = crate::clock::after(now, std::time::Duration::from_secs(86_400));
+    let later = crate::clock::after(now, Duration::from_secs(86_400));
     for (borrower, retry_at) in [(1, None), (2, Some(now)), (3, Some(later))] {
         let loan = loan(borrower);
         let id = loan.id;

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 use jiff::Timestamp;
 use uuid::Uuid;
 
-use super::{Ends, Filter, HistoryRow, Ledger, LedgerError};
+use super::{EndPosition, Ends, Filter, HistoryRow, Ledger, LedgerError};
 use crate::loan::{LibraryId, Loan, LoanId, LoanKey, Reference, Tally};
 
 impl Ledger {
@@ -52,12 +52,17 @@ impl Ledger {
         self.queries.loans(ids).await
     }
 
-    /// Returns the loan with this reference.
+    /// Returns the loan with this reference, of one library or of any. A search of all libraries
+    /// is only for the balance.
     ///
     /// # Errors
     /// [`LedgerError`] if the ledger cannot be read or the row is damaged.
-    pub async fn by_reference(&self, reference: &Reference) -> Result<Option<Loan>, LedgerError> {
-        self.queries.by_reference(reference).await
+    pub async fn by_reference(
+        &self,
+        library: Option<LibraryId>,
+        reference: &Reference,
+    ) -> Result<Option<Loan>, LedgerError> {
+        self.queries.by_reference(library, reference).await
     }
 
     /// Returns every library with a loan. Damaged names are skipped.
@@ -114,7 +119,7 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError`] if the ledger cannot be read.
     pub async fn orphans(&self) -> Result<Vec<Loan>, LedgerError> {
-        self.queries.orphans(|owner| self.membership.is_dead(owner)).await
+        self.queries.orphans(self.membership.as_ref()).await
     }
 
     /// Returns the accepted loans that are due at this time, the earliest first. Damaged rows do
@@ -142,8 +147,8 @@ impl Ledger {
         self.queries.next_due(after).await
     }
 
-    /// Returns every loan whose end has not been acknowledged, and the step from which
-    /// [`Ledger::ends_after`] continues.
+    /// Returns every loan of this process's share whose end has not been acknowledged, and the
+    /// position from which [`Ledger::ends_after`] continues.
     ///
     /// # Errors
     /// [`LedgerError`] if the ledger cannot be read.
@@ -151,12 +156,14 @@ impl Ledger {
         self.queries.ends_waiting().await
     }
 
-    /// Returns the loans that ended after this step, in the order of their ends.
+    /// Returns the loans that ended after this position, in the order of their ends. It may return
+    /// a loan again. If this process's share has changed, it returns all as
+    /// [`Ledger::ends_waiting`] does.
     ///
     /// # Errors
     /// [`LedgerError`] if the ledger cannot be read.
-    pub async fn ends_after(&self, step: i64) -> Result<Ends, LedgerError> {
-        self.queries.ends_after(step).await
+    pub async fn ends_after(&self, position: &EndPosition) -> Result<Ends, LedgerError> {
+        self.queries.ends_after(position).await
     }
 
     /// Returns the number of ends that have not been acknowledged, and the number of those that
@@ -223,7 +230,8 @@ impl Ledger {
         Ok(usize::try_from(count).unwrap_or_default())
     }
 
-    /// Returns a loan with this id of Bokbasen, other than `except`.
+    /// Returns a loan with this id of Bokbasen, other than `except`. It searches all libraries, so
+    /// it is only for findings of the balance.
     ///
     /// # Errors
     /// [`LedgerError`] if the ledger cannot be read or the row is damaged.

@@ -4,6 +4,7 @@
 //! Only the executor calls it.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use jiff::Timestamp;
 
@@ -14,6 +15,7 @@ use super::command::{Change, Command, Intent, Update};
 use super::executor::ExecutorContext;
 use super::store::{StoreTransaction, WorkError};
 use super::{Cause, Delivered, Intended, LedgerError, rules};
+use crate::clock;
 use crate::loan::{LibraryId, Loan, LoanId, LoanKey};
 
 /// Runs the commands of one transaction.
@@ -28,7 +30,7 @@ impl<'a, T: StoreTransaction> CommandRunner<'a, T> {
         context: &'a ExecutorContext,
         batch: WriteBatch<'a, T>,
     ) -> CommandRunner<'a, T> {
-        CommandRunner { context, now: context.clock.now(), batch }
+        CommandRunner { context, now: context.now(), batch }
     }
 
     /// Claims the slots of intents, and then locks the loans that these commands need.
@@ -42,6 +44,7 @@ impl<'a, T: StoreTransaction> CommandRunner<'a, T> {
                     }
                 }
                 Command::Apply(change, _) => ids.push(change.id),
+                Command::Update(update, _) if T::LOCKS_ROWS => ids.extend(update.loan()),
                 Command::Update(..) => {}
             }
         }
@@ -141,8 +144,9 @@ impl<'a, T: StoreTransaction> CommandRunner<'a, T> {
         if is_foreign && rules::needs_ownership(event) {
             return Err(WorkError::Rejected(LedgerError::NotOwner(*id)));
         }
+        let at = if T::LOCKS_ROWS { later_than(before.changed, self.now) } else { self.now };
         let after =
-            before.apply(event, self.now).map_err(|illegal| WorkError::Rejected(illegal.into()))?;
+            before.apply(event, at).map_err(|illegal| WorkError::Rejected(illegal.into()))?;
         self.batch.record(&after, Some(before.state), cause);
         Ok(after)
     }
@@ -208,4 +212,10 @@ impl<'a, T: StoreTransaction> CommandRunner<'a, T> {
         }
         Ok(forgotten.count)
     }
+}
+
+/// Returns the current time, but at least a millisecond after this one. The steps of a loan that
+/// several machines write are ordered by their times, and the clocks of the machines differ.
+fn later_than(before: Timestamp, now: Timestamp) -> Timestamp {
+    now.max(clock::after(before, Duration::from_millis(1)))
 }

@@ -1,13 +1,20 @@
-//! Lists of states for SQL statements, and the conversion of times. Both stores use them.
+//! Lists of states and other conditions for SQL statements, and the conversion of columns. Both
+//! stores use them.
 //!
 //! The states are literals and not parameters: a partial index is used only if the query has the
 //! condition of the index.
 
 use std::sync::LazyLock;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
-use crate::loan::LoanState;
+use super::brake::Counted;
+use crate::loan::{Isbn, LoanState};
+
+/// A doubt that no run confirms within this time is discarded.
+const DOUBTS_DISCARDED_AFTER: SignedDuration = SignedDuration::from_hours(24 * 7);
+/// The maximum number of doubts of a library: far more than a balance ever acts on.
+pub(super) const MAX_DOUBTS: usize = 1000;
 
 /// The states of live loans, as the list of an IN. Partial indexes have conditions on these lists,
 /// and a database uses such an index only if a query has the same list.
@@ -29,4 +36,23 @@ fn list(includes: impl Fn(LoanState) -> bool) -> String {
 pub(super) fn timestamp(millis: i64) -> Result<Timestamp, jiff::Error> {
     let nanoseconds = i32::try_from(millis.rem_euclid(1000) * 1_000_000).unwrap_or_default();
     Timestamp::new(millis.div_euclid(1000), nanoseconds)
+}
+
+/// Returns the time, in milliseconds, before which unconfirmed doubts are discarded.
+pub(super) fn doubts_discarded_before(now: Timestamp) -> i64 {
+    now.checked_sub(DOUBTS_DISCARDED_AFTER).unwrap_or(Timestamp::MIN).as_millisecond()
+}
+
+/// Returns the condition on the loans that count towards a limit of the brake.
+pub(super) fn counted(counted: Counted) -> &'static str {
+    match counted {
+        Counted::Lent => "state <> 'refused' AND (end_reason IS NULL OR end_reason <> 'rejected')",
+        Counted::Decided => "(end_reason IS NULL OR end_reason <> 'rejected')",
+        Counted::Failed => "end_reason = 'rejected'",
+    }
+}
+
+/// Returns the column of a title. An ISBN has thirteen digits, so it always fits.
+pub(super) fn isbn_column(isbn: Isbn) -> i64 {
+    i64::try_from(isbn.number()).unwrap_or_default()
 }

@@ -1,5 +1,5 @@
 //! The interface between the executor and a database: connections, transactions and their
-//! primitives. SQLite implements it in [`super::sqlite`].
+//! primitives. [`super::sqlite`] and [`super::postgres`] implement it.
 //!
 //! A primitive states what a command needs, and not how one database provides it. Several processes
 //! may write one ledger, so a store guarantees:
@@ -11,10 +11,12 @@
 //!   one call in the order of their keys, so that transactions do not deadlock.
 //! - A row that another process committed before the lock is seen.
 //! - When [`StoreTransaction::commit`] returns, the changes are durable. If it fails, they may be,
-//!   also later. After the next [`LedgerStore::connect`] that is certain.
+//!   also later. After the next [`LedgerStore::connect`], or after [`StoreConnection::last_commit`]
+//!   where the store records commits, that is certain.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 
@@ -37,8 +39,12 @@ pub(super) trait LedgerStore: Send {
     /// Whether [`StoreConnection::last_commit`] can tell.
     const RECORDS_COMMITS: bool;
 
+    /// The deadline of one transaction.
+    const TRANSACTION_DEADLINE: Duration;
+
     /// Opens a connection and commits a probe row through it. When it returns, no transaction of
-    /// an earlier connection of this process can commit any more.
+    /// an earlier connection of this process can commit any more, unless the store records commits:
+    /// then [`StoreConnection::last_commit`] waits for such a transaction.
     fn connect(
         &self,
         now: Timestamp,
@@ -79,9 +85,14 @@ pub(super) trait StoreConnection: Send {
 
 /// The primitives of a transaction.
 pub(super) trait StoreTransaction: Send {
+    /// Whether a transaction locks single rows. If so, the executor locks the loans of all commands
+    /// in advance, in one order, so that transactions do not deadlock.
+    const LOCKS_ROWS: bool;
+
     /// Occupies the live slot of the key of each of these intents, at most one for a key. Returns
     /// the intents that have it: no other live loan of their key can be inserted until the end of
     /// this transaction. A store with a lock of the whole ledger returns all and writes nothing.
+    /// Another store inserts the loans, so [`StoreTransaction::write`] finds every loan there.
     ///
     /// A claim is not counted by [`StoreTransaction::begun_at_limit`] and not part of a standing,
     /// until [`StoreTransaction::write`] has written its loan.
@@ -123,8 +134,9 @@ pub(super) trait StoreTransaction: Send {
     ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
 
     /// Returns when the oldest of the newest `count.maximum` counted loans was begun; none if
-    /// there are fewer. No other transaction begins a counted loan until the end of this one, so a
-    /// store with row locks locks the library or the borrower.
+    /// there are fewer. A store with a lock of the whole ledger counts exactly. Another one does not
+    /// see the intents that other processes are writing, so a limit may be exceeded by one batch of
+    /// each of them: a lock of the library would make all its readers wait for each other.
     fn begun_at_limit(
         &mut self,
         key: &LoanKey,
@@ -246,7 +258,9 @@ impl From<sqlx::Error> for WorkError {
 impl From<LedgerError> for WorkError {
     fn from(error: LedgerError) -> WorkError {
         match error {
-            LedgerError::Database { source, .. } => WorkError::Database(source),
+            LedgerError::Database { source, .. } | LedgerError::Server(source) => {
+                WorkError::Database(source)
+            }
             rejected => WorkError::Rejected(rejected),
         }
     }
@@ -283,9 +297,9 @@ pub(super) fn reason(error: &sqlx::Error) -> String {
     }
 }
 
-/// A disk fault as SQLite reports it.
+/// A fault of the database or of the network.
 #[cfg(test)]
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug)]
 pub(super) enum DiskFault {
     /// The database cannot grow: SQLite rolls the transaction back with SQLITE_FULL.
     Full,
@@ -293,4 +307,6 @@ pub(super) enum DiskFault {
     RolledBack,
     /// The next commit succeeds, and its success is not reported.
     CommitUnreported,
+    /// The next commit waits here twice: when it is about to be requested, and until it may be.
+    PausedCommit(Arc<tokio::sync::Barrier>),
 }

@@ -90,8 +90,19 @@ pub struct HistoryRow {
 pub struct Ends {
     /// The ids of the loans.
     pub loans: Vec<LoanId>,
-    /// The number of the last step that was read, for [`super::Ledger::ends_after`].
-    pub step: i64,
+    /// Whether these are all such loans, and not only those after a position.
+    pub is_complete: bool,
+    /// Where [`super::Ledger::ends_after`] continues.
+    pub next: EndPosition,
+}
+
+/// A position in the ends of loans. Each store has its own order.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct EndPosition {
+    /// The number of a step in SQLite; a time of the database in PostgreSQL, in milliseconds.
+    pub(super) at: i64,
+    /// The buckets that were read; none if the store does not divide its loans.
+    pub(super) buckets: Option<Arc<[i16]>>,
 }
 
 /// The filters of a listing. A field that is none does not filter.

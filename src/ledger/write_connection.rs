@@ -97,9 +97,7 @@ impl<S: LedgerStore> WriteConnection<S> {
         let since = closed.since;
         let opened = match timeout(REOPEN_DEADLINE, self.store.connect(now)).await {
             Ok(opened) => opened.map_err(|error| reason(&error)),
-            Err(_) => {
-                Err(format!("the disk did not respond within {} s", REOPEN_DEADLINE.as_secs()))
-            }
+            Err(_) => Err(format!("no response within {} s", REOPEN_DEADLINE.as_secs())),
         };
         match opened {
             Ok(connection) => {

@@ -85,19 +85,15 @@ pub(super) struct Slot {
 impl Bulkhead {
     /// Raises a total below [`MIN_TOTAL`] to it.
     pub(super) fn new(total: usize) -> Bulkhead {
-        let total = total.max(MIN_TOTAL);
-        let kind =
-            |guaranteed: usize, max: usize| KindSlots { guaranteed, max, ..KindSlots::default() };
-        let (quarter, eighth) = (total / 4, total / 8);
-        let read = (total / 16).max(1);
-        let kinds = PerKind {
-            begin: kind(quarter, total - 2 * eighth - read),
-            // Each begin needs a poll or two: with fewer slots, begins would wait for their polls.
-            poll: kind(eighth, total / 2),
-            end: kind(eighth, quarter),
-            read: kind(read, quarter),
-        };
-        Bulkhead { slots: Arc::new(Mutex::new(Slots { total, kinds, next_number: 0 })) }
+        let mut slots = Slots { total: 0, kinds: PerKind::default(), next_number: 0 };
+        slots.resize(total.max(MIN_TOTAL));
+        Bulkhead { slots: Arc::new(Mutex::new(slots)) }
+    }
+
+    /// Changes the total, to at least 1. Calls in flight keep their slots.
+    pub(super) fn resize(&self, total: usize) {
+        lock(&self.slots).resize(total.max(1));
+        admit(&self.slots);
     }
 
     /// Returns the most calls of this kind in flight at once.
@@ -121,6 +117,30 @@ impl Bulkhead {
 }
 
 impl Slots {
+    fn resize(&mut self, total: usize) {
+        self.total = total;
+        let mut set = |kind: CallKind, guaranteed: usize, max: usize| {
+            let slots = self.kinds.of_mut(kind);
+            (slots.guaranteed, slots.max) = (guaranteed, max);
+        };
+        if total < MIN_TOTAL {
+            // Too few to guarantee any: every kind would wait for the others.
+            let half = total.div_ceil(2);
+            set(CallKind::Begin, 0, total);
+            set(CallKind::Poll, 0, total);
+            set(CallKind::End, 0, half);
+            set(CallKind::Read, 0, half);
+            return;
+        }
+        let (quarter, eighth) = (total / 4, total / 8);
+        let read = (total / 16).max(1);
+        set(CallKind::Begin, quarter, total - 2 * eighth - read);
+        // Each begin needs a poll or two: with fewer slots, begins would wait for their polls.
+        set(CallKind::Poll, eighth, total / 2);
+        set(CallKind::End, eighth, quarter);
+        set(CallKind::Read, read, quarter);
+    }
+
     /// Returns the number of slots that are free for a kind.
     fn free(&self, kind: CallKind) -> usize {
         let own = self.kinds.of(kind);

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::breaker::Subject;
 use super::kind::CallKind;
+use super::send_guard::SendGuard;
 use super::wire::{Path, Query};
 use crate::telemetry::LendingCall;
 
@@ -21,6 +22,8 @@ pub(super) struct Call {
     pub(super) query: Query,
     pub(super) body: Option<Vec<u8>>,
     pub(super) repeatable: bool,
+    /// The check before the first byte of a call that is sent once.
+    pub(super) guard: Option<SendGuard>,
 }
 
 /// The kind of a call, which selects its limits and breaker, and its subject.
@@ -44,6 +47,7 @@ impl Call {
             query: Vec::new(),
             body: None,
             repeatable: false,
+            guard: None,
         }
     }
 
@@ -55,6 +59,16 @@ impl Call {
         path: Path,
     ) -> Call {
         Call { repeatable: true, ..Call::once(scope, operation, method, path) }
+    }
+
+    /// Checks before the first byte whether the call may be sent.
+    pub(super) fn guarded(self, guard: SendGuard) -> Call {
+        Call { guard: Some(guard), ..self }
+    }
+
+    /// Returns whether its check has withheld the call.
+    pub(super) fn is_withheld(&self) -> bool {
+        self.guard.as_ref().is_some_and(SendGuard::is_withheld)
     }
 
     pub(super) fn query(self, query: Query) -> Call {

@@ -6,20 +6,22 @@ use jiff::Timestamp;
 use super::call::{Call, CallScope};
 use super::response::ApiResponse;
 use super::{
-    Availability, Begin, Bokbasen, CallError, CallKind, EndAck, Listing, RemoteLoan,
+    Availability, Begin, Bokbasen, CallError, CallKind, EndAck, Listing, MaySend, RemoteLoan,
     protocol_breaches, wire,
 };
 use crate::loan::{EndReason, Isbn, LibraryId, Reference};
 use crate::telemetry::LendingCall;
 
 impl Bokbasen {
-    /// Begins a loan. The request is never sent twice.
+    /// Begins a loan. The request is never sent twice. It waits for a slot, a login and a connection
+    /// under one deadline, and is sent only if `may_send` returns true immediately before its first
+    /// byte.
     ///
     /// # Errors
     /// [`CallError::NotSent`] and [`CallError::Rejected`] if it is certain that no loan was
     /// created. After [`CallError::Unknown`], find the reference before anything else: Bokbasen
     /// does not deduplicate.
-    pub async fn begin(&self, begin: &Begin) -> Result<RemoteLoan, CallError> {
+    pub async fn begin(&self, begin: &Begin, may_send: MaySend) -> Result<RemoteLoan, CallError> {
         if self.clock_is_off() {
             return Err(CallError::NotSent("the clock is too far from Bokbasen's".to_owned()));
         }
@@ -27,7 +29,8 @@ impl Bokbasen {
         let subject = self.transport.guard.subject_within(begin.reference.as_str(), title);
         let call =
             Call::once((CallKind::Begin, subject), LendingCall::Begin, Method::POST, wire::loans())
-                .body(&wire::NewLoan::from(begin));
+                .body(&wire::NewLoan::from(begin))
+                .guarded(self.transport.send_guard(may_send));
         let response = self.transport.send(&call).await?;
         self.checked(wire::remote_loan(&response, self.transport.now())?)
     }

@@ -57,6 +57,12 @@ impl Bokbasen {
         self.transport.guard.max_in_flight(kind)
     }
 
+    /// Divides `lending.concurrency` among this number of processes, this one included. Each has at
+    /// least one call.
+    pub fn share_concurrency(&self, processes: usize) {
+        self.transport.guard.share(processes);
+    }
+
     /// Whether a breaker is open for begins or polls, the calls that a new loan needs.
     pub fn is_failing(&self) -> bool {
         self.transport.is_failing()

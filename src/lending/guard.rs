@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::CallError;
 use super::breaker::{Breaker, Outcome, Passage, Subject};
-use super::bulkhead::{Bulkhead, Claim, Slot};
+use super::bulkhead::{Bulkhead, Claim, MIN_TOTAL, Slot};
 use super::kind::{CallKind, PerKind};
 use crate::lock::lock;
 
@@ -17,6 +17,8 @@ use crate::lock::lock;
 #[derive(Debug)]
 pub(super) struct Guard {
     bulkhead: Bulkhead,
+    /// The total of the bulkhead if no other process shares it.
+    concurrency: usize,
     breakers: PerKind<Mutex<Breaker>>,
     /// Randomly keyed, so that no client can choose names that collide.
     hasher: RandomState,
@@ -32,7 +34,15 @@ pub(super) struct Permit {
 impl Guard {
     pub(super) fn new(concurrency: usize) -> Guard {
         let (bulkhead, breakers) = (Bulkhead::new(concurrency), PerKind::default());
-        Guard { bulkhead, breakers, hasher: RandomState::new() }
+        Guard { bulkhead, concurrency, breakers, hasher: RandomState::new() }
+    }
+
+    /// Divides the calls in flight among this number of processes.
+    pub(super) fn share(&self, processes: usize) {
+        match processes {
+            0 | 1 => self.bulkhead.resize(self.concurrency.max(MIN_TOTAL)),
+            several => self.bulkhead.resize(self.concurrency.max(MIN_TOTAL) / several),
+        }
     }
 
     /// Returns the subject of a call about one name.

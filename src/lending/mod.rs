@@ -28,6 +28,7 @@ mod outage_reason;
 mod protocol_breaches;
 mod remote_loan;
 mod response;
+mod send_guard;
 mod transport;
 mod wire;
 
@@ -48,6 +49,7 @@ pub use kind::CallKind;
 pub use listing::{Listing, Page, Unreadable};
 pub use outage_reason::OutageReason;
 pub use remote_loan::{Begin, EndAck, RemoteLoan, Standing};
+pub use send_guard::MaySend;
 use transport::Transport;
 
 /// The keys of `[lending]`.

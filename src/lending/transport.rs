@@ -23,8 +23,9 @@ use super::kind::CallKind;
 use super::outage_reason::{Health, OutageReason};
 use super::protocol_breaches::Breaches;
 use super::response::{ApiResponse, cause, read_body, retry_after};
+use super::send_guard::SendGuard;
 use super::wire::ErrorBody;
-use super::{CallError, SetUpError, Settings, http_client};
+use super::{CallError, MaySend, SetUpError, Settings, http_client};
 use crate::clock::Clock;
 use crate::crash::{self, Edge};
 use crate::telemetry::{CallOutcome, Metrics};
@@ -140,10 +141,15 @@ impl Transport {
     }
 
     async fn send_guarded(&self, call: &Call) -> Result<ApiResponse, CallError> {
-        let patience = self.timeout.max(MIN_QUEUE_PATIENCE);
-        let permit = self.guard.enter(call.kind, call.subject, patience).await?;
+        let permit = self.guard.enter(call.kind, call.subject, self.patience()).await?;
         let began = Instant::now();
         let result = self.attempt(call).await;
+        if call.is_withheld() {
+            // Bokbasen is not the cause, so the breaker does not count it.
+            self.metrics.lending_call(call.operation, CallOutcome::NotSent, began.elapsed());
+            let why = "this process lost its right to send the call, or waited too long for it";
+            return Err(CallError::NotSent(why.to_owned()));
+        }
         if let Some(open) = self.guard.note(call.kind, call.subject, permit, outcome_of(&result)) {
             tracing::warn!(
                 open,
@@ -155,6 +161,17 @@ impl Transport {
         let outcome = result.as_ref().map_or_else(CallError::outcome, |_| CallOutcome::Ok);
         self.metrics.lending_call(call.operation, outcome, began.elapsed());
         result
+    }
+
+    /// Returns how long a call waits for a slot.
+    fn patience(&self) -> Duration {
+        self.timeout.max(MIN_QUEUE_PATIENCE)
+    }
+
+    /// Returns the check of a call that waits from now on. Its first byte is sent within the time
+    /// that a call may wait for a slot.
+    pub(super) fn send_guard(&self, may_send: MaySend) -> SendGuard {
+        SendGuard::new(may_send, tokio::time::Instant::now() + self.patience())
     }
 
     /// Sends a call; once more with a new credential if Bokbasen answers 401.
@@ -208,13 +225,19 @@ impl Transport {
             request = request.header(DATE, http_date(self.clock.now()));
         }
         if let Some(body) = &call.body {
-            request = request.header(CONTENT_TYPE, "application/json").body(body.clone());
+            request = request.header(CONTENT_TYPE, "application/json").body(match &call.guard {
+                Some(guard) => guard.body(body.clone()),
+                None => body.clone().into(),
+            });
         }
         crash::point("send", call.operation.name(), Edge::Before);
         let sent = self.skew.sending();
         let answered = request.send().await;
         crash::point("send", call.operation.name(), Edge::After);
         let response = answered.map_err(|error| {
+            if call.is_withheld() {
+                return CallError::NotSent(cause(error));
+            }
             let trouble = OutageReason::of(&error);
             let is_connect = error.is_connect();
             let why = cause(error);

@@ -3,11 +3,14 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use loangate::clock::Clock;
-use loangate::lending::{Auth, Begin, Bokbasen, CallError, EndAck, RemoteLoan, Settings, Standing};
+use loangate::lending::{
+    Auth, Begin, Bokbasen, CallError, EndAck, MaySend, RemoteLoan, Settings, Standing,
+};
 use loangate::loan::{EndReason, Reference, Refusal, Terms};
 use loangate::telemetry::Metrics;
 use serde_json::Value;
@@ -18,6 +21,11 @@ use tokio::task::JoinHandle;
 use crate::table::{Exchange, Request};
 
 const LOAN: &str = "BL00000001";
+
+/// Permits every call.
+fn always() -> MaySend {
+    Arc::new(|| true)
+}
 
 /// A server that plays these exchanges in order, and a client connected to it.
 struct Stage {
@@ -166,7 +174,7 @@ async fn begin_request_matches_the_table_and_is_pending() {
     for name in ["begin-accepted-202", "begin-with-licence-202"] {
         let stage = Stage::with(&["oauth-200", name]).await;
         let licence_id = (name == "begin-with-licence-202").then(|| "L-1".to_owned());
-        let begun = stage.client.begin(&Begin { licence_id, ..begin() }).await.unwrap();
+        let begun = stage.client.begin(&Begin { licence_id, ..begin() }, always()).await.unwrap();
         assert_eq!(
             (begun.lending_id.as_str(), begun.standing),
             (LOAN, Standing::Pending { retry_after: None })
@@ -188,7 +196,7 @@ async fn begin_is_sent_once_and_separates_refused_from_unknown() {
             isbn: body["isbn"].as_str().unwrap().parse().unwrap(),
             ..begin()
         };
-        let error = stage.client.begin(&begin).await.unwrap_err();
+        let error = stage.client.begin(&begin, always()).await.unwrap_err();
         assert!(
             matches!(
                 &error,
@@ -201,7 +209,7 @@ async fn begin_is_sent_once_and_separates_refused_from_unknown() {
     }
     for name in ["500", "begin-garbage", "begin-cut-before", "begin-cut-after"] {
         let stage = Stage::with(&["oauth-200", name]).await;
-        let error = stage.client.begin(&begin()).await.unwrap_err();
+        let error = stage.client.begin(&begin(), always()).await.unwrap_err();
         assert!(matches!(error, CallError::Unknown(_)), "{name}: {error:?}");
         stage.over().await;
     }
@@ -259,7 +267,7 @@ async fn loan_named_by_its_begin_may_show_later() {
     let exchanges =
         ["oauth-200", "begin-accepted-202", "get-within-its-lag-404", "get-after-its-lag"];
     let stage = Stage::with(&exchanges).await;
-    let named = stage.client.begin(&begin()).await.unwrap().lending_id;
+    let named = stage.client.begin(&begin(), always()).await.unwrap().lending_id;
     assert_eq!(
         stage.client.loan(&named).await.unwrap(),
         None,
@@ -355,7 +363,7 @@ async fn both_logins_work_and_credentials_are_reused() {
             client_secret: body["client_secret"].as_str().unwrap().into(),
         })
         .await;
-        let error = stage.client.begin(&begin()).await.unwrap_err();
+        let error = stage.client.begin(&begin(), always()).await.unwrap_err();
         assert!(matches!(error, CallError::NotSent(_)), "{refusal}: {error:?}");
         stage.over().await;
     }
@@ -401,7 +409,7 @@ async fn refused_connection_counts_as_not_sent() {
     let client =
         Bokbasen::new(&settings, Clock::movable(start()), Metrics::new().unwrap()).unwrap();
     for _ in 0..5 {
-        assert!(matches!(client.begin(&begin()).await, Err(CallError::NotSent(_))));
+        assert!(matches!(client.begin(&begin(), always()).await, Err(CallError::NotSent(_))));
     }
     assert!(client.closed_for().is_some(), "no loan could have reached the server");
     assert!(!format!("{settings:?}").contains("secret"));

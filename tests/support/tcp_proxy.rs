@@ -137,8 +137,10 @@ async fn relay(mut client: TcpStream, state: Arc<State>, mut aborts: watch::Rece
         )
     };
     tokio::select! {
-        _ = both => return,
+        // First, so that a link that is opened after an abort passes nothing of this connection.
+        biased;
         _ = aborts.changed() => {}
+        _ = both => return,
     }
     for socket in [client, server] {
         socket.set_zero_linger().unwrap(); // so that its drop sends a reset

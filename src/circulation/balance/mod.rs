@@ -56,11 +56,20 @@ impl Circulation {
     /// # Errors
     /// [`BalanceError`]. The report names each library whose comparison failed.
     pub async fn balance(&self, since: Option<Timestamp>) -> Result<Report, BalanceError> {
+        self.balance_if(|_| true, since).await
+    }
+
+    /// As [`Circulation::balance`], of the libraries that `includes`.
+    async fn balance_if(
+        &self,
+        includes: impl Fn(LibraryId) -> bool,
+        since: Option<Timestamp>,
+    ) -> Result<Report, BalanceError> {
         let Ok(_guard) = self.inner.balancing.try_lock() else {
             return Err(BalanceError::UnderWay);
         };
         let now = self.inner.clock.now();
-        match self.balance_all(since, now).await {
+        match self.compare_libraries(includes, since, now).await {
             Ok(report) => {
                 self.inner.metrics.balanced(now, report.balanced);
                 let last = Some(Arc::new(report.clone()));
@@ -79,14 +88,16 @@ impl Circulation {
         lock(&self.inner.last_balance).clone()
     }
 
-    async fn balance_all(
+    async fn compare_libraries(
         &self,
+        includes: impl Fn(LibraryId) -> bool,
         since: Option<Timestamp>,
         now: Timestamp,
     ) -> Result<Report, LedgerError> {
         let until = Instant::now() + MAX_RUN_TIME;
         let mut report = Report::begun(now);
-        for library in self.inner.ledger.libraries().await? {
+        let libraries = self.inner.ledger.libraries().await?;
+        for library in libraries.into_iter().filter(|library| includes(*library)) {
             let (since, unread) = match since {
                 Some(since) => (since, None),
                 None => match self.since(library, now).await {
@@ -131,7 +142,9 @@ pub(super) async fn run_nightly(circulation: Circulation) {
                 return;
             }
         }
-        match circulation.balance(None).await {
+        // Each process compares its own libraries.
+        let ledger = &circulation.inner.ledger;
+        match circulation.balance_if(|library| ledger.owns_library(library), None).await {
             Ok(report) if report.balanced => {
                 tracing::info!(repaired = report.findings.len(), "the books balance")
             }

@@ -7,8 +7,9 @@ use super::compare::{Comparison, Suspect};
 use super::findings::truncate;
 use super::report::Kind;
 use crate::clock;
+use crate::ledger::LedgerError;
 use crate::lending::{RemoteLoan, Standing};
-use crate::loan::{Loan, LoanState};
+use crate::loan::{Loan, LoanState, Reference};
 
 impl Comparison<'_> {
     /// Compares a row. A loan that needs a repair is only remembered.
@@ -31,14 +32,25 @@ impl Comparison<'_> {
             self.report_only(Kind::NoReference, loan.as_ref(), Some(&remote), detail);
             return Ok(());
         };
-        let loan =
-            if reference.has_our_format() { ledger.by_reference(&reference).await? } else { None };
-        match loan {
+        match self.find(&reference).await? {
             Some(loan) => {
                 self.compare_known(loan, remote);
                 Ok(())
             }
             None => self.compare_unknown(&remote, reference.has_our_format()).await,
+        }
+    }
+
+    /// Returns the loan with a reference that this program made. Bokbasen may list it with another
+    /// library than it was begun for, so this searches all libraries after the compared one.
+    async fn find(&self, reference: &Reference) -> Result<Option<Loan>, LedgerError> {
+        if !reference.has_our_format() {
+            return Ok(None);
+        }
+        let ledger = &self.circulation.inner.ledger;
+        match ledger.by_reference(Some(self.library), reference).await? {
+            Some(loan) => Ok(Some(loan)),
+            None => ledger.by_reference(None, reference).await,
         }
     }
 

@@ -16,10 +16,11 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::licences::Candidates;
+use super::record::NotRecorded;
 use super::schedule::{Next, Work};
 use super::settle::Search;
 use super::{Circulation, LoanOutcome, log_ledger_failure};
-use crate::ledger::Cause;
+use crate::ledger::{Cause, Lease};
 use crate::loan::{Event, Loan, LoanId, LoanState};
 pub(super) use poll::event_of;
 use poll::{Polled, poll};
@@ -33,8 +34,9 @@ const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(30);
 pub(super) struct DriverState {
     /// Licences to try.
     candidates: Candidates,
-    /// The ledger records that Bokbasen declined a licence, so the next begin may be sent.
-    declined: bool,
+    /// Set while the next begin may be sent, under this lease: the ledger records that Bokbasen
+    /// declined a licence. Boxed, since it is rare.
+    declined: Option<Box<Lease>>,
     search: Search,
     /// Set while Bokbasen is unavailable: when the caller should retry.
     unavailable: Option<Duration>,
@@ -48,10 +50,10 @@ impl DriverState {
     }
 }
 
-/// Sends the begin of an intent that the caller has just written. No other function sends a first
-/// begin.
-pub(super) async fn begin(circulation: &Circulation, mut work: Work, loan: Loan) {
-    let sent = send_first_begin(circulation, &loan, &mut work.driver).await;
+/// Sends the begin of an intent that the caller has just written under this lease. No other function
+/// sends a first begin.
+pub(super) async fn begin(circulation: &Circulation, mut work: Work, loan: Loan, lease: Lease) {
+    let sent = send_first_begin(circulation, &loan, &mut work.driver, lease).await;
     let next = follow_up(circulation, sent, &mut work.driver, true).await;
     work.finish(next);
 }
@@ -108,13 +110,17 @@ async fn step(circulation: &Circulation, id: LoanId, driver: &mut DriverState) -
                 return next_check(circulation, &loan, driver);
             }
         },
-        LoanState::Intended if driver.declined => send_begin(circulation, &loan, driver).await,
-        // Its driver died before it wrote the outcome of the begin, which may have been sent.
-        LoanState::Intended => {
-            let detail = Some("the task that drove the loan died".to_owned());
-            circulation.record(id, Event::Lost, Cause { by: "driver", detail }).await
+        LoanState::Intended => match driver.declined.take() {
+            Some(lease) => send_begin(circulation, &loan, driver, *lease).await,
+            // Its driver died before it wrote the outcome of the begin, which may have been sent.
+            None => {
+                let detail = Some("the task that drove the loan died".to_owned());
+                circulation.record(id, Event::Lost, Cause { by: "driver", detail }).await
+            }
+        },
+        LoanState::Accepted | LoanState::Refused | LoanState::Ending | LoanState::Ended => {
+            Err(NotRecorded::Obsolete)
         }
-        LoanState::Accepted | LoanState::Refused | LoanState::Ending | LoanState::Ended => None,
     };
     follow_up(circulation, written, driver, false).await
 }
@@ -122,28 +128,32 @@ async fn step(circulation: &Circulation, id: LoanId, driver: &mut DriverState) -
 /// Returns what to do after `written`. With `is_new`, the first begin was just sent.
 async fn follow_up(
     circulation: &Circulation,
-    mut written: Option<Loan>,
+    mut written: Result<Loan, NotRecorded>,
     driver: &mut DriverState,
     is_new: bool,
 ) -> Next {
     let mut is_begun = is_new;
     loop {
-        let Some(loan) = written else { return poll_again() };
+        let loan = match written {
+            Ok(loan) => loan,
+            Err(NotRecorded::Foreign) => return Next::Released,
+            Err(NotRecorded::Obsolete | NotRecorded::Stopping) => return poll_again(),
+        };
         if let Some(outcome) = circulation.outcome_of(&loan) {
             let unavailable = driver.unavailable.take();
             return Next::Done(
                 unavailable.map_or(outcome, |retry_after| LoanOutcome::Unavailable { retry_after }),
             );
         }
-        if !driver.declined {
+        let Some(lease) = driver.declined.take() else {
             driver.candidates.trim();
             return match next_check(circulation, &loan, driver) {
                 Next::PollAgain { not_before } if is_begun => Next::Begun { not_before },
                 next => next,
             };
-        }
+        };
         is_begun = true;
-        written = send_begin(circulation, &loan, driver).await;
+        written = send_begin(circulation, &loan, driver, *lease).await;
     }
 }
 

@@ -3,14 +3,16 @@
 //! With a policy, the driver first finds the licences to try. Each begin names one of them, and the
 //! next is sent only after Bokbasen declined the licence before.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::{DriverState, event_of};
 use crate::circulation::licences::Candidates;
+use crate::circulation::record::NotRecorded;
 use crate::circulation::settle::Search;
 use crate::circulation::{Circulation, DEFAULT_RETRY_AFTER};
 use crate::clock;
-use crate::ledger::Cause;
+use crate::ledger::{Cause, Lease};
 use crate::lending::{Begin, CallError};
 use crate::loan::{Event, Loan, Refusal};
 
@@ -19,11 +21,12 @@ pub(super) async fn send_first_begin(
     circulation: &Circulation,
     loan: &Loan,
     driver: &mut DriverState,
-) -> Option<Loan> {
+    lease: Lease,
+) -> Result<Loan, NotRecorded> {
     match candidates(circulation, loan, driver).await {
         Ok(candidates) => {
             driver.candidates = candidates;
-            send_begin(circulation, loan, driver).await
+            send_begin(circulation, loan, driver, lease).await
         }
         Err((event, detail)) => {
             circulation.record(loan.id, event, Cause { by: "licences", detail: Some(detail) }).await
@@ -60,16 +63,16 @@ async fn candidates(
     })
 }
 
-/// Sends a begin of an intent under the next licence. Called once, and again only after Bokbasen
-/// declined the licence before.
+/// Sends a begin of an intent under the next licence, if this process holds `lease` just before
+/// that. Called once, and again only after Bokbasen declined the licence before.
 pub(super) async fn send_begin(
     circulation: &Circulation,
     loan: &Loan,
     driver: &mut DriverState,
-) -> Option<Loan> {
-    driver.declined = false;
+    lease: Lease,
+) -> Result<Loan, NotRecorded> {
     if !driver.candidates.next() {
-        return None;
+        return Err(NotRecorded::Obsolete);
     }
     let begin = Begin {
         library: loan.key.library,
@@ -79,7 +82,7 @@ pub(super) async fn send_begin(
         reference: loan.reference.clone(),
         begin: loan.begun,
     };
-    let answer = circulation.inner.lending.begin(&begin).await;
+    let answer = circulation.inner.lending.begin(&begin, Arc::new(move || lease.is_held())).await;
     driver.search = Search::default();
     let (event, detail) = match answer {
         Ok(remote) => {
@@ -93,7 +96,21 @@ pub(super) async fn send_begin(
         Err(CallError::Unknown(why)) => (Event::Lost, Some(why)),
         Err(error @ CallError::Rejected { .. }) => rejected(error, &mut driver.unavailable),
     };
-    record_decision(circulation, loan, driver, event, Cause { by: "begin", detail }).await
+    let begun = match &event {
+        Event::Begun { lending_id } | Event::Accepted { lending_id, .. } => {
+            Some(lending_id.clone())
+        }
+        _ => None,
+    };
+    let cause = Cause { by: "begin", detail };
+    let recorded = record_decision(circulation, loan, driver, event, cause).await;
+    if let (Some(lending_id), Err(NotRecorded::Foreign | NotRecorded::Obsolete)) =
+        (begun, &recorded)
+    {
+        // The lease was lost while the begin was in flight.
+        circulation.end_late_begin(loan.id, lending_id);
+    }
+    recorded
 }
 
 /// Writes Bokbasen's decision on a begin. If Bokbasen declined the licence and another is left, the
@@ -104,7 +121,7 @@ pub(super) async fn record_decision(
     driver: &mut DriverState,
     event: Event,
     cause: Cause,
-) -> Option<Loan> {
+) -> Result<Loan, NotRecorded> {
     let Event::Refused { refusal, .. } = &event else {
         return circulation.record(loan.id, event, cause).await;
     };
@@ -114,8 +131,10 @@ pub(super) async fn record_decision(
     let description = driver.candidates.description().unwrap_or_default();
     let detail =
         Some(format!("{description}, and Bokbasen answered {}: {}", refusal.code, refusal.message));
+    // Taken first: that the step is written proves that the lease was this process's own then.
+    let lease = circulation.inner.ledger.lease();
     let declined = circulation.record(loan.id, Event::Declined, Cause { detail, ..cause }).await;
-    driver.declined = declined.is_some();
+    driver.declined = declined.is_ok().then(|| Box::new(lease));
     declined
 }
 

@@ -1,8 +1,12 @@
 //! The outbox of ends: each is sent until Bokbasen has acknowledged it, across restarts.
 //!
 //! A loan in state `ending` is an end to send. There is no second list that could differ from the
-//! ledger. The outbox reads all of them once, and then only the newer steps of the ledger. A loan
-//! has one end, so the order within a loan is preserved.
+//! ledger. The outbox reads the newest ones at once, and all of them each minute: support may have
+//! repaired a row, and the work of another process may have become this one's. It ignores an end
+//! that it has already. A loan has one end, so the order within a loan is preserved.
+//!
+//! Other processes may still deliver files under an ended loan, until they have read of its end. An
+//! end therefore waits until they all have, see [`crate::ledger::FeedBarrier`].
 //!
 //! Each failed end has its own backoff, and failed ends have their own lane. So ends that Bokbasen
 //! never accepts do not delay others. After an outage, each end that failed in it is retried once
@@ -16,6 +20,7 @@
 //! reads ends in batches and writes acknowledgements in batches.
 
 mod acknowledgements;
+mod arrivals;
 mod count;
 mod fresh;
 mod lanes;
@@ -36,6 +41,7 @@ use super::{Circulation, log_ledger_failure};
 use crate::ledger::{Cause, LedgerError};
 use crate::loan::{Event, LoanId};
 use acknowledgements::Acknowledgements;
+use arrivals::Arrivals;
 use count::count_ends;
 use fresh::Fresh;
 use lanes::{Capacity, Lane, Queues, capacity};
@@ -48,6 +54,10 @@ const MAX_BATCH: usize = 128;
 const HELD_BACK_WAIT: Duration = Duration::from_millis(200);
 /// Interval of ledger queries without a notification: another process may have ended a loan.
 const LEDGER_POLL_INTERVAL: Duration = Duration::from_secs(1);
+/// Interval at which all waiting ends are read.
+const FULL_READ_INTERVAL: Duration = Duration::from_secs(60);
+/// Interval at which ends that wait for other processes are checked.
+const BARRIER_CHECK_INTERVAL: Duration = Duration::from_millis(50);
 /// Interval at which waiting ends are counted.
 const COUNT_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -63,8 +73,7 @@ struct Outbox {
     /// End, arrival number and lane of each of these tasks.
     senders: HashMap<task::Id, (LoanId, u64, Lane)>,
     acknowledgements: Acknowledgements,
-    /// Last ledger step that was read; none before the first query.
-    last_step: Option<i64>,
+    arrivals: Arrivals,
     /// Whether the breaker has held ends back since the last response.
     was_held_back: bool,
 }
@@ -77,6 +86,7 @@ pub(super) async fn send_ends(circulation: Circulation) {
     poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
     count.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
+        outbox.release_arrivals(&circulation);
         outbox.send_ready(&circulation).await;
         outbox.write_acknowledged(&circulation).await;
         let wait = outbox.wait(&circulation);
@@ -100,26 +110,6 @@ pub(super) async fn send_ends(circulation: Circulation) {
 }
 
 impl Outbox {
-    /// Reads the ends since the last query; the first query reads all waiting ends.
-    async fn read_new_ends(&mut self, circulation: &Circulation) {
-        let ledger = &circulation.inner.ledger;
-        let ends = match self.last_step {
-            Some(step) => ledger.ends_after(step).await,
-            None => ledger.ends_waiting().await,
-        };
-        match ends {
-            Ok(ends) => {
-                if !ends.loans.is_empty() {
-                    // The ends read as the newest no longer are.
-                    self.return_unsent(Lane::Newest);
-                }
-                ends.loans.into_iter().for_each(|id| self.fresh.arrive(id));
-                self.last_step = Some(ends.step);
-            }
-            Err(error) => log_ledger_failure("reading the ends to send", &error),
-        }
-    }
-
     /// Sends due ends, within the limit of each lane.
     async fn send_ready(&mut self, circulation: &Circulation) {
         for lane in Lane::ALL {
@@ -168,6 +158,8 @@ impl Outbox {
     fn wait(&mut self, circulation: &Circulation) -> Duration {
         let now = Instant::now();
         let write = self.acknowledgements.wait().unwrap_or(LEDGER_POLL_INTERVAL);
+        let write =
+            if self.arrivals.is_waiting() { write.min(BARRIER_CHECK_INTERVAL) } else { write };
         let sends =
             Lane::ALL.map(|lane| match (capacity(circulation, lane), self.next_due(lane)) {
                 (Capacity::Closed(wait), Some(_)) => wait.max(Duration::from_millis(10)),
@@ -243,7 +235,7 @@ impl Outbox {
         for (id, written) in acknowledged.iter().zip(join_all(written).await) {
             match written {
                 // Illegal: another process sent it too, and has written the acknowledgement.
-                Ok(_) | Err(LedgerError::Illegal(_)) => self.retries.forget(*id),
+                Ok(_) | Err(LedgerError::Illegal(_)) => self.forget(*id),
                 Err(error) => {
                     log_ledger_failure("writing that an end was acknowledged", &error);
                     self.retries.schedule(*id, SendResult::NotAccepted(None));

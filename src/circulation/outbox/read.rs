@@ -77,7 +77,7 @@ impl Outbox {
             self.queues.of(lane).next.push_back((arrival, loan));
         } else {
             // Another process sent it.
-            self.retries.forget(loan.id);
+            self.forget(loan.id);
         }
     }
 }

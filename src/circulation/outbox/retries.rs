@@ -68,6 +68,18 @@ impl Retries {
         self.failed.remove(&id);
     }
 
+    /// Keeps only the waiting ends of which `keep` is true.
+    pub(super) fn retain(&mut self, mut keep: impl FnMut(LoanId) -> bool) {
+        let failed = &mut self.failed;
+        self.waiting.retain(|(_, id)| {
+            let is_kept = keep(*id);
+            if !is_kept {
+                failed.remove(id);
+            }
+            is_kept
+        });
+    }
+
     /// Returns when the next retry is due.
     pub(super) fn next_due(&self) -> Option<Instant> {
         self.waiting.first().map(|(at, _)| *at)

@@ -119,3 +119,19 @@ async fn each_end_keeps_its_own_backoff() {
     assert!(waits[0] <= FIRST_WAIT && waits[9] >= LONGEST_WAIT.mul_f64(0.7), "{waits:?}");
     assert!(waits.iter().all(|wait| *wait <= LONGEST_WAIT));
 }
+
+#[tokio::test(start_paused = true)]
+async fn complete_read_drops_ends_that_another_process_has_sent() {
+    let mut outbox = Outbox::default();
+    let [waiting, sent, failed, failed_and_sent] = [(); 4].map(|()| LoanId::random());
+    outbox.arrive(vec![waiting, sent]);
+    for id in [failed, failed_and_sent] {
+        outbox.record_result(id, SendResult::NoResponse);
+    }
+    let wait = outbox.retries.wait_of(failed);
+    outbox.drop_others(&[waiting, failed]);
+    assert_eq!(outbox.retries.wait_of(failed), wait, "its backoff continues");
+    tokio::time::advance(LONGEST_WAIT).await;
+    assert_eq!(due(&outbox), [waiting, failed]);
+    assert_eq!(taken(&mut outbox, Lane::Retries), [failed]);
+}

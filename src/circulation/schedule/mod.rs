@@ -10,7 +10,7 @@
 mod poll_backoff;
 mod poll_queue;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 mod work;
 
 use std::collections::{HashMap, hash_map};
@@ -161,6 +161,10 @@ impl Schedule {
                 }
                 return;
             }
+            Next::Released => {
+                state.entries.remove(&loan);
+                return;
+            }
             Next::Begun { not_before } | Next::PollAgain { not_before } => not_before,
         };
         let Some(entry) = state.entries.get_mut(&loan) else { return };
@@ -232,10 +236,10 @@ impl State {
 
 /// Starts due steps, until the process stops.
 pub(super) async fn run(circulation: Circulation) {
-    let (schedule, limit) = (&circulation.inner.schedule, circulation.inner.settings.polls);
+    let schedule = &circulation.inner.schedule;
     loop {
         let check_at = loop {
-            match schedule.pick(&circulation, limit.max(1)) {
+            match schedule.pick(&circulation, circulation.max_polls()) {
                 Ok(work) => drop(circulation.spawn(drive::advance(circulation.clone(), work))),
                 Err(check_at) => break check_at,
             }

@@ -31,7 +31,10 @@ async fn answer(uri: http::Uri) -> Json<Value> {
 
 /// A circulation with a ledger in this directory and Bokbasen at this address. It has a licence
 /// policy, and no background tasks run.
-async fn circulation(directory: &std::path::Path, bokbasen: &Url) -> Circulation {
+pub(in crate::circulation) async fn circulation(
+    directory: &std::path::Path,
+    bokbasen: &Url,
+) -> Circulation {
     let (clock, metrics) = (Clock::system(), Metrics::new().unwrap());
     let file = ledger::Settings::sqlite(directory.join("loans.db"), Brake::default());
     let audit_key = AuditKey::new(&[2; 32]);

@@ -15,6 +15,8 @@ pub(in crate::circulation) enum Next {
     Done(LoanOutcome),
     /// A begin was sent. The loan is polled at once, or at the earliest at this time.
     Begun { not_before: Instant },
+    /// Another process decides the loan. Its waiters read the ledger from now on.
+    Released,
     /// The loan is still undecided. It is polled again, at the earliest at this time.
     PollAgain { not_before: Instant },
 }

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 use crate::ledger::Cause;
-use crate::loan::{Loan, LoanState};
+use crate::loan::{LibraryId, Loan, LoanState};
 
 /// The length of a hash, in bytes.
 const MAC_LENGTH: usize = 32;
@@ -55,6 +55,16 @@ impl AuditKey {
             Some(loan.changed),
         ];
         times.map(millis).iter().for_each(|time| parts.add(time.as_ref().map(<[u8; 8]>::as_slice)));
+        parts.sign()
+    }
+
+    /// Returns what precedes the first step of a process's chain in a library, so that no chain
+    /// verifies in place of another.
+    pub(in crate::ledger) fn chain_start(&self, library: LibraryId, chain: Uuid) -> Vec<u8> {
+        let mut parts = MacInput::with_key(&self.0);
+        parts.add(Some(b"chain"));
+        parts.add(Some(library.as_str().as_bytes()));
+        parts.add(Some(chain.as_bytes()));
         parts.sign()
     }
 
@@ -136,6 +146,11 @@ impl Head {
             parts.add(Some(loan_mac));
         }
         Head { number, mac: parts.sign() }
+    }
+
+    /// Returns whether a chain with this newest link can contain that one.
+    pub(in crate::ledger) fn follows(&self, other: &Head) -> bool {
+        self.number > other.number || self == other
     }
 
     /// Returns the text of a head file.

@@ -54,7 +54,8 @@ pub(super) fn store(ledger: &Path, process: &str, head: &Head) -> std::io::Resul
     result
 }
 
-fn write_durably(file: &Path, text: &str) -> std::io::Result<()> {
+/// Writes a file and syncs it.
+pub(super) fn write_durably(file: &Path, text: &str) -> std::io::Result<()> {
     let mut file = File::create(file)?;
     file.write_all(text.as_bytes())?;
     file.sync_all()

@@ -1,17 +1,62 @@
 //! Writes the head file about once a second, beside the executor's transactions.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
+use super::chain_heads::ChainHeads;
 use super::{Head, head_file};
+use crate::loan::LibraryId;
 
 /// The interval between writes of the head file.
 const WRITE_INTERVAL: Duration = Duration::from_secs(1);
 /// The deadline of the last write.
 const FLUSH_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Where the executor records the newest link after each commit.
+pub(in crate::ledger) enum HeadRecorder {
+    /// The head file of a ledger with one chain.
+    File(HeadWriter),
+    /// The chains of this process, which a task of their own writes to a file.
+    Chains(Arc<ChainHeads>),
+}
+
+impl HeadRecorder {
+    /// Returns the time of the next work; none if there is none.
+    pub(in crate::ledger) fn wake_at(&self) -> Option<Instant> {
+        match self {
+            HeadRecorder::File(writer) => writer.wake_at(),
+            HeadRecorder::Chains(_) => None,
+        }
+    }
+
+    /// Does the work of that time.
+    pub(in crate::ledger) async fn wake(&mut self) {
+        if let HeadRecorder::File(writer) = self {
+            writer.wake().await;
+        }
+    }
+
+    /// Records a committed link. `library` is that of the transaction.
+    pub(in crate::ledger) async fn record(&mut self, library: Option<LibraryId>, head: Head) {
+        match (self, library) {
+            (HeadRecorder::File(writer), _) => writer.record(head).await,
+            (HeadRecorder::Chains(chains), Some(library)) => chains.record(library, head),
+            (HeadRecorder::Chains(_), None) => {}
+        }
+    }
+
+    /// Writes the newest link and waits until it is durable. Used on closing.
+    pub(in crate::ledger) async fn flush(&mut self) {
+        match self {
+            HeadRecorder::File(writer) => writer.flush().await,
+            HeadRecorder::Chains(chains) => chains.flush().await,
+        }
+    }
+}
 
 /// The newest link, and the write of it in progress.
 pub(in crate::ledger) struct HeadWriter {

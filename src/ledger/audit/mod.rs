@@ -14,12 +14,13 @@
 //! This module computes hashes and compares them. Queries are in [`super::sqlite`].
 
 mod chain;
+pub(super) mod chain_heads;
 pub(super) mod head_file;
 mod head_writer;
 mod walk;
 
 pub use chain::{AuditKey, AuditStep, Head};
 pub(super) use chain::{NewStep, StoredStep};
-pub(super) use head_writer::HeadWriter;
+pub(super) use head_writer::{HeadRecorder, HeadWriter};
 pub use walk::Verified;
 pub(super) use walk::{Anchor, Walk};

@@ -70,6 +70,12 @@ impl<'a> Walk<'a> {
         Walk { key, stored_head, anchors: anchors.into(), verified: Verified::default() }
     }
 
+    /// Sets what precedes the first step, for a chain that does not start with nothing.
+    pub(in crate::ledger) fn starting_at(mut self, start: Head) -> Walk<'a> {
+        self.verified.head = start;
+        self
+    }
+
     /// Adds a finding about the ledger as a whole.
     pub(in crate::ledger) fn report(&mut self, sentence: String) {
         self.verified.report(sentence);

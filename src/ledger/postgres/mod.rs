@@ -9,21 +9,71 @@
 //! | `connect`, `system_roots` | connections to the host that accepts writes |
 //! | `pool`, `server_error` | a bounded pool for short transactions |
 //! | `open_check` | whether a database suits a ledger |
+//! | `open`, `migrations` | opening, and the schema |
+//! | `store`, `lane`, `transaction` | write connections and transactions |
+//! | `loans`, `delivered`, `doubts`, `retention`, `chain` | the statements of a transaction |
+//! | `verify` | the verification of the audit trail |
+//! | `membership` | joins the members, renews the lease and fences silent members |
+//! | `standing` | the result in memory: the name, the lease and the work of this process |
+//! | `observer` | decides which leases have expired |
+//! | `members_table` | the statements on the table `members` |
+//! | `buckets` | divides the background work among the members |
+//! | `queries`, `worklist`, `listing`, `details`, `sql`, `row` | queries and their rows |
+//! | `late_begins` | the query for begins that may still be sent |
+//! | `closed`, `barrier` | the change feed, and how far all processes have read it |
 
+mod barrier;
+mod buckets;
+mod chain;
+mod closed;
 mod connect;
 mod connection_url;
+mod delivered;
+mod details;
+mod doubts;
 mod endpoint;
+mod lane;
+mod late_begins;
+mod listing;
+mod loans;
+mod members_table;
+mod membership;
+mod migrations;
+mod observer;
+mod open;
 mod open_check;
 mod password_file;
-#[allow(dead_code, reason = "the PostgreSQL store will use it")]
+#[allow(dead_code, reason = "its shorthand for reads is tested only")]
 mod pool;
+mod queries;
+mod retention;
+mod row;
 mod server_error;
 mod settings;
+mod sql;
+mod standing;
+mod store;
 mod system_roots;
+mod transaction;
+#[cfg_attr(not(test), allow(dead_code, reason = "only tests call it yet"))]
+mod verify;
+mod worklist;
 
+pub(super) use barrier::Barrier;
+pub(super) use closed::ClosedFeed;
 pub use endpoint::{Endpoint, ReadEndpoint, Sources};
+pub(super) use open::{Opened, open};
 pub use open_check::{DatabaseFinding, DatabaseFindings, check_database};
+pub(super) use queries::Queries;
 pub use settings::{ConnectionShares, Listen, PostgresSettings, longest_call};
 
 #[cfg(test)]
-mod test_support;
+mod nodes_tests;
+#[cfg(test)]
+mod plans_tests;
+#[cfg(test)]
+mod queries_tests;
+#[cfg(test)]
+pub(super) mod test_support;
+#[cfg(test)]
+pub(super) use verify::verify;

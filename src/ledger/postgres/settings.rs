@@ -2,6 +2,7 @@
 //!
 //! `config` builds them.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::endpoint::Endpoint;
@@ -17,6 +18,8 @@ pub struct PostgresSettings {
     pub connections: u32,
     /// `lease`: how long a process may be silent before others take over its loans.
     pub lease: Duration,
+    /// `heads`: the directory of the files with the newest links of the audit trail.
+    pub heads: PathBuf,
 }
 
 /// How the process receives notifications about changes.

@@ -1,11 +1,17 @@
 //! What the tests of this module share: settings of a URL, and real servers.
 
+use tempfile::TempDir;
+
 use super::endpoint::{Endpoint, Sources};
 use super::settings::{Listen, PostgresSettings};
+use crate::clock::Clock;
+use crate::ledger::test_support::{KEY, audit_key};
+use crate::ledger::{Brake, Ledger, LedgerError, Settings, StoreSettings};
+use crate::telemetry::Metrics;
 
 /// Servers and databases, which `tests/it` uses too.
 #[path = "../../../tests/support"]
-pub(super) mod support {
+pub(in crate::ledger) mod support {
     #![allow(dead_code, unreachable_pub, unused_imports)]
     mod external_program;
     mod postgres;
@@ -21,12 +27,55 @@ pub(super) fn endpoint(url: &str) -> Endpoint {
 }
 
 /// Returns the default settings of a URL. Without a parameter, it connects without TLS.
-pub(super) fn settings(url: &str) -> PostgresSettings {
+pub(in crate::ledger) fn settings(url: &str) -> PostgresSettings {
     let url = if url.contains('?') { url.to_owned() } else { format!("{url}?sslmode=disable") };
     PostgresSettings {
         endpoint: endpoint(&url),
         listen: Listen::Same,
         connections: PostgresSettings::DEFAULT_CONNECTIONS,
         lease: PostgresSettings::DEFAULT_LEASE,
+        heads: std::path::PathBuf::new(),
     }
+}
+
+/// A ledger in a database, with a directory of its own for the heads.
+pub(super) struct Node {
+    pub(super) ledger: Ledger,
+    pub(super) heads: TempDir,
+}
+
+impl Node {
+    pub(super) async fn open(database: &support::Database) -> Node {
+        Node::open_with(settings(&database.url()), Brake::default()).await
+    }
+
+    pub(super) async fn open_with(postgres: PostgresSettings, brake: Brake) -> Node {
+        let heads = tempfile::tempdir().unwrap();
+        let ledger = open(postgres, brake, &heads).await.unwrap();
+        Node { ledger, heads }
+    }
+
+    /// Opens a ledger whose heads are in this directory.
+    pub(super) async fn try_open(
+        postgres: PostgresSettings,
+        heads: &TempDir,
+    ) -> Result<Ledger, LedgerError> {
+        open(postgres, Brake::default(), heads).await
+    }
+
+    /// Closes the ledger and returns the directory of its heads.
+    pub(super) async fn close(self) -> TempDir {
+        self.ledger.close().await;
+        self.heads
+    }
+}
+
+async fn open(
+    mut postgres: PostgresSettings,
+    brake: Brake,
+    heads: &TempDir,
+) -> Result<Ledger, LedgerError> {
+    postgres.heads = heads.path().to_owned();
+    let settings = Settings { store: StoreSettings::Postgres(Box::new(postgres)), brake };
+    Ledger::open(&settings, &KEY, audit_key(), Clock::system(), Metrics::new().unwrap()).await
 }

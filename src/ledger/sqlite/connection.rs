@@ -43,6 +43,7 @@ impl LedgerStore for SqliteStore {
 
     const SPANS_LIBRARIES: bool = true;
     const RECORDS_COMMITS: bool = false;
+    const TRANSACTION_DEADLINE: Duration = Duration::from_secs(20);
 
     async fn connect(&self, now: Timestamp) -> Result<WriteHandle, sqlx::Error> {
         let mut connection = write_options(&self.file).busy_timeout(REOPEN_BUSY).connect().await?;

@@ -6,18 +6,14 @@
 
 use std::collections::HashMap;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{QueryBuilder, Row, Sqlite, SqliteConnection};
 
 use super::queries::Queries;
+use crate::ledger::states::{MAX_DOUBTS, doubts_discarded_before};
 use crate::ledger::{Doubts, LedgerError};
 use crate::loan::{LibraryId, LoanId};
-
-/// A doubt that no run confirms within this time is discarded.
-const DISCARDED_AFTER: SignedDuration = SignedDuration::from_hours(24 * 7);
-/// The maximum number of doubts of a library: far more than a balance ever acts on.
-const MAX_DOUBTS: usize = 1000;
 
 impl Queries {
     pub(in crate::ledger) async fn doubts(
@@ -26,7 +22,7 @@ impl Queries {
         now: Timestamp,
     ) -> Result<HashMap<LoanId, Timestamp>, LedgerError> {
         const DOUBTS: &str = "SELECT loan, since FROM doubts WHERE library = ? AND run >= ?";
-        let query = sqlx::query(DOUBTS).bind(library.as_str()).bind(discarded_before(now));
+        let query = sqlx::query(DOUBTS).bind(library.as_str()).bind(doubts_discarded_before(now));
         let read = |row: &SqliteRow| {
             let (id, since): (String, i64) =
                 (row.try_get("loan").ok()?, row.try_get("since").ok()?);
@@ -51,10 +47,6 @@ impl Queries {
     }
 }
 
-fn discarded_before(now: Timestamp) -> i64 {
-    now.checked_sub(DISCARDED_AFTER).unwrap_or(Timestamp::MIN).as_millisecond()
-}
-
 /// Writes the doubts of one run and clears those that it did not confirm.
 pub(super) async fn replace(
     connection: &mut SqliteConnection,
@@ -63,7 +55,7 @@ pub(super) async fn replace(
     let (run, library) = (doubts.run.as_millisecond(), doubts.library.as_str());
     sqlx::query("DELETE FROM doubts WHERE library = ? AND run < ?")
         .bind(library)
-        .bind(discarded_before(doubts.run))
+        .bind(doubts_discarded_before(doubts.run))
         .execute(&mut *connection)
         .await?;
     let absent = doubts.absent.get(..MAX_DOUBTS).unwrap_or(&doubts.absent);
@@ -84,59 +76,4 @@ pub(super) async fn replace(
     }
     query.push(")");
     query.build().persistent(false).execute(connection).await.map(drop)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::ledger::Ledger;
-    use crate::ledger::test_support::{by, loan, open};
-
-    fn at(hours: i64) -> Timestamp {
-        Timestamp::from_second(1_790_000_000 + hours * 3600).unwrap()
-    }
-
-    #[tokio::test]
-    async fn doubts_survive_restarts_and_lapse_unconfirmed() {
-        let directory = tempfile::tempdir().unwrap();
-        let file = directory.path().join("loans.db");
-        let ledger = open(&file).await;
-        let (one, other) = (loan(1), loan(2));
-        let library = one.key.library;
-        for loan in [&one, &other] {
-            ledger.intend(loan.clone(), None, by("reader")).await.unwrap();
-        }
-        let run = async |ledger: &Ledger, hours: i64, absent: &[LoanId]| {
-            let doubts = Doubts { library, absent: absent.to_vec(), run: at(hours) };
-            ledger.replace_doubts(doubts).await.unwrap();
-            ledger.doubts(library, at(hours)).await.unwrap()
-        };
-        run(&ledger, 0, &[one.id, other.id]).await;
-        ledger.close().await;
-        let ledger = open(&file).await;
-        let doubts = run(&ledger, 24, &[one.id]).await;
-        assert_eq!(
-            doubts,
-            HashMap::from([(one.id, at(0))]),
-            "the first run that found it absent sets the time"
-        );
-        let doubts = run(&ledger, 48, &[one.id, other.id]).await;
-        assert_eq!(
-            doubts,
-            HashMap::from([(one.id, at(0)), (other.id, at(48))]),
-            "the other doubt starts again"
-        );
-        assert!(ledger.doubts(library, at(48 + 24 * 8)).await.unwrap().is_empty());
-        let doubts = run(&ledger, 48 + 24 * 8, &[one.id]).await;
-        assert_eq!(
-            doubts,
-            HashMap::from([(one.id, at(48 + 24 * 8))]),
-            "a doubt is discarded after a week"
-        );
-        assert!(
-            run(&ledger, 48 + 24 * 8, &[]).await.is_empty(),
-            "also for two runs at the same time"
-        );
-        ledger.close().await;
-    }
 }

@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::queries::Queries;
 use super::row::{COLUMNS, loan_of};
 use super::sql::isbn_column;
-use super::worklist::REFILL;
+use crate::ledger::queries::REFILL;
 use crate::ledger::{Filter, LedgerError};
 use crate::loan::{Loan, LoanState, created_at};
 

@@ -30,3 +30,6 @@ pub use open_check::probe;
 pub use prune::prune;
 pub(super) use queries::Queries;
 pub use verify::{check_loans, verify};
+
+#[cfg(test)]
+mod tests;

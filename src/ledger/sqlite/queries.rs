@@ -48,7 +48,8 @@ static LAST_END: LazyLock<String> = LazyLock::new(|| {
     )
 });
 static BY_ID: LazyLock<String> = LazyLock::new(|| loans("id = ?"));
-static BY_REFERENCE: LazyLock<String> = LazyLock::new(|| loans("reference = ?"));
+static BY_REFERENCE: LazyLock<String> =
+    LazyLock::new(|| loans("reference = ? AND (?2 IS NULL OR library = ?2)"));
 static BY_LENDING_ID: LazyLock<String> =
     LazyLock::new(|| loans("lending_id = ? AND id <> ? LIMIT 1"));
 
@@ -118,9 +119,11 @@ impl Queries {
 
     pub(in crate::ledger) async fn by_reference(
         &self,
+        library: Option<LibraryId>,
         reference: &Reference,
     ) -> Result<Option<Loan>, LedgerError> {
-        self.one_loan(sqlx::query(BY_REFERENCE.as_str()).bind(reference.as_str())).await
+        let query = sqlx::query(BY_REFERENCE.as_str()).bind(reference.as_str());
+        self.one_loan(query.bind(library.map(|library| library.as_str().to_owned()))).await
     }
 
     pub(in crate::ledger) async fn by_lending_id(

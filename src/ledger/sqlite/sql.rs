@@ -5,7 +5,8 @@ use sqlx::sqlite::{SqliteArguments, SqliteRow};
 use sqlx::{Row, Sqlite};
 
 use crate::ledger::LedgerError;
-use crate::loan::{Borrower, Isbn, LoanKey};
+pub(super) use crate::ledger::states::isbn_column;
+use crate::loan::{Borrower, LoanKey};
 
 /// Queries with at most this number of rows are prepared. SQLite needs one prepared statement for
 /// each number of rows.
@@ -38,11 +39,6 @@ impl<'a> From<&'a LoanKey> for KeyColumns<'a> {
 pub(super) fn bind_key<'q>(query: SqliteQuery<'q>, key: &LoanKey) -> SqliteQuery<'q> {
     let KeyColumns { library, borrower, isbn } = key.into();
     query.bind(library).bind(borrower).bind(isbn)
-}
-
-/// Returns the column of a title. An ISBN has thirteen digits, so it always fits.
-pub(super) fn isbn_column(isbn: Isbn) -> i64 {
-    i64::try_from(isbn.number()).unwrap_or_default()
 }
 
 /// Reads the key of a loan's row.

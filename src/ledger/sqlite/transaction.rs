@@ -45,6 +45,8 @@ impl<'a> SqliteTransaction<'a> {
 }
 
 impl StoreTransaction for SqliteTransaction<'_> {
+    const LOCKS_ROWS: bool = false;
+
     /// Claims nothing: the transaction locks the ledger.
     async fn claim(
         &mut self,
@@ -171,7 +173,7 @@ impl StoreTransaction for SqliteTransaction<'_> {
 
     #[cfg(test)]
     async fn commit(mut self) -> Result<(), sqlx::Error> {
-        if self.fault == Some(DiskFault::RolledBack) {
+        if matches!(self.fault, Some(DiskFault::RolledBack)) {
             sqlx::raw_sql("ROLLBACK").execute(&mut *self.transaction).await?;
         }
         self.transaction.commit().await?;
@@ -275,5 +277,22 @@ fn begun_query(count: &Count) -> &'static str {
         }
         (Counted::Failed, false) => of_library!("end_reason = 'rejected'"),
         (Counted::Failed, true) => of_borrower!("end_reason = 'rejected'"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ledger::states;
+
+    #[test]
+    fn counts_have_the_conditions_of_all_stores() {
+        for counted in [Counted::Lent, Counted::Decided, Counted::Failed] {
+            for of_borrower in [false, true] {
+                let count = Count { counted, of_borrower, since: Timestamp::MIN, maximum: 1 };
+                let condition = format!("AND {} ORDER", states::counted(counted));
+                assert!(begun_query(&count).contains(&condition), "{count:?}");
+            }
+        }
     }
 }

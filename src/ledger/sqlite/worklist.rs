@@ -11,12 +11,11 @@ use super::retention::TO_FORGET;
 use super::row::loan_of;
 use super::sql::key_of;
 use crate::ledger::change_feed::{ClosedLoan, ClosedPage};
+use crate::ledger::queries::{REFILL, ToForget};
 use crate::ledger::states::{CLOSED, LIVE, UNDECIDED};
-use crate::ledger::{Ends, LedgerError};
+use crate::ledger::{EndPosition, Ends, LedgerError, UnfoundBegin};
 use crate::loan::{LibraryId, Loan, LoanId, LoanState};
 
-/// The minimum number of rows that a query reads to replace skipped damaged rows.
-pub(super) const REFILL: u32 = 500;
 /// The maximum number of ends that one query of the change feed reads.
 const FEED_PAGE: u32 = 1000;
 
@@ -105,18 +104,22 @@ impl Queries {
         let ending =
             sqlx::query("SELECT id, library FROM loans WHERE state = 'ending' ORDER BY ended");
         let loans = self.ids(ending, "id").await?;
-        Ok(Ends { loans, step: step.unwrap_or_default() })
+        let next = EndPosition { at: step.unwrap_or_default(), buckets: None };
+        Ok(Ends { loans, is_complete: true, next })
     }
 
-    pub(in crate::ledger) async fn ends_after(&self, step: i64) -> Result<Ends, LedgerError> {
+    pub(in crate::ledger) async fn ends_after(
+        &self,
+        position: &EndPosition,
+    ) -> Result<Ends, LedgerError> {
         const ENDS: &str = "SELECT number, loan, library \
              FROM history CROSS JOIN loans ON loans.id = history.loan \
              WHERE number > ? AND to_state = 'ending' ORDER BY number";
-        let rows = self.rows(sqlx::query(ENDS).bind(step)).await?;
+        let rows = self.rows(sqlx::query(ENDS).bind(position.at)).await?;
         let last = rows.last().map(|row| row.try_get("number")).transpose();
-        let step = last.map_err(|source| self.failed(source))?.unwrap_or(step);
+        let at = last.map_err(|source| self.failed(source))?.unwrap_or(position.at);
         let loans = rows.iter().filter_map(|row| self.damaged.skip(id_of(row, "loan"))).collect();
-        Ok(Ends { loans, step })
+        Ok(Ends { loans, is_complete: false, next: EndPosition { at, buckets: None } })
     }
 
     pub(in crate::ledger) async fn count_ends(
@@ -165,13 +168,22 @@ impl Queries {
         self.time(sqlx::query(OLDEST_LIVE.as_str()).bind(library.as_str())).await
     }
 
+    /// Returns none: a process whose loans are adopted is certainly dead.
+    pub(in crate::ledger) async fn unfound_begins(
+        &self,
+        _after: Timestamp,
+    ) -> Result<Vec<UnfoundBegin>, LedgerError> {
+        Ok(Vec::new())
+    }
+
     /// Returns whether a loan that ended before this time still has its borrower.
-    pub(in crate::ledger) async fn has_to_forget(
+    pub(in crate::ledger) async fn to_forget(
         &self,
         before: Timestamp,
-    ) -> Result<bool, LedgerError> {
+    ) -> Result<ToForget, LedgerError> {
         let any = sqlx::query(ANY_TO_FORGET.as_str()).bind(before.as_millisecond());
-        Ok(self.first(any).await?.unwrap_or_default())
+        let is_any = self.first(any).await?.unwrap_or_default();
+        Ok(if is_any { ToForget::AnyLibrary } else { ToForget::Nothing })
     }
 
     /// Returns the next page of the change feed: ends that were committed after this step.

@@ -218,3 +218,37 @@ async fn full_queue_removes_callers_that_stopped_waiting() {
     assert!(last.await.unwrap().is_some());
     assert!(lock(&bulkhead.slots).kinds.begin.groups.is_empty(), "no group is left");
 }
+
+#[tokio::test(start_paused = true)]
+async fn resized_bulkhead_keeps_its_total() {
+    let bulkhead = Bulkhead::new(32);
+    for total in [1, 2, 3, 7, MIN_TOTAL, 12, 32] {
+        bulkhead.resize(total);
+        let mut held = Vec::new();
+        for kind in [CallKind::Read, CallKind::End, CallKind::Poll, CallKind::Begin] {
+            held.extend(take_all(&bulkhead, kind, false).await);
+        }
+        assert_eq!(held.len(), total, "of {total}");
+        drop(held);
+        for kind in CallKind::ALL {
+            let slot = bulkhead.enter(claim(kind, 1), PATIENCE).await;
+            assert!(slot.is_some(), "{kind:?} of {total}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn growing_bulkhead_admits_callers_that_wait() {
+    let bulkhead = Bulkhead::new(32);
+    bulkhead.resize(1);
+    let held = bulkhead.enter(claim(CallKind::Begin, 1), PATIENCE).await.unwrap();
+    let waiting = wait(&bulkhead, claim(CallKind::Begin, 2));
+    tokio::time::sleep(PATIENCE).await;
+    assert!(!waiting.is_finished());
+    bulkhead.resize(32);
+    assert!(waiting.await.unwrap().is_some());
+    // A smaller total takes no slot from a call in flight.
+    bulkhead.resize(1);
+    assert!(bulkhead.enter(claim(CallKind::End, 3), PATIENCE).await.is_none());
+    drop(held);
+}

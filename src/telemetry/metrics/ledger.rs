@@ -35,14 +35,38 @@ const DAMAGED_ROWS: Family<()> = Family::gauge(
     Unit::Count,
     "Damaged rows of the ledger, which are skipped",
 );
+const MEMBERS: Family<()> = Family::gauge(
+    "loangate_ledger_members",
+    Unit::Count,
+    "Live processes on a PostgreSQL ledger, this one included",
+);
+const LEASE: Family<()> = Family::gauge(
+    "loangate_ledger_lease_held",
+    Unit::Count,
+    "0 while this process holds no lease of a PostgreSQL ledger and begins no loan: an alarm",
+);
+const FENCED: Family<FencedMember> = Family::counter(
+    "loangate_ledger_members_fenced_total",
+    Unit::Count,
+    "Processes declared dead because they did not renew their lease, by whether it was this one",
+);
+const CLOCK: Family<()> = Family::gauge(
+    "loangate_ledger_clock_ahead_seconds",
+    Unit::Seconds,
+    "How far the clock of a PostgreSQL ledger is certainly ahead of this machine's: an alarm from 1",
+);
 
-pub(super) const DEFINITIONS: [Definition; 6] = [
+pub(super) const DEFINITIONS: [Definition; 10] = [
     FLUSHES.definition,
     COMMANDS.definition,
     COMMIT.definition,
     FAILURES.definition,
     WRITABLE.definition,
     DAMAGED_ROWS.definition,
+    MEMBERS.definition,
+    LEASE.definition,
+    FENCED.definition,
+    CLOCK.definition,
 ];
 
 label_enum! {
@@ -52,6 +76,16 @@ label_enum! {
         Written = "written",
         /// The counts wait for the next write.
         Failed = "failed",
+    }
+}
+
+label_enum! {
+    /// Which process was declared dead.
+    pub enum FencedMember: "member" {
+        /// This one, by another process.
+        Own = "own",
+        /// Another one, by this process.
+        Other = "other",
     }
 }
 
@@ -81,5 +115,25 @@ impl Metrics {
     /// Records whether the ledger can be written.
     pub fn ledger_writable(&self, writable: bool) {
         self.set(&WRITABLE, (), if writable { 1.0 } else { 0.0 });
+    }
+
+    /// Records the number of live processes on the ledger.
+    pub fn members(&self, live: usize) {
+        self.set(&MEMBERS, (), f64::from(u32::try_from(live).unwrap_or(u32::MAX)));
+    }
+
+    /// Records whether this process holds its lease.
+    pub fn lease(&self, is_held: bool) {
+        self.set(&LEASE, (), if is_held { 1.0 } else { 0.0 });
+    }
+
+    /// Counts a process that was declared dead.
+    pub fn member_fenced(&self, member: FencedMember) {
+        self.count(&FENCED, member);
+    }
+
+    /// Records by how many seconds the clock of the database is ahead of this machine's.
+    pub fn ledger_clock(&self, ahead: f64) {
+        self.set(&CLOCK, (), ahead);
     }
 }

@@ -37,14 +37,20 @@ const ENDS_OVERDUE: Family<()> = Family::gauge(
     Unit::Count,
     "Ended loans whose end has waited for a day: an alarm",
 );
+const LATE_BEGINS: Family<LateBeginFinder> = Family::counter(
+    "loangate_late_begins_total",
+    Unit::Count,
+    "Loans that a process without a lease began at Bokbasen, and that were ended there: an alarm",
+);
 
-pub(super) const DEFINITIONS: [Definition; 6] = [
+pub(super) const DEFINITIONS: [Definition; 7] = [
     LOAN_EVENTS.definition,
     FLIGHTS.definition,
     FLIGHTS_REFUSED.definition,
     BRAKE.definition,
     ENDS_WAITING.definition,
     ENDS_OVERDUE.definition,
+    LATE_BEGINS.definition,
 ];
 
 /// A counted event in the life of a loan.
@@ -99,6 +105,16 @@ label_enum! {
 }
 
 label_enum! {
+    /// How a late begin was found.
+    pub enum LateBeginFinder: "finder" {
+        /// The process that sent it read the response.
+        Sender = "sender",
+        /// A later search for its reference.
+        Search = "search",
+    }
+}
+
+label_enum! {
     /// What the brake does with a loan request that reached a limit.
     pub enum BrakeAction: "mode" {
         /// Permits the request, and logs a warning.
@@ -127,6 +143,11 @@ impl Metrics {
     /// Counts a loan request that reached a brake limit.
     pub fn brake(&self, limit: BrakeLimit, action: BrakeAction) {
         self.count(&BRAKE, (limit, action));
+    }
+
+    /// Counts a late begin.
+    pub fn late_begin(&self, finder: LateBeginFinder) {
+        self.count(&LATE_BEGINS, finder);
     }
 
     /// Records the number of unacknowledged ends, and of those that have waited for a day.

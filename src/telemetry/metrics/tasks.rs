@@ -41,8 +41,12 @@ label_enum! {
         Forget = "forget",
         /// Measures the load of the workers.
         PlaceConnections = "place-connections",
+        /// Searches Bokbasen for loans that were begun too late.
+        SearchLateBegins = "search-late-begins",
         /// Sends ends to Bokbasen.
         SendEnds = "send-ends",
+        /// Divides the limits of calls to Bokbasen among the processes.
+        ShareLimits = "share-limits",
         /// Checks the dates of certificates.
         WatchCertificates = "watch-certificates",
         /// Aborts bodies whose readers are idle or too slow.

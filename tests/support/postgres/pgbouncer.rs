@@ -32,6 +32,7 @@ impl PgBouncer {
         let users = folder.write("users.txt", &users);
         for _ in 0..MAX_START_ATTEMPTS {
             let port = free_port();
+            // SCRAM takes a large part of a second for each connection in a debug build.
             let configuration = format!(
                 "[databases]\n\
                  * = host=127.0.0.1 port={server_port}\n\
@@ -39,7 +40,7 @@ impl PgBouncer {
                  listen_addr = 127.0.0.1\n\
                  listen_port = {port}\n\
                  unix_socket_dir =\n\
-                 auth_type = scram-sha-256\n\
+                 auth_type = md5\n\
                  auth_file = {users}\n\
                  pool_mode = transaction\n\
                  default_pool_size = {pool_size}\n\

@@ -1,0 +1,91 @@
+//! The lanes of the executor: each commits the commands of some libraries, over a connection of its
+//! own. A ledger with one writer has one lane.
+
+use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
+
+use super::LedgerError;
+use super::audit::HeadRecorder;
+use super::command::{Command, Message};
+use super::executor::{Executor, ExecutorContext};
+use super::store::LedgerStore;
+use super::write_connection::WriteConnection;
+use crate::loan::LibraryId;
+
+/// The maximum number of commands that wait for an executor.
+const QUEUE_CAPACITY: usize = 4096;
+/// How long callers wait for a lane. A disk has no deadline here.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Deadlines {
+    /// For a write on a reader's request.
+    pub(super) reader_write: Option<Duration>,
+    /// For the last commands. A database that does not respond must not keep a process from ending.
+    pub(super) close: Option<Duration>,
+}
+
+/// The queues of the lanes.
+#[derive(Clone, Debug)]
+pub(super) struct Lanes(Arc<[mpsc::Sender<Message>]>);
+
+impl Lanes {
+    /// Starts an executor for each store with its open connection.
+    pub(super) fn start<S: LedgerStore + 'static>(
+        context: &Arc<ExecutorContext>,
+        stores: impl IntoIterator<Item = (S, S::Connection, HeadRecorder)>,
+    ) -> Lanes {
+        let start = |(store, connection, head)| {
+            let (commands, waiting) = mpsc::channel(QUEUE_CAPACITY);
+            let connection = WriteConnection::new(store, connection);
+            tokio::spawn(Executor::new(context.clone(), connection, head).run(waiting));
+            commands
+        };
+        Lanes(stores.into_iter().map(start).collect())
+    }
+
+    /// Enqueues a command in the lane of its library.
+    ///
+    /// # Errors
+    /// [`LedgerError::Closed`] if the executor has ended.
+    pub(super) async fn send(&self, command: Command) -> Result<(), LedgerError> {
+        let lane = self.lane(command.library()).ok_or(LedgerError::Closed)?;
+        let message = Message::Run(Box::new(command));
+        lane.send(message).await.map_err(|_| LedgerError::Closed)
+    }
+
+    /// Commits the queued commands and ends the executors, within this deadline.
+    pub(super) async fn close(&self, deadline: Option<Duration>) {
+        let close = async |lane: &mpsc::Sender<Message>| {
+            let (responder, response) = oneshot::channel();
+            if lane.send(Message::Close(responder)).await.is_ok() {
+                let _ = response.await;
+            }
+        };
+        let closed = join_all(self.0.iter().map(close));
+        if within(deadline, closed).await.is_none() {
+            tracing::error!("timed out while writing the last commands to the ledger");
+        }
+    }
+
+    /// Returns the lane of a library. Commands without one have the first.
+    pub(super) fn lane(&self, library: Option<LibraryId>) -> Option<&mpsc::Sender<Message>> {
+        let hash = |library| BuildHasherDefault::<DefaultHasher>::default().hash_one(library);
+        let number = library.map_or(0, hash).checked_rem(self.0.len() as u64)?;
+        self.0.get(usize::try_from(number).ok()?)
+    }
+}
+
+/// Returns the result of a future; none if the deadline passes first.
+pub(super) async fn within<T>(
+    deadline: Option<Duration>,
+    future: impl Future<Output = T>,
+) -> Option<T> {
+    match deadline {
+        None => Some(future.await),
+        Some(deadline) => timeout(deadline, future).await.ok(),
+    }
+}

@@ -1,0 +1,186 @@
+//! How far all processes have read the change feed.
+//!
+//! Each process increments its counter in `members` after it has read the feed to its end and
+//! announced what it read. It never begins a read before it has acknowledged the last. So if a
+//! counter has grown by two since an end was committed, the second read began after that, and the
+//! process has announced the end.
+//!
+//! A process that cannot acknowledge stops to deliver files `gate.freshness` after its last
+//! acknowledged read began. An observer knows that this time is over if it has seen the counter
+//! unchanged for longer, by a clock that nobody can set. A member that was declared dead cannot
+//! acknowledge any more, so for it the time of the database counts, too.
+
+use std::collections::HashMap;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use sqlx::postgres::PgRow;
+use sqlx::{PgConnection, Row};
+use uuid::Uuid;
+
+use super::queries::Queries;
+use super::sql::statement;
+use crate::clock;
+use crate::ledger::LedgerError;
+use crate::lock::lock;
+
+/// How much longer than `gate.freshness` a process counts as delivering: it notices within some
+/// seconds that its feed is too old, and clocks run at different rates.
+const MARGIN: Duration = Duration::from_secs(15);
+/// The acknowledged reads after which a process has read what was committed before.
+const READS: i64 = 2;
+
+/// A row for the time of the database, also if nobody is a member.
+pub(super) const POLLS: &str = "SELECT (extract(epoch FROM now()) * 1000)::bigint AS now, \
+     member, process, polls, fenced FROM (SELECT 1) AS one LEFT JOIN members ON true";
+
+/// The counters of all members, as one query has read them.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Polls {
+    /// The time of the database, in milliseconds.
+    pub(super) now: i64,
+    members: HashMap<Uuid, MemberPolls>,
+}
+
+/// The counter of a member.
+#[derive(Clone, Copy, Debug)]
+struct MemberPolls {
+    /// The same for all names that a process has in its life.
+    process: Uuid,
+    polls: i64,
+    /// When it was declared dead, by the clock of the database.
+    fenced: Option<i64>,
+}
+
+impl Polls {
+    /// Reads the counters.
+    pub(super) async fn read(connection: &mut PgConnection) -> Result<Polls, sqlx::Error> {
+        Polls::of(&statement(POLLS).fetch_all(connection).await?)
+    }
+
+    fn of(rows: &[PgRow]) -> Result<Polls, sqlx::Error> {
+        let mut polls = Polls::default();
+        for row in rows {
+            polls.now = row.try_get("now")?;
+            let Some(member) = row.try_get("member")? else { continue };
+            let counter = MemberPolls {
+                process: row.try_get("process")?,
+                polls: row.try_get("polls")?,
+                fenced: row.try_get("fenced")?,
+            };
+            polls.members.insert(member, counter);
+        }
+        Ok(polls)
+    }
+}
+
+/// What this process has observed of the counters. The task that follows the feed updates it.
+#[derive(Debug, Default)]
+pub(super) struct PollTracker(Mutex<Observations>);
+
+#[derive(Debug, Default)]
+struct Observations {
+    /// When the last observation began and ended, in time since the machine started.
+    began: Duration,
+    ended: Duration,
+    /// The time of the database then.
+    now: i64,
+    members: HashMap<Uuid, Observed>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Observed {
+    member: MemberPolls,
+    /// When the counter was first seen with its value.
+    since: Duration,
+}
+
+impl PollTracker {
+    /// Records counters that were read between these times.
+    pub(super) fn observe(&self, polls: &Polls, began: Duration, ended: Duration) {
+        let mut observations = lock(&self.0);
+        // Of two overlapping reads, nobody knows which is newer.
+        if began < observations.ended {
+            return;
+        }
+        let before = std::mem::take(&mut observations.members);
+        observations.members = polls
+            .members
+            .iter()
+            .map(|(name, member)| {
+                let same = before.get(name).filter(|seen| seen.member.polls == member.polls);
+                let since = same.map_or(ended, |seen| seen.since);
+                (*name, Observed { member: *member, since })
+            })
+            .collect();
+        observations.now = polls.now;
+        (observations.began, observations.ended) = (began, ended);
+    }
+
+    /// Returns whether each process of `base` has read the feed twice since, or has stopped to
+    /// deliver files. `base` was read before `ended`.
+    fn is_past(&self, base: &Polls, ended: Duration, freshness: Duration) -> bool {
+        let observations = lock(&self.0);
+        let processes = base.members.values().map(|member| member.process);
+        observations.began >= ended
+            && processes.into_iter().all(|process| {
+                observations.has_read_since(process, base)
+                    || observations.is_silent(process, freshness.saturating_add(MARGIN))
+            })
+    }
+}
+
+impl Observations {
+    fn members_of(&self, process: Uuid) -> impl Iterator<Item = (&Uuid, &Observed)> {
+        self.members.iter().filter(move |(_, seen)| seen.member.process == process)
+    }
+
+    /// Whether a process has acknowledged enough reads, under all its names.
+    fn has_read_since(&self, process: Uuid, base: &Polls) -> bool {
+        let reads = self.members_of(process).map(|(name, seen)| {
+            let before = base.members.get(name).map_or(0, |member| member.polls);
+            // After a failover, the last increments may be lost.
+            seen.member.polls.saturating_sub(before).max(0)
+        });
+        reads.sum::<i64>() >= READS
+    }
+
+    /// Whether a process has not acknowledged for this time, or is gone.
+    fn is_silent(&self, process: Uuid, time: Duration) -> bool {
+        let millis = i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
+        self.members_of(process).all(|(_, seen)| {
+            let is_unchanged = self.began.saturating_sub(seen.since) >= time;
+            let is_long_fenced =
+                seen.member.fenced.is_some_and(|fenced| self.now.saturating_sub(fenced) >= millis);
+            is_unchanged || is_long_fenced
+        })
+    }
+}
+
+/// A point in time that all processes have to read past.
+#[derive(Clone, Debug)]
+pub(in crate::ledger) struct Barrier {
+    base: Polls,
+    /// When `base` had been read.
+    ended: Duration,
+    tracker: std::sync::Arc<PollTracker>,
+}
+
+impl Barrier {
+    pub(in crate::ledger) fn is_past(&self, freshness: Duration) -> bool {
+        self.tracker.is_past(&self.base, self.ended, freshness)
+    }
+}
+
+impl Queries {
+    /// Returns a barrier for everything that was committed before this call.
+    pub(in crate::ledger) async fn barrier(&self) -> Result<Barrier, LedgerError> {
+        let rows = self.background_rows(statement(POLLS)).await?;
+        let base = Polls::of(&rows).map_err(LedgerError::Server)?;
+        Ok(Barrier { base, ended: clock::since_boot(), tracker: self.polls.clone() })
+    }
+}
+
+#[cfg(test)]
+#[path = "barrier_tests.rs"]
+mod tests;

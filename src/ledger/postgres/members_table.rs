@@ -1,0 +1,251 @@
+//! The table `members`: one row for each process that uses the ledger.
+//!
+//! `membership` calls it, over a connection of its own, so that no other work delays a renewal. A
+//! failed or late statement closes the connection, and the next one opens another.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use sqlx::postgres::PgRow;
+use sqlx::{PgConnection, Row};
+use uuid::Uuid;
+
+use super::connect::{Connector, Purpose, within};
+use super::observer::Member;
+use super::pool::BEGIN;
+
+/// How long the row of a fenced member is stored, in milliseconds: for support.
+const STORED_FENCED_MS: i64 = 86_400_000;
+/// The time of the database, in milliseconds.
+const DATABASE_NOW: &str = "(extract(epoch FROM clock_timestamp()) * 1000)::bigint";
+
+/// The statements on the members. A test implements them in memory.
+pub(super) trait MemberTable: Send {
+    /// Inserts a member. Returns the time of the database.
+    fn join(
+        &mut self,
+        member: Uuid,
+        process: Uuid,
+    ) -> impl Future<Output = Result<Timestamp, sqlx::Error>> + Send;
+
+    /// Increments the counter of a member. Returns the time of the database; none if the member is
+    /// fenced.
+    fn renew(
+        &mut self,
+        member: Uuid,
+    ) -> impl Future<Output = Result<Option<Timestamp>, sqlx::Error>> + Send;
+
+    /// Returns all members.
+    fn read(&mut self) -> impl Future<Output = Result<Members, sqlx::Error>> + Send;
+
+    /// Fences a member, unless it has renewed its lease. Returns whether it is fenced by this.
+    fn fence(&mut self, member: Member) -> impl Future<Output = Result<bool, sqlx::Error>> + Send;
+
+    /// Fences a member that ends.
+    fn leave(&mut self, member: Uuid) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
+
+    /// Deletes the rows of members that were fenced a day ago.
+    fn delete_old(&mut self) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
+}
+
+/// The members at one moment.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub(super) struct Members {
+    /// Those that nobody has fenced.
+    pub(super) live: Vec<Member>,
+    /// Those that were fenced within a day.
+    pub(super) fenced: Vec<Uuid>,
+}
+
+/// The table in PostgreSQL.
+pub(super) struct PostgresMembers {
+    connector: Connector,
+    /// None before the first statement and after a failure.
+    connection: Option<PgConnection>,
+    /// The deadline of a statement, including its connection.
+    deadline: Duration,
+}
+
+impl PostgresMembers {
+    /// Creates the client of the table. Nothing connects yet.
+    pub(super) fn new(connector: Connector, deadline: Duration) -> PostgresMembers {
+        PostgresMembers { connector, connection: None, deadline }
+    }
+
+    /// Runs one statement in a transaction of its own, and commits it. Returns its first row.
+    async fn run(&mut self, statement: Statement<'_>) -> Result<Vec<PgRow>, sqlx::Error> {
+        let taken = self.connection.take();
+        let connector = &self.connector;
+        let running = async move {
+            let mut connection = match taken {
+                Some(connection) => connection,
+                None => connector.connect(Purpose::Lease).await?,
+            };
+            sqlx::raw_sql(BEGIN).execute(&mut connection).await?;
+            let rows = statement.query().fetch_all(&mut connection).await?;
+            sqlx::raw_sql("COMMIT").execute(&mut connection).await?;
+            Ok((connection, rows))
+        };
+        let (connection, rows) = within(self.deadline, running).await?;
+        self.connection = Some(connection);
+        Ok(rows)
+    }
+}
+
+/// A statement with its parameters: UUIDs first, then integers.
+struct Statement<'a> {
+    sql: &'a str,
+    uuids: &'a [Uuid],
+    integers: &'a [i64],
+}
+
+impl<'a> Statement<'a> {
+    fn query(&self) -> sqlx::query::Query<'a, sqlx::Postgres, sqlx::postgres::PgArguments> {
+        let sql = sqlx::AssertSqlSafe(self.sql.to_owned());
+        let mut query = sqlx::query(sql).persistent(false);
+        for uuid in self.uuids {
+            query = query.bind(*uuid);
+        }
+        for integer in self.integers {
+            query = query.bind(*integer);
+        }
+        query
+    }
+}
+
+impl MemberTable for PostgresMembers {
+    async fn join(&mut self, member: Uuid, process: Uuid) -> Result<Timestamp, sqlx::Error> {
+        let sql = format!(
+            "INSERT INTO members (member, process, joined) VALUES ($1, $2, {DATABASE_NOW}) \
+             RETURNING {DATABASE_NOW}"
+        );
+        let statement = Statement { sql: &sql, uuids: &[member, process], integers: &[] };
+        let rows = self.run(statement).await?;
+        rows.first().map(time_of).unwrap_or(Err(sqlx::Error::RowNotFound))
+    }
+
+    async fn renew(&mut self, member: Uuid) -> Result<Option<Timestamp>, sqlx::Error> {
+        let sql = format!(
+            "UPDATE members SET renewals = renewals + 1 WHERE member = $1 AND fenced IS NULL \
+             RETURNING {DATABASE_NOW}"
+        );
+        let statement = Statement { sql: &sql, uuids: &[member], integers: &[] };
+        self.run(statement).await?.first().map(time_of).transpose()
+    }
+
+    async fn read(&mut self) -> Result<Members, sqlx::Error> {
+        let sql = "SELECT member, renewals, fenced IS NOT NULL FROM members ORDER BY member";
+        let rows = self.run(Statement { sql, uuids: &[], integers: &[] }).await?;
+        let mut members = Members::default();
+        for row in rows {
+            let id = row.try_get(0)?;
+            match row.try_get(2)? {
+                true => members.fenced.push(id),
+                false => members.live.push(Member { id, renewals: row.try_get(1)? }),
+            }
+        }
+        Ok(members)
+    }
+
+    async fn fence(&mut self, member: Member) -> Result<bool, sqlx::Error> {
+        let sql = format!(
+            "UPDATE members SET fenced = {DATABASE_NOW} \
+             WHERE member = $1 AND renewals = $2 AND fenced IS NULL RETURNING member"
+        );
+        let statement = Statement { sql: &sql, uuids: &[member.id], integers: &[member.renewals] };
+        Ok(!self.run(statement).await?.is_empty())
+    }
+
+    async fn leave(&mut self, member: Uuid) -> Result<(), sqlx::Error> {
+        let sql = format!(
+            "UPDATE members SET fenced = {DATABASE_NOW} WHERE member = $1 AND fenced IS NULL"
+        );
+        let statement = Statement { sql: &sql, uuids: &[member], integers: &[] };
+        self.run(statement).await.map(drop)
+    }
+
+    async fn delete_old(&mut self) -> Result<(), sqlx::Error> {
+        let sql = format!("DELETE FROM members WHERE fenced < {DATABASE_NOW} - $1");
+        let statement = Statement { sql: &sql, uuids: &[], integers: &[STORED_FENCED_MS] };
+        self.run(statement).await.map(drop)
+    }
+}
+
+fn time_of(row: &PgRow) -> Result<Timestamp, sqlx::Error> {
+    let decoded = |error: jiff::Error| sqlx::Error::Decode(Box::new(error));
+    Timestamp::from_millisecond(row.try_get(0)?).map_err(decoded)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::test_support::{settings, support};
+    use super::*;
+    use crate::clock::Clock;
+    use support::{Database, Postgres};
+
+    const TABLE: &str = "CREATE TABLE members (member uuid PRIMARY KEY, process uuid NOT NULL, \
+         joined bigint NOT NULL, renewals bigint NOT NULL DEFAULT 0, \
+         polls bigint NOT NULL DEFAULT 0, fenced bigint)";
+
+    fn member(id: u128, renewals: i64) -> Member {
+        Member { id: Uuid::from_u128(id), renewals }
+    }
+
+    async fn table(database: &Database) -> PostgresMembers {
+        let connector = Connector::new(&settings(&database.url()));
+        PostgresMembers::new(connector, Duration::from_secs(5))
+    }
+
+    #[tokio::test]
+    async fn member_renews_until_it_is_fenced() {
+        let Some(server) = Postgres::shared().await else { return };
+        let database = server.database().await;
+        sqlx::raw_sql(TABLE).execute(&mut database.connect().await).await.unwrap();
+        let (mut mine, mut other) = (table(&database).await, table(&database).await);
+        let (me, process) = (Uuid::from_u128(1), Uuid::from_u128(9));
+        let at = mine.join(me, process).await.unwrap();
+        let difference = Clock::system().machine_now().duration_since(at).abs();
+        assert!(difference.as_secs() < 5, "{at}");
+        mine.renew(me).await.unwrap().unwrap();
+        assert_eq!(other.read().await.unwrap().live, [member(1, 1)]);
+        mine.renew(me).await.unwrap().unwrap();
+        assert!(!other.fence(member(1, 1)).await.unwrap(), "it has renewed since the read");
+        assert!(other.fence(member(1, 2)).await.unwrap());
+        assert!(!other.fence(member(1, 2)).await.unwrap(), "it is fenced already");
+        assert!(mine.renew(me).await.unwrap().is_none());
+        assert_eq!(mine.read().await.unwrap().fenced, [me]);
+        assert!(mine.renew(Uuid::from_u128(2)).await.unwrap().is_none(), "a deleted row");
+    }
+
+    #[tokio::test]
+    async fn leave_fences_and_old_rows_are_deleted() {
+        let Some(server) = Postgres::shared().await else { return };
+        let database = server.database().await;
+        let mut admin = database.connect().await;
+        sqlx::raw_sql(TABLE).execute(&mut admin).await.unwrap();
+        let mut table = table(&database).await;
+        for id in 1..=2 {
+            table.join(Uuid::from_u128(id), Uuid::from_u128(9)).await.unwrap();
+            table.leave(Uuid::from_u128(id)).await.unwrap();
+        }
+        let older = "UPDATE members SET fenced = fenced - 86400001 \
+             WHERE member = '00000000-0000-0000-0000-000000000001'";
+        sqlx::raw_sql(older).execute(&mut admin).await.unwrap();
+        table.delete_old().await.unwrap();
+        let members = table.read().await.unwrap();
+        assert_eq!((members.live.len(), members.fenced), (0, vec![Uuid::from_u128(2)]));
+    }
+
+    #[tokio::test]
+    async fn failed_statement_opens_another_connection() {
+        let Some(server) = Postgres::shared().await else { return };
+        let database = server.database().await;
+        sqlx::raw_sql(TABLE).execute(&mut database.connect().await).await.unwrap();
+        let mut table = table(&database).await;
+        let (first, process) = (Uuid::from_u128(1), Uuid::from_u128(9));
+        table.join(first, process).await.unwrap();
+        assert!(table.join(first, process).await.is_err(), "the name is taken");
+        assert!(table.connection.is_none());
+        table.renew(first).await.unwrap().unwrap();
+    }
+}

@@ -1,0 +1,302 @@
+//! Members on a table in memory, with clocks that the tests move.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use jiff::Timestamp;
+
+use super::super::members_table::Members;
+use super::super::observer::Member;
+use super::*;
+use crate::ledger::membership::Membership;
+use crate::lock::lock;
+
+const LEASE: Duration = Duration::from_secs(30);
+
+/// The rows: the counter, and whether the member is fenced.
+type Rows = Arc<Mutex<BTreeMap<Uuid, (i64, bool)>>>;
+
+/// The table as one process reaches it.
+struct Table {
+    rows: Rows,
+    is_down: Arc<AtomicBool>,
+    ahead: Arc<AtomicU64>,
+}
+
+impl Table {
+    fn rows(&self) -> Result<std::sync::MutexGuard<'_, BTreeMap<Uuid, (i64, bool)>>, sqlx::Error> {
+        if self.is_down.load(Ordering::SeqCst) {
+            return Err(sqlx::Error::PoolTimedOut);
+        }
+        Ok(lock(&self.rows))
+    }
+
+    fn now(&self) -> Timestamp {
+        let ahead = Duration::from_secs(self.ahead.load(Ordering::SeqCst));
+        clock::after(Clock::system().machine_now(), ahead)
+    }
+}
+
+impl MemberTable for Table {
+    async fn join(&mut self, member: Uuid, _process: Uuid) -> Result<Timestamp, sqlx::Error> {
+        self.rows()?.insert(member, (0, false));
+        Ok(self.now())
+    }
+
+    async fn renew(&mut self, member: Uuid) -> Result<Option<Timestamp>, sqlx::Error> {
+        let mut rows = self.rows()?;
+        let row = rows.get_mut(&member).filter(|(_, is_fenced)| !is_fenced);
+        Ok(row.map(|(renewals, _)| *renewals += 1).map(|()| self.now()))
+    }
+
+    async fn read(&mut self) -> Result<Members, sqlx::Error> {
+        let mut members = Members::default();
+        for (id, (renewals, is_fenced)) in self.rows()?.iter() {
+            match is_fenced {
+                true => members.fenced.push(*id),
+                false => members.live.push(Member { id: *id, renewals: *renewals }),
+            }
+        }
+        Ok(members)
+    }
+
+    async fn fence(&mut self, member: Member) -> Result<bool, sqlx::Error> {
+        match self.rows()?.get_mut(&member.id) {
+            Some(row) if *row == (member.renewals, false) => row.1 = true,
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    async fn leave(&mut self, member: Uuid) -> Result<(), sqlx::Error> {
+        if let Some(row) = self.rows()?.get_mut(&member) {
+            row.1 = true;
+        }
+        Ok(())
+    }
+
+    async fn delete_old(&mut self) -> Result<(), sqlx::Error> {
+        self.rows().map(drop)
+    }
+}
+
+/// A process, with its own clock and its own connection to the table.
+struct Process {
+    keeper: Keeper<Table>,
+    now: Arc<AtomicU64>,
+    is_down: Arc<AtomicBool>,
+    ahead: Arc<AtomicU64>,
+}
+
+impl Process {
+    async fn join(rows: &Rows) -> Process {
+        let (now, is_down, ahead) = <(Arc<AtomicU64>, Arc<AtomicBool>, Arc<AtomicU64>)>::default();
+        let table = Table { rows: rows.clone(), is_down: is_down.clone(), ahead: ahead.clone() };
+        let boot = now.clone();
+        let boot_time: BootTime =
+            Arc::new(move || Duration::from_secs(boot.load(Ordering::SeqCst)));
+        let (standing, _leave) = Standing::new(boot_time.clone());
+        let clocks = (boot_time, Clock::system());
+        let metrics = Metrics::new().unwrap();
+        let mut keeper =
+            Keeper::new(table, Uuid::new_v4(), Arc::new(standing), LEASE, clocks, metrics);
+        keeper.join().await.unwrap();
+        keeper.observe().await.unwrap();
+        Process { keeper, now, is_down, ahead }
+    }
+
+    /// Lets time pass without running the process.
+    fn pass(&self, seconds: u64) {
+        self.now.fetch_add(seconds, Ordering::SeqCst);
+    }
+
+    /// Lets one interval pass, and runs a round.
+    async fn round(&mut self) -> Result<(), sqlx::Error> {
+        self.pass(6);
+        self.keeper.round().await
+    }
+
+    fn standing(&self) -> &Standing {
+        &self.keeper.standing
+    }
+
+    fn is_up(&self, is_up: bool) {
+        self.is_down.store(!is_up, Ordering::SeqCst);
+    }
+
+    fn count(&self, metric: &str) -> Option<String> {
+        let text = self.keeper.metrics.render();
+        let line = text.lines().find(|line| line.starts_with(metric))?;
+        line.rsplit(' ').next().map(str::to_owned)
+    }
+}
+
+#[tokio::test]
+async fn two_members_share_the_work_after_a_renewal() {
+    let rows = Rows::default();
+    let mut first = Process::join(&rows).await;
+    let mut second = Process::join(&rows).await;
+    assert_eq!(first.standing().buckets().len(), 1024);
+    for _ in 0..2 {
+        first.round().await.unwrap();
+        second.round().await.unwrap();
+    }
+    let (left, right) = (first.standing().buckets(), second.standing().buckets());
+    assert_eq!(left.len() + right.len(), 1024);
+    assert!(left.iter().all(|bucket| !right.contains(bucket)));
+    assert_eq!((first.standing().sharers(), second.standing().count_others()), (2, 1));
+    assert_eq!(first.count("loangate_ledger_members "), Some("2".to_owned()));
+}
+
+#[tokio::test]
+async fn dead_member_is_fenced_and_its_work_is_taken_over() {
+    let rows = Rows::default();
+    let (mut alive, dead) = (Process::join(&rows).await, Process::join(&rows).await);
+    let name = dead.standing().name();
+    for round in 1..=7 {
+        alive.round().await.unwrap();
+        // The first read that saw the dead member was the one at the start of the first round.
+        assert_eq!(alive.standing().is_dead(&name), round > 7, "round {round}");
+    }
+    alive.round().await.unwrap();
+    assert!(alive.standing().is_dead(&name));
+    assert_eq!(alive.standing().buckets().len(), 1024);
+    assert_eq!(alive.standing().sharers(), 1);
+    let fenced = alive.count("loangate_ledger_members_fenced_total{member=\"other\"}");
+    assert_eq!(fenced, Some("1".to_owned()));
+}
+
+#[tokio::test]
+async fn lease_is_over_before_another_process_may_fence() {
+    let rows = Rows::default();
+    let (mut alive, stalled) = (Process::join(&rows).await, Process::join(&rows).await);
+    let name = stalled.standing().name();
+    while !alive.standing().is_dead(&name) {
+        let held = stalled.standing().holds_lease(&name);
+        alive.round().await.unwrap();
+        stalled.pass(6);
+        assert!(held || stalled.now.load(Ordering::SeqCst) >= 30);
+    }
+    assert!(!stalled.standing().holds_lease(&name));
+    assert!(stalled.now.load(Ordering::SeqCst) >= 36, "lease and margin");
+}
+
+#[tokio::test]
+async fn fenced_member_joins_again_under_a_new_name() {
+    let rows = Rows::default();
+    let (mut alive, mut stalled) = (Process::join(&rows).await, Process::join(&rows).await);
+    let old = stalled.standing().name();
+    for _ in 0..8 {
+        alive.round().await.unwrap();
+    }
+    stalled.pass(48);
+    stalled.round().await.unwrap();
+    let new = stalled.standing().name();
+    assert_ne!(old, new);
+    assert!(stalled.standing().holds_lease(&new) && !stalled.standing().holds_lease(&old));
+    assert!(stalled.standing().is_dead(&old) && !stalled.standing().is_dead(&new));
+    assert_eq!(rows.lock().unwrap().values().filter(|(_, is_fenced)| !is_fenced).count(), 2);
+    let fenced = stalled.count("loangate_ledger_members_fenced_total{member=\"own\"}");
+    assert_eq!(fenced, Some("1".to_owned()));
+}
+
+#[tokio::test]
+async fn fenced_member_owns_nothing_until_it_has_joined_again() {
+    let rows = Rows::default();
+    let mut process = Process::join(&rows).await;
+    rows.lock().unwrap().values_mut().for_each(|row| row.1 = true);
+    process.keeper.renew().await.unwrap();
+    assert_eq!(process.standing().buckets().len(), 0);
+    assert!(!process.standing().is_member());
+    process.is_up(false);
+    for _ in 0..3 {
+        assert!(process.round().await.is_err() && !process.standing().is_member());
+    }
+    process.is_up(true);
+    process.round().await.unwrap();
+    assert!(process.standing().is_member());
+    assert_eq!(process.standing().buckets().len(), 1024);
+    let fenced = process.count("loangate_ledger_members_fenced_total{member=\"own\"}");
+    assert_eq!(fenced, Some("1".to_owned()), "fenced once");
+}
+
+#[tokio::test]
+async fn member_that_nobody_fenced_continues_after_an_outage() {
+    let rows = Rows::default();
+    let (mut first, mut second) = (Process::join(&rows).await, Process::join(&rows).await);
+    let names = [first.standing().name(), second.standing().name()];
+    for process in [&mut first, &mut second] {
+        process.is_up(false);
+        for _ in 0..100 {
+            assert!(process.round().await.is_err());
+        }
+        assert!(!process.standing().is_member(), "the lease is over");
+    }
+    first.is_up(true);
+    second.is_up(true);
+    // The first is back early, and sees the other silent for a while.
+    for _ in 0..4 {
+        first.round().await.unwrap();
+    }
+    second.round().await.unwrap();
+    first.round().await.unwrap();
+    assert_eq!(names, [first.standing().name(), second.standing().name()]);
+    assert!(first.standing().is_member() && second.standing().is_member());
+}
+
+#[tokio::test]
+async fn observer_that_was_suspended_fences_nobody_at_once() {
+    let rows = Rows::default();
+    let (mut observer, other) = (Process::join(&rows).await, Process::join(&rows).await);
+    observer.round().await.unwrap();
+    observer.pass(3600);
+    // It finds itself unfenced, and counts one interval for the hour.
+    for _ in 0..4 {
+        observer.round().await.unwrap();
+        assert!(!observer.standing().is_dead(&other.standing().name()));
+    }
+}
+
+#[tokio::test]
+async fn one_of_two_observers_fences() {
+    let rows = Rows::default();
+    let (mut first, mut second) = (Process::join(&rows).await, Process::join(&rows).await);
+    let dead = Process::join(&rows).await.standing().name();
+    for _ in 0..9 {
+        first.round().await.unwrap();
+        second.round().await.unwrap();
+    }
+    let fenced = "loangate_ledger_members_fenced_total{member=\"other\"}";
+    let counts = [first.count(fenced), second.count(fenced)];
+    assert_eq!(counts.iter().flatten().collect::<Vec<_>>(), ["1"], "{counts:?}");
+    assert!(first.standing().is_dead(&dead) && second.standing().is_dead(&dead));
+}
+
+#[tokio::test]
+async fn process_that_leaves_is_dead_at_once() {
+    let rows = Rows::default();
+    let (mut first, mut second) = (Process::join(&rows).await, Process::join(&rows).await);
+    let name = second.standing().name();
+    second.keeper.leave().await;
+    assert!(!second.standing().is_member());
+    first.round().await.unwrap();
+    assert!(first.standing().is_dead(&name));
+    assert_eq!(first.standing().buckets().len(), 1024);
+}
+
+#[tokio::test]
+async fn clock_of_the_database_is_compared_at_each_renewal() {
+    let rows = Rows::default();
+    let mut process = Process::join(&rows).await;
+    for (ahead, agree) in [(0, true), (9, true), (12, false), (0, true)] {
+        process.ahead.store(ahead, Ordering::SeqCst);
+        process.round().await.unwrap();
+        assert_eq!(process.standing().clocks_agree(), agree, "{ahead} s");
+        let lag = process.standing().clock_lag();
+        assert!(
+            lag <= Duration::from_secs(ahead)
+                && lag + Duration::from_secs(1) > Duration::from_secs(ahead)
+        );
+    }
+}

@@ -1,0 +1,173 @@
+//! Opening a ledger in a database: its schema, the fingerprint of the key, the audit trail, and the
+//! lanes.
+
+use std::collections::HashSet;
+use std::path::Path;
+use std::sync::Arc;
+
+use futures_util::future::try_join_all;
+use sqlx::{Connection, PgConnection};
+use uuid::Uuid;
+
+use super::connect::{Connector, Purpose};
+use super::lane::Lane;
+use super::membership;
+use super::migrations::{self, MIGRATIONS, Schema};
+use super::pool::Pool;
+use super::queries::{OwnedBuckets, Queries, QueryPools};
+use super::settings::PostgresSettings;
+use super::store::{PostgresConnection, PostgresStore};
+use super::transaction::PROBE_NAME;
+use crate::clock::Clock;
+use crate::ledger::LedgerError;
+use crate::ledger::audit::AuditKey;
+use crate::ledger::audit::chain_heads::{self, ChainHeads, HeadsFile};
+use crate::ledger::damaged_rows::DamagedRows;
+use crate::ledger::membership::Membership;
+use crate::ledger::store::LedgerStore;
+use crate::telemetry::Metrics;
+
+/// A ledger that is ready to use.
+pub(in crate::ledger) struct Opened {
+    /// The store of each lane, with an open connection.
+    pub(in crate::ledger) lanes: Vec<(PostgresStore, PostgresConnection)>,
+    pub(in crate::ledger) queries: Queries,
+    /// Queries with connections of their own.
+    pub(in crate::ledger) support: Queries,
+    pub(in crate::ledger) membership: Arc<dyn Membership>,
+    pub(in crate::ledger) heads: Arc<ChainHeads>,
+}
+
+/// Opens a ledger. Creates its tables in an empty database and migrates an older schema.
+pub(in crate::ledger) async fn open(
+    settings: &PostgresSettings,
+    key_fingerprint: &[u8; 32],
+    audit_key: &AuditKey,
+    clock: &Clock,
+    metrics: &Metrics,
+) -> Result<Opened, LedgerError> {
+    let connector = Connector::new(settings);
+    let chain = Uuid::new_v4();
+    let mut connection =
+        connector.connect(Purpose::Migrations).await.map_err(LedgerError::Server)?;
+    let schema = migrations::run(&mut connection, MIGRATIONS).await.map_err(LedgerError::Server)?;
+    if schema == Schema::TooNew {
+        return Err(LedgerError::NewerSchema);
+    }
+    let candidates = [("pseudonym key", key_fingerprint.to_vec()), ("ledger", chain.into())];
+    let [fingerprint, ledger] =
+        stored(&mut connection, candidates).await.map_err(LedgerError::Server)?;
+    if fingerprint != key_fingerprint {
+        return Err(LedgerError::OtherPseudonymKey);
+    }
+    let ledger = Uuid::from_slice(&ledger)
+        .map_err(|error| LedgerError::damaged("? (the id of the ledger)", &error))?;
+    confirm_heads(&mut connection, &settings.heads, ledger).await?;
+    remove_probes(&mut connection).await.map_err(LedgerError::Server)?;
+    let _ = connection.close().await;
+    let unusable = |source| LedgerError::File { file: settings.heads.clone(), source };
+    let heads = ChainHeads::start(&settings.heads, ledger, chain).map_err(unusable)?;
+    // Joined before anything is written: the owner of a loan must be a member.
+    let joined =
+        membership::join(connector.clone(), chain, settings.lease, clock.clone(), metrics.clone());
+    let membership = joined.await.map_err(LedgerError::Server)?;
+    let (now, shares) = (clock.now(), settings.shares());
+    let lanes = (0..shares.writes).map(|_| {
+        let lane = Lane::new(chain, audit_key.clone(), heads.clone());
+        let store = PostgresStore::new(connector.clone(), lane);
+        async move { store.connect(now).await.map(|connection| (store, connection)) }
+    });
+    let lanes = match try_join_all(lanes).await {
+        Ok(lanes) => lanes,
+        Err(error) => {
+            membership.leave().await;
+            return Err(LedgerError::Server(error));
+        }
+    };
+    let pools = QueryPools {
+        reads: Pool::new(connector.clone(), Purpose::Reads, shares.reads),
+        support: Pool::new(connector.clone(), Purpose::Support, shares.support),
+        feed: Pool::new(connector, Purpose::Feed, 1),
+    };
+    let of_member = membership.clone();
+    let owned = OwnedBuckets::new(move || of_member.buckets());
+    let (queries, support) = Queries::new(pools, owned, DamagedRows::new(metrics.clone()));
+    Ok(Opened { lanes, queries, support, membership, heads })
+}
+
+/// Returns the values that the database has for these names. The first process stores its own.
+async fn stored<const N: usize>(
+    connection: &mut PgConnection,
+    candidates: [(&str, Vec<u8>); N],
+) -> Result<[Vec<u8>; N], sqlx::Error> {
+    let mut values = [const { Vec::new() }; N];
+    for (value, (name, candidate)) in values.iter_mut().zip(candidates) {
+        let store = sqlx::query(
+            "INSERT INTO meta (name, value) VALUES ($1, $2) \
+             ON CONFLICT (name) DO NOTHING",
+        );
+        let store = store.bind(name).bind(candidate).persistent(false);
+        store.execute(&mut *connection).await?;
+        let read = sqlx::query_scalar("SELECT value FROM meta WHERE name = $1").bind(name);
+        *value = read.persistent(false).fetch_one(&mut *connection).await?;
+    }
+    Ok(values)
+}
+
+/// Checks that the database has every step that the files of earlier processes name, and removes
+/// the files of processes that have ended.
+async fn confirm_heads(
+    connection: &mut PgConnection,
+    directory: &Path,
+    ledger: Uuid,
+) -> Result<(), LedgerError> {
+    let files = chain_heads::read_all(directory, ledger)
+        .map_err(|source| LedgerError::File { file: directory.to_owned(), source })?;
+    if files.is_empty() {
+        return Ok(());
+    }
+    let missing = missing_chains(connection, &files).await.map_err(LedgerError::Server)?;
+    if let Some(file) = files.iter().find(|file| missing.contains(&file.chain)) {
+        return Err(LedgerError::DatabaseOlder { head_file: file.path.clone() });
+    }
+    let alive = sqlx::query_scalar("SELECT process FROM members WHERE fenced IS NULL");
+    let alive = alive.persistent(false).fetch_all(connection).await.map_err(LedgerError::Server)?;
+    let alive: HashSet<Uuid> = alive.into_iter().collect();
+    for file in files.iter().filter(|file| !alive.contains(&file.chain)) {
+        if let Err(error) = std::fs::remove_file(&file.path) {
+            let file = file.path.display();
+            tracing::warn!(%error, %file, "cannot remove the head file of an ended process");
+        }
+    }
+    Ok(())
+}
+
+/// Returns the names of chains that lack a link of these files.
+async fn missing_chains(
+    connection: &mut PgConnection,
+    files: &[HeadsFile],
+) -> Result<HashSet<Uuid>, sqlx::Error> {
+    const MISSING: &str = "SELECT t.chain \
+         FROM unnest($1::text[], $2::uuid[], $3::bigint[], $4::bytea[]) \
+         AS t (library, chain, number, mac) \
+         LEFT JOIN chains ON chains.library = t.library AND chains.chain = t.chain \
+         LEFT JOIN history ON history.library = t.library AND history.chain = t.chain \
+         AND history.number = t.number \
+         WHERE chains.number IS NULL OR chains.number < t.number OR history.mac <> t.mac \
+         OR (chains.number = t.number AND chains.mac <> t.mac)";
+    let heads = || files.iter().flat_map(|file| &file.heads);
+    let query = sqlx::query_scalar(MISSING)
+        .bind(heads().map(|stored| stored.library.as_str()).collect::<Vec<_>>())
+        .bind(heads().map(|stored| stored.chain).collect::<Vec<_>>())
+        .bind(heads().map(|stored| stored.head.number).collect::<Vec<_>>())
+        .bind(heads().map(|stored| stored.head.mac.as_slice()).collect::<Vec<_>>());
+    Ok(query.persistent(false).fetch_all(connection).await?.into_iter().collect())
+}
+
+/// Removes the probe rows of processes that were killed. A live one writes its row again.
+async fn remove_probes(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    const REMOVE: &str = "DELETE FROM meta WHERE name = ANY(ARRAY( \
+         SELECT name FROM meta WHERE starts_with(name, $1) FOR UPDATE SKIP LOCKED))";
+    let remove = sqlx::query(REMOVE).bind(PROBE_NAME).persistent(false);
+    remove.execute(connection).await.map(drop)
+}

@@ -1,0 +1,36 @@
+//! What the statements that read have in common.
+//!
+//! The planner uses a partial index only if the statement has the index's condition, so states are
+//! literals. A pooler may send each transaction to another server connection, so no statement is
+//! prepared for reuse.
+
+use sqlx::Postgres;
+use sqlx::postgres::PgArguments;
+
+use super::row::COLUMNS;
+use crate::ledger::states::isbn_column;
+use crate::loan::LoanKey;
+
+/// A query with its arguments.
+pub(super) type PgQuery<'q> = sqlx::query::Query<'q, Postgres, PgArguments>;
+
+/// The condition on a key, for [`bind_key`].
+pub(super) const KEY_IS: &str = "library = $1 AND borrower = $2 AND isbn = $3";
+
+/// Creates a query that is not prepared for reuse.
+pub(super) fn statement(sql: &'static str) -> PgQuery<'static> {
+    sqlx::query(sql).persistent(false)
+}
+
+/// Returns a statement that reads the loans with this condition.
+pub(super) fn loans(condition: &str) -> String {
+    format!("SELECT {COLUMNS} FROM loans WHERE {condition}")
+}
+
+/// Binds the three columns of [`KEY_IS`].
+pub(super) fn bind_key<'q>(query: PgQuery<'q>, key: &LoanKey) -> PgQuery<'q> {
+    query
+        .bind(key.library.as_str().to_owned())
+        .bind(key.borrower.as_bytes().to_vec())
+        .bind(isbn_column(key.isbn))
+}

@@ -1,0 +1,356 @@
+//! What this process knows of its membership: its name, its lease and its buckets, in memory.
+//!
+//! The keeper in `membership` writes it, and every transaction and every begin reads it. Reading
+//! takes no lock and waits for nothing.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use futures_util::future::BoxFuture;
+use jiff::Timestamp;
+use tokio::sync::{mpsc, oneshot};
+use uuid::Uuid;
+
+use super::buckets::{bucket_of, bucket_of_library, owned_by};
+use super::members_table::Members;
+use crate::ledger::membership::Membership;
+use crate::loan::{LibraryId, LoanId};
+
+/// Above this difference between the clocks, no loan is begun and none expires.
+const MAX_CLOCK_DIFFERENCE: Duration = Duration::from_secs(10);
+/// How long a process that ends waits until its row says so.
+const LEAVE_DEADLINE: Duration = Duration::from_secs(2);
+
+/// Returns the time since the machine started. Tests replace it.
+pub(super) type BootTime = Arc<dyn Fn() -> Duration + Send + Sync>;
+
+/// The membership of this process.
+pub(super) struct Standing {
+    boot_time: BootTime,
+    lease: ArcSwap<LeaseState>,
+    shares: ArcSwap<Shares>,
+    /// The certain difference of the clocks in milliseconds; positive if the database is ahead.
+    clock_difference: AtomicI64,
+    leaving: mpsc::Sender<oneshot::Sender<()>>,
+}
+
+/// The name of this process, and until when no other process can have fenced it.
+#[derive(Clone, Debug)]
+struct LeaseState {
+    member: Uuid,
+    name: Arc<str>,
+    valid_until: Duration,
+}
+
+/// The members, and the work that falls to this one.
+#[derive(Debug, Default)]
+struct Shares {
+    version: u64,
+    live: usize,
+    sharing: Vec<Uuid>,
+    fenced: HashSet<Uuid>,
+    /// In ascending order.
+    buckets: Arc<[i16]>,
+}
+
+impl fmt::Debug for Standing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Standing")
+            .field("lease", &self.lease.load())
+            .field("members", &self.shares.load().live)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Standing {
+    /// Creates the standing of a process that is no member yet. The receiver gets its leave.
+    pub(super) fn new(boot_time: BootTime) -> (Standing, mpsc::Receiver<oneshot::Sender<()>>) {
+        let (leaving, leave) = mpsc::channel(1);
+        let standing = Standing {
+            boot_time,
+            lease: ArcSwap::from_pointee(LeaseState {
+                member: Uuid::nil(),
+                name: Uuid::nil().to_string().into(),
+                valid_until: Duration::ZERO,
+            }),
+            shares: ArcSwap::default(),
+            clock_difference: AtomicI64::new(0),
+            leaving,
+        };
+        (standing, leave)
+    }
+
+    pub(super) fn member(&self) -> Uuid {
+        self.lease.load().member
+    }
+
+    /// Records that this member holds the lease until this time since the start of the machine.
+    pub(super) fn hold(&self, member: Uuid, valid_until: Duration) {
+        let before = self.lease.load();
+        let name = match before.member == member {
+            true => before.name.clone(),
+            false => member.to_string().into(),
+        };
+        self.lease.store(Arc::new(LeaseState { member, name, valid_until }));
+    }
+
+    /// Records that this process holds no lease any more, and gives its work to the others.
+    pub(super) fn lose(&self) {
+        let before = self.lease.load_full();
+        self.lease.store(Arc::new(LeaseState { valid_until: Duration::ZERO, ..(*before).clone() }));
+        let shares = self.shares.load();
+        // The other members still share the limits of Bokbasen with this process.
+        let (version, live) = (shares.version + 1, shares.live);
+        self.shares.store(Arc::new(Shares { version, live, ..Shares::default() }));
+    }
+
+    /// Records the members, and divides the work among them. A member takes part from its first
+    /// renewal on, so that the others notice it before it takes their work.
+    pub(super) fn share(&self, members: &Members) {
+        let before = self.shares.load();
+        let mut sharing: Vec<Uuid> = members
+            .live
+            .iter()
+            .filter(|member| member.renewals > 0)
+            .map(|member| member.id)
+            .collect();
+        if sharing.is_empty() {
+            sharing = members.live.iter().map(|member| member.id).collect();
+        }
+        let (version, buckets) = if sharing == before.sharing {
+            (before.version, before.buckets.clone())
+        } else {
+            (before.version + 1, owned_by(self.member(), &sharing))
+        };
+        let fenced = members.fenced.iter().copied().collect();
+        let live = members.live.len();
+        self.shares.store(Arc::new(Shares { version, live, sharing, fenced, buckets }));
+    }
+
+    /// Compares the clocks by a statement that was sent and answered at these times of this
+    /// machine, and returned this time of the database. Returns the difference that is certain.
+    pub(super) fn compare_clocks(
+        &self,
+        sent: Timestamp,
+        database: Timestamp,
+        answered: Timestamp,
+    ) -> ClockDifference {
+        let difference = ClockDifference::between(sent, database, answered);
+        self.clock_difference.store(difference.0, Ordering::Relaxed);
+        difference
+    }
+
+    /// Returns whether this process holds its lease now.
+    pub(super) fn is_member(&self) -> bool {
+        self.holds_lease(&self.lease.load().name)
+    }
+
+    fn difference(&self) -> ClockDifference {
+        ClockDifference(self.clock_difference.load(Ordering::Relaxed))
+    }
+
+    fn owns_bucket(&self, bucket: i16) -> bool {
+        self.shares.load().buckets.binary_search(&bucket).is_ok()
+    }
+}
+
+/// By how many milliseconds the clock of the database is certainly ahead of this machine's;
+/// negative if it is behind.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct ClockDifference(i64);
+
+impl ClockDifference {
+    fn between(sent: Timestamp, database: Timestamp, answered: Timestamp) -> ClockDifference {
+        let (earliest, latest) = (sent.min(answered), sent.max(answered));
+        let database = database.as_millisecond();
+        let ahead = (database - latest.as_millisecond()).max(0);
+        let behind = (earliest.as_millisecond() - database).max(0);
+        ClockDifference(ahead - behind)
+    }
+
+    pub(super) fn amount(self) -> Duration {
+        Duration::from_millis(self.0.unsigned_abs())
+    }
+
+    /// Returns the difference in seconds.
+    pub(super) fn seconds(self) -> f64 {
+        let seconds = self.amount().as_secs_f64();
+        if self.0 < 0 { -seconds } else { seconds }
+    }
+
+    pub(super) fn is_too_large(self) -> bool {
+        self.amount() > MAX_CLOCK_DIFFERENCE
+    }
+}
+
+impl Membership for Standing {
+    fn name(&self) -> Arc<str> {
+        self.lease.load().name.clone()
+    }
+
+    fn is_dead(&self, name: &str) -> bool {
+        Uuid::parse_str(name).is_ok_and(|member| self.shares.load().fenced.contains(&member))
+    }
+
+    fn count_others(&self) -> usize {
+        self.shares.load().live.saturating_sub(1)
+    }
+
+    fn holds_lease(&self, name: &str) -> bool {
+        let lease = self.lease.load();
+        lease.name.as_ref() == name && (self.boot_time)() < lease.valid_until
+    }
+
+    fn sharers(&self) -> usize {
+        // Those that share no work yet may send calls, too.
+        self.shares.load().live
+    }
+
+    fn buckets(&self) -> Arc<[i16]> {
+        self.shares.load().buckets.clone()
+    }
+
+    fn shares_version(&self) -> u64 {
+        self.shares.load().version
+    }
+
+    fn owns(&self, loan: LoanId) -> bool {
+        self.owns_bucket(bucket_of(loan.uuid()))
+    }
+
+    fn owns_library(&self, library: LibraryId) -> bool {
+        self.owns_bucket(bucket_of_library(library))
+    }
+
+    fn clocks_agree(&self) -> bool {
+        !self.difference().is_too_large()
+    }
+
+    fn clock_lag(&self) -> Duration {
+        let difference = self.difference();
+        if difference.0 > 0 { difference.amount() } else { Duration::ZERO }
+    }
+
+    fn leave(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async {
+            let (done, left) = oneshot::channel();
+            if self.leaving.try_send(done).is_ok() {
+                let _ = tokio::time::timeout(LEAVE_DEADLINE, left).await;
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicU64;
+
+    use super::super::observer::Member;
+    use super::*;
+
+    fn at(millis: i64) -> Timestamp {
+        Timestamp::from_millisecond(millis).unwrap()
+    }
+
+    fn standing() -> (Standing, Arc<AtomicU64>) {
+        let now = Arc::new(AtomicU64::new(0));
+        let boot = now.clone();
+        let boot_time = Arc::new(move || Duration::from_secs(boot.load(Ordering::SeqCst)));
+        (Standing::new(boot_time).0, now)
+    }
+
+    fn members(renewals: &[(u128, i64)]) -> Members {
+        let live = renewals.iter();
+        let live =
+            live.map(|(id, renewals)| Member { id: Uuid::from_u128(*id), renewals: *renewals });
+        Members { live: live.collect(), fenced: Vec::new() }
+    }
+
+    #[test]
+    fn lease_ends_by_the_clock_and_with_the_name() {
+        let (standing, now) = standing();
+        assert!(!standing.is_member());
+        standing.hold(Uuid::from_u128(1), Duration::from_secs(30));
+        let name = standing.name();
+        assert_eq!(&*name, "00000000-0000-0000-0000-000000000001");
+        now.store(29, Ordering::SeqCst);
+        assert!(standing.holds_lease(&name));
+        now.store(30, Ordering::SeqCst);
+        assert!(!standing.holds_lease(&name));
+        // A late renewal of a member that nobody fenced.
+        standing.hold(Uuid::from_u128(1), Duration::from_secs(60));
+        assert!(standing.holds_lease(&name));
+        standing.lose();
+        assert!(!standing.holds_lease(&name));
+        standing.hold(Uuid::from_u128(2), Duration::from_secs(60));
+        assert!(!standing.holds_lease(&name) && standing.is_member());
+    }
+
+    #[test]
+    fn first_member_owns_all_and_a_new_one_waits_for_its_renewal() {
+        let (standing, _) = standing();
+        standing.hold(Uuid::from_u128(1), Duration::from_secs(30));
+        standing.share(&members(&[(1, 0)]));
+        assert_eq!(standing.buckets().len(), 1024);
+        let version = standing.shares_version();
+        standing.share(&members(&[(1, 1), (2, 0)]));
+        assert_eq!((standing.buckets().len(), standing.shares_version()), (1024, version));
+        assert_eq!((standing.sharers(), standing.count_others()), (2, 1));
+        standing.share(&members(&[(1, 2), (2, 1)]));
+        assert!((400..624).contains(&standing.buckets().len()));
+        assert!(standing.shares_version() > version);
+    }
+
+    #[test]
+    fn fenced_process_owns_nothing() {
+        let (standing, _) = standing();
+        standing.hold(Uuid::from_u128(1), Duration::from_secs(30));
+        standing.share(&members(&[(1, 1)]));
+        let library = "NO-0301000".parse().unwrap();
+        assert!(standing.owns(LoanId::generate(library)) && standing.owns_library(library));
+        standing.lose();
+        assert!(!standing.owns(LoanId::generate(library)) && !standing.owns_library(library));
+        assert_eq!(standing.buckets().len(), 0);
+    }
+
+    #[test]
+    fn only_members_that_were_fenced_are_dead() {
+        let (standing, _) = standing();
+        standing.hold(Uuid::from_u128(1), Duration::from_secs(30));
+        let fenced = vec![Uuid::from_u128(7)];
+        standing.share(&Members { fenced, ..members(&[(1, 1), (2, 1)]) });
+        let is_dead = |id| standing.is_dead(&Uuid::from_u128(id).to_string());
+        assert_eq!([1, 2, 3, 7].map(is_dead), [false, false, false, true]);
+        assert!(!standing.is_dead("no name"));
+    }
+
+    #[test]
+    fn slow_response_proves_no_difference_of_the_clocks() {
+        for (sent, database, answered, difference) in [
+            (1000, 1005, 1010, 0),
+            (1000, 1300, 1010, 290),
+            (1000, 100, 1010, -900),
+            (0, 9_000, 20_000, 0),
+            (20_000, 9_000, 0, 0),
+        ] {
+            let found = ClockDifference::between(at(sent), at(database), at(answered));
+            assert_eq!(found, ClockDifference(difference), "{sent} {database} {answered}");
+        }
+    }
+
+    #[test]
+    fn clocks_that_differ_by_more_than_ten_seconds_disagree() {
+        let (standing, _) = standing();
+        for (database, agree, lag) in
+            [(0, true, 0), (10_000, true, 10_000), (10_001, false, 10_001), (-10_001, false, 0)]
+        {
+            standing.compare_clocks(at(0), at(database), at(0));
+            assert_eq!(standing.clocks_agree(), agree, "{database}");
+            assert_eq!(standing.clock_lag(), Duration::from_millis(lag));
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! Write connections of PostgreSQL. Each belongs to a lane of the executor.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use sqlx::{Connection, PgConnection};
+use tokio::time::timeout;
+
+use super::chain;
+use super::connect::{Connector, Purpose};
+use super::lane::Lane;
+use super::pool::{BEGIN, TRANSACTION};
+use super::transaction::{PostgresTransaction, probe_name};
+#[cfg(test)]
+use crate::ledger::store::DiskFault;
+use crate::ledger::store::{LastCommit, LedgerStore, StoreConnection, StoreTransaction};
+use crate::loan::LibraryId;
+
+/// A database, as the source of the connections of one lane.
+pub(in crate::ledger) struct PostgresStore {
+    connector: Connector,
+    lane: Arc<Lane>,
+}
+
+impl PostgresStore {
+    pub(super) fn new(connector: Connector, lane: Lane) -> PostgresStore {
+        PostgresStore { connector, lane: Arc::new(lane) }
+    }
+}
+
+impl LedgerStore for PostgresStore {
+    type Connection = PostgresConnection;
+
+    const SPANS_LIBRARIES: bool = false;
+    const RECORDS_COMMITS: bool = true;
+    const TRANSACTION_DEADLINE: Duration = TRANSACTION;
+
+    async fn connect(&self, now: Timestamp) -> Result<PostgresConnection, sqlx::Error> {
+        let mut connection = PostgresConnection {
+            connection: self.connector.connect(Purpose::Writes).await?,
+            lane: self.lane.clone(),
+            #[cfg(test)]
+            fault: None,
+        };
+        let mut transaction = connection.begin(None).await?;
+        transaction.probe(now).await?;
+        transaction.commit().await?;
+        Ok(connection)
+    }
+}
+
+/// A connection that writes.
+pub(in crate::ledger) struct PostgresConnection {
+    connection: PgConnection,
+    lane: Arc<Lane>,
+    /// The fault to simulate in the next transaction.
+    #[cfg(test)]
+    fault: Option<DiskFault>,
+}
+
+impl StoreConnection for PostgresConnection {
+    type Transaction<'a> = PostgresTransaction<'a>;
+
+    /// Numbers the transaction in the chain of its library, so that
+    /// [`StoreConnection::last_commit`] finds it.
+    ///
+    /// # Errors
+    /// The error of the database, or that the database lacks a step which this process has
+    /// committed.
+    async fn begin(
+        &mut self,
+        library: Option<LibraryId>,
+    ) -> Result<PostgresTransaction<'_>, sqlx::Error> {
+        #[cfg(test)]
+        let fault = self.fault.take();
+        let Lane { chain, audit_key, heads, .. } = &*self.lane;
+        let mut transaction = self.connection.begin_with(BEGIN).await?;
+        let scope = match library {
+            None => None,
+            Some(library) => {
+                let scope = chain::lock(&mut transaction, library, *chain, audit_key).await?;
+                if heads.newest(library).is_some_and(|newest| !scope.head.follows(&newest)) {
+                    return Err(lost_steps());
+                }
+                Some(scope)
+            }
+        };
+        let transaction = PostgresTransaction::new(transaction, self.lane.clone(), scope);
+        #[cfg(test)]
+        let transaction = transaction.with_fault(fault);
+        Ok(transaction)
+    }
+
+    async fn last_commit(&mut self, library: Option<LibraryId>) -> Result<LastCommit, sqlx::Error> {
+        // Without a library only the probe row is written, and that may be written twice.
+        let Some(library) = library else { return Ok(LastCommit::RolledBack) };
+        let Some(batch) = self.lane.last_requested(library) else {
+            return Ok(LastCommit::RolledBack);
+        };
+        let Lane { chain, audit_key, .. } = &*self.lane;
+        let mut transaction = self.connection.begin_with(BEGIN).await?;
+        let last = chain::last_commit(&mut transaction, library, *chain, audit_key, batch).await?;
+        transaction.rollback().await?;
+        Ok(last)
+    }
+
+    /// Closes the chains of this process, and removes its probe row.
+    async fn finish(&mut self) {
+        let lane = self.lane.clone();
+        let finished = async {
+            let mut transaction = self.connection.begin_with(BEGIN).await?;
+            chain::close(&mut transaction, &lane.libraries(), lane.chain).await?;
+            let probe = sqlx::query("DELETE FROM meta WHERE name = $1");
+            let probe = probe.bind(probe_name(lane.chain)).persistent(false);
+            probe.execute(&mut *transaction).await?;
+            transaction.commit().await
+        };
+        let error = match timeout(TRANSACTION, finished).await {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("no response within {} s", TRANSACTION.as_secs()),
+        };
+        tracing::warn!(%error, "cannot close the audit trail of this process");
+    }
+
+    async fn close(self) {
+        let _ = self.connection.close().await;
+    }
+
+    #[cfg(test)]
+    async fn inject(&mut self, fault: DiskFault) {
+        self.fault = Some(fault);
+    }
+}
+
+fn lost_steps() -> sqlx::Error {
+    let sentence = "the database lacks a step that this process has committed: it was restored \
+         from a backup, or a failover lost its last transactions. Restore the newest state, and \
+         restart this process";
+    sqlx::Error::Io(std::io::Error::other(sentence))
+}
+
+#[cfg(test)]
+#[path = "store_tests.rs"]
+mod tests;

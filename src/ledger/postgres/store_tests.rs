@@ -1,0 +1,413 @@
+//! Tests of what several processes on one database rely on: claims, ownership, deadlocks, and
+//! commits without a response.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use jiff::Timestamp;
+use sqlx::{AssertSqlSafe, PgConnection};
+use tempfile::TempDir;
+use tokio::sync::{Barrier, oneshot};
+use tokio::time::{Instant, sleep, timeout};
+
+use super::super::test_support::support::{Database, Link, Postgres, TcpProxy};
+use super::super::test_support::{Node, settings};
+use crate::ledger::command::Message;
+use crate::ledger::store::DiskFault;
+use crate::ledger::test_support::{accepted, by, key, loan};
+use crate::ledger::{Brake, BrakeMode, Cause, Delivered, Intended, Ledger, LedgerError};
+use crate::loan::{EndReason, Event, LoanId, LoanState, Progress, Tally};
+
+async fn written(ledger: &Ledger, borrower: u8) -> LoanId {
+    match ledger.intend(loan(borrower), None, by("reader")).await.unwrap() {
+        Intended::Written(loan) => loan.id,
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn count(connection: &mut PgConnection, sql: &str) -> i64 {
+    sqlx::query_scalar(AssertSqlSafe(format!("SELECT count(*) FROM {sql}")))
+        .fetch_one(connection)
+        .await
+        .unwrap()
+}
+
+async fn run(connection: &mut PgConnection, sql: impl Into<String>) {
+    sqlx::raw_sql(AssertSqlSafe(sql.into())).execute(connection).await.unwrap();
+}
+
+/// Waits until a statement of another connection waits for a lock.
+async fn until_blocked(connection: &mut PgConnection) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    let waiting =
+        "pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    while count(connection, waiting).await == 0 {
+        assert!(Instant::now() < deadline, "nothing waits for a lock");
+        sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Inserts an intent of another process for a key. The caller commits.
+async fn insert_intent(connection: &mut PgConnection, borrower: u8) {
+    let loan = loan(borrower);
+    let (key, id, reference) = (loan.key, loan.id.uuid(), loan.reference.as_str());
+    let (library, isbn) = (key.library, key.isbn);
+    let borrower = data_encoding::HEXLOWER.encode(key.borrower.as_bytes());
+    let insert = format!(
+        "INSERT INTO loans (library, id, bucket, borrower, isbn, reference, state, begun, changed, \
+         owner) VALUES ('{library}', '{id}', 0, '\\x{borrower}', {isbn}, '{reference}', \
+         'intended', 1, 1, '00000000-0000-0000-0000-000000000001')"
+    );
+    run(connection, insert).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_of_two_processes_gets_each_slot() {
+    let Some(server) = Postgres::shared().await else { return };
+    let database = server.database().await;
+    let (one, other) = (Node::open(&database).await, Node::open(&database).await);
+    for borrower in 0..100 {
+        let (first, second) = tokio::join!(
+            one.ledger.intend(loan(borrower), None, by("reader")),
+            other.ledger.intend(loan(borrower), None, by("reader")),
+        );
+        match (first.unwrap(), second.unwrap()) {
+            (Intended::Written(written), Intended::Live(live))
+            | (Intended::Live(live), Intended::Written(written)) => assert_eq!(written.id, live.id),
+            other => panic!("{other:?}"),
+        }
+    }
+    one.close().await;
+    other.close().await;
+}
+
+#[tokio::test]
+async fn lost_slot_concerns_one_command_of_a_batch() {
+    let Some(server) = Postgres::shared().await else { return };
+    let database = server.database().await;
+    let node = Node::open(&database).await;
+    let other = written(&node.ledger, 9).await;
+    let mut connection = database.connect().await;
+    let mut watcher = database.connect().await;
+    run(&mut connection, "BEGIN").await;
+    insert_intent(&mut connection, 2).await;
+    let intend = |borrower| node.ledger.intend(loan(borrower), None, by("reader"));
+    let batch = async {
+        tokio::join!(
+            intend(1),
+            intend(2),
+            intend(3),
+            node.ledger.apply(other, Event::Lost, by("begin"))
+        )
+    };
+    let committed = async {
+        until_blocked(&mut watcher).await;
+        run(&mut connection, "COMMIT").await;
+    };
+    let ((first, lost, third, applied), ()) = tokio::join!(batch, committed);
+    assert!(matches!(first.unwrap(), Intended::Written(_)));
+    assert!(matches!(lost.unwrap(), Intended::Live(_)));
+    assert!(matches!(third.unwrap(), Intended::Written(_)));
+    assert_eq!(applied.unwrap().state, LoanState::Unknown);
+    node.close().await;
+}
+
+#[tokio::test]
+async fn refused_claims_leave_no_row() {
+    let Some(server) = Postgres::shared().await else { return };
+    let database = server.database().await;
+    let brake = Brake { mode: BrakeMode::Enforce, borrower_per_hour: 1, ..Brake::default() };
+    let node = Node::open_with(settings(&database.url()), brake).await;
+    let ended = accepted(&node.ledger, 1).await;
+    let end = Event::Ending { reason: EndReason::Returned };
+    node.ledger.apply(ended, end, by("reader")).await.unwrap();
+    node.ledger.apply(ended, Event::EndAcknowledged, by("outbox")).await.unwrap();
+    let old = Some(Timestamp::from_second(1).unwrap());
+    let refused = node.ledger.intend(loan(1), old, by("reader")).await.unwrap();
+    assert!(matches!(refused, Intended::EndedSince(_)), "{refused:?}");
+    let refused = node.ledger.intend(loan(1), Some(Timestamp::MAX), by("reader")).await.unwrap();
+    assert!(matches!(refused, Intended::Braked(_)), "{refused:?}");
+    let mut connection = database.connect().await;
+    assert_eq!(count(&mut connection, "loans").await, 1);
+    assert_eq!(count(&mut connection, "history").await, 4);
+    node.close().await;
+}
+
+#[tokio::test]
+async fn brake_does_not_count_unwritten_claims() {
+    let Some(server) = Postgres::shared().await else { return };
+    let database = server.database().await;
+    let brake = Brake { mode: BrakeMode::Enforce, library_per_hour: 3, ..Brake::default() };
+    let node = Node::open_with(settings(&database.url()), brake).await;
+    let intend = |borrower| node.ledger.intend(loan(borrower), None, by("reader"));
+    let results = join_all((1..=5).map(intend)).await;
+    let is_written: Vec<bool> =
+        results.iter().map(|result| matches!(result, Ok(Intended::Written(_)))).collect();
+    assert_eq!(is_written, [true, true, true, false, false], "{results:?}");
+    let mut connection = database.connect().await;
+    assert_eq!(count(&mut connection, "loans").await, 3);
+    node.close().await;
+}
+
+#[tokio::test]
+async fn deadlock_is_retried() {
+    let Some(server) = Postgres::shared().await else { return };
+    let database = server.database().await;
+    let node = Node::open(&database).await;
+    let mut ids = [written(&node.ledger, 1).await, written(&node.ledger, 2).await];
+    ids.sort();
+    let [low, high] = ids;
+    let (mut rival, mut watcher) =
+        (database.connect_as_admin().await, database.connect_as_admin().await);
+    let lock = |id: LoanId| format!("SELECT 1 FROM loans WHERE id = '{id}' FOR UPDATE");
+    run(&mut rival, format!("BEGIN; SET LOCAL deadlock_timeout = '60s'; {}", lock(high))).await;
+    let batch = async {
+        tokio::join!(
+            node.ledger.apply(low, Event::Lost, by("begin")),
+            node.ledger.apply(high, Event::Lost, by("begin")),
+        )
+    };
+    let rival = async {
+        until_blocked(&mut watcher).await;
+        run(&mut rival, format!("{}; COMMIT", lock(low))).await;
+    };
+    let ((first, second), ()) = tokio::join!(batch, rival);
+    assert_eq!(first.unwrap().state, LoanState::Unknown);
+    assert_eq!(second.unwrap().state, LoanState::Unknown);
+    node.close().await;
+}
+
+#[tokio::test]
+async fn fenced_owner_loses_its_undecided_loans() {
+    let Some(server) = Postgres::shared().await else { return };
+    let database = server.database().await;
+    let (one, other) = (Node::open(&database).await, Node::open(&database).await);
+    let id = written(&one.ledger, 1).await;
+    assert!(!other.ledger.adopt(id).await.unwrap(), "its owner is a member");
+    let mut connection = database.connect().await;
+    let owner = one.ledger.membership.name();
+    run(&mut connection, format!("UPDATE members SET fenced = 1 WHERE member = '{owner}'")).await;
+    assert!(other.ledger.adopt(id).await.unwrap());
+    assert!(!other.ledger.adopt(id).await.unwrap(), "its new owner is a member");
+    let decided = one.ledger.apply(id, Event::Lost, by("begin")).await;
+    assert!(matches!(decided, Err(LedgerError::NotOwner(of)) if of == id), "{decided:?}");
+    other.ledger.apply(id, Event::Lost, by("begin")).await.unwrap();
+    one.close().await;
+    other.close().await;
+}
+
+/// Pauses the next commit of the lane of the tests' library.
+async fn pause_commit(ledger: &Ledger) -> Arc<Barrier> {
+    let pause = Arc::new(Barrier::new(2));
+    let (responder, response) = oneshot::channel();
+    let lane = ledger.lanes.lane(Some(key(1).library)).unwrap();
+    lane.send(Message::Inject(DiskFault::PausedCommit(pause.clone()), responder)).await.unwrap();
+    response.await.unwrap();
+    pause
+}
+
+/// When the connection is lost.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Lost {
+    /// The server does not receive the commit.
+    Request,
+    /// The commit takes effect, and its response is lost.
+    Response,
+}
+
+/// Runs a write whose commit loses its connection.
+async fn with_lost_commit<T: std::fmt::Debug>(
+    lost: Lost,
+    node: &Node,
+    proxy: &TcpProxy,
+    database: &Database,
+    write: impl Future<Output = T>,
+) -> T {
+    let mut watcher = database.connect().await;
+    let before: i64 = batches(&mut watcher).await;
+    let pause = pause_commit(&node.ledger).await;
+    let cut = async {
+        pause.wait().await;
+        match lost {
+            Lost::Request => proxy.set_to_server(Link::Blocked),
+            Lost::Response => proxy.set_to_client(Link::Blocked),
+        }
+        pause.wait().await;
+        match lost {
+            Lost::Request => sleep(Duration::from_millis(50)).await,
+            Lost::Response => {
+                while batches(&mut watcher).await == before {
+                    sleep(Duration::from_millis(5)).await;
+                }
+            }
+        }
+        proxy.abort();
+        proxy.set(Link::Open);
+    };
+    let mut write = pin!(write);
+    tokio::select! {
+        biased;
+        early = &mut write => panic!("{lost:?}: the write ended before its commit: {early:?}"),
+        () = cut => {}
+    }
+    timeout(Duration::from_secs(60), write).await.unwrap_or_else(|_| panic!("{lost:?} hangs"))
+}
+
+async fn batches(connection: &mut PgConnection) -> i64 {
+    sqlx::query_scalar("SELECT coalesce(sum(batch), 0)::bigint FROM chains")
+        .fetch_one(connection)
+        .await
+        .unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn commit_without_a_response_takes_effect_once() {
+    let Some(server) = Postgres::shared().await else { return };
+    let database = server.database().await;
+    let proxy = TcpProxy::start(([127, 0, 0, 1], server.port()).into()).await;
+    let node = Node::open_with(settings(&database.url_at(proxy.port())), Brake::default()).await;
+    let mut connection = database.connect().await;
+    for (borrower, lost) in [(1, Lost::Request), (2, Lost::Response)] {
+        // The first transaction of the library opens its chain; later ones change it.
+        let write = node.ledger.write_without_deadline(borrower);
+        let id = with_lost_commit(lost, &node, &proxy, &database, write).await;
+        let history = format!("history WHERE loan = '{id}'");
+        assert_eq!(count(&mut connection, &history).await, 1, "{lost:?}");
+        let apply = node.ledger.apply(id, Event::Lost, by("begin"));
+        let applied = with_lost_commit(lost, &node, &proxy, &database, apply).await;
+        assert_eq!(applied.unwrap().state, LoanState::Unknown, "{lost:?}");
+        assert_eq!(count(&mut connection, &history).await, 2, "{lost:?}");
+        let mut tally = Tally { bytes: 10, ..Tally::default() };
+        tally.ranges.insert(0..10);
+        let delivered = [Delivered { loan: id, file: "/a".into(), tally }];
+        let note = node.ledger.note_delivered(id.library(), delivered.into());
+        with_lost_commit(lost, &node, &proxy, &database, note).await.unwrap();
+        let bytes: i64 = sqlx::query_scalar("SELECT bytes FROM delivered WHERE loan = $1")
+            .bind(id.uuid())
+            .fetch_one(&mut connection)
+            .await
+            .unwrap();
+        assert_eq!(bytes, 10, "{lost:?}");
+    }
+    node.close().await;
+}
+
+impl Ledger {
+    /// Writes an intent without the deadline of readers.
+    async fn write_without_deadline(&self, borrower: u8) -> LoanId {
+        let unlimited = Ledger { deadlines: Default::default(), ..self.clone() };
+        written(&unlimited, borrower).await
+    }
+}
+
+#[tokio::test]
+async fn intent_written_after_the_deadline_is_ended() {
+    let Some(server) = Postgres::shared().await else { return };
+    let database = server.database().await;
+    let node = Node::open(&database).await;
+    let mut rival = database.connect().await;
+    run(&mut rival, "BEGIN").await;
+    insert_intent(&mut rival, 1).await;
+    let began = Instant::now();
+    let late = node.ledger.intend(loan(1), None, by("reader")).await;
+    assert!(matches!(late, Err(LedgerError::Commit(_))), "{late:?}");
+    let waited = began.elapsed();
+    assert!(waited >= Duration::from_secs(2) && waited < Duration::from_secs(3), "{waited:?}");
+    run(&mut rival, "ROLLBACK").await;
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while count(&mut rival, "loans WHERE state = 'ended' AND end_reason = 'rejected'").await == 0 {
+        assert!(Instant::now() < deadline, "the late intent is not ended");
+        sleep(Duration::from_millis(20)).await;
+    }
+    node.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn ten_processes_open_an_empty_database_at_once() {
+    let Some(server) = Postgres::shared().await else { return };
+    let database = server.database().await;
+    let mut settings = settings(&database.url());
+    settings.connections = 8;
+    let open = |_| Node::open_with(settings.clone(), Brake::default());
+    let nodes = join_all((0..10).map(open)).await;
+    for (borrower, node) in (1..).zip(&nodes) {
+        written(&node.ledger, borrower).await;
+    }
+    let mut connection = database.connect().await;
+    assert_eq!(count(&mut connection, "chains").await, 10, "each process has its own chain");
+    join_all(nodes.into_iter().map(Node::close)).await;
+    assert_eq!(count(&mut connection, "chains WHERE closed IS NOT NULL").await, 10);
+    assert_eq!(count(&mut connection, "meta WHERE name LIKE 'write test%'").await, 0);
+}
+
+#[tokio::test]
+async fn database_that_lost_steps_is_neither_written_nor_opened() {
+    let Some(server) = Postgres::shared().await else { return };
+    let database = server.database().await;
+    let node = Node::open(&database).await;
+    written(&node.ledger, 1).await;
+    let mut connection = database.connect().await;
+    run(&mut connection, "CREATE TABLE older AS SELECT * FROM chains").await;
+    let id = written(&node.ledger, 2).await;
+    // As after an asynchronous failover.
+    run(
+        &mut connection,
+        format!(
+            "DELETE FROM history WHERE loan = '{id}'; DELETE FROM loans WHERE id = '{id}'; \
+             UPDATE chains SET number = older.number, mac = older.mac FROM older"
+        ),
+    )
+    .await;
+    let refused = node.ledger.intend(loan(2), None, by("reader")).await.unwrap_err();
+    assert!(refused.to_string().contains("lacks a step"), "{refused}");
+    let heads = node.close().await;
+    let refused = Node::try_open(settings(&database.url()), &heads).await.unwrap_err();
+    assert!(matches!(refused, LedgerError::DatabaseOlder { .. }), "{refused}");
+    // Removing the file accepts the database.
+    for file in std::fs::read_dir(heads.path()).unwrap() {
+        std::fs::remove_file(file.unwrap().path()).unwrap();
+    }
+    Node::try_open(settings(&database.url()), &heads).await.unwrap().close().await;
+}
+
+#[tokio::test]
+async fn confirmed_heads_of_ended_processes_are_removed() {
+    let Some(server) = Postgres::shared().await else { return };
+    let database = server.database().await;
+    let node = Node::open(&database).await;
+    written(&node.ledger, 1).await;
+    let files = |heads: &TempDir| std::fs::read_dir(heads.path()).unwrap().count();
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while files(&node.heads) == 0 {
+        assert!(Instant::now() < deadline, "the heads are not written");
+        sleep(Duration::from_millis(20)).await;
+    }
+    Node::try_open(settings(&database.url()), &node.heads).await.unwrap().close().await;
+    assert_eq!(files(&node.heads), 1, "the process is alive");
+    let heads = node.close().await;
+    Node::try_open(settings(&database.url()), &heads).await.unwrap().close().await;
+    assert_eq!(files(&heads), 0);
+}
+
+#[tokio::test]
+async fn progress_and_causes_are_stored() {
+    let Some(server) = Postgres::shared().await else { return };
+    let database = server.database().await;
+    let node = Node::open(&database).await;
+    let id = written(&node.ledger, 1).await;
+    let progress = Progress::of_hundredths(1234).unwrap();
+    assert!(!node.ledger.note_progress(id, progress).await.unwrap(), "it is not accepted");
+    let id = accepted(&node.ledger, 2).await;
+    assert!(node.ledger.note_progress(id, progress).await.unwrap());
+    let cause = Cause { by: "admin", detail: Some("a text".into()) };
+    let end = Event::Ending { reason: EndReason::Expired };
+    node.ledger.apply(id, end, cause).await.unwrap();
+    let mut connection = database.connect().await;
+    let loans = format!("loans WHERE id = '{id}' AND progress = 1234 AND closed IS NOT NULL");
+    assert_eq!(count(&mut connection, &loans).await, 1);
+    let history = format!("history WHERE loan = '{id}' AND cause = 'admin' AND detail = 'a text'");
+    assert_eq!(count(&mut connection, &history).await, 1);
+    node.close().await;
+}

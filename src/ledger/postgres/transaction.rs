@@ -1,0 +1,276 @@
+//! The primitives of a transaction in PostgreSQL.
+//!
+//! A transaction of a library first locks the chain of this process in that library. It then claims
+//! the slots of intents, in the order of their keys, and locks loans, in the order of their ids.
+//! Every statement names the library, so it runs on one shard.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use sqlx::Postgres;
+use uuid::Uuid;
+
+use super::lane::Lane;
+use super::{chain, delivered, doubts, loans, retention};
+use crate::ledger::audit::{Head, NewStep};
+use crate::ledger::brake::Count;
+use crate::ledger::membership::Membership;
+#[cfg(test)]
+use crate::ledger::store::DiskFault;
+use crate::ledger::store::{Forgotten, Locked, StoreTransaction, StoredTallies, WorkError};
+use crate::ledger::{Delivered, Doubts};
+use crate::loan::{LibraryId, Loan, LoanId, LoanKey, Progress};
+
+/// The size of the probe row.
+const PROBE_BYTES: usize = 1 << 10;
+
+/// The library of a transaction, and the chain that the transaction extends.
+pub(super) struct Scope {
+    pub(super) library: LibraryId,
+    /// The number of this transaction in the chain.
+    pub(super) batch: i64,
+    /// The newest link.
+    pub(super) head: Head,
+}
+
+/// A transaction that can write.
+pub(in crate::ledger) struct PostgresTransaction<'a> {
+    transaction: sqlx::Transaction<'a, Postgres>,
+    lane: Arc<Lane>,
+    scope: Option<Scope>,
+    /// The loans whose slot is claimed and that are not written yet.
+    claimed: HashSet<Uuid>,
+    #[cfg(test)]
+    fault: Option<DiskFault>,
+}
+
+impl<'a> PostgresTransaction<'a> {
+    pub(super) fn new(
+        transaction: sqlx::Transaction<'a, Postgres>,
+        lane: Arc<Lane>,
+        scope: Option<Scope>,
+    ) -> PostgresTransaction<'a> {
+        PostgresTransaction {
+            transaction,
+            lane,
+            scope,
+            claimed: HashSet::new(),
+            #[cfg(test)]
+            fault: None,
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn with_fault(self, fault: Option<DiskFault>) -> PostgresTransaction<'a> {
+        PostgresTransaction { fault, ..self }
+    }
+
+    fn library(&self) -> Result<LibraryId, sqlx::Error> {
+        Ok(self.scope()?.library)
+    }
+
+    fn scope(&self) -> Result<&Scope, sqlx::Error> {
+        let missing = || sqlx::Error::InvalidArgument("the transaction names no library".into());
+        self.scope.as_ref().ok_or_else(missing)
+    }
+
+    fn unwritten_claims(&self) -> Vec<Uuid> {
+        self.claimed.iter().copied().collect()
+    }
+}
+
+impl StoreTransaction for PostgresTransaction<'_> {
+    const LOCKS_ROWS: bool = true;
+
+    async fn claim(
+        &mut self,
+        intents: &[&Loan],
+        owner: &str,
+    ) -> Result<HashSet<LoanId>, sqlx::Error> {
+        let (library, owner) = (self.library()?, owner_column(owner)?);
+        let claimed = loans::claim(&mut self.transaction, library, intents, owner).await?;
+        self.claimed.extend(&claimed);
+        Ok(claimed.into_iter().map(|id| LoanId::new(library, id)).collect())
+    }
+
+    async fn release(&mut self, intents: &[LoanId]) -> Result<(), sqlx::Error> {
+        let library = self.library()?;
+        let ids: Vec<Uuid> = intents.iter().map(|id| id.uuid()).collect();
+        loans::remove(&mut self.transaction, library, &ids).await?;
+        self.claimed.retain(|id| !ids.contains(id));
+        Ok(())
+    }
+
+    async fn lock(
+        &mut self,
+        ids: &[LoanId],
+        keys: &[LoanKey],
+        owner: &str,
+    ) -> Result<Locked, WorkError> {
+        let (library, owner) = (self.library()?, owner_column(owner)?);
+        let (loans, foreign) = loans::lock(&mut self.transaction, library, ids, owner).await?;
+        let unwritten = self.unwritten_claims();
+        let standings =
+            loans::read_standings(&mut self.transaction, library, keys, &unwritten).await?;
+        Ok(Locked { loans, foreign, standings })
+    }
+
+    async fn audit_head(&mut self) -> Result<Head, sqlx::Error> {
+        // A transaction without a library writes no step.
+        Ok(self.scope.as_ref().map(|scope| scope.head.clone()).unwrap_or_default())
+    }
+
+    /// Inserts no loan, since [`StoreTransaction::claim`] has inserted the new ones.
+    async fn write(
+        &mut self,
+        loans: &[&Loan],
+        steps: &[NewStep],
+        _owner: &str,
+    ) -> Result<(), sqlx::Error> {
+        let library = self.library()?;
+        let mut changed = Vec::with_capacity(loans.len());
+        for loan in loans {
+            // The claim has written every column of an intent.
+            if !(self.claimed.remove(&loan.id.uuid()) && loans::is_as_claimed(loan)) {
+                changed.push(*loan);
+            }
+        }
+        loans::update(&mut self.transaction, library, &changed).await?;
+        chain::extend(&mut self.transaction, library, self.lane.chain, steps).await?;
+        if let (Some(scope), Some(last)) = (&mut self.scope, steps.last()) {
+            scope.head = last.link.clone();
+        }
+        Ok(())
+    }
+
+    async fn begun_at_limit(
+        &mut self,
+        key: &LoanKey,
+        count: &Count,
+    ) -> Result<Option<Timestamp>, sqlx::Error> {
+        let unwritten = self.unwritten_claims();
+        loans::begun_at_limit(&mut self.transaction, key, count, &unwritten).await
+    }
+
+    async fn adopt(
+        &mut self,
+        id: LoanId,
+        membership: &dyn Membership,
+    ) -> Result<bool, sqlx::Error> {
+        let owner = owner_column(&membership.name())?;
+        loans::adopt(&mut self.transaction, id, owner).await
+    }
+
+    async fn set_progress(&mut self, id: LoanId, progress: Progress) -> Result<bool, sqlx::Error> {
+        loans::set_progress(&mut self.transaction, id, progress).await
+    }
+
+    async fn is_opened(&mut self, id: LoanId) -> Result<bool, sqlx::Error> {
+        loans::is_opened(&mut self.transaction, id).await
+    }
+
+    async fn mark_opened(&mut self, id: LoanId, at: Timestamp) -> Result<bool, sqlx::Error> {
+        loans::mark_opened(&mut self.transaction, id, at).await
+    }
+
+    async fn tallies(&mut self, files: &[Delivered]) -> Result<StoredTallies, sqlx::Error> {
+        let library = self.library()?;
+        delivered::lock(&mut self.transaction, library, files).await
+    }
+
+    async fn write_tallies(&mut self, tallies: &StoredTallies) -> Result<(), sqlx::Error> {
+        let library = self.library()?;
+        delivered::write(&mut self.transaction, library, tallies).await
+    }
+
+    async fn replace_doubts(&mut self, doubts: &Doubts) -> Result<(), sqlx::Error> {
+        doubts::replace(&mut self.transaction, doubts).await
+    }
+
+    async fn forget(
+        &mut self,
+        _library: Option<LibraryId>,
+        before: Timestamp,
+        limit: u32,
+        now: Timestamp,
+    ) -> Result<Forgotten, sqlx::Error> {
+        let library = self.library()?;
+        retention::forget(&mut self.transaction, library, before, limit, now).await
+    }
+
+    /// Each process has a row of its own, so that processes do not wait for each other.
+    async fn probe(&mut self, now: Timestamp) -> Result<(), sqlx::Error> {
+        write_probe(&mut self.transaction, self.lane.chain, now).await
+    }
+
+    #[cfg(not(test))]
+    async fn commit(self) -> Result<(), sqlx::Error> {
+        self.commit_and_remember().await
+    }
+
+    #[cfg(test)]
+    async fn commit(mut self) -> Result<(), sqlx::Error> {
+        let lost = || Err(sqlx::Error::Io(std::io::ErrorKind::ConnectionReset.into()));
+        match self.fault.take() {
+            Some(DiskFault::RolledBack) => {
+                self.remember();
+                self.transaction.rollback().await?;
+                lost()
+            }
+            Some(DiskFault::CommitUnreported) => {
+                self.commit_and_remember().await?;
+                lost()
+            }
+            Some(DiskFault::PausedCommit(pause)) => {
+                // Once to report that the commit is next, and once to continue.
+                pause.wait().await;
+                pause.wait().await;
+                self.commit_and_remember().await
+            }
+            _ => self.commit_and_remember().await,
+        }
+    }
+}
+
+impl PostgresTransaction<'_> {
+    async fn commit_and_remember(self) -> Result<(), sqlx::Error> {
+        self.remember();
+        self.transaction.commit().await
+    }
+
+    /// Records that this transaction may be durable from now on.
+    fn remember(&self) {
+        if let Some(scope) = &self.scope {
+            self.lane.remember(scope.library, scope.batch);
+        }
+    }
+}
+
+/// Converts the name of a process to the column `owner`.
+fn owner_column(name: &str) -> Result<Uuid, sqlx::Error> {
+    name.parse().map_err(|error| sqlx::Error::Encode(Box::new(error)))
+}
+
+/// Writes the probe row of a process, to test that the ledger can be written.
+pub(super) async fn write_probe(
+    connection: &mut sqlx::PgConnection,
+    chain: Uuid,
+    now: Timestamp,
+) -> Result<(), sqlx::Error> {
+    let mut value = vec![0; PROBE_BYTES];
+    value.extend_from_slice(&now.as_millisecond().to_be_bytes());
+    let upsert = sqlx::query(
+        "INSERT INTO meta (name, value) VALUES ($1, $2) \
+         ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+    );
+    let upsert = upsert.bind(probe_name(chain)).bind(value).persistent(false);
+    upsert.execute(connection).await.map(drop)
+}
+
+/// The name of a process's probe row begins with this.
+pub(super) const PROBE_NAME: &str = "write test ";
+
+pub(super) fn probe_name(chain: Uuid) -> String {
+    format!("{PROBE_NAME}{chain}")
+}

@@ -1,0 +1,122 @@
+//! The queries of all stores. Each store implements the same ones with its own SQL.
+
+use std::collections::{BTreeMap, HashMap};
+
+use jiff::Timestamp;
+use uuid::Uuid;
+
+use super::change_feed::FeedBarrier;
+use super::membership::Membership;
+use super::{EndPosition, Ends, Filter, HistoryRow, LedgerError, UnfoundBegin, postgres, sqlite};
+use crate::loan::{LibraryId, Loan, LoanId, LoanKey, Reference, Tally};
+
+/// The minimum number of rows that a query reads to replace skipped damaged rows.
+pub(super) const REFILL: u32 = 500;
+
+/// The queries of the store in use. Clones share the connections.
+#[derive(Clone, Debug)]
+pub(super) enum Queries {
+    Sqlite(sqlite::Queries),
+    #[allow(dead_code, reason = "the PostgreSQL store will use it")]
+    Postgres(postgres::Queries),
+}
+
+/// The loans whose borrowers one transaction replaces.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum ToForget {
+    /// There are none.
+    Nothing,
+    /// Loans of any library, in a store whose transactions span libraries.
+    AnyLibrary,
+    /// Loans of this library.
+    Library(LibraryId),
+}
+
+/// Delegates methods to the store in use.
+macro_rules! delegate {
+    ($(fn $name:ident($($argument:ident: $type:ty),*) -> $result:ty;)*) => {
+        impl Queries {
+            $(pub(super) async fn $name(&self, $($argument: $type),*) -> Result<$result, LedgerError> {
+                match self {
+                    Queries::Sqlite(queries) => queries.$name($($argument),*).await,
+                    Queries::Postgres(queries) => queries.$name($($argument),*).await,
+                }
+            })*
+        }
+    };
+}
+
+delegate! {
+    fn newest(key: &LoanKey) -> Option<Loan>;
+    fn last_end(key: &LoanKey) -> Option<Timestamp>;
+    fn loan(id: LoanId) -> Option<Loan>;
+    fn find(uuid: Uuid) -> Option<Loan>;
+    fn loans(ids: &[LoanId]) -> Vec<Loan>;
+    fn is_opened(id: LoanId) -> bool;
+    fn owner(id: LoanId) -> Option<String>;
+    fn by_reference(library: Option<LibraryId>, reference: &Reference) -> Option<Loan>;
+    fn by_lending_id(lending_id: &str, except: Option<LoanId>) -> Option<Loan>;
+    fn history(id: LoanId) -> Vec<HistoryRow>;
+    fn libraries() -> Vec<LibraryId>;
+    fn check() -> ();
+    fn due(at: Timestamp, limit: u32) -> Vec<Loan>;
+    fn count_due(at: Timestamp) -> u64;
+    fn next_due(after: Timestamp) -> Option<Timestamp>;
+    fn count_accepted() -> u64;
+    fn ends_waiting() -> Ends;
+    fn ends_after(position: &EndPosition) -> Ends;
+    fn count_ends(before: Timestamp) -> (u64, u64);
+    fn undecided(owner: &str) -> Vec<LoanId>;
+    fn unfound_begins(after: Timestamp) -> Vec<UnfoundBegin>;
+    fn oldest_live(library: LibraryId) -> Option<Timestamp>;
+    fn to_forget(before: Timestamp) -> ToForget;
+    fn page(filter: &Filter) -> Vec<Loan>;
+    fn delivered(loans: &[LoanId]) -> HashMap<LoanId, BTreeMap<String, Tally>>;
+    fn doubts(library: LibraryId, now: Timestamp) -> HashMap<LoanId, Timestamp>;
+    fn ended_by_balance(library: Option<LibraryId>, after: Timestamp) -> u64;
+}
+
+impl Queries {
+    /// Returns the undecided loans of dead processes. PostgreSQL finds out itself who is dead.
+    pub(super) async fn orphans(
+        &self,
+        membership: &dyn Membership,
+    ) -> Result<Vec<Loan>, LedgerError> {
+        match self {
+            Queries::Sqlite(queries) => queries.orphans(|owner| membership.is_dead(owner)).await,
+            Queries::Postgres(queries) => queries.orphans().await,
+        }
+    }
+
+    /// Returns a barrier for everything that was committed before this call. Processes on one SQLite
+    /// file do not acknowledge what they read, so nothing waits for them.
+    pub(super) async fn barrier(&self) -> Result<FeedBarrier, LedgerError> {
+        match self {
+            Queries::Sqlite(_) => Ok(FeedBarrier::none()),
+            Queries::Postgres(queries) => queries.barrier().await.map(FeedBarrier::new),
+        }
+    }
+
+    pub(super) fn damaged_rows(&self) -> usize {
+        match self {
+            Queries::Sqlite(queries) => queries.damaged_rows(),
+            Queries::Postgres(queries) => queries.damaged_rows(),
+        }
+    }
+
+    pub(super) async fn close(&self) {
+        match self {
+            Queries::Sqlite(queries) => queries.close().await,
+            Queries::Postgres(queries) => queries.close().await,
+        }
+    }
+
+    /// Returns the pool, for tests that occupy its connections.
+    #[cfg(test)]
+    pub(super) fn pool(&self) -> &sqlx::SqlitePool {
+        match self {
+            Queries::Sqlite(queries) => queries.pool(),
+            Queries::Postgres(_) => panic!("only tests of SQLite occupy connections"),
+        }
+    }
+}
