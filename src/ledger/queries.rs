@@ -36,7 +36,10 @@ pub(super) enum ToForget {
 macro_rules! delegate {
     ($(fn $name:ident($($argument:ident: $type:ty),*) -> $result:ty;)*) => {
         impl Queries {
-            $(pub(super) async fn $name(&self, $($argument: $type),*) -> Result<$result, LedgerError> {
+            $(pub(super) async fn $name(
+                &self,
+                $($argument: $type),*
+            ) -> Result<$result, LedgerError> {
                 match self {
                     Queries::Sqlite(queries) => queries.$name($($argument),*).await,
                     Queries::Postgres(queries) => queries.$name($($argument),*).await,
@@ -88,8 +91,8 @@ impl Queries {
         }
     }
 
-    /// Returns a barrier for everything that was committed before this call. Processes on one SQLite
-    /// file do not acknowledge what they read, so nothing waits for them.
+    /// Returns a barrier for everything that was committed before this call. Processes on one
+    /// SQLite file do not acknowledge what they read, so nothing waits for them.
     pub(super) async fn barrier(&self) -> Result<FeedBarrier, LedgerError> {
         match self {
             Queries::Sqlite(_) => Ok(FeedBarrier::none()),

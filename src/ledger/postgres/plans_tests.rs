@@ -2,8 +2,8 @@
 //! a distributed engine.
 //!
 //! A hot statement, of a reader's request or of one loan, reads one partition by an index. No other
-//! statement scans a table of loans. This holds for plans made for the arguments, and for plans made
-//! for all.
+//! statement scans a table of loans. This holds for plans made for the arguments, and for plans
+//! made for all.
 
 use std::fmt::Write;
 
@@ -75,7 +75,8 @@ async fn fill(connection: &mut PgConnection) {
          md5(n::text)::uuid AS id, 1790000000000 + n * 1000::bigint AS begun, \
          CASE WHEN n % 100 < 12 THEN 'accepted' WHEN n % 1000 = 12 THEN 'ending' \
          WHEN n % 1000 = 13 THEN 'intended' WHEN n % 1000 = 14 THEN 'pending' \
-         WHEN n % 1000 = 15 THEN 'unknown' WHEN n % 100 = 16 THEN 'refused' ELSE 'ended' END AS state \
+         WHEN n % 1000 = 15 THEN 'unknown' WHEN n % 100 = 16 THEN 'refused' \
+         ELSE 'ended' END AS state \
          FROM generate_series(1, {LOANS}) AS n) AS made"
     );
     let history = "INSERT INTO history \
@@ -90,7 +91,8 @@ async fn fill(connection: &mut PgConnection) {
     let chains = "INSERT INTO chains (library, chain, batch, number, mac, opened) \
          SELECT DISTINCT library, md5(library || bucket % 64)::uuid, 0, 0, ''::bytea, 0 FROM loans";
     let members = "INSERT INTO members (member, process, joined) \
-         SELECT md5('owner' || n)::uuid, md5('owner' || n)::uuid, 0 FROM generate_series(0, 5) AS n";
+         SELECT md5('owner' || n)::uuid, md5('owner' || n)::uuid, 0 \
+         FROM generate_series(0, 5) AS n";
     for sql in [&loans, history, delivered, doubts, chains, members] {
         connection.execute(AssertSqlSafe(sql.to_owned())).await.unwrap();
     }

@@ -251,7 +251,8 @@ async fn pages_of_a_listing_are_complete_with_each_filter() {
         all.push(loan);
     }
     all.sort_by_key(|loan| std::cmp::Reverse((loan.begun, loan.id.uuid())));
-    let filters: [(Filter, fn(&Loan) -> bool); 5] = [
+    type Case = (Filter, fn(&Loan) -> bool);
+    let filters: [Case; 5] = [
         (Filter::default(), |_| true),
         (Filter { library: Some(library(1)), ..Filter::default() }, |loan| {
             loan.key.library == library(1)
