@@ -13,9 +13,9 @@ use crate::loan::{EndReason, Isbn, LibraryId, Reference};
 use crate::telemetry::LendingCall;
 
 impl Bokbasen {
-    /// Begins a loan. The request is never sent twice. It waits for a slot, a login and a connection
-    /// under one deadline, and is sent only if `may_send` returns true immediately before its first
-    /// byte.
+    /// Begins a loan. The request is never sent twice. It waits for a slot, a login and a
+    /// connection under one deadline. It is sent only if `may_send` returns true immediately before
+    /// its first byte.
     ///
     /// # Errors
     /// [`CallError::NotSent`] and [`CallError::Rejected`] if it is certain that no loan was

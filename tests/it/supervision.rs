@@ -12,7 +12,7 @@ use crate::support::{BOOK, File, Process, Scene, Setting, metric};
 const PATH: &str = "/files/9788299999014/book.epub";
 
 /// Every task that runs for the lifetime of the process.
-const TASK_NAMES: [&str; 14] = [
+const TASK_NAMES: [&str; 16] = [
     "accept-admin",
     "adopt-orphans",
     "balance",
@@ -24,7 +24,9 @@ const TASK_NAMES: [&str; 14] = [
     "follow-feed",
     "forget",
     "place-connections",
+    "search-late-begins",
     "send-ends",
+    "share-limits",
     "watch-certificates",
     "watch-readers",
 ];

@@ -50,8 +50,8 @@ impl DriverState {
     }
 }
 
-/// Sends the begin of an intent that the caller has just written under this lease. No other function
-/// sends a first begin.
+/// Sends the begin of an intent that the caller has just written under this lease. No other
+/// function sends a first begin.
 pub(super) async fn begin(circulation: &Circulation, mut work: Work, loan: Loan, lease: Lease) {
     let sent = send_first_begin(circulation, &loan, &mut work.driver, lease).await;
     let next = follow_up(circulation, sent, &mut work.driver, true).await;

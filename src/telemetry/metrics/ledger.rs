@@ -53,7 +53,7 @@ const FENCED: Family<FencedMember> = Family::counter(
 const CLOCK: Family<()> = Family::gauge(
     "loangate_ledger_clock_ahead_seconds",
     Unit::Seconds,
-    "How far the clock of a PostgreSQL ledger is certainly ahead of this machine's: an alarm from 1",
+    "Certain lead of a PostgreSQL ledger's clock over this machine's: an alarm from 1",
 );
 
 pub(super) const DEFINITIONS: [Definition; 10] = [
