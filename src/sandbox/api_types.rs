@@ -261,6 +261,8 @@ pub(super) struct BookedLoan<'a> {
     accepted: Option<Timestamp>,
     #[serde(skip_serializing_if = "Option::is_none")]
     ended: Option<Timestamp>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    end_received: Option<Timestamp>,
     ends: u32,
 }
 
@@ -276,6 +278,7 @@ impl<'a> From<&'a Loan> for BookedLoan<'a> {
             made: loan.made,
             accepted: loan.accepted,
             ended: loan.ended,
+            end_received: loan.end_received,
             ends: loan.ends,
         }
     }

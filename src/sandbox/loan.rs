@@ -51,6 +51,9 @@ pub(super) struct Loan {
     pub(super) status: Status,
     pub(super) accepted: Option<Timestamp>,
     pub(super) ended: Option<Timestamp>,
+    /// When the first return or cancel was accepted. `ended` is the time that a return states.
+    #[serde(default)]
+    pub(super) end_received: Option<Timestamp>,
     /// The number of returns and cancels that were accepted.
     pub(super) ends: u32,
 }

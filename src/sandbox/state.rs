@@ -60,6 +60,7 @@ impl State {
             status: Status::Pending,
             accepted: None,
             ended: None,
+            end_received: None,
             ends: 0,
         };
         self.books.store(loan.clone())?;
@@ -186,7 +187,7 @@ impl State {
                 return Err(Rejected::conflict("ALREADY_ENDED", message));
             }
         }
-        self.count_end(loan)
+        self.count_end(loan, now)
     }
 
     /// Cancels a loan and frees its licence.
@@ -201,7 +202,7 @@ impl State {
         let open = match loan.status {
             Status::Pending => true,
             Status::Accepted => loan.accepted.is_none_or(|at| now.duration_since(at) <= window),
-            Status::Cancelled => return self.count_end(loan),
+            Status::Cancelled => return self.count_end(loan, now),
             Status::Refused | Status::Returned | Status::Expired => false,
         };
         if !open {
@@ -211,12 +212,13 @@ impl State {
         self.pools.release(&loan, true);
         loan.status = Status::Cancelled;
         loan.ended = Some(now);
-        self.count_end(loan)
+        self.count_end(loan, now)
     }
 
     /// Counts a received return or cancel, and stores the loan.
-    fn count_end(&mut self, mut loan: Loan) -> Result<Loan, Rejected> {
+    fn count_end(&mut self, mut loan: Loan, now: Timestamp) -> Result<Loan, Rejected> {
         loan.ends += 1;
+        loan.end_received.get_or_insert(now);
         self.books.store(loan.clone())?;
         Ok(loan)
     }

@@ -25,6 +25,7 @@ mod browser;
 mod bulkheads;
 mod clock_skew;
 mod closed_windows;
+mod cluster;
 mod config;
 mod conformance_lending;
 mod conformance_sandbox;

@@ -3,6 +3,7 @@
 
 pub(crate) mod bokbasen;
 pub(crate) mod chromium;
+pub(crate) mod cluster;
 pub(crate) mod demo;
 pub(crate) mod disk;
 pub(crate) mod external_program;

@@ -140,6 +140,16 @@ impl Process {
         self.signal("-HUP");
     }
 
+    /// Sends SIGSTOP: the process keeps its connections and locks, and does nothing.
+    pub(crate) fn pause(&self) {
+        self.signal("-STOP");
+    }
+
+    /// Sends SIGCONT, which continues a paused process.
+    pub(crate) fn resume(&self) {
+        self.signal("-CONT");
+    }
+
     fn signal(&self, signal: &str) {
         let sent =
             Command::new("kill").arg(signal).arg(self.child.id().to_string()).status().unwrap();

@@ -48,6 +48,11 @@ pub(crate) struct Postgres {
 }
 
 impl Postgres {
+    /// Returns whether the programs of a server are installed, as [`program`] does.
+    pub(crate) fn is_installed() -> bool {
+        programs().is_some()
+    }
+
     /// Returns the server that all tests of this process share. Do not stop it or pause it.
     pub(crate) async fn shared() -> Option<&'static Postgres> {
         static SHARED: OnceCell<Option<Postgres>> = OnceCell::const_new();
@@ -133,6 +138,11 @@ impl Postgres {
         let process = self.run();
         assert!(self.becomes_ready(&process).await, "no restart: {}", self.log());
         *self.process.lock().unwrap() = Some(process);
+    }
+
+    /// Returns whether the server runs, also if it is paused.
+    pub(crate) fn is_running(&self) -> bool {
+        self.with_process(WatchedProcess::is_running)
     }
 
     /// Suspends all processes of the server with SIGSTOP. Connections stay open and stall.

@@ -1,8 +1,8 @@
 //! Members on a table in memory, with clocks that the tests move.
 
 use std::collections::BTreeMap;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard};
 
 use jiff::Timestamp;
 
@@ -15,7 +15,8 @@ use crate::lock::lock;
 const LEASE: Duration = Duration::from_secs(30);
 
 /// The rows: the counter, and whether the member is fenced.
-type Rows = Arc<Mutex<BTreeMap<Uuid, (i64, bool)>>>;
+type Rows = Arc<Mutex<Stored>>;
+type Stored = BTreeMap<Uuid, (i64, bool)>;
 
 /// The table as one process reaches it.
 struct Table {
@@ -25,7 +26,7 @@ struct Table {
 }
 
 impl Table {
-    fn rows(&self) -> Result<std::sync::MutexGuard<'_, BTreeMap<Uuid, (i64, bool)>>, sqlx::Error> {
+    fn rows(&self) -> Result<MutexGuard<'_, Stored>, sqlx::Error> {
         if self.is_down.load(Ordering::SeqCst) {
             return Err(sqlx::Error::PoolTimedOut);
         }

@@ -1,0 +1,114 @@
+//! One gate of a cluster: a process with a directory of its own, which faults stop and restart.
+
+use std::path::PathBuf;
+use std::sync::Mutex;
+
+use serde_json::Value;
+
+use crate::support::Process;
+
+/// A gate that other tasks may use while a fault kills or pauses it.
+#[derive(Debug)]
+pub(crate) struct ClusterGate {
+    pub(crate) number: usize,
+    pub(crate) config: PathBuf,
+    state: Mutex<State>,
+    /// For the admin listener.
+    client: reqwest::Client,
+}
+
+#[derive(Debug)]
+struct State {
+    process: Option<Process>,
+    base: String,
+    admin: String,
+}
+
+impl ClusterGate {
+    pub(super) async fn start(number: usize, config: PathBuf) -> ClusterGate {
+        let process = Process::serve(&config).await;
+        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        ClusterGate { number, config, state: Mutex::new(State::of(process)), client }
+    }
+
+    /// Returns the base URL of the public listener. A restart changes it.
+    pub(crate) fn base(&self) -> String {
+        self.state.lock().unwrap().base.clone()
+    }
+
+    /// Sends SIGKILL, which a paused process obeys too.
+    pub(crate) fn kill(&self) {
+        if let Some(mut process) = self.state.lock().unwrap().process.take() {
+            process.kill();
+        }
+    }
+
+    /// Starts the gate again after [`ClusterGate::kill`], on other ports.
+    pub(crate) async fn restart(&self) {
+        let state = State::of(Process::serve(&self.config).await);
+        *self.state.lock().unwrap() = state;
+    }
+
+    /// Suspends the process with SIGSTOP. Its connections stay open and stall.
+    pub(crate) fn pause(&self) {
+        self.with_process(Process::pause);
+    }
+
+    /// Continues a paused process.
+    pub(crate) fn resume(&self) {
+        self.with_process(Process::resume);
+    }
+
+    pub(crate) fn runs(&self) -> bool {
+        self.state.lock().unwrap().process.as_mut().is_some_and(Process::runs)
+    }
+
+    /// Ends the process as an operator does.
+    pub(super) async fn terminate(&self) {
+        let process = self.state.lock().unwrap().process.take();
+        if let Some(mut process) = process {
+            process.terminate();
+            assert!(process.exit().await.success(), "gate {} failed to stop", self.number);
+        }
+    }
+
+    fn with_process(&self, action: impl FnOnce(&Process)) {
+        if let Some(process) = &self.state.lock().unwrap().process {
+            action(process);
+        }
+    }
+
+    /// Returns a sum of the gate's metrics, as [`metric`](crate::support::metric) does.
+    pub(crate) async fn metric(&self, name: &str, labels: &str) -> f64 {
+        let text = self.admin("/metrics").await.unwrap().text().await.unwrap();
+        crate::support::metric(&text, name, labels)
+    }
+
+    /// Returns the loans of the ledger that match a query such as `&state=ending`.
+    pub(super) async fn loans(&self, query: &str) -> Option<Vec<Value>> {
+        let (mut loans, mut cursor) = (Vec::new(), String::new());
+        loop {
+            let path = format!("/api/v1/loans?limit=500{query}{cursor}");
+            let page: Value = self.admin(&path).await.ok()?.json().await.ok()?;
+            loans.extend(page["loans"].as_array()?.iter().cloned());
+            match page["next"].as_str() {
+                Some(next) => cursor = format!("&cursor={next}"),
+                None => return Some(loans),
+            }
+        }
+    }
+
+    async fn admin(&self, path: &str) -> reqwest::Result<reqwest::Response> {
+        let token = self.config.with_file_name("../certs/admin.token");
+        let token = std::fs::read_to_string(token).unwrap();
+        let url = format!("{}{path}", self.state.lock().unwrap().admin);
+        self.client.get(url).bearer_auth(token).send().await?.error_for_status()
+    }
+}
+
+impl State {
+    fn of(process: Process) -> State {
+        let (base, admin) = (process.ready_field("base_url"), process.ready_field("admin_url"));
+        State { process: Some(process), base, admin }
+    }
+}
