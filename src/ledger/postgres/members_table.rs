@@ -41,7 +41,7 @@ pub(super) trait MemberTable: Send {
     /// Fences a member, unless it has renewed its lease. Returns whether it is fenced by this.
     fn fence(&mut self, member: Member) -> impl Future<Output = Result<bool, sqlx::Error>> + Send;
 
-    /// Fences a member that ends.
+    /// Removes a member that ends, and delivers no file any more.
     fn leave(&mut self, member: Uuid) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
 
     /// Deletes the rows of members that were fenced a day ago.
@@ -157,10 +157,8 @@ impl MemberTable for PostgresMembers {
     }
 
     async fn leave(&mut self, member: Uuid) -> Result<(), sqlx::Error> {
-        let sql = format!(
-            "UPDATE members SET fenced = {DATABASE_NOW} WHERE member = $1 AND fenced IS NULL"
-        );
-        let statement = Statement { sql: &sql, uuids: &[member], integers: &[] };
+        let sql = "DELETE FROM members WHERE member = $1 AND fenced IS NULL";
+        let statement = Statement { sql, uuids: &[member], integers: &[] };
         self.run(statement).await.map(drop)
     }
 
@@ -218,16 +216,20 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn leave_fences_and_old_rows_are_deleted() {
+    async fn leave_removes_a_member_and_old_fenced_ones_are_deleted() {
         let Some(server) = Postgres::shared().await else { return };
         let database = server.database().await;
         let mut admin = database.connect().await;
         sqlx::raw_sql(TABLE).execute(&mut admin).await.unwrap();
         let mut table = table(&database).await;
-        for id in 1..=2 {
+        for id in 1..=3 {
             table.join(Uuid::from_u128(id), Uuid::from_u128(9)).await.unwrap();
-            table.leave(Uuid::from_u128(id)).await.unwrap();
         }
+        for id in 1..=2 {
+            let member = Member { id: Uuid::from_u128(id), renewals: 0 };
+            assert!(table.fence(member).await.unwrap());
+        }
+        table.leave(Uuid::from_u128(3)).await.unwrap();
         let older = "UPDATE members SET fenced = fenced - 86400001 \
              WHERE member = '00000000-0000-0000-0000-000000000001'";
         sqlx::raw_sql(older).execute(&mut admin).await.unwrap();

@@ -198,7 +198,8 @@ impl<T: MemberTable> Keeper<T> {
         Ok(())
     }
 
-    /// Fences this process, so that others settle its undecided loans without waiting.
+    /// Leaves, so that others settle the undecided loans of this process without waiting. It has
+    /// ended its streams, so no end has to wait until it has read the feed.
     async fn leave(&mut self) {
         let member = self.standing.member();
         // First of all: no begin may be sent after the others know that this process is dead.

@@ -71,9 +71,7 @@ impl MemberTable for Table {
     }
 
     async fn leave(&mut self, member: Uuid) -> Result<(), sqlx::Error> {
-        if let Some(row) = self.rows()?.get_mut(&member) {
-            row.1 = true;
-        }
+        self.rows()?.remove(&member);
         Ok(())
     }
 
@@ -275,14 +273,12 @@ async fn one_of_two_observers_fences() {
 }
 
 #[tokio::test]
-async fn process_that_leaves_is_dead_at_once() {
+async fn process_that_leaves_shares_no_work() {
     let rows = Rows::default();
     let (mut first, mut second) = (Process::join(&rows).await, Process::join(&rows).await);
-    let name = second.standing().name();
     second.keeper.leave().await;
     assert!(!second.standing().is_member());
     first.round().await.unwrap();
-    assert!(first.standing().is_dead(&name));
     assert_eq!(first.standing().buckets().len(), 1024);
 }
 
