@@ -14,7 +14,7 @@ use serde_json::Value;
 use tokio::time::sleep;
 
 use crate::support::external_program::{direct, output_text, system_file};
-use crate::support::{Postgres, program};
+use crate::support::{Postgres, metric, program};
 
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/examples/cluster.sh");
 /// Ports that the script uses.
@@ -89,6 +89,17 @@ impl Example {
         loans.map(|loan| loan["status"].as_str().unwrap().to_owned()).collect()
     }
 
+    /// Returns the number of running streams of the gate with this admin port.
+    fn streams(&self, port: u16) -> f64 {
+        let line = format!(
+            "curl -q -sS -H \"Authorization: Bearer $(cat {}/certs/admin.token)\" \
+             http://127.0.0.1:{port}/metrics",
+            self.directory.display()
+        );
+        let output = direct(Path::new("sh")).args(["-c", &line]).output().unwrap();
+        metric(&String::from_utf8_lossy(&output.stdout), "loangate_streams", "")
+    }
+
     fn signal(&self, signal: Signal) {
         let pid = Pid::from_raw(self.script.id().try_into().unwrap()).unwrap();
         let _ = kill_process(pid, signal);
@@ -133,10 +144,11 @@ async fn lines_of_the_example_do_what_they_say_and_nothing_remains() {
     example.until_prints(1, "200").await;
     let mut stream = example.shell(2).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     let deadline = Instant::now() + PATIENCE;
-    while example.loans() != ["ACCEPTED", "ACCEPTED"] {
-        assert!(Instant::now() < deadline, "step 2 begins no loan: {:?}", example.loans());
+    while example.streams(port + 4) != 1.0 {
+        assert!(Instant::now() < deadline, "step 2 streams nothing: {:?}", example.loans());
         sleep(POLL_INTERVAL).await;
     }
+    assert_eq!(example.loans(), ["ACCEPTED", "ACCEPTED"]);
     example.until_prints(3, "204").await;
     assert!(!stream.wait().unwrap().success(), "the stream is complete after the return");
     while example.loans() != ["ACCEPTED", "RETURNED"] {
