@@ -24,8 +24,8 @@ const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; \
     SET LOCAL statement_timeout = 0; \
     SET LOCAL lock_timeout = '120s'; \
     SET LOCAL idle_in_transaction_session_timeout = '10s'";
-/// Another process has created the same table at the same time.
-const CREATED_MEANWHILE: [&str; 2] = ["23505", "42P07"];
+/// Another process has created the same table, or its type, at the same time.
+const CREATED_MEANWHILE: [&str; 3] = ["23505", "42710", "42P07"];
 
 /// Whether a program can use the schema.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

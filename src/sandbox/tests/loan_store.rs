@@ -24,7 +24,8 @@ async fn books_have_the_documented_shape() {
             "loans": [{
                 "loanId": id, "reference": "r", "library": LIBRARY, "isbn": TITLE,
                 "borrower": "somebody",
-                "status": "RETURNED", "made": at, "accepted": at, "ended": at, "ends": 1,
+                "status": "RETURNED", "made": at, "accepted": at, "ended": at,
+                "ends": 1, "endReceived": at,
             }],
             "reports": [{
                 "isbn": TITLE, "model": "PAY_PER_LOAN", "price": 23.5, "date": "2026-01-15",
