@@ -19,6 +19,9 @@ mod listen;
 mod loans;
 mod openapi;
 mod problems;
+mod waiting;
+
+pub(crate) use waiting::Waiting;
 
 use std::borrow::Cow;
 use std::fmt;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 use utoipa::OpenApi;
 
+use super::open_ledger::open_ledger;
 use super::{StartError, readiness};
 use crate::admin;
 use crate::buffer_budget::Buffers;
@@ -14,7 +15,7 @@ use crate::circulation::Circulation;
 use crate::config::Config;
 use crate::delivery::Delivery;
 use crate::gate::Gate;
-use crate::ledger::{AuditKey, Ledger};
+use crate::ledger::Ledger;
 use crate::lending::Bokbasen;
 use crate::metering::Meter;
 use crate::process_handles::ProcessHandles;
@@ -55,11 +56,7 @@ impl ConnectedParts {
             meter.clone(),
             metrics.clone(),
         )?;
-        let (fingerprint, audit_key) =
-            (readers.key_fingerprint(), AuditKey::new(&readers.audit_key()));
-        let ledger =
-            Ledger::open(&config.ledger, &fingerprint, audit_key, clock.clone(), metrics.clone())
-                .await?;
+        let ledger = open_ledger(config, &readers, &certificates, &handles).await?;
         warn_of_other_processes(&ledger);
         let lending = Bokbasen::new(&config.lending, clock, metrics)?;
         let reference = lending.clone();

@@ -4,6 +4,7 @@
 //! The commands `serve` and `demo` and the tests call [`start`]. Only this module knows all parts.
 //!
 //! - `build` creates the parts and connects them; `run` starts and stops them.
+//! - `open_ledger` waits for a database that does not respond.
 //! - `descriptors` divides the file descriptors of the process among connections.
 //! - `background` runs the tasks that belong to no part, and `readiness` answers `/readyz`.
 //! - `reload` validates new versions of all parts that can be reloaded, then applies them.
@@ -11,6 +12,7 @@
 mod background;
 mod build;
 mod descriptors;
+mod open_ledger;
 mod readiness;
 mod reload;
 mod run;

@@ -28,7 +28,15 @@ pub(super) async fn run(args: Args) -> Result<(), CliError> {
     }
     let mut signals = Signals::listen()?;
     let is_json = config.log.json;
-    let running = app::start(config, Clock::system()).await.map_err(|error| {
+    // The start waits for the database of the ledger, for as long as it takes.
+    let started = tokio::select! {
+        started = app::start(config, Clock::system()) => started,
+        () = signals.drain() => {
+            tracing::info!("stopped before the gate was ready");
+            return Ok(());
+        }
+    };
+    let running = started.map_err(|error| {
         let error = CliError::from(error);
         if is_json { error.log("cannot start") } else { error }
     })?;

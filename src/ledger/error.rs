@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::postgres;
 use crate::loan::{IllegalTransition, LoanId};
 
 /// A failure of the ledger.
@@ -101,6 +102,12 @@ pub enum LedgerError {
 }
 
 impl LedgerError {
+    /// Returns whether the database of the ledger did not respond or refused connections, which
+    /// may pass.
+    pub(crate) fn is_unreachable(&self) -> bool {
+        matches!(self, LedgerError::Server(source) if postgres::is_of_server(source))
+    }
+
     /// Creates the error of a row that cannot be read.
     pub(super) fn damaged(id: &str, why: &dyn std::fmt::Display) -> LedgerError {
         LedgerError::Damaged { id: id.to_owned(), why: why.to_string() }

@@ -65,6 +65,7 @@ pub use endpoint::{Endpoint, ReadEndpoint, Sources};
 pub(super) use open::{Opened, open};
 pub use open_check::{DatabaseFinding, DatabaseFindings, check_database};
 pub(super) use queries::Queries;
+pub(super) use server_error::is_of_server;
 pub use settings::{ConnectionShares, Listen, PostgresSettings, longest_call};
 
 #[cfg(test)]
