@@ -20,7 +20,8 @@ pub(crate) const DEPLOYMENTS: [Deployment; 3] = [
     },
 ];
 
-/// Sizes of libraries follow Zipf's law with this exponent. Norway's largest then has one loan in 12.
+/// Sizes of libraries follow Zipf's law with this exponent. Norway's largest then has one loan in
+/// 12.
 pub(crate) const LIBRARY_EXPONENT: f64 = 0.8;
 /// Number of titles, and the exponent of their popularity.
 pub(crate) const TITLES: usize = 200_000;

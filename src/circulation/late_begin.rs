@@ -1,9 +1,10 @@
 //! Ends loans that a begin created after another process had decided that it created none.
 //!
 //! A process that lost its lease while a begin was in flight no longer decides the loan: another
-//! one may have settled it. The driver of the begin calls this module with Bokbasen's response. If the
-//! ledger does not have the loan that Bokbasen created, nobody can use it, and it holds a licence.
-//! So it is cancelled at Bokbasen. [`search`] finds those whose process died before it could.
+//! one may have settled it. The driver of the begin calls this module with Bokbasen's response. If
+//! the ledger does not have the loan that Bokbasen created, nobody can use it, and it holds a
+//! licence. So it is cancelled at Bokbasen. [`search`] finds those whose process died before it
+//! could.
 
 mod search;
 

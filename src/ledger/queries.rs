@@ -42,7 +42,8 @@ macro_rules! delegate {
             ) -> Result<$result, LedgerError> {
                 match self {
                     Queries::Sqlite(queries) => queries.$name($($argument),*).await,
-                    // Boxed: opening a connection is a large future, and queries are in many others.
+                    // Boxed: opening a connection is a large future, and queries are in many
+                    // others.
                     Queries::Postgres(queries) => Box::pin(queries.$name($($argument),*)).await,
                 }
             })*

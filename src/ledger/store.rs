@@ -133,9 +133,9 @@ pub(super) trait StoreTransaction: Send {
         owner: &str,
     ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
 
-    /// Returns when the oldest of the newest `count.maximum` counted loans was begun; none if
-    /// there are fewer. A store with a lock of the whole ledger counts exactly. Another one does not
-    /// see the intents that other processes are writing, so a limit may be exceeded by one batch of
+    /// Returns when the oldest of the newest `count.maximum` counted loans was begun; none if there
+    /// are fewer. A store with a lock of the whole ledger counts exactly. Another one does not see
+    /// the intents that other processes are writing, so a limit may be exceeded by one batch of
     /// each of them: a lock of the library would make all its readers wait for each other.
     fn begun_at_limit(
         &mut self,

@@ -77,9 +77,17 @@ fn exists(test: &str) -> bool {
         let Some(at) = source.find(&function) else { return false };
         let before = &source[..at];
         let attributes = &before[before.rfind("\n\n").unwrap_or(0)..];
-        (attributes.contains("#[test]") || attributes.contains("#[tokio::test"))
+        (attributes.contains("#[test]")
+            || attributes.contains("#[tokio::test")
+            || runs_on_each_store(&source, name))
             && !attributes.contains("#[ignore")
     })
+}
+
+/// Returns whether a file has a test of each store from this function.
+fn runs_on_each_store(source: &str, name: &str) -> bool {
+    let list = source.split_once("on_each_store! {").and_then(|(_, rest)| rest.split_once('}'));
+    list.is_some_and(|(names, _)| names.split_whitespace().any(|listed| listed == name))
 }
 
 #[test]

@@ -272,8 +272,8 @@ pub(super) async fn mark_opened(
     changes_loan(connection, id, sqlx::query(MARK_OPENED), |query| query.bind(at)).await
 }
 
-pub(super) const IS_OPENED: &str = "SELECT opened IS NOT NULL FROM loans WHERE library = $1 AND id = $2 \
-         FOR UPDATE";
+pub(super) const IS_OPENED: &str = "SELECT opened IS NOT NULL FROM loans \
+         WHERE library = $1 AND id = $2 FOR UPDATE";
 
 /// Returns whether a loan is marked as opened, and locks it: a concurrent mark is seen, or waits.
 pub(super) async fn is_opened(
