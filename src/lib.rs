@@ -27,7 +27,8 @@
 //! | `accept`, `buffer_budget`, `clock`, `connection_handle`, `crash` | each other |
 //! | `lock`, `near_cache`, `reload` | each other |
 //! | `loan`, `path`, `problem` | each other |
-//! | `telemetry`, `process_handles`, `supervise`, `ledger`, `lending`, `origin` | |
+//! | `telemetry`, `process_handles`, `supervise`, `lending`, `origin` | |
+//! | `ledger` | `supervise` |
 //! | `circulation` | `ledger`, `lending`, `process_handles`, `supervise` |
 //! | `reader`, `catalog` | |
 //! | `metering` | `ledger`, `supervise` |

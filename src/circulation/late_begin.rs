@@ -8,6 +8,8 @@
 
 mod search;
 
+use tokio::time::Instant;
+
 use super::schedule::{FIRST_WAIT, LONGEST_WAIT};
 use super::{Circulation, log_ledger_failure};
 use crate::ledger::LedgerError;
@@ -59,11 +61,13 @@ impl Circulation {
             lending_id,
             "a begin reached Bokbasen after its loan was decided; ending it there"
         );
-        let mut wait = FIRST_WAIT;
+        let (found, mut wait) = (Instant::now(), FIRST_WAIT);
         loop {
             match self.end_at_bokbasen(lending_id).await {
                 Ok(EndAck::Done) => return,
                 // Reads may lag, so a 404 for a loan that Bokbasen has just named proves nothing.
+                // Later it means that the loan is over (bokbasen-api §4).
+                Ok(EndAck::NoSuchLoan) if found.elapsed() >= self.inner.settings.settle => return,
                 Ok(ack) => tracing::warn!(lending_id, ?ack, "a late begin is not ended yet"),
                 Err(error) => tracing::debug!(lending_id, %error, "cannot end a late begin yet"),
             }

@@ -9,7 +9,8 @@
 //! moment at which the begin can have been sent. A loan that Bokbasen has named must be absent by
 //! reference and by id twice, `lending.settle` apart, because an empty listing contradicts the
 //! earlier response. Until then no other begin is sent. If Bokbasen has several loans under one
-//! reference, the earliest accepted one stays and the others are returned.
+//! reference, the earliest accepted one stays and the others are returned, by a process that holds
+//! its lease.
 
 use std::time::Duration;
 
@@ -34,8 +35,9 @@ pub(super) struct Search {
 }
 
 impl Default for Search {
-    /// A search for the loan of a begin that was sent before now. If another process sent it, that
-    /// process had died before this one adopted the loan.
+    /// A search for the loan of a begin that was sent before now. If another process has sent it,
+    /// that process was declared dead before this one adopted the loan. It may only have been
+    /// suspended and send the begin later: `late_begin` ends what that creates.
     fn default() -> Search {
         Search::new(Instant::now())
     }
@@ -118,6 +120,11 @@ async fn by_reference(circulation: &Circulation, loan: &Loan) -> Result<Found, C
     let mut found = circulation.inner.lending.find(&loan.reference).await?;
     found.retain(|remote| remote.reference.as_ref() == Some(&loan.reference));
     let Some(kept) = pick(&mut found) else { return Ok(Found::Nothing) };
+    if !found.is_empty() && !circulation.inner.ledger.lease().is_held() {
+        // Another process may have adopted the loan, and then decides which one stays.
+        let why = "this process has lost its lease, and ends no duplicate";
+        return Err(CallError::NotSent(why.to_owned()));
+    }
     for extra in &found {
         end_duplicate(circulation, extra).await?;
     }

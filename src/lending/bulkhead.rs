@@ -5,6 +5,10 @@
 //! maximum. Begins may use every slot that is not guaranteed to another kind, and get a free slot
 //! first.
 //!
+//! A process that shares the total with others may have fewer than [`MIN_TOTAL`] slots, too few to
+//! guarantee any. Then the kinds take turns, and hanging begins or polls leave the last slot to the
+//! other kinds. Otherwise a standing queue of begins would stop the polls that begins wait for.
+//!
 //! A suspect is a loan or a title whose last call failed. All suspects of a kind share half of its
 //! slots, so that subjects which Bokbasen cannot handle leave room for the rest.
 //!
@@ -59,6 +63,8 @@ struct Slots {
     kinds: PerKind<KindSlots>,
     /// The queue number of the next caller that waits.
     next_number: u64,
+    /// The position in [`CallKind::ALL`] of the kind that gets the next free slot first.
+    first_kind: usize,
 }
 
 /// The slots of one kind.
@@ -85,7 +91,8 @@ pub(super) struct Slot {
 impl Bulkhead {
     /// Raises a total below [`MIN_TOTAL`] to it.
     pub(super) fn new(total: usize) -> Bulkhead {
-        let mut slots = Slots { total: 0, kinds: PerKind::default(), next_number: 0 };
+        let kinds = PerKind::default();
+        let mut slots = Slots { total: 0, kinds, next_number: 0, first_kind: 0 };
         slots.resize(total.max(MIN_TOTAL));
         Bulkhead { slots: Arc::new(Mutex::new(slots)) }
     }
@@ -119,6 +126,7 @@ impl Bulkhead {
 impl Slots {
     fn resize(&mut self, total: usize) {
         self.total = total;
+        self.first_kind = 0;
         let mut set = |kind: CallKind, guaranteed: usize, max: usize| {
             let slots = self.kinds.of_mut(kind);
             (slots.guaranteed, slots.max) = (guaranteed, max);
@@ -126,8 +134,9 @@ impl Slots {
         if total < MIN_TOTAL {
             // Too few to guarantee any: every kind would wait for the others.
             let half = total.div_ceil(2);
-            set(CallKind::Begin, 0, total);
-            set(CallKind::Poll, 0, total);
+            let all_but_one = (total - 1).max(1);
+            set(CallKind::Begin, 0, all_but_one);
+            set(CallKind::Poll, 0, all_but_one);
             set(CallKind::End, 0, half);
             set(CallKind::Read, 0, half);
             return;
@@ -210,15 +219,27 @@ impl Slots {
 
     /// Dequeues the next caller that may have a slot, and takes the slot for it.
     fn next(&mut self) -> Option<Waiting> {
-        for kind in CallKind::ALL {
-            for suspect in [false, true] {
-                while self.has_room(kind, suspect) {
-                    let free = self.free(kind);
-                    let Some(waiting) = self.kinds.of_mut(kind).next(suspect, free) else { break };
-                    if !waiting.turn.is_closed() {
-                        self.take(waiting.claim);
-                        return Some(waiting);
-                    }
+        let count = CallKind::ALL.len();
+        for position in (self.first_kind..count).chain(0..self.first_kind) {
+            let Some(kind) = CallKind::ALL.get(position) else { continue };
+            if let Some(waiting) = self.next_of(*kind) {
+                if self.total < MIN_TOTAL {
+                    self.first_kind = (position + 1) % count;
+                }
+                return Some(waiting);
+            }
+        }
+        None
+    }
+
+    fn next_of(&mut self, kind: CallKind) -> Option<Waiting> {
+        for suspect in [false, true] {
+            while self.has_room(kind, suspect) {
+                let free = self.free(kind);
+                let Some(waiting) = self.kinds.of_mut(kind).next(suspect, free) else { break };
+                if !waiting.turn.is_closed() {
+                    self.take(waiting.claim);
+                    return Some(waiting);
                 }
             }
         }

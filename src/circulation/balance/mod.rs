@@ -33,7 +33,7 @@ pub use report::{Compared, Done, Finding, Kind, Report};
 
 /// Shortest period that a balance compares: a loan lasts for weeks.
 const LOOKBACK: SignedDuration = SignedDuration::from_hours(60 * 24);
-/// Hour, in UTC, of the nightly run. Each process draws its minute at random.
+/// Hour, in UTC, of the nightly run. The minute follows from the date.
 const NIGHTLY_HOUR: i64 = 2;
 /// Time limit of one balance, over all libraries.
 const MAX_RUN_TIME: Duration = Duration::from_secs(4 * 3600);
@@ -96,8 +96,11 @@ impl Circulation {
     ) -> Result<Report, LedgerError> {
         let until = Instant::now() + MAX_RUN_TIME;
         let mut report = Report::begun(now);
-        let libraries = self.inner.ledger.libraries().await?;
-        for library in libraries.into_iter().filter(|library| includes(*library)) {
+        let mut libraries = self.inner.ledger.libraries().await?;
+        // Chosen at the start: a library that moves to another process during the run would be left
+        // out by both, or compared by both.
+        libraries.retain(|library| includes(*library));
+        for library in libraries {
             let (since, unread) = match since {
                 Some(since) => (since, None),
                 None => match self.since(library, now).await {
@@ -130,11 +133,11 @@ impl Circulation {
     }
 }
 
-/// Runs a balance each night, until the process stops.
+/// Runs a balance each night, until the process stops. All processes on a ledger start it at the
+/// same time, so each library has one owner then, whoever owned it the night before.
 pub(super) async fn run_nightly(circulation: Circulation) {
-    let minute = fastrand::i64(0..60);
     loop {
-        let next = next_night(circulation.inner.clock.now(), minute);
+        let next = next_night(circulation.inner.clock.now(), minute_of);
         while circulation.inner.clock.now() < next {
             // The limit lets the wait follow a clock that was set.
             let wait = clock::until(circulation.inner.clock.now(), next);
@@ -158,13 +161,21 @@ pub(super) async fn run_nightly(circulation: Circulation) {
     }
 }
 
-/// Returns the next start at this minute of the nightly hour. Every UTC day has the same length
-/// here.
-fn next_night(now: Timestamp, minute: i64) -> Timestamp {
+/// Returns the next start in a nightly hour, by the minute of each day. Every UTC day has the same
+/// length here; days are counted from 1970.
+fn next_night(now: Timestamp, minute_of: impl Fn(i64) -> i64) -> Timestamp {
     const DAY: i64 = 86_400;
-    let of_the_day = NIGHTLY_HOUR * 3600 + minute * 60;
-    let since = (now.as_second() - of_the_day).rem_euclid(DAY);
-    Timestamp::from_second(now.as_second() + DAY - since).unwrap_or(Timestamp::MAX)
+    let start_of = |day: i64| day * DAY + NIGHTLY_HOUR * 3600 + minute_of(day) * 60;
+    let today = now.as_second().div_euclid(DAY);
+    let start = Some(start_of(today)).filter(|start| *start > now.as_second());
+    Timestamp::from_second(start.unwrap_or_else(|| start_of(today + 1))).unwrap_or(Timestamp::MAX)
+}
+
+/// Returns the minute of the run of a day. It varies, so that a run does not collide every night
+/// with another job of that hour.
+fn minute_of(day: i64) -> i64 {
+    // Fibonacci hashing: 2^32 divided by the golden ratio.
+    (day.wrapping_mul(0x9E37_79B9) >> 16).rem_euclid(60)
 }
 
 /// Why the comparison of a library stopped early.
@@ -192,7 +203,26 @@ mod tests {
             ("2026-03-29T02:07:00Z", "2026-03-30T02:07:00Z"),
             ("2026-12-31T23:00:00Z", "2027-01-01T02:07:00Z"),
         ] {
-            assert_eq!(next_night(at(now), 7), at(next), "{now}");
+            assert_eq!(next_night(at(now), |_| 7), at(next), "{now}");
         }
+    }
+
+    #[test]
+    fn every_process_starts_at_the_minute_of_the_date() {
+        let midnight = "2026-03-29T00:00:00Z".parse::<Timestamp>().unwrap();
+        let mut minutes = std::collections::HashSet::new();
+        for day in 0..365 {
+            let midnight = midnight + SignedDuration::from_hours(24 * day);
+            let start = next_night(midnight, minute_of);
+            let minute = (start.as_second() - midnight.as_second()) / 60 - NIGHTLY_HOUR * 60;
+            assert!((0..60).contains(&minute), "{start}");
+            minutes.insert(minute);
+            // Processes that were started at other times, and after the run of the day before.
+            for hours in [1, 12, 20] {
+                let now = midnight - SignedDuration::from_hours(hours);
+                assert_eq!(next_night(now, minute_of), start);
+            }
+        }
+        assert!(minutes.len() > 30, "{minutes:?}");
     }
 }

@@ -9,7 +9,8 @@
 //! then hourly for a day. After that the nightly balance finds them. The loans to search for are
 //! read from the ledger, so a restart forgets none.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
@@ -20,6 +21,7 @@ use crate::clock;
 use crate::ledger::UnfoundBegin;
 use crate::lending::{RemoteLoan, Standing};
 use crate::loan::LoanId;
+use crate::lock::lock;
 use crate::telemetry::LateBeginFinder;
 
 /// How long after its end a reference is searched for often, and at all.
@@ -32,10 +34,13 @@ const LONG_INTERVAL: Duration = Duration::from_secs(3600);
 const CHECK_INTERVAL: Duration = Duration::from_secs(10);
 /// Maximum number of searches in flight. A process that died may have left thousands of intents.
 const MAX_SEARCHES: usize = 4;
+/// Maximum number of loans whose late begins are being ended. Others are found again by their next
+/// search.
+const MAX_ENDING: usize = 256;
 
 /// Searches for late begins, until the process stops.
 pub(in crate::circulation) async fn search_late_begins(circulation: Circulation) {
-    let mut searched: HashMap<LoanId, Instant> = HashMap::new();
+    let mut searches = Searches::default();
     while circulation.pause(CHECK_INTERVAL).await {
         let now = circulation.inner.clock.now();
         let begins = match circulation.inner.ledger.unfound_begins(clock::before(now, PERIOD)).await
@@ -46,16 +51,39 @@ pub(in crate::circulation) async fn search_late_begins(circulation: Circulation)
                 continue;
             }
         };
-        searched.retain(|id, _| begins.iter().any(|begin| begin.loan == *id));
+        searches.run(&circulation, begins).await;
+    }
+}
+
+/// The searches of this process.
+#[derive(Default)]
+pub(super) struct Searches {
+    /// When each loan was last searched for.
+    searched: HashMap<LoanId, Instant>,
+    ending: Ending,
+}
+
+/// The loans whose late begins are being ended, in the background: a loan that Bokbasen cannot end
+/// must not stop the searches for others.
+type Ending = Arc<Mutex<HashSet<LoanId>>>;
+
+impl Searches {
+    /// Searches for those of the begins that are due.
+    pub(super) async fn run(&mut self, circulation: &Circulation, begins: Vec<UnfoundBegin>) {
+        let now = circulation.inner.clock.now();
+        let unfound: HashSet<LoanId> = begins.iter().map(|begin| begin.loan).collect();
+        self.searched.retain(|id, _| unfound.contains(id));
         let due = begins.into_iter().filter(|begin| {
-            let last = searched.get(&begin.loan).map(Instant::elapsed);
-            is_due(clock::until(begin.ended, now), last)
+            let last = self.searched.get(&begin.loan).map(Instant::elapsed);
+            let is_ending = lock(&self.ending).contains(&begin.loan);
+            !is_ending && is_due(clock::until(begin.ended, now), last)
         });
-        let searches: Vec<_> = due.map(|begin| search(circulation.clone(), begin)).collect();
+        let searches: Vec<_> =
+            due.map(|begin| search(circulation.clone(), begin, self.ending.clone())).collect();
         let results = stream::iter(searches).buffer_unordered(MAX_SEARCHES);
         let results: Vec<Option<LoanId>> = results.collect().await;
         let at = Instant::now();
-        searched.extend(results.into_iter().flatten().map(|id| (id, at)));
+        self.searched.extend(results.into_iter().flatten().map(|id| (id, at)));
     }
 }
 
@@ -66,17 +94,19 @@ fn is_due(age: Duration, last: Option<Duration>) -> bool {
     age <= PERIOD && last.is_none_or(|last| last >= interval)
 }
 
-/// Searches for one reference, and ends what Bokbasen has. Returns the loan if Bokbasen answered.
-async fn search(circulation: Circulation, begin: UnfoundBegin) -> Option<LoanId> {
+/// Searches for one reference, and starts to end what Bokbasen has. Returns the loan if Bokbasen
+/// answered.
+async fn search(circulation: Circulation, begin: UnfoundBegin, ending: Ending) -> Option<LoanId> {
     let inner = &circulation.inner;
     if inner.stopping.is_cancelled() {
         return None;
     }
     match inner.lending.find(&begin.reference).await {
         Ok(found) => {
-            for remote in found.iter().filter(|remote| is_live(remote)) {
-                let id = &remote.lending_id;
-                circulation.end_surplus(begin.loan, id, LateBeginFinder::Search).await;
+            let live = found.into_iter().filter(is_live).map(|remote| remote.lending_id);
+            let live: Vec<String> = live.collect();
+            if !live.is_empty() {
+                end_all(&circulation, begin.loan, live, ending);
             }
             Some(begin.loan)
         }
@@ -87,9 +117,41 @@ async fn search(circulation: Circulation, begin: UnfoundBegin) -> Option<LoanId>
     }
 }
 
+/// Ends the loans that Bokbasen has under one reference, in the background.
+fn end_all(circulation: &Circulation, loan: LoanId, lending_ids: Vec<String>, ending: Ending) {
+    {
+        let mut started = lock(&ending);
+        if started.len() >= MAX_ENDING || !started.insert(loan) {
+            return;
+        }
+    }
+    let under_way = UnderWay { loan, ending };
+    let ends = circulation.clone();
+    circulation.spawn(async move {
+        let _under_way = under_way;
+        let ends = lending_ids.iter().map(|id| ends.end_surplus(loan, id, LateBeginFinder::Search));
+        futures_util::future::join_all(ends).await;
+    });
+}
+
+/// Removes a loan from those that are being ended when dropped, also by a panic.
+struct UnderWay {
+    loan: LoanId,
+    ending: Ending,
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        lock(&self.ending).remove(&self.loan);
+    }
+}
+
 fn is_live(remote: &RemoteLoan) -> bool {
     matches!(remote.standing, Standing::Pending { .. } | Standing::Accepted(_))
 }
+
+#[cfg(test)]
+mod listing_tests;
 
 #[cfg(test)]
 mod tests {

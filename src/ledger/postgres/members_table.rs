@@ -1,7 +1,8 @@
 //! The table `members`: one row for each process that uses the ledger.
 //!
-//! `membership` calls it, over a connection of its own, so that no other work delays a renewal. A
-//! failed or late statement closes the connection, and the next one opens another.
+//! `membership` calls it, over a connection of its own, so that no query or transaction on loans
+//! delays a renewal. The statements on members run one after another, each within a deadline. A
+//! failed or late one closes the connection, and the next one opens another.
 
 use std::time::Duration;
 

@@ -1,7 +1,10 @@
 //! The membership of this process: joins, renews the lease, and fences members that do not.
 //!
 //! `open` joins, and a task of this process keeps the lease until it leaves. Each round renews the
-//! own lease first, then reads the other members and fences those whose lease has expired.
+//! own lease first, then reads the members, divides the work among them, and fences at most one
+//! whose lease has expired: no round may delay the next renewal for long.
+//!
+//! If the task panics, it is started again, and renews at once.
 //!
 //! A process that was fenced has lost its undecided loans for good. It joins again under a new
 //! name. A process that only renewed late was not fenced by anybody, and continues.
@@ -9,15 +12,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::connect::Connector;
-use super::members_table::{MemberTable, PostgresMembers};
-use super::observer::Observer;
+use super::members_table::{MemberTable, Members, PostgresMembers};
+use super::observer::{Member, Observer};
 use super::standing::{BootTime, Standing};
 use crate::clock::{self, Clock};
-use crate::telemetry::{FencedMember, LogLimit, Metrics};
+use crate::supervise::supervise;
+use crate::telemetry::{FencedMember, LogLimit, Metrics, Task};
 
 /// The renewals in the duration of a lease.
 const RENEWALS_PER_LEASE: u32 = 5;
@@ -50,11 +55,35 @@ pub(in crate::ledger) async fn join(
     let standing = Arc::new(standing);
     let boot_time: BootTime = Arc::new(clock::since_boot);
     let mut keeper =
-        Keeper::new(table, process, standing.clone(), lease, (boot_time, clock), metrics);
+        Keeper::new(table, process, standing.clone(), lease, (boot_time, clock), metrics.clone());
     keeper.join().await?;
     keeper.observe().await?;
-    tokio::spawn(keeper.run(leave));
+    let watched = standing.clone();
+    metrics.watch_lease(move || watched.is_member());
+    tokio::spawn(keep(keeper, leave, metrics));
     Ok(standing)
+}
+
+/// Keeps the lease until the process leaves, also after a panic.
+async fn keep<T: MemberTable>(
+    keeper: Keeper<T>,
+    leave: mpsc::Receiver<oneshot::Sender<()>>,
+    metrics: Metrics,
+) {
+    let (keeper, left) = (Arc::new(Mutex::new((keeper, leave))), CancellationToken::new());
+    let stopping = left.clone();
+    supervise(Task::KeepLease, metrics, stopping, move || {
+        let (keeper, left) = (keeper.clone(), left.clone());
+        async move {
+            let mut running = keeper.lock().await;
+            let (keeper, leave) = &mut *running;
+            let done = keeper.run(leave).await;
+            left.cancel();
+            keeper.leave().await;
+            let _ = done.send(());
+        }
+    })
+    .await;
 }
 
 /// Keeps the lease of this process.
@@ -66,6 +95,8 @@ struct Keeper<T> {
     process: Uuid,
     lease: Duration,
     interval: Duration,
+    /// The time from one round to the next.
+    wait: Duration,
     boot_time: BootTime,
     clock: Clock,
     metrics: Metrics,
@@ -92,6 +123,7 @@ impl<T: MemberTable> Keeper<T> {
             process,
             lease,
             interval,
+            wait: interval,
             boot_time,
             clock,
             metrics,
@@ -100,28 +132,27 @@ impl<T: MemberTable> Keeper<T> {
         }
     }
 
-    /// Renews the lease until the process leaves.
-    async fn run(mut self, mut leave: mpsc::Receiver<oneshot::Sender<()>>) {
+    /// Renews the lease until the process leaves. Returns the sender to notify of that.
+    async fn run(
+        &mut self,
+        leave: &mut mpsc::Receiver<oneshot::Sender<()>>,
+    ) -> oneshot::Sender<()> {
         let mut retry = FIRST_RETRY;
-        let mut wait = self.interval;
         loop {
             tokio::select! {
-                Some(done) = leave.recv() => {
-                    self.leave().await;
-                    let _ = done.send(());
-                    return;
-                }
-                () = tokio::time::sleep(wait) => {}
+                Some(done) = leave.recv() => return done,
+                () = tokio::time::sleep(self.wait) => {}
             }
+            // In case the round panics.
+            self.wait = FIRST_RETRY;
             match self.round().await {
-                Ok(()) => (retry, wait) = (FIRST_RETRY, self.interval),
+                Ok(()) => (retry, self.wait) = (FIRST_RETRY, self.interval),
                 Err(error) => {
                     self.log_failure(&error);
-                    wait = retry.min(self.interval);
+                    self.wait = retry.min(self.interval);
                     retry = (retry * 2).min(LONGEST_RETRY);
                 }
             }
-            self.metrics.lease(self.standing.is_member());
         }
     }
 
@@ -134,10 +165,11 @@ impl<T: MemberTable> Keeper<T> {
             self.join().await?;
         }
         self.rounds = self.rounds.wrapping_add(1);
-        if self.rounds % ROUNDS_BETWEEN_DELETIONS == 1 {
+        let has_fenced = self.observe().await?;
+        if !has_fenced && self.rounds % ROUNDS_BETWEEN_DELETIONS == 1 {
             self.table.delete_old().await?;
         }
-        self.observe().await
+        Ok(())
     }
 
     /// Renews the lease, unless another process has fenced this one.
@@ -153,7 +185,6 @@ impl<T: MemberTable> Keeper<T> {
         self.is_joined = false;
         self.standing.lose();
         self.metrics.member_fenced(FencedMember::Own);
-        self.metrics.lease(false);
         tracing::error!(
             %member,
             "another process declared this one dead, since it did not renew its lease in time; \
@@ -171,31 +202,61 @@ impl<T: MemberTable> Keeper<T> {
         self.compare_clocks(sent, database);
         self.standing.hold(member, started + self.lease);
         self.is_joined = true;
-        self.metrics.lease(true);
         tracing::info!(%member, process = %self.process, "joined the members of the ledger");
         Ok(())
     }
 
-    /// Reads the members, and fences those whose lease has expired.
-    async fn observe(&mut self) -> Result<(), sqlx::Error> {
+    /// Reads the members, divides the work among them, and fences one whose lease has expired.
+    /// Returns whether there was one.
+    async fn observe(&mut self) -> Result<bool, sqlx::Error> {
         let mut members = self.table.read().await?;
         let me = self.standing.member();
         let others: Vec<_> = members.live.iter().copied().filter(|other| other.id != me).collect();
-        for expired in self.observer.record(&others, (self.boot_time)()) {
-            if !self.table.fence(expired).await? {
-                continue; // it has just renewed its lease, or another process was faster
-            }
-            self.metrics.member_fenced(FencedMember::Other);
-            tracing::warn!(
-                member = %expired.id,
-                "declared another process dead, since it did not renew its lease"
-            );
+        let expired = self.observer.record(&others, (self.boot_time)());
+        self.share(&members);
+        // Another one in each round, so that a row which cannot be written does not block the rest.
+        let turn = usize::try_from(self.rounds).unwrap_or(0).checked_rem(expired.len());
+        let Some(expired) = turn.and_then(|turn| expired.get(turn)) else { return Ok(false) };
+        if self.fence(*expired).await {
             members.live.retain(|member| member.id != expired.id);
             members.fenced.push(expired.id);
+            self.share(&members);
         }
+        Ok(true)
+    }
+
+    fn share(&self, members: &Members) {
         self.metrics.members(members.live.len());
-        self.standing.share(&members);
-        Ok(())
+        self.standing.share(members);
+    }
+
+    /// Fences a member whose lease has expired. Returns whether it is fenced by this; another round
+    /// tries again after a failure.
+    async fn fence(&mut self, expired: Member) -> bool {
+        static LIMIT: LogLimit = LogLimit::per_minute();
+        match self.table.fence(expired).await {
+            Ok(true) => {
+                self.metrics.member_fenced(FencedMember::Other);
+                tracing::warn!(
+                    member = %expired.id,
+                    "declared another process dead, since it did not renew its lease"
+                );
+                true
+            }
+            // It has just renewed its lease, or another process was faster.
+            Ok(false) => false,
+            Err(error) => {
+                if let Some(suppressed) = LIMIT.permit("fence") {
+                    tracing::error!(
+                        member = %expired.id,
+                        %error,
+                        suppressed,
+                        "could not declare another process dead; retrying"
+                    );
+                }
+                false
+            }
+        }
     }
 
     /// Leaves, so that others settle the undecided loans of this process without waiting. It has
@@ -204,7 +265,6 @@ impl<T: MemberTable> Keeper<T> {
         let member = self.standing.member();
         // First of all: no begin may be sent after the others know that this process is dead.
         self.standing.lose();
-        self.metrics.lease(false);
         if let Err(error) = self.table.leave(member).await {
             tracing::warn!(
                 %error,

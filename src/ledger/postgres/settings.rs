@@ -67,8 +67,9 @@ impl PostgresSettings {
     }
 }
 
-/// Returns the longest `lending.timeout` that fits in a lease. The lease is renewed at each third.
-/// A call that begins just before a renewal fails must end before others take over its loan.
+/// Returns the longest `lending.timeout` that fits in a lease. A call must end before others may
+/// take over its loan, even if the next renewal fails. The lease is renewed at each fifth, so four
+/// fifths of it are left when the call begins, less the delay of a slow renewal.
 pub fn longest_call(lease: Duration) -> Duration {
     lease - lease / 3
 }

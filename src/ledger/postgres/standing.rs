@@ -3,10 +3,10 @@
 //! The keeper in `membership` writes it, and every transaction and every begin reads it. Reading
 //! takes no lock and waits for nothing.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -19,9 +19,14 @@ use super::buckets::{bucket_of, bucket_of_library, owned_by};
 use super::members_table::Members;
 use crate::ledger::membership::Membership;
 use crate::loan::{LibraryId, LoanId};
+use crate::lock::lock;
 
 /// Above this difference between the clocks, no loan is begun and none expires.
 const MAX_CLOCK_DIFFERENCE: Duration = Duration::from_secs(10);
+/// The comparisons of clocks whose largest difference counts: a slow response can hide one.
+const COMPARISONS: usize = 5;
+/// A response within this time shows the difference well, so that no earlier one counts.
+const FAST_RESPONSE: Duration = Duration::from_millis(500);
 /// How long a process that ends waits until its row says so.
 const LEAVE_DEADLINE: Duration = Duration::from_secs(2);
 
@@ -33,7 +38,9 @@ pub(super) struct Standing {
     boot_time: BootTime,
     lease: ArcSwap<LeaseState>,
     shares: ArcSwap<Shares>,
-    /// The certain difference of the clocks in milliseconds; positive if the database is ahead.
+    /// The certain differences of the clocks by the last comparisons, the newest last.
+    clock_differences: Mutex<VecDeque<ClockDifference>>,
+    /// The largest of them in milliseconds; positive if the database is ahead.
     clock_difference: AtomicI64,
     leaving: mpsc::Sender<oneshot::Sender<()>>,
 }
@@ -51,6 +58,8 @@ struct LeaseState {
 struct Shares {
     version: u64,
     live: usize,
+    /// The processes that share the limits of calls to Bokbasen.
+    sharers: usize,
     sharing: Vec<Uuid>,
     fenced: HashSet<Uuid>,
     /// In ascending order.
@@ -78,6 +87,7 @@ impl Standing {
                 valid_until: Duration::ZERO,
             }),
             shares: ArcSwap::default(),
+            clock_differences: Mutex::default(),
             clock_difference: AtomicI64::new(0),
             leaving,
         };
@@ -104,8 +114,8 @@ impl Standing {
         self.lease.store(Arc::new(LeaseState { valid_until: Duration::ZERO, ..(*before).clone() }));
         let shares = self.shares.load();
         // The other members still share the limits of Bokbasen with this process.
-        let (version, live) = (shares.version + 1, shares.live);
-        self.shares.store(Arc::new(Shares { version, live, ..Shares::default() }));
+        let (version, live, sharers) = (shares.version + 1, shares.live, shares.sharers);
+        self.shares.store(Arc::new(Shares { version, live, sharers, ..Shares::default() }));
     }
 
     /// Records the members, and divides the work among them. A member takes part from its first
@@ -128,18 +138,31 @@ impl Standing {
         };
         let fenced = members.fenced.iter().copied().collect();
         let live = members.live.len();
-        self.shares.store(Arc::new(Shares { version, live, sharing, fenced, buckets }));
+        // A process that has just joined counts itself: it may send calls before it shares work.
+        let sharers = sharing.len() + usize::from(!sharing.contains(&self.member()));
+        let shares = Shares { version, live, sharers, sharing, fenced, buckets };
+        self.shares.store(Arc::new(shares));
     }
 
     /// Compares the clocks by a statement that was sent and answered at these times of this
-    /// machine, and returned this time of the database. Returns the difference that is certain.
+    /// machine, and returned this time of the database. Returns the largest difference that this or
+    /// one of the last comparisons proved.
     pub(super) fn compare_clocks(
         &self,
         sent: Timestamp,
         database: Timestamp,
         answered: Timestamp,
     ) -> ClockDifference {
-        let difference = ClockDifference::between(sent, database, answered);
+        let mut recent = lock(&self.clock_differences);
+        if answered.duration_since(sent).unsigned_abs() <= FAST_RESPONSE {
+            recent.clear();
+        }
+        if recent.len() >= COMPARISONS {
+            recent.pop_front();
+        }
+        recent.push_back(ClockDifference::between(sent, database, answered));
+        let largest = recent.iter().copied().max_by_key(|difference| difference.amount());
+        let difference = largest.unwrap_or(ClockDifference(0));
         self.clock_difference.store(difference.0, Ordering::Relaxed);
         difference
     }
@@ -206,8 +229,9 @@ impl Membership for Standing {
     }
 
     fn sharers(&self) -> usize {
-        // Those that share no work yet may send calls, too.
-        self.shares.load().live
+        // Only those that have renewed their lease: a process that fails at each start leaves rows,
+        // which must not take a part of the limits until their lease is over.
+        self.shares.load().sharers
     }
 
     fn buckets(&self) -> Arc<[i16]> {
@@ -299,8 +323,9 @@ mod tests {
         let version = standing.shares_version();
         standing.share(&members(&[(1, 1), (2, 0)]));
         assert_eq!((standing.buckets().len(), standing.shares_version()), (1024, version));
-        assert_eq!((standing.sharers(), standing.count_others()), (2, 1));
+        assert_eq!((standing.sharers(), standing.count_others()), (1, 1));
         standing.share(&members(&[(1, 2), (2, 1)]));
+        assert_eq!((standing.sharers(), standing.count_others()), (2, 1));
         assert!((400..624).contains(&standing.buckets().len()));
         assert!(standing.shares_version() > version);
     }
@@ -352,5 +377,41 @@ mod tests {
             assert_eq!(standing.clocks_agree(), agree, "{database}");
             assert_eq!(standing.clock_lag(), Duration::from_millis(lag));
         }
+    }
+
+    #[test]
+    fn limits_are_shared_by_members_that_have_renewed() {
+        let (standing, _) = standing();
+        standing.hold(Uuid::from_u128(1), Duration::from_secs(30));
+        for (renewals, sharers) in [
+            (&[(1, 0)][..], 1),
+            (&[(1, 0), (2, 0)], 2),
+            (&[(1, 0), (2, 7)], 2),
+            (&[(1, 3), (2, 7), (3, 0), (4, 0)], 2),
+        ] {
+            standing.share(&members(renewals));
+            assert_eq!(standing.sharers(), sharers, "{renewals:?}");
+        }
+        standing.lose();
+        assert_eq!(standing.sharers(), 2, "the others still count this process");
+    }
+
+    #[test]
+    fn slow_response_does_not_hide_a_known_difference() {
+        let (standing, _) = standing();
+        let slow = |ahead: i64| {
+            standing.compare_clocks(at(0), at(ahead + 2000), at(4000));
+            standing.clocks_agree()
+        };
+        standing.compare_clocks(at(0), at(11_000), at(0));
+        for renewal in 1..COMPARISONS {
+            assert!(!slow(11_000), "{renewal}");
+        }
+        assert_eq!(standing.clock_lag(), Duration::from_secs(11));
+        assert!(slow(11_000), "only the last few comparisons count");
+        assert!(!slow(13_000));
+        assert!(!slow(0));
+        standing.compare_clocks(at(0), at(0), at(10));
+        assert!(standing.clocks_agree(), "a fast response shows that a clock was set");
     }
 }

@@ -252,3 +252,44 @@ async fn growing_bulkhead_admits_callers_that_wait() {
     assert!(bulkhead.enter(claim(CallKind::End, 3), PATIENCE).await.is_none());
     drop(held);
 }
+
+#[tokio::test(start_paused = true)]
+async fn standing_queue_of_begins_stops_no_other_kind() {
+    for total in 1..MIN_TOTAL {
+        let bulkhead = Bulkhead::new(32);
+        bulkhead.resize(total);
+        let served = Arc::new(Mutex::new(Vec::new()));
+        let mut calls = tokio::task::JoinSet::new();
+        for number in 0..800 {
+            let kind = CallKind::ALL[number / 200];
+            let (bulkhead, served) = (bulkhead.clone(), served.clone());
+            calls.spawn(async move {
+                let claim = claim(kind, number as u64);
+                let _slot = bulkhead.enter(claim, PATIENCE * 1000).await.unwrap();
+                lock(&served).push(kind);
+                tokio::time::sleep(PATIENCE).await;
+            });
+        }
+        tokio::time::sleep(PATIENCE * 20).await;
+        let served = lock(&served).clone();
+        for kind in CallKind::ALL {
+            let count = served.iter().filter(|served| **served == kind).count();
+            assert!(count >= served.len() / 8, "{kind:?}: {count} of {total}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn hanging_begins_or_polls_leave_a_slot_of_a_few() {
+    for hanging in [CallKind::Begin, CallKind::Poll] {
+        for total in 2..MIN_TOTAL {
+            let bulkhead = Bulkhead::new(32);
+            bulkhead.resize(total);
+            let _held = take_all(&bulkhead, hanging, false).await;
+            for other in CallKind::ALL.into_iter().filter(|other| *other != hanging) {
+                let slot = bulkhead.enter(claim(other, 0), PATIENCE).await;
+                assert!(slot.is_some(), "{other:?} of {total}");
+            }
+        }
+    }
+}

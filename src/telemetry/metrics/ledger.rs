@@ -1,5 +1,6 @@
 //! Metrics of the ledger and of the counts of delivered bytes that are written to it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use metrics::Unit;
@@ -7,6 +8,10 @@ use metrics::Unit;
 use super::Metrics;
 use super::family::{Definition, Family};
 use super::label::label_enum;
+use crate::lock::lock;
+
+/// Returns whether this process holds its lease.
+pub(super) type LeaseProbe = Arc<dyn Fn() -> bool + Send + Sync>;
 
 const FLUSHES: Family<FlushOutcome> = Family::counter(
     "loangate_metering_flushes_total",
@@ -122,9 +127,18 @@ impl Metrics {
         self.set(&MEMBERS, (), f64::from(u32::try_from(live).unwrap_or(u32::MAX)));
     }
 
+    /// Sets how each reading of the metrics finds out whether this process holds its lease. A lease
+    /// expires without any event.
+    pub fn watch_lease(&self, is_held: impl Fn() -> bool + Send + Sync + 'static) {
+        *lock(&self.inner.lease) = Some(Arc::new(is_held));
+    }
+
     /// Records whether this process holds its lease.
-    pub fn lease(&self, is_held: bool) {
-        self.set(&LEASE, (), if is_held { 1.0 } else { 0.0 });
+    pub(super) fn read_lease(&self) {
+        let is_held = lock(&self.inner.lease).clone();
+        if let Some(is_held) = is_held {
+            self.set(&LEASE, (), if is_held() { 1.0 } else { 0.0 });
+        }
     }
 
     /// Counts a process that was declared dead.

@@ -17,7 +17,7 @@ mod requests;
 mod tasks;
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 pub use balance::{FindingAction, FindingKind};
@@ -60,6 +60,7 @@ struct Inner {
     registry: Registry,
     requests: requests::Handles,
     connections: connections::Handles,
+    lease: Mutex<Option<ledger::LeaseProbe>>,
 }
 
 impl fmt::Debug for Metrics {
@@ -77,11 +78,14 @@ impl Metrics {
         let registry = Registry::new(definitions())?;
         let requests = requests::Handles::new(&registry);
         let connections = connections::Handles::new(&registry);
-        Ok(Metrics { inner: Arc::new(Inner { registry, requests, connections }) })
+        Ok(Metrics {
+            inner: Arc::new(Inner { registry, requests, connections, lease: Mutex::default() }),
+        })
     }
 
     /// Returns all metrics in the text format of Prometheus.
     pub fn render(&self) -> String {
+        self.read_lease();
         self.inner.registry.render()
     }
 

@@ -39,6 +39,8 @@ label_enum! {
         FollowFeed = "follow-feed",
         /// Forgets the borrowers of old loans.
         Forget = "forget",
+        /// Renews the lease of this process on a PostgreSQL ledger.
+        KeepLease = "keep-lease",
         /// Measures the load of the workers.
         PlaceConnections = "place-connections",
         /// Searches Bokbasen for loans that were begun too late.

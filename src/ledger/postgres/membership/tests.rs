@@ -22,6 +22,10 @@ type Stored = BTreeMap<Uuid, (i64, bool)>;
 struct Table {
     rows: Rows,
     is_down: Arc<AtomicBool>,
+    /// The member whose row cannot be fenced.
+    locked: Arc<Mutex<Option<Uuid>>>,
+    /// Whether the next renewal panics.
+    panics: Arc<AtomicBool>,
     ahead: Arc<AtomicU64>,
 }
 
@@ -46,6 +50,7 @@ impl MemberTable for Table {
     }
 
     async fn renew(&mut self, member: Uuid) -> Result<Option<Timestamp>, sqlx::Error> {
+        assert!(!self.panics.swap(false, Ordering::SeqCst), "on purpose");
         let mut rows = self.rows()?;
         let row = rows.get_mut(&member).filter(|(_, is_fenced)| !is_fenced);
         Ok(row.map(|(renewals, _)| *renewals += 1).map(|()| self.now()))
@@ -63,6 +68,9 @@ impl MemberTable for Table {
     }
 
     async fn fence(&mut self, member: Member) -> Result<bool, sqlx::Error> {
+        if *lock(&self.locked) == Some(member.id) {
+            return Err(sqlx::Error::PoolTimedOut);
+        }
         match self.rows()?.get_mut(&member.id) {
             Some(row) if *row == (member.renewals, false) => row.1 = true,
             _ => return Ok(false),
@@ -83,26 +91,36 @@ impl MemberTable for Table {
 /// A process, with its own clock and its own connection to the table.
 struct Process {
     keeper: Keeper<Table>,
+    leave: mpsc::Receiver<oneshot::Sender<()>>,
     now: Arc<AtomicU64>,
     is_down: Arc<AtomicBool>,
+    locked: Arc<Mutex<Option<Uuid>>>,
+    panics: Arc<AtomicBool>,
     ahead: Arc<AtomicU64>,
 }
 
 impl Process {
     async fn join(rows: &Rows) -> Process {
         let (now, is_down, ahead) = <(Arc<AtomicU64>, Arc<AtomicBool>, Arc<AtomicU64>)>::default();
-        let table = Table { rows: rows.clone(), is_down: is_down.clone(), ahead: ahead.clone() };
+        let (locked, panics) = (Arc::default(), Arc::default());
+        let table = Table {
+            rows: rows.clone(),
+            is_down: is_down.clone(),
+            locked: Arc::clone(&locked),
+            panics: Arc::clone(&panics),
+            ahead: ahead.clone(),
+        };
         let boot = now.clone();
         let boot_time: BootTime =
             Arc::new(move || Duration::from_secs(boot.load(Ordering::SeqCst)));
-        let (standing, _leave) = Standing::new(boot_time.clone());
+        let (standing, leave) = Standing::new(boot_time.clone());
         let clocks = (boot_time, Clock::system());
         let metrics = Metrics::new().unwrap();
         let mut keeper =
             Keeper::new(table, Uuid::new_v4(), Arc::new(standing), LEASE, clocks, metrics);
         keeper.join().await.unwrap();
         keeper.observe().await.unwrap();
-        Process { keeper, now, is_down, ahead }
+        Process { keeper, leave, now, is_down, locked, panics, ahead }
     }
 
     /// Lets time pass without running the process.
@@ -296,4 +314,72 @@ async fn clock_of_the_database_is_compared_at_each_renewal() {
                 && lag + Duration::from_secs(1) > Duration::from_secs(ahead)
         );
     }
+}
+
+#[tokio::test]
+async fn round_fences_one_member_only() {
+    let rows = Rows::default();
+    let mut alive = Process::join(&rows).await;
+    let dead = [Process::join(&rows).await, Process::join(&rows).await];
+    let names = dead.map(|process| process.standing().name());
+    let count_dead =
+        |alive: &Process| names.iter().filter(|name| alive.standing().is_dead(name)).count();
+    for fenced in [0, 0, 0, 0, 0, 0, 0, 1, 2] {
+        alive.round().await.unwrap();
+        assert_eq!(count_dead(&alive), fenced);
+    }
+}
+
+#[tokio::test]
+async fn failed_fence_stops_neither_shares_nor_other_fences() {
+    let rows = Rows::default();
+    let mut alive = Process::join(&rows).await;
+    let (stuck, dead) = (Process::join(&rows).await, Process::join(&rows).await);
+    let (stuck, dead) = (stuck.standing().member(), dead.standing().name());
+    *lock(&alive.locked) = Some(stuck);
+    for _ in 0..8 {
+        alive.round().await.unwrap();
+    }
+    let mut third = Process::join(&rows).await;
+    third.round().await.unwrap();
+    for _ in 0..2 {
+        alive.round().await.unwrap();
+    }
+    assert!(alive.standing().is_dead(&dead), "it gets its turn");
+    assert!(!alive.standing().is_dead(&stuck.to_string()));
+    assert_eq!(alive.standing().sharers(), 2, "the process that joined has its share");
+    *lock(&alive.locked) = None;
+    alive.round().await.unwrap();
+    assert!(alive.standing().is_dead(&stuck.to_string()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn lease_is_renewed_again_after_a_panic() {
+    let rows = Rows::default();
+    let Process { keeper, leave, panics, .. } = Process::join(&rows).await;
+    let (standing, metrics) = (keeper.standing.clone(), keeper.metrics.clone());
+    let renewals = || lock(&rows).values().next().map(|row| row.0);
+    panics.store(true, Ordering::SeqCst);
+    let keeping = tokio::spawn(keep(keeper, leave, metrics.clone()));
+    tokio::time::sleep(Duration::from_millis(6050)).await;
+    assert_eq!(renewals(), Some(0), "the first renewal panicked");
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(renewals(), Some(1));
+    let restarts = "loangate_task_restarts_total{task=\"keep-lease\"} 1";
+    assert!(metrics.render().contains(restarts));
+    standing.leave().await;
+    assert!(!standing.is_member() && lock(&rows).is_empty());
+    keeping.await.unwrap();
+}
+
+#[tokio::test]
+async fn gauge_of_the_lease_needs_no_renewal() {
+    let rows = Rows::default();
+    let process = Process::join(&rows).await;
+    let standing = process.keeper.standing.clone();
+    process.keeper.metrics.watch_lease(move || standing.is_member());
+    let held = || process.count("loangate_ledger_lease_held ");
+    assert_eq!(held(), Some("1".to_owned()));
+    process.pass(30);
+    assert_eq!(held(), Some("0".to_owned()));
 }
