@@ -17,11 +17,13 @@ use jiff::Timestamp;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::{Circulation, Closed};
+use crate::clock;
 use crate::ledger::{Feed, LedgerError};
 use crate::loan::{LoanId, LoanState};
 
-/// Timeout of one read.
+/// Timeout of one read. A query that hangs fails before, so that the feed notices.
 const READ_TIMEOUT: Duration = Duration::from_secs(2);
+const _: () = assert!(Feed::QUERY_DEADLINE.as_millis() < READ_TIMEOUT.as_millis());
 /// While the feed fails: interval of log lines, and of checks of running streams.
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
 const STREAM_CHECK_INTERVAL: Duration = Duration::from_secs(1);
@@ -150,7 +152,7 @@ pub(super) async fn follow(circulation: Circulation) {
         failing_since: None,
         logged: None,
         validity,
-        valid: Validity { since: Instant::now(), limit: None },
+        valid: Validity { since: clock::since_boot(), limit: None },
         checked: None,
     };
     let mut poll = tokio::time::interval(feed.interval());
@@ -161,26 +163,26 @@ pub(super) async fn follow(circulation: Circulation) {
             () = circulation.inner.stopping.cancelled() => return,
         }
         match tokio::time::timeout(READ_TIMEOUT, read(&circulation, &mut feed)).await {
-            Ok(Ok(())) => state.succeeded(),
+            Ok(Ok(began)) => state.succeeded(began),
             Ok(Err(error)) => state.failed(&circulation, &error.to_string()).await,
             Err(_) => state.failed(&circulation, "the ledger does not respond").await,
         }
     }
 }
 
-/// Reads the feed to its end, announces its ends of loans, and acknowledges the read.
-async fn read(circulation: &Circulation, feed: &mut Feed) -> Result<(), LedgerError> {
+/// Reads the feed to its end, announces its ends of loans, and acknowledges the read. Returns when
+/// the read began, in time since this machine started.
+async fn read(circulation: &Circulation, feed: &mut Feed) -> Result<Duration, LedgerError> {
     loop {
-        let began = circulation.inner.clock.now();
-        let closed = feed.next().await?;
-        let at_end = closed.is_empty();
-        for closed in closed {
+        let read = feed.next().await?;
+        for closed in read.loans {
             circulation.announce(Closed { loan: closed.loan, key: closed.key, at: closed.at });
         }
-        if at_end {
+        if let Some(began) = read.completed {
             feed.acknowledge().await?;
-            circulation.inner.feed_status.record(began);
-            return Ok(());
+            let age = clock::since_boot().saturating_sub(began);
+            circulation.inner.feed_status.record(clock::before(circulation.inner.clock.now(), age));
+            return Ok(began);
         }
     }
 }
@@ -199,7 +201,8 @@ struct FollowState {
 /// A time at which loans were confirmed, and how long that is valid.
 #[derive(Clone, Copy, Debug)]
 struct Validity {
-    since: Instant,
+    /// When the read that confirmed them began, in time since this machine started.
+    since: Duration,
     /// None for `gate.freshness`.
     limit: Option<Duration>,
 }
@@ -207,13 +210,13 @@ struct Validity {
 impl Validity {
     fn is_over(self, freshness: Duration) -> bool {
         let limit = self.limit.map_or(freshness, |limit| limit.min(freshness));
-        self.since.elapsed() >= limit
+        clock::since_boot().saturating_sub(self.since) >= limit
     }
 }
 
 impl FollowState {
-    fn succeeded(&mut self) {
-        self.valid = Validity { since: Instant::now(), limit: None };
+    fn succeeded(&mut self, began: Duration) {
+        self.valid = Validity { since: began, limit: None };
         if let Some(since) = self.failing_since.take() {
             tracing::info!(failed_for = ?since.elapsed(), "the ledger's change feed is read again");
             self.logged = None;
@@ -242,7 +245,7 @@ impl FollowState {
         }
         match tokio::time::timeout(READ_TIMEOUT, confirm(circulation, &running)).await {
             Ok(Ok(())) => {
-                self.valid = Validity { since: Instant::now(), limit: self.validity };
+                self.valid = Validity { since: clock::since_boot(), limit: self.validity };
             }
             Ok(Err(_)) | Err(_) => {
                 tracing::error!(
@@ -275,7 +278,6 @@ async fn confirm(circulation: &Circulation, running: &[LoanId]) -> Result<(), Le
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock;
 
     #[test]
     fn data_without_a_recent_read_or_feed_is_stale() {

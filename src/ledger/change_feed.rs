@@ -16,6 +16,7 @@ use jiff::Timestamp;
 
 use super::queries::Queries;
 use super::{Ledger, LedgerError, postgres, sqlite};
+use crate::clock;
 use crate::loan::{LoanId, LoanKey};
 
 /// The interval between two reads: of a file, and of a database that several machines read.
@@ -48,6 +49,16 @@ pub struct ClosedLoan {
     pub key: LoanKey,
     /// When the loan ended.
     pub at: Timestamp,
+}
+
+/// What one call of [`Feed::next`] has read.
+#[derive(Debug)]
+pub struct ClosedRead {
+    /// The ends that were not returned before.
+    pub loans: Vec<ClosedLoan>,
+    /// If these complete a read of the feed: when that read began, in time since this machine
+    /// started. It may have begun in an earlier call, but after the last acknowledgement.
+    pub completed: Option<Duration>,
 }
 
 /// The ends that one query has read.
@@ -102,31 +113,36 @@ impl Ledger {
 }
 
 impl Feed {
-    /// Returns the next ends in their order, or an empty list if there are none now.
+    /// The deadline of one query. A caller that drops a call earlier hides its failure.
+    pub const QUERY_DEADLINE: Duration = postgres::FEED_DEADLINE;
+
+    /// Returns the next ends in their order, and whether they complete a read.
     ///
     /// An unreadable row is skipped, so that it does not hide the ends after it. Its loan gives no
     /// access either, because the gate cannot read it.
     ///
     /// # Errors
     /// [`LedgerError`]; the next call reads the same ends again.
-    pub async fn next(&mut self) -> Result<Vec<ClosedLoan>, LedgerError> {
+    pub async fn next(&mut self) -> Result<ClosedRead, LedgerError> {
         match &mut self.0 {
             Source::Sqlite { queries, seen } => {
+                let began = clock::since_boot();
                 let page = queries.closed_after(*seen).await?;
+                let is_last = page.step == *seen;
                 *seen = page.step;
-                Ok(page.loans)
+                Ok(ClosedRead { loans: page.loans, completed: is_last.then_some(began) })
             }
             Source::Postgres(feed) => feed.next().await,
         }
     }
 
     /// Reports to the other processes that this one has announced all ends that were returned. The
-    /// caller acknowledges after [`Feed::next`] has returned an empty list, and then reads again.
+    /// caller acknowledges each completed read, also one with ends: under load, each has some.
     ///
     /// # Errors
     /// [`LedgerError`]; the feed then counts as not read.
-    pub async fn acknowledge(&self) -> Result<(), LedgerError> {
-        match &self.0 {
+    pub async fn acknowledge(&mut self) -> Result<(), LedgerError> {
+        match &mut self.0 {
             Source::Sqlite { .. } => Ok(()),
             Source::Postgres(feed) => feed.acknowledge().await,
         }
@@ -160,7 +176,7 @@ mod tests {
     use crate::loan::{EndReason, Event};
 
     async fn ids(feed: &mut Feed) -> Vec<LoanId> {
-        feed.next().await.unwrap().into_iter().map(|closed| closed.loan).collect()
+        feed.next().await.unwrap().loans.into_iter().map(|closed| closed.loan).collect()
     }
 
     #[tokio::test]

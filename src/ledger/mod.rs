@@ -59,7 +59,7 @@ use crate::loan::{Event, LibraryId, Loan, LoanId, Progress};
 
 pub use audit::{AuditKey, AuditStep, Head, Verified};
 pub use brake::{Brake, BrakeMode};
-pub use change_feed::{ClosedLoan, Feed, FeedBarrier};
+pub use change_feed::{ClosedLoan, ClosedRead, Feed, FeedBarrier};
 use command::{Change, Command, Intent, Reply, Update};
 pub use error::LedgerError;
 use lanes::{Deadlines, Lanes};

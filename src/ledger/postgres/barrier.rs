@@ -1,14 +1,16 @@
 //! How far all processes have read the change feed.
 //!
 //! Each process increments its counter in `members` after it has read the feed to its end and
-//! announced what it read. It never begins a read before it has acknowledged the last. So if a
-//! counter has grown by two since an end was committed, the second read began after that, and the
-//! process has announced the end.
+//! announced what it read. It never begins a read before its last acknowledgement has succeeded or
+//! failed. If a counter has grown by three since an end was committed, the process has announced the
+//! end, see [`READS`].
 //!
-//! A process that cannot acknowledge stops to deliver files `gate.freshness` after its last
+//! A process that cannot acknowledge stops to use what it cached `gate.freshness` after its last
 //! acknowledged read began. An observer knows that this time is over if it has seen the counter
 //! unchanged for longer, by a clock that nobody can set. A member that was declared dead cannot
-//! acknowledge any more, so for it the time of the database counts, too.
+//! acknowledge any more, so for it the time of the database counts, too. But such a process may
+//! still read loans from the ledger, and use them for some seconds. So an end also waits for
+//! [`MARGIN`] after it was seen.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -25,10 +27,16 @@ use crate::ledger::LedgerError;
 use crate::lock::lock;
 
 /// How much longer than `gate.freshness` a process counts as delivering: it notices within some
-/// seconds that its feed is too old, and clocks run at different rates.
+/// seconds that its feed is too old, and clocks run at different rates. It is also longer than a
+/// process without acknowledgements uses a loan that it has read from the ledger.
 const MARGIN: Duration = Duration::from_secs(15);
-/// The acknowledged reads after which a process has read what was committed before.
-const READS: i64 = 2;
+/// The increments after which a process has read what was committed before.
+///
+/// The first may come from an acknowledgement that the process counts as failed, and that takes
+/// effect later. The process may have begun its next read before that, so the second increment may
+/// also be of a read that began too early. But the second acknowledgement had to wait for the row
+/// until the first took effect, and the third read began after the second acknowledgement.
+const READS: i64 = 3;
 
 /// A row for the time of the database, also if nobody is a member.
 pub(super) const POLLS: &str = "SELECT (extract(epoch FROM now()) * 1000)::bigint AS now, \
@@ -117,15 +125,18 @@ impl PollTracker {
         (observations.began, observations.ended) = (began, ended);
     }
 
-    /// Returns whether each process of `base` has read the feed twice since, or has stopped to
-    /// deliver files. `base` was read before `ended`.
+    /// Returns whether each process of `base` has read the feed since, or has stopped to deliver
+    /// files. `base` was read before `ended`.
     fn is_past(&self, base: &Polls, ended: Duration, freshness: Duration) -> bool {
         let observations = lock(&self.0);
         let processes = base.members.values().map(|member| member.process);
+        let may_be_silent = observations.began.saturating_sub(ended) >= MARGIN;
         observations.began >= ended
             && processes.into_iter().all(|process| {
                 observations.has_read_since(process, base)
-                    || observations.is_silent(process, freshness.saturating_add(MARGIN))
+                    || observations.is_gone(process)
+                    || may_be_silent
+                        && observations.is_silent(process, freshness.saturating_add(MARGIN))
             })
     }
 }
@@ -145,7 +156,12 @@ impl Observations {
         reads.sum::<i64>() >= READS
     }
 
-    /// Whether a process has not acknowledged for this time, or is gone.
+    /// Whether a process has left.
+    fn is_gone(&self, process: Uuid) -> bool {
+        self.members_of(process).next().is_none()
+    }
+
+    /// Whether a process has not acknowledged for this time.
     fn is_silent(&self, process: Uuid, time: Duration) -> bool {
         let millis = i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
         self.members_of(process).all(|(_, seen)| {

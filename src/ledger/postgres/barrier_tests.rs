@@ -22,7 +22,7 @@ fn observed(tracker: &PollTracker, second: u64, base: (&Polls, u64), read: &Poll
 }
 
 #[test]
-fn two_acknowledged_reads_of_each_process_pass() {
+fn three_acknowledged_reads_of_each_process_pass() {
     let tracker = PollTracker::default();
     let base = polls(0, &[(1, 1, 10, None), (2, 2, 20, None)]);
     let is_past = |second, one, two| {
@@ -30,9 +30,10 @@ fn two_acknowledged_reads_of_each_process_pass() {
         observed(&tracker, second, (&base, 5), &read)
     };
     assert!(!is_past(4, 99, 99), "observed before the barrier");
-    assert!(!is_past(5, 11, 22), "the first read may have begun before the barrier");
-    assert!(!is_past(6, 12, 21));
-    assert!(is_past(7, 12, 22));
+    assert!(!is_past(5, 11, 23), "the first read may have begun before the barrier");
+    assert!(!is_past(6, 12, 23), "a failed acknowledgement may have taken effect after it");
+    assert!(!is_past(7, 13, 22));
+    assert!(is_past(8, 13, 23));
 }
 
 #[test]
@@ -44,9 +45,9 @@ fn reads_under_a_new_name_count() {
         observed(&tracker, second, (&base, 0), &read)
     };
     assert!(!is_past(1, 10, 1));
-    assert!(!is_past(2, 9, 1), "a counter that fell counts nothing");
-    assert!(is_past(3, 11, 1));
-    assert!(is_past(4, 10, 2));
+    assert!(!is_past(2, 9, 2), "a counter that fell counts nothing");
+    assert!(is_past(3, 11, 2));
+    assert!(is_past(4, 10, 3));
 }
 
 #[test]
@@ -64,15 +65,27 @@ fn process_without_reads_passes_after_freshness_and_margin() {
 }
 
 #[test]
-fn member_that_died_long_ago_passes_at_once() {
+fn silence_before_the_end_does_not_pass_it_at_once() {
+    let tracker = PollTracker::default();
+    let base = polls(0, &[(1, 1, 10, None)]);
+    tracker.observe(&base, Duration::from_secs(1), Duration::from_secs(1));
+    let is_past = |second| observed(&tracker, second, (&base, 1000), &base);
+    assert!(!is_past(1000), "it may have read the loan from the ledger just before");
+    assert!(!is_past(1014));
+    assert!(is_past(1015));
+}
+
+#[test]
+fn member_that_died_long_ago_passes_after_the_margin() {
     let tracker = PollTracker::default();
     let base = polls(0, &[(1, 1, 10, Some(1000))]);
     let is_past = |second, now| {
         let read = polls(now, &[(1, 1, 10, Some(1000))]);
         observed(&tracker, second, (&base, 0), &read)
     };
-    assert!(!is_past(1, 1074), "it may still deliver what it cached");
-    assert!(is_past(2, 1075));
+    assert!(!is_past(14, 1075), "it may still deliver what it read from the ledger");
+    assert!(!is_past(15, 1074), "it may still deliver what it cached");
+    assert!(is_past(16, 1075));
 }
 
 #[test]

@@ -4,9 +4,15 @@
 //! Each read therefore goes back further than the longest transaction, and drops what it has
 //! returned already. It relies on no notification and no sequence.
 //!
-//! A read starts from the time of the database at the start of the last complete read, or from the
-//! present if that is earlier: a new primary may have an earlier time. After a failure, and now and
-//! then, a read goes back much further, in case a transaction lasted longer than it should.
+//! A commit may wait for a synchronous standby without any limit, and nobody sees its rows until
+//! then. The server ends such waits in the order of the commits. So an acknowledgement that is
+//! durable proves that the waits of all earlier commits are over, and a read that begins after it
+//! sees them. Only then does the feed start later: at the start of the read that was acknowledged,
+//! or at the present if that is earlier, since a new primary may have an earlier time. While
+//! acknowledgements fail, each read starts where the last did.
+//!
+//! After a failure, and now and then, a read goes back much further, in case a transaction lasted
+//! longer than it should.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -25,7 +31,7 @@ use super::row::key_of;
 use super::sql::statement;
 use crate::clock;
 use crate::ledger::LedgerError;
-use crate::ledger::change_feed::ClosedLoan;
+use crate::ledger::change_feed::{ClosedLoan, ClosedRead};
 use crate::ledger::membership::Membership;
 use crate::loan::LoanId;
 
@@ -36,8 +42,11 @@ pub(super) const OVERLAP_MS: i64 = 15_000;
 const WIDE_OVERLAP_MS: i64 = 600_000;
 /// The interval of wide reads.
 const WIDE_INTERVAL: Duration = Duration::from_secs(30);
-/// The deadline of one query of the feed.
-const DEADLINE: Duration = Duration::from_secs(2);
+/// The deadline of one query of the feed. It is shorter than the time after which the caller drops a
+/// call, so that a query which hangs counts as a failure, and the next read is wide.
+pub(in crate::ledger) const DEADLINE: Duration = Duration::from_millis(1500);
+/// How long after the end of its wait a commit may become visible: its process must run first.
+const VISIBLE_AFTER: Duration = Duration::from_secs(1);
 /// The maximum number of ends that one query reads.
 const PAGE: i64 = 5000;
 
@@ -45,9 +54,8 @@ pub(super) const CLOSED: &str = "SELECT library, id, borrower, isbn, closed, \
      coalesce(ended, closed) AS at FROM loans \
      WHERE closed >= $1 AND (closed, library, id) > ($1, $2, $3) \
      ORDER BY closed, library, id LIMIT $4";
-/// The increment need not be durable: if it is lost, an end is sent somewhat later.
+/// The commit waits for a synchronous standby as others do, see the header of this module.
 const BEGIN_ACKNOWLEDGEMENT: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; \
-    SET LOCAL synchronous_commit = off; \
     SET LOCAL statement_timeout = 1500; \
     SET LOCAL lock_timeout = 1000; \
     SET LOCAL idle_in_transaction_session_timeout = 5000";
@@ -60,9 +68,15 @@ pub(super) const ACKNOWLEDGE: &str =
 pub(in crate::ledger) struct ClosedFeed {
     queries: Queries,
     membership: Arc<dyn Membership>,
-    /// The time of the database at the start of the last complete read, in milliseconds; none
-    /// before the first.
+    /// How far a usual read goes back, in milliseconds.
+    overlap: i64,
+    /// The time of the database before which everything was returned but for the overlap, in
+    /// milliseconds; none at first.
     read_to: Option<i64>,
+    /// The last acknowledged read, which becomes `read_to`.
+    acknowledged: Option<AcknowledgedRead>,
+    /// When the read that waits for its acknowledgement began.
+    completed: Option<Began>,
     /// The read that has begun and is not complete.
     read: Option<Read>,
     /// The ends that were returned, with the time by which the feed is ordered.
@@ -71,11 +85,27 @@ pub(in crate::ledger) struct ClosedFeed {
     wide: Option<Instant>,
 }
 
+/// The start of a read.
+#[derive(Clone, Copy, Debug)]
+struct Began {
+    /// By the clock of the database, in milliseconds.
+    database: i64,
+    /// In time since this machine started.
+    boot: Duration,
+}
+
+/// A read that was acknowledged.
+#[derive(Clone, Copy, Debug)]
+struct AcknowledgedRead {
+    began: Began,
+    /// When the acknowledgement had been committed, in time since this machine started.
+    committed: Duration,
+}
+
 /// A read of the feed in pages.
 #[derive(Clone, Debug)]
 struct Read {
-    /// The time of the database at its start, in milliseconds.
-    began: i64,
+    began: Began,
     /// The position of the last row.
     after: (i64, String, Uuid),
     is_wide: bool,
@@ -88,38 +118,43 @@ impl ClosedFeed {
         ClosedFeed {
             queries,
             membership,
+            overlap: OVERLAP_MS,
             read_to: None,
+            acknowledged: None,
+            completed: None,
             read: None,
             returned: HashMap::new(),
             wide: Some(Instant::now()),
         }
     }
 
-    /// Returns ends that it has not returned before. An empty list means that a complete read,
-    /// which began during this call, has found no others.
-    pub(in crate::ledger) async fn next(&mut self) -> Result<Vec<ClosedLoan>, LedgerError> {
-        let mut restarts = self.read.is_some();
+    /// Sets how far a usual read goes back, in milliseconds.
+    #[cfg(test)]
+    pub(super) fn set_overlap(&mut self, overlap: i64) {
+        self.overlap = overlap;
+    }
+
+    /// Returns ends that it has not returned before, and whether they complete a read. It returns
+    /// no empty list otherwise.
+    pub(in crate::ledger) async fn next(&mut self) -> Result<ClosedRead, LedgerError> {
         loop {
-            let page = match self.read_page().await {
-                Ok(page) => page,
+            let (page, completed) = match self.read_page().await {
+                Ok(read) => read,
                 Err(error) => {
                     // The next connection may lead to another primary.
                     (self.read, self.wide) = (None, None);
                     return Err(LedgerError::Server(error));
                 }
             };
-            let new = self.drop_returned(&page);
-            if self.read.is_none() && restarts && new.is_empty() {
-                // That read began in an earlier call.
-                restarts = false;
-            } else if self.read.is_none() || !new.is_empty() {
-                return Ok(new);
+            let loans = self.drop_returned(&page);
+            if completed.is_some() || !loans.is_empty() {
+                return Ok(ClosedRead { loans, completed });
             }
         }
     }
 
     /// Records that everything that was returned has been announced.
-    pub(in crate::ledger) async fn acknowledge(&self) -> Result<(), LedgerError> {
+    pub(in crate::ledger) async fn acknowledge(&mut self) -> Result<(), LedgerError> {
         let name = self.membership.name();
         let member: Uuid = name.parse().map_err(|_| LedgerError::NoMember)?;
         let query = statement(ACKNOWLEDGE).bind(member);
@@ -129,15 +164,31 @@ impl ClosedFeed {
         });
         match Box::pin(done).await.map_err(LedgerError::Server)?.rows_affected() {
             0 => Err(LedgerError::NoMember),
-            _ => Ok(()),
+            _ => {
+                self.advance(clock::since_boot());
+                Ok(())
+            }
         }
     }
 
-    /// Reads the next page of the current read, or the first of a new one. If the future is
-    /// dropped, the page is read again.
-    async fn read_page(&mut self) -> Result<Vec<PgRow>, sqlx::Error> {
+    /// Lets later reads start later. The completed read began after an earlier acknowledgement, so
+    /// it saw all that was committed before that one.
+    fn advance(&mut self, committed: Duration) {
+        let Some(began) = self.completed.take() else { return };
+        if let Some(earlier) = self.acknowledged {
+            if began.boot < earlier.committed + VISIBLE_AFTER {
+                return;
+            }
+            self.read_to = Some(earlier.began.database);
+        }
+        self.acknowledged = Some(AcknowledgedRead { began, committed });
+    }
+
+    /// Reads the next page of the current read, or the first of a new one. Returns also when the
+    /// read began, if this page completes it. If the future is dropped, the page is read again.
+    async fn read_page(&mut self) -> Result<(Vec<PgRow>, Option<Duration>), sqlx::Error> {
         let current = self.read.clone();
-        let (read_to, wide) = (self.read_to, self.wide);
+        let (read_to, wide, overlap) = (self.read_to, self.wide, self.overlap);
         let (polls, opened) = (&self.queries.polls, self.queries.opened);
         let read =
             self.queries.feed_pool.transaction(BEGIN_READ_ONLY, DEADLINE, async |connection| {
@@ -149,7 +200,13 @@ impl ClosedFeed {
                         polls.observe(&counters, began, clock::since_boot());
                         let since_opening = millis(began.saturating_sub(opened));
                         let opened_at = counters.now.saturating_sub(since_opening);
-                        Read::new(counters.now, read_to.unwrap_or(opened_at), wide)
+                        let from = read_to.unwrap_or(opened_at);
+                        Read::new(
+                            Began { database: counters.now, boot: began },
+                            from,
+                            overlap,
+                            wide,
+                        )
                     }
                 };
                 let (closed, library, id) = read.after.clone();
@@ -162,18 +219,24 @@ impl ClosedFeed {
                 read.after =
                     (last.try_get("closed")?, last.try_get("library")?, last.try_get("id")?);
                 self.read = Some(read);
+                Ok((page, None))
             }
-            _ => self.complete(&read),
+            _ => {
+                self.complete(&read);
+                Ok((page, Some(read.began.boot)))
+            }
         }
-        Ok(page)
     }
 
     fn complete(&mut self, read: &Read) {
         self.read = None;
-        self.read_to = Some(read.began);
+        self.completed = Some(read.began);
         if read.is_wide {
             self.wide = Some(Instant::now());
-            let oldest = read.began.saturating_sub(WIDE_OVERLAP_MS + OVERLAP_MS);
+            // Later reads return nothing older.
+            let Some(read_to) = self.read_to else { return };
+            let oldest = read_to.min(read.began.database);
+            let oldest = oldest.saturating_sub(WIDE_OVERLAP_MS + OVERLAP_MS);
             self.returned.retain(|_, closed| *closed > oldest);
         }
     }
@@ -194,11 +257,11 @@ impl ClosedFeed {
 }
 
 impl Read {
-    fn new(now: i64, read_to: i64, wide: Option<Instant>) -> Read {
+    fn new(began: Began, from: i64, overlap: i64, wide: Option<Instant>) -> Read {
         let is_wide = wide.is_none_or(|wide| wide.elapsed() >= WIDE_INTERVAL);
-        let overlap = if is_wide { WIDE_OVERLAP_MS } else { OVERLAP_MS };
-        let first = read_to.min(now).saturating_sub(overlap);
-        Read { began: now, after: (first, String::new(), Uuid::nil()), is_wide }
+        let overlap = if is_wide { WIDE_OVERLAP_MS } else { overlap };
+        let first = from.min(began.database).saturating_sub(overlap);
+        Read { began, after: (first, String::new(), Uuid::nil()), is_wide }
     }
 }
 

@@ -60,7 +60,7 @@ mod verify;
 mod worklist;
 
 pub(super) use barrier::Barrier;
-pub(super) use closed::ClosedFeed;
+pub(super) use closed::{ClosedFeed, DEADLINE as FEED_DEADLINE};
 pub use endpoint::{Endpoint, ReadEndpoint, Sources};
 pub(super) use open::{Opened, open};
 pub use open_check::{DatabaseFinding, DatabaseFindings, check_database};

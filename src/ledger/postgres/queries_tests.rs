@@ -16,6 +16,7 @@ use super::pool::Pool;
 use super::queries::{OwnedBuckets, Queries, QueryPools};
 use super::test_support::settings;
 use super::test_support::support::{Database, Postgres};
+use crate::clock;
 use crate::ledger::damaged_rows::DamagedRows;
 use crate::ledger::membership::Membership;
 use crate::ledger::queries::ToForget;
@@ -56,7 +57,11 @@ struct Scene {
 impl Scene {
     /// Returns none if there is no PostgreSQL, and the test is to be skipped.
     async fn new() -> Option<Scene> {
-        let database = Postgres::shared().await?.database().await;
+        Some(Scene::on(Postgres::shared().await?).await)
+    }
+
+    async fn on(server: &Postgres) -> Scene {
+        let database = server.database().await;
         let mut connection = database.connect().await;
         connection.execute(SCHEMA).await.unwrap();
         let connector = Connector::new(&settings(&database.url()));
@@ -71,7 +76,7 @@ impl Scene {
         let owned = OwnedBuckets::new(move || (0..limit.load(Ordering::SeqCst)).collect());
         let damaged = DamagedRows::new(Metrics::new().unwrap());
         let (queries, _) = Queries::new(pools, owned, damaged);
-        Some(Scene { database, connection, queries, owned_below })
+        Scene { database, connection, queries, owned_below }
     }
 
     async fn execute(&mut self, sql: &str) {
@@ -339,20 +344,35 @@ async fn borrowers_are_forgotten_library_by_library() {
     assert_eq!(scene.queries.damaged_rows(), 1);
 }
 
+/// Reads to the end of the feed.
+async fn next(feed: &mut ClosedFeed) -> Vec<LoanId> {
+    let mut all = Vec::new();
+    loop {
+        let read = feed.next().await.unwrap();
+        all.extend(read.loans.iter().map(|closed| closed.loan));
+        if read.completed.is_some() {
+            return all;
+        }
+    }
+}
+
+#[tokio::test]
+async fn read_that_finds_ends_is_complete() {
+    let Some(mut scene) = Scene::new().await else { return };
+    let member = scene.join(1).await;
+    let mut feed = scene.feed(member);
+    let before = clock::since_boot();
+    let end = scene.insert_ended(1, 1).await;
+    let read = feed.next().await.unwrap();
+    assert_eq!((read.loans.len(), read.loans[0].loan), (1, end.id));
+    assert!(read.completed.unwrap() >= before);
+}
+
 #[tokio::test]
 async fn feed_returns_each_end_once_also_a_late_commit() {
     let Some(mut scene) = Scene::new().await else { return };
     let member = scene.join(1).await;
     let mut feed = scene.feed(member);
-    let next = async |feed: &mut ClosedFeed| -> Vec<LoanId> {
-        let mut all = Vec::new();
-        loop {
-            match feed.next().await.unwrap() {
-                none if none.is_empty() => return all,
-                some => all.extend(some.iter().map(|closed| closed.loan)),
-            }
-        }
-    };
     let early = scene.insert_ended(9, 1).await;
     close(&mut scene.connection, &early, 2 * OVERLAP_MS).await;
     assert_eq!(next(&mut feed).await, [], "earlier ends are not in the feed");
@@ -371,42 +391,99 @@ async fn feed_returns_each_end_once_also_a_late_commit() {
     assert_eq!(next(&mut feed).await, []);
 }
 
+/// Lets commits wait for a standby that does not exist, or not any more.
+async fn wait_for_standby(admin: &mut PgConnection, database: &Database, waits: bool) {
+    let name = if waits { "absent" } else { "" };
+    let set = format!("ALTER SYSTEM SET synchronous_standby_names = '{name}'");
+    admin.execute(AssertSqlSafe(set)).await.unwrap();
+    admin.execute("SELECT pg_reload_conf()").await.unwrap();
+    // The server reads its settings some time later.
+    loop {
+        let mut probe = database.connect_as_admin().await;
+        let commit = probe.execute("SELECT pg_logical_emit_message(true, 'probe', 'probe')");
+        let stalls = tokio::time::timeout(Duration::from_millis(300), commit).await.is_err();
+        if stalls == waits {
+            return;
+        }
+    }
+}
+
+#[tokio::test]
+async fn feed_returns_an_end_whose_commit_waited_for_a_standby() {
+    const OVERLAP: i64 = 500;
+    let Some(server) = Postgres::start().await else { return };
+    let mut scene = Scene::on(&server).await;
+    let mut admin = scene.database.connect_as_admin().await;
+    let member = scene.join(1).await;
+    let mut feed = scene.feed(member);
+    feed.set_overlap(OVERLAP);
+    let mut other = scene.database.connect().await;
+    let stuck = ending(1);
+    other.execute("BEGIN").await.unwrap();
+    insert(&mut other, &stuck, Uuid::nil(), 1).await;
+    close(&mut other, &stuck, 0).await;
+    wait_for_standby(&mut admin, &scene.database, true).await;
+    let commit = tokio::spawn(async move { other.execute("COMMIT").await.map(drop) });
+    for _ in 0..3 {
+        assert_eq!(next(&mut feed).await, []);
+        feed.acknowledge().await.unwrap_err();
+    }
+    assert!(!commit.is_finished());
+    assert_eq!(next(&mut feed).await, []);
+    // The wait ends between a read and its acknowledgement.
+    wait_for_standby(&mut admin, &scene.database, false).await;
+    commit.await.unwrap().unwrap();
+    feed.acknowledge().await.unwrap();
+    assert_eq!(next(&mut feed).await, [stuck.id]);
+    feed.acknowledge().await.unwrap();
+    // Later reads start later.
+    for _ in 0..3 {
+        tokio::time::sleep(Duration::from_millis(1100)).await;
+        assert_eq!(next(&mut feed).await, []);
+        feed.acknowledge().await.unwrap();
+    }
+    let late = scene.insert_ended(2, 1).await;
+    close(&mut scene.connection, &late, 60_000).await;
+    assert_eq!(next(&mut feed).await, [], "before the overlap");
+}
+
 #[tokio::test]
 async fn feed_reads_back_further_after_a_failure() {
     let Some(mut scene) = Scene::new().await else { return };
     let member = scene.join(1).await;
     let mut feed = scene.feed(member);
-    assert!(feed.next().await.unwrap().is_empty());
+    assert!(next(&mut feed).await.is_empty());
     let missed = scene.insert_ended(1, 1).await;
     close(&mut scene.connection, &missed, 10 * OVERLAP_MS).await;
-    assert!(feed.next().await.unwrap().is_empty(), "older than any transaction");
+    assert!(next(&mut feed).await.is_empty(), "older than any transaction");
     scene.execute("ALTER TABLE loans RENAME TO hidden").await;
     feed.next().await.unwrap_err();
     scene.execute("ALTER TABLE hidden RENAME TO loans").await;
-    let found = feed.next().await.unwrap();
+    let found = feed.next().await.unwrap().loans;
     assert_eq!(found.len(), 1);
     assert_eq!((found[0].loan, found[0].key), (missed.id, missed.key));
     assert_eq!(Some(found[0].at), missed.ended);
-    assert!(feed.next().await.unwrap().is_empty());
+    assert!(next(&mut feed).await.is_empty());
 }
 
 #[tokio::test]
-async fn barrier_waits_for_two_reads_of_each_member() {
+async fn barrier_waits_for_three_reads_of_each_member() {
     let Some(mut scene) = Scene::new().await else { return };
     let members = [scene.join(1).await, scene.join(2).await];
     let mut feeds = members.map(|member| scene.feed(member));
     let barrier = scene.queries.barrier().await.unwrap();
     let mut passed = Vec::new();
-    for (reader, acknowledges) in [(0, true), (0, true), (1, false), (1, true), (1, true)] {
-        assert!(feeds[reader].next().await.unwrap().is_empty());
+    let reads = [(0, true), (0, true), (0, true), (1, false), (1, true), (1, true), (1, true)];
+    for (reader, acknowledges) in reads {
+        assert!(next(&mut feeds[reader]).await.is_empty());
         if acknowledges {
             feeds[reader].acknowledge().await.unwrap();
         }
         passed.push(barrier.is_past(FRESHNESS));
     }
-    assert_eq!(passed, [false; 5]);
+    assert_eq!(passed, [false; 7]);
     // The next read observes the acknowledgement of the last.
-    assert!(feeds[0].next().await.unwrap().is_empty());
+    assert!(next(&mut feeds[0]).await.is_empty());
     assert!(barrier.is_past(FRESHNESS));
 }
 
@@ -414,7 +491,7 @@ async fn barrier_waits_for_two_reads_of_each_member() {
 async fn fenced_member_cannot_acknowledge() {
     let Some(mut scene) = Scene::new().await else { return };
     let member = scene.join(1).await;
-    let feed = scene.feed(member);
+    let mut feed = scene.feed(member);
     feed.acknowledge().await.unwrap();
     scene.execute("UPDATE members SET fenced = 1").await;
     let error = feed.acknowledge().await.unwrap_err();
