@@ -243,10 +243,10 @@ impl FollowState {
         if running.is_empty() {
             return;
         }
+        // Before the read: what it returns may be that old.
+        let since = clock::since_boot();
         match tokio::time::timeout(READ_TIMEOUT, confirm(circulation, &running)).await {
-            Ok(Ok(())) => {
-                self.valid = Validity { since: clock::since_boot(), limit: self.validity };
-            }
+            Ok(Ok(())) => self.valid = Validity { since, limit: self.validity },
             Ok(Err(_)) | Err(_) => {
                 tracing::error!(
                     loans = running.len(),

@@ -12,6 +12,7 @@ use super::values::{
     self, address, boolean, duration, list, nonzero_duration, number, one_of, size,
 };
 use crate::circulation::Licences;
+use crate::ledger::PostgresSettings;
 use crate::loan::LibraryId;
 use crate::{admin, delivery, gate, metering, server, telemetry};
 
@@ -134,6 +135,14 @@ pub(super) fn gate(root: &mut Table<'_>, freshness: Option<Duration>) -> gate::S
     settings.patience = table.or("patience", settings.patience, nonzero_duration);
     settings.refusal_ttl = table.or("refusal_ttl", settings.refusal_ttl, duration);
     settings.freshness = table.or("freshness", settings.freshness, nonzero_duration);
+    let max = PostgresSettings::MAX_FRESHNESS;
+    if freshness.is_some() && settings.freshness > max {
+        let sentence = format!(
+            "with PostgreSQL, other gates wait for this time when a gate dies. Write at most \"{}s\"",
+            max.as_secs()
+        );
+        table.mistake("freshness", sentence);
+    }
     table.finish();
     settings
 }

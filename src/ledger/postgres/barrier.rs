@@ -21,6 +21,7 @@ use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
 use super::queries::Queries;
+use super::settings::PostgresSettings;
 use super::sql::statement;
 use crate::clock;
 use crate::ledger::LedgerError;
@@ -38,9 +39,18 @@ const MARGIN: Duration = Duration::from_secs(15);
 /// until the first took effect, and the third read began after the second acknowledgement.
 const READS: i64 = 3;
 
-/// A row for the time of the database, also if nobody is a member.
+/// How long a member that was declared dead counts, in milliseconds: longer than it delivers. A
+/// process that fails at each start leaves a member each time.
+const COUNTED_FENCED_MS: u128 = 600_000;
+const _: () = assert!(
+    COUNTED_FENCED_MS > PostgresSettings::MAX_FRESHNESS.as_millis() + 2 * MARGIN.as_millis()
+);
+
+/// A row for the time of the database, also if nobody is a member. The number is
+/// [`COUNTED_FENCED_MS`].
 pub(super) const POLLS: &str = "SELECT (extract(epoch FROM now()) * 1000)::bigint AS now, \
-     member, process, polls, fenced FROM (SELECT 1) AS one LEFT JOIN members ON true";
+     member, process, polls, fenced FROM (SELECT 1) AS one LEFT JOIN members \
+     ON fenced IS NULL OR fenced > (extract(epoch FROM now()) * 1000)::bigint - 600000";
 
 /// The counters of all members, as one query has read them.
 #[derive(Clone, Debug, Default)]
@@ -64,6 +74,11 @@ impl Polls {
     /// Reads the counters.
     pub(super) async fn read(connection: &mut PgConnection) -> Result<Polls, sqlx::Error> {
         Polls::of(&statement(POLLS).fetch_all(connection).await?)
+    }
+
+    #[cfg(test)]
+    pub(super) fn names(&self) -> impl Iterator<Item = Uuid> {
+        self.members.keys().copied()
     }
 
     fn of(rows: &[PgRow]) -> Result<Polls, sqlx::Error> {
@@ -129,47 +144,50 @@ impl PollTracker {
     /// files. `base` was read before `ended`.
     fn is_past(&self, base: &Polls, ended: Duration, freshness: Duration) -> bool {
         let observations = lock(&self.0);
-        let processes = base.members.values().map(|member| member.process);
+        if observations.began < ended {
+            return false;
+        }
         let may_be_silent = observations.began.saturating_sub(ended) >= MARGIN;
-        observations.began >= ended
-            && processes.into_iter().all(|process| {
-                observations.has_read_since(process, base)
-                    || observations.is_gone(process)
-                    || may_be_silent
-                        && observations.is_silent(process, freshness.saturating_add(MARGIN))
-            })
+        let processes = observations.processes(base, freshness.saturating_add(MARGIN));
+        base.members.values().all(|member| match processes.get(&member.process) {
+            Some(process) => process.reads >= READS || may_be_silent && process.is_silent,
+            None => true, // it has left
+        })
     }
 }
 
+/// What was observed of a process under all its names.
+#[derive(Clone, Copy, Debug)]
+struct Progress {
+    /// The acknowledged reads since a base.
+    reads: i64,
+    /// Whether it has not acknowledged for some time.
+    is_silent: bool,
+}
+
 impl Observations {
-    fn members_of(&self, process: Uuid) -> impl Iterator<Item = (&Uuid, &Observed)> {
-        self.members.iter().filter(move |(_, seen)| seen.member.process == process)
-    }
-
-    /// Whether a process has acknowledged enough reads, under all its names.
-    fn has_read_since(&self, process: Uuid, base: &Polls) -> bool {
-        let reads = self.members_of(process).map(|(name, seen)| {
+    /// Returns the progress of each process since `base`, and whether it was silent for this time.
+    fn processes(&self, base: &Polls, time: Duration) -> HashMap<Uuid, Progress> {
+        let mut processes = HashMap::with_capacity(self.members.len());
+        for (name, seen) in &self.members {
             let before = base.members.get(name).map_or(0, |member| member.polls);
+            let process = processes
+                .entry(seen.member.process)
+                .or_insert(Progress { reads: 0, is_silent: true });
             // After a failover, the last increments may be lost.
-            seen.member.polls.saturating_sub(before).max(0)
-        });
-        reads.sum::<i64>() >= READS
+            process.reads += seen.member.polls.saturating_sub(before).max(0);
+            process.is_silent &= self.is_silent(seen, time);
+        }
+        processes
     }
 
-    /// Whether a process has left.
-    fn is_gone(&self, process: Uuid) -> bool {
-        self.members_of(process).next().is_none()
-    }
-
-    /// Whether a process has not acknowledged for this time.
-    fn is_silent(&self, process: Uuid, time: Duration) -> bool {
+    /// Whether a member has not acknowledged for this time.
+    fn is_silent(&self, seen: &Observed, time: Duration) -> bool {
         let millis = i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
-        self.members_of(process).all(|(_, seen)| {
-            let is_unchanged = self.began.saturating_sub(seen.since) >= time;
-            let is_long_fenced =
-                seen.member.fenced.is_some_and(|fenced| self.now.saturating_sub(fenced) >= millis);
-            is_unchanged || is_long_fenced
-        })
+        let is_unchanged = self.began.saturating_sub(seen.since) >= time;
+        let is_long_fenced =
+            seen.member.fenced.is_some_and(|fenced| self.now.saturating_sub(fenced) >= millis);
+        is_unchanged || is_long_fenced
     }
 }
 

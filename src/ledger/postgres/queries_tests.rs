@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use sqlx::{AssertSqlSafe, Executor, PgConnection};
 use uuid::Uuid;
 
+use super::barrier::Polls;
 use super::closed::{ClosedFeed, OVERLAP_MS};
 use super::connect::{Connector, Purpose};
 use super::pool::Pool;
@@ -485,6 +486,22 @@ async fn barrier_waits_for_three_reads_of_each_member() {
     // The next read observes the acknowledgement of the last.
     assert!(next(&mut feeds[0]).await.is_empty());
     assert!(barrier.is_past(FRESHNESS));
+}
+
+#[tokio::test]
+async fn members_that_died_long_ago_are_not_read() {
+    let Some(mut scene) = Scene::new().await else { return };
+    let [live, recent, old] = [scene.join(1).await, scene.join(2).await, scene.join(3).await];
+    for (member, ago) in [(recent, 590_000), (old, 610_000)] {
+        let fence = "UPDATE members SET fenced = (extract(epoch FROM now()) * 1000)::bigint";
+        scene.execute(&format!("{fence} - {ago} WHERE member = '{member}'")).await;
+    }
+    let polls = Polls::read(&mut scene.connection).await.unwrap();
+    let names: HashSet<Uuid> = polls.names().collect();
+    assert_eq!(names, HashSet::from([live, recent]));
+    scene.execute("DELETE FROM members").await;
+    let polls = Polls::read(&mut scene.connection).await.unwrap();
+    assert!(polls.now > 0 && polls.names().count() == 0);
 }
 
 #[tokio::test]

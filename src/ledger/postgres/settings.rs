@@ -53,6 +53,8 @@ impl PostgresSettings {
     pub const DEFAULT_CONNECTIONS: u32 = 20;
     /// The default lease.
     pub const DEFAULT_LEASE: Duration = Duration::from_secs(30);
+    /// The longest `gate.freshness`: others remember a dead process only for some minutes.
+    pub const MAX_FRESHNESS: Duration = Duration::from_secs(300);
     /// The shortest lease, unless the lending platform is on this machine. A shorter one fences
     /// nodes that are only slow.
     pub const MIN_LEASE: Duration = Duration::from_secs(10);
