@@ -108,7 +108,7 @@ impl ConnectedParts {
             ledger: self.ledger.for_support(),
             metrics: self.handles.metrics.clone(),
             buffers: self.buffers.clone(),
-            readiness: readiness::check(&self.ledger, &self.lending, stopping),
+            readiness: readiness::check(&self.ledger, &self.circulation, &self.lending, stopping),
             gate: self.gate.clone(),
             circulation: self.circulation.clone(),
             readers: self.readers.clone(),

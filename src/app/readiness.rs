@@ -3,6 +3,7 @@
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{Missing, Readiness};
+use crate::circulation::Circulation;
 use crate::ledger::Ledger;
 use crate::lending::Bokbasen;
 
@@ -14,18 +15,20 @@ const CLOCK_OFF: &str = "This machine's clock is more than 15 minutes from Bokba
 /// Builds the readiness check, which returns what is missing as sentences.
 pub(super) fn check(
     ledger: &Ledger,
+    circulation: &Circulation,
     lending: &Bokbasen,
     stopping: &CancellationToken,
 ) -> Readiness {
-    let (ledger, lending, stopping) = (ledger.clone(), lending.clone(), stopping.clone());
+    let parts = (ledger.clone(), circulation.clone(), lending.clone(), stopping.clone());
     Readiness::new(move || {
-        let (ledger, lending, stopping) = (ledger.clone(), lending.clone(), stopping.clone());
-        async move { find_missing(&ledger, &lending, &stopping).await }
+        let (ledger, circulation, lending, stopping) = parts.clone();
+        async move { find_missing(&ledger, &circulation, &lending, &stopping).await }
     })
 }
 
 async fn find_missing(
     ledger: &Ledger,
+    circulation: &Circulation,
     lending: &Bokbasen,
     stopping: &CancellationToken,
 ) -> Missing {
@@ -34,7 +37,12 @@ async fn find_missing(
         missing.needed.push(STOPPING.into());
     }
     if ledger.check().await.is_err() {
-        missing.needed.push(LEDGER_UNREADABLE.into());
+        // All gates lose their database at once. If that made them unready, a load balancer would
+        // close the connections of readers whom the gates still serve.
+        match circulation.serves_cached_loans() {
+            true => missing.wanted.push(LEDGER_UNREADABLE.into()),
+            false => missing.needed.push(LEDGER_UNREADABLE.into()),
+        }
     } else if let Err(why) = ledger.check_writable().await {
         let sentence = format!(
             "The ledger cannot be written ({why}): readers without a loan cannot get one. Check \

@@ -122,6 +122,13 @@ impl Circulation {
             .set(MonitoredStreams { streams: Box::new(streams), freshness });
     }
 
+    /// Returns whether readers of loans that are cached are served: the change feed was read
+    /// within `gate.freshness`.
+    pub fn serves_cached_loans(&self) -> bool {
+        let now = self.inner.clock.now();
+        !self.inner.feed_status.is_stale(i64::MIN, now, self.freshness())
+    }
+
     /// Returns how long a process may deliver after its last read of the feed.
     pub(super) fn freshness(&self) -> Duration {
         let monitored = self.inner.monitored_streams.get();

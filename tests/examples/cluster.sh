@@ -171,6 +171,7 @@ create_haproxy() {
 defaults
     mode tcp
     timeout connect 2s
+    timeout check 5s
     timeout client 1h
     timeout server 1h
     option redispatch 1
