@@ -7,10 +7,9 @@
 //!
 //! A process that cannot acknowledge stops to use what it cached `gate.freshness` after its last
 //! acknowledged read began. An observer knows that this time is over if it has seen the counter
-//! unchanged for longer, by a clock that nobody can set. A member that was declared dead cannot
-//! acknowledge any more, so for it the time of the database counts, too. But such a process may
-//! still read loans from the ledger, and use them for some seconds. So an end also waits for
-//! [`MARGIN`] after it was seen.
+//! unchanged for longer, by a clock that nobody can set. But such a process may still read loans
+//! from the ledger, and use them for some seconds. So an end also waits for [`MARGIN`] after it was
+//! seen.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -49,7 +48,7 @@ const _: () = assert!(
 /// A row for the time of the database, also if nobody is a member. The number is
 /// [`COUNTED_FENCED_MS`].
 pub(super) const POLLS: &str = "SELECT (extract(epoch FROM now()) * 1000)::bigint AS now, \
-     member, process, polls, fenced FROM (SELECT 1) AS one LEFT JOIN members \
+     member, process, polls FROM (SELECT 1) AS one LEFT JOIN members \
      ON fenced IS NULL OR fenced > (extract(epoch FROM now()) * 1000)::bigint - 600000";
 
 /// The counters of all members, as one query has read them.
@@ -66,8 +65,6 @@ struct MemberPolls {
     /// The same for all names that a process has in its life.
     process: Uuid,
     polls: i64,
-    /// When it was declared dead, by the clock of the database.
-    fenced: Option<i64>,
 }
 
 impl Polls {
@@ -86,11 +83,8 @@ impl Polls {
         for row in rows {
             polls.now = row.try_get("now")?;
             let Some(member) = row.try_get("member")? else { continue };
-            let counter = MemberPolls {
-                process: row.try_get("process")?,
-                polls: row.try_get("polls")?,
-                fenced: row.try_get("fenced")?,
-            };
+            let counter =
+                MemberPolls { process: row.try_get("process")?, polls: row.try_get("polls")? };
             polls.members.insert(member, counter);
         }
         Ok(polls)
@@ -106,8 +100,6 @@ struct Observations {
     /// When the last observation began and ended, in time since the machine started.
     began: Duration,
     ended: Duration,
-    /// The time of the database then.
-    now: i64,
     members: HashMap<Uuid, Observed>,
 }
 
@@ -136,7 +128,6 @@ impl PollTracker {
                 (*name, Observed { member: *member, since })
             })
             .collect();
-        observations.now = polls.now;
         (observations.began, observations.ended) = (began, ended);
     }
 
@@ -181,13 +172,10 @@ impl Observations {
         processes
     }
 
-    /// Whether a member has not acknowledged for this time.
+    /// Whether this process has seen a member not acknowledge for this time. A member that was
+    /// declared dead may still deliver, and the clock of the database may be set, so neither counts.
     fn is_silent(&self, seen: &Observed, time: Duration) -> bool {
-        let millis = i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
-        let is_unchanged = self.began.saturating_sub(seen.since) >= time;
-        let is_long_fenced =
-            seen.member.fenced.is_some_and(|fenced| self.now.saturating_sub(fenced) >= millis);
-        is_unchanged || is_long_fenced
+        self.began.saturating_sub(seen.since) >= time
     }
 }
 

@@ -4,14 +4,12 @@ use super::*;
 
 const FRESHNESS: Duration = Duration::from_secs(60);
 
-/// Counters at a time of the database in seconds: member, process, counter and time of death.
-fn polls(now: i64, members: &[(u128, u128, i64, Option<i64>)]) -> Polls {
-    let member = |&(name, process, polls, fenced): &(u128, u128, i64, Option<i64>)| {
-        let fenced = fenced.map(|seconds| seconds * 1000);
-        let process = Uuid::from_u128(process);
-        (Uuid::from_u128(name), MemberPolls { process, polls, fenced })
+/// Counters: member, process and counter.
+fn polls(members: &[(u128, u128, i64)]) -> Polls {
+    let member = |&(name, process, polls): &(u128, u128, i64)| {
+        (Uuid::from_u128(name), MemberPolls { process: Uuid::from_u128(process), polls })
     };
-    Polls { now: now * 1000, members: members.iter().map(member).collect() }
+    Polls { now: 0, members: members.iter().map(member).collect() }
 }
 
 /// Observes counters at a second, and returns whether all have read past `base`, read at `ended`.
@@ -24,9 +22,9 @@ fn observed(tracker: &PollTracker, second: u64, base: (&Polls, u64), read: &Poll
 #[test]
 fn three_acknowledged_reads_of_each_process_pass() {
     let tracker = PollTracker::default();
-    let base = polls(0, &[(1, 1, 10, None), (2, 2, 20, None)]);
+    let base = polls(&[(1, 1, 10), (2, 2, 20)]);
     let is_past = |second, one, two| {
-        let read = polls(0, &[(1, 1, one, None), (2, 2, two, None)]);
+        let read = polls(&[(1, 1, one), (2, 2, two)]);
         observed(&tracker, second, (&base, 5), &read)
     };
     assert!(!is_past(4, 99, 99), "observed before the barrier");
@@ -39,9 +37,9 @@ fn three_acknowledged_reads_of_each_process_pass() {
 #[test]
 fn reads_under_a_new_name_count() {
     let tracker = PollTracker::default();
-    let base = polls(0, &[(1, 1, 10, None)]);
+    let base = polls(&[(1, 1, 10)]);
     let is_past = |second, old, new| {
-        let read = polls(0, &[(1, 1, old, Some(0)), (3, 1, new, None)]);
+        let read = polls(&[(1, 1, old), (3, 1, new)]);
         observed(&tracker, second, (&base, 0), &read)
     };
     assert!(!is_past(1, 10, 1));
@@ -53,9 +51,9 @@ fn reads_under_a_new_name_count() {
 #[test]
 fn process_without_reads_passes_after_freshness_and_margin() {
     let tracker = PollTracker::default();
-    let base = polls(0, &[(1, 1, 10, None), (2, 2, 20, None)]);
+    let base = polls(&[(1, 1, 10), (2, 2, 20)]);
     let is_past = |second: i64, silent| {
-        let read = polls(0, &[(1, 1, silent, None), (2, 2, 20 + second, None)]);
+        let read = polls(&[(1, 1, silent), (2, 2, 20 + second)]);
         observed(&tracker, u64::try_from(second).unwrap(), (&base, 0), &read)
     };
     assert!(!is_past(100, 10), "first seen now");
@@ -67,7 +65,7 @@ fn process_without_reads_passes_after_freshness_and_margin() {
 #[test]
 fn silence_before_the_end_does_not_pass_it_at_once() {
     let tracker = PollTracker::default();
-    let base = polls(0, &[(1, 1, 10, None)]);
+    let base = polls(&[(1, 1, 10)]);
     tracker.observe(&base, Duration::from_secs(1), Duration::from_secs(1));
     let is_past = |second| observed(&tracker, second, (&base, 1000), &base);
     assert!(!is_past(1000), "it may have read the loan from the ledger just before");
@@ -76,33 +74,20 @@ fn silence_before_the_end_does_not_pass_it_at_once() {
 }
 
 #[test]
-fn member_that_died_long_ago_passes_after_the_margin() {
-    let tracker = PollTracker::default();
-    let base = polls(0, &[(1, 1, 10, Some(1000))]);
-    let is_past = |second, now| {
-        let read = polls(now, &[(1, 1, 10, Some(1000))]);
-        observed(&tracker, second, (&base, 0), &read)
-    };
-    assert!(!is_past(14, 1075), "it may still deliver what it read from the ledger");
-    assert!(!is_past(15, 1074), "it may still deliver what it cached");
-    assert!(is_past(16, 1075));
-}
-
-#[test]
 fn process_without_a_row_passes() {
     let tracker = PollTracker::default();
-    let base = polls(0, &[(1, 1, 10, None)]);
-    assert!(observed(&tracker, 1, (&base, 0), &polls(0, &[])));
+    let base = polls(&[(1, 1, 10)]);
+    assert!(observed(&tracker, 1, (&base, 0), &polls(&[])));
 }
 
 #[test]
 fn overlapping_observations_are_ignored() {
     let tracker = PollTracker::default();
-    let base = polls(0, &[(1, 1, 10, None)]);
+    let base = polls(&[(1, 1, 10)]);
     let second = Duration::from_secs;
     tracker.observe(&base, second(1), second(4));
-    tracker.observe(&polls(0, &[]), second(3), second(5));
+    tracker.observe(&polls(&[]), second(3), second(5));
     assert!(!tracker.is_past(&base, second(1), FRESHNESS));
-    tracker.observe(&polls(0, &[]), second(4), second(5));
+    tracker.observe(&polls(&[]), second(4), second(5));
     assert!(tracker.is_past(&base, second(1), FRESHNESS));
 }
