@@ -11,6 +11,8 @@ const STOPPING: &str = "The gate is stopping: it accepts no new connections.";
 const LEDGER_UNREADABLE: &str = "The ledger cannot be read: no new reader gets a file.";
 const CLOCK_OFF: &str = "This machine's clock is more than 15 minutes from Bokbasen's: no loan is \
                          begun and no expiry is registered. Set it by NTP.";
+const BEGINS_CLOSED: &str = "No gate begins a loan, since the database of the ledger lost steps: \
+                             see \"At night\" in docs/cluster.md.";
 
 /// Builds the readiness check, which returns what is missing as sentences.
 pub(super) fn check(
@@ -49,6 +51,9 @@ async fn find_missing(
              its disk."
         );
         missing.wanted.push(sentence.into());
+    }
+    if ledger.begins_are_closed() {
+        missing.wanted.push(BEGINS_CLOSED.into());
     }
     if lending.clock_is_off() {
         missing.wanted.push(CLOCK_OFF.into());

@@ -36,8 +36,9 @@ pub enum LedgerError {
     /// The database does not have a step that an earlier process on this machine has committed.
     #[error(
         "the database of the ledger does not have the step that {head_file} names: it was restored \
-         from a backup, or a failover lost its last transactions. Restore the newest state, or \
-         remove {head_file} to use this one"
+         from a backup, or a failover lost its last transactions. No gate begins a loan. Restore \
+         the newest state. If it is lost, remove {head_file}, start, compare with Bokbasen by \
+         `loangate loans balance`, then run DELETE FROM meta WHERE name = 'begins closed'"
     )]
     DatabaseOlder {
         /// The file with the newest links of the audit trail.

@@ -49,10 +49,15 @@ pub(super) trait Membership: Debug + Send + Sync {
     /// Returns the number of other live processes.
     fn count_others(&self) -> usize;
 
-    /// Returns whether this process still has this name, and no other process can have declared it
-    /// dead.
+    /// Returns whether this process still has this name, no other process can have declared it
+    /// dead, and begins are not closed.
     fn holds_lease(&self, _name: &str) -> bool {
         true
+    }
+
+    /// Returns whether no process may begin a loan, since the database lost steps.
+    fn begins_are_closed(&self) -> bool {
+        false
     }
 
     /// Returns the number of processes that divide the background work, this one included.
@@ -97,8 +102,8 @@ pub(super) trait Membership: Debug + Send + Sync {
 }
 
 /// The right of a process to send the begins of its loans, under the name that it has now. It is
-/// lost when the process cannot renew its lease, and for good when another process declares it
-/// dead.
+/// lost when the process cannot renew its lease, while begins are closed, and for good when another
+/// process declares it dead.
 #[derive(Clone)]
 pub struct Lease {
     membership: Arc<dyn Membership>,
@@ -112,7 +117,7 @@ impl Debug for Lease {
 }
 
 impl Lease {
-    /// Returns whether the process holds the lease. It reads memory only.
+    /// Returns whether the process holds the lease and begins are open. It reads memory only.
     pub fn is_held(&self) -> bool {
         self.membership.holds_lease(&self.name)
     }
@@ -122,6 +127,11 @@ impl Ledger {
     /// Returns the lease of this process, for a loan whose intent is written next.
     pub fn lease(&self) -> Lease {
         Lease { membership: self.membership.clone(), name: self.membership.name() }
+    }
+
+    /// Returns whether no gate begins a loan, because the database was found to have lost steps.
+    pub fn begins_are_closed(&self) -> bool {
+        self.membership.begins_are_closed()
     }
 
     /// Returns the number of processes that divide the background work, this one included. A

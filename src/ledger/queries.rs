@@ -17,7 +17,6 @@ pub(super) const REFILL: u32 = 500;
 #[derive(Clone, Debug)]
 pub(super) enum Queries {
     Sqlite(sqlite::Queries),
-    #[allow(dead_code, reason = "the PostgreSQL store will use it")]
     Postgres(postgres::Queries),
 }
 

@@ -18,6 +18,10 @@ const SHARED_FOR: Duration = Duration::from_secs(1);
 /// The deadline of the test, and of waiting for another caller's test.
 const DEADLINE: Duration = Duration::from_secs(2);
 
+/// The cause for any failure of a database server. Its error, which the executor logs, contains the
+/// names of its hosts, and `/readyz` needs no token.
+const SERVER_FAILED: &str = "its database failed; the log has the error";
+
 /// The last result with its time. A failure is a phrase.
 type LastResult = Option<(Instant, Result<(), String>)>;
 
@@ -39,7 +43,7 @@ impl Ledger {
     /// within two seconds.
     ///
     /// # Errors
-    /// Returns the cause as a phrase without a path or a value.
+    /// Returns the cause as a phrase without a path, a host or a value.
     pub async fn check_writable(&self) -> Result<(), String> {
         match timeout(DEADLINE, self.shared_write_test()).await {
             Ok(result) => result,
@@ -63,6 +67,7 @@ impl Ledger {
         let pending = Err("the last write test did not finish".to_owned());
         *last = Some((Instant::now(), pending));
         let result = self.update(Update::Probe).await.map(drop).map_err(|error| match error {
+            _ if self.file.is_none() => SERVER_FAILED.to_owned(),
             LedgerError::Commit(why) => why,
             other => other.to_string(),
         });

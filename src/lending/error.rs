@@ -16,9 +16,9 @@ pub enum CallError {
     Rejected {
         /// The HTTP status, from 400 to 499.
         status: u16,
-        /// Bokbasen's error code, verbatim; empty if there is none.
+        /// Bokbasen's error code, without control characters; empty if there is none.
         code: String,
-        /// Bokbasen's error message, verbatim.
+        /// Bokbasen's error message, without control characters.
         message: String,
         /// The time to wait before a retry.
         retry_after: Option<Duration>,

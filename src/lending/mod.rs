@@ -26,6 +26,7 @@ mod kind;
 mod listing;
 mod outage_reason;
 mod protocol_breaches;
+mod received_text;
 mod remote_loan;
 mod response;
 mod send_guard;

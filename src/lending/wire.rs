@@ -10,7 +10,9 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::response::ApiResponse;
-use super::{Availability, Begin, CallError, FreeLicence, RemoteLoan, Standing, listing};
+use super::{
+    Availability, Begin, CallError, FreeLicence, RemoteLoan, Standing, listing, received_text,
+};
 use crate::clock;
 use crate::loan::{EndReason, Isbn, LibraryId, Reference, Refusal, Terms};
 
@@ -131,19 +133,26 @@ pub(super) struct Cancel<'a> {
 #[derive(Default, Deserialize)]
 #[serde(default)]
 pub(super) struct ErrorBody {
+    #[serde(deserialize_with = "received_text::code")]
     pub(super) code: String,
+    #[serde(deserialize_with = "received_text::message")]
     pub(super) message: String,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct LoanBody {
+    #[serde(deserialize_with = "received_text::id")]
     loan_id: String,
+    #[serde(default, deserialize_with = "received_text::optional_id")]
     reference: Option<String>,
     library: Option<String>,
     isbn: Option<String>,
+    #[serde(deserialize_with = "received_text::code")]
     status: String,
+    #[serde(default, deserialize_with = "received_text::optional_id")]
     license_id: Option<String>,
+    #[serde(default, deserialize_with = "received_text::optional_code")]
     license_type: Option<String>,
     begin: Option<Timestamp>,
     due: Option<Timestamp>,
@@ -153,7 +162,9 @@ struct LoanBody {
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct RefusalBody {
+    #[serde(deserialize_with = "received_text::code")]
     code: String,
+    #[serde(deserialize_with = "received_text::message")]
     message: String,
     retry_after: Option<RetryAfter>,
 }
@@ -180,8 +191,9 @@ struct AvailabilityBody {
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct LicenceBody {
+    #[serde(deserialize_with = "received_text::id")]
     license_id: String,
-    #[serde(rename = "type")]
+    #[serde(rename = "type", deserialize_with = "received_text::code")]
     kind: String,
     free: u32,
     next_free: Option<Timestamp>,
@@ -222,9 +234,7 @@ pub(super) fn page(response: &ApiResponse, now: Timestamp) -> Result<Page, CallE
     Ok(Page { loans: loans?, next: response.next.clone() })
 }
 
-/// The longest id or reference of a listed loan, in bytes.
-const MAX_ID_LENGTH: usize = 256;
-/// The longest quoted parse error of a row, in characters.
+/// The longest quoted parse error, in characters.
 const MAX_ERROR_LENGTH: usize = 200;
 
 /// Parses one page of a library's listing row by row, so that an unreadable row does not affect
@@ -236,15 +246,13 @@ pub(super) fn listed_page(
     let rows: Vec<serde_json::Value> = read(response)?;
     let mut page = listing::Page::default();
     for row in rows {
-        let id = row
-            .get("loanId")
-            .and_then(serde_json::Value::as_str)
-            .filter(|id| id.len() <= MAX_ID_LENGTH);
+        let id = row.get("loanId").and_then(serde_json::Value::as_str);
+        let id = id.filter(|id| received_text::is_id(id));
         let lending_id = id.map(str::to_owned);
         match listed_loan(row, now) {
             Ok(loan) => page.loans.push(loan),
             Err(why) => {
-                let why = why.chars().take(MAX_ERROR_LENGTH).collect();
+                let why = received_text::clean(&why, MAX_ERROR_LENGTH);
                 page.unreadable.push(listing::Unreadable { lending_id, why });
             }
         }
@@ -254,16 +262,17 @@ pub(super) fn listed_page(
 
 fn listed_loan(row: serde_json::Value, now: Timestamp) -> Result<RemoteLoan, String> {
     let shown: LoanBody = serde_json::from_value(row).map_err(|error| error.to_string())?;
-    let longest = shown.loan_id.len().max(shown.reference.as_ref().map_or(0, String::len));
-    if shown.loan_id.is_empty() || longest > MAX_ID_LENGTH {
-        return Err("the loan's id is empty, or its id or reference is too long".to_owned());
+    if shown.loan_id.is_empty() {
+        return Err("the loan's id is empty".to_owned());
     }
     shown.remote(None, now).map_err(|error| error.to_string())
 }
 
 fn read<'a, T: Deserialize<'a>>(response: &'a ApiResponse) -> Result<T, CallError> {
-    serde_json::from_slice(&response.body)
-        .map_err(|error| CallError::Unknown(format!("the response cannot be read: {error}")))
+    serde_json::from_slice(&response.body).map_err(|error| {
+        let why = received_text::clean(&error.to_string(), MAX_ERROR_LENGTH);
+        CallError::Unknown(format!("the response cannot be read: {why}"))
+    })
 }
 
 impl LoanBody {
@@ -334,5 +343,54 @@ mod tests {
         };
         assert_eq!(due("2026-12-17T15:13:22.927999999Z"), "2026-12-17T15:13:22.927Z");
         assert_eq!(due("2026-12-17T15:13:22Z"), "2026-12-17T15:13:22Z");
+    }
+
+    fn response(body: &serde_json::Value) -> ApiResponse {
+        ApiResponse { body: body.to_string().into_bytes(), retry_after: None, next: None }
+    }
+
+    #[test]
+    fn loan_with_an_id_that_no_ledger_can_store_is_unreadable() {
+        let now = Timestamp::UNIX_EPOCH;
+        let good = json!({ "loanId": "BL1", "status": "ACCEPTED", "due": now, "licenseId": "L" });
+        remote_loan(&response(&good), now).unwrap();
+        for key in ["loanId", "licenseId", "reference"] {
+            for text in ["a\u{0}b".to_owned(), "a\nb".to_owned(), "i".repeat(257)] {
+                let mut bad = good.clone();
+                bad[key] = json!(text);
+                let error = remote_loan(&response(&bad), now).unwrap_err();
+                assert!(matches!(&error, CallError::Unknown(why) if why.contains("an id is")));
+                let rows = json!([bad, good]);
+                assert!(page(&response(&rows), now).is_err());
+                let (page, _) = listed_page(&response(&rows), now).unwrap();
+                assert_eq!((page.loans.len(), page.unreadable.len()), (1, 1));
+                let has_id = page.unreadable[0].lending_id.is_some();
+                assert_eq!(has_id, key != "loanId", "{key}");
+            }
+        }
+        let isbn = "9788299999014";
+        let licence = json!({ "licenseId": "\u{0}", "type": "T", "free": 1 });
+        let shown = json!([{ "isbn": isbn, "available": true, "licenses": [licence] }]);
+        assert!(availability(&response(&shown), isbn.parse().unwrap()).is_err());
+    }
+
+    #[test]
+    fn other_texts_are_cleaned_and_cut() {
+        let (now, long) = (Timestamp::UNIX_EPOCH, "x\u{0}\n".repeat(2000));
+        let refusal = json!({ "code": long, "message": long });
+        let refused = json!({ "loanId": "BL1", "status": "REFUSED", "refusal": refusal });
+        let loan = remote_loan(&response(&refused), now).unwrap();
+        let Standing::Refused(Refusal { code, message, .. }) = loan.standing else { panic!() };
+        assert_eq!((code, message), ("x ".repeat(32), "x ".repeat(500)));
+        let error: ErrorBody = serde_json::from_value(refusal).unwrap();
+        assert_eq!((error.code, error.message), ("x ".repeat(32), "x ".repeat(500)));
+        let unknown = json!({ "loanId": "BL1", "status": long });
+        let loan = remote_loan(&response(&unknown), now).unwrap();
+        assert_eq!(loan.standing, Standing::Unrecognised("x ".repeat(32)));
+        let accepted =
+            json!({ "loanId": "BL1", "status": "ACCEPTED", "due": now, "licenseType": long });
+        let loan = remote_loan(&response(&accepted), now).unwrap();
+        let Standing::Accepted(terms) = loan.standing else { panic!() };
+        assert_eq!(terms.licence_type, Some("x ".repeat(32)));
     }
 }

@@ -150,9 +150,9 @@ pub struct Terms {
 /// Bokbasen's reason for refusing a loan.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Refusal {
-    /// Bokbasen's code, verbatim, even if unknown here.
+    /// Bokbasen's code, even if unknown here.
     pub code: String,
-    /// Bokbasen's message, verbatim, for support.
+    /// Bokbasen's message, for support.
     pub message: String,
     /// The time before which Bokbasen expects no new request.
     pub retry_at: Option<Timestamp>,

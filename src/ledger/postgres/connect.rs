@@ -21,8 +21,12 @@ use super::endpoint::{Endpoint, Host, Tls};
 use super::settings::{Listen, PostgresSettings};
 use super::system_roots;
 
+/// The longest wait for one of several hosts. A request that needs a connection waits up to 2 s, and
+/// must reach the second host if the first is silent.
+const MAX_HOST_SHARE: Duration = Duration::from_secs(1);
+
 /// What a connection is for. The database shows it in `pg_stat_activity`.
-#[allow(dead_code, reason = "the PostgreSQL store will use it")]
+#[allow(dead_code, reason = "the gates poll and do not use LISTEN yet")]
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(in crate::ledger) enum Purpose {
     /// Queries of readers' requests and background tasks.
@@ -35,7 +39,7 @@ pub(in crate::ledger) enum Purpose {
     Lease,
     /// Polling for changes of other processes.
     Feed,
-    /// LISTEN.
+    /// LISTEN, which only tests use yet.
     Listen,
     /// Migrations of the schema.
     Migrations,
@@ -69,7 +73,7 @@ pub(in crate::ledger) struct Connector {
     route: Arc<Route>,
     /// The route for connections that need a session.
     direct: Arc<Route>,
-    #[allow(dead_code, reason = "the PostgreSQL store will use it")]
+    #[allow(dead_code, reason = "the gates poll and do not use LISTEN yet")]
     listens: bool,
 }
 
@@ -78,7 +82,8 @@ struct Route {
     hosts: Vec<(Host, PgConnectOptions)>,
     application_name: String,
     connect_timeout: Duration,
-    /// The index of the host that last accepted writes.
+    /// The index of the host to try first: the one that last accepted writes, or the one after a
+    /// host that failed.
     preferred: AtomicUsize,
 }
 
@@ -102,7 +107,7 @@ impl Connector {
     }
 
     /// Whether this process may use LISTEN.
-    #[allow(dead_code, reason = "the PostgreSQL store will use it")]
+    #[allow(dead_code, reason = "the gates poll and do not use LISTEN yet")]
     pub(in crate::ledger) fn listens(&self) -> bool {
         self.listens
     }
@@ -169,16 +174,44 @@ impl Route {
             // A host that does not respond leaves time for the others.
             let remaining = deadline.saturating_duration_since(Instant::now());
             let hosts = u32::try_from(self.hosts.len() - tried).unwrap_or(1);
+            let share = match self.hosts.len() {
+                1 => remaining,
+                _ => (remaining / hosts).min(MAX_HOST_SHARE),
+            };
             let options = self.named(options, purpose);
-            match within(remaining / hosts, connect_for_writes(&options)).await {
+            let attempt = Attempt { route: self, index };
+            match within(share, connect_for_writes(&options)).await {
                 Ok(connection) => {
-                    self.preferred.store(index, Ordering::Relaxed);
+                    attempt.succeed();
                     return Ok(connection);
                 }
                 Err(error) => failures.push((host.to_string(), error)),
             }
         }
         Err(sqlx::Error::Io(std::io::Error::other(NoHost(failures))))
+    }
+}
+
+/// An attempt to connect to a host. If it fails or its caller gives up, the next attempt begins
+/// with the next host: the deadline of a caller may be shorter than `connect_timeout`.
+struct Attempt<'a> {
+    route: &'a Route,
+    index: usize,
+}
+
+impl Attempt<'_> {
+    fn succeed(self) {
+        self.route.preferred.store(self.index, Ordering::Relaxed);
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Attempt<'_> {
+    fn drop(&mut self) {
+        let next = (self.index + 1) % self.route.hosts.len().max(1);
+        let preferred = &self.route.preferred;
+        // Unless another attempt has changed it.
+        let _ = preferred.compare_exchange(self.index, next, Ordering::Relaxed, Ordering::Relaxed);
     }
 }
 

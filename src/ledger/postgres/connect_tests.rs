@@ -82,6 +82,26 @@ async fn silent_host_leaves_time_for_the_next() {
 }
 
 #[tokio::test]
+async fn silent_host_hides_no_other_from_impatient_callers() {
+    let Some(server) = Postgres::shared().await else { return };
+    let database = server.database().await;
+    let target = format!("127.0.0.1:{}", server.port()).parse().unwrap();
+    let proxy = TcpProxy::start(target).await;
+    proxy.set(Link::Blocked);
+    let url = behind(&database.url(), &format!("127.0.0.1:{}", proxy.port()));
+    let patient = format!("{url}?sslmode=disable&connect_timeout=30");
+    let began = Instant::now();
+    connect(&patient).await.unwrap();
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    let connector = Connector::new(&settings(&patient));
+    let impatient = timeout(Duration::from_millis(100), connector.connect(Purpose::Reads));
+    assert!(impatient.await.is_err());
+    let began = Instant::now();
+    connector.connect(Purpose::Reads).await.unwrap();
+    assert!(began.elapsed() < Duration::from_millis(900), "{:?}", began.elapsed());
+}
+
+#[tokio::test]
 async fn tls_verifies_the_certificate_and_the_name() {
     let authority = Authority::create();
     let Some(server) = Postgres::start_with_tls(&authority).await else { return };

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use uuid::Uuid;
 
+use super::transaction::PROBE_NAME;
 use crate::ledger::audit::AuditKey;
 use crate::ledger::audit::chain_heads::ChainHeads;
 use crate::loan::LibraryId;
@@ -18,13 +19,22 @@ pub(super) struct Lane {
     pub(super) chain: Uuid,
     pub(super) audit_key: AuditKey,
     pub(super) heads: Arc<ChainHeads>,
+    /// The name of the row that tests writes. Lanes that shared one would wait for each other.
+    pub(super) probe: String,
     /// The last transaction of each library whose commit was requested, by its number in the chain.
     requested: Mutex<HashMap<LibraryId, i64>>,
 }
 
 impl Lane {
-    pub(super) fn new(chain: Uuid, audit_key: AuditKey, heads: Arc<ChainHeads>) -> Lane {
-        Lane { chain, audit_key, heads, requested: Mutex::default() }
+    /// Creates the state of the lane with this number.
+    pub(super) fn new(
+        number: u32,
+        chain: Uuid,
+        audit_key: AuditKey,
+        heads: Arc<ChainHeads>,
+    ) -> Lane {
+        let probe = format!("{PROBE_NAME}{chain} {number}");
+        Lane { chain, audit_key, heads, probe, requested: Mutex::default() }
     }
 
     /// Records that the commit of this transaction is requested.

@@ -11,6 +11,7 @@ use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
+use super::closed_begins::ARE_CLOSED;
 use super::connect::{Connector, Purpose, within};
 use super::observer::Member;
 use super::pool::BEGIN;
@@ -22,19 +23,18 @@ const DATABASE_NOW: &str = "(extract(epoch FROM clock_timestamp()) * 1000)::bigi
 
 /// The statements on the members. A test implements them in memory.
 pub(super) trait MemberTable: Send {
-    /// Inserts a member. Returns the time of the database.
+    /// Inserts a member.
     fn join(
         &mut self,
         member: Uuid,
         process: Uuid,
-    ) -> impl Future<Output = Result<Timestamp, sqlx::Error>> + Send;
+    ) -> impl Future<Output = Result<Renewal, sqlx::Error>> + Send;
 
-    /// Increments the counter of a member. Returns the time of the database; none if the member is
-    /// fenced.
+    /// Increments the counter of a member. Returns none if the member is fenced.
     fn renew(
         &mut self,
         member: Uuid,
-    ) -> impl Future<Output = Result<Option<Timestamp>, sqlx::Error>> + Send;
+    ) -> impl Future<Output = Result<Option<Renewal>, sqlx::Error>> + Send;
 
     /// Returns all members.
     fn read(&mut self) -> impl Future<Output = Result<Members, sqlx::Error>> + Send;
@@ -47,6 +47,15 @@ pub(super) trait MemberTable: Send {
 
     /// Deletes the rows of members that were fenced a day ago.
     fn delete_old(&mut self) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
+}
+
+/// The response to a join or a renewal.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct Renewal {
+    /// The time of the database.
+    pub(super) at: Timestamp,
+    /// Whether no gate may begin a loan: see `closed_begins`.
+    pub(super) begins_are_closed: bool,
 }
 
 /// The members at one moment.
@@ -115,23 +124,23 @@ impl<'a> Statement<'a> {
 }
 
 impl MemberTable for PostgresMembers {
-    async fn join(&mut self, member: Uuid, process: Uuid) -> Result<Timestamp, sqlx::Error> {
+    async fn join(&mut self, member: Uuid, process: Uuid) -> Result<Renewal, sqlx::Error> {
         let sql = format!(
             "INSERT INTO members (member, process, joined) VALUES ($1, $2, {DATABASE_NOW}) \
-             RETURNING {DATABASE_NOW}"
+             RETURNING {DATABASE_NOW}, {ARE_CLOSED}"
         );
         let statement = Statement { sql: &sql, uuids: &[member, process], integers: &[] };
         let rows = self.run(statement).await?;
-        rows.first().map(time_of).unwrap_or(Err(sqlx::Error::RowNotFound))
+        rows.first().map(renewal_of).unwrap_or(Err(sqlx::Error::RowNotFound))
     }
 
-    async fn renew(&mut self, member: Uuid) -> Result<Option<Timestamp>, sqlx::Error> {
+    async fn renew(&mut self, member: Uuid) -> Result<Option<Renewal>, sqlx::Error> {
         let sql = format!(
             "UPDATE members SET renewals = renewals + 1 WHERE member = $1 AND fenced IS NULL \
-             RETURNING {DATABASE_NOW}"
+             RETURNING {DATABASE_NOW}, {ARE_CLOSED}"
         );
         let statement = Statement { sql: &sql, uuids: &[member], integers: &[] };
-        self.run(statement).await?.first().map(time_of).transpose()
+        self.run(statement).await?.first().map(renewal_of).transpose()
     }
 
     async fn read(&mut self) -> Result<Members, sqlx::Error> {
@@ -170,19 +179,22 @@ impl MemberTable for PostgresMembers {
     }
 }
 
-fn time_of(row: &PgRow) -> Result<Timestamp, sqlx::Error> {
+fn renewal_of(row: &PgRow) -> Result<Renewal, sqlx::Error> {
     let decoded = |error: jiff::Error| sqlx::Error::Decode(Box::new(error));
-    Timestamp::from_millisecond(row.try_get(0)?).map_err(decoded)
+    let at = Timestamp::from_millisecond(row.try_get(0)?).map_err(decoded)?;
+    Ok(Renewal { at, begins_are_closed: row.try_get(1)? })
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::closed_begins;
     use super::super::test_support::{settings, support};
     use super::*;
     use crate::clock::Clock;
     use support::{Database, Postgres};
 
-    const TABLE: &str = "CREATE TABLE members (member uuid PRIMARY KEY, process uuid NOT NULL, \
+    const TABLE: &str = "CREATE TABLE meta (name text PRIMARY KEY, value bytea NOT NULL); \
+         CREATE TABLE members (member uuid PRIMARY KEY, process uuid NOT NULL, \
          joined bigint NOT NULL, renewals bigint NOT NULL DEFAULT 0, \
          polls bigint NOT NULL DEFAULT 0, fenced bigint)";
 
@@ -202,7 +214,7 @@ mod tests {
         sqlx::raw_sql(TABLE).execute(&mut database.connect().await).await.unwrap();
         let (mut mine, mut other) = (table(&database).await, table(&database).await);
         let (me, process) = (Uuid::from_u128(1), Uuid::from_u128(9));
-        let at = mine.join(me, process).await.unwrap();
+        let at = mine.join(me, process).await.unwrap().at;
         let difference = Clock::system().machine_now().duration_since(at).abs();
         assert!(difference.as_secs() < 5, "{at}");
         mine.renew(me).await.unwrap().unwrap();
@@ -214,6 +226,24 @@ mod tests {
         assert!(mine.renew(me).await.unwrap().is_none());
         assert_eq!(mine.read().await.unwrap().fenced, [me]);
         assert!(mine.renew(Uuid::from_u128(2)).await.unwrap().is_none(), "a deleted row");
+    }
+
+    #[tokio::test]
+    async fn renewal_says_whether_begins_are_closed() {
+        let Some(server) = Postgres::shared().await else { return };
+        let database = server.database().await;
+        let mut connection = database.connect().await;
+        sqlx::raw_sql(TABLE).execute(&mut connection).await.unwrap();
+        let mut table = table(&database).await;
+        let (first, second) = (Uuid::from_u128(1), Uuid::from_u128(2));
+        assert!(!table.join(first, first).await.unwrap().begins_are_closed);
+        for _ in 0..2 {
+            closed_begins::close(&mut connection, first).await.unwrap();
+            assert!(table.renew(first).await.unwrap().unwrap().begins_are_closed);
+        }
+        assert!(table.join(second, second).await.unwrap().begins_are_closed);
+        sqlx::raw_sql(closed_begins::OPEN).execute(&mut connection).await.unwrap();
+        assert!(!table.renew(first).await.unwrap().unwrap().begins_are_closed);
     }
 
     #[tokio::test]

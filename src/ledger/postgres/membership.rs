@@ -16,8 +16,9 @@ use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use super::closed_begins::REMEDY;
 use super::connect::Connector;
-use super::members_table::{MemberTable, Members, PostgresMembers};
+use super::members_table::{MemberTable, Members, PostgresMembers, Renewal};
 use super::observer::{Member, Observer};
 use super::standing::{BootTime, Standing};
 use crate::clock::{self, Clock};
@@ -176,8 +177,9 @@ impl<T: MemberTable> Keeper<T> {
     async fn renew(&mut self) -> Result<(), sqlx::Error> {
         let member = self.standing.member();
         let (started, sent) = ((self.boot_time)(), self.clock.machine_now());
-        if let Some(database) = self.table.renew(member).await? {
-            self.compare_clocks(sent, database);
+        if let Some(renewal) = self.table.renew(member).await? {
+            self.compare_clocks(sent, renewal.at);
+            self.note_begins(renewal);
             // From the start of the statement: others may see the renewal from then on.
             self.standing.hold(member, started + self.lease);
             return Ok(());
@@ -198,8 +200,9 @@ impl<T: MemberTable> Keeper<T> {
         // A name of its own for each attempt: a failed one may have joined all the same.
         let member = Uuid::new_v4();
         let (started, sent) = ((self.boot_time)(), self.clock.machine_now());
-        let database = self.table.join(member, self.process).await?;
-        self.compare_clocks(sent, database);
+        let renewal = self.table.join(member, self.process).await?;
+        self.compare_clocks(sent, renewal.at);
+        self.note_begins(renewal);
         self.standing.hold(member, started + self.lease);
         self.is_joined = true;
         tracing::info!(%member, process = %self.process, "joined the members of the ledger");
@@ -269,6 +272,17 @@ impl<T: MemberTable> Keeper<T> {
             tracing::warn!(
                 %error,
                 "could not leave the members of the ledger; others wait for the end of the lease"
+            );
+        }
+    }
+
+    fn note_begins(&self, renewal: Renewal) {
+        static LIMIT: LogLimit = LogLimit::per_minute();
+        self.standing.close_begins(renewal.begins_are_closed);
+        if renewal.begins_are_closed && LIMIT.permit("begins closed").is_some() {
+            tracing::error!(
+                "the database of the ledger lacks steps that a gate has committed, so no gate \
+                 begins a loan; {REMEDY}"
             );
         }
     }

@@ -6,6 +6,8 @@
 //! A migration only adds to the schema, so that older programs keep working while nodes are
 //! upgraded one by one. `min_program` rises only with a migration that removes something.
 
+use std::time::Duration;
+
 use sqlx::{Connection, PgConnection, Row};
 
 /// A migration. Its position in [`MIGRATIONS`] is its version.
@@ -19,11 +21,20 @@ pub(super) struct Migration {
 pub(super) const MIGRATIONS: &[Migration] =
     &[Migration { sql: include_str!("migrations/0001_ledger.sql"), min_program: 1 }];
 
-/// Locks wait for another process that migrates; statements take as long as the tables are large.
+/// The lock of the version waits for another process that migrates. Statements take as long as the
+/// tables are large.
 const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; \
     SET LOCAL statement_timeout = 0; \
     SET LOCAL lock_timeout = '120s'; \
     SET LOCAL idle_in_transaction_session_timeout = '10s'";
+/// After the version is locked. A lock of a table that waits makes all statements of running gates
+/// on it wait, too.
+const MIGRATION_LOCKS: &str = "SET LOCAL lock_timeout = '1s'";
+/// The attempts to lock the tables of one migration, and the wait between two of them.
+const ATTEMPTS: u32 = 60;
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
+/// A lock timeout.
+const LOCK_NOT_AVAILABLE: &str = "55P03";
 /// Another process has created the same table, or its type, at the same time.
 const CREATED_MEANWHILE: [&str; 3] = ["23505", "42710", "42P07"];
 
@@ -44,6 +55,25 @@ pub(super) async fn run(
     migrations: &[Migration],
 ) -> Result<Schema, sqlx::Error> {
     create_version_table(connection).await?;
+    let mut attempts = 0;
+    loop {
+        match apply_missing(connection, migrations).await {
+            Err(sqlx::Error::Database(error))
+                if error.code().as_deref() == Some(LOCK_NOT_AVAILABLE) && attempts < ATTEMPTS =>
+            {
+                attempts += 1;
+                tracing::warn!("a table of the ledger is in use; its migration is tried again");
+                tokio::time::sleep(RETRY_INTERVAL).await;
+            }
+            applied => return applied,
+        }
+    }
+}
+
+async fn apply_missing(
+    connection: &mut PgConnection,
+    migrations: &[Migration],
+) -> Result<Schema, sqlx::Error> {
     let known = i64::try_from(migrations.len()).unwrap_or(i64::MAX);
     loop {
         let mut transaction = connection.begin_with(BEGIN).await?;
@@ -56,6 +86,7 @@ pub(super) async fn run(
         }
         let next = usize::try_from(version).ok().and_then(|version| migrations.get(version));
         let Some(migration) = next else { return Ok(Schema::Usable) };
+        sqlx::raw_sql(MIGRATION_LOCKS).execute(&mut *transaction).await?;
         sqlx::raw_sql(migration.sql).execute(&mut *transaction).await?;
         let record = sqlx::query("UPDATE schema_version SET version = $1, min_program = $2");
         let record = record.bind(version + 1).bind(migration.min_program.max(min_program));
@@ -122,6 +153,26 @@ mod tests {
         }
         assert_eq!(run(&mut connection, &all).await.unwrap(), Schema::Usable);
         connection.close().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn migration_that_waits_for_a_table_lets_running_gates_work() {
+        let Some(server) = Postgres::shared().await else { return };
+        let database = server.database().await;
+        let mut connection = database.connect().await;
+        run(&mut connection, MIGRATIONS).await.unwrap();
+        let (mut reader, mut gate) = (database.connect().await, database.connect().await);
+        sqlx::raw_sql("BEGIN; SELECT count(*) FROM members").execute(&mut reader).await.unwrap();
+        let migrating = tokio::spawn(async move {
+            let [first] = MIGRATIONS else { panic!("this test knows one migration") };
+            let first = Migration { sql: first.sql, min_program: first.min_program };
+            run(&mut connection, &[first, EXPANSION]).await
+        });
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let query = sqlx::raw_sql("SELECT count(*) FROM members").execute(&mut gate);
+        tokio::time::timeout(Duration::from_secs(4), query).await.unwrap().unwrap();
+        sqlx::raw_sql("COMMIT").execute(&mut reader).await.unwrap();
+        assert_eq!(migrating.await.unwrap().unwrap(), Schema::Usable);
     }
 
     #[tokio::test]

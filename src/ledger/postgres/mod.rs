@@ -14,6 +14,7 @@
 //! | `loans`, `delivered`, `doubts`, `retention`, `chain` | the statements of a transaction |
 //! | `verify` | the verification of the audit trail |
 //! | `membership` | joins the members, renews the lease and fences silent members |
+//! | `closed_begins` | closes the begins of all gates when the database lost steps |
 //! | `standing` | the result in memory: the name, the lease and the work of this process |
 //! | `observer` | decides which leases have expired |
 //! | `members_table` | the statements on the table `members` |
@@ -26,6 +27,7 @@ mod barrier;
 mod buckets;
 mod chain;
 mod closed;
+mod closed_begins;
 mod connect;
 mod connection_url;
 mod delivered;

@@ -9,6 +9,7 @@ use futures_util::future::try_join_all;
 use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
 
+use super::closed_begins;
 use super::connect::{Connector, Purpose};
 use super::lane::Lane;
 use super::membership;
@@ -72,8 +73,8 @@ pub(in crate::ledger) async fn open(
         membership::join(connector.clone(), chain, settings.lease, clock.clone(), metrics.clone());
     let membership = joined.await.map_err(LedgerError::Server)?;
     let (now, shares) = (clock.now(), settings.shares());
-    let lanes = (0..shares.writes).map(|_| {
-        let lane = Lane::new(chain, audit_key.clone(), heads.clone());
+    let lanes = (0..shares.writes).map(|number| {
+        let lane = Lane::new(number, chain, audit_key.clone(), heads.clone());
         let store = PostgresStore::new(connector.clone(), lane);
         async move { store.connect(now).await.map(|connection| (store, connection)) }
     });
@@ -115,7 +116,7 @@ async fn stored<const N: usize>(
 }
 
 /// Checks that the database has every step that the files of earlier processes name, and removes
-/// the files of processes that have ended.
+/// the files of processes that have ended. If a step is missing, closes the begins of all gates.
 async fn confirm_heads(
     connection: &mut PgConnection,
     directory: &Path,
@@ -128,6 +129,9 @@ async fn confirm_heads(
     }
     let missing = missing_chains(connection, &files).await.map_err(LedgerError::Server)?;
     if let Some(file) = files.iter().find(|file| missing.contains(&file.chain)) {
+        if let Err(error) = closed_begins::close(connection, file.chain).await {
+            tracing::error!(%error, "cannot close the begins of the other gates");
+        }
         return Err(LedgerError::DatabaseOlder { head_file: file.path.clone() });
     }
     let alive = sqlx::query_scalar("SELECT process FROM members WHERE fenced IS NULL");

@@ -112,7 +112,9 @@ async fn examine(mut connection: PgConnection) -> Result<Examined, sqlx::Error> 
     let query = sqlx::raw_sql(
         "SELECT name, setting FROM pg_settings WHERE name IN ('server_version_num', \
          'server_version', 'fsync', 'full_page_writes', 'synchronous_commit', 'max_connections', \
-         'superuser_reserved_connections', 'reserved_connections')",
+         'superuser_reserved_connections', 'reserved_connections', 'server_encoding', \
+         'log_statement', 'log_min_duration_statement', 'log_min_duration_sample', \
+         'log_parameter_max_length')",
     );
     let mut parameters = HashMap::new();
     for row in query.fetch_all(&mut connection).await? {
@@ -153,17 +155,48 @@ fn judge(settings: &PostgresSettings, name: &str, examined: &Examined) -> Vec<Da
             examined.text("server_version")
         )));
     }
+    let encoding = examined.text("server_encoding");
+    if encoding != "UTF8" {
+        findings.push(Failed(format!(
+            "{name} has a database with the encoding {encoding}, which cannot store every text. \
+             Create it with ENCODING 'UTF8' TEMPLATE template0"
+        )));
+    }
     for (parameter, consequence) in DURABILITY {
         if examined.text(parameter) == "off" {
             findings
                 .push(Failed(format!("{name} has {parameter} = off: {consequence}. Set it on")));
         }
     }
+    findings.extend(judge_logging(name, examined));
     // Behind a pooler, the number of connections to the server is the pooler's.
     if !matches!(settings.listen, Listen::Direct(_)) {
         findings.extend(judge_connections(settings.connections, name, examined));
     }
     findings
+}
+
+/// Warns if the log of the server may show the parameters of statements, which contain pseudonyms.
+fn judge_logging(name: &str, examined: &Examined) -> Option<DatabaseFinding> {
+    let is_set = |parameter: &str, off: &str| {
+        examined.parameters.get(parameter).is_some_and(|setting| setting != off)
+    };
+    let logging = if matches!(examined.text("log_statement"), "mod" | "all") {
+        "log_statement"
+    } else if is_set("log_min_duration_statement", "-1") {
+        "log_min_duration_statement"
+    } else if is_set("log_min_duration_sample", "-1") {
+        "log_min_duration_sample"
+    } else {
+        return None;
+    };
+    is_set("log_parameter_max_length", "0").then(|| {
+        Doubtful(format!(
+            "{name} has {logging} = {}, so its log shows pseudonyms of borrowers. Set \
+             log_parameter_max_length = 0",
+            examined.text(logging)
+        ))
+    })
 }
 
 fn judge_connections(needed: u32, name: &str, examined: &Examined) -> Option<DatabaseFinding> {

@@ -10,6 +10,11 @@ fn examined(changed: &[(&str, &str)]) -> Examined {
         ("fsync", "on"),
         ("full_page_writes", "on"),
         ("synchronous_commit", "on"),
+        ("server_encoding", "UTF8"),
+        ("log_statement", "ddl"),
+        ("log_min_duration_statement", "-1"),
+        ("log_min_duration_sample", "-1"),
+        ("log_parameter_max_length", "-1"),
         ("max_connections", "100"),
         ("superuser_reserved_connections", "3"),
     ]
@@ -49,6 +54,38 @@ fn server_that_can_lose_loans_is_rejected() {
 }
 
 #[test]
+fn database_with_another_encoding_is_rejected() {
+    for encoding in ["SQL_ASCII", "LATIN1"] {
+        let found = findings(&[("server_encoding", encoding)]);
+        let failed = failures(&found);
+        assert!(failed.len() == 1 && failed[0].contains(encoding), "{failed:?}");
+    }
+}
+
+#[test]
+fn log_with_parameters_of_statements_is_a_warning() {
+    let doubts = |changed: &[(&str, &str)]| {
+        let found = findings(changed);
+        let doubtful = found.iter().filter_map(|finding| match finding {
+            Doubtful(sentence) => Some(sentence.clone()),
+            _ => None,
+        });
+        doubtful.collect::<Vec<_>>()
+    };
+    for (parameter, value) in [
+        ("log_statement", "all"),
+        ("log_statement", "mod"),
+        ("log_min_duration_statement", "0"),
+        ("log_min_duration_sample", "250"),
+    ] {
+        let found = doubts(&[(parameter, value)]);
+        assert!(found.len() == 1 && found[0].contains(&format!("{parameter} = {value}")));
+        let quiet = [(parameter, value), ("log_parameter_max_length", "0")];
+        assert_eq!(doubts(&quiet), Vec::<String>::new());
+    }
+}
+
+#[test]
 fn connections_are_compared_with_those_of_the_server() {
     let last = |most: &str| findings(&[("max_connections", most)]).pop().unwrap();
     assert!(matches!(last("22"), Failed(sentence) if sentence.contains("share 19")));
@@ -64,6 +101,10 @@ async fn real_server_is_found_fit_and_an_unsafe_one_is_not() {
     assert_eq!(failures(&found.url), Vec::<&str>::new());
     assert!(matches!(&found.url[0], Good(sentence) if sentence.contains("accepts writes")));
     let mut admin = database.connect_as_admin().await;
+    let examined = examine(database.connect().await).await.unwrap();
+    for name in ["server_encoding", "log_statement", "log_parameter_max_length"] {
+        assert_ne!(examined.text(name), "unknown", "{name}");
+    }
     let name = database.name();
     for sql in [
         format!("ALTER DATABASE \"{name}\" SET synchronous_commit = off"),

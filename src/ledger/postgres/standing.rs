@@ -5,7 +5,7 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::fmt;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -42,6 +42,7 @@ pub(super) struct Standing {
     clock_differences: Mutex<VecDeque<ClockDifference>>,
     /// The largest of them in milliseconds; positive if the database is ahead.
     clock_difference: AtomicI64,
+    begins_are_closed: AtomicBool,
     leaving: mpsc::Sender<oneshot::Sender<()>>,
 }
 
@@ -89,6 +90,7 @@ impl Standing {
             shares: ArcSwap::default(),
             clock_differences: Mutex::default(),
             clock_difference: AtomicI64::new(0),
+            begins_are_closed: AtomicBool::new(false),
             leaving,
         };
         (standing, leave)
@@ -167,6 +169,11 @@ impl Standing {
         difference
     }
 
+    /// Records whether no gate may begin a loan.
+    pub(super) fn close_begins(&self, are_closed: bool) {
+        self.begins_are_closed.store(are_closed, Ordering::Relaxed);
+    }
+
     /// Returns whether this process holds its lease now.
     pub(super) fn is_member(&self) -> bool {
         self.holds_lease(&self.lease.load().name)
@@ -225,7 +232,13 @@ impl Membership for Standing {
 
     fn holds_lease(&self, name: &str) -> bool {
         let lease = self.lease.load();
-        lease.name.as_ref() == name && (self.boot_time)() < lease.valid_until
+        lease.name.as_ref() == name
+            && (self.boot_time)() < lease.valid_until
+            && !self.begins_are_closed()
+    }
+
+    fn begins_are_closed(&self) -> bool {
+        self.begins_are_closed.load(Ordering::Relaxed)
     }
 
     fn sharers(&self) -> usize {
@@ -312,6 +325,18 @@ mod tests {
         assert!(!standing.holds_lease(&name));
         standing.hold(Uuid::from_u128(2), Duration::from_secs(60));
         assert!(!standing.holds_lease(&name) && standing.is_member());
+    }
+
+    #[test]
+    fn lease_gives_no_right_while_begins_are_closed() {
+        let (standing, _) = standing();
+        standing.hold(Uuid::from_u128(1), Duration::from_secs(30));
+        standing.close_begins(true);
+        assert!(!standing.holds_lease(&standing.name()) && standing.begins_are_closed());
+        standing.hold(Uuid::from_u128(1), Duration::from_secs(60));
+        assert!(!standing.is_member());
+        standing.close_begins(false);
+        assert!(standing.holds_lease(&standing.name()) && !standing.begins_are_closed());
     }
 
     #[test]

@@ -8,10 +8,11 @@ use sqlx::{Connection, PgConnection};
 use tokio::time::timeout;
 
 use super::chain;
+use super::closed_begins::{self, REMEDY};
 use super::connect::{Connector, Purpose};
 use super::lane::Lane;
 use super::pool::{BEGIN, TRANSACTION};
-use super::transaction::{PostgresTransaction, probe_name};
+use super::transaction::PostgresTransaction;
 #[cfg(test)]
 use crate::ledger::store::DiskFault;
 use crate::ledger::store::{LastCommit, LedgerStore, StoreConnection, StoreTransaction};
@@ -67,7 +68,7 @@ impl StoreConnection for PostgresConnection {
     ///
     /// # Errors
     /// The error of the database, or that the database lacks a step which this process has
-    /// committed.
+    /// committed. Then the begins of all gates are closed.
     async fn begin(
         &mut self,
         library: Option<LibraryId>,
@@ -81,6 +82,7 @@ impl StoreConnection for PostgresConnection {
             Some(library) => {
                 let scope = chain::lock(&mut transaction, library, *chain, audit_key).await?;
                 if heads.newest(library).is_some_and(|newest| !scope.head.follows(&newest)) {
+                    closed_begins::close_instead(transaction, *chain).await;
                     return Err(lost_steps());
                 }
                 Some(scope)
@@ -105,14 +107,14 @@ impl StoreConnection for PostgresConnection {
         Ok(last)
     }
 
-    /// Closes the chains of this process, and removes its probe row.
+    /// Closes the chains of this lane, and removes its probe row.
     async fn finish(&mut self) {
         let lane = self.lane.clone();
         let finished = async {
             let mut transaction = self.connection.begin_with(BEGIN).await?;
             chain::close(&mut transaction, &lane.libraries(), lane.chain).await?;
             let probe = sqlx::query("DELETE FROM meta WHERE name = $1");
-            let probe = probe.bind(probe_name(lane.chain)).persistent(false);
+            let probe = probe.bind(&lane.probe).persistent(false);
             probe.execute(&mut *transaction).await?;
             transaction.commit().await
         };
@@ -135,9 +137,10 @@ impl StoreConnection for PostgresConnection {
 }
 
 fn lost_steps() -> sqlx::Error {
-    let sentence = "the database lacks a step that this process has committed: it was restored \
-         from a backup, or a failover lost its last transactions. Restore the newest state, and \
-         restart this process";
+    let sentence = format!(
+        "the database lacks a step that this process has committed: it was restored from a backup, \
+         or a failover lost its last transactions. No gate begins a loan; {REMEDY}"
+    );
     sqlx::Error::Io(std::io::Error::other(sentence))
 }
 

@@ -12,6 +12,7 @@ use tempfile::TempDir;
 use tokio::sync::{Barrier, oneshot};
 use tokio::time::{Instant, sleep, timeout};
 
+use super::super::closed_begins;
 use super::super::test_support::support::{Database, Link, Postgres, TcpProxy};
 use super::super::test_support::{Node, settings};
 use crate::ledger::command::Message;
@@ -343,6 +344,42 @@ async fn ten_processes_open_an_empty_database_at_once() {
 }
 
 #[tokio::test]
+async fn each_lane_tests_writes_by_a_row_of_its_own() {
+    let Some(server) = Postgres::shared().await else { return };
+    let database = server.database().await;
+    let lanes = i64::from(settings(&database.url()).shares().writes);
+    let node = Node::open(&database).await;
+    let mut connection = database.connect().await;
+    let of_lanes = count(&mut connection, "meta WHERE name LIKE 'write test%'").await;
+    assert_eq!(of_lanes, lanes);
+    node.close().await;
+}
+
+#[tokio::test]
+async fn readiness_names_no_host_of_the_database() {
+    let Some(server) = Postgres::shared().await else { return };
+    let database = server.database().await;
+    let proxy = TcpProxy::start(([127, 0, 0, 1], server.port()).into()).await;
+    let node = Node::open_with(settings(&database.url_at(proxy.port())), Brake::default()).await;
+    node.ledger.check_writable().await.unwrap();
+    proxy.refuse(true);
+    proxy.abort();
+    sleep(Duration::from_millis(1100)).await;
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        let why = node.ledger.check_writable().await.unwrap_err();
+        assert!(!why.contains("127.0.0.1"), "{why}");
+        if why.contains("the log has the error") {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{why}");
+        sleep(Duration::from_millis(200)).await;
+    }
+    proxy.refuse(false);
+    node.close().await;
+}
+
+#[tokio::test]
 async fn database_that_lost_steps_is_neither_written_nor_opened() {
     let Some(server) = Postgres::shared().await else { return };
     let database = server.database().await;
@@ -362,14 +399,28 @@ async fn database_that_lost_steps_is_neither_written_nor_opened() {
     .await;
     let refused = node.ledger.intend(loan(2), None, by("reader")).await.unwrap_err();
     assert!(refused.to_string().contains("lacks a step"), "{refused}");
+    assert_eq!(count(&mut connection, "meta WHERE name = 'begins closed'").await, 1);
+    assert_eq!(count(&mut connection, "history").await, 1, "nothing is written");
+    run(&mut connection, closed_begins::OPEN).await;
     let heads = node.close().await;
     let refused = Node::try_open(settings(&database.url()), &heads).await.unwrap_err();
     assert!(matches!(refused, LedgerError::DatabaseOlder { .. }), "{refused}");
-    // Removing the file accepts the database.
+    assert_eq!(count(&mut connection, "meta WHERE name = 'begins closed'").await, 1);
+    // Without the file the gate starts. It begins nothing until an operator opens the begins.
     for file in std::fs::read_dir(heads.path()).unwrap() {
         std::fs::remove_file(file.unwrap().path()).unwrap();
     }
-    Node::try_open(settings(&database.url()), &heads).await.unwrap().close().await;
+    let mut short = settings(&database.url());
+    short.lease = Duration::from_secs(2);
+    let ledger = Node::try_open(short, &heads).await.unwrap();
+    assert!(!ledger.lease().is_held() && ledger.begins_are_closed());
+    run(&mut connection, closed_begins::OPEN).await;
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !ledger.lease().is_held() {
+        assert!(Instant::now() < deadline, "begins stay closed");
+        sleep(Duration::from_millis(50)).await;
+    }
+    ledger.close().await;
 }
 
 #[tokio::test]

@@ -201,7 +201,7 @@ impl StoreTransaction for PostgresTransaction<'_> {
 
     /// Each process has a row of its own, so that processes do not wait for each other.
     async fn probe(&mut self, now: Timestamp) -> Result<(), sqlx::Error> {
-        write_probe(&mut self.transaction, self.lane.chain, now).await
+        write_probe(&mut self.transaction, &self.lane.probe, now).await
     }
 
     #[cfg(not(test))]
@@ -252,10 +252,10 @@ fn owner_column(name: &str) -> Result<Uuid, sqlx::Error> {
     name.parse().map_err(|error| sqlx::Error::Encode(Box::new(error)))
 }
 
-/// Writes the probe row of a process, to test that the ledger can be written.
+/// Writes the probe row of a lane, to test that the ledger can be written.
 pub(super) async fn write_probe(
     connection: &mut sqlx::PgConnection,
-    chain: Uuid,
+    name: &str,
     now: Timestamp,
 ) -> Result<(), sqlx::Error> {
     let mut value = vec![0; PROBE_BYTES];
@@ -264,13 +264,9 @@ pub(super) async fn write_probe(
         "INSERT INTO meta (name, value) VALUES ($1, $2) \
          ON CONFLICT (name) DO UPDATE SET value = excluded.value",
     );
-    let upsert = upsert.bind(probe_name(chain)).bind(value).persistent(false);
+    let upsert = upsert.bind(name).bind(value).persistent(false);
     upsert.execute(connection).await.map(drop)
 }
 
-/// The name of a process's probe row begins with this.
+/// The name of a lane's probe row begins with this.
 pub(super) const PROBE_NAME: &str = "write test ";
-
-pub(super) fn probe_name(chain: Uuid) -> String {
-    format!("{PROBE_NAME}{chain}")
-}

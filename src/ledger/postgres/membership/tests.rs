@@ -44,16 +44,17 @@ impl Table {
 }
 
 impl MemberTable for Table {
-    async fn join(&mut self, member: Uuid, _process: Uuid) -> Result<Timestamp, sqlx::Error> {
+    async fn join(&mut self, member: Uuid, _process: Uuid) -> Result<Renewal, sqlx::Error> {
         self.rows()?.insert(member, (0, false));
-        Ok(self.now())
+        Ok(Renewal { at: self.now(), begins_are_closed: false })
     }
 
-    async fn renew(&mut self, member: Uuid) -> Result<Option<Timestamp>, sqlx::Error> {
+    async fn renew(&mut self, member: Uuid) -> Result<Option<Renewal>, sqlx::Error> {
         assert!(!self.panics.swap(false, Ordering::SeqCst), "on purpose");
         let mut rows = self.rows()?;
         let row = rows.get_mut(&member).filter(|(_, is_fenced)| !is_fenced);
-        Ok(row.map(|(renewals, _)| *renewals += 1).map(|()| self.now()))
+        let renewal = || Renewal { at: self.now(), begins_are_closed: false };
+        Ok(row.map(|(renewals, _)| *renewals += 1).map(|()| renewal()))
     }
 
     async fn read(&mut self) -> Result<Members, sqlx::Error> {
