@@ -1,7 +1,7 @@
 //! Limits for the texts in Bokbasen's responses. `wire` applies them while it parses.
 //!
-//! The ledger stores these texts, and indexes the ids. PostgreSQL rejects U+0000, and long values in
-//! an index. A rejected value would fail its whole transaction, again at each retry.
+//! The ledger stores these texts, and indexes the ids. PostgreSQL rejects U+0000, and long values
+//! in an index. A rejected value would fail its whole transaction, again at each retry.
 
 use serde::de::Error;
 use serde::{Deserialize, Deserializer};

@@ -21,8 +21,8 @@ use super::endpoint::{Endpoint, Host, Tls};
 use super::settings::{Listen, PostgresSettings};
 use super::system_roots;
 
-/// The longest wait for one of several hosts. A request that needs a connection waits up to 2 s, and
-/// must reach the second host if the first is silent.
+/// The longest wait for one of several hosts. A request that needs a connection waits up to 2 s,
+/// and must reach the second host if the first is silent.
 const MAX_HOST_SHARE: Duration = Duration::from_secs(1);
 
 /// What a connection is for. The database shows it in `pg_stat_activity`.
