@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::runtime::Handle;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::build::ConnectedParts;
@@ -25,7 +26,8 @@ use crate::reader::Readers;
 use crate::server;
 use crate::telemetry::Metrics;
 
-/// How long `circulation` may take to stop, because it waits for begins in flight.
+/// How long `circulation` may take to stop, because it waits for begins in flight, and how long the
+/// meter may take to write its last counts.
 const STOP_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// A running gate.
@@ -100,7 +102,9 @@ impl Running {
         if aborted > 0 {
             tracing::warn!(aborted, "connections were aborted when server.drain ended");
         }
-        self.flusher.stop().await;
+        if timeout(STOP_TIMEOUT, self.flusher.stop()).await.is_err() {
+            tracing::error!("timed out while writing the last counts of delivered bytes");
+        }
         self.circulation.stop(STOP_TIMEOUT).await;
         self.admin.stop().await;
         self.ledger.close().await;

@@ -13,7 +13,7 @@ use crate::loan::{Event, Loan, LoanId};
 pub(super) enum NotRecorded {
     /// Another process has taken the loan over, and decides it.
     Foreign,
-    /// The loan changed, and the event no longer fits.
+    /// The loan changed, and the event no longer fits; or the ledger can never store it.
     Obsolete,
     /// The process stops.
     Stopping,
@@ -40,6 +40,7 @@ impl Circulation {
                 LedgerError::NotOwner(_) => Some(NotRecorded::Foreign),
                 LedgerError::Illegal(_)
                 | LedgerError::NoSuchLoan(_)
+                | LedgerError::Unwritable(_)
                 | LedgerError::Damaged { .. } => Some(NotRecorded::Obsolete),
                 LedgerError::Closed => Some(NotRecorded::Stopping),
                 _ => None,

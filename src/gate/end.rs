@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::runtime::Handle;
+use tokio::time::timeout;
 
 use super::access::Access;
 use super::cache::Decisions;
@@ -21,6 +22,8 @@ use crate::problem::Problem;
 /// How long after its acceptance a loan can be cancelled, which frees its licence (assumed: 15
 /// minutes). A cancel that arrives too late is sent as a return.
 const CANCEL_WINDOW: Duration = Duration::from_secs(15 * 60);
+/// How long a caller waits for the end of a loan. The end continues after it.
+const END_DEADLINE: Duration = Duration::from_secs(2);
 /// How long an aborted body may take until its last byte is sent or discarded.
 const ABORT_TIMEOUT: Duration = Duration::from_millis(500);
 
@@ -76,8 +79,8 @@ impl Gate {
     /// Ends this reader's loan of this title. Succeeds if there is no loan, or if it is over.
     ///
     /// # Errors
-    /// `loan-pending` while Bokbasen has not decided, `ledger-unavailable`; the loan is then
-    /// unchanged.
+    /// `loan-pending` while Bokbasen has not decided; the loan is then unchanged.
+    /// `ledger-unavailable`; the end may still be completed.
     pub async fn revoke(&self, key: LoanKey) -> Result<(), Problem> {
         let gate = self.clone();
         // If the client disconnects, the end must still be completed.
@@ -88,7 +91,7 @@ impl Gate {
                 Err(error) => Err(ledger_failure(&error)),
             }
         });
-        ended.await.unwrap_or(Err(Problem::LedgerUnavailable))
+        in_time(ended).await
     }
 
     /// Ends a loan for support, with a reason in words. Returns false if there is no such loan.
@@ -104,7 +107,7 @@ impl Gate {
                 Err(error) => Err(ledger_failure(&error)),
             }
         });
-        ended.await.unwrap_or(Err(Problem::LedgerUnavailable))
+        in_time(ended).await
     }
 
     async fn end(&self, loan: &Loan, by: &'static str, why: Option<String>) -> Result<(), Problem> {
@@ -145,6 +148,12 @@ impl Gate {
         self.decisions.remove(&loan.key);
         (access, if cancelled { EndReason::Cancelled } else { EndReason::Returned })
     }
+}
+
+/// Returns the result of an end; an error if it takes too long or has failed abnormally.
+async fn in_time<T>(ended: impl Future<Output = Option<Result<T, Problem>>>) -> Result<T, Problem> {
+    let ended = timeout(END_DEADLINE, ended).await.ok().flatten();
+    ended.unwrap_or(Err(Problem::LedgerUnavailable))
 }
 
 fn ledger_failure(error: &dyn std::fmt::Display) -> Problem {

@@ -11,10 +11,22 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::audit::{AuditKey, Head, NewStep};
+use super::brake::Count;
 use super::rules::KeyStanding;
 use super::store::{Locked, StoreTransaction, WorkError};
 use super::{Cause, LedgerError};
-use crate::loan::{Loan, LoanId, LoanKey, LoanState};
+use crate::loan::{EndReason, Loan, LoanId, LoanKey, LoanState};
+
+/// Whether an intent has the live slot of its key.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Claim {
+    /// Since before the standing of the key was read.
+    Ahead,
+    /// Since now. Another process may have changed the standing since it was read.
+    Late,
+    /// Another process has just taken it.
+    Lost,
+}
 
 /// A transaction with its locked loans and pending writes.
 pub(super) struct WriteBatch<'a, T> {
@@ -29,6 +41,8 @@ pub(super) struct WriteBatch<'a, T> {
     foreign: HashSet<LoanId>,
     /// Intents that have the live slot of their key and are not recorded.
     claimed: HashSet<LoanId>,
+    /// Intents that a rule has refused, and that still have the slot.
+    refused: HashSet<LoanId>,
     /// The loans to write, in the order of their changes. An end precedes the new loan that it
     /// permits, so that the unique index holds.
     changed: Vec<LoanId>,
@@ -47,6 +61,7 @@ impl<'a, T: StoreTransaction> WriteBatch<'a, T> {
             standings: HashMap::new(),
             foreign: HashSet::new(),
             claimed: HashSet::new(),
+            refused: HashSet::new(),
             changed: Vec::new(),
             steps: Vec::new(),
         }
@@ -60,22 +75,57 @@ impl<'a, T: StoreTransaction> WriteBatch<'a, T> {
         Ok(())
     }
 
-    /// Returns whether an intent has the live slot of its key; claims it unless that is done.
-    pub(super) async fn claim(&mut self, intent: &Loan) -> Result<bool, sqlx::Error> {
-        if self.claimed.remove(&intent.id) {
-            return Ok(true);
+    /// Claims the live slot of the key of an intent, unless that is done.
+    pub(super) async fn claim(&mut self, intent: &Loan) -> Result<Claim, sqlx::Error> {
+        if self.claimed.contains(&intent.id) {
+            return Ok(Claim::Ahead);
         }
-        // An end in this batch may have to free the slot.
+        // An end in this batch, or an intent that it refused, may have to free the slot.
         self.flush().await?;
-        Ok(self.transaction.claim(&[intent], &self.owner).await?.contains(&intent.id))
+        self.release_refused().await?;
+        let claimed = self.transaction.claim(&[intent], &self.owner).await?;
+        if !claimed.contains(&intent.id) {
+            return Ok(Claim::Lost);
+        }
+        self.claimed.insert(intent.id);
+        Ok(Claim::Late)
     }
 
-    /// Releases the slot of an intent that a rule has refused.
-    pub(super) async fn release(&mut self, intent: LoanId) -> Result<(), sqlx::Error> {
+    /// Notes that a rule has refused an intent. Its slot is released when another intent of this
+    /// batch claims one, or at the end.
+    pub(super) fn refuse(&mut self, intent: LoanId) {
         if self.claimed.remove(&intent) {
-            self.transaction.release(&[intent]).await?;
+            self.refused.insert(intent);
         }
-        Ok(())
+    }
+
+    async fn release_refused(&mut self) -> Result<(), sqlx::Error> {
+        if self.refused.is_empty() {
+            return Ok(());
+        }
+        let refused: Vec<LoanId> = self.refused.drain().collect();
+        self.transaction.release(&refused).await
+    }
+
+    /// Returns when the oldest counted loan was begun, for each of these counts. The intents that
+    /// are recorded here count, and no other claim.
+    pub(super) async fn begun_at_limits(
+        &mut self,
+        key: &LoanKey,
+        counts: &[Count],
+    ) -> Result<Vec<Option<Timestamp>>, sqlx::Error> {
+        // A claim has inserted the row of a recorded intent, which counts as it is. So a batch of
+        // intents is written once, at its end.
+        let counts_as_stored = |id: &LoanId| {
+            self.loans.get(id).is_some_and(|loan| {
+                loan.state != LoanState::Refused && loan.end_reason != Some(EndReason::Rejected)
+            })
+        };
+        if !T::LOCKS_ROWS || !self.changed.iter().all(counts_as_stored) {
+            self.flush().await?;
+        }
+        let unrecorded: Vec<LoanId> = self.claimed.union(&self.refused).copied().collect();
+        self.transaction.begun_at_limits(key, counts, &unrecorded).await
     }
 
     /// Locks these loans, and the loans of these keys, in advance.
@@ -141,6 +191,7 @@ impl<'a, T: StoreTransaction> WriteBatch<'a, T> {
             standing.include(loan);
         }
         self.changed.push(loan.id);
+        self.claimed.remove(&loan.id);
         self.loans.insert(loan.id, loan.clone());
     }
 
@@ -162,10 +213,9 @@ impl<'a, T: StoreTransaction> WriteBatch<'a, T> {
     /// newest link if it has written one.
     pub(super) async fn finish(mut self) -> Result<(T, Head), sqlx::Error> {
         self.flush().await?;
-        let unused: Vec<LoanId> = self.claimed.drain().collect();
-        if !unused.is_empty() {
-            self.transaction.release(&unused).await?;
-        }
+        let unused = self.claimed.drain();
+        self.refused.extend(unused);
+        self.release_refused().await?;
         let head = match self.head {
             Some(head) => head,
             // The trail may have grown without a step of this batch: by another process, or by a
@@ -205,7 +255,7 @@ mod tests {
     use super::super::test_support::{audit_key, by, loan, open};
     use super::super::{Intended, Ledger, verify};
     use super::*;
-    use crate::loan::{EndReason, Event, Terms};
+    use crate::loan::{Event, Terms};
 
     async fn ending_loan(ledger: &Ledger, borrower: u8) -> LoanId {
         let Intended::Written(loan) =

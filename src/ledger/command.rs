@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 #[cfg(test)]
 use super::store::DiskFault;
@@ -39,6 +40,9 @@ pub(super) struct Intent {
     /// The time at which the reader's credential was issued.
     pub(super) issued: Option<Timestamp>,
     pub(super) cause: Cause,
+    /// When the caller stops waiting. An intent that no transaction has started by then is not
+    /// written.
+    pub(super) until: Option<Instant>,
 }
 
 /// An event to apply to a loan.
@@ -117,6 +121,17 @@ impl Command {
             Command::Apply(_, reply) => reply.send(committed),
             Command::Update(_, reply) => reply.send(committed),
         }
+    }
+
+    /// Responds that the database never accepts the command.
+    pub(super) fn reject(mut self, why: &str) {
+        let error = LedgerError::Unwritable(why.to_owned());
+        match &mut self {
+            Command::Intend(_, reply) => reply.set(Err(error)),
+            Command::Apply(_, reply) => reply.set(Err(error)),
+            Command::Update(_, reply) => reply.set(Err(error)),
+        }
+        self.respond(Ok(()));
     }
 }
 

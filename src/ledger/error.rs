@@ -74,6 +74,9 @@ pub enum LedgerError {
         "the ledger cannot be written: {0}; check the disk. The gate tries again until it succeeds"
     )]
     Commit(String),
+    /// The database rejects a value of this command, each time. Nothing was written.
+    #[error("the ledger's database rejects a value: {0}; report this as an error of loangate")]
+    Unwritable(String),
     /// A row cannot be read, or its columns contradict its state.
     #[error("loan {id} in the ledger is damaged: {why}; restore a backup")]
     Damaged {

@@ -6,7 +6,9 @@
 //! database fails, the whole batch fails and `write_connection` opens another connection. Until
 //! that succeeds, every command fails immediately.
 //!
-//! A store that is distributed by library gets one transaction for each library of a batch.
+//! A store that is distributed by library gets one transaction for each library of a batch, and more
+//! if there are many commands or its round trips take long. If the value of one command fails a
+//! transaction, its commands run alone, and only that one fails.
 //!
 //! If the commit itself fails, it may still be durable. Where the store can tell, the batch gets no
 //! response until it does: then the batch succeeds, or runs again. No caller acts on a guess.
@@ -27,7 +29,8 @@ use super::membership::Membership;
 use super::rules;
 use super::runner::CommandRunner;
 use super::store::{
-    LastCommit, LedgerStore, StoreConnection, StoreTransaction, WorkError, is_contention, reason,
+    LastCommit, LedgerStore, StoreConnection, StoreTransaction, WorkError, is_contention,
+    is_of_value, reason,
 };
 use super::write_connection::WriteConnection;
 use crate::clock::{self, Clock};
@@ -35,12 +38,15 @@ use crate::crash::{self, Edge};
 use crate::loan::LoanId;
 use crate::telemetry::Metrics;
 
-/// The maximum number of commands in one transaction.
+/// The maximum number of commands that are received at once.
 const MAX_BATCH: usize = 512;
 /// The number of attempts of a transaction that fails because of others, and the longest wait
 /// before the next, in milliseconds.
 const MAX_ATTEMPTS: u32 = 8;
 const MAX_JITTER_MS: u64 = 20;
+/// If a transaction loses its connection within this time, it runs once more over another. A
+/// connection that was idle may have been lost long ago.
+const RERUN_WITHIN: Duration = Duration::from_secs(1);
 /// The interval between log lines while the ledger cannot be written.
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
@@ -79,6 +85,16 @@ struct FailedWrite {
     source: sqlx::Error,
     /// The commit itself failed, so the transaction may be durable.
     in_doubt: bool,
+}
+
+/// What became of the commands of one transaction.
+enum Outcome {
+    /// This number of commands is durable.
+    Committed(usize),
+    /// They have received an error.
+    Failed,
+    /// The database rejects a value of one of them, so each runs alone next.
+    Rejected(Vec<Command>),
 }
 
 impl From<sqlx::Error> for FailedWrite {
@@ -141,7 +157,6 @@ impl<S: LedgerStore> Executor<S> {
     /// Writes one batch, and returns the response channel of a close message in it. Commands after
     /// the close are not written.
     async fn process(&mut self, messages: Vec<Message>) -> Option<oneshot::Sender<()>> {
-        let began = Instant::now();
         let mut closed = None;
         let mut commands = Vec::with_capacity(messages.len());
         for message in messages {
@@ -159,33 +174,75 @@ impl<S: LedgerStore> Executor<S> {
             }
         }
         for commands in transactions_of::<S>(commands) {
-            let count = commands.len();
-            if self.commit(commands).await {
-                self.context.metrics.ledger_batch(count, began.elapsed());
-                self.context.metrics.ledger_writable(true);
-            }
+            self.commit_all(commands).await;
         }
         closed
     }
 
-    /// Commits the commands and responds to them. Returns whether the commit succeeded.
-    async fn commit(&mut self, mut commands: Vec<Command>) -> bool {
+    /// Commits the commands in as many transactions as they need, in their order.
+    async fn commit_all(&mut self, mut waiting: Vec<Command>) {
+        let mut began = Instant::now();
+        // How many commands of the front run alone.
+        let mut alone = 0_usize;
+        while !waiting.is_empty() {
+            let size = if alone > 0 { 1 } else { S::MAX_COMMANDS };
+            alone = alone.saturating_sub(1);
+            let later = waiting.split_off(size.min(waiting.len()));
+            let commands = std::mem::replace(&mut waiting, later);
+            match self.commit(commands, &mut waiting).await {
+                Outcome::Committed(count) => {
+                    self.context.metrics.ledger_batch(count, began.elapsed());
+                    self.context.metrics.ledger_writable(true);
+                    began = Instant::now();
+                }
+                Outcome::Failed => {}
+                Outcome::Rejected(mut commands) => {
+                    alone = commands.len();
+                    commands.append(&mut waiting);
+                    waiting = commands;
+                }
+            }
+        }
+    }
+
+    /// Commits the commands and responds to them. Those that the transaction has no time for are put
+    /// in front of `waiting`.
+    async fn commit(&mut self, mut commands: Vec<Command>, waiting: &mut Vec<Command>) -> Outcome {
         self.reopen_if_due().await;
         let mut attempts = 1;
+        let mut is_rerun = false;
+        let first = Instant::now();
         let failed = loop {
             let connection = match self.connection.get() {
                 Ok(connection) => connection,
                 Err(why) => {
                     commands.into_iter().for_each(|command| command.respond(Err(why)));
-                    return false;
+                    return Outcome::Failed;
                 }
             };
-            let deadline = Instant::now() + S::TRANSACTION_DEADLINE;
-            match write(connection, &self.context, &mut commands, deadline).await {
+            let began = Instant::now();
+            let written = write::<S>(connection, &self.context, &mut commands, waiting).await;
+            let may_wait = attempts < MAX_ATTEMPTS && first.elapsed() < S::TRANSACTION_DEADLINE;
+            match written {
                 Ok(head) => return self.committed(commands, Some(head)).await,
-                Err(failed) if is_contention(&failed.source) && attempts < MAX_ATTEMPTS => {
+                Err(failed) if is_contention(&failed.source) && may_wait => {
                     attempts += 1;
                     tokio::time::sleep(jitter()).await;
+                }
+                Err(failed) if is_of_value(&failed.source) => {
+                    return self.rejected(commands, &reason(&failed.source));
+                }
+                Err(failed)
+                    if !failed.in_doubt
+                        && !is_rerun
+                        && S::is_of_connection(&failed.source)
+                        && began.elapsed() < RERUN_WITHIN =>
+                {
+                    is_rerun = true;
+                    self.connection.discard(reason(&failed.source)).await;
+                    if self.reopen().await.is_err() {
+                        break failed;
+                    }
                 }
                 Err(failed) if failed.in_doubt => match self.resolve(&commands, &failed).await {
                     LastCommit::Durable => return self.committed(commands, None).await,
@@ -204,12 +261,30 @@ impl<S: LedgerStore> Executor<S> {
         self.failed(&why, commands.len());
         // Respond first: closing the connection may take a moment.
         commands.into_iter().for_each(|command| command.respond(Err(&why)));
-        self.connection.discard(why).await;
-        false
+        if !is_contention(&source) {
+            self.connection.discard(why).await;
+        }
+        Outcome::Failed
+    }
+
+    /// Returns commands one of which has a value that the database rejects. A single one gets its
+    /// response. Nothing was written.
+    fn rejected(&mut self, mut commands: Vec<Command>, why: &str) -> Outcome {
+        if commands.len() > 1 {
+            return Outcome::Rejected(commands);
+        }
+        if let Some(command) = commands.pop() {
+            self.context.metrics.ledger_failed();
+            let (command_name, ledger) = (command.name(), &self.context.ledger);
+            tracing::error!(error = why, command = command_name, %ledger, "a value was rejected");
+            command.reject(why);
+        }
+        Outcome::Failed
     }
 
     /// Responds to commands that are durable. `head` is the newest link, if it is known.
-    async fn committed(&mut self, commands: Vec<Command>, head: Option<Head>) -> bool {
+    async fn committed(&mut self, commands: Vec<Command>, head: Option<Head>) -> Outcome {
+        let count = commands.len();
         self.connection.committed();
         if let Some(head) = head {
             self.head.record(commands.first().and_then(Command::library), head).await;
@@ -218,7 +293,7 @@ impl<S: LedgerStore> Executor<S> {
             command.event().into_iter().for_each(|event| self.context.metrics.loan(event));
             command.respond(Ok(()));
         }
-        true
+        Outcome::Committed(count)
     }
 
     /// Determines whether a commit without a response is durable, over a new connection, for as
@@ -342,13 +417,15 @@ fn jitter() -> Duration {
 }
 
 /// Runs the commands in one transaction, and returns the newest link of the audit trail. Each
-/// command keeps its work and its result, also if the transaction fails.
-async fn write<C: StoreConnection>(
-    connection: &mut C,
+/// command keeps its work and its result, also if the transaction fails. Commands that the
+/// transaction has no time for are put in front of `waiting`.
+async fn write<S: LedgerStore>(
+    connection: &mut S::Connection,
     context: &ExecutorContext,
-    commands: &mut [Command],
-    deadline: Instant,
+    commands: &mut Vec<Command>,
+    waiting: &mut Vec<Command>,
 ) -> Result<Head, FailedWrite> {
+    let began = Instant::now();
     let running = async {
         let library = commands.first().and_then(Command::library);
         let transaction = connection.begin(library).await?;
@@ -356,12 +433,22 @@ async fn write<C: StoreConnection>(
         let mut worker =
             CommandRunner::new(context, WriteBatch::new(transaction, owner, &context.audit_key));
         worker.lock_ahead(commands).await?;
+        let mut count = 0;
         for command in commands.iter_mut() {
             worker.run(command).await?;
+            count += 1;
+            if began.elapsed() >= S::WORK_LIMIT {
+                break;
+            }
         }
+        let mut later = commands.split_off(count);
+        later.append(waiting);
+        *waiting = later;
         worker.finish().await
     };
-    let (transaction, head) = within(deadline, running).await?;
+    let (transaction, head) = within(began + S::TRANSACTION_DEADLINE, running).await?;
+    // The commit has a deadline of its own: nothing is in doubt because the work took long.
+    let deadline = Instant::now() + S::TRANSACTION_DEADLINE;
     commands.iter().for_each(|command| crash::point("commit", command.name(), Edge::Before));
     let committed = within(deadline, transaction.commit()).await;
     committed.map_err(|source| FailedWrite { source, in_doubt: true })?;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use tokio::sync::mpsc::error::SendTimeoutError;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
@@ -19,6 +20,9 @@ use crate::loan::LibraryId;
 
 /// The maximum number of commands that wait for an executor.
 const QUEUE_CAPACITY: usize = 4096;
+/// How long a caller waits for room among them. A lane whose database does not respond takes none.
+const SEND_DEADLINE: Duration = Duration::from_secs(2);
+
 /// How long callers wait for a lane. A disk has no deadline here.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Deadlines {
@@ -50,11 +54,17 @@ impl Lanes {
     /// Enqueues a command in the lane of its library.
     ///
     /// # Errors
-    /// [`LedgerError::Closed`] if the executor has ended.
+    /// [`LedgerError::Closed`] if the executor has ended; [`LedgerError::Commit`] if too many
+    /// commands wait for it.
     pub(super) async fn send(&self, command: Command) -> Result<(), LedgerError> {
         let lane = self.lane(command.library()).ok_or(LedgerError::Closed)?;
         let message = Message::Run(Box::new(command));
-        lane.send(message).await.map_err(|_| LedgerError::Closed)
+        lane.send_timeout(message, SEND_DEADLINE).await.map_err(|error| match error {
+            SendTimeoutError::Closed(_) => LedgerError::Closed,
+            SendTimeoutError::Timeout(_) => {
+                LedgerError::Commit("too many commands wait for the ledger".to_owned())
+            }
+        })
     }
 
     /// Commits the queued commands and ends the executors, within this deadline.

@@ -53,7 +53,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::loan::{Event, LibraryId, Loan, LoanId, Progress};
 
@@ -106,7 +106,8 @@ impl Ledger {
         issued: Option<Timestamp>,
         cause: Cause,
     ) -> Result<Intended, LedgerError> {
-        let intent = Box::new(Intent { loan, issued, cause });
+        let until = self.deadlines.reader_write.map(|deadline| Instant::now() + deadline);
+        let intent = Box::new(Intent { loan, issued, cause, until });
         let Some(deadline) = self.deadlines.reader_write else {
             return self.run(|reply| Command::Intend(intent, reply)).await;
         };

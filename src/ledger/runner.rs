@@ -7,10 +7,11 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use tokio::time::Instant;
 
 use super::audit::Head;
-use super::batch::WriteBatch;
-use super::brake::{self, Reached};
+use super::batch::{Claim, WriteBatch};
+use super::brake::{self, Count, Reached};
 use super::command::{Change, Command, Intent, Update};
 use super::executor::ExecutorContext;
 use super::store::{StoreTransaction, WorkError};
@@ -22,6 +23,7 @@ use crate::loan::{LibraryId, Loan, LoanId, LoanKey};
 pub(super) struct CommandRunner<'a, T> {
     context: &'a ExecutorContext,
     now: Timestamp,
+    started: Instant,
     batch: WriteBatch<'a, T>,
 }
 
@@ -30,7 +32,12 @@ impl<'a, T: StoreTransaction> CommandRunner<'a, T> {
         context: &'a ExecutorContext,
         batch: WriteBatch<'a, T>,
     ) -> CommandRunner<'a, T> {
-        CommandRunner { context, now: context.now(), batch }
+        CommandRunner { context, now: context.now(), started: Instant::now(), batch }
+    }
+
+    /// Returns whether the caller of an intent had left before this transaction started.
+    fn is_late(&self, intent: &Intent) -> bool {
+        intent.until.is_some_and(|until| until <= self.started)
     }
 
     /// Claims the slots of intents, and then locks the loans that these commands need.
@@ -38,6 +45,7 @@ impl<'a, T: StoreTransaction> CommandRunner<'a, T> {
         let (mut ids, mut keys, mut first) = (Vec::new(), HashSet::new(), Vec::new());
         for command in commands {
             match command {
+                Command::Intend(intent, _) if self.is_late(intent) => {}
                 Command::Intend(intent, _) => {
                     if keys.insert(intent.loan.key) {
                         first.push(&intent.loan);
@@ -78,12 +86,26 @@ impl<'a, T: StoreTransaction> CommandRunner<'a, T> {
 
     async fn intend(&mut self, intent: &Intent) -> Result<Intended, WorkError> {
         let Intent { loan, cause, .. } = intent;
+        if self.is_late(intent) {
+            let why = "the intent waited too long for the ledger";
+            return Err(WorkError::Rejected(LedgerError::Commit(why.to_owned())));
+        }
         if let Some(refused) = self.refusal(intent).await? {
-            self.batch.release(loan.id).await?;
+            self.batch.refuse(loan.id);
             return Ok(refused);
         }
-        if !self.batch.claim(loan).await? {
-            return self.lost_slot(intent).await;
+        match self.batch.claim(loan).await? {
+            Claim::Ahead => {}
+            Claim::Late if !T::LOCKS_ROWS => {}
+            // Another process may have begun and ended a loan since the standing was read.
+            Claim::Late => {
+                let standing = self.batch.read_standing(&loan.key).await?;
+                if let Some(barred) = standing.bar(intent.issued) {
+                    self.batch.refuse(loan.id);
+                    return Ok(barred);
+                }
+            }
+            Claim::Lost => return self.lost_slot(intent).await,
         }
         self.batch.record(loan, None, cause);
         Ok(Intended::Written(loan.clone()))
@@ -119,12 +141,10 @@ impl<'a, T: StoreTransaction> CommandRunner<'a, T> {
         if limits.is_empty() {
             return Ok(None);
         }
-        let transaction = self.batch.transaction().await?;
-        let mut reached = Vec::new();
-        for limit in &limits {
-            let oldest = transaction.begun_at_limit(key, limit.count()).await?;
-            reached.extend(limit.reached(oldest));
-        }
+        let counts: Vec<Count> = limits.iter().map(|limit| *limit.count()).collect();
+        let oldest = self.batch.begun_at_limits(key, &counts).await?;
+        let reached = limits.iter().zip(oldest).filter_map(|(limit, oldest)| limit.reached(oldest));
+        let reached: Vec<Reached> = reached.collect();
         let reached: Vec<Reached> = brake::longest(&reached).collect();
         for Reached { limit, action, .. } in &reached {
             self.context.metrics.brake(*limit, *action);
@@ -208,7 +228,8 @@ impl<'a, T: StoreTransaction> CommandRunner<'a, T> {
         // A damaged row loses its borrower too, but gets no step: it cannot be hashed, and `ledger
         // check` reports it anyway.
         for loan in &forgotten.loans {
-            self.batch.record_written_row(loan, now, &cause);
+            let at = if T::LOCKS_ROWS { later_than(loan.changed, now) } else { now };
+            self.batch.record_written_row(loan, at, &cause);
         }
         Ok(forgotten.count)
     }

@@ -39,8 +39,18 @@ pub(super) trait LedgerStore: Send {
     /// Whether [`StoreConnection::last_commit`] can tell.
     const RECORDS_COMMITS: bool;
 
-    /// The deadline of one transaction.
+    /// The deadline of the work of one transaction, and again of its commit.
     const TRANSACTION_DEADLINE: Duration;
+
+    /// The maximum number of commands in one transaction.
+    const MAX_COMMANDS: usize;
+
+    /// How long a transaction starts commands. The others run in the next one, so that round trips
+    /// to a slow database cannot make every transaction miss its deadline.
+    const WORK_LIMIT: Duration;
+
+    /// Returns whether a new connection may succeed where this error failed. Nothing is durable.
+    fn is_of_connection(error: &sqlx::Error) -> bool;
 
     /// Opens a connection and commits a probe row through it. When it returns, no transaction of
     /// an earlier connection of this process can commit any more, unless the store records commits:
@@ -94,8 +104,8 @@ pub(super) trait StoreTransaction: Send {
     /// this transaction. A store with a lock of the whole ledger returns all and writes nothing.
     /// Another store inserts the loans, so [`StoreTransaction::write`] finds every loan there.
     ///
-    /// A claim is not counted by [`StoreTransaction::begun_at_limit`] and not part of a standing,
-    /// until [`StoreTransaction::write`] has written its loan.
+    /// A claim is not part of a standing until [`StoreTransaction::write`] has written its loan.
+    /// [`StoreTransaction::begun_at_limits`] counts its row, unless the caller excludes it.
     fn claim(
         &mut self,
         intents: &[&Loan],
@@ -133,15 +143,18 @@ pub(super) trait StoreTransaction: Send {
         owner: &str,
     ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
 
-    /// Returns when the oldest of the newest `count.maximum` counted loans was begun; none if there
-    /// are fewer. A store with a lock of the whole ledger counts exactly. Another one does not see
-    /// the intents that other processes are writing, so a limit may be exceeded by one batch of
+    /// Returns, for each of these counts, when the oldest of the newest `count.maximum` counted
+    /// loans was begun; none if there are fewer. `unrecorded` are claims that do not count.
+    ///
+    /// A store with a lock of the whole ledger counts exactly. Another one does not see the intents
+    /// that other processes are writing, so a limit may be exceeded by one batch of
     /// each of them: a lock of the library would make all its readers wait for each other.
-    fn begun_at_limit(
+    fn begun_at_limits(
         &mut self,
         key: &LoanKey,
-        count: &Count,
-    ) -> impl Future<Output = Result<Option<Timestamp>, sqlx::Error>> + Send;
+        counts: &[Count],
+        unrecorded: &[LoanId],
+    ) -> impl Future<Output = Result<Vec<Option<Timestamp>>, sqlx::Error>> + Send;
 
     /// Makes this process the owner of a loan whose owner is dead. Returns false if the owner is
     /// alive, or another process has adopted the loan.
@@ -283,10 +296,19 @@ impl WorkError {
 }
 
 /// Returns whether the transaction failed only because of concurrent ones, so that the same
-/// commands may succeed now: a serialization failure or a deadlock (PostgreSQL's SQLSTATEs).
+/// commands may succeed now: a serialization failure, a deadlock, or a wait for a lock that took
+/// too long (PostgreSQL's SQLSTATEs). The connection can be used again.
 pub(super) fn is_contention(error: &sqlx::Error) -> bool {
     let code = error.as_database_error().and_then(|error| error.code());
-    matches!(code.as_deref(), Some("40001" | "40P01"))
+    matches!(code.as_deref(), Some("40001" | "40P01" | "55P03"))
+}
+
+/// Returns whether a value of one command failed the transaction, so that the command fails each
+/// time: data exceptions, constraints and limits of the program (classes of SQLSTATE, which has
+/// five characters; codes of SQLite are shorter). The connection can be used again.
+pub(super) fn is_of_value(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(|error| error.code()).unwrap_or_default();
+    code.len() == 5 && ["22", "23", "54"].iter().any(|class| code.starts_with(class))
 }
 
 /// Returns the cause as a phrase for operators. Messages of a database contain no value of a row.

@@ -4,12 +4,12 @@ use std::collections::{HashMap, HashSet};
 use std::sync::LazyLock;
 
 use jiff::Timestamp;
-use sqlx::{PgConnection, Row};
+use sqlx::{AssertSqlSafe, PgConnection, Row};
 use uuid::Uuid;
 
 use super::buckets::bucket_of;
 use super::row::{COLUMNS, loan_of};
-use crate::ledger::brake::{Count, Counted};
+use crate::ledger::brake::Count;
 use crate::ledger::rules::KeyStanding;
 use crate::ledger::states::{LIVE, UNDECIDED, counted, isbn_column};
 use crate::ledger::store::WorkError;
@@ -186,47 +186,49 @@ fn column<'l, T>(loans: &[&'l Loan], value: impl Fn(&'l Loan) -> T) -> Vec<T> {
     loans.iter().map(|loan| value(loan)).collect()
 }
 
-pub(super) static BEGUN: LazyLock<[[String; 2]; 3]> = LazyLock::new(|| {
-    [Counted::Lent, Counted::Decided, Counted::Failed].map(|of| {
-        ["TRUE", "borrower = $5"].map(|borrower| {
-            format!(
-                "SELECT begun FROM loans WHERE library = $1 AND begun > $2 AND {counted} \
-                 AND id <> ALL($4) AND {borrower} ORDER BY begun DESC LIMIT 1 OFFSET $3",
-                counted = counted(of)
-            )
-        })
-    })
-});
-
-/// Returns the statement that counts loans, of a library or of one of its borrowers.
-fn begun_query(count: &Count) -> &'static str {
-    let [lent, decided, failed] = &*BEGUN;
-    let [of_library, of_borrower] = match count.counted {
-        Counted::Lent => lent,
-        Counted::Decided => decided,
-        Counted::Failed => failed,
+/// Returns the statement that counts loans of a library and of one of its borrowers. It has a
+/// column for each count. After the library, the borrower and the claims that do not count, it binds
+/// the beginning of the window and the number of newer loans, for each count.
+pub(super) fn begun_query(counts: &[Count]) -> String {
+    let column = |(number, count): (usize, &Count)| {
+        let (since, skipped) = (4 + 2 * number, 5 + 2 * number);
+        let borrower = if count.of_borrower { "AND borrower = $2 " } else { "" };
+        format!(
+            "(SELECT begun FROM loans WHERE library = $1 AND begun > ${since} AND {counted} \
+             AND id <> ALL($3) {borrower}ORDER BY begun DESC LIMIT 1 OFFSET ${skipped})",
+            counted = counted(count.counted)
+        )
     };
-    if count.of_borrower { of_borrower } else { of_library }
+    let columns: Vec<String> = counts.iter().enumerate().map(column).collect();
+    format!("SELECT {}", columns.join(", "))
 }
 
-/// Returns when the oldest of the newest `count.maximum` counted loans was begun, without these
-/// unwritten claims.
+/// Returns, for each count, when the oldest of the newest `count.maximum` counted loans was begun.
+/// These claims do not count, but those of recorded intents do.
 ///
 /// Nothing is locked. Claims that other processes have not committed are not counted, so a limit
 /// may be exceeded by one batch of each other process.
-pub(super) async fn begun_at_limit(
+pub(super) async fn begun_at_limits(
     connection: &mut PgConnection,
     key: &LoanKey,
-    count: &Count,
-    unwritten: &[Uuid],
-) -> Result<Option<Timestamp>, sqlx::Error> {
-    let Some(skipped) = count.maximum.checked_sub(1) else { return Ok(None) };
-    let query = sqlx::query_scalar(begun_query(count)).bind(key.library.as_str().to_owned());
-    let query = query.bind(count.since.as_millisecond()).bind(i64::from(skipped)).bind(unwritten);
-    let query =
-        if count.of_borrower { query.bind(key.borrower.as_bytes().as_slice()) } else { query };
-    let oldest: Option<i64> = query.persistent(false).fetch_optional(connection).await?;
-    Ok(oldest.and_then(|millis| Timestamp::from_millisecond(millis).ok()))
+    counts: &[Count],
+    unrecorded: &[Uuid],
+) -> Result<Vec<Option<Timestamp>>, sqlx::Error> {
+    // The statement has no text of a caller.
+    let sql = AssertSqlSafe(begun_query(counts));
+    let mut query = sqlx::query(sql).bind(key.library.as_str().to_owned());
+    query = query.bind(key.borrower.as_bytes().as_slice()).bind(unrecorded);
+    for count in counts {
+        // A limit of 0 is no limit, and is not asked for.
+        let skipped = i64::from(count.maximum.saturating_sub(1));
+        query = query.bind(count.since.as_millisecond()).bind(skipped);
+    }
+    let row = query.persistent(false).fetch_one(connection).await?;
+    let oldest = |number| {
+        let millis: Option<i64> = row.try_get(number)?;
+        Ok(millis.and_then(|millis| Timestamp::from_millisecond(millis).ok()))
+    };
+    (0..counts.len()).map(oldest).collect()
 }
 
 pub(super) static ADOPT: LazyLock<String> = LazyLock::new(|| {

@@ -16,6 +16,7 @@ use super::{
     worklist,
 };
 use crate::ledger::Filter;
+use crate::ledger::brake::{Count, Counted};
 use crate::loan::{Borrower, LoanState};
 
 /// The tables that are divided by library, and that are large.
@@ -199,12 +200,19 @@ fn writes() -> Vec<(String, Reach, String)> {
         (chain::OPEN, format!("{chain}, ''")),
         (chain::BATCH, chain),
     ];
-    for of in loans::BEGUN.iter() {
-        let [of_library, of_borrower] = of;
-        all.push((of_library, format!("{LIBRARY}, {LATE}, 20, {none}")));
-        let borrower = "decode(md5('10'), 'hex')";
-        all.push((of_borrower, format!("{LIBRARY}, {LATE}, 20, {none}, {borrower}")));
-    }
+    let counts: Vec<Count> = [Counted::Lent, Counted::Decided, Counted::Failed]
+        .into_iter()
+        .flat_map(|counted| [false, true].map(|of_borrower| (counted, of_borrower)))
+        .map(|(counted, of_borrower)| Count {
+            counted,
+            of_borrower,
+            since: jiff::Timestamp::MIN,
+            maximum: 1,
+        })
+        .collect();
+    let begun = loans::begun_query(&counts);
+    let windows = format!(", {LATE}, 20").repeat(counts.len());
+    all.push((&begun, format!("{LIBRARY}, decode(md5('10'), 'hex'), {none}{windows}")));
     all.into_iter().map(|(sql, arguments)| (sql.to_owned(), Reach::One, arguments)).collect()
 }
 

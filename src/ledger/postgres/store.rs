@@ -5,18 +5,24 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use sqlx::{Connection, PgConnection};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::chain;
 use super::closed_begins::{self, REMEDY};
 use super::connect::{Connector, Purpose};
 use super::lane::Lane;
 use super::pool::{BEGIN, TRANSACTION};
+use super::server_error::is_of_connection;
 use super::transaction::PostgresTransaction;
 #[cfg(test)]
 use crate::ledger::store::DiskFault;
 use crate::ledger::store::{LastCommit, LedgerStore, StoreConnection, StoreTransaction};
 use crate::loan::LibraryId;
+
+/// How long a connection may be unused until its next `BEGIN` tests whether it is still open.
+const MAX_IDLE: Duration = Duration::from_secs(3);
+/// The deadline of that `BEGIN`, which needs no lock and no disk.
+const REUSE: Duration = Duration::from_millis(700);
 
 /// A database, as the source of the connections of one lane.
 pub(in crate::ledger) struct PostgresStore {
@@ -36,11 +42,19 @@ impl LedgerStore for PostgresStore {
     const SPANS_LIBRARIES: bool = false;
     const RECORDS_COMMITS: bool = true;
     const TRANSACTION_DEADLINE: Duration = TRANSACTION;
+    // Rows stay locked during the round trips of all commands of a transaction.
+    const MAX_COMMANDS: usize = 128;
+    const WORK_LIMIT: Duration = Duration::from_millis(500);
+
+    fn is_of_connection(error: &sqlx::Error) -> bool {
+        is_of_connection(error)
+    }
 
     async fn connect(&self, now: Timestamp) -> Result<PostgresConnection, sqlx::Error> {
         let mut connection = PostgresConnection {
             connection: self.connector.connect(Purpose::Writes).await?,
             lane: self.lane.clone(),
+            used: Instant::now(),
             #[cfg(test)]
             fault: None,
         };
@@ -55,6 +69,8 @@ impl LedgerStore for PostgresStore {
 pub(in crate::ledger) struct PostgresConnection {
     connection: PgConnection,
     lane: Arc<Lane>,
+    /// When the last transaction began.
+    used: Instant,
     /// The fault to simulate in the next transaction.
     #[cfg(test)]
     fault: Option<DiskFault>,
@@ -76,7 +92,11 @@ impl StoreConnection for PostgresConnection {
         #[cfg(test)]
         let fault = self.fault.take();
         let Lane { chain, audit_key, heads, .. } = &*self.lane;
-        let mut transaction = self.connection.begin_with(BEGIN).await?;
+        let deadline = if self.used.elapsed() > MAX_IDLE { REUSE } else { TRANSACTION };
+        let began = timeout(deadline, self.connection.begin_with(BEGIN)).await;
+        let mut transaction =
+            began.unwrap_or_else(|_| Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())))?;
+        self.used = Instant::now();
         let scope = match library {
             None => None,
             Some(library) => {

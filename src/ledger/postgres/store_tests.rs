@@ -462,3 +462,6 @@ async fn progress_and_causes_are_stored() {
     assert_eq!(count(&mut connection, &history).await, 1);
     node.close().await;
 }
+
+#[path = "store_failure_tests.rs"]
+mod failures;

@@ -144,13 +144,14 @@ impl StoreTransaction for PostgresTransaction<'_> {
         Ok(())
     }
 
-    async fn begun_at_limit(
+    async fn begun_at_limits(
         &mut self,
         key: &LoanKey,
-        count: &Count,
-    ) -> Result<Option<Timestamp>, sqlx::Error> {
-        let unwritten = self.unwritten_claims();
-        loans::begun_at_limit(&mut self.transaction, key, count, &unwritten).await
+        counts: &[Count],
+        unrecorded: &[LoanId],
+    ) -> Result<Vec<Option<Timestamp>>, sqlx::Error> {
+        let unrecorded: Vec<Uuid> = unrecorded.iter().map(|id| id.uuid()).collect();
+        loans::begun_at_limits(&mut self.transaction, key, counts, &unrecorded).await
     }
 
     async fn adopt(

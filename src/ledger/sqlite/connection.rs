@@ -44,6 +44,13 @@ impl LedgerStore for SqliteStore {
     const SPANS_LIBRARIES: bool = true;
     const RECORDS_COMMITS: bool = false;
     const TRANSACTION_DEADLINE: Duration = Duration::from_secs(20);
+    const MAX_COMMANDS: usize = 512;
+    // A statement costs no round trip.
+    const WORK_LIMIT: Duration = Duration::MAX;
+
+    fn is_of_connection(_error: &sqlx::Error) -> bool {
+        false
+    }
 
     async fn connect(&self, now: Timestamp) -> Result<WriteHandle, sqlx::Error> {
         let mut connection = write_options(&self.file).busy_timeout(REOPEN_BUSY).connect().await?;

@@ -92,18 +92,17 @@ impl StoreTransaction for SqliteTransaction<'_> {
         query.execute(&mut *self.transaction).await.map(drop)
     }
 
-    async fn begun_at_limit(
+    async fn begun_at_limits(
         &mut self,
         key: &LoanKey,
-        count: &Count,
-    ) -> Result<Option<Timestamp>, sqlx::Error> {
-        let Some(skipped) = count.maximum.checked_sub(1) else { return Ok(None) };
-        let KeyColumns { library, borrower, .. } = key.into();
-        let query = sqlx::query_scalar(begun_query(count)).bind(library);
-        let query = if count.of_borrower { query.bind(borrower) } else { query };
-        let query = query.bind(count.since.as_millisecond()).bind(i64::from(skipped));
-        let oldest: Option<i64> = query.fetch_optional(&mut *self.transaction).await?;
-        Ok(oldest.and_then(|millis| Timestamp::from_millisecond(millis).ok()))
+        counts: &[Count],
+        _unrecorded: &[LoanId],
+    ) -> Result<Vec<Option<Timestamp>>, sqlx::Error> {
+        let mut all = Vec::with_capacity(counts.len());
+        for count in counts {
+            all.push(begun_at_limit(&mut self.transaction, key, count).await?);
+        }
+        Ok(all)
     }
 
     async fn adopt(
@@ -186,6 +185,20 @@ impl StoreTransaction for SqliteTransaction<'_> {
     }
 }
 
+async fn begun_at_limit(
+    connection: &mut SqliteConnection,
+    key: &LoanKey,
+    count: &Count,
+) -> Result<Option<Timestamp>, sqlx::Error> {
+    let Some(skipped) = count.maximum.checked_sub(1) else { return Ok(None) };
+    let KeyColumns { library, borrower, .. } = key.into();
+    let query = sqlx::query_scalar(begun_query(count)).bind(library);
+    let query = if count.of_borrower { query.bind(borrower) } else { query };
+    let query = query.bind(count.since.as_millisecond()).bind(i64::from(skipped));
+    let oldest: Option<i64> = query.fetch_optional(connection).await?;
+    Ok(oldest.and_then(|millis| Timestamp::from_millisecond(millis).ok()))
+}
+
 async fn read_loans(
     connection: &mut SqliteConnection,
     ids: &[LoanId],
@@ -259,7 +272,7 @@ macro_rules! of_borrower {
     };
 }
 
-/// Returns the query for [`StoreTransaction::begun_at_limit`]. It binds the library, the borrower
+/// Returns the query for [`StoreTransaction::begun_at_limits`]. It binds the library, the borrower
 /// if only loans of one count, the beginning of the window, and the number of newer loans.
 fn begun_query(count: &Count) -> &'static str {
     match (count.counted, count.of_borrower) {
