@@ -114,6 +114,35 @@ async fn read_until(
     exchanges
 }
 
+/// Gates and their database may start in any order. Meanwhile the gate says what it waits for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn gate_waits_for_the_database_at_its_start() {
+    let Some(cluster) = Cluster::start(Plan::new(1, Store::Postgres)).await else { return };
+    let (gate, store) = (&cluster.gates[0], cluster.store.postgres().unwrap());
+    gate.kill();
+    store.server.stop().await;
+    // A fixed address, since the gate reports its addresses only once it is ready.
+    let admin = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let config = std::fs::read_to_string(&gate.config).unwrap();
+    let fixed = config.replace("admin = \"127.0.0.1:0\"", &format!("admin = \"{admin}\""));
+    assert_ne!(fixed, config);
+    std::fs::write(&gate.config, fixed).unwrap();
+    let reported = async {
+        let answer = loop {
+            match reqwest::get(format!("http://{admin}/readyz")).await {
+                Ok(answer) => break answer,
+                Err(_) => sleep(REQUEST_INTERVAL).await,
+            }
+        };
+        assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert!(answer.text().await.unwrap().contains("the gate waits for it"));
+        store.server.restart().await;
+    };
+    tokio::join!(gate.restart(), reported);
+    assert!(cluster.read(gate, &cluster.reader("kari", BOOK)).await.is_ok());
+    cluster.end().await;
+}
+
 /// A gate without the database serves what it has cached. An end must wait for it, although it has
 /// lost its lease long before.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
