@@ -138,7 +138,8 @@ pub(super) fn gate(root: &mut Table<'_>, freshness: Option<Duration>) -> gate::S
     let max = PostgresSettings::MAX_FRESHNESS;
     if freshness.is_some() && settings.freshness > max {
         let sentence = format!(
-            "with PostgreSQL, other gates wait for this time when a gate dies. Write at most \"{}s\"",
+            "with PostgreSQL, other gates wait for this time when a gate dies. Write at most \
+             \"{}s\"",
             max.as_secs()
         );
         table.mistake("freshness", sentence);

@@ -6,9 +6,9 @@
 //! database fails, the whole batch fails and `write_connection` opens another connection. Until
 //! that succeeds, every command fails immediately.
 //!
-//! A store that is distributed by library gets one transaction for each library of a batch, and more
-//! if there are many commands or its round trips take long. If the value of one command fails a
-//! transaction, its commands run alone, and only that one fails.
+//! A store that is distributed by library gets one transaction for each library of a batch, and
+//! more if there are many commands or its round trips take long. If the value of one command fails
+//! a transaction, its commands run alone, and only that one fails.
 //!
 //! If the commit itself fails, it may still be durable. Where the store can tell, the batch gets no
 //! response until it does: then the batch succeeds, or runs again. No caller acts on a guess.
@@ -205,8 +205,8 @@ impl<S: LedgerStore> Executor<S> {
         }
     }
 
-    /// Commits the commands and responds to them. Those that the transaction has no time for are put
-    /// in front of `waiting`.
+    /// Commits the commands and responds to them. Those that the transaction has no time for are
+    /// put in front of `waiting`.
     async fn commit(&mut self, mut commands: Vec<Command>, waiting: &mut Vec<Command>) -> Outcome {
         self.reopen_if_due().await;
         let mut attempts = 1;

@@ -2,8 +2,8 @@
 //!
 //! Each process increments its counter in `members` after it has read the feed to its end and
 //! announced what it read. It never begins a read before its last acknowledgement has succeeded or
-//! failed. If a counter has grown by three since an end was committed, the process has announced the
-//! end, see [`READS`].
+//! failed. If a counter has grown by three since an end was committed, the process has announced
+//! the end, see [`READS`].
 //!
 //! A process that cannot acknowledge stops to use what it cached `gate.freshness` after its last
 //! acknowledged read began. An observer knows that this time is over if it has seen the counter
@@ -173,7 +173,8 @@ impl Observations {
     }
 
     /// Whether this process has seen a member not acknowledge for this time. A member that was
-    /// declared dead may still deliver, and the clock of the database may be set, so neither counts.
+    /// declared dead may still deliver, and the clock of the database may be set, so neither
+    /// counts.
     fn is_silent(&self, seen: &Observed, time: Duration) -> bool {
         self.began.saturating_sub(seen.since) >= time
     }

@@ -42,8 +42,8 @@ pub(super) const OVERLAP_MS: i64 = 15_000;
 const WIDE_OVERLAP_MS: i64 = 600_000;
 /// The interval of wide reads.
 const WIDE_INTERVAL: Duration = Duration::from_secs(30);
-/// The deadline of one query of the feed. It is shorter than the time after which the caller drops a
-/// call, so that a query which hangs counts as a failure, and the next read is wide.
+/// The deadline of one query of the feed. It is shorter than the time after which the caller drops
+/// a call, so that a query which hangs counts as a failure, and the next read is wide.
 pub(in crate::ledger) const DEADLINE: Duration = Duration::from_millis(1500);
 /// How long after the end of its wait a commit may become visible: its process must run first.
 const VISIBLE_AFTER: Duration = Duration::from_secs(1);

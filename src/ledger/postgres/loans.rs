@@ -187,8 +187,8 @@ fn column<'l, T>(loans: &[&'l Loan], value: impl Fn(&'l Loan) -> T) -> Vec<T> {
 }
 
 /// Returns the statement that counts loans of a library and of one of its borrowers. It has a
-/// column for each count. After the library, the borrower and the claims that do not count, it binds
-/// the beginning of the window and the number of newer loans, for each count.
+/// column for each count. After the library, the borrower and the claims that do not count, it
+/// binds the beginning of the window and the number of newer loans, for each count.
 pub(super) fn begun_query(counts: &[Count]) -> String {
     let column = |(number, count): (usize, &Count)| {
         let (since, skipped) = (4 + 2 * number, 5 + 2 * number);
