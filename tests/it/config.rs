@@ -188,8 +188,8 @@ const CASES: &[Case] = &[
         "a key of nowhere",
         "[ledger]",
         "[ledger]\nwal = true",
-        &["37: ledger.wal: there is no such key. This table has connections, lease, listen_url, \
-             password, url"],
+        &["37: ledger.wal: there is no such key. This table has connections, heads, lease, \
+             listen_url, password, url"],
     ),
     (
         "a misspelt table",
