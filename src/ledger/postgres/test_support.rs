@@ -51,8 +51,14 @@ impl Node {
 
     pub(super) async fn open_with(postgres: PostgresSettings, brake: Brake) -> Node {
         let heads = tempfile::tempdir().unwrap();
-        let ledger = open(postgres, brake, &heads).await.unwrap();
-        Node { ledger, heads }
+        // As a gate does at its start: a busy machine may take longer to connect than the deadline.
+        for _ in 0..10 {
+            match open(postgres.clone(), brake, &heads).await {
+                Err(error) if error.is_unreachable() => {}
+                opened => return Node { ledger: opened.unwrap(), heads },
+            }
+        }
+        panic!("the database does not respond");
     }
 
     /// Opens a ledger whose heads are in this directory.
