@@ -127,9 +127,10 @@ async fn gate_waits_for_the_database_at_its_start() {
     let fixed = config.replace("admin = \"127.0.0.1:0\"", &format!("admin = \"{admin}\""));
     assert_ne!(fixed, config);
     std::fs::write(&gate.config, fixed).unwrap();
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
     let reported = async {
         let answer = loop {
-            match reqwest::get(format!("http://{admin}/readyz")).await {
+            match client.get(format!("http://{admin}/readyz")).send().await {
                 Ok(answer) => break answer,
                 Err(_) => sleep(REQUEST_INTERVAL).await,
             }
