@@ -44,6 +44,7 @@ mod runner;
 mod sqlite;
 mod states;
 mod store;
+mod stored_row;
 mod types;
 mod write_check;
 mod write_connection;

@@ -27,12 +27,12 @@ use uuid::Uuid;
 use super::barrier::Polls;
 use super::pool::BEGIN_READ_ONLY;
 use super::queries::Queries;
-use super::row::key_of;
 use super::sql::statement;
 use crate::clock;
 use crate::ledger::LedgerError;
 use crate::ledger::change_feed::{ClosedLoan, ClosedRead};
 use crate::ledger::membership::Membership;
+use crate::ledger::stored_row::key_of;
 use crate::loan::LoanId;
 
 /// How far a read goes back, in milliseconds: longer than any transaction, which has a deadline of

@@ -5,10 +5,10 @@ use sqlx::{Postgres, QueryBuilder, Row};
 use uuid::Uuid;
 
 use super::queries::{Queries, first};
-use super::row::{COLUMNS, loan_of};
 use super::sql::statement;
 use crate::ledger::queries::REFILL;
 use crate::ledger::states::isbn_column;
+use crate::ledger::stored_row::{COLUMNS, loan_of};
 use crate::ledger::{Filter, LedgerError};
 use crate::loan::{Loan, created_at};
 

@@ -8,11 +8,11 @@ use sqlx::{AssertSqlSafe, PgConnection, Row};
 use uuid::Uuid;
 
 use super::buckets::bucket_of;
-use super::row::{COLUMNS, loan_of};
 use crate::ledger::brake::Count;
 use crate::ledger::rules::KeyStanding;
 use crate::ledger::states::{LIVE, UNDECIDED, counted, isbn_column};
 use crate::ledger::store::WorkError;
+use crate::ledger::stored_row::{COLUMNS, loan_of};
 use crate::loan::{EndReason, LibraryId, Loan, LoanId, LoanKey, LoanState, Progress};
 
 /// In the order of their keys, so that two processes that claim the same keys do not deadlock. An

@@ -49,7 +49,6 @@ mod password_file;
 mod pool;
 mod queries;
 mod retention;
-mod row;
 mod server_error;
 mod settings;
 mod sql;

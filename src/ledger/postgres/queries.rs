@@ -15,11 +15,11 @@ use uuid::Uuid;
 
 use super::barrier::PollTracker;
 use super::pool::{BEGIN_READ_ONLY, Pool};
-use super::row::{history_of, loan_of};
 use super::sql::{KEY_IS, PgQuery, bind_key, loans, statement};
 use crate::clock;
 use crate::ledger::damaged_rows::DamagedRows;
 use crate::ledger::states::LIVE;
+use crate::ledger::stored_row::{history_of, loan_of};
 use crate::ledger::{HistoryRow, LedgerError};
 use crate::loan::{LibraryId, Loan, LoanId, LoanKey, Reference};
 
@@ -113,7 +113,7 @@ pub(super) static BY_IDS: LazyLock<String> =
     LazyLock::new(|| loans("library = $1 AND id = ANY($2)"));
 /// Reads loans of several libraries, each by its key.
 pub(super) static BY_IDS_OF_LIBRARIES: LazyLock<String> = LazyLock::new(|| {
-    let columns = super::row::COLUMNS;
+    let columns = crate::ledger::stored_row::COLUMNS;
     format!(
         "SELECT {columns} FROM unnest($1::text[], $2::uuid[]) AS wanted (library, id) \
          JOIN loans USING (library, id)"

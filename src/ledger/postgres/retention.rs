@@ -6,9 +6,9 @@ use jiff::Timestamp;
 use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
-use super::row::{COLUMNS, loan_of};
 use crate::ledger::states::OVER;
 use crate::ledger::store::Forgotten;
+use crate::ledger::stored_row::{COLUMNS, loan_of};
 use crate::loan::LibraryId;
 
 /// Each loan gets a different value, so the loans of one borrower cannot be linked either. Rows

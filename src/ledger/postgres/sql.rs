@@ -7,8 +7,8 @@
 use sqlx::Postgres;
 use sqlx::postgres::PgArguments;
 
-use super::row::COLUMNS;
 use crate::ledger::states::isbn_column;
+use crate::ledger::stored_row::COLUMNS;
 use crate::loan::LoanKey;
 
 /// A query with its arguments.

@@ -9,37 +9,20 @@ use sqlx::postgres::PgRow;
 use sqlx::{Connection, FromRow, PgConnection, Row};
 use uuid::Uuid;
 
-use super::row::{COLUMNS, loan_of};
 use crate::ledger::LedgerError;
 use crate::ledger::audit::{Anchor, AuditKey, Head, StoredStep, Verified, Walk};
+use crate::ledger::stored_row::{COLUMNS, anchor_of, loan_of, step_of};
 use crate::loan::LibraryId;
 
 impl FromRow<'_, PgRow> for StoredStep {
     fn from_row(row: &PgRow) -> Result<StoredStep, sqlx::Error> {
-        let loan: Uuid = row.try_get("loan")?;
-        Ok(StoredStep {
-            number: row.try_get("number")?,
-            loan: loan.to_string(),
-            at: row.try_get("at")?,
-            from_state: row.try_get("from_state")?,
-            to_state: row.try_get("to_state")?,
-            cause: row.try_get("cause")?,
-            detail: row.try_get("detail")?,
-            mac: row.try_get("mac")?,
-            version: row.try_get("version")?,
-            loan_mac: row.try_get("loan_mac")?,
-        })
+        step_of(row)
     }
 }
 
 impl FromRow<'_, PgRow> for Anchor {
     fn from_row(row: &PgRow) -> Result<Anchor, sqlx::Error> {
-        Ok(Anchor {
-            first: row.try_get("first")?,
-            last: row.try_get("last")?,
-            mac: row.try_get("mac")?,
-            seal: row.try_get("seal")?,
-        })
+        anchor_of(row)
     }
 }
 

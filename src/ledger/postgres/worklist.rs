@@ -10,10 +10,10 @@ use uuid::Uuid;
 
 use super::closed::OVERLAP_MS;
 use super::queries::{Queries, count_of, id_of, library_of, time_of};
-use super::row::loan_of;
 use super::sql::{PgQuery, loans, statement};
 use crate::ledger::queries::{REFILL, ToForget};
 use crate::ledger::states::{LIVE, OVER, UNDECIDED};
+use crate::ledger::stored_row::loan_of;
 use crate::ledger::{EndPosition, Ends, LedgerError};
 use crate::loan::{LibraryId, Loan, LoanId};
 

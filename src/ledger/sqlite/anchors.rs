@@ -1,21 +1,17 @@
 //! Anchors in the audit trail: each replaces a run of steps that were pruned.
 
 use sqlx::sqlite::SqliteRow;
-use sqlx::{AssertSqlSafe, FromRow, QueryBuilder, Row, Sqlite, SqliteConnection};
+use sqlx::{AssertSqlSafe, FromRow, QueryBuilder, Sqlite, SqliteConnection};
 
 use super::prune::push_ids;
 use crate::ledger::LedgerError;
 use crate::ledger::audit::{Anchor, AuditKey, Head, StoredStep};
 use crate::ledger::store::WorkError;
+use crate::ledger::stored_row::anchor_of;
 
 impl FromRow<'_, SqliteRow> for Anchor {
     fn from_row(row: &SqliteRow) -> Result<Anchor, sqlx::Error> {
-        Ok(Anchor {
-            first: row.try_get("first")?,
-            last: row.try_get("last")?,
-            mac: row.try_get("mac")?,
-            seal: row.try_get("seal")?,
-        })
+        anchor_of(row)
     }
 }
 

@@ -9,21 +9,11 @@ use super::anchors::is_pruned;
 use crate::ledger::LedgerError;
 use crate::ledger::audit::head_file::{self, StoredHead};
 use crate::ledger::audit::{AuditKey, Head, StoredStep};
+use crate::ledger::stored_row::step_of;
 
 impl FromRow<'_, SqliteRow> for StoredStep {
     fn from_row(row: &SqliteRow) -> Result<StoredStep, sqlx::Error> {
-        Ok(StoredStep {
-            number: row.try_get("number")?,
-            loan: row.try_get("loan")?,
-            at: row.try_get("at")?,
-            from_state: row.try_get("from_state")?,
-            to_state: row.try_get("to_state")?,
-            cause: row.try_get("cause")?,
-            detail: row.try_get("detail")?,
-            mac: row.try_get("mac")?,
-            version: row.try_get("version")?,
-            loan_mac: row.try_get("loan_mac")?,
-        })
+        step_of(row)
     }
 }
 

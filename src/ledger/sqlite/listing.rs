@@ -5,9 +5,9 @@ use sqlx::{QueryBuilder, Row, Sqlite};
 use uuid::Uuid;
 
 use super::queries::Queries;
-use super::row::{COLUMNS, loan_of};
 use super::sql::isbn_column;
 use crate::ledger::queries::REFILL;
+use crate::ledger::stored_row::{COLUMNS, loan_of};
 use crate::ledger::{Filter, LedgerError};
 use crate::loan::{Loan, LoanState, created_at};
 

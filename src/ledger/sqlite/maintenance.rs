@@ -14,8 +14,8 @@ use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Row, SqliteConnection};
 
 use super::connection::write_options;
 use super::delivered;
-use super::row::{COLUMNS, loan_of};
 use crate::ledger::LedgerError;
+use crate::ledger::stored_row::{COLUMNS, loan_of};
 
 /// The maximum number of reported findings: a broken disk causes more than anyone reads.
 const MAX_FINDINGS: usize = 100;

@@ -12,10 +12,11 @@ use sqlx::{Row, SqlitePool};
 use uuid::Uuid;
 
 use super::connection::write_options;
-use super::row::{COLUMNS, by_ids, history_of, loan_of};
+use super::row::by_ids;
 use super::sql::{KEY_IS, SqliteQuery, bind_key};
 use crate::ledger::damaged_rows::DamagedRows;
 use crate::ledger::states::LIVE;
+use crate::ledger::stored_row::{COLUMNS, history_of, loan_of};
 use crate::ledger::{HistoryRow, LedgerError};
 use crate::loan::{LibraryId, Loan, LoanId, LoanKey, Reference};
 

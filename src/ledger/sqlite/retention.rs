@@ -5,9 +5,9 @@ use std::sync::LazyLock;
 use jiff::Timestamp;
 use sqlx::{QueryBuilder, Row, Sqlite, SqliteConnection};
 
-use super::row::{COLUMNS, loan_of};
 use crate::ledger::states::OVER;
 use crate::ledger::store::Forgotten;
+use crate::ledger::stored_row::{COLUMNS, loan_of};
 
 /// The condition on loans whose borrower is to be forgotten. It binds a time.
 pub(super) static TO_FORGET: LazyLock<String> = LazyLock::new(|| {

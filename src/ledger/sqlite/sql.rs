@@ -1,12 +1,11 @@
 //! The parts of SQL statements that several queries share: the columns of a library, borrower and
 //! title.
 
-use sqlx::sqlite::{SqliteArguments, SqliteRow};
-use sqlx::{Row, Sqlite};
+use sqlx::Sqlite;
+use sqlx::sqlite::SqliteArguments;
 
-use crate::ledger::LedgerError;
 pub(super) use crate::ledger::states::isbn_column;
-use crate::loan::{Borrower, LoanKey};
+use crate::loan::LoanKey;
 
 /// Queries with at most this number of rows are prepared. SQLite needs one prepared statement for
 /// each number of rows.
@@ -39,24 +38,6 @@ impl<'a> From<&'a LoanKey> for KeyColumns<'a> {
 pub(super) fn bind_key<'q>(query: SqliteQuery<'q>, key: &LoanKey) -> SqliteQuery<'q> {
     let KeyColumns { library, borrower, isbn } = key.into();
     query.bind(library).bind(borrower).bind(isbn)
-}
-
-/// Reads the key of a loan's row.
-///
-/// # Errors
-/// [`LedgerError::Damaged`] for the row with this id.
-pub(super) fn key_of(row: &SqliteRow, id: &str) -> Result<LoanKey, LedgerError> {
-    let wrong = |error: &dyn std::fmt::Display| LedgerError::damaged(id, error);
-    let library: String = row.try_get("library").map_err(|error| wrong(&error))?;
-    let borrower: Vec<u8> = row.try_get("borrower").map_err(|error| wrong(&error))?;
-    let isbn: i64 = row.try_get("isbn").map_err(|error| wrong(&error))?;
-    Ok(LoanKey {
-        library: library.parse().map_err(|error| wrong(&error))?,
-        borrower: Borrower::from_bytes(
-            borrower.try_into().map_err(|_| wrong(&"the borrower is not 16 bytes"))?,
-        ),
-        isbn: isbn.to_string().parse().map_err(|error| wrong(&error))?,
-    })
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use sqlx::{QueryBuilder, Row, Sqlite, SqliteConnection};
 
 use super::connection::write_probe;
-use super::row::{COLUMNS, by_ids, loan_of, push_loans, push_steps};
+use super::row::{by_ids, push_loans, push_steps};
 use super::sql::{KeyColumns, MAX_PREPARED_ROWS};
 use super::{chain, delivered, doubts, retention};
 use crate::ledger::audit::{Head, NewStep};
@@ -19,6 +19,7 @@ use crate::ledger::states::OVER;
 #[cfg(test)]
 use crate::ledger::store::DiskFault;
 use crate::ledger::store::{Forgotten, Locked, StoreTransaction, StoredTallies, WorkError};
+use crate::ledger::stored_row::{COLUMNS, loan_of};
 use crate::ledger::{Delivered, Doubts};
 use crate::loan::{LibraryId, Loan, LoanId, LoanKey, Progress};
 

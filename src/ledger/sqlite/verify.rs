@@ -11,9 +11,9 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{Connection, Row, SqliteConnection};
 
 use super::maintenance;
-use super::row::{COLUMNS, loan_of};
 use crate::ledger::LedgerError;
 use crate::ledger::audit::{Anchor, AuditKey, StoredStep, Verified, Walk, head_file};
+use crate::ledger::stored_row::{COLUMNS, loan_of};
 
 /// Selects every loan with its last step, for [`row_matches`]. A condition may be appended.
 pub(super) static LOANS_WITH_LAST_STEP: LazyLock<String> = LazyLock::new(|| {

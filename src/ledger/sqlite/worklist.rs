@@ -8,11 +8,11 @@ use sqlx::sqlite::SqliteRow;
 
 use super::queries::{Queries, id_of, loans};
 use super::retention::TO_FORGET;
-use super::row::loan_of;
-use super::sql::key_of;
 use crate::ledger::change_feed::{ClosedLoan, ClosedPage};
 use crate::ledger::queries::{REFILL, ToForget};
 use crate::ledger::states::{CLOSED, LIVE, UNDECIDED};
+use crate::ledger::stored_row::key_of;
+use crate::ledger::stored_row::loan_of;
 use crate::ledger::{EndPosition, Ends, LedgerError, UnfoundBegin};
 use crate::loan::{LibraryId, Loan, LoanId, LoanState};
 
