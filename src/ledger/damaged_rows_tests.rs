@@ -5,7 +5,7 @@ use std::path::Path;
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection};
 
-use super::test_support::{by, key, loan, open};
+use super::test_support::{by, key, loan, open, second};
 use super::*;
 use crate::loan::{EndReason, LoanState, Terms};
 
@@ -17,10 +17,6 @@ async fn execute(file: &Path, sql: &str) {
     let mut connection = options.connect().await.unwrap();
     sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(&mut connection).await.unwrap();
     connection.close().await.unwrap();
-}
-
-fn second(second: i64) -> Timestamp {
-    Timestamp::from_second(second).unwrap()
 }
 
 /// Writes one accepted loan for each borrower, due at this second.

@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use super::{AuditKey, Brake, Cause, Ledger, LedgerError, Settings};
+use jiff::Timestamp;
+
+use super::{AuditKey, Brake, Cause, Intended, Ledger, LedgerError, Settings};
 use crate::clock::Clock;
 use crate::loan::{Borrower, Event, Loan, LoanId, LoanKey, Terms};
 use crate::telemetry::Metrics;
@@ -33,13 +35,40 @@ pub(super) fn key(borrower: u8) -> LoanKey {
     }
 }
 
+pub(super) fn second(second: i64) -> Timestamp {
+    Timestamp::from_second(second).unwrap()
+}
+
+/// Creates the event of an acceptance until this second.
+pub(super) fn acceptance(due: i64) -> Event {
+    let terms = Terms {
+        due: second(due),
+        licence_id: Some("K1".into()),
+        licence_type: Some("PACKAGE".into()),
+    };
+    Event::Accepted { lending_id: "L1".into(), terms }
+}
+
+/// Writes an intent of this borrower that was begun at second 1.
+pub(super) async fn intend(ledger: &Ledger, borrower: u8) -> Intended {
+    ledger.intend(Loan::intend(key(borrower), second(1)), None, by("reader")).await.unwrap()
+}
+
+/// Writes such an intent, which nothing bars, and returns its id.
+pub(super) async fn written(ledger: &Ledger, borrower: u8) -> LoanId {
+    match intend(ledger, borrower).await {
+        Intended::Written(loan) => loan.id,
+        other => panic!("{other:?}"),
+    }
+}
+
 /// Creates a loan of this borrower in the state intended.
 pub(super) fn loan(borrower: u8) -> Loan {
     Loan::intend(key(borrower), Clock::system().now())
 }
 
 /// Creates a loan of this borrower that was begun at this time.
-pub(super) fn loan_at(borrower: u8, at: jiff::Timestamp) -> Loan {
+pub(super) fn loan_at(borrower: u8, at: Timestamp) -> Loan {
     Loan::intend(key(borrower), at)
 }
 
@@ -52,7 +81,7 @@ pub(super) async fn accepted(ledger: &Ledger, borrower: u8) -> LoanId {
     let loan = loan(borrower);
     let id = loan.id;
     ledger.intend(loan, None, by("reader")).await.unwrap();
-    let due = jiff::Timestamp::from_second(4_000_000_000).unwrap();
+    let due = second(4_000_000_000);
     let terms = Terms { due, licence_id: None, licence_type: None };
     ledger.apply(id, Event::Accepted { lending_id: "L".into(), terms }, by("begin")).await.unwrap();
     id

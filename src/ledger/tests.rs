@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::test_store::{TestStore, on_each_store};
-use super::test_support::{KEY, by, key};
+use super::test_support::{KEY, acceptance, by, intend, key, second, written};
 use super::*;
 use crate::loan::{EndReason, LoanState, Terms};
 
@@ -23,30 +23,6 @@ on_each_store! {
     loan_due_at_the_maximum_timestamp_can_be_read
     every_filter_of_the_listing_has_an_index
     ledger_of_another_key_is_refused
-}
-
-fn second(second: i64) -> Timestamp {
-    Timestamp::from_second(second).unwrap()
-}
-
-fn accepted(due: i64) -> Event {
-    let terms = Terms {
-        due: second(due),
-        licence_id: Some("K1".into()),
-        licence_type: Some("PACKAGE".into()),
-    };
-    Event::Accepted { lending_id: "L1".into(), terms }
-}
-
-async fn intend(ledger: &Ledger, borrower: u8) -> Intended {
-    ledger.intend(Loan::intend(key(borrower), second(1)), None, by("reader")).await.unwrap()
-}
-
-async fn written(ledger: &Ledger, borrower: u8) -> LoanId {
-    match intend(ledger, borrower).await {
-        Intended::Written(loan) => loan.id,
-        other => panic!("{other:?}"),
-    }
 }
 
 async fn concurrent_intents_of_one_reader_and_title_write_one(store: &TestStore) {
@@ -72,7 +48,7 @@ async fn concurrent_intents_of_one_reader_and_title_write_one(store: &TestStore)
 async fn loans_and_history_survive_reopening(store: &TestStore) {
     let ledger = store.open().await;
     let id = written(&ledger, 1).await;
-    let before = ledger.apply(id, accepted(100), by("begin")).await.unwrap();
+    let before = ledger.apply(id, acceptance(100), by("begin")).await.unwrap();
     ledger.close().await;
     assert!(matches!(ledger.apply(id, Event::Lost, by("x")).await, Err(LedgerError::Closed)));
 
@@ -94,7 +70,7 @@ async fn illegal_event_changes_nothing_and_fails_no_other(store: &TestStore) {
     let (one, two) = (written(&ledger, 1).await, written(&ledger, 2).await);
     let (illegal, legal, missing) = tokio::join!(
         ledger.apply(one, Event::EndAcknowledged, by("x")),
-        ledger.apply(two, accepted(100), by("begin")),
+        ledger.apply(two, acceptance(100), by("begin")),
         ledger.apply(LoanId::random(), Event::Lost, by("x")),
     );
     assert!(matches!(illegal, Err(LedgerError::Illegal(_))));
@@ -107,7 +83,7 @@ async fn illegal_event_changes_nothing_and_fails_no_other(store: &TestStore) {
 async fn only_a_credential_issued_after_the_end_borrows_again(store: &TestStore) {
     let ledger = store.open().await;
     let id = written(&ledger, 1).await;
-    ledger.apply(id, accepted(100), by("begin")).await.unwrap();
+    ledger.apply(id, acceptance(100), by("begin")).await.unwrap();
     let ending = ledger
         .apply(id, Event::Ending { reason: EndReason::Returned }, by("reader"))
         .await
@@ -164,7 +140,7 @@ async fn listings_filter_and_continue_after_a_loan(store: &TestStore) {
     for borrower in 1..=5 {
         ids.push(written(&ledger, borrower).await);
     }
-    ledger.apply(ids[2], accepted(50), by("begin")).await.unwrap();
+    ledger.apply(ids[2], acceptance(50), by("begin")).await.unwrap();
     ids.reverse();
     let listed = async |filter: Filter| -> Vec<LoanId> {
         ledger.page(&filter).await.unwrap().iter().map(|loan| loan.id).collect()
@@ -204,10 +180,10 @@ async fn loans_of_a_dead_process_are_taken_over_once(store: &TestStore) {
 async fn only_the_owner_decides_an_undecided_loan(store: &TestStore) {
     let (owner, other) = (store.open().await, store.open().await);
     let id = written(&owner, 1).await;
-    let decided = other.apply(id, accepted(100), by("poll")).await;
+    let decided = other.apply(id, acceptance(100), by("poll")).await;
     assert!(matches!(decided, Err(LedgerError::NotOwner(of)) if of == id), "{decided:?}");
     // Any process may end a loan, and change one that is decided.
-    owner.apply(id, accepted(100), by("poll")).await.unwrap();
+    owner.apply(id, acceptance(100), by("poll")).await.unwrap();
     other.apply(id, Event::Ending { reason: EndReason::Returned }, by("reader")).await.unwrap();
     other.apply(id, Event::EndAcknowledged, by("outbox")).await.unwrap();
     owner.close().await;

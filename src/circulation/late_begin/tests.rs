@@ -137,14 +137,15 @@ impl Scene {
     }
 }
 
-async fn until(what: &str, is_true: impl Fn() -> bool) {
+/// Waits until a condition holds, at most ten seconds.
+pub(super) async fn until(what: &str, is_true: impl Fn() -> bool) {
     for _ in 0..1000 {
         if is_true() {
             return;
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    panic!("in vain: {what}");
+    panic!("did not happen: {what}");
 }
 
 const DECIDED: &str = "owner = 'other', state = 'ended', end_reason = 'rejected', ended = begun";

@@ -25,7 +25,6 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::barrier::Polls;
-use super::pool::BEGIN_READ_ONLY;
 use super::queries::Queries;
 use super::sql::statement;
 use crate::clock;
@@ -70,7 +69,7 @@ pub(in crate::ledger) struct ClosedFeed {
     membership: Arc<dyn Membership>,
     /// How far a usual read goes back, in milliseconds.
     overlap: i64,
-    /// The time of the database before which everything was returned but for the overlap, in
+    /// The time of the database before which everything was returned, except for the overlap, in
     /// milliseconds; none at first.
     read_to: Option<i64>,
     /// The last acknowledged read, which becomes `read_to`.
@@ -190,29 +189,23 @@ impl ClosedFeed {
         let current = self.read.clone();
         let (read_to, wide, overlap) = (self.read_to, self.wide, self.overlap);
         let (polls, opened) = (&self.queries.polls, self.queries.opened);
-        let read =
-            self.queries.feed_pool.transaction(BEGIN_READ_ONLY, DEADLINE, async |connection| {
-                let read = match current {
-                    Some(read) => read,
-                    None => {
-                        let began = clock::since_boot();
-                        let counters = Polls::read(&mut *connection).await?;
-                        polls.observe(&counters, began, clock::since_boot());
-                        let since_opening = millis(began.saturating_sub(opened));
-                        let opened_at = counters.now.saturating_sub(since_opening);
-                        let from = read_to.unwrap_or(opened_at);
-                        Read::new(
-                            Began { database: counters.now, boot: began },
-                            from,
-                            overlap,
-                            wide,
-                        )
-                    }
-                };
-                let (closed, library, id) = read.after.clone();
-                let query = statement(CLOSED).bind(closed).bind(library).bind(id).bind(PAGE);
-                Ok((read, query.fetch_all(connection).await?))
-            });
+        let read = self.queries.feed_pool.read(DEADLINE, async |connection| {
+            let read = match current {
+                Some(read) => read,
+                None => {
+                    let began = clock::since_boot();
+                    let counters = Polls::read(&mut *connection).await?;
+                    polls.observe(&counters, began, clock::since_boot());
+                    let since_opening = millis(began.saturating_sub(opened));
+                    let opened_at = counters.now.saturating_sub(since_opening);
+                    let from = read_to.unwrap_or(opened_at);
+                    Read::new(Began { database: counters.now, boot: began }, from, overlap, wide)
+                }
+            };
+            let (closed, library, id) = read.after.clone();
+            let query = statement(CLOSED).bind(closed).bind(library).bind(id).bind(PAGE);
+            Ok((read, query.fetch_all(connection).await?))
+        });
         let (mut read, page) = Box::pin(read).await?;
         match page.last() {
             Some(last) if page.len() as i64 == PAGE => {

@@ -45,7 +45,6 @@ mod observer;
 mod open;
 mod open_check;
 mod password_file;
-#[allow(dead_code, reason = "its shorthand for reads is tested only")]
 mod pool;
 mod queries;
 mod retention;

@@ -25,7 +25,7 @@ async fn node(url: &str) -> Node {
 async fn until(what: &str, mut is_true: impl AsyncFnMut() -> bool) {
     let end = Instant::now() + Duration::from_secs(60);
     while !is_true().await {
-        assert!(Instant::now() < end, "in vain: {what}");
+        assert!(Instant::now() < end, "did not happen: {what}");
         sleep(Duration::from_millis(50)).await;
     }
 }

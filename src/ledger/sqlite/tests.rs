@@ -5,36 +5,12 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 
 use super::{backup, check, check_loans, verify};
-use crate::ledger::test_support::{KEY, audit_key, by, key, try_open};
-use crate::ledger::{AuditKey, Cause, Filter, HistoryRow, Intended, Ledger, LedgerError};
-use crate::loan::{EndReason, Event, Loan, LoanId, LoanState, Terms};
+use crate::ledger::test_support::{KEY, acceptance, audit_key, by, key, try_open, written};
+use crate::ledger::{AuditKey, Cause, Filter, HistoryRow, Ledger, LedgerError};
+use crate::loan::{EndReason, Event, LoanId, LoanState};
 
 async fn open(directory: &Path) -> Result<Ledger, LedgerError> {
     try_open(&directory.join("data/loans.db"), &KEY).await
-}
-
-fn second(second: i64) -> Timestamp {
-    Timestamp::from_second(second).unwrap()
-}
-
-fn accepted(due: i64) -> Event {
-    let terms = Terms {
-        due: second(due),
-        licence_id: Some("K1".into()),
-        licence_type: Some("PACKAGE".into()),
-    };
-    Event::Accepted { lending_id: "L1".into(), terms }
-}
-
-async fn intend(ledger: &Ledger, borrower: u8) -> Intended {
-    ledger.intend(Loan::intend(key(borrower), second(1)), None, by("reader")).await.unwrap()
-}
-
-async fn written(ledger: &Ledger, borrower: u8) -> LoanId {
-    match intend(ledger, borrower).await {
-        Intended::Written(loan) => loan.id,
-        other => panic!("{other:?}"),
-    }
 }
 
 #[tokio::test]
@@ -51,7 +27,7 @@ async fn closed_ledger(directory: &Path) -> PathBuf {
     let ledger = open(directory).await.unwrap();
     for borrower in 0..4 {
         let id = written(&ledger, borrower).await;
-        ledger.apply(id, accepted(100 + i64::from(borrower)), by("begin")).await.unwrap();
+        ledger.apply(id, acceptance(100 + i64::from(borrower)), by("begin")).await.unwrap();
         let end = Event::Ending { reason: EndReason::Returned };
         ledger.apply(id, end, Cause { by: "admin", detail: Some("a text".into()) }).await.unwrap();
     }
@@ -191,7 +167,7 @@ async fn version_1_steps_verify_and_later_ones_cover_the_loan() {
     while !ledger.adopt(id).await.unwrap() {
         tokio::task::yield_now().await;
     }
-    ledger.apply(id, accepted(100), by("begin")).await.unwrap();
+    ledger.apply(id, acceptance(100), by("begin")).await.unwrap();
     ledger.close().await;
     let verified = verify(&file, &audit_key()).await.unwrap();
     assert_eq!((verified.findings, verified.uncovered), (Vec::<String>::new(), 1));
@@ -265,7 +241,7 @@ async fn schema_refuses_second_live_loans_and_incomplete_states() {
     let directory = tempfile::tempdir().unwrap();
     let ledger = open(directory.path()).await.unwrap();
     let id = written(&ledger, 1).await;
-    ledger.apply(id, accepted(100), by("begin")).await.unwrap();
+    ledger.apply(id, acceptance(100), by("begin")).await.unwrap();
     ledger.close().await;
     let file = directory.path().join("data/loans.db");
     let mut connection = SqliteConnectOptions::new().filename(file).connect().await.unwrap();

@@ -10,6 +10,7 @@ use tempfile::TempDir;
 use url::Url;
 
 use super::*;
+use crate::circulation::late_begin::tests::until;
 use crate::circulation::schedule::tests::circulation;
 use crate::circulation::settle;
 use crate::lending::CallError;
@@ -81,16 +82,6 @@ impl Scene {
     fn cancelled(&self) -> Vec<String> {
         lock(&self.server.cancelled).clone()
     }
-}
-
-async fn until(what: &str, is_true: impl Fn() -> bool) {
-    for _ in 0..1000 {
-        if is_true() {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    panic!("in vain: {what}");
 }
 
 #[tokio::test]
