@@ -16,8 +16,8 @@ use crate::loan::{
     Borrower, Loan, LoanId, LoanKey, LoanRecord, Progress, Reference, Refusal, Terms,
 };
 
-/// The columns of a loan, in the order in which SQLite's statement binds them. [`loan_of`] reads them
-/// by name.
+/// The columns of a loan, in the order in which the statement of SQLite binds them. [`loan_of`]
+/// reads them by name.
 pub(super) const COLUMNS: &str = "id, library, borrower, isbn, reference, lending_id, state, \
      begun, accepted, due, licence_id, licence_type, ended, end_reason, refusal_code, \
      refusal_message, refusal_retry, progress, forgotten, changed";
