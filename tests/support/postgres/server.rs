@@ -23,7 +23,8 @@ use super::{ADMIN, Authority, Database, MAX_START_ATTEMPTS, ROLE, START_TIMEOUT}
 /// Interval at which a starting server is polled, and the timeout of one poll.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 const POLL_TIMEOUT: Duration = Duration::from_secs(5);
-/// Settings of each server. Commits are durable, since that is what tests rely on.
+/// Settings of each server. Commits are durable, since that is what tests rely on. The log of
+/// writes stays small, since several servers may run on a machine whose disk is nearly full.
 ///
 /// Shared memory in files of the data folder does not outlive a killed server.
 const SETTINGS: &str = "
@@ -32,6 +33,8 @@ unix_socket_directories = ''
 shared_buffers = '64MB'
 max_connections = 200
 dynamic_shared_memory_type = 'mmap'
+min_wal_size = '32MB'
+max_wal_size = '64MB'
 ";
 
 /// A running or stopped server. Dropping it ends the server and removes its data.
