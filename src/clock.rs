@@ -64,6 +64,15 @@ impl Clock {
         }
     }
 
+    /// Returns milliseconds that only differences of are meaningful, for the age of data: the time
+    /// since this machine started, which nobody can set, or that of a movable clock.
+    pub fn age_millis(&self) -> i64 {
+        match &self.movable {
+            Some(millis) => millis.load(Ordering::SeqCst),
+            None => millis_since_boot(),
+        }
+    }
+
     /// Returns the time of this machine's clock, also from a movable clock. Only a comparison with
     /// the clock of another machine needs it.
     #[allow(clippy::disallowed_methods)] // as above
@@ -111,6 +120,12 @@ impl Clock {
 pub fn since_boot() -> Duration {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
     Duration::try_from(time).unwrap_or_default()
+}
+
+/// Returns [`since_boot`] in milliseconds.
+pub fn millis_since_boot() -> i64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    time.tv_sec.saturating_mul(1_000).saturating_add(time.tv_nsec / 1_000_000)
 }
 
 /// Returns `at + by`, or [`Timestamp::MAX`] on overflow.

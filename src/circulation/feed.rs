@@ -6,6 +6,9 @@
 //! continues only if the ledger confirms its loan within that time. If the store lets processes
 //! acknowledge their reads, an unacknowledged read counts as failed. Both times are then shorter
 //! than `gate.freshness`, since other processes may have sent ends to Bokbasen.
+//!
+//! The task aborts streams that nothing confirms. A process that was suspended can send before this
+//! task runs again, so each body compares the time itself, a few seconds later than the task.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -13,7 +16,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
-use jiff::Timestamp;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::{Circulation, Closed};
@@ -27,11 +29,17 @@ const _: () = assert!(Feed::QUERY_DEADLINE.as_millis() < READ_TIMEOUT.as_millis(
 /// While the feed fails: interval of log lines, and of checks of running streams.
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
 const STREAM_CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// How long after the time for the task's check a body stops itself: the task may be in a read and
+/// a check, and wait between them. Shorter than the margin of other processes for this one.
+const STREAM_GRACE: Duration = Duration::from_secs(6);
+const _: () = assert!(
+    2 * READ_TIMEOUT.as_millis() + STREAM_CHECK_INTERVAL.as_millis() < STREAM_GRACE.as_millis()
+);
 /// `gate.freshness` if no gate has registered its streams.
 const DEFAULT_FRESHNESS: Duration = Duration::from_secs(60);
 /// Maximum number of loans in one query.
 const BATCH: usize = 500;
-/// Value while no feed is followed: cached data never becomes stale.
+/// Value while no feed is followed: cached data never becomes stale, and no stream unconfirmed.
 const NOT_FOLLOWED: i64 = i64::MAX;
 
 /// When the change feed was last read to its end.
@@ -40,36 +48,64 @@ pub struct FeedStatus(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    /// In milliseconds of the project's clock.
+    /// By [`Clock::age_millis`](crate::clock::Clock::age_millis).
     last_read: AtomicI64,
     /// How long data may be used after its own read while the feed fails, in milliseconds. The
     /// maximum is `gate.freshness`.
     validity: AtomicU64,
+    /// Until when bodies may send, by [`clock::millis_since_boot`].
+    streams_until: AtomicI64,
+    /// How long a body may send after the ledger confirmed its loan, in milliseconds.
+    stream_validity: AtomicI64,
 }
 
 impl Default for FeedStatus {
     /// No feed is followed.
     fn default() -> FeedStatus {
         let validity = AtomicU64::new(u64::MAX);
-        FeedStatus(Arc::new(Inner { last_read: AtomicI64::new(NOT_FOLLOWED), validity }))
+        FeedStatus(Arc::new(Inner {
+            last_read: AtomicI64::new(NOT_FOLLOWED),
+            validity,
+            streams_until: AtomicI64::new(NOT_FOLLOWED),
+            stream_validity: AtomicI64::new(0),
+        }))
     }
 }
 
 impl FeedStatus {
-    /// Returns whether data read from the ledger at `at`, in milliseconds, may be older than
-    /// `freshness` allows: the feed was not read since, either.
-    pub fn is_stale(&self, at: i64, now: Timestamp, freshness: Duration) -> bool {
+    /// Returns whether data read from the ledger at `at` may be older than `freshness` allows: the
+    /// feed was not read since, either. Both times are by
+    /// [`Clock::age_millis`](crate::clock::Clock::age_millis).
+    pub fn is_stale(&self, at: i64, now: i64, freshness: Duration) -> bool {
         let last_read = self.0.last_read.load(Ordering::Acquire);
-        let (now, freshness) =
-            (now.as_millisecond(), u64::try_from(freshness.as_millis()).unwrap_or(u64::MAX));
-        // A clock that was set back does not tell the age of data, so the data counts as stale.
+        let freshness = u64::try_from(freshness.as_millis()).unwrap_or(u64::MAX);
         last_read != NOT_FOLLOWED
             && now.abs_diff(last_read) > freshness
             && now.abs_diff(at) > freshness.min(self.0.validity.load(Ordering::Relaxed))
     }
 
-    fn record(&self, at: Timestamp) {
-        self.0.last_read.store(at.as_millisecond(), Ordering::Release);
+    /// Returns whether a body must not send: neither the feed nor the ledger has confirmed its loan
+    /// in time. `confirmed` is when the loan was last read from the ledger, by
+    /// [`clock::millis_since_boot`].
+    pub fn must_stop_stream(&self, confirmed: i64) -> bool {
+        let until = self.0.streams_until.load(Ordering::Relaxed);
+        if until == NOT_FOLLOWED {
+            return false;
+        }
+        let own = confirmed.saturating_add(self.0.stream_validity.load(Ordering::Relaxed));
+        clock::millis_since_boot() > until.max(own)
+    }
+
+    fn record(&self, at: i64) {
+        self.0.last_read.store(at, Ordering::Release);
+    }
+
+    /// Lets bodies send as long as this is valid, or for `own` after their own confirmation.
+    fn confirm_streams(&self, valid: Validity, own: Duration, freshness: Duration) {
+        let millis = |time: Duration| i64::try_from(time.as_millis()).unwrap_or(i64::MAX - 1);
+        let until = valid.since + valid.length(freshness) + STREAM_GRACE;
+        self.0.stream_validity.store(millis(own + STREAM_GRACE), Ordering::Relaxed);
+        self.0.streams_until.store(millis(until), Ordering::Relaxed);
     }
 
     /// Limits how long data may be used after its own read while the feed fails.
@@ -80,8 +116,15 @@ impl FeedStatus {
 
     /// Records a read of the feed, for tests of modules that depend on its age.
     #[cfg(test)]
-    pub(crate) fn record_read(&self, at: Timestamp) {
+    pub(crate) fn record_read(&self, at: i64) {
         self.record(at);
+    }
+
+    /// Sets until when bodies may send, for tests of modules that stop them.
+    #[cfg(test)]
+    pub(crate) fn confirm_streams_until(&self, until: i64, own: i64) {
+        self.0.streams_until.store(until, Ordering::Relaxed);
+        self.0.stream_validity.store(own, Ordering::Relaxed);
     }
 }
 
@@ -125,7 +168,7 @@ impl Circulation {
     /// Returns whether readers of loans that are cached are served: the change feed was read
     /// within `gate.freshness`.
     pub fn serves_cached_loans(&self) -> bool {
-        let now = self.inner.clock.now();
+        let now = self.inner.clock.age_millis();
         !self.inner.feed_status.is_stale(i64::MIN, now, self.freshness())
     }
 
@@ -150,10 +193,11 @@ impl Circulation {
 pub(super) async fn follow(circulation: Circulation) {
     let mut feed = circulation.inner.ledger.feed();
     // A feed that fails from the start must not count as not followed.
-    circulation.inner.feed_status.record(circulation.inner.clock.now());
+    let feed_status = &circulation.inner.feed_status;
+    feed_status.record(circulation.inner.clock.age_millis());
     let validity = feed.validity_without_feed();
     if let Some(validity) = validity {
-        circulation.inner.feed_status.limit_validity(validity);
+        feed_status.limit_validity(validity);
     }
     let mut state = FollowState {
         failing_since: None,
@@ -162,6 +206,7 @@ pub(super) async fn follow(circulation: Circulation) {
         valid: Validity { since: clock::since_boot(), limit: None },
         checked: None,
     };
+    state.confirmed(&circulation, state.valid);
     let mut poll = tokio::time::interval(feed.interval());
     poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -170,7 +215,7 @@ pub(super) async fn follow(circulation: Circulation) {
             () = circulation.inner.stopping.cancelled() => return,
         }
         match tokio::time::timeout(READ_TIMEOUT, read(&circulation, &mut feed)).await {
-            Ok(Ok(began)) => state.succeeded(began),
+            Ok(Ok(began)) => state.succeeded(&circulation, began),
             Ok(Err(error)) => state.failed(&circulation, &error.to_string()).await,
             Err(_) => state.failed(&circulation, "the ledger does not respond").await,
         }
@@ -188,7 +233,9 @@ async fn read(circulation: &Circulation, feed: &mut Feed) -> Result<Duration, Le
         if let Some(began) = read.completed {
             feed.acknowledge().await?;
             let age = clock::since_boot().saturating_sub(began);
-            circulation.inner.feed_status.record(clock::before(circulation.inner.clock.now(), age));
+            let age = i64::try_from(age.as_millis()).unwrap_or(i64::MAX);
+            let now = circulation.inner.clock.age_millis();
+            circulation.inner.feed_status.record(now.saturating_sub(age));
             return Ok(began);
         }
     }
@@ -215,19 +262,29 @@ struct Validity {
 }
 
 impl Validity {
+    fn length(self, freshness: Duration) -> Duration {
+        self.limit.map_or(freshness, |limit| limit.min(freshness))
+    }
+
     fn is_over(self, freshness: Duration) -> bool {
-        let limit = self.limit.map_or(freshness, |limit| limit.min(freshness));
-        clock::since_boot().saturating_sub(self.since) >= limit
+        clock::since_boot().saturating_sub(self.since) >= self.length(freshness)
     }
 }
 
 impl FollowState {
-    fn succeeded(&mut self, began: Duration) {
-        self.valid = Validity { since: began, limit: None };
+    fn succeeded(&mut self, circulation: &Circulation, began: Duration) {
+        self.confirmed(circulation, Validity { since: began, limit: None });
         if let Some(since) = self.failing_since.take() {
             tracing::info!(failed_for = ?since.elapsed(), "the ledger's change feed is read again");
             self.logged = None;
         }
+    }
+
+    fn confirmed(&mut self, circulation: &Circulation, valid: Validity) {
+        self.valid = valid;
+        let freshness = circulation.freshness();
+        let own = Validity { limit: self.validity, ..valid }.length(freshness);
+        circulation.inner.feed_status.confirm_streams(valid, own, freshness);
     }
 
     async fn failed(&mut self, circulation: &Circulation, why: &str) {
@@ -253,7 +310,7 @@ impl FollowState {
         // Before the read: what it returns may be that old.
         let since = clock::since_boot();
         match tokio::time::timeout(READ_TIMEOUT, confirm(circulation, &running)).await {
-            Ok(Ok(())) => self.valid = Validity { since, limit: self.validity },
+            Ok(Ok(())) => self.confirmed(circulation, Validity { since, limit: self.validity }),
             Ok(Err(_)) | Err(_) => {
                 tracing::error!(
                     loans = running.len(),
@@ -289,7 +346,7 @@ mod tests {
     #[test]
     fn data_without_a_recent_read_or_feed_is_stale() {
         const FRESHNESS: Duration = Duration::from_secs(30);
-        let at = |seconds: i64| Timestamp::from_second(1_000 + seconds).unwrap();
+        let at = |seconds: i64| (1_000 + seconds) * 1_000;
         let feed_status = FeedStatus::default();
         assert!(!feed_status.is_stale(0, at(0), FRESHNESS), "no feed is followed");
         feed_status.record(at(0));
@@ -302,23 +359,46 @@ mod tests {
             (10, 41, true),
             (10, -100, true),
         ] {
-            let result = feed_status.is_stale(at(read).as_millisecond(), at(now), FRESHNESS);
+            let result = feed_status.is_stale(at(read), at(now), FRESHNESS);
             assert_eq!(result, stale, "read at {read}, now {now}");
         }
-        assert!(feed_status.is_stale(0, clock::after(at(0), FRESHNESS * 2), FRESHNESS));
+        assert!(feed_status.is_stale(0, at(60), FRESHNESS));
+    }
+
+    #[test]
+    fn stream_runs_while_the_feed_or_the_ledger_confirms_it() {
+        const FRESHNESS: Duration = Duration::from_secs(30);
+        let (now, grace) = (clock::since_boot(), STREAM_GRACE + Duration::from_secs(1));
+        let ago = |age: Duration| now.checked_sub(age).expect("the machine runs long enough");
+        let ancient = i64::MIN;
+        let feed_status = FeedStatus::default();
+        assert!(!feed_status.must_stop_stream(ancient), "no feed is followed");
+        let confirm = |age, limit| {
+            let valid = Validity { since: ago(age), limit };
+            feed_status.confirm_streams(valid, Duration::from_secs(5), FRESHNESS);
+        };
+        confirm(FRESHNESS, None);
+        assert!(!feed_status.must_stop_stream(ancient), "the task has time to check");
+        confirm(FRESHNESS + grace, None);
+        assert!(feed_status.must_stop_stream(ancient));
+        let read = |age: Duration| i64::try_from(ago(age).as_millis()).unwrap();
+        assert!(!feed_status.must_stop_stream(read(Duration::from_secs(5))), "its own read");
+        assert!(feed_status.must_stop_stream(read(Duration::from_secs(5) + grace)));
+        confirm(Duration::from_secs(5) + grace, Some(Duration::from_secs(5)));
+        assert!(feed_status.must_stop_stream(ancient), "a read of the ledger is valid shorter");
     }
 
     #[test]
     fn data_is_stale_earlier_if_others_wait_for_acknowledgements() {
         const FRESHNESS: Duration = Duration::from_secs(30);
-        let at = |seconds: i64| Timestamp::from_second(1_000 + seconds).unwrap();
+        let at = |seconds: i64| (1_000 + seconds) * 1_000;
         let feed_status = FeedStatus::default();
         feed_status.record(at(0));
         feed_status.limit_validity(Duration::from_secs(5));
         for (read, now, stale) in
             [(-900, 30, false), (20, 31, true), (26, 31, false), (40, 45, false), (40, 46, true)]
         {
-            let result = feed_status.is_stale(at(read).as_millisecond(), at(now), FRESHNESS);
+            let result = feed_status.is_stale(at(read), at(now), FRESHNESS);
             assert_eq!(result, stale, "read at {read}, now {now}");
         }
     }

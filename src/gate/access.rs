@@ -16,6 +16,8 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 use jiff::Timestamp;
 use tokio::sync::OnceCell;
 
+use crate::circulation::FeedStatus;
+use crate::clock;
 use crate::connection_handle::{Abort, OutgoingBody};
 use crate::loan::{LoanId, LoanKey};
 use crate::lock::lock;
@@ -35,6 +37,9 @@ pub(super) struct Access {
     streams: Mutex<ActiveBodies>,
     /// Set when the loan is first read from the ledger as accepted.
     accepted: OnceLock<Acceptance>,
+    /// When the loan was last read from the ledger, by [`clock::millis_since_boot`].
+    confirmed: AtomicI64,
+    feed_status: FeedStatus,
 }
 
 /// What opens the access: an accepted loan.
@@ -44,7 +49,7 @@ pub(super) struct Acceptance {
     pub(super) loan: LoanId,
     /// When the loan is due, by Bokbasen's clock.
     pub(super) until: Timestamp,
-    /// When the loan was last read from the ledger, in milliseconds, or [`NEVER`].
+    /// When the loan was last read from the ledger, by `Clock::age_millis`, or [`NEVER`].
     read_at: AtomicI64,
 }
 
@@ -52,7 +57,7 @@ pub(super) struct Acceptance {
 const NEVER: i64 = i64::MIN;
 
 impl Acceptance {
-    /// Returns when the loan was last read from the ledger, in milliseconds.
+    /// Returns when the loan was last read from the ledger, by `Clock::age_millis`.
     pub(super) fn read_at(&self) -> i64 {
         self.read_at.load(Ordering::Relaxed)
     }
@@ -75,12 +80,15 @@ struct ActiveBodies {
 }
 
 impl Access {
-    fn new() -> Access {
+    /// Creates the access of a loan that was just read from the ledger.
+    fn new(feed_status: FeedStatus) -> Access {
         Access {
             state: AtomicU8::new(UNMARKED),
             mark: OnceCell::new(),
             streams: Mutex::default(),
             accepted: OnceLock::new(),
+            confirmed: AtomicI64::new(clock::millis_since_boot()),
+            feed_status,
         }
     }
 
@@ -91,6 +99,7 @@ impl Access {
             let read_at = AtomicI64::new(read_at);
             Acceptance { key, loan, until, read_at }
         });
+        self.confirmed.store(clock::millis_since_boot(), Ordering::Relaxed);
         let is_same = first.key == key && first.until == until;
         first.read_at.store(if is_same { read_at } else { NEVER }, Ordering::Relaxed);
     }
@@ -143,6 +152,12 @@ impl Access {
         self.state.load(Ordering::Acquire) == CLOSED
     }
 
+    /// Returns whether neither the change feed nor the ledger has confirmed the loan in time, so
+    /// that no body may send.
+    pub(super) fn is_unconfirmed(&self) -> bool {
+        self.feed_status.must_stop_stream(self.confirmed.load(Ordering::Relaxed))
+    }
+
     /// Registers a running body, and returns its number.
     pub(super) fn register(&self, body: Weak<dyn OutgoingBody>) -> u64 {
         let mut streams = self.streams();
@@ -187,29 +202,36 @@ impl Access {
 
 /// The accesses of this process, by loan. Decisions, permits and bodies own them.
 #[derive(Debug, Default)]
-pub(super) struct Accesses(Mutex<HashMap<LoanId, Weak<Access>>>);
+pub(super) struct Accesses {
+    of_loans: Mutex<HashMap<LoanId, Weak<Access>>>,
+    feed_status: FeedStatus,
+}
 
 /// Number of added entries after which unused ones are removed.
 const SWEEP_INTERVAL: usize = 1024;
 
 impl Accesses {
+    pub(super) fn new(feed_status: FeedStatus) -> Accesses {
+        Accesses { of_loans: Mutex::default(), feed_status }
+    }
+
     /// Returns the access of a loan, and creates it if needed.
     pub(super) fn get_or_create(&self, loan: LoanId) -> Arc<Access> {
-        let mut accesses = lock(&self.0);
+        let mut accesses = lock(&self.of_loans);
         if let Some(access) = accesses.get(&loan).and_then(Weak::upgrade) {
             return access;
         }
         if accesses.len() % SWEEP_INTERVAL == SWEEP_INTERVAL - 1 {
             accesses.retain(|_, access| access.strong_count() > 0);
         }
-        let access = Arc::new(Access::new());
+        let access = Arc::new(Access::new(self.feed_status.clone()));
         accesses.insert(loan, Arc::downgrade(&access));
         access
     }
 
     /// Returns the loans with running bodies.
     pub(super) fn running(&self) -> Vec<LoanId> {
-        let accesses = lock(&self.0);
+        let accesses = lock(&self.of_loans);
         let is_running = |access: &Weak<Access>| {
             access.upgrade().is_some_and(|access| access.has_running_body())
         };
@@ -218,14 +240,14 @@ impl Accesses {
 
     /// Returns the access of a loan if it is in use.
     pub(super) fn find(&self, loan: LoanId) -> Option<Arc<Access>> {
-        let accesses = lock(&self.0);
+        let accesses = lock(&self.of_loans);
         accesses.get(&loan).and_then(Weak::upgrade)
     }
 
     /// Removes the access of a loan so that the loan can be opened again: its end failed, or only
     /// its streams were aborted.
     pub(super) fn remove(&self, loan: LoanId) {
-        lock(&self.0).remove(&loan);
+        lock(&self.of_loans).remove(&loan);
     }
 }
 
@@ -284,7 +306,7 @@ mod tests {
 
     #[test]
     fn end_aborts_bodies_and_then_closes_connections() {
-        let access = Access::new();
+        let access = Access::new(FeedStatus::default());
         let (one, other) = (Arc::new(FakeBody::default()), Arc::new(FakeBody::default()));
         let listed = |body: &Arc<FakeBody>| {
             let body: Arc<dyn OutgoingBody> = body.clone();
@@ -308,6 +330,6 @@ mod tests {
         for _ in 0..10 * SWEEP_INTERVAL {
             accesses.get_or_create(LoanId::random());
         }
-        assert!(accesses.0.lock().unwrap().len() <= SWEEP_INTERVAL);
+        assert!(accesses.of_loans.lock().unwrap().len() <= SWEEP_INTERVAL);
     }
 }

@@ -56,7 +56,7 @@ pub(super) enum Decision {
 struct Entry {
     decision: Decision,
     until: Timestamp,
-    /// When it was stored, in milliseconds, shortly after it was read from the ledger.
+    /// When it was stored, by [`Clock::age_millis`], shortly after it was read from the ledger.
     at: i64,
 }
 
@@ -102,7 +102,8 @@ impl Decisions {
             .expire_after(MemoryExpiry(clock.clone()))
             .build();
         let closed = Cache::builder().max_capacity(MAX_DECISIONS).time_to_live(CLOSED_TTL).build();
-        let (near, accesses) = (NearCache::for_workers(NEAR_ENTRIES), Accesses::default());
+        let near = NearCache::for_workers(NEAR_ENTRIES);
+        let accesses = Accesses::new(feed_status.clone());
         Decisions { record, near, closed, accesses, clock, feed_status, freshness }
     }
 
@@ -122,10 +123,10 @@ impl Decisions {
     /// Returns the decision that opens this access if it is about this key and still holds.
     fn acceptance(&self, access: &Arc<Access>, key: &LoanKey, now: Timestamp) -> Option<Decision> {
         let accepted = access.opened_by()?;
-        let (read_at, our_now) = (accepted.read_at(), self.clock.now());
+        let (read_at, our_now) = (accepted.read_at(), self.clock.age_millis());
         let holds = accepted.key == *key
             && accepted.until > now
-            && our_now.as_millisecond().saturating_sub(read_at) < MAX_TTL_MILLIS
+            && our_now.saturating_sub(read_at) < MAX_TTL_MILLIS
             && !self.feed_status.is_stale(read_at, our_now, self.freshness);
         let (loan, until) = (accepted.loan, accepted.until);
         holds.then(|| Decision::Accepted { loan, until, access: access.clone() })
@@ -134,15 +135,15 @@ impl Decisions {
     fn find_in_record(&self, key: &LoanKey, now: Timestamp) -> Option<Decision> {
         let entry = self.record.get(key)?;
         let is_acceptance = matches!(entry.decision, Decision::Accepted { .. });
-        let is_stale =
-            is_acceptance && self.feed_status.is_stale(entry.at, self.clock.now(), self.freshness);
+        let is_stale = is_acceptance
+            && self.feed_status.is_stale(entry.at, self.clock.age_millis(), self.freshness);
         (entry.until > now && !is_stale).then_some(entry.decision)
     }
 
     /// Stores a decision; an acceptance only if its loan has not closed.
     pub(super) fn store(&self, key: LoanKey, decision: Decision) {
         let now = self.clock.lending_now();
-        let at = self.clock.now().as_millisecond();
+        let at = self.clock.age_millis();
         let (loan, end) = match &decision {
             Decision::Accepted { loan, until, access } => {
                 access.confirm(key, *loan, *until, at);
@@ -378,12 +379,12 @@ mod tests {
         let loan = LoanId::random();
         store_opened(&decisions, loan).await;
         decisions.record.invalidate(&key());
-        decisions.feed_status.record_read(decisions.clock.now());
+        decisions.feed_status.record_read(decisions.clock.age_millis());
         decisions.clock.advance(Duration::from_secs(30));
         assert_eq!(found(&decisions), Some(loan));
         decisions.clock.advance(Duration::from_secs(1));
         assert_eq!(found(&decisions), None, "neither read nor confirmed within gate.freshness");
-        decisions.feed_status.record_read(decisions.clock.now());
+        decisions.feed_status.record_read(decisions.clock.age_millis());
         assert_eq!(found(&decisions), Some(loan));
     }
 

@@ -55,10 +55,10 @@ impl Permit {
         self.loan
     }
 
-    /// Returns whether the loan has ended or is due, so that no more bytes may be sent. The due
-    /// time applies also while the ledger cannot write the end.
+    /// Returns whether the loan has ended or is due, or may have ended at another process, so that
+    /// no more bytes may be sent. The due time applies also while the ledger cannot write the end.
     pub fn is_over(&self) -> bool {
-        self.access.is_closed() || self.is_due()
+        self.access.is_closed() || self.is_due() || self.access.is_unconfirmed()
     }
 
     /// Returns whether the loan has ended. Cheaper than [`Permit::is_over`], which also reads the
@@ -93,18 +93,23 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::circulation::FeedStatus;
     use crate::clock;
     use crate::gate::access::Accesses;
     use crate::loan::Borrower;
 
-    #[test]
-    fn permit_is_over_when_the_loan_is_due() {
-        let clock = Clock::movable(Timestamp::UNIX_EPOCH);
-        let key = LoanKey {
+    fn key() -> LoanKey {
+        LoanKey {
             library: "NO-0301000".parse().unwrap(),
             borrower: Borrower::from_bytes([1; 16]),
             isbn: "9780306406157".parse().unwrap(),
-        };
+        }
+    }
+
+    #[test]
+    fn permit_is_over_when_the_loan_is_due() {
+        let clock = Clock::movable(Timestamp::UNIX_EPOCH);
+        let key = key();
         let loan = LoanId::random();
         let access = Accesses::default().get_or_create(loan);
         let permit = Permit::new(
@@ -118,5 +123,21 @@ mod tests {
         assert!(!permit.is_over());
         clock.advance(Duration::from_secs(1));
         assert!(permit.is_over() && !permit.is_closed(), "due, though not ended");
+    }
+
+    #[test]
+    fn permit_is_over_when_nothing_has_confirmed_the_loan_in_time() {
+        let feed_status = FeedStatus::default();
+        let access = Accesses::new(feed_status.clone()).get_or_create(LoanId::random());
+        let clock = Clock::movable(Timestamp::UNIX_EPOCH);
+        let permit = Permit::new(LoanId::random(), key(), access, Timestamp::MAX, &clock);
+        let now = clock::millis_since_boot();
+        assert!(!permit.is_over());
+        feed_status.confirm_streams_until(now - 1, -1_000_000);
+        assert!(permit.is_over() && !permit.is_closed());
+        feed_status.confirm_streams_until(now + 1_000_000, -1_000_000);
+        assert!(!permit.is_over(), "the feed is read again");
+        feed_status.confirm_streams_until(now - 1, 1_000_000);
+        assert!(!permit.is_over(), "the ledger has confirmed it");
     }
 }
