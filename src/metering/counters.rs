@@ -19,7 +19,7 @@ const MAX_ENTRIES: usize = 100_000;
 #[derive(Debug, Default)]
 pub(super) struct Tallies {
     by_file: HashMap<Key, Tally>,
-    /// The number of bytes that were not counted because of [`MAX_ENTRIES`].
+    /// The number of bytes that were not counted because of [`MAX_ENTRIES`], or can never be written.
     lost: u64,
 }
 
@@ -72,6 +72,12 @@ impl Tallies {
         }
     }
 
+    /// Counts the bytes of entries that can never be written as lost.
+    pub(super) fn lose(&mut self, all: &[Delivered]) {
+        let bytes = all.iter().fold(0, |sum: u64, one| sum.saturating_add(one.tally.bytes));
+        self.lost = self.lost.saturating_add(bytes);
+    }
+
     /// Returns the number of lost bytes since the last call.
     pub(super) fn take_lost(&mut self) -> u64 {
         std::mem::take(&mut self.lost)
@@ -93,6 +99,8 @@ mod tests {
         let all = tallies.take(usize::MAX);
         assert_eq!(all.len(), MAX_ENTRIES);
         assert_eq!(all.iter().map(|one| one.tally.bytes).sum::<u64>(), 7 * MAX_ENTRIES as u64 + 1);
+        tallies.lose(&all[..2]);
+        assert_eq!(tallies.take_lost(), all[0].tally.bytes + all[1].tally.bytes);
         tallies.put_back(&all);
         assert_eq!((tallies.take(3).len(), tallies.by_file.len()), (3, MAX_ENTRIES - 3));
     }

@@ -69,7 +69,10 @@ async fn run(
         let written = write(&ledger, &mut waiting).await;
         let lost = waiting.take_lost();
         if lost > 0 {
-            tracing::error!(bytes = lost, "too many counts wait for the ledger; some were lost");
+            tracing::error!(
+                bytes = lost,
+                "counts of delivered bytes were lost: too many waited, or the ledger rejects them"
+            );
         }
         if let Err(error) = &written {
             tracing::error!(%error, stopped, "cannot write the counts of delivered bytes");
@@ -100,6 +103,11 @@ async fn write(ledger: &Ledger, waiting: &mut Tallies) -> Result<(), LedgerError
                 Ok(()) => {}
                 // It is unknown whether they were written. Writing them twice would over-report.
                 Err(LedgerError::Closed) => result = Err(LedgerError::Closed),
+                // They would fail each time, and the counts behind them would wait for ever.
+                Err(error @ LedgerError::Unwritable(_)) => {
+                    waiting.lose(&delivered);
+                    result = Err(error);
+                }
                 Err(error) => {
                     waiting.put_back(&delivered);
                     result = Err(error);
