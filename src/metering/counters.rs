@@ -19,7 +19,8 @@ const MAX_ENTRIES: usize = 100_000;
 #[derive(Debug, Default)]
 pub(super) struct Tallies {
     by_file: HashMap<Key, Tally>,
-    /// The number of bytes that were not counted because of [`MAX_ENTRIES`], or can never be written.
+    /// The number of bytes that were not counted because of [`MAX_ENTRIES`], or that can never be
+    /// written.
     lost: u64,
 }
 

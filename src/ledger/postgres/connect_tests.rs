@@ -78,7 +78,7 @@ async fn silent_host_leaves_time_for_the_next() {
     let began = Instant::now();
     let error = connect(&database.url_at(proxy.port())).await.unwrap_err();
     assert!(error.contains("no response within") && error.contains(&silent), "{error}");
-    assert!(began.elapsed() < Duration::from_millis(2500), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_millis(5500), "{:?}", began.elapsed());
 }
 
 #[tokio::test]

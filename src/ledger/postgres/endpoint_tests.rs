@@ -44,7 +44,7 @@ fn defaults_are_those_of_libpq_with_verification() {
     assert_eq!((endpoint.user.as_str(), endpoint.database.as_str()), ("gate", "gate"));
     assert_eq!(endpoint.tls, Tls::VerifyFull(None));
     assert_eq!(endpoint.application_name, "loangate");
-    assert_eq!(endpoint.connect_timeout, Duration::from_secs(2));
+    assert_eq!(endpoint.connect_timeout, Duration::from_secs(5));
     assert!(endpoint.hosts[0].password.is_none());
 }
 

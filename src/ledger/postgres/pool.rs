@@ -9,15 +9,18 @@
 //! - An error that concerns the server closes all connections, so that the next callers find the
 //!   new primary.
 //!
+//! A task opens each connection and keeps it for the next caller if the first one has given up. So
+//! a server that needs longer than callers wait gets its connections in the end.
+//!
 //! A connection is tested by the `BEGIN` of the next transaction. If a reused one fails there, the
 //! transaction starts again on another.
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use sqlx::{Connection, PgConnection};
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::connect::{Connector, Purpose, no_response, phrase};
@@ -59,9 +62,9 @@ pub(in crate::ledger) const BEGIN_READ_ONLY: &str = "BEGIN ISOLATION LEVEL READ 
 pub(in crate::ledger) struct Pool {
     connector: Connector,
     purpose: Purpose,
-    permits: Semaphore,
+    permits: Arc<Semaphore>,
     waiters: AtomicUsize,
-    state: Mutex<State>,
+    state: Arc<Mutex<State>>,
 }
 
 #[derive(Debug, Default)]
@@ -82,11 +85,18 @@ struct Failure {
 }
 
 /// A connection in use. Unless [`Pool::put_back`] gets it, it is closed.
-struct Acquired<'p> {
+struct Acquired {
     connection: PgConnection,
     is_reused: bool,
     generation: u64,
-    _permit: SemaphorePermit<'p>,
+    permit: OwnedSemaphorePermit,
+}
+
+/// What a task that opens a connection gives to its caller.
+struct Opened {
+    /// None if that failed.
+    connection: Option<PgConnection>,
+    permit: OwnedSemaphorePermit,
 }
 
 impl Pool {
@@ -95,9 +105,9 @@ impl Pool {
         Pool {
             connector,
             purpose,
-            permits: Semaphore::new(size as usize),
+            permits: Arc::new(Semaphore::new(size as usize)),
             waiters: AtomicUsize::new(0),
-            state: Mutex::default(),
+            state: Arc::default(),
         }
     }
 
@@ -164,7 +174,7 @@ impl Pool {
     }
 
     /// Acquires a connection and begins a transaction on it.
-    async fn begin(&self, sql: &'static str, end: Instant) -> Result<Acquired<'_>, sqlx::Error> {
+    async fn begin(&self, sql: &'static str, end: Instant) -> Result<Acquired, sqlx::Error> {
         let end = end.min(Instant::now() + ACQUIRE);
         let mut permit = Some(self.permit(end).await?);
         while let Some(taken) = permit.take() {
@@ -177,25 +187,25 @@ impl Pool {
                 Ok(Err(error)) => error,
                 Err(_) => no_response(began.elapsed()),
             };
-            let Acquired { connection, is_reused, generation, _permit } = acquired;
+            let Acquired { connection, is_reused, generation, permit: kept } = acquired;
             drop(connection);
             // What breaks one idle connection has usually broken all.
             self.discard_all(generation);
             if !is_reused || Instant::now() >= end {
                 return Err(error);
             }
-            permit = Some(_permit);
+            permit = Some(kept);
         }
         Err(sqlx::Error::PoolTimedOut)
     }
 
     /// Waits for the right to use a connection.
-    async fn permit(&self, end: Instant) -> Result<SemaphorePermit<'_>, sqlx::Error> {
-        if let Ok(permit) = self.permits.try_acquire() {
+    async fn permit(&self, end: Instant) -> Result<OwnedSemaphorePermit, sqlx::Error> {
+        if let Ok(permit) = self.permits.clone().try_acquire_owned() {
             return Ok(permit);
         }
         let waiter = Waiter::new(&self.waiters).ok_or(sqlx::Error::PoolTimedOut)?;
-        let acquired = timeout_at(end, self.permits.acquire()).await;
+        let acquired = timeout_at(end, self.permits.clone().acquire_owned()).await;
         drop(waiter);
         match acquired {
             Ok(Ok(permit)) => Ok(permit),
@@ -205,11 +215,11 @@ impl Pool {
     }
 
     /// Takes an idle connection, or opens one.
-    async fn connection<'p>(
-        &'p self,
-        permit: SemaphorePermit<'p>,
+    async fn connection(
+        &self,
+        permit: OwnedSemaphorePermit,
         end: Instant,
-    ) -> Result<Acquired<'p>, sqlx::Error> {
+    ) -> Result<Acquired, sqlx::Error> {
         let (idle, generation, expired) = {
             let mut state = self.lock();
             // The newest is last. If it is too old, all are.
@@ -222,15 +232,19 @@ impl Pool {
         };
         drop(expired);
         let is_reused = idle.is_some();
-        let connection = match idle {
-            Some((connection, _)) => connection,
-            None => self.open(end).await?,
+        let (connection, permit) = match idle {
+            Some((connection, _)) => (connection, permit),
+            None => self.open(permit, end).await?,
         };
-        Ok(Acquired { connection, is_reused, generation, _permit: permit })
+        Ok(Acquired { connection, is_reused, generation, permit })
     }
 
     /// Opens a connection, with a backoff that all callers share.
-    async fn open(&self, end: Instant) -> Result<PgConnection, sqlx::Error> {
+    async fn open(
+        &self,
+        mut permit: OwnedSemaphorePermit,
+        end: Instant,
+    ) -> Result<(PgConnection, OwnedSemaphorePermit), sqlx::Error> {
         loop {
             let failure = self.lock().failure.clone();
             if let Some(Failure { why, retry_at, .. }) = failure
@@ -242,38 +256,51 @@ impl Pool {
                 }
                 sleep_until(retry_at).await;
             }
-            match timeout_at(end, self.connector.connect(self.purpose)).await {
-                Ok(Ok(connection)) => {
-                    self.lock().failure = None;
-                    return Ok(connection);
+            match timeout_at(end, self.start_to_open(permit)).await {
+                Ok(Ok(Opened { connection: Some(connection), permit })) => {
+                    return Ok((connection, permit));
                 }
-                Ok(Err(error)) => self.record_failure(phrase(&error)),
-                Err(_) => {
-                    let why = "no host responded in time".to_owned();
-                    self.record_failure(why.clone());
-                    return Err(unavailable(why));
-                }
+                Ok(Ok(Opened { connection: None, permit: returned })) => permit = returned,
+                // The task has panicked, or the runtime stops.
+                Ok(Err(_)) => return Err(sqlx::Error::PoolClosed),
+                Err(_) => return Err(unavailable("no host responded in time".to_owned())),
             }
         }
     }
 
-    /// Records a failed attempt to connect. Concurrent failures count once.
-    fn record_failure(&self, why: String) {
-        let now = Instant::now();
-        let mut state = self.lock();
-        let backoff = match &state.failure {
-            Some(failure) if failure.retry_at > now => return,
-            Some(failure) => (failure.backoff * 2).min(MAX_BACKOFF),
-            None => FIRST_BACKOFF,
-        };
-        state.failure = Some(Failure { why, backoff, retry_at: now + backoff });
+    /// Starts a task that opens a connection, within the `connect_timeout` of its connector.
+    fn start_to_open(&self, permit: OwnedSemaphorePermit) -> oneshot::Receiver<Opened> {
+        let (sender, receiver) = oneshot::channel();
+        let (connector, purpose) = (self.connector.clone(), self.purpose);
+        let (state, generation) = (self.state.clone(), self.lock().generation);
+        tokio::spawn(async move {
+            let connected = connector.connect(purpose).await;
+            let connection = {
+                let mut state = crate::lock::lock(&state);
+                match connected {
+                    Ok(connection) => {
+                        state.failure = None;
+                        Some(connection)
+                    }
+                    Err(error) => {
+                        state.record_failure(phrase(&error));
+                        None
+                    }
+                }
+            };
+            // If the caller has given up, the next one gets the connection.
+            if let Err(Opened { connection: Some(connection), permit }) =
+                sender.send(Opened { connection, permit })
+            {
+                crate::lock::lock(&state).keep(connection, generation);
+                drop(permit);
+            }
+        });
+        receiver
     }
 
-    fn put_back(&self, acquired: Acquired<'_>) {
-        let mut state = self.lock();
-        if acquired.generation == state.generation && !state.is_closed {
-            state.idle.push((acquired.connection, Instant::now()));
-        }
+    fn put_back(&self, acquired: Acquired) {
+        self.lock().keep(acquired.connection, acquired.generation);
     }
 
     /// Closes all connections if the error concerns the server and not only one connection.
@@ -298,6 +325,26 @@ impl Pool {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
         crate::lock::lock(&self.state)
+    }
+}
+
+impl State {
+    /// Records a failed attempt to connect. Concurrent failures count once.
+    fn record_failure(&mut self, why: String) {
+        let now = Instant::now();
+        let backoff = match &self.failure {
+            Some(failure) if failure.retry_at > now => return,
+            Some(failure) => (failure.backoff * 2).min(MAX_BACKOFF),
+            None => FIRST_BACKOFF,
+        };
+        self.failure = Some(Failure { why, backoff, retry_at: now + backoff });
+    }
+
+    /// Keeps an unused connection, unless all of its generation were discarded.
+    fn keep(&mut self, connection: PgConnection, generation: u64) {
+        if generation == self.generation && !self.is_closed {
+            self.idle.push((connection, Instant::now()));
+        }
     }
 }
 

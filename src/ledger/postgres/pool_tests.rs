@@ -207,6 +207,23 @@ async fn silent_connection_is_replaced_within_the_deadline() {
 }
 
 #[tokio::test]
+async fn connection_that_takes_longer_than_its_caller_waits_serves_the_next() {
+    let Some(server) = Postgres::shared().await else { return };
+    let database = server.database().await;
+    let proxy = TcpProxy::start(([127, 0, 0, 1], server.port()).into()).await;
+    let pool = pool(&database.url_at(proxy.port()), 1);
+    // A login and a query take four round trips, and the `BEGIN` of a transaction takes one.
+    proxy.set(Link::Delayed(Duration::from_millis(270)));
+    let began = Instant::now();
+    assert!(backend(&pool).await.is_err());
+    assert!(began.elapsed() < ACQUIRE + SECOND / 4, "{:?}", began.elapsed());
+    let end = Instant::now() + 10 * SECOND;
+    while backend(&pool).await.is_err() {
+        assert!(Instant::now() < end, "no caller gets a connection");
+    }
+}
+
+#[tokio::test]
 async fn transactions_work_behind_pgbouncer() {
     let Some(server) = Postgres::shared().await else { return };
     let Some(bouncer) = PgBouncer::start(server, 2).await else { return };
