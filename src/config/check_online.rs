@@ -55,7 +55,7 @@ async fn database(loaded: &Loaded) -> Found {
     let StoreSettings::Postgres(settings) = &loaded.config.ledger.store else { return found };
     let findings = check_database(settings).await;
     for (key, findings) in
-        [("ledger.url", findings.url), ("ledger.listen_url", findings.listen_url)]
+        [("ledger.url", findings.url), ("ledger.direct_url", findings.direct_url)]
     {
         for finding in findings {
             match finding {

@@ -9,14 +9,14 @@ use toml::de::DeValue;
 use super::table::Table;
 use super::values::{self, nonzero_duration, number, one_of};
 use crate::ledger::{
-    Brake, BrakeMode, Endpoint, Listen, PostgresSettings, ReadEndpoint, Settings, Sources,
-    StoreSettings, longest_call,
+    Brake, BrakeMode, Endpoint, PostgresSettings, ReadEndpoint, Settings, Sources, StoreSettings,
+    longest_call,
 };
 
 const URL_EXAMPLE: &str = "url = \"sqlite:data/loangate.db\"";
 
 /// The keys of PostgreSQL only.
-const POSTGRES_KEYS: [&str; 5] = ["password", "listen_url", "connections", "lease", "heads"];
+const POSTGRES_KEYS: [&str; 5] = ["password", "direct_url", "connections", "lease", "heads"];
 
 /// The default directory of the audit trail's newest links.
 const DEFAULT_HEADS: &str = "ledger-heads";
@@ -135,24 +135,11 @@ fn postgres(
     let heads = table.or("heads", (sources.path)(DEFAULT_HEADS), |value| {
         Ok((sources.path)(&values::text(value)?))
     });
-    let listen = match table.optional("listen_url", |value| listen_url(value, sources)) {
-        None => Listen::Same,
-        Some(None) => Listen::Off,
-        Some(Some(read)) => Listen::Direct(Box::new(accept_endpoint(table, "listen_url", *read))),
-    };
+    let direct = table
+        .optional("direct_url", |value| Endpoint::read(&values::text(value)?, *sources))
+        .map(|read| Box::new(accept_endpoint(table, "direct_url", read)));
     let connections = u32::try_from(connections).unwrap_or(default);
-    PostgresSettings { endpoint, listen, connections, lease, heads }
-}
-
-/// Reads a direct URL; none for `"off"`.
-fn listen_url(
-    value: &DeValue<'_>,
-    sources: &Sources<'_>,
-) -> Result<Option<Box<ReadEndpoint>>, String> {
-    match values::text(value)?.as_str() {
-        "off" => Ok(None),
-        url => Endpoint::read(url, *sources).map(|read| Some(Box::new(read))),
-    }
+    PostgresSettings { endpoint, direct, connections, lease, heads }
 }
 
 /// Reads the lease, and compares it with the calls that must end within it.

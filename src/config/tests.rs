@@ -7,7 +7,7 @@ use std::path::Path;
 use super::source::Source;
 use super::table::Table;
 use super::{Loaded, Mistake, read, sections};
-use crate::ledger::{Listen, PostgresSettings, StoreSettings};
+use crate::ledger::{PostgresSettings, StoreSettings};
 
 const REFERENCE: &str = include_str!("../../config.toml");
 const SHORT: &str = include_str!("../cli/init.toml");
@@ -141,15 +141,13 @@ fn database_has_its_own_defaults() {
     let loaded = with_ledger(DATABASE, BOKBASEN).unwrap();
     let settings = postgres(&loaded);
     assert_eq!((settings.connections, settings.lease.as_secs()), (20, 30));
-    assert!(matches!(settings.listen, Listen::Same));
+    assert!(settings.direct.is_none());
     assert_eq!(loaded.config.gate.freshness.as_secs(), 60);
     let file = with_ledger("url = \"sqlite:x\"", BOKBASEN).unwrap();
     assert_eq!(file.config.gate.freshness.as_secs(), 30);
-    let off = format!("{DATABASE}\nlisten_url = \"off\"");
-    assert!(matches!(postgres(&with_ledger(&off, BOKBASEN).unwrap()).listen, Listen::Off));
-    let direct = format!("{DATABASE}\nlisten_url = \"postgres://u@[::1]:6000/x\"");
+    let direct = format!("{DATABASE}\ndirect_url = \"postgres://u@[::1]:6000/x\"");
     let direct = with_ledger(&direct, BOKBASEN).unwrap();
-    assert!(matches!(postgres(&direct).listen, Listen::Direct(_)));
+    assert!(postgres(&direct).direct.is_some());
 }
 
 #[test]

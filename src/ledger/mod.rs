@@ -67,8 +67,8 @@ use lanes::{Deadlines, Lanes};
 use membership::Membership;
 pub use membership::{ADOPTED_INTENT, Lease, UnfoundBegin};
 pub use postgres::{
-    ConnectionShares, DatabaseFinding, DatabaseFindings, Endpoint, Listen, PostgresSettings,
-    ReadEndpoint, Sources, check_database, longest_call,
+    ConnectionShares, DatabaseFinding, DatabaseFindings, Endpoint, PostgresSettings, ReadEndpoint,
+    Sources, check_database, longest_call,
 };
 use queries::{Queries, ToForget};
 pub use sqlite::{backup, check, check_loans, probe, prune, verify};

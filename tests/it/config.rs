@@ -188,8 +188,8 @@ const CASES: &[Case] = &[
         "a key of nowhere",
         "[ledger]",
         "[ledger]\nwal = true",
-        &["37: ledger.wal: there is no such key. This table has connections, heads, lease, \
-             listen_url, password, url"],
+        &["37: ledger.wal: there is no such key. This table has connections, direct_url, heads, \
+             lease, password, url"],
     ),
     (
         "a misspelt table",
@@ -570,10 +570,10 @@ const CASES: &[Case] = &[
     (
         "a database with few connections and a listener without a scheme",
         "url = \"sqlite:data/loangate.db\"",
-        "url = \"postgres://u@localhost/loans\"\nconnections = 7\nlisten_url = \"on\"",
+        "url = \"postgres://u@localhost/loans\"\nconnections = 7\ndirect_url = \"on\"",
         &[
             "38: ledger.connections: 7 is out of bounds. Write a number from 8 to 1000",
-            "39: ledger.listen_url: it does not start with postgres://. Write \
+            "39: ledger.direct_url: it does not start with postgres://. Write \
              \"postgres://loangate@db.example.no/loangate\"",
         ],
     ),

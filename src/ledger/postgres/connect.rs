@@ -18,7 +18,7 @@ use sqlx::{ConnectOptions, Connection, PgConnection};
 use tokio::time::{Instant, timeout};
 
 use super::endpoint::{Endpoint, Host, Tls};
-use super::settings::{Listen, PostgresSettings};
+use super::settings::PostgresSettings;
 use super::system_roots;
 
 /// The longest wait for one of several hosts. A request that needs a connection waits up to 2 s,
@@ -26,7 +26,6 @@ use super::system_roots;
 const MAX_HOST_SHARE: Duration = Duration::from_secs(1);
 
 /// What a connection is for. The database shows it in `pg_stat_activity`.
-#[allow(dead_code, reason = "the gates poll and do not use LISTEN yet")]
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(in crate::ledger) enum Purpose {
     /// Queries of readers' requests and background tasks.
@@ -39,8 +38,6 @@ pub(in crate::ledger) enum Purpose {
     Lease,
     /// Polling for changes of other processes.
     Feed,
-    /// LISTEN, which only tests use yet.
-    Listen,
     /// Migrations of the schema.
     Migrations,
     /// `loangate check` and other commands.
@@ -55,7 +52,6 @@ impl Purpose {
             Purpose::Support => "support",
             Purpose::Lease => "lease",
             Purpose::Feed => "feed",
-            Purpose::Listen => "listen",
             Purpose::Migrations => "migrations",
             Purpose::Command => "command",
         }
@@ -63,7 +59,7 @@ impl Purpose {
 
     /// Whether it needs a session, which a pooler does not have.
     fn is_direct(self) -> bool {
-        matches!(self, Purpose::Listen | Purpose::Migrations)
+        self == Purpose::Migrations
     }
 }
 
@@ -73,8 +69,6 @@ pub(in crate::ledger) struct Connector {
     route: Arc<Route>,
     /// The route for connections that need a session.
     direct: Arc<Route>,
-    #[allow(dead_code, reason = "the gates poll and do not use LISTEN yet")]
-    listens: bool,
 }
 
 /// The hosts of one endpoint.
@@ -99,17 +93,11 @@ impl Connector {
     /// Creates a connector. Nothing connects yet.
     pub(in crate::ledger) fn new(settings: &PostgresSettings) -> Connector {
         let route = Arc::new(Route::new(&settings.endpoint));
-        let direct = match &settings.listen {
-            Listen::Direct(endpoint) => Arc::new(Route::new(endpoint)),
-            Listen::Same | Listen::Off => route.clone(),
+        let direct = match &settings.direct {
+            Some(endpoint) => Arc::new(Route::new(endpoint)),
+            None => route.clone(),
         };
-        Connector { route, direct, listens: !matches!(settings.listen, Listen::Off) }
-    }
-
-    /// Whether this process may use LISTEN.
-    #[allow(dead_code, reason = "the gates poll and do not use LISTEN yet")]
-    pub(in crate::ledger) fn listens(&self) -> bool {
-        self.listens
+        Connector { route, direct }
     }
 
     /// Connects to a host that accepts writes: first to the one that did last.
@@ -124,7 +112,7 @@ impl Connector {
         route.connect(purpose).await
     }
 
-    /// Tries each host alone, in the order of the URL. With `direct`, those of `listen_url`.
+    /// Tries each host alone, in the order of the URL. With `direct`, those of `direct_url`.
     pub(super) async fn try_hosts(&self, direct: bool) -> Vec<TriedHost> {
         let route = if direct { &self.direct } else { &self.route };
         let mut tried = Vec::with_capacity(route.hosts.len());

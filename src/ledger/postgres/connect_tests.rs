@@ -146,18 +146,13 @@ async fn server_without_tls_is_rejected() {
 }
 
 #[tokio::test]
-async fn migrations_and_listeners_connect_directly() {
+async fn migrations_connect_directly() {
     let Some(server) = Postgres::shared().await else { return };
     let database = server.database().await;
     let mut settings = settings("postgres://gate@127.0.0.1:1/pooler");
-    settings.listen =
-        Listen::Direct(Box::new(super::super::test_support::settings(&database.url()).endpoint));
+    let direct = super::super::test_support::settings(&database.url()).endpoint;
+    settings.direct = Some(Box::new(direct));
     let connector = Connector::new(&settings);
-    assert!(connector.listens());
-    for purpose in [Purpose::Listen, Purpose::Migrations] {
-        connector.connect(purpose).await.unwrap();
-    }
+    connector.connect(Purpose::Migrations).await.unwrap();
     assert!(connector.connect(Purpose::Writes).await.is_err());
-    settings.listen = Listen::Off;
-    assert!(!Connector::new(&settings).listens());
 }

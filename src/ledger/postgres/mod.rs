@@ -66,7 +66,7 @@ pub(super) use open::{Opened, open};
 pub use open_check::{DatabaseFinding, DatabaseFindings, check_database};
 pub(super) use queries::Queries;
 pub(super) use server_error::is_of_server;
-pub use settings::{ConnectionShares, Listen, PostgresSettings, longest_call};
+pub use settings::{ConnectionShares, PostgresSettings, longest_call};
 
 #[cfg(test)]
 mod nodes_tests;

@@ -7,7 +7,7 @@ use sqlx::{Connection, PgConnection, Row};
 
 use super::connect::{Connector, TriedHost, accepts_writes, phrase, within};
 use super::endpoint::{Host, Tls};
-use super::settings::{Listen, PostgresSettings};
+use super::settings::PostgresSettings;
 
 /// The oldest supported version, as `server_version_num` counts.
 const MIN_VERSION: u32 = 14_00_00;
@@ -34,15 +34,15 @@ pub enum DatabaseFinding {
 
 use DatabaseFinding::{Doubtful, Failed, Good};
 
-/// Tests every host of `url` and of `listen_url`. Returns the findings of each.
+/// Tests every host of `url` and of `direct_url`. Returns the findings of each.
 pub async fn check_database(settings: &PostgresSettings) -> DatabaseFindings {
     let connector = Connector::new(settings);
     let url = check_hosts(settings, connector.try_hosts(false).await).await;
-    let listen_url = match &settings.listen {
-        Listen::Direct(_) => check_listeners(connector.try_hosts(true).await).await,
-        Listen::Same | Listen::Off => Vec::new(),
+    let direct_url = match &settings.direct {
+        Some(_) => check_direct(connector.try_hosts(true).await).await,
+        None => Vec::new(),
     };
-    DatabaseFindings { url, listen_url }
+    DatabaseFindings { url, direct_url }
 }
 
 /// The findings for each key.
@@ -50,8 +50,8 @@ pub async fn check_database(settings: &PostgresSettings) -> DatabaseFindings {
 pub struct DatabaseFindings {
     /// About `ledger.url`.
     pub url: Vec<DatabaseFinding>,
-    /// About `ledger.listen_url`.
-    pub listen_url: Vec<DatabaseFinding>,
+    /// About `ledger.direct_url`.
+    pub direct_url: Vec<DatabaseFinding>,
 }
 
 async fn check_hosts(settings: &PostgresSettings, hosts: Vec<TriedHost>) -> Vec<DatabaseFinding> {
@@ -85,7 +85,7 @@ async fn check_hosts(settings: &PostgresSettings, hosts: Vec<TriedHost>) -> Vec<
     findings
 }
 
-async fn check_listeners(hosts: Vec<TriedHost>) -> Vec<DatabaseFinding> {
+async fn check_direct(hosts: Vec<TriedHost>) -> Vec<DatabaseFinding> {
     let mut findings = Vec::new();
     for TriedHost { name, connected } in hosts {
         findings.push(match connected {
@@ -170,7 +170,7 @@ fn judge(settings: &PostgresSettings, name: &str, examined: &Examined) -> Vec<Da
     }
     findings.extend(judge_logging(name, examined));
     // Behind a pooler, the number of connections to the server is the pooler's.
-    if !matches!(settings.listen, Listen::Direct(_)) {
+    if settings.direct.is_none() {
         findings.extend(judge_connections(settings.connections, name, examined));
     }
     findings

@@ -12,25 +12,14 @@ use super::endpoint::Endpoint;
 pub struct PostgresSettings {
     /// `url`: the database, or a pooler in front of it.
     pub endpoint: Endpoint,
-    /// `listen_url`: where LISTEN and migrations connect to.
-    pub listen: Listen,
+    /// `direct_url`: the database itself, if `url` names a pooler. Migrations need it.
+    pub direct: Option<Box<Endpoint>>,
     /// `connections`: the maximum number of connections of this process.
     pub connections: u32,
     /// `lease`: how long a process may be silent before others take over its loans.
     pub lease: Duration,
     /// `heads`: the directory of the files with the newest links of the audit trail.
     pub heads: PathBuf,
-}
-
-/// How the process receives notifications about changes.
-#[derive(Clone, Debug)]
-pub enum Listen {
-    /// Over the same URL as everything else.
-    Same,
-    /// Over this direct connection, since the URL names a pooler.
-    Direct(Box<Endpoint>),
-    /// Not at all: the process only polls.
-    Off,
 }
 
 /// The numbers of connections for each purpose. Their sum is `connections`.
@@ -42,7 +31,7 @@ pub struct ConnectionShares {
     pub writes: u32,
     /// For support queries and `/readyz`.
     pub support: u32,
-    /// For the lease, the change feed and LISTEN, one each.
+    /// For the lease, the change feed and migrations, one each.
     pub fixed: u32,
 }
 

@@ -3,7 +3,7 @@
 use tempfile::TempDir;
 
 use super::endpoint::{Endpoint, Sources};
-use super::settings::{Listen, PostgresSettings};
+use super::settings::PostgresSettings;
 use crate::clock::Clock;
 use crate::ledger::test_support::{KEY, audit_key};
 use crate::ledger::{Brake, Ledger, LedgerError, Settings, StoreSettings};
@@ -31,7 +31,7 @@ pub(in crate::ledger) fn settings(url: &str) -> PostgresSettings {
     let url = if url.contains('?') { url.to_owned() } else { format!("{url}?sslmode=disable") };
     PostgresSettings {
         endpoint: endpoint(&url),
-        listen: Listen::Same,
+        direct: None,
         connections: PostgresSettings::DEFAULT_CONNECTIONS,
         lease: PostgresSettings::DEFAULT_LEASE,
         heads: std::path::PathBuf::new(),
