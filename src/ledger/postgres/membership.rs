@@ -9,6 +9,8 @@
 //! A process that was fenced has lost its undecided loans for good. It joins again under a new
 //! name. A process that only renewed late was not fenced by anybody, and continues.
 
+mod clock_check;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,8 +37,6 @@ const FIRST_RETRY: Duration = Duration::from_millis(100);
 const LONGEST_RETRY: Duration = Duration::from_secs(1);
 /// The rounds between two deletions of old rows.
 const ROUNDS_BETWEEN_DELETIONS: u32 = 600;
-/// From this difference on, an operator should set one of the clocks.
-const WARNING_DIFFERENCE: Duration = Duration::from_secs(1);
 
 /// Joins the members of a ledger, and keeps the lease in the background. `process` is the name of
 /// this process's chains in the audit trail.
@@ -283,29 +283,6 @@ impl<T: MemberTable> Keeper<T> {
             tracing::error!(
                 "the database of the ledger lacks steps that a gate has committed, so no gate \
                  begins a loan; {REMEDY}"
-            );
-        }
-    }
-
-    fn compare_clocks(&self, sent: jiff::Timestamp, database: jiff::Timestamp) {
-        static LIMIT: LogLimit = LogLimit::per_minute();
-        let difference = self.standing.compare_clocks(sent, database, self.clock.machine_now());
-        self.metrics.ledger_clock(difference.seconds());
-        if difference.amount() <= WARNING_DIFFERENCE {
-            return;
-        }
-        let Some(_) = LIMIT.permit("clock") else { return };
-        let seconds = difference.seconds();
-        if difference.is_too_large() {
-            tracing::error!(
-                seconds,
-                "the clocks of this machine and of the database differ by more than 10 s; no loan \
-                 is begun or expires until one of them is set"
-            );
-        } else {
-            tracing::warn!(
-                seconds,
-                "the clocks of this machine and of the database differ; synchronize them"
             );
         }
     }
