@@ -7,8 +7,9 @@ use jiff::Timestamp;
 use sqlx::Row;
 use sqlx::postgres::PgRow;
 
-use super::queries::{Queries, count_of, for_ids, id_of};
-use super::sql::statement;
+use super::queries::Queries;
+use super::row::{count_of, id_of};
+use super::sql::{for_ids, statement};
 use crate::ledger::LedgerError;
 use crate::ledger::states::doubts_discarded_before;
 use crate::loan::{LibraryId, LoanId, Ranges, Tally};

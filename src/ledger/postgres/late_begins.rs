@@ -6,7 +6,8 @@ use jiff::Timestamp;
 use sqlx::Row;
 use sqlx::postgres::PgRow;
 
-use super::queries::{Queries, id_of};
+use super::queries::Queries;
+use super::row::id_of;
 use super::sql::statement;
 use crate::ledger::membership::ADOPTED_INTENT;
 use crate::ledger::{LedgerError, UnfoundBegin};

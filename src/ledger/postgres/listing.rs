@@ -4,7 +4,8 @@ use sqlx::postgres::PgRow;
 use sqlx::{Postgres, QueryBuilder, Row};
 use uuid::Uuid;
 
-use super::queries::{Queries, first};
+use super::queries::Queries;
+use super::row::first;
 use super::sql::statement;
 use crate::ledger::queries::REFILL;
 use crate::ledger::states::isbn_column;

@@ -48,6 +48,7 @@ mod password_file;
 mod pool;
 mod queries;
 mod retention;
+mod row;
 mod server_error;
 mod settings;
 mod sql;

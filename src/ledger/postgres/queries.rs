@@ -9,13 +9,13 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use sqlx::Row;
 use sqlx::postgres::PgRow;
 use uuid::Uuid;
 
 use super::barrier::PollTracker;
 use super::pool::{BEGIN_READ_ONLY, Pool};
-use super::sql::{KEY_IS, PgQuery, bind_key, loans, statement};
+use super::row::{first, library_of, time_of};
+use super::sql::{KEY_IS, PgQuery, bind_id, bind_key, for_ids, loans, statement};
 use crate::clock;
 use crate::ledger::damaged_rows::DamagedRows;
 use crate::ledger::states::LIVE;
@@ -299,60 +299,4 @@ impl Queries {
     async fn one_loan(&self, query: PgQuery<'_>) -> Result<Option<Loan>, LedgerError> {
         self.row(query).await?.as_ref().map(loan_of).transpose()
     }
-}
-
-/// Binds a library and a UUID.
-fn bind_id(query: PgQuery<'_>, id: LoanId) -> PgQuery<'_> {
-    query.bind(id.library().as_str().to_owned()).bind(id.uuid())
-}
-
-/// Returns a query for these loans: `of_one` if all are of one library, or else `of_several`.
-pub(super) fn for_ids(
-    ids: &[LoanId],
-    of_one: &'static str,
-    of_several: &'static str,
-) -> PgQuery<'static> {
-    let uuids: Vec<Uuid> = ids.iter().map(|id| id.uuid()).collect();
-    let mut libraries: Vec<String> =
-        ids.iter().map(|id| id.library().as_str().to_owned()).collect();
-    let is_one = libraries.windows(2).all(|pair| pair.first() == pair.last());
-    match libraries.pop() {
-        Some(library) if is_one => statement(of_one).bind(library).bind(uuids),
-        last => {
-            libraries.extend(last);
-            statement(of_several).bind(libraries).bind(uuids)
-        }
-    }
-}
-
-/// Reads the first column of a row; none if there is no row.
-pub(super) fn first<T>(row: Option<PgRow>) -> Result<Option<T>, LedgerError>
-where
-    T: for<'r> sqlx::Decode<'r, sqlx::Postgres> + sqlx::Type<sqlx::Postgres>,
-{
-    row.map(|row| row.try_get(0)).transpose().map_err(LedgerError::Server)
-}
-
-/// Reads the count in the first column.
-pub(super) fn count_of(row: Option<PgRow>) -> Result<u64, LedgerError> {
-    Ok(first(row)?.map_or(0, i64::unsigned_abs))
-}
-
-/// Reads the time in the first column, in milliseconds. It may be null.
-pub(super) fn time_of(row: Option<PgRow>) -> Result<Option<Timestamp>, LedgerError> {
-    let millis = first::<Option<i64>>(row)?.flatten();
-    Ok(millis.and_then(|millis| Timestamp::from_millisecond(millis).ok()))
-}
-
-/// Parses the name of a library in a row.
-pub(super) fn library_of(name: &str) -> Result<LibraryId, LedgerError> {
-    name.parse().map_err(|_| LedgerError::damaged(name, &"its library is not valid"))
-}
-
-/// Reads the id of a loan from a row: its UUID from this column, and its library.
-pub(super) fn id_of(row: &PgRow, column: &str) -> Result<LoanId, LedgerError> {
-    let uuid: Uuid = row.try_get(column).map_err(|error| LedgerError::damaged("?", &error))?;
-    let wrong = |error: &dyn fmt::Display| LedgerError::damaged(&uuid.to_string(), error);
-    let library: String = row.try_get("library").map_err(|error| wrong(&error))?;
-    Ok(LoanId::new(library.parse().map_err(|error| wrong(&error))?, uuid))
 }

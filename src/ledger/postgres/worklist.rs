@@ -9,7 +9,8 @@ use sqlx::Row;
 use uuid::Uuid;
 
 use super::closed::OVERLAP_MS;
-use super::queries::{Queries, count_of, id_of, library_of, time_of};
+use super::queries::Queries;
+use super::row::{count_of, id_of, library_of, time_of};
 use super::sql::{PgQuery, loans, statement};
 use crate::ledger::queries::{REFILL, ToForget};
 use crate::ledger::states::{LIVE, OVER, UNDECIDED};
