@@ -5,6 +5,7 @@
 //! functions for support commands open the file themselves, also while a gate is running.
 
 mod anchors;
+mod brake_counts;
 mod chain;
 mod connection;
 mod delivered;

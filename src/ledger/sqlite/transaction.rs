@@ -10,9 +10,9 @@ use sqlx::{QueryBuilder, Row, Sqlite, SqliteConnection};
 use super::connection::write_probe;
 use super::row::{by_ids, push_loans, push_steps};
 use super::sql::{KeyColumns, MAX_PREPARED_ROWS};
-use super::{chain, delivered, doubts, retention};
+use super::{brake_counts, chain, delivered, doubts, retention};
 use crate::ledger::audit::{Head, NewStep};
-use crate::ledger::brake::{Count, Counted};
+use crate::ledger::brake::Count;
 use crate::ledger::membership::Membership;
 use crate::ledger::rules::KeyStanding;
 use crate::ledger::states::OVER;
@@ -101,7 +101,7 @@ impl StoreTransaction for SqliteTransaction<'_> {
     ) -> Result<Vec<Option<Timestamp>>, sqlx::Error> {
         let mut all = Vec::with_capacity(counts.len());
         for count in counts {
-            all.push(begun_at_limit(&mut self.transaction, key, count).await?);
+            all.push(brake_counts::begun_at_limit(&mut self.transaction, key, count).await?);
         }
         Ok(all)
     }
@@ -186,20 +186,6 @@ impl StoreTransaction for SqliteTransaction<'_> {
     }
 }
 
-async fn begun_at_limit(
-    connection: &mut SqliteConnection,
-    key: &LoanKey,
-    count: &Count,
-) -> Result<Option<Timestamp>, sqlx::Error> {
-    let Some(skipped) = count.maximum.checked_sub(1) else { return Ok(None) };
-    let KeyColumns { library, borrower, .. } = key.into();
-    let query = sqlx::query_scalar(begun_query(count)).bind(library);
-    let query = if count.of_borrower { query.bind(borrower) } else { query };
-    let query = query.bind(count.since.as_millisecond()).bind(i64::from(skipped));
-    let oldest: Option<i64> = query.fetch_optional(connection).await?;
-    Ok(oldest.and_then(|millis| Timestamp::from_millisecond(millis).ok()))
-}
-
 async fn read_loans(
     connection: &mut SqliteConnection,
     ids: &[LoanId],
@@ -249,64 +235,4 @@ async fn read_standings(
         standings.entry(loan.key).or_default().include(&loan);
     }
     Ok(standings)
-}
-
-macro_rules! of_library {
-    ($counted:literal) => {
-        concat!(
-            "SELECT begun FROM loans INDEXED BY loans_of_library ",
-            "WHERE library = ? AND begun > ? AND ",
-            $counted,
-            " ORDER BY begun DESC LIMIT 1 OFFSET ?"
-        )
-    };
-}
-
-macro_rules! of_borrower {
-    ($counted:literal) => {
-        concat!(
-            "SELECT begun FROM loans INDEXED BY loans_begun_by ",
-            "WHERE library = ? AND borrower = ? AND begun > ? AND ",
-            $counted,
-            " ORDER BY begun DESC LIMIT 1 OFFSET ?"
-        )
-    };
-}
-
-/// Returns the query for [`StoreTransaction::begun_at_limits`]. It binds the library, the borrower
-/// if only loans of one count, the beginning of the window, and the number of newer loans.
-fn begun_query(count: &Count) -> &'static str {
-    match (count.counted, count.of_borrower) {
-        (Counted::Lent, false) => {
-            of_library!("state <> 'refused' AND (end_reason IS NULL OR end_reason <> 'rejected')")
-        }
-        (Counted::Lent, true) => {
-            of_borrower!("state <> 'refused' AND (end_reason IS NULL OR end_reason <> 'rejected')")
-        }
-        (Counted::Decided, false) => {
-            of_library!("(end_reason IS NULL OR end_reason <> 'rejected')")
-        }
-        (Counted::Decided, true) => {
-            of_borrower!("(end_reason IS NULL OR end_reason <> 'rejected')")
-        }
-        (Counted::Failed, false) => of_library!("end_reason = 'rejected'"),
-        (Counted::Failed, true) => of_borrower!("end_reason = 'rejected'"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::ledger::states;
-
-    #[test]
-    fn counts_have_the_conditions_of_all_stores() {
-        for counted in [Counted::Lent, Counted::Decided, Counted::Failed] {
-            for of_borrower in [false, true] {
-                let count = Count { counted, of_borrower, since: Timestamp::MIN, maximum: 1 };
-                let condition = format!("AND {} ORDER", states::counted(counted));
-                assert!(begun_query(&count).contains(&condition), "{count:?}");
-            }
-        }
-    }
 }
