@@ -5,12 +5,14 @@
 //! must not be retried uses a new connection. On a pooled connection that Bokbasen has just
 //! closed, its outcome would be unknown.
 
+mod exchange;
+
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use backon::{ExponentialBuilder, Retryable};
 use http::StatusCode;
-use http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, DATE};
+use http::header::CACHE_CONTROL;
 use jiff::Timestamp;
 use url::Url;
 
@@ -22,12 +24,10 @@ use super::guard::Guard;
 use super::kind::CallKind;
 use super::outage_reason::{Health, OutageReason};
 use super::protocol_breaches::Breaches;
-use super::response::{ApiResponse, cause, read_body, retry_after};
+use super::response::{ApiResponse, cause};
 use super::send_guard::SendGuard;
-use super::wire::ErrorBody;
 use super::{CallError, MaySend, SetUpError, Settings, http_client};
 use crate::clock::Clock;
-use crate::crash::{self, Edge};
 use crate::telemetry::{CallOutcome, Metrics};
 
 /// The shortest patience for a slot. If many readers arrive at once, the last one is still served
@@ -212,90 +212,6 @@ impl Transport {
             }
         }
     }
-
-    async fn send_once(
-        &self,
-        call: &Call,
-        credential: http::HeaderValue,
-    ) -> Result<reqwest::Response, CallError> {
-        let client = if call.repeatable { &self.pooled } else { &self.unpooled };
-        let mut request =
-            client.request(call.method.clone(), self.url(call)).header(AUTHORIZATION, credential);
-        if self.login.sends_date() {
-            request = request.header(DATE, http_date(self.clock.now()));
-        }
-        if let Some(body) = &call.body {
-            request = request.header(CONTENT_TYPE, "application/json").body(match &call.guard {
-                Some(guard) => guard.body(body.clone()),
-                None => body.clone().into(),
-            });
-        }
-        crash::point("send", call.operation.name(), Edge::Before);
-        let sent = self.skew.sending();
-        let answered = request.send().await;
-        crash::point("send", call.operation.name(), Edge::After);
-        let response = answered.map_err(|error| {
-            if call.is_withheld() {
-                return CallError::NotSent(cause(error));
-            }
-            let trouble = OutageReason::of(&error);
-            let is_connect = error.is_connect();
-            let why = cause(error);
-            self.health.failed(call.operation.name(), trouble, &why);
-            // Without a connection nothing was sent; after any other error the call may have been.
-            if is_connect { CallError::NotSent(why) } else { CallError::Unknown(why) }
-        })?;
-        self.skew.note(sent, response.headers());
-        Ok(response)
-    }
-
-    fn url(&self, call: &Call) -> Url {
-        let mut url = self.base.clone();
-        if let Ok(mut path) = url.path_segments_mut() {
-            path.pop_if_empty().extend(&call.path);
-        }
-        if !call.query.is_empty() {
-            url.query_pairs_mut().extend_pairs(&call.query);
-        }
-        url
-    }
-
-    async fn read(
-        &self,
-        call: &Call,
-        response: reqwest::Response,
-    ) -> Result<ApiResponse, CallError> {
-        let status = response.status();
-        let headers = response.headers();
-        let retry_after = retry_after(headers, self.now());
-        let next = headers.get("next").and_then(|next| next.to_str().ok()).map(str::to_owned);
-        let body = read_body(response).await;
-        if status.is_success() {
-            let body = body.map_err(|why| {
-                self.health.failed(call.operation.name(), OutageReason::Network, &why);
-                CallError::Unknown(why)
-            })?;
-            self.health.answered();
-            return Ok(ApiResponse { body, retry_after, next });
-        }
-        // A proxy may have sent a 408 while Bokbasen executes the call, so the outcome is unknown.
-        if !status.is_client_error() || status == StatusCode::REQUEST_TIMEOUT {
-            let why = format!("Bokbasen answered {status}");
-            self.health.failed(call.operation.name(), OutageReason::ServerError, &why);
-            return Err(CallError::Unknown(why));
-        }
-        if status != StatusCode::UNAUTHORIZED {
-            self.health.answered();
-        }
-        let error: ErrorBody =
-            body.ok().and_then(|body| serde_json::from_slice(&body).ok()).unwrap_or_default();
-        Err(CallError::Rejected {
-            status: status.as_u16(),
-            code: error.code,
-            message: error.message,
-            retry_after,
-        })
-    }
 }
 
 /// Maps a result to a breaker outcome. A rejection counts as answered: only missing answers open a
@@ -306,12 +222,6 @@ fn outcome_of(result: &Result<ApiResponse, CallError>) -> Outcome {
         Err(CallError::NotSent(_)) => Outcome::Unreachable,
         Err(CallError::Unknown(_)) => Outcome::Failed,
     }
-}
-
-/// Formats a time as an HTTP date, in whole seconds.
-fn http_date(at: Timestamp) -> String {
-    let since = Duration::from_secs(u64::try_from(at.as_second()).unwrap_or(0));
-    httpdate::fmt_http_date(SystemTime::UNIX_EPOCH + since)
 }
 
 #[cfg(test)]
