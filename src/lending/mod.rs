@@ -4,7 +4,7 @@
 //! Bokbasen may have acted on the call. The invariant "one loan, once" rests on that distinction. A
 //! begin is sent once; only repeatable calls are retried.
 //!
-//! - `wire` holds every path and body, so that one file changes when an assumption is corrected.
+//! - `wire` holds every path and body, so that one module changes when an assumption is corrected.
 //! - `auth` holds the two login methods.
 //! - `guard` holds the limits and breakers. They protect Bokbasen from loangate, and each kind of
 //!   call from the others.
