@@ -9,22 +9,25 @@
 //! - An error that concerns the server closes all connections, so that the next callers find the
 //!   new primary.
 //!
-//! A task opens each connection and keeps it for the next caller if the first one has given up. So
-//! a server that needs longer than callers wait gets its connections in the end.
+//! A task opens each connection (`opening`) and keeps it for the next caller if the first one has
+//! given up. So a server that needs longer than callers wait gets its connections in the end.
 //!
 //! A connection is tested by the `BEGIN` of the next transaction. If a reused one fails there, the
 //! transaction starts again on another.
+
+mod opening;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use sqlx::{Connection, PgConnection};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, timeout_at};
 
-use super::connect::{Connector, Purpose, no_response, phrase};
+use super::connect::{Connector, Purpose, no_response};
 use super::server_error;
+use opening::Failure;
 
 /// How long a caller waits for a connection.
 pub(in crate::ledger) const ACQUIRE: Duration = Duration::from_secs(2);
@@ -38,10 +41,6 @@ pub(in crate::ledger) const TRANSACTION: Duration = Duration::from_secs(5);
 const REUSE: Duration = Duration::from_millis(700);
 /// How long an unused connection is kept. Firewalls drop idle connections without a word.
 const MAX_IDLE: Duration = Duration::from_secs(240);
-/// The backoff after a failed attempt to connect, and the limit of its doubling.
-const FIRST_BACKOFF: Duration = Duration::from_millis(50);
-const MAX_BACKOFF: Duration = Duration::from_secs(1);
-
 /// Begins a transaction that writes. The server ends a statement after 4 s, a wait for a lock after
 /// 3 s, and a transaction that stays idle after 5 s. Without these limits a stalled client would
 /// hold its locks, and the change feed would have to read back further. `SET LOCAL` ends with the
@@ -77,25 +76,11 @@ struct State {
     failure: Option<Failure>,
 }
 
-#[derive(Clone, Debug)]
-struct Failure {
-    why: String,
-    backoff: Duration,
-    retry_at: Instant,
-}
-
 /// A connection in use. Unless [`Pool::put_back`] gets it, it is closed.
 struct Acquired {
     connection: PgConnection,
     is_reused: bool,
     generation: u64,
-    permit: OwnedSemaphorePermit,
-}
-
-/// What a task that opens a connection gives to its caller.
-struct Opened {
-    /// None if that failed.
-    connection: Option<PgConnection>,
     permit: OwnedSemaphorePermit,
 }
 
@@ -239,66 +224,6 @@ impl Pool {
         Ok(Acquired { connection, is_reused, generation, permit })
     }
 
-    /// Opens a connection, with a backoff that all callers share.
-    async fn open(
-        &self,
-        mut permit: OwnedSemaphorePermit,
-        end: Instant,
-    ) -> Result<(PgConnection, OwnedSemaphorePermit), sqlx::Error> {
-        loop {
-            let failure = self.lock().failure.clone();
-            if let Some(Failure { why, retry_at, .. }) = failure
-                && retry_at > Instant::now()
-            {
-                if retry_at >= end {
-                    sleep_until(end).await;
-                    return Err(unavailable(why));
-                }
-                sleep_until(retry_at).await;
-            }
-            match timeout_at(end, self.start_to_open(permit)).await {
-                Ok(Ok(Opened { connection: Some(connection), permit })) => {
-                    return Ok((connection, permit));
-                }
-                Ok(Ok(Opened { connection: None, permit: returned })) => permit = returned,
-                // The task has panicked, or the runtime stops.
-                Ok(Err(_)) => return Err(sqlx::Error::PoolClosed),
-                Err(_) => return Err(unavailable("no host responded in time".to_owned())),
-            }
-        }
-    }
-
-    /// Starts a task that opens a connection, within the `connect_timeout` of its connector.
-    fn start_to_open(&self, permit: OwnedSemaphorePermit) -> oneshot::Receiver<Opened> {
-        let (sender, receiver) = oneshot::channel();
-        let (connector, purpose) = (self.connector.clone(), self.purpose);
-        let (state, generation) = (self.state.clone(), self.lock().generation);
-        tokio::spawn(async move {
-            let connected = connector.connect(purpose).await;
-            let connection = {
-                let mut state = crate::lock::lock(&state);
-                match connected {
-                    Ok(connection) => {
-                        state.failure = None;
-                        Some(connection)
-                    }
-                    Err(error) => {
-                        state.record_failure(phrase(&error));
-                        None
-                    }
-                }
-            };
-            // If the caller has given up, the next one gets the connection.
-            if let Err(Opened { connection: Some(connection), permit }) =
-                sender.send(Opened { connection, permit })
-            {
-                crate::lock::lock(&state).keep(connection, generation);
-                drop(permit);
-            }
-        });
-        receiver
-    }
-
     fn put_back(&self, acquired: Acquired) {
         self.lock().keep(acquired.connection, acquired.generation);
     }
@@ -329,27 +254,12 @@ impl Pool {
 }
 
 impl State {
-    /// Records a failed attempt to connect. Concurrent failures count once.
-    fn record_failure(&mut self, why: String) {
-        let now = Instant::now();
-        let backoff = match &self.failure {
-            Some(failure) if failure.retry_at > now => return,
-            Some(failure) => (failure.backoff * 2).min(MAX_BACKOFF),
-            None => FIRST_BACKOFF,
-        };
-        self.failure = Some(Failure { why, backoff, retry_at: now + backoff });
-    }
-
     /// Keeps an unused connection, unless all of its generation were discarded.
     fn keep(&mut self, connection: PgConnection, generation: u64) {
         if generation == self.generation && !self.is_closed {
             self.idle.push((connection, Instant::now()));
         }
     }
-}
-
-fn unavailable(why: String) -> sqlx::Error {
-    sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::NotConnected, why))
 }
 
 /// A caller that waits for a connection.
