@@ -37,7 +37,9 @@ const MAX_WAITERS: usize = 4096;
 /// The longest deadline of a transaction in this process. The server ends a statement earlier
 /// ([`BEGIN`]), so a caller usually gets the server's error.
 pub(in crate::ledger) const TRANSACTION: Duration = Duration::from_secs(5);
-/// The deadline of `BEGIN` on a reused connection. It needs no lock and no disk.
+/// The deadline of `BEGIN` on a reused connection. It needs no lock and no disk. A caller has this
+/// time left when its wait for others ends: if it had less, overload would look like a broken
+/// connection, and closing that would add to the overload.
 const REUSE: Duration = Duration::from_millis(700);
 /// How long an unused connection is kept. Firewalls drop idle connections without a word.
 const MAX_IDLE: Duration = Duration::from_secs(240);
@@ -161,21 +163,25 @@ impl Pool {
     /// Acquires a connection and begins a transaction on it.
     async fn begin(&self, sql: &'static str, end: Instant) -> Result<Acquired, sqlx::Error> {
         let end = end.min(Instant::now() + ACQUIRE);
-        let mut permit = Some(self.permit(end).await?);
+        let mut permit = Some(self.permit(end.checked_sub(REUSE).unwrap_or(end)).await?);
         while let Some(taken) = permit.take() {
             let mut acquired = self.connection(taken, end).await?;
             let began = Instant::now();
-            let limit = if acquired.is_reused { end.min(began + REUSE) } else { end };
+            let reused_until = began + REUSE;
+            let limit = if acquired.is_reused { end.min(reused_until) } else { end };
             let begun = sqlx::raw_sql(sql).execute(&mut acquired.connection);
-            let error = match timeout_at(limit, begun).await {
+            // A caller that had too little time has proved nothing.
+            let (error, is_proof) = match timeout_at(limit, begun).await {
                 Ok(Ok(_)) => return Ok(acquired),
-                Ok(Err(error)) => error,
-                Err(_) => no_response(began.elapsed()),
+                Ok(Err(error)) => (error, true),
+                Err(_) => (no_response(began.elapsed()), limit == reused_until),
             };
             let Acquired { connection, is_reused, generation, permit: kept } = acquired;
             drop(connection);
-            // What breaks one idle connection has usually broken all.
-            self.discard_all(generation);
+            if is_proof {
+                // What breaks one idle connection has usually broken all.
+                self.discard_all(generation);
+            }
             if !is_reused || Instant::now() >= end {
                 return Err(error);
             }

@@ -127,6 +127,23 @@ async fn full_pool_fails_within_two_seconds() {
 }
 
 #[tokio::test]
+async fn overloaded_pool_keeps_its_connections() {
+    let Some(server) = Postgres::shared().await else { return };
+    let database = server.database().await;
+    let proxy = TcpProxy::start(([127, 0, 0, 1], server.port()).into()).await;
+    let pool = pool(&database.url_at(proxy.port()), 1);
+    let first = backend(&pool).await.unwrap();
+    // A transaction takes three round trips. Ten at once cannot all be served in time.
+    proxy.set(Link::Delayed(Duration::from_millis(110)));
+    let callers = (0..10).map(|_| backend(&pool));
+    let served = futures_util::future::join_all(callers).await;
+    assert!(served.iter().filter(|one| one.is_ok()).count() >= 2, "{served:?}");
+    assert!(served.iter().any(Result::is_err), "the pool was not overloaded");
+    proxy.set(Link::Open);
+    assert_eq!(backend(&pool).await.unwrap(), first, "the connection was not broken");
+}
+
+#[tokio::test]
 async fn statement_and_lock_timeouts_end_a_transaction() {
     let Some(server) = Postgres::shared().await else { return };
     let database = server.database().await;
