@@ -1,11 +1,12 @@
 //! Reads `[ledger]` and `[brake]`: where loans are stored, and the limits on new ones.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use secrecy::SecretString;
 use toml::de::DeValue;
 
+use super::Config;
 use super::table::Table;
 use super::values::{self, nonzero_duration, number, one_of};
 use crate::ledger::{
@@ -46,7 +47,8 @@ pub(super) fn ledger(root: &mut Table<'_>, platform: Option<Platform>) -> Option
     let source = table.source();
     let path = |file: &str| source.path(file);
     let sources = sources(&path, password.as_ref());
-    let url = table.required("url", URL_EXAMPLE, |value| store_url(value, &sources));
+    let url =
+        table.required("url", URL_EXAMPLE, |value| store_url(&values::text(value)?, &sources));
     let store = match url {
         Some(StoreUrl::Sqlite(file)) => {
             reject_postgres_keys(&mut table);
@@ -84,11 +86,53 @@ fn sources<'a>(
     Sources { environment: &|name| std::env::var(name).ok(), path, password }
 }
 
-fn store_url(value: &DeValue<'_>, sources: &Sources<'_>) -> Result<StoreUrl, String> {
-    let url = values::text(value)?;
+/// Reads a URL of a ledger on a command line, where paths are relative to the working directory.
+/// `file` is the file of `config`. Returns the store, and warnings as sentences.
+///
+/// Of the database that `config` names, the other keys of `[ledger]` apply, and the password if the
+/// URL has none.
+///
+/// # Errors
+/// Returns what is wrong and what to write instead. The sentence contains no password.
+pub fn ledger_of_url(
+    url: &str,
+    config: &Config,
+    file: &Path,
+) -> Result<(StoreSettings, Vec<String>), String> {
+    let path = |file: &str| PathBuf::from(file);
+    let read = match store_url(url, &sources(&path, None))? {
+        StoreUrl::Sqlite(file) => return Ok((StoreSettings::Sqlite(file), Vec::new())),
+        StoreUrl::Postgres(read) => *read,
+    };
+    let ReadEndpoint { endpoint, has_password_in_url, mut warnings } = read;
+    if has_password_in_url {
+        let sentence = "other users of this machine can see a password on the command line; set \
+             PGPASSWORD or use a password file";
+        warnings.push(sentence.to_owned());
+    }
+    let settings = match &config.ledger.store {
+        StoreSettings::Postgres(configured) if configured.endpoint.has_hosts_of(&endpoint) => {
+            let mut settings = configured.as_ref().clone();
+            if has_password_in_url {
+                settings.endpoint = endpoint;
+            }
+            settings
+        }
+        _ => PostgresSettings {
+            endpoint,
+            listen: Listen::Same,
+            connections: PostgresSettings::DEFAULT_CONNECTIONS,
+            lease: PostgresSettings::DEFAULT_LEASE,
+            heads: file.with_file_name(DEFAULT_HEADS),
+        },
+    };
+    Ok((StoreSettings::Postgres(Box::new(settings)), warnings))
+}
+
+fn store_url(url: &str, sources: &Sources<'_>) -> Result<StoreUrl, String> {
     match url.split_once(':') {
         Some(("postgres" | "postgresql", _)) => {
-            Endpoint::read(&url, *sources).map(|read| StoreUrl::Postgres(Box::new(read)))
+            Endpoint::read(url, *sources).map(|read| StoreUrl::Postgres(Box::new(read)))
         }
         Some(("sqlite", file)) => match file.strip_prefix("//").unwrap_or(file) {
             "" | ":memory:" => Err("a ledger needs a file, so that it outlives the process. \

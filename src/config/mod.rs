@@ -33,6 +33,7 @@ use crate::{
 };
 
 pub use check::{Checked, check};
+pub use ledger::ledger_of_url;
 use source::{Report, Source};
 use table::Table;
 

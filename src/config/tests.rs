@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::source::Source;
 use super::table::Table;
-use super::{Loaded, Mistake, read, sections};
+use super::{Loaded, Mistake, ledger_of_url, read, sections};
 use crate::ledger::{PostgresSettings, StoreSettings};
 
 const REFERENCE: &str = include_str!("../../config.toml");
@@ -148,6 +148,34 @@ fn database_has_its_own_defaults() {
     let direct = format!("{DATABASE}\ndirect_url = \"postgres://u@[::1]:6000/x\"");
     let direct = with_ledger(&direct, BOKBASEN).unwrap();
     assert!(postgres(&direct).direct.is_some());
+}
+
+#[test]
+fn ledger_of_a_command_line_has_the_keys_of_the_configured_database() {
+    let lines = format!("{DATABASE}\npassword = \"planted\"\nlease = \"44s\"");
+    let config = with_ledger(&lines, BOKBASEN).unwrap().config;
+    let file = Path::new("etc/config.toml");
+    let read = |url: &str| match ledger_of_url(url, &config, file).unwrap() {
+        (StoreSettings::Postgres(settings), warnings) => (*settings, warnings),
+        other => panic!("{other:?}"),
+    };
+    let url = DATABASE.split('"').nth(1).unwrap();
+    let (same, warnings) = read(url);
+    assert_eq!((same.lease.as_secs(), warnings.len()), (44, 0));
+    assert!(format!("{same:?}").contains("password: Some("), "{same:?}");
+    let (other, _) = read("postgres://u@db.example.no/another");
+    assert_eq!(
+        (other.lease, other.heads),
+        (PostgresSettings::DEFAULT_LEASE, "etc/ledger-heads".into())
+    );
+    let (_, warnings) = read("postgres://u:secret@db.example.no/another");
+    assert!(warnings[0].contains("PGPASSWORD") && !warnings[0].contains("secret"), "{warnings:?}");
+    let sqlite = ledger_of_url("sqlite:x.db", &config, file).unwrap().0;
+    assert!(matches!(&sqlite, StoreSettings::Sqlite(file) if file == Path::new("x.db")));
+    assert!(
+        ledger_of_url("mysql://u:secret@x/y", &config, file)
+            .is_err_and(|sentence| !sentence.contains("secret"))
+    );
 }
 
 #[test]

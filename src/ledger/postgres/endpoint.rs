@@ -137,6 +137,18 @@ impl Endpoint {
     }
 }
 
+impl Endpoint {
+    /// Returns whether this is the same database on the same hosts, for the same user.
+    pub fn has_hosts_of(&self, other: &Endpoint) -> bool {
+        let places = |endpoint: &Endpoint| {
+            let hosts = endpoint.hosts.iter();
+            hosts.map(|host| (host.name.clone(), host.port)).collect::<Vec<_>>()
+        };
+        places(self) == places(other)
+            && (&self.database, &self.user) == (&other.database, &other.user)
+    }
+}
+
 impl Host {
     /// Returns whether this host is a Unix socket, which needs no TLS.
     pub(super) fn is_socket(&self) -> bool {
