@@ -120,7 +120,7 @@ pub fn ledger_of_url(
         }
         _ => PostgresSettings {
             endpoint,
-            listen: Listen::Same,
+            direct: None,
             connections: PostgresSettings::DEFAULT_CONNECTIONS,
             lease: PostgresSettings::DEFAULT_LEASE,
             heads: file.with_file_name(DEFAULT_HEADS),

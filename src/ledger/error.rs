@@ -44,6 +44,12 @@ pub enum LedgerError {
         /// The file with the newest links of the audit trail.
         head_file: PathBuf,
     },
+    /// A copy into this ledger is unfinished, so loans are missing.
+    #[error(
+        "the ledger is only half copied; run `loangate ledger copy` again with the same --from and \
+         --to until it succeeds, or name the ledger that it was copied from"
+    )]
+    HalfCopied,
     /// The file cannot be created or locked.
     #[error("the ledger file {file} cannot be used: {source}; check its directory and its owner")]
     File {

@@ -21,6 +21,8 @@
 //! | `queries` | the queries of all stores, and `reads` for callers |
 //! | `write_connection` | reopens the connection after a failure |
 //!
+//! `copy` moves a ledger from one store to the other, while no gate runs.
+//!
 //! The lower one is a database. `store` has its primitives for writes, `membership` reports which
 //! processes are alive, and `change_feed` reports what other processes ended. `sqlite` and
 //! `postgres` implement them and all queries. Callers see only [`Ledger`], which `open` creates.
@@ -30,6 +32,8 @@ mod batch;
 mod brake;
 mod change_feed;
 mod command;
+mod copy;
+mod copy_mark;
 mod damaged_rows;
 mod error;
 mod executor;
@@ -62,6 +66,7 @@ pub use audit::{AuditKey, AuditStep, Head, Verified};
 pub use brake::{Brake, BrakeMode};
 pub use change_feed::{ClosedLoan, ClosedRead, Feed, FeedBarrier};
 use command::{Change, Command, Intent, Reply, Update};
+pub use copy::{Copied, CopyError, CopyProgress, Keys, Origin, copied_from, copy};
 pub use error::LedgerError;
 use lanes::{Deadlines, Lanes};
 use membership::Membership;

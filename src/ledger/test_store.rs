@@ -55,7 +55,17 @@ impl TestStore {
         fingerprint: &[u8; 32],
         brake: Brake,
     ) -> Result<Ledger, LedgerError> {
-        let store = match self {
+        let store = self.settings();
+        let (clock, metrics) = (Clock::system(), Metrics::new().unwrap());
+        let settings = Settings { store, brake };
+        let mut ledger = Ledger::open(&settings, fingerprint, audit_key(), clock, metrics).await?;
+        // A machine that is busy with other tests takes longer than a reader waits.
+        ledger.deadlines.reader_write = ledger.deadlines.reader_write.map(|_| PATIENCE);
+        Ok(ledger)
+    }
+
+    pub(super) fn settings(&self) -> StoreSettings {
+        match self {
             TestStore::Sqlite(directory) => StoreSettings::Sqlite(file(directory)),
             TestStore::Postgres { database, heads } => {
                 let mut settings = settings(&database.url());
@@ -63,13 +73,7 @@ impl TestStore {
                 settings.heads = heads.path().to_owned();
                 StoreSettings::Postgres(Box::new(settings))
             }
-        };
-        let (clock, metrics) = (Clock::system(), Metrics::new().unwrap());
-        let settings = Settings { store, brake };
-        let mut ledger = Ledger::open(&settings, fingerprint, audit_key(), clock, metrics).await?;
-        // A machine that is busy with other tests takes longer than a reader waits.
-        ledger.deadlines.reader_write = ledger.deadlines.reader_write.map(|_| PATIENCE);
-        Ok(ledger)
+        }
     }
 
     /// Lets the owner of this name count as dead. In SQLite its process must have ended.

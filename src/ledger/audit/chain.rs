@@ -68,6 +68,14 @@ impl AuditKey {
         parts.sign()
     }
 
+    /// Returns the seal of the row that says where a ledger was copied from.
+    pub(in crate::ledger) fn origin_seal(&self, text: &str) -> Vec<u8> {
+        let mut parts = MacInput::with_key(&self.0);
+        parts.add(Some(b"copied from"));
+        parts.add(Some(text.as_bytes()));
+        parts.sign()
+    }
+
     /// Returns the seal of an anchor. It covers the hash before the first pruned step and the hash
     /// of the last one.
     pub(in crate::ledger) fn seal(&self, first: i64, before: &[u8], last: &Head) -> Vec<u8> {

@@ -43,7 +43,7 @@ pub(in crate::ledger) fn read(ledger: &Path) -> StoredHead {
 /// Writes the newest link to the head file. The text is synced before it replaces the older one, so
 /// a full disk or a power failure leaves one of the two. `process` makes the name of the temporary
 /// file unique.
-pub(super) fn store(ledger: &Path, process: &str, head: &Head) -> std::io::Result<()> {
+pub(in crate::ledger) fn store(ledger: &Path, process: &str, head: &Head) -> std::io::Result<()> {
     let file = path(ledger);
     let temporary = file.with_extension(format!("head.{process}.new"));
     let result =

@@ -13,6 +13,7 @@
 //! | `store`, `lane`, `transaction` | write connections and transactions |
 //! | `loans`, `delivered`, `doubts`, `retention`, `chain` | the statements of a transaction |
 //! | `verify` | the verification of the audit trail |
+//! | `exclusive` | a ledger while no gate runs, for `copy` |
 //! | `membership` | joins the members, renews the lease and fences silent members |
 //! | `closed_begins` | closes the begins of all gates when the database lost steps |
 //! | `standing` | the result in memory: the name, the lease and the work of this process |
@@ -34,6 +35,7 @@ mod delivered;
 mod details;
 mod doubts;
 mod endpoint;
+mod exclusive;
 mod lane;
 mod late_begins;
 mod listing;
@@ -56,18 +58,21 @@ mod standing;
 mod store;
 mod system_roots;
 mod transaction;
-#[cfg_attr(not(test), allow(dead_code, reason = "only tests call it yet"))]
 mod verify;
 mod worklist;
 
 pub(super) use barrier::Barrier;
+pub(super) use buckets::bucket_of;
 pub(super) use closed::{ClosedFeed, DEADLINE as FEED_DEADLINE};
+pub(super) use connect::{Connector, Purpose};
 pub use endpoint::{Endpoint, ReadEndpoint, Sources};
+pub(super) use exclusive::ExclusiveDatabase;
 pub(super) use open::{Opened, open};
 pub use open_check::{DatabaseFinding, DatabaseFindings, check_database};
 pub(super) use queries::Queries;
 pub(super) use server_error::is_of_server;
 pub use settings::{ConnectionShares, PostgresSettings, longest_call};
+pub(super) use verify::verify;
 
 #[cfg(test)]
 mod nodes_tests;
@@ -77,5 +82,3 @@ mod plans_tests;
 mod queries_tests;
 #[cfg(test)]
 pub(super) mod test_support;
-#[cfg(test)]
-pub(super) use verify::verify;

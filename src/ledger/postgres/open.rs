@@ -23,6 +23,7 @@ use crate::clock::Clock;
 use crate::ledger::LedgerError;
 use crate::ledger::audit::AuditKey;
 use crate::ledger::audit::chain_heads::{self, ChainHeads, HeadsFile};
+use crate::ledger::copy_mark;
 use crate::ledger::damaged_rows::DamagedRows;
 use crate::ledger::membership::Membership;
 use crate::ledger::store::LedgerStore;
@@ -49,29 +50,23 @@ pub(in crate::ledger) async fn open(
 ) -> Result<Opened, LedgerError> {
     let connector = Connector::new(settings);
     let chain = Uuid::new_v4();
-    let mut connection =
-        connector.connect(Purpose::Migrations).await.map_err(LedgerError::Server)?;
-    let schema = migrations::run(&mut connection, MIGRATIONS).await.map_err(LedgerError::Server)?;
-    if schema == Schema::TooNew {
-        return Err(LedgerError::NewerSchema);
-    }
-    let candidates = [("pseudonym key", key_fingerprint.to_vec()), ("ledger", chain.into())];
-    let [fingerprint, ledger] =
-        stored(&mut connection, candidates).await.map_err(LedgerError::Server)?;
-    if fingerprint != key_fingerprint {
-        return Err(LedgerError::OtherPseudonymKey);
-    }
-    let ledger = Uuid::from_slice(&ledger)
-        .map_err(|error| LedgerError::damaged("? (the id of the ledger)", &error))?;
+    let (mut connection, ledger) = prepare(&connector, key_fingerprint, chain).await?;
+    refuse_half_copied(&mut connection).await?;
     confirm_heads(&mut connection, &settings.heads, ledger).await?;
     remove_probes(&mut connection).await.map_err(LedgerError::Server)?;
-    let _ = connection.close().await;
     let unusable = |source| LedgerError::File { file: settings.heads.clone(), source };
     let heads = ChainHeads::start(&settings.heads, ledger, chain).map_err(unusable)?;
     // Joined before anything is written: the owner of a loan must be a member.
     let joined =
         membership::join(connector.clone(), chain, settings.lease, clock.clone(), metrics.clone());
     let membership = joined.await.map_err(LedgerError::Server)?;
+    // Again after the join: a copy that begins later finds this member.
+    let refused = refuse_half_copied(&mut connection).await;
+    let _ = connection.close().await;
+    if let Err(error) = refused {
+        membership.leave().await;
+        return Err(error);
+    }
     let (now, shares) = (clock.now(), settings.shares());
     let lanes = (0..shares.writes).map(|number| {
         let lane = Lane::new(number, chain, audit_key.clone(), heads.clone());
@@ -96,6 +91,40 @@ pub(in crate::ledger) async fn open(
     Ok(Opened { lanes, queries, support, membership, heads })
 }
 
+/// Opens a connection to a ledger whose schema is current and whose key is this one. Returns it
+/// with the id of the ledger, which is `candidate` if the ledger is new.
+pub(super) async fn prepare(
+    connector: &Connector,
+    key_fingerprint: &[u8; 32],
+    candidate: Uuid,
+) -> Result<(PgConnection, Uuid), LedgerError> {
+    let mut connection =
+        connector.connect(Purpose::Migrations).await.map_err(LedgerError::Server)?;
+    let schema = migrations::run(&mut connection, MIGRATIONS).await.map_err(LedgerError::Server)?;
+    if schema == Schema::TooNew {
+        return Err(LedgerError::NewerSchema);
+    }
+    let candidates = [("pseudonym key", key_fingerprint.to_vec()), ("ledger", candidate.into())];
+    let [fingerprint, ledger] =
+        stored(&mut connection, candidates).await.map_err(LedgerError::Server)?;
+    if fingerprint != key_fingerprint {
+        return Err(LedgerError::OtherPseudonymKey);
+    }
+    let ledger = Uuid::from_slice(&ledger)
+        .map_err(|error| LedgerError::damaged("? (the id of the ledger)", &error))?;
+    Ok((connection, ledger))
+}
+
+/// Refuses a ledger into which a copy is unfinished.
+async fn refuse_half_copied(connection: &mut PgConnection) -> Result<(), LedgerError> {
+    let mark = sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM meta WHERE name = $1)");
+    let mark = mark.bind(copy_mark::IN_PROGRESS).persistent(false);
+    match mark.fetch_one(connection).await.map_err(LedgerError::Server)? {
+        true => Err(LedgerError::HalfCopied),
+        false => Ok(()),
+    }
+}
+
 /// Returns the values that the database has for these names. The first process stores its own.
 async fn stored<const N: usize>(
     connection: &mut PgConnection,
@@ -117,7 +146,7 @@ async fn stored<const N: usize>(
 
 /// Checks that the database has every step that the files of earlier processes name, and removes
 /// the files of processes that have ended. If a step is missing, closes the begins of all gates.
-async fn confirm_heads(
+pub(super) async fn confirm_heads(
     connection: &mut PgConnection,
     directory: &Path,
     ledger: Uuid,

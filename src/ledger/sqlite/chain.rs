@@ -18,7 +18,9 @@ impl FromRow<'_, SqliteRow> for StoredStep {
 }
 
 /// Reads the newest link of a ledger.
-pub(super) async fn read_head(connection: &mut SqliteConnection) -> Result<Head, sqlx::Error> {
+pub(in crate::ledger) async fn read_head(
+    connection: &mut SqliteConnection,
+) -> Result<Head, sqlx::Error> {
     let row = sqlx::query("SELECT number, mac FROM history ORDER BY number DESC LIMIT 1");
     match row.fetch_optional(connection).await? {
         Some(row) => Ok(Head { number: row.try_get("number")?, mac: row.try_get("mac")? }),

@@ -64,7 +64,7 @@ impl LedgerStore for SqliteStore {
 }
 
 /// Takes the write lock at once: a transaction that reads first could fail to write later.
-pub(super) const BEGIN: &str = "BEGIN IMMEDIATE";
+pub(in crate::ledger) const BEGIN: &str = "BEGIN IMMEDIATE";
 
 /// A connection that writes.
 pub(in crate::ledger) struct WriteHandle {

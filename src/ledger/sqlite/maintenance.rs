@@ -107,7 +107,7 @@ pub(in crate::ledger) async fn empty_log(ledger: &Path) -> Result<bool, LedgerEr
 }
 
 /// Opens a read-only connection. A missing ledger is not created.
-pub(super) async fn open(ledger: &Path) -> Result<SqliteConnection, LedgerError> {
+pub(in crate::ledger) async fn open(ledger: &Path) -> Result<SqliteConnection, LedgerError> {
     let options =
         SqliteConnectOptions::new().filename(ledger).read_only(true).disable_statement_logging();
     let opened = SqliteConnection::connect_with(&options).await;

@@ -14,6 +14,7 @@ use super::process::{OpeningLock, Process};
 use super::queries::Queries;
 use crate::ledger::LedgerError;
 use crate::ledger::audit::{AuditKey, Head, head_file};
+use crate::ledger::copy_mark;
 use crate::ledger::damaged_rows::DamagedRows;
 use crate::ledger::membership::Membership;
 use crate::telemetry::Metrics;
@@ -54,6 +55,35 @@ pub(in crate::ledger) async fn open(
 ) -> Result<Opened, LedgerError> {
     let unusable = |source| LedgerError::File { file: file.to_owned(), source };
     let failed = |source| LedgerError::Database { file: file.to_owned(), source };
+    let (opening, mut connection) = prepare(file, key_fingerprint).await?;
+    if is_half_copied(&mut connection).await.map_err(failed)? {
+        return Err(LedgerError::HalfCopied);
+    }
+    chain::fill_in_hashes(&mut connection, audit_key).await.map_err(failed)?;
+    let head = chain::check_head_file(&mut connection, file).await?;
+    drop(opening);
+    let damaged = DamagedRows::new(metrics.clone());
+    let (queries, support) = Queries::open(file, damaged).await.map_err(failed)?;
+    let process = Process::register(file).map_err(unusable)?;
+    head_file::remove_leftovers(file, |name| process.is_dead(name));
+    Ok(Opened {
+        store: SqliteStore::new(file),
+        connection: WriteHandle::new(connection),
+        queries,
+        support,
+        membership: Arc::new(process),
+        head,
+    })
+}
+
+/// Opens a connection to a ledger whose schema is current and whose key is this one. Nobody else
+/// can open the ledger while the lock is held.
+pub(super) async fn prepare(
+    file: &Path,
+    key_fingerprint: &[u8; 32],
+) -> Result<(OpeningLock, SqliteConnection), LedgerError> {
+    let unusable = |source| LedgerError::File { file: file.to_owned(), source };
+    let failed = |source| LedgerError::Database { file: file.to_owned(), source };
     create_file(file).map_err(unusable)?;
     // Held until the schema is current: SQLite and sqlx do not serialize two first starts.
     let opening = OpeningLock::acquire(file).await.map_err(unusable)?;
@@ -70,21 +100,13 @@ pub(in crate::ledger) async fn open(
         .map_err(failed)?
         .then_some(())
         .ok_or(LedgerError::OtherPseudonymKey)?;
-    chain::fill_in_hashes(&mut connection, audit_key).await.map_err(failed)?;
-    let head = chain::check_head_file(&mut connection, file).await?;
-    drop(opening);
-    let damaged = DamagedRows::new(metrics.clone());
-    let (queries, support) = Queries::open(file, damaged).await.map_err(failed)?;
-    let process = Process::register(file).map_err(unusable)?;
-    head_file::remove_leftovers(file, |name| process.is_dead(name));
-    Ok(Opened {
-        store: SqliteStore::new(file),
-        connection: WriteHandle::new(connection),
-        queries,
-        support,
-        membership: Arc::new(process),
-        head,
-    })
+    Ok((opening, connection))
+}
+
+/// Returns whether a copy into this ledger is unfinished.
+pub(super) async fn is_half_copied(connection: &mut SqliteConnection) -> Result<bool, sqlx::Error> {
+    let mark = sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM meta WHERE name = ?)");
+    mark.bind(copy_mark::IN_PROGRESS).fetch_one(connection).await
 }
 
 /// Creates the file with access for its owner only, since it shows who reads what.

@@ -12,6 +12,7 @@ use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions, Connection, SqliteConnection};
 use uuid::Uuid;
 
+use super::open::is_half_copied;
 use crate::ledger::LedgerError;
 
 /// The number of bytes written to test the disk: one page of SQLite.
@@ -48,9 +49,11 @@ pub async fn probe(file: &Path, key_fingerprint: &[u8; 32]) -> Result<(), Ledger
             .map_err(failed)?,
         _ => None,
     };
+    let is_half_copied = tables == 2 && is_half_copied(&mut connection).await.map_err(failed)?;
     let _ = connection.close().await;
     match known {
         Some(known) if known != key_fingerprint => Err(LedgerError::OtherPseudonymKey),
+        _ if is_half_copied => Err(LedgerError::HalfCopied),
         _ => Ok(()),
     }
 }

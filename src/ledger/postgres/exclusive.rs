@@ -1,0 +1,94 @@
+//! A ledger in PostgreSQL while no gate runs. Only `copy` uses it.
+//!
+//! A gate that was killed leaves its row in `members`. It is dead when it has not renewed its lease
+//! for longer than that, and is fenced here as any gate would do.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use super::closed_begins::ARE_CLOSED;
+use super::connect::{Connector, Purpose};
+use super::members_table::{MemberTable, PostgresMembers};
+use super::observer::{Member, Observer};
+use super::open::{confirm_heads, prepare};
+use super::settings::PostgresSettings;
+use crate::clock;
+use crate::ledger::LedgerError;
+
+/// The reads in the duration of a lease: as often as a gate renews it.
+const READS_PER_LEASE: u32 = 5;
+/// The deadline of a statement on the members.
+const DEADLINE: Duration = Duration::from_secs(5);
+
+/// A database with one connection.
+pub(in crate::ledger) struct ExclusiveDatabase {
+    pub(in crate::ledger) connection: PgConnection,
+    members: PostgresMembers,
+    lease: Duration,
+}
+
+impl ExclusiveDatabase {
+    /// Opens a ledger as a gate does. Creates its tables in an empty database and migrates an older
+    /// schema.
+    ///
+    /// # Errors
+    /// [`LedgerError`], the same that a gate would return.
+    pub(in crate::ledger) async fn open(
+        settings: &PostgresSettings,
+        key_fingerprint: &[u8; 32],
+    ) -> Result<ExclusiveDatabase, LedgerError> {
+        let connector = Connector::new(settings);
+        let (mut connection, ledger) = prepare(&connector, key_fingerprint, Uuid::new_v4()).await?;
+        confirm_heads(&mut connection, &settings.heads, ledger).await?;
+        let members = PostgresMembers::new(connector, DEADLINE);
+        Ok(ExclusiveDatabase { connection, members, lease: settings.lease })
+    }
+
+    /// Returns whether the database has the tables of a ledger.
+    pub(in crate::ledger) async fn has_ledger(
+        settings: &PostgresSettings,
+    ) -> Result<bool, sqlx::Error> {
+        let mut connection = Connector::new(settings).connect(Purpose::Command).await?;
+        let query = sqlx::query_scalar("SELECT to_regclass('loans') IS NOT NULL");
+        query.persistent(false).fetch_one(&mut connection).await
+    }
+
+    /// Returns whether begins are closed, since the database lost steps.
+    pub(in crate::ledger) async fn begins_are_closed(&mut self) -> Result<bool, sqlx::Error> {
+        let sql = sqlx::AssertSqlSafe(format!("SELECT {ARE_CLOSED}"));
+        sqlx::query_scalar(sql).persistent(false).fetch_one(&mut self.connection).await
+    }
+
+    /// Returns whether no gate is a member. Waits for one that does not renew its lease, and fences
+    /// it when the lease has expired.
+    pub(in crate::ledger) async fn is_alone(
+        &mut self,
+        mut on_wait: impl FnMut(usize),
+    ) -> Result<bool, sqlx::Error> {
+        let interval = self.lease / READS_PER_LEASE;
+        let mut observer = Observer::new(self.lease, interval, interval);
+        let mut seen: HashMap<Uuid, i64> = HashMap::new();
+        loop {
+            let live = self.members.read().await?.live;
+            if live.is_empty() {
+                return Ok(true);
+            }
+            // A new member proves nothing: a gate joins before it finds that a copy is running.
+            let renewed = |member: &Member| {
+                seen.get(&member.id).is_some_and(|renewals| *renewals != member.renewals)
+            };
+            if live.iter().any(renewed) {
+                return Ok(false);
+            }
+            seen.extend(live.iter().map(|member| (member.id, member.renewals)));
+            on_wait(live.len());
+            for expired in observer.record(&live, clock::since_boot()) {
+                self.members.fence(expired).await?;
+            }
+            tokio::time::sleep(interval).await;
+        }
+    }
+}
