@@ -1,5 +1,5 @@
 //! `loangate ledger` and `loangate audit`: back up, check and prune the ledger, and verify its
-//! audit trail. All of them also work while a gate runs.
+//! audit trail. All of them but `copy` also work while a gate runs.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -37,6 +37,9 @@ pub(super) enum Command {
         #[arg(long, default_value = "config.toml")]
         config: PathBuf,
     },
+    /// Copy the ledger from SQLite to PostgreSQL or back, while no gate runs. Continues an
+    /// interrupted copy.
+    Copy(super::ledger_copy::Args),
     /// Remove loans that ended and were reported before a date, and whose borrower is forgotten.
     /// Works while a gate runs.
     ///
@@ -74,6 +77,7 @@ pub(super) async fn audit(command: Audit) -> Result<(), CliError> {
     }
     let ledger::Verified { head, pruned, uncovered, .. } = verified;
     say(&format!("{} steps, each as it was written", head.number - pruned))?;
+    super::ledger_copy::say_origins(&config.ledger.store, &key).await?;
     if pruned > 0 {
         say(&format!("{pruned} more were pruned; anchors replace them"))?;
     }
@@ -151,6 +155,7 @@ pub(super) async fn run(command: Command) -> Result<(), CliError> {
             }
             Err(CliError::all(found))
         }
+        Command::Copy(args) => super::ledger_copy::run(args).await,
         Command::Prune { before, config } => prune(before, &super::load(&config)?).await,
     }
 }

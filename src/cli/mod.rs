@@ -9,6 +9,7 @@ mod check;
 mod demo;
 mod init;
 mod ledger;
+mod ledger_copy;
 mod loans;
 mod sandbox;
 mod serve;
@@ -54,7 +55,7 @@ enum Command {
     /// Create a reader's token or a signed link, with the keys of a configuration.
     #[command(subcommand)]
     Token(token::Kind),
-    /// Back up, check and prune the ledger, also while a gate runs.
+    /// Back up, check, prune and copy the ledger.
     #[command(subcommand)]
     Ledger(ledger::Command),
     /// Verify the ledger's audit trail.

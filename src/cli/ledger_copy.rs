@@ -1,0 +1,108 @@
+//! `loangate ledger copy`: moves a ledger between SQLite and PostgreSQL while no gate runs.
+
+use std::io::{IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use super::{CliError, say};
+use crate::clock::Clock;
+use crate::config::{self, Config};
+use crate::ledger::{self, AuditKey, Copied, CopyProgress, Keys, StoreSettings};
+use crate::reader::Readers;
+
+/// The interval between lines of progress on a terminal, which replace each other.
+const TERMINAL_INTERVAL: Duration = Duration::from_secs(1);
+/// The interval elsewhere, where each line stays.
+const LOG_INTERVAL: Duration = Duration::from_secs(10);
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The ledger to copy: sqlite:PATH or postgres://USER@HOST/DATABASE.
+    #[arg(long, value_name = "URL")]
+    from: String,
+    /// The new ledger, of the other kind: a new file or an empty database.
+    #[arg(long, value_name = "URL")]
+    to: String,
+    /// Configuration with the pseudonym key, and with the password of a database that its [ledger]
+    /// names.
+    #[arg(long, default_value = "config.toml")]
+    config: PathBuf,
+}
+
+pub(super) async fn run(args: Args) -> Result<(), CliError> {
+    let config = super::load(&args.config)?;
+    let store = |option: &str, url: &str| read_url(option, url, &config, &args.config);
+    let (from, to) = (store("--from", &args.from)?, store("--to", &args.to)?);
+    let clock = Clock::system();
+    let readers = Readers::new(&config.readers, clock.clone()).map_err(CliError::new)?;
+    let keys =
+        Keys { fingerprint: readers.key_fingerprint(), audit: AuditKey::new(&readers.audit_key()) };
+    let mut reporter = Reporter::default();
+    let mut report = |progress| reporter.report(progress);
+    let copied = ledger::copy(&from, &to, &keys, clock.now(), &mut report).await;
+    reporter.end();
+    let Copied { counts, covered, origin } = copied.map_err(CliError::new)?;
+    for (rows, count) in counts {
+        say(&format!("{count} {rows}"))?;
+    }
+    if covered > 0 {
+        say(&format!("{covered} loans had no hash of their row and now have one"))?;
+    }
+    say(&format!("the destination is complete and equal, {origin}"))?;
+    say("next: set [ledger] url to the destination, and start no gate on the source any more")
+}
+
+fn read_url(
+    option: &str,
+    url: &str,
+    config: &Config,
+    file: &Path,
+) -> Result<StoreSettings, CliError> {
+    let (store, warnings) = config::ledger_of_url(url, config, file)
+        .map_err(|error| CliError::new(format!("{option}: {error}")))?;
+    for warning in warnings {
+        let _ = writeln!(std::io::stderr(), "warning: {option}: {warning}");
+    }
+    Ok(store)
+}
+
+/// Prints where a ledger was copied from, if it was.
+pub(super) async fn say_origins(store: &StoreSettings, key: &AuditKey) -> Result<(), CliError> {
+    for origin in ledger::copied_from(store, key).await.map_err(CliError::new)? {
+        say(&origin.to_string())?;
+    }
+    Ok(())
+}
+
+/// Prints progress to standard error, about once a second.
+#[derive(Default)]
+struct Reporter {
+    last: Option<(Instant, std::mem::Discriminant<CopyProgress>)>,
+}
+
+impl Reporter {
+    fn report(&mut self, progress: CopyProgress) {
+        let mut out = std::io::stderr().lock();
+        let is_terminal = out.is_terminal();
+        let interval = if is_terminal { TERMINAL_INTERVAL } else { LOG_INTERVAL };
+        let stage = std::mem::discriminant(&progress);
+        let is_shown = |(at, shown): (Instant, _)| shown == stage && at.elapsed() < interval;
+        if self.last.is_some_and(is_shown) {
+            return;
+        }
+        self.last = Some((Instant::now(), stage));
+        let _ = match is_terminal {
+            true => write!(out, "\r\x1b[K{progress}"),
+            false => writeln!(out, "{progress}"),
+        };
+        let _ = out.flush();
+    }
+
+    /// Ends the line.
+    fn end(&self) {
+        let mut out = std::io::stderr().lock();
+        if self.last.is_some() && out.is_terminal() {
+            let _ = writeln!(out);
+        }
+    }
+}
