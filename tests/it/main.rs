@@ -47,6 +47,7 @@ mod i7_an_end_is_final;
 mod interleavings;
 mod lagging_reads;
 mod layering;
+mod ledger_copy;
 mod licences;
 mod limits;
 mod links;

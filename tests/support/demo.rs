@@ -29,11 +29,28 @@ impl Demo {
 
     /// Starts a demo with this level in `LOANGATE_LOG`.
     pub(crate) fn start_with_log(level: &str) -> Demo {
-        let dir = tempfile::tempdir().unwrap();
+        Demo::start_in(tempfile::tempdir().unwrap(), level, &[])
+    }
+
+    /// Kills the demo and starts another one with its files and these arguments.
+    pub(crate) fn restart_with(mut self, arguments: &[&str]) -> Demo {
+        self.kill();
+        let dir = std::mem::replace(&mut self.dir, tempfile::tempdir().unwrap());
+        Demo::start_in(dir, "info", arguments)
+    }
+
+    /// Kills the demo. Its files stay.
+    pub(crate) fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    fn start_in(dir: TempDir, level: &str, arguments: &[&str]) -> Demo {
         let mut child = Command::new(env!("CARGO_BIN_EXE_loangate"))
             .args(["demo", "--json", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"])
             .args(["--sandbox", "127.0.0.1:0", "--origin", "127.0.0.1:0", "--dir"])
             .arg(dir.path().join("demo"))
+            .args(arguments)
             .env("LOANGATE_LOG", level)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -133,8 +150,7 @@ impl Demo {
 
 impl Drop for Demo {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.kill();
     }
 }
 

@@ -30,6 +30,8 @@ const SANDBOX_ADDRESS: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9100);
 const STORAGE_ADDRESS: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9000);
+/// The ledger's URL in the configuration, unless the command line names another one.
+const SQLITE_URL: &str = "\"sqlite:data/loangate.db\"";
 /// The lifetime of the readers' tokens.
 const TOKEN_LIFETIME: Duration = Duration::from_secs(12 * 3600);
 
@@ -47,6 +49,9 @@ pub(super) struct Args {
     /// Where the storage listens; by default 127.0.0.1:9000, or a free port.
     #[arg(long)]
     origin: Option<SocketAddr>,
+    /// Database of the loans, such as postgres://USER@HOST/DATABASE; by default a SQLite file.
+    #[arg(long, value_name = "URL")]
+    ledger: Option<String>,
     /// Directory for all files of the demo.
     #[arg(long, default_value = "demo")]
     dir: PathBuf,
@@ -107,7 +112,8 @@ async fn start(args: Args) -> Result<Demo, CliError> {
     let collection = Collection::build().map_err(CliError::new)?;
     let storage = start_storage(args.origin, &collection, &clock).await?;
     let sandbox = start_sandbox(args.sandbox, &dir, &collection, &clock).await?;
-    let config = configure(&dir, &args.listen, &args.admin, &sandbox, storage.url())?;
+    let listen = (&args.listen, &args.admin);
+    let config = configure(&dir, listen, &sandbox, storage.url(), args.ledger.as_deref())?;
     telemetry::init(&config.log).map_err(CliError::new)?;
     let tokens = write_tokens(&dir, &config)?;
     let admin_token = config.admin.token.expose_secret().to_owned();
@@ -179,16 +185,20 @@ fn world(collection: &Collection) -> World {
 /// Writes the configuration of this run and loads it like any gate.
 fn configure(
     dir: &Path,
-    public: &SocketAddr,
-    admin: &SocketAddr,
+    (public, admin): (&SocketAddr, &SocketAddr),
     sandbox: &sandbox::Running,
     storage: &str,
+    ledger: Option<&str>,
 ) -> Result<Config, CliError> {
     let text = include_str!("../init.toml")
         .replace("127.0.0.1:8443", &public.to_string())
         .replace("127.0.0.1:9443", &admin.to_string())
         .replace("http://127.0.0.1:9100", sandbox.url())
         .replace("http://127.0.0.1:9000/", &format!("{storage}/"));
+    let text = match ledger {
+        Some(url) => text.replace(SQLITE_URL, &toml::Value::from(url).to_string()),
+        None => text,
+    };
     let (_, text) = text.split_once('\n').unwrap_or(("", &text));
     let text = format!("# The demo's gate. Each start rewrites this file.\n{text}");
     write(dir, "config.toml", &text)?;
