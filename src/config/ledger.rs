@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use secrecy::SecretString;
-use toml::de::DeValue;
 
 use super::Config;
 use super::table::Table;
