@@ -37,6 +37,7 @@ mod copy_mark;
 mod damaged_rows;
 mod error;
 mod executor;
+mod findings;
 mod lanes;
 mod membership;
 mod open;
@@ -62,7 +63,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::loan::{Event, LibraryId, Loan, LoanId, Progress};
 
-pub use audit::{AuditKey, AuditStep, Head, Verified};
+pub use audit::{AuditKey, AuditStep, Chains, Head, Verified};
 pub use brake::{Brake, BrakeMode};
 pub use change_feed::{ClosedLoan, ClosedRead, Feed, FeedBarrier};
 use command::{Change, Command, Intent, Reply, Update};

@@ -8,6 +8,7 @@ use std::sync::LazyLock;
 
 use jiff::{SignedDuration, Timestamp};
 
+use super::Prunable;
 use super::brake::Counted;
 use crate::loan::{Isbn, LoanState};
 
@@ -50,6 +51,36 @@ pub(super) fn counted(counted: Counted) -> &'static str {
         Counted::Decided => "(end_reason IS NULL OR end_reason <> 'rejected')",
         Counted::Failed => "end_reason = 'rejected'",
     }
+}
+
+/// Returns the condition on loans of this kind, without their time.
+pub(super) fn prunable(which: Prunable) -> String {
+    match which {
+        Prunable::NeverLent { .. } => {
+            let over = &*OVER;
+            format!(
+                "(state = 'refused' OR end_reason = 'rejected') AND accepted IS NULL \
+                 AND state IN ({over})"
+            )
+        }
+        Prunable::Ended { .. } => "state = 'ended' AND forgotten IS NOT NULL".to_owned(),
+    }
+}
+
+/// Returns the expression of the time that decides whether a loan of this kind is old enough, and
+/// the time before which it must be.
+pub(super) fn prunable_age(which: Prunable) -> (&'static str, Timestamp) {
+    match which {
+        Prunable::NeverLent { before, .. } => ("changed", before),
+        Prunable::Ended { before } => ("coalesce(ended, changed)", before),
+    }
+}
+
+/// Returns whether a refusal that ends at this time is still active. It is needed to prevent
+/// another begin.
+pub(super) fn is_refusal_active(which: Prunable, retry: Option<i64>) -> bool {
+    let Prunable::NeverLent { now, .. } = which else { return false };
+    retry.is_some_and(|retry| retry > now.as_millisecond())
 }
 
 /// Returns the column of a title. An ISBN has thirteen digits, so it always fits.

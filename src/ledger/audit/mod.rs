@@ -17,10 +17,12 @@ mod chain;
 pub(super) mod chain_heads;
 pub(super) mod head_file;
 mod head_writer;
+mod removal;
 mod walk;
 
 pub use chain::{AuditKey, AuditStep, Head};
 pub(super) use chain::{NewStep, StoredStep};
 pub(super) use head_writer::{HeadRecorder, HeadWriter};
-pub use walk::Verified;
-pub(super) use walk::{Anchor, Walk};
+pub(super) use removal::{Removal, Surroundings};
+pub(super) use walk::{Anchor, ExpectedEnd, Walk};
+pub use walk::{Chains, Verified};

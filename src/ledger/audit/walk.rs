@@ -3,15 +3,17 @@
 use std::collections::VecDeque;
 
 use super::{AuditKey, Head, StoredStep};
-
-/// The maximum number of reported findings.
-const MAX_FINDINGS: usize = 100;
+use crate::ledger::findings;
 
 /// The result of [`crate::ledger::verify`].
 #[derive(Debug, Default)]
 pub struct Verified {
-    /// The newest link of the chain.
+    /// The newest link of the chain; empty for a ledger with several chains.
     pub head: Head,
+    /// The number of steps that were compared with their hashes.
+    pub steps: u64,
+    /// What was read of a ledger with several chains; none for a ledger with one.
+    pub chains: Option<Chains>,
     /// The problems found, as sentences.
     pub findings: Vec<String>,
     /// The number of loans whose last step is of version 1, so that no hash covers their row.
@@ -20,13 +22,30 @@ pub struct Verified {
     pub pruned: i64,
 }
 
+/// The extent of a ledger with a chain for each library and process.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Chains {
+    /// The number of chains.
+    pub chains: u64,
+    /// The number of libraries.
+    pub libraries: u64,
+    /// The number of head files on this machine, with which the chains were compared.
+    pub head_files: u64,
+}
+
 impl Verified {
     /// Adds a finding, up to a maximum.
     pub(in crate::ledger) fn report(&mut self, sentence: String) {
-        if self.findings.len() < MAX_FINDINGS {
-            self.findings.push(sentence);
-        }
+        findings::report(&mut self.findings, sentence);
     }
+}
+
+/// The link with which a chain must end, or which it must contain.
+#[derive(Clone, Debug)]
+pub(in crate::ledger) struct ExpectedEnd {
+    pub(in crate::ledger) head: Head,
+    /// Where the link is stored, for sentences.
+    pub(in crate::ledger) place: &'static str,
 }
 
 /// The replacement of a run of pruned steps.
@@ -53,30 +72,30 @@ impl Anchor {
 /// A walk along the chain from its first step to its last.
 pub(in crate::ledger) struct Walk<'a> {
     key: &'a AuditKey,
-    /// The link in the head file.
-    stored_head: Option<Head>,
+    expected: Option<ExpectedEnd>,
     /// The anchors that are still ahead, in the order of their steps.
     anchors: VecDeque<Anchor>,
     verified: Verified,
 }
 
 impl<'a> Walk<'a> {
-    /// Begins a walk. The anchors must be in the order of their steps.
-    pub(in crate::ledger) fn new(
-        key: &'a AuditKey,
-        stored_head: Option<Head>,
-        anchors: Vec<Anchor>,
-    ) -> Walk<'a> {
-        Walk { key, stored_head, anchors: anchors.into(), verified: Verified::default() }
+    /// Begins a walk of a chain. `start` precedes the first step.
+    pub(in crate::ledger) fn new(key: &'a AuditKey, start: Head) -> Walk<'a> {
+        let verified = Verified { head: start, ..Verified::default() };
+        Walk { key, expected: None, anchors: VecDeque::new(), verified }
     }
 
-    /// Sets what precedes the first step, for a chain that does not start with nothing.
-    pub(in crate::ledger) fn starting_at(mut self, start: Head) -> Walk<'a> {
-        self.verified.head = start;
-        self
+    /// Sets the link with which the rest of the chain is compared.
+    pub(in crate::ledger) fn expect(&mut self, expected: Option<ExpectedEnd>) {
+        self.expected = expected;
     }
 
-    /// Adds a finding about the ledger as a whole.
+    /// Adds anchors that are ahead. They must be in the order of their steps.
+    pub(in crate::ledger) fn add_anchors(&mut self, anchors: impl IntoIterator<Item = Anchor>) {
+        self.anchors.extend(anchors);
+    }
+
+    /// Adds a finding about the chain as a whole.
     pub(in crate::ledger) fn report(&mut self, sentence: String) {
         self.verified.report(sentence);
     }
@@ -95,32 +114,48 @@ impl<'a> Walk<'a> {
             None
         };
         finding.into_iter().for_each(|finding| self.report(finding));
+        self.verified.steps += 1;
         // Continue from the stored hash, so that each wrong row is reported only once.
         self.advance(Head { number, mac: step.mac.unwrap_or_default() });
     }
 
+    /// Advances over an anchor that was written after steps before it were walked, and that covers
+    /// them too. `before` is the hash before its first step.
+    pub(in crate::ledger) fn cross_newer_anchor(&mut self, anchor: &Anchor, before: &[u8]) {
+        let walked = self.verified.head.number;
+        if !anchor.is_genuine(before, self.key) {
+            self.report(forged(anchor));
+        } else if anchor.last > walked {
+            self.verified.pruned += anchor.last - walked;
+            self.advance(anchor.end());
+        }
+    }
+
     /// Advances over pruned steps.
     fn cross_anchors(&mut self) {
-        while let Some(anchor) =
-            self.anchors.pop_front_if(|anchor| anchor.first == self.verified.head.number + 1)
-        {
-            if !anchor.is_genuine(&self.verified.head.mac, self.key) {
-                let Anchor { first, last, .. } = anchor;
-                self.report(format!("the anchor of steps {first} to {last} was changed or forged"));
+        let mut next = self.verified.head.number.saturating_add(1);
+        while let Some(anchor) = self.anchors.pop_front_if(|anchor| anchor.first <= next) {
+            if anchor.first < next || anchor.last < anchor.first {
+                self.report(misplaced(&anchor));
+                continue;
             }
-            self.verified.pruned += anchor.last - anchor.first + 1;
+            if !anchor.is_genuine(&self.verified.head.mac, self.key) {
+                self.report(forged(&anchor));
+            }
+            self.verified.pruned += (anchor.last - anchor.first).saturating_add(1);
             self.advance(anchor.end());
+            next = anchor.last.saturating_add(1);
         }
     }
 
     fn advance(&mut self, head: Head) {
         self.verified.head = head;
         let head = &self.verified.head;
-        if let Some(stored_head) =
-            self.stored_head.as_ref().filter(|stored_head| stored_head.number == head.number)
-            && stored_head.mac != head.mac
+        if let Some(ExpectedEnd { head: expected, place }) = &self.expected
+            && expected.number == head.number
+            && expected.mac != head.mac
         {
-            let sentence = format!("step {} differs from the one in the head file", head.number);
+            let sentence = format!("step {} differs from the one in {place}", head.number);
             self.report(sentence);
         }
     }
@@ -129,17 +164,27 @@ impl<'a> Walk<'a> {
     pub(in crate::ledger) fn end(mut self) -> Verified {
         self.cross_anchors();
         let last = self.verified.head.number;
-        for Anchor { first, last, .. } in std::mem::take(&mut self.anchors) {
-            self.report(format!("the anchor of steps {first} to {last} does not fit the chain"));
+        for anchor in std::mem::take(&mut self.anchors) {
+            self.report(misplaced(&anchor));
         }
-        if let Some(stored_head) =
-            self.stored_head.clone().filter(|stored_head| stored_head.number > last)
+        if let Some(ExpectedEnd { head, place }) =
+            self.expected.take().filter(|expected| expected.head.number > last)
         {
             self.report(format!(
-                "the last steps are missing: the chain ends at {last}, the head file names step {}",
-                stored_head.number
+                "the last steps are missing: the chain ends at {last}, {place} names step {}",
+                head.number
             ));
         }
         self.verified
     }
+}
+
+fn forged(anchor: &Anchor) -> String {
+    let Anchor { first, last, .. } = anchor;
+    format!("the anchor of steps {first} to {last} was changed or forged")
+}
+
+fn misplaced(anchor: &Anchor) -> String {
+    let Anchor { first, last, .. } = anchor;
+    format!("the anchor of steps {first} to {last} does not fit the chain")
 }

@@ -10,7 +10,7 @@ use sqlx::{Connection, FromRow, PgConnection, Row};
 use uuid::Uuid;
 
 use crate::ledger::LedgerError;
-use crate::ledger::audit::{Anchor, AuditKey, Head, StoredStep, Verified, Walk};
+use crate::ledger::audit::{Anchor, AuditKey, ExpectedEnd, Head, StoredStep, Verified, Walk};
 use crate::ledger::stored_row::{COLUMNS, anchor_of, loan_of, step_of};
 use crate::loan::LibraryId;
 
@@ -93,7 +93,9 @@ async fn walk_chain(
     let anchors = sqlx::query_as(ANCHORS).bind(library).bind(name).persistent(false);
     let anchors = anchors.fetch_all(&mut *connection).await?;
     let start = Head { number: 0, mac: key.chain_start(id, *name) };
-    let mut walk = Walk::new(key, Some(head.clone()), anchors).starting_at(start);
+    let mut walk = Walk::new(key, start);
+    walk.expect(Some(ExpectedEnd { head: head.clone(), place: "its row" }));
+    walk.add_anchors(anchors);
     let steps = sqlx::query_as::<_, StoredStep>(STEPS).bind(library).bind(name).persistent(false);
     let mut steps = steps.fetch(connection);
     while let Some(step) = steps.try_next().await? {

@@ -4,8 +4,7 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{AssertSqlSafe, FromRow, QueryBuilder, Sqlite, SqliteConnection};
 
 use super::prune::push_ids;
-use crate::ledger::LedgerError;
-use crate::ledger::audit::{Anchor, AuditKey, Head, StoredStep};
+use crate::ledger::audit::{Anchor, AuditKey, Head, Removal, StoredStep, Surroundings};
 use crate::ledger::store::WorkError;
 use crate::ledger::stored_row::anchor_of;
 
@@ -13,16 +12,6 @@ impl FromRow<'_, SqliteRow> for Anchor {
     fn from_row(row: &SqliteRow) -> Result<Anchor, sqlx::Error> {
         anchor_of(row)
     }
-}
-
-/// Consecutive steps of pruned loans.
-struct StepRun {
-    /// The number of the first step.
-    first: i64,
-    /// The hash before the first step.
-    before: Vec<u8>,
-    /// The link of the last step.
-    last: Head,
 }
 
 /// Replaces each run of consecutive steps of these loans with an anchor.
@@ -39,59 +28,46 @@ pub(super) async fn anchor_steps(
     query.push(" ORDER BY number");
     let query = query.build_query_as().persistent(false);
     let steps: Vec<StoredStep> = query.fetch_all(&mut *connection).await?;
-    let mut current: Option<StepRun> = None;
-    for step in &steps {
-        let run = match current.take() {
-            Some(run) if run.last.number + 1 == step.number => run,
-            finished => {
-                if let Some(run) = finished {
-                    replace_run(&mut *connection, key, run).await?;
-                }
-                let before = mac_before(&mut *connection, step.number).await?;
-                let last = Head { number: step.number - 1, mac: before.clone() };
-                StepRun { first: step.number, before, last }
-            }
-        };
-        let last = step.link_after(&run.last, key);
-        if step.mac.as_ref() != Some(&last.mac) {
-            return Err(unverified(step.number));
-        }
-        current = Some(StepRun { last, ..run });
+    let removal = Removal::new(steps);
+    let surroundings = surroundings(&mut *connection, &removal).await?;
+    let anchors = removal.seal(&surroundings, key);
+    let anchors = anchors.map_err(|unverified| WorkError::Rejected(unverified.in_chain("")))?;
+    for (first, last) in removal.ranges() {
+        let delete = sqlx::query("DELETE FROM history WHERE number BETWEEN ? AND ?");
+        delete.bind(first).bind(last).execute(&mut *connection).await?;
     }
-    if let Some(run) = current {
-        replace_run(connection, key, run).await?;
+    for anchor in &surroundings.anchors {
+        let delete = sqlx::query("DELETE FROM anchors WHERE first = ?").bind(anchor.first);
+        delete.execute(&mut *connection).await?;
+    }
+    for Anchor { first, last, mac, seal } in anchors {
+        let insert = "INSERT INTO anchors (first, last, mac, seal) VALUES (?, ?, ?, ?)";
+        let insert = sqlx::query(insert).bind(first).bind(last).bind(mac).bind(seal);
+        insert.execute(&mut *connection).await?;
     }
     Ok(())
 }
 
-/// Replaces a run of steps with an anchor, merged with adjacent anchors.
-async fn replace_run(
+/// Reads what surrounds these steps.
+async fn surroundings(
     connection: &mut SqliteConnection,
-    key: &AuditKey,
-    run: StepRun,
-) -> Result<(), WorkError> {
-    let StepRun { mut first, mut before, mut last } = run;
-    let delete = sqlx::query("DELETE FROM history WHERE number BETWEEN ? AND ?");
-    delete.bind(first).bind(last.number).execute(&mut *connection).await?;
-    if let Some(left) = anchor_where(&mut *connection, "last", first - 1).await? {
-        before = mac_before(&mut *connection, left.first).await?;
-        if !left.is_genuine(&before, key) {
-            return Err(unverified(left.first));
+    removal: &Removal,
+) -> Result<Surroundings, sqlx::Error> {
+    let mut found = Surroundings::default();
+    for (first, last) in removal.ranges() {
+        let mut preceding = vec![first - 1];
+        if let Some(left) = anchor_where(&mut *connection, "last", first - 1).await? {
+            preceding.push(left.first - 1);
+            found.anchors.push(left);
         }
-        first = left.first;
-    }
-    if let Some(right) = anchor_where(&mut *connection, "first", last.number + 1).await? {
-        if !right.is_genuine(&last.mac, key) {
-            return Err(unverified(right.first));
+        found.anchors.extend(anchor_where(&mut *connection, "first", last + 1).await?);
+        for number in preceding {
+            if let Some(mac) = mac_of(&mut *connection, number).await? {
+                found.macs.insert(number, mac);
+            }
         }
-        last = right.end();
     }
-    let delete = sqlx::query("DELETE FROM anchors WHERE first >= ? AND last <= ?");
-    delete.bind(first).bind(last.number).execute(&mut *connection).await?;
-    let insert = sqlx::query("INSERT INTO anchors (first, last, mac, seal) VALUES (?, ?, ?, ?)");
-    let insert = insert.bind(first).bind(last.number).bind(&last.mac);
-    insert.bind(key.seal(first, &before, &last)).execute(connection).await?;
-    Ok(())
+    Ok(found)
 }
 
 /// Returns whether an anchor covers this step.
@@ -116,23 +92,14 @@ async fn anchor_where(
     sqlx::query_as(AssertSqlSafe(sql)).bind(number).fetch_optional(connection).await
 }
 
-/// Returns the hash of the previous step; empty for the first.
-async fn mac_before(connection: &mut SqliteConnection, number: i64) -> Result<Vec<u8>, WorkError> {
-    if number <= 1 {
-        return Ok(Vec::new());
-    }
+/// Returns the hash of a step, or of the anchor that ends with it.
+async fn mac_of(
+    connection: &mut SqliteConnection,
+    number: i64,
+) -> Result<Option<Vec<u8>>, sqlx::Error> {
     let step = sqlx::query_scalar("SELECT mac FROM history WHERE number = ? AND mac IS NOT NULL");
-    if let Some(mac) = step.bind(number - 1).fetch_optional(&mut *connection).await? {
-        return Ok(mac);
+    if let Some(mac) = step.bind(number).fetch_optional(&mut *connection).await? {
+        return Ok(Some(mac));
     }
-    let anchor = anchor_where(connection, "last", number - 1).await?;
-    anchor.map(|anchor| anchor.mac).ok_or_else(|| unverified(number))
-}
-
-fn unverified(step: i64) -> WorkError {
-    let why = format!(
-        "the audit trail does not verify at step {step}, which is not removed; \
-         run `loangate audit verify`"
-    );
-    WorkError::Rejected(LedgerError::damaged("?", &why))
+    Ok(anchor_where(connection, "last", number).await?.map(|anchor| anchor.mac))
 }

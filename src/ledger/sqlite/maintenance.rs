@@ -15,10 +15,8 @@ use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Row, SqliteConnection};
 use super::connection::write_options;
 use super::delivered;
 use crate::ledger::LedgerError;
+use crate::ledger::findings::{self, Findings};
 use crate::ledger::stored_row::{COLUMNS, loan_of};
-
-/// The maximum number of reported findings: a broken disk causes more than anyone reads.
-const MAX_FINDINGS: usize = 100;
 
 /// How long emptying the log waits for other connections.
 const EMPTYING_WAIT: Duration = Duration::from_millis(200);
@@ -55,18 +53,18 @@ pub async fn check(ledger: &Path) -> Result<Vec<String>, LedgerError> {
     let failed = |source| LedgerError::Database { file: ledger.to_owned(), source };
     let mut connection = open(ledger).await?;
     let mut reading = connection.begin().await.map_err(failed)?;
-    let mut found = Vec::new();
+    let mut found = Findings::default();
     for pragma in ["PRAGMA integrity_check", "PRAGMA foreign_key_check"] {
         let rows = sqlx::query(pragma).fetch_all(&mut *reading).await.map_err(failed)?;
         let messages = rows.iter().filter_map(|row| row.try_get::<String, _>(0).ok());
         let problems = messages.filter(|message| message != "ok");
-        found.extend(problems.map(|message| format!("SQLite reports: {message}")));
+        problems.for_each(|message| found.report(format!("SQLite reports: {message}")));
     }
     let sql = format!("SELECT {COLUMNS} FROM loans");
     let mut rows = sqlx::query(AssertSqlSafe(sql)).fetch(&mut *reading);
     while let Some(row) = rows.try_next().await.map_err(failed)? {
         if let Err(error) = loan_of(&row) {
-            found.push(error.to_string());
+            found.report(error.to_string());
         }
     }
     drop(rows);
@@ -74,19 +72,14 @@ pub async fn check(ledger: &Path) -> Result<Vec<String>, LedgerError> {
         sqlx::query("SELECT loan, file, bytes, ranges FROM delivered").fetch(&mut *reading);
     while let Some(row) = rows.try_next().await.map_err(failed)? {
         if let Err(error) = delivered::stored_tally(&row) {
-            found.push(error.to_string());
+            found.report(error.to_string());
         }
     }
     drop(rows);
     let inconsistent: Vec<String> =
         sqlx::query_scalar(HISTORY).fetch_all(&mut *reading).await.map_err(failed)?;
-    found.extend(
-        inconsistent
-            .iter()
-            .map(|id| format!("the history of loan {id} does not lead to its state")),
-    );
-    found.truncate(MAX_FINDINGS);
-    Ok(found)
+    inconsistent.iter().for_each(|id| found.report(findings::broken_history(id)));
+    Ok(found.into_sentences())
 }
 
 /// Copies the write-ahead log into the file and empties it. Returns false if another connection

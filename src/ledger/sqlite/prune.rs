@@ -12,7 +12,6 @@
 use std::path::Path;
 use std::time::Duration;
 
-use jiff::Timestamp;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{
     AssertSqlSafe, ConnectOptions, Connection, QueryBuilder, Row, Sqlite, SqliteConnection,
@@ -24,7 +23,8 @@ use super::connection::{BEGIN, write_options};
 use super::maintenance;
 use super::verify::{LOANS_WITH_LAST_STEP, row_matches};
 use crate::ledger::audit::AuditKey;
-use crate::ledger::states::OVER;
+use crate::ledger::findings;
+use crate::ledger::states::{is_refusal_active, prunable, prunable_age};
 use crate::ledger::store::WorkError;
 use crate::ledger::{LedgerError, Prunable, Pruned};
 
@@ -59,32 +59,6 @@ pub async fn prune(ledger: &Path, key: &AuditKey, which: Prunable) -> Result<Pru
     Ok(pruned)
 }
 
-/// Returns the condition on a row, and the time to bind to it.
-fn condition(which: Prunable) -> (String, Timestamp) {
-    match which {
-        Prunable::NeverLent { before, .. } => {
-            let over = &*OVER;
-            let condition = format!(
-                "(state = 'refused' OR end_reason = 'rejected') AND accepted IS NULL \
-                 AND state IN ({over}) AND changed < ?"
-            );
-            (condition, before)
-        }
-        Prunable::Ended { before } => {
-            let condition = "state = 'ended' AND forgotten IS NOT NULL \
-                 AND coalesce(ended, changed) < ?";
-            (condition.to_owned(), before)
-        }
-    }
-}
-
-/// Returns whether a refusal is still active. It is needed to prevent another begin.
-fn is_refusal_active(which: Prunable, row: &SqliteRow) -> Result<bool, sqlx::Error> {
-    let Prunable::NeverLent { now, .. } = which else { return Ok(false) };
-    let retry: Option<i64> = row.try_get("refusal_retry")?;
-    Ok(retry.is_some_and(|retry| retry > now.as_millisecond()))
-}
-
 /// Returns the next candidates in the order of their ids. They are read outside of the transaction,
 /// which checks them again.
 async fn candidates(
@@ -92,13 +66,14 @@ async fn candidates(
     which: Prunable,
     after: &str,
 ) -> Result<Vec<String>, sqlx::Error> {
-    let (condition, before) = condition(which);
+    let (condition, (age, before)) = (prunable(which), prunable_age(which));
     // Ended loans are scanned from the oldest on. Loans that were never lent are rare and have an
     // index.
     let index =
         if let Prunable::NeverLent { .. } = which { "INDEXED BY loans_never_lent" } else { "" };
     let sql = format!(
-        "SELECT id FROM loans {index} WHERE {condition} AND id > ? ORDER BY id LIMIT {BATCH_SIZE}"
+        "SELECT id FROM loans {index} WHERE {condition} AND {age} < ? AND id > ? \
+         ORDER BY id LIMIT {BATCH_SIZE}"
     );
     let query =
         sqlx::query_scalar(AssertSqlSafe(sql)).bind(before.as_millisecond()).bind(after.to_owned());
@@ -116,13 +91,13 @@ async fn prune_batch(
     let mut loans = Vec::new();
     for row in rows(&mut *connection, which, candidates).await? {
         let last: Option<i64> = row.try_get("number")?;
-        if last == Some(newest) || is_refusal_active(which, &row)? {
+        if last == Some(newest) || is_refusal_active(which, row.try_get("refusal_retry")?) {
             continue;
         }
         let id: String = row.try_get("id")?;
         match row_matches(&row, key) {
             Ok(Some(_)) => loans.push(id),
-            Ok(None) => pruned.report_left(format!("loan {id} is not as its last step left it")),
+            Ok(None) => pruned.report_left(findings::changed_loan(&id)),
             Err(error) => pruned.report_left(error.to_string()),
         }
     }
@@ -145,11 +120,10 @@ async fn rows(
     which: Prunable,
     candidates: &[String],
 ) -> Result<Vec<SqliteRow>, sqlx::Error> {
-    let (condition, before) = condition(which);
+    let (condition, (age, before)) = (prunable(which), prunable_age(which));
     let mut query = QueryBuilder::<Sqlite>::new(LOANS_WITH_LAST_STEP.as_str());
-    query.push(" WHERE ");
-    let (start, end) = condition.split_once('?').unwrap_or((condition.as_str(), ""));
-    query.push(start).push_bind(before.as_millisecond()).push(end).push(" AND id IN (");
+    query.push(format!(" WHERE {condition} AND {age} < "));
+    query.push_bind(before.as_millisecond()).push(" AND id IN (");
     push_ids(&mut query, candidates);
     query.build().persistent(false).fetch_all(connection).await
 }

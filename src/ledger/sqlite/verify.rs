@@ -12,7 +12,10 @@ use sqlx::{Connection, Row, SqliteConnection};
 
 use super::maintenance;
 use crate::ledger::LedgerError;
-use crate::ledger::audit::{Anchor, AuditKey, StoredStep, Verified, Walk, head_file};
+use crate::ledger::audit::{
+    Anchor, AuditKey, ExpectedEnd, Head, StoredStep, Verified, Walk, head_file,
+};
+use crate::ledger::findings;
 use crate::ledger::stored_row::{COLUMNS, loan_of};
 
 /// Selects every loan with its last step, for [`row_matches`]. A condition may be appended.
@@ -39,7 +42,9 @@ pub async fn verify(ledger: &Path, key: &AuditKey) -> Result<Verified, LedgerErr
     let mut reading = connection.begin().await.map_err(failed)?;
     let anchors: Vec<Anchor> =
         sqlx::query_as(ANCHORS).fetch_all(&mut *reading).await.map_err(failed)?;
-    let mut walk = Walk::new(key, stored_head, anchors);
+    let mut walk = Walk::new(key, Head::default());
+    walk.expect(stored_head.map(|head| ExpectedEnd { head, place: "the head file" }));
+    walk.add_anchors(anchors);
     if can_miss_steps {
         let file = head_file::path(ledger);
         walk.report(format!(
@@ -81,9 +86,7 @@ async fn compare_loans(
             Ok(Some(false)) => verified.uncovered += 1,
             Ok(None) => {
                 let id: String = row.try_get("id")?;
-                verified.report(format!(
-                    "loan {id} is not as its last step left it: its row was changed"
-                ));
+                verified.report(findings::changed_loan(&id));
             }
             Err(error) => verified.report(error.to_string()),
         }
