@@ -11,9 +11,10 @@ use uuid::Uuid;
 
 use super::closed_begins::ARE_CLOSED;
 use super::connect::{Connector, Purpose};
+use super::head_files;
 use super::members_table::{MemberTable, PostgresMembers};
 use super::observer::{Member, Observer};
-use super::open::{confirm_heads, prepare};
+use super::open::prepare;
 use super::settings::PostgresSettings;
 use crate::clock;
 use crate::ledger::LedgerError;
@@ -42,7 +43,7 @@ impl ExclusiveDatabase {
     ) -> Result<ExclusiveDatabase, LedgerError> {
         let connector = Connector::new(settings);
         let (mut connection, ledger) = prepare(&connector, key_fingerprint, Uuid::new_v4()).await?;
-        confirm_heads(&mut connection, &settings.heads, ledger).await?;
+        head_files::confirm(&mut connection, &settings.heads, ledger).await?;
         let members = PostgresMembers::new(connector, DEADLINE);
         Ok(ExclusiveDatabase { connection, members, lease: settings.lease })
     }

@@ -10,6 +10,7 @@
 //! | `pool`, `server_error` | a bounded pool for short transactions |
 //! | `open_check` | whether a database suits a ledger |
 //! | `open`, `migrations` | opening, and the schema |
+//! | `head_files` | whether the database has the steps that the head files name |
 //! | `store`, `lane`, `transaction` | write connections and transactions |
 //! | `loans`, `delivered`, `doubts`, `retention`, `chain` | the statements of a transaction |
 //! | `verify` | the verification of the audit trail |
@@ -36,6 +37,7 @@ mod details;
 mod doubts;
 mod endpoint;
 mod exclusive;
+mod head_files;
 mod lane;
 mod late_begins;
 mod listing;

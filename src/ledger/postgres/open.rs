@@ -1,28 +1,25 @@
 //! Opening a ledger in a database: its schema, the fingerprint of the key, the audit trail, and the
 //! lanes.
 
-use std::collections::HashSet;
-use std::path::Path;
 use std::sync::Arc;
 
 use futures_util::future::try_join_all;
 use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
 
-use super::closed_begins;
 use super::connect::{Connector, Purpose};
 use super::lane::Lane;
-use super::membership;
 use super::migrations::{self, MIGRATIONS, Schema};
 use super::pool::Pool;
 use super::queries::{OwnedBuckets, Queries, QueryPools};
 use super::settings::PostgresSettings;
 use super::store::{PostgresConnection, PostgresStore};
 use super::transaction::PROBE_NAME;
+use super::{head_files, membership};
 use crate::clock::Clock;
 use crate::ledger::LedgerError;
 use crate::ledger::audit::AuditKey;
-use crate::ledger::audit::chain_heads::{self, ChainHeads, HeadsFile};
+use crate::ledger::audit::chain_heads::ChainHeads;
 use crate::ledger::copy_mark;
 use crate::ledger::damaged_rows::DamagedRows;
 use crate::ledger::membership::Membership;
@@ -52,7 +49,7 @@ pub(in crate::ledger) async fn open(
     let chain = Uuid::new_v4();
     let (mut connection, ledger) = prepare(&connector, key_fingerprint, chain).await?;
     refuse_half_copied(&mut connection).await?;
-    confirm_heads(&mut connection, &settings.heads, ledger).await?;
+    head_files::confirm(&mut connection, &settings.heads, ledger).await?;
     remove_probes(&mut connection).await.map_err(LedgerError::Server)?;
     let unusable = |source| LedgerError::File { file: settings.heads.clone(), source };
     let heads = ChainHeads::start(&settings.heads, ledger, chain).map_err(unusable)?;
@@ -142,59 +139,6 @@ async fn stored<const N: usize>(
         *value = read.persistent(false).fetch_one(&mut *connection).await?;
     }
     Ok(values)
-}
-
-/// Checks that the database has every step that the files of earlier processes name, and removes
-/// the files of processes that have ended. If a step is missing, closes the begins of all gates.
-pub(super) async fn confirm_heads(
-    connection: &mut PgConnection,
-    directory: &Path,
-    ledger: Uuid,
-) -> Result<(), LedgerError> {
-    let files = chain_heads::read_all(directory, ledger)
-        .map_err(|source| LedgerError::File { file: directory.to_owned(), source })?;
-    if files.is_empty() {
-        return Ok(());
-    }
-    let missing = missing_chains(connection, &files).await.map_err(LedgerError::Server)?;
-    if let Some(file) = files.iter().find(|file| missing.contains(&file.chain)) {
-        if let Err(error) = closed_begins::close(connection, file.chain).await {
-            tracing::error!(%error, "cannot close the begins of the other gates");
-        }
-        return Err(LedgerError::DatabaseOlder { head_file: file.path.clone() });
-    }
-    let alive = sqlx::query_scalar("SELECT process FROM members WHERE fenced IS NULL");
-    let alive = alive.persistent(false).fetch_all(connection).await.map_err(LedgerError::Server)?;
-    let alive: HashSet<Uuid> = alive.into_iter().collect();
-    for file in files.iter().filter(|file| !alive.contains(&file.chain)) {
-        if let Err(error) = std::fs::remove_file(&file.path) {
-            let file = file.path.display();
-            tracing::warn!(%error, %file, "cannot remove the head file of an ended process");
-        }
-    }
-    Ok(())
-}
-
-/// Returns the names of chains that lack a link of these files.
-async fn missing_chains(
-    connection: &mut PgConnection,
-    files: &[HeadsFile],
-) -> Result<HashSet<Uuid>, sqlx::Error> {
-    const MISSING: &str = "SELECT t.chain \
-         FROM unnest($1::text[], $2::uuid[], $3::bigint[], $4::bytea[]) \
-         AS t (library, chain, number, mac) \
-         LEFT JOIN chains ON chains.library = t.library AND chains.chain = t.chain \
-         LEFT JOIN history ON history.library = t.library AND history.chain = t.chain \
-         AND history.number = t.number \
-         WHERE chains.number IS NULL OR chains.number < t.number OR history.mac <> t.mac \
-         OR (chains.number = t.number AND chains.mac <> t.mac)";
-    let heads = || files.iter().flat_map(|file| &file.heads);
-    let query = sqlx::query_scalar(MISSING)
-        .bind(heads().map(|stored| stored.library.as_str()).collect::<Vec<_>>())
-        .bind(heads().map(|stored| stored.chain).collect::<Vec<_>>())
-        .bind(heads().map(|stored| stored.head.number).collect::<Vec<_>>())
-        .bind(heads().map(|stored| stored.head.mac.as_slice()).collect::<Vec<_>>());
-    Ok(query.persistent(false).fetch_all(connection).await?.into_iter().collect())
 }
 
 /// Removes the probe rows of processes that were killed. A live one writes its row again.
