@@ -1,7 +1,7 @@
 //! `loangate ledger` and `loangate audit`: back up, check and prune the ledger, and verify its
 //! audit trail. All of them but `copy` also work while a gate runs.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -9,14 +9,12 @@ use jiff::Timestamp;
 use super::{CliError, say};
 use crate::clock::{self, Clock};
 use crate::config::Config;
-use crate::ledger::{self, AuditKey, Prunable, StoreSettings};
+use crate::ledger::{self, AuditKey, Chains, Prunable, StoreSettings};
 use crate::reader::Readers;
 
 /// Why there is no backup of PostgreSQL. Its own tools also copy a database that is in use.
 const BACKUP_OF_POSTGRES: &str = "the ledger is in PostgreSQL, which has tools for this: \
     use pg_basebackup with WAL archiving, or pg_dump for a copy of one moment";
-/// Why a command rejects PostgreSQL.
-const NOT_YET: &str = "this version cannot do that with a ledger in PostgreSQL yet";
 
 /// The minimum time since a pruned loan ended.
 const MIN_PRUNED_AGE: Duration = Duration::from_secs(86_400);
@@ -70,34 +68,37 @@ pub(super) async fn audit(command: Audit) -> Result<(), CliError> {
     let Audit::Verify { config } = command;
     let config = super::load(&config)?;
     let key = audit_key(&config)?;
-    let file = sqlite_file(&config, NOT_YET)?;
-    let verified = ledger::verify(file, &key).await.map_err(CliError::new)?;
+    let store = &config.ledger.store;
+    let verified = ledger::verify(store, &key).await.map_err(CliError::new)?;
     if !verified.findings.is_empty() {
         return Err(CliError::all(verified.findings));
     }
-    let ledger::Verified { head, pruned, uncovered, .. } = verified;
-    say(&format!("{} steps, each as it was written", head.number - pruned))?;
-    super::ledger_copy::say_origins(&config.ledger.store, &key).await?;
-    if pruned > 0 {
+    say_verified(&verified, store)?;
+    super::ledger_copy::say_origins(store, &key).await
+}
+
+fn say_verified(verified: &ledger::Verified, store: &StoreSettings) -> Result<(), CliError> {
+    let ledger::Verified { steps, pruned, uncovered, chains, .. } = verified;
+    say(&format!("{steps} steps, each as it was written"))?;
+    if *pruned > 0 {
         say(&format!("{pruned} more were pruned; anchors replace them"))?;
     }
-    if uncovered > 0 {
+    if let (Some(Chains { chains, libraries, head_files }), StoreSettings::Postgres(settings)) =
+        (chains, store)
+    {
+        say(&format!("{chains} chains in {libraries} libraries"))?;
+        let heads = settings.heads.display();
+        say(&match head_files {
+            0 => format!("no head file in {heads}: steps that the database lost are not noticed"),
+            _ => format!("compared with {head_files} head files in {heads}"),
+        })?;
+    }
+    if *uncovered > 0 {
         say(&format!(
             "{uncovered} loans have no hash of their row: they last changed under an older version"
         ))?;
     }
     Ok(())
-}
-
-/// Returns the file of the ledger.
-///
-/// # Errors
-/// Returns the sentence if the ledger is in PostgreSQL.
-fn sqlite_file<'a>(config: &'a Config, sentence: &str) -> Result<&'a Path, CliError> {
-    match &config.ledger.store {
-        StoreSettings::Sqlite(file) => Ok(file),
-        StoreSettings::Postgres(_) => Err(CliError::new(sentence)),
-    }
 }
 
 fn audit_key(config: &Config) -> Result<AuditKey, CliError> {
@@ -117,11 +118,10 @@ async fn prune(before: Timestamp, config: &Config) -> Result<(), CliError> {
     if before > clock::before(now, MIN_PRUNED_AGE) {
         return Err(CliError::new("--before is less than a day ago; name an earlier date"));
     }
-    let file = sqlite_file(config, NOT_YET)?;
-    let key = audit_key(config)?;
+    let (store, key) = (&config.ledger.store, audit_key(config)?);
     let (mut loans, mut left) = (0, Vec::new());
     for which in [Prunable::Ended { before }, Prunable::NeverLent { before, now }] {
-        let pruned = ledger::prune(file, &key, which).await.map_err(CliError::new)?;
+        let pruned = ledger::prune(store, &key, which).await.map_err(CliError::new)?;
         loans += pruned.loans;
         left.extend(pruned.left);
     }
@@ -137,23 +137,21 @@ pub(super) async fn run(command: Command) -> Result<(), CliError> {
     match command {
         Command::Backup { file, config } => {
             let config = super::load(&config)?;
-            let ledger = sqlite_file(&config, BACKUP_OF_POSTGRES)?;
+            let StoreSettings::Sqlite(ledger) = &config.ledger.store else {
+                return Err(CliError::new(BACKUP_OF_POSTGRES));
+            };
             ledger::backup(ledger, &file).await.map_err(CliError::new)?;
             say(&format!("copied {} to {}", ledger.display(), file.display()))
         }
         Command::Check { config } => {
             let config = super::load(&config)?;
-            let file = sqlite_file(&config, NOT_YET)?;
-            let mut found = ledger::check(file).await.map_err(CliError::new)?;
-            let key = audit_key(&config)?;
-            let changed = ledger::check_loans(file, &key).await.map_err(CliError::new)?;
-            found.extend(
-                changed.into_iter().filter(|changed| !found.contains(changed)).collect::<Vec<_>>(),
-            );
+            let (store, key) = (&config.ledger.store, audit_key(&config)?);
+            let found = ledger::check(store, &key).await.map_err(CliError::new)?;
             if found.is_empty() {
-                return say(&format!("{} is good", file.display()));
+                say(&format!("{store} is good"))
+            } else {
+                Err(CliError::all(found))
             }
-            Err(CliError::all(found))
         }
         Command::Copy(args) => super::ledger_copy::run(args).await,
         Command::Prune { before, config } => prune(before, &super::load(&config)?).await,

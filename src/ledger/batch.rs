@@ -251,9 +251,10 @@ impl<'a, T: StoreTransaction> WriteBatch<'a, T> {
 mod tests {
     use sqlx::{ConnectOptions, Connection};
 
+    use super::super::sqlite::verify;
     use super::super::test_store::{TestStore, on_each_store};
     use super::super::test_support::{audit_key, by, loan, open};
-    use super::super::{Intended, Ledger, verify};
+    use super::super::{Intended, Ledger};
     use super::*;
     use crate::loan::{Event, Terms};
 

@@ -7,6 +7,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::command::Message;
+use super::sqlite::{check, verify};
 use super::store::DiskFault;
 use super::test_support::{KEY, audit_key, by, key, loan, open};
 

@@ -19,6 +19,7 @@
 //! | `rules`, `brake` | decisions, as pure functions of rows and counts |
 //! | `audit` | the chain of hashes over all steps |
 //! | `queries` | the queries of all stores, and `reads` for callers |
+//! | `maintenance` | verification, check and pruning for the command line |
 //! | `write_connection` | reopens the connection after a failure |
 //!
 //! `copy` moves a ledger from one store to the other, while no gate runs.
@@ -39,6 +40,7 @@ mod error;
 mod executor;
 mod findings;
 mod lanes;
+mod maintenance;
 mod membership;
 mod open;
 mod postgres;
@@ -70,6 +72,7 @@ use command::{Change, Command, Intent, Reply, Update};
 pub use copy::{Copied, CopyError, CopyProgress, Keys, Origin, copied_from, copy};
 pub use error::LedgerError;
 use lanes::{Deadlines, Lanes};
+pub use maintenance::{check, prune, verify};
 use membership::Membership;
 pub use membership::{ADOPTED_INTENT, Lease, UnfoundBegin};
 pub use postgres::{
@@ -77,7 +80,7 @@ pub use postgres::{
     Sources, check_database, longest_call,
 };
 use queries::{Queries, ToForget};
-pub use sqlite::{backup, check, check_loans, probe, prune, verify};
+pub use sqlite::{backup, probe};
 pub use types::{
     Cause, Delivered, Doubts, EndPosition, Ends, Filter, HistoryRow, Intended, Prunable, Pruned,
     Settings, StoreSettings,
@@ -221,15 +224,18 @@ impl Ledger {
         self.update(Update::Forget { library, before, limit }).await
     }
 
-    /// Removes loans with [`prune`].
+    /// Removes loans as [`prune`] does. If several processes divide the background work, this
+    /// process removes those of its own buckets.
     ///
     /// # Errors
     /// [`LedgerError`]; loans that were already removed stay removed.
     pub async fn prune(&self, which: Prunable) -> Result<Pruned, LedgerError> {
-        match &self.file {
-            Some(file) => prune(file, &self.audit_key, which).await,
-            // PostgreSQL is pruned by a command.
-            None => Ok(Pruned::default()),
+        match (&self.file, &self.support) {
+            (_, Queries::Postgres(queries)) => {
+                Box::pin(queries.prune(&self.audit_key, which)).await
+            }
+            (Some(file), Queries::Sqlite(_)) => sqlite::prune(file, &self.audit_key, which).await,
+            (None, Queries::Sqlite(_)) => Ok(Pruned::default()),
         }
     }
 

@@ -5,6 +5,7 @@ use std::path::Path;
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection};
 
+use super::sqlite::{check, prune, verify};
 use super::test_support::{accepted, audit_key, by, key, loan, open};
 use super::*;
 use crate::clock::Clock;

@@ -13,7 +13,7 @@ use super::audit::{Anchor, StoredStep};
 use super::states::timestamp;
 use super::{HistoryRow, LedgerError};
 use crate::loan::{
-    Borrower, Loan, LoanId, LoanKey, LoanRecord, Progress, Reference, Refusal, Terms,
+    Borrower, Loan, LoanId, LoanKey, LoanRecord, Progress, Ranges, Reference, Refusal, Tally, Terms,
 };
 
 /// The columns of a loan, in the order in which the statement of SQLite binds them. [`loan_of`]
@@ -174,6 +174,17 @@ pub(super) fn history_of(loan: LoanId, row: &impl StoredRow) -> Result<HistoryRo
         cause: row.text("cause").map_err(|error| wrong(&error))?,
         detail: row.optional_text("detail").map_err(|error| wrong(&error))?,
     })
+}
+
+/// Converts a row to the tally of a file under a loan: the UUID, the file and the tally.
+pub(super) fn tally_of(row: &impl StoredRow) -> Result<(String, String, Tally), LedgerError> {
+    let loan = row.id("loan").map_err(|error| LedgerError::damaged("?", &error))?;
+    let wrong = |error: sqlx::Error| LedgerError::damaged(&loan, &error);
+    let (file, bytes) = (row.text("file").map_err(wrong)?, row.number("bytes").map_err(wrong)?);
+    let ranges = row.bytes("ranges").map_err(wrong)?;
+    let ranges = Ranges::from_bytes(&ranges)
+        .ok_or_else(|| LedgerError::damaged(&loan, &"the tally of a file cannot be read"))?;
+    Ok((loan, file, Tally { bytes: bytes.unsigned_abs(), ranges }))
 }
 
 /// Converts a row to a step of the audit trail.

@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use super::postgres::test_support::settings;
 use super::postgres::test_support::support::{Database, Postgres};
 use super::test_support::{KEY, audit_key};
-use super::{Brake, Ledger, LedgerError, Settings, StoreSettings, check, postgres, verify};
+use super::{Brake, Ledger, LedgerError, Settings, StoreSettings, check, verify};
 use crate::clock::Clock;
 use crate::telemetry::Metrics;
 
@@ -55,25 +55,12 @@ impl TestStore {
         fingerprint: &[u8; 32],
         brake: Brake,
     ) -> Result<Ledger, LedgerError> {
-        let store = self.settings();
         let (clock, metrics) = (Clock::system(), Metrics::new().unwrap());
-        let settings = Settings { store, brake };
+        let settings = Settings { store: self.settings(), brake };
         let mut ledger = Ledger::open(&settings, fingerprint, audit_key(), clock, metrics).await?;
         // A machine that is busy with other tests takes longer than a reader waits.
         ledger.deadlines.reader_write = ledger.deadlines.reader_write.map(|_| PATIENCE);
         Ok(ledger)
-    }
-
-    pub(super) fn settings(&self) -> StoreSettings {
-        match self {
-            TestStore::Sqlite(directory) => StoreSettings::Sqlite(file(directory)),
-            TestStore::Postgres { database, heads } => {
-                let mut settings = settings(&database.url());
-                settings.connections = 8;
-                settings.heads = heads.path().to_owned();
-                StoreSettings::Postgres(Box::new(settings))
-            }
-        }
     }
 
     /// Lets the owner of this name count as dead. In SQLite its process must have ended.
@@ -101,6 +88,14 @@ impl TestStore {
         }
     }
 
+    /// Checks the rows and the audit trail.
+    pub(super) async fn assert_sound(&self) {
+        let store = self.settings();
+        assert_eq!(check(&store, &audit_key()).await.unwrap(), Vec::<String>::new());
+        let verified = verify(&store, &audit_key()).await.unwrap();
+        assert_eq!(verified.findings, Vec::<String>::new());
+    }
+
     /// Returns the file of SQLite.
     pub(super) fn file(&self) -> Option<PathBuf> {
         match self {
@@ -109,22 +104,16 @@ impl TestStore {
         }
     }
 
-    /// Checks the rows and the audit trail.
-    pub(super) async fn assert_sound(&self) {
-        let findings = match self {
-            TestStore::Sqlite(directory) => {
-                let file = file(directory);
-                assert_eq!(check(&file).await.unwrap(), Vec::<String>::new());
-                verify(&file, &audit_key()).await.unwrap().findings
+    pub(super) fn settings(&self) -> StoreSettings {
+        match self {
+            TestStore::Sqlite(directory) => StoreSettings::Sqlite(file(directory)),
+            TestStore::Postgres { database, heads } => {
+                let mut settings = settings(&database.url());
+                settings.connections = 8;
+                settings.heads = heads.path().to_owned();
+                StoreSettings::Postgres(Box::new(settings))
             }
-            TestStore::Postgres { database, .. } => {
-                let mut connection = database.connect().await;
-                let verified = postgres::verify(&mut connection, &audit_key()).await.unwrap();
-                connection.close().await.unwrap();
-                verified.findings
-            }
-        };
-        assert_eq!(findings, Vec::<String>::new());
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! The values that callers exchange with the ledger.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -29,6 +30,16 @@ pub enum StoreSettings {
     Sqlite(PathBuf),
     /// A PostgreSQL database, which several processes on several machines share.
     Postgres(Box<PostgresSettings>),
+}
+
+impl fmt::Display for StoreSettings {
+    /// Names the ledger for operators, without a secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            StoreSettings::Sqlite(file) => write!(f, "{}", file.display()),
+            StoreSettings::Postgres(settings) => write!(f, "{}", settings.endpoint),
+        }
+    }
 }
 
 impl Settings {

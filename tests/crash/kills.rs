@@ -184,17 +184,11 @@ async fn kills(rounds: usize, faults: &Value) {
     gate.terminate();
     assert!(gate.exit().await.success());
     // The audit trail is unbroken across all kills, and its end matches the anchor.
-    let ledger = loangate::config::load(&scene.config_file())
-        .unwrap()
-        .config
-        .ledger
-        .sqlite_file()
-        .unwrap()
-        .to_owned();
-    let verified =
-        loangate::ledger::verify(&ledger, &AuditKey::new(&names.audit_key())).await.unwrap();
+    let store = loangate::config::load(&scene.config_file()).unwrap().config.ledger.store;
+    let key = AuditKey::new(&names.audit_key());
+    let verified = loangate::ledger::verify(&store, &key).await.unwrap();
     assert_eq!(verified.findings, Vec::<String>::new());
-    assert_eq!(loangate::ledger::check(&ledger).await.unwrap(), Vec::<String>::new());
+    assert_eq!(loangate::ledger::check(&store, &key).await.unwrap(), Vec::<String>::new());
     scene.end().await;
 }
 

@@ -1,17 +1,19 @@
-//! The audit trail: one chain of keyed hashes over the steps of all loans.
+//! The audit trail: chains of keyed hashes over the steps of all loans. SQLite has one chain, and
+//! PostgreSQL one for each process and library.
 //!
 //! The hash of a step covers the step, the loan's row after it, and the hash of the previous step.
 //! The executor extends the chain in the transaction that writes the step. [`super::verify`] walks
 //! the chain and reports each step and loan that was changed, removed or moved.
 //!
-//! The newest link is also stored in the head file beside the ledger, at most about a second later.
-//! It reveals that the last steps were removed. Copy it to another machine for more certainty.
+//! The newest link is also stored in a head file outside of the database, at most about a second
+//! later. It reveals that the last steps were removed. Copy it to another machine for more
+//! certainty.
 //!
 //! The hash of a row is salted. When a borrower is forgotten, the salts of the loan's steps are
-//! erased, and a new step covers the row without the borrower. When loans are pruned, an anchor
-//! replaces their steps.
+//! erased, and a new step covers the row without the borrower. When loans are pruned, anchors
+//! replace their steps.
 //!
-//! This module computes hashes and compares them. Queries are in [`super::sqlite`].
+//! This module computes hashes and compares them. Queries are in the stores.
 
 mod chain;
 pub(super) mod chain_heads;

@@ -146,3 +146,85 @@ impl Cover {
         Anchor { first, last: last.number, mac: last.mac, seal }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Returns a chain of seven steps.
+    fn chain(key: &AuditKey) -> Vec<StoredStep> {
+        let mut head = Head { number: 0, mac: vec![9; 32] };
+        let step = |number| {
+            let mut step = StoredStep {
+                number,
+                loan: number.to_string(),
+                at: 1,
+                from_state: None,
+                to_state: "intended".to_owned(),
+                cause: "reader".to_owned(),
+                detail: None,
+                mac: None,
+                version: 2,
+                loan_mac: None,
+            };
+            head = step.link_after(&head, key);
+            step.mac = Some(head.mac.clone());
+            step
+        };
+        (1..=7).map(step).collect()
+    }
+
+    /// Removes these steps beside anchors, of which each covers the steps from one to another.
+    fn seal(
+        steps: Vec<StoredStep>,
+        numbers: &[i64],
+        anchors: &[(i64, i64)],
+        damage: impl FnOnce(&mut Vec<StoredStep>, &mut Surroundings),
+    ) -> Result<Vec<(i64, i64)>, Unverified> {
+        let key = AuditKey::new(&[2; 32]);
+        let mac_of: HashMap<i64, Vec<u8>> =
+            steps.iter().map(|step| (step.number, step.mac.clone().unwrap())).collect();
+        let start = vec![9; 32];
+        let before = |first: i64| mac_of.get(&(first - 1)).unwrap_or(&start).clone();
+        let anchor = |&(first, last): &(i64, i64)| {
+            let end = Head { number: last, mac: mac_of[&last].clone() };
+            let seal = key.seal(first, &before(first), &end);
+            Anchor { first, last, mac: end.mac, seal }
+        };
+        let anchors = anchors.iter().map(anchor).collect();
+        let mut surroundings = Surroundings { start: start.clone(), macs: mac_of.clone(), anchors };
+        let mut removed: Vec<_> =
+            steps.into_iter().filter(|step| numbers.contains(&step.number)).collect();
+        damage(&mut removed, &mut surroundings);
+        let sealed = Removal::new(removed).seal(&surroundings, &key)?;
+        assert!(sealed.iter().all(|anchor| anchor.is_genuine(&before(anchor.first), &key)));
+        Ok(sealed.iter().map(|anchor| (anchor.first, anchor.last)).collect())
+    }
+
+    #[test]
+    fn anchors_that_touch_become_one() {
+        let steps = || chain(&AuditKey::new(&[2; 32]));
+        for (numbers, anchors, expected) in [
+            (&[1, 2][..], &[][..], &[(1, 2)][..]),
+            (&[2, 3, 6], &[], &[(2, 3), (6, 6)]),
+            (&[3], &[(1, 2), (4, 5)], &[(1, 5)]),
+            (&[2, 5], &[(3, 4)], &[(2, 5)]),
+            (&[7], &[(5, 6)], &[(5, 7)]),
+        ] {
+            assert_eq!(seal(steps(), numbers, anchors, |_, _| ()).unwrap(), expected);
+        }
+    }
+
+    #[test]
+    fn what_does_not_verify_is_not_removed() {
+        let steps = || chain(&AuditKey::new(&[2; 32]));
+        let changed = seal(steps(), &[2, 3], &[], |steps, _| steps[1].at = 2);
+        assert_eq!(changed, Err(Unverified { step: 3 }));
+        let unknown = seal(steps(), &[2, 3], &[], |_, around| around.macs.clear());
+        assert_eq!(unknown, Err(Unverified { step: 2 }));
+        for (anchors, step) in [(&[(1, 2)], 1), (&[(4, 5)], 4)] {
+            let forged = seal(steps(), &[3], anchors, |_, around| around.anchors[0].seal[0] ^= 1);
+            assert_eq!(forged, Err(Unverified { step }));
+        }
+    }
+}

@@ -80,7 +80,7 @@ impl ExclusiveLedger {
     pub(super) async fn verify(&mut self, key: &AuditKey) -> Result<Verified, LedgerError> {
         match self {
             Sqlite(file) => sqlite::verify(&file.file, key).await,
-            Postgres(database) => postgres::verify(&mut database.connection, key).await,
+            Postgres(database) => postgres::verify(&database.settings, key).await,
         }
     }
 

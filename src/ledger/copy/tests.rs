@@ -114,10 +114,10 @@ async fn write_ledger(store: &TestStore) {
         accepted(&ledger, borrower - 50).await;
     }
     while ledger.forget(Timestamp::MAX, 500).await.unwrap() > 0 {}
-    if let Some(file) = store.file() {
+    if store.file().is_some() {
         let ended = Prunable::Ended { before: Timestamp::MAX };
         // The loan of the newest step stays.
-        assert_eq!(prune(&file, &audit_key(), ended).await.unwrap().loans, 3);
+        assert_eq!(prune(&store.settings(), &audit_key(), ended).await.unwrap().loans, 3);
     }
     end(&ledger, accepted(&ledger, 104).await).await;
     while ledger.forget(Timestamp::MAX, 500).await.unwrap() > 0 {}
@@ -183,7 +183,7 @@ async fn ledger_of_every_state_is_the_same_there_and_back() {
     let origins = copied_from(&back.settings(), &audit_key()).await.unwrap();
     assert_eq!(origins.len(), 2, "{origins:?}");
     assert_eq!((origins[0].clone(), origins[1].store.as_str()), (copied.origin, "PostgreSQL"));
-    let verified = verify(&first.file().unwrap(), &audit_key()).await.unwrap();
+    let verified = verify(&first.settings(), &audit_key()).await.unwrap();
     assert_eq!((origins[0].step, origins[0].pruned), (verified.head.number, verified.pruned));
 
     let (first, there) = (first.open().await, there.open().await);

@@ -156,6 +156,14 @@ impl Host {
     }
 }
 
+/// Names the database and its hosts for operators.
+impl std::fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let hosts: Vec<_> = self.hosts.iter().map(Host::to_string).collect();
+        write!(f, "the database {} on {}", self.database, hosts.join(", "))
+    }
+}
+
 /// The host and its port, as in a URL.
 impl std::fmt::Display for Host {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -27,8 +27,8 @@ const DEADLINE: Duration = Duration::from_secs(5);
 /// A database with one connection.
 pub(in crate::ledger) struct ExclusiveDatabase {
     pub(in crate::ledger) connection: PgConnection,
+    pub(in crate::ledger) settings: PostgresSettings,
     members: PostgresMembers,
-    lease: Duration,
 }
 
 impl ExclusiveDatabase {
@@ -45,7 +45,7 @@ impl ExclusiveDatabase {
         let (mut connection, ledger) = prepare(&connector, key_fingerprint, Uuid::new_v4()).await?;
         head_files::confirm(&mut connection, &settings.heads, ledger).await?;
         let members = PostgresMembers::new(connector, DEADLINE);
-        Ok(ExclusiveDatabase { connection, members, lease: settings.lease })
+        Ok(ExclusiveDatabase { connection, settings: settings.clone(), members })
     }
 
     /// Returns whether the database has the tables of a ledger.
@@ -69,8 +69,8 @@ impl ExclusiveDatabase {
         &mut self,
         mut on_wait: impl FnMut(usize),
     ) -> Result<bool, sqlx::Error> {
-        let interval = self.lease / READS_PER_LEASE;
-        let mut observer = Observer::new(self.lease, interval, interval);
+        let interval = self.settings.lease / READS_PER_LEASE;
+        let mut observer = Observer::new(self.settings.lease, interval, interval);
         let mut seen: HashMap<Uuid, i64> = HashMap::new();
         loop {
             let live = self.members.read().await?.live;

@@ -70,6 +70,17 @@ pub(super) async fn run(
     }
 }
 
+/// Returns whether a program with these migrations can use the schema. Changes nothing.
+pub(super) async fn examine(
+    connection: &mut PgConnection,
+    migrations: &[Migration],
+) -> Result<Schema, sqlx::Error> {
+    let row = sqlx::raw_sql("SELECT min_program FROM schema_version").fetch_one(connection).await?;
+    let min_program: i64 = row.try_get(0)?;
+    let is_known = usize::try_from(min_program).is_ok_and(|program| program <= migrations.len());
+    Ok(if is_known { Schema::Usable } else { Schema::TooNew })
+}
+
 async fn apply_missing(
     connection: &mut PgConnection,
     migrations: &[Migration],

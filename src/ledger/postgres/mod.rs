@@ -10,10 +10,12 @@
 //! | `pool`, `server_error` | a bounded pool for short transactions |
 //! | `open_check` | whether a database suits a ledger |
 //! | `open`, `migrations` | opening, and the schema |
-//! | `head_files` | whether the database has the steps that the head files name |
 //! | `store`, `lane`, `transaction` | write connections and transactions |
 //! | `loans`, `delivered`, `doubts`, `retention`, `chain` | the statements of a transaction |
-//! | `verify` | the verification of the audit trail |
+//! | `whole_ledger` | pages of a whole ledger, for support commands |
+//! | `verify`, `last_steps`, `head_files` | the verification of the audit trail |
+//! | `check` | the check of every row |
+//! | `prune`, `prunable`, `anchors` | the removal of old loans with their steps |
 //! | `exclusive` | a ledger while no gate runs, for `copy` |
 //! | `membership` | joins the members, renews the lease and fences silent members |
 //! | `closed_begins` | closes the begins of all gates when the database lost steps |
@@ -25,9 +27,11 @@
 //! | `late_begins` | the query for begins that may still be sent |
 //! | `closed`, `barrier` | the change feed, and how far all processes have read it |
 
+mod anchors;
 mod barrier;
 mod buckets;
 mod chain;
+mod check;
 mod closed;
 mod closed_begins;
 mod connect;
@@ -39,6 +43,7 @@ mod endpoint;
 mod exclusive;
 mod head_files;
 mod lane;
+mod last_steps;
 mod late_begins;
 mod listing;
 mod loans;
@@ -50,6 +55,8 @@ mod open;
 mod open_check;
 mod password_file;
 mod pool;
+mod prunable;
+mod prune;
 mod queries;
 mod retention;
 mod row;
@@ -61,16 +68,19 @@ mod store;
 mod system_roots;
 mod transaction;
 mod verify;
+mod whole_ledger;
 mod worklist;
 
 pub(super) use barrier::Barrier;
 pub(super) use buckets::bucket_of;
+pub(super) use check::check;
 pub(super) use closed::{ClosedFeed, DEADLINE as FEED_DEADLINE};
 pub(super) use connect::{Connector, Purpose};
 pub use endpoint::{Endpoint, ReadEndpoint, Sources};
 pub(super) use exclusive::ExclusiveDatabase;
 pub(super) use open::{Opened, open};
 pub use open_check::{DatabaseFinding, DatabaseFindings, check_database};
+pub(super) use prune::prune;
 pub(super) use queries::Queries;
 pub(super) use server_error::is_of_server;
 pub use settings::{ConnectionShares, PostgresSettings, longest_call};
@@ -81,6 +91,10 @@ mod nodes_tests;
 #[cfg(test)]
 mod plans_tests;
 #[cfg(test)]
+mod prune_tests;
+#[cfg(test)]
 mod queries_tests;
 #[cfg(test)]
 pub(super) mod test_support;
+#[cfg(test)]
+mod verify_tests;

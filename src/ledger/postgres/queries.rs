@@ -38,7 +38,7 @@ const BEGIN_SUPPORT: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY; \
 /// Reads a ledger over a pool of connections. Clones share the pool.
 #[derive(Clone, Debug)]
 pub(in crate::ledger) struct Queries {
-    pool: Arc<Pool>,
+    pub(super) pool: Arc<Pool>,
     /// The connection of the change feed.
     pub(super) feed_pool: Arc<Pool>,
     limits: &'static Limits,

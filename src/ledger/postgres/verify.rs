@@ -1,17 +1,31 @@
 //! Verification of the audit trail: of each chain, and of every loan with its last step.
 //!
-//! It reads one snapshot and disturbs no running gate.
+//! It reads the ledger in pages beside running gates, without false alarms:
+//!
+//! - A page of a chain has its row, its next steps and their anchors, in one snapshot. The last
+//!   page must end with the step that the row names.
+//! - If a pruning has replaced steps of earlier pages since they were read, a newer anchor covers
+//!   them. Its seal proves its last link, and the walk continues there.
+//! - A loan and its steps are read in one statement.
+//! - The head files are read first: they are older than everything in the database.
 
-use std::sync::LazyLock;
+use std::path::Path;
 
 use futures_util::TryStreamExt;
+use futures_util::future::try_join;
 use sqlx::postgres::PgRow;
-use sqlx::{Connection, FromRow, PgConnection, Row};
+use sqlx::{FromRow, PgConnection, Row};
 use uuid::Uuid;
 
+use super::settings::PostgresSettings;
+use super::sql::statement;
+use super::whole_ledger::{WALKS, WholeLedger};
+use super::{head_files, last_steps};
 use crate::ledger::LedgerError;
-use crate::ledger::audit::{Anchor, AuditKey, ExpectedEnd, Head, StoredStep, Verified, Walk};
-use crate::ledger::stored_row::{COLUMNS, anchor_of, loan_of, step_of};
+use crate::ledger::audit::{
+    Anchor, AuditKey, Chains, ExpectedEnd, Head, StoredStep, Verified, Walk,
+};
+use crate::ledger::stored_row::{anchor_of, step_of};
 use crate::loan::LibraryId;
 
 impl FromRow<'_, PgRow> for StoredStep {
@@ -26,125 +40,232 @@ impl FromRow<'_, PgRow> for Anchor {
     }
 }
 
-/// The row of a chain.
-struct Chain {
-    library: String,
-    name: Uuid,
-    head: Head,
-}
+pub(super) const ROW: &str = "SELECT number, mac FROM chains WHERE library = $1 AND chain = $2";
+pub(super) const ANCHORS: &str = "SELECT first, last, mac, seal FROM anchors \
+     WHERE library = $1 AND chain = $2 AND last > $3 ORDER BY last LIMIT $4";
+/// Searches the loan of each intent. Every loan has one, and is removed together with its steps.
+pub(super) const STEPS: &str = "SELECT *, CASE WHEN from_state IS NULL THEN NOT EXISTS ( \
+     SELECT 1 FROM loans WHERE loans.library = $1 AND loans.id = history.loan) \
+     ELSE false END AS has_no_loan FROM history \
+     WHERE library = $1 AND chain = $2 AND number > $3 ORDER BY number LIMIT $4";
+pub(super) const STEP_MAC: &str =
+    "SELECT mac FROM history WHERE library = $1 AND chain = $2 AND number = $3";
 
-/// Walks every chain and compares every loan with its last step.
+/// Walks every chain, compares every loan with its last step, and the chains with the head files.
 ///
 /// # Errors
 /// [`LedgerError`] if the ledger cannot be read.
 pub(in crate::ledger) async fn verify(
-    connection: &mut PgConnection,
+    settings: &PostgresSettings,
     key: &AuditKey,
 ) -> Result<Verified, LedgerError> {
-    const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
-    let verified = async {
-        let mut reading = connection.begin_with(BEGIN).await?;
-        let mut verified = Verified::default();
-        for chain in chains(&mut reading, &mut verified).await? {
-            walk_chain(&mut reading, &chain, key, &mut verified).await?;
-        }
-        compare_loans(&mut reading, key, &mut verified).await?;
-        reading.rollback().await?;
-        Ok(verified)
-    };
-    verified.await.map_err(LedgerError::Server)
+    let ledger = WholeLedger::open(settings).await?;
+    let verified = verify_ledger(&ledger, &settings.heads, key).await;
+    ledger.pool.close().await;
+    verified
 }
 
-/// Returns all chains. Reports those whose row is missing.
-async fn chains(
-    connection: &mut PgConnection,
-    verified: &mut Verified,
-) -> Result<Vec<Chain>, sqlx::Error> {
-    const CHAINS: &str = "SELECT library, chain, number, mac FROM chains ORDER BY library, chain";
-    const WITHOUT: &str = "SELECT DISTINCT library, chain FROM history WHERE NOT EXISTS \
-         (SELECT 1 FROM chains \
-         WHERE chains.library = history.library AND chains.chain = history.chain)";
-    for row in sqlx::query(WITHOUT).persistent(false).fetch_all(&mut *connection).await? {
-        let (library, chain): (String, Uuid) = (row.try_get(0)?, row.try_get(1)?);
-        verified.report(format!("library {library}, chain {chain}: its row is missing"));
-    }
-    let rows = sqlx::query(CHAINS).persistent(false).fetch_all(connection).await?;
-    let chain = |row: &PgRow| {
-        let head = Head { number: row.try_get("number")?, mac: row.try_get("mac")? };
-        Ok(Chain { library: row.try_get("library")?, name: row.try_get("chain")?, head })
-    };
-    rows.iter().map(chain).collect()
-}
-
-async fn walk_chain(
-    connection: &mut PgConnection,
-    chain: &Chain,
+/// Verifies a ledger that is open. `heads` is the directory of the head files.
+pub(super) async fn verify_ledger(
+    ledger: &WholeLedger,
+    heads: &Path,
     key: &AuditKey,
-    verified: &mut Verified,
-) -> Result<(), sqlx::Error> {
-    const ANCHORS: &str = "SELECT first, last, mac, seal FROM anchors \
-         WHERE library = $1 AND chain = $2 ORDER BY first";
-    const STEPS: &str = "SELECT * FROM history WHERE library = $1 AND chain = $2 ORDER BY number";
-    let Chain { library, name, head } = chain;
-    let Ok(id) = library.parse::<LibraryId>() else {
-        verified.report(format!("the name of the library {library} is damaged"));
-        return Ok(());
-    };
-    let anchors = sqlx::query_as(ANCHORS).bind(library).bind(name).persistent(false);
-    let anchors = anchors.fetch_all(&mut *connection).await?;
-    let start = Head { number: 0, mac: key.chain_start(id, *name) };
-    let mut walk = Walk::new(key, start);
-    walk.expect(Some(ExpectedEnd { head: head.clone(), place: "its row" }));
-    walk.add_anchors(anchors);
-    let steps = sqlx::query_as::<_, StoredStep>(STEPS).bind(library).bind(name).persistent(false);
-    let mut steps = steps.fetch(connection);
-    while let Some(step) = steps.try_next().await? {
-        walk.step(step);
-    }
-    let walked = walk.end();
-    for finding in walked.findings {
-        verified.report(format!("library {library}, chain {name}: {finding}"));
-    }
-    if walked.head.number > head.number {
-        verified.report(format!(
-            "library {library}, chain {name}: it ends at {}, its row names step {}",
-            walked.head.number, head.number
-        ));
-    }
-    verified.pruned += walked.pruned;
-    Ok(())
-}
-
-static LOANS_WITH_LAST_STEP: LazyLock<String> = LazyLock::new(|| {
-    format!(
-        "SELECT {COLUMNS}, version, salt, loan_mac FROM loans LEFT JOIN LATERAL ( \
-         SELECT version, salt, loan_mac FROM history \
-         WHERE history.library = loans.library AND history.loan = loans.id \
-         ORDER BY at DESC, chain DESC, number DESC LIMIT 1) AS step ON true"
-    )
-});
-
-async fn compare_loans(
-    connection: &mut PgConnection,
-    key: &AuditKey,
-    verified: &mut Verified,
-) -> Result<(), sqlx::Error> {
-    let query = sqlx::query(LOANS_WITH_LAST_STEP.as_str()).persistent(false);
-    let mut rows = query.fetch(connection);
-    while let Some(row) = rows.try_next().await? {
-        let loan = match loan_of(&row) {
-            Ok(loan) => loan,
-            Err(error) => {
-                verified.report(error.to_string());
-                continue;
-            }
+) -> Result<Verified, LedgerError> {
+    let mut verified = Verified::default();
+    let head_files = compare_with_head_files(ledger, heads, &mut verified).await?;
+    let mut extent = Chains { head_files, ..Chains::default() };
+    for name in ledger.libraries().await? {
+        extent.libraries += 1;
+        let Ok(library) = name.parse::<LibraryId>() else {
+            verified.report(format!("the name of the library {name} is damaged"));
+            continue;
         };
-        let (salt, mac): (Option<Vec<u8>>, Option<Vec<u8>>) =
-            (row.try_get("salt")?, row.try_get("loan_mac")?);
-        if salt.is_none_or(|salt| Some(key.loan_mac(&salt, &loan)) != mac) {
-            let id = loan.id;
-            verified.report(format!("loan {id} is not as its last step left it"));
+        let walks = ledger.chains(library).map_ok(|chain| walk_chain(ledger, library, chain, key));
+        let walks = walks.try_buffered(WALKS).try_for_each(|walked| {
+            extent.chains += 1;
+            absorb(&mut verified, walked);
+            std::future::ready(Ok(()))
+        });
+        let ((), compared) = try_join(walks, last_steps::compare(ledger, library, key)).await?;
+        absorb(&mut verified, compared);
+    }
+    verified.chains = Some(extent);
+    Ok(verified)
+}
+
+/// Adds the result of a part.
+fn absorb(verified: &mut Verified, part: Verified) {
+    verified.steps += part.steps;
+    verified.pruned += part.pruned;
+    part.findings.into_iter().for_each(|finding| verified.report(finding));
+}
+
+/// Reports each chain that lacks a link of a head file. Returns the number of files.
+async fn compare_with_head_files(
+    ledger: &WholeLedger,
+    directory: &Path,
+    verified: &mut Verified,
+) -> Result<u64, LedgerError> {
+    let files = head_files::read(directory, ledger.id)?;
+    let missing = ledger.snapshot(async |connection| head_files::missing(connection, &files).await);
+    let missing = missing.await?;
+    for file in &files {
+        for stored in &file.heads {
+            let (library, chain) = (&stored.library, stored.chain);
+            if missing.contains(&(library.clone(), chain)) {
+                verified.report(format!(
+                    "library {library}, chain {chain}: the database does not have step {} as {} \
+                     names it",
+                    stored.head.number,
+                    file.path.display()
+                ));
+            }
         }
     }
-    Ok(())
+    Ok(files.len() as u64)
+}
+
+/// A part of a chain, of one moment.
+#[derive(Debug, Default)]
+struct Page {
+    /// The newest link, in the row of the chain.
+    row: Option<Head>,
+    anchors: Vec<Anchor>,
+    /// The steps, and whether the loan of an intent is missing.
+    steps: Vec<(StoredStep, bool)>,
+    /// The hash before the first anchor, if that covers earlier pages too.
+    before: Option<Vec<u8>>,
+}
+
+/// Walks a chain. The findings name it.
+async fn walk_chain(
+    ledger: &WholeLedger,
+    library: LibraryId,
+    chain: Uuid,
+    key: &AuditKey,
+) -> Result<Verified, LedgerError> {
+    let mut walk = ChainWalk::new(ledger, library, chain, key);
+    while walk.read_page().await? {}
+    Ok(walk.end())
+}
+
+/// A walk along one chain, page by page.
+pub(super) struct ChainWalk<'a> {
+    ledger: &'a WholeLedger,
+    library: LibraryId,
+    chain: Uuid,
+    /// The hash before the first step.
+    start: Vec<u8>,
+    walk: Walk<'a>,
+    /// The number of the last step that was read.
+    pub(super) position: i64,
+    /// The newest link, in the row of the chain.
+    row: Option<Head>,
+}
+
+impl<'a> ChainWalk<'a> {
+    pub(super) fn new(
+        ledger: &'a WholeLedger,
+        library: LibraryId,
+        chain: Uuid,
+        key: &'a AuditKey,
+    ) -> ChainWalk<'a> {
+        let start = key.chain_start(library, chain);
+        let walk = Walk::new(key, Head { number: 0, mac: start.clone() });
+        ChainWalk { ledger, library, chain, start, walk, position: i64::MIN, row: None }
+    }
+
+    /// Walks the next page. Returns whether there are more.
+    pub(super) async fn read_page(&mut self) -> Result<bool, LedgerError> {
+        let (library, chain, position) = (self.library, self.chain, self.position);
+        let rows = self.ledger.page;
+        let page = self.ledger.snapshot(async |connection| {
+            Page::read(connection, library, chain, position, rows).await
+        });
+        let mut page = page.await?;
+        let end = page.cut(self.ledger);
+        let expected = page.row.clone().map(|head| ExpectedEnd { head, place: "its row" });
+        self.walk.expect(expected);
+        self.row = page.row.take();
+        if page.is_covered_before(position) {
+            let anchor = page.anchors.remove(0);
+            let before = page.before.as_ref().unwrap_or(&self.start);
+            self.walk.cross_newer_anchor(&anchor, before);
+        }
+        self.walk.add_anchors(page.anchors);
+        for (step, has_no_loan) in page.steps {
+            if has_no_loan {
+                let (loan, number) = (&step.loan, step.number);
+                self.walk.report(format!("loan {loan} is missing; step {number} began it"));
+            }
+            self.walk.step(step);
+        }
+        self.position = end.unwrap_or(i64::MAX);
+        Ok(end.is_some())
+    }
+
+    pub(super) fn end(self) -> Verified {
+        let ChainWalk { library, chain, walk, row, .. } = self;
+        let mut walked = walk.end();
+        let last = walked.head.number;
+        match row {
+            None => walked.report("its row is missing".to_owned()),
+            Some(row) if last > row.number => {
+                walked.report(format!("it ends at {last}, its row names step {}", row.number));
+            }
+            Some(_) => {}
+        }
+        let named = |finding| format!("library {library}, chain {chain}: {finding}");
+        walked.findings = walked.findings.into_iter().map(named).collect();
+        walked
+    }
+}
+
+impl Page {
+    /// Reads what follows the step with the number `position`.
+    async fn read(
+        connection: &mut PgConnection,
+        library: LibraryId,
+        chain: Uuid,
+        position: i64,
+        rows: i64,
+    ) -> Result<Page, sqlx::Error> {
+        let of_chain = |sql| statement(sql).bind(library.as_str().to_owned()).bind(chain);
+        let row = of_chain(ROW).fetch_optional(&mut *connection).await?;
+        let head = |row: PgRow| {
+            Ok::<_, sqlx::Error>(Head { number: row.try_get(0)?, mac: row.try_get(1)? })
+        };
+        let row = row.map(head).transpose()?;
+        let anchors = of_chain(ANCHORS).bind(position).bind(rows);
+        let anchors = anchors.fetch_all(&mut *connection).await?;
+        let anchors = anchors.iter().map(anchor_of).collect::<Result<Vec<_>, _>>()?;
+        let steps = of_chain(STEPS).bind(position).bind(rows);
+        let steps = steps.fetch_all(&mut *connection).await?;
+        let step = |row: &PgRow| Ok((step_of(row)?, row.try_get("has_no_loan")?));
+        let steps = steps.iter().map(step).collect::<Result<Vec<_>, sqlx::Error>>()?;
+        let mut page = Page { row, anchors, steps, before: None };
+        if let Some(anchor) = page.anchors.first().filter(|_| page.is_covered_before(position)) {
+            let mac = of_chain(STEP_MAC).bind(anchor.first.saturating_sub(1));
+            let mac = mac.fetch_optional(connection).await?;
+            page.before = mac.map(|row| row.try_get(0)).transpose()?;
+        }
+        Ok(page)
+    }
+
+    /// Returns whether the first anchor also covers steps up to `position`.
+    fn is_covered_before(&self, position: i64) -> bool {
+        self.anchors.first().is_some_and(|anchor| anchor.first <= position)
+    }
+
+    /// Removes what follows the last step up to which both lists are complete. Returns its number;
+    /// none if the lists are complete to the end of the chain.
+    fn cut(&mut self, ledger: &WholeLedger) -> Option<i64> {
+        let anchors = self.anchors.last().filter(|_| ledger.is_full(&self.anchors));
+        let steps = self.steps.last().filter(|_| ledger.is_full(&self.steps));
+        let ends = [anchors.map(|anchor| anchor.last), steps.map(|(step, _)| step.number)];
+        let end = ends.into_iter().flatten().min()?;
+        self.anchors.retain(|anchor| anchor.last <= end);
+        self.steps.retain(|(step, _)| step.number <= end);
+        Some(end)
+    }
 }

@@ -6,17 +6,14 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use sqlx::sqlite::SqliteRow;
 use sqlx::{QueryBuilder, Row, Sqlite, SqliteConnection};
 
 use super::queries::{Queries, id_of};
 use super::sql::MAX_PREPARED_ROWS;
 use crate::ledger::store::StoredTallies;
+use crate::ledger::stored_row::tally_of;
 use crate::ledger::{Delivered, LedgerError};
-use crate::loan::{LoanId, Ranges, Tally};
-
-/// A stored row: loan, file and tally.
-type StoredTally = (String, String, Tally);
+use crate::loan::{LoanId, Tally};
 
 impl Queries {
     pub(in crate::ledger) async fn delivered(
@@ -38,7 +35,7 @@ impl Queries {
         query.push(")");
         let query = query.build().persistent(loans.len() <= MAX_PREPARED_ROWS);
         for row in self.rows(query).await? {
-            let Some((_, file, tally)) = self.damaged.skip(stored_tally(&row)) else { continue };
+            let Some((_, file, tally)) = self.damaged.skip(tally_of(&row)) else { continue };
             let Some(id) = self.damaged.skip(id_of(&row, "loan")) else { continue };
             found.entry(id).or_default().insert(file, tally);
         }
@@ -68,7 +65,7 @@ pub(super) async fn read(
         let file: String = row.try_get("file")?;
         // A damaged tally restarts from zero, which under-reports. `ledger check` reports it until
         // then.
-        let tally = stored_tally(&row).map_or_else(|_| Tally::default(), |(_, _, tally)| tally);
+        let tally = tally_of(&row).map_or_else(|_| Tally::default(), |(_, _, tally)| tally);
         // Every UUID is one of those bound above. A damaged library is reported by the check.
         if let Ok(loan) = id_of(&row, "loan") {
             tallies.insert((loan, file.into()), tally);
@@ -95,16 +92,4 @@ pub(super) async fn write(
     );
     let query = query.build().persistent(tallies.len() <= MAX_PREPARED_ROWS);
     query.execute(connection).await.map(drop)
-}
-
-/// Converts a stored row.
-pub(super) fn stored_tally(row: &SqliteRow) -> Result<StoredTally, LedgerError> {
-    let loan: String = row.try_get("loan").map_err(|error| LedgerError::damaged("?", &error))?;
-    let wrong = |error: sqlx::Error| LedgerError::damaged(&loan, &error);
-    let (file, bytes): (String, i64) =
-        (row.try_get("file").map_err(wrong)?, row.try_get("bytes").map_err(wrong)?);
-    let ranges: Vec<u8> = row.try_get("ranges").map_err(wrong)?;
-    let ranges = Ranges::from_bytes(&ranges)
-        .ok_or_else(|| LedgerError::damaged(&loan, &"the tally of a file cannot be read"))?;
-    Ok((loan, file, Tally { bytes: bytes.unsigned_abs(), ranges }))
 }

@@ -13,10 +13,9 @@ use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Row, SqliteConnection};
 
 use super::connection::write_options;
-use super::delivered;
 use crate::ledger::LedgerError;
 use crate::ledger::findings::{self, Findings};
-use crate::ledger::stored_row::{COLUMNS, loan_of};
+use crate::ledger::stored_row::{COLUMNS, loan_of, tally_of};
 
 /// How long emptying the log waits for other connections.
 const EMPTYING_WAIT: Duration = Duration::from_millis(200);
@@ -49,7 +48,7 @@ pub async fn backup(ledger: &Path, to: &Path) -> Result<(), LedgerError> {
 ///
 /// # Errors
 /// [`LedgerError`] if the ledger cannot be read.
-pub async fn check(ledger: &Path) -> Result<Vec<String>, LedgerError> {
+pub(in crate::ledger) async fn check(ledger: &Path) -> Result<Vec<String>, LedgerError> {
     let failed = |source| LedgerError::Database { file: ledger.to_owned(), source };
     let mut connection = open(ledger).await?;
     let mut reading = connection.begin().await.map_err(failed)?;
@@ -71,7 +70,7 @@ pub async fn check(ledger: &Path) -> Result<Vec<String>, LedgerError> {
     let mut rows =
         sqlx::query("SELECT loan, file, bytes, ranges FROM delivered").fetch(&mut *reading);
     while let Some(row) = rows.try_next().await.map_err(failed)? {
-        if let Err(error) = delivered::stored_tally(&row) {
+        if let Err(error) = tally_of(&row) {
             found.report(error.to_string());
         }
     }

@@ -28,13 +28,13 @@ mod worklist;
 pub(super) use chain::read_head;
 pub(super) use connection::BEGIN;
 pub(super) use exclusive::ExclusiveFile;
-pub use maintenance::{backup, check};
-pub(super) use maintenance::{empty_log, open as open_to_read};
+pub use maintenance::backup;
+pub(super) use maintenance::{check, empty_log, open as open_to_read};
 pub(super) use open::{Opened, open};
 pub use open_check::probe;
-pub use prune::prune;
+pub(super) use prune::prune;
 pub(super) use queries::Queries;
-pub use verify::{check_loans, verify};
+pub(super) use verify::{check_loans, verify};
 
 #[cfg(test)]
 mod tests;

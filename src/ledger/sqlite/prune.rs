@@ -38,7 +38,11 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// # Errors
 /// [`LedgerError`], also if a step to be removed does not verify. Loans that were already removed
 /// stay removed.
-pub async fn prune(ledger: &Path, key: &AuditKey, which: Prunable) -> Result<Pruned, LedgerError> {
+pub(in crate::ledger) async fn prune(
+    ledger: &Path,
+    key: &AuditKey,
+    which: Prunable,
+) -> Result<Pruned, LedgerError> {
     let failed = |source| LedgerError::Database { file: ledger.to_owned(), source };
     let mut reading = maintenance::open(ledger).await?;
     let mut candidates = candidates(&mut reading, which, "").await.map_err(failed)?;

@@ -31,7 +31,10 @@ pub(super) static LOANS_WITH_LAST_STEP: LazyLock<String> = LazyLock::new(|| {
 ///
 /// # Errors
 /// [`LedgerError`] if the ledger cannot be read.
-pub async fn verify(ledger: &Path, key: &AuditKey) -> Result<Verified, LedgerError> {
+pub(in crate::ledger) async fn verify(
+    ledger: &Path,
+    key: &AuditKey,
+) -> Result<Verified, LedgerError> {
     let failed = |source| LedgerError::Database { file: ledger.to_owned(), source };
     const ANCHORS: &str = "SELECT first, last, mac, seal FROM anchors ORDER BY first";
     const STEPS: &str = "SELECT * FROM history ORDER BY number";
@@ -66,7 +69,10 @@ pub async fn verify(ledger: &Path, key: &AuditKey) -> Result<Verified, LedgerErr
 ///
 /// # Errors
 /// [`LedgerError`] if the ledger cannot be read.
-pub async fn check_loans(ledger: &Path, key: &AuditKey) -> Result<Vec<String>, LedgerError> {
+pub(in crate::ledger) async fn check_loans(
+    ledger: &Path,
+    key: &AuditKey,
+) -> Result<Vec<String>, LedgerError> {
     let mut connection = maintenance::open(ledger).await?;
     let mut verified = Verified::default();
     let compared = compare_loans(&mut connection, key, &mut verified).await;

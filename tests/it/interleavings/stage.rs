@@ -14,7 +14,7 @@ use http::StatusCode;
 use jiff::{SignedDuration, Timestamp};
 use loangate::app;
 use loangate::clock::{self, Clock};
-use loangate::ledger::AuditKey;
+use loangate::ledger::{AuditKey, StoreSettings};
 use loangate::reader::Readers;
 use loangate::sandbox::Bounds;
 use serde_json::{Value, json};
@@ -362,12 +362,11 @@ impl Stage {
             running.stop().await;
             drop(runtime);
         }
-        let ledger = self.ledger_file();
-        let verified = loangate::ledger::verify(&ledger, &AuditKey::new(&self.names.audit_key()))
-            .await
-            .unwrap();
+        let store = StoreSettings::Sqlite(self.ledger_file());
+        let key = AuditKey::new(&self.names.audit_key());
+        let verified = loangate::ledger::verify(&store, &key).await.unwrap();
         assert_eq!(verified.findings, Vec::<String>::new());
-        assert_eq!(loangate::ledger::check(&ledger).await.unwrap(), Vec::<String>::new());
+        assert_eq!(loangate::ledger::check(&store, &key).await.unwrap(), Vec::<String>::new());
         self.scene.end().await;
     }
 }

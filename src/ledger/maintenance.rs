@@ -1,0 +1,53 @@
+//! Verification, check and pruning of a ledger by its settings, in either store.
+//!
+//! The command line calls them, also while gates run. They open connections of their own and need
+//! no [`super::Ledger`].
+
+use super::findings::Findings;
+use super::{AuditKey, LedgerError, Prunable, Pruned, StoreSettings, Verified, postgres, sqlite};
+
+/// Walks the audit trail of a ledger and compares every loan with its last step.
+///
+/// # Errors
+/// [`LedgerError`] if the ledger cannot be read.
+pub async fn verify(store: &StoreSettings, key: &AuditKey) -> Result<Verified, LedgerError> {
+    match store {
+        StoreSettings::Sqlite(file) => sqlite::verify(file, key).await,
+        // Boxed: connecting takes much memory, which a caller's future would reserve.
+        StoreSettings::Postgres(settings) => Box::pin(postgres::verify(settings, key)).await,
+    }
+}
+
+/// Checks the structure of a ledger, every loan and every history. Returns the problems as
+/// sentences.
+///
+/// # Errors
+/// [`LedgerError`] if the ledger cannot be read.
+pub async fn check(store: &StoreSettings, key: &AuditKey) -> Result<Vec<String>, LedgerError> {
+    match store {
+        StoreSettings::Sqlite(file) => {
+            let mut found = Findings::default();
+            sqlite::check(file).await?.into_iter().for_each(|sentence| found.report(sentence));
+            let changed = sqlite::check_loans(file, key).await?;
+            changed.into_iter().for_each(|sentence| found.report(sentence));
+            Ok(found.into_sentences())
+        }
+        StoreSettings::Postgres(settings) => Box::pin(postgres::check(settings, key)).await,
+    }
+}
+
+/// Removes loans with their steps and tallies, also while gates run. Anchors replace the steps.
+///
+/// # Errors
+/// [`LedgerError`], also if a step to be removed does not verify. Loans that were already removed
+/// stay removed.
+pub async fn prune(
+    store: &StoreSettings,
+    key: &AuditKey,
+    which: Prunable,
+) -> Result<Pruned, LedgerError> {
+    match store {
+        StoreSettings::Sqlite(file) => sqlite::prune(file, key, which).await,
+        StoreSettings::Postgres(settings) => Box::pin(postgres::prune(settings, key, which)).await,
+    }
+}
