@@ -7,7 +7,7 @@ use loangate::clock::{self, Clock};
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions, Connection};
 
-use crate::support::{BOOK, File, Scene, Setting};
+use crate::support::{BOOK, File, Postgres, Scene, Setting};
 
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -28,15 +28,31 @@ async fn borrow(scene: &Scene, borrower: &str) -> u16 {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn old_loans_are_pruned_beside_a_running_gate() {
+    old_loans_are_pruned(None).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn old_loans_are_pruned_beside_a_gate_on_postgres() {
+    let Some(server) = Postgres::shared().await else { return };
+    let database = server.database().await;
+    old_loans_are_pruned(Some(&format!("{}?sslmode=disable", database.url()))).await;
+}
+
+/// Prunes the loans of a gate with a ledger in this database; in a SQLite file without one.
+async fn old_loans_are_pruned(database: Option<&str>) {
     let start = clock::before(Clock::system().now(), 100 * DAY);
     let gate_clock = Clock::movable(start);
     let config = vec![
         ("[readers.jwt]", "[readers]\nmax_lifetime = \"2d\"\n\n[readers.jwt]"),
         ("[privacy]", "[privacy]\nretention = \"30d\""),
     ];
-    let scene =
-        Scene::start_with(Setting { config, clock: gate_clock.clone(), ..Setting::default() })
-            .await;
+    let setting = Setting { config, clock: gate_clock.clone(), ..Setting::default() };
+    let mut scene = Scene::without_gate(setting).await;
+    if let Some(url) = database {
+        scene.replace_in_config("sqlite:data/loangate.db", url);
+        scene.make_config_private();
+    }
+    scene.start_gate().await;
     scene.origin.put(&format!("{BOOK}/book.epub"), File::of(1000));
     assert_eq!(borrow(&scene, "kari").await, 200);
     let url = format!("{}/loans/{BOOK}", scene.base);
@@ -71,8 +87,17 @@ async fn old_loans_are_pruned_beside_a_running_gate() {
         "{}",
         output_text(&verified)
     );
+    if database.is_some() {
+        let said = output_text(&verified);
+        assert!(said.contains("1 chains in 1 libraries"), "{said}");
+        assert!(said.contains("compared with 1 head files in"), "{said}");
+    }
     let checked = loangate(&scene, &["ledger", "check"]);
-    assert!(checked.status.success(), "{}", output_text(&checked));
+    assert!(
+        checked.status.success() && output_text(&checked).contains("is good"),
+        "{}",
+        output_text(&checked)
+    );
     for (date, says) in [("tomorrow", "2026-01-31"), ("2999-01-01", "less than a day ago")] {
         let refused = loangate(&scene, &["ledger", "prune", "--before", date]);
         assert!(
@@ -93,12 +118,35 @@ async fn changed_due_time_is_found_by_both_checks() {
     scene.stop_gate().await;
     let file = scene.dir.path().join("data/loangate.db");
     let mut connection = SqliteConnectOptions::new().filename(file).connect().await.unwrap();
-    sqlx::query("UPDATE loans SET due = due + 86400000").execute(&mut connection).await.unwrap();
+    sqlx::query(CHANGE).execute(&mut connection).await.unwrap();
     connection.close().await.unwrap();
+    assert_both_checks_name(&scene, &id);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn changed_due_time_on_postgres_is_found_by_both_checks() {
+    let Some(server) = Postgres::shared().await else { return };
+    let database = server.database().await;
+    let mut scene = Scene::without_gate(Setting::default()).await;
+    let url = format!("{}?sslmode=disable", database.url());
+    scene.replace_in_config("sqlite:data/loangate.db", &url);
+    scene.make_config_private();
+    scene.start_gate().await;
+    scene.origin.put(&format!("{BOOK}/book.epub"), File::of(1000));
+    assert_eq!(borrow(&scene, "kari").await, 200);
+    let id = scene.ledger().await[0]["id"].as_str().unwrap().to_owned();
+    scene.stop_gate().await;
+    sqlx::query(CHANGE).execute(&mut database.connect().await).await.unwrap();
+    assert_both_checks_name(&scene, &id);
+}
+
+const CHANGE: &str = "UPDATE loans SET due = due + 86400000";
+
+fn assert_both_checks_name(scene: &Scene, id: &str) {
     for arguments in [["ledger", "check"], ["audit", "verify"]] {
-        let checked = loangate(&scene, &arguments);
+        let checked = loangate(scene, &arguments);
         let said = output_text(&checked);
-        assert!(!checked.status.success() && said.contains(&id), "{arguments:?}: {said}");
+        assert!(!checked.status.success() && said.contains(id), "{arguments:?}: {said}");
         assert!(said.contains("not as its last step left it"), "{arguments:?}: {said}");
     }
 }
