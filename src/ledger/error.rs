@@ -33,15 +33,14 @@ pub enum LedgerError {
         /// The head file, which stores the newest link of the audit trail.
         head_file: PathBuf,
     },
-    /// The database does not have a step that an earlier process on this machine has committed.
+    /// The database does not have what an earlier process on this machine has seen.
     #[error(
-        "the database of the ledger does not have the step that {head_file} names: it was restored \
-         from a backup, or a failover lost its last transactions. No gate begins a loan. Restore \
-         the newest state. If it is lost, remove {head_file}, start, compare with Bokbasen by \
-         `loangate loans balance`, then run DELETE FROM meta WHERE name = 'begins closed'"
+        "the database of the ledger does not have what {head_file} names: it was restored from a \
+         backup, or a failover lost its last transactions. No gate begins a loan. Restore the \
+         newest state. If it is lost, start again, and follow \"At night\" in docs/cluster.md"
     )]
     DatabaseOlder {
-        /// The file with the newest links of the audit trail.
+        /// The file with the newest links of the audit trail, or with the renewals of the gates.
         head_file: PathBuf,
     },
     /// A copy into this ledger is unfinished, so loans are missing.

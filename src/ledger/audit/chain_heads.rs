@@ -4,18 +4,22 @@
 //! keeps the newest links of its own chains in one file of a directory, at most about a second old.
 //! The file reveals later that the database lost them: it was restored from a backup, or a failover
 //! lost its last transactions.
+//!
+//! The links belong to an epoch, a number that grows when an operator reconciles a ledger that lost
+//! steps. Links of older epochs are not compared.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
-use super::{Head, head_file};
+use super::Head;
+use super::process_file::{EPOCH_LINE, ProcessFile, read_files, replace};
 use crate::loan::LibraryId;
 use crate::lock::lock;
 
@@ -31,11 +35,17 @@ const SUFFIX: &str = ".heads";
 pub(in crate::ledger) struct ChainHeads {
     file: PathBuf,
     chain: Uuid,
-    heads: Mutex<HashMap<LibraryId, Head>>,
+    heads: Mutex<Heads>,
     /// Whether the file lacks a link.
     is_changed: AtomicBool,
     /// Held during a write.
     writing: tokio::sync::Mutex<()>,
+}
+
+#[derive(Debug)]
+struct Heads {
+    epoch: i64,
+    newest: HashMap<LibraryId, Head>,
 }
 
 /// A link of a file.
@@ -52,12 +62,17 @@ pub(in crate::ledger) struct HeadsFile {
     pub(in crate::ledger) path: PathBuf,
     /// The name of the process's chains.
     pub(in crate::ledger) chain: Uuid,
+    /// The epoch in which the links were written.
+    pub(in crate::ledger) epoch: i64,
     pub(in crate::ledger) heads: Vec<StoredChainHead>,
+    /// When the process last wrote the file, by the clock of the machine.
+    pub(in crate::ledger) written: SystemTime,
 }
 
 impl ChainHeads {
     /// Creates the empty list of the chains with this name, and a task that writes it to a file.
-    /// `ledger` is the id of the database: several ledgers may share the directory.
+    /// `ledger` is the id of the database: several ledgers may share the directory. `epoch` is the
+    /// one of the database.
     ///
     /// # Errors
     /// The error of the system if the directory cannot be created.
@@ -65,12 +80,13 @@ impl ChainHeads {
         directory: &Path,
         ledger: Uuid,
         chain: Uuid,
+        epoch: i64,
     ) -> std::io::Result<Arc<ChainHeads>> {
         std::fs::create_dir_all(directory)?;
         let heads = Arc::new(ChainHeads {
-            file: directory.join(format!("{ledger}.{chain}{SUFFIX}")),
+            file: ProcessFile::path(directory, ledger, chain, SUFFIX),
             chain,
-            heads: Mutex::default(),
+            heads: Mutex::new(Heads { epoch, newest: HashMap::new() }),
             is_changed: AtomicBool::new(false),
             writing: tokio::sync::Mutex::default(),
         });
@@ -90,7 +106,7 @@ impl ChainHeads {
         if head.number == 0 {
             return;
         }
-        let former = lock(&self.heads).insert(library, head.clone());
+        let former = lock(&self.heads).newest.insert(library, head.clone());
         if former.as_ref() != Some(&head) {
             self.is_changed.store(true, Ordering::Release);
         }
@@ -98,7 +114,22 @@ impl ChainHeads {
 
     /// Returns the newest committed link of a library, if this process has written one.
     pub(in crate::ledger) fn newest(&self, library: LibraryId) -> Option<Head> {
-        lock(&self.heads).get(&library).cloned()
+        lock(&self.heads).newest.get(&library).cloned()
+    }
+
+    /// Returns the epoch of the links. Read it before [`ChainHeads::newest`]: the link is of this
+    /// epoch or a newer one.
+    pub(in crate::ledger) fn epoch(&self) -> i64 {
+        lock(&self.heads).epoch
+    }
+
+    /// Discards the links of older epochs.
+    pub(in crate::ledger) fn begin_epoch(&self, epoch: i64) {
+        let mut heads = lock(&self.heads);
+        if epoch > heads.epoch {
+            *heads = Heads { epoch, newest: HashMap::new() };
+            self.is_changed.store(true, Ordering::Release);
+        }
     }
 
     /// Writes the file and waits until it is durable. Used on closing.
@@ -123,23 +154,14 @@ impl ChainHeads {
     }
 
     fn text(&self) -> String {
-        let mut text = String::new();
-        for (library, head) in &*lock(&self.heads) {
+        let heads = lock(&self.heads);
+        let mut text = format!("{EPOCH_LINE}{}\n", heads.epoch);
+        for (library, head) in &heads.newest {
             // Writing to a string does not fail.
             let _ = write!(text, "{library} {} {}", self.chain, head.text());
         }
         text
     }
-}
-
-fn replace(file: &Path, text: &str) -> std::io::Result<()> {
-    let temporary = file.with_added_extension("new");
-    let result =
-        head_file::write_durably(&temporary, text).and_then(|()| std::fs::rename(&temporary, file));
-    if result.is_err() {
-        let _ = std::fs::remove_file(temporary);
-    }
-    result
 }
 
 /// Reads the files of this ledger. Lines that cannot be parsed are skipped.
@@ -150,25 +172,17 @@ pub(in crate::ledger) fn read_all(
     directory: &Path,
     ledger: Uuid,
 ) -> std::io::Result<Vec<HeadsFile>> {
-    let entries = match std::fs::read_dir(directory) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries?,
-    };
-    let mut files = Vec::new();
-    for entry in entries {
-        let path = entry?.path();
-        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        let chain = name.strip_prefix(&format!("{ledger}.")).and_then(|n| n.strip_suffix(SUFFIX));
-        let Some(chain) = chain.and_then(|chain| chain.parse().ok()) else { continue };
-        let text = match std::fs::read_to_string(&path) {
-            // Another process has confirmed and removed it.
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
-            text => text?,
-        };
-        let heads = text.split_inclusive('\n').filter_map(parse).collect();
-        files.push(HeadsFile { path, chain, heads });
+    let files = read_files(directory, ledger, SUFFIX)?;
+    Ok(files.into_iter().map(HeadsFile::of).collect())
+}
+
+impl HeadsFile {
+    fn of(file: ProcessFile) -> HeadsFile {
+        let (epoch, lines) = file.lines();
+        let heads = lines.filter_map(parse).collect();
+        let ProcessFile { path, process, written, .. } = file;
+        HeadsFile { path, chain: process, epoch, heads, written }
     }
-    Ok(files)
 }
 
 fn parse(line: &str) -> Option<StoredChainHead> {
@@ -192,7 +206,7 @@ mod tests {
     async fn files_contain_the_newest_link_of_each_library() {
         let directory = tempfile::tempdir().unwrap();
         let (ledger, chain) = (Uuid::new_v4(), Uuid::new_v4());
-        let heads = ChainHeads::start(directory.path(), ledger, chain).unwrap();
+        let heads = ChainHeads::start(directory.path(), ledger, chain, 5).unwrap();
         let (one, other): (LibraryId, LibraryId) =
             ("NO-1".parse().unwrap(), "NO-2".parse().unwrap());
         let head = |number: i64| Head { number, mac: vec![number as u8; 32] };
@@ -212,8 +226,25 @@ mod tests {
             chain,
             head: head(number),
         };
+        assert_eq!(file.epoch, 5);
         assert_eq!((file.chain, &file.heads), (chain, &vec![stored(one, 2), stored(other, 7)]));
         assert_eq!(heads.newest(one), Some(head(2)));
         assert!(parse("NO-1 x 1 00\n").is_none());
+    }
+
+    #[tokio::test]
+    async fn new_epoch_discards_the_links_of_the_former() {
+        let directory = tempfile::tempdir().unwrap();
+        let (ledger, library) = (Uuid::new_v4(), "NO-1".parse().unwrap());
+        let heads = ChainHeads::start(directory.path(), ledger, Uuid::new_v4(), 5).unwrap();
+        heads.record(library, Head { number: 3, mac: vec![3; 32] });
+        heads.begin_epoch(4);
+        heads.begin_epoch(5);
+        assert!(heads.newest(library).is_some());
+        heads.begin_epoch(6);
+        assert_eq!((heads.newest(library), heads.epoch()), (None, 6));
+        heads.flush().await;
+        let files = read_all(directory.path(), ledger).unwrap();
+        assert_eq!((files[0].epoch, files[0].heads.len()), (6, 0));
     }
 }

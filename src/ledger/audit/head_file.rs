@@ -46,8 +46,12 @@ pub(in crate::ledger) fn read(ledger: &Path) -> StoredHead {
 pub(in crate::ledger) fn store(ledger: &Path, process: &str, head: &Head) -> std::io::Result<()> {
     let file = path(ledger);
     let temporary = file.with_extension(format!("head.{process}.new"));
-    let result =
-        write_durably(&temporary, &head.text()).and_then(|()| std::fs::rename(&temporary, file));
+    write_and_rename(&temporary, &file, &head.text())
+}
+
+/// Writes and syncs a temporary file, and renames it.
+pub(super) fn write_and_rename(temporary: &Path, file: &Path, text: &str) -> std::io::Result<()> {
+    let result = write_durably(temporary, text).and_then(|()| std::fs::rename(temporary, file));
     if result.is_err() {
         let _ = std::fs::remove_file(temporary);
     }
@@ -55,7 +59,7 @@ pub(in crate::ledger) fn store(ledger: &Path, process: &str, head: &Head) -> std
 }
 
 /// Writes a file and syncs it.
-pub(super) fn write_durably(file: &Path, text: &str) -> std::io::Result<()> {
+fn write_durably(file: &Path, text: &str) -> std::io::Result<()> {
     let mut file = File::create(file)?;
     file.write_all(text.as_bytes())?;
     file.sync_all()

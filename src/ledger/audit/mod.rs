@@ -19,6 +19,7 @@ mod chain;
 pub(super) mod chain_heads;
 pub(super) mod head_file;
 mod head_writer;
+pub(super) mod process_file;
 mod removal;
 mod walk;
 

@@ -49,7 +49,8 @@ const _: () = assert!(
 /// [`COUNTED_FENCED_MS`].
 pub(super) const POLLS: &str = "SELECT (extract(epoch FROM now()) * 1000)::bigint AS now, \
      member, process, polls FROM (SELECT 1) AS one LEFT JOIN members \
-     ON fenced IS NULL OR fenced > (extract(epoch FROM now()) * 1000)::bigint - 600000";
+     ON fenced IS NULL \
+     OR NOT has_left AND fenced > (extract(epoch FROM now()) * 1000)::bigint - 600000";
 
 /// The counters of all members, as one query has read them.
 #[derive(Clone, Debug, Default)]

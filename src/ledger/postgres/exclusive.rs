@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::closed_begins::ARE_CLOSED;
 use super::connect::{Connector, Purpose};
-use super::head_files;
+use super::earlier_processes;
 use super::members_table::{MemberTable, PostgresMembers};
 use super::observer::{Member, Observer};
 use super::open::prepare;
@@ -43,7 +43,7 @@ impl ExclusiveDatabase {
     ) -> Result<ExclusiveDatabase, LedgerError> {
         let connector = Connector::new(settings);
         let (mut connection, ledger) = prepare(&connector, key_fingerprint, Uuid::new_v4()).await?;
-        head_files::confirm(&mut connection, &settings.heads, ledger).await?;
+        earlier_processes::compare(&mut connection, &settings.heads, ledger).await?;
         let members = PostgresMembers::new(connector, DEADLINE);
         Ok(ExclusiveDatabase { connection, settings: settings.clone(), members })
     }
@@ -73,7 +73,7 @@ impl ExclusiveDatabase {
         let mut observer = Observer::new(self.settings.lease, interval, interval);
         let mut seen: HashMap<Uuid, i64> = HashMap::new();
         loop {
-            let live = self.members.read().await?.live;
+            let live = self.members.read(&[]).await?.live;
             if live.is_empty() {
                 return Ok(true);
             }

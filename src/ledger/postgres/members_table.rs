@@ -7,19 +7,26 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use sqlx::postgres::PgRow;
-use sqlx::{PgConnection, Row};
+use sqlx::postgres::{PgArguments, PgRow};
+use sqlx::query::Query;
+use sqlx::{AssertSqlSafe, PgConnection, Postgres, Row};
 use uuid::Uuid;
 
-use super::closed_begins::ARE_CLOSED;
+use super::closed_begins::{self, ARE_CLOSED, EPOCH, epoch_of};
 use super::connect::{Connector, Purpose, within};
 use super::observer::Member;
 use super::pool::BEGIN;
+use super::seen_renewals::{RETENTION_MS, SHORT_LIFE_RENEWALS, SHORT_RETENTION_MS};
 
-/// How long the row of a fenced member is stored, in milliseconds: for support.
-const STORED_FENCED_MS: i64 = 86_400_000;
+/// How long a fenced member is dead for [`Members::fenced`], in milliseconds.
+const LISTED_FENCED_MS: i64 = 86_400_000;
 /// The time of the database, in milliseconds.
-const DATABASE_NOW: &str = "(extract(epoch FROM clock_timestamp()) * 1000)::bigint";
+pub(super) const DATABASE_NOW: &str = "(extract(epoch FROM clock_timestamp()) * 1000)::bigint";
+
+/// The columns of a [`Renewal`].
+fn renewal_columns() -> String {
+    format!("{DATABASE_NOW}, renewals, {ARE_CLOSED}, {EPOCH}")
+}
 
 /// The statements on the members. A test implements them in memory.
 pub(super) trait MemberTable: Send {
@@ -36,17 +43,29 @@ pub(super) trait MemberTable: Send {
         member: Uuid,
     ) -> impl Future<Output = Result<Option<Renewal>, sqlx::Error>> + Send;
 
-    /// Returns all members.
-    fn read(&mut self) -> impl Future<Output = Result<Members, sqlx::Error>> + Send;
+    /// Returns all members, and also the ones with these names that have ended.
+    fn read(&mut self, ended: &[Uuid])
+    -> impl Future<Output = Result<Members, sqlx::Error>> + Send;
 
     /// Fences a member, unless it has renewed its lease. Returns whether it is fenced by this.
     fn fence(&mut self, member: Member) -> impl Future<Output = Result<bool, sqlx::Error>> + Send;
 
-    /// Removes a member that ends, and delivers no file any more.
-    fn leave(&mut self, member: Uuid) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
+    /// Ends a member that writes nothing and delivers no file any more. Increments its counter, and
+    /// returns it. The row stays for the retention in `seen_renewals`.
+    fn leave(
+        &mut self,
+        member: Uuid,
+    ) -> impl Future<Output = Result<Option<i64>, sqlx::Error>> + Send;
 
-    /// Deletes the rows of members that were fenced a day ago.
+    /// Deletes the rows of members that ended before their retention.
     fn delete_old(&mut self) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
+
+    /// Closes the begins of all gates: see `closed_begins`.
+    fn close_begins(
+        &mut self,
+        process: Uuid,
+        epoch: i64,
+    ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
 }
 
 /// The response to a join or a renewal.
@@ -54,6 +73,9 @@ pub(super) trait MemberTable: Send {
 pub(super) struct Renewal {
     /// The time of the database.
     pub(super) at: Timestamp,
+    /// The counter of the member.
+    pub(super) renewals: i64,
+    pub(super) epoch: i64,
     /// Whether no gate may begin a loan: see `closed_begins`.
     pub(super) begins_are_closed: bool,
 }
@@ -65,6 +87,8 @@ pub(super) struct Members {
     pub(super) live: Vec<Member>,
     /// Those that were fenced within a day.
     pub(super) fenced: Vec<Uuid>,
+    /// All that were read and have ended, also those that left.
+    pub(super) ended: Vec<Member>,
 }
 
 /// The table in PostgreSQL.
@@ -82,7 +106,7 @@ impl PostgresMembers {
         PostgresMembers { connector, connection: None, deadline }
     }
 
-    /// Runs one statement in a transaction of its own, and commits it. Returns its first row.
+    /// Runs one statement in a transaction of its own, and commits it. Returns its rows.
     async fn run(&mut self, statement: Statement<'_>) -> Result<Vec<PgRow>, sqlx::Error> {
         let taken = self.connection.take();
         let connector = &self.connector;
@@ -92,7 +116,7 @@ impl PostgresMembers {
                 None => connector.connect(Purpose::Lease).await?,
             };
             sqlx::raw_sql(BEGIN).execute(&mut connection).await?;
-            let rows = statement.query().fetch_all(&mut connection).await?;
+            let rows = statement.persistent(false).fetch_all(&mut connection).await?;
             sqlx::raw_sql("COMMIT").execute(&mut connection).await?;
             Ok((connection, rows))
         };
@@ -102,56 +126,48 @@ impl PostgresMembers {
     }
 }
 
-/// A statement with its parameters: UUIDs first, then integers.
-struct Statement<'a> {
-    sql: &'a str,
-    uuids: &'a [Uuid],
-    integers: &'a [i64],
-}
+type Statement<'a> = Query<'a, Postgres, PgArguments>;
 
-impl<'a> Statement<'a> {
-    fn query(&self) -> sqlx::query::Query<'a, sqlx::Postgres, sqlx::postgres::PgArguments> {
-        let sql = sqlx::AssertSqlSafe(self.sql.to_owned());
-        let mut query = sqlx::query(sql).persistent(false);
-        for uuid in self.uuids {
-            query = query.bind(*uuid);
-        }
-        for integer in self.integers {
-            query = query.bind(*integer);
-        }
-        query
-    }
+fn statement<'a>(sql: String) -> Statement<'a> {
+    sqlx::query(AssertSqlSafe(sql))
 }
 
 impl MemberTable for PostgresMembers {
     async fn join(&mut self, member: Uuid, process: Uuid) -> Result<Renewal, sqlx::Error> {
         let sql = format!(
             "INSERT INTO members (member, process, joined) VALUES ($1, $2, {DATABASE_NOW}) \
-             RETURNING {DATABASE_NOW}, {ARE_CLOSED}"
+             RETURNING {}",
+            renewal_columns()
         );
-        let statement = Statement { sql: &sql, uuids: &[member, process], integers: &[] };
-        let rows = self.run(statement).await?;
+        let rows = self.run(statement(sql).bind(member).bind(process)).await?;
         rows.first().map(renewal_of).unwrap_or(Err(sqlx::Error::RowNotFound))
     }
 
     async fn renew(&mut self, member: Uuid) -> Result<Option<Renewal>, sqlx::Error> {
         let sql = format!(
             "UPDATE members SET renewals = renewals + 1 WHERE member = $1 AND fenced IS NULL \
-             RETURNING {DATABASE_NOW}, {ARE_CLOSED}"
+             RETURNING {}",
+            renewal_columns()
         );
-        let statement = Statement { sql: &sql, uuids: &[member], integers: &[] };
-        self.run(statement).await?.first().map(renewal_of).transpose()
+        self.run(statement(sql).bind(member)).await?.first().map(renewal_of).transpose()
     }
 
-    async fn read(&mut self) -> Result<Members, sqlx::Error> {
-        let sql = "SELECT member, renewals, fenced IS NOT NULL FROM members ORDER BY member";
-        let rows = self.run(Statement { sql, uuids: &[], integers: &[] }).await?;
+    async fn read(&mut self, ended: &[Uuid]) -> Result<Members, sqlx::Error> {
+        let sql = format!(
+            "SELECT member, renewals, fenced IS NOT NULL, has_left FROM members \
+             WHERE fenced IS NULL OR NOT has_left AND fenced > {DATABASE_NOW} - $1 \
+             OR member = ANY($2) ORDER BY member"
+        );
         let mut members = Members::default();
-        for row in rows {
-            let id = row.try_get(0)?;
-            match row.try_get(2)? {
-                true => members.fenced.push(id),
-                false => members.live.push(Member { id, renewals: row.try_get(1)? }),
+        for row in self.run(statement(sql).bind(LISTED_FENCED_MS).bind(ended)).await? {
+            let member = Member { id: row.try_get(0)?, renewals: row.try_get(1)? };
+            let (has_ended, has_left): (bool, bool) = (row.try_get(2)?, row.try_get(3)?);
+            match has_ended {
+                true => members.ended.push(member),
+                false => members.live.push(member),
+            }
+            if has_ended && !has_left {
+                members.fenced.push(member.id);
             }
         }
         Ok(members)
@@ -162,27 +178,40 @@ impl MemberTable for PostgresMembers {
             "UPDATE members SET fenced = {DATABASE_NOW} \
              WHERE member = $1 AND renewals = $2 AND fenced IS NULL RETURNING member"
         );
-        let statement = Statement { sql: &sql, uuids: &[member.id], integers: &[member.renewals] };
+        let statement = statement(sql).bind(member.id).bind(member.renewals);
         Ok(!self.run(statement).await?.is_empty())
     }
 
-    async fn leave(&mut self, member: Uuid) -> Result<(), sqlx::Error> {
-        let sql = "DELETE FROM members WHERE member = $1 AND fenced IS NULL";
-        let statement = Statement { sql, uuids: &[member], integers: &[] };
-        self.run(statement).await.map(drop)
+    async fn leave(&mut self, member: Uuid) -> Result<Option<i64>, sqlx::Error> {
+        let sql = format!(
+            "UPDATE members SET renewals = renewals + 1, has_left = true, fenced = {DATABASE_NOW} \
+             WHERE member = $1 AND fenced IS NULL RETURNING renewals"
+        );
+        let rows = self.run(statement(sql).bind(member)).await?;
+        rows.first().map(|row| row.try_get(0)).transpose()
     }
 
     async fn delete_old(&mut self) -> Result<(), sqlx::Error> {
-        let sql = format!("DELETE FROM members WHERE fenced < {DATABASE_NOW} - $1");
-        let statement = Statement { sql: &sql, uuids: &[], integers: &[STORED_FENCED_MS] };
-        self.run(statement).await.map(drop)
+        let sql = format!(
+            "DELETE FROM members WHERE fenced < {DATABASE_NOW} - \
+             CASE WHEN renewals > $1 THEN $2 ELSE $3 END"
+        );
+        let statement = statement(sql).bind(SHORT_LIFE_RENEWALS);
+        self.run(statement.bind(RETENTION_MS).bind(SHORT_RETENTION_MS)).await.map(drop)
+    }
+
+    async fn close_begins(&mut self, process: Uuid, epoch: i64) -> Result<(), sqlx::Error> {
+        let statement = statement(closed_begins::CLOSE.to_owned());
+        let statement = statement.bind(process.as_bytes().to_vec());
+        self.run(statement.bind(epoch.to_be_bytes().to_vec())).await.map(drop)
     }
 }
 
 fn renewal_of(row: &PgRow) -> Result<Renewal, sqlx::Error> {
     let decoded = |error: jiff::Error| sqlx::Error::Decode(Box::new(error));
     let at = Timestamp::from_millisecond(row.try_get(0)?).map_err(decoded)?;
-    Ok(Renewal { at, begins_are_closed: row.try_get(1)? })
+    let (renewals, begins_are_closed) = (row.try_get(1)?, row.try_get(2)?);
+    Ok(Renewal { at, renewals, epoch: epoch_of(row.try_get(3)?)?, begins_are_closed })
 }
 
 #[cfg(test)]
@@ -194,9 +223,11 @@ mod tests {
     use support::{Database, Postgres};
 
     const TABLE: &str = "CREATE TABLE meta (name text PRIMARY KEY, value bytea NOT NULL); \
+         INSERT INTO meta VALUES ('epoch', int8send(7)); \
          CREATE TABLE members (member uuid PRIMARY KEY, process uuid NOT NULL, \
          joined bigint NOT NULL, renewals bigint NOT NULL DEFAULT 0, \
-         polls bigint NOT NULL DEFAULT 0, fenced bigint)";
+         polls bigint NOT NULL DEFAULT 0, fenced bigint, \
+         has_left boolean NOT NULL DEFAULT false)";
 
     fn member(id: u128, renewals: i64) -> Member {
         Member { id: Uuid::from_u128(id), renewals }
@@ -218,13 +249,13 @@ mod tests {
         let difference = Clock::system().machine_now().duration_since(at).abs();
         assert!(difference.as_secs() < 5, "{at}");
         mine.renew(me).await.unwrap().unwrap();
-        assert_eq!(other.read().await.unwrap().live, [member(1, 1)]);
+        assert_eq!(other.read(&[]).await.unwrap().live, [member(1, 1)]);
         mine.renew(me).await.unwrap().unwrap();
         assert!(!other.fence(member(1, 1)).await.unwrap(), "it has renewed since the read");
         assert!(other.fence(member(1, 2)).await.unwrap());
         assert!(!other.fence(member(1, 2)).await.unwrap(), "it is fenced already");
         assert!(mine.renew(me).await.unwrap().is_none());
-        assert_eq!(mine.read().await.unwrap().fenced, [me]);
+        assert_eq!(mine.read(&[]).await.unwrap().fenced, [me]);
         assert!(mine.renew(Uuid::from_u128(2)).await.unwrap().is_none(), "a deleted row");
     }
 
@@ -238,7 +269,7 @@ mod tests {
         let (first, second) = (Uuid::from_u128(1), Uuid::from_u128(2));
         assert!(!table.join(first, first).await.unwrap().begins_are_closed);
         for _ in 0..2 {
-            closed_begins::close(&mut connection, first).await.unwrap();
+            closed_begins::close(&mut connection, first, 7).await.unwrap();
             assert!(table.renew(first).await.unwrap().unwrap().begins_are_closed);
         }
         assert!(table.join(second, second).await.unwrap().begins_are_closed);
@@ -265,7 +296,7 @@ mod tests {
              WHERE member = '00000000-0000-0000-0000-000000000001'";
         sqlx::raw_sql(older).execute(&mut admin).await.unwrap();
         table.delete_old().await.unwrap();
-        let members = table.read().await.unwrap();
+        let members = table.read(&[]).await.unwrap();
         assert_eq!((members.live.len(), members.fenced), (0, vec![Uuid::from_u128(2)]));
     }
 

@@ -20,6 +20,7 @@ use uuid::Uuid;
 
 use super::closed_begins::REMEDY;
 use super::connect::Connector;
+use super::loss_detector::LossDetector;
 use super::members_table::{MemberTable, Members, PostgresMembers, Renewal};
 use super::observer::{Member, Observer};
 use super::standing::{BootTime, Standing};
@@ -39,7 +40,7 @@ const LONGEST_RETRY: Duration = Duration::from_secs(1);
 const ROUNDS_BETWEEN_DELETIONS: u32 = 600;
 
 /// Joins the members of a ledger, and keeps the lease in the background. `process` is the name of
-/// this process's chains in the audit trail.
+/// this process's chains in the audit trail, and `detector` knows what was seen before.
 ///
 /// # Errors
 /// The error of the database. This process is no member then.
@@ -47,16 +48,17 @@ pub(in crate::ledger) async fn join(
     connector: Connector,
     process: Uuid,
     lease: Duration,
-    clock: Clock,
-    metrics: Metrics,
+    detector: LossDetector,
+    (clock, metrics): (Clock, Metrics),
 ) -> Result<Arc<Standing>, sqlx::Error> {
     let deadline = STATEMENT_DEADLINE.min(lease / RENEWALS_PER_LEASE);
     let table = PostgresMembers::new(connector, deadline);
     let (standing, leave) = Standing::new(Arc::new(clock::since_boot));
     let standing = Arc::new(standing);
     let boot_time: BootTime = Arc::new(clock::since_boot);
+    let clocks = (boot_time, clock);
     let mut keeper =
-        Keeper::new(table, process, standing.clone(), lease, (boot_time, clock), metrics.clone());
+        Keeper::new(table, process, standing.clone(), lease, detector, clocks, metrics.clone());
     keeper.join().await?;
     keeper.observe().await?;
     let watched = standing.clone();
@@ -92,6 +94,7 @@ struct Keeper<T> {
     table: T,
     standing: Arc<Standing>,
     observer: Observer,
+    detector: LossDetector,
     /// The same for all names that this process has in its life.
     process: Uuid,
     lease: Duration,
@@ -112,6 +115,7 @@ impl<T: MemberTable> Keeper<T> {
         process: Uuid,
         standing: Arc<Standing>,
         lease: Duration,
+        detector: LossDetector,
         (boot_time, clock): (BootTime, Clock),
         metrics: Metrics,
     ) -> Keeper<T> {
@@ -121,6 +125,7 @@ impl<T: MemberTable> Keeper<T> {
             standing,
             // The margin allows for clocks that run at different rates.
             observer: Observer::new(lease, interval, interval),
+            detector,
             process,
             lease,
             interval,
@@ -179,6 +184,7 @@ impl<T: MemberTable> Keeper<T> {
         let (started, sent) = ((self.boot_time)(), self.clock.machine_now());
         if let Some(renewal) = self.table.renew(member).await? {
             self.compare_clocks(sent, renewal.at);
+            self.detector.compare_renewal(member, renewal);
             self.note_begins(renewal);
             // From the start of the statement: others may see the renewal from then on.
             self.standing.hold(member, started + self.lease);
@@ -202,6 +208,10 @@ impl<T: MemberTable> Keeper<T> {
         let (started, sent) = ((self.boot_time)(), self.clock.machine_now());
         let renewal = self.table.join(member, self.process).await?;
         self.compare_clocks(sent, renewal.at);
+        self.detector.compare_renewal(member, renewal);
+        // Before the lease is held: the row of the former name may be lost and not fenced.
+        let members = self.table.read(&self.detector.members()).await?;
+        self.detector.compare(&members);
         self.note_begins(renewal);
         self.standing.hold(member, started + self.lease);
         self.is_joined = true;
@@ -212,7 +222,9 @@ impl<T: MemberTable> Keeper<T> {
     /// Reads the members, divides the work among them, and fences one whose lease has expired.
     /// Returns whether there was one.
     async fn observe(&mut self) -> Result<bool, sqlx::Error> {
-        let mut members = self.table.read().await?;
+        let mut members = self.table.read(&self.detector.members()).await?;
+        self.detector.compare(&members);
+        self.close_begins().await;
         let me = self.standing.member();
         let others: Vec<_> = members.live.iter().copied().filter(|other| other.id != me).collect();
         let expired = self.observer.record(&others, (self.boot_time)());
@@ -268,18 +280,44 @@ impl<T: MemberTable> Keeper<T> {
         let member = self.standing.member();
         // First of all: no begin may be sent after the others know that this process is dead.
         self.standing.lose();
-        if let Err(error) = self.table.leave(member).await {
+        let left = self.table.leave(member).await.unwrap_or_else(|error| {
             tracing::warn!(
                 %error,
                 "could not leave the members of the ledger; others wait for the end of the lease"
+            );
+            None
+        });
+        let left = left.map(|renewals| Member { id: member, renewals });
+        self.detector.finish(left).await;
+    }
+
+    /// Closes the begins of all gates if the database lost writes. The next round tries again after
+    /// a failure.
+    async fn close_begins(&mut self) {
+        static LIMIT: LogLimit = LogLimit::per_minute();
+        if self.detector.has_lost() {
+            self.standing.close_begins(true);
+        }
+        if !self.detector.must_close() {
+            return;
+        }
+        let closed = self.table.close_begins(self.process, self.detector.epoch()).await;
+        if let Err(error) = closed
+            && let Some(suppressed) = LIMIT.permit("close begins")
+        {
+            tracing::error!(
+                %error,
+                suppressed,
+                "cannot close the begins of the other gates; retrying"
             );
         }
     }
 
     fn note_begins(&self, renewal: Renewal) {
         static LIMIT: LogLimit = LogLimit::per_minute();
-        self.standing.close_begins(renewal.begins_are_closed);
-        if renewal.begins_are_closed && LIMIT.permit("begins closed").is_some() {
+        let are_closed = renewal.begins_are_closed || self.detector.has_lost();
+        self.standing.close_begins(are_closed);
+        if are_closed && LIMIT.permit("begins closed").is_some() {
             tracing::error!(
                 "the database of the ledger lacks steps that a gate has committed, so no gate \
                  begins a loan; {REMEDY}"

@@ -17,7 +17,9 @@
 //! | `check` | the check of every row |
 //! | `prune`, `prunable`, `anchors` | the removal of old loans with their steps |
 //! | `exclusive` | a ledger while no gate runs, for `copy` |
+//! | `earlier_processes` | compares the files of earlier processes with the database |
 //! | `membership` | joins the members, renews the lease and fences silent members |
+//! | `loss_detector`, `seen_renewals`, `renewals_file` | whether the database lost writes |
 //! | `closed_begins` | closes the begins of all gates when the database lost steps |
 //! | `standing` | the result in memory: the name, the lease and the work of this process |
 //! | `observer` | decides which leases have expired |
@@ -39,6 +41,7 @@ mod connection_url;
 mod delivered;
 mod details;
 mod doubts;
+mod earlier_processes;
 mod endpoint;
 mod exclusive;
 mod head_files;
@@ -47,6 +50,7 @@ mod last_steps;
 mod late_begins;
 mod listing;
 mod loans;
+mod loss_detector;
 mod members_table;
 mod membership;
 mod migrations;
@@ -58,8 +62,10 @@ mod pool;
 mod prunable;
 mod prune;
 mod queries;
+mod renewals_file;
 mod retention;
 mod row;
+mod seen_renewals;
 mod server_error;
 mod settings;
 mod sql;

@@ -8,14 +8,17 @@ use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
 
 use super::connect::{Connector, Purpose};
+use super::earlier_processes;
 use super::lane::Lane;
+use super::loss_detector::LossDetector;
+use super::membership;
 use super::migrations::{self, MIGRATIONS, Schema};
 use super::pool::Pool;
 use super::queries::{OwnedBuckets, Queries, QueryPools};
+use super::renewals_file::RenewalsFile;
 use super::settings::PostgresSettings;
 use super::store::{PostgresConnection, PostgresStore};
 use super::transaction::PROBE_NAME;
-use super::{head_files, membership};
 use crate::clock::Clock;
 use crate::ledger::LedgerError;
 use crate::ledger::audit::AuditKey;
@@ -49,13 +52,17 @@ pub(in crate::ledger) async fn open(
     let chain = Uuid::new_v4();
     let (mut connection, ledger) = prepare(&connector, key_fingerprint, chain).await?;
     refuse_half_copied(&mut connection).await?;
-    head_files::confirm(&mut connection, &settings.heads, ledger).await?;
+    let mut before = earlier_processes::compare(&mut connection, &settings.heads, ledger).await?;
     remove_probes(&mut connection).await.map_err(LedgerError::Server)?;
     let unusable = |source| LedgerError::File { file: settings.heads.clone(), source };
-    let heads = ChainHeads::start(&settings.heads, ledger, chain).map_err(unusable)?;
+    let heads =
+        ChainHeads::start(&settings.heads, ledger, chain, before.epoch).map_err(unusable)?;
+    let superseded = std::mem::take(&mut before.superseded);
+    let file = RenewalsFile::start(&settings.heads, ledger, chain, superseded);
+    let detector = LossDetector::new(before, Some(file), Some(heads.clone()));
     // Joined before anything is written: the owner of a loan must be a member.
-    let joined =
-        membership::join(connector.clone(), chain, settings.lease, clock.clone(), metrics.clone());
+    let clocks = (clock.clone(), metrics.clone());
+    let joined = membership::join(connector.clone(), chain, settings.lease, detector, clocks);
     let membership = joined.await.map_err(LedgerError::Server)?;
     // Again after the join: a copy that begins later finds this member.
     let refused = refuse_half_copied(&mut connection).await;

@@ -304,7 +304,7 @@ mod tests {
         let live = renewals.iter();
         let live =
             live.map(|(id, renewals)| Member { id: Uuid::from_u128(*id), renewals: *renewals });
-        Members { live: live.collect(), fenced: Vec::new() }
+        Members { live: live.collect(), ..Members::default() }
     }
 
     #[test]

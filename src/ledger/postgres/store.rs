@@ -101,8 +101,9 @@ impl StoreConnection for PostgresConnection {
             None => None,
             Some(library) => {
                 let scope = chain::lock(&mut transaction, library, *chain, audit_key).await?;
+                let epoch = heads.epoch();
                 if heads.newest(library).is_some_and(|newest| !scope.head.follows(&newest)) {
-                    closed_begins::close_instead(transaction, *chain).await;
+                    closed_begins::close_instead(transaction, *chain, epoch).await;
                     return Err(lost_steps());
                 }
                 Some(scope)

@@ -8,7 +8,6 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use jiff::Timestamp;
 use sqlx::{AssertSqlSafe, PgConnection};
-use tempfile::TempDir;
 use tokio::sync::{Barrier, oneshot};
 use tokio::time::{Instant, sleep, timeout};
 
@@ -421,25 +420,6 @@ async fn database_that_lost_steps_is_neither_written_nor_opened() {
         sleep(Duration::from_millis(50)).await;
     }
     ledger.close().await;
-}
-
-#[tokio::test]
-async fn confirmed_heads_of_ended_processes_are_removed() {
-    let Some(server) = Postgres::shared().await else { return };
-    let database = server.database().await;
-    let node = Node::open(&database).await;
-    written(&node.ledger, 1).await;
-    let files = |heads: &TempDir| std::fs::read_dir(heads.path()).unwrap().count();
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while files(&node.heads) == 0 {
-        assert!(Instant::now() < deadline, "the heads are not written");
-        sleep(Duration::from_millis(20)).await;
-    }
-    Node::try_open(settings(&database.url()), &node.heads).await.unwrap().close().await;
-    assert_eq!(files(&node.heads), 1, "the process is alive");
-    let heads = node.close().await;
-    Node::try_open(settings(&database.url()), &heads).await.unwrap().close().await;
-    assert_eq!(files(&heads), 0);
 }
 
 #[tokio::test]

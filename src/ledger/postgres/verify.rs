@@ -14,9 +14,10 @@ use std::path::Path;
 use futures_util::TryStreamExt;
 use futures_util::future::try_join;
 use sqlx::postgres::PgRow;
-use sqlx::{FromRow, PgConnection, Row};
+use sqlx::{AssertSqlSafe, FromRow, PgConnection, Row};
 use uuid::Uuid;
 
+use super::closed_begins::{EPOCH, epoch_of};
 use super::settings::PostgresSettings;
 use super::sql::statement;
 use super::whole_ledger::{WALKS, WholeLedger};
@@ -107,7 +108,14 @@ async fn compare_with_head_files(
     verified: &mut Verified,
 ) -> Result<u64, LedgerError> {
     let files = head_files::read(directory, ledger.id)?;
-    let missing = ledger.snapshot(async |connection| head_files::missing(connection, &files).await);
+    let missing = ledger.snapshot(async |connection| {
+        let sql = AssertSqlSafe(format!("SELECT {EPOCH}"));
+        let epoch = sqlx::query_scalar::<_, Vec<u8>>(sql).persistent(false);
+        let epoch = epoch_of(&epoch.fetch_one(&mut *connection).await?)?;
+        // An operator has settled what files of older epochs name.
+        let current = files.iter().filter(|file| file.epoch >= epoch);
+        head_files::missing(connection, current).await
+    });
     let missing = missing.await?;
     for file in &files {
         for stored in &file.heads {

@@ -1,11 +1,12 @@
 //! Members on a table in memory, with clocks that the tests move.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard};
 
 use jiff::Timestamp;
 
+use super::super::loss_detector::KnownBefore;
 use super::super::members_table::Members;
 use super::super::observer::Member;
 use super::*;
@@ -27,6 +28,8 @@ struct Table {
     /// Whether the next renewal panics.
     panics: Arc<AtomicBool>,
     ahead: Arc<AtomicU64>,
+    begins_are_closed: Arc<AtomicBool>,
+    epoch: Arc<AtomicI64>,
 }
 
 impl Table {
@@ -41,28 +44,43 @@ impl Table {
         let ahead = Duration::from_secs(self.ahead.load(Ordering::SeqCst));
         clock::after(Clock::system().machine_now(), ahead)
     }
+
+    fn renewal(&self, renewals: i64) -> Renewal {
+        Renewal {
+            at: self.now(),
+            renewals,
+            epoch: self.epoch.load(Ordering::SeqCst),
+            begins_are_closed: self.begins_are_closed.load(Ordering::SeqCst),
+        }
+    }
 }
 
 impl MemberTable for Table {
     async fn join(&mut self, member: Uuid, _process: Uuid) -> Result<Renewal, sqlx::Error> {
         self.rows()?.insert(member, (0, false));
-        Ok(Renewal { at: self.now(), begins_are_closed: false })
+        Ok(self.renewal(0))
     }
 
     async fn renew(&mut self, member: Uuid) -> Result<Option<Renewal>, sqlx::Error> {
         assert!(!self.panics.swap(false, Ordering::SeqCst), "on purpose");
         let mut rows = self.rows()?;
         let row = rows.get_mut(&member).filter(|(_, is_fenced)| !is_fenced);
-        let renewal = || Renewal { at: self.now(), begins_are_closed: false };
-        Ok(row.map(|(renewals, _)| *renewals += 1).map(|()| renewal()))
+        Ok(row.map(|(renewals, _)| {
+            *renewals += 1;
+            self.renewal(*renewals)
+        }))
     }
 
-    async fn read(&mut self) -> Result<Members, sqlx::Error> {
+    async fn read(&mut self, _ended: &[Uuid]) -> Result<Members, sqlx::Error> {
         let mut members = Members::default();
         for (id, (renewals, is_fenced)) in self.rows()?.iter() {
+            let member = Member { id: *id, renewals: *renewals };
             match is_fenced {
-                true => members.fenced.push(*id),
-                false => members.live.push(Member { id: *id, renewals: *renewals }),
+                true => {
+                    members.fenced.push(*id);
+                    members.ended.push(member);
+                }
+                false => members.live.push(member),
             }
         }
         Ok(members)
@@ -79,13 +97,23 @@ impl MemberTable for Table {
         Ok(true)
     }
 
-    async fn leave(&mut self, member: Uuid) -> Result<(), sqlx::Error> {
-        self.rows()?.remove(&member);
-        Ok(())
+    async fn leave(&mut self, member: Uuid) -> Result<Option<i64>, sqlx::Error> {
+        let mut rows = self.rows()?;
+        Ok(rows.get_mut(&member).map(|row| {
+            *row = (row.0 + 1, true);
+            row.0
+        }))
     }
 
     async fn delete_old(&mut self) -> Result<(), sqlx::Error> {
         self.rows().map(drop)
+    }
+
+    async fn close_begins(&mut self, _process: Uuid, epoch: i64) -> Result<(), sqlx::Error> {
+        if !self.is_down.load(Ordering::SeqCst) && self.epoch.load(Ordering::SeqCst) <= epoch {
+            self.begins_are_closed.store(true, Ordering::SeqCst);
+        }
+        Ok(())
     }
 }
 
@@ -98,30 +126,36 @@ struct Process {
     locked: Arc<Mutex<Option<Uuid>>>,
     panics: Arc<AtomicBool>,
     ahead: Arc<AtomicU64>,
+    begins_are_closed: Arc<AtomicBool>,
+    epoch: Arc<AtomicI64>,
 }
 
 impl Process {
     async fn join(rows: &Rows) -> Process {
         let (now, is_down, ahead) = <(Arc<AtomicU64>, Arc<AtomicBool>, Arc<AtomicU64>)>::default();
         let (locked, panics) = (Arc::default(), Arc::default());
+        let (begins_are_closed, epoch) = <(Arc<AtomicBool>, Arc<AtomicI64>)>::default();
         let table = Table {
             rows: rows.clone(),
             is_down: is_down.clone(),
             locked: Arc::clone(&locked),
             panics: Arc::clone(&panics),
             ahead: ahead.clone(),
+            begins_are_closed: begins_are_closed.clone(),
+            epoch: epoch.clone(),
         };
         let boot = now.clone();
         let boot_time: BootTime =
             Arc::new(move || Duration::from_secs(boot.load(Ordering::SeqCst)));
         let (standing, leave) = Standing::new(boot_time.clone());
         let clocks = (boot_time, Clock::system());
-        let metrics = Metrics::new().unwrap();
+        let detector = LossDetector::new(KnownBefore::default(), None, None);
+        let (standing, metrics) = (Arc::new(standing), Metrics::new().unwrap());
         let mut keeper =
-            Keeper::new(table, Uuid::new_v4(), Arc::new(standing), LEASE, clocks, metrics);
+            Keeper::new(table, Uuid::new_v4(), standing, LEASE, detector, clocks, metrics);
         keeper.join().await.unwrap();
         keeper.observe().await.unwrap();
-        Process { keeper, leave, now, is_down, locked, panics, ahead }
+        Process { keeper, leave, now, is_down, locked, panics, ahead, begins_are_closed, epoch }
     }
 
     /// Lets time pass without running the process.
@@ -369,7 +403,7 @@ async fn lease_is_renewed_again_after_a_panic() {
     let restarts = "loangate_task_restarts_total{task=\"keep-lease\"} 1";
     assert!(metrics.render().contains(restarts));
     standing.leave().await;
-    assert!(!standing.is_member() && lock(&rows).is_empty());
+    assert!(!standing.is_member() && lock(&rows).values().all(|(_, has_ended)| *has_ended));
     keeping.await.unwrap();
 }
 
@@ -383,4 +417,71 @@ async fn gauge_of_the_lease_needs_no_renewal() {
     assert_eq!(held(), Some("1".to_owned()));
     process.pass(30);
     assert_eq!(held(), Some("0".to_owned()));
+}
+
+#[tokio::test]
+async fn fewer_own_renewals_close_begins_until_the_next_epoch() {
+    let rows = Rows::default();
+    let mut process = Process::join(&rows).await;
+    for _ in 0..5 {
+        process.round().await.unwrap();
+    }
+    assert!(process.standing().is_member());
+    rows.lock().unwrap().values_mut().for_each(|row| row.0 -= 1);
+    process.round().await.unwrap();
+    assert!(process.begins_are_closed.load(Ordering::SeqCst) && !process.standing().is_member());
+    // An operator deletes the row and does not reconcile.
+    for _ in 0..10 {
+        process.begins_are_closed.store(false, Ordering::SeqCst);
+        process.round().await.unwrap();
+        assert!(process.begins_are_closed.load(Ordering::SeqCst));
+        assert!(!process.standing().is_member());
+    }
+    process.epoch.store(1, Ordering::SeqCst);
+    process.begins_are_closed.store(false, Ordering::SeqCst);
+    for _ in 0..10 {
+        process.round().await.unwrap();
+        assert!(!process.begins_are_closed.load(Ordering::SeqCst));
+        assert!(process.standing().is_member());
+    }
+}
+
+#[tokio::test]
+async fn lost_row_of_a_running_gate_closes_begins_before_it_joins_again() {
+    let rows = Rows::default();
+    let mut process = Process::join(&rows).await;
+    process.round().await.unwrap();
+    let former = process.standing().member();
+    rows.lock().unwrap().clear();
+    process.keeper.renew().await.unwrap();
+    process.keeper.join().await.unwrap();
+    assert!(process.standing().member() != former && !process.standing().is_member());
+    process.round().await.unwrap();
+    assert!(process.begins_are_closed.load(Ordering::SeqCst));
+}
+
+#[tokio::test]
+async fn lost_row_of_another_gate_closes_begins() {
+    let rows = Rows::default();
+    let mut process = Process::join(&rows).await;
+    let other = Process::join(&rows).await.standing().member();
+    process.round().await.unwrap();
+    rows.lock().unwrap().remove(&other);
+    process.round().await.unwrap();
+    assert!(process.begins_are_closed.load(Ordering::SeqCst));
+}
+
+#[tokio::test]
+async fn gate_that_was_suspended_for_long_joins_again_and_closes_nothing() {
+    let rows = Rows::default();
+    let mut process = Process::join(&rows).await;
+    process.round().await.unwrap();
+    // Meanwhile its row was fenced, and deleted after 30 days.
+    rows.lock().unwrap().clear();
+    process.pass(31 * 86_400);
+    process.ahead.store(31 * 86_400, Ordering::SeqCst);
+    process.round().await.unwrap();
+    process.ahead.store(0, Ordering::SeqCst);
+    process.round().await.unwrap();
+    assert!(!process.begins_are_closed.load(Ordering::SeqCst) && process.standing().is_member());
 }

@@ -8,13 +8,19 @@ CREATE TABLE meta (
     value bytea NOT NULL
 );
 
+-- Grows when an operator reconciles a ledger that lost steps. A bigint in network byte order.
+INSERT INTO meta (name, value) VALUES ('epoch', int8send(0));
+
 CREATE TABLE members (
     member   uuid PRIMARY KEY,
     process  uuid NOT NULL,
     joined   bigint NOT NULL,
     renewals bigint NOT NULL DEFAULT 0,
     polls    bigint NOT NULL DEFAULT 0,
-    fenced   bigint
+    -- When the member was declared dead or left. The row stays, so that a gate which has seen it
+    -- notices that the database lost it.
+    fenced   bigint,
+    has_left boolean NOT NULL DEFAULT false
 );
 
 CREATE TABLE loans (

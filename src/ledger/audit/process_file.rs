@@ -1,0 +1,86 @@
+//! The files that each process keeps outside a ledger that several machines share.
+//!
+//! They are text files in one directory, named after the ledger and the process. The first line has
+//! the epoch in which the file was written: see [`super::chain_heads`].
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use uuid::Uuid;
+
+use super::head_file::write_and_rename;
+
+/// The start of the line with the epoch.
+pub(in crate::ledger) const EPOCH_LINE: &str = "epoch ";
+
+/// A file that a process keeps outside the database.
+#[derive(Debug)]
+pub(in crate::ledger) struct ProcessFile {
+    pub(in crate::ledger) path: PathBuf,
+    pub(in crate::ledger) process: Uuid,
+    pub(in crate::ledger) text: String,
+    /// When the process last wrote the file, by the clock of the machine.
+    pub(super) written: SystemTime,
+}
+
+impl ProcessFile {
+    /// Returns the path of the file of a process.
+    pub(in crate::ledger) fn path(
+        directory: &Path,
+        ledger: Uuid,
+        process: Uuid,
+        suffix: &str,
+    ) -> PathBuf {
+        directory.join(format!("{ledger}.{process}{suffix}"))
+    }
+
+    /// Returns the epoch, and the other lines.
+    pub(in crate::ledger) fn lines(&self) -> (i64, impl Iterator<Item = &str>) {
+        let epoch = self.text.lines().find_map(|line| line.strip_prefix(EPOCH_LINE));
+        let epoch = epoch.and_then(|epoch| epoch.parse().ok()).unwrap_or_default();
+        let lines = self.text.split_inclusive('\n');
+        (epoch, lines.filter(|line| !line.starts_with(EPOCH_LINE)))
+    }
+}
+
+/// Replaces a file that only this process writes, and syncs its directory.
+pub(in crate::ledger) fn replace(file: &Path, text: &str) -> std::io::Result<()> {
+    write_and_rename(&file.with_added_extension("new"), file, text)?;
+    match file.parent() {
+        Some(directory) if !directory.as_os_str().is_empty() => File::open(directory)?.sync_all(),
+        _ => Ok(()),
+    }
+}
+
+/// Reads the files of all processes of this ledger whose name ends with this suffix.
+///
+/// # Errors
+/// The error of the system if a file cannot be read. A missing directory has none.
+pub(in crate::ledger) fn read_files(
+    directory: &Path,
+    ledger: Uuid,
+    suffix: &str,
+) -> std::io::Result<Vec<ProcessFile>> {
+    let entries = match std::fs::read_dir(directory) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries?,
+    };
+    let mut files = Vec::new();
+    for entry in entries {
+        let path = entry?.path();
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let process = name.strip_prefix(&format!("{ledger}."));
+        let process = process.and_then(|process| process.strip_suffix(suffix));
+        let Some(process) = process.and_then(|process| process.parse().ok()) else { continue };
+        let read = std::fs::read_to_string(&path)
+            .and_then(|text| Ok((text, std::fs::metadata(&path)?.modified()?)));
+        let (text, written) = match read {
+            // Another process has confirmed and removed it.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            read => read?,
+        };
+        files.push(ProcessFile { path, process, text, written });
+    }
+    Ok(files)
+}
