@@ -1,12 +1,13 @@
 //! `loangate ledger` and `loangate audit`: back up, check and prune the ledger, and verify its
-//! audit trail. All of them but `copy` also work while a gate runs.
+//! audit trail. All of them but `copy` also work while a gate runs. `reconcile` and `copy` have files
+//! of their own.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::{CliError, say};
+use super::{CliError, reconcile, say};
 use crate::clock::{self, Clock};
 use crate::config::Config;
 use crate::ledger::{self, AuditKey, Chains, Prunable, StoreSettings};
@@ -51,6 +52,9 @@ pub(super) enum Command {
         #[arg(long, default_value = "config.toml")]
         config: PathBuf,
     },
+    /// Open the begins of all gates after the database lost steps, once the ledger is compared with
+    /// Bokbasen. Works while gates run.
+    Reconcile(reconcile::Args),
 }
 
 #[derive(Debug, clap::Subcommand)]
@@ -107,7 +111,7 @@ fn audit_key(config: &Config) -> Result<AuditKey, CliError> {
 }
 
 /// Reads a time, or a date, which means midnight UTC.
-fn date(text: &str) -> Result<Timestamp, String> {
+pub(super) fn date(text: &str) -> Result<Timestamp, String> {
     text.parse().or_else(|_| format!("{text}T00:00:00Z").parse()).map_err(|_| {
         "it is neither a date nor a time; write 2026-01-31 or 2026-01-31T12:00:00Z".to_owned()
     })
@@ -155,5 +159,6 @@ pub(super) async fn run(command: Command) -> Result<(), CliError> {
         }
         Command::Copy(args) => super::ledger_copy::run(args).await,
         Command::Prune { before, config } => prune(before, &super::load(&config)?).await,
+        Command::Reconcile(args) => reconcile::run(args).await,
     }
 }

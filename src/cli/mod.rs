@@ -11,6 +11,7 @@ mod init;
 mod ledger;
 mod ledger_copy;
 mod loans;
+mod reconcile;
 mod sandbox;
 mod serve;
 mod signals;
@@ -55,7 +56,7 @@ enum Command {
     /// Create a reader's token or a signed link, with the keys of a configuration.
     #[command(subcommand)]
     Token(token::Kind),
-    /// Back up, check, prune and copy the ledger.
+    /// Back up, check, prune, copy and reconcile the ledger.
     #[command(subcommand)]
     Ledger(ledger::Command),
     /// Verify the ledger's audit trail.

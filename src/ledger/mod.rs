@@ -77,7 +77,7 @@ use membership::Membership;
 pub use membership::{ADOPTED_INTENT, Lease, UnfoundBegin};
 pub use postgres::{
     ConnectionShares, DatabaseFinding, DatabaseFindings, Endpoint, PostgresSettings, ReadEndpoint,
-    Sources, check_database, longest_call,
+    ReconcileError, Sources, check_database, longest_call, reconcile,
 };
 use queries::{Queries, ToForget};
 pub use sqlite::{backup, probe};
@@ -208,6 +208,18 @@ impl Ledger {
     /// [`LedgerError`]; the earlier doubts remain.
     pub async fn replace_doubts(&self, doubts: Doubts) -> Result<(), LedgerError> {
         self.update(Update::ReplaceDoubts(doubts)).await.map(drop)
+    }
+
+    /// Records that a balance, which began at `at`, has compared the loans of all libraries since
+    /// this time. [`reconcile`] requires it. SQLite needs no such record.
+    ///
+    /// # Errors
+    /// [`LedgerError`] if the ledger cannot be written.
+    pub async fn record_balance(&self, since: Timestamp, at: Timestamp) -> Result<(), LedgerError> {
+        match &self.queries {
+            Queries::Sqlite(_) => Ok(()),
+            Queries::Postgres(queries) => queries.record_balance(since, at).await,
+        }
     }
 
     /// Replaces the pseudonym in loans that ended before this time with a random value. Returns the

@@ -56,7 +56,16 @@ impl Circulation {
     /// # Errors
     /// [`BalanceError`]. The report names each library whose comparison failed.
     pub async fn balance(&self, since: Option<Timestamp>) -> Result<Report, BalanceError> {
-        self.balance_if(|_| true, since).await
+        let report = self.balance_if(|_| true, since).await?;
+        if let Some(since) = report.compared_since().or(since)
+            && report.libraries.iter().all(|library| library.failed.is_none())
+        {
+            let recorded = self.inner.ledger.record_balance(since, report.at).await;
+            recorded.unwrap_or_else(|error| {
+                tracing::warn!(%error, "cannot record a balance for `loangate ledger reconcile`");
+            });
+        }
+        Ok(report)
     }
 
     /// As [`Circulation::balance`], of the libraries that `includes`.

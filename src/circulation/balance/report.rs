@@ -77,6 +77,12 @@ pub struct Finding {
 }
 
 impl Report {
+    /// Returns the time since which the loans of all libraries were compared; none without a
+    /// library.
+    pub(super) fn compared_since(&self) -> Option<Timestamp> {
+        self.libraries.iter().map(|library| library.since).max()
+    }
+
     /// Creates an empty report.
     pub(super) fn begun(at: Timestamp) -> Report {
         Report { at, balanced: true, libraries: Vec::new(), findings: Vec::new(), more: 0 }

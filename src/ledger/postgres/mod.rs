@@ -21,6 +21,7 @@
 //! | `membership` | joins the members, renews the lease and fences silent members |
 //! | `loss_detector`, `seen_renewals`, `renewals_file` | whether the database lost writes |
 //! | `closed_begins` | closes the begins of all gates when the database lost steps |
+//! | `reconcile` | opens them after a comparison with Bokbasen |
 //! | `standing` | the result in memory: the name, the lease and the work of this process |
 //! | `observer` | decides which leases have expired |
 //! | `members_table` | the statements on the table `members` |
@@ -62,6 +63,7 @@ mod pool;
 mod prunable;
 mod prune;
 mod queries;
+mod reconcile;
 mod renewals_file;
 mod retention;
 mod row;
@@ -88,6 +90,7 @@ pub(super) use open::{Opened, open};
 pub use open_check::{DatabaseFinding, DatabaseFindings, check_database};
 pub(super) use prune::prune;
 pub(super) use queries::Queries;
+pub use reconcile::{ReconcileError, reconcile};
 pub(super) use server_error::is_of_server;
 pub use settings::{ConnectionShares, PostgresSettings, longest_call};
 pub(super) use verify::verify;
@@ -100,6 +103,8 @@ mod plans_tests;
 mod prune_tests;
 #[cfg(test)]
 mod queries_tests;
+#[cfg(test)]
+mod restore_tests;
 #[cfg(test)]
 pub(super) mod test_support;
 #[cfg(test)]

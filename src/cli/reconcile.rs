@@ -1,0 +1,35 @@
+//! `loangate ledger reconcile`: opens the begins of all gates after the database lost steps.
+
+use std::path::PathBuf;
+
+use jiff::Timestamp;
+
+use super::ledger::date;
+use super::{CliError, say};
+use crate::ledger::{self, StoreSettings};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The --since of the `loangate loans balance` whose findings are settled with Bokbasen: a time
+    /// before the backup that was restored, like 2026-01-31T12:00:00Z.
+    #[arg(long, value_parser = date)]
+    balanced_since: Timestamp,
+    /// Configuration that names the ledger.
+    #[arg(long, default_value = "config.toml")]
+    config: PathBuf,
+}
+
+pub(super) async fn run(args: Args) -> Result<(), CliError> {
+    let config = super::load(&args.config)?;
+    let StoreSettings::Postgres(postgres) = &config.ledger.store else {
+        let sentence = "only a ledger in PostgreSQL closes begins; a gate with SQLite refuses to \
+            start, and names the remedy";
+        return Err(CliError::new(sentence));
+    };
+    let reconciled = ledger::reconcile(postgres, args.balanced_since).await;
+    let closed = reconciled.map_err(CliError::new)?;
+    say(&format!(
+        "begins, which were closed at {closed}, are open; the gates notice it within a fifth of \
+         ledger.lease"
+    ))
+}

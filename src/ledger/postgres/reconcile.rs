@@ -1,0 +1,139 @@
+//! Opens begins after a loss of steps, when an operator has compared the ledger with Bokbasen.
+//!
+//! `loangate ledger reconcile` calls it, while gates run. It begins a new epoch, so what the gates
+//! and their files have seen before proves nothing any more. Each gate notices the epoch with its
+//! next renewal.
+//!
+//! Gates record each balance of all libraries here, so that no operator forgets it.
+
+use jiff::Timestamp;
+use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
+use uuid::Uuid;
+
+use super::closed_begins::epoch_of;
+use super::connect::{Connector, Purpose};
+use super::members_table::DATABASE_NOW;
+use super::pool::{BEGIN, TRANSACTION};
+use super::queries::Queries;
+use super::settings::PostgresSettings;
+use super::sql::statement;
+use crate::ledger::LedgerError;
+
+/// Why begins stay closed.
+#[derive(Debug, thiserror::Error)]
+pub enum ReconcileError {
+    /// No gate has found a loss.
+    #[error("begins are open, so there is nothing to reconcile")]
+    BeginsOpen,
+    /// The time is too late.
+    #[error(
+        "begins were closed at {closed}, which is before --balanced-since; name a time before the \
+         backup that was restored"
+    )]
+    TooLate {
+        /// When a gate closed begins, by the clock of the database.
+        closed: Timestamp,
+    },
+    /// No gate has recorded a balance with which the ledger can be reconciled.
+    #[error(
+        "no balance of all libraries since {since} has completed after begins were closed at \
+         {closed}; run `loangate loans balance --since {since}` at any gate, and settle its findings"
+    )]
+    NotBalanced {
+        /// The time that the operator named.
+        since: Timestamp,
+        /// When a gate closed begins, by the clock of the database.
+        closed: Timestamp,
+    },
+    /// The database failed.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+}
+
+impl From<sqlx::Error> for ReconcileError {
+    fn from(error: sqlx::Error) -> ReconcileError {
+        ReconcileError::Ledger(LedgerError::Server(error))
+    }
+}
+
+/// Opens the begins of all gates, and begins a new epoch. `since` is the start of the balance that
+/// an operator has settled with Bokbasen. Returns when begins were closed.
+///
+/// # Errors
+/// [`ReconcileError`]; begins stay closed, unless only the response to the commit was lost.
+pub async fn reconcile(
+    settings: &PostgresSettings,
+    since: Timestamp,
+) -> Result<Timestamp, ReconcileError> {
+    let mut connection = Connector::new(settings).connect(Purpose::Command).await?;
+    let reconciled = open_begins(&mut connection, since).await;
+    let _ = connection.close().await;
+    reconciled
+}
+
+async fn open_begins(
+    connection: &mut PgConnection,
+    since: Timestamp,
+) -> Result<Timestamp, ReconcileError> {
+    // The epoch first: a gate that closes begins meanwhile waits for it, and then finds it newer.
+    const LOCK_EPOCH: &str = "SELECT value FROM meta WHERE name = 'epoch' FOR UPDATE";
+    const OPEN: &str = "DELETE FROM meta WHERE name = 'begins closed' RETURNING value";
+    const BALANCE: &str = "SELECT value FROM meta WHERE name = 'balance'";
+    let mut transaction = connection.begin_with(BEGIN).await?;
+    let epoch = value(&mut transaction, LOCK_EPOCH).await?.unwrap_or_default();
+    let epoch = epoch_of(&epoch)?;
+    let closed = value(&mut transaction, OPEN).await?.ok_or(ReconcileError::BeginsOpen)?;
+    let closed = timestamp(closed.get(size_of::<Uuid>()..).unwrap_or_default())?;
+    if since >= closed {
+        return Err(ReconcileError::TooLate { closed });
+    }
+    let Some(balance) = value(&mut transaction, BALANCE).await? else {
+        return Err(ReconcileError::NotBalanced { since, closed });
+    };
+    let (compared_since, at) = balance.split_at_checked(size_of::<i64>()).unwrap_or_default();
+    if timestamp(compared_since)? > since || timestamp(at)? < closed {
+        return Err(ReconcileError::NotBalanced { since, closed });
+    }
+    // A time, so that it exceeds epochs that a restored database has forgotten.
+    let next = format!(
+        "UPDATE meta SET value = int8send(greatest($1, {DATABASE_NOW})) WHERE name = 'epoch'"
+    );
+    let next = sqlx::query(AssertSqlSafe(next)).bind(epoch.saturating_add(1));
+    next.persistent(false).execute(&mut *transaction).await?;
+    transaction.commit().await?;
+    Ok(closed)
+}
+
+impl Queries {
+    /// Records that a balance, which began at `at`, has compared the loans of all libraries since
+    /// this time.
+    pub(in crate::ledger) async fn record_balance(
+        &self,
+        since: Timestamp,
+        at: Timestamp,
+    ) -> Result<(), LedgerError> {
+        const RECORD: &str = "INSERT INTO meta (name, value) VALUES ('balance', $1) \
+             ON CONFLICT (name) DO UPDATE SET value = excluded.value";
+        let times = [since, at].map(|time| time.as_millisecond().to_be_bytes());
+        let record = statement(RECORD).bind(times.concat());
+        let recorded = self.feed_pool.transaction(BEGIN, TRANSACTION, async |connection| {
+            record.execute(connection).await.map(drop)
+        });
+        Box::pin(recorded).await.map_err(LedgerError::Server)
+    }
+}
+
+async fn value(
+    connection: &mut PgConnection,
+    sql: &'static str,
+) -> Result<Option<Vec<u8>>, sqlx::Error> {
+    let row = statement(sql).fetch_optional(connection).await?;
+    row.map(|row| row.try_get(0)).transpose()
+}
+
+/// Decodes a time in milliseconds.
+fn timestamp(value: &[u8]) -> Result<Timestamp, sqlx::Error> {
+    let millis = value.try_into().ok().map(i64::from_be_bytes);
+    let time = millis.and_then(|millis| Timestamp::from_millisecond(millis).ok());
+    time.ok_or_else(|| sqlx::Error::Decode("a time in the table meta is damaged".into()))
+}

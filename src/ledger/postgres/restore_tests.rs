@@ -1,0 +1,299 @@
+//! Databases that are restored from a backup, under gates that run, restart or have ended.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use jiff::Timestamp;
+use sqlx::{AssertSqlSafe, PgConnection};
+use tempfile::TempDir;
+use tokio::time::{Instant, sleep};
+
+use super::test_support::support::{Database, Postgres};
+use super::test_support::{Node, settings};
+use super::{PostgresSettings, ReconcileError, reconcile};
+use crate::ledger::test_support::{by, loan};
+use crate::ledger::{Brake, Intended, Ledger, LedgerError};
+
+/// A lease that a busy machine renews in time.
+const LEASE: Duration = Duration::from_secs(4);
+const TABLES: [&str; 6] = ["meta", "members", "loans", "chains", "history", "delivered"];
+
+fn short(database: &Database) -> PostgresSettings {
+    PostgresSettings { lease: LEASE, ..settings(&database.url()) }
+}
+
+async fn start(database: &Database) -> Node {
+    Node::open_with(short(database), Brake::default()).await
+}
+
+async fn restart(database: &Database, heads: &TempDir) -> Result<Ledger, LedgerError> {
+    Node::try_open(short(database), heads).await
+}
+
+async fn run(connection: &mut PgConnection, sql: impl Into<String>) {
+    sqlx::raw_sql(AssertSqlSafe(sql.into())).execute(connection).await.unwrap();
+}
+
+async fn back_up(connection: &mut PgConnection) {
+    run(connection, "CREATE SCHEMA backup").await;
+    for table in TABLES {
+        run(connection, format!("CREATE TABLE backup.{table} AS TABLE {table}")).await;
+    }
+}
+
+async fn restore(connection: &mut PgConnection) {
+    let mut sql = "BEGIN;".to_owned();
+    for table in TABLES {
+        sql += &format!("DELETE FROM {table}; INSERT INTO {table} SELECT * FROM backup.{table};");
+    }
+    run(connection, sql + "COMMIT").await;
+}
+
+async fn are_closed(connection: &mut PgConnection) -> bool {
+    let closed = format!("SELECT {}", super::closed_begins::ARE_CLOSED);
+    sqlx::query_scalar(AssertSqlSafe(closed)).fetch_one(connection).await.unwrap()
+}
+
+async fn until(what: &str, mut is_true: impl AsyncFnMut() -> bool) {
+    let end = Instant::now() + Duration::from_secs(60);
+    while !is_true().await {
+        assert!(Instant::now() < end, "did not happen: {what}");
+        sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Waits until all live members have renewed twice, so that each has seen the others.
+async fn until_renewed(connection: &mut PgConnection) {
+    const LEAST: &str = "SELECT min(renewals) FROM members WHERE fenced IS NULL";
+    let mut least =
+        async || -> i64 { sqlx::query_scalar(LEAST).fetch_one(&mut *connection).await.unwrap() };
+    let before = least().await;
+    until("the members renew", async || least().await >= before + 2).await;
+}
+
+async fn write(ledger: &Ledger, borrower: u8) {
+    let written = ledger.intend(loan(borrower), None, by("reader")).await.unwrap();
+    assert!(matches!(written, Intended::Written(_)), "{written:?}");
+}
+
+fn files(directory: &Path, suffix: &str) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+    entries.filter(|path| path.to_str().unwrap().ends_with(suffix)).collect()
+}
+
+fn remove(directory: &Path, suffix: &str) {
+    files(directory, suffix).iter().for_each(|file| std::fs::remove_file(file).unwrap());
+}
+
+/// Lets an operator compare the ledger with Bokbasen, and open begins.
+async fn reconcile_with_balance(ledger: &Ledger, database: &Database) {
+    let since = Timestamp::from_second(1_000_000).unwrap();
+    ledger.record_balance(since, Timestamp::now()).await.unwrap();
+    reconcile(&short(database), since).await.unwrap();
+}
+
+/// Waits until begins are open, and checks that they stay open for some renewals.
+async fn assert_open(ledgers: &[&Ledger], connection: &mut PgConnection) {
+    for ledger in ledgers {
+        until("begins are open", async || ledger.lease().is_held()).await;
+    }
+    let end = Instant::now() + LEASE;
+    while Instant::now() < end {
+        assert!(!are_closed(connection).await);
+        assert!(ledgers.iter().all(|ledger| !ledger.begins_are_closed()));
+        sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn restart_after_the_confirmation_notices_a_restore() {
+    let Some(server) = Postgres::shared().await else { return };
+    for witness in [".heads", ".renewals"] {
+        let database = server.database().await;
+        let mut connection = database.connect().await;
+        let node = start(&database).await;
+        back_up(&mut connection).await;
+        write(&node.ledger, 1).await;
+        let heads = node.close().await;
+        // This start confirms the files, and has nothing to write.
+        let ledger = restart(&database, &heads).await.unwrap();
+        until("it renews", async || files(heads.path(), ".renewals").len() == 1).await;
+        ledger.close().await;
+        restore(&mut connection).await;
+        let other = if witness == ".heads" { ".renewals" } else { ".heads" };
+        remove(heads.path(), other);
+        let refused = restart(&database, &heads).await.unwrap_err();
+        assert!(matches!(refused, LedgerError::DatabaseOlder { .. }), "{refused}");
+        assert!(are_closed(&mut connection).await);
+        let ledger = restart(&database, &heads).await.unwrap();
+        assert!(ledger.begins_are_closed() && !ledger.lease().is_held());
+        reconcile_with_balance(&ledger, &database).await;
+        assert_open(&[&ledger], &mut connection).await;
+        write(&ledger, 1).await;
+        ledger.close().await;
+        restart(&database, &heads).await.unwrap().close().await;
+        assert!(!are_closed(&mut connection).await);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn quiet_gate_notices_a_restore_that_lost_the_steps_of_another() {
+    let Some(server) = Postgres::shared().await else { return };
+    let database = server.database().await;
+    let mut connection = database.connect().await;
+    let (quiet, gone) = (start(&database).await, start(&database).await);
+    back_up(&mut connection).await;
+    write(&gone.ledger, 1).await;
+    gone.close().await;
+    until_renewed(&mut connection).await;
+    assert!(!are_closed(&mut connection).await, "a gate that leaves is no loss");
+    restore(&mut connection).await;
+    until("begins are closed", async || quiet.ledger.begins_are_closed()).await;
+    assert!(are_closed(&mut connection).await && !quiet.ledger.lease().is_held());
+    // A gate of a new machine knows nothing of it, and begins nothing.
+    let new = start(&database).await;
+    assert!(new.ledger.begins_are_closed());
+    reconcile_with_balance(&new.ledger, &database).await;
+    assert_open(&[&quiet.ledger, &new.ledger], &mut connection).await;
+    new.close().await;
+    let heads = quiet.close().await;
+    restart(&database, &heads).await.unwrap().close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn gates_that_start_after_a_restore_notice_it() {
+    let Some(server) = Postgres::shared().await else { return };
+    let database = server.database().await;
+    let mut connection = database.connect().await;
+    let (first, second) = (start(&database).await, start(&database).await);
+    back_up(&mut connection).await;
+    write(&first.ledger, 1).await;
+    let lost = first.close().await;
+    let heads = second.close().await;
+    drop(lost);
+    restore(&mut connection).await;
+    // The machine of the gate that wrote is gone.
+    let refused = restart(&database, &heads).await.unwrap_err();
+    assert!(matches!(refused, LedgerError::DatabaseOlder { .. }), "{refused}");
+    assert!(are_closed(&mut connection).await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn newest_state_that_is_restored_later_is_no_loss() {
+    let Some(server) = Postgres::shared().await else { return };
+    let database = server.database().await;
+    let mut connection = database.connect().await;
+    let node = start(&database).await;
+    back_up(&mut connection).await;
+    write(&node.ledger, 1).await;
+    let heads = node.close().await;
+    run(&mut connection, "ALTER SCHEMA backup RENAME TO older").await;
+    back_up(&mut connection).await;
+    run(&mut connection, "ALTER SCHEMA backup RENAME TO newest").await;
+    run(&mut connection, "ALTER SCHEMA older RENAME TO backup").await;
+    restore(&mut connection).await;
+    restart(&database, &heads).await.unwrap_err();
+    let ledger = restart(&database, &heads).await.unwrap();
+    sleep(LEASE / 2).await;
+    ledger.close().await;
+    run(&mut connection, "DROP SCHEMA backup CASCADE").await;
+    run(&mut connection, "ALTER SCHEMA newest RENAME TO backup").await;
+    restore(&mut connection).await;
+    let ledger = restart(&database, &heads).await.unwrap();
+    assert!(ledger.lease().is_held() && !are_closed(&mut connection).await);
+    ledger.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn gate_refuses_lost_steps_of_a_library_until_the_next_epoch() {
+    let Some(server) = Postgres::shared().await else { return };
+    let database = server.database().await;
+    let mut connection = database.connect().await;
+    let node = start(&database).await;
+    back_up(&mut connection).await;
+    write(&node.ledger, 1).await;
+    restore(&mut connection).await;
+    let refused = node.ledger.intend(loan(1), None, by("reader")).await.unwrap_err();
+    assert!(refused.to_string().contains("lacks a step"), "{refused}");
+    reconcile_with_balance(&node.ledger, &database).await;
+    // Its lane may try again before the gate has noticed the epoch.
+    let _ = node.ledger.intend(loan(2), None, by("reader")).await;
+    assert_open(&[&node.ledger], &mut connection).await;
+    write(&node.ledger, 1).await;
+    let heads = node.close().await;
+    restart(&database, &heads).await.unwrap().close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn database_that_forgot_a_reconciliation_lost_writes() {
+    let Some(server) = Postgres::shared().await else { return };
+    let database = server.database().await;
+    let mut connection = database.connect().await;
+    let node = start(&database).await;
+    back_up(&mut connection).await;
+    restore(&mut connection).await;
+    let since = Timestamp::from_second(1_000_000).unwrap();
+    let close = "INSERT INTO meta VALUES ('begins closed', uuid_send(gen_random_uuid()) || \
+         int8send((extract(epoch FROM now()) * 1000)::bigint)) ON CONFLICT DO NOTHING";
+    run(&mut connection, close).await;
+    reconcile_with_balance(&node.ledger, &database).await;
+    assert_open(&[&node.ledger], &mut connection).await;
+    let heads = node.close().await;
+    restore(&mut connection).await;
+    restart(&database, &heads).await.unwrap_err();
+    let ledger = restart(&database, &heads).await.unwrap();
+    ledger.record_balance(since, Timestamp::now()).await.unwrap();
+    reconcile(&short(&database), since).await.unwrap();
+    assert_open(&[&ledger], &mut connection).await;
+    ledger.close().await;
+}
+
+#[tokio::test]
+async fn reconcile_requires_closed_begins_and_a_balance_after_that() {
+    let Some(server) = Postgres::shared().await else { return };
+    let database = server.database().await;
+    let mut connection = database.connect().await;
+    let node = Node::open(&database).await;
+    let now = Timestamp::now();
+    let before = |seconds: i64| now - jiff::SignedDuration::from_secs(seconds);
+    let (day, week) = (before(86_400), before(7 * 86_400));
+    let reconcile = async |since| reconcile(&short(&database), since).await;
+    node.ledger.record_balance(week, before(60)).await.unwrap();
+    assert!(matches!(reconcile(week).await, Err(ReconcileError::BeginsOpen)));
+    let process = uuid::Uuid::new_v4();
+    super::closed_begins::close(&mut connection, process, 0).await.unwrap();
+    let later = Timestamp::now() + Duration::from_secs(60);
+    assert!(matches!(reconcile(later).await, Err(ReconcileError::TooLate { .. })));
+    let early = reconcile(week).await;
+    assert!(matches!(early, Err(ReconcileError::NotBalanced { .. })), "balanced before the loss");
+    node.ledger.record_balance(day, later).await.unwrap();
+    let short_period = reconcile(week).await;
+    assert!(matches!(short_period, Err(ReconcileError::NotBalanced { .. })), "{short_period:?}");
+    assert!(are_closed(&mut connection).await);
+    let closed = reconcile(day).await.unwrap();
+    assert!(closed.duration_since(now).abs().as_secs() < 60 && !are_closed(&mut connection).await);
+    super::closed_begins::close(&mut connection, process, 0).await.unwrap();
+    assert!(!are_closed(&mut connection).await, "what was seen in an older epoch closes nothing");
+    node.close().await;
+}
+
+#[tokio::test]
+async fn confirmed_heads_of_ended_processes_are_stored_for_a_week() {
+    let Some(server) = Postgres::shared().await else { return };
+    let database = server.database().await;
+    let node = Node::open(&database).await;
+    write(&node.ledger, 1).await;
+    let count = |heads: &TempDir, suffix| files(heads.path(), suffix).len();
+    until("the heads are written", async || count(&node.heads, ".heads") == 1).await;
+    restart(&database, &node.heads).await.unwrap().close().await;
+    assert_eq!(count(&node.heads, ".heads"), 1, "the process is alive");
+    assert_eq!(count(&node.heads, ".renewals"), 2, "the process is alive");
+    let heads = node.close().await;
+    restart(&database, &heads).await.unwrap().close().await;
+    assert_eq!((count(&heads, ".heads"), count(&heads, ".renewals")), (1, 1));
+    let [file] = &files(heads.path(), ".heads")[..] else { panic!("one file") };
+    let eight_days_ago = SystemTime::now() - Duration::from_secs(8 * 86_400);
+    std::fs::File::open(file).unwrap().set_modified(eight_days_ago).unwrap();
+    restart(&database, &heads).await.unwrap().close().await;
+    assert_eq!((count(&heads, ".heads"), count(&heads, ".renewals")), (0, 1));
+}
