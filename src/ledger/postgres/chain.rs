@@ -2,6 +2,9 @@
 //!
 //! The row of a chain also numbers the transactions of the process, which makes the result of a
 //! commit without a response readable.
+//!
+//! The statement that locks a chain also reads the renewals of this process, so that no transaction
+//! runs in a database that was restored since the last renewal.
 
 use sqlx::{PgConnection, Row};
 use uuid::Uuid;
@@ -17,21 +20,22 @@ const STEP_VERSION: i64 = 2;
 pub(super) const LOCK: &str = "INSERT INTO chains (library, chain, batch, number, mac, opened) \
          VALUES ($1, $2, 1, 0, $3, (extract(epoch FROM clock_timestamp()) * 1000)::bigint) \
          ON CONFLICT (library, chain) DO UPDATE SET batch = chains.batch + 1, closed = NULL \
-         RETURNING batch, number, mac";
+         RETURNING batch, number, mac, (SELECT renewals FROM members WHERE member = $4)";
 
 /// Locks the chain of this process until the end of the transaction, and numbers the transaction.
-/// Opens a missing chain.
+/// Opens a missing chain. Also returns the renewals of this member, unless its row is missing.
 pub(super) async fn lock(
     connection: &mut PgConnection,
     library: LibraryId,
     chain: Uuid,
     key: &AuditKey,
-) -> Result<Scope, sqlx::Error> {
+    member: Uuid,
+) -> Result<(Scope, Option<i64>), sqlx::Error> {
     let query = sqlx::query(LOCK).bind(library.as_str()).bind(chain);
-    let query = query.bind(key.chain_start(library, chain));
+    let query = query.bind(key.chain_start(library, chain)).bind(member);
     let row = query.persistent(false).fetch_one(connection).await?;
     let head = Head { number: row.try_get("number")?, mac: row.try_get("mac")? };
-    Ok(Scope { library, batch: row.try_get("batch")?, head })
+    Ok((Scope { library, batch: row.try_get("batch")?, head }, row.try_get("renewals")?))
 }
 
 pub(super) const EXTEND: &str = "WITH head AS ( \

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use uuid::Uuid;
 
+use super::standing::Standing;
 use super::transaction::PROBE_NAME;
 use crate::ledger::audit::AuditKey;
 use crate::ledger::audit::chain_heads::ChainHeads;
@@ -19,6 +20,7 @@ pub(super) struct Lane {
     pub(super) chain: Uuid,
     pub(super) audit_key: AuditKey,
     pub(super) heads: Arc<ChainHeads>,
+    pub(super) standing: Arc<Standing>,
     /// The name of the row that tests writes. Lanes that shared one would wait for each other.
     pub(super) probe: String,
     /// The last transaction of each library whose commit was requested, by its number in the chain.
@@ -32,9 +34,10 @@ impl Lane {
         chain: Uuid,
         audit_key: AuditKey,
         heads: Arc<ChainHeads>,
+        standing: Arc<Standing>,
     ) -> Lane {
         let probe = format!("{PROBE_NAME}{chain} {number}");
-        Lane { chain, audit_key, heads, probe, requested: Mutex::default() }
+        Lane { chain, audit_key, heads, standing, probe, requested: Mutex::default() }
     }
 
     /// Records that the commit of this transaction is requested.

@@ -187,7 +187,7 @@ impl<T: MemberTable> Keeper<T> {
             self.detector.compare_renewal(member, renewal);
             self.note_begins(renewal);
             // From the start of the statement: others may see the renewal from then on.
-            self.standing.hold(member, started + self.lease);
+            self.standing.hold(renewed(member, renewal), started + self.lease);
             return Ok(());
         }
         self.is_joined = false;
@@ -213,7 +213,7 @@ impl<T: MemberTable> Keeper<T> {
         let members = self.table.read(&self.detector.members()).await?;
         self.detector.compare(&members);
         self.note_begins(renewal);
-        self.standing.hold(member, started + self.lease);
+        self.standing.hold(renewed(member, renewal), started + self.lease);
         self.is_joined = true;
         tracing::info!(%member, process = %self.process, "joined the members of the ledger");
         Ok(())
@@ -332,6 +332,10 @@ impl<T: MemberTable> Keeper<T> {
             tracing::error!(%error, is_held, suppressed, "could not renew the lease; retrying");
         }
     }
+}
+
+fn renewed(member: Uuid, renewal: Renewal) -> Member {
+    Member { id: member, renewals: renewal.renewals }
 }
 
 #[cfg(test)]

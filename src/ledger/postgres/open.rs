@@ -73,7 +73,7 @@ pub(in crate::ledger) async fn open(
     }
     let (now, shares) = (clock.now(), settings.shares());
     let lanes = (0..shares.writes).map(|number| {
-        let lane = Lane::new(number, chain, audit_key.clone(), heads.clone());
+        let lane = Lane::new(number, chain, audit_key.clone(), heads.clone(), membership.clone());
         let store = PostgresStore::new(connector.clone(), lane);
         async move { store.connect(now).await.map(|connection| (store, connection)) }
     });

@@ -240,7 +240,7 @@ fn writes() -> Vec<(String, Reach, String)> {
         (doubts::CONFIRM, format!("{LIBRARY}, {LATE}, ARRAY[{ID}]")),
         (&retention::FORGET, format!("{LIBRARY}, {LATE}, {LATE}, 500")),
         (retention::ERASE, ids),
-        (chain::LOCK, format!("{chain}, ''")),
+        (chain::LOCK, format!("{chain}, '', {ID}")),
         (chain::OPEN, format!("{chain}, ''")),
         (chain::BATCH, chain),
     ];

@@ -11,8 +11,9 @@ use tokio::time::{Instant, sleep};
 use super::test_support::support::{Database, Postgres};
 use super::test_support::{Node, settings};
 use super::{PostgresSettings, ReconcileError, reconcile};
-use crate::ledger::test_support::{by, loan};
+use crate::ledger::test_support::{by, key, loan};
 use crate::ledger::{Brake, Intended, Ledger, LedgerError};
+use crate::loan::{Loan, LoanKey};
 
 /// A lease that a busy machine renews in time.
 const LEASE: Duration = Duration::from_secs(4);
@@ -222,6 +223,24 @@ async fn gate_refuses_lost_steps_of_a_library_until_the_next_epoch() {
     write(&node.ledger, 1).await;
     let heads = node.close().await;
     restart(&database, &heads).await.unwrap().close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn gate_writes_nothing_between_a_restore_and_its_next_renewal() {
+    let Some(server) = Postgres::shared().await else { return };
+    let database = server.database().await;
+    let mut connection = database.connect().await;
+    start(&database).await.close().await;
+    back_up(&mut connection).await;
+    let slow = PostgresSettings { lease: Duration::from_secs(600), ..short(&database) };
+    let node = Node::open_with(slow, Brake::default()).await;
+    write(&node.ledger, 1).await;
+    restore(&mut connection).await;
+    let key = LoanKey { library: "NO-0301001".parse().unwrap(), ..key(2) };
+    let of_another_library = Loan::intend(key, Timestamp::now());
+    let refused = node.ledger.intend(of_another_library, None, by("reader")).await.unwrap_err();
+    assert!(refused.to_string().contains("lacks a renewal"), "{refused}");
+    assert!(are_closed(&mut connection).await && !node.ledger.lease().is_held());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

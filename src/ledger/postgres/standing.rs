@@ -17,6 +17,7 @@ use uuid::Uuid;
 
 use super::buckets::{bucket_of, bucket_of_library, owned_by};
 use super::members_table::Members;
+use super::observer::Member;
 use crate::ledger::membership::Membership;
 use crate::loan::{LibraryId, LoanId};
 use crate::lock::lock;
@@ -50,6 +51,8 @@ pub(super) struct Standing {
 #[derive(Clone, Debug)]
 struct LeaseState {
     member: Uuid,
+    /// The last renewal that was confirmed.
+    renewals: i64,
     name: Arc<str>,
     valid_until: Duration,
 }
@@ -84,6 +87,7 @@ impl Standing {
             boot_time,
             lease: ArcSwap::from_pointee(LeaseState {
                 member: Uuid::nil(),
+                renewals: 0,
                 name: Uuid::nil().to_string().into(),
                 valid_until: Duration::ZERO,
             }),
@@ -100,14 +104,22 @@ impl Standing {
         self.lease.load().member
     }
 
-    /// Records that this member holds the lease until this time since the start of the machine.
-    pub(super) fn hold(&self, member: Uuid, valid_until: Duration) {
-        let before = self.lease.load();
+    /// Records that this member holds the lease until this time since the start of the machine,
+    /// since its last renewal.
+    pub(super) fn hold(&self, renewed: Member, valid_until: Duration) {
+        let (before, Member { id: member, renewals }) = (self.lease.load(), renewed);
         let name = match before.member == member {
             true => before.name.clone(),
             false => member.to_string().into(),
         };
-        self.lease.store(Arc::new(LeaseState { member, name, valid_until }));
+        self.lease.store(Arc::new(LeaseState { member, renewals, name, valid_until }));
+    }
+
+    /// Returns the last renewal of this process, while nobody can have fenced it.
+    pub(super) fn renewed(&self) -> Option<Member> {
+        let lease = self.lease.load();
+        let is_valid = (self.boot_time)() < lease.valid_until;
+        is_valid.then_some(Member { id: lease.member, renewals: lease.renewals })
     }
 
     /// Records that this process holds no lease any more, and gives its work to the others.
@@ -286,11 +298,14 @@ impl Membership for Standing {
 mod tests {
     use std::sync::atomic::AtomicU64;
 
-    use super::super::observer::Member;
     use super::*;
 
     fn at(millis: i64) -> Timestamp {
         Timestamp::from_millisecond(millis).unwrap()
+    }
+
+    fn member(id: u128) -> Member {
+        Member { id: Uuid::from_u128(id), renewals: 1 }
     }
 
     fn standing() -> (Standing, Arc<AtomicU64>) {
@@ -311,29 +326,31 @@ mod tests {
     fn lease_ends_by_the_clock_and_with_the_name() {
         let (standing, now) = standing();
         assert!(!standing.is_member());
-        standing.hold(Uuid::from_u128(1), Duration::from_secs(30));
+        standing.hold(member(1), Duration::from_secs(30));
         let name = standing.name();
         assert_eq!(&*name, "00000000-0000-0000-0000-000000000001");
         now.store(29, Ordering::SeqCst);
         assert!(standing.holds_lease(&name));
+        assert_eq!(standing.renewed(), Some(member(1)));
         now.store(30, Ordering::SeqCst);
         assert!(!standing.holds_lease(&name));
+        assert_eq!(standing.renewed(), None);
         // A late renewal of a member that nobody fenced.
-        standing.hold(Uuid::from_u128(1), Duration::from_secs(60));
+        standing.hold(member(1), Duration::from_secs(60));
         assert!(standing.holds_lease(&name));
         standing.lose();
         assert!(!standing.holds_lease(&name));
-        standing.hold(Uuid::from_u128(2), Duration::from_secs(60));
+        standing.hold(member(2), Duration::from_secs(60));
         assert!(!standing.holds_lease(&name) && standing.is_member());
     }
 
     #[test]
     fn lease_gives_no_right_while_begins_are_closed() {
         let (standing, _) = standing();
-        standing.hold(Uuid::from_u128(1), Duration::from_secs(30));
+        standing.hold(member(1), Duration::from_secs(30));
         standing.close_begins(true);
         assert!(!standing.holds_lease(&standing.name()) && standing.begins_are_closed());
-        standing.hold(Uuid::from_u128(1), Duration::from_secs(60));
+        standing.hold(member(1), Duration::from_secs(60));
         assert!(!standing.is_member());
         standing.close_begins(false);
         assert!(standing.holds_lease(&standing.name()) && !standing.begins_are_closed());
@@ -342,7 +359,7 @@ mod tests {
     #[test]
     fn first_member_owns_all_and_a_new_one_waits_for_its_renewal() {
         let (standing, _) = standing();
-        standing.hold(Uuid::from_u128(1), Duration::from_secs(30));
+        standing.hold(member(1), Duration::from_secs(30));
         standing.share(&members(&[(1, 0)]));
         assert_eq!(standing.buckets().len(), 1024);
         let version = standing.shares_version();
@@ -358,7 +375,7 @@ mod tests {
     #[test]
     fn fenced_process_owns_nothing() {
         let (standing, _) = standing();
-        standing.hold(Uuid::from_u128(1), Duration::from_secs(30));
+        standing.hold(member(1), Duration::from_secs(30));
         standing.share(&members(&[(1, 1)]));
         let library = "NO-0301000".parse().unwrap();
         assert!(standing.owns(LoanId::generate(library)) && standing.owns_library(library));
@@ -370,7 +387,7 @@ mod tests {
     #[test]
     fn only_members_that_were_fenced_are_dead() {
         let (standing, _) = standing();
-        standing.hold(Uuid::from_u128(1), Duration::from_secs(30));
+        standing.hold(member(1), Duration::from_secs(30));
         let fenced = vec![Uuid::from_u128(7)];
         standing.share(&Members { fenced, ..members(&[(1, 1), (2, 1)]) });
         let is_dead = |id| standing.is_dead(&Uuid::from_u128(id).to_string());
@@ -407,7 +424,7 @@ mod tests {
     #[test]
     fn limits_are_shared_by_members_that_have_renewed() {
         let (standing, _) = standing();
-        standing.hold(Uuid::from_u128(1), Duration::from_secs(30));
+        standing.hold(member(1), Duration::from_secs(30));
         for (renewals, sharers) in [
             (&[(1, 0)][..], 1),
             (&[(1, 0), (2, 0)], 2),

@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use sqlx::{Connection, PgConnection};
+use sqlx::{Connection, PgConnection, Postgres, Transaction};
 use tokio::time::{Instant, timeout};
+use uuid::Uuid;
 
 use super::chain;
 use super::closed_begins::{self, REMEDY};
@@ -13,7 +14,7 @@ use super::connect::{Connector, Purpose};
 use super::lane::Lane;
 use super::pool::{BEGIN, TRANSACTION};
 use super::server_error::is_of_connection;
-use super::transaction::PostgresTransaction;
+use super::transaction::{PostgresTransaction, Scope};
 #[cfg(test)]
 use crate::ledger::store::DiskFault;
 use crate::ledger::store::{LastCommit, LedgerStore, StoreConnection, StoreTransaction};
@@ -83,30 +84,24 @@ impl StoreConnection for PostgresConnection {
     /// [`StoreConnection::last_commit`] finds it.
     ///
     /// # Errors
-    /// The error of the database, or that the database lacks a step which this process has
-    /// committed. Then the begins of all gates are closed.
+    /// The error of the database, or that the database lacks a step or a renewal which this process
+    /// has committed. Then the begins of all gates are closed.
     async fn begin(
         &mut self,
         library: Option<LibraryId>,
     ) -> Result<PostgresTransaction<'_>, sqlx::Error> {
         #[cfg(test)]
         let fault = self.fault.take();
-        let Lane { chain, audit_key, heads, .. } = &*self.lane;
         let deadline = if self.used.elapsed() > MAX_IDLE { REUSE } else { TRANSACTION };
         let began = timeout(deadline, self.connection.begin_with(BEGIN)).await;
-        let mut transaction =
+        let transaction =
             began.unwrap_or_else(|_| Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())))?;
         self.used = Instant::now();
-        let scope = match library {
-            None => None,
+        let (transaction, scope) = match library {
+            None => (transaction, None),
             Some(library) => {
-                let scope = chain::lock(&mut transaction, library, *chain, audit_key).await?;
-                let epoch = heads.epoch();
-                if heads.newest(library).is_some_and(|newest| !scope.head.follows(&newest)) {
-                    closed_begins::close_instead(transaction, *chain, epoch).await;
-                    return Err(lost_steps());
-                }
-                Some(scope)
+                let (transaction, scope) = lock_chain(transaction, &self.lane, library).await?;
+                (transaction, Some(scope))
             }
         };
         let transaction = PostgresTransaction::new(transaction, self.lane.clone(), scope);
@@ -157,9 +152,33 @@ impl StoreConnection for PostgresConnection {
     }
 }
 
-fn lost_steps() -> sqlx::Error {
+/// Locks the chain of a library, and compares the database with what this process has committed.
+async fn lock_chain<'a>(
+    mut transaction: Transaction<'a, Postgres>,
+    lane: &Lane,
+    library: LibraryId,
+) -> Result<(Transaction<'a, Postgres>, Scope), sqlx::Error> {
+    let Lane { chain, audit_key, heads, standing, .. } = lane;
+    // Read before the database is, whose values are then as new or newer.
+    let (epoch, renewed) = (heads.epoch(), standing.renewed());
+    let member = renewed.map_or(Uuid::nil(), |renewed| renewed.id);
+    let (scope, renewals) =
+        chain::lock(&mut transaction, library, *chain, audit_key, member).await?;
+    let lacks_step = heads.newest(library).is_some_and(|newest| !scope.head.follows(&newest));
+    let lacks_renewal =
+        renewed.is_some_and(|renewed| renewals.is_none_or(|found| found < renewed.renewals));
+    if !lacks_step && !lacks_renewal {
+        return Ok((transaction, scope));
+    }
+    // This process sends no begin either, until its next renewal has read the row.
+    standing.close_begins(true);
+    closed_begins::close_instead(transaction, *chain, epoch).await;
+    Err(lost(if lacks_step { "step" } else { "renewal" }))
+}
+
+fn lost(what: &str) -> sqlx::Error {
     let sentence = format!(
-        "the database lacks a step that this process has committed: it was restored from a backup, \
+        "the database lacks a {what} that this process has committed: it was restored from a backup, \
          or a failover lost its last transactions. No gate begins a loan; {REMEDY}"
     );
     sqlx::Error::Io(std::io::Error::other(sentence))
