@@ -301,6 +301,43 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn rows_of_ended_members_stay_for_their_retention() {
+        let Some(server) = Postgres::shared().await else { return };
+        let database = server.database().await;
+        let mut admin = database.connect().await;
+        sqlx::raw_sql(TABLE).execute(&mut admin).await.unwrap();
+        let mut table = table(&database).await;
+        let names: Vec<Uuid> = (1..=3).map(Uuid::from_u128).collect();
+        for name in &names {
+            table.join(*name, Uuid::from_u128(9)).await.unwrap();
+        }
+        // The first lives shortly, and the others renew once.
+        table.renew(names[1]).await.unwrap().unwrap();
+        table.renew(names[2]).await.unwrap().unwrap();
+        for (name, renewals) in names.iter().zip([1, 2, 2]) {
+            assert_eq!(table.leave(*name).await.unwrap(), Some(renewals));
+            assert_eq!(table.leave(*name).await.unwrap(), None, "it has left");
+        }
+        assert!(table.renew(names[1]).await.unwrap().is_none());
+        assert_eq!(table.read(&[]).await.unwrap(), Members::default());
+        let mut left = async |name: u128, days: i64| {
+            let older = format!(
+                "UPDATE members SET fenced = fenced - {days} * 86400000 - 1 \
+                 WHERE member = '{}'",
+                Uuid::from_u128(name)
+            );
+            sqlx::raw_sql(AssertSqlSafe(older)).execute(&mut admin).await.unwrap();
+        };
+        left(1, 1).await;
+        left(2, 29).await;
+        left(3, 30).await;
+        table.delete_old().await.unwrap();
+        let members = table.read(&names).await.unwrap();
+        assert_eq!((members.ended, members.fenced), (vec![member(2, 2)], Vec::new()));
+        assert!(members.live.is_empty());
+    }
+
+    #[tokio::test]
     async fn failed_statement_opens_another_connection() {
         let Some(server) = Postgres::shared().await else { return };
         let database = server.database().await;
