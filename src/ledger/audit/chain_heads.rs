@@ -13,8 +13,9 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
+use jiff::Timestamp;
 use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
@@ -66,7 +67,7 @@ pub(in crate::ledger) struct HeadsFile {
     pub(in crate::ledger) epoch: i64,
     pub(in crate::ledger) heads: Vec<StoredChainHead>,
     /// When the process last wrote the file, by the clock of the machine.
-    pub(in crate::ledger) written: SystemTime,
+    pub(in crate::ledger) written: Timestamp,
 }
 
 impl ChainHeads {

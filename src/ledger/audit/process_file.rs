@@ -5,8 +5,8 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
 
+use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::head_file::write_and_rename;
@@ -21,7 +21,7 @@ pub(in crate::ledger) struct ProcessFile {
     pub(in crate::ledger) process: Uuid,
     pub(in crate::ledger) text: String,
     /// When the process last wrote the file, by the clock of the machine.
-    pub(super) written: SystemTime,
+    pub(super) written: Timestamp,
 }
 
 impl ProcessFile {
@@ -80,6 +80,7 @@ pub(in crate::ledger) fn read_files(
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
             read => read?,
         };
+        let written = Timestamp::try_from(written).unwrap_or(Timestamp::MAX);
         files.push(ProcessFile { path, process, text, written });
     }
     Ok(files)

@@ -12,8 +12,9 @@
 use std::cmp::Reverse;
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
+use jiff::Timestamp;
 use sqlx::{AssertSqlSafe, PgConnection, Row};
 use uuid::Uuid;
 
@@ -24,6 +25,7 @@ use super::members_table::DATABASE_NOW;
 use super::observer::Member;
 use super::renewals_file::{self, StoredRenewals, remove};
 use super::seen_renewals::SeenRenewals;
+use crate::clock;
 use crate::ledger::LedgerError;
 use crate::ledger::audit::chain_heads::HeadsFile;
 
@@ -32,7 +34,7 @@ const HEADS_RETENTION: Duration = Duration::from_secs(7 * 86_400);
 const MAX_HEADS_FILES: usize = 64;
 
 /// Compares the files of earlier processes with the database, and removes old ones of processes
-/// that have ended.
+/// that have ended. `now` is the time of the machine.
 ///
 /// # Errors
 /// [`LedgerError::DatabaseOlder`] if the database lost steps and begins were open. They are closed
@@ -41,6 +43,7 @@ pub(super) async fn compare(
     connection: &mut PgConnection,
     directory: &Path,
     ledger: Uuid,
+    now: Timestamp,
 ) -> Result<KnownBefore, LedgerError> {
     let unreadable = |source| LedgerError::File { file: directory.to_owned(), source };
     let heads = head_files::read(directory, ledger)?;
@@ -49,7 +52,7 @@ pub(super) async fn compare(
     let files = EarlierFiles { heads, renewals };
     let Some(witness) = files.witness(connection, &database).await.map_err(LedgerError::Server)?
     else {
-        remove(&files.old_heads(&database));
+        remove(&files.old_heads(&database, clock::before(now, HEADS_RETENTION)));
         return Ok(files.known(&database));
     };
     let epoch = files.newest_epoch().max(database.epoch);
@@ -137,16 +140,13 @@ impl EarlierFiles {
         Ok(None)
     }
 
-    /// Returns the confirmed heads that are no longer needed.
-    fn old_heads(&self, database: &DatabaseState) -> Vec<PathBuf> {
-        let oldest = SystemTime::now().checked_sub(HEADS_RETENTION);
+    /// Returns the confirmed heads that are no longer needed, as those written before `oldest`.
+    fn old_heads(&self, database: &DatabaseState, oldest: Timestamp) -> Vec<PathBuf> {
         let mut ended: Vec<&HeadsFile> =
             self.heads.iter().filter(|file| !database.alive.contains(&file.chain)).collect();
         ended.sort_unstable_by_key(|file| Reverse(file.written));
         let is_old = |(index, file): &(usize, &HeadsFile)| {
-            *index >= MAX_HEADS_FILES
-                || file.epoch < database.epoch
-                || oldest.is_some_and(|oldest| file.written < oldest)
+            *index >= MAX_HEADS_FILES || file.epoch < database.epoch || file.written < oldest
         };
         ended.into_iter().enumerate().filter(is_old).map(|(_, file)| file.path.clone()).collect()
     }

@@ -16,7 +16,7 @@ use super::members_table::{MemberTable, PostgresMembers};
 use super::observer::{Member, Observer};
 use super::open::prepare;
 use super::settings::PostgresSettings;
-use crate::clock;
+use crate::clock::{self, Clock};
 use crate::ledger::LedgerError;
 
 /// The reads in the duration of a lease: as often as a gate renews it.
@@ -43,7 +43,8 @@ impl ExclusiveDatabase {
     ) -> Result<ExclusiveDatabase, LedgerError> {
         let connector = Connector::new(settings);
         let (mut connection, ledger) = prepare(&connector, key_fingerprint, Uuid::new_v4()).await?;
-        earlier_processes::compare(&mut connection, &settings.heads, ledger).await?;
+        let now = Clock::system().machine_now();
+        earlier_processes::compare(&mut connection, &settings.heads, ledger, now).await?;
         let members = PostgresMembers::new(connector, DEADLINE);
         Ok(ExclusiveDatabase { connection, settings: settings.clone(), members })
     }

@@ -322,7 +322,7 @@ mod tests {
         assert_eq!(table.read(&[]).await.unwrap(), Members::default());
         let mut left = async |name: u128, days: i64| {
             let older = format!(
-                "UPDATE members SET fenced = fenced - {days} * 86400000 - 1 \
+                "UPDATE members SET fenced = fenced - {days}::bigint * 86400000 - 1 \
                  WHERE member = '{}'",
                 Uuid::from_u128(name)
             );

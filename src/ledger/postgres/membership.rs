@@ -9,6 +9,7 @@
 //! A process that was fenced has lost its undecided loans for good. It joins again under a new
 //! name. A process that only renewed late was not fenced by anybody, and continues.
 
+mod begins;
 mod clock_check;
 
 use std::sync::Arc;
@@ -18,7 +19,6 @@ use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::closed_begins::REMEDY;
 use super::connect::Connector;
 use super::loss_detector::LossDetector;
 use super::members_table::{MemberTable, Members, PostgresMembers, Renewal};
@@ -289,40 +289,6 @@ impl<T: MemberTable> Keeper<T> {
         });
         let left = left.map(|renewals| Member { id: member, renewals });
         self.detector.finish(left).await;
-    }
-
-    /// Closes the begins of all gates if the database lost writes. The next round tries again after
-    /// a failure.
-    async fn close_begins(&mut self) {
-        static LIMIT: LogLimit = LogLimit::per_minute();
-        if self.detector.has_lost() {
-            self.standing.close_begins(true);
-        }
-        if !self.detector.must_close() {
-            return;
-        }
-        let closed = self.table.close_begins(self.process, self.detector.epoch()).await;
-        if let Err(error) = closed
-            && let Some(suppressed) = LIMIT.permit("close begins")
-        {
-            tracing::error!(
-                %error,
-                suppressed,
-                "cannot close the begins of the other gates; retrying"
-            );
-        }
-    }
-
-    fn note_begins(&self, renewal: Renewal) {
-        static LIMIT: LogLimit = LogLimit::per_minute();
-        let are_closed = renewal.begins_are_closed || self.detector.has_lost();
-        self.standing.close_begins(are_closed);
-        if are_closed && LIMIT.permit("begins closed").is_some() {
-            tracing::error!(
-                "the database of the ledger lacks steps that a gate has committed, so no gate \
-                 begins a loan; {REMEDY}"
-            );
-        }
     }
 
     fn log_failure(&self, error: &sqlx::Error) {

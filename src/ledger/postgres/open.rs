@@ -52,7 +52,9 @@ pub(in crate::ledger) async fn open(
     let chain = Uuid::new_v4();
     let (mut connection, ledger) = prepare(&connector, key_fingerprint, chain).await?;
     refuse_half_copied(&mut connection).await?;
-    let mut before = earlier_processes::compare(&mut connection, &settings.heads, ledger).await?;
+    let mut before =
+        earlier_processes::compare(&mut connection, &settings.heads, ledger, clock.machine_now())
+            .await?;
     remove_probes(&mut connection).await.map_err(LedgerError::Server)?;
     let unusable = |source| LedgerError::File { file: settings.heads.clone(), source };
     let heads =
@@ -63,7 +65,7 @@ pub(in crate::ledger) async fn open(
     // Joined before anything is written: the owner of a loan must be a member.
     let clocks = (clock.clone(), metrics.clone());
     let joined = membership::join(connector.clone(), chain, settings.lease, detector, clocks);
-    let membership = joined.await.map_err(LedgerError::Server)?;
+    let membership = Box::pin(joined).await.map_err(LedgerError::Server)?;
     // Again after the join: a copy that begins later finds this member.
     let refused = refuse_half_copied(&mut connection).await;
     let _ = connection.close().await;
