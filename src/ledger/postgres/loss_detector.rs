@@ -140,7 +140,12 @@ impl LossDetector {
     fn conclude(&mut self, lost: Option<LostRenewals>) {
         let Some(LostRenewals { member, seen, found }) = lost else { return };
         if !std::mem::replace(&mut self.has_lost, true) {
-            tracing::error!(%member, seen, found, "{LOST}: a member has fewer renewals than before");
+            tracing::error!(
+                %member,
+                seen,
+                found,
+                "{LOST}: a member has fewer renewals than before"
+            );
         }
     }
 }

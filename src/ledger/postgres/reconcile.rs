@@ -37,7 +37,8 @@ pub enum ReconcileError {
     /// No gate has recorded a balance with which the ledger can be reconciled.
     #[error(
         "no balance of all libraries since {since} has completed after begins were closed at \
-         {closed}; run `loangate loans balance --since {since}` at any gate, and settle its findings"
+         {closed}; run `loangate loans balance --since {since}` at any gate, and settle what it \
+         finds"
     )]
     NotBalanced {
         /// The time that the operator named.

@@ -178,8 +178,8 @@ async fn lock_chain<'a>(
 
 fn lost(what: &str) -> sqlx::Error {
     let sentence = format!(
-        "the database lacks a {what} that this process has committed: it was restored from a backup, \
-         or a failover lost its last transactions. No gate begins a loan; {REMEDY}"
+        "the database lacks a {what} that this process has committed: it was restored from a \
+         backup, or a failover lost its last transactions. No gate begins a loan; {REMEDY}"
     );
     sqlx::Error::Io(std::io::Error::other(sentence))
 }
