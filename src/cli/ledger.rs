@@ -1,6 +1,6 @@
 //! `loangate ledger` and `loangate audit`: back up, check and prune the ledger, and verify its
-//! audit trail. All of them but `copy` also work while a gate runs. `reconcile` and `copy` have files
-//! of their own.
+//! audit trail. All of them but `copy` also work while a gate runs. `reconcile` and `copy` have
+//! files of their own.
 
 use std::path::PathBuf;
 use std::time::Duration;

@@ -4,6 +4,7 @@
 //! stores all files between runs, including the loans. Each run writes new tokens and a new
 //! configuration.
 
+mod people;
 mod walkthrough;
 
 use std::fs::{self, OpenOptions};
@@ -14,6 +15,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use secrecy::ExposeSecret;
+
+use people::{OVER_THE_LIMIT, PEOPLE, Person, WITHOUT_BUDGET};
 
 use super::signals::Signals;
 use super::{CliError, init, say, token};
@@ -59,26 +62,6 @@ pub(super) struct Args {
     #[arg(long)]
     json: bool,
 }
-
-/// A reader in the demo.
-struct Person {
-    name: &'static str,
-    library: &'static str,
-    /// Whether the JSON line lists the reader.
-    is_listed: bool,
-}
-
-/// The first reader may borrow everything, the next two nothing. The last one wants a title whose
-/// only licence is taken.
-const PEOPLE: [Person; 4] = [
-    Person { name: "kari", library: "NO-0301000", is_listed: true },
-    Person { name: "ola", library: "NO-0301000", is_listed: true },
-    Person { name: "liv", library: "NO-1103000", is_listed: true },
-    Person { name: "per", library: "NO-0301000", is_listed: false },
-];
-/// The reader with too many loans, and the library without budget.
-const OVER_THE_LIMIT: &str = "ola";
-const WITHOUT_BUDGET: &str = "NO-1103000";
 
 /// The running parts of a demo, and what its output names.
 struct Demo {

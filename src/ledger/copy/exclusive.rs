@@ -36,7 +36,8 @@ impl ExclusiveLedger {
                 Sqlite(ExclusiveFile::open(file, &keys.fingerprint, &keys.audit).await?)
             }
             StoreSettings::Postgres(settings) => {
-                Postgres(Box::new(ExclusiveDatabase::open(settings, &keys.fingerprint).await?))
+                let opened = Box::pin(ExclusiveDatabase::open(settings, &keys.fingerprint));
+                Postgres(Box::new(opened.await?))
             }
         })
     }
@@ -64,7 +65,9 @@ impl ExclusiveLedger {
     ) -> Result<bool, LedgerError> {
         match self {
             Sqlite(file) => Ok(file.is_alone()),
-            Postgres(database) => database.is_alone(on_wait).await.map_err(LedgerError::Server),
+            Postgres(database) => {
+                Box::pin(database.is_alone(on_wait)).await.map_err(LedgerError::Server)
+            }
         }
     }
 
@@ -80,7 +83,7 @@ impl ExclusiveLedger {
     pub(super) async fn verify(&mut self, key: &AuditKey) -> Result<Verified, LedgerError> {
         match self {
             Sqlite(file) => sqlite::verify(&file.file, key).await,
-            Postgres(database) => postgres::verify(&database.settings, key).await,
+            Postgres(database) => Box::pin(postgres::verify(&database.settings, key)).await,
         }
     }
 
