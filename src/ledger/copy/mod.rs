@@ -1,7 +1,7 @@
 //! Copies a ledger from SQLite to PostgreSQL or back, for `loangate ledger copy`.
 //!
-//! No gate may run during a copy. The source is verified first, and its rows are not changed. The
-//! destination has a mark in `meta` until the copy is complete, and no gate opens it before. Each
+//! No gate may run during a copy. The source is opened as by a gate and verified, and its loans and steps
+//! are not changed. The destination has a mark in `meta` until the copy is complete, and no gate opens it before. Each
 //! transaction writes a batch and replaces the mark, so a killed copy continues where it ended. At
 //! the end, all rows of both sides are compared, and the destination's audit trail is verified.
 //!
@@ -85,7 +85,7 @@ pub enum CopyError {
 /// batch. `now` is the time that the destination stores.
 ///
 /// # Errors
-/// [`CopyError`]. The source is unchanged, and no gate opens the destination.
+/// [`CopyError`]. Loans and steps of the source are unchanged, and no gate opens the destination.
 pub async fn copy(
     from: &StoreSettings,
     to: &StoreSettings,

@@ -21,7 +21,7 @@ use crate::ledger::{LedgerError, StoreSettings, sqlite};
 pub struct Origin {
     /// The kind of its database.
     pub store: String,
-    /// When the copy was complete.
+    /// When the copy was started, for the last time if it was interrupted.
     pub at: String,
     /// The number of its newest step; with several chains, the sum of their numbers.
     pub step: i64,

@@ -204,14 +204,19 @@ impl Copy<'_> {
     ) -> Result<Summary, CopyError> {
         (self.report)(CopyProgress::Comparing);
         let summary = self.summarize(source).await?;
-        let differences = summary.differences(&self.summarize(destination).await?);
+        let mut differences = summary.differences(&self.summarize(destination).await?);
         if !differences.is_empty() {
+            differences.push("empty the destination, and copy again".to_owned());
             return Err(CopyError::Findings(differences));
         }
         (self.report)(CopyProgress::Verifying("destination"));
         destination.write_head_file().await?;
         sound("destination", destination.verify(&self.keys.audit).await?)?;
+        // Again: what was copied must be what was verified, also if somebody changed rows meanwhile.
+        (self.report)(CopyProgress::Verifying("source"));
+        sound("source", source.verify(&self.keys.audit).await?)?;
         self.require_alone(source, "--from").await?;
+        self.require_alone(destination, "--to").await?;
         if source.head().await? != *head {
             let sentence = "the source has changed during the copy; stop all gates, empty the \
                  destination, and copy again";

@@ -364,17 +364,45 @@ async fn rejected_value_is_reported_with_its_loan() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn loan_without_a_hash_of_its_row_gets_one() {
     let Some((first, there, _)) = stores().await else { return };
-    write_ledger(&first).await;
-    let older = "UPDATE history SET version = 1, salt = NULL, loan_mac = NULL, mac = NULL \
-         WHERE number = (SELECT max(number) FROM history)";
+    let ledger = first.open().await;
+    write_loans(&ledger).await;
+    let loans = all_loans(&ledger).await.len() as u64;
+    close(ledger).await;
+    let older = "UPDATE history SET version = 1, salt = NULL, loan_mac = NULL, mac = NULL";
     first.execute(older, "").await;
     std::fs::remove_file(first.file().unwrap().with_extension("db.head")).unwrap();
     let ledger = first.open().await;
     accepted(&ledger, 220).await;
     close(ledger).await;
     let copied = copy_all(&first, &there).await.unwrap();
-    assert_eq!(copied.covered, 1);
+    assert_eq!(copied.covered, loans);
     there.assert_sound().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn source_that_is_changed_during_the_copy_is_refused() {
+    let Some((first, there, _)) = stores().await else { return };
+    write_ledger(&first).await;
+    let file = first.file().unwrap();
+    let mut is_changed = false;
+    let mut change = |progress: CopyProgress| {
+        if is_changed || !matches!(progress, CopyProgress::Copying { .. }) {
+            return;
+        }
+        is_changed = true;
+        let options = SqliteConnectOptions::new().filename(&file);
+        let changed = async {
+            let mut connection = options.connect().await.unwrap();
+            let forged = "UPDATE history SET detail = 'forged' WHERE to_state = 'accepted'";
+            sqlx::raw_sql(forged).execute(&mut connection).await.unwrap();
+        };
+        tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(changed));
+    };
+    let (from, to) = (first.settings(), there.settings());
+    let copied = copy(&from, &to, &keys(), now(), &mut change).await;
+    let Err(CopyError::Findings(findings)) = copied else { panic!("{copied:?}") };
+    assert!(findings[0].starts_with("source: step"), "{findings:?}");
+    there.try_open(&KEY, Brake::default()).await.unwrap_err();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

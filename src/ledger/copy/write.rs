@@ -41,8 +41,8 @@ impl ExclusiveLedger {
                     None => ("?".to_owned(), reason(&error)),
                 };
                 Err(CopyError::Refused(format!(
-                    "the destination rejects a value of loan {id}: {why}; correct it in the \
-                     source, and copy again"
+                    "the destination rejects a value of loan {id}: {why}; report this as an error \
+                     of loangate"
                 )))
             }
             Err(error) => Err(self.failed(error).into()),

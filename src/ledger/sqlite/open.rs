@@ -61,10 +61,11 @@ pub(in crate::ledger) async fn open(
     }
     chain::fill_in_hashes(&mut connection, audit_key).await.map_err(failed)?;
     let head = chain::check_head_file(&mut connection, file).await?;
-    drop(opening);
     let damaged = DamagedRows::new(metrics.clone());
     let (queries, support) = Queries::open(file, damaged).await.map_err(failed)?;
     let process = Process::register(file).map_err(unusable)?;
+    // Only now: a copy that takes the lock must find this process.
+    drop(opening);
     head_file::remove_leftovers(file, |name| process.is_dead(name));
     Ok(Opened {
         store: SqliteStore::new(file),
