@@ -57,14 +57,21 @@ pub(super) async fn check_head_file(
     Err(LedgerError::HeadMissing { file: ledger.to_owned(), head_file: head_file::path(ledger) })
 }
 
-/// Computes the hashes of steps from versions without a chain.
+/// Computes the hashes of steps from versions without a chain. No such version has written steps
+/// after a step of version 2, so those are damaged or forged: they get no hash, and no process
+/// opens the ledger.
 pub(super) async fn fill_in_hashes(
     connection: &mut SqliteConnection,
     key: &AuditKey,
 ) -> Result<(), sqlx::Error> {
     const UNLINKED: &str = "SELECT * FROM history WHERE mac IS NULL ORDER BY number";
+    const IS_NEWER: &str = "SELECT EXISTS (SELECT 1 FROM history WHERE version >= 2)";
     let steps: Vec<StoredStep> = sqlx::query_as(UNLINKED).fetch_all(&mut *connection).await?;
     let Some(first) = steps.first() else { return Ok(()) };
+    if sqlx::query_scalar(IS_NEWER).fetch_one(&mut *connection).await? {
+        let number = first.number;
+        return Err(sqlx::Error::Decode(format!("step {number} of the trail has no hash").into()));
+    }
     let before = sqlx::query("SELECT number, mac FROM history WHERE number = ?");
     let before = before.bind(first.number - 1).fetch_optional(&mut *connection).await?;
     let mut head = match before {

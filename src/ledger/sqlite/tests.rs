@@ -178,6 +178,23 @@ async fn version_1_steps_verify_and_later_ones_cover_the_loan() {
 }
 
 #[tokio::test]
+async fn step_without_a_hash_after_newer_ones_gets_none() {
+    use sqlx::ConnectOptions;
+    let directory = tempfile::tempdir().unwrap();
+    let ledger = open(directory.path()).await.unwrap();
+    written(&ledger, 1).await;
+    ledger.close().await;
+    let options = sqlx::sqlite::SqliteConnectOptions::new();
+    let options = options.filename(directory.path().join("data/loans.db"));
+    let mut connection = options.connect().await.unwrap();
+    let forged = "INSERT INTO history (number, loan, at, from_state, to_state, cause, version) \
+         SELECT number + 1, loan, at, to_state, 'accepted', cause, 1 FROM history";
+    sqlx::raw_sql(forged).execute(&mut connection).await.unwrap();
+    let error = open(directory.path()).await.unwrap_err();
+    assert!(error.to_string().contains("step 2 of the trail has no hash"), "{error}");
+}
+
+#[tokio::test]
 async fn support_queries_do_not_use_connections_of_readers() {
     let directory = tempfile::tempdir().unwrap();
     let ledger = open(directory.path()).await.unwrap();
