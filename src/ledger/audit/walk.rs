@@ -131,8 +131,8 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Advances over pruned steps.
-    fn cross_anchors(&mut self) {
+    /// Advances over pruned steps that follow what was walked.
+    pub(in crate::ledger) fn cross_anchors(&mut self) {
         let mut next = self.verified.head.number.saturating_add(1);
         while let Some(anchor) = self.anchors.pop_front_if(|anchor| anchor.first <= next) {
             if anchor.first < next || anchor.last < anchor.first {

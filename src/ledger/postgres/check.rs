@@ -46,16 +46,16 @@ async fn check_ledger(ledger: &WholeLedger, key: &AuditKey) -> Result<Vec<String
             found.report(format!("the name of the library {name} is damaged"));
             continue;
         };
-        let mut of_loans = Vec::new();
+        let mut of_loans = Findings::default();
         let examine = |row: &LoanRow| {
-            of_loans.extend(row.change());
-            of_loans.extend(row.broken_history());
+            let findings = row.change().into_iter().chain(row.broken_history());
+            findings.for_each(|finding| of_loans.report(finding));
         };
         let loans = for_each_loan(ledger, library, key, examine);
         let delivered = check_delivered(ledger, library);
         let steps = check_steps(ledger, library);
         let ((), of_delivered, of_steps) = try_join3(loans, delivered, steps).await?;
-        for finding in of_loans.into_iter().chain(of_delivered).chain(of_steps) {
+        for finding in of_loans.into_sentences().into_iter().chain(of_delivered).chain(of_steps) {
             found.report(finding);
         }
     }

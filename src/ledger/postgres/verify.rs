@@ -101,7 +101,8 @@ fn absorb(verified: &mut Verified, part: Verified) {
     part.findings.into_iter().for_each(|finding| verified.report(finding));
 }
 
-/// Reports each chain that lacks a link of a head file. Returns the number of files.
+/// Reports each chain that lacks a link of a head file. Returns the number of files that were
+/// compared.
 async fn compare_with_head_files(
     ledger: &WholeLedger,
     directory: &Path,
@@ -114,9 +115,9 @@ async fn compare_with_head_files(
         let epoch = epoch_of(&epoch.fetch_one(&mut *connection).await?)?;
         // An operator has settled what files of older epochs name.
         let current = files.iter().filter(|file| file.epoch >= epoch);
-        head_files::missing(connection, current).await
+        Ok((head_files::missing(connection, current.clone()).await?, current.count()))
     });
-    let missing = missing.await?;
+    let (missing, compared) = missing.await?;
     for file in &files {
         for stored in &file.heads {
             let (library, chain) = (&stored.library, stored.chain);
@@ -130,7 +131,7 @@ async fn compare_with_head_files(
             }
         }
     }
-    Ok(files.len() as u64)
+    Ok(compared as u64)
 }
 
 /// A part of a chain, of one moment.
@@ -208,6 +209,8 @@ impl<'a> ChainWalk<'a> {
             }
             self.walk.step(step);
         }
+        // Before the next page, whose anchors may cover the last ones of this page too.
+        self.walk.cross_anchors();
         self.position = end.unwrap_or(i64::MAX);
         Ok(end.is_some())
     }
