@@ -60,7 +60,11 @@ pub(in crate::ledger) async fn join(
     let mut keeper =
         Keeper::new(table, process, standing.clone(), lease, detector, clocks, metrics.clone());
     keeper.join().await?;
-    keeper.observe().await?;
+    if let Err(error) = keeper.observe().await {
+        // Otherwise the others would wait for a process that never serves.
+        keeper.leave().await;
+        return Err(error);
+    }
     let watched = standing.clone();
     metrics.watch_lease(move || watched.is_member());
     tokio::spawn(keep(keeper, leave, metrics));
