@@ -100,6 +100,12 @@ impl FeedStatus {
         self.0.last_read.store(at, Ordering::Release);
     }
 
+    /// Records the start of the feed, unless one was followed before. Returns whether it was not.
+    fn record_first(&self, at: i64) -> bool {
+        let (success, failure) = (Ordering::Release, Ordering::Relaxed);
+        self.0.last_read.compare_exchange(NOT_FOLLOWED, at, success, failure).is_ok()
+    }
+
     /// Lets bodies send as long as this is valid, or for `own` after their own confirmation.
     fn confirm_streams(&self, valid: Validity, own: Duration, freshness: Duration) {
         let millis = |time: Duration| i64::try_from(time.as_millis()).unwrap_or(i64::MAX - 1);
@@ -192,9 +198,10 @@ impl Circulation {
 /// opened.
 pub(super) async fn follow(circulation: Circulation) {
     let mut feed = circulation.inner.ledger.feed();
-    // A feed that fails from the start must not count as not followed.
     let feed_status = &circulation.inner.feed_status;
-    feed_status.record(circulation.inner.clock.age_millis());
+    // A feed that fails from the start must not count as not followed. A task that starts again
+    // after a panic has read nothing.
+    let is_first = feed_status.record_first(circulation.inner.clock.age_millis());
     let validity = feed.validity_without_feed();
     if let Some(validity) = validity {
         feed_status.limit_validity(validity);
@@ -206,7 +213,9 @@ pub(super) async fn follow(circulation: Circulation) {
         valid: Validity { since: clock::since_boot(), limit: None },
         checked: None,
     };
-    state.confirmed(&circulation, state.valid);
+    if is_first {
+        state.confirmed(&circulation, state.valid);
+    }
     let mut poll = tokio::time::interval(feed.interval());
     poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -349,7 +358,8 @@ mod tests {
         let at = |seconds: i64| (1_000 + seconds) * 1_000;
         let feed_status = FeedStatus::default();
         assert!(!feed_status.is_stale(0, at(0), FRESHNESS), "no feed is followed");
-        feed_status.record(at(0));
+        assert!(feed_status.record_first(at(0)));
+        assert!(!feed_status.record_first(at(900)), "a second start reads nothing");
         for (read, now, stale) in [
             (-900, 0, false),
             (-900, 30, false),
