@@ -1,12 +1,16 @@
 //! `loangate ledger reconcile`: opens the begins of all gates after the database lost steps.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use jiff::Timestamp;
 
 use super::ledger::date;
 use super::{CliError, say};
 use crate::ledger::{self, StoreSettings};
+
+/// The largest difference between the clocks of the database and of a gate that begins loans.
+const CLOCK_DIFFERENCE: Duration = Duration::from_secs(10);
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -26,7 +30,10 @@ pub(super) async fn run(args: Args) -> Result<(), CliError> {
             start, and names the remedy";
         return Err(CliError::new(sentence));
     };
-    let reconciled = ledger::reconcile(postgres, args.balanced_since).await;
+    // A begin may start until a gate's lease ends, and Bokbasen lists it after the settling time.
+    let settling =
+        CLOCK_DIFFERENCE + postgres.lease + config.lending.timeout + 2 * config.circulation.settle;
+    let reconciled = ledger::reconcile(postgres, args.balanced_since, settling).await;
     let closed = reconciled.map_err(CliError::new)?;
     say(&format!(
         "begins, which were closed at {closed}, are open; the gates notice it within a fifth of \

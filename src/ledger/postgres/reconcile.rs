@@ -6,8 +6,11 @@
 //!
 //! Gates record each balance of all libraries here, so that no operator forgets it.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
+use tokio::time::timeout;
 use uuid::Uuid;
 
 use super::closed_begins::epoch_of;
@@ -17,7 +20,11 @@ use super::pool::{BEGIN, TRANSACTION};
 use super::queries::Queries;
 use super::settings::PostgresSettings;
 use super::sql::statement;
+use crate::clock;
 use crate::ledger::LedgerError;
+
+/// The deadline of all statements.
+const DEADLINE: Duration = Duration::from_secs(15);
 
 /// Why begins stay closed.
 #[derive(Debug, thiserror::Error)]
@@ -36,16 +43,21 @@ pub enum ReconcileError {
     },
     /// No gate has recorded a balance with which the ledger can be reconciled.
     #[error(
-        "no balance of all libraries since {since} has completed after begins were closed at \
-         {closed}; run `loangate loans balance --since {since}` at any gate, and settle what it \
-         finds"
+        "no balance of all libraries since {since} has begun after {earliest}, when Bokbasen lists \
+         every begin from before begins were closed at {closed}; run \
+         `loangate loans balance --since {since}` at any gate then, and settle what it finds"
     )]
     NotBalanced {
         /// The time that the operator named.
         since: Timestamp,
         /// When a gate closed begins, by the clock of the database.
         closed: Timestamp,
+        /// When the balance may begin.
+        earliest: Timestamp,
     },
+    /// The database did not respond in time.
+    #[error("the database did not respond within {0:?}; look at /readyz of a gate and try again")]
+    Silent(Duration),
     /// The database failed.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
@@ -60,21 +72,28 @@ impl From<sqlx::Error> for ReconcileError {
 /// Opens the begins of all gates, and begins a new epoch. `since` is the start of the balance that
 /// an operator has settled with Bokbasen. Returns when begins were closed.
 ///
+/// A gate that does not know yet that begins are closed may have a begin under way. `settling` is
+/// how long it takes until Bokbasen lists that, from the time when begins were closed. It includes
+/// the difference that the clocks of the database and of a gate may have.
+///
 /// # Errors
 /// [`ReconcileError`]; begins stay closed, unless only the response to the commit was lost.
 pub async fn reconcile(
     settings: &PostgresSettings,
     since: Timestamp,
+    settling: Duration,
 ) -> Result<Timestamp, ReconcileError> {
     let mut connection = Connector::new(settings).connect(Purpose::Command).await?;
-    let reconciled = open_begins(&mut connection, since).await;
-    let _ = connection.close().await;
+    let reconciled = timeout(DEADLINE, open_begins(&mut connection, since, settling)).await;
+    let reconciled = reconciled.map_err(|_| ReconcileError::Silent(DEADLINE))?;
+    let _ = timeout(DEADLINE, connection.close()).await;
     reconciled
 }
 
 async fn open_begins(
     connection: &mut PgConnection,
     since: Timestamp,
+    settling: Duration,
 ) -> Result<Timestamp, ReconcileError> {
     // The epoch first: a gate that closes begins meanwhile waits for it, and then finds it newer.
     const LOCK_EPOCH: &str = "SELECT value FROM meta WHERE name = 'epoch' FOR UPDATE";
@@ -88,12 +107,13 @@ async fn open_begins(
     if since >= closed {
         return Err(ReconcileError::TooLate { closed });
     }
+    let earliest = clock::after(closed, settling);
     let Some(balance) = value(&mut transaction, BALANCE).await? else {
-        return Err(ReconcileError::NotBalanced { since, closed });
+        return Err(ReconcileError::NotBalanced { since, closed, earliest });
     };
     let (compared_since, at) = balance.split_at_checked(size_of::<i64>()).unwrap_or_default();
-    if timestamp(compared_since)? > since || timestamp(at)? < closed {
-        return Err(ReconcileError::NotBalanced { since, closed });
+    if timestamp(compared_since)? > since || timestamp(at)? < earliest {
+        return Err(ReconcileError::NotBalanced { since, closed, earliest });
     }
     // A time, so that it exceeds epochs that a restored database has forgotten.
     let next = format!(

@@ -95,7 +95,7 @@ fn remove(directory: &Path, suffix: &str) {
 async fn reconcile_with_balance(ledger: &Ledger, database: &Database) {
     let since = Timestamp::from_second(1_000_000).unwrap();
     ledger.record_balance(since, now()).await.unwrap();
-    reconcile(&short(database), since).await.unwrap();
+    reconcile(&short(database), since, Duration::ZERO).await.unwrap();
 }
 
 /// Waits until begins are open, and checks that they stay open for some renewals.
@@ -268,7 +268,7 @@ async fn database_that_forgot_a_reconciliation_lost_writes() {
     restart(&database, &heads).await.unwrap_err();
     let ledger = restart(&database, &heads).await.unwrap();
     ledger.record_balance(since, now()).await.unwrap();
-    reconcile(&short(&database), since).await.unwrap();
+    reconcile(&short(&database), since, Duration::ZERO).await.unwrap();
     assert_open(&[&ledger], &mut connection).await;
     ledger.close().await;
 }
@@ -282,7 +282,9 @@ async fn reconcile_requires_closed_begins_and_a_balance_after_that() {
     let started = now();
     let before = |seconds: i64| started - jiff::SignedDuration::from_secs(seconds);
     let (day, week) = (before(86_400), before(7 * 86_400));
-    let reconcile = async |since| reconcile(&short(&database), since).await;
+    let reconcile_after =
+        async |since, settling| reconcile(&short(&database), since, settling).await;
+    let reconcile = async |since| reconcile_after(since, Duration::ZERO).await;
     node.ledger.record_balance(week, before(60)).await.unwrap();
     assert!(matches!(reconcile(week).await, Err(ReconcileError::BeginsOpen)));
     let process = uuid::Uuid::new_v4();
@@ -295,6 +297,8 @@ async fn reconcile_requires_closed_begins_and_a_balance_after_that() {
     let short_period = reconcile(week).await;
     assert!(matches!(short_period, Err(ReconcileError::NotBalanced { .. })), "{short_period:?}");
     assert!(are_closed(&mut connection).await);
+    let soon = reconcile_after(day, Duration::from_secs(90)).await;
+    assert!(matches!(soon, Err(ReconcileError::NotBalanced { .. })), "a begin may be under way");
     let closed = reconcile(day).await.unwrap();
     assert!(
         closed.duration_since(started).abs().as_secs() < 60 && !are_closed(&mut connection).await
