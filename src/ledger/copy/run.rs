@@ -212,7 +212,7 @@ impl Copy<'_> {
         (self.report)(CopyProgress::Verifying("destination"));
         destination.write_head_file().await?;
         sound("destination", destination.verify(&self.keys.audit).await?)?;
-        // Again: what was copied must be what was verified, also if somebody changed rows meanwhile.
+        // Again: what was copied must be what was verified, also if somebody changed rows since.
         (self.report)(CopyProgress::Verifying("source"));
         sound("source", source.verify(&self.keys.audit).await?)?;
         self.require_alone(source, "--from").await?;
