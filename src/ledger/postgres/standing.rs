@@ -44,6 +44,9 @@ pub(super) struct Standing {
     /// The largest of them in milliseconds; positive if the database is ahead.
     clock_difference: AtomicI64,
     begins_are_closed: AtomicBool,
+    /// The newest known epoch of the database, and the one in which this process found a loss.
+    epoch: AtomicI64,
+    lost_epoch: AtomicI64,
     leaving: mpsc::Sender<oneshot::Sender<()>>,
 }
 
@@ -95,6 +98,8 @@ impl Standing {
             clock_differences: Mutex::default(),
             clock_difference: AtomicI64::new(0),
             begins_are_closed: AtomicBool::new(false),
+            epoch: AtomicI64::new(0),
+            lost_epoch: AtomicI64::new(i64::MIN),
             leaving,
         };
         (standing, leave)
@@ -181,9 +186,16 @@ impl Standing {
         difference
     }
 
-    /// Records whether no gate may begin a loan.
-    pub(super) fn close_begins(&self, are_closed: bool) {
+    /// Records whether no gate may begin a loan, by the database in this epoch.
+    pub(super) fn note_begins(&self, are_closed: bool, epoch: i64) {
+        self.epoch.fetch_max(epoch, Ordering::Relaxed);
         self.begins_are_closed.store(are_closed, Ordering::Relaxed);
+    }
+
+    /// Records that a transaction found a loss in this epoch. This process begins no loan until a
+    /// newer one, also if the database does not say so yet.
+    pub(super) fn note_loss(&self, epoch: i64) {
+        self.lost_epoch.fetch_max(epoch, Ordering::Relaxed);
     }
 
     /// Returns whether this process holds its lease now.
@@ -251,6 +263,7 @@ impl Membership for Standing {
 
     fn begins_are_closed(&self) -> bool {
         self.begins_are_closed.load(Ordering::Relaxed)
+            || self.lost_epoch.load(Ordering::Relaxed) >= self.epoch.load(Ordering::Relaxed)
     }
 
     fn sharers(&self) -> usize {
@@ -348,12 +361,17 @@ mod tests {
     fn lease_gives_no_right_while_begins_are_closed() {
         let (standing, _) = standing();
         standing.hold(member(1), Duration::from_secs(30));
-        standing.close_begins(true);
+        standing.note_begins(true, 3);
         assert!(!standing.holds_lease(&standing.name()) && standing.begins_are_closed());
         standing.hold(member(1), Duration::from_secs(60));
         assert!(!standing.is_member());
-        standing.close_begins(false);
+        standing.note_begins(false, 3);
         assert!(standing.holds_lease(&standing.name()) && !standing.begins_are_closed());
+        standing.note_loss(3);
+        standing.note_begins(false, 3);
+        assert!(!standing.is_member(), "an older response does not open begins");
+        standing.note_begins(false, 4);
+        assert!(standing.is_member());
     }
 
     #[test]

@@ -170,8 +170,8 @@ async fn lock_chain<'a>(
     if !lacks_step && !lacks_renewal {
         return Ok((transaction, scope));
     }
-    // This process sends no begin either, until its next renewal has read the row.
-    standing.close_begins(true);
+    // At once, and also if the row cannot be written.
+    standing.note_loss(epoch);
     closed_begins::close_instead(transaction, *chain, epoch).await;
     Err(lost(if lacks_step { "step" } else { "renewal" }))
 }

@@ -13,7 +13,7 @@ impl<T: MemberTable> Keeper<T> {
     pub(super) async fn close_begins(&mut self) {
         static LIMIT: LogLimit = LogLimit::per_minute();
         if self.detector.has_lost() {
-            self.standing.close_begins(true);
+            self.standing.note_loss(self.detector.epoch());
         }
         if !self.detector.must_close() {
             return;
@@ -33,7 +33,7 @@ impl<T: MemberTable> Keeper<T> {
     pub(super) fn note_begins(&self, renewal: Renewal) {
         static LIMIT: LogLimit = LogLimit::per_minute();
         let are_closed = renewal.begins_are_closed || self.detector.has_lost();
-        self.standing.close_begins(are_closed);
+        self.standing.note_begins(are_closed, renewal.epoch);
         if are_closed && LIMIT.permit("begins closed").is_some() {
             tracing::error!(
                 "the database of the ledger lacks steps that a gate has committed, so no gate \
