@@ -6,7 +6,9 @@ use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection};
 
 use super::sqlite::{check, prune, verify};
-use super::test_support::{accepted, audit_key, by, key, loan, open};
+use super::test_support::{
+    accepted, audit_key, by, end, forget, interleaved_loans, key, loan, open,
+};
 use super::*;
 use crate::clock::Clock;
 use crate::loan::{EndReason, Refusal};
@@ -26,28 +28,6 @@ async fn count(file: &Path, table: &str) -> i64 {
     let count = count.fetch_one(&mut connection).await.unwrap();
     connection.close().await.unwrap();
     count
-}
-
-async fn end(ledger: &Ledger, id: LoanId) {
-    ledger.apply(id, Event::Ending { reason: EndReason::Returned }, by("reader")).await.unwrap();
-    ledger.apply(id, Event::EndAcknowledged, by("outbox")).await.unwrap();
-}
-
-async fn forget(ledger: &Ledger) {
-    while ledger.forget(Timestamp::MAX, 500).await.unwrap() > 0 {}
-}
-
-/// Writes six ended and forgotten loans interleaved with live loans. Returns the live loans.
-async fn interleaved_loans(ledger: &Ledger) -> Vec<LoanId> {
-    let mut live = Vec::new();
-    for borrower in 0..6 {
-        let ended = accepted(ledger, 100 + borrower).await;
-        live.push(accepted(ledger, borrower).await);
-        end(ledger, ended).await;
-    }
-    forget(ledger).await;
-    live.push(accepted(ledger, 6).await);
-    live
 }
 
 async fn findings(file: &Path) -> Vec<String> {

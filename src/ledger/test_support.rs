@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use super::{AuditKey, Brake, Cause, Intended, Ledger, LedgerError, Settings};
 use crate::clock::Clock;
-use crate::loan::{Borrower, Event, Loan, LoanId, LoanKey, Terms};
+use crate::loan::{Borrower, EndReason, Event, Loan, LoanId, LoanKey, Terms};
 use crate::telemetry::Metrics;
 
 /// The fingerprint of the pseudonym key.
@@ -85,4 +85,28 @@ pub(super) async fn accepted(ledger: &Ledger, borrower: u8) -> LoanId {
     let terms = Terms { due, licence_id: None, licence_type: None };
     ledger.apply(id, Event::Accepted { lending_id: "L".into(), terms }, by("begin")).await.unwrap();
     id
+}
+
+/// Returns an accepted loan, and acknowledges its end.
+pub(super) async fn end(ledger: &Ledger, id: LoanId) {
+    ledger.apply(id, Event::Ending { reason: EndReason::Returned }, by("reader")).await.unwrap();
+    ledger.apply(id, Event::EndAcknowledged, by("outbox")).await.unwrap();
+}
+
+/// Removes the borrowers of all ended loans.
+pub(super) async fn forget(ledger: &Ledger) {
+    while ledger.forget(Timestamp::MAX, 500).await.unwrap() > 0 {}
+}
+
+/// Writes six ended and forgotten loans interleaved with live loans. Returns the live loans.
+pub(super) async fn interleaved_loans(ledger: &Ledger) -> Vec<LoanId> {
+    let mut live = Vec::new();
+    for borrower in 0..6 {
+        let ended = accepted(ledger, 100 + borrower).await;
+        live.push(accepted(ledger, borrower).await);
+        end(ledger, ended).await;
+    }
+    forget(ledger).await;
+    live.push(accepted(ledger, 6).await);
+    live
 }

@@ -11,7 +11,7 @@ use super::test_support::{Node, settings};
 use super::verify::verify_ledger;
 use super::whole_ledger::WholeLedger;
 use crate::clock::Clock;
-use crate::ledger::test_support::{accepted, audit_key, by, loan};
+use crate::ledger::test_support::{accepted, audit_key, by, end, forget, interleaved_loans, loan};
 use crate::ledger::{Ledger, LedgerError, Prunable, Pruned, StoreSettings};
 use crate::loan::{EndReason, Event, LoanId, Refusal};
 
@@ -59,28 +59,6 @@ async fn count(database: &Database, table: &str) -> i64 {
     let mut connection = database.connect().await;
     let count = sqlx::query_scalar(AssertSqlSafe(format!("SELECT count(*) FROM {table}")));
     count.fetch_one(&mut connection).await.unwrap()
-}
-
-async fn end(ledger: &Ledger, id: LoanId) {
-    ledger.apply(id, Event::Ending { reason: EndReason::Returned }, by("reader")).await.unwrap();
-    ledger.apply(id, Event::EndAcknowledged, by("outbox")).await.unwrap();
-}
-
-async fn forget(ledger: &Ledger) {
-    while ledger.forget(Timestamp::MAX, 500).await.unwrap() > 0 {}
-}
-
-/// Writes six ended and forgotten loans interleaved with live loans. Returns the live loans.
-async fn interleaved_loans(ledger: &Ledger) -> Vec<LoanId> {
-    let mut live = Vec::new();
-    for borrower in 0..6 {
-        let ended = accepted(ledger, 100 + borrower).await;
-        live.push(accepted(ledger, borrower).await);
-        end(ledger, ended).await;
-    }
-    forget(ledger).await;
-    live.push(accepted(ledger, 6).await);
-    live
 }
 
 async fn refused(ledger: &Ledger, borrower: u8, retry_at: Option<Timestamp>) -> LoanId {
