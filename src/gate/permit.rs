@@ -19,8 +19,8 @@ pub struct Permit {
     loan: LoanId,
     key: LoanKey,
     access: Arc<Access>,
-    /// When the loan is due, by Bokbasen's clock.
-    until: Timestamp,
+    /// When the loan is due, by Bokbasen's clock, in milliseconds since the epoch.
+    until: i64,
     clock: Clock,
     stream: OnceLock<u64>,
 }
@@ -34,6 +34,7 @@ impl Permit {
         until: Timestamp,
         clock: &Clock,
     ) -> Permit {
+        let until = until.as_millisecond();
         Permit { loan, key, access, until, clock: clock.clone(), stream: OnceLock::new() }
     }
 
@@ -70,7 +71,7 @@ impl Permit {
     /// Returns whether the loan is due. Only this function compares a running stream with the
     /// clock.
     fn is_due(&self) -> bool {
-        self.clock.lending_now() >= self.until
+        self.clock.lending_millis() >= self.until
     }
 }
 
