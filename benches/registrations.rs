@@ -17,23 +17,18 @@
 )]
 #![allow(dead_code)] // uses only a part of the shared support
 
+#[path = "shared/registering_gate.rs"]
+mod registering_gate;
 mod shared;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use loangate::circulation::{self, Circulation};
-use loangate::clock::Clock;
-use loangate::gate::{self, Gate, Request};
-use loangate::ledger::{self, AuditKey, Brake, Ledger};
-use loangate::lending::Bokbasen;
-use loangate::loan::{Borrower, LoanKey};
-use loangate::process_handles::ProcessHandles;
-use loangate::telemetry::Metrics;
+use loangate::ledger::{self, Brake};
+use registering_gate::{RegisteringGate, key_of};
 use shared::{Sandbox, Waits, cpu_without_children};
 use tempfile::TempDir;
-use tokio::runtime::Handle;
 use tokio::time::Instant;
 
 #[global_allocator]
@@ -41,6 +36,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Number of loans in the closed loop, for each number of callers.
 const LOANS: u64 = 100_000;
+const LIBRARY: &str = "NO-0301000";
 const CALLERS: [u64; 2] = [128, 512];
 /// Loans per second in the open loop, and its duration in seconds.
 const OFFERED: u64 = 1_000;
@@ -70,9 +66,7 @@ async fn main() {
 
 /// A gate with everything behind it.
 struct Scene {
-    gate: Gate,
-    circulation: Circulation,
-    ledger: Ledger,
+    gate: Arc<RegisteringGate>,
     sandbox: Sandbox,
     _dir: TempDir,
 }
@@ -81,31 +75,13 @@ impl Scene {
     async fn set_up() -> Scene {
         let dir = tempfile::tempdir().unwrap();
         let sandbox = Sandbox::start(None);
-        let (clock, metrics) = (Clock::system(), Metrics::new().unwrap());
         let settings = ledger::Settings::sqlite(dir.path().join("loans.db"), Brake::default());
-        let key = AuditKey::new(&[2; 32]);
-        let ledger =
-            Ledger::open(&settings, &[1; 32], key, clock.clone(), metrics.clone()).await.unwrap();
-        let lending = sandbox.lending();
-        let timing = circulation::Settings {
-            settle: Duration::from_secs(30),
-            refusal_ttl: Duration::from_secs(60),
-            availability_ttl: Duration::from_secs(60),
-            retention: Duration::from_secs(400 * 86_400),
-            licences: circulation::Licences::default(),
-            polls: 8,
-        };
-        let lending = Bokbasen::new(&lending, clock.clone(), metrics.clone()).unwrap();
-        let handles = ProcessHandles { clock, metrics, slow: Handle::current() };
-        let circulation = Circulation::new(timing, ledger.clone(), lending, handles.clone());
-        let gate = Gate::new(&gate::Settings::default(), circulation.clone(), handles);
-        circulation.start();
-        Scene { gate, circulation, ledger, sandbox, _dir: dir }
+        let gate = Arc::new(RegisteringGate::start(&settings, &sandbox.lending()).await);
+        Scene { gate, sandbox, _dir: dir }
     }
 
     async fn end(self) {
-        self.circulation.stop(Duration::from_secs(5)).await;
-        self.ledger.close().await;
+        Arc::into_inner(self.gate).unwrap().end().await;
     }
 }
 
@@ -144,7 +120,7 @@ fn spent_by(sandbox: u32) -> [f64; 2] {
 }
 
 /// Runs a closed loop: each caller begins the next loan when it has one, until there are enough.
-async fn closed(gate: &Gate, callers: u64, loans: u64) -> Vec<Duration> {
+async fn closed(gate: &Arc<RegisteringGate>, callers: u64, loans: u64) -> Vec<Duration> {
     let next = Arc::new(AtomicU64::new(0));
     let tasks: Vec<_> = (0..callers)
         .map(|_| {
@@ -156,7 +132,7 @@ async fn closed(gate: &Gate, callers: u64, loans: u64) -> Vec<Duration> {
                     if number >= loans {
                         return waits;
                     }
-                    waits.push(register(&gate, number, Instant::now()).await);
+                    waits.push(gate.register(key_of(LIBRARY, number), Instant::now()).await);
                 }
             })
         })
@@ -169,40 +145,20 @@ async fn closed(gate: &Gate, callers: u64, loans: u64) -> Vec<Duration> {
 }
 
 /// Runs an open loop: requests loans at equal intervals, regardless of earlier ones.
-async fn open(gate: &Gate, loans: u64) -> Vec<Duration> {
+async fn open(gate: &Arc<RegisteringGate>, loans: u64) -> Vec<Duration> {
     let began = Instant::now();
     let mut tasks = Vec::new();
     for number in 0..loans {
         let scheduled = began + Duration::from_micros(1_000_000 / OFFERED * number);
         tokio::time::sleep_until(scheduled).await;
         let gate = gate.clone();
-        tasks.push(tokio::spawn(async move { register(&gate, number, scheduled).await }));
+        tasks.push(tokio::spawn(
+            async move { gate.register(key_of(LIBRARY, number), scheduled).await },
+        ));
     }
     let mut waits = Vec::new();
     for task in tasks {
         waits.push(task.await.unwrap());
     }
     waits
-}
-
-/// Begins a loan of a new reader. Returns the time from its scheduled start to its acceptance.
-async fn register(gate: &Gate, number: u64, scheduled: Instant) -> Duration {
-    let mut borrower = [0; 16];
-    // Spread over the index like pseudonyms, which are hashes.
-    borrower[..8].copy_from_slice(&number.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes());
-    let key = LoanKey {
-        library: "NO-0301000".parse().unwrap(),
-        borrower: Borrower::from_bytes(borrower),
-        isbn: "9788299999014".parse().unwrap(),
-    };
-    let request = Request {
-        key,
-        alternative_titles: &[],
-        issued: Some(Clock::system().now()),
-        continues: false,
-        explicit: false,
-    };
-    let (_, is_new) = gate.begin(&request).await.unwrap();
-    assert!(is_new);
-    scheduled.elapsed()
 }

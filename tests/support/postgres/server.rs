@@ -99,6 +99,11 @@ impl Postgres {
         self.port
     }
 
+    /// Returns the id of the server's first process.
+    pub(crate) fn process_id(&self) -> u32 {
+        self.with_process(WatchedProcess::id)
+    }
+
     /// Returns the URL for the superuser and the database `postgres`.
     pub(crate) fn admin_url(&self) -> String {
         format!("postgres://{ADMIN}:{}@127.0.0.1:{}/postgres", self.password, self.port)

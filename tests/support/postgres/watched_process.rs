@@ -49,6 +49,11 @@ pub(super) struct WatchedProcess {
 }
 
 impl WatchedProcess {
+    /// Returns the id of the program's process.
+    pub(super) fn id(&self) -> u32 {
+        self.pid.as_raw_nonzero().get().cast_unsigned()
+    }
+
     /// Starts a program under this account, with its output in `log` of the folder. The signal, for
     /// example `QUIT`, must end the program at once.
     pub(super) fn start(
