@@ -9,6 +9,7 @@
 use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
+use super::session::prepares;
 use super::transaction::Scope;
 use crate::ledger::audit::{AuditKey, Head, NewStep};
 use crate::ledger::store::LastCommit;
@@ -33,7 +34,7 @@ pub(super) async fn lock(
 ) -> Result<(Scope, Option<i64>), sqlx::Error> {
     let query = sqlx::query(LOCK).bind(library.as_str()).bind(chain);
     let query = query.bind(key.chain_start(library, chain)).bind(member);
-    let row = query.persistent(false).fetch_one(connection).await?;
+    let row = query.persistent(prepares(connection)).fetch_one(connection).await?;
     let head = Head { number: row.try_get("number")?, mac: row.try_get("mac")? };
     Ok((Scope { library, batch: row.try_get("batch")?, head }, row.try_get("renewals")?))
 }
@@ -75,7 +76,7 @@ pub(super) async fn extend(
         .bind(column(steps, |step| step.salt.as_slice()))
         .bind(column(steps, |step| step.loan_mac.as_slice()))
         .bind(column(steps, |step| step.link.mac.as_slice()));
-    query.persistent(false).execute(connection).await.map(drop)
+    query.persistent(prepares(connection)).execute(connection).await.map(drop)
 }
 
 pub(super) const OPEN: &str = "INSERT INTO chains (library, chain, batch, number, mac, opened) \
@@ -96,9 +97,12 @@ pub(super) async fn last_commit(
     batch: i64,
 ) -> Result<LastCommit, sqlx::Error> {
     let open = sqlx::query(OPEN).bind(library.as_str()).bind(chain);
-    let open = open.bind(key.chain_start(library, chain)).persistent(false);
+    let open = open.bind(key.chain_start(library, chain)).persistent(prepares(connection));
     open.execute(&mut *connection).await?;
-    let query = sqlx::query_scalar(BATCH).bind(library.as_str()).bind(chain).persistent(false);
+    let query = sqlx::query_scalar(BATCH)
+        .bind(library.as_str())
+        .bind(chain)
+        .persistent(prepares(connection));
     let durable: i64 = query.fetch_one(connection).await?;
     Ok(if durable >= batch { LastCommit::Durable } else { LastCommit::RolledBack })
 }

@@ -5,7 +5,7 @@
 //!
 //! The connections work behind a pooler that assigns a server connection to each transaction. They
 //! set no parameter that PgBouncer rejects, and statements must be built with `persistent(false)`,
-//! since a prepared statement belongs to one server connection.
+//! since a prepared statement belongs to one server connection. Only a [`Session`] may prepare them.
 
 use std::fmt;
 use std::sync::Arc;
@@ -18,6 +18,7 @@ use sqlx::{ConnectOptions, Connection, PgConnection};
 use tokio::time::{Instant, timeout};
 
 use super::endpoint::{Endpoint, Host, Tls};
+use super::session::{PREPARED_STATEMENTS, Preparation, Session};
 use super::settings::PostgresSettings;
 use super::system_roots;
 
@@ -76,6 +77,8 @@ struct Route {
     hosts: Vec<(Host, PgConnectOptions)>,
     application_name: String,
     connect_timeout: Duration,
+    /// Off if the endpoint is a pooler.
+    preparation: Preparation,
     /// The index of the host to try first: the one that last accepted writes, or the one after a
     /// host that failed.
     preferred: AtomicUsize,
@@ -92,9 +95,10 @@ impl fmt::Debug for Connector {
 impl Connector {
     /// Creates a connector. Nothing connects yet.
     pub(in crate::ledger) fn new(settings: &PostgresSettings) -> Connector {
-        let route = Arc::new(Route::new(&settings.endpoint));
+        let prepares = settings.direct.is_none();
+        let route = Arc::new(Route::new(&settings.endpoint, Preparation::new(prepares)));
         let direct = match &settings.direct {
-            Some(endpoint) => Arc::new(Route::new(endpoint)),
+            Some(endpoint) => Arc::new(Route::new(endpoint, Preparation::new(false))),
             None => route.clone(),
         };
         Connector { route, direct }
@@ -110,6 +114,23 @@ impl Connector {
     ) -> Result<PgConnection, sqlx::Error> {
         let route = if purpose.is_direct() { &self.direct } else { &self.route };
         route.connect(purpose).await
+    }
+
+    /// Connects for transactions, like [`Connector::connect`].
+    ///
+    /// # Errors
+    /// Returns the failure of each host, or of the first statement.
+    pub(super) async fn session(&self, purpose: Purpose) -> Result<Session, sqlx::Error> {
+        let Route { preparation, connect_timeout, .. } = &*self.route;
+        let prepares = preparation.is_on();
+        let connection = self.route.connect(purpose).await?;
+        let opened = within(*connect_timeout, Session::new(connection, preparation.clone())).await;
+        if opened.is_err() && prepares && !preparation.is_on() {
+            // A pooler was found.
+            let connection = self.route.connect(purpose).await?;
+            return Session::new(connection, preparation.clone()).await;
+        }
+        opened
     }
 
     /// Tries each host alone, in the order of the URL. With `direct`, those of `direct_url`.
@@ -132,7 +153,7 @@ pub(super) struct TriedHost {
 }
 
 impl Route {
-    fn new(endpoint: &Endpoint) -> Route {
+    fn new(endpoint: &Endpoint, preparation: Preparation) -> Route {
         let roots = match &endpoint.tls {
             Tls::Disabled => None,
             Tls::VerifyFull(Some(roots)) => Some(roots.clone()),
@@ -144,12 +165,15 @@ impl Route {
             hosts: hosts.collect(),
             application_name: endpoint.application_name.clone(),
             connect_timeout: endpoint.connect_timeout,
+            preparation,
             preferred: AtomicUsize::new(0),
         }
     }
 
     fn named(&self, options: &PgConnectOptions, purpose: Purpose) -> PgConnectOptions {
-        options.clone().application_name(&format!("{} {}", self.application_name, purpose.name()))
+        let name = format!("{} {}", self.application_name, purpose.name());
+        let capacity = if self.preparation.is_on() { PREPARED_STATEMENTS } else { 0 };
+        options.clone().application_name(&name).statement_cache_capacity(capacity)
     }
 
     async fn connect(&self, purpose: Purpose) -> Result<PgConnection, sqlx::Error> {
@@ -276,7 +300,6 @@ fn options(endpoint: &Endpoint, host: &Host, roots: Option<&[u8]>) -> PgConnectO
         .database(&endpoint.database)
         .password(host.password.as_ref().map_or("", |password| password.expose_secret()))
         .extra_float_digits(None)
-        .statement_cache_capacity(0)
         .disable_statement_logging();
     let options = match host.is_socket() {
         true => options.socket(&host.name),

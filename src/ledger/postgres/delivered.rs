@@ -5,6 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
+use super::session::prepares;
 use crate::ledger::Delivered;
 use crate::ledger::store::StoredTallies;
 use crate::loan::{LibraryId, LoanId, Ranges, Tally};
@@ -32,7 +33,7 @@ pub(super) async fn lock(
     let (loans, paths): (Vec<Uuid>, Vec<&str>) = files.into_iter().unzip();
     let query = sqlx::query(LOCK).bind(library.as_str()).bind(loans).bind(paths);
     let mut tallies = HashMap::new();
-    for row in query.persistent(false).fetch_all(connection).await? {
+    for row in query.persistent(prepares(connection)).fetch_all(connection).await? {
         let (loan, file): (Uuid, String) = (row.try_get("loan")?, row.try_get("file")?);
         let (bytes, ranges): (i64, Vec<u8>) = (row.try_get("bytes")?, row.try_get("ranges")?);
         // A damaged tally restarts from zero, which under-reports.
@@ -63,6 +64,6 @@ pub(super) async fn write(
         ranges.push(tally.ranges.to_bytes());
     }
     let query = sqlx::query(WRITE).bind(library.as_str());
-    let query = query.bind(loans).bind(files).bind(bytes).bind(ranges).persistent(false);
-    query.execute(connection).await.map(drop)
+    let query = query.bind(loans).bind(files).bind(bytes).bind(ranges);
+    query.persistent(prepares(connection)).execute(connection).await.map(drop)
 }

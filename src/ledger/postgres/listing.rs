@@ -30,7 +30,7 @@ impl Queries {
         let mut loans = Vec::new();
         loop {
             let mut query = page_query(filter, after, limit);
-            let rows: Vec<PgRow> = self.rows(query.build().persistent(false)).await?;
+            let rows: Vec<PgRow> = self.rows(query.build()).await?;
             loans.extend(rows.iter().filter_map(|row| self.damaged.loan(loan_of(row))));
             after = rows
                 .last()

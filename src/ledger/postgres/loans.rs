@@ -8,6 +8,7 @@ use sqlx::{AssertSqlSafe, PgConnection, Row};
 use uuid::Uuid;
 
 use super::buckets::bucket_of;
+use super::session::prepares;
 use crate::ledger::brake::Count;
 use crate::ledger::rules::KeyStanding;
 use crate::ledger::states::{LIVE, UNDECIDED, counted, isbn_column};
@@ -49,7 +50,7 @@ pub(super) async fn claim(
         .bind(column(intents, |loan| loan.reference.as_str()))
         .bind(column(intents, |loan| loan.begun.as_millisecond()))
         .bind(column(intents, |loan| loan.changed.as_millisecond()));
-    Ok(query.persistent(false).fetch_all(connection).await?.into_iter().collect())
+    Ok(query.persistent(prepares(connection)).fetch_all(connection).await?.into_iter().collect())
 }
 
 /// Returns whether the row of a claimed loan already has these values.
@@ -65,7 +66,8 @@ pub(super) async fn remove(
     library: LibraryId,
     ids: &[Uuid],
 ) -> Result<(), sqlx::Error> {
-    let query = sqlx::query(REMOVE).bind(library.as_str()).bind(ids).persistent(false);
+    let query =
+        sqlx::query(REMOVE).bind(library.as_str()).bind(ids).persistent(prepares(connection));
     query.execute(connection).await.map(drop)
 }
 
@@ -88,7 +90,10 @@ pub(super) async fn lock(
         return Ok((loans, foreign));
     }
     let ids: Vec<Uuid> = ids.iter().map(|id| id.uuid()).collect();
-    let query = sqlx::query(LOCK.as_str()).bind(library.as_str()).bind(ids).persistent(false);
+    let query = sqlx::query(LOCK.as_str())
+        .bind(library.as_str())
+        .bind(ids)
+        .persistent(prepares(connection));
     for row in query.fetch_all(connection).await? {
         let loan = loan_of(&row)?;
         if row.try_get::<Uuid, _>("owner")? != owner {
@@ -126,7 +131,7 @@ pub(super) async fn read_standings(
         standings.keys().map(|key| key.borrower.as_bytes().as_slice()).collect();
     let titles: Vec<i64> = standings.keys().map(|key| isbn_column(key.isbn)).collect();
     let query = sqlx::query(STANDINGS.as_str()).bind(library.as_str());
-    let query = query.bind(borrowers).bind(titles).bind(unwritten).persistent(false);
+    let query = query.bind(borrowers).bind(titles).bind(unwritten).persistent(prepares(connection));
     for row in query.fetch_all(connection).await? {
         let loan = loan_of(&row)?;
         standings.entry(loan.key).or_default().include(&loan);
@@ -177,7 +182,7 @@ pub(super) async fn update(
         .bind(column(loans, |loan| loan.refusal.as_ref().map(|refusal| refusal.message.as_str())))
         .bind(column(loans, |loan| millis(loan.refusal.as_ref()?.retry_at)))
         .bind(column(loans, |loan| loan.changed.as_millisecond()));
-    let updated = query.persistent(false).execute(connection).await?.rows_affected();
+    let updated = query.persistent(prepares(connection)).execute(connection).await?.rows_affected();
     if updated == loans.len() as u64 { Ok(()) } else { Err(sqlx::Error::RowNotFound) }
 }
 
@@ -223,7 +228,7 @@ pub(super) async fn begun_at_limits(
         let skipped = i64::from(count.maximum.saturating_sub(1));
         query = query.bind(count.since.as_millisecond()).bind(skipped);
     }
-    let row = query.persistent(false).fetch_one(connection).await?;
+    let row = query.persistent(prepares(connection)).fetch_one(connection).await?;
     let oldest = |number| {
         let millis: Option<i64> = row.try_get(number)?;
         Ok(millis.and_then(|millis| Timestamp::from_millisecond(millis).ok()))
@@ -284,7 +289,8 @@ pub(super) async fn is_opened(
 ) -> Result<bool, sqlx::Error> {
     let query =
         sqlx::query_scalar(IS_OPENED).bind(id.library().as_str().to_owned()).bind(id.uuid());
-    let opened: Option<bool> = query.persistent(false).fetch_optional(connection).await?;
+    let opened: Option<bool> =
+        query.persistent(prepares(connection)).fetch_optional(connection).await?;
     Ok(opened.unwrap_or(false))
 }
 
@@ -298,6 +304,6 @@ async fn changes_loan(
     bind_values: impl FnOnce(PgQuery) -> PgQuery,
 ) -> Result<bool, sqlx::Error> {
     let query = query.bind(id.library().as_str().to_owned()).bind(id.uuid());
-    let executed = bind_values(query).persistent(false).execute(connection).await?;
+    let executed = bind_values(query).persistent(prepares(connection)).execute(connection).await?;
     Ok(executed.rows_affected() == 1)
 }

@@ -69,6 +69,7 @@ mod retention;
 mod row;
 mod seen_renewals;
 mod server_error;
+mod session;
 mod settings;
 mod sql;
 mod standing;

@@ -21,12 +21,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use sqlx::{Connection, PgConnection};
+use sqlx::PgConnection;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
 
 use super::connect::{Connector, Purpose, no_response};
 use super::server_error;
+use super::session::Session;
 use opening::Failure;
 
 /// How long a caller waits for a connection.
@@ -70,7 +71,7 @@ pub(in crate::ledger) struct Pool {
 
 #[derive(Debug, Default)]
 struct State {
-    idle: Vec<(PgConnection, Instant)>,
+    idle: Vec<(Session, Instant)>,
     /// Increases when all connections are discarded. A connection of an earlier one is closed.
     generation: u64,
     is_closed: bool,
@@ -80,7 +81,7 @@ struct State {
 
 /// A connection in use. Unless [`Pool::put_back`] gets it, it is closed.
 struct Acquired {
-    connection: PgConnection,
+    connection: Session,
     is_reused: bool,
     generation: u64,
     permit: OwnedSemaphorePermit,
@@ -127,7 +128,7 @@ impl Pool {
         let ran = timeout_at(end, async {
             let result = work(&mut acquired.connection).await;
             let sql = if result.is_ok() { "COMMIT" } else { "ROLLBACK" };
-            let ended = sqlx::raw_sql(sql).execute(&mut acquired.connection).await;
+            let ended = sqlx::raw_sql(sql).execute(&mut *acquired.connection).await;
             (result, ended)
         });
         match ran.await {
@@ -169,12 +170,12 @@ impl Pool {
             let began = Instant::now();
             let reused_until = began + REUSE;
             let limit = if acquired.is_reused { end.min(reused_until) } else { end };
-            let begun = sqlx::raw_sql(sql).execute(&mut acquired.connection);
+            let begun = timeout_at(limit, acquired.connection.begin(sql)).await;
             // A caller that had too little time has proved nothing.
-            let (error, is_proof) = match timeout_at(limit, begun).await {
-                Ok(Ok(_)) => return Ok(acquired),
-                Ok(Err(error)) => (error, true),
-                Err(_) => (no_response(began.elapsed()), limit == reused_until),
+            let (error, is_proof, is_repeatable) = match begun {
+                Ok(Ok(())) => return Ok(acquired),
+                Ok(Err((error, found_pooler))) => (error, true, found_pooler),
+                Err(_) => (no_response(began.elapsed()), limit == reused_until, false),
             };
             let Acquired { connection, is_reused, generation, permit: kept } = acquired;
             drop(connection);
@@ -182,7 +183,7 @@ impl Pool {
                 // What breaks one idle connection has usually broken all.
                 self.discard_all(generation);
             }
-            if !is_reused || Instant::now() >= end {
+            if !(is_reused || is_repeatable) || Instant::now() >= end {
                 return Err(error);
             }
             permit = Some(kept);
@@ -261,7 +262,7 @@ impl Pool {
 
 impl State {
     /// Keeps an unused connection, unless all of its generation were discarded.
-    fn keep(&mut self, connection: PgConnection, generation: u64) {
+    fn keep(&mut self, connection: Session, generation: u64) {
         if generation == self.generation && !self.is_closed {
             self.idle.push((connection, Instant::now()));
         }

@@ -15,6 +15,7 @@ use uuid::Uuid;
 use super::barrier::PollTracker;
 use super::pool::{BEGIN_READ_ONLY, Pool};
 use super::row::{first, library_of, time_of};
+use super::session::prepares;
 use super::sql::{KEY_IS, PgQuery, bind_id, bind_key, for_ids, loans, statement};
 use crate::clock;
 use crate::ledger::damaged_rows::DamagedRows;
@@ -289,7 +290,7 @@ impl Queries {
         deadline: Duration,
     ) -> Result<Vec<PgRow>, LedgerError> {
         let rows = self.pool.transaction(self.limits.begin, deadline, async |connection| {
-            query.fetch_all(connection).await
+            query.persistent(prepares(connection)).fetch_all(connection).await
         });
         // Boxed: connecting takes much memory, which a caller's future would reserve.
         Box::pin(rows).await.map_err(LedgerError::Server)

@@ -1,8 +1,7 @@
 //! What the statements that read have in common.
 //!
 //! The planner uses a partial index only if the statement has the index's condition, so states are
-//! literals. A pooler may send each transaction to another server connection, so no statement is
-//! prepared for reuse.
+//! literals. Who runs a statement decides whether it is prepared (`session`).
 
 use sqlx::Postgres;
 use sqlx::postgres::PgArguments;
@@ -18,7 +17,7 @@ pub(super) type PgQuery<'q> = sqlx::query::Query<'q, Postgres, PgArguments>;
 /// The condition on a key, for [`bind_key`].
 pub(super) const KEY_IS: &str = "library = $1 AND borrower = $2 AND isbn = $3";
 
-/// Creates a query that is not prepared for reuse.
+/// Creates a query. It is not prepared, unless who runs it changes that.
 pub(super) fn statement(sql: &'static str) -> PgQuery<'static> {
     sqlx::query(sql).persistent(false)
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use sqlx::{Connection, PgConnection, Postgres, Transaction};
+use sqlx::{Postgres, Transaction};
 use tokio::time::{Instant, timeout};
 use uuid::Uuid;
 
@@ -14,6 +14,7 @@ use super::connect::{Connector, Purpose};
 use super::lane::Lane;
 use super::pool::{BEGIN, TRANSACTION};
 use super::server_error::is_of_connection;
+use super::session::Session;
 use super::transaction::{PostgresTransaction, Scope};
 #[cfg(test)]
 use crate::ledger::store::DiskFault;
@@ -53,7 +54,7 @@ impl LedgerStore for PostgresStore {
 
     async fn connect(&self, now: Timestamp) -> Result<PostgresConnection, sqlx::Error> {
         let mut connection = PostgresConnection {
-            connection: self.connector.connect(Purpose::Writes).await?,
+            connection: self.connector.session(Purpose::Writes).await?,
             lane: self.lane.clone(),
             used: Instant::now(),
             #[cfg(test)]
@@ -68,7 +69,7 @@ impl LedgerStore for PostgresStore {
 
 /// A connection that writes.
 pub(in crate::ledger) struct PostgresConnection {
-    connection: PgConnection,
+    connection: Session,
     lane: Arc<Lane>,
     /// When the last transaction began.
     used: Instant,

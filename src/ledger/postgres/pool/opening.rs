@@ -5,11 +5,11 @@
 
 use std::time::Duration;
 
-use sqlx::PgConnection;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::super::connect::phrase;
+use super::super::session::Session;
 use super::{Pool, State};
 use crate::lock::lock;
 
@@ -28,7 +28,7 @@ pub(super) struct Failure {
 /// What a task that opens a connection gives to its caller.
 struct Opened {
     /// None if that failed.
-    connection: Option<PgConnection>,
+    connection: Option<Session>,
     permit: OwnedSemaphorePermit,
 }
 
@@ -38,7 +38,7 @@ impl Pool {
         &self,
         mut permit: OwnedSemaphorePermit,
         end: Instant,
-    ) -> Result<(PgConnection, OwnedSemaphorePermit), sqlx::Error> {
+    ) -> Result<(Session, OwnedSemaphorePermit), sqlx::Error> {
         loop {
             let failure = self.lock().failure.clone();
             if let Some(Failure { why, retry_at, .. }) = failure
@@ -68,7 +68,7 @@ impl Pool {
         let (connector, purpose) = (self.connector.clone(), self.purpose);
         let (state, generation) = (self.state.clone(), self.lock().generation);
         tokio::spawn(async move {
-            let connected = connector.connect(purpose).await;
+            let connected = connector.session(purpose).await;
             let connection = {
                 let mut state = lock(&state);
                 match connected {
