@@ -124,11 +124,14 @@ impl Connector {
         let Route { preparation, connect_timeout, .. } = &*self.route;
         let prepares = preparation.is_on();
         let connection = self.route.connect(purpose).await?;
-        let opened = within(*connect_timeout, Session::new(connection, preparation.clone())).await;
+        // The statements of a lane are few, and each has one good plan.
+        let plans_once = purpose == Purpose::Writes;
+        let opened = Session::new(connection, preparation.clone(), plans_once);
+        let opened = within(*connect_timeout, opened).await;
         if opened.is_err() && prepares && !preparation.is_on() {
             // A pooler was found.
             let connection = self.route.connect(purpose).await?;
-            return Session::new(connection, preparation.clone()).await;
+            return Session::new(connection, preparation.clone(), plans_once).await;
         }
         opened
     }

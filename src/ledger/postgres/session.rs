@@ -72,15 +72,20 @@ impl DerefMut for Session {
 
 impl Session {
     /// Marks a connection, if its statements are prepared.
+    ///
+    /// `plans_once` plans each statement once for all arguments. Without it the server plans those
+    /// over arrays again each time, since it takes an unknown array for ten rows.
     pub(super) async fn new(
         mut connection: PgConnection,
         preparation: Preparation,
+        plans_once: bool,
     ) -> Result<Session, sqlx::Error> {
         if !preparation.is_on() {
             return Ok(Session { connection, preparation, check: None });
         }
         let mark = Uuid::new_v4();
-        let set = format!("SET loangate.connection = '{mark}'");
+        let mode = if plans_once { "force_generic_plan" } else { "auto" };
+        let set = format!("SET loangate.connection = '{mark}'; SET plan_cache_mode = {mode}");
         sqlx::raw_sql(AssertSqlSafe(set)).execute(&mut connection).await?;
         // From now on `prepares` is true.
         let first = sqlx::query("SELECT 1").persistent(true).execute(&mut connection).await;
