@@ -17,7 +17,7 @@ use jiff::Timestamp;
 use tokio::sync::OnceCell;
 
 use crate::circulation::FeedStatus;
-use crate::clock;
+use crate::clock::{self, Clock};
 use crate::connection_handle::{Abort, OutgoingBody};
 use crate::loan::{LoanId, LoanKey};
 use crate::lock::lock;
@@ -37,7 +37,8 @@ pub(super) struct Access {
     streams: Mutex<ActiveBodies>,
     /// Set when the loan is first read from the ledger as accepted.
     accepted: OnceLock<Acceptance>,
-    /// When the loan was last read from the ledger, by [`clock::millis_since_boot`].
+    /// When the last read of the loan from the ledger began, by [`clock::millis_since_boot`], or
+    /// [`NEVER`].
     confirmed: AtomicI64,
     feed_status: FeedStatus,
 }
@@ -49,15 +50,31 @@ pub(super) struct Acceptance {
     pub(super) loan: LoanId,
     /// When the loan is due, by Bokbasen's clock.
     pub(super) until: Timestamp,
-    /// When the loan was last read from the ledger, by `Clock::age_millis`, or [`NEVER`].
+    /// When the last read of the loan from the ledger began, by `Clock::age_millis`, or [`NEVER`].
     read_at: AtomicI64,
 }
 
-/// Time of a decision that only the cache of record may serve.
+/// Time of a read that did not happen, or of a decision that only the cache of record may serve.
 const NEVER: i64 = i64::MIN;
 
+/// When a read of the ledger began. What it returns may be that old, however long it takes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ReadTime {
+    /// By [`Clock::age_millis`].
+    pub(super) age: i64,
+    /// By [`clock::millis_since_boot`].
+    since_boot: i64,
+}
+
+impl ReadTime {
+    /// Returns the time of a read that begins now.
+    pub(super) fn now(clock: &Clock) -> ReadTime {
+        ReadTime { age: clock.age_millis(), since_boot: clock::millis_since_boot() }
+    }
+}
+
 impl Acceptance {
-    /// Returns when the loan was last read from the ledger, by `Clock::age_millis`.
+    /// Returns when the last read of the loan from the ledger began, by `Clock::age_millis`.
     pub(super) fn read_at(&self) -> i64 {
         self.read_at.load(Ordering::Relaxed)
     }
@@ -80,28 +97,31 @@ struct ActiveBodies {
 }
 
 impl Access {
-    /// Creates the access of a loan that was just read from the ledger.
+    /// Creates the access of a loan that no read has confirmed.
     fn new(feed_status: FeedStatus) -> Access {
         Access {
             state: AtomicU8::new(UNMARKED),
             mark: OnceCell::new(),
             streams: Mutex::default(),
             accepted: OnceLock::new(),
-            confirmed: AtomicI64::new(clock::millis_since_boot()),
+            confirmed: AtomicI64::new(NEVER),
             feed_status,
         }
     }
 
-    /// Records that the loan was read from the ledger as accepted. If its due time has changed
-    /// since the first read, only the cache of record serves it.
-    pub(super) fn confirm(&self, key: LoanKey, loan: LoanId, until: Timestamp, read_at: i64) {
+    /// Records that a read of the ledger, which began at `read`, has found the loan accepted. If
+    /// its due time has changed since the first read, only the cache of record serves it.
+    pub(super) fn confirm(&self, key: LoanKey, loan: LoanId, until: Timestamp, read: ReadTime) {
         let first = self.accepted.get_or_init(|| {
-            let read_at = AtomicI64::new(read_at);
+            let read_at = AtomicI64::new(read.age);
             Acceptance { key, loan, until, read_at }
         });
-        self.confirmed.store(clock::millis_since_boot(), Ordering::Relaxed);
-        let is_same = first.key == key && first.until == until;
-        first.read_at.store(if is_same { read_at } else { NEVER }, Ordering::Relaxed);
+        // A slow read may end after a later one.
+        self.confirmed.fetch_max(read.since_boot, Ordering::Relaxed);
+        match first.key == key && first.until == until {
+            true => drop(first.read_at.fetch_max(read.age, Ordering::Relaxed)),
+            false => first.read_at.store(NEVER, Ordering::Relaxed),
+        }
     }
 
     /// Returns what opens the access, if a permit may be given now.
@@ -322,6 +342,30 @@ mod tests {
         assert!(!other.connection.is_aborted());
         assert_eq!(access.close_connections(), 1);
         assert!(!one.connection.is_aborted() && other.connection.is_aborted());
+    }
+
+    #[test]
+    fn access_is_confirmed_from_the_start_of_a_read() {
+        let feed_status = FeedStatus::default();
+        let access = Accesses::new(feed_status.clone()).get_or_create(LoanId::random());
+        let now = clock::millis_since_boot();
+        let key = LoanKey {
+            library: "NO-0301000".parse().unwrap(),
+            borrower: crate::loan::Borrower::from_bytes([1; 16]),
+            isbn: "9780306406157".parse().unwrap(),
+        };
+        let confirm = |since_boot| {
+            let read = ReadTime { age: 0, since_boot };
+            access.confirm(key, LoanId::random(), Timestamp::MAX, read);
+        };
+        feed_status.confirm_streams_until(now - 1, 5_000);
+        assert!(access.is_unconfirmed(), "no read has confirmed it");
+        confirm(now - 6_000);
+        assert!(access.is_unconfirmed(), "a read that began too long ago");
+        confirm(now + 100_000);
+        assert!(!access.is_unconfirmed());
+        confirm(now - 6_000);
+        assert!(!access.is_unconfirmed(), "an earlier read that ended later");
     }
 
     #[test]

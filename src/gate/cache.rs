@@ -19,7 +19,7 @@ use moka::Expiry;
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 
-use super::access::{Access, Accesses};
+use super::access::{Access, Accesses, ReadTime};
 use crate::circulation::{Closed, FeedStatus};
 use crate::clock::{self, Clock};
 use crate::loan::{LoanId, LoanKey};
@@ -56,8 +56,8 @@ pub(super) enum Decision {
 struct Entry {
     decision: Decision,
     until: Timestamp,
-    /// When it was stored, by [`Clock::age_millis`], shortly after it was read from the ledger.
-    at: i64,
+    /// When the read of the ledger began, by [`Clock::age_millis`].
+    read_at: i64,
 }
 
 /// The cached decisions and the recently closed loans.
@@ -136,17 +136,22 @@ impl Decisions {
         let entry = self.record.get(key)?;
         let is_acceptance = matches!(entry.decision, Decision::Accepted { .. });
         let is_stale = is_acceptance
-            && self.feed_status.is_stale(entry.at, self.clock.age_millis(), self.freshness);
+            && self.feed_status.is_stale(entry.read_at, self.clock.age_millis(), self.freshness);
         (entry.until > now && !is_stale).then_some(entry.decision)
     }
 
-    /// Stores a decision; an acceptance only if its loan has not closed.
-    pub(super) fn store(&self, key: LoanKey, decision: Decision) {
+    /// Returns the time of a read of the ledger that begins now, for [`Decisions::store`].
+    pub(super) fn read_time(&self) -> ReadTime {
+        ReadTime::now(&self.clock)
+    }
+
+    /// Stores the decision of a read of the ledger that began at `read`; an acceptance only if its
+    /// loan has not closed.
+    pub(super) fn store(&self, key: LoanKey, decision: Decision, read: ReadTime) {
         let now = self.clock.lending_now();
-        let at = self.clock.age_millis();
         let (loan, end) = match &decision {
             Decision::Accepted { loan, until, access } => {
-                access.confirm(key, *loan, *until, at);
+                access.confirm(key, *loan, *until, read);
                 (Some(*loan), *until)
             }
             Decision::Refused { until, .. } => (None, *until),
@@ -157,7 +162,7 @@ impl Decisions {
             return; // the flight read the ledger before the new loan was begun
         }
         let until = end.min(clock::after(now, MAX_TTL));
-        self.record.insert(key, Entry { decision, until, at });
+        self.record.insert(key, Entry { decision, until, read_at: read.age });
         self.near.invalidate(hash(&key));
         // Checked after the insertion, since `close` records before it removes: one of the two sees
         // the other.
@@ -234,8 +239,13 @@ mod tests {
         let until = clock::after(decisions.clock.now(), Duration::from_secs(3600));
         let access = decisions.accesses.get_or_create(loan);
         access.open(async || Ok(true)).await.unwrap();
-        decisions.store(key(), accepted(decisions, loan, until));
+        store(decisions, accepted(decisions, loan, until));
         assert_eq!(found(decisions), Some(loan));
+    }
+
+    /// Stores the decision of a read that took no time.
+    fn store(decisions: &Decisions, decision: Decision) {
+        decisions.store(key(), decision, decisions.read_time());
     }
 
     /// Returns the loan that opens the title now.
@@ -257,7 +267,7 @@ mod tests {
         let decisions =
             Decisions::new(clock.clone(), FeedStatus::default(), Duration::from_secs(30));
         let until = clock::after(clock.now(), Duration::from_secs(60));
-        decisions.store(key(), accepted(&decisions, LoanId::random(), until));
+        store(&decisions, accepted(&decisions, LoanId::random(), until));
         assert!(decisions.find(&key(), clock.now()).is_some());
         clock.advance(Duration::from_secs(60));
         assert!(decisions.find(&key(), clock.now()).is_none());
@@ -275,7 +285,7 @@ mod tests {
         ];
         for (decision, ttl) in cases {
             decisions.remove(&key());
-            decisions.store(key(), decision);
+            store(&decisions, decision);
             clock.advance(ttl - Duration::from_secs(1));
             assert!(decisions.find(&key(), clock.now()).is_some());
             clock.advance(Duration::from_secs(1));
@@ -290,7 +300,7 @@ mod tests {
             Decisions::new(clock.clone(), FeedStatus::default(), Duration::from_secs(30));
         let (loan, until) = (LoanId::random(), clock::after(clock.now(), Duration::from_secs(60)));
         decisions.close(&Closed { loan, key: key(), at: clock.now() });
-        decisions.store(key(), accepted(&decisions, loan, until));
+        store(&decisions, accepted(&decisions, loan, until));
         assert!(decisions.find(&key(), clock.now()).is_none());
     }
 
@@ -348,10 +358,10 @@ mod tests {
         store_opened(&decisions, LoanId::random()).await;
         let now = decisions.clock.now();
         let refused = Decision::Refused { reason: "LIMIT".into(), until: Timestamp::MAX };
-        decisions.store(key(), refused);
+        store(&decisions, refused);
         assert!(matches!(decisions.find(&key(), now), Some(Decision::Refused { .. })));
         decisions.remove(&key());
-        decisions.store(key(), Decision::Ended { at: now });
+        store(&decisions, Decision::Ended { at: now });
         assert!(matches!(decisions.find(&key(), now), Some(Decision::Ended { .. })));
     }
 
@@ -361,15 +371,15 @@ mod tests {
         let loan = LoanId::random();
         let access = decisions.accesses.get_or_create(loan);
         access.open(async || Ok(true)).await.unwrap();
-        let store = || decisions.store(key(), accepted(&decisions, loan, Timestamp::MAX));
-        store();
+        let store_again = || store(&decisions, accepted(&decisions, loan, Timestamp::MAX));
+        store_again();
         assert_eq!(found(&decisions), Some(loan));
         decisions.record.invalidate(&key());
         decisions.clock.advance(MAX_TTL - Duration::from_secs(1));
         assert_eq!(found(&decisions), Some(loan));
         decisions.clock.advance(Duration::from_secs(1));
         assert_eq!(found(&decisions), None);
-        store();
+        store_again();
         assert_eq!(found(&decisions), Some(loan));
     }
 
@@ -389,12 +399,29 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn slow_read_is_as_old_as_its_start() {
+        let decisions = decisions();
+        let (loan, until) = (LoanId::random(), Timestamp::MAX);
+        let access = decisions.accesses.get_or_create(loan);
+        access.open(async || Ok(true)).await.unwrap();
+        decisions.feed_status.record_read(decisions.clock.age_millis());
+        for (took, expected) in [(30, Some(loan)), (31, None)] {
+            let read = decisions.read_time();
+            decisions.clock.advance(Duration::from_secs(took));
+            decisions.store(key(), accepted(&decisions, loan, until), read);
+            decisions.feed_status.record_read(i64::MIN / 2);
+            assert_eq!(found(&decisions), expected, "{took} s");
+            decisions.record.invalidate(&key());
+        }
+    }
+
+    #[tokio::test]
     async fn changed_due_time_is_served_from_the_record() {
         let decisions = decisions();
         let loan = LoanId::random();
         store_opened(&decisions, loan).await;
         let earlier = clock::after(decisions.clock.now(), Duration::from_secs(60));
-        decisions.store(key(), accepted(&decisions, loan, earlier));
+        store(&decisions, accepted(&decisions, loan, earlier));
         assert_eq!(found(&decisions), Some(loan));
         decisions.clock.advance(Duration::from_secs(60));
         assert_eq!(found(&decisions), None);

@@ -102,12 +102,14 @@ impl Flights {
         loan_request: &LoanRequest,
         stage: Stage,
     ) -> Option<LoanOutcome> {
+        // Before any read of the ledger: what it returns may be that old.
+        let read = self.decisions.read_time();
         let outcome = match stage {
             Stage::LookUp => self.look_up(flight, loan_request).await,
             Stage::Begin => self.begin(flight, loan_request).await,
         }?;
         if let Some(decision) = self.decision_of(&outcome) {
-            self.decisions.store(loan_request.key, decision);
+            self.decisions.store(loan_request.key, decision, read);
         }
         Some(outcome)
     }

@@ -96,7 +96,7 @@ mod tests {
     use super::*;
     use crate::circulation::FeedStatus;
     use crate::clock;
-    use crate::gate::access::Accesses;
+    use crate::gate::access::{Accesses, ReadTime};
     use crate::loan::Borrower;
 
     fn key() -> LoanKey {
@@ -131,6 +131,7 @@ mod tests {
         let feed_status = FeedStatus::default();
         let access = Accesses::new(feed_status.clone()).get_or_create(LoanId::random());
         let clock = Clock::movable(Timestamp::UNIX_EPOCH);
+        access.confirm(key(), LoanId::random(), Timestamp::MAX, ReadTime::now(&clock));
         let permit = Permit::new(LoanId::random(), key(), access, Timestamp::MAX, &clock);
         let now = clock::millis_since_boot();
         assert!(!permit.is_over());
