@@ -21,9 +21,6 @@ const POSTGRES_KEYS: [&str; 5] = ["password", "direct_url", "connections", "leas
 /// The default directory of the audit trail's newest links.
 const DEFAULT_HEADS: &str = "ledger-heads";
 
-/// How long cached loans stay valid without a response from PostgreSQL: longer than a failover.
-const POSTGRES_FRESHNESS: Duration = Duration::from_secs(60);
-
 /// What the lending platform requires of a lease.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Platform {
@@ -74,7 +71,14 @@ pub(super) fn ledger(root: &mut Table<'_>, platform: Option<Platform>) -> Option
 pub(super) fn freshness(settings: Option<&Settings>) -> Option<Duration> {
     match settings?.store {
         StoreSettings::Sqlite(_) => None,
-        StoreSettings::Postgres(_) => Some(POSTGRES_FRESHNESS),
+        StoreSettings::Postgres(_) => Some(PostgresSettings::DEFAULT_FRESHNESS),
+    }
+}
+
+/// Records `gate.freshness` in the settings of the ledger, through which other gates know it.
+pub(super) fn set_freshness(settings: Option<&mut Settings>, freshness: Duration) {
+    if let Some(Settings { store: StoreSettings::Postgres(postgres), .. }) = settings {
+        postgres.freshness = freshness;
     }
 }
 
@@ -122,6 +126,7 @@ pub fn ledger_of_url(
             direct: None,
             connections: PostgresSettings::DEFAULT_CONNECTIONS,
             lease: PostgresSettings::DEFAULT_LEASE,
+            freshness: PostgresSettings::DEFAULT_FRESHNESS,
             heads: file.with_file_name(DEFAULT_HEADS),
         },
     };
@@ -182,13 +187,24 @@ fn postgres(
         .optional("direct_url", |value| Endpoint::read(&values::text(value)?, *sources))
         .map(|read| Box::new(accept_endpoint(table, "direct_url", read)));
     let connections = u32::try_from(connections).unwrap_or(default);
-    PostgresSettings { endpoint, direct, connections, lease, heads }
+    let freshness = PostgresSettings::DEFAULT_FRESHNESS;
+    PostgresSettings { endpoint, direct, connections, lease, freshness, heads }
 }
 
 /// Reads the lease, and compares it with the calls that must end within it.
 fn lease(table: &mut Table<'_>, platform: Option<Platform>) -> Duration {
     const MIN: Duration = PostgresSettings::MIN_LEASE;
+    const MAX: Duration = PostgresSettings::MAX_LEASE;
     let lease = table.or("lease", PostgresSettings::DEFAULT_LEASE, nonzero_duration);
+    if lease > MAX {
+        let sentence = format!(
+            "other gates take over the loans of a dead gate only after this time. Write at most \
+             \"{}s\"",
+            MAX.as_secs()
+        );
+        table.mistake("lease", sentence);
+        return lease;
+    }
     let Some(Platform { is_local, timeout }) = platform else { return lease };
     if lease < MIN && !is_local {
         let sentence = format!(

@@ -177,7 +177,8 @@ fn sections(mut root: Table<'_>) -> Option<Config> {
     let admin = service::admin(&mut root, listen.admin);
     let reader_tables = readers::readers(&mut root);
     let lending = lending::lending(&mut root);
-    let ledger = ledger::ledger(&mut root, lending.as_ref().and_then(lending::Lending::platform));
+    let mut ledger =
+        ledger::ledger(&mut root, lending.as_ref().and_then(lending::Lending::platform));
     let (origins, storages) = origins::origins(&mut root);
     let catalog = routes::routes(&mut root, storages);
     let licences = service::licences(&mut root);
@@ -187,6 +188,7 @@ fn sections(mut root: Table<'_>) -> Option<Config> {
     }
     let freshness = ledger::freshness(ledger.as_ref());
     let gate = service::gate(&mut root, freshness);
+    ledger::set_freshness(ledger.as_mut(), gate.freshness);
     let log = service::log(&mut root);
     let metering = service::metering(&mut root);
     root.finish();

@@ -143,11 +143,24 @@ fn database_has_its_own_defaults() {
     assert_eq!((settings.connections, settings.lease.as_secs()), (20, 30));
     assert!(settings.direct.is_none());
     assert_eq!(loaded.config.gate.freshness.as_secs(), 60);
+    assert_eq!(settings.freshness.as_secs(), 60);
     let file = with_ledger("url = \"sqlite:x\"", BOKBASEN).unwrap();
     assert_eq!(file.config.gate.freshness.as_secs(), 30);
     let direct = format!("{DATABASE}\ndirect_url = \"postgres://u@[::1]:6000/x\"");
     let direct = with_ledger(&direct, BOKBASEN).unwrap();
     assert!(postgres(&direct).direct.is_some());
+}
+
+#[test]
+fn database_has_the_freshness_of_the_gate() {
+    let with_freshness = |freshness: &str| {
+        with_ledger(&format!("{DATABASE}\n\n[gate]\nfreshness = \"{freshness}\""), BOKBASEN)
+    };
+    let loaded = with_freshness("200s").unwrap();
+    assert_eq!(postgres(&loaded).freshness, loaded.config.gate.freshness);
+    assert_eq!(postgres(&loaded).freshness.as_secs(), 200);
+    let mistakes = with_freshness("301s").unwrap_err();
+    assert!(mistakes[0].sentence.ends_with("Write at most \"300s\""), "{mistakes:?}");
 }
 
 #[test]
@@ -207,6 +220,7 @@ fn lease_outlasts_a_call_to_bokbasen() {
     assert!(mistake("12s").contains("lending.timeout (10s)"));
     assert!(mistake("12s").ends_with("lending.timeout = \"8s\" or less"));
     assert!(with_lease("15s", BOKBASEN).is_ok());
+    assert!(mistake("3601s").ends_with("Write at most \"3600s\""));
     let short = with_lease("2s", SANDBOX).unwrap();
     assert!(short.warnings.iter().any(|warning| warning.key == "ledger.lease"));
 }

@@ -84,10 +84,10 @@ impl FeedBarrier {
     }
 
     /// Returns whether every process has announced all ends that were committed before the barrier
-    /// was created, or has not been heard of for longer than `freshness`. It reads memory only:
-    /// the task that reads the feed also reads how far the others are.
-    pub fn is_past(&self, freshness: Duration) -> bool {
-        self.0.as_ref().is_none_or(|barrier| barrier.is_past(freshness))
+    /// was created, or has not been heard of for longer than its own `gate.freshness`. It reads
+    /// memory only: the task that reads the feed also reads how far the others are.
+    pub fn is_past(&self) -> bool {
+        self.0.as_ref().is_none_or(postgres::Barrier::is_past)
     }
 }
 

@@ -65,16 +65,15 @@ impl Outbox {
                 self.arrivals.known.extend(&new);
                 self.arrivals.held.extend(barrier.map(|barrier| (barrier, new)));
                 self.arrivals.position = Some(ends.next);
-                self.release_arrivals(circulation);
+                self.release_arrivals();
             }
             Err(error) => log_ledger_failure("reading the ends to send", &error),
         }
     }
 
     /// Queues the ends that every process has read.
-    pub(super) fn release_arrivals(&mut self, circulation: &Circulation) {
-        let freshness = circulation.freshness();
-        let is_past = |(barrier, _): &mut (FeedBarrier, _)| barrier.is_past(freshness);
+    pub(super) fn release_arrivals(&mut self) {
+        let is_past = |(barrier, _): &mut (FeedBarrier, _)| barrier.is_past();
         while let Some((_, ends)) = self.arrivals.held.pop_front_if(is_past) {
             self.arrive(ends);
         }

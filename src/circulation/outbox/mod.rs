@@ -86,7 +86,7 @@ pub(super) async fn send_ends(circulation: Circulation) {
     poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
     count.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        outbox.release_arrivals(&circulation);
+        outbox.release_arrivals();
         outbox.send_ready(&circulation).await;
         outbox.write_acknowledged(&circulation).await;
         let wait = outbox.wait(&circulation);

@@ -272,8 +272,8 @@ async fn killed_gate_delays_a_copy_by_its_lease() {
     let Some((first, there, _)) = stores().await else { return };
     write_ledger(&first).await;
     there.open().await.close().await;
-    let member = "INSERT INTO members (member, process, joined) \
-         VALUES (gen_random_uuid(), gen_random_uuid(), 1)";
+    let member = "INSERT INTO members (member, process, joined, lease, freshness) \
+         VALUES (gen_random_uuid(), gen_random_uuid(), 1, 500, 60000)";
     there.execute("", member).await;
     copy_with_lease(&first, &there, Duration::from_millis(500)).await.unwrap();
     let ledger = there.open().await;

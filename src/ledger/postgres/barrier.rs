@@ -6,10 +6,10 @@
 //! the end, see [`READS`].
 //!
 //! A process that cannot acknowledge stops to use what it cached `gate.freshness` after its last
-//! acknowledged read began. An observer knows that this time is over if it has seen the counter
-//! unchanged for longer, by a clock that nobody can set. But such a process may still read loans
-//! from the ledger, and use them for some seconds. So an end also waits for [`MARGIN`] after it was
-//! seen.
+//! acknowledged read began. Each process has its own value of it, and records that when it joins.
+//! An observer knows that this time is over if it has seen the counter unchanged for longer, by a
+//! clock that nobody can set. But such a process may still read loans from the ledger, and use them
+//! for some seconds. So an end also waits for [`MARGIN`] after it was seen.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -19,6 +19,7 @@ use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
+use super::members_table::duration_of;
 use super::queries::Queries;
 use super::settings::PostgresSettings;
 use super::sql::statement;
@@ -48,7 +49,7 @@ const _: () = assert!(
 /// A row for the time of the database, also if nobody is a member. The number is
 /// [`COUNTED_FENCED_MS`].
 pub(super) const POLLS: &str = "SELECT (extract(epoch FROM now()) * 1000)::bigint AS now, \
-     member, process, polls FROM (SELECT 1) AS one LEFT JOIN members \
+     member, process, polls, freshness FROM (SELECT 1) AS one LEFT JOIN members \
      ON fenced IS NULL \
      OR NOT has_left AND fenced > (extract(epoch FROM now()) * 1000)::bigint - 600000";
 
@@ -66,6 +67,8 @@ struct MemberPolls {
     /// The same for all names that a process has in its life.
     process: Uuid,
     polls: i64,
+    /// How long it delivers without an acknowledged read.
+    freshness: Duration,
 }
 
 impl Polls {
@@ -79,14 +82,19 @@ impl Polls {
         self.members.keys().copied()
     }
 
+    #[cfg(test)]
+    pub(super) fn freshness_of(&self, member: Uuid) -> Option<Duration> {
+        self.members.get(&member).map(|member| member.freshness)
+    }
+
     fn of(rows: &[PgRow]) -> Result<Polls, sqlx::Error> {
         let mut polls = Polls::default();
         for row in rows {
             polls.now = row.try_get("now")?;
             let Some(member) = row.try_get("member")? else { continue };
-            let counter =
-                MemberPolls { process: row.try_get("process")?, polls: row.try_get("polls")? };
-            polls.members.insert(member, counter);
+            let (process, counter) = (row.try_get("process")?, row.try_get("polls")?);
+            let freshness = duration_of(row.try_get("freshness")?);
+            polls.members.insert(member, MemberPolls { process, polls: counter, freshness });
         }
         Ok(polls)
     }
@@ -134,13 +142,13 @@ impl PollTracker {
 
     /// Returns whether each process of `base` has read the feed since, or has stopped to deliver
     /// files. `base` was read before `ended`.
-    fn is_past(&self, base: &Polls, ended: Duration, freshness: Duration) -> bool {
+    fn is_past(&self, base: &Polls, ended: Duration) -> bool {
         let observations = lock(&self.0);
         if observations.began < ended {
             return false;
         }
         let may_be_silent = observations.began.saturating_sub(ended) >= MARGIN;
-        let processes = observations.processes(base, freshness.saturating_add(MARGIN));
+        let processes = observations.processes(base);
         base.members.values().all(|member| match processes.get(&member.process) {
             Some(process) => process.reads >= READS || may_be_silent && process.is_silent,
             None => true, // it has left
@@ -153,13 +161,13 @@ impl PollTracker {
 struct Progress {
     /// The acknowledged reads since a base.
     reads: i64,
-    /// Whether it has not acknowledged for some time.
+    /// Whether it has not acknowledged for so long that it delivers only what it reads now.
     is_silent: bool,
 }
 
 impl Observations {
-    /// Returns the progress of each process since `base`, and whether it was silent for this time.
-    fn processes(&self, base: &Polls, time: Duration) -> HashMap<Uuid, Progress> {
+    /// Returns the progress of each process since `base`.
+    fn processes(&self, base: &Polls) -> HashMap<Uuid, Progress> {
         let mut processes = HashMap::with_capacity(self.members.len());
         for (name, seen) in &self.members {
             let before = base.members.get(name).map_or(0, |member| member.polls);
@@ -168,16 +176,17 @@ impl Observations {
                 .or_insert(Progress { reads: 0, is_silent: true });
             // After a failover, the last increments may be lost.
             process.reads += seen.member.polls.saturating_sub(before).max(0);
-            process.is_silent &= self.is_silent(seen, time);
+            process.is_silent &= self.is_silent(seen);
         }
         processes
     }
 
-    /// Whether this process has seen a member not acknowledge for this time. A member that was
-    /// declared dead may still deliver, and the clock of the database may be set, so neither
-    /// counts.
-    fn is_silent(&self, seen: &Observed, time: Duration) -> bool {
-        self.began.saturating_sub(seen.since) >= time
+    /// Whether this process has seen a member not acknowledge for as long as the member delivers. A
+    /// member that was declared dead may still deliver, and the clock of the database may be set,
+    /// so neither counts.
+    fn is_silent(&self, seen: &Observed) -> bool {
+        let silent = self.began.saturating_sub(seen.since);
+        silent >= seen.member.freshness.saturating_add(MARGIN)
     }
 }
 
@@ -191,8 +200,8 @@ pub(in crate::ledger) struct Barrier {
 }
 
 impl Barrier {
-    pub(in crate::ledger) fn is_past(&self, freshness: Duration) -> bool {
-        self.tracker.is_past(&self.base, self.ended, freshness)
+    pub(in crate::ledger) fn is_past(&self) -> bool {
+        self.tracker.is_past(&self.base, self.ended)
     }
 }
 

@@ -7,7 +7,8 @@ const FRESHNESS: Duration = Duration::from_secs(60);
 /// Counters: member, process and counter.
 fn polls(members: &[(u128, u128, i64)]) -> Polls {
     let member = |&(name, process, polls): &(u128, u128, i64)| {
-        (Uuid::from_u128(name), MemberPolls { process: Uuid::from_u128(process), polls })
+        let process = Uuid::from_u128(process);
+        (Uuid::from_u128(name), MemberPolls { process, polls, freshness: FRESHNESS })
     };
     Polls { now: 0, members: members.iter().map(member).collect() }
 }
@@ -16,7 +17,7 @@ fn polls(members: &[(u128, u128, i64)]) -> Polls {
 fn observed(tracker: &PollTracker, second: u64, base: (&Polls, u64), read: &Polls) -> bool {
     let at = Duration::from_secs(second);
     tracker.observe(read, at, at);
-    tracker.is_past(base.0, Duration::from_secs(base.1), FRESHNESS)
+    tracker.is_past(base.0, Duration::from_secs(base.1))
 }
 
 #[test]
@@ -63,6 +64,18 @@ fn process_without_reads_passes_after_freshness_and_margin() {
 }
 
 #[test]
+fn each_process_is_silent_for_its_own_freshness() {
+    let tracker = PollTracker::default();
+    let mut base = polls(&[(1, 1, 10), (2, 2, 20)]);
+    base.members.get_mut(&Uuid::from_u128(1)).unwrap().freshness = Duration::from_secs(300);
+    let is_past = |second| observed(&tracker, second, (&base, 0), &base);
+    assert!(!is_past(100), "first seen now");
+    assert!(!is_past(175), "the one with the longer freshness still delivers");
+    assert!(!is_past(414));
+    assert!(is_past(415));
+}
+
+#[test]
 fn silence_before_the_end_does_not_pass_it_at_once() {
     let tracker = PollTracker::default();
     let base = polls(&[(1, 1, 10)]);
@@ -87,7 +100,7 @@ fn overlapping_observations_are_ignored() {
     let second = Duration::from_secs;
     tracker.observe(&base, second(1), second(4));
     tracker.observe(&polls(&[]), second(3), second(5));
-    assert!(!tracker.is_past(&base, second(1), FRESHNESS));
+    assert!(!tracker.is_past(&base, second(1)));
     tracker.observe(&polls(&[]), second(4), second(5));
-    assert!(tracker.is_past(&base, second(1), FRESHNESS));
+    assert!(tracker.is_past(&base, second(1)));
 }

@@ -13,14 +13,12 @@ use super::closed_begins::ARE_CLOSED;
 use super::connect::{Connector, Purpose};
 use super::earlier_processes;
 use super::members_table::{MemberTable, PostgresMembers};
-use super::observer::{Member, Observer};
+use super::observer::{LiveMember, Observer, RENEWALS_PER_LEASE};
 use super::open::prepare;
 use super::settings::PostgresSettings;
 use crate::clock::{self, Clock};
 use crate::ledger::LedgerError;
 
-/// The reads in the duration of a lease: as often as a gate renews it.
-const READS_PER_LEASE: u32 = 5;
 /// The deadline of a statement on the members.
 const DEADLINE: Duration = Duration::from_secs(5);
 
@@ -70,8 +68,9 @@ impl ExclusiveDatabase {
         &mut self,
         mut on_wait: impl FnMut(usize),
     ) -> Result<bool, sqlx::Error> {
-        let interval = self.settings.lease / READS_PER_LEASE;
-        let mut observer = Observer::new(self.settings.lease, interval, interval);
+        // As often as a gate with this lease.
+        let interval = self.settings.lease / RENEWALS_PER_LEASE;
+        let mut observer = Observer::new(interval);
         let mut seen: HashMap<Uuid, i64> = HashMap::new();
         loop {
             let live = self.members.read(&[]).await?.live;
@@ -79,13 +78,13 @@ impl ExclusiveDatabase {
                 return Ok(true);
             }
             // A new member proves nothing: a gate joins before it finds that a copy is running.
-            let renewed = |member: &Member| {
+            let renewed = |LiveMember { member, .. }: &LiveMember| {
                 seen.get(&member.id).is_some_and(|renewals| *renewals != member.renewals)
             };
             if live.iter().any(renewed) {
                 return Ok(false);
             }
-            seen.extend(live.iter().map(|member| (member.id, member.renewals)));
+            seen.extend(live.iter().map(|live| (live.member.id, live.member.renewals)));
             on_wait(live.len());
             for expired in observer.record(&live, clock::since_boot()) {
                 self.members.fence(expired).await?;

@@ -97,10 +97,11 @@ impl LossDetector {
 
     /// Compares the members that were read after the last renewal.
     pub(super) fn compare(&mut self, members: &Members) {
-        let rows = [members.live.as_slice(), &members.ended].concat();
+        let live: Vec<Member> = members.live.iter().map(|live| live.member).collect();
+        let rows = [live.as_slice(), &members.ended].concat();
         self.conclude(self.seen.lost(&rows, self.now));
         if self.records() {
-            self.seen.record_live(&members.live, self.now);
+            self.seen.record_live(&live, self.now);
             self.seen.record_ended(&members.ended);
         }
         self.write();
@@ -155,8 +156,11 @@ const LOST: &str = "the database of the ledger was restored from a backup, or a 
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use jiff::Timestamp;
 
+    use super::super::observer::LiveMember;
     use super::*;
 
     fn renewal(epoch: i64, renewals: i64, begins_are_closed: bool) -> Renewal {
@@ -171,7 +175,9 @@ mod tests {
     /// Returns the row of this process, and of another one with this counter.
     fn members(renewals: i64) -> Members {
         let own = Member { id: Uuid::from_u128(1), renewals: 9 };
-        let live = vec![own, Member { id: Uuid::from_u128(2), renewals }];
+        let live = [own, Member { id: Uuid::from_u128(2), renewals }];
+        let lease = Duration::from_secs(30);
+        let live = live.map(|member| LiveMember { member, lease }).to_vec();
         Members { live, ..Members::default() }
     }
 

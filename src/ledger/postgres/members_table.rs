@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use super::closed_begins::{self, ARE_CLOSED, EPOCH, epoch_of};
 use super::connect::{Connector, Purpose, within};
-use super::observer::Member;
+use super::observer::{LiveMember, Member};
 use super::pool::BEGIN;
 use super::seen_renewals::{RETENTION_MS, SHORT_LIFE_RENEWALS, SHORT_RETENTION_MS};
 
@@ -34,7 +34,7 @@ pub(super) trait MemberTable: Send {
     fn join(
         &mut self,
         member: Uuid,
-        process: Uuid,
+        process: JoiningProcess,
     ) -> impl Future<Output = Result<Renewal, sqlx::Error>> + Send;
 
     /// Increments the counter of a member. Returns none if the member is fenced.
@@ -68,6 +68,16 @@ pub(super) trait MemberTable: Send {
     ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
 }
 
+/// What a process records when it joins, since the others depend on it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct JoiningProcess {
+    /// The same for all names that the process has in its life.
+    pub(super) id: Uuid,
+    pub(super) lease: Duration,
+    /// How long it delivers without a read of the change feed.
+    pub(super) freshness: Duration,
+}
+
 /// The response to a join or a renewal.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct Renewal {
@@ -84,7 +94,7 @@ pub(super) struct Renewal {
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub(super) struct Members {
     /// Those that nobody has fenced.
-    pub(super) live: Vec<Member>,
+    pub(super) live: Vec<LiveMember>,
     /// Those that were fenced within a day.
     pub(super) fenced: Vec<Uuid>,
     /// All that were read and have ended, also those that left.
@@ -133,13 +143,19 @@ fn statement<'a>(sql: String) -> Statement<'a> {
 }
 
 impl MemberTable for PostgresMembers {
-    async fn join(&mut self, member: Uuid, process: Uuid) -> Result<Renewal, sqlx::Error> {
+    async fn join(
+        &mut self,
+        member: Uuid,
+        process: JoiningProcess,
+    ) -> Result<Renewal, sqlx::Error> {
         let sql = format!(
-            "INSERT INTO members (member, process, joined) VALUES ($1, $2, {DATABASE_NOW}) \
-             RETURNING {}",
+            "INSERT INTO members (member, process, joined, lease, freshness) \
+             VALUES ($1, $2, {DATABASE_NOW}, $3, $4) RETURNING {}",
             renewal_columns()
         );
-        let rows = self.run(statement(sql).bind(member).bind(process)).await?;
+        let statement = statement(sql).bind(member).bind(process.id);
+        let statement = statement.bind(millis(process.lease)).bind(millis(process.freshness));
+        let rows = self.run(statement).await?;
         rows.first().map(renewal_of).unwrap_or(Err(sqlx::Error::RowNotFound))
     }
 
@@ -154,7 +170,7 @@ impl MemberTable for PostgresMembers {
 
     async fn read(&mut self, ended: &[Uuid]) -> Result<Members, sqlx::Error> {
         let sql = format!(
-            "SELECT member, renewals, fenced IS NOT NULL, has_left FROM members \
+            "SELECT member, renewals, fenced IS NOT NULL, has_left, lease FROM members \
              WHERE fenced IS NULL OR NOT has_left AND fenced > {DATABASE_NOW} - $1 \
              OR member = ANY($2) ORDER BY member"
         );
@@ -164,7 +180,10 @@ impl MemberTable for PostgresMembers {
             let (has_ended, has_left): (bool, bool) = (row.try_get(2)?, row.try_get(3)?);
             match has_ended {
                 true => members.ended.push(member),
-                false => members.live.push(member),
+                false => {
+                    let lease = duration_of(row.try_get(4)?);
+                    members.live.push(LiveMember { member, lease });
+                }
             }
             if has_ended && !has_left {
                 members.fenced.push(member.id);
@@ -207,6 +226,16 @@ impl MemberTable for PostgresMembers {
     }
 }
 
+/// Returns the milliseconds of a setting, which is longer than zero.
+fn millis(setting: Duration) -> i64 {
+    i64::try_from(setting.as_millis()).unwrap_or(i64::MAX).max(1)
+}
+
+/// Returns the setting of these milliseconds.
+pub(super) fn duration_of(millis: i64) -> Duration {
+    Duration::from_millis(millis.unsigned_abs())
+}
+
 fn renewal_of(row: &PgRow) -> Result<Renewal, sqlx::Error> {
     let decoded = |error: jiff::Error| sqlx::Error::Decode(Box::new(error));
     let at = Timestamp::from_millisecond(row.try_get(0)?).map_err(decoded)?;
@@ -225,12 +254,22 @@ mod tests {
     const TABLE: &str = "CREATE TABLE meta (name text PRIMARY KEY, value bytea NOT NULL); \
          INSERT INTO meta VALUES ('epoch', int8send(7)); \
          CREATE TABLE members (member uuid PRIMARY KEY, process uuid NOT NULL, \
-         joined bigint NOT NULL, renewals bigint NOT NULL DEFAULT 0, \
+         joined bigint NOT NULL, lease bigint NOT NULL, freshness bigint NOT NULL, renewals bigint NOT NULL DEFAULT 0, \
          polls bigint NOT NULL DEFAULT 0, fenced bigint, \
          has_left boolean NOT NULL DEFAULT false)";
 
     fn member(id: u128, renewals: i64) -> Member {
         Member { id: Uuid::from_u128(id), renewals }
+    }
+
+    const LEASE: Duration = Duration::from_secs(30);
+
+    fn live(id: u128, renewals: i64) -> LiveMember {
+        LiveMember { member: member(id, renewals), lease: LEASE }
+    }
+
+    fn process(id: u128) -> JoiningProcess {
+        JoiningProcess { id: Uuid::from_u128(id), lease: LEASE, freshness: 2 * LEASE }
     }
 
     async fn table(database: &Database) -> PostgresMembers {
@@ -244,12 +283,12 @@ mod tests {
         let database = server.database().await;
         sqlx::raw_sql(TABLE).execute(&mut database.connect().await).await.unwrap();
         let (mut mine, mut other) = (table(&database).await, table(&database).await);
-        let (me, process) = (Uuid::from_u128(1), Uuid::from_u128(9));
-        let at = mine.join(me, process).await.unwrap().at;
+        let me = Uuid::from_u128(1);
+        let at = mine.join(me, process(9)).await.unwrap().at;
         let difference = Clock::system().machine_now().duration_since(at).abs();
         assert!(difference.as_secs() < 5, "{at}");
         mine.renew(me).await.unwrap().unwrap();
-        assert_eq!(other.read(&[]).await.unwrap().live, [member(1, 1)]);
+        assert_eq!(other.read(&[]).await.unwrap().live, [live(1, 1)]);
         mine.renew(me).await.unwrap().unwrap();
         assert!(!other.fence(member(1, 1)).await.unwrap(), "it has renewed since the read");
         assert!(other.fence(member(1, 2)).await.unwrap());
@@ -267,12 +306,12 @@ mod tests {
         sqlx::raw_sql(TABLE).execute(&mut connection).await.unwrap();
         let mut table = table(&database).await;
         let (first, second) = (Uuid::from_u128(1), Uuid::from_u128(2));
-        assert!(!table.join(first, first).await.unwrap().begins_are_closed);
+        assert!(!table.join(first, process(1)).await.unwrap().begins_are_closed);
         for _ in 0..2 {
             closed_begins::close(&mut connection, first, 7).await.unwrap();
             assert!(table.renew(first).await.unwrap().unwrap().begins_are_closed);
         }
-        assert!(table.join(second, second).await.unwrap().begins_are_closed);
+        assert!(table.join(second, process(2)).await.unwrap().begins_are_closed);
         sqlx::raw_sql(closed_begins::OPEN).execute(&mut connection).await.unwrap();
         assert!(!table.renew(first).await.unwrap().unwrap().begins_are_closed);
     }
@@ -285,7 +324,7 @@ mod tests {
         sqlx::raw_sql(TABLE).execute(&mut admin).await.unwrap();
         let mut table = table(&database).await;
         for id in 1..=3 {
-            table.join(Uuid::from_u128(id), Uuid::from_u128(9)).await.unwrap();
+            table.join(Uuid::from_u128(id), process(9)).await.unwrap();
         }
         for id in 1..=2 {
             let member = Member { id: Uuid::from_u128(id), renewals: 0 };
@@ -309,7 +348,7 @@ mod tests {
         let mut table = table(&database).await;
         let names: Vec<Uuid> = (1..=3).map(Uuid::from_u128).collect();
         for name in &names {
-            table.join(*name, Uuid::from_u128(9)).await.unwrap();
+            table.join(*name, process(9)).await.unwrap();
         }
         // The first lives shortly, and the others renew once.
         table.renew(names[1]).await.unwrap().unwrap();
@@ -343,9 +382,9 @@ mod tests {
         let database = server.database().await;
         sqlx::raw_sql(TABLE).execute(&mut database.connect().await).await.unwrap();
         let mut table = table(&database).await;
-        let (first, process) = (Uuid::from_u128(1), Uuid::from_u128(9));
-        table.join(first, process).await.unwrap();
-        assert!(table.join(first, process).await.is_err(), "the name is taken");
+        let first = Uuid::from_u128(1);
+        table.join(first, process(9)).await.unwrap();
+        assert!(table.join(first, process(9)).await.is_err(), "the name is taken");
         assert!(table.connection.is_none());
         table.renew(first).await.unwrap().unwrap();
     }

@@ -21,15 +21,13 @@ use uuid::Uuid;
 
 use super::connect::Connector;
 use super::loss_detector::LossDetector;
-use super::members_table::{MemberTable, Members, PostgresMembers, Renewal};
-use super::observer::{Member, Observer};
+use super::members_table::{JoiningProcess, MemberTable, Members, PostgresMembers, Renewal};
+use super::observer::{Member, Observer, RENEWALS_PER_LEASE};
 use super::standing::{BootTime, Standing};
 use crate::clock::{self, Clock};
 use crate::supervise::supervise;
 use crate::telemetry::{FencedMember, LogLimit, Metrics, Task};
 
-/// The renewals in the duration of a lease.
-const RENEWALS_PER_LEASE: u32 = 5;
 /// The deadline of a statement. It is shorter if renewals are more frequent.
 const STATEMENT_DEADLINE: Duration = Duration::from_secs(5);
 /// The wait after a failed round, and the limit of its doubling: the lease must not expire because
@@ -39,26 +37,25 @@ const LONGEST_RETRY: Duration = Duration::from_secs(1);
 /// The rounds between two deletions of old rows.
 const ROUNDS_BETWEEN_DELETIONS: u32 = 600;
 
-/// Joins the members of a ledger, and keeps the lease in the background. `process` is the name of
-/// this process's chains in the audit trail, and `detector` knows what was seen before.
+/// Joins the members of a ledger, and keeps the lease in the background. The id of `process` is the
+/// name of its chains in the audit trail, and `detector` knows what was seen before.
 ///
 /// # Errors
 /// The error of the database. This process is no member then.
 pub(in crate::ledger) async fn join(
     connector: Connector,
-    process: Uuid,
-    lease: Duration,
+    process: JoiningProcess,
     detector: LossDetector,
     (clock, metrics): (Clock, Metrics),
 ) -> Result<Arc<Standing>, sqlx::Error> {
-    let deadline = STATEMENT_DEADLINE.min(lease / RENEWALS_PER_LEASE);
+    let deadline = STATEMENT_DEADLINE.min(process.lease / RENEWALS_PER_LEASE);
     let table = PostgresMembers::new(connector, deadline);
     let (standing, leave) = Standing::new(Arc::new(clock::since_boot));
     let standing = Arc::new(standing);
     let boot_time: BootTime = Arc::new(clock::since_boot);
     let clocks = (boot_time, clock);
     let mut keeper =
-        Keeper::new(table, process, standing.clone(), lease, detector, clocks, metrics.clone());
+        Keeper::new(table, process, standing.clone(), detector, clocks, metrics.clone());
     keeper.join().await?;
     if let Err(error) = keeper.observe().await {
         // Otherwise the others would wait for a process that never serves.
@@ -99,9 +96,7 @@ struct Keeper<T> {
     standing: Arc<Standing>,
     observer: Observer,
     detector: LossDetector,
-    /// The same for all names that this process has in its life.
-    process: Uuid,
-    lease: Duration,
+    process: JoiningProcess,
     interval: Duration,
     /// The time from one round to the next.
     wait: Duration,
@@ -116,22 +111,19 @@ struct Keeper<T> {
 impl<T: MemberTable> Keeper<T> {
     fn new(
         table: T,
-        process: Uuid,
+        process: JoiningProcess,
         standing: Arc<Standing>,
-        lease: Duration,
         detector: LossDetector,
         (boot_time, clock): (BootTime, Clock),
         metrics: Metrics,
     ) -> Keeper<T> {
-        let interval = lease / RENEWALS_PER_LEASE;
+        let interval = process.lease / RENEWALS_PER_LEASE;
         Keeper {
             table,
             standing,
-            // The margin allows for clocks that run at different rates.
-            observer: Observer::new(lease, interval, interval),
+            observer: Observer::new(interval),
             detector,
             process,
-            lease,
             interval,
             wait: interval,
             boot_time,
@@ -191,7 +183,7 @@ impl<T: MemberTable> Keeper<T> {
             self.detector.compare_renewal(member, renewal);
             self.note_begins(renewal);
             // From the start of the statement: others may see the renewal from then on.
-            self.standing.hold(renewed(member, renewal), started + self.lease);
+            self.standing.hold(renewed(member, renewal), started + self.process.lease);
             return Ok(());
         }
         self.is_joined = false;
@@ -217,9 +209,9 @@ impl<T: MemberTable> Keeper<T> {
         let members = self.table.read(&self.detector.members()).await?;
         self.detector.compare(&members);
         self.note_begins(renewal);
-        self.standing.hold(renewed(member, renewal), started + self.lease);
+        self.standing.hold(renewed(member, renewal), started + self.process.lease);
         self.is_joined = true;
-        tracing::info!(%member, process = %self.process, "joined the members of the ledger");
+        tracing::info!(%member, process = %self.process.id, "joined the members of the ledger");
         Ok(())
     }
 
@@ -230,14 +222,15 @@ impl<T: MemberTable> Keeper<T> {
         self.detector.compare(&members);
         self.close_begins().await;
         let me = self.standing.member();
-        let others: Vec<_> = members.live.iter().copied().filter(|other| other.id != me).collect();
+        let others: Vec<_> =
+            members.live.iter().copied().filter(|other| other.member.id != me).collect();
         let expired = self.observer.record(&others, (self.boot_time)());
         self.share(&members);
         // Another one in each round, so that a row which cannot be written does not block the rest.
         let turn = usize::try_from(self.rounds).unwrap_or(0).checked_rem(expired.len());
         let Some(expired) = turn.and_then(|turn| expired.get(turn)) else { return Ok(false) };
         if self.fence(*expired).await {
-            members.live.retain(|member| member.id != expired.id);
+            members.live.retain(|live| live.member.id != expired.id);
             members.fenced.push(expired.id);
             self.share(&members);
         }

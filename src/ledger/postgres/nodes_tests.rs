@@ -6,6 +6,10 @@ use jiff::Timestamp;
 use sqlx::{AssertSqlSafe, Executor};
 use tokio::time::{Instant, sleep};
 
+use super::barrier::Polls;
+use super::connect::Connector;
+use super::members_table::{MemberTable, PostgresMembers};
+use super::settings::PostgresSettings;
 use super::test_support::support::{Database, Postgres, TcpProxy};
 use super::test_support::{Node, settings};
 use crate::ledger::membership::{ADOPTED_INTENT, Lease};
@@ -71,6 +75,37 @@ async fn fenced_process_loses_its_intents_and_joins_again() {
     assert!(ledger.adopt(id).await.unwrap());
     assert!(!ledger.adopt(id).await.unwrap(), "it has an owner again");
     ledger.apply(id, accepted(), by("settle")).await.unwrap();
+    node.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn process_records_its_settings_under_each_of_its_names() {
+    let Some(server) = Postgres::shared().await else { return };
+    let database = server.database().await;
+    // A row that is too old would be deleted, which proves a loss.
+    const FENCE_NOW: &str = "UPDATE members SET fenced = joined WHERE fenced IS NULL";
+    let seconds = Duration::from_secs;
+    let settings =
+        PostgresSettings { lease: LEASE, freshness: seconds(200), ..settings(&database.url()) };
+    let node = Node::open_with(settings, Brake::default()).await;
+    let mut connection = database.connect().await;
+    let mut table = PostgresMembers::new(
+        Connector::new(&super::test_support::settings(&database.url())),
+        seconds(5),
+    );
+    for _ in 0..2 {
+        let name = node.ledger.membership.name();
+        let live = table.read(&[]).await.unwrap().live;
+        assert_eq!(live.iter().map(|live| live.lease).collect::<Vec<_>>(), [LEASE]);
+        let polls = Polls::read(&mut connection).await.unwrap();
+        assert_eq!(polls.freshness_of(name.parse().unwrap()), Some(seconds(200)));
+        connection.execute(FENCE_NOW).await.unwrap();
+        until("the process joins again", async || {
+            let ledger = &node.ledger;
+            ledger.membership.name() != name && ledger.lease().is_held()
+        })
+        .await;
+    }
     node.close().await;
 }
 

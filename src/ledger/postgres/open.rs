@@ -11,6 +11,7 @@ use super::connect::{Connector, Purpose};
 use super::earlier_processes;
 use super::lane::Lane;
 use super::loss_detector::LossDetector;
+use super::members_table::JoiningProcess;
 use super::membership;
 use super::migrations::{self, MIGRATIONS, Schema};
 use super::pool::Pool;
@@ -64,7 +65,9 @@ pub(in crate::ledger) async fn open(
     let detector = LossDetector::new(before, Some(file), Some(heads.clone()));
     // Joined before anything is written: the owner of a loan must be a member.
     let clocks = (clock.clone(), metrics.clone());
-    let joined = membership::join(connector.clone(), chain, settings.lease, detector, clocks);
+    let PostgresSettings { lease, freshness, .. } = *settings;
+    let process = JoiningProcess { id: chain, lease, freshness };
+    let joined = membership::join(connector.clone(), process, detector, clocks);
     let membership = Box::pin(joined).await.map_err(LedgerError::Server)?;
     // Again after the join: a copy that begins later finds this member.
     let refused = refuse_half_copied(&mut connection).await;

@@ -93,8 +93,8 @@ async fn fill(connection: &mut PgConnection, server: &Postgres) {
         "INSERT INTO doubts SELECT library, id, begun, begun FROM loans WHERE bucket < 512";
     let chains = "INSERT INTO chains (library, chain, batch, number, mac, opened) \
          SELECT DISTINCT library, md5(library || bucket % 64)::uuid, 0, 0, ''::bytea, 0 FROM loans";
-    let members = "INSERT INTO members (member, process, joined) \
-         SELECT md5('owner' || n)::uuid, md5('owner' || n)::uuid, 0 \
+    let members = "INSERT INTO members (member, process, joined, lease, freshness) \
+         SELECT md5('owner' || n)::uuid, md5('owner' || n)::uuid, 0, 30000, 60000 \
          FROM generate_series(0, 5) AS n";
     let anchors = "INSERT INTO anchors \
          SELECT library, chain, number, number, mac, mac FROM history WHERE number % 3 = 0";

@@ -27,7 +27,6 @@ use crate::loan::{Borrower, EndReason, Event, LibraryId, Loan, LoanId, LoanKey, 
 use crate::telemetry::Metrics;
 
 pub(super) const SCHEMA: &str = include_str!("migrations/0001_ledger.sql");
-const FRESHNESS: Duration = Duration::from_secs(60);
 
 /// This process, under a name that a test chooses.
 #[derive(Debug)]
@@ -99,7 +98,8 @@ impl Scene {
     /// Joins as a member. Returns its name.
     async fn join(&mut self, process: u128) -> Uuid {
         let member = Uuid::new_v4();
-        let join = "INSERT INTO members (member, process, joined) VALUES ($1, $2, 0)";
+        let join = "INSERT INTO members (member, process, joined, lease, freshness) \
+             VALUES ($1, $2, 0, 30000, 60000)";
         let query = sqlx::query(join).bind(member).bind(Uuid::from_u128(process));
         query.execute(&mut self.connection).await.unwrap();
         member
@@ -480,12 +480,12 @@ async fn barrier_waits_for_three_reads_of_each_member() {
         if acknowledges {
             feeds[reader].acknowledge().await.unwrap();
         }
-        passed.push(barrier.is_past(FRESHNESS));
+        passed.push(barrier.is_past());
     }
     assert_eq!(passed, [false; 7]);
     // The next read observes the acknowledgement of the last.
     assert!(next(&mut feeds[0]).await.is_empty());
-    assert!(barrier.is_past(FRESHNESS));
+    assert!(barrier.is_past());
 }
 
 #[tokio::test]

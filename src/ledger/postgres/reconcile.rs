@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use super::closed_begins::epoch_of;
 use super::connect::{Connector, Purpose};
-use super::members_table::DATABASE_NOW;
+use super::members_table::{DATABASE_NOW, duration_of};
 use super::pool::{BEGIN, TRANSACTION};
 use super::queries::Queries;
 use super::settings::PostgresSettings;
@@ -73,8 +73,9 @@ impl From<sqlx::Error> for ReconcileError {
 /// an operator has settled with Bokbasen. Returns when begins were closed.
 ///
 /// A gate that does not know yet that begins are closed may have a begin under way. `settling` is
-/// how long it takes until Bokbasen lists that, from the time when begins were closed. It includes
-/// the difference that the clocks of the database and of a gate may have.
+/// how long it takes until Bokbasen lists that, from the time when begins were closed, if each gate
+/// has the lease in `settings`. It includes the difference that the clocks of the database and of a
+/// gate may have. If a gate has a longer lease, it takes longer.
 ///
 /// # Errors
 /// [`ReconcileError`]; begins stay closed, unless only the response to the commit was lost.
@@ -84,7 +85,8 @@ pub async fn reconcile(
     settling: Duration,
 ) -> Result<Timestamp, ReconcileError> {
     let mut connection = Connector::new(settings).connect(Purpose::Command).await?;
-    let reconciled = timeout(DEADLINE, open_begins(&mut connection, since, settling)).await;
+    let reconciled =
+        timeout(DEADLINE, open_begins(&mut connection, since, settings.lease, settling)).await;
     let reconciled = reconciled.map_err(|_| ReconcileError::Silent(DEADLINE))?;
     let _ = timeout(DEADLINE, connection.close()).await;
     reconciled
@@ -93,12 +95,15 @@ pub async fn reconcile(
 async fn open_begins(
     connection: &mut PgConnection,
     since: Timestamp,
+    lease: Duration,
     settling: Duration,
 ) -> Result<Timestamp, ReconcileError> {
     // The epoch first: a gate that closes begins meanwhile waits for it, and then finds it newer.
     const LOCK_EPOCH: &str = "SELECT value FROM meta WHERE name = 'epoch' FOR UPDATE";
     const OPEN: &str = "DELETE FROM meta WHERE name = 'begins closed' RETURNING value";
     const BALANCE: &str = "SELECT value FROM meta WHERE name = 'balance'";
+    /// Also of gates that have ended: they may have held it when begins were closed.
+    const LONGEST_LEASE: &str = "SELECT max(lease) FROM members";
     let mut transaction = connection.begin_with(BEGIN).await?;
     let epoch = value(&mut transaction, LOCK_EPOCH).await?.unwrap_or_default();
     let epoch = epoch_of(&epoch)?;
@@ -107,7 +112,11 @@ async fn open_begins(
     if since >= closed {
         return Err(ReconcileError::TooLate { closed });
     }
-    let earliest = clock::after(closed, settling);
+    let longest: Option<i64> =
+        statement(LONGEST_LEASE).fetch_one(&mut *transaction).await?.try_get(0)?;
+    let longer =
+        longest.map_or(Duration::ZERO, |lease_ms| duration_of(lease_ms).saturating_sub(lease));
+    let earliest = clock::after(closed, settling.saturating_add(longer));
     let Some(balance) = value(&mut transaction, BALANCE).await? else {
         return Err(ReconcileError::NotBalanced { since, closed, earliest });
     };

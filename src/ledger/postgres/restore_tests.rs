@@ -278,7 +278,7 @@ async fn reconcile_requires_closed_begins_and_a_balance_after_that() {
     let Some(server) = Postgres::shared().await else { return };
     let database = server.database().await;
     let mut connection = database.connect().await;
-    let node = Node::open(&database).await;
+    let node = Node::open_with(short(&database), Brake::default()).await;
     let started = now();
     let before = |seconds: i64| started - jiff::SignedDuration::from_secs(seconds);
     let (day, week) = (before(86_400), before(7 * 86_400));
@@ -299,6 +299,11 @@ async fn reconcile_requires_closed_begins_and_a_balance_after_that() {
     assert!(are_closed(&mut connection).await);
     let soon = reconcile_after(day, Duration::from_secs(90)).await;
     assert!(matches!(soon, Err(ReconcileError::NotBalanced { .. })), "a begin may be under way");
+    let longer = "UPDATE members SET lease = lease + 90000";
+    run(&mut connection, longer).await;
+    let soon = reconcile(day).await;
+    assert!(matches!(soon, Err(ReconcileError::NotBalanced { .. })), "a gate had a longer lease");
+    run(&mut connection, "UPDATE members SET lease = lease - 90000").await;
     let closed = reconcile(day).await.unwrap();
     assert!(
         closed.duration_since(started).abs().as_secs() < 60 && !are_closed(&mut connection).await

@@ -18,6 +18,9 @@ pub struct PostgresSettings {
     pub connections: u32,
     /// `lease`: how long a process may be silent before others take over its loans.
     pub lease: Duration,
+    /// `gate.freshness`: how long this process may deliver without a read of the change feed. Other
+    /// processes read it, and wait for so long.
+    pub freshness: Duration,
     /// `heads`: the directory of the files with the newest links of the audit trail.
     pub heads: PathBuf,
 }
@@ -42,11 +45,15 @@ impl PostgresSettings {
     pub const DEFAULT_CONNECTIONS: u32 = 20;
     /// The default lease.
     pub const DEFAULT_LEASE: Duration = Duration::from_secs(30);
+    /// The default of `gate.freshness`: longer than a failover.
+    pub const DEFAULT_FRESHNESS: Duration = Duration::from_secs(60);
     /// The longest `gate.freshness`: others remember a dead process only for some minutes.
     pub const MAX_FRESHNESS: Duration = Duration::from_secs(300);
     /// The shortest lease, unless the lending platform is on this machine. A shorter one fences
     /// nodes that are only slow.
     pub const MIN_LEASE: Duration = Duration::from_secs(10);
+    /// The longest lease: others take over the loans of a dead process only after it.
+    pub const MAX_LEASE: Duration = Duration::from_secs(3600);
 
     /// Divides the connections among their purposes.
     pub fn shares(&self) -> ConnectionShares {

@@ -144,11 +144,11 @@ impl Standing {
         let mut sharing: Vec<Uuid> = members
             .live
             .iter()
-            .filter(|member| member.renewals > 0)
-            .map(|member| member.id)
+            .filter(|live| live.member.renewals > 0)
+            .map(|live| live.member.id)
             .collect();
         if sharing.is_empty() {
-            sharing = members.live.iter().map(|member| member.id).collect();
+            sharing = members.live.iter().map(|live| live.member.id).collect();
         }
         let (version, buckets) = if sharing == before.sharing {
             (before.version, before.buckets.clone())
@@ -311,6 +311,7 @@ impl Membership for Standing {
 mod tests {
     use std::sync::atomic::AtomicU64;
 
+    use super::super::observer::LiveMember;
     use super::*;
 
     fn at(millis: i64) -> Timestamp {
@@ -330,8 +331,10 @@ mod tests {
 
     fn members(renewals: &[(u128, i64)]) -> Members {
         let live = renewals.iter();
-        let live =
-            live.map(|(id, renewals)| Member { id: Uuid::from_u128(*id), renewals: *renewals });
+        let live = live.map(|(id, renewals)| LiveMember {
+            member: Member { id: Uuid::from_u128(*id), renewals: *renewals },
+            lease: Duration::from_secs(30),
+        });
         Members { live: live.collect(), ..Members::default() }
     }
 

@@ -34,6 +34,7 @@ pub(in crate::ledger) fn settings(url: &str) -> PostgresSettings {
         direct: None,
         connections: PostgresSettings::DEFAULT_CONNECTIONS,
         lease: PostgresSettings::DEFAULT_LEASE,
+        freshness: PostgresSettings::DEFAULT_FRESHNESS,
         heads: std::path::PathBuf::new(),
     }
 }

@@ -18,7 +18,7 @@ impl<T: MemberTable> Keeper<T> {
         if !self.detector.must_close() {
             return;
         }
-        let closed = self.table.close_begins(self.process, self.detector.epoch()).await;
+        let closed = self.table.close_begins(self.process.id, self.detector.epoch()).await;
         if let Err(error) = closed
             && let Some(suppressed) = LIMIT.permit("close begins")
         {

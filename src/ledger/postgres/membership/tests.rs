@@ -8,7 +8,7 @@ use jiff::Timestamp;
 
 use super::super::loss_detector::KnownBefore;
 use super::super::members_table::Members;
-use super::super::observer::Member;
+use super::super::observer::{LiveMember, Member};
 use super::*;
 use crate::ledger::membership::Membership;
 use crate::lock::lock;
@@ -56,7 +56,11 @@ impl Table {
 }
 
 impl MemberTable for Table {
-    async fn join(&mut self, member: Uuid, _process: Uuid) -> Result<Renewal, sqlx::Error> {
+    async fn join(
+        &mut self,
+        member: Uuid,
+        _process: JoiningProcess,
+    ) -> Result<Renewal, sqlx::Error> {
         self.rows()?.insert(member, (0, false));
         Ok(self.renewal(0))
     }
@@ -80,7 +84,7 @@ impl MemberTable for Table {
                     members.fenced.push(*id);
                     members.ended.push(member);
                 }
-                false => members.live.push(member),
+                false => members.live.push(LiveMember { member, lease: LEASE }),
             }
         }
         Ok(members)
@@ -151,8 +155,8 @@ impl Process {
         let clocks = (boot_time, Clock::system());
         let detector = LossDetector::new(KnownBefore::default(), None, None);
         let (standing, metrics) = (Arc::new(standing), Metrics::new().unwrap());
-        let mut keeper =
-            Keeper::new(table, Uuid::new_v4(), standing, LEASE, detector, clocks, metrics);
+        let process = JoiningProcess { id: Uuid::new_v4(), lease: LEASE, freshness: LEASE };
+        let mut keeper = Keeper::new(table, process, standing, detector, clocks, metrics);
         keeper.join().await.unwrap();
         keeper.observe().await.unwrap();
         Process { keeper, leave, now, is_down, locked, panics, ahead, begins_are_closed, epoch }

@@ -15,6 +15,10 @@ CREATE TABLE members (
     member   uuid PRIMARY KEY,
     process  uuid NOT NULL,
     joined   bigint NOT NULL,
+    -- Settings of the process on which others depend, in milliseconds: how long its lease lasts, and
+    -- how long it delivers without a read of the change feed.
+    lease     bigint NOT NULL CHECK (lease > 0),
+    freshness bigint NOT NULL CHECK (freshness > 0),
     renewals bigint NOT NULL DEFAULT 0,
     polls    bigint NOT NULL DEFAULT 0,
     -- When the member was declared dead or left. The row stays, so that a gate which has seen it
