@@ -14,7 +14,7 @@ use super::connect::{Connector, Purpose};
 use super::earlier_processes;
 use super::members_table::{MemberTable, PostgresMembers};
 use super::observer::{LiveMember, Observer, RENEWALS_PER_LEASE};
-use super::open::prepare;
+use super::open::{in_time, prepare};
 use super::settings::PostgresSettings;
 use crate::clock::{self, Clock};
 use crate::ledger::LedgerError;
@@ -42,7 +42,7 @@ impl ExclusiveDatabase {
         let connector = Connector::new(settings);
         let (mut connection, ledger) = prepare(&connector, key_fingerprint, Uuid::new_v4()).await?;
         let now = Clock::system().machine_now();
-        earlier_processes::compare(&mut connection, &settings.heads, ledger, now).await?;
+        in_time(earlier_processes::compare(&mut connection, &settings.heads, ledger, now)).await?;
         let members = PostgresMembers::new(connector, DEADLINE);
         Ok(ExclusiveDatabase { connection, settings: settings.clone(), members })
     }

@@ -70,6 +70,20 @@ pub(super) async fn run(
     }
 }
 
+/// Returns whether a program with these migrations can use the schema; none if one of them is
+/// missing. Waits for no other process.
+pub(super) async fn current(
+    connection: &mut PgConnection,
+    migrations: &[Migration],
+) -> Result<Option<Schema>, sqlx::Error> {
+    create_version_table(connection).await?;
+    let schema = examine(connection, migrations).await?;
+    let row = sqlx::raw_sql("SELECT version FROM schema_version").fetch_one(connection).await?;
+    let version: i64 = row.try_get(0)?;
+    let has_all = usize::try_from(version).is_ok_and(|version| version >= migrations.len());
+    Ok((has_all || schema == Schema::TooNew).then_some(schema))
+}
+
 /// Returns whether a program with these migrations can use the schema. Changes nothing.
 pub(super) async fn examine(
     connection: &mut PgConnection,

@@ -2,12 +2,14 @@
 //! lanes.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::try_join_all;
 use sqlx::{Connection, PgConnection};
+use tokio::time::timeout;
 use uuid::Uuid;
 
-use super::connect::{Connector, Purpose};
+use super::connect::{Connector, Purpose, no_response, within};
 use super::earlier_processes;
 use super::lane::Lane;
 use super::loss_detector::LossDetector;
@@ -29,6 +31,12 @@ use crate::ledger::damaged_rows::DamagedRows;
 use crate::ledger::membership::Membership;
 use crate::ledger::store::LedgerStore;
 use crate::telemetry::Metrics;
+
+/// The deadline of each step of a start, which reads or writes a few rows. A stalled database must
+/// not hang the start: the caller reports it, and tries again.
+const STEP_DEADLINE: Duration = Duration::from_secs(10);
+/// The deadline of the migrations, which may rewrite large tables.
+const MIGRATIONS_DEADLINE: Duration = Duration::from_secs(3600);
 
 /// A ledger that is ready to use.
 pub(in crate::ledger) struct Opened {
@@ -52,11 +60,11 @@ pub(in crate::ledger) async fn open(
     let connector = Connector::new(settings);
     let chain = Uuid::new_v4();
     let (mut connection, ledger) = prepare(&connector, key_fingerprint, chain).await?;
-    refuse_half_copied(&mut connection).await?;
+    in_time(refuse_half_copied(&mut connection)).await?;
+    let now = clock.machine_now();
     let mut before =
-        earlier_processes::compare(&mut connection, &settings.heads, ledger, clock.machine_now())
-            .await?;
-    remove_probes(&mut connection).await.map_err(LedgerError::Server)?;
+        in_time(earlier_processes::compare(&mut connection, &settings.heads, ledger, now)).await?;
+    step(remove_probes(&mut connection)).await?;
     let unusable = |source| LedgerError::File { file: settings.heads.clone(), source };
     let heads =
         ChainHeads::start(&settings.heads, ledger, chain, before.epoch).map_err(unusable)?;
@@ -70,8 +78,8 @@ pub(in crate::ledger) async fn open(
     let joined = membership::join(connector.clone(), process, detector, clocks);
     let membership = Box::pin(joined).await.map_err(LedgerError::Server)?;
     // Again after the join: a copy that begins later finds this member.
-    let refused = refuse_half_copied(&mut connection).await;
-    let _ = connection.close().await;
+    let refused = in_time(refuse_half_copied(&mut connection)).await;
+    let _ = step(connection.close()).await;
     if let Err(error) = refused {
         membership.leave().await;
         return Err(error);
@@ -80,13 +88,13 @@ pub(in crate::ledger) async fn open(
     let lanes = (0..shares.writes).map(|number| {
         let lane = Lane::new(number, chain, audit_key.clone(), heads.clone(), membership.clone());
         let store = PostgresStore::new(connector.clone(), lane);
-        async move { store.connect(now).await.map(|connection| (store, connection)) }
+        async move { step(store.connect(now)).await.map(|connection| (store, connection)) }
     });
     let lanes = match try_join_all(lanes).await {
         Ok(lanes) => lanes,
         Err(error) => {
             membership.leave().await;
-            return Err(LedgerError::Server(error));
+            return Err(error);
         }
     };
     let pools = QueryPools {
@@ -109,19 +117,38 @@ pub(super) async fn prepare(
 ) -> Result<(PgConnection, Uuid), LedgerError> {
     let mut connection =
         connector.connect(Purpose::Migrations).await.map_err(LedgerError::Server)?;
-    let schema = migrations::run(&mut connection, MIGRATIONS).await.map_err(LedgerError::Server)?;
+    let schema = match step(migrations::current(&mut connection, MIGRATIONS)).await? {
+        Some(schema) => schema,
+        None => {
+            tracing::info!("migrating the schema of the ledger");
+            let migrated = migrations::run(&mut connection, MIGRATIONS);
+            within(MIGRATIONS_DEADLINE, migrated).await.map_err(LedgerError::Server)?
+        }
+    };
     if schema == Schema::TooNew {
         return Err(LedgerError::NewerSchema);
     }
     let candidates = [("pseudonym key", key_fingerprint.to_vec()), ("ledger", candidate.into())];
-    let [fingerprint, ledger] =
-        stored(&mut connection, candidates).await.map_err(LedgerError::Server)?;
+    let [fingerprint, ledger] = step(stored(&mut connection, candidates)).await?;
     if fingerprint != key_fingerprint {
         return Err(LedgerError::OtherPseudonymKey);
     }
     let ledger = Uuid::from_slice(&ledger)
         .map_err(|error| LedgerError::damaged("? (the id of the ledger)", &error))?;
     Ok((connection, ledger))
+}
+
+/// Runs a step of the start within its deadline.
+pub(super) async fn in_time<T>(
+    step: impl Future<Output = Result<T, LedgerError>>,
+) -> Result<T, LedgerError> {
+    let late = |_| Err(LedgerError::Server(no_response(STEP_DEADLINE)));
+    timeout(STEP_DEADLINE, step).await.unwrap_or_else(late)
+}
+
+/// Runs a step of the start whose only errors are those of the database.
+async fn step<T>(step: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, LedgerError> {
+    within(STEP_DEADLINE, step).await.map_err(LedgerError::Server)
 }
 
 /// Refuses a ledger into which a copy is unfinished.
@@ -159,4 +186,53 @@ async fn remove_probes(connection: &mut PgConnection) -> Result<(), sqlx::Error>
          SELECT name FROM meta WHERE starts_with(name, $1) FOR UPDATE SKIP LOCKED))";
     let remove = sqlx::query(REMOVE).bind(PROBE_NAME).persistent(false);
     remove.execute(connection).await.map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use sqlx::Executor;
+
+    use super::super::test_support::support::{Database, Postgres};
+    use super::super::test_support::{Node, settings};
+    use super::*;
+
+    /// Waits until a statement waits for a lock.
+    async fn until_blocked(database: &Database) {
+        let mut admin = database.connect().await;
+        let waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND database = \
+             (SELECT oid FROM pg_database WHERE datname = current_database())";
+        for _ in 0..600 {
+            let blocked: i64 = sqlx::query_scalar(waiting).fetch_one(&mut admin).await.unwrap();
+            if blocked > 0 {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("no statement waits for a lock");
+    }
+
+    #[tokio::test]
+    async fn stalled_database_fails_each_step_of_a_start() {
+        let Some(server) = Postgres::shared().await else { return };
+        let database = server.database().await;
+        let heads = Node::open(&database).await.close().await;
+        for table in ["schema_version", "meta", "members", "chains"] {
+            let mut other = database.connect().await;
+            let lock = format!("BEGIN; LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE");
+            other.execute(sqlx::AssertSqlSafe(lock)).await.unwrap();
+            let (postgres, heads) = (settings(&database.url()), &heads);
+            let opening = async { Node::try_open(postgres, heads).await.map(drop) };
+            let stalled = async {
+                until_blocked(&database).await;
+                // The deadline passes at once, since nothing else happens.
+                tokio::time::pause();
+            };
+            let (opened, ()) = tokio::join!(opening, stalled);
+            tokio::time::resume();
+            let error = opened.unwrap_err();
+            assert!(error.is_unreachable(), "{table}: {error}");
+            assert!(error.to_string().contains("no response within 10000 ms"), "{table}: {error}");
+            other.close().await.unwrap();
+        }
+    }
 }
