@@ -148,6 +148,11 @@ pub(super) async fn until(what: &str, is_true: impl Fn() -> bool) {
     panic!("did not happen: {what}");
 }
 
+/// Waits until no begin and no end of a late begin is under way.
+async fn until_idle(circulation: &Circulation) {
+    until("the tasks end", || circulation.inner.tasks.is_empty()).await;
+}
+
 const DECIDED: &str = "owner = 'other', state = 'ended', end_reason = 'rejected', ended = begun";
 
 #[tokio::test]
@@ -174,7 +179,11 @@ async fn late_begin_of_an_undecided_loan_is_left_to_its_owner() {
     let id = scene.circulation.newest(&scene.key).await.unwrap().unwrap().id;
     assert!(!scene.circulation.inner.schedule.contains(id), "another process drives it");
     let outcome = tokio::spawn(waiting.outcome());
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    until_idle(&scene.circulation).await;
+    // Reads after those of the reader who waits.
+    for _ in 0..10 {
+        scene.circulation.newest(&scene.key).await.unwrap().unwrap();
+    }
     assert!(!outcome.is_finished(), "the reader waits for the owner");
     assert_eq!(scene.server.cancels.load(Ordering::SeqCst), 0);
     let file = scene.directory.path().join("loans.db");
@@ -188,12 +197,13 @@ async fn late_begin_of_an_undecided_loan_is_left_to_its_owner() {
 
 #[tokio::test]
 async fn late_begin_with_the_id_in_the_ledger_is_left_alone() {
-    let scene = Scene::begin().await;
+    let mut scene = Scene::begin().await;
     scene.server.logins.open();
     scene.server.begins.until_arrived().await;
     scene.change("owner = 'other', state = 'pending', lending_id = 'BL1'").await;
     scene.server.begins.open();
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    (&mut scene.begin).await.unwrap();
+    until_idle(&scene.circulation).await;
     assert_eq!((scene.cancels(), scene.late_begins()), (0, 0));
     scene.circulation.inner.ledger.close().await;
 }
