@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::{Circulation, log_ledger_failure};
 use crate::crash::{self, Edge};
-use crate::ledger::{ADOPTED_INTENT, Cause};
+use crate::ledger::{ADOPTED_INTENT, Cause, LedgerError};
 use crate::loan::{Event, Loan, LoanId, LoanState};
 
 /// Interval of the queries for such loans.
@@ -19,20 +19,28 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 pub(super) async fn adopt_orphans(circulation: Circulation) {
     let mut suspects = HashSet::new();
     loop {
-        match circulation.inner.ledger.orphans().await {
-            Ok(orphans) => {
-                let ledger = &circulation.inner.ledger;
-                for orphan in orphans.into_iter().filter(|orphan| ledger.owns(orphan.id)) {
-                    adopt(&circulation, orphan).await;
-                }
-            }
-            Err(error) => log_ledger_failure("reading loans of dead processes", &error),
+        if let Err(error) = adopt_all(&circulation).await {
+            log_ledger_failure("reading loans of dead processes", &error);
         }
         suspects = schedule_undriven(&circulation, &suspects).await;
         if !circulation.pause(CHECK_INTERVAL).await {
             return;
         }
     }
+}
+
+async fn adopt_all(circulation: &Circulation) -> Result<(), LedgerError> {
+    let ledger = &circulation.inner.ledger;
+    let mut last = None;
+    while !circulation.inner.stopping.is_cancelled() {
+        let orphans = ledger.orphans(last).await?;
+        let Some(newest) = orphans.last() else { break };
+        last = Some(newest.id);
+        for orphan in orphans.into_iter().filter(|orphan| ledger.owns(orphan.id)) {
+            adopt(circulation, orphan).await;
+        }
+    }
+    Ok(())
 }
 
 async fn adopt(circulation: &Circulation, orphan: Loan) {

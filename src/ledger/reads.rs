@@ -114,12 +114,14 @@ impl Ledger {
         self.queries.page(filter).await
     }
 
-    /// Returns the undecided loans (intended, pending or unknown) of dead processes.
+    /// Returns the next undecided loans (intended, pending or unknown) of dead processes: first
+    /// without `after`, then after the last one of the page before. None are left if it returns
+    /// none.
     ///
     /// # Errors
     /// [`LedgerError`] if the ledger cannot be read.
-    pub async fn orphans(&self) -> Result<Vec<Loan>, LedgerError> {
-        self.queries.orphans(self.membership.as_ref()).await
+    pub async fn orphans(&self, after: Option<LoanId>) -> Result<Vec<Loan>, LedgerError> {
+        self.queries.orphans(self.membership.as_ref(), after).await
     }
 
     /// Returns the accepted loans that are due at this time, the earliest first. Damaged rows do

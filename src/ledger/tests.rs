@@ -162,19 +162,19 @@ async fn loans_of_a_dead_process_are_taken_over_once(store: &TestStore) {
     let first = store.open().await;
     let id = written(&first, 1).await;
     let second = store.open().await;
-    assert!(second.orphans().await.unwrap().is_empty(), "the first process is alive");
+    assert!(second.orphans(None).await.unwrap().is_empty(), "the first process is alive");
     assert!(!second.adopt(id).await.unwrap());
     first.close().await;
     let name = first.membership.name();
     drop(first);
     store.declare_dead(&name).await;
     // The writing task releases the lock slightly later than the last handle.
-    while second.orphans().await.unwrap().is_empty() {
+    while second.orphans(None).await.unwrap().is_empty() {
         tokio::task::yield_now().await;
     }
     assert!(second.adopt(id).await.unwrap());
     assert!(!second.adopt(id).await.unwrap(), "the owner is this live process");
-    assert!(second.orphans().await.unwrap().is_empty());
+    assert!(second.orphans(None).await.unwrap().is_empty());
 }
 
 async fn only_the_owner_decides_an_undecided_loan(store: &TestStore) {

@@ -206,7 +206,7 @@ async fn gates_adopt_undecided_loans_of_a_copy() {
     copy_all(&there, &back).await.unwrap();
     for store in [&there, &back] {
         let ledger = store.open().await;
-        let orphans = ledger.orphans().await.unwrap();
+        let orphans = ledger.orphans(None).await.unwrap();
         assert_eq!(orphans.len(), 4, "intended twice, pending, unknown");
         for orphan in orphans {
             assert!(ledger.adopt(orphan.id).await.unwrap());

@@ -50,7 +50,7 @@ async fn intend(ledger: &Ledger, borrower: u8) -> (LoanId, Lease) {
 }
 
 async fn is_orphan(ledger: &Ledger, id: LoanId) -> bool {
-    ledger.orphans().await.unwrap().iter().any(|orphan| orphan.id == id)
+    ledger.orphans(None).await.unwrap().iter().any(|orphan| orphan.id == id)
 }
 
 fn accepted() -> Event {
@@ -205,12 +205,13 @@ async fn processes_divide_orphans_without_gaps() {
     dead.close().await;
     let (left, right) = (&first.ledger, &second.ledger);
     until("each has a part of the orphans", async || {
-        let (mine, others) = (left.orphans().await.unwrap(), right.orphans().await.unwrap());
+        let (mine, others) =
+            (left.orphans(None).await.unwrap(), right.orphans(None).await.unwrap());
         let together = mine.len() + others.len();
         !mine.is_empty() && !others.is_empty() && together == ids.len()
     })
     .await;
-    for orphan in left.orphans().await.unwrap() {
+    for orphan in left.orphans(None).await.unwrap() {
         assert!(left.owns(orphan.id) && !right.owns(orphan.id));
         assert_eq!(orphan.state, LoanState::Intended);
     }

@@ -323,8 +323,12 @@ async fn orphans_are_undecided_loans_without_a_live_member() {
     }
     scene.insert(&accepted(&loans[4], 9), fenced, 1).await;
     scene.owned_below.store(512, Ordering::SeqCst);
-    let orphans: HashSet<LoanId> =
-        ids(&scene.queries.orphans().await.unwrap()).into_iter().collect();
+    let found = scene.queries.orphans(None).await.unwrap();
+    assert!(found.is_sorted_by_key(|loan| loan.id.uuid()));
+    let after_first = scene.queries.orphans(Some(found[0].id)).await.unwrap();
+    assert_eq!(ids(&after_first), ids(&found[1..]));
+    assert!(scene.queries.orphans(Some(found[1].id)).await.unwrap().is_empty());
+    let orphans: HashSet<LoanId> = ids(&found).into_iter().collect();
     assert_eq!(orphans, HashSet::from([loans[1].id, loans[2].id]));
     let ours = scene.queries.undecided(&live.to_string()).await.unwrap();
     assert_eq!(ours, [loans[0].id]);

@@ -6,12 +6,13 @@ use std::sync::LazyLock;
 
 use jiff::Timestamp;
 use sqlx::Row;
+use sqlx::postgres::PgRow;
 use uuid::Uuid;
 
 use super::closed::OVERLAP_MS;
 use super::queries::Queries;
 use super::row::{count_of, id_of, library_of, time_of};
-use super::sql::{PgQuery, loans, statement};
+use super::sql::{loans, statement};
 use crate::ledger::queries::{REFILL, ToForget};
 use crate::ledger::states::{LIVE, OVER, UNDECIDED};
 use crate::ledger::stored_row::loan_of;
@@ -29,10 +30,9 @@ pub(super) const COUNT_DUE: &str = "SELECT count(*) FROM loans \
 pub(super) const NEXT_DUE: &str = "SELECT due FROM loans \
      WHERE state = 'accepted' AND due > $1 AND bucket = ANY($2) ORDER BY due LIMIT 1";
 pub(super) const COUNT_ACCEPTED: &str = "SELECT count(*) FROM loans WHERE state = 'accepted'";
-pub(super) const ENDS_WAITING: &str = "SELECT id, library, closed FROM loans \
-     WHERE state = 'ending' AND bucket = ANY($1) ORDER BY closed, library, id";
-pub(super) const ENDS_AFTER: &str = "SELECT id, library, closed FROM loans \
-     WHERE state = 'ending' AND closed > $1 AND bucket = ANY($2) ORDER BY closed, library, id";
+pub(super) const ENDS: &str = "SELECT id, library, closed FROM loans \
+     WHERE state = 'ending' AND (closed, library, id) > ($1, $2, $3) AND bucket = ANY($4) \
+     ORDER BY closed, library, id LIMIT $5";
 pub(super) const COUNT_ENDS: &str = "SELECT count(*) AS waiting, \
      count(*) FILTER (WHERE ended < $1) AS overdue FROM loans WHERE state = 'ending'";
 pub(super) static UNDECIDED_IDS_OF: LazyLock<String> = LazyLock::new(|| {
@@ -45,7 +45,8 @@ pub(super) static ORPHANS: LazyLock<String> = LazyLock::new(|| {
     let undecided = &*UNDECIDED;
     loans(&format!(
         "state IN ({undecided}) AND bucket = ANY($1) AND NOT EXISTS \
-         (SELECT 1 FROM members WHERE member = loans.owner AND fenced IS NULL) ORDER BY id"
+         (SELECT 1 FROM members WHERE member = loans.owner AND fenced IS NULL) \
+         AND id > $2 ORDER BY id LIMIT $3"
     ))
 });
 /// OFFSET lets the planner read the few live loans, and not all loans of the library from the first
@@ -65,6 +66,12 @@ pub(super) static TO_FORGET: LazyLock<String> = LazyLock::new(|| {
          ORDER BY coalesce(ended, changed) LIMIT $3"
     )
 });
+
+/// The maximum number of ends in one query.
+#[cfg(not(test))]
+const ENDS_PAGE: i64 = 5000;
+#[cfg(test)]
+const ENDS_PAGE: i64 = 2;
 
 impl Queries {
     pub(in crate::ledger) async fn due(
@@ -114,10 +121,8 @@ impl Queries {
     }
 
     pub(in crate::ledger) async fn ends_waiting(&self) -> Result<Ends, LedgerError> {
-        let buckets = self.owned.get();
-        let query = statement(ENDS_WAITING).bind(buckets.to_vec());
-        let start = EndPosition { at: 0, buckets: Some(buckets) };
-        self.ends(query, true, &start).await
+        let start = EndPosition { at: 0, buckets: Some(self.owned.get()) };
+        self.ends(i64::MIN, true, start).await
     }
 
     /// Reads again from before the position: a transaction may have closed loans before the last
@@ -131,25 +136,32 @@ impl Queries {
         if position.buckets.as_ref() != Some(&buckets) {
             return self.ends_waiting().await;
         }
-        let query = statement(ENDS_AFTER).bind(position.at.saturating_sub(OVERLAP_MS));
-        self.ends(query.bind(buckets.to_vec()), false, position).await
+        let from = position.at.saturating_sub(OVERLAP_MS);
+        self.ends(from, false, position.clone()).await
     }
 
-    /// Returns the ends that a query selects after a position.
+    /// Returns the ends of the position's buckets from this time on, page by page: a query of all
+    /// ends of a long outage would exceed its deadline.
     async fn ends(
         &self,
-        query: PgQuery<'_>,
+        from: i64,
         is_complete: bool,
-        after: &EndPosition,
+        mut next: EndPosition,
     ) -> Result<Ends, LedgerError> {
-        let rows = self.background_rows(query).await?;
-        let mut next = after.clone();
-        for row in &rows {
-            let closed: Option<i64> = row.try_get("closed").map_err(LedgerError::Server)?;
-            next.at = next.at.max(closed.unwrap_or_default());
+        let buckets = next.buckets.as_deref().unwrap_or_default().to_vec();
+        let (mut loans, mut after) = (Vec::new(), (from, String::new(), Uuid::nil()));
+        loop {
+            let query = statement(ENDS).bind(after.0).bind(&after.1).bind(after.2);
+            let rows = self.background_rows(query.bind(&buckets).bind(ENDS_PAGE)).await?;
+            loans.extend(rows.iter().filter_map(|row| self.damaged.skip(id_of(row, "id"))));
+            if let Some(last) = rows.last() {
+                after = position_of(last).map_err(LedgerError::Server)?;
+                next.at = next.at.max(after.0);
+            }
+            if (rows.len() as i64) < ENDS_PAGE {
+                return Ok(Ends { loans, is_complete, next });
+            }
         }
-        let loans = rows.iter().filter_map(|row| self.damaged.skip(id_of(row, "id"))).collect();
-        Ok(Ends { loans, is_complete, next })
     }
 
     pub(in crate::ledger) async fn count_ends(
@@ -173,11 +185,27 @@ impl Queries {
         Ok(rows.iter().filter_map(|row| self.damaged.skip(id_of(row, "id"))).collect())
     }
 
-    /// Returns the undecided loans of all processes that are no members.
-    pub(in crate::ledger) async fn orphans(&self) -> Result<Vec<Loan>, LedgerError> {
-        let query = statement(&ORPHANS).bind(self.owned.get().to_vec());
-        let rows = self.background_rows(query).await?;
-        Ok(rows.iter().filter_map(|row| self.damaged.loan(loan_of(row))).collect())
+    /// Returns the next undecided loans of all processes that are no members, in the order of their
+    /// ids. None are left if it returns none.
+    pub(in crate::ledger) async fn orphans(
+        &self,
+        after: Option<LoanId>,
+    ) -> Result<Vec<Loan>, LedgerError> {
+        let buckets = self.owned.get();
+        let mut after = after.map_or(Uuid::nil(), LoanId::uuid);
+        loop {
+            let query = statement(&ORPHANS).bind(buckets.to_vec()).bind(after);
+            let rows = self.background_rows(query.bind(i64::from(REFILL))).await?;
+            let loans: Vec<Loan> =
+                rows.iter().filter_map(|row| self.damaged.loan(loan_of(row))).collect();
+            // A page of damaged rows does not hide the loans after them.
+            match rows.last() {
+                Some(last) if loans.is_empty() => {
+                    after = last.try_get("id").map_err(LedgerError::Server)?;
+                }
+                _ => return Ok(loans),
+            }
+        }
     }
 
     pub(in crate::ledger) async fn oldest_live(
@@ -204,4 +232,9 @@ impl Queries {
         }
         Ok(ToForget::Nothing)
     }
+}
+
+/// Returns the position of an end in the order of [`ENDS`].
+fn position_of(row: &PgRow) -> Result<(i64, String, Uuid), sqlx::Error> {
+    Ok((row.try_get("closed")?, row.try_get("library")?, row.try_get("id")?))
 }
