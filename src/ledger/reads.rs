@@ -168,8 +168,8 @@ impl Ledger {
         self.queries.ends_after(position).await
     }
 
-    /// Returns the number of ends that have not been acknowledged, and the number of those that
-    /// ended before this time.
+    /// Returns the number of ends of this process's share that have not been acknowledged, and the
+    /// number of those that ended before this time.
     ///
     /// # Errors
     /// [`LedgerError`] if the ledger cannot be read.

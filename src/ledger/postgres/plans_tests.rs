@@ -153,7 +153,7 @@ fn statements() -> Vec<(String, Reach, String)> {
         (worklist::NEXT_DUE, All, format!("{late_due}, {buckets}")),
         (worklist::COUNT_ACCEPTED, All, String::new()),
         (worklist::ENDS, All, format!("{LATE}, '', {ID}, {buckets}, 5000")),
-        (worklist::COUNT_ENDS, All, LATE.to_string()),
+        (worklist::COUNT_ENDS, All, format!("{LATE}, {buckets}")),
         (&worklist::UNDECIDED_IDS_OF, All, "md5('owner1')::uuid".into()),
         (&worklist::ORPHANS, All, format!("{buckets}, {ID}, 500")),
         (&worklist::TO_FORGET, All, format!("{LATE}, {buckets}, 500")),

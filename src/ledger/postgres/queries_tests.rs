@@ -308,6 +308,9 @@ async fn ends_are_read_again_within_the_overlap() {
     assert!(all.is_complete && all.loans.contains(&foreign.id) && all.loans.len() == 4);
     assert_eq!(scene.queries.count_ends(second(1)).await.unwrap(), (4, 0));
     assert_eq!(scene.queries.count_ends(second(3)).await.unwrap(), (4, 4));
+    // Each process counts its own ends, so that operators can add them up.
+    scene.owned_below.store(512, Ordering::SeqCst);
+    assert_eq!(scene.queries.count_ends(second(3)).await.unwrap(), (3, 3));
 }
 
 #[tokio::test]

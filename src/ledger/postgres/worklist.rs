@@ -34,7 +34,8 @@ pub(super) const ENDS: &str = "SELECT id, library, closed FROM loans \
      WHERE state = 'ending' AND (closed, library, id) > ($1, $2, $3) AND bucket = ANY($4) \
      ORDER BY closed, library, id LIMIT $5";
 pub(super) const COUNT_ENDS: &str = "SELECT count(*) AS waiting, \
-     count(*) FILTER (WHERE ended < $1) AS overdue FROM loans WHERE state = 'ending'";
+     count(*) FILTER (WHERE ended < $1) AS overdue FROM loans \
+     WHERE state = 'ending' AND bucket = ANY($2)";
 pub(super) static UNDECIDED_IDS_OF: LazyLock<String> = LazyLock::new(|| {
     let undecided = &*UNDECIDED;
     format!("SELECT id, library FROM loans WHERE state IN ({undecided}) AND owner = $1")
@@ -169,6 +170,7 @@ impl Queries {
         before: Timestamp,
     ) -> Result<(u64, u64), LedgerError> {
         let query = statement(COUNT_ENDS).bind(before.as_millisecond());
+        let query = query.bind(self.owned.get().to_vec());
         let Some(row) = self.background_row(query).await? else { return Ok((0, 0)) };
         let count =
             |column: &str| row.try_get(column).map(i64::unsigned_abs).map_err(LedgerError::Server);

@@ -30,12 +30,12 @@ const BRAKE: Family<(BrakeLimit, BrakeAction)> = Family::counter(
 const ENDS_WAITING: Family<()> = Family::gauge(
     "loangate_ends_waiting",
     Unit::Count,
-    "Ended loans whose end Bokbasen has not acknowledged",
+    "Ended loans whose end this process sends and Bokbasen has not acknowledged",
 );
 const ENDS_OVERDUE: Family<()> = Family::gauge(
     "loangate_ends_overdue",
     Unit::Count,
-    "Ended loans whose end has waited for a day: an alarm",
+    "Ended loans whose end this process sends and that has waited for a day: an alarm",
 );
 const LATE_BEGINS: Family<LateBeginFinder> = Family::counter(
     "loangate_late_begins_total",
