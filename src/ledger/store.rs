@@ -52,6 +52,11 @@ pub(super) trait LedgerStore: Send {
     /// Returns whether a new connection may succeed where this error failed. Nothing is durable.
     fn is_of_connection(error: &sqlx::Error) -> bool;
 
+    /// Returns whether the store itself refused the transaction. The connection can be used again.
+    fn is_refusal(_error: &sqlx::Error) -> bool {
+        false
+    }
+
     /// Opens a connection and commits a probe row through it. When it returns, no transaction of
     /// an earlier connection of this process can commit any more, unless the store records commits:
     /// then [`StoreConnection::last_commit`] waits for such a transaction.

@@ -114,7 +114,7 @@ impl<S: LedgerStore> Executor<S> {
         self.failed(&why, commands.len());
         // Respond first: closing the connection may take a moment.
         commands.into_iter().for_each(|command| command.respond(Err(&why)));
-        if !is_contention(&source) {
+        if !is_contention(&source) && !S::is_refusal(&source) {
             self.connection.discard(why).await;
         }
         Outcome::Failed

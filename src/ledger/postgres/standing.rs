@@ -122,9 +122,14 @@ impl Standing {
 
     /// Returns the last renewal of this process, while nobody can have fenced it.
     pub(super) fn renewed(&self) -> Option<Member> {
+        let is_valid = (self.boot_time)() < self.lease.load().valid_until;
+        is_valid.then(|| self.last_renewal())
+    }
+
+    /// Returns the last renewal of this process, whether it still holds that lease or not.
+    pub(super) fn last_renewal(&self) -> Member {
         let lease = self.lease.load();
-        let is_valid = (self.boot_time)() < lease.valid_until;
-        is_valid.then_some(Member { id: lease.member, renewals: lease.renewals })
+        Member { id: lease.member, renewals: lease.renewals }
     }
 
     /// Records that this process holds no lease any more, and gives its work to the others.
@@ -350,7 +355,7 @@ mod tests {
         assert_eq!(standing.renewed(), Some(member(1)));
         now.store(30, Ordering::SeqCst);
         assert!(!standing.holds_lease(&name));
-        assert_eq!(standing.renewed(), None);
+        assert_eq!((standing.renewed(), standing.last_renewal()), (None, member(1)));
         // A late renewal of a member that nobody fenced.
         standing.hold(member(1), Duration::from_secs(60));
         assert!(standing.holds_lease(&name));

@@ -6,7 +6,6 @@ use std::time::Duration;
 use jiff::Timestamp;
 use sqlx::{Postgres, Transaction};
 use tokio::time::{Instant, timeout};
-use uuid::Uuid;
 
 use super::chain;
 use super::closed_begins::{self, REMEDY};
@@ -49,7 +48,12 @@ impl LedgerStore for PostgresStore {
     const WORK_LIMIT: Duration = Duration::from_millis(500);
 
     fn is_of_connection(error: &sqlx::Error) -> bool {
-        is_of_connection(error)
+        is_of_connection(error) && !Self::is_refusal(error)
+    }
+
+    fn is_refusal(error: &sqlx::Error) -> bool {
+        let source = if let sqlx::Error::Io(error) = error { error.get_ref() } else { None };
+        source.is_some_and(|source| source.is::<LostWrites>())
     }
 
     async fn connect(&self, now: Timestamp) -> Result<PostgresConnection, sqlx::Error> {
@@ -161,13 +165,13 @@ async fn lock_chain<'a>(
 ) -> Result<(Transaction<'a, Postgres>, Scope), sqlx::Error> {
     let Lane { chain, audit_key, heads, standing, .. } = lane;
     // Read before the database is, whose values are then as new or newer.
-    let (epoch, renewed) = (heads.epoch(), standing.renewed());
-    let member = renewed.map_or(Uuid::nil(), |renewed| renewed.id);
+    let epoch = heads.epoch();
+    let (holds_lease, last) = (standing.renewed().is_some(), standing.last_renewal());
     let (scope, renewals) =
-        chain::lock(&mut transaction, library, *chain, audit_key, member).await?;
+        chain::lock(&mut transaction, library, *chain, audit_key, last.id).await?;
     let lacks_step = heads.newest(library).is_some_and(|newest| !scope.head.follows(&newest));
-    let lacks_renewal =
-        renewed.is_some_and(|renewed| renewals.is_none_or(|found| found < renewed.renewals));
+    // The row of a member that was fenced may have been deleted, but it never counts back.
+    let lacks_renewal = renewals.map_or(holds_lease, |found| found < last.renewals);
     if !lacks_step && !lacks_renewal {
         return Ok((transaction, scope));
     }
@@ -177,12 +181,16 @@ async fn lock_chain<'a>(
     Err(lost(if lacks_step { "step" } else { "renewal" }))
 }
 
-fn lost(what: &str) -> sqlx::Error {
-    let sentence = format!(
-        "the database lacks a {what} that this process has committed: it was restored from a \
-         backup, or a failover lost its last transactions. No gate begins a loan; {REMEDY}"
-    );
-    sqlx::Error::Io(std::io::Error::other(sentence))
+/// The database lacks what this process has committed.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the database lacks a {0} that this process has committed: it was restored from a backup, or a \
+     failover lost its last transactions. No gate begins a loan; {REMEDY}"
+)]
+struct LostWrites(&'static str);
+
+fn lost(what: &'static str) -> sqlx::Error {
+    sqlx::Error::Io(std::io::Error::other(LostWrites(what)))
 }
 
 #[cfg(test)]

@@ -10,13 +10,21 @@ use jiff::Timestamp;
 use sqlx::{AssertSqlSafe, PgConnection};
 use tokio::sync::{Barrier, oneshot};
 use tokio::time::{Instant, sleep, timeout};
+use uuid::Uuid;
 
 use super::super::closed_begins;
+use super::super::connect::Connector;
+use super::super::lane::Lane;
+use super::super::observer::Member;
+use super::super::standing::Standing;
 use super::super::test_support::support::{Database, Link, Postgres, TcpProxy};
 use super::super::test_support::{Node, settings};
+use super::PostgresStore;
+use crate::clock;
+use crate::ledger::audit::chain_heads::ChainHeads;
 use crate::ledger::command::Message;
-use crate::ledger::store::DiskFault;
-use crate::ledger::test_support::{accepted, by, key, loan};
+use crate::ledger::store::{DiskFault, LedgerStore, StoreConnection};
+use crate::ledger::test_support::{accepted, audit_key, by, key, loan};
 use crate::ledger::{Brake, BrakeMode, Cause, Delivered, Intended, Ledger, LedgerError};
 use crate::loan::{EndReason, Event, LoanId, LoanState, Progress, Tally};
 
@@ -378,6 +386,39 @@ async fn readiness_names_no_host_of_the_database() {
     node.close().await;
 }
 
+/// Returns the server processes of the connections that write.
+async fn writers(connection: &mut PgConnection) -> Vec<i32> {
+    let pids = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() \
+         AND application_name LIKE '%writes' ORDER BY pid";
+    sqlx::query_scalar(pids).fetch_all(connection).await.unwrap()
+}
+
+#[tokio::test]
+async fn renewals_are_compared_after_the_lease_too() {
+    let Some(server) = Postgres::shared().await else { return };
+    let database = server.database().await;
+    let directory = Node::open(&database).await.close().await;
+    let (chain, id) = (Uuid::new_v4(), Uuid::new_v4());
+    let standing = Standing::new(Arc::new(clock::since_boot)).0;
+    standing.hold(Member { id, renewals: 7 }, Duration::ZERO);
+    let heads = ChainHeads::start(directory.path(), Uuid::nil(), chain, 0).unwrap();
+    let lane = Lane::new(0, chain, audit_key(), heads, Arc::new(standing));
+    let store = PostgresStore::new(Connector::new(&settings(&database.url())), lane);
+    let mut writer = store.connect(Timestamp::UNIX_EPOCH).await.unwrap();
+    let library = Some("NO-0301000".parse().unwrap());
+    assert!(writer.begin(library).await.is_ok(), "its row may have been deleted");
+    let mut connection = database.connect().await;
+    let row = format!(
+        "INSERT INTO members (member, process, joined, lease, freshness, renewals) \
+         VALUES ('{id}', '{id}', 0, 30000, 60000, 7)"
+    );
+    run(&mut connection, row).await;
+    assert!(writer.begin(library).await.is_ok());
+    run(&mut connection, "UPDATE members SET renewals = 6").await;
+    let error = writer.begin(library).await.err().unwrap();
+    assert!(error.to_string().contains("lacks a renewal"), "{error}");
+}
+
 #[tokio::test]
 async fn database_that_lost_steps_is_neither_written_nor_opened() {
     let Some(server) = Postgres::shared().await else { return };
@@ -396,8 +437,13 @@ async fn database_that_lost_steps_is_neither_written_nor_opened() {
         ),
     )
     .await;
-    let refused = node.ledger.intend(loan(2), None, by("reader")).await.unwrap_err();
-    assert!(refused.to_string().contains("lacks a step"), "{refused}");
+    let before = writers(&mut connection).await;
+    for _ in 0..2 {
+        let refused = node.ledger.intend(loan(2), None, by("reader")).await.unwrap_err();
+        assert!(refused.to_string().contains("lacks a step"), "{refused}");
+    }
+    // The other libraries of the lane do not wait for another connection.
+    assert_eq!(writers(&mut connection).await, before);
     assert_eq!(count(&mut connection, "meta WHERE name = 'begins closed'").await, 1);
     assert_eq!(count(&mut connection, "history").await, 1, "nothing is written");
     run(&mut connection, closed_begins::OPEN).await;
