@@ -3,6 +3,7 @@
 
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -34,7 +35,14 @@ pub(super) struct Deadlines {
 
 /// The queues of the lanes.
 #[derive(Clone, Debug)]
-pub(super) struct Lanes(Arc<[mpsc::Sender<Message>]>);
+pub(super) struct Lanes(Arc<[LaneQueue]>);
+
+#[derive(Debug)]
+struct LaneQueue {
+    commands: mpsc::Sender<Message>,
+    /// Whether the connection of the lane is open.
+    is_open: Arc<AtomicBool>,
+}
 
 impl Lanes {
     /// Starts an executor for each store with its open connection.
@@ -45,8 +53,9 @@ impl Lanes {
         let start = |(store, connection, head)| {
             let (commands, waiting) = mpsc::channel(QUEUE_CAPACITY);
             let connection = WriteConnection::new(store, connection);
+            let is_open = connection.is_open();
             tokio::spawn(Executor::new(context.clone(), connection, head).run(waiting));
-            commands
+            LaneQueue { commands, is_open }
         };
         Lanes(stores.into_iter().map(start).collect())
     }
@@ -57,7 +66,16 @@ impl Lanes {
     /// [`LedgerError::Closed`] if the executor has ended; [`LedgerError::Commit`] if too many
     /// commands wait for it.
     pub(super) async fn send(&self, command: Command) -> Result<(), LedgerError> {
-        let lane = self.lane(command.library()).ok_or(LedgerError::Closed)?;
+        let number = self.number(command.library()).ok_or(LedgerError::Closed)?;
+        self.send_to(number, command).await
+    }
+
+    /// Enqueues a command in the lane with this number.
+    ///
+    /// # Errors
+    /// As [`Lanes::send`].
+    pub(super) async fn send_to(&self, lane: usize, command: Command) -> Result<(), LedgerError> {
+        let lane = &self.0.get(lane).ok_or(LedgerError::Closed)?.commands;
         let message = Message::Run(Box::new(command));
         lane.send_timeout(message, SEND_DEADLINE).await.map_err(|error| match error {
             SendTimeoutError::Closed(_) => LedgerError::Closed,
@@ -75,17 +93,32 @@ impl Lanes {
                 let _ = response.await;
             }
         };
-        let closed = join_all(self.0.iter().map(close));
+        let closed = join_all(self.0.iter().map(|lane| close(&lane.commands)));
         if within(deadline, closed).await.is_none() {
             tracing::error!("timed out while writing the last commands to the ledger");
         }
     }
 
-    /// Returns the lane of a library. Commands without one have the first.
+    /// Returns the lanes to test: each whose connection is closed, and the one whose turn it is.
+    pub(super) fn to_test(&self, turn: usize) -> Vec<usize> {
+        let turn = turn.checked_rem(self.0.len());
+        let is_closed = |lane: &LaneQueue| !lane.is_open.load(Ordering::Relaxed);
+        let lanes = self.0.iter().enumerate();
+        let tested = lanes.filter(|(number, lane)| Some(*number) == turn || is_closed(lane));
+        tested.map(|(number, _)| number).collect()
+    }
+
+    /// Returns the queue of a library's lane.
+    #[cfg(test)]
     pub(super) fn lane(&self, library: Option<LibraryId>) -> Option<&mpsc::Sender<Message>> {
+        self.0.get(self.number(library)?).map(|lane| &lane.commands)
+    }
+
+    /// Returns the number of a library's lane. Commands without a library have the first.
+    fn number(&self, library: Option<LibraryId>) -> Option<usize> {
         let hash = |library| BuildHasherDefault::<DefaultHasher>::default().hash_one(library);
         let number = library.map_or(0, hash).checked_rem(self.0.len() as u64)?;
-        self.0.get(usize::try_from(number).ok()?)
+        usize::try_from(number).ok()
     }
 }
 

@@ -1,20 +1,23 @@
 //! A test whether the ledger can be written now, for `/readyz`.
 //!
-//! The executor performs a real write. `/readyz` needs no token, so callers share the result:
-//! the test writes at most one row a second, for any number of callers.
+//! The executors perform a real write. `/readyz` needs no token, so callers share the result: the
+//! test writes at most one row a second, for any number of callers. So each test is of one lane, in
+//! turn, and of the lanes whose connection is closed. A lane stays the next one while it fails.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use futures_util::future::try_join_all;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
 
-use super::command::Update;
+use super::command::{Command, Reply, Update};
 use super::{Ledger, LedgerError};
 use crate::telemetry::Metrics;
 
 /// How long callers share a result.
-const SHARED_FOR: Duration = Duration::from_secs(1);
+pub(super) const SHARED_FOR: Duration = Duration::from_secs(1);
 /// The deadline of the test, and of waiting for another caller's test.
 const DEADLINE: Duration = Duration::from_secs(2);
 
@@ -29,12 +32,14 @@ type LastResult = Option<(Instant, Result<(), String>)>;
 #[derive(Clone, Debug)]
 pub(super) struct WriteTest {
     pub(super) last: Arc<Mutex<LastResult>>,
+    /// The number of the lane whose turn it is.
+    turn: Arc<AtomicUsize>,
     metrics: Metrics,
 }
 
 impl WriteTest {
     pub(super) fn new(metrics: Metrics) -> WriteTest {
-        WriteTest { last: Arc::default(), metrics }
+        WriteTest { last: Arc::default(), turn: Arc::default(), metrics }
     }
 }
 
@@ -66,12 +71,24 @@ impl Ledger {
         // Stored first, so that the rate limit holds even if this future is dropped.
         let pending = Err("the last write test did not finish".to_owned());
         *last = Some((Instant::now(), pending));
-        let result = self.update(Update::Probe).await.map(drop).map_err(|error| match error {
+        let turn = &self.write_test.turn;
+        let lanes = self.lanes.to_test(turn.load(Ordering::Relaxed));
+        let tests = lanes.into_iter().map(|lane| self.test_lane(lane));
+        let result = try_join_all(tests).await.map(drop).map_err(|error| match error {
             _ if self.file.is_none() => SERVER_FAILED.to_owned(),
             LedgerError::Commit(why) => why,
             other => other.to_string(),
         });
+        if result.is_ok() {
+            turn.fetch_add(1, Ordering::Relaxed);
+        }
         *last = Some((Instant::now(), result.clone()));
         result
+    }
+
+    async fn test_lane(&self, lane: usize) -> Result<(), LedgerError> {
+        let (reply, response) = Reply::new();
+        self.lanes.send_to(lane, Command::Update(Update::Probe, reply)).await?;
+        response.await.map_err(|_| LedgerError::Closed)?.map(drop)
     }
 }

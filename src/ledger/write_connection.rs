@@ -6,6 +6,8 @@
 //! after a probe row is committed through it, so a disk that is still full costs one attempt per
 //! backoff and not one per command.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -28,6 +30,8 @@ pub(super) struct WriteConnection<S: LedgerStore> {
     state: State<S::Connection>,
     /// The number of failures since the last committed batch.
     failures: u32,
+    /// Whether it is open, for `/readyz`.
+    is_open: Arc<AtomicBool>,
 }
 
 enum State<C> {
@@ -44,7 +48,13 @@ struct Closed {
 
 impl<S: LedgerStore> WriteConnection<S> {
     pub(super) fn new(store: S, open: S::Connection) -> WriteConnection<S> {
-        WriteConnection { store, state: State::Open(open), failures: 0 }
+        let is_open = Arc::new(AtomicBool::new(true));
+        WriteConnection { store, state: State::Open(open), failures: 0, is_open }
+    }
+
+    /// Returns a flag that says whether the connection is open.
+    pub(super) fn is_open(&self) -> Arc<AtomicBool> {
+        self.is_open.clone()
     }
 
     /// Returns the connection, or why there is none.
@@ -70,6 +80,7 @@ impl<S: LedgerStore> WriteConnection<S> {
 
     /// Closes the connection after a failure, which releases its lock on the ledger.
     pub(super) async fn discard(&mut self, why: String) {
+        self.is_open.store(false, Ordering::Relaxed);
         let now = Instant::now();
         let (since, connection) = match std::mem::replace(
             &mut self.state,
@@ -102,6 +113,7 @@ impl<S: LedgerStore> WriteConnection<S> {
         match opened {
             Ok(connection) => {
                 self.state = State::Open(connection);
+                self.is_open.store(true, Ordering::Relaxed);
                 Ok(since.elapsed())
             }
             Err(why) => {

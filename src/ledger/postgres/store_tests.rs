@@ -25,6 +25,7 @@ use crate::ledger::audit::chain_heads::ChainHeads;
 use crate::ledger::command::Message;
 use crate::ledger::store::{DiskFault, LedgerStore, StoreConnection};
 use crate::ledger::test_support::{accepted, audit_key, by, key, loan};
+use crate::ledger::write_check::SHARED_FOR;
 use crate::ledger::{Brake, BrakeMode, Cause, Delivered, Intended, Ledger, LedgerError};
 use crate::loan::{EndReason, Event, LoanId, LoanState, Progress, Tally};
 
@@ -359,6 +360,35 @@ async fn each_lane_tests_writes_by_a_row_of_its_own() {
     let mut connection = database.connect().await;
     let of_lanes = count(&mut connection, "meta WHERE name LIKE 'write test%'").await;
     assert_eq!(of_lanes, lanes);
+    node.close().await;
+}
+
+#[tokio::test]
+async fn readiness_needs_each_lane() {
+    let Some(server) = Postgres::shared().await else { return };
+    let database = server.database().await;
+    let node = Node::open(&database).await;
+    let lanes = settings(&database.url()).shares().writes;
+    node.ledger.check_writable().await.unwrap();
+    let mut other = database.connect().await;
+    // The row of the last lane.
+    let lock = "BEGIN; SELECT name FROM meta WHERE name LIKE 'write test%' \
+         ORDER BY length(name) DESC, name DESC LIMIT 1 FOR UPDATE";
+    run(&mut other, lock).await;
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while node.ledger.check_writable().await.is_ok() {
+        assert!(Instant::now() < deadline, "one lane of {lanes} cannot write");
+        sleep(SHARED_FOR / 10).await;
+    }
+    for _ in 0..3 {
+        node.ledger.check_writable().await.unwrap_err();
+        sleep(SHARED_FOR).await;
+    }
+    run(&mut other, "ROLLBACK").await;
+    while node.ledger.check_writable().await.is_err() {
+        assert!(Instant::now() < deadline, "all lanes can write");
+        sleep(SHARED_FOR / 10).await;
+    }
     node.close().await;
 }
 
