@@ -23,13 +23,14 @@ use super::Head;
 use super::process_file::{EPOCH_LINE, ProcessFile, read_files, replace};
 use crate::loan::LibraryId;
 use crate::lock::lock;
+use crate::telemetry::LogLimit;
 
 /// The interval between writes of the file.
 const WRITE_INTERVAL: Duration = Duration::from_secs(1);
 /// The deadline of the last write.
 const FLUSH_DEADLINE: Duration = Duration::from_secs(5);
 /// The end of a file's name.
-const SUFFIX: &str = ".heads";
+pub(in crate::ledger) const SUFFIX: &str = ".heads";
 
 /// The newest committed links of the chains of this process.
 #[derive(Debug)]
@@ -141,6 +142,7 @@ impl ChainHeads {
     }
 
     async fn write_if_changed(&self) {
+        static LIMIT: LogLimit = LogLimit::per_minute();
         let _writing = self.writing.lock().await;
         if !self.is_changed.swap(false, Ordering::AcqRel) {
             return;
@@ -150,7 +152,13 @@ impl ChainHeads {
         let written = tokio::task::spawn_blocking(move || replace(&file, &text)).await;
         if let Ok(Err(error)) = written {
             self.is_changed.store(true, Ordering::Release);
-            tracing::warn!(%error, "cannot write the head file of the audit trail; retrying");
+            if let Some(suppressed) = LIMIT.permit("write") {
+                tracing::warn!(
+                    %error,
+                    suppressed,
+                    "cannot write the head file of the audit trail; retrying"
+                );
+            }
         }
     }
 

@@ -10,6 +10,7 @@ use tokio::time::{Instant, timeout};
 use super::chain_heads::ChainHeads;
 use super::{Head, head_file};
 use crate::loan::LibraryId;
+use crate::telemetry::LogLimit;
 
 /// The interval between writes of the head file.
 const WRITE_INTERVAL: Duration = Duration::from_secs(1);
@@ -150,7 +151,14 @@ impl HeadWriter {
 
 /// Writes the head file. Returns the link if that fails.
 fn store(ledger: &Path, process: &str, head: Head) -> Option<Head> {
+    static LIMIT: LogLimit = LogLimit::per_minute();
     let error = head_file::store(ledger, process, &head).err()?;
-    tracing::warn!(%error, "cannot write the head file of the audit trail; retrying");
+    if let Some(suppressed) = LIMIT.permit("write") {
+        tracing::warn!(
+            %error,
+            suppressed,
+            "cannot write the head file of the audit trail; retrying"
+        );
+    }
     Some(head)
 }

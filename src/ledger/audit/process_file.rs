@@ -53,6 +53,31 @@ pub(in crate::ledger) fn replace(file: &Path, text: &str) -> std::io::Result<()>
     }
 }
 
+/// Removes temporary files that killed processes of this ledger left before this time, by the clock
+/// of the machine.
+pub(in crate::ledger) fn remove_leftovers(
+    directory: &Path,
+    ledger: Uuid,
+    suffixes: &[&str],
+    before: Timestamp,
+) {
+    for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+        let (path, name) = (entry.path(), entry.file_name());
+        let name = name.to_str().and_then(|name| name.strip_prefix(&format!("{ledger}.")));
+        let Some(name) = name.and_then(|name| name.strip_suffix(".new")) else { continue };
+        let process = suffixes.iter().find_map(|suffix| name.strip_suffix(suffix));
+        let written = entry.metadata().and_then(|metadata| metadata.modified()).ok();
+        let written = written.and_then(|written| Timestamp::try_from(written).ok());
+        if process.is_some_and(|process| process.parse::<Uuid>().is_ok())
+            && written.is_some_and(|written| written < before)
+            && let Err(error) = std::fs::remove_file(&path)
+        {
+            let file = path.display();
+            tracing::warn!(%error, %file, "cannot remove a temporary file of a killed process");
+        }
+    }
+}
+
 /// Reads the files of all processes of this ledger whose name ends with this suffix.
 ///
 /// # Errors
@@ -84,4 +109,41 @@ pub(in crate::ledger) fn read_files(
         files.push(ProcessFile { path, process, text, written });
     }
     Ok(files)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, SystemTime};
+
+    use super::*;
+
+    #[test]
+    fn only_old_temporary_files_of_this_ledger_are_leftovers() {
+        let directory = tempfile::tempdir().unwrap();
+        let (ledger, process) = (Uuid::from_u128(1), Uuid::from_u128(2));
+        let other = Uuid::from_u128(3);
+        let left = format!("{ledger}.{process}.heads.new");
+        let stays = [
+            format!("{ledger}.{other}.heads.new"),
+            format!("{ledger}.{process}.heads"),
+            format!("{ledger}.{process}.new"),
+            format!("{ledger}.x.heads.new"),
+            format!("{other}.{process}.heads.new"),
+            "notes.heads.new".to_owned(),
+        ];
+        let (now, day) = (SystemTime::now(), Duration::from_secs(86_400));
+        for name in stays.iter().chain([&left]) {
+            let file = File::create(directory.path().join(name)).unwrap();
+            // The first is recent.
+            let age = if *name == stays[0] { day / 2 } else { day * 2 };
+            file.set_modified(now - age).unwrap();
+        }
+        let before = Timestamp::try_from(now - day).unwrap();
+        remove_leftovers(directory.path(), ledger, &[".heads", ".renewals"], before);
+        for name in &stays {
+            assert!(directory.path().join(name).exists(), "{name}");
+        }
+        assert!(!directory.path().join(left).exists());
+        remove_leftovers(&directory.path().join("missing"), ledger, &[".heads"], before);
+    }
 }

@@ -27,11 +27,14 @@ use super::renewals_file::{self, StoredRenewals, remove};
 use super::seen_renewals::SeenRenewals;
 use crate::clock;
 use crate::ledger::LedgerError;
-use crate::ledger::audit::chain_heads::HeadsFile;
+use crate::ledger::audit::chain_heads::{self, HeadsFile};
+use crate::ledger::audit::process_file::remove_leftovers;
 
 /// How long the heads of an ended process are stored, and of how many processes.
 const HEADS_RETENTION: Duration = Duration::from_secs(7 * 86_400);
 const MAX_HEADS_FILES: usize = 64;
+/// The age from which a temporary file belongs to no write under way.
+const LEFTOVER_AGE: Duration = Duration::from_secs(86_400);
 
 /// Compares the files of earlier processes with the database, and removes old ones of processes
 /// that have ended. `now` is the time of the machine.
@@ -53,6 +56,8 @@ pub(super) async fn compare(
     let Some(witness) = files.witness(connection, &database).await.map_err(LedgerError::Server)?
     else {
         remove(&files.old_heads(&database, clock::before(now, HEADS_RETENTION)));
+        let suffixes = [chain_heads::SUFFIX, renewals_file::SUFFIX];
+        remove_leftovers(directory, ledger, &suffixes, clock::before(now, LEFTOVER_AGE));
         return Ok(files.known(&database));
     };
     let epoch = files.newest_epoch().max(database.epoch);

@@ -16,9 +16,10 @@ use uuid::Uuid;
 
 use super::seen_renewals::{Seen, SeenRenewals};
 use crate::ledger::audit::process_file::{EPOCH_LINE, ProcessFile, read_files, replace};
+use crate::telemetry::LogLimit;
 
 /// The end of a file's name.
-const SUFFIX: &str = ".renewals";
+pub(super) const SUFFIX: &str = ".renewals";
 /// The deadline of the last write. A process that leaves has two seconds.
 const FLUSH_DEADLINE: Duration = Duration::from_secs(1);
 
@@ -72,6 +73,7 @@ async fn write_all(
     mut texts: watch::Receiver<Arc<str>>,
     mut superseded: Vec<PathBuf>,
 ) {
+    static LIMIT: LogLimit = LogLimit::per_minute();
     while texts.changed().await.is_ok() {
         let (file, text) = (file.clone(), texts.borrow_and_update().clone());
         let obsolete = std::mem::take(&mut superseded);
@@ -82,10 +84,13 @@ async fn write_all(
                 Vec::new()
             }
             Err(error) => {
-                tracing::warn!(
-                    %error,
-                    "cannot write the file with the renewals of the members; retrying"
-                );
+                if let Some(suppressed) = LIMIT.permit("write") {
+                    tracing::warn!(
+                        %error,
+                        suppressed,
+                        "cannot write the file with the renewals of the members; retrying"
+                    );
+                }
                 obsolete
             }
         });
