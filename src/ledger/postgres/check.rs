@@ -12,7 +12,7 @@ use super::settings::PostgresSettings;
 use super::whole_ledger::WholeLedger;
 use crate::ledger::LedgerError;
 use crate::ledger::audit::AuditKey;
-use crate::ledger::findings::Findings;
+use crate::ledger::findings::{self, Findings};
 use crate::ledger::stored_row::{history_of, tally_of};
 use crate::loan::{LibraryId, LoanId};
 
@@ -43,7 +43,7 @@ async fn check_ledger(ledger: &WholeLedger, key: &AuditKey) -> Result<Vec<String
     let mut found = Findings::default();
     for name in ledger.libraries().await? {
         let Ok(library) = name.parse::<LibraryId>() else {
-            found.report(format!("the name of the library {name} is damaged"));
+            found.report(findings::damaged_library(&name));
             continue;
         };
         let mut of_loans = Findings::default();

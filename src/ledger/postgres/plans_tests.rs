@@ -176,6 +176,7 @@ fn maintenance() -> Vec<(String, Reach, String)> {
     let chain = format!("{LIBRARY}, md5('NO-000004242')::uuid");
     let before = jiff::Timestamp::from_millisecond(LATE).unwrap();
     let mut all: Vec<(String, Reach, String)> = [
+        (whole_ledger::FIRST_LIBRARY, All, String::new()),
         (whole_ledger::NEXT_LIBRARY, All, LIBRARY.to_owned()),
         (verify::ROW, One, chain.clone()),
         (verify::ANCHORS, One, format!("{chain}, 0, 2000")),

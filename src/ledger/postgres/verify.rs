@@ -22,11 +22,11 @@ use super::settings::PostgresSettings;
 use super::sql::statement;
 use super::whole_ledger::{WALKS, WholeLedger};
 use super::{head_files, last_steps};
-use crate::ledger::LedgerError;
 use crate::ledger::audit::{
     Anchor, AuditKey, Chains, ExpectedEnd, Head, StoredStep, Verified, Walk,
 };
 use crate::ledger::stored_row::{anchor_of, step_of};
+use crate::ledger::{LedgerError, findings};
 use crate::loan::LibraryId;
 
 impl FromRow<'_, PgRow> for StoredStep {
@@ -78,7 +78,7 @@ pub(super) async fn verify_ledger(
     for name in ledger.libraries().await? {
         extent.libraries += 1;
         let Ok(library) = name.parse::<LibraryId>() else {
-            verified.report(format!("the name of the library {name} is damaged"));
+            verified.report(findings::damaged_library(&name));
             continue;
         };
         let walks = ledger.chains(library).map_ok(|chain| walk_chain(ledger, library, chain, key));
@@ -122,6 +122,7 @@ async fn compare_with_head_files(
         for stored in &file.heads {
             let (library, chain) = (&stored.library, stored.chain);
             if missing.contains(&(library.clone(), chain)) {
+                let library = library.escape_debug();
                 verified.report(format!(
                     "library {library}, chain {chain}: the database does not have step {} as {} \
                      names it",
@@ -144,6 +145,8 @@ struct Page {
     steps: Vec<(StoredStep, bool)>,
     /// The hash before the first anchor, if that covers earlier pages too.
     before: Option<Vec<u8>>,
+    /// Whether there is a step with the lowest number, which no page has.
+    has_lowest: bool,
 }
 
 /// Walks a chain. The findings name it.
@@ -192,6 +195,9 @@ impl<'a> ChainWalk<'a> {
             Page::read(connection, library, chain, position, rows).await
         });
         let mut page = page.await?;
+        if page.has_lowest {
+            self.walk.report(format!("step {position} is not part of it"));
+        }
         let end = page.cut(self.ledger);
         let expected = page.row.clone().map(|head| ExpectedEnd { head, place: "its row" });
         self.walk.expect(expected);
@@ -254,7 +260,11 @@ impl Page {
         let steps = steps.fetch_all(&mut *connection).await?;
         let step = |row: &PgRow| Ok((step_of(row)?, row.try_get("has_no_loan")?));
         let steps = steps.iter().map(step).collect::<Result<Vec<_>, sqlx::Error>>()?;
-        let mut page = Page { row, anchors, steps, before: None };
+        let mut page = Page { row, anchors, steps, ..Page::default() };
+        if position == i64::MIN {
+            let lowest = of_chain(STEP_MAC).bind(position).fetch_optional(&mut *connection).await?;
+            page.has_lowest = lowest.is_some();
+        }
         if let Some(anchor) = page.anchors.first().filter(|_| page.is_covered_before(position)) {
             let mac = of_chain(STEP_MAC).bind(anchor.first.saturating_sub(1));
             let mac = mac.fetch_optional(connection).await?;

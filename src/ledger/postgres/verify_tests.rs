@@ -142,6 +142,24 @@ const DAMAGES: &[(&str, &[&str])] = &[
          WHERE chain = $one AND number = 2",
         &["steps 1 to 1 are missing", "its row is missing"],
     ),
+    // The lowest number precedes every page.
+    (
+        "INSERT INTO history SELECT library, chain, -9223372036854775808, loan, \
+         at, from_state, to_state, cause, detail, version, salt, loan_mac, mac FROM history \
+         WHERE chain = $one AND number = 2",
+        &["step -9223372036854775808 is not part of it"],
+    ),
+    (
+        "INSERT INTO history SELECT '', chain, number, loan, at, from_state, to_state, cause, \
+         detail, version, salt, loan_mac, mac FROM history WHERE chain = $one AND number = 2",
+        &["the name of the library  is damaged"],
+    ),
+    (
+        "INSERT INTO history SELECT chr(27) || '[2J', chain, number, loan, at, from_state, \
+         to_state, cause, detail, version, salt, loan_mac, mac FROM history \
+         WHERE chain = $one AND number = 2",
+        &["the name of the library \\u{1b}[2J is damaged"],
+    ),
     (
         "DELETE FROM history",
         &[

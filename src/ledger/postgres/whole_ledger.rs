@@ -38,6 +38,14 @@ const BEGIN_PAGE: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; \
     SET LOCAL lock_timeout = 3000; \
     SET LOCAL idle_in_transaction_session_timeout = 5000";
 
+/// Finds the first library in any table, by the indexes. A damaged row may have an empty name.
+pub(super) const FIRST_LIBRARY: &str = "SELECT least( \
+     (SELECT min(library) FROM loans), \
+     (SELECT min(library) FROM chains), \
+     (SELECT min(library) FROM history), \
+     (SELECT min(library) FROM anchors), \
+     (SELECT min(library) FROM delivered))";
+
 /// Finds the next library in any table, by the indexes.
 pub(super) const NEXT_LIBRARY: &str = "SELECT least( \
      (SELECT min(library) FROM loans WHERE library > $1), \
@@ -128,10 +136,13 @@ impl WholeLedger {
     pub(super) async fn libraries(&self) -> Result<Vec<String>, LedgerError> {
         let mut libraries: Vec<String> = Vec::new();
         loop {
-            let last = libraries.last().cloned().unwrap_or_default();
+            let last = libraries.last().cloned();
             let next = self.snapshot(async |connection| {
-                let row = statement(NEXT_LIBRARY).bind(last.clone()).fetch_one(connection).await?;
-                row.try_get::<Option<String>, _>(0)
+                let query = match last.clone() {
+                    None => statement(FIRST_LIBRARY),
+                    Some(last) => statement(NEXT_LIBRARY).bind(last),
+                };
+                query.fetch_one(connection).await?.try_get::<Option<String>, _>(0)
             });
             match next.await? {
                 Some(library) => libraries.push(library),
