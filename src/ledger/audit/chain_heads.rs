@@ -103,15 +103,20 @@ impl ChainHeads {
         Ok(heads)
     }
 
-    /// Records a committed link. The file has it within [`WRITE_INTERVAL`].
+    /// Records a committed link, unless a newer one is recorded: two tasks extend the chains. The
+    /// file has it within [`WRITE_INTERVAL`].
     pub(in crate::ledger) fn record(&self, library: LibraryId, head: Head) {
-        if head.number == 0 {
-            return;
-        }
-        let former = lock(&self.heads).newest.insert(library, head.clone());
-        if former.as_ref() != Some(&head) {
+        let mut heads = lock(&self.heads);
+        let former = heads.newest.get(&library).map(|former| former.number).unwrap_or_default();
+        if head.number > former {
+            heads.newest.insert(library, head);
             self.is_changed.store(true, Ordering::Release);
         }
+    }
+
+    /// Returns the libraries in which this process has written a step.
+    pub(in crate::ledger) fn libraries(&self) -> Vec<LibraryId> {
+        lock(&self.heads).newest.keys().copied().collect()
     }
 
     /// Returns the newest committed link of a library, if this process has written one.

@@ -13,11 +13,15 @@
 //! erased, and a new step covers the row without the borrower. When loans are pruned, anchors
 //! replace their steps.
 //!
+//! Each chain of PostgreSQL names the newest links of the other chains of its library now and then,
+//! in head records. So the last steps of a chain cannot be removed without those of the others.
+//!
 //! This module computes hashes and compares them. Queries are in the stores.
 
 mod chain;
 pub(super) mod chain_heads;
 pub(super) mod head_file;
+pub(super) mod head_record;
 mod head_writer;
 pub(super) mod process_file;
 mod removal;

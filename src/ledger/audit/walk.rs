@@ -1,5 +1,6 @@
 //! The comparison of stored steps with the chain, for `loangate audit verify`.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 
 use super::{AuditKey, Head, StoredStep};
@@ -45,7 +46,7 @@ impl Verified {
 pub(in crate::ledger) struct ExpectedEnd {
     pub(in crate::ledger) head: Head,
     /// Where the link is stored, for sentences.
-    pub(in crate::ledger) place: &'static str,
+    pub(in crate::ledger) place: Cow<'static, str>,
 }
 
 /// The replacement of a run of pruned steps.
@@ -73,6 +74,8 @@ impl Anchor {
 pub(in crate::ledger) struct Walk<'a> {
     key: &'a AuditKey,
     expected: Option<ExpectedEnd>,
+    /// The newest link that another chain has recorded.
+    recorded: Option<ExpectedEnd>,
     /// The anchors that are still ahead, in the order of their steps.
     anchors: VecDeque<Anchor>,
     verified: Verified,
@@ -82,12 +85,17 @@ impl<'a> Walk<'a> {
     /// Begins a walk of a chain. `start` precedes the first step.
     pub(in crate::ledger) fn new(key: &'a AuditKey, start: Head) -> Walk<'a> {
         let verified = Verified { head: start, ..Verified::default() };
-        Walk { key, expected: None, anchors: VecDeque::new(), verified }
+        Walk { key, expected: None, recorded: None, anchors: VecDeque::new(), verified }
     }
 
     /// Sets the link with which the rest of the chain is compared.
     pub(in crate::ledger) fn expect(&mut self, expected: Option<ExpectedEnd>) {
         self.expected = expected;
+    }
+
+    /// Sets the link that another chain has recorded, before the first step is walked.
+    pub(in crate::ledger) fn expect_recorded(&mut self, recorded: Option<ExpectedEnd>) {
+        self.recorded = recorded;
     }
 
     /// Adds anchors that are ahead. They must be in the order of their steps.
@@ -151,11 +159,14 @@ impl<'a> Walk<'a> {
     fn advance(&mut self, head: Head) {
         self.verified.head = head;
         let head = &self.verified.head;
-        if let Some(ExpectedEnd { head: expected, place }) = &self.expected
-            && expected.number == head.number
-            && expected.mac != head.mac
-        {
-            let sentence = format!("step {} differs from the one in {place}", head.number);
+        let differs = |expected: &&ExpectedEnd| {
+            expected.head.number == head.number && expected.head.mac != head.mac
+        };
+        let differing = self.expected.iter().chain(&self.recorded).filter(differs);
+        let sentence = |ExpectedEnd { place, .. }: &ExpectedEnd| {
+            format!("step {} differs from the one in {place}", head.number)
+        };
+        for sentence in differing.map(sentence).collect::<Vec<_>>() {
             self.report(sentence);
         }
     }
@@ -167,9 +178,8 @@ impl<'a> Walk<'a> {
         for anchor in std::mem::take(&mut self.anchors) {
             self.report(misplaced(&anchor));
         }
-        if let Some(ExpectedEnd { head, place }) =
-            self.expected.take().filter(|expected| expected.head.number > last)
-        {
+        let ends = [self.expected.take(), self.recorded.take()].into_iter().flatten();
+        for ExpectedEnd { head, place } in ends.filter(|end| end.head.number > last) {
             self.report(format!(
                 "the last steps are missing: the chain ends at {last}, {place} names step {}",
                 head.number

@@ -43,9 +43,11 @@ static POSTGRES_LOANS: LazyLock<String> = LazyLock::new(|| {
          ORDER BY library, id"
     )
 });
+/// Without head records, which name links of the source.
 const POSTGRES_STEPS: &str = "SELECT library, loan, at, chain, number, from_state, to_state, \
      cause, detail, version, salt, loan_mac, 0::bigint AS is_uncovered FROM history \
-     WHERE (at, library, chain, number) > ($1, $2, $3, $4) ORDER BY at, library, chain, number";
+     WHERE (at, library, chain, number) > ($1, $2, $3, $4) \
+     AND loan <> '00000000-0000-0000-0000-000000000000' ORDER BY at, library, chain, number";
 const POSTGRES_DELIVERED: &str = "SELECT library, loan, file, bytes, ranges FROM delivered \
      WHERE (library, loan, file) > ($1, $2, $3) ORDER BY library, loan, file";
 const POSTGRES_DOUBTS: &str = "SELECT library, loan, since, run FROM doubts \

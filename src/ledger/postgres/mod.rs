@@ -13,7 +13,9 @@
 //! | `store`, `lane`, `transaction` | write connections and transactions |
 //! | `loans`, `delivered`, `doubts`, `retention`, `chain` | the statements of a transaction |
 //! | `whole_ledger` | pages of a whole ledger, for support commands |
-//! | `verify`, `last_steps`, `head_files` | the verification of the audit trail |
+//! | `head_records` | records the heads of other chains in the own chains |
+//! | `verify`, `last_steps` | the verification of the audit trail |
+//! | `head_files`, `recorded_heads` | what the chains are compared with |
 //! | `check` | the check of every row |
 //! | `prune`, `prunable`, `anchors` | the removal of old loans with their steps |
 //! | `exclusive` | a ledger while no gate runs, for `copy` |
@@ -46,6 +48,7 @@ mod earlier_processes;
 mod endpoint;
 mod exclusive;
 mod head_files;
+mod head_records;
 mod lane;
 mod last_steps;
 mod late_begins;
@@ -64,6 +67,7 @@ mod prunable;
 mod prune;
 mod queries;
 mod reconcile;
+mod recorded_heads;
 mod renewals_file;
 mod retention;
 mod row;
@@ -96,6 +100,8 @@ pub(super) use server_error::is_of_server;
 pub use settings::{ConnectionShares, PostgresSettings, longest_call};
 pub(super) use verify::verify;
 
+#[cfg(test)]
+mod head_records_tests;
 #[cfg(test)]
 mod nodes_tests;
 #[cfg(test)]

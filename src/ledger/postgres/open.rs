@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use super::connect::{Connector, Purpose, no_response, within};
 use super::earlier_processes;
+use super::head_records::HeadRecords;
 use super::lane::Lane;
 use super::loss_detector::LossDetector;
 use super::members_table::JoiningProcess;
@@ -105,6 +106,8 @@ pub(in crate::ledger) async fn open(
     let of_member = membership.clone();
     let owned = OwnedBuckets::new(move || of_member.buckets());
     let (queries, support) = Queries::new(pools, owned, DamagedRows::new(metrics.clone()));
+    let records = HeadRecords::new(support.pool.clone(), chain, audit_key.clone());
+    records.start(Arc::downgrade(&heads));
     Ok(Opened { lanes, queries, support, membership, heads })
 }
 

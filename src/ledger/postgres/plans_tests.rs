@@ -13,8 +13,9 @@ use sqlx::{AssertSqlSafe, Executor, PgConnection, Row};
 use super::queries_tests::SCHEMA;
 use super::test_support::support::Postgres;
 use super::{
-    anchors, barrier, chain, check, closed, delivered, details, doubts, last_steps, listing, loans,
-    prunable, prune, queries, retention, verify, whole_ledger, worklist,
+    anchors, barrier, chain, check, closed, delivered, details, doubts, head_records, last_steps,
+    listing, loans, prunable, prune, queries, recorded_heads, retention, verify, whole_ledger,
+    worklist,
 };
 use crate::ledger::brake::{Count, Counted};
 use crate::ledger::{Filter, Prunable};
@@ -181,6 +182,10 @@ fn maintenance() -> Vec<(String, Reach, String)> {
         (verify::ROW, One, chain.clone()),
         (verify::ANCHORS, One, format!("{chain}, 0, 2000")),
         (verify::STEPS, One, format!("{chain}, 0, 2000")),
+        (recorded_heads::RECORDS, One, format!("{LIBRARY}, {ID}, 0, {ID}, 0, 2000")),
+        (head_records::OTHERS, All, format!("ARRAY[{LIBRARY}], {ID}")),
+        (head_records::OWN, One, chain.clone()),
+        (head_records::APPEND, One, format!("{chain}, 0, 1, '', {ID}, {LATE}, 'heads', 'x'")),
         (&whole_ledger::CHAINS, One, format!("{LIBRARY}, {ID}, 2000")),
         (&last_steps::PAGE, One, format!("{LIBRARY}, {ID}, 100")),
         (check::STEPS, One, format!("{LIBRARY}, {ID}, 0, 100")),

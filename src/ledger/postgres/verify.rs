@@ -8,6 +8,7 @@
 //!   them. Its seal proves its last link, and the walk continues there.
 //! - A loan and its steps are read in one statement.
 //! - The head files are read first: they are older than everything in the database.
+//! - The head records of a library are read before its chains.
 
 use std::path::Path;
 
@@ -18,6 +19,7 @@ use sqlx::{AssertSqlSafe, FromRow, PgConnection, Row};
 use uuid::Uuid;
 
 use super::closed_begins::{EPOCH, epoch_of};
+use super::recorded_heads::RecordedHeads;
 use super::settings::PostgresSettings;
 use super::sql::statement;
 use super::whole_ledger::{WALKS, WholeLedger};
@@ -81,7 +83,13 @@ pub(super) async fn verify_ledger(
             verified.report(findings::damaged_library(&name));
             continue;
         };
-        let walks = ledger.chains(library).map_ok(|chain| walk_chain(ledger, library, chain, key));
+        // Before the chains, which then have the recorded links or newer ones.
+        let mut recorded = RecordedHeads::read(ledger, library).await?;
+        let walks = ledger.chains(library).map_ok(|chain| {
+            let mut walk = ChainWalk::new(ledger, library, chain, key);
+            walk.walk.expect_recorded(recorded.take(chain));
+            walk.walk_all()
+        });
         let walks = walks.try_buffered(WALKS).try_for_each(|walked| {
             extent.chains += 1;
             absorb(&mut verified, walked);
@@ -89,6 +97,8 @@ pub(super) async fn verify_ledger(
         });
         let ((), compared) = try_join(walks, last_steps::compare(ledger, library, key)).await?;
         absorb(&mut verified, compared);
+        let missing = recorded.missing();
+        missing.for_each(|found| verified.report(format!("library {library}, {found}")));
     }
     verified.chains = Some(extent);
     Ok(verified)
@@ -149,18 +159,6 @@ struct Page {
     has_lowest: bool,
 }
 
-/// Walks a chain. The findings name it.
-async fn walk_chain(
-    ledger: &WholeLedger,
-    library: LibraryId,
-    chain: Uuid,
-    key: &AuditKey,
-) -> Result<Verified, LedgerError> {
-    let mut walk = ChainWalk::new(ledger, library, chain, key);
-    while walk.read_page().await? {}
-    Ok(walk.end())
-}
-
 /// A walk along one chain, page by page.
 pub(super) struct ChainWalk<'a> {
     ledger: &'a WholeLedger,
@@ -187,6 +185,12 @@ impl<'a> ChainWalk<'a> {
         ChainWalk { ledger, library, chain, start, walk, position: i64::MIN, row: None }
     }
 
+    /// Walks the whole chain. The findings name it.
+    async fn walk_all(mut self) -> Result<Verified, LedgerError> {
+        while self.read_page().await? {}
+        Ok(self.end())
+    }
+
     /// Walks the next page. Returns whether there are more.
     pub(super) async fn read_page(&mut self) -> Result<bool, LedgerError> {
         let (library, chain, position) = (self.library, self.chain, self.position);
@@ -199,7 +203,7 @@ impl<'a> ChainWalk<'a> {
             self.walk.report(format!("step {position} is not part of it"));
         }
         let end = page.cut(self.ledger);
-        let expected = page.row.clone().map(|head| ExpectedEnd { head, place: "its row" });
+        let expected = page.row.clone().map(|head| ExpectedEnd { head, place: "its row".into() });
         self.walk.expect(expected);
         self.row = page.row.take();
         if page.is_covered_before(position) {

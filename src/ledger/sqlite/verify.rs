@@ -46,7 +46,7 @@ pub(in crate::ledger) async fn verify(
     let anchors: Vec<Anchor> =
         sqlx::query_as(ANCHORS).fetch_all(&mut *reading).await.map_err(failed)?;
     let mut walk = Walk::new(key, Head::default());
-    walk.expect(stored_head.map(|head| ExpectedEnd { head, place: "the head file" }));
+    walk.expect(stored_head.map(|head| ExpectedEnd { head, place: "the head file".into() }));
     walk.add_anchors(anchors);
     if can_miss_steps {
         let file = head_file::path(ledger);
