@@ -76,6 +76,25 @@ impl AuditKey {
         parts.sign()
     }
 
+    /// Returns the seal of a chain that was closed at this time, in milliseconds, with this newest
+    /// link.
+    pub(in crate::ledger) fn closing_seal(
+        &self,
+        library: &str,
+        chain: Uuid,
+        last: &Head,
+        closed: i64,
+    ) -> Vec<u8> {
+        let mut parts = MacInput::with_key(&self.0);
+        parts.add(Some(b"closed"));
+        parts.add(Some(library.as_bytes()));
+        parts.add(Some(chain.as_bytes()));
+        parts.add(Some(&last.number.to_be_bytes()));
+        parts.add(Some(&last.mac));
+        parts.add(Some(&closed.to_be_bytes()));
+        parts.sign()
+    }
+
     /// Returns the seal of an anchor. It covers the hash before the first pruned step and the hash
     /// of the last one.
     pub(in crate::ledger) fn seal(&self, first: i64, before: &[u8], last: &Head) -> Vec<u8> {

@@ -97,6 +97,21 @@ impl ExclusiveLedger {
         head.map_err(|source| self.failed(source))
     }
 
+    /// Seals the chains with this name, if the store has a chain for each library.
+    pub(super) async fn seal_chains(
+        &mut self,
+        chain: Uuid,
+        key: &AuditKey,
+    ) -> Result<(), LedgerError> {
+        match self {
+            Sqlite(_) => Ok(()),
+            Postgres(database) => {
+                let sealed = postgres::seal_copied(&mut database.connection, chain, key).await;
+                sealed.map_err(LedgerError::Server)
+            }
+        }
+    }
+
     /// Writes the newest link where the store keeps it outside of the database.
     pub(super) async fn write_head_file(&mut self) -> Result<(), LedgerError> {
         match self {

@@ -1,14 +1,12 @@
 //! The rows of `meta` that a copy reads and writes: the mark, and the origins.
 
 use sqlx::{Connection, PgConnection, SqliteConnection};
-use uuid::Uuid;
 
 use super::exclusive::ExclusiveLedger;
 use super::exclusive::ExclusiveLedger::{Postgres, Sqlite};
 use super::mark::Mark;
 use super::origin::{self, Origin};
 use super::write::POSTGRES_BEGIN;
-use super::write_postgres;
 use crate::ledger::copy_mark::{COPIED_FROM, IN_PROGRESS};
 use crate::ledger::{LedgerError, sqlite};
 
@@ -62,16 +60,10 @@ impl ExclusiveLedger {
     }
 
     /// Replaces the mark by the origins of this ledger: gates may open it.
-    pub(super) async fn complete(
-        &mut self,
-        mark: &Mark,
-        origins: &[Origin],
-    ) -> Result<(), LedgerError> {
+    pub(super) async fn complete(&mut self, origins: &[Origin]) -> Result<(), LedgerError> {
         let completed = match self {
             Sqlite(file) => complete_sqlite(&mut file.connection, origins).await,
-            Postgres(database) => {
-                complete_postgres(&mut database.connection, mark.chain(), origins).await
-            }
+            Postgres(database) => complete_postgres(&mut database.connection, origins).await,
         };
         completed.map_err(|source| self.failed(source))
     }
@@ -119,14 +111,12 @@ async fn remove_postgres(connection: &mut PgConnection) -> Result<(), sqlx::Erro
 
 async fn complete_postgres(
     connection: &mut PgConnection,
-    chain: Uuid,
     origins: &[Origin],
 ) -> Result<(), sqlx::Error> {
     let mut transaction = connection.begin_with(POSTGRES_BEGIN).await?;
     for (name, origin) in numbered(origins) {
         insert_postgres(&mut transaction, &name, origin.to_bytes()).await?;
     }
-    write_postgres::close_chains(&mut transaction, chain).await?;
     remove_postgres(&mut transaction).await?;
     transaction.commit().await
 }

@@ -51,12 +51,13 @@ impl Copy<'_> {
             }
             Start::At(mark) => {
                 let mark = self.copy_tables(&mut source, &mut destination, mark).await?;
+                destination.seal_chains(mark.chain(), &self.keys.audit).await?;
                 let summary = self.compare(&mut source, &mut destination, &head).await?;
                 let counts = [Table::Loans, Table::Steps].map(|table| summary.count(table));
                 let last = (verified.pruned, self.now);
                 let origin = Origin::new(source.store(), &head, counts, last, &self.keys.audit);
                 origins.push(origin.clone());
-                destination.complete(&mark, &origins).await?;
+                destination.complete(&origins).await?;
                 (summary, origin)
             }
         };

@@ -35,7 +35,8 @@ const EXTEND_CHAINS: &str = "INSERT INTO chains (library, chain, batch, number, 
      SELECT t.library, $1, 0, t.number, t.mac, \
      (extract(epoch FROM clock_timestamp()) * 1000)::bigint \
      FROM unnest($2::text[], $3::bigint[], $4::bytea[]) AS t (library, number, mac) \
-     ON CONFLICT (library, chain) DO UPDATE SET number = excluded.number, mac = excluded.mac";
+     ON CONFLICT (library, chain) DO UPDATE \
+     SET number = excluded.number, mac = excluded.mac, closed = NULL, seal = NULL";
 const CHAINS: &str = "SELECT library, number, mac FROM chains WHERE chain = $1 FOR UPDATE";
 const INSERT_DELIVERED: &str = "INSERT INTO delivered (library, loan, file, bytes, ranges) \
      SELECT * FROM unnest($1::text[], $2::uuid[], $3::text[], $4::bigint[], $5::bytea[])";
@@ -198,15 +199,4 @@ async fn insert_doubts(connection: &mut PgConnection, rows: &[Row]) -> Result<()
         .bind(column(&doubts, |row| row.since))
         .bind(column(&doubts, |row| row.run));
     query.persistent(false).execute(connection).await.map(drop)
-}
-
-/// Closes the chains of this copy.
-pub(super) async fn close_chains(
-    connection: &mut PgConnection,
-    chain: Uuid,
-) -> Result<(), sqlx::Error> {
-    const CLOSE: &str = "UPDATE chains \
-         SET closed = (extract(epoch FROM clock_timestamp()) * 1000)::bigint WHERE chain = $1";
-    let close = sqlx::query(CLOSE).bind(chain).persistent(false);
-    close.execute(connection).await.map(drop)
 }

@@ -20,7 +20,8 @@ const STEP_VERSION: i64 = 2;
 
 pub(super) const LOCK: &str = "INSERT INTO chains (library, chain, batch, number, mac, opened) \
          VALUES ($1, $2, 1, 0, $3, (extract(epoch FROM clock_timestamp()) * 1000)::bigint) \
-         ON CONFLICT (library, chain) DO UPDATE SET batch = chains.batch + 1, closed = NULL \
+         ON CONFLICT (library, chain) DO UPDATE \
+         SET batch = chains.batch + 1, closed = NULL, seal = NULL \
          RETURNING batch, number, mac, (SELECT renewals FROM members WHERE member = $4)";
 
 /// Locks the chain of this process until the end of the transaction, and numbers the transaction.
@@ -105,18 +106,4 @@ pub(super) async fn last_commit(
         .persistent(prepares(connection));
     let durable: i64 = query.fetch_one(connection).await?;
     Ok(if durable >= batch { LastCommit::Durable } else { LastCommit::RolledBack })
-}
-
-/// Closes the chains of this process in these libraries.
-pub(super) async fn close(
-    connection: &mut PgConnection,
-    libraries: &[LibraryId],
-    chain: Uuid,
-) -> Result<(), sqlx::Error> {
-    const CLOSE: &str = "UPDATE chains \
-         SET closed = (extract(epoch FROM clock_timestamp()) * 1000)::bigint \
-         WHERE library = ANY($1) AND chain = $2";
-    let libraries: Vec<&str> = libraries.iter().map(|library| library.as_str()).collect();
-    let query = sqlx::query(CLOSE).bind(libraries).bind(chain);
-    query.persistent(false).execute(connection).await.map(drop)
 }

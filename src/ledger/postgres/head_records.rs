@@ -5,6 +5,8 @@
 //! hour for each library, unless there are many new steps. Requests do not wait for it, since it
 //! locks the row of the own chain for one statement only.
 //!
+//! The task also seals the chains of processes that have ended: see `chain_seals`.
+//!
 //! Chains that were closed some days ago are left out, so that the work does not grow with the age
 //! of the ledger.
 
@@ -16,6 +18,7 @@ use sqlx::{PgConnection, Row};
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
+use super::chain_seals;
 use super::pool::{BEGIN, Pool, TRANSACTION};
 use super::sql::statement;
 use crate::ledger::audit::chain_heads::ChainHeads;
@@ -112,15 +115,25 @@ impl HeadRecords {
                     tracing::warn!(
                         %error,
                         suppressed,
-                        "cannot record the heads of the audit trail in its chains; retrying"
+                        "cannot record the heads of the audit trail, or seal its chains; retrying"
                     );
                 }
             }
         });
     }
 
-    /// Writes a record in each library where one is due.
+    /// Writes a record in each library where one is due, and seals the chains of ended processes.
     pub(super) async fn round(&mut self, heads: &ChainHeads) -> Result<(), sqlx::Error> {
+        self.record_all(heads).await?;
+        let known = |library: &str, chain| {
+            let recorded = library.parse().ok().and_then(|library| self.libraries.get(&library));
+            let number = recorded.and_then(|recorded| recorded.numbers.get(&chain));
+            number.copied().unwrap_or_default()
+        };
+        chain_seals::seal_ended(&self.pool, &self.key, known).await
+    }
+
+    async fn record_all(&mut self, heads: &ChainHeads) -> Result<(), sqlx::Error> {
         // After a restore, chains may be shorter than what was recorded.
         let epoch = heads.epoch();
         if epoch != self.epoch {

@@ -2,6 +2,7 @@
 //! also without head files.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use sqlx::{AssertSqlSafe, PgConnection};
@@ -11,6 +12,7 @@ use uuid::Uuid;
 use super::connect::{Connector, Purpose};
 use super::head_records::HeadRecords;
 use super::pool::Pool;
+use super::settings::PostgresSettings;
 use super::test_support::support::{Database, Postgres};
 use super::test_support::{Node, settings};
 use super::verify::verify_ledger;
@@ -18,8 +20,8 @@ use super::whole_ledger::WholeLedger;
 use crate::ledger::audit::Head;
 use crate::ledger::audit::chain_heads::ChainHeads;
 use crate::ledger::test_support::{KEY, accepted, audit_key, end, forget};
-use crate::ledger::{Keys, Prunable, StoreSettings};
-use crate::loan::LibraryId;
+use crate::ledger::{Brake, Delivered, Keys, Prunable, StoreSettings};
+use crate::loan::{LibraryId, Ranges, Tally};
 
 /// The writer of the head records of a node, and the heads that the node has committed.
 struct Recorder {
@@ -82,7 +84,7 @@ const ATTACKS: &[(&str, &[&str])] = &[
     // The end of a loan is undone, and each row is as an earlier step left it.
     (
         "DELETE FROM history WHERE chain = $one AND number > 2; \
-         UPDATE chains SET number = 2, mac = (SELECT mac FROM history WHERE chain = $one \
+         UPDATE chains SET number = 2, closed = NULL, seal = NULL, mac = (SELECT mac FROM history WHERE chain = $one \
          AND number = 2) WHERE chain = $one; \
          DELETE FROM loans; INSERT INTO loans SELECT * FROM early_loans",
         &["chain $one: the last steps are missing: the chain ends at 2, chain $other names step 4"],
@@ -96,7 +98,7 @@ const ATTACKS: &[(&str, &[&str])] = &[
     // The record is removed too.
     (
         "DELETE FROM history WHERE chain = $one AND number > 2; \
-         UPDATE chains SET number = 2, mac = (SELECT mac FROM history WHERE chain = $one \
+         UPDATE chains SET number = 2, closed = NULL, seal = NULL, mac = (SELECT mac FROM history WHERE chain = $one \
          AND number = 2) WHERE chain = $one; \
          DELETE FROM loans WHERE id IN (SELECT loan FROM history WHERE chain = $one); \
          INSERT INTO loans SELECT * FROM early_loans; \
@@ -229,4 +231,62 @@ async fn records_are_no_steps_of_loans() {
     let copied =
         crate::ledger::copy(&store, &copy, &keys, Timestamp::UNIX_EPOCH, &mut |_| ()).await;
     assert_eq!(copied.unwrap().counts["steps"], 4);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn chain_of_a_fenced_process_is_sealed_and_a_late_write_opens_it() {
+    const NO_SEAL: &str = "its process has ended, but no seal names its last step";
+    let Some(server) = Postgres::shared().await else { return };
+    let database = server.database().await;
+    let mut connection = database.connect().await;
+    // It does not notice soon that it is fenced.
+    let slow = PostgresSettings { lease: Duration::from_secs(600), ..settings(&database.url()) };
+    let (fenced, node) =
+        (Node::open_with(slow, Brake::default()).await, Node::open(&database).await);
+    let id = accepted(&fenced.ledger, 1).await;
+    let one = newest_chain(&mut connection).await;
+    accepted(&node.ledger, 2).await;
+    let other = "SELECT chain FROM chains WHERE chain <> $1";
+    let other = sqlx::query_scalar(other).bind(one).fetch_one(&mut connection).await.unwrap();
+    let mut recorder = Recorder::new(&database, &mut connection, other).await;
+    recorder.round().await;
+    assert_eq!(findings(&database, 2).await, Vec::<String>::new(), "both may write");
+    let fence = format!("UPDATE members SET fenced = 1 WHERE process = '{one}'");
+    execute(&mut connection, &fence).await;
+    let found = findings(&database, 2).await;
+    assert!(found.len() == 1 && found[0].contains(NO_SEAL), "{found:?}");
+
+    // A chain whose end was removed before is not sealed.
+    for table in ["chains", "history"] {
+        let save = format!("CREATE TABLE saved_{table} AS SELECT * FROM {table}");
+        execute(&mut connection, &save).await;
+    }
+    let attack = format!(
+        "DELETE FROM history WHERE chain = '{one}' AND number = 2; UPDATE chains SET number = 1, \
+         mac = (SELECT mac FROM history WHERE chain = '{one}') WHERE chain = '{one}'"
+    );
+    execute(&mut connection, &attack).await;
+    recorder.round().await;
+    let found = findings(&database, 2).await;
+    assert!(found.iter().any(|found| found.contains(NO_SEAL)), "{found:?}");
+    for table in ["chains", "history"] {
+        let restore =
+            format!("DELETE FROM {table}; INSERT INTO {table} SELECT * FROM saved_{table}");
+        execute(&mut connection, &restore).await;
+    }
+
+    recorder.round().await;
+    assert_eq!(findings(&database, 2).await, Vec::<String>::new());
+    // The fenced process may still write tallies and ends.
+    let tally = Tally { bytes: 1, ranges: Ranges::default() };
+    let delivered = [Delivered { loan: id, file: "/a".into(), tally }];
+    fenced.ledger.note_delivered(library(), delivered.into()).await.unwrap();
+    end(&fenced.ledger, id).await;
+    let found = findings(&database, 2).await;
+    assert!(found.len() == 1 && found[0].contains(NO_SEAL), "{found:?}");
+    recorder.round().await;
+    assert_eq!(findings(&database, 2).await, Vec::<String>::new());
+    fenced.close().await;
+    node.close().await;
+    assert_eq!(findings(&database, 2).await, Vec::<String>::new());
 }

@@ -13,6 +13,7 @@
 //! | `store`, `lane`, `transaction` | write connections and transactions |
 //! | `loans`, `delivered`, `doubts`, `retention`, `chain` | the statements of a transaction |
 //! | `whole_ledger` | pages of a whole ledger, for support commands |
+//! | `chain_seals` | closes the chains of processes that have ended |
 //! | `head_records` | records the heads of other chains in the own chains |
 //! | `verify`, `last_steps` | the verification of the audit trail |
 //! | `head_files`, `recorded_heads` | what the chains are compared with |
@@ -36,6 +37,7 @@ mod anchors;
 mod barrier;
 mod buckets;
 mod chain;
+mod chain_seals;
 mod check;
 mod closed;
 mod closed_begins;
@@ -86,6 +88,7 @@ mod worklist;
 
 pub(super) use barrier::Barrier;
 pub(super) use buckets::bucket_of;
+pub(super) use chain_seals::seal_copied;
 pub(super) use check::check;
 pub(super) use closed::{ClosedFeed, DEADLINE as FEED_DEADLINE};
 pub(super) use connect::{Connector, Purpose};

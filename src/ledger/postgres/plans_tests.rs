@@ -13,9 +13,9 @@ use sqlx::{AssertSqlSafe, Executor, PgConnection, Row};
 use super::queries_tests::SCHEMA;
 use super::test_support::support::Postgres;
 use super::{
-    anchors, barrier, chain, check, closed, delivered, details, doubts, head_records, last_steps,
-    listing, loans, prunable, prune, queries, recorded_heads, retention, verify, whole_ledger,
-    worklist,
+    anchors, barrier, chain, chain_seals, check, closed, delivered, details, doubts, head_records,
+    last_steps, listing, loans, prunable, prune, queries, recorded_heads, retention, verify,
+    whole_ledger, worklist,
 };
 use crate::ledger::brake::{Count, Counted};
 use crate::ledger::{Filter, Prunable};
@@ -92,8 +92,9 @@ async fn fill(connection: &mut PgConnection, server: &Postgres) {
         "INSERT INTO delivered SELECT library, id, '/a', 1, '' FROM loans WHERE bucket < 512";
     let doubts =
         "INSERT INTO doubts SELECT library, id, begun, begun FROM loans WHERE bucket < 512";
-    let chains = "INSERT INTO chains (library, chain, batch, number, mac, opened) \
-         SELECT DISTINCT library, md5(library || bucket % 64)::uuid, 0, 0, ''::bytea, 0 FROM loans";
+    let chains = "INSERT INTO chains (library, chain, batch, number, mac, opened, seal) \
+         SELECT DISTINCT library, md5(library || bucket % 64)::uuid, 0, 0, ''::bytea, 0, \
+         CASE WHEN bucket % 64 > 1 THEN decode(repeat(md5('s'), 2), 'hex') END FROM loans";
     let members = "INSERT INTO members (member, process, joined, lease, freshness) \
          SELECT md5('owner' || n)::uuid, md5('owner' || n)::uuid, 0, 30000, 60000 \
          FROM generate_series(0, 5) AS n";
@@ -183,6 +184,7 @@ fn maintenance() -> Vec<(String, Reach, String)> {
         (verify::ANCHORS, One, format!("{chain}, 0, 2000")),
         (verify::STEPS, One, format!("{chain}, 0, 2000")),
         (recorded_heads::RECORDS, One, format!("{LIBRARY}, {ID}, 0, {ID}, 0, 2000")),
+        (chain_seals::ENDED, All, format!("'', {ID}, 200")),
         (head_records::OTHERS, All, format!("ARRAY[{LIBRARY}], {ID}")),
         (head_records::OWN, One, chain.clone()),
         (head_records::APPEND, One, format!("{chain}, 0, 1, '', {ID}, {LATE}, 'heads', 'x'")),

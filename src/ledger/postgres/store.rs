@@ -7,7 +7,6 @@ use jiff::Timestamp;
 use sqlx::{Postgres, Transaction};
 use tokio::time::{Instant, timeout};
 
-use super::chain;
 use super::closed_begins::{self, REMEDY};
 use super::connect::{Connector, Purpose};
 use super::lane::Lane;
@@ -15,6 +14,7 @@ use super::pool::{BEGIN, TRANSACTION};
 use super::server_error::is_of_connection;
 use super::session::Session;
 use super::transaction::{PostgresTransaction, Scope};
+use super::{chain, chain_seals};
 #[cfg(test)]
 use crate::ledger::store::DiskFault;
 use crate::ledger::store::{LastCommit, LedgerStore, StoreConnection, StoreTransaction};
@@ -133,7 +133,8 @@ impl StoreConnection for PostgresConnection {
         let lane = self.lane.clone();
         let finished = async {
             let mut transaction = self.connection.begin_with(BEGIN).await?;
-            chain::close(&mut transaction, &lane.libraries(), lane.chain).await?;
+            let Lane { chain, audit_key, .. } = &*lane;
+            chain_seals::seal_own(&mut transaction, &lane.libraries(), *chain, audit_key).await?;
             let probe = sqlx::query("DELETE FROM meta WHERE name = $1");
             let probe = probe.bind(&lane.probe).persistent(false);
             probe.execute(&mut *transaction).await?;

@@ -43,7 +43,11 @@ impl FromRow<'_, PgRow> for Anchor {
     }
 }
 
-pub(super) const ROW: &str = "SELECT number, mac FROM chains WHERE library = $1 AND chain = $2";
+/// A fenced process may still write for some time, and the others seal its chains later.
+pub(super) const ROW: &str = "SELECT number, mac, closed, seal, EXISTS ( \
+     SELECT 1 FROM members WHERE process = $2 AND (fenced IS NULL OR NOT has_left \
+     AND fenced > (extract(epoch FROM now()) * 1000)::bigint - 86400000)) AS may_write \
+     FROM chains WHERE library = $1 AND chain = $2";
 pub(super) const ANCHORS: &str = "SELECT first, last, mac, seal FROM anchors \
      WHERE library = $1 AND chain = $2 AND last > $3 ORDER BY last LIMIT $4";
 /// Searches the loan of each intent. Every loan has one, and is removed together with its steps.
@@ -145,11 +149,42 @@ async fn compare_with_head_files(
     Ok(compared as u64)
 }
 
+/// The row of a chain.
+#[derive(Clone, Debug)]
+struct ChainRow {
+    newest: Head,
+    closed: Option<i64>,
+    seal: Option<Vec<u8>>,
+    /// Whether the process of the chain may write.
+    may_write: bool,
+}
+
+impl ChainRow {
+    fn of(row: &PgRow) -> Result<ChainRow, sqlx::Error> {
+        Ok(ChainRow {
+            newest: Head { number: row.try_get("number")?, mac: row.try_get("mac")? },
+            closed: row.try_get("closed")?,
+            seal: row.try_get("seal")?,
+            may_write: row.try_get("may_write")?,
+        })
+    }
+
+    /// Returns what is wrong with the seal.
+    fn finding(&self, library: LibraryId, chain: Uuid, key: &AuditKey) -> Option<&'static str> {
+        let Some(seal) = &self.seal else {
+            let is_open = self.may_write && self.closed.is_none();
+            return (!is_open).then_some("its process has ended, but no seal names its last step");
+        };
+        let closed = self.closed.unwrap_or_default();
+        let expected = key.closing_seal(library.as_str(), chain, &self.newest, closed);
+        (*seal != expected).then_some("its seal does not fit its row: one of them was changed")
+    }
+}
+
 /// A part of a chain, of one moment.
 #[derive(Debug, Default)]
 struct Page {
-    /// The newest link, in the row of the chain.
-    row: Option<Head>,
+    row: Option<ChainRow>,
     anchors: Vec<Anchor>,
     /// The steps, and whether the loan of an intent is missing.
     steps: Vec<(StoredStep, bool)>,
@@ -169,8 +204,8 @@ pub(super) struct ChainWalk<'a> {
     walk: Walk<'a>,
     /// The number of the last step that was read.
     pub(super) position: i64,
-    /// The newest link, in the row of the chain.
-    row: Option<Head>,
+    row: Option<ChainRow>,
+    key: &'a AuditKey,
 }
 
 impl<'a> ChainWalk<'a> {
@@ -182,7 +217,7 @@ impl<'a> ChainWalk<'a> {
     ) -> ChainWalk<'a> {
         let start = key.chain_start(library, chain);
         let walk = Walk::new(key, Head { number: 0, mac: start.clone() });
-        ChainWalk { ledger, library, chain, start, walk, position: i64::MIN, row: None }
+        ChainWalk { ledger, library, chain, start, walk, position: i64::MIN, row: None, key }
     }
 
     /// Walks the whole chain. The findings name it.
@@ -203,7 +238,8 @@ impl<'a> ChainWalk<'a> {
             self.walk.report(format!("step {position} is not part of it"));
         }
         let end = page.cut(self.ledger);
-        let expected = page.row.clone().map(|head| ExpectedEnd { head, place: "its row".into() });
+        let newest = page.row.as_ref().map(|row| row.newest.clone());
+        let expected = newest.map(|head| ExpectedEnd { head, place: "its row".into() });
         self.walk.expect(expected);
         self.row = page.row.take();
         if page.is_covered_before(position) {
@@ -226,15 +262,19 @@ impl<'a> ChainWalk<'a> {
     }
 
     pub(super) fn end(self) -> Verified {
-        let ChainWalk { library, chain, walk, row, .. } = self;
+        let ChainWalk { library, chain, walk, row, key, .. } = self;
         let mut walked = walk.end();
         let last = walked.head.number;
         match row {
             None => walked.report("its row is missing".to_owned()),
-            Some(row) if last > row.number => {
-                walked.report(format!("it ends at {last}, its row names step {}", row.number));
+            Some(row) => {
+                let number = row.newest.number;
+                if last > number {
+                    walked.report(format!("it ends at {last}, its row names step {number}"));
+                }
+                let found = row.finding(library, chain, key);
+                found.into_iter().for_each(|found| walked.report(found.to_owned()));
             }
-            Some(_) => {}
         }
         let named = |finding| format!("library {library}, chain {chain}: {finding}");
         walked.findings = walked.findings.into_iter().map(named).collect();
@@ -253,10 +293,7 @@ impl Page {
     ) -> Result<Page, sqlx::Error> {
         let of_chain = |sql| statement(sql).bind(library.as_str().to_owned()).bind(chain);
         let row = of_chain(ROW).fetch_optional(&mut *connection).await?;
-        let head = |row: PgRow| {
-            Ok::<_, sqlx::Error>(Head { number: row.try_get(0)?, mac: row.try_get(1)? })
-        };
-        let row = row.map(head).transpose()?;
+        let row = row.as_ref().map(ChainRow::of).transpose()?;
         let anchors = of_chain(ANCHORS).bind(position).bind(rows);
         let anchors = anchors.fetch_all(&mut *connection).await?;
         let anchors = anchors.iter().map(anchor_of).collect::<Result<Vec<_>, _>>()?;

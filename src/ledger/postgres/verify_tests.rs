@@ -80,6 +80,8 @@ impl Scene {
 }
 
 const ROW: &str = "is not as its last step left it";
+const SEAL: &str = "its seal does not fit its row";
+const NO_SEAL: &str = "its process has ended, but no seal names its last step";
 
 /// Each damage, and a part of each finding.
 const DAMAGES: &[(&str, &[&str])] = &[
@@ -111,16 +113,16 @@ const DAMAGES: &[(&str, &[&str])] = &[
         "DELETE FROM history WHERE chain = $one AND number = 6; \
          UPDATE chains SET number = 5, \
          mac = (SELECT mac FROM history WHERE chain = $one AND number = 5) WHERE chain = $one",
-        &["the database does not have step 6", ROW],
+        &["the database does not have step 6", SEAL, ROW],
     ),
     (
         "UPDATE chains SET number = 5, \
          mac = (SELECT mac FROM history WHERE chain = $other AND number = 5) WHERE chain = $other",
-        &["it ends at 6, its row names step 5"],
+        &["it ends at 6, its row names step 5", SEAL],
     ),
     (
         "UPDATE chains SET mac = decode(repeat('00', 32), 'hex') WHERE chain = $other",
-        &["step 6 differs from the one in its row"],
+        &["step 6 differs from the one in its row", SEAL],
     ),
     ("DELETE FROM chains WHERE chain = $other", &["its row is missing"]),
     (
@@ -129,11 +131,26 @@ const DAMAGES: &[(&str, &[&str])] = &[
          (SELECT 1 FROM history WHERE loan = id)",
         &["the database does not have step 6"],
     ),
+    // A chain without a head file.
+    (
+        "DELETE FROM history WHERE chain = $other AND number = 6; \
+         UPDATE chains SET number = 5, \
+         mac = (SELECT mac FROM history WHERE chain = $other AND number = 5) WHERE chain = $other",
+        &[SEAL, ROW],
+    ),
+    (
+        "DELETE FROM history WHERE chain = $other AND number = 6; \
+         UPDATE chains SET number = 5, closed = NULL, seal = NULL, \
+         mac = (SELECT mac FROM history WHERE chain = $other AND number = 5) WHERE chain = $other",
+        &[NO_SEAL, ROW],
+    ),
+    ("UPDATE chains SET seal = NULL WHERE chain = $other", &[NO_SEAL]),
+    ("UPDATE chains SET closed = closed + 1 WHERE chain = $other", &[SEAL]),
     // A chain verifies under its own name only.
     (
         "UPDATE chains SET chain = '00000000-0000-0000-0000-000000000000' WHERE chain = $other; \
          UPDATE history SET chain = '00000000-0000-0000-0000-000000000000' WHERE chain = $other",
-        &["step 1 (loan"],
+        &["step 1 (loan", SEAL],
     ),
     // A copy of a step in a chain without a row lets an older row of the loan match it.
     (

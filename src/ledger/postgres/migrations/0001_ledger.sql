@@ -93,9 +93,13 @@ CREATE TABLE chains (
     number  bigint NOT NULL,
     mac     bytea NOT NULL,
     opened  bigint NOT NULL,
+    -- When the process of the chain had ended, and a hash of the newest step then. A late write
+    -- removes both.
     closed  bigint,
+    seal    bytea CHECK (length(seal) = 32),
     PRIMARY KEY (library, chain)
 ) WITH (fillfactor = 50);
+CREATE INDEX chains_not_sealed ON chains (library, chain) WHERE seal IS NULL;
 
 CREATE TABLE history (
     library    text COLLATE "C" NOT NULL,
