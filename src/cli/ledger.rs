@@ -1,6 +1,6 @@
 //! `loangate ledger` and `loangate audit`: back up, check and prune the ledger, and verify its
-//! audit trail. All of them but `copy` also work while a gate runs. `reconcile` and `copy` have
-//! files of their own.
+//! audit trail. All of them but `copy` also work while a gate runs. `contract`, `copy` and
+//! `reconcile` have files of their own.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -36,6 +36,9 @@ pub(super) enum Command {
         #[arg(long, default_value = "config.toml")]
         config: PathBuf,
     },
+    /// Remove from the schema of PostgreSQL what no gate uses any more, after an upgrade of all
+    /// gates. Works while gates run. Older programs cannot use the ledger then.
+    Contract(super::ledger_contract::Args),
     /// Copy the ledger from SQLite to PostgreSQL or back, while no gate runs. Continues an
     /// interrupted copy.
     Copy(super::ledger_copy::Args),
@@ -157,6 +160,7 @@ pub(super) async fn run(command: Command) -> Result<(), CliError> {
                 Err(CliError::all(found))
             }
         }
+        Command::Contract(args) => super::ledger_contract::run(args).await,
         Command::Copy(args) => super::ledger_copy::run(args).await,
         Command::Prune { before, config } => prune(before, &super::load(&config)?).await,
         Command::Reconcile(args) => reconcile::run(args).await,

@@ -9,6 +9,7 @@ mod check;
 mod demo;
 mod init;
 mod ledger;
+mod ledger_contract;
 mod ledger_copy;
 mod loans;
 mod reconcile;
@@ -56,7 +57,7 @@ enum Command {
     /// Create a reader's token or a signed link, with the keys of a configuration.
     #[command(subcommand)]
     Token(token::Kind),
-    /// Back up, check, prune, copy and reconcile the ledger.
+    /// Back up, check, prune, copy, reconcile and contract the ledger.
     #[command(subcommand)]
     Ledger(ledger::Command),
     /// Verify the ledger's audit trail.

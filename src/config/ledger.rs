@@ -9,8 +9,8 @@ use super::Config;
 use super::table::Table;
 use super::values::{self, nonzero_duration, number, one_of};
 use crate::ledger::{
-    Brake, BrakeMode, Endpoint, PostgresSettings, ReadEndpoint, Settings, Sources, StoreSettings,
-    longest_call,
+    Brake, BrakeMode, Endpoint, MIGRATIONS, PostgresSettings, ReadEndpoint, Settings, Sources,
+    StoreSettings, longest_call,
 };
 
 const URL_EXAMPLE: &str = "url = \"sqlite:data/loangate.db\"";
@@ -128,6 +128,7 @@ pub fn ledger_of_url(
             lease: PostgresSettings::DEFAULT_LEASE,
             freshness: PostgresSettings::DEFAULT_FRESHNESS,
             heads: file.with_file_name(DEFAULT_HEADS),
+            migrations: MIGRATIONS,
         },
     };
     Ok((StoreSettings::Postgres(Box::new(settings)), warnings))
@@ -188,7 +189,8 @@ fn postgres(
         .map(|read| Box::new(accept_endpoint(table, "direct_url", read)));
     let connections = u32::try_from(connections).unwrap_or(default);
     let freshness = PostgresSettings::DEFAULT_FRESHNESS;
-    PostgresSettings { endpoint, direct, connections, lease, freshness, heads }
+    let migrations = MIGRATIONS;
+    PostgresSettings { endpoint, direct, connections, lease, freshness, heads, migrations }
 }
 
 /// Reads the lease, and compares it with the calls that must end within it.

@@ -76,8 +76,9 @@ pub use maintenance::{check, prune, verify};
 use membership::Membership;
 pub use membership::{ADOPTED_INTENT, Lease, UnfoundBegin};
 pub use postgres::{
-    ConnectionShares, DatabaseFinding, DatabaseFindings, Endpoint, PostgresSettings, ReadEndpoint,
-    ReconcileError, Sources, check_database, longest_call, reconcile,
+    ConnectionShares, ContractError, ContractionPlan, DatabaseFinding, DatabaseFindings, Endpoint,
+    MIGRATIONS, Migration, Obstacle, PostgresSettings, ReadEndpoint, ReconcileError, Sources,
+    check_database, contract, longest_call, plan_contraction, reconcile,
 };
 use queries::{Queries, ToForget};
 pub use sqlite::{backup, probe};

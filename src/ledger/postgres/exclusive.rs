@@ -40,7 +40,8 @@ impl ExclusiveDatabase {
         key_fingerprint: &[u8; 32],
     ) -> Result<ExclusiveDatabase, LedgerError> {
         let connector = Connector::new(settings);
-        let (mut connection, ledger) = prepare(&connector, key_fingerprint, Uuid::new_v4()).await?;
+        let (mut connection, ledger) =
+            prepare(&connector, settings.migrations, key_fingerprint, Uuid::new_v4()).await?;
         let now = Clock::system().machine_now();
         in_time(earlier_processes::compare(&mut connection, &settings.heads, ledger, now)).await?;
         let members = PostgresMembers::new(connector, DEADLINE);

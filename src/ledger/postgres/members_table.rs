@@ -14,6 +14,7 @@ use uuid::Uuid;
 
 use super::closed_begins::{self, ARE_CLOSED, EPOCH, epoch_of};
 use super::connect::{Connector, Purpose, within};
+use super::migrations::SchemaTooNew;
 use super::observer::{LiveMember, Member};
 use super::pool::BEGIN;
 use super::seen_renewals::{RETENTION_MS, SHORT_LIFE_RENEWALS, SHORT_RETENTION_MS};
@@ -30,7 +31,7 @@ fn renewal_columns() -> String {
 
 /// The statements on the members. A test implements them in memory.
 pub(super) trait MemberTable: Send {
-    /// Inserts a member.
+    /// Inserts a member, unless the schema requires a newer program.
     fn join(
         &mut self,
         member: Uuid,
@@ -104,6 +105,8 @@ pub(super) struct Members {
 /// The table in PostgreSQL.
 pub(super) struct PostgresMembers {
     connector: Connector,
+    /// The schema version that the program of this process knows.
+    program: i64,
     /// None before the first statement and after a failure.
     connection: Option<PgConnection>,
     /// The deadline of a statement, including its connection.
@@ -113,7 +116,12 @@ pub(super) struct PostgresMembers {
 impl PostgresMembers {
     /// Creates the client of the table. Nothing connects yet.
     pub(super) fn new(connector: Connector, deadline: Duration) -> PostgresMembers {
-        PostgresMembers { connector, connection: None, deadline }
+        PostgresMembers { connector, program: 0, connection: None, deadline }
+    }
+
+    /// Sets the schema version that the program of this process knows, for [`MemberTable::join`].
+    pub(super) fn with_program(self, program: i64) -> PostgresMembers {
+        PostgresMembers { program, ..self }
     }
 
     /// Runs one statement in a transaction of its own, and commits it. Returns its rows.
@@ -148,15 +156,19 @@ impl MemberTable for PostgresMembers {
         member: Uuid,
         process: JoiningProcess,
     ) -> Result<Renewal, sqlx::Error> {
+        // The lock orders this after a contraction that has read the members already.
         let sql = format!(
-            "INSERT INTO members (member, process, joined, lease, freshness) \
-             VALUES ($1, $2, {DATABASE_NOW}, $3, $4) RETURNING {}",
+            "WITH schema AS (SELECT min_program FROM schema_version FOR SHARE) \
+             INSERT INTO members (member, process, program, joined, lease, freshness) \
+             SELECT $1, $2, $3, {DATABASE_NOW}, $4, $5 FROM schema WHERE min_program <= $3 \
+             RETURNING {}",
             renewal_columns()
         );
-        let statement = statement(sql).bind(member).bind(process.id);
+        let statement = statement(sql).bind(member).bind(process.id).bind(self.program);
         let statement = statement.bind(millis(process.lease)).bind(millis(process.freshness));
         let rows = self.run(statement).await?;
-        rows.first().map(renewal_of).unwrap_or(Err(sqlx::Error::RowNotFound))
+        let too_new = || Err(sqlx::Error::Configuration(Box::new(SchemaTooNew)));
+        rows.first().map_or_else(too_new, renewal_of)
     }
 
     async fn renew(&mut self, member: Uuid) -> Result<Option<Renewal>, sqlx::Error> {
@@ -253,8 +265,11 @@ mod tests {
 
     const TABLE: &str = "CREATE TABLE meta (name text PRIMARY KEY, value bytea NOT NULL); \
          INSERT INTO meta VALUES ('epoch', int8send(7)); \
-         CREATE TABLE members (member uuid PRIMARY KEY, process uuid NOT NULL, \
-         joined bigint NOT NULL, lease bigint NOT NULL, freshness bigint NOT NULL, renewals bigint NOT NULL DEFAULT 0, \
+         CREATE TABLE schema_version (version bigint, min_program bigint); \
+         INSERT INTO schema_version VALUES (2, 2); \
+         CREATE TABLE members (member uuid PRIMARY KEY, process uuid NOT NULL, program bigint, \
+         joined bigint NOT NULL, lease bigint NOT NULL, freshness bigint NOT NULL, \
+         renewals bigint NOT NULL DEFAULT 0, \
          polls bigint NOT NULL DEFAULT 0, fenced bigint, \
          has_left boolean NOT NULL DEFAULT false)";
 
@@ -274,7 +289,7 @@ mod tests {
 
     async fn table(database: &Database) -> PostgresMembers {
         let connector = Connector::new(&settings(&database.url()));
-        PostgresMembers::new(connector, Duration::from_secs(5))
+        PostgresMembers::new(connector, Duration::from_secs(5)).with_program(2)
     }
 
     #[tokio::test]

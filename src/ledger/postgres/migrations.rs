@@ -3,33 +3,59 @@
 //! Several processes may start at once. Each locks the row of `schema_version` while it migrates,
 //! so the others wait. It needs a direct connection, since a migration is one long transaction.
 //!
-//! A migration only adds to the schema, so that older programs keep working while nodes are
-//! upgraded one by one. `min_program` rises only with a migration that removes something.
+//! The schema expands first and contracts later, so that gates are upgraded one by one. A gate that
+//! starts applies what adds to the schema, and older programs keep working. It only records that an
+//! index is wanted, which `index_builds` builds in the background. It never removes anything:
+//! `loangate ledger contract` does, by `contraction`, and then older programs refuse to start.
+//!
+//! `version` counts the migrations that gates have applied or passed over. `min_program` is the
+//! version of the newest contraction that was applied. So a contraction is pending if its version
+//! is higher, and a program that lists it works with and without what it removes.
 
 use std::time::Duration;
 
 use sqlx::{Connection, PgConnection, Row};
 
-/// A migration. Its position in [`MIGRATIONS`] is its version.
-pub(super) struct Migration {
-    sql: &'static str,
-    /// The version that a program must know to use the schema after this migration.
-    min_program: i64,
+/// A migration. Its position in a list, from 1, is its version.
+///
+/// The order of a list never changes. When a program no longer needs an index, an empty expansion
+/// replaces its migration, and a contraction drops it.
+#[derive(Clone, Copy, Debug)]
+pub enum Migration {
+    /// Adds to the schema, in one transaction.
+    Expansion {
+        /// The statements.
+        sql: &'static str,
+    },
+    /// Adds an index to a table that may be large. No program may rely on its existence.
+    Index {
+        /// The name of the index.
+        name: &'static str,
+        /// `CREATE INDEX CONCURRENTLY IF NOT EXISTS` with this name, as one statement.
+        sql: &'static str,
+    },
+    /// Removes what no program since this version uses, in one transaction.
+    Contraction {
+        /// What it removes, as a phrase for the operator.
+        removes: &'static str,
+        /// The statements.
+        sql: &'static str,
+    },
 }
 
 /// All migrations that this program knows.
-pub(super) const MIGRATIONS: &[Migration] =
-    &[Migration { sql: include_str!("migrations/0001_ledger.sql"), min_program: 1 }];
+pub const MIGRATIONS: &[Migration] =
+    &[Migration::Expansion { sql: include_str!("migrations/0001_ledger.sql") }];
 
 /// The lock of the version waits for another process that migrates. Statements take as long as the
 /// tables are large.
-const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; \
+pub(super) const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; \
     SET LOCAL statement_timeout = 0; \
     SET LOCAL lock_timeout = '120s'; \
     SET LOCAL idle_in_transaction_session_timeout = '10s'";
 /// After the version is locked. A lock of a table that waits makes all statements of running gates
 /// on it wait, too.
-const MIGRATION_LOCKS: &str = "SET LOCAL lock_timeout = '1s'";
+pub(super) const MIGRATION_LOCKS: &str = "SET LOCAL lock_timeout = '500ms'";
 /// The attempts to lock the tables of one migration, and the wait between two of them.
 const ATTEMPTS: u32 = 60;
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
@@ -46,7 +72,32 @@ pub(super) enum Schema {
     TooNew,
 }
 
-/// Applies the missing migrations of these, each in a transaction of its own.
+/// The schema requires a newer program.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("the schema of the ledger requires a newer program; upgrade this gate")]
+pub(super) struct SchemaTooNew;
+
+/// The row of `schema_version`.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct SchemaVersion {
+    pub(super) version: i64,
+    pub(super) min_program: i64,
+}
+
+impl SchemaVersion {
+    /// Returns whether a program with these migrations can use the schema.
+    pub(super) fn usability(self, migrations: &[Migration]) -> Schema {
+        let is_known = self.min_program <= program_version(migrations);
+        if is_known { Schema::Usable } else { Schema::TooNew }
+    }
+}
+
+/// Returns the schema version of a program with these migrations.
+pub(super) fn program_version(migrations: &[Migration]) -> i64 {
+    i64::try_from(migrations.len()).unwrap_or(i64::MAX)
+}
+
+/// Applies the missing expansions of these, each in a transaction of its own.
 ///
 /// # Errors
 /// The error of the database; migrations that were applied stay.
@@ -55,67 +106,91 @@ pub(super) async fn run(
     migrations: &[Migration],
 ) -> Result<Schema, sqlx::Error> {
     create_version_table(connection).await?;
-    let mut attempts = 0;
+    let mut retries = LockRetries::default();
     loop {
         match apply_missing(connection, migrations).await {
-            Err(sqlx::Error::Database(error))
-                if error.code().as_deref() == Some(LOCK_NOT_AVAILABLE) && attempts < ATTEMPTS =>
-            {
-                attempts += 1;
-                tracing::warn!("a table of the ledger is in use; its migration is tried again");
-                tokio::time::sleep(RETRY_INTERVAL).await;
-            }
+            Err(error) if retries.permit(&error).await => {}
             applied => return applied,
         }
     }
 }
 
 /// Returns whether a program with these migrations can use the schema; none if one of them is
-/// missing. Waits for no other process.
+/// missing that a start applies. Waits for no other process.
 pub(super) async fn current(
     connection: &mut PgConnection,
     migrations: &[Migration],
 ) -> Result<Option<Schema>, sqlx::Error> {
     create_version_table(connection).await?;
-    let schema = examine(connection, migrations).await?;
-    let row = sqlx::raw_sql("SELECT version FROM schema_version").fetch_one(connection).await?;
-    let version: i64 = row.try_get(0)?;
-    let has_all = usize::try_from(version).is_ok_and(|version| version >= migrations.len());
-    Ok((has_all || schema == Schema::TooNew).then_some(schema))
+    let schema = read_version(connection).await?;
+    let usability = schema.usability(migrations);
+    let has_all = schema.version >= program_version(migrations);
+    Ok((has_all || usability == Schema::TooNew).then_some(usability))
 }
 
-/// Returns whether a program with these migrations can use the schema. Changes nothing.
-pub(super) async fn examine(
+/// Repeats a migration whose tables are in use.
+#[derive(Debug, Default)]
+pub(super) struct LockRetries(u32);
+
+impl LockRetries {
+    /// Returns whether to try again after this error, after a wait.
+    pub(super) async fn permit(&mut self, error: &sqlx::Error) -> bool {
+        let is_locked = error
+            .as_database_error()
+            .is_some_and(|error| error.code().as_deref() == Some(LOCK_NOT_AVAILABLE));
+        if !is_locked || self.0 >= ATTEMPTS {
+            return false;
+        }
+        self.0 += 1;
+        tracing::warn!("a table of the ledger is in use; its migration is tried again");
+        tokio::time::sleep(RETRY_INTERVAL).await;
+        true
+    }
+}
+
+/// Reads the version.
+pub(super) async fn read_version(
     connection: &mut PgConnection,
-    migrations: &[Migration],
-) -> Result<Schema, sqlx::Error> {
-    let row = sqlx::raw_sql("SELECT min_program FROM schema_version").fetch_one(connection).await?;
-    let min_program: i64 = row.try_get(0)?;
-    let is_known = usize::try_from(min_program).is_ok_and(|program| program <= migrations.len());
-    Ok(if is_known { Schema::Usable } else { Schema::TooNew })
+) -> Result<SchemaVersion, sqlx::Error> {
+    version_of(connection, "SELECT version, min_program FROM schema_version").await
+}
+
+/// Reads the version, and locks its row until the end of the transaction.
+pub(super) async fn lock_version(
+    connection: &mut PgConnection,
+) -> Result<SchemaVersion, sqlx::Error> {
+    version_of(connection, "SELECT version, min_program FROM schema_version FOR UPDATE").await
+}
+
+async fn version_of(
+    connection: &mut PgConnection,
+    sql: &'static str,
+) -> Result<SchemaVersion, sqlx::Error> {
+    let row = sqlx::raw_sql(sql).fetch_one(connection).await?;
+    Ok(SchemaVersion { version: row.try_get(0)?, min_program: row.try_get(1)? })
 }
 
 async fn apply_missing(
     connection: &mut PgConnection,
     migrations: &[Migration],
 ) -> Result<Schema, sqlx::Error> {
-    let known = i64::try_from(migrations.len()).unwrap_or(i64::MAX);
     loop {
         let mut transaction = connection.begin_with(BEGIN).await?;
-        let row = sqlx::raw_sql("SELECT version, min_program FROM schema_version FOR UPDATE")
-            .fetch_one(&mut *transaction)
-            .await?;
-        let (version, min_program): (i64, i64) = (row.try_get(0)?, row.try_get(1)?);
-        if min_program > known {
-            return Ok(Schema::TooNew);
+        let schema = lock_version(&mut transaction).await?;
+        let usability = schema.usability(migrations);
+        let next = usize::try_from(schema.version).ok().and_then(|version| migrations.get(version));
+        let Some(migration) = next.filter(|_| usability == Schema::Usable) else {
+            // At once: a dropped transaction ends with the next statement, and others wait for it.
+            transaction.rollback().await?;
+            return Ok(usability);
+        };
+        if let Migration::Expansion { sql } = migration {
+            sqlx::raw_sql(MIGRATION_LOCKS).execute(&mut *transaction).await?;
+            sqlx::raw_sql(*sql).execute(&mut *transaction).await?;
         }
-        let next = usize::try_from(version).ok().and_then(|version| migrations.get(version));
-        let Some(migration) = next else { return Ok(Schema::Usable) };
-        sqlx::raw_sql(MIGRATION_LOCKS).execute(&mut *transaction).await?;
-        sqlx::raw_sql(migration.sql).execute(&mut *transaction).await?;
-        let record = sqlx::query("UPDATE schema_version SET version = $1, min_program = $2");
-        let record = record.bind(version + 1).bind(migration.min_program.max(min_program));
-        record.persistent(false).execute(&mut *transaction).await?;
+        sqlx::raw_sql("UPDATE schema_version SET version = version + 1")
+            .execute(&mut *transaction)
+            .await?;
         transaction.commit().await?;
     }
 }
@@ -125,7 +200,7 @@ async fn create_version_table(connection: &mut PgConnection) -> Result<(), sqlx:
     const CREATE: &str = "CREATE TABLE IF NOT EXISTS schema_version ( \
          one boolean PRIMARY KEY DEFAULT true CHECK (one), \
          version bigint NOT NULL, min_program bigint NOT NULL); \
-         INSERT INTO schema_version (version, min_program) VALUES (0, 0) ON CONFLICT DO NOTHING";
+         INSERT INTO schema_version (version, min_program) VALUES (0, 1) ON CONFLICT DO NOTHING";
     loop {
         match sqlx::raw_sql(CREATE).execute(&mut *connection).await {
             Err(sqlx::Error::Database(error))
@@ -136,83 +211,5 @@ async fn create_version_table(connection: &mut PgConnection) -> Result<(), sqlx:
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::test_support::support::Postgres;
-    use super::*;
-
-    const EXPANSION: Migration =
-        Migration { sql: "ALTER TABLE members ADD COLUMN address text", min_program: 1 };
-    const CONTRACTION: Migration =
-        Migration { sql: "ALTER TABLE members DROP COLUMN address", min_program: 3 };
-
-    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-    async fn concurrent_first_migrations_all_succeed() {
-        let Some(server) = Postgres::shared().await else { return };
-        for _ in 0..5 {
-            let database = server.database().await;
-            let migrate = async || {
-                let mut connection = database.connect().await;
-                let migrated = run(&mut connection, MIGRATIONS).await;
-                connection.close().await.unwrap();
-                migrated
-            };
-            for migrated in futures_util::future::join_all((0..10).map(|_| migrate())).await {
-                assert_eq!(migrated.unwrap(), Schema::Usable);
-            }
-        }
-    }
-
-    #[tokio::test]
-    async fn only_a_contraction_refuses_older_programs() {
-        let Some(server) = Postgres::shared().await else { return };
-        let database = server.database().await;
-        let mut connection = database.connect().await;
-        let [first] = MIGRATIONS else { panic!("this test knows one migration") };
-        let first = || Migration { sql: first.sql, min_program: first.min_program };
-        assert_eq!(run(&mut connection, &[first(), EXPANSION]).await.unwrap(), Schema::Usable);
-        assert_eq!(run(&mut connection, MIGRATIONS).await.unwrap(), Schema::Usable);
-        let all = [first(), EXPANSION, CONTRACTION];
-        assert_eq!(run(&mut connection, &all).await.unwrap(), Schema::Usable);
-        for older in [&all[..2], &all[..1]] {
-            assert_eq!(run(&mut connection, older).await.unwrap(), Schema::TooNew);
-        }
-        assert_eq!(run(&mut connection, &all).await.unwrap(), Schema::Usable);
-        connection.close().await.unwrap();
-    }
-
-    #[tokio::test]
-    async fn migration_that_waits_for_a_table_lets_running_gates_work() {
-        let Some(server) = Postgres::shared().await else { return };
-        let database = server.database().await;
-        let mut connection = database.connect().await;
-        run(&mut connection, MIGRATIONS).await.unwrap();
-        let (mut reader, mut gate) = (database.connect().await, database.connect().await);
-        sqlx::raw_sql("BEGIN; SELECT count(*) FROM members").execute(&mut reader).await.unwrap();
-        let migrating = tokio::spawn(async move {
-            let [first] = MIGRATIONS else { panic!("this test knows one migration") };
-            let first = Migration { sql: first.sql, min_program: first.min_program };
-            run(&mut connection, &[first, EXPANSION]).await
-        });
-        tokio::time::sleep(Duration::from_millis(300)).await;
-        let query = sqlx::raw_sql("SELECT count(*) FROM members").execute(&mut gate);
-        tokio::time::timeout(Duration::from_secs(4), query).await.unwrap().unwrap();
-        sqlx::raw_sql("COMMIT").execute(&mut reader).await.unwrap();
-        assert_eq!(migrating.await.unwrap().unwrap(), Schema::Usable);
-    }
-
-    #[tokio::test]
-    async fn failed_migration_leaves_the_version() {
-        let Some(server) = Postgres::shared().await else { return };
-        let database = server.database().await;
-        let mut connection = database.connect().await;
-        let broken = Migration { sql: "CREATE TABLE half (); SELECT 1 / 0", min_program: 1 };
-        run(&mut connection, &[broken]).await.unwrap_err();
-        assert_eq!(run(&mut connection, MIGRATIONS).await.unwrap(), Schema::Usable);
-        let half: bool = sqlx::query_scalar("SELECT to_regclass('half') IS NOT NULL")
-            .fetch_one(&mut connection)
-            .await
-            .unwrap();
-        assert!(!half);
-        connection.close().await.unwrap();
-    }
-}
+#[path = "migrations_tests.rs"]
+mod tests;

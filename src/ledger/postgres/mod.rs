@@ -10,6 +10,8 @@
 //! | `pool`, `server_error` | a bounded pool for short transactions |
 //! | `open_check` | whether a database suits a ledger |
 //! | `open`, `migrations` | opening, and the schema |
+//! | `index_builds` | builds large indexes beside running gates |
+//! | `contraction` | removes what no gate uses any more |
 //! | `store`, `lane`, `transaction` | write connections and transactions |
 //! | `loans`, `delivered`, `doubts`, `retention`, `chain` | the statements of a transaction |
 //! | `whole_ledger` | pages of a whole ledger, for support commands |
@@ -43,6 +45,7 @@ mod closed;
 mod closed_begins;
 mod connect;
 mod connection_url;
+mod contraction;
 mod delivered;
 mod details;
 mod doubts;
@@ -51,6 +54,7 @@ mod endpoint;
 mod exclusive;
 mod head_files;
 mod head_records;
+mod index_builds;
 mod lane;
 mod last_steps;
 mod late_begins;
@@ -92,8 +96,10 @@ pub(super) use chain_seals::seal_copied;
 pub(super) use check::check;
 pub(super) use closed::{ClosedFeed, DEADLINE as FEED_DEADLINE};
 pub(super) use connect::{Connector, Purpose};
+pub use contraction::{ContractError, ContractionPlan, Obstacle, contract, plan_contraction};
 pub use endpoint::{Endpoint, ReadEndpoint, Sources};
 pub(super) use exclusive::ExclusiveDatabase;
+pub use migrations::{MIGRATIONS, Migration};
 pub(super) use open::{Opened, open};
 pub use open_check::{DatabaseFinding, DatabaseFindings, check_database};
 pub(super) use prune::prune;

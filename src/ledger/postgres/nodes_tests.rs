@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use sqlx::{AssertSqlSafe, Executor};
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 
 use super::barrier::Polls;
 use super::connect::Connector;
 use super::members_table::{MemberTable, PostgresMembers};
 use super::settings::PostgresSettings;
 use super::test_support::support::{Database, Postgres, TcpProxy};
-use super::test_support::{Node, settings};
+use super::test_support::{Node, settings, until};
 use crate::ledger::membership::{ADOPTED_INTENT, Lease};
 use crate::ledger::test_support::{by, loan};
 use crate::ledger::{Brake, Intended, Ledger, LedgerError};
@@ -24,14 +24,6 @@ async fn node(url: &str) -> Node {
     let mut settings = settings(url);
     settings.lease = LEASE;
     Node::open_with(settings, Brake::default()).await
-}
-
-async fn until(what: &str, mut is_true: impl AsyncFnMut() -> bool) {
-    let end = Instant::now() + Duration::from_secs(60);
-    while !is_true().await {
-        assert!(Instant::now() < end, "did not happen: {what}");
-        sleep(Duration::from_millis(50)).await;
-    }
 }
 
 /// Fences all members of now, as another process would.

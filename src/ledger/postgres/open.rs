@@ -12,11 +12,12 @@ use uuid::Uuid;
 use super::connect::{Connector, Purpose, no_response, within};
 use super::earlier_processes;
 use super::head_records::HeadRecords;
+use super::index_builds;
 use super::lane::Lane;
 use super::loss_detector::LossDetector;
 use super::members_table::JoiningProcess;
 use super::membership;
-use super::migrations::{self, MIGRATIONS, Schema};
+use super::migrations::{self, Migration, Schema, SchemaTooNew, program_version};
 use super::pool::Pool;
 use super::queries::{OwnedBuckets, Queries, QueryPools};
 use super::renewals_file::RenewalsFile;
@@ -60,7 +61,9 @@ pub(in crate::ledger) async fn open(
 ) -> Result<Opened, LedgerError> {
     let connector = Connector::new(settings);
     let chain = Uuid::new_v4();
-    let (mut connection, ledger) = prepare(&connector, key_fingerprint, chain).await?;
+    let (mut connection, ledger) =
+        prepare(&connector, settings.migrations, key_fingerprint, chain).await?;
+    let missing_indexes = step(index_builds::missing(&mut connection, settings.migrations)).await?;
     in_time(refuse_half_copied(&mut connection)).await?;
     let now = clock.machine_now();
     let mut before =
@@ -76,8 +79,9 @@ pub(in crate::ledger) async fn open(
     let clocks = (clock.clone(), metrics.clone());
     let PostgresSettings { lease, freshness, .. } = *settings;
     let process = JoiningProcess { id: chain, lease, freshness };
-    let joined = membership::join(connector.clone(), process, detector, clocks);
-    let membership = Box::pin(joined).await.map_err(LedgerError::Server)?;
+    let program = program_version(settings.migrations);
+    let joined = membership::join(connector.clone(), (process, program), detector, clocks);
+    let membership = Box::pin(joined).await.map_err(join_error)?;
     // Again after the join: a copy that begins later finds this member.
     let refused = in_time(refuse_half_copied(&mut connection)).await;
     let _ = step(connection.close()).await;
@@ -98,6 +102,7 @@ pub(in crate::ledger) async fn open(
             return Err(error);
         }
     };
+    index_builds::start(connector.clone(), membership.clone(), missing_indexes, metrics);
     let pools = QueryPools {
         reads: Pool::new(connector.clone(), Purpose::Reads, shares.reads),
         support: Pool::new(connector.clone(), Purpose::Support, shares.support),
@@ -115,16 +120,17 @@ pub(in crate::ledger) async fn open(
 /// with the id of the ledger, which is `candidate` if the ledger is new.
 pub(super) async fn prepare(
     connector: &Connector,
+    migrations: &[Migration],
     key_fingerprint: &[u8; 32],
     candidate: Uuid,
 ) -> Result<(PgConnection, Uuid), LedgerError> {
     let mut connection =
         connector.connect(Purpose::Migrations).await.map_err(LedgerError::Server)?;
-    let schema = match step(migrations::current(&mut connection, MIGRATIONS)).await? {
+    let schema = match step(migrations::current(&mut connection, migrations)).await? {
         Some(schema) => schema,
         None => {
             tracing::info!("migrating the schema of the ledger");
-            let migrated = migrations::run(&mut connection, MIGRATIONS);
+            let migrated = migrations::run(&mut connection, migrations);
             within(MIGRATIONS_DEADLINE, migrated).await.map_err(LedgerError::Server)?
         }
     };
@@ -152,6 +158,16 @@ pub(super) async fn in_time<T>(
 /// Runs a step of the start whose only errors are those of the database.
 async fn step<T>(step: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, LedgerError> {
     within(STEP_DEADLINE, step).await.map_err(LedgerError::Server)
+}
+
+/// Another process may have removed something from the schema since it was migrated here.
+fn join_error(error: sqlx::Error) -> LedgerError {
+    match &error {
+        sqlx::Error::Configuration(source) if source.is::<SchemaTooNew>() => {
+            LedgerError::NewerSchema
+        }
+        _ => LedgerError::Server(error),
+    }
 }
 
 /// Refuses a ledger into which a copy is unfinished.

@@ -9,7 +9,7 @@ use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 
 use super::test_support::support::{Database, Postgres};
-use super::test_support::{Node, settings};
+use super::test_support::{Node, settings, until};
 use super::{PostgresSettings, ReconcileError, reconcile};
 use crate::clock::Clock;
 use crate::ledger::test_support::{by, key, loan};
@@ -58,14 +58,6 @@ async fn restore(connection: &mut PgConnection) {
 async fn are_closed(connection: &mut PgConnection) -> bool {
     let closed = format!("SELECT {}", super::closed_begins::ARE_CLOSED);
     sqlx::query_scalar(AssertSqlSafe(closed)).fetch_one(connection).await.unwrap()
-}
-
-async fn until(what: &str, mut is_true: impl AsyncFnMut() -> bool) {
-    let end = Instant::now() + Duration::from_secs(60);
-    while !is_true().await {
-        assert!(Instant::now() < end, "did not happen: {what}");
-        sleep(Duration::from_millis(50)).await;
-    }
 }
 
 /// Waits until all live members have renewed twice, so that each has seen the others.

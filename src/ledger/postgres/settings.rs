@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::endpoint::Endpoint;
+use super::migrations::Migration;
 
 /// How the ledger uses a PostgreSQL database.
 #[derive(Clone, Debug)]
@@ -23,6 +24,8 @@ pub struct PostgresSettings {
     pub freshness: Duration,
     /// `heads`: the directory of the files with the newest links of the audit trail.
     pub heads: PathBuf,
+    /// The migrations that this program knows, [`super::MIGRATIONS`]. Only tests have others.
+    pub migrations: &'static [Migration],
 }
 
 /// The numbers of connections for each purpose. Their sum is `connections`.

@@ -132,6 +132,11 @@ impl Standing {
         Member { id: lease.member, renewals: lease.renewals }
     }
 
+    /// Waits until this process has left the members for good.
+    pub(super) async fn left(&self) {
+        self.leaving.closed().await;
+    }
+
     /// Records that this process holds no lease any more, and gives its work to the others.
     pub(super) fn lose(&self) {
         let before = self.lease.load_full();

@@ -1,8 +1,12 @@
 //! What the tests of this module share: settings of a URL, and real servers.
 
+use std::time::Duration;
+
 use tempfile::TempDir;
+use tokio::time::{Instant, sleep};
 
 use super::endpoint::{Endpoint, Sources};
+use super::migrations::MIGRATIONS;
 use super::settings::PostgresSettings;
 use crate::clock::Clock;
 use crate::ledger::test_support::{KEY, audit_key};
@@ -36,6 +40,7 @@ pub(in crate::ledger) fn settings(url: &str) -> PostgresSettings {
         lease: PostgresSettings::DEFAULT_LEASE,
         freshness: PostgresSettings::DEFAULT_FRESHNESS,
         heads: std::path::PathBuf::new(),
+        migrations: MIGRATIONS,
     }
 }
 
@@ -85,4 +90,13 @@ async fn open(
     postgres.heads = heads.path().to_owned();
     let settings = Settings { store: StoreSettings::Postgres(Box::new(postgres)), brake };
     Ledger::open(&settings, &KEY, audit_key(), Clock::system(), Metrics::new().unwrap()).await
+}
+
+/// Waits until something is true.
+pub(super) async fn until(what: &str, mut is_true: impl AsyncFnMut() -> bool) {
+    let end = Instant::now() + Duration::from_secs(60);
+    while !is_true().await {
+        assert!(Instant::now() < end, "did not happen: {what}");
+        sleep(Duration::from_millis(50)).await;
+    }
 }

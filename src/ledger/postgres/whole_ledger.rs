@@ -14,7 +14,7 @@ use tokio::time::sleep;
 use uuid::Uuid;
 
 use super::connect::{Connector, Purpose};
-use super::migrations::{self, MIGRATIONS, Schema};
+use super::migrations::{self, Schema};
 use super::pool::Pool;
 use super::server_error::is_of_connection;
 use super::settings::PostgresSettings;
@@ -95,13 +95,13 @@ impl WholeLedger {
         let pool = Pool::new(Connector::new(settings), Purpose::Support, CONNECTIONS);
         let mut ledger = WholeLedger { pool, id: Uuid::nil(), page: PAGE_ROWS };
         let opened = ledger.snapshot(async |connection| {
-            let schema = migrations::examine(connection, MIGRATIONS).await?;
+            let schema = migrations::read_version(connection).await?;
             let id: Vec<u8> =
                 sqlx::query_scalar(ID).persistent(false).fetch_one(connection).await?;
             Ok((schema, id))
         });
         let (schema, id) = opened.await?;
-        if schema == Schema::TooNew {
+        if schema.usability(settings.migrations) == Schema::TooNew {
             return Err(LedgerError::NewerSchema);
         }
         ledger.id = Uuid::from_slice(&id)

@@ -23,6 +23,8 @@ label_enum! {
         AdoptOrphans = "adopt-orphans",
         /// Compares the ledger with Bokbasen at night.
         Balance = "balance",
+        /// Builds large indexes of a PostgreSQL ledger.
+        BuildIndexes = "build-indexes",
         /// Compares this machine's clock with Bokbasen's.
         CompareClocks = "compare-clocks",
         /// Drives the loans that are due for a step.

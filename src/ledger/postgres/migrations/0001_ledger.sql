@@ -14,6 +14,8 @@ INSERT INTO meta (name, value) VALUES ('epoch', int8send(0));
 CREATE TABLE members (
     member   uuid PRIMARY KEY,
     process  uuid NOT NULL,
+    -- The schema version that its program knows.
+    program  bigint NOT NULL DEFAULT 0,
     joined   bigint NOT NULL,
     -- Settings of the process on which others depend, in milliseconds: how long its lease lasts, and
     -- how long it delivers without a read of the change feed.
